@@ -1,0 +1,269 @@
+"""A light ASGI handler for django-ninja operations.
+
+Django's own ASGI handler starts a thread context, fires signals and walks the URL resolver for every
+request; this one finds the operation in a dictionary and awaits it. The gateway's `/v1` and neuron's API run
+on it; admin and operator API keep Django's. It imports Django and ninja only, and needs no app registry and
+no database.
+
+A client that goes away cancels the operation, in any phase. An operation answers with an `HttpResponse`, or
+with a `StreamResponse` that writes itself chunk by chunk.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+from collections.abc import Awaitable, Callable, Iterable, Iterator, MutableMapping
+from contextlib import AbstractAsyncContextManager, nullcontext
+from functools import cached_property
+from typing import Any
+
+from django.http import HttpRequest, HttpResponse, QueryDict
+from django.http.response import HttpResponseBase
+from ninja import NinjaAPI
+from ninja.errors import HttpError
+from ninja.operation import Operation
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+Write = Callable[[bytes], Awaitable[None]]
+
+log = logging.getLogger("cortex.http")
+
+
+class ClientGoneError(Exception):
+    """The client closed its connection before its request was read."""
+
+
+class LightRequest(HttpRequest):
+    """A Django request on an ASGI scope: everything but method and path is built when first asked for."""
+
+    def __init__(self, scope: Scope, body: bytes) -> None:
+        # HttpRequest's own __init__ is left out: it builds containers that no operation here reads.
+        self.scope = scope
+        self.method = scope["method"]
+        self.path = self.path_info = scope["path"]
+        self.resolver_match = None
+        self._body = body
+
+    def header(self, name: bytes) -> str | None:
+        """The first header of that name (lower case), decoded; None when absent."""
+        for key, value in self.scope["headers"]:
+            if key == name:
+                return str(value, "latin-1")
+        return None
+
+    @property
+    def peer(self) -> str:
+        """The client's address; empty on a unix socket."""
+        client = self.scope.get("client")
+        return client[0] if client else ""
+
+    @cached_property
+    def GET(self) -> QueryDict:  # noqa: N802 - Django's name
+        return QueryDict(self.scope.get("query_string", b""))
+
+    @cached_property
+    def COOKIES(self) -> dict[str, str]:  # noqa: N802 - Django's name
+        return {}
+
+    @cached_property
+    def META(self) -> dict[str, Any]:  # noqa: N802 - Django's name
+        meta: dict[str, Any] = {
+            "REQUEST_METHOD": self.method,
+            "PATH_INFO": self.path,
+            "REMOTE_ADDR": self.peer,
+        }
+        for key, value in self.scope["headers"]:
+            name = str(key, "latin-1").upper().replace("-", "_")
+            meta[name if name in {"CONTENT_TYPE", "CONTENT_LENGTH"} else f"HTTP_{name}"] = str(
+                value, "latin-1"
+            )
+        return meta
+
+
+class StreamResponse(HttpResponseBase):
+    """An answer that writes itself: `produce` is awaited with a function that sends one chunk.
+
+    `produce` must handle its own failures: once the head is sent, nobody else can tell the client.
+    It is cancelled when the client goes away.
+    """
+
+    streaming = True
+
+    def __init__(
+        self, produce: Callable[[Write], Awaitable[None]], *, status: int = 200, headers: dict[str, str]
+    ) -> None:
+        super().__init__(status=status, headers=headers)
+        self.produce = produce
+
+    def __iter__(self) -> Iterator[bytes]:
+        raise TypeError("a StreamResponse is served by LightASGI only")
+
+
+class LightASGI:
+    """An ASGI application around the operations of one `NinjaAPI`.
+
+    `max_body_bytes` bounds a request's body (413 beyond it); `lifespan` is entered at start-up and left at
+    shut-down. Unknown paths and methods raise ninja's `HttpError` through the API's own handlers, so that
+    every error has the API's envelope.
+    """
+
+    def __init__(
+        self,
+        api: NinjaAPI,
+        *,
+        max_body_bytes: int,
+        lifespan: Callable[[], AbstractAsyncContextManager[Any]] = nullcontext,
+    ) -> None:
+        self._api = api
+        self._max_body_bytes = max_body_bytes
+        self._lifespan = lifespan
+        self._static: dict[str, dict[str, Operation]] = {}
+        self._dynamic: list[tuple[re.Pattern[str], dict[str, Operation]]] = []
+        for path, operations in _operations(api):
+            self._add(path, operations)
+
+    def _add(self, path: str, operations: dict[str, Operation]) -> None:
+        if "{" in path:
+            self._dynamic.append((_pattern(path), operations))
+        else:
+            self._static.setdefault(path, {}).update(operations)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        match scope["type"]:
+            case "http":
+                await self._serve(scope, receive, send)
+            case "lifespan":
+                await _run_lifespan(self._lifespan, receive, send)
+            case _:
+                await send({"type": "websocket.close", "code": 1003})
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            body = await _read_body(scope, receive, self._max_body_bytes)
+        except ClientGoneError:
+            return
+        except HttpError as error:
+            request = LightRequest(scope, b"")
+            await _send_response(self._api.on_exception(request, error), send)
+            return
+        request = LightRequest(scope, body)
+        task = asyncio.current_task()
+        assert task is not None
+        watcher = asyncio.create_task(_cancel_on_disconnect(receive, task))
+        try:
+            await _send_response(await self._respond(request), send)
+        except asyncio.CancelledError:
+            if not watcher.done():  # the server itself is stopping, not the client going away
+                raise
+        finally:
+            watcher.cancel()
+
+    async def _respond(self, request: LightRequest) -> HttpResponseBase:
+        operations, arguments = self._find(request.path)
+        operation = operations.get(request.method or "")
+        if operation is not None:
+            result: HttpResponseBase = await operation.run(request, **arguments)
+            return result
+        if not operations:
+            return self._api.on_exception(request, HttpError(404, f"There is no {request.path} here."))
+        allowed = ", ".join(sorted(operations))
+        error = HttpError(405, f"{request.path} does not take {request.method}; it takes {allowed}.")
+        response = self._api.on_exception(request, error)
+        response["Allow"] = allowed
+        return response
+
+    def _find(self, path: str) -> tuple[dict[str, Operation], dict[str, str]]:
+        operations = self._static.get(path)
+        if operations is not None:
+            return operations, {}
+        for pattern, candidates in self._dynamic:
+            if found := pattern.fullmatch(path):
+                return candidates, found.groupdict()
+        return {}, {}
+
+
+def _operations(api: NinjaAPI) -> Iterable[tuple[str, dict[str, Operation]]]:
+    for router in api._get_bound_routers():  # noqa: SLF001 - ninja has no public list of its operations
+        for path, view in router.path_operations.items():
+            full = "/" + "/".join(part.strip("/") for part in (router.prefix, path) if part.strip("/"))
+            operations = {method: operation for operation in view.operations for method in operation.methods}
+            if not all(operation.is_async for operation in operations.values()):
+                raise TypeError(f"{full}: an operation behind LightASGI must be async")
+            yield full, operations
+
+
+def _pattern(path: str) -> re.Pattern[str]:
+    """`/models/{path:id}/endpoint` as a regular expression; `path:` lets the value hold slashes."""
+    parts = re.split(r"\{(path:)?(\w+)\}", path)
+    out = [re.escape(parts[0])]
+    for kind, name, literal in zip(parts[1::3], parts[2::3], parts[3::3], strict=True):
+        out += [f"(?P<{name}>{'.+' if kind else '[^/]+'})", re.escape(literal)]
+    return re.compile("".join(out))
+
+
+async def _read_body(scope: Scope, receive: Receive, max_bytes: int) -> bytes:
+    too_large = HttpError(413, f"The request body is larger than {max_bytes} bytes.")
+    for name, value in scope["headers"]:
+        if name == b"content-length" and value.isdigit() and int(value) > max_bytes:
+            raise too_large
+    message = await receive()
+    if not message.get("more_body") and message["type"] == "http.request":
+        return bytes(message.get("body", b""))  # one message: no copy beyond the server's own
+    parts, size = [], 0
+    while message["type"] == "http.request":
+        part = message.get("body", b"")
+        size += len(part)
+        if size > max_bytes:
+            raise too_large
+        parts.append(part)
+        if not message.get("more_body"):
+            return b"".join(parts)
+        message = await receive()
+    raise ClientGoneError
+
+
+async def _cancel_on_disconnect(receive: Receive, task: asyncio.Task[Any]) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    task.cancel()
+
+
+async def _send_response(response: HttpResponseBase, send: Send) -> None:
+    headers = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in response.items()]
+    start = {"type": "http.response.start", "status": response.status_code, "headers": headers}
+    if not isinstance(response, StreamResponse):
+        assert isinstance(response, HttpResponse)
+        content = response.content
+        headers.append((b"content-length", b"%d" % len(content)))
+        await send(start)
+        await send({"type": "http.response.body", "body": content})
+        return
+
+    async def write(chunk: bytes) -> None:
+        await send({"type": "http.response.body", "body": chunk, "more_body": True})
+
+    await send(start)
+    await response.produce(write)
+    await send({"type": "http.response.body", "body": b""})
+
+
+async def _run_lifespan(
+    lifespan: Callable[[], AbstractAsyncContextManager[Any]], receive: Receive, send: Send
+) -> None:
+    await receive()
+    started = False
+    try:
+        async with lifespan():
+            started = True
+            await send({"type": "lifespan.startup.complete"})
+            await receive()
+    except Exception as error:  # the server must hear of it, whatever it was
+        log.exception("lifespan failed")
+        phase = "shutdown" if started else "startup"
+        await send({"type": f"lifespan.{phase}.failed", "message": str(error)})
+        return
+    await send({"type": "lifespan.shutdown.complete"})

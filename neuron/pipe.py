@@ -1,0 +1,182 @@
+"""What the daemon and a device worker say to each other: whole messages in batches, never tensors.
+
+A frame is a 4-byte big-endian length and a msgpack array of messages. The daemon writes `ToWorker`, the
+worker writes `ToDaemon`. Requests are numbered by the daemon; a number is never reused while the worker
+lives. Every `Submit` is answered by exactly one `Finished` or `Refused`, also after a `Cancel`; a worker
+that dies answers nothing, and the daemon ends its requests.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+MAX_FRAME_BYTES = 256 << 20
+HEADER_BYTES = 4
+
+
+class Sampling(msgspec.Struct, frozen=True, omit_defaults=True):
+    """How to choose the next token of one request. Greedy when `temperature` is 0."""
+
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0  # 0: off
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    seed: int | None = None  # None: the worker draws one
+
+
+# --- daemon to worker -------------------------------------------------------------------------------------
+
+
+class Load(msgspec.Struct, frozen=True, tag=True):
+    """Load a local Hugging Face directory. Answered by `Progress` (any number), then `Loaded` or `LoadFailed`."""
+
+    model: str
+    path: str
+
+
+class Unload(msgspec.Struct, frozen=True, tag=True):
+    """Drop a model; its requests end with `Refused` code `model_unloaded`. Answered by `Unloaded`."""
+
+    model: str
+
+
+class Submit(msgspec.Struct, frozen=True, tag=True):
+    """Run one request."""
+
+    id: int
+    model: str
+    tokens: list[int]
+    max_tokens: int
+    sampling: Sampling
+    stop_ids: list[int]  # generation ends when one is sampled; it is not reported
+    min_tokens: int = 0
+    ignore_eos: bool = False
+
+
+class Cancel(msgspec.Struct, frozen=True, tag=True):
+    """The client went away: free the request's slot and pages at the next step. Answered by `Finished`."""
+
+    id: int
+
+
+class Shutdown(msgspec.Struct, frozen=True, tag=True):
+    """End the process once what runs is cancelled. Closing the pipe does the same."""
+
+
+ToWorker = Load | Unload | Submit | Cancel | Shutdown
+
+# --- worker to daemon -------------------------------------------------------------------------------------
+
+
+class Ready(msgspec.Struct, frozen=True, tag=True):
+    """First message of a worker: its device is open and its thread runs."""
+
+    pid: int
+    thread: str  # cpu-dev-0, cuda-dev-N
+    memory_total_mb: int
+
+
+class Progress(msgspec.Struct, frozen=True, tag=True):
+    model: str
+    fraction: float  # of the checkpoint's bytes, 0..1
+
+
+class Loaded(msgspec.Struct, frozen=True, tag=True):
+    model: str
+    memory_mb: int  # measured growth: weights and KV cache
+    context: int  # tokens a request may have, prompt and answer together
+
+
+class LoadFailed(msgspec.Struct, frozen=True, tag=True):
+    """The worker is as it was before the `Load`. `code`: model_not_found, model_unsupported, model_broken,
+    insufficient_memory; `message` names file and cause."""
+
+    model: str
+    code: str
+    message: str
+
+
+class Unloaded(msgspec.Struct, frozen=True, tag=True):
+    model: str
+
+
+class Tokens(msgspec.Struct, frozen=True, tag=True):
+    """New tokens of a request, in order."""
+
+    id: int
+    tokens: list[int]
+
+
+class Finished(msgspec.Struct, frozen=True, tag=True):
+    """The request is over and its slot is free."""
+
+    id: int
+    reason: str  # stop | length | cancelled
+    prompt_tokens: int
+    completion_tokens: int
+    cached_tokens: int = 0  # of the prompt, found in the KV cache
+
+
+class Refused(msgspec.Struct, frozen=True, tag=True):
+    """The request did not run, or could not run to its end. An HTTP status and code for the client."""
+
+    id: int
+    status: int
+    code: str  # context_length_exceeded, queue_full, model_not_loaded, model_unloaded, engine_error
+    message: str
+    retry_after_s: int | None = None
+
+
+class ModelStatus(msgspec.Struct, frozen=True):
+    """How busy one model is; `rejected` counts since the load."""
+
+    model: str
+    running: int
+    waiting: int
+    max_running: int
+    max_waiting: int
+    kv_pages_free: int
+    kv_pages_total: int
+    tok_s_prefill: float
+    tok_s_decode: float
+    rejected: int
+
+
+class Status(msgspec.Struct, frozen=True, tag=True):
+    """Sent when something changed, at most every `STATUS_INTERVAL_S`, and as a sign of life every
+    `HEARTBEAT_S` from the device's own thread: a worker that sends none is wedged."""
+
+    memory_used_mb: int
+    memory_free_mb: int
+    models: list[ModelStatus]
+
+
+ToDaemon = Ready | Progress | Loaded | LoadFailed | Unloaded | Tokens | Finished | Refused | Status
+
+STATUS_INTERVAL_S = 0.25
+HEARTBEAT_S = 2.0
+
+_encoder = msgspec.msgpack.Encoder()
+_to_worker = msgspec.msgpack.Decoder(list[ToWorker])
+_to_daemon = msgspec.msgpack.Decoder(list[ToDaemon])
+
+
+def frame(messages: Sequence[ToWorker] | Sequence[ToDaemon]) -> bytes:
+    """One frame holding all of `messages`."""
+    payload = _encoder.encode(messages)
+    return len(payload).to_bytes(HEADER_BYTES, "big") + payload
+
+
+def decode_to_worker(payload: bytes) -> list[ToWorker]:
+    """The messages of one frame's payload; `msgspec.DecodeError` when it is not one."""
+    return _to_worker.decode(payload)
+
+
+def decode_to_daemon(payload: bytes) -> list[ToDaemon]:
+    """The messages of one frame's payload; `msgspec.DecodeError` when it is not one."""
+    return _to_daemon.decode(payload)
