@@ -1,0 +1,198 @@
+"""cortex's configuration: `cortex.toml`, and `models.toml` for placement profiles.
+
+Processes find their file through `CORTEX_CONFIG`; `CORTEX_SECTION__KEY` overrides any key of it. Nothing
+here imports Django, so that a mistake shows before anything starts.
+"""
+
+from __future__ import annotations
+
+import os
+from functools import lru_cache
+from pathlib import Path
+from typing import Annotated, Literal, Self
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic_settings import SettingsConfigDict
+
+from cortex_site.settings_file import Listen, Section, Settings, is_loopback, load, split_listen
+
+API_PORT, METRICS_PORT, ADMIN_PORT, NEURON_PORT = 31313, 31314, 31315, 13131
+MIB = 1 << 20
+
+
+def _http_url(value: str) -> str:
+    parts = urlsplit(value)
+    if parts.scheme not in {"http", "https"} or not parts.hostname:
+        raise ValueError("expected a URL such as http://host:13131")
+    return value.rstrip("/")
+
+
+HttpUrl = Annotated[str, AfterValidator(_http_url)]
+
+
+class Gateway(Section):
+    """The data plane: where it listens and what it bears."""
+
+    listen: Listen = f"127.0.0.1:{API_PORT}"
+    metrics_listen: Listen = f"127.0.0.1:{METRICS_PORT}"
+    admin_listen: Listen = f"127.0.0.1:{ADMIN_PORT}"
+    workers: PositiveInt = 1
+    allow_anonymous: bool = Field(False, description="Serve clients without a key, from any address")
+    max_body_bytes: PositiveInt = 64 * MIB
+    connect_timeout_s: PositiveFloat = 3.0
+    first_byte_timeout_s: PositiveFloat = Field(600.0, description="From request to the answer's head")
+    idle_timeout_s: PositiveFloat = Field(300.0, description="Longest silence within an answer")
+    load_wait_s: PositiveFloat = Field(600.0, description="Longest wait of a request for a cold model")
+    max_connections_per_node: PositiveInt = 512
+    stop_grace_s: PositiveFloat = Field(30.0, description="Running answers may end within this on a stop")
+    record_queue_size: PositiveInt = Field(10_000, description="Finished requests waiting to be recorded")
+
+
+class Admin(Section):
+    """The Django admin."""
+
+    allowed_hosts: list[str] = ["localhost", "127.0.0.1", "[::1]"]
+    csrf_trusted_origins: list[str] = []
+
+
+class Eviction(Section):
+    strategy: Literal["lru", "priority"] = "lru"
+    defrag_after_cycles: NonNegativeInt = Field(50, description="0 turns defragmentation off")
+
+
+class Poll(Section):
+    """How the control plane watches the nodes."""
+
+    interval_s: PositiveFloat = 5.0
+    timeout_s: PositiveFloat = 5.0
+    misses_until_unhealthy: PositiveInt = 3
+
+
+class Retention(Section):
+    request_metrics_days: PositiveInt = 30
+    operations_days: PositiveInt = 90
+
+
+class Neuron(Section):
+    """One GPU host."""
+
+    name: str = Field(min_length=1, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    endpoint: HttpUrl
+    token: str | None = Field(None, repr=False, description="The shared secret of that neuron's API")
+
+
+class Database(Section):
+    url: str = Field("", repr=False, description="postgresql://…; empty: SQLite under the state directory")
+
+
+class Redis(Section):
+    url: str = Field("redis://127.0.0.1:6379/0", repr=False)
+
+
+class CortexConfig(Settings):
+    """Everything `cortex serve` needs to know."""
+
+    model_config = SettingsConfigDict(env_prefix="CORTEX_")
+
+    state_dir: Path | None = Field(None, description="Where SQLite, secrets and sockets live")
+    models_config: Path | None = None
+    gateway: Gateway = Gateway()
+    admin: Admin = Admin()
+    eviction: Eviction = Eviction()
+    poll: Poll = Poll()
+    retention: Retention = Retention()
+    database: Database = Database()
+    redis: Redis = Redis()
+    neurons: list[Neuron] = []
+
+    @model_validator(mode="after")
+    def _names_are_unique(self) -> Self:
+        names = [neuron.name for neuron in self.neurons]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"neurons: the name {twice[0]!r} is given twice")
+        return self
+
+    @property
+    def home(self) -> Path:
+        """The state directory: configured, or `cortex` under XDG_STATE_HOME."""
+        if self.state_dir:
+            return self.state_dir
+        base = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+        return Path(base) / "cortex"
+
+    @property
+    def is_exposed(self) -> bool:
+        """Whether other machines can reach the API."""
+        return not is_loopback(split_listen(self.gateway.listen)[0])
+
+
+class Limit(Section):
+    context: PositiveInt | None = None
+    output: PositiveInt | None = None
+
+
+class Cost(Section):
+    """US dollars per million tokens."""
+
+    input: float | None = Field(None, ge=0)
+    output: float | None = Field(None, ge=0)
+    cache_read: float | None = Field(None, ge=0)
+
+
+class Profile(Section):
+    """What is known of a model before it is loaded, and what the operator wants of it."""
+
+    id: str = Field(min_length=1)
+    source: str | None = Field(None, description="Directory or hub id; the id itself when absent")
+    harness: str = "torch"
+    quant: str | None = None
+    vram_mb: NonNegativeInt | None = None
+    min_devices: PositiveInt = 1
+    min_device_vram_mb: NonNegativeInt | None = None
+    pinned_on: list[str] = []
+    pinned: bool = False
+    residency_priority: int | None = Field(None, description="Default 100, or 1000 with pinned_on")
+    ttl_s: PositiveInt | None = Field(None, description="Unload after so long without a request")
+    min_residency_s: NonNegativeInt = 0
+    replicas: PositiveInt = 1
+    limit: Limit | None = None
+    cost: Cost | None = None
+    capabilities: list[str] = []
+
+
+class Catalogue(Settings):
+    """`models.toml`."""
+
+    model_config = SettingsConfigDict(env_prefix="CORTEX_MODELS_")
+
+    models: list[Profile] = []
+    aliases: dict[str, str] = {}
+
+    @model_validator(mode="after")
+    def _ids_are_unique(self) -> Self:
+        ids = [profile.id for profile in self.models]
+        if twice := sorted({name for name in ids if ids.count(name) > 1}):
+            raise ValueError(f"models: the id {twice[0]!r} is given twice")
+        if clash := sorted(set(ids) & set(self.aliases)):
+            raise ValueError(f"aliases: {clash[0]!r} is a model's id already")
+        return self
+
+
+def load_config(path: Path | None) -> CortexConfig:
+    """The configuration in `path`; `models_config` becomes absolute, relative to that file."""
+    config = load(CortexConfig, path)
+    if path and config.models_config and not config.models_config.is_absolute():
+        return config.model_copy(update={"models_config": path.parent / config.models_config})
+    return config
+
+
+def load_catalogue(config: CortexConfig) -> Catalogue:
+    return load(Catalogue, config.models_config)
+
+
+@lru_cache(maxsize=1)
+def current() -> CortexConfig:
+    """The configuration of this process, from `CORTEX_CONFIG` and the environment."""
+    path = os.environ.get("CORTEX_CONFIG")
+    return load_config(Path(path) if path else None)

@@ -1,0 +1,126 @@
+"""What a data-plane worker knows of the fleet: frozen values, replaced whole, never changed.
+
+`Configuration` is what the database says (nodes, profiles, aliases, keys); it changes when an operator acts.
+`NodeView` is what a neuron last said of itself; it changes with every event. A `FleetSnapshot` joins the
+two. Nothing here does I/O, knows Django or reads a clock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from types import MappingProxyType
+from typing import Any
+
+EMPTY: Mapping[str, Any] = MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True)
+class NodeConfig:
+    """One neuron as the operator named it."""
+
+    name: str
+    endpoint: str  # http://host:port, no trailing slash
+    token: str | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class ProfileView:
+    """A model of the catalogue as far as clients and routing need it."""
+
+    id: str
+    context: int | None = None
+    output: int | None = None
+    capabilities: tuple[str, ...] = ()
+    cost: Mapping[str, float] = EMPTY  # USD per million tokens: input, output, cache_read
+
+
+@dataclass(frozen=True, slots=True)
+class KeyView:
+    """An API key without its secret."""
+
+    name: str
+    digest: str  # SHA-256 of the whole key, hex
+    models: tuple[str, ...] = ()  # globs; empty allows every model
+    expires_at: float | None = None  # seconds since the epoch
+
+    def allows(self, model: str) -> bool:
+        return not self.models or any(fnmatchcase(model, pattern) for pattern in self.models)
+
+
+@dataclass(frozen=True, slots=True)
+class Configuration:
+    """What the control plane configured, at one version."""
+
+    version: int = 0
+    nodes: Mapping[str, NodeConfig] = EMPTY
+    profiles: Mapping[str, ProfileView] = EMPTY
+    aliases: Mapping[str, str] = EMPTY
+    keys: Mapping[str, KeyView] = EMPTY  # by digest
+    has_keys: bool = False  # also true when all of them are disabled: protected mode is over
+
+
+@dataclass(frozen=True, slots=True)
+class ModelView:
+    """One model on one node, as the node last said."""
+
+    id: str
+    state: str  # loading | loaded | unloading | failed
+    context: int | None = None
+    memory_mb: int | None = None
+    progress: float | None = None
+    capabilities: tuple[str, ...] = ()
+    error: str | None = None
+    running: int = 0
+    waiting: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class NodeView:
+    """One node as it last said; `healthy` is false until it has said something, and when it falls silent."""
+
+    config: NodeConfig
+    healthy: bool = False
+    reason: str | None = "not reached yet"
+    models: Mapping[str, ModelView] = EMPTY
+
+    @property
+    def name(self) -> str:
+        return self.config.name
+
+
+@dataclass(frozen=True, slots=True)
+class FleetSnapshot:
+    """Everything a request is routed by."""
+
+    config: Configuration = Configuration()
+    nodes: Mapping[str, NodeView] = EMPTY
+
+    def resolve(self, model: str) -> str:
+        """The model behind an alias, one hop; any other name as it is."""
+        return self.config.aliases.get(model, model)
+
+    def replicas(self, model: str) -> list[tuple[NodeView, ModelView]]:
+        """Where the (resolved) model can answer now, by node name."""
+        return [
+            (node, view)
+            for _, node in sorted(self.nodes.items())
+            if node.healthy and (view := node.models.get(model)) and view.state == "loaded"
+        ]
+
+    def placements(self, model: str) -> list[tuple[NodeView, ModelView]]:
+        """Every node that says anything of the (resolved) model, by node name."""
+        return [
+            (node, view)
+            for _, node in sorted(self.nodes.items())
+            if (view := node.models.get(model)) is not None
+        ]
+
+    def knows(self, model: str) -> bool:
+        """Whether the (resolved) model is loaded or could be."""
+        return model in self.config.profiles or bool(self.placements(model))
+
+    @property
+    def has_healthy_node(self) -> bool:
+        return any(node.healthy for node in self.nodes.values())

@@ -1,0 +1,174 @@
+"""The contract between a neuron and whoever drives it: the shapes of its HTTP API and its errors.
+
+The gateway imports this module and nothing else of `neuron`; it therefore knows pydantic and the standard
+library only. Unknown fields are ignored on both sides, so that hosts of different versions work together;
+`PROTOCOL` counts the changes that break that.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, Field
+
+PROTOCOL = 1
+
+ModelState = Literal["loading", "loaded", "unloading", "failed"]
+DeviceState = Literal["starting", "ready", "restarting", "failed"]
+
+MIB = 1 << 20
+
+
+class ApiError(Exception):
+    """An answer that is an error: OpenAI's envelope, on the gateway and on neuron alike.
+
+    `status` is the HTTP status, `kind` the envelope's `type`, `param` the path of the offending field
+    (`messages[0].content`), `retry_after_s` the `Retry-After` header where trying again helps.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        code: str,
+        message: str,
+        *,
+        param: str | None = None,
+        retry_after_s: int | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+        self.message = message
+        self.param = param
+        self.retry_after_s = retry_after_s
+
+    @property
+    def kind(self) -> str:
+        match self.status:
+            case 401:
+                return "authentication_error"
+            case 403:
+                return "permission_error"
+            case 429:
+                return "rate_limit_error"
+            case status if status < 500:
+                return "invalid_request_error"
+            case _:
+                return "api_error"
+
+    def envelope(self) -> dict[str, Any]:
+        return {"error": {"message": self.message, "type": self.kind, "code": self.code, "param": self.param}}
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {} if self.retry_after_s is None else {"Retry-After": str(self.retry_after_s)}
+
+
+class ModelSpec(BaseModel):
+    """Body of `POST /models/load`: what to load and where."""
+
+    model_id: str = Field(min_length=1, description="The name under which the model is served")
+    source: str | None = Field(None, description="Directory or hub id; the model_id itself when absent")
+    harness: str = "torch"
+    quant: str | None = None
+    devices: list[int] | None = Field(None, description="Device indices; the freest device when absent")
+
+
+class Failure(BaseModel):
+    code: str
+    message: str
+
+
+class ModelInfo(BaseModel):
+    """One model on this node."""
+
+    id: str
+    source: str
+    harness: str = "torch"
+    state: ModelState
+    devices: list[int] = []
+    memory_mb: int | None = Field(None, description="Measured growth of the device's memory, weights and KV")
+    context: int | None = Field(None, description="Longest prompt plus answer, tokens")
+    progress: float | None = Field(None, ge=0, le=1, description="While loading: share of the bytes read")
+    capabilities: list[str] = []
+    error: Failure | None = None
+
+
+class ModelLoad(BaseModel):
+    """How busy a loaded model is right now."""
+
+    id: str
+    running: int = 0
+    waiting: int = 0
+    max_running: int = 0
+    max_waiting: int = 0
+    kv_pages_free: int = 0
+    kv_pages_total: int = 0
+    tok_s_prefill: float = 0
+    tok_s_decode: float = 0
+    rejected: int = Field(0, description="Requests refused for want of room since the model was loaded")
+
+
+class DeviceInfo(BaseModel):
+    """A device as discovered; does not change while the daemon lives."""
+
+    index: int
+    name: str
+    kind: Literal["cpu", "cuda"]
+    memory_total_mb: int
+    compute_capability: str | None = None
+
+
+class DeviceHealth(BaseModel):
+    """A device and its worker process now."""
+
+    index: int
+    state: DeviceState
+    worker: str = Field(description="Name of the thread that owns the device: cpu-dev-0, cuda-dev-N")
+    pid: int | None = None
+    rss_mb: int | None = None
+    memory_used_mb: int = 0
+    memory_free_mb: int = 0
+    utilization_pct: int | None = None
+    temperature_c: int | None = None
+    cycles: int = Field(0, description="Loads and unloads since the worker started")
+    restarts: int = 0
+    reason: str | None = Field(None, description="Why the worker last went away")
+
+
+class Discovery(BaseModel):
+    """`GET /discovery`: what this host is."""
+
+    protocol: int = PROTOCOL
+    version: str
+    hostname: str
+    os: str
+    kernel: str
+    cuda_version: str | None = None
+    driver_version: str | None = None
+    cuda_unavailable_reason: str | None = None
+    devices: list[DeviceInfo]
+    harnesses: list[str]
+
+
+class Health(BaseModel):
+    """`GET /health`: ok when every device is ready, degraded when some are, failed when none is."""
+
+    status: Literal["ok", "degraded", "failed"]
+    uptime_s: float
+    pid: int
+    rss_mb: int
+    devices: list[DeviceHealth]
+    models: list[ModelLoad]
+
+
+class NodeState(BaseModel):
+    """The payload of every event on `GET /events`: the whole state, so that no event can be missed.
+
+    Sent when a client connects, at once when a model or device changes state, and when load changed, at
+    most every `events_interval_ms`.
+    """
+
+    seq: int
+    health: Health
+    models: list[ModelInfo]
