@@ -1,0 +1,54 @@
+"""What can go wrong between a request and its last event.
+
+    ProviderError
+    ├── Unreachable       no connection, time-out, broken stream     retry, then fail over
+    ├── Overloaded        429, 5xx                                    wait `retry_after_s`, then fail over
+    ├── AuthFailed        401, 403                                    ask for credentials
+    ├── ContextTooLong    the prompt does not fit                     compact, then send again
+    └── Rejected          any other answer that is not a completion   show it
+
+A class per thing that a caller can do. Messages carry the endpoint and the server's own words, never the prompt or a key.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class ProviderError(Exception):
+    retryable = False
+    """May the same request succeed elsewhere or later?"""
+
+    def __init__(self, message: str, *, endpoint: str, model: str = "", status: int | None = None) -> None:
+        super().__init__(message)
+        self.endpoint, self.model, self.status = endpoint, model, status
+
+    @property
+    def data(self) -> dict[str, Any]:
+        return {
+            "endpoint": self.endpoint,
+            "model": self.model,
+            "status": self.status,
+            "retryable": self.retryable,
+        }
+
+
+class Unreachable(ProviderError):
+    retryable = True
+
+
+class Overloaded(ProviderError):
+    retryable = True
+    retry_after_s: float | None = None
+
+
+class AuthFailed(ProviderError):
+    pass
+
+
+class ContextTooLong(ProviderError):
+    pass
+
+
+class Rejected(ProviderError):
+    pass

@@ -1,0 +1,186 @@
+"""The neutral language between the agent loop and any wire.
+
+Nothing here knows HTTP, a vendor's field name or the Agent Client Protocol. Adapters translate
+`CompletionRequest` into a wire's body and a wire's stream into `CompletionEvent`s; the loop and the
+session log hold `Message`s. Every value is frozen; tool arguments stay the string that the model wrote.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+
+class Role(StrEnum):
+    SYSTEM = "system"
+    USER = "user"
+    ASSISTANT = "assistant"
+    TOOL = "tool"
+
+
+class FinishReason(StrEnum):
+    STOP = "stop"
+    LENGTH = "length"
+    TOOL_CALLS = "tool_calls"
+    REFUSAL = "refusal"
+    PAUSE = "pause"  # the server wants the turn sent back to go on (Anthropic's pause_turn)
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    mime_type: str
+    data: str  # base64
+    uri: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Reasoning:
+    """Thought text, and what its own wire needs to accept it again (a signature, an encrypted item)."""
+
+    text: str
+    wire: str = ""
+    model: str = ""  # "endpoint:model" that thought it; the state below is valid nowhere else
+    state: Any = None  # JSON, opaque to everyone but the adapter of `wire`
+
+
+Part = Text | Image | Reasoning
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    id: str
+    name: str
+    arguments: str = "{}"
+
+
+@dataclass(frozen=True, slots=True)
+class ToolSpec:
+    name: str
+    description: str
+    parameters: dict[str, Any]  # JSON schema of an object
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    role: Role
+    parts: tuple[Part, ...] = ()
+    calls: tuple[ToolCall, ...] = ()  # of an assistant
+    tool_call_id: str = ""  # of a tool's result
+    is_error: bool = False
+
+    @property
+    def text(self) -> str:
+        return "".join(part.text for part in self.parts if isinstance(part, Text))
+
+    @classmethod
+    def of(cls, role: Role, text: str) -> Message:
+        return cls(role, (Text(text),))
+
+
+@dataclass(frozen=True, slots=True)
+class CompletionRequest:
+    model: str  # without the endpoint's prefix
+    messages: tuple[Message, ...]
+    tools: tuple[ToolSpec, ...] = ()
+    temperature: float | None = None
+    top_p: float | None = None
+    max_tokens: int | None = None
+    effort: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    id: str
+    display_name: str | None = None
+    context_window: int | None = None  # tokens
+    max_output_tokens: int | None = None
+    efforts: tuple[str, ...] = ()
+    images: bool | None = None  # None: the endpoint does not say
+    state: str | None = None  # "warm", "cold", "loading" where the endpoint says
+
+
+@dataclass(frozen=True, slots=True)
+class UsageStats:
+    prompt_tokens: int = 0  # all input, cached input included
+    completion_tokens: int = 0
+    cached_tokens: int = 0
+    cache_write_tokens: int = 0
+
+    @property
+    def total_tokens(self) -> int:
+        return self.prompt_tokens + self.completion_tokens
+
+
+# Events of one completion. Text, reasoning and call fragments come in the model's order while the stream runs;
+# a finished stream ends with ToolCallEnd for each call, then Finish, then Usage where the wire told it.
+
+
+@dataclass(frozen=True, slots=True)
+class TextDelta:
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReasoningDelta:
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReasoningState:
+    """Closes a reasoning block; `state` is what this wire wants back on the next request."""
+
+    state: Any
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCallStart:
+    index: int
+    id: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCallArgsDelta:
+    index: int
+    delta: str
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCallEnd:
+    index: int
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    reason: FinishReason
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    stats: UsageStats
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """The endpoint is alive but not answering yet, for instance while a cold model loads."""
+
+    text: str
+
+
+CompletionEvent = (
+    TextDelta
+    | ReasoningDelta
+    | ReasoningState
+    | ToolCallStart
+    | ToolCallArgsDelta
+    | ToolCallEnd
+    | Finish
+    | Usage
+    | Progress
+)
