@@ -1,0 +1,41 @@
+"""The one record that every finished request leaves: made by the data plane, stored by `services.records`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Outcome = Literal["ok", "error", "cancelled", "rejected"]
+# ok: answered in full. error: the fleet failed it. cancelled: the client left. rejected: a 4xx of ours.
+
+
+@dataclass(frozen=True, slots=True)
+class RequestRecord:
+    """One finished request. Durations in seconds, tokens as the engine counted them (0: it did not)."""
+
+    request_id: str
+    started_at: float  # seconds since the epoch
+    model: str  # resolved name; what the client asked for when it is unknown
+    node: str  # empty when no node was reached
+    dialect: str  # openai-chat | anthropic-messages
+    stream: bool
+    status: int  # HTTP status sent, or 499 when the client left before one
+    outcome: Outcome
+    error_code: str = ""
+    key: str = ""  # name of the API key; empty for anonymous
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cached_tokens: int = 0
+    ttft_s: float | None = None  # request received to first visible token
+    latency_s: float = 0.0  # request received to last byte
+    queue_s: float = 0.0  # of that, waiting for a load or a free connection
+    cold: bool = False  # waited for a load
+    retries: int = 0
+
+    @property
+    def tokens_per_second(self) -> float | None:
+        """Completion tokens over the time from the first one to the end; None when that cannot be said."""
+        if self.ttft_s is None or self.completion_tokens < 2:
+            return None
+        window = self.latency_s - self.ttft_s
+        return (self.completion_tokens - 1) / window if window > 0 else None
