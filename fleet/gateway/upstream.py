@@ -1,0 +1,362 @@
+"""Keep-alive HTTP/1.1 connections to one node, on httptools' C parser.
+
+`Pool.request` sends one request and returns when the answer's head is there; its body is then read in
+chunks as they arrive. A reader that is slow pauses the socket. Everything that goes wrong is an
+`UpstreamError`; foreign exceptions do not leave this module.
+
+A kept connection that turns out to be closed before a byte of the answer came is replaced by a fresh one,
+once: servers close idle connections at any moment, and the request cannot have been read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections import deque
+from collections.abc import AsyncIterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Literal, cast
+from urllib.parse import urlsplit
+
+import httptools
+
+Failure = Literal["connect", "timeout", "closed", "protocol", "busy"]
+
+HIGH_WATER_BYTES = 1 << 18  # body bytes held for a slow reader before the socket is paused
+MAX_HEAD_BYTES = 1 << 16
+
+
+class UpstreamError(Exception):
+    """A node did not answer properly. `kind` says what a caller can do about it:
+
+    connect   nothing was sent; another node may be tried
+    busy      nothing was sent; every connection to this node is in use
+    timeout   the node did not answer in time
+    closed    the connection ended within the answer, or before it
+    protocol  what came is not HTTP
+    """
+
+    def __init__(self, kind: Failure, message: str) -> None:
+        super().__init__(message)
+        self.kind = kind
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Seconds and counts that bound every wait."""
+
+    connect_s: float = 3.0
+    first_byte_s: float = 600.0
+    idle_s: float = 300.0
+    max_connections: int = 512
+    keep_alive_s: float = 15.0  # shorter than any server keeps them
+
+
+@dataclass(slots=True)
+class _Head:
+    status: int = 0
+    headers: dict[str, str] = field(default_factory=dict)
+    size: int = 0
+
+
+class Connection(asyncio.Protocol):
+    """One connection; at most one exchange at a time."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._loop = asyncio.get_running_loop()
+        self._transport: asyncio.Transport | None = None
+        self._parser: httptools.HttpResponseParser | None = None
+        self._head = _Head()
+        self._chunks: deque[bytes] = deque()
+        self._buffered = 0
+        self._paused = False
+        self._head_seen = False
+        self._complete = False
+        self._answered = False  # at least one byte of this answer came
+        self._error: UpstreamError | None = None
+        self._wake: asyncio.Future[None] | None = None
+        self.idle_since = 0.0
+
+    # --- asyncio.Protocol ---
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)
+        sock = transport.get_extra_info("socket")
+        if sock is not None and sock.family != socket.AF_UNIX:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+    def data_received(self, data: bytes) -> None:
+        if self._parser is None:  # bytes outside of an exchange: the server broke the protocol
+            self.abort()
+            return
+        self._answered = True
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserError as error:
+            self._fail(UpstreamError("protocol", f"not an HTTP answer: {error}"))
+        if not self._head_seen:
+            self._head.size += len(data)
+            if self._head.size > MAX_HEAD_BYTES:
+                self._fail(UpstreamError("protocol", f"the answer's head is over {MAX_HEAD_BYTES} bytes"))
+        if self._buffered > HIGH_WATER_BYTES and not self._paused and self._transport:
+            self._paused = True
+            self._transport.pause_reading()
+        self._notify()
+
+    def eof_received(self) -> bool:
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._transport = None
+        if self._parser is None or self._complete:
+            return
+        if self._head_seen and self._ends_with_connection:
+            self._complete = True
+        elif self._error is None:
+            when = "within the answer" if self._answered else "before it answered"
+            self._error = UpstreamError("closed", f"the node closed the connection {when}")
+        self._notify()
+
+    # --- httptools callbacks ---
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._head.headers[name.decode("latin-1").lower()] = value.decode("latin-1")
+
+    def on_headers_complete(self) -> None:
+        assert self._parser is not None
+        status = self._parser.get_status_code()
+        if status >= 200:  # 1xx heads announce the real one
+            self._head.status = status
+            self._head_seen = True
+
+    def on_body(self, body: bytes) -> None:
+        self._chunks.append(body)
+        self._buffered += len(body)
+
+    def on_message_complete(self) -> None:
+        if self._head_seen:
+            self._complete = True
+        else:
+            self._head = _Head()
+
+    # --- one exchange ---
+
+    async def send(self, request: bytes, body: bytes) -> None:
+        """Write a request and wait for the head of its answer."""
+        self._parser = httptools.HttpResponseParser(self)
+        self._head, self._head_seen, self._complete, self._answered = _Head(), False, False, False
+        self._error = None if self.is_open else UpstreamError("closed", "the node closed the kept connection")
+        if self._transport and not self._error:
+            # One write for the common small body; a large one is not copied to be joined.
+            self._transport.write(request + body if len(body) < 1 << 16 else request)
+            if len(body) >= 1 << 16:
+                self._transport.write(body)
+        while not self._head_seen:
+            await self._wait(self._limits.first_byte_s, "did not begin to answer")
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        """The body as it comes, everything that is there at once."""
+        while True:
+            if self._chunks:
+                yield self._take()
+            elif self._complete:
+                return
+            else:
+                await self._wait(self._limits.idle_s, "stopped answering")
+
+    def _take(self) -> bytes:
+        data = self._chunks.popleft() if len(self._chunks) == 1 else b"".join(self._chunks)
+        self._chunks.clear()
+        self._buffered = 0
+        if self._paused and self._transport:
+            self._paused = False
+            self._transport.resume_reading()
+        return data
+
+    async def _wait(self, seconds: float, what: str) -> None:
+        """Until something arrives; body bytes that came before a failure are read before it is raised."""
+        if self._error:
+            raise self._error
+        self._wake = self._loop.create_future()
+        timer = self._loop.call_later(
+            seconds, lambda: self._fail(UpstreamError("timeout", f"the node {what} for {seconds:g} s"))
+        )
+        try:
+            await self._wake
+        finally:
+            timer.cancel()
+            self._wake = None
+
+    def _notify(self) -> None:
+        if self._wake and not self._wake.done():
+            self._wake.set_result(None)
+
+    def _fail(self, error: UpstreamError) -> None:
+        if self._error is None and not self._complete:
+            self._error = error
+        self.abort()
+        self._notify()
+
+    # --- the pool's view ---
+
+    @property
+    def is_open(self) -> bool:
+        return self._transport is not None and not self._transport.is_closing()
+
+    @property
+    def answered(self) -> bool:
+        return self._answered
+
+    @property
+    def head(self) -> _Head:
+        return self._head
+
+    @property
+    def _ends_with_connection(self) -> bool:
+        """Neither length nor chunks: the body lasts as long as the connection."""
+        headers = self._head.headers
+        return "content-length" not in headers and "transfer-encoding" not in headers
+
+    @property
+    def is_reusable(self) -> bool:
+        return (
+            self.is_open
+            and self._complete
+            and not self._chunks
+            and self._parser is not None
+            and self._parser.should_keep_alive()
+        )
+
+    def rest(self) -> None:
+        """Between two exchanges."""
+        self._parser = None
+        self.idle_since = self._loop.time()
+
+    def abort(self) -> None:
+        if self._transport:
+            self._transport.abort()
+
+
+class Response:
+    """The head of an answer, and its body still to come. `close` must be called, and may be called twice."""
+
+    def __init__(self, pool: Pool, connection: Connection) -> None:
+        self._pool = pool
+        self._connection: Connection | None = connection
+        self.status = connection.head.status
+        self.headers: Mapping[str, str] = connection.head.headers
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        assert self._connection is not None
+        async for chunk in self._connection.chunks():
+            yield chunk
+
+    async def read(self, max_bytes: int) -> bytes:
+        """The whole body; `UpstreamError` when it is longer than `max_bytes`."""
+        parts, size = [], 0
+        async for chunk in self.chunks():
+            size += len(chunk)
+            if size > max_bytes:
+                raise UpstreamError("protocol", f"the answer is longer than {max_bytes} bytes")
+            parts.append(chunk)
+        return b"".join(parts)
+
+    def close(self) -> None:
+        """Give the connection back if the body was read to its end; else cut it, which tells the node."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            self._pool.release(connection)
+
+
+class Pool:
+    """The connections to one endpoint (`http://host:port`)."""
+
+    def __init__(self, endpoint: str, limits: Limits, *, token: str | None = None) -> None:
+        parts = urlsplit(endpoint)
+        self._host = parts.hostname or ""
+        self._port = parts.port or (443 if parts.scheme == "https" else 80)
+        self._tls = parts.scheme == "https"
+        self._base = parts.path.rstrip("/")
+        self._limits = limits
+        self._static = f"host: {parts.netloc}\r\n"
+        if token:
+            self._static += f"authorization: Bearer {token}\r\n"
+        self._idle: list[Connection] = []
+        self._busy: set[Connection] = set()
+        self._closed = False
+
+    @property
+    def in_flight(self) -> int:
+        return len(self._busy)
+
+    async def request(
+        self, method: str, path: str, *, headers: Mapping[str, str] | None = None, body: bytes = b""
+    ) -> Response:
+        """Send one request; the answer's head when it is there. Raises `UpstreamError`."""
+        lines = [f"{method} {self._base}{path} HTTP/1.1\r\n{self._static}"]
+        lines += [f"{name}: {value}\r\n" for name, value in (headers or {}).items()]
+        if body or method == "POST":
+            lines.append(f"content-length: {len(body)}\r\n")
+        head = ("".join(lines) + "\r\n").encode("latin-1")
+        kept = self._pop_idle()
+        if kept is not None:
+            try:
+                return await self._exchange(kept, head, body)
+            except UpstreamError as error:
+                if error.kind != "closed" or kept.answered:
+                    raise
+        return await self._exchange(await self._connect(), head, body)
+
+    async def _exchange(self, connection: Connection, head: bytes, body: bytes) -> Response:
+        self._busy.add(connection)
+        try:
+            await connection.send(head, body)
+        except BaseException:
+            connection.abort()
+            self._busy.discard(connection)
+            raise
+        return Response(self, connection)
+
+    def _pop_idle(self) -> Connection | None:
+        horizon = asyncio.get_running_loop().time() - self._limits.keep_alive_s
+        while self._idle:
+            connection = self._idle.pop()
+            if connection.is_open and connection.idle_since > horizon:
+                return connection
+            connection.abort()
+        return None
+
+    async def _connect(self) -> Connection:
+        if self._closed:
+            raise UpstreamError("connect", "the node was removed from the fleet")
+        if len(self._busy) >= self._limits.max_connections:
+            raise UpstreamError("busy", f"all {self._limits.max_connections} connections are in use")
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(self._limits.connect_s):
+                _, connection = await loop.create_connection(
+                    lambda: Connection(self._limits), self._host, self._port, ssl=self._tls or None
+                )
+        except TimeoutError as error:
+            raise UpstreamError("connect", f"no connection within {self._limits.connect_s:g} s") from error
+        except OSError as error:
+            raise UpstreamError("connect", f"no connection: {error.strerror or error}") from error
+        return connection
+
+    def release(self, connection: Connection) -> None:
+        self._busy.discard(connection)
+        if self._closed or not connection.is_reusable:
+            connection.abort()
+            return
+        connection.rest()
+        self._idle.append(connection)
+
+    def close(self) -> None:
+        """Cut every connection; running exchanges end with `UpstreamError`."""
+        self._closed = True
+        for connection in [*self._idle, *self._busy]:
+            with suppress(RuntimeError):  # the loop may be closing
+                connection.abort()
+        self._idle.clear()
