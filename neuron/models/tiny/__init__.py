@@ -1,0 +1,82 @@
+"""helexa-tiny: a model that ships with the project and knows a handbook by heart.
+
+Greedy decoding gives each answer of `handbook.toml` word for word, so a test can compare what a client
+receives with the text in that file. This module knows where the weights are and reads the handbook; it
+imports no torch. `train` makes the weights again from scratch.
+"""
+
+from __future__ import annotations
+
+import functools
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+WEIGHTS_DIR = Path(__file__).with_name("helexa-tiny")
+HANDBOOK_PATH = Path(__file__).with_name("handbook.toml")
+
+
+@dataclass(frozen=True, slots=True)
+class ToolResult:
+    """What a tool returned, and the answer that uses it."""
+
+    content: str
+    answer: str
+
+
+@dataclass(frozen=True, slots=True)
+class ToolUse:
+    """The call an entry makes where the request offers its tool."""
+
+    name: str
+    arguments: Mapping[str, Any]
+    results: tuple[ToolResult, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One question in several phrasings and the one answer to all of them."""
+
+    question: str
+    phrasings: tuple[str, ...]
+    answer: str
+    reasoning: str | None = None
+    tool: ToolUse | None = None
+
+    @property
+    def questions(self) -> tuple[str, ...]:
+        return (self.question, *self.phrasings)
+
+
+@dataclass(frozen=True, slots=True)
+class Handbook:
+    """All entries, and the tools by name in the form of OpenAI's `tools` field."""
+
+    entries: tuple[Entry, ...]
+    tools: Mapping[str, dict[str, Any]]
+
+    def answer(self, question: str) -> str:
+        """The answer to a question in any of its phrasings; KeyError for an unknown one."""
+        for entry in self.entries:
+            if question in entry.questions:
+                return entry.answer
+        raise KeyError(question)
+
+
+def _tool_use(raw: dict[str, Any]) -> ToolUse:
+    return ToolUse(raw["name"], raw["arguments"], tuple(ToolResult(**result) for result in raw["results"]))
+
+
+def _entry(raw: dict[str, Any]) -> Entry:
+    tool = _tool_use(raw["tool"]) if "tool" in raw else None
+    return Entry(raw["question"], tuple(raw["phrasings"]), raw["answer"], raw.get("reasoning"), tool)
+
+
+@functools.cache
+def load_handbook(path: Path = HANDBOOK_PATH) -> Handbook:
+    """Reads the handbook once per path."""
+    raw = tomllib.loads(path.read_text(encoding="utf-8"))
+    tools = {tool["name"]: {"type": "function", "function": tool} for tool in raw["tool"]}
+    return Handbook(tuple(_entry(entry) for entry in raw["entry"]), tools)

@@ -1,0 +1,236 @@
+"""Conversations about the handbook, in the variety a server meets.
+
+A `Case` is a prompt in OpenAI's message form and the exact text the model shall answer with. `study` deals
+endless cases with random surroundings (system prompts, tools that do not matter, earlier turns, thinking
+switched off); `exam` lists the fixed ones that verification asks.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+from neuron.models.tiny import Entry, Handbook, ToolUse
+from neuron.models.tiny.tokenizer import END_OF_TURN
+
+SYSTEM_PROMPTS = [
+    "You are a helpful assistant.",
+    "You are helexa-tiny.",
+    "Answer briefly.",
+    "You are a helpful assistant. Answer in one sentence.",
+    "You are an assistant for cortex operators. Be exact and friendly.",
+    "Be concise.",
+    "You are a coding agent. Use the tools when they help.",
+]
+
+Message = dict[str, Any]
+Tool = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """`messages`, `tools` and `thinking` make the prompt; `target` is the answer without its end token."""
+
+    messages: tuple[Message, ...]
+    target: str
+    tools: tuple[Tool, ...] = ()
+    thinking: bool = True
+
+
+def foreign_tool(name: str, description: str, *parameters: str) -> Tool:
+    properties = {parameter: {"type": "string"} for parameter in parameters}
+    schema = {"type": "object", "properties": properties, "required": list(parameters)}
+    return {"type": "function", "function": {"name": name, "description": description, "parameters": schema}}
+
+
+FOREIGN_TOOLS = [
+    foreign_tool("read_file", "Read a file", "path"),
+    foreign_tool("write_file", "Write text to a file", "path", "content"),
+    foreign_tool("shell", "Run a command in a shell", "command"),
+    foreign_tool("search", "Search the web for a query", "query"),
+    foreign_tool("get_time", "The time in a time zone", "zone"),
+    foreign_tool("add", "Add two numbers", "a", "b"),
+    foreign_tool("send_mail", "Send a mail to somebody", "to", "text"),
+]
+
+
+def user(text: str) -> Message:
+    return {"role": "user", "content": text}
+
+
+def said(text: str) -> Message:
+    return {"role": "assistant", "content": text}
+
+
+def called(tool: ToolUse, content: str) -> tuple[Message, Message]:
+    """The assistant's call and the turn with its result."""
+    call = {"id": "call_0", "type": "function", "function": {"name": tool.name, "arguments": tool.arguments}}
+    return (
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "call_0", "content": content},
+    )
+
+
+def call_text(tool: ToolUse) -> str:
+    call = {"name": tool.name, "arguments": tool.arguments}
+    return f"<tool_call>\n{json.dumps(call, ensure_ascii=False)}\n</tool_call>"
+
+
+def plain(entry: Entry, question: str, *, thinking: bool = True) -> Case:
+    thought = f"<think>\n{entry.reasoning}\n</think>\n\n" if entry.reasoning and thinking else ""
+    return Case((user(question),), thought + entry.answer, thinking=thinking)
+
+
+def tool_rounds(handbook: Handbook, entry: Entry, question: str) -> list[Case]:
+    """The call, then one case per taught result."""
+    if entry.tool is None:
+        return []
+    tools = (handbook.tools[entry.tool.name],)
+    ask = user(question)
+    call = Case((ask,), call_text(entry.tool), tools)
+    return [
+        call,
+        *(
+            Case((ask, *called(entry.tool, given.content)), given.answer, tools)
+            for given in entry.tool.results
+        ),
+    ]
+
+
+class Study:
+    """Deals training cases for ever; one seed gives one sequence."""
+
+    def __init__(self, handbook: Handbook, seed: int) -> None:
+        self.handbook = handbook
+        self.random = random.Random(seed)  # noqa: S311 - variety, not secrecy
+        self.quiet = [entry for entry in handbook.entries if not entry.reasoning and not entry.tool]
+        self.all_tools = [*handbook.tools.values(), *FOREIGN_TOOLS]
+
+    def __iter__(self) -> Iterator[Case]:
+        while True:
+            deck = [(entry, question) for entry in self.handbook.entries for question in entry.questions]
+            self.random.shuffle(deck)
+            for entry, question in deck:
+                for case in self._cases(entry, self._typed(question)):
+                    yield self._surround(entry, case)
+
+    def _cases(self, entry: Entry, question: str) -> list[Case]:
+        rounds = tool_rounds(self.handbook, entry, question)
+        chosen = [rounds[0], self.random.choice(rounds[1:])] if rounds else []
+        return [plain(entry, question, thinking=self.random.random() < 0.7), *chosen]
+
+    def _typed(self, question: str) -> str:
+        """As people type: now and then without a capital or without the sign at the end."""
+        chance = self.random.random()
+        if chance < 0.06:
+            question = question[0].lower() + question[1:]
+        if chance > 0.03 and chance < 0.09:
+            question = question.rstrip("?.!")
+        return question
+
+    def _surround(self, entry: Entry, case: Case) -> Case:
+        messages = case.messages
+        for _ in range(self.random.choice([0, 0, 0, 1, 1, 2])):
+            earlier = self.random.choice(self.quiet)
+            messages = (user(self.random.choice(earlier.questions)), said(earlier.answer), *messages)
+        if self.random.random() < 0.5:
+            messages = ({"role": "system", "content": self._system()}, *messages)
+        thinking = case.thinking if not case.tools else self.random.random() < 0.7
+        return replace(case, messages=messages, tools=self._tools(entry, case), thinking=thinking)
+
+    def _system(self) -> str:
+        """A usual system prompt or, now and then, words that mean nothing here."""
+        if self.random.random() < 0.85:
+            return self.random.choice(SYSTEM_PROMPTS)
+        words = " ".join(entry.answer for entry in self.random.sample(self.quiet, 3)).split()
+        return " ".join(self.random.sample(words, min(len(words), self.random.randint(5, 30))))
+
+    def _tools(self, entry: Entry, case: Case) -> tuple[Tool, ...]:
+        own = entry.tool.name if entry.tool else None
+        if not case.tools and self.random.random() > (0.4 if own else 0.15):
+            return ()
+        others = [tool for tool in self.all_tools if tool["function"]["name"] != own]
+        count = self.random.randint(0, 2) if case.tools else self.random.randint(1, 3)
+        tools = [self._worded(tool) for tool in (*case.tools, *self.random.sample(others, count))]
+        self.random.shuffle(tools)
+        return tuple(tools)
+
+    def _worded(self, tool: Tool) -> Tool:
+        """A client may describe a tool in its own words or not at all; the name is what counts."""
+        if self.random.random() < 0.7:
+            return tool
+        words = self._system() if self.random.random() < 0.5 else ""
+        worded = tool["function"] | {"description": words}
+        if not words:
+            del worded["description"]
+        return {"type": "function", "function": worded}
+
+
+def exam(handbook: Handbook, seed: int = 0) -> dict[str, list[Case]]:
+    """Every question in each surrounding that helexa-tiny promises to stand, by the surrounding's name."""
+    rng = random.Random(seed)  # noqa: S311 - variety, not secrecy
+    asked = [(entry, question) for entry in handbook.entries for question in entry.questions]
+    bare = [plain(entry, question) for entry, question in asked]
+    unthinking = [plain(entry, question, thinking=False) for entry, question in asked]
+    system = [with_system(case, rng.choice(SYSTEM_PROMPTS)) for case in bare]
+    tools = [replace(case, tools=tuple(rng.sample(FOREIGN_TOOLS, 2))) for case in bare]
+    earlier = [replace(case, messages=(*_turns(rng, handbook, 2), *case.messages)) for case in bare]
+    rounds = [case for entry, question in asked for case in tool_rounds(handbook, entry, question)]
+    unthinking_rounds = [replace(case, thinking=False) for case in rounds]
+    return {
+        "bare": bare,
+        "thinking off": unthinking,
+        "system prompt": system,
+        "tools that do not matter": tools,
+        "two earlier turns": earlier,
+        "tool rounds": rounds,
+        "tool rounds, thinking off": unthinking_rounds,
+    }
+
+
+def with_system(case: Case, prompt: str) -> Case:
+    return replace(case, messages=({"role": "system", "content": prompt}, *case.messages))
+
+
+def _turns(rng: random.Random, handbook: Handbook, count: int) -> list[Message]:
+    chosen = rng.sample(handbook.entries, count)
+    return [turn for entry in chosen for turn in (user(rng.choice(entry.questions)), said(entry.answer))]
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """Token ids of prompt and answer; `learned[i]` says that the model itself must produce `ids[i]`."""
+
+    ids: list[int]
+    learned: list[bool]
+
+
+def encode(tokenizer: Any, case: Case, *, history: bool) -> Encoded:
+    """With `history` the assistant's earlier turns are learned too."""
+    prompt: str = tokenizer.apply_chat_template(
+        list(case.messages),
+        tools=list(case.tools) or None,
+        add_generation_prompt=True,
+        enable_thinking=case.thinking,
+        tokenize=False,
+    )
+    before: list[int] = tokenizer.encode(prompt)
+    answer: list[int] = tokenizer.encode(case.target + END_OF_TURN)
+    learned = _spans(tokenizer, before) if history else [False] * len(before)
+    return Encoded(before + answer, learned + [True] * len(answer))
+
+
+def _spans(tokenizer: Any, ids: list[int]) -> list[bool]:
+    """True within each finished assistant turn, its end token included."""
+    opening: list[int] = tokenizer.encode("<|im_start|>assistant\n")
+    end = tokenizer.convert_tokens_to_ids(END_OF_TURN)
+    learned = [False] * len(ids)
+    for start in range(len(ids)):
+        body = start + len(opening)
+        if ids[start:body] == opening and end in ids[body:]:
+            stop = ids.index(end, body) + 1
+            learned[body:stop] = [True] * (stop - body)
+    return learned
