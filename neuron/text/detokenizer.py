@@ -1,0 +1,68 @@
+"""Tokens to text, one at a time, never half a character.
+
+A byte-level token may hold part of a UTF-8 character; decoders show an incomplete one as U+FFFD. Text is held
+back while it ends in one, for at most three tokens: a character has at most four bytes, so what is still open
+then is not going to be completed and comes out as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Protocol
+
+REPLACEMENT = "\ufffd"
+MAX_OPEN_TOKENS = 3
+
+
+class Decoder(Protocol):
+    """The one method of `tokenizers.Tokenizer` that is used here."""
+
+    def decode(self, ids: list[int], skip_special_tokens: bool = ...) -> str: ...
+
+
+class Detokenizer:
+    """`hidden` ids (control tokens) leave no text.
+
+    Decoders look at neighbours (a leading space, joined bytes), so new tokens are decoded together with the
+    last ones already shown: `_ids[:_shown]` is that context and `_context` its text.
+    """
+
+    def __init__(self, decoder: Decoder, hidden: Collection[int] = ()) -> None:
+        self._decoder = decoder
+        self._hidden = hidden
+        self._ids: list[int] = []
+        self._shown = 0
+        self._context = ""
+
+    def feed(self, token: int) -> str:
+        if token in self._hidden:
+            return ""
+        self._ids.append(token)
+        text = self._text(len(self._ids))
+        if not text.endswith(REPLACEMENT):
+            return self._show(len(self._ids), text)
+        if len(self._ids) - self._shown <= MAX_OPEN_TOKENS:
+            return ""
+        return self._show_some()
+
+    def finish(self) -> str:
+        """What was held back, complete or not."""
+        return self._show(len(self._ids), self._text(len(self._ids)))
+
+    def _show_some(self) -> str:
+        """All up to the last complete character, or else the oldest open token, which none can complete."""
+        for end in range(len(self._ids) - 1, self._shown, -1):
+            text = self._text(end)
+            if not text.endswith(REPLACEMENT):
+                return self._show(end, text)
+        return self._show(self._shown + 1, self._text(self._shown + 1))
+
+    def _text(self, end: int) -> str:
+        return self._decoder.decode(self._ids[:end], skip_special_tokens=False)
+
+    def _show(self, end: int, text: str) -> str:
+        new = text[len(self._context) :]
+        self._ids = self._ids[self._shown :]
+        self._shown = end - self._shown
+        self._context = self._text(self._shown)
+        return new

@@ -1,0 +1,106 @@
+"""A model's own chat template: Jinja in a sandbox, with what such templates expect to find.
+
+Templates come from strangers, so they run in the immutable sandbox and see plain JSON values only. The
+environment follows the convention of the field: blocks trimmed, loop controls, `tojson` without HTML
+escaping, `raise_exception`, `strftime_now`, and the `generation` tag, which marks text for training and means
+nothing here.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any, NoReturn
+
+from jinja2 import Template, TemplateError, nodes
+from jinja2.ext import Extension, loopcontrols
+from jinja2.parser import Parser
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+Json = dict[str, Any]
+
+
+class TemplateRefusedError(Exception):
+    """The template cannot render this chat; the message says why."""
+
+
+class _GenerationTag(Extension):
+    tags = {"generation"}
+
+    def parse(self, parser: Parser) -> list[nodes.Node]:
+        next(parser.stream)
+        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+
+def _tojson(value: Any, **options: Any) -> str:
+    return json.dumps(value, **({"ensure_ascii": False} | options))
+
+
+def _raise_exception(message: str) -> NoReturn:
+    raise TemplateError(message)
+
+
+def _strftime_now(format: str) -> str:  # noqa: A002 - the name templates may use
+    return datetime.now().astimezone().strftime(format)
+
+
+def _environment() -> ImmutableSandboxedEnvironment:
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationTag, loopcontrols]
+    )
+    environment.filters["tojson"] = _tojson
+    environment.globals |= {"raise_exception": _raise_exception, "strftime_now": _strftime_now}
+    return environment
+
+
+class ChatTemplate:
+    """`tokens` are the model's named special tokens: bos_token, eos_token and so on.
+
+    Raises `jinja2.TemplateSyntaxError` when `source` is no template.
+    """
+
+    def __init__(self, source: str, tokens: Mapping[str, str]) -> None:
+        self.source = source
+        self._tokens = dict(tokens)
+        self._template: Template = _environment().from_string(source)
+
+    def mentions(self, name: str) -> bool:
+        """Whether the template can make use of a variable or role of that name."""
+        return name in self.source
+
+    def render(
+        self,
+        messages: Sequence[Json],
+        *,
+        tools: Sequence[Json] | None = None,
+        documents: Sequence[Json] | None = None,
+        variables: Mapping[str, Any] | None = None,
+    ) -> str:
+        """The prompt, ending where the assistant is to speak. Raises `TemplateRefusedError`."""
+        context = self._tokens | {"add_generation_prompt": True} | dict(variables or {})
+        prepared = [self._prepare(message) for message in messages]
+        try:
+            return self._template.render(context, messages=prepared, tools=tools, documents=documents)
+        except TemplateError as error:
+            raise TemplateRefusedError(error.message or type(error).__name__) from error
+        except (TypeError, ValueError, LookupError, ArithmeticError, AttributeError, RecursionError) as error:
+            # a template that trips over a chat fails that chat, not the server
+            raise TemplateRefusedError(f"{type(error).__name__}: {error}") from error
+
+    def _prepare(self, message: Json) -> Json:
+        if message.get("role") == "developer" and not self.mentions("developer"):
+            message = message | {"role": "system"}
+        if calls := message.get("tool_calls"):
+            message = message | {"tool_calls": [_with_object_arguments(call) for call in calls]}
+        return message
+
+
+def _with_object_arguments(call: Json) -> Json:
+    """Clients send a call's arguments as JSON text; templates expect the object."""
+    function = call["function"]
+    try:
+        arguments = json.loads(function["arguments"] or "{}")
+    except (ValueError, RecursionError):
+        return call
+    return call | {"function": function | {"arguments": arguments}} if isinstance(arguments, dict) else call

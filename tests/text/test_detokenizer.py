@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from neuron.text.detokenizer import MAX_OPEN_TOKENS, Detokenizer
+from tests.stubs.model_dir import byte_tokenizer
+
+TOKENIZER = byte_tokenizer()
+BYTES = sorted(range(256), key=lambda token: TOKENIZER.id_to_token(token) or "")
+END_ID = TOKENIZER.token_to_id("<|im_end|>")
+
+
+def pieces_of(ids: list[int], hidden: tuple[int, ...] = ()) -> list[str]:
+    detokenizer = Detokenizer(TOKENIZER, hidden)
+    return [detokenizer.feed(token) for token in ids] + [detokenizer.finish()]
+
+
+@given(st.text())
+def test_pieces_join_to_the_text_and_hold_whole_characters(text):
+    ids = TOKENIZER.encode(text, add_special_tokens=False).ids
+    pieces = pieces_of(ids)
+    assert "".join(pieces) == text
+    assert all(piece in text for piece in pieces)
+    assert "".join(pieces).count("\ufffd") == text.count("\ufffd")
+
+
+@given(st.lists(st.sampled_from(BYTES), max_size=60))
+def test_any_bytes_come_out_as_the_tokenizer_decodes_them(ids):
+    assert "".join(pieces_of(ids)) == TOKENIZER.decode(ids, skip_special_tokens=False)
+
+
+@given(st.lists(st.sampled_from(BYTES), max_size=60))
+def test_never_holds_more_than_a_character_can_need(ids):
+    detokenizer = Detokenizer(TOKENIZER)
+    for token in ids:
+        detokenizer.feed(token)
+        assert len(detokenizer._ids) - detokenizer._shown <= MAX_OPEN_TOKENS
+
+
+def test_a_character_appears_with_its_last_byte():
+    assert pieces_of(TOKENIZER.encode("é€😀").ids) == ["", "é", "", "", "€", "", "", "", "😀", ""]
+
+
+def test_half_a_character_at_the_end_is_not_lost():
+    ids = TOKENIZER.encode("a€").ids[:-1]
+    assert pieces_of(ids) == ["a", "", "", "\ufffd"]
+
+
+def test_hidden_tokens_leave_no_text():
+    ids = [END_ID, *TOKENIZER.encode("hi").ids, END_ID]
+    assert "".join(pieces_of(ids, hidden=(END_ID,))) == "hi"
+
+
+class WordDecoder:
+    """Like sentencepiece: words with a leading space, which the first word of a text loses."""
+
+    def decode(self, ids: list[int], skip_special_tokens: bool = False) -> str:
+        return "".join(f" w{token}" for token in ids).removeprefix(" ")
+
+
+def test_spaces_between_words_survive_decoders_that_strip_the_first():
+    detokenizer = Detokenizer(WordDecoder())
+    assert [detokenizer.feed(token) for token in (1, 2, 3)] == ["w1", " w2", " w3"]

@@ -1,0 +1,65 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from neuron.text.events import Content, Reasoning
+from neuron.text.reasoning import KNOWN_MARKERS, ReasoningSplitter
+from tests.text.splitting import cut, merged
+
+THINK = KNOWN_MARKERS[0]
+FRAGMENTS = st.sampled_from(["<think>", "</think>", "<", "think", "</", ">", "\n", " ", "a", "b c"])
+
+
+def run(pieces, *, markers=THINK, opened=False):
+    splitter = ReasoningSplitter(markers, opened=opened)
+    events = [event for piece in pieces for event in splitter.feed(piece)]
+    return merged(events + splitter.finish())
+
+
+@pytest.mark.parametrize(
+    ("text", "opened", "expected"),
+    [
+        ("plain", False, [Content("plain")]),
+        ("  plain", False, [Content("  plain")]),
+        ("<think>\nwhy\n</think>\n\nso", False, [Reasoning("why"), Content("so")]),
+        ("\n<think>why</think>so", False, [Reasoning("why"), Content("so")]),
+        ("why\n</think>\n\nso", True, [Reasoning("why"), Content("so")]),
+        ("<think>\n\n</think>\n\nso", False, [Content("so")]),
+        ("<think>cut off", False, [Reasoning("cut off")]),
+        ("cut off </thi", True, [Reasoning("cut off </thi")]),
+        ("<think>a</think>\n\n", False, [Reasoning("a")]),
+        ("so <think>is a marker</think>", False, [Content("so <think>is a marker</think>")]),
+        ("<think>a</think>b</think><think>c", False, [Reasoning("a"), Content("b</think><think>c")]),
+        ("<thi", False, [Content("<thi")]),
+        ("", True, []),
+    ],
+)
+def test_splits_reasoning_from_the_answer(text, opened, expected):
+    assert run([text], opened=opened) == expected
+    assert run(list(text), opened=opened) == expected
+
+
+@given(st.lists(FRAGMENTS, max_size=12).map("".join), st.booleans(), st.data())
+def test_any_split_gives_the_same_events(text, opened, data):
+    assert run(cut(text, data), opened=opened) == run([text], opened=opened)
+
+
+@given(st.lists(FRAGMENTS, max_size=12).map("".join), st.data())
+def test_without_markers_everything_is_answer(text, data):
+    assert run(cut(text, data), markers=None) == ([Content(text)] if text else [])
+
+
+@given(st.lists(FRAGMENTS, max_size=12).map("".join), st.booleans())
+def test_only_markers_and_space_around_them_are_dropped(text, opened):
+    shown = "".join(event.text for event in run([text], opened=opened))
+    without_markers = text.replace("<think>", "").replace("</think>", "")
+    kept = shown.replace("<think>", "").replace("</think>", "")
+    assert "".join(kept.split()) == "".join(without_markers.split())
+
+
+def test_the_prompt_says_whether_the_block_is_open():
+    assert THINK.opened_by("<|im_start|>assistant\n<think>\n")
+    assert not THINK.opened_by("<|im_start|>assistant\n<think>\n\n</think>\n\n")
+    assert not THINK.opened_by("<|im_start|>user\nwhat is <think>?<|im_end|>\n<|im_start|>assistant\n")

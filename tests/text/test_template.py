@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+import re
+
+import pytest
+from jinja2 import TemplateSyntaxError
+
+from neuron.text.template import ChatTemplate, TemplateRefusedError
+
+USER = [{"role": "user", "content": "hi"}]
+
+
+def render(source, messages=USER, **options):
+    return ChatTemplate(source, {"bos_token": "<s>", "eos_token": "</s>"}).render(messages, **options)
+
+
+def test_has_the_special_tokens_and_the_generation_prompt():
+    assert render("{{ bos_token }}{{ eos_token }}{{ add_generation_prompt }}") == "<s></s>True"
+
+
+def test_blocks_are_trimmed_and_loops_have_controls():
+    source = "{% for m in documents %}\n  {% if m == 'b' %}{% break %}{% endif %}\n{{ m }}\n{% endfor %}"
+    assert render(source, documents=["a", "b"]) == "a\n"
+
+
+def test_tojson_escapes_no_html_and_no_letters():
+    assert render("{{ tools | tojson }}", tools=[{"name": "<é> & 'x'"}]) == '[{"name": "<é> & \'x\'"}]'
+    assert render("{{ tools | tojson(indent=1) }}", tools=[1]) == "[\n 1\n]"
+
+
+def test_variables_reach_the_template_and_win_over_its_names():
+    assert (
+        render("{{ enable_thinking }}{{ bos_token }}", variables={"enable_thinking": 1, "bos_token": ""})
+        == "1"
+    )
+
+
+def test_documents_and_absent_tools():
+    source = "{{ documents[0].text }}{% if tools %}T{% endif %}"
+    assert render(source, documents=[{"text": "doc"}]) == "doc"
+
+
+def test_argument_strings_become_objects():
+    source = "{{ messages[0].tool_calls[0].function.arguments.city }}"
+    call = {"function": {"name": "f", "arguments": '{"city": "Oslo"}'}}
+    assert render(source, [{"role": "assistant", "tool_calls": [call]}]) == "Oslo"
+
+
+def test_argument_strings_that_are_no_object_stay_as_they_are():
+    source = "{{ messages[0].tool_calls[0].function.arguments }}"
+    call = {"function": {"name": "f", "arguments": "{oops"}}
+    assert render(source, [{"role": "assistant", "tool_calls": [call]}]) == "{oops"
+
+
+def test_developer_is_system_to_a_template_that_does_not_know_it():
+    messages = [{"role": "developer", "content": "x"}]
+    assert render("{{ messages[0].role }}", messages) == "system"
+    assert render("{{ messages[0].role }}{# developer #}", messages) == "developer"
+
+
+def test_strftime_now():
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d", render("{{ strftime_now('%Y-%m-%d') }}"))
+
+
+def test_generation_blocks_are_plain_text():
+    assert render("a{% generation %}b{% endgeneration %}c") == "abc"
+
+
+@pytest.mark.parametrize(
+    ("source", "reason"),
+    [
+        ("{{ raise_exception('roles must alternate') }}", "roles must alternate"),
+        ("{{ messages[0].content + 1 }}", "TypeError"),
+        ("{{ ''.__class__.__mro__ }}", "unsafe"),
+        ("{{ messages.append(1) }}", "unsafe"),
+        ("{% for i in range(10**9) %}{% endfor %}", "Range too big"),
+    ],
+)
+def test_a_template_that_refuses_says_why(source, reason):
+    with pytest.raises(TemplateRefusedError, match=reason):
+        render(source)
+
+
+def test_a_broken_template_is_known_when_it_is_loaded():
+    with pytest.raises(TemplateSyntaxError):
+        ChatTemplate("{% if %}", {})
