@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import TypeVar
 
 from helexa_acp.provider.types import CompletionEvent, CompletionRequest, ModelInfo
@@ -12,7 +12,7 @@ from helexa_acp.provider.types import CompletionEvent, CompletionRequest, ModelI
 T = TypeVar("T")
 
 
-class Cancelled(Exception):  # noqa: N818 - a decision of the user, not an error
+class Cancelled(Exception):  # noqa: N818 - a decision, not an error
     """Raised by `CancelToken.race` once the token is cancelled."""
 
 
@@ -77,7 +77,9 @@ class Provider(ABC):
         """Raises ProviderError."""
 
     @abstractmethod
-    def complete(self, request: CompletionRequest, cancel: CancelToken) -> AsyncIterator[CompletionEvent]:
+    def complete(
+        self, request: CompletionRequest, cancel: CancelToken
+    ) -> AsyncGenerator[CompletionEvent, None]:
         """Stream one completion.
 
         Ends silently, without Finish, once `cancel` is set; nothing is yielded after that.

@@ -1,13 +1,13 @@
 """What can go wrong between a request and its last event.
 
-    ProviderError
-    ├── Unreachable       no connection, time-out, broken stream     retry, then fail over
-    ├── Overloaded        429, 5xx                                    wait `retry_after_s`, then fail over
-    ├── AuthFailed        401, 403                                    ask for credentials
-    ├── ContextTooLong    the prompt does not fit                     compact, then send again
-    └── Rejected          any other answer that is not a completion   show it
+    ProviderError ├── UnreachableError       no connection, time-out, broken stream     retry, then fail
+    over ├── OverloadedError        429, 5xx                                    wait `retry_after_s`, then
+    fail over ├── AuthFailedError        401, 403                                    ask for credentials ├──
+    ContextTooLongError    the prompt does not fit                     compact, then send again └──
+    RejectedError          any other answer that is not a completion   show it
 
-A class per thing that a caller can do. Messages carry the endpoint and the server's own words, never the prompt or a key.
+A class per thing that a caller can do. Messages carry the endpoint and the server's own words, never the
+prompt or a key.
 """
 
 from __future__ import annotations
@@ -33,22 +33,22 @@ class ProviderError(Exception):
         }
 
 
-class Unreachable(ProviderError):
+class UnreachableError(ProviderError):
     retryable = True
 
 
-class Overloaded(ProviderError):
+class OverloadedError(ProviderError):
     retryable = True
     retry_after_s: float | None = None
 
 
-class AuthFailed(ProviderError):
+class AuthFailedError(ProviderError):
     pass
 
 
-class ContextTooLong(ProviderError):
+class ContextTooLongError(ProviderError):
     pass
 
 
-class Rejected(ProviderError):
+class RejectedError(ProviderError):
     pass

@@ -1,8 +1,8 @@
 """Server-sent events from bytes that may be cut anywhere.
 
-No I/O: `feed` returns the events that are now complete, `close` the one that lacked its blank line. Lines end with
-LF, CRLF or CR, and only with those (`splitlines` would also cut at U+2028, which JSON text may hold). A fragment of
-a line is kept as it came and searched once, so a slow sender costs linear time.
+No I/O: `feed` returns the events that are now complete, `close` the one that lacked its blank line. Lines
+end with LF, CRLF or CR, and only with those (`splitlines` would also cut at U+2028, which JSON text may
+hold). A fragment of a line is kept as it came and searched once, so a slow sender costs linear time.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class SseComment:
     text: str
 
 
-class SseTooLong(Exception):  # noqa: N818 - named like the states of an answer
+class SseTooLongError(Exception):
     """One event exceeded MAX_EVENT_CHARS."""
 
 
@@ -63,7 +63,7 @@ class SseParser:
         self._fragments.append(first)
         self._size += len(first)
         if self._size > MAX_EVENT_CHARS:
-            raise SseTooLong
+            raise SseTooLongError
         if not rest:
             return []
         lines = ["".join(self._fragments), *rest[:-1]]

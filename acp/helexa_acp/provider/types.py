@@ -117,8 +117,9 @@ class UsageStats:
         return self.prompt_tokens + self.completion_tokens
 
 
-# Events of one completion. Text, reasoning and call fragments come in the model's order while the stream runs;
-# a finished stream ends with ToolCallEnd for each call, then Finish, then Usage where the wire told it.
+# Events of one completion. Text, reasoning and call fragments come in the model's order while the stream
+# runs; a finished stream ends with ToolCallEnd for each call, then Finish, then Usage where the wire told
+# it.
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,168 @@
+"""Which endpoints there are: a TOML file, or the environment when there is no file.
+
+A file that exists is used alone; the environment then fills nothing in. Mistakes come out before the editor
+initialises: one in the file as a whole is a `ConfigError`, one in an endpoint costs that endpoint only and
+is a warning. Each names the file, the endpoint and the key.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from helexa_acp.endpoint import Endpoint, EndpointError, parse_endpoint, url_problem
+
+DEFAULT_BASE_URL = "http://127.0.0.1:31313/v1"
+ENVIRONMENT = "the environment"
+
+
+class ConfigError(Exception):
+    """No agent can be started from this configuration."""
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    endpoints: tuple[Endpoint, ...]
+    default_endpoint: str
+    source: str
+    system_prompt_path: Path | None = None
+    warnings: tuple[str, ...] = ()
+
+    def endpoint(self, name: str) -> Endpoint | None:
+        return next((endpoint for endpoint in self.endpoints if endpoint.name == name), None)
+
+    def select(self, selector: str) -> tuple[Endpoint, str]:
+        """The endpoint and model of `endpoint:model` or of a bare model.
+
+        `llama3:8b` is a model of the default endpoint unless an endpoint is called `llama3`.
+        """
+        name, colon, model = selector.partition(":")
+        named = self.endpoint(name) if colon and model else None
+        if named is not None:
+            return named, model
+        default = self.endpoint(self.default_endpoint)
+        if default is None:
+            raise ConfigError(f"{self.source}: the default endpoint {self.default_endpoint!r} is not usable")
+        return default, selector
+
+
+def config_home(env: Mapping[str, str]) -> Path:
+    return _home(env, "XDG_CONFIG_HOME", ".config")
+
+
+def data_home(env: Mapping[str, str]) -> Path:
+    return _home(env, "XDG_DATA_HOME", ".local/share")
+
+
+def _home(env: Mapping[str, str], variable: str, below: str) -> Path:
+    named = env.get(variable)
+    base = Path(named) if named else Path(env.get("HOME") or Path.home()) / below
+    return base / "helexa-acp"
+
+
+def load_config(env: Mapping[str, str] = os.environ) -> Config:
+    """Raises ConfigError."""
+    named = env.get("HELEXA_ACP_CONFIG_PATH")
+    path = Path(named) if named else config_home(env) / "config.toml"
+    try:
+        text = path.read_text("utf-8")
+    except FileNotFoundError:
+        if named:
+            raise ConfigError(f"HELEXA_ACP_CONFIG_PATH: {path} does not exist") from None
+        return _from_environment(env)
+    except (OSError, UnicodeError) as error:
+        raise ConfigError(f"{path}: cannot be read: {error}") from error
+    try:
+        table = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path}: not valid TOML: {error}") from error
+    return parse_config(table, source=str(path), env=env)
+
+
+def _from_environment(env: Mapping[str, str]) -> Config:
+    base_url = env.get("HELEXA_ACP_BASE_URL") or DEFAULT_BASE_URL
+    problem = url_problem(base_url)
+    if problem:
+        raise ConfigError(f"HELEXA_ACP_BASE_URL: {problem}")
+    endpoint = Endpoint(
+        "default",
+        base_url,
+        default_model=env.get("HELEXA_ACP_MODEL") or None,
+        api_key=env.get("HELEXA_ACP_API_KEY") or None,
+        max_tokens=_env_int(env, "HELEXA_ACP_MAX_TOKENS"),
+        context_window=_env_int(env, "HELEXA_ACP_CONTEXT_WINDOW"),
+    )
+    prompt = env.get("HELEXA_ACP_SYSTEM_PROMPT_PATH")
+    return Config((endpoint,), endpoint.name, ENVIRONMENT, Path(prompt) if prompt else None)
+
+
+def _env_int(env: Mapping[str, str], name: str) -> int | None:
+    text = env.get(name)
+    if not text:
+        return None
+    if not text.isdecimal() or int(text) == 0:
+        raise ConfigError(f"{name}: must be a positive whole number, not {text!r}")
+    return int(text)
+
+
+def parse_config(table: dict[str, Any], *, source: str, env: Mapping[str, str]) -> Config:
+    """Raises ConfigError for what no endpoint can outlive."""
+    entries = table.get("endpoints")
+    if not isinstance(entries, list) or not entries:
+        raise ConfigError(f"{source}: needs at least one [[endpoints]] table")
+    warnings = [f"{source}: unknown key {key!r} is ignored" for key in table.keys() - _TOP_KEYS]
+    names = _names(entries, source)
+    endpoints: list[Endpoint] = []
+    for position, entry in enumerate(entries):
+        try:
+            endpoint, notes = parse_endpoint(entry, env)
+        except EndpointError as error:
+            where = names[position] or f"number {position + 1}"
+            warnings.append(f"{source}: endpoint {where!r} is skipped: {error}")
+            continue
+        warnings += [f"{source}: endpoint {endpoint.name!r}: {note}" for note in notes]
+        endpoints.append(endpoint)
+    if not endpoints:
+        raise ConfigError("no usable endpoints:\n" + "\n".join(warnings))
+    default = _default_endpoint(table, names, endpoints, source)
+    prompt = table.get("system_prompt_path")
+    if prompt is not None and not isinstance(prompt, str):
+        raise ConfigError(f"{source}: system_prompt_path must be a string")
+    path = Path(prompt).expanduser() if prompt else None
+    return Config(tuple(endpoints), default, source, path, tuple(warnings))
+
+
+_TOP_KEYS = {"endpoints", "default_endpoint", "system_prompt_path"}
+
+
+def _names(entries: list[Any], source: str) -> list[str]:
+    """Names decide what a selector means, so a mistake in one is a mistake of the whole file."""
+    names: list[str] = []
+    for position, entry in enumerate(entries, 1):
+        name = entry.get("name") if isinstance(entry, dict) else None
+        if not isinstance(name, str) or not name.strip():
+            raise ConfigError(f"{source}: endpoint number {position}: name must be a non-empty string")
+        if ":" in name:
+            raise ConfigError(
+                f"{source}: endpoint {name!r}: name: a ':' would clash with the endpoint:model selector"
+            )
+        if name in names:
+            raise ConfigError(f"{source}: endpoint {name!r}: name: another endpoint has it already")
+        names.append(name)
+    return names
+
+
+def _default_endpoint(table: dict[str, Any], names: list[str], usable: list[Endpoint], source: str) -> str:
+    default = table.get("default_endpoint", names[0])
+    if default not in names:
+        raise ConfigError(
+            f"{source}: default_endpoint: no endpoint is named {default!r}; there are {', '.join(names)}"
+        )
+    if all(endpoint.name != default for endpoint in usable):
+        # Skipped with a warning: the agent still starts, on the first endpoint that works.
+        return usable[0].name
+    return str(default)

@@ -1,0 +1,124 @@
+"""Which tool call does this fragment belong to?
+
+Servers number fragments by index, by id, by both, or not at all; they repeat ids and names in every chunk,
+leave them out, start at one, or give every call index zero. `CallSlots` sorts all of that into calls with
+indices 0, 1, 2…: each starts once its name is known, keeps its argument text verbatim, and has an id even
+if the server gave none.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Hashable
+from dataclasses import dataclass, field
+from typing import Any
+
+from helexa_acp.provider.repair import infer_tool_name, is_complete
+from helexa_acp.provider.types import CompletionEvent, ToolCallArgsDelta, ToolCallEnd, ToolCallStart
+
+
+@dataclass(slots=True)
+class _Slot:
+    index: int
+    id: str
+    name: str
+    started: bool = False
+    arguments: list[str] = field(default_factory=list)
+
+    @property
+    def text(self) -> str:
+        return "".join(self.arguments)
+
+
+class CallSlots:
+    def __init__(self) -> None:
+        self._slots: list[_Slot] = []
+        self._by_key: dict[Hashable, _Slot] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._slots)
+
+    @property
+    def complete(self) -> bool:
+        """Could every call run as it stands?"""
+        return all(is_complete(slot.text) for slot in self._slots)
+
+    def fragment(self, key: Hashable | None, id: str, name: str, arguments: Any) -> list[CompletionEvent]:  # noqa: A002
+        text = _as_text(arguments)
+        slot = self._find(key, id, name, text)
+        if key is not None:
+            self._by_key[key] = slot
+        slot.id = slot.id or id
+        slot.name = slot.name or name
+        return [*self._start(slot), *self._append(slot, text)]
+
+    def finish_arguments(self, key: Hashable, whole: str) -> list[CompletionEvent]:
+        """The server repeats the whole text at the end: emit what the fragments left out, never anything
+        twice."""
+        slot = self._by_key.get(key)
+        if slot is None or not whole.startswith(slot.text):
+            return []
+        return self._append(slot, whole[len(slot.text) :])
+
+    def knows(self, key: Hashable) -> bool:
+        return key in self._by_key
+
+    def close(self) -> list[CompletionEvent]:
+        events: list[CompletionEvent] = []
+        for slot in self._slots:
+            if not slot.started:
+                slot.name = slot.name or infer_tool_name(slot.text)
+                events += self._start(slot, force=True)
+            events.append(ToolCallEnd(slot.index))
+        return events
+
+    def _find(self, key: Hashable | None, id: str, name: str, arguments: str) -> _Slot:  # noqa: A002
+        candidate = self._by_key.get(key) if key is not None else self._by_id(id) if id else self._last
+        if candidate is not None and _continues(candidate, id, name, arguments):
+            return candidate
+        return self._by_id(id) or self._new(id, name)
+
+    @property
+    def _last(self) -> _Slot | None:
+        return self._slots[-1] if self._slots else None
+
+    def _by_id(self, id: str) -> _Slot | None:  # noqa: A002
+        return next((slot for slot in self._slots if id and slot.id == id), None)
+
+    def _new(self, id: str, name: str) -> _Slot:  # noqa: A002
+        slot = _Slot(len(self._slots), id, name)
+        self._slots.append(slot)
+        return slot
+
+    def _start(self, slot: _Slot, *, force: bool = False) -> list[CompletionEvent]:
+        if slot.started or not (slot.name or force):
+            return []
+        slot.started = True
+        events: list[CompletionEvent] = [
+            ToolCallStart(slot.index, slot.id or f"call_{slot.index}", slot.name)
+        ]
+        if slot.arguments:  # they came before the name
+            events.append(ToolCallArgsDelta(slot.index, slot.text))
+        return events
+
+    def _append(self, slot: _Slot, text: str) -> list[CompletionEvent]:
+        if not text:
+            return []
+        slot.arguments.append(text)
+        return [ToolCallArgsDelta(slot.index, text)] if slot.started else []
+
+
+def _continues(slot: _Slot, id: str, name: str, arguments: str) -> bool:  # noqa: A002
+    """Does the fragment belong to this call? A new id or name starts another one, and so does a name with
+    arguments once the call's own arguments are whole."""
+    if id and slot.id:
+        return id == slot.id
+    if name and slot.name and name != slot.name:
+        return False
+    return not (name and arguments and slot.arguments and is_complete(slot.text))
+
+
+def _as_text(arguments: Any) -> str:
+    if arguments is None:
+        return ""
+    return arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)

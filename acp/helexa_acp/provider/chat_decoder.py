@@ -1,0 +1,169 @@
+"""OpenAI chat completions: decoding, with the tolerance that the servers of this dialect need."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from helexa_acp.provider.adapter import (
+    Tail,
+    WireError,
+    as_dict,
+    as_int,
+    as_list,
+    as_object,
+    as_str,
+    raise_error,
+)
+from helexa_acp.provider.calls import CallSlots
+from helexa_acp.provider.sse import SseEvent
+from helexa_acp.provider.texttools import TextCalls, ThinkScanner
+from helexa_acp.provider.types import (
+    CompletionEvent,
+    FinishReason,
+    ReasoningDelta,
+    ReasoningState,
+    TextDelta,
+    ToolCall,
+    UsageStats,
+)
+
+log = logging.getLogger(__name__)
+
+_REASONS = {
+    "length": FinishReason.LENGTH,
+    "max_tokens": FinishReason.LENGTH,
+    "tool_calls": FinishReason.TOOL_CALLS,
+    "function_call": FinishReason.TOOL_CALLS,
+    "content_filter": FinishReason.REFUSAL,
+    "refusal": FinishReason.REFUSAL,
+}
+
+
+class ChatDecoder:
+    def __init__(self, *, text_tools: bool = False) -> None:
+        self._calls = CallSlots()
+        self._tail = Tail()
+        self._think = ThinkScanner()
+        self._text_calls = TextCalls() if text_tools else None
+        self._num_text_calls = 0
+        self._details: list[Any] = []
+        self._refused = False
+
+    def feed(self, event: SseEvent) -> list[CompletionEvent]:
+        if event.data.strip() == "[DONE]":
+            self._tail.done = True
+            return []
+        value = as_object(event.data)
+        if event.event == "error":
+            raise_error(as_dict(value).get("error", value or event.data))
+        if value is None:
+            log.warning("skipped a chunk that is no JSON object: %.120r", event.data)
+            return []
+        return self._chunk(value, "delta")
+
+    def body(self, value: dict[str, Any]) -> list[CompletionEvent]:
+        self._tail.done = True
+        return self._chunk(value, "message")
+
+    def close(self) -> list[CompletionEvent]:
+        events = [e for kind, text in self._think.close() for e in self._routed(kind, text)]
+        if self._text_calls is not None:
+            events += self._from_text(self._text_calls.close())
+        if self._details:
+            events.append(ReasoningState({"reasoning_details": self._details}))
+        if self._refused and self._tail.reason is not FinishReason.LENGTH:
+            self._tail.reason = FinishReason.REFUSAL
+        end = self._tail.close(has_calls=bool(self._calls), calls_complete=self._calls.complete)
+        return [*events, *self._calls.close(), *end]
+
+    def _chunk(self, value: dict[str, Any], field: str) -> list[CompletionEvent]:
+        if value.get("error"):
+            raise_error(value["error"])
+        if "choices" not in value and "message" in value and "code" in value:
+            raise_error(value)
+        self._usage(value.get("usage"))
+        events: list[CompletionEvent] = []
+        for choice in map(as_dict, as_list(value.get("choices"))):
+            if choice.get("error"):
+                raise_error(choice["error"])
+            self._usage(choice.get("usage"))
+            events += self._delta(as_dict(choice.get(field) or choice.get("delta") or choice.get("message")))
+            self._finish(choice.get("finish_reason"))
+        return events
+
+    def _finish(self, reason: Any) -> None:
+        if reason == "error":
+            raise WireError("the server ended the answer with an error")
+        if isinstance(reason, str) and reason:
+            self._tail.reason = _REASONS.get(reason, FinishReason.STOP)
+
+    def _delta(self, delta: dict[str, Any]) -> list[CompletionEvent]:
+        events: list[CompletionEvent] = []
+        thought = as_str(delta.get("reasoning_content")) or as_str(delta.get("reasoning"))
+        details = as_list(delta.get("reasoning_details"))
+        self._details += details
+        thought = thought or "".join(
+            as_str(as_dict(d).get("text") or as_dict(d).get("summary")) for d in details
+        )
+        if thought:
+            events.append(ReasoningDelta(thought))
+        events += self._content(delta.get("content"))
+        if refusal := as_str(delta.get("refusal")):
+            self._refused = True
+            events.append(TextDelta(refusal))
+        for call in map(as_dict, as_list(delta.get("tool_calls"))):
+            events += self._call(call, call.get("index"))
+        if function := as_dict(delta.get("function_call")):
+            events += self._call({"function": function}, "function_call")
+        return events
+
+    def _call(self, call: dict[str, Any], key: Any) -> list[CompletionEvent]:
+        function = as_dict(call.get("function"))
+        key = key if isinstance(key, int | str) else None
+        return self._calls.fragment(
+            key, as_str(call.get("id")), as_str(function.get("name")), function.get("arguments")
+        )
+
+    def _content(self, content: Any) -> list[CompletionEvent]:
+        if isinstance(content, str):
+            return (
+                [e for kind, text in self._think.feed(content) for e in self._routed(kind, text)]
+                if content
+                else []
+            )
+        events: list[CompletionEvent] = []
+        for part in map(as_dict, as_list(content)):
+            if thinking := part.get("thinking"):
+                texts = [as_str(as_dict(t).get("text")) for t in as_list(thinking)] or [as_str(thinking)]
+                events.append(ReasoningDelta("".join(texts)))
+            elif text := as_str(part.get("text")):
+                events += self._routed("text", text)
+        return events
+
+    def _routed(self, kind: str, text: str) -> list[CompletionEvent]:
+        if kind == "reasoning":
+            return [ReasoningDelta(text)]
+        if self._text_calls is not None:
+            return self._from_text(self._text_calls.feed(text))
+        return [TextDelta(text)]
+
+    def _from_text(self, pieces: list[str | ToolCall]) -> list[CompletionEvent]:
+        events: list[CompletionEvent] = []
+        for piece in pieces:
+            if isinstance(piece, ToolCall):
+                self._num_text_calls += 1
+                key = f"text {self._num_text_calls}"
+                events += self._calls.fragment(key, "", piece.name, piece.arguments)
+            elif piece:
+                events.append(TextDelta(piece))
+        return events
+
+    def _usage(self, value: Any) -> None:
+        usage = as_dict(value)
+        prompt, completion = as_int(usage.get("prompt_tokens")), as_int(usage.get("completion_tokens"))
+        if not (prompt or completion):
+            return
+        details = as_dict(usage.get("prompt_tokens_details"))
+        cached = as_int(details.get("cached_tokens")) or as_int(usage.get("prompt_cache_hit_tokens"))
+        self._tail.usage = UsageStats(prompt, completion, cached)

@@ -1,0 +1,151 @@
+"""An endpoint over HTTP: tries, lessons and pauses around `provider.exchange`, for every wire alike.
+
+Before the first visible event a request may be sent again: at once with a lesson learned from a refusal,
+after a pause when the server is busy or away. After it, nothing is repeated. A lesson is remembered once it
+has worked.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+from typing import TYPE_CHECKING
+
+from helexa_acp.endpoint import Endpoint, join_url
+from helexa_acp.provider.adapter import Adapter, as_object
+from helexa_acp.provider.base import Cancelled, CancelToken, Provider
+from helexa_acp.provider.errors import OverloadedError, ProviderError, UnreachableError
+from helexa_acp.provider.exchange import Exchange, RefusedError, default_client
+from helexa_acp.provider.failures import from_status
+from helexa_acp.provider.models import parse_models
+from helexa_acp.provider.quirks import QuirkBook, Quirks, learn
+from helexa_acp.provider.types import CompletionEvent, CompletionRequest, ModelInfo, Progress
+
+if TYPE_CHECKING:
+    import httpx
+
+log = logging.getLogger(__name__)
+
+MAX_ATTEMPTS = 3
+MAX_LESSONS = 6
+LIST_TIMEOUT_S = 15.0
+MAX_RETRY_AFTER_S = 60.0
+
+
+class HttpProvider(Provider):
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        adapter: Adapter,
+        book: QuirkBook,
+        *,
+        client: Callable[[], httpx.AsyncClient] = default_client,
+        backoff_s: float = 0.5,
+    ) -> None:
+        self.name = endpoint.name
+        self.endpoint = endpoint
+        self.adapter = adapter
+        self._book = book
+        self._new_client = client
+        self._client_now: httpx.AsyncClient | None = None
+        self._backoff_s = backoff_s
+        self._can_count = True
+
+    async def complete(
+        self, request: CompletionRequest, cancel: CancelToken
+    ) -> AsyncGenerator[CompletionEvent, None]:
+        attempts, lessons = 1, 0
+        known = quirks = self.quirks(request.model)
+        shown = False
+        while not cancel.cancelled:
+            exchange = Exchange(self.endpoint, self.adapter, self._client, request, quirks)
+            try:
+                async with aclosing(exchange.events(cancel)) as events:
+                    async for event in events:
+                        known = self._learned(request.model, known, quirks)
+                        shown = shown or not isinstance(event, Progress)
+                        yield event
+            except Cancelled:
+                return
+            except RefusedError as refusal:
+                lessons += 1
+                taught = learn(quirks, refusal.status, refusal.text)
+                if taught is None or lessons > MAX_LESSONS:
+                    raise refusal.error from None
+                quirks = taught
+            except (OverloadedError, UnreachableError) as error:
+                if shown or attempts >= MAX_ATTEMPTS:
+                    raise
+                await self._pause(error, attempts, cancel)
+                attempts += 1
+            else:
+                return
+
+    async def list_models(self) -> list[ModelInfo]:
+        url = join_url(self.endpoint.base_url, "models")
+        try:
+            async with asyncio.timeout(LIST_TIMEOUT_S):
+                response = await self._client.get(url, headers=self.adapter.headers(self.endpoint.api_key))
+        except Exception as error:
+            raise UnreachableError(f"{self.name}: no answer: {error!r}", endpoint=self.name) from error
+        if response.status_code != 200:
+            raise from_status(self.name, "", response.status_code, response.text)
+        try:
+            return parse_models(response.json())
+        except ValueError:
+            raise ProviderError(f"{self.name}: the list of models is not JSON", endpoint=self.name) from None
+
+    async def count_tokens(self, request: CompletionRequest) -> int | None:
+        tag = f"{self.name}:{request.model}"
+        call = self.adapter.count_call(request, self.quirks(request.model), tag)
+        if call is None or not self._can_count:
+            return None
+        url = join_url(self.endpoint.base_url, call.path)
+        # Servers that have /tokenize have it beside /v1, some below it.
+        for candidate in dict.fromkeys((url.replace("/v1/tokenize", "/tokenize"), url)):
+            try:
+                async with asyncio.timeout(LIST_TIMEOUT_S):
+                    headers = self.adapter.headers(self.endpoint.api_key)
+                    response = await self._client.post(candidate, json=call.body, headers=headers)
+            except Exception as error:  # noqa: BLE001 - counting is a help, never a reason to fail
+                log.info("endpoint %s: cannot count tokens: %r", self.name, error)
+                return None
+            value = as_object(response.text) or {}
+            count = value.get("count", value.get("input_tokens"))
+            if response.status_code == 200 and isinstance(count, int):
+                return count
+        self._can_count = False
+        return None
+
+    async def aclose(self) -> None:
+        if self._client_now is not None:
+            await self._client_now.aclose()
+
+    def _learned(self, model: str, known: Quirks, quirks: Quirks) -> Quirks:
+        if quirks != known:
+            self.remember(model, quirks)
+        return quirks
+
+    def quirks(self, model: str) -> Quirks:
+        told = Quirks(images=self.endpoint.images is not False, text_tools=self.endpoint.text_tools is True)
+        return self._book.get(f"{self.name}:{model}", told)
+
+    def remember(self, model: str, quirks: Quirks) -> None:
+        self._book.remember(f"{self.name}:{model}", quirks)
+
+    @property
+    def _client(self) -> httpx.AsyncClient:
+        if self._client_now is None:
+            self._client_now = self._new_client()
+        return self._client_now
+
+    async def _pause(self, error: ProviderError, attempt: int, cancel: CancelToken) -> None:
+        wanted_s = error.retry_after_s if isinstance(error, OverloadedError) else None
+        pause_s = min(wanted_s if wanted_s is not None else self._backoff_s * 2**attempt, MAX_RETRY_AFTER_S)
+        log.warning("%s; trying again in %.1f s", error, pause_s)
+        try:
+            await cancel.race(asyncio.sleep(pause_s))
+        except Cancelled:
+            return

@@ -1,0 +1,140 @@
+"""A history that every wire accepts, whatever endpoints wrote it.
+
+`normalise` works per request on neutral messages, never on the log: system messages first, each call with
+exactly one result right after it, call ids valid and unique, no empty turns, thoughts only where their own
+model can read them. Its output is the same for the same prefix, so a server's prompt cache keeps working.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable
+from dataclasses import replace
+
+from helexa_acp.provider.quirks import Quirks
+from helexa_acp.provider.types import Image, Message, Part, Reasoning, Role, Text, ToolCall
+
+INTERRUPTED = "ERROR: the call was interrupted before it had a result"
+NO_IMAGE = "[an image was here; this model does not read images]"
+
+_VALID_ID = re.compile(r"[A-Za-z0-9_-]{1,40}")
+
+
+def normalise(messages: Iterable[Message], quirks: Quirks) -> list[Message]:
+    messages = list(messages)
+    system = [m for m in messages if m.role is Role.SYSTEM and m.text]
+    talk = _pair([m for m in messages if m.role is not Role.SYSTEM])
+    talk = _unique_ids(talk, short=quirks.short_tool_ids)
+    return [*_joined_system(system), *_merge_users(_clean(talk, images=quirks.images))]
+
+
+def _joined_system(system: list[Message]) -> list[Message]:
+    return [Message.of(Role.SYSTEM, "\n\n".join(m.text for m in system))] if system else []
+
+
+def _pair(messages: list[Message]) -> list[Message]:
+    """Results follow their call in the order of the calls; a missing one is said to be, a stray one is
+    dropped."""
+    paired: list[Message] = []
+    for position, message in enumerate(messages):
+        if message.role is Role.TOOL:
+            continue
+        paired.append(message)
+        if not message.calls:
+            continue
+        results = _results_after(messages, position)
+        for call in message.calls:
+            waiting = results.get(call.id, [])
+            paired.append(waiting.pop(0) if waiting else _interrupted(call))
+    return paired
+
+
+def _results_after(messages: list[Message], position: int) -> dict[str, list[Message]]:
+    results: dict[str, list[Message]] = {}
+    for message in messages[position + 1 :]:
+        if message.role is not Role.TOOL:
+            break
+        results.setdefault(message.tool_call_id, []).append(message)
+    return results
+
+
+def _interrupted(call: ToolCall) -> Message:
+    return Message(Role.TOOL, (Text(INTERRUPTED),), tool_call_id=call.id, is_error=True)
+
+
+def _unique_ids(messages: list[Message], *, short: bool) -> list[Message]:
+    """Servers refuse an id that they see twice, and models repeat theirs: calls are renamed by their place."""
+    seen: set[str] = set()
+    renamed: list[Message] = []
+    pending: list[str] = []
+    for message in messages:
+        if message.role is Role.TOOL:
+            renamed.append(replace(message, tool_call_id=pending.pop(0)))
+            continue
+        calls = []
+        for call in message.calls:
+            new = _fresh_id(call.id, len(seen), seen, short=short)
+            seen.add(new)
+            calls.append(replace(call, id=new))
+        pending = [call.id for call in calls]
+        renamed.append(replace(message, calls=tuple(calls)))
+    return renamed
+
+
+def _fresh_id(old: str, place: int, seen: set[str], *, short: bool) -> str:
+    if not short and old not in seen and _VALID_ID.fullmatch(old):
+        return old
+    digest = hashlib.sha256(f"{place} {old}".encode()).hexdigest()
+    return digest[:9] if short else f"call_{digest[:16]}"
+
+
+def _clean(messages: list[Message], *, images: bool) -> list[Message]:
+    cleaned = []
+    for message in messages:
+        parts = tuple(_visible(part, images=images) for part in message.parts if not _is_empty(part))
+        has_body = any(not isinstance(part, Reasoning) for part in parts)
+        if message.role is Role.TOOL or has_body or message.calls:
+            cleaned.append(replace(message, parts=parts))
+    return cleaned
+
+
+def _is_empty(part: Part) -> bool:
+    return isinstance(part, Text) and not part.text
+
+
+def _visible(part: Part, *, images: bool) -> Part:
+    return Text(NO_IMAGE) if isinstance(part, Image) and not images else part
+
+
+def _merge_users(messages: list[Message]) -> list[Message]:
+    """Strict templates want user and assistant to alternate."""
+    merged: list[Message] = []
+    for message in messages:
+        last = merged[-1] if merged else None
+        mergeable = (
+            last is not None and last.role is message.role and message.role in {Role.USER, Role.ASSISTANT}
+        )
+        if last is None or not mergeable or last.calls:
+            merged.append(message)
+            continue
+        gap = (Text("\n\n"),) if last.text and message.text else ()
+        merged[-1] = replace(last, parts=(*last.parts, *gap, *message.parts), calls=message.calls)
+    return merged
+
+
+def own_reasoning(message: Message, wire: str, model: str) -> list[Reasoning]:
+    """The thoughts of a message that this wire and model may read again."""
+    return [
+        part
+        for part in message.parts
+        if isinstance(part, Reasoning) and part.wire == wire and part.model == model
+    ]
+
+
+def in_tool_loop(messages: list[Message]) -> int:
+    """Where the running tool loop begins: the position after the last real user message."""
+    for position in range(len(messages) - 1, -1, -1):
+        if messages[position].role is Role.USER:
+            return position + 1
+    return 0

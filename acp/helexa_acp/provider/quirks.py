@@ -1,0 +1,142 @@
+"""What an endpoint's server is peculiar about, learned from its own error text and remembered.
+
+`Quirks` is what an adapter consults while it encodes; `learn` turns a 400 into the next thing to try. The
+lessons are kept per endpoint and model in one JSON file which several agents may share: each write merges
+and replaces it.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import tempfile
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Quirks:
+    stream: bool = True
+    stream_options: bool = True
+    max_tokens_field: str = "max_tokens"
+    sampling: bool = True  # temperature and top_p are accepted
+    tools: bool = True
+    images: bool = True
+    effort: bool = True
+    thinking: str = "enabled"  # Anthropic: "enabled" with a budget, or "adaptive" with an effort
+    system_role: str = "system"
+    reasoning_roundtrip: bool = False
+    short_tool_ids: bool = False  # nine characters, letters and digits
+    text_tools: bool = False  # calls come as marked text
+    cache_control: bool = True
+    encrypted_reasoning: bool = True
+
+    def changed(self) -> dict[str, Any]:
+        """The lessons alone: what differs from the defaults."""
+        default = Quirks()
+        return {name: value for name, value in asdict(self).items() if value != getattr(default, name)}
+
+
+@dataclass(frozen=True, slots=True)
+class _Lesson:
+    pattern: re.Pattern[str]
+    field: str
+    value: Any
+
+
+def _lesson(pattern: str, field: str, value: Any) -> _Lesson:
+    return _Lesson(re.compile(pattern, re.IGNORECASE | re.DOTALL), field, value)
+
+
+_NOT = r"(?:unsupported|not support|unrecognized|unknown|unexpected|not permitted|not allowed|extra|invalid|does not)"
+
+
+def _refused(what: str, field: str, value: Any) -> _Lesson:
+    """`what` near a word of refusal, in either order."""
+    return _lesson(rf"(?:{what}).{{0,120}}{_NOT}|{_NOT}.{{0,120}}(?:{what})", field, value)
+
+
+# First match that would change something wins: the more telling patterns stand first.
+_LESSONS = (
+    _lesson(r"max_tokens.{0,120}max_completion_tokens", "max_tokens_field", "max_completion_tokens"),
+    _lesson(r"max_completion_tokens", "max_tokens_field", "max_tokens"),
+    _lesson(r"stream_options|include_usage", "stream_options", False),
+    _lesson(r"reasoning_content.{0,160}(?:must|missing|pass|required|back)", "reasoning_roundtrip", True),
+    _lesson(r"(?:must|missing).{0,80}reasoning_content", "reasoning_roundtrip", True),
+    _lesson(r"thinking.{0,80}adaptive|adaptive.{0,80}thinking", "thinking", "adaptive"),
+    _lesson(r"tool.?call.?id.{0,160}(?:9|nine)|(?:length of 9|9 char)", "short_tool_ids", True),
+    _lesson(r"reasoning_effort|reasoning\.effort|output_config|budget_tokens|thinking", "effort", False),
+    _lesson(r"encrypted_content|['\"\s]include['\"\s]", "encrypted_reasoning", False),
+    _lesson(r"cache_control", "cache_control", False),
+    _refused("temperature|top_p", "sampling", False),
+    _refused("developer", "system_role", "system"),
+    _refused("system.{0,20}(?:role|message)|role.{0,40}system", "system_role", "developer"),
+    _refused("image|vision|multimodal", "images", False),
+    _refused(r"\bstream(?:ing)?\b", "stream", False),
+    _refused(r"\btools?\b", "tools", False),
+)
+
+
+def learn(quirks: Quirks, status: int, text: str) -> Quirks | None:
+    """The quirks to try after this refusal, or None when it teaches nothing new."""
+    if status not in {400, 404, 415, 422, 501}:
+        return None
+    for lesson in _LESSONS:
+        if not lesson.pattern.search(text) or getattr(quirks, lesson.field) == lesson.value:
+            continue
+        changes: dict[str, Any] = {lesson.field: lesson.value}
+        return replace(quirks, **changes)
+    return None
+
+
+class QuirkBook:
+    """The lessons of all endpoints, in memory and in a file."""
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+        self._known: dict[str, dict[str, Any]] | None = None
+
+    def get(self, key: str, base: Quirks | None = None) -> Quirks:
+        known = self._load().get(key, {})
+        names = {field.name for field in fields(Quirks)}
+        return replace(base or Quirks(), **{name: value for name, value in known.items() if name in names})
+
+    def remember(self, key: str, quirks: Quirks) -> None:
+        changed = quirks.changed()
+        self._load()[key] = changed
+        log.info("endpoint %s: learned %s", key, changed)
+        if self._path is None:
+            return
+        try:
+            update_json(self._path, lambda known: {**known, key: changed})
+        except OSError as error:
+            log.warning("cannot remember quirks in %s: %s", self._path, error)
+
+    def _load(self) -> dict[str, dict[str, Any]]:
+        if self._known is None:
+            content = read_json(self._path) if self._path else {}
+            self._known = {key: value for key, value in content.items() if isinstance(value, dict)}
+        return self._known
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file of ours; empty when it is missing or damaged."""
+    try:
+        content = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def update_json(path: Path, change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+    """Change a JSON file of ours by one atomic replacement."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    content = change(read_json(path))
+    with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False, encoding="utf-8") as file:
+        json.dump(content, file, indent=1, sort_keys=True)
+    Path(file.name).replace(path)
