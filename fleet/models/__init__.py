@@ -1,0 +1,23 @@
+from __future__ import annotations
+
+from fleet.models.key import ApiKey
+from fleet.models.metric import RequestMetric
+from fleet.models.node import Device, Node
+from fleet.models.operation import ACTIVE, Operation
+from fleet.models.placement import IllegalTransitionError, Placement
+from fleet.models.profile import Alias, ModelProfile
+from fleet.models.version import ConfigurationVersion
+
+__all__ = [
+    "ACTIVE",
+    "Alias",
+    "ApiKey",
+    "ConfigurationVersion",
+    "Device",
+    "IllegalTransitionError",
+    "ModelProfile",
+    "Node",
+    "Operation",
+    "Placement",
+    "RequestMetric",
+]

@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+from django.db import models
+from django.utils import timezone
+
+from fleet.models.node import Node
+
+
+class IllegalTransitionError(Exception):
+    """A placement was told to do what it cannot do from its state."""
+
+
+class Placement(models.Model):
+    """One model on one node.
+
+    Operations move it along `TRANSITIONS`; a poll writes whatever the node says, which may have skipped
+    states in between. Rows of unloaded models stay: they remember memory and use.
+    """
+
+    class State(models.TextChoices):
+        LOADING = "loading"
+        LOADED = "loaded"
+        UNLOADING = "unloading"
+        UNLOADED = "unloaded"
+        FAILED = "failed"
+
+    TRANSITIONS = {
+        State.UNLOADED: frozenset({State.LOADING}),
+        State.LOADING: frozenset({State.LOADED, State.FAILED, State.UNLOADED}),
+        State.LOADED: frozenset({State.UNLOADING, State.FAILED}),
+        State.UNLOADING: frozenset({State.UNLOADED, State.LOADED, State.FAILED}),
+        State.FAILED: frozenset({State.LOADING, State.UNLOADING, State.UNLOADED}),
+    }
+
+    node = models.ForeignKey(Node, on_delete=models.CASCADE, related_name="placements")
+    model = models.CharField(max_length=200, db_index=True)
+    source = models.CharField(max_length=500, blank=True)
+    state = models.CharField(max_length=10, choices=State.choices, default=State.UNLOADED)
+    devices = models.JSONField(default=list, help_text="Indices")
+    memory_mb = models.PositiveIntegerField("memory, MiB", null=True)
+    context = models.PositiveIntegerField(null=True)
+    capabilities = models.JSONField(default=list)
+    progress = models.FloatField(null=True)
+    error_code = models.CharField(max_length=100, blank=True)
+    error_message = models.TextField(blank=True)
+    running = models.PositiveIntegerField(default=0)
+    waiting = models.PositiveIntegerField(default=0)
+    changed_at = models.DateTimeField(default=timezone.now, help_text="When it came into its state")
+    last_used_at = models.DateTimeField(null=True)
+
+    class Meta:
+        ordering = ["model", "node__name"]
+        constraints = [
+            models.UniqueConstraint(fields=["node", "model"], name="placement_once_per_node"),
+            models.CheckConstraint(
+                condition=models.Q(state__in=["loading", "loaded", "unloading", "unloaded", "failed"]),
+                name="placement_state_known",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.model} on {self.node}"
+
+    @property
+    def is_busy(self) -> bool:
+        return bool(self.running + self.waiting)
+
+    def move(self, state: State) -> None:
+        """Compare and set, so that of two who move a placement one fails.
+
+        Raises `IllegalTransitionError` when the row is not in a state from which `state` can be reached.
+        """
+        sources = [source for source, targets in self.TRANSITIONS.items() if state in targets]
+        now = timezone.now()
+        row = Placement.objects.filter(pk=self.pk, state__in=sources)
+        if not row.update(state=state, changed_at=now, progress=None):
+            raise IllegalTransitionError(f"{self}: cannot become {state}")
+        self.state, self.changed_at, self.progress = state, now, None
+
+    move.alters_data = True  # type: ignore[attr-defined]

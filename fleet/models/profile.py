@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+from django.core.validators import MinValueValidator
+from django.db import models
+
+from fleet.models.version import Configured
+
+DEFAULT_PRIORITY, PINNED_PRIORITY = 100, 1000
+
+
+class ModelProfile(Configured):
+    """A model of the catalogue: where it comes from, what it needs, what the operator wants of it."""
+
+    model_id = models.CharField("model", max_length=200, unique=True)
+    source = models.CharField(
+        max_length=500, blank=True, help_text="Directory or hub id; the model's name when empty."
+    )
+    harness = models.CharField(max_length=50, default="torch")
+    quant = models.CharField(max_length=50, blank=True)
+    vram_mb = models.PositiveIntegerField(
+        "memory, MiB", null=True, blank=True, help_text="Over all its devices."
+    )
+    measured_mb = models.PositiveIntegerField("measured memory, MiB", null=True, editable=False)
+    min_devices = models.PositiveIntegerField(default=1, validators=[MinValueValidator(1)])
+    min_device_vram_mb = models.PositiveIntegerField("least memory per device, MiB", null=True, blank=True)
+    pinned_on = models.JSONField(
+        default=list,
+        blank=True,
+        help_text='Names of the nodes it runs on, and is never evicted from: ["beast"].',
+    )
+    pinned = models.BooleanField(default=False, help_text="Never evicted, wherever it is loaded.")
+    residency_priority = models.IntegerField(
+        null=True, blank=True, help_text="It may displace models of this priority and below."
+    )
+    ttl_s = models.PositiveIntegerField("idle limit, s", null=True, blank=True)
+    min_residency_s = models.PositiveIntegerField("least residency, s", default=0)
+    replicas = models.PositiveIntegerField(default=1, validators=[MinValueValidator(1)])
+    context = models.PositiveIntegerField("context, tokens", null=True, blank=True)
+    output = models.PositiveIntegerField("longest answer, tokens", null=True, blank=True)
+    cost_input = models.FloatField("USD per million tokens in", null=True, blank=True)
+    cost_output = models.FloatField("USD per million tokens out", null=True, blank=True)
+    cost_cache_read = models.FloatField("USD per million cached tokens", null=True, blank=True)
+    capabilities = models.JSONField(default=list, blank=True)
+
+    class Meta:
+        ordering = ["model_id"]
+        verbose_name = "model"
+        constraints = [
+            models.CheckConstraint(condition=models.Q(min_devices__gte=1), name="profile_has_a_device"),
+            models.CheckConstraint(condition=models.Q(replicas__gte=1), name="profile_has_a_replica"),
+        ]
+
+    def __str__(self) -> str:
+        return str(self.model_id)
+
+    @property
+    def priority(self) -> int:
+        if self.residency_priority is not None:
+            return int(self.residency_priority)
+        return PINNED_PRIORITY if self.pinned_on else DEFAULT_PRIORITY
+
+    @property
+    def memory_mb(self) -> int:
+        """What a load will take as far as is known: measured, else estimated, else 0."""
+        return int(self.measured_mb or self.vram_mb or 0)
+
+
+class Alias(Configured):
+    """Another name for a model; followed once, never chained."""
+
+    name = models.CharField(max_length=200, unique=True)
+    target = models.CharField(max_length=200, help_text="A model's name.")
+
+    class Meta:
+        ordering = ["name"]
+        verbose_name_plural = "aliases"
+
+    def __str__(self) -> str:
+        return f"{self.name} → {self.target}"

@@ -1,0 +1,76 @@
+"""One row that says which configuration is the latest.
+
+Whoever changes nodes, profiles, aliases or keys moves it within the same transaction, so that a data-plane
+worker that compares versions never misses a change. After the commit it is told on a Redis channel as well,
+which is quicker but may fail.
+"""
+
+from __future__ import annotations
+
+import logging
+from functools import lru_cache, partial
+from typing import Any
+
+import redis
+from django.conf import settings
+from django.db import models, transaction
+from django.db.models import F
+
+CHANNEL = "cortex:configuration"
+
+log = logging.getLogger("cortex.configuration")
+
+
+class ConfigurationVersion(models.Model):
+    """The single row has id 1."""
+
+    version = models.PositiveBigIntegerField(default=0)
+
+    class Meta:
+        constraints = [models.CheckConstraint(condition=models.Q(id=1), name="configuration_version_single")]
+
+    @classmethod
+    def current(cls) -> int:
+        return cls.objects.filter(id=1).values_list("version", flat=True).first() or 0
+
+    @classmethod
+    def bump(cls) -> None:
+        """Call inside the transaction that changes the configuration."""
+        with transaction.atomic():
+            cls.objects.get_or_create(id=1)
+            cls.objects.filter(id=1).update(version=F("version") + 1)
+            transaction.on_commit(partial(_announce))
+
+
+class Configured(models.Model):
+    """A row that is part of the configuration: saving it and moving the version is one transaction.
+
+    The version itself is moved by signals (see `fleet.apps`), so that bulk deletion counts too; facts that
+    a poll observes are written with `QuerySet.update`, which moves nothing.
+    """
+
+    from_file = models.BooleanField(
+        "from file",
+        default=False,
+        editable=False,
+        help_text="A settings file owns this row; change it there.",
+    )
+
+    class Meta:
+        abstract = True
+
+    def save(self, *args: Any, **kwargs: Any) -> None:
+        with transaction.atomic():
+            super().save(*args, **kwargs)
+
+
+@lru_cache(maxsize=1)
+def _redis() -> redis.Redis:
+    return redis.Redis.from_url(settings.REDIS_URL, socket_timeout=1, socket_connect_timeout=1)
+
+
+def _announce() -> None:
+    try:
+        _redis().publish(CHANNEL, ConfigurationVersion.current())
+    except redis.RedisError as error:  # the workers' own version check finds it
+        log.warning("configuration change not announced", extra={"error": str(error)})

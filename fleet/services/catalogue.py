@@ -1,0 +1,66 @@
+"""Brings what `cortex.toml` and `models.toml` say into the database."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from django.db import transaction
+
+from cortex_site.config import Catalogue, CortexConfig, Profile
+from fleet.models import Alias, ModelProfile, Node
+from fleet.models.version import Configured
+
+
+@transaction.atomic
+def sync_files(config: CortexConfig, catalogue: Catalogue) -> None:
+    """Make the rows that files own equal to the files; a second run changes nothing.
+
+    A row made in the admin that a file now names becomes the file's. A row the file no longer names goes,
+    and the placements of a node go with it.
+    """
+    _sync(Node, "name", {node.name: _node(node.endpoint, node.token) for node in config.neurons})
+    _sync(ModelProfile, "model_id", {profile.id: _profile(profile) for profile in catalogue.models})
+    _sync(Alias, "name", {name: {"target": target} for name, target in catalogue.aliases.items()})
+
+
+def _sync(model: type[Configured], key: str, wanted: Mapping[str, dict[str, Any]]) -> None:
+    model.objects.filter(from_file=True).exclude(**{f"{key}__in": list(wanted)}).delete()
+    existing = {getattr(row, key): row for row in model.objects.filter(**{f"{key}__in": list(wanted)})}
+    for name, values in wanted.items():
+        row = existing.get(name) or model(**{key: name})
+        changes = {k: v for k, v in values.items() if getattr(row, k) != v}
+        if row.pk and row.from_file and not changes:
+            continue
+        for field, value in changes.items():
+            setattr(row, field, value)
+        row.from_file = True
+        row.save()
+
+
+def _node(endpoint: str, token: str | None) -> dict[str, Any]:
+    return {"endpoint": endpoint, "token": token or ""}
+
+
+def _profile(profile: Profile) -> dict[str, Any]:
+    limit, cost = profile.limit, profile.cost
+    return {
+        "source": profile.source or "",
+        "harness": profile.harness,
+        "quant": profile.quant or "",
+        "vram_mb": profile.vram_mb,
+        "min_devices": profile.min_devices,
+        "min_device_vram_mb": profile.min_device_vram_mb,
+        "pinned_on": profile.pinned_on,
+        "pinned": profile.pinned,
+        "residency_priority": profile.residency_priority,
+        "ttl_s": profile.ttl_s,
+        "min_residency_s": profile.min_residency_s,
+        "replicas": profile.replicas,
+        "context": limit.context if limit else None,
+        "output": limit.output if limit else None,
+        "cost_input": cost.input if cost else None,
+        "cost_output": cost.output if cost else None,
+        "cost_cache_read": cost.cache_read if cost else None,
+        "capabilities": profile.capabilities,
+    }

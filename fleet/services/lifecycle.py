@@ -1,0 +1,196 @@
+"""Asking for lifecycle work. Each verb leaves one `Operation` row; a Celery task carries it out.
+
+However many gateways ask for a model, the database admits one active load of it: the others get that one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import partial
+
+from django.conf import settings
+from django.db import IntegrityError, transaction
+from django.utils import timezone
+
+from fleet.models import ACTIVE, Alias, ModelProfile, Node, Operation, Placement
+from fleet.services.connection import connected
+from fleet.services.dispatch import dispatch
+from neuron.wire import ApiError
+
+
+@dataclass(frozen=True, slots=True)
+class OperationView:
+    """An operation as a waiting request needs it."""
+
+    id: int
+    kind: str  # load | unload | evict
+    model: str
+    node: str  # empty until a node is chosen
+    state: str  # pending | running | succeeded | failed | cancelled
+    progress: float | None  # 0 to 1 while a node loads
+    message: str
+    error_code: str
+
+    @property
+    def is_active(self) -> bool:
+        return self.state in ACTIVE
+
+
+@connected
+def ensure_loaded(model_id: str, *, requested_by: str) -> OperationView:
+    """The one load of this model: the active one, or a new one.
+
+    After a failure the failed operation is returned for `FAILURE_BACKOFF_S`, so that requests cannot drive
+    a fleet into loading what cannot be loaded. Raises `ApiError` 404 for a model that nobody knows.
+    """
+    model = _known(model_id)
+    operation = _active_load(model) or _recent_failure(model)
+    return view(operation or _start_load(model, requested_by=requested_by, reason="a request needs it"))
+
+
+@connected
+def load(
+    model_id: str, node: str | None = None, *, requested_by: str = "", reason: str = ""
+) -> OperationView:
+    """Load on `node`, or where it fits best; the active load of that model when there is one.
+
+    Raises `ApiError`: 404 for an unknown model or node, 409 when the active load goes to another node.
+    """
+    model = _known(model_id)
+    if node is not None:
+        _check_node(node)
+    operation = _active_load(model) or _start_load(
+        model, node=node or "", requested_by=requested_by, reason=reason
+    )
+    if node and node not in {operation.node, operation.wanted_node}:
+        place = operation.node or "a node to be chosen"
+        raise ApiError(409, "operation_active", f"{model} is being loaded on {place} already.", param="node")
+    return view(operation)
+
+
+@connected
+def unload(
+    model_id: str, node: str, *, requested_by: str = "", reason: str = "", unless_busy: bool = False
+) -> OperationView:
+    """Unload from `node`; with `unless_busy` requests under way keep the model.
+
+    Raises `ApiError` 404 when the node is unknown or does not have the model.
+    """
+    model = _resolve(model_id)
+    _check_node(node)
+    if not Placement.objects.filter(node__name=node, model=model).exclude(state="unloaded").exists():
+        raise ApiError(404, "model_not_loaded", f"{model} is not loaded on {node}.", param="model")
+    same = {"kind": Operation.Kind.UNLOAD, "model": model, "wanted_node": node}
+    wish = Operation(**same, node=node, requested_by=requested_by, reason=reason, unless_busy=unless_busy)
+    return view(_active(same) or _single(wish, same))
+
+
+@connected
+def operation(operation_id: int) -> OperationView:
+    """Raises `ApiError` 404 for an id that does not exist (any more)."""
+    return view(_row(operation_id))
+
+
+@connected
+def retry(operation_id: int, *, requested_by: str) -> OperationView:
+    """A failed operation once more, as a new one."""
+    failed = _row(operation_id)
+    reason = f"retry of #{failed.pk}"
+    if failed.kind == Operation.Kind.LOAD:
+        return load(failed.model, failed.wanted_node or None, requested_by=requested_by, reason=reason)
+    return unload(failed.model, failed.node, requested_by=requested_by, reason=reason)
+
+
+@connected
+def cancel(operation_id: int, *, requested_by: str) -> OperationView:
+    """Cancel an operation that has not begun. Raises `ApiError` 409 for any other."""
+    changed = Operation.objects.filter(pk=operation_id, state=Operation.State.PENDING).update(
+        state=Operation.State.CANCELLED, message=f"cancelled by {requested_by}", finished_at=timezone.now()
+    )
+    row = _row(operation_id)
+    if not changed:
+        raise ApiError(409, "operation_not_pending", f"Operation {row.pk} is {row.state}.")
+    return view(row)
+
+
+def view(row: Operation) -> OperationView:
+    return OperationView(
+        id=row.pk,
+        kind=row.kind,
+        model=row.model,
+        node=row.node,
+        state=row.state,
+        progress=row.progress,
+        message=row.message,
+        error_code=row.error_code,
+    )
+
+
+def _row(operation_id: int) -> Operation:
+    row: Operation | None = Operation.objects.filter(pk=operation_id).first()
+    if row is None:
+        raise ApiError(404, "operation_not_found", f"There is no operation {operation_id}.")
+    return row
+
+
+def _resolve(model_id: str) -> str:
+    target = Alias.objects.filter(name=model_id).values_list("target", flat=True).first()
+    return target or model_id
+
+
+def _known(model_id: str) -> str:
+    model = _resolve(model_id)
+    if (
+        not ModelProfile.objects.filter(model_id=model).exists()
+        and not Placement.objects.filter(model=model).exists()
+    ):
+        raise ApiError(404, "model_not_found", f"The model {model_id!r} does not exist.", param="model")
+    return model
+
+
+def _check_node(node: str) -> None:
+    if not Node.objects.filter(name=node).exists():
+        raise ApiError(404, "node_not_found", f"There is no node {node!r}.", param="node")
+
+
+def _active_load(model: str) -> Operation | None:
+    return _active({"kind": Operation.Kind.LOAD, "model": model})
+
+
+def _active(same: dict[str, str]) -> Operation | None:
+    row: Operation | None = Operation.objects.filter(**same, state__in=ACTIVE).first()
+    return row
+
+
+def _recent_failure(model: str) -> Operation | None:
+    """The last load of the model, if it failed within the back-off."""
+    since = timezone.now() - timedelta(seconds=settings.FAILURE_BACKOFF_S)
+    last: Operation | None = (
+        Operation.objects.filter(kind=Operation.Kind.LOAD, model=model).order_by("-id").first()
+    )
+    if last is None or last.state != Operation.State.FAILED or last.finished_at < since:
+        return None
+    return last
+
+
+def _start_load(model: str, *, node: str = "", requested_by: str, reason: str) -> Operation:
+    wish = Operation(
+        kind=Operation.Kind.LOAD, model=model, wanted_node=node, requested_by=requested_by, reason=reason
+    )
+    return _single(wish, {"kind": Operation.Kind.LOAD, "model": model})
+
+
+def _single(wish: Operation, same: dict[str, str]) -> Operation:
+    """Save the wish and tell a worker; or return the active operation that took its place."""
+    while True:
+        try:
+            with transaction.atomic():
+                wish.save(force_insert=True)
+                transaction.on_commit(partial(dispatch, wish.pk))
+        except IntegrityError:
+            wish.pk = None
+            if active := _active(same):
+                return active
+            continue  # it ended in this very moment
+        return wish
