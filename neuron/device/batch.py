@@ -1,0 +1,91 @@
+"""A step's chunks laid out for the device: one flat row of tokens, cut into groups that attend together.
+
+Chunks of the same number of tokens and about the same length in the cache form a `Group`: its queries are a
+(rows, width) rectangle of the flat row, its keys a rectangle of pages padded to the longest. All decoding
+requests of similar length are one group; a prompt's chunk is usually one of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import groupby
+
+import torch
+
+from neuron.device.cache import PageTable
+from neuron.step import CacheShape, Chunk, StepPlan
+
+_MIN_BUCKET_PAGES = 8  # below this, padding is cheaper than another group
+
+
+class Group:
+    """Chunks `lo..hi` of the flat row: `rows` chunks of `width` tokens each."""
+
+    def __init__(self, chunks: Sequence[Chunk], lo: int, table: PageTable, page_size: int) -> None:
+        device = table.pages.device
+        self.rows, self.width = len(chunks), len(chunks[0].tokens)
+        self.lo, self.hi = lo, lo + self.rows * self.width
+        self._page_size = page_size
+        self._table = table.pages[torch.tensor([chunk.slot for chunk in chunks], device=device)]
+        self._starts = [chunk.start for chunk in chunks]
+        self._views: dict[tuple[int | None, torch.dtype], tuple[torch.Tensor, torch.Tensor]] = {}
+
+    def view(self, window: int | None, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+        """What its queries may see, of the last `window` positions (None: of all).
+
+        Returns the pages to gather, (rows * pages,), and what to add to the scores, (rows, 1, width, tokens).
+        Made once a step and shared by all layers of the same window.
+        """
+        if (window, dtype) not in self._views:
+            self._views[window, dtype] = self._make_view(window, dtype)
+        return self._views[window, dtype]
+
+    def _make_view(self, window: int | None, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+        size, device = self._page_size, self._table.device
+        firsts = [max(0, start - window + 1) // size if window else 0 for start in self._starts]
+        spans = zip(self._starts, firsts, strict=True)
+        count = max(-(-(start + self.width) // size) - first for start, first in spans)
+        columns = torch.tensor(firsts, device=device)[:, None] + torch.arange(count, device=device)
+        pages = self._table.gather(1, columns.clamp(max=self._table.shape[1] - 1))
+
+        key = (columns[:, :, None] * size + torch.arange(size, device=device)).view(
+            self.rows, 1, 1, count * size
+        )
+        starts = torch.tensor(self._starts, device=device)[:, None] + torch.arange(self.width, device=device)
+        query = starts[:, None, :, None]
+        hidden = key > query
+        if window:
+            hidden |= key <= query - window
+        mask = torch.zeros(hidden.shape, dtype=dtype, device=device).masked_fill_(hidden, float("-inf"))
+        return pages.flatten(), mask
+
+
+class Batch:
+    """The flat row. `order[i]` is the place in the plan of the i-th chunk in it."""
+
+    def __init__(self, plan: StepPlan, table: PageTable, shape: CacheShape) -> None:
+        device, size = table.pages.device, shape.page_size
+        keys = [(len(chunk.tokens), _bucket(chunk.end, size)) for chunk in plan.chunks]
+        self.order = sorted(range(len(keys)), key=keys.__getitem__)
+        self.groups: list[Group] = []
+        self.ends: list[int] = []
+        slots: list[int] = []
+        tokens: list[int] = []
+        positions: list[int] = []
+        for _, members in groupby(self.order, key=keys.__getitem__):
+            chunks = [plan.chunks[index] for index in members]
+            self.groups.append(Group(chunks, len(tokens), table, size))
+            for chunk in chunks:
+                tokens += chunk.tokens
+                positions += range(chunk.start, chunk.end)
+                slots += [chunk.slot] * len(chunk.tokens)
+                self.ends.append(len(tokens))
+        self.tokens = torch.tensor(tokens, device=device)
+        self.positions = torch.tensor(positions, device=device)
+        pages = table.pages[torch.tensor(slots, device=device), self.positions // size]
+        self.places = pages * size + self.positions % size
+
+
+def _bucket(num_tokens: int, page_size: int) -> int:
+    """Lengths within a factor of two share a bucket, so that at most half of what is gathered is padding."""
+    return max(_MIN_BUCKET_PAGES, -(-num_tokens // page_size) - 1).bit_length()

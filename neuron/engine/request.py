@@ -1,0 +1,74 @@
+"""One request inside the engine: its tokens, how many of them are in the cache, and where."""
+
+from __future__ import annotations
+
+import secrets
+
+from neuron.engine.pages import ROOT, PageHash, page_hash
+from neuron.pipe import Sampling, Submit
+from neuron.step import Draw
+
+_U64 = (1 << 64) - 1
+
+
+def uniform(seed: int, index: int) -> float:
+    """The random number in [0, 1) for token `index` under `seed`.
+
+    It depends on the two and on nothing else, so that neither the batch nor a preemption changes a text.
+    Mixing after SplitMix64 (Steele et al. 2014).
+    """
+    z = (seed * 0x9E3779B97F4A7C15 + (index + 1) * 0xD1B54A32D192ED03) & _U64
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        z = ((z ^ (z >> shift)) * factor) & _U64
+    return ((z ^ (z >> 31)) >> 11) / (1 << 53)
+
+
+class Request:
+    """Mutable, and the scheduler's alone.
+
+    `tokens` is prompt and answer; the KV of `tokens[:num_computed]` is in `pages`. A request runs while it
+    has a slot.
+    """
+
+    def __init__(self, submit: Submit, *, max_tokens: int, now: float) -> None:
+        self.id = submit.id
+        self.tokens = list(submit.tokens)
+        self.num_prompt = len(submit.tokens)
+        self.max_tokens = max_tokens
+        self.min_tokens = submit.min_tokens
+        self.stop_ids = frozenset() if submit.ignore_eos else frozenset(submit.stop_ids)
+        self.sampling: Sampling = submit.sampling
+        self.seed = secrets.randbits(63) if submit.sampling.seed is None else submit.sampling.seed
+        self.submitted_at = now
+        self.slot: int | None = None
+        self.pages: list[int] = []
+        self.num_computed = 0
+        self.num_announced = 0  # of `pages`, those the device has been told of
+        self.num_cached: int | None = None  # prompt tokens found in the cache on first admission
+        self._hashes: list[PageHash] = []
+
+    @property
+    def num_output(self) -> int:
+        return len(self.tokens) - self.num_prompt
+
+    @property
+    def num_pending(self) -> int:
+        """Tokens whose KV is still to be computed; 1 while decoding."""
+        return len(self.tokens) - self.num_computed
+
+    @property
+    def is_decoding(self) -> bool:
+        return self.num_output > 0 and self.num_pending == 1
+
+    def draw(self) -> Draw:
+        banned = tuple(self.stop_ids) if self.num_output < self.min_tokens else ()
+        random = uniform(self.seed, self.num_output) if self.sampling.temperature > 0 else 0.0
+        return Draw(random, banned)
+
+    def hashes(self, count: int, page_size: int) -> list[PageHash]:
+        """Names of the first `count` pages, all of them full of tokens."""
+        while len(self._hashes) < count:
+            start = len(self._hashes) * page_size
+            parent = self._hashes[-1] if self._hashes else ROOT
+            self._hashes.append(page_hash(parent, self.tokens[start : start + page_size]))
+        return self._hashes[:count]

@@ -1,0 +1,307 @@
+"""Which tokens run next: continuous batching over a paged KV cache.
+
+First come, first served. Each step runs one token of every decoding request and spends what is left of
+`step_tokens` on prompts, in chunks, so that a long prompt never holds up running streams. A request gets
+pages for its whole prompt when it is admitted and one more whenever its answer outgrows them; when none is
+left the newest running request gives its own back and waits at the head of the queue. It resumes with the
+tokens it has, so its text is the one it would have had. The oldest request can always go on: no request may
+be longer than the cache.
+
+    submit -> waiting -> running -> Finished          cancel, fail, expire and end_all end a request anywhere;
+                 ^          |                         every submitted request is ended exactly once
+                 +----------+ preempted
+
+The worker calls `plan`, has the device run it, and calls `apply` or `fail`; nothing else may happen between.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from neuron.engine.pages import PageAllocator
+from neuron.engine.rate import Rate
+from neuron.engine.request import Request
+from neuron.pipe import Finished, ModelStatus, Refused, Submit, Tokens
+from neuron.step import CacheShape, Chunk, Joined, StepPlan, StepResult
+
+Event = Tokens | Finished | Refused
+
+MAX_RETRY_AFTER_S = 600
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """The bounds of one model's engine."""
+
+    max_running: int = 32
+    max_waiting: int = 256
+    max_wait_s: float = 600.0  # before a request first runs
+    step_tokens: int = 512  # run in one step, over all requests
+
+    def __post_init__(self) -> None:
+        if self.max_running < 1 or self.max_waiting < 0 or self.max_wait_s <= 0:
+            raise ValueError("max_running and max_wait_s must be positive, max_waiting not negative")
+        if self.step_tokens <= self.max_running:
+            raise ValueError(f"step_tokens ({self.step_tokens}) must exceed max_running ({self.max_running})")
+
+
+class Scheduler:
+    """The requests of one model. Not thread-safe, no clock of its own: callers pass seconds."""
+
+    def __init__(self, model: str, shape: CacheShape, *, vocab_size: int, limits: Limits) -> None:
+        if shape.num_slots < limits.max_running or shape.num_pages < shape.pages_per_slot:
+            raise ValueError("the cache needs a slot per running request and room for one of full length")
+        self.model = model
+        self.shape = shape
+        self.limits = limits
+        self.pages = PageAllocator(shape.num_pages)
+        self._vocab_size = vocab_size
+        self._waiting: deque[Request] = deque()
+        self._running: list[Request] = []  # oldest first
+        self._slots: dict[int, Request] = {}
+        self._free_slots = list(range(shape.num_slots - 1, -1, -1))
+        self._prefill, self._decode, self._done = Rate(), Rate(), Rate()
+        self._rejected = 0
+
+    # --- requests come and go ---------------------------------------------------------------------------
+
+    @property
+    def has_work(self) -> bool:
+        return bool(self._running or self._waiting)
+
+    def submit(self, submit: Submit, now: float) -> Refused | None:
+        """Queue a request, or say why not; a refused one leaves no trace."""
+        if problem := self._problem(submit):
+            return problem
+        if len(self._waiting) >= self.limits.max_waiting:
+            self._rejected += 1
+            message = f"{self.model} has {len(self._waiting)} requests waiting, which is its bound"
+            return Refused(submit.id, 429, "queue_full", message, self.retry_after_s())
+        room = self.shape.context - len(submit.tokens)
+        self._waiting.append(Request(submit, max_tokens=min(submit.max_tokens, room), now=now))
+        return None
+
+    def cancel(self, request_id: int) -> Finished | None:
+        """End a request whose client went away; None when it is over already."""
+        for request in (*self._running, *self._waiting):
+            if request.id == request_id:
+                return self._finish(request, "cancelled")
+        return None
+
+    def expire(self, now: float) -> list[Refused]:
+        """End the requests that have waited too long without ever running."""
+        deadline = now - self.limits.max_wait_s
+        late = [r for r in self._waiting if r.num_cached is None and r.submitted_at < deadline]
+        self._rejected += len(late)
+        message = f"waited {self.limits.max_wait_s:g} s for {self.model} without getting a turn"
+        retry = self.retry_after_s()
+        return [self._refuse(r, 503, "queue_timeout", message=message, retry=retry) for r in late]
+
+    def end_all(self, code: str, message: str, retry_after_s: int) -> list[Refused]:
+        """End every request, because the model or the device goes away."""
+        requests = (*self._running, *self._waiting)
+        return [
+            self._refuse(request, 503, code, message=message, retry=retry_after_s) for request in requests
+        ]
+
+    # --- one step ---------------------------------------------------------------------------------------
+
+    def plan(self) -> StepPlan | None:
+        """The next step, or None when nothing can run."""
+        self._grow()
+        decoding = [request for request in self._running if request.is_decoding]
+        chunks = [self._chunk(request, 1) for request in decoding]
+        budget = self.limits.step_tokens - len(chunks)
+        joined: list[Joined] = []
+        prompts = self._prompts(joined)
+        while budget > 0 and (request := next(prompts, None)) is not None:
+            count = min(budget, request.num_pending)
+            chunks.append(self._chunk(request, count))
+            budget -= count
+        return StepPlan(tuple(chunks), tuple(joined)) if chunks else None
+
+    def apply(self, plan: StepPlan, result: StepResult, seconds: float) -> list[Event]:
+        """Take in what `plan` computed in `seconds`; returns what the requests' clients must be told."""
+        events: list[Event] = []
+        prefilled = decoded = 0
+        for chunk, token in zip(plan.chunks, result.tokens, strict=True):
+            request = self._slots[chunk.slot]
+            if request.is_decoding:
+                decoded += 1
+            else:
+                prefilled += len(chunk.tokens)
+            self._computed(request, chunk.end)
+            if token is not None:
+                events += self._append(request, token)
+        if prefilled:
+            self._prefill.add(prefilled, seconds)
+        if decoded:
+            self._decode.add(decoded, seconds)
+        self._done.add(sum(isinstance(event, Finished) for event in events), seconds)
+        return events
+
+    def fail(self, plan: StepPlan, message: str) -> list[Refused]:
+        """The device could not run `plan`: its requests end, the others go on."""
+        requests = [self._slots[chunk.slot] for chunk in plan.chunks]
+        return [self._refuse(r, 500, "engine_error", message=message, retry=None) for r in requests]
+
+    # --- what others may know ---------------------------------------------------------------------------
+
+    def retry_after_s(self) -> int:
+        """Until the requests waiting now will have been served, at the speed of the last ones."""
+        rate = self._done.per_second
+        seconds = math.ceil((len(self._waiting) + 1) / rate) if rate else 1
+        return min(max(seconds, 1), MAX_RETRY_AFTER_S)
+
+    def status(self) -> ModelStatus:
+        return ModelStatus(
+            model=self.model,
+            running=len(self._running),
+            waiting=len(self._waiting),
+            max_running=self.limits.max_running,
+            max_waiting=self.limits.max_waiting,
+            kv_pages_free=self.pages.num_available,
+            kv_pages_total=self.pages.num_pages,
+            tok_s_prefill=round(self._prefill.per_second, 1),
+            tok_s_decode=round(self._decode.per_second, 1),
+            rejected=self._rejected,
+        )
+
+    def check(self) -> None:
+        """Raise AssertionError unless slots, pages and requests add up."""
+        self.pages.check()
+        assert sorted([*self._free_slots, *self._slots]) == list(range(self.shape.num_slots))
+        assert list(self._slots.values()) == self._running
+        owned = {page for request in self._running for page in request.pages}
+        assert self.pages.num_pages - self.pages.num_available == len(owned)
+        assert not any(request.pages or request.slot is not None for request in self._waiting)
+        for request in self._running:
+            assert request.num_computed < len(request.tokens)
+            assert len(request.pages) == len(set(request.pages))
+
+    # --- admission --------------------------------------------------------------------------------------
+
+    def _problem(self, submit: Submit) -> Refused | None:
+        length, context = len(submit.tokens), self.shape.context
+        if length >= context:
+            message = (
+                f"This model's maximum context length is {context} tokens. However, your prompt has {length} "
+                "tokens, which leaves no room for an answer. Please shorten it."
+            )
+            return Refused(submit.id, 400, "context_length_exceeded", message)
+        if not length or submit.max_tokens < 1:
+            message = "a request needs a prompt and max_tokens of at least 1"
+            return Refused(submit.id, 400, "invalid_request", message)
+        if min(submit.tokens) < 0 or max(submit.tokens) >= self._vocab_size:
+            message = f"the prompt has token ids outside the model's vocabulary of {self._vocab_size}"
+            return Refused(submit.id, 400, "invalid_request", message)
+        return None
+
+    def _prompts(self, joined: list[Joined]) -> Iterator[Request]:
+        """Requests with prompt to run: first those running, then those that are admitted, one by one."""
+        yield from [request for request in self._running if not request.is_decoding]
+        while self._waiting and self._free_slots and len(self._running) < self.limits.max_running:
+            request = self._waiting[0]
+            if not self._allocate(request):
+                return
+            joined.append(self._join(self._waiting.popleft()))
+            yield request
+
+    def _allocate(self, request: Request) -> bool:
+        """Give a waiting request pages for all its tokens, if that leaves one per running request to grow."""
+        # The last token always runs: its logits are what the cache does not hold.
+        full = (len(request.tokens) - 1) // self.shape.page_size
+        shared = self.pages.match(request.hashes(full, self.shape.page_size))
+        needed = self._num_pages(request) - len(shared)
+        if not self.pages.can_allocate(needed + self.pages.num_idle(shared) + len(self._running)):
+            return False
+        self.pages.share(shared)
+        request.pages = [*shared, *self.pages.allocate(needed)]
+        request.num_computed = len(shared) * self.shape.page_size
+        if request.num_cached is None:
+            request.num_cached = request.num_computed
+        return True
+
+    def _join(self, request: Request) -> Joined:
+        slot = self._free_slots.pop()
+        request.slot = slot
+        request.num_announced = len(request.pages)
+        self._running.append(request)
+        self._slots[slot] = request
+        prompt, output = request.tokens[: request.num_prompt], request.tokens[request.num_prompt :]
+        return Joined(slot, request.sampling, tuple(prompt), tuple(output), tuple(request.pages))
+
+    # --- progress ---------------------------------------------------------------------------------------
+
+    def _num_pages(self, request: Request) -> int:
+        return -(-len(request.tokens) // self.shape.page_size)
+
+    def _grow(self) -> None:
+        """A page for each decoding request that needs one, oldest first, taken from the newest if need be."""
+        for request in tuple(self._running):
+            if not request.is_decoding or len(request.pages) >= self._num_pages(request):
+                continue
+            while request.slot is not None and not self.pages.can_allocate(1):
+                self._preempt(self._running[-1])
+            if request.slot is not None:
+                request.pages += self.pages.allocate(1)
+
+    def _preempt(self, request: Request) -> None:
+        self._vacate(request)
+        request.num_computed = 0
+        self._waiting.appendleft(request)
+
+    def _chunk(self, request: Request, count: int) -> Chunk:
+        assert request.slot is not None
+        start, end = request.num_computed, request.num_computed + count
+        new_pages = tuple(request.pages[request.num_announced :])
+        request.num_announced = len(request.pages)
+        draw = request.draw() if end == len(request.tokens) else None
+        return Chunk(request.slot, tuple(request.tokens[start:end]), start, new_pages, draw)
+
+    def _computed(self, request: Request, end: int) -> None:
+        """The cache now holds `end` tokens of the request: pages that became full can be shared."""
+        size = self.shape.page_size
+        first, last = request.num_computed // size, end // size
+        request.num_computed = end
+        if last > first:
+            names = request.hashes(last, size)
+            for index in range(first, last):
+                self.pages.name(request.pages[index], names[index])
+
+    def _append(self, request: Request, token: int) -> list[Event]:
+        request.tokens.append(token)
+        if token in request.stop_ids and request.num_output > request.min_tokens:
+            return [self._finish(request, "stop")]
+        news = Tokens(request.id, [token])
+        return [news, self._finish(request, "length")] if request.num_output >= request.max_tokens else [news]
+
+    # --- the end ----------------------------------------------------------------------------------------
+
+    def _finish(self, request: Request, reason: str) -> Finished:
+        self._remove(request)
+        return Finished(request.id, reason, request.num_prompt, request.num_output, request.num_cached or 0)
+
+    def _refuse(
+        self, request: Request, status: int, code: str, *, message: str, retry: int | None
+    ) -> Refused:
+        self._remove(request)
+        return Refused(request.id, status, code, message, retry)
+
+    def _remove(self, request: Request) -> None:
+        if request.slot is None:
+            self._waiting.remove(request)
+        else:
+            self._vacate(request)
+
+    def _vacate(self, request: Request) -> None:
+        """Take slot and pages from a running request."""
+        assert request.slot is not None
+        self._running.remove(request)
+        del self._slots[request.slot]
+        self._free_slots.append(request.slot)
+        self.pages.release(request.pages)
+        request.slot, request.pages, request.num_announced = None, [], 0

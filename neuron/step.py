@@ -1,0 +1,86 @@
+"""What the engine asks of the device for one step, and what comes back.
+
+`neuron.engine` decides and knows no torch; `neuron.device` computes and knows no request. They meet in these
+frozen values only: the engine builds a `StepPlan`, the device runs it and returns a `StepResult`. A request
+on the device is a *slot*: a row of the page table and of the sampler's state, from `Joined` until another
+request joins in it. What the device was told once is not told again, so a decode step of a request is one
+`Chunk` with one token and, every page, one page number.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from neuron.pipe import Sampling
+
+
+@dataclass(frozen=True, slots=True)
+class Joined:
+    """A request takes a slot: for the first time, or again after it was preempted."""
+
+    slot: int
+    sampling: Sampling
+    prompt: tuple[int, ...]
+    output: tuple[int, ...]  # sampled before a preemption; the penalties count them
+    pages: tuple[int, ...]  # of positions 0, 1, ... in order
+
+
+@dataclass(frozen=True, slots=True)
+class Draw:
+    """Sample the token that follows a chunk."""
+
+    uniform: float  # in [0, 1): all the randomness this token gets
+    banned: tuple[int, ...] = ()  # ids that may not be drawn
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Consecutive tokens of one request to run in this step."""
+
+    slot: int
+    tokens: tuple[int, ...]
+    start: int  # position of tokens[0]; the KV of all positions before it is in the slot's pages
+    new_pages: tuple[int, ...] = ()  # appended to the slot's pages before the step runs
+    draw: Draw | None = None  # None while the prompt goes on after this chunk
+
+    @property
+    def end(self) -> int:
+        """Tokens the request has in the cache once the step has run."""
+        return self.start + len(self.tokens)
+
+
+@dataclass(frozen=True, slots=True)
+class StepPlan:
+    """One step; `chunks` is never empty and names each slot at most once."""
+
+    chunks: tuple[Chunk, ...]
+    joined: tuple[Joined, ...] = ()
+
+    @property
+    def num_tokens(self) -> int:
+        return sum(len(chunk.tokens) for chunk in self.chunks)
+
+
+@dataclass(frozen=True, slots=True)
+class StepResult:
+    """`tokens[i]` was drawn after `chunks[i]`; None where no draw was asked for."""
+
+    tokens: tuple[int | None, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class CacheShape:
+    """The page table's dimensions, agreed on when a model is loaded."""
+
+    num_pages: int
+    page_size: int  # tokens
+    num_slots: int
+    context: int  # tokens a request may have, prompt and answer together
+
+    @property
+    def pages_per_slot(self) -> int:
+        return -(-self.context // self.page_size)
+
+
+class PoisonedError(Exception):
+    """The device's context cannot be trusted any more: only a new process helps."""
