@@ -1,0 +1,26 @@
+"""Modules that know bytes and nothing else, compiled by Cython where a compiler was at hand.
+
+Each is one Python file that also runs as it stands. `CORTEX_PURE_PYTHON=1` takes the Python file even where
+a compiled module lies beside it.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec
+from importlib.util import spec_from_file_location
+from pathlib import Path
+
+
+class _SourceFirst(MetaPathFinder):
+    def find_spec(self, fullname: str, path: object = None, target: object = None) -> ModuleSpec | None:
+        package, _, name = fullname.rpartition(".")
+        if package != __name__:
+            return None
+        return spec_from_file_location(fullname, Path(__file__).with_name(f"{name}.py"))
+
+
+if os.environ.get("CORTEX_PURE_PYTHON"):
+    sys.meta_path.insert(0, _SourceFirst())

@@ -1,0 +1,39 @@
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+SOURCES := $(wildcard ext/*.py)
+PIP := $(BIN)/pip --disable-pip-version-check
+
+.DEFAULT_GOAL := help
+.PHONY: help up test lint types unit pure e2e clean
+
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+# Installed once; again when what is installed changes.
+$(VENV)/installed: pyproject.toml constraints.txt setup.py acp/pyproject.toml $(SOURCES)
+	@test -d $(VENV) || { echo "Creating $(VENV) with $(PYTHON) …"; $(PYTHON) -m venv $(VENV); }
+	@echo "Installing packages (the first time takes some minutes) …"
+	@$(PIP) install --progress-bar on -c constraints.txt -e '.[gateway,postgres,neuron,embedded,dev]' -e './acp[dev]'
+	@touch $@
+
+up: $(VENV)/installed  ## install, build and run everything here; Ctrl-C ends it
+	@exec $(BIN)/cortex up $(ARGS)
+
+test: $(VENV)/installed lint types unit pure  ## lint, types and all tests
+
+lint: $(VENV)/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/installed
+	$(BIN)/mypy
+
+unit: $(VENV)/installed
+	$(BIN)/python -m pytest
+
+pure: $(VENV)/installed  ## the tests of compiled modules again, without the compiled modules
+	CORTEX_PURE_PYTHON=1 $(BIN)/python -m pytest tests/ext tests/gateway
+
+clean:  ## remove what was built and installed
+	rm -rf $(VENV) build *.egg-info ext/*.c ext/*.so

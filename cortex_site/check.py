@@ -1,0 +1,50 @@
+"""`cortex check`: what a configuration would do, and what looks wrong with it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from cortex_site.config import Catalogue, CortexConfig, Profile
+
+
+def describe(config: CortexConfig, catalogue: Catalogue) -> Iterator[str]:
+    """Lines for a person: effects first, then warnings."""
+    gateway = config.gateway
+    yield f"API on {gateway.listen} ({gateway.workers} worker(s)), metrics on {gateway.metrics_listen}"
+    yield f"admin on {gateway.admin_listen}"
+    yield f"state in {config.home}; database: {'PostgreSQL' if config.database.url else 'SQLite'}"
+    yield f"eviction by {config.eviction.strategy}, defrag after {config.eviction.defrag_after_cycles} cycles"
+    for neuron in config.neurons:
+        yield f"node {neuron.name} at {neuron.endpoint}"
+    for profile in catalogue.models:
+        yield f"model {profile.id}: {_placement(profile)}"
+    for alias, target in sorted(catalogue.aliases.items()):
+        yield f"alias {alias} for {target}"
+    for warning in warnings(config, catalogue):
+        yield f"warning: {warning}"
+
+
+def _placement(profile: Profile) -> str:
+    where = f"on {', '.join(profile.pinned_on)}" if profile.pinned_on else "on any node"
+    memory = f", {profile.vram_mb} MB" if profile.vram_mb else ""
+    devices = f", {profile.min_devices} devices" if profile.min_devices > 1 else ""
+    pinned = ", never evicted" if profile.pinned or profile.pinned_on else ""
+    return f"loaded on demand {where}{memory}{devices}{pinned}"
+
+
+def warnings(config: CortexConfig, catalogue: Catalogue) -> Iterator[str]:
+    """Contradictions that do not stop anything: sentences that name key and cure."""
+    nodes = {neuron.name for neuron in config.neurons}
+    if not nodes:
+        yield "no [[neurons]]: nothing can be served until a node is added here or in the admin"
+    for profile in catalogue.models:
+        for name in profile.pinned_on:
+            if name not in nodes:
+                yield f"models.{profile.id}.pinned_on: there is no node {name!r} in [[neurons]]"
+    ids = {profile.id for profile in catalogue.models}
+    for alias, target in sorted(catalogue.aliases.items()):
+        if target not in ids:
+            yield f"aliases.{alias}: there is no model {target!r} in [[models]]"
+    if config.is_exposed and not config.gateway.allow_anonymous:
+        listen = config.gateway.listen
+        yield f"gateway.listen: {listen} is open to other machines; without an API key only loopback is served"

@@ -1,0 +1,49 @@
+"""What must be done before anything serves: `python -m cortex_site.prepare`.
+
+Migrates the database, copies the configuration files into it, makes sure of the default schedule and of one
+administrator. Run again it changes nothing. Prints one JSON object a line per step, for the supervisor.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import sys
+
+import django
+
+from cortex_site import config, logs
+from cortex_site.settings_file import ConfigError
+
+
+def main() -> None:
+    logs.setup("warning", "prepare")
+    os.environ.setdefault("DJANGO_SETTINGS_MODULE", "cortex_site.settings")
+    django.setup()
+    # After django.setup(): these reach the app registry.
+    from django.core.management import call_command  # noqa: PLC0415
+
+    from fleet.services import catalogue, schedule  # noqa: PLC0415
+
+    _tell("migrating the database")
+    call_command("migrate", interactive=False, verbosity=0)
+    _tell("reading the configuration files")
+    settings = config.current()
+    catalogue.sync_files(settings, config.load_catalogue(settings))
+    schedule.ensure()
+    out = io.StringIO()
+    call_command("ensure_admin", stdout=out)
+    _tell("ready", password=out.getvalue().strip())
+
+
+def _tell(step: str, **facts: str) -> None:
+    sys.stdout.write(json.dumps({"step": step, **facts}) + "\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except ConfigError as error:
+        sys.exit("\n".join(error.lines))

@@ -1,0 +1,200 @@
+"""Runs the processes of one machine: starts them in order, watches them, restarts them, ends them.
+
+A process that dies is started again with back-off, and the reason is told. Every process is the leader of a
+group of its own, so that a terminal's Ctrl-C reaches the supervisor alone, which then ends the others in
+reverse order. On Linux the kernel kills them should the supervisor itself be killed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import json
+import os
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+BACKOFF_S = (0.2, 1.0, 2.0, 5.0, 10.0)  # the last one goes on
+STEADY_S = 30.0  # a process that lived this long starts again at the first back-off
+LOG_BYTES = 16 << 20
+PR_SET_PDEATHSIG = 1
+
+_libc = ctypes.CDLL(None) if sys.platform == "linux" else None
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """One process to keep running."""
+
+    name: str
+    argv: Sequence[str]
+    env: Mapping[str, str] = field(default_factory=dict)
+    fds: Sequence[int] = ()
+    ready: Callable[[], Awaitable[bool]] | None = None
+    ready_s: float = 60.0
+    stop_s: float = 10.0
+
+
+class StartError(Exception):
+    """A program did not come up; the message says which, and the end of its log."""
+
+
+class _Process:
+    """A `Program` and the life of its process."""
+
+    def __init__(self, program: Program, log_path: Path | None) -> None:
+        self.program = program
+        self.log_path = log_path
+        self.restarts = 0
+        self.reason = ""
+        self.process: asyncio.subprocess.Process | None = None
+        self.started_at = 0.0
+
+    async def start(self) -> None:
+        parent = os.getpid()
+        log = self.log_path.open("ab") if self.log_path else None
+        try:
+            self.process = await asyncio.create_subprocess_exec(
+                *self.program.argv,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env={**os.environ, **self.program.env},
+                pass_fds=self.program.fds,
+                start_new_session=True,
+                preexec_fn=lambda: _die_with(parent),
+            )
+        finally:
+            if log:
+                log.close()
+        self.started_at = time.monotonic()
+
+    async def stop(self) -> None:
+        process = self.process
+        if process is None or process.returncode is not None:
+            return
+        self.signal_group(signal.SIGTERM)
+        try:
+            async with asyncio.timeout(self.program.stop_s):
+                await process.wait()
+        except TimeoutError:
+            pass
+        finally:
+            self.signal_group(signal.SIGKILL)  # also what the process may have left behind in its group
+            await process.wait()
+
+    def signal_group(self, number: signal.Signals) -> None:
+        assert self.process is not None
+        with suppress(ProcessLookupError):
+            os.killpg(self.process.pid, number)
+
+    def trim_log(self) -> None:
+        """Keep one old log beside the new one; the process appends, so emptying the file is safe."""
+        if self.log_path and self.log_path.exists() and self.log_path.stat().st_size > LOG_BYTES:
+            shutil.copyfile(self.log_path, self.log_path.with_suffix(".log.1"))
+            os.truncate(self.log_path, 0)
+
+    def log_tail(self, lines: int = 15) -> str:
+        if self.log_path is None:
+            return ""
+        return "\n".join(self.log_path.read_text(errors="replace").splitlines()[-lines:])
+
+
+def _die_with(parent: int) -> None:
+    """Runs in the child between fork and exec: be killed when the supervisor is."""
+    if _libc is not None:
+        _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:  # it died before the line above
+            os._exit(1)
+
+
+class Supervisor:
+    """Owns the processes from `start` to `stop`.
+
+    `tell` is called with a line for people. `state_path` is kept up to date with every process's name, pid
+    and restarts, for `cortex status`. With `log_dir` each process writes to a file there, else to our stderr.
+    """
+
+    def __init__(self, *, tell: Callable[[str], None], state_path: Path, log_dir: Path | None = None) -> None:
+        self._tell = tell
+        self._state_path = state_path
+        self._log_dir = log_dir
+        self._processes: list[_Process] = []
+        self._keepers: list[asyncio.Task[None]] = []
+        self.facts: dict[str, str] = {}  # written beside the processes: URLs
+
+    async def start(self, program: Program) -> None:
+        """Start a program and wait until it is ready. Raises `StartError`."""
+        log_path = self._log_dir / f"{program.name}.log" if self._log_dir else None
+        process = _Process(program, log_path)
+        process.trim_log()
+        await process.start()
+        self._processes.append(process)
+        self._write_state()
+        await self._await_ready(process)
+        self._keepers.append(asyncio.create_task(self._keep(process), name=f"keep-{program.name}"))
+
+    async def _await_ready(self, process: _Process) -> None:
+        program = process.program
+        deadline = time.monotonic() + program.ready_s
+        while program.ready and not await program.ready():
+            assert process.process is not None
+            if process.process.returncode is not None:
+                why = _reason(process.process.returncode)
+                raise StartError(f"{program.name} {why} while starting.\n{process.log_tail()}")
+            if time.monotonic() > deadline:
+                why = f"was not ready within {program.ready_s:g} s"
+                raise StartError(f"{program.name} {why}.\n{process.log_tail()}")
+            await asyncio.sleep(0.1)
+
+    async def _keep(self, process: _Process) -> None:
+        failures = 0
+        while True:
+            assert process.process is not None
+            process.reason = _reason(await process.process.wait())
+            failures = 0 if time.monotonic() - process.started_at > STEADY_S else failures
+            pause = BACKOFF_S[min(failures, len(BACKOFF_S) - 1)]
+            failures += 1
+            self._tell(f"{process.program.name} {process.reason}; starting it again in {pause:g} s")
+            process.signal_group(signal.SIGKILL)  # what it left behind in its group
+            await asyncio.sleep(pause)
+            process.trim_log()
+            await process.start()
+            process.restarts += 1
+            self._write_state()
+
+    def _write_state(self) -> None:
+        processes = [
+            {
+                "name": item.program.name,
+                "pid": item.process.pid if item.process else None,
+                "restarts": item.restarts,
+                "reason": item.reason,
+            }
+            for item in self._processes
+        ]
+        state = {"supervisor": os.getpid(), **self.facts, "processes": processes}
+        partial = self._state_path.with_suffix(".new")
+        partial.write_text(json.dumps(state, indent=1))
+        partial.replace(self._state_path)
+
+    async def stop(self) -> None:
+        """End every process, the last started first."""
+        for keeper in self._keepers:
+            keeper.cancel()
+        await asyncio.gather(*self._keepers, return_exceptions=True)
+        for process in reversed(self._processes):
+            await process.stop()
+        self._state_path.unlink(missing_ok=True)
+
+
+def _reason(returncode: int) -> str:
+    if returncode >= 0:
+        return f"ended with exit code {returncode}"
+    return f"was killed by {signal.Signals(-returncode).name}"

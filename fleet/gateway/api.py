@@ -1,0 +1,126 @@
+"""The `/v1` API as ninja operations: each parses, calls one thing, and shapes the answer."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+from django.http import HttpRequest, HttpResponse
+from django.http.response import HttpResponseBase
+from ninja import NinjaAPI
+from ninja.errors import HttpError, ValidationError
+
+from cortex_site.light import LightRequest
+from cortex_site.version import VERSION
+from fleet.gateway import catalogue
+from fleet.gateway.dialects import CHAT, MESSAGES, Dialect
+from fleet.gateway.exchange import Exchange, request_id
+from fleet.gateway.keys import authorize
+from neuron.wire import ApiError
+
+if TYPE_CHECKING:
+    from fleet.gateway.app import Gateway
+
+log = logging.getLogger("cortex.http")
+
+_CODES = {404: "not_found", 405: "method_not_allowed", 413: "request_too_large"}
+
+
+def _body_schema(required: list[str]) -> dict[str, Any]:
+    """For the OpenAPI page: bodies pass as bytes, so no schema class describes them."""
+    schema = {
+        "type": "object",
+        "required": required,
+        "properties": {
+            "model": {"type": "string", "example": "helexa-tiny"},
+            "messages": {"type": "array", "items": {"type": "object"}},
+            "max_tokens": {"type": "integer"},
+            "stream": {"type": "boolean"},
+        },
+    }
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
+
+
+def make_api(gateway: Gateway) -> NinjaAPI:
+    """The operations of one worker."""
+    api = NinjaAPI(title="cortex", version=VERSION, urls_namespace="gateway", docs_url=None)
+    _handle_errors(api)
+
+    @api.post("/v1/chat/completions", tags=["OpenAI"], openapi_extra=_body_schema(["model", "messages"]))
+    async def chat_completions(request: LightRequest) -> HttpResponseBase:
+        return await Exchange(gateway, request, CHAT).run()
+
+    @api.post(
+        "/v1/messages", tags=["Anthropic"], openapi_extra=_body_schema(["model", "messages", "max_tokens"])
+    )
+    async def messages(request: LightRequest) -> HttpResponseBase:
+        return await Exchange(gateway, request, MESSAGES).run()
+
+    @api.get("/v1/models", tags=["OpenAI"])
+    async def list_models(request: LightRequest) -> dict[str, Any]:
+        _authorize(gateway, request)
+        return {"object": "list", "data": catalogue.list_models(gateway.view.snapshot)}
+
+    @api.get("/v1/models/{path:model}", tags=["OpenAI"])
+    async def get_model(request: LightRequest, model: str) -> dict[str, Any]:
+        _authorize(gateway, request)
+        snapshot = gateway.view.snapshot
+        if not snapshot.knows(snapshot.resolve(model)):
+            raise ApiError(404, "model_not_found", f"The model '{model}' does not exist.", param="model")
+        return catalogue.describe(snapshot, snapshot.resolve(model)) | {"id": model}
+
+    @api.get("/health", tags=["Fleet"])
+    async def health(request: LightRequest) -> dict[str, Any]:
+        return catalogue.health(gateway.view.snapshot, gateway.missing)
+
+    @api.get("/openapi.json", include_in_schema=False)
+    async def openapi(request: LightRequest) -> dict[str, Any]:
+        return api.get_openapi_schema(path_prefix="")
+
+    return api
+
+
+def _authorize(gateway: Gateway, request: LightRequest) -> None:
+    allow = gateway.config.gateway.allow_anonymous
+    authorize(request, gateway.view.snapshot.config, allow_anonymous=allow)
+
+
+def _handle_errors(api: NinjaAPI) -> None:
+    """Whatever escapes an operation, or never reached one, in the caller's dialect."""
+
+    def answer(request: HttpRequest, error: ApiError) -> HttpResponse:
+        ident = request_id(request)
+        dialect: Dialect = MESSAGES if request.path.startswith(MESSAGES.path) else CHAT
+        log.warning(
+            "refused",
+            extra={
+                "request_id": ident,
+                "path": request.path,
+                "status": error.status,
+                "error_code": error.code,
+            },
+        )
+        return HttpResponse(
+            dialect.error_body(error),
+            status=error.status,
+            content_type="application/json",
+            headers={"x-request-id": ident, **error.headers},
+        )
+
+    @api.exception_handler(ApiError)
+    def on_api_error(request: HttpRequest, error: ApiError) -> HttpResponse:
+        return answer(request, error)
+
+    @api.exception_handler(HttpError)
+    def on_http_error(request: HttpRequest, error: HttpError) -> HttpResponse:
+        code = _CODES.get(error.status_code, "invalid_request")
+        return answer(request, ApiError(error.status_code, code, error.message))
+
+    @api.exception_handler(ValidationError)
+    def on_validation_error(request: HttpRequest, error: ValidationError) -> HttpResponse:
+        return answer(request, ApiError(400, "invalid_request", str(error.errors)))
+
+    @api.exception_handler(Exception)
+    def on_bug(request: HttpRequest, error: Exception) -> HttpResponse:
+        log.error("request failed", exc_info=error, extra={"path": request.path})
+        return answer(request, ApiError(500, "internal_error", "The gateway failed; its log has the reason."))

@@ -1,0 +1,95 @@
+"""A data-plane worker: `Gateway` owns its parts, `application` is what the ASGI server runs."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+
+from cortex_site.config import CortexConfig
+from cortex_site.light import LightASGI
+from fleet.gateway.api import make_api
+from fleet.gateway.control import ControlPlane, ControlPlaneError
+from fleet.gateway.loading import Loader
+from fleet.gateway.nodes import Nodes
+from fleet.gateway.recorder import Recorder
+from fleet.gateway.upstream import Limits
+from fleet.gateway.view import FleetView
+from fleet.records import RequestRecord
+
+log = logging.getLogger("cortex.gateway")
+
+REFRESH_S = 1.0  # how often the configuration's version is looked at
+
+
+class Gateway:
+    """The worker's parts, and the task that keeps the configuration fresh."""
+
+    def __init__(
+        self,
+        config: CortexConfig,
+        control: ControlPlane,
+        store: Callable[[Sequence[RequestRecord]], None],
+    ) -> None:
+        limits = config.gateway
+        self.config = config
+        self.control = control
+        self.view = FleetView()
+        self.nodes = Nodes(
+            self.view,
+            Limits(
+                connect_s=limits.connect_timeout_s,
+                first_byte_s=limits.first_byte_timeout_s,
+                idle_s=limits.idle_timeout_s,
+                max_connections=limits.max_connections_per_node,
+            ),
+        )
+        self.loader = Loader(self.view, control, limits.load_wait_s)
+        self.recorder = Recorder(store, queue_size=limits.record_queue_size)
+        self.missing: list[str] = []  # parts of the control plane that do not answer
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Everything that runs beside requests, from before the first to after the last."""
+        self.recorder.start()
+        await self._refresh()
+        refresher = asyncio.create_task(self._keep_fresh(), name="configuration")
+        gc.collect()
+        gc.freeze()  # what is there now stays; the collector need not walk it again
+        try:
+            yield
+        finally:
+            refresher.cancel()
+            await asyncio.gather(refresher, return_exceptions=True)
+            await self.loader.close()
+            await self.nodes.close()
+            self.control.close()
+            await asyncio.to_thread(self.recorder.close, 5.0)
+
+    async def _keep_fresh(self) -> None:
+        while True:
+            await asyncio.sleep(REFRESH_S)
+            await self._refresh()
+
+    async def _refresh(self) -> None:
+        known = self.view.snapshot.config.version or None
+        try:
+            configuration = await self.control.configuration(known)
+        except ControlPlaneError:
+            self.missing = ["database"]
+            return
+        self.missing = []
+        if configuration is not None:
+            self.view.set_configuration(configuration)
+            await self.nodes.update()
+            log.info(
+                "configuration", extra={"version": configuration.version, "nodes": len(configuration.nodes)}
+            )
+
+
+def application(gateway: Gateway) -> LightASGI:
+    return LightASGI(
+        make_api(gateway), max_body_bytes=gateway.config.gateway.max_body_bytes, lifespan=gateway.running
+    )

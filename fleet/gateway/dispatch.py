@@ -1,0 +1,148 @@
+"""From a routed request to the head of a node's answer: choose, wait for a load, send, try the next replica.
+
+Everything here happens before a byte has reached the client, so a failed attempt may be repeated elsewhere.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass, field
+
+import msgspec
+
+from fleet import router
+from fleet.gateway.loading import Loader
+from fleet.gateway.nodes import Nodes
+from fleet.gateway.upstream import Response, UpstreamError
+from fleet.gateway.view import FleetView
+from neuron.wire import ApiError
+
+log = logging.getLogger("cortex.dispatch")
+
+MAX_ATTEMPTS = 4
+MAX_ERROR_BYTES = 1 << 20
+EVENT_DELAY_S = 1.0  # how long a node's word that a model is gone may be on its way to us
+CHAT_PATH = "/v1/chat/completions"
+
+# The node did not run the request and says so: another replica may, or a load brings it back here.
+_GONE = frozenset({"model_not_found", "model_not_loaded", "model_unloaded", "worker_restarting"})
+
+
+class _Error(msgspec.Struct):
+    message: str = ""
+    code: str | None = None
+    param: str | None = None
+
+
+class _Envelope(msgspec.Struct):
+    error: _Error
+
+
+_envelope = msgspec.json.Decoder(_Envelope)
+
+
+@dataclass(slots=True)
+class Dispatch:
+    """One request's way to a node, with what its record will say of it."""
+
+    view: FleetView
+    nodes: Nodes
+    loader: Loader
+    headers: dict[str, str]
+    node: str = ""
+    retries: int = 0
+    cold: bool = False
+    queue_s: float = 0.0
+    _failed: set[str] = field(default_factory=set)
+    _last_error: ApiError | None = None
+
+    async def send(self, model: str, body: bytes) -> Response:
+        """The 200 answer's head from some replica of the (resolved) model; `ApiError` when none gives one."""
+        for attempt in range(MAX_ATTEMPTS):
+            self.retries = attempt
+            response = await self._attempt(await self._route(model), body)
+            if response is not None:
+                return response
+        assert self._last_error is not None
+        raise self._last_error
+
+    async def _route(self, model: str) -> router.Route:
+        start = time.monotonic()
+        while True:
+            route = router.choose(
+                self.view.snapshot, model, in_flight=self.nodes.in_flight, exclude=self._failed
+            )
+            if route is not None:
+                self.queue_s += time.monotonic() - start
+                return route
+            if self._last_error is not None and self._last_error.code not in _GONE:
+                raise self._last_error
+            await self._wait_for_load(model)
+
+    async def _wait_for_load(self, model: str) -> None:
+        if self._failed:  # a node said that the model is gone; let its event arrive, then forget the verdict
+            await self.view.changed(EVENT_DELAY_S)
+            self._failed.clear()
+        if not self.view.snapshot.replicas(model):
+            self.cold = True
+            await self.loader.wait(model)
+
+    async def _attempt(self, route: router.Route, body: bytes) -> Response | None:
+        """The 200 answer, or None when another replica may be tried."""
+        self.node = route.node.name
+        try:
+            pool = self.nodes.pool(self.node)
+            response = await pool.request("POST", CHAT_PATH, headers=self.headers, body=body)
+            if response.status == 200:
+                return response
+            refusal = await _read_error(response)
+        except (UpstreamError, KeyError) as failure:
+            self._unreachable(failure)
+        else:
+            self._refused(refusal)
+        return None
+
+    def _unreachable(self, failure: UpstreamError | KeyError) -> None:
+        kind = failure.kind if isinstance(failure, UpstreamError) else "connect"
+        log.warning("node failed a request", extra={"node": self.node, "kind": kind, "error": str(failure)})
+        if kind == "connect":
+            self.view.set_unreachable(self.node, str(failure))
+        message = f"The node '{self.node}' failed: {failure}."
+        error = ApiError(503, "node_unavailable", message, retry_after_s=3)
+        if kind == "timeout":  # it may be at work on it: not to be repeated
+            raise error
+        self._fail(error)
+
+    def _refused(self, error: ApiError) -> None:
+        if error.status in {401, 403}:
+            message = f"The node '{self.node}' does not accept the gateway's token; set it under [[neurons]]."
+            self._fail(ApiError(503, "node_unauthorized", message))
+        elif error.status in {429, 503} or error.code in _GONE:
+            self._fail(error)
+        else:
+            raise error  # the request's own fault: every replica would say the same
+
+    def _fail(self, error: ApiError) -> None:
+        self._failed.add(self.node)
+        self._last_error = error
+
+
+async def _read_error(response: Response) -> ApiError:
+    """A node's error as ours; one that is not an envelope is a 502 that quotes its status."""
+    try:
+        body = await response.read(MAX_ERROR_BYTES)
+    finally:
+        response.close()
+    try:
+        error = _envelope.decode(body).error
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return ApiError(502, "node_error", f"The node answered {response.status} without an error envelope.")
+    retry_after = response.headers.get("retry-after", "")
+    return ApiError(
+        response.status,
+        error.code or "node_error",
+        error.message,
+        param=error.param,
+        retry_after_s=int(retry_after) if retry_after.isdigit() else None,
+    )

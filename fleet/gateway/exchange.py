@@ -1,0 +1,285 @@
+"""One client request from its first byte to its record: authorise, dispatch, relay, account.
+
+Every exchange ends exactly once, in `_finish`: answered, refused, failed or abandoned by its client. Before
+the first byte an error has its HTTP status and the dialect's envelope; after it, it is an event of the
+dialect's stream, and the stream ends there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import time
+import uuid
+from collections.abc import Awaitable, Callable
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+import msgspec
+from django.http import HttpResponse
+from django.http.response import HttpResponseBase
+
+from cortex_site.light import LightRequest, StreamResponse, Write
+from ext.sse import SSEScanner
+from fleet.gateway.dialects import Call, Dialect, with_model
+from fleet.gateway.dispatch import Dispatch
+from fleet.gateway.keys import authorize, check_model
+from fleet.gateway.recorder import wall_clock
+from fleet.gateway.upstream import Response, UpstreamError
+from fleet.records import Outcome, RequestRecord
+from neuron.wire import ApiError
+
+if TYPE_CHECKING:
+    from fleet.gateway.app import Gateway
+
+log = logging.getLogger("cortex.request")
+
+CLIENT_LEFT = 499  # nginx's number for a client that went away
+PATIENCE_S = 5.0  # a streaming client waits so long for a head, then for comments
+_BUG = ApiError(500, "internal_error", "The gateway failed; its log has the reason.")
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+
+
+class _Details(msgspec.Struct):
+    cached_tokens: int = 0
+
+
+class _Usage(msgspec.Struct):
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    prompt_tokens_details: _Details | None = None
+
+
+class _WithUsage(msgspec.Struct):
+    usage: _Usage | None = None
+
+
+_usage = msgspec.json.Decoder(_WithUsage)
+
+
+def request_id(request: LightRequest) -> str:
+    """The client's `x-request-id` when it is harmless to log, else a new one."""
+    given = request.header(b"x-request-id")
+    return given if given and _REQUEST_ID.fullmatch(given) else f"req-{uuid.uuid4().hex}"
+
+
+class Exchange:
+    """Made per request by the endpoint; `run` answers it."""
+
+    def __init__(self, gateway: Gateway, request: LightRequest, dialect: Dialect) -> None:
+        self._gateway = gateway
+        self._request = request
+        self._dialect = dialect
+        self._started = time.monotonic()
+        self._first_token: float | None = None
+        self._usage = _Usage()
+        self._model = ""
+        self._stream = False
+        self._key = ""
+        self._finished = False
+        self._response: Response | None = None
+        self._pending: asyncio.Task[Response] | None = None
+        self.request_id = request_id(request)
+        headers = {"content-type": "application/json", "x-request-id": self.request_id}
+        self._dispatch = Dispatch(gateway.view, gateway.nodes, gateway.loader, headers)
+
+    async def run(self) -> HttpResponseBase:
+        try:
+            return await self._run()
+        except ApiError as error:
+            return self._refuse(error)
+        except asyncio.CancelledError:
+            self.close()
+            raise
+        except Exception:
+            log.exception("request failed", extra={"request_id": self.request_id})
+            return self._refuse(
+                ApiError(500, "internal_error", "The gateway failed; its log has the reason.")
+            )
+
+    async def _run(self) -> HttpResponseBase:
+        gateway, snapshot = self._gateway, self._gateway.view.snapshot
+        key = authorize(
+            self._request, snapshot.config, allow_anonymous=gateway.config.gateway.allow_anonymous
+        )
+        self._key = key.name if key else ""
+        call = self._dialect.decode(self._request.body)
+        self._model, self._stream = snapshot.resolve(call.model), call.stream
+        check_model(key, self._model)
+        if not snapshot.knows(self._model):
+            message = f"The model '{call.model}' does not exist; GET /v1/models lists those that do."
+            raise ApiError(404, "model_not_found", message, param="model")
+        body = call.body if self._model == call.model else with_model(call.body, self._model)
+        if call.stream and not snapshot.replicas(self._model):
+            return await self._stream_cold(call, body)
+        self._response = await self._dispatch.send(self._model, body)
+        return self._streamed(call) if call.stream else await self._whole(call)
+
+    # --- answers ---
+
+    async def _whole(self, call: Call) -> HttpResponse:
+        body = await self._read()
+        self._note_usage(body)
+        content = self._dialect.whole(body, call)
+        self._finish("ok", 200)
+        return HttpResponse(content, content_type="application/json", headers=self._headers())
+
+    async def _read(self) -> bytes:
+        assert self._response is not None
+        try:
+            return await self._response.read(self._gateway.config.gateway.max_body_bytes)
+        except UpstreamError as error:
+            raise self._lost(error) from error
+
+    def _streamed(self, call: Call) -> StreamResponse:
+        async def produce(write: Write) -> None:
+            await self._guard(self._relay(call, write), write)
+
+        return self._stream_response(produce)
+
+    async def _stream_cold(self, call: Call, body: bytes) -> HttpResponseBase:
+        """A quick load or refusal keeps its status; a long one is waited for with comments."""
+        self._pending = asyncio.create_task(self._dispatch.send(self._model, body))
+        await asyncio.wait({self._pending}, timeout=PATIENCE_S)
+        if self._pending.done():
+            self._response = self._pending.result()
+            return self._streamed(call)
+
+        async def produce(write: Write) -> None:
+            await self._guard(self._wait_and_relay(call, write), write)
+
+        return self._stream_response(produce)
+
+    def _stream_response(self, produce: Callable[[Write], Awaitable[None]]) -> StreamResponse:
+        headers = self._headers() | {
+            "content-type": "text/event-stream; charset=utf-8",
+            "cache-control": "no-cache",
+            "x-accel-buffering": "no",
+        }
+        return StreamResponse(produce, headers=headers, on_close=self.close)
+
+    async def _wait_and_relay(self, call: Call, write: Write) -> None:
+        assert self._pending is not None
+        while not self._pending.done():
+            await write(f": {self._gateway.loader.progress(self._model)}\n\n".encode())
+            await asyncio.wait({self._pending}, timeout=PATIENCE_S)
+        self._response = self._pending.result()
+        await self._relay(call, write)
+
+    async def _relay(self, call: Call, write: Write) -> None:
+        assert self._response is not None
+        scanner, outgoing = SSEScanner(call.hide_usage), self._dialect.outgoing(call)
+        try:
+            async for chunk in self._response.chunks():
+                passed = outgoing.feed(scanner.feed(chunk))
+                if scanner.visible and self._first_token is None:
+                    self._first_token = time.monotonic()
+                if passed:
+                    await write(passed)
+        except UpstreamError as error:
+            raise self._lost(error) from error
+        finally:
+            self._note_usage(scanner.usage)
+        if rest := outgoing.feed(scanner.close()) + outgoing.close():
+            await write(rest)
+        if scanner.error:
+            self._finish("error", 200, "node_error_event")
+        elif not scanner.done:
+            raise self._lost("the node ended the stream without [DONE]")
+        else:
+            self._finish("ok", 200)
+
+    async def _guard(self, work: Awaitable[None], write: Write) -> None:
+        """Run the writing of a stream; what goes wrong becomes the stream's last event."""
+        try:
+            await work
+        except ApiError as error:
+            self._finish("error", 200, error.code)
+            await write(self._dialect.error_event(error))
+        except asyncio.CancelledError:
+            self.close()
+            raise
+        except Exception:
+            log.exception("stream failed", extra={"request_id": self.request_id})
+            self._finish("error", 200, _BUG.code)
+            await write(self._dialect.error_event(_BUG))
+
+    # --- ends ---
+
+    def _lost(self, cause: object) -> ApiError:
+        message = f"The node '{self._dispatch.node}' was lost within the answer: {cause}."
+        return ApiError(503, "node_lost", message, retry_after_s=3)
+
+    def _refuse(self, error: ApiError) -> HttpResponse:
+        self._finish("error" if error.status >= 500 else "rejected", error.status, error.code)
+        return HttpResponse(
+            self._dialect.error_body(error),
+            status=error.status,
+            content_type="application/json",
+            headers=self._headers() | error.headers,
+        )
+
+    def close(self) -> None:
+        """The client left, or everything was written."""
+        self._finish("cancelled", CLIENT_LEFT, "client_closed_request")
+
+    def _headers(self) -> dict[str, str]:
+        headers = {"x-request-id": self.request_id}
+        if self._dispatch.node:
+            headers["x-cortex-node"] = self._dispatch.node
+            headers["x-cortex-queue-ms"] = str(round(self._dispatch.queue_s * 1000))
+            headers["x-cortex-retries"] = str(self._dispatch.retries)
+        return headers
+
+    def _note_usage(self, data: bytes) -> None:
+        try:
+            self._usage = (_usage.decode(data).usage if data else None) or self._usage
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            log.warning("a node's usage is not readable", extra={"request_id": self.request_id})
+
+    def _finish(self, outcome: Outcome, status: int, error_code: str = "") -> None:
+        """The first caller decides; connection and pending work are given up here and nowhere else."""
+        if self._finished:
+            return
+        self._finished = True
+        if self._pending is not None:
+            self._pending.cancel()
+            if self._response is None:
+                self._pending.add_done_callback(_close_result)
+        if self._response is not None:
+            self._response.close()
+        record = self._record(outcome, status, error_code)
+        self._gateway.recorder.put(record)
+        level = logging.INFO if outcome in {"ok", "cancelled"} else logging.WARNING
+        log.log(level, "request", extra=asdict(record))
+
+    def _record(self, outcome: Outcome, status: int, error_code: str) -> RequestRecord:
+        details = self._usage.prompt_tokens_details
+        dispatch, first = self._dispatch, self._first_token
+        return RequestRecord(
+            request_id=self.request_id,
+            started_at=wall_clock(self._started),
+            model=self._model,
+            node=dispatch.node,
+            dialect=self._dialect.name,
+            stream=self._stream,
+            status=status,
+            outcome=outcome,
+            error_code=error_code,
+            key=self._key,
+            prompt_tokens=self._usage.prompt_tokens,
+            completion_tokens=self._usage.completion_tokens,
+            cached_tokens=details.cached_tokens if details else 0,
+            ttft_s=first - self._started if first is not None else None,
+            latency_s=time.monotonic() - self._started,
+            queue_s=dispatch.queue_s,
+            cold=dispatch.cold,
+            retries=dispatch.retries,
+        )
+
+
+def _close_result(task: asyncio.Task[Response]) -> None:
+    """An answer that arrived while its client was leaving."""
+    if not task.cancelled() and task.exception() is None:
+        task.result().close()

@@ -1,0 +1,118 @@
+"""Waiting for a model that is not loaded: one load in the fleet, however many requests wait for it here."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass, field
+
+from fleet.gateway.control import ControlPlane, ControlPlaneError, OperationState
+from fleet.gateway.view import FleetView
+from neuron.wire import ApiError
+
+CHECK_INTERVAL_S = 0.5
+EVENT_DELAY_S = 3.0  # a node tells of a finished load within this
+FAILED = frozenset({"failed", "cancelled"})
+
+
+@dataclass(slots=True, eq=False)
+class _Wait:
+    task: asyncio.Task[None] | None = None
+    operation: OperationState | None = None
+    succeeded_at: float | None = None  # monotonic
+    waiters: int = 0
+
+
+@dataclass(slots=True)
+class Loader:
+    """Joins requests for a model into one wait. `close` ends all of them."""
+
+    view: FleetView
+    control: ControlPlane
+    wait_s: float
+    _waits: dict[str, _Wait] = field(default_factory=dict)
+
+    async def wait(self, model: str) -> None:
+        """Returns when the (resolved) model is loaded somewhere.
+
+        Raises `ApiError`: 503 with the reason when the load failed, 503 with `Retry-After` when it takes
+        longer than `wait_s` or the control plane is away, 404 when nobody knows the model.
+        """
+        wait = self._waits.get(model)
+        if wait is None:
+            wait = self._waits[model] = _Wait()
+            wait.task = asyncio.create_task(self._load(model, wait))
+            wait.task.add_done_callback(lambda _: self._forget(model, wait))
+        assert wait.task is not None
+        wait.waiters += 1
+        try:
+            await asyncio.shield(wait.task)
+        finally:
+            wait.waiters -= 1
+            if not wait.waiters and not wait.task.done():
+                self._forget(model, wait)
+                wait.task.cancel()  # nobody is left to wait; the load itself goes on
+
+    def _forget(self, model: str, wait: _Wait) -> None:
+        if self._waits.get(model) is wait:
+            del self._waits[model]
+
+    def progress(self, model: str) -> str:
+        """One line for a waiting client."""
+        wait = self._waits.get(model)
+        if wait is None or wait.operation is None:
+            return f"waiting for {model}"
+        operation = wait.operation
+        where = f" on {operation.node}" if operation.node else ""
+        percent = f" {operation.progress:.0%}" if operation.progress is not None else ""
+        note = f": {operation.message}" if operation.message else ""
+        return f"loading {model}{where}{percent}{note}"
+
+    async def _load(self, model: str, wait: _Wait) -> None:
+        deadline = time.monotonic() + self.wait_s
+        while not self.view.snapshot.replicas(model):
+            if time.monotonic() > deadline:
+                raise ApiError(
+                    503, "model_loading", f"'{model}' is still being loaded; try again.", retry_after_s=10
+                )
+            await self._step(model, wait)
+            await self.view.changed(CHECK_INTERVAL_S)
+
+    async def _step(self, model: str, wait: _Wait) -> None:
+        """Make sure that a load is under way, and look at how it goes."""
+        try:
+            if wait.operation is not None:
+                wait.operation = await self.control.operation(wait.operation.id)
+            elif not self._loads_by_itself(model):
+                wait.operation = await self.control.ensure_loaded(model)
+        except ControlPlaneError as error:
+            message = f"'{model}' is not loaded, and the control plane that would load it does not answer."
+            raise ApiError(503, "control_plane_unavailable", message, retry_after_s=5) from error
+        if wait.operation is not None:
+            self._judge(model, wait, wait.operation)
+
+    def _judge(self, model: str, wait: _Wait, operation: OperationState) -> None:
+        if operation.state in FAILED:
+            reason = operation.message or "the load was cancelled"
+            code = operation.error_code or "model_load_failed"
+            raise ApiError(503, code, f"'{model}' could not be loaded: {reason}")
+        if operation.state != "succeeded":
+            return
+        now = time.monotonic()
+        if wait.succeeded_at is None:
+            wait.succeeded_at = now
+        elif now - wait.succeeded_at > EVENT_DELAY_S:  # loaded, and gone again before we saw it: ask anew
+            wait.operation, wait.succeeded_at = None, None
+
+    def _loads_by_itself(self, model: str) -> bool:
+        """A node is loading it already, or reloading it after its worker died."""
+        return any(
+            node.healthy and view.state in {"loading", "loaded"}
+            for node, view in self.view.snapshot.placements(model)
+        )
+
+    async def close(self) -> None:
+        tasks = [wait.task for wait in self._waits.values() if wait.task]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,0 +1,58 @@
+"""A data-plane process: `python -m fleet.gateway.worker --fd N` serves the API on an inherited socket."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import socket
+from collections.abc import Sequence
+
+import django
+import uvicorn
+
+from cortex_site import config, logs
+from fleet.records import RequestRecord
+
+KEEP_ALIVE_S = 75
+BACKLOG = 2048
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--fd", type=int, required=True, help="listening socket, inherited")
+    arguments = parser.parse_args(argv)
+    logs.setup("info", "gateway")
+    os.environ.setdefault("DJANGO_SETTINGS_MODULE", "cortex_site.settings")
+    django.setup()
+    # After django.setup(): these reach the app registry.
+    from fleet.gateway.app import Gateway, application  # noqa: PLC0415
+    from fleet.gateway.control import DjangoControlPlane  # noqa: PLC0415
+    from fleet.services import records  # noqa: PLC0415
+
+    def store(batch: Sequence[RequestRecord]) -> None:
+        django.db.close_old_connections()
+        records.store(batch)
+
+    settings = config.current()
+    gateway = Gateway(settings, DjangoControlPlane(), store)
+    server = uvicorn.Server(
+        uvicorn.Config(
+            application(gateway),
+            loop="uvloop",
+            http="httptools",
+            ws="none",
+            lifespan="on",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            timeout_keep_alive=KEEP_ALIVE_S,
+            timeout_graceful_shutdown=round(settings.gateway.stop_grace_s),
+            backlog=BACKLOG,
+        )
+    )
+    server.run(sockets=[socket.socket(fileno=arguments.fd)])
+
+
+if __name__ == "__main__":
+    main()
