@@ -15,6 +15,10 @@ import msgspec
 MAX_FRAME_BYTES = 256 << 20
 HEADER_BYTES = 4
 
+# How a worker ends, beside 0: asked to, or the pipe was closed.
+EXIT_POISONED = 70  # the device cannot be trusted any more; its requests were answered
+EXIT_CRASHED = 71  # a mistake of the worker's own
+
 
 class Sampling(msgspec.Struct, frozen=True, omit_defaults=True):
     """How to choose the next token of one request. Greedy when `temperature` is 0."""
@@ -33,7 +37,7 @@ class Sampling(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Load(msgspec.Struct, frozen=True, tag=True):
-    """Load a local Hugging Face directory. Answered by `Progress` (any number), then `Loaded` or `LoadFailed`."""
+    """Load a local Hugging Face directory. Answered by some `Progress`, then `Loaded` or `LoadFailed`."""
 
     model: str
     path: str

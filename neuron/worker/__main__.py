@@ -1,0 +1,124 @@
+"""`python -m neuron.worker --device cpu:0 --fd N`: started by the daemon with one end of a socket pair."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import signal
+import socket
+import threading
+from collections.abc import Sequence
+
+import torch
+
+from cortex_site.logs import setup
+from neuron.engine.scheduler import Limits
+from neuron.pipe import EXIT_CRASHED, EXIT_POISONED
+from neuron.step import PoisonedError
+from neuron.worker.channel import Channel
+from neuron.worker.loop import DeviceLoop
+from neuron.worker.process import die_with_parent, name_thread
+from neuron.worker.slab import Settings, Slab
+
+log = logging.getLogger("neuron.worker")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run a worker until the pipe closes. Ends the process: no thread of torch's is waited for."""
+    die_with_parent()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the daemon, which closes the pipe
+    setup("info", "neuron-worker")
+    arguments, settings = _parse(argv)
+    with socket.socket(fileno=arguments.fd) as sock:
+        worker = Worker(arguments.device, arguments.threads, settings, Channel(sock))
+        os._exit(worker.run())
+
+
+def _parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, Settings]:
+    limits = Limits()
+    parser = argparse.ArgumentParser(prog="python -m neuron.worker", description=__doc__)
+    parser.add_argument("--device", type=_device, required=True, help="cpu:0 or cuda:N")
+    parser.add_argument("--fd", type=int, required=True, help="connected unix stream socket")
+    parser.add_argument("--threads", type=int, help="CPU threads; default: the cores, shared among devices")
+    parser.add_argument("--memory-mb", type=int, help="for torch, weights and caches; default: most there is")
+    parser.add_argument("--kv-mb", type=int, help="KV cache of each model; default: by what is free")
+    parser.add_argument(
+        "--dtype", choices=("float32", "bfloat16", "float16"), help="default: the model's own"
+    )
+    parser.add_argument("--max-running", type=int, default=limits.max_running, help="requests per model")
+    parser.add_argument("--max-waiting", type=int, default=limits.max_waiting, help="requests per model")
+    parser.add_argument("--max-wait-s", type=float, default=limits.max_wait_s)
+    parser.add_argument("--step-tokens", type=int, default=limits.step_tokens, help="tokens run in one step")
+    parsed = parser.parse_args(argv)
+    try:
+        limits = Limits(
+            max_running=parsed.max_running,
+            max_waiting=parsed.max_waiting,
+            max_wait_s=parsed.max_wait_s,
+            step_tokens=parsed.step_tokens,
+        )
+    except ValueError as error:
+        parser.error(str(error))
+    settings = Settings(memory_mb=parsed.memory_mb, kv_mb=parsed.kv_mb, dtype=parsed.dtype, limits=limits)
+    return parsed, settings
+
+
+def _device(text: str) -> torch.device:
+    device = torch.device(text)
+    if device.type not in {"cpu", "cuda"}:
+        raise argparse.ArgumentTypeError(f"{text} is neither cpu:N nor cuda:N")
+    return torch.device(device.type, device.index or 0)
+
+
+class Worker:
+    """The two threads and what they leave behind as exit code."""
+
+    def __init__(
+        self, device: torch.device, threads: int | None, settings: Settings, channel: Channel
+    ) -> None:
+        self._device = device
+        self._threads = threads
+        self._settings = settings
+        self._channel = channel
+        self._exit_code = 0
+
+    def run(self) -> int:
+        """The exit code: 0 when the daemon closed the pipe or asked for the end."""
+        name = f"{self._device.type}-dev-{self._device.index}"
+        threading.Thread(target=self._own_device, name=name, daemon=True).start()
+        try:
+            self._channel.run()
+        except Exception:
+            log.exception("the pipe failed")
+            return EXIT_CRASHED
+        return self._exit_code
+
+    def _own_device(self) -> None:
+        name_thread(threading.current_thread().name)
+        try:
+            device = _open(self._device, self._threads)
+            DeviceLoop(Slab(device, self._settings), self._channel).run()
+        except PoisonedError:
+            log.exception("the device is poisoned")
+            self._exit_code = EXIT_POISONED
+        except BaseException:
+            log.exception("the device's thread crashed")
+            self._exit_code = EXIT_CRASHED
+        finally:
+            self._channel.close()
+
+
+def _open(device: torch.device, threads: int | None) -> torch.device:
+    """Make the calling thread the one that uses `device`, and make sure that it can be used."""
+    workers = torch.cuda.device_count() if device.type == "cuda" else 1
+    torch.set_num_threads(threads or max(1, len(os.sched_getaffinity(0)) // max(1, workers)))
+    torch.set_grad_enabled(False)  # of this thread
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    torch.zeros(1, device=device).add_(1).item()
+    return device
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,132 @@
+"""The worker's end of the pipe. `run` belongs to the main thread, all else to the device's thread."""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+import selectors
+import socket
+import threading
+from collections import deque
+from collections.abc import Sequence
+
+from neuron.pipe import HEADER_BYTES, MAX_FRAME_BYTES, ToDaemon, ToWorker, decode_to_worker, frame
+
+MAX_UNSENT_BYTES = 16 << 20  # a daemon that reads no more holds the device up, not memory
+CLOSE_GRACE_S = 5.0  # for a daemon to read the last messages
+_READ_BYTES = 1 << 20
+
+
+class Channel:
+    """Frames in, frames out, with bounded memory between the two threads."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._socket = sock
+        self._socket.setblocking(False)
+        self._wake, self._alarm = socket.socketpair()
+        self._wake.setblocking(False)
+        self._alarm.setblocking(False)
+        self._received = bytearray()
+        self._inbox: queue.SimpleQueue[ToWorker] = queue.SimpleQueue()
+        self._unsent: deque[memoryview] = deque()
+        self._num_unsent = 0
+        self._has_room = threading.Condition()
+        self._is_closing = False
+
+    # --- the device's thread ----------------------------------------------------------------------------
+
+    def receive(self, timeout_s: float) -> list[ToWorker]:
+        """All messages that are there; when there is none, the first to come within `timeout_s`."""
+        messages: list[ToWorker] = []
+        try:
+            messages.append(self._inbox.get(timeout=timeout_s) if timeout_s > 0 else self._inbox.get_nowait())
+            while True:
+                messages.append(self._inbox.get_nowait())
+        except queue.Empty:
+            return messages
+
+    def send(self, messages: Sequence[ToDaemon]) -> None:
+        """Queue one frame; waits while the daemon is too far behind."""
+        if not messages:
+            return
+        data = memoryview(frame(messages))
+        with self._has_room:
+            self._has_room.wait_for(lambda: self._num_unsent < MAX_UNSENT_BYTES)
+            self._unsent.append(data)
+            self._num_unsent += len(data)
+        self._ring()
+
+    def close(self) -> None:
+        """Have `run` return once everything is sent."""
+        with self._has_room:
+            self._is_closing = True
+        self._ring()
+
+    def _ring(self) -> None:
+        with contextlib.suppress(BlockingIOError):  # full of alarms: the main thread will wake
+            self._alarm.send(b"!")
+
+    # --- the main thread --------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Move bytes until the daemon closes its end, or `close` was called and all is sent.
+
+        Raises msgspec.DecodeError or ValueError when the daemon sends something that is no frame.
+        """
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._wake, selectors.EVENT_READ)
+            selector.register(self._socket, selectors.EVENT_READ)
+            while True:
+                interest = selectors.EVENT_READ | (selectors.EVENT_WRITE if self._unsent else 0)
+                selector.modify(self._socket, interest)
+                ready = selector.select(CLOSE_GRACE_S if self._is_closing else None)
+                try:
+                    self._silence()
+                    if not self._read() or (self._write() and self._is_closing):
+                        return
+                except ConnectionError:
+                    return
+                if self._is_closing and not ready:
+                    return
+
+    def _silence(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            self._wake.recv(4096)
+
+    def _read(self) -> bool:
+        """Take in what has come; False at the end of the stream."""
+        try:
+            data = self._socket.recv(_READ_BYTES)
+        except BlockingIOError:
+            return True
+        self._received += data
+        start = 0
+        while len(self._received) - start >= HEADER_BYTES:
+            size = int.from_bytes(self._received[start : start + HEADER_BYTES], "big")
+            if size > MAX_FRAME_BYTES:
+                raise ValueError(f"the daemon sent a frame of {size} bytes")
+            end = start + HEADER_BYTES + size
+            if len(self._received) < end:
+                break
+            for message in decode_to_worker(bytes(self._received[start + HEADER_BYTES : end])):
+                self._inbox.put(message)
+            start = end
+        del self._received[:start]
+        return bool(data)
+
+    def _write(self) -> bool:
+        """Send what the socket takes; True when nothing is left."""
+        try:
+            while self._unsent:
+                sent = self._socket.send(self._unsent[0])
+                with self._has_room:
+                    self._num_unsent -= sent
+                    rest = self._unsent[0][sent:]
+                    if rest:
+                        self._unsent[0] = rest
+                    else:
+                        self._unsent.popleft()
+                    self._has_room.notify()
+        except BlockingIOError:
+            return False
+        return True

@@ -1,0 +1,203 @@
+"""The life of the thread that owns the device.
+
+One turn: take the messages that came, run one step of every model that has work, tell the daemon. While a
+model loads, every tensor read is followed by such a turn, so that the other models' streams keep flowing and
+the daemon keeps hearing from this thread; loads and unloads that come meanwhile wait until it is done.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+
+from neuron.device.memory import MIB
+from neuron.models.checkpoint import LoadError
+from neuron.models.loading import OnProgress
+from neuron.pipe import (
+    HEARTBEAT_S,
+    STATUS_INTERVAL_S,
+    Cancel,
+    Load,
+    Loaded,
+    LoadFailed,
+    ModelStatus,
+    Progress,
+    Ready,
+    Refused,
+    Shutdown,
+    Status,
+    Submit,
+    ToDaemon,
+    ToWorker,
+    Unload,
+    Unloaded,
+)
+from neuron.step import PoisonedError
+from neuron.worker.channel import Channel
+from neuron.worker.slab import Resident, Slab
+
+log = logging.getLogger("neuron.worker")
+
+PROGRESS_STEP = 0.01
+RETRY_AFTER_S = 5  # when a model or the device goes away
+
+
+class DeviceLoop:
+    """Everything but the device's opening and the process's end. `run` returns after `Shutdown`."""
+
+    def __init__(self, slab: Slab, channel: Channel, clock: Callable[[], float] = time.monotonic) -> None:
+        self._slab = slab
+        self._channel = channel
+        self._clock = clock
+        self._outbox: list[ToDaemon] = []
+        self._deferred: deque[ToWorker] = deque()  # loads, unloads and a shutdown that came during a load
+        self._is_loading = False
+        self._is_running = True
+        self._sent_status: list[ModelStatus] | None = None
+        self._sent_status_at = 0.0
+
+    def run(self) -> None:
+        """Serve. Raises PoisonedError when the device can no more; its requests have their answers then."""
+        thread = threading.current_thread().name
+        self._outbox.append(Ready(os.getpid(), thread, self._slab.budget // MIB))
+        try:
+            while self._is_running:
+                self._turn()
+        except PoisonedError as error:
+            self._end_all("engine_error", f"the device failed: {error}")
+            raise
+        finally:
+            self._flush()
+
+    def _turn(self) -> None:
+        for message in self._channel.receive(self._patience_s()):
+            self._handle(message)
+        while self._deferred and not self._is_loading:
+            self._handle(self._deferred.popleft())
+        for resident in tuple(self._slab.models.values()):
+            self._step(resident)
+        self._report()
+        self._flush()
+
+    def _patience_s(self) -> float:
+        """How long to wait for a message: not at all while there is work."""
+        if self._is_loading or self._outbox or any(r.scheduler.has_work for r in self._slab.models.values()):
+            return 0.0
+        due = STATUS_INTERVAL_S if self._status() != self._sent_status else HEARTBEAT_S
+        return max(0.0, self._sent_status_at + due - self._clock())
+
+    def _flush(self) -> None:
+        self._channel.send(self._outbox)
+        self._outbox = []
+
+    # --- messages ---------------------------------------------------------------------------------------
+
+    def _handle(self, message: ToWorker) -> None:
+        match message:
+            case Submit():
+                self._submit(message)
+            case Cancel():
+                self._cancel(message.id)
+            case _ if self._is_loading:
+                self._deferred.append(message)
+            case Load():
+                self._load(message)
+            case Unload():
+                self._unload(message.model)
+            case Shutdown():
+                self._end_all("shutting_down", "the device worker is shutting down")
+                self._is_running = False
+
+    def _submit(self, message: Submit) -> None:
+        resident = self._slab.models.get(message.model)
+        if resident is None:
+            text = f"{message.model} is not loaded"
+            self._outbox.append(Refused(message.id, 503, "model_not_loaded", text, RETRY_AFTER_S))
+        elif refused := resident.scheduler.submit(message, self._clock()):
+            self._outbox.append(refused)
+
+    def _cancel(self, request: int) -> None:
+        for resident in self._slab.models.values():
+            if finished := resident.scheduler.cancel(request):
+                self._outbox.append(finished)
+                return
+
+    def _load(self, message: Load) -> None:
+        self._is_loading = True
+        try:
+            resident = self._slab.load(message.model, Path(message.path), self._on_progress(message.model))
+            shape = resident.runner.shape
+            self._outbox.append(Loaded(message.model, resident.memory_mb, shape.context))
+        except LoadError as error:
+            log.warning(
+                "load failed", extra={"model": message.model, "code": error.code, "cause": error.message}
+            )
+            self._outbox.append(LoadFailed(message.model, error.code, error.message))
+        finally:
+            self._is_loading = False
+            self._slab.give_back()  # of a failed load everything, now that no traceback holds it
+
+    def _on_progress(self, model: str) -> OnProgress:
+        told = -PROGRESS_STEP
+
+        def on_progress(fraction: float) -> None:
+            nonlocal told
+            if fraction - told >= PROGRESS_STEP:
+                told = fraction
+                self._outbox.append(Progress(model, fraction))
+            self._turn()
+
+        return on_progress
+
+    def _unload(self, model: str) -> None:
+        resident = self._slab.unload(model)
+        if resident is not None:
+            message = f"{model} was unloaded"
+            self._outbox += resident.scheduler.end_all("model_unloaded", message, RETRY_AFTER_S)
+            del resident
+            self._slab.give_back()
+        self._outbox.append(Unloaded(model))
+
+    def _end_all(self, code: str, message: str) -> None:
+        for resident in self._slab.models.values():
+            self._outbox += resident.scheduler.end_all(code, message, RETRY_AFTER_S)
+
+    # --- steps ------------------------------------------------------------------------------------------
+
+    def _step(self, resident: Resident) -> None:
+        scheduler, started = resident.scheduler, self._clock()
+        self._outbox += scheduler.expire(started)
+        plan = scheduler.plan()
+        if plan is None:
+            return
+        try:
+            result = resident.runner.run(plan)
+        except PoisonedError:
+            raise
+        except Exception as error:
+            log.exception("step failed", extra={"model": scheduler.model})
+            self._outbox += scheduler.fail(plan, f"the step failed: {type(error).__name__}: {error}")
+        else:
+            self._outbox += scheduler.apply(plan, result, self._clock() - started)
+
+    # --- status -----------------------------------------------------------------------------------------
+
+    def _status(self) -> list[ModelStatus]:
+        return [resident.scheduler.status() for resident in self._slab.models.values()]
+
+    def _report(self) -> None:
+        """Tell how busy the models are when that changed, or when nothing was told for long."""
+        now = self._clock()
+        age = now - self._sent_status_at
+        if self._sent_status is not None and age < STATUS_INTERVAL_S:
+            return
+        models = self._status()
+        if models == self._sent_status and age < HEARTBEAT_S:
+            return
+        self._sent_status, self._sent_status_at = models, now
+        self._outbox.append(Status(self._slab.used // MIB, self._slab.free // MIB, models))

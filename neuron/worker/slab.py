@@ -1,0 +1,128 @@
+"""The models on one device, and the memory they share."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from neuron.device.cache import bytes_per_token
+from neuron.device.memory import MIB, default_budget, give_back, in_use
+from neuron.device.runner import Runner
+from neuron.engine.scheduler import Limits, Scheduler
+from neuron.models.checkpoint import LoadError, read_checkpoint
+from neuron.models.loading import Decoder, OnProgress, load_decoder, model_dtype, weight_bytes
+from neuron.step import CacheShape
+
+log = logging.getLogger("neuron.worker")
+
+PAGE_SIZE = 16  # tokens
+_MIN_CONTEXT = 256  # a model whose cache holds less is of no use
+_KV_SHARE = 0.5  # of what the weights leave; the rest is for the next model and for activations
+_CPU_KV_BYTES = 256 * MIB  # enough on a CPU, unless one context is longer
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What a worker is told about every model; None where it finds out itself."""
+
+    memory_mb: int | None = None  # for everything: torch itself, weights and caches
+    kv_mb: int | None = None  # cache of each model
+    dtype: str | None = None
+    limits: Limits = field(default_factory=Limits)
+
+
+@dataclass(frozen=True, slots=True)
+class Resident:
+    """One loaded model."""
+
+    scheduler: Scheduler
+    runner: Runner
+    num_bytes: int  # measured for the weights, reserved for the cache
+
+    @property
+    def memory_mb(self) -> int:
+        return -(-self.num_bytes // MIB)
+
+
+class Slab:
+    """Loads and drops models; a failed load leaves it as it was."""
+
+    def __init__(self, device: torch.device, settings: Settings) -> None:
+        self.device = device
+        self.settings = settings
+        self.models: dict[str, Resident] = {}
+        self._own_bytes = in_use(device)  # torch, transformers, the context
+        self.budget = default_budget(device) if settings.memory_mb is None else settings.memory_mb * MIB
+
+    @property
+    def used(self) -> int:
+        """Bytes spoken for, whether written already or not."""
+        return self._own_bytes + sum(resident.num_bytes for resident in self.models.values())
+
+    @property
+    def free(self) -> int:
+        return max(0, self.budget - self.used)
+
+    def load(self, model: str, path: Path, on_progress: OnProgress) -> Resident:
+        """Load `path` as `model`, or return it when it is there. Raises LoadError."""
+        if model in self.models:
+            return self.models[model]
+        before = in_use(self.device)
+        try:
+            self.models[model] = self._load(model, path, on_progress, before)
+        except torch.OutOfMemoryError as error:
+            raise LoadError("insufficient_memory", f"{path}: {error}") from error
+        return self.models[model]
+
+    def unload(self, model: str) -> Resident | None:
+        """Take the model out; its memory is free once the caller drops it and calls `give_back`."""
+        return self.models.pop(model, None)
+
+    def give_back(self) -> None:
+        give_back(self.device)
+
+    def _load(self, model: str, path: Path, on_progress: OnProgress, before: int) -> Resident:
+        checkpoint = read_checkpoint(path)
+        dtype = model_dtype(checkpoint, self.settings.dtype)
+        self._check_room(path, "its weights", weight_bytes(checkpoint, dtype), self.free)
+        decoder = load_decoder(checkpoint, dtype=dtype, device=self.device, on_progress=on_progress)
+        give_back(self.device)
+        weights = max(in_use(self.device) - before, 0)
+        shape = self._cache_shape(path, decoder, self.free - weights)
+        limits = self.settings.limits
+        vocab_size = min(decoder.vocab_size, decoder.num_embeddings)
+        scheduler = Scheduler(model, shape, vocab_size=vocab_size, limits=limits)
+        runner = Runner(decoder, decoder.layers, shape)
+        log.info(
+            "model loaded",
+            extra={"model": model, "dtype": str(dtype), "context": shape.context, "pages": shape.num_pages},
+        )
+        return Resident(scheduler, runner, weights + runner.cache.num_bytes)
+
+    def _cache_shape(self, path: Path, decoder: Decoder, free: int) -> CacheShape:
+        per_page = bytes_per_token(decoder.layers, decoder.dtype) * PAGE_SIZE
+        pages_per_context = -(-decoder.context // PAGE_SIZE)
+        self._check_room(
+            path, "its cache", min(pages_per_context, _MIN_CONTEXT // PAGE_SIZE) * per_page, free
+        )
+        num_bytes = self._kv_bytes(pages_per_context * per_page, free)
+        num_slots = self.settings.limits.max_running
+        num_pages = max(1, min(num_bytes // per_page, num_slots * pages_per_context))
+        context = min(decoder.context, num_pages * PAGE_SIZE)
+        return CacheShape(num_pages, PAGE_SIZE, num_slots, context)
+
+    def _kv_bytes(self, one_context: int, free: int) -> int:
+        if self.settings.kv_mb is not None:
+            return min(self.settings.kv_mb * MIB, free)
+        share = int(free * _KV_SHARE)
+        return share if self.device.type == "cuda" else min(share, max(one_context, _CPU_KV_BYTES))
+
+    def _check_room(self, path: Path, what: str, needed: int, free: int) -> None:
+        if needed > free:
+            cause = f"{what} take {-(-needed // MIB)} MiB, of which {max(0, free) // MIB} MiB are free"
+            raise LoadError(
+                "insufficient_memory", f"{path}: {cause} of the {self.budget // MIB} MiB there are"
+            )
