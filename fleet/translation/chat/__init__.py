@@ -1,0 +1,7 @@
+"""OpenAI chat as the dialect of upstreams: what they answer, as neutral events."""
+
+from __future__ import annotations
+
+from fleet.translation.chat.reader import ChatReader, read_completion
+
+__all__ = ["ChatReader", "read_completion"]

@@ -1,0 +1,190 @@
+"""What is known of an answer while it comes in, and how it ends.
+
+The end is decided when the bytes end, or at `[DONE]`, for a finish reason may come too early and usage may come
+after it:
+
+    upstream said                               the answer ends with
+    a finish reason                             Stop; `tool_calls` where calls were made and it was not cut
+    `[DONE]` alone                              the same
+    neither, but every call is complete JSON    Stop(tool_calls)
+    neither                                     Failure: the stream was cut
+    an error, anywhere                          Failure, at once
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from fleet.translation.chat.calls import ToolCalls
+from fleet.translation.chat.faults import CUT, MALFORMED, NOT_AN_ANSWER, failure_in, failure_of
+from fleet.translation.chat.think import InlineReasoning
+from fleet.translation.chat.usage import merge_usage, usage_of
+from fleet.translation.chat.wire import Choice, Delta, content_of, decode_chunk, reasoning_of
+from fleet.translation.events import (
+    Event,
+    Failure,
+    MessageStart,
+    ReasoningDelta,
+    ReasoningSignature,
+    Stop,
+    StopReason,
+    TextDelta,
+    Thought,
+)
+from fleet.translation.sse import SseEvent
+
+_CUT: dict[str, StopReason] = {
+    "length": "length",
+    "max_tokens": "length",
+    "content_filter": "content_filter",
+    "refusal": "content_filter",
+}
+
+
+class Answer:
+    """One answer: `read` an event of its stream or the `whole` of it, `end` it or let it `fail`."""
+
+    def __init__(self, request_id: str) -> None:
+        self._id = request_id
+        self._calls = ToolCalls()
+        self._inline = InlineReasoning()
+        self._late: list[Event] = []  # what was said while a call lacked its end
+        self._usage: dict[str, Any] = {}
+        self._finish = ""
+        self._sequence: str | None = None
+        self._refused = False
+        self._thinking = False  # a block of reasoning is open
+        self._started = False
+        self._heard = False  # a choice
+        self._done = False  # the upstream said so
+        self.over = False  # Stop or Failure went out
+
+    def read(self, item: SseEvent) -> list[Event]:
+        if self.over:
+            return []
+        data = item.data.strip()
+        if data == b"[DONE]":
+            self._done = True
+            return self.end()
+        if item.name == b"error":
+            return self.fail(failure_in(data) or failure_of(data.decode(errors="replace")))
+        return self._chunk(data) if data else []
+
+    def whole(self, body: bytes) -> list[Event]:
+        events = self._chunk(body)
+        self._done = True
+        return [*events, *self.end()]
+
+    def fail(self, failure: Failure) -> list[Event]:
+        if self.over:
+            return []
+        self.over = True
+        return [failure]
+
+    def end(self) -> list[Event]:
+        if self.over:
+            return []
+        if not self._heard:
+            return self.fail(NOT_AN_ANSWER)
+        complete = self._finish or (self._calls.runnable and (self._done or self._calls.any))
+        held = self._inline.settle()
+        if not complete:
+            return [*held, *self.fail(CUT)]
+        self.over = True
+        usage = usage_of(self._usage)
+        events: list[Event] = [*held, *self._calls.finish(), *self._late, *([usage] if usage else [])]
+        reason = self._reason()
+        return [*events, Stop(reason, self._sequence if reason == "stop" else None)]
+
+    def _chunk(self, data: bytes) -> list[Event]:
+        try:
+            chunk = decode_chunk(data)
+        except (msgspec.DecodeError, RecursionError):
+            return self.fail(failure_in(data) or MALFORMED)
+        if chunk.error:
+            return self.fail(failure_of(chunk.error))
+        if chunk.choices is None and chunk.usage is None:
+            failure = failure_in(data)
+            return self.fail(failure) if failure else []
+        merge_usage(self._usage, chunk.usage)
+        events: list[Event] = [] if self._started else [self._start(chunk.id)]
+        for choice in chunk.choices or ():
+            if not choice.index and not self.over:  # we never ask for a second choice
+                events += self._choice(choice)
+        return events
+
+    def _start(self, upstream_id: Any) -> MessageStart:
+        self._started = True
+        if isinstance(upstream_id, str) and upstream_id:
+            self._id = upstream_id
+        self._calls.prefix = self._id.removeprefix("chatcmpl-")
+        return MessageStart(self._id, usage_of(self._usage))
+
+    def _choice(self, choice: Choice) -> list[Event]:
+        self._heard = True
+        if choice.error or choice.finish_reason == "error":
+            return self.fail(failure_of(choice.error or ""))
+        if choice.usage:
+            merge_usage(self._usage, choice.usage)
+        events: list[Event] = []
+        if choice.delta is not None:
+            self._delta(choice.delta, events)
+        elif choice.message is not None:
+            self._message(choice.message, events)
+        if choice.finish_reason and isinstance(choice.finish_reason, str):
+            self._finish = choice.finish_reason
+            matched = choice.stop_reason if isinstance(choice.stop_reason, str) else choice.matched_stop
+            self._sequence = matched if isinstance(matched, str) else None
+        return events
+
+    def _message(self, message: Delta, events: list[Event]) -> None:
+        """A whole message: each entry of `tool_calls` is a call, whatever it says about its index."""
+        if isinstance(message.tool_calls, list):
+            for index, entry in enumerate(message.tool_calls):
+                if isinstance(entry, dict):
+                    entry["index"] = index
+        self._delta(message, events)
+
+    def _delta(self, delta: Delta, events: list[Event]) -> None:
+        thoughts = reasoning_of(delta)
+        if thoughts:
+            self._speak(self._inline.settle(), events)
+            self._speak(self._in_blocks(thoughts), events)
+        if delta.content or delta.tool_calls:
+            self._thinking = False
+        if delta.content:
+            for event in content_of(delta.content):
+                spoken = self._inline.feed(event.text) if isinstance(event, TextDelta) else [event]
+                self._speak(spoken, events)
+        if delta.refusal and isinstance(delta.refusal, str):
+            self._refused = True
+            self._speak([TextDelta(delta.refusal)], events)
+        if delta.tool_calls and isinstance(delta.tool_calls, list):
+            self._speak(self._inline.settle(), events)
+            events += self._calls.feed(delta.tool_calls)
+
+    def _in_blocks(self, thoughts: list[Thought]) -> list[Thought]:
+        """A signature ends a block; where none is open, its text was withheld and an empty one begins."""
+        events: list[Thought] = []
+        for thought in thoughts:
+            if isinstance(thought, ReasoningSignature) and not self._thinking:
+                events.append(ReasoningDelta(""))
+            events.append(thought)
+            self._thinking = isinstance(thought, ReasoningDelta)
+        return events
+
+    def _speak(self, spoken: Sequence[Event], events: list[Event]) -> None:
+        """Say text or reasoning now, or after the calls while one of them is half said."""
+        if not spoken:
+            return
+        if self._calls.unfinished and self._calls.whole:
+            events += self._calls.finish()
+        (self._late if self._calls.unfinished else events).extend(spoken)
+
+    def _reason(self) -> StopReason:
+        if self._refused:
+            return "content_filter"
+        return _CUT.get(self._finish) or ("tool_calls" if self._calls.any else "stop")

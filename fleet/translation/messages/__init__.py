@@ -1,0 +1,31 @@
+"""Anthropic's Messages API as a dialect of clients."""
+
+from __future__ import annotations
+
+import msgspec
+
+from fleet.translation.chat import read_completion
+from fleet.translation.messages.answer import build_message
+from fleet.translation.messages.call import ChatCall, to_chat
+from fleet.translation.messages.errors import error_body, error_event
+from fleet.translation.messages.writer import PING, MessagesWriter
+
+__all__ = [
+    "PING",
+    "ChatCall",
+    "MessagesWriter",
+    "build_message",
+    "error_body",
+    "error_event",
+    "from_chat",
+    "to_chat",
+]
+
+
+def from_chat(body: bytes, model: str, *, request_id: str = "") -> bytes:
+    """A whole chat completion as an Anthropic message. Raises ApiError where the body is an error or no
+    answer.
+
+    `model` is the name the client asked for; `request_id` names an answer that came without an id.
+    """
+    return msgspec.json.encode(build_message(read_completion(body, request_id=request_id), model))

@@ -1,0 +1,156 @@
+"""Neutral events as one Anthropic message, and the parts of it that the stream is built from too."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import msgspec
+
+from fleet.translation.events import (
+    Event,
+    Failure,
+    Grammar,
+    MessageStart,
+    ReasoningDelta,
+    ReasoningSignature,
+    RedactedReasoning,
+    Stop,
+    StopReason,
+    TextDelta,
+    ToolCallArguments,
+    ToolCallEnd,
+    ToolCallStart,
+    Usage,
+)
+from fleet.translation.messages.signature import UNSIGNED
+
+Json = dict[str, Any]
+
+INVALID_JSON = "INVALID_JSON"  # Anthropic's key for arguments that are no JSON object
+
+_STOP_REASON: dict[StopReason, str] = {
+    "stop": "end_turn",
+    "length": "max_tokens",
+    "tool_calls": "tool_use",
+    "content_filter": "refusal",
+}
+
+
+def build_message(events: Iterable[Event], model: str) -> Json:
+    """The message that a client gathers from the stream of the same events.
+
+    Arguments that are not a JSON object (cut at `max_tokens`, or a model's mistake) stand as they are
+    under `INVALID_JSON`. Raises ApiError where the answer broke off.
+    """
+    answer = _Answer(model)
+    for event in events:
+        answer.add(event)
+    return answer.message
+
+
+class _Answer:
+    def __init__(self, model: str) -> None:
+        self._grammar = Grammar()
+        self._fragments: list[str] = []
+        self._content: list[Json] = []
+        self.message = message_of("", model, Usage())
+        self.message["content"] = self._content
+
+    def add(self, event: Event) -> None:
+        before = self._grammar.phase
+        continues = self._grammar.step(event) is before
+        match event:
+            case TextDelta(text=text):
+                self._block(text_block(), continues)["text"] += text
+            case ReasoningDelta(text=text):
+                self._block(thinking_block(), continues)["thinking"] += text
+            case ReasoningSignature(signature=signature):
+                self._content[-1]["signature"] = signature
+            case RedactedReasoning(data=data):
+                self._content.append(redacted_block(data))
+            case ToolCallStart(id=id_, name=name):
+                self._content.append(tool_block(id_, name))
+            case ToolCallArguments(fragment=fragment):
+                self._fragments.append(fragment)
+            case ToolCallEnd():
+                self._content[-1]["input"] = input_of("".join(self._fragments))
+                self._fragments.clear()
+            case _:
+                self._frame(event)
+
+    def _frame(self, event: Event) -> None:
+        match event:
+            case MessageStart(id=id_):
+                self.message["id"] = message_id(id_)
+            case Usage():
+                self.message["usage"] = usage_fields(event)
+            case Stop():
+                self.message |= stop_fields(event)
+            case Failure():
+                raise event.as_error()
+
+    def _block(self, block: Json, continues: bool) -> Json:
+        if not continues:
+            self._content.append(block)
+        return self._content[-1]
+
+
+def message_of(id_: str, model: str, usage: Usage) -> Json:
+    """A message that has said nothing yet."""
+    return {
+        "id": message_id(id_),
+        "type": "message",
+        "role": "assistant",
+        "model": model,
+        "content": [],
+        "stop_reason": None,
+        "stop_sequence": None,
+        "usage": usage_fields(usage),
+    }
+
+
+def message_id(upstream_id: str) -> str:
+    return "msg_" + upstream_id.removeprefix("chatcmpl-").removeprefix("msg_")
+
+
+def text_block() -> Json:
+    return {"type": "text", "text": ""}
+
+
+def thinking_block() -> Json:
+    return {"type": "thinking", "thinking": "", "signature": UNSIGNED}
+
+
+def redacted_block(data: str) -> Json:
+    return {"type": "redacted_thinking", "data": data}
+
+
+def tool_block(id_: str, name: str) -> Json:
+    return {"type": "tool_use", "id": id_, "name": name, "input": {}}
+
+
+def usage_fields(usage: Usage) -> Json:
+    """Anthropic counts a prompt in three parts: read from the cache, written to it, neither."""
+    return {
+        "input_tokens": max(usage.prompt - usage.cached, 0),
+        "cache_creation_input_tokens": 0,
+        "cache_read_input_tokens": usage.cached,
+        "output_tokens": usage.completion,
+    }
+
+
+def stop_fields(stop: Stop) -> Json:
+    reason = _STOP_REASON[stop.reason] if stop.sequence is None else "stop_sequence"
+    return {"stop_reason": reason, "stop_sequence": stop.sequence}
+
+
+def input_of(arguments: str) -> Any:
+    """The arguments as an object, number for number as the model wrote them."""
+    if not arguments.strip():
+        return {}
+    try:
+        whole = isinstance(msgspec.json.decode(arguments), dict)
+    except (msgspec.DecodeError, RecursionError):
+        whole = False
+    return msgspec.Raw(arguments.encode()) if whole else {INVALID_JSON: arguments}

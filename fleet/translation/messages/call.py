@@ -1,0 +1,149 @@
+"""A Messages request as a chat request: everything but the conversation itself."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from fleet.translation.messages.conversation import chat_messages
+from fleet.translation.messages.wire import (
+    AssistantTurn,
+    MessagesBody,
+    OutputConfig,
+    Tool,
+    ToolChoice,
+    ToolUse,
+)
+from fleet.translation.shape import decode_body, reject
+
+Json = dict[str, Any]
+
+_bodies = msgspec.json.Decoder(MessagesBody)
+_functions = msgspec.json.Decoder(dict[str, Any])
+
+_EFFORT = {"xhigh": "high", "max": "high"}  # chat knows low, medium and high
+
+
+class ChatCall(msgspec.Struct, frozen=True):
+    """A request in the upstream's dialect, and what the gateway must know of it."""
+
+    body: bytes
+    model: str
+    stream: bool
+    max_tokens: int
+
+
+def to_chat(body: bytes) -> ChatCall:
+    """The chat completion request that asks the same. Raises ApiError 400 naming the field."""
+    asked = decode_body(_bodies, body)
+    if asked.mcp_servers:
+        reject("mcp_servers", "MCP servers are not connected to from here; offer their tools in `tools`.")
+    chat: Json = {
+        "model": asked.model,
+        "messages": chat_messages(asked.system, asked.messages),
+        "max_tokens": asked.max_tokens,
+        "stream": bool(asked.stream),
+    }
+    if asked.stream:
+        chat["stream_options"] = {"include_usage": True}
+    chat |= _sampling(asked) | _tooling(asked) | _reasoning(asked) | _output(asked.output_config)
+    if _is_prefill(asked):
+        chat |= {"add_generation_prompt": False, "continue_final_message": True}
+    return ChatCall(msgspec.json.encode(chat), asked.model, bool(asked.stream), asked.max_tokens)
+
+
+def _sampling(asked: MessagesBody) -> Json:
+    fields = {
+        "temperature": asked.temperature,
+        "top_p": asked.top_p,
+        "top_k": asked.top_k,
+        "stop": asked.stop_sequences or None,
+        "user": asked.metadata.user_id if asked.metadata else None,
+    }
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def _reasoning(asked: MessagesBody) -> Json:
+    """The model's own switch; a request that does not mention thinking leaves it as the model has it."""
+    if asked.thinking is None:
+        return {}
+    return {"chat_template_kwargs": {"enable_thinking": asked.thinking.type != "disabled"}}
+
+
+def _output(config: OutputConfig | None) -> Json:
+    fields: Json = {}
+    if config and config.effort:
+        fields["reasoning_effort"] = _EFFORT.get(config.effort, config.effort)
+    if config and config.format:
+        schema = _object(config.format.schema, "output_config.format.schema")
+        fields["response_format"] = {
+            "type": "json_schema",
+            "json_schema": {"name": "output", "schema": schema, "strict": True},
+        }
+    return fields
+
+
+def _is_prefill(asked: MessagesBody) -> bool:
+    """Whether the last turn is the beginning of the answer, to be continued."""
+    match asked.messages[-1]:
+        case AssistantTurn(content=str()):
+            return True
+        case AssistantTurn(content=blocks):
+            return not any(isinstance(block, ToolUse) for block in blocks)
+        case _:
+            return False
+
+
+def _tooling(asked: MessagesBody) -> Json:
+    tools = [_tool(tool, f"tools[{number}]") for number, tool in enumerate(asked.tools or ())]
+    fields: Json = {"tools": tools} if tools else {}
+    choice = asked.tool_choice
+    if choice is None:
+        return fields
+    fields["tool_choice"] = _choice(choice, _names(asked.tools or ()))
+    if choice.disable_parallel_tool_use is not None:
+        fields["parallel_tool_calls"] = not choice.disable_parallel_tool_use
+    return fields if tools else {}
+
+
+def _choice(choice: ToolChoice, names: set[str]) -> str | Json:
+    match choice.type:
+        case "auto" | "none":
+            return choice.type
+        case "any" if names:
+            return "required"
+        case "any":
+            reject("tool_choice", "A tool is to be called, but `tools` offers none.")
+    if choice.name is None or choice.name not in names:
+        reject("tool_choice.name", "This must be the name of one of `tools`.")
+    return {"type": "function", "function": {"name": choice.name}}
+
+
+def _tool(tool: Tool, path: str) -> Json:
+    if bytes(tool.function):
+        return {"type": "function", "function": _object(tool.function, f"{path}.function")}
+    if tool.type not in {None, "custom"}:
+        reject(f"{path}.type", f"{tool.type!r} is run by Anthropic; only a client's own tools work here.")
+    if not tool.name:
+        reject(f"{path}.name", "This field is required.")
+    if not bytes(tool.input_schema):
+        reject(f"{path}.input_schema", "This field is required.")
+    function: Json = {"name": tool.name}
+    if tool.description is not None:
+        function["description"] = tool.description
+    function["parameters"] = _object(tool.input_schema, f"{path}.input_schema")
+    return {"type": "function", "function": function}
+
+
+def _names(tools: Sequence[Tool]) -> set[str]:
+    """Names by which `tool_choice` may ask; a tool in OpenAI's shape keeps its name inside."""
+    inner = (_functions.decode(tool.function).get("name") for tool in tools if bytes(tool.function))
+    return {name for name in (*(tool.name for tool in tools), *inner) if isinstance(name, str) and name}
+
+
+def _object(raw: msgspec.Raw, path: str) -> msgspec.Raw:
+    if not bytes(raw).lstrip().startswith(b"{"):
+        reject(path, "Expected `object`.")
+    return raw

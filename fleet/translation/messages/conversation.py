@@ -1,0 +1,185 @@
+"""An Anthropic conversation as chat messages.
+
+system                a system message: a string or a lone block as a string, several blocks as parts
+text, image           content parts, or a string where a text stands alone
+document, search      one text part: title, context or source, text
+tool_use              an entry of `tool_calls`; its arguments are the input's JSON text as it came
+tool_result           a `tool` message; a turn's results come first, in order. Chat has no mark for a
+                      call that failed: its content begins with "Error: "
+thinking              `reasoning_content` (several blocks joined by a newline)
+thinking of others,   entries of `reasoning_details`: the upstream that made them understands them,
+redacted_thinking     others ignore them. Our own stand-in for a signature is taken off again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from fleet.translation.messages.signature import UNSIGNED
+from fleet.translation.messages.wire import (
+    AssistantTurn,
+    Base64Source,
+    ContentSource,
+    Document,
+    Image,
+    Part,
+    RedactedThinking,
+    SearchResult,
+    SystemTurn,
+    Text,
+    TextSource,
+    Thinking,
+    ToolResult,
+    ToolUse,
+    Turn,
+    UserTurn,
+)
+from fleet.translation.shape import reject
+
+Json = dict[str, Any]
+
+_ERROR_MARK = "Error: "
+
+
+def chat_messages(system: str | list[Text] | None, turns: Sequence[Turn]) -> list[Json]:
+    """Raises ApiError 400 where a result answers a call that was never made."""
+    messages = _system(system)
+    calls: set[str] = set()
+    for number, turn in enumerate(turns):
+        match turn:
+            case UserTurn(content=content):
+                messages += _user(content, f"messages[{number}]", calls)
+            case AssistantTurn(content=content):
+                messages.append(_assistant(content, f"messages[{number}]", calls))
+            case SystemTurn(content=text):
+                messages += _system(text)
+    return messages
+
+
+def _system(content: str | list[Text] | None) -> list[Json]:
+    return [{"role": "system", "content": _content(content)}] if content else []
+
+
+def _user(content: str | list[Any], path: str, calls: set[str]) -> list[Json]:
+    if isinstance(content, str):
+        return [{"role": "user", "content": content}]
+    messages: list[Json] = []
+    rest: list[Part] = []
+    for number, block in enumerate(content):
+        if not isinstance(block, ToolResult):
+            rest.append(block)
+            continue
+        if block.tool_use_id not in calls:
+            reject(
+                f"{path}.content[{number}].tool_use_id",
+                f"No tool_use block before this one has the id {block.tool_use_id!r}.",
+            )
+        messages.append(_tool_message(block))
+    if rest or not messages:
+        messages.append({"role": "user", "content": _content(rest)})
+    return messages
+
+
+def _tool_message(result: ToolResult) -> Json:
+    content = _content(result.content or "")
+    if result.is_error:
+        content = _marked_failed(content)
+    return {"role": "tool", "tool_call_id": result.tool_use_id, "content": content}
+
+
+def _marked_failed(content: str | list[Json]) -> str | list[Json]:
+    if isinstance(content, str):
+        return _ERROR_MARK + content
+    return [{"type": "text", "text": _ERROR_MARK}, *content]
+
+
+def _assistant(content: str | list[Any], path: str, calls: set[str]) -> Json:
+    if isinstance(content, str):
+        return {"role": "assistant", "content": content}
+    texts = [block for block in content if isinstance(block, Text)]
+    uses = [block for block in content if isinstance(block, ToolUse)]
+    message: Json = {"role": "assistant", "content": _content(texts) if texts or not uses else None}
+    message |= _reasoning([block for block in content if isinstance(block, Thinking | RedactedThinking)])
+    if uses:
+        message["tool_calls"] = [_tool_call(use) for use in uses]
+    for number, block in enumerate(content):
+        if isinstance(block, ToolUse):
+            _check_call(block, f"{path}.content[{number}]")
+            calls.add(block.id)
+    return message
+
+
+def _check_call(use: ToolUse, path: str) -> None:
+    if not bytes(use.input).lstrip().startswith(b"{"):
+        reject(f"{path}.input", "Expected `object`.")
+
+
+def _tool_call(use: ToolUse) -> Json:
+    function = {"name": use.name, "arguments": bytes(use.input).decode()}
+    return {"id": use.id, "type": "function", "function": function}
+
+
+def _reasoning(blocks: Sequence[Thinking | RedactedThinking]) -> Json:
+    fields: Json = {}
+    texts = [block.thinking for block in blocks if isinstance(block, Thinking) and block.thinking]
+    if texts:
+        fields["reasoning_content"] = "\n".join(texts)
+    details = [detail for block in blocks if (detail := _detail(block))]
+    if details:
+        fields["reasoning_details"] = details
+    return fields
+
+
+def _detail(block: Thinking | RedactedThinking) -> Json | None:
+    if isinstance(block, RedactedThinking):
+        return {"type": "reasoning.encrypted", "data": block.data}
+    if block.signature in {"", UNSIGNED}:
+        return None
+    return {"type": "reasoning.text", "text": block.thinking, "signature": block.signature}
+
+
+def _content(content: str | Sequence[Part]) -> str | list[Json]:
+    """A string stays one, a lone text block becomes one, anything else stays a list of parts."""
+    if isinstance(content, str):
+        return content
+    match content:
+        case [Text(text=text)]:
+            return text
+        case []:
+            return ""
+        case _:
+            return [part for block in content for part in _parts(block)]
+
+
+def _parts(block: Part) -> Iterable[Json]:
+    match block:
+        case Text(text=text):
+            yield {"type": "text", "text": text}
+        case Image():
+            yield _image(block)
+        case SearchResult():
+            yield _joined(block.title, block.source, *(text.text for text in block.content))
+        case Document(source=ContentSource(content=list(inner))):
+            yield from _heading(block)
+            for part in inner:
+                yield from _parts(part)
+        case Document(source=ContentSource(content=str(text))):
+            yield _joined(block.title, block.context, text)
+        case Document(source=TextSource(data=text)):
+            yield _joined(block.title, block.context, text)
+
+
+def _heading(document: Document) -> Iterable[Json]:
+    if document.title or document.context:
+        yield _joined(document.title, document.context)
+
+
+def _joined(*texts: str | None) -> Json:
+    return {"type": "text", "text": "\n".join(text for text in texts if text)}
+
+
+def _image(image: Image) -> Json:
+    source = image.source
+    url = f"data:{source.media_type};base64,{source.data}" if isinstance(source, Base64Source) else source.url
+    return {"type": "image_url", "image_url": {"url": url}}

@@ -1,0 +1,145 @@
+"""The body of `POST /v1/messages` as Anthropic documents it.
+
+Unknown fields are ignored (`cache_control`, `service_tier` and what is yet to come); an unknown block
+type is an error, for leaving out a part of a conversation changes what the model is asked. `Raw` keeps
+JSON as the client wrote it.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+
+NonEmpty = Annotated[str, msgspec.Meta(min_length=1)]
+Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
+
+
+class Text(msgspec.Struct, tag="text"):
+    text: str
+
+
+class Base64Source(msgspec.Struct, tag="base64"):
+    media_type: NonEmpty
+    data: NonEmpty
+
+
+class UrlSource(msgspec.Struct, tag="url"):
+    url: NonEmpty
+
+
+class TextSource(msgspec.Struct, tag="text"):
+    data: str
+
+
+class Image(msgspec.Struct, tag="image"):
+    source: Base64Source | UrlSource
+
+
+class ContentSource(msgspec.Struct, tag="content"):
+    content: str | list[Text | Image]
+
+
+class Document(msgspec.Struct, tag="document"):
+    source: TextSource | ContentSource
+    title: str | None = None
+    context: str | None = None
+
+
+class SearchResult(msgspec.Struct, tag="search_result"):
+    source: str
+    title: str
+    content: list[Text]
+
+
+Part = Text | Image | Document | SearchResult
+
+
+class ToolResult(msgspec.Struct, tag="tool_result"):
+    tool_use_id: NonEmpty
+    content: str | list[Part] | None = None
+    is_error: bool | None = None
+
+
+class ToolUse(msgspec.Struct, tag="tool_use"):
+    id: NonEmpty
+    name: NonEmpty
+    input: msgspec.Raw
+
+
+class Thinking(msgspec.Struct, tag="thinking"):
+    thinking: str
+    signature: str = ""
+
+
+class RedactedThinking(msgspec.Struct, tag="redacted_thinking"):
+    data: str
+
+
+class UserTurn(msgspec.Struct, tag_field="role", tag="user"):
+    content: str | list[Text | Image | Document | SearchResult | ToolResult]
+
+
+class AssistantTurn(msgspec.Struct, tag_field="role", tag="assistant"):
+    content: str | list[Text | Thinking | RedactedThinking | ToolUse]
+
+
+class SystemTurn(msgspec.Struct, tag_field="role", tag="system"):
+    content: str | list[Text]
+
+
+Turn = UserTurn | AssistantTurn | SystemTurn
+
+
+class Tool(msgspec.Struct):
+    """A tool of the client's own. Anthropic's (`web_search_…`) have a type and no schema, and cannot be
+    served.
+    """
+
+    name: NonEmpty = ""
+    description: str | None = None
+    input_schema: msgspec.Raw = msgspec.Raw()
+    type: str | None = None
+    function: msgspec.Raw = msgspec.Raw()  # some clients send tools in OpenAI's shape
+
+
+class ToolChoice(msgspec.Struct):
+    type: Literal["auto", "any", "tool", "none"]
+    name: str | None = None
+    disable_parallel_tool_use: bool | None = None
+
+
+class ThinkingSwitch(msgspec.Struct):
+    type: Literal["enabled", "adaptive", "between_tools", "disabled"]
+
+
+class Metadata(msgspec.Struct):
+    user_id: str | None = None
+
+
+class OutputFormat(msgspec.Struct):
+    type: Literal["json_schema"]
+    schema: msgspec.Raw
+
+
+class OutputConfig(msgspec.Struct):
+    effort: Literal["low", "medium", "high", "xhigh", "max"] | None = None
+    format: OutputFormat | None = None
+
+
+class MessagesBody(msgspec.Struct):
+    model: NonEmpty
+    messages: Annotated[list[Turn], msgspec.Meta(min_length=1)]
+    max_tokens: Annotated[int, msgspec.Meta(ge=1)]
+    system: str | list[Text] | None = None
+    stream: bool | None = None
+    temperature: Annotated[float, msgspec.Meta(ge=0, le=2)] | None = None
+    top_p: Share | None = None
+    top_k: Annotated[int, msgspec.Meta(ge=0)] | None = None
+    stop_sequences: list[NonEmpty] | None = None
+    tools: list[Tool] | None = None
+    tool_choice: ToolChoice | None = None
+    thinking: ThinkingSwitch | None = None
+    metadata: Metadata | None = None
+    output_config: OutputConfig | None = None
+    mcp_servers: list[Any] | None = None

@@ -1,0 +1,47 @@
+"""Request bodies decoded into typed shapes, and the 400 that names the field when one does not fit."""
+
+from __future__ import annotations
+
+import re
+from typing import NoReturn, TypeVar
+
+import msgspec
+
+from neuron.wire import ApiError
+
+T = TypeVar("T")
+
+_PATH = re.compile(r"^(?P<what>.*?)(?: - at `\$\.?(?P<path>.*)`)?$", re.DOTALL)
+_MISSING = re.compile(r"^Object missing required field `(?P<name>.+)`$")
+_UNKNOWN = re.compile(r"^Invalid (?:enum )?value (?P<value>.+)$", re.DOTALL)
+
+
+def decode_body(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
+    """The body as the decoder's type. Raises ApiError 400 with the path of the first field that is wrong."""
+    try:
+        return decoder.decode(body.decode())
+    except msgspec.ValidationError as error:
+        _reject_shape(str(error))
+    except UnicodeDecodeError as error:
+        raise ApiError(400, "invalid_json", f"The body is not UTF-8 (byte {error.start}).") from None
+    except msgspec.DecodeError as error:
+        raise ApiError(400, "invalid_json", f"The body is not valid JSON: {error}.") from None
+    except RecursionError:
+        raise ApiError(400, "invalid_json", "The body is nested too deeply.") from None
+
+
+def reject(param: str, message: str) -> NoReturn:
+    """Refuse a field that has the right shape and the wrong content."""
+    raise ApiError(400, "invalid_value", message, param=param)
+
+
+def _reject_shape(text: str) -> NoReturn:
+    found = _PATH.match(text)
+    what, path = (found["what"], found["path"] or "") if found else (text, "")
+    if missing := _MISSING.match(what):
+        param = f"{path}.{missing['name']}" if path else missing["name"]
+        raise ApiError(400, "missing_field", "This field is required.", param=param) from None
+    if unknown := _UNKNOWN.match(what):
+        message = f"{unknown['value']} is unknown here, or cannot be served."
+        raise ApiError(400, "invalid_value", message, param=path or None) from None
+    raise ApiError(400, "invalid_type", f"{what}.", param=path or None) from None

@@ -1,0 +1,109 @@
+"""Server-sent events out of bytes that may be cut anywhere.
+
+Works on bytes: a line ends with LF, CRLF or CR and these never occur inside a UTF-8 code point, so a cut
+code point heals by itself. (`splitlines` would also cut at U+2028, which JSON text may hold.) Every byte
+is looked at a fixed number of times, however small the pieces; an event without end is an error, not a
+growing buffer.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+MAX_EVENT_BYTES = 32 << 20  # a whole answer with room; an engine's deltas are below 1 KiB
+
+_BOM = b"\xef\xbb\xbf"
+
+
+class SseEvent(NamedTuple):
+    """One event. Data lines are joined by LF; `name` is empty where the server gave none."""
+
+    data: bytes
+    name: bytes = b""
+
+
+class SseTooLarge(Exception):  # noqa: N818 - it names what the sender did
+    """One event is larger than the splitter's bound."""
+
+
+class SseSplitter:
+    """`feed` returns the events that are now complete, `close` the one that lacked its blank line.
+
+    Comments and unknown fields are dropped. Raises SseTooLarge.
+    """
+
+    def __init__(self, *, max_event_bytes: int = MAX_EVENT_BYTES) -> None:
+        self._max_event_bytes = max_event_bytes
+        self._after_cr = False
+        self._first_line = True
+        self._line: list[bytes] = []  # pieces of the line that has no end yet
+        self._data: list[bytes] = []
+        self._name = b""
+        self._size = 0  # bytes held in _line and _data
+
+    def feed(self, chunk: bytes) -> list[SseEvent]:
+        if b"\r" in chunk or self._after_cr:
+            chunk = self._with_lf(chunk)
+        first, *rest = chunk.split(b"\n")
+        self._keep(first)
+        if not rest:
+            return []
+        last = rest.pop()
+        events: list[SseEvent] = []
+        for line in (self._whole_line(), *rest):
+            if line:
+                self._field(line)
+            else:
+                self._dispatch(events)
+        self._keep(last)
+        return events
+
+    def close(self) -> list[SseEvent]:
+        events: list[SseEvent] = []
+        self._field(self._whole_line())
+        self._dispatch(events)
+        return events
+
+    def _with_lf(self, chunk: bytes) -> bytes:
+        """The chunk with LF for every line end; an LF that completes the last chunk's CR is dropped."""
+        if not chunk:
+            return chunk
+        if self._after_cr:
+            chunk = chunk.removeprefix(b"\n")
+        self._after_cr = chunk.endswith(b"\r")
+        return chunk.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+
+    def _keep(self, piece: bytes) -> None:
+        if piece:
+            self._line.append(piece)
+            self._grow(len(piece))
+
+    def _grow(self, size: int) -> None:
+        self._size += size
+        if self._size > self._max_event_bytes:
+            raise SseTooLarge
+
+    def _whole_line(self) -> bytes:
+        line = b"".join(self._line)
+        self._line.clear()
+        self._size -= len(line)
+        if self._first_line:
+            self._first_line = False
+            line = line.removeprefix(_BOM)
+        return line
+
+    def _field(self, line: bytes) -> None:
+        name, _, value = line.partition(b":")
+        if name == b"data":
+            value = value.removeprefix(b" ")
+            self._data.append(value)
+            self._grow(len(value) + 1)
+        elif name == b"event":
+            self._name = value.removeprefix(b" ")
+
+    def _dispatch(self, events: list[SseEvent]) -> None:
+        if self._data:
+            events.append(SseEvent(b"\n".join(self._data), self._name))
+            self._data.clear()
+        self._name = b""
+        self._size = 0
