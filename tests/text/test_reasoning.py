@@ -52,11 +52,10 @@ def test_without_markers_everything_is_answer(text, data):
 
 
 @given(st.lists(FRAGMENTS, max_size=12).map("".join), st.booleans())
-def test_only_markers_and_space_around_them_are_dropped(text, opened):
+def test_at_most_one_pair_of_markers_is_dropped(text, opened):
     shown = "".join(event.text for event in run([text], opened=opened))
-    without_markers = text.replace("<think>", "").replace("</think>", "")
-    kept = shown.replace("<think>", "").replace("</think>", "")
-    assert "".join(kept.split()) == "".join(without_markers.split())
+    lost = len("".join(text.split())) - len("".join(shown.split()))
+    assert lost in {0, len("<think>"), len("</think>"), len("<think></think>")}
 
 
 def test_the_prompt_says_whether_the_block_is_open():

@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+
+from neuron.config import NeuronConfig
+from neuron.discovery import Host, describe
+from neuron.events import Events
+from neuron.harness import HarnessContext
+from neuron.registry import Registry
+from neuron.supervisor.device import rss_mb
+from neuron.wire import DeviceHealth, Discovery, Health, NodeState
+
+WORKER = (sys.executable, "-m", "neuron.worker")
+
+
+class Daemon:
+    """One host's neuron without its HTTP: the models, the devices under them, and the news of both."""
+
+    def __init__(
+        self, config: NeuronConfig, host: Host, *, url: str, worker_command: Sequence[str] = WORKER
+    ) -> None:
+        self.config = config
+        self._host = host
+        self._started = time.monotonic()
+        self.events = Events(
+            self.state,
+            interval_s=config.events_interval_ms / 1000,
+            keepalive_s=config.stream.keepalive_s,
+        )
+        self.registry = Registry(
+            HarnessContext(config, url, host.devices, worker_command, changed=self.events.changed)
+        )
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Workers run inside; what the configuration names is loaded in the background."""
+        tasks = [
+            asyncio.create_task(self.registry.run(), name="registry"),
+            asyncio.create_task(self.registry.load_all(self.config.models), name="load at start"),
+        ]
+        try:
+            yield
+        finally:
+            self.events.close()
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    def discovery(self) -> Discovery:
+        return describe(self._host, self.registry.harnesses)
+
+    def health(self) -> Health:
+        devices, models = self.registry.health()
+        ready = [device.state == "ready" for device in devices]
+        return Health(
+            status="ok" if all(ready) else "degraded" if any(ready) else "failed",
+            uptime_s=round(time.monotonic() - self._started, 3),
+            pid=os.getpid(),
+            rss_mb=rss_mb(os.getpid()) or 0,
+            devices=[self._with_gauges(device) for device in devices],
+            models=list(models),
+        )
+
+    def _with_gauges(self, device: DeviceHealth) -> DeviceHealth:
+        utilization, temperature = self._host.gauges(device.index)
+        return device.model_copy(update={"utilization_pct": utilization, "temperature_c": temperature})
+
+    def state(self, seq: int) -> NodeState:
+        return NodeState(seq=seq, health=self.health(), models=self.registry.list())

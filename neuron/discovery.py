@@ -1,0 +1,149 @@
+"""What this host is: its CUDA devices, or its CPU when there is none, and why CUDA cannot be used if so.
+
+NVML is asked through nvidia-ml-py. Devices are numbered as torch will number them: in PCI order, only those
+that CUDA_VISIBLE_DEVICES leaves.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import socket
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pynvml
+
+from cortex_site.version import VERSION
+from neuron.wire import MIB, DeviceInfo, Discovery
+
+DRIVER_TRACES = (Path("/proc/driver/nvidia/version"), Path("/dev/nvidiactl"))
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """The discovered devices; for CUDA devices also their NVML handles, to read gauges from."""
+
+    devices: list[DeviceInfo]
+    cuda_version: str | None = None
+    driver_version: str | None = None
+    cuda_unavailable_reason: str | None = None
+    handles: dict[int, Any] = field(default_factory=dict, repr=False)
+
+    def gauges(self, index: int) -> tuple[int | None, int | None]:
+        """Utilisation in percent and temperature in °C of a device; None where it does not say."""
+        handle = self.handles.get(index)
+        if handle is None:
+            return None, None
+        try:
+            utilization = pynvml.nvmlDeviceGetUtilizationRates(handle).gpu
+            return utilization, pynvml.nvmlDeviceGetTemperature(handle, pynvml.NVML_TEMPERATURE_GPU)
+        except pynvml.NVMLError:
+            return None, None
+
+
+def discover(nvml: Any = pynvml, traces: tuple[Path, ...] = DRIVER_TRACES) -> Host:
+    """Look at the host once; it does not change while the daemon lives."""
+    try:
+        nvml.nvmlInit()
+    except nvml.NVMLError as error:
+        return Host([_cpu()], cuda_unavailable_reason=_reason(nvml, error, traces))
+    try:
+        return _cuda_host(nvml)
+    except nvml.NVMLError as error:
+        return Host([_cpu()], cuda_unavailable_reason=f"NVML does not list the devices: {error}.")
+
+
+def _reason(nvml: Any, error: Exception, traces: tuple[Path, ...]) -> str | None:
+    """Why CUDA is there but unusable; None on a host that has no NVIDIA driver at all."""
+    has_driver = any(trace.exists() for trace in traces)
+    if isinstance(error, nvml.NVMLError_LibRmVersionMismatch):
+        return "The NVIDIA kernel module and the driver library have different versions; reboot the host."
+    if isinstance(error, nvml.NVMLError_LibraryNotFound):
+        return "The NVIDIA driver is loaded but its library libnvidia-ml is missing." if has_driver else None
+    if isinstance(error, nvml.NVMLError_DriverNotLoaded) and not has_driver:
+        return "The NVIDIA library is installed but its kernel driver is not loaded."
+    return f"The NVIDIA driver does not answer: {error}."
+
+
+def _cuda_host(nvml: Any) -> Host:
+    every = [nvml.nvmlDeviceGetHandleByIndex(index) for index in range(nvml.nvmlDeviceGetCount())]
+    uuids = [_text(nvml.nvmlDeviceGetUUID(handle)) for handle in every]
+    visible = _visible(os.environ.get("CUDA_VISIBLE_DEVICES"), uuids)
+    handles = dict(enumerate(every[position] for position in visible))
+    driver = _text(nvml.nvmlSystemGetDriverVersion())
+    cuda = nvml.nvmlSystemGetCudaDriverVersion_v2()
+    reason = None
+    if not handles:
+        reason = "CUDA_VISIBLE_DEVICES hides every device." if every else "The driver sees no device."
+    return Host(
+        devices=[_cuda_device(nvml, index, handle) for index, handle in handles.items()] or [_cpu()],
+        cuda_version=f"{cuda // 1000}.{cuda % 1000 // 10}",
+        driver_version=driver,
+        cuda_unavailable_reason=reason,
+        handles=handles,
+    )
+
+
+def _visible(setting: str | None, uuids: list[str]) -> list[int]:
+    """Positions that CUDA_VISIBLE_DEVICES leaves, in its order; as in CUDA, an unknown entry ends the list."""
+    if setting is None:
+        return list(range(len(uuids)))
+    found: list[int] = []
+    for entry in setting.split(","):
+        name = entry.strip()
+        matches = [
+            position for position, uuid in enumerate(uuids)
+            if name == str(position) or (name.startswith("GPU-") and uuid.startswith(name))
+        ]  # fmt: skip
+        if not matches:
+            break
+        found.append(matches[0])
+    return found
+
+
+def _cuda_device(nvml: Any, index: int, handle: Any) -> DeviceInfo:
+    major, minor = nvml.nvmlDeviceGetCudaComputeCapability(handle)
+    return DeviceInfo(
+        index=index,
+        name=_text(nvml.nvmlDeviceGetName(handle)),
+        kind="cuda",
+        memory_total_mb=nvml.nvmlDeviceGetMemoryInfo(handle).total // MIB,
+        compute_capability=f"{major}.{minor}",
+    )
+
+
+def _cpu() -> DeviceInfo:
+    return DeviceInfo(
+        index=0, name=_cpu_name(), kind="cpu", memory_total_mb=psutil.virtual_memory().total // MIB
+    )
+
+
+def _cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+def _text(value: str | bytes) -> str:
+    return value.decode() if isinstance(value, bytes) else value
+
+
+def describe(host: Host, harnesses: list[str]) -> Discovery:
+    """The answer of `GET /discovery`."""
+    return Discovery(
+        version=VERSION,
+        hostname=socket.gethostname(),
+        os=platform.system(),
+        kernel=platform.release(),
+        cuda_version=host.cuda_version,
+        driver_version=host.driver_version,
+        cuda_unavailable_reason=host.cuda_unavailable_reason,
+        devices=host.devices,
+        harnesses=harnesses,
+    )

@@ -1,0 +1,96 @@
+"""The seam between the node's API and whatever runs models: `Harness`, and the harnesses known by name.
+
+`torch` is the one that ships: it runs models in device workers of this daemon. Another one could drive an
+inference server of its own; then `served` is None and `endpoint` is that server's URL.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from neuron.config import NeuronConfig
+from neuron.supervisor.device import Job
+from neuron.supervisor.generation import Generation
+from neuron.supervisor.torch_harness import TorchHarness
+from neuron.text.model import ModelText
+from neuron.wire import ApiError, DeviceHealth, DeviceInfo, ModelInfo, ModelLoad, ModelSpec
+
+
+class Served(Protocol):
+    """A loaded model that this process can generate with."""
+
+    @property
+    def id(self) -> str: ...
+
+    @property
+    def text(self) -> ModelText: ...
+
+    @property
+    def context(self) -> int:
+        """Tokens that prompt and answer may have together."""
+        ...
+
+    def submit(self, job: Job) -> Generation: ...
+
+
+class Harness(Protocol):
+    name: str
+
+    async def run(self) -> None:
+        """Do what it takes to be usable, until cancelled; then end everything that was started."""
+        ...
+
+    def health(self) -> tuple[list[DeviceHealth], list[ModelLoad]]: ...
+
+    def list(self) -> list[ModelInfo]:
+        """All models it knows of, also those loading and failed."""
+        ...
+
+    async def load(self, spec: ModelSpec) -> None:
+        """Returns when the model is loaded; at once when it is already. Raises `ApiError`."""
+        ...
+
+    async def unload(self, model_id: str) -> None:
+        """Returns when the model's memory is free; its requests end with an error. Raises `ApiError`."""
+        ...
+
+    def endpoint(self, model_id: str) -> str:
+        """The URL under which the model answers OpenAI's API. Raises `ApiError` when it is not loaded."""
+        ...
+
+    def served(self, model_id: str) -> Served | None:
+        """The model for this process's own API. Raises `ApiError` when it is not loaded."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class HarnessContext:
+    """What a harness is made from. `changed(urgent=…)` is called when `/events` has something new to show."""
+
+    config: NeuronConfig
+    url: str
+    devices: Sequence[DeviceInfo]
+    worker_command: Sequence[str]
+    changed: Callable[[bool], None]
+
+
+def _torch(context: HarnessContext) -> Harness:
+    return TorchHarness(
+        context.devices,
+        config=context.config,
+        url=context.url,
+        worker_command=context.worker_command,
+        changed=context.changed,
+    )
+
+
+HARNESSES: dict[str, Callable[[HarnessContext], Harness]] = {"torch": _torch}
+
+
+def unknown_harness(name: str) -> ApiError:
+    known = ", ".join(sorted(HARNESSES))
+    return ApiError(
+        400, "unknown_harness", f"There is no harness {name!r}; this neuron has: {known}.", param="harness"
+    )

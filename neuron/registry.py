@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Sequence
+
+from neuron.config import Model
+from neuron.harness import HARNESSES, Harness, HarnessContext, Served, unknown_harness
+from neuron.wire import ApiError, DeviceHealth, ModelInfo, ModelLoad, ModelSpec
+
+log = logging.getLogger("neuron.registry")
+
+
+class Registry:
+    """The models of this node, whichever harness runs them.
+
+    Loads of one id are one load: all who ask share its outcome, and it goes on when they go away.
+    """
+
+    def __init__(self, context: HarnessContext) -> None:
+        self._harnesses: dict[str, Harness] = {name: make(context) for name, make in HARNESSES.items()}
+        self._loads: dict[str, asyncio.Task[None]] = {}
+
+    @property
+    def harnesses(self) -> list[str]:
+        return sorted(self._harnesses)
+
+    async def run(self) -> None:
+        """Run all harnesses until cancelled; then nothing that was started is left."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                for name, harness in self._harnesses.items():
+                    group.create_task(harness.run(), name=f"harness {name}")
+        finally:
+            for load in self._loads.values():
+                load.cancel()
+
+    async def load_all(self, models: Sequence[Model]) -> None:
+        """Load what the configuration names, one after the other; failures stay visible in `list`."""
+        for model in models:
+            spec = ModelSpec(
+                model_id=model.id, source=model.source, harness=model.harness, devices=model.devices
+            )
+            with contextlib.suppress(ApiError):  # logged and kept with the model
+                await self.load(spec)
+
+    async def load(self, spec: ModelSpec) -> None:
+        """Returns when the model is loaded. Raises `ApiError`."""
+        harness = self._harnesses.get(spec.harness)
+        if harness is None:
+            raise unknown_harness(spec.harness)
+        load = self._loads.get(spec.model_id)
+        if load is None:
+            load = asyncio.create_task(harness.load(spec), name=f"load {spec.model_id}")
+            self._loads[spec.model_id] = load
+            load.add_done_callback(lambda done: self._end_load(spec.model_id, done))
+        await asyncio.shield(load)
+
+    def _end_load(self, model_id: str, load: asyncio.Task[None]) -> None:
+        del self._loads[model_id]
+        if not load.cancelled() and (error := load.exception()):  # nobody may be waiting for it any more
+            log.warning("load failed", extra={"model": model_id, "reason": str(error)})
+
+    async def unload(self, model_id: str) -> None:
+        await self._owner(model_id, param="model_id").unload(model_id)
+
+    def endpoint(self, model_id: str) -> str:
+        return self._owner(model_id).endpoint(model_id)
+
+    def served(self, model_id: str) -> Served:
+        """The loaded model of that name, to generate with. Raises `ApiError`."""
+        harness = self._owner(model_id)
+        served = harness.served(model_id)
+        if served is None:
+            message = f"{model_id!r} is served at {harness.endpoint(model_id)}, not here."
+            raise ApiError(404, "model_not_found", message, param="model")
+        return served
+
+    def list(self) -> list[ModelInfo]:
+        return [model for harness in self._harnesses.values() for model in harness.list()]
+
+    def health(self) -> tuple[Sequence[DeviceHealth], Sequence[ModelLoad]]:
+        reports = [harness.health() for harness in self._harnesses.values()]
+        return [d for devices, _ in reports for d in devices], [m for _, models in reports for m in models]
+
+    def _owner(self, model_id: str, param: str = "model") -> Harness:
+        for harness in self._harnesses.values():
+            if any(model.id == model_id for model in harness.list()):
+                return harness
+        known = ", ".join(repr(model.id) for model in self.list()) or "none"
+        message = f"The model {model_id!r} is not loaded; loaded here: {known}."
+        raise ApiError(404, "model_not_found", message, param=param)

@@ -1,0 +1,69 @@
+"""Where a model's files are: the one that ships, a directory, a name in `models_dir`, or the hub."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from pathlib import Path
+
+from neuron.models.tiny import WEIGHTS_DIR
+from neuron.wire import ApiError
+
+SHIPPED = {"helexa-tiny": WEIGHTS_DIR}
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_WEIGHTS_ONLY = ["*.safetensors", "*.json", "*.jinja", "*.txt", "*.model"]
+
+
+async def find(source: str, models_dir: Path | None) -> Path:
+    """The local directory of a model; downloads it when only the hub has it. Raises `ApiError`."""
+    if local := _local(source, models_dir):
+        return local
+    if _HUB_ID.fullmatch(source):
+        return await asyncio.to_thread(_download, source)
+    places = ["the models that ship with neuron"]
+    places += [f"models_dir ({models_dir})"] if models_dir else []
+    raise _not_found(f"There is no model {source!r} among {' or in '.join(places)}, and it is no hub id.")
+
+
+def _local(source: str, models_dir: Path | None) -> Path | None:
+    if source.startswith(("/", "./", "../", "~")):
+        return _directory(Path(source).expanduser())
+    if source in SHIPPED:
+        return SHIPPED[source]
+    if models_dir and (candidate := models_dir / source).is_dir() and candidate != models_dir:
+        return _directory(candidate)
+    return None
+
+
+def _directory(path: Path) -> Path:
+    if not path.is_dir():
+        raise _not_found(f"{path} is not a directory.")
+    if not (path / "config.json").is_file():
+        raise ApiError(422, "model_broken", f"{path / 'config.json'}: missing; this is no model directory.")
+    return path.resolve()
+
+
+def _download(repo: str) -> Path:
+    # The library is slow to import, and a node that serves local models never needs it.
+    from huggingface_hub import snapshot_download  # noqa: PLC0415
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError  # noqa: PLC0415
+
+    try:
+        return Path(snapshot_download(repo, allow_patterns=_WEIGHTS_ONLY))
+    except LocalEntryNotFoundError as error:
+        message = (
+            f"{repo!r} is neither on this machine nor in the hub's cache, and the hub cannot be reached."
+        )
+        raise ApiError(503, "hub_unreachable", message) from error
+    except HfHubHTTPError as error:
+        raise _not_found(f"The hub does not give {repo!r}: {_first_line(error)}") from error
+    except (OSError, ValueError) as error:
+        raise ApiError(503, "download_failed", f"{repo!r}: {_first_line(error)}") from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def _not_found(message: str) -> ApiError:
+    return ApiError(404, "model_not_found", message, param="source")

@@ -1,0 +1,293 @@
+"""Keeps the worker of one device running, and carries requests to it and answers back.
+
+States: starting → ready → restarting → ready …; `failed` once `START_FAILURES` starts in a row did not get as
+far as ready, while attempts go on. When the process ends, for whatever reason, everything it had is ended
+with an error first, and `Owner.worker_lost` is told before the next attempt.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import psutil
+
+from neuron import pipe
+from neuron.config import Restart
+from neuron.supervisor.generation import Generation
+from neuron.supervisor.process import PipeError, WorkerProcess
+from neuron.wire import MIB, DeviceHealth, DeviceInfo, DeviceState
+
+log = logging.getLogger("neuron.device")
+
+START_FAILURES = 3
+STOP_GRACE_S = 5.0
+LEAVE_GRACE_S = 1.0  # from closing its pipe to the end of a worker that leaves by itself
+RETRY_AFTER_S = 5
+
+
+class LoadError(Exception):
+    """A worker could not load a model: a code of `pipe.LoadFailed`, or worker_lost."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+
+
+class Owner(Protocol):
+    """Who is told what happens to a worker. The calls must not block."""
+
+    def worker_ready(self, worker: DeviceWorker) -> None: ...
+
+    def worker_lost(self, worker: DeviceWorker) -> None: ...
+
+    def changed(self, *, urgent: bool) -> None:
+        """Something that `/events` shows is different; not urgent: only load."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What to generate: `pipe.Submit` without the number."""
+
+    model: str
+    tokens: list[int]
+    max_tokens: int
+    sampling: pipe.Sampling
+    stop_ids: list[int]
+    min_tokens: int = 0
+    ignore_eos: bool = False
+
+
+class DeviceWorker:
+    def __init__(self, device: DeviceInfo, command: Sequence[str], *, restart: Restart, owner: Owner) -> None:
+        self.device = device
+        self.name = f"{'cuda' if device.kind == 'cuda' else 'cpu'}-dev-{device.index}"
+        self._command = [*command, "--device", f"{device.kind}:{device.index}"]
+        self._restart = restart
+        self._owner = owner
+        self._process: WorkerProcess | None = None
+        self._ready = asyncio.Event()
+        self._generations: dict[int, Generation] = {}
+        self._loads: dict[str, asyncio.Future[pipe.Loaded]] = {}
+        self._unloads: dict[str, asyncio.Future[None]] = {}
+        self._next_request = 1
+        self._last_sign = 0.0
+        self._failed_starts = 0
+        self.state: DeviceState = "starting"
+        self.reason: str | None = None
+        self.pid: int | None = None
+        self.restarts = 0
+        self.cycles = 0
+        self.progress: dict[str, float] = {}
+        self.status: pipe.Status | None = None
+
+    # --- life -----------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Keep a worker alive until cancelled."""
+        delay = self._restart.first_delay_s
+        while True:
+            started = time.monotonic()
+            await self._run_once()
+            if time.monotonic() - started >= self._restart.stable_after_s:
+                delay = self._restart.first_delay_s
+            log.error(
+                "device worker ended, restarting",
+                extra={"worker": self.name, "reason": self.reason, "delay_s": delay},
+            )
+            await asyncio.sleep(delay)
+            delay = min(2 * delay, self._restart.max_delay_s)
+            self.restarts += 1
+
+    async def _run_once(self) -> None:
+        reason, grace_s = "", STOP_GRACE_S
+        try:
+            self._process = await WorkerProcess.start(self._command)
+            reason, grace_s = await self._listen(self._process), LEAVE_GRACE_S
+        except OSError as error:
+            reason = f"cannot be started: {error}"
+        finally:  # also when the daemon stops: then the worker may leave by itself
+            if self._process:
+                how = await self._process.end(grace_s)
+                reason = reason or how
+            self._lost(reason)
+
+    async def _listen(self, process: WorkerProcess) -> str:
+        """Serve until the worker is gone; why it had to go, empty when it left by itself."""
+        self._last_sign = time.monotonic()
+        watchdog = asyncio.create_task(self._watch(process), name=f"watch {self.name}")
+        try:
+            while messages := await process.receive():
+                self._last_sign = time.monotonic()
+                for message in messages:
+                    self._handle(message)
+        except PipeError as error:
+            return f"spoke nonsense: {error}"
+        finally:
+            watchdog.cancel()
+        return watchdog.result() if watchdog.done() and not watchdog.cancelled() else ""
+
+    async def _watch(self, process: WorkerProcess) -> str:
+        while True:
+            silence = time.monotonic() - self._last_sign
+            if silence >= self._patience_s:
+                break
+            await asyncio.sleep(min(1.0, self._patience_s - silence))
+        process.kill()
+        return f"gave no sign of life for {silence:.0f} s"
+
+    @property
+    def _patience_s(self) -> float:
+        if self.state != "ready":
+            return self._restart.start_timeout_s
+        return self._restart.load_silence_s if self._loads else self._restart.wedged_after_s
+
+    def _lost(self, reason: str) -> None:
+        was_ready = self._ready.is_set()
+        self._failed_starts = 0 if was_ready else self._failed_starts + 1
+        self._process = self.pid = self.status = None
+        self._ready.clear()
+        self.cycles = 0
+        self.reason = reason
+        self.state = "failed" if self._failed_starts >= START_FAILURES else "restarting"
+        message = f"The device worker {self.name} went away ({reason})."
+        for number, generation in self._generations.items():
+            generation.finish(pipe.Refused(number, 503, "worker_lost", message, RETRY_AFTER_S))
+        for load in self._loads.values():
+            if not load.done():
+                load.set_exception(LoadError("worker_lost", message))
+        for unload in self._unloads.values():
+            if not unload.done():
+                unload.set_result(None)
+        for table in (self._generations, self._loads, self._unloads, self.progress):
+            table.clear()
+        self._owner.worker_lost(self)
+        self._owner.changed(urgent=True)
+
+    # --- messages -------------------------------------------------------------------------------------
+
+    def _handle(self, message: pipe.ToDaemon) -> None:
+        match message:
+            case pipe.Tokens(id=number, tokens=tokens):
+                if generation := self._generations.get(number):
+                    generation.push(tokens)
+            case pipe.Finished(id=number) | pipe.Refused(id=number):
+                if generation := self._generations.pop(number, None):
+                    generation.finish(message)
+            case pipe.Status():
+                is_news, self.status = message != self.status, message
+                if is_news:
+                    self._owner.changed(urgent=False)
+            case pipe.Ready(pid=pid):
+                self.pid, self.state = pid, "ready"
+                self._ready.set()
+                log.info("device worker ready", extra={"worker": message.thread, "pid": pid})
+                self._owner.worker_ready(self)
+                self._owner.changed(urgent=True)
+            case _:
+                self._handle_load(message)
+
+    def _handle_load(self, message: pipe.Progress | pipe.Loaded | pipe.LoadFailed | pipe.Unloaded) -> None:
+        if isinstance(message, pipe.Progress):
+            self.progress[message.model] = message.fraction
+            self._owner.changed(urgent=False)
+            return
+        if isinstance(message, pipe.Unloaded):
+            self.cycles += 1
+            if unload := self._unloads.pop(message.model, None):
+                unload.set_result(None)
+            return
+        self.progress.pop(message.model, None)
+        load = self._loads.pop(message.model, None)
+        if isinstance(message, pipe.Loaded):
+            self.cycles += 1
+        if load is None or load.done():
+            return
+        if isinstance(message, pipe.Loaded):
+            load.set_result(message)
+        else:
+            load.set_exception(LoadError(message.code, message.message))
+
+    # --- verbs ----------------------------------------------------------------------------------------
+
+    async def wait_ready(self) -> None:
+        """Wait for the worker to be ready; raises `LoadError` when it cannot be within the start time-out."""
+        try:
+            await asyncio.wait_for(self._ready.wait(), self._restart.start_timeout_s)
+        except TimeoutError as error:
+            raise LoadError("worker_lost", f"The device worker {self.name} does not start.") from error
+
+    async def load(self, model: str, path: str) -> pipe.Loaded:
+        """Load a directory; raises `LoadError`. One at a time per model."""
+        if self._process is None:
+            raise LoadError("worker_lost", f"The device worker {self.name} is not running.")
+        load: asyncio.Future[pipe.Loaded] = asyncio.get_running_loop().create_future()
+        self._loads[model] = load
+        self._send(pipe.Load(model, path))
+        return await load
+
+    async def unload(self, model: str) -> None:
+        """Drop a model; returns when its memory is free."""
+        if self._process is None:
+            return
+        if model not in self._unloads:
+            self._unloads[model] = asyncio.get_running_loop().create_future()
+            self._send(pipe.Unload(model))
+        await asyncio.shield(self._unloads[model])
+
+    def submit(self, job: Job, *, max_unread: int) -> Generation:
+        number, self._next_request = self._next_request, self._next_request + 1
+        generation = Generation(number, cancel=self._cancel, max_unread=max_unread)
+        if self._process is None:
+            message = f"The device worker {self.name} is not running."
+            generation.finish(pipe.Refused(number, 503, "worker_lost", message, RETRY_AFTER_S))
+            return generation
+        self._generations[number] = generation
+        self._send(
+            pipe.Submit(
+                number, job.model, job.tokens, job.max_tokens, job.sampling, job.stop_ids,
+                min_tokens=job.min_tokens, ignore_eos=job.ignore_eos,
+            )
+        )  # fmt: skip
+        return generation
+
+    def _cancel(self, number: int) -> None:
+        self._send(pipe.Cancel(number))
+
+    def _send(self, message: pipe.ToWorker) -> None:
+        if self._process:
+            self._process.send(message)
+
+    # --- report ---------------------------------------------------------------------------------------
+
+    @property
+    def memory_free_mb(self) -> int:
+        return self.status.memory_free_mb if self.status else 0
+
+    def health(self) -> DeviceHealth:
+        return DeviceHealth(
+            index=self.device.index,
+            state=self.state,
+            worker=self.name,
+            pid=self.pid,
+            rss_mb=rss_mb(self.pid),
+            memory_used_mb=self.status.memory_used_mb if self.status else 0,
+            memory_free_mb=self.memory_free_mb,
+            cycles=self.cycles,
+            restarts=self.restarts,
+            reason=self.reason,
+        )
+
+
+def rss_mb(pid: int | None) -> int | None:
+    """Resident memory of a process; None when there is none."""
+    try:
+        return int(psutil.Process(pid).memory_info().rss) // MIB if pid else None
+    except psutil.Error:
+        return None

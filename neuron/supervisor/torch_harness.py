@@ -1,0 +1,292 @@
+"""The `torch` harness: places models on device workers and brings them back when a worker was replaced.
+
+A model is loading → loaded → unloading, or failed. A load that kills its worker is a failed load and is not
+tried again; a model that was loaded when its worker died goes back to loading and is loaded again as soon as
+the worker is ready, `restart.max_reloads` times at most.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from neuron import pipe, sources
+from neuron.config import NeuronConfig
+from neuron.supervisor.device import DeviceWorker, Job, LoadError
+from neuron.supervisor.generation import Generation
+from neuron.text import model as text_model
+from neuron.text.model import BrokenModelError, ModelText
+from neuron.wire import (
+    ApiError,
+    DeviceHealth,
+    DeviceInfo,
+    Failure,
+    ModelInfo,
+    ModelLoad,
+    ModelSpec,
+    ModelState,
+)
+
+log = logging.getLogger("neuron.models")
+
+LOAD_STATUS = {"model_not_found": 404, "model_unsupported": 422, "model_broken": 422}  # others: 503
+LOADING_RETRY_S = 2
+
+
+@dataclass(slots=True)
+class _Model:
+    """One model in whatever state; `path`, `text` and `worker` are known once it was placed."""
+
+    spec: ModelSpec
+    state: ModelState = "loading"
+    path: Path | None = None
+    text: ModelText | None = None
+    worker: DeviceWorker | None = None
+    loaded: pipe.Loaded | None = None
+    error: Failure | None = None
+    is_resident: bool = False  # was loaded once: to be brought back when its worker is replaced
+    reloads: int = 0
+    settled: asyncio.Event = field(default_factory=asyncio.Event)  # loaded, failed or gone
+
+    @property
+    def source(self) -> str:
+        return self.spec.source or self.spec.model_id
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """What the inference API works with; see `neuron.harness.Served`."""
+
+    id: str
+    text: ModelText
+    context: int
+    worker: DeviceWorker
+    max_unread_tokens: int
+
+    def submit(self, job: Job) -> Generation:
+        return self.worker.submit(job, max_unread=self.max_unread_tokens)
+
+
+class TorchHarness:
+    name = "torch"
+
+    def __init__(
+        self,
+        devices: Sequence[DeviceInfo],
+        *,
+        config: NeuronConfig,
+        url: str,
+        worker_command: Sequence[str],
+        changed: Callable[[bool], None],
+    ) -> None:
+        self._config = config
+        self._url = url
+        self._changed = changed
+        command = [*worker_command, *config.worker_flags]
+        self._workers = [
+            DeviceWorker(device, command, restart=config.restart, owner=self) for device in devices
+        ]
+        self._models: dict[str, _Model] = {}
+        self._reloads: set[asyncio.Task[None]] = set()
+
+    async def run(self) -> None:
+        try:
+            async with asyncio.TaskGroup() as group:
+                for worker in self._workers:
+                    group.create_task(worker.run(), name=worker.name)
+        finally:
+            for task in self._reloads:
+                task.cancel()
+
+    # --- what others ask ------------------------------------------------------------------------------
+
+    def health(self) -> tuple[list[DeviceHealth], list[ModelLoad]]:
+        busy = [
+            ModelLoad(id=status.model, **{name: getattr(status, name) for name in _LOAD_FIELDS})
+            for worker in self._workers
+            for status in (worker.status.models if worker.status else ())
+        ]
+        return [worker.health() for worker in self._workers], busy
+
+    def list(self) -> list[ModelInfo]:
+        return [_describe(model) for model in self._models.values()]
+
+    def endpoint(self, model_id: str) -> str:
+        self.served(model_id)
+        return self._url
+
+    def served(self, model_id: str) -> LoadedModel:
+        model = self._models.get(model_id)
+        if model is not None and model.state == "loading":
+            raise ApiError(
+                503, "model_loading", f"The model {model_id!r} is loading.", retry_after_s=LOADING_RETRY_S
+            )
+        if model is None or model.state != "loaded":
+            raise ApiError(404, "model_not_found", f"The model {model_id!r} is not loaded.", param="model")
+        assert model.text
+        assert model.worker
+        assert model.loaded
+        unread = self._config.stream.max_unread_tokens
+        return LoadedModel(model_id, model.text, model.loaded.context, model.worker, unread)
+
+    # --- load and unload ------------------------------------------------------------------------------
+
+    async def load(self, spec: ModelSpec) -> None:
+        candidates = self._candidates(spec)
+        while (model := self._models.get(spec.model_id)) and model.state in {"loading", "unloading"}:
+            await model.settled.wait()
+        if model and model.state == "loaded":
+            _require_same_source(model, spec)
+            return
+        model = self._models[spec.model_id] = _Model(spec)
+        self._changed(True)
+        try:
+            await self._place(model, candidates)
+            await self._load_on_worker(model)
+        except ApiError as error:
+            if model.state == "loading":
+                self._set_failed(model, error.code, error.message)
+            raise
+
+    async def _place(self, model: _Model, candidates: Sequence[DeviceWorker]) -> None:
+        model.path = await sources.find(model.source, self._config.models_dir)
+        try:
+            model.text = await asyncio.to_thread(text_model.load, model.path)
+        except BrokenModelError as error:
+            raise ApiError(422, "model_broken", str(error)) from error
+        model.worker = await self._freest(candidates)
+
+    async def _load_on_worker(self, model: _Model) -> None:
+        assert model.worker
+        assert model.path
+        _require_wanted(model)
+        try:
+            loaded = await model.worker.load(model.spec.model_id, str(model.path))
+        except LoadError as error:
+            raise ApiError(LOAD_STATUS.get(error.code, 503), error.code, error.message) from error
+        _require_wanted(model)
+        model.loaded, model.state, model.reloads = loaded, "loaded", 0
+        model.is_resident = True
+        model.settled.set()
+        log.info(
+            "model loaded",
+            extra={"model": model.spec.model_id, "worker": model.worker.name, "memory_mb": loaded.memory_mb},
+        )
+        self._changed(True)
+
+    async def unload(self, model_id: str) -> None:
+        model = self._models.get(model_id)
+        if model is None:
+            raise ApiError(404, "model_not_found", f"The model {model_id!r} is not loaded.", param="model_id")
+        if model.state != "unloading":
+            was_failed, model.state = model.state == "failed", "unloading"
+            model.settled.clear()
+            self._changed(True)
+            if model.worker and not was_failed:
+                await model.worker.unload(model_id)
+            self._forget(model)
+            return
+        await model.settled.wait()
+
+    def _forget(self, model: _Model) -> None:
+        if self._models.get(model.spec.model_id) is model:
+            del self._models[model.spec.model_id]
+        model.settled.set()
+        log.info("model unloaded", extra={"model": model.spec.model_id})
+        self._changed(True)
+
+    def _set_failed(self, model: _Model, code: str, message: str) -> None:
+        model.state, model.error = "failed", Failure(code=code, message=message)
+        model.settled.set()
+        log.error("model failed", extra={"model": model.spec.model_id, "code": code, "reason": message})
+        self._changed(True)
+
+    def _candidates(self, spec: ModelSpec) -> Sequence[DeviceWorker]:
+        if spec.quant:
+            raise ApiError(400, "unsupported_parameter", "quant is not supported yet.", param="quant")
+        if spec.devices is None:
+            return self._workers
+        known = {worker.device.index: worker for worker in self._workers}
+        if len(spec.devices) != 1:
+            message = f"devices must name one device; a model runs on one of {sorted(known)}."
+            raise ApiError(400, "unsupported_parameter", message, param="devices")
+        if unknown := [index for index in spec.devices if index not in known]:
+            message = f"There is no device {unknown[0]}; this neuron has {sorted(known)}."
+            raise ApiError(400, "unknown_device", message, param="devices")
+        return [known[index] for index in spec.devices]
+
+    async def _freest(self, candidates: Sequence[DeviceWorker]) -> DeviceWorker:
+        alive = [worker for worker in candidates if worker.state != "failed"]
+        if not alive:
+            reasons = "; ".join(f"{worker.name}: {worker.reason}" for worker in candidates)
+            raise ApiError(503, "device_failed", f"No device can be used ({reasons}).")
+        best = max(alive, key=lambda worker: (worker.state == "ready", worker.memory_free_mb))
+        try:
+            await best.wait_ready()
+        except LoadError as error:
+            raise ApiError(503, error.code, error.message) from error
+        return best
+
+    # --- what workers tell ----------------------------------------------------------------------------
+
+    def changed(self, *, urgent: bool) -> None:
+        self._changed(urgent)
+
+    def worker_lost(self, worker: DeviceWorker) -> None:
+        for model in self._models.values():
+            if model.worker is worker and model.state == "loaded":
+                model.state, model.loaded = "loading", None
+                model.settled.clear()
+
+    def worker_ready(self, worker: DeviceWorker) -> None:
+        task = asyncio.create_task(self._reload(worker), name=f"reload {worker.name}")
+        self._reloads.add(task)
+        task.add_done_callback(self._reloads.discard)
+
+    async def _reload(self, worker: DeviceWorker) -> None:
+        """Load again what the worker's predecessor had."""
+        for model in list(self._models.values()):
+            if model.worker is worker and model.is_resident and model.state == "loading":
+                await self._reload_one(model)
+
+    async def _reload_one(self, model: _Model) -> None:
+        model.reloads += 1
+        try:
+            await self._load_on_worker(model)
+        except ApiError as error:
+            is_worth_another = (
+                error.code == "worker_lost" and model.reloads < self._config.restart.max_reloads
+            )
+            if model.state == "loading" and not is_worth_another:
+                self._set_failed(model, error.code, error.message)
+
+
+_LOAD_FIELDS = tuple(name for name in ModelLoad.model_fields if name != "id")
+
+
+def _describe(model: _Model) -> ModelInfo:
+    return ModelInfo(
+        id=model.spec.model_id,
+        source=model.source,
+        state=model.state,
+        devices=[model.worker.device.index] if model.worker else [],
+        memory_mb=model.loaded.memory_mb if model.loaded else None,
+        context=model.loaded.context if model.loaded else None,
+        progress=model.worker.progress.get(model.spec.model_id) if model.worker else None,
+        capabilities=model.text.capabilities if model.text else [],
+        error=model.error,
+    )
+
+
+def _require_same_source(model: _Model, spec: ModelSpec) -> None:
+    if spec.source and spec.source != model.source:
+        message = f"{spec.model_id!r} is loaded from {model.source!r}; unload it first."
+        raise ApiError(409, "model_exists", message, param="source")
+
+
+def _require_wanted(model: _Model) -> None:
+    if model.state != "loading":
+        raise ApiError(409, "model_unloaded", f"{model.spec.model_id!r} was unloaded while it was loading.")
