@@ -34,6 +34,10 @@ app.conf.update(
         "polling_interval": 1,
         "socket_connect_timeout": 2,
         "socket_timeout": 5,
+        # Sending gives up at once, since a lost message is sent again; receiving never does.
+        "max_retries": 1,
+        "interval_start": 0,
+        "interval_step": 0,
     },
     task_serializer="json",
     accept_content=["json"],

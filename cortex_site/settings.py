@@ -115,6 +115,7 @@ CHANNEL_LAYERS = {
 # How lifecycle operations are carried out.
 LOAD_TIMEOUT_S = 1800.0  # one model on one node, from request to loaded
 UNLOAD_TIMEOUT_S = 120.0
+MEMORY_WAIT_S = 30.0  # until the memory of an evicted model is measured to be free
 NODE_CALL_TIMEOUT_S = 5.0  # any other question to a node
 CAPACITY_WAIT_S = 300.0  # a load waits so long for busy models and running operations to make room
 NODE_WAIT_S = 15.0  # and so long for a node that is away

@@ -65,7 +65,7 @@ class Placement(models.Model):
     def is_busy(self) -> bool:
         return bool(self.running + self.waiting)
 
-    def move(self, state: State) -> None:
+    def move(self, state: str) -> None:
         """Compare and set, so that of two who move a placement one fails.
 
         Raises `IllegalTransitionError` when the row is not in a state from which `state` can be reached.
@@ -77,4 +77,11 @@ class Placement(models.Model):
             raise IllegalTransitionError(f"{self}: cannot become {state}")
         self.state, self.changed_at, self.progress = state, now, None
 
+    def forget(self) -> None:
+        """The node does not have the model any more, whatever was known before."""
+        Placement.objects.filter(pk=self.pk).update(
+            state=self.State.UNLOADED, changed_at=timezone.now(), progress=None, running=0, waiting=0
+        )
+
+    forget.alters_data = True  # type: ignore[attr-defined]
     move.alters_data = True  # type: ignore[attr-defined]

@@ -1,0 +1,90 @@
+"""Carrying operations out, and finding those that nobody carries out.
+
+Called by Celery tasks. Any worker may be killed at any line: `reconcile` gives its operations to another one,
+which goes on from the row. An operation over which `MAX_ATTEMPTS` workers died is failed instead.
+"""
+
+from __future__ import annotations
+
+import logging
+from datetime import timedelta
+
+from django.conf import settings
+from django.db import Error as DatabaseError
+from django.db import transaction
+from django.utils import timezone
+
+from fleet.models import ACTIVE, Device, Operation
+from fleet.services import loading, unloading
+from fleet.services.dispatch import dispatch
+from fleet.services.lease import Lease, LeaseLostError, close_children
+from fleet.services.outcome import CancelledError, OperationError, PostponedError
+
+log = logging.getLogger("cortex.operations")
+
+State = Operation.State
+
+
+def run_operation(operation_id: int) -> None:
+    """Carry one operation out, unless it is over, not due or in other hands."""
+    lease = Lease.take(operation_id)
+    if lease is None:
+        return
+    facts = {"operation": operation_id, "kind": lease.operation.kind, "model": lease.operation.model}
+    try:
+        _carry_out(lease)
+    except LeaseLostError:
+        log.warning("operation was taken over", extra=facts)
+    except DatabaseError:
+        raise  # nothing can be recorded; `reconcile` finds the silent lease
+    except Exception as error:  # the outcome must reach the row, whatever it was
+        log.exception("operation broke", extra=facts)
+        lease.finish(State.FAILED, f"{type(error).__name__}: {error}", error_code="internal_error")
+    row = lease.operation
+    log.info("operation", extra={**facts, "node": row.node, "state": row.state, "outcome": row.message})
+
+
+def _carry_out(lease: Lease) -> None:
+    verb = loading.run if lease.operation.kind == Operation.Kind.LOAD else unloading.run
+    try:
+        message = verb(lease)
+    except PostponedError as wait:
+        lease.postpone(str(wait), wait.delay_s)
+    except CancelledError as reason:
+        lease.finish(State.CANCELLED, str(reason))
+    except OperationError as error:
+        lease.finish(State.FAILED, error.message, error_code=error.code)
+    else:
+        lease.finish(State.SUCCEEDED, message)
+
+
+def reconcile() -> None:
+    """Tell workers again of operations whose message or worker was lost; give back orphaned devices."""
+    now = timezone.now()
+    lost = now - timedelta(seconds=settings.LEASE_S / 2)
+    silent = now - timedelta(seconds=settings.LEASE_S)
+    roots = Operation.objects.filter(parent=None)
+    untold = roots.filter(state=State.PENDING, due_at__lt=lost)
+    orphans = roots.filter(state=State.RUNNING, heartbeat_at__lt=silent)
+    for row in orphans.filter(attempts__gte=settings.MAX_ATTEMPTS):
+        _bury(row)
+    again = [*untold.values_list("pk", flat=True), *orphans.values_list("pk", flat=True)]
+    for operation_id in again:
+        log.warning("operation is announced again", extra={"operation": operation_id})
+        dispatch(operation_id)
+    untold.update(due_at=now)  # at most one message per interval
+    Device.objects.exclude(claimed_by=None).exclude(claimed_by__state__in=ACTIVE).update(claimed_by=None)
+
+
+def _bury(row: Operation) -> None:
+    message = f"{row.attempts + 1} workers died over it"
+    with transaction.atomic():
+        dead = Operation.objects.filter(pk=row.pk, state=State.RUNNING, heartbeat_at=row.heartbeat_at)
+        if dead.update(
+            state=State.FAILED,
+            error_code="worker_lost",
+            message=message,
+            finished_at=timezone.now(),
+            lease=None,
+        ):
+            close_children(row, message)

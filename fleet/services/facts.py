@@ -1,0 +1,78 @@
+"""Rows as the frozen values that `fleet.placement` decides by."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from django.utils import timezone
+
+from fleet.evictor import Resident
+from fleet.models import Device, ModelProfile, Node, Placement
+from fleet.models.profile import DEFAULT_PRIORITY
+from fleet.placement import DeviceFacts, Need, NodeFacts
+
+RESIDENT = (Placement.State.LOADING, Placement.State.LOADED, Placement.State.UNLOADING)
+
+
+def need(model: str) -> Need:
+    """What the catalogue says a model needs; a model outside it asks for nothing in particular."""
+    profile: ModelProfile | None = ModelProfile.objects.filter(model_id=model).first()
+    if profile is None:
+        return Need(model=model)
+    return Need(
+        model=model,
+        memory_mb=profile.memory_mb,
+        min_devices=profile.min_devices,
+        min_device_mb=profile.min_device_vram_mb or 0,
+        priority=profile.priority,
+        harness=profile.harness,
+        pinned_on=frozenset(profile.pinned_on),
+    )
+
+
+def nodes(*, only: str = "", leave_out: set[str] | None = None) -> list[NodeFacts]:
+    """Every node, or one, without those in `leave_out`."""
+    rows = Node.objects.filter(name=only) if only else Node.objects.all()
+    rows = rows.exclude(name__in=leave_out or ()).prefetch_related("devices", "placements")
+    profiles = {profile.model_id: profile for profile in ModelProfile.objects.all()}
+    now = timezone.now()
+    return [
+        NodeFacts(
+            name=node.name,
+            devices=tuple(_device(device) for device in node.devices.all()),
+            residents=tuple(
+                _resident(row, node, profiles.get(row.model), now)
+                for row in node.placements.all()
+                if row.state in RESIDENT
+            ),
+            healthy=node.healthy,
+            harnesses=frozenset(node.harnesses),
+        )
+        for node in rows
+    ]
+
+
+def _device(device: Device) -> DeviceFacts:
+    return DeviceFacts(
+        index=device.index,
+        total_mb=device.memory_total_mb,
+        free_mb=device.memory_free_mb,
+        ready=device.state == "ready",
+        claimed=device.claimed_by_id is not None,
+    )
+
+
+def _resident(row: Placement, node: Node, profile: ModelProfile | None, now: datetime) -> Resident:
+    used_at = max(row.changed_at, row.last_used_at or row.changed_at)
+    memory = row.memory_mb or (profile.memory_mb if profile else 0)
+    devices = row.devices or [0]
+    return Resident(
+        model=row.model,
+        memory_mb={index: memory // len(devices) for index in devices},
+        priority=profile.priority if profile else DEFAULT_PRIORITY,
+        pinned=bool(profile and (profile.pinned or node.name in profile.pinned_on)),
+        busy=row.is_busy or row.state != Placement.State.LOADED,
+        idle_s=(now - used_at).total_seconds(),
+        resident_s=(now - row.changed_at).total_seconds(),
+        min_residency_s=profile.min_residency_s if profile else 0,
+    )

@@ -1,0 +1,233 @@
+"""Carrying out a load: choose a node, make room there, load, and say how it went.
+
+Each step leaves the row so that whoever takes the operation over goes on from it: with a node chosen the
+choice stands, and asking that node again for what it does already is harmless. No transaction is open while
+a node is asked anything.
+"""
+
+from __future__ import annotations
+
+from time import monotonic, sleep
+
+from django.conf import settings
+from django.db.models import Sum
+from django.utils import timezone
+
+from cortex_site.config import current
+from fleet import placement as placing
+from fleet.models import Device, ModelProfile, Node, Operation, Placement
+from fleet.placement import Outlook, Verdict
+from fleet.services import facts, observe, sightings
+from fleet.services.calls import LOOK_EVERY_S, Call
+from fleet.services.lease import Lease
+from fleet.services.neuron_client import NeuronClient, NodeError
+from fleet.services.outcome import OperationError, PostponedError
+from fleet.services.unloading import evict, node_named
+from neuron.wire import ModelInfo, ModelSpec
+
+MAX_NODES_TRIED = 3
+MAX_ASKED = 3
+RETRY_PLACEMENT_S = 1.0
+MODEL_FAULTS = frozenset({"model_unsupported"})  # no other node would do better
+
+
+def run(lease: Lease) -> str:
+    """Load the operation's model; the return value says what happened."""
+    if not lease.operation.node and (node := _loaded_already(lease.operation)):
+        lease.note(node=node)
+        return f"was loaded on {node} already"
+    while True:
+        if not lease.operation.node:
+            choose(lease)
+        node = node_named(lease.operation.node)
+        try:
+            _load_on(lease, node)
+        except OperationError as error:
+            _give_up_on(lease, node, error)
+        else:
+            return f"loaded on {node.name}"
+
+
+def _loaded_already(operation: Operation) -> str:
+    """The node that has it in spite of what the asker knew; asked itself, since rows may be old."""
+    rows = Placement.objects.filter(model=operation.model, state="loaded", node__healthy=True)
+    if operation.wanted_node:
+        rows = rows.filter(node__name=operation.wanted_node)
+    for row in rows.select_related("node"):
+        observe.sight(row.node)
+        row.refresh_from_db()
+        if row.state == Placement.State.LOADED and Node.objects.filter(pk=row.node_id, misses=0).exists():
+            return str(row.node.name)
+    return ""
+
+
+def choose(lease: Lease) -> None:
+    """Decide for a node and claim its devices, or say why that cannot be (now)."""
+    operation = lease.operation
+    healthy = Node.objects.filter(healthy=True).values_list("name", flat=True)
+    observe.poll(names=[operation.wanted_node] if operation.wanted_node else list(healthy))
+    lease.beat()
+    failed = {entry["node"] for entry in operation.failed_nodes}
+    decision = placing.place(
+        facts.need(operation.model),
+        facts.nodes(only=operation.wanted_node, leave_out=failed),
+        current().eviction.strategy,
+    )
+    explanation = [_explained(verdict) for verdict in decision.verdicts]
+    lease.note(explanation=operation.failed_nodes + explanation)
+    if decision.chosen is None:
+        _cannot_place(operation, decision)
+        return
+    _settle(lease, decision.chosen)
+
+
+def _explained(verdict: Verdict) -> dict[str, str]:
+    return {"node": verdict.node, "outlook": verdict.outlook, "message": verdict.reason}
+
+
+def _settle(lease: Lease, verdict: Verdict) -> None:
+    node = Node.objects.get(name=verdict.node)
+    victims = [victim.model for victim in verdict.victims]
+    message = f"loading on {verdict.node}: {verdict.reason}"
+    if not lease.claim(
+        verdict.node, verdict.touched, node=verdict.node, victims=victims, progress=None, message=message
+    ):
+        raise PostponedError("waits for another operation on the same device", delay_s=RETRY_PLACEMENT_S)
+    row, _ = Placement.objects.get_or_create(node=node, model=lease.operation.model)
+    row.devices = list(verdict.devices)
+    row.save(update_fields=["devices"])
+    if row.state in {Placement.State.UNLOADED, Placement.State.FAILED}:
+        row.move(Placement.State.LOADING)
+
+
+def _cannot_place(operation: Operation, decision: placing.Decision) -> None:
+    """Wait within bounds for what time may bring; else fail, with a node's own words if one has tried."""
+    waited_s = (timezone.now() - operation.created_at).total_seconds()
+    reason = "; ".join(f"{verdict.node}: {verdict.reason}" for verdict in decision.verdicts)
+    match decision.outlook:
+        case Outlook.BUSY if waited_s < settings.CAPACITY_WAIT_S:
+            raise PostponedError(reason, delay_s=RETRY_PLACEMENT_S)
+        case Outlook.DOWN if waited_s < settings.NODE_WAIT_S and not operation.failed_nodes:
+            raise PostponedError(reason, delay_s=RETRY_PLACEMENT_S)
+    if operation.failed_nodes:
+        last = operation.failed_nodes[-1]
+        raise OperationError(last["code"], last["message"])
+    if not decision.verdicts:
+        raise OperationError("no_node", "no node is configured")
+    code = {Outlook.BUSY: "no_capacity", Outlook.DOWN: "node_unreachable"}.get(
+        decision.outlook, "no_node_fits"
+    )
+    raise OperationError(code, reason)
+
+
+def _give_up_on(lease: Lease, node: Node, error: OperationError) -> None:
+    """Note that this node could not, and go on without it; re-raise where no other could either."""
+    operation = lease.operation
+    failed = {"node": node.name, "outlook": "failed", "code": error.code, "message": error.message}
+    tried = [*operation.failed_nodes, failed]
+    Placement.objects.filter(node=node, model=operation.model).update(
+        state=Placement.State.FAILED, error_code=error.code[:100], error_message=error.message, progress=None
+    )
+    lease.note(failed_nodes=tried, explanation=[*tried, *_others(operation, node)])
+    observe.sight(node)
+    if error.code in MODEL_FAULTS or operation.wanted_node or len(tried) >= MAX_NODES_TRIED:
+        raise error
+    lease.release(node="", victims=[])
+
+
+def _others(operation: Operation, node: Node) -> list[dict[str, str]]:
+    return [entry for entry in operation.explanation if entry["node"] != node.name and "code" not in entry]
+
+
+def _load_on(lease: Lease, node: Node) -> None:
+    row = Placement.objects.get(node=node, model=lease.operation.model)
+    with NeuronClient(node) as client:
+        for victim in Placement.objects.filter(node=node, model__in=lease.operation.victims).exclude(
+            state=Placement.State.UNLOADED
+        ):
+            lease.note(message=f"evicting {victim.model} from {node.name}")
+            evict(lease, client, victim)
+        if lease.operation.victims:
+            _await_memory(lease, node, row)
+        lease.note(message=f"loading on {node.name}")
+        info = _follow(lease, client, _spec(row))
+    _record(row, info)
+    observe.sight(node)
+
+
+def _await_memory(lease: Lease, node: Node, row: Placement) -> None:
+    """Loading may begin when the memory of the evicted is measured to be free, not before."""
+    needed = facts.need(row.model).memory_mb
+    deadline = monotonic() + settings.MEMORY_WAIT_S
+    while True:
+        observe.sight(node)
+        lease.beat()
+        devices = Device.objects.filter(node=node, index__in=row.devices)
+        free = devices.aggregate(free=Sum("memory_free_mb"))["free"] or 0
+        if free >= needed:
+            return
+        if monotonic() >= deadline:
+            message = f"{node.name}: {free} of {needed} MiB are free after the evictions"
+            raise OperationError("memory_not_returned", message)
+        sleep(LOOK_EVERY_S)
+
+
+def _spec(row: Placement) -> ModelSpec:
+    profile: ModelProfile | None = ModelProfile.objects.filter(model_id=row.model).first()
+    if profile is None:
+        return ModelSpec(model_id=row.model, source=row.source or None, devices=row.devices)
+    return ModelSpec(
+        model_id=row.model,
+        source=profile.source or None,
+        harness=profile.harness,
+        quant=profile.quant or None,
+        devices=row.devices,
+    )
+
+
+def _follow(lease: Lease, client: NeuronClient, spec: ModelSpec) -> ModelInfo:
+    """Ask for the load and watch it. A node may answer at once or at the end, and may restart in between."""
+    deadline = monotonic() + settings.LOAD_TIMEOUT_S
+    heard_at = monotonic()
+    asked = 1
+    call = Call(lambda: client.load(spec))
+    while monotonic() < deadline:
+        answered = call.pause()
+        try:
+            info = client.model(spec.model_id)
+            heard_at = monotonic()
+        except NodeError as error:
+            if monotonic() - heard_at > settings.NODE_WAIT_S:
+                raise OperationError(error.code, error.message) from error
+            info = None
+        lease.beat(info.progress if info else None)
+        if info and info.state == "loaded":
+            return info
+        if not answered or (info and info.state == "loading"):
+            continue
+        if isinstance(call.error, NodeError) and not call.error.is_silence:
+            raise OperationError(call.error.code, call.error.message)
+        if info and info.state == "failed":
+            raise _said(info)
+        if info is None and call.error is None:
+            asked += 1  # it said yes, and has forgotten
+        if asked > MAX_ASKED:
+            break
+        call = Call(lambda: client.load(spec))
+    raise OperationError("load_timeout", f"{spec.model_id}: not loaded within {settings.LOAD_TIMEOUT_S:g} s")
+
+
+def _said(info: ModelInfo) -> OperationError:
+    if info.error:
+        return OperationError(info.error.code, info.error.message)
+    return OperationError("load_failed", f"{info.id} failed without a reason")
+
+
+def _record(row: Placement, info: ModelInfo) -> None:
+    now = timezone.now()
+    row.refresh_from_db()
+    sightings.describe(row, info, now)
+    row.last_used_at = now  # somebody asked for it: it is not the next victim
+    row.save()
+    if info.memory_mb:
+        ModelProfile.objects.filter(model_id=row.model).update(measured_mb=info.memory_mb)

@@ -1,0 +1,110 @@
+"""Control calls to one neuron over HTTP, and its refusals as exceptions of ours."""
+
+from __future__ import annotations
+
+import ssl
+from functools import lru_cache
+from typing import Any, Self
+
+import httpx
+from django.conf import settings
+from pydantic import TypeAdapter, ValidationError
+
+from fleet.models import Node
+from neuron.wire import ModelInfo, ModelSpec
+
+_MODELS = TypeAdapter(list[ModelInfo])
+
+
+class NodeError(Exception):
+    """A node could not, or would not. `code` and `message` are its own where it said something."""
+
+    def __init__(self, code: str, message: str, *, status: int | None = None) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.status = status  # of its answer; None when there was none
+
+    @property
+    def is_silence(self) -> bool:
+        return self.status is None
+
+
+@lru_cache(maxsize=1)
+def tls() -> ssl.SSLContext:
+    """Reading the certificates costs 20 ms: once per process."""
+    return httpx.create_ssl_context()
+
+
+def headers(token: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {token}"} if token else {}
+
+
+class NeuronClient:
+    """Blocking; for threads of Celery workers. Every method raises `NodeError`."""
+
+    def __init__(self, node: Node) -> None:
+        self._name = node.name
+        self._http = httpx.Client(
+            base_url=node.endpoint,
+            headers=headers(node.token),
+            timeout=settings.NODE_CALL_TIMEOUT_S,
+            verify=tls(),
+            trust_env=False,
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._http.close()
+
+    def models(self) -> list[ModelInfo]:
+        infos: list[ModelInfo] = understood(self._name, _MODELS, self._ask("GET", "/models"))
+        return infos
+
+    def model(self, model_id: str) -> ModelInfo | None:
+        return next((info for info in self.models() if info.id == model_id), None)
+
+    def load(self, spec: ModelSpec) -> None:
+        """Whether it answers at once or when the model is loaded is the neuron's choice."""
+        self._ask("POST", "/models/load", spec.model_dump(), timeout=settings.LOAD_TIMEOUT_S)
+
+    def unload(self, model_id: str) -> None:
+        self._ask("POST", "/models/unload", {"model_id": model_id}, timeout=settings.UNLOAD_TIMEOUT_S)
+
+    def _ask(
+        self, method: str, path: str, body: Any = None, *, timeout: float | None = None
+    ) -> httpx.Response:
+        limit = httpx.USE_CLIENT_DEFAULT if timeout is None else httpx.Timeout(timeout, connect=5.0)
+        try:
+            response = self._http.request(method, path, json=body, timeout=limit)
+        except httpx.HTTPError as error:
+            raise unreachable(self._name, error) from error
+        if response.is_error:
+            raise refusal(self._name, response)
+        return response
+
+
+def unreachable(node: str, error: httpx.HTTPError) -> NodeError:
+    return NodeError("node_unreachable", f"{node} does not answer: {error or type(error).__name__}")
+
+
+def refusal(node: str, response: httpx.Response) -> NodeError:
+    """The error envelope of a neuron, or what can be said of an answer without one."""
+    try:
+        error = response.json()["error"]
+        return NodeError(str(error["code"]), str(error["message"]), status=response.status_code)
+    except (ValueError, KeyError, TypeError):
+        message = f"{node} answered {response.status_code}: {response.text[:200]}"
+        return NodeError("node_error", message, status=response.status_code)
+
+
+def understood(node: str, shape: TypeAdapter[Any], response: httpx.Response) -> Any:
+    try:
+        return shape.validate_json(response.content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        message = f"{node} says what is not understood: {response.url.path} {where}: {first['msg']}"
+        raise NodeError("node_not_understood", message, status=response.status_code) from error

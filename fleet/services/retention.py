@@ -1,0 +1,31 @@
+"""Deletes what is older than the configuration wants to keep."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from django.db.models import QuerySet
+from django.utils import timezone
+
+from cortex_site.config import current
+from fleet.models import ACTIVE, Operation, RequestMetric
+
+CHUNK = 5_000  # rows per statement: other writers get their turn in between
+
+
+def prune() -> int:
+    """How many rows went."""
+    keep, now = current().retention, timezone.now()
+    metrics_before = now - timedelta(days=keep.request_metrics_days)
+    operations_before = now - timedelta(days=keep.operations_days)
+    metrics = RequestMetric.objects.filter(started_at__lt=metrics_before)
+    operations = Operation.objects.filter(created_at__lt=operations_before).exclude(state__in=ACTIVE)
+    return _delete(metrics) + _delete(operations)
+
+
+def _delete(rows: QuerySet) -> int:
+    total = 0
+    while ids := list(rows.order_by("pk").values_list("pk", flat=True)[:CHUNK]):
+        rows.model.objects.filter(pk__in=ids).delete()
+        total += len(ids)
+    return total

@@ -1,0 +1,27 @@
+"""The schedule that beat starts with. Rows that exist are left as the admin made them."""
+
+from __future__ import annotations
+
+from django_celery_beat.models import IntervalSchedule, PeriodicTask
+
+from cortex_site.config import current
+
+
+def ensure() -> None:
+    """Make the default schedule where it is not there yet."""
+    for name, task, every_s in _defaults():
+        interval, _ = IntervalSchedule.objects.get_or_create(every=every_s, period=IntervalSchedule.SECONDS)
+        PeriodicTask.objects.get_or_create(
+            name=name,
+            # What has waited for its whole interval is not worth doing: the next one is there.
+            defaults={"task": task, "interval": interval, "expire_seconds": every_s},
+        )
+
+
+def _defaults() -> list[tuple[str, str, int]]:
+    return [
+        ("Poll the nodes", "fleet.tasks.poll", max(1, round(current().poll.interval_s))),
+        ("Find lost operations", "fleet.tasks.reconcile", 5),
+        ("Unload idle models", "fleet.tasks.unload_idle", 30),
+        ("Delete old rows", "fleet.tasks.prune", 3600),
+    ]

@@ -1,0 +1,118 @@
+"""Writes what a node said of itself into `Node`, `Device` and `Placement`."""
+
+from __future__ import annotations
+
+import logging
+from datetime import datetime
+from typing import Any
+
+from django.db import transaction
+from django.utils import timezone
+
+from fleet.models import ACTIVE, Device, Node, Operation, Placement
+from neuron.wire import DeviceHealth, DeviceInfo, Discovery, Health, ModelInfo, ModelLoad
+
+log = logging.getLogger("cortex.poll")
+
+LARGEST = 2**31 - 1  # of a database integer
+
+
+@transaction.atomic
+def write(node: Node, health: Health, models: list[ModelInfo], discovery: Discovery | None) -> None:
+    """One answer, whole or not at all."""
+    now = timezone.now()
+    if not node.healthy:
+        log.info("node is healthy", extra={"node": node.name})
+    Node.objects.filter(pk=node.pk).update(
+        healthy=True,
+        status=health.status,
+        reason="",
+        misses=0,
+        last_seen_at=now,
+        pid=_count(health.pid),
+        rss_mb=_count(health.rss_mb),
+        **(_host(discovery) if discovery else {}),
+    )
+    _devices(node, health, discovery)
+    _placements(node, models, {load.id: load for load in health.models}, now)
+
+
+def _host(discovery: Discovery) -> dict[str, Any]:
+    return {
+        "protocol": discovery.protocol,
+        "version": discovery.version[:100],
+        "hostname": discovery.hostname[:255],
+        "os": f"{discovery.os} {discovery.kernel}"[:255],
+        "cuda_version": (discovery.cuda_version or "")[:50],
+        "driver_version": (discovery.driver_version or "")[:50],
+        "harnesses": discovery.harnesses,
+    }
+
+
+def _devices(node: Node, health: Health, discovery: Discovery | None) -> None:
+    rows = {device.index: device for device in Device.objects.filter(node=node)}
+    infos = {info.index: info for info in discovery.devices} if discovery else {}
+    for now in health.devices:
+        row = rows.pop(now.index, None) or Device(node=node, index=now.index)
+        if info := infos.get(now.index):
+            _identify(row, info)
+        _measure(row, now)
+        # `claimed_by` belongs to operations: a save of the whole row could undo a claim made meanwhile
+        row.save(update_fields=OBSERVED if row.pk else None)
+    Device.objects.filter(pk__in=[gone.pk for gone in rows.values()]).delete()
+
+
+def _identify(row: Device, info: DeviceInfo) -> None:
+    row.name, row.kind = info.name[:200], info.kind
+    row.compute_capability = (info.compute_capability or "")[:20]
+    row.memory_total_mb = _count(info.memory_total_mb)
+
+
+def _measure(row: Device, now: DeviceHealth) -> None:
+    row.state, row.worker, row.reason = now.state, now.worker[:50], now.reason or ""
+    row.pid, row.rss_mb = _count(now.pid), _count(now.rss_mb)
+    row.memory_used_mb = _count(now.memory_used_mb)
+    row.memory_free_mb = min(_count(now.memory_free_mb) or 0, row.memory_total_mb)  # more would be a lie
+    row.utilization_pct, row.temperature_c = _count(now.utilization_pct), now.temperature_c
+    row.cycles, row.restarts = _count(now.cycles), _count(now.restarts)
+
+
+_fields = Device._meta.concrete_fields  # noqa: SLF001 - public in spite of its name
+OBSERVED = [field.name for field in _fields if field.name not in {"id", "node", "claimed_by"}]
+
+
+def _placements(node: Node, models: list[ModelInfo], loads: dict[str, ModelLoad], now: datetime) -> None:
+    rows = {row.model: row for row in Placement.objects.filter(node=node)}
+    for info in models:
+        row = rows.pop(info.id, None) or Placement(node=node, model=info.id)
+        describe(row, info, now)
+        load = loads.get(info.id)
+        row.running = _count(load.running) if load else 0
+        row.waiting = _count(load.waiting) if load else 0
+        if row.is_busy:
+            row.last_used_at = now
+        row.save()
+    gone = [row.pk for row in rows.values() if row.state != Placement.State.UNLOADED]
+    if gone:
+        # A load that has just been decided is not on the node yet: its operation speaks for it.
+        coming = Operation.objects.filter(kind="load", node=node.name, state__in=ACTIVE).values("model")
+        Placement.objects.filter(pk__in=gone).exclude(model__in=coming).update(
+            state=Placement.State.UNLOADED, changed_at=now, progress=None, running=0, waiting=0
+        )
+
+
+def describe(row: Placement, info: ModelInfo, now: datetime) -> None:
+    """Copy what a node says of a model into an unsaved change of `row`."""
+    if row.state != info.state:
+        row.state, row.changed_at = info.state, now
+    row.source, row.devices = info.source[:500], info.devices
+    row.memory_mb = _count(info.memory_mb) or row.memory_mb
+    row.context, row.capabilities = _count(info.context), info.capabilities
+    row.progress = info.progress
+    row.error_code = info.error.code[:100] if info.error else ""
+    row.error_message = info.error.message if info.error else ""
+
+
+def _count(value: int | None) -> int | None:
+    """A count brought into the range that a database column has."""
+    return None if value is None else max(0, min(value, LARGEST))

@@ -1,0 +1,104 @@
+"""Carrying out an unload: asked for, or to make room for a load."""
+
+from __future__ import annotations
+
+import logging
+from time import monotonic
+
+from django.conf import settings
+from django.utils import timezone
+
+from fleet.models import IllegalTransitionError, Node, Operation, Placement
+from fleet.services import observe
+from fleet.services.calls import Call
+from fleet.services.lease import Lease
+from fleet.services.neuron_client import NeuronClient, NodeError
+from fleet.services.outcome import CancelledError, OperationError, PostponedError
+from neuron.wire import ModelInfo
+
+log = logging.getLogger("cortex.operations")
+
+
+def run(lease: Lease) -> str:
+    """Unload the operation's model from its node; the return value says what happened."""
+    operation = lease.operation
+    node = node_named(operation.wanted_node)
+    placement: Placement | None = Placement.objects.filter(node=node, model=operation.model).first()
+    if placement is None or placement.state == Placement.State.UNLOADED:
+        return "was not loaded"
+    if not lease.claim(node.name, set(placement.devices), node=node.name):
+        raise PostponedError("waits for another operation on its device", delay_s=1)
+    observe.sight(node)
+    placement.refresh_from_db()
+    if operation.unless_busy and placement.is_busy:
+        raise CancelledError("in use again")
+    with NeuronClient(node) as client:
+        remove(lease, client, placement)
+    observe.sight(node)
+    return f"unloaded from {node.name}"
+
+
+def node_named(name: str) -> Node:
+    node: Node | None = Node.objects.filter(name=name).first()
+    if node is None:
+        raise OperationError("node_not_found", f"there is no node {name!r} any more")
+    return node
+
+
+def remove(lease: Lease, client: NeuronClient, placement: Placement) -> None:
+    """Have the node drop the model, and wait until it says so. Idempotent.
+
+    Raises `OperationError` with the node's own words, or when it takes too long.
+    """
+    try:
+        placement.move(Placement.State.UNLOADING)
+    except IllegalTransitionError:
+        log.info("placement is on its way out already", extra={"placement": str(placement)})
+    call = Call(lambda: client.unload(placement.model))
+    deadline = monotonic() + settings.UNLOAD_TIMEOUT_S
+    while monotonic() < deadline:
+        answered = call.pause()
+        lease.beat()
+        info = _look(client, placement.model)
+        if info is None:
+            placement.forget()
+            return
+        if answered and call.error:
+            raise _failure(call.error) from call.error
+    message = f"{placement} is still there after {settings.UNLOAD_TIMEOUT_S:g} s"
+    raise OperationError("unload_timeout", message)
+
+
+def _look(client: NeuronClient, model: str) -> ModelInfo | None:
+    try:
+        return client.model(model)
+    except NodeError as error:
+        raise OperationError(error.code, error.message) from error
+
+
+def _failure(error: BaseException) -> OperationError:
+    if isinstance(error, NodeError):
+        return OperationError(error.code, error.message)
+    raise error
+
+
+def evict(lease: Lease, client: NeuronClient, placement: Placement) -> None:
+    """Remove a placement for the lease's load, as an operation of its own in the list."""
+    parent = lease.operation
+    row = Operation.objects.create(
+        kind=Operation.Kind.EVICT,
+        model=placement.model,
+        wanted_node=placement.node.name,
+        node=placement.node.name,
+        state=Operation.State.RUNNING,
+        parent=parent,
+        requested_by=parent.requested_by,
+        reason=f"makes room for {parent.model} (#{parent.pk})",
+        started_at=timezone.now(),
+    )
+    remove(lease, client, placement)
+    Operation.objects.filter(pk=row.pk).update(
+        state=Operation.State.SUCCEEDED,
+        finished_at=timezone.now(),
+        message=f"freed {placement.memory_mb} MiB",
+    )

@@ -1,0 +1,29 @@
+from __future__ import annotations
+
+from cortex_site.celery import app
+from fleet.services import execution, idle, observe, retention
+
+
+@app.task
+def run_operation(operation_id: int) -> None:
+    execution.run_operation(operation_id)
+
+
+@app.task
+def reconcile() -> None:
+    execution.reconcile()
+
+
+@app.task
+def poll() -> None:
+    observe.poll()
+
+
+@app.task
+def unload_idle() -> None:
+    idle.unload_idle()
+
+
+@app.task
+def prune() -> None:
+    retention.prune()
