@@ -1,0 +1,49 @@
+"""A device without a model: pages hold token ids, and the next token is a function of the text so far.
+
+What it reads it reads through the page table alone, so a wrong page, a page shared too early or a table out
+of step with the engine gives another text than `continuation` does.
+"""
+
+from __future__ import annotations
+
+from hashlib import blake2b
+
+from neuron.step import CacheShape, StepPlan, StepResult
+
+VOCAB = 50
+
+
+def next_token(text: list[int]) -> int:
+    return blake2b(bytes(text), digest_size=2).digest()[0] % VOCAB
+
+
+def continuation(prompt: list[int], count: int, stop_ids: frozenset[int] = frozenset()) -> list[int]:
+    """What a request must be told: up to `count` tokens, ended before a stop id."""
+    text = list(prompt)
+    while len(text) < len(prompt) + count and (token := next_token(text)) not in stop_ids:
+        text.append(token)
+    return text[len(prompt) :]
+
+
+class FakeDevice:
+    def __init__(self, shape: CacheShape) -> None:
+        self.shape = shape
+        self.pages: list[list[int]] = [[-1] * shape.page_size for _ in range(shape.num_pages)]
+        self.table: list[list[int]] = [[] for _ in range(shape.num_slots)]
+
+    def run(self, plan: StepPlan) -> StepResult:
+        assert plan.chunks
+        assert len({chunk.slot for chunk in plan.chunks}) == len(plan.chunks)
+        for joined in plan.joined:
+            self.table[joined.slot] = list(joined.pages)
+        for chunk in plan.chunks:
+            pages = self.table[chunk.slot]
+            pages += chunk.new_pages
+            assert len(pages) <= self.shape.pages_per_slot
+            for position, token in enumerate(chunk.tokens, chunk.start):
+                self.pages[pages[position // self.shape.page_size]][position % self.shape.page_size] = token
+        return StepResult(tuple(self._draw(c.slot, c.end) if c.draw else None for c in plan.chunks))
+
+    def _draw(self, slot: int, end: int) -> int:
+        size, pages = self.shape.page_size, self.table[slot]
+        return next_token([self.pages[pages[p // size]][p % size] for p in range(end)])

@@ -1,0 +1,108 @@
+"""Requests come, go and crowd each other out in any order; each must get its text and end exactly once."""
+
+from __future__ import annotations
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from neuron.engine.scheduler import Limits, Scheduler
+from neuron.pipe import Finished, Refused, Sampling, Submit, Tokens
+from neuron.step import CacheShape
+from tests.engine.fake_device import VOCAB, FakeDevice, continuation
+
+
+class Serving(RuleBasedStateMachine):
+    @initialize(pages=st.integers(5, 14), slots=st.integers(1, 5), spare=st.integers(1, 9))
+    def start(self, pages: int, slots: int, spare: int) -> None:
+        shape = CacheShape(num_pages=pages, page_size=3, num_slots=slots, context=min(30, pages * 3))
+        limits = Limits(max_running=slots, max_waiting=6, max_wait_s=10, step_tokens=slots + spare)
+        self.scheduler = Scheduler("m", shape, vocab_size=VOCAB, limits=limits)
+        self.device = FakeDevice(shape)
+        self.submitted: dict[int, Submit] = {}
+        self.told: dict[int, list[int]] = {}
+        self.ends: dict[int, Finished | Refused] = {}
+        self.now = 0.0
+
+    # Few beginnings, so that prefixes are shared.
+    @rule(
+        head=st.sampled_from([0, 3, 6, 9, 12]),
+        tail=st.lists(st.integers(0, 1), max_size=9),
+        max_tokens=st.integers(1, 20),
+        stop_ids=st.lists(st.integers(0, VOCAB - 1), max_size=3),
+    )
+    def submit(self, head: int, tail: list[int], max_tokens: int, stop_ids: list[int]) -> None:
+        number = len(self.submitted)
+        request = Submit(number, "m", [7] * head + tail, max_tokens, Sampling(), stop_ids)
+        self.submitted[number], self.told[number] = request, []
+        if refused := self.scheduler.submit(request, self.now):
+            self.end(refused)
+
+    @rule(times=st.integers(1, 6))
+    def step(self, times: int) -> None:
+        for _ in range(times):
+            plan = self.scheduler.plan()
+            if plan is None:
+                return
+            assert plan.num_tokens <= self.scheduler.limits.step_tokens
+            for event in self.scheduler.apply(plan, self.device.run(plan), 0.1):
+                if isinstance(event, Tokens):
+                    assert event.id not in self.ends
+                    self.told[event.id] += event.tokens
+                else:
+                    self.end(event)
+
+    @rule()
+    def fail(self) -> None:
+        plan = self.scheduler.plan()
+        if plan is not None:
+            for refused in self.scheduler.fail(plan, "broke"):
+                self.end(refused)
+
+    @rule(data=st.data())
+    def cancel(self, data: st.DataObject) -> None:
+        if self.submitted:
+            finished = self.scheduler.cancel(data.draw(st.sampled_from(sorted(self.submitted))))
+            if finished:
+                self.end(finished)
+
+    @rule(seconds=st.sampled_from([1.0, 11.0]))
+    def wait(self, seconds: float) -> None:
+        self.now += seconds
+        for refused in self.scheduler.expire(self.now):
+            self.end(refused)
+
+    def end(self, event: Finished | Refused) -> None:
+        assert event.id not in self.ends
+        self.ends[event.id] = event
+        if isinstance(event, Finished):
+            assert event.cached_tokens < event.prompt_tokens
+            assert event.prompt_tokens == len(self.submitted[event.id].tokens)
+
+    @invariant()
+    def adds_up(self) -> None:
+        if hasattr(self, "scheduler"):
+            self.scheduler.check()
+
+    @invariant()
+    def texts_are_right(self) -> None:
+        for number, told in getattr(self, "told", {}).items():
+            request = self.submitted[number]
+            whole = continuation(request.tokens, 20, frozenset(request.stop_ids))
+            assert told == whole[: len(told)]
+
+    def teardown(self) -> None:
+        if not hasattr(self, "scheduler"):
+            return
+        for _ in range(3000):
+            if self.scheduler.has_work:
+                self.step(1)
+        assert not self.scheduler.has_work
+        assert self.ends.keys() == self.submitted.keys()
+        assert self.scheduler.pages.num_available == self.scheduler.shape.num_pages
+        self.scheduler.pages.forget()
+        self.scheduler.check()
+
+
+TestServing = Serving.TestCase
+TestServing.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
