@@ -47,4 +47,4 @@ def warnings(config: CortexConfig, catalogue: Catalogue) -> Iterator[str]:
             yield f"aliases.{alias}: there is no model {target!r} in [[models]]"
     if config.is_exposed and not config.gateway.allow_anonymous:
         listen = config.gateway.listen
-        yield f"gateway.listen: {listen} is open to other machines; without an API key only loopback is served"
+        yield f"gateway.listen: {listen} is open to other machines; without a key only loopback is served"

@@ -16,6 +16,10 @@ from typing import Any
 EMPTY: Mapping[str, Any] = MappingProxyType({})
 
 
+def _empty() -> Mapping[str, Any]:
+    return EMPTY
+
+
 @dataclass(frozen=True, slots=True)
 class NodeConfig:
     """One neuron as the operator named it."""
@@ -33,7 +37,7 @@ class ProfileView:
     context: int | None = None
     output: int | None = None
     capabilities: tuple[str, ...] = ()
-    cost: Mapping[str, float] = EMPTY  # USD per million tokens: input, output, cache_read
+    cost: Mapping[str, float] = field(default_factory=_empty)  # USD per million tokens: input, output, cache_read
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,10 +58,10 @@ class Configuration:
     """What the control plane configured, at one version."""
 
     version: int = 0
-    nodes: Mapping[str, NodeConfig] = EMPTY
-    profiles: Mapping[str, ProfileView] = EMPTY
-    aliases: Mapping[str, str] = EMPTY
-    keys: Mapping[str, KeyView] = EMPTY  # by digest
+    nodes: Mapping[str, NodeConfig] = field(default_factory=_empty)
+    profiles: Mapping[str, ProfileView] = field(default_factory=_empty)
+    aliases: Mapping[str, str] = field(default_factory=_empty)
+    keys: Mapping[str, KeyView] = field(default_factory=_empty)  # by digest
     has_keys: bool = False  # also true when all of them are disabled: protected mode is over
 
 
@@ -83,7 +87,7 @@ class NodeView:
     config: NodeConfig
     healthy: bool = False
     reason: str | None = "not reached yet"
-    models: Mapping[str, ModelView] = EMPTY
+    models: Mapping[str, ModelView] = field(default_factory=_empty)
 
     @property
     def name(self) -> str:
@@ -95,7 +99,7 @@ class FleetSnapshot:
     """Everything a request is routed by."""
 
     config: Configuration = Configuration()
-    nodes: Mapping[str, NodeView] = EMPTY
+    nodes: Mapping[str, NodeView] = field(default_factory=_empty)
 
     def resolve(self, model: str) -> str:
         """The model behind an alias, one hop; any other name as it is."""

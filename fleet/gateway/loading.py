@@ -21,6 +21,7 @@ class _Wait:
     operation: OperationState | None = None
     succeeded_at: float | None = None  # monotonic
     waiters: int = 0
+    node_seen_at: float = field(default_factory=time.monotonic)  # when a node last was healthy
 
 
 @dataclass(slots=True)
@@ -30,6 +31,7 @@ class Loader:
     view: FleetView
     control: ControlPlane
     wait_s: float
+    node_grace_s: float = 3.0  # a gateway that just started has reached no node yet
     _waits: dict[str, _Wait] = field(default_factory=dict)
 
     async def wait(self, model: str) -> None:
@@ -80,6 +82,8 @@ class Loader:
 
     async def _step(self, model: str, wait: _Wait) -> None:
         """Make sure that a load is under way, and look at how it goes."""
+        if not self._some_node_answers(wait):
+            return
         try:
             if wait.operation is not None:
                 wait.operation = await self.control.operation(wait.operation.id)
@@ -90,6 +94,15 @@ class Loader:
             raise ApiError(503, "control_plane_unavailable", message, retry_after_s=5) from error
         if wait.operation is not None:
             self._judge(model, wait, wait.operation)
+
+    def _some_node_answers(self, wait: _Wait) -> bool:
+        now = time.monotonic()
+        if self.view.snapshot.has_healthy_node:
+            wait.node_seen_at = now
+            return True
+        if now - wait.node_seen_at > self.node_grace_s:
+            raise ApiError(503, "no_healthy_node", "No node answers at the moment.", retry_after_s=5)
+        return False
 
     def _judge(self, model: str, wait: _Wait, operation: OperationState) -> None:
         if operation.state in FAILED:

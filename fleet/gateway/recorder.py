@@ -11,6 +11,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 from fleet.gateway import metrics
 from fleet.records import RequestRecord
@@ -27,7 +28,7 @@ class Recorder:
 
     def __init__(self, store: Callable[[Sequence[RequestRecord]], None], *, queue_size: int) -> None:
         self._store = store
-        self._queue: queue.Queue[RequestRecord] = queue.Queue(queue_size)
+        self._queue: queue.Queue[RequestRecord | None] = queue.Queue(queue_size)
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="recorder", daemon=True)
 
@@ -44,6 +45,8 @@ class Recorder:
     def close(self, timeout_s: float) -> None:
         """Write what is queued, for at most `timeout_s`."""
         self._stopping.set()
+        with suppress(queue.Full):
+            self._queue.put_nowait(None)  # wakes a thread that waits for a record
         self._thread.join(timeout_s)
         if lost := self._queue.qsize():
             metrics.DROPPED.inc(lost)
@@ -60,12 +63,11 @@ class Recorder:
     def _take(self) -> list[RequestRecord]:
         """Up to BATCH_SIZE records, waiting BATCH_WAIT_S for the first."""
         batch: list[RequestRecord] = []
-        try:
-            batch.append(self._queue.get(timeout=BATCH_WAIT_S))
-            while len(batch) < BATCH_SIZE:
-                batch.append(self._queue.get_nowait())
-        except queue.Empty:
-            pass
+        with suppress(queue.Empty):
+            record = self._queue.get(timeout=BATCH_WAIT_S)
+            while record is not None:
+                batch.append(record)
+                record = self._queue.get_nowait() if len(batch) < BATCH_SIZE else None
         return batch
 
     def _write(self, batch: Sequence[RequestRecord]) -> None:

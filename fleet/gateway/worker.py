@@ -11,7 +11,6 @@ import django
 import uvicorn
 
 from cortex_site import config, logs
-from fleet.records import RequestRecord
 
 KEEP_ALIVE_S = 75
 BACKLOG = 2048
@@ -26,15 +25,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     django.setup()
     # After django.setup(): these reach the app registry.
     from fleet.gateway.app import Gateway, application  # noqa: PLC0415
-    from fleet.gateway.control import DjangoControlPlane  # noqa: PLC0415
+    from fleet.gateway.services_control import ServicesControl  # noqa: PLC0415
     from fleet.services import records  # noqa: PLC0415
 
-    def store(batch: Sequence[RequestRecord]) -> None:
-        django.db.close_old_connections()
-        records.store(batch)
-
     settings = config.current()
-    gateway = Gateway(settings, DjangoControlPlane(), store)
+    gateway = Gateway(settings, ServicesControl(), records.store)
     server = uvicorn.Server(
         uvicorn.Config(
             application(gateway),

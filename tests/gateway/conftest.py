@@ -1,0 +1,105 @@
+from __future__ import annotations
+
+import asyncio
+import socket
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import httpx
+import pytest
+import uvicorn
+
+from cortex_site.config import CortexConfig
+from cortex_site.config import Gateway as GatewayConfig
+from fleet.gateway.app import Gateway, application
+from fleet.records import RequestRecord
+from fleet.snapshot import NodeConfig, ProfileView
+from tests.stubs.fake_control import FakeControl
+from tests.stubs.fake_node import FakeNode
+
+MODEL = "m"
+
+
+@dataclass
+class House:
+    """A gateway worker on a real socket, its nodes and its control plane."""
+
+    gateway: Gateway
+    control: FakeControl
+    nodes: list[FakeNode]
+    client: httpx.AsyncClient
+    records: list[RequestRecord]
+    port: int
+
+    @property
+    def node(self) -> FakeNode:
+        return self.nodes[0]
+
+    async def until(self, condition) -> None:
+        """Wait for a state of the gateway's view."""
+        async with asyncio.timeout(10):
+            while not condition(self.gateway.view.snapshot):
+                await asyncio.sleep(0.01)
+
+    async def until_routable(self, model: str = MODEL, replicas: int = 1) -> None:
+        await self.until(lambda snapshot: len(snapshot.replicas(model)) == replicas)
+
+    async def record(self, number: int = 1) -> RequestRecord:
+        """The number-th record, once it was stored."""
+        async with asyncio.timeout(10):
+            while len(self.records) < number:
+                await asyncio.sleep(0.01)
+        return self.records[number - 1]
+
+    async def chat(self, model: str = MODEL, *, stream: bool = False, **extra):
+        body = {"model": model, "messages": [{"role": "user", "content": "Hi"}], "stream": stream} | extra
+        return await self.client.post("/v1/chat/completions", json=body)
+
+
+@asynccontextmanager
+async def serving(app):
+    sock = socket.create_server(("127.0.0.1", 0))
+    server = uvicorn.Server(
+        uvicorn.Config(app, lifespan="on", log_config=None, ws="none", timeout_graceful_shutdown=1)
+    )
+    task = asyncio.create_task(server.serve(sockets=[sock]))
+    while not server.started:
+        await asyncio.sleep(0.01)
+    try:
+        yield sock.getsockname()[1]
+    finally:
+        server.should_exit = True
+        await task
+
+
+@asynccontextmanager
+async def make_house(*, nodes: int = 1, loaded: bool = True, **limits):
+    fakes = [FakeNode(f"n{index}") for index in range(nodes)]
+    for fake in fakes:
+        await fake.start()
+        if loaded:
+            await fake.set_model(MODEL)
+    control, records = FakeControl(), []
+    control.change(
+        nodes={fake.name: NodeConfig(fake.name, fake.url) for fake in fakes},
+        profiles={MODEL: ProfileView(MODEL, context=4096)},
+    )
+    gateway = Gateway(CortexConfig(gateway=GatewayConfig(**limits)), control, records.extend)
+    async with (
+        serving(application(gateway)) as port,
+        httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=20) as client,
+    ):
+        house = House(gateway, control, fakes, client, records, port)
+        if loaded:
+            await house.until_routable(replicas=nodes)
+        else:
+            await house.until(lambda snapshot: all(node.healthy for node in snapshot.nodes.values()))
+        yield house
+    for fake in fakes:
+        await fake.stop()
+
+
+@pytest.fixture
+async def house():
+    async with make_house() as built:
+        yield built

@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+import hashlib
+import time
+
+import pytest
+
+from cortex_site.light import LightRequest
+from fleet.gateway.keys import authorize
+from fleet.snapshot import Configuration, KeyView
+from neuron.wire import ApiError
+
+
+def digest(secret: str) -> str:
+    return hashlib.sha256(secret.encode()).hexdigest()
+
+
+def request(peer="127.0.0.1", **headers) -> LightRequest:
+    raw = [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]
+    return LightRequest({"method": "POST", "path": "/", "headers": raw, "client": (peer, 1)}, b"")
+
+
+KEY = KeyView("laptop", digest("sk-1"), ("small-*",))
+OLD = KeyView("old", digest("sk-2"), expires_at=time.time() - 1)
+KEYS = Configuration(keys={key.digest: key for key in (KEY, OLD)}, has_keys=True)
+NO_KEYS = Configuration()
+
+
+@pytest.mark.parametrize("headers", [{"authorization": "Bearer sk-1"}, {"x_api_key": "sk-1"}])
+def test_key_is_taken_from_either_header(headers):
+    assert authorize(request("10.0.0.9", **headers), KEYS, allow_anonymous=False) == KEY
+
+
+@pytest.mark.parametrize("headers", [{}, {"authorization": "Bearer wrong"}, {"authorization": "Bearer sk-2"}])
+def test_others_are_refused_once_keys_exist(headers):
+    with pytest.raises(ApiError) as caught:
+        authorize(request(**headers), KEYS, allow_anonymous=False)
+    assert (caught.value.status, caught.value.code) == (401, "invalid_api_key")
+    assert "sk-2" not in caught.value.message
+
+
+def test_protected_mode_serves_loopback_only():
+    assert authorize(request("127.0.0.1"), NO_KEYS, allow_anonymous=False) is None
+    assert authorize(request("::1"), NO_KEYS, allow_anonymous=False) is None
+    with pytest.raises(ApiError) as caught:
+        authorize(request("192.0.2.7"), NO_KEYS, allow_anonymous=False)
+    assert "allow_anonymous = true" in caught.value.message
+    assert "admin" in caught.value.message
+
+
+def test_disabling_every_key_does_not_open_the_gateway():
+    with pytest.raises(ApiError):
+        authorize(request(), Configuration(has_keys=True), allow_anonymous=False)
+
+
+def test_anonymous_when_allowed():
+    assert authorize(request("192.0.2.7"), KEYS, allow_anonymous=True) is None
+
+
+async def test_key_bounds_the_models(house):
+    house.control.change(keys=KEYS.keys, has_keys=True)
+    await house.until(lambda snapshot: snapshot.config.has_keys)
+    body = {"model": "m", "messages": []}
+    refused = await house.client.post(
+        "/v1/chat/completions", json=body, headers={"authorization": "Bearer sk-1"}
+    )
+    assert (refused.status_code, refused.json()["error"]["code"]) == (403, "model_not_allowed")
+    anonymous = await house.client.post("/v1/messages", json=body)
+    assert anonymous.status_code == 401
+    assert anonymous.json()["error"]["type"] == "authentication_error"
