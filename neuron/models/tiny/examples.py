@@ -26,6 +26,8 @@ SYSTEM_PROMPTS = [
     "You are a coding agent. Use the tools when they help.",
 ]
 
+WEAK_REPEATS = 4
+
 Message = dict[str, Any]
 Tool = dict[str, Any]
 
@@ -101,26 +103,27 @@ def tool_rounds(handbook: Handbook, entry: Entry, question: str) -> list[Case]:
 
 
 class Study:
-    """Deals training cases for ever; one seed gives one sequence."""
+    """Deals training cases for ever; one seed gives one sequence. Questions in `weak` come up more often."""
 
     def __init__(self, handbook: Handbook, seed: int) -> None:
         self.handbook = handbook
         self.random = random.Random(seed)  # noqa: S311 - variety, not secrecy
+        self.weak: frozenset[str] = frozenset()
         self.quiet = [entry for entry in handbook.entries if not entry.reasoning and not entry.tool]
         self.all_tools = [*handbook.tools.values(), *FOREIGN_TOOLS]
 
     def __iter__(self) -> Iterator[Case]:
         while True:
             deck = [(entry, question) for entry in self.handbook.entries for question in entry.questions]
+            deck += [card for card in deck if card[1] in self.weak] * WEAK_REPEATS
             self.random.shuffle(deck)
             for entry, question in deck:
                 for case in self._cases(entry, self._typed(question)):
                     yield self._surround(entry, case)
 
     def _cases(self, entry: Entry, question: str) -> list[Case]:
-        rounds = tool_rounds(self.handbook, entry, question)
-        chosen = [rounds[0], self.random.choice(rounds[1:])] if rounds else []
-        return [plain(entry, question, thinking=self.random.random() < 0.7), *chosen]
+        spoken = plain(entry, question, thinking=self.random.random() < 0.7)
+        return [spoken, *tool_rounds(self.handbook, entry, question)]
 
     def _typed(self, question: str) -> str:
         """As people type: now and then without a capital or without the sign at the end."""
@@ -204,6 +207,7 @@ def _turns(rng: random.Random, handbook: Handbook, count: int) -> list[Message]:
 class Encoded:
     """Token ids of prompt and answer; `learned[i]` says that the model itself must produce `ids[i]`."""
 
+    question: str
     ids: list[int]
     learned: list[bool]
 
@@ -220,7 +224,8 @@ def encode(tokenizer: Any, case: Case, *, history: bool) -> Encoded:
     before: list[int] = tokenizer.encode(prompt)
     answer: list[int] = tokenizer.encode(case.target + END_OF_TURN)
     learned = _spans(tokenizer, before) if history else [False] * len(before)
-    return Encoded(before + answer, learned + [True] * len(answer))
+    question: str = next(turn["content"] for turn in reversed(case.messages) if turn["role"] == "user")
+    return Encoded(question, before + answer, learned + [True] * len(answer))
 
 
 def _spans(tokenizer: Any, ids: list[int]) -> list[bool]:

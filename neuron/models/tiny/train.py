@@ -31,16 +31,17 @@ from neuron.models.tiny.tokenizer import (
     build_tokenizer,
     save_tokenizer,
 )
-from neuron.models.tiny.verify import batches, collate, score, verify
+from neuron.models.tiny.verify import Score, batches, collate, score, verify
 
 SEED = 13131
-STEPS = 1500
+STEPS = 1250  # of the falling rate; what is weak then is repeated at the last rate
+MOST_STEPS = 3000
 BATCH_TOKENS = 2560
 POOL = 512  # cases sorted by length together, so that a batch needs little padding
 PEAK_RATE = 2e-3
 WARMUP_STEPS = 100
-CHECK_STEPS = 250
-ENOUGH_MARGIN = 1.5  # logits; bfloat16 rounds them by some 0.1
+CHECK_STEPS = 200
+FULL_EXAM_LOSS = 0.03
 
 
 def new_model(tokenizer: Any) -> Any:
@@ -67,23 +68,22 @@ def new_model(tokenizer: Any) -> Any:
     return model
 
 
-def deal(tokenizer: Any, handbook: Handbook) -> Iterator[list[Encoded]]:
+def deal(tokenizer: Any, study: Study) -> Iterator[list[Encoded]]:
     """Endless training batches."""
-    study = iter(Study(handbook, SEED))
-    order = random.Random(SEED)  # noqa: S311 - variety, not secrecy
+    cases, order = iter(study), random.Random(SEED)  # noqa: S311 - variety, not secrecy
     while True:
-        pool = [encode(tokenizer, case, history=True) for case in islice(study, POOL)]
+        pool = [encode(tokenizer, case, history=True) for case in islice(cases, POOL)]
         ready = list(batches(pool, BATCH_TOKENS))
         order.shuffle(ready)
         yield from ready
 
 
 def rate(step: int) -> float:
-    """Warm-up, then half a cosine down to a fiftieth."""
+    """Warm-up, then half a cosine down to a twentieth, which stays."""
     if step < WARMUP_STEPS:
         return PEAK_RATE * (step + 1) / WARMUP_STEPS
-    progress = (step - WARMUP_STEPS) / (STEPS - WARMUP_STEPS)
-    return PEAK_RATE * (0.02 + 0.49 * (1 + math.cos(math.pi * progress)))
+    progress = min(1.0, (step - WARMUP_STEPS) / (STEPS - WARMUP_STEPS))
+    return PEAK_RATE * (0.05 + 0.475 * (1 + math.cos(math.pi * progress)))
 
 
 def learn(model: Any, optimizer: torch.optim.Optimizer, ids: torch.Tensor, learned: torch.Tensor) -> float:
@@ -99,40 +99,58 @@ def learn(model: Any, optimizer: torch.optim.Optimizer, ids: torch.Tensor, learn
     return loss.item()
 
 
-def save(model: Any, tokenizer: Any, out: Path) -> None:
-    served = Qwen3ForCausalLM(model.config).to(torch.bfloat16)
-    served.load_state_dict(model.state_dict())
-    served.generation_config = model.generation_config
-    served.save_pretrained(out)
-    save_tokenizer(tokenizer, out)
+def served(model: Any) -> Any:
+    """A copy as it is saved and served."""
+    copy = Qwen3ForCausalLM(model.config).to(torch.bfloat16).eval()
+    copy.load_state_dict(model.state_dict())
+    copy.generation_config = model.generation_config
+    return copy
 
 
-def train(out: Path, handbook: Handbook) -> None:
-    """Stops as soon as every answer of the exam has a safe margin; keeps what it has after each check."""
-    torch.manual_seed(SEED)
-    tokenizer = build_tokenizer(handbook, [*SYSTEM_PROMPTS, *map(json.dumps, FOREIGN_TOOLS)])
-    pad = tokenizer.pad_token_id
-    asked = [case for cases in exam(handbook).values() for case in cases]
-    questions = [encode(tokenizer, case, history=False) for case in asked]
-    model = new_model(tokenizer)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=PEAK_RATE, betas=(0.9, 0.98), weight_decay=0.01)
-    start, mean, tokens = time.monotonic(), 0.0, 0
-    for step, batch in enumerate(islice(deal(tokenizer, handbook), STEPS)):
-        for group in optimizer.param_groups:
-            group["lr"] = rate(step)
-        loss = learn(model, optimizer, *collate(batch, pad))
-        mean = loss if step == 0 else 0.98 * mean + 0.02 * loss
-        tokens += sum(len(example.ids) for example in batch)
-        if (step + 1) % CHECK_STEPS and step + 1 < STEPS:
-            continue
-        result = score(model.eval(), questions[:: 1 if mean < 0.02 else 8], pad)
-        model.train()
-        seconds = time.monotonic() - start
-        speed = f"{seconds:.0f} s  {tokens / seconds:.0f} tokens/s"
-        report(f"step {step + 1}/{STEPS}  {speed}  loss {mean:.4f}  {result}")
-        save(model, tokenizer, out)
-        if result.asked == len(questions) and result.margin > ENOUGH_MARGIN:
-            return
+class Training:
+    """One run: the model, its optimizer, the cards it is dealt and the exam it must pass."""
+
+    def __init__(self, handbook: Handbook) -> None:
+        torch.manual_seed(SEED)
+        self.tokenizer = build_tokenizer(handbook, [*SYSTEM_PROMPTS, *map(json.dumps, FOREIGN_TOOLS)])
+        self.study = Study(handbook, SEED)
+        self.exam = [
+            encode(self.tokenizer, case, history=False) for cases in exam(handbook).values() for case in cases
+        ]
+        self.model = new_model(self.tokenizer)
+        self.optimizer = torch.optim.AdamW(
+            self.model.parameters(), lr=PEAK_RATE, betas=(0.9, 0.98), weight_decay=0.01
+        )
+        self.loss = math.inf  # running mean
+
+    def run(self, out: Path) -> None:
+        """Ends when every answer has a safe margin; each check saves what there is."""
+        start = time.monotonic()
+        for step, batch in enumerate(islice(deal(self.tokenizer, self.study), MOST_STEPS), start=1):
+            self._learn(batch, rate(step))
+            if step % CHECK_STEPS:
+                continue
+            result = self._check(out)
+            seconds = time.monotonic() - start
+            report(f"step {step}  {seconds:.0f} s  loss {self.loss:.4f}  {result}")
+            if result.asked == len(self.exam) and not result.weak:
+                return
+
+    def _learn(self, batch: list[Encoded], rate: float) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        loss = learn(self.model, self.optimizer, *collate(batch, self.tokenizer.pad_token_id))
+        self.loss = loss if math.isinf(self.loss) else 0.98 * self.loss + 0.02 * loss
+
+    def _check(self, out: Path) -> Score:
+        """A sample of the exam at first, all of it once the loss is low."""
+        copy = served(self.model)
+        copy.save_pretrained(out)
+        save_tokenizer(self.tokenizer, out)
+        sample = self.exam[:: 1 if self.loss < FULL_EXAM_LOSS else 8]
+        result = score(copy, sample, self.tokenizer.pad_token_id)
+        self.study.weak = result.weak
+        return result
 
 
 def report(line: str) -> None:
@@ -147,7 +165,7 @@ def main() -> int:
     torch.set_num_threads(options.threads)
     disable_progress_bar()
     handbook = load_handbook()
-    train(options.out, handbook)
+    Training(handbook).run(options.out)
     return 0 if verify(options.out, handbook) else 1
 
 

@@ -19,13 +19,17 @@ from neuron.models.tiny import Handbook
 from neuron.models.tiny.examples import Encoded, encode, exam
 
 BATCH_TOKENS = 8192
+SAFE_MARGIN = 1.0  # logits; bfloat16 rounds them by some 0.1
 
 
 @dataclass(frozen=True, slots=True)
 class Score:
+    """`weak` holds the questions whose answer is wrong or has less than a safe margin."""
+
     exact: int
     asked: int
     margin: float
+    weak: frozenset[str]
 
     def __str__(self) -> str:
         return f"{self.exact}/{self.asked} exact, margin {self.margin:.2f}"
@@ -63,8 +67,17 @@ def leads(model: Any, ids: torch.Tensor, learned: torch.Tensor) -> torch.Tensor:
 
 
 def score(model: Any, examples: list[Encoded], pad: int) -> Score:
-    lead = torch.cat([leads(model, *collate(batch, pad)) for batch in batches(examples, BATCH_TOKENS)])
-    return Score(int((lead > 0).sum()), len(examples), float(lead.min()))
+    found = [
+        (example.question, lead)
+        for batch in batches(examples, BATCH_TOKENS)
+        for example, lead in zip(batch, leads(model, *collate(batch, pad)).tolist(), strict=True)
+    ]
+    return Score(
+        exact=sum(lead > 0 for _, lead in found),
+        asked=len(found),
+        margin=min(lead for _, lead in found),
+        weak=frozenset(question for question, lead in found if lead < SAFE_MARGIN),
+    )
 
 
 def verify(directory: Path, handbook: Handbook) -> bool:
