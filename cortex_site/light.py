@@ -87,17 +87,24 @@ class LightRequest(HttpRequest):
 class StreamResponse(HttpResponseBase):
     """An answer that writes itself: `produce` is awaited with a function that sends one chunk.
 
-    `produce` must handle its own failures: once the head is sent, nobody else can tell the client.
-    It is cancelled when the client goes away.
+    `produce` must handle its own failures: once the head is sent, nobody else can tell the client. It is
+    cancelled when the client goes away. `on_close` is called once the answer is over, also when `produce`
+    was never reached.
     """
 
     streaming = True
 
     def __init__(
-        self, produce: Callable[[Write], Awaitable[None]], *, status: int = 200, headers: dict[str, str]
+        self,
+        produce: Callable[[Write], Awaitable[None]],
+        *,
+        status: int = 200,
+        headers: dict[str, str],
+        on_close: Callable[[], None] = lambda: None,
     ) -> None:
         super().__init__(status=status, headers=headers)
         self.produce = produce
+        self.on_close = on_close
 
     def __iter__(self) -> Iterator[bytes]:
         raise TypeError("a StreamResponse is served by LightASGI only")
@@ -246,9 +253,12 @@ async def _send_response(response: HttpResponseBase, send: Send) -> None:
     async def write(chunk: bytes) -> None:
         await send({"type": "http.response.body", "body": chunk, "more_body": True})
 
-    await send(start)
-    await response.produce(write)
-    await send({"type": "http.response.body", "body": b""})
+    try:
+        await send(start)
+        await response.produce(write)
+        await send({"type": "http.response.body", "body": b""})
+    finally:
+        response.on_close()
 
 
 async def _run_lifespan(
