@@ -1,14 +1,14 @@
 """What is known of an answer while it comes in, and how it ends.
 
-The end is decided when the bytes end, or at `[DONE]`, for a finish reason may come too early and usage may come
-after it:
+The end is decided at `[DONE]`, or when the bytes end, for a finish reason may come too early and usage may
+come after it:
 
-    upstream said                               the answer ends with
-    a finish reason                             Stop; `tool_calls` where calls were made and it was not cut
-    `[DONE]` alone                              the same
-    neither, but every call is complete JSON    Stop(tool_calls)
-    neither                                     Failure: the stream was cut
-    an error, anywhere                          Failure, at once
+    upstream said                           the answer ends with
+    a finish reason                         Stop; `tool_calls` where calls were made and it was not cut
+    `[DONE]` alone, no call half said       the same
+    neither, but calls, none half said      Stop(tool_calls)
+    anything else                           Failure: the stream was cut
+    an error, anywhere                      Failure, at once
 """
 
 from __future__ import annotations

@@ -92,7 +92,7 @@ class ToolCalls:
 
     @property
     def runnable(self) -> bool:
-        """Whether, were this the end, every call could be carried out: an open one may be without arguments."""
+        """Whether every call could be carried out if this were the end: an open one may lack arguments."""
         return all(call.name and (call.is_whole() or not call.fragments) for call in self._open)
 
     def feed(self, entries: list[Any]) -> list[Event]:

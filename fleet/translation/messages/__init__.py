@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import msgspec
 
 from fleet.translation.chat import read_completion
+from fleet.translation.events import Event
 from fleet.translation.messages.answer import build_message
 from fleet.translation.messages.call import ChatCall, to_chat
 from fleet.translation.messages.errors import error_body, error_event
@@ -14,7 +17,7 @@ __all__ = [
     "PING",
     "ChatCall",
     "MessagesWriter",
-    "build_message",
+    "encode_message",
     "error_body",
     "error_event",
     "from_chat",
@@ -28,4 +31,9 @@ def from_chat(body: bytes, model: str, *, request_id: str = "") -> bytes:
 
     `model` is the name the client asked for; `request_id` names an answer that came without an id.
     """
-    return msgspec.json.encode(build_message(read_completion(body, request_id=request_id), model))
+    return encode_message(read_completion(body, request_id=request_id), model)
+
+
+def encode_message(events: Iterable[Event], model: str) -> bytes:
+    """The body of a message that is not streamed. Raises ApiError where the answer broke off."""
+    return msgspec.json.encode(build_message(events, model))

@@ -81,8 +81,9 @@ class _Answer:
 
     def _frame(self, event: Event) -> None:
         match event:
-            case MessageStart(id=id_):
+            case MessageStart(id=id_, usage=usage):
                 self.message["id"] = message_id(id_)
+                self.message["usage"] = usage_fields(usage or Usage())
             case Usage():
                 self.message["usage"] = usage_fields(event)
             case Stop():
