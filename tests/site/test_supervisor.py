@@ -35,6 +35,13 @@ def state(tmp_path) -> dict:
     return json.loads((tmp_path / "state.json").read_text())
 
 
+def alive(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
 async def until(condition):
     async with asyncio.timeout(20):
         while not condition():
@@ -71,7 +78,7 @@ async def test_stop_ends_programs_and_what_they_started(tmp_path):
         parent = psutil.Process(state(tmp_path)["processes"][0]["pid"])
         await until(parent.children)
         family = [parent, *parent.children()]
-    assert not any(process.is_running() and process.status() != psutil.STATUS_ZOMBIE for process in family)
+    await until(lambda: not any(alive(process) for process in family))
     assert not (tmp_path / "state.json").exists()
 
 
@@ -83,7 +90,7 @@ async def test_a_program_that_ignores_sigterm_is_killed(tmp_path):
         await supervisor.start(Program("stubborn", (sys.executable, "-c", stubborn), stop_s=0.2))
         process = psutil.Process(state(tmp_path)["processes"][0]["pid"])
         await until(lambda: "up" in (tmp_path / "stubborn.log").read_text())
-    assert not process.is_running()
+    assert not alive(process)
 
 
 async def test_a_program_that_fails_to_start_shows_its_log(tmp_path):
@@ -113,4 +120,4 @@ asyncio.run(main())
     child = psutil.Process(state(tmp_path)["processes"][0]["pid"])
     process.kill()
     await process.wait()
-    await until(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE)
+    await until(lambda: not alive(child))
