@@ -1,0 +1,277 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from fleet.translation import messages
+from tests.translation.bodies import IMAGE_PART, PNG, TOOL, assistant, body, called, result, text, use, user
+
+
+def chat(*turns, **fields):
+    return json.loads(messages.to_chat(body(*turns, **fields)).body)
+
+
+MESSAGES = {
+    "string": ([user("Hi")], [{"role": "user", "content": "Hi"}]),
+    "one text block": ([user([text("Hi")])], [{"role": "user", "content": "Hi"}]),
+    "text blocks": ([user(text("a"), text("b"))], [{"role": "user", "content": [text("a"), text("b")]}]),
+    "cache_control": (
+        [user([text("Hi", cache_control={"type": "ephemeral"})])],
+        [{"role": "user", "content": "Hi"}],
+    ),
+    "image base64": (
+        [user(text("a"), {"type": "image", "source": PNG})],
+        [{"role": "user", "content": [text("a"), IMAGE_PART]}],
+    ),
+    "image url": (
+        [user([{"type": "image", "source": {"type": "url", "url": "https://h/x.png"}}])],
+        [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "https://h/x.png"}}]}],
+    ),
+    "document": (
+        [
+            user(
+                {"type": "document", "source": {"type": "text", "media_type": "text/plain", "data": "d"}},
+                text("a"),
+            )
+        ],
+        [{"role": "user", "content": [text("d"), text("a")]}],
+    ),
+    "document with title": (
+        [user([{"type": "document", "title": "T", "context": "C", "source": {"type": "text", "data": "d"}}])],
+        [{"role": "user", "content": [text("T\nC\nd")]}],
+    ),
+    "document of blocks": (
+        [
+            user(
+                [
+                    {
+                        "type": "document",
+                        "title": "T",
+                        "source": {
+                            "type": "content",
+                            "content": [text("d"), {"type": "image", "source": PNG}],
+                        },
+                    }
+                ]
+            )
+        ],
+        [{"role": "user", "content": [text("T"), text("d"), IMAGE_PART]}],
+    ),
+    "document of a string": (
+        [user([{"type": "document", "source": {"type": "content", "content": "d"}}])],
+        [{"role": "user", "content": [text("d")]}],
+    ),
+    "search result": (
+        [user([{"type": "search_result", "source": "s", "title": "T", "content": [text("a"), text("b")]}])],
+        [{"role": "user", "content": [text("T\ns\na\nb")]}],
+    ),
+    "assistant text": (
+        [user("a"), assistant("b")],
+        [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}],
+    ),
+    "tool use": (
+        [assistant([use(input={"x": 1})])],
+        [{"role": "assistant", "content": None, "tool_calls": [called(arguments='{"x": 1}')]}],
+    ),
+    "text and parallel uses": (
+        [assistant(text("a"), use("t1"), use("t2", "g"))],
+        [{"role": "assistant", "content": "a", "tool_calls": [called("t1"), called("t2", "g")]}],
+    ),
+    "results in order, then text": (
+        [
+            assistant(use("t1"), use("t2")),
+            user(result("t2", content="b"), result("t1", content="a"), text("c")),
+        ],
+        [
+            {"role": "assistant", "content": None, "tool_calls": [called("t1"), called("t2")]},
+            {"role": "tool", "tool_call_id": "t2", "content": "b"},
+            {"role": "tool", "tool_call_id": "t1", "content": "a"},
+            {"role": "user", "content": "c"},
+        ],
+    ),
+    "result after text": (
+        [assistant([use()]), user(text("c"), result(content="a"))],
+        [
+            {"role": "assistant", "content": None, "tool_calls": [called()]},
+            {"role": "tool", "tool_call_id": "t1", "content": "a"},
+            {"role": "user", "content": "c"},
+        ],
+    ),
+    "thinking": (
+        [assistant({"type": "thinking", "thinking": "r", "signature": "dW5zaWduZWQ="}, text("a"))],
+        [{"role": "assistant", "content": "a", "reasoning_content": "r"}],
+    ),
+    "thinking unsigned": (
+        [
+            assistant(
+                {"type": "thinking", "thinking": "r"}, {"type": "thinking", "thinking": "s", "signature": ""}
+            )
+        ],
+        [{"role": "assistant", "content": "", "reasoning_content": "r\ns"}],
+    ),
+    "thinking of another": (
+        [
+            assistant(
+                {"type": "thinking", "thinking": "r", "signature": "S"},
+                {"type": "redacted_thinking", "data": "x"},
+                use(),
+            )
+        ],
+        [
+            {
+                "role": "assistant",
+                "content": None,
+                "reasoning_content": "r",
+                "reasoning_details": [
+                    {"type": "reasoning.text", "text": "r", "signature": "S"},
+                    {"type": "reasoning.encrypted", "data": "x"},
+                ],
+                "tool_calls": [called()],
+            }
+        ],
+    ),
+    "system turn stays where it is": (
+        [user("a"), {"role": "system", "content": "s"}, user("b")],
+        [
+            {"role": "user", "content": "a"},
+            {"role": "system", "content": "s"},
+            {"role": "user", "content": "b"},
+        ],
+    ),
+    "same role twice": (
+        [user("a"), user("b")],
+        [{"role": "user", "content": "a"}, {"role": "user", "content": "b"}],
+    ),
+}
+
+RESULTS = {
+    "string": ({"content": "a"}, "a"),
+    "absent": ({}, ""),
+    "one block": ({"content": [text("a")]}, "a"),
+    "blocks": ({"content": [text("a"), text("b")]}, [text("a"), text("b")]),
+    "image": ({"content": [text("a"), {"type": "image", "source": PNG}]}, [text("a"), IMAGE_PART]),
+    "error": ({"content": "a", "is_error": True}, "Error: a"),
+    "error without content": ({"is_error": True}, "Error: "),
+    "error of blocks": (
+        {"content": [text("a"), text("b")], "is_error": True},
+        [text("Error: "), text("a"), text("b")],
+    ),
+    "no error": ({"content": "a", "is_error": False}, "a"),
+}
+
+SYSTEM = {
+    "none": (..., []),
+    "null": (None, []),
+    "string": ("You are\n terse. ", [{"role": "system", "content": "You are\n terse. "}]),
+    "one block": ([text("a", cache_control={"type": "ephemeral"})], [{"role": "system", "content": "a"}]),
+    "blocks": ([text("a"), text("b")], [{"role": "system", "content": [text("a"), text("b")]}]),
+}
+
+CHAT_TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
+SCHEMA = {"type": "object", "properties": {}}
+
+FIELDS = {
+    "nothing": ({}, {}),
+    "sampling": (
+        {"temperature": 0.5, "top_p": 0.9, "top_k": 40, "stop_sequences": ["a", "b"]},
+        {"temperature": 0.5, "top_p": 0.9, "top_k": 40, "stop": ["a", "b"]},
+    ),
+    "zero temperature": ({"temperature": 0}, {"temperature": 0.0}),
+    "no stop sequences": ({"stop_sequences": []}, {}),
+    "user": ({"metadata": {"user_id": "u"}}, {"user": "u"}),
+    "no user": ({"metadata": {"user_id": None}}, {}),
+    "tolerated": ({"service_tier": "auto", "container": None, "context_management": {}, "x": [1]}, {}),
+    "thinking on": (
+        {"thinking": {"type": "enabled", "budget_tokens": 1024}},
+        {"chat_template_kwargs": {"enable_thinking": True}},
+    ),
+    "thinking adaptive": ({"thinking": {"type": "adaptive"}}, {"chat_template_kwargs": {"enable_thinking": True}}),
+    "thinking off": ({"thinking": {"type": "disabled"}}, {"chat_template_kwargs": {"enable_thinking": False}}),
+    "effort": ({"output_config": {"effort": "max"}}, {"reasoning_effort": "high"}),
+    "format": (
+        {"output_config": {"format": {"type": "json_schema", "schema": SCHEMA}}},
+        {"response_format": {"type": "json_schema", "json_schema": {"name": "output", "schema": SCHEMA, "strict": True}}},
+    ),
+    "tools": ({"tools": [TOOL]}, {"tools": [CHAT_TOOL]}),
+    "tool with description": (
+        {"tools": [TOOL | {"type": "custom", "description": "d", "cache_control": None}]},
+        {"tools": [{"type": "function", "function": {"name": "f", "description": "d", "parameters": {"type": "object"}}}]},
+    ),
+    "tool in chat's shape": ({"tools": [CHAT_TOOL]}, {"tools": [CHAT_TOOL]}),
+    "choice of a tool in chat's shape": (
+        {"tools": [CHAT_TOOL], "tool_choice": {"type": "tool", "name": "f"}},
+        {"tools": [CHAT_TOOL], "tool_choice": {"type": "function", "function": {"name": "f"}}},
+    ),
+    "choice without tools": ({"tool_choice": {"type": "auto"}}, {}),
+}  # fmt: skip
+
+CHOICES = {
+    "auto": ({"type": "auto"}, {"tool_choice": "auto"}),
+    "any": ({"type": "any"}, {"tool_choice": "required"}),
+    "none": ({"type": "none"}, {"tool_choice": "none"}),
+    "tool": ({"type": "tool", "name": "f"}, {"tool_choice": {"type": "function", "function": {"name": "f"}}}),
+    "one at a time": (
+        {"type": "auto", "disable_parallel_tool_use": True},
+        {"tool_choice": "auto", "parallel_tool_calls": False},
+    ),
+    "parallel": (
+        {"type": "any", "disable_parallel_tool_use": False},
+        {"tool_choice": "required", "parallel_tool_calls": True},
+    ),
+}
+
+
+@pytest.mark.parametrize("row", MESSAGES)
+def test_messages(row):
+    turns, expected = MESSAGES[row]
+    assert chat(*turns)["messages"] == expected
+
+
+@pytest.mark.parametrize("row", RESULTS)
+def test_tool_result(row):
+    fields, content = RESULTS[row]
+    *_, message = chat(assistant([use()]), user([result(**fields)]))["messages"]
+    assert message == {"role": "tool", "tool_call_id": "t1", "content": content}
+
+
+@pytest.mark.parametrize("row", SYSTEM)
+def test_system_prompt_is_the_application_s(row):
+    system, expected = SYSTEM[row]
+    assert chat(system=system)["messages"] == [*expected, {"role": "user", "content": "Hi"}]
+
+
+@pytest.mark.parametrize("row", FIELDS)
+def test_fields(row):
+    fields, expected = FIELDS[row]
+    turn = {"role": "user", "content": "Hi"}
+    always = {"model": "claude", "messages": [turn], "max_tokens": 64, "stream": False}
+    assert chat(**fields) == always | expected
+
+
+@pytest.mark.parametrize("row", CHOICES)
+def test_tool_choice(row):
+    choice, expected = CHOICES[row]
+    found = chat(tools=[TOOL], tool_choice=choice)
+    assert {name: found[name] for name in found if name in {"tool_choice", "parallel_tool_calls"}} == expected
+
+
+def test_facts():
+    call = messages.to_chat(body(stream=True))
+    assert (call.model, call.stream, call.max_tokens) == ("claude", True, 64)
+    assert json.loads(call.body)["stream_options"] == {"include_usage": True}
+    assert not messages.to_chat(body(stream=None)).stream
+
+
+def test_input_reaches_the_model_as_the_client_wrote_it():
+    written = '{"b": 1.0,  "a": "\\u00e9", "n": 12345678901234567890}'
+    sent = body(assistant([use(input={"mark": 1})])).replace(b'{"mark": 1}', written.encode())
+    message = json.loads(messages.to_chat(sent).body)["messages"][0]
+    assert message["tool_calls"][0]["function"]["arguments"] == written
+
+
+@pytest.mark.parametrize(("turn", "continues"), [(assistant("{"), True), (assistant([use()]), False)])
+def test_a_last_assistant_turn_is_continued(turn, continues):
+    asked = chat(user("Hi"), turn)
+    assert asked.get("continue_final_message", False) is continues
+    assert asked.get("add_generation_prompt", True) is not continues
