@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 from pydantic_settings import SettingsConfigDict
@@ -31,13 +31,25 @@ class Device(Section):
     memory_mb: PositiveInt | None = Field(
         None, description="For weights and KV cache; what is free when absent"
     )
+    kv_mb: PositiveInt | None = Field(
+        None, description="KV cache of each model; from what is free when absent"
+    )
+    dtype: Literal["float32", "bfloat16", "float16"] | None = Field(
+        None, description="The model's own when absent"
+    )
 
 
 class Engine(Section):
-    """Admission of each model; the engine's own defaults when absent."""
+    """Admission and batching of each model; the engine's own defaults when absent."""
 
-    max_running: PositiveInt | None = None
-    max_waiting: NonNegativeInt | None = None
+    max_running: PositiveInt | None = Field(None, description="Requests in a batch")
+    max_waiting: NonNegativeInt | None = Field(
+        None, description="Requests in the queue; beyond it 429 or 503"
+    )
+    max_wait_s: PositiveFloat | None = Field(None, description="Longest time in the queue")
+    step_tokens: PositiveInt | None = Field(
+        None, description="Tokens of one step; long prompts come in parts"
+    )
 
 
 class Restart(Section):
@@ -103,13 +115,9 @@ class NeuronConfig(Settings):
     @property
     def worker_flags(self) -> list[str]:
         """What device workers are told beyond their device; absent settings are left to them."""
-        limits = {
-            "--threads": self.device.threads,
-            "--memory-mb": self.device.memory_mb,
-            "--max-running": self.engine.max_running,
-            "--max-waiting": self.engine.max_waiting,
-        }
-        return [part for flag, value in limits.items() if value is not None for part in (flag, str(value))]
+        given = self.device.model_dump(exclude_none=True) | self.engine.model_dump(exclude_none=True)
+        flags = [(f"--{key.replace('_', '-')}", str(value)) for key, value in given.items()]
+        return [part for pair in flags for part in pair]
 
 
 def load_config(path: Path | None) -> NeuronConfig:

@@ -88,7 +88,7 @@ def _cuda_host(nvml: Any) -> Host:
 
 
 def _visible(setting: str | None, uuids: list[str]) -> list[int]:
-    """Positions that CUDA_VISIBLE_DEVICES leaves, in its order; as in CUDA, an unknown entry ends the list."""
+    """Positions that CUDA_VISIBLE_DEVICES leaves, in its order; as in CUDA, an unknown entry ends it."""
     if setting is None:
         return list(range(len(uuids)))
     found: list[int] = []

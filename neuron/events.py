@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 
 from neuron.wire import NodeState
 
@@ -44,7 +44,7 @@ class Events:
         self._news.set()
         self._news = asyncio.Event()
 
-    async def subscribe(self) -> AsyncIterator[bytes]:
+    async def subscribe(self) -> AsyncGenerator[bytes, None]:
         """Server-sent events: the state now, then each newest one; comments while nothing happens."""
         while not self._is_closed:
             news = self._news

@@ -13,6 +13,9 @@ import msgspec
 from neuron import pipe
 
 
+EXITS = {pipe.EXIT_POISONED: "its device was poisoned", pipe.EXIT_CRASHED: "it crashed"}
+
+
 class PipeError(Exception):
     """The worker sent something that is no frame of ours."""
 
@@ -82,4 +85,4 @@ class WorkerProcess:
         except TimeoutError:
             self.kill()
         code = await self._process.wait()
-        return f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+        return f"killed by {signal.Signals(-code).name}" if code < 0 else EXITS.get(code, f"exit code {code}")

@@ -1,0 +1,78 @@
+"""The node's own operations: what it is, how it is, which models it has."""
+
+from __future__ import annotations
+
+import platform
+from contextlib import aclosing
+from typing import Any
+
+from django.http import HttpRequest
+from ninja import Router
+from pydantic import BaseModel
+
+from cortex_site.light import StreamResponse, Write
+from cortex_site.version import VERSION
+from neuron.api.edge import log_fields
+from neuron.daemon import Daemon
+from neuron.wire import PROTOCOL, Discovery, Health, ModelInfo, ModelSpec
+
+EVENT_STREAM = {"Content-Type": "text/event-stream; charset=utf-8", "Cache-Control": "no-cache"}
+
+
+class UnloadBody(BaseModel):
+    model_id: str
+
+
+def router(daemon: Daemon) -> Router:
+    node = Router(tags=["node"])
+
+    @node.get("/discovery", response=Discovery)
+    async def discovery(request: HttpRequest) -> Discovery:
+        """The host: its devices, or why they cannot be used."""
+        return daemon.discovery()
+
+    @node.get("/health", response=Health)
+    async def health(request: HttpRequest) -> Health:
+        """The daemon, its device workers, and how busy each loaded model is."""
+        return daemon.health()
+
+    @node.get("/version")
+    async def version(request: HttpRequest) -> dict[str, Any]:
+        return {"version": VERSION, "protocol": PROTOCOL, "python": platform.python_version()}
+
+    @node.get("/models", response=list[ModelInfo])
+    async def models(request: HttpRequest) -> list[ModelInfo]:
+        """All models that are loaded, on their way, or failed."""
+        return daemon.registry.list()
+
+    @node.post("/models/load")
+    async def load(request: HttpRequest, spec: ModelSpec) -> dict[str, str]:
+        """Returns when the model is loaded; loaded already is success."""
+        log_fields(request)["model"] = spec.model_id
+        await daemon.registry.load(spec)
+        return {"status": "loaded", "model_id": spec.model_id}
+
+    @node.post("/models/unload")
+    async def unload(request: HttpRequest, body: UnloadBody) -> dict[str, str]:
+        """Returns when the model's memory is free; its running requests end with an error."""
+        log_fields(request)["model"] = body.model_id
+        await daemon.registry.unload(body.model_id)
+        return {"status": "unloaded", "model_id": body.model_id}
+
+    @node.get("/models/{path:model_id}/endpoint")
+    async def endpoint(request: HttpRequest, model_id: str) -> dict[str, str]:
+        """The URL under which the model answers."""
+        return {"url": daemon.registry.endpoint(model_id)}
+
+    @node.get("/events")
+    async def events(request: HttpRequest) -> StreamResponse:
+        """Server-sent events: `NodeState` now, and again whenever it changed."""
+
+        async def produce(write: Write) -> None:
+            async with aclosing(daemon.events.subscribe()) as news:
+                async for event in news:
+                    await write(event)
+
+        return StreamResponse(produce, headers=EVENT_STREAM)
+
+    return node

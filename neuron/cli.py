@@ -1,0 +1,130 @@
+"""`neuron serve`: the daemon of one host, from its configuration to an open port."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import socket
+import sys
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, NoReturn
+
+import typer
+import uvicorn
+from pydantic import TypeAdapter
+
+from cortex_site import logs
+from cortex_site.settings_file import ConfigError, Listen, split_listen
+from cortex_site.version import VERSION
+from neuron.api.app import build_app
+from neuron.config import NeuronConfig, load_config
+from neuron.daemon import Daemon
+from neuron.discovery import discover
+
+log = logging.getLogger("neuron")
+
+USAGE_ERROR = 2
+
+cli = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"neuron {VERSION}")
+        raise typer.Exit
+
+
+@cli.callback()
+def neuron(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Inference daemon of one host."""
+
+
+@cli.command()
+def serve(
+    config: Annotated[Path | None, typer.Option(help="neuron.toml; defaults apply without one.")] = None,
+    listen: Annotated[str | None, typer.Option(help="HOST:PORT, over the configuration's.")] = None,
+) -> None:
+    """Serve this host's devices until told to stop."""
+    try:
+        settings = load_config(config)
+        if listen is not None:
+            settings = settings.model_copy(update={"listen": TypeAdapter(Listen).validate_python(listen)})
+    except ConfigError as error:
+        _give_up(*error.lines)
+    except ValueError:
+        _give_up(f"--listen {listen}: expected HOST:PORT, as in 127.0.0.1:13131")
+    logs.setup(settings.log_level, "neuron")
+    with _bind(settings.listen) as bound:
+        _serve(settings, bound)
+
+
+def _give_up(*lines: str) -> NoReturn:
+    for line in lines:
+        typer.echo(f"neuron: {line}", err=True)
+    raise typer.Exit(USAGE_ERROR)
+
+
+def _bind(listen: str) -> socket.socket:
+    """The listening socket, before anything else is started."""
+    host, port = split_listen(listen)
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=1024)
+    except OSError as error:
+        _give_up(f"cannot listen on {listen}: {error.strerror or error}")
+
+
+def _serve(settings: NeuronConfig, bound: socket.socket) -> None:
+    url = settings.public_url or _url(bound)
+    daemon = Daemon(settings, discover(), url=url)
+    options = uvicorn.Config(
+        build_app(daemon),
+        loop="uvloop",
+        http="httptools",
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=max(1, round(settings.stop_grace_s)),
+    )
+    if settings.is_exposed and settings.token is None and not settings.allow_anonymous:
+        log.warning("protected mode: without a token only this machine is served")
+    log.info("neuron listens", extra={"url": url, "version": VERSION})
+    server = Server(options, daemon)
+    server.run(sockets=[bound])
+    if not server.started:
+        sys.exit(1)
+
+
+def _url(bound: socket.socket) -> str:
+    host, port = bound.getsockname()[:2]
+    host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)  # noqa: S104
+    return f"http://{host}:{port}"
+
+
+class Server(uvicorn.Server):
+    """Ends event streams on a stop signal, so that only running answers are waited for, and exits cleanly."""
+
+    def __init__(self, config: uvicorn.Config, daemon: Daemon) -> None:
+        super().__init__(config)
+        self._daemon = daemon
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        log.info("stopping", extra={"signal": signal.Signals(sig).name})
+        self.force_exit = self.should_exit and sig == signal.SIGINT
+        self.should_exit = True
+        self._daemon.events.close()
+
+
+def main() -> None:
+    cli()
+
+
+if __name__ == "__main__":
+    main()

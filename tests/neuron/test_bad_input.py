@@ -1,0 +1,167 @@
+from __future__ import annotations
+
+import json
+import logging
+
+import pytest
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+MESSAGES = [{"role": "user", "content": "echo hi"}]
+IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AA=="}}
+
+
+@pytest.mark.parametrize(
+    ("body", "code", "param"),
+    [
+        (b"", "malformed_json", None),
+        (b"{", "malformed_json", None),
+        (b'{"model": "m", "messages": [{"role": "user", "content": "x"}]} x', "malformed_json", None),
+        (b'{"model": "\xff", "messages": []}', "malformed_json", None),
+        (b'{"metadata": {"a": ' + b"[" * 100_000, "malformed_json", None),
+        (b"[]", "invalid_request_body", None),
+        (b'{"model": "m"}', "invalid_request_body", "messages"),
+    ],
+)
+async def test_what_is_no_request(neuron, body, code, param):
+    answer = await neuron.http.post("/v1/chat/completions", content=body)
+    error = answer.json()["error"]
+    assert (answer.status_code, error["code"], error["param"]) == (400, code, param)
+    assert error["type"] == "invalid_request_error"
+    assert error["message"]
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "param"),
+    [
+        ({"model": None}, "invalid_request_body", "model"),
+        ({"model": 5}, "invalid_request_body", "model"),
+        ({"messages": []}, "invalid_request_body", "messages"),
+        ({"messages": [{"content": "x"}]}, "invalid_request_body", "messages[0].role"),
+        ({"messages": [{"role": "robot", "content": "x"}]}, "invalid_request_body", "messages[0].role"),
+        ({"messages": [{"role": "user", "content": 5}]}, "invalid_request_body", "messages[0].content"),
+        ({"messages": [{"role": "user"}]}, "invalid_request_body", "messages[0].content"),
+        ({"messages": [*MESSAGES, {"role": "user", "content": [IMAGE]}]}, "unsupported_parameter",
+         "messages[1].content[0]"),
+        ({"temperature": "hot"}, "invalid_request_body", "temperature"),
+        ({"temperature": 2.5}, "invalid_request_body", "temperature"),
+        ({"top_p": 0}, "invalid_request_body", "top_p"),
+        ({"top_k": 1.5}, "invalid_request_body", "top_k"),
+        ({"seed": 2**64}, "invalid_request_body", "seed"),
+        ({"max_tokens": 0}, "invalid_request_body", "max_tokens"),
+        ({"max_tokens": 1, "max_completion_tokens": 2}, "invalid_request_body", "max_tokens"),
+        ({"max_tokens": 1, "min_tokens": 2}, "invalid_request_body", "min_tokens"),
+        ({"stop": ["x"] * 17}, "invalid_request_body", "stop"),
+        ({"stop": [""]}, "invalid_request_body", "stop"),
+        ({"stream_options": {"include_usage": True}}, "invalid_request_body", "stream_options"),
+        ({"stream": True, "stream_options": {"x": 1}}, "unknown_parameter", "stream_options.x"),
+        ({"temprature": 1}, "unknown_parameter", "temprature"),
+        ({"n": 2}, "unsupported_parameter", "n"),
+        ({"logprobs": True}, "unsupported_parameter", "logprobs"),
+        ({"top_logprobs": 3}, "unsupported_parameter", "top_logprobs"),
+        ({"logit_bias": {"5": 1}}, "unsupported_parameter", "logit_bias"),
+        ({"response_format": {"type": "json_object"}}, "unsupported_parameter", "response_format"),
+        ({"modalities": ["text", "audio"]}, "unsupported_parameter", "modalities"),
+        ({"functions": [{"name": "f"}]}, "unsupported_parameter", "functions"),
+        ({"tool_choice": "required"}, "unsupported_parameter", "tool_choice"),
+        ({"tool_choice": {"type": "function", "function": {"name": "f"}}}, "unsupported_parameter",
+         "tool_choice"),
+        ({"tools": [{"type": "function", "function": {}}]}, "invalid_request_body", "tools[0].function.name"),
+        ({"tools": [{"type": "function", "function": {"name": "f", "strict": True}}]}, "unsupported_parameter",
+         "tools[0].function.strict"),
+    ],
+)  # fmt: skip
+async def test_a_wrong_parameter_is_named(neuron, change, code, param):
+    body = {"model": "m", "messages": MESSAGES} | change
+    for path in ("/v1/chat/completions", "/tokenize"):
+        answer = await neuron.http.post(path, json=body)
+        error = answer.json()["error"]
+        assert (answer.status_code, error["code"], error["param"]) == (400, code, param)
+        assert param in error["message"]
+
+
+async def test_a_missing_model_has_its_own_code(neuron):
+    answer = await neuron.http.post("/v1/chat/completions", json={"messages": MESSAGES})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (400, "missing_model_field")
+
+
+async def test_a_model_that_is_not_loaded(neuron):
+    answer = await neuron.chat("hi", model="gpt-5")
+    error = answer.json()["error"]
+    assert (answer.status_code, error["code"], error["param"]) == (404, "model_not_found", "model")
+    assert "'m'" in error["message"]
+
+
+async def test_lone_surrogates_do_not_break_anything(neuron):
+    content = b'{"model": "m", "messages": [{"role": "user", "content": "echo \\ud800"}]}'
+    answer = await neuron.http.post("/v1/chat/completions", content=content)
+    assert answer.status_code == 400
+
+
+async def test_a_template_that_refuses_the_chat(neuron):
+    kwargs = {"enable_thinking": True, "add_generation_prompt": True}
+    assert (await neuron.chat("echo x", chat_template_kwargs=kwargs)).status_code == 200
+    messages = [
+        {"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": "x"}}]},
+        *MESSAGES,
+    ]
+    assert (await neuron.chat("", messages=messages)).status_code == 200
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_refusal_of_the_engine_keeps_its_status(neuron, stream):
+    answer = await neuron.chat("refuse queue_full", stream=stream)
+    assert answer.status_code == 503
+    assert answer.headers["retry-after"] == "7"
+    assert answer.json()["error"]["code"] == "queue_full"
+    answer = await neuron.chat("long", stream=stream)
+    assert answer.status_code == 400
+    assert answer.json()["error"]["code"] == "context_length_exceeded"
+    assert answer.json()["error"]["param"] == "messages"
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "code"),
+    [
+        ("GET", "/nothing", 404, "not_found"),
+        ("GET", "/v1/chat/completions", 405, "method_not_allowed"),
+        ("DELETE", "/models", 405, "method_not_allowed"),
+    ],
+)
+async def test_unknown_paths_and_methods_have_the_envelope(neuron, method, path, status, code):
+    answer = await neuron.http.request(method, path)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (status, code)
+
+
+async def test_a_mistake_of_ours_is_a_500_in_the_envelope(neuron, monkeypatch, caplog):
+    monkeypatch.setattr(neuron.daemon, "health", lambda: 1 / 0)
+    answer = await neuron.http.get("/health")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (500, "internal_error")
+    assert "ZeroDivisionError" in caplog.text
+
+
+async def test_every_request_leaves_one_log_line(neuron, caplog):
+    caplog.set_level(logging.INFO, "neuron.http")
+    await neuron.http.post(
+        "/v1/chat/completions", json={"model": "m", "messages": MESSAGES}, headers={"x-request-id": "r1"}
+    )
+    await neuron.chat("echo hi", stream=True, temperature=9)
+    good, bad = [vars(record) for record in caplog.records if record.name == "neuron.http"]
+    assert (good["request_id"], good["status"], good["model"], good["finish_reason"]) == (
+        "r1",
+        200,
+        "m",
+        "stop",
+    )
+    assert (good["completion_tokens"], good["path"]) == (2, "/v1/chat/completions")
+    assert good["duration_ms"] >= good["ttft_ms"] >= 0
+    assert (bad["status"], bad["code"]) == (400, "invalid_request_body")
+
+
+async def test_the_api_describes_itself(neuron):
+    schema = (await neuron.http.get("/openapi.json")).json()
+    assert "/v1/chat/completions" in schema["paths"]
+    assert "/models/{model_id}/endpoint" in schema["paths"]
+    assert "min_p" in schema["components"]["schemas"]["ChatBody"]["properties"]
+    references = [part.split('"')[0] for part in json.dumps(schema).split('"#/components/schemas/')[1:]]
+    assert set(references) <= set(schema["components"]["schemas"])

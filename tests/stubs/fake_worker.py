@@ -1,0 +1,181 @@
+"""A device worker without a device: it speaks `neuron.pipe` and does what the last user message says.
+
+    echo TEXT          answers TEXT and stops
+    count N            answers 1, 2, 3 … up to N, one token a byte, one frame a number
+    forever            answers dots until cancelled
+    wait               answers nothing until cancelled
+    refuse CODE        is refused with 503 CODE
+    die                the process ends without a word
+    say-and-die TEXT   answers TEXT, then the process ends
+    wedge              the process stays and says nothing any more
+    long               is refused with context_length_exceeded
+
+A model directory with a file `load.json` decides its load: {"fail": CODE} or {"die": true}; with a file
+`gate`, its load waits until that file is gone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import selectors
+import socket
+import time
+from pathlib import Path
+
+from neuron import pipe
+from neuron.text.model import ModelText, load
+from tests.stubs.model_dir import CONTEXT
+
+HEARTBEAT_S = 0.05
+MEMORY_MB = 1000
+
+
+class FakeWorker:
+    def __init__(self, sock: socket.socket, thread: str) -> None:
+        self._socket = sock
+        self._thread = thread
+        self._models: dict[str, ModelText] = {}
+        self._endless: dict[int, tuple[str, int, bool]] = {}  # model, prompt tokens, whether it talks
+        self._loads: list[pipe.Load] = []
+        self._wedged = False
+
+    def run(self) -> None:
+        self.send(pipe.Ready(os.getpid(), self._thread, MEMORY_MB))
+        selector = selectors.DefaultSelector()
+        selector.register(self._socket, selectors.EVENT_READ)
+        while True:
+            if selector.select(0 if self._talks else HEARTBEAT_S) and not self._wedged:
+                for message in self._receive():
+                    self._handle(message)
+            if self._wedged:
+                time.sleep(HEARTBEAT_S)
+                continue
+            self._turn()
+
+    @property
+    def _talks(self) -> bool:
+        return any(talks for _, _, talks in self._endless.values())
+
+    def _turn(self) -> None:
+        for waiting in [wish for wish in self._loads if not (Path(wish.path) / "gate").exists()]:
+            self._loads.remove(waiting)
+            self._load(waiting)
+        for number, (model, _, talks) in self._endless.items():
+            if talks:
+                self.send(pipe.Tokens(number, self._models[model].encode(".")))
+        self.send(self._status())
+
+    def _status(self) -> pipe.Status:
+        running = [model for model, _, _ in self._endless.values()]
+        models = [
+            pipe.ModelStatus(name, running.count(name), 0, 8, 8, 100, 100, 0.0, 0.0, 0)
+            for name in self._models
+        ]
+        used = 100 * len(self._models)
+        return pipe.Status(used, MEMORY_MB - used, models)
+
+    def send(self, *messages: pipe.ToDaemon) -> None:
+        try:
+            self._socket.sendall(pipe.frame(messages))
+        except OSError:
+            os._exit(0)
+
+    def _receive(self) -> list[pipe.ToWorker]:
+        header = self._socket.recv(pipe.HEADER_BYTES, socket.MSG_WAITALL)
+        if len(header) < pipe.HEADER_BYTES:
+            os._exit(0)
+        size = int.from_bytes(header, "big")
+        return pipe.decode_to_worker(self._socket.recv(size, socket.MSG_WAITALL))
+
+    def _handle(self, message: pipe.ToWorker) -> None:
+        match message:
+            case pipe.Load():
+                self._loads.append(message)
+            case pipe.Unload(model=model):
+                self._unload(model)
+            case pipe.Submit():
+                self._submit(message)
+            case pipe.Cancel(id=number):
+                if number in self._endless:
+                    _, prompt, _ = self._endless.pop(number)
+                    self.send(pipe.Finished(number, "cancelled", prompt, 0))
+            case pipe.Shutdown():
+                os._exit(0)
+
+    def _load(self, message: pipe.Load) -> None:
+        script = Path(message.path) / "load.json"
+        wish = json.loads(script.read_text()) if script.exists() else {}
+        if wish.get("die"):
+            os._exit(3)
+        if code := wish.get("fail"):
+            self.send(pipe.LoadFailed(message.model, code, f"{script}: {code}"))
+            return
+        self._models[message.model] = load(Path(message.path))
+        self.send(pipe.Progress(message.model, 1.0), pipe.Loaded(message.model, 100, CONTEXT))
+
+    def _unload(self, model: str) -> None:
+        self._models.pop(model, None)
+        for number, (owner, _, _) in list(self._endless.items()):
+            if owner == model:
+                del self._endless[number]
+                self.send(pipe.Refused(number, 503, "model_unloaded", f"{model} was unloaded", 5))
+        self.send(pipe.Unloaded(model))
+
+    def _submit(self, job: pipe.Submit) -> None:
+        text = self._models[job.model]
+        prompt = text.tokenizer.decode(job.tokens, skip_special_tokens=False)
+        said = prompt.rpartition("<|im_start|>user\n")[2].partition("<|im_end|>")[0]
+        verb, _, rest = said.partition(" ")
+        match verb:
+            case "echo":
+                self._answer(job, [text.encode(rest)])
+            case "count":
+                self._answer(job, [text.encode(f"{number} ") for number in range(1, int(rest) + 1)])
+            case "forever" | "wait":
+                self._endless[job.id] = (job.model, len(job.tokens), verb == "forever")
+            case "refuse":
+                self.send(pipe.Refused(job.id, 503, rest, f"refused: {rest}", 7))
+            case "long":
+                message = f"This model's maximum context length is {CONTEXT} tokens."
+                self.send(pipe.Refused(job.id, 400, "context_length_exceeded", message))
+            case "say-and-die":
+                self.send(pipe.Tokens(job.id, text.encode(rest)))
+                os._exit(9)
+            case "die":
+                os._exit(9)
+            case "wedge":
+                self._wedged = True
+            case "sampling":
+                self._answer(job, [text.encode(json.dumps(_seen(job)))])
+
+    def _answer(self, job: pipe.Submit, parts: list[list[int]]) -> None:
+        sent = 0
+        for part in parts:
+            piece = part[: job.max_tokens - sent]
+            sent += len(piece)
+            if piece:
+                self.send(pipe.Tokens(job.id, piece))
+        reason = "length" if sum(map(len, parts)) > sent else "stop"
+        self.send(pipe.Finished(job.id, reason, len(job.tokens), sent, cached_tokens=len(job.tokens) // 2))
+
+
+def _seen(job: pipe.Submit) -> dict[str, object]:
+    """What the engine was asked for, for tests of how parameters arrive."""
+    sampling = {name: getattr(job.sampling, name) for name in job.sampling.__struct_fields__}
+    names = ("max_tokens", "min_tokens", "ignore_eos", "stop_ids")
+    return sampling | {name: getattr(job, name) for name in names}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--fd", type=int, required=True)
+    parser.add_argument("--device", required=True)
+    arguments = parser.parse_args()
+    thread = arguments.device.replace(":", "-dev-")
+    FakeWorker(socket.socket(fileno=arguments.fd), thread).run()
+
+
+if __name__ == "__main__":
+    main()
