@@ -16,6 +16,7 @@ from typing import Any
 import safetensors
 import torch
 import transformers
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from neuron.device.attention import active
@@ -75,19 +76,19 @@ def load_decoder(
     checkpoint: Checkpoint, *, dtype: torch.dtype, device: torch.device, on_progress: OnProgress
 ) -> Decoder:
     """Load and probe. Raises LoadError; `on_progress` gets the share of bytes read, after every tensor."""
-    config = _read_config(checkpoint.path)
+    config = _read_config(checkpoint)
     text = config.get_text_config(decoder=True)
     model = _build(checkpoint, config, dtype=dtype, device=device, on_progress=on_progress)
     model.eval().requires_grad_(requires_grad=False)
     try:
-        layers, vocab_size = _probe(model, text)
+        layers, logits = _probe(model, text)
     except UnsupportedError as error:
         raise unsupported(checkpoint.path, str(error)) from error
-    except LoadError:
-        raise
     except Exception as error:
         raise unsupported(checkpoint.path, f"it does not run: {error!r}") from error
-    return Decoder(model, layers, vocab_size, _context(text))
+    if bool(logits.isnan().any()):
+        raise broken(checkpoint.path, "its weights give logits that are not numbers")
+    return Decoder(model, layers, logits.shape[-1], _context(text))
 
 
 def unsupported(path: Path, cause: str) -> LoadError:
@@ -95,19 +96,24 @@ def unsupported(path: Path, cause: str) -> LoadError:
     return LoadError("model_unsupported", f"{path}: {cause}; {known}")
 
 
-def _read_config(path: Path) -> Any:
+def _read_config(checkpoint: Checkpoint) -> Any:
+    """transformers' configuration object, of a model that looks as if it runs."""
+    file, model_type = checkpoint.path / CONFIG, checkpoint.config.get("model_type")
+    if model_type not in CONFIG_MAPPING:
+        raise unsupported(
+            file, f"model_type {model_type!r} is unknown to transformers {transformers.__version__}"
+        )
     try:
-        config = transformers.AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+        config = CONFIG_MAPPING[model_type].from_dict(checkpoint.config)
     except Exception as error:
-        raise unsupported(path / CONFIG, f"transformers cannot use it: {error}") from error
-    model_type = config.model_type
+        raise broken(file, f"is no configuration of {model_type}: {error}") from error
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING or config.is_encoder_decoder:
-        raise unsupported(path / CONFIG, f"{model_type} is not a decoder")
-    if not getattr(_model_class(config), "_supports_attention_backend", False):
-        raise unsupported(path / CONFIG, f"{model_type} does not use the attention interface")
+        raise unsupported(file, f"{model_type} is not a decoder")
     kinds = set(getattr(config.get_text_config(decoder=True), "layer_types", None) or ())
     if strange := sorted(kinds - _RUNNABLE_LAYERS):
-        raise unsupported(path / CONFIG, f"{model_type} has layers of type {', '.join(strange)}")
+        raise unsupported(file, f"{model_type} has layers of type {', '.join(strange)}")
+    if not getattr(_model_class(config), "_supports_attention_backend", False):
+        raise unsupported(file, f"{model_type} does not use the attention interface")
     return config
 
 
@@ -211,8 +217,8 @@ class _Stored:
 
 
 @torch.inference_mode()
-def _probe(model: Any, text: Any) -> tuple[dict[int, LayerShape], int]:
-    """Run a few tokens through the model: what its layers store, and the width of its logits."""
+def _probe(model: Any, text: Any) -> tuple[dict[int, LayerShape], torch.Tensor]:
+    """Run a few tokens through the model: what its layers store, and the logits after the last."""
     probe = Probe()
     tokens = torch.zeros(1, _PROBE_TOKENS, dtype=torch.int64, device=model.device)
     positions = torch.arange(_PROBE_TOKENS, device=model.device)
@@ -224,9 +230,7 @@ def _probe(model: Any, text: Any) -> tuple[dict[int, LayerShape], int]:
         raise UnsupportedError(f"{text.num_hidden_layers - len(probe.layers)} of its layers do not attend")
     if "sliding_attention" in (getattr(text, "layer_types", None) or ()) and not probe.windows:
         raise UnsupportedError("its sliding layers do not tell their window")
-    if not bool(out.logits.isfinite().all()):
-        raise broken(Path(model.name_or_path or "model"), "its weights give logits that are not numbers")
-    return probe.layers, out.logits.shape[-1]
+    return probe.layers, out.logits
 
 
 def _context(text: Any) -> int:

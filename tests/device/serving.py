@@ -1,0 +1,83 @@
+"""Scheduler, runner and a loaded model put together as the worker does, driven to the end in one call."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from neuron.device.runner import Runner
+from neuron.engine.scheduler import Limits, Scheduler
+from neuron.models.checkpoint import read_checkpoint
+from neuron.models.loading import Decoder, load_decoder, model_dtype
+from neuron.pipe import Finished, Refused, Sampling, Submit, Tokens
+from neuron.step import CacheShape
+from tests.device.zoo import VOCAB
+
+GREEDY = Sampling()
+SHAPE = CacheShape(num_pages=200, page_size=8, num_slots=32, context=256)
+
+
+def decoder(path: Path, dtype: str | None = None) -> Decoder:
+    checkpoint = read_checkpoint(path)
+    return load_decoder(
+        checkpoint,
+        dtype=model_dtype(checkpoint, dtype),
+        device=torch.device("cpu"),
+        on_progress=lambda _: None,
+    )
+
+
+def prompt(seed: int, length: int) -> list[int]:
+    return torch.randint(3, VOCAB, (length,), generator=torch.Generator().manual_seed(seed)).tolist()
+
+
+class Serving:
+    def __init__(self, loaded: Decoder, shape: CacheShape = SHAPE, **limits: Any) -> None:
+        bounds = Limits(**{"max_running": shape.num_slots, "step_tokens": 48} | limits)
+        self.scheduler = Scheduler("m", shape, vocab_size=VOCAB, limits=bounds)
+        self.runner = Runner(loaded, loaded.layers, shape)
+        self.tokens: dict[int, list[int]] = {}
+        self.ends: dict[int, Finished | Refused] = {}
+        self.num_joined = 0
+
+    def submit(
+        self,
+        number: int,
+        tokens: list[int],
+        sampling: Sampling = GREEDY,
+        *,
+        max_tokens: int = 24,
+        **options: Any,
+    ) -> None:
+        request = Submit(number, "m", tokens, max_tokens, sampling, **{"stop_ids": []} | options)
+        self.tokens[number] = []
+        assert self.scheduler.submit(request, 0.0) is None
+
+    def step(self) -> None:
+        plan = self.scheduler.plan()
+        assert plan is not None
+        self.num_joined += len(plan.joined)
+        for event in self.scheduler.apply(plan, self.runner.run(plan), 0.1):
+            if isinstance(event, Tokens):
+                self.tokens[event.id] += event.tokens
+            else:
+                self.ends[event.id] = event
+
+    def drain(self) -> dict[int, list[int]]:
+        while self.scheduler.has_work:
+            self.step()
+        self.scheduler.check()
+        return self.tokens
+
+
+def texts(
+    loaded: Decoder, prompts: Mapping[int, list[int]], sampling: Sampling = GREEDY, **options: Any
+) -> dict[int, list[int]]:
+    """The answers to all of `prompts`, served at once."""
+    serving = Serving(loaded, **options)
+    for number, tokens in prompts.items():
+        serving.submit(number, tokens, sampling)
+    return serving.drain()

@@ -1,0 +1,112 @@
+"""What a request is told does not depend on who else is served, on the cache, or on being interrupted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from neuron.models.loading import Decoder
+from neuron.pipe import Finished, Sampling
+from neuron.step import CacheShape, PoisonedError
+from tests.device.serving import GREEDY, Serving, decoder, prompt, texts
+from tests.device.zoo import save
+
+WARM = Sampling(temperature=1.0, top_p=0.9, seed=11)
+TIGHT = CacheShape(num_pages=20, page_size=8, num_slots=8, context=128)
+
+
+@pytest.fixture(scope="module")
+def loaded(llama: Path) -> Decoder:
+    return decoder(llama)
+
+
+@pytest.mark.parametrize("sampling", [GREEDY, WARM], ids=["greedy", "seeded"])
+def test_batch_equals_single(loaded: Decoder, sampling: Sampling):
+    prompts = {seed: prompt(seed, 5 + 3 * seed) for seed in range(32)}
+    together = texts(loaded, prompts, sampling)
+    for number in (0, 1, 7, 31):
+        assert texts(loaded, {number: prompts[number]}, sampling) == {number: together[number]}
+    assert len({tuple(text) for text in together.values()}) > 16
+
+
+@pytest.mark.parametrize("sampling", [GREEDY, WARM], ids=["greedy", "seeded"])
+def test_preempted_equals_unpreempted(loaded: Decoder, sampling: Sampling):
+    prompts = {seed: prompt(seed, 20) for seed in range(6)}
+    serving = Serving(loaded, TIGHT)
+    for number, tokens in prompts.items():
+        serving.submit(number, tokens, sampling, max_tokens=40)
+    crowded = serving.drain()
+    assert serving.num_joined > len(prompts)
+    for number, tokens in prompts.items():
+        alone = Serving(loaded)
+        alone.submit(number, tokens, sampling, max_tokens=40)
+        assert alone.drain()[number] == crowded[number]
+
+
+def test_the_prefix_cache_changes_cached_tokens_and_nothing_else(loaded: Decoder):
+    first, second = prompt(1, 50), [*prompt(1, 50), *prompt(2, 9)]
+    serving = Serving(loaded)
+    cold, cached = {}, {}
+    for number, tokens in enumerate((first, second)):
+        serving.scheduler.pages.forget()
+        serving.submit(number, tokens)
+        cold[number] = serving.drain()[number]
+    for number, tokens in enumerate((first, second), 2):
+        serving.submit(number, tokens)
+        cached[number - 2] = serving.drain()[number]
+    assert cold == cached
+    ends = [end for end in serving.ends.values() if isinstance(end, Finished)]
+    assert [end.cached_tokens for end in ends] == [0, 0, 48, 56]
+
+
+def test_penalties_count_through_a_preemption(loaded: Decoder):
+    rules = Sampling(repetition_penalty=1.3, presence_penalty=0.5, frequency_penalty=0.5)
+    serving = Serving(loaded, TIGHT)
+    for seed in range(6):
+        serving.submit(seed, prompt(seed, 20), rules, max_tokens=40)
+    crowded = serving.drain()
+    assert serving.num_joined > 6
+    alone = Serving(loaded)
+    alone.submit(5, prompt(5, 20), rules, max_tokens=40)
+    assert alone.drain()[5] == crowded[5]
+    assert len(set(crowded[5])) > len(set(texts(loaded, {5: prompt(5, 20)})[5]))
+
+
+def test_seeds_differ_and_no_seed_is_another_each_time(loaded: Decoder):
+    def answer(seed: int | None) -> list[int]:
+        return texts(loaded, {0: prompt(0, 9)}, Sampling(temperature=1.5, seed=seed))[0]
+
+    assert answer(1) == answer(1)
+    assert answer(1) != answer(2)
+    assert answer(None) != answer(None)
+
+
+def test_cancel_frees_slot_and_pages_while_the_others_go_on(loaded: Decoder):
+    serving = Serving(loaded)
+    for number in range(3):
+        serving.submit(number, prompt(number, 40))
+    for _ in range(4):
+        serving.step()
+    used = serving.scheduler.shape.num_pages - serving.scheduler.pages.num_available
+    finished = serving.scheduler.cancel(1)
+    assert finished is not None
+    assert finished.reason == "cancelled"
+    freed = used - (serving.scheduler.shape.num_pages - serving.scheduler.pages.num_available)
+    assert freed >= 5
+    alone = texts(loaded, {2: prompt(2, 40)})
+    assert serving.drain()[2] == alone[2]
+
+
+def test_logits_that_are_not_numbers_poison_the_device(tmp_path: Path):
+    def break_token_99(model: torch.nn.Module) -> None:
+        with torch.no_grad():
+            model.get_input_embeddings().weight[99] = float("nan")  # type: ignore[operator]
+
+    serving = Serving(decoder(save(tmp_path / "model", edit=break_token_99)))
+    serving.submit(1, [5, 6, 7])
+    serving.drain()
+    serving.submit(2, [5, 99])
+    with pytest.raises(PoisonedError):
+        serving.drain()

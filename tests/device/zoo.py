@@ -1,0 +1,79 @@
+"""Tiny random models of many families, built where they are needed and saved as Hugging Face directories."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+
+VOCAB = 128
+
+_COMMON: dict[str, Any] = {
+    "vocab_size": VOCAB,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "max_position_embeddings": 512,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "tie_word_embeddings": False,
+    "initializer_range": 0.3,  # so that greedy texts do not settle on one token
+}
+_MOE = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
+_YARN = {
+    "rope_type": "yarn",
+    "rope_theta": 10000.0,
+    "factor": 4.0,
+    "original_max_position_embeddings": 128,
+}
+
+# Windows are smaller than the prompts of the tests.
+FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
+    "llama": ("LlamaConfig", {}),
+    "qwen2": ("Qwen2Config", {"tie_word_embeddings": True}),
+    "qwen3": ("Qwen3Config", {}),
+    "qwen3_moe": ("Qwen3MoeConfig", _MOE),
+    "mistral": ("MistralConfig", {"sliding_window": 8}),
+    "gemma2": ("Gemma2Config", {"sliding_window": 8, "query_pre_attn_scalar": 16}),
+    "phi3": ("Phi3Config", {}),
+    "gpt_oss": (
+        "GptOssConfig",
+        {"sliding_window": 8, "num_local_experts": 4, "num_experts_per_tok": 2, "rope_parameters": _YARN},
+    ),
+    "olmo2": ("Olmo2Config", {}),
+}
+
+
+def build(family: str, **changes: Any) -> Any:
+    """The model itself, in float32, the same for the same arguments."""
+    torch.manual_seed(7)
+    name, options = FAMILIES[family]
+    config = getattr(transformers, name)(**_COMMON | options | changes)
+    model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    for name, parameter in model.named_parameters():
+        if "norm" in name or "sinks" in name:  # all ones or nearly zero otherwise: nothing to get wrong
+            torch.nn.init.normal_(parameter, mean=parameter.mean().item(), std=0.5)
+    return model.eval()
+
+
+def save(
+    path: Path,
+    family: str = "llama",
+    *,
+    edit: Callable[[Any], object] = lambda _: None,
+    dtype: torch.dtype = torch.float32,
+    **changes: Any,
+) -> Path:
+    """A directory with the model, after `edit` had a go at it."""
+    model = build(family, **changes)
+    edit(model)
+    transformers.logging.disable_progress_bar()
+    model.to(dtype).save_pretrained(path)
+    return path
