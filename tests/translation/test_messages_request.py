@@ -186,17 +186,35 @@ FIELDS = {
         {"thinking": {"type": "enabled", "budget_tokens": 1024}},
         {"chat_template_kwargs": {"enable_thinking": True}},
     ),
-    "thinking adaptive": ({"thinking": {"type": "adaptive"}}, {"chat_template_kwargs": {"enable_thinking": True}}),
-    "thinking off": ({"thinking": {"type": "disabled"}}, {"chat_template_kwargs": {"enable_thinking": False}}),
+    "thinking adaptive": (
+        {"thinking": {"type": "adaptive"}},
+        {"chat_template_kwargs": {"enable_thinking": True}},
+    ),
+    "thinking off": (
+        {"thinking": {"type": "disabled"}},
+        {"chat_template_kwargs": {"enable_thinking": False}},
+    ),
     "effort": ({"output_config": {"effort": "max"}}, {"reasoning_effort": "high"}),
     "format": (
         {"output_config": {"format": {"type": "json_schema", "schema": SCHEMA}}},
-        {"response_format": {"type": "json_schema", "json_schema": {"name": "output", "schema": SCHEMA, "strict": True}}},
+        {
+            "response_format": {
+                "type": "json_schema",
+                "json_schema": {"name": "output", "schema": SCHEMA, "strict": True},
+            }
+        },
     ),
     "tools": ({"tools": [TOOL]}, {"tools": [CHAT_TOOL]}),
     "tool with description": (
         {"tools": [TOOL | {"type": "custom", "description": "d", "cache_control": None}]},
-        {"tools": [{"type": "function", "function": {"name": "f", "description": "d", "parameters": {"type": "object"}}}]},
+        {
+            "tools": [
+                {
+                    "type": "function",
+                    "function": {"name": "f", "description": "d", "parameters": {"type": "object"}},
+                }
+            ]
+        },
     ),
     "tool in chat's shape": ({"tools": [CHAT_TOOL]}, {"tools": [CHAT_TOOL]}),
     "choice of a tool in chat's shape": (
@@ -204,7 +222,7 @@ FIELDS = {
         {"tools": [CHAT_TOOL], "tool_choice": {"type": "function", "function": {"name": "f"}}},
     ),
     "choice without tools": ({"tool_choice": {"type": "auto"}}, {}),
-}  # fmt: skip
+}
 
 CHOICES = {
     "auto": ({"type": "auto"}, {"tool_choice": "auto"}),

@@ -96,6 +96,7 @@ def test_every_kind_of_block_in_order():
         ],
         "stop_reason": "tool_use",
         "stop_sequence": None,
+        "stop_details": None,
         "usage": {
             "input_tokens": 6,
             "cache_creation_input_tokens": 0,

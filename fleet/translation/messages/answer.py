@@ -107,6 +107,7 @@ def message_of(id_: str, model: str, usage: Usage) -> Json:
         "content": [],
         "stop_reason": None,
         "stop_sequence": None,
+        "stop_details": None,
         "usage": usage_fields(usage),
     }
 
@@ -143,7 +144,7 @@ def usage_fields(usage: Usage) -> Json:
 
 def stop_fields(stop: Stop) -> Json:
     reason = _STOP_REASON[stop.reason] if stop.sequence is None else "stop_sequence"
-    return {"stop_reason": reason, "stop_sequence": stop.sequence}
+    return {"stop_reason": reason, "stop_sequence": stop.sequence, "stop_details": None}
 
 
 def input_of(arguments: str) -> Any:
