@@ -120,6 +120,7 @@ NODE_CALL_TIMEOUT_S = 5.0  # any other question to a node
 CAPACITY_WAIT_S = 300.0  # a load waits so long for busy models and running operations to make room
 NODE_WAIT_S = 15.0  # and so long for a node that is away
 FAILURE_BACKOFF_S = 10.0  # a model that could not be loaded is not tried again by requests before
+LOOK_EVERY_S = 0.25  # at a node while it loads or unloads
 HEARTBEAT_S = 2.0
 LEASE_S = 10.0  # an operation without a heartbeat for so long belongs to nobody
 MAX_ATTEMPTS = 3  # workers that may die over one operation

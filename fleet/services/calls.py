@@ -6,7 +6,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, wait
 from threading import Event, Thread
 
-LOOK_EVERY_S = 0.25
+from django.conf import settings
 
 
 class Call:
@@ -26,9 +26,9 @@ class Call:
     def pause(self) -> bool:
         """Sleep a moment, or less if the call ends; whether it has ended."""
         if self._future.done():
-            Event().wait(LOOK_EVERY_S)
+            Event().wait(settings.LOOK_EVERY_S)
         else:
-            wait([self._future], timeout=LOOK_EVERY_S)
+            wait([self._future], timeout=settings.LOOK_EVERY_S)
         return self._future.done()
 
     @property

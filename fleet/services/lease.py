@@ -68,7 +68,7 @@ class Lease:
             self.note()
 
     def claim(self, name: str, devices: set[int], /, **fields: Any) -> bool:
-        """Take all of those devices of the node and write `fields`, or, if another operation has one of them, nothing."""
+        """Take all of those devices and write `fields`; or nothing, if another operation has one of them."""
         with transaction.atomic():
             wanted = Device.objects.filter(node__name=name, index__in=devices)
             wanted.filter(claimed_by=None).update(claimed_by=self.operation)

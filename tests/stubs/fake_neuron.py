@@ -1,0 +1,234 @@
+"""A neuron without inference: the node API of `neuron.wire` over real HTTP, with a script in place of devices.
+
+Nothing in it depends on time: `hold()` makes loads, unloads or everything wait until the returned context is
+left, and `failures` makes loads fail. It counts what it was asked in `asked`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any, Self
+
+import uvicorn
+
+from neuron.wire import (
+    ApiError,
+    DeviceHealth,
+    DeviceInfo,
+    Discovery,
+    Failure,
+    Health,
+    ModelInfo,
+    ModelLoad,
+    ModelSpec,
+)
+
+
+class FakeNeuron:
+    """`with FakeNeuron("a", devices=[8000]) as node:` listens on a free port of the loopback interface."""
+
+    def __init__(self, name: str = "fake", *, devices: list[int] | None = None, token: str = "") -> None:
+        self.name = name
+        self.token = token
+        self.devices_mb = [8000] if devices is None else devices
+        self.sizes: dict[str, int] = {}  # MiB a model takes, spread over its devices; 1000 by default
+        self.failures: dict[str, ApiError] = {}
+        self.models: dict[str, ModelInfo] = {}
+        self.busy: dict[str, int] = {}  # requests under way, by model
+        self.answers: dict[str, Any] = {}  # path → what to say instead of the truth
+        self.asked: list[tuple[str, str]] = []  # (path, model) of loads and unloads
+        self.leak_mb = 0  # memory that an unload does not give back
+        self.protocol = 1
+        self.pid = 1000
+        self._holds: dict[str, threading.Event] = {}
+        self._loop = asyncio.new_event_loop()
+        self._socket = socket.create_server(("127.0.0.1", 0))
+        self.endpoint = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
+        config = uvicorn.Config(self._app, interface="asgi3", lifespan="off", log_config=None)
+        self._server = uvicorn.Server(config)
+        self._thread = threading.Thread(target=self._run, name=f"fake-neuron-{name}", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """As a killed process: open connections break, new ones are refused."""
+        self._server.should_exit = self._server.force_exit = True
+        with suppress(RuntimeError):  # it is stopped already
+            self._loop.call_soon_threadsafe(self._break_connections)
+        self._thread.join(10)
+        self._socket.close()
+
+    def _run(self) -> None:
+        with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
+            runner.run(self._server.serve([self._socket]))
+
+    def _break_connections(self) -> None:
+        for connection in self._server.server_state.connections:
+            connection.transport.abort()
+
+    @contextmanager
+    def hold(self, path: str = "") -> Iterator[None]:
+        """Requests for `path` (every path when empty) are read and not answered within this context."""
+        self._holds[path] = event = threading.Event()
+        try:
+            yield
+        finally:
+            del self._holds[path]
+            event.set()
+
+    def has(self, *models: str, state: str = "loaded", devices: list[int] | None = None) -> None:
+        """Put models there without being asked to load them."""
+        for model in models:
+            self.models[model] = self._info(ModelSpec(model_id=model, devices=devices), state)
+
+    def restart(self) -> None:
+        """What a new daemon on that host would be: nothing is loaded, and the pid differs."""
+        self.models.clear()
+        self.pid += 1
+
+    def loads(self, model: str) -> int:
+        return self.asked.count(("/models/load", model))
+
+    async def _app(self, scope: Any, receive: Any, send: Any) -> None:
+        body = b""
+        while True:
+            message = await receive()
+            body += message.get("body", b"")
+            if not message.get("more_body"):
+                break
+        try:
+            status, answer = await self._respond(scope, body)
+        except asyncio.CancelledError:  # the server is being stopped
+            return
+        content = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
+        head = {"type": "http.response.start", "status": status, "headers": []}
+        with suppress(RuntimeError):  # the asker has gone
+            await send(head)
+            await send({"type": "http.response.body", "body": content})
+
+    async def _respond(self, scope: Any, body: bytes) -> tuple[int, Any]:
+        path = scope["path"]
+        if self.token and dict(scope["headers"]).get(b"authorization") != f"Bearer {self.token}".encode():
+            return 401, ApiError(401, "invalid_token", "Wrong token.").envelope()
+        await self._wait("")
+        if path in self.answers:
+            return 200, self.answers[path]
+        try:
+            return 200, await self._do(path, json.loads(body or b"{}"))
+        except ApiError as error:
+            return error.status, error.envelope()
+
+    async def _do(self, path: str, body: dict[str, Any]) -> Any:
+        match path:
+            case "/discovery":
+                return self._discovery().model_dump()
+            case "/health":
+                return self._health().model_dump()
+            case "/models":
+                return [info.model_dump() for info in self.models.values()]
+            case "/models/load":
+                await self._load(ModelSpec(**body))
+                return {}
+            case "/models/unload":
+                await self._unload(body["model_id"])
+                return {}
+            case _:
+                raise ApiError(404, "not_found", f"There is no {path} here.")
+
+    async def _wait(self, path: str) -> None:
+        if event := self._holds.get(path):
+            while not event.is_set():
+                await asyncio.sleep(0.01)
+
+    async def _load(self, spec: ModelSpec) -> None:
+        self.asked.append(("/models/load", spec.model_id))
+        known = self.models.get(spec.model_id)
+        if known and known.state == "loaded":
+            return
+        self.models[spec.model_id] = self._info(spec, "loading")
+        await self._wait("/models/load")
+        error = self.failures.get(spec.model_id)
+        info = self._info(spec, "loaded")
+        if error is None and any(
+            used > total for used, total in zip(self._used(info), self.devices_mb, strict=True)
+        ):
+            error = ApiError(507, "insufficient_memory", f"{spec.model_id} does not fit.")
+        if error:
+            failure = Failure(code=error.code, message=error.message)
+            self.models[spec.model_id] = info.model_copy(update={"state": "failed", "error": failure})
+            raise error
+        if spec.model_id in self.models:
+            self.models[spec.model_id] = info
+
+    async def _unload(self, model: str) -> None:
+        self.asked.append(("/models/unload", model))
+        if model not in self.models:
+            raise ApiError(404, "model_not_found", f"{model} is not loaded.")
+        await self._wait("/models/unload")
+        if error := self.failures.get(f"unload {model}"):
+            raise error
+        del self.models[model]
+        self.busy.pop(model, None)
+
+    def _info(self, spec: ModelSpec, state: Any) -> ModelInfo:
+        size = self.sizes.get(spec.model_id, 1000)
+        return ModelInfo(
+            id=spec.model_id,
+            source=spec.source or spec.model_id,
+            state=state,
+            devices=spec.devices if spec.devices is not None else [0],
+            memory_mb=size if state == "loaded" else None,
+            context=4096,
+            progress=0.5 if state == "loading" else None,
+            capabilities=["chat"],
+        )
+
+    def _used(self, extra: ModelInfo | None = None) -> list[int]:
+        used = [self.leak_mb] * len(self.devices_mb)
+        for info in [*self.models.values(), *([extra] if extra else [])]:
+            for index in info.devices if info.memory_mb and info.state != "failed" else []:
+                used[index] += (info.memory_mb or 0) // len(info.devices)
+        return used
+
+    def _discovery(self) -> Discovery:
+        return Discovery(
+            protocol=self.protocol,
+            version="1.2.3",
+            hostname=self.name,
+            os="Linux",
+            kernel="6.1",
+            devices=[
+                DeviceInfo(index=index, name="Fake GPU", kind="cuda", memory_total_mb=total)
+                for index, total in enumerate(self.devices_mb)
+            ],
+            harnesses=["torch"],
+        )
+
+    def _health(self) -> Health:
+        used = self._used()
+        devices = [
+            DeviceHealth(
+                index=index,
+                state="ready",
+                worker=f"cuda-dev-{index}",
+                memory_used_mb=used[index],
+                memory_free_mb=total - used[index],
+            )
+            for index, total in enumerate(self.devices_mb)
+        ]
+        models = [
+            ModelLoad(id=model, running=self.busy.get(model, 0))
+            for model, info in self.models.items()
+            if info.state == "loaded"
+        ]
+        return Health(status="ok", uptime_s=1, pid=self.pid, rss_mb=100, devices=devices, models=models)
