@@ -138,7 +138,7 @@ def neuron_program(listen: str, config_path: Path) -> Program:
     """The local neuron of `cortex up`."""
     return Program(
         "neuron",
-        (sys.executable, "-m", "neuron", "serve", "--config", str(config_path), "--listen", listen),
+        (sys.executable, "-m", "neuron.cli", "serve", "--config", str(config_path), "--listen", listen),
         ready=http_ready(split_listen(listen), "/version"),
         stop_s=15.0,
     )
