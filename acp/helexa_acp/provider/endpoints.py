@@ -62,6 +62,7 @@ class Endpoints:
         self.config = config
         self.on_change: Callable[[], None] = lambda: None
         self.refresh_errors: dict[str, str] = {}
+        self.listed: set[str] = set()  # endpoints that told their models since the start
         self._book = book
         self._make = make
         self._cache = cache
@@ -151,6 +152,7 @@ class Endpoints:
             self.refresh_errors[endpoint.name] = str(error)
             return
         self.refresh_errors.pop(endpoint.name, None)
+        self.listed.add(endpoint.name)
         if models != self._models.get(endpoint.name):
             self._models[endpoint.name] = models
             self._write_cache(endpoint, models)

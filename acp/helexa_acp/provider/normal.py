@@ -34,8 +34,7 @@ def _joined_system(system: list[Message]) -> list[Message]:
 
 
 def _pair(messages: list[Message]) -> list[Message]:
-    """Results follow their call in the order of the calls; a missing one is said to be, a stray one is
-    dropped."""
+    """Results follow their calls, in the same order; missing ones are made up, stray ones go."""
     paired: list[Message] = []
     for position, message in enumerate(messages):
         if message.role is Role.TOOL:
@@ -64,7 +63,7 @@ def _interrupted(call: ToolCall) -> Message:
 
 
 def _unique_ids(messages: list[Message], *, short: bool) -> list[Message]:
-    """Servers refuse an id that they see twice, and models repeat theirs: calls are renamed by their place."""
+    """Servers refuse an id that they see twice, and models repeat theirs: those calls are renamed."""
     seen: set[str] = set()
     renamed: list[Message] = []
     pending: list[str] = []

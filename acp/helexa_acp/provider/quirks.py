@@ -53,7 +53,10 @@ def _lesson(pattern: str, field: str, value: Any) -> _Lesson:
     return _Lesson(re.compile(pattern, re.IGNORECASE | re.DOTALL), field, value)
 
 
-_NOT = r"(?:unsupported|not support|unrecognized|unknown|unexpected|not permitted|not allowed|extra|invalid|does not)"
+_NOT = (
+    "(?:unsupported|not support|unrecognized|unknown|unexpected|not permitted|not allowed"
+    "|extra|invalid|does not)"
+)
 
 
 def _refused(what: str, field: str, value: Any) -> _Lesson:

@@ -44,8 +44,11 @@ class Writer(Protocol):
         """Wait while too much is queued."""
 
 
-class ConnectionClosedError(Exception):
+class ConnectionClosedError(RpcError):
     """The other side has gone."""
+
+    def __init__(self) -> None:
+        super().__init__(INTERNAL_ERROR, "the other side has gone")
 
 
 @dataclass(slots=True)
@@ -74,6 +77,7 @@ class Connection:
         self._waiting: dict[Id, asyncio.Future[Any]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._serving: dict[Id, Serving] = {}
+        self._peer_gone = False
         self._closed = False
 
     def receive(self, message: Message) -> None:
@@ -94,7 +98,7 @@ class Connection:
 
     async def request(self, method: str, params: dict[str, Any]) -> Any:
         """Raises RpcError, ConnectionClosedError. A caller that stops waiting takes its request back."""
-        if self._closed:
+        if self._peer_gone:
             raise ConnectionClosedError
         self._next_id += 1
         id_ = self._next_id
@@ -112,11 +116,16 @@ class Connection:
     async def drain(self) -> None:
         await self._writer.drain()
 
-    async def close(self) -> None:
-        self._closed = True
+    def peer_gone(self) -> None:
+        """No answers will come any more; ours may still be read."""
+        self._peer_gone = True
         for future in self._waiting.values():
             if not future.done():
                 future.set_exception(ConnectionClosedError())
+
+    async def close(self) -> None:
+        self.peer_gone()
+        self._closed = True
         tasks = [task for task in self._tasks if task is not asyncio.current_task()]
         for task in tasks:
             task.cancel()

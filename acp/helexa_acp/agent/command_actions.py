@@ -1,0 +1,143 @@
+"""What our own slash commands do."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+from helexa_acp.agent import compact as compacting
+from helexa_acp.agent.compaction import budget
+from helexa_acp.agent.modes import Mode
+from helexa_acp.agent.rules import describe
+from helexa_acp.agent.session import Session
+from helexa_acp.memory.records import AssistantSaid, Undone
+from helexa_acp.provider.base import CancelToken
+from helexa_acp.provider.endpoints import UnknownModelError
+from helexa_acp.tools.tool import ToolError
+from helexa_acp.v1 import updates
+
+INIT = """\
+Look at this project: its layout, how it is built, tested and checked, and its conventions. Then write
+AGENTS.md at the root (or improve the one there): what a coding agent must know to work here, in at most
+60 lines, nothing that is obvious.
+"""
+
+
+async def compact(session: Session, _: str, cancel: CancelToken) -> None:
+    choice = session.choice
+    if choice is None:
+        session.say("No model is known, so there is none to write a summary.")
+        return
+    window = session.window(choice) or compacting.UNKNOWN_WINDOW_TOKENS
+    # Small enough that something is left to summarise even if everything would still fit.
+    target = min(budget(window, choice.endpoint.max_tokens), session.transcript.used_tokens or window)
+    if not await compacting.summarise(session, choice, target, cancel):
+        session.say("There is nothing to compact, or no summary could be had.")
+
+
+async def model(session: Session, selector: str, _: CancelToken) -> None:
+    if not selector:
+        lines = [
+            f"- `{endpoint.name}:{info.id}`" + (f" ({info.state})" if info.state else "")
+            for endpoint in session.endpoints.config.endpoints
+            for info in session.endpoints.models(endpoint)
+        ]
+        current = session.choice
+        session.say(f"Using `{current.tag if current else 'none'}`.\n\n" + "\n".join(lines))
+        return
+    try:
+        choice = session.choose_model(selector)
+    except UnknownModelError as error:
+        session.say(f"Not changed: {error}.")
+        return
+    session.show_options()
+    session.say(f"Using `{choice.tag}`.")
+
+
+async def plan(session: Session, argument: str, _: CancelToken) -> None:
+    """Only reached without something to plan."""
+    _set_mode(session, Mode.DEFAULT if argument == "off" or session.mode is Mode.PLAN else Mode.PLAN)
+    session.say(f"Mode: {session.mode.value}. The plan file is `{session.plan_path}`.")
+
+
+def expand_plan(session: Session, argument: str) -> str | None:
+    if argument in {"", "on", "off"}:
+        return None
+    _set_mode(session, Mode.PLAN)
+    return argument
+
+
+def _set_mode(session: Session, mode: Mode) -> None:
+    session.choose_mode(mode)
+    session.show(updates.mode(mode.value))
+    session.show_options()
+
+
+async def cost(session: Session, _: str, __: CancelToken) -> None:
+    usages = [record.usage for record in session.transcript.records if isinstance(record, AssistantSaid)]
+    prompt, completion = (sum(usage.get(name, 0) for usage in usages) for name in ("prompt", "completion"))
+    costs = ", ".join(f"{amount:.4f} {currency}" for currency, amount in session.transcript.cost.items())
+    session.say(
+        f"{len(usages)} requests, {prompt:,} tokens in, {completion:,} tokens out. "
+        f"Cost: {costs or 'unknown, the endpoints have no price'}. "
+        f"In context now: {session.transcript.used_tokens:,} tokens."
+    )
+
+
+async def permissions(session: Session, argument: str, _: CancelToken) -> None:
+    rules = session.permissions.rules
+    if argument == "forget":
+        rules.forget()
+        session.say("All remembered permissions of this project are forgotten.")
+        return
+    known = rules.read()
+    lines = [f"- {verdict} {describe(rule)}" for verdict, entries in known.items() for rule in entries]
+    session.say(
+        "\n".join(lines or ["No permissions are remembered."]) + f"\n\nThey are kept in `{rules.path}`."
+    )
+
+
+async def undo(session: Session, _: str, __: CancelToken) -> None:
+    """All of the last turn's edits, or none: a file that changed since is a reason to stop, not to
+    overwrite."""
+    turns = session.transcript.turns
+    if not turns:
+        session.say("There is no turn to take back.")
+        return
+    edits = _edits([record.card for record in turns[-1].cards])
+    try:
+        for path, edit in edits.items():
+            await _check_unchanged(session, path, edit[1])
+        for path, edit in edits.items():
+            await _restore(session, path, edit[0])
+    except (ToolError, OSError) as error:
+        session.say(f"Not undone: {error}.")
+        return
+    session.keep(Undone(turns[-1].message_id))
+    files = ", ".join(f"`{session.roots.shown(path)}`" for path in edits) or "no file"
+    session.say(f"The last turn is taken back; restored: {files}.")
+
+
+def _edits(cards: list[dict[str, Any]]) -> dict[Path, tuple[str | None, str]]:
+    """For each file its text before the first edit and after the last."""
+    edits: dict[Path, tuple[str | None, str]] = {}
+    for card in cards:
+        for item in card.get("content", []) if card.get("status") == "completed" else []:
+            if item.get("type") == "diff":
+                path = Path(item["path"])
+                first = edits[path][0] if path in edits else item["oldText"]
+                edits[path] = (first, item["newText"])
+    return edits
+
+
+async def _check_unchanged(session: Session, path: Path, text: str) -> None:
+    if await session.files.read_or_none(path) != text:
+        raise ToolError(f"{path} has changed since")
+
+
+async def _restore(session: Session, path: Path, old: str | None) -> None:
+    if old is None:
+        await asyncio.to_thread(path.unlink, missing_ok=True)
+    else:
+        await session.files.write(path, old)

@@ -1,0 +1,117 @@
+"""Slash commands: ours, and the project's own from Markdown files.
+
+A command either answers by itself (`run`, and the model never hears of it) or expands to a prompt (`expand`).
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from helexa_acp.agent import command_actions as actions
+from helexa_acp.agent.session import Session
+from helexa_acp.provider.base import CancelToken
+
+log = logging.getLogger(__name__)
+
+MAX_FILE_CHARS = 100_000
+
+_INVOCATION = re.compile(r"/([A-Za-z0-9][A-Za-z0-9_:.-]*)(?:\s+(.*))?\s*", re.DOTALL)
+
+Action = Callable[[Session, str, CancelToken], Awaitable[None]]
+Expansion = Callable[[Session, str], str | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    name: str
+    description: str
+    hint: str | None = None
+    action: Action | None = None
+    expansion: Expansion | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Invocation:
+    command: Command
+    argument: str
+
+    def expand(self, session: Session) -> str | None:
+        """The prompt it stands for, or None if it answers by itself."""
+        return self.command.expansion(session, self.argument) if self.command.expansion else None
+
+    async def run(self, session: Session, cancel: CancelToken) -> None:
+        if self.command.action is not None:
+            await self.command.action(session, self.argument, cancel)
+
+
+BUILTIN = (
+    Command("compact", "Replace the older part of the conversation by a summary", action=actions.compact),
+    Command("model", "Show the models, or choose one", "endpoint:model", actions.model),
+    Command(
+        "plan", "Plan mode: on, off, or plan this", "off | what to plan", actions.plan, actions.expand_plan
+    ),
+    Command("undo", "Take back the last turn and its edits", action=actions.undo),
+    Command("cost", "Show tokens and cost of this session", action=actions.cost),
+    Command(
+        "init", "Write or improve AGENTS.md for this project", expansion=lambda _session, _text: actions.INIT
+    ),
+    Command("permissions", "Show remembered permissions, or forget them", "forget", actions.permissions),
+)
+
+
+def available(session: Session) -> dict[str, Command]:
+    """Ours first: a file of the same name does not replace one."""
+    commands = {command.name: command for command in BUILTIN}
+    for folder in (Path(session.cwd) / ".helexa" / "commands", session.home.config / "commands"):
+        for path in sorted(folder.glob("*.md")) if folder.is_dir() else []:
+            command = _from_file(path)
+            if command is not None:
+                commands.setdefault(command.name, command)
+    return commands
+
+
+def find(session: Session, text: str) -> Invocation | None:
+    match = _INVOCATION.fullmatch(text.strip())
+    command = available(session).get(match[1]) if match else None
+    return Invocation(command, (match[2] or "").strip()) if match and command else None
+
+
+def as_json(commands: dict[str, Command]) -> list[dict[str, Any]]:
+    listed: list[dict[str, Any]] = []
+    for command in commands.values():
+        entry: dict[str, Any] = {"name": command.name, "description": command.description}
+        listed.append({**entry, "input": {"hint": command.hint}} if command.hint else entry)
+    return listed
+
+
+def _from_file(path: Path) -> Command | None:
+    try:
+        text = path.read_text("utf-8")[:MAX_FILE_CHARS]
+    except (OSError, UnicodeError) as error:
+        log.warning("command file %s is ignored: %s", path, error)
+        return None
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_:.-]*", path.stem):
+        log.warning("command file %s is ignored: its name is no command name", path)
+        return None
+    fields, body = _front_matter(text)
+    hint = fields.get("argument-hint") or ("arguments" if "$ARGUMENTS" in body else None)
+
+    def expand(_session: Session, argument: str) -> str:
+        if "$ARGUMENTS" in body:
+            return body.replace("$ARGUMENTS", argument)
+        return f"{body}\n\n{argument}" if argument else body
+
+    return Command(path.stem, fields.get("description") or f"From {path.name}", hint, expansion=expand)
+
+
+def _front_matter(text: str) -> tuple[dict[str, str], str]:
+    match = re.match(r"---\r?\n(.*?)\r?\n---\r?\n(.*)", text, re.DOTALL)
+    if match is None:
+        return {}, text.strip()
+    pairs = (line.partition(":") for line in match[1].splitlines())
+    return {key.strip(): value.strip().strip("\"'") for key, colon, value in pairs if colon}, match[2].strip()

@@ -1,0 +1,97 @@
+"""Compaction carried out: counting, asking a model for the summary, telling the client."""
+
+from __future__ import annotations
+
+import logging
+from contextlib import aclosing
+from dataclasses import replace
+
+from helexa_acp.agent import compaction
+from helexa_acp.agent.reply import new_id
+from helexa_acp.agent.session import Session
+from helexa_acp.memory.records import Compacted
+from helexa_acp.provider.base import CancelToken
+from helexa_acp.provider.endpoints import Choice
+from helexa_acp.provider.errors import ProviderError
+from helexa_acp.provider.failover import fit
+from helexa_acp.provider.types import CompletionRequest, TextDelta
+from helexa_acp.v1 import updates
+
+log = logging.getLogger(__name__)
+
+# Below this share of the budget an estimate is good enough; above it the endpoint is asked.
+COUNT_FROM = 0.6
+UNKNOWN_WINDOW_TOKENS = 16_000  # what to aim at when an endpoint says "too long" and not how long
+
+
+async def fitted(
+    session: Session, choice: Choice, request: CompletionRequest, cancel: CancelToken
+) -> CompletionRequest:
+    """The request, or a shorter one, that stays inside the model's window; best effort if nothing helps."""
+    window = session.window(choice)
+    if window is None:
+        return request
+    budget = compaction.budget(window, choice.endpoint.max_tokens)
+    used = await count(session, choice, request, budget)
+    if used <= budget:
+        return request
+    if await summarise(session, choice, budget, cancel):
+        request = replace(request, messages=(request.messages[0], *session.transcript.view()))
+        used = await count(session, choice, request, budget)
+    if used <= budget:
+        return request
+    scale = used / max(1, compaction.estimate_request(request))
+    log.warning("session %s: leaving out old results to fit %d tokens into %d", session.id, used, budget)
+    return replace(request, messages=tuple(compaction.elide(request.messages, budget, scale)))
+
+
+async def count(session: Session, choice: Choice, request: CompletionRequest, budget: int) -> int:
+    """Exact where the endpoint can tell and it matters."""
+    estimated = compaction.estimate_request(request)
+    if estimated < COUNT_FROM * budget:
+        return estimated
+    exact = await session.endpoints.provider(choice.endpoint).count_tokens(
+        fit(session.endpoints, choice, request)
+    )
+    return estimated if exact is None else exact
+
+
+async def summarise(session: Session, choice: Choice, budget: int, cancel: CancelToken) -> bool:
+    """Replace the older part of the conversation by a summary. False if there is nothing to gain or it
+    failed."""
+    view = session.transcript.view()
+    cut = compaction.cut_for_summary(view, budget)
+    has_summary = session.transcript.summary is not None
+    if cut <= has_summary:  # only the summary itself, or nothing, stands before the cut
+        return False
+    id_ = new_id("compaction")
+    _show(session, updates.compaction(id_, "in_progress"))
+    try:
+        summary = await _ask(
+            session, choice, compaction.summary_request(choice.model, view[:cut], budget), cancel
+        )
+    except ProviderError as error:
+        log.warning("session %s: no summary: %s", session.id, error)
+        _show(session, updates.compaction(id_, "failed", error=str(error)))
+        return False
+    if cancel.cancelled or not summary.strip():
+        _show(session, updates.compaction(id_, "cancelled" if cancel.cancelled else "failed"))
+        return False
+    # In the view, the summary takes the place of everything before `keep_from`.
+    base = session.transcript.keep_from - 1 if has_summary else 0
+    session.keep(Compacted(summary, base + cut))
+    _show(session, updates.compaction(id_, "completed", summary=summary))
+    if not session.client.has_compaction:
+        session.say("*The older part of this conversation is now a summary for the model.*\n\n")
+    return True
+
+
+async def _ask(session: Session, choice: Choice, request: CompletionRequest, cancel: CancelToken) -> str:
+    provider = session.endpoints.provider(choice.endpoint)
+    async with aclosing(provider.complete(fit(session.endpoints, choice, request), cancel)) as events:
+        return "".join([event.text async for event in events if isinstance(event, TextDelta)])
+
+
+def _show(session: Session, update: updates.Update) -> None:
+    if session.client.has_compaction:
+        session.show(update)

@@ -1,0 +1,55 @@
+"""What each mode lets a tool do without asking. A table, no state."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from helexa_acp.tools.tool import Job, Tool
+
+
+class Mode(StrEnum):
+    DEFAULT = "default"
+    ACCEPT_EDITS = "accept_edits"
+    PLAN = "plan"
+    BYPASS = "bypass"
+
+
+DESCRIPTIONS = {
+    Mode.DEFAULT: ("Default", "Reads freely, asks before edits, commands and requests"),
+    Mode.ACCEPT_EDITS: ("Accept edits", "Edits files without asking, asks before commands and requests"),
+    Mode.PLAN: ("Plan", "Only reads, and writes its plan file; no commands"),
+    Mode.BYPASS: ("Bypass permissions", "Asks for nothing. Use it where nothing can be broken"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    reason: str
+
+
+def policy(mode: Mode, tool: Tool, job: Job) -> bool | Refusal:
+    """True: run it, False: ask, Refusal: never in this mode."""
+    if tool.read_only or not job.grants:
+        return True
+    match mode:
+        case Mode.PLAN if tool.kind == "execute":
+            return Refusal("shell execution is disabled in plan mode")
+        case Mode.PLAN if tool.kind == "fetch":
+            return False
+        case Mode.PLAN if tool.kind == "edit":
+            return Refusal("plan mode writes only to the plan file")
+        case Mode.PLAN:
+            return Refusal(f"{tool.spec.name} is disabled in plan mode")
+        case Mode.BYPASS:
+            return True
+        case Mode.ACCEPT_EDITS:
+            return tool.kind == "edit"
+    return False
+
+
+def as_json() -> list[dict[str, Any]]:
+    return [
+        {"id": mode.value, "name": name, "description": text} for mode, (name, text) in DESCRIPTIONS.items()
+    ]

@@ -1,0 +1,57 @@
+"""What a client must be shown to see a session as it was: the updates of its records, in order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from helexa_acp.memory.records import AssistantSaid, CardDone, Planned, Record, Said, UserSaid
+from helexa_acp.v1 import updates
+
+INTERRUPTED = "This call was interrupted before it had a result."
+
+
+def replay(records: Iterable[Record]) -> Iterator[updates.Update]:
+    """A card stands where its call was made, in its final state; a call without one was interrupted."""
+    records = list(records)
+    cards = {str(record.card.get("toolCallId")): record for record in records if isinstance(record, CardDone)}
+    called = {
+        item.get("card")
+        for record in records
+        if isinstance(record, AssistantSaid)
+        for item in record.items
+        if item.get("type") == "call"
+    }
+    for record in records:
+        match record:
+            case UserSaid(message_id, blocks):
+                yield from (updates.user_chunk(message_id, block) for block in blocks)
+            case AssistantSaid(items):
+                yield from (update for item in items for update in _item(item, cards))
+            case CardDone(card) if card.get("toolCallId") not in called:
+                yield updates.tool_call(card)
+            case Planned(entries):
+                yield updates.plan(entries)
+            case Said(message_id, text):
+                yield updates.message_chunk(message_id, text)
+
+
+def _item(item: dict[str, Any], cards: dict[str, CardDone]) -> Iterator[updates.Update]:
+    match item.get("type"):
+        case "text":
+            yield updates.message_chunk(str(item.get("id")), str(item.get("text")))
+        case "thought" if item.get("text"):
+            yield updates.thought_chunk(str(item.get("id")), str(item.get("text")))
+        case "call":
+            done = cards.get(str(item.get("card")))
+            yield updates.tool_call(done.card if done else _interrupted(item))
+
+
+def _interrupted(item: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "toolCallId": str(item.get("card")),
+        "title": str(item.get("name")) or "Tool call",
+        "kind": "other",
+        "status": "failed",
+        "content": [updates.text_content(INTERRUPTED)],
+    }

@@ -1,0 +1,124 @@
+"""Permissions that a person gave or refused for good, per project, in a TOML file that the person can read
+and edit.
+
+The file lies outside the project, so that no repository can permit things to itself. It is read again for
+each decision: several agents share it, and a table that is deleted by hand is asked about again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import re
+import tempfile
+import tomllib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from helexa_acp.tools.tool import Grant, Rule
+
+log = logging.getLogger(__name__)
+
+_MATCHES = ("exact", "prefix", "under", "any")
+
+
+def project_key(cwd: str) -> str:
+    """A file name that tells a person which project it is, and no two projects share."""
+    name = re.sub(r"[^A-Za-z0-9._-]", "_", Path(cwd).name) or "root"
+    return f"{name[:60]}-{hashlib.sha256(cwd.encode('utf-8', 'surrogateescape')).hexdigest()[:8]}"
+
+
+class Rules:
+    def __init__(self, path: Path, project: str) -> None:
+        self.path = path
+        self._project = project
+
+    def read(self) -> dict[str, list[Rule]]:
+        """`allow` and `reject`. A damaged file permits nothing and refuses nothing."""
+        try:
+            table = tomllib.loads(self.path.read_text("utf-8"))
+        except FileNotFoundError:
+            table = {}
+        except (OSError, UnicodeError, tomllib.TOMLDecodeError) as error:
+            log.warning("%s is ignored: %s", self.path, error)
+            table = {}
+        return {verdict: _rules(table.get(verdict)) for verdict in ("allow", "reject")}
+
+    def decide(self, grant: Grant) -> bool | None:
+        """True: allowed, False: rejected, None: not decided. A rejection beats a permission."""
+        rules = self.read()
+        if any(covers(rule, grant) for rule in rules["reject"]):
+            return False
+        return True if any(covers(rule, grant) for rule in rules["allow"]) else None
+
+    def remember(self, verdict: str, new: Iterable[Rule]) -> None:
+        """`verdict` is allow or reject."""
+        rules = self.read()
+        rules[verdict] += [rule for rule in new if rule not in rules[verdict]]
+        self._write(rules)
+
+    def forget(self) -> None:
+        self.path.unlink(missing_ok=True)
+
+    def _write(self, rules: dict[str, list[Rule]]) -> None:
+        lines = [f"# Permissions remembered for {self._project!r}. Delete a table to be asked again."]
+        for verdict, entries in rules.items():
+            for rule in entries:
+                lines += [
+                    "",
+                    f"[[{verdict}]]",
+                    f"tool = {_quote(rule.tool)}",
+                    f"match = {_quote(rule.match)}",
+                ]
+                lines += [f"value = {_quote(rule.value)}"] if rule.value else []
+        self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with tempfile.NamedTemporaryFile("w", dir=self.path.parent, delete=False, encoding="utf-8") as file:
+            file.write("\n".join(lines) + "\n")
+        Path(file.name).replace(self.path)
+
+
+def covers(rule: Rule, grant: Grant) -> bool:
+    if rule.tool != grant.tool:
+        return False
+    match rule.match:
+        case "any":
+            return True
+        case "exact":
+            return rule.value == grant.subject
+        case "prefix":
+            words = tuple(rule.value.split())
+            return bool(words) and grant.words[: len(words)] == words
+        case "under":
+            return Path(grant.subject).is_relative_to(rule.value)
+    return False
+
+
+def describe(rule: Rule) -> str:
+    match rule.match:
+        case "prefix":
+            return f"{rule.tool} commands that start with `{rule.value}`"
+        case "under":
+            return f"{rule.tool} below {rule.value}"
+        case "any":
+            return rule.tool
+    return f"{rule.tool} `{rule.value}`"
+
+
+def _rules(value: Any) -> list[Rule]:
+    rules = []
+    for entry in value if isinstance(value, list) else []:
+        tool, match, text = (
+            (entry.get(k) for k in ("tool", "match", "value")) if isinstance(entry, dict) else (0, 0, 0)
+        )
+        if isinstance(tool, str) and match in _MATCHES and isinstance(text, str | None):
+            rules.append(Rule(tool, str(match), text or ""))
+        else:
+            log.warning("a permission that cannot be read is ignored: %r", entry)
+    return rules
+
+
+def _quote(text: str) -> str:
+    """A basic TOML string."""
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"').encode("utf-8", "replace").decode()
+    return '"' + re.sub(r"[\x00-\x1f\x7f]", lambda m: f"\\u{ord(m.group()):04X}", escaped) + '"'

@@ -1,0 +1,142 @@
+"""The agent's end of protocol version 1: each method is one entry of `METHODS`, and does little but find
+its session.
+
+Sessions live here from new, load or resume until close, delete or the end of the process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from helexa_acp import VERSION
+from helexa_acp.config import ConfigError, load_config
+from helexa_acp.rpc.connection import Connection, Writer, serving
+from helexa_acp.rpc.framing import AUTH_REQUIRED, INVALID_REQUEST, METHOD_NOT_FOUND, RpcError
+from helexa_acp.v1 import auth
+from helexa_acp.v1.client import Client
+from helexa_acp.v1.params import as_params, invalid, string
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from helexa_acp.agent.sessions import Sessions
+    from helexa_acp.config import Config
+
+log = logging.getLogger(__name__)
+
+PROTOCOL_VERSION = 1
+
+CAPABILITIES = {
+    "loadSession": True,
+    "promptCapabilities": {"image": True, "audio": False, "embeddedContext": True},
+    "mcpCapabilities": {"http": True, "sse": False},
+    "sessionCapabilities": {"list": {}, "delete": {}, "resume": {}, "close": {}, "additionalDirectories": {}},
+    "auth": {"logout": {}},
+}
+
+Params = dict[str, Any]
+Method = Callable[["Agent", Params], Awaitable[Any]]
+
+
+class Agent:
+    def __init__(self, config: Config, writer: Writer) -> None:
+        self.config = config
+        self.connection = Connection(writer, self._on_request, self._on_notification)
+        self.client: Client | None = None
+        self.signed_in = True
+        self._sessions: Sessions | None = None
+
+    async def aclose(self) -> None:
+        """Cancel what runs and end every child; the connection still carries the clean-up."""
+        if self._sessions is not None:
+            await self._sessions.aclose()
+        await self.connection.close()
+
+    async def _on_request(self, name: str, params: Any) -> Any:
+        method = METHODS.get(name)
+        if method is None:
+            raise RpcError(METHOD_NOT_FOUND, f"there is no method {name!r}")
+        if self.client is None and name != "initialize":
+            raise RpcError(INVALID_REQUEST, "initialize must come first")
+        return await method(self, as_params(params))
+
+    async def _on_notification(self, name: str, params: Any) -> None:
+        if name == "session/cancel" and self._sessions is not None:
+            self._sessions.cancel(string(as_params(params), "sessionId"))
+
+    @property
+    def sessions(self) -> Sessions:
+        """Made at first use: what sessions need takes longer to import than `initialize` may take."""
+        if self._sessions is None:
+            from helexa_acp.agent.sessions import Sessions  # noqa: PLC0415
+
+            self._sessions = Sessions(self.config, self.client or Client(self.connection))
+        return self._sessions
+
+    async def initialize(self, params: Params) -> Params:
+        version = params.get("protocolVersion")
+        if not isinstance(version, int) or isinstance(version, bool):
+            raise invalid("protocolVersion must be a whole number")
+        self.client = Client(self.connection, params.get("clientCapabilities"))
+        serving().after.append(self._warm_up)
+        return {
+            "protocolVersion": PROTOCOL_VERSION,  # ours is the only one, whatever the client asked for
+            "agentCapabilities": CAPABILITIES,
+            "agentInfo": {"name": "helexa-acp", "title": "Helexa", "version": VERSION},
+            "authMethods": auth.methods(self.client),
+        }
+
+    def _warm_up(self) -> None:
+        """The client now takes a moment to make a session: import what that needs."""
+        asyncio.get_running_loop().call_soon(lambda: self.sessions)
+
+    async def authenticate(self, params: Params) -> Params:
+        """Read the configuration again: that is where keys come from."""
+        if string(params, "methodId") not in auth.METHOD_IDS:
+            raise invalid(f"methodId must be one of {', '.join(auth.METHOD_IDS)}")
+        try:
+            self.config = load_config()
+        except ConfigError as error:
+            raise RpcError(AUTH_REQUIRED, str(error)) from error
+        await self.sessions.use(self.config)
+        self.signed_in = True
+        return {}
+
+    async def logout(self, _: Params) -> Params:
+        """Forget the keys in memory; `authenticate` brings them back."""
+        self.signed_in = False
+        self.sessions.cancel_all()
+        return {}
+
+    def require_sign_in(self) -> None:
+        if not self.signed_in:
+            raise RpcError(AUTH_REQUIRED, "signed out: authenticate first")
+
+
+async def _session_method(agent: Agent, params: Params, name: str) -> Any:
+    agent.require_sign_in()
+    method: Callable[[Params], Awaitable[Any]] = getattr(agent.sessions, name)
+    return await method(params)
+
+
+def _on_sessions(name: str) -> Method:
+    return lambda agent, params: _session_method(agent, params, name)
+
+
+METHODS: dict[str, Method] = {
+    "initialize": Agent.initialize,
+    "authenticate": Agent.authenticate,
+    "logout": Agent.logout,
+    "session/new": _on_sessions("new"),
+    "session/load": _on_sessions("load"),
+    "session/resume": _on_sessions("resume"),
+    "session/list": _on_sessions("list_page"),
+    "session/close": _on_sessions("close"),
+    "session/delete": _on_sessions("delete"),
+    "session/prompt": _on_sessions("prompt"),
+    "session/set_mode": _on_sessions("set_mode"),
+    "session/set_config_option": _on_sessions("set_config_option"),
+    "session/set_model": _on_sessions("set_model"),  # gone from the schema, still sent by older clients
+}

@@ -1,0 +1,237 @@
+"""The session methods, and the sessions that are open."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from helexa_acp.agent import commands, options
+from helexa_acp.agent.modes import Mode
+from helexa_acp.agent.replay import replay
+from helexa_acp.agent.session import Home, Session
+from helexa_acp.agent.turn import run_turn
+from helexa_acp.config import Config, config_home, data_home
+from helexa_acp.memory.store import BadCursorError, NoSuchSessionError, SessionNote, Store
+from helexa_acp.provider.base import CancelToken
+from helexa_acp.provider.endpoints import Endpoints, UnknownModelError
+from helexa_acp.provider.quirks import QuirkBook
+from helexa_acp.rpc.connection import serving
+from helexa_acp.rpc.framing import NOT_FOUND, RpcError
+from helexa_acp.v1 import params as check
+from helexa_acp.v1 import updates
+from helexa_acp.v1.client import Client
+from helexa_acp.v1.content import BadBlockError, check_blocks
+
+log = logging.getLogger(__name__)
+
+Params = dict[str, Any]
+
+
+def make_home(config: Config, env: Mapping[str, str] = os.environ) -> Home:
+    data = data_home(env)
+    endpoints = Endpoints(config, QuirkBook(data / "quirks.json"), data / "models.json")
+    return Home(data, config_home(env), Store(data / "sessions"), endpoints, config.system_prompt_path)
+
+
+class Sessions:
+    def __init__(self, config: Config, client: Client, home: Home | None = None) -> None:
+        self._client = client
+        self._open: dict[str, Session] = {}
+        self._turns: dict[str, asyncio.Lock] = {}
+        self._home = home or make_home(config)
+        self._retired: list[Endpoints] = []
+        self._home.endpoints.on_change = self._models_changed
+        self._home.endpoints.refresh()
+
+    async def use(self, config: Config) -> None:
+        """Take a new configuration; sessions that are open go on with it at their next turn."""
+        old, self._home = self._home.endpoints, make_home(config)
+        self._home.endpoints.on_change = self._models_changed
+        self._home.endpoints.refresh()
+        self._retired.append(old)  # a turn may still use it
+        for session in self._open.values():
+            session.home = self._home
+
+    async def aclose(self) -> None:
+        await asyncio.gather(*(self._forget(id_) for id_ in list(self._open)), return_exceptions=True)
+        await asyncio.gather(
+            *(e.aclose() for e in (*self._retired, self._home.endpoints)), return_exceptions=True
+        )
+
+    async def new(self, params: Params) -> Params:
+        cwd = check.absolute(params)
+        servers = check.mcp_servers(params)
+        id_, log_ = self._home.store.create(cwd)
+        session = Session(id_, cwd, check.directories(params), log=log_, home=self._home, client=self._client)
+        self._adopt(session, servers)
+        return {"sessionId": id_, **self._state(session)}
+
+    async def load(self, params: Params) -> Params:
+        session = await self._reopen(params)
+        for update in replay(session.transcript.records):
+            session.show(update)
+            await self._client.drain()
+        session.note()
+        session.show_usage()
+        return self._state(session)
+
+    async def resume(self, params: Params) -> Params:
+        return self._state(await self._reopen(params))
+
+    async def list_page(self, params: Params) -> Params:
+        cwd = check.optional_string(params, "cwd")
+        try:
+            notes, cursor = self._home.store.page(cwd, check.optional_string(params, "cursor"))
+        except BadCursorError as error:
+            raise check.invalid(f"cursor: {error}") from error
+        answer: Params = {"sessions": [_note_json(note) for note in notes]}
+        return {**answer, "nextCursor": cursor} if cursor else answer
+
+    async def close(self, params: Params) -> Params:
+        await self._forget(self._find(params).id)
+        return {}
+
+    async def delete(self, params: Params) -> Params:
+        """A session that does not exist is as good as deleted."""
+        id_ = check.string(params, "sessionId")
+        await self._forget(id_)
+        self._home.store.delete(id_)
+        return {}
+
+    async def prompt(self, params: Params) -> Params:
+        session = self._find(params)
+        try:
+            blocks = check_blocks(params.get("prompt"))
+        except BadBlockError as error:
+            raise check.invalid(str(error)) from error
+        session.cancel()  # a new prompt ends the one before it
+        token = session.running = CancelToken()
+        serving().cancel = token.cancel
+        try:
+            async with self._turns[session.id]:
+                stop = await run_turn(session, blocks, token)
+        except RpcError:
+            if not token.cancelled:
+                raise
+            stop = "cancelled"  # whatever broke while it was being cancelled
+        finally:
+            if session.running is token:
+                session.running = None
+        serving().after.append(lambda: self._show_commands(session))
+        return {"stopReason": "cancelled" if token.cancelled else stop}
+
+    def cancel(self, session_id: str) -> None:
+        session = self._open.get(session_id)
+        if session is not None:
+            session.cancel()
+
+    def cancel_all(self) -> None:
+        for session in self._open.values():
+            session.cancel()
+
+    async def set_mode(self, params: Params) -> Params:
+        session = self._find(params)
+        self._choose_mode(session, check.string(params, "modeId"), "modeId")
+        serving().after.append(session.show_options)
+        return {}
+
+    async def set_model(self, params: Params) -> Params:
+        session = self._find(params)
+        self._choose_model(session, check.string(params, "modelId"), "modelId")
+        serving().after.append(session.show_options)
+        return {}
+
+    async def set_config_option(self, params: Params) -> Params:
+        session = self._find(params)
+        id_, value = check.string(params, "configId"), check.string(params, "value")
+        match id_:
+            case "mode":
+                self._choose_mode(session, value, "value")
+                serving().after.append(lambda: session.show(updates.mode(session.mode.value)))
+            case "model":
+                self._choose_model(session, value, "value")
+            case "effort":
+                self._choose_effort(session, value)
+            case _:
+                raise check.invalid(f"configId: there is no option {id_!r}")
+        serving().after.append(session.show_usage)
+        return {"configOptions": session.options()}
+
+    def _find(self, params: Params) -> Session:
+        id_ = check.string(params, "sessionId")
+        session = self._open.get(id_)
+        if session is None:
+            raise RpcError(NOT_FOUND, f"session {id_!r} is not open; load or resume it")
+        return session
+
+    async def _reopen(self, params: Params) -> Session:
+        id_, cwd = check.string(params, "sessionId"), check.absolute(params)
+        servers = check.mcp_servers(params)
+        try:
+            log_ = self._home.store.open(id_)
+        except NoSuchSessionError as error:
+            raise RpcError(NOT_FOUND, str(error)) from error
+        await self._forget(id_)
+        session = Session(id_, cwd, check.directories(params), log=log_, home=self._home, client=self._client)
+        for record in log_.read_new():
+            session.transcript.apply(record)
+        self._adopt(session, servers)
+        return session
+
+    async def _forget(self, id_: str) -> None:
+        """Cancel the session's turn, wait for its answer, and let go of it."""
+        session = self._open.pop(id_, None)
+        if session is None:
+            return
+        session.cancel()
+        async with self._turns.pop(id_):
+            await session.aclose()
+
+    def _adopt(self, session: Session, servers: list[dict[str, Any]]) -> None:
+        self._open[session.id] = session
+        self._turns[session.id] = asyncio.Lock()
+        session.mcp.start(servers)
+        self._home.endpoints.refresh()
+        # The client knows the session only once it has the answer.
+        serving().after.append(lambda: self._show_commands(session))
+
+    def _show_commands(self, session: Session) -> None:
+        available = commands.as_json(commands.available(session))
+        if available != session.commands_shown:
+            session.commands_shown = available
+            session.show(updates.commands(available))
+
+    def _state(self, session: Session) -> Params:
+        return {"modes": options.mode_state(session.mode), "configOptions": session.options()}
+
+    def _choose_mode(self, session: Session, mode: str, field: str) -> None:
+        if mode not in list(Mode):
+            raise check.invalid(f"{field}: there is no mode {mode!r}; there are {', '.join(Mode)}")
+        session.choose_mode(Mode(mode))
+
+    def _choose_model(self, session: Session, selector: str, field: str) -> None:
+        try:
+            session.choose_model(selector)
+        except UnknownModelError as error:
+            raise check.invalid(f"{field}: {error}") from error
+
+    def _choose_effort(self, session: Session, effort: str) -> None:
+        choice = session.choice
+        efforts = self._home.endpoints.info(choice).efforts if choice else ()
+        if effort not in {options.DEFAULT_EFFORT, *efforts}:
+            raise check.invalid(f"value: this model has no effort {effort!r}")
+        session.choose_effort(effort)
+
+    def _models_changed(self) -> None:
+        for session in self._open.values():
+            with contextlib.suppress(OSError):
+                session.show_options()
+
+
+def _note_json(note: SessionNote) -> Params:
+    body: Params = {"sessionId": note.id, "cwd": note.cwd, "updatedAt": note.updated_at}
+    return {**body, "title": note.title} if note.title else body

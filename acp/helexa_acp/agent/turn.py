@@ -1,0 +1,216 @@
+"""One prompt, from the user's words to a stop reason: ask the model, run its calls, ask again.
+
+A finished round is on disk before the next one begins. The turn holds the session's log for itself, and every
+way out of it leaves a history in which each call has a result.
+"""
+
+from __future__ import annotations
+
+import logging
+from contextlib import aclosing
+from typing import Any
+
+from helexa_acp.agent import commands, compact, prompt
+from helexa_acp.agent.card import Card
+from helexa_acp.agent.failures import as_rpc_error
+from helexa_acp.agent.replay import replay
+from helexa_acp.agent.reply import Reply, new_id
+from helexa_acp.agent.session import Session
+from helexa_acp.agent.toolrun import ToolRunner
+from helexa_acp.memory.log import SessionBusyError, SessionGoneError
+from helexa_acp.memory.records import Chose, Undone, UserSaid
+from helexa_acp.provider import failover
+from helexa_acp.provider.base import Cancelled, CancelToken
+from helexa_acp.provider.endpoints import Choice
+from helexa_acp.provider.errors import ContextTooLongError, ProviderError
+from helexa_acp.provider.failover import Switched
+from helexa_acp.provider.types import CompletionRequest, FinishReason, Message, Progress, Role
+from helexa_acp.rpc.framing import INTERNAL_ERROR, NOT_FOUND, RpcError
+from helexa_acp.tools.bounds import one_line
+from helexa_acp.tools.tool import Outcome
+from helexa_acp.v1 import updates
+from helexa_acp.v1.content import prompt_text
+
+log = logging.getLogger(__name__)
+
+MAX_ROUNDS = 100
+MAX_TITLE_CHARS = 80
+NO_MODEL = "no model is known: set default_model for an endpoint, or choose a model"
+
+
+async def run_turn(session: Session, blocks: list[dict[str, Any]], cancel: CancelToken) -> str:
+    """The stop reason. Raises RpcError."""
+    try:
+        with session.log.hold() as others:
+            for record in others:
+                session.transcript.apply(record)
+            for update in replay(others):
+                session.show(update)
+            try:
+                return await Turn(session, cancel).run(blocks)
+            finally:
+                await session.log.sync()
+    except SessionBusyError as error:
+        raise RpcError(INTERNAL_ERROR, str(error)) from error
+    except SessionGoneError as error:
+        raise RpcError(NOT_FOUND, str(error)) from error
+
+
+class Turn:
+    def __init__(self, session: Session, cancel: CancelToken) -> None:
+        self._session = session
+        self._cancel = cancel
+        self._message_id = new_id("user")
+        self._compacted = False
+        self._status: Card | None = None
+
+    async def run(self, blocks: list[dict[str, Any]]) -> str:
+        if self._cancel.cancelled:
+            return "cancelled"
+        session = self._session
+        command = commands.find(session, prompt_text(blocks))
+        expanded = command.expand(session) if command else None
+        local = command is not None and expanded is None
+        session.keep(UserSaid(self._message_id, blocks, expanded, local))
+        if session.transcript.title is None and not local:
+            session.set_title(one_line(prompt_text(blocks), MAX_TITLE_CHARS) or "Untitled")
+        session.say_noted()
+        if command is not None and local:
+            await command.run(session, self._cancel)
+            return "cancelled" if self._cancel.cancelled else "end_turn"
+        await session.log.sync()
+        try:
+            await self._cancel.race(session.mcp.settle())
+        except Cancelled:
+            return "cancelled"
+        stop = await self._rounds()
+        session.note()
+        return stop
+
+    async def _rounds(self) -> str:
+        for _ in range(MAX_ROUNDS):
+            stop = await self._round()
+            await self._session.log.sync()
+            self._session.show_usage()
+            if self._cancel.cancelled:
+                return "cancelled"
+            if stop is not None:
+                return stop
+        return "max_turn_requests"
+
+    async def _round(self) -> str | None:
+        """A stop reason, or None to go on."""
+        session = self._session
+        choice = session.choice
+        if choice is None:
+            raise RpcError(INTERNAL_ERROR, NO_MODEL)
+        request = await self._request(choice)
+        reply = Reply(choice.tag, choice.endpoint.wire_api, session.tools, session.show)
+        try:
+            await self._stream(choice, request, reply)
+        except ProviderError as error:
+            await self._abandon(reply)
+            if isinstance(error, ContextTooLongError) and await self._made_room(choice):
+                return None
+            raise as_rpc_error(error) from error
+        except BaseException:
+            await self._abandon(reply)
+            raise
+        return await self._after(reply, choice)
+
+    async def _request(self, choice: Choice) -> CompletionRequest:
+        session = self._session
+        try:
+            system = prompt.build(
+                session.cwd, session.mode, session.plan_path, session.home.system_prompt_path
+            )
+        except prompt.PromptError as error:
+            raise RpcError(INTERNAL_ERROR, str(error)) from error
+        request = CompletionRequest(
+            choice.model,
+            (Message.of(Role.SYSTEM, system), *session.transcript.view()),
+            tuple(tool.spec for tool in session.tools.values()),
+            effort=session.effort,
+        )
+        return await compact.fitted(session, choice, request, self._cancel)
+
+    async def _stream(self, choice: Choice, request: CompletionRequest, reply: Reply) -> None:
+        session = self._session
+        try:
+            async with aclosing(
+                failover.complete(session.endpoints, choice, request, self._cancel)
+            ) as events:
+                async for event in events:
+                    match event:
+                        case Switched(other, reason):
+                            self._switch(choice, other, reason, reply)
+                        case Progress(text):
+                            self._progress(text)
+                        case _:
+                            self._end_progress()
+                            reply.feed(event)
+                    await session.client.drain()
+        finally:
+            self._end_progress()
+
+    async def _after(self, reply: Reply, choice: Choice) -> str | None:
+        session = self._session
+        interrupted = self._cancel.cancelled
+        session.keep(reply.record(session.endpoints.config, interrupted=interrupted))
+        sees_images = session.endpoints.info(choice).images is not False
+        runner = ToolRunner(session, self._cancel, sees_images=sees_images)
+        await runner.run(list(reply.calls.values()), truncated=reply.reason is FinishReason.LENGTH)
+        if reply.calls or reply.reason is FinishReason.PAUSE:
+            return None
+        if reply.reason is FinishReason.REFUSAL:
+            session.keep(Undone(self._message_id))  # a refused turn is no part of later context
+        return {FinishReason.LENGTH: "max_tokens", FinishReason.REFUSAL: "refusal"}.get(
+            reply.reason or FinishReason.STOP, "end_turn"
+        )
+
+    async def _abandon(self, reply: Reply) -> None:
+        """The stream broke: what was shown stays, calls that will not run are closed."""
+        if reply.is_empty:
+            return
+        session = self._session
+        session.keep(reply.record(session.endpoints.config, interrupted=True))
+        for call in reply.calls.values():
+            state = {
+                "toolCallId": call.card_id,
+                "title": call.name or "Tool call",
+                "kind": "other",
+                "content": [],
+            }
+            outcome = Outcome("ERROR: the reply broke off before this call was complete", is_error=True)
+            session.keep(Card(state, session.show).done(call.id, outcome))
+
+    async def _made_room(self, choice: Choice) -> bool:
+        """The endpoint says that the prompt is too long: once per turn, make it shorter."""
+        if self._compacted:
+            return False
+        self._compacted = True
+        known = self._session.window(choice)
+        target = known // 2 if known else compact.UNKNOWN_WINDOW_TOKENS
+        return await compact.summarise(self._session, choice, target, self._cancel)
+
+    def _switch(self, choice: Choice, other: Choice, reason: str, reply: Reply) -> None:
+        session = self._session
+        reply.model, reply.wire = other.tag, other.endpoint.wire_api
+        session.keep(Chose(model=other.tag))
+        session.notice("warning", f"{choice.tag} does not answer, using {other.tag}", reason)
+        session.show_options()
+
+    def _progress(self, text: str) -> None:
+        """An endpoint that loads a model says so: one card, updated in place."""
+        title = one_line(text)
+        if self._status is None:
+            state = {"toolCallId": new_id("status"), "title": title, "kind": "other", "status": "in_progress"}
+            self._status = Card(state, self._session.show)
+            self._session.show(updates.tool_call(dict(state)))
+        elif self._status.state["title"] != title:
+            self._status.change(title=title)
+
+    def _end_progress(self) -> None:
+        if self._status is not None:
+            self._session.keep(self._status.done("", Outcome("")))
+            self._status = None

@@ -1,0 +1,110 @@
+"""The program `helexa-acp`. Without a command it is the agent; the commands are for people."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import sys
+
+from helexa_acp import VERSION
+from helexa_acp.config import Config, ConfigError, load_config
+
+USAGE = """\
+usage: helexa-acp [--log-file FILE] [COMMAND]
+
+Without a command: speak the Agent Client Protocol on standard input and output, as an editor starts it.
+
+commands:
+  doctor               check every endpoint: reachable, key, models, streaming, tools, reasoning, context
+  check -- COMMAND     drive an ACP agent through the rules of the protocol and print a score
+  chat                 a session in this terminal
+  setup                ask for an endpoint and write the configuration file
+
+options:
+  --log-file FILE      write the log there instead of to standard error (or HELEXA_ACP_LOG_FILE)
+  --version, --help
+
+HELEXA_ACP_LOG_LEVEL sets the level: debug, info (the default), warning, error.
+"""
+
+log = logging.getLogger(__name__)
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = sys.argv[1:] if argv is None else argv
+    try:
+        log_file, args = _log_file(args)
+        _set_up_logging(log_file)
+        return _run(args)
+    except ConfigError as error:
+        sys.stderr.write(f"helexa-acp: config: {error}\n")
+        return 2
+    except KeyboardInterrupt:
+        return 130
+
+
+def _run(args: list[str]) -> int:
+    match args:
+        case []:
+            return _serve()
+        case ["--version"]:
+            sys.stdout.write(f"helexa-acp {VERSION}\n")
+            return 0
+        case ["--help" | "-h"]:
+            sys.stdout.write(USAGE)
+            return 0
+        case [("doctor" | "check" | "chat" | "setup") as name, *rest]:
+            return _command(name, rest)
+    sys.stderr.write(f"helexa-acp: not understood: {' '.join(args)}\n\n{USAGE}")
+    return 2
+
+
+def _command(name: str, rest: list[str]) -> int:
+    from helexa_acp.people import main_of  # noqa: PLC0415 - the agent itself never needs it
+
+    return main_of(name)(rest)
+
+
+def _serve() -> int:
+    from helexa_acp.rpc.stdio import take_stdio  # noqa: PLC0415 - the commands keep their standard output
+    from helexa_acp.serve import serve  # noqa: PLC0415
+
+    fds = take_stdio()
+    config = load_config()
+    _warn(config)
+    asyncio.run(serve(config, *fds))
+    return 0
+
+
+def _warn(config: Config) -> None:
+    for warning in config.warnings:
+        log.warning("config: %s", warning)
+
+
+def _log_file(args: list[str]) -> tuple[str | None, list[str]]:
+    """Only before the command: what follows `check --` is not ours."""
+    match args:
+        case ["--log-file", path, *rest]:
+            return path, rest
+        case [option, *rest] if option.startswith("--log-file="):
+            return option.partition("=")[2], rest
+    return os.environ.get("HELEXA_ACP_LOG_FILE") or None, args
+
+
+def _set_up_logging(path: str | None) -> None:
+    level = logging.getLevelNamesMapping().get(
+        os.environ.get("HELEXA_ACP_LOG_LEVEL", "info").upper(), logging.INFO
+    )
+    problem = None
+    handler: logging.Handler = logging.StreamHandler(sys.stderr)
+    if path:
+        try:
+            handler = logging.FileHandler(path, encoding="utf-8", errors="replace")
+        except OSError as error:
+            problem = error
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(level=level, handlers=[handler])
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    if problem is not None:
+        log.warning("cannot write the log to %s: %s", path, problem)

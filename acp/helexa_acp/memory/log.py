@@ -1,0 +1,95 @@
+"""One session's append-only file, shared by whoever has the session open.
+
+A record is one `write` of one line to a file opened for appending: a crash loses at most the line that was
+being written, and the next writer starts a new line after it. A turn holds the file's lock (`hold`), so
+that two editors never write turns into each other; who gets the lock first reads what the other has written
+meanwhile.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from helexa_acp.memory.records import Record, decode, encode
+
+READ_BYTES = 1024 * 1024
+
+
+class SessionBusyError(Exception):
+    """Another process is in the middle of a turn of this session."""
+
+
+class SessionGoneError(Exception):
+    """The session was deleted while it was open here."""
+
+
+class SessionLog:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._offset = 0  # what was read or written up to here is known
+        self._held = False
+        self._unsynced = False
+
+    def read_new(self) -> list[Record]:
+        """The records after the last known one. An unfinished last line stays for later."""
+        data = bytearray()
+        while chunk := os.pread(self._fd, READ_BYTES, self._offset + len(data)):
+            data += chunk
+        whole = data.rfind(b"\n") + 1
+        self._offset += whole
+        return [record for line in bytes(data[:whole]).split(b"\n") if (record := decode(line)) is not None]
+
+    @contextmanager
+    def hold(self) -> Iterator[list[Record]]:
+        """The lock, and what others wrote since. Raises SessionBusyError, SessionGoneError."""
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise SessionBusyError(f"session {self.path.stem} is busy in another editor") from None
+        try:
+            if not self._is_current():
+                raise SessionGoneError(f"session {self.path.stem} was deleted")
+            self._end_torn_line()
+            self._held = True
+            yield self.read_new()
+        finally:
+            self._held = False
+            fcntl.flock(self._fd, fcntl.LOCK_UN)
+
+    def append(self, record: Record) -> None:
+        line = encode(record)
+        view = memoryview(line)
+        while view:
+            view = view[os.write(self._fd, view) :]
+        if (
+            self._held
+        ):  # nobody else appended since the lock was taken but for single choices; see `Transcript`
+            self._offset += len(line)
+        self._unsynced = True
+
+    async def sync(self) -> None:
+        """Return once everything appended is on the disk."""
+        if self._unsynced:
+            self._unsynced = False
+            await asyncio.to_thread(os.fsync, self._fd)
+
+    def close(self) -> None:
+        os.close(self._fd)
+
+    def _is_current(self) -> bool:
+        try:
+            there = self.path.stat()
+        except FileNotFoundError:
+            return False
+        return os.path.samestat(there, os.fstat(self._fd))
+
+    def _end_torn_line(self) -> None:
+        size = os.fstat(self._fd).st_size
+        if size and os.pread(self._fd, 1, size - 1) != b"\n":
+            os.write(self._fd, b"\n")

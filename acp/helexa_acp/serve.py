@@ -1,0 +1,47 @@
+"""The agent over standard input and output, from start to end of input."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+
+from helexa_acp.agent.server import Agent
+from helexa_acp.config import Config
+from helexa_acp.rpc.framing import Lines, decode
+from helexa_acp.rpc.stdio import FdReader, FdWriter
+
+log = logging.getLogger(__name__)
+
+
+async def serve(config: Config, read_fd: int, write_fd: int) -> None:
+    """Returns once the client has gone, with every child ended."""
+    loop = asyncio.get_running_loop()
+    over = asyncio.Event()
+    writer = FdWriter(write_fd, over.set)
+    agent = Agent(config, writer)
+    lines = Lines()
+
+    def on_bytes(chunk: bytes) -> None:
+        for line in lines.feed(chunk):
+            message = decode(line)
+            if message is not None:
+                agent.connection.receive(message)
+
+    def on_end() -> None:
+        for line in lines.close():
+            message = decode(line)
+            if message is not None:
+                agent.connection.receive(message)
+        # What arrived just before the end still gets its first steps.
+        loop.call_soon(agent.connection.peer_gone)
+        loop.call_soon(over.set)
+
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        with contextlib.suppress(NotImplementedError, ValueError):
+            loop.add_signal_handler(number, over.set)
+    FdReader(read_fd, on_bytes, on_end)
+    await over.wait()
+    await agent.aclose()
+    await writer.close()

@@ -1,0 +1,88 @@
+"""Processes that we start. Each leads a process group of its own, and none outlives its owner."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from helexa_acp.provider.base import Cancelled, CancelToken
+from helexa_acp.tools.bounds import HeadAndTail
+
+TERM_GRACE_S = 2.0
+DRAIN_GRACE_S = 1.0  # for grandchildren that keep the pipe open
+
+
+@dataclass(frozen=True, slots=True)
+class Ran:
+    output: str
+    exit_code: int | None
+    signal: str | None = None
+    truncated: bool = False
+    timed_out: bool = False
+    cancelled: bool = False
+
+
+class Children:
+    def __init__(self) -> None:
+        self._running: set[asyncio.subprocess.Process] = set()
+
+    async def run(
+        self, argv: Sequence[str], cwd: str, *, timeout_s: float, limit_bytes: int, cancel: CancelToken
+    ) -> Ran:
+        """Run to the end, to the time-out or to cancellation. Raises OSError if it cannot be started."""
+        process = await asyncio.create_subprocess_exec(
+            *argv,
+            cwd=cwd,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+            start_new_session=True,
+        )
+        self._running.add(process)
+        output = HeadAndTail(limit_bytes)
+        reading = asyncio.create_task(_collect(process, output))
+        timed_out = cancelled = False
+        try:
+            async with asyncio.timeout(timeout_s):
+                await cancel.race(process.wait())
+        except TimeoutError:
+            timed_out = True
+        except Cancelled:
+            cancelled = True
+        finally:
+            await _end(process)
+            self._running.discard(process)
+            await asyncio.wait({reading}, timeout=DRAIN_GRACE_S)
+            reading.cancel()
+        code = process.returncode
+        name = signal.Signals(-code).name if code is not None and code < 0 else None
+        return Ran(output.text(), None if name else code, name, output.truncated, timed_out, cancelled)
+
+    async def kill_all(self) -> None:
+        await asyncio.gather(*(_end(process) for process in list(self._running)))
+
+
+async def _collect(process: asyncio.subprocess.Process, output: HeadAndTail) -> None:
+    if process.stdout is not None:
+        while chunk := await process.stdout.read(65536):
+            output.add(chunk)
+
+
+async def _end(process: asyncio.subprocess.Process) -> None:
+    """End the whole group, also what the leader left behind."""
+    if process.returncode is None:
+        _signal(process, signal.SIGTERM)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(TERM_GRACE_S):
+                await process.wait()
+    _signal(process, signal.SIGKILL)
+    await process.wait()
+
+
+def _signal(process: asyncio.subprocess.Process, number: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, number)

@@ -1,0 +1,81 @@
+"""write and edit: changing files, shown as a diff before and after."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from helexa_acp.tools.tool import Grant, Job, Outcome, Rule, ToolContext, ToolError, spec
+from helexa_acp.v1.updates import diff_content, location
+
+_PATH = {"type": "string", "description": "absolute, or relative to the working directory"}
+
+
+class Write:
+    kind = "edit"
+    read_only = False
+    spec = spec(
+        "write",
+        "Write a whole file, new or in place of the old one. To change a part of a file, use edit.",
+        ("path", "content"),
+        path=_PATH,
+        content={"type": "string"},
+    )
+
+    async def prepare(self, args: dict[str, Any], ctx: ToolContext) -> Job:
+        path = ctx.roots.resolve(args["path"])
+        old = await ctx.files.read_or_none(path)
+        return _job("Write", path, old, args["content"], ctx)
+
+
+class Edit:
+    kind = "edit"
+    read_only = False
+    spec = spec(
+        "edit",
+        "Replace text in a file. old_text must occur exactly once: give enough lines around the change.",
+        ("path", "old_text", "new_text"),
+        path=_PATH,
+        old_text={"type": "string"},
+        new_text={"type": "string"},
+    )
+
+    async def prepare(self, args: dict[str, Any], ctx: ToolContext) -> Job:
+        path = ctx.roots.resolve(args["path"])
+        text = await ctx.files.read(path)
+        return _job("Edit", path, text, replace_once(text, args["old_text"], args["new_text"]), ctx)
+
+
+def replace_once(text: str, old: str, new: str) -> str:
+    """Raises ToolError unless `old` occurs exactly once. In a CRLF file, LF in the arguments means CRLF."""
+    if not old:
+        raise ToolError("old_text is empty")
+    if "\r\n" in text and "\r\n" not in old:
+        old, new = old.replace("\n", "\r\n"), new.replace("\r\n", "\n").replace("\n", "\r\n")
+    if old == new:
+        raise ToolError("old_text and new_text are the same")
+    count = text.count(old)
+    if count == 0:
+        raise ToolError("old_text does not occur in the file; read it again, white space counts")
+    if count > 1 or text.find(old, text.find(old) + 1) >= 0:
+        raise ToolError("old_text occurs more than once; add lines around it until it is unique")
+    return text.replace(old, new)
+
+
+def _job(verb: str, path: Path, old: str | None, new: str, ctx: ToolContext) -> Job:
+    async def run() -> Outcome:
+        if await ctx.files.read_or_none(path) != old:
+            raise ToolError(f"{path} changed while this call waited; read it again")
+        await ctx.files.write(path, new)
+        return Outcome(
+            f"{path} is written ({len(new.splitlines())} lines)", [diff_content(str(path), old, new)]
+        )
+
+    rules = (Rule("edit", "exact", str(path)), Rule("edit", "under", str(ctx.roots.cwd)))
+    return Job(
+        f"{verb} {ctx.roots.shown(path)}",
+        run,
+        () if ctx.roots.is_plan(path) else (Grant("edit", str(path), rules),),
+        [diff_content(str(path), old, new)],
+        [location(str(path))],
+    )

@@ -1,0 +1,102 @@
+"""Text files, read and written through the client where it offers that, so unsaved buffers count and edits
+can be reviewed.
+
+One exception: a file that changed on disk since a command ran is read from disk, because the editor's
+buffer may not have caught up. Each write happens once, at one place.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from helexa_acp.rpc.framing import RpcError
+from helexa_acp.tools.tool import ToolError
+
+if TYPE_CHECKING:
+    from helexa_acp.v1.client import Client
+
+MAX_FILE_BYTES = 10 * 1024 * 1024
+
+
+class Files:
+    def __init__(self, client: Client, session_id: str) -> None:
+        self._client = client
+        self._session_id = session_id
+        self._command_began_ns: int | None = None
+
+    def command_begins(self) -> None:
+        """A command or a server may now change files behind the editor's back."""
+        if self._command_began_ns is None:
+            self._command_began_ns = time.time_ns()
+
+    async def read(self, path: Path) -> str:
+        """Raises ToolError."""
+        if not self._client.can_read or self._is_fresher_on_disk(path):
+            return await self._read_disk(path)
+        try:
+            return await self._client.read_text(self._session_id, str(path))
+        except RpcError as error:
+            try:
+                return await self._read_disk(path)
+            except ToolError as local:
+                raise ToolError(f"{local}; the editor says: {error}") from None
+
+    async def read_or_none(self, path: Path) -> str | None:
+        """None for a file that is not there yet."""
+        return await self.read(path) if _exists(path) else None
+
+    async def write(self, path: Path, text: str) -> None:
+        """Raises ToolError."""
+        if _is_directory(path):
+            raise ToolError(f"{path} is a directory")
+        await asyncio.to_thread(path.parent.mkdir, parents=True, exist_ok=True)
+        try:
+            if self._client.can_write:
+                await self._client.write_text(self._session_id, str(path), text)
+            else:
+                await asyncio.to_thread(_write_text, path, text)
+        except (RpcError, OSError, ValueError) as error:
+            raise ToolError(f"cannot write {path}: {error}") from error
+
+    def _is_fresher_on_disk(self, path: Path) -> bool:
+        if self._command_began_ns is None:
+            return False
+        try:
+            return path.stat().st_mtime_ns >= self._command_began_ns
+        except OSError:
+            return False
+
+    async def _read_disk(self, path: Path) -> str:
+        return await asyncio.to_thread(_read_text, path)
+
+
+def _read_text(path: Path) -> str:
+    """Raises ToolError."""
+    try:
+        if not path.is_file():
+            raise ToolError(f"{path} is not a file")
+        size = path.stat().st_size
+        if size > MAX_FILE_BYTES:
+            raise ToolError(f"{path} has {size} bytes; at most {MAX_FILE_BYTES} are read")
+        data = path.read_bytes()
+    except OSError as error:
+        raise ToolError(f"cannot read {path}: {error.strerror or error}") from error
+    if b"\0" in data[:8192]:
+        raise ToolError(f"{path} is not a text file")
+    return data.decode("utf-8", "replace")
+
+
+def _exists(path: Path) -> bool:
+    return os.path.lexists(path)
+
+
+def _is_directory(path: Path) -> bool:
+    return path.is_dir()
+
+
+def _write_text(path: Path, text: str) -> None:
+    path.write_bytes(text.encode("utf-8", "surrogatepass"))

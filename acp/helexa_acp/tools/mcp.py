@@ -1,0 +1,181 @@
+"""The MCP servers of a session, through the official `mcp` library.
+
+Each server belongs to one task, which connects, waits, and disconnects: a server that fails or hangs costs
+its own tools and a notice, never the session. Connecting runs behind `session/new`; the first prompt waits
+a bounded time for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from helexa_acp.provider.types import Image, ToolSpec
+from helexa_acp.tools.bounds import clip
+from helexa_acp.tools.tool import Grant, Job, Outcome, Rule, Tool, ToolContext, ToolError
+from helexa_acp.v1.updates import image_content, text_content
+
+if TYPE_CHECKING:
+    import mcp
+
+log = logging.getLogger(__name__)
+
+CONNECT_TIMEOUT_S = 30.0
+FIRST_PROMPT_WAIT_S = 10.0
+CALL_TIMEOUT_S = 600.0
+MAX_TOOLS = 200
+MAX_NAME_CHARS = 64
+
+Notify = Callable[[str, str, str], None]
+
+
+class McpServers:
+    def __init__(self, cwd: str, notify: Notify) -> None:
+        self.tools: dict[str, Tool] = {}
+        self._cwd = cwd
+        self._notify = notify
+        self._stop = asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
+        self._ready: list[asyncio.Event] = []
+
+    def start(self, servers: list[dict[str, Any]]) -> None:
+        for server in servers:
+            ready = asyncio.Event()
+            self._ready.append(ready)
+            self._tasks.append(asyncio.create_task(self._own(server, ready)))
+
+    async def settle(self) -> None:
+        """Wait a while for the servers that still connect."""
+        waiting = [asyncio.create_task(ready.wait()) for ready in self._ready if not ready.is_set()]
+        if waiting:
+            await asyncio.wait(waiting, timeout=FIRST_PROMPT_WAIT_S)
+        for task in waiting:
+            task.cancel()
+
+    async def aclose(self) -> None:
+        self._stop.set()
+        if self._tasks:
+            _, late = await asyncio.wait(self._tasks, timeout=5)
+            for task in late:
+                task.cancel()
+            await asyncio.gather(*late, return_exceptions=True)
+
+    async def _own(self, server: dict[str, Any], ready: asyncio.Event) -> None:
+        name = server["name"]
+        try:
+            await self._serve(server, ready)
+        except asyncio.CancelledError:
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever a server does, the session goes on
+            log.warning("MCP server %s: %r", name, error)
+            self._notify("error", f"MCP server {name} is not available", _reason(error))
+        finally:
+            ready.set()
+            prefix = tool_name(name, "")
+            self.tools = {key: tool for key, tool in self.tools.items() if not key.startswith(prefix)}
+
+    async def _serve(self, server: dict[str, Any], ready: asyncio.Event) -> None:
+        if server.get("type") == "sse":
+            raise ToolError("the sse transport is not supported; use http")
+        client = await asyncio.to_thread(_client, server, self._cwd)
+        async with asyncio.timeout(CONNECT_TIMEOUT_S) as limit, client:
+            tools = await _list(client)
+            limit.reschedule(None)
+            self.tools = {
+                **self.tools,
+                **{t.spec.name: t for t in (McpTool(client, server["name"], x) for x in tools)},
+            }
+            ready.set()
+            await self._stop.wait()
+
+
+def _client(server: dict[str, Any], cwd: str) -> mcp.Client:
+    """In a thread, for the import takes most of a second, which only sessions with servers shall pay."""
+    import mcp  # noqa: PLC0415
+    from mcp.client.streamable_http import streamable_http_client  # noqa: PLC0415
+
+    if server.get("type") == "http":
+        import httpx2  # noqa: PLC0415 - what `mcp` speaks HTTP with
+
+        headers = {item["name"]: item["value"] for item in server.get("headers") or []}
+        http = httpx2.AsyncClient(headers=headers, timeout=httpx2.Timeout(30, read=CALL_TIMEOUT_S))
+        return mcp.Client(streamable_http_client(server["url"], http_client=http))
+    env = {item["name"]: item["value"] for item in server.get("env") or []}
+    args = [str(arg) for arg in server.get("args") or []]
+    return mcp.Client(mcp.StdioServerParameters(command=server["command"], args=args, env=env, cwd=cwd))
+
+
+async def _list(client: mcp.Client) -> list[Any]:
+    tools: list[Any] = []
+    cursor: str | None = None
+    while len(tools) < MAX_TOOLS:
+        page = await client.list_tools(cursor=cursor)
+        tools += page.tools
+        cursor = page.next_cursor
+        if not cursor:
+            break
+    return tools[:MAX_TOOLS]
+
+
+def tool_name(server: str, tool: str) -> str:
+    """As every wire accepts it."""
+    return re.sub(r"[^A-Za-z0-9_-]", "_", f"mcp__{server}__{tool}")[:MAX_NAME_CHARS]
+
+
+class McpTool:
+    kind = "other"
+    read_only = False  # what a server says of itself opens no door
+
+    def __init__(self, client: mcp.Client, server: str, tool: Any) -> None:
+        self._client = client
+        self._server, self._tool = server, tool.name
+        schema = tool.input_schema if isinstance(tool.input_schema, dict) else {}
+        self.spec = ToolSpec(
+            tool_name(server, tool.name),
+            clip(tool.description or tool.name, 4000),
+            {"type": "object", **schema},
+        )
+
+    async def prepare(self, args: dict[str, Any], ctx: ToolContext) -> Job:
+        async def run() -> Outcome:
+            ctx.files.command_begins()
+            try:
+                async with asyncio.timeout(CALL_TIMEOUT_S):
+                    result = await ctx.cancel.race(self._client.call_tool(self._tool, args))
+            except TimeoutError:
+                raise ToolError(f"{self._server} did not answer for {CALL_TIMEOUT_S:.0f} s") from None
+            except Exception as error:
+                raise ToolError(_reason(error)) from error
+            return _outcome(result)
+
+        name = self.spec.name
+        return Job(f"{self._server}: {self._tool}", run, (Grant(name, "", (Rule(name, "any"),)),))
+
+
+def _outcome(result: Any) -> Outcome:
+    texts: list[str] = []
+    images: list[Image] = []
+    for block in result.content:
+        match block.type:
+            case "text":
+                texts.append(block.text)
+            case "image":
+                images.append(Image(block.mime_type, block.data))
+            case "resource" if hasattr(block.resource, "text"):
+                texts.append(block.resource.text)
+            case kind:
+                texts.append(f"[a block of type {kind}]")
+    text = clip("\n".join(texts))
+    content = [text_content(text)] if text else []
+    content += [image_content(image.mime_type, image.data) for image in images]
+    return Outcome(text, content, images=tuple(images), is_error=bool(result.is_error))
+
+
+def _reason(error: BaseException) -> str:
+    """The innermost words: the library wraps errors in groups."""
+    while isinstance(error, BaseExceptionGroup) and error.exceptions:
+        error = error.exceptions[0]
+    return str(error) or type(error).__name__

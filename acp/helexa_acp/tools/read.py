@@ -1,0 +1,136 @@
+"""read and list: looking at files."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import os
+from pathlib import Path
+from typing import Any
+
+from helexa_acp.provider.types import Image
+from helexa_acp.tools.bounds import MAX_OUTPUT_CHARS, clip
+from helexa_acp.tools.tool import Job, Outcome, ToolContext, ToolError, spec
+from helexa_acp.v1.updates import image_content, location, text_content
+
+MAX_LINES = 2000
+MAX_IMAGE_BYTES = 5 * 1024 * 1024
+MAX_ENTRIES = 1000
+SKIPPED = {".git", "node_modules", "__pycache__", ".venv", ".mypy_cache", ".ruff_cache", ".pytest_cache"}
+
+_IMAGES = {
+    ".png": "image/png",
+    ".jpg": "image/jpeg",
+    ".jpeg": "image/jpeg",
+    ".gif": "image/gif",
+    ".webp": "image/webp",
+}
+
+
+class Read:
+    kind = "read"
+    read_only = True
+    spec = spec(
+        "read",
+        f"Read a text file, or look at an image. At most {MAX_LINES} lines; line and limit choose others.",
+        ("path",),
+        path={"type": "string", "description": "absolute, or relative to the working directory"},
+        line={"type": "integer", "minimum": 1, "description": "first line, counted from 1"},
+        limit={"type": "integer", "minimum": 1, "description": "number of lines"},
+    )
+
+    async def prepare(self, args: dict[str, Any], ctx: ToolContext) -> Job:
+        path = ctx.roots.resolve(args["path"])
+        first, limit = args.get("line", 1), min(args.get("limit", MAX_LINES), MAX_LINES)
+
+        async def run() -> Outcome:
+            if kind := _IMAGES.get(path.suffix.lower()):
+                return await asyncio.to_thread(_image, path, kind, sees_images=ctx.sees_images)
+            text = _slice(await ctx.files.read(path), first, limit)
+            return Outcome(text, [text_content(fenced(text))])
+
+        return Job(f"Read {ctx.roots.shown(path)}", run, locations=[location(str(path), args.get("line"))])
+
+
+def _image(path: Path, kind: str, *, sees_images: bool) -> Outcome:
+    if not sees_images:
+        raise ToolError(f"{path} is an image, which this model does not read")
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise ToolError(f"cannot read {path}: {error.strerror or error}") from error
+    if len(data) > MAX_IMAGE_BYTES:
+        raise ToolError(f"{path} has {len(data)} bytes; images of at most {MAX_IMAGE_BYTES} are read")
+    encoded = base64.b64encode(data).decode()
+    return Outcome(f"[{path.name}]", [image_content(kind, encoded)], images=(Image(kind, encoded),))
+
+
+def _slice(text: str, first: int, limit: int) -> str:
+    lines = text.split("\n")
+    if lines[-1] == "":
+        lines.pop()
+    chosen = lines[first - 1 : first - 1 + limit]
+    shown = clip("\n".join(chosen), 2 * MAX_OUTPUT_CHARS)
+    if len(chosen) == len(lines):
+        return shown
+    return f"{shown}\n[lines {first} to {first - 1 + len(chosen)} of {len(lines)}]"
+
+
+def fenced(text: str) -> str:
+    fence = "```"
+    while fence in text:
+        fence += "`"
+    return f"{fence}\n{text}\n{fence}"
+
+
+class List:
+    kind = "search"
+    read_only = True
+    spec = spec(
+        "list",
+        "List a directory, or the files below it that match a glob such as **/*.py.",
+        (),
+        path={"type": "string", "description": "the working directory if absent"},
+        glob={"type": "string"},
+    )
+
+    async def prepare(self, args: dict[str, Any], ctx: ToolContext) -> Job:
+        path = ctx.roots.resolve(args.get("path", "."))
+        glob = args.get("glob", "")
+
+        async def run() -> Outcome:
+            text = await asyncio.to_thread(_matching if glob else _entries, path, glob)
+            return Outcome(text, [text_content(fenced(text))])
+
+        title = f"List {ctx.roots.shown(path)}" + (f" {glob}" if glob else "")
+        return Job(title, run, locations=[location(str(path))])
+
+
+def _entries(path: Path, _: str) -> str:
+    try:
+        found = sorted(os.scandir(path), key=lambda entry: entry.name)
+    except OSError as error:
+        raise ToolError(f"cannot list {path}: {error.strerror or error}") from error
+    lines = [entry.name + ("/" if entry.is_dir() else "@" if entry.is_symlink() else "") for entry in found]
+    return _bounded(lines)
+
+
+def _matching(path: Path, glob: str) -> str:
+    if Path(glob).is_absolute() or ".." in Path(glob).parts:
+        raise ToolError("glob must stay below path")
+    lines: list[str] = []
+    try:
+        for found in path.glob(glob):
+            relative = found.relative_to(path)
+            if SKIPPED.isdisjoint(relative.parts) and len(lines) <= MAX_ENTRIES:
+                lines.append(str(relative) + ("/" if found.is_dir() else ""))
+    except (OSError, ValueError, NotImplementedError) as error:
+        raise ToolError(f"glob {glob!r}: {error}") from error
+    return _bounded(sorted(lines))
+
+
+def _bounded(lines: list[str]) -> str:
+    if not lines:
+        return "[nothing]"
+    more = [f"[more than {MAX_ENTRIES} entries]"] if len(lines) > MAX_ENTRIES else []
+    return "\n".join([*lines[:MAX_ENTRIES], *more])

@@ -1,0 +1,150 @@
+"""shell: run a command."""
+
+from __future__ import annotations
+
+import shlex
+from typing import Any
+
+from helexa_acp.tools import shellwords
+from helexa_acp.tools.bounds import clip, one_line
+from helexa_acp.tools.children import Ran
+from helexa_acp.tools.read import fenced
+from helexa_acp.tools.terminal import run_command
+from helexa_acp.tools.tool import Grant, Job, Outcome, Rule, ToolContext, ToolError, spec
+from helexa_acp.v1.updates import text_content
+
+DEFAULT_TIMEOUT_S = 120
+MAX_TIMEOUT_S = 1800
+MAX_COMMAND_CHARS = 100_000
+
+# Commands that run what their arguments say, or destroy: a rule for all of their uses would be a rule for
+# anything.
+_NO_PREFIX = {
+    *(
+        "bash",
+        "sh",
+        "zsh",
+        "fish",
+        "dash",
+        "env",
+        "sudo",
+        "doas",
+        "su",
+        "xargs",
+        "nohup",
+        "nice",
+        "timeout",
+        "watch",
+    ),
+    *(
+        "python",
+        "python3",
+        "perl",
+        "ruby",
+        "node",
+        "deno",
+        "bun",
+        "php",
+        "lua",
+        "awk",
+        "sed",
+        "find",
+        "ssh",
+        "rm",
+    ),
+    *(
+        "dd",
+        "mkfs",
+        "chmod",
+        "chown",
+        "curl",
+        "wget",
+        "npx",
+        "uvx",
+        "parallel",
+        "tee",
+        "mv",
+        "cp",
+        "ln",
+        "kill",
+    ),
+}
+# Commands whose second word says what they do.
+_TWO_WORDS = {
+    *(
+        "git",
+        "npm",
+        "pnpm",
+        "yarn",
+        "cargo",
+        "go",
+        "pip",
+        "uv",
+        "poetry",
+        "docker",
+        "kubectl",
+        "make",
+        "just",
+    ),
+    *("gh", "systemctl", "apt", "brew", "dotnet", "mvn", "gradle", "bundle", "rails", "terraform", "helm"),
+}
+
+
+class Shell:
+    kind = "execute"
+    read_only = False
+    spec = spec(
+        "shell",
+        f"Run a shell command and get its output. It ends after timeout_s ({DEFAULT_TIMEOUT_S} if absent).",
+        ("command",),
+        command={"type": "string"},
+        cwd={"type": "string", "description": "the working directory if absent"},
+        timeout_s={"type": "integer", "minimum": 1},
+    )
+
+    async def prepare(self, args: dict[str, Any], ctx: ToolContext) -> Job:
+        command = args["command"]
+        if not command.strip() or "\0" in command or len(command) > MAX_COMMAND_CHARS:
+            raise ToolError(f"command must be 1 to {MAX_COMMAND_CHARS} characters without a null character")
+        cwd = ctx.roots.resolve(args.get("cwd", "."))
+        timeout_s = min(args.get("timeout_s", DEFAULT_TIMEOUT_S), MAX_TIMEOUT_S)
+
+        async def run() -> Outcome:
+            ctx.files.command_begins()
+            return _outcome(await run_command(command, str(cwd), timeout_s, ctx), timeout_s)
+
+        return Job(one_line(command), run, grants(command))
+
+
+def grants(command: str) -> tuple[Grant, ...]:
+    """One permission per simple command; one for the whole where it cannot be taken apart."""
+    parsed = shellwords.parse(command)
+    if parsed is None:
+        return (Grant("shell", command, (Rule("shell", "exact", command),)),)
+    return tuple(dict.fromkeys(map(_grant, parsed)))
+
+
+def _grant(words: tuple[str, ...]) -> Grant:
+    subject = shlex.join(words)
+    rules = [Rule("shell", "exact", subject)]
+    num_words = 2 if words[0] in _TWO_WORDS else 1
+    prefix = words[:num_words]
+    plain = all(word and not word.startswith("-") and not set(word) & set(" \t\"'\\") for word in prefix)
+    if words[0].rpartition("/")[2] not in _NO_PREFIX and len(words) > num_words and plain:
+        rules.append(Rule("shell", "prefix", " ".join(prefix)))
+    return Grant("shell", subject, tuple(rules), words)
+
+
+def _outcome(ran: Ran, timeout_s: float) -> Outcome:
+    if ran.timed_out:
+        end = f"ended after {timeout_s:.0f} s without finishing"
+    elif ran.cancelled:
+        end = "cancelled"
+    else:
+        end = f"signal {ran.signal}" if ran.signal else f"exit code {ran.exit_code}"
+    output = clip(ran.output)
+    cut = "[output cut]\n" if ran.truncated else ""
+    text = f"{cut}{output.rstrip()}\n[{end}]".lstrip()
+    failed = ran.timed_out or ran.cancelled or bool(ran.signal) or ran.exit_code != 0
+    raw = {"exitCode": ran.exit_code, "signal": ran.signal, "timedOut": ran.timed_out}
+    return Outcome(text, None, [text_content(fenced(text))], is_error=failed, raw=raw)

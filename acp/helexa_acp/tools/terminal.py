@@ -1,0 +1,80 @@
+"""A shell command, run in the client's terminal where it has one, else here. Both end at a time-out or a
+cancellation."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import shutil
+from typing import Any
+
+from helexa_acp.provider.base import Cancelled
+from helexa_acp.rpc.framing import RpcError
+from helexa_acp.tools.children import Ran
+from helexa_acp.tools.tool import ToolContext, ToolError
+from helexa_acp.v1.client import Client
+from helexa_acp.v1.updates import terminal_content
+
+log = logging.getLogger(__name__)
+
+OUTPUT_LIMIT_BYTES = 64 * 1024
+CLEANUP_TIMEOUT_S = 5.0
+
+
+def shell_argv(command: str) -> list[str]:
+    return [shutil.which("bash") or "/bin/sh", "-c", command]
+
+
+async def run_command(command: str, cwd: str, timeout_s: float, ctx: ToolContext) -> Ran:
+    """Raises ToolError."""
+    argv = shell_argv(command)
+    try:
+        if ctx.client.has_terminal:
+            return await _in_client(argv, cwd, timeout_s, ctx)
+        return await ctx.children.run(
+            argv, cwd, timeout_s=timeout_s, limit_bytes=OUTPUT_LIMIT_BYTES, cancel=ctx.cancel
+        )
+    except (RpcError, OSError) as error:
+        raise ToolError(f"the command could not be run: {error}") from error
+
+
+async def _in_client(argv: list[str], cwd: str, timeout_s: float, ctx: ToolContext) -> Ran:
+    client, session_id = ctx.client, ctx.session_id
+    terminal_id = await client.create_terminal(session_id, argv, cwd, OUTPUT_LIMIT_BYTES)
+    timed_out = cancelled = False
+    status: dict[str, Any] = {}
+    output: dict[str, Any] = {}
+    try:
+        ctx.show(content=[terminal_content(terminal_id)])
+        try:
+            async with asyncio.timeout(timeout_s):
+                status = await ctx.cancel.race(client.terminal("wait_for_exit", session_id, terminal_id))
+        except TimeoutError:
+            timed_out = True
+        except Cancelled:
+            cancelled = True
+        if timed_out or cancelled:
+            await _try("kill", client, session_id, terminal_id)
+        output = await _try("output", client, session_id, terminal_id)
+    finally:
+        await _try("release", client, session_id, terminal_id)
+    status = status or output.get("exitStatus") or {}
+    code, name = status.get("exitCode"), status.get("signal")
+    return Ran(
+        str(output.get("output", "")),
+        code if isinstance(code, int) else None,
+        name if isinstance(name, str) else None,
+        output.get("truncated") is True,
+        timed_out,
+        cancelled,
+    )
+
+
+async def _try(verb: str, client: Client, session_id: str, terminal_id: str) -> dict[str, Any]:
+    """The terminal must be given back whatever a step of its clean-up says."""
+    try:
+        async with asyncio.timeout(CLEANUP_TIMEOUT_S):
+            return await client.terminal(verb, session_id, terminal_id)
+    except (RpcError, TimeoutError) as error:
+        log.warning("terminal/%s failed: %r", verb, error)
+        return {}

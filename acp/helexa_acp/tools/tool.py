@@ -1,0 +1,96 @@
+"""What a tool is: a description for the model, and `prepare`, which turns arguments into a `Job`.
+
+A job knows how to show itself, what permission it needs, and how to run; it has touched nothing yet. So a
+tool call is checked, shown and permitted before anything happens, in one place for all tools.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+from helexa_acp.provider.base import CancelToken
+from helexa_acp.provider.types import Image, ToolSpec
+
+if TYPE_CHECKING:
+    from helexa_acp.tools.children import Children
+    from helexa_acp.tools.files import Files
+    from helexa_acp.tools.roots import Roots
+    from helexa_acp.v1.client import Client
+
+
+class ToolError(Exception):
+    """The call cannot run or did not work; the message is for the model."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """A permission that can be remembered. `match`: exact, prefix (words), under (a directory) or any."""
+
+    tool: str
+    match: str
+    value: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """One permission that a job needs, and the rules that could give it for good, the narrowest first."""
+
+    tool: str
+    subject: str
+    rules: tuple[Rule, ...]
+    words: tuple[str, ...] = ()  # of a shell command, where it was understood
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    text: str  # for the model
+    content: list[dict[str, Any]] | None = None  # for the card; None keeps what it shows
+    kept: list[dict[str, Any]] | None = None  # for the card when shown again later, if it must differ
+    images: tuple[Image, ...] = ()
+    is_error: bool = False
+    raw: Any = None
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    title: str
+    run: Callable[[], Awaitable[Outcome]]
+    grants: tuple[Grant, ...] = ()
+    content: list[dict[str, Any]] = field(default_factory=list)
+    locations: list[dict[str, Any]] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class ToolContext:
+    """What tools may use of the session."""
+
+    session_id: str
+    client: Client
+    roots: Roots
+    files: Files
+    children: Children
+    cancel: CancelToken
+    show: Callable[..., None]  # change the running call's card
+    set_plan: Callable[[list[dict[str, Any]]], None]
+    sees_images: bool = True
+
+
+class Tool(Protocol):
+    spec: ToolSpec
+    kind: str
+    read_only: bool  # may run beside other read-only calls, needs no permission
+
+    async def prepare(self, args: dict[str, Any], ctx: ToolContext) -> Job:
+        """Raises ToolError. Changes nothing."""
+
+
+def spec(name: str, description: str, required: tuple[str, ...], **properties: dict[str, Any]) -> ToolSpec:
+    schema = {
+        "type": "object",
+        "properties": properties,
+        "required": list(required),
+        "additionalProperties": False,
+    }
+    return ToolSpec(name, description, schema)

@@ -1,0 +1,30 @@
+"""How a person signs in: keys live in the configuration, never in protocol messages."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from helexa_acp.v1.client import Client
+
+METHOD_IDS = ("config", "setup")
+
+
+def methods(client: Client) -> list[dict[str, Any]]:
+    told: list[dict[str, Any]] = [
+        {
+            "id": "config",
+            "name": "Configuration file",
+            "description": "Put endpoints and keys into helexa-acp/config.toml; it is then read again",
+        }
+    ]
+    if client.has_terminal_auth:
+        told.append(
+            {
+                "id": "setup",
+                "name": "Set up an endpoint",
+                "description": "Asks for an endpoint and its key in a terminal",
+                "type": "terminal",
+                "args": ["setup"],
+            }
+        )
+    return told

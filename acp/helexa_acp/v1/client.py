@@ -1,0 +1,79 @@
+"""The client's side of the conversation: what it can do, and the calls we make to it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from helexa_acp.rpc.connection import Connection
+from helexa_acp.rpc.framing import INTERNAL_ERROR, RpcError
+from helexa_acp.v1.updates import Update
+
+
+def _at(value: Any, *keys: str) -> Any:
+    for key in keys:
+        value = value.get(key) if isinstance(value, dict) else None
+    return value
+
+
+class Client:
+    """Capabilities that are missing or malformed count as absent."""
+
+    def __init__(self, connection: Connection, capabilities: Any = None) -> None:
+        self._connection = connection
+        self.can_read = _at(capabilities, "fs", "readTextFile") is True
+        self.can_write = _at(capabilities, "fs", "writeTextFile") is True
+        self.has_terminal = _at(capabilities, "terminal") is True
+        self.has_notices = isinstance(_at(capabilities, "session", "notices"), dict)
+        self.has_compaction = isinstance(_at(capabilities, "session", "compaction"), dict)
+        self.has_terminal_auth = _at(capabilities, "auth", "terminal") is True
+
+    def update(self, session_id: str, update: Update) -> None:
+        self._connection.notify("session/update", {"sessionId": session_id, "update": update})
+
+    async def drain(self) -> None:
+        await self._connection.drain()
+
+    async def ask(
+        self, session_id: str, tool_call: dict[str, Any], options: list[dict[str, Any]]
+    ) -> str | None:
+        """The chosen option, or None when the client cancelled the turn instead."""
+        params = {"sessionId": session_id, "toolCall": tool_call, "options": options}
+        outcome = _at(await self._connection.request("session/request_permission", params), "outcome")
+        if _at(outcome, "outcome") != "selected":
+            return None
+        chosen = _at(outcome, "optionId")
+        return chosen if isinstance(chosen, str) else None
+
+    async def read_text(self, session_id: str, path: str) -> str:
+        """Raises RpcError."""
+        result = await self._connection.request("fs/read_text_file", {"sessionId": session_id, "path": path})
+        return _string(result, "content")
+
+    async def write_text(self, session_id: str, path: str, content: str) -> None:
+        """Raises RpcError."""
+        params = {"sessionId": session_id, "path": path, "content": content}
+        await self._connection.request("fs/write_text_file", params)
+
+    async def create_terminal(self, session_id: str, argv: list[str], cwd: str, limit_bytes: int) -> str:
+        """Raises RpcError."""
+        params = {
+            "sessionId": session_id,
+            "command": argv[0],
+            "args": argv[1:],
+            "cwd": cwd,
+            "outputByteLimit": limit_bytes,
+        }
+        return _string(await self._connection.request("terminal/create", params), "terminalId")
+
+    async def terminal(self, verb: str, session_id: str, terminal_id: str) -> dict[str, Any]:
+        """`verb`: output, wait_for_exit, kill or release. Raises RpcError."""
+        params = {"sessionId": session_id, "terminalId": terminal_id}
+        result = await self._connection.request(f"terminal/{verb}", params)
+        return result if isinstance(result, dict) else {}
+
+
+def _string(result: Any, key: str) -> str:
+    value = _at(result, key)
+    if not isinstance(value, str):
+        raise RpcError(INTERNAL_ERROR, f"the client's answer has no {key}")
+    return value

@@ -1,0 +1,112 @@
+"""Content blocks of protocol version 1: read leniently, turned into neutral parts, and built."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from typing import Any
+
+from helexa_acp.provider.types import Image, Part, Text
+
+IMAGE_TYPES = {"image/png", "image/jpeg", "image/gif", "image/webp"}
+MAX_RESOURCE_CHARS = 400_000
+
+_REQUIRED = {
+    "text": ("text",),
+    "image": ("data", "mimeType"),
+    "audio": ("data", "mimeType"),
+    "resource_link": ("uri", "name"),
+}
+
+
+class BadBlockError(Exception):
+    """The message says which block and field."""
+
+
+def check_blocks(value: Any) -> list[dict[str, Any]]:
+    """Raises BadBlockError."""
+    if not isinstance(value, list):
+        raise BadBlockError("prompt must be a list of content blocks")
+    for place, block in enumerate(value):
+        _check(place, block)
+    return value
+
+
+def _check(place: int, block: Any) -> None:
+    where = f"prompt[{place}]"
+    if not isinstance(block, dict):
+        raise BadBlockError(f"{where} must be an object")
+    kind = block.get("type")
+    if kind == "resource":
+        resource = block.get("resource")
+        if not isinstance(resource, dict) or not isinstance(resource.get("uri"), str):
+            raise BadBlockError(f"{where}.resource must be an object with a uri")
+        if not isinstance(resource.get("text", resource.get("blob")), str):
+            raise BadBlockError(f"{where}.resource needs text or blob")
+        return
+    if kind not in _REQUIRED:
+        raise BadBlockError(f"{where}.type: {kind!r} is not a content block")
+    if kind == "audio":
+        raise BadBlockError(f"{where}: audio is not supported (promptCapabilities.audio is false)")
+    for field in _REQUIRED[kind]:
+        if not isinstance(block.get(field), str):
+            raise BadBlockError(f"{where}.{field} must be a string")
+    if kind == "image":
+        _check_image(where, block)
+
+
+def _check_image(where: str, block: dict[str, Any]) -> None:
+    if block["mimeType"] not in IMAGE_TYPES:
+        raise BadBlockError(
+            f"{where}.mimeType: {block['mimeType']!r} is none of {', '.join(sorted(IMAGE_TYPES))}"
+        )
+    try:
+        base64.b64decode(block["data"], validate=True)
+    except (ValueError, binascii.Error):
+        raise BadBlockError(f"{where}.data is not base64") from None
+
+
+def to_parts(blocks: list[dict[str, Any]]) -> tuple[Part, ...]:
+    """Neighbouring text joins with a blank line; images keep their place."""
+    parts: list[Part] = []
+    for block in blocks:
+        part = _part(block)
+        last = parts[-1] if parts else None
+        if isinstance(part, Text) and isinstance(last, Text):
+            parts[-1] = Text(f"{last.text}\n\n{part.text}")
+        else:
+            parts.append(part)
+    return tuple(parts)
+
+
+def _part(block: dict[str, Any]) -> Part:
+    match block.get("type"):
+        case "text":
+            return Text(str(block.get("text", "")))
+        case "image":
+            return Image(str(block.get("mimeType")), str(block.get("data")), block.get("uri"))
+        case "resource_link":
+            return Text(f"[{block.get('name')}]({block.get('uri')})")
+        case "resource":
+            return _resource(block.get("resource") or {})
+    return Text(f"[a block of type {block.get('type')!r}, which cannot be read here]")
+
+
+def _resource(resource: dict[str, Any]) -> Part:
+    uri, kind = str(resource.get("uri")), str(resource.get("mimeType") or "")
+    if isinstance(resource.get("text"), str):
+        text = resource["text"]
+        shown = text if len(text) <= MAX_RESOURCE_CHARS else text[:MAX_RESOURCE_CHARS] + "\n[cut here]"
+        return Text(f'<resource uri="{uri}">\n{shown}\n</resource>')
+    if kind in IMAGE_TYPES:
+        return Image(kind, str(resource.get("blob")), uri)
+    return Text(f"[attached {uri}, {kind or 'binary data'}, which cannot be read here]")
+
+
+def text_block(text: str) -> dict[str, Any]:
+    return {"type": "text", "text": text}
+
+
+def prompt_text(blocks: list[dict[str, Any]]) -> str:
+    """What the person typed: the text blocks alone."""
+    return "\n\n".join(str(block["text"]) for block in blocks if block.get("type") == "text")

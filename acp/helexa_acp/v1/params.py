@@ -1,0 +1,68 @@
+"""Parameters of requests, checked: what the protocol requires must be there, what it lets default may be
+wrong."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+from typing import Any
+
+from helexa_acp.rpc.framing import INVALID_PARAMS, RpcError
+
+
+def invalid(message: str) -> RpcError:
+    return RpcError(INVALID_PARAMS, message)
+
+
+def as_params(value: Any) -> dict[str, Any]:
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise invalid("params must be an object")
+    return value
+
+
+def string(params: dict[str, Any], key: str) -> str:
+    value = params.get(key)
+    if not isinstance(value, str):
+        raise invalid(f"{key} must be a string")
+    return value
+
+
+def optional_string(params: dict[str, Any], key: str) -> str | None:
+    value = params.get(key)
+    if value is not None and not isinstance(value, str):
+        raise invalid(f"{key} must be a string or null")
+    return value
+
+
+def absolute(params: dict[str, Any], key: str = "cwd") -> str:
+    path = string(params, key)
+    if not pathlib.Path(path).is_absolute() or "\0" in path:
+        raise invalid(f"{key} must be an absolute path, not {path[:200]!r}")
+    return os.path.normpath(path)
+
+
+def directories(params: dict[str, Any]) -> list[str]:
+    """Lenient: the protocol lets a client skip items that are wrong."""
+    value = params.get("additionalDirectories")
+    items = value if isinstance(value, list) else []
+    return [
+        os.path.normpath(i)
+        for i in items
+        if isinstance(i, str) and pathlib.Path(i).is_absolute() and "\0" not in i
+    ]
+
+
+def mcp_servers(params: dict[str, Any]) -> list[dict[str, Any]]:
+    """Missing is taken for none: some clients leave it out."""
+    value = params.get("mcpServers") or []
+    if not isinstance(value, list):
+        raise invalid("mcpServers must be a list")
+    for place, server in enumerate(value):
+        if not isinstance(server, dict) or not isinstance(server.get("name"), str):
+            raise invalid(f"mcpServers[{place}] must be an object with a name")
+        need = "url" if server.get("type") in {"http", "sse"} else "command"
+        if not isinstance(server.get(need), str):
+            raise invalid(f"mcpServers[{place}].{need} must be a string")
+    return value
