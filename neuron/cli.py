@@ -25,6 +25,7 @@ from neuron.discovery import discover
 log = logging.getLogger("neuron")
 
 USAGE_ERROR = 2
+ERROR_GRACE_S = 10  # for errors to reach their clients, after running answers had their time
 
 cli = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 
@@ -91,7 +92,7 @@ def _serve(settings: NeuronConfig, bound: socket.socket) -> None:
         log_config=None,
         access_log=False,
         server_header=False,
-        timeout_graceful_shutdown=max(1, round(settings.stop_grace_s)),
+        timeout_graceful_shutdown=round(settings.stop_grace_s) + ERROR_GRACE_S,
     )
     if settings.is_exposed and settings.token is None and not settings.allow_anonymous:
         log.warning("protected mode: without a token only this machine is served")
@@ -109,7 +110,7 @@ def _url(bound: socket.socket) -> str:
 
 
 class Server(uvicorn.Server):
-    """Ends event streams on a stop signal, so that only running answers are waited for, and exits cleanly."""
+    """On a stop signal running answers may end within the daemon's grace; the rest gets an error."""
 
     def __init__(self, config: uvicorn.Config, daemon: Daemon) -> None:
         super().__init__(config)
@@ -118,8 +119,11 @@ class Server(uvicorn.Server):
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         log.info("stopping", extra={"signal": signal.Signals(sig).name})
         self.force_exit = self.should_exit and sig == signal.SIGINT
+        self.stop()
+
+    def stop(self) -> None:
         self.should_exit = True
-        self._daemon.events.close()
+        self._daemon.stop()
 
 
 def main() -> None:

@@ -26,6 +26,7 @@ class Daemon:
     ) -> None:
         self.config = config
         self._host = host
+        self._tasks: list[asyncio.Task[None]] = []
         self._started = time.monotonic()
         self.events = Events(
             self.state,
@@ -39,7 +40,7 @@ class Daemon:
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Workers run inside; what the configuration names is loaded in the background."""
-        tasks = [
+        self._tasks = [
             asyncio.create_task(self.registry.run(), name="registry"),
             asyncio.create_task(self.registry.load_all(self.config.models), name="load at start"),
         ]
@@ -47,9 +48,17 @@ class Daemon:
             yield
         finally:
             self.events.close()
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            self._end_work()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def stop(self) -> None:
+        """End event streams now, and what still runs after `stop_grace_s`, with an error."""
+        self.events.close()
+        asyncio.get_running_loop().call_later(self.config.stop_grace_s, self._end_work)
+
+    def _end_work(self) -> None:
+        for task in self._tasks:
+            task.cancel()
 
     def discovery(self) -> Discovery:
         return describe(self._host, self.registry.harnesses)

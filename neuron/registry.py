@@ -55,7 +55,12 @@ class Registry:
             load = asyncio.create_task(harness.load(spec), name=f"load {spec.model_id}")
             self._loads[spec.model_id] = load
             load.add_done_callback(lambda done: self._end_load(spec.model_id, done))
-        await asyncio.shield(load)
+        try:
+            await asyncio.shield(load)
+        except asyncio.CancelledError:
+            if load.cancelled():  # not this request, but the load
+                raise ApiError(503, "shutting_down", "This neuron is stopping.") from None
+            raise
 
     def _end_load(self, model_id: str, load: asyncio.Task[None]) -> None:
         del self._loads[model_id]

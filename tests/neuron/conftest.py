@@ -17,6 +17,7 @@ import pytest_asyncio
 import uvicorn
 
 from neuron.api.app import build_app
+from neuron.cli import Server
 from neuron.config import NeuronConfig
 from neuron.daemon import Daemon
 from neuron.discovery import Host
@@ -56,7 +57,7 @@ class Neuron:
 
     async def running(self, model_id: str = "m") -> int:
         health = (await self.http.get("/health")).json()
-        return next(model["running"] for model in health["models"] if model["id"] == model_id)
+        return sum(model["running"] for model in health["models"] if model["id"] == model_id)
 
 
 def events_of(text: str) -> list[Any]:
@@ -77,6 +78,7 @@ async def until(condition: Callable[[], Any]) -> Any:
 def config(**values: Any) -> NeuronConfig:
     values.setdefault("restart", {"first_delay_s": 0.05, "max_delay_s": 0.1})
     values.setdefault("events_interval_ms", 20)
+    values.setdefault("stop_grace_s", 0.1)
     return NeuronConfig(**values)
 
 
@@ -91,7 +93,7 @@ async def neuron_with(settings: NeuronConfig, devices: int = 1) -> AsyncIterator
         build_app(daemon), port=0, log_config=None, access_log=False, lifespan="on",
         timeout_graceful_shutdown=5, http="httptools", ws="none",
     )  # fmt: skip
-    server = uvicorn.Server(options)
+    server = Server(options, daemon)
     server.capture_signals = contextlib.nullcontext  # the signals are the test runner's
     task = asyncio.create_task(server.serve())
     try:
@@ -100,8 +102,7 @@ async def neuron_with(settings: NeuronConfig, devices: int = 1) -> AsyncIterator
         async with httpx.AsyncClient(base_url=url, timeout=PATIENCE_S) as http:
             yield Neuron(daemon, http, url)
     finally:
-        daemon.events.close()
-        server.should_exit = True
+        server.stop()
         await task
 
 

@@ -8,6 +8,7 @@ import pytest
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 MESSAGES = [{"role": "user", "content": "echo hi"}]
+STRICT_TOOL = {"type": "function", "function": {"name": "f", "strict": True}}
 IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AA=="}}
 
 
@@ -67,7 +68,7 @@ async def test_what_is_no_request(neuron, body, code, param):
         ({"tool_choice": {"type": "function", "function": {"name": "f"}}}, "unsupported_parameter",
          "tool_choice"),
         ({"tools": [{"type": "function", "function": {}}]}, "invalid_request_body", "tools[0].function.name"),
-        ({"tools": [{"type": "function", "function": {"name": "f", "strict": True}}]}, "unsupported_parameter",
+        ({"tools": [STRICT_TOOL]}, "unsupported_parameter",
          "tools[0].function.strict"),
     ],
 )  # fmt: skip
@@ -101,10 +102,8 @@ async def test_lone_surrogates_do_not_break_anything(neuron):
 async def test_a_template_that_refuses_the_chat(neuron):
     kwargs = {"enable_thinking": True, "add_generation_prompt": True}
     assert (await neuron.chat("echo x", chat_template_kwargs=kwargs)).status_code == 200
-    messages = [
-        {"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": "x"}}]},
-        *MESSAGES,
-    ]
+    call = {"function": {"name": "f", "arguments": "x"}}
+    messages = [{"role": "assistant", "tool_calls": [call]}, *MESSAGES]
     assert (await neuron.chat("", messages=messages)).status_code == 200
 
 

@@ -173,7 +173,8 @@ async def test_fields_of_earlier_answers_may_come_back(neuron):
 async def test_tolerated_parameters(neuron):
     options = {
         "user": "u", "metadata": {"a": "b"}, "store": False, "service_tier": "auto", "n": 1,
-        "logprobs": False, "parallel_tool_calls": True, "response_format": {"type": "text"}, "logit_bias": {}, "stop": None,
+        "logprobs": False, "parallel_tool_calls": True, "response_format": {"type": "text"}, "logit_bias": {},
+        "stop": None,
     }  # fmt: skip
     assert (await neuron.chat("echo ok", **options)).status_code == 200
 

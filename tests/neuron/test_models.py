@@ -69,7 +69,7 @@ async def test_unload_while_loading(tmp_path):
     async with neuron_with(config()) as neuron:
         load = asyncio.create_task(neuron.load(directory))
         await until(lambda: loading(neuron))
-        await until(lambda: neuron.device())
+        await until(neuron.device)
         unload = asyncio.create_task(neuron.http.post("/models/unload", json={"model_id": "m"}))
         (directory / "gate").unlink()
         assert (await unload).status_code == 200
@@ -86,7 +86,7 @@ async def test_unload_ends_running_requests(model_dir):
         async with neuron.http.stream("POST", "/v1/chat/completions", json=forever()) as answer:
             lines = answer.aiter_lines()
             await anext(lines)
-            await until(lambda: neuron.running())
+            await until(neuron.running)
             assert (await neuron.http.post("/models/unload", json={"model_id": "m"})).status_code == 200
             *_, last = events_of("\n".join([line async for line in lines]))
         assert last["error"]["code"] == "model_unloaded"

@@ -2,7 +2,8 @@
 
     echo TEXT          answers TEXT and stops
     count N            answers 1, 2, 3 … up to N, one token a byte, one frame a number
-    forever            answers dots until cancelled
+    forever            answers a dot a millisecond until cancelled
+    flood              answers dots as fast as it can until cancelled
     wait               answers nothing until cancelled
     refuse CODE        is refused with 503 CODE
     die                the process ends without a word
@@ -29,6 +30,7 @@ from neuron.text.model import ModelText, load
 from tests.stubs.model_dir import CONTEXT
 
 HEARTBEAT_S = 0.05
+TALK_S = 0.001
 MEMORY_MB = 1000
 
 
@@ -37,7 +39,7 @@ class FakeWorker:
         self._socket = sock
         self._thread = thread
         self._models: dict[str, ModelText] = {}
-        self._endless: dict[int, tuple[str, int, bool]] = {}  # model, prompt tokens, whether it talks
+        self._endless: dict[int, tuple[str, int, int]] = {}  # model, prompt tokens, dots a turn
         self._loads: list[pipe.Load] = []
         self._wedged = False
 
@@ -46,7 +48,7 @@ class FakeWorker:
         selector = selectors.DefaultSelector()
         selector.register(self._socket, selectors.EVENT_READ)
         while True:
-            if selector.select(0 if self._talks else HEARTBEAT_S) and not self._wedged:
+            if selector.select(TALK_S if self._talks else HEARTBEAT_S) and not self._wedged:
                 for message in self._receive():
                     self._handle(message)
             if self._wedged:
@@ -56,15 +58,15 @@ class FakeWorker:
 
     @property
     def _talks(self) -> bool:
-        return any(talks for _, _, talks in self._endless.values())
+        return any(dots for _, _, dots in self._endless.values())
 
     def _turn(self) -> None:
         for waiting in [wish for wish in self._loads if not (Path(wish.path) / "gate").exists()]:
             self._loads.remove(waiting)
             self._load(waiting)
-        for number, (model, _, talks) in self._endless.items():
-            if talks:
-                self.send(pipe.Tokens(number, self._models[model].encode(".")))
+        for number, (model, _, dots) in self._endless.items():
+            if dots:
+                self.send(pipe.Tokens(number, self._models[model].encode("." * dots)))
         self.send(self._status())
 
     def _status(self) -> pipe.Status:
@@ -83,7 +85,10 @@ class FakeWorker:
             os._exit(0)
 
     def _receive(self) -> list[pipe.ToWorker]:
-        header = self._socket.recv(pipe.HEADER_BYTES, socket.MSG_WAITALL)
+        try:
+            header = self._socket.recv(pipe.HEADER_BYTES, socket.MSG_WAITALL)
+        except ConnectionError:
+            header = b""
         if len(header) < pipe.HEADER_BYTES:
             os._exit(0)
         size = int.from_bytes(header, "big")
@@ -133,8 +138,9 @@ class FakeWorker:
                 self._answer(job, [text.encode(rest)])
             case "count":
                 self._answer(job, [text.encode(f"{number} ") for number in range(1, int(rest) + 1)])
-            case "forever" | "wait":
-                self._endless[job.id] = (job.model, len(job.tokens), verb == "forever")
+            case "forever" | "wait" | "flood":
+                dots = {"forever": 1, "wait": 0, "flood": 500}[verb]
+                self._endless[job.id] = (job.model, len(job.tokens), dots)
             case "refuse":
                 self.send(pipe.Refused(job.id, 503, rest, f"refused: {rest}", 7))
             case "long":
