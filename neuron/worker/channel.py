@@ -62,6 +62,11 @@ class Channel:
             self._is_closing = True
         self._ring()
 
+    def release(self) -> None:
+        """Close what the channel opened for itself, once `run` has returned."""
+        self._wake.close()
+        self._alarm.close()
+
     def _ring(self) -> None:
         with contextlib.suppress(BlockingIOError):  # full of alarms: the main thread will wake
             self._alarm.send(b"!")

@@ -87,10 +87,12 @@ class Slab:
     def _load(self, model: str, path: Path, on_progress: OnProgress, before: int) -> Resident:
         checkpoint = read_checkpoint(path)
         dtype = model_dtype(checkpoint, self.settings.dtype)
-        self._check_room(path, "its weights", weight_bytes(checkpoint, dtype), self.free)
+        estimate = weight_bytes(checkpoint, dtype)
+        self._check_room(path, "its weights", estimate, self.free)
         decoder = load_decoder(checkpoint, dtype=dtype, device=self.device, on_progress=on_progress)
         give_back(self.device)
-        weights = max(in_use(self.device) - before, 0)
+        # Less than the estimate is measured where the process had freed memory to reuse.
+        weights = max(in_use(self.device) - before, estimate)
         shape = self._cache_shape(path, decoder, self.free - weights)
         limits = self.settings.limits
         vocab_size = min(decoder.vocab_size, decoder.num_embeddings)

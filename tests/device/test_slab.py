@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from neuron.device.memory import MIB, in_use
+from neuron.models.checkpoint import LoadError
+from neuron.worker.slab import Settings, Slab
+from tests.device.zoo import save
+
+CPU = torch.device("cpu")
+
+
+def slab(memory_mb: int | None = None, kv_mb: int | None = None) -> Slab:
+    return Slab(CPU, Settings(memory_mb=memory_mb, kv_mb=kv_mb))
+
+
+def ignore(_: float) -> None:
+    pass
+
+
+def test_weights_that_do_not_fit_are_refused_before_they_are_read(llama: Path):
+    read: list[float] = []
+    with pytest.raises(LoadError, match="its weights take 1 MiB, of which 0 MiB are free") as raised:
+        slab(memory_mb=1).load("m", llama, read.append)
+    assert raised.value.code == "insufficient_memory"
+    assert not read
+
+
+def test_a_failed_load_takes_nothing(llama: Path, tmp_path: Path):
+    models = slab()
+    with pytest.raises(LoadError):
+        models.load("m", tmp_path, ignore)
+    assert models.models == {}
+    assert models.free == models.budget - models.used
+    models.load("m", llama, ignore)
+    assert list(models.models) == ["m"]
+
+
+def test_the_cache_is_sized_by_its_setting_and_bounds_the_context(llama: Path):
+    # 3 layers of 2 heads of 16 floats, keys and values: 768 bytes a token, 12 KiB a page.
+    resident = slab(kv_mb=1).load("m", llama, ignore)
+    assert resident.runner.shape.num_pages == 85
+    assert resident.runner.shape.context == 512
+    assert resident.runner.cache.num_bytes == 85 * 16 * 768
+    assert resident.num_bytes >= resident.runner.cache.num_bytes
+
+
+def test_a_context_longer_than_the_cache_is_cut(tmp_path: Path):
+    path = save(tmp_path, max_position_embeddings=100_000)
+    resident = slab(kv_mb=2).load("m", path, ignore)
+    assert resident.runner.shape.context == 170 * 16
+    assert slab().load("m", path, ignore).runner.shape.context == 100_000
+
+
+def test_unloading_gives_the_memory_back(tmp_path: Path):
+    path = save(tmp_path, intermediate_size=20_000, num_hidden_layers=4)
+    models = slab()
+    models.load("m", path, ignore)
+    assert models.used - models._own_bytes > 50 * MIB
+    before = in_use(CPU)
+    assert models.unload("m") is not None
+    models.give_back()
+    assert in_use(CPU) < before - 40 * MIB
+    assert models.unload("m") is None
