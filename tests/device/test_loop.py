@@ -1,0 +1,173 @@
+"""The device thread's turns, without device or process: scripted slab, channel and clock."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from neuron.engine.scheduler import Limits, Scheduler
+from neuron.models.checkpoint import LoadError
+from neuron.pipe import (
+    HEARTBEAT_S,
+    STATUS_INTERVAL_S,
+    Finished,
+    Load,
+    Loaded,
+    LoadFailed,
+    Progress,
+    Ready,
+    Refused,
+    Sampling,
+    Shutdown,
+    Status,
+    Submit,
+    ToDaemon,
+    Tokens,
+    ToWorker,
+    Unload,
+    Unloaded,
+)
+from neuron.step import CacheShape, PoisonedError, StepPlan, StepResult
+from neuron.worker.loop import DeviceLoop
+from tests.engine.fake_device import VOCAB, FakeDevice, continuation
+
+SHAPE = CacheShape(num_pages=64, page_size=4, num_slots=4, context=100)
+PROMPT = [1, 2, 3]
+
+
+class FakeRunner(FakeDevice):
+    """Fails as often as it is told to."""
+
+    def __init__(self, *failures: Exception) -> None:
+        super().__init__(SHAPE)
+        self.failures = list(failures)
+
+    def run(self, plan: StepPlan) -> StepResult:
+        if self.failures:
+            raise self.failures.pop(0)
+        return super().run(plan)
+
+
+class FakeSlab:
+    budget, used, free = 100 << 20, 30 << 20, 70 << 20
+
+    def __init__(self, **runners: FakeRunner) -> None:
+        self.models = {model: self.resident(model, runner) for model, runner in runners.items()}
+
+    def resident(self, model: str, runner: FakeRunner) -> Any:
+        limits = Limits(max_running=4, step_tokens=16)
+        scheduler = Scheduler(model, SHAPE, vocab_size=VOCAB, limits=limits)
+        return SimpleNamespace(scheduler=scheduler, runner=runner, memory_mb=5)
+
+    def load(self, model: str, path: Path, on_progress: Callable[[float], None]) -> Any:
+        for percent in range(0, 101, 25):
+            on_progress(percent / 100)
+        if path.name == "broken":
+            raise LoadError("model_broken", "it is broken")
+        self.models[model] = self.resident(model, FakeRunner())
+        return self.models[model]
+
+    def unload(self, model: str) -> Any:
+        return self.models.pop(model, None)
+
+    def give_back(self) -> None:
+        pass
+
+
+class FakeChannel:
+    """Delivers one batch of messages a turn, then `Shutdown`; time passes while it waits."""
+
+    def __init__(self, *turns: Sequence[ToWorker], idle_turns: int = 0) -> None:
+        self.turns = [*turns, *[()] * idle_turns]
+        self.sent: list[ToDaemon] = []
+        self.now = 100.0
+
+    def receive(self, timeout_s: float) -> list[ToWorker]:
+        self.now += timeout_s or 0.01
+        return list(self.turns.pop(0)) if self.turns else [Shutdown()]
+
+    def send(self, messages: Sequence[ToDaemon]) -> None:
+        self.sent += messages
+
+    def of(self, kind: type[Any]) -> list[Any]:
+        return [message for message in self.sent if isinstance(message, kind)]
+
+    def text(self, number: int) -> list[int]:
+        return [token for m in self.of(Tokens) if m.id == number for token in m.tokens]
+
+
+def run(slab: FakeSlab, channel: FakeChannel) -> FakeChannel:
+    DeviceLoop(slab, channel, clock=lambda: channel.now).run()  # type: ignore[arg-type]
+    return channel
+
+
+def submit(number: int, model: str = "m", max_tokens: int = 5) -> Submit:
+    return Submit(number, model, PROMPT, max_tokens, Sampling(), [])
+
+
+def test_a_request_is_served_and_shutdown_ends_the_rest():
+    channel = run(FakeSlab(m=FakeRunner()), FakeChannel([submit(1), submit(2, max_tokens=90)], idle_turns=8))
+    assert isinstance(channel.sent[0], Ready)
+    assert channel.text(1) == continuation(PROMPT, 5)
+    assert channel.of(Finished) == [Finished(1, "length", 3, 5, 0)]
+    assert [(r.id, r.code) for r in channel.of(Refused)] == [(2, "shutting_down")]
+
+
+def test_a_step_that_fails_ends_its_requests_and_not_the_worker():
+    slab = FakeSlab(m=FakeRunner(RuntimeError("shape mismatch")), other=FakeRunner())
+    channel = run(slab, FakeChannel([submit(1), submit(2, "other")], [submit(3)], idle_turns=8))
+    refused = channel.of(Refused)
+    assert [(r.id, r.status, r.code) for r in refused] == [(1, 500, "engine_error")]
+    assert "RuntimeError: shape mismatch" in refused[0].message
+    assert channel.text(2) == channel.text(3) == continuation(PROMPT, 5)
+
+
+def test_a_poisoned_device_ends_every_request_of_every_model():
+    slab = FakeSlab(m=FakeRunner(PoisonedError("xid 79")), other=FakeRunner())
+    channel = FakeChannel([submit(1), submit(2, "other")], idle_turns=8)
+    with pytest.raises(PoisonedError):
+        run(slab, channel)
+    assert {(r.id, r.status, r.code) for r in channel.of(Refused)} == {
+        (1, 503, "engine_error"),
+        (2, 503, "engine_error"),
+    }
+
+
+def test_what_comes_during_a_load_is_served_or_waits():
+    during = [[submit(1)], [Unload("m")], [], [], []]
+    channel = run(FakeSlab(m=FakeRunner()), FakeChannel([Load("new", "/new")], *during, idle_turns=8))
+    assert [p.fraction for p in channel.of(Progress)] == [0.0, 0.25, 0.5, 0.75, 1.0]
+    kinds = [type(m) for m in channel.sent if isinstance(m, (Tokens, Loaded, Unloaded))]
+    assert kinds.index(Tokens) < kinds.index(Loaded) < kinds.index(Unloaded)
+    assert [m.model for m in channel.of(Loaded)] == ["new"]
+
+
+def test_a_failed_load_is_told_with_its_cause():
+    channel = run(FakeSlab(), FakeChannel([Load("new", "/broken")], idle_turns=8))
+    assert channel.of(LoadFailed) == [LoadFailed("new", "model_broken", "it is broken")]
+
+
+def test_unknown_models_are_refused_and_unknown_unloads_answered():
+    channel = run(FakeSlab(), FakeChannel([submit(1, "nope"), Unload("nope")]))
+    assert [(r.status, r.code) for r in channel.of(Refused)] == [(503, "model_not_loaded")]
+    assert channel.of(Unloaded) == [Unloaded("nope")]
+
+
+def test_status_is_sent_on_change_but_not_with_every_step():
+    channel = FakeChannel([submit(1, max_tokens=90)], idle_turns=90)
+    run(FakeSlab(m=FakeRunner()), channel)
+    assert 3 <= len(channel.of(Status)) <= (channel.now - 100.0) / STATUS_INTERVAL_S + 1
+    assert any(status.models[0].running for status in channel.of(Status))
+
+
+def test_an_idle_worker_gives_signs_of_life():
+    channel = FakeChannel(idle_turns=10)
+    run(FakeSlab(m=FakeRunner()), channel)
+    statuses = channel.of(Status)
+    assert len(statuses) >= 9
+    assert channel.now - 100.0 == pytest.approx(HEARTBEAT_S * (len(statuses) - 1), abs=2 * HEARTBEAT_S)
+    assert (statuses[0].memory_used_mb, statuses[0].memory_free_mb) == (30, 70)
