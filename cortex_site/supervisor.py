@@ -24,6 +24,7 @@ BACKOFF_S = (0.2, 1.0, 2.0, 5.0, 10.0)  # the last one goes on
 STEADY_S = 30.0  # a process that lived this long starts again at the first back-off
 LOG_BYTES = 16 << 20
 PR_SET_PDEATHSIG = 1
+STATE_FILE = "processes.json"  # in the state directory
 
 _libc = ctypes.CDLL(None) if sys.platform == "linux" else None
 

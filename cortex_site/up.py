@@ -21,12 +21,11 @@ from rich.console import Console
 from cortex_site import stack
 from cortex_site.config import CortexConfig, Neuron
 from cortex_site.settings_file import ConfigError, is_loopback, split_listen
-from cortex_site.supervisor import Program, StartError, Supervisor
+from cortex_site.supervisor import STATE_FILE, Program, StartError, Supervisor
 
 TINY = "helexa-tiny"
 TINY_WAIT_S = 120.0
 UNIX_PATH_BYTES = 100  # sockaddr_un holds 108
-STATE_FILE = "processes.json"
 QUESTION = "Which port does neuron listen on?"
 
 NEURON_TOML = f"""\
