@@ -124,3 +124,5 @@ LOOK_EVERY_S = 0.25  # at a node while it loads or unloads
 HEARTBEAT_S = 2.0
 LEASE_S = 10.0  # an operation without a heartbeat for so long belongs to nobody
 MAX_ATTEMPTS = 3  # workers that may die over one operation
+
+LIVE_INTERVAL_S = 2.0  # between looks at the database for pages that are open

@@ -1,4 +1,4 @@
-"""A neuron without inference: the node API of `neuron.wire` over real HTTP, with a script in place of devices.
+"""A neuron without inference: the node API of `neuron.wire` over real HTTP, a script in place of devices.
 
 Nothing in it depends on time: `hold()` makes loads, unloads or everything wait until the returned context is
 left, and `failures` makes loads fail. It counts what it was asked in `asked`.

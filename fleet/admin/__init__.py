@@ -1,0 +1,24 @@
+from __future__ import annotations
+
+from django.contrib import admin
+
+from fleet.admin.catalogue import AliasAdmin, ModelProfileAdmin
+from fleet.admin.key import ApiKeyAdmin
+from fleet.admin.metric import RequestMetricAdmin
+from fleet.admin.node import DeviceAdmin, NodeAdmin
+from fleet.admin.operation import OperationAdmin
+from fleet.admin.placement import PlacementAdmin
+
+__all__ = [
+    "AliasAdmin",
+    "ApiKeyAdmin",
+    "DeviceAdmin",
+    "ModelProfileAdmin",
+    "NodeAdmin",
+    "OperationAdmin",
+    "PlacementAdmin",
+    "RequestMetricAdmin",
+]
+
+admin.site.site_header = admin.site.site_title = "cortex"
+admin.site.index_title = "Fleet"

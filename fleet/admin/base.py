@@ -1,0 +1,80 @@
+"""What the admin pages of the fleet have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from datetime import datetime
+from typing import Any
+
+from django.contrib import admin, messages
+from django.http import HttpRequest
+from django.utils import timezone
+from django.utils.html import format_html
+from django.utils.safestring import SafeString
+
+from fleet.services.lifecycle import OperationView
+from neuron.wire import ApiError
+
+UNITS = ((86_400, "d"), (3_600, "h"), (60, "min"), (1, "s"))
+
+
+def age(moment: datetime | None) -> str:
+    """`3 min`, in the largest unit that has at least one."""
+    if moment is None:
+        return "–"
+    seconds = max(0, int((timezone.now() - moment).total_seconds()))
+    return next((f"{seconds // size} {unit}" for size, unit in UNITS if seconds >= size), "now")
+
+
+def seconds(value: float | None) -> str:
+    return "–" if value is None else f"{value:.2f} s"
+
+
+def memory_bar(used_mb: int, total_mb: int) -> SafeString:
+    text = f"{used_mb:,} of {total_mb:,} MiB"
+    return format_html(
+        '<progress max="{}" value="{}" title="{}"></progress> {}', max(total_mb, 1), used_mb, text, text
+    )
+
+
+def who(request: HttpRequest) -> str:
+    return str(request.user)
+
+
+def start_each(
+    page: admin.ModelAdmin, request: HttpRequest, starts: Iterable[Callable[[], OperationView]]
+) -> None:
+    """Start operations and say for each what was started, or why it was not."""
+    for start in starts:
+        try:
+            operation = start()
+        except ApiError as error:
+            page.message_user(request, error.message, messages.ERROR)
+        else:
+            place = f" on {operation.node}" if operation.node else ""
+            what = f"{operation.kind} of {operation.model}{place}"
+            text = f"{what}: operation #{operation.id} is {operation.state}"
+            page.message_user(request, text, messages.SUCCESS)
+
+
+class ReadOnlyAdmin(admin.ModelAdmin):
+    """For what only the fleet itself writes. Actions still work: they need the right to view."""
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+
+class ConfiguredAdmin(admin.ModelAdmin):
+    """For configuration: rows that a settings file owns can be seen, not changed."""
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return not (obj and obj.from_file) and bool(super().has_change_permission(request, obj))
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return not (obj and obj.from_file) and bool(super().has_delete_permission(request, obj))

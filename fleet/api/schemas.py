@@ -1,0 +1,100 @@
+"""Shapes of the operator API's answers."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from ninja import Field, Schema
+
+
+class DeviceOut(Schema):
+    index: int
+    name: str
+    kind: str
+    state: str
+    memory_total_mb: int
+    memory_used_mb: int
+    memory_free_mb: int
+    utilization_pct: int | None
+    temperature_c: int | None
+    pid: int | None
+    rss_mb: int | None
+    cycles: int
+    restarts: int
+    reason: str
+
+
+class PlacementOut(Schema):
+    model: str
+    node: str = Field(alias="node.name")
+    state: str
+    devices: list[int]
+    memory_mb: int | None
+    context: int | None
+    progress: float | None
+    running: int
+    waiting: int
+    error_code: str
+    error_message: str
+    changed_at: datetime
+    last_used_at: datetime | None
+
+
+class NodeOut(Schema):
+    name: str
+    endpoint: str
+    healthy: bool
+    status: str
+    reason: str
+    version: str
+    hostname: str
+    pid: int | None
+    rss_mb: int | None
+    last_seen_at: datetime | None
+    devices: list[DeviceOut]
+    placements: list[PlacementOut]
+
+
+class ModelOut(Schema):
+    id: str = Field(alias="model_id")
+    source: str
+    harness: str
+    quant: str
+    vram_mb: int | None
+    measured_mb: int | None
+    min_devices: int
+    min_device_vram_mb: int | None
+    pinned_on: list[str]
+    pinned: bool
+    priority: int
+    ttl_s: int | None
+    min_residency_s: int
+    replicas: int
+    from_file: bool
+
+
+class OperationOut(Schema):
+    id: int
+    kind: str
+    model: str
+    node: str
+    state: str
+    progress: float | None
+    message: str
+    error_code: str
+    requested_by: str
+    reason: str
+    explanation: list[dict[str, Any]]
+    attempts: int
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+
+
+class StatusOut(Schema):
+    version: str
+    nodes: list[NodeOut]
+    models: list[ModelOut]
+    aliases: dict[str, str]
+    operations: list[OperationOut] = Field(description="Those under way")
