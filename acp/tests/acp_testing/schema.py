@@ -1,0 +1,56 @@
+"""The official JSON schema as a judge of every line that we write."""
+
+from __future__ import annotations
+
+import json
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from jsonschema import Draft202012Validator
+
+
+class WireJudge:
+    """Follows one conversation: it must see what the client sends to know what an answer answers."""
+
+    def __init__(self, schema: Path) -> None:
+        self._schema = json.loads(schema.read_text("utf-8"))
+        self._asked: dict[Any, str] = {}
+        self.judged = 0
+
+    @cached_property
+    def _by_method(self) -> dict[tuple[str, str], str]:
+        names: dict[tuple[str, str], str] = {}
+        for name, body in self._schema["$defs"].items():
+            if "x-method" in body:
+                kind = "response" if name.endswith("Response") else "call"
+                names[body["x-method"], kind] = name
+        return names
+
+    def client_sent(self, message: Any) -> None:
+        if isinstance(message, dict) and "method" in message and "id" in message:
+            self._asked[json.dumps(message["id"])] = message["method"]
+
+    def judge(self, line: bytes) -> dict[str, Any]:
+        """The message, once it is found to be flawless."""
+        assert line.endswith(b"\n"), line[-200:]
+        message = json.loads(line)
+        assert message.get("jsonrpc") == "2.0", message
+        self.judged += 1
+        if "method" in message:
+            assert set(message) <= {"jsonrpc", "id", "method", "params"}
+            self._valid(self._by_method[message["method"], "call"], message["params"])
+        elif "error" in message:
+            assert set(message) == {"jsonrpc", "id", "error"}
+            self._valid("Error", message["error"])
+        else:
+            assert set(message) == {"jsonrpc", "id", "result"}
+            method = self._asked[json.dumps(message["id"])]
+            if (method, "response") in self._by_method:
+                self._valid(self._by_method[method, "response"], message["result"])
+        return message
+
+    def _valid(self, name: str, value: Any) -> None:
+        schema = {"$defs": self._schema["$defs"], "$ref": f"#/$defs/{name}"}
+        errors = [f"{'/'.join(map(str, e.path))}: {e.message}" for e in Draft202012Validator(schema).iter_errors(value)]
+        assert not errors, f"{name}: {errors[:3]} in {json.dumps(value)[:2000]}"
