@@ -60,6 +60,7 @@ def serve(
     except ValueError:
         _give_up(f"--listen {listen}: expected HOST:PORT, as in 127.0.0.1:13131")
     logs.setup(settings.log_level, "neuron")
+    logging.getLogger("uvicorn").setLevel(logging.WARNING)  # our own lines say what happens
     with _bind(settings.listen) as bound:
         _serve(settings, bound)
 

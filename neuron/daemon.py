@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
+import signal
 import sys
 import time
 from collections.abc import AsyncIterator, Sequence
@@ -14,6 +16,8 @@ from neuron.harness import HarnessContext
 from neuron.registry import Registry
 from neuron.supervisor.device import rss_mb
 from neuron.wire import DeviceHealth, Discovery, Health, NodeState
+
+log = logging.getLogger("neuron")
 
 WORKER = (sys.executable, "-m", "neuron.worker")
 
@@ -41,7 +45,7 @@ class Daemon:
     async def running(self) -> AsyncIterator[None]:
         """Workers run inside; what the configuration names is loaded in the background."""
         self._tasks = [
-            asyncio.create_task(self.registry.run(), name="registry"),
+            asyncio.create_task(self._run_registry(), name="registry"),
             asyncio.create_task(self.registry.load_all(self.config.models), name="load at start"),
         ]
         try:
@@ -50,6 +54,14 @@ class Daemon:
             self.events.close()
             self._end_work()
             await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _run_registry(self) -> None:
+        try:
+            await self.registry.run()
+        except Exception:
+            log.critical("the registry crashed; neuron ends", exc_info=True)
+            signal.raise_signal(signal.SIGTERM)
+            raise
 
     def stop(self) -> None:
         """End event streams now, and what still runs after `stop_grace_s`, with an error."""

@@ -106,14 +106,18 @@ class DeviceWorker:
             self.restarts += 1
 
     async def _run_once(self) -> None:
-        reason, grace_s = "", STOP_GRACE_S
+        reason, is_gone = "", False
         try:
             self._process = await WorkerProcess.start(self._command)
-            reason, grace_s = await self._listen(self._process), LEAVE_GRACE_S
+            reason, is_gone = await self._listen(self._process), True
         except OSError as error:
             reason = f"cannot be started: {error}"
-        finally:  # also when the daemon stops: then the worker may leave by itself
+        except asyncio.CancelledError:
+            reason = "neuron is stopping"
+            raise
+        finally:  # also when the daemon stops: then a worker that is ready may leave by itself
             if self._process:
+                grace_s = LEAVE_GRACE_S if is_gone else STOP_GRACE_S if self._ready.is_set() else 0.0
                 how = await self._process.end(grace_s)
                 reason = reason or how
             self._lost(reason)

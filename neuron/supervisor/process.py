@@ -12,7 +12,6 @@ import msgspec
 
 from neuron import pipe
 
-
 EXITS = {pipe.EXIT_POISONED: "its device was poisoned", pipe.EXIT_CRASHED: "it crashed"}
 
 

@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+
+import httpx
+import pytest
+
+from cortex_site.version import VERSION
+
+
+def run(*arguments, **environment):
+    command = [sys.executable, "-m", "neuron.cli", *arguments]
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=60, env=os.environ | environment, check=False
+    )
+
+
+def test_version():
+    result = run("--version")
+    assert (result.returncode, result.stdout.strip()) == (0, f"neuron {VERSION}")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["serve", "--config", "/does/not/exist.toml"], "/does/not/exist.toml: cannot be read"),
+        (["serve", "--listen", "13131"], "--listen 13131: expected HOST:PORT"),
+        (["serve", "--listen", "203.0.113.1:1"], "cannot listen on 203.0.113.1:1"),
+    ],
+)
+def test_what_cannot_start_is_one_line_and_exit_code_2(arguments, expected):
+    result = run(*arguments)
+    assert result.returncode == 2
+    (line,) = result.stderr.strip().splitlines()
+    assert expected in line
+
+
+def test_every_mistake_in_the_configuration_is_a_line(tmp_path):
+    path = tmp_path / "neuron.toml"
+    path.write_text("nonsense = 1\n[device]\nthreads = 'x'\n")
+    result = run("serve", "--config", str(path))
+    assert result.returncode == 2
+    assert len(result.stderr.strip().splitlines()) == 2
+
+
+def test_a_taken_port_is_one_line_and_exit_code_2():
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        result = run("serve", "--listen", f"127.0.0.1:{port}")
+    assert result.returncode == 2
+    (line,) = result.stderr.strip().splitlines()
+    assert "in use" in line
+
+
+@pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT])
+def test_serves_until_it_is_told_to_stop(stop):
+    """Without waiting for the device worker: the daemon answers from the start and ends at any time."""
+    command = [sys.executable, "-m", "neuron.cli", "serve", "--listen", "127.0.0.1:0"]
+    with subprocess.Popen(
+        command, stderr=subprocess.PIPE, text=True, env=os.environ | {"CORTEX_LOG": "json"}
+    ) as it:
+        watchdog = threading.Timer(60, it.kill)
+        watchdog.start()
+        url = next(line["url"] for line in map(json.loads, it.stderr) if line["message"] == "neuron listens")
+        with httpx.Client(base_url=url, timeout=60) as http:
+            assert http.get("/version").json()["version"] == VERSION
+            health = http.get("/health").json()
+            assert health["pid"] == it.pid
+            assert health["rss_mb"] < 120
+            discovery = http.get("/discovery").json()
+            assert discovery["hostname"] == socket.gethostname()
+        it.send_signal(stop)
+        rest = it.stderr.read()
+        assert it.wait() == 0
+        watchdog.cancel()
+    assert not re.search("Traceback|Exception", rest)
+
+
+FORBIDDEN = {"torch", "transformers", "numpy", "celery", "fleet", "huggingface_hub"}
+
+
+def test_the_daemon_imports_no_torch():
+    code = "import neuron.cli, sys; print(*{name.partition('.')[0] for name in sys.modules})"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not FORBIDDEN & set(result.stdout.split())

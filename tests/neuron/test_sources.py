@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+import huggingface_hub
+import pytest
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+from neuron.models.tiny import WEIGHTS_DIR
+from neuron.sources import find
+from neuron.wire import ApiError
+from tests.stubs.model_dir import write_model
+
+
+async def test_the_model_that_ships():
+    assert await find("helexa-tiny", None) == WEIGHTS_DIR
+
+
+async def test_directories_and_names(tmp_path):
+    directory = write_model(tmp_path / "org" / "name")
+    assert await find(str(directory), None) == directory
+    assert await find("org/name", tmp_path) == directory
+
+
+async def refusal(source, models_dir=None):
+    with pytest.raises(ApiError) as caught:
+        await find(source, models_dir)
+    return caught.value
+
+
+async def test_what_is_not_there_says_where_was_looked(tmp_path):
+    error = await refusal("nothing", tmp_path)
+    assert (error.status, error.code, error.param) == (404, "model_not_found", "source")
+    assert str(tmp_path) in error.message
+    assert (await refusal("/does/not/exist")).status == 404
+
+
+async def test_a_directory_without_config_is_no_model(tmp_path):
+    (tmp_path / "x").mkdir()
+    error = await refusal("x", tmp_path)
+    assert (error.status, error.code) == (422, "model_broken")
+    assert "config.json" in error.message
+
+
+async def test_hub_ids_are_downloaded(tmp_path, monkeypatch):
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda repo, **_: str(tmp_path / repo))
+    assert await find("org/name", None) == tmp_path / "org" / "name"
+
+
+class NotFoundError(HfHubHTTPError):
+    def __init__(self):
+        Exception.__init__(self, "404 Client Error.\nmore")
+
+
+@pytest.mark.parametrize(
+    ("failure", "status", "code"),
+    [
+        (LocalEntryNotFoundError("offline"), 503, "hub_unreachable"),
+        (NotFoundError(), 404, "model_not_found"),
+        (OSError("disk full"), 503, "download_failed"),
+    ],
+)
+async def test_a_hub_that_gives_nothing(monkeypatch, failure, status, code):
+    def download(repo, **_):
+        raise failure
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    error = await refusal("org/name")
+    assert (error.status, error.code) == (status, code)
+    assert "org/name" in error.message
+    assert "\n" not in error.message
