@@ -16,12 +16,15 @@ _MISSING = re.compile(r"^Object missing required field `(?P<name>.+)`$")
 _UNKNOWN = re.compile(r"^Invalid (?:enum )?value (?P<value>.+)$", re.DOTALL)
 
 
-def decode_body(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
-    """The body as the decoder's type. Raises ApiError 400 with the path of the first field that is wrong."""
+def decode_body(decoder: msgspec.json.Decoder[T], body: bytes, *, at: str = "") -> T:
+    """The body as the decoder's type, or a part of it that stands `at` a path.
+
+    Raises ApiError 400 with the path of the first field that is wrong.
+    """
     try:
         return decoder.decode(body.decode())
     except msgspec.ValidationError as error:
-        _reject_shape(str(error))
+        _reject_shape(str(error), at)
     except UnicodeDecodeError as error:
         raise ApiError(400, "invalid_json", f"The body is not UTF-8 (byte {error.start}).") from None
     except msgspec.DecodeError as error:
@@ -30,14 +33,27 @@ def decode_body(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
         raise ApiError(400, "invalid_json", "The body is nested too deeply.") from None
 
 
+def is_given(raw: msgspec.Raw) -> bool:
+    """Whether a field was sent, and not as null."""
+    return bytes(raw) not in {b"", b"null"}
+
+
+def require_object(raw: msgspec.Raw, param: str) -> msgspec.Raw:
+    """JSON that is passed on as the client wrote it, but must be an object."""
+    if not bytes(raw).startswith(b"{"):
+        raise ApiError(400, "invalid_type", "Expected `object`.", param=param)
+    return raw
+
+
 def reject(param: str, message: str) -> NoReturn:
     """Refuse a field that has the right shape and the wrong content."""
     raise ApiError(400, "invalid_value", message, param=param)
 
 
-def _reject_shape(text: str) -> NoReturn:
+def _reject_shape(text: str, at: str) -> NoReturn:
     found = _PATH.match(text)
     what, path = (found["what"], found["path"] or "") if found else (text, "")
+    path = ".".join(part for part in (at, path) if part)
     if missing := _MISSING.match(what):
         param = f"{path}.{missing['name']}" if path else missing["name"]
         raise ApiError(400, "missing_field", "This field is required.", param=param) from None

@@ -16,7 +16,7 @@ from fleet.translation.messages.wire import (
     ToolChoice,
     ToolUse,
 )
-from fleet.translation.shape import decode_body, reject
+from fleet.translation.shape import decode_body, is_given, reject, require_object
 
 Json = dict[str, Any]
 
@@ -77,7 +77,7 @@ def _output(config: OutputConfig | None) -> Json:
     if config and config.effort:
         fields["reasoning_effort"] = _EFFORT.get(config.effort, config.effort)
     if config and config.format:
-        schema = _object(config.format.schema, "output_config.format.schema")
+        schema = require_object(config.format.schema, "output_config.format.schema")
         fields["response_format"] = {
             "type": "json_schema",
             "json_schema": {"name": "output", "schema": schema, "strict": True},
@@ -122,28 +122,22 @@ def _choice(choice: ToolChoice, names: set[str]) -> str | Json:
 
 
 def _tool(tool: Tool, path: str) -> Json:
-    if bytes(tool.function):
-        return {"type": "function", "function": _object(tool.function, f"{path}.function")}
+    if is_given(tool.function):
+        return {"type": "function", "function": require_object(tool.function, f"{path}.function")}
     if tool.type not in {None, "custom"}:
         reject(f"{path}.type", f"{tool.type!r} is run by Anthropic; only a client's own tools work here.")
     if not tool.name:
         reject(f"{path}.name", "This field is required.")
-    if not bytes(tool.input_schema):
+    if not is_given(tool.input_schema):
         reject(f"{path}.input_schema", "This field is required.")
     function: Json = {"name": tool.name}
     if tool.description is not None:
         function["description"] = tool.description
-    function["parameters"] = _object(tool.input_schema, f"{path}.input_schema")
+    function["parameters"] = require_object(tool.input_schema, f"{path}.input_schema")
     return {"type": "function", "function": function}
 
 
 def _names(tools: Sequence[Tool]) -> set[str]:
     """Names by which `tool_choice` may ask; a tool in OpenAI's shape keeps its name inside."""
-    inner = (_functions.decode(tool.function).get("name") for tool in tools if bytes(tool.function))
+    inner = (_functions.decode(tool.function).get("name") for tool in tools if is_given(tool.function))
     return {name for name in (*(tool.name for tool in tools), *inner) if isinstance(name, str) and name}
-
-
-def _object(raw: msgspec.Raw, path: str) -> msgspec.Raw:
-    if not bytes(raw).lstrip().startswith(b"{"):
-        reject(path, "Expected `object`.")
-    return raw

@@ -35,7 +35,7 @@ from fleet.translation.messages.wire import (
     Turn,
     UserTurn,
 )
-from fleet.translation.shape import reject
+from fleet.translation.shape import reject, require_object
 
 Json = dict[str, Any]
 
@@ -105,14 +105,9 @@ def _assistant(content: str | list[Any], path: str, calls: set[str]) -> Json:
         message["tool_calls"] = [_tool_call(use) for use in uses]
     for number, block in enumerate(content):
         if isinstance(block, ToolUse):
-            _check_call(block, f"{path}.content[{number}]")
+            require_object(block.input, f"{path}.content[{number}].input")
             calls.add(block.id)
     return message
-
-
-def _check_call(use: ToolUse, path: str) -> None:
-    if not bytes(use.input).lstrip().startswith(b"{"):
-        reject(f"{path}.input", "Expected `object`.")
 
 
 def _tool_call(use: ToolUse) -> Json:

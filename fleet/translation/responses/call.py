@@ -1,0 +1,156 @@
+"""A Responses request as a chat request: everything but the items themselves."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from fleet.translation.responses.conversation import chat_messages
+from fleet.translation.responses.wire import Format, ReasoningConfig, ResponsesBody, Tool, ToolChoice
+from fleet.translation.shape import decode_body, is_given, reject, require_object
+
+Json = dict[str, Any]
+
+_bodies = msgspec.json.Decoder(ResponsesBody)
+
+
+class ResponsesCall(msgspec.Struct, frozen=True):
+    """A request in the upstream's dialect, what the gateway must know of it, what its answer repeats."""
+
+    body: bytes
+    model: str
+    stream: bool
+    max_tokens: int | None
+    echo: Json
+
+
+def to_chat(body: bytes) -> ResponsesCall:
+    """The chat completion request that asks the same. Raises ApiError 400 naming the field."""
+    asked = decode_body(_bodies, body)
+    _refuse_what_needs_a_store(asked)
+    chat: Json = {
+        "model": asked.model,
+        "messages": chat_messages(asked.instructions, asked.input),
+        "stream": bool(asked.stream),
+    }
+    if not chat["messages"]:
+        reject("input", "There is nothing to answer.")
+    if asked.stream:
+        chat["stream_options"] = {"include_usage": True}
+    chat |= _sampling(asked) | _tooling(asked) | _reasoning(asked.reasoning)
+    if asked.text and asked.text.format:
+        chat |= _format(asked.text.format)
+    echo = _echo(asked)
+    return ResponsesCall(
+        msgspec.json.encode(chat), asked.model, bool(asked.stream), asked.max_output_tokens, echo
+    )
+
+
+def _refuse_what_needs_a_store(asked: ResponsesBody) -> None:
+    for name in ("previous_response_id", "conversation", "prompt", "background"):
+        if getattr(asked, name):
+            reject(name, "Nothing is stored here; send the whole conversation as `input`.")
+    if asked.top_logprobs:
+        reject("top_logprobs", "Log probabilities are not available here; /v1/chat/completions has them.")
+
+
+def _sampling(asked: ResponsesBody) -> Json:
+    fields = {
+        "max_tokens": asked.max_output_tokens,
+        "temperature": asked.temperature,
+        "top_p": asked.top_p,
+        "user": asked.user,
+    }
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def _reasoning(config: ReasoningConfig | None) -> Json:
+    if config is None or config.effort is None:
+        return {}
+    if config.effort == "none":
+        return {"chat_template_kwargs": {"enable_thinking": False}}
+    return {"reasoning_effort": config.effort}
+
+
+def _format(asked: Format) -> Json:
+    if asked.type != "json_schema":
+        return {} if asked.type == "text" else {"response_format": {"type": asked.type}}
+    if not is_given(asked.schema):
+        reject("text.format.schema", "This field is required.")
+    schema: Json = {
+        "name": asked.name or "output",
+        "schema": require_object(asked.schema, "text.format.schema"),
+    }
+    more = {"strict": asked.strict, "description": asked.description}
+    schema |= {name: value for name, value in more.items() if value is not None}
+    return {"response_format": {"type": "json_schema", "json_schema": schema}}
+
+
+def _tooling(asked: ResponsesBody) -> Json:
+    tools = asked.tools or []
+    fields: Json = {"tools": [_tool(tool, f"tools[{number}]") for number, tool in enumerate(tools)]}
+    if asked.tool_choice is not None:
+        fields["tool_choice"] = _choice(asked.tool_choice, {tool.name for tool in tools})
+    if asked.parallel_tool_calls is not None:
+        fields["parallel_tool_calls"] = asked.parallel_tool_calls
+    return fields if tools else {}
+
+
+def _tool(tool: Tool, path: str) -> Json:
+    if tool.type != "function":
+        reject(f"{path}.type", f"{tool.type!r} is run by OpenAI; only tools of type 'function' work here.")
+    if not tool.name:
+        reject(f"{path}.name", "This field is required.")
+    more = {"description": tool.description, "strict": tool.strict}
+    function: Json = {"name": tool.name} | {name: value for name, value in more.items() if value is not None}
+    if is_given(tool.parameters):
+        function["parameters"] = require_object(tool.parameters, f"{path}.parameters")
+    return {"type": "function", "function": function}
+
+
+def _choice(choice: str | ToolChoice, names: set[str | None]) -> str | Json:
+    if isinstance(choice, str):
+        if choice == "required" and not names:
+            reject("tool_choice", "A tool is to be called, but `tools` offers none.")
+        return choice
+    if choice.type != "function":
+        reject("tool_choice.type", f"{choice.type!r} cannot be chosen here; only a function can.")
+    if choice.name is None or choice.name not in names:
+        reject("tool_choice.name", "This must be the name of one of `tools`.")
+    return {"type": "function", "function": {"name": choice.name}}
+
+
+def _echo(asked: ResponsesBody) -> Json:
+    reasoning = asked.reasoning or ReasoningConfig()
+    text = asked.text.format if asked.text and asked.text.format else Format("text")
+    return {
+        "background": False,
+        "instructions": asked.instructions,
+        "max_output_tokens": asked.max_output_tokens,
+        "metadata": asked.metadata or {},
+        "model": asked.model,
+        "parallel_tool_calls": asked.parallel_tool_calls is not False,
+        "previous_response_id": None,
+        "reasoning": {"effort": reasoning.effort, "summary": None},
+        "store": False,
+        "temperature": asked.temperature,
+        "text": {"format": _given(text)},
+        "tool_choice": _given(asked.tool_choice) if asked.tool_choice else "auto",
+        "tools": [{"parameters": None, "strict": None} | _given(tool) for tool in asked.tools or ()],
+        "top_p": asked.top_p,
+        "truncation": "disabled",
+        "user": asked.user,
+    }
+
+
+def _given(value: Any) -> Any:
+    """A struct as an object without the fields that the client left out."""
+    if not isinstance(value, msgspec.Struct):
+        return value
+    fields = ((name, getattr(value, name)) for name in value.__struct_fields__)
+    return {name: field for name, field in fields if not _is_absent(field)}
+
+
+def _is_absent(field: Any) -> bool:
+    return field is None or (isinstance(field, msgspec.Raw) and not is_given(field))

@@ -1,0 +1,77 @@
+"""The items of a response, and the shapes that stream and whole answer share."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from fleet.translation.events import Failure, Stop, Usage
+
+Json = dict[str, Any]
+
+_INCOMPLETE = {"length": "max_output_tokens", "content_filter": "content_filter"}
+_ERROR_CODE = {429: "rate_limit_exceeded"}
+
+
+def message_item(id_: str, status: str, content: list[Json]) -> Json:
+    return {"id": id_, "type": "message", "status": status, "role": "assistant", "content": content}
+
+
+def text_part(text: str) -> Json:
+    return {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
+
+
+def reasoning_item(id_: str, content: list[Json], *, encrypted: str | None = None) -> Json:
+    item: Json = {"id": id_, "type": "reasoning", "summary": [], "content": content}
+    return item if encrypted is None else item | {"encrypted_content": encrypted}
+
+
+def reasoning_part(text: str) -> Json:
+    return {"type": "reasoning_text", "text": text}
+
+
+def call_item(id_: str, status: str, call_id: str, name: str, arguments: str) -> Json:
+    return {
+        "id": id_,
+        "type": "function_call",
+        "status": status,
+        "call_id": call_id,
+        "name": name,
+        "arguments": arguments,
+    }
+
+
+def call_status(arguments: str) -> str:
+    """A call that was cut off, or is no JSON object, is not one to carry out."""
+    try:
+        whole = isinstance(msgspec.json.decode(arguments), dict)
+    except (msgspec.DecodeError, RecursionError):
+        whole = False
+    return "completed" if whole else "incomplete"
+
+
+def text_status(ended_by: object) -> str:
+    """Text that the answer's limit cut off is incomplete."""
+    return "incomplete" if isinstance(ended_by, Stop) and ended_by.reason in _INCOMPLETE else "completed"
+
+
+def usage_fields(usage: Usage) -> Json:
+    return {
+        "input_tokens": usage.prompt,
+        "input_tokens_details": {"cached_tokens": usage.cached, "cache_write_tokens": 0},
+        "output_tokens": usage.completion,
+        "output_tokens_details": {"reasoning_tokens": usage.reasoning},
+        "total_tokens": usage.prompt + usage.completion,
+    }
+
+
+def end_fields(end: Stop | Failure) -> Json:
+    """Status, and why it is not `completed`."""
+    if isinstance(end, Failure):
+        code = _ERROR_CODE.get(end.status, "server_error" if end.status >= 500 else end.code)
+        return {"status": "failed", "error": {"code": code, "message": end.message}}
+    reason = _INCOMPLETE.get(end.reason)
+    if reason is None:
+        return {"status": "completed"}
+    return {"status": "incomplete", "incomplete_details": {"reason": reason}}

@@ -1,0 +1,135 @@
+"""The body of `POST /v1/responses` as OpenAI documents it.
+
+Unknown fields are ignored. Items are decoded one by one (`ITEMS`, or `MESSAGES` where an item has no type),
+for a message may leave its type out. What needs a store (item references, conversations) or a tool of
+OpenAI's own has no shape here: it is refused by name.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+
+NonEmpty = Annotated[str, msgspec.Meta(min_length=1)]
+
+
+class InputText(msgspec.Struct, tag="input_text"):
+    text: str
+
+
+class OutputText(msgspec.Struct, tag="output_text"):
+    text: str
+
+
+class PlainText(msgspec.Struct, tag="text"):
+    text: str
+
+
+class Refusal(msgspec.Struct, tag="refusal"):
+    refusal: str
+
+
+class InputImage(msgspec.Struct, tag="input_image"):
+    image_url: NonEmpty  # an image known by `file_id` alone needs a store
+    detail: str | None = None
+
+
+Part = InputText | OutputText | PlainText | Refusal | InputImage
+
+
+class Message(msgspec.Struct, tag="message"):
+    role: Literal["user", "assistant", "system", "developer"]
+    content: str | list[Part]
+
+
+class FunctionCall(msgspec.Struct, tag="function_call"):
+    call_id: NonEmpty
+    name: NonEmpty
+    arguments: str
+
+
+class FunctionCallOutput(msgspec.Struct, tag="function_call_output"):
+    call_id: NonEmpty
+    output: str | list[Part]
+
+
+class SummaryText(msgspec.Struct, tag="summary_text"):
+    text: str
+
+
+class ReasoningText(msgspec.Struct, tag="reasoning_text"):
+    text: str
+
+
+class Reasoning(msgspec.Struct, tag="reasoning"):
+    summary: list[SummaryText] | None = None
+    content: list[ReasoningText] | None = None
+    encrypted_content: str | None = None
+
+
+Item = Message | FunctionCall | FunctionCallOutput | Reasoning
+
+ITEMS: msgspec.json.Decoder[Item] = msgspec.json.Decoder(Item)
+MESSAGES = msgspec.json.Decoder(Message)
+
+
+class Kind(msgspec.Struct):
+    """What an item says it is."""
+
+    type: str | None = None
+
+
+KINDS = msgspec.json.Decoder(Kind)
+
+
+class Tool(msgspec.Struct):
+    type: NonEmpty
+    name: str | None = None
+    description: str | None = None
+    parameters: msgspec.Raw = msgspec.Raw()
+    strict: bool | None = None
+
+
+class ToolChoice(msgspec.Struct):
+    type: str
+    name: str | None = None
+
+
+class Format(msgspec.Struct):
+    type: Literal["text", "json_object", "json_schema"]
+    name: str | None = None
+    schema: msgspec.Raw = msgspec.Raw()
+    strict: bool | None = None
+    description: str | None = None
+
+
+class TextConfig(msgspec.Struct):
+    format: Format | None = None
+
+
+class ReasoningConfig(msgspec.Struct):
+    effort: str | None = None
+    summary: str | None = None
+
+
+class ResponsesBody(msgspec.Struct):
+    model: NonEmpty
+    input: str | list[msgspec.Raw] = ""
+    instructions: str | None = None
+    stream: bool | None = None
+    max_output_tokens: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    temperature: Annotated[float, msgspec.Meta(ge=0, le=2)] | None = None
+    top_p: Annotated[float, msgspec.Meta(ge=0, le=1)] | None = None
+    tools: list[Tool] | None = None
+    tool_choice: Literal["auto", "none", "required"] | ToolChoice | None = None
+    parallel_tool_calls: bool | None = None
+    text: TextConfig | None = None
+    reasoning: ReasoningConfig | None = None
+    top_logprobs: int | None = None
+    metadata: dict[str, str] | None = None
+    user: str | None = None
+    background: bool | None = None
+    previous_response_id: str | None = None
+    conversation: Any = None
+    prompt: Any = None

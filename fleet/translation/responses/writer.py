@@ -1,0 +1,192 @@
+"""Neutral events as the stream of the Responses API.
+
+    created  in_progress  (output_item.added  …  output_item.done)*  completed | incomplete | failed
+
+Between added and done stand, for text and reasoning, a content part's added, deltas, its text's done and its
+own done; for a call, its arguments' deltas and done. Every event has the next sequence number, every item an
+id made from the response's; the last event holds the whole response, as it is sent when nothing streams.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import msgspec
+
+from fleet.translation.events import (
+    Event,
+    Failure,
+    Grammar,
+    MessageStart,
+    Phase,
+    ReasoningDelta,
+    ReasoningSignature,
+    RedactedReasoning,
+    Stop,
+    TextDelta,
+    ToolCallArguments,
+    ToolCallEnd,
+    ToolCallStart,
+    Usage,
+)
+from fleet.translation.responses.call import ResponsesCall
+from fleet.translation.responses.output import (
+    Json,
+    call_item,
+    call_status,
+    end_fields,
+    message_item,
+    reasoning_item,
+    reasoning_part,
+    text_part,
+    text_status,
+    usage_fields,
+)
+
+
+class ResponsesWriter:
+    """Bytes of an event stream for the events of one answer, as they come; `response` is the whole of it.
+
+    `created_at` is in seconds since the epoch; `request_id` names a response whose upstream said nothing.
+    Raises IllegalEvent on events that cannot be one answer.
+    """
+
+    def __init__(self, call: ResponsesCall, *, created_at: int, request_id: str = "") -> None:
+        self._grammar = Grammar()
+        self._id = request_id
+        self._item = ""  # id of the one that is open
+        self._call = ("", "")  # id and name, where it is a call
+        self._pieces: list[str] = []  # of its text or arguments
+        self._sequence = 0
+        self._out: list[bytes] = []
+        self._output: list[Json] = []
+        self.response: Json = {
+            "id": "",
+            "object": "response",
+            "created_at": created_at,
+            "status": "in_progress",
+            "error": None,
+            "incomplete_details": None,
+            **call.echo,
+            "output": self._output,
+            "usage": None,
+        }
+
+    def write(self, events: Iterable[Event]) -> bytes:
+        for event in events:
+            self._write(event)
+        written = b"".join(self._out)
+        self._out.clear()
+        return written
+
+    def _write(self, event: Event) -> None:
+        before = self._grammar.phase
+        after = self._grammar.step(event)
+        if after is not before:
+            self._leave(before, event)
+        match event:
+            case TextDelta(text=text):
+                if after is not before:
+                    self._open(message_item(self._item_id("msg"), "in_progress", []), text_part(""))
+                self._delta("response.output_text.delta", text, content_index=0, logprobs=[])
+            case ReasoningDelta(text=text):
+                if after is not before:
+                    self._open(reasoning_item(self._item_id("rs"), []), reasoning_part(""))
+                self._delta("response.reasoning_text.delta", text, content_index=0)
+            case ToolCallArguments(fragment=fragment):
+                self._delta("response.function_call_arguments.delta", fragment)
+            case _:
+                self._frame(event, before)
+
+    def _frame(self, event: Event, before: Phase) -> None:
+        match event:
+            case MessageStart(id=id_, usage=usage):
+                self._start(id_)
+                self._count(usage)
+            case ToolCallStart(id=id_, name=name):
+                self._call = (id_, name)
+                self._open(call_item(self._item_id("fc"), "in_progress", id_, name, ""))
+            case ToolCallEnd():
+                self._end_call()
+            case ReasoningSignature(signature=signature):
+                self._end_reasoning(signature)
+            case RedactedReasoning(data=data):
+                item = reasoning_item(self._item_id("rs"), [], encrypted=data)
+                self._open(item)
+                self._close(item)
+            case Usage():
+                self._count(event)
+            case Stop() | Failure():
+                if before is Phase.BEFORE:
+                    self._start("")
+                self._finish(event)
+
+    def _start(self, id_: str) -> None:
+        self._id = id_.removeprefix("chatcmpl-") or self._id
+        self.response["id"] = f"resp_{self._id}"
+        self._event("response.created", response=self.response)
+        self._event("response.in_progress", response=self.response)
+
+    def _count(self, usage: Usage | None) -> None:
+        if usage is not None:
+            self.response["usage"] = usage_fields(usage)
+
+    def _finish(self, end: Stop | Failure) -> None:
+        self.response |= end_fields(end)
+        self._event(f"response.{self.response['status']}", response=self.response)
+
+    def _leave(self, phase: Phase, event: Event) -> None:
+        """Close the block that this event ends by being something else; a failure leaves it as it is."""
+        if isinstance(event, Failure | ReasoningSignature):
+            return
+        if phase is Phase.TEXT:
+            self._end_text(text_status(event))
+        elif phase is Phase.REASONING:
+            self._end_reasoning(None)
+
+    def _end_text(self, status: str) -> None:
+        text = "".join(self._pieces)
+        self._event("response.output_text.done", **self._place(), content_index=0, text=text, logprobs=[])
+        self._event("response.content_part.done", **self._place(), content_index=0, part=text_part(text))
+        self._close(message_item(self._item, status, [text_part(text)]))
+
+    def _end_reasoning(self, signature: str | None) -> None:
+        text = "".join(self._pieces)
+        self._event("response.reasoning_text.done", **self._place(), content_index=0, text=text)
+        self._event("response.content_part.done", **self._place(), content_index=0, part=reasoning_part(text))
+        self._close(reasoning_item(self._item, [reasoning_part(text)], encrypted=signature))
+
+    def _end_call(self) -> None:
+        if not self._pieces:
+            self._delta("response.function_call_arguments.delta", "{}")
+        arguments, (id_, name) = "".join(self._pieces), self._call
+        self._event("response.function_call_arguments.done", **self._place(), name=name, arguments=arguments)
+        self._close(call_item(self._item, call_status(arguments), id_, name, arguments))
+
+    def _item_id(self, prefix: str) -> str:
+        return f"{prefix}_{self._id}_{len(self._output)}"
+
+    def _place(self) -> Json:
+        return {"item_id": self._item, "output_index": len(self._output)}
+
+    def _open(self, item: Json, part: Json | None = None) -> None:
+        self._item = item["id"]
+        self._pieces.clear()
+        self._event("response.output_item.added", output_index=len(self._output), item=item)
+        if part is not None:
+            self._event("response.content_part.added", **self._place(), content_index=0, part=part)
+
+    def _delta(self, kind: str, text: str, **more: Any) -> None:
+        if text:
+            self._pieces.append(text)
+            self._event(kind, **self._place(), **more, delta=text)
+
+    def _close(self, item: Json) -> None:
+        self._event("response.output_item.done", output_index=len(self._output), item=item)
+        self._output.append(item)
+
+    def _event(self, kind: str, **fields: Any) -> None:
+        payload = {"type": kind, "sequence_number": self._sequence} | fields
+        self._sequence += 1
+        self._out.append(b"event: %b\ndata: %b\n\n" % (kind.encode(), msgspec.json.encode(payload)))
