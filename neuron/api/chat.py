@@ -106,6 +106,26 @@ class Run:
 
     async def events(self) -> AsyncGenerator[list[Event], None]:
         """The answer as it comes, in batches; an empty one is a sign of life. Ends, or raises `ApiError`."""
+        try:
+            async with aclosing(self._batches()) as batches:
+                async for batch in batches:
+                    yield batch
+        except asyncio.CancelledError:
+            self._fields["code"] = "client_gone"
+            raise
+        finally:
+            self._fields["completion_tokens"] = self._answer.tokens
+        if rest := self._answer.finish():
+            yield rest
+        end = self._generation.end
+        if isinstance(end, Refused):
+            raise _refusal(end)
+        assert end is not None
+        if end.reason == "cancelled" and not self._answer.is_stopped:
+            raise ApiError(503, "cancelled", "The request was cancelled.")
+        self._log_end(end)
+
+    async def _batches(self) -> AsyncGenerator[list[Event], None]:
         tokens, self._first = self._first, None
         while True:
             if events := self._feed(tokens or []):
@@ -113,16 +133,8 @@ class Run:
             elif tokens is None:
                 yield []
             if not tokens and self._generation.end is not None:
-                break
+                return
             tokens = await self._generation.read(self._settings.keepalive_s)
-        if rest := self._answer.finish():
-            yield rest
-        end = self._generation.end
-        if isinstance(end, Refused):
-            raise _refusal(end)
-        if end.reason == "cancelled" and not self._answer.is_stopped:
-            raise ApiError(503, "cancelled", "The request was cancelled.")
-        self._log_end(end)
 
     def _feed(self, tokens: list[int]) -> list[Event]:
         if tokens and not self._answer.tokens:

@@ -81,6 +81,8 @@ class Edge:
             else:
                 await self._app(scope, receive, send_with_id)
         finally:
+            if fields["status"] is None:
+                fields["code"] = "client_gone"
             fields["duration_ms"] = round(1000 * (time.monotonic() - started), 1)
             fields["client"] = _peer(scope)
             log.info("request", extra={"method": scope["method"], "path": scope["path"]} | fields)

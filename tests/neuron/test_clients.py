@@ -40,13 +40,17 @@ async def test_a_client_that_goes_away_frees_its_slot(loaded, text, stream):
     assert (await loaded.chat("echo next")).status_code == 200
 
 
-async def test_a_client_that_leaves_within_a_stream(loaded):
+async def test_a_client_that_leaves_within_a_stream(loaded, caplog):
+    caplog.set_level(logging.INFO, "neuron.http")
     async with loaded.http.stream(
         "POST", "/v1/chat/completions", json=body("forever", stream=True)
     ) as answer:
         await anext(answer.aiter_bytes())
         await until(loaded.running)
     await until(lambda: is_idle(loaded))
+    (line,) = [vars(record) for record in caplog.records if record.__dict__.get("method") == "POST"]
+    assert (line["code"], line["model"], line["status"]) == ("client_gone", "m", 200)
+    assert line["completion_tokens"] > 0
 
 
 async def test_a_client_that_does_not_read_is_cut_off(model_dir, caplog):

@@ -142,6 +142,22 @@ async def device_state(daemon, state):
     return daemon.health().devices[0].state == state
 
 
+async def test_a_stop_ends_what_runs_with_an_error(model_dir):
+    async with neuron_with(config()) as neuron:
+        await neuron.load(model_dir)
+        whole = asyncio.create_task(neuron.chat("wait"))
+        stream = asyncio.create_task(neuron.stream("forever"))
+        await until(lambda: both_run(neuron))
+        neuron.daemon.stop()
+        assert (await whole).status_code == 503
+        *_, last = await stream
+        assert "neuron is stopping" in last["error"]["message"]
+
+
+async def both_run(neuron):
+    return await neuron.running() == 2
+
+
 async def test_nothing_is_left_after_the_end(model_dir):
     async with neuron_with(config(), devices=2) as neuron:
         await until(lambda: all_ready(neuron))
