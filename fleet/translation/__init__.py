@@ -16,8 +16,8 @@ client's dialect is not its upstream's; traffic of one dialect never comes here.
     while waiting:  translation.messages.PING
     refused:        translation.messages.error_body(error)
 
-A stream's last event is `Stop` or `Failure`, once; from it the gateway learns how the request ended. Reader and
-writer take any cut of the bytes and hold back nothing that could be said.
+A stream's last event is `Stop` or `Failure`, once; from it the gateway learns how the request ended. Reader
+and writer take any cut of the bytes and hold back nothing that could be said.
 """
 
 from __future__ import annotations

@@ -61,6 +61,11 @@ blocks = st.one_of(
 
 @st.composite
 def answers(draw, end=stops):
-    """The events of one answer that the grammar allows."""
+    """The events of one answer that the grammar allows; a reader gives every call an id of its own."""
     start = MessageStart(draw(names), draw(st.none() | usages))
-    return [start, *(event for block in draw(st.lists(blocks, max_size=4)) for event in block), draw(end)]
+    events = [event for block in draw(st.lists(blocks, max_size=4)) for event in block]
+    return [start, *(own(event, place) for place, event in enumerate(events)), draw(end)]
+
+
+def own(event, place):
+    return ToolCallStart(f"{event.id}{place}", event.name) if isinstance(event, ToolCallStart) else event

@@ -91,7 +91,6 @@ def test_any_stream_is_the_whole_message(events):
 def gathered(events):
     """What the SDK's accumulator makes of the stream, without a client around it."""
 
-
     snapshot, buffers = None, {}
     for event in frames(MessagesWriter("claude").write(events)):
         if event["type"] != "ping":
