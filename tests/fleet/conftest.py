@@ -10,10 +10,12 @@ from typing import Any
 
 import pytest
 from django.conf import settings
+from django.contrib.auth import get_user_model
 from django.core.management import call_command
 from django.core.management.color import no_style
 from django.db import connection, connections
-from django.test import override_settings
+from django.test import Client, override_settings
+from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from cortex_site.celery import app
@@ -163,3 +165,32 @@ def until():
         raise AssertionError("it did not come")
 
     return wait
+
+
+@pytest.fixture
+def client_for(db):
+    """Makes browsers: Django's test client under an allowed host name."""
+
+    def make(*, headers: dict[str, str] | None = None, **options: Any) -> Client:
+        return Client(headers={"host": "localhost", **(headers or {})}, **options)
+
+    return make
+
+
+@pytest.fixture
+def staff(client_for) -> Client:
+    browser = client_for()
+    browser.force_login(get_user_model().objects.create_superuser("root"))
+    return browser
+
+
+@pytest.fixture
+def queries():
+    """How many statements something takes."""
+
+    def count(action) -> int:
+        with CaptureQueriesContext(connection) as captured:
+            action()
+        return len(captured)
+
+    return count

@@ -1,0 +1,193 @@
+from __future__ import annotations
+
+import re
+
+import pytest
+from django.contrib import admin
+from django.utils import timezone
+
+from fleet.models import Alias, ApiKey, ModelProfile, Node, Operation, Placement, RequestMetric
+from fleet.services import keys, observe
+
+PAGES = {
+    "node": "beast",
+    "device": "beast cuda:0",
+    "modelprofile": "model-one",
+    "alias": "alias-one",
+    "placement": "model-one",
+    "operation": "operation-message",
+    "requestmetric": "request-one",
+    "apikey": "key-one",
+}
+
+
+@pytest.fixture
+def rows(fleet):
+    """A row of everything."""
+    fleet.node("beast").has("model-one")
+    observe.poll()
+    Node.objects.update(token="node-secret")
+    fleet.model("model-one")
+    Alias.objects.create(name="alias-one", target="model-one")
+    keys.create("key-one")
+    Operation.objects.create(
+        kind="load",
+        model="model-one",
+        node="beast",
+        state="failed",
+        message="operation-message",
+        explanation=[{"node": "beast", "outlook": "busy", "message": "<waits>"}],
+        started_at=timezone.now(),
+        finished_at=timezone.now(),
+    )
+    RequestMetric.objects.create(
+        request_id="request-one",
+        started_at=timezone.now(),
+        model="model-one",
+        node="beast",
+        dialect="openai-chat",
+        stream=True,
+        status=200,
+        outcome="ok",
+        ttft_s=0.25,
+        latency_s=1,
+        tokens_per_second=42.5,
+    )
+    return fleet
+
+
+def test_every_model_of_the_fleet_has_a_page():
+    names = {model._meta.model_name for model in admin.site._registry if model._meta.app_label == "fleet"}
+    assert names == set(PAGES)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_lists_show_their_rows_and_can_be_searched(rows, staff, page):
+    listed = staff.get(f"/admin/fleet/{page}/")
+    assert listed.status_code == 200
+    assert PAGES[page] in listed.content.decode()
+    assert staff.get(f"/admin/fleet/{page}/?q=nothing-like-it").status_code == 200
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_each_row_has_a_page_of_its_own(rows, staff, page):
+    listed = staff.get(f"/admin/fleet/{page}/").content.decode()
+    link = re.search(rf"/admin/fleet/{page}/\d+/change/", listed)
+    assert link
+    assert staff.get(link[0]).status_code == 200
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_a_page_of_many_rows_needs_no_more_queries_than_one_of_few(rows, staff, queries, page):
+    before = queries(lambda: staff.get(f"/admin/fleet/{page}/"))
+    for number in range(5):
+        rows.node(f"n{number}").has("model-one")
+        Alias.objects.create(name=f"alias-{number}", target="m")
+        keys.create(f"key-{number}")
+        ModelProfile.objects.create(model_id=f"m{number}")
+        Operation.objects.create(kind="load", model=f"m{number}", state="failed")
+        RequestMetric.objects.create(
+            request_id=f"r{number}",
+            started_at=timezone.now(),
+            model="model-one",
+            dialect="openai-chat",
+            stream=True,
+            status=200,
+            outcome="ok",
+        )
+    observe.poll()
+    assert queries(lambda: staff.get(f"/admin/fleet/{page}/")) <= before
+
+
+def test_what_is_shown_of_memory_and_requests(rows, staff):
+    assert "1,000 of 8,000 MiB" in staff.get("/admin/fleet/device/").content.decode()
+    assert "1,000 of 8,000 MiB" in staff.get("/admin/fleet/node/").content.decode()
+    metrics = staff.get("/admin/fleet/requestmetric/").content.decode()
+    assert "0.25 s" in metrics
+    assert "42.5" in metrics
+    operation = Operation.objects.get()
+    page = staff.get(f"/admin/fleet/operation/{operation.pk}/change/").content.decode()
+    assert "<strong>beast</strong>: busy, &lt;waits&gt;" in page
+
+
+@pytest.mark.parametrize("page", ["operation", "requestmetric", "device", "placement"])
+def test_what_the_fleet_writes_is_read_only(rows, staff, page):
+    assert staff.get(f"/admin/fleet/{page}/add/").status_code == 403
+    listed = staff.get(f"/admin/fleet/{page}/").content.decode()
+    link = re.search(rf"/admin/fleet/{page}/\d+/", listed)[0]
+    assert staff.post(f"{link}change/", {}).status_code == 403
+    assert staff.post(f"{link}delete/", {"post": "yes"}).status_code == 403
+
+
+def test_rows_of_a_file_are_read_only_and_do_not_show_secrets(rows, staff):
+    Node.objects.update(from_file=True)
+    node = Node.objects.get()
+    page = staff.get(f"/admin/fleet/node/{node.pk}/change/").content.decode()
+    assert "node-secret" not in page
+    assert 'name="_save"' not in page
+    assert staff.post(f"/admin/fleet/node/{node.pk}/change/", {"name": "x"}).status_code == 403
+    form = {"action": "delete_selected", "_selected_action": node.pk, "post": "yes"}
+    staff.post("/admin/fleet/node/", form)
+    assert Node.objects.filter(name="beast").exists()
+
+
+def test_a_node_can_be_added_and_a_wrong_endpoint_is_explained(staff):
+    wrong = staff.post("/admin/fleet/node/add/", {"name": "n", "endpoint": "beast:13131"})
+    assert "A URL such as http://host:13131" in wrong.content.decode()
+    staff.post("/admin/fleet/node/add/", {"name": "n", "endpoint": "http://beast:13131"})
+    assert Node.objects.get().endpoint == "http://beast:13131"
+
+
+def act(staff, page, action, *rows):
+    form = {"action": action, "_selected_action": [row.pk for row in rows]}
+    return staff.post(f"/admin/fleet/{page}/", form, follow=True).content.decode()
+
+
+def test_a_model_is_loaded_and_unloaded_by_actions(rows, staff):
+    other = rows.model("model-two")
+    text = act(staff, "modelprofile", "load", other)
+    operation = Operation.objects.get(model="model-two")
+    assert f"load of model-two: operation #{operation.pk} is pending" in text
+    assert operation.requested_by == "root"
+    assert rows.run(operation.pk).state == "succeeded"
+    text = act(staff, "modelprofile", "unload", other)
+    assert "unload of model-two on beast: operation" in text
+    assert rows.run(Operation.objects.get(kind="unload").pk).state == "succeeded"
+
+
+def test_a_placement_is_unloaded_and_loaded_by_actions(rows, staff):
+    placement = Placement.objects.get()
+    assert "unload of model-one on beast" in act(staff, "placement", "unload", placement)
+    rows.run(Operation.objects.get(kind="unload").pk)
+    assert "model-one is not loaded on beast." in act(staff, "placement", "unload", placement)
+    assert "load of model-one" in act(staff, "placement", "load", placement)
+    assert Operation.objects.get(state="pending").wanted_node == "beast"
+
+
+def test_failed_operations_are_retried_and_pending_ones_cancelled(rows, staff):
+    failed = Operation.objects.get()
+    act(staff, "operation", "retry", failed)
+    again = Operation.objects.get(state="pending")
+    assert again.reason == f"retry of #{failed.pk}"
+    act(staff, "operation", "cancel", again)
+    assert Operation.objects.get(pk=again.pk).state == "cancelled"
+
+
+def test_a_new_key_is_shown_once(staff):
+    made = staff.post("/admin/fleet/apikey/add/", {"name": "k", "models": "[]"})
+    key = re.search(r'<code id="key">(\S+)</code>', made.content.decode())[1]
+    row = ApiKey.objects.get()
+    assert row.digest == keys.digest(key)
+    assert made["Cache-Control"] == "no-store"
+    for path in ("/admin/fleet/apikey/", f"/admin/fleet/apikey/{row.pk}/change/"):
+        assert key not in staff.get(path).content.decode()
+    staff.post(f"/admin/fleet/apikey/{row.pk}/change/", {"name": "k2", "models": "[]", "disabled": "on"})
+    row.refresh_from_db()
+    assert (row.name, row.disabled, row.digest) == ("k2", True, keys.digest(key))
+
+
+def test_the_way_in(client_for, db):
+    stranger = client_for()
+    assert stranger.get("/").url == "/admin/"
+    assert stranger.get("/admin/").url.startswith("/admin/login/")
+    assert stranger.get("/static/admin/css/base.css").status_code == 200

@@ -1,0 +1,147 @@
+from __future__ import annotations
+
+import pytest
+from channels.testing import WebsocketCommunicator
+from django.conf import settings
+
+from cortex_site.secret_file import obtain
+from fleet.models import Alias, Operation
+from fleet.services import observe
+
+
+@pytest.fixture
+def operator(client_for):
+    return client_for(headers={"authorization": f"Bearer {obtain(settings.OPERATOR_TOKEN_FILE)}"})
+
+
+@pytest.fixture
+def busy_fleet(fleet):
+    """Two nodes, one of them with a loaded model."""
+    fleet.node("a").has("m")
+    fleet.node("b")
+    fleet.model("m", vram_mb=900)
+    fleet.model("n")
+    Alias.objects.create(name="best", target="m")
+    observe.poll()
+    return fleet
+
+
+def test_status_says_everything_at_a_glance(busy_fleet, operator):
+    status = operator.get("/api/status").json()
+    a, b = status["nodes"]
+    assert (a["name"], a["healthy"], a["devices"][0]["memory_used_mb"]) == ("a", True, 1000)
+    assert [(row["model"], row["node"], row["state"]) for row in a["placements"]] == [("m", "a", "loaded")]
+    assert b["placements"] == []
+    assert [(model["id"], model["vram_mb"]) for model in status["models"]] == [("m", 900), ("n", None)]
+    assert status["aliases"] == {"best": "m"}
+    assert status["operations"] == []
+    assert "token" not in str(status)
+
+
+def test_loading_and_watching_it(busy_fleet, operator):
+    answer = operator.post("/api/models/load", {"model": "n", "node": "b"}, content_type="application/json")
+    assert answer.status_code == 202
+    operation = answer.json()["id"]
+    assert operator.get("/api/status").json()["operations"][0]["requested_by"] == "operator"
+    busy_fleet.run(operation)
+    assert operator.get(f"/api/operations/{operation}").json()["state"] == "succeeded"
+    assert [row["node"] for row in operator.get("/api/placements").json()] == ["a", "b"]
+
+
+def test_unloading(busy_fleet, operator):
+    answer = operator.post("/api/models/unload", {"model": "m", "node": "a"}, content_type="application/json")
+    assert busy_fleet.run(answer.json()["id"]).state == "succeeded"
+
+
+def test_operations_page_by_page(operator, fleet):
+    rows = [Operation.objects.create(kind="load", model=f"m{number}", state="failed") for number in range(5)]
+    first = operator.get("/api/operations?limit=2").json()
+    assert [row["id"] for row in first] == [rows[4].pk, rows[3].pk]
+    second = operator.get(f"/api/operations?limit=2&before={first[-1]['id']}&state=failed").json()
+    assert [row["id"] for row in second] == [rows[2].pk, rows[1].pk]
+    assert operator.get("/api/operations?state=running").json() == []
+
+
+def test_retry_and_cancel(operator, fleet):
+    fleet.model()
+    failed = Operation.objects.create(kind="load", model="m", state="failed")
+    again = operator.post(f"/api/operations/{failed.pk}/retry").json()
+    assert again["state"] == "pending"
+    assert operator.post(f"/api/operations/{again['id']}/cancel").json()["state"] == "cancelled"
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status", "code", "param"),
+    [
+        ("/api/models/load", {"model": "x"}, 404, "model_not_found", "model"),
+        ("/api/models/load", {"model": "m", "node": "x"}, 404, "node_not_found", "node"),
+        ("/api/models/load", {}, 422, "invalid_request", "model"),
+        ("/api/models/load", {"model": 7}, 422, "invalid_request", "model"),
+        ("/api/models/unload", {"model": "n", "node": "a"}, 404, "model_not_loaded", "model"),
+    ],
+)
+def test_errors_name_the_field(busy_fleet, operator, path, body, status, code, param):
+    answer = operator.post(path, body, content_type="application/json")
+    assert answer.status_code == status
+    error = answer.json()["error"]
+    assert (error["code"], error["param"]) == (code, param)
+
+
+@pytest.mark.parametrize("headers", [{}, {"authorization": "Bearer wrong"}, {"authorization": "Bearer ünï"}])
+def test_nobody_else_gets_in(client_for, db, headers):
+    stranger = client_for(headers=headers)
+    for answer in (stranger.get("/api/status"), stranger.post("/api/models/load", {"model": "m"})):
+        assert answer.status_code == 401
+        assert answer.json()["error"]["code"] == "unauthorized"
+
+
+def test_staff_may_use_their_session_and_must_show_that_a_page_of_ours_asks(staff, client_for):
+    assert staff.get("/api/nodes").json() == []
+    forger = client_for(enforce_csrf_checks=True)
+    forger.cookies = staff.cookies
+    answer = forger.post("/api/models/load", {"model": "m"}, content_type="application/json")
+    assert answer.status_code == 403
+
+
+def test_the_openapi_page(operator):
+    schema = operator.get("/api/openapi.json").json()
+    assert {"/api/status", "/api/models/load", "/api/operations/{operation_id}"} <= set(schema["paths"])
+    assert operator.get("/api/docs").status_code == 200
+
+
+def test_the_number_of_queries_does_not_grow_with_the_fleet(busy_fleet, operator, queries):
+    operator.get("/api/status")
+    few = queries(lambda: operator.get("/api/status"))
+    for name in "cdef":
+        busy_fleet.node(name).has("m", "n")
+    observe.poll()
+    assert queries(lambda: operator.get("/api/status")) == few
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+class TestLive:
+    async def connect(self, user):
+        from cortex_site.asgi import FleetConsumer
+
+        socket = WebsocketCommunicator(FleetConsumer.as_asgi(), "/ws/fleet")
+        socket.scope["user"] = user
+        return socket, (await socket.connect(timeout=10))
+
+    async def test_strangers_are_turned_away(self, db):
+        from django.contrib.auth.models import AnonymousUser
+
+        _, (accepted, code) = await self.connect(AnonymousUser())
+        assert (accepted, code) == (False, 4403)
+
+    async def test_staff_see_the_fleet_and_its_changes(self, db):
+        from asgiref.sync import sync_to_async
+        from django.contrib.auth.models import User
+        from django.test import override_settings
+
+        with override_settings(LIVE_INTERVAL_S=0.01):
+            socket, (accepted, _) = await self.connect(User(is_staff=True))
+            assert accepted
+            assert (await socket.receive_json_from(timeout=10))["aliases"] == {}
+            await sync_to_async(Alias.objects.create)(name="a", target="m")
+            assert (await socket.receive_json_from(timeout=10))["aliases"] == {"a": "m"}
+            await socket.disconnect()

@@ -1,0 +1,215 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fleet.evictor import Resident
+from fleet.placement import DeviceFacts, Need, NodeFacts, Outlook, judge, place
+
+
+def node(name="a", free=(8000,), total=8000, residents=(), **rest):
+    devices = tuple(
+        gpu if isinstance(gpu, DeviceFacts) else DeviceFacts(index, total, gpu)
+        for index, gpu in enumerate(free)
+    )
+    return NodeFacts(name, devices, tuple(residents), **rest)
+
+
+def resident(model="r", mb=4000, device=0, **rest):
+    return Resident(model, {device: mb}, **rest)
+
+
+NEED = Need("m", memory_mb=6000)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "chosen"),
+    [
+        ([node("a"), node("b")], "a"),
+        ([node("a", free=[6000]), node("b", free=[7000])], "b"),
+        ([node("a", free=[3000], residents=[resident()]), node("b", free=[6000])], "b"),
+        (
+            [
+                node("a", free=[3000], residents=[resident(mb=5000)]),
+                node("b", [2500], residents=[resident()]),
+            ],
+            "b",
+        ),
+        ([node("a", healthy=False), node("b", free=[6000])], "b"),
+        ([node("a", harnesses=frozenset({"other"})), node("b")], "b"),
+        ([node("a", residents=[resident("m", 100)]), node("b")], "b"),
+        ([node("a", free=[DeviceFacts(0, 9000, 9000, claimed=True)]), node("b", free=[6000])], "b"),
+        ([node("a", free=[DeviceFacts(0, 9000, 9000, ready=False)]), node("b", free=[6000])], "b"),
+        ([node("a", free=[5999], total=5999), node("b", free=[6000], total=6000)], "b"),
+    ],
+    ids=[
+        "by name",
+        "most free",
+        "free before evicting",
+        "least evicted",
+        "down",
+        "harness",
+        "has it already",
+        "unclaimed first",
+        "device not ready",
+        "large enough",
+    ],
+)
+def test_ranking(nodes, chosen):
+    for order in (nodes, nodes[::-1]):
+        decision = place(NEED, order, "lru")
+        assert decision.chosen is not None
+        assert decision.chosen.node == chosen
+        assert decision.verdicts[0] == decision.chosen
+        assert {verdict.node for verdict in decision.verdicts} == {fact.name for fact in nodes}
+
+
+@pytest.mark.parametrize(
+    ("need", "fact", "outlook", "reason"),
+    [
+        (NEED, node(), Outlook.FITS, "8000 MiB free"),
+        (NEED, node(free=[3000], residents=[resident()]), Outlook.EVICTS, "3000 MiB free, evicting r"),
+        (
+            NEED,
+            node(free=[3000], residents=[resident(busy=True)]),
+            Outlook.BUSY,
+            "waits for models that are in use or have just been loaded",
+        ),
+        (
+            NEED,
+            node(free=[3000], residents=[resident(resident_s=5, min_residency_s=60)]),
+            Outlook.BUSY,
+            "waits for models that are in use or have just been loaded",
+        ),
+        (
+            NEED,
+            node(free=[3000], residents=[resident(pinned=True)]),
+            Outlook.INFEASIBLE,
+            "needs 6000 MiB per device; 3000 MiB are free, nothing else may be evicted",
+        ),
+        (
+            NEED,
+            node(free=[3000], residents=[resident(priority=101)]),
+            Outlook.INFEASIBLE,
+            "needs 6000 MiB per device; 3000 MiB are free, nothing else may be evicted",
+        ),
+        (
+            NEED,
+            node(free=[DeviceFacts(0, 8000, 3000, claimed=True)]),
+            Outlook.BUSY,
+            "waits for a running operation",
+        ),
+        (NEED, node(free=[4000], total=4000), Outlook.INFEASIBLE, "needs 1 device(s) of 6000 MiB, has 0"),
+        (
+            Need("m", memory_mb=6000, min_devices=2),
+            node(free=[3000, 2999]),
+            Outlook.INFEASIBLE,
+            "needs 3000 MiB per device; 3000 MiB are free, nothing else may be evicted",
+        ),
+        (Need("m", memory_mb=6000, min_devices=2), node(free=[3000, 3000]), Outlook.FITS, "6000 MiB free"),
+        (Need("m", min_device_mb=9000), node(), Outlook.INFEASIBLE, "needs 1 device(s) of 9000 MiB, has 0"),
+        (Need("m", pinned_on=frozenset({"b", "c"})), node(), Outlook.INFEASIBLE, "pinned on b, c"),
+        (NEED, node(healthy=False), Outlook.DOWN, "the node does not answer"),
+        (
+            NEED,
+            node(free=[DeviceFacts(0, 8000, 8000, ready=False)]),
+            Outlook.DOWN,
+            "its devices are not ready",
+        ),
+        (Need("m", harness="vllm"), node(), Outlook.INFEASIBLE, "has no harness 'vllm'"),
+        (Need("m"), node(free=[0]), Outlook.FITS, "0 MiB free"),
+    ],
+)
+def test_verdicts(need, fact, outlook, reason):
+    verdict = judge(need, fact, "lru")
+    assert (verdict.outlook, verdict.reason) == (outlook, reason)
+
+
+def test_a_model_goes_to_the_devices_with_the_most_room():
+    fact = node(free=[1000, 7000, 2000, 6500])
+    assert judge(Need("m", memory_mb=6000), fact, "lru").devices == (1,)
+    assert judge(Need("m", memory_mb=6000, min_devices=2), fact, "lru").devices == (1, 3)
+
+
+def test_the_best_node_being_claimed_means_waiting():
+    decision = place(NEED, [node(free=[DeviceFacts(0, 8000, 8000, claimed=True)])], "lru")
+    assert decision.chosen is None
+    assert decision.outlook == Outlook.BUSY
+
+
+def test_no_nodes():
+    assert place(NEED, [], "lru").verdicts == ()
+
+
+memory = st.integers(0, 24_000)
+residents = st.builds(
+    Resident,
+    model=st.sampled_from("abcdefgh"),
+    memory_mb=st.dictionaries(st.integers(0, 3), memory, min_size=1, max_size=2),
+    priority=st.sampled_from([50, 100, 1000]),
+    pinned=st.booleans(),
+    busy=st.booleans(),
+    idle_s=st.floats(0, 1000),
+    resident_s=st.floats(0, 100),
+    min_residency_s=st.sampled_from([0.0, 50.0]),
+)
+
+
+@st.composite
+def nodes(draw):
+    here = draw(st.lists(residents, max_size=5, unique_by=lambda one: one.model))
+    devices = []
+    for index in range(draw(st.integers(0, 4))):
+        used = sum(one.memory_mb.get(index, 0) for one in here)
+        free = draw(memory)
+        ready, claimed = draw(st.booleans()), draw(st.booleans())
+        devices.append(DeviceFacts(index, used + free, free, ready=ready, claimed=claimed))
+    name = draw(st.sampled_from(["n1", "n2", "n3", "n4"]))
+    return NodeFacts(name, devices, here, healthy=draw(st.booleans()))
+
+
+needs = st.builds(
+    Need,
+    model=st.sampled_from("abcdefgh"),
+    memory_mb=memory,
+    min_devices=st.integers(1, 3),
+    min_device_mb=st.sampled_from([0, 8000]),
+    priority=st.sampled_from([50, 100, 1000]),
+    pinned_on=st.sampled_from([frozenset(), frozenset({"n1"}), frozenset({"n1", "n2"})]),
+)
+
+
+@given(
+    needs, st.lists(nodes(), max_size=4, unique_by=lambda one: one.name), st.sampled_from(["lru", "priority"])
+)
+def test_what_is_chosen_always_holds(need, fleet, strategy):
+    decision = place(need, fleet, strategy)
+    assert len(decision.verdicts) == len(fleet)
+    if decision.chosen is None:
+        return
+    chosen = decision.chosen
+    fact = next(one for one in fleet if one.name == chosen.node)
+    devices = {device.index: device for device in fact.devices}
+    assert fact.healthy
+    assert not need.pinned_on or fact.name in need.pinned_on
+    assert len(chosen.devices) == need.min_devices
+    assert all(devices[index].ready and not devices[index].claimed for index in chosen.devices)
+    for victim in chosen.victims:
+        assert not victim.pinned
+        assert not victim.busy
+        assert victim.priority <= need.priority
+        assert victim.resident_s >= victim.min_residency_s
+    for index in chosen.devices:
+        freed = sum(victim.memory_mb.get(index, 0) for victim in chosen.victims)
+        assert devices[index].free_mb + freed >= need.per_device_mb
+        assert devices[index].total_mb >= need.min_device_mb
+
+
+@given(needs, nodes(), st.sampled_from(["lru", "priority"]))
+def test_nothing_is_evicted_where_there_is_room(need, fact, strategy):
+    verdict = judge(need, fact, strategy)
+    ready = [one for one in fact.devices if one.ready and one.total_mb >= need.min_device_mb]
+    roomy = [one for one in ready if one.free_mb >= need.per_device_mb]
+    if len(roomy) >= need.min_devices:
+        assert verdict.victims == ()
