@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from acp_testing.process import FULL_CLIENT, HOLD, RpcFailure, choose, fold, prompt
+from acp_testing.process import FULL_CLIENT, HOLD, RpcFailureError, choose, fold, prompt
 
 EDITING = """
 [[turn]]
@@ -44,10 +44,14 @@ async def test_a_turn_edits_files_and_load_replays_what_was_shown(script, start,
 
     async with start() as agent:
         await agent.initialize()
-        future = agent.begin("session/load", {"sessionId": session, "cwd": str(project), "mcpServers": []}, id_="load")
+        future = agent.begin(
+            "session/load", {"sessionId": session, "cwd": str(project), "mcpServers": []}, id_="load"
+        )
         await agent.result(future)
         answered = agent.messages.index(next(m for m in agent.messages if m.get("id") == "load"))
-        before = [m["params"]["update"] for m in agent.messages[:answered] if m.get("method") == "session/update"]
+        before = [
+            m["params"]["update"] for m in agent.messages[:answered] if m.get("method") == "session/update"
+        ]
         replayed = [entry for entry in fold(before) if not entry[0].startswith("user_message_chunk")]
         assert replayed == live
 
@@ -115,7 +119,7 @@ async def test_cancel_ends_the_turn_with_cancelled_and_the_next_one_works(script
 
 
 async def test_cancel_right_behind_the_prompt_is_heard(script, start, project):
-    script('[[turn]]\n[[turn.reply]]\nsteps = [{ hang = true }]\n')
+    script("[[turn]]\n[[turn.reply]]\nsteps = [{ hang = true }]\n")
     async with start() as agent:
         await agent.initialize()
         session = await agent.new_session(project)
@@ -214,8 +218,10 @@ async def test_rejected_calls_reach_the_model_as_errors(script, start, project):
 
 
 async def test_always_allow_is_remembered_across_restarts(script, start, project):
-    script('[[turn]]\n[[turn.reply]]\nsteps = [{ call = "shell", args = { command = "true && echo hi" } }]\n'
-           '[[turn.reply]]\nsteps = [{ text = "ok" }]\n')
+    script(
+        '[[turn]]\n[[turn.reply]]\nsteps = [{ call = "shell", args = { command = "true && echo hi" } }]\n'
+        '[[turn.reply]]\nsteps = [{ text = "ok" }]\n'
+    )
     for expected in (1, 0):
         async with start() as agent:
             agent.answers["session/request_permission"] = choose("allow_always")
@@ -230,8 +236,10 @@ async def test_always_allow_is_remembered_across_restarts(script, start, project
     [("default", 1, True), ("accept_edits", 0, True), ("bypass", 0, True), ("plan", 0, False)],
 )
 async def test_modes(script, start, project, mode, asked, written):
-    script('[[turn]]\n[[turn.reply]]\nsteps = [{ call = "write", args = { path = "a", content = "b" } }]\n'
-           '[[turn.reply]]\nsteps = [{ text = "ok" }]\n')
+    script(
+        '[[turn]]\n[[turn.reply]]\nsteps = [{ call = "write", args = { path = "a", content = "b" } }]\n'
+        '[[turn.reply]]\nsteps = [{ text = "ok" }]\n'
+    )
     async with start() as agent:
         await agent.initialize()
         session = await agent.new_session(project)
@@ -242,22 +250,31 @@ async def test_modes(script, start, project, mode, asked, written):
 
 
 async def test_provider_errors_become_readable_errors_and_the_session_goes_on(script, start, project):
-    script('[[turn]]\nmatch = "key"\n[[turn.reply]]\nsteps = [{ error = "bad key", status = 401 }]\n'
-           '[[turn]]\nmatch = "break"\n[[turn.reply]]\nsteps = [{ text = "a" }, { error = "broken", status = 400 }]\n')
+    script(
+        '[[turn]]\nmatch = "key"\n[[turn.reply]]\nsteps = [{ error = "bad key", status = 401 }]\n'
+        '[[turn]]\nmatch = "break"\n[[turn.reply]]\nsteps = [{ text = "a" }, { error = "broken", status = 400 }]\n'
+    )
     async with start() as agent:
         await agent.initialize()
         session = await agent.new_session(project)
-        with pytest.raises(RpcFailure) as auth:
+        with pytest.raises(RpcFailureError) as auth:
             await agent.prompt(session, "key")
         assert auth.value.error["code"] == -32000
-        with pytest.raises(RpcFailure) as broken:
+        with pytest.raises(RpcFailureError) as broken:
             await agent.prompt(session, "break")
         assert broken.value.error["code"] == -32603
-        assert broken.value.error["data"] == {"endpoint": "script", "model": "m", "status": 400, "retryable": False}
+        assert broken.value.error["data"] == {
+            "endpoint": "script",
+            "model": "m",
+            "status": 400,
+            "retryable": False,
+        }
         assert await agent.prompt(session, "hello") == "end_turn"
 
 
-@pytest.mark.parametrize(("finish", "stop"), [("length", "max_tokens"), ("refusal", "refusal"), ("stop", "end_turn")])
+@pytest.mark.parametrize(
+    ("finish", "stop"), [("length", "max_tokens"), ("refusal", "refusal"), ("stop", "end_turn")]
+)
 async def test_finish_reasons(script, start, project, finish, stop):
     script(f'[[turn]]\n[[turn.reply]]\nsteps = [{{ text = "x" }}, {{ finish = "{finish}" }}]\n')
     async with start() as agent:
@@ -275,7 +292,9 @@ async def test_endless_calls_are_capped(script, start, project):
 
 
 async def test_progress_of_a_cold_model_is_a_card(script, start, project):
-    script('[[turn]]\n[[turn.reply]]\nsteps = [{ progress = "loading 10 %" }, { progress = "loading 90 %" }, { text = "hi" }]\n')
+    script(
+        '[[turn]]\n[[turn.reply]]\nsteps = [{ progress = "loading 10 %" }, { progress = "loading 90 %" }, { text = "hi" }]\n'
+    )
     async with start() as agent:
         await agent.initialize()
         session = await agent.new_session(project)

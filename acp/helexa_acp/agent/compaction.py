@@ -91,7 +91,7 @@ def cut_for_summary(messages: Sequence[Message], tokens: int) -> int:
 
 
 def summary_request(model: str, messages: Sequence[Message], tokens: int) -> CompletionRequest:
-    """The older part as plain text, cut to what fits, so that no wire's rules for calls and results matter."""
+    """The older part as plain text, cut to what fits: so no wire's rules for calls and results matter."""
     limit = max(2000, int(tokens * CHARS_PER_TOKEN * 0.8))
     per_message = max(400, min(8000, limit // max(1, len(messages))))
     lines = [_as_text(message, per_message) for message in messages]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from helexa_acp.rpc.connection import Connection
 from helexa_acp.rpc.framing import INTERNAL_ERROR, RpcError
-from helexa_acp.v1.updates import Update
+
+if TYPE_CHECKING:
+    from helexa_acp.v1.updates import Update
 
 
 def _at(value: Any, *keys: str) -> Any:

@@ -8,7 +8,7 @@ import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from acp_testing.clients import SCHEMA, agent_command
 from acp_testing.schema import WireJudge
@@ -25,7 +25,7 @@ FULL_CLIENT = {
 Answer = Callable[[dict[str, Any]], Any]
 
 
-class RpcFailure(Exception):
+class RpcFailureError(Exception):
     def __init__(self, error: dict[str, Any]) -> None:
         super().__init__(error["message"])
         self.error = error
@@ -46,7 +46,7 @@ class AgentProcess:
         self._changed = asyncio.Event()
         self.failure: BaseException | None = None
 
-    async def __aenter__(self) -> AgentProcess:
+    async def __aenter__(self) -> Self:
         self.process = await asyncio.create_subprocess_exec(
             *agent_command(),
             stdin=asyncio.subprocess.PIPE,
@@ -99,7 +99,9 @@ class AgentProcess:
     def notify(self, method: str, **params: Any) -> None:
         self.send({"method": method, "params": params})
 
-    def begin(self, method: str, params: dict[str, Any] | None = None, id_: Any = None) -> asyncio.Future[Any]:
+    def begin(
+        self, method: str, params: dict[str, Any] | None = None, id_: Any = None
+    ) -> asyncio.Future[Any]:
         if id_ is None:
             self._next_id += 1
             id_ = self._next_id
@@ -115,7 +117,7 @@ class AgentProcess:
         async with asyncio.timeout(TIMEOUT_S):
             message = await future
         if "error" in message:
-            raise RpcFailure(message["error"])
+            raise RpcFailureError(message["error"])
         return message["result"]
 
     async def initialize(self, capabilities: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -148,7 +150,7 @@ class AgentProcess:
                 self.messages.append(message)
                 self._handle(message)
                 self._changed.set()
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - a judgement that failed must reach the test
             self.failure = error
             self._changed.set()
             for future in self._waiting.values():

@@ -52,5 +52,8 @@ class WireJudge:
 
     def _valid(self, name: str, value: Any) -> None:
         schema = {"$defs": self._schema["$defs"], "$ref": f"#/$defs/{name}"}
-        errors = [f"{'/'.join(map(str, e.path))}: {e.message}" for e in Draft202012Validator(schema).iter_errors(value)]
+        errors = [
+            f"{'/'.join(map(str, e.path))}: {e.message}"
+            for e in Draft202012Validator(schema).iter_errors(value)
+        ]
         assert not errors, f"{name}: {errors[:3]} in {json.dumps(value)[:2000]}"
