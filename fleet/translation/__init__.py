@@ -9,12 +9,14 @@ client's dialect is not its upstream's; traffic of one dialect never comes here.
     send call.body, streaming when call.stream
 
     not streaming:  translation.messages.from_chat(answer, call.model)  ApiError when it is none
-    streaming:      reader, writer = translation.ChatReader(), translation.MessagesWriter(call.model)
+    streaming:      reader = translation.ChatReader(request_id=id)
+                    writer = translation.MessagesWriter(call.model)
                     for each piece:  writer.write(reader.feed(piece))
                     at its end:      writer.write(reader.close())
                     it broke off:    translation.messages.error_event(error), and no close
     while waiting:  translation.messages.PING
     refused:        translation.messages.error_body(error)
+    count_tokens:   translation.messages.to_count(body), then count_body(tokens)
 
 A stream's last event is `Stop` or `Failure`, once; from it the gateway learns how the request ended. Reader
 and writer take any cut of the bytes and hold back nothing that could be said.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from typing import NoReturn, TypeVar
 
 import msgspec
@@ -11,6 +12,7 @@ from neuron.wire import ApiError
 
 T = TypeVar("T")
 
+_fields = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _PATH = re.compile(r"^(?P<what>.*?)(?: - at `\$\.?(?P<path>.*)`)?$", re.DOTALL)
 _MISSING = re.compile(r"^Object missing required field `(?P<name>.+)`$")
 _UNKNOWN = re.compile(r"^Invalid (?:enum )?value (?P<value>.+)$", re.DOTALL)
@@ -31,6 +33,11 @@ def decode_body(decoder: msgspec.json.Decoder[T], body: bytes, *, at: str = "") 
         raise ApiError(400, "invalid_json", f"The body is not valid JSON: {error}.") from None
     except RecursionError:
         raise ApiError(400, "invalid_json", "The body is nested too deeply.") from None
+
+
+def unknown_fields(body: bytes, known: Collection[str]) -> int:
+    """How many top-level fields of a body, decoded before, are not known."""
+    return sum(name not in known for name in _fields.decode(body))
 
 
 def is_given(raw: msgspec.Raw) -> bool:

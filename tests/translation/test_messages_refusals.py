@@ -35,6 +35,10 @@ BAD = {
         body(user([{"type": "image", "source": {"type": "file", "file_id": "f"}}])),
         "messages[0].content[0].source.type",
     ),
+    "image of another kind": (
+        body(user([{"type": "image", "source": PNG | {"media_type": "image/tiff"}}])),
+        "messages[0].content[0].source.media_type",
+    ),
     "document pdf": (
         body(user([{"type": "document", "source": PNG | {"media_type": "application/pdf"}}])),
         "messages[0].content[0].source.type",

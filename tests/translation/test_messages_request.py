@@ -5,6 +5,7 @@ import json
 import pytest
 
 from fleet.translation import messages
+from neuron.wire import ApiError
 from tests.translation.bodies import IMAGE_PART, PNG, TOOL, assistant, body, called, result, text, use, user
 
 
@@ -293,3 +294,29 @@ def test_a_last_assistant_turn_is_continued(turn, continues):
     asked = chat(user("Hi"), turn)
     assert asked.get("continue_final_message", False) is continues
     assert asked.get("add_generation_prompt", True) is not continues
+
+
+def test_unknown_fields_are_counted():
+    sent = body(service_tier="auto", betas=["b"], x=1, metadata={"y": 1})
+    assert messages.to_chat(sent).unknown_fields == 2
+    assert messages.to_chat(body()).unknown_fields == 0
+
+
+def test_counting_has_the_prompt_of_the_call_and_nothing_else():
+    fields = {"system": "s", "tools": [TOOL], "thinking": {"type": "adaptive"}}
+    call = messages.to_count(body(max_tokens=..., **fields))
+    full = chat(stream=True, temperature=1, **fields)
+    counted = json.loads(call.body)
+    assert (call.model, call.stream, call.max_tokens) == ("claude", False, 0)
+    assert {
+        name: full[name]
+        for name in full
+        if name not in {"stream", "stream_options", "max_tokens", "temperature"}
+    } == counted
+    assert json.loads(messages.count_body(7)) == {"input_tokens": 7}
+
+
+def test_counting_bad_input_names_its_field():
+    with pytest.raises(ApiError) as caught:
+        messages.to_count(body(user(3), max_tokens=...))
+    assert caught.value.param == "messages[0].content"

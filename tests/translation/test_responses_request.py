@@ -212,3 +212,7 @@ def test_bad_input_names_its_field(row):
         responses.to_chat(sent)
     assert (caught.value.status, caught.value.param) == (400, param)
     assert json.loads(responses.error_body(caught.value))["error"]["param"] == param
+
+
+def test_unknown_fields_are_counted():
+    assert responses.to_chat(body(store=False, x=1)).unknown_fields == 1

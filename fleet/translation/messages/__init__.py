@@ -9,7 +9,7 @@ import msgspec
 from fleet.translation.chat import read_completion
 from fleet.translation.events import Event
 from fleet.translation.messages.answer import build_message
-from fleet.translation.messages.call import ChatCall, to_chat
+from fleet.translation.messages.call import ChatCall, to_chat, to_count
 from fleet.translation.messages.errors import error_body, error_event
 from fleet.translation.messages.writer import PING, MessagesWriter
 
@@ -17,11 +17,13 @@ __all__ = [
     "PING",
     "ChatCall",
     "MessagesWriter",
+    "count_body",
     "encode_message",
     "error_body",
     "error_event",
     "from_chat",
     "to_chat",
+    "to_count",
 ]
 
 
@@ -32,6 +34,11 @@ def from_chat(body: bytes, model: str, *, request_id: str = "") -> bytes:
     `model` is the name the client asked for; `request_id` names an answer that came without an id.
     """
     return encode_message(read_completion(body, request_id=request_id), model)
+
+
+def count_body(input_tokens: int) -> bytes:
+    """The answer to `count_tokens`."""
+    return msgspec.json.encode({"input_tokens": input_tokens})
 
 
 def encode_message(events: Iterable[Event], model: str) -> bytes:

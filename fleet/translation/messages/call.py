@@ -9,49 +9,67 @@ import msgspec
 
 from fleet.translation.messages.conversation import chat_messages
 from fleet.translation.messages.wire import (
+    TOLERATED,
     AssistantTurn,
+    CountBody,
     MessagesBody,
     OutputConfig,
     Tool,
     ToolChoice,
     ToolUse,
 )
-from fleet.translation.shape import decode_body, is_given, reject, require_object
+from fleet.translation.shape import decode_body, is_given, reject, require_object, unknown_fields
 
 Json = dict[str, Any]
 
 _bodies = msgspec.json.Decoder(MessagesBody)
+_counts = msgspec.json.Decoder(CountBody)
 _functions = msgspec.json.Decoder(dict[str, Any])
 
+_KNOWN = frozenset(MessagesBody.__struct_fields__) | TOLERATED
 _EFFORT = {"xhigh": "high", "max": "high"}  # chat knows low, medium and high
 
 
 class ChatCall(msgspec.Struct, frozen=True):
-    """A request in the upstream's dialect, and what the gateway must know of it."""
+    """A request in the upstream's dialect, and what the gateway must know of it.
+
+    `max_tokens` is 0 where tokens are only to be counted. `unknown_fields` counts the top-level fields of the
+    client's body that this version knows nothing of.
+    """
 
     body: bytes
     model: str
     stream: bool
     max_tokens: int
+    unknown_fields: int = 0
 
 
 def to_chat(body: bytes) -> ChatCall:
     """The chat completion request that asks the same. Raises ApiError 400 naming the field."""
     asked = decode_body(_bodies, body)
+    stream = bool(asked.stream)
+    chat = _prompt(asked) | {"max_tokens": asked.max_tokens, "stream": stream} | _sampling(asked)
+    if stream:
+        chat["stream_options"] = {"include_usage": True}
+    unknown = unknown_fields(body, _KNOWN)
+    return ChatCall(msgspec.json.encode(chat), asked.model, stream, asked.max_tokens, unknown)
+
+
+def to_count(body: bytes) -> ChatCall:
+    """The chat request whose prompt is to be counted. Raises ApiError 400 naming the field."""
+    asked = decode_body(_counts, body)
+    return ChatCall(msgspec.json.encode(_prompt(asked)), asked.model, False, 0, unknown_fields(body, _KNOWN))
+
+
+def _prompt(asked: CountBody) -> Json:
+    """Everything that the model's prompt is made from."""
     if asked.mcp_servers:
         reject("mcp_servers", "MCP servers are not connected to from here; offer their tools in `tools`.")
-    chat: Json = {
-        "model": asked.model,
-        "messages": chat_messages(asked.system, asked.messages),
-        "max_tokens": asked.max_tokens,
-        "stream": bool(asked.stream),
-    }
-    if asked.stream:
-        chat["stream_options"] = {"include_usage": True}
-    chat |= _sampling(asked) | _tooling(asked) | _reasoning(asked) | _output(asked.output_config)
+    prompt: Json = {"model": asked.model, "messages": chat_messages(asked.system, asked.messages)}
+    prompt |= _tooling(asked) | _reasoning(asked) | _output(asked.output_config)
     if _is_prefill(asked):
-        chat |= {"add_generation_prompt": False, "continue_final_message": True}
-    return ChatCall(msgspec.json.encode(chat), asked.model, bool(asked.stream), asked.max_tokens)
+        prompt |= {"add_generation_prompt": False, "continue_final_message": True}
+    return prompt
 
 
 def _sampling(asked: MessagesBody) -> Json:
@@ -65,7 +83,7 @@ def _sampling(asked: MessagesBody) -> Json:
     return {name: value for name, value in fields.items() if value is not None}
 
 
-def _reasoning(asked: MessagesBody) -> Json:
+def _reasoning(asked: CountBody) -> Json:
     """The model's own switch; a request that does not mention thinking leaves it as the model has it."""
     if asked.thinking is None:
         return {}
@@ -85,7 +103,7 @@ def _output(config: OutputConfig | None) -> Json:
     return fields
 
 
-def _is_prefill(asked: MessagesBody) -> bool:
+def _is_prefill(asked: CountBody) -> bool:
     """Whether the last turn is the beginning of the answer, to be continued."""
     match asked.messages[-1]:
         case AssistantTurn(content=str()):
@@ -96,7 +114,7 @@ def _is_prefill(asked: MessagesBody) -> bool:
             return False
 
 
-def _tooling(asked: MessagesBody) -> Json:
+def _tooling(asked: CountBody) -> Json:
     tools = [_tool(tool, f"tools[{number}]") for number, tool in enumerate(asked.tools or ())]
     fields: Json = {"tools": tools} if tools else {}
     choice = asked.tool_choice

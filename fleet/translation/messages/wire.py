@@ -20,7 +20,7 @@ class Text(msgspec.Struct, tag="text"):
 
 
 class Base64Source(msgspec.Struct, tag="base64"):
-    media_type: NonEmpty
+    media_type: Literal["image/jpeg", "image/png", "image/gif", "image/webp"]
     data: NonEmpty
 
 
@@ -127,19 +127,30 @@ class OutputConfig(msgspec.Struct):
     format: OutputFormat | None = None
 
 
-class MessagesBody(msgspec.Struct):
+class CountBody(msgspec.Struct, kw_only=True):
+    """`POST /v1/messages/count_tokens`: what makes up the prompt, and whatever else a call may carry."""
+
     model: NonEmpty
     messages: Annotated[list[Turn], msgspec.Meta(min_length=1)]
-    max_tokens: Annotated[int, msgspec.Meta(ge=1)]
     system: str | list[Text] | None = None
+    tools: list[Tool] | None = None
+    tool_choice: ToolChoice | None = None
+    thinking: ThinkingSwitch | None = None
+    output_config: OutputConfig | None = None
+    mcp_servers: list[Any] | None = None
+
+
+class MessagesBody(CountBody, kw_only=True):
+    max_tokens: Annotated[int, msgspec.Meta(ge=1)]
     stream: bool | None = None
     temperature: Annotated[float, msgspec.Meta(ge=0, le=2)] | None = None
     top_p: Share | None = None
     top_k: Annotated[int, msgspec.Meta(ge=0)] | None = None
     stop_sequences: list[NonEmpty] | None = None
-    tools: list[Tool] | None = None
-    tool_choice: ToolChoice | None = None
-    thinking: ThinkingSwitch | None = None
     metadata: Metadata | None = None
-    output_config: OutputConfig | None = None
-    mcp_servers: list[Any] | None = None
+
+
+# Documented, and without a meaning for a model that is served here.
+TOLERATED = frozenset(
+    {"cache_control", "container", "context_management", "inference_geo", "service_tier", "speed"}
+)

@@ -7,12 +7,21 @@ from typing import Any
 import msgspec
 
 from fleet.translation.responses.conversation import chat_messages
-from fleet.translation.responses.wire import Format, ReasoningConfig, ResponsesBody, Tool, ToolChoice
-from fleet.translation.shape import decode_body, is_given, reject, require_object
+from fleet.translation.responses.wire import (
+    TOLERATED,
+    Format,
+    ReasoningConfig,
+    ResponsesBody,
+    Tool,
+    ToolChoice,
+)
+from fleet.translation.shape import decode_body, is_given, reject, require_object, unknown_fields
 
 Json = dict[str, Any]
 
 _bodies = msgspec.json.Decoder(ResponsesBody)
+
+_KNOWN = frozenset(ResponsesBody.__struct_fields__) | TOLERATED
 
 
 class ResponsesCall(msgspec.Struct, frozen=True):
@@ -23,6 +32,7 @@ class ResponsesCall(msgspec.Struct, frozen=True):
     stream: bool
     max_tokens: int | None
     echo: Json
+    unknown_fields: int = 0
 
 
 def to_chat(body: bytes) -> ResponsesCall:
@@ -41,10 +51,9 @@ def to_chat(body: bytes) -> ResponsesCall:
     chat |= _sampling(asked) | _tooling(asked) | _reasoning(asked.reasoning)
     if asked.text and asked.text.format:
         chat |= _format(asked.text.format)
-    echo = _echo(asked)
-    return ResponsesCall(
-        msgspec.json.encode(chat), asked.model, bool(asked.stream), asked.max_output_tokens, echo
-    )
+    limit, unknown = asked.max_output_tokens, unknown_fields(body, _KNOWN)
+    encoded = msgspec.json.encode(chat)
+    return ResponsesCall(encoded, asked.model, bool(asked.stream), limit, _echo(asked), unknown)
 
 
 def _refuse_what_needs_a_store(asked: ResponsesBody) -> None:

@@ -133,3 +133,19 @@ class ResponsesBody(msgspec.Struct):
     previous_response_id: str | None = None
     conversation: Any = None
     prompt: Any = None
+
+
+# Documented, and without a meaning for a model that is served here.
+TOLERATED = frozenset(
+    [
+        "include",
+        "max_tool_calls",
+        "prompt_cache_key",
+        "prompt_cache_retention",
+        "safety_identifier",
+        "service_tier",
+        "store",
+        "stream_options",
+        "truncation",
+    ]
+)
