@@ -1,0 +1,121 @@
+"""What the node's operations refuse, and where models go: one neuron with two devices for all tests."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import pytest_asyncio
+
+from neuron.harness import HARNESSES
+from tests.neuron.conftest import config, neuron_with, until
+from tests.stubs.model_dir import write_model
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def pair():
+    async with neuron_with(config(), devices=2) as neuron:
+        yield neuron
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def shared(pair):
+    """The neuron of this module, without models."""
+    yield pair
+    for model_id in await pair.models():
+        await pair.http.post("/models/unload", json={"model_id": model_id})
+    await until(lambda: memory_is(pair, [1000, 1000]))
+
+
+@pytest.mark.parametrize(
+    ("spec", "status", "code", "param"),
+    [
+        ({}, 400, "invalid_request_body", "model_id"),
+        ({"model_id": ""}, 400, "invalid_request_body", "model_id"),
+        ({"model_id": "m", "devices": "all"}, 400, "invalid_request_body", "devices"),
+        ({"model_id": "m", "devices": [7]}, 400, "unknown_device", "devices"),
+        ({"model_id": "m", "devices": [0, 1]}, 400, "unsupported_parameter", "devices"),
+        ({"model_id": "m", "quant": "q4"}, 400, "unsupported_parameter", "quant"),
+        ({"model_id": "m", "harness": "candle"}, 400, "unknown_harness", "harness"),
+        ({"model_id": "m", "source": "/does/not/exist"}, 404, "model_not_found", "source"),
+        ({"model_id": "unheard-of"}, 404, "model_not_found", "source"),
+    ],
+)
+async def test_a_wrong_load_is_refused(shared, spec, status, code, param):
+    answer = await shared.http.post("/models/load", json=spec)
+    error = answer.json()["error"]
+    assert (answer.status_code, error["code"], error["param"]) == (status, code, param)
+    assert error["message"]
+
+
+async def test_unknown_harnesses_are_answered_with_the_known(shared):
+    answer = await shared.http.post("/models/load", json={"model_id": "m", "harness": "candle"})
+    assert "torch" in answer.json()["error"]["message"]
+    assert (await shared.http.get("/discovery")).json()["harnesses"] == sorted(HARNESSES)
+
+
+async def test_malformed_json_and_unknown_bodies(shared):
+    for path in ("/models/load", "/models/unload"):
+        answer = await shared.http.post(path, content=b"{")
+        assert (answer.status_code, answer.json()["error"]["code"]) == (400, "malformed_json")
+    answer = await shared.http.post("/models/unload", json={})
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "model_id")
+
+
+async def test_models_go_to_the_device_that_was_named_or_is_freest(shared, tmp_path):
+    await shared.load(write_model(tmp_path / "a"), "a", devices=[1])
+    await until(lambda: memory_is(shared, [1000, 900]))
+    await shared.load(write_model(tmp_path / "b"), "b")
+    models = await shared.models()
+    assert (models["a"]["devices"], models["b"]["devices"]) == ([1], [0])
+    assert [device["worker"] for device in (await shared.http.get("/health")).json()["devices"]] == [
+        "cpu-dev-0",
+        "cpu-dev-1",
+    ]
+
+
+async def memory_is(neuron, expected):
+    devices = (await neuron.http.get("/health")).json()["devices"]
+    return [device["memory_free_mb"] for device in devices] == expected
+
+
+async def test_another_source_under_a_loaded_name_is_a_conflict(shared, tmp_path):
+    await shared.load(write_model(tmp_path / "a"), "a")
+    answer = await shared.load(write_model(tmp_path / "b"), "a")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (409, "model_exists")
+
+
+@pytest.mark.parametrize(
+    ("code", "status"), [("model_broken", 422), ("model_unsupported", 422), ("insufficient_memory", 503)]
+)
+async def test_a_load_that_fails_leaves_its_reason_and_can_be_repeated(shared, tmp_path, code, status):
+    directory = write_model(tmp_path / "m")
+    (directory / "load.json").write_text(json.dumps({"fail": code}))
+    answer = await shared.load(directory)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (status, code)
+    model = (await shared.models())["m"]
+    assert (model["state"], model["error"]["code"]) == ("failed", code)
+    assert str(directory) in model["error"]["message"]
+    assert (await shared.chat("hi")).status_code == 404
+    (directory / "load.json").unlink()
+    assert (await shared.load(directory)).status_code == 200
+    assert (await shared.models())["m"]["error"] is None
+
+
+async def test_a_broken_tokenizer_is_named(shared, tmp_path):
+    directory = write_model(tmp_path / "m")
+    (directory / "tokenizer.json").write_text("{}")
+    answer = await shared.load(directory)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (422, "model_broken")
+    assert "tokenizer.json" in answer.json()["error"]["message"]
+    assert (await shared.http.post("/models/unload", json={"model_id": "m"})).status_code == 200
+
+
+async def test_ids_with_slashes_have_an_endpoint(shared, model_dir):
+    await shared.load(model_dir, "org/name")
+    answer = await shared.http.get("/models/org/name/endpoint")
+    assert answer.json() == {"url": "http://127.0.0.1:13131"}
+    missing = await shared.http.get("/models/nope/endpoint")
+    assert (missing.status_code, missing.json()["error"]["code"]) == (404, "model_not_found")
