@@ -30,7 +30,7 @@ def clean_environment() -> dict[str, str]:
     pure = (
         {"CORTEX_PURE_PYTHON": os.environ["CORTEX_PURE_PYTHON"]} if "CORTEX_PURE_PYTHON" in os.environ else {}
     )
-    return kept | pure | {"COLUMNS": "200", "OMP_NUM_THREADS": "1"}
+    return kept | pure | {"COLUMNS": "200", "NEURON_DEVICE__THREADS": "1"}
 
 
 def free_base_port() -> int:
