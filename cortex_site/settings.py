@@ -20,8 +20,8 @@ CSRF_TRUSTED_ORIGINS = CONFIG.admin.csrf_trusted_origins
 SESSION_COOKIE_NAME = "cortex_session"  # cookies know no ports: two installations on one host must differ
 CSRF_COOKIE_NAME = "cortex_csrf"
 
+# Not daphne: it would only change `runserver`, and bring twisted into every process.
 INSTALLED_APPS = [
-    "daphne",
     "django.contrib.admin",
     "django.contrib.auth",
     "django.contrib.contenttypes",
