@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import signal
 import socket
@@ -25,6 +26,7 @@ from neuron.discovery import discover
 log = logging.getLogger("neuron")
 
 USAGE_ERROR = 2
+KEEP_ALIVE_S = 75  # gateways keep their connections
 ERROR_GRACE_S = 10  # for errors to reach their clients, after running answers had their time
 
 cli = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
@@ -83,7 +85,8 @@ def _bind(listen: str) -> socket.socket:
 
 def _serve(settings: NeuronConfig, bound: socket.socket) -> None:
     url = settings.public_url or _url(bound)
-    daemon = Daemon(settings, discover(), url=url)
+    host = discover()
+    daemon = Daemon(settings, host, url=url)
     options = uvicorn.Config(
         build_app(daemon),
         loop="uvloop",
@@ -93,11 +96,15 @@ def _serve(settings: NeuronConfig, bound: socket.socket) -> None:
         log_config=None,
         access_log=False,
         server_header=False,
+        timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=round(settings.stop_grace_s) + ERROR_GRACE_S,
     )
     if settings.is_exposed and settings.token is None and not settings.allow_anonymous:
         log.warning("protected mode: without a token only this machine is served")
+    if host.cuda_unavailable_reason:
+        log.warning("CUDA cannot be used", extra={"reason": host.cuda_unavailable_reason})
     log.info("neuron listens", extra={"url": url, "version": VERSION})
+    gc.freeze()  # what is here now stays: no collection has to look at it
     server = Server(options, daemon)
     server.run(sockets=[bound])
     if not server.started:

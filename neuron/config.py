@@ -61,7 +61,7 @@ class Restart(Section):
         10.0, description="A worker that lived so long restarts without delay"
     )
     start_timeout_s: PositiveFloat = 120.0
-    wedged_after_s: PositiveFloat = Field(30.0, description="Silence after which a worker is replaced")
+    wedged_after_s: PositiveFloat = Field(60.0, description="Silence after which a worker is replaced")
     load_silence_s: PositiveFloat = Field(600.0, description="The same while it loads a model")
     max_reloads: PositiveInt = Field(3, description="Attempts to bring a model back before it is failed")
 

@@ -16,7 +16,11 @@ from neuron.api.edge import log_fields
 from neuron.daemon import Daemon
 from neuron.wire import PROTOCOL, Discovery, Health, ModelInfo, ModelSpec
 
-EVENT_STREAM = {"Content-Type": "text/event-stream; charset=utf-8", "Cache-Control": "no-cache"}
+EVENT_STREAM = {
+    "Content-Type": "text/event-stream; charset=utf-8",
+    "Cache-Control": "no-cache",
+    "X-Accel-Buffering": "no",  # nginx would collect events otherwise
+}
 
 
 class UnloadBody(BaseModel):

@@ -127,7 +127,7 @@ class DeviceWorker:
         self._last_sign = time.monotonic()
         watchdog = asyncio.create_task(self._watch(process), name=f"watch {self.name}")
         try:
-            while messages := await process.receive():
+            while (messages := await process.receive()) is not None:
                 self._last_sign = time.monotonic()
                 for message in messages:
                     self._handle(message)

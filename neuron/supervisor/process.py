@@ -44,6 +44,7 @@ class WorkerProcess:
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=sys.stderr,  # a worker's standard output is nobody's protocol
                 pass_fds=(theirs.fileno(),),
+                start_new_session=True,  # Ctrl-C is for the daemon
                 env=os.environ | {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"},  # cuda:N means what NVML calls N
             )
         except OSError:
@@ -59,8 +60,8 @@ class WorkerProcess:
         if not self._writer.is_closing():
             self._writer.write(pipe.frame([message]))
 
-    async def receive(self) -> list[pipe.ToDaemon]:
-        """The messages of the next frame; empty once the worker has closed its end."""
+    async def receive(self) -> list[pipe.ToDaemon] | None:
+        """The messages of the next frame; None once the worker has closed its end. Raises `PipeError`."""
         try:
             header = await self._reader.readexactly(pipe.HEADER_BYTES)
             size = int.from_bytes(header, "big")
@@ -68,7 +69,7 @@ class WorkerProcess:
                 raise PipeError(f"a frame of {size} bytes")
             return pipe.decode_to_daemon(await self._reader.readexactly(size))
         except (asyncio.IncompleteReadError, ConnectionError):
-            return []
+            return None
         except msgspec.DecodeError as error:
             raise PipeError(str(error)) from error
 
