@@ -10,6 +10,7 @@ import sys
 import threading
 
 import httpx
+import psutil
 import pytest
 
 from cortex_site.version import VERSION
@@ -90,3 +91,16 @@ def test_the_daemon_imports_no_torch():
     code = "import neuron.cli, sys; print(*{name.partition('.')[0] for name in sys.modules})"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert not FORBIDDEN & set(result.stdout.split())
+
+
+def test_a_killed_daemon_leaves_no_worker():
+    command = [sys.executable, "-m", "neuron.cli", "serve", "--listen", "127.0.0.1:0"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as it:
+        watchdog = threading.Timer(60, it.kill)
+        watchdog.start()
+        while not (workers := psutil.Process(it.pid).children()):
+            pass
+        it.kill()
+        watchdog.cancel()
+    _, alive = psutil.wait_procs(workers, timeout=60)
+    assert not alive
