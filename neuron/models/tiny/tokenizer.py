@@ -63,5 +63,6 @@ def save_tokenizer(tokenizer: Any, out: Path) -> None:
     tokenizer.save_pretrained(out)
     path = out / "tokenizer_config.json"
     config = json.loads(path.read_text(encoding="utf-8"))
+    config = {key: value for key, value in config.items() if key not in {"is_local", "local_files_only"}}
     config["tokenizer_class"] = "PreTrainedTokenizerFast"  # the name that every release of transformers knows
     path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")

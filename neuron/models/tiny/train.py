@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import GenerationConfig, Qwen3Config, Qwen3ForCausalLM
+from transformers import AutoTokenizer, GenerationConfig, Qwen3Config, Qwen3ForCausalLM
 from transformers.utils.logging import disable_progress_bar
 
 from neuron.models.tiny import Handbook, load_handbook
@@ -40,8 +40,18 @@ BATCH_TOKENS = 2560
 POOL = 512  # cases sorted by length together, so that a batch needs little padding
 PEAK_RATE = 2e-3
 WARMUP_STEPS = 100
-CHECK_STEPS = 200
+CHECK_STEPS = 125
 FULL_EXAM_LOSS = 0.03
+
+
+def new_tokenizer(handbook: Handbook) -> Any:
+    return build_tokenizer(handbook, [*SYSTEM_PROMPTS, *map(json.dumps, FOREIGN_TOOLS)])
+
+
+def loaded_model(directory: Path) -> Any:
+    model = Qwen3ForCausalLM.from_pretrained(directory, dtype=torch.float32)
+    model.train()
+    return model
 
 
 def new_model(tokenizer: Any) -> Any:
@@ -110,31 +120,32 @@ def served(model: Any) -> Any:
 class Training:
     """One run: the model, its optimizer, the cards it is dealt and the exam it must pass."""
 
-    def __init__(self, handbook: Handbook) -> None:
+    def __init__(self, handbook: Handbook, start: Path | None) -> None:
         torch.manual_seed(SEED)
-        self.tokenizer = build_tokenizer(handbook, [*SYSTEM_PROMPTS, *map(json.dumps, FOREIGN_TOOLS)])
+        self.tokenizer = AutoTokenizer.from_pretrained(start) if start else new_tokenizer(handbook)
         self.study = Study(handbook, SEED)
         self.exam = [
             encode(self.tokenizer, case, history=False) for cases in exam(handbook).values() for case in cases
         ]
-        self.model = new_model(self.tokenizer)
+        self.model = loaded_model(start) if start else new_model(self.tokenizer)
         self.optimizer = torch.optim.AdamW(
             self.model.parameters(), lr=PEAK_RATE, betas=(0.9, 0.98), weight_decay=0.01
         )
-        self.loss = math.inf  # running mean
+        self.first_step = STEPS if start else 0
+        self.loss = 0.0 if start else math.inf  # running mean
 
     def run(self, out: Path) -> None:
         """Ends when every answer has a safe margin; each check saves what there is."""
-        start = time.monotonic()
-        for step, batch in enumerate(islice(deal(self.tokenizer, self.study), MOST_STEPS), start=1):
-            self._learn(batch, rate(step))
-            if step % CHECK_STEPS:
-                continue
-            result = self._check(out)
-            seconds = time.monotonic() - start
-            report(f"step {step}  {seconds:.0f} s  loss {self.loss:.4f}  {result}")
-            if result.asked == len(self.exam) and not result.weak:
-                return
+        begun = time.monotonic()
+        dealt = deal(self.tokenizer, self.study)
+        for step in range(self.first_step, MOST_STEPS + 1):
+            if step % CHECK_STEPS == 0 and step:
+                result = self._check(out)
+                seconds = time.monotonic() - begun
+                report(f"step {step}  {seconds:.0f} s  loss {self.loss:.4f}  {result}")
+                if result.asked == len(self.exam) and not result.weak:
+                    return
+            self._learn(next(dealt), rate(step))
 
     def _learn(self, batch: list[Encoded], rate: float) -> None:
         for group in self.optimizer.param_groups:
@@ -160,12 +171,13 @@ def report(line: str) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description="Train helexa-tiny from scratch.")
     parser.add_argument("--out", type=Path, required=True, help="directory for weights and tokenizer")
+    parser.add_argument("--start", type=Path, help="go on from these weights, after an edit of the handbook")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads (default: %(default)s)")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     disable_progress_bar()
     handbook = load_handbook()
-    Training(handbook).run(options.out)
+    Training(handbook, options.start).run(options.out)
     return 0 if verify(options.out, handbook) else 1
 
 
