@@ -1,7 +1,7 @@
 """Which tokens run next: continuous batching over a paged KV cache.
 
 First come, first served. Each step runs one token of every decoding request and spends what is left of
-`step_tokens` on prompts, in chunks, so that a long prompt never holds up running streams. A request gets
+`step_tokens` on prompts, in chunks, and while streams run no more than keeps their gaps short. A request gets
 pages for its whole prompt when it is admitted and one more whenever its answer outgrows them; when none is
 left the newest running request gives its own back and waits at the head of the queue. It resumes with the
 tokens it has, so its text is the one it would have had. The oldest request can always go on: no request may
@@ -40,10 +40,13 @@ class Limits:
     max_waiting: int = 256
     max_wait_s: float = 600.0  # before a request first runs
     step_tokens: int = 512  # run in one step, over all requests
+    max_gap: float = 3.0  # a step that also reads prompts takes about so many times one that only decodes
 
     def __post_init__(self) -> None:
         if self.max_running < 1 or self.max_waiting < 0 or self.max_wait_s <= 0:
             raise ValueError("max_running and max_wait_s must be positive, max_waiting not negative")
+        if self.max_gap <= 1:
+            raise ValueError("max_gap must exceed 1, or prompts would never be read")
         if self.step_tokens <= self.max_running:
             raise ValueError(f"step_tokens ({self.step_tokens}) must exceed max_running ({self.max_running})")
 
@@ -64,6 +67,7 @@ class Scheduler:
         self._slots: dict[int, Request] = {}
         self._free_slots = list(range(shape.num_slots - 1, -1, -1))
         self._prefill, self._decode, self._done = Rate(), Rate(), Rate()
+        self._decode_steps = Rate()  # those that ran nothing else
         self._rejected = 0
 
     # --- requests come and go ---------------------------------------------------------------------------
@@ -114,7 +118,7 @@ class Scheduler:
         self._grow()
         decoding = [request for request in self._running if request.is_decoding]
         chunks = [self._chunk(request, 1) for request in decoding]
-        budget = self.limits.step_tokens - len(chunks)
+        budget = self._prompt_budget(len(decoding))
         joined: list[Joined] = []
         prompts = self._prompts(joined)
         while budget > 0 and (request := next(prompts, None)) is not None:
@@ -140,6 +144,8 @@ class Scheduler:
             self._prefill.add(prefilled, seconds)
         if decoded:
             self._decode.add(decoded, seconds)
+        if decoded and not prefilled:
+            self._decode_steps.add(1, seconds)
         self._done.add(sum(isinstance(event, Finished) for event in events), seconds)
         return events
 
@@ -233,6 +239,18 @@ class Scheduler:
         self._slots[slot] = request
         prompt, output = request.tokens[: request.num_prompt], request.tokens[request.num_prompt :]
         return Joined(slot, request.sampling, tuple(prompt), tuple(output), tuple(request.pages))
+
+    def _prompt_budget(self, num_decoding: int) -> int:
+        """Prompt tokens that may run beside `num_decoding` streams.
+
+        With `rate` measured over whole steps, `max_gap * rate * (seconds of a decode step)` settles where the
+        step takes `max_gap` decode steps: there rate = tokens / (max_gap * seconds).
+        """
+        budget = self.limits.step_tokens - num_decoding
+        if not num_decoding or not self._decode_steps.per_second or not self._prefill.per_second:
+            return budget
+        tokens = self.limits.max_gap * self._prefill.per_second / self._decode_steps.per_second
+        return min(budget, max(int(tokens), self.shape.page_size))
 
     # --- progress ---------------------------------------------------------------------------------------
 

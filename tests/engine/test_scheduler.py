@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -26,6 +27,7 @@ class Bench:
         self.ends: dict[int, Finished | Refused] = {}
         self.plans: list[StepPlan] = []
         self.now = 0.0
+        self.seconds: Callable[[StepPlan], float] = lambda plan: 0.5
 
     def submit(self, number: int, prompt: list[int], max_tokens: int = 10, **options: Any) -> Refused | None:
         request = Submit(number, "m", prompt, max_tokens, Sampling(), **{"stop_ids": []} | options)
@@ -36,7 +38,7 @@ class Bench:
         if plan is None:
             return False
         self.plans.append(plan)
-        self.take(self.scheduler.apply(plan, self.device.run(plan), 0.5))
+        self.take(self.scheduler.apply(plan, self.device.run(plan), self.seconds(plan)))
         self.scheduler.check()
         return True
 
@@ -78,6 +80,22 @@ def test_a_step_never_runs_more_tokens_than_its_budget_and_streams_keep_flowing(
         bench.step()
     assert len(bench.tokens[1]) == before + 6
     assert max(plan.num_tokens for plan in bench.plans) == 10
+
+
+def test_a_long_prompt_stretches_the_gaps_of_streams_by_max_gap_at_most():
+    bench = Bench(CacheShape(600, 4, 8, 2400), step_tokens=1000, max_gap=3.0)
+    bench.seconds = lambda plan: 0.02 + 0.001 * plan.num_tokens
+    bench.submit(1, prompt(1, 200), 300)
+    for _ in range(20):
+        bench.step()
+    bench.submit(2, prompt(2, 2000), 3)
+    while not bench.tokens[2]:
+        bench.step()
+    mixed = [plan for plan in bench.plans[20:] if plan.num_tokens > 1]
+    gaps = [bench.seconds(plan) / 0.021 for plan in mixed]
+    assert max(gaps) < 5
+    assert gaps[-2] == pytest.approx(3, abs=0.5)
+    assert len(mixed) < 60
 
 
 def test_a_prompt_that_is_being_read_is_admitted_before_a_younger_one():
