@@ -1,0 +1,65 @@
+"""Drives an agent with the official Python SDK, in an environment that holds nothing else.
+
+Arguments: working directory, agent command... Does what ts_sdk_client.mjs does and prints the same kind of report.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import acp
+from acp.schema import AllowedOutcome, ClientCapabilities, FileSystemCapabilities
+
+
+class TestClient(acp.Client):
+    def __init__(self) -> None:
+        self.seen: dict[str, Any] = {"updates": [], "permissions": 0, "writes": 0, "reads": 0}
+        self.spoke = asyncio.Event()
+
+    async def request_permission(self, session_id, tool_call, options, **kwargs):
+        self.seen["permissions"] += 1
+        option = next(o for o in options if o.kind == "allow_once")
+        return acp.RequestPermissionResponse(outcome=AllowedOutcome(outcome="selected", option_id=option.option_id))
+
+    async def session_update(self, session_id, update, **kwargs):
+        self.seen["updates"].append(update.session_update)
+        if update.session_update == "agent_message_chunk":
+            self.spoke.set()
+
+    async def read_text_file(self, session_id, path, line=None, limit=None, **kwargs):
+        self.seen["reads"] += 1
+        return acp.ReadTextFileResponse(content=await asyncio.to_thread(Path(path).read_text))
+
+    async def write_text_file(self, session_id, path, content, **kwargs):
+        self.seen["writes"] += 1
+        await asyncio.to_thread(Path(path).write_text, content)
+        return acp.WriteTextFileResponse()
+
+
+async def main(cwd: str, command: list[str]) -> None:
+    client = TestClient()
+    seen = client.seen
+    async with acp.spawn_agent_process(client, command[0], *command[1:], env=None) as (agent, _):
+        capabilities = ClientCapabilities(fs=FileSystemCapabilities(read_text_file=True, write_text_file=True))
+        started = await agent.initialize(protocol_version=acp.PROTOCOL_VERSION, client_capabilities=capabilities)
+        seen["protocol"] = started.protocol_version
+        session = (await agent.new_session(cwd=cwd, mcp_servers=[])).session_id
+        first = await agent.prompt(session_id=session, prompt=[acp.text_block("edit")])
+        seen["first"] = first.stop_reason
+        client.spoke.clear()
+        turn = asyncio.create_task(agent.prompt(session_id=session, prompt=[acp.text_block("wait")]))
+        await client.spoke.wait()
+        await agent.cancel(session_id=session)
+        seen["second"] = (await turn).stop_reason
+        await agent.set_session_mode(session_id=session, mode_id="plan")
+        live, seen["updates"] = seen["updates"], []
+        await agent.load_session(session_id=session, cwd=cwd, mcp_servers=[])
+        seen["replayed"], seen["updates"] = seen["updates"], live
+    sys.stdout.write(json.dumps(seen) + "\n")
+
+
+asyncio.run(main(sys.argv[1], sys.argv[2:]))
