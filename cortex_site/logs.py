@@ -13,6 +13,11 @@ import sys
 from datetime import UTC, datetime
 from typing import Any
 
+# They tell of every poll and every task; what came of an operation is logged by `cortex.operations`.
+_CHATTY = (
+    *("httpx", "httpcore", "asyncio", "daphne", "twisted", "kombu", "amqp"),
+    *("celery.beat", "celery.worker.strategy", "celery.app.trace"),
+)
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "color_message"}
 
 
@@ -61,5 +66,5 @@ def setup(level: str, program: str) -> None:
         level=os.environ.get("CORTEX_LOG_LEVEL", level).upper(), handlers=[handler], force=True
     )
     logging.captureWarnings(True)
-    for chatty in ("httpx", "httpcore", "asyncio", "daphne", "twisted", "kombu", "amqp"):
+    for chatty in _CHATTY:
         logging.getLogger(chatty).setLevel(logging.WARNING)

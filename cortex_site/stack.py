@@ -19,16 +19,7 @@ from cortex_site.supervisor import Program
 
 PROBE_TIMEOUT_S = 2.0
 CELERY = (sys.executable, "-m", "celery", "-A", "cortex_site.celery")
-CELERY_WORKER = (
-    "--pool",
-    "threads",
-    "--concurrency",
-    "8",
-    "--without-gossip",
-    "--without-mingle",
-    "-l",
-    "INFO",
-)
+CELERY_WORKER = tuple("--pool threads --concurrency 8 --without-gossip --without-mingle".split())
 DAPHNE = ("--no-server-name", "-v", "0", "cortex_site.asgi:application")
 
 
@@ -96,7 +87,7 @@ def serve_programs(config: CortexConfig, sockets: Sockets, env: Mapping[str, str
             env,
             stop_s=5.0,
         ),
-        Program("beat", (*CELERY, "beat", "--loglevel", "INFO", "--pidfile="), env, stop_s=5.0),
+        Program("beat", (*CELERY, "beat", "--pidfile="), env, stop_s=5.0),
     ]
 
 

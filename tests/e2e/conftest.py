@@ -103,6 +103,13 @@ class Stack:
 
     def stop(self) -> int:
         self.process.send_signal(signal.SIGINT)
+        return self.wait()
+
+    def wait(self) -> int:
+        """Drain what it still says, so that it can't block on a full pipe; its exit code."""
+        assert self.process.stderr is not None
+        with self.process.stderr:
+            self.output.append(self.process.stderr.read().decode())
         return self.process.wait(60)
 
     def chat(self, question: str, **extra) -> httpx.Response:
@@ -154,8 +161,7 @@ def stack(tmp_path_factory):
         yield running
     finally:
         family = running.family()
-        if running.process.poll() is None:
-            running.stop()
+        running.stop() if running.process.poll() is None else running.wait()
         _, alive = psutil.wait_procs(family, timeout=10)
         for process in alive:
             process.kill()

@@ -89,7 +89,7 @@ def test_a_killed_supervisor_leaves_nothing_behind(tmp_path):
     stack.read_until("Ctrl-C ends it", 180)
     family = stack.family()
     os.kill(stack.process.pid, signal.SIGKILL)
-    stack.process.wait()
+    stack.wait()
     _, alive = psutil.wait_procs(family, timeout=20)
     assert not alive
 

@@ -7,6 +7,7 @@ import re
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
+import psutil
 import pytest
 
 from tests.e2e.conftest import TINY
@@ -37,13 +38,10 @@ def rows(admin, page: str) -> list[str]:
 
 def unload_in_admin(stack, admin) -> None:
     page = "/admin/fleet/placement/"
+    stack.eventually(lambda: rows(admin, page))  # the first poll makes them
     answer = act(admin, page, "unload", *rows(admin, page))
     assert answer.status_code == 200
     stack.eventually(lambda: state_of(stack) == "available")
-
-
-def operations(admin) -> int:
-    return len(rows(admin, "/admin/fleet/operation/?kind__exact=load"))
 
 
 def loads_in_neuron_log(stack) -> int:
@@ -132,8 +130,6 @@ def worker_of(stack):
 
 
 def test_a_killed_device_worker_is_back_with_its_model(stack):
-    import psutil
-
     before = worker_of(stack)
     psutil.Process(before["pid"]).kill()
     stack.eventually(
@@ -164,8 +160,6 @@ def test_a_running_stream_survives_the_loss_of_the_control_plane(stack, victim):
 
 
 def test_a_stream_ends_in_an_error_event_when_its_worker_dies(stack):
-    import psutil
-
     body = {
         "model": TINY,
         "messages": [{"role": "user", "content": QUESTION}],
