@@ -25,7 +25,7 @@ from neuron.wire import DeviceInfo
 from tests.stubs.model_dir import write_model
 
 FAKE = (sys.executable, "-m", "tests.stubs.fake_worker")
-PATIENCE_S = 20.0  # for what must happen, however slow the machine
+PATIENCE_S = 60.0  # for what must happen, however slow the machine
 
 
 @dataclass

@@ -19,7 +19,7 @@ from cortex_site.version import VERSION
 def run(*arguments, **environment):
     command = [sys.executable, "-m", "neuron.cli", *arguments]
     return subprocess.run(
-        command, capture_output=True, text=True, timeout=60, env=os.environ | environment, check=False
+        command, capture_output=True, text=True, timeout=120, env=os.environ | environment, check=False
     )
 
 
@@ -67,10 +67,10 @@ def test_serves_until_it_is_told_to_stop(stop):
     with subprocess.Popen(
         command, stderr=subprocess.PIPE, text=True, env=os.environ | {"CORTEX_LOG": "json"}
     ) as it:
-        watchdog = threading.Timer(60, it.kill)
+        watchdog = threading.Timer(120, it.kill)
         watchdog.start()
         url = next(line["url"] for line in map(json.loads, it.stderr) if line["message"] == "neuron listens")
-        with httpx.Client(base_url=url, timeout=60) as http:
+        with httpx.Client(base_url=url, timeout=120) as http:
             assert http.get("/version").json()["version"] == VERSION
             health = http.get("/health").json()
             assert health["pid"] == it.pid
@@ -96,11 +96,11 @@ def test_the_daemon_imports_no_torch():
 def test_a_killed_daemon_leaves_no_worker():
     command = [sys.executable, "-m", "neuron.cli", "serve", "--listen", "127.0.0.1:0"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as it:
-        watchdog = threading.Timer(60, it.kill)
+        watchdog = threading.Timer(120, it.kill)
         watchdog.start()
         while not (workers := psutil.Process(it.pid).children()):
             pass
         it.kill()
         watchdog.cancel()
-    _, alive = psutil.wait_procs(workers, timeout=60)
+    _, alive = psutil.wait_procs(workers, timeout=120)
     assert not alive

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from neuron.wire import NodeState
-from tests.neuron.conftest import config, neuron_with, until
+from tests.neuron.conftest import PATIENCE_S, config, neuron_with, until
 from tests.stubs.model_dir import write_model
 
 
@@ -105,7 +105,7 @@ class Events:
         self._lines = response.aiter_lines()
 
     async def next(self):
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE_S):
             async for line in self._lines:
                 if line.startswith("data: "):
                     return NodeState.model_validate_json(line.removeprefix("data: "))
@@ -146,7 +146,7 @@ async def test_quiet_events_have_comments():
         neuron_with(config(stream={"keepalive_s": 0.02})) as neuron,
         neuron.http.stream("GET", "/events") as response,
     ):
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE_S):
             async for line in response.aiter_lines():
                 if line == ": keep-alive":
                     break

@@ -14,7 +14,7 @@ from neuron.discovery import Host
 from tests.neuron.conftest import CPU, config, events_of, neuron_with, until
 from tests.stubs.model_dir import write_model
 
-WEDGE = {"first_delay_s": 0.05, "max_delay_s": 0.1, "wedged_after_s": 0.5}
+WEDGE = {"first_delay_s": 0.05, "max_delay_s": 0.1, "wedged_after_s": 1.0}
 
 
 async def recovered(neuron, restarts=1):
@@ -94,8 +94,12 @@ async def test_a_wedged_worker_is_replaced(model_dir):
         answer = await neuron.chat("wedge")
         assert (answer.status_code, answer.json()["error"]["code"]) == (503, "worker_lost")
         assert "no sign of life" in (await neuron.device())["reason"]
-        await until(lambda: recovered(neuron))
-        assert (await neuron.chat("echo hi")).status_code == 200
+        await until(lambda: answers(neuron))
+        assert (await neuron.device())["restarts"] >= 1
+
+
+async def answers(neuron):
+    return (await neuron.chat("echo hi")).status_code == 200
 
 
 async def test_a_load_that_kills_its_worker_is_not_tried_again(model_dir, tmp_path):
