@@ -19,7 +19,7 @@ from cortex_site.supervisor import Program
 
 PROBE_TIMEOUT_S = 2.0
 CELERY = (sys.executable, "-m", "celery", "-A", "cortex_site.celery")
-CELERY_WORKER = tuple("--pool threads --concurrency 8 --without-gossip --without-mingle".split())
+CELERY_WORKER = ("--pool=threads", "--concurrency=8", "--without-gossip", "--without-mingle")
 DAPHNE = ("--no-server-name", "-v", "0", "cortex_site.asgi:application")
 
 
