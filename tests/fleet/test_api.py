@@ -5,6 +5,7 @@ from channels.testing import WebsocketCommunicator
 from django.conf import settings
 
 from cortex_site.secret_file import obtain
+from fleet.api.live import FleetConsumer
 from fleet.models import Alias, Operation
 from fleet.services import observe
 
@@ -121,8 +122,6 @@ def test_the_number_of_queries_does_not_grow_with_the_fleet(busy_fleet, operator
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 class TestLive:
     async def connect(self, user):
-        from cortex_site.asgi import FleetConsumer
-
         socket = WebsocketCommunicator(FleetConsumer.as_asgi(), "/ws/fleet")
         socket.scope["user"] = user
         return socket, (await socket.connect(timeout=10))

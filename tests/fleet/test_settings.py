@@ -40,7 +40,7 @@ def test_a_postgresql_url_with_options():
 
 @pytest.mark.parametrize("url", ["mysql://db/fleet", "fleet.sqlite3"])
 def test_another_database_is_refused(url):
-    with pytest.raises(ValueError, match="database.url must be postgresql://"):
+    with pytest.raises(ValueError, match=r"database\.url must be postgresql://"):
         database(url, Path("/state"))
 
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -16,13 +16,13 @@ ROOT = Path(__file__).parents[2]
 
 @contextmanager
 def worker(environment, log):
-    """A Celery worker as `cortex serve` starts it."""
+    """A Celery worker as `cortex serve` starts it; leaving kills it, and gives it no time to tidy up."""
     options = ["--pool", "threads", "--concurrency", "2", "--without-gossip", "--without-mingle"]
     command = [sys.executable, "-m", "celery", "-A", "cortex_site.celery", "worker", *options, "-n", log.name]
     with log.open("w") as file:
         process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=file, stderr=file)
     try:
-        yield process
+        yield
     finally:
         process.kill()
         process.wait()
@@ -38,18 +38,16 @@ def test_a_worker_killed_half_way_is_succeeded_by_another(fleet, folder, redis_s
         "PYTHONWARNINGS": "default",
     }
     operation = lifecycle.ensure_loaded("m", requested_by="test").id
-    with node.hold("/models/load"):
-        with worker(environment, tmp_path / "first") as first:
-            until(lambda: node.loads("m") == 1, limit_s=60)
-            first.kill()
-            first.wait()
-        assert lifecycle.operation(operation).state == "running"
-        assert Device.objects.exclude(claimed_by=None).count() == 1
-        with worker(environment, tmp_path / "second"):
+    with ExitStack() as heirs:
+        with node.hold("/models/load"):
+            with worker(environment, tmp_path / "first"):
+                until(lambda: node.loads("m") == 1, limit_s=60)
+            assert lifecycle.operation(operation).state == "running"
+            assert Device.objects.exclude(claimed_by=None).count() == 1
             fleet.orphan(operation)  # ten seconds later
             execution.reconcile()
+            heirs.enter_context(worker(environment, tmp_path / "second"))
             until(lambda: node.loads("m") == 2, limit_s=60)
-    with worker(environment, tmp_path / "third"):
         until(lambda: not lifecycle.operation(operation).is_active, limit_s=60)
     row = Operation.objects.get()
     assert (row.state, row.node, row.message) == ("succeeded", "a", "loaded on a")
