@@ -25,8 +25,8 @@ MAX_ERROR_BYTES = 1 << 20
 EVENT_DELAY_S = 1.0  # how long a node's word that a model is gone may be on its way to us
 CHAT_PATH = "/v1/chat/completions"
 
-# The node did not run the request and says so: another replica may, or a load brings it back here.
-_GONE = frozenset({"model_not_found", "model_not_loaded", "model_unloaded", "worker_restarting"})
+# The node did not answer because the model is not there now: another replica may, or a load brings it back.
+_GONE = frozenset({"model_not_found", "model_loading", "model_unloaded", "worker_lost"})
 
 
 class _Error(msgspec.Struct):
@@ -56,6 +56,7 @@ class Dispatch:
     queue_s: float = 0.0
     _failed: set[str] = field(default_factory=set)
     _last_error: ApiError | None = None
+    _lost_a_worker: bool = False
 
     async def send(self, model: str, body: bytes) -> Response:
         """The 200 answer's head from some replica of the (resolved) model; `ApiError` when none gives one."""
@@ -118,7 +119,10 @@ class Dispatch:
         if error.status in {401, 403}:
             message = f"The node '{self.node}' does not accept the gateway's token; set it under [[neurons]]."
             self._fail(ApiError(503, "node_unauthorized", message))
+        elif error.code == "worker_lost" and self._lost_a_worker:
+            raise error  # it may be this request that kills them
         elif error.status in {429, 503} or error.code in _GONE:
+            self._lost_a_worker |= error.code == "worker_lost"
             self._fail(error)
         else:
             raise error  # the request's own fault: every replica would say the same

@@ -176,7 +176,7 @@ async def test_wrong_token_is_the_operators_fault_not_the_clients(house):
 
 
 @pytest.mark.parametrize(
-    "first", [refuse(503, "busy"), refuse(429, "queue_full"), refuse(404, "model_not_loaded")]
+    "first", [refuse(503, "busy"), refuse(429, "queue_full"), refuse(404, "model_not_found")]
 )
 async def test_another_replica_answers(first):
     async with make_house(nodes=2) as house:
@@ -236,3 +236,12 @@ async def test_database_away_changes_nothing_for_loaded_models(house):
     assert (await house.chat()).status_code == 200
     health = (await house.client.get("/health")).json()
     assert (health["status"], health["missing"]) == ("impaired", ["database"])
+
+
+async def test_a_request_is_not_fed_to_a_third_worker_after_it_may_have_killed_two():
+    async with make_house(nodes=3) as house:
+        for node in house.nodes:
+            node.answer = refuse(503, "worker_lost")
+        response = await house.chat()
+        assert (response.status_code, error_of(response)["code"]) == (503, "worker_lost")
+        assert sum(len(node.requests) for node in house.nodes) == 2
