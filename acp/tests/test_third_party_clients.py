@@ -30,7 +30,13 @@ TIMEOUT_S = 90
 
 def run(argv, env, cwd=None, *, check=True):
     done = subprocess.run(
-        [str(arg) for arg in argv], env=env, cwd=cwd, capture_output=True, text=True, timeout=TIMEOUT_S, check=False
+        [str(arg) for arg in argv],
+        env=env,
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+        check=False,
     )
     if check:
         assert done.returncode == 0, f"{argv}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
@@ -50,7 +56,9 @@ def test_typescript_sdk(script, project):
     assert [o["currentValue"] for o in seen["options"]["configOptions"] if o["id"] == "mode"] == ["plan"]
     assert len(seen["list"]["sessions"]) == 1
     assert {"agent_message_chunk", "agent_thought_chunk", "tool_call", "usage_update"} <= set(seen["updates"])
-    assert {"user_message_chunk", "agent_message_chunk", "agent_thought_chunk", "tool_call"} <= set(seen["replayed"])
+    assert {"user_message_chunk", "agent_message_chunk", "agent_thought_chunk", "tool_call"} <= set(
+        seen["replayed"]
+    )
 
 
 def test_python_sdk(script, project):
@@ -106,7 +114,9 @@ def test_acpx_session_mode_cancel_and_load(acpx, project):
     assert not any(m.get("method") == "session/request_permission" for m in messages(done))
     assert (project / "a.txt").read_text() == "1\n"
     base = [str(clients.NODE), str(clients.ACPX), "--agent", agent, "--cwd", str(project), "--format", "json"]
-    waiting = subprocess.Popen([*base, "prompt", "wait"], env=env, cwd=project, stdout=subprocess.PIPE, text=True)
+    waiting = subprocess.Popen(
+        [*base, "prompt", "wait"], env=env, cwd=project, stdout=subprocess.PIPE, text=True
+    )
     try:
         for line in waiting.stdout:
             if "Waiting." in line:

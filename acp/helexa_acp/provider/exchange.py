@@ -70,8 +70,13 @@ class Exchange:
         """Raises Cancelled, RefusedError, ProviderError."""
         url = join_url(self._endpoint.base_url, self._call.path)
         message = self._client.build_request("POST", url, json=self._call.body, headers=self._headers)
-        sending = self._client.send(message, stream=True)
-        response = await self._wait(sending, self._endpoint.first_byte_timeout_s, cancel)
+        sending = asyncio.ensure_future(self._client.send(message, stream=True))
+        try:
+            response = await self._wait(sending, self._endpoint.first_byte_timeout_s, cancel)
+        except Cancelled:
+            if sending.done() and not sending.cancelled() and sending.exception() is None:
+                await sending.result().aclose()  # it came in the same moment
+            raise
         try:
             if response.status_code != 200:
                 await self._refuse(response, cancel)

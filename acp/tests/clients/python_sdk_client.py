@@ -23,7 +23,9 @@ class TestClient(acp.Client):
     async def request_permission(self, session_id, tool_call, options, **kwargs):
         self.seen["permissions"] += 1
         option = next(o for o in options if o.kind == "allow_once")
-        return acp.RequestPermissionResponse(outcome=AllowedOutcome(outcome="selected", option_id=option.option_id))
+        return acp.RequestPermissionResponse(
+            outcome=AllowedOutcome(outcome="selected", option_id=option.option_id)
+        )
 
     async def session_update(self, session_id, update, **kwargs):
         self.seen["updates"].append(update.session_update)
@@ -44,8 +46,12 @@ async def main(cwd: str, command: list[str]) -> None:
     client = TestClient()
     seen = client.seen
     async with acp.spawn_agent_process(client, command[0], *command[1:], env=None) as (agent, _):
-        capabilities = ClientCapabilities(fs=FileSystemCapabilities(read_text_file=True, write_text_file=True))
-        started = await agent.initialize(protocol_version=acp.PROTOCOL_VERSION, client_capabilities=capabilities)
+        capabilities = ClientCapabilities(
+            fs=FileSystemCapabilities(read_text_file=True, write_text_file=True)
+        )
+        started = await agent.initialize(
+            protocol_version=acp.PROTOCOL_VERSION, client_capabilities=capabilities
+        )
         seen["protocol"] = started.protocol_version
         session = (await agent.new_session(cwd=cwd, mcp_servers=[])).session_id
         first = await agent.prompt(session_id=session, prompt=[acp.text_block("edit")])

@@ -1,0 +1,150 @@
+from __future__ import annotations
+
+import shlex
+import subprocess
+import tomllib
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from helexa_acp.agent.rules import Rules, covers
+from helexa_acp.tools.shell import grants
+from helexa_acp.tools.shellwords import parse
+from helexa_acp.tools.tool import Grant, Rule
+
+
+@pytest.mark.parametrize(
+    ("command", "parsed"),
+    [
+        ("ls", [("ls",)]),
+        ("git status && git diff", [("git", "status"), ("git", "diff")]),
+        ("a; b | c || d & e", [("a",), ("b",), ("c",), ("d",), ("e",)]),
+        ("echo 'a && b' \"c; d\"", [("echo", "a && b", "c; d")]),
+        ("make 2>&1 >/dev/null", [("make",)]),
+        ("ls\nrm x", [("ls",), ("rm", "x")]),
+        ("echo ''", [("echo", "")]),
+    ],
+)
+def test_commands_are_taken_apart(command, parsed):
+    assert parse(command) == parsed
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        *(
+            "echo $(rm x)",
+            "echo `rm x`",
+            "echo $HOME",
+            'echo "$(rm x)"',
+            "cat <(ls)",
+            "ls > file",
+            "ls >> file",
+            "(rm x)",
+        ),
+        *(
+            "{ rm x; }",
+            "if true; then rm x; fi",
+            "A=1 rm x",
+            "eval ls",
+            "ls \\; rm x",
+            "echo 'open",
+            "ls # rm",
+            "",
+            "   ",
+        ),
+        *(
+            ". ./x",
+            "! ls",
+            "cat <<E\nE",
+            "for i in a; do rm x; done",
+            'echo "a\\"; rm x"',
+            "ls 2>file",
+            "x >&2",
+        ),
+    ],
+)
+def test_what_words_do_not_show_is_opaque(command):
+    assert parse(command) is None
+
+
+@given(st.text(alphabet="ab;&|\"' \n-.", max_size=30))
+def test_parsed_words_are_what_a_shell_would_run(command):
+    parsed = parse(command)
+    if parsed is None or any(word[0] not in "ab" for words in parsed for word in words if word):
+        return
+    log = subprocess.run(
+        ["/bin/bash", "-nc", command], capture_output=True, text=True, timeout=10, check=False, env={}
+    )
+    if log.returncode == 0 and parsed and "\n" not in command:
+        lexer = shlex.shlex(command, posix=True, punctuation_chars=";&|")
+        lexer.whitespace_split = True
+        words = [word for word in lexer if set(word) - set(";&|") or word == ""]
+        assert [word for simple in parsed for word in simple] == words
+
+
+def test_every_part_needs_its_own_permission():
+    first, second = grants("git status && rm -rf /")
+    assert covers(Rule("shell", "prefix", "git status"), first)
+    assert not covers(Rule("shell", "prefix", "git status"), second)
+
+
+def test_a_prefix_never_covers_what_is_opaque():
+    (grant,) = grants("git status; echo $(rm x)")
+    assert not covers(Rule("shell", "prefix", "git status"), grant)
+    assert covers(Rule("shell", "exact", "git status; echo $(rm x)"), grant)
+
+
+@pytest.mark.parametrize(
+    "command", ["bash -c x", "sudo ls", "rm x", "python x.py", "/bin/sh -c x", "env ls", "xargs rm"]
+)
+def test_no_prefix_is_offered_for_commands_that_run_anything(command):
+    assert [rule.match for rule in grants(command)[0].rules] == ["exact"]
+
+
+def test_prefixes_are_words_not_letters():
+    (grant,) = grants("gitk --all")
+    assert not covers(Rule("shell", "prefix", "git"), grant)
+
+
+def test_under_means_below_and_not_beside():
+    rule = Rule("edit", "under", "/home/me/project")
+    assert covers(rule, Grant("edit", "/home/me/project/a", ()))
+    assert not covers(rule, Grant("edit", "/home/me/project-2/a", ()))
+
+
+def test_rejections_win_and_tools_are_apart(tmp_path):
+    rules = Rules(tmp_path / "p.toml", "/p")
+    grant = Grant("shell", "ls -l", (), ("ls", "-l"))
+    rules.remember("allow", [Rule("shell", "prefix", "ls")])
+    assert rules.decide(grant) is True
+    assert rules.decide(Grant("edit", "ls -l", ())) is None
+    rules.remember("reject", [Rule("shell", "exact", "ls -l")])
+    assert rules.decide(grant) is False
+
+
+@given(
+    st.lists(
+        st.tuples(st.text(min_size=1), st.sampled_from(["exact", "prefix", "under", "any"]), st.text()),
+        max_size=5,
+    )
+)
+def test_rules_survive_their_file(tmp_path_factory, entries):
+    rules = Rules(tmp_path_factory.mktemp("rules") / "p.toml", "x")
+    wanted = []
+    for tool, match, value in entries:
+        rule = Rule(*(text.encode("utf-8", "replace").decode() for text in (tool, match, value)))
+        wanted += [rule] if rule not in wanted else []
+        rules.remember("allow", [rule])
+    assert rules.read()["allow"] == wanted
+
+
+def test_the_file_is_readable_and_a_damaged_one_permits_nothing(tmp_path):
+    rules = Rules(tmp_path / "p.toml", "/home/me")
+    rules.remember("allow", [Rule("shell", "exact", 'echo "x"')])
+    assert tomllib.loads(rules.path.read_text()) == {
+        "allow": [{"tool": "shell", "match": "exact", "value": 'echo "x"'}]
+    }
+    rules.path.write_text("[[allow")
+    assert rules.read() == {"allow": [], "reject": []}
