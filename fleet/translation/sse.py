@@ -8,6 +8,7 @@ growing buffer.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 MAX_EVENT_BYTES = 32 << 20  # a whole answer with room; an engine's deltas are below 1 KiB
@@ -41,28 +42,25 @@ class SseSplitter:
         self._name = b""
         self._size = 0  # bytes held in _line and _data
 
-    def feed(self, chunk: bytes) -> list[SseEvent]:
+    def feed(self, chunk: bytes) -> Iterator[SseEvent]:
+        """To be exhausted. What was complete before an event grew too large comes out before the error."""
         if b"\r" in chunk or self._after_cr:
             chunk = self._with_lf(chunk)
         first, *rest = chunk.split(b"\n")
         self._keep(first)
         if not rest:
-            return []
+            return
         last = rest.pop()
-        events: list[SseEvent] = []
         for line in (self._whole_line(), *rest):
             if line:
                 self._field(line)
             else:
-                self._dispatch(events)
+                yield from self._dispatch()
         self._keep(last)
-        return events
 
-    def close(self) -> list[SseEvent]:
-        events: list[SseEvent] = []
+    def close(self) -> Iterator[SseEvent]:
         self._field(self._whole_line())
-        self._dispatch(events)
-        return events
+        yield from self._dispatch()
 
     def _with_lf(self, chunk: bytes) -> bytes:
         """The chunk with LF for every line end; an LF that completes the last chunk's CR is dropped."""
@@ -101,9 +99,9 @@ class SseSplitter:
         elif name == b"event":
             self._name = value.removeprefix(b" ")
 
-    def _dispatch(self, events: list[SseEvent]) -> None:
-        if self._data:
-            events.append(SseEvent(b"\n".join(self._data), self._name))
-            self._data.clear()
+    def _dispatch(self) -> list[SseEvent]:
+        events = [SseEvent(b"\n".join(self._data), self._name)] if self._data else []
+        self._data.clear()
         self._name = b""
         self._size = 0
+        return events

@@ -162,6 +162,20 @@ TOOLS = {
         ],
         [*called("a", "f", '{"x":"}\\', '"{"}'), *G, CALLS],
     ),
+    "escape cut in two": (
+        [
+            use(call(index=0, id="a", name="f", arguments='{"x":"\\')),
+            use(call(index=0, arguments='"}')),
+            use(call(index=1, id="b", name="g", arguments="{}")),
+            use(call(index=0, arguments='"}')),
+            say("tool_calls"),
+        ],
+        [*called("a", "f", '{"x":"\\', '"}', '"}'), *G, CALLS],
+    ),
+    "two of one name without anything": (
+        [use(call(name="f"), call(name="f")), say("stop")],
+        [*called("call_7_0", "f"), *called("call_7_1", "f"), CALLS],
+    ),
     "text before and after": (
         [
             say(content="a"),

@@ -113,3 +113,21 @@ def test_one_event_has_a_bound():
     assert reader.feed(b"x" * 2000) == []
     reader = ChatReader(max_event_bytes=1000)
     assert reader.feed(b'{"choices": "' + b"x" * 2000)[-1].code == "upstream_malformed"
+
+
+def test_what_follows_the_end_is_not_read():
+    reader = ChatReader(max_event_bytes=200)
+    assert reader.feed(sse(say("stop", content="a")) + b"data: " + b"x" * 300)[-1] == STOP
+
+
+def test_a_status_beside_a_type_wins():
+    error = {"error": {"message": "full", "type": "api_error", "status": 429}}
+    assert read(sse(error)) == [Failure(429, "upstream_error", "full")]
+
+
+def test_bytes_after_a_cr_may_be_none():
+    reader = ChatReader()
+    whole = sse(say("stop", content="a"), end="\r\n")
+    cut = whole.index(b"\r") + 1
+    events = reader.feed(whole[:cut]) + reader.feed(b"") + reader.feed(whole[cut:])
+    assert events == [START, TextDelta("a"), STOP]

@@ -143,7 +143,7 @@ USAGE = {
     "in two pieces": (
         [
             say(content="a") | {"usage": {"prompt_tokens": 9}},
-            say("stop") | {"usage": {"completion_tokens": 4}},
+            say("stop") | {"usage": {"prompt_tokens": None, "completion_tokens": 4}},
         ],
         [TextDelta("a"), U, STOP],
     ),

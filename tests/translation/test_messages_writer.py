@@ -67,6 +67,13 @@ def test_a_failure_anywhere_is_the_last_thing_said(events, data):
     assert caught.value.status == events[-1].status
 
 
+@pytest.mark.parametrize("event", [TextDelta("a"), ReasoningDelta("a"), ToolCallStart("t", "f")])
+def test_a_failure_leaves_its_block_open(event):
+    writer = MessagesWriter("claude")
+    writer.write([START, event])
+    assert types(writer.write([Failure(500, "c", "m")])) == ["error"]
+
+
 def test_every_kind_of_block_in_order():
     events = [
         START,

@@ -9,6 +9,7 @@ from neuron.wire import ApiError
 from tests.translation.items import CHAT_TOOL, TOOL, body, called, chat, made, message, output, thought
 
 ITEMS = {
+    "no parts": ([message("user", [])], [message("user", "")]),
     "untyped": ([message("user", "a")], [message("user", "a")]),
     "typed": ([message("user", "a", type="message", id="x", status="completed")], [message("user", "a")]),
     "developer and system stay where they are": (

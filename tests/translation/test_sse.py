@@ -13,7 +13,7 @@ ENDS = ["\n", "\r\n", "\r"]
 def split(*pieces: bytes, limit: int = 1 << 20) -> list[SseEvent]:
     splitter = SseSplitter(max_event_bytes=limit)
     events = [event for piece in pieces for event in splitter.feed(piece)]
-    return events + splitter.close()
+    return [*events, *splitter.close()]
 
 
 @pytest.mark.parametrize(
@@ -71,3 +71,11 @@ def test_an_event_without_end_is_refused_in_any_pieces(sent):
 def test_the_bound_is_for_one_event():
     assert len(split(b"data: 0123456789\n\n" * 50, limit=40)) == 50
     assert len(split(*[b"data: 01234", b"56789\n\n"] * 50, limit=40)) == 50
+
+
+def test_what_came_before_an_event_too_large_is_not_lost():
+    splitter = SseSplitter(max_event_bytes=40)
+    events = splitter.feed(b"data: a\n\ndata: " + b"x" * 60)
+    assert next(events) == SseEvent(b"a")
+    with pytest.raises(SseTooLarge):
+        next(events)
