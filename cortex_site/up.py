@@ -13,6 +13,7 @@ import signal
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -142,10 +143,10 @@ def run(plan: Plan) -> int:
 async def _run(plan: Plan) -> int:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         loop.add_signal_handler(number, stop.set)
     supervisor = Supervisor(
-        tell=lambda line: plan.console.print(f"[yellow]{line}[/yellow]"),
+        tell=lambda line: _tell(plan.console, line),
         state_path=plan.config.home / STATE_FILE,
         log_dir=plan.logs,
     )
@@ -167,6 +168,11 @@ async def _run(plan: Plan) -> int:
         plan.console.print("Stopping …")
         await supervisor.stop()
     return 0
+
+
+def _tell(console: Console, line: str) -> None:
+    with suppress(OSError):  # whoever read it is gone; the processes are to be kept all the same
+        console.print(f"[yellow]{line}[/yellow]")
 
 
 async def _start(plan: Plan, supervisor: Supervisor) -> None:
