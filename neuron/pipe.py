@@ -122,7 +122,7 @@ class Finished(msgspec.Struct, frozen=True, tag=True):
     id: int
     reason: str  # stop | length | cancelled
     prompt_tokens: int
-    completion_tokens: int
+    completion_tokens: int  # sampled, the stop id that ended the answer included
     cached_tokens: int = 0  # of the prompt, found in the KV cache
 
 
@@ -131,7 +131,9 @@ class Refused(msgspec.Struct, frozen=True, tag=True):
 
     id: int
     status: int
-    code: str  # context_length_exceeded, queue_full, model_not_loaded, model_unloaded, engine_error
+    # context_length_exceeded, invalid_request, queue_full, queue_timeout, model_not_loaded, model_unloaded,
+    # shutting_down, engine_error
+    code: str
     message: str
     retry_after_s: int | None = None
 

@@ -20,12 +20,12 @@ GREEDY = Sampling()
 SHAPE = CacheShape(num_pages=200, page_size=8, num_slots=32, context=256)
 
 
-def decoder(path: Path, dtype: str | None = None) -> Decoder:
+def decoder(path: Path, dtype: str | None = None, device: str = "cpu") -> Decoder:
     checkpoint = read_checkpoint(path)
     return load_decoder(
         checkpoint,
         dtype=model_dtype(checkpoint, dtype),
-        device=torch.device("cpu"),
+        device=torch.device(device),
         on_progress=lambda _: None,
     )
 

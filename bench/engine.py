@@ -1,0 +1,244 @@
+"""neuron's engine beside transformers' `generate`: same weights, same threads, one run.
+
+    python -m bench.engine [--quick] [--threads 2] [--json] [--out DIR]
+
+Prints one JSON object as its last line and, with `--out`, writes it there with a description of the machine.
+Each ratio is taken from runs that alternate, best of each side: on a shared machine read the ratios, not the
+speeds. `generate` gets what suits it: one length for all prompts, no padding, no end before the last token.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+
+from neuron.device.runner import Runner
+from neuron.engine.scheduler import Limits, Scheduler
+from neuron.models.checkpoint import read_checkpoint
+from neuron.models.loading import Decoder, load_decoder
+from neuron.pipe import Sampling, Submit, Tokens
+from neuron.step import CacheShape
+
+VOCAB = 8192
+SHAPE = CacheShape(num_pages=1024, page_size=16, num_slots=32, context=4096)
+PREFIX_TOKENS = 2000
+
+
+def prompt(seed: int, length: int) -> list[int]:
+    return torch.randint(3, VOCAB, (length,), generator=torch.Generator().manual_seed(seed)).tolist()
+
+
+class Engine:
+    """Scheduler and runner as the worker has them, with the time of every step and of every token."""
+
+    def __init__(self, decoder: Decoder) -> None:
+        self._scheduler = Scheduler("m", SHAPE, vocab_size=VOCAB, limits=Limits())
+        self._runner = Runner(decoder, decoder.layers, SHAPE)
+        self._number = 0
+        self.token_times: dict[int, list[float]] = {}
+        self.step_s: list[float] = []
+        self.run_s: list[float] = []
+
+    def submit(self, tokens: list[int], max_tokens: int) -> int:
+        self._number += 1
+        self.token_times[self._number] = []
+        request = Submit(self._number, "m", tokens, max_tokens, Sampling(), [])
+        assert self._scheduler.submit(request, 0.0) is None
+        return self._number
+
+    def step(self) -> bool:
+        started = time.perf_counter()
+        plan = self._scheduler.plan()
+        if plan is None:
+            return False
+        before = time.perf_counter()
+        result = self._runner.run(plan)
+        after = time.perf_counter()
+        events = self._scheduler.apply(plan, result, after - before)
+        now = time.perf_counter()
+        for event in events:
+            if isinstance(event, Tokens):
+                self.token_times[event.id].append(now)
+        self.run_s.append(after - before)
+        self.step_s.append(now - started)
+        return True
+
+    def drain(self) -> None:
+        while self.step():
+            pass
+
+
+def timed(work: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
+def alternate(repeats: int, *sides: Callable[[], object]) -> list[float]:
+    """The best time of each side, the sides taking turns; one turn before that is not counted."""
+    for side in sides:
+        side()
+    return [min(times) for times in zip(*([timed(s) for s in sides] for _ in range(repeats)), strict=True)]
+
+
+def over_generate(decoder: Decoder, model: Any, requests: int, new: int, repeats: int) -> dict[str, float]:
+    """Tokens per second of `requests` at once on both sides."""
+    prompts = [prompt(seed, 64) for seed in range(requests)]
+    ids = torch.tensor(prompts)
+
+    def ours() -> None:
+        engine = Engine(decoder)
+        for tokens in prompts:
+            engine.submit(tokens, new)
+        engine.drain()
+
+    def theirs() -> None:
+        mask = torch.ones_like(ids)
+        model.generate(ids, attention_mask=mask, max_new_tokens=new, do_sample=False, eos_token_id=None)
+
+    ours_s, theirs_s = alternate(repeats, ours, theirs)
+    return {"ours": requests * new / ours_s, "theirs": requests * new / theirs_s, "ratio": theirs_s / ours_s}
+
+
+def ttft_warm_over_cold(decoder: Decoder, repeats: int) -> float:
+    def first_token_s(engine: Engine, tokens: list[int]) -> float:
+        started = time.perf_counter()
+        number = engine.submit(tokens, 1)
+        engine.drain()
+        return engine.token_times[number][0] - started
+
+    ratios = []
+    for seed in range(repeats):
+        engine, prefix = Engine(decoder), prompt(seed, PREFIX_TOKENS)
+        cold = first_token_s(engine, prefix + prompt(1, 20))
+        ratios.append(first_token_s(engine, prefix + prompt(2, 20)) / cold)
+    return min(ratios)
+
+
+def gap_p99_over_p50(decoder: Decoder) -> float:
+    """Gaps of eight running streams while a long prompt comes in, over their median gap alone."""
+
+    def gaps(engine: Engine, numbers: list[int], since: float) -> Iterator[float]:
+        for number in numbers:
+            times = [at for at in engine.token_times[number] if at >= since]
+            yield from (b - a for a, b in pairwise(times))
+
+    engine = Engine(decoder)
+    streams = [engine.submit(prompt(seed, 64), 400) for seed in range(8)]
+    for _ in range(30):
+        engine.step()
+    alone = statistics.median(gaps(engine, streams, engine.token_times[streams[0]][5]))
+    since = time.perf_counter()
+    late = engine.submit(prompt(99, PREFIX_TOKENS), 1)
+    while not engine.token_times[late]:
+        engine.step()
+    during = sorted(gaps(engine, streams, since))
+    return during[min(len(during) - 1, int(len(during) * 0.99))] / alone
+
+
+def overhead_us_per_step(decoder: Decoder) -> float:
+    """Median time per decode step of 16 requests that is not the device's."""
+    engine = Engine(decoder)
+    for seed in range(16):
+        engine.submit(prompt(seed, 64), 24)
+    engine.drain()
+    overheads = [step - run for step, run in zip(engine.step_s, engine.run_s, strict=True)]
+    return statistics.median(overheads) * 1e6
+
+
+def random_weights(path: Path) -> None:
+    """Qwen3's shape with some 40 million parameters."""
+    torch.manual_seed(0)
+    config = transformers.Qwen3Config(
+        vocab_size=VOCAB,
+        hidden_size=512,
+        intermediate_size=1536,
+        num_hidden_layers=12,
+        num_attention_heads=8,
+        num_key_value_heads=4,
+        head_dim=64,
+        max_position_embeddings=8192,
+        eos_token_id=None,
+    )
+    transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32).save_pretrained(path)
+
+
+def measure(path: Path, dtype: torch.dtype, *, quick: bool) -> dict[str, Any]:
+    checkpoint = read_checkpoint(path)
+    decoder = load_decoder(checkpoint, dtype=dtype, device=torch.device("cpu"), on_progress=lambda _: None)
+    model = transformers.AutoModelForCausalLM.from_pretrained(path, dtype=dtype).eval()
+    new, repeats = (16, 2) if quick else (64, 4)
+    one, many = (over_generate(decoder, model, requests, new, repeats) for requests in (1, 16))
+    return {
+        "decode_1_over_generate": one["ratio"],
+        "total_16_over_static": many["ratio"],
+        "ttft_warm_over_cold": ttft_warm_over_cold(decoder, 1 if quick else 3),
+        "gap_p99_over_p50": gap_p99_over_p50(decoder),
+        "overhead_us_per_step": overhead_us_per_step(decoder),
+        "tokens_per_s": {"one": one, "sixteen": many},
+    }
+
+
+def machine(threads: int) -> dict[str, Any]:
+    cpu = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
+    return {
+        "cpu": cpu[0].partition(":")[2].strip() if cpu else platform.processor(),
+        "cores": len(cpu),
+        "load": Path("/proc/loadavg").read_text().split()[0],
+        "threads": threads,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def rounded(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: rounded(item) for key, item in value.items()}
+    return round(value, 3) if isinstance(value, float) else value
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m bench.engine", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="bfloat16 only, fewer tokens and repeats")
+    parser.add_argument("--json", action="store_true", help="print nothing but the JSON object")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--out", type=Path, help="directory to write the result to")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    torch.set_grad_enabled(False)
+    transformers.logging.disable_progress_bar()
+    transformers.logging.set_verbosity_error()
+    dtypes = (torch.bfloat16,) if options.quick else (torch.bfloat16, torch.float32)
+    result: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as path:
+        random_weights(Path(path))
+        for dtype in dtypes:
+            name = str(dtype).removeprefix("torch.")
+            result[name] = rounded(measure(Path(path), dtype, quick=options.quick))
+            if not options.json:
+                print(name, json.dumps(result[name], indent=2))
+    # The table's figures are bfloat16's.
+    figures = {key: value for key, value in result["bfloat16"].items() if isinstance(value, float)}
+    line = json.dumps(figures | {"machine": machine(options.threads), "runs": result})
+    if options.out:
+        stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
+        (options.out / f"engine-{stamp}.json").write_text(line + "\n")
+    print(line)
+
+
+if __name__ == "__main__":
+    main()
