@@ -29,6 +29,24 @@ from neuron.wire import (
 )
 
 
+class _Server(uvicorn.Server):
+    """uvicorn's, without its ticks of a tenth of a second: it ends at once, as a killed process does."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.ended = asyncio.Event()
+
+    async def main_loop(self) -> None:
+        await self.on_tick(0)
+        await self.ended.wait()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        for server in self.servers:
+            server.close()
+        for connection in self.server_state.connections:
+            connection.transport.abort()
+
+
 class FakeNeuron:
     """`with FakeNeuron("a", devices=[8000]) as node:` listens on a free port of the loopback interface."""
 
@@ -48,9 +66,10 @@ class FakeNeuron:
         self._holds: dict[str, threading.Event] = {}
         self._loop = asyncio.new_event_loop()
         self._socket = socket.create_server(("127.0.0.1", 0))
+        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # accepted ones inherit it
         self.endpoint = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
         config = uvicorn.Config(self._app, interface="asgi3", lifespan="off", log_config=None)
-        self._server = uvicorn.Server(config)
+        self._server = _Server(config)
         self._thread = threading.Thread(target=self._run, name=f"fake-neuron-{name}", daemon=True)
 
     def __enter__(self) -> Self:
@@ -61,20 +80,15 @@ class FakeNeuron:
         self.stop()
 
     def stop(self) -> None:
-        """As a killed process: open connections break, new ones are refused."""
-        self._server.should_exit = self._server.force_exit = True
+        """Open connections break, new ones are refused."""
         with suppress(RuntimeError):  # it is stopped already
-            self._loop.call_soon_threadsafe(self._break_connections)
+            self._loop.call_soon_threadsafe(self._server.ended.set)
         self._thread.join(10)
         self._socket.close()
 
     def _run(self) -> None:
         with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
             runner.run(self._server.serve([self._socket]))
-
-    def _break_connections(self) -> None:
-        for connection in self._server.server_state.connections:
-            connection.transport.abort()
 
     @contextmanager
     def hold(self, path: str = "") -> Iterator[None]:
