@@ -13,7 +13,7 @@ from ninja.errors import HttpError, ValidationError
 from cortex_site.light import LightRequest
 from cortex_site.version import VERSION
 from fleet.gateway import catalogue
-from fleet.gateway.dialects import CHAT, MESSAGES, Dialect
+from fleet.gateway.dialects import CHAT, COUNT_TOKENS, MESSAGES, RESPONSES, Dialect
 from fleet.gateway.exchange import Exchange, request_id
 from fleet.gateway.keys import authorize
 from neuron.wire import ApiError
@@ -34,6 +34,7 @@ def _body_schema(required: list[str]) -> dict[str, Any]:
         "properties": {
             "model": {"type": "string", "example": "helexa-tiny"},
             "messages": {"type": "array", "items": {"type": "object"}},
+            "input": {"type": ["string", "array"]},
             "max_tokens": {"type": "integer"},
             "stream": {"type": "boolean"},
         },
@@ -55,6 +56,16 @@ def make_api(gateway: Gateway) -> NinjaAPI:
     )
     async def messages(request: LightRequest) -> HttpResponseBase:
         return await Exchange(gateway, request, MESSAGES).run()
+
+    @api.post(
+        "/v1/messages/count_tokens", tags=["Anthropic"], openapi_extra=_body_schema(["model", "messages"])
+    )
+    async def count_tokens(request: LightRequest) -> HttpResponseBase:
+        return await Exchange(gateway, request, COUNT_TOKENS).run()
+
+    @api.post("/v1/responses", tags=["OpenAI"], openapi_extra=_body_schema(["model", "input"]))
+    async def responses(request: LightRequest) -> HttpResponseBase:
+        return await Exchange(gateway, request, RESPONSES).run()
 
     @api.get("/v1/models", tags=["OpenAI"])
     async def list_models(request: LightRequest) -> dict[str, Any]:

@@ -6,13 +6,15 @@ rewrites both ways.
 
 from __future__ import annotations
 
-import json
+import time
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import msgspec
 
 from fleet import translation
+from fleet.translation.events import Event, Failure
 from neuron.wire import ApiError
 
 
@@ -28,6 +30,9 @@ class _ChatHead(msgspec.Struct):
     stream_options: StreamOptions | None = None
 
 
+CHAT_PATH = "/v1/chat/completions"
+
+
 @dataclass(frozen=True, slots=True)
 class Call:
     """A request as the gateway needs it. `body` is a chat body whose `model` is still the client's."""
@@ -36,15 +41,23 @@ class Call:
     stream: bool
     body: bytes
     hide_usage: bool = False  # the client did not ask for a usage chunk
+    node_path: str = CHAT_PATH
+    origin: Any = None  # what the dialect needs again for the answer
 
 
-class Outgoing(Protocol):
-    """Writes one stream to the client."""
+class Answer(Protocol):
+    """Turns one node's answer into the client's: a stream with `feed` and `close` or `fail`, or `whole`."""
 
     def feed(self, data: bytes) -> bytes: ...
 
     def close(self) -> bytes:
         """The stream ended well: what is still owed."""
+
+    def fail(self, error: ApiError) -> bytes:
+        """The stream broke off: its last event."""
+
+    def whole(self, body: bytes) -> bytes:
+        """An answer that is not streamed; `ApiError` when the node's is none."""
 
 
 class Dialect(Protocol):
@@ -55,28 +68,16 @@ class Dialect(Protocol):
 
     def decode(self, body: bytes) -> Call: ...
 
-    def outgoing(self, call: Call) -> Outgoing: ...
-
-    def whole(self, body: bytes, call: Call) -> bytes: ...
+    def answer(self, call: Call, request_id: str) -> Answer: ...
 
     def error_body(self, error: ApiError) -> bytes: ...
-
-    def error_event(self, error: ApiError) -> bytes: ...
-
-
-class _Verbatim:
-    def feed(self, data: bytes) -> bytes:
-        return data
-
-    def close(self) -> bytes:
-        return b""
 
 
 class ChatDialect:
     """OpenAI chat completions: passed byte for byte."""
 
     name = "openai-chat"
-    path = "/v1/chat/completions"
+    path = CHAT_PATH
 
     def decode(self, body: bytes) -> Call:
         head = decode_head(body)
@@ -87,25 +88,31 @@ class ChatDialect:
         fields["stream_options"] = _with_usage(fields.get("stream_options"))
         return Call(head.model, True, msgspec.json.encode(fields), hide_usage=True)
 
-    def outgoing(self, call: Call) -> Outgoing:
+    def answer(self, call: Call, request_id: str) -> Answer:
         return _Verbatim()
 
-    def whole(self, body: bytes, call: Call) -> bytes:
-        return body
-
     def error_body(self, error: ApiError) -> bytes:
-        return json.dumps(error.envelope(), ensure_ascii=False).encode()
+        return msgspec.json.encode(error.envelope())
 
-    def error_event(self, error: ApiError) -> bytes:
-        return b"data: " + self.error_body(error) + b"\n\n"
+
+class _Verbatim:
+    def feed(self, data: bytes) -> bytes:
+        return data
+
+    def close(self) -> bytes:
+        return b""
+
+    def fail(self, error: ApiError) -> bytes:
+        return b"data: " + msgspec.json.encode(error.envelope()) + b"\n\n"
+
+    def whole(self, body: bytes) -> bytes:
+        return body
 
 
 def _with_usage(options: msgspec.Raw | None) -> msgspec.Raw:
     """Usage is asked of the node whether or not the client wants it: it is what requests are recorded by."""
     fields = msgspec.json.decode(options, type=dict[str, msgspec.Raw] | None) if options else None
-    return msgspec.Raw(
-        msgspec.json.encode({**(fields or {}), "include_usage": True}),
-    )
+    return msgspec.Raw(msgspec.json.encode({**(fields or {}), "include_usage": True}))
 
 
 class MessagesDialect:
@@ -118,22 +125,18 @@ class MessagesDialect:
         call = translation.messages.to_chat(body)
         return Call(call.model, call.stream, call.body)
 
-    def outgoing(self, call: Call) -> Outgoing:
-        return _MessagesStream(call.model)
-
-    def whole(self, body: bytes, call: Call) -> bytes:
-        return translation.messages.from_chat(body, call.model)
+    def answer(self, call: Call, request_id: str) -> Answer:
+        return _MessagesAnswer(call.model, request_id)
 
     def error_body(self, error: ApiError) -> bytes:
         return translation.messages.error_body(error)
 
-    def error_event(self, error: ApiError) -> bytes:
-        return translation.messages.error_event(error)
 
-
-class _MessagesStream:
-    def __init__(self, model: str) -> None:
-        self._reader = translation.ChatReader()
+class _MessagesAnswer:
+    def __init__(self, model: str, request_id: str) -> None:
+        self._model = model
+        self._request_id = request_id
+        self._reader = translation.ChatReader(request_id=request_id)
         self._writer = translation.MessagesWriter(model)
 
     def feed(self, data: bytes) -> bytes:
@@ -142,9 +145,86 @@ class _MessagesStream:
     def close(self) -> bytes:
         return self._writer.write(self._reader.close())
 
+    def fail(self, error: ApiError) -> bytes:
+        return translation.messages.error_event(error)
+
+    def whole(self, body: bytes) -> bytes:
+        return translation.messages.from_chat(body, self._model, request_id=self._request_id)
+
+
+class CountTokensDialect(MessagesDialect):
+    """Anthropic's token count: the node counts the prompt as a real call would."""
+
+    name = "anthropic-count-tokens"
+    path = "/v1/messages/count_tokens"
+
+    def decode(self, body: bytes) -> Call:
+        call = translation.messages.to_count(body)
+        return Call(call.model, False, call.body, node_path="/tokenize")
+
+    def answer(self, call: Call, request_id: str) -> Answer:
+        return _CountAnswer()
+
+
+class _CountAnswer(_Verbatim):
+    def whole(self, body: bytes) -> bytes:
+        return translation.messages.count_body(msgspec.json.decode(body, type=_Count).count)
+
+
+class _Count(msgspec.Struct):
+    count: int
+
+
+class ResponsesDialect(ChatDialect):
+    """OpenAI Responses, without a store: translated to chat and back."""
+
+    name = "openai-responses"
+    path = "/v1/responses"
+
+    def decode(self, body: bytes) -> Call:
+        call = translation.responses.to_chat(body)
+        return Call(call.model, call.stream, call.body, origin=call)
+
+    def answer(self, call: Call, request_id: str) -> Answer:
+        return _ResponsesAnswer(call.origin, request_id)
+
+
+class _ResponsesAnswer:
+    def __init__(self, call: translation.responses.ResponsesCall, request_id: str) -> None:
+        self._call = call
+        self._request_id = request_id
+        self._created_at = int(time.time())
+        self._started = False
+        self._reader = translation.ChatReader(request_id=request_id)
+        self._writer = translation.responses.ResponsesWriter(
+            call, created_at=self._created_at, request_id=request_id
+        )
+
+    def feed(self, data: bytes) -> bytes:
+        return self._write(self._reader.feed(data))
+
+    def close(self) -> bytes:
+        return self._write(self._reader.close())
+
+    def _write(self, events: Sequence[Event]) -> bytes:
+        self._started = self._started or bool(events)
+        return self._writer.write(events)
+
+    def fail(self, error: ApiError) -> bytes:
+        if not self._started:
+            return translation.responses.error_event(error)
+        return self._writer.write([Failure(error.status, error.code, error.message)])
+
+    def whole(self, body: bytes) -> bytes:
+        return translation.responses.from_chat(
+            body, self._call, created_at=self._created_at, request_id=self._request_id
+        )
+
 
 CHAT = ChatDialect()
 MESSAGES = MessagesDialect()
+COUNT_TOKENS = CountTokensDialect()
+RESPONSES = ResponsesDialect()
 
 _head_decoder = msgspec.json.Decoder(_ChatHead)
 

@@ -23,7 +23,6 @@ log = logging.getLogger("cortex.dispatch")
 MAX_ATTEMPTS = 4
 MAX_ERROR_BYTES = 1 << 20
 EVENT_DELAY_S = 1.0  # how long a node's word that a model is gone may be on its way to us
-CHAT_PATH = "/v1/chat/completions"
 
 # The node did not answer because the model is not there now: another replica may, or a load brings it back.
 _GONE = frozenset({"model_not_found", "model_loading", "model_unloaded", "worker_lost"})
@@ -58,11 +57,11 @@ class Dispatch:
     _last_error: ApiError | None = None
     _lost_a_worker: bool = False
 
-    async def send(self, model: str, body: bytes) -> Response:
+    async def send(self, model: str, path: str, body: bytes) -> Response:
         """The 200 answer's head from some replica of the (resolved) model; `ApiError` when none gives one."""
         for attempt in range(MAX_ATTEMPTS):
             self.retries = attempt
-            response = await self._attempt(await self._route(model), body)
+            response = await self._attempt(await self._route(model), path, body)
             if response is not None:
                 return response
         assert self._last_error is not None
@@ -89,12 +88,12 @@ class Dispatch:
             self.cold = True
             await self.loader.wait(model)
 
-    async def _attempt(self, route: router.Route, body: bytes) -> Response | None:
+    async def _attempt(self, route: router.Route, path: str, body: bytes) -> Response | None:
         """The 200 answer, or None when another replica may be tried."""
         self.node = route.node.name
         try:
             pool = self.nodes.pool(self.node)
-            response = await pool.request("POST", CHAT_PATH, headers=self.headers, body=body)
+            response = await pool.request("POST", path, headers=self.headers, body=body)
             if response.status == 200:
                 return response
             refusal = await _read_error(response)

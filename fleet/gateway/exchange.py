@@ -12,9 +12,9 @@ import logging
 import re
 import time
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 from django.http import HttpResponse
@@ -22,7 +22,7 @@ from django.http.response import HttpResponseBase
 
 from cortex_site.light import LightRequest, StreamResponse, Write
 from ext.sse import SSEScanner
-from fleet.gateway.dialects import Call, Dialect, with_model
+from fleet.gateway.dialects import Answer, Call, Dialect, with_model
 from fleet.gateway.dispatch import Dispatch
 from fleet.gateway.keys import authorize, check_model
 from fleet.gateway.recorder import wall_clock
@@ -111,17 +111,19 @@ class Exchange:
             message = f"The model '{call.model}' does not exist; GET /v1/models lists those that do."
             raise ApiError(404, "model_not_found", message, param="model")
         body = call.body if self._model == call.model else with_model(call.body, self._model)
+        answer = self._dialect.answer(call, self.request_id)
+        send = self._dispatch.send(self._model, call.node_path, body)
         if call.stream and not snapshot.replicas(self._model):
-            return await self._stream_cold(call, body)
-        self._response = await self._dispatch.send(self._model, body)
-        return self._streamed(call) if call.stream else await self._whole(call)
+            return await self._stream_cold(call, answer, send)
+        self._response = await send
+        return self._streamed(call, answer) if call.stream else await self._whole(answer)
 
     # --- answers ---
 
-    async def _whole(self, call: Call) -> HttpResponse:
+    async def _whole(self, answer: Answer) -> HttpResponse:
         body = await self._read()
         self._note_usage(body)
-        content = self._dialect.whole(body, call)
+        content = answer.whole(body)
         self._finish("ok", 200)
         return HttpResponse(content, content_type="application/json", headers=self._headers())
 
@@ -132,26 +134,28 @@ class Exchange:
         except UpstreamError as error:
             raise self._lost(error) from error
 
-    def _streamed(self, call: Call) -> StreamResponse:
-        async def produce(write: Write) -> None:
-            await self._guard(self._relay(call, write), write)
+    def _streamed(self, call: Call, answer: Answer) -> StreamResponse:
+        return self._stream_response(answer, lambda write: self._relay(call, answer, write))
 
-        return self._stream_response(produce)
-
-    async def _stream_cold(self, call: Call, body: bytes) -> HttpResponseBase:
+    async def _stream_cold(
+        self, call: Call, answer: Answer, send: Coroutine[Any, Any, Response]
+    ) -> HttpResponseBase:
         """A quick load or refusal keeps its status; a long one is waited for with comments."""
-        self._pending = asyncio.create_task(self._dispatch.send(self._model, body))
+        self._pending = asyncio.create_task(send)
         await asyncio.wait({self._pending}, timeout=PATIENCE_S)
         if self._pending.done():
             self._response = self._pending.result()
-            return self._streamed(call)
+            return self._streamed(call, answer)
+        return self._stream_response(answer, lambda write: self._wait_and_relay(call, answer, write))
 
+    def _stream_response(
+        self, answer: Answer, relay: Callable[[Write], Coroutine[Any, Any, None]]
+    ) -> StreamResponse:
         async def produce(write: Write) -> None:
-            await self._guard(self._wait_and_relay(call, write), write)
+            error = await self._outcome(relay(write))
+            if error is not None:
+                await write(answer.fail(error))
 
-        return self._stream_response(produce)
-
-    def _stream_response(self, produce: Callable[[Write], Awaitable[None]]) -> StreamResponse:
         headers = self._headers() | {
             "content-type": "text/event-stream; charset=utf-8",
             "cache-control": "no-cache",
@@ -159,20 +163,36 @@ class Exchange:
         }
         return StreamResponse(produce, headers=headers, on_close=self.close)
 
-    async def _wait_and_relay(self, call: Call, write: Write) -> None:
+    async def _outcome(self, relaying: Awaitable[None]) -> ApiError | None:
+        """Run the writing of a stream; what went wrong, to be its last event."""
+        try:
+            await relaying
+        except ApiError as error:
+            self._finish("error", 200, error.code)
+            return error
+        except asyncio.CancelledError:
+            self.close()
+            raise
+        except Exception:
+            log.exception("stream failed", extra={"request_id": self.request_id})
+            self._finish("error", 200, _BUG.code)
+            return _BUG
+        return None
+
+    async def _wait_and_relay(self, call: Call, answer: Answer, write: Write) -> None:
         assert self._pending is not None
         while not self._pending.done():
             await write(f": {self._gateway.loader.progress(self._model)}\n\n".encode())
             await asyncio.wait({self._pending}, timeout=PATIENCE_S)
         self._response = self._pending.result()
-        await self._relay(call, write)
+        await self._relay(call, answer, write)
 
-    async def _relay(self, call: Call, write: Write) -> None:
+    async def _relay(self, call: Call, answer: Answer, write: Write) -> None:
         assert self._response is not None
-        scanner, outgoing = SSEScanner(call.hide_usage), self._dialect.outgoing(call)
+        scanner = SSEScanner(call.hide_usage)
         try:
             async for chunk in self._response.chunks():
-                passed = outgoing.feed(scanner.feed(chunk))
+                passed = answer.feed(scanner.feed(chunk))
                 if scanner.visible and self._first_token is None:
                     self._first_token = time.monotonic()
                 if passed:
@@ -180,30 +200,16 @@ class Exchange:
         except UpstreamError as error:
             raise self._lost(error) from error
         finally:
+            rest = scanner.close()
             self._note_usage(scanner.usage)
-        if rest := outgoing.feed(scanner.close()) + outgoing.close():
+        if not scanner.done and not scanner.error:
+            raise self._lost("the node ended the stream without [DONE]")
+        if rest := answer.feed(rest) + answer.close():
             await write(rest)
         if scanner.error:
             self._finish("error", 200, "node_error_event")
-        elif not scanner.done:
-            raise self._lost("the node ended the stream without [DONE]")
         else:
             self._finish("ok", 200)
-
-    async def _guard(self, work: Awaitable[None], write: Write) -> None:
-        """Run the writing of a stream; what goes wrong becomes the stream's last event."""
-        try:
-            await work
-        except ApiError as error:
-            self._finish("error", 200, error.code)
-            await write(self._dialect.error_event(error))
-        except asyncio.CancelledError:
-            self.close()
-            raise
-        except Exception:
-            log.exception("stream failed", extra={"request_id": self.request_id})
-            self._finish("error", 200, _BUG.code)
-            await write(self._dialect.error_event(_BUG))
 
     # --- ends ---
 
