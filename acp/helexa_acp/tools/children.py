@@ -14,6 +14,7 @@ from helexa_acp.tools.bounds import HeadAndTail
 
 TERM_GRACE_S = 2.0
 DRAIN_GRACE_S = 1.0  # for grandchildren that keep the pipe open
+READ_BYTES = 65536
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,17 +35,26 @@ class Children:
         self, argv: Sequence[str], cwd: str, *, timeout_s: float, limit_bytes: int, cancel: CancelToken
     ) -> Ran:
         """Run to the end, to the time-out or to cancellation. Raises OSError if it cannot be started."""
-        process = await asyncio.create_subprocess_exec(
-            *argv,
-            cwd=cwd,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.STDOUT,
-            start_new_session=True,
-        )
+        # A pipe of our own: asyncio's would make `wait` wait for whoever inherited it, not just for the
+        # process.
+        read_fd, write_fd = os.pipe()
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *argv,
+                cwd=cwd,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=write_fd,
+                stderr=asyncio.subprocess.STDOUT,
+                start_new_session=True,
+            )
+        except BaseException:
+            os.close(read_fd)
+            raise
+        finally:
+            os.close(write_fd)
         self._running.add(process)
         output = HeadAndTail(limit_bytes)
-        reading = asyncio.create_task(_collect(process, output))
+        reading = asyncio.create_task(_collect(read_fd, output))
         timed_out = cancelled = False
         try:
             async with asyncio.timeout(timeout_s):
@@ -58,6 +68,7 @@ class Children:
             self._running.discard(process)
             await asyncio.wait({reading}, timeout=DRAIN_GRACE_S)
             reading.cancel()
+            await asyncio.wait({reading})
         code = process.returncode
         name = signal.Signals(-code).name if code is not None and code < 0 else None
         return Ran(output.text(), None if name else code, name, output.truncated, timed_out, cancelled)
@@ -66,10 +77,17 @@ class Children:
         await asyncio.gather(*(_end(process) for process in list(self._running)))
 
 
-async def _collect(process: asyncio.subprocess.Process, output: HeadAndTail) -> None:
-    if process.stdout is not None:
-        while chunk := await process.stdout.read(65536):
+async def _collect(fd: int, output: HeadAndTail) -> None:
+    """Until nobody can write any more."""
+    stream = asyncio.StreamReader()
+    transport, _ = await asyncio.get_running_loop().connect_read_pipe(
+        lambda: asyncio.StreamReaderProtocol(stream), os.fdopen(fd, "rb", buffering=0)
+    )
+    try:
+        while chunk := await stream.read(READ_BYTES):
             output.add(chunk)
+    finally:
+        transport.close()
 
 
 async def _end(process: asyncio.subprocess.Process) -> None:

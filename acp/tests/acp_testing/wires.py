@@ -56,7 +56,7 @@ def chat(**delta: Any) -> dict[str, Any]:
 
 def call(
     index: Any = None, id: Any = None, name: Any = None, args: Any = None, **function: Any
-) -> dict[str, Any]:  # noqa: A002
+) -> dict[str, Any]:
     body: dict[str, Any] = {"function": function}
     for key, value in (("index", index), ("id", id)):
         if value is not None:
