@@ -57,8 +57,15 @@ def start_each(
             page.message_user(request, text, messages.SUCCESS)
 
 
+class Operates:
+    """For pages with actions that start operations: those who may add one may use them."""
+
+    def has_operate_permission(self, request: Any) -> bool:
+        return bool(request.user.has_perm("fleet.add_operation"))
+
+
 class ReadOnlyAdmin(admin.ModelAdmin):
-    """For what only the fleet itself writes. Actions still work: they need the right to view."""
+    """For what only the fleet itself writes."""
 
     def has_add_permission(self, request: HttpRequest) -> bool:
         return False

@@ -7,13 +7,13 @@ from django.contrib import admin
 from django.db.models import QuerySet
 from django.http import HttpRequest
 
-from fleet.admin.base import ConfiguredAdmin, start_each, who
+from fleet.admin.base import ConfiguredAdmin, Operates, start_each, who
 from fleet.models import Alias, ModelProfile, Placement
 from fleet.services import lifecycle
 
 
 @admin.register(ModelProfile)
-class ModelProfileAdmin(ConfiguredAdmin):
+class ModelProfileAdmin(Operates, ConfiguredAdmin):
     list_display = (
         "model_id",
         "loaded_on",
@@ -43,7 +43,7 @@ class ModelProfileAdmin(ConfiguredAdmin):
     def loaded_on(self, profile: Any) -> str:
         return ", ".join(profile.loaded_on) or "–"
 
-    @admin.action(description="Load selected models where they fit best", permissions=["view"])
+    @admin.action(description="Load selected models where they fit best", permissions=["operate"])
     def load(self, request: HttpRequest, rows: QuerySet) -> None:
         start_each(
             self,
@@ -54,7 +54,7 @@ class ModelProfileAdmin(ConfiguredAdmin):
             ],
         )
 
-    @admin.action(description="Unload selected models everywhere", permissions=["view"])
+    @admin.action(description="Unload selected models everywhere", permissions=["operate"])
     def unload(self, request: HttpRequest, rows: QuerySet) -> None:
         start_each(
             self,

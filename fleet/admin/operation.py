@@ -8,13 +8,13 @@ from django.http import HttpRequest
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 
-from fleet.admin.base import ReadOnlyAdmin, age, start_each, who
+from fleet.admin.base import Operates, ReadOnlyAdmin, age, start_each, who
 from fleet.models import Operation
 from fleet.services import lifecycle
 
 
 @admin.register(Operation)
-class OperationAdmin(ReadOnlyAdmin):
+class OperationAdmin(Operates, ReadOnlyAdmin):
     list_display = ("id", "kind", "model", "node", "state", "bar", "message", "requested_by", "age", "took")
     list_filter = ("state", "kind", "node")
     search_fields = ("model", "node", "message", "requested_by")
@@ -46,13 +46,13 @@ class OperationAdmin(ReadOnlyAdmin):
         rows = [(entry["node"], entry["outlook"], entry["message"]) for entry in operation.explanation]
         return format_html_join("", "<div><strong>{}</strong>: {}, {}</div>", rows)
 
-    @admin.action(description="Retry selected failed operations", permissions=["view"])
+    @admin.action(description="Retry selected failed operations", permissions=["operate"])
     def retry(self, request: HttpRequest, rows: QuerySet) -> None:
         failed = rows.filter(state=Operation.State.FAILED, parent=None)
         starts = [partial(lifecycle.retry, row.pk, requested_by=who(request)) for row in failed]
         start_each(self, request, starts)
 
-    @admin.action(description="Cancel selected pending operations", permissions=["view"])
+    @admin.action(description="Cancel selected pending operations", permissions=["operate"])
     def cancel(self, request: HttpRequest, rows: QuerySet) -> None:
         starts = [partial(lifecycle.cancel, row.pk, requested_by=who(request)) for row in rows]
         start_each(self, request, starts)

@@ -6,13 +6,13 @@ from django.contrib import admin
 from django.db.models import QuerySet
 from django.http import HttpRequest
 
-from fleet.admin.base import ReadOnlyAdmin, age, start_each, who
+from fleet.admin.base import Operates, ReadOnlyAdmin, age, start_each, who
 from fleet.models import Placement
 from fleet.services import lifecycle
 
 
 @admin.register(Placement)
-class PlacementAdmin(ReadOnlyAdmin):
+class PlacementAdmin(Operates, ReadOnlyAdmin):
     list_display = (
         "model",
         "node",
@@ -39,7 +39,7 @@ class PlacementAdmin(ReadOnlyAdmin):
     def used(self, placement: Placement) -> str:
         return age(placement.last_used_at)
 
-    @admin.action(description="Load selected models on these nodes", permissions=["view"])
+    @admin.action(description="Load selected models on these nodes", permissions=["operate"])
     def load(self, request: HttpRequest, rows: QuerySet) -> None:
         starts = [
             partial(lifecycle.load, row.model, row.node.name, requested_by=who(request), reason="admin")
@@ -47,7 +47,7 @@ class PlacementAdmin(ReadOnlyAdmin):
         ]
         start_each(self, request, starts)
 
-    @admin.action(description="Unload selected models from these nodes", permissions=["view"])
+    @admin.action(description="Unload selected models from these nodes", permissions=["operate"])
     def unload(self, request: HttpRequest, rows: QuerySet) -> None:
         starts = [
             partial(lifecycle.unload, row.model, row.node.name, requested_by=who(request), reason="admin")

@@ -9,6 +9,7 @@ from typing import Any
 from channels.db import database_sync_to_async
 from channels.generic.websocket import AsyncWebsocketConsumer
 from django.conf import settings
+from django.db import Error as DatabaseError
 
 from fleet.api.schemas import StatusOut
 from fleet.services import overview
@@ -40,10 +41,11 @@ class FleetConsumer(AsyncWebsocketConsumer):
     async def _push(self) -> None:
         sent = ""
         while True:
-            state: str = await database_sync_to_async(_state)()
-            if state != sent:
-                await self.send(text_data=state)
-                sent = state
+            with suppress(DatabaseError):  # it may come back
+                state: str = await database_sync_to_async(_state)()
+                if state != sent:
+                    await self.send(text_data=state)
+                    sent = state
             await asyncio.sleep(settings.LIVE_INTERVAL_S)
 
 

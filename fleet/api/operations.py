@@ -7,6 +7,7 @@ from ninja import Field, Query, Router, Schema, Status
 
 from fleet.api.schemas import OperationOut
 from fleet.services import lifecycle, overview
+from neuron.wire import ApiError
 
 router = Router(tags=["operations"])
 
@@ -75,4 +76,8 @@ def cancel(request: HttpRequest, operation_id: int) -> Any:
 
 
 def _who(request: Any) -> str:
-    return str(request.auth)  # set by ninja: the user, or "operator"
+    """Who asks; `ApiError` 403 for staff who may look only."""
+    who = request.auth  # set by ninja: "operator" for the token, else the user
+    if who != "operator" and not who.has_perm("fleet.add_operation"):
+        raise ApiError(403, "forbidden", f"{who} may not start operations.")
+    return str(who)

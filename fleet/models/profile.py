@@ -60,8 +60,8 @@ class ModelProfile(Configured):
         return PINNED_PRIORITY if self.pinned_on else DEFAULT_PRIORITY
 
     @property
-    def memory_mb(self) -> int:
-        """What a load will take as far as is known: measured, else estimated, else 0."""
+    def resident_mb(self) -> int:
+        """What it takes where it is loaded, as far as is known; not what it needs: caches grow into room."""
         return int(self.measured_mb or self.vram_mb or 0)
 
 

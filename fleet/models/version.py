@@ -8,7 +8,7 @@ which is quicker but may fail.
 from __future__ import annotations
 
 import logging
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import Any
 
 import redis
@@ -39,7 +39,7 @@ class ConfigurationVersion(models.Model):
         with transaction.atomic():
             cls.objects.get_or_create(id=1)
             cls.objects.filter(id=1).update(version=F("version") + 1)
-            transaction.on_commit(partial(_announce))
+            transaction.on_commit(_announce)
 
 
 class Configured(models.Model):

@@ -41,6 +41,8 @@ def run_operation(operation_id: int) -> None:
         log.exception("operation broke", extra=facts)
         lease.finish(State.FAILED, f"{type(error).__name__}: {error}", error_code="internal_error")
     row = lease.operation
+    if row.state == State.PENDING:  # postponed, and tried again every second: not worth a line each
+        return
     log.info("operation", extra={**facts, "node": row.node, "state": row.state, "outcome": row.message})
 
 

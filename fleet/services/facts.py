@@ -14,14 +14,17 @@ from fleet.placement import DeviceFacts, Need, NodeFacts
 RESIDENT = (Placement.State.LOADING, Placement.State.LOADED, Placement.State.UNLOADING)
 
 
-def need(model: str) -> Need:
-    """What the catalogue says a model needs; a model outside it asks for nothing in particular."""
+def need(model: str, *, floor_mb: int = 0) -> Need:
+    """What the catalogue says a model needs, and at least `floor_mb`.
+
+    A model outside of it, or without `vram_mb`, asks for no amount in particular: its first try shows.
+    """
     profile: ModelProfile | None = ModelProfile.objects.filter(model_id=model).first()
     if profile is None:
-        return Need(model=model)
+        return Need(model=model, memory_mb=floor_mb)
     return Need(
         model=model,
-        memory_mb=profile.memory_mb,
+        memory_mb=max(profile.vram_mb or 0, floor_mb),
         min_devices=profile.min_devices,
         min_device_mb=profile.min_device_vram_mb or 0,
         priority=profile.priority,
@@ -64,7 +67,7 @@ def _device(device: Device) -> DeviceFacts:
 
 def _resident(row: Placement, node: Node, profile: ModelProfile | None, now: datetime) -> Resident:
     used_at = max(row.changed_at, row.last_used_at or row.changed_at)
-    memory = row.memory_mb or (profile.memory_mb if profile else 0)
+    memory = row.memory_mb or (profile.resident_mb if profile else 0)
     devices = row.devices or [0]
     return Resident(
         model=row.model,

@@ -16,19 +16,20 @@ from django.utils import timezone
 from cortex_site.config import current
 from fleet import placement as placing
 from fleet.models import Device, ModelProfile, Node, Operation, Placement
-from fleet.placement import Outlook, Verdict
+from fleet.placement import Need, Outlook, Verdict
 from fleet.services import facts, observe, sightings
 from fleet.services.calls import Call
 from fleet.services.lease import Lease
 from fleet.services.neuron_client import NeuronClient, NodeError
-from fleet.services.outcome import OperationError, PostponedError
+from fleet.services.outcome import OperationError, OutcomeError, PostponedError
 from fleet.services.unloading import evict, node_named
 from neuron.wire import ModelInfo, ModelSpec
 
-MAX_NODES_TRIED = 3
+MAX_TRIES = 6
 MAX_ASKED = 3
 RETRY_PLACEMENT_S = 1.0
 MODEL_FAULTS = frozenset({"model_unsupported"})  # no other node would do better
+NO_ROOM = "insufficient_memory"
 
 
 def run(lease: Lease) -> str:
@@ -67,18 +68,27 @@ def choose(lease: Lease) -> None:
     healthy = Node.objects.filter(healthy=True).values_list("name", flat=True)
     observe.poll(names=[operation.wanted_node] if operation.wanted_node else list(healthy))
     lease.beat()
-    failed = {entry["node"] for entry in operation.failed_nodes}
     decision = placing.place(
-        facts.need(operation.model),
-        facts.nodes(only=operation.wanted_node, leave_out=failed),
+        _need(operation),
+        facts.nodes(only=operation.wanted_node, leave_out=_given_up(operation)),
         current().eviction.strategy,
     )
     explanation = [_explained(verdict) for verdict in decision.verdicts]
     lease.note(explanation=operation.failed_nodes + explanation)
     if decision.chosen is None:
-        _cannot_place(operation, decision)
-        return
+        raise _why_not(operation, decision)
     _settle(lease, decision.chosen)
+
+
+def _need(operation: Operation) -> Need:
+    """What did not suffice on one node will not suffice on another: each such failure raises the need."""
+    tried = [entry["free_mb"] for entry in operation.failed_nodes if entry["code"] == NO_ROOM]
+    return facts.need(operation.model, floor_mb=max(tried, default=-1) + 1)
+
+
+def _given_up(operation: Operation) -> set[str]:
+    """The nodes that will not do better with more room."""
+    return {entry["node"] for entry in operation.failed_nodes if entry["code"] != NO_ROOM}
 
 
 def _explained(verdict: Verdict) -> dict[str, str]:
@@ -100,39 +110,53 @@ def _settle(lease: Lease, verdict: Verdict) -> None:
         row.move(Placement.State.LOADING)
 
 
-def _cannot_place(operation: Operation, decision: placing.Decision) -> None:
+def _why_not(operation: Operation, decision: placing.Decision) -> OutcomeError:
     """Wait within bounds for what time may bring; else fail, with a node's own words if one has tried."""
     waited_s = (timezone.now() - operation.created_at).total_seconds()
     reason = "; ".join(f"{verdict.node}: {verdict.reason}" for verdict in decision.verdicts)
     match decision.outlook:
         case Outlook.BUSY if waited_s < settings.CAPACITY_WAIT_S:
-            raise PostponedError(reason, delay_s=RETRY_PLACEMENT_S)
+            return PostponedError(reason, delay_s=RETRY_PLACEMENT_S)
         case Outlook.DOWN if waited_s < settings.NODE_WAIT_S and not operation.failed_nodes:
-            raise PostponedError(reason, delay_s=RETRY_PLACEMENT_S)
+            return PostponedError(reason, delay_s=RETRY_PLACEMENT_S)
     if operation.failed_nodes:
         last = operation.failed_nodes[-1]
-        raise OperationError(last["code"], last["message"])
+        return OperationError(last["code"], last["message"])
     if not decision.verdicts:
-        raise OperationError("no_node", "no node is configured")
+        return OperationError("no_node", "no node is configured")
     code = {Outlook.BUSY: "no_capacity", Outlook.DOWN: "node_unreachable"}.get(
         decision.outlook, "no_node_fits"
     )
-    raise OperationError(code, reason)
+    return OperationError(code, reason)
 
 
 def _give_up_on(lease: Lease, node: Node, error: OperationError) -> None:
-    """Note that this node could not, and go on without it; re-raise where no other could either."""
+    """Note that this node could not, and go on elsewhere or with more room; re-raise where neither helps."""
     operation = lease.operation
-    failed = {"node": node.name, "outlook": "failed", "code": error.code, "message": error.message}
-    tried = [*operation.failed_nodes, failed]
-    Placement.objects.filter(node=node, model=operation.model).update(
+    row: Placement = Placement.objects.get(node=node, model=operation.model)
+    Placement.objects.filter(pk=row.pk).update(
         state=Placement.State.FAILED, error_code=error.code[:100], error_message=error.message, progress=None
     )
-    lease.note(failed_nodes=tried, explanation=[*tried, *_others(operation, node)])
     observe.sight(node)
-    if error.code in MODEL_FAULTS or operation.wanted_node or len(tried) >= MAX_NODES_TRIED:
+    failed = {
+        "node": node.name,
+        "outlook": "failed",
+        "code": error.code,
+        "message": error.message,
+        "free_mb": _free_mb(row),
+    }
+    tried = [*operation.failed_nodes, failed]
+    lease.note(failed_nodes=tried, explanation=[*tried, *_others(operation, node)])
+    stuck = operation.wanted_node and error.code != NO_ROOM
+    if stuck or error.code in MODEL_FAULTS or len(tried) >= MAX_TRIES:
         raise error
     lease.release(node="", victims=[])
+
+
+def _free_mb(row: Placement) -> int:
+    """On the devices of that placement together."""
+    devices = Device.objects.filter(node=row.node, index__in=row.devices)
+    return devices.aggregate(free=Sum("memory_free_mb"))["free"] or 0
 
 
 def _others(operation: Operation, node: Node) -> list[dict[str, str]]:
@@ -157,13 +181,12 @@ def _load_on(lease: Lease, node: Node) -> None:
 
 def _await_memory(lease: Lease, node: Node, row: Placement) -> None:
     """Loading may begin when the memory of the evicted is measured to be free, not before."""
-    needed = facts.need(row.model).memory_mb
+    needed = _need(lease.operation).memory_mb
     deadline = monotonic() + settings.MEMORY_WAIT_S
     while True:
         observe.sight(node)
         lease.beat()
-        devices = Device.objects.filter(node=node, index__in=row.devices)
-        free = devices.aggregate(free=Sum("memory_free_mb"))["free"] or 0
+        free = _free_mb(row)
         if free >= needed:
             return
         if monotonic() >= deadline:

@@ -104,6 +104,18 @@ def test_staff_may_use_their_session_and_must_show_that_a_page_of_ours_asks(staf
     assert answer.status_code == 403
 
 
+def test_staff_without_the_right_may_look_only(client_for, fleet):
+    from django.contrib.auth.models import User
+
+    fleet.model()
+    browser = client_for()
+    browser.force_login(User.objects.create_user("guest", is_staff=True))
+    assert browser.get("/api/status").status_code == 200
+    answer = browser.post("/api/models/load", {"model": "m"}, content_type="application/json")
+    assert answer.status_code == 403
+    assert not Operation.objects.exists()
+
+
 def test_the_openapi_page(operator):
     schema = operator.get("/api/openapi.json").json()
     assert {"/api/status", "/api/models/load", "/api/operations/{operation_id}"} <= set(schema["paths"])

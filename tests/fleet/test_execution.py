@@ -137,13 +137,37 @@ def test_a_pinned_model_keeps_its_place(fleet):
     assert node.asked == []
 
 
+def test_a_model_of_unknown_size_gets_more_room_until_it_fits(fleet):
+    node = fleet.node("a", devices=[3000])
+    node.sizes = {"m": 2500}
+    node.has("one", "two")
+    observe.poll()
+    fleet.model()
+    row = fleet.run(ask())
+    assert (row.state, row.node) == ("succeeded", "a")
+    assert node.loads("m") == 3
+    assert list(node.models) == ["m"]
+    assert {child.model for child in row.children.all()} == {"one", "two"}
+
+
+def test_a_model_that_is_larger_than_all_there_is(fleet):
+    node = fleet.node("a", devices=[3000])
+    node.sizes = {"m": 5000}
+    node.has("one")
+    observe.poll()
+    fleet.model()
+    row = fleet.run(ask())
+    assert (row.state, row.error_code, row.message) == ("failed", "insufficient_memory", "m does not fit.")
+    assert node.loads("m") == 2
+
+
 def test_a_node_that_fails_is_followed_by_the_next(fleet):
     first, second = fleet.node("a", devices=[9000]), fleet.node("b")
-    first.failures["m"] = ApiError(507, "insufficient_memory", "weights.safetensors: no room")
+    first.failures["m"] = ApiError(422, "model_broken", "weights.safetensors: cut short")
     fleet.model()
     row = fleet.run(ask())
     assert (row.state, row.node) == ("succeeded", "b")
-    assert row.failed_nodes[0]["message"] == "weights.safetensors: no room"
+    assert row.failed_nodes[0]["message"] == "weights.safetensors: cut short"
     assert (first.loads("m"), second.loads("m")) == (1, 1)
     assert fleet.states() == {"m@a": "failed", "m@b": "loaded"}
     assert claimed() == 0
@@ -172,9 +196,9 @@ def test_what_no_node_can_load_is_tried_on_one(fleet):
 def test_a_wanted_node_is_the_only_one_tried(fleet):
     fleet.node("a", devices=[9000])
     wanted = fleet.node("b")
-    wanted.failures["m"] = ApiError(507, "insufficient_memory", "no room")
+    wanted.failures["m"] = ApiError(422, "model_broken", "broken")
     fleet.model()
-    assert fleet.run(ask(node="b")).error_code == "insufficient_memory"
+    assert fleet.run(ask(node="b")).error_code == "model_broken"
     wanted.failures.clear()
     assert fleet.run(ask(node="b")).node == "b"
 
