@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-HALF_LIFE_S = 5.0  # of busy time: an idle engine remembers how fast it was
+HALF_LIFE_S = 5.0
 
 
 class Rate:
-    """Something per second of work."""
+    """Something per second of work; half of it forgotten in `half_life_s` of work, nothing while idle."""
 
-    def __init__(self) -> None:
+    def __init__(self, half_life_s: float = HALF_LIFE_S) -> None:
+        self._half_life_s = half_life_s
         self._amount = 0.0
         self._seconds = 0.0
 
     def add(self, amount: float, seconds: float) -> None:
-        fade = 0.5 ** (seconds / HALF_LIFE_S)
+        fade = 0.5 ** (seconds / self._half_life_s)
         self._amount = self._amount * fade + amount
         self._seconds = self._seconds * fade + seconds
 

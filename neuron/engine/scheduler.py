@@ -30,6 +30,8 @@ from neuron.step import CacheShape, Chunk, Joined, StepPlan, StepResult
 Event = Tokens | Finished | Refused
 
 MAX_RETRY_AFTER_S = 600
+_MIN_PROMPT_TOKENS = 32  # beside streams: fewer cost nearly the same
+_PACE_S = 0.2  # of work: how quickly the pace of prompts follows what steps cost
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,7 +69,8 @@ class Scheduler:
         self._slots: dict[int, Request] = {}
         self._free_slots = list(range(shape.num_slots - 1, -1, -1))
         self._prefill, self._decode, self._done = Rate(), Rate(), Rate()
-        self._decode_steps = Rate()  # those that ran nothing else
+        # What steps cost, for `_prompt_budget`: those without prompts, and prompt tokens on top of that.
+        self._bare_steps, self._prompt_tokens = Rate(_PACE_S), Rate(_PACE_S)
         self._rejected = 0
 
     # --- requests come and go ---------------------------------------------------------------------------
@@ -140,12 +143,7 @@ class Scheduler:
             self._computed(request, chunk.end)
             if token is not None:
                 events += self._append(request, token)
-        if prefilled:
-            self._prefill.add(prefilled, seconds)
-        if decoded:
-            self._decode.add(decoded, seconds)
-        if decoded and not prefilled:
-            self._decode_steps.add(1, seconds)
+        self._measure(prefilled, decoded, seconds)
         self._done.add(sum(isinstance(event, Finished) for event in events), seconds)
         return events
 
@@ -241,16 +239,23 @@ class Scheduler:
         return Joined(slot, request.sampling, tuple(prompt), tuple(output), tuple(request.pages))
 
     def _prompt_budget(self, num_decoding: int) -> int:
-        """Prompt tokens that may run beside `num_decoding` streams.
-
-        With `rate` measured over whole steps, `max_gap * rate * (seconds of a decode step)` settles where the
-        step takes `max_gap` decode steps: there rate = tokens / (max_gap * seconds).
-        """
+        """Prompt tokens that may run beside `num_decoding` streams: as many as `max_gap` leaves time for."""
         budget = self.limits.step_tokens - num_decoding
-        if not num_decoding or not self._decode_steps.per_second or not self._prefill.per_second:
+        if not num_decoding or not self._bare_steps.per_second:
             return budget
-        tokens = self.limits.max_gap * self._prefill.per_second / self._decode_steps.per_second
-        return min(budget, max(int(tokens), self.shape.page_size))
+        seconds = (self.limits.max_gap - 1) / self._bare_steps.per_second
+        return min(budget, max(int(seconds * self._prompt_tokens.per_second), _MIN_PROMPT_TOKENS))
+
+    def _measure(self, prefilled: int, decoded: int, seconds: float) -> None:
+        if decoded:
+            self._decode.add(decoded, seconds)
+        if not prefilled:
+            self._bare_steps.add(1, seconds)
+            return
+        self._prefill.add(prefilled, seconds)
+        bare = 1 / self._bare_steps.per_second if decoded and self._bare_steps.per_second else 0.0
+        # Never less than a tenth: a measured bare step may have been slower than this one.
+        self._prompt_tokens.add(prefilled, max(seconds - bare, seconds / 10))
 
     # --- progress ---------------------------------------------------------------------------------------
 

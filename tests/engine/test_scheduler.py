@@ -93,8 +93,8 @@ def test_a_long_prompt_stretches_the_gaps_of_streams_by_max_gap_at_most():
         bench.step()
     mixed = [plan for plan in bench.plans[20:] if plan.num_tokens > 1]
     gaps = [bench.seconds(plan) / 0.021 for plan in mixed]
-    assert max(gaps) < 5
-    assert gaps[-2] == pytest.approx(3, abs=0.5)
+    assert max(gaps) < 3.2
+    assert gaps[-2] > 2.5
     assert len(mixed) < 60
 
 
