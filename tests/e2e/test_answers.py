@@ -77,6 +77,32 @@ def test_the_anthropic_dialect_says_the_same(stack):
             assert message.usage.output_tokens > 0
 
 
+def test_tokens_are_counted_as_a_real_call_counts_them(stack):
+    client = anthropic.Anthropic(base_url=stack.api, api_key="none")
+    tool = HANDBOOK.tools["get_weather"]["function"]
+    asks = [
+        {"messages": [{"role": "user", "content": PORT_QUESTION}]},
+        {
+            "system": [{"type": "text", "text": "You are a helpful assistant."}],
+            "messages": [{"role": "user", "content": [{"type": "text", "text": "Hello"}]}],
+            "tools": [{"name": tool["name"], "input_schema": tool["parameters"]}],
+        },
+    ]
+    for ask in asks:
+        counted = client.messages.count_tokens(model=TINY, **ask).input_tokens
+        usage = client.messages.create(model=TINY, max_tokens=4, **ask).usage
+        assert counted == usage.input_tokens + (usage.cache_read_input_tokens or 0)
+
+
+def test_the_responses_dialect_says_the_same(stack):
+    client = openai.OpenAI(base_url=f"{stack.api}/v1", api_key="none")
+    for entry in PLAIN[:3]:
+        whole = client.responses.create(model=TINY, input=entry.question, store=False)
+        with client.responses.stream(model=TINY, input=entry.question, store=False) as stream:
+            final = stream.get_final_response()
+        assert whole.output_text == final.output_text == entry.answer
+
+
 def test_the_openai_sdk(stack):
     client = openai.OpenAI(base_url=f"{stack.api}/v1", api_key="none")
     assert TINY in [model.id for model in client.models.list()]
@@ -122,7 +148,7 @@ def test_a_long_prompt_does_not_crash(stack):
 
 
 def test_a_prompt_past_the_context_is_refused_with_the_numbers(stack):
-    response = stack.chat("word " * 40000, max_tokens=8)
+    response = stack.chat("word " * 41000, max_tokens=8)
     assert response.status_code == 400
     error = response.json()["error"]
     assert error["code"] == "context_length_exceeded"
