@@ -199,6 +199,14 @@ async def test_a_client_without_notices_is_told_in_text(script, start, project):
         assert "MCP server broken is not available" in agent.text()
 
 
+def start_http_server(path, port):
+    child = subprocess.Popen(
+        [sys.executable, str(path), str(port)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+    next(line for line in child.stderr if "running on" in line.lower())
+    return child
+
+
 async def test_mcp_over_stdio_and_http(script, start, project, dead_port, env):
     script(
         "[[turn]]\n[[turn.reply]]\nsteps = [{ call = 'mcp__one__add', args = { a = 2, b = 3 } }]\n"
@@ -206,12 +214,8 @@ async def test_mcp_over_stdio_and_http(script, start, project, dead_port, env):
         "[[turn.reply]]\nsteps = [{ call = 'mcp__one__fail' }]\n[[turn.reply]]\nsteps = [{ text = 'ok' }]\n"
     )
     server = Path(__file__).parent / "mcp_server.py"
-    child = subprocess.Popen([sys.executable, str(server), str(dead_port)], stdout=subprocess.DEVNULL,
-                             stderr=subprocess.PIPE, text=True)  # fmt: skip
+    child = start_http_server(server, dead_port)
     try:
-        for line in child.stderr:
-            if "running on" in line.lower():
-                break
         servers = [
             {"name": "one", "command": sys.executable, "args": [str(server)], "env": []},
             {"type": "http", "name": "two", "url": f"http://127.0.0.1:{dead_port}/mcp", "headers": []},
@@ -337,29 +341,33 @@ async def test_sign_out_and_in(script, start, project):
 
 
 async def test_kill_9_never_loses_a_finished_round(script, env, project):
-    steps = "".join(
+    rounds = "".join(
         f"[[turn.reply]]\nsteps = [{{ text = 'round {n} ' }}, {{ call = 'list' }}]\n" for n in range(40)
     )
-    script("[[turn]]\nmatch = 'go'\n" + steps)
-    chance = random.Random(7)
+    script("[[turn]]\nmatch = 'go'\n" + rounds)
+    chance = random.Random(7)  # noqa: S311 - a moment, not a secret
     for _ in range(4):
-        agent = AgentProcess(env)
-        await agent.__aenter__()
-        await agent.initialize()
-        session = await agent.new_session(project)
-        agent.begin("session/prompt", prompt(session, "go"))
-        rounds = chance.randrange(1, 12)
-        await agent.until(lambda: agent.text().count("round") > rounds)
-        await asyncio.sleep(chance.random() * 0.05)
-        os.killpg(agent.process.pid, signal.SIGKILL)
-        await agent.process.wait()
-        await asyncio.gather(*agent._tasks, return_exceptions=True)
-        finished = agent.text().count("round") - 1  # the last one may have been under way
+        session, killed = await _killed_after(env, project, chance.randrange(1, 12), chance.random() * 0.05)
+        finished = killed.text().count("round") - 1  # the last one may have been under way
         async with AgentProcess(env) as again:
             await again.initialize()
             await again.request("session/load", sessionId=session, cwd=str(project), mcpServers=[])
             assert again.text().count("round") >= finished
-            before = fold(agent.updates)[: 2 * finished]
+            before = fold(killed.updates)[: 2 * finished]
             kept = [e for e in fold(again.updates) if not e[0].startswith("user")]
-            assert [k for k, _ in kept[: len(before)]] == [k for k, _ in before]
+            assert [key for key, _ in kept[: len(before)]] == [key for key, _ in before]
             assert await again.prompt(session, "hello") == "end_turn"
+
+
+async def _killed_after(env, project, num_rounds, pause_s):
+    agent = AgentProcess(env)
+    await agent.__aenter__()
+    await agent.initialize()
+    session = await agent.new_session(project)
+    agent.begin("session/prompt", prompt(session, "go"))
+    await agent.until(lambda: agent.text().count("round") > num_rounds)
+    await asyncio.sleep(pause_s)
+    os.killpg(agent.process.pid, signal.SIGKILL)
+    await agent.process.wait()
+    await asyncio.gather(*agent._tasks, return_exceptions=True)
+    return session, agent

@@ -222,8 +222,7 @@ async def test_no_retry_after_the_first_token(book):
     server = FakeServer(sse({"choices": [{"delta": {"content": "a"}}]}))
     seen = []
     with pytest.raises(UnreachableError):
-        async for event in provider(server, book).complete(REQUEST, CancelToken()):
-            seen.append(event)
+        seen.extend([event async for event in provider(server, book).complete(REQUEST, CancelToken())])
     assert seen == [TextDelta("a")]
     assert len(server.asked) == 1
 

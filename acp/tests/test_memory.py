@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-import os
+import pathlib
 import subprocess
 import sys
 
@@ -252,4 +252,4 @@ def test_a_lost_note_is_found_in_the_log(tmp_path):
 def test_sessions_are_private(tmp_path):
     id_, log = Store(tmp_path / "s").create("/p")
     log.close()
-    assert os.stat(tmp_path / "s" / f"{id_}.jsonl").st_mode & 0o077 == 0
+    assert pathlib.Path(tmp_path / "s" / f"{id_}.jsonl").stat().st_mode & 0o077 == 0

@@ -35,7 +35,7 @@ class Card:
             changes["content"] = content
         self.change(**changes)
         kept = dict(self.state)
-        if outcome.kept is not None:  # a terminal's id means nothing later, its output does
+        if outcome.content is None and outcome.kept is not None:  # a terminal's id means nothing later
             kept["content"] = outcome.kept
         result: list[dict[str, Any]] = [{"text": outcome.text}]
         result += [{"mime_type": image.mime_type, "data": image.data} for image in outcome.images]

@@ -59,6 +59,9 @@ _NOT = (
 )
 
 
+_NO_SUPPORT = "(?:does not|doesn't|do not|don't|not) support"
+
+
 def _refused(what: str, field: str, value: Any) -> _Lesson:
     """`what` near a word of refusal, in either order."""
     return _lesson(rf"(?:{what}).{{0,120}}{_NOT}|{_NOT}.{{0,120}}(?:{what})", field, value)
@@ -73,15 +76,17 @@ _LESSONS = (
     _lesson(r"(?:must|missing).{0,80}reasoning_content", "reasoning_roundtrip", True),
     _lesson(r"thinking.{0,80}adaptive|adaptive.{0,80}thinking", "thinking", "adaptive"),
     _lesson(r"tool.?call.?id.{0,160}(?:9|nine)|(?:length of 9|9 char)", "short_tool_ids", True),
-    _lesson(r"reasoning_effort|reasoning\.effort|output_config|budget_tokens|thinking", "effort", False),
+    _lesson(r"reasoning_effort|reasoning\.effort|output_config|budget_tokens", "effort", False),
+    _refused("thinking", "effort", False),
     _lesson(r"encrypted_content|['\"\s]include['\"\s]", "encrypted_reasoning", False),
     _lesson(r"cache_control", "cache_control", False),
     _refused("temperature|top_p", "sampling", False),
     _refused("developer", "system_role", "system"),
     _refused("system.{0,20}(?:role|message)|role.{0,40}system", "system_role", "developer"),
     _refused("image|vision|multimodal", "images", False),
-    _refused(r"\bstream(?:ing)?\b", "stream", False),
-    _refused(r"\btools?\b", "tools", False),
+    _lesson(rf"{_NO_SUPPORT} stream|stream(?:ing)? (?:is|are) not supported", "stream", False),
+    # Only the plainest words: an agent without tools is hardly one.
+    _lesson(rf"{_NO_SUPPORT} (?:tools|tool use|tool calling|function calling)", "tools", False),
 )
 
 

@@ -47,7 +47,7 @@ class Grant:
 class Outcome:
     text: str  # for the model
     content: list[dict[str, Any]] | None = None  # for the card; None keeps what it shows
-    kept: list[dict[str, Any]] | None = None  # for the card when shown again later, if it must differ
+    kept: list[dict[str, Any]] | None = None  # instead of `content`: what replaces a terminal later on
     images: tuple[Image, ...] = ()
     is_error: bool = False
     raw: Any = None

@@ -54,17 +54,10 @@ def chat(**delta: Any) -> dict[str, Any]:
     return {"choices": [{"index": 0, "delta": delta}]}
 
 
-def call(
-    index: Any = None, id: Any = None, name: Any = None, args: Any = None, **function: Any
-) -> dict[str, Any]:
-    body: dict[str, Any] = {"function": function}
-    for key, value in (("index", index), ("id", id)):
-        if value is not None:
-            body[key] = value
-    for key, value in (("name", name), ("arguments", args)):
-        if value is not None:
-            body["function"][key] = value
-    return chat(tool_calls=[body])
+def call(index: Any = None, id_: Any = None, name: Any = None, args: Any = None) -> dict[str, Any]:
+    function = {key: value for key, value in (("name", name), ("arguments", args)) if value is not None}
+    known = {key: value for key, value in (("index", index), ("id", id_)) if value is not None}
+    return chat(tool_calls=[{"function": function, **known}])
 
 
 def end(reason: str | None) -> dict[str, Any]:

@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+import itertools
+import json
+from pathlib import Path
+
+import pytest
+from acp_testing.process import AgentProcess
+from acp_testing.strict_server import StrictServer
+
+WIRES = {"chat": "openai-chat", "responses": "openai-responses", "anthropic": "anthropic-messages"}
+PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNkYPhfDwAChwGA60e6kgAAAABJRU5ErkJggg=="
+
+
+@pytest.fixture
+def configure(env):
+    def write(url, extra=""):
+        (Path(env["HOME"]) / ".config" / "helexa-acp" / "config.toml").write_text(
+            "".join(
+                f'[[endpoints]]\nname = "{name}"\nbase_url = "{url}"\nwire_api = "{wire}"\ndefault_model = "m"\n'
+                for name, wire in WIRES.items()
+            )
+            + extra
+        )
+        return env
+
+    return write
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(WIRES)), ids="-".join)
+async def test_switching_wires_in_mid_session(configure, project, dead_port, order):
+    async with StrictServer(dead_port) as server, AgentProcess(configure(server.url)) as agent:
+        await agent.initialize()
+        session = await agent.new_session(project)
+        for name in (*order, order[0]):
+            await agent.request(
+                "session/set_config_option", sessionId=session, configId="model", value=f"{name}:m"
+            )
+            agent.messages.clear()
+            image = {"type": "image", "mimeType": "image/png", "data": PIXEL}
+            params = {"sessionId": session, "prompt": [{"type": "text", "text": "look"}, image]}
+            assert await agent.request("session/prompt", **params) == {"stopReason": "end_turn"}
+            assert agent.text() == f"{name} says hi"
+        assert server.problems == []
+        for path, body in server.asked[-2:]:
+            assert json.dumps(body).count(PIXEL) == 4, path
+
+
+async def test_a_quirk_is_learned_over_the_wire_and_kept_across_restarts(configure, project, dead_port):
+    async with StrictServer(dead_port) as server:
+        env = configure(server.url)
+        server.quirk = "stream_options"
+        for refused in (1, 0):
+            server.asked.clear()
+            async with AgentProcess(env) as agent:
+                await agent.initialize()
+                await agent.prompt(await agent.new_session(project), "x")
+                assert agent.text() == "chat says hi"
+            assert sum("stream_options" in body for _, body in server.asked) == refused
+
+
+async def test_session_new_does_not_wait_for_a_dead_host(configure, project, dead_port):
+    # 192.0.2.0/24 is set aside for examples: connecting to it hangs or fails, never succeeds.
+    dead = '[[endpoints]]\nname = "dead"\nbase_url = "http://192.0.2.1/v1"\ndefault_model = "x"\n'
+    async with StrictServer(dead_port) as server, AgentProcess(configure(server.url, dead)) as agent:
+        await agent.initialize()
+        result = await agent.request("session/new", cwd=str(project), mcpServers=[])
+        groups = [group["group"] for group in result["configOptions"][0]["options"]]
+        assert groups == ["chat", "responses", "anthropic", "dead"]
+        assert await agent.prompt(result["sessionId"], "x") == "end_turn"
+
+
+async def test_cold_models_and_windows_show_in_the_picker(configure, project, dead_port):
+    async with StrictServer(dead_port) as server, AgentProcess(configure(server.url)) as agent:
+        await agent.initialize()
+        await agent.new_session(project)
+        await agent.until(lambda: [u for u in agent.updates if "(cold)" in json.dumps(u)])
+        assert "50,000 tokens" in json.dumps(agent.updates)
+
+
+async def test_keys_reach_no_log_and_no_client(configure, project, dead_port):
+    async with StrictServer(dead_port) as server:
+        env = {**configure(server.url), "HELEXA_ACP_LOG_LEVEL": "debug"}
+        config = Path(env["HOME"]) / ".config" / "helexa-acp" / "config.toml"
+        config.write_text(config.read_text().replace('"m"\n', '"m"\napi_key = "sk-very-secret"\n'))
+        async with AgentProcess(env) as agent:
+            await agent.initialize()
+            session = await agent.new_session(project)
+            await agent.prompt(session, "x")
+        assert b"sk-very-secret" not in agent.stderr
+        assert "sk-very-secret" not in json.dumps(agent.messages)
+        kept = [p.read_bytes() for p in Path(env["HOME"]).rglob("*") if p.is_file() and p != config]
+        assert not any(b"sk-very-secret" in data for data in kept)

@@ -1,0 +1,94 @@
+"""The real program against a live OpenAI-compatible endpoint, such as helexa-tiny behind cortex.
+
+    HELEXA_ACP_TEST_BASE_URL=http://127.0.0.1:31313/v1 HELEXA_ACP_TEST_MODEL=helexa-tiny python -m pytest tests_live
+
+Outside the default test paths: it needs a server that somebody else starts. HELEXA_ACP_TEST_MODEL may be left out where the
+server lists its models; HELEXA_ACP_TEST_API_KEY is used if set. Without a base URL these tests fail, they do not skip.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+
+import pytest
+from acp_testing import clients
+from acp_testing.process import FULL_CLIENT, AgentProcess, fold, prompt
+
+pytestmark = pytest.mark.clients
+
+
+@pytest.fixture
+def live_env(tmp_path):
+    base_url = os.environ.get("HELEXA_ACP_TEST_BASE_URL")
+    assert base_url, "set HELEXA_ACP_TEST_BASE_URL to the endpoint to test against"
+    env = {"HOME": str(tmp_path), "PATH": os.environ["PATH"], "HELEXA_ACP_BASE_URL": base_url}
+    for name in ("MODEL", "API_KEY"):
+        if value := os.environ.get(f"HELEXA_ACP_TEST_{name}"):
+            env[f"HELEXA_ACP_{name}"] = value
+    return env
+
+
+@pytest.fixture
+def folder(tmp_path):
+    path = tmp_path / "project"
+    path.mkdir()
+    return path
+
+
+async def test_prompt_mode_cancel_and_load(live_env, folder):
+    async with AgentProcess(live_env) as agent:
+        await agent.initialize(FULL_CLIENT)
+        session = await agent.new_session(folder)
+        await agent.until(lambda: "config_option_update" in agent.kinds())
+        assert await agent.prompt(session, "Hello! Answer in one sentence.") in {"end_turn", "max_tokens"}
+        assert agent.text() or "agent_thought_chunk" in agent.kinds()
+        live = fold(agent.updates)
+        turn = agent.begin("session/prompt", prompt(session, "Tell me a long story."))
+        agent.notify("session/cancel", sessionId=session)
+        assert await agent.result(turn) == {"stopReason": "cancelled"}
+        await agent.request("session/set_mode", sessionId=session, modeId="plan")
+        agent.messages.clear()
+        await agent.request("session/load", sessionId=session, cwd=str(folder), mcpServers=[])
+        replayed = [entry for entry in fold(agent.updates) if not entry[0].startswith("user")]
+        assert [e for e in live if e[0] != "plan"] == replayed[: len(live) - 1]
+
+
+def test_doctor(live_env):
+    done = subprocess.run(
+        [*clients.agent_command(), "doctor"],
+        env=live_env,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_acpx(live_env, folder):
+    agent = " ".join(clients.agent_command())
+    argv = [
+        clients.NODE,
+        clients.ACPX,
+        "--agent",
+        agent,
+        "--cwd",
+        folder,
+        "--format",
+        "json",
+        "--approve-all",
+    ]
+    done = subprocess.run(
+        [*map(str, argv), "exec", "Hello!"],
+        env=live_env,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    assert any(m.get("result", {}).get("stopReason") in {"end_turn", "max_tokens"} for m in lines), (
+        done.stderr
+    )
