@@ -88,7 +88,12 @@ class Lease:
         """The last word: it ends the lease, and whatever was done on behalf of the operation."""
         with transaction.atomic():
             self.release(
-                state=state, message=message, error_code=error_code, finished_at=timezone.now(), lease=None
+                state=state,
+                message=message,
+                error_code=error_code,
+                progress=None,
+                finished_at=timezone.now(),
+                lease=None,
             )
             close_children(self.operation, message)
 

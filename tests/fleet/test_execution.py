@@ -29,6 +29,7 @@ def test_a_load_places_loads_and_remembers_what_it_took(fleet):
     assert row.explanation == [{"node": "a", "outlook": "fits", "message": "8000 MiB free"}]
     assert row.started_at <= row.finished_at
     assert row.lease is None
+    assert row.progress is None
     assert node.loads("m") == 1
     assert fleet.states() == {"m@a": "loaded"}
     assert ModelProfile.objects.get().measured_mb == 1000
