@@ -10,6 +10,7 @@ import psutil
 import torch
 
 MIB = 1 << 20
+OutOfMemoryError = torch.OutOfMemoryError
 
 _CPU_SHARE = 0.75  # of the machine's memory that a worker counts as its own unless told otherwise
 _CUDA_SHARE = 0.92

@@ -10,9 +10,8 @@ import socket
 import threading
 from collections.abc import Sequence
 
-import torch
-
 from cortex_site.logs import setup
+from neuron.device.opening import Device, open_device, parse_device
 from neuron.engine.scheduler import Limits
 from neuron.pipe import EXIT_CRASHED, EXIT_POISONED
 from neuron.step import PoisonedError
@@ -38,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 def _parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, Settings]:
     limits = Limits()
     parser = argparse.ArgumentParser(prog="python -m neuron.worker", description=__doc__)
-    parser.add_argument("--device", type=_device, required=True, help="cpu:0 or cuda:N")
+    parser.add_argument("--device", type=parse_device, required=True, help="cpu:0 or cuda:N")
     parser.add_argument("--fd", type=int, required=True, help="connected unix stream socket")
     parser.add_argument("--threads", type=int, help="CPU threads; default: the cores, shared among devices")
     parser.add_argument("--memory-mb", type=int, help="for torch, weights and caches; default: most there is")
@@ -64,19 +63,10 @@ def _parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, Settings]:
     return parsed, settings
 
 
-def _device(text: str) -> torch.device:
-    device = torch.device(text)
-    if device.type not in {"cpu", "cuda"}:
-        raise argparse.ArgumentTypeError(f"{text} is neither cpu:N nor cuda:N")
-    return torch.device(device.type, device.index or 0)
-
-
 class Worker:
     """The two threads and what they leave behind as exit code."""
 
-    def __init__(
-        self, device: torch.device, threads: int | None, settings: Settings, channel: Channel
-    ) -> None:
+    def __init__(self, device: Device, threads: int | None, settings: Settings, channel: Channel) -> None:
         self._device = device
         self._threads = threads
         self._settings = settings
@@ -97,8 +87,8 @@ class Worker:
     def _own_device(self) -> None:
         name_thread(threading.current_thread().name)
         try:
-            device = _open(self._device, self._threads)
-            DeviceLoop(Slab(device, self._settings), self._channel).run()
+            open_device(self._device, self._threads)
+            DeviceLoop(Slab(self._device, self._settings), self._channel).run()
         except PoisonedError:
             log.exception("the device is poisoned")
             self._exit_code = EXIT_POISONED
@@ -107,17 +97,6 @@ class Worker:
             self._exit_code = EXIT_CRASHED
         finally:
             self._channel.close()
-
-
-def _open(device: torch.device, threads: int | None) -> torch.device:
-    """Make the calling thread the one that uses `device`, and make sure that it can be used."""
-    workers = torch.cuda.device_count() if device.type == "cuda" else 1
-    torch.set_num_threads(threads or max(1, len(os.sched_getaffinity(0)) // max(1, workers)))
-    torch.set_grad_enabled(False)  # of this thread
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
-    torch.zeros(1, device=device).add_(1).item()
-    return device
 
 
 if __name__ == "__main__":

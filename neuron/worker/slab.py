@@ -6,10 +6,9 @@ import logging
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import torch
-
 from neuron.device.cache import bytes_per_token
-from neuron.device.memory import MIB, default_budget, give_back, in_use
+from neuron.device.memory import MIB, OutOfMemoryError, default_budget, give_back, in_use
+from neuron.device.opening import Device
 from neuron.device.runner import Runner
 from neuron.engine.scheduler import Limits, Scheduler
 from neuron.models.checkpoint import LoadError, read_checkpoint
@@ -50,7 +49,7 @@ class Resident:
 class Slab:
     """Loads and drops models; a failed load leaves it as it was."""
 
-    def __init__(self, device: torch.device, settings: Settings) -> None:
+    def __init__(self, device: Device, settings: Settings) -> None:
         self.device = device
         self.settings = settings
         self.models: dict[str, Resident] = {}
@@ -73,7 +72,7 @@ class Slab:
         before = in_use(self.device)
         try:
             self.models[model] = self._load(model, path, on_progress, before)
-        except torch.OutOfMemoryError as error:
+        except OutOfMemoryError as error:
             raise LoadError("insufficient_memory", f"{path}: {error}") from error
         return self.models[model]
 
