@@ -5,7 +5,7 @@ SOURCES := $(wildcard ext/*.py)
 PIP := $(BIN)/pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help up test lint types unit pure e2e clean
+.PHONY: help up test lint types unit pure acp clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -20,7 +20,7 @@ $(VENV)/installed: pyproject.toml constraints.txt setup.py acp/pyproject.toml $(
 up: $(VENV)/installed  ## install, build and run everything here; Ctrl-C ends it
 	@exec $(BIN)/cortex up $(ARGS)
 
-test: $(VENV)/installed lint types unit pure  ## lint, types and all tests
+test: $(VENV)/installed lint types unit pure acp  ## lint, types and all tests
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .
@@ -28,12 +28,16 @@ lint: $(VENV)/installed
 
 types: $(VENV)/installed
 	$(BIN)/mypy
+	cd acp && ../$(BIN)/mypy
 
 unit: $(VENV)/installed
 	$(BIN)/python -m pytest
 
 pure: $(VENV)/installed  ## the tests of compiled modules again, without the compiled modules
 	CORTEX_PURE_PYTHON=1 $(BIN)/python -m pytest tests/ext tests/gateway
+
+acp: $(VENV)/installed  ## the tests of helexa-acp
+	cd acp && ../$(BIN)/python -m pytest
 
 clean:  ## remove what was built and installed
 	rm -rf $(VENV) build *.egg-info ext/*.c ext/*.so

@@ -37,7 +37,7 @@ class ProfileView:
     context: int | None = None
     output: int | None = None
     capabilities: tuple[str, ...] = ()
-    cost: Mapping[str, float] = field(default_factory=_empty)  # USD per million tokens: input, output, cache_read
+    cost: Mapping[str, float] = field(default_factory=_empty)  # US dollars per million tokens, by kind
 
 
 @dataclass(frozen=True, slots=True)
