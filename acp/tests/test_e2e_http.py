@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import asyncio
 import itertools
 import json
 from pathlib import Path
 
 import pytest
+from acp_testing.clients import agent_command
 from acp_testing.process import AgentProcess
 from acp_testing.strict_server import StrictServer
 
@@ -91,3 +93,24 @@ async def test_keys_reach_no_log_and_no_client(configure, project, dead_port):
         assert "sk-very-secret" not in json.dumps(agent.messages)
         kept = [p.read_bytes() for p in Path(env["HOME"]).rglob("*") if p.is_file() and p != config]
         assert not any(b"sk-very-secret" in data for data in kept)
+
+
+async def test_doctor_tells_what_it_found_and_learned(configure, dead_port):
+    dead = '[[endpoints]]\nname = "dead"\nbase_url = "http://127.0.0.1:1/v1"\ndefault_model = "x"\n'
+    async with StrictServer(dead_port) as server:
+        env = configure(server.url, dead)
+        server.quirk = "stream_options"
+        doctor = await asyncio.create_subprocess_exec(
+            *agent_command(),
+            "doctor",
+            env=env,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        out, _ = await doctor.communicate()
+    rows = {line.split()[0]: line.split() for line in out.decode().splitlines() if line}
+    assert doctor.returncode == 1  # one endpoint is dead
+    assert rows["chat"][1:4] == ["yes", "none", "1"]
+    assert rows["chat"][-1] == "50,000"
+    assert rows["dead"][1] == "no"
+    assert "chat: learned: stream_options = False" in out.decode()

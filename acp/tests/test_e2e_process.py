@@ -207,3 +207,25 @@ def test_a_hostile_client_gets_errors_and_no_crash(script, lines):
     assert done.returncode == 0
     assert "Traceback" not in done.stderr.decode(), done.stderr.decode()
     assert answers[-1]["id"] == "the-last" or any(a.get("id") == "the-last" for a in answers)
+
+
+def test_setup_writes_a_private_file(env):
+    argv = [*agent_command(), "setup"]
+    answers = "http://127.0.0.1:9/v1\nanthropic-messages\nm\n\n"
+    env = {**env, "PYTHONWARNINGS": "ignore"}  # getpass warns that it reads no terminal here
+    done = subprocess.run(
+        argv,
+        input=answers,
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        start_new_session=True,
+    )
+    assert done.returncode == 0, done.stderr
+    path = Path(env["HOME"]) / ".config" / "helexa-acp" / "config.toml"
+    assert path.stat().st_mode & 0o077 == 0
+    assert 'wire_api = "anthropic-messages"' in path.read_text()
+    again = subprocess.run(argv, input="", env=env, capture_output=True, text=True, timeout=60, check=False)
+    assert "exists" in again.stdout

@@ -194,6 +194,34 @@ async def test_end_of_input_ends_children(script, start, project):
     assert (await turn)["result"] == {"stopReason": "cancelled"}
 
 
+@pytest.mark.parametrize("how", ["cancel", "terminate"])
+async def test_terminals_are_killed_and_released(script, start, project, how):
+    script('[[turn]]\n[[turn.reply]]\nsteps = [{ call = "shell", args = { command = "sleep 300" } }]\n')
+    verbs: list[str] = []
+
+    def seen(verb, result):
+        return lambda _: verbs.append(verb) or result
+
+    async with start() as agent:
+        agent.answers |= {
+            "terminal/create": lambda _: {"terminalId": "t1"},
+            "terminal/wait_for_exit": seen("wait", HOLD),
+            "terminal/kill": seen("kill", {}),
+            "terminal/output": seen("output", {"output": "so far", "truncated": False}),
+            "terminal/release": seen("release", {}),
+        }
+        await agent.initialize(FULL_CLIENT)
+        session = await agent.new_session(project)
+        turn = agent.begin("session/prompt", prompt(session, "go"))
+        await agent.until(lambda: "wait" in verbs)
+        if how == "cancel":
+            agent.notify("session/cancel", sessionId=session)
+        else:
+            agent.process.terminate()
+        assert await agent.result(turn) == {"stopReason": "cancelled"}
+        assert verbs == ["wait", "kill", "output", "release"]
+
+
 async def test_a_new_prompt_ends_the_one_before(script, start, project):
     script('[[turn]]\nmatch = "wait"\n[[turn.reply]]\nsteps = [{ text = "x" }, { hang = true }]\n')
     async with start() as agent:

@@ -80,6 +80,8 @@ class Agent:
         if not isinstance(version, int) or isinstance(version, bool):
             raise invalid("protocolVersion must be a whole number")
         self.client = Client(self.connection, params.get("clientCapabilities"))
+        if self._sessions is not None:  # a client that says it again may say something else
+            self._sessions.client = self.client
         serving().after.append(self._warm_up)
         return {
             "protocolVersion": PROTOCOL_VERSION,  # ours is the only one, whatever the client asked for

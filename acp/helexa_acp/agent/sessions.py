@@ -39,7 +39,7 @@ def make_home(config: Config, env: Mapping[str, str] = os.environ) -> Home:
 
 class Sessions:
     def __init__(self, config: Config, client: Client, home: Home | None = None) -> None:
-        self._client = client
+        self.client = client
         self._open: dict[str, Session] = {}
         self._turns: dict[str, asyncio.Lock] = {}
         self._home = home or make_home(config)
@@ -66,7 +66,7 @@ class Sessions:
         cwd = check.absolute(params)
         servers = check.mcp_servers(params)
         id_, log_ = self._home.store.create(cwd)
-        session = Session(id_, cwd, check.directories(params), log=log_, home=self._home, client=self._client)
+        session = Session(id_, cwd, check.directories(params), log=log_, home=self._home, client=self.client)
         self._adopt(session, servers)
         return {"sessionId": id_, **self._state(session)}
 
@@ -74,7 +74,7 @@ class Sessions:
         session = await self._reopen(params)
         for update in replay(session.transcript.records):
             session.show(update)
-            await self._client.drain()
+            await self.client.drain()
         session.note()
         session.show_usage()
         return self._state(session)
@@ -83,7 +83,7 @@ class Sessions:
         return self._state(await self._reopen(params))
 
     async def list_page(self, params: Params) -> Params:
-        cwd = check.optional_string(params, "cwd")
+        cwd = check.absolute(params) if params.get("cwd") is not None else None
         try:
             notes, cursor = self._home.store.page(cwd, check.optional_string(params, "cursor"))
         except BadCursorError as error:
@@ -176,7 +176,7 @@ class Sessions:
         except NoSuchSessionError as error:
             raise RpcError(NOT_FOUND, str(error)) from error
         await self._forget(id_)
-        session = Session(id_, cwd, check.directories(params), log=log_, home=self._home, client=self._client)
+        session = Session(id_, cwd, check.directories(params), log=log_, home=self._home, client=self.client)
         for record in log_.read_new():
             session.transcript.apply(record)
         self._adopt(session, servers)

@@ -147,7 +147,8 @@ async def _tools(endpoints: Endpoints, choice: Choice, found: Findings) -> None:
 
 
 async def _ask(endpoints: Endpoints, choice: Choice, text: str, *tools: ToolSpec) -> list[CompletionEvent]:
-    request = CompletionRequest(choice.model, (Message.of(Role.USER, text),), tools, max_tokens=MAX_TOKENS)
+    messages = (Message.of(Role.SYSTEM, "Do exactly what is asked, briefly."), Message.of(Role.USER, text))
+    request = CompletionRequest(choice.model, messages, tools, max_tokens=MAX_TOKENS)
     provider = endpoints.provider(choice.endpoint)
     async with aclosing(provider.complete(request, CancelToken())) as events:
         return [event async for event in events]
