@@ -1,0 +1,146 @@
+"""`cortex serve` as in production: PostgreSQL, a Redis of its own, two hosts, one of them broken or away."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx
+import pytest
+
+from neuron.models.tiny import WEIGHTS_DIR
+from tests.e2e.conftest import TINY, Stack, clean_environment, free_base_port
+from tests.fleet.servers import RedisServer, postgres
+
+pytestmark = pytest.mark.e2e
+
+QUESTION = "Which port does neuron listen on?"
+
+CONFIG = """
+state_dir = "{home}"
+models_config = "models.toml"
+[gateway]
+listen = "127.0.0.1:{api}"
+metrics_listen = "127.0.0.1:{metrics}"
+admin_listen = "127.0.0.1:{admin}"
+workers = 2
+[[neurons]]
+name = "here"
+endpoint = "http://127.0.0.1:{neuron}"
+token = "a shared secret"
+[[neurons]]
+name = "away"
+endpoint = "http://127.0.0.1:9"
+"""
+
+MODELS = """
+[[models]]
+id = "helexa-tiny"
+[[models]]
+id = "broken"
+source = "{broken}"
+[[models]]
+id = "nowhere"
+pinned_on = ["away"]
+[aliases]
+tiny = "helexa-tiny"
+"""
+
+
+def broken_model(folder: Path) -> Path:
+    """A directory whose index names a shard that is not there."""
+    folder.mkdir()
+    for file in WEIGHTS_DIR.iterdir():
+        if file.name != "model.safetensors":
+            (folder / file.name).write_bytes(file.read_bytes())
+    (folder / "model.safetensors.index.json").write_text(
+        '{"weight_map": {"x": "model-00002-of-2.safetensors"}}'
+    )
+    return folder
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("serve")
+    base = free_base_port()
+    ports = {"api": base, "metrics": base + 1, "admin": base + 2, "neuron": base + 3}
+    (folder / "cortex.toml").write_text(CONFIG.format(home=folder / "state", **ports))
+    (folder / "models.toml").write_text(MODELS.format(broken=broken_model(folder / "broken")))
+    (folder / "neuron.toml").write_text('token = "a shared secret"\n')
+    redis = RedisServer(folder)
+    redis.start()
+    try:
+        with postgres(folder) as database:
+            env = clean_environment() | {"CORTEX_DATABASE__URL": database, "CORTEX_REDIS__URL": redis.url}
+            yield from serve(folder, base, env)
+    finally:
+        redis.stop()
+
+
+def serve(folder: Path, base: int, env: dict[str, str]):
+    python = (sys.executable, "-m")
+    listen = ("--listen", f"127.0.0.1:{base + 3}")
+    with (folder / "neuron.log").open("wb") as log:
+        command = [*python, "neuron.cli", "serve", "--config", str(folder / "neuron.toml"), *listen]
+        neuron = subprocess.Popen(command, stderr=log, env=env)
+    command = [*python, "cortex_site", "serve", "--config", str(folder / "cortex.toml")]
+    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, env=env)
+    running = Stack(folder / "state", base, process)
+    try:
+        running.read_until("Ctrl-C ends it", 180)
+        running.eventually(lambda: httpx.get(f"{running.api}/health").json()["nodes"]["healthy"] == 1)
+        yield running
+    finally:
+        code = running.stop()
+        neuron.terminate()
+        neuron.wait(30)
+    assert code == 0
+
+
+def error_of(response: httpx.Response) -> dict[str, str]:
+    return response.json()["error"]
+
+
+def test_a_cold_model_is_loaded_for_its_alias(served):
+    answer = served.chat(QUESTION, model="tiny")
+    assert answer.status_code == 200, answer.text
+    assert "13131" in answer.text
+
+
+def test_a_broken_model_fails_with_file_and_cause_and_harms_nothing(served):
+    answer = served.chat(QUESTION, model="broken")
+    assert answer.status_code == 503
+    assert error_of(answer)["code"] == "model_broken"
+    assert "model-00002-of-2.safetensors" in error_of(answer)["message"]
+    assert "13131" in served.chat(QUESTION).text
+
+
+def test_a_model_for_a_host_that_is_away_is_refused_with_the_reason(served):
+    answer = served.chat(QUESTION, model="nowhere")
+    assert answer.status_code == 503
+    assert "away" in error_of(answer)["message"]
+
+
+def test_models_of_the_whole_fleet(served):
+    listed = httpx.get(f"{served.api}/v1/models").json()["data"]
+    assert [model["id"] for model in listed] == ["broken", TINY, "nowhere", "tiny"]
+    assert listed[-1]["alias_of"] == TINY
+
+
+def test_both_workers_count_in_one_metrics_page(served):
+    for _ in range(20):
+        served.chat(QUESTION)
+    pattern = re.compile(rf'^cortex_requests_total{{.*model="{TINY}".*outcome="ok"}} ([\d.]+)$', re.MULTILINE)
+
+    def count() -> float:
+        found = pattern.findall(httpx.get(f"{served.metrics}/metrics").text)
+        return sum(map(float, found))
+
+    served.eventually(lambda: count() >= 20)
+
+
+def test_no_secret_is_in_the_logs(served):
+    assert "a shared secret" not in served.text
+    assert "Bearer" not in served.text
