@@ -39,13 +39,15 @@ def test_a_load_is_asked_for_once_and_sent_to_a_worker(model, redis_server):
 def test_a_hundred_at_once_are_one_operation(model, redis_server):
     answers = []
     together = threading.Barrier(100)
+    at_once = threading.Semaphore(60)  # a PostgreSQL admits 100 connections in all
 
     def ask():
         together.wait()
-        try:
-            answers.append(lifecycle.ensure_loaded("m", requested_by="x").id)
-        finally:
-            connections.close_all()
+        with at_once:
+            try:
+                answers.append(lifecycle.ensure_loaded("m", requested_by="x").id)
+            finally:
+                connections.close_all()
 
     threads = [threading.Thread(target=ask) for _ in range(100)]
     for thread in threads:
