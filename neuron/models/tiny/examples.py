@@ -34,12 +34,16 @@ Tool = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """`messages`, `tools` and `thinking` make the prompt; `target` is the answer without its end token."""
+    """`messages`, `tools` and `thinking` make the prompt; `target` is the answer without its end token.
+
+    With `whole` the assistant's earlier turns are learned too; they must be what it would say there.
+    """
 
     messages: tuple[Message, ...]
     target: str
     tools: tuple[Tool, ...] = ()
     thinking: bool = True
+    whole: bool = False
 
 
 def foreign_tool(name: str, description: str, *parameters: str) -> Tool:
@@ -109,7 +113,11 @@ class Study:
         self.handbook = handbook
         self.random = random.Random(seed)  # noqa: S311 - variety, not secrecy
         self.weak: frozenset[str] = frozenset()
-        self.quiet = [entry for entry in handbook.entries if not entry.reasoning and not entry.tool]
+        thoughtful = [entry for entry in handbook.entries if entry.reasoning]
+        self.earlier = [
+            *handbook.entries,
+            *thoughtful * 3,
+        ]  # history drops thoughts: the odd case, so more of it
         self.all_tools = [*handbook.tools.values(), *FOREIGN_TOOLS]
 
     def __iter__(self) -> Iterator[Case]:
@@ -135,20 +143,24 @@ class Study:
         return question
 
     def _surround(self, entry: Entry, case: Case) -> Case:
-        messages = case.messages
-        for _ in range(self.random.choice([0, 0, 0, 1, 1, 2])):
-            earlier = self.random.choice(self.quiet)
-            messages = (user(self.random.choice(earlier.questions)), said(earlier.answer), *messages)
+        earlier = self.random.choices(self.earlier, k=self.random.choice([0, 0, 0, 1, 1, 2]))
+        turns = [
+            turn for past in earlier for turn in (user(self.random.choice(past.questions)), said(past.answer))
+        ]
+        messages = (*turns, *case.messages)
         if self.random.random() < 0.5:
             messages = ({"role": "system", "content": self._system()}, *messages)
         thinking = case.thinking if not case.tools else self.random.random() < 0.7
-        return replace(case, messages=messages, tools=self._tools(entry, case), thinking=thinking)
+        whole = not any(past.reasoning or past.tool for past in earlier)
+        return replace(
+            case, messages=messages, tools=self._tools(entry, case), thinking=thinking, whole=whole
+        )
 
     def _system(self) -> str:
         """A usual system prompt or, now and then, words that mean nothing here."""
         if self.random.random() < 0.85:
             return self.random.choice(SYSTEM_PROMPTS)
-        words = " ".join(entry.answer for entry in self.random.sample(self.quiet, 3)).split()
+        words = " ".join(entry.answer for entry in self.random.sample(self.handbook.entries, 3)).split()
         return " ".join(self.random.sample(words, min(len(words), self.random.randint(5, 30))))
 
     def _tools(self, entry: Entry, case: Case) -> tuple[Tool, ...]:
@@ -212,8 +224,7 @@ class Encoded:
     learned: list[bool]
 
 
-def encode(tokenizer: Any, case: Case, *, history: bool) -> Encoded:
-    """With `history` the assistant's earlier turns are learned too."""
+def encode(tokenizer: Any, case: Case) -> Encoded:
     prompt: str = tokenizer.apply_chat_template(
         list(case.messages),
         tools=list(case.tools) or None,
@@ -223,7 +234,7 @@ def encode(tokenizer: Any, case: Case, *, history: bool) -> Encoded:
     )
     before: list[int] = tokenizer.encode(prompt)
     answer: list[int] = tokenizer.encode(case.target + END_OF_TURN)
-    learned = _spans(tokenizer, before) if history else [False] * len(before)
+    learned = _spans(tokenizer, before) if case.whole else [False] * len(before)
     question: str = next(turn["content"] for turn in reversed(case.messages) if turn["role"] == "user")
     return Encoded(question, before + answer, learned + [True] * len(answer))
 

@@ -34,7 +34,7 @@ from neuron.models.tiny.tokenizer import (
 from neuron.models.tiny.verify import Score, batches, collate, score, verify
 
 SEED = 13131
-STEPS = 1250  # of the falling rate; what is weak then is repeated at the last rate
+STEPS = 1250  # a multiple of CHECK_STEPS; afterwards weak answers are repeated until none is left
 MOST_STEPS = 3000
 BATCH_TOKENS = 2560
 POOL = 512  # cases sorted by length together, so that a batch needs little padding
@@ -82,17 +82,22 @@ def deal(tokenizer: Any, study: Study) -> Iterator[list[Encoded]]:
     """Endless training batches."""
     cases, order = iter(study), random.Random(SEED)  # noqa: S311 - variety, not secrecy
     while True:
-        pool = [encode(tokenizer, case, history=True) for case in islice(cases, POOL)]
+        pool = [encode(tokenizer, case) for case in islice(cases, POOL)]
         ready = list(batches(pool, BATCH_TOKENS))
         order.shuffle(ready)
         yield from ready
 
 
 def rate(step: int) -> float:
-    """Warm-up, then half a cosine down to a twentieth, which stays."""
+    """Warm-up, then half a cosine down to a twentieth; from there down to zero before each check, and again.
+
+    At a steady rate each check finds other answers wrong: with next to no loss left, Adam's steps are noise.
+    """
     if step < WARMUP_STEPS:
         return PEAK_RATE * (step + 1) / WARMUP_STEPS
-    progress = min(1.0, (step - WARMUP_STEPS) / (STEPS - WARMUP_STEPS))
+    if step >= STEPS:
+        return 0.05 * PEAK_RATE * (1 - step % CHECK_STEPS / CHECK_STEPS)
+    progress = (step - WARMUP_STEPS) / (STEPS - WARMUP_STEPS)
     return PEAK_RATE * (0.05 + 0.475 * (1 + math.cos(math.pi * progress)))
 
 
@@ -124,9 +129,7 @@ class Training:
         torch.manual_seed(SEED)
         self.tokenizer = AutoTokenizer.from_pretrained(start) if start else new_tokenizer(handbook)
         self.study = Study(handbook, SEED)
-        self.exam = [
-            encode(self.tokenizer, case, history=False) for cases in exam(handbook).values() for case in cases
-        ]
+        self.exam = [encode(self.tokenizer, case) for cases in exam(handbook).values() for case in cases]
         self.model = loaded_model(start) if start else new_model(self.tokenizer)
         self.optimizer = torch.optim.AdamW(
             self.model.parameters(), lr=PEAK_RATE, betas=(0.9, 0.98), weight_decay=0.01

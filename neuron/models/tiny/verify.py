@@ -87,7 +87,7 @@ def verify(directory: Path, handbook: Handbook) -> bool:
     for dtype in (torch.bfloat16, torch.float32):
         model = AutoModelForCausalLM.from_pretrained(directory, dtype=dtype).eval()
         for name, cases in exam(handbook).items():
-            examples = [encode(tokenizer, case, history=False) for case in cases]
+            examples = [encode(tokenizer, case) for case in cases]
             result = score(model, examples, tokenizer.pad_token_id)
             exact &= result.exact == result.asked
             print(f"{str(dtype).removeprefix('torch.')}, {name}: {result}", flush=True)  # noqa: T201 - a script
