@@ -85,7 +85,9 @@ class Edge:
                 fields["code"] = "client_gone"
             fields["duration_ms"] = round(1000 * (time.monotonic() - started), 1)
             fields["client"] = _peer(scope)
-            log.info("request", extra={"method": scope["method"], "path": scope["path"]} | fields)
+            routine = scope["method"] == "GET" and fields["status"] == 200  # a poll every few seconds
+            level = logging.DEBUG if routine else logging.INFO
+            log.log(level, "request", extra={"method": scope["method"], "path": scope["path"]} | fields)
 
     def _refusal(self, scope: Scope, headers: dict[bytes, bytes]) -> ApiError | None:
         if self._token is None:
