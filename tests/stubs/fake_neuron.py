@@ -41,10 +41,17 @@ class _Server(uvicorn.Server):
         await self.ended.wait()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        # Accept no more, but let what has been accepted become a connection: Server.close() would have
+        # such a one fail half-made, its socket open.
+        for listener in sockets or ():
+            asyncio.get_running_loop().remove_reader(listener)
+        for _ in range(10):
+            await asyncio.sleep(0)
+        for connection in list(self.server_state.connections):
+            connection.transport.abort()
         for server in self.servers:
             server.close()
-        for connection in self.server_state.connections:
-            connection.transport.abort()
+        await asyncio.sleep(0)
 
 
 class FakeNeuron:

