@@ -47,12 +47,12 @@ class WorkerProcess:
                 start_new_session=True,  # Ctrl-C is for the daemon
                 env=os.environ | {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"},  # cuda:N means what NVML calls N
             )
-        except OSError:
+            reader, writer = await asyncio.open_unix_connection(sock=ours)
+        except BaseException:  # cancelled too: nobody else knows of our end, and without it the worker leaves
             ours.close()
             raise
         finally:
             theirs.close()
-        reader, writer = await asyncio.open_unix_connection(sock=ours)
         return cls(process, reader, writer)
 
     def send(self, message: pipe.ToWorker) -> None:

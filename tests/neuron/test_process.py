@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import asyncio
+import gc
 import sys
 
 import pytest
@@ -62,3 +64,11 @@ async def test_sending_to_one_that_is_gone_is_no_error():
     process.send(pipe.Shutdown())
     await process.end()
     process.send(pipe.Shutdown())
+
+
+async def test_a_start_that_is_cancelled_leaves_no_socket():
+    start = asyncio.create_task(WorkerProcess.start((sys.executable, "-c", "import time; time.sleep(600)")))
+    await asyncio.sleep(0)
+    start.cancel()
+    await asyncio.gather(start, return_exceptions=True)
+    gc.collect()  # an unclosed socket is a warning, and warnings are errors
