@@ -30,7 +30,9 @@ class Sampling(msgspec.Struct, frozen=True, omit_defaults=True):
     repetition_penalty: float = 1.0
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
+    logit_bias: tuple[tuple[int, float], ...] = ()  # token id, added to its logit
     seed: int | None = None  # None: the worker draws one
+    top_logprobs: int | None = None  # alternatives reported beside the token drawn; None: no logprobs
 
 
 # --- daemon to worker -------------------------------------------------------------------------------------
@@ -49,6 +51,13 @@ class Unload(msgspec.Struct, frozen=True, tag=True):
     model: str
 
 
+class Guide(msgspec.Struct, frozen=True):
+    """What an answer has to look like: it ends where the grammar does."""
+
+    grammar: str  # in llguidance's dialect of Lark
+    end_ids: list[int]  # what may be sampled once the grammar is satisfied
+
+
 class Submit(msgspec.Struct, frozen=True, tag=True):
     """Run one request."""
 
@@ -60,6 +69,9 @@ class Submit(msgspec.Struct, frozen=True, tag=True):
     stop_ids: list[int]  # generation ends when one is sampled; it is not reported
     min_tokens: int = 0
     ignore_eos: bool = False
+    guide: Guide | None = None
+    principal: str = ""  # whose request it is: principals share a busy model fairly
+    priority: int = 0  # higher goes first, and may preempt lower
 
 
 class Cancel(msgspec.Struct, frozen=True, tag=True):
@@ -109,11 +121,19 @@ class Unloaded(msgspec.Struct, frozen=True, tag=True):
     model: str
 
 
+class Logprob(msgspec.Struct, frozen=True, array_like=True):
+    """How probable the model itself, before any sampling rule, held a token, and which it held likeliest."""
+
+    chosen: float
+    top: tuple[tuple[int, float], ...]  # token id and logprob, likeliest first
+
+
 class Tokens(msgspec.Struct, frozen=True, tag=True):
-    """New tokens of a request, in order."""
+    """New tokens of a request, in order; with a `Logprob` each where they were asked for."""
 
     id: int
     tokens: list[int]
+    logprobs: list[Logprob] = []
 
 
 class Finished(msgspec.Struct, frozen=True, tag=True):
@@ -131,7 +151,7 @@ class Refused(msgspec.Struct, frozen=True, tag=True):
 
     id: int
     status: int
-    # context_length_exceeded, invalid_request, queue_full, queue_timeout, model_not_loaded, model_unloaded,
+    # context_length_exceeded, invalid_request, invalid_grammar, queue_full, queue_timeout, model_not_loaded, model_unloaded,
     # shutting_down, engine_error
     code: str
     message: str

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from typing import Protocol
 
 from neuron.engine.pages import ROOT, PageHash, page_hash
 from neuron.pipe import Sampling, Submit
@@ -23,6 +24,20 @@ def uniform(seed: int, index: int) -> float:
     return ((z ^ (z >> 31)) >> 11) / (1 << 53)
 
 
+class Guide(Protocol):
+    """Follows an answer token by token and says what may come next."""
+
+    is_over: bool  # nothing may follow any more
+
+    def allowed(self) -> bytes:
+        """One bit per token id, the lowest first."""
+        ...
+
+    def accept(self, token: int) -> str | None:
+        """Take in what was drawn. A text says why nobody knows how to go on."""
+        ...
+
+
 class Request:
     """Mutable, and the scheduler's alone.
 
@@ -30,10 +45,14 @@ class Request:
     has a slot.
     """
 
-    def __init__(self, submit: Submit, *, max_tokens: int, now: float) -> None:
+    def __init__(self, submit: Submit, *, max_tokens: int, now: float, guide: Guide | None = None) -> None:
         self.id = submit.id
+        self.guide = guide
         self.tokens = list(submit.tokens)
         self.num_prompt = len(submit.tokens)
+        self.principal = submit.principal
+        self.priority = submit.priority
+        self.has_run = False
         self.max_tokens = max_tokens
         self.min_tokens = submit.min_tokens
         self.stop_ids = frozenset() if submit.ignore_eos else frozenset(submit.stop_ids)
@@ -63,7 +82,7 @@ class Request:
     def draw(self) -> Draw:
         banned = tuple(self.stop_ids) if self.num_output < self.min_tokens else ()
         random = uniform(self.seed, self.num_output) if self.sampling.temperature > 0 else 0.0
-        return Draw(random, banned)
+        return Draw(random, banned, self.guide.allowed() if self.guide else None)
 
     def hashes(self, count: int, page_size: int) -> list[PageHash]:
         """Names of the first `count` pages, all of them full of tokens."""

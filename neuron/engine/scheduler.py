@@ -1,11 +1,12 @@
 """Which tokens run next: continuous batching over a paged KV cache.
 
-First come, first served. Each step runs one token of every decoding request and spends what is left of
-`step_tokens` on prompts, in chunks, and while streams run no more than keeps their gaps short. A request gets
-pages for its whole prompt when it is admitted and one more whenever its answer outgrows them; when none is
-left the newest running request gives its own back and waits at the head of the queue. It resumes with the
-tokens it has, so its text is the one it would have had. The oldest request can always go on: no request may
-be longer than the cache.
+Requests are admitted by class and, within a class, fairly among principals (`queue.py`). Each step runs one
+token of every decoding request and spends what is left of `step_tokens` on prompts, in chunks, and while
+streams run no more than keeps their gaps short. A request gets pages for its whole prompt when it is admitted
+and one more whenever its answer outgrows them; when none is left the newest running request of the lowest
+class gives its own back and waits at the head of its queue. It resumes with the tokens it has, so its text is
+the one it would have had. The oldest request of the highest class can always go on: no request may be longer
+than the cache.
 
     submit -> waiting -> running -> Finished          cancel, fail, expire and end_all end a request anywhere;
                  ^          |                         every submitted request is ended exactly once
@@ -17,14 +18,14 @@ The worker calls `plan`, has the device run it, and calls `apply` or `fail`; not
 from __future__ import annotations
 
 import math
-from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from neuron.engine.pages import PageAllocator
+from neuron.engine.queue import WaitingQueue
 from neuron.engine.rate import Rate
-from neuron.engine.request import Request
-from neuron.pipe import Finished, ModelStatus, Refused, Submit, Tokens
+from neuron.engine.request import Guide, Request
+from neuron.pipe import Finished, Logprob, ModelStatus, Refused, Submit, Tokens
 from neuron.step import CacheShape, Chunk, Joined, StepPlan, StepResult
 
 Event = Tokens | Finished | Refused
@@ -64,7 +65,7 @@ class Scheduler:
         self.limits = limits
         self.pages = PageAllocator(shape.num_pages)
         self._vocab_size = vocab_size
-        self._waiting: deque[Request] = deque()
+        self._waiting = WaitingQueue()
         self._running: list[Request] = []  # oldest first
         self._slots: dict[int, Request] = {}
         self._free_slots = list(range(shape.num_slots - 1, -1, -1))
@@ -79,17 +80,21 @@ class Scheduler:
     def has_work(self) -> bool:
         return bool(self._running or self._waiting)
 
-    def submit(self, submit: Submit, now: float) -> Refused | None:
-        """Queue a request, or say why not; a refused one leaves no trace."""
+    def submit(self, submit: Submit, now: float, guide: Guide | None = None) -> Refused | None:
+        """Queue a request. Who is refused for it, if anybody: itself, which then leaves no trace, or, when
+        the queue is full, one that crowds it."""
         if problem := self._problem(submit):
             return problem
+        refused = None
         if len(self._waiting) >= self.limits.max_waiting:
-            self._rejected += 1
-            message = f"{self.model} has {len(self._waiting)} requests waiting, which is its bound"
-            return Refused(submit.id, 429, "queue_full", message, self.retry_after_s())
+            crowder = self._waiting.crowder(submit.principal, submit.priority)
+            refused = self._queue_full(submit.id if crowder is None else crowder.id)
+            if crowder is None:
+                return refused
+            self._waiting.remove(crowder)
         room = self.shape.context - len(submit.tokens)
-        self._waiting.append(Request(submit, max_tokens=min(submit.max_tokens, room), now=now))
-        return None
+        self._waiting.add(Request(submit, max_tokens=min(submit.max_tokens, room), now=now, guide=guide))
+        return refused
 
     def cancel(self, request_id: int) -> Finished | None:
         """End a request whose client went away; None when it is over already."""
@@ -101,7 +106,7 @@ class Scheduler:
     def expire(self, now: float) -> list[Refused]:
         """End the requests that have waited too long without ever running."""
         deadline = now - self.limits.max_wait_s
-        late = [r for r in self._waiting if r.num_cached is None and r.submitted_at < deadline]
+        late = [r for r in self._waiting if not r.has_run and r.submitted_at < deadline]
         self._rejected += len(late)
         message = f"waited {self.limits.max_wait_s:g} s for {self.model} without getting a turn"
         retry = self.retry_after_s()
@@ -119,6 +124,7 @@ class Scheduler:
     def plan(self) -> StepPlan | None:
         """The next step, or None when nothing can run."""
         self._grow()
+        self._make_way()
         decoding = [request for request in self._running if request.is_decoding]
         chunks = [self._chunk(request, 1) for request in decoding]
         budget = self._prompt_budget(len(decoding))
@@ -134,15 +140,16 @@ class Scheduler:
         """Take in what `plan` computed in `seconds`; returns what the requests' clients must be told."""
         events: list[Event] = []
         prefilled = decoded = 0
-        for chunk, token in zip(plan.chunks, result.tokens, strict=True):
+        for index, (chunk, token) in enumerate(zip(plan.chunks, result.tokens, strict=True)):
             request = self._slots[chunk.slot]
+            self._waiting.charge(request, len(chunk.tokens))
             if request.is_decoding:
                 decoded += 1
             else:
                 prefilled += len(chunk.tokens)
             self._computed(request, chunk.end)
             if token is not None:
-                events += self._append(request, token)
+                events += self._append(request, token, result.logprobs.get(index))
         self._measure(prefilled, decoded, seconds)
         self._done.add(sum(isinstance(event, Finished) for event in events), seconds)
         return events
@@ -188,6 +195,11 @@ class Scheduler:
 
     # --- admission --------------------------------------------------------------------------------------
 
+    def _queue_full(self, request_id: int) -> Refused:
+        self._rejected += 1
+        message = f"{self.model} has {len(self._waiting)} requests waiting, which is its bound"
+        return Refused(request_id, 429, "queue_full", message, self.retry_after_s())
+
     def _problem(self, submit: Submit) -> Refused | None:
         length, context = len(submit.tokens), self.shape.context
         if length >= context:
@@ -199,39 +211,46 @@ class Scheduler:
         if not length or submit.max_tokens < 1:
             message = "a request needs a prompt and max_tokens of at least 1"
             return Refused(submit.id, 400, "invalid_request", message)
-        if min(submit.tokens) < 0 or max(submit.tokens) >= self._vocab_size:
-            message = f"the prompt has token ids outside the model's vocabulary of {self._vocab_size}"
+        ids = (*submit.tokens, *submit.stop_ids, *(token for token, _ in submit.sampling.logit_bias))
+        if min(ids) < 0 or max(ids) >= self._vocab_size:
+            message = f"the request has token ids outside the model's vocabulary of {self._vocab_size}"
             return Refused(submit.id, 400, "invalid_request", message)
         return None
 
     def _prompts(self, joined: list[Joined]) -> Iterator[Request]:
         """Requests with prompt to run: first those running, then those that are admitted, one by one."""
         yield from [request for request in self._running if not request.is_decoding]
-        while self._waiting and self._free_slots and len(self._running) < self.limits.max_running:
-            request = self._waiting[0]
-            if not self._allocate(request):
-                return
-            joined.append(self._join(self._waiting.popleft()))
+        while (request := self._waiting.head()) and self._fits(request):
+            self._allocate(request)
+            self._waiting.admit(request)
+            joined.append(self._join(request))
             yield request
 
-    def _allocate(self, request: Request) -> bool:
-        """Give a waiting request pages for all its tokens, if that leaves one per running request to grow."""
+    def _fits(self, request: Request) -> bool:
+        """Whether there is a slot, and pages for all its tokens and one per running request to grow."""
+        if len(self._running) >= self.limits.max_running:
+            return False
+        shared = self._shared(request)
+        needed = self._num_pages(request) - len(shared)
+        return self.pages.can_allocate(needed + self.pages.num_idle(shared) + len(self._running))
+
+    def _shared(self, request: Request) -> tuple[int, ...]:
         # The last token always runs: its logits are what the cache does not hold.
         full = (len(request.tokens) - 1) // self.shape.page_size
-        shared = self.pages.match(request.hashes(full, self.shape.page_size))
-        needed = self._num_pages(request) - len(shared)
-        if not self.pages.can_allocate(needed + self.pages.num_idle(shared) + len(self._running)):
-            return False
+        return self.pages.match(request.hashes(full, self.shape.page_size))
+
+    def _allocate(self, request: Request) -> None:
+        shared = self._shared(request)
         self.pages.share(shared)
-        request.pages = [*shared, *self.pages.allocate(needed)]
+        request.pages = [*shared, *self.pages.allocate(self._num_pages(request) - len(shared))]
         request.num_computed = len(shared) * self.shape.page_size
         if request.num_cached is None:
             request.num_cached = request.num_computed
-        return True
 
     def _join(self, request: Request) -> Joined:
         slot = self._free_slots.pop()
         request.slot = slot
+        request.has_run = True
         request.num_announced = len(request.pages)
         self._running.append(request)
         self._slots[slot] = request
@@ -268,14 +287,26 @@ class Scheduler:
             if not request.is_decoding or len(request.pages) >= self._num_pages(request):
                 continue
             while request.slot is not None and not self.pages.can_allocate(1):
-                self._preempt(self._running[-1])
+                self._preempt(self._victim())
             if request.slot is not None:
                 request.pages += self.pages.allocate(1)
+
+    def _make_way(self) -> None:
+        """A request does not wait for one of a lower class that runs."""
+        while (request := self._waiting.head()) and self._running:
+            victim = self._victim()
+            if victim.priority >= request.priority or self._fits(request):
+                return
+            self._preempt(victim)
+
+    def _victim(self) -> Request:
+        """The newest running request of the lowest class."""
+        return min(reversed(self._running), key=lambda request: request.priority)
 
     def _preempt(self, request: Request) -> None:
         self._vacate(request)
         request.num_computed = 0
-        self._waiting.appendleft(request)
+        self._waiting.put_back(request)
 
     def _chunk(self, request: Request, count: int) -> Chunk:
         assert request.slot is not None
@@ -295,11 +326,15 @@ class Scheduler:
             for index in range(first, last):
                 self.pages.name(request.pages[index], names[index])
 
-    def _append(self, request: Request, token: int) -> list[Event]:
+    def _append(self, request: Request, token: int, logprob: Logprob | None) -> list[Event]:
         request.tokens.append(token)
         if token in request.stop_ids and request.num_output > request.min_tokens:
             return [self._finish(request, "stop")]
-        news = Tokens(request.id, [token])
+        news = Tokens(request.id, [token], [] if logprob is None else [logprob])
+        if request.guide and (message := request.guide.accept(token)):
+            return [news, self._refuse(request, 500, "engine_error", message=message, retry=None)]
+        if request.guide and request.guide.is_over:
+            return [news, self._finish(request, "stop")]
         return [news, self._finish(request, "length")] if request.num_output >= request.max_tokens else [news]
 
     # --- the end ----------------------------------------------------------------------------------------

@@ -30,10 +30,23 @@ class Serving(RuleBasedStateMachine):
         tail=st.lists(st.integers(0, 1), max_size=9),
         max_tokens=st.integers(1, 20),
         stop_ids=st.lists(st.integers(0, VOCAB - 1), max_size=3),
+        principal=st.sampled_from("ab"),
+        priority=st.sampled_from([0, 0, 0, 1, -1]),
     )
-    def submit(self, head: int, tail: list[int], max_tokens: int, stop_ids: list[int]) -> None:
+    def submit(
+        self,
+        head: int,
+        tail: list[int],
+        max_tokens: int,
+        stop_ids: list[int],
+        principal: str,
+        priority: int,
+    ) -> None:
         number = len(self.submitted)
-        request = Submit(number, "m", [7] * head + tail, max_tokens, Sampling(), stop_ids)
+        request = Submit(
+            number, "m", [7] * head + tail, max_tokens, Sampling(), stop_ids,
+            principal=principal, priority=priority,
+        )  # fmt: skip
         self.submitted[number], self.told[number] = request, []
         if refused := self.scheduler.submit(request, self.now):
             self.end(refused)
