@@ -9,9 +9,10 @@ request joins in it. What the device was told once is not told again, so a decod
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
-from neuron.pipe import Sampling
+from neuron.pipe import Logprob, Sampling
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +32,7 @@ class Draw:
 
     uniform: float  # in [0, 1): all the randomness this token gets
     banned: tuple[int, ...] = ()  # ids that may not be drawn
+    allowed: bytes | None = None  # one bit per id, the lowest first; beyond its end nothing is; None: all
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,9 +65,11 @@ class StepPlan:
 
 @dataclass(frozen=True, slots=True)
 class StepResult:
-    """`tokens[i]` was drawn after `chunks[i]`; None where no draw was asked for."""
+    """`tokens[i]` was drawn after `chunks[i]`; None where no draw was asked for. `logprobs` has the same
+    index, for requests that want them."""
 
     tokens: tuple[int | None, ...]
+    logprobs: Mapping[int, Logprob] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

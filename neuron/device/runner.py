@@ -64,7 +64,7 @@ class Runner:
             raise PoisonedError("the model's logits are not numbers")
         chunks = [plan.chunks[index] for index, _ in drawn]
         draws = [chunk.draw for chunk in chunks if chunk.draw is not None]
-        sampled = self._sampler.sample(logits, [chunk.slot for chunk in chunks], draws)
+        sampled, logprobs = self._sampler.sample(logits, [chunk.slot for chunk in chunks], draws)
         for (index, _), token in zip(drawn, sampled, strict=True):
             tokens[index] = token
-        return StepResult(tuple(tokens))
+        return StepResult(tuple(tokens), {drawn[row][0]: logprob for row, logprob in logprobs.items()})

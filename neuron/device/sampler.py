@@ -3,8 +3,10 @@
 Greedy rows take the largest logit. The others are drawn by inverting the distribution at the one random
 number that the plan brings, so a row's token depends on its own logits and number and on no other row.
 
-Order, as the field has it: banned ids, penalties, temperature, top_k, top_p, min_p. Penalties: repetition
-(Keskar et al. 2019) counts prompt and answer, presence and frequency (OpenAI) the answer alone.
+Order, as the field has it: banned and allowed ids, bias, penalties, temperature, top_k, top_p, min_p.
+Penalties: repetition (Keskar et al. 2019) counts prompt and answer, presence and frequency (OpenAI) the
+answer alone. Logprobs are the model's own: of its logits before any of these, so that they say the same of a
+token however it was chosen.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from collections.abc import Sequence
 
 import torch
 
-from neuron.pipe import Sampling
+from neuron.pipe import Logprob, Sampling
 from neuron.step import Draw, Joined
 
 _CANDIDATES = 256  # tried before a row is sorted whole: enough for nearly every top_k, top_p and min_p
@@ -24,6 +26,10 @@ class _SlotState:
 
     def __init__(self, joined: Joined, vocab_size: int, device: torch.device) -> None:
         self.sampling = joined.sampling
+        self.biased: tuple[torch.Tensor, torch.Tensor] | None = None
+        if joined.sampling.logit_bias:
+            ids, biases = zip(*joined.sampling.logit_bias, strict=True)
+            self.biased = torch.tensor(ids, device=device), torch.tensor(biases, device=device)
         self.counts: torch.Tensor | None = None
         if _has_penalty(joined.sampling):
             self.seen = torch.zeros(vocab_size, dtype=torch.bool, device=device)
@@ -31,8 +37,10 @@ class _SlotState:
             output = torch.tensor(joined.output, dtype=torch.int64, device=device)
             self.counts = torch.bincount(output, minlength=vocab_size)
 
-    def penalize(self, logits: torch.Tensor) -> None:
-        """Change one row of logits in place."""
+    def adjust(self, logits: torch.Tensor) -> None:
+        """Bias and penalties, on one row of logits in place."""
+        if self.biased is not None:
+            logits.index_add_(0, *self.biased)
         if self.counts is None:
             return
         rules = self.sampling
@@ -60,13 +68,19 @@ class Sampler:
     def join(self, joined: Joined) -> None:
         self._slots[joined.slot] = _SlotState(joined, self._vocab_size, self._device)
 
-    def sample(self, logits: torch.Tensor, slots: Sequence[int], draws: Sequence[Draw]) -> list[int]:
-        """One token per row of `logits`, (rows, vocab) in float32, which is used up."""
+    def sample(
+        self, logits: torch.Tensor, slots: Sequence[int], draws: Sequence[Draw]
+    ) -> tuple[list[int], dict[int, Logprob]]:
+        """One token per row of `logits`, (rows, vocab) in float32, which is used up; and by row the logprobs
+        of the requests that want them."""
         states = [self._state(slot) for slot in slots]
+        reported = [row for row, state in enumerate(states) if state.sampling.top_logprobs is not None]
+        own = logits[reported].log_softmax(dim=-1) if reported else logits
+        _allow(logits, draws)
         for row, (state, draw) in enumerate(zip(states, draws, strict=True)):
             if draw.banned:
                 logits[row, torch.tensor(draw.banned, device=self._device)] = float("-inf")
-            state.penalize(logits[row])
+            state.adjust(logits[row])
         tokens: list[int] = logits.argmax(dim=-1).tolist()
         warm = [row for row, state in enumerate(states) if state.sampling.temperature > 0]
         if warm:
@@ -77,12 +91,40 @@ class Sampler:
                 tokens[row] = token
         for state, token in zip(states, tokens, strict=True):
             state.count(token)
-        return tokens
+        counts = [states[row].sampling.top_logprobs or 0 for row in reported]
+        logprobs = _logprobs(own, [tokens[row] for row in reported], counts) if reported else []
+        return tokens, dict(zip(reported, logprobs, strict=True))
 
     def _state(self, slot: int) -> _SlotState:
         state = self._slots[slot]
         assert state is not None
         return state
+
+
+def _allow(logits: torch.Tensor, draws: Sequence[Draw]) -> None:
+    """Leave of each guided row what its packed bits allow."""
+    guided = [row for row, draw in enumerate(draws) if draw.allowed is not None]
+    if not guided:
+        return
+    width = -(-logits.shape[1] // 8)
+    packed = b"".join(
+        (draw.allowed or b"")[:width].ljust(width, b"\0") for draw in draws if draw.allowed is not None
+    )
+    rows = torch.frombuffer(bytearray(packed), dtype=torch.uint8).view(len(guided), width).to(logits.device)
+    bits = (rows[:, :, None] >> torch.arange(8, dtype=torch.uint8, device=logits.device)) & 1
+    hidden = bits.flatten(1)[:, : logits.shape[1]] == 0
+    index = torch.tensor(guided, device=logits.device)
+    logits[index] = logits[index].masked_fill_(hidden, float("-inf"))
+
+
+def _logprobs(own: torch.Tensor, tokens: Sequence[int], counts: Sequence[int]) -> list[Logprob]:
+    """Per row of `own`, log-probabilities over the vocabulary, that of its token and its `counts` best."""
+    chosen = own.gather(1, torch.tensor(tokens, device=own.device)[:, None])[:, 0].tolist()
+    values, ids = (best.tolist() for best in own.topk(min(max(counts), own.shape[1])))
+    top = [
+        tuple(zip(row[:n], value[:n], strict=True)) for row, value, n in zip(ids, values, counts, strict=True)
+    ]
+    return [Logprob(*pair) for pair in zip(chosen, top, strict=True)]
 
 
 def _draw(logits: torch.Tensor, rules: Sequence[Sampling], uniforms: Sequence[float]) -> list[int]:

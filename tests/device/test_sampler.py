@@ -26,7 +26,7 @@ def draw(
 ) -> int:
     sampler = Sampler(1, len(logits), CPU)
     sampler.join(Joined(0, sampling, prompt, output, ()))
-    return sampler.sample(torch.tensor([list(logits)]), [0], [Draw(uniform, banned)])[0]
+    return sampler.sample(torch.tensor([list(logits)]), [0], [Draw(uniform, banned)])[0][0]
 
 
 def share(logits: Sequence[float], sampling: Sampling, steps: int = 400) -> dict[int, float]:
@@ -112,10 +112,10 @@ def test_penalties():
 def test_what_was_drawn_is_penalized_next():
     sampler = Sampler(1, 3, CPU)
     sampler.join(Joined(0, Sampling(frequency_penalty=1.0), (0,), (), ()))
-    drawn = [sampler.sample(torch.tensor([[3.0, 2.5, 0.0]]), [0], [Draw(0.0)])[0] for _ in range(4)]
+    drawn = [sampler.sample(torch.tensor([[3.0, 2.5, 0.0]]), [0], [Draw(0.0)])[0][0] for _ in range(4)]
     assert drawn == [0, 1, 0, 1]
     sampler.join(Joined(0, Sampling(frequency_penalty=1.0), (0,), (), ()))
-    assert sampler.sample(torch.tensor([[3.0, 2.5, 0.0]]), [0], [Draw(0.0)]) == [0]
+    assert sampler.sample(torch.tensor([[3.0, 2.5, 0.0]]), [0], [Draw(0.0)])[0] == [0]
 
 
 def test_banned_ids_are_not_drawn():
@@ -135,6 +135,49 @@ def test_rows_do_not_touch_each_other():
     for slot, rule in enumerate(rules):
         sampler.join(Joined(slot, rule, (0,), (), ()))
     draws = [Draw(0.3 * slot) for slot in range(4)]
-    together = sampler.sample(logits.clone(), range(4), draws)
-    alone = [sampler.sample(logits[i : i + 1].clone(), [i], [draws[i]])[0] for i in range(4)]
+    together = sampler.sample(logits.clone(), range(4), draws)[0]
+    alone = [sampler.sample(logits[i : i + 1].clone(), [i], [draws[i]])[0][0] for i in range(4)]
     assert together == alone
+
+
+def test_a_bias_is_added_to_the_logit():
+    assert draw(LOGITS, Sampling(logit_bias=((0, 3.5),))) == 0
+    assert draw(LOGITS, Sampling(logit_bias=((1, -100.0), (3, -100.0)))) == 2
+    shifted = torch.tensor(LOGITS).add(torch.tensor([1.0, 0.0, 0.0, -2.0])).softmax(0).tolist()
+    rules = Sampling(temperature=1.0, logit_bias=((0, 1.0), (3, -2.0)))
+    assert share(LOGITS, rules) == pytest.approx(dict(enumerate(shifted)), abs=0.005)
+
+
+@pytest.mark.parametrize(
+    "sampling", [Sampling(), Sampling(temperature=1.0), Sampling(temperature=1.0, top_p=0.5)]
+)
+@pytest.mark.parametrize(
+    ("allowed", "kept"), [(b"\x05", {0, 2}), (b"\x08", {3}), (b"\xff\xff", {0, 1, 2, 3})]
+)
+def test_only_allowed_ids_are_drawn(sampling, allowed, kept):
+    sampler = Sampler(2, 4, CPU)
+    for slot in range(2):
+        sampler.join(Joined(slot, sampling, (0,), (), ()))
+    for step in range(40):
+        logits = torch.tensor([LOGITS, LOGITS])
+        (free, guided), _ = sampler.sample(
+            logits, [0, 1], [Draw(step / 40), Draw(step / 40, allowed=allowed)]
+        )
+        assert guided in kept
+        assert free == draw(LOGITS, sampling, step / 40)
+
+
+def test_logprobs_are_the_models_own_whatever_the_rules_are():
+    own = torch.tensor(LOGITS).log_softmax(0).tolist()
+    rules = Sampling(
+        temperature=0.3, repetition_penalty=3.0, presence_penalty=2.0, logit_bias=((0, 50.0),), top_logprobs=3
+    )
+    sampler = Sampler(2, 4, CPU)
+    sampler.join(Joined(0, Sampling(), (0,), (), ()))
+    sampler.join(Joined(1, rules, (0,), (1, 1), ()))
+    (_, token), logprobs = sampler.sample(torch.tensor([LOGITS, LOGITS]), [0, 1], [Draw(0.0), Draw(0.5)])
+    assert token == 0
+    assert logprobs.keys() == {1}
+    assert logprobs[1].chosen == pytest.approx(own[0])
+    assert [token for token, _ in logprobs[1].top] == [1, 3, 2]
+    assert [value for _, value in logprobs[1].top] == pytest.approx([own[1], own[3], own[2]])
