@@ -67,11 +67,6 @@ def model_dtype(checkpoint: Checkpoint, configured: str | None = None) -> torch.
     return DTYPES[name]
 
 
-def weight_bytes(checkpoint: Checkpoint, dtype: torch.dtype) -> int:
-    """What the weights will take on the device."""
-    return sum(entry.num_values for entry in checkpoint.tensors.values()) * dtype.itemsize
-
-
 def load_decoder(
     checkpoint: Checkpoint, *, dtype: torch.dtype, device: torch.device, on_progress: OnProgress
 ) -> Decoder:

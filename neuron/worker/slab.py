@@ -12,7 +12,8 @@ from neuron.device.opening import Device
 from neuron.device.runner import Runner
 from neuron.engine.scheduler import Limits, Scheduler
 from neuron.models.checkpoint import LoadError, read_checkpoint
-from neuron.models.loading import Decoder, OnProgress, load_decoder, model_dtype, weight_bytes
+from neuron.models.estimate import estimate
+from neuron.models.loading import Decoder, OnProgress, load_decoder, model_dtype
 from neuron.step import CacheShape
 
 log = logging.getLogger("neuron.worker")
@@ -86,14 +87,16 @@ class Slab:
     def _load(self, model: str, path: Path, on_progress: OnProgress, before: int) -> Resident:
         checkpoint = read_checkpoint(path)
         dtype = model_dtype(checkpoint, self.settings.dtype)
-        estimate = weight_bytes(checkpoint, dtype)
-        self._check_room(path, "its weights", estimate, self.free)
+        limits = self.settings.limits
+        needed = estimate(
+            checkpoint, dtype, context=_MIN_CONTEXT, step_tokens=limits.step_tokens, rows=limits.max_running
+        )
+        self._check_room(path, "it takes about", str(needed), needed.total, self.free)
         decoder = load_decoder(checkpoint, dtype=dtype, device=self.device, on_progress=on_progress)
         give_back(self.device)
         # Less than the estimate is measured where the process had freed memory to reuse.
-        weights = max(in_use(self.device) - before, estimate)
-        shape = self._cache_shape(path, decoder, self.free - weights)
-        limits = self.settings.limits
+        weights = max(in_use(self.device) - before, needed.weights)
+        shape = self._cache_shape(path, decoder, self.free - weights - needed.activations)
         vocab_size = min(decoder.vocab_size, decoder.num_embeddings)
         scheduler = Scheduler(model, shape, vocab_size=vocab_size, limits=limits)
         runner = Runner(decoder, decoder.layers, shape)
@@ -106,9 +109,8 @@ class Slab:
     def _cache_shape(self, path: Path, decoder: Decoder, free: int) -> CacheShape:
         per_page = bytes_per_token(decoder.layers, decoder.dtype) * PAGE_SIZE
         pages_per_context = -(-decoder.context // PAGE_SIZE)
-        self._check_room(
-            path, "its cache", min(pages_per_context, _MIN_CONTEXT // PAGE_SIZE) * per_page, free
-        )
+        floor = min(pages_per_context, _MIN_CONTEXT // PAGE_SIZE) * per_page
+        self._check_room(path, "its cache takes", f"{-(-floor // MIB)} MiB", floor, free)
         num_bytes = self._kv_bytes(pages_per_context * per_page, free)
         num_slots = self.settings.limits.max_running
         num_pages = max(1, min(num_bytes // per_page, num_slots * pages_per_context))
@@ -121,9 +123,7 @@ class Slab:
         share = int(free * _KV_SHARE)
         return share if self.device.type == "cuda" else min(share, max(one_context, _CPU_KV_BYTES))
 
-    def _check_room(self, path: Path, what: str, needed: int, free: int) -> None:
+    def _check_room(self, path: Path, takes: str, size: str, needed: int, free: int) -> None:
         if needed > free:
-            cause = f"{what} take {-(-needed // MIB)} MiB, of which {max(0, free) // MIB} MiB are free"
-            raise LoadError(
-                "insufficient_memory", f"{path}: {cause} of the {self.budget // MIB} MiB there are"
-            )
+            left = f"{max(0, free) // MIB} MiB are free of the {self.budget // MIB} MiB there are"
+            raise LoadError("insufficient_memory", f"{path}: {takes} {size}, but {left}")

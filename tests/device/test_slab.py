@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+import dataclasses
+import re
 from pathlib import Path
 
 import pytest
 import torch
 
 from neuron.device.memory import MIB, in_use
-from neuron.models.checkpoint import LoadError
+from neuron.models.checkpoint import LoadError, read_checkpoint
+from neuron.models.estimate import estimate
 from neuron.worker.slab import Settings, Slab
 from tests.device.zoo import save
 
@@ -23,10 +26,32 @@ def ignore(_: float) -> None:
 
 def test_weights_that_do_not_fit_are_refused_before_they_are_read(llama: Path):
     read: list[float] = []
-    with pytest.raises(LoadError, match="its weights take 1 MiB, of which 0 MiB are free") as raised:
+    with pytest.raises(LoadError) as raised:
         slab(memory_mb=1).load("m", llama, read.append)
     assert raised.value.code == "insufficient_memory"
+    takes = r"it takes about \d+ MiB \(weights 1, cache at least 1, activations \d+\)"
+    assert re.search(takes + ", but 0 MiB are free of the 1 MiB there are", raised.value.message)
     assert not read
+
+
+def test_the_estimate_counts_weights_cache_and_activations(tmp_path: Path):
+    path = save(tmp_path, hidden_size=64, num_attention_heads=4, num_key_value_heads=2, num_hidden_layers=3)
+    checkpoint = read_checkpoint(path)
+    found = estimate(checkpoint, torch.float32, context=256, step_tokens=100, rows=8)
+    config = checkpoint.config
+    assert found.weights == sum(p.num_values for p in checkpoint.tensors.values()) * 4
+    assert found.cache == 256 * 3 * 2 * 2 * 16 * 4
+    assert found.activations > 8 * config["vocab_size"] * 4 + 100 * config["intermediate_size"] * 4
+    assert found.total == found.weights + found.cache + found.activations
+    half = estimate(checkpoint, torch.bfloat16, context=256, step_tokens=100, rows=8)
+    assert 2 * half.weights == found.weights
+
+
+def test_an_estimate_of_an_unknown_configuration_counts_its_weights(tmp_path: Path):
+    checkpoint = read_checkpoint(save(tmp_path))
+    nameless = dataclasses.replace(checkpoint, config={"model_type": "other"})
+    found = estimate(nameless, torch.float32, context=256, step_tokens=100, rows=8)
+    assert found.total == found.weights > 0
 
 
 def test_a_failed_load_takes_nothing(llama: Path, tmp_path: Path):
