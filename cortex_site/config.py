@@ -47,6 +47,8 @@ class Gateway(Section):
     max_connections_per_node: PositiveInt = 512
     stop_grace_s: PositiveFloat = Field(30.0, description="Running answers may end within this on a stop")
     record_queue_size: PositiveInt = Field(10_000, description="Finished requests waiting to be recorded")
+    record_retry_s: PositiveFloat = Field(120.0, description="A batch the database refuses is given up after")
+    reserve_tokens: PositiveInt = Field(1024, description="Answer a key's limits expect without max_tokens")
 
 
 class Admin(Section):
@@ -88,6 +90,7 @@ class Database(Section):
 
 class Redis(Section):
     url: str = Field("redis://127.0.0.1:6379/0", repr=False)
+    timeout_ms: PositiveInt = Field(200, description="API keys' limits hold per worker when it is slower")
 
 
 class CortexConfig(Settings):

@@ -31,6 +31,10 @@ class RequestRecord:
     queue_s: float = 0.0  # of that, waiting for a load or a free connection
     cold: bool = False  # waited for a load
     retries: int = 0
+    load_s: float = 0.0  # of `queue_s`, waiting for a load
+    overhead_s: float | None = None  # the gateway's own work; None when no node was reached
+    finish_reason: str = ""
+    attempts: tuple[tuple[str, str], ...] = ()  # nodes that failed it before: name, error code
 
     @property
     def tokens_per_second(self) -> float | None:

@@ -13,6 +13,8 @@ from fnmatch import fnmatchcase
 from types import MappingProxyType
 from typing import Any
 
+from fleet.limits import KeyLimits
+
 EMPTY: Mapping[str, Any] = MappingProxyType({})
 
 
@@ -48,6 +50,8 @@ class KeyView:
     digest: str  # SHA-256 of the whole key, hex
     models: tuple[str, ...] = ()  # globs; empty allows every model
     expires_at: float | None = None  # seconds since the epoch
+    disabled: bool = False
+    limits: KeyLimits = field(default_factory=KeyLimits)
 
     def allows(self, model: str) -> bool:
         return not self.models or any(fnmatchcase(model, pattern) for pattern in self.models)
@@ -124,6 +128,12 @@ class FleetSnapshot:
     def knows(self, model: str) -> bool:
         """Whether the (resolved) model is loaded or could be."""
         return model in self.config.profiles or bool(self.placements(model))
+
+    def context(self, model: str) -> int | None:
+        """The longest prompt plus answer that any replica of the (resolved) model takes, tokens."""
+        profile = self.config.profiles.get(model)
+        contexts = [view.context for _, view in self.replicas(model) if view.context]
+        return max(contexts, default=profile.context if profile else None)
 
     @property
     def has_healthy_node(self) -> bool:

@@ -12,8 +12,10 @@ from cortex_site.config import CortexConfig
 from cortex_site.light import LightASGI
 from fleet.gateway.api import make_api
 from fleet.gateway.control import ControlPlane, ControlPlaneError
+from fleet.gateway.limits import Limiter
 from fleet.gateway.loading import Loader
 from fleet.gateway.nodes import Nodes
+from fleet.gateway.pulse import pulse
 from fleet.gateway.recorder import Recorder
 from fleet.gateway.upstream import Limits
 from fleet.gateway.view import FleetView
@@ -47,8 +49,23 @@ class Gateway:
             ),
         )
         self.loader = Loader(self.view, control, limits.load_wait_s)
-        self.recorder = Recorder(store, queue_size=limits.record_queue_size)
-        self.missing: list[str] = []  # parts of the control plane that do not answer
+        self.recorder = Recorder(
+            store,
+            queue_size=limits.record_queue_size,
+            retry_s=limits.record_retry_s,
+            known=self._knows,
+        )
+        self.limiter = Limiter(config.redis.url, timeout_s=config.redis.timeout_ms / 1000)
+        self.open_streams = 0
+        self._away: list[str] = []
+
+    def _knows(self, model: str) -> bool:
+        return self.view.snapshot.knows(model)
+
+    @property
+    def missing(self) -> list[str]:
+        """Parts of the control plane that do not answer."""
+        return [*self._away, *(["redis"] if self.limiter.local else [])]
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -56,14 +73,17 @@ class Gateway:
         self.recorder.start()
         await self._refresh()
         refresher = asyncio.create_task(self._keep_fresh(), name="configuration")
+        pulsing = asyncio.create_task(pulse(self), name="pulse")
         gc.collect()
         gc.freeze()  # what is there now stays; the collector need not walk it again
         try:
             yield
         finally:
             refresher.cancel()
-            await asyncio.gather(refresher, return_exceptions=True)
+            pulsing.cancel()
+            await asyncio.gather(refresher, pulsing, return_exceptions=True)
             await self.loader.close()
+            await self.limiter.close()
             await self.nodes.close()
             self.control.close()
             await asyncio.to_thread(self.recorder.close, 5.0)
@@ -78,9 +98,9 @@ class Gateway:
         try:
             configuration = await self.control.configuration(known)
         except ControlPlaneError:
-            self.missing = ["database"]
+            self._away = ["database"]
             return
-        self.missing = []
+        self._away = []
         if configuration is not None:
             self.view.set_configuration(configuration)
             await self.nodes.update()

@@ -53,6 +53,8 @@ class Dispatch:
     retries: int = 0
     cold: bool = False
     queue_s: float = 0.0
+    load_s: float = 0.0  # of `queue_s`
+    failures: list[tuple[str, str]] = field(default_factory=list)  # node and error code, in order
     _failed: set[str] = field(default_factory=set)
     _last_error: ApiError | None = None
     _lost_a_worker: bool = False
@@ -86,7 +88,11 @@ class Dispatch:
             self._failed.clear()
         if not self.view.snapshot.replicas(model):
             self.cold = True
-            await self.loader.wait(model)
+            start = time.monotonic()
+            try:
+                await self.loader.wait(model)
+            finally:
+                self.load_s += time.monotonic() - start
 
     async def _attempt(self, route: router.Route, path: str, body: bytes) -> Response | None:
         """The 200 answer, or None when another replica may be tried."""
@@ -128,6 +134,7 @@ class Dispatch:
 
     def _fail(self, error: ApiError) -> None:
         self._failed.add(self.node)
+        self.failures.append((self.node, error.code))
         self._last_error = error
 
 

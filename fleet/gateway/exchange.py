@@ -12,6 +12,7 @@ import logging
 import re
 import time
 import uuid
+from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
@@ -22,12 +23,15 @@ from django.http.response import HttpResponseBase
 
 from cortex_site.light import LightRequest, StreamResponse, Write
 from ext.sse import SSEScanner
-from fleet.gateway.dialects import Answer, Call, Dialect, with_model
+from fleet.gateway.dialects import CHAT_PATH, Answer, Call, Dialect, with_model
 from fleet.gateway.dispatch import Dispatch
 from fleet.gateway.keys import authorize, check_model
+from fleet.gateway.limit_headers import for_dialect
+from fleet.gateway.limits import Ticket, estimate
 from fleet.gateway.recorder import wall_clock
 from fleet.gateway.upstream import Response, UpstreamError
 from fleet.records import Outcome, RequestRecord
+from fleet.snapshot import KeyView
 from neuron.wire import ApiError
 
 if TYPE_CHECKING:
@@ -36,6 +40,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("cortex.request")
 
 CLIENT_LEFT = 499  # nginx's number for a client that went away
+MAX_CHUNK_TIMES = 1024  # of a stream, for the gaps between them: its last
 PATIENCE_S = 5.0  # a streaming client waits so long for a head, then for comments
 _BUG = ApiError(500, "internal_error", "The gateway failed; its log has the reason.")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
@@ -77,6 +82,10 @@ class Exchange:
         self._model = ""
         self._stream = False
         self._key = ""
+        self._ticket: Ticket | None = None
+        self._prompt_estimate = 0
+        self._events = 0  # of a stream, that passed
+        self._chunk_times: deque[float] = deque(maxlen=MAX_CHUNK_TIMES)
         self._finished = False
         self._response: Response | None = None
         self._pending: asyncio.Task[Response] | None = None
@@ -110,6 +119,8 @@ class Exchange:
         if not snapshot.knows(self._model):
             message = f"The model '{call.model}' does not exist; GET /v1/models lists those that do."
             raise ApiError(404, "model_not_found", message, param="model")
+        if key is not None and key.limits:
+            await self._reserve(key, call)
         body = call.body if self._model == call.model else with_model(call.body, self._model)
         answer = self._dialect.answer(call, self.request_id)
         send = self._dispatch.send(self._model, call.node_path, body)
@@ -117,6 +128,17 @@ class Exchange:
             return await self._stream_cold(call, answer, send)
         self._response = await send
         return self._streamed(call, answer) if call.stream else await self._whole(answer)
+
+    async def _reserve(self, key: KeyView, call: Call) -> None:
+        """Raises `LimitExceededError`. What is taken here is settled in `_finish`."""
+        gateway = self._gateway
+        context = gateway.view.snapshot.context(self._model)
+        prompt, answer = estimate(call.body, context=context, answer=gateway.config.gateway.reserve_tokens)
+        if call.node_path != CHAT_PATH:  # nothing is generated
+            prompt, answer = 0, 0
+        self._prompt_estimate = prompt
+        headers = for_dialect(self._dialect.name)
+        self._ticket = await gateway.limiter.reserve(key, prompt + answer, headers)
 
     # --- answers ---
 
@@ -152,7 +174,11 @@ class Exchange:
         self, answer: Answer, relay: Callable[[Write], Coroutine[Any, Any, None]]
     ) -> StreamResponse:
         async def produce(write: Write) -> None:
-            error = await self._outcome(relay(write))
+            self._gateway.open_streams += 1
+            try:
+                error = await self._outcome(relay(write))
+            finally:
+                self._gateway.open_streams -= 1
             if error is not None:
                 await write(answer.fail(error))
 
@@ -190,8 +216,10 @@ class Exchange:
     async def _relay(self, call: Call, answer: Answer, write: Write) -> None:
         assert self._response is not None
         scanner = SSEScanner(call.hide_usage)
+        came_at = self._chunk_times.append
         try:
             async for chunk in self._response.chunks():
+                came_at(time.monotonic())
                 passed = answer.feed(scanner.feed(chunk))
                 if scanner.visible and self._first_token is None:
                     self._first_token = time.monotonic()
@@ -201,6 +229,7 @@ class Exchange:
             raise self._lost(error) from error
         finally:
             rest = scanner.close()
+            self._events = scanner.events
             self._note_usage(scanner.usage)
         if not scanner.done and not scanner.error:
             raise self._lost("the node ended the stream without [DONE]")
@@ -236,7 +265,7 @@ class Exchange:
             headers["x-cortex-node"] = self._dispatch.node
             headers["x-cortex-queue-ms"] = str(round(self._dispatch.queue_s * 1000))
             headers["x-cortex-retries"] = str(self._dispatch.retries)
-        return headers
+        return headers | self._ticket.headers if self._ticket else headers
 
     def _note_usage(self, data: bytes) -> None:
         try:
@@ -255,10 +284,19 @@ class Exchange:
                 self._pending.add_done_callback(_close_result)
         if self._response is not None:
             self._response.close()
+        if self._ticket is not None:
+            self._gateway.limiter.settle(self._ticket, self._used_tokens(self._ticket))
         record = self._record(outcome, status, error_code)
-        self._gateway.recorder.put(record)
+        self._gateway.recorder.put(record, self._chunk_times)
         level = logging.INFO if outcome in {"ok", "cancelled"} else logging.WARNING
         log.log(level, "request", extra=asdict(record))
+
+    def _used_tokens(self, ticket: Ticket) -> int:
+        """As the engine counted; by what passed when the stream broke off before its usage."""
+        used = self._usage.prompt_tokens + self._usage.completion_tokens
+        if used or not self._events:
+            return used
+        return min(ticket.grant.tokens, self._prompt_estimate + self._events)
 
     def _record(self, outcome: Outcome, status: int, error_code: str) -> RequestRecord:
         details = self._usage.prompt_tokens_details
@@ -282,6 +320,8 @@ class Exchange:
             queue_s=dispatch.queue_s,
             cold=dispatch.cold,
             retries=dispatch.retries,
+            load_s=dispatch.load_s,
+            attempts=tuple(dispatch.failures),
         )
 
 

@@ -19,9 +19,11 @@ NO_KEY = (
 def authorize(
     request: LightRequest, configuration: Configuration, *, allow_anonymous: bool
 ) -> KeyView | None:
-    """The caller's key, or None for an anonymous caller who may pass. Raises `ApiError` 401."""
+    """The caller's key, or None for an anonymous caller who may pass. Raises `ApiError` 401 or 403."""
     secret = _secret(request)
     if secret is not None and (key := configuration.keys.get(hashlib.sha256(secret.encode()).hexdigest())):
+        if key.disabled:
+            raise ApiError(403, "api_key_disabled", "The API key is disabled. Enable it in the admin.")
         if key.expires_at is not None and key.expires_at <= time.time():
             raise ApiError(401, "invalid_api_key", "The API key has expired. Make a new one in the admin.")
         return key
@@ -35,7 +37,7 @@ def authorize(
         raise ApiError(
             401, "invalid_api_key", "No API key: send it as 'Authorization: Bearer' or 'x-api-key'."
         )
-    raise ApiError(401, "invalid_api_key", "The API key is unknown or disabled.")
+    raise ApiError(401, "invalid_api_key", "The API key is unknown.")
 
 
 def check_model(key: KeyView | None, model: str) -> None:

@@ -1,75 +1,189 @@
 """Prometheus metrics of the data plane, over all of its worker processes.
 
 Each worker writes to files under `PROMETHEUS_MULTIPROC_DIR`, which must be set before this module is
-imported; the metrics process reads them all. Names and buckets are part of the public interface.
+imported; the metrics process reads them all. Names and buckets are part of the public interface. Labels come
+from the configuration and from nodes, never from a client.
 """
 
 from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
 
 from prometheus_client import Counter, Gauge, Histogram
 
 from fleet.records import RequestRecord
 from fleet.snapshot import NodeView
+from neuron.wire import NodeState
 
 _LABELS = ("model", "node")
 _DURATION = (0.1, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1200)
 _TTFT = (0.05, 0.1, 0.25, 0.5, 1, 2, 5, 10, 20, 30, 60, 120)
 _RATE = (1, 2.5, 5, 10, 15, 20, 30, 40, 60, 80, 120, 200)
+_GAP = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.1, 0.2, 0.5, 1, 5)
+_DELAY = (0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 2)
+
+
+class TallyHistogram(Histogram):
+    """A histogram that takes many observations at once, counted by bucket already."""
+
+    def add(self, counts: Sequence[int], total: float) -> None:
+        """`counts` per bucket, not cumulated, the one above the last bound included; `total` is their sum."""
+        self._raise_if_not_observable()
+        self._sum.inc(total)
+        for bucket, count in zip(self._buckets, counts, strict=True):
+            if count:
+                bucket.inc(count)
+
 
 REQUESTS = Counter("cortex_requests_total", "Finished requests", (*_LABELS, "outcome", "dialect"))
 ERRORS = Counter(
     "cortex_request_errors_total", "Requests the fleet failed, by error code", (*_LABELS, "code")
 )
+REJECTED = Counter("cortex_requests_rejected_total", "Requests refused as the client's fault", ("code",))
 COLD_STARTS = Counter("cortex_cold_starts_total", "Requests that waited for a load", _LABELS)
 RETRIES = Counter("cortex_request_retries_total", "Attempts on another replica", _LABELS)
 DURATION = Histogram("cortex_request_duration_seconds", "Request to last byte", _LABELS, buckets=_DURATION)
 QUEUE = Histogram("cortex_queue_seconds", "Wait for a load or a replica", _LABELS, buckets=_DURATION)
+COLD = Histogram(
+    "cortex_cold_start_seconds", "Wait for a load, of those that did", _LABELS, buckets=_DURATION
+)
+EVICTION = Histogram(
+    "cortex_eviction_wait_seconds", "Of a load's wait, making room for it", ("model",), buckets=_DURATION
+)
 TTFT = Histogram(
     "cortex_time_to_first_token_seconds", "Request to first visible token", _LABELS, buckets=_TTFT
 )
 RATE = Histogram(
     "cortex_tokens_per_second", "Completion tokens a second after the first", _LABELS, buckets=_RATE
 )
+GAP = TallyHistogram(
+    "cortex_inter_token_seconds", "Between chunks of a stream; a long one's last", _LABELS, buckets=_GAP
+)
+OVERHEAD = Histogram(
+    "cortex_gateway_overhead_seconds", "The gateway's own work on a request", _LABELS, buckets=_DELAY
+)
 PROMPT = Counter("cortex_prompt_tokens_total", "Prompt tokens", _LABELS)
 COMPLETION = Counter("cortex_completion_tokens_total", "Completion tokens", _LABELS)
 CACHED = Counter("cortex_cached_prompt_tokens_total", "Prompt tokens found in a KV cache", _LABELS)
+SPEND = Counter("cortex_spend_tokens_total", "Tokens by API key", ("key",))
+SPEND_PROMPT = Counter("cortex_spend_prompt_tokens_total", "Prompt tokens by API key", ("key",))
+SPEND_COMPLETION = Counter("cortex_spend_completion_tokens_total", "Completion tokens by API key", ("key",))
 DROPPED = Counter("cortex_records_dropped_total", "Request records lost: the queue or the database was full")
+SETTLEMENTS_LOST = Counter("cortex_limiter_settlements_lost_total", "Settlements Redis never heard of")
+LOOP_DELAY = Histogram("cortex_event_loop_delay_seconds", "Lateness of a timer", buckets=_DELAY)
 
 _LATEST = {"multiprocess_mode": "mostrecent"}
+_ALIVE = {"multiprocess_mode": "livesum"}
+OPEN_STREAMS = Gauge("cortex_open_streams", "Streams being written to clients", **_ALIVE)
+RECORDS_WAITING = Gauge("cortex_records_waiting", "Request records not stored yet", **_ALIVE)
+LIMITER_LOCAL = Gauge(
+    "cortex_limiter_local", "Workers whose API key limits are their own: Redis is away", **_ALIVE
+)
+BREAKER = Gauge(
+    "cortex_node_breaker_state",
+    "1 for the worst state any worker sees",
+    ("node", "state"),
+    multiprocess_mode="livemax",
+)
 NODE_UP = Gauge("cortex_node_up", "Whether the node answers", ("node",), **_LATEST)
-RUNNING = Gauge("cortex_model_in_flight", "Requests running on the node", _LABELS, **_LATEST)
-WAITING = Gauge("cortex_model_queue_depth", "Requests waiting on the node", _LABELS, **_LATEST)
+_PER_MODEL = {
+    name: Gauge(f"cortex_model_{name}", text, _LABELS, **_LATEST)
+    for name, text in {
+        "in_flight": "Requests running on the node",
+        "queue_depth": "Requests waiting on the node",
+        "max_in_flight": "Requests it runs at once",
+        "max_queue_depth": "Requests it lets wait",
+        "tok_s_prefill": "Prompt tokens a second",
+        "tok_s_decode": "Tokens a second over all requests",
+        "rejections": "Requests the node refused for want of room since the model was loaded",
+    }.items()
+}
+_PER_DEVICE = {
+    name: Gauge(f"cortex_device_{name}", text, ("node", "device"), **_LATEST)
+    for name, text in {
+        "vram_used_mb": "Device memory in use, MiB",
+        "vram_free_mb": "Device memory free, MiB",
+        "utilization_pct": "Device utilisation, per cent",
+        "temp_c": "Device temperature, degrees Celsius",
+    }.items()
+}
 
 
-def count(record: RequestRecord) -> None:
-    """Add one finished request. An unknown model goes without its name: clients must not make labels."""
-    labels = (record.model if record.status != 404 else "unknown", record.node)
+def count(record: RequestRecord, chunk_times: Sequence[float] = (), *, known: bool) -> None:
+    """Add one finished request; one for a model that is not `known` goes without the model's name."""
+    labels = (record.model if known else "unknown", record.node)
     REQUESTS.labels(*labels, record.outcome, record.dialect).inc()
     DURATION.labels(*labels).observe(record.latency_s)
     if record.outcome == "error":
         ERRORS.labels(*labels, record.error_code).inc()
+    elif record.outcome == "rejected":
+        REJECTED.labels(record.error_code).inc()
     if record.cold:
         COLD_STARTS.labels(*labels).inc()
+        COLD.labels(*labels).observe(record.load_s)
     if record.retries:
         RETRIES.labels(*labels).inc(record.retries)
     if record.node:
-        _count_tokens(record, labels)
+        _count_answer(record, labels)
+    if len(chunk_times) > 1:
+        GAP.labels(*labels).add(*_gaps(chunk_times))
 
 
-def _count_tokens(record: RequestRecord, labels: tuple[str, str]) -> None:
+def _count_answer(record: RequestRecord, labels: tuple[str, str]) -> None:
     QUEUE.labels(*labels).observe(record.queue_s)
     PROMPT.labels(*labels).inc(record.prompt_tokens)
     COMPLETION.labels(*labels).inc(record.completion_tokens)
     CACHED.labels(*labels).inc(record.cached_tokens)
+    if record.key:
+        SPEND.labels(record.key).inc(record.prompt_tokens + record.completion_tokens)
+        SPEND_PROMPT.labels(record.key).inc(record.prompt_tokens)
+        SPEND_COMPLETION.labels(record.key).inc(record.completion_tokens)
     if record.ttft_s is not None:
         TTFT.labels(*labels).observe(record.ttft_s)
     if record.tokens_per_second is not None:
         RATE.labels(*labels).observe(record.tokens_per_second)
+    if record.overhead_s is not None:
+        OVERHEAD.labels(*labels).observe(record.overhead_s)
+
+
+def _gaps(times: Sequence[float]) -> tuple[list[int], float]:
+    counts = [0] * (len(_GAP) + 1)
+    for earlier, later in pairwise(times):
+        counts[bisect_left(_GAP, later - earlier)] += 1
+    return counts, times[-1] - times[0]
 
 
 def show_node(node: NodeView) -> None:
-    """The gauges of one node, as it last said."""
+    """Whether the node answers."""
     NODE_UP.labels(node.name).set(int(node.healthy))
-    for model in node.models.values():
-        RUNNING.labels(model.id, node.name).set(model.running)
-        WAITING.labels(model.id, node.name).set(model.waiting)
+
+
+def show_state(node: str, state: NodeState) -> None:
+    """The gauges of one node, as it last said. Ceilings that it does not name are left out."""
+    for model in state.health.models:
+        values = {
+            "in_flight": model.running,
+            "queue_depth": model.waiting,
+            "max_in_flight": model.max_running or None,
+            "max_queue_depth": model.max_waiting or None,
+            "tok_s_prefill": model.tok_s_prefill,
+            "tok_s_decode": model.tok_s_decode,
+            "rejections": model.rejected,
+        }
+        _show(_PER_MODEL, values, model.id, node)
+    for device in state.health.devices:
+        values = {
+            "vram_used_mb": device.memory_used_mb,
+            "vram_free_mb": device.memory_free_mb,
+            "utilization_pct": device.utilization_pct,
+            "temp_c": device.temperature_c,
+        }
+        _show(_PER_DEVICE, values, node, str(device.index))
+
+
+def _show(gauges: Mapping[str, Gauge], values: Mapping[str, float | None], *labels: str) -> None:
+    for name, value in values.items():
+        if value is not None:
+            gauges[name].labels(*labels).set(value)

@@ -65,6 +65,7 @@ class Node:
         node = view_of(self.config, state)
         self._view.set_node(node)
         metrics.show_node(node)
+        metrics.show_state(node.name, state)
         if before is None or not before.healthy:
             log.info("node is up", extra={"node": node.name})
 

@@ -1,7 +1,8 @@
 """From finished requests to Prometheus and the database: a bounded queue and one thread.
 
-The data plane only ever puts. When the database is away the thread keeps its batch and tries again; when the
-queue is full meanwhile, records are dropped and counted.
+The data plane only ever puts. The thread counts a request at once and stores it in batches. When the database
+is away what is counted waits for it, as many records as the queue holds; a batch that was refused for
+`retry_s` is given up. Whatever is lost, at any place, is counted.
 """
 
 from __future__ import annotations
@@ -10,8 +11,10 @@ import logging
 import queue
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from itertools import islice
 
 from fleet.gateway import metrics
 from fleet.records import RequestRecord
@@ -22,25 +25,47 @@ BATCH_SIZE = 500
 BATCH_WAIT_S = 0.5
 RETRY_S = 2.0
 
+Item = tuple[RequestRecord, Sequence[float]]  # with the times at which its chunks came
+
 
 class Recorder:
-    """`store` writes a batch and may raise; it is called from the recorder's thread only."""
+    """`store` writes a batch and may raise; it is called from the recorder's thread only.
 
-    def __init__(self, store: Callable[[Sequence[RequestRecord]], None], *, queue_size: int) -> None:
+    `known` says which models may become labels of metrics: clients choose names too.
+    """
+
+    def __init__(
+        self,
+        store: Callable[[Sequence[RequestRecord]], None],
+        *,
+        queue_size: int,
+        retry_s: float = 120.0,
+        known: Callable[[str], bool] = bool,
+    ) -> None:
         self._store = store
-        self._queue: queue.Queue[RequestRecord | None] = queue.Queue(queue_size)
+        self._known = known
+        self._retry_s = retry_s
+        self._queue: queue.Queue[Item | None] = queue.Queue(queue_size)
+        self._counted: deque[RequestRecord] = deque()  # not stored yet; the thread's own
+        self._refused_since: float | None = None
+        self._retry_at = 0.0
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="recorder", daemon=True)
 
     def start(self) -> None:
         self._thread.start()
 
-    def put(self, record: RequestRecord) -> None:
-        """Never waits."""
+    def put(self, record: RequestRecord, chunk_times: Sequence[float] = ()) -> None:
+        """Never waits. `chunk_times` are monotonic, of a stream's chunks in their order."""
         try:
-            self._queue.put_nowait(record)
+            self._queue.put_nowait((record, chunk_times))
         except queue.Full:
             metrics.DROPPED.inc()
+
+    @property
+    def waiting(self) -> int:
+        """Records that are not stored yet."""
+        return self._queue.qsize() + len(self._counted)
 
     def close(self, timeout_s: float) -> None:
         """Write what is queued, for at most `timeout_s`."""
@@ -48,41 +73,63 @@ class Recorder:
         with suppress(queue.Full):
             self._queue.put_nowait(None)  # wakes a thread that waits for a record
         self._thread.join(timeout_s)
-        if lost := self._queue.qsize():
+        if lost := self.waiting:
             metrics.DROPPED.inc(lost)
             log.error("request records lost at stop", extra={"count": lost})
 
     def _run(self) -> None:
-        while not (self._stopping.is_set() and self._queue.empty()):
-            batch = self._take()
-            for record in batch:
-                metrics.count(record)
-            if batch:
-                self._write(batch)
+        while not self._stopping.is_set() or not self._queue.empty():
+            self._count()
+            self._write()
+        self._retry_at = 0.0  # a last try
+        self._write()
 
-    def _take(self) -> list[RequestRecord]:
-        """Up to BATCH_SIZE records, waiting BATCH_WAIT_S for the first."""
-        batch: list[RequestRecord] = []
+    def _count(self) -> None:
+        """Up to BATCH_SIZE records into the metrics, waiting BATCH_WAIT_S for the first."""
+        wait_s = BATCH_WAIT_S
         with suppress(queue.Empty):
-            record = self._queue.get(timeout=BATCH_WAIT_S)
-            while record is not None:
-                batch.append(record)
-                record = self._queue.get_nowait() if len(batch) < BATCH_SIZE else None
-        return batch
+            for _ in range(BATCH_SIZE):
+                item = self._queue.get(timeout=wait_s)
+                if item is None:
+                    return
+                record, chunk_times = item
+                metrics.count(record, chunk_times, known=self._known(record.model))
+                self._counted.append(record)
+                wait_s = 0.0
 
-    def _write(self, batch: Sequence[RequestRecord]) -> None:
-        while True:
+    def _write(self) -> None:
+        """Store what is counted, oldest first, until the database refuses."""
+        if (over := len(self._counted) - self._queue.maxsize) > 0:
+            self._drop(over, "more of them than may wait for the database")
+        while self._counted and time.monotonic() >= self._retry_at:
+            batch = list(islice(self._counted, BATCH_SIZE))
             try:
                 self._store(batch)
             except Exception as error:  # noqa: BLE001 - whatever the database raises, the record waits
-                log.warning(
-                    "request records not stored yet", extra={"count": len(batch), "error": str(error)}
-                )
-                if self._stopping.wait(RETRY_S):
-                    metrics.DROPPED.inc(len(batch))
-                    return
+                self._refused(len(batch), str(error))
             else:
-                return
+                self._refused_since = None
+                self._remove(len(batch))
+
+    def _refused(self, count: int, reason: str) -> None:
+        now = time.monotonic()
+        if self._refused_since is None:
+            self._refused_since = now
+            log.warning("request records not stored yet", extra={"count": count, "error": reason})
+        if now - self._refused_since >= self._retry_s:  # it may be this batch that cannot be stored
+            self._refused_since = None
+            self._drop(count, reason)
+        else:
+            self._retry_at = now + min(RETRY_S, self._retry_s)
+
+    def _drop(self, count: int, reason: str) -> None:
+        self._remove(count)
+        metrics.DROPPED.inc(count)
+        log.error("request records given up", extra={"count": count, "error": reason})
+
+    def _remove(self, count: int) -> None:
+        for _ in range(count):
+            self._counted.popleft()
 
 
 def wall_clock(monotonic: float) -> float:

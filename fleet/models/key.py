@@ -1,22 +1,52 @@
 from __future__ import annotations
 
+from django.core.exceptions import ValidationError
+from django.core.validators import MinValueValidator
 from django.db import models as db
 
 from fleet.models.version import Configured
 
 
+def string_list(value: object) -> None:
+    if not isinstance(value, list) or not all(isinstance(item, str) and item for item in value):
+        raise ValidationError('Expected a list of strings, such as ["qwen3-*"].')
+
+
+def _limit(verbose_name: str, help_text: str) -> db.PositiveBigIntegerField:
+    at_least_one = [MinValueValidator(1)]
+    return db.PositiveBigIntegerField(
+        verbose_name, null=True, blank=True, validators=at_least_one, help_text=help_text
+    )
+
+
 class ApiKey(Configured):
     """What a client signs in with. The key itself is shown once and never stored."""
+
+    class Period(db.TextChoices):
+        HOUR = "hour"
+        DAY = "day"
+        MONTH = "month"
 
     name = db.CharField(max_length=100, unique=True)
     prefix = db.CharField(max_length=20, editable=False, help_text="Enough to recognise it by")
     digest = db.CharField(max_length=64, unique=True, editable=False, help_text="SHA-256, hex")
     models = db.JSONField(
-        default=list, blank=True, help_text='Globs of models it may use: ["qwen3-*"]; empty: all.'
+        default=list,
+        blank=True,
+        validators=[string_list],
+        help_text='Globs of models it may use: ["qwen3-*"]; empty: all.',
+    )
+    requests_per_minute = _limit("requests per minute", "Empty: no limit.")
+    tokens_per_minute = _limit("tokens per minute", "Prompt and answer together. Empty: no limit.")
+    concurrent_requests = _limit("concurrent requests", "Under way at once. Empty: no limit.")
+    budget_tokens = _limit("token budget", "Tokens per period. Empty: no limit.")
+    budget_period = db.CharField(
+        max_length=5, choices=Period.choices, default=Period.MONTH, help_text="Calendar periods, UTC."
     )
     disabled = db.BooleanField(default=False)
     expires_at = db.DateTimeField(null=True, blank=True)
     created_at = db.DateTimeField(auto_now_add=True)
+    last_used_at = db.DateTimeField("last used", null=True, editable=False)
 
     class Meta:
         ordering = ["name"]

@@ -25,6 +25,10 @@ class RequestMetric(models.Model):
     tokens_per_second = models.FloatField("tokens/s", null=True)
     cold = models.BooleanField(default=False)
     retries = models.PositiveSmallIntegerField(default=0)
+    load_s = models.FloatField("waited for a load, s", default=0)
+    overhead_s = models.FloatField("gateway's own time, s", null=True)
+    finish_reason = models.CharField(max_length=30, blank=True)
+    attempts = models.JSONField(default=list, help_text="Nodes that failed it: [node, error code], in order")
 
     class Meta:
         ordering = ["-started_at", "-id"]

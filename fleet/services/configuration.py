@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fleet.limits import KeyLimits
 from fleet.models import Alias, ApiKey, ConfigurationVersion, ModelProfile, Node
 from fleet.services.connection import connected
 from fleet.snapshot import Configuration, KeyView, NodeConfig, ProfileView
@@ -26,7 +27,7 @@ def read() -> Configuration:
         },
         profiles={profile.model_id: _profile(profile) for profile in ModelProfile.objects.all()},
         aliases=dict(Alias.objects.values_list("name", "target")),
-        keys={key.digest: _key(key) for key in keys if not key.disabled},
+        keys={key.digest: _key(key) for key in keys},
         has_keys=bool(keys),
     )
 
@@ -52,4 +53,12 @@ def _key(key: ApiKey) -> KeyView:
         digest=key.digest,
         models=tuple(key.models),
         expires_at=key.expires_at.timestamp() if key.expires_at else None,
+        disabled=key.disabled,
+        limits=KeyLimits(
+            requests_per_minute=key.requests_per_minute,
+            tokens_per_minute=key.tokens_per_minute,
+            concurrent_requests=key.concurrent_requests,
+            budget_tokens=key.budget_tokens,
+            budget_period=key.budget_period,
+        ),
     )

@@ -2,31 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
+from typing import Any, TypeVar
 
-from django.db.models import Q
+from django.db.models import CharField, Q, QuerySet
 
-from fleet.models import Placement, RequestMetric
+from fleet.models import ApiKey, Placement, RequestMetric
 from fleet.records import RequestRecord
 from fleet.services.connection import connected
+
+T = TypeVar("T")
 
 
 @connected
 def store(batch: Sequence[RequestRecord]) -> None:
-    """Write a batch at once, and note on the placements that they were used."""
+    """Write a batch at once, and note on placements and keys that they were used."""
     RequestMetric.objects.bulk_create([_row(record) for record in batch], batch_size=500)
-    last_used: dict[tuple[str, str], float] = {}
+    for (model, node), when in _last_end(batch, lambda record: (record.model, record.node)).items():
+        _mark_used(Placement.objects.filter(model=model, node__name=node), when)
+    for key, when in _last_end(batch, lambda record: record.key).items():
+        _mark_used(ApiKey.objects.filter(name=key), when)
+
+
+def _last_end(batch: Sequence[RequestRecord], of: Callable[[RequestRecord], T]) -> dict[T, datetime]:
+    """When the last request of each group ended."""
+    ends: dict[T, float] = {}
     for record in batch:
-        ended = record.started_at + record.latency_s
-        place = record.model, record.node
-        last_used[place] = max(last_used.get(place, 0), ended)
-    for (model, node), ended in last_used.items():
-        when = datetime.fromtimestamp(ended, UTC)
-        Placement.objects.filter(
-            Q(last_used_at=None) | Q(last_used_at__lt=when), model=model, node__name=node
-        ).update(last_used_at=when)
+        group = of(record)
+        ends[group] = max(ends.get(group, 0), record.started_at + record.latency_s)
+    return {group: datetime.fromtimestamp(end, UTC) for group, end in ends.items()}
+
+
+def _mark_used(rows: QuerySet[Any], when: datetime) -> None:
+    rows.filter(Q(last_used_at=None) | Q(last_used_at__lt=when)).update(last_used_at=when)
 
 
 def _row(record: RequestRecord) -> RequestMetric:
@@ -34,4 +44,18 @@ def _row(record: RequestRecord) -> RequestMetric:
         "started_at": datetime.fromtimestamp(record.started_at, UTC),
         "tokens_per_second": record.tokens_per_second,
     }
-    return RequestMetric(**values)
+    return RequestMetric(**{name: _storable(name, value) for name, value in values.items()})
+
+
+def _storable(name: str, value: Any) -> Any:
+    """Text as a column takes it: clients choose names of models, and one bad row would hold up a batch."""
+    if not isinstance(value, str):
+        return value
+    return value.replace("\0", "\N{REPLACEMENT CHARACTER}")[: _MAX_LENGTH[name]]
+
+
+_MAX_LENGTH = {
+    field.name: field.max_length
+    for field in RequestMetric._meta.get_fields()  # noqa: SLF001 - Django documents `_meta`
+    if isinstance(field, CharField)
+}

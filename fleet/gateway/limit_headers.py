@@ -1,0 +1,119 @@
+"""How an account stands, in the headers and errors of either dialect."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+from fleet.limits import MINUTE_S, Bound, KeyLimits, Verdict
+from neuron.wire import ApiError
+
+Headers = Callable[[KeyLimits, Verdict], dict[str, str]]
+
+
+class LimitExceededError(ApiError):
+    """429: `rate_limit_exceeded`, or `insufficient_quota` when the period's budget is used up."""
+
+    def __init__(
+        self, bound: Bound, message: str, *, headers: dict[str, str], wait_s: float | None = None
+    ) -> None:
+        code = "insufficient_quota" if bound == "budget" else "rate_limit_exceeded"
+        retry_after_s = None if wait_s is None else max(1, math.ceil(wait_s))
+        super().__init__(429, code, message, retry_after_s=retry_after_s)
+        self._bound = bound
+        self._headers = headers
+
+    @property
+    def kind(self) -> str:
+        """OpenAI's `type` names what was too much."""
+        return {"budget": "insufficient_quota", "tokens": "tokens"}.get(self._bound, "requests")
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return self._headers | super().headers
+
+
+def openai(limits: KeyLimits, verdict: Verdict) -> dict[str, str]:
+    """`x-ratelimit-*`, durations as `1m30s`."""
+    found = {}
+    for what, (limit, reset_s) in _standing(limits, verdict).items():
+        found[f"x-ratelimit-limit-{what}"] = str(limit)
+        found[f"x-ratelimit-remaining-{what}"] = str(_remaining(limit, reset_s))
+        found[f"x-ratelimit-reset-{what}"] = duration(reset_s)
+    return found
+
+
+def anthropic(limits: KeyLimits, verdict: Verdict) -> dict[str, str]:
+    """`anthropic-ratelimit-*`, resets as RFC 3339 times."""
+    found = {}
+    for what, (limit, reset_s) in _standing(limits, verdict).items():
+        full_at = datetime.fromtimestamp(math.ceil(verdict.at + reset_s), UTC)
+        found[f"anthropic-ratelimit-{what}-limit"] = str(limit)
+        found[f"anthropic-ratelimit-{what}-remaining"] = str(_remaining(limit, reset_s))
+        found[f"anthropic-ratelimit-{what}-reset"] = full_at.strftime("%Y-%m-%dT%H:%M:%SZ")
+    return found
+
+
+def for_dialect(name: str) -> Headers:
+    return anthropic if name.startswith("anthropic") else openai
+
+
+def _standing(limits: KeyLimits, verdict: Verdict) -> dict[str, tuple[int, float]]:
+    """Per kind: the limit, and in how many seconds nothing of it counts as used."""
+    standing = {
+        "requests": (limits.requests_per_minute, verdict.requests_reset_s),
+        "tokens": (limits.tokens_per_minute, verdict.tokens_reset_s),
+    }
+    return {what: (limit, reset_s) for what, (limit, reset_s) in standing.items() if limit is not None}
+
+
+def _remaining(limit: int, reset_s: float) -> int:
+    return max(0, math.floor((MINUTE_S - reset_s) * limit / MINUTE_S + 1e-6))
+
+
+def duration(seconds: float) -> str:
+    """As OpenAI writes it: `17ms`, `8.64s`, `6m0s`, `1h0m0s`."""
+    if seconds < 1:
+        return f"{math.ceil(seconds * 1000)}ms"
+    if seconds < MINUTE_S:
+        return f"{round(seconds, 2):g}s"
+    minutes, rest = divmod(math.ceil(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}h{minutes}m{rest}s" if hours else f"{minutes}m{rest}s"
+
+
+def refusal(
+    limits: KeyLimits, verdict: Verdict, tokens: int, headers: Headers, budget_left_s: float
+) -> LimitExceededError:
+    """Why the request was not let in, and when it would be."""
+    bound, wait_s = verdict.refused_by, verdict.wait_s
+    match bound:
+        case "concurrent":
+            message = f"This API key may have {limits.concurrent_requests} requests under way, and has."
+        case "budget":
+            wait_s = budget_left_s
+            message = (
+                f"This API key's budget of {limits.budget_tokens} tokens a {limits.budget_period} has no "
+                f"room for the {tokens} tokens this request may use."
+            )
+        case "tokens":
+            message = (
+                f"Rate limit reached: {limits.tokens_per_minute} tokens per minute; this request may use "
+                f"{tokens}. Try again in {duration(wait_s)}."
+            )
+        case _:
+            message = (
+                f"Rate limit reached: {limits.requests_per_minute} requests per minute. "
+                f"Try again in {duration(wait_s)}."
+            )
+    return LimitExceededError(bound, message, headers=headers(limits, verdict), wait_s=wait_s)
+
+
+def too_large(limits: KeyLimits, tokens: int) -> LimitExceededError:
+    """Waiting would not help."""
+    message = (
+        f"Request too large: it may use {tokens} tokens (prompt and max_tokens), and this API key has "
+        f"{limits.tokens_per_minute} tokens per minute. Lower max_tokens or shorten the prompt."
+    )
+    return LimitExceededError("tokens", message, headers={})

@@ -1,0 +1,119 @@
+"""`fleet.limits` in Lua, for accounts in Redis: each script is one atomic step.
+
+An account is a hash (`KEYS[1]`: born, requests, tokens, window, spent) and a sorted set of leases (`KEYS[2]`:
+members `id:tokens:window`, scored by their end). Redis's own clock is the only one. Numbers that are absent
+come as empty strings.
+"""
+
+from __future__ import annotations
+
+KEEP_S = 32 * 86_400  # an account that nothing happens to for so long is forgotten; longer than any period
+
+_PRELUDE = f"""
+local time = redis.call('TIME')
+local now = tonumber(time[1]) + tonumber(time[2]) / 1e6
+local stored = redis.call('HMGET', KEYS[1], 'born', 'requests', 'tokens', 'window', 'spent')
+local born, requests = tonumber(stored[1] or now), tonumber(stored[2] or 0)
+local tokens, window, spent = tonumber(stored[3] or 0), tonumber(stored[4] or 0), tonumber(stored[5] or 0)
+
+local function roll(to)
+  if to > window then window, spent = to, 0 end
+end
+
+local function charge(at, amount)
+  if at == window then spent = spent + amount end
+end
+
+local function parts(member)
+  local amount, start = string.match(member, ':(%d+):(%d+)$')
+  return tonumber(amount), tonumber(start)
+end
+
+local function save()
+  redis.call('HSET', KEYS[1], 'born', born, 'requests', requests, 'tokens', tokens,
+             'window', window, 'spent', spent)
+  redis.call('EXPIRE', KEYS[1], {KEEP_S})
+  redis.call('EXPIRE', KEYS[2], {KEEP_S})
+end
+"""
+
+# ARGV: concurrent, requests a minute, tokens a minute, budget; lease in seconds; member
+# Returns: refused by, wait, now, end, seconds until either bucket is empty
+RESERVE = (
+    _PRELUDE
+    + """
+local concurrent, budget = tonumber(ARGV[1]), tonumber(ARGV[4])
+local member = ARGV[6]
+local amount, start = parts(member)
+
+for _, dead in ipairs(redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', now)) do
+  local reserved, at = parts(dead)
+  charge(at, -reserved)
+  redis.call('ZREM', KEYS[2], dead)
+end
+roll(start)
+
+local function advance(arrival, limit, cost)
+  if not limit then return arrival, 0 end
+  local after = math.max(arrival, now) + cost * 60 / limit
+  return after, after - now - 60
+end
+
+local new_requests, request_wait = advance(requests, tonumber(ARGV[2]), 1)
+local new_tokens, token_wait = advance(tokens, tonumber(ARGV[3]), amount)
+local refused, wait = '', 0
+if concurrent and redis.call('ZCARD', KEYS[2]) >= concurrent then
+  refused, wait = 'concurrent', 1
+elseif request_wait > 0 then
+  refused, wait = 'requests', request_wait
+elseif token_wait > 0 then
+  refused, wait = 'tokens', token_wait
+elseif budget and spent + amount > budget then
+  refused = 'budget'
+else
+  requests, tokens = new_requests, new_tokens
+  charge(start, amount)
+  redis.call('ZADD', KEYS[2], now + tonumber(ARGV[5]), member)
+end
+save()
+return string.format('%s %.6f %.17g %.17g %.6f %.6f', refused, wait, now, tokens,
+                     math.max(0, requests - now), math.max(0, tokens - now))
+"""
+)
+
+# ARGV: member, at, end, tokens used, tokens a minute, 1 when this may be the second time
+SETTLE = (
+    _PRELUDE
+    + """
+local member, used, limit = ARGV[1], tonumber(ARGV[4]), tonumber(ARGV[5])
+local amount, start = parts(member)
+roll(start)
+if redis.call('ZREM', KEYS[2], member) == 1 then
+  charge(start, used - amount)
+  if limit and tonumber(ARGV[2]) >= born then
+    local excess = (amount - used) * 60 / limit
+    if excess < 0 then
+      tokens = math.max(tokens, now) - excess
+    else
+      tokens = tokens - math.min(excess, math.max(0, tonumber(ARGV[3]) - now))
+    end
+  end
+elseif ARGV[6] ~= '1' then
+  charge(start, used)
+end
+save()
+"""
+)
+
+# ARGV: lease in seconds, members...
+RENEW = (
+    _PRELUDE
+    + """
+for i = 2, #ARGV do
+  local amount, start = parts(ARGV[i])
+  roll(start)
+  if redis.call('ZADD', KEYS[2], now + tonumber(ARGV[1]), ARGV[i]) == 1 then charge(start, amount) end
+end
+save()
+"""
+)

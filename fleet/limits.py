@@ -1,0 +1,186 @@
+"""What an API key may use, as arithmetic: reserve before a request, settle after it. No I/O, no clock.
+
+Rates are the Generic Cell Rate Algorithm in its virtual scheduling form (ITU-T I.371, annex A): one
+theoretical arrival time per bucket, in seconds since the epoch; a bucket holds one minute's worth. In any t
+seconds at most `limit * (1 + t / 60)` pass. The budget is a count per calendar period (UTC), and what is open
+is a set of leases: a worker that dies renews none, and what it had reserved comes back.
+
+`fleet.gateway.limits_scripts` says the same in Lua, for accounts that several workers share.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Literal
+
+Period = Literal["hour", "day", "month"]
+Bound = Literal["", "concurrent", "requests", "tokens", "budget"]
+
+MINUTE_S = 60.0
+BUSY_WAIT_S = 1.0  # nobody knows when a running request ends
+
+
+@dataclass(frozen=True, slots=True)
+class KeyLimits:
+    """What one key may use; None is no limit."""
+
+    requests_per_minute: int | None = None
+    tokens_per_minute: int | None = None
+    concurrent_requests: int | None = None
+    budget_tokens: int | None = None
+    budget_period: Period = "month"
+
+    def __bool__(self) -> bool:
+        return any(limit is not None for limit in self._limits)
+
+    @property
+    def _limits(self) -> tuple[int | None, ...]:
+        return (
+            self.concurrent_requests,
+            self.requests_per_minute,
+            self.tokens_per_minute,
+            self.budget_tokens,
+        )
+
+    def never_fits(self, tokens: int) -> Bound:
+        """The bound that a request of so many tokens exceeds even when nothing else was used."""
+        if self.tokens_per_minute is not None and tokens > self.tokens_per_minute:
+            return "tokens"
+        return ""
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """One request's reservation. `window` is the start of its budget period, seconds since the epoch."""
+
+    id: str
+    tokens: int
+    window: int
+    at: float = 0.0  # when it was made, by the account's clock; 0: in another account
+    end: float = 0.0  # theoretical arrival time of the token bucket just after it
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What became of a reservation, and how the account stands after it. Durations in seconds."""
+
+    refused_by: Bound
+    wait_s: float  # until it is worth trying again
+    at: float
+    end: float
+    requests_reset_s: float  # until the bucket is as if nothing had been used
+    tokens_reset_s: float
+
+
+@dataclass(slots=True)
+class Account:
+    """What one key has used."""
+
+    born: float = 0.0
+    requests: float = 0.0  # theoretical arrival times
+    tokens: float = 0.0
+    window: int = 0
+    spent: int = 0  # tokens settled or reserved in this window
+    leases: dict[str, tuple[float, Grant]] = field(default_factory=dict)  # by id, until when
+
+    def roll(self, window: int) -> None:
+        """A later budget period begins with nothing spent; an earlier one is over and changes nothing."""
+        if window > self.window:
+            self.window, self.spent = window, 0
+
+    def expire(self, now: float) -> None:
+        """Give back what workers reserved that live no more."""
+        for ident, (until, grant) in list(self.leases.items()):
+            if until <= now:
+                del self.leases[ident]
+                self.charge(grant.window, -grant.tokens)
+
+    def charge(self, window: int, tokens: int) -> None:
+        if window == self.window:
+            self.spent += tokens
+
+
+def reserve(account: Account, limits: KeyLimits, claim: Grant, now: float, lease_s: float) -> Verdict:
+    """Take what `claim` asks for if all of it fits, else nothing."""
+    account.born = account.born or now
+    account.expire(now)
+    account.roll(claim.window)
+    requests, request_wait = _advance(account.requests, limits.requests_per_minute, 1, now)
+    tokens, token_wait = _advance(account.tokens, limits.tokens_per_minute, claim.tokens, now)
+    refused_by: Bound = ""
+    wait_s = 0.0
+    if limits.concurrent_requests is not None and len(account.leases) >= limits.concurrent_requests:
+        refused_by, wait_s = "concurrent", BUSY_WAIT_S
+    elif request_wait > 0:
+        refused_by, wait_s = "requests", request_wait
+    elif token_wait > 0:
+        refused_by, wait_s = "tokens", token_wait
+    elif limits.budget_tokens is not None and account.spent + claim.tokens > limits.budget_tokens:
+        refused_by = "budget"
+    else:
+        account.requests, account.tokens = requests, tokens
+        account.charge(claim.window, claim.tokens)
+        account.leases[claim.id] = (now + lease_s, claim)
+    resets = max(0.0, account.requests - now), max(0.0, account.tokens - now)
+    return Verdict(refused_by, wait_s, now, account.tokens, *resets)
+
+
+def settle(
+    account: Account, limits: KeyLimits, grant: Grant, used: int, now: float, *, again: bool = False
+) -> None:
+    """Put the tokens really used in the place of those reserved.
+
+    A grant that the account does not know (its lease ran out, or the account was lost) is charged to the
+    budget in full, unless this may be its second settlement (`again`).
+    """
+    account.born = account.born or now
+    account.roll(grant.window)
+    if account.leases.pop(grant.id, None) is None:
+        account.charge(grant.window, 0 if again else used)
+        return
+    account.charge(grant.window, used - grant.tokens)
+    if limits.tokens_per_minute is not None and grant.at >= account.born:
+        account.tokens = _corrected(account.tokens, limits.tokens_per_minute, grant, used, now)
+
+
+def renew(account: Account, grants: Iterable[Grant], now: float, lease_s: float) -> None:
+    """Lengthen leases; one that the account lost is entered again."""
+    account.born = account.born or now
+    for grant in grants:
+        account.roll(grant.window)
+        if grant.id not in account.leases:
+            account.charge(grant.window, grant.tokens)
+        account.leases[grant.id] = (now + lease_s, grant)
+
+
+def _advance(arrival: float, limit: int | None, amount: int, now: float) -> tuple[float, float]:
+    """The bucket's theoretical arrival time with `amount` in it, and how long that is too early."""
+    if limit is None:
+        return arrival, 0.0
+    after = max(arrival, now) + amount * MINUTE_S / limit
+    return after, after - now - MINUTE_S
+
+
+def _corrected(arrival: float, limit: int, grant: Grant, used: int, now: float) -> float:
+    """What was reserved and not used goes back, as far as it has not drained away by itself."""
+    excess_s = (grant.tokens - used) * MINUTE_S / limit
+    if excess_s < 0:
+        return max(arrival, now) - excess_s
+    return arrival - min(excess_s, max(0.0, grant.end - now))
+
+
+def period(name: Period, now: float) -> tuple[int, int]:
+    """Start and end of the calendar period (UTC) that `now` lies in, seconds since the epoch."""
+    moment = datetime.fromtimestamp(now, UTC).replace(minute=0, second=0, microsecond=0)
+    match name:
+        case "hour":
+            start, end = moment, moment + timedelta(hours=1)
+        case "day":
+            start = moment.replace(hour=0)
+            end = start + timedelta(days=1)
+        case "month":
+            start = moment.replace(day=1, hour=0)
+            end = (start + timedelta(days=32)).replace(day=1)
+    return int(start.timestamp()), int(end.timestamp())
