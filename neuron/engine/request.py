@@ -27,7 +27,10 @@ def uniform(seed: int, index: int) -> float:
 class Guide(Protocol):
     """Follows an answer token by token and says what may come next."""
 
-    is_over: bool  # nothing may follow any more
+    @property
+    def is_over(self) -> bool:
+        """Nothing may follow any more."""
+        ...
 
     def allowed(self) -> bytes:
         """One bit per token id, the lowest first."""

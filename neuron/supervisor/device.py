@@ -62,6 +62,7 @@ class Job:
     stop_ids: list[int]
     min_tokens: int = 0
     ignore_eos: bool = False
+    guide: pipe.Guide | None = None
 
 
 class DeviceWorker:
@@ -178,9 +179,9 @@ class DeviceWorker:
 
     def _handle(self, message: pipe.ToDaemon) -> None:
         match message:
-            case pipe.Tokens(id=number, tokens=tokens):
+            case pipe.Tokens(id=number, tokens=tokens, logprobs=logprobs):
                 if generation := self._generations.get(number):
-                    generation.push(tokens)
+                    generation.push(tokens, logprobs)
             case pipe.Finished(id=number) | pipe.Refused(id=number):
                 if generation := self._generations.pop(number, None):
                     generation.finish(message)
@@ -256,7 +257,7 @@ class DeviceWorker:
         self._send(
             pipe.Submit(
                 number, job.model, job.tokens, job.max_tokens, job.sampling, job.stop_ids,
-                min_tokens=job.min_tokens, ignore_eos=job.ignore_eos,
+                min_tokens=job.min_tokens, ignore_eos=job.ignore_eos, guide=job.guide,
             )
         )  # fmt: skip
         return generation

@@ -2,9 +2,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Sequence
 
-from neuron.pipe import Finished, Refused
+from neuron.pipe import Finished, Logprob, Refused
 
 log = logging.getLogger("neuron.generation")
 
@@ -21,6 +22,7 @@ class Generation:
         self._cancel = cancel
         self._max_unread = max_unread
         self._unread: list[int] = []
+        self.logprobs: deque[Logprob] = deque()  # one per token where asked for; the reader takes them
         self._waiter: asyncio.Future[None] | None = None
         self._is_cancelled = False
         self.end: Finished | Refused | None = None
@@ -48,11 +50,12 @@ class Generation:
         if self._waiter and not self._waiter.done():
             self._waiter.set_result(None)
 
-    def push(self, tokens: list[int]) -> None:
+    def push(self, tokens: list[int], logprobs: Sequence[Logprob] = ()) -> None:
         """Called for each `Tokens`; what comes after the end is of no interest."""
         if self.end is not None:
             return
         self._unread += tokens
+        self.logprobs.extend(logprobs)
         if len(self._unread) > self._max_unread:
             log.warning("client does not read, request cut off", extra={"unread_tokens": len(self._unread)})
             self.cancel()

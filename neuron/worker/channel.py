@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Sequence
 
 from neuron.pipe import HEADER_BYTES, MAX_FRAME_BYTES, ToDaemon, ToWorker, decode_to_worker, frame
+from neuron.worker.compiler import Compiled
 
 MAX_UNSENT_BYTES = 16 << 20  # a daemon that reads no more holds the device up, not memory
 CLOSE_GRACE_S = 5.0  # for a daemon to read the last messages
@@ -27,7 +28,7 @@ class Channel:
         self._wake.setblocking(False)
         self._alarm.setblocking(False)
         self._received = bytearray()
-        self._inbox: queue.SimpleQueue[ToWorker] = queue.SimpleQueue()
+        self._inbox: queue.SimpleQueue[ToWorker | Compiled] = queue.SimpleQueue()
         self._unsent: deque[memoryview] = deque()
         self._num_unsent = 0
         self._has_room = threading.Condition()
@@ -35,15 +36,19 @@ class Channel:
 
     # --- the device's thread ----------------------------------------------------------------------------
 
-    def receive(self, timeout_s: float) -> list[ToWorker]:
+    def receive(self, timeout_s: float) -> list[ToWorker | Compiled]:
         """All messages that are there; when there is none, the first to come within `timeout_s`."""
-        messages: list[ToWorker] = []
+        messages: list[ToWorker | Compiled] = []
         try:
             messages.append(self._inbox.get(timeout=timeout_s) if timeout_s > 0 else self._inbox.get_nowait())
             while True:
                 messages.append(self._inbox.get_nowait())
         except queue.Empty:
             return messages
+
+    def deliver(self, message: Compiled) -> None:
+        """Hand the device's thread something from another thread of this process."""
+        self._inbox.put(message)
 
     def send(self, messages: Sequence[ToDaemon]) -> None:
         """Queue one frame; waits while the daemon is too far behind."""

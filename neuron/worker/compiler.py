@@ -23,32 +23,34 @@ class Compiled:
 
 
 class Compiler:
-    """`begin` and `cancel` are the device thread's; `deliver` is called on the compiler's own."""
+    """`begin` and the ends are the device thread's; `deliver` is called on the compiler's own."""
 
     def __init__(self, deliver: Callable[[Compiled], None]) -> None:
         self._deliver = deliver
         self._grammars: dict[Path, Grammars] = {}
         self._wishes: queue.SimpleQueue[tuple[Submit, Guide, Path]] = queue.SimpleQueue()
-        self._pending: set[int] = set()
+        self._pending: dict[int, Submit] = {}
         self._thread: threading.Thread | None = None
 
     def begin(self, submit: Submit, guide: Guide, tokenizer_file: Path) -> bool:
         """Have `submit` delivered once its guide is there; False when too many are waiting for that."""
         if len(self._pending) >= MAX_PENDING:
             return False
-        self._pending.add(submit.id)
+        self._pending[submit.id] = submit
         self._wishes.put((submit, guide, tokenizer_file))
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="grammars", daemon=True)
             self._thread.start()
         return True
 
-    def end(self, request: int) -> bool:
-        """The request is no longer to be waited for; whether it was until now."""
-        if request not in self._pending:
-            return False
-        self._pending.remove(request)
-        return True
+    def end(self, request: int) -> Submit | None:
+        """Wait for the request no longer; None when nobody did."""
+        return self._pending.pop(request, None)
+
+    def end_all(self) -> list[Submit]:
+        """The same for every request."""
+        ended, self._pending = list(self._pending.values()), {}
+        return ended
 
     def _run(self) -> None:
         while True:

@@ -16,12 +16,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 from neuron.device.memory import MIB
+from neuron.engine.guide import GrammarError, MatcherGuide
 from neuron.models.checkpoint import LoadError
 from neuron.models.loading import OnProgress
 from neuron.pipe import (
     HEARTBEAT_S,
     STATUS_INTERVAL_S,
     Cancel,
+    Finished,
     Load,
     Loaded,
     LoadFailed,
@@ -39,6 +41,7 @@ from neuron.pipe import (
 )
 from neuron.step import PoisonedError
 from neuron.worker.channel import Channel
+from neuron.worker.compiler import Compiled, Compiler
 from neuron.worker.slab import Resident, Slab
 
 log = logging.getLogger("neuron.worker")
@@ -54,6 +57,7 @@ class DeviceLoop:
         self._slab = slab
         self._channel = channel
         self._clock = clock
+        self._compiler = Compiler(channel.deliver)
         self._outbox: list[ToDaemon] = []
         self._deferred: deque[ToWorker] = deque()  # loads, unloads and a shutdown that came during a load
         self._is_loading = False
@@ -97,10 +101,12 @@ class DeviceLoop:
 
     # --- messages ---------------------------------------------------------------------------------------
 
-    def _handle(self, message: ToWorker) -> None:
+    def _handle(self, message: ToWorker | Compiled) -> None:
         match message:
             case Submit():
                 self._submit(message)
+            case Compiled():
+                self._submit_compiled(message)
             case Cancel():
                 self._cancel(message.id)
             case _ if self._is_loading:
@@ -113,15 +119,31 @@ class DeviceLoop:
                 self._end_all("shutting_down", "the device worker is shutting down")
                 self._is_running = False
 
-    def _submit(self, message: Submit) -> None:
+    def _submit(self, message: Submit, guide: MatcherGuide | None = None) -> None:
         resident = self._slab.models.get(message.model)
         if resident is None:
             text = f"{message.model} is not loaded"
             self._outbox.append(Refused(message.id, 503, "model_not_loaded", text, RETRY_AFTER_S))
-        elif refused := resident.scheduler.submit(message, self._clock()):
+        elif message.guide is not None and guide is None:
+            if not self._compiler.begin(message, message.guide, resident.path / "tokenizer.json"):
+                text = "too many requests wait for their schema to be compiled"
+                self._outbox.append(Refused(message.id, 429, "queue_full", text, RETRY_AFTER_S))
+        elif refused := resident.scheduler.submit(message, self._clock(), guide):
             self._outbox.append(refused)
 
+    def _submit_compiled(self, compiled: Compiled) -> None:
+        submit, guide = compiled.submit, compiled.guide
+        if not self._compiler.end(submit.id):
+            return  # cancelled meanwhile
+        if isinstance(guide, GrammarError):
+            self._outbox.append(Refused(submit.id, 400, "invalid_grammar", str(guide)))
+        else:
+            self._submit(submit, guide)
+
     def _cancel(self, request: int) -> None:
+        if submit := self._compiler.end(request):
+            self._outbox.append(Finished(request, "cancelled", len(submit.tokens), 0))
+            return
         for resident in self._slab.models.values():
             if finished := resident.scheduler.cancel(request):
                 self._outbox.append(finished)
@@ -164,6 +186,8 @@ class DeviceLoop:
         self._outbox.append(Unloaded(model))
 
     def _end_all(self, code: str, message: str) -> None:
+        for submit in self._compiler.end_all():
+            self._outbox.append(Refused(submit.id, 503, code, message, RETRY_AFTER_S))
         for resident in self._slab.models.values():
             self._outbox += resident.scheduler.end_all(code, message, RETRY_AFTER_S)
 

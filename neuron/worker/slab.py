@@ -41,6 +41,7 @@ class Resident:
     scheduler: Scheduler
     runner: Runner
     num_bytes: int  # measured for the weights, reserved for the cache
+    path: Path
 
     @property
     def memory_mb(self) -> int:
@@ -104,7 +105,7 @@ class Slab:
             "model loaded",
             extra={"model": model, "dtype": str(dtype), "context": shape.context, "pages": shape.num_pages},
         )
-        return Resident(scheduler, runner, weights + runner.cache.num_bytes)
+        return Resident(scheduler, runner, weights + runner.cache.num_bytes, path)
 
     def _cache_shape(self, path: Path, decoder: Decoder, free: int) -> CacheShape:
         per_page = bytes_per_token(decoder.layers, decoder.dtype) * PAGE_SIZE

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import queue
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import pytest
 
 from neuron.engine.scheduler import Limits, Scheduler
@@ -14,7 +16,9 @@ from neuron.models.checkpoint import LoadError
 from neuron.pipe import (
     HEARTBEAT_S,
     STATUS_INTERVAL_S,
+    Cancel,
     Finished,
+    Guide,
     Load,
     Loaded,
     LoadFailed,
@@ -61,7 +65,7 @@ class FakeSlab:
     def resident(self, model: str, runner: FakeRunner) -> Any:
         limits = Limits(max_running=4, step_tokens=16)
         scheduler = Scheduler(model, SHAPE, vocab_size=VOCAB, limits=limits)
-        return SimpleNamespace(scheduler=scheduler, runner=runner, memory_mb=5)
+        return SimpleNamespace(scheduler=scheduler, runner=runner, memory_mb=5, path=Path("/none"))
 
     def load(self, model: str, path: Path, on_progress: Callable[[float], None]) -> Any:
         for percent in range(0, 101, 25):
@@ -85,9 +89,13 @@ class FakeChannel:
         self.turns = [*turns, *[()] * idle_turns]
         self.sent: list[ToDaemon] = []
         self.now = 100.0
+        self.delivered: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self.deliver = self.delivered.put
 
     def receive(self, timeout_s: float) -> list[ToWorker]:
         self.now += timeout_s or 0.01
+        if not self.delivered.empty():
+            return [self.delivered.get()]
         return list(self.turns.pop(0)) if self.turns else [Shutdown()]
 
     def send(self, messages: Sequence[ToDaemon]) -> None:
@@ -144,6 +152,29 @@ def test_what_comes_during_a_load_is_served_or_waits():
     kinds = [type(m) for m in channel.sent if isinstance(m, (Tokens, Loaded, Unloaded))]
     assert kinds.index(Tokens) < kinds.index(Loaded) < kinds.index(Unloaded)
     assert [m.model for m in channel.of(Loaded)] == ["new"]
+
+
+class CompilingChannel(FakeChannel):
+    """Once its turns are over it waits for what the compiler delivers before `Shutdown`."""
+
+    def receive(self, timeout_s: float) -> list[ToWorker]:
+        if self.turns or self.of(Refused) or self.of(Finished):
+            return super().receive(timeout_s)
+        return [self.delivered.get(timeout=60)]
+
+
+def test_a_grammar_that_cannot_be_compiled_refuses_its_request():
+    guided = msgspec.structs.replace(submit(1), guide=Guide("start: %json {}", [0]))
+    channel = run(FakeSlab(m=FakeRunner()), CompilingChannel([guided]))
+    assert [(r.id, r.status, r.code) for r in channel.of(Refused)] == [(1, 400, "invalid_grammar")]
+    assert "tokenizer" in channel.of(Refused)[0].message
+
+
+def test_a_request_can_be_cancelled_while_its_grammar_is_compiled():
+    guided = msgspec.structs.replace(submit(1), guide=Guide("start: %json {}", [0]))
+    channel = run(FakeSlab(m=FakeRunner()), FakeChannel([guided, Cancel(1)], idle_turns=3))
+    assert channel.of(Finished) == [Finished(1, "cancelled", 3, 0)]
+    assert not channel.of(Refused)
 
 
 def test_a_failed_load_is_told_with_its_cause():
