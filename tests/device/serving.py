@@ -35,9 +35,11 @@ def prompt(seed: int, length: int) -> list[int]:
 
 
 class Serving:
-    def __init__(self, loaded: Decoder, shape: CacheShape = SHAPE, **limits: Any) -> None:
+    def __init__(
+        self, loaded: Decoder, shape: CacheShape = SHAPE, *, vocab: int = VOCAB, **limits: Any
+    ) -> None:
         bounds = Limits(**{"max_running": shape.num_slots, "step_tokens": 48} | limits)
-        self.scheduler = Scheduler("m", shape, vocab_size=VOCAB, limits=bounds)
+        self.scheduler = Scheduler("m", shape, vocab_size=vocab, limits=bounds)
         self.runner = Runner(loaded, loaded.layers, shape)
         self.tokens: dict[int, list[int]] = {}
         self.ends: dict[int, Finished | Refused] = {}
