@@ -40,7 +40,10 @@ WIDE = {
 RECURSIVE = {
     "$defs": {"node": {
         "type": "object",
-        "properties": {"value": {"type": "string"}, "children": {"type": "array", "items": {"$ref": "#/$defs/node"}}},
+        "properties": {
+            "value": {"type": "string"},
+            "children": {"type": "array", "items": {"$ref": "#/$defs/node"}},
+        },
         "required": ["value", "children"],
         "additionalProperties": False,
     }},
