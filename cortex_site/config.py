@@ -74,6 +74,7 @@ class Poll(Section):
 class Retention(Section):
     request_metrics_days: PositiveInt = 30
     operations_days: PositiveInt = 90
+    usage_days: PositiveInt = Field(730, description="Hourly sums of requests")
 
 
 class Neuron(Section):

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from cortex_site.celery import app
-from fleet.services import execution, idle, observe, retention
+from fleet.services import execution, idle, observe, retention, usage
 
 
 @app.task
@@ -27,3 +27,8 @@ def unload_idle() -> None:
 @app.task
 def prune() -> None:
     retention.prune()
+
+
+@app.task
+def roll_up() -> None:
+    usage.roll_up()

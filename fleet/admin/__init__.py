@@ -8,6 +8,7 @@ from fleet.admin.metric import RequestMetricAdmin
 from fleet.admin.node import DeviceAdmin, NodeAdmin
 from fleet.admin.operation import OperationAdmin
 from fleet.admin.placement import PlacementAdmin
+from fleet.admin.usage import UsageRollupAdmin
 
 __all__ = [
     "AliasAdmin",
@@ -18,6 +19,7 @@ __all__ = [
     "OperationAdmin",
     "PlacementAdmin",
     "RequestMetricAdmin",
+    "UsageRollupAdmin",
 ]
 
 admin.site.site_header = admin.site.site_title = "cortex"

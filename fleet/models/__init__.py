@@ -6,6 +6,7 @@ from fleet.models.node import Device, Node
 from fleet.models.operation import ACTIVE, Operation
 from fleet.models.placement import IllegalTransitionError, Placement
 from fleet.models.profile import Alias, ModelProfile
+from fleet.models.usage import UsageRollup
 from fleet.models.version import ConfigurationVersion
 
 __all__ = [
@@ -20,4 +21,5 @@ __all__ = [
     "Operation",
     "Placement",
     "RequestMetric",
+    "UsageRollup",
 ]

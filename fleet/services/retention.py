@@ -8,7 +8,7 @@ from django.db.models import QuerySet
 from django.utils import timezone
 
 from cortex_site.config import current
-from fleet.models import ACTIVE, Operation, RequestMetric
+from fleet.models import ACTIVE, Operation, RequestMetric, UsageRollup
 
 CHUNK = 5_000  # rows per statement: other writers get their turn in between
 
@@ -20,7 +20,8 @@ def prune() -> int:
     operations_before = now - timedelta(days=keep.operations_days)
     metrics = RequestMetric.objects.filter(started_at__lt=metrics_before)
     operations = Operation.objects.filter(created_at__lt=operations_before).exclude(state__in=ACTIVE)
-    return _delete(metrics) + _delete(operations)
+    usage = UsageRollup.objects.filter(hour__lt=now - timedelta(days=keep.usage_days))
+    return sum(_delete(rows) for rows in (metrics, operations, usage))
 
 
 def _delete(rows: QuerySet) -> int:

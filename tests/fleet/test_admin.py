@@ -7,7 +7,7 @@ from django.contrib import admin
 from django.utils import timezone
 
 from fleet.models import Alias, ApiKey, ModelProfile, Node, Operation, Placement, RequestMetric
-from fleet.services import keys, observe
+from fleet.services import keys, observe, usage
 
 PAGES = {
     "node": "beast",
@@ -18,6 +18,7 @@ PAGES = {
     "operation": "operation-message",
     "requestmetric": "request-one",
     "apikey": "key-one",
+    "usagerollup": "model-one",
 }
 
 
@@ -53,6 +54,7 @@ def rows(fleet):
         latency_s=1,
         tokens_per_second=42.5,
     )
+    usage.roll_up()
     return fleet
 
 

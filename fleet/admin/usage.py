@@ -1,0 +1,47 @@
+from __future__ import annotations
+
+from typing import Any
+
+from django.contrib import admin
+from django.db.models import Sum
+from django.http import HttpRequest
+from django.template.response import TemplateResponse
+
+from fleet.admin.base import ReadOnlyAdmin, seconds
+from fleet.admin.metric import BY_KEY, BY_MODEL, BY_NODE
+from fleet.admin.paging import BigTableAdmin, WindowFilter
+from fleet.models import UsageRollup
+
+SHOWN = ("requests", "errors", "prompt_tokens", "cached_tokens", "completion_tokens")
+
+
+class HourFilter(WindowFilter):
+    field = "hour"
+
+
+@admin.register(UsageRollup)
+class UsageRollupAdmin(ReadOnlyAdmin, BigTableAdmin):
+    """The hours one by one, and above them their sum."""
+
+    age_field = "hour"
+    change_list_template = "admin/fleet/usagerollup/change_list.html"
+    list_display = ("hour", "model", "node", "key", "dialect", *SHOWN, "cold", "ttft", "latency")
+    list_filter = (HourFilter, BY_MODEL, BY_NODE, BY_KEY)
+    search_fields = ("model__startswith", "key__startswith")
+    sortable_by = ("hour",)
+
+    @admin.display(description="mean first token")
+    def ttft(self, row: UsageRollup) -> str:
+        return seconds(row.ttft_s / row.timed if row.timed else None)
+
+    @admin.display(description="mean latency")
+    def latency(self, row: UsageRollup) -> str:
+        return seconds(row.latency_s / row.requests if row.requests else None)
+
+    def changelist_view(self, request: HttpRequest, extra_context: Any = None) -> Any:
+        response = super().changelist_view(request, extra_context)
+        if isinstance(response, TemplateResponse) and (page := (response.context_data or {}).get("cl")):
+            sums = page.queryset.order_by().aggregate(**{f"sum_{name}": Sum(name) for name in SHOWN})
+            labels = {name: name.replace("_", " ") for name in SHOWN}
+            response.context_data["sums"] = [(labels[n], sums[f"sum_{n}"] or 0) for n in SHOWN]
+        return response

@@ -1,0 +1,40 @@
+from __future__ import annotations
+
+from django.db import models
+
+
+class UsageRollup(models.Model):
+    """What is kept for good of the requests of one hour that have model, node, key and dialect in common.
+
+    Times are sums in seconds; `timed` requests have a time to first token, the others ended without one.
+    """
+
+    hour = models.DateTimeField(help_text="Its beginning, UTC")
+    model = models.CharField(max_length=200)
+    node = models.CharField(max_length=100, blank=True)
+    key = models.CharField(max_length=100, blank=True)
+    dialect = models.CharField(max_length=30)
+    requests = models.PositiveIntegerField()
+    errors = models.PositiveIntegerField()
+    cancelled = models.PositiveIntegerField()
+    rejected = models.PositiveIntegerField()
+    cold = models.PositiveIntegerField()
+    prompt_tokens = models.PositiveBigIntegerField()
+    completion_tokens = models.PositiveBigIntegerField()
+    cached_tokens = models.PositiveBigIntegerField()
+    latency_s = models.FloatField()
+    ttft_s = models.FloatField()
+    timed = models.PositiveIntegerField()
+
+    class Meta:
+        ordering = ["-hour", "model", "node", "key", "dialect"]
+        verbose_name = "usage"
+        verbose_name_plural = "usage by hour"
+        constraints = [
+            models.UniqueConstraint(
+                fields=["hour", "model", "node", "key", "dialect"], name="usage_once_per_hour"
+            )
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.model} {self.hour:%Y-%m-%d %H}:00"
