@@ -2,16 +2,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import get_args
+from typing import Any, get_args
 
 from django.contrib import admin
 from django.db.models import Model, QuerySet
 from django.http import HttpRequest
+from django.template.loader import render_to_string
+from django.utils.safestring import SafeString
 
 from fleet.admin.base import ReadOnlyAdmin, seconds
 from fleet.admin.paging import BigTableAdmin, WindowFilter, known_values
 from fleet.models import ApiKey, Node, Placement, RequestMetric
 from fleet.records import Outcome
+from fleet.services import explain
 
 
 def _names(model: type[Model], field: str) -> Callable[[], Iterable[str]]:
@@ -50,9 +53,30 @@ class RequestMetricAdmin(ReadOnlyAdmin, BigTableAdmin):
         BY_NODE,
         BY_KEY,
     )
+    readonly_fields = ("explained",)
     sortable_by = ("started_at",)  # the others have no index
     search_fields = ("request_id__exact", "model__exact")
     search_help_text = "A request id, or a model's name"
+
+    def get_fieldsets(self, request: HttpRequest, obj: Any = None) -> Any:
+        names = [field.name for field in RequestMetric._meta.fields if field.name != "id"]  # noqa: SLF001 - documented
+        return ((None, {"fields": ("explained",)}), ("Record", {"fields": names}))
+
+    @admin.display(description="where the time went")
+    def explained(self, metric: RequestMetric) -> SafeString:
+        phases, total = explain.phases(metric), metric.latency_s or 1.0
+        bars = [
+            {
+                "name": phase.name,
+                "duration": seconds(phase.duration_s),
+                "left": f"{100 * phase.start_s / total:.2f}",
+                "width": f"{100 * phase.duration_s / total:.2f}",
+                "note": phase.note,
+            }
+            for phase in phases
+        ]
+        shown = {"phases": bars, "story": explain.story(metric), "operations": explain.operations(metric)}
+        return render_to_string("admin/fleet/requestmetric/timeline.html", shown)
 
     def get_search_results(
         self, request: HttpRequest, queryset: QuerySet, term: str
