@@ -10,6 +10,7 @@ is a set of leases: a worker that dies renews none, and what it had reserved com
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -169,6 +170,17 @@ def _corrected(arrival: float, limit: int, grant: Grant, used: int, now: float) 
     if excess_s < 0:
         return max(arrival, now) - excess_s
     return arrival - min(excess_s, max(0.0, grant.end - now))
+
+
+def in_use(arrival: float, limit: int, now: float) -> int:
+    """How much of a minute's limit counts as used at `now`."""
+    return math.ceil(max(0.0, arrival - now) * limit / MINUTE_S - 1e-6)
+
+
+def redis_keys(digest: str) -> tuple[str, str]:
+    """Names of an account and its leases; the braces keep both on one node of a cluster."""
+    name = f"cortex:limits:{{{digest[:32]}}}"
+    return name, f"{name}:open"
 
 
 def period(name: Period, now: float) -> tuple[int, int]:

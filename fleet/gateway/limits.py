@@ -24,7 +24,7 @@ from fleet import limits as arithmetic
 from fleet.gateway import limit_headers, limits_scripts, metrics
 from fleet.gateway.limit_headers import Headers
 from fleet.gateway.redis_link import LinkError, RedisLink
-from fleet.limits import Account, Grant, Verdict
+from fleet.limits import Account, Grant, Verdict, redis_keys
 from fleet.snapshot import KeyView
 
 log = logging.getLogger("cortex.limits")
@@ -248,12 +248,6 @@ class Limiter:
         if self._keeper is not None:
             self._keeper.cancel()
             await asyncio.gather(self._keeper, return_exceptions=True)
-
-
-def redis_keys(digest: str) -> tuple[str, str]:
-    """Account and leases of a key; the braces keep both on one node of a cluster."""
-    name = f"cortex:limits:{{{digest[:32]}}}"
-    return name, f"{name}:open"
 
 
 def _member(grant: Grant) -> str:

@@ -4,6 +4,7 @@ from django.core.exceptions import ValidationError
 from django.core.validators import MinValueValidator
 from django.db import models as db
 
+from fleet.limits import KeyLimits
 from fleet.models.version import Configured
 
 
@@ -54,3 +55,13 @@ class ApiKey(Configured):
 
     def __str__(self) -> str:
         return str(self.name)
+
+    @property
+    def limits(self) -> KeyLimits:
+        return KeyLimits(
+            requests_per_minute=self.requests_per_minute,
+            tokens_per_minute=self.tokens_per_minute,
+            concurrent_requests=self.concurrent_requests,
+            budget_tokens=self.budget_tokens,
+            budget_period=self.budget_period,
+        )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from fleet.limits import KeyLimits
 from fleet.models import Alias, ApiKey, ConfigurationVersion, ModelProfile, Node
 from fleet.services.connection import connected
 from fleet.snapshot import Configuration, KeyView, NodeConfig, ProfileView
@@ -54,11 +53,5 @@ def _key(key: ApiKey) -> KeyView:
         models=tuple(key.models),
         expires_at=key.expires_at.timestamp() if key.expires_at else None,
         disabled=key.disabled,
-        limits=KeyLimits(
-            requests_per_minute=key.requests_per_minute,
-            tokens_per_minute=key.tokens_per_minute,
-            concurrent_requests=key.concurrent_requests,
-            budget_tokens=key.budget_tokens,
-            budget_period=key.budget_period,
-        ),
+        limits=key.limits,
     )

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-from collections.abc import Sequence
+import time
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 
+import redis
+from django.conf import settings
+
+from fleet.limits import KeyLimits, in_use, period, redis_keys
 from fleet.models import ApiKey
 
 PREFIX = "sk-cortex-"
@@ -42,3 +47,38 @@ def disable(name: str) -> bool:
     row.disabled = True
     row.save(update_fields=["disabled"])
     return True
+
+
+def usage(rows: Iterable[ApiKey]) -> dict[str, str]:
+    """What keys with limits use now, by digest, as text; empty when Redis, where it is counted, is away."""
+    limited = [row for row in rows if row.limits]
+    try:
+        with redis.Redis.from_url(settings.REDIS_URL, socket_timeout=1, socket_connect_timeout=1) as client:
+            pipe = client.pipeline(transaction=False)
+            for row in limited:
+                account, leases = redis_keys(row.digest)
+                pipe.hmget(account, "requests", "tokens", "window", "spent")
+                pipe.zcount(leases, time.time(), "+inf")
+            answers = pipe.execute()
+    except redis.RedisError:
+        return {}
+    return {
+        row.digest: _usage_text(row.limits, [float(value or 0) for value in numbers], running)
+        for row, numbers, running in zip(limited, answers[::2], answers[1::2], strict=True)
+    }
+
+
+def _usage_text(limits: KeyLimits, numbers: Sequence[float], running: int) -> str:
+    requests, tokens, window, spent = numbers
+    now = time.time()
+    parts = []
+    if limit := limits.requests_per_minute:
+        parts.append(f"{in_use(requests, limit, now):,} of {limit:,} requests a minute")
+    if limit := limits.tokens_per_minute:
+        parts.append(f"{in_use(tokens, limit, now):,} of {limit:,} tokens a minute")
+    if limit := limits.concurrent_requests:
+        parts.append(f"{running} of {limit} at once")
+    if limit := limits.budget_tokens:
+        of_now = spent if window == period(limits.budget_period, now)[0] else 0
+        parts.append(f"{int(of_now):,} of {limit:,} tokens this {limits.budget_period}")
+    return "; ".join(parts)

@@ -20,7 +20,7 @@ T = TypeVar("T")
 def store(batch: Sequence[RequestRecord]) -> None:
     """Write a batch at once, and note on placements and keys that they were used."""
     RequestMetric.objects.bulk_create([_row(record) for record in batch], batch_size=500)
-    for (model, node), when in _last_end(batch, lambda record: (record.model, record.node)).items():
+    for (model, node), when in _last_end(batch, lambda record: (_text(record.model), record.node)).items():
         _mark_used(Placement.objects.filter(model=model, node__name=node), when)
     for key, when in _last_end(batch, lambda record: record.key).items():
         _mark_used(ApiKey.objects.filter(name=key), when)
@@ -44,14 +44,15 @@ def _row(record: RequestRecord) -> RequestMetric:
         "started_at": datetime.fromtimestamp(record.started_at, UTC),
         "tokens_per_second": record.tokens_per_second,
     }
-    return RequestMetric(**{name: _storable(name, value) for name, value in values.items()})
+    for name, longest in _MAX_LENGTH.items():
+        values[name] = _text(values[name])[:longest]
+    values["attempts"] = [[node, _text(code)] for node, code in record.attempts]
+    return RequestMetric(**values)
 
 
-def _storable(name: str, value: Any) -> Any:
-    """Text as a column takes it: clients choose names of models, and one bad row would hold up a batch."""
-    if not isinstance(value, str):
-        return value
-    return value.replace("\0", "\N{REPLACEMENT CHARACTER}")[: _MAX_LENGTH[name]]
+def _text(value: str) -> str:
+    """As any database takes it: clients choose names of models, and one bad row would hold up a batch."""
+    return value.replace("\0", "\N{REPLACEMENT CHARACTER}")
 
 
 _MAX_LENGTH = {

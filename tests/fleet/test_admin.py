@@ -176,14 +176,15 @@ def test_failed_operations_are_retried_and_pending_ones_cancelled(rows, staff):
 
 
 def test_a_new_key_is_shown_once(staff):
-    made = staff.post("/admin/fleet/apikey/add/", {"name": "k", "models": "[]"})
+    made = staff.post("/admin/fleet/apikey/add/", {"name": "k", "models": "[]", "budget_period": "day"})
     key = re.search(r'<code id="key">(\S+)</code>', made.content.decode())[1]
     row = ApiKey.objects.get()
     assert row.digest == keys.digest(key)
     assert "no-store" in made["Cache-Control"]
     for path in ("/admin/fleet/apikey/", f"/admin/fleet/apikey/{row.pk}/change/"):
         assert key not in staff.get(path).content.decode()
-    staff.post(f"/admin/fleet/apikey/{row.pk}/change/", {"name": "k2", "models": "[]", "disabled": "on"})
+    fields = {"name": "k2", "models": "[]", "budget_period": "day", "disabled": "on"}
+    staff.post(f"/admin/fleet/apikey/{row.pk}/change/", fields)
     row.refresh_from_db()
     assert (row.name, row.disabled, row.digest) == ("k2", True, keys.digest(key))
 

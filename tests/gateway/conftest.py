@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import tempfile
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import httpx
 import pytest
@@ -11,13 +13,16 @@ import uvicorn
 
 from cortex_site.config import CortexConfig
 from cortex_site.config import Gateway as GatewayConfig
+from cortex_site.config import Redis as RedisConfig
 from fleet.gateway.app import Gateway, application
 from fleet.records import RequestRecord
 from fleet.snapshot import NodeConfig, ProfileView
+from tests.fleet.servers import RedisServer
 from tests.stubs.fake_control import FakeControl
 from tests.stubs.fake_node import FakeNode
 
 MODEL = "m"
+NO_REDIS = "unix:///nonexistent/redis.sock"
 
 
 @dataclass
@@ -73,7 +78,7 @@ async def serving(app):
 
 
 @asynccontextmanager
-async def make_house(*, nodes: int = 1, loaded: bool = True, **limits):
+async def make_house(*, nodes: int = 1, loaded: bool = True, redis_url: str = NO_REDIS, **limits):
     fakes = [FakeNode(f"n{index}") for index in range(nodes)]
     for fake in fakes:
         await fake.start()
@@ -84,7 +89,8 @@ async def make_house(*, nodes: int = 1, loaded: bool = True, **limits):
         nodes={fake.name: NodeConfig(fake.name, fake.url) for fake in fakes},
         profiles={MODEL: ProfileView(MODEL, context=4096)},
     )
-    gateway = Gateway(CortexConfig(gateway=GatewayConfig(**limits)), control, records.extend)
+    config = CortexConfig(gateway=GatewayConfig(**limits), redis=RedisConfig(url=redis_url))
+    gateway = Gateway(config, control, records.extend)
     async with (
         serving(application(gateway)) as port,
         httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=20) as client,
@@ -97,6 +103,22 @@ async def make_house(*, nodes: int = 1, loaded: bool = True, **limits):
         yield house
     for fake in fakes:
         await fake.stop()
+
+
+@pytest.fixture(scope="session")
+def redis_folder():
+    with tempfile.TemporaryDirectory(prefix="cx-", ignore_cleanup_errors=True) as name:
+        yield Path(name)
+
+
+@pytest.fixture
+def redis_server(redis_folder):
+    """An empty Redis of the test's own, which it may stop and start again."""
+    server = RedisServer(redis_folder)
+    server.start()
+    yield server
+    server.client.close()
+    server.stop()
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import time
+from dataclasses import replace
 
 import pytest
 
@@ -68,3 +69,10 @@ async def test_key_bounds_the_models(house):
     anonymous = await house.client.post("/v1/messages", json=body)
     assert anonymous.status_code == 401
     assert anonymous.json()["error"]["type"] == "authentication_error"
+
+
+def test_a_disabled_key_is_known_and_forbidden():
+    off = Configuration(keys={KEY.digest: replace(KEY, disabled=True)}, has_keys=True)
+    with pytest.raises(ApiError) as caught:
+        authorize(request(authorization="Bearer sk-1"), off, allow_anonymous=False)
+    assert (caught.value.status, caught.value.code) == (403, "api_key_disabled")

@@ -1,0 +1,393 @@
+"""The keys' limits through a real Redis, and without it."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import subprocess
+import sys
+import time
+from contextlib import asynccontextmanager, suppress
+from dataclasses import asdict
+
+import pytest
+
+from fleet import limits as arithmetic
+from fleet.gateway.limit_headers import LimitExceededError, openai
+from fleet.gateway.limits import Limiter
+from fleet.gateway.limits_scripts import RENEW, RESERVE, SETTLE
+from fleet.limits import Account, Grant, KeyLimits, redis_keys
+from fleet.snapshot import KeyView
+
+DIGEST = "d" * 64
+ACCOUNT, LEASES = redis_keys(DIGEST)
+
+
+def key(**limits) -> KeyView:
+    return KeyView("laptop", DIGEST, limits=KeyLimits(**limits))
+
+
+@asynccontextmanager
+async def limiting(url, **options):
+    limiter = Limiter(url, **{"timeout_s": 1.0, **options})
+    try:
+        yield limiter
+    finally:
+        await limiter.close()
+
+
+async def until(condition, limit_s=15):
+    async with asyncio.timeout(limit_s):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+def spent(server) -> int:
+    return int(server.client.hget(ACCOUNT, "spent") or 0)
+
+
+# --- the scripts are the arithmetic ---
+
+
+class Twin:
+    """The same steps in Lua and in Python, at Redis's time."""
+
+    def __init__(self, client, limits: KeyLimits) -> None:
+        self.client, self.limits, self.account = client, limits, Account()
+        self.scripts = {name: client.register_script(text) for name, text in SCRIPTS.items()}
+
+    def run(self, name, *arguments) -> str:
+        answer = self.scripts[name](keys=[ACCOUNT, LEASES], args=arguments)
+        return answer.decode() if answer else ""
+
+    def reserve(self, claim: Grant, lease_s: float):
+        limits = self.limits
+        bounds = [
+            limits.concurrent_requests,
+            limits.requests_per_minute,
+            limits.tokens_per_minute,
+            limits.budget_tokens,
+        ]
+        member = f"{claim.id}:{claim.tokens}:{claim.window}"
+        answer = self.run("reserve", *("" if bound is None else bound for bound in bounds), lease_s, member)
+        refused_by, *numbers = answer.split(" ")
+        wait_s, at, end, requests_s, tokens_s = map(float, numbers)
+        verdict = arithmetic.reserve(self.account, limits, claim, at, lease_s)
+        assert asdict(verdict) == pytest.approx(
+            {
+                "refused_by": refused_by,
+                "wait_s": wait_s,
+                "at": at,
+                "end": end,
+                "requests_reset_s": requests_s,
+                "tokens_reset_s": tokens_s,
+            },
+            abs=1e-5,
+        )
+        return verdict
+
+    def settle(self, grant: Grant, used: int, *, again: bool) -> None:
+        limit = self.limits.tokens_per_minute or ""
+        member = f"{grant.id}:{grant.tokens}:{grant.window}"
+        self.run("settle", member, repr(grant.at), repr(grant.end), used, limit, int(again))
+        arithmetic.settle(self.account, self.limits, grant, used, self.now(), again=again)
+
+    def renew(self, grants, lease_s: float) -> None:
+        self.run("renew", lease_s, *(f"{grant.id}:{grant.tokens}:{grant.window}" for grant in grants))
+        arithmetic.renew(self.account, grants, self.now(), lease_s)
+
+    def now(self) -> float:
+        seconds, micros = self.client.time()
+        return seconds + micros / 1e6
+
+    def compare(self) -> None:
+        stored = {name.decode(): float(value) for name, value in self.client.hgetall(ACCOUNT).items()}
+        assert (stored["spent"], stored["window"]) == (self.account.spent, self.account.window)
+        members = {member.decode().split(":")[0] for member in self.client.zrange(LEASES, 0, -1)}
+        assert members == set(self.account.leases)
+        for name in ("born", "requests", "tokens"):  # our clock was read a little later than the script's
+            assert stored[name] == pytest.approx(getattr(self.account, name), abs=0.5)
+            setattr(self.account, name, stored[name])
+
+
+SCRIPTS = {"reserve": RESERVE, "settle": SETTLE, "renew": RENEW}
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_the_scripts_do_what_the_arithmetic_does(redis_server, seed):
+    redis_server.client.flushall()
+    chance = random.Random(seed)  # noqa: S311
+    limits = KeyLimits(
+        requests_per_minute=chance.choice([None, 40, 10**6]),
+        tokens_per_minute=chance.choice([None, 3000, 10**7]),
+        concurrent_requests=chance.choice([None, 5]),
+        budget_tokens=chance.choice([None, 4000, 10**9]),
+    )
+    twin, granted = Twin(redis_server.client, limits), []
+    for number in range(80):
+        match chance.randrange(5):
+            case 0 if granted:
+                grant = granted.pop(chance.randrange(len(granted)))
+                twin.settle(grant, chance.randrange(300), again=chance.random() < 0.1)
+            case 1 if granted:
+                twin.renew(granted, 30)
+            case 2 if granted and chance.random() < 0.3:
+                granted.pop()  # its worker dies
+            case _:
+                window = 3600 * (number // 30)
+                claim = Grant(f"r{number}", chance.randrange(200), window)
+                verdict = twin.reserve(claim, chance.choice([0, 30]))
+                if not verdict.refused_by:
+                    granted.append(Grant(claim.id, claim.tokens, window, verdict.at, verdict.end))
+        twin.compare()
+
+
+# --- through Redis ---
+
+
+async def test_reserved_is_taken_and_settled_is_given_back(redis_server):
+    async with limiting(redis_server.url) as limiter:
+        mine = key(budget_tokens=1000, concurrent_requests=1)
+        ticket = await limiter.reserve(mine, 900, openai)
+        assert not ticket.local
+        with pytest.raises(LimitExceededError) as caught:
+            await limiter.reserve(mine, 10, openai)
+        assert caught.value.retry_after_s == 1
+        limiter.settle(ticket, 100)
+        ticket = await limiter.reserve(mine, 900, openai)
+        with pytest.raises(LimitExceededError):
+            await limiter.reserve(mine, 10, openai)
+        limiter.settle(ticket, 900)
+        with pytest.raises(LimitExceededError) as caught:
+            await limiter.reserve(mine, 10, openai)
+        assert (caught.value.code, caught.value.kind) == ("insufficient_quota", "insufficient_quota")
+        assert caught.value.retry_after_s > 1
+
+
+async def test_two_workers_share_one_account(redis_server):
+    async with limiting(redis_server.url) as one, limiting(redis_server.url) as other:
+        mine = key(requests_per_minute=3)
+        for limiter in (one, other, one):
+            await limiter.reserve(mine, 1, openai)
+        with pytest.raises(LimitExceededError) as caught:
+            await other.reserve(mine, 1, openai)
+        assert caught.value.headers["x-ratelimit-remaining-requests"] == "0"
+        assert caught.value.retry_after_s in range(15, 21)
+
+
+WORKER = """
+import asyncio, sys
+from fleet.gateway.limit_headers import LimitExceededError, openai
+from fleet.gateway.limits import Limiter
+from fleet.limits import KeyLimits
+from fleet.snapshot import KeyView
+
+key = KeyView("k", "d" * 64, limits=KeyLimits(budget_tokens=20000, concurrent_requests=6))
+
+async def client(limiter, granted):
+    while True:
+        try:
+            ticket = await limiter.reserve(key, 20, openai)
+        except LimitExceededError as error:
+            if error.code == "insufficient_quota":
+                return
+            await asyncio.sleep(0)
+            continue
+        assert not ticket.local
+        await asyncio.sleep(0)
+        limiter.settle(ticket, 10)
+        granted.append(ticket)
+
+async def main():
+    limiter, granted = Limiter(sys.argv[1], timeout_s=20), []
+    print('ready', flush=True)
+    sys.stdin.readline()
+    await asyncio.gather(*(client(limiter, granted) for _ in range(8)))
+    await asyncio.sleep(0.1)
+    await limiter.close()
+    print(len(granted))
+
+asyncio.run(main())
+"""
+
+
+def test_processes_at_once_spend_the_budget_and_no_token_more(redis_server):
+    redis_server.client.flushall()
+    command = [sys.executable, "-c", WORKER, redis_server.url]
+    pipe = subprocess.PIPE
+    workers = [subprocess.Popen(command, stdin=pipe, stdout=pipe) for _ in range(3)]
+    for worker in workers:
+        assert worker.stdout.readline() == b"ready\n"
+    for worker in workers:
+        worker.stdin.write(b"go\n")
+        worker.stdin.flush()
+    granted = [int(worker.communicate(timeout=60)[0]) for worker in workers]
+    assert sum(1 for count in granted if count) > 1, granted
+    assert spent(redis_server) == sum(granted) * 10
+    # Six may have held 20 each when the last was refused; half of that they gave back.
+    assert 20000 - 120 <= spent(redis_server) <= 20000
+    assert redis_server.client.zcard(LEASES) == 0
+
+
+HOLDER = """
+import asyncio, sys
+from fleet.gateway.limit_headers import openai
+from fleet.gateway.limits import Limiter
+from fleet.limits import KeyLimits
+from fleet.snapshot import KeyView
+
+async def main():
+    limiter = Limiter(sys.argv[1], timeout_s=20, lease_s=1)
+    key = KeyView("k", "d" * 64, limits=KeyLimits(budget_tokens=100, concurrent_requests=1))
+    await limiter.reserve(key, 100, openai)
+    print("held", flush=True)
+    await asyncio.sleep(60)
+
+asyncio.run(main())
+"""
+
+
+async def test_what_a_killed_worker_held_comes_back(redis_server):
+    command = [sys.executable, "-c", HOLDER, redis_server.url]
+    worker = await asyncio.create_subprocess_exec(*command, stdout=subprocess.PIPE)
+    assert await worker.stdout.readline() == b"held\n"
+    mine = key(budget_tokens=100, concurrent_requests=1)
+    async with limiting(redis_server.url) as limiter:
+        held_until = time.monotonic() + 1.5  # renewed over and over: longer than its lease
+        while time.monotonic() < held_until:
+            with pytest.raises(LimitExceededError):
+                await limiter.reserve(mine, 100, openai)
+            await asyncio.sleep(0.05)
+        worker.kill()
+        await worker.wait()
+        async with asyncio.timeout(10):
+            while True:
+                with suppress(LimitExceededError):
+                    await limiter.reserve(mine, 100, openai)
+                    return
+                await asyncio.sleep(0.05)
+
+
+async def test_a_client_that_leaves_while_redis_thinks_leaves_nothing_behind(redis_server):
+    async with limiting(redis_server.url, timeout_s=5) as limiter:
+        mine = key(concurrent_requests=2, budget_tokens=1000)
+        limiter.settle(await limiter.reserve(mine, 1, openai), 1)
+        redis_server.client.execute_command("CLIENT", "PAUSE", 200)
+        task = asyncio.create_task(limiter.reserve(mine, 500, openai))
+        await asyncio.sleep(0.05)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        ticket = await limiter.reserve(mine, 999, openai)
+        assert redis_server.client.zcard(LEASES) == 1
+        limiter.settle(ticket, 0)
+
+
+# --- without Redis ---
+
+
+async def test_limits_hold_per_worker_while_redis_is_away_and_it_comes_back_by_itself(redis_server, caplog):
+    """Killed and started again, empty, while clients come and go."""
+    mine, most = key(concurrent_requests=2, budget_tokens=10**9), 0
+    running = 0
+    ended = asyncio.Event()
+
+    async def client(limiter, number):
+        nonlocal running, most
+        while not ended.is_set():
+            try:
+                ticket = await limiter.reserve(mine, 100, openai)
+            except LimitExceededError:
+                await asyncio.sleep(0.001)
+                continue
+            running += 1
+            local.append(ticket.local)
+            most = max(most, running)
+            await asyncio.sleep(0.002 * number)
+            running -= 1
+            limiter.settle(ticket, 7)
+
+    local = []
+    async with limiting(redis_server.url) as limiter:
+        clients = [asyncio.create_task(client(limiter, number)) for number in range(1, 6)]
+        await until(lambda: len(local) > 20)
+        redis_server.stop()
+        await until(lambda: limiter.local)
+        await until(lambda: len(local) - local.index(True) > 20)
+        redis_server.start()
+        await until(lambda: not limiter.local)
+        count = len(local)
+        await until(lambda: len(local) > count + 20)
+        ended.set()
+        await asyncio.gather(*clients)
+        assert local.index(True) > 20
+        assert not local[-1]
+        # Those under way when Redis went, and when it came, are known to one side only for a moment.
+        assert most <= 4
+        await until(lambda: not redis_server.client.zcard(LEASES))
+        in_outage = sum(1 for was in local if was)
+        assert spent(redis_server) >= in_outage * 7  # charged when Redis was back
+    away = [record for record in caplog.records if "Redis is away" in record.message]
+    assert len(away) == 1
+
+
+async def test_without_redis_from_the_start_limits_hold():
+    async with limiting("unix:///nonexistent/redis.sock") as limiter:
+        mine = key(requests_per_minute=2)
+        tickets = [await limiter.reserve(mine, 1, openai) for _ in range(2)]
+        assert all(ticket.local for ticket in tickets)
+        assert limiter.local
+        with pytest.raises(LimitExceededError):
+            await limiter.reserve(mine, 1, openai)
+
+
+async def test_a_redis_that_accepts_and_never_answers_costs_one_timeout():
+    async def mute(reader, writer):
+        await reader.read()
+        writer.close()
+
+    server = await asyncio.start_server(mute, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    async with server, limiting(f"redis://127.0.0.1:{port}/0", timeout_s=0.1) as limiter:
+        start = time.monotonic()
+        tickets = await asyncio.gather(
+            *(limiter.reserve(key(concurrent_requests=50), 1, openai) for _ in range(40))
+        )
+        assert all(ticket.local for ticket in tickets)
+        assert time.monotonic() - start < 2
+
+
+async def test_a_redis_that_turns_slow_is_left_and_found_again(redis_server):
+    async with limiting(redis_server.url, timeout_s=0.1) as limiter:
+        mine = key(concurrent_requests=5)
+        limiter.settle(await limiter.reserve(mine, 1, openai), 1)
+        redis_server.client.execute_command("CLIENT", "PAUSE", 400)
+        ticket = await limiter.reserve(mine, 1, openai)
+        assert ticket.local
+        limiter.settle(ticket, 1)
+        await until(lambda: limiter.local)
+        await until(lambda: not limiter.local)
+        assert not (await limiter.reserve(mine, 1, openai)).local
+
+
+async def test_scripts_that_redis_forgot_are_loaded_again(redis_server):
+    async with limiting(redis_server.url) as limiter:
+        mine = key(concurrent_requests=5)
+        limiter.settle(await limiter.reserve(mine, 1, openai), 1)
+        redis_server.client.script_flush()
+        assert (await limiter.reserve(mine, 1, openai)).local
+        await until(lambda: limiter.local)
+        await until(lambda: not limiter.local)
+        assert not (await limiter.reserve(mine, 1, openai)).local
+
+
+async def test_what_answers_may_be_no_redis_at_all():
+    async def web(reader, writer):
+        writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+        await reader.read()
+        writer.close()
+
+    server = await asyncio.start_server(web, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    async with server, limiting(f"redis://user:secret@127.0.0.1:{port}/0") as limiter:
+        assert (await limiter.reserve(key(concurrent_requests=1), 1, openai)).local
