@@ -22,6 +22,7 @@ CSRF_COOKIE_NAME = "cortex_csrf"
 
 # Not daphne: it would only change `runserver`, and bring twisted into every process.
 INSTALLED_APPS = [
+    "fleet",  # before the admin, whose templates it extends
     "django.contrib.admin",
     "django.contrib.auth",
     "django.contrib.contenttypes",
@@ -32,7 +33,6 @@ INSTALLED_APPS = [
     "channels",
     "django_celery_beat",
     "ninja",
-    "fleet",
 ]
 MIDDLEWARE = [
     "django.middleware.security.SecurityMiddleware",

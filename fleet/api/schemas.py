@@ -98,3 +98,4 @@ class StatusOut(Schema):
     models: list[ModelOut]
     aliases: dict[str, str]
     operations: list[OperationOut] = Field(description="Those under way")
+    evictions: list[OperationOut] = Field(description="The latest")

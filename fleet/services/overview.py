@@ -9,6 +9,8 @@ from django.db.models import QuerySet
 from cortex_site.version import VERSION
 from fleet.models import ACTIVE, Alias, ModelProfile, Node, Operation, Placement
 
+RECENT = 10  # evictions
+
 
 def status() -> dict[str, Any]:
     """Everything at a glance, in a number of queries that does not depend on the size of the fleet."""
@@ -18,6 +20,7 @@ def status() -> dict[str, Any]:
         "models": profiles(),
         "aliases": dict(Alias.objects.values_list("name", "target")),
         "operations": Operation.objects.filter(state__in=ACTIVE),
+        "evictions": Operation.objects.filter(kind=Operation.Kind.EVICT)[:RECENT],
     }
 
 

@@ -196,3 +196,13 @@ def test_the_way_in(client_for, db):
     css = stranger.get("/static/admin/css/base.css")
     assert b"body" in b"".join(css.streaming_content)
     css.close()
+
+
+def test_the_live_page_is_for_staff_and_every_page_links_to_it(staff, client_for):
+    page = staff.get("/admin/fleet/live/")
+    assert page.status_code == 200
+    for file in ("fleet/live.js", "fleet/live.css"):
+        assert f"/static/{file}" in page.content.decode()
+        assert staff.get(f"/static/{file}").status_code == 200
+    assert "/admin/fleet/live/" in staff.get("/admin/").content.decode()
+    assert client_for().get("/admin/fleet/live/").status_code == 302

@@ -36,6 +36,9 @@ def test_status_says_everything_at_a_glance(busy_fleet, operator):
     assert [(model["id"], model["vram_mb"]) for model in status["models"]] == [("m", 900), ("n", None)]
     assert status["aliases"] == {"best": "m"}
     assert status["operations"] == []
+    assert status["evictions"] == []
+    Operation.objects.create(kind="evict", model="old", node="a", state="succeeded", reason="room for m")
+    assert operator.get("/api/status").json()["evictions"][0]["reason"] == "room for m"
     assert "token" not in str(status)
 
 
