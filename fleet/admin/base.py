@@ -27,7 +27,9 @@ def age(moment: datetime | None) -> str:
 
 
 def seconds(value: float | None) -> str:
-    return "–" if value is None else f"{value:.2f} s"
+    if value is None:
+        return "–"
+    return f"{value:.2f} s" if value >= 0.1 or not value else f"{1000 * value:.1f} ms"
 
 
 def memory_bar(used_mb: int, total_mb: int) -> SafeString:

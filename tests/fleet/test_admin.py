@@ -203,6 +203,8 @@ def test_the_live_page_is_for_staff_and_every_page_links_to_it(staff, client_for
     assert page.status_code == 200
     for file in ("fleet/live.js", "fleet/live.css"):
         assert f"/static/{file}" in page.content.decode()
-        assert staff.get(f"/static/{file}").status_code == 200
+        served = staff.get(f"/static/{file}")
+        assert served.status_code == 200
+        served.close()
     assert "/admin/fleet/live/" in staff.get("/admin/").content.decode()
     assert client_for().get("/admin/fleet/live/").status_code == 302
