@@ -174,7 +174,7 @@ def _corrected(arrival: float, limit: int, grant: Grant, used: int, now: float) 
 
 def in_use(arrival: float, limit: int, now: float) -> int:
     """How much of a minute's limit counts as used at `now`."""
-    return math.ceil(max(0.0, arrival - now) * limit / MINUTE_S - 1e-6)
+    return math.ceil(max(0.0, arrival - now) * limit / MINUTE_S - 1e-3)
 
 
 def redis_keys(digest: str) -> tuple[str, str]:

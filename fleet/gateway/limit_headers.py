@@ -69,7 +69,7 @@ def _standing(limits: KeyLimits, verdict: Verdict) -> dict[str, tuple[int, float
 
 
 def _remaining(limit: int, reset_s: float) -> int:
-    return max(0, math.floor((MINUTE_S - reset_s) * limit / MINUTE_S + 1e-6))
+    return max(0, math.floor((MINUTE_S - reset_s) * limit / MINUTE_S + 1e-3))
 
 
 def duration(seconds: float) -> str:

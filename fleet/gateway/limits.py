@@ -111,7 +111,7 @@ class Limiter:
             verdict = arithmetic.reserve(account, limits, claim, now, math.inf)  # it ends with this process
         if verdict.refused_by:
             raise limit_headers.refusal(limits, verdict, tokens, headers, end - now)
-        grant = claim if local else replace(claim, at=verdict.at, end=verdict.end)
+        grant = replace(claim, at=verdict.at, end=verdict.end)
         ticket = Ticket(key, grant, local, headers(limits, verdict))
         self._open[claim.id] = ticket
         return ticket
@@ -164,7 +164,8 @@ class Limiter:
         grant, limits = item.ticket.grant, item.ticket.key.limits
         limit = "" if limits.tokens_per_minute is None else limits.tokens_per_minute
         head = self._head("settle", item.ticket.key)
-        return (*head, _member(grant), repr(grant.at), repr(grant.end), item.used, limit, int(item.again))
+        at = 0.0 if item.ticket.local else grant.at  # Redis's buckets do not hold what was reserved here
+        return (*head, _member(grant), repr(at), repr(grant.end), item.used, limit, int(item.again))
 
     def _head(self, script: str, key: KeyView) -> tuple[str | float, ...]:
         account, leases = redis_keys(key.digest)
