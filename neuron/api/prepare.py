@@ -13,6 +13,7 @@ from neuron.harness import Served
 from neuron.pipe import Sampling
 from neuron.supervisor.device import Job
 from neuron.text.answer import AnswerStream
+from neuron.text.calls import NO_TOOLS
 from neuron.text.model import GenerationDefaults
 from neuron.text.template import TemplateRefusedError
 from neuron.wire import ApiError
@@ -32,7 +33,8 @@ async def prepare(body: ChatBody, model: Served) -> Prepared:
     prompt = _render(body, model, tools)
     tokens = await encode(model, prompt)
     stops = [body.stop] if isinstance(body.stop, str) else body.stop or []
-    answer = model.text.answer(prompt, stops=stops, min_tokens=body.min_tokens, parse_tools=tools is not None)
+    offer = None if tools is None else NO_TOOLS
+    answer = model.text.answer(prompt, stops=stops, min_tokens=body.min_tokens, offer=offer)
     return Prepared(_job(body, model, tokens), answer)
 
 

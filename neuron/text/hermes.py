@@ -13,54 +13,58 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Sequence
-from typing import Any
 
-from neuron.text.events import CallArguments, CallStart, Content, Event
+from neuron.text.calls import (
+    JSON_HEAD,
+    MAX_HEAD_CHARS,
+    CallParser,
+    JsonScanner,
+    NewId,
+    Offer,
+    Schema,
+    is_rest_of_object,
+    loads,
+    read_call,
+)
+from neuron.text.grammar import Grammar
 from neuron.text.markers import held_suffix
+from neuron.text.tools import ToolFormat
 
 OPEN, CLOSE = "<tool_call>", "</tool_call>"
-MAX_HEAD_CHARS = 1024
-_HEAD = re.compile(r'\s*\{\s*"name"\s*:\s*("(?:[^"\\<]|\\.)*")\s*,\s*"(?:arguments|parameters)"\s*:\s*(?=\{)')
-_STRUCTURE = re.compile(r'["{}\[\]]')
-_STRING_END = re.compile(r'(?:[^"\\]|\\.)*"', re.DOTALL)
 _TAIL = re.compile(r"\s*\}\s*")
 
 
-class HermesFormat:
+class HermesFormat(ToolFormat):
     name = "hermes"
-    markers: Sequence[str] = (OPEN, CLOSE)
+    markers = (OPEN, CLOSE)
 
     def fits(self, template: str) -> bool:
         return OPEN in template and "<function=" not in template and "<arg_key>" not in template
 
-    def parser(self, new_id: Callable[[], str]) -> HermesParser:
+    def parser(self, new_id: NewId, offer: Offer) -> HermesParser:
         return HermesParser(new_id)
 
+    def opener(self) -> str:
+        return OPEN
 
-class HermesParser:
-    """States: text → head → arguments → tail → text. `_held` is what is read and not yet decided."""
+    def call(self, grammar: Grammar, name: str, schema: Schema) -> str:
+        head = f'\n{{"name": {json.dumps(name)}, "arguments": '
+        tail = f"}}\n{CLOSE}"
+        return f"{grammar.literal(OPEN + head)} {grammar.json(schema)} {grammar.literal(tail)}"
 
-    def __init__(self, new_id: Callable[[], str]) -> None:
-        self._new_id = new_id
-        self._state: Callable[[], bool] = self._text
-        self._held = ""
+
+class HermesParser(CallParser):
+    """States: text → head → arguments → tail → text."""
+
+    def __init__(self, new_id: NewId) -> None:
+        super().__init__(new_id)
         self._before = ""  # white space before the open block: text again if the block is no call
         self._searched = 0  # of a block, how far its end was looked for
-        self._calls = 0
         self._after_call = False
-        self._depth = 0
-        self._in_string = False
-        self._events: list[Event] = []
+        self._scanner = JsonScanner()
 
-    def feed(self, text: str) -> list[Event]:
-        self._held += text
-        while self._state():
-            pass
-        return self._take_events()
-
-    def finish(self) -> list[Event]:
-        held, self._held = self._held, ""
+    def _end(self) -> None:
+        held = self._held
         if self._state == self._head:
             self._block(held, close="")
         elif self._state == self._text:
@@ -69,9 +73,6 @@ class HermesParser:
             self._emit_text(held)
         elif self._state == self._arguments:
             self._emit_arguments(held)
-        return self._take_events()
-
-    # A state handles what is held and says whether another one shall go on with the rest.
 
     def _text(self) -> bool:
         if self._after_call:
@@ -90,12 +91,12 @@ class HermesParser:
         return False
 
     def _head(self) -> bool:
-        if self._searched < MAX_HEAD_CHARS and (head := _HEAD.match(self._held[:MAX_HEAD_CHARS])):
-            name = _loads(head[1])
+        if self._searched < MAX_HEAD_CHARS and (head := JSON_HEAD.match(self._held[:MAX_HEAD_CHARS])):
+            name = loads(head[1])
             if isinstance(name, str):
                 self._start_call(name)
                 self._held = self._held[head.end() :]
-                self._depth, self._in_string = 0, False
+                self._scanner = JsonScanner()
                 self._state = self._arguments
                 return True
         at = self._held.find(CLOSE, max(0, self._searched - len(CLOSE)))
@@ -108,33 +109,10 @@ class HermesParser:
         return True
 
     def _arguments(self) -> bool:
-        at = 0
-        while at < len(self._held):
-            if self._in_string:
-                end = _STRING_END.match(self._held, at)
-                if not end:
-                    break  # a backslash may be the last character: the rest is looked at again
-                at, self._in_string = end.end(), False
-                continue
-            sign = _STRUCTURE.search(self._held, at)
-            if not sign:
-                at = len(self._held)
-                break
-            at = sign.end()
-            if sign[0] == '"':
-                self._in_string = True
-                continue
-            self._depth += 1 if sign[0] in "{[" else -1
-            if self._depth == 0:
-                self._emit_arguments(self._held[:at])
-                self._held = self._held[at:]
-                self._state = self._tail
-                return True
-        if self._in_string:
-            at = len(self._held) - (_trailing_backslashes(self._held) % 2)
-        self._emit_arguments(self._held[:at])
-        self._held = self._held[at:]
-        return False
+        is_over = self._stream_arguments(self._scanner)
+        if is_over:
+            self._state = self._tail
+        return is_over
 
     def _tail(self) -> bool:
         if self._held.lstrip().startswith(","):  # further keys: read up to the end of the block
@@ -161,57 +139,19 @@ class HermesParser:
         return bool(self._held)
 
     def _block(self, block: str, *, close: str) -> None:
-        call = _read_call(block)
-        if call is None:
+        if call := read_call(block):
+            self._whole_call(call)
+        else:
             self._emit_text(f"{self._before}{OPEN}{block}{close}")
-            return
-        name, arguments = call
-        self._start_call(name)
-        self._emit_arguments(arguments)
 
     def _start_call(self, name: str) -> None:
-        self._events.append(CallStart(self._calls, self._new_id(), name))
-        self._calls += 1
+        super()._start_call(name)
         self._after_call = True
-
-    def _emit_arguments(self, text: str) -> None:
-        if text:
-            self._events.append(CallArguments(self._calls - 1, text))
-
-    def _emit_text(self, text: str) -> None:
-        if text:
-            self._events.append(Content(text))
-
-    def _take_events(self) -> list[Event]:
-        events, self._events = self._events, []
-        return events
-
-
-def _trailing_backslashes(text: str) -> int:
-    return len(text) - len(text.rstrip("\\"))
 
 
 def _ends_call(tail: str) -> bool:
     """Whether `tail` is what may stand between a call's arguments and its closing marker."""
     text = tail.rstrip()
-    if not text or (text.startswith("}") and CLOSE.startswith(text[1:].lstrip())):
-        return True
-    return isinstance(_loads('{"":0' + text), dict)
-
-
-def _read_call(block: str) -> tuple[str, str] | None:
-    """Name and arguments (JSON text) of a whole block; None when it is no call."""
-    call = _loads(block)
-    if not isinstance(call, dict) or not isinstance(call.get("name"), str):
-        return None
-    arguments = call.get("arguments", call.get("parameters")) or {}
-    if isinstance(arguments, str):
-        arguments = _loads(arguments)
-    return (call["name"], json.dumps(arguments, ensure_ascii=False)) if isinstance(arguments, dict) else None
-
-
-def _loads(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        return None
+    return (
+        not text or (text.startswith("}") and CLOSE.startswith(text[1:].lstrip())) or is_rest_of_object(text)
+    )

@@ -14,10 +14,13 @@ from jinja2 import TemplateSyntaxError
 from tokenizers import Tokenizer
 
 from neuron.text.answer import AnswerStream
+from neuron.text.calls import NO_TOOLS, Offer
 from neuron.text.detokenizer import Detokenizer
+from neuron.text.formats import FORMATS, choose_format
+from neuron.text.grammar import Wish, answer_grammar
 from neuron.text.reasoning import KNOWN_MARKERS, ReasoningMarkers, ReasoningSplitter
 from neuron.text.template import ChatTemplate
-from neuron.text.tools import FORMATS, ToolFormat, choose_format
+from neuron.text.tools import ToolFormat
 
 Json = dict[str, Any]
 
@@ -65,48 +68,81 @@ class ModelText:
 
     @property
     def capabilities(self) -> list[str]:
-        found = {"chat": self.template, "tools": self.tools, "reasoning": self.reasoning}
-        return [name for name, part in found.items() if part is not None]
+        reasons = self.reasoning is not None or (self.tools is not None and self.tools.splits_reasoning)
+        found = {"chat": self.template is not None, "tools": self.tools is not None, "reasoning": reasons}
+        return [name for name, is_there in found.items() if is_there]
 
-    def encode(self, text: str) -> list[int]:
-        """Tokens of a rendered prompt; the template wrote the special ones already."""
-        return list(self.tokenizer.encode(text, add_special_tokens=False).ids)
+    def encode(self, text: str, *, is_rendered: bool = True) -> list[int]:
+        """Tokens of a prompt. A template wrote the special ones already; to bare text they are added."""
+        return list(self.tokenizer.encode(text, add_special_tokens=not is_rendered).ids)
 
     def answer(
-        self, prompt: str, *, stops: Sequence[str] = (), min_tokens: int = 0, parse_tools: bool = False
+        self,
+        prompt: str,
+        *,
+        stops: Sequence[str] = (),
+        min_tokens: int = 0,
+        offer: Offer | None = None,
+        max_calls: int | None = None,
     ) -> AnswerStream:
-        """The reading side of one answer to `prompt`."""
-        opened = self.reasoning is not None and self.reasoning.opened_by(prompt)
+        """The reading side of one answer to `prompt`; calls are looked for where tools are on offer."""
+        is_parsed = self.tools is not None and (offer is not None or self.tools.splits_reasoning)
         return AnswerStream(
             Detokenizer(self.tokenizer, self.hidden_ids),
-            ReasoningSplitter(self.reasoning, opened=opened),
+            ReasoningSplitter(self.reasoning, opened=self._is_opened(prompt)),
             stops=stops,
             min_tokens=min_tokens,
-            tools=self.tools.parser(_new_call_id) if parse_tools and self.tools else None,
+            tools=self.tools.parser(_new_call_id, offer or NO_TOOLS) if self.tools and is_parsed else None,
+            max_calls=max_calls,
         )
+
+    def text_answer(self, *, stops: Sequence[str] = (), min_tokens: int = 0) -> AnswerStream:
+        """The reading side of a bare completion: text and nothing else."""
+        plain = Detokenizer(self.tokenizer, self.hidden_ids)
+        return AnswerStream(plain, ReasoningSplitter(None), stops=stops, min_tokens=min_tokens)
+
+    def grammar(self, wish: Wish, prompt: str) -> str:
+        """What an answer to `prompt` must look like. Raises GuideRefusedError."""
+        thought = None
+        if self.reasoning is not None:
+            thought = self.reasoning, self._is_opened(prompt)
+        added = {token.content: id_ for id_, token in self.tokenizer.get_added_tokens_decoder().items()}
+        return answer_grammar(wish, added=added, format=self.tools, thought=thought)
+
+    def _is_opened(self, prompt: str) -> bool:
+        return self.reasoning is not None and self.reasoning.opened_by(prompt)
 
 
 def _new_call_id() -> str:
     return f"call_{secrets.token_hex(12)}"
 
 
-def load(directory: Path) -> ModelText:
-    """Read a Hugging Face directory. Blocks on the disk; raises `BrokenModelError`."""
+def load(directory: Path, tool_format: str | None = None) -> ModelText:
+    """Read a Hugging Face directory. `tool_format` is a name in FORMATS; what the template says when absent.
+    Blocks on the disk; raises `BrokenModelError`."""
     config = _read_json(directory / "config.json", required=True)
     generation = _read_generation(directory / "generation_config.json")
     naming = _read_json(directory / "tokenizer_config.json")
     tokenizer = _read_tokenizer(directory / "tokenizer.json")
     tokens = _named_tokens(naming, tokenizer, config)
     template = _read_template(directory, naming, tokens)
+    tools = _tools(template, tool_format)
+    splits_reasoning = tools is not None and tools.splits_reasoning
     return ModelText(
         tokenizer=tokenizer,
         template=template,
         eos_ids=_eos_ids(generation, config, tokenizer, tokens),
-        hidden_ids=_hidden_ids(tokenizer),
+        hidden_ids=_hidden_ids(tokenizer, tools),
         defaults=_defaults(generation),
-        reasoning=_reasoning(tokenizer, template),
-        tools=choose_format(template.source) if template and template.mentions("tools") else None,
+        reasoning=None if splits_reasoning else _reasoning(tokenizer, template),
+        tools=tools,
     )
+
+
+def _tools(template: ChatTemplate | None, named: str | None) -> ToolFormat | None:
+    if named is not None:
+        return FORMATS[named]
+    return choose_format(template.source) if template and template.mentions("tools") else None
 
 
 def _read_json(path: Path, *, required: bool = False) -> Json:
@@ -180,10 +216,10 @@ def _eos_ids(
     return tuple(dict.fromkeys([*ids, *([] if named is None else [named])]))
 
 
-def _hidden_ids(tokenizer: Tokenizer) -> frozenset[int]:
+def _hidden_ids(tokenizer: Tokenizer, tools: ToolFormat | None) -> frozenset[int]:
     """Special tokens leave no text, except those that the parsers look for."""
     visible = {marker for known in KNOWN_MARKERS for marker in (known.open, known.close)}
-    visible |= {marker for known in FORMATS for marker in known.markers}
+    visible |= set(tools.markers) if tools else set()
     added = tokenizer.get_added_tokens_decoder()
     return frozenset(id_ for id_, token in added.items() if token.special and token.content not in visible)
 

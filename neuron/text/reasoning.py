@@ -28,6 +28,9 @@ KNOWN_MARKERS = (
     ReasoningMarkers("[THINK]", "[/THINK]"),
     ReasoningMarkers("<thought>", "</thought>"),
     ReasoningMarkers("<reasoning>", "</reasoning>"),
+    ReasoningMarkers("<seed:think>", "</seed:think>"),
+    ReasoningMarkers("<|START_THINKING|>", "<|END_THINKING|>"),
+    ReasoningMarkers("◁think▷", "◁/think▷"),
 )
 
 Piece = Content | Reasoning

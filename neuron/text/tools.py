@@ -1,41 +1,48 @@
-"""How models write tool calls: one `ToolFormat` per notation, chosen by what the chat template says.
-
-A format's parser is a state machine, feed(text) -> events. It never loses a character that means something:
-what does not become a call comes out as text.
-"""
+"""How models write tool calls: the base of all notations. `formats.py` has the list of them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Protocol
+from collections.abc import Sequence
 
-from neuron.text.events import Event
-from neuron.text.hermes import HermesFormat
-
-NewId = Callable[[], str]
+from neuron.text.calls import CallParser, NewId, Offer, Schema
+from neuron.text.grammar import Grammar
 
 
-class ToolParser(Protocol):
-    def feed(self, text: str) -> list[Event]: ...
+class ToolFormat:
+    """One notation: how to read calls in it, and how to hold a model to it.
 
-    def finish(self) -> list[Event]:
-        """The output is over: what is still held, as a call if it is one, else as text."""
-        ...
+    A parser never loses a character that means something: what does not become a call comes out as text.
+    """
 
-
-class ToolFormat(Protocol):
     name: str
     markers: Sequence[str]  # tokens that must stay visible to the parser
+    splits_reasoning = False  # the parser does it, so that it reads every answer
 
     def fits(self, template: str) -> bool:
         """Whether a model with this chat template writes its calls in this notation."""
-        ...
+        raise NotImplementedError
 
-    def parser(self, new_id: NewId) -> ToolParser: ...
+    def parser(self, new_id: NewId, offer: Offer) -> CallParser:
+        raise NotImplementedError
 
+    # --- grammar: each method gives a piece of Lark -----------------------------------------------------
 
-FORMATS: tuple[ToolFormat, ...] = (HermesFormat(),)
+    def opener(self) -> str:
+        """What every call begins with."""
+        raise NotImplementedError
 
+    def call(self, grammar: Grammar, name: str, schema: Schema) -> str:
+        """One call whose arguments follow `schema`. Raises GuideRefusedError."""
+        raise NotImplementedError
 
-def choose_format(template: str) -> ToolFormat | None:
-    return next((known for known in FORMATS if known.fits(template)), None)
+    def between(self, grammar: Grammar) -> str:
+        """What stands between two calls."""
+        return grammar.literal("\n")
+
+    def thought(self, grammar: Grammar) -> str:
+        """What may stand before everything else, where the parser splits reasoning."""
+        return ""
+
+    def content(self, grammar: Grammar, body: str) -> str:
+        """Visible text."""
+        return body

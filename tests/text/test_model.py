@@ -5,6 +5,7 @@ import json
 import pytest
 
 from neuron.models.tiny import WEIGHTS_DIR
+from neuron.text.calls import Offer
 from neuron.text.events import CallStart, Content, Reasoning
 from neuron.text.model import BrokenModelError, load
 from tests.stubs.model_dir import TEMPLATE, write_model
@@ -93,7 +94,7 @@ def run(text, output, *, prompt="", **options):
 def test_an_answer_goes_through_the_whole_chain(tmp_path):
     text = load(write_model(tmp_path / "m"))
     output = '<think>\nhm\n</think>\n\nok <tool_call>{"name":"f","arguments":{}}</tool_call><|im_end|>'
-    answer, events = run(text, output, parse_tools=True)
+    answer, events = run(text, output, offer=Offer())
     assert [type(event) for event in events[:3]] == [Reasoning, Content, CallStart]
     assert answer.has_calls
     assert answer.reasoning_tokens == len(text.encode("<think>\nhm\n</think>"))

@@ -1,0 +1,161 @@
+"""What the parsers of tool calls have in common."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from neuron.text.events import CallArguments, CallStart, Content, Event
+
+Schema = dict[str, Any]
+NewId = Callable[[], str]
+State = Callable[[], bool]
+
+MAX_HEAD_CHARS = 1024
+_STRUCTURE = re.compile(r'["{}\[\]]')
+_STRING_END = re.compile(r'(?:[^"\\]|\\.)*"', re.DOTALL)
+# up to the arguments' brace; a name with "<" in it may be cut off by a marker
+JSON_HEAD = re.compile(
+    r'\s*\{\s*"name"\s*:\s*("(?:[^"\\<]|\\.)*")\s*,\s*"(?:arguments|parameters)"\s*:\s*(?=\{)'
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """The tools of a request: what their arguments look like, by name."""
+
+    tools: Mapping[str, Schema] = field(default_factory=dict)
+
+
+NO_TOOLS = Offer()
+
+
+class JsonScanner:
+    """Finds the end of a JSON object or array that comes in pieces. Follows the structure only."""
+
+    def __init__(self, depth: int = 0) -> None:
+        self._depth = depth
+        self._in_string = False
+
+    def take(self, text: str) -> tuple[int, bool]:
+        """How much of `text` belongs to the value, and whether it ends there. What is left, and what comes
+        next, is for the next call."""
+        at = 0
+        while at < len(text):
+            if self._in_string:
+                end = _STRING_END.match(text, at)
+                if not end:
+                    return len(text) - _trailing_backslashes(text) % 2, False
+                at, self._in_string = end.end(), False
+            elif not (sign := _STRUCTURE.search(text, at)):
+                return len(text), False
+            elif sign[0] == '"':
+                at, self._in_string = sign.end(), True
+            else:
+                at = sign.end()
+                self._depth += 1 if sign[0] in "{[" else -1
+                if self._depth == 0:
+                    return at, True
+        return at, False
+
+
+class CallParser:
+    """A state machine over `_held`, what is read and not yet decided.
+
+    A state handles what is held and says whether another one shall go on with the rest.
+    """
+
+    is_reasoning = False
+
+    def __init__(self, new_id: NewId) -> None:
+        self._new_id = new_id
+        self._state: State = self._text
+        self._held = ""
+        self._num_calls = 0
+        self.num_closed = 0  # calls whose arguments are complete
+        self._events: list[Event] = []
+
+    def feed(self, text: str) -> list[Event]:
+        self._held += text
+        while self._state():
+            pass
+        return self._take_events()
+
+    def finish(self) -> list[Event]:
+        """The output is over: what is still held, as a call if it is one, else as text."""
+        self._end()
+        self._held = ""
+        return self._take_events()
+
+    def _text(self) -> bool:
+        raise NotImplementedError
+
+    def _end(self) -> None:
+        raise NotImplementedError
+
+    def _start_call(self, name: str) -> None:
+        self._events.append(CallStart(self._num_calls, self._new_id(), name))
+        self._num_calls += 1
+
+    def _emit_arguments(self, text: str) -> None:
+        if text:
+            self._events.append(CallArguments(self._num_calls - 1, text))
+
+    def _end_call(self) -> None:
+        self.num_closed += 1
+
+    def _emit_text(self, text: str) -> None:
+        if text:
+            self._events.append(Content(text))
+
+    def _take_events(self) -> list[Event]:
+        events, self._events = self._events, []
+        return events
+
+    def _whole_call(self, call: tuple[str, str]) -> None:
+        self._start_call(call[0])
+        self._emit_arguments(call[1])
+        self._end_call()
+
+    def _stream_arguments(self, scanner: JsonScanner) -> bool:
+        """Pass on what is held of the arguments; whether they ended."""
+        size, is_over = scanner.take(self._held)
+        self._emit_arguments(self._held[:size])
+        self._held = self._held[size:]
+        if is_over:
+            self._end_call()
+        return is_over
+
+
+def read_call(text: str) -> tuple[str, str] | None:
+    """Name and arguments (JSON text) of `{"name": …, "arguments": {…}}`; None when it is no call."""
+    call = loads(text)
+    if not isinstance(call, dict) or not isinstance(call.get("name"), str):
+        return None
+    arguments = call.get("arguments", call.get("parameters")) or {}
+    if isinstance(arguments, str):
+        arguments = loads(arguments)
+    return (call["name"], json.dumps(arguments, ensure_ascii=False)) if isinstance(arguments, dict) else None
+
+
+def is_rest_of_object(text: str) -> bool:
+    """Whether `text`, after a value in an object, brings that object to its end."""
+    return isinstance(loads('{"":0' + text), dict)
+
+
+def loads(text: str) -> Any:
+    try:
+        return json.loads(text, parse_constant=_refuse)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is not JSON")
+
+
+def _trailing_backslashes(text: str) -> int:
+    return len(text) - len(text.rstrip("\\"))
