@@ -1,14 +1,21 @@
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
 import tempfile
+from pathlib import Path
 
 import django
 from hypothesis import settings
 
 # One Django for the whole run, with its state in a folder of its own.
-os.environ["CORTEX_STATE_DIR"] = tempfile.mkdtemp(prefix="cortex-test-")
-os.environ.setdefault("PROMETHEUS_MULTIPROC_DIR", tempfile.mkdtemp(prefix="cortex-metrics-"))
+_FOLDER = Path(tempfile.mkdtemp(prefix="cortex-test-"))
+atexit.register(shutil.rmtree, _FOLDER, ignore_errors=True)
+os.environ["CORTEX_STATE_DIR"] = str(_FOLDER)
+if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
+    (_FOLDER / "metrics").mkdir()
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(_FOLDER / "metrics")
 os.environ["DJANGO_SETTINGS_MODULE"] = "cortex_site.settings"
 django.setup()
 
