@@ -49,9 +49,6 @@ QUEUE = Histogram("cortex_queue_seconds", "Wait for a load or a replica", _LABEL
 COLD = Histogram(
     "cortex_cold_start_seconds", "Wait for a load, of those that did", _LABELS, buckets=_DURATION
 )
-EVICTION = Histogram(
-    "cortex_eviction_wait_seconds", "Of a load's wait, making room for it", ("model",), buckets=_DURATION
-)
 TTFT = Histogram(
     "cortex_time_to_first_token_seconds", "Request to first visible token", _LABELS, buckets=_TTFT
 )
@@ -83,8 +80,8 @@ LIMITER_LOCAL = Gauge(
 )
 BREAKER = Gauge(
     "cortex_node_breaker_state",
-    "1 for the worst state any worker sees",
-    ("node", "state"),
+    "Circuit breaker as the worst-off worker has it: 0 closed, 1 half-open, 2 open",
+    ("node",),
     multiprocess_mode="livemax",
 )
 NODE_UP = Gauge("cortex_node_up", "Whether the node answers", ("node",), **_LATEST)

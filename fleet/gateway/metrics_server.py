@@ -3,14 +3,30 @@
 from __future__ import annotations
 
 import argparse
+import os
 import socket
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 
+import psutil
 import uvicorn
 from prometheus_client import CollectorRegistry, make_asgi_app
-from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.metrics_core import Metric
+from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
 from cortex_site import logs
+
+
+class LiveCollector(MultiProcessCollector):
+    """All processes' files; counts of the dead still count, their gauges (`gauge_live*_PID.db`) do not."""
+
+    def collect(self) -> Iterable[Metric]:
+        folder = os.environ["PROMETHEUS_MULTIPROC_DIR"]
+        for pid in {int(path.stem.rsplit("_", 1)[1]) for path in Path(folder).glob("gauge_live*_*.db")}:
+            if not psutil.pid_exists(pid):
+                mark_process_dead(pid, folder)
+        found: Iterable[Metric] = super().collect()
+        return found
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -19,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = parser.parse_args(argv)
     logs.setup("info", "metrics")
     registry = CollectorRegistry(support_collectors_without_names=True)
-    MultiProcessCollector(registry)  # reads PROMETHEUS_MULTIPROC_DIR
+    LiveCollector(registry)
     server = uvicorn.Server(
         uvicorn.Config(make_asgi_app(registry), log_config=None, access_log=False, lifespan="off", ws="none")
     )

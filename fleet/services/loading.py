@@ -17,7 +17,7 @@ from cortex_site.config import current
 from fleet import placement as placing
 from fleet.models import Device, ModelProfile, Node, Operation, Placement
 from fleet.placement import Need, Outlook, Verdict
-from fleet.services import facts, observe, sightings
+from fleet.services import facts, metrics, observe, sightings
 from fleet.services.calls import Call
 from fleet.services.lease import Lease
 from fleet.services.neuron_client import NeuronClient, NodeError
@@ -165,6 +165,7 @@ def _others(operation: Operation, node: Node) -> list[dict[str, str]]:
 
 def _load_on(lease: Lease, node: Node) -> None:
     row = Placement.objects.get(node=node, model=lease.operation.model)
+    start = monotonic()
     with NeuronClient(node) as client:
         for victim in Placement.objects.filter(node=node, model__in=lease.operation.victims).exclude(
             state=Placement.State.UNLOADED
@@ -173,6 +174,7 @@ def _load_on(lease: Lease, node: Node) -> None:
             evict(lease, client, victim)
         if lease.operation.victims:
             _await_memory(lease, node, row)
+            metrics.EVICTION_WAIT.labels(row.model, node.name).observe(monotonic() - start)
         lease.note(message=f"loading on {node.name}")
         info = _follow(lease, client, _spec(row))
     _record(row, info)

@@ -9,7 +9,7 @@ from django.conf import settings
 from django.utils import timezone
 
 from fleet.models import IllegalTransitionError, Node, Operation, Placement
-from fleet.services import observe
+from fleet.services import metrics, observe
 from fleet.services.calls import Call
 from fleet.services.lease import Lease
 from fleet.services.neuron_client import NeuronClient, NodeError
@@ -97,6 +97,7 @@ def evict(lease: Lease, client: NeuronClient, placement: Placement) -> None:
         started_at=timezone.now(),
     )
     remove(lease, client, placement)
+    metrics.EVICTIONS.labels(placement.model, placement.node.name).inc()
     Operation.objects.filter(pk=row.pk).update(
         state=Operation.State.SUCCEEDED,
         finished_at=timezone.now(),

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from django.test import override_settings
+from prometheus_client import REGISTRY
 
 from fleet.models import Device, ModelProfile, Node, Placement
 from fleet.services import execution, lifecycle, observe
@@ -63,6 +64,8 @@ def test_room_is_made_by_evicting_and_recorded(fleet):
     row = fleet.run(ask())
     assert row.state == "succeeded"
     assert node.asked == [("/models/unload", "old"), ("/models/load", "m")]
+    assert REGISTRY.get_sample_value("cortex_evictions_total", {"model": "old", "node": "a"})
+    assert REGISTRY.get_sample_value("cortex_eviction_wait_seconds_count", {"model": "m", "node": "a"})
     eviction = row.children.get()
     assert (eviction.kind, eviction.model, eviction.state) == ("evict", "old", "succeeded")
     assert eviction.reason == f"makes room for m (#{row.pk})"
