@@ -7,13 +7,12 @@ from the configuration and from nodes, never from a client.
 
 from __future__ import annotations
 
-from bisect import bisect_left
+import math
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
+from typing import Any
 
 from prometheus_client import Counter, Gauge, Histogram
 
-from fleet.records import RequestRecord
 from fleet.snapshot import NodeView
 from neuron.wire import NodeState
 
@@ -27,6 +26,10 @@ _DELAY = (0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.
 
 class TallyHistogram(Histogram):
     """A histogram that takes many observations at once, counted by bucket already."""
+
+    def __init__(self, *args: Any, buckets: Sequence[float], **kwargs: Any) -> None:
+        super().__init__(*args, buckets=buckets, **kwargs)
+        self.bounds = tuple(bound for bound in buckets if bound != math.inf)
 
     def add(self, counts: Sequence[int], total: float) -> None:
         """`counts` per bucket, not cumulated, the one above the last bound included; `total` is their sum."""
@@ -44,21 +47,23 @@ ERRORS = Counter(
 REJECTED = Counter("cortex_requests_rejected_total", "Requests refused as the client's fault", ("code",))
 COLD_STARTS = Counter("cortex_cold_starts_total", "Requests that waited for a load", _LABELS)
 RETRIES = Counter("cortex_request_retries_total", "Attempts on another replica", _LABELS)
-DURATION = Histogram("cortex_request_duration_seconds", "Request to last byte", _LABELS, buckets=_DURATION)
-QUEUE = Histogram("cortex_queue_seconds", "Wait for a load or a replica", _LABELS, buckets=_DURATION)
-COLD = Histogram(
+DURATION = TallyHistogram(
+    "cortex_request_duration_seconds", "Request to last byte", _LABELS, buckets=_DURATION
+)
+QUEUE = TallyHistogram("cortex_queue_seconds", "Wait for a load or a replica", _LABELS, buckets=_DURATION)
+COLD = TallyHistogram(
     "cortex_cold_start_seconds", "Wait for a load, of those that did", _LABELS, buckets=_DURATION
 )
-TTFT = Histogram(
+TTFT = TallyHistogram(
     "cortex_time_to_first_token_seconds", "Request to first visible token", _LABELS, buckets=_TTFT
 )
-RATE = Histogram(
+RATE = TallyHistogram(
     "cortex_tokens_per_second", "Completion tokens a second after the first", _LABELS, buckets=_RATE
 )
 GAP = TallyHistogram(
     "cortex_inter_token_seconds", "Between chunks of a stream; a long one's last", _LABELS, buckets=_GAP
 )
-OVERHEAD = Histogram(
+OVERHEAD = TallyHistogram(
     "cortex_gateway_overhead_seconds", "The gateway's own work on a request", _LABELS, buckets=_DELAY
 )
 PROMPT = Counter("cortex_prompt_tokens_total", "Prompt tokens", _LABELS)
@@ -106,50 +111,6 @@ _PER_DEVICE = {
         "temp_c": "Device temperature, degrees Celsius",
     }.items()
 }
-
-
-def count(record: RequestRecord, chunk_times: Sequence[float] = (), *, known: bool) -> None:
-    """Add one finished request; one for a model that is not `known` goes without the model's name."""
-    labels = (record.model if known else "unknown", record.node)
-    REQUESTS.labels(*labels, record.outcome, record.dialect).inc()
-    DURATION.labels(*labels).observe(record.latency_s)
-    if record.outcome == "error":
-        ERRORS.labels(*labels, record.error_code).inc()
-    elif record.outcome == "rejected":
-        REJECTED.labels(record.error_code).inc()
-    if record.cold:
-        COLD_STARTS.labels(*labels).inc()
-        COLD.labels(*labels).observe(record.load_s)
-    if record.retries:
-        RETRIES.labels(*labels).inc(record.retries)
-    if record.node:
-        _count_answer(record, labels)
-    if len(chunk_times) > 1:
-        GAP.labels(*labels).add(*_gaps(chunk_times))
-
-
-def _count_answer(record: RequestRecord, labels: tuple[str, str]) -> None:
-    QUEUE.labels(*labels).observe(record.queue_s)
-    PROMPT.labels(*labels).inc(record.prompt_tokens)
-    COMPLETION.labels(*labels).inc(record.completion_tokens)
-    CACHED.labels(*labels).inc(record.cached_tokens)
-    if record.key:
-        SPEND.labels(record.key).inc(record.prompt_tokens + record.completion_tokens)
-        SPEND_PROMPT.labels(record.key).inc(record.prompt_tokens)
-        SPEND_COMPLETION.labels(record.key).inc(record.completion_tokens)
-    if record.ttft_s is not None:
-        TTFT.labels(*labels).observe(record.ttft_s)
-    if record.tokens_per_second is not None:
-        RATE.labels(*labels).observe(record.tokens_per_second)
-    if record.overhead_s is not None:
-        OVERHEAD.labels(*labels).observe(record.overhead_s)
-
-
-def _gaps(times: Sequence[float]) -> tuple[list[int], float]:
-    counts = [0] * (len(_GAP) + 1)
-    for earlier, later in pairwise(times):
-        counts[bisect_left(_GAP, later - earlier)] += 1
-    return counts, times[-1] - times[0]
 
 
 def show_node(node: NodeView) -> None:

@@ -17,6 +17,7 @@ from contextlib import suppress
 from itertools import islice
 
 from fleet.gateway import metrics
+from fleet.gateway.tally import Tally
 from fleet.records import RequestRecord
 
 log = logging.getLogger("cortex.records")
@@ -86,16 +87,17 @@ class Recorder:
 
     def _count(self) -> None:
         """Up to BATCH_SIZE records into the metrics, waiting BATCH_WAIT_S for the first."""
-        wait_s = BATCH_WAIT_S
+        tally, wait_s = Tally(), BATCH_WAIT_S
         with suppress(queue.Empty):
             for _ in range(BATCH_SIZE):
                 item = self._queue.get(timeout=wait_s)
                 if item is None:
-                    return
+                    break
                 record, chunk_times = item
-                metrics.count(record, chunk_times, known=self._known(record.model))
+                tally.add(record, chunk_times, known=self._known(record.model))
                 self._counted.append(record)
                 wait_s = 0.0
+        tally.flush()
 
     def _write(self) -> None:
         """Store what is counted, oldest first, until the database refuses."""
