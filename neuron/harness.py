@@ -28,6 +28,11 @@ class Served(Protocol):
     def text(self) -> ModelText: ...
 
     @property
+    def capabilities(self) -> set[str]:
+        """What it is good for: chat, embeddings, tools, reasoning."""
+        ...
+
+    @property
     def context(self) -> int:
         """Tokens that prompt and answer may have together."""
         ...

@@ -9,8 +9,9 @@ from ninja.errors import HttpError, ValidationError
 
 from cortex_site.light import LightASGI
 from cortex_site.version import VERSION
-from neuron.api import chat, node
+from neuron.api import chat, completions, node, tokenize
 from neuron.api.edge import ASGIApp, Edge, error_response, log_fields
+from neuron.api.schemas import COMPONENTS
 from neuron.daemon import Daemon
 from neuron.wire import ApiError
 
@@ -23,7 +24,8 @@ def build_api(daemon: Daemon) -> NinjaAPI:
     """All operations of a neuron, with every error in OpenAI's envelope."""
     api = NinjaAPI(title="neuron", version=VERSION, docs_url=None, openapi_url=None)
     api.add_router("", node.router(daemon))
-    api.add_router("", chat.router(daemon))
+    for module in (chat, completions, tokenize):
+        api.add_router("", module.router(daemon))
     api.add_exception_handler(ApiError, _answer_error)
     api.add_exception_handler(HttpError, _answer_http_error)
     api.add_exception_handler(ValidationError, _answer_validation_error)
@@ -31,7 +33,7 @@ def build_api(daemon: Daemon) -> NinjaAPI:
 
     async def openapi(request: HttpRequest) -> Any:
         schema = api.get_openapi_schema(path_prefix="")
-        schema["components"]["schemas"] |= chat.SCHEMAS
+        schema["components"]["schemas"] |= COMPONENTS
         return schema
 
     api.get("/openapi.json", include_in_schema=False)(openapi)

@@ -1,21 +1,14 @@
-"""The body of `POST /v1/chat/completions`: what is known, what is refused, and how an error names it."""
+"""The body of `POST /v1/chat/completions`: what is known, and what is refused. See also PARAMETERS.md."""
 
 from __future__ import annotations
 
-import re
 from typing import Annotated, Any, Literal
 
 import msgspec
-from msgspec import UNSET, Meta, Struct, UnsetType
+from msgspec import Meta, Struct
 
-from neuron.wire import ApiError
-
-Count = Annotated[int, Meta(ge=1)]
-Penalty = Annotated[float, Meta(ge=-2, le=2)]
-Share = Annotated[float, Meta(ge=0, le=1)]
-Name = Annotated[str, Meta(min_length=1)]
-
-MAX_STOPS = 16
+from neuron.api.decoding import decode_body, invalid, refuse_unless_neutral, require_model
+from neuron.api.generation_request import MAX_TOP_LOGPROBS, Count, GenerationBody, Name
 
 
 class Part(Struct):
@@ -59,147 +52,123 @@ class Tool(Struct, forbid_unknown_fields=True):
     function: Function
 
 
-class StreamOptions(Struct, forbid_unknown_fields=True):
-    include_usage: bool = False
-    include_obfuscation: bool | None = None
+class JsonSchema(Struct, forbid_unknown_fields=True):
+    name: Name
+    schema: dict[str, Any] | None = None
+    strict: bool | None = None
+    description: str | None = None
 
 
-class ChatBody(Struct, forbid_unknown_fields=True, kw_only=True):
+class ResponseFormat(Struct, forbid_unknown_fields=True):
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: JsonSchema | None = None
+
+
+class NamedFunction(Struct, forbid_unknown_fields=True):
+    name: Name
+
+
+class NamedTool(Struct, forbid_unknown_fields=True):
+    """The one tool that must be called."""
+
+    type: Literal["function"]
+    function: NamedFunction
+
+
+class ChatBody(GenerationBody, forbid_unknown_fields=True, kw_only=True):
     """Every parameter of OpenAI's API by name, and those that the field has added."""
 
-    model: Name | UnsetType = UNSET
     messages: list[Message] = []  # at least one; that a model is missing is said first
-    # sampling
-    temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
-    top_p: Annotated[float, Meta(gt=0, le=1)] | None = None
-    top_k: Annotated[int, Meta(ge=-1)] | None = None
-    min_p: Share | None = None
-    repetition_penalty: Annotated[float, Meta(gt=0, le=10)] | None = None
-    presence_penalty: Penalty | None = None
-    frequency_penalty: Penalty | None = None
-    seed: Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)] | None = None
-    # length
-    max_tokens: Count | None = None
     max_completion_tokens: Count | None = None
-    min_tokens: Annotated[int, Meta(ge=0)] = 0
-    stop: str | list[str] | None = None
-    stop_token_ids: list[Annotated[int, Meta(ge=0)]] | None = None
-    ignore_eos: bool = False
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, Meta(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
+    response_format: ResponseFormat | None = None
     # prompt
     tools: list[Tool] | None = None
-    tool_choice: str | dict[str, Any] | None = None
+    tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
+    parallel_tool_calls: bool | None = None
     documents: list[dict[str, Any]] | None = None
     chat_template_kwargs: dict[str, Any] | None = None
     reasoning_effort: str | None = None
-    # answer
-    stream: bool | None = None
-    stream_options: StreamOptions | None = None
-    n: int | None = None
-    # accepted: they change nothing about the answer
-    user: str | None = None
-    metadata: dict[str, Any] | None = None
-    store: bool | None = None
-    service_tier: str | None = None
-    parallel_tool_calls: bool | None = None
-    prompt_cache_key: str | None = None
-    prompt_cache_retention: str | None = None
-    safety_identifier: str | None = None
+    verbosity: Literal["low", "medium", "high"] | None = None
+    # accepted: it changes nothing about the answer
+    prediction: dict[str, Any] | None = None
     # refused unless they say what happens anyway; see NEUTRAL
-    logprobs: Any = None
-    top_logprobs: Any = None
-    logit_bias: Any = None
-    response_format: Any = None
     modalities: Any = None
     audio: Any = None
-    prediction: Any = None
     functions: Any = None
     function_call: Any = None
-    verbosity: Any = None
     web_search_options: Any = None
+
+    @property
+    def limit(self) -> int | None:
+        return self.max_completion_tokens or self.max_tokens
+
+    @property
+    def must_call(self) -> bool:
+        return self.tool_choice == "required" or isinstance(self.tool_choice, NamedTool)
 
 
 NEUTRAL: dict[str, tuple[Any, ...]] = {
-    "logprobs": (None, False),
-    "top_logprobs": (None, 0),
-    "logit_bias": (None, {}),
-    "response_format": (None, {"type": "text"}),
     "modalities": (None, ["text"]),
     "audio": (None,),
-    "prediction": (None,),
     "functions": (None, []),
     "function_call": (None, "none"),
-    "verbosity": (None, "medium"),
     "web_search_options": (None,),
-    "n": (None, 1),
 }
 
 _decoder = msgspec.json.Decoder(ChatBody)
-_PLACE = re.compile(r" - at `\$\.?(.*)`$")
-_MISSING = re.compile(r"missing required field `(.*?)`")
-_UNKNOWN = re.compile(r"unknown field `(.*?)`")
 
 
 def decode(body: bytes) -> ChatBody:
     """A body whose parameters are all known, well typed and supported. Raises `ApiError`."""
-    try:
-        request = _decoder.decode(body)
-    except msgspec.ValidationError as error:
-        raise _wrong(str(error)) from error
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise ApiError(400, "malformed_json", f"The body is not valid JSON: {error}.") from error
-    if request.model is UNSET:
-        raise ApiError(400, "missing_model_field", "The body must name a model.", param="model")
+    request = decode_body(_decoder, body)
+    require_model(request.model)
     if not request.messages:
-        raise ApiError(400, "invalid_request_body", "messages: at least one is required.", param="messages")
-    _refuse_unsupported(request)
+        raise invalid("messages", "messages: at least one is required.")
+    refuse_unless_neutral(request, NEUTRAL)
+    request.refuse_contradictions()
     _refuse_contradictions(request)
     return request
 
 
-def unsupported(param: str, message: str) -> ApiError:
-    return ApiError(400, "unsupported_parameter", message, param=param)
-
-
-def _wrong(text: str) -> ApiError:
-    place = _PLACE.search(text)
-    param = place[1] if place else ""
-    reason = _PLACE.sub("", text)
-    if unknown := _UNKNOWN.search(reason):
-        param = f"{param}.{unknown[1]}".lstrip(".")
-        return ApiError(400, "unknown_parameter", f"There is no parameter {param}.", param=param)
-    if missing := _MISSING.search(reason):
-        param = f"{param}.{missing[1]}".lstrip(".")
-        reason = "is required"
-    message = f"{param or 'body'}: {reason[0].lower()}{reason[1:]}."
-    return ApiError(400, "invalid_request_body", message, param=param or None)
-
-
-def _refuse_unsupported(request: ChatBody) -> None:
-    for name, neutral in NEUTRAL.items():
-        if getattr(request, name) not in neutral:
-            raise unsupported(name, f"{name} is not supported yet.")
-    if request.tool_choice not in (None, "none", "auto"):
-        raise unsupported("tool_choice", "tool_choice is not supported yet beyond none and auto.")
-    for index, tool in enumerate(request.tools or ()):
-        if tool.function.strict:
-            param = f"tools[{index}].function.strict"
-            raise unsupported(param, f"{param} is not supported yet.")
-
-
 def _refuse_contradictions(request: ChatBody) -> None:
-    limits = {request.max_tokens, request.max_completion_tokens} - {None}
-    if len(limits) > 1:
-        raise _contradiction("max_tokens", "max_tokens and max_completion_tokens differ; send one.")
-    if limits and request.min_tokens > max(limit for limit in limits if limit is not None):
-        raise _contradiction("min_tokens", "min_tokens is greater than max_tokens.")
-    if request.stream_options and not request.stream:
-        raise _contradiction("stream_options", "stream_options needs stream to be true.")
-    stops = [request.stop] if isinstance(request.stop, str) else request.stop or []
-    if len(stops) > MAX_STOPS:
-        raise _contradiction("stop", f"stop has {len(stops)} strings; {MAX_STOPS} are allowed.")
-    if "" in stops:
-        raise _contradiction("stop", "stop must not hold an empty string.")
+    if len({request.max_tokens, request.max_completion_tokens} - {None}) > 1:
+        raise invalid("max_tokens", "max_tokens and max_completion_tokens differ; send one.")
+    if request.top_logprobs is not None and not request.logprobs:
+        raise invalid("top_logprobs", "top_logprobs needs logprobs to be true.")
+    _check_response_format(request)
+    _check_tools(request)
 
 
-def _contradiction(param: str, message: str) -> ApiError:
-    return ApiError(400, "invalid_request_body", message, param=param)
+def _check_response_format(request: ChatBody) -> None:
+    wanted = request.response_format
+    if wanted is None:
+        return
+    if (wanted.type == "json_schema") != (wanted.json_schema is not None):
+        param = "response_format.json_schema"
+        raise invalid(param, f"{param} belongs to the type json_schema, which is {wanted.type!r} here.")
+    if wanted.type != "text":
+        _refuse_unguidable(request, "response_format")
+
+
+def _check_tools(request: ChatBody) -> None:
+    names = [tool.function.name for tool in request.tools or ()]
+    if twice := next((index for index, name in enumerate(names) if name in names[:index]), None):
+        param = f"tools[{twice}].function.name"
+        raise invalid(param, f"{param}: {names[twice]!r} is declared twice.")
+    if not request.must_call:
+        return
+    _refuse_unguidable(request, "tool_choice")
+    if not names:
+        raise invalid("tool_choice", "tool_choice wants a call, but there are no tools.")
+    if isinstance(request.tool_choice, NamedTool) and request.tool_choice.function.name not in names:
+        name = request.tool_choice.function.name
+        raise invalid("tool_choice", f"tool_choice names {name!r}, which is none of the tools.")
+
+
+def _refuse_unguidable(request: ChatBody, cause: str) -> None:
+    """A guided answer ends where its grammar does."""
+    for name in ("ignore_eos", "min_tokens"):
+        if getattr(request, name):
+            raise invalid(name, f"{name} contradicts {cause}: such an answer ends when it is complete.")

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import msgspec
 
+from neuron.api.logprobs import Drawn
 from neuron.text.events import CallArguments, CallStart, Content, Event, Reasoning
 from neuron.wire import ApiError
 
@@ -32,36 +33,52 @@ def usage(*, prompt: int, completion: int, cached: int, reasoning: int) -> Usage
 
 
 class Chunks:
-    """Server-sent chunks of one streamed completion. What they have in common is encoded once."""
+    """Server-sent chunks of one streamed answer. What they have in common is encoded once.
 
-    def __init__(self, completion_id: str, model: str, *, include_usage: bool) -> None:
-        head = {
-            "id": completion_id,
-            "object": "chat.completion.chunk",
-            "created": int(time.time()),
-            "model": model,
-        }
+    A choice is all that differs between the chat's chunks and those of bare completions.
+    """
+
+    def __init__(self, answer_id: str, model: str, kind: str, *, include_usage: bool) -> None:
+        head = {"id": answer_id, "object": kind, "created": int(time.time()), "model": model}
         common = b"data: " + _encode(head)[:-1]
-        self._before_delta = common + b',"choices":[{"index":0,"delta":'
+        self._before_choice = common + b',"choices":['
         self._before_usage = common + b',"choices":[],"usage":'
         # with usage asked for, every chunk but the last says null
-        self._end = b',"usage":null}\n\n' if include_usage else b"}\n\n"
+        self._end = b'],"usage":null}\n\n' if include_usage else b"]}\n\n"
 
-    def role(self) -> bytes:
-        return self._chunk({"role": "assistant", "content": ""})
-
-    def events(self, events: Iterable[Event]) -> bytes:
-        return b"".join([self._chunk(_delta(event)) for event in events])
-
-    def finish(self, reason: str) -> bytes:
-        return self._chunk({}, reason)
+    def choice(self, choice: dict[str, Any]) -> bytes:
+        return self._before_choice + _encode(choice) + self._end
 
     def usage(self, used: Usage) -> bytes:
         return self._before_usage + _encode(used) + b"}\n\n"
 
-    def _chunk(self, delta: dict[str, Any], finish_reason: str | None = None) -> bytes:
-        reason = b"null" if finish_reason is None else _encode(finish_reason)
-        return self._before_delta + _encode(delta) + b',"finish_reason":' + reason + b"}]" + self._end
+
+class ChatChoice:
+    """One choice of a chat, as chunks. `shape` makes logprobs of what was drawn; None: none are wanted."""
+
+    def __init__(self, index: int, chunks: Chunks, shape: Callable[[Sequence[Drawn]], Any] | None) -> None:
+        self._index = index
+        self._chunks = chunks
+        self._shape = shape
+
+    def begin(self) -> bytes:
+        return self._chunk({"role": "assistant", "content": ""})
+
+    def piece(self, events: Sequence[Event], drawn: Sequence[Drawn]) -> bytes:
+        """The logprobs go with the first chunk; tokens that show nothing yet have an empty one."""
+        deltas = [_delta(event) for event in events] or ([{"content": ""}] if drawn else [])
+        return b"".join([self._chunk(delta, drawn if i == 0 else ()) for i, delta in enumerate(deltas)])
+
+    def finish(self, reason: str) -> bytes:
+        return self._chunk({}, finish_reason=reason)
+
+    def _chunk(
+        self, delta: dict[str, Any], drawn: Sequence[Drawn] = (), finish_reason: str | None = None
+    ) -> bytes:
+        choice = {"index": self._index, "delta": delta, "finish_reason": finish_reason}
+        if self._shape:
+            choice["logprobs"] = self._shape(drawn) if drawn else None
+        return self._chunks.choice(choice)
 
 
 def error_event(error: ApiError) -> bytes:
@@ -82,21 +99,16 @@ def _delta(event: Event) -> dict[str, Any]:
             return {"tool_calls": [{"index": index, "function": {"arguments": text}}]}
 
 
-def completion(
-    completion_id: str, model: str, events: Iterable[Event], *, finish_reason: str, used: Usage
-) -> bytes:
-    """The answer as one JSON object: what a client gets that puts the stream's deltas together."""
-    choice = {"index": 0, "message": _message(events), "logprobs": None, "finish_reason": finish_reason}
-    return _encode(
-        {
-            "id": completion_id,
-            "object": "chat.completion",
-            "created": int(time.time()),
-            "model": model,
-            "choices": [choice],
-            "usage": used,
-        }
-    )
+def whole(answer_id: str, model: str, kind: str, *, choices: Sequence[dict[str, Any]], used: Usage) -> bytes:
+    """An answer as one JSON object."""
+    head = {"id": answer_id, "object": kind, "created": int(time.time()), "model": model}
+    return _encode(head | {"choices": choices, "usage": used})
+
+
+def chat_choice(index: int, events: Iterable[Event], logprobs: Any, finish_reason: str) -> dict[str, Any]:
+    """One choice of a chat: what a client gets that puts the stream's deltas together."""
+    message = _message(events)
+    return {"index": index, "message": message, "logprobs": logprobs, "finish_reason": finish_reason}
 
 
 def _message(events: Iterable[Event]) -> dict[str, Any]:

@@ -66,6 +66,10 @@ class LoadedModel:
     worker: DeviceWorker
     max_unread_tokens: int
 
+    @property
+    def capabilities(self) -> set[str]:
+        return set(self.text.capabilities)
+
     def submit(self, job: Job) -> Generation:
         return self.worker.submit(job, max_unread=self.max_unread_tokens)
 

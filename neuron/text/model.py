@@ -20,6 +20,7 @@ from neuron.text.formats import FORMATS, choose_format
 from neuron.text.grammar import Wish, answer_grammar
 from neuron.text.reasoning import KNOWN_MARKERS, ReasoningMarkers, ReasoningSplitter
 from neuron.text.template import ChatTemplate
+from neuron.text.token_bytes import TokenBytes
 from neuron.text.tools import ToolFormat
 
 Json = dict[str, Any]
@@ -65,6 +66,7 @@ class ModelText:
     defaults: GenerationDefaults
     reasoning: ReasoningMarkers | None
     tools: ToolFormat | None
+    token_bytes: TokenBytes = field(repr=False)
 
     @property
     def capabilities(self) -> list[str]:
@@ -75,6 +77,9 @@ class ModelText:
     def encode(self, text: str, *, is_rendered: bool = True) -> list[int]:
         """Tokens of a prompt. A template wrote the special ones already; to bare text they are added."""
         return list(self.tokenizer.encode(text, add_special_tokens=not is_rendered).ids)
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        return self.tokenizer.decode(list(tokens), skip_special_tokens=False)
 
     def answer(
         self,
@@ -136,6 +141,7 @@ def load(directory: Path, tool_format: str | None = None) -> ModelText:
         defaults=_defaults(generation),
         reasoning=None if splits_reasoning else _reasoning(tokenizer, template),
         tools=tools,
+        token_bytes=TokenBytes(tokenizer),
     )
 
 

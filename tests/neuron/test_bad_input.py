@@ -8,7 +8,8 @@ import pytest
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 MESSAGES = [{"role": "user", "content": "echo hi"}]
-STRICT_TOOL = {"type": "function", "function": {"name": "f", "strict": True}}
+TOOL = {"type": "function", "function": {"name": "f"}}
+BROKEN_SCHEMA = {"type": "array", "uniqueItems": True}
 IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AA=="}}
 
 
@@ -57,19 +58,33 @@ async def test_what_is_no_request(neuron, body, code, param):
         ({"stream_options": {"include_usage": True}}, "invalid_request_body", "stream_options"),
         ({"stream": True, "stream_options": {"x": 1}}, "unknown_parameter", "stream_options.x"),
         ({"temprature": 1}, "unknown_parameter", "temprature"),
-        ({"n": 2}, "unsupported_parameter", "n"),
-        ({"logprobs": True}, "unsupported_parameter", "logprobs"),
-        ({"top_logprobs": 3}, "unsupported_parameter", "top_logprobs"),
-        ({"logit_bias": {"5": 1}}, "unsupported_parameter", "logit_bias"),
-        ({"response_format": {"type": "json_object"}}, "unsupported_parameter", "response_format"),
+        ({"n": 0}, "invalid_request_body", "n"),
+        ({"n": 129}, "invalid_request_body", "n"),
+        ({"logprobs": 3}, "invalid_request_body", "logprobs"),
+        ({"top_logprobs": 3}, "invalid_request_body", "top_logprobs"),
+        ({"logprobs": True, "top_logprobs": 21}, "invalid_request_body", "top_logprobs"),
+        ({"logit_bias": {"5": 101}}, "invalid_request_body", "logit_bias[...]"),
+        ({"logit_bias": {str(i): 1 for i in range(1025)}}, "invalid_request_body", "logit_bias"),
+        ({"response_format": {"type": "xml"}}, "invalid_request_body", "response_format.type"),
+        ({"response_format": {"type": "json_schema"}}, "invalid_request_body", "response_format.json_schema"),
+        ({"response_format": {"type": "text", "json_schema": {"name": "x"}}}, "invalid_request_body",
+         "response_format.json_schema"),
+        ({"response_format": {"type": "json_object"}, "min_tokens": 3}, "invalid_request_body", "min_tokens"),
+        ({"response_format": {"type": "json_object"}, "ignore_eos": True}, "invalid_request_body",
+         "ignore_eos"),
+        ({"tools": [TOOL, TOOL]}, "invalid_request_body", "tools[1].function.name"),
+        ({"tools": [TOOL], "tool_choice": "required", "min_tokens": 3}, "invalid_request_body", "min_tokens"),
         ({"modalities": ["text", "audio"]}, "unsupported_parameter", "modalities"),
         ({"functions": [{"name": "f"}]}, "unsupported_parameter", "functions"),
-        ({"tool_choice": "required"}, "unsupported_parameter", "tool_choice"),
-        ({"tool_choice": {"type": "function", "function": {"name": "f"}}}, "unsupported_parameter",
+        ({"tool_choice": "required"}, "invalid_request_body", "tool_choice"),
+        ({"tool_choice": "always"}, "invalid_request_body", "tool_choice"),
+        ({"tool_choice": {"type": "function", "function": {"name": "f"}}}, "invalid_request_body",
          "tool_choice"),
+        ({"tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "g"}}},
+         "invalid_request_body", "tool_choice"),
+        ({"verbosity": "loud"}, "invalid_request_body", "verbosity"),
+        ({"reasoning_effort": 3}, "invalid_request_body", "reasoning_effort"),
         ({"tools": [{"type": "function", "function": {}}]}, "invalid_request_body", "tools[0].function.name"),
-        ({"tools": [STRICT_TOOL]}, "unsupported_parameter",
-         "tools[0].function.strict"),
     ],
 )  # fmt: skip
 async def test_a_wrong_parameter_is_named(neuron, change, code, param):
@@ -79,6 +94,68 @@ async def test_a_wrong_parameter_is_named(neuron, change, code, param):
         error = answer.json()["error"]
         assert (answer.status_code, error["code"], error["param"]) == (400, code, param)
         assert param in error["message"]
+
+
+@pytest.mark.parametrize(
+    ("change", "param"),
+    [
+        (
+            {
+                "response_format": {
+                    "type": "json_schema",
+                    "json_schema": {"name": "x", "schema": BROKEN_SCHEMA},
+                }
+            },
+            "response_format.json_schema.schema",
+        ),
+        (
+            {
+                "tools": [
+                    TOOL,
+                    {
+                        "type": "function",
+                        "function": {"name": "g", "strict": True, "parameters": BROKEN_SCHEMA},
+                    },
+                ]
+            },
+            "tools[1].function.parameters",
+        ),
+    ],
+)
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_schema_that_cannot_be_enforced_is_refused_with_the_reason(neuron, change, param, stream):
+    answer = await neuron.chat("echo x", stream=stream, **change)
+    error = answer.json()["error"]
+    assert (answer.status_code, error["code"], error["param"]) == (400, "invalid_schema", param)
+    assert "uniqueItems" in error["message"]
+
+
+COMPLETION = {"model": "m", "prompt": "x"}
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "param"),
+    [
+        ({"prompt": None}, "invalid_request_body", "prompt"),
+        ({"prompt": []}, "invalid_request_body", "prompt"),
+        ({"prompt": ["a", ""]}, "invalid_request_body", "prompt"),
+        ({"prompt": [1, "a"]}, "invalid_request_body", "prompt"),
+        ({"prompt": [[1], []]}, "invalid_request_body", "prompt"),
+        ({"prompt": {"a": 1}}, "invalid_request_body", "prompt"),
+        ({"prompt": ["a"] * 65, "n": 2}, "invalid_request_body", "prompt"),
+        ({"suffix": "x"}, "unsupported_parameter", "suffix"),
+        ({"best_of": 3}, "unsupported_parameter", "best_of"),
+        ({"echo": True, "logprobs": 1}, "unsupported_parameter", "echo"),
+        ({"logprobs": 21}, "invalid_request_body", "logprobs"),
+        ({"messages": []}, "unknown_parameter", "messages"),
+        ({"stop": [""]}, "invalid_request_body", "stop"),
+    ],
+)
+async def test_a_wrong_parameter_of_a_completion_is_named(neuron, change, code, param):
+    answer = await neuron.http.post("/v1/completions", json=COMPLETION | change)
+    error = answer.json()["error"]
+    assert (answer.status_code, error["code"], error["param"]) == (400, code, param)
+    assert param in error["message"]
 
 
 async def test_a_missing_model_has_its_own_code(neuron):

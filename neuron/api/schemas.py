@@ -1,0 +1,20 @@
+"""Bodies are decoded by msgspec, so ninja has to be told what they are."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from neuron.api.chat_request import ChatBody
+from neuron.api.completion_request import CompletionBody
+
+BODIES = (ChatBody, CompletionBody)
+_REFERENCES, COMPONENTS = msgspec.json.schema_components(BODIES, ref_template="#/components/schemas/{name}")
+
+
+def body_of(*kinds: type) -> dict[str, Any]:
+    """The `openapi_extra` of an operation that takes one of `kinds`."""
+    schemas = [_REFERENCES[BODIES.index(kind)] for kind in kinds]
+    schema = schemas[0] if len(schemas) == 1 else {"anyOf": schemas}
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
