@@ -32,7 +32,7 @@ class RequestRecord:
     cold: bool = False  # waited for a load
     retries: int = 0
     load_s: float = 0.0  # of `queue_s`, waiting for a load
-    overhead_s: float | None = None  # the gateway's own work; None when no node was reached
+    overhead_s: float | None = None  # gateway's own work until a node was asked; None when none was
     finish_reason: str = ""
     attempts: tuple[tuple[str, str], ...] = ()  # nodes that failed it before: name, error code
 

@@ -54,6 +54,8 @@ class Dispatch:
     cold: bool = False
     queue_s: float = 0.0
     load_s: float = 0.0  # of `queue_s`
+    started: float = field(default_factory=time.monotonic)
+    overhead_s: float | None = None  # from `started` to the first request to a node, without `queue_s`
     failures: list[tuple[str, str]] = field(default_factory=list)  # node and error code, in order
     _failed: set[str] = field(default_factory=set)
     _last_error: ApiError | None = None
@@ -97,6 +99,8 @@ class Dispatch:
     async def _attempt(self, route: router.Route, path: str, body: bytes) -> Response | None:
         """The 200 answer, or None when another replica may be tried."""
         self.node = route.node.name
+        if self.overhead_s is None:
+            self.overhead_s = time.monotonic() - self.started - self.queue_s
         try:
             pool = self.nodes.pool(self.node)
             response = await pool.request("POST", path, headers=self.headers, body=body)

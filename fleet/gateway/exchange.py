@@ -43,6 +43,7 @@ CLIENT_LEFT = 499  # nginx's number for a client that went away
 MAX_CHUNK_TIMES = 1024  # of a stream, for the gaps between them: its last
 PATIENCE_S = 5.0  # a streaming client waits so long for a head, then for comments
 _BUG = ApiError(500, "internal_error", "The gateway failed; its log has the reason.")
+_FINISH = re.compile(rb'"finish_reason"\s*:\s*"(\w{1,30})"')
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
 
@@ -85,6 +86,7 @@ class Exchange:
         self._ticket: Ticket | None = None
         self._prompt_estimate = 0
         self._events = 0  # of a stream, that passed
+        self._finish_reason = ""
         self._chunk_times: deque[float] = deque(maxlen=MAX_CHUNK_TIMES)
         self._finished = False
         self._response: Response | None = None
@@ -145,6 +147,7 @@ class Exchange:
     async def _whole(self, answer: Answer) -> HttpResponse:
         body = await self._read()
         self._note_usage(body)
+        self._note_finish(body)
         content = answer.whole(body)
         self._finish("ok", 200)
         return HttpResponse(content, content_type="application/json", headers=self._headers())
@@ -223,6 +226,8 @@ class Exchange:
                 passed = answer.feed(scanner.feed(chunk))
                 if scanner.visible and self._first_token is None:
                     self._first_token = time.monotonic()
+                if scanner.finished and not self._finish_reason:
+                    self._note_finish(chunk)
                 if passed:
                     await write(passed)
         except UpstreamError as error:
@@ -273,6 +278,11 @@ class Exchange:
         except (msgspec.DecodeError, UnicodeDecodeError):
             log.warning("a node's usage is not readable", extra={"request_id": self.request_id})
 
+    def _note_finish(self, data: bytes) -> None:
+        found = _FINISH.search(data)
+        if found:
+            self._finish_reason = found[1].decode()
+
     def _finish(self, outcome: Outcome, status: int, error_code: str = "") -> None:
         """The first caller decides; connection and pending work are given up here and nowhere else."""
         if self._finished:
@@ -321,6 +331,8 @@ class Exchange:
             cold=dispatch.cold,
             retries=dispatch.retries,
             load_s=dispatch.load_s,
+            overhead_s=dispatch.overhead_s,
+            finish_reason=self._finish_reason,
             attempts=tuple(dispatch.failures),
         )
 

@@ -64,7 +64,7 @@ GAP = TallyHistogram(
     "cortex_inter_token_seconds", "Between chunks of a stream; a long one's last", _LABELS, buckets=_GAP
 )
 OVERHEAD = TallyHistogram(
-    "cortex_gateway_overhead_seconds", "The gateway's own work on a request", _LABELS, buckets=_DELAY
+    "cortex_gateway_overhead_seconds", "The gateway's own work until a node is asked", _LABELS, buckets=_DELAY
 )
 PROMPT = Counter("cortex_prompt_tokens_total", "Prompt tokens", _LABELS)
 COMPLETION = Counter("cortex_completion_tokens_total", "Completion tokens", _LABELS)
@@ -76,6 +76,7 @@ DROPPED = Counter("cortex_records_dropped_total", "Request records lost: the que
 SETTLEMENTS_LOST = Counter("cortex_limiter_settlements_lost_total", "Settlements Redis never heard of")
 LOOP_DELAY = Histogram("cortex_event_loop_delay_seconds", "Lateness of a timer", buckets=_DELAY)
 
+_BREAKER_STATES = ("closed", "half-open", "open")
 _LATEST = {"multiprocess_mode": "mostrecent"}
 _ALIVE = {"multiprocess_mode": "livesum"}
 OPEN_STREAMS = Gauge("cortex_open_streams", "Streams being written to clients", **_ALIVE)
@@ -111,6 +112,12 @@ _PER_DEVICE = {
         "temp_c": "Device temperature, degrees Celsius",
     }.items()
 }
+
+
+def show_breakers(states: Mapping[str, str]) -> None:
+    """By node: closed, half-open or open."""
+    for node, state in states.items():
+        BREAKER.labels(node).set(_BREAKER_STATES.index(state))
 
 
 def show_node(node: NodeView) -> None:

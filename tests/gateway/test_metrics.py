@@ -30,6 +30,7 @@ NAMES = {
     "cortex_completion_tokens_total": {},
     "cortex_cached_prompt_tokens_total": {},
     "cortex_queue_seconds_count": {},
+    "cortex_gateway_overhead_seconds_count": {},
     "cortex_inter_token_seconds_count": {},
 }
 
@@ -42,6 +43,8 @@ async def test_a_stream_is_counted_exactly_whether_or_not_its_client_asked_for_u
     assert ('"usage"' in answer.text) == asked
     record = await house.record()
     assert (record.prompt_tokens, record.completion_tokens, record.cached_tokens) == (7, 3, 4)
+    assert record.finish_reason == "stop"
+    assert 0 < record.overhead_s < record.latency_s
     after = {name: value(name, **AT, **labels) - before[name] for name, labels in NAMES.items()}
     assert after.pop("cortex_inter_token_seconds_count") >= 0  # chunks may come together
     assert after == {
@@ -53,6 +56,7 @@ async def test_a_stream_is_counted_exactly_whether_or_not_its_client_asked_for_u
         "cortex_completion_tokens_total": 3,
         "cortex_cached_prompt_tokens_total": 4,
         "cortex_queue_seconds_count": 1,
+        "cortex_gateway_overhead_seconds_count": 1,
     }
 
 
@@ -169,3 +173,15 @@ def test_dead_workers_counts_stay_and_their_streams_go(tmp_path, monkeypatch):
     assert "cortex_open_streams 3.0" in scraped
     assert 'cortex_cold_starts_total{model="m",node="n"} 2.0' in scraped
     workers[1].communicate(b"\n")
+
+
+async def test_breakers_are_shown(house):
+    house.gateway.nodes.breakers = {"n0": "half-open"}
+    async with asyncio.timeout(10):
+        while value("cortex_node_breaker_state", node="n0") != 1:
+            await asyncio.sleep(0.02)
+
+
+async def test_a_whole_answer_leaves_its_finish_reason(house):
+    await house.chat()
+    assert (await house.record()).finish_reason == "stop"
