@@ -10,6 +10,7 @@
     say-and-die TEXT   answers TEXT, then the process ends
     wedge              the process stays and says nothing any more
     long               is refused with context_length_exceeded
+    sampling           answers what the engine was asked for, as JSON
 
 A model directory with a file `load.json` decides its load: {"fail": CODE} or {"die": true}; with a file
 `gate`, its load waits until that file is gone.
@@ -162,16 +163,28 @@ class FakeWorker:
             piece = part[: job.max_tokens - sent]
             sent += len(piece)
             if piece:
-                self.send(pipe.Tokens(job.id, piece))
+                self.send(pipe.Tokens(job.id, piece, _logprobs(job, piece)))
         reason = "length" if sum(map(len, parts)) > sent else "stop"
         self.send(pipe.Finished(job.id, reason, len(job.tokens), sent, cached_tokens=len(job.tokens) // 2))
+
+
+def _logprobs(job: pipe.Submit, tokens: list[int]) -> list[pipe.Logprob]:
+    """A token's logprob is minus its id, and its alternatives are the ids after it."""
+    wanted = job.sampling.top_logprobs
+    if wanted is None:
+        return []
+    return [
+        pipe.Logprob(float(-token), tuple((token + i, float(-token - i)) for i in range(wanted)))
+        for token in tokens
+    ]
 
 
 def _seen(job: pipe.Submit) -> dict[str, object]:
     """What the engine was asked for, for tests of how parameters arrive."""
     sampling = {name: getattr(job.sampling, name) for name in job.sampling.__struct_fields__}
     names = ("max_tokens", "min_tokens", "ignore_eos", "stop_ids")
-    return sampling | {name: getattr(job, name) for name in names}
+    grammar = job.guide.grammar if job.guide else None
+    return sampling | {name: getattr(job, name) for name in names} | {"grammar": grammar}
 
 
 def main() -> None:

@@ -1,0 +1,178 @@
+"""Several choices, logprobs, guides and bare completions, as they look on the wire."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from tests.neuron.conftest import Neuron, events_of
+from tests.stubs.model_dir import byte_tokenizer
+
+TOKENIZER = byte_tokenizer()
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
+USAGE = {"include_usage": True}
+CALLS = '<tool_call>{"name": "f", "arguments": {"a": 1}}</tool_call>'
+
+
+async def complete(neuron: Neuron, prompt: Any, **options: Any) -> dict[str, Any]:
+    answer = await neuron.http.post("/v1/completions", json={"model": "m", "prompt": prompt} | options)
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+async def stream_completion(neuron: Neuron, prompt: Any, **options: Any) -> list[Any]:
+    body = {"model": "m", "prompt": prompt, "stream": True} | options
+    return events_of((await neuron.http.post("/v1/completions", json=body)).text)
+
+
+async def asked(neuron: Neuron, **options: Any) -> dict[str, Any]:
+    """What reached the engine."""
+    answer = await neuron.chat("sampling", **options)
+    return json.loads(answer.json()["choices"][0]["message"]["content"])
+
+
+async def test_n_choices_share_the_prompt_and_add_up(neuron):
+    one = (await neuron.chat("echo hi")).json()
+    three = (await neuron.chat("echo hi", n=3)).json()
+    assert [choice["index"] for choice in three["choices"]] == [0, 1, 2]
+    assert {choice["message"]["content"] for choice in three["choices"]} == {"hi"}
+    assert three["usage"]["prompt_tokens"] == one["usage"]["prompt_tokens"]
+    assert three["usage"]["completion_tokens"] == 3 * one["usage"]["completion_tokens"]
+
+
+async def test_streamed_choices_are_told_apart_by_index(neuron):
+    *events, usage, done = await neuron.stream("count 5", n=3, stream_options=USAGE)
+    assert done == "[DONE]"
+    for index in range(3):
+        own = [c for event in events for c in event["choices"] if c["index"] == index]
+        assert own[0]["delta"] == {"role": "assistant", "content": ""}
+        assert "".join(c["delta"].get("content", "") for c in own) == "1 2 3 4 5 "
+        assert own[-1]["finish_reason"] == "stop"
+    assert usage["usage"]["completion_tokens"] == 3 * len("1 2 3 4 5 ")
+
+
+async def test_each_choice_has_its_own_seed(neuron):
+    answer = (await neuron.chat("sampling", n=3, seed=41)).json()
+    seeds = [json.loads(choice["message"]["content"])["seed"] for choice in answer["choices"]]
+    assert seeds == [41, 42, 43]
+    top = (await neuron.chat("sampling", n=2, seed=2**63 - 1)).json()["choices"]
+    assert json.loads(top[1]["message"]["content"])["seed"] == -(2**63)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_refusal_ends_all_choices(neuron, stream):
+    answer = await neuron.chat("refuse queue_full", n=3, stream=stream)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (503, "queue_full")
+
+
+async def test_logprobs_of_every_token(neuron):
+    answer = (await neuron.chat("echo aé", logprobs=True, top_logprobs=2)).json()
+    entries = answer["choices"][0]["logprobs"]["content"]
+    assert bytes(byte for entry in entries for byte in entry["bytes"]) == "aé".encode()
+    assert [entry["token"] for entry in entries] == ["a", "\ufffd", "\ufffd"]
+    assert all(len(entry["top_logprobs"]) == 2 for entry in entries)
+    assert all(entry["logprob"] == entry["top_logprobs"][0]["logprob"] for entry in entries)
+    streamed = await neuron.stream("echo aé", logprobs=True, top_logprobs=2)
+    pieces = [e["choices"][0]["logprobs"] for e in streamed[:-1]]
+    assert [entry for piece in pieces if piece for entry in piece["content"]] == entries
+
+
+async def test_no_logprobs_unless_they_are_asked_for(neuron):
+    assert (await neuron.chat("echo a")).json()["choices"][0]["logprobs"] is None
+    *events, _ = await neuron.stream("echo a")
+    assert not any("logprobs" in event["choices"][0] for event in events)
+    assert (await asked(neuron))["top_logprobs"] is None
+
+
+async def test_parallel_tool_calls_false_ends_with_the_first_call(neuron):
+    said = f"echo well {CALLS}{CALLS} and more"
+    choice = (await neuron.chat(said, tools=[TOOL], parallel_tool_calls=False)).json()["choices"][0]
+    assert [call["function"]["arguments"] for call in choice["message"]["tool_calls"]] == ['{"a": 1}']
+    assert choice["message"]["content"] == "well"
+    assert choice["finish_reason"] == "tool_calls"
+    both = (await neuron.chat(said, tools=[TOOL], parallel_tool_calls=True)).json()["choices"][0]
+    assert len(both["message"]["tool_calls"]) == 2
+
+
+async def test_logit_bias_and_guides_reach_the_engine(neuron):
+    assert (await asked(neuron, logit_bias={"5": -100, "7": 1.5}))["logit_bias"] == [[5, -100.0], [7, 1.5]]
+    assert (await asked(neuron))["grammar"] is None
+    schema = {"type": "object", "properties": {"a": {"type": "integer"}}}
+    named = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
+    assert '"a": {"type": "integer"}' in (await asked(neuron, response_format=named))["grammar"]
+    assert '{"type": "object"' in (await asked(neuron, response_format={"type": "json_object"}))["grammar"]
+    forced = (await asked(neuron, tools=[TOOL], tool_choice="required"))["grammar"]
+    assert '\\"name\\": \\"f\\"' in forced
+    assert (await asked(neuron, tools=[TOOL]))["grammar"] is None
+
+
+async def test_a_completion_continues_the_text_as_it_stands(neuron):
+    answer = await complete(neuron, "echo hi")
+    assert answer["object"] == "text_completion"
+    assert answer["choices"] == [{"index": 0, "text": "hi", "logprobs": None, "finish_reason": "stop"}]
+    assert answer["usage"]["prompt_tokens"] == len("echo hi")
+    assert answer["usage"]["completion_tokens"] == 2
+    echoed = await complete(neuron, "echo hi", echo=True)
+    assert echoed["choices"][0]["text"] == "echo hihi"
+
+
+async def test_a_completion_knows_no_reasoning_and_no_calls(neuron):
+    said = f"<think>x</think>{CALLS}"
+    assert (await complete(neuron, f"echo {said}", max_tokens=99))["choices"][0]["text"] == said
+
+
+async def test_prompts_and_choices_of_a_completion(neuron):
+    tokens = (await neuron.http.post("/tokenize", json={"model": "m", "prompt": "echo c"})).json()
+    assert tokens["count"] == 6
+    ids = TOKENIZER.encode("echo c").ids
+    answer = await complete(neuron, ["echo a", "echo b"], n=2)
+    assert [(c["index"], c["text"]) for c in answer["choices"]] == [(0, "a"), (1, "a"), (2, "b"), (3, "b")]
+    assert answer["usage"]["prompt_tokens"] == 12
+    assert answer["usage"]["completion_tokens"] == 4
+    assert [c["text"] for c in (await complete(neuron, ids, echo=True))["choices"]] == ["echo cc"]
+    assert [c["text"] for c in (await complete(neuron, [ids, ids]))["choices"]] == ["c", "c"]
+
+
+async def test_a_streamed_completion(neuron):
+    *events, usage, done = await stream_completion(
+        neuron, ["echo ab", "echo c"], stream_options=USAGE, echo=True
+    )
+    texts: dict[int, str] = {}
+    for event in events:
+        for choice in event["choices"]:
+            texts[choice["index"]] = texts.get(choice["index"], "") + choice["text"]
+    assert texts == {0: "echo abab", 1: "echo cc"}
+    assert usage["usage"]["completion_tokens"] == 3
+    assert done == "[DONE]"
+
+
+async def test_a_completion_is_16_tokens_long_unless_it_says_otherwise(neuron):
+    answer = await complete(neuron, "count 100")
+    assert answer["usage"]["completion_tokens"] == 16
+    assert answer["choices"][0]["finish_reason"] == "length"
+    assert (await complete(neuron, "count 100", max_tokens=20))["usage"]["completion_tokens"] == 20
+
+
+async def test_logprobs_of_a_completion(neuron):
+    logprobs = (await complete(neuron, "echo abc", logprobs=2))["choices"][0]["logprobs"]
+    assert logprobs["tokens"] == ["a", "b", "c"]
+    assert logprobs["text_offset"] == [0, 1, 2]
+    assert [len(top) for top in logprobs["top_logprobs"]] == [2, 2, 2]
+    assert all(top[token] == value for token, value, top in zip(
+        logprobs["tokens"], logprobs["token_logprobs"], logprobs["top_logprobs"], strict=True
+    ))  # fmt: skip
+    *events, _ = await stream_completion(neuron, "echo abc", logprobs=2)
+    pieces = [e["choices"][0]["logprobs"] for e in events if e["choices"][0]["logprobs"]]
+    assert [offset for piece in pieces for offset in piece["text_offset"]] == [0, 1, 2]
+
+
+async def test_detokenize_is_the_way_back(neuron):
+    body = {"model": "m", "tokens": TOKENIZER.encode("Grüße<|im_end|>").ids}
+    assert (await neuron.http.post("/detokenize", json=body)).json()["text"] == "Grüße<|im_end|>"
+    for wrong, param in (({"tokens": [-1]}, "tokens[0]"), ({"tokens": "x"}, "tokens"), ({}, "tokens")):
+        refused = await neuron.http.post("/detokenize", json={"model": "m"} | wrong)
+        assert (refused.status_code, refused.json()["error"]["param"]) == (400, param)
