@@ -14,6 +14,7 @@ import math
 import time
 import uuid
 from collections import defaultdict, deque
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -246,6 +247,9 @@ class Limiter:
         self._tried.set()
 
     async def close(self) -> None:
+        if self._link is not None:
+            with suppress(LinkError):
+                await self._link.call("PING")  # answers come in order: what was settled has arrived
         if self._keeper is not None:
             self._keeper.cancel()
             await asyncio.gather(self._keeper, return_exceptions=True)

@@ -6,6 +6,7 @@ import hashlib
 import secrets
 import time
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from datetime import datetime
 
 import redis
@@ -32,10 +33,15 @@ def issue(row: ApiKey) -> str:
 
 
 def create(
-    name: str, *, models: Sequence[str] = (), expires_at: datetime | None = None
+    name: str,
+    *,
+    models: Sequence[str] = (),
+    expires_at: datetime | None = None,
+    limits: KeyLimits | None = None,
 ) -> tuple[ApiKey, str]:
     """A new key under an unused name; the key itself is the second value."""
-    row = ApiKey(name=name, models=list(models), expires_at=expires_at)
+    bounds = asdict(limits) if limits else {}
+    row = ApiKey(name=name, models=list(models), expires_at=expires_at, **bounds)
     return row, issue(row)
 
 

@@ -23,10 +23,7 @@ LIMITS = {
 
 @pytest.fixture
 def key(db):
-    row, _ = keys.create("laptop")
-    for name, value in LIMITS.items():
-        setattr(row, name, value)
-    row.save()
+    row, _ = keys.create("laptop", limits=KeyLimits(**LIMITS))
     return row
 
 

@@ -283,6 +283,48 @@ async def test_a_client_that_leaves_while_redis_thinks_leaves_nothing_behind(red
         limiter.settle(ticket, 0)
 
 
+@asynccontextmanager
+async def tcp(server):
+    """The address of a port that leads to the server's socket."""
+
+    async def pump(reader, writer):
+        with suppress(ConnectionError):
+            while data := await reader.read(65536):
+                writer.write(data)
+                await writer.drain()
+        writer.close()
+
+    async def forward(reader, writer):
+        inner_reader, inner_writer = await asyncio.open_unix_connection(str(server.socket))
+        await asyncio.gather(pump(reader, inner_writer), pump(inner_reader, writer))
+
+    listening = await asyncio.start_server(forward, "127.0.0.1", 0)
+    async with listening:
+        yield f"127.0.0.1:{listening.sockets[0].getsockname()[1]}"
+
+
+async def test_redis_over_tcp_with_a_password_and_a_database_of_its_own(redis_server, caplog):
+    redis_server.client.config_set("requirepass", "secret")
+    mine = key(concurrent_requests=5)
+    async with tcp(redis_server) as address:
+        async with limiting(f"redis://:secret@{address}/3") as limiter:
+            assert not (await limiter.reserve(mine, 1, openai)).local
+        async with limiting(f"redis://:wrong-one@{address}/3") as limiter:
+            assert (await limiter.reserve(mine, 1, openai)).local
+    assert "wrong-one" not in caplog.text
+    assert redis_server.client.info("keyspace")["db3"]["keys"] == 2
+
+
+async def test_what_was_settled_before_a_stop_has_arrived(redis_server):
+    async with limiting(redis_server.url) as limiter:
+        mine = key(budget_tokens=10**6)
+        tickets = [await limiter.reserve(mine, 100, openai) for _ in range(50)]
+        for ticket in tickets:
+            limiter.settle(ticket, 3)
+    assert spent(redis_server) == 150
+    assert redis_server.client.zcard(LEASES) == 0
+
+
 # --- without Redis ---
 
 
