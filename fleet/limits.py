@@ -14,12 +14,13 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import Literal
 
 Period = Literal["hour", "day", "month"]
 Bound = Literal["", "concurrent", "requests", "tokens", "budget"]
 
-MINUTE_S = 60.0
+MINUTE_S, HOUR_S = 60.0, 3600
 BUSY_WAIT_S = 1.0  # nobody knows when a running request ends
 
 
@@ -185,7 +186,12 @@ def redis_keys(digest: str) -> tuple[str, str]:
 
 def period(name: Period, now: float) -> tuple[int, int]:
     """Start and end of the calendar period (UTC) that `now` lies in, seconds since the epoch."""
-    moment = datetime.fromtimestamp(now, UTC).replace(minute=0, second=0, microsecond=0)
+    return _period(name, int(now // HOUR_S))
+
+
+@lru_cache(64)
+def _period(name: Period, hour: int) -> tuple[int, int]:
+    moment = datetime.fromtimestamp(hour * HOUR_S, UTC)
     match name:
         case "hour":
             start, end = moment, moment + timedelta(hours=1)

@@ -15,7 +15,7 @@ import time
 import uuid
 from collections import defaultdict, deque
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -112,7 +112,7 @@ class Limiter:
             verdict = arithmetic.reserve(account, limits, claim, now, math.inf)  # it ends with this process
         if verdict.refused_by:
             raise limit_headers.refusal(limits, verdict, tokens, headers, end - now)
-        grant = replace(claim, at=verdict.at, end=verdict.end)
+        grant = Grant(claim.id, tokens, start, verdict.at, verdict.end)
         ticket = Ticket(key, grant, local, headers(limits, verdict))
         self._open[claim.id] = ticket
         return ticket

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
@@ -40,7 +39,7 @@ def _mark_used(rows: QuerySet[Any], when: datetime) -> None:
 
 
 def _row(record: RequestRecord) -> RequestMetric:
-    values = asdict(record) | {
+    values = record.as_dict() | {
         "started_at": datetime.fromtimestamp(record.started_at, UTC),
         "tokens_per_second": record.tokens_per_second,
     }

@@ -200,6 +200,8 @@ async def client(limiter, granted):
 
 async def main():
     limiter, granted = Limiter(sys.argv[1], timeout_s=20), []
+    granted.append(await limiter.reserve(key, 20, openai))
+    limiter.settle(granted[0], 10)
     print('ready', flush=True)
     sys.stdin.readline()
     await asyncio.gather(*(client(limiter, granted) for _ in range(8)))
@@ -222,7 +224,7 @@ def test_processes_at_once_spend_the_budget_and_no_token_more(redis_server):
         worker.stdin.write(b"go\n")
         worker.stdin.flush()
     granted = [int(worker.communicate(timeout=60)[0]) for worker in workers]
-    assert sum(1 for count in granted if count) > 1, granted
+    assert all(granted)
     assert spent(redis_server) == sum(granted) * 10
     # Six may have held 20 each when the last was refused; half of that they gave back.
     assert 20000 - 120 <= spent(redis_server) <= 20000
