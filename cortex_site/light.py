@@ -17,7 +17,7 @@ import re
 from collections.abc import Awaitable, Callable, Iterable, Iterator, MutableMapping
 from contextlib import AbstractAsyncContextManager, nullcontext
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol
 
 from django.http import HttpRequest, HttpResponse, QueryDict
 from django.http.response import HttpResponseBase
@@ -84,8 +84,24 @@ class LightRequest(HttpRequest):
         return meta
 
 
+class Sink(Protocol):
+    """Where a stream's chunks go."""
+
+    async def __call__(self, chunk: bytes) -> None:
+        """Send a chunk, and wait while the client is slow."""
+
+    def put(self, chunk: bytes) -> bool:
+        """Send without waiting, from any callback; False when `drain` is to be awaited before more."""
+
+    async def drain(self) -> None: ...
+
+    @property
+    def is_open(self) -> bool:
+        """False once the client has left."""
+
+
 class StreamResponse(HttpResponseBase):
-    """An answer that writes itself: `produce` is awaited with a function that sends one chunk.
+    """An answer that writes itself: `produce` is awaited with the `Sink` that sends its chunks.
 
     `produce` must handle its own failures: once the head is sent, nobody else can tell the client. It is
     cancelled when the client goes away. `on_close` is called once the answer is over, also when `produce`
@@ -96,7 +112,7 @@ class StreamResponse(HttpResponseBase):
 
     def __init__(
         self,
-        produce: Callable[[Write], Awaitable[None]],
+        produce: Callable[[Sink], Awaitable[None]],
         *,
         status: int = 200,
         headers: dict[str, str],
@@ -126,18 +142,22 @@ class LightASGI:
         lifespan: Callable[[], AbstractAsyncContextManager[Any]] = nullcontext,
     ) -> None:
         self._api = api
-        self._max_body_bytes = max_body_bytes
+        self.max_body_bytes = max_body_bytes
         self._lifespan = lifespan
         self._static: dict[str, dict[str, Operation]] = {}
         self._dynamic: list[tuple[re.Pattern[str], dict[str, Operation]]] = []
+        self._bare: dict[tuple[str, str | None], Operation] = {}
         for path, operations in _operations(api):
             self._add(path, operations)
 
     def _add(self, path: str, operations: dict[str, Operation]) -> None:
         if "{" in path:
             self._dynamic.append((_pattern(path), operations))
-        else:
-            self._static.setdefault(path, {}).update(operations)
+            return
+        self._static.setdefault(path, {}).update(operations)
+        for method, operation in operations.items():
+            if _is_bare(operation):
+                self._bare[path, method] = operation
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         match scope["type"]:
@@ -150,38 +170,81 @@ class LightASGI:
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            body = await _read_body(scope, receive, self._max_body_bytes)
+            body = await self._read_body(scope, receive)
         except ClientGoneError:
             return
         except HttpError as error:
-            request = LightRequest(scope, b"")
-            await _send_response(self._api.on_exception(request, error), send)
+            await _send_response(self.refuse(LightRequest(scope, b""), error), send)
             return
         request = LightRequest(scope, body)
         task = asyncio.current_task()
         assert task is not None
         watcher = asyncio.create_task(_cancel_on_disconnect(receive, task))
         try:
-            await _send_response(await self._respond(request), send)
+            await _send_response(await self.respond(request), send)
         except asyncio.CancelledError:
             if not watcher.done():  # the server itself is stopping, not the client going away
                 raise
         finally:
             watcher.cancel()
 
-    async def _respond(self, request: LightRequest) -> HttpResponseBase:
+    async def respond(self, request: LightRequest) -> HttpResponseBase:
+        """The answer to a request that was read whole, whatever becomes of it."""
+        bare = self._bare.get((request.path, request.method))
+        if bare is not None:
+            return await self._call(bare, request)
         operations, arguments = self._find(request.path)
         operation = operations.get(request.method or "")
         if operation is not None:
             result: HttpResponseBase = await operation.run(request, **arguments)
             return result
         if not operations:
-            return self._api.on_exception(request, HttpError(404, f"There is no {request.path} here."))
+            return self.refuse(request, HttpError(404, f"There is no {request.path} here."))
         allowed = ", ".join(sorted(operations))
         error = HttpError(405, f"{request.path} does not take {request.method}; it takes {allowed}.")
-        response = self._api.on_exception(request, error)
+        response = self.refuse(request, error)
         response["Allow"] = allowed
         return response
+
+    async def _call(self, operation: Operation, request: LightRequest) -> HttpResponseBase:
+        """What `operation.run` does for one without parameters, and nothing else."""
+        try:
+            result = await operation.view_func(request)
+            if isinstance(result, HttpResponseBase):
+                return result
+            blank = self._api.create_temporal_response(request)
+            return operation._result_to_response(request, result, blank)  # noqa: SLF001 - ninja's own shaping
+        except Exception as error:  # noqa: BLE001 - the API's handlers tell them apart
+            return self._api.on_exception(request, error)
+
+    def refuse(self, request: LightRequest, error: HttpError) -> HttpResponseBase:
+        """An error in the API's envelope."""
+        return self._api.on_exception(request, error)
+
+    @property
+    def body_limit(self) -> HttpError:
+        return HttpError(413, f"The request body is larger than {self.max_body_bytes} bytes.")
+
+    def too_large(self, headers: Iterable[tuple[bytes, bytes]]) -> HttpError | None:
+        """By what a request says of itself."""
+        for name, value in headers:
+            if name == b"content-length" and value.isdigit() and int(value) > self.max_body_bytes:
+                return self.body_limit
+        return None
+
+    async def _read_body(self, scope: Scope, receive: Receive) -> bytes:
+        if error := self.too_large(scope["headers"]):
+            raise error
+        parts, size = [], 0
+        while (message := await receive())["type"] == "http.request":
+            part = message.get("body", b"")
+            size += len(part)
+            if size > self.max_body_bytes:
+                raise self.body_limit
+            parts.append(part)
+            if not message.get("more_body"):
+                return b"".join(parts)
+        raise ClientGoneError
 
     def _find(self, path: str) -> tuple[dict[str, Operation], dict[str, str]]:
         operations = self._static.get(path)
@@ -203,6 +266,12 @@ def _operations(api: NinjaAPI) -> Iterable[tuple[str, dict[str, Operation]]]:
             yield full, operations
 
 
+def _is_bare(operation: Operation) -> bool:
+    """Whether ninja has nothing to read or check before the function runs."""
+    checks = operation.auth_callbacks or operation.throttle_objects
+    return not (operation.models or checks or operation.stream_format)
+
+
 def _pattern(path: str) -> re.Pattern[str]:
     """`/models/{path:id}/endpoint` as a regular expression; `path:` lets the value hold slashes."""
     parts = re.split(r"\{(path:)?(\w+)\}", path)
@@ -210,27 +279,6 @@ def _pattern(path: str) -> re.Pattern[str]:
     for kind, name, literal in zip(parts[1::3], parts[2::3], parts[3::3], strict=True):
         out += [f"(?P<{name}>{'.+' if kind else '[^/]+'})", re.escape(literal)]
     return re.compile("".join(out))
-
-
-async def _read_body(scope: Scope, receive: Receive, max_bytes: int) -> bytes:
-    too_large = HttpError(413, f"The request body is larger than {max_bytes} bytes.")
-    for name, value in scope["headers"]:
-        if name == b"content-length" and value.isdigit() and int(value) > max_bytes:
-            raise too_large
-    message = await receive()
-    if not message.get("more_body") and message["type"] == "http.request":
-        return bytes(message.get("body", b""))  # one message: no copy beyond the server's own
-    parts, size = [], 0
-    while message["type"] == "http.request":
-        part = message.get("body", b"")
-        size += len(part)
-        if size > max_bytes:
-            raise too_large
-        parts.append(part)
-        if not message.get("more_body"):
-            return b"".join(parts)
-        message = await receive()
-    raise ClientGoneError
 
 
 async def _cancel_on_disconnect(receive: Receive, task: asyncio.Task[Any]) -> None:
@@ -250,15 +298,37 @@ async def _send_response(response: HttpResponseBase, send: Send) -> None:
         await send({"type": "http.response.body", "body": content})
         return
 
-    async def write(chunk: bytes) -> None:
-        await send({"type": "http.response.body", "body": chunk, "more_body": True})
-
     try:
         await send(start)
-        await response.produce(write)
+        sink = _AsgiSink(send)
+        await response.produce(sink)
+        await sink.drain()
         await send({"type": "http.response.body", "body": b""})
     finally:
         response.on_close()
+
+
+class _AsgiSink:
+    """A `Sink` on any ASGI server: what is put waits for `drain`."""
+
+    is_open = True  # a client that left has cancelled the task
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self._unsent: list[bytes] = []
+
+    def put(self, chunk: bytes) -> bool:
+        self._unsent.append(chunk)
+        return False
+
+    async def drain(self) -> None:
+        unsent, self._unsent = self._unsent, []
+        if unsent:
+            await self._send({"type": "http.response.body", "body": b"".join(unsent), "more_body": True})
+
+    async def __call__(self, chunk: bytes) -> None:
+        self.put(chunk)
+        await self.drain()
 
 
 async def _run_lifespan(

@@ -12,25 +12,22 @@ import logging
 import re
 import time
 import uuid
-from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-import msgspec
 from django.http import HttpResponse
 from django.http.response import HttpResponseBase
 
-from cortex_site.light import LightRequest, StreamResponse, Write
-from ext.sse import SSEScanner
+from cortex_site.light import LightRequest, Sink, StreamResponse
+from fleet.gateway.account import Account
 from fleet.gateway.dialects import CHAT_PATH, Answer, Call, Dialect, with_model
 from fleet.gateway.dispatch import Dispatch
 from fleet.gateway.keys import authorize, check_model
 from fleet.gateway.limit_headers import for_dialect
 from fleet.gateway.limits import Ticket, estimate
-from fleet.gateway.recorder import wall_clock
+from fleet.gateway.relay import Relay
 from fleet.gateway.upstream import Response, UpstreamError
-from fleet.records import Outcome, RequestRecord
+from fleet.records import Outcome
 from fleet.snapshot import KeyView
 from neuron.wire import ApiError
 
@@ -40,28 +37,9 @@ if TYPE_CHECKING:
 log = logging.getLogger("cortex.request")
 
 CLIENT_LEFT = 499  # nginx's number for a client that went away
-MAX_CHUNK_TIMES = 1024  # of a stream, for the gaps between them: its last
 PATIENCE_S = 5.0  # a streaming client waits so long for a head, then for comments
 _BUG = ApiError(500, "internal_error", "The gateway failed; its log has the reason.")
-_FINISH = re.compile(rb'"finish_reason"\s*:\s*"(\w{1,30})"')
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
-
-
-class _Details(msgspec.Struct):
-    cached_tokens: int = 0
-
-
-class _Usage(msgspec.Struct):
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    prompt_tokens_details: _Details | None = None
-
-
-class _WithUsage(msgspec.Struct):
-    usage: _Usage | None = None
-
-
-_usage = msgspec.json.Decoder(_WithUsage)
 
 
 def request_id(request: LightRequest) -> str:
@@ -77,21 +55,14 @@ class Exchange:
         self._gateway = gateway
         self._request = request
         self._dialect = dialect
-        self._started = time.monotonic()
-        self._first_token: float | None = None
-        self._usage = _Usage()
-        self._model = ""
-        self._stream = False
-        self._key = ""
         self._ticket: Ticket | None = None
         self._prompt_estimate = 0
-        self._events = 0  # of a stream, that passed
-        self._finish_reason = ""
-        self._chunk_times: deque[float] = deque(maxlen=MAX_CHUNK_TIMES)
+        self._relay: Relay | None = None
         self._finished = False
         self._response: Response | None = None
         self._pending: asyncio.Task[Response] | None = None
         self.request_id = request_id(request)
+        self._account = Account(self.request_id, dialect.name, time.monotonic())
         headers = {"content-type": "application/json", "x-request-id": self.request_id}
         self._dispatch = Dispatch(gateway.view, gateway.nodes, gateway.loader, headers)
 
@@ -105,28 +76,27 @@ class Exchange:
             raise
         except Exception:
             log.exception("request failed", extra={"request_id": self.request_id})
-            return self._refuse(
-                ApiError(500, "internal_error", "The gateway failed; its log has the reason.")
-            )
+            return self._refuse(_BUG)
 
     async def _run(self) -> HttpResponseBase:
         gateway, snapshot = self._gateway, self._gateway.view.snapshot
         key = authorize(
             self._request, snapshot.config, allow_anonymous=gateway.config.gateway.allow_anonymous
         )
-        self._key = key.name if key else ""
+        self._account.key = key.name if key else ""
         call = self._dialect.decode(self._request.body)
-        self._model, self._stream = snapshot.resolve(call.model), call.stream
-        check_model(key, self._model)
-        if not snapshot.knows(self._model):
+        self._account.model = model = snapshot.resolve(call.model)
+        self._account.stream = call.stream
+        check_model(key, model)
+        if not snapshot.knows(model):
             message = f"The model '{call.model}' does not exist; GET /v1/models lists those that do."
             raise ApiError(404, "model_not_found", message, param="model")
         if key is not None and key.limits:
             await self._reserve(key, call)
-        body = call.body if self._model == call.model else with_model(call.body, self._model)
+        body = call.body if model == call.model else with_model(call.body, model)
         answer = self._dialect.answer(call, self.request_id)
-        send = self._dispatch.send(self._model, call.node_path, body)
-        if call.stream and not snapshot.replicas(self._model):
+        send = self._dispatch.send(model, call.node_path, body)
+        if call.stream and not snapshot.replicas(model):
             return await self._stream_cold(call, answer, send)
         self._response = await send
         return self._streamed(call, answer) if call.stream else await self._whole(answer)
@@ -134,7 +104,7 @@ class Exchange:
     async def _reserve(self, key: KeyView, call: Call) -> None:
         """Raises `LimitExceededError`. What is taken here is settled in `_finish`."""
         gateway = self._gateway
-        context = gateway.view.snapshot.context(self._model)
+        context = gateway.view.snapshot.context(self._account.model)
         prompt, answer = estimate(call.body, context=context, answer=gateway.config.gateway.reserve_tokens)
         if call.node_path != CHAT_PATH:  # nothing is generated
             prompt, answer = 0, 0
@@ -146,8 +116,7 @@ class Exchange:
 
     async def _whole(self, answer: Answer) -> HttpResponse:
         body = await self._read()
-        self._note_usage(body)
-        self._note_finish(body)
+        self._account.note_answer(body)
         content = answer.whole(body)
         self._finish("ok", 200)
         return HttpResponse(content, content_type="application/json", headers=self._headers())
@@ -160,7 +129,7 @@ class Exchange:
             raise self._lost(error) from error
 
     def _streamed(self, call: Call, answer: Answer) -> StreamResponse:
-        return self._stream_response(answer, lambda write: self._relay(call, answer, write))
+        return self._stream_response(answer, lambda sink: self._relay_stream(call, answer, sink))
 
     async def _stream_cold(
         self, call: Call, answer: Answer, send: Coroutine[Any, Any, Response]
@@ -171,19 +140,19 @@ class Exchange:
         if self._pending.done():
             self._response = self._pending.result()
             return self._streamed(call, answer)
-        return self._stream_response(answer, lambda write: self._wait_and_relay(call, answer, write))
+        return self._stream_response(answer, lambda sink: self._wait_and_relay(call, answer, sink))
 
     def _stream_response(
-        self, answer: Answer, relay: Callable[[Write], Coroutine[Any, Any, None]]
+        self, answer: Answer, relay: Callable[[Sink], Coroutine[Any, Any, None]]
     ) -> StreamResponse:
-        async def produce(write: Write) -> None:
+        async def produce(sink: Sink) -> None:
             self._gateway.open_streams += 1
             try:
-                error = await self._outcome(relay(write))
+                error = await self._outcome(relay(sink))
             finally:
                 self._gateway.open_streams -= 1
             if error is not None:
-                await write(answer.fail(error))
+                await sink(answer.fail(error))
 
         headers = self._headers() | {
             "content-type": "text/event-stream; charset=utf-8",
@@ -208,39 +177,22 @@ class Exchange:
             return _BUG
         return None
 
-    async def _wait_and_relay(self, call: Call, answer: Answer, write: Write) -> None:
+    async def _wait_and_relay(self, call: Call, answer: Answer, sink: Sink) -> None:
         assert self._pending is not None
         while not self._pending.done():
-            await write(f": {self._gateway.loader.progress(self._model)}\n\n".encode())
+            await sink(f": {self._gateway.loader.progress(self._account.model)}\n\n".encode())
             await asyncio.wait({self._pending}, timeout=PATIENCE_S)
         self._response = self._pending.result()
-        await self._relay(call, answer, write)
+        await self._relay_stream(call, answer, sink)
 
-    async def _relay(self, call: Call, answer: Answer, write: Write) -> None:
+    async def _relay_stream(self, call: Call, answer: Answer, sink: Sink) -> None:
         assert self._response is not None
-        scanner = SSEScanner(call.hide_usage)
-        came_at = self._chunk_times.append
+        self._relay = Relay(answer, hide_usage=call.hide_usage)
         try:
-            async for chunk in self._response.chunks():
-                came_at(time.monotonic())
-                passed = answer.feed(scanner.feed(chunk))
-                if scanner.visible and self._first_token is None:
-                    self._first_token = time.monotonic()
-                if scanner.finished and not self._finish_reason:
-                    self._note_finish(chunk)
-                if passed:
-                    await write(passed)
+            await self._relay.run(self._response, sink)
         except UpstreamError as error:
             raise self._lost(error) from error
-        finally:
-            rest = scanner.close()
-            self._events = scanner.events
-            self._note_usage(scanner.usage)
-        if not scanner.done and not scanner.error:
-            raise self._lost("the node ended the stream without [DONE]")
-        if rest := answer.feed(rest) + answer.close():
-            await write(rest)
-        if scanner.error:
+        if self._relay.failed:
             self._finish("error", 200, "node_error_event")
         else:
             self._finish("ok", 200)
@@ -272,17 +224,6 @@ class Exchange:
             headers["x-cortex-retries"] = str(self._dispatch.retries)
         return headers | self._ticket.headers if self._ticket else headers
 
-    def _note_usage(self, data: bytes) -> None:
-        try:
-            self._usage = (_usage.decode(data).usage if data else None) or self._usage
-        except (msgspec.DecodeError, UnicodeDecodeError):
-            log.warning("a node's usage is not readable", extra={"request_id": self.request_id})
-
-    def _note_finish(self, data: bytes) -> None:
-        found = _FINISH.search(data)
-        if found:
-            self._finish_reason = found[1].decode()
-
     def _finish(self, outcome: Outcome, status: int, error_code: str = "") -> None:
         """The first caller decides; connection and pending work are given up here and nowhere else."""
         if self._finished:
@@ -294,47 +235,21 @@ class Exchange:
                 self._pending.add_done_callback(_close_result)
         if self._response is not None:
             self._response.close()
+        if self._relay is not None:
+            self._account.note_stream(self._relay)
         if self._ticket is not None:
             self._gateway.limiter.settle(self._ticket, self._used_tokens(self._ticket))
-        record = self._record(outcome, status, error_code)
-        self._gateway.recorder.put(record, self._chunk_times)
+        record = self._account.record(outcome, status, error_code, self._dispatch)
+        self._gateway.recorder.put(record, self._relay.chunk_times if self._relay else ())
         level = logging.INFO if outcome in {"ok", "cancelled"} else logging.WARNING
-        log.log(level, "request", extra=asdict(record))
+        log.log(level, "request", extra=record.as_dict())
 
     def _used_tokens(self, ticket: Ticket) -> int:
         """As the engine counted; by what passed when the stream broke off before its usage."""
-        used = self._usage.prompt_tokens + self._usage.completion_tokens
-        if used or not self._events:
-            return used
-        return min(ticket.grant.tokens, self._prompt_estimate + self._events)
-
-    def _record(self, outcome: Outcome, status: int, error_code: str) -> RequestRecord:
-        details = self._usage.prompt_tokens_details
-        dispatch, first = self._dispatch, self._first_token
-        return RequestRecord(
-            request_id=self.request_id,
-            started_at=wall_clock(self._started),
-            model=self._model,
-            node=dispatch.node,
-            dialect=self._dialect.name,
-            stream=self._stream,
-            status=status,
-            outcome=outcome,
-            error_code=error_code,
-            key=self._key,
-            prompt_tokens=self._usage.prompt_tokens,
-            completion_tokens=self._usage.completion_tokens,
-            cached_tokens=details.cached_tokens if details else 0,
-            ttft_s=first - self._started if first is not None else None,
-            latency_s=time.monotonic() - self._started,
-            queue_s=dispatch.queue_s,
-            cold=dispatch.cold,
-            retries=dispatch.retries,
-            load_s=dispatch.load_s,
-            overhead_s=dispatch.overhead_s,
-            finish_reason=self._finish_reason,
-            attempts=tuple(dispatch.failures),
-        )
+        account = self._account
+        if account.tokens or not account.events:
+            return account.tokens
+        return min(ticket.grant.tokens, self._prompt_estimate + account.events)
 
 
 def _close_result(task: asyncio.Task[Response]) -> None:

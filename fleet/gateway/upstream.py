@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections import deque
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Literal, cast
@@ -75,7 +75,10 @@ class Connection(asyncio.Protocol):
         self._head_seen = False
         self._complete = False
         self._answered = False  # at least one byte of this answer came
-        self._error: UpstreamError | None = None
+        self._error: Exception | None = None
+        self._take: Callable[[bytes], bool] | None = None  # who gets body bytes as they come
+        self._full = False  # `_take` wants no more for now
+        self._heard_at = 0.0
         self._wake: asyncio.Future[None] | None = None
         self.idle_since = 0.0
 
@@ -92,6 +95,7 @@ class Connection(asyncio.Protocol):
             self.abort()
             return
         self._answered = True
+        self._heard_at = self._loop.time()
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserError as error:
@@ -100,10 +104,23 @@ class Connection(asyncio.Protocol):
             self._head.size += len(data)
             if self._head.size > MAX_HEAD_BYTES:
                 self._fail(UpstreamError("protocol", f"the answer's head is over {MAX_HEAD_BYTES} bytes"))
-        if self._buffered > HIGH_WATER_BYTES and not self._paused and self._transport:
-            self._paused = True
-            self._transport.pause_reading()
-        self._notify()
+        if self._take is not None:
+            self._pass_on(self._take)
+        elif self._buffered > HIGH_WATER_BYTES:
+            self._pause()
+        if self._take is None or self._full or self._complete or self._error:
+            self._notify()
+
+    def _pass_on(self, take: Callable[[bytes], bool]) -> None:
+        """What has come to the taker, from the socket's own callback; a taker that fails ends the answer."""
+        if not self._chunks or self._full:
+            return
+        try:
+            self._full = not take(self._take_all())
+        except Exception as error:  # noqa: BLE001 - raised by `pour`, where its owner waits
+            self._fail(error)
+        if self._full:
+            self._pause()
 
     def eof_received(self) -> bool:
         return False
@@ -160,40 +177,79 @@ class Connection(asyncio.Protocol):
         """The body as it comes, everything that is there at once."""
         while True:
             if self._chunks:
-                yield self._take()
+                data = self._take_all()
+                self._resume()
+                yield data
             elif self._complete:
                 return
             else:
                 await self._wait(self._limits.idle_s, "stopped answering")
 
-    def _take(self) -> bytes:
+    async def pour(self, take: Callable[[bytes], bool], drain: Callable[[], Awaitable[None]]) -> None:
+        """The whole body to `take`, called by the socket's callback: no task wakes for a chunk.
+
+        When `take` returns False the socket is paused until `drain` has returned. What `take` raises is
+        raised here.
+        """
+        self._take = take
+        try:
+            while True:
+                self._pass_on(take)
+                if self._full:
+                    await drain()
+                    self._full = False
+                    self._resume()
+                elif self._complete:
+                    return
+                else:
+                    await self._wait(self._limits.idle_s, "stopped answering")
+        finally:
+            self._take, self._full = None, False
+
+    def _take_all(self) -> bytes:
         data = self._chunks.popleft() if len(self._chunks) == 1 else b"".join(self._chunks)
         self._chunks.clear()
         self._buffered = 0
-        if self._paused and self._transport:
-            self._paused = False
-            self._transport.resume_reading()
         return data
 
+    def _pause(self) -> None:
+        if self._transport and not self._paused:
+            self._paused = True
+            self._transport.pause_reading()
+
+    def _resume(self) -> None:
+        if self._transport and self._paused:
+            self._paused = False
+            self._transport.resume_reading()
+
     async def _wait(self, seconds: float, what: str) -> None:
-        """Until something arrives; body bytes that came before a failure are read before it is raised."""
+        """Until something arrives; body bytes that came before a failure are read before it is raised.
+
+        In `pour` the silence is measured from the last byte, by a timer that looks after it is due.
+        """
         if self._error:
             raise self._error
         self._wake = self._loop.create_future()
-        timer = self._loop.call_later(
-            seconds, lambda: self._fail(UpstreamError("timeout", f"the node {what} for {seconds:g} s"))
-        )
+        self._heard_at = self._loop.time()
+        self._timer = self._loop.call_later(seconds, self._look_at_silence, seconds, what)
         try:
             await self._wake
         finally:
-            timer.cancel()
+            self._timer.cancel()
             self._wake = None
+
+    def _look_at_silence(self, seconds: float, what: str) -> None:
+        left = self._heard_at + seconds - self._loop.time()
+        if left <= 0:
+            self._fail(UpstreamError("timeout", f"the node {what} for {seconds:g} s"))
+        else:
+            self._timer = self._loop.call_later(left, self._look_at_silence, seconds, what)
 
     def _notify(self) -> None:
         if self._wake and not self._wake.done():
             self._wake.set_result(None)
 
-    def _fail(self, error: UpstreamError) -> None:
+    def _fail(self, error: Exception) -> None:
         if self._error is None and not self._complete:
             self._error = error
         self.abort()
@@ -252,6 +308,10 @@ class Response:
         assert self._connection is not None
         async for chunk in self._connection.chunks():
             yield chunk
+
+    async def pour(self, take: Callable[[bytes], bool], drain: Callable[[], Awaitable[None]]) -> None:
+        assert self._connection is not None
+        await self._connection.pour(take, drain)
 
     async def read(self, max_bytes: int) -> bytes:
         """The whole body; `UpstreamError` when it is longer than `max_bytes`."""

@@ -11,6 +11,7 @@ import django
 import uvicorn
 
 from cortex_site import config, logs
+from cortex_site.light_http import LightProtocol
 
 KEEP_ALIVE_S = 75
 BACKLOG = 2048
@@ -34,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         uvicorn.Config(
             application(gateway),
             loop="uvloop",
-            http="httptools",
+            http=LightProtocol,
             ws="none",
             lifespan="on",
             log_config=None,

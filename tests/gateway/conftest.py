@@ -14,6 +14,7 @@ import uvicorn
 from cortex_site.config import CortexConfig
 from cortex_site.config import Gateway as GatewayConfig
 from cortex_site.config import Redis as RedisConfig
+from cortex_site.light_http import LightProtocol
 from fleet.gateway.app import Gateway, application
 from fleet.records import RequestRecord
 from fleet.snapshot import NodeConfig, ProfileView
@@ -65,7 +66,15 @@ class House:
 async def serving(app):
     sock = socket.create_server(("127.0.0.1", 0))
     server = uvicorn.Server(
-        uvicorn.Config(app, lifespan="on", log_config=None, ws="none", timeout_graceful_shutdown=1)
+        uvicorn.Config(
+            app,
+            http=LightProtocol,
+            lifespan="on",
+            log_config=None,
+            ws="none",
+            timeout_graceful_shutdown=1,
+            proxy_headers=False,
+        )
     )
     task = asyncio.create_task(server.serve(sockets=[sock]))
     while not server.started:

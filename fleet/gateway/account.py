@@ -1,0 +1,106 @@
+"""What one request's record will say: filled in while the request runs, made once at its end."""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+from dataclasses import dataclass, field
+
+import msgspec
+
+from fleet.gateway.dispatch import Dispatch
+from fleet.gateway.recorder import wall_clock
+from fleet.gateway.relay import Relay
+from fleet.records import Outcome, RequestRecord
+
+log = logging.getLogger("cortex.request")
+
+_FINISH = re.compile(rb'"finish_reason"\s*:\s*"(\w{1,30})"')
+
+
+class _Details(msgspec.Struct):
+    cached_tokens: int = 0
+
+
+class _Usage(msgspec.Struct):
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    prompt_tokens_details: _Details | None = None
+
+
+class _WithUsage(msgspec.Struct):
+    usage: _Usage | None = None
+
+
+_usage = msgspec.json.Decoder(_WithUsage)
+
+
+@dataclass(slots=True)
+class Account:
+    """Times are monotonic, in seconds."""
+
+    request_id: str
+    dialect: str
+    started: float
+    model: str = ""
+    stream: bool = False
+    key: str = ""
+    usage: _Usage = field(default_factory=_Usage)
+    finish_reason: str = ""
+    first_token: float | None = None
+    events: int = 0  # of a stream, that passed
+
+    @property
+    def tokens(self) -> int:
+        """Prompt and answer as the engine counted them; 0 when it did not."""
+        return self.usage.prompt_tokens + self.usage.completion_tokens
+
+    def note_answer(self, body: bytes) -> None:
+        """An answer that is not streamed."""
+        self._note_usage(body)
+        self._note_finish(body)
+
+    def note_stream(self, relay: Relay) -> None:
+        """A stream that is over, however it ended."""
+        self.first_token, self.events = relay.first_token, relay.events
+        self._note_finish(relay.finish)
+        if relay.usage:
+            self._note_usage(relay.usage)
+
+    def _note_usage(self, data: bytes) -> None:
+        try:
+            self.usage = _usage.decode(data).usage or self.usage
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            log.warning("a node's usage is not readable", extra={"request_id": self.request_id})
+
+    def _note_finish(self, data: bytes) -> None:
+        if found := _FINISH.search(data):
+            self.finish_reason = found[1].decode()
+
+    def record(self, outcome: Outcome, status: int, error_code: str, dispatch: Dispatch) -> RequestRecord:
+        details, first = self.usage.prompt_tokens_details, self.first_token
+        return RequestRecord(
+            request_id=self.request_id,
+            started_at=wall_clock(self.started),
+            model=self.model,
+            node=dispatch.node,
+            dialect=self.dialect,
+            stream=self.stream,
+            status=status,
+            outcome=outcome,
+            error_code=error_code,
+            key=self.key,
+            prompt_tokens=self.usage.prompt_tokens,
+            completion_tokens=self.usage.completion_tokens,
+            cached_tokens=details.cached_tokens if details else 0,
+            ttft_s=first - self.started if first is not None else None,
+            latency_s=time.monotonic() - self.started,
+            queue_s=dispatch.queue_s,
+            cold=dispatch.cold,
+            retries=dispatch.retries,
+            load_s=dispatch.load_s,
+            overhead_s=dispatch.overhead_s,
+            finish_reason=self.finish_reason,
+            attempts=tuple(dispatch.failures),
+        )

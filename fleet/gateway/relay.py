@@ -1,0 +1,68 @@
+"""One stream on its way from a node to a client, chunk by chunk, without a task that wakes for each.
+
+The upstream's callback hands a chunk to `Relay`, which scans it, lets the dialect rewrite it and puts it on
+the client's transport. A slow client pauses the node's socket; what is held for it is bounded by the two
+transports' high-water marks.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+
+from cortex_site.light import Sink
+from ext.sse import SSEScanner
+from fleet.gateway.dialects import Answer
+from fleet.gateway.upstream import Response, UpstreamError
+
+MAX_CHUNK_TIMES = 1024  # of a stream, for the gaps between them: its last
+
+
+class Relay:
+    """`run` moves one stream; the rest is what it saw of it. Times are monotonic, in seconds."""
+
+    def __init__(self, answer: Answer, *, hide_usage: bool) -> None:
+        self._answer = answer
+        self._scanner = SSEScanner(hide_usage)
+        self._sink: Sink | None = None
+        self.first_token: float | None = None
+        self.finish = b""  # the chunk that held the finish reason
+        self.chunk_times: deque[float] = deque(maxlen=MAX_CHUNK_TIMES)
+
+    @property
+    def events(self) -> int:
+        return self._scanner.events
+
+    @property
+    def usage(self) -> bytes:
+        """The event that held it last; empty when none did."""
+        return self._scanner.usage
+
+    @property
+    def failed(self) -> bool:
+        """The node said within the stream that it failed."""
+        return bool(self._scanner.error)
+
+    async def run(self, response: Response, sink: Sink) -> None:
+        """Raises `UpstreamError` when the node's stream is no whole one."""
+        self._sink = sink
+        try:
+            await response.pour(self._take, sink.drain)
+        finally:
+            rest = self._scanner.close()
+        if not self._scanner.done and not self._scanner.error:
+            raise UpstreamError("closed", "the node ended the stream without [DONE]")
+        if rest := self._answer.feed(rest) + self._answer.close():
+            await sink(rest)
+
+    def _take(self, chunk: bytes) -> bool:
+        """Called by the upstream; False while the client is slow."""
+        assert self._sink is not None
+        now = time.monotonic()
+        self.chunk_times.append(now)
+        passed = self._answer.feed(self._scanner.feed(chunk))
+        if self.first_token is None and self._scanner.visible:
+            self.first_token = now
+        if not self.finish and self._scanner.finished:
+            self.finish = chunk
+        return self._sink.put(passed) if passed else True
