@@ -11,7 +11,6 @@ import django
 import uvicorn
 
 from cortex_site import config, logs
-from cortex_site.light_http import LightProtocol
 
 KEEP_ALIVE_S = 75
 BACKLOG = 2048
@@ -24,7 +23,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     logs.setup("info", "gateway")
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "cortex_site.settings")
     django.setup()
-    # After django.setup(): these reach the app registry.
+    # After django.setup(): these reach the app registry, or ninja's settings.
+    from cortex_site.light_http import LightProtocol  # noqa: PLC0415
     from fleet.gateway.app import Gateway, application  # noqa: PLC0415
     from fleet.gateway.services_control import ServicesControl  # noqa: PLC0415
     from fleet.services import records  # noqa: PLC0415
