@@ -74,6 +74,7 @@ class Connection(asyncio.Protocol):
         self._paused = False
         self._head_seen = False
         self._complete = False
+        self._keep_alive = False  # the parser says so while it ends a message, and only then
         self._answered = False  # at least one byte of this answer came
         self._error: Exception | None = None
         self._take: Callable[[bytes], bool] | None = None  # who gets body bytes as they come
@@ -148,13 +149,18 @@ class Connection(asyncio.Protocol):
             self._head.status = status
             self._head_seen = True
 
+    def on_message_begin(self) -> None:
+        if self._complete:  # more than one answer to one request
+            raise UpstreamError("protocol", "the node sent more than its answer")
+
     def on_body(self, body: bytes) -> None:
         self._chunks.append(body)
         self._buffered += len(body)
 
     def on_message_complete(self) -> None:
         if self._head_seen:
-            self._complete = True
+            assert self._parser is not None
+            self._complete, self._keep_alive = True, self._parser.should_keep_alive()
         else:
             self._head = _Head()
 
@@ -277,13 +283,7 @@ class Connection(asyncio.Protocol):
 
     @property
     def is_reusable(self) -> bool:
-        return (
-            self.is_open
-            and self._complete
-            and not self._chunks
-            and self._parser is not None
-            and self._parser.should_keep_alive()
-        )
+        return self.is_open and self._complete and self._keep_alive and not self._chunks
 
     def rest(self) -> None:
         """Between two exchanges."""

@@ -17,6 +17,7 @@ class Request:
     path: str
     headers: dict[str, str]
     body: bytes
+    connection: int = 0  # the node's number of it
     gone: asyncio.Event = field(default_factory=asyncio.Event)  # the gateway hung up
 
     @property
@@ -98,6 +99,7 @@ class FakeNode:
         self._server: asyncio.Server | None = None
         self._connections: set[asyncio.Task[None]] = set()
         self.port = 0
+        self.accepted = 0  # connections
 
     @property
     def url(self) -> str:
@@ -149,8 +151,11 @@ class FakeNode:
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         self._connections.add(task)
+        self.accepted += 1
+        number = self.accepted
         try:
             while request := await _read_request(reader):
+                request.connection = number
                 await self._respond(request, reader, writer)
         except (ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
             pass
