@@ -1,0 +1,181 @@
+"""Whatever a model says under a grammar, its parser finds what was asked for in it."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterable
+from typing import Any
+
+import jsonschema
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from llguidance import LLMatcher, LLTokenizer
+from tokenizers import AddedToken, Tokenizer
+
+from neuron.text.answer import AnswerStream
+from neuron.text.calls import Offer
+from neuron.text.detokenizer import Detokenizer
+from neuron.text.events import CallArguments, CallStart, Content
+from neuron.text.formats import FORMATS
+from neuron.text.grammar import GuideRefusedError, Wish, answer_grammar, schema_problem
+from neuron.text.reasoning import KNOWN_MARKERS, ReasoningSplitter
+from tests.stubs.model_dir import END, byte_tokenizer
+
+WORD = {"type": "string", "enum": ["Oslo", "Rome", 'a "b" c']}
+SCHEMAS: dict[str, dict[str, Any]] = {
+    "weather": {
+        "type": "object",
+        "properties": {"city": WORD, "days": {"type": "integer", "minimum": 1, "maximum": 9}},
+        "required": ["city"],
+        "additionalProperties": False,
+    },
+    "stop": {"type": "object", "properties": {}, "additionalProperties": False},
+}
+CONTENT = {"type": "object", "properties": {"ok": {"type": "boolean"}}, "required": ["ok"]}
+CONTENT |= {"additionalProperties": False}
+OFFER = Offer(SCHEMAS)
+MAX_TOKENS = 3000
+THINK = KNOWN_MARKERS[0]
+
+
+class Vocabulary:
+    """A byte-level tokenizer in which `marks` are tokens of their own."""
+
+    def __init__(self, marks: Iterable[str]) -> None:
+        specification = json.loads(byte_tokenizer().to_str())
+        specification["added_tokens"] = []
+        self.tokenizer = Tokenizer.from_str(json.dumps(specification))
+        self.tokenizer.add_special_tokens([AddedToken(mark, special=True) for mark in (END, *marks)])
+        self.added = {t.content: i for i, t in self.tokenizer.get_added_tokens_decoder().items()}
+        self.end_id = self.added[END]
+        self.guided = LLTokenizer(self.tokenizer.to_str(), eos_token=self.end_id)
+
+
+MARKS = dict.fromkeys(mark for known in FORMATS.values() for mark in known.markers if mark != "[CALL_ID]")
+FULL = Vocabulary([*MARKS, THINK.open, THINK.close])
+BARE = Vocabulary([])  # marks are text like any other
+
+
+def say(grammar: str, seed: int, vocabulary: Vocabulary = FULL) -> list[int]:
+    """Tokens drawn at random from what the grammar allows, up to its end."""
+    matcher = LLMatcher(vocabulary.guided, grammar)
+    assert not matcher.is_error(), matcher.get_error()
+    draw, said = random.Random(seed), []  # noqa: S311
+    for _ in range(MAX_TOKENS):
+        if matcher.is_stopped():
+            return said
+        bits = matcher.compute_bitmask()
+        allowed = [i for i in range(vocabulary.guided.vocab_size) if bits[i // 8] >> i % 8 & 1]
+        # tokens of their own are favoured, so that free text comes to an end
+        own = [token for token in allowed if token in vocabulary.added.values()]
+        token = draw.choice(own if own and draw.random() < 0.3 else allowed)
+        assert matcher.consume_token(token)
+        if token == vocabulary.end_id:
+            return said
+        said.append(token)
+    raise AssertionError(f"no end in {MAX_TOKENS} tokens: {vocabulary.tokenizer.decode(said)[-200:]!r}")
+
+
+def heard(
+    name: str, said: list[int], *, thinks: bool, opened: bool = False, vocabulary: Vocabulary = FULL
+) -> tuple[str, list[tuple[str, Any]]]:
+    """Text and calls of an answer, as its client gets them."""
+    format_ = FORMATS[name]
+    visible = {*format_.markers, THINK.open, THINK.close}
+    hidden = {id_ for mark, id_ in vocabulary.added.items() if mark not in visible}
+    answer = AnswerStream(
+        Detokenizer(vocabulary.tokenizer, hidden),
+        ReasoningSplitter(THINK if thinks else None, opened=opened),
+        tools=format_.parser(lambda: "id", OFFER),
+    )
+    events = [event for token in said for event in answer.feed(token)] + answer.finish()
+    text = "".join(event.text for event in events if isinstance(event, Content))
+    names = [event.name for event in events if isinstance(event, CallStart)]
+    arguments = [""] * len(names)
+    for event in events:
+        if isinstance(event, CallArguments):
+            arguments[event.index] += event.text
+    return text, [(called, json.loads(given_)) for called, given_ in zip(names, arguments, strict=True)]
+
+
+def check(calls: list[tuple[str, Any]]) -> None:
+    for name, arguments in calls:
+        jsonschema.validate(arguments, SCHEMAS[name])
+
+
+@pytest.mark.parametrize("name", FORMATS)
+@settings(max_examples=12, deadline=None)
+@given(seed=st.integers(0, 2**32), thinks=st.booleans(), opened=st.booleans(), is_parallel=st.booleans())
+def test_a_call_that_must_come_comes(name, seed, thinks, opened, is_parallel):
+    format_ = FORMATS[name]
+    thinks = thinks and not format_.splits_reasoning
+    wish = Wish(calls=list(SCHEMAS.items()), must_call=True, is_parallel=is_parallel)
+    thought = (THINK, opened) if thinks else None
+    grammar = answer_grammar(wish, added=FULL.added, format=format_, thought=thought)
+    text, calls = heard(name, say(grammar, seed), thinks=thinks, opened=thinks and opened)
+    assert calls
+    assert is_parallel or len(calls) == 1
+    assert not text.strip()
+    check(calls)
+
+
+@pytest.mark.parametrize("name", ["hermes", "mistral", "llama3", "qwen-xml"])
+@settings(max_examples=12, deadline=None)
+@given(seed=st.integers(0, 2**32))
+def test_marks_may_be_text_like_any_other(name, seed):
+    wish = Wish(calls=list(SCHEMAS.items()), must_call=True)
+    grammar = answer_grammar(wish, added=BARE.added, format=FORMATS[name], thought=None)
+    text, calls = heard(name, say(grammar, seed, BARE), thinks=False, vocabulary=BARE)
+    assert calls
+    assert not text.strip()
+    check(calls)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+@settings(max_examples=12, deadline=None)
+@given(seed=st.integers(0, 2**32))
+def test_strict_tools_are_obeyed_where_they_are_called(name, seed):
+    wish = Wish(calls=list(SCHEMAS.items()))
+    grammar = answer_grammar(wish, added=FULL.added, format=FORMATS[name], thought=None)
+    _, calls = heard(name, say(grammar, seed), thinks=False)
+    check(calls)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+@settings(max_examples=12, deadline=None)
+@given(seed=st.integers(0, 2**32), thinks=st.booleans())
+def test_content_follows_its_schema_or_calls_theirs(name, seed, thinks):
+    thinks = thinks and not FORMATS[name].splits_reasoning
+    wish = Wish(content=CONTENT, calls=list(SCHEMAS.items()))
+    thought = (THINK, False) if thinks else None
+    grammar = answer_grammar(wish, added=FULL.added, format=FORMATS[name], thought=thought)
+    text, calls = heard(name, say(grammar, seed), thinks=thinks)
+    assert bool(text.strip()) != bool(calls)
+    check(calls)
+    if text.strip():
+        jsonschema.validate(json.loads(text), CONTENT)
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 2**32), opened=st.booleans())
+def test_the_thought_is_free_and_the_answer_is_not(seed, opened):
+    grammar = answer_grammar(Wish(content=CONTENT), added=FULL.added, format=None, thought=(THINK, opened))
+    text, calls = heard("hermes", say(grammar, seed), thinks=True, opened=opened)
+    assert not calls
+    jsonschema.validate(json.loads(text), CONTENT)
+
+
+def test_what_no_grammar_can_hold_is_said_with_the_reason():
+    assert schema_problem(SCHEMAS["weather"]) is None
+    assert "uniqueItems" in (schema_problem({"type": "array", "uniqueItems": True}) or "")
+    assert schema_problem({"type": "objekt"}) == "Invalid type: objekt"
+    assert schema_problem({"x-guidance": {"lenient": True}, "not": {}}) is not None  # no client relaxes it
+
+
+def test_unquoted_text_cannot_be_held_to_more_than_a_choice():
+    schema = {"type": "object", "properties": {"a": {"type": "string", "maxLength": 3}}}
+    wish = Wish(calls=[("f", schema)], must_call=True)
+    with pytest.raises(GuideRefusedError, match="maxLength"):
+        answer_grammar(wish, added=FULL.added, format=FORMATS["qwen-xml"], thought=None)
