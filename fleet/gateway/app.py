@@ -11,13 +11,13 @@ from contextlib import asynccontextmanager
 from cortex_site.config import CortexConfig
 from cortex_site.light import LightASGI
 from fleet.gateway.api import make_api
+from fleet.gateway.connection import Limits
 from fleet.gateway.control import ControlPlane, ControlPlaneError
 from fleet.gateway.limits import Limiter
 from fleet.gateway.loading import Loader
 from fleet.gateway.nodes import Nodes
 from fleet.gateway.pulse import pulse
 from fleet.gateway.recorder import Recorder
-from fleet.gateway.upstream import Limits
 from fleet.gateway.view import FleetView
 from fleet.records import RequestRecord
 

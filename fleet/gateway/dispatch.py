@@ -12,9 +12,10 @@ from dataclasses import dataclass, field
 import msgspec
 
 from fleet import router
+from fleet.gateway.connection import UpstreamError
 from fleet.gateway.loading import Loader
 from fleet.gateway.nodes import Nodes
-from fleet.gateway.upstream import Response, UpstreamError
+from fleet.gateway.upstream import Response
 from fleet.gateway.view import FleetView
 from neuron.wire import ApiError
 

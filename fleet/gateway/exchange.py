@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import re
 import time
-import uuid
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
@@ -20,13 +20,14 @@ from django.http.response import HttpResponseBase
 
 from cortex_site.light import LightRequest, Sink, StreamResponse
 from fleet.gateway.account import Account
+from fleet.gateway.connection import UpstreamError
 from fleet.gateway.dialects import CHAT_PATH, Answer, Call, Dialect, with_model
 from fleet.gateway.dispatch import Dispatch
 from fleet.gateway.keys import authorize, check_model
 from fleet.gateway.limit_headers import for_dialect
 from fleet.gateway.limits import Ticket, estimate
 from fleet.gateway.relay import Relay
-from fleet.gateway.upstream import Response, UpstreamError
+from fleet.gateway.upstream import Response
 from fleet.records import Outcome
 from fleet.snapshot import KeyView
 from neuron.wire import ApiError
@@ -45,7 +46,7 @@ _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 def request_id(request: LightRequest) -> str:
     """The client's `x-request-id` when it is harmless to log, else a new one."""
     given = request.header(b"x-request-id")
-    return given if given and _REQUEST_ID.fullmatch(given) else f"req-{uuid.uuid4().hex}"
+    return given if given and _REQUEST_ID.fullmatch(given) else f"req-{os.urandom(16).hex()}"
 
 
 class Exchange:

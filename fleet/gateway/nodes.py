@@ -11,7 +11,8 @@ from types import MappingProxyType
 from pydantic import ValidationError
 
 from fleet.gateway import metrics
-from fleet.gateway.upstream import Limits, Pool, UpstreamError
+from fleet.gateway.connection import Limits, UpstreamError
+from fleet.gateway.upstream import Pool
 from fleet.gateway.view import FleetView
 from fleet.snapshot import ModelView, NodeConfig, NodeView
 from fleet.translation.sse import SseSplitter, SseTooLarge

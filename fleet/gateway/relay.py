@@ -12,8 +12,9 @@ from collections import deque
 
 from cortex_site.light import Sink
 from ext.sse import SSEScanner
+from fleet.gateway.connection import UpstreamError
 from fleet.gateway.dialects import Answer
-from fleet.gateway.upstream import Response, UpstreamError
+from fleet.gateway.upstream import Response
 
 MAX_CHUNK_TIMES = 1024  # of a stream, for the gaps between them: its last
 
