@@ -37,7 +37,16 @@ class Served(Protocol):
         """Tokens that prompt and answer may have together."""
         ...
 
+    @property
+    def dimensions(self) -> int | None:
+        """Of its vectors, when it makes embeddings."""
+        ...
+
     def submit(self, job: Job) -> Generation: ...
+
+    async def embed(self, inputs: list[list[int]]) -> bytes:
+        """The vectors of all inputs, one after the other, in little-endian float32. Raises `ApiError`."""
+        ...
 
 
 class Harness(Protocol):

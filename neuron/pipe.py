@@ -74,6 +74,14 @@ class Submit(msgspec.Struct, frozen=True, tag=True):
     priority: int = 0  # higher goes first, and may preempt lower
 
 
+class Embed(msgspec.Struct, frozen=True, tag=True):
+    """Make a vector of each input. Answered by `Embedded`, `Refused`, or `Finished` after a `Cancel`."""
+
+    id: int
+    model: str
+    inputs: list[list[int]]
+
+
 class Cancel(msgspec.Struct, frozen=True, tag=True):
     """The client went away: free the request's slot and pages at the next step. Answered by `Finished`."""
 
@@ -84,7 +92,7 @@ class Shutdown(msgspec.Struct, frozen=True, tag=True):
     """End the process once what runs is cancelled. Closing the pipe does the same."""
 
 
-ToWorker = Load | Unload | Submit | Cancel | Shutdown
+ToWorker = Load | Unload | Submit | Embed | Cancel | Shutdown
 
 # --- worker to daemon -------------------------------------------------------------------------------------
 
@@ -106,6 +114,7 @@ class Loaded(msgspec.Struct, frozen=True, tag=True):
     model: str
     memory_mb: int  # measured growth: weights and KV cache
     context: int  # tokens a request may have, prompt and answer together
+    dimensions: int | None = None  # of its vectors, when it makes embeddings and nothing else
 
 
 class LoadFailed(msgspec.Struct, frozen=True, tag=True):
@@ -146,6 +155,13 @@ class Finished(msgspec.Struct, frozen=True, tag=True):
     cached_tokens: int = 0  # of the prompt, found in the KV cache
 
 
+class Embedded(msgspec.Struct, frozen=True, tag=True):
+    """The vectors of all inputs, one after the other, in little-endian float32."""
+
+    id: int
+    vectors: bytes
+
+
 class Refused(msgspec.Struct, frozen=True, tag=True):
     """The request did not run, or could not run to its end. An HTTP status and code for the client."""
 
@@ -182,7 +198,7 @@ class Status(msgspec.Struct, frozen=True, tag=True):
     models: list[ModelStatus]
 
 
-ToDaemon = Ready | Progress | Loaded | LoadFailed | Unloaded | Tokens | Finished | Refused | Status
+ToDaemon = Ready | Progress | Loaded | LoadFailed | Unloaded | Tokens | Finished | Embedded | Refused | Status
 
 STATUS_INTERVAL_S = 0.25
 HEARTBEAT_S = 2.0

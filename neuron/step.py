@@ -73,6 +73,13 @@ class StepResult:
 
 
 @dataclass(frozen=True, slots=True)
+class EmbeddingPlan:
+    """One step of an embedding model: whole inputs, run as one batch. Its result is a vector for each."""
+
+    inputs: tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True, slots=True)
 class CacheShape:
     """The page table's dimensions, agreed on when a model is loaded."""
 

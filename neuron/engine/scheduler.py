@@ -57,6 +57,8 @@ class Limits:
 class Scheduler:
     """The requests of one model. Not thread-safe, no clock of its own: callers pass seconds."""
 
+    kind = Submit
+
     def __init__(self, model: str, shape: CacheShape, *, vocab_size: int, limits: Limits) -> None:
         if shape.num_slots < limits.max_running or shape.num_pages < shape.pages_per_slot:
             raise ValueError("the cache needs a slot per running request and room for one of full length")

@@ -73,7 +73,15 @@ def load_decoder(
     """Load and probe. Raises LoadError; `on_progress` gets the share of bytes read, after every tensor."""
     config = _read_config(checkpoint)
     text = config.get_text_config(decoder=True)
-    model = _build(checkpoint, config, dtype=dtype, device=device, on_progress=on_progress)
+    model = build(
+        checkpoint,
+        config,
+        _model_class(config),
+        attention=NAME,
+        dtype=dtype,
+        device=device,
+        on_progress=on_progress,
+    )
     model.eval().requires_grad_(requires_grad=False)
     try:
         layers, logits = _probe(model, text)
@@ -83,7 +91,7 @@ def load_decoder(
         raise unsupported(checkpoint.path, f"it does not run: {error!r}") from error
     if bool(logits.isnan().any()):
         raise broken(checkpoint.path, "its weights give logits that are not numbers")
-    return Decoder(model, layers, logits.shape[-1], _context(text))
+    return Decoder(model, layers, logits.shape[-1], context_of(text))
 
 
 def unsupported(path: Path, cause: str) -> LoadError:
@@ -117,20 +125,28 @@ def _model_class(config: Any) -> Any:
     return known[0] if isinstance(known, tuple) else known
 
 
-def _build(
-    checkpoint: Checkpoint, config: Any, *, dtype: torch.dtype, device: torch.device, on_progress: OnProgress
+def build(  # noqa: PLR0913
+    checkpoint: Checkpoint,
+    config: Any,
+    model_class: Any,
+    *,
+    attention: str,
+    dtype: torch.dtype,
+    device: torch.device,
+    on_progress: OnProgress,
 ) -> Any:
+    """transformers' model with the checkpoint's weights on `device`. Raises LoadError."""
     # Otherwise threads of transformers' own would read, and call `on_progress`.
     os.environ["HF_DEACTIVATE_ASYNC_LOAD"] = "1"
     with _quiet(), ExitStack() as files:
         reader = _Reader(checkpoint, files, device, on_progress)
         try:
-            model, info = _model_class(config).from_pretrained(
+            model, info = model_class.from_pretrained(
                 None,
                 config=config,
                 state_dict={name: _Stored(reader, name) for name in checkpoint.tensors},
                 dtype=dtype,
-                attn_implementation=NAME,
+                attn_implementation=attention,
                 ignore_mismatched_sizes=True,  # reported below, with the file
                 output_loading_info=True,
             )
@@ -139,7 +155,7 @@ def _build(
     for name, stored, wanted in sorted(info["mismatched_keys"]):
         cause = f"{name} has shape {list(stored)} instead of {list(wanted)}"
         raise broken(checkpoint.tensors[name].file if name in checkpoint.tensors else checkpoint.path, cause)
-    if missing := sorted(info["missing_keys"]):
+    if missing := sorted(name for name in info["missing_keys"] if not name.startswith("pooler.")):
         raise broken(checkpoint.path, f"lacks {missing[0]} ({len(missing)} such tensors)")
     return model.to(device)
 
@@ -228,7 +244,7 @@ def _probe(model: Any, text: Any) -> tuple[dict[int, LayerShape], torch.Tensor]:
     return probe.layers, out.logits
 
 
-def _context(text: Any) -> int:
+def context_of(text: Any) -> int:
     """Positions the model is good for.
 
     LongRoPE changes all frequencies once a sequence is longer than the original context, also those of keys

@@ -20,7 +20,7 @@ from neuron import pipe
 from neuron.config import Restart
 from neuron.supervisor.generation import Generation
 from neuron.supervisor.process import PipeError, WorkerProcess
-from neuron.wire import MIB, DeviceHealth, DeviceInfo, DeviceState
+from neuron.wire import MIB, ApiError, DeviceHealth, DeviceInfo, DeviceState
 
 log = logging.getLogger("neuron.device")
 
@@ -75,6 +75,7 @@ class DeviceWorker:
         self._process: WorkerProcess | None = None
         self._ready = asyncio.Event()
         self._generations: dict[int, Generation] = {}
+        self._embeddings: dict[int, asyncio.Future[bytes]] = {}
         self._loads: dict[str, asyncio.Future[pipe.Loaded]] = {}
         self._unloads: dict[str, asyncio.Future[None]] = {}
         self._next_request = 1
@@ -164,13 +165,15 @@ class DeviceWorker:
         message = f"The device worker {self.name} went away ({reason})."
         for number, generation in self._generations.items():
             generation.finish(pipe.Refused(number, 503, "worker_lost", message, RETRY_AFTER_S))
+        for number, embedding in self._embeddings.items():
+            _settle(embedding, pipe.Refused(number, 503, "worker_lost", message, RETRY_AFTER_S))
         for load in self._loads.values():
             if not load.done():
                 load.set_exception(LoadError("worker_lost", message))
         for unload in self._unloads.values():
             if not unload.done():
                 unload.set_result(None)
-        for table in (self._generations, self._loads, self._unloads, self.progress):
+        for table in (self._generations, self._embeddings, self._loads, self._unloads, self.progress):
             table.clear()
         self._owner.worker_lost(self)
         self._owner.changed(urgent=True)
@@ -185,6 +188,11 @@ class DeviceWorker:
             case pipe.Finished(id=number) | pipe.Refused(id=number):
                 if generation := self._generations.pop(number, None):
                     generation.finish(message)
+                elif embedding := self._embeddings.pop(number, None):
+                    _settle(embedding, message)
+            case pipe.Embedded(id=number):
+                if embedding := self._embeddings.pop(number, None):
+                    _settle(embedding, message)
             case pipe.Status():
                 is_news, self.status = message != self.status, message
                 if is_news:
@@ -262,6 +270,20 @@ class DeviceWorker:
         )  # fmt: skip
         return generation
 
+    async def embed(self, model: str, inputs: list[list[int]]) -> bytes:
+        """The vectors of all inputs, in float32. Raises `ApiError`."""
+        number, self._next_request = self._next_request, self._next_request + 1
+        if self._process is None:
+            message = f"The device worker {self.name} is not running."
+            raise ApiError(503, "worker_lost", message, retry_after_s=RETRY_AFTER_S)
+        self._embeddings[number] = asyncio.get_running_loop().create_future()
+        self._send(pipe.Embed(number, model, inputs))
+        try:
+            return await self._embeddings[number]
+        except asyncio.CancelledError:
+            self._cancel(number)
+            raise
+
     def _cancel(self, number: int) -> None:
         self._send(pipe.Cancel(number))
 
@@ -288,6 +310,19 @@ class DeviceWorker:
             restarts=self.restarts,
             reason=self.reason,
         )
+
+
+def _settle(embedding: asyncio.Future[bytes], end: pipe.Embedded | pipe.Refused | pipe.Finished) -> None:
+    if embedding.done():  # nobody waits any more
+        return
+    match end:
+        case pipe.Embedded(vectors=vectors):
+            embedding.set_result(vectors)
+        case pipe.Refused():
+            retry = end.retry_after_s
+            embedding.set_exception(ApiError(end.status, end.code, end.message, retry_after_s=retry))
+        case pipe.Finished():
+            embedding.set_exception(ApiError(503, "cancelled", "The request was cancelled."))
 
 
 def rss_mb(pid: int | None) -> int | None:

@@ -65,10 +65,14 @@ class LoadedModel:
     context: int
     worker: DeviceWorker
     max_unread_tokens: int
+    dimensions: int | None = None  # of its embeddings
 
     @property
     def capabilities(self) -> set[str]:
-        return set(self.text.capabilities)
+        return set(_capabilities(self.text, self.dimensions))
+
+    async def embed(self, inputs: list[list[int]]) -> bytes:
+        return await self.worker.embed(self.id, inputs)
 
     def submit(self, job: Job) -> Generation:
         return self.worker.submit(job, max_unread=self.max_unread_tokens)
@@ -134,7 +138,8 @@ class TorchHarness:
         assert model.worker
         assert model.loaded
         unread = self._config.stream.max_unread_tokens
-        return LoadedModel(model_id, model.text, model.loaded.context, model.worker, unread)
+        loaded = model.loaded
+        return LoadedModel(model_id, model.text, loaded.context, model.worker, unread, loaded.dimensions)
 
     # --- load and unload ------------------------------------------------------------------------------
 
@@ -271,6 +276,12 @@ class TorchHarness:
 _LOAD_FIELDS = tuple(name for name in ModelLoad.model_fields if name != "id")
 
 
+def _capabilities(text: ModelText | None, dimensions: int | None) -> list[str]:
+    if dimensions is not None:
+        return ["embeddings"]
+    return text.capabilities if text else []
+
+
 def _describe(model: _Model) -> ModelInfo:
     return ModelInfo(
         id=model.spec.model_id,
@@ -280,7 +291,7 @@ def _describe(model: _Model) -> ModelInfo:
         memory_mb=model.loaded.memory_mb if model.loaded else None,
         context=model.loaded.context if model.loaded else None,
         progress=model.worker.progress.get(model.spec.model_id) if model.worker else None,
-        capabilities=model.text.capabilities if model.text else [],
+        capabilities=_capabilities(model.text, model.loaded.dimensions if model.loaded else None),
         error=model.error,
     )
 

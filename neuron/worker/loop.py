@@ -23,6 +23,7 @@ from neuron.pipe import (
     HEARTBEAT_S,
     STATUS_INTERVAL_S,
     Cancel,
+    Embed,
     Finished,
     Load,
     Loaded,
@@ -103,7 +104,7 @@ class DeviceLoop:
 
     def _handle(self, message: ToWorker | Compiled) -> None:
         match message:
-            case Submit():
+            case Submit() | Embed():
                 self._submit(message)
             case Compiled():
                 self._submit_compiled(message)
@@ -119,12 +120,15 @@ class DeviceLoop:
                 self._end_all("shutting_down", "the device worker is shutting down")
                 self._is_running = False
 
-    def _submit(self, message: Submit, guide: MatcherGuide | None = None) -> None:
+    def _submit(self, message: Submit | Embed, guide: MatcherGuide | None = None) -> None:
         resident = self._slab.models.get(message.model)
         if resident is None:
             text = f"{message.model} is not loaded"
             self._outbox.append(Refused(message.id, 503, "model_not_loaded", text, RETRY_AFTER_S))
-        elif message.guide is not None and guide is None:
+        elif not isinstance(message, resident.scheduler.kind):
+            text = f"{message.model} does not answer a {type(message).__name__}"
+            self._outbox.append(Refused(message.id, 400, "wrong_modality", text))
+        elif isinstance(message, Submit) and message.guide is not None and guide is None:
             if not self._compiler.begin(message, message.guide, resident.path / "tokenizer.json"):
                 text = "too many requests wait for their schema to be compiled"
                 self._outbox.append(Refused(message.id, 429, "queue_full", text, RETRY_AFTER_S))
@@ -154,7 +158,8 @@ class DeviceLoop:
         try:
             resident = self._slab.load(message.model, Path(message.path), self._on_progress(message.model))
             shape = resident.runner.shape
-            self._outbox.append(Loaded(message.model, resident.memory_mb, shape.context))
+            dimensions = getattr(resident.runner, "dimensions", None)
+            self._outbox.append(Loaded(message.model, resident.memory_mb, shape.context, dimensions))
         except LoadError as error:
             log.warning(
                 "load failed", extra={"model": message.model, "code": error.code, "cause": error.message}

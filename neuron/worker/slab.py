@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, Protocol
+
+import torch
 
 from neuron.device.cache import bytes_per_token
 from neuron.device.memory import MIB, OutOfMemoryError, default_budget, give_back, in_use
 from neuron.device.opening import Device
 from neuron.device.runner import Runner
+from neuron.engine.embedding import EmbeddingScheduler
+from neuron.engine.request import Guide
 from neuron.engine.scheduler import Limits, Scheduler
-from neuron.models.checkpoint import LoadError, read_checkpoint
+from neuron.models.checkpoint import Checkpoint, LoadError, read_checkpoint
+from neuron.models.embedding import load_embedder
 from neuron.models.estimate import estimate
 from neuron.models.loading import Decoder, OnProgress, load_decoder, model_dtype
+from neuron.models.pooling import Pooling, read_pooling
+from neuron.pipe import Embed, Finished, ModelStatus, Refused, Submit, ToDaemon
 from neuron.step import CacheShape
 
 log = logging.getLogger("neuron.worker")
@@ -34,12 +43,50 @@ class Settings:
     limits: Limits = field(default_factory=Limits)
 
 
+class Engine(Protocol):
+    """What the device's loop knows of a scheduler; plans and results are between it and its runner."""
+
+    model: str
+
+    @property
+    def kind(self) -> type[Submit | Embed]:
+        """The requests it takes."""
+        ...
+
+    @property
+    def has_work(self) -> bool: ...
+
+    def submit(self, message: Any, now: float, guide: Guide | None = None, /) -> Refused | None: ...
+
+    def cancel(self, request_id: int) -> Finished | None: ...
+
+    def expire(self, now: float) -> list[Refused]: ...
+
+    def end_all(self, code: str, message: str, retry_after_s: int) -> list[Refused]: ...
+
+    def plan(self) -> Any: ...
+
+    def apply(self, plan: Any, result: Any, seconds: float, /) -> Sequence[ToDaemon]: ...
+
+    def fail(self, plan: Any, message: str) -> list[Refused]: ...
+
+    def status(self) -> ModelStatus: ...
+
+
+class Runnable(Protocol):
+    """Runs the plans of its scheduler on the device."""
+
+    shape: CacheShape
+
+    def run(self, plan: Any) -> Any: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Resident:
     """One loaded model."""
 
-    scheduler: Scheduler
-    runner: Runner
+    scheduler: Engine
+    runner: Runnable
     num_bytes: int  # measured for the weights, reserved for the cache
     path: Path
 
@@ -88,6 +135,8 @@ class Slab:
     def _load(self, model: str, path: Path, on_progress: OnProgress, before: int) -> Resident:
         checkpoint = read_checkpoint(path)
         dtype = model_dtype(checkpoint, self.settings.dtype)
+        if pooling := read_pooling(path):
+            return self._load_embedder(model, checkpoint, pooling, dtype, on_progress)
         limits = self.settings.limits
         needed = estimate(
             checkpoint, dtype, context=_MIN_CONTEXT, step_tokens=limits.step_tokens, rows=limits.max_running
@@ -106,6 +155,24 @@ class Slab:
             extra={"model": model, "dtype": str(dtype), "context": shape.context, "pages": shape.num_pages},
         )
         return Resident(scheduler, runner, weights + runner.cache.num_bytes, path)
+
+    def _load_embedder(
+        self,
+        model: str,
+        checkpoint: Checkpoint,
+        pooling: Pooling,
+        dtype: torch.dtype,
+        on_progress: OnProgress,
+    ) -> Resident:
+        path = checkpoint.path
+        needed = dtype.itemsize * sum(entry.num_values for entry in checkpoint.tensors.values())
+        self._check_room(path, "it takes about", f"{-(-needed // MIB)} MiB", needed, self.free)
+        runner = load_embedder(checkpoint, pooling, dtype=dtype, device=self.device, on_progress=on_progress)
+        give_back(self.device)
+        scheduler = EmbeddingScheduler(
+            model, context=runner.shape.context, vocab_size=runner.vocab_size, limits=self.settings.limits
+        )
+        return Resident(scheduler, runner, needed, path)
 
     def _cache_shape(self, path: Path, decoder: Decoder, free: int) -> CacheShape:
         per_page = bytes_per_token(decoder.layers, decoder.dtype) * PAGE_SIZE
