@@ -3,7 +3,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any
 
 from neuron.config import Model
 from neuron.harness import HARNESSES, Harness, HarnessContext, Served, unknown_harness
@@ -20,7 +21,7 @@ class Registry:
 
     def __init__(self, context: HarnessContext) -> None:
         self._harnesses: dict[str, Harness] = {name: make(context) for name, make in HARNESSES.items()}
-        self._loads: dict[str, asyncio.Task[None]] = {}
+        self._under_way: dict[tuple[str, str], asyncio.Task[None]] = {}  # by verb and model
 
     @property
     def harnesses(self) -> list[str]:
@@ -33,8 +34,8 @@ class Registry:
                 for name, harness in self._harnesses.items():
                     group.create_task(harness.run(), name=f"harness {name}")
         finally:
-            for load in self._loads.values():
-                load.cancel()
+            for work in self._under_way.values():
+                work.cancel()
 
     async def load_all(self, models: Sequence[Model]) -> None:
         """Load what the configuration names, one after the other; failures stay visible in `list`."""
@@ -50,25 +51,32 @@ class Registry:
         harness = self._harnesses.get(spec.harness)
         if harness is None:
             raise unknown_harness(spec.harness)
-        load = self._loads.get(spec.model_id)
-        if load is None:
-            load = asyncio.create_task(harness.load(spec), name=f"load {spec.model_id}")
-            self._loads[spec.model_id] = load
-            load.add_done_callback(lambda done: self._end_load(spec.model_id, done))
+        await self._carry_out("load", spec.model_id, lambda: harness.load(spec))
+
+    async def unload(self, model_id: str) -> None:
+        harness = self._owner(model_id, param="model_id")
+        await self._carry_out("unload", model_id, lambda: harness.unload(model_id))
+
+    async def _carry_out(
+        self, verb: str, model_id: str, start: Callable[[], Coroutine[Any, Any, None]]
+    ) -> None:
+        """Start it, or join one that was; it goes on when whoever asked goes away."""
+        work = self._under_way.get((verb, model_id))
+        if work is None:
+            work = asyncio.create_task(start(), name=f"{verb} {model_id}")
+            self._under_way[verb, model_id] = work
+            work.add_done_callback(lambda done: self._end(verb, model_id, done))
         try:
-            await asyncio.shield(load)
+            await asyncio.shield(work)
         except asyncio.CancelledError:
-            if load.cancelled():  # not this request, but the load
+            if work.cancelled():  # not this request, but the work
                 raise ApiError(503, "shutting_down", "This neuron is stopping.") from None
             raise
 
-    def _end_load(self, model_id: str, load: asyncio.Task[None]) -> None:
-        del self._loads[model_id]
-        if not load.cancelled() and (error := load.exception()):  # nobody may be waiting for it any more
-            log.warning("load failed", extra={"model": model_id, "reason": str(error)})
-
-    async def unload(self, model_id: str) -> None:
-        await self._owner(model_id, param="model_id").unload(model_id)
+    def _end(self, verb: str, model_id: str, work: asyncio.Task[None]) -> None:
+        del self._under_way[verb, model_id]
+        if not work.cancelled() and (error := work.exception()):  # nobody may be waiting for it any more
+            log.warning("%s failed", verb, extra={"model": model_id, "reason": str(error)})
 
     def endpoint(self, model_id: str) -> str:
         return self._owner(model_id).endpoint(model_id)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 
 import pytest
@@ -102,6 +103,20 @@ async def test_a_load_that_fails_leaves_its_reason_and_can_be_repeated(shared, t
     (directory / "load.json").unlink()
     assert (await shared.load(directory)).status_code == 200
     assert (await shared.models())["m"]["error"] is None
+
+
+async def test_an_unload_whose_asker_leaves_is_carried_to_its_end(shared, model_dir):
+    await shared.load(model_dir)
+    asker = asyncio.create_task(shared.daemon.registry.unload("m"))
+    await asyncio.sleep(0)  # it has begun
+    await asyncio.sleep(0)
+    asker.cancel()
+    await until(lambda: is_gone(shared, "m"))
+    assert (await shared.load(model_dir)).status_code == 200
+
+
+async def is_gone(neuron, model_id):
+    return model_id not in await neuron.models()
 
 
 async def test_a_broken_tokenizer_is_named(shared, tmp_path):
