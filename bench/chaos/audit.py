@@ -1,0 +1,97 @@
+"""What must be true when the faults are over and the fleet had time to settle."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psycopg
+
+from bench.chaos.world import MODELS, NEURONS, World, wait_for
+
+SETTLE_S = 120.0
+
+_ACTIVE = (
+    "select kind, model, node, state, message from fleet_operation where state in ('pending', 'running')"
+)
+_UNDER_WAY = """select p.model, n.name, p.state from fleet_placement p join fleet_node n on n.id = p.node_id
+                where p.state in ('loading', 'unloading')"""
+_LOADED = """select n.name, p.model from fleet_placement p join fleet_node n on n.id = p.node_id
+             where p.state = 'loaded'"""
+
+
+def settle(world: World) -> list[str]:
+    """Wait until nothing is under way; what is still stuck then."""
+    for number in range(NEURONS):
+        wait_for(world.is_ready, number)
+    for number in range(len(world.gateways)):
+        wait_for(world.is_serving, number)
+    deadline = time.monotonic() + SETTLE_S
+    while (stuck := _under_way(world)) and time.monotonic() < deadline:
+        time.sleep(1)
+    return stuck
+
+
+def disagreements(world: World) -> list[str]:
+    """Models that are on a device twice, or that the database believes loaded where they are not."""
+    found: list[str] = []
+    believed = {(row[0], row[1]) for row in _query(world, _LOADED)}
+    actual: set[tuple[str, str]] = set()
+    for number in range(NEURONS):
+        models = [model["id"] for model in world.models_on(number) if model["state"] == "loaded"]
+        found += [
+            f"{name} is {count} times on n{number}" for name, count in Counter(models).items() if count > 1
+        ]
+        actual |= {(f"n{number}", model) for model in models}
+    return found + [f"{model} on {node}: database and node disagree" for node, model in believed ^ actual]
+
+
+def unanswered(world: World) -> list[str]:
+    """The models that, asked for once more, do not answer."""
+    found = ((f"m{number}", _ask(world, number)) for number in range(MODELS))
+    return [f"{model}: {problem}" for model, problem in found if problem]
+
+
+def _ask(world: World, number: int) -> str:
+    url = f"{world.api_urls[number % len(world.api_urls)]}/v1/chat/completions"
+    message = {"role": "user", "content": "Once more."}
+    try:
+        answer = httpx.post(
+            url, json={"model": f"m{number}", "max_tokens": 2, "messages": [message]}, timeout=120
+        )
+    except httpx.HTTPError as error:
+        return repr(error)
+    return "" if answer.status_code == httpx.codes.OK else f"{answer.status_code} {answer.text[:300]}"
+
+
+def accounts(world: World) -> dict[str, Any]:
+    """Finished requests as the gateways logged them, and as the database has them."""
+    logged = sum(_logged(gateway.log) for gateway in world.gateways)
+    deadline = time.monotonic() + 20
+    while (stored := _query(world, "select count(*) from fleet_requestmetric")[0][0]) < logged:
+        if time.monotonic() > deadline:
+            break
+        time.sleep(0.5)
+    return {"logged": logged, "recorded": stored}
+
+
+def _under_way(world: World) -> list[str]:
+    return [" ".join(map(str, row)) for sql in (_ACTIVE, _UNDER_WAY) for row in _query(world, sql)]
+
+
+def _query(world: World, sql: str) -> list[tuple[Any, ...]]:
+    with psycopg.connect(world.database) as connection:
+        return connection.execute(sql).fetchall()  # type: ignore[arg-type]
+
+
+def _logged(path: Path) -> int:
+    count = 0
+    for line in path.read_text().splitlines():
+        if '"request"' in line:
+            entry = json.loads(line)
+            count += entry["logger"] == "cortex.request" and entry["message"] == "request"
+    return count

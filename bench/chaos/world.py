@@ -1,0 +1,231 @@
+"""A whole fleet as processes on this machine, and the verbs that break and mend it.
+
+PostgreSQL, Redis, four neurons whose memory holds two models each, twelve models, two gateways.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+import httpx
+import psutil
+
+from tests.fleet.servers import RedisServer, postgres
+
+NEURONS, GATEWAYS, MODELS = 4, 2, 12
+RESIDENTS = 2  # models that fit on a node at once
+START_S = 180
+KV_MB = 8
+
+CONFIG = """
+state_dir = "{home}"
+models_config = "models.toml"
+[gateway]
+listen = "127.0.0.1:{0}"
+metrics_listen = "127.0.0.1:{1}"
+admin_listen = "127.0.0.1:{2}"
+load_wait_s = 90
+[poll]
+interval_s = 1
+timeout_s = 2
+"""
+NODE = '[[neurons]]\nname = "n{number}"\nendpoint = "{url}"\n'
+MODEL = '[[models]]\nid = "m{number}"\nsource = "{source}"\nvram_mb = {size}\n'
+
+
+@dataclass
+class Program:
+    """A process that can be killed with all it started, and started again."""
+
+    name: str
+    command: list[str]
+    env: dict[str, str]
+    log: Path
+    process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(self.command, stderr=log, stdout=log, env=self.env)
+
+    def kill(self) -> None:
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait()
+
+    def stop(self) -> None:
+        if self.process is None or self.process.poll() is not None:
+            return
+        self.process.send_signal(signal.SIGINT)
+        try:
+            self.process.wait(40)
+        except subprocess.TimeoutExpired:
+            self.kill()
+
+    def children(self, words: str) -> list[psutil.Process]:
+        """Descendants whose command line has `words`."""
+        assert self.process is not None
+        found = []
+        with suppress(psutil.Error):
+            for child in psutil.Process(self.process.pid).children(recursive=True):
+                with suppress(psutil.Error):
+                    if words in " ".join(child.cmdline()):
+                        found.append(child)
+        return found
+
+
+@dataclass
+class World:
+    """Everything that runs. `kills`: when each gateway was killed, `time.monotonic` seconds."""
+
+    folder: Path
+    database: str
+    redis: RedisServer
+    neurons: list[Program] = field(default_factory=list)
+    neuron_urls: list[str] = field(default_factory=list)
+    gateways: list[Program] = field(default_factory=list)
+    api_urls: list[str] = field(default_factory=list)
+    kills: list[list[float]] = field(default_factory=lambda: [[] for _ in range(GATEWAYS)])
+    _ports: Iterator[int] = field(default_factory=lambda: free_ports())  # noqa: PLW0108 - defined below
+
+    def start(self, model: Path, size_mb: int) -> Self:
+        self._start_neurons(size_mb)
+        settings = [NODE.format(number=i, url=url) for i, url in enumerate(self.neuron_urls)]
+        models = [MODEL.format(number=i, source=model, size=size_mb) for i in range(MODELS)]
+        for number in range(GATEWAYS):
+            home = self.folder / f"gateway-{number}"
+            home.mkdir()
+            ports = [next(self._ports) for _ in range(3)]
+            (home / "cortex.toml").write_text(CONFIG.format(*ports, home=home / "state") + "".join(settings))
+            (home / "models.toml").write_text("".join(models))
+            env = environment(CORTEX_DATABASE__URL=self.database, CORTEX_REDIS__URL=self.redis.url)
+            command = [sys.executable, "-m", "cortex_site", "serve", "--config", str(home / "cortex.toml")]
+            self.gateways.append(Program(f"gateway-{number}", command, env, home / "serve.log"))
+            self.api_urls.append(f"http://127.0.0.1:{ports[0]}")
+            self.gateways[-1].start()
+            self._wait_for_start(number)  # one after the other: the first migrates the database
+        wait_for(lambda: httpx.get(f"{self.api_urls[0]}/health").json()["nodes"]["healthy"] == NEURONS)
+        return self
+
+    def _start_neurons(self, size_mb: int) -> None:
+        """Their budget is what an empty worker was measured to take, and room for `RESIDENTS` models."""
+        for number in range(NEURONS):
+            port = next(self._ports)
+            command = [sys.executable, "-m", "neuron.cli", "serve", "--listen", f"127.0.0.1:{port}"]
+            env = environment(NEURON_DEVICE__THREADS="1", NEURON_DEVICE__KV_MB=str(KV_MB))
+            self.neurons.append(Program(f"n{number}", command, env, self.folder / f"neuron-{number}.log"))
+            self.neuron_urls.append(f"http://127.0.0.1:{port}")
+        self.neurons[0].start()
+        wait_for(self.is_ready, 0)
+        used = httpx.get(f"{self.neuron_urls[0]}/health").json()["devices"][0]["memory_used_mb"]
+        self.neurons[0].stop()
+        budget = used + round((RESIDENTS + 0.6) * size_mb)
+        for neuron in self.neurons:
+            neuron.env["NEURON_DEVICE__MEMORY_MB"] = str(budget)
+            neuron.start()
+        for number in range(NEURONS):
+            wait_for(self.is_ready, number)
+
+    def _wait_for_start(self, gateway: int) -> None:
+        program = self.gateways[gateway]
+
+        def is_up() -> bool:
+            if program.process is None or program.process.poll() is not None:
+                raise RuntimeError(f"{program.name} ended: {program.log.read_text()[-2000:]}")
+            return self.is_serving(gateway)
+
+        wait_for(is_up)
+
+    def is_ready(self, neuron: int) -> bool:
+        devices = httpx.get(f"{self.neuron_urls[neuron]}/health", timeout=5).json()["devices"]
+        return all(device["state"] == "ready" for device in devices)
+
+    def is_serving(self, gateway: int) -> bool:
+        return httpx.get(f"{self.api_urls[gateway]}/health", timeout=5).status_code == httpx.codes.OK
+
+    def models_on(self, neuron: int) -> list[dict[str, Any]]:
+        models: list[dict[str, Any]] = httpx.get(f"{self.neuron_urls[neuron]}/models", timeout=5).json()
+        return models
+
+    # --- faults ---
+
+    def kill_neuron(self, number: int) -> Callable[[], None]:
+        """Each fault returns what mends it; nothing for what is brought back by its owner."""
+        self.neurons[number].kill()
+        return self.neurons[number].start
+
+    def kill_device_worker(self, number: int) -> None:
+        for worker in self.neurons[number].children("neuron.worker"):
+            worker.kill()
+
+    def kill_tasks(self, gateway: int) -> None:
+        for worker in self.gateways[gateway].children("tasks-"):
+            worker.kill()
+
+    def kill_gateway_worker(self, gateway: int) -> None:
+        self.kills[gateway].append(time.monotonic())
+        for worker in self.gateways[gateway].children("fleet.gateway.worker"):
+            worker.kill()
+
+    def kill_gateway(self, gateway: int) -> Callable[[], None]:
+        self.kills[gateway].append(time.monotonic())
+        self.gateways[gateway].kill()
+        return self.gateways[gateway].start
+
+    def kill_redis(self) -> Callable[[], None]:
+        self.redis.stop()
+        return self.redis.start
+
+    def close(self) -> None:
+        for program in (*self.gateways, *self.neurons):
+            program.stop()
+
+
+@contextmanager
+def world(folder: Path, model: Path, size_mb: int) -> Iterator[World]:
+    """Started, and ended with all its processes."""
+    with ExitStack() as stack:
+        redis = RedisServer(folder)
+        redis.start()
+        stack.callback(redis.stop)
+        made = World(folder, stack.enter_context(postgres(folder)), redis)
+        stack.callback(made.close)
+        yield made.start(model, size_mb)
+
+
+def environment(**extra: str) -> dict[str, str]:
+    kept = {
+        k: v
+        for k, v in os.environ.items()
+        if not k.startswith(("CORTEX_", "NEURON_", "DJANGO_", "PROMETHEUS_"))
+    }
+    return kept | {"OMP_NUM_THREADS": "1"} | extra
+
+
+def free_ports() -> Iterator[int]:
+    """Below those that the kernel gives to outgoing connections, which would take a killed server's."""
+    for port in range(20_000 + os.getpid() % 1000 * 10, 32_000):
+        with suppress(OSError):
+            socket.create_server(("127.0.0.1", port)).close()
+            yield port
+
+
+def wait_for(condition: Callable[..., bool], *arguments: Any, within_s: float = START_S) -> None:
+    deadline = time.monotonic() + within_s
+    while True:
+        with suppress(httpx.HTTPError, KeyError, json.JSONDecodeError):
+            if condition(*arguments):
+                return
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"{condition} did not come true within {within_s} s")
+        time.sleep(0.2)
