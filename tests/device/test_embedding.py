@@ -28,11 +28,11 @@ MODES = {
 INPUTS = [[5, 6, 7], list(range(3, 40)), [9], [5, 6, 7]]
 
 
-def encoder(path: Path) -> Path:
+def encoder(path: Path, vocab_size: int = VOCAB) -> Path:
     torch.manual_seed(3)
     config = transformers.BertConfig(
-        vocab_size=VOCAB, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=48,
-        max_position_embeddings=64,
+        vocab_size=vocab_size, hidden_size=32, num_hidden_layers=2, num_attention_heads=2,
+        intermediate_size=48, max_position_embeddings=64,
     )  # fmt: skip
     transformers.logging.disable_progress_bar()
     transformers.BertModel(config).save_pretrained(path)

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import base64
 import json
+import math
 import os
 import signal
+import struct
 import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import httpx
+import jsonschema
 import pytest
 
 from neuron.models.tiny import load_handbook
+from tests.device.test_embedding import describe, encoder
 from tests.neuron.conftest import events_of
 from tests.neuron.test_chat import joined
+from tests.stubs.model_dir import byte_tokenizer
 
 HANDBOOK = load_handbook()
 ENTRIES = {
@@ -116,6 +123,113 @@ def test_a_prompt_past_the_context_is_refused_with_the_numbers(http):
         answer = http.post("/v1/chat/completions", json=body(question, stream=stream))
         error = answer.json()["error"]
         assert (answer.status_code, error["code"]) == (400, "context_length_exceeded")
+
+
+WEATHER = {
+    "type": "object",
+    "properties": {
+        "city": {"enum": ["Oslo", "Rome"]},
+        "days": {"type": "integer", "minimum": 1, "maximum": 9},
+    },
+    "required": ["city", "days"],
+    "additionalProperties": False,
+}
+TOOL = {"type": "function", "function": {"name": "weather", "parameters": WEATHER, "strict": True}}
+QUESTION = "Which port does neuron listen on?"
+
+
+@pytest.mark.parametrize("temperature", [0, 2])
+def test_an_answer_follows_the_schema_whatever_it_was_trained_to_say(http, temperature):
+    wanted = {"type": "json_schema", "json_schema": {"name": "weather", "schema": WEATHER, "strict": True}}
+    choices = ask(http, QUESTION, response_format=wanted, temperature=temperature, n=4, seed=1)["choices"]
+    for choice in choices:
+        jsonschema.validate(json.loads(choice["message"]["content"]), WEATHER)
+        assert choice["finish_reason"] == "stop"
+
+
+@pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "weather"}}])
+def test_a_call_can_be_forced(http, choice):
+    answer = ask(http, QUESTION, tools=[TOOL], tool_choice=choice, parallel_tool_calls=False)
+    (call,) = answer["choices"][0]["message"]["tool_calls"]
+    assert call["function"]["name"] == "weather"
+    jsonschema.validate(json.loads(call["function"]["arguments"]), WEATHER)
+    assert answer["choices"][0]["finish_reason"] == "tool_calls"
+
+
+def test_the_same_seed_gives_the_same_text_alone_and_in_a_batch_of_32(http):
+    options = {"temperature": 1.5, "max_tokens": 20, "logprobs": True}
+
+    def said(seed):
+        return ask(http, f"What is {seed}?", seed=seed, **options)["choices"][0]
+
+    with ThreadPoolExecutor(32) as pool:
+        together = list(pool.map(said, range(32)))
+    for seed in (0, 13, 31):
+        alone = said(seed)
+        assert alone["message"] == together[seed]["message"]
+        pairs = zip(alone["logprobs"]["content"], together[seed]["logprobs"]["content"], strict=True)
+        assert all(one["logprob"] == pytest.approx(other["logprob"], abs=1e-3) for one, other in pairs)
+    assert len({choice["message"]["content"] for choice in together}) > 8
+
+
+def test_choices_are_those_of_the_seeds_after_it(http):
+    options = {"temperature": 1.5, "max_tokens": 12}
+    three = ask(http, QUESTION, n=3, seed=7, **options)
+    alone = [ask(http, QUESTION, seed=7 + i, **options)["choices"][0]["message"] for i in range(3)]
+    assert [choice["message"] for choice in three["choices"]] == alone
+
+
+def test_a_schema_is_refused_by_the_engine_too_with_its_parameter(http):
+    enormous = {"type": "object", "properties": {f"p{i}": {"type": "string"} for i in range(60_000)}}
+    wanted = {"type": "json_schema", "json_schema": {"name": "x", "schema": enormous}}
+    question = {"role": "user", "content": "hi"}
+    answer = http.post("/v1/chat/completions", json=body(question, response_format=wanted, max_tokens=1))
+    assert answer.status_code == 400, answer.text
+    assert answer.json()["error"]["param"].startswith("response_format")
+    assert ask(http, QUESTION)["choices"][0]["message"]["content"] == HANDBOOK.answer(QUESTION)
+
+
+def test_embeddings(http, tmp_path):
+    path = describe(encoder(tmp_path / "bert", vocab_size=300), "mean", normalize=True)
+    byte_tokenizer().save(str(path / "tokenizer.json"))
+    loaded = http.post("/models/load", json={"model_id": "bert", "source": str(path)})
+    assert loaded.status_code == 200, loaded.text
+    (info,) = [model for model in http.get("/models").json() if model["id"] == "bert"]
+    assert info["capabilities"] == ["embeddings"]
+
+    def embed(**options):
+        return http.post("/v1/embeddings", json={"model": "bert", "input": ["one", "two", "one"]} | options)
+
+    answer = embed().json()
+    one, two, again = [entry["embedding"] for entry in answer["data"]]
+    assert one == pytest.approx(again, abs=1e-6)
+    assert one != pytest.approx(two, abs=1e-3)
+    assert math.hypot(*one) == pytest.approx(1.0, abs=1e-5)
+    assert answer["usage"] == {"prompt_tokens": 9, "total_tokens": 9}
+    packed = [
+        base64.b64decode(entry["embedding"]) for entry in embed(encoding_format="base64").json()["data"]
+    ]
+    assert list(struct.unpack(f"<{len(one)}f", packed[0])) == pytest.approx(one, abs=1e-6)
+    short = embed(dimensions=8).json()["data"][0]["embedding"]
+    assert len(short) == 8
+    assert math.hypot(*short) == pytest.approx(1.0, abs=1e-5)
+    tokens = byte_tokenizer().encode("one").ids
+    assert embed(input=tokens).json()["data"][0]["embedding"] == pytest.approx(one, abs=1e-6)
+    for wrong, param in [
+        ({"input": []}, "input"), ({"input": ""}, "input"), ({"input": "x" * 100}, "input"),
+        ({"input": [9999]}, "input"), ({"dimensions": 33}, "dimensions"), ({"inputs": "x"}, "inputs"),
+        ({"encoding_format": "hex"}, "encoding_format"),
+        ({"model": "helexa-tiny"}, "model"),
+    ]:  # fmt: skip
+        refused = embed(**wrong)
+        assert (refused.status_code, refused.json()["error"]["param"]) == (400, param), refused.text
+    chat = http.post(
+        "/v1/chat/completions", json={"model": "bert", "messages": [{"role": "user", "content": "x"}]}
+    )
+    assert (chat.status_code, chat.json()["error"]["code"]) == (400, "wrong_modality")
+    text = http.post("/v1/completions", json={"model": "bert", "prompt": "x"})
+    assert (text.status_code, text.json()["error"]["code"]) == (400, "wrong_modality")
+    assert http.post("/models/unload", json={"model_id": "bert"}).status_code == 200
 
 
 def test_a_killed_worker_comes_back_with_its_model(http):
