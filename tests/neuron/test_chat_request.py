@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from neuron.api import completion_request, embeddings
 from neuron.api.chat_request import NEUTRAL, ChatBody, decode
 from neuron.wire import ApiError
 
@@ -31,6 +32,25 @@ def decoded_or_refused(body: bytes) -> ChatBody | ApiError:
     assert refusal.status == 400
     assert refusal.message
     return refusal
+
+
+OTHERS = {
+    completion_request.decode: completion_request.CompletionBody,
+    embeddings.decode: embeddings.EmbeddingBody,
+}
+
+
+@pytest.mark.parametrize("other", OTHERS)
+@given(data=st.data())
+def test_any_other_body_is_decoded_or_refused_by_name(other, data):
+    names = [field.name for field in msgspec.structs.fields(OTHERS[other])]
+    body = data.draw(st.dictionaries(st.sampled_from([*names, "unheard_of"]), JSON, max_size=6))
+    body |= data.draw(st.sampled_from([{}, {"model": "m", "prompt": "x", "input": "x"}]))
+    try:
+        other(json.dumps(body).encode())
+    except ApiError as error:
+        assert error.status == 400
+        assert error.param or error.code == "malformed_json"
 
 
 @given(st.binary())

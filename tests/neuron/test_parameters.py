@@ -1,0 +1,64 @@
+"""The table of parameters says what the code does."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+import neuron.api
+from neuron.api import chat_request, completion_request, embeddings
+from neuron.wire import ApiError
+
+TABLE = Path(neuron.api.__file__).parent / "PARAMETERS.md"
+BODIES = {
+    "chat": (chat_request.ChatBody, chat_request.decode, {"messages": [{"role": "user", "content": "x"}]}),
+    "completions": (completion_request.CompletionBody, completion_request.decode, {"prompt": "x"}),
+    "embeddings": (embeddings.EmbeddingBody, embeddings.decode, {"input": "x"}),
+}
+# one that says something, for what is tolerated
+EXAMPLES: dict[str, Any] = {
+    "user": "u", "metadata": {"a": "b"}, "store": True, "service_tier": "flex", "prompt_cache_key": "k",
+    "prompt_cache_retention": "24h", "safety_identifier": "s", "verbosity": "low",
+    "prediction": {"type": "content", "content": "x"},
+}  # fmt: skip
+REFUSED: dict[str, Any] = {
+    "best_of": 5, "suffix": "s", "modalities": ["audio"], "audio": {"voice": "x"},
+    "functions": [{"name": "f"}], "function_call": "auto", "web_search_options": {},
+}  # fmt: skip
+
+
+def table() -> dict[str, dict[str, str]]:
+    rows = [
+        line.strip("| ").split(" | ") for line in TABLE.read_text().splitlines() if line.startswith("| `")
+    ]
+    return {row[0].strip("`"): dict(zip(BODIES, row[1:4], strict=True)) for row in rows}
+
+
+ROWS = table()
+
+
+@pytest.mark.parametrize("endpoint", BODIES)
+def test_every_parameter_has_its_row(endpoint):
+    body, _, _ = BODIES[endpoint]
+    known = {field.name for field in msgspec.structs.fields(body)}
+    assert {name for name, row in ROWS.items() if row[endpoint] != "–"} == known
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "name"),
+    [(endpoint, name) for endpoint in BODIES for name, row in ROWS.items() if row[endpoint] != "–"],
+)
+def test_tolerated_and_refused_are_so(endpoint, name):
+    _, decode, valid = BODIES[endpoint]
+    word = ROWS[name][endpoint]
+    assert word in {"honoured", "tolerated", "refused"}
+    if word == "tolerated":
+        decode(json.dumps({"model": "m"} | valid | {name: EXAMPLES[name]}).encode())
+    if word == "refused":
+        with pytest.raises(ApiError) as caught:
+            decode(json.dumps({"model": "m"} | valid | {name: REFUSED[name]}).encode())
+        assert (caught.value.status, caught.value.param) == (400, name)
