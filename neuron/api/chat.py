@@ -13,7 +13,7 @@ from neuron.api import prepare
 from neuron.api.answers import collect, stream
 from neuron.api.chat_request import ChatBody, decode
 from neuron.api.completion import ChatChoice, Chunks, chat_choice, whole
-from neuron.api.edge import log_fields, request_id
+from neuron.api.edge import caller, log_fields, request_id
 from neuron.api.logprobs import chat_shape
 from neuron.api.node import EVENT_STREAM
 from neuron.api.run import Run, start, total_usage
@@ -31,7 +31,7 @@ def router(daemon: Daemon) -> Router:
         body = decode(request.body)
         model = find(daemon, request, body.model)
         prepared = await prepare.prepare(body, model)
-        (runs,) = start([prepared], model, daemon.config.stream, log_fields(request))
+        (runs,) = start([prepared], model, daemon.config.stream, log_fields(request), caller=caller(request))
         answer_id = f"chatcmpl-{request_id(request)}"
         if not body.stream:
             return await _complete(body, model, runs, answer_id)

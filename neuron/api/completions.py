@@ -15,7 +15,7 @@ from neuron.api.chat import find
 from neuron.api.completion import Chunks, whole
 from neuron.api.completion_request import CompletionBody, decode
 from neuron.api.decoding import invalid
-from neuron.api.edge import log_fields, request_id
+from neuron.api.edge import caller, log_fields, request_id
 from neuron.api.logprobs import Drawn, TextShape
 from neuron.api.node import EVENT_STREAM
 from neuron.api.prepare import encode, job
@@ -38,7 +38,7 @@ def router(daemon: Daemon) -> Router:
         body = decode(request.body)
         model = find(daemon, request, body.model)
         prompts = await prepare(body, model)
-        groups = start(prompts, model, daemon.config.stream, log_fields(request))
+        groups = start(prompts, model, daemon.config.stream, log_fields(request), caller=caller(request))
         echoes = [await _echo(body, model, index) for index in range(len(groups)) for _ in groups[index]]
         answer_id = f"cmpl-{request_id(request)}"
         if not body.stream:

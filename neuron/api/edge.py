@@ -15,6 +15,7 @@ from django.http import HttpRequest, HttpResponse
 
 from cortex_site.light import Receive, Scope, Send
 from cortex_site.settings_file import is_loopback
+from neuron.supervisor.device import Caller
 from neuron.wire import ApiError
 
 log = logging.getLogger("neuron.http")
@@ -22,6 +23,8 @@ log = logging.getLogger("neuron.http")
 ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 _FIELDS = "neuron.log"
+MAX_PRINCIPAL_CHARS = 200
+_PRIORITY = re.compile(r"-?[0-9]{1,2}")
 _REQUEST_ID = re.compile(rb"[\w.:-]{1,128}")
 _CURE = "set `token` in neuron.toml and send it as `Authorization: Bearer …`, or set `allow_anonymous = true`"
 
@@ -34,6 +37,21 @@ def log_fields(request: HttpRequest) -> dict[str, Any]:
 
 def request_id(request: HttpRequest) -> str:
     return str(log_fields(request)["request_id"])
+
+
+def caller(request: HttpRequest) -> Caller:
+    """Whose request it is, from the gateway's headers. Raises `ApiError` 400 naming the header."""
+    principal = request.headers.get("x-cortex-principal", "")
+    priority = request.headers.get("x-cortex-priority", "0")
+    if len(principal) > MAX_PRINCIPAL_CHARS:
+        raise _wrong_header("X-Cortex-Principal", f"has more than {MAX_PRINCIPAL_CHARS} characters")
+    if not _PRIORITY.fullmatch(priority):
+        raise _wrong_header("X-Cortex-Priority", "is not a whole number between -99 and 99")
+    return Caller(principal, int(priority))
+
+
+def _wrong_header(name: str, problem: str) -> ApiError:
+    return ApiError(400, "invalid_header", f"The header {name} {problem}.", param=name)
 
 
 def error_response(error: ApiError) -> HttpResponse:

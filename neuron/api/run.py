@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from neuron.api.completion import Usage, usage
@@ -14,7 +14,7 @@ from neuron.api.logprobs import Drawn
 from neuron.config import Stream
 from neuron.harness import Served
 from neuron.pipe import Finished, Refused
-from neuron.supervisor.device import Job
+from neuron.supervisor.device import Caller, Job
 from neuron.supervisor.generation import Generation
 from neuron.text.answer import AnswerStream
 from neuron.text.events import Event
@@ -178,15 +178,21 @@ class Run:
 
 
 def start(
-    prompts: Sequence[Sequence[Prepared]], model: Served, settings: Stream, fields: dict[str, Any]
+    prompts: Sequence[Sequence[Prepared]],
+    model: Served,
+    settings: Stream,
+    fields: dict[str, Any],
+    *,
+    caller: Caller,
 ) -> list[list[Run]]:
-    """Runs for the choices of each prompt. However the present task ends (the client gone, in whatever
-    phase), they end with it."""
+    """Runs for the choices of each prompt, on behalf of `caller`. However the present task ends (the client
+    gone, in whatever phase), they end with it."""
     runs: list[list[Run]] = []
     task = asyncio.current_task()
     assert task is not None
     task.add_done_callback(lambda _: _cancel(runs))
-    for choices in prompts:
+    for prompt in prompts:
+        choices = [replace(choice, job=replace(choice.job, caller=caller)) for choice in prompt]
         first = Run(choices[0], model, settings, fields)
         runs.append([first, *(Run(other, model, settings, fields, after=first) for other in choices[1:])])
     return runs

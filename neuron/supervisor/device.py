@@ -52,6 +52,14 @@ class Owner(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Caller:
+    """For whom something is generated, as the gateway says; see `neuron.engine.queue`."""
+
+    principal: str = ""
+    priority: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Job:
     """What to generate: `pipe.Submit` without the number."""
 
@@ -63,6 +71,7 @@ class Job:
     min_tokens: int = 0
     ignore_eos: bool = False
     guide: pipe.Guide | None = None
+    caller: Caller = Caller()
 
 
 class DeviceWorker:
@@ -266,6 +275,7 @@ class DeviceWorker:
             pipe.Submit(
                 number, job.model, job.tokens, job.max_tokens, job.sampling, job.stop_ids,
                 min_tokens=job.min_tokens, ignore_eos=job.ignore_eos, guide=job.guide,
+                principal=job.caller.principal, priority=job.caller.priority,
             )
         )  # fmt: skip
         return generation

@@ -145,6 +145,22 @@ async def test_parameters_reach_the_engine(neuron):
     assert len(seen["stop_ids"]) == 2
 
 
+async def test_the_caller_reaches_the_engine_and_a_wrong_one_is_refused(neuron):
+    body = {"model": "m", "messages": [{"role": "user", "content": "sampling"}]}
+
+    async def ask(**headers):
+        given = {name.replace("_", "-"): value for name, value in headers.items()}
+        return await neuron.http.post("/v1/chat/completions", json=body, headers=given)
+
+    answer = await ask(x_cortex_principal="team a", x_cortex_priority="-5")
+    seen = json.loads(answer.json()["choices"][0]["message"]["content"])
+    assert (seen["principal"], seen["priority"]) == ("team a", -5)
+    for wrong in ({"x_cortex_priority": "high"}, {"x_cortex_principal": "x" * 201}):
+        answer = await ask(**wrong)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (400, "invalid_header")
+        assert answer.json()["error"]["param"].lower() == next(iter(wrong)).replace("_", "-")
+
+
 async def test_the_models_defaults_apply_and_the_context_bounds_the_answer(neuron):
     answer = (await neuron.chat("sampling", ignore_eos=True)).json()
     seen = json.loads(answer["choices"][0]["message"]["content"])

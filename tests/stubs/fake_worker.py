@@ -182,7 +182,7 @@ def _logprobs(job: pipe.Submit, tokens: list[int]) -> list[pipe.Logprob]:
 def _seen(job: pipe.Submit) -> dict[str, object]:
     """What the engine was asked for, for tests of how parameters arrive."""
     sampling = {name: getattr(job.sampling, name) for name in job.sampling.__struct_fields__}
-    names = ("max_tokens", "min_tokens", "ignore_eos", "stop_ids")
+    names = ("max_tokens", "min_tokens", "ignore_eos", "stop_ids", "principal", "priority")
     grammar = job.guide.grammar if job.guide else None
     return sampling | {name: getattr(job, name) for name in names} | {"grammar": grammar}
 
