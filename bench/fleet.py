@@ -129,7 +129,7 @@ def _routing(nodes: int, models: int) -> dict[str, float]:
     in_flight = dict.fromkeys(views, 3).__getitem__
     started = time.process_time()
     for name in wanted:
-        router.choose(snapshot, name, in_flight=in_flight)
+        router.choose(snapshot, router.Facts(name, in_flight))
     return {"route_us": round((time.process_time() - started) / len(wanted) * 1e6, 2)}
 
 

@@ -1,11 +1,25 @@
-"""Which replica answers a request: pure, a function of the snapshot and of what this worker has under way."""
+"""Which replica answers a request: pure, a function of the snapshot and of what this worker knows.
+
+A replica's cost is the wait to be expected there, in seconds: for the requests before this one, for the
+prefill that no cache saves, for KV memory that is short. Among many replicas two are drawn at random and the
+better one taken (Mitzenmacher, "The Power of Two Choices in Randomized Load Balancing", 2001), because every
+worker sees the same load reports, some hundred milliseconds old, and would send everything to the same one.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from random import randrange
 
 from fleet.snapshot import FleetSnapshot, ModelView, NodeView
+
+SAMPLE_ABOVE = 8  # replicas; fewer are compared one by one
+LOAD_FACTOR = 1.25  # a cached prefix counts on nodes with at most this times the others' load
+ANSWER_S = 5.0  # an ordinary answer, where a node runs it alone
+SLOWDOWN_S = 0.2  # what one more request in a batch costs the others
+PREFILL_TOKENS_PER_S = 4000.0  # of a node that has not said
+KV_LOW = 0.05  # free fraction below which requests are preempted
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,22 +30,73 @@ class Route:
     model: ModelView
 
 
-def choose(
-    snapshot: FleetSnapshot,
-    model: str,
-    *,
-    in_flight: Callable[[str], int],
-    exclude: Collection[str] = (),
-) -> Route | None:
-    """The replica of the (resolved) `model` with the least to do, or None when none is loaded.
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """A request, and what this worker knows beside the snapshot."""
 
-    A replica's burden is what it said it runs and queues, or what this worker has under way there if that is
-    more: a node's word is some hundred milliseconds old, our own count is not. Ties go to the first name.
-    `exclude` names nodes that failed this request already.
-    """
-    candidates = [Route(node, view) for node, view in snapshot.replicas(model) if node.name not in exclude]
-    return min(
-        candidates,
-        key=lambda route: max(route.model.running + route.model.waiting, in_flight(route.node.name)),
-        default=None,
-    )
+    model: str  # resolved
+    in_flight: Callable[[str], int]  # this worker's requests on a node
+    exclude: Collection[str] = ()  # nodes that failed this request, or admit none
+    avoid: Collection[str] = ()  # nodes that said they are busy: only when there is no other
+    prompt_tokens: int = 0
+    saved_tokens: Mapping[str, int] = field(default_factory=dict)  # prefill that a node has in its cache
+    draw: Callable[[int], int] = randrange  # noqa: S311 - an index below the argument; no secret
+
+
+def choose(snapshot: FleetSnapshot, facts: Facts) -> Route | None:
+    """The replica with the least expected wait, or None when none may be asked. Equals are drawn for."""
+    replicas = snapshot.replicas(facts.model)
+    candidates = _draw(replicas, facts) if len(replicas) > SAMPLE_ABOVE else _all(replicas, facts)
+    if not candidates:
+        candidates = _all(replicas, facts)
+    if not candidates:
+        return None
+    loads = [_load(route, facts) for route in candidates]
+    limit = LOAD_FACTOR * (sum(loads) / len(loads) + 1)
+    costs = [
+        _cost(route, load, facts, cached=load <= limit) for route, load in zip(candidates, loads, strict=True)
+    ]
+    least = min(costs)
+    best = [route for route, cost in zip(candidates, costs, strict=True) if cost == least]
+    return best[0] if len(best) == 1 else best[facts.draw(len(best))]
+
+
+def _all(replicas: Sequence[tuple[NodeView, ModelView]], facts: Facts) -> list[Route]:
+    possible = [Route(node, view) for node, view in replicas if node.name not in facts.exclude]
+    return [route for route in possible if route.node.name not in facts.avoid] or possible
+
+
+def _draw(replicas: Sequence[tuple[NodeView, ModelView]], facts: Facts) -> list[Route]:
+    """Two of many, and those that hold the prompt's beginning."""
+    first = facts.draw(len(replicas))
+    second = (first + 1 + facts.draw(len(replicas) - 1)) % len(replicas)
+    drawn = [replicas[first], replicas[second]]
+    if facts.saved_tokens:
+        names = {node.name for node, _ in drawn}
+        drawn += [
+            pair for pair in replicas if pair[0].name in facts.saved_tokens and pair[0].name not in names
+        ]
+    return [
+        Route(node, view)
+        for node, view in drawn
+        if node.name not in facts.exclude and node.name not in facts.avoid
+    ]
+
+
+def _load(route: Route, facts: Facts) -> int:
+    """A node's word is some hundred milliseconds old, our own count is not."""
+    return max(route.model.running + route.model.waiting, facts.in_flight(route.node.name))
+
+
+def _cost(route: Route, load: int, facts: Facts, *, cached: bool) -> float:
+    """Seconds until this request's first token, and what it costs the others."""
+    view = route.model
+    prefill = facts.prompt_tokens
+    if cached and facts.saved_tokens:
+        prefill = max(0, prefill - facts.saved_tokens.get(route.node.name, 0))
+    cost = load * SLOWDOWN_S + prefill / (view.tok_s_prefill or PREFILL_TOKENS_PER_S)
+    if view.max_running and load >= view.max_running:
+        cost += (load + 1 - view.max_running) * ANSWER_S / view.max_running
+    if view.kv_free is not None and view.kv_free < KV_LOW:
+        cost += ANSWER_S
+    return cost

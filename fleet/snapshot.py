@@ -7,7 +7,8 @@ two. Nothing here does I/O, knows Django or reads a clock.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from bisect import insort
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from types import MappingProxyType
@@ -82,6 +83,9 @@ class ModelView:
     error: str | None = None
     running: int = 0
     waiting: int = 0
+    max_running: int = 0  # 0: the node has not said
+    tok_s_prefill: float = 0.0  # prompt tokens a second; 0: not said
+    kv_free: float | None = None  # fraction of the KV cache's pages
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +101,23 @@ class NodeView:
     def name(self) -> str:
         return self.config.name
 
+    def answering(self) -> Iterator[tuple[str, ModelView]]:
+        """The models that can answer here now."""
+        return (
+            (model, view) for model, view in self.models.items() if self.healthy and view.state == "loaded"
+        )
+
+
+Replicas = tuple[tuple[NodeView, ModelView], ...]
+
+
+def _replaced(pairs: Replicas, node: NodeView, view: ModelView | None) -> Replicas:
+    """The replicas of one model, by node name, after `node` changed; None: it answers no longer."""
+    kept = [pair for pair in pairs if pair[0].name != node.name]
+    if view is not None:
+        insort(kept, (node, view), key=lambda pair: pair[0].name)
+    return tuple(kept)
+
 
 @dataclass(frozen=True, slots=True)
 class FleetSnapshot:
@@ -104,18 +125,39 @@ class FleetSnapshot:
 
     config: Configuration = Configuration()
     nodes: Mapping[str, NodeView] = field(default_factory=_empty)
+    _replicas: Mapping[str, Replicas] = field(default_factory=_empty, init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        index: dict[str, list[tuple[NodeView, ModelView]]] = {}
+        for _, node in sorted(self.nodes.items()):
+            for model, view in node.answering():
+                index.setdefault(model, []).append((node, view))
+        self._set_replicas({model: tuple(pairs) for model, pairs in index.items()})
+
+    def _set_replicas(self, index: dict[str, Replicas]) -> None:
+        object.__setattr__(self, "_replicas", MappingProxyType(index))
+
+    def with_node(self, node: NodeView) -> FleetSnapshot:
+        """This snapshot with one node's view replaced; only that node's models are indexed anew."""
+        before = dict(self.nodes[node.name].answering()) if node.name in self.nodes else {}
+        after = dict(node.answering())
+        index = dict(self._replicas)
+        for model in before.keys() | after.keys():
+            if before.get(model) != after.get(model):
+                index[model] = _replaced(index.get(model, ()), node, after.get(model))
+        new = FleetSnapshot.__new__(FleetSnapshot)
+        object.__setattr__(new, "config", self.config)
+        object.__setattr__(new, "nodes", MappingProxyType({**self.nodes, node.name: node}))
+        new._set_replicas(index)  # noqa: SLF001 - its own class
+        return new
 
     def resolve(self, model: str) -> str:
         """The model behind an alias, one hop; any other name as it is."""
         return self.config.aliases.get(model, model)
 
-    def replicas(self, model: str) -> list[tuple[NodeView, ModelView]]:
+    def replicas(self, model: str) -> Replicas:
         """Where the (resolved) model can answer now, by node name."""
-        return [
-            (node, view)
-            for _, node in sorted(self.nodes.items())
-            if node.healthy and (view := node.models.get(model)) and view.state == "loaded"
-        ]
+        return self._replicas.get(model, ())
 
     def placements(self, model: str) -> list[tuple[NodeView, ModelView]]:
         """Every node that says anything of the (resolved) model, by node name."""

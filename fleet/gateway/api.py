@@ -82,7 +82,7 @@ def make_api(gateway: Gateway) -> NinjaAPI:
 
     @api.get("/health", tags=["Fleet"])
     async def health(request: LightRequest) -> dict[str, Any]:
-        return catalogue.health(gateway.view.snapshot, gateway.missing)
+        return catalogue.health(gateway.view.snapshot, gateway.missing, gateway.nodes.breakers)
 
     @api.get("/openapi.json", include_in_schema=False)
     async def openapi(request: LightRequest) -> dict[str, Any]:

@@ -46,6 +46,7 @@ class Gateway:
                 first_byte_s=limits.first_byte_timeout_s,
                 idle_s=limits.idle_timeout_s,
                 max_connections=limits.max_connections_per_node,
+                queue_s=limits.connection_wait_s,
             ),
         )
         self.loader = Loader(self.view, control, limits.load_wait_s)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from fleet.snapshot import FleetSnapshot, ModelView, NodeView
@@ -62,7 +63,7 @@ def _node(node: NodeView, view: ModelView) -> dict[str, Any]:
     }
 
 
-def health(snapshot: FleetSnapshot, missing: list[str]) -> dict[str, Any]:
+def health(snapshot: FleetSnapshot, missing: list[str], breakers: Mapping[str, str]) -> dict[str, Any]:
     """ok, impaired (a node or a part of the control plane is away) or degraded (no node answers)."""
     healthy = sum(node.healthy for node in snapshot.nodes.values())
     total = len(snapshot.nodes)
@@ -72,4 +73,10 @@ def health(snapshot: FleetSnapshot, missing: list[str]) -> dict[str, Any]:
         for _, node in sorted(snapshot.nodes.items())
         if not node.healthy
     ]
-    return {"status": status, "nodes": {"healthy": healthy, "total": total}, "away": away, "missing": missing}
+    return {
+        "status": status,
+        "nodes": {"healthy": healthy, "total": total},
+        "away": away,
+        "breakers": {node: state for node, state in sorted(breakers.items()) if state != "closed"},
+        "missing": missing,
+    }

@@ -26,7 +26,7 @@ class UpstreamError(Exception):
     """A node did not answer properly. `kind` says what a caller can do about it:
 
     connect   nothing was sent; another node may be tried
-    busy      nothing was sent; every connection to this node is in use
+    busy      nothing was sent; every connection to this node stayed in use
     timeout   the node did not answer in time
     closed    the connection ended within the answer, or before it
     protocol  what came is not HTTP
@@ -45,6 +45,8 @@ class Limits:
     first_byte_s: float = 600.0
     idle_s: float = 300.0
     max_connections: int = 512
+    queue_s: float = 10.0  # a request waits so long for one of them
+    max_queue: int = 1024  # requests that wait
     keep_alive_s: float = 15.0  # shorter than any server keeps them
 
 

@@ -5,13 +5,17 @@ Everything here happens before a byte has reached the client, so a failed attemp
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import math
 import time
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 import msgspec
 
 from fleet import router
+from fleet.affinity import BYTES_PER_TOKEN, digests
 from fleet.gateway.connection import UpstreamError
 from fleet.gateway.loading import Loader
 from fleet.gateway.nodes import Nodes
@@ -58,32 +62,52 @@ class Dispatch:
     started: float = field(default_factory=time.monotonic)
     overhead_s: float | None = None  # from `started` to the first request to a node, without `queue_s`
     failures: list[tuple[str, str]] = field(default_factory=list)  # node and error code, in order
+    _prefix: Sequence[int] = ()
     _failed: set[str] = field(default_factory=set)
     _last_error: ApiError | None = None
     _lost_a_worker: bool = False
 
     async def send(self, model: str, path: str, body: bytes) -> Response:
         """The 200 answer's head from some replica of the (resolved) model; `ApiError` when none gives one."""
+        self._prefix = digests(model, body)
         for attempt in range(MAX_ATTEMPTS):
             self.retries = attempt
-            response = await self._attempt(await self._route(model), path, body)
+            route = await self._route(model, len(body) // BYTES_PER_TOKEN)
+            response = await self._attempt(route, path, body)
             if response is not None:
+                self.nodes.affinity.note(self._prefix, self.node)
                 return response
         assert self._last_error is not None
         raise self._last_error
 
-    async def _route(self, model: str) -> router.Route:
+    async def _route(self, model: str, prompt_tokens: int) -> router.Route:
         start = time.monotonic()
         while True:
-            route = router.choose(
-                self.view.snapshot, model, in_flight=self.nodes.in_flight, exclude=self._failed
+            closed, busy = self.nodes.troubled(model)
+            facts = router.Facts(
+                model,
+                self.nodes.in_flight,
+                exclude=self._failed | closed,
+                avoid=busy,
+                prompt_tokens=prompt_tokens,
+                saved_tokens=self.nodes.affinity.saved(self._prefix),
             )
+            route = router.choose(self.view.snapshot, facts)
             if route is not None:
                 self.queue_s += time.monotonic() - start
                 return route
             if self._last_error is not None and self._last_error.code not in _GONE:
                 raise self._last_error
+            if closed and self.view.snapshot.replicas(model):
+                raise self._closed(closed)
             await self._wait_for_load(model)
+
+    def _closed(self, nodes: Collection[str]) -> ApiError:
+        """Every replica's breaker is open."""
+        names, now = ", ".join(sorted(nodes)), time.monotonic()
+        wait_s = min(self.nodes.breaker(name).retry_after_s(now) for name in nodes)
+        message = f"The nodes that have the model failed lately and are left alone for a moment: {names}."
+        return ApiError(503, "node_unavailable", message, retry_after_s=math.ceil(wait_s) or 1)
 
     async def _wait_for_load(self, model: str) -> None:
         if self._failed:  # a node said that the model is gone; let its event arrive, then forget the verdict
@@ -102,21 +126,45 @@ class Dispatch:
         self.node = route.node.name
         if self.overhead_s is None:
             self.overhead_s = time.monotonic() - self.started - self.queue_s
+        breaker = self.nodes.breaker(self.node)
+        breaker.sent(time.monotonic())
         try:
             pool = self.nodes.pool(self.node)
             response = await pool.request("POST", path, headers=self.headers, body=body)
+            self.queue_s += response.queued_s
             if response.status == 200:
+                breaker.succeeded()
                 return response
             refusal = await _read_error(response)
+        except asyncio.CancelledError:
+            breaker.abandoned()
+            raise
         except (UpstreamError, KeyError) as failure:
             self._unreachable(failure)
         else:
+            self._judge(route.model.id, refusal)
             self._refused(refusal)
         return None
+
+    def _judge(self, model: str, error: ApiError) -> None:
+        """What a refusal says of the node itself."""
+        if error.status in {401, 403}:
+            self.nodes.mark_unauthorized(self.node)
+        elif error.status in {429, 503} and error.retry_after_s and error.code not in _GONE:
+            self.nodes.mark_busy(self.node, model, error.retry_after_s)
+        elif error.status >= 500 and error.code not in _GONE:
+            self.nodes.mark_failed(self.node)
+        else:
+            self.nodes.breaker(self.node).succeeded()
 
     def _unreachable(self, failure: UpstreamError | KeyError) -> None:
         kind = failure.kind if isinstance(failure, UpstreamError) else "connect"
         log.warning("node failed a request", extra={"node": self.node, "kind": kind, "error": str(failure)})
+        if kind == "busy":
+            self.nodes.breaker(self.node).abandoned()
+            self._fail(ApiError(503, "node_busy", f"The node '{self.node}': {failure}.", retry_after_s=2))
+            return
+        self.nodes.mark_failed(self.node)
         if kind == "connect":
             self.view.set_unreachable(self.node, str(failure))
         message = f"The node '{self.node}' failed: {failure}."

@@ -223,6 +223,7 @@ class Exchange:
             headers["x-cortex-node"] = self._dispatch.node
             headers["x-cortex-queue-ms"] = str(round(self._dispatch.queue_s * 1000))
             headers["x-cortex-retries"] = str(self._dispatch.retries)
+            headers["x-cortex-overhead-us"] = str(round((self._dispatch.overhead_s or 0.0) * 1e6))
         return headers | self._ticket.headers if self._ticket else headers
 
     def _finish(self, outcome: Outcome, status: int, error_code: str = "") -> None:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from types import MappingProxyType
 
 from pydantic import ValidationError
 
+from fleet.affinity import Affinity
+from fleet.breaker import Breaker, State
 from fleet.gateway import metrics
 from fleet.gateway.connection import Limits, UpstreamError
 from fleet.gateway.upstream import Pool
@@ -22,6 +25,7 @@ log = logging.getLogger("cortex.nodes")
 
 # A node sends at least a comment every few seconds; one that is silent for longer is not there.
 EVENT_LIMITS = Limits(connect_s=3.0, first_byte_s=5.0, idle_s=15.0, max_connections=2)
+_NOBODY: frozenset[str] = frozenset()
 RECONNECT_S = (0.2, 0.5, 1.0, 2.0)  # the last one goes on
 
 
@@ -31,6 +35,7 @@ class Node:
     def __init__(self, config: NodeConfig, view: FleetView, limits: Limits) -> None:
         self.config = config
         self.pool = Pool(config.endpoint, limits, token=config.token)
+        self.breaker = Breaker()
         self._view = view
         self._events = Pool(config.endpoint, EVENT_LIMITS, token=config.token)
         self._task = asyncio.create_task(self._follow(), name=f"events-{config.name}")
@@ -101,6 +106,9 @@ def view_of(config: NodeConfig, state: NodeState) -> NodeView:
             error=info.error.message if info.error else None,
             running=load.running if load else 0,
             waiting=load.waiting if load else 0,
+            max_running=load.max_running if load else 0,
+            tok_s_prefill=load.tok_s_prefill if load else 0.0,
+            kv_free=load.kv_pages_free / load.kv_pages_total if load and load.kv_pages_total else None,
         )
     return NodeView(config, healthy=True, reason=None, models=MappingProxyType(models))
 
@@ -112,10 +120,48 @@ class Nodes:
         self._view = view
         self._limits = limits
         self._nodes: dict[str, Node] = {}
+        self._troubled: set[str] = set()  # nodes whose breaker is more than closed
+        self.affinity = Affinity()
 
     def pool(self, name: str) -> Pool:
         """Raises `KeyError` when the node has just been removed."""
         return self._nodes[name].pool
+
+    def breaker(self, name: str) -> Breaker:
+        """Of a node that has just been removed: a new one, that nobody keeps."""
+        node = self._nodes.get(name)
+        return node.breaker if node else Breaker()
+
+    def mark_failed(self, name: str) -> None:
+        self._troubled.add(name)
+        self.breaker(name).failed(time.monotonic())
+
+    def mark_busy(self, name: str, model: str, retry_after_s: float) -> None:
+        self._troubled.add(name)
+        self.breaker(name).refused_for_now(model, time.monotonic(), retry_after_s)
+
+    def mark_unauthorized(self, name: str) -> None:
+        """Until the configuration names the node differently, which makes it a new one."""
+        self._troubled.add(name)
+        self.breaker(name).unauthorized = True
+
+    def troubled(self, model: str) -> tuple[frozenset[str], frozenset[str]]:
+        """Nodes that admit no request now, and nodes that are busy with this model."""
+        if not self._troubled:
+            return _NOBODY, _NOBODY
+        now = time.monotonic()
+        breakers = {name: self.breaker(name) for name in self._troubled}
+        closed = frozenset(name for name, breaker in breakers.items() if not breaker.admits(now))
+        busy = frozenset(name for name, breaker in breakers.items() if breaker.is_busy(model, now))
+        if not closed and not busy:
+            self._troubled = {name for name, breaker in breakers.items() if breaker.failures}
+        return closed, busy
+
+    @property
+    def breakers(self) -> dict[str, State]:
+        """Every node's breaker as it stands now."""
+        now = time.monotonic()
+        return {name: node.breaker.state(now) for name, node in self._nodes.items()}
 
     def in_flight(self, name: str) -> int:
         node = self._nodes.get(name)

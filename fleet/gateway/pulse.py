@@ -23,4 +23,4 @@ async def pulse(gateway: Gateway) -> None:
         metrics.OPEN_STREAMS.set(gateway.open_streams)
         metrics.RECORDS_WAITING.set(gateway.recorder.waiting)
         metrics.LIMITER_LOCAL.set(int(gateway.limiter.local))
-        metrics.show_breakers(getattr(gateway.nodes, "breakers", {}))
+        metrics.show_breakers(gateway.nodes.breakers)

@@ -8,6 +8,7 @@ at any moment, and the request cannot have been read.
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import suppress
 from urllib.parse import urlsplit
@@ -22,6 +23,7 @@ class Response:
         self._pool = pool
         self._connection: Connection | None = connection
         self.status = connection.head.status
+        self.queued_s = 0.0  # the request waited so long for a connection
         self.headers: Mapping[str, str] = connection.head.headers
 
     async def chunks(self) -> AsyncIterator[bytes]:
@@ -65,6 +67,7 @@ class Pool:
             self._static += f"authorization: Bearer {token}\r\n"
         self._idle: list[Connection] = []
         self._busy: set[Connection] = set()
+        self._waiting: deque[asyncio.Future[None]] = deque()
         self._closed = False
 
     @property
@@ -80,6 +83,48 @@ class Pool:
         if body or method == "POST":
             lines.append(f"content-length: {len(body)}\r\n")
         head = ("".join(lines) + "\r\n").encode("latin-1")
+        queued_s = await self._queue() if self._is_full else 0.0
+        response = await self._send(head, body)
+        response.queued_s = queued_s
+        return response
+
+    @property
+    def _is_full(self) -> bool:
+        return len(self._busy) >= self._limits.max_connections
+
+    async def _queue(self) -> float:
+        """Wait for a connection to come free; the seconds it took."""
+        loop = asyncio.get_running_loop()
+        start = loop.time()
+        if len(self._waiting) >= self._limits.max_queue:
+            raise UpstreamError("busy", f"{self._limits.max_queue} requests wait for a connection already")
+        try:
+            async with asyncio.timeout(self._limits.queue_s):
+                while self._is_full:
+                    turn = loop.create_future()
+                    self._waiting.append(turn)
+                    await self._await_turn(turn)
+        except TimeoutError as error:
+            message = f"all {self._limits.max_connections} connections stayed in use"
+            raise UpstreamError("busy", f"{message} for {self._limits.queue_s:g} s") from error
+        return loop.time() - start
+
+    async def _await_turn(self, turn: asyncio.Future[None]) -> None:
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled():
+                self._call_next()  # called, and gone: the next one's turn
+            raise
+
+    def _call_next(self) -> None:
+        while self._waiting:
+            turn = self._waiting.popleft()
+            if not turn.done():
+                turn.set_result(None)
+                return
+
+    async def _send(self, head: bytes, body: bytes) -> Response:
         kept = self._pop_idle()
         if kept is not None:
             try:
@@ -95,7 +140,7 @@ class Pool:
             await connection.send(head, body)
         except BaseException:
             connection.abort()
-            self._busy.discard(connection)
+            self._leave(connection)
             raise
         return Response(self, connection)
 
@@ -111,8 +156,6 @@ class Pool:
     async def _connect(self) -> Connection:
         if self._closed:
             raise UpstreamError("connect", "the node was removed from the fleet")
-        if len(self._busy) >= self._limits.max_connections:
-            raise UpstreamError("busy", f"all {self._limits.max_connections} connections are in use")
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(self._limits.connect_s):
@@ -125,8 +168,12 @@ class Pool:
             raise UpstreamError("connect", f"no connection: {error.strerror or error}") from error
         return connection
 
-    def release(self, connection: Connection) -> None:
+    def _leave(self, connection: Connection) -> None:
         self._busy.discard(connection)
+        self._call_next()
+
+    def release(self, connection: Connection) -> None:
+        self._leave(connection)
         if self._closed or not connection.is_reusable:
             connection.abort()
             return

@@ -28,8 +28,7 @@ class FleetView:
     def set_node(self, node: NodeView) -> None:
         if node.name not in self.snapshot.config.nodes:
             return  # removed while its last event was on the way
-        nodes = MappingProxyType({**self.snapshot.nodes, node.name: node})
-        self._publish(FleetSnapshot(self.snapshot.config, nodes))
+        self._publish(self.snapshot.with_node(node))
 
     def set_unreachable(self, name: str, reason: str) -> None:
         """The node does not answer: nothing is routed to it until it says something again."""

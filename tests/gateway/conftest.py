@@ -50,6 +50,15 @@ class House:
     async def until_routable(self, model: str = MODEL, replicas: int = 1) -> None:
         await self.until(lambda snapshot: len(snapshot.replicas(model)) == replicas)
 
+    async def burden_all_but(self, first: FakeNode) -> None:
+        """The router goes to `first`."""
+        others = [node for node in self.nodes if node is not first]
+        for node in others:
+            await node.set_model(MODEL, running=3)
+        await self.until(
+            lambda snapshot: sum(view.running == 3 for _, view in snapshot.replicas(MODEL)) == len(others)
+        )
+
     async def record(self, number: int = 1) -> RequestRecord:
         """The number-th record, once it was stored."""
         async with asyncio.timeout(10):

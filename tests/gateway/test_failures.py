@@ -181,6 +181,7 @@ async def test_wrong_token_is_the_operators_fault_not_the_clients(house):
 async def test_another_replica_answers(first):
     async with make_house(nodes=2) as house:
         house.nodes[0].answer = first
+        await house.burden_all_but(house.nodes[0])
         response = await house.chat()
         assert response.status_code == 200
         assert response.headers["x-cortex-node"] == "n1"
@@ -190,6 +191,7 @@ async def test_another_replica_answers(first):
 async def test_another_replica_answers_for_a_dead_one():
     async with make_house(nodes=2) as house:
         house.nodes[0].answer = cut_before_the_head
+        await house.burden_all_but(house.nodes[0])
         response = await house.chat(stream=True)
         assert "[DONE]" in response.text
         assert response.headers["x-cortex-node"] == "n1"

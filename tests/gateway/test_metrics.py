@@ -9,6 +9,7 @@ import sys
 import pytest
 from prometheus_client import REGISTRY, CollectorRegistry, generate_latest
 
+from fleet.breaker import FAILURES
 from fleet.gateway.metrics_server import LiveCollector
 from neuron.wire import DeviceHealth, Health, ModelLoad, NodeState
 from tests.gateway.conftest import MODEL, make_house
@@ -146,6 +147,7 @@ def test_a_node_shows_its_load_and_devices():
 
 WORKER = """
 import sys
+from fleet.breaker import FAILURES
 from fleet.gateway import metrics
 metrics.COLD_STARTS.labels("m", "n").inc()
 metrics.OPEN_STREAMS.set(3)
@@ -176,9 +178,10 @@ def test_dead_workers_counts_stay_and_their_streams_go(tmp_path, monkeypatch):
 
 
 async def test_breakers_are_shown(house):
-    house.gateway.nodes.breakers = {"n0": "half-open"}
+    for _ in range(FAILURES):
+        house.gateway.nodes.mark_failed("n0")
     async with asyncio.timeout(10):
-        while value("cortex_node_breaker_state", node="n0") != 1:
+        while value("cortex_node_breaker_state", node="n0") != 2:
             await asyncio.sleep(0.02)
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+
+from tests.gateway.conftest import make_house
 from tests.stubs.fake_node import answer_hello
 
 
@@ -22,3 +25,33 @@ async def test_what_follows_an_answer_ends_the_connection_and_harms_nobody(house
         assert response.status_code == 200
         assert "again" not in response.text
     assert len({request.connection for request in house.node.requests}) == 3
+
+
+async def test_more_requests_than_connections_wait_their_turn():
+    async with make_house(max_connections_per_node=2) as house:
+        answers = await asyncio.gather(*(house.chat() for _ in range(20)))
+        assert {answer.status_code for answer in answers} == {200}
+        assert house.node.accepted <= 2 + 1 + 1  # and one for events; one may be replaced
+
+
+async def test_a_wait_for_a_connection_has_an_end():
+    async def hang(request, writer):
+        await request.gone.wait()
+
+    async with make_house(max_connections_per_node=1, connection_wait_s=0.1) as house:
+        house.node.answer = hang
+        first = asyncio.create_task(house.chat())
+        async with asyncio.timeout(10):
+            while not house.node.requests:
+                await asyncio.sleep(0.01)
+        response = await house.chat()
+        assert (response.status_code, response.json()["error"]["code"]) == (503, "node_busy")
+        assert int(response.headers["retry-after"]) > 0
+        first.cancel()
+        await asyncio.gather(first, return_exceptions=True)
+
+
+async def test_the_gateways_own_work_is_told(house):
+    response = await house.chat()
+    assert 0 < int(response.headers["x-cortex-overhead-us"]) < 1_000_000
+    assert response.headers["x-cortex-retries"] == "0"

@@ -1,0 +1,56 @@
+"""Which node has seen the beginning of a prompt: this worker's own bounded record of what it sent where.
+
+A conversation's next turn begins with all of the last one, and a node keeps the prefix in its KV cache. The
+record maps digests of ever longer beginnings of a body to the node that got it last. It is a hint: the router
+weighs it against load (see `router.LOAD_FACTOR`), so that a popular prefix overloads nobody. Pure.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+
+BLOCK_BYTES = 1 << 10
+MAX_BLOCKS = 64
+BYTES_PER_TOKEN = 4
+MAX_ENTRIES = 1 << 16  # about 10 MB
+
+
+def digests(model: str, body: bytes) -> list[int]:
+    """One per whole block of the prompt, each over everything before it; valid in this process only."""
+    at = max(body.find(b'"messages"'), 0)
+    chain, found = hash(model), []
+    for start in range(at, min(len(body), at + MAX_BLOCKS * BLOCK_BYTES) - BLOCK_BYTES + 1, BLOCK_BYTES):
+        chain = hash((chain, body[start : start + BLOCK_BYTES]))
+        found.append(chain)
+    return found
+
+
+class Affinity:
+    """The least recently used beginnings are forgotten first."""
+
+    def __init__(self, max_entries: int = MAX_ENTRIES) -> None:
+        self._max_entries = max_entries
+        self._nodes: OrderedDict[int, str] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._nodes)
+
+    def note(self, prefix: Sequence[int], node: str) -> None:
+        """A prompt with these digests went to `node`."""
+        for digest in prefix:
+            self._nodes[digest] = node
+            self._nodes.move_to_end(digest)
+        while len(self._nodes) > self._max_entries:
+            self._nodes.popitem(last=False)
+
+    def saved(self, prefix: Sequence[int]) -> dict[str, int]:
+        """Tokens of prefill that a node saves, by node: the longest beginning it got last."""
+        found: dict[str, int] = {}
+        for length in range(len(prefix), 0, -1):
+            node = self._nodes.get(prefix[length - 1])
+            if node is not None and node not in found:
+                found[node] = length * BLOCK_BYTES // BYTES_PER_TOKEN
+                if len(found) == 2:
+                    break
+        return found
