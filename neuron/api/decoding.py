@@ -11,7 +11,7 @@ from neuron.wire import ApiError
 
 Body = TypeVar("Body")
 
-_PLACE = re.compile(r" - at `\$\.?(.*)`$")
+_PLACE = re.compile(r" - at `(?:key` in `)?\$\.?(.*)`$")
 _MISSING = re.compile(r"missing required field `(.*?)`")
 _UNKNOWN = re.compile(r"unknown field `(.*?)`")
 

@@ -110,16 +110,16 @@ class Run:
 
     async def _read(self, generation: Generation) -> AsyncGenerator[Piece, None]:
         tokens, self._first = self._first, None
-        while True:
-            if tokens:
+        if tokens is None:
+            tokens = await generation.read(self._settings.keepalive_s)
+        while tokens != []:
+            if tokens is None:
+                yield Piece()
+            else:
                 self._has_head.set()
                 piece = self._feed(generation, tokens)
                 if piece.events or piece.drawn:
                     yield piece
-            elif tokens is None:
-                yield Piece()
-            if not tokens and generation.end is not None:
-                return
             tokens = await generation.read(self._settings.keepalive_s)
 
     def _feed(self, generation: Generation, tokens: list[int]) -> Piece:

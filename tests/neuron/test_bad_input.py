@@ -63,6 +63,7 @@ async def test_what_is_no_request(neuron, body, code, param):
         ({"logprobs": 3}, "invalid_request_body", "logprobs"),
         ({"top_logprobs": 3}, "invalid_request_body", "top_logprobs"),
         ({"logprobs": True, "top_logprobs": 21}, "invalid_request_body", "top_logprobs"),
+        ({"logit_bias": {"x": 1}}, "invalid_request_body", "logit_bias"),
         ({"logit_bias": {"5": 101}}, "invalid_request_body", "logit_bias[...]"),
         ({"logit_bias": {str(i): 1 for i in range(1025)}}, "invalid_request_body", "logit_bias"),
         ({"response_format": {"type": "xml"}}, "invalid_request_body", "response_format.type"),

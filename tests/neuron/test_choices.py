@@ -6,6 +6,8 @@ import json
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tests.neuron.conftest import Neuron, events_of
 from tests.stubs.model_dir import byte_tokenizer
@@ -176,3 +178,31 @@ async def test_detokenize_is_the_way_back(neuron):
     for wrong, param in (({"tokens": [-1]}, "tokens[0]"), ({"tokens": "x"}, "tokens"), ({}, "tokens")):
         refused = await neuron.http.post("/detokenize", json={"model": "m"} | wrong)
         assert (refused.status_code, refused.json()["error"]["param"]) == (400, param)
+
+
+TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
+TOOLS = st.lists(st.sampled_from("fgh"), unique=True, max_size=3).map(
+    lambda names: [{"type": "function", "function": {"name": name, "description": "é"}} for name in names]
+)
+TURNS = st.lists(
+    st.fixed_dictionaries({"role": st.sampled_from(["system", "user", "assistant"]), "content": TEXTS}),
+    max_size=4,
+)
+
+
+async def test_tokenize_counts_as_a_real_call_does(neuron):
+    """Over random conversations; drawn here, as the client's loop is the test's own."""
+    conversations: list[tuple[Any, Any]] = []
+
+    @settings(max_examples=60, database=None)
+    @given(TURNS, TOOLS)
+    def collect(turns, tools):
+        conversations.append((turns, tools))
+
+    collect()
+    for turns, tools in conversations:
+        messages = [*turns, {"role": "user", "content": "echo x"}]
+        body = {"model": "m", "messages": messages} | ({"tools": tools} if tools else {})
+        counted = await neuron.http.post("/tokenize", json=body)
+        called = await neuron.http.post("/v1/chat/completions", json=body)
+        assert counted.json()["count"] == called.json()["usage"]["prompt_tokens"]

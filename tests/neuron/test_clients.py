@@ -52,10 +52,11 @@ async def test_a_client_that_leaves_within_a_stream(loaded, caplog):
     assert line["completion_tokens"] > 0
 
 
-async def test_a_client_that_does_not_read_is_cut_off(model_dir, caplog):
+@pytest.mark.parametrize("options", [{}, {"n": 3}, {"logprobs": True, "top_logprobs": 5}])
+async def test_a_client_that_does_not_read_is_cut_off(model_dir, caplog, options):
     async with neuron_with(config(stream={"max_unread_tokens": 2000})) as neuron:
         await neuron.load(model_dir)
-        with silent_client(neuron, body("flood", stream=True)) as sock:
+        with silent_client(neuron, body("flood", stream=True, **options)) as sock:
             await until(lambda: was_cut_off(caplog))
             await until(lambda: is_idle(neuron))
             assert (await neuron.chat("echo others")).status_code == 200

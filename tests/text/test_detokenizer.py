@@ -4,6 +4,7 @@ import re
 
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers import Tokenizer, decoders, models
 
 from neuron.text.detokenizer import MAX_OPEN_TOKENS, Detokenizer
 from tests.stubs.model_dir import byte_tokenizer
@@ -54,6 +55,38 @@ def test_half_a_character_at_the_end_is_not_lost():
 def test_hidden_tokens_leave_no_text():
     ids = [END_ID, *TOKENIZER.encode("hi").ids, END_ID]
     assert "".join(pieces_of(ids, hidden=(END_ID,))) == "hi"
+
+
+def fallback_tokenizer() -> Tokenizer:
+    """Like Llama 2's: words with a marked space, and bytes where no word is."""
+    words = ["▁a", "▁", "a", "é", "▁word", "<unk>"]
+    vocabulary = {f"<0x{byte:02X}>": byte for byte in range(256)}
+    vocabulary |= {word: 256 + index for index, word in enumerate(words)}
+    tokenizer = Tokenizer(models.BPE(vocabulary, [], unk_token="<unk>", byte_fallback=True))
+    steps = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    tokenizer.decoder = decoders.Sequence(steps)
+    return tokenizer
+
+
+FALLBACK = fallback_tokenizer()
+
+
+@given(st.lists(st.integers(128, 255) | st.just(260), max_size=40))
+def test_no_word_is_lost_among_broken_bytes(ids):
+    """The decoder gives up all bytes of a run with a wrong one in it; those already shown stay."""
+    detokenizer = Detokenizer(FALLBACK)
+    shown = "".join([detokenizer.feed(token) for token in ids] + [detokenizer.finish()])
+    assert shown.count("word") == ids.count(260)
+    assert "▁" not in shown
+
+
+@given(st.text(alphabet="aé😀€ \n", max_size=20))
+def test_byte_fallback_never_shows_half_a_character(text):
+    ids = [byte for sign in text for byte in sign.encode()]
+    detokenizer = Detokenizer(FALLBACK)
+    pieces = [detokenizer.feed(token) for token in ids] + [detokenizer.finish()]
+    assert "".join(pieces) == text.removeprefix(" ")
+    assert not any("\ufffd" in piece for piece in pieces)
 
 
 class WordDecoder:
