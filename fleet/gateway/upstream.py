@@ -67,6 +67,7 @@ class Pool:
             self._static += f"authorization: Bearer {token}\r\n"
         self._idle: list[Connection] = []
         self._busy: set[Connection] = set()
+        self._places = limits.max_connections  # that are free
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._closed = False
 
@@ -83,46 +84,45 @@ class Pool:
         if body or method == "POST":
             lines.append(f"content-length: {len(body)}\r\n")
         head = ("".join(lines) + "\r\n").encode("latin-1")
-        queued_s = await self._queue() if self._is_full else 0.0
-        response = await self._send(head, body)
+        queued_s = await self._acquire()
+        try:
+            response = await self._send(head, body)
+        except BaseException:
+            self._free()
+            raise
         response.queued_s = queued_s
         return response
 
-    @property
-    def _is_full(self) -> bool:
-        return len(self._busy) >= self._limits.max_connections
-
-    async def _queue(self) -> float:
-        """Wait for a connection to come free; the seconds it took."""
-        loop = asyncio.get_running_loop()
-        start = loop.time()
+    async def _acquire(self) -> float:
+        """Take one of `max_connections` places, in order of arrival; the seconds that took."""
+        if self._places:
+            self._places -= 1
+            return 0.0
         if len(self._waiting) >= self._limits.max_queue:
             raise UpstreamError("busy", f"{self._limits.max_queue} requests wait for a connection already")
+        loop = asyncio.get_running_loop()
+        start, turn = loop.time(), loop.create_future()
+        self._waiting.append(turn)
         try:
             async with asyncio.timeout(self._limits.queue_s):
-                while self._is_full:
-                    turn = loop.create_future()
-                    self._waiting.append(turn)
-                    await self._await_turn(turn)
-        except TimeoutError as error:
+                await turn
+        except (TimeoutError, asyncio.CancelledError) as error:
+            if turn.done() and not turn.cancelled():
+                self._free()  # called, and gone: the next one's turn
+            if isinstance(error, asyncio.CancelledError):
+                raise
             message = f"all {self._limits.max_connections} connections stayed in use"
             raise UpstreamError("busy", f"{message} for {self._limits.queue_s:g} s") from error
         return loop.time() - start
 
-    async def _await_turn(self, turn: asyncio.Future[None]) -> None:
-        try:
-            await turn
-        except asyncio.CancelledError:
-            if turn.done() and not turn.cancelled():
-                self._call_next()  # called, and gone: the next one's turn
-            raise
-
-    def _call_next(self) -> None:
+    def _free(self) -> None:
+        """Hand a place to who waits longest."""
         while self._waiting:
             turn = self._waiting.popleft()
             if not turn.done():
                 turn.set_result(None)
                 return
+        self._places += 1
 
     async def _send(self, head: bytes, body: bytes) -> Response:
         kept = self._pop_idle()
@@ -140,7 +140,7 @@ class Pool:
             await connection.send(head, body)
         except BaseException:
             connection.abort()
-            self._leave(connection)
+            self._busy.discard(connection)
             raise
         return Response(self, connection)
 
@@ -168,12 +168,9 @@ class Pool:
             raise UpstreamError("connect", f"no connection: {error.strerror or error}") from error
         return connection
 
-    def _leave(self, connection: Connection) -> None:
-        self._busy.discard(connection)
-        self._call_next()
-
     def release(self, connection: Connection) -> None:
-        self._leave(connection)
+        self._busy.discard(connection)
+        self._free()
         if self._closed or not connection.is_reusable:
             connection.abort()
             return

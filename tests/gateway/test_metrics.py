@@ -147,7 +147,6 @@ def test_a_node_shows_its_load_and_devices():
 
 WORKER = """
 import sys
-from fleet.breaker import FAILURES
 from fleet.gateway import metrics
 metrics.COLD_STARTS.labels("m", "n").inc()
 metrics.OPEN_STREAMS.set(3)
