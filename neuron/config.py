@@ -20,6 +20,9 @@ class Model(Section):
     source: str | None = Field(None, description="Directory or hub id; the id itself when absent")
     harness: str = "torch"
     devices: list[NonNegativeInt] | None = Field(None, description="The freest device when absent")
+    tool_format: Literal["hermes", "qwen-xml", "mistral", "llama3", "harmony"] | None = Field(
+        None, description="How it writes tool calls; what its chat template says when absent"
+    )
 
 
 class Device(Section):

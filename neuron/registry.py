@@ -41,7 +41,11 @@ class Registry:
         """Load what the configuration names, one after the other; failures stay visible in `list`."""
         for model in models:
             spec = ModelSpec(
-                model_id=model.id, source=model.source, harness=model.harness, devices=model.devices
+                model_id=model.id,
+                source=model.source,
+                harness=model.harness,
+                devices=model.devices,
+                tool_format=model.tool_format,
             )
             with contextlib.suppress(ApiError):  # logged and kept with the model
                 await self.load(spec)

@@ -18,6 +18,7 @@ from neuron.config import NeuronConfig
 from neuron.supervisor.device import DeviceWorker, Job, LoadError
 from neuron.supervisor.generation import Generation
 from neuron.text import model as text_model
+from neuron.text.formats import FORMATS
 from neuron.text.model import BrokenModelError, ModelText
 from neuron.wire import (
     ApiError,
@@ -163,7 +164,7 @@ class TorchHarness:
     async def _place(self, model: _Model, candidates: Sequence[DeviceWorker]) -> None:
         model.path = await sources.find(model.source, self._config.models_dir)
         try:
-            model.text = await asyncio.to_thread(text_model.load, model.path)
+            model.text = await asyncio.to_thread(text_model.load, model.path, model.spec.tool_format)
         except BrokenModelError as error:
             raise ApiError(422, "model_broken", str(error)) from error
         model.worker = await self._freest(candidates)
@@ -216,6 +217,9 @@ class TorchHarness:
     def _candidates(self, spec: ModelSpec) -> Sequence[DeviceWorker]:
         if spec.quant:
             raise ApiError(400, "unsupported_parameter", "quant is not supported yet.", param="quant")
+        if spec.tool_format not in {None, *FORMATS}:
+            message = f"tool_format: {spec.tool_format!r} is none of {', '.join(FORMATS)}."
+            raise ApiError(400, "invalid_request_body", message, param="tool_format")
         if spec.devices is None:
             return self._workers
         known = {worker.device.index: worker for worker in self._workers}

@@ -8,8 +8,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-import torch
-
 from neuron.device.cache import bytes_per_token
 from neuron.device.memory import MIB, OutOfMemoryError, default_budget, give_back, in_use
 from neuron.device.opening import Device
@@ -134,9 +132,9 @@ class Slab:
 
     def _load(self, model: str, path: Path, on_progress: OnProgress, before: int) -> Resident:
         checkpoint = read_checkpoint(path)
-        dtype = model_dtype(checkpoint, self.settings.dtype)
         if pooling := read_pooling(path):
-            return self._load_embedder(model, checkpoint, pooling, dtype, on_progress)
+            return self._load_embedder(model, checkpoint, pooling, on_progress)
+        dtype = model_dtype(checkpoint, self.settings.dtype)
         limits = self.settings.limits
         needed = estimate(
             checkpoint, dtype, context=_MIN_CONTEXT, step_tokens=limits.step_tokens, rows=limits.max_running
@@ -157,13 +155,9 @@ class Slab:
         return Resident(scheduler, runner, weights + runner.cache.num_bytes, path)
 
     def _load_embedder(
-        self,
-        model: str,
-        checkpoint: Checkpoint,
-        pooling: Pooling,
-        dtype: torch.dtype,
-        on_progress: OnProgress,
+        self, model: str, checkpoint: Checkpoint, pooling: Pooling, on_progress: OnProgress
     ) -> Resident:
+        dtype = model_dtype(checkpoint, self.settings.dtype)
         path = checkpoint.path
         needed = dtype.itemsize * sum(entry.num_values for entry in checkpoint.tensors.values())
         self._check_room(path, "it takes about", f"{-(-needed // MIB)} MiB", needed, self.free)

@@ -105,3 +105,14 @@ async def test_models_of_the_configuration_are_loaded_and_failures_stay_visible(
 
 async def is_loaded(neuron, model_id):
     return (await neuron.models()).get(model_id, {}).get("state") == "loaded"
+
+
+async def test_the_notation_of_calls_can_be_configured(model_dir):
+    said = 'echo [TOOL_CALLS][{"name": "f", "arguments": {"a": 1}}]'
+    tool = {"type": "function", "function": {"name": "f"}}
+    async with neuron_with(config()) as neuron:
+        refused = await neuron.load(model_dir, tool_format="morse")
+        assert (refused.status_code, refused.json()["error"]["param"]) == (400, "tool_format")
+        await neuron.load(model_dir, tool_format="mistral")
+        choice = (await neuron.chat(said, tools=[tool])).json()["choices"][0]
+    assert [call["function"]["name"] for call in choice["message"]["tool_calls"]] == ["f"]
