@@ -71,6 +71,9 @@ class ModelSpec(BaseModel):
     source: str | None = Field(None, description="Directory or hub id; the model_id itself when absent")
     harness: str = "torch"
     quant: str | None = None
+    tool_format: str | None = Field(
+        None, description="How it writes tool calls; what its chat template says when absent"
+    )
     devices: list[int] | None = Field(None, description="Device indices; the freest device when absent")
 
 
