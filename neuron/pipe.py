@@ -72,6 +72,7 @@ class Submit(msgspec.Struct, frozen=True, tag=True):
     guide: Guide | None = None
     principal: str = ""  # whose request it is: principals share a busy model fairly
     priority: int = 0  # higher goes first, and may preempt lower
+    marks: list[tuple[int, int]] = []  # digest of a beginning of the prompt, and its length in tokens
 
 
 class Embed(msgspec.Struct, frozen=True, tag=True):
@@ -187,6 +188,7 @@ class ModelStatus(msgspec.Struct, frozen=True):
     tok_s_prefill: float
     tok_s_decode: float
     rejected: int
+    prefixes: list[int] = []  # digests of resident beginnings of prompts
 
 
 class Status(msgspec.Struct, frozen=True, tag=True):

@@ -8,6 +8,7 @@ library only. Unknown fields are ignored on both sides, so that hosts of differe
 from __future__ import annotations
 
 from typing import Any, Literal
+from zlib import crc32
 
 from pydantic import BaseModel, Field
 
@@ -64,6 +65,26 @@ class ApiError(Exception):
         return {} if self.retry_after_s is None else {"Retry-After": str(self.retry_after_s)}
 
 
+PREFIX_BYTES = tuple(1 << power for power in range(10, 17))  # 1 KiB to 64 KiB
+
+
+def prefix_marks(body: bytes) -> list[tuple[int, int]]:
+    """Digests (CRC-32) of ever longer beginnings of a chat body's messages, and the length of each in bytes.
+
+    Gateways compute them to route, neurons to say which of them their cache holds. Equal digests are a hint
+    that prefill can be saved, and prove nothing.
+    """
+    start = max(body.find(b'"messages"'), 0)
+    digest, marks, before = 0, [], 0
+    for length in PREFIX_BYTES:
+        if start + length > len(body):
+            break
+        digest = crc32(body[start + before : start + length], digest)
+        marks.append((digest, length))
+        before = length
+    return marks
+
+
 class ModelSpec(BaseModel):
     """Body of `POST /models/load`: what to load and where."""
 
@@ -110,6 +131,9 @@ class ModelLoad(BaseModel):
     tok_s_prefill: float = 0
     tok_s_decode: float = 0
     rejected: int = Field(0, description="Requests refused for want of room since the model was loaded")
+    prefixes: list[int] = Field(
+        [], description="Digests of prompts whose beginning is cached: `prefix_marks`"
+    )
 
 
 class DeviceInfo(BaseModel):

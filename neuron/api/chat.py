@@ -30,7 +30,7 @@ def router(daemon: Daemon) -> Router:
         """OpenAI's chat completion, streamed or not."""
         body = decode(request.body)
         model = find(daemon, request, body.model)
-        prepared = await prepare.prepare(body, model)
+        prepared = await prepare.prepare(body, model, request.body)
         (runs,) = start([prepared], model, daemon.config.stream, log_fields(request), caller=caller(request))
         answer_id = f"chatcmpl-{request_id(request)}"
         if not body.stream:

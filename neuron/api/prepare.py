@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -18,7 +19,7 @@ from neuron.text.calls import Offer, Schema
 from neuron.text.grammar import ANY_OBJECT, GuideRefusedError, Wish, schema_problem
 from neuron.text.model import GenerationDefaults
 from neuron.text.template import TemplateRefusedError
-from neuron.wire import ApiError
+from neuron.wire import ApiError, prefix_marks
 
 LONG_PROMPT_CHARS = 20_000  # beyond it tokenizing takes milliseconds, and leaves the event loop
 SCHEMA_TIMEOUT_S = 5.0  # the library's own limits end it earlier
@@ -26,9 +27,9 @@ SCHEMA_TIMEOUT_S = 5.0  # the library's own limits end it earlier
 Json = dict[str, Any]
 
 
-async def prepare(body: ChatBody, model: Served) -> list[Prepared]:
+async def prepare(body: ChatBody, model: Served, raw: bytes = b"") -> list[Prepared]:
     """Render, tokenize and resolve every parameter: the request's choices. Raises `ApiError` naming what
-    cannot be done."""
+    cannot be done. `raw` is the body as it came."""
     require_capability(model, "chat")
     tools = _tools(body, model)
     wish = await _wish(body)
@@ -37,9 +38,13 @@ async def prepare(body: ChatBody, model: Served) -> list[Prepared]:
     guide = None if wish is None else _guide(body, model, wish, prompt)
     offer = None if tools is None else Offer({tool.function.name: _schema(tool) for tool in body.tools or ()})
     params = {"context_length_exceeded": "messages", "invalid_grammar": _guided_by(body)}
+    marks = _marks(raw, len(tokens))
     return [
         Prepared(
-            job(body, model, tokens, choice=index, top_logprobs=_top_logprobs(body), guide=guide),
+            replace(
+                job(body, model, tokens, choice=index, top_logprobs=_top_logprobs(body), guide=guide),
+                marks=marks,
+            ),
             model.text.answer(
                 prompt,
                 stops=body.stops,
@@ -51,6 +56,11 @@ async def prepare(body: ChatBody, model: Served) -> list[Prepared]:
         )
         for index in range(body.choices)
     ]
+
+
+def _marks(raw: bytes, num_tokens: int) -> list[tuple[int, int]]:
+    """The body's prefix marks, in tokens instead of bytes: about, for text becomes tokens evenly enough."""
+    return [(digest, length * num_tokens // len(raw)) for digest, length in prefix_marks(raw)]
 
 
 async def count(body: ChatBody, model: Served) -> int:

@@ -55,6 +55,9 @@ class PageAllocator:
             pages.append(page)
         return tuple(pages)
 
+    def has(self, name: PageHash) -> bool:
+        return name in self._page_of
+
     def num_idle(self, pages: Sequence[int]) -> int:
         """How many of `pages` sharing would take from the available ones."""
         return sum(1 for page in pages if not self._owners[page])

@@ -56,6 +56,7 @@ class Request:
         self.principal = submit.principal
         self.priority = submit.priority
         self.has_run = False
+        self.marks = submit.marks
         self.max_tokens = max_tokens
         self.min_tokens = submit.min_tokens
         self.stop_ids = frozenset() if submit.ignore_eos else frozenset(submit.stop_ids)

@@ -22,6 +22,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from neuron.engine.pages import PageAllocator
+from neuron.engine.prefixes import PrefixIndex
 from neuron.engine.queue import WaitingQueue
 from neuron.engine.rate import Rate
 from neuron.engine.request import Guide, Request
@@ -66,6 +67,7 @@ class Scheduler:
         self.shape = shape
         self.limits = limits
         self.pages = PageAllocator(shape.num_pages)
+        self._prefixes = PrefixIndex(self.pages, shape.page_size)
         self._vocab_size = vocab_size
         self._waiting = WaitingQueue()
         self._running: list[Request] = []  # oldest first
@@ -181,6 +183,7 @@ class Scheduler:
             tok_s_prefill=round(self._prefill.per_second, 1),
             tok_s_decode=round(self._decode.per_second, 1),
             rejected=self._rejected,
+            prefixes=self._prefixes.resident(),
         )
 
     def check(self) -> None:
@@ -327,6 +330,9 @@ class Scheduler:
             names = request.hashes(last, size)
             for index in range(first, last):
                 self.pages.name(request.pages[index], names[index])
+        if request.marks and end >= request.num_prompt:
+            self._prefixes.note(request.marks, request.hashes(last, size))
+            request.marks = []
 
     def _append(self, request: Request, token: int, logprob: Logprob | None) -> list[Event]:
         request.tokens.append(token)

@@ -11,7 +11,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import psutil
@@ -72,6 +72,7 @@ class Job:
     ignore_eos: bool = False
     guide: pipe.Guide | None = None
     caller: Caller = Caller()
+    marks: list[tuple[int, int]] = field(default_factory=list)
 
 
 class DeviceWorker:
@@ -275,7 +276,7 @@ class DeviceWorker:
             pipe.Submit(
                 number, job.model, job.tokens, job.max_tokens, job.sampling, job.stop_ids,
                 min_tokens=job.min_tokens, ignore_eos=job.ignore_eos, guide=job.guide,
-                principal=job.caller.principal, priority=job.caller.priority,
+                principal=job.caller.principal, priority=job.caller.priority, marks=job.marks,
             )
         )  # fmt: skip
         return generation
