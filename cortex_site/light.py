@@ -311,7 +311,7 @@ async def _send_response(response: HttpResponseBase, send: Send) -> None:
 class _AsgiSink:
     """A `Sink` on any ASGI server: what is put waits for `drain`."""
 
-    is_open = True  # a client that left has cancelled the task
+    is_open = False  # it cannot be known here: whoever is cancelled takes the client for gone
 
     def __init__(self, send: Send) -> None:
         self._send = send

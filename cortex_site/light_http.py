@@ -87,13 +87,11 @@ class LightProtocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         if self._lingering:
             return
-        if not self._head_done:
-            self._size += len(data)
-            if self._size > MAX_HEAD_BYTES and not self._receiving:
-                self._size = len(data)
         super().data_received(data)
-        if self._receiving and not self._head_done and self._size > MAX_HEAD_BYTES:
-            self.send_400_response(f"The request's head is over {MAX_HEAD_BYTES} bytes.")
+        if self._receiving and not self._head_done:
+            self._size += len(data)
+            if self._size > MAX_HEAD_BYTES:
+                self.send_400_response(f"The request's head is over {MAX_HEAD_BYTES} bytes.")
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.connections.discard(self)

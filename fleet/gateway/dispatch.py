@@ -26,6 +26,7 @@ from neuron.wire import ApiError
 log = logging.getLogger("cortex.dispatch")
 
 MAX_ATTEMPTS = 4
+JSON, EVENTS = "application/json", "text/event-stream"  # what a node answers with
 MAX_ERROR_BYTES = 1 << 20
 EVENT_DELAY_S = 1.0  # how long a node's word that a model is gone may be on its way to us
 
@@ -67,13 +68,13 @@ class Dispatch:
     _last_error: ApiError | None = None
     _lost_a_worker: bool = False
 
-    async def send(self, model: str, path: str, body: bytes) -> Response:
+    async def send(self, model: str, path: str, body: bytes, *, stream: bool = False) -> Response:
         """The 200 answer's head from some replica of the (resolved) model; `ApiError` when none gives one."""
         self._prefix = digests(model, body)
         for attempt in range(MAX_ATTEMPTS):
             self.retries = attempt
             route = await self._route(model, len(body) // BYTES_PER_TOKEN)
-            response = await self._attempt(route, path, body)
+            response = await self._attempt(route, path, body, EVENTS if stream else JSON)
             if response is not None:
                 self.nodes.affinity.note(self._prefix, self.node)
                 return response
@@ -121,7 +122,7 @@ class Dispatch:
             finally:
                 self.load_s += time.monotonic() - start
 
-    async def _attempt(self, route: router.Route, path: str, body: bytes) -> Response | None:
+    async def _attempt(self, route: router.Route, path: str, body: bytes, kind: str) -> Response | None:
         """The 200 answer, or None when another replica may be tried."""
         self.node = route.node.name
         if self.overhead_s is None:
@@ -133,6 +134,7 @@ class Dispatch:
             response = await pool.request("POST", path, headers=self.headers, body=body)
             self.queue_s += response.queued_s
             if response.status == 200:
+                _check_type(response, kind)
                 breaker.succeeded()
                 return response
             refusal = await _read_error(response)
@@ -189,6 +191,14 @@ class Dispatch:
         self._failed.add(self.node)
         self.failures.append((self.node, error.code))
         self._last_error = error
+
+
+def _check_type(response: Response, kind: str) -> None:
+    """Something in between answers 200 with a page of its own."""
+    given = response.headers.get("content-type", kind)
+    if not given.startswith(kind):
+        response.close()
+        raise UpstreamError("protocol", f"it answered with {given[:80]!r} instead of {kind}")
 
 
 async def _read_error(response: Response) -> ApiError:

@@ -40,6 +40,7 @@ log = logging.getLogger("cortex.request")
 CLIENT_LEFT = 499  # nginx's number for a client that went away
 PATIENCE_S = 5.0  # a streaming client waits so long for a head, then for comments
 _BUG = ApiError(500, "internal_error", "The gateway failed; its log has the reason.")
+_STOPPING = ApiError(503, "gateway_stopping", "The gateway was stopped within the answer.", retry_after_s=3)
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
 
@@ -96,7 +97,7 @@ class Exchange:
             await self._reserve(key, call)
         body = call.body if model == call.model else with_model(call.body, model)
         answer = self._dialect.answer(call, self.request_id)
-        send = self._dispatch.send(model, call.node_path, body)
+        send = self._dispatch.send(model, call.node_path, body, stream=call.stream)
         if call.stream and not snapshot.replicas(model):
             return await self._stream_cold(call, answer, send)
         self._response = await send
@@ -149,7 +150,7 @@ class Exchange:
         async def produce(sink: Sink) -> None:
             self._gateway.open_streams += 1
             try:
-                error = await self._outcome(relay(sink))
+                error = await self._outcome(relay(sink), sink)
             finally:
                 self._gateway.open_streams -= 1
             if error is not None:
@@ -162,7 +163,7 @@ class Exchange:
         }
         return StreamResponse(produce, headers=headers, on_close=self.close)
 
-    async def _outcome(self, relaying: Awaitable[None]) -> ApiError | None:
+    async def _outcome(self, relaying: Awaitable[None], sink: Sink) -> ApiError | None:
         """Run the writing of a stream; what went wrong, to be its last event."""
         try:
             await relaying
@@ -170,6 +171,9 @@ class Exchange:
             self._finish("error", 200, error.code)
             return error
         except asyncio.CancelledError:
+            if sink.is_open:  # not the client left, but this worker stops
+                self._finish("error", 200, _STOPPING.code)
+                return _STOPPING
             self.close()
             raise
         except Exception:

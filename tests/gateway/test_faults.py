@@ -1,0 +1,143 @@
+"""Nodes and clients that misbehave on the wire: one clean end for one client, and no effect on others."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+import httpx
+import pytest
+
+from tests.gateway.conftest import MODEL, make_house
+from tests.stubs.fake_node import STREAM_HEAD, answer_hello, chunk, framed, head
+
+REQUEST = json.dumps({"model": MODEL, "messages": [], "stream": True}).encode()
+RAW = b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % len(REQUEST) + REQUEST
+FIRST = STREAM_HEAD + framed(chunk({"content": "Hel"}))
+
+
+def raw_answer(data: bytes):
+    async def answer(request, writer):
+        writer.write(data)
+        await writer.drain()
+        writer.transport.abort() if len(data) < 1000 else writer.close()
+
+    return answer
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        FIRST + framed(b'data: {"id": "c1", "choi'),
+        FIRST + framed('data: {"choices": [{"delta": {"content": "ü'.encode()[:-1]),
+        FIRST + b"zz\r\nnot a size\r\n",
+        FIRST + b"5\r\ntoo long for five\r\n",
+        FIRST + framed(b"data: " + b"x" * 3_000_000),
+        head(content_type="text/event-stream", content_length=9000) + chunk({"content": "Hel"}),
+    ],
+    ids=["mid-event", "mid-utf8", "bad-size", "overlong-chunk", "endless-line", "short-length"],
+)
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/messages"])
+async def test_a_broken_stream_ends_in_one_error_event_and_harms_no_other(house, data, path):
+    house.node.answer = raw_answer(data)
+    body = {"model": MODEL, "max_tokens": 9, "stream": True, "messages": [{"role": "user", "content": "x"}]}
+    response = await house.client.post(path, json=body)
+    assert response.text.count('"error":{') == 1
+    assert "[DONE]" not in response.text
+    assert "message_stop" not in response.text
+    assert (await house.record()).outcome == "error"
+    house.node.answer = answer_hello
+    assert (await house.chat()).status_code == 200
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_page_in_place_of_an_answer_is_the_nodes_fault(house, stream):
+    house.node.answer = raw_answer(head(content_type="text/html", content_length=19) + b"<html>Hello.</html>")
+    response = await house.chat(stream=stream)
+    assert (response.status_code, response.json()["error"]["code"]) == (503, "node_unavailable")
+    assert "Hello" not in response.text
+
+
+async def test_a_reader_that_stops_holds_a_bounded_buffer(house):
+    sent = 0
+
+    async def flood(request, writer):
+        nonlocal sent
+        writer.write(STREAM_HEAD)
+        piece = framed(chunk({"content": "x" * 10_000}))
+        while not request.gone.is_set():
+            writer.write(piece)
+            await writer.drain()
+            sent += len(piece)
+
+    house.node.answer = flood
+    reader, writer = await asyncio.open_connection("127.0.0.1", house.port, limit=1 << 14)
+    writer.write(RAW)
+    before = -1
+    async with asyncio.timeout(20):
+        while not sent or sent != before:
+            before = sent
+            await asyncio.sleep(0.5)
+        assert sent < 32 << 20  # what the kernels' socket buffers hold, and little more
+        while sent == before:  # it goes on as soon as the reader does
+            await reader.read(1 << 20)
+        writer.transport.abort()
+        while house.gateway.nodes.in_flight("n0"):
+            await asyncio.sleep(0.01)
+
+
+async def test_a_client_connection_serves_on_after_a_stream(house):
+    reader, writer = await asyncio.open_connection("127.0.0.1", house.port)
+    async with asyncio.timeout(10):
+        for _ in range(3):
+            writer.write(RAW + RAW)  # pipelined
+            for _ in range(2):
+                answer = await reader.readuntil(b"0\r\n\r\n")
+                assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
+                assert b"[DONE]" in answer
+    writer.close()
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"\x00\x01garbage\r\n\r\n", b"GET " + b"/x" * 50_000, b"POST http://[ HTTP/1.1\r\nhost: x\r\n\r\n"],
+)
+async def test_malformed_requests_get_a_400_and_the_end(house, data):
+    reader, writer = await asyncio.open_connection("127.0.0.1", house.port)
+    writer.write(data)
+    async with asyncio.timeout(10):
+        answer = await reader.read()
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    writer.close()
+    assert (await house.chat()).status_code == 200
+
+
+async def test_a_client_still_sending_reads_why_its_body_is_refused():
+    async with make_house(max_body_bytes=1000) as house:
+        reader, writer = await asyncio.open_connection("127.0.0.1", house.port)
+        writer.write(
+            b"POST /v1/messages HTTP/1.1\r\nhost: x\r\ncontent-length: 9000000\r\n\r\n" + b"x" * 100_000
+        )
+        async with asyncio.timeout(10):
+            answer = await reader.read()
+        assert b" 413 " in answer
+        assert b'"type":"error"' in answer  # Anthropic's envelope
+        writer.close()
+
+
+async def test_a_stop_ends_running_streams_with_an_error_event():
+    async def hang(request, writer):
+        writer.write(FIRST)
+        await request.gone.wait()
+
+    async with make_house() as house:
+        house.node.answer = hang
+        client = httpx.AsyncClient(timeout=20)
+        url = f"http://127.0.0.1:{house.port}/v1/chat/completions"
+        task = asyncio.create_task(client.post(url, content=REQUEST))
+        async with asyncio.timeout(10):
+            while not house.gateway.open_streams:
+                await asyncio.sleep(0.01)
+    response = await task
+    assert "gateway_stopping" in response.text
+    await client.aclose()
