@@ -7,13 +7,13 @@ from typing import Any
 import msgspec
 
 from fleet.translation.responses.conversation import chat_messages
+from fleet.translation.responses.tools import Origin, tooling
 from fleet.translation.responses.wire import (
     TOLERATED,
     Format,
     ReasoningConfig,
     ResponsesBody,
     Tool,
-    ToolChoice,
 )
 from fleet.translation.shape import decode_body, is_given, reject, require_object, unknown_fields
 
@@ -32,6 +32,7 @@ class ResponsesCall(msgspec.Struct, frozen=True):
     stream: bool
     max_tokens: int | None
     echo: Json
+    tools: dict[str, Origin]  # by the name that chat has for one
     unknown_fields: int = 0
 
 
@@ -48,12 +49,13 @@ def to_chat(body: bytes) -> ResponsesCall:
         reject("input", "There is nothing to answer.")
     if asked.stream:
         chat["stream_options"] = {"include_usage": True}
-    chat |= _sampling(asked) | _tooling(asked) | _reasoning(asked.reasoning)
+    tools, origins = tooling(asked.tools or (), asked.tool_choice, asked.parallel_tool_calls)
+    chat |= _sampling(asked) | tools | _reasoning(asked.reasoning)
     if asked.text and asked.text.format:
         chat |= _format(asked.text.format)
     limit, unknown = asked.max_output_tokens, unknown_fields(body, _KNOWN)
     encoded = msgspec.json.encode(chat)
-    return ResponsesCall(encoded, asked.model, bool(asked.stream), limit, _echo(asked), unknown)
+    return ResponsesCall(encoded, asked.model, bool(asked.stream), limit, _echo(asked), origins, unknown)
 
 
 def _refuse_what_needs_a_store(asked: ResponsesBody) -> None:
@@ -96,40 +98,6 @@ def _format(asked: Format) -> Json:
     return {"response_format": {"type": "json_schema", "json_schema": schema}}
 
 
-def _tooling(asked: ResponsesBody) -> Json:
-    tools = asked.tools or []
-    fields: Json = {"tools": [_tool(tool, f"tools[{number}]") for number, tool in enumerate(tools)]}
-    if asked.tool_choice is not None:
-        fields["tool_choice"] = _choice(asked.tool_choice, {tool.name for tool in tools})
-    if asked.parallel_tool_calls is not None:
-        fields["parallel_tool_calls"] = asked.parallel_tool_calls
-    return fields if tools else {}
-
-
-def _tool(tool: Tool, path: str) -> Json:
-    if tool.type != "function":
-        reject(f"{path}.type", f"{tool.type!r} is run by OpenAI; only tools of type 'function' work here.")
-    if not tool.name:
-        reject(f"{path}.name", "This field is required.")
-    more = {"description": tool.description, "strict": tool.strict}
-    function: Json = {"name": tool.name} | {name: value for name, value in more.items() if value is not None}
-    if is_given(tool.parameters):
-        function["parameters"] = require_object(tool.parameters, f"{path}.parameters")
-    return {"type": "function", "function": function}
-
-
-def _choice(choice: str | ToolChoice, names: set[str | None]) -> str | Json:
-    if isinstance(choice, str):
-        if choice == "required" and not names:
-            reject("tool_choice", "A tool is to be called, but `tools` offers none.")
-        return choice
-    if choice.type != "function":
-        reject("tool_choice.type", f"{choice.type!r} cannot be chosen here; only a function can.")
-    if choice.name is None or choice.name not in names:
-        reject("tool_choice.name", "This must be the name of one of `tools`.")
-    return {"type": "function", "function": {"name": choice.name}}
-
-
 def _echo(asked: ResponsesBody) -> Json:
     reasoning = asked.reasoning or ReasoningConfig()
     text = asked.text.format if asked.text and asked.text.format else Format("text")
@@ -146,11 +114,16 @@ def _echo(asked: ResponsesBody) -> Json:
         "temperature": asked.temperature,
         "text": {"format": _given(text)},
         "tool_choice": _given(asked.tool_choice) if asked.tool_choice else "auto",
-        "tools": [{"parameters": None, "strict": None} | _given(tool) for tool in asked.tools or ()],
+        "tools": [_echoed(tool) for tool in asked.tools or ()],
         "top_p": asked.top_p,
         "truncation": "disabled",
         "user": asked.user,
     }
+
+
+def _echoed(tool: Tool) -> Json:
+    absent = {"parameters": None, "strict": None} if tool.type == "function" else {}
+    return absent | _given(tool) | ({"tools": [_echoed(inner) for inner in tool.tools]} if tool.tools else {})
 
 
 def _given(value: Any) -> Any:
@@ -158,7 +131,7 @@ def _given(value: Any) -> Any:
     if not isinstance(value, msgspec.Struct):
         return value
     fields = ((name, getattr(value, name)) for name in value.__struct_fields__)
-    return {name: field for name, field in fields if not _is_absent(field)}
+    return {name: _given(field) for name, field in fields if not _is_absent(field)}
 
 
 def _is_absent(field: Any) -> bool:

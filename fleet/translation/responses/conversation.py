@@ -5,6 +5,7 @@ message                   a message of the same role; a lone text becomes a stri
 reasoning, message of     one assistant message, as long as they follow each other in this order: its
 the assistant, calls      `reasoning_content`, its content, its `tool_calls`
 function_call_output      a `tool` message
+custom_tool_call          a call whose arguments are `{"input": …}`
 encrypted reasoning       an entry of `reasoning_details`, for the upstream that made it
 """
 
@@ -15,10 +16,13 @@ from typing import Any
 
 import msgspec
 
+from fleet.translation.responses.tools import chat_name, wrap_input
 from fleet.translation.responses.wire import (
     ITEMS,
     KINDS,
     MESSAGES,
+    CustomToolCall,
+    CustomToolCallOutput,
     FunctionCall,
     FunctionCallOutput,
     InputImage,
@@ -48,14 +52,14 @@ def chat_messages(instructions: str | None, given: str | Sequence[msgspec.Raw]) 
         match item:
             case Reasoning():
                 _add_reasoning(turn, item)
-            case FunctionCall():
+            case FunctionCall() | CustomToolCall():
                 calls.add(item.call_id)
                 turn.setdefault("tool_calls", []).append(_call(item))
             case Message(role="assistant"):
                 turn["content"] = _content(item.content)
             case Message(role=role, content=content):
                 messages.append({"role": role, "content": _content(content)})
-            case FunctionCallOutput():
+            case FunctionCallOutput() | CustomToolCallOutput():
                 messages.append(_output(item, f"input[{number}]", calls))
     return messages + _finished(turn)
 
@@ -74,7 +78,7 @@ def _continues(turn: Json, item: Item) -> bool:
             return turn.keys() <= {"reasoning_content", "reasoning_details"}
         case Message(role="assistant"):
             return not turn.keys() & {"content", "tool_calls"}
-        case FunctionCall():
+        case FunctionCall() | CustomToolCall():
             return True
         case _:
             return False
@@ -101,14 +105,15 @@ def _add_reasoning(turn: Json, item: Reasoning) -> None:
         turn.setdefault("reasoning_details", []).append(detail)
 
 
-def _call(item: FunctionCall) -> Json:
-    function = {"name": item.name, "arguments": item.arguments}
+def _call(item: FunctionCall | CustomToolCall) -> Json:
+    arguments = item.arguments if isinstance(item, FunctionCall) else wrap_input(item.input)
+    function = {"name": chat_name(item.name, item.namespace), "arguments": arguments}
     return {"id": item.call_id, "type": "function", "function": function}
 
 
-def _output(item: FunctionCallOutput, path: str, calls: set[str]) -> Json:
+def _output(item: FunctionCallOutput | CustomToolCallOutput, path: str, calls: set[str]) -> Json:
     if item.call_id not in calls:
-        reject(f"{path}.call_id", f"No function_call before this item has the call_id {item.call_id!r}.")
+        reject(f"{path}.call_id", f"No call before this item has the call_id {item.call_id!r}.")
     return {"role": "tool", "tool_call_id": item.call_id, "content": _content(item.output)}
 
 

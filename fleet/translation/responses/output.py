@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 
 from fleet.translation.events import Failure, Stop, Usage
+from fleet.translation.responses.tools import Origin
 
 Json = dict[str, Any]
 
@@ -31,15 +32,18 @@ def reasoning_part(text: str) -> Json:
     return {"type": "reasoning_text", "text": text}
 
 
-def call_item(id_: str, status: str, call_id: str, name: str, arguments: str) -> Json:
-    return {
+def call_item(id_: str, status: str, call_id: str, origin: Origin, arguments: str) -> Json:
+    """A call of the client's function, or of its custom tool with `arguments` as its input."""
+    kind, field = ("custom_tool_call", "input") if origin.is_custom else ("function_call", "arguments")
+    item = {
         "id": id_,
-        "type": "function_call",
+        "type": kind,
         "status": status,
         "call_id": call_id,
-        "name": name,
-        "arguments": arguments,
+        "name": origin.name,
+        field: arguments,
     }
+    return item | {"namespace": origin.namespace} if origin.namespace else item
 
 
 def call_status(arguments: str) -> str:

@@ -47,9 +47,22 @@ class FunctionCall(msgspec.Struct, tag="function_call"):
     call_id: NonEmpty
     name: NonEmpty
     arguments: str
+    namespace: str | None = None
+
+
+class CustomToolCall(msgspec.Struct, tag="custom_tool_call"):
+    call_id: NonEmpty
+    name: NonEmpty
+    input: str
+    namespace: str | None = None
 
 
 class FunctionCallOutput(msgspec.Struct, tag="function_call_output"):
+    call_id: NonEmpty
+    output: str | list[Part]
+
+
+class CustomToolCallOutput(msgspec.Struct, tag="custom_tool_call_output"):
     call_id: NonEmpty
     output: str | list[Part]
 
@@ -68,7 +81,7 @@ class Reasoning(msgspec.Struct, tag="reasoning"):
     encrypted_content: str | None = None
 
 
-Item = Message | FunctionCall | FunctionCallOutput | Reasoning
+Item = Message | FunctionCall | FunctionCallOutput | CustomToolCall | CustomToolCallOutput | Reasoning
 
 ITEMS: msgspec.json.Decoder[Item] = msgspec.json.Decoder(Item)
 MESSAGES = msgspec.json.Decoder(Message)
@@ -83,12 +96,20 @@ class Kind(msgspec.Struct):
 KINDS = msgspec.json.Decoder(Kind)
 
 
+class CustomFormat(msgspec.Struct):
+    type: str = "text"
+    syntax: str | None = None
+    definition: str | None = None
+
+
 class Tool(msgspec.Struct):
     type: NonEmpty
     name: str | None = None
     description: str | None = None
     parameters: msgspec.Raw = msgspec.Raw()
     strict: bool | None = None
+    format: CustomFormat | None = None  # of a custom tool
+    tools: list[Tool] | None = None  # of a namespace
 
 
 class ToolChoice(msgspec.Struct):
@@ -138,6 +159,7 @@ class ResponsesBody(msgspec.Struct):
 # Documented, and without a meaning for a model that is served here.
 TOLERATED = frozenset(
     [
+        "client_metadata",
         "include",
         "max_tool_calls",
         "prompt_cache_key",

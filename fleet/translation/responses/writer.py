@@ -43,6 +43,7 @@ from fleet.translation.responses.output import (
     text_status,
     usage_fields,
 )
+from fleet.translation.responses.tools import Origin, unwrap_input
 
 
 class ResponsesWriter:
@@ -56,7 +57,8 @@ class ResponsesWriter:
         self._grammar = Grammar()
         self._id = request_id
         self._item = ""  # id of the one that is open
-        self._call = ("", "")  # id and name, where it is a call
+        self._tools = call.tools
+        self._call = ("", Origin(""))  # id and tool, where it is a call
         self._pieces: list[str] = []  # of its text or arguments
         self._sequence = 0
         self._out: list[bytes] = []
@@ -94,6 +96,8 @@ class ResponsesWriter:
                 if after is not before:
                     self._open(reasoning_item(self._item_id("rs"), []), reasoning_part(""))
                 self._delta("response.reasoning_text.delta", text, content_index=0)
+            case ToolCallArguments(fragment=fragment) if self._call[1].is_custom:
+                self._pieces.append(fragment)  # the input is known when its JSON is whole
             case ToolCallArguments(fragment=fragment):
                 self._delta("response.function_call_arguments.delta", fragment)
             case _:
@@ -105,8 +109,10 @@ class ResponsesWriter:
                 self._start(id_)
                 self._count(usage)
             case ToolCallStart(id=id_, name=name):
-                self._call = (id_, name)
-                self._open(call_item(self._item_id("fc"), "in_progress", id_, name, ""))
+                origin = self._tools.get(name) or Origin(name)
+                self._call = (id_, origin)
+                prefix = "ctc" if origin.is_custom else "fc"
+                self._open(call_item(self._item_id(prefix), "in_progress", id_, origin, ""))
             case ToolCallEnd():
                 self._end_call()
             case ReasoningSignature(signature=signature):
@@ -158,11 +164,23 @@ class ResponsesWriter:
         self._close(reasoning_item(self._item, [reasoning_part(text)], encrypted=signature))
 
     def _end_call(self) -> None:
+        if self._call[1].is_custom:
+            self._end_custom_call()
+            return
         if not self._pieces:
             self._delta("response.function_call_arguments.delta", "{}")
-        arguments, (id_, name) = "".join(self._pieces), self._call
-        self._event("response.function_call_arguments.done", **self._place(), name=name, arguments=arguments)
-        self._close(call_item(self._item, call_status(arguments), id_, name, arguments))
+        arguments, (id_, origin) = "".join(self._pieces), self._call
+        self._event(
+            "response.function_call_arguments.done", **self._place(), name=origin.name, arguments=arguments
+        )
+        self._close(call_item(self._item, call_status(arguments), id_, origin, arguments))
+
+    def _end_custom_call(self) -> None:
+        arguments, (id_, origin) = "".join(self._pieces), self._call
+        text = unwrap_input(arguments)
+        self._delta("response.custom_tool_call_input.delta", text)
+        self._event("response.custom_tool_call_input.done", **self._place(), input=text)
+        self._close(call_item(self._item, call_status(arguments), id_, origin, text))
 
     def _item_id(self, prefix: str) -> str:
         return f"{prefix}_{self._id}_{len(self._output)}"

@@ -1,0 +1,120 @@
+"""The tools of a Responses request as functions of chat, and the way back for what the model calls.
+
+function      a function
+custom        a function with the one argument `input`, a string; its grammar stands in that argument's
+              description, for chat cannot enforce it
+namespace     its tools, each named `namespace__name`
+anything else is run by OpenAI and refused
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import msgspec
+
+from fleet.translation.responses.wire import Tool, ToolChoice
+from fleet.translation.shape import is_given, reject, require_object
+
+Json = dict[str, Any]
+
+
+class Origin(msgspec.Struct, frozen=True):
+    """What the client calls a tool that chat knows by one name."""
+
+    name: str
+    namespace: str | None = None
+    is_custom: bool = False
+
+
+class _Input(msgspec.Struct):
+    input: str
+
+
+_inputs = msgspec.json.Decoder(_Input)
+
+
+def chat_name(name: str, namespace: str | None) -> str:
+    return f"{namespace}__{name}" if namespace else name
+
+
+def wrap_input(text: str) -> str:
+    """The arguments of the function that stands for a custom tool."""
+    return msgspec.json.encode({"input": text}).decode()
+
+
+def unwrap_input(arguments: str) -> str:
+    """A custom tool's input; arguments that are none of ours come as the model wrote them."""
+    try:
+        return _inputs.decode(arguments).input
+    except (msgspec.DecodeError, RecursionError):
+        return arguments
+
+
+def tooling(
+    tools: Sequence[Tool], choice: str | ToolChoice | None, parallel: bool | None
+) -> tuple[Json, dict[str, Origin]]:
+    """The fields of the chat request, and what its functions are for the client."""
+    functions, origins = [], {}
+    for path, tool, namespace in _flat(tools):
+        name = chat_name(tool.name or "", namespace)
+        function = {"type": "function", "function": _function(tool, name, path)}
+        if name in origins:
+            reject(f"{path}.name", f"{name!r} is declared twice.")
+        origins[name] = Origin(tool.name or "", namespace, tool.type == "custom")
+        functions.append(function)
+    fields: Json = {"tools": functions}
+    if choice is not None:
+        fields["tool_choice"] = _choice(choice, origins)
+    if parallel is not None:
+        fields["parallel_tool_calls"] = parallel
+    return (fields if functions else {}), origins
+
+
+def _flat(tools: Sequence[Tool]) -> Iterator[tuple[str, Tool, str | None]]:
+    for number, tool in enumerate(tools):
+        if tool.type != "namespace":
+            yield f"tools[{number}]", tool, None
+            continue
+        if not tool.name:
+            reject(f"tools[{number}].name", "This field is required.")
+        for inner, member in enumerate(tool.tools or ()):
+            yield f"tools[{number}].tools[{inner}]", member, tool.name
+
+
+def _function(tool: Tool, name: str, path: str) -> Json:
+    if tool.type not in {"function", "custom"}:
+        message = f"{tool.type!r} is run by OpenAI; 'function', 'custom' and 'namespace' work here."
+        reject(f"{path}.type", message)
+    if not tool.name:
+        reject(f"{path}.name", "This field is required.")
+    function: Json = {"name": name}
+    if tool.description is not None:
+        function["description"] = tool.description
+    if tool.type == "custom":
+        return function | {"parameters": _custom_parameters(tool)}
+    if tool.strict is not None:
+        function["strict"] = tool.strict
+    if is_given(tool.parameters):
+        function["parameters"] = require_object(tool.parameters, f"{path}.parameters")
+    return function
+
+
+def _custom_parameters(tool: Tool) -> Json:
+    text: Json = {"type": "string"}
+    if tool.format and tool.format.definition:
+        text["description"] = f"Follows this {tool.format.syntax or ''} grammar:\n{tool.format.definition}"
+    return {"type": "object", "properties": {"input": text}, "required": ["input"]}
+
+
+def _choice(choice: str | ToolChoice, origins: dict[str, Origin]) -> str | Json:
+    if isinstance(choice, str):
+        if choice == "required" and not origins:
+            reject("tool_choice", "A tool is to be called, but `tools` offers none.")
+        return choice
+    if choice.type not in {"function", "custom"}:
+        reject("tool_choice.type", f"{choice.type!r} cannot be chosen here; a function or custom tool can.")
+    if choice.name is None or choice.name not in origins:
+        reject("tool_choice.name", "This must be the name of one of `tools`.")
+    return {"type": "function", "function": {"name": choice.name}}

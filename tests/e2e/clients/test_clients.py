@@ -1,0 +1,170 @@
+"""Clients that nobody here wrote, with a scripted node behind the gateway."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from fleet.snapshot import NodeConfig, ProfileView
+from tests.e2e.clients.install import HERE, npm_client, python
+from tests.gateway.conftest import make_house
+from tests.stubs.fake_node import USAGE
+from tests.stubs.script import follow
+
+pytestmark = [pytest.mark.e2e, pytest.mark.asyncio]
+
+DEADLINE_S = 100
+CONTEXT = 200_000  # what a coding agent says before its user does is longer than small models take
+FREEFORM = "gpt-5.5"  # a model of the agent's own catalogue that it offers its patch tool to
+PATCH = "*** Begin Patch\n*** Update File: notes.txt\n@@\n-colour = red\n+colour = blue\n*** End Patch\n"
+
+
+@pytest.fixture
+async def house():
+    async with make_house() as built:
+        node = NodeConfig(built.node.name, built.node.url)
+        built.control.change(nodes={node.name: node}, profiles={"m": ProfileView("m", context=CONTEXT)})
+        yield built
+
+
+@pytest.fixture
+def project(tmp_path):
+    folder = tmp_path / "project"
+    folder.mkdir()
+    (folder / "notes.txt").write_text("colour = red\n")
+    return folder
+
+
+async def run(command: list[str | Path], cwd: Path, home: Path, **env: str) -> str:
+    """What it printed; a client that fails or does not end fails the test."""
+    process = await asyncio.create_subprocess_exec(
+        *command,
+        cwd=cwd,
+        env={"PATH": os.environ["PATH"], "HOME": str(home), "NO_PROXY": "*"} | env,
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    try:
+        out, err = await asyncio.wait_for(process.communicate(), DEADLINE_S)
+    except BaseException:
+        process.kill()
+        await process.wait()
+        raise
+    assert process.returncode == 0, f"{out.decode()[-3000:]}\n{err.decode()[-3000:]}"
+    return out.decode()
+
+
+def results(house) -> list[str]:
+    """What the tools gave back, as the node was told."""
+    messages = house.node.requests[-1].json["messages"]
+    return [str(message["content"]) for message in messages if message["role"] == "tool"]
+
+
+async def test_claude_code_reads_a_file_and_edits_it(house, project, tmp_path):
+    notes = str(project / "notes.txt")
+    edit = {"file_path": notes, "old_string": "red", "new_string": "blue"}
+    house.node.answer = follow([("Read", {"file_path": notes}), ("Edit", edit)], reasoning="Let me see.")
+    claude = await asyncio.to_thread(npm_client, "claude")
+    told = await run(
+        [claude, "-p", "Make it blue.", "--model", "m", "--permission-mode", "acceptEdits"],
+        project,
+        tmp_path,
+        ANTHROPIC_BASE_URL=f"http://127.0.0.1:{house.port}",
+        ANTHROPIC_API_KEY="none",
+        ANTHROPIC_SMALL_FAST_MODEL="m",
+        CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC="1",
+        DISABLE_AUTOUPDATER="1",
+        DISABLE_ERROR_REPORTING="1",
+        DISABLE_TELEMETRY="1",
+    )
+    assert "All done." in told
+    assert (project / "notes.txt").read_text() == "colour = blue\n"
+    assert "colour = red" in results(house)[0]
+    assert {record.status for record in house.records} == {200}
+
+
+CODEX_CONFIG = """\
+model_provider = "cortex"
+approval_policy = "never"
+sandbox_mode = "danger-full-access"
+web_search = "disabled"
+
+[features]
+apps = false
+plugins = false
+
+[model_providers.cortex]
+name = "cortex"
+base_url = "http://127.0.0.1:{port}/v1"
+wire_api = "responses"
+env_key = "CORTEX_KEY"
+"""
+
+
+async def codex(house, project, home: Path, catalogue: Path | None = None) -> str:
+    (home / ".codex").mkdir(exist_ok=True)
+    extra = f'model_catalog_json = "{catalogue}"\n' if catalogue else ""
+    (home / ".codex" / "config.toml").write_text(extra + CODEX_CONFIG.format(port=house.port))
+    command = await asyncio.to_thread(npm_client, "codex")
+    ask = [command, "exec", "--skip-git-repo-check", "--model", "m", "Make it blue."]
+    return await run(ask, project, home, CORTEX_KEY="none")
+
+
+async def with_patch_tool(home: Path) -> Path:
+    """A catalogue that says of our model what the agent knows of one with a freeform patch tool."""
+    command = await asyncio.to_thread(npm_client, "codex")
+    models = json.loads(await run([command, "debug", "models"], home, home))["models"]
+    known = next(model for model in models if model["slug"] == FREEFORM)
+    catalogue = home / "models.json"
+    ours = known | {"slug": "m", "supports_search_tool": False}
+    catalogue.write_text(json.dumps({"models": [ours]}))
+    return catalogue
+
+
+async def test_codex_reads_a_file_and_edits_it_with_commands(house, project, tmp_path):
+    house.node.answer = follow(
+        [
+            ("exec_command", {"cmd": "cat notes.txt"}),
+            ("exec_command", {"cmd": "sed -i s/red/blue/ notes.txt"}),
+        ]
+    )
+    assert "All done." in await codex(house, project, tmp_path)
+    assert (project / "notes.txt").read_text() == "colour = blue\n"
+    assert "colour = red" in results(house)[0]
+    assert house.node.requests[0].json["messages"][0]["role"] == "developer"
+
+
+async def test_codex_edits_with_its_freeform_patch_tool(house, project, tmp_path):
+    house.node.answer = follow(
+        [("exec_command", {"cmd": "cat notes.txt"}), ("apply_patch", {"input": PATCH})]
+    )
+    assert "All done." in await codex(house, project, tmp_path, await with_patch_tool(tmp_path))
+    assert (project / "notes.txt").read_text() == "colour = blue\n"
+    assert "M notes.txt" in results(house)[1]
+
+
+@pytest.mark.parametrize(
+    "client",
+    ["langchain-openai", "langchain-responses", "langchain-anthropic", "litellm-openai", "litellm-anthropic"],
+)
+async def test_a_library_calls_a_tool(house, tmp_path, client):
+    house.node.answer = follow([("get_weather", {"city": "Oslo"})])
+    interpreter = await asyncio.to_thread(python)
+    told = await run(
+        [interpreter, HERE / "scripts.py", client, f"http://127.0.0.1:{house.port}"],
+        tmp_path,
+        tmp_path,
+        LITELLM_LOCAL_MODEL_COST_MAP="True",
+    )
+    assert json.loads(told.strip().splitlines()[-1]) == {
+        "name": "get_weather",
+        "arguments": {"city": "Oslo"},
+        "streamed": {"city": "Oslo"},
+        "text": "All done.",
+        "tokens": USAGE["total_tokens"],
+    }
