@@ -13,7 +13,15 @@ from ninja.errors import HttpError, ValidationError
 from cortex_site.light import LightRequest
 from cortex_site.version import VERSION
 from fleet.gateway import catalogue
-from fleet.gateway.dialects import CHAT, COUNT_TOKENS, MESSAGES, RESPONSES, Dialect
+from fleet.gateway.dialects import (
+    CHAT,
+    COMPLETIONS,
+    COUNT_TOKENS,
+    EMBEDDINGS,
+    MESSAGES,
+    RESPONSES,
+    Dialect,
+)
 from fleet.gateway.exchange import Exchange, request_id
 from fleet.gateway.keys import authorize
 from neuron.wire import ApiError
@@ -35,6 +43,7 @@ def _body_schema(required: list[str]) -> dict[str, Any]:
             "model": {"type": "string", "example": "helexa-tiny"},
             "messages": {"type": "array", "items": {"type": "object"}},
             "input": {"type": ["string", "array"]},
+            "prompt": {"type": ["string", "array"]},
             "max_tokens": {"type": "integer"},
             "stream": {"type": "boolean"},
         },
@@ -46,7 +55,17 @@ def make_api(gateway: Gateway) -> NinjaAPI:
     """The operations of one worker."""
     api = NinjaAPI(title="cortex", version=VERSION, urls_namespace="gateway", docs_url=None)
     _handle_errors(api)
+    _declare_inference(api, gateway)
+    _declare_catalogue(api, gateway)
 
+    @api.get("/openapi.json", include_in_schema=False)
+    async def openapi(request: LightRequest) -> dict[str, Any]:
+        return api.get_openapi_schema(path_prefix="")
+
+    return api
+
+
+def _declare_inference(api: NinjaAPI, gateway: Gateway) -> None:
     @api.post("/v1/chat/completions", tags=["OpenAI"], openapi_extra=_body_schema(["model", "messages"]))
     async def chat_completions(request: LightRequest) -> HttpResponseBase:
         return await Exchange(gateway, request, CHAT).run()
@@ -67,10 +86,26 @@ def make_api(gateway: Gateway) -> NinjaAPI:
     async def responses(request: LightRequest) -> HttpResponseBase:
         return await Exchange(gateway, request, RESPONSES).run()
 
-    @api.get("/v1/models", tags=["OpenAI"])
+    @api.post("/v1/completions", tags=["OpenAI"], openapi_extra=_body_schema(["model", "prompt"]))
+    async def completions(request: LightRequest) -> HttpResponseBase:
+        return await Exchange(gateway, request, COMPLETIONS).run()
+
+    @api.post("/v1/embeddings", tags=["OpenAI"], openapi_extra=_body_schema(["model", "input"]))
+    async def embeddings(request: LightRequest) -> HttpResponseBase:
+        return await Exchange(gateway, request, EMBEDDINGS).run()
+
+
+def _declare_catalogue(api: NinjaAPI, gateway: Gateway) -> None:
+    @api.get("/v1/models", tags=["OpenAI", "Anthropic"])
     async def list_models(request: LightRequest) -> dict[str, Any]:
         _authorize(gateway, request)
-        return {"object": "list", "data": catalogue.list_models(gateway.view.snapshot)}
+        models = catalogue.list_models(gateway.view.snapshot)
+        if not _speaks_anthropic(request):
+            return {"object": "list", "data": models}
+        given = request.GET
+        return catalogue.anthropic_page(
+            models, limit=given.get("limit"), after=given.get("after_id"), before=given.get("before_id")
+        )
 
     @api.get("/v1/models/{path:model}", tags=["OpenAI"])
     async def get_model(request: LightRequest, model: str) -> dict[str, Any]:
@@ -78,7 +113,8 @@ def make_api(gateway: Gateway) -> NinjaAPI:
         snapshot = gateway.view.snapshot
         if not snapshot.knows(snapshot.resolve(model)):
             raise ApiError(404, "model_not_found", f"The model '{model}' does not exist.", param="model")
-        return catalogue.describe(snapshot, snapshot.resolve(model)) | {"id": model}
+        found = catalogue.describe(snapshot, snapshot.resolve(model)) | {"id": model}
+        return catalogue.anthropic_model(found) if _speaks_anthropic(request) else found
 
     @api.get("/health", tags=["Fleet"])
     async def health(request: LightRequest) -> dict[str, Any]:
@@ -91,6 +127,11 @@ def make_api(gateway: Gateway) -> NinjaAPI:
     return api
 
 
+def _speaks_anthropic(request: HttpRequest) -> bool:
+    """By the path, or on those that both dialects have by the header that only Anthropic's clients send."""
+    return request.path.startswith(MESSAGES.path) or "anthropic-version" in request.headers
+
+
 def _authorize(gateway: Gateway, request: LightRequest) -> None:
     allow = gateway.config.gateway.allow_anonymous
     authorize(request, gateway.view.snapshot.config, allow_anonymous=allow)
@@ -101,7 +142,7 @@ def _handle_errors(api: NinjaAPI) -> None:
 
     def answer(request: HttpRequest, error: ApiError) -> HttpResponse:
         ident = request_id(request)
-        dialect: Dialect = MESSAGES if request.path.startswith(MESSAGES.path) else CHAT
+        dialect: Dialect = MESSAGES if _speaks_anthropic(request) else CHAT
         log.warning(
             "refused",
             extra={

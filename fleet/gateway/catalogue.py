@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Any
 
+from fleet.gateway.dialects import Call
 from fleet.snapshot import FleetSnapshot, ModelView, NodeView
+from neuron.wire import ApiError
 
 CREATED = 1_767_225_600  # the list has no creation dates; clients want an integer
+
+DEFAULT_PAGE, MAX_PAGE = 20, 1000  # Anthropic's
 
 _RANK = {"loaded": 0, "loading": 1, "unloading": 2, "failed": 3}
 
@@ -41,10 +46,67 @@ def describe(snapshot: FleetSnapshot, model: str) -> dict[str, Any]:
         "nodes": [_node(node, view) for node, view in placements],
         "context_length": context,
         "max_model_len": context,
-        "capabilities": sorted({c for _, view in placements for c in view.capabilities})
-        or list(profile.capabilities if profile else ()),
+        "capabilities": capabilities(snapshot, model),
         "pricing": dict(profile.cost) if profile and profile.cost else None,
     }
+
+
+def capabilities(snapshot: FleetSnapshot, model: str) -> list[str]:
+    """What the (resolved) model's nodes say it can do, or its profile; empty when neither does."""
+    said = {name for node, view in snapshot.placements(model) if node.healthy for name in view.capabilities}
+    profile = snapshot.config.profiles.get(model)
+    return sorted(said) or list(profile.capabilities if profile else ())
+
+
+def require_capability(snapshot: FleetSnapshot, model: str, call: Call) -> None:
+    """Raises `ApiError` 400 where the (resolved) model is known not to do what is asked of it."""
+    can = capabilities(snapshot, model)
+    if not can or _does(call.needs, can):
+        return
+    message = f"The model '{call.model}' does not do {call.needs}; it does {', '.join(can)}."
+    raise ApiError(400, "wrong_modality", message, param="model")
+
+
+def _does(needed: str, can: list[str]) -> bool:
+    """What generates text completes it; what has no chat template may still do so without saying so."""
+    return "embeddings" not in can or "chat" in can if needed == "completions" else needed in can
+
+
+def anthropic_page(
+    models: list[dict[str, Any]], *, limit: str | None, after: str | None, before: str | None
+) -> dict[str, Any]:
+    """Anthropic's list of models, by its paging parameters; raises `ApiError` 400."""
+    ids = [model["id"] for model in models]
+    start = _place(ids, after, "after_id") + 1 if after else 0
+    stop = _place(ids, before, "before_id") if before else len(ids)
+    size = _limit(limit)
+    first = max(start, stop - size) if before else start
+    page = models[first : min(stop, first + size)]
+    return {
+        "data": [anthropic_model(model) for model in page],
+        "has_more": first > start if before else first + size < stop,
+        "first_id": page[0]["id"] if page else None,
+        "last_id": page[-1]["id"] if page else None,
+    }
+
+
+def anthropic_model(model: dict[str, Any]) -> dict[str, Any]:
+    created = datetime.fromtimestamp(model["created"], UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return {"type": "model", "id": model["id"], "display_name": model["id"], "created_at": created}
+
+
+def _place(ids: list[str], ident: str, param: str) -> int:
+    if ident not in ids:
+        raise ApiError(400, "invalid_value", f"{param}: there is no model {ident!r}.", param=param)
+    return ids.index(ident)
+
+
+def _limit(given: str | None) -> int:
+    if given is None:
+        return DEFAULT_PAGE
+    if not given.isascii() or not given.isdigit() or not 1 <= int(given[:9]) <= MAX_PAGE:
+        raise ApiError(400, "invalid_value", f"limit: from 1 to {MAX_PAGE}.", param="limit")
+    return int(given)
 
 
 def state_of(placements: list[tuple[NodeView, ModelView]]) -> str:

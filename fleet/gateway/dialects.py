@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import msgspec
 
 from fleet import translation
+from fleet.gateway.images import needed_capability
 from fleet.translation.events import Event, Failure
 from neuron.wire import ApiError
 
@@ -42,6 +43,9 @@ class Call:
     body: bytes
     hide_usage: bool = False  # the client did not ask for a usage chunk
     node_path: str = CHAT_PATH
+    needs: str = "chat"  # what the model must be able to do
+    prompt_tokens: bool = True  # whether the key's tokens pay for the prompt …
+    answer_tokens: bool = True  # … and for an answer
     origin: Any = None  # what the dialect needs again for the answer
 
 
@@ -81,12 +85,17 @@ class ChatDialect:
 
     def decode(self, body: bytes) -> Call:
         head = decode_head(body)
+        needs = self.needs(body)
         asked = head.stream_options is not None and head.stream_options.include_usage
         if not head.stream or asked:
-            return Call(head.model, head.stream, body)
+            return Call(head.model, head.stream, body, node_path=self.path, needs=needs)
         fields = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
         fields["stream_options"] = _with_usage(fields.get("stream_options"))
-        return Call(head.model, True, msgspec.json.encode(fields), hide_usage=True)
+        encoded = msgspec.json.encode(fields)
+        return Call(head.model, True, encoded, hide_usage=True, node_path=self.path, needs=needs)
+
+    def needs(self, body: bytes) -> str:
+        return needed_capability(body)
 
     def answer(self, call: Call, request_id: str) -> Answer:
         return _Verbatim()
@@ -115,6 +124,27 @@ def _with_usage(options: msgspec.Raw | None) -> msgspec.Raw:
     return msgspec.Raw(msgspec.json.encode({**(fields or {}), "include_usage": True}))
 
 
+class CompletionsDialect(ChatDialect):
+    """OpenAI completions, the older API: passed byte for byte."""
+
+    name = "openai-completions"
+    path = "/v1/completions"
+
+    def needs(self, body: bytes) -> str:
+        return "completions"
+
+
+class EmbeddingsDialect(ChatDialect):
+    """OpenAI embeddings: passed byte for byte, never streamed."""
+
+    name = "openai-embeddings"
+    path = "/v1/embeddings"
+
+    def decode(self, body: bytes) -> Call:
+        head = decode_head(body)
+        return Call(head.model, False, body, node_path=self.path, needs="embeddings", answer_tokens=False)
+
+
 class MessagesDialect:
     """Anthropic messages: translated to chat and back."""
 
@@ -123,7 +153,7 @@ class MessagesDialect:
 
     def decode(self, body: bytes) -> Call:
         call = translation.messages.to_chat(body)
-        return Call(call.model, call.stream, call.body)
+        return Call(call.model, call.stream, call.body, needs=needed_capability(call.body))
 
     def answer(self, call: Call, request_id: str) -> Answer:
         return _MessagesAnswer(call.model, request_id)
@@ -160,7 +190,15 @@ class CountTokensDialect(MessagesDialect):
 
     def decode(self, body: bytes) -> Call:
         call = translation.messages.to_count(body)
-        return Call(call.model, False, call.body, node_path="/tokenize")
+        return Call(
+            call.model,
+            False,
+            call.body,
+            node_path="/tokenize",
+            needs=needed_capability(call.body),
+            prompt_tokens=False,
+            answer_tokens=False,
+        )
 
     def answer(self, call: Call, request_id: str) -> Answer:
         return _CountAnswer()
@@ -183,7 +221,8 @@ class ResponsesDialect(ChatDialect):
 
     def decode(self, body: bytes) -> Call:
         call = translation.responses.to_chat(body)
-        return Call(call.model, call.stream, call.body, origin=call)
+        needs = needed_capability(call.body)
+        return Call(call.model, call.stream, call.body, needs=needs, origin=call)
 
     def answer(self, call: Call, request_id: str) -> Answer:
         return _ResponsesAnswer(call.origin, request_id)
@@ -225,6 +264,8 @@ CHAT = ChatDialect()
 MESSAGES = MessagesDialect()
 COUNT_TOKENS = CountTokensDialect()
 RESPONSES = ResponsesDialect()
+COMPLETIONS = CompletionsDialect()
+EMBEDDINGS = EmbeddingsDialect()
 
 _head_decoder = msgspec.json.Decoder(_ChatHead)
 

@@ -20,8 +20,9 @@ from django.http.response import HttpResponseBase
 
 from cortex_site.light import LightRequest, Sink, StreamResponse
 from fleet.gateway.account import Account
+from fleet.gateway.catalogue import require_capability
 from fleet.gateway.connection import UpstreamError
-from fleet.gateway.dialects import CHAT_PATH, Answer, Call, Dialect, with_model
+from fleet.gateway.dialects import Answer, Call, Dialect, with_model
 from fleet.gateway.dispatch import Dispatch
 from fleet.gateway.keys import authorize, check_model
 from fleet.gateway.limit_headers import for_dialect
@@ -93,6 +94,7 @@ class Exchange:
         if not snapshot.knows(model):
             message = f"The model '{call.model}' does not exist; GET /v1/models lists those that do."
             raise ApiError(404, "model_not_found", message, param="model")
+        require_capability(snapshot, model, call)
         if key is not None and key.limits:
             await self._reserve(key, call)
         body = call.body if model == call.model else with_model(call.body, model)
@@ -108,8 +110,7 @@ class Exchange:
         gateway = self._gateway
         context = gateway.view.snapshot.context(self._account.model)
         prompt, answer = estimate(call.body, context=context, answer=gateway.config.gateway.reserve_tokens)
-        if call.node_path != CHAT_PATH:  # nothing is generated
-            prompt, answer = 0, 0
+        prompt, answer = prompt * call.prompt_tokens, answer * call.answer_tokens
         self._prompt_estimate = prompt
         headers = for_dialect(self._dialect.name)
         self._ticket = await gateway.limiter.reserve(key, prompt + answer, headers)

@@ -122,8 +122,9 @@ def _echo(asked: ResponsesBody) -> Json:
 
 
 def _echoed(tool: Tool) -> Json:
-    absent = {"parameters": None, "strict": None} if tool.type == "function" else {}
-    return absent | _given(tool) | ({"tools": [_echoed(inner) for inner in tool.tools]} if tool.tools else {})
+    fields: Json = {"parameters": None, "strict": None} if tool.type == "function" else {}
+    fields |= _given(tool)
+    return fields | {"tools": [_echoed(inner) for inner in tool.tools]} if tool.tools else fields
 
 
 def _given(value: Any) -> Any:

@@ -82,4 +82,4 @@ CLIENTS = {
 }
 
 if __name__ == "__main__":
-    print(json.dumps(CLIENTS[sys.argv[1]](sys.argv[2])))
+    json.dump(CLIENTS[sys.argv[1]](sys.argv[2]), sys.stdout)

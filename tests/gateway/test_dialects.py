@@ -1,0 +1,237 @@
+"""What every dialect's endpoint passes on, refuses and answers."""
+
+from __future__ import annotations
+
+import json
+
+import anthropic
+import openai
+import pytest
+
+from fleet.snapshot import NodeConfig, ProfileView
+from tests.stubs.fake_node import head, refuse
+
+ANTHROPIC = {"anthropic-version": "2023-06-01"}
+PICTURE = "data:image/png;base64,iVBORw0KGgo="
+
+
+def say(payload):
+    async def answer(request, writer):
+        body = json.dumps(payload).encode()
+        writer.write(head(content_length=len(body)) + body)
+
+    return answer
+
+
+async def profile(house, model: str, *capabilities: str) -> None:
+    nodes = {node.name: NodeConfig(node.name, node.url) for node in house.nodes}
+    house.control.change(nodes=nodes, profiles={model: ProfileView(model, capabilities=capabilities)})
+    await house.until(lambda snapshot: model in snapshot.config.profiles)
+
+
+async def embedder(house) -> None:
+    await house.node.set_model("e")
+    house.node.models["e"].capabilities = ["embeddings"]
+    await house.node.set_model("x")  # publishes both
+    await house.until(
+        lambda snapshot: any(view.capabilities == ("embeddings",) for _, view in snapshot.replicas("e"))
+    )
+
+
+VECTORS = {
+    "object": "list",
+    "model": "e",
+    "data": [{"object": "embedding", "index": 0, "embedding": [0.5, 0.25]}],
+    "usage": {"prompt_tokens": 3, "total_tokens": 3},
+}
+
+
+async def test_embeddings_pass_as_they_are_and_are_recorded(house):
+    await embedder(house)
+    house.node.answer = say(VECTORS)
+    raw = b'{ "model": "e", "input": ["a b c"] }'
+    response = await house.client.post("/v1/embeddings", content=raw)
+    assert response.json() == VECTORS
+    assert house.node.requests[0].body == raw
+    assert house.node.requests[0].path == "/v1/embeddings"
+    record = await house.record()
+    assert (record.dialect, record.prompt_tokens, record.completion_tokens) == ("openai-embeddings", 3, 0)
+
+
+async def test_the_sdk_embeds(house):
+    await embedder(house)
+    house.node.answer = say(VECTORS)
+    async with openai.AsyncOpenAI(base_url=f"{house.client.base_url}/v1", api_key="none") as client:
+        found = await client.embeddings.create(model="e", input="a b c", encoding_format="float")
+    assert found.data[0].embedding == [0.5, 0.25]
+
+
+async def test_completions_pass_as_they_are(house):
+    answer = {"id": "c", "object": "text_completion", "model": "m", "choices": [{"index": 0, "text": " you"}]}
+    house.node.answer = say(answer)
+    async with openai.AsyncOpenAI(base_url=f"{house.client.base_url}/v1", api_key="none") as client:
+        found = await client.completions.create(model="m", prompt=["How are"], max_tokens=4, logprobs=2)
+    assert found.choices[0].text == " you"
+    request = house.node.requests[0]
+    assert (request.path, request.json["prompt"], request.json["logprobs"]) == (
+        "/v1/completions",
+        ["How are"],
+        2,
+    )
+    assert (await house.record()).dialect == "openai-completions"
+
+
+async def test_a_streamed_completion_is_recorded_with_its_usage(house):
+    response = await house.client.post("/v1/completions", json={"model": "m", "prompt": "Hi", "stream": True})
+    assert response.text.endswith("data: [DONE]\n\n")
+    assert "usage" not in response.text
+    record = await house.record()
+    assert (record.prompt_tokens, record.completion_tokens) == (7, 3)
+
+
+@pytest.mark.parametrize(
+    ("path", "model", "body", "lacks"),
+    [
+        ("/v1/embeddings", "m", {"input": "x"}, "embeddings"),
+        ("/v1/completions", "e", {"prompt": "x"}, "completions"),
+        ("/v1/chat/completions", "e", {"messages": [{"role": "user", "content": "x"}]}, "chat"),
+        ("/v1/responses", "e", {"input": "x"}, "chat"),
+        ("/v1/messages", "e", {"max_tokens": 1, "messages": [{"role": "user", "content": "x"}]}, "chat"),
+    ],
+)
+async def test_a_model_is_not_asked_for_what_it_cannot_do(house, path, model, body, lacks):
+    await embedder(house)
+    response = await house.client.post(path, json={"model": model} | body)
+    assert response.status_code == 400
+    assert f"'{model}' does not do {lacks}" in response.json()["error"]["message"]
+    assert not house.node.requests
+
+
+async def test_a_nodes_refusal_keeps_openais_envelope(house):
+    house.node.answer = refuse(400, "unsupported_parameter", "suffix is not supported")
+    response = await house.client.post("/v1/completions", json={"model": "m", "prompt": "x", "suffix": "y"})
+    assert response.status_code == 400
+    assert response.json()["error"]["code"] == "unsupported_parameter"
+
+
+# --- pictures ---
+
+CHAT_PICTURE = {
+    "messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": PICTURE}}]}]
+}
+SOURCE = {"type": "base64", "media_type": "image/png", "data": "iVBORw0KGgo="}
+MESSAGES_PICTURE = {
+    "max_tokens": 1,
+    "messages": [{"role": "user", "content": [{"type": "image", "source": SOURCE}]}],
+}
+RESPONSES_PICTURE = {
+    "input": [{"role": "user", "content": [{"type": "input_image", "image_url": PICTURE, "detail": "auto"}]}]
+}
+PICTURES = [
+    ("/v1/chat/completions", CHAT_PICTURE),
+    ("/v1/messages", MESSAGES_PICTURE),
+    ("/v1/messages/count_tokens", MESSAGES_PICTURE),
+    ("/v1/responses", RESPONSES_PICTURE),
+]
+
+
+@pytest.mark.parametrize(("path", "body"), PICTURES)
+async def test_a_picture_for_a_blind_model_is_refused_by_the_models_name(house, path, body):
+    response = await house.client.post(path, json={"model": "m"} | body)
+    assert response.status_code == 400
+    assert "'m' does not do vision" in response.json()["error"]["message"]
+    assert not house.node.requests
+
+
+@pytest.mark.parametrize(("path", "body"), PICTURES[:2] + PICTURES[3:])
+async def test_a_picture_reaches_a_model_that_sees(house, path, body):
+    house.node.models["m"].capabilities.append("vision")
+    await house.node.set_model("x")
+    await house.until(lambda snapshot: "vision" in snapshot.replicas("m")[0][1].capabilities)
+    response = await house.client.post(path, json={"model": "m"} | body)
+    assert response.status_code == 200
+    (message,) = house.node.requests[0].json["messages"]
+    assert message["content"][0]["image_url"]["url"] == PICTURE
+
+
+@pytest.mark.parametrize(
+    "url", ["http://169.254.169.254/latest", "https://example.com/cat.png", "file:///etc/passwd"]
+)
+async def test_an_address_is_not_fetched(house, url):
+    picture = {"type": "image_url", "image_url": {"url": url}}
+    response = await house.chat(messages=[{"role": "user", "content": [picture]}])
+    assert response.status_code == 400
+    assert response.json()["error"]["param"] == "messages[0].content[0]"
+    assert not house.node.requests
+
+
+async def test_too_many_pictures_are_refused(house):
+    content = CHAT_PICTURE["messages"][0]["content"] * 65
+    response = await house.chat(messages=[{"role": "user", "content": content}])
+    assert response.json()["error"]["code"] == "too_many_images"
+
+
+# --- the system prompt belongs to the application ---
+
+
+async def reached(house, path: str, body) -> list:
+    assert (await house.client.post(path, json={"model": "m"} | body)).status_code == 200
+    return house.node.requests[-1].json["messages"]
+
+
+USER = {"role": "user", "content": "Hi"}
+
+
+async def test_nothing_is_added_where_no_system_prompt_is_sent(house):
+    assert await reached(house, "/v1/chat/completions", {"messages": [USER]}) == [USER]
+    assert await reached(house, "/v1/messages", {"max_tokens": 1, "messages": [USER]}) == [USER]
+    assert await reached(house, "/v1/responses", {"input": "Hi"}) == [USER]
+
+
+async def test_system_prompts_arrive_as_they_are_and_where_they_are(house):
+    first, second = {"role": "system", "content": "A"}, {"role": "system", "content": "B"}
+    between = {"messages": [first, USER, second, USER]}
+    assert await reached(house, "/v1/chat/completions", between) == between["messages"]
+    asked = {"max_tokens": 1, "system": "A", "messages": [USER, second, USER]}
+    assert await reached(house, "/v1/messages", asked) == [first, USER, second, USER]
+    blocks = [{"type": "text", "text": "A"}, {"type": "text", "text": "B"}]
+    asked = {"max_tokens": 1, "system": blocks, "messages": [USER]}
+    assert await reached(house, "/v1/messages", asked) == [{"role": "system", "content": blocks}, USER]
+    developer = {"role": "developer", "content": "B"}
+    asked = {"instructions": "A", "input": [developer, USER]}
+    assert await reached(house, "/v1/responses", asked) == [first, developer, USER]
+
+
+# --- the list of models ---
+
+
+async def test_models_in_either_shape(house):
+    await profile(house, "m", "chat")
+    ours = (await house.client.get("/v1/models")).json()
+    assert (ours["object"], ours["data"][0]["id"]) == ("list", "m")
+    theirs = (await house.client.get("/v1/models", headers=ANTHROPIC)).json()
+    assert theirs["data"][0] | {"created_at": ""} == {
+        "type": "model",
+        "id": "m",
+        "display_name": "m",
+        "created_at": "",
+    }
+    assert (theirs["has_more"], theirs["first_id"], theirs["last_id"]) == (False, "m", "m")
+    one = (await house.client.get("/v1/models/m", headers=ANTHROPIC)).json()
+    assert one == theirs["data"][0]
+    missing = await house.client.get("/v1/models/nope", headers=ANTHROPIC)
+    assert (missing.status_code, missing.json()["type"]) == (404, "error")
+
+
+async def test_anthropics_sdk_pages_through_the_models(house):
+    for name in ("a", "b", "c"):
+        await house.node.set_model(name)
+        await house.until_routable(name)
+    async with anthropic.AsyncAnthropic(base_url=str(house.client.base_url), api_key="none") as client:
+        names = [model.id async for model in client.models.list(limit=3)]
+        assert names == ["a", "b", "c", "m"]
+        back = await client.models.list(before_id="m", limit=2)
+        assert ([model.id for model in back.data], back.has_more) == (["b", "c"], True)
+        assert (await client.models.retrieve("a")).display_name == "a"
+        with pytest.raises(anthropic.BadRequestError, match="limit"):
+            await client.models.list(limit=0)
