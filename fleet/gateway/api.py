@@ -124,8 +124,6 @@ def _declare_catalogue(api: NinjaAPI, gateway: Gateway) -> None:
     async def openapi(request: LightRequest) -> dict[str, Any]:
         return api.get_openapi_schema(path_prefix="")
 
-    return api
-
 
 def _speaks_anthropic(request: HttpRequest) -> bool:
     """By the path, or on those that both dialects have by the header that only Anthropic's clients send."""
