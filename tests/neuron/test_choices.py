@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.neuron.conftest import Neuron, events_of
+from tests.neuron.conftest import Neuron, events_of, until
 from tests.stubs.model_dir import byte_tokenizer
 
 TOKENIZER = byte_tokenizer()
@@ -44,6 +45,29 @@ async def test_n_choices_share_the_prompt_and_add_up(neuron):
     assert {choice["message"]["content"] for choice in three["choices"]} == {"hi"}
     assert three["usage"]["prompt_tokens"] == one["usage"]["prompt_tokens"]
     assert three["usage"]["completion_tokens"] == 3 * one["usage"]["completion_tokens"]
+
+
+async def test_other_choices_wait_until_the_prompt_is_computed(neuron):
+    """Their pages are there then; the first says nothing here, so the others are not even submitted."""
+    calls = [asyncio.create_task(neuron.chat("wait", n=n)) for n in (1, 3)]
+    await until(lambda: _runs(neuron, 2))
+    assert (
+        await neuron.chat("echo and what was sent before it is with the engine by now")
+    ).status_code == 200
+    assert await _runs(neuron, 2)
+    for call in calls:
+        call.cancel()
+    await asyncio.gather(*calls, return_exceptions=True)
+    await until(lambda: _runs(neuron, 0))
+    talking = asyncio.create_task(neuron.chat("forever", n=3))
+    await until(lambda: _runs(neuron, 3))
+    talking.cancel()
+    await asyncio.gather(talking, return_exceptions=True)
+    await until(lambda: _runs(neuron, 0))
+
+
+async def _runs(neuron: Neuron, count: int) -> bool:
+    return await neuron.running() == count
 
 
 async def test_streamed_choices_are_told_apart_by_index(neuron):
