@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Sequence
 
+from fleet.snapshot import Replicas
+
 BLOCK_BYTES = 1 << 10
 MAX_BLOCKS = 64
 BYTES_PER_TOKEN = 4
@@ -24,6 +26,18 @@ def digests(model: str, body: bytes) -> list[int]:
         chain = hash((chain, body[start : start + BLOCK_BYTES]))
         found.append(chain)
     return found
+
+
+def published(marks: Sequence[tuple[int, int]], replicas: Replicas) -> dict[str, int]:
+    """What the nodes say themselves: tokens of prefill saved, by node, for those that publish digests at all.
+
+    `marks` are a body's (`neuron.wire.prefix_marks`); a node has the longest one that it names.
+    """
+    return {
+        node.name: next((n for digest, n in reversed(marks) if digest in view.prefixes), 0) // BYTES_PER_TOKEN
+        for node, view in replicas
+        if view.prefixes
+    }
 
 
 class Affinity:

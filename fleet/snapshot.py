@@ -86,6 +86,7 @@ class ModelView:
     max_running: int = 0  # 0: the node has not said
     tok_s_prefill: float = 0.0  # prompt tokens a second; 0: not said
     kv_free: float | None = None  # fraction of the KV cache's pages
+    prefixes: frozenset[int] = frozenset()  # of prompts in its cache: `neuron.wire.prefix_marks`
 
 
 @dataclass(frozen=True, slots=True)

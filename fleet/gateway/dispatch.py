@@ -15,17 +15,18 @@ from dataclasses import dataclass, field
 import msgspec
 
 from fleet import router
-from fleet.affinity import BYTES_PER_TOKEN, digests
+from fleet.affinity import BYTES_PER_TOKEN, digests, published
 from fleet.gateway.connection import UpstreamError
 from fleet.gateway.loading import Loader
 from fleet.gateway.nodes import Nodes
 from fleet.gateway.upstream import Response
 from fleet.gateway.view import FleetView
-from neuron.wire import ApiError
+from neuron.wire import ApiError, prefix_marks
 
 log = logging.getLogger("cortex.dispatch")
 
 MAX_ATTEMPTS = 4
+MIN_CHOICE = 2  # replicas; with fewer there is nothing to weigh
 JSON, EVENTS = "application/json", "text/event-stream"  # what a node answers with
 MAX_ERROR_BYTES = 1 << 20
 EVENT_DELAY_S = 1.0  # how long a node's word that a model is gone may be on its way to us
@@ -64,13 +65,14 @@ class Dispatch:
     overhead_s: float | None = None  # from `started` to the first request to a node, without `queue_s`
     failures: list[tuple[str, str]] = field(default_factory=list)  # node and error code, in order
     _prefix: Sequence[int] = ()
+    _marks: Sequence[tuple[int, int]] = ()
     _failed: set[str] = field(default_factory=set)
     _last_error: ApiError | None = None
     _lost_a_worker: bool = False
 
     async def send(self, model: str, path: str, body: bytes, *, stream: bool = False) -> Response:
         """The 200 answer's head from some replica of the (resolved) model; `ApiError` when none gives one."""
-        self._prefix = digests(model, body)
+        self._prefix, self._marks = digests(model, body), prefix_marks(body)
         for attempt in range(MAX_ATTEMPTS):
             self.retries = attempt
             route = await self._route(model, len(body) // BYTES_PER_TOKEN)
@@ -91,7 +93,7 @@ class Dispatch:
                 exclude=self._failed | closed,
                 avoid=busy,
                 prompt_tokens=prompt_tokens,
-                saved_tokens=self.nodes.affinity.saved(self._prefix),
+                saved_tokens=self._saved_tokens(model),
             )
             route = router.choose(self.view.snapshot, facts)
             if route is not None:
@@ -102,6 +104,13 @@ class Dispatch:
             if closed and self.view.snapshot.replicas(model):
                 raise self._closed(closed)
             await self._wait_for_load(model)
+
+    def _saved_tokens(self, model: str) -> dict[str, int]:
+        """By a node's own word, or by our record of a node that publishes none."""
+        replicas = self.view.snapshot.replicas(model)
+        if len(replicas) < MIN_CHOICE:
+            return {}
+        return self.nodes.affinity.saved(self._prefix) | published(self._marks, replicas)
 
     def _closed(self, nodes: Collection[str]) -> ApiError:
         """Every replica's breaker is open."""

@@ -109,6 +109,7 @@ def view_of(config: NodeConfig, state: NodeState) -> NodeView:
             max_running=load.max_running if load else 0,
             tok_s_prefill=load.tok_s_prefill if load else 0.0,
             kv_free=load.kv_pages_free / load.kv_pages_total if load and load.kv_pages_total else None,
+            prefixes=frozenset(load.prefixes if load else ()),
         )
     return NodeView(config, healthy=True, reason=None, models=MappingProxyType(models))
 

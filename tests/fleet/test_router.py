@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fleet.affinity import BLOCK_BYTES, Affinity, digests
+from fleet.affinity import BLOCK_BYTES, Affinity, digests, published
 from fleet.router import SAMPLE_ABOVE, Facts, choose
 from fleet.snapshot import Configuration, FleetSnapshot, ModelView, NodeConfig, NodeView
+from neuron.wire import prefix_marks
 
 
 def node(name: str, *, healthy: bool = True, state: str = "loaded", **load) -> NodeView:
@@ -128,3 +129,14 @@ def test_the_record_is_bounded_and_never_promises_more_than_the_prompt(sent):
         record.note(prefix, name)
         assert len(record) <= 10
         assert all(tokens * 4 <= len(text) for tokens in record.saved(prefix).values())
+
+
+def test_a_node_has_the_longest_prefix_that_it_names():
+    marks = prefix_marks(body("a" * 5000))
+    replicas = fleet(
+        node("all", prefixes=frozenset(digest for digest, _ in marks)),
+        node("first", prefixes=frozenset([marks[0][0], 1])),
+        node("none", prefixes=frozenset([1])),
+        node("silent"),
+    ).replicas("m")
+    assert published(marks, replicas) == {"all": 4096 // 4, "first": 1024 // 4, "none": 0}
