@@ -52,7 +52,13 @@ class KeyView:
     models: tuple[str, ...] = ()  # globs; empty allows every model
     expires_at: float | None = None  # seconds since the epoch
     disabled: bool = False
+    priority: int = 0
     limits: KeyLimits = field(default_factory=KeyLimits)
+
+    @property
+    def caller_headers(self) -> dict[str, str]:
+        """What neurons share a busy model by; the beginning of a digest tells nothing of the key."""
+        return {"x-cortex-principal": self.digest[:16], "x-cortex-priority": str(self.priority)}
 
     def allows(self, model: str) -> bool:
         return not self.models or any(fnmatchcase(model, pattern) for pattern in self.models)

@@ -29,7 +29,7 @@ class ApiKeyAdmin(ConfiguredAdmin):
 
     def get_fieldsets(self, request: HttpRequest, obj: Any = None) -> Any:
         """What a key may, what it may at most, and what it does."""
-        may = (None, {"fields": ("name", "models", ("expires_at", "disabled"))})
+        may = (None, {"fields": ("name", "models", "priority", ("expires_at", "disabled"))})
         at_most = ("Limits", {"fields": LIMITS, "description": "An empty field is no limit."})
         does = ("Use", {"fields": ("prefix", "usage", "last_used", "created_at")})
         return (may, at_most, does) if obj else (may, at_most)

@@ -20,8 +20,8 @@ from django.http.response import HttpResponseBase
 
 from cortex_site.light import LightRequest, Sink, StreamResponse
 from fleet.gateway.account import Account
-from fleet.gateway.catalogue import require_capability
 from fleet.gateway.connection import UpstreamError
+from fleet.gateway.catalogue import require_capability
 from fleet.gateway.dialects import Answer, Call, Dialect, with_model
 from fleet.gateway.dispatch import Dispatch
 from fleet.gateway.keys import authorize, check_model
@@ -86,7 +86,9 @@ class Exchange:
         key = authorize(
             self._request, snapshot.config, allow_anonymous=gateway.config.gateway.allow_anonymous
         )
-        self._account.key = key.name if key else ""
+        if key is not None:
+            self._account.key = key.name
+            self._dispatch.headers |= key.caller_headers
         call = self._dialect.decode(self._request.body)
         self._account.model = model = snapshot.resolve(call.model)
         self._account.stream = call.stream

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from django.core.exceptions import ValidationError
-from django.core.validators import MinValueValidator
+from django.core.validators import MaxValueValidator, MinValueValidator
 from django.db import models as db
 
 from fleet.limits import KeyLimits
@@ -43,6 +43,11 @@ class ApiKey(Configured):
     budget_tokens = _limit("token budget", "Tokens per period. Empty: no limit.")
     budget_period = db.CharField(
         max_length=5, choices=Period.choices, default=Period.MONTH, help_text="Calendar periods, UTC."
+    )
+    priority = db.SmallIntegerField(
+        default=0,
+        validators=[MinValueValidator(-99), MaxValueValidator(99)],
+        help_text="On a busy model higher goes first; keys of equal priority share it fairly.",
     )
     disabled = db.BooleanField(default=False)
     expires_at = db.DateTimeField(null=True, blank=True)

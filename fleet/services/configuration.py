@@ -50,6 +50,7 @@ def _key(key: ApiKey) -> KeyView:
     return KeyView(
         name=key.name,
         digest=key.digest,
+        priority=key.priority,
         models=tuple(key.models),
         expires_at=key.expires_at.timestamp() if key.expires_at else None,
         disabled=key.disabled,

@@ -76,3 +76,16 @@ def test_a_disabled_key_is_known_and_forbidden():
     with pytest.raises(ApiError) as caught:
         authorize(request(authorization="Bearer sk-1"), off, allow_anonymous=False)
     assert (caught.value.status, caught.value.code) == (403, "api_key_disabled")
+
+
+async def test_nodes_are_told_whose_request_it_is_and_not_by_which_key(house):
+    house.control.change(keys={KEY.digest: replace(KEY, models=(), priority=7)}, has_keys=True)
+    await house.until(lambda snapshot: snapshot.config.has_keys)
+    await house.client.post(
+        "/v1/chat/completions",
+        json={"model": "m", "messages": []},
+        headers={"authorization": "Bearer sk-1", "x-cortex-principal": "somebody else"},
+    )
+    told = house.node.requests[-1].headers
+    assert (told["x-cortex-principal"], told["x-cortex-priority"]) == (KEY.digest[:16], "7")
+    assert "sk-1" not in str(told)
