@@ -120,10 +120,6 @@ def _declare_catalogue(api: NinjaAPI, gateway: Gateway) -> None:
     async def health(request: LightRequest) -> dict[str, Any]:
         return catalogue.health(gateway.view.snapshot, gateway.missing, gateway.nodes.breakers)
 
-    @api.get("/openapi.json", include_in_schema=False)
-    async def openapi(request: LightRequest) -> dict[str, Any]:
-        return api.get_openapi_schema(path_prefix="")
-
 
 def _speaks_anthropic(request: HttpRequest) -> bool:
     """By the path, or on those that both dialects have by the header that only Anthropic's clients send."""

@@ -24,7 +24,6 @@ Json = dict[str, Any]
 
 _bodies = msgspec.json.Decoder(MessagesBody)
 _counts = msgspec.json.Decoder(CountBody)
-_functions = msgspec.json.Decoder(dict[str, Any])
 
 _KNOWN = frozenset(MessagesBody.__struct_fields__) | TOLERATED
 _EFFORT = {"xhigh": "high", "max": "high"}  # chat knows low, medium and high
@@ -116,11 +115,12 @@ def _is_prefill(asked: CountBody) -> bool:
 
 def _tooling(asked: CountBody) -> Json:
     tools = [_tool(tool, f"tools[{number}]") for number, tool in enumerate(asked.tools or ())]
+    names = _names(asked.tools or ())
     fields: Json = {"tools": tools} if tools else {}
     choice = asked.tool_choice
     if choice is None:
         return fields
-    fields["tool_choice"] = _choice(choice, _names(asked.tools or ()))
+    fields["tool_choice"] = _choice(choice, names)
     if choice.disable_parallel_tool_use is not None:
         fields["parallel_tool_calls"] = not choice.disable_parallel_tool_use
     return fields if tools else {}
@@ -140,8 +140,8 @@ def _choice(choice: ToolChoice, names: set[str]) -> str | Json:
 
 
 def _tool(tool: Tool, path: str) -> Json:
-    if is_given(tool.function):
-        return {"type": "function", "function": require_object(tool.function, f"{path}.function")}
+    if tool.function is not None:
+        return {"type": "function", "function": tool.function}
     if tool.type not in {None, "custom"}:
         reject(f"{path}.type", f"{tool.type!r} is run by Anthropic; only a client's own tools work here.")
     if not tool.name:
@@ -156,6 +156,11 @@ def _tool(tool: Tool, path: str) -> Json:
 
 
 def _names(tools: Sequence[Tool]) -> set[str]:
-    """Names by which `tool_choice` may ask; a tool in OpenAI's shape keeps its name inside."""
-    inner = (_functions.decode(tool.function).get("name") for tool in tools if is_given(tool.function))
-    return {name for name in (*(tool.name for tool in tools), *inner) if isinstance(name, str) and name}
+    """Names by which `tool_choice` may ask. Raises ApiError 400 where two tools share one."""
+    names: set[str] = set()
+    for number, tool in enumerate(tools):
+        name = tool.function.name if tool.function else tool.name
+        if name in names:
+            reject(f"tools[{number}].name", f"{name!r} is declared twice.")
+        names.add(name)
+    return names

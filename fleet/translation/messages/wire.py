@@ -12,7 +12,8 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 NonEmpty = Annotated[str, msgspec.Meta(min_length=1)]
-Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
+Share = Annotated[float, msgspec.Meta(gt=0, le=1)]
+MAX_STOPS = 16  # a node's
 
 
 class Text(msgspec.Struct, tag="text"):
@@ -91,6 +92,15 @@ class SystemTurn(msgspec.Struct, tag_field="role", tag="system"):
 Turn = UserTurn | AssistantTurn | SystemTurn
 
 
+class Function(msgspec.Struct, omit_defaults=True):
+    """What chat knows of a function."""
+
+    name: NonEmpty
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    strict: bool | None = None
+
+
 class Tool(msgspec.Struct):
     """A tool of the client's own. Anthropic's (`web_search_…`) have a type and no schema, and cannot be
     served.
@@ -100,7 +110,7 @@ class Tool(msgspec.Struct):
     description: str | None = None
     input_schema: msgspec.Raw = msgspec.Raw()
     type: str | None = None
-    function: msgspec.Raw = msgspec.Raw()  # some clients send tools in OpenAI's shape
+    function: Function | None = None  # some clients send tools in OpenAI's shape
 
 
 class ToolChoice(msgspec.Struct):
@@ -146,7 +156,7 @@ class MessagesBody(CountBody, kw_only=True):
     temperature: Annotated[float, msgspec.Meta(ge=0, le=2)] | None = None
     top_p: Share | None = None
     top_k: Annotated[int, msgspec.Meta(ge=0)] | None = None
-    stop_sequences: list[NonEmpty] | None = None
+    stop_sequences: Annotated[list[NonEmpty], msgspec.Meta(max_length=MAX_STOPS)] | None = None
     metadata: Metadata | None = None
 
 
