@@ -176,7 +176,8 @@ def test_failed_operations_are_retried_and_pending_ones_cancelled(rows, staff):
 
 
 def test_a_new_key_is_shown_once(staff):
-    made = staff.post("/admin/fleet/apikey/add/", {"name": "k", "models": "[]", "budget_period": "day"})
+    form = {"name": "k", "models": "[]", "priority": 0, "budget_period": "day"}
+    made = staff.post("/admin/fleet/apikey/add/", form)
     key = re.search(r'<code id="key">(\S+)</code>', made.content.decode())[1]
     row = ApiKey.objects.get()
     assert row.digest == keys.digest(key)
