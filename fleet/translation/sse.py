@@ -44,6 +44,10 @@ class SseSplitter:
 
     def feed(self, chunk: bytes) -> Iterator[SseEvent]:
         """To be exhausted. What was complete before an event grew too large comes out before the error."""
+        if self._is_one_event(chunk):
+            self._first_line = False
+            yield SseEvent(chunk[6:-2])
+            return
         if b"\r" in chunk or self._after_cr:
             chunk = self._with_lf(chunk)
         first, *rest = chunk.split(b"\n")
@@ -57,6 +61,17 @@ class SseSplitter:
             else:
                 yield from self._dispatch()
         self._keep(last)
+
+    def _is_one_event(self, chunk: bytes) -> bool:
+        """How most chunks come: one data line and its blank line, and nothing held from before."""
+        return (
+            not (self._size or self._name or self._after_cr)
+            and chunk.startswith(b"data: ")
+            and chunk.find(b"\n") == len(chunk) - 2
+            and chunk.endswith(b"\n\n")
+            and b"\r" not in chunk
+            and len(chunk) <= self._max_event_bytes
+        )
 
     def close(self) -> Iterator[SseEvent]:
         self._field(self._whole_line())

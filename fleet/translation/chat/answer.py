@@ -22,7 +22,14 @@ from fleet.translation.chat.calls import ToolCalls
 from fleet.translation.chat.faults import CUT, MALFORMED, NOT_AN_ANSWER, failure_in, failure_of
 from fleet.translation.chat.think import InlineReasoning
 from fleet.translation.chat.usage import merge_usage, usage_of
-from fleet.translation.chat.wire import Choice, Delta, content_of, decode_chunk, reasoning_of
+from fleet.translation.chat.wire import (
+    Choice,
+    Delta,
+    content_of,
+    decode_chunk,
+    is_plain_text,
+    reasoning_of,
+)
 from fleet.translation.events import (
     Event,
     Failure,
@@ -149,6 +156,10 @@ class Answer:
         self._delta(message, events)
 
     def _delta(self, delta: Delta, events: list[Event]) -> None:
+        if self._inline.settled and is_plain_text(delta):  # the hot path
+            self._thinking = False
+            self._speak([TextDelta(delta.content)], events)
+            return
         thoughts = reasoning_of(delta)
         if thoughts:
             self._speak(self._inline.settle(), events)

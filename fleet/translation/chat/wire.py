@@ -54,6 +54,16 @@ def decode_chunk(data: bytes) -> Chunk:
         return _chunks.decode(data.decode(errors="replace"))
 
 
+def is_plain_text(delta: Delta) -> bool:
+    """Whether a delta says text and nothing else."""
+    return bool(
+        delta.content
+        and type(delta.content) is str
+        and not (delta.reasoning_content or delta.reasoning or delta.reasoning_details)
+        and not (delta.tool_calls or delta.refusal)
+    )
+
+
 def content_of(content: Any) -> list[TextDelta | ReasoningDelta]:
     """A content field: a string, or parts (Mistral's reasoning comes as parts of type `thinking`)."""
     match content:
