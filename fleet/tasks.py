@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from cortex_site.celery import app
+from fleet import announcements
 from fleet.services import execution, idle, observe, retention, usage
 
 
@@ -17,6 +18,7 @@ def reconcile() -> None:
 @app.task
 def poll() -> None:
     observe.poll()
+    announcements.publish(announcements.POLLED, 1)
 
 
 @app.task

@@ -6,7 +6,7 @@ import asyncio
 import gc
 import logging
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 from cortex_site.config import CortexConfig
 from cortex_site.light import LightASGI
@@ -14,6 +14,7 @@ from fleet.gateway.api import make_api
 from fleet.gateway.connection import Limits
 from fleet.gateway.control import ControlPlane, ControlPlaneError
 from fleet.gateway.limits import Limiter
+from fleet.gateway.listener import Listener
 from fleet.gateway.loading import Loader
 from fleet.gateway.nodes import Nodes
 from fleet.gateway.pulse import pulse
@@ -22,8 +23,6 @@ from fleet.gateway.view import FleetView
 from fleet.records import RequestRecord
 
 log = logging.getLogger("cortex.gateway")
-
-REFRESH_S = 1.0  # how often the configuration's version is looked at
 
 
 class Gateway:
@@ -57,6 +56,11 @@ class Gateway:
             known=self._knows,
         )
         self.limiter = Limiter(config.redis.url, timeout_s=config.redis.timeout_ms / 1000)
+        self.listener = Listener(
+            config.redis.url,
+            timeout_s=config.redis.timeout_ms / 1000,
+            polled_within_s=3 * config.poll.interval_s + config.poll.timeout_s,
+        )
         self.open_streams = 0
         self._away: list[str] = []
 
@@ -66,23 +70,27 @@ class Gateway:
     @property
     def missing(self) -> list[str]:
         """Parts of the control plane that do not answer."""
-        return [*self._away, *(["redis"] if self.limiter.local else [])]
+        without_redis = ["redis"] if self.limiter.local else []
+        return [*self._away, *(without_redis or self.listener.missing)]
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Everything that runs beside requests, from before the first to after the last."""
         self.recorder.start()
         await self._refresh()
-        refresher = asyncio.create_task(self._keep_fresh(), name="configuration")
-        pulsing = asyncio.create_task(pulse(self), name="pulse")
+        tasks = [
+            asyncio.create_task(self._keep_fresh(), name="configuration"),
+            asyncio.create_task(self.listener.run(), name="listener"),
+            asyncio.create_task(pulse(self), name="pulse"),
+        ]
         gc.collect()
         gc.freeze()  # what is there now stays; the collector need not walk it again
         try:
             yield
         finally:
-            refresher.cancel()
-            pulsing.cancel()
-            await asyncio.gather(refresher, pulsing, return_exceptions=True)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
             await self.loader.close()
             await self.limiter.close()
             await self.nodes.close()
@@ -90,8 +98,13 @@ class Gateway:
             await asyncio.to_thread(self.recorder.close, 5.0)
 
     async def _keep_fresh(self) -> None:
+        """At once when a change is announced; else its version is looked at now and then."""
+        changed = self.listener.changed
         while True:
-            await asyncio.sleep(REFRESH_S)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self.config.gateway.configuration_check_s):
+                    await changed.wait()
+            changed.clear()
             await self._refresh()
 
     async def _refresh(self) -> None:

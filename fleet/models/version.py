@@ -7,18 +7,12 @@ which is quicker but may fail.
 
 from __future__ import annotations
 
-import logging
-from functools import lru_cache
 from typing import Any
 
-import redis
-from django.conf import settings
 from django.db import models, transaction
 from django.db.models import F
 
-CHANNEL = "cortex:configuration"
-
-log = logging.getLogger("cortex.configuration")
+from fleet import announcements
 
 
 class ConfigurationVersion(models.Model):
@@ -64,13 +58,5 @@ class Configured(models.Model):
             super().save(*args, **kwargs)
 
 
-@lru_cache(maxsize=1)
-def _redis() -> redis.Redis:
-    return redis.Redis.from_url(settings.REDIS_URL, socket_timeout=1, socket_connect_timeout=1)
-
-
 def _announce() -> None:
-    try:
-        _redis().publish(CHANNEL, ConfigurationVersion.current())
-    except redis.RedisError as error:  # the workers' own version check finds it
-        log.warning("configuration change not announced", extra={"error": str(error)})
+    announcements.publish(announcements.CONFIGURATION, ConfigurationVersion.current())

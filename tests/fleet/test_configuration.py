@@ -8,8 +8,8 @@ from django.db import transaction
 from django.test import Client, override_settings
 
 from cortex_site.config import Catalogue, CortexConfig
+from fleet.announcements import CONFIGURATION, _redis
 from fleet.models import Alias, ApiKey, ModelProfile, Node
-from fleet.models.version import CHANNEL, _redis
 from fleet.services import catalogue, configuration, keys
 from fleet.snapshot import KeyView, NodeConfig, ProfileView
 
@@ -86,7 +86,7 @@ def test_every_change_moves_the_version_and_is_told(change):
     keys.create("old")
     before = configuration.version()
     listener = _redis().pubsub()
-    listener.subscribe(CHANNEL)
+    listener.subscribe(CONFIGURATION)
     listener.get_message(timeout=5)
     change()
     assert configuration.version() > before

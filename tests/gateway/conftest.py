@@ -107,6 +107,7 @@ async def make_house(*, nodes: int = 1, loaded: bool = True, redis_url: str = NO
         nodes={fake.name: NodeConfig(fake.name, fake.url) for fake in fakes},
         profiles={MODEL: ProfileView(MODEL, context=4096)},
     )
+    limits = {"configuration_check_s": 0.02} | limits
     config = CortexConfig(gateway=GatewayConfig(**limits), redis=RedisConfig(url=redis_url))
     gateway = Gateway(config, control, records.extend)
     async with (

@@ -232,14 +232,6 @@ async def test_a_node_that_falls_silent_ends_in_an_error_event():
         assert last_event(response.text)["error"]["code"] == "node_lost"
 
 
-async def test_database_away_changes_nothing_for_loaded_models(house):
-    house.control.down = True
-    await house.until(lambda _: house.gateway.missing == ["database"])
-    assert (await house.chat()).status_code == 200
-    health = (await house.client.get("/health")).json()
-    assert (health["status"], health["missing"]) == ("impaired", ["database"])
-
-
 async def test_a_request_is_not_fed_to_a_third_worker_after_it_may_have_killed_two():
     async with make_house(nodes=3) as house:
         for node in house.nodes:

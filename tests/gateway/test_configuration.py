@@ -1,0 +1,89 @@
+"""Changes of the configuration: told by Redis, or found without it; and what is missing meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import pytest
+
+from fleet.announcements import CONFIGURATION, POLLED
+from fleet.gateway import listener
+from tests.gateway.conftest import NO_REDIS, make_house
+
+NEVER_S = 3600.0
+
+
+@pytest.fixture(autouse=True)
+def _quick_reconnection(monkeypatch):
+    monkeypatch.setattr(listener, "RECONNECT_S", 0.05)
+
+
+async def until(condition) -> None:
+    async with asyncio.timeout(10):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+async def listening(redis_server) -> None:
+    await until(lambda: redis_server.client.pubsub_numsub(CONFIGURATION)[0][1] == 1)
+
+
+async def test_an_announced_change_is_there_at_once(redis_server):
+    async with make_house(redis_url=redis_server.url, configuration_check_s=NEVER_S) as house:
+        await listening(redis_server)
+        house.control.change(aliases={"a": "m"})
+        start = time.monotonic()
+        redis_server.client.publish(CONFIGURATION, house.control.current.version)
+        await house.until(lambda snapshot: snapshot.config.aliases)
+        assert time.monotonic() - start < 1
+        assert (await house.chat("a")).status_code == 200
+
+
+async def test_without_redis_the_version_check_finds_a_change():
+    async with make_house(redis_url=NO_REDIS, configuration_check_s=0.1) as house:
+        house.control.change(aliases={"a": "m"})
+        await house.until(lambda snapshot: snapshot.config.aliases)
+        assert house.gateway.missing == ["redis"]
+
+
+async def test_what_was_told_while_redis_was_away_is_found_when_it_is_back(redis_server):
+    async with make_house(redis_url=redis_server.url, configuration_check_s=NEVER_S) as house:
+        await listening(redis_server)
+        redis_server.stop()
+        await until(lambda: house.gateway.missing == ["redis"])
+        assert (await house.chat()).status_code == 200
+        house.control.change(aliases={"a": "m"})
+        redis_server.start()
+        await house.until(lambda snapshot: snapshot.config.aliases)
+        assert house.gateway.missing == []
+
+
+async def test_tasks_that_are_not_heard_of_are_missing_until_they_are(redis_server):
+    async with make_house(redis_url=redis_server.url) as house:
+        await listening(redis_server)
+        house.gateway.listener._polled_within_s = 0.0
+        assert house.gateway.missing == ["tasks"]
+        house.gateway.listener._polled_within_s = 1.0
+        await until(lambda: house.gateway.missing == ["tasks"])
+        redis_server.client.publish(POLLED, 1)
+        await until(lambda: house.gateway.missing == [])
+
+
+async def test_database_away_changes_nothing_for_loaded_models(redis_server):
+    async with make_house(redis_url=redis_server.url) as house:
+        await listening(redis_server)
+        house.control.down = True
+        await until(lambda: house.gateway.missing == ["database"])
+        assert (await house.chat()).status_code == 200
+        health = (await house.client.get("/health")).json()
+        assert (health["status"], health["missing"]) == ("impaired", ["database"])
+        house.control.down = False
+        await until(lambda: house.gateway.missing == [])
+
+
+async def test_a_stop_ends_the_subscription(redis_server):
+    async with make_house(redis_url=redis_server.url):
+        await listening(redis_server)
+    assert redis_server.client.pubsub_numsub(CONFIGURATION)[0][1] == 0
+    assert "listener" not in {task.get_name() for task in asyncio.all_tasks()}
