@@ -20,8 +20,8 @@ from django.utils import timezone
 
 from cortex_site.celery import app
 from cortex_site.settings import broker, database
-from fleet.models import ModelProfile, Node, Operation, Placement
 from fleet.announcements import _redis
+from fleet.models import ModelProfile, Node, Operation, Placement
 from fleet.services import execution, observe
 from tests.fleet.servers import RedisServer, postgres
 from tests.stubs.fake_neuron import FakeNeuron
