@@ -73,11 +73,17 @@ def up(
 
 
 @app.command()
-def serve(config: ConfigOption = None) -> None:
+def serve(
+    config: ConfigOption = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Data-plane processes")] = None,
+) -> None:
     """Run the gateway: data plane, metrics, control plane, Celery worker and beat."""
     from cortex_site import up as stack  # noqa: PLC0415 - the other commands need none of it
 
     settings = load_config(config)
+    if workers:
+        gateway = settings.gateway.model_copy(update={"workers": workers})
+        settings = settings.model_copy(update={"gateway": gateway})
     load_catalogue(settings)
     sys.exit(stack.run(stack.plan_serve(settings, config)))
 

@@ -173,7 +173,7 @@ class LightProtocol(HttpToolsProtocol):
         task.add_done_callback(self._served)
 
     async def _serve(self, request: LightRequest, error: HttpError | None) -> None:
-        response = await self._light.respond(request) if error is None else self._light.refuse(request, error)
+        response = await self._respond(request) if error is None else self._light.refuse(request, error)
         if isinstance(response, StreamResponse):
             await self._stream(request, response)
         else:
@@ -181,6 +181,15 @@ class LightProtocol(HttpToolsProtocol):
             content = response.content
             head = self._head(response, f"content-length: {len(content)}\r\n")
             self.transport.write(head if request.method == "HEAD" else head + content)
+
+    async def _respond(self, request: LightRequest) -> HttpResponseBase:
+        try:
+            return await self._light.respond(request)
+        except asyncio.CancelledError:
+            if self.transport.is_closing():  # the client left
+                raise
+            self._keep_alive = False
+            return self._light.refuse(request, HttpError(503, "The server was stopped within the answer."))
 
     async def _stream(self, request: LightRequest, response: StreamResponse) -> None:
         chunked = request.scope["http_version"] != "1.0"

@@ -31,6 +31,11 @@ class Sockets:
     metrics: socket.socket
     admin: socket.socket
 
+    def close(self) -> None:
+        """From here on only the processes that inherited them listen."""
+        for sock in (self.api, self.metrics, self.admin):
+            sock.close()
+
     @classmethod
     def bind(cls, config: CortexConfig) -> Sockets:
         """Raises `ConfigError` naming the address that cannot be had."""
@@ -59,36 +64,36 @@ def bind(listen: str) -> socket.socket:
     return sock
 
 
-def serve_programs(config: CortexConfig, sockets: Sockets, env: Mapping[str, str]) -> list[Program]:
-    """The processes of `cortex serve`, in the order in which they start."""
+def serve_programs(
+    config: CortexConfig, sockets: Sockets, env: Mapping[str, str]
+) -> tuple[tuple[Program, ...], ...]:
+    """The processes of `cortex serve`, in groups that start together, one after the other.
+
+    Data-plane workers end first, so that what they still serve has everything else.
+    """
     metrics_dir = config.home / "metrics"
     shutil.rmtree(metrics_dir, ignore_errors=True)  # files of workers of an earlier run
     metrics_dir.mkdir(parents=True)
     env = {**env, "PROMETHEUS_MULTIPROC_DIR": str(metrics_dir)}
-    return [
-        *(_gateway_worker(index, sockets.api, env, config) for index in range(config.gateway.workers)),
-        Program(
-            "metrics",
-            (sys.executable, "-m", "fleet.gateway.metrics_server", "--fd", str(sockets.metrics.fileno())),
-            env,
-            fds=(sockets.metrics.fileno(),),
-            ready=http_ready(sockets.metrics, "/metrics"),
-        ),
-        Program(
-            "control",
-            (sys.executable, "-m", "daphne", "--fd", str(sockets.admin.fileno()), *DAPHNE),
-            env,
-            fds=(sockets.admin.fileno(),),
-            ready=http_ready(sockets.admin, "/admin/login/"),
-        ),
-        Program(
-            "tasks",
-            (*CELERY, "worker", *CELERY_WORKER, "--hostname", f"tasks-{os.getpid()}@%h"),
-            env,
-            stop_s=5.0,
-        ),
-        Program("beat", (*CELERY, "beat", "--pidfile="), env, stop_s=5.0),
-    ]
+    metrics = Program(
+        "metrics",
+        (sys.executable, "-m", "fleet.gateway.metrics_server", "--fd", str(sockets.metrics.fileno())),
+        env,
+        fds=(sockets.metrics.fileno(),),
+        ready=http_ready(sockets.metrics, "/metrics"),
+    )
+    control = Program(
+        "control",
+        (sys.executable, "-m", "daphne", "--fd", str(sockets.admin.fileno()), *DAPHNE),
+        env,
+        fds=(sockets.admin.fileno(),),
+        ready=http_ready(sockets.admin, "/admin/login/"),
+    )
+    worker = (*CELERY, "worker", *CELERY_WORKER, "--hostname", f"tasks-{os.getpid()}@%h")
+    tasks = Program("tasks", worker, env, stop_s=5.0)
+    beat = Program("beat", (*CELERY, "beat", "--pidfile="), env, stop_s=5.0)
+    workers = (_gateway_worker(index, sockets.api, env, config) for index in range(config.gateway.workers))
+    return (metrics, control, tasks, beat), tuple(workers)
 
 
 def _gateway_worker(index: int, sock: socket.socket, env: Mapping[str, str], config: CortexConfig) -> Program:

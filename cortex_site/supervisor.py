@@ -1,8 +1,8 @@
 """Runs the processes of one machine: starts them in order, watches them, restarts them, ends them.
 
 A process that dies is started again with back-off, and the reason is told. Every process is the leader of a
-group of its own, so that a terminal's Ctrl-C reaches the supervisor alone, which then ends the others in
-reverse order. On Linux the kernel kills them should the supervisor itself be killed.
+process group of its own, so that a terminal's Ctrl-C reaches the supervisor alone, which then ends the others
+in reverse order. On Linux the kernel kills them should the supervisor itself be killed.
 """
 
 from __future__ import annotations
@@ -126,20 +126,25 @@ class Supervisor:
         self._tell = tell
         self._state_path = state_path
         self._log_dir = log_dir
-        self._processes: list[_Process] = []
+        self._groups: list[list[_Process]] = []
         self._keepers: list[asyncio.Task[None]] = []
         self.facts: dict[str, str] = {}  # written beside the processes: URLs
 
-    async def start(self, program: Program) -> None:
-        """Start a program and wait until it is ready. Raises `StartError`."""
-        log_path = self._log_dir / f"{program.name}.log" if self._log_dir else None
-        process = _Process(program, log_path)
-        process.trim_log()
-        await process.start()
-        self._processes.append(process)
+    async def start(self, *programs: Program) -> None:
+        """Start programs, which will also be ended together, until all are ready. Raises `StartError`."""
+        group: list[_Process] = []
+        self._groups.append(group)
+        for program in programs:
+            log_path = self._log_dir / f"{program.name}.log" if self._log_dir else None
+            process = _Process(program, log_path)
+            process.trim_log()
+            await process.start()
+            group.append(process)
         self._write_state()
-        await self._await_ready(process)
-        self._keepers.append(asyncio.create_task(self._keep(process), name=f"keep-{program.name}"))
+        for process in group:
+            await self._await_ready(process)
+            name = f"keep-{process.program.name}"
+            self._keepers.append(asyncio.create_task(self._keep(process), name=name))
 
     async def _await_ready(self, process: _Process) -> None:
         program = process.program
@@ -178,7 +183,8 @@ class Supervisor:
                 "restarts": item.restarts,
                 "reason": item.reason,
             }
-            for item in self._processes
+            for group in self._groups
+            for item in group
         ]
         state = {"supervisor": os.getpid(), **self.facts, "processes": processes}
         partial = self._state_path.with_suffix(".new")
@@ -186,12 +192,12 @@ class Supervisor:
         partial.replace(self._state_path)
 
     async def stop(self) -> None:
-        """End every process, the last started first."""
+        """End every process, the group that was started last first."""
         for keeper in self._keepers:
             keeper.cancel()
         await asyncio.gather(*self._keepers, return_exceptions=True)
-        for process in reversed(self._processes):
-            await process.stop()
+        for group in reversed(self._groups):
+            await asyncio.gather(*(process.stop() for process in group))
         self._state_path.unlink(missing_ok=True)
 
 

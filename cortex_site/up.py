@@ -166,6 +166,7 @@ async def _run(plan: Plan) -> int:
         stopping.cancel()
         await asyncio.gather(starting, stopping, return_exceptions=True)
         plan.console.print("Stopping …")
+        plan.sockets.close()  # as soon as the workers have closed theirs, new connections are refused
         await supervisor.stop()
     return 0
 
@@ -184,9 +185,9 @@ async def _start(plan: Plan, supervisor: Supervisor) -> None:
         async for step, found in _prepare(plan):
             status.update(f"{step.capitalize()} …")
             password = found or password
-        for program in stack.serve_programs(plan.config, plan.sockets, plan.env):
-            status.update(f"Starting {program.name} …")
-            await supervisor.start(program)
+        for group in stack.serve_programs(plan.config, plan.sockets, plan.env):
+            status.update(f"Starting {', '.join(program.name for program in group)} …")
+            await supervisor.start(*group)
         if plan.local_neuron:
             await _await_tiny(plan, status.update)
     _say_ready(plan, password)

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("cortex.http")
 
-_CODES = {404: "not_found", 405: "method_not_allowed", 413: "request_too_large"}
+_CODES = {404: "not_found", 405: "method_not_allowed", 413: "request_too_large", 503: "gateway_stopping"}
 
 
 def _body_schema(required: list[str]) -> dict[str, Any]:

