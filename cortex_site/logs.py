@@ -8,9 +8,13 @@ from __future__ import annotations
 
 import logging
 import os
+import queue
 import sys
+import threading
+import time
+from contextlib import suppress
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TextIO
 
 import msgspec
 
@@ -19,6 +23,9 @@ _CHATTY = (
     *("httpx", "httpcore", "asyncio", "daphne", "twisted", "kombu", "amqp"),
     *("celery.beat", "celery.worker.strategy", "celery.app.trace"),
 )
+MAX_WAITING = 10_000  # lines
+GATHER_S = 0.01  # lines that follow one another so soon are one write
+CLOSE_S = 1.0
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "color_message"}
 
 
@@ -58,9 +65,58 @@ class TextFormatter(logging.Formatter):
         return f"{super().formatMessage(record)} {extra}".rstrip()
 
 
+class ThreadHandler(logging.Handler):
+    """Lines are written by a thread, some at a time: whoever logs never waits for whoever reads.
+
+    At most `max_waiting` lines wait; how many more there were is told when there is room again.
+    """
+
+    def __init__(self, stream: TextIO, max_waiting: int = MAX_WAITING) -> None:
+        super().__init__()
+        self._stream = stream
+        self._max_waiting = max_waiting
+        self._lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+        self._dropped = 0
+        self._thread = threading.Thread(target=self._write, name="log", daemon=True)
+        self._thread.start()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if self._lines.qsize() >= self._max_waiting:
+            self._dropped += 1
+            return
+        if self._dropped:
+            dropped, self._dropped = self._dropped, 0
+            self._lines.put(self.format(_told_of(dropped)))
+        self._lines.put(self.format(record))
+
+    def close(self) -> None:
+        """Write what waits, if somebody reads it soon."""
+        self._lines.put(None)
+        self._thread.join(CLOSE_S)
+        super().close()
+
+    def _write(self) -> None:
+        while (line := self._lines.get()) is not None:
+            lines = [line]
+            if not self._lines.qsize():
+                time.sleep(GATHER_S)
+            while self._lines.qsize() and (line := self._lines.get()) is not None:
+                lines.append(line)
+            with suppress(OSError, ValueError):  # nobody reads: there is nobody to tell either
+                self._stream.write("\n".join(lines) + "\n")
+                self._stream.flush()
+            if line is None:
+                return
+
+
+def _told_of(dropped: int) -> logging.LogRecord:
+    facts = {"name": "cortex.logs", "levelno": logging.WARNING, "levelname": "WARNING"}
+    return logging.makeLogRecord({**facts, "msg": "log lines were dropped", "lines": dropped})
+
+
 def setup(level: str, program: str) -> None:
     """Send everything from `level` up to stderr; `CORTEX_LOG_LEVEL` and `CORTEX_LOG` have the last word."""
-    handler = logging.StreamHandler(sys.stderr)
+    handler = ThreadHandler(sys.stderr)
     text = os.environ.get("CORTEX_LOG") == "text"
     handler.setFormatter(TextFormatter(program) if text else JsonFormatter(program))
     logging.basicConfig(

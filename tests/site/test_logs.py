@@ -1,0 +1,66 @@
+"""Log lines: whole, in order, and never waited for."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from contextlib import suppress
+
+import pytest
+
+from cortex_site.logs import JsonFormatter, ThreadHandler
+
+
+@pytest.fixture
+def pipe():
+    """A reader's end, and a stream to write to."""
+    reader, writer = os.pipe()
+    with suppress(BrokenPipeError), os.fdopen(writer, "w") as stream, os.fdopen(reader) as lines:
+        yield lines, stream
+
+
+@pytest.fixture
+def handler(pipe):
+    made = ThreadHandler(pipe[1], max_waiting=100)
+    made.setFormatter(JsonFormatter("test"))
+    yield made
+    made.close()
+
+
+def record(message: str) -> logging.LogRecord:
+    return logging.makeLogRecord({"msg": message, "levelname": "INFO"})
+
+
+def test_lines_come_in_their_order(handler, pipe):
+    for number in range(50):
+        handler.emit(record(f"line {number}"))
+    assert [json.loads(pipe[0].readline())["message"] for _ in range(50)] == [f"line {n}" for n in range(50)]
+
+
+def test_who_logs_does_not_wait_for_who_reads(handler, pipe):
+    lines, _ = pipe
+    for _ in range(5000):  # far more than a pipe holds, and nobody reads
+        handler.emit(record("x" * 1000))
+    written = dropped = 0
+    while written + dropped < 5000:
+        handler.emit(record("more"))  # with room again, how many there were too many is told first
+        line = json.loads(lines.readline())
+        written += line["message"][0] == "x"
+        dropped += line.get("lines", 0) if written else 0
+    assert dropped > 1000
+
+
+def test_what_waits_is_written_at_the_end(pipe):
+    lines, stream = pipe
+    handler = ThreadHandler(stream)
+    handler.emit(record("last words"))
+    handler.close()
+    assert lines.readline() == "last words\n"
+
+
+def test_a_reader_that_went_away_harms_nobody(handler, pipe):
+    pipe[0].close()
+    for _ in range(3):
+        handler.emit(record("into the void"))
+    handler.close()
