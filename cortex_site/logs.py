@@ -96,17 +96,17 @@ class ThreadHandler(logging.Handler):
         super().close()
 
     def _write(self) -> None:
-        while (line := self._lines.get()) is not None:
-            lines = [line]
+        more = True
+        while more:
+            lines = [self._lines.get()]
             if not self._lines.qsize():
                 time.sleep(GATHER_S)
-            while self._lines.qsize() and (line := self._lines.get()) is not None:
-                lines.append(line)
+            while lines[-1] is not None and self._lines.qsize():
+                lines.append(self._lines.get())
+            more = lines[-1] is not None
             with suppress(OSError, ValueError):  # nobody reads: there is nobody to tell either
-                self._stream.write("\n".join(lines) + "\n")
+                self._stream.write("".join(f"{line}\n" for line in lines if line is not None))
                 self._stream.flush()
-            if line is None:
-                return
 
 
 def _told_of(dropped: int) -> logging.LogRecord:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from dataclasses import dataclass, field
 
@@ -62,13 +63,15 @@ class Loader:
     def progress(self, model: str) -> str:
         """One line for a waiting client."""
         wait = self._waits.get(model)
-        if wait is None or wait.operation is None:
-            return f"waiting for {model}"
-        operation = wait.operation
-        where = f" on {operation.node}" if operation.node else ""
-        percent = f" {operation.progress:.0%}" if operation.progress is not None else ""
-        note = f": {operation.message}" if operation.message else ""
-        return f"loading {model}{where}{percent}{note}"
+        if wait is not None and wait.operation is not None:
+            text = _story(model, wait.operation)
+        else:
+            places = self.view.snapshot.placements(model)
+            loading = (
+                _loading(model, node.name, view.progress) for node, view in places if view.state == "loading"
+            )
+            text = next(loading, f"waiting for {model}")
+        return " ".join(text.split())  # it may quote a node, and a line's end would end the comment
 
     async def _load(self, model: str, wait: _Wait) -> None:
         deadline = time.monotonic() + self.wait_s
@@ -129,3 +132,18 @@ class Loader:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _story(model: str, operation: OperationState) -> str:
+    """How the load stands: queued for what, evicting what, or loading, how far and for how long still."""
+    if operation.state == "pending":
+        return f"queued: {operation.message or f'{model} is to be loaded'}"
+    text = _loading(model, operation.node, operation.progress)
+    if operation.progress is None and operation.message:
+        text = operation.message
+    return text if operation.eta_s is None else f"{text}, about {math.ceil(operation.eta_s)} s left"
+
+
+def _loading(model: str, node: str, progress: float | None) -> str:
+    where = f" on {node}" if node else ""
+    return f"loading {model}{where}" + (f" {100 * progress:.0f} %" if progress is not None else "")

@@ -5,7 +5,7 @@ However many gateways ask for a model, the database admits one active load of it
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import partial
 
@@ -31,6 +31,7 @@ class OperationView:
     progress: float | None  # 0 to 1 while a node loads
     message: str
     error_code: str
+    eta_s: float | None = None  # of a running load, where the model was loaded before
 
     @property
     def is_active(self) -> bool:
@@ -89,7 +90,8 @@ def unload(
 @connected
 def operation(operation_id: int) -> OperationView:
     """Raises `ApiError` 404 for an id that does not exist (any more)."""
-    return view(_row(operation_id))
+    row = _row(operation_id)
+    return replace(view(row), eta_s=_eta_s(row))
 
 
 @connected
@@ -125,6 +127,19 @@ def view(row: Operation) -> OperationView:
         message=row.message,
         error_code=row.error_code,
     )
+
+
+def _eta_s(row: Operation) -> float | None:
+    """By how long the model's last load took, on the same node if it was loaded there."""
+    if row.kind != Operation.Kind.LOAD or row.state != Operation.State.RUNNING or not row.started_at:
+        return None
+    loads = Operation.objects.filter(kind=row.kind, model=row.model, state=Operation.State.SUCCEEDED)
+    done = loads.exclude(explanation=[]).order_by("-id")  # a node was chosen: it was not there already
+    last: Operation | None = done.filter(node=row.node).first() or done.first()
+    if last is None:
+        return None
+    due: timedelta = row.started_at + (last.finished_at - last.started_at) - timezone.now()
+    return max(0.0, due.total_seconds())
 
 
 def _row(operation_id: int) -> Operation:

@@ -178,3 +178,32 @@ def test_of_two_who_move_a_placement_one_fails(node):
     row.move("unloading")
     with pytest.raises(IllegalTransitionError):
         same.move("unloading")
+
+
+def test_a_load_is_expected_to_take_as_long_as_the_last_one_there(model):
+    now = timezone.now()
+
+    def loaded(node: str, seconds: float, **fields) -> None:
+        started = now - timedelta(hours=1)
+        times = {"started_at": started, "finished_at": started + timedelta(seconds=seconds)}
+        facts = {"explanation": [{"node": node}], **times, **fields}
+        Operation.objects.create(kind="load", model=model, node=node, state="succeeded", **facts)
+
+    def expected() -> float | None:
+        return lifecycle.operation(running.pk).eta_s
+
+    running = Operation.objects.create(
+        kind="load", model=model, node="a", state="running", started_at=now - timedelta(seconds=10)
+    )
+    assert expected() is None
+    loaded("a", 0.0, explanation=[])  # it was there already
+    assert expected() is None
+    loaded("b", 100)
+    assert 80 < expected() <= 90
+    loaded("a", 40)
+    loaded("b", 100)
+    assert 20 < expected() <= 30
+    Operation.objects.filter(node="a").exclude(pk=running.pk).exclude(explanation=[]).update(
+        finished_at=now - timedelta(hours=1) + timedelta(seconds=5)
+    )
+    assert expected() == 0.0

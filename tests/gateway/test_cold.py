@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from fleet.gateway import exchange
+from fleet.gateway import exchange, loading
 from tests.gateway.conftest import MODEL, make_house
 from tests.stubs.fake_node import refuse
 
@@ -74,27 +74,64 @@ async def test_wait_is_bounded():
         assert "retry-after" in response.headers
 
 
+STORY = [
+    (
+        {"state": "pending", "message": "n0: waits for another operation\n\ndata: {}"},
+        "queued: n0: waits for another operation data: {}",
+    ),
+    ({"message": "evicting old from n0"}, "evicting old from n0"),
+    ({"message": "loading on n0", "eta_s": 11.2}, "loading on n0, about 12 s left"),
+    ({"progress": 0.43}, "loading m on n0 43 %"),
+    ({"progress": 0.43, "eta_s": 6.0}, "loading m on n0 43 %, about 6 s left"),
+]
+
+
 async def test_long_wait_of_a_stream_is_filled_with_progress(cold, monkeypatch):
-    monkeypatch.setattr(exchange, "PATIENCE_S", 0.05)
-    release = asyncio.Event()
-
-    async def load(operation):
-        operation.node, operation.progress = "n0", 0.43
-        await release.wait()
-        await cold.node.set_model(MODEL)
-        operation.state = "succeeded"
-
-    cold.control.on_load = lambda operation: spawn(load(operation))
+    monkeypatch.setattr(exchange, "PATIENCE_S", 0.02)
+    monkeypatch.setattr(loading, "CHECK_INTERVAL_S", 0.02)
+    cold.control.on_load = keep_pending
     body = {"model": MODEL, "messages": [], "stream": True}
-    lines = []
     async with cold.client.stream("POST", "/v1/chat/completions", json=body) as response:
         assert response.status_code == 200
-        async for line in response.aiter_lines():
-            lines.append(line)
-            if "43%" in line:
-                release.set()
-    assert any(line.startswith(": loading m on n0 43%") for line in lines)
-    assert "data: [DONE]" in lines
+        lines = response.aiter_lines()
+        operation = cold.control.operations[0]
+        for fields, text in STORY:
+            vars(operation).update(node="n0", state="running", progress=None, message="", eta_s=None)
+            vars(operation).update(fields)
+            async with asyncio.timeout(10):
+                while (await anext(lines)) != f": {text}":
+                    pass
+        await cold.node.set_model(MODEL)
+        operation.state = "succeeded"
+        rest = [line async for line in lines]
+    assert "data: [DONE]" in rest
+    assert "data: {}" not in rest
+
+
+async def keep_pending(operation) -> None:
+    operation.state = "pending"
+
+
+async def test_a_load_without_an_operation_is_told_too(cold, monkeypatch):
+    monkeypatch.setattr(exchange, "PATIENCE_S", 0.02)
+    await cold.node.set_model(MODEL, "loading", progress=0.5)
+    await cold.until(lambda snapshot: snapshot.placements(MODEL))
+    body = {"model": MODEL, "messages": [], "stream": True}
+    async with cold.client.stream("POST", "/v1/chat/completions", json=body) as response:
+        async with asyncio.timeout(10):
+            async for line in response.aiter_lines():
+                if line == ": loading m on n0 50 %":
+                    break
+
+
+async def test_a_wait_that_is_too_long_ends_a_stream_with_an_error_event(monkeypatch):
+    monkeypatch.setattr(exchange, "PATIENCE_S", 0.02)
+    async with make_house(loaded=False, load_wait_s=0.2) as house:
+        response = await house.chat(stream=True)
+        assert response.status_code == 200
+        assert response.text.startswith(": ")
+        assert '"model_loading"' in response.text
+        assert "[DONE]" not in response.text
 
 
 async def test_failure_after_progress_is_an_error_event(cold, monkeypatch):

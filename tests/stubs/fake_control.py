@@ -18,6 +18,7 @@ class FakeOperation:
     progress: float | None = None
     message: str = ""
     error_code: str = ""
+    eta_s: float | None = None
 
 
 @dataclass

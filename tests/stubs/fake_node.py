@@ -119,7 +119,9 @@ class FakeNode:
         await asyncio.gather(*self._connections, return_exceptions=True)
         self._server = None
 
-    async def set_model(self, model: str, state: str = "loaded", *, error: str | None = None, **load) -> None:
+    async def set_model(
+        self, model: str, state: str = "loaded", *, error: str | None = None, progress=None, **load
+    ) -> None:
         failure = Failure(code="model_broken", message=error) if error else None
         self.models[model] = ModelInfo(
             id=model,
@@ -127,6 +129,7 @@ class FakeNode:
             state=state,
             context=4096,
             memory_mb=100,
+            progress=progress,
             capabilities=["chat"],
             error=failure,
         )
