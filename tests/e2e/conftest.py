@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -53,6 +54,7 @@ class Stack:
     base_port: int
     process: subprocess.Popen[bytes]
     output: list[str] = field(default_factory=list)
+    _drainer: threading.Thread | None = None
 
     @property
     def api(self) -> str:
@@ -90,6 +92,16 @@ class Stack:
             if select.select([self.process.stderr], [], [], 0.2)[0]:
                 self.output.append(os.read(self.process.stderr.fileno(), 65536).decode())
 
+    def drain(self) -> None:
+        """Read on in a thread: what writes to a full pipe waits."""
+        self._drainer = threading.Thread(target=self._read_to_the_end, daemon=True)
+        self._drainer.start()
+
+    def _read_to_the_end(self) -> None:
+        assert self.process.stderr is not None
+        while data := os.read(self.process.stderr.fileno(), 65536):
+            self.output.append(data.decode(errors="replace"))
+
     def logs(self) -> str:
         files = sorted((self.home / "logs").glob("*.log"))
         return "\n".join(f"--- {file.name}\n{file.read_text()[-2000:]}" for file in files)
@@ -108,6 +120,8 @@ class Stack:
     def wait(self) -> int:
         """Drain what it still says, so that it can't block on a full pipe; its exit code."""
         assert self.process.stderr is not None
+        if self._drainer:
+            self._drainer.join(60)
         with self.process.stderr:
             self.output.append(self.process.stderr.read().decode())
         return self.process.wait(60)

@@ -12,7 +12,7 @@ import pytest
 
 from neuron.models.tiny import WEIGHTS_DIR
 from tests.e2e.conftest import TINY, Stack, clean_environment, free_base_port
-from tests.fleet.servers import RedisServer, postgres
+from tests.fleet.servers import PostgresServer, RedisServer
 
 pytestmark = pytest.mark.e2e
 
@@ -26,6 +26,9 @@ listen = "127.0.0.1:{api}"
 metrics_listen = "127.0.0.1:{metrics}"
 admin_listen = "127.0.0.1:{admin}"
 workers = 2
+[poll]
+interval_s = 1
+timeout_s = 1
 [[neurons]]
 name = "here"
 endpoint = "http://127.0.0.1:{neuron}"
@@ -62,21 +65,35 @@ def broken_model(folder: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def served(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("serve")
+def served(folder, redis, database):
     base = free_base_port()
     ports = {"api": base, "metrics": base + 1, "admin": base + 2, "neuron": base + 3}
     (folder / "cortex.toml").write_text(CONFIG.format(home=folder / "state", **ports))
     (folder / "models.toml").write_text(MODELS.format(broken=broken_model(folder / "broken")))
     (folder / "neuron.toml").write_text('token = "a shared secret"\n')
-    redis = RedisServer(folder)
-    redis.start()
-    try:
-        with postgres(folder) as database:
-            env = clean_environment() | {"CORTEX_DATABASE__URL": database, "CORTEX_REDIS__URL": redis.url}
-            yield from serve(folder, base, env)
-    finally:
-        redis.stop()
+    env = {"CORTEX_DATABASE__URL": database.url, "CORTEX_REDIS__URL": redis.url}
+    yield from serve(folder, base, clean_environment() | env)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("serve")
+
+
+@pytest.fixture(scope="module")
+def redis(folder):
+    server = RedisServer(folder)
+    server.start()
+    yield server
+    server.client.close()
+    server.stop()
+
+
+@pytest.fixture(scope="module")
+def database(folder):
+    server = PostgresServer(folder)
+    yield server
+    server.remove()
 
 
 def serve(folder: Path, base: int, env: dict[str, str]):
@@ -90,6 +107,7 @@ def serve(folder: Path, base: int, env: dict[str, str]):
     running = Stack(folder / "state", base, process)
     try:
         running.read_until("Ctrl-C ends it", 180)
+        running.drain()
         running.eventually(lambda: httpx.get(f"{running.api}/health").json()["nodes"]["healthy"] == 1)
         yield running
     finally:
@@ -139,6 +157,39 @@ def test_both_workers_count_in_one_metrics_page(served):
         return sum(map(float, found))
 
     served.eventually(lambda: count() >= 20)
+
+
+def missing(served: Stack) -> list[str]:
+    return httpx.get(f"{served.api}/health").json()["missing"]
+
+
+def test_a_loaded_model_answers_while_the_whole_control_plane_is_away(served, redis, database):
+    served.chat(QUESTION)
+    served.eventually(lambda: missing(served) == [])
+    database.stop()
+    redis.stop()
+    for name in ("tasks", "beat", "control"):
+        served.process_of(name).kill()
+    for _ in range(20):  # from both workers
+        assert "13131" in served.chat(QUESTION).text
+    served.eventually(lambda: all(missing(served) == ["database", "redis"] for _ in range(10)))
+    assert "13131" in served.chat(QUESTION).text
+    database.start()
+    redis.start()
+    served.eventually(lambda: all(missing(served) == [] for _ in range(10)))
+    served.eventually(lambda: httpx.get(f"{served.admin}/admin/login/").status_code == 200)
+    assert "13131" in served.chat(QUESTION).text
+
+
+def test_tasks_that_hang_are_missing_until_they_run_again(served):
+    beat = served.process_of("beat")
+    beat.suspend()
+    try:
+        served.eventually(lambda: all(missing(served) == ["tasks"] for _ in range(10)))
+        assert "13131" in served.chat(QUESTION).text
+    finally:
+        beat.resume()
+    served.eventually(lambda: all(missing(served) == [] for _ in range(10)))
 
 
 def test_no_secret_is_in_the_logs(served):

@@ -43,9 +43,7 @@ LAST_EVENT = {  # how a stream says in each dialect that it failed
 }
 
 
-@asynccontextmanager
-async def serving(folder, node: FakeNode, grace_s: float):
-    """`cortex serve --workers 2` before `node`."""
+def start_serve(folder, node: FakeNode, grace_s: float) -> Stack:
     base = free_base_port()
     ports = {"api": base, "metrics": base + 1, "admin": base + 2}
     file = folder / "cortex.toml"
@@ -57,13 +55,20 @@ async def serving(folder, node: FakeNode, grace_s: float):
         stderr=subprocess.PIPE,
         env=clean_environment(),
     )
-    stack = Stack(folder / "state", base, process)
+    return Stack(folder / "state", base, process)
+
+
+@asynccontextmanager
+async def serving(folder, node: FakeNode, grace_s: float):
+    """`cortex serve --workers 2` before `node`."""
+    stack = start_serve(folder, node, grace_s)
     try:
         await asyncio.to_thread(stack.read_until, "Ctrl-C ends it", 180)
+        stack.drain()
         yield stack
     finally:
-        if process.poll() is None:
-            process.send_signal(signal.SIGTERM)
+        if stack.process.poll() is None:
+            stack.process.send_signal(signal.SIGTERM)
         await asyncio.to_thread(stack.wait)
 
 
