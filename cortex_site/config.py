@@ -46,6 +46,7 @@ class Gateway(Section):
     load_wait_s: PositiveFloat = Field(600.0, description="Longest wait of a request for a cold model")
     max_connections_per_node: PositiveInt = 512
     connection_wait_s: PositiveFloat = Field(10.0, description="Longest wait of a request for one of them")
+    repeat_unanswered: bool = Field(True, description="Elsewhere, once, what a node hung up on unanswered")
     configuration_check_s: PositiveFloat = Field(2.0, description="Its version is looked at so often")
     stop_grace_s: PositiveFloat = Field(30.0, description="Running answers may end within this on a stop")
     record_queue_size: PositiveInt = Field(10_000, description="Finished requests waiting to be recorded")

@@ -173,8 +173,10 @@ class Connection(asyncio.Protocol):
             self._transport.write(request + body if len(body) < 1 << 16 else request)
             if len(body) >= 1 << 16:
                 self._transport.write(body)
-        while not self._head_seen:
-            await self._wait(self._limits.first_byte_s, "did not begin to answer")
+        limit_s = self._limits.first_byte_s
+        deadline = self._loop.time() + limit_s
+        while not self._head_seen:  # in all: a head that trickles is as bad as none
+            await self._wait(deadline - self._loop.time(), f"did not begin to answer within {limit_s:g} s")
 
     async def chunks(self) -> AsyncIterator[bytes]:
         """The body as it comes, everything that is there at once."""
@@ -186,7 +188,7 @@ class Connection(asyncio.Protocol):
             elif self._complete:
                 return
             else:
-                await self._wait(self._limits.idle_s, "stopped answering")
+                await self._wait(self._limits.idle_s, "fell silent within the answer")
 
     async def pour(self, take: Callable[[bytes], bool], drain: Callable[[], Awaitable[None]]) -> None:
         """The whole body to `take`, called by the socket's callback: no task wakes for a chunk.
@@ -205,7 +207,7 @@ class Connection(asyncio.Protocol):
                 elif self._complete:
                     return
                 else:
-                    await self._wait(self._limits.idle_s, "stopped answering")
+                    await self._wait(self._limits.idle_s, "fell silent within the answer")
         finally:
             self._take, self._full = None, False
 
@@ -244,7 +246,7 @@ class Connection(asyncio.Protocol):
     def _look_at_silence(self, seconds: float, what: str) -> None:
         left = self._heard_at + seconds - self._loop.time()
         if left <= 0:
-            self._fail(UpstreamError("timeout", f"the node {what} for {seconds:g} s"))
+            self._fail(UpstreamError("timeout", f"the node {what}"))
         else:
             self._timer = self._loop.call_later(left, self._look_at_silence, seconds, what)
 

@@ -1,6 +1,10 @@
 """From a routed request to the head of a node's answer: choose, wait for a load, send, try the next replica.
 
-Everything here happens before a byte has reached the client, so a failed attempt may be repeated elsewhere.
+Everything here happens before a byte has reached the client. A request that a node cannot have begun (no
+connection, a kept one that was closed, a refusal) is tried on the next replica. One that it may have begun
+(the node hung up, or answered no HTTP) is repeated too, once: a generation changes nothing anywhere, and the
+client saw nothing of the first one, so all that a repetition costs is computing. `gateway.repeat_unanswered`
+turns that off; then it is a 503. One that took too long is never repeated.
 """
 
 from __future__ import annotations
@@ -16,6 +20,7 @@ import msgspec
 
 from fleet import router
 from fleet.affinity import BYTES_PER_TOKEN, digests, published
+from fleet.gateway import metrics
 from fleet.gateway.connection import UpstreamError
 from fleet.gateway.loading import Loader
 from fleet.gateway.nodes import Nodes
@@ -56,6 +61,7 @@ class Dispatch:
     nodes: Nodes
     loader: Loader
     headers: dict[str, str]
+    repeat: bool = True  # what a node may have begun
     node: str = ""
     retries: int = 0
     cold: bool = False
@@ -68,7 +74,7 @@ class Dispatch:
     _marks: Sequence[tuple[int, int]] = ()
     _failed: set[str] = field(default_factory=set)
     _last_error: ApiError | None = None
-    _lost_a_worker: bool = False
+    _repeated: bool = False
 
     async def send(self, model: str, path: str, body: bytes, *, stream: bool = False) -> Response:
         """The 200 answer's head from some replica of the (resolved) model; `ApiError` when none gives one."""
@@ -171,6 +177,7 @@ class Dispatch:
     def _unreachable(self, failure: UpstreamError | KeyError) -> None:
         kind = failure.kind if isinstance(failure, UpstreamError) else "connect"
         log.warning("node failed a request", extra={"node": self.node, "kind": kind, "error": str(failure)})
+        metrics.UPSTREAM_FAILURES.labels(self.node, kind).inc()
         if kind == "busy":
             self.nodes.breaker(self.node).abandoned()
             self._fail(ApiError(503, "node_busy", f"The node '{self.node}': {failure}.", retry_after_s=2))
@@ -178,20 +185,24 @@ class Dispatch:
         self.nodes.mark_failed(self.node)
         if kind == "connect":
             self.view.set_unreachable(self.node, str(failure))
-        message = f"The node '{self.node}' failed: {failure}."
-        error = ApiError(503, "node_unavailable", message, retry_after_s=3)
-        if kind == "timeout":  # it may be at work on it: not to be repeated
+        code = "node_lost" if kind == "closed" else "node_unavailable"
+        error = ApiError(503, code, f"The node '{self.node}' failed: {failure}.", retry_after_s=3)
+        if kind == "timeout" or (kind != "connect" and not self._may_repeat()):
             raise error
         self._fail(error)
+
+    def _may_repeat(self) -> bool:
+        """What a node may have begun, once: it may be this request that kills them."""
+        first, self._repeated = not self._repeated, True
+        return first and self.repeat
 
     def _refused(self, error: ApiError) -> None:
         if error.status in {401, 403}:
             message = f"The node '{self.node}' does not accept the gateway's token; set it under [[neurons]]."
             self._fail(ApiError(503, "node_unauthorized", message))
-        elif error.code == "worker_lost" and self._lost_a_worker:
-            raise error  # it may be this request that kills them
+        elif error.code == "worker_lost" and not self._may_repeat():
+            raise error
         elif error.status in {429, 503} or error.code in _GONE:
-            self._lost_a_worker |= error.code == "worker_lost"
             self._fail(error)
         else:
             raise error  # the request's own fault: every replica would say the same

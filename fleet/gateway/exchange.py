@@ -19,9 +19,10 @@ from django.http import HttpResponse
 from django.http.response import HttpResponseBase
 
 from cortex_site.light import LightRequest, Sink, StreamResponse
+from fleet.gateway import metrics
 from fleet.gateway.account import Account
-from fleet.gateway.connection import UpstreamError
 from fleet.gateway.catalogue import require_capability
+from fleet.gateway.connection import UpstreamError
 from fleet.gateway.dialects import Answer, Call, Dialect, with_model
 from fleet.gateway.dispatch import Dispatch
 from fleet.gateway.keys import authorize, check_model
@@ -67,7 +68,8 @@ class Exchange:
         self.request_id = request_id(request)
         self._account = Account(self.request_id, dialect.name, time.monotonic())
         headers = {"content-type": "application/json", "x-request-id": self.request_id}
-        self._dispatch = Dispatch(gateway.view, gateway.nodes, gateway.loader, headers)
+        repeat = gateway.config.gateway.repeat_unanswered
+        self._dispatch = Dispatch(gateway.view, gateway.nodes, gateway.loader, headers, repeat)
 
     async def run(self) -> HttpResponseBase:
         try:
@@ -207,7 +209,8 @@ class Exchange:
 
     # --- ends ---
 
-    def _lost(self, cause: object) -> ApiError:
+    def _lost(self, cause: UpstreamError) -> ApiError:
+        metrics.UPSTREAM_FAILURES.labels(self._dispatch.node, cause.kind).inc()
         message = f"The node '{self._dispatch.node}' was lost within the answer: {cause}."
         return ApiError(503, "node_lost", message, retry_after_s=3)
 

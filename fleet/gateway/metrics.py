@@ -47,6 +47,11 @@ ERRORS = Counter(
 REJECTED = Counter("cortex_requests_rejected_total", "Requests refused as the client's fault", ("code",))
 COLD_STARTS = Counter("cortex_cold_starts_total", "Requests that waited for a load", _LABELS)
 RETRIES = Counter("cortex_request_retries_total", "Attempts on another replica", _LABELS)
+UPSTREAM_FAILURES = Counter(
+    "cortex_upstream_failures_total",
+    "Exchanges with a node that failed: connect, busy, timeout, closed, protocol",
+    ("node", "kind"),
+)
 DURATION = TallyHistogram(
     "cortex_request_duration_seconds", "Request to last byte", _LABELS, buckets=_DURATION
 )

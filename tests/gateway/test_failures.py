@@ -197,6 +197,28 @@ async def test_another_replica_answers_for_a_dead_one():
         assert response.headers["x-cortex-node"] == "n1"
 
 
+@pytest.mark.parametrize("stream", [False, True])
+async def test_what_a_node_may_have_begun_is_repeated_once_and_on_demand_never(stream):
+    for repeat, asked in ((True, 2), (False, 1)):
+        async with make_house(nodes=3, repeat_unanswered=repeat) as house:
+            for node in house.nodes:
+                node.answer = cut_before_the_head
+            response = await house.chat(stream=stream)
+            assert (response.status_code, error_of(response)["code"]) == (503, "node_lost")
+            assert int(response.headers["retry-after"]) > 0
+            assert sum(len(node.requests) for node in house.nodes) == asked
+
+
+async def test_a_node_that_cannot_be_reached_costs_no_repetition():
+    async with make_house(nodes=3, repeat_unanswered=False) as house:
+        for node in house.nodes[:2]:
+            node.refuse_connections()
+        await house.burden_all_but(house.nodes[0])
+        response = await house.chat()
+        assert response.status_code == 200
+        assert int(response.headers["x-cortex-retries"]) >= 1
+
+
 async def cut_before_the_head(request, writer):
     writer.transport.abort()
 

@@ -119,6 +119,11 @@ class FakeNode:
         await asyncio.gather(*self._connections, return_exceptions=True)
         self._server = None
 
+    def refuse_connections(self) -> None:
+        """Those that are open stay open."""
+        assert self._server is not None
+        self._server.close()
+
     async def set_model(
         self, model: str, state: str = "loaded", *, error: str | None = None, progress=None, **load
     ) -> None:
