@@ -6,9 +6,7 @@ PostgreSQL, Redis, four neurons whose memory holds two models each, twelve model
 from __future__ import annotations
 
 import json
-import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -21,6 +19,7 @@ from typing import Any, Self
 import httpx
 import psutil
 
+from bench.common import clean_environment, free_ports
 from tests.fleet.servers import RedisServer, postgres
 
 NEURONS, GATEWAYS, MODELS = 4, 2, 12
@@ -96,7 +95,7 @@ class World:
     gateways: list[Program] = field(default_factory=list)
     api_urls: list[str] = field(default_factory=list)
     kills: list[list[float]] = field(default_factory=lambda: [[] for _ in range(GATEWAYS)])
-    _ports: Iterator[int] = field(default_factory=lambda: free_ports())  # noqa: PLW0108 - defined below
+    _ports: Iterator[int] = field(default_factory=free_ports)
 
     def start(self, model: Path, size_mb: int) -> Self:
         self._start_neurons(size_mb)
@@ -108,7 +107,9 @@ class World:
             ports = [next(self._ports) for _ in range(3)]
             (home / "cortex.toml").write_text(CONFIG.format(*ports, home=home / "state") + "".join(settings))
             (home / "models.toml").write_text("".join(models))
-            env = environment(CORTEX_DATABASE__URL=self.database, CORTEX_REDIS__URL=self.redis.url)
+            env = clean_environment(
+                OMP_NUM_THREADS="1", CORTEX_DATABASE__URL=self.database, CORTEX_REDIS__URL=self.redis.url
+            )
             command = [sys.executable, "-m", "cortex_site", "serve", "--config", str(home / "cortex.toml")]
             self.gateways.append(Program(f"gateway-{number}", command, env, home / "serve.log"))
             self.api_urls.append(f"http://127.0.0.1:{ports[0]}")
@@ -122,7 +123,9 @@ class World:
         for number in range(NEURONS):
             port = next(self._ports)
             command = [sys.executable, "-m", "neuron.cli", "serve", "--listen", f"127.0.0.1:{port}"]
-            env = environment(NEURON_DEVICE__THREADS="1", NEURON_DEVICE__KV_MB=str(KV_MB))
+            env = clean_environment(
+                OMP_NUM_THREADS="1", NEURON_DEVICE__THREADS="1", NEURON_DEVICE__KV_MB=str(KV_MB)
+            )
             self.neurons.append(Program(f"n{number}", command, env, self.folder / f"neuron-{number}.log"))
             self.neuron_urls.append(f"http://127.0.0.1:{port}")
         self.neurons[0].start()
@@ -201,23 +204,6 @@ def world(folder: Path, model: Path, size_mb: int) -> Iterator[World]:
         made = World(folder, stack.enter_context(postgres(folder)), redis)
         stack.callback(made.close)
         yield made.start(model, size_mb)
-
-
-def environment(**extra: str) -> dict[str, str]:
-    kept = {
-        k: v
-        for k, v in os.environ.items()
-        if not k.startswith(("CORTEX_", "NEURON_", "DJANGO_", "PROMETHEUS_"))
-    }
-    return kept | {"OMP_NUM_THREADS": "1"} | extra
-
-
-def free_ports() -> Iterator[int]:
-    """Below those that the kernel gives to outgoing connections, which would take a killed server's."""
-    for port in range(20_000 + os.getpid() % 1000 * 10, 32_000):
-        with suppress(OSError):
-            socket.create_server(("127.0.0.1", port)).close()
-            yield port
 
 
 def wait_for(condition: Callable[..., bool], *arguments: Any, within_s: float = START_S) -> None:
