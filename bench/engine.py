@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import statistics
 import tempfile
 import time
@@ -24,6 +23,7 @@ from typing import Any
 import torch
 import transformers
 
+from bench.common import machine, rounded
 from neuron.device.runner import Runner
 from neuron.engine.scheduler import Limits, Scheduler
 from neuron.models.checkpoint import read_checkpoint
@@ -191,26 +191,6 @@ def measure(path: Path, dtype: torch.dtype, *, quick: bool) -> dict[str, Any]:
     }
 
 
-def machine(threads: int) -> dict[str, Any]:
-    cpu = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
-    return {
-        "cpu": cpu[0].partition(":")[2].strip() if cpu else platform.processor(),
-        "cores": len(cpu),
-        "load": Path("/proc/loadavg").read_text().split()[0],
-        "threads": threads,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-    }
-
-
-def rounded(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: rounded(item) for key, item in value.items()}
-    return round(value, 3) if isinstance(value, float) else value
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.engine", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="bfloat16 only, fewer tokens and repeats")
@@ -233,7 +213,9 @@ def main() -> None:
                 print(name, json.dumps(result[name], indent=2))
     # The table's figures are bfloat16's.
     figures = {key: value for key, value in result["bfloat16"].items() if isinstance(value, float)}
-    line = json.dumps(figures | {"machine": machine(options.threads), "runs": result})
+    versions = {"torch": torch.__version__, "transformers": transformers.__version__}
+    described = machine() | versions | {"threads": options.threads}
+    line = json.dumps(figures | {"machine": described, "runs": result})
     if options.out:
         stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
         (options.out / f"engine-{stamp}.json").write_text(line + "\n")
