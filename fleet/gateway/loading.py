@@ -56,6 +56,11 @@ class Loader:
                 self._forget(model, wait)
                 wait.task.cancel()  # nobody is left to wait; the load itself goes on
 
+    @property
+    def waiting(self) -> int:
+        """Models that are waited for."""
+        return len(self._waits)
+
     def _forget(self, model: str, wait: _Wait) -> None:
         if self._waits.get(model) is wait:
             del self._waits[model]

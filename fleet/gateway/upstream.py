@@ -75,6 +75,11 @@ class Pool:
     def in_flight(self) -> int:
         return len(self._busy)
 
+    @property
+    def waiting(self) -> int:
+        """Requests that wait for a connection."""
+        return sum(not turn.done() for turn in self._waiting)
+
     async def request(
         self, method: str, path: str, *, headers: Mapping[str, str] | None = None, body: bytes = b""
     ) -> Response:

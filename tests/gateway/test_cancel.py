@@ -1,12 +1,12 @@
 from __future__ import annotations
 
 import asyncio
+import json
 
-import httpx
 import pytest
 
 from tests.gateway.conftest import MODEL, make_house
-from tests.stubs.fake_node import STREAM_HEAD, chunk, framed
+from tests.stubs.fake_node import STREAM_HEAD, answer_hello, chunk, framed, head
 
 
 async def hang(request, writer):
@@ -19,36 +19,97 @@ async def hang_after_first_chunk(request, writer):
     await request.gone.wait()
 
 
-@pytest.mark.parametrize("stream", [False, True])
-async def test_client_leaving_before_the_answer_frees_the_node(house, stream):
-    house.node.answer = hang
-    body = {"model": MODEL, "messages": [], "stream": stream}
-    with pytest.raises(httpx.ReadTimeout):
-        await house.client.post("/v1/chat/completions", json=body, timeout=0.2)
+async def hang_within_the_body(request, writer):
+    writer.write(head(content_length=1000) + b'{"id":')
+    await writer.drain()
+    await request.gone.wait()
+
+
+TURN = [{"role": "user", "content": "Hi"}]
+BODIES = {
+    "/v1/chat/completions": {"messages": TURN},
+    "/v1/completions": {"prompt": "Hi"},
+    "/v1/messages": {"messages": TURN, "max_tokens": 9},
+    "/v1/responses": {"input": "Hi"},
+}
+CASES = [(path, stream) for path in BODIES for stream in (False, True)]
+every_case = pytest.mark.parametrize(("path", "stream"), CASES)
+
+
+async def ask(house, path: str, stream: bool) -> asyncio.StreamWriter:
+    """Send a request and keep the connection; closing it is to leave."""
+    body = {"model": MODEL} | BODIES[path] | ({"stream": True} if stream else {})
+    content = json.dumps(body).encode()
+    _, writer = await asyncio.open_connection("127.0.0.1", house.port)
+    writer.write(b"POST %s HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % (path.encode(), len(content)))
+    writer.write(content)
+    return writer
+
+
+async def until(condition) -> None:
     async with asyncio.timeout(5):
-        await house.node.requests[0].gone.wait()
-    record = await house.record()
+        while not condition():
+            await asyncio.sleep(0.005)
+
+
+async def assert_freed(house, number: int = 1) -> None:
+    """The node was told, nothing is held here, and the record says why."""
+    await until(lambda: house.gateway.nodes.in_flight("n0") == 0)
+    record = await house.record(number)
     assert (record.outcome, record.status) == ("cancelled", 499)
+    house.node.answer = answer_hello
+    assert (await house.chat()).status_code == 200
 
 
-async def test_client_leaving_within_a_stream_frees_the_node(house):
-    house.node.answer = hang_after_first_chunk
-    body = {"model": MODEL, "messages": [], "stream": True}
-    async with house.client.stream("POST", "/v1/chat/completions", json=body) as response:
-        async for _ in response.aiter_bytes():
-            break
+@every_case
+async def test_client_leaving_in_prefill_frees_the_node(house, path, stream):
+    house.node.answer = hang
+    writer = await ask(house, path, stream)
+    await until(lambda: house.node.requests)
+    writer.transport.abort()
     async with asyncio.timeout(5):
         await house.node.requests[0].gone.wait()
-    assert (await house.record()).outcome == "cancelled"
-    assert house.gateway.nodes.in_flight("n0") == 0
+    await assert_freed(house)
 
 
-async def test_client_leaving_while_its_model_loads():
+@every_case
+async def test_client_leaving_in_decode_frees_the_node(house, path, stream):
+    house.node.answer = hang_after_first_chunk if stream else hang_within_the_body
+    writer = await ask(house, path, stream)
+    await until(lambda: house.gateway.open_streams if stream else house.gateway.nodes.in_flight("n0"))
+    await until(lambda: house.node.requests)
+    writer.close()
+    async with asyncio.timeout(5):
+        await house.node.requests[0].gone.wait()
+    await assert_freed(house)
+    assert house.gateway.open_streams == 0
+
+
+@every_case
+async def test_client_leaving_while_it_waits_for_a_connection_frees_its_place(path, stream):
+    async with make_house(max_connections_per_node=1) as house:
+        house.node.answer = hang
+        holder = await ask(house, "/v1/chat/completions", True)
+        await until(lambda: house.node.requests)
+        pool = house.gateway.nodes.pool("n0")
+        leaver = await ask(house, path, stream)
+        await until(lambda: pool.waiting == 1)
+        leaver.transport.abort()
+        await house.record()
+        assert pool.waiting == 0
+        holder.transport.abort()
+        await assert_freed(house, 2)
+        assert len(house.node.requests) == 2  # the one that held, the one that checks
+
+
+@every_case
+async def test_client_leaving_while_its_model_loads_ends_the_wait(path, stream):
     async with make_house(loaded=False) as house:
-        body = {"model": MODEL, "messages": [], "stream": True}
-        with pytest.raises(httpx.ReadTimeout):
-            await house.client.post("/v1/chat/completions", json=body, timeout=0.2)
+        writer = await ask(house, path, stream)
+        await until(lambda: house.control.operations)
+        writer.transport.abort()
         assert (await house.record()).outcome == "cancelled"
+        assert not house.gateway.loader.waiting
         await house.node.set_model(MODEL)
         await house.until_routable()
         assert (await house.chat()).status_code == 200
