@@ -87,6 +87,8 @@ class ChatBody(GenerationBody, forbid_unknown_fields=True, kw_only=True):
     tools: list[Tool] | None = None
     tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
     parallel_tool_calls: bool | None = None
+    add_generation_prompt: bool | None = None
+    continue_final_message: bool | None = None
     documents: list[dict[str, Any]] | None = None
     chat_template_kwargs: dict[str, Any] | None = None
     reasoning_effort: str | None = None
@@ -137,8 +139,21 @@ def _refuse_contradictions(request: ChatBody) -> None:
         raise invalid("max_tokens", "max_tokens and max_completion_tokens differ; send one.")
     if request.top_logprobs is not None and not request.logprobs:
         raise invalid("top_logprobs", "top_logprobs needs logprobs to be true.")
+    _check_continuation(request)
     _check_response_format(request)
     _check_tools(request)
+
+
+def _check_continuation(request: ChatBody) -> None:
+    if not request.continue_final_message:
+        return
+    param, last = "continue_final_message", request.messages[-1]
+    if request.add_generation_prompt:
+        raise invalid(param, f"{param} and add_generation_prompt are both true; one of them can be.")
+    if last.role != "assistant" or last.tool_calls:
+        raise invalid(param, f"{param} needs the last message to be the assistant's, without calls.")
+    if request.response_format and request.response_format.type != "text":
+        raise invalid(param, f"{param} contradicts response_format, which holds for the whole answer.")
 
 
 def _check_response_format(request: ChatBody) -> None:

@@ -92,7 +92,14 @@ def _render(body: ChatBody, model: Served, tools: list[Json] | None) -> str:
     messages = [_plain(message, f"messages[{i}]", model.id) for i, message in enumerate(body.messages)]
     variables = _switches(body, model) | (body.chat_template_kwargs or {})
     try:
-        return template.render(messages, tools=tools, documents=body.documents, variables=variables)
+        return template.render(
+            messages,
+            tools=tools,
+            documents=body.documents,
+            variables=variables,
+            add_generation_prompt=body.add_generation_prompt is not False,
+            continue_final=bool(body.continue_final_message),
+        )
     except TemplateRefusedError as error:
         message = f"The chat template of {model.id!r} refuses this chat: {error}"
         raise ApiError(400, "template_render_failed", message, param="messages") from error

@@ -20,6 +20,8 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 Json = dict[str, Any]
 
+_CUT = "\ue000cut here\ue001"  # after a message to be continued: of the private use area, never printed
+
 
 class TemplateRefusedError(Exception):
     """The template cannot render this chat; the message says why."""
@@ -76,12 +78,28 @@ class ChatTemplate:
         tools: Sequence[Json] | None = None,
         documents: Sequence[Json] | None = None,
         variables: Mapping[str, Any] | None = None,
+        add_generation_prompt: bool = True,
+        continue_final: bool = False,
     ) -> str:
-        """The prompt, ending where the assistant is to speak. Raises `TemplateRefusedError`."""
-        context = self._tokens | {"add_generation_prompt": True} | dict(variables or {})
+        """The prompt, ending where the assistant is to speak, or with `continue_final` within what it said
+        last. Raises `TemplateRefusedError`.
+        """
+        add_generation_prompt = add_generation_prompt and not continue_final
+        context = self._tokens | {"add_generation_prompt": add_generation_prompt} | dict(variables or {})
         prepared = [self._prepare(message) for message in messages]
+        if continue_final:
+            prepared[-1] = prepared[-1] | {"content": prepared[-1]["content"] + _CUT}
+        rendered = self._render(context | {"messages": prepared, "tools": tools, "documents": documents})
+        if not continue_final:
+            return rendered
+        begun, mark, _ = rendered.rpartition(_CUT)
+        if not mark:
+            raise TemplateRefusedError("it leaves out the final message, which cannot be continued")
+        return begun
+
+    def _render(self, context: Json) -> str:
         try:
-            return self._template.render(context, messages=prepared, tools=tools, documents=documents)
+            return self._template.render(context)
         except TemplateError as error:
             raise TemplateRefusedError(error.message or type(error).__name__) from error
         except (TypeError, ValueError, LookupError, ArithmeticError, AttributeError, RecursionError) as error:

@@ -242,3 +242,20 @@ async def test_the_api_describes_itself(neuron):
     assert "min_p" in schema["components"]["schemas"]["ChatBody"]["properties"]
     references = [part.split('"')[0] for part in json.dumps(schema).split('"#/components/schemas/')[1:]]
     assert set(references) <= set(schema["components"]["schemas"])
+
+
+SAID = {"role": "assistant", "content": "x"}
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"messages": [SAID], "add_generation_prompt": True}, "add_generation_prompt"),
+        ({"messages": MESSAGES}, "last message"),
+        ({"messages": [SAID], "response_format": {"type": "json_object"}}, "response_format"),
+    ],
+)
+async def test_what_cannot_be_continued(neuron, options, words):
+    error = (await neuron.chat("", continue_final_message=True, **options)).json()["error"]
+    assert error["param"] == "continue_final_message"
+    assert words in error["message"]

@@ -111,6 +111,21 @@ def test_a_tool_is_called_and_its_result_used(http):
     assert answer.json()["choices"][0]["message"]["content"] == result.answer
 
 
+def test_an_answer_is_continued_where_its_beginning_ends(http):
+    entry = ENTRIES["plain"][0]
+    begun = entry.answer[: entry.answer.rindex(" ")]
+    history = body(
+        {"role": "user", "content": entry.question},
+        {"role": "assistant", "content": begun},
+        continue_final_message=True,
+        add_generation_prompt=False,
+    )
+    answer = http.post("/v1/chat/completions", json=history).json()
+    assert begun + answer["choices"][0]["message"]["content"] == entry.answer
+    counted = http.post("/tokenize", json=history).json()["count"]
+    assert counted == answer["usage"]["prompt_tokens"]
+
+
 def test_a_second_question_finds_its_prefix_in_the_cache(http):
     ask(http, "Which port does neuron listen on?")
     used = ask(http, "Which port does neuron listen on?")["usage"]

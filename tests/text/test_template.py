@@ -84,3 +84,28 @@ def test_a_template_that_refuses_says_why(source, reason):
 def test_a_broken_template_is_known_when_it_is_loaded():
     with pytest.raises(TemplateSyntaxError):
         ChatTemplate("{% if %}", {})
+
+
+CHATML = (
+    "{% for m in messages %}<{{ m.role }}>{{ m.content | trim }}</s>{% endfor %}"
+    "{% if add_generation_prompt %}<assistant>{% endif %}"
+)
+BEGUN = [*USER, {"role": "assistant", "content": "Well, "}]
+
+
+def test_the_final_message_is_left_open_where_it_is_to_be_continued():
+    assert render(CHATML, BEGUN, continue_final=True) == "<user>hi</s><assistant>Well, "
+    assert render(CHATML, BEGUN) == "<user>hi</s><assistant>Well,</s><assistant>"
+    assert render(CHATML, BEGUN, add_generation_prompt=False) == "<user>hi</s><assistant>Well,</s>"
+
+
+def test_words_that_were_said_before_do_not_mislead_a_continuation():
+    twice = [{"role": "assistant", "content": "hi"}, *USER, {"role": "assistant", "content": "h"}]
+    assert render(CHATML, twice, continue_final=True) == "<assistant>hi</s><user>hi</s><assistant>h"
+    nothing = [*USER, {"role": "assistant", "content": ""}]
+    assert render(CHATML, nothing, continue_final=True) == "<user>hi</s><assistant>"
+
+
+def test_a_final_message_that_the_template_leaves_out_cannot_be_continued():
+    with pytest.raises(TemplateRefusedError, match="final message"):
+        render("{{ messages[0].content }}", BEGUN, continue_final=True)

@@ -80,6 +80,14 @@ BAD = {
     "choice of any of none": (body(tool_choice={"type": "any"}), "tool_choice"),
     "choice of no tool": (body(tools=[TOOL], tool_choice={"type": "tool", "name": "g"}), "tool_choice.name"),
     "choice without name": (body(tools=[TOOL], tool_choice={"type": "tool"}), "tool_choice.name"),
+    "format of an answer that has begun": (
+        body(
+            user("a"),
+            assistant("{"),
+            output_config={"format": {"type": "json_schema", "schema": {"type": "object"}}},
+        ),
+        "output_config.format",
+    ),
     "thinking unknown": (body(thinking={"type": "x"}), "thinking.type"),
     "user number": (body(metadata={"user_id": 1}), "metadata.user_id"),
     "mcp servers": (body(mcp_servers=[{"type": "url", "url": "https://h"}]), "mcp_servers"),

@@ -67,6 +67,8 @@ def _prompt(asked: CountBody) -> Json:
     prompt: Json = {"model": asked.model, "messages": chat_messages(asked.system, asked.messages)}
     prompt |= _tooling(asked) | _reasoning(asked) | _output(asked.output_config)
     if _is_prefill(asked):
+        if "response_format" in prompt:
+            reject("output_config.format", "This holds for a whole answer; the last turn has begun one.")
         prompt |= {"add_generation_prompt": False, "continue_final_message": True}
     return prompt
 
