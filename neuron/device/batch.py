@@ -12,7 +12,7 @@ from itertools import groupby
 
 import torch
 
-from neuron.device.cache import PageTable
+from neuron.device.cache import Pages, PageTable
 from neuron.step import CacheShape, Chunk, StepPlan
 
 _MIN_BUCKET_PAGES = 8  # below this, padding is cheaper than another group
@@ -28,9 +28,9 @@ class Group:
         self._page_size = page_size
         self._table = table.pages[torch.tensor([chunk.slot for chunk in chunks], device=device)]
         self._starts = [chunk.start for chunk in chunks]
-        self._views: dict[tuple[int | None, torch.dtype], tuple[torch.Tensor, torch.Tensor]] = {}
+        self._views: dict[tuple[int | None, torch.dtype], tuple[Pages, torch.Tensor]] = {}
 
-    def view(self, window: int | None, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+    def view(self, window: int | None, dtype: torch.dtype) -> tuple[Pages, torch.Tensor]:
         """What its queries may see, of the last `window` positions (None: of all).
 
         Returns the pages to gather, (rows * pages,), and what to add to the scores, (rows, 1, width, tokens).
@@ -40,7 +40,7 @@ class Group:
             self._views[window, dtype] = self._make_view(window, dtype)
         return self._views[window, dtype]
 
-    def _make_view(self, window: int | None, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+    def _make_view(self, window: int | None, dtype: torch.dtype) -> tuple[Pages, torch.Tensor]:
         size, device = self._page_size, self._table.device
         firsts = [max(0, start - window + 1) // size if window else 0 for start in self._starts]
         spans = zip(self._starts, firsts, strict=True)
@@ -57,7 +57,16 @@ class Group:
         if window:
             hidden |= key <= query - window
         mask = torch.zeros(hidden.shape, dtype=dtype, device=device).masked_fill_(hidden, float("-inf"))
-        return pages.flatten(), mask
+        return _run(pages) or pages.flatten(), mask
+
+
+def _run(pages: torch.Tensor) -> slice | None:
+    """One row's pages as a run, if they are one; where asking is free."""
+    if len(pages) != 1 or pages.device.type != "cpu":
+        return None
+    numbers = pages[0].tolist()
+    first, end = numbers[0], numbers[0] + len(numbers)
+    return slice(first, end) if numbers == list(range(first, end)) else None
 
 
 class Batch:

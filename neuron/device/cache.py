@@ -15,6 +15,8 @@ import torch
 
 from neuron.step import CacheShape, StepPlan
 
+Pages = torch.Tensor | slice  # numbers of pages one by one, or a run of them, which is read without a copy
+
 
 @dataclass(frozen=True, slots=True)
 class LayerShape:
@@ -52,14 +54,18 @@ class KVCache:
         self._keys[layer].flatten(0, 1).index_copy_(0, places, key)
         self._values[layer].flatten(0, 1).index_copy_(0, places, value)
 
-    def read(self, layer: int, pages: torch.Tensor, rows: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def read(self, layer: int, pages: Pages, rows: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Keys and values, each (rows, kv_heads, tokens, dim), of `rows` equally long page lists."""
-        keys, values = self._keys[layer].index_select(0, pages), self._values[layer].index_select(0, pages)
-        tokens = len(pages) // rows * self.shape.page_size
+        keys, values = _select(self._keys[layer], pages), _select(self._values[layer], pages)
+        tokens = len(keys) // rows * self.shape.page_size
         return (
             keys.view(rows, tokens, *keys.shape[2:]).transpose(1, 2),
             values.view(rows, tokens, *values.shape[2:]).transpose(1, 2),
         )
+
+
+def _select(pool: torch.Tensor, pages: Pages) -> torch.Tensor:
+    return pool[pages] if isinstance(pages, slice) else pool.index_select(0, pages)
 
 
 def zeros(shape: tuple[int, ...], *, dtype: torch.dtype, device: torch.device) -> torch.Tensor:

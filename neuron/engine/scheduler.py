@@ -44,7 +44,7 @@ class Limits:
     max_waiting: int = 256
     max_wait_s: float = 600.0  # before a request first runs
     step_tokens: int = 512  # run in one step, over all requests
-    max_gap: float = 3.0  # a step that also reads prompts takes about so many times one that only decodes
+    max_gap: float = 2.5  # a step that also reads prompts takes about so many times one that only decodes
 
     def __post_init__(self) -> None:
         if self.max_running < 1 or self.max_waiting < 0 or self.max_wait_s <= 0:

@@ -56,7 +56,7 @@ class Probe:
 
     def __init__(self) -> None:
         self.layers: dict[int, LayerShape] = {}
-        self.windows: set[int] = set()
+        self.rules: dict[int, Rule] = {}
 
     def __call__(
         self, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *, rule: Rule
@@ -64,8 +64,7 @@ class Probe:
         if layer in self.layers:
             raise UnsupportedError(f"layer {layer} attends more than once")
         self.layers[layer] = LayerShape(key.shape[1], key.shape[3], value.shape[3])
-        if rule.window:
-            self.windows.add(rule.window)
+        self.rules[layer] = rule
         out = scaled_dot_product_attention(
             query, key, value, is_causal=True, scale=rule.scale, enable_gqa=query.shape[1] != key.shape[1]
         )

@@ -49,9 +49,11 @@ def estimate(
     head_dim = size("head_dim") or (hidden // heads if heads else 0)
     kv_heads = size("num_key_value_heads") or heads
     context = min(context, size("max_position_embeddings") or context)
+    # Tied weights are stored once; the head's are packed for products, the embedding's are not.
+    tied = size("vocab_size") * hidden * dtype.itemsize if config.get("tie_word_embeddings") else 0
     per_token = _HIDDEN_COPIES * hidden + _GATE_COPIES * size("intermediate_size")
     return Estimate(
-        weights=weight_bytes(checkpoint, dtype),
+        weights=weight_bytes(checkpoint, dtype) + tied,
         cache=context * size("num_hidden_layers") * 2 * kv_heads * head_dim * dtype.itemsize,
         activations=step_tokens * per_token * dtype.itemsize + rows * _LOGIT_COPIES * 4 * size("vocab_size"),
     )

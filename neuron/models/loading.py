@@ -23,6 +23,7 @@ from neuron.device.attention import active
 from neuron.device.cache import LayerShape
 from neuron.models.attention import NAME, Probe, UnsupportedError
 from neuron.models.checkpoint import CONFIG, Checkpoint, LoadError, broken
+from neuron.models.fused import FusedDecoder, fuse
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _STORED_DTYPES = {"F64": "float32", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
@@ -57,6 +58,9 @@ class Decoder:
         return logits.float()
 
 
+AnyDecoder = Decoder | FusedDecoder
+
+
 def model_dtype(checkpoint: Checkpoint, configured: str | None = None) -> torch.dtype:
     """The type to compute in: the configured one, else the configuration file's, else the weights' own."""
     named = configured or checkpoint.config.get("dtype") or checkpoint.config.get("torch_dtype")
@@ -68,9 +72,15 @@ def model_dtype(checkpoint: Checkpoint, configured: str | None = None) -> torch.
 
 
 def load_decoder(
-    checkpoint: Checkpoint, *, dtype: torch.dtype, device: torch.device, on_progress: OnProgress
-) -> Decoder:
-    """Load and probe. Raises LoadError; `on_progress` gets the share of bytes read, after every tensor."""
+    checkpoint: Checkpoint,
+    *,
+    dtype: torch.dtype,
+    device: torch.device,
+    on_progress: OnProgress,
+    fused: bool = True,
+) -> AnyDecoder:
+    """Load and probe. Raises LoadError; `on_progress` gets the share of bytes read, after every tensor.
+    Without `fused` transformers' own code runs the model, whatever its shape."""
     config = _read_config(checkpoint)
     text = config.get_text_config(decoder=True)
     model = build(
@@ -84,14 +94,16 @@ def load_decoder(
     )
     model.eval().requires_grad_(requires_grad=False)
     try:
-        layers, logits = _probe(model, text)
+        probe, logits = _probe(model, text)
     except UnsupportedError as error:
         raise unsupported(checkpoint.path, str(error)) from error
     except Exception as error:
         raise unsupported(checkpoint.path, f"it does not run: {error!r}") from error
     if bool(logits.isnan().any()):
         raise broken(checkpoint.path, "its weights give logits that are not numbers")
-    return Decoder(model, layers, logits.shape[-1], context_of(text))
+    vocab_size, context = logits.shape[-1], context_of(text)
+    decoder = fuse(model, text, probe, vocab_size=vocab_size, context=context) if fused else None
+    return decoder or Decoder(model, probe.layers, vocab_size, context)
 
 
 def unsupported(path: Path, cause: str) -> LoadError:
@@ -228,7 +240,7 @@ class _Stored:
 
 
 @torch.inference_mode()
-def _probe(model: Any, text: Any) -> tuple[dict[int, LayerShape], torch.Tensor]:
+def _probe(model: Any, text: Any) -> tuple[Probe, torch.Tensor]:
     """Run a few tokens through the model: what its layers store, and the logits after the last."""
     probe = Probe()
     tokens = torch.zeros(1, _PROBE_TOKENS, dtype=torch.int64, device=model.device)
@@ -239,9 +251,11 @@ def _probe(model: Any, text: Any) -> tuple[dict[int, LayerShape], torch.Tensor]:
         )
     if len(probe.layers) != text.num_hidden_layers:
         raise UnsupportedError(f"{text.num_hidden_layers - len(probe.layers)} of its layers do not attend")
-    if "sliding_attention" in (getattr(text, "layer_types", None) or ()) and not probe.windows:
+    if "sliding_attention" in (getattr(text, "layer_types", None) or ()) and not any(
+        rule.window for rule in probe.rules.values()
+    ):
         raise UnsupportedError("its sliding layers do not tell their window")
-    return probe.layers, out.logits
+    return probe, out.logits
 
 
 def context_of(text: Any) -> int:

@@ -18,7 +18,7 @@ from neuron.engine.scheduler import Limits, Scheduler
 from neuron.models.checkpoint import Checkpoint, LoadError, read_checkpoint
 from neuron.models.embedding import load_embedder
 from neuron.models.estimate import estimate
-from neuron.models.loading import Decoder, OnProgress, load_decoder, model_dtype
+from neuron.models.loading import AnyDecoder, OnProgress, load_decoder, model_dtype
 from neuron.models.pooling import Pooling, read_pooling
 from neuron.pipe import Embed, Finished, ModelStatus, Refused, Submit, ToDaemon
 from neuron.step import CacheShape
@@ -168,7 +168,7 @@ class Slab:
         )
         return Resident(scheduler, runner, needed, path)
 
-    def _cache_shape(self, path: Path, decoder: Decoder, free: int) -> CacheShape:
+    def _cache_shape(self, path: Path, decoder: AnyDecoder, free: int) -> CacheShape:
         per_page = bytes_per_token(decoder.layers, decoder.dtype) * PAGE_SIZE
         pages_per_context = -(-decoder.context // PAGE_SIZE)
         floor = min(pages_per_context, _MIN_CONTEXT // PAGE_SIZE) * per_page

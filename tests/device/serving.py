@@ -11,7 +11,7 @@ import torch
 from neuron.device.runner import Runner
 from neuron.engine.scheduler import Limits, Scheduler
 from neuron.models.checkpoint import read_checkpoint
-from neuron.models.loading import Decoder, load_decoder, model_dtype
+from neuron.models.loading import AnyDecoder, load_decoder, model_dtype
 from neuron.pipe import Finished, Refused, Sampling, Submit, Tokens
 from neuron.step import CacheShape
 from tests.device.zoo import VOCAB
@@ -20,13 +20,14 @@ GREEDY = Sampling()
 SHAPE = CacheShape(num_pages=200, page_size=8, num_slots=32, context=256)
 
 
-def decoder(path: Path, dtype: str | None = None, device: str = "cpu") -> Decoder:
+def decoder(path: Path, dtype: str | None = None, device: str = "cpu", *, fused: bool = True) -> AnyDecoder:
     checkpoint = read_checkpoint(path)
     return load_decoder(
         checkpoint,
         dtype=model_dtype(checkpoint, dtype),
         device=torch.device(device),
         on_progress=lambda _: None,
+        fused=fused,
     )
 
 
@@ -36,7 +37,7 @@ def prompt(seed: int, length: int) -> list[int]:
 
 class Serving:
     def __init__(
-        self, loaded: Decoder, shape: CacheShape = SHAPE, *, vocab: int = VOCAB, **limits: Any
+        self, loaded: AnyDecoder, shape: CacheShape = SHAPE, *, vocab: int = VOCAB, **limits: Any
     ) -> None:
         bounds = Limits(**{"max_running": shape.num_slots, "step_tokens": 48} | limits)
         self.scheduler = Scheduler("m", shape, vocab_size=vocab, limits=bounds)
@@ -76,7 +77,7 @@ class Serving:
 
 
 def texts(
-    loaded: Decoder, prompts: Mapping[int, list[int]], sampling: Sampling = GREEDY, **options: Any
+    loaded: AnyDecoder, prompts: Mapping[int, list[int]], sampling: Sampling = GREEDY, **options: Any
 ) -> dict[int, list[int]]:
     """The answers to all of `prompts`, served at once."""
     serving = Serving(loaded, **options)
