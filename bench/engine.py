@@ -1,4 +1,4 @@
-"""neuron's engine beside transformers' `generate`: same weights, same threads, one run.
+"""neuron's engine beside transformers' `generate` and `generate_batch`: same weights, same threads, one run.
 
     python -m bench.engine [--quick] [--threads 2] [--json] [--out DIR]
 
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import tempfile
 import time
@@ -20,30 +21,44 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # as in neuron's workers; read when torch is imported
+
 import torch
 import transformers
+from torch.nn.functional import linear
 
 from bench.common import machine, rounded
 from neuron.device.runner import Runner
 from neuron.engine.scheduler import Limits, Scheduler
 from neuron.models.checkpoint import read_checkpoint
-from neuron.models.loading import Decoder, load_decoder
+from neuron.models.loading import AnyDecoder, load_decoder
+from neuron.models.tiny import WEIGHTS_DIR
 from neuron.pipe import Sampling, Submit, Tokens
 from neuron.step import CacheShape
 
 VOCAB = 8192
 SHAPE = CacheShape(num_pages=1024, page_size=16, num_slots=32, context=4096)
+LEAST_VOCAB = 1500  # helexa-tiny's, about
 PREFIX_TOKENS = 2000
+# 370 MB in bfloat16: more than caches hold, so that a decode step is bound by memory.
+LARGE = {
+    "vocab_size": 16_384,
+    "hidden_size": 1024,
+    "intermediate_size": 3072,
+    "num_attention_heads": 16,
+    "num_key_value_heads": 8,
+}
 
 
 def prompt(seed: int, length: int) -> list[int]:
-    return torch.randint(3, VOCAB, (length,), generator=torch.Generator().manual_seed(seed)).tolist()
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(3, LEAST_VOCAB, (length,), generator=generator).tolist()
 
 
 class Engine:
     """Scheduler and runner as the worker has them, with the time of every step and of every token."""
 
-    def __init__(self, decoder: Decoder) -> None:
+    def __init__(self, decoder: AnyDecoder) -> None:
         self._scheduler = Scheduler("m", SHAPE, vocab_size=VOCAB, limits=Limits())
         self._runner = Runner(decoder, decoder.layers, SHAPE)
         self._number = 0
@@ -93,7 +108,7 @@ def alternate(repeats: int, *sides: Callable[[], object]) -> list[float]:
     return [min(times) for times in zip(*([timed(s) for s in sides] for _ in range(repeats)), strict=True)]
 
 
-def over_generate(decoder: Decoder, model: Any, requests: int, new: int, repeats: int) -> dict[str, float]:
+def over_generate(decoder: AnyDecoder, model: Any, requests: int, new: int, repeats: int) -> dict[str, float]:
     """Tokens per second of `requests` at once on both sides."""
     prompts = [prompt(seed, 64) for seed in range(requests)]
     ids = torch.tensor(prompts)
@@ -112,7 +127,59 @@ def over_generate(decoder: Decoder, model: Any, requests: int, new: int, repeats
     return {"ours": requests * new / ours_s, "theirs": requests * new / theirs_s, "ratio": theirs_s / ours_s}
 
 
-def ttft_warm_over_cold(decoder: Decoder, repeats: int) -> float:
+def over_generate_batch(decoder: AnyDecoder, model: Any, new: int, repeats: int) -> float:
+    """Tokens per second of 16 requests at once over transformers' continuous batching."""
+    prompts = [prompt(seed, 64) for seed in range(16)]
+    config = transformers.GenerationConfig(max_new_tokens=new, do_sample=False, eos_token_id=-1)
+
+    def ours() -> None:
+        engine = Engine(decoder)
+        for tokens in prompts:
+            engine.submit(tokens, new)
+        engine.drain()
+
+    def theirs() -> None:
+        done = model.generate_batch(prompts, generation_config=config)
+        assert sum(len(answer.generated_tokens) for answer in done.values()) == 16 * new
+
+    ours_s, theirs_s = alternate(repeats, ours, theirs)
+    return theirs_s / ours_s
+
+
+def decode_step(decoder: AnyDecoder, model: Any, new: int) -> dict[str, float]:
+    """A whole decode step of one request against its matrix products alone, run one after the other by torch,
+    and the memory bandwidth that either comes to."""
+    weights = [m.weight for m in model.modules() if isinstance(m, torch.nn.Linear)]
+    num_bytes = sum(weight.nbytes for weight in weights)
+    rows = [torch.randn(1, weight.shape[1], dtype=weight.dtype) for weight in weights]
+    steps: list[float] = []
+
+    def products() -> None:
+        for weight, row in zip(weights, rows, strict=True):
+            linear(row, weight)
+
+    def decode() -> None:
+        engine = Engine(decoder)
+        engine.submit(prompt(0, 64), new)
+        engine.drain()
+        steps.append(statistics.median(engine.step_s))
+
+    products_s, _ = alternate(4, products, decode)
+    step_s = min(steps)
+    return {
+        "matmul_fraction": products_s / step_s,
+        "bandwidth_fraction": num_bytes / step_s / copy_bandwidth(),
+        "step_ms": 1e3 * step_s,
+    }
+
+
+def copy_bandwidth() -> float:
+    """Bytes a second that the threads read from memory: a sum over more than any cache holds."""
+    block = torch.ones(64 << 20, dtype=torch.float32)
+    return block.nbytes / min(timed(block.sum) for _ in range(5))
+
+
+def ttft_warm_over_cold(decoder: AnyDecoder, repeats: int) -> float:
     def first_token_s(engine: Engine, tokens: list[int]) -> float:
         started = time.perf_counter()
         number = engine.submit(tokens, 1)
@@ -127,7 +194,7 @@ def ttft_warm_over_cold(decoder: Decoder, repeats: int) -> float:
     return min(ratios)
 
 
-def gap_p99_over_p50(decoder: Decoder) -> float:
+def gap_p99_over_p50(decoder: AnyDecoder) -> float:
     """Gaps of eight running streams while a long prompt comes in, over their median gap alone."""
 
     def gaps(engine: Engine, numbers: list[int], since: float) -> Iterator[float]:
@@ -148,7 +215,7 @@ def gap_p99_over_p50(decoder: Decoder) -> float:
     return during[min(len(during) - 1, int(len(during) * 0.99))] / alone
 
 
-def overhead_us_per_step(decoder: Decoder) -> float:
+def overhead_us_per_step(decoder: AnyDecoder) -> float:
     """Median time per decode step of 16 requests that is not the device's."""
     engine = Engine(decoder)
     for seed in range(16):
@@ -158,8 +225,8 @@ def overhead_us_per_step(decoder: Decoder) -> float:
     return statistics.median(overheads) * 1e6
 
 
-def random_weights(path: Path) -> None:
-    """Qwen3's shape with some 40 million parameters."""
+def random_weights(path: Path, **changes: int) -> None:
+    """Qwen3's shape with some 40 million parameters, or another after `changes`."""
     torch.manual_seed(0)
     config = transformers.Qwen3Config(
         vocab_size=VOCAB,
@@ -172,17 +239,24 @@ def random_weights(path: Path) -> None:
         max_position_embeddings=8192,
         eos_token_id=None,
     )
+    config.update(changes)
     transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32).save_pretrained(path)
 
 
-def measure(path: Path, dtype: torch.dtype, *, quick: bool) -> dict[str, Any]:
+def both(path: Path, dtype: torch.dtype) -> tuple[AnyDecoder, Any]:
+    """The same weights for the engine and for transformers."""
     checkpoint = read_checkpoint(path)
     decoder = load_decoder(checkpoint, dtype=dtype, device=torch.device("cpu"), on_progress=lambda _: None)
-    model = transformers.AutoModelForCausalLM.from_pretrained(path, dtype=dtype).eval()
+    return decoder, transformers.AutoModelForCausalLM.from_pretrained(path, dtype=dtype).eval()
+
+
+def measure(path: Path, dtype: torch.dtype, *, quick: bool) -> dict[str, Any]:
+    decoder, model = both(path, dtype)
     new, repeats = (16, 2) if quick else (64, 4)
     one, many = (over_generate(decoder, model, requests, new, repeats) for requests in (1, 16))
     return {
         "decode_1_over_generate": one["ratio"],
+        "total_16_over_generate_batch": over_generate_batch(decoder, model, new, repeats),
         "total_16_over_static": many["ratio"],
         "ttft_warm_over_cold": ttft_warm_over_cold(decoder, 1 if quick else 3),
         "gap_p99_over_p50": gap_p99_over_p50(decoder),
@@ -204,15 +278,27 @@ def main() -> None:
     transformers.logging.set_verbosity_error()
     dtypes = (torch.bfloat16,) if options.quick else (torch.bfloat16, torch.float32)
     result: dict[str, Any] = {}
-    with tempfile.TemporaryDirectory() as path:
-        random_weights(Path(path))
+
+    def note(name: str, figures: dict[str, Any]) -> None:
+        result[name] = rounded(figures)
+        if not options.json:
+            print(name, json.dumps(result[name], indent=2), flush=True)
+
+    with tempfile.TemporaryDirectory() as folder:
+        path, large = Path(folder, "40M"), Path(folder, "184M")
+        random_weights(path)
         for dtype in dtypes:
-            name = str(dtype).removeprefix("torch.")
-            result[name] = rounded(measure(Path(path), dtype, quick=options.quick))
-            if not options.json:
-                print(name, json.dumps(result[name], indent=2))
+            note(str(dtype).removeprefix("torch."), measure(path, dtype, quick=options.quick))
+        random_weights(large, **LARGE)
+        note("large", decode_step(*both(large, torch.bfloat16), new=16 if options.quick else 48))
+    if not options.quick:
+        note("helexa-tiny", measure(WEIGHTS_DIR, torch.bfloat16, quick=True))
     # The table's figures are bfloat16's.
-    figures = {key: value for key, value in result["bfloat16"].items() if isinstance(value, float)}
+    figures = {
+        key: value
+        for key, value in (result["bfloat16"] | result["large"]).items()
+        if isinstance(value, float)
+    }
     versions = {"torch": torch.__version__, "transformers": transformers.__version__}
     described = machine() | versions | {"threads": options.threads}
     line = json.dumps(figures | {"machine": described, "runs": result})
