@@ -56,7 +56,7 @@ class Plan:
     memory_of_all: bool
 
 
-FULL = Plan(rounds=5, slow_rounds=2, seconds=6.0, many_rounds=2, memory_of_all=True)
+FULL = Plan(rounds=3, slow_rounds=2, seconds=5.0, many_rounds=2, memory_of_all=True)
 QUICK = Plan(rounds=2, slow_rounds=1, seconds=3.0, many_rounds=1, memory_of_all=False)
 SLOW = {"litellm"}
 
