@@ -28,6 +28,7 @@ log = logging.getLogger("cortex.http")
 
 MAX_HEAD_BYTES = 1 << 16
 LINGER_S = 2.0  # a client that is still sending may read its refusal for so long
+_NO_REQUEST: Scope = {"method": "", "path": "/", "headers": [], "http_version": "1.1"}
 _STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n" for status in HTTPStatus}
 
 
@@ -85,13 +86,18 @@ class LightProtocol(HttpToolsProtocol):
     # --- a connection's life ---
 
     def data_received(self, data: bytes) -> None:
-        if self._lingering:
+        if self._lingering or self._error is not None:  # refused: nothing that follows is read
             return
         super().data_received(data)
         if self._receiving and not self._head_done:
             self._size += len(data)
             if self._size > MAX_HEAD_BYTES:
                 self.send_400_response(f"The request's head is over {MAX_HEAD_BYTES} bytes.")
+
+    def send_400_response(self, msg: str) -> None:
+        """After the answer that is being written, if there is one: never into it."""
+        self._scope = _NO_REQUEST
+        self._refuse(HttpError(400, msg))
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.connections.discard(self)

@@ -124,7 +124,6 @@ def test_processes_at_once_spend_the_budget_and_no_token_more(redis_server):
         worker.stdin.write(b"go\n")
         worker.stdin.flush()
     granted = [int(worker.communicate(timeout=60)[0]) for worker in workers]
-    assert all(granted)
     assert spent(redis_server) == sum(granted) * 10
     # Six may have held 20 each when the last was refused; half of that they gave back.
     assert 20000 - 120 <= spent(redis_server) <= 20000

@@ -1,0 +1,211 @@
+"""Any bytes on a client's connection: a well-formed HTTP answer, or the end of the connection."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from contextlib import suppress
+
+import httptools
+import pytest
+import uvicorn
+from django.http import HttpResponse
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from ninja import NinjaAPI
+from uvicorn.server import ServerState
+
+from cortex_site.light import LightASGI, LightRequest, StreamResponse
+from cortex_site.light_http import LightProtocol
+
+BODY_LIMIT = 1000
+
+
+def make_app() -> LightASGI:
+    api = NinjaAPI(urls_namespace="light-http", openapi_url=None)
+
+    @api.post("/echo")
+    async def echo(request: LightRequest) -> HttpResponse:
+        return HttpResponse(request.body)
+
+    @api.post("/stream")
+    async def stream(request: LightRequest) -> StreamResponse:
+        async def produce(sink) -> None:
+            for _ in range(3):
+                await sink(b"data: x\n\n")
+                await asyncio.sleep(0)
+
+        return StreamResponse(produce, headers={}, on_close=lambda: None)
+
+    return LightASGI(api, max_body_bytes=BODY_LIMIT)
+
+
+class FakeTransport(asyncio.Transport):
+    """Keeps what is written; tells its protocol of its end as a loop would."""
+
+    def __init__(self, protocol: asyncio.Protocol) -> None:
+        super().__init__()
+        self._protocol = protocol
+        self._closing = False
+        self.written = bytearray()
+
+    def get_extra_info(self, name, default=None):
+        return ("127.0.0.1", 1) if name in {"peername", "sockname"} else default
+
+    def write(self, data) -> None:
+        assert not self._closing, "written after the end"
+        self.written += data
+
+    def write_eof(self) -> None:
+        pass
+
+    def is_closing(self) -> bool:
+        return self._closing
+
+    def close(self) -> None:
+        if not self._closing:
+            self._closing = True
+            asyncio.get_running_loop().call_soon(self._protocol.connection_lost, None)
+
+    abort = close
+
+    def pause_reading(self) -> None:
+        pass
+
+    resume_reading = pause_reading
+
+
+class Answers:
+    """What a client makes of the bytes it got."""
+
+    def __init__(self, data: bytes) -> None:
+        self.statuses: list[int] = []
+        self.whole = 0
+        self._parser = httptools.HttpResponseParser(self)
+        self._parser.feed_data(data)
+
+    def on_message_begin(self) -> None:
+        self.statuses.append(0)
+
+    def on_headers_complete(self) -> None:
+        self.statuses[-1] = self._parser.get_status_code()
+
+    def on_message_complete(self) -> None:
+        self.whole += 1
+
+
+class Errors(logging.Handler):
+    """What is logged as one, by whomever."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.ERROR)
+        self.messages: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.messages.append(self.format(record))
+
+    def __enter__(self) -> None:
+        logging.getLogger().addHandler(self)
+
+    def __exit__(self, *_: object) -> None:
+        logging.getLogger().removeHandler(self)
+
+
+@pytest.fixture(scope="module")
+def protocol_of():
+    with asyncio.Runner() as runner:
+        config = uvicorn.Config(
+            make_app(), lifespan="off", log_config=None, ws="none", http=LightProtocol, proxy_headers=False
+        )
+        config.load()
+        errors = Errors()
+
+        def run(pieces) -> Answers:
+            answers = runner.run(serve(config, pieces))
+            assert not errors.messages
+            return answers
+
+        with errors:
+            yield run
+
+
+async def serve(config: uvicorn.Config, pieces: list[bytes]) -> Answers:
+    """Feed the pieces to a connection, let everything settle, then hang up."""
+    loop = asyncio.get_running_loop()
+    state = ServerState()
+    failures: list[dict] = []
+    loop.set_exception_handler(lambda _, context: failures.append(context))
+    protocol = LightProtocol(config=config, server_state=state, app_state={}, _loop=loop)
+    transport = FakeTransport(protocol)
+    protocol.connection_made(transport)
+    for piece in pieces:
+        if not transport.is_closing():
+            protocol.data_received(piece)
+        await asyncio.sleep(0)
+    while state.tasks:
+        await asyncio.wait(state.tasks)
+        await asyncio.sleep(0)
+    transport.close()
+    await asyncio.sleep(0)
+    assert not state.connections
+    assert not state.tasks
+    with suppress(AttributeError):
+        protocol.timeout_keep_alive_task.cancel()
+    assert not failures, failures
+    return Answers(bytes(transport.written))
+
+
+def request(method: bytes, path: bytes, headers: list[bytes], body: bytes) -> bytes:
+    lines = [method + b" " + path + b" HTTP/1.1", b"host: x", *headers]
+    return b"\r\n".join(lines) + b"\r\n\r\n" + body
+
+
+def chunked(body: bytes) -> bytes:
+    return b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body)
+
+
+bodies = st.binary(max_size=2 * BODY_LIMIT) | st.binary(min_size=1, max_size=50)
+good = st.builds(
+    lambda path, body, framed: request(
+        b"POST",
+        path,
+        [b"transfer-encoding: chunked" if framed and body else b"content-length: %d" % len(body)],
+        chunked(body) if framed and body else body,
+    ),
+    st.sampled_from([b"/echo", b"/stream", b"/none"]),
+    bodies,
+    st.booleans(),
+)
+
+
+@st.composite
+def damaged(draw) -> bytes:
+    """A few requests in a row, with a few bytes changed, cut out or put in."""
+    data = bytearray(b"".join(draw(st.lists(good, min_size=1, max_size=3))))
+    for _ in range(draw(st.integers(0, 4))):
+        at = draw(st.integers(0, len(data)))
+        data[at : at + draw(st.integers(0, 5))] = draw(st.binary(max_size=5))
+    return bytes(data)
+
+
+@st.composite
+def in_pieces(draw, data) -> list[bytes]:
+    whole = draw(data)
+    cuts = sorted(draw(st.sets(st.integers(0, len(whole)), max_size=6)))
+    return [whole[a:b] for a, b in zip([0, *cuts], [*cuts, len(whole)], strict=True) if a < b]
+
+
+@settings(max_examples=300)
+@given(in_pieces(damaged() | st.binary(max_size=300)))
+def test_any_bytes_get_whole_answers_or_the_end(protocol_of, pieces):
+    answers = protocol_of(pieces)
+    assert answers.whole == len([status for status in answers.statuses if status != 100])
+    assert set(answers.statuses) <= {100, 200, 400, 404, 405, 413}
+
+
+@settings(max_examples=100)
+@given(st.lists(good, min_size=1, max_size=3).flatmap(lambda many: in_pieces(st.just(b"".join(many)))))
+def test_good_requests_are_answered_however_they_are_cut(protocol_of, pieces):
+    answers = protocol_of(pieces)
+    assert answers.whole == len(answers.statuses) >= 1
+    assert 400 not in answers.statuses
