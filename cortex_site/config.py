@@ -54,6 +54,14 @@ class Gateway(Section):
     reserve_tokens: PositiveInt = Field(1024, description="Answer a key's limits expect without max_tokens")
 
 
+class Responses(Section):
+    """What `/v1/responses` keeps in Redis; the oldest go first."""
+
+    ttl_s: PositiveInt = 86_400
+    max_bytes: PositiveInt = Field(4 * MIB, description="Of one, the conversation before it included")
+    max_total_bytes: PositiveInt = Field(256 * MIB, description="Of all")
+
+
 class Admin(Section):
     """The Django admin."""
 
@@ -105,6 +113,7 @@ class CortexConfig(Settings):
     state_dir: Path | None = Field(None, description="Where SQLite, secrets and sockets live")
     models_config: Path | None = None
     gateway: Gateway = Gateway()
+    responses: Responses = Responses()
     admin: Admin = Admin()
     eviction: Eviction = Eviction()
     poll: Poll = Poll()

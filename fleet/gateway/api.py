@@ -13,17 +13,18 @@ from ninja.errors import HttpError, ValidationError
 from cortex_site.light import LightRequest
 from cortex_site.version import VERSION
 from fleet.gateway import catalogue
+from fleet.gateway import responses as responses_api
 from fleet.gateway.dialects import (
     CHAT,
     COMPLETIONS,
     COUNT_TOKENS,
     EMBEDDINGS,
     MESSAGES,
-    RESPONSES,
     Dialect,
 )
 from fleet.gateway.exchange import Exchange, request_id
 from fleet.gateway.keys import authorize
+from fleet.snapshot import KeyView
 from neuron.wire import ApiError
 
 if TYPE_CHECKING:
@@ -56,6 +57,7 @@ def make_api(gateway: Gateway) -> NinjaAPI:
     api = NinjaAPI(title="cortex", version=VERSION, urls_namespace="gateway", docs_url=None)
     _handle_errors(api)
     _declare_inference(api, gateway)
+    _declare_stored_responses(api, gateway)
     _declare_catalogue(api, gateway)
 
     @api.get("/openapi.json", include_in_schema=False)
@@ -82,9 +84,11 @@ def _declare_inference(api: NinjaAPI, gateway: Gateway) -> None:
     async def count_tokens(request: LightRequest) -> HttpResponseBase:
         return await Exchange(gateway, request, COUNT_TOKENS).run()
 
+    dialect = responses_api.ResponsesDialect(gateway.responses)
+
     @api.post("/v1/responses", tags=["OpenAI"], openapi_extra=_body_schema(["model", "input"]))
     async def responses(request: LightRequest) -> HttpResponseBase:
-        return await Exchange(gateway, request, RESPONSES).run()
+        return await Exchange(gateway, request, dialect).run()
 
     @api.post("/v1/completions", tags=["OpenAI"], openapi_extra=_body_schema(["model", "prompt"]))
     async def completions(request: LightRequest) -> HttpResponseBase:
@@ -93,6 +97,33 @@ def _declare_inference(api: NinjaAPI, gateway: Gateway) -> None:
     @api.post("/v1/embeddings", tags=["OpenAI"], openapi_extra=_body_schema(["model", "input"]))
     async def embeddings(request: LightRequest) -> HttpResponseBase:
         return await Exchange(gateway, request, EMBEDDINGS).run()
+
+
+def _declare_stored_responses(api: NinjaAPI, gateway: Gateway) -> None:
+    path, store = "/v1/responses/{response_id}", gateway.responses
+
+    @api.get(path, tags=["OpenAI"])
+    async def get_response(request: LightRequest, response_id: str) -> HttpResponse:
+        key = _authorize(gateway, request)
+        if request.GET.get("stream") == "true":
+            message = "Only a response in the background can be streamed again, and none runs there here."
+            raise ApiError(400, "invalid_value", message, param="stream")
+        found = await responses_api.retrieve(store, key, response_id)
+        return HttpResponse(bytes(found), content_type="application/json")
+
+    @api.delete(path, tags=["OpenAI"])
+    async def delete_response(request: LightRequest, response_id: str) -> dict[str, Any]:
+        return await responses_api.delete(store, _authorize(gateway, request), response_id)
+
+    @api.post(f"{path}/cancel", tags=["OpenAI"])
+    async def cancel_response(request: LightRequest, response_id: str) -> None:
+        await responses_api.cancel(store, _authorize(gateway, request), response_id)
+
+    @api.get(f"{path}/input_items", tags=["OpenAI"])
+    async def list_input_items(request: LightRequest, response_id: str) -> dict[str, Any]:
+        key, given = _authorize(gateway, request), request.GET
+        after, limit, order = given.get("after"), given.get("limit", "20"), given.get("order", "desc")
+        return await responses_api.input_items(store, key, response_id, after=after, limit=limit, order=order)
 
 
 def _declare_catalogue(api: NinjaAPI, gateway: Gateway) -> None:
@@ -126,9 +157,9 @@ def _speaks_anthropic(request: HttpRequest) -> bool:
     return request.path.startswith(MESSAGES.path) or "anthropic-version" in request.headers
 
 
-def _authorize(gateway: Gateway, request: LightRequest) -> None:
+def _authorize(gateway: Gateway, request: LightRequest) -> KeyView | None:
     allow = gateway.config.gateway.allow_anonymous
-    authorize(request, gateway.view.snapshot.config, allow_anonymous=allow)
+    return authorize(request, gateway.view.snapshot.config, allow_anonymous=allow)
 
 
 def _handle_errors(api: NinjaAPI) -> None:

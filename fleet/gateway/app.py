@@ -19,6 +19,7 @@ from fleet.gateway.loading import Loader
 from fleet.gateway.nodes import Nodes
 from fleet.gateway.pulse import pulse
 from fleet.gateway.recorder import Recorder
+from fleet.gateway.response_store import ResponseStore
 from fleet.gateway.view import FleetView
 from fleet.records import RequestRecord
 
@@ -61,6 +62,9 @@ class Gateway:
             timeout_s=config.redis.timeout_ms / 1000,
             polled_within_s=3 * config.poll.interval_s + config.poll.timeout_s,
         )
+        self.responses = ResponseStore(
+            config.redis.url, config.responses, timeout_s=config.redis.timeout_ms / 1000
+        )
         self.open_streams = 0
         self._away: list[str] = []
 
@@ -93,6 +97,7 @@ class Gateway:
             await asyncio.gather(*tasks, return_exceptions=True)
             await self.loader.close()
             await self.limiter.close()
+            await self.responses.close()
             await self.nodes.close()
             self.control.close()
             await asyncio.to_thread(self.recorder.close, 5.0)

@@ -6,8 +6,6 @@ rewrites both ways.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -15,7 +13,7 @@ import msgspec
 
 from fleet import translation
 from fleet.gateway.images import needed_capability
-from fleet.translation.events import Event, Failure
+from fleet.snapshot import KeyView
 from neuron.wire import ApiError
 
 
@@ -65,12 +63,12 @@ class Answer(Protocol):
 
 
 class Dialect(Protocol):
-    """A client's dialect. `decode` raises `ApiError` 400 naming the field."""
+    """A client's dialect. `prepare` raises `ApiError` 400 naming the field."""
 
     name: str
     path: str
 
-    def decode(self, body: bytes) -> Call: ...
+    async def prepare(self, body: bytes, key: KeyView | None) -> Call: ...
 
     def answer(self, call: Call, request_id: str) -> Answer: ...
 
@@ -82,6 +80,10 @@ class ChatDialect:
 
     name = "openai-chat"
     path = CHAT_PATH
+
+    async def prepare(self, body: bytes, key: KeyView | None) -> Call:
+        """The call that a body is, for who sent it with this key."""
+        return self.decode(body)
 
     def decode(self, body: bytes) -> Call:
         head = decode_head(body)
@@ -145,7 +147,7 @@ class EmbeddingsDialect(ChatDialect):
         return Call(head.model, False, body, node_path=self.path, needs="embeddings", answer_tokens=False)
 
 
-class MessagesDialect:
+class MessagesDialect(ChatDialect):
     """Anthropic messages: translated to chat and back."""
 
     name = "anthropic-messages"
@@ -213,57 +215,9 @@ class _Count(msgspec.Struct):
     count: int
 
 
-class ResponsesDialect(ChatDialect):
-    """OpenAI Responses, without a store: translated to chat and back."""
-
-    name = "openai-responses"
-    path = "/v1/responses"
-
-    def decode(self, body: bytes) -> Call:
-        call = translation.responses.to_chat(body)
-        needs = needed_capability(call.body)
-        return Call(call.model, call.stream, call.body, needs=needs, origin=call)
-
-    def answer(self, call: Call, request_id: str) -> Answer:
-        return _ResponsesAnswer(call.origin, request_id)
-
-
-class _ResponsesAnswer:
-    def __init__(self, call: translation.responses.ResponsesCall, request_id: str) -> None:
-        self._call = call
-        self._request_id = request_id
-        self._created_at = int(time.time())
-        self._started = False
-        self._reader = translation.ChatReader(request_id=request_id)
-        self._writer = translation.responses.ResponsesWriter(
-            call, created_at=self._created_at, request_id=request_id
-        )
-
-    def feed(self, data: bytes) -> bytes:
-        return self._write(self._reader.feed(data))
-
-    def close(self) -> bytes:
-        return self._write(self._reader.close())
-
-    def _write(self, events: Sequence[Event]) -> bytes:
-        self._started = self._started or bool(events)
-        return self._writer.write(events)
-
-    def fail(self, error: ApiError) -> bytes:
-        if not self._started:
-            return translation.responses.error_event(error)
-        return self._writer.write([Failure(error.status, error.code, error.message)])
-
-    def whole(self, body: bytes) -> bytes:
-        return translation.responses.from_chat(
-            body, self._call, created_at=self._created_at, request_id=self._request_id
-        )
-
-
 CHAT = ChatDialect()
 MESSAGES = MessagesDialect()
 COUNT_TOKENS = CountTokensDialect()
-RESPONSES = ResponsesDialect()
 COMPLETIONS = CompletionsDialect()
 EMBEDDINGS = EmbeddingsDialect()
 

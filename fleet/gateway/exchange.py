@@ -91,7 +91,7 @@ class Exchange:
         if key is not None:
             self._account.key = key.name
             self._dispatch.headers |= key.caller_headers
-        call = self._dialect.decode(self._request.body)
+        call = await self._dialect.prepare(self._request.body, key)
         self._account.model = model = snapshot.resolve(call.model)
         self._account.stream = call.stream
         check_model(key, model)

@@ -79,6 +79,9 @@ SPEND_PROMPT = Counter("cortex_spend_prompt_tokens_total", "Prompt tokens by API
 SPEND_COMPLETION = Counter("cortex_spend_completion_tokens_total", "Completion tokens by API key", ("key",))
 DROPPED = Counter("cortex_records_dropped_total", "Request records lost: the queue or the database was full")
 SETTLEMENTS_LOST = Counter("cortex_limiter_settlements_lost_total", "Settlements Redis never heard of")
+RESPONSES_NOT_STORED = Counter(
+    "cortex_responses_not_stored_total", "Answers that were to be kept and are not", ("reason",)
+)
 LOOP_DELAY = Histogram("cortex_event_loop_delay_seconds", "Lateness of a timer", buckets=_DELAY)
 
 _BREAKER_STATES = ("closed", "half-open", "open")

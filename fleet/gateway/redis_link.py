@@ -62,7 +62,11 @@ class RedisLink(asyncio.Protocol):
             raise
         return link
 
-    def call(self, *command: str | float) -> asyncio.Future[Any]:
+    @property
+    def is_open(self) -> bool:
+        return self._transport is not None
+
+    def call(self, *command: str | bytes | float) -> asyncio.Future[Any]:
         """Send a command; the future has its answer, or a `LinkError`. Raises `LinkError` once it is lost."""
         if self._transport is None:
             raise LinkError("the connection to Redis is closed")

@@ -96,7 +96,9 @@ async def serving(app):
 
 
 @asynccontextmanager
-async def make_house(*, nodes: int = 1, loaded: bool = True, redis_url: str = NO_REDIS, **limits):
+async def make_house(
+    *, nodes: int = 1, loaded: bool = True, redis_url: str = NO_REDIS, redis_timeout_ms=200, **limits
+):
     fakes = [FakeNode(f"n{index}") for index in range(nodes)]
     for fake in fakes:
         await fake.start()
@@ -108,7 +110,9 @@ async def make_house(*, nodes: int = 1, loaded: bool = True, redis_url: str = NO
         profiles={MODEL: ProfileView(MODEL, context=4096)},
     )
     limits = {"configuration_check_s": 0.02} | limits
-    config = CortexConfig(gateway=GatewayConfig(**limits), redis=RedisConfig(url=redis_url))
+    config = CortexConfig(
+        gateway=GatewayConfig(**limits), redis=RedisConfig(url=redis_url, timeout_ms=redis_timeout_ms)
+    )
     gateway = Gateway(config, control, records.extend)
     async with (
         serving(application(gateway)) as port,

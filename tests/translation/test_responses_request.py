@@ -180,7 +180,6 @@ BAD = {
     "schema missing": (body(text={"format": {"type": "json_schema", "name": "n"}}), "text.format.schema"),
     "format unknown": (body(text={"format": {"type": "xml"}}), "text.format.type"),
     "tokens zero": (body(max_output_tokens=0), "max_output_tokens"),
-    "previous response": (body(previous_response_id="resp_1"), "previous_response_id"),
     "conversation": (body(conversation="conv_1"), "conversation"),
     "background": (body(background=True), "background"),
     "log probabilities": (body(top_logprobs=3), "top_logprobs"),

@@ -42,7 +42,7 @@ ANSWER = [
 
 
 def write(events):
-    writer = responses.ResponsesWriter(CALL, created_at=1, request_id="req")
+    writer = responses.ResponsesWriter(CALL, created_at=1, ident="req")
     return writer.write(events), json.loads(json.dumps(writer.response))
 
 

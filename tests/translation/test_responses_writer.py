@@ -31,11 +31,11 @@ START = MessageStart("chatcmpl-7")
 
 
 def write(events):
-    return responses.ResponsesWriter(CALL, created_at=1, request_id="req").write(events)
+    return responses.ResponsesWriter(CALL, created_at=1).write(events)
 
 
 def whole(events):
-    writer = responses.ResponsesWriter(CALL, created_at=1, request_id="req")
+    writer = responses.ResponsesWriter(CALL, created_at=1)
     writer.write(events)
     return writer.response
 
@@ -61,7 +61,7 @@ def test_the_stream_is_legal_and_ends_with_the_whole_response(events):
 
 @given(answers(), st.data())
 def test_events_in_any_portions_give_the_same_bytes(events, data):
-    writer = responses.ResponsesWriter(CALL, created_at=1, request_id="req")
+    writer = responses.ResponsesWriter(CALL, created_at=1)
     place = data.draw(st.integers(0, len(events)))
     assert writer.write(events[:place]) + writer.write(events[place:]) == write(events)
 
@@ -142,7 +142,8 @@ def test_half_a_call_is_incomplete():
 
 
 def test_failure_before_anything():
-    response = gather(write([Failure(429, "queue_full", "no room")]))
+    writer = responses.ResponsesWriter(CALL, created_at=1, ident="req")
+    response = gather(writer.write([Failure(429, "queue_full", "no room")]))
     assert response["id"] == "resp_req"
     assert response["error"] == {"code": "rate_limit_exceeded", "message": "no room"}
 
@@ -150,7 +151,7 @@ def test_failure_before_anything():
 def test_from_chat():
     chosen = {"index": 0, "message": {"role": "assistant", "content": "Hi."}, "finish_reason": "stop"}
     answer = json.dumps({"id": "chatcmpl-7", "choices": [chosen]}).encode()
-    response = json.loads(responses.from_chat(answer, CALL, created_at=1))
+    response = responses.from_chat(answer, CALL, created_at=1)
     assert response["output"][0]["content"][0]["text"] == "Hi."
     with pytest.raises(ApiError, match="full"):
         responses.from_chat(b'{"error":"full"}', CALL, created_at=1)

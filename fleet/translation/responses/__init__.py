@@ -1,26 +1,29 @@
-"""OpenAI's Responses API as a dialect of clients. Without a store: nothing is kept between two requests."""
+"""OpenAI's Responses API as a dialect of clients; what is kept of an answer is said in `stored`."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import msgspec
 
 from fleet.translation.chat import read_completion
 from fleet.translation.events import Failure
+from fleet.translation.responses import stored
 from fleet.translation.responses.call import ResponsesCall, to_chat
 from fleet.translation.responses.writer import ResponsesWriter
 from neuron.wire import ApiError
 
-__all__ = ["ResponsesCall", "ResponsesWriter", "error_body", "error_event", "from_chat", "to_chat"]
+__all__ = ["ResponsesCall", "ResponsesWriter", "error_body", "error_event", "from_chat", "stored", "to_chat"]
 
 
-def from_chat(body: bytes, call: ResponsesCall, *, created_at: int, request_id: str = "") -> bytes:
+def from_chat(body: bytes, call: ResponsesCall, *, created_at: int, ident: str = "") -> dict[str, Any]:
     """A whole chat completion as a response. Raises ApiError where the body is an error or no answer."""
-    writer = ResponsesWriter(call, created_at=created_at, request_id=request_id)
-    events = read_completion(body, request_id=request_id)
+    writer = ResponsesWriter(call, created_at=created_at, ident=ident)
+    events = read_completion(body)
     if isinstance(events[-1], Failure):
         raise events[-1].as_error()
     writer.write(events)
-    return msgspec.json.encode(writer.response)
+    return writer.response
 
 
 def error_body(error: ApiError) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -34,15 +35,21 @@ class ResponsesCall(msgspec.Struct, frozen=True):
     echo: Json
     tools: dict[str, Origin]  # by the name that chat has for one
     unknown_fields: int = 0
+    store: bool = True
+    earlier: Sequence[msgspec.Raw] = ()  # items of the conversation that this one continues
+    input: Sequence[msgspec.Raw] = ()  # and this one's own
 
 
-def to_chat(body: bytes) -> ResponsesCall:
-    """The chat completion request that asks the same. Raises ApiError 400 naming the field."""
+def to_chat(body: bytes, earlier: Sequence[msgspec.Raw] = ()) -> ResponsesCall:
+    """The chat completion request that asks the same, after the items that came `earlier`. Raises ApiError
+    400 naming the field.
+    """
     asked = decode_body(_bodies, body)
-    _refuse_what_needs_a_store(asked)
+    _refuse(asked)
+    given = _items(asked.input)
     chat: Json = {
         "model": asked.model,
-        "messages": chat_messages(asked.instructions, asked.input),
+        "messages": chat_messages(asked.instructions, earlier, given),
         "stream": bool(asked.stream),
     }
     if not chat["messages"]:
@@ -55,13 +62,37 @@ def to_chat(body: bytes) -> ResponsesCall:
         chat |= _format(asked.text.format)
     limit, unknown = asked.max_output_tokens, unknown_fields(body, _KNOWN)
     encoded = msgspec.json.encode(chat)
-    return ResponsesCall(encoded, asked.model, bool(asked.stream), limit, _echo(asked), origins, unknown)
+    return ResponsesCall(
+        body=encoded,
+        model=asked.model,
+        stream=bool(asked.stream),
+        max_tokens=limit,
+        echo=_echo(asked),
+        tools=origins,
+        unknown_fields=unknown,
+        store=asked.store is not False,
+        earlier=earlier,
+        input=given,
+    )
 
 
-def _refuse_what_needs_a_store(asked: ResponsesBody) -> None:
-    for name in ("previous_response_id", "conversation", "prompt", "background"):
+def _items(given: str | list[msgspec.Raw]) -> list[msgspec.Raw]:
+    if not isinstance(given, str):
+        return given
+    return [msgspec.Raw(msgspec.json.encode({"role": "user", "content": given}))] if given else []
+
+
+_REFUSED = {
+    "background": "Nothing runs in the background here; ask for a stream, and read it to its end.",
+    "conversation": "Conversations are not kept here; continue a response by `previous_response_id`.",
+    "prompt": "Prompts are not kept here; send their text as `instructions` or `input`.",
+}
+
+
+def _refuse(asked: ResponsesBody) -> None:
+    for name, reason in _REFUSED.items():
         if getattr(asked, name):
-            reject(name, "Nothing is stored here; send the whole conversation as `input`.")
+            reject(name, reason)
     if asked.top_logprobs:
         reject("top_logprobs", "Log probabilities are not available here; /v1/chat/completions has them.")
 
@@ -108,9 +139,9 @@ def _echo(asked: ResponsesBody) -> Json:
         "metadata": asked.metadata or {},
         "model": asked.model,
         "parallel_tool_calls": asked.parallel_tool_calls is not False,
-        "previous_response_id": None,
+        "previous_response_id": asked.previous_response_id,
         "reasoning": {"effort": reasoning.effort, "summary": None},
-        "store": False,
+        "store": asked.store is not False,
         "temperature": asked.temperature,
         "text": {"format": _given(text)},
         "tool_choice": _given(asked.tool_choice) if asked.tool_choice else "auto",

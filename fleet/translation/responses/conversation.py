@@ -37,14 +37,16 @@ from fleet.translation.shape import decode_body, reject
 Json = dict[str, Any]
 
 
-def chat_messages(instructions: str | None, given: str | Sequence[msgspec.Raw]) -> list[Json]:
-    """Raises ApiError 400 naming the item and its field."""
+def chat_messages(
+    instructions: str | None, earlier: Sequence[msgspec.Raw], given: Sequence[msgspec.Raw]
+) -> list[Json]:
+    """Of the items that came `earlier` and those that are `given`. Raises ApiError 400 naming the item of
+    these and its field.
+    """
     messages: list[Json] = [{"role": "system", "content": instructions}] if instructions else []
-    if isinstance(given, str):
-        return [*messages, {"role": "user", "content": given}]
     calls: set[str] = set()
     turn: Json = {}  # the assistant's message that is being put together
-    for number, raw in enumerate(given):
+    for number, raw in enumerate((*earlier, *given), start=-len(earlier)):
         item = _item(raw, f"input[{number}]")
         if not _continues(turn, item):
             messages += _finished(turn)

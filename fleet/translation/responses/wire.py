@@ -151,6 +151,7 @@ class ResponsesBody(msgspec.Struct):
     metadata: dict[str, str] | None = None
     user: str | None = None
     background: bool | None = None
+    store: bool | None = None
     previous_response_id: str | None = None
     conversation: Any = None
     prompt: Any = None
@@ -166,7 +167,6 @@ TOLERATED = frozenset(
         "prompt_cache_retention",
         "safety_identifier",
         "service_tier",
-        "store",
         "stream_options",
         "truncation",
     ]

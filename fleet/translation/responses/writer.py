@@ -49,13 +49,14 @@ from fleet.translation.responses.tools import Origin, unwrap_input
 class ResponsesWriter:
     """Bytes of an event stream for the events of one answer, as they come; `response` is the whole of it.
 
-    `created_at` is in seconds since the epoch; `request_id` names a response whose upstream said nothing.
+    `created_at` is in seconds since the epoch. `ident` names the response: its upstream's own id, where none
+    is given, may come twice.
     Raises IllegalEvent on events that cannot be one answer.
     """
 
-    def __init__(self, call: ResponsesCall, *, created_at: int, request_id: str = "") -> None:
+    def __init__(self, call: ResponsesCall, *, created_at: int, ident: str = "") -> None:
         self._grammar = Grammar()
-        self._id = request_id
+        self._id = ident
         self._item = ""  # id of the one that is open
         self._tools = call.tools
         self._call = ("", Origin(""))  # id and tool, where it is a call
@@ -129,7 +130,7 @@ class ResponsesWriter:
                 self._finish(event)
 
     def _start(self, id_: str) -> None:
-        self._id = id_.removeprefix("chatcmpl-") or self._id
+        self._id = self._id or id_.removeprefix("chatcmpl-")
         self.response["id"] = f"resp_{self._id}"
         self._event("response.created", response=self.response)
         self._event("response.in_progress", response=self.response)
