@@ -14,9 +14,19 @@ import subprocess
 
 import pytest
 from acp_testing import clients
-from acp_testing.process import FULL_CLIENT, AgentProcess, fold, prompt
+from acp_testing.process import FULL_CLIENT, AgentProcess, fold, prompt, without_user
 
 pytestmark = pytest.mark.clients
+
+QUESTION = "Which port does neuron listen on?"
+STORY = "Tell me a long story."
+ENDS = {"end_turn", "max_tokens"}
+
+
+def run(argv, env):
+    return subprocess.run(
+        [str(arg) for arg in argv], env=env, capture_output=True, text=True, timeout=300, check=False
+    )
 
 
 @pytest.fixture
@@ -42,28 +52,33 @@ async def test_prompt_mode_cancel_and_load(live_env, folder):
         await agent.initialize(FULL_CLIENT)
         session = await agent.new_session(folder)
         await agent.until(lambda: "config_option_update" in agent.kinds())
-        assert await agent.prompt(session, "Hello! Answer in one sentence.") in {"end_turn", "max_tokens"}
+        assert await agent.prompt(session, QUESTION) in ENDS
         assert agent.text() or "agent_thought_chunk" in agent.kinds()
-        live = fold(agent.updates)
         turn = agent.begin("session/prompt", prompt(session, "Tell me a long story."))
         agent.notify("session/cancel", sessionId=session)
         assert await agent.result(turn) == {"stopReason": "cancelled"}
         await agent.request("session/set_mode", sessionId=session, modeId="plan")
+        live = fold(agent.updates)
         agent.messages.clear()
         await agent.request("session/load", sessionId=session, cwd=str(folder), mcpServers=[])
-        replayed = [entry for entry in fold(agent.updates) if not entry[0].startswith("user")]
-        assert [e for e in live if e[0] != "plan"] == replayed[: len(live) - 1]
+        assert without_user(fold(agent.updates)) == live
+
+
+@pytest.mark.parametrize("client", [clients.ts_sdk_client, clients.python_sdk_client])
+def test_official_sdks(live_env, folder, client):
+    done = run(client(folder, QUESTION, STORY), {**live_env, "CANCEL_AT_ONCE": "1"})
+    assert done.returncode == 0, done.stdout + done.stderr
+    seen = json.loads(done.stdout)
+    reasons = [end["stopReason"] if isinstance(end, dict) else end for end in (seen["first"], seen["second"])]
+    assert reasons[0] in ENDS
+    assert reasons[1] == "cancelled"
+    assert any(u["sessionUpdate"].startswith("agent_") for u in seen["updates"])
+    assert any(u["sessionUpdate"] == "config_option_update" for u in seen["updates"])
+    assert without_user(fold(seen["replayed"])) == fold(seen["updates"])
 
 
 def test_doctor(live_env):
-    done = subprocess.run(
-        [*clients.agent_command(), "doctor"],
-        env=live_env,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+    done = run([*clients.agent_command(), "doctor"], live_env)
     assert done.returncode == 0, done.stdout + done.stderr
 
 

@@ -57,3 +57,11 @@ def python_sdk() -> Path:
 
 def agent_command() -> list[str]:
     return [sys.executable, "-m", "helexa_acp"]
+
+
+def ts_sdk_client(cwd: Path, let_run: str, to_cancel: str) -> list[object]:
+    return [NODE, CLIENTS / "ts_sdk_client.mjs", cwd, let_run, to_cancel, *agent_command()]
+
+
+def python_sdk_client(cwd: Path, let_run: str, to_cancel: str) -> list[object]:
+    return [python_sdk(), CLIENTS / "python_sdk_client.py", cwd, let_run, to_cancel, *agent_command()]

@@ -214,3 +214,8 @@ def fold(updates: list[dict[str, Any]]) -> list[Any]:
                 shown["plan"] = update["entries"]
     plan = shown.pop("plan", None)
     return [*shown.items(), ("plan", plan)]
+
+
+def without_user(shown: list[Any]) -> list[Any]:
+    """A client shows its user's words itself; only a replay brings them."""
+    return [entry for entry in shown if not entry[0].startswith("user")]

@@ -1,12 +1,13 @@
 """Drives an agent with the official Python SDK, in an environment that holds nothing else.
 
-Arguments: working directory, agent command... Does what ts_sdk_client.mjs does and prints the same kind of report.
+Takes the arguments of ts_sdk_client.mjs, does what it does and prints the same kind of report.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ class TestClient(acp.Client):
     def __init__(self) -> None:
         self.seen: dict[str, Any] = {"updates": [], "permissions": 0, "writes": 0, "reads": 0}
         self.spoke = asyncio.Event()
+        self.options = asyncio.Event()
 
     async def request_permission(self, session_id, tool_call, options, **kwargs):
         self.seen["permissions"] += 1
@@ -28,9 +30,11 @@ class TestClient(acp.Client):
         )
 
     async def session_update(self, session_id, update, **kwargs):
-        self.seen["updates"].append(update.session_update)
+        self.seen["updates"].append(update.model_dump(mode="json", by_alias=True, exclude_unset=True))
         if update.session_update == "agent_message_chunk":
             self.spoke.set()
+        if update.session_update == "config_option_update":
+            self.options.set()
 
     async def read_text_file(self, session_id, path, line=None, limit=None, **kwargs):
         self.seen["reads"] += 1
@@ -42,10 +46,10 @@ class TestClient(acp.Client):
         return acp.WriteTextFileResponse()
 
 
-async def main(cwd: str, command: list[str]) -> None:
+async def main(cwd: str, let_run: str, to_cancel: str, command: list[str]) -> None:
     client = TestClient()
     seen = client.seen
-    async with acp.spawn_agent_process(client, command[0], *command[1:], env=None) as (agent, _):
+    async with acp.spawn_agent_process(client, command[0], *command[1:], env=dict(os.environ)) as (agent, _):
         capabilities = ClientCapabilities(
             fs=FileSystemCapabilities(read_text_file=True, write_text_file=True)
         )
@@ -54,18 +58,23 @@ async def main(cwd: str, command: list[str]) -> None:
         )
         seen["protocol"] = started.protocol_version
         session = (await agent.new_session(cwd=cwd, mcp_servers=[])).session_id
-        first = await agent.prompt(session_id=session, prompt=[acp.text_block("edit")])
+        first = await agent.prompt(session_id=session, prompt=[acp.text_block(let_run)])
         seen["first"] = first.stop_reason
         client.spoke.clear()
-        turn = asyncio.create_task(agent.prompt(session_id=session, prompt=[acp.text_block("wait")]))
-        await client.spoke.wait()
+        turn = asyncio.create_task(agent.prompt(session_id=session, prompt=[acp.text_block(to_cancel)]))
+        if os.environ.get("CANCEL_AT_ONCE"):
+            await asyncio.sleep(0)  # the prompt is written first
+        else:
+            await client.spoke.wait()
         await agent.cancel(session_id=session)
         seen["second"] = (await turn).stop_reason
+        client.options.clear()
         await agent.set_session_mode(session_id=session, mode_id="plan")
+        await client.options.wait()  # the SDK hands notifications on in tasks of their own
         live, seen["updates"] = seen["updates"], []
         await agent.load_session(session_id=session, cwd=cwd, mcp_servers=[])
         seen["replayed"], seen["updates"] = seen["updates"], live
     sys.stdout.write(json.dumps(seen) + "\n")
 
 
-asyncio.run(main(sys.argv[1], sys.argv[2:]))
+asyncio.run(main(*sys.argv[1:4], sys.argv[4:]))

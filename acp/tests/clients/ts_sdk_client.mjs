@@ -1,12 +1,13 @@
-// Drives an agent with the official TypeScript SDK. Arguments: working directory, agent command...
-// Prompts "edit" (expects a permission question), cancels "wait", changes mode and model, loads the session again, and
-// prints what it saw as one JSON object.
+// Drives an agent with the official TypeScript SDK. Arguments: working directory, a prompt to let run, a prompt to cancel,
+// agent command... Answers permission questions with "allow once", changes the mode twice, loads the session again, and
+// prints what it saw as one JSON object. The cancel goes out with the first word of the answer, or right behind the
+// prompt if CANCEL_AT_ONCE is set (a short answer might be over first).
 import { spawn } from "node:child_process";
 import * as fs from "node:fs/promises";
 import { Readable, Writable } from "node:stream";
 import * as acp from "@agentclientprotocol/sdk";
 
-const [cwd, ...command] = process.argv.slice(2);
+const [cwd, letRun, toCancel, ...command] = process.argv.slice(2);
 const child = spawn(command[0], command.slice(1), { stdio: ["pipe", "pipe", "inherit"] });
 const stream = acp.ndJsonStream(Writable.toWeb(child.stdin), Readable.toWeb(child.stdout));
 const seen = { updates: [], permissions: 0, reads: 0, writes: 0 };
@@ -17,7 +18,7 @@ let onUpdate = () => {};
 const app = acp
   .client({ name: "ts-sdk-test" })
   .onNotification(C.session.update, ({ params }) => {
-    seen.updates.push(params.update.sessionUpdate);
+    seen.updates.push(params.update);
     onUpdate(params.update);
   })
   .onRequest(C.session.requestPermission, ({ params }) => {
@@ -47,12 +48,12 @@ await app.connectWith(stream, async (ctx) => {
   });
   const session = await ctx.request(M.session.new, { cwd, mcpServers: [] });
   const sessionId = session.sessionId;
-  seen.first = await ctx.request(M.session.prompt, text(sessionId, "edit"));
+  seen.first = await ctx.request(M.session.prompt, text(sessionId, letRun));
   const waiting = new Promise((resolve) => {
     onUpdate = (update) => update.sessionUpdate === "agent_message_chunk" && resolve();
   });
-  const turn = ctx.request(M.session.prompt, text(sessionId, "wait"));
-  await waiting;
+  const turn = ctx.request(M.session.prompt, text(sessionId, toCancel));
+  if (!process.env.CANCEL_AT_ONCE) await waiting;
   await ctx.notify(M.session.cancel, { sessionId });
   seen.second = await turn;
   await ctx.request(M.session.setMode, { sessionId, modeId: "accept_edits" });
