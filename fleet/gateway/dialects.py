@@ -56,7 +56,7 @@ class Answer(Protocol):
         """The stream ended well: what is still owed."""
 
     def fail(self, error: ApiError) -> bytes:
-        """The stream broke off: its last event."""
+        """The stream broke off: its last event; nothing when it has had one."""
 
     def whole(self, body: bytes) -> bytes:
         """An answer that is not streamed; `ApiError` when the node's is none."""
@@ -178,7 +178,7 @@ class _MessagesAnswer:
         return self._writer.write(self._reader.close())
 
     def fail(self, error: ApiError) -> bytes:
-        return translation.messages.error_event(error)
+        return b"" if self._reader.over else translation.messages.error_event(error)
 
     def whole(self, body: bytes) -> bytes:
         return translation.messages.from_chat(body, self._model, request_id=self._request_id)

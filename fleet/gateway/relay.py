@@ -44,14 +44,22 @@ class Relay:
         """The node said within the stream that it failed."""
         return bool(self._scanner.error)
 
+    @property
+    def _ended(self) -> bool:
+        """The client has the stream's end; what follows on the node's connection is not its concern."""
+        return self._scanner.done or self.failed
+
     async def run(self, response: Response, sink: Sink) -> None:
         """Raises `UpstreamError` when the node's stream is no whole one."""
         self._sink = sink
         try:
             await response.pour(self._take, sink.drain)
+        except UpstreamError:
+            if not self._ended:
+                raise
         finally:
             rest = self._scanner.close()
-        if not self._scanner.done and not self._scanner.error:
+        if not self._ended:
             raise UpstreamError("closed", "the node ended the stream without [DONE]")
         if rest := self._answer.feed(rest) + self._answer.close():
             await sink(rest)

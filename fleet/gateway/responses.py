@@ -93,6 +93,8 @@ class _ResponsesAnswer:
         return written
 
     def fail(self, error: ApiError) -> bytes:
+        if self._reader.over:
+            return b""
         if not self._started:
             return translation.responses.error_event(error)
         return self._writer.write([Failure(error.status, error.code, error.message)])

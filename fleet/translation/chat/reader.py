@@ -36,6 +36,11 @@ class ChatReader:
         self._json += data
         return self._answer.fail(TOO_LARGE) if len(self._json) > self._max_bytes else []
 
+    @property
+    def over(self) -> bool:
+        """The last event, a stop or a failure, went out: nothing may follow it."""
+        return self._answer.over
+
     def close(self) -> list[Event]:
         if self._answer.over:
             return []
