@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import httpx
 import psutil
@@ -201,3 +202,37 @@ async def test_a_worker_that_dies_costs_the_other_ones_clients_nothing(tmp_path,
         await asyncio.to_thread(stack.eventually, lambda: stack.process_of("gateway-0").pid != victim.pid)
         for client in clients.values():
             await client.aclose()
+
+
+MIB = 1 << 20
+LIMIT_BYTES = 64 * MIB
+
+
+def peak_bytes(stack: Stack) -> int:
+    """The most memory that the data-plane workers ever had, summed."""
+    total = 0
+    for name in ("gateway-0", "gateway-1"):
+        lines = Path(f"/proc/{stack.process_of(name).pid}/status").read_text().splitlines()
+        total += 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
+    return total
+
+
+def body_of(size: int) -> bytes:
+    start, end = b'{"model": "m", "max_tokens": 9, "messages": [{"role": "user", "content": "', b'"}]}'
+    return start + b"x" * (size - len(start) - len(end)) + end
+
+
+async def test_the_largest_body_passes_with_one_copy_and_a_larger_one_is_refused(tmp_path, node):
+    async with serving(tmp_path, node, grace_s=5) as stack, httpx.AsyncClient(timeout=60) as client:
+        url = f"{stack.api}/v1/chat/completions"
+        assert (await client.post(url, content=body_of(1000))).status_code == 200
+        before = peak_bytes(stack)
+        assert (await client.post(url, content=body_of(LIMIT_BYTES))).status_code == 200
+        assert len(node.requests[-1].body) == LIMIT_BYTES
+        grown = peak_bytes(stack) - before
+        assert LIMIT_BYTES < grown < 2.5 * LIMIT_BYTES, f"{grown / LIMIT_BYTES:.2f} times the body"
+        for path, wanted in {"/v1/chat/completions": "request_too_large", "/v1/messages": "error"}.items():
+            refused = await client.post(stack.api + path, content=body_of(LIMIT_BYTES + 1))
+            assert refused.status_code == 413
+            told = refused.json()
+            assert wanted in {told.get("type"), told["error"].get("code")}
