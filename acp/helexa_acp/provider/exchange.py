@@ -32,7 +32,7 @@ MAX_ERROR_BYTES = 64 * 1024
 MAX_BODY_BYTES = 32 * 1024 * 1024
 
 # Comments that say something; others only keep the connection alive.
-_TELLING = re.compile(r"\b(?:load|queue|evict|warm|wait|download|plac)|\beta\b|%", re.IGNORECASE)
+_TELLING = re.compile(r"\b(?:load|unload|queue|evict|warm|wait|download|plac)|\beta\b|%", re.IGNORECASE)
 
 
 class RefusedError(Exception):

@@ -30,9 +30,13 @@ def parse_models(value: Any) -> list[ModelInfo]:
     found: dict[str, ModelInfo] = {}
     for item in as_list(items)[:MAX_MODELS]:
         model = ModelInfo(item) if isinstance(item, str) else _model(as_dict(item))
-        if model.id:
+        if model.id and not _only_embeds(item):
             found.setdefault(model.id, model)
     return list(found.values())
+
+
+def _only_embeds(item: Any) -> bool:
+    return as_list(as_dict(item).get("capabilities")) == ["embeddings"]
 
 
 def _model(item: dict[str, Any]) -> ModelInfo:
@@ -74,7 +78,7 @@ def _images(item: dict[str, Any]) -> bool | None:
 def _state(item: dict[str, Any]) -> str | None:
     """cortex tells where a model is loaded; others do not."""
     if told := as_str(item.get("state")):
-        return {"loaded": "warm", "ready": "warm", "unloaded": "cold"}.get(told, told)
+        return {"loaded": "warm", "ready": "warm", "unloaded": "cold", "available": "cold"}.get(told, told)
     states = {as_str(as_dict(place).get("status")) for place in as_list(item.get("locations"))}
     if "loading" in states and not item.get("loaded"):
         return "loading"

@@ -1,0 +1,72 @@
+"""cortex as the endpoint: what it tells of its models and of a load shows in the picker and in the turn."""
+
+from __future__ import annotations
+
+import pytest
+
+from helexa_acp.provider.exchange import _TELLING
+from helexa_acp.provider.models import parse_models
+
+
+def model(id_: str, state: str, **more: object) -> dict[str, object]:
+    """One entry of cortex's `/v1/models`."""
+    return {
+        "id": id_,
+        "object": "model",
+        "created": 1_767_225_600,
+        "owned_by": "cortex",
+        "state": state,
+        "nodes": [{"name": "beast", "state": state, "memory_mb": 900, "progress": None, "error": None}],
+        "context_length": 40_960,
+        "max_model_len": 40_960,
+        "capabilities": ["chat", "tools", "reasoning"],
+        "pricing": None,
+    } | more
+
+
+def test_warm_and_cold_models_are_told_apart():
+    states = ("loaded", "loading", "unloading", "available", "failed")
+    models = parse_models({"object": "list", "data": [model(state, state) for state in states]})
+    assert [(info.id, info.state) for info in models] == [
+        ("loaded", "warm"),
+        ("loading", "loading"),
+        ("unloading", "unloading"),
+        ("available", "cold"),
+        ("failed", "failed"),
+    ]
+    assert {info.context_window for info in models} == {40_960}
+    assert not any(info.images for info in models)
+
+
+def test_what_was_never_loaded_has_no_context_yet():
+    (info,) = parse_models({"data": [model("m", "available", context_length=None, max_model_len=None)]})
+    assert info.context_window is None
+
+
+def test_aliases_are_models_and_what_only_embeds_is_not():
+    listed = [
+        model("embedder", "loaded", capabilities=["embeddings"]),
+        model("helexa-tiny", "loaded"),
+        model("tiny", "loaded", alias_of="helexa-tiny"),
+    ]
+    assert [info.id for info in parse_models({"data": listed})] == ["helexa-tiny", "tiny"]
+
+
+@pytest.mark.parametrize(
+    "comment",
+    [
+        "queued: waits for room on beast",
+        "evicting llama-8b from beast",
+        "unloading llama-8b",
+        "loading helexa-tiny on local 43 %",
+        "loading helexa-tiny on local 43 %, about 5 s left",
+        "waiting for helexa-tiny",
+    ],
+)
+def test_a_loads_progress_is_shown(comment: str):
+    assert _TELLING.search(comment)
+
+
+@pytest.mark.parametrize("comment", ["", "keep-alive", "ping"])
+def test_what_only_keeps_the_connection_is_not(comment: str):
+    assert not _TELLING.search(comment)
