@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -55,8 +56,8 @@ def _stream(writer: asyncio.StreamWriter, message: dict[str, Any], finish: str) 
     writer.write(STREAM_HEAD + framed(chunk({"role": "assistant", "content": ""})))
     if thoughts := message.get("reasoning_content"):
         writer.write(framed(chunk({"reasoning_content": thoughts})))
-    for word in (message["content"] or "").split(" "):
-        writer.write(framed(chunk({"content": word + " "})) if word else b"")
+    for word in re.findall(r"\s*\S+", message["content"] or ""):
+        writer.write(framed(chunk({"content": word})))
     for entry in message.get("tool_calls", ()):
         arguments = entry["function"]["arguments"]
         begun = entry | {"index": 0, "function": entry["function"] | {"arguments": ""}}
@@ -64,5 +65,9 @@ def _stream(writer: asyncio.StreamWriter, message: dict[str, Any], finish: str) 
         for at in range(0, len(arguments), 7):
             part = {"index": 0, "function": {"arguments": arguments[at : at + 7]}}
             writer.write(framed(chunk({"tool_calls": [part]})))
-    writer.write(framed(chunk({}, finish)) + framed(sse({"id": "c1", "choices": [], "usage": USAGE})))
+    writer.write(framed(chunk({}, finish)) + framed(_usage()))
     writer.write(framed(sse(b"[DONE]")) + b"0\r\n\r\n")
+
+
+def _usage() -> bytes:
+    return sse({"id": "c1", "object": "chat.completion.chunk", "model": "m", "choices": [], "usage": USAGE})

@@ -90,6 +90,7 @@ BAD = {
     ),
     "thinking unknown": (body(thinking={"type": "x"}), "thinking.type"),
     "user number": (body(metadata={"user_id": 1}), "metadata.user_id"),
+    "thread": (body(thread={"type": "create"}), "thread"),
     "mcp servers": (body(mcp_servers=[{"type": "url", "url": "https://h"}]), "mcp_servers"),
     "no JSON": (b"{", None),
     "empty": (b"", None),

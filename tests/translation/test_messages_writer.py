@@ -224,6 +224,7 @@ def test_events_that_are_no_answer_are_our_own_mistake(events):
 def test_error_types(status, kind):
     error = ApiError(status, "code", "what", param="messages[0].role")
     expected = {"type": "error", "error": {"type": kind, "message": "messages[0].role: what"}}
+    expected["error"]["details"] = {"error_code": "code"}
     assert json.loads(messages.error_body(error)) == expected
     assert list(frames(messages.error_event(error))) == [expected]
 

@@ -107,7 +107,7 @@ class Gathered:
         self.over = True
 
     def error(self, event):
-        must(set(event["error"]) == {"type", "message"}, "odd error")
+        must(set(event["error"]) == {"type", "message", "details"}, "odd error")
         self.failure = event["error"]
         self.over = True
 

@@ -19,6 +19,7 @@ from fleet.translation.messages.wire import (
     ToolUse,
 )
 from fleet.translation.shape import decode_body, is_given, reject, require_object, unknown_fields
+from neuron.wire import ApiError
 
 Json = dict[str, Any]
 
@@ -26,6 +27,8 @@ _bodies = msgspec.json.Decoder(MessagesBody)
 _counts = msgspec.json.Decoder(CountBody)
 
 _KNOWN = frozenset(MessagesBody.__struct_fields__) | TOLERATED
+# With this code Anthropic's SDK sends the whole conversation again, and no thread from then on.
+_NO_THREADS = "No message threads are kept here; send the whole conversation as `messages`."
 _EFFORT = {"xhigh": "high", "max": "high"}  # chat knows low, medium and high
 
 
@@ -64,6 +67,8 @@ def _prompt(asked: CountBody) -> Json:
     """Everything that the model's prompt is made from."""
     if asked.mcp_servers:
         reject("mcp_servers", "MCP servers are not connected to from here; offer their tools in `tools`.")
+    if asked.thread is not None:
+        raise ApiError(400, "thread_unsupported_request", _NO_THREADS, param="thread")
     prompt: Json = {"model": asked.model, "messages": chat_messages(asked.system, asked.messages)}
     prompt |= _tooling(asked) | _reasoning(asked) | _output(asked.output_config)
     if _is_prefill(asked):

@@ -23,7 +23,10 @@ def error_body(error: ApiError) -> bytes:
     """The body of an error answer. Its envelope has no field for a path: the message begins with it."""
     message = f"{error.param}: {error.message}" if error.param else error.message
     kind = _TYPE_BY_STATUS.get(error.status, "invalid_request_error" if error.status < 500 else "api_error")
-    return msgspec.json.encode({"type": "error", "error": {"type": kind, "message": message}})
+    details = {"error_code": error.code}
+    return msgspec.json.encode(
+        {"type": "error", "error": {"type": kind, "message": message, "details": details}}
+    )
 
 
 def error_event(error: ApiError) -> bytes:

@@ -148,6 +148,7 @@ class CountBody(msgspec.Struct, kw_only=True):
     thinking: ThinkingSwitch | None = None
     output_config: OutputConfig | None = None
     mcp_servers: list[Any] | None = None
+    thread: Any = None
 
 
 class MessagesBody(CountBody, kw_only=True):
