@@ -8,11 +8,15 @@ import json
 import httpx
 import pytest
 
+from fleet.gateway import metrics
 from tests.gateway.conftest import MODEL, make_house
 from tests.stubs.fake_node import STREAM_HEAD, answer_hello, chunk, framed, head
 
 REQUEST = json.dumps({"model": MODEL, "messages": [], "stream": True}).encode()
 RAW = b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % len(REQUEST) + REQUEST
+WHOLE_STREAM = STREAM_HEAD + framed(chunk({"content": "Hel"}, "stop") + b"data: [DONE]\n\n") + b"0\r\n\r\n"
+_ANSWER = json.dumps({"id": "c1", "choices": [{"index": 0, "message": {"content": "Hel"}}]}).encode()
+WHOLE_ANSWER = head(content_length=len(_ANSWER)) + _ANSWER
 FIRST = STREAM_HEAD + framed(chunk({"content": "Hel"}))
 
 
@@ -141,3 +145,85 @@ async def test_a_stop_ends_running_streams_with_an_error_event():
     response = await task
     assert "gateway_stopping" in response.text
     await client.aclose()
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_node_that_trickles_is_slow_and_not_silent(stream):
+    async def trickle(request, writer):
+        whole = WHOLE_STREAM if stream else WHOLE_ANSWER
+        for at in range(0, len(whole), 8):
+            writer.write(whole[at : at + 8])
+            await writer.drain()
+            await asyncio.sleep(0.02)
+
+    async with make_house(idle_timeout_s=0.3) as house:
+        house.node.answer = trickle
+        start = asyncio.get_running_loop().time()
+        response = await house.chat(stream=stream)
+        assert response.status_code == 200
+        assert "Hel" in response.text
+        assert "error" not in response.text
+        assert asyncio.get_running_loop().time() - start > 0.3
+
+
+async def test_a_head_that_trickles_is_given_up_in_time():
+    async def trickle(request, writer):
+        writer.write(b"HTTP/1.1 200 OK\r\nx-padding: ")
+        while not request.gone.is_set():
+            writer.write(b"x")
+            await writer.drain()
+            await asyncio.sleep(0.02)
+
+    async with make_house(first_byte_timeout_s=0.3) as house:
+        house.node.answer = trickle
+        async with asyncio.timeout(5):
+            response = await house.chat()
+        assert (response.status_code, response.json()["error"]["code"]) == (503, "node_unavailable")
+        async with asyncio.timeout(5):
+            await house.node.requests[0].gone.wait()
+
+
+@pytest.mark.parametrize(
+    ("data", "kind", "code"),
+    [
+        (b"", "closed", "node_lost"),
+        (b"HTTP/1.1 200 OK\r\ncontent-ty", "closed", "node_lost"),
+        (b"NOT HTTP\r\n\r\n", "protocol", "node_unavailable"),
+        (head(content_length=1000) + b'{"id":', "closed", "node_lost"),
+        (FIRST, "closed", ""),
+        (FIRST + b"zz\r\nnot a size\r\n", "protocol", ""),
+    ],
+    ids=[
+        "before-the-head",
+        "within-the-head",
+        "no-http",
+        "within-the-body",
+        "within-the-stream",
+        "chunk-size",
+    ],
+)
+async def test_every_fault_is_counted_by_its_kind(house, data, kind, code):
+    counter = metrics.UPSTREAM_FAILURES.labels("n0", kind)
+    before = counter._value.get()
+    house.node.answer = raw_answer(data)
+    response = await house.chat(stream=data.startswith(FIRST))
+    assert counter._value.get() == before + 1
+    if code:
+        assert (response.status_code, response.json()["error"]["code"]) == (503, code)
+    else:
+        assert response.text.count('"error":{') == 1
+
+
+async def test_a_node_that_cannot_be_reached_and_one_that_is_silent_are_counted():
+    async with make_house(first_byte_timeout_s=0.1) as house:
+        house.node.answer = hang
+        timeouts, connects = (metrics.UPSTREAM_FAILURES.labels("n0", kind) for kind in ("timeout", "connect"))
+        before = timeouts._value.get(), connects._value.get()
+        assert (await house.chat()).status_code == 503
+        house.node.refuse_connections()
+        assert (await house.chat()).status_code == 503
+        assert (timeouts._value.get(), connects._value.get()) == (before[0] + 1, before[1] + 1)
+
+
+async def hang(request, writer):
+    await request.gone.wait()
