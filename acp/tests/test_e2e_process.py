@@ -25,9 +25,7 @@ def run(env, lines, *args, judged=True):
     )
     judge = WireJudge(SCHEMA)
     judge.client_sent(HELLO)
-    answers = [
-        judge.judge(line) if judged else json.loads(line) for line in done.stdout.splitlines(keepends=True)
-    ]
+    answers = [judge.judge(line, results=judged) for line in done.stdout.splitlines(keepends=True)]
     return done, answers
 
 

@@ -8,6 +8,7 @@ import subprocess
 import pytest
 from acp_testing import clients
 from acp_testing.process import fold, without_user
+from acp_testing.schema import judge_record
 
 pytestmark = pytest.mark.clients
 
@@ -48,9 +49,17 @@ def kinds(updates):
     return {update["sessionUpdate"] for update in updates}
 
 
-def test_typescript_sdk(script, project):
+@pytest.fixture
+def agent(tmp_path):
+    """The agent's command. Every line it wrote is judged by the schema in the end."""
+    record = tmp_path / "lines"
+    yield clients.recorded_command(record)
+    assert judge_record(record, clients.SCHEMA) > 0
+
+
+def test_typescript_sdk(script, project, agent):
     env = script(SCRIPT)
-    seen = json.loads(run(clients.ts_sdk_client(project, "edit", "wait"), env).stdout)
+    seen = json.loads(run(clients.ts_sdk_client(project, "edit", "wait", agent), env).stdout)
     assert seen["initialize"]["protocolVersion"] == 1
     assert seen["first"] == {"stopReason": "end_turn"}
     assert seen["second"] == {"stopReason": "cancelled"}
@@ -66,9 +75,9 @@ def test_typescript_sdk(script, project):
     assert without_user(fold(seen["replayed"])) == fold(seen["updates"])
 
 
-def test_python_sdk(script, project):
+def test_python_sdk(script, project, agent):
     env = script(SCRIPT)
-    seen = json.loads(run(clients.python_sdk_client(project, "edit", "wait"), env).stdout)
+    seen = json.loads(run(clients.python_sdk_client(project, "edit", "wait", agent), env).stdout)
     assert seen["protocol"] == 1
     assert seen["first"] == "end_turn"
     assert seen["second"] == "cancelled"
@@ -80,9 +89,9 @@ def test_python_sdk(script, project):
 
 
 @pytest.fixture
-def acpx(script, project):
+def acpx(script, project, agent):
     env = script(SCRIPT)
-    agent = " ".join(clients.agent_command())
+    agent = " ".join(agent)
 
     def call(*args, flags=(), check=True):
         base = [clients.NODE, clients.ACPX, "--agent", agent, "--cwd", project, "--timeout", "60", *flags]

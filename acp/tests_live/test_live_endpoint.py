@@ -66,7 +66,7 @@ async def test_prompt_mode_cancel_and_load(live_env, folder):
 
 @pytest.mark.parametrize("client", [clients.ts_sdk_client, clients.python_sdk_client])
 def test_official_sdks(live_env, folder, client):
-    done = run(client(folder, QUESTION, STORY), {**live_env, "CANCEL_AT_ONCE": "1"})
+    done = run(client(folder, QUESTION, STORY, clients.agent_command()), {**live_env, "CANCEL_AT_ONCE": "1"})
     assert done.returncode == 0, done.stdout + done.stderr
     seen = json.loads(done.stdout)
     reasons = [end["stopReason"] if isinstance(end, dict) else end for end in (seen["first"], seen["second"])]

@@ -59,9 +59,14 @@ def agent_command() -> list[str]:
     return [sys.executable, "-m", "helexa_acp"]
 
 
-def ts_sdk_client(cwd: Path, let_run: str, to_cancel: str) -> list[object]:
-    return [NODE, CLIENTS / "ts_sdk_client.mjs", cwd, let_run, to_cancel, *agent_command()]
+def recorded_command(record: Path) -> list[str]:
+    """The agent, with every line of both sides written down."""
+    return [sys.executable, str(CLIENTS / "recorded_agent.py"), str(record), *agent_command()]
 
 
-def python_sdk_client(cwd: Path, let_run: str, to_cancel: str) -> list[object]:
-    return [python_sdk(), CLIENTS / "python_sdk_client.py", cwd, let_run, to_cancel, *agent_command()]
+def ts_sdk_client(cwd: Path, let_run: str, to_cancel: str, agent: list[str]) -> list[object]:
+    return [NODE, CLIENTS / "ts_sdk_client.mjs", cwd, let_run, to_cancel, *agent]
+
+
+def python_sdk_client(cwd: Path, let_run: str, to_cancel: str, agent: list[str]) -> list[object]:
+    return [python_sdk(), CLIENTS / "python_sdk_client.py", cwd, let_run, to_cancel, *agent]

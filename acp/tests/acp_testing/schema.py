@@ -31,8 +31,9 @@ class WireJudge:
         if isinstance(message, dict) and "method" in message and "id" in message:
             self._asked[json.dumps(message["id"])] = message["method"]
 
-    def judge(self, line: bytes) -> dict[str, Any]:
-        """The message, once it is found to be flawless."""
+    def judge(self, line: bytes, *, results: bool = True) -> dict[str, Any]:
+        """The message, once it is found to be flawless; without `results` not what answers a request, where
+        the client's ids do not tell which."""
         assert line.endswith(b"\n"), line[-200:]
         message = json.loads(line)
         assert message.get("jsonrpc") == "2.0", message
@@ -45,6 +46,8 @@ class WireJudge:
             self._valid("Error", message["error"])
         else:
             assert set(message) == {"jsonrpc", "id", "result"}
+            if not results:
+                return message
             method = self._asked[json.dumps(message["id"])]
             if (method, "response") in self._by_method:
                 self._valid(self._by_method[method, "response"], message["result"])
@@ -57,3 +60,19 @@ class WireJudge:
             for e in Draft202012Validator(schema).iter_errors(value)
         ]
         assert not errors, f"{name}: {errors[:3]} in {json.dumps(value)[:2000]}"
+
+
+def judge_record(record: Path, schema: Path) -> int:
+    """Judges what `clients/recorded_agent.py` wrote, of one process after the other. How many lines there were."""
+    judge, judged = WireJudge(schema), 0
+    for entry in record.read_text("utf-8").splitlines():
+        who, line = json.loads(entry)
+        if who == "client":
+            message = json.loads(line)
+            if message.get("method") == "initialize":
+                judge = WireJudge(schema)
+            judge.client_sent(message)
+        else:
+            judge.judge(line.encode())
+            judged += 1
+    return judged
