@@ -114,7 +114,8 @@ class _Verbatim:
         return b""
 
     def fail(self, error: ApiError) -> bytes:
-        return b"data: " + msgspec.json.encode(error.envelope()) + b"\n\n"
+        # The blank line ends what the node may have left half said.
+        return b"\n\ndata: " + msgspec.json.encode(error.envelope()) + b"\n\n"
 
     def whole(self, body: bytes) -> bytes:
         return body

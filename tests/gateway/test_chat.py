@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 
+from tests.gateway.conftest import make_house
 from tests.stubs.fake_node import HELLO, USAGE, answer_hello, chunk
 
 
@@ -93,16 +94,17 @@ async def test_anthropic_client_gets_its_own_dialect(house):
     assert (await house.record(2)).dialect == "anthropic-messages"
 
 
-async def test_models_and_health(house):
-    listed = (await house.client.get("/v1/models")).json()["data"]
-    assert [(model["id"], model["state"], model["context_length"]) for model in listed] == [
-        ("m", "loaded", 4096)
-    ]
-    assert listed[0]["nodes"][0]["name"] == "n0"
-    assert (await house.client.get("/v1/models/m")).json()["id"] == "m"
-    health = (await house.client.get("/health")).json()
-    assert health["status"] == "ok"
-    assert health["nodes"] == {"healthy": 1, "total": 1}
+async def test_models_and_health(redis_server):
+    async with make_house(redis_url=redis_server.url) as house:
+        listed = (await house.client.get("/v1/models")).json()["data"]
+        assert [(model["id"], model["state"], model["context_length"]) for model in listed] == [
+            ("m", "loaded", 4096)
+        ]
+        assert listed[0]["nodes"][0]["name"] == "n0"
+        assert (await house.client.get("/v1/models/m")).json()["id"] == "m"
+        health = (await house.client.get("/health")).json()
+        assert health["status"] == "ok"
+        assert health["nodes"] == {"healthy": 1, "total": 1}
 
 
 async def test_every_endpoint_is_in_the_openapi_page(house):

@@ -54,6 +54,12 @@ async def test_a_broken_stream_ends_in_one_error_event_and_harms_no_other(house,
     assert (await house.chat()).status_code == 200
 
 
+async def test_an_error_is_an_event_of_its_own_after_half_a_one(house):
+    house.node.answer = raw_answer(FIRST + framed(b'data: {"id": "c1", "choi'))
+    response = await house.chat(stream=True, stream_options={"include_usage": True})
+    assert response.text.rstrip().split("\n\n")[-1].startswith('data: {"error":{')
+
+
 @pytest.mark.parametrize("stream", [False, True])
 async def test_a_page_in_place_of_an_answer_is_the_nodes_fault(house, stream):
     house.node.answer = raw_answer(head(content_type="text/html", content_length=19) + b"<html>Hello.</html>")
