@@ -46,7 +46,8 @@ class Facts:
 def choose(snapshot: FleetSnapshot, facts: Facts) -> Route | None:
     """The replica with the least expected wait, or None when none may be asked. Equals are drawn for."""
     replicas = snapshot.replicas(facts.model)
-    candidates = _draw(replicas, facts) if len(replicas) > SAMPLE_ABOVE else _all(replicas, facts)
+    many = len(replicas) > SAMPLE_ABOVE
+    candidates = _draw(snapshot, replicas, facts) if many else _all(replicas, facts)
     if not candidates:
         candidates = _all(replicas, facts)
     if not candidates:
@@ -66,21 +67,21 @@ def _all(replicas: Sequence[tuple[NodeView, ModelView]], facts: Facts) -> list[R
     return [route for route in possible if route.node.name not in facts.avoid] or possible
 
 
-def _draw(replicas: Sequence[tuple[NodeView, ModelView]], facts: Facts) -> list[Route]:
-    """Two of many, and those that hold the prompt's beginning."""
+def _draw(
+    snapshot: FleetSnapshot, replicas: Sequence[tuple[NodeView, ModelView]], facts: Facts
+) -> list[Route]:
+    """Two of many, and two of those that hold the prompt's beginning."""
     first = facts.draw(len(replicas))
     second = (first + 1 + facts.draw(len(replicas) - 1)) % len(replicas)
-    drawn = [replicas[first], replicas[second]]
-    if facts.saved_tokens:
-        names = {node.name for node, _ in drawn}
-        drawn += [
-            pair for pair in replicas if pair[0].name in facts.saved_tokens and pair[0].name not in names
-        ]
-    return [
-        Route(node, view)
-        for node, view in drawn
-        if node.name not in facts.exclude and node.name not in facts.avoid
-    ]
+    drawn = {node.name: Route(node, view) for node, view in (replicas[first], replicas[second])}
+    holders = [name for name, tokens in facts.saved_tokens.items() if tokens]
+    if len(holders) > 2:
+        at = facts.draw(len(holders))
+        holders = [holders[at], holders[at - 1]]
+    for name in holders:
+        if name not in drawn and (replica := snapshot.replica(facts.model, name)):
+            drawn[name] = Route(*replica)
+    return [route for name, route in drawn.items() if name not in facts.exclude and name not in facts.avoid]
 
 
 def _load(route: Route, facts: Facts) -> int:

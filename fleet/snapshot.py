@@ -166,6 +166,12 @@ class FleetSnapshot:
         """Where the (resolved) model can answer now, by node name."""
         return self._replicas.get(model, ())
 
+    def replica(self, model: str, name: str) -> tuple[NodeView, ModelView] | None:
+        """The one on that node, if the (resolved) model can answer there now."""
+        node = self.nodes.get(name)
+        view = node.models.get(model) if node is not None and node.healthy else None
+        return (node, view) if node is not None and view is not None and view.state == "loaded" else None
+
     def placements(self, model: str) -> list[tuple[NodeView, ModelView]]:
         """Every node that says anything of the (resolved) model, by node name."""
         return [

@@ -105,6 +105,40 @@ def test_workers_with_stale_reports_do_not_herd(replicas):
     assert min(total) > 0.5 * 40
 
 
+@pytest.mark.parametrize("replicas", [16, 50])
+def test_workers_do_not_herd_while_reports_change_and_come_late(replicas):
+    """Every report is some requests old when it arrives; half of the answers have ended by then."""
+    draw = random.Random(11).randrange  # noqa: S311 - a simulation
+    snapshot = fleet(*(node(f"n{index}") for index in range(replicas)))
+    real = dict.fromkeys(snapshot.nodes, 0)
+    own = [dict.fromkeys(snapshot.nodes, 0) for _ in range(6)]
+    worst = 0.0
+    for number in range(60 * replicas):
+        worker = own[number % 6]
+        chosen = choose(snapshot, Facts("m", worker.__getitem__, draw=draw)).node.name
+        worker[chosen] += 1
+        real[chosen] += 1
+        if number % (5 * replicas) == 0 and number:
+            worst = max(worst, max(real.values()) / (sum(real.values()) / replicas))
+            late = dict(real)
+            for name in real:
+                real[name] -= real[name] // 2
+                for counts in own:
+                    counts[name] -= counts[name] // 2
+            for name, running in late.items():
+                snapshot = snapshot.with_node(node(name, running=running))
+    assert worst < 2.5
+
+
+def test_those_that_hold_a_prefix_are_among_the_candidates_of_many():
+    snapshot = fleet(*(node(f"n{index:03}", running=1) for index in range(200)))
+    saved = {"n150": 4000, "gone": 9000, "n007": 0}
+    for seed in range(50):
+        draw = random.Random(seed).randrange  # noqa: S311 - a simulation
+        facts = Facts("m", lambda _: 1, prompt_tokens=4000, saved_tokens=saved, draw=draw)
+        assert choose(snapshot, facts).node.name == "n150"
+
+
 # --- affinity ---
 
 
