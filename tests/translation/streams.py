@@ -55,7 +55,7 @@ blocks = st.one_of(
     st.builds(RedactedReasoning, names).map(lambda event: [event]),
     st.builds(lambda usage: [usage], usages),
     calls(inputs.map(json.dumps)),
-    calls(texts),  # not JSON
+    calls(texts.filter(str.strip)),  # not JSON
 )
 
 

@@ -26,6 +26,10 @@ TOOLS = {
         ],
         [*called("a", "f", '{"x"', ":1}"), CALLS],
     ),
+    "blank arguments": (
+        [use(call(index=0, id="a", name="f", arguments=" ")), say("tool_calls")],
+        [*called("a", "f"), CALLS],
+    ),
     "no index": (
         [
             use(call(id="a", name="f", arguments='{"x":1}')),

@@ -123,7 +123,7 @@ FIELDS = {
     ),
     "effort": ({"reasoning": {"effort": "low", "summary": "auto"}}, {"reasoning_effort": "low"}),
     "no reasoning": ({"reasoning": {"effort": "none"}}, {"chat_template_kwargs": {"enable_thinking": False}}),
-    "text": ({"text": {"format": {"type": "text"}, "verbosity": "low"}}, {}),
+    "text": ({"text": {"format": {"type": "text"}, "verbosity": "low"}}, {"verbosity": "low"}),
     "json object": (
         {"text": {"format": {"type": "json_object"}}},
         {"response_format": {"type": "json_object"}},

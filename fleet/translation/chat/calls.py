@@ -152,7 +152,7 @@ class ToolCalls:
         call.id = call.id or _string(entry.get("id"))
         call.name = call.name or _name(entry)
         fragment = _arguments(entry)
-        if fragment and (call.fragments or fragment.strip() != "null"):
+        if fragment and (call.fragments or fragment.strip() not in {"", "null"}):
             call.fragments.append(fragment)
 
     def _advance(self, events: list[Event]) -> None:

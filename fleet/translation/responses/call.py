@@ -60,6 +60,8 @@ def to_chat(body: bytes, earlier: Sequence[msgspec.Raw] = ()) -> ResponsesCall:
     chat |= _sampling(asked) | tools | _reasoning(asked.reasoning)
     if asked.text and asked.text.format:
         chat |= _format(asked.text.format)
+    if asked.text and asked.text.verbosity:
+        chat["verbosity"] = asked.text.verbosity
     limit, unknown = asked.max_output_tokens, unknown_fields(body, _KNOWN)
     encoded = msgspec.json.encode(chat)
     return ResponsesCall(

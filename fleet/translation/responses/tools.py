@@ -20,6 +20,16 @@ from fleet.translation.shape import is_given, reject, require_object
 Json = dict[str, Any]
 
 
+_HOSTED = "{!r} is run by OpenAI; 'function', 'custom' and 'namespace' work here."
+_REFUSED = {
+    "tool_search": (
+        "{!r} is a search of OpenAI's; offer every tool in `tools`. Codex does with apps = false and "
+        "plugins = false under [features] in its config.toml, and a model name that OpenAI does not have."
+    ),
+    "web_search": '{!r} is run by OpenAI. Codex leaves it out with web_search = "disabled" in config.toml.',
+}
+
+
 class Origin(msgspec.Struct, frozen=True):
     """What the client calls a tool that chat knows by one name."""
 
@@ -85,8 +95,7 @@ def _flat(tools: Sequence[Tool]) -> Iterator[tuple[str, Tool, str | None]]:
 
 def _function(tool: Tool, name: str, path: str) -> Json:
     if tool.type not in {"function", "custom"}:
-        message = f"{tool.type!r} is run by OpenAI; 'function', 'custom' and 'namespace' work here."
-        reject(f"{path}.type", message)
+        reject(f"{path}.type", _REFUSED.get(tool.type, _HOSTED).format(tool.type))
     if not tool.name:
         reject(f"{path}.name", "This field is required.")
     function: Json = {"name": name}

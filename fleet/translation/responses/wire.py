@@ -127,6 +127,7 @@ class Format(msgspec.Struct):
 
 class TextConfig(msgspec.Struct):
     format: Format | None = None
+    verbosity: Literal["low", "medium", "high"] | None = None
 
 
 class ReasoningConfig(msgspec.Struct):
