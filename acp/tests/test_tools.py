@@ -233,7 +233,7 @@ async def test_search(bench, project, monkeypatch, ripgrep):
         "print('two')"
     )
     assert (await bench.run("search", pattern="nope")).text == "[no match]"
-    with pytest.raises(ToolError, match="regular expression|regex parse error"):
+    with pytest.raises(ToolError, match=r"regular expression|regex parse error"):
         await bench.run("search", pattern="(")
 
 
