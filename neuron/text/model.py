@@ -109,7 +109,7 @@ class ModelText:
     def grammar(self, wish: Wish, prompt: str) -> str:
         """What an answer to `prompt` must look like. Raises GuideRefusedError."""
         thought = None
-        if self.reasoning is not None:
+        if self.reasoning is not None and not self.reasoning.closed_by(prompt):
             thought = self.reasoning, self._is_opened(prompt)
         added = {token.content: id_ for id_, token in self.tokenizer.get_added_tokens_decoder().items()}
         return answer_grammar(wish, added=added, format=self.tools, thought=thought)

@@ -22,6 +22,10 @@ class ReasoningMarkers:
         """Whether the prompt ends inside a block that the template opened."""
         return prompt.rstrip().endswith(self.open)
 
+    def closed_by(self, prompt: str) -> bool:
+        """Whether the prompt ends with a thought, as it does where the model is not to think."""
+        return prompt.rstrip().endswith(self.close)
+
 
 KNOWN_MARKERS = (
     ReasoningMarkers("<think>", "</think>"),

@@ -162,6 +162,15 @@ def test_an_answer_follows_the_schema_whatever_it_was_trained_to_say(http, tempe
         assert choice["finish_reason"] == "stop"
 
 
+def test_a_guided_answer_has_no_thought_where_the_model_is_not_to_think(http):
+    wanted = {"type": "json_schema", "json_schema": {"name": "weather", "schema": WEATHER, "strict": True}}
+    off = {"chat_template_kwargs": {"enable_thinking": False}}
+    choices = ask(http, "Who are you?", response_format=wanted, n=4, max_tokens=200, **off)["choices"]
+    for choice in choices:
+        assert "reasoning_content" not in choice["message"]
+        jsonschema.validate(json.loads(choice["message"]["content"]), WEATHER)
+
+
 @pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "weather"}}])
 def test_a_call_can_be_forced(http, choice):
     # Without thoughts: they are free, and about what it was never taught it may think for ever.
