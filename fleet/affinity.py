@@ -16,6 +16,7 @@ BLOCK_BYTES = 1 << 10
 MAX_BLOCKS = 64
 BYTES_PER_TOKEN = 4
 MAX_ENTRIES = 1 << 16  # about 10 MB
+MAX_PUBLISHERS = 32
 
 
 def digests(model: str, body: bytes) -> list[int]:
@@ -31,8 +32,11 @@ def digests(model: str, body: bytes) -> list[int]:
 def published(marks: Sequence[tuple[int, int]], replicas: Replicas) -> dict[str, int]:
     """What the nodes say themselves: tokens of prefill saved, by node, for those that publish digests at all.
 
-    `marks` are a body's (`neuron.wire.prefix_marks`); a node has the longest one that it names.
+    `marks` are a body's (`neuron.wire.prefix_marks`); a node has the longest one that it names. Among more
+    than `MAX_PUBLISHERS` replicas asking each would cost more than it saves.
     """
+    if len(replicas) > MAX_PUBLISHERS:
+        return {}
     return {
         node.name: next((n for digest, n in reversed(marks) if digest in view.prefixes), 0) // BYTES_PER_TOKEN
         for node, view in replicas

@@ -85,8 +85,9 @@ def _draw(
 
 
 def _load(route: Route, facts: Facts) -> int:
-    """A node's word is some hundred milliseconds old, our own count is not."""
-    return max(route.model.running + route.model.waiting, facts.in_flight(route.node.name))
+    """What the node said, some hundred milliseconds ago, and what this worker has sent there since."""
+    now, said = facts.in_flight(route.node.name), route.model.running + route.model.waiting
+    return max(said + now - route.node.in_flight, now)
 
 
 def _cost(route: Route, load: int, facts: Facts, *, cached: bool) -> float:

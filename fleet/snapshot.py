@@ -103,6 +103,7 @@ class NodeView:
     healthy: bool = False
     reason: str | None = "not reached yet"
     models: Mapping[str, ModelView] = field(default_factory=_empty)
+    in_flight: int = 0  # this worker's requests there when the node said so
 
     @property
     def name(self) -> str:

@@ -68,7 +68,7 @@ class Node:
 
     def _show(self, state: NodeState) -> None:
         before = self._view.snapshot.nodes.get(self.config.name)
-        node = view_of(self.config, state)
+        node = view_of(self.config, state, self.pool.in_flight)
         self._view.set_node(node)
         metrics.show_node(node)
         metrics.show_state(node.name, state)
@@ -90,7 +90,7 @@ class Node:
         self.pool.close()
 
 
-def view_of(config: NodeConfig, state: NodeState) -> NodeView:
+def view_of(config: NodeConfig, state: NodeState, in_flight: int = 0) -> NodeView:
     """What the snapshot keeps of a node's state."""
     loads = {load.id: load for load in state.health.models}
     models = {}
@@ -111,7 +111,7 @@ def view_of(config: NodeConfig, state: NodeState) -> NodeView:
             kv_free=load.kv_pages_free / load.kv_pages_total if load and load.kv_pages_total else None,
             prefixes=frozenset(load.prefixes if load else ()),
         )
-    return NodeView(config, healthy=True, reason=None, models=MappingProxyType(models))
+    return NodeView(config, healthy=True, reason=None, models=MappingProxyType(models), in_flight=in_flight)
 
 
 class Nodes:
