@@ -51,6 +51,10 @@ class Gateway(Section):
     stop_grace_s: PositiveFloat = Field(30.0, description="Running answers may end within this on a stop")
     record_queue_size: PositiveInt = Field(10_000, description="Finished requests waiting to be recorded")
     record_retry_s: PositiveFloat = Field(120.0, description="A batch the database refuses is given up after")
+    max_images: PositiveInt = Field(64, description="Of one request")
+    max_image_bytes: PositiveInt = 15 * MIB
+    fetch_images: bool = Field(False, description="Get those at public addresses that clients name")
+    fetch_images_timeout_s: PositiveFloat = Field(10.0, description="For all of one request")
     reserve_tokens: PositiveInt = Field(1024, description="Answer a key's limits expect without max_tokens")
 
 

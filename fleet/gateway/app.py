@@ -13,6 +13,8 @@ from cortex_site.light import LightASGI
 from fleet.gateway.api import make_api
 from fleet.gateway.connection import Limits
 from fleet.gateway.control import ControlPlane, ControlPlaneError
+from fleet.gateway.image_fetcher import ImageFetcher
+from fleet.gateway.images import Pictures
 from fleet.gateway.limits import Limiter
 from fleet.gateway.listener import Listener
 from fleet.gateway.loading import Loader
@@ -65,6 +67,7 @@ class Gateway:
         self.responses = ResponseStore(
             config.redis.url, config.responses, timeout_s=config.redis.timeout_ms / 1000
         )
+        self.pictures = Pictures(limits, ImageFetcher())
         self.open_streams = 0
         self._away: list[str] = []
 

@@ -99,6 +99,8 @@ class Exchange:
             message = f"The model '{call.model}' does not exist; GET /v1/models lists those that do."
             raise ApiError(404, "model_not_found", message, param="model")
         require_capability(snapshot, model, call)
+        if call.needs == "vision":
+            call = await gateway.pictures.admit(call, self._request.body)
         if key is not None and key.limits:
             await self._reserve(key, call)
         body = call.body if model == call.model else with_model(call.body, model)
