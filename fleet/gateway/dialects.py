@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import msgspec
 
 from fleet import translation
+from fleet.gateway import metrics
 from fleet.gateway.images import needed_capability
 from fleet.snapshot import KeyView
 from neuron.wire import ApiError
@@ -156,6 +157,7 @@ class MessagesDialect(ChatDialect):
 
     def decode(self, body: bytes) -> Call:
         call = translation.messages.to_chat(body)
+        metrics.count_unknown(self.name, call.unknown_fields)
         return Call(call.model, call.stream, call.body, needs=needed_capability(call.body))
 
     def answer(self, call: Call, request_id: str) -> Answer:
@@ -193,6 +195,7 @@ class CountTokensDialect(MessagesDialect):
 
     def decode(self, body: bytes) -> Call:
         call = translation.messages.to_count(body)
+        metrics.count_unknown(self.name, call.unknown_fields)
         return Call(
             call.model,
             False,
@@ -207,6 +210,19 @@ class CountTokensDialect(MessagesDialect):
         return _CountAnswer()
 
 
+class TokenizeDialect(ChatDialect):
+    """The count of a chat request's prompt, asked for with the request itself: as vLLM and neuron have it."""
+
+    name = "tokenize"
+    path = "/tokenize"
+
+    def decode(self, body: bytes) -> Call:
+        model, needs = decode_head(body).model, self.needs(body)
+        return Call(
+            model, False, body, node_path=self.path, needs=needs, prompt_tokens=False, answer_tokens=False
+        )
+
+
 class _CountAnswer(_Verbatim):
     def whole(self, body: bytes) -> bytes:
         return translation.messages.count_body(msgspec.json.decode(body, type=_Count).count)
@@ -219,6 +235,7 @@ class _Count(msgspec.Struct):
 CHAT = ChatDialect()
 MESSAGES = MessagesDialect()
 COUNT_TOKENS = CountTokensDialect()
+TOKENIZE = TokenizeDialect()
 COMPLETIONS = CompletionsDialect()
 EMBEDDINGS = EmbeddingsDialect()
 

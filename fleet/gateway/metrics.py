@@ -2,13 +2,14 @@
 
 Each worker writes to files under `PROMETHEUS_MULTIPROC_DIR`, which must be set before this module is
 imported; the metrics process reads them all. Names and buckets are part of the public interface. Labels come
-from the configuration and from nodes, never from a client.
+from the configuration and from nodes; from a client the names of a bounded number of fields alone.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from prometheus_client import Counter, Gauge, Histogram
@@ -82,6 +83,11 @@ SETTLEMENTS_LOST = Counter("cortex_limiter_settlements_lost_total", "Settlements
 RESPONSES_NOT_STORED = Counter(
     "cortex_responses_not_stored_total", "Answers that were to be kept and are not", ("reason",)
 )
+UNKNOWN_FIELDS = Counter(
+    "cortex_unknown_fields_total",
+    "Fields of requests that nobody knows, ignored",
+    ("dialect", "field"),
+)
 LOOP_DELAY = Histogram("cortex_event_loop_delay_seconds", "Lateness of a timer", buckets=_DELAY)
 
 _BREAKER_STATES = ("closed", "half-open", "open")
@@ -120,6 +126,19 @@ _PER_DEVICE = {
         "temp_c": "Device temperature, degrees Celsius",
     }.items()
 }
+
+
+_MAX_FIELDS = 64  # that have a label of their own; the others are counted together
+_FIELD = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,39}")
+_fields: set[str] = set()
+
+
+def count_unknown(dialect: str, fields: Iterable[str]) -> None:
+    """Names come from clients, so only the first so many of them become labels."""
+    for field in fields:
+        if len(_fields) < _MAX_FIELDS and _FIELD.fullmatch(field):
+            _fields.add(field)
+        UNKNOWN_FIELDS.labels(dialect, field if field in _fields else "other").inc()
 
 
 def show_breakers(states: Mapping[str, str]) -> None:

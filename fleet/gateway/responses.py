@@ -11,6 +11,7 @@ from typing import Any, NoReturn, TypeVar
 import msgspec
 
 from fleet import translation
+from fleet.gateway import metrics
 from fleet.gateway.dialects import Answer, Call, ChatDialect
 from fleet.gateway.images import needed_capability
 from fleet.gateway.redis_link import LinkError
@@ -38,6 +39,7 @@ class ResponsesDialect(ChatDialect):
 
     def decode(self, body: bytes, earlier: Sequence[msgspec.Raw] = ()) -> Call:
         call = translation.responses.to_chat(body, earlier)
+        metrics.count_unknown(self.name, call.unknown_fields)
         needs = needed_capability(call.body)
         return Call(call.model, call.stream, call.body, needs=needs, origin=call)
 

@@ -35,9 +35,9 @@ def decode_body(decoder: msgspec.json.Decoder[T], body: bytes, *, at: str = "") 
         raise ApiError(400, "invalid_json", "The body is nested too deeply.") from None
 
 
-def unknown_fields(body: bytes, known: Collection[str]) -> int:
-    """How many top-level fields of a body, decoded before, are not known."""
-    return sum(name not in known for name in _fields.decode(body))
+def unknown_fields(body: bytes, known: Collection[str]) -> tuple[str, ...]:
+    """The top-level fields of a body, decoded before, that are not known."""
+    return tuple(name for name in _fields.decode(body) if name not in known)
 
 
 def is_given(raw: msgspec.Raw) -> bool:

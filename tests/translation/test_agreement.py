@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from fleet.translation import messages, responses
 from neuron.api import chat_request
 from neuron.wire import ApiError
-from tests.translation.bodies import TOOL, assistant, body, user
+from tests.translation.bodies import PNG, TOOL, assistant, body, use, user
 from tests.translation.test_round_trip import conversations
 
 json_values = st.recursive(
@@ -172,6 +172,69 @@ def test_a_spoiled_body_is_a_400_or_a_request_that_the_node_can_read(good, trans
     path = data.draw(st.sampled_from(list(places(good))))
     spoiled = replaced(good, path, data.draw(json_values))
     agree(translate, json.dumps(spoiled).encode())
+
+
+def written(path):
+    """A path as errors write it."""
+    return "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in path).removeprefix(".")
+
+
+RICH = GOOD | {
+    "messages": [
+        user({"type": "image", "source": PNG}, {"type": "text", "text": "Hi"}),
+        assistant(
+            {"type": "thinking", "thinking": "h", "signature": "s"},
+            {"type": "redacted_thinking", "data": "d"},
+            use("t", "f", {"x": 1}),
+        ),
+        *GOOD["messages"][2:],
+        user(
+            {"type": "document", "title": "T", "source": {"type": "text", "data": "d"}},
+            {"type": "text", "text": "?"},
+        ),
+    ],
+    "tool_choice": {"type": "tool", "name": "f", "disable_parallel_tool_use": True},
+    "thinking": {"type": "enabled", "budget_tokens": 1024},
+    "stop_sequences": ["a"],
+    "metadata": {"user_id": "u"},
+    "temperature": 0.5,
+    "stream": False,
+}
+ALL = ASKED | {
+    "instructions": "S",
+    "max_output_tokens": 5,
+    "tool_choice": {"type": "function", "name": "f"},
+    "reasoning": {"effort": "low"},
+    "text": {"format": {"type": "json_schema", "name": "n", "schema": SCHEMA}},
+    "temperature": 0.5,
+}
+
+
+def refusal(translate, sent):
+    try:
+        translate(json.dumps(sent).encode())
+    except ApiError as error:
+        return error
+    return None
+
+
+@pytest.mark.parametrize(("good", "translate"), [(RICH, messages.to_chat), (ALL, responses.to_chat)])
+def test_a_value_of_the_wrong_type_is_named_where_it_stands(good, translate):
+    """An error names the place that was spoiled, or one around it, in the client's own dialect."""
+    named = 0
+    accepted(translate(json.dumps(good).encode()).body)
+    for path in places(good):
+        value = good
+        for key in path:
+            value = value[key]
+        wrong = 7 if isinstance(value, dict | list | str) else {"spoilt": True}
+        if error := refusal(translate, replaced(good, path, wrong)):
+            named += 1
+            param, place = error.param or "", written(path)
+            around = place == param or place.startswith((f"{param}.", f"{param}["))
+            assert around or not param, f"{place} was spoiled, {param!r} named: {error.message}"
+            assert param or not path, f"{place} was spoiled, nothing named: {error.message}"
+    assert named > len(list(places(good))) / 2
 
 
 @given(st.binary(max_size=200))

@@ -35,7 +35,7 @@ _EFFORT = {"xhigh": "high", "max": "high"}  # chat knows low, medium and high
 class ChatCall(msgspec.Struct, frozen=True):
     """A request in the upstream's dialect, and what the gateway must know of it.
 
-    `max_tokens` is 0 where tokens are only to be counted. `unknown_fields` counts the top-level fields of the
+    `max_tokens` is 0 where tokens are only to be counted. `unknown_fields` are the top-level fields of the
     client's body that this version knows nothing of.
     """
 
@@ -43,7 +43,7 @@ class ChatCall(msgspec.Struct, frozen=True):
     model: str
     stream: bool
     max_tokens: int
-    unknown_fields: int = 0
+    unknown_fields: tuple[str, ...] = ()
 
 
 def to_chat(body: bytes) -> ChatCall:

@@ -34,7 +34,7 @@ class ResponsesCall(msgspec.Struct, frozen=True):
     max_tokens: int | None
     echo: Json
     tools: dict[str, Origin]  # by the name that chat has for one
-    unknown_fields: int = 0
+    unknown_fields: tuple[str, ...] = ()
     store: bool = True
     earlier: Sequence[msgspec.Raw] = ()  # items of the conversation that this one continues
     input: Sequence[msgspec.Raw] = ()  # and this one's own
