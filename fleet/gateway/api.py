@@ -20,6 +20,7 @@ from fleet.gateway.dialects import (
     COUNT_TOKENS,
     EMBEDDINGS,
     MESSAGES,
+    TOKENIZE,
     Dialect,
 )
 from fleet.gateway.exchange import Exchange, request_id
@@ -83,6 +84,10 @@ def _declare_inference(api: NinjaAPI, gateway: Gateway) -> None:
     )
     async def count_tokens(request: LightRequest) -> HttpResponseBase:
         return await Exchange(gateway, request, COUNT_TOKENS).run()
+
+    @api.post("/tokenize", tags=["OpenAI"], openapi_extra=_body_schema(["model", "messages"]))
+    async def tokenize(request: LightRequest) -> HttpResponseBase:
+        return await Exchange(gateway, request, TOKENIZE).run()
 
     dialect = responses_api.ResponsesDialect(gateway.responses)
 
