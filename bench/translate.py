@@ -9,6 +9,8 @@ litellm       the adapter of LiteLLM (an environment of its own) on the same chu
 
 `cpu_over_passthrough` is translated to passthrough, `cpu_over_litellm` rewriting to litellm. `body_1mb_ms` is
 the translation of a request with a conversation of 1 MB.
+
+`python -m bench.translate prepare` makes LiteLLM's environment, under bench/.venvs.
 """
 
 from __future__ import annotations
@@ -30,6 +32,7 @@ CHUNKS = 20_000
 BATCH = 64  # chunks that wait in a socket at a time
 ROUNDS = 9
 LITELLM = Path("bench/.venvs/litellm/bin/python")
+LITELLM_VERSION = "1.106.2"
 CALL = Call("m", True, b"")
 
 
@@ -113,7 +116,16 @@ def litellm_per_million(python: Path) -> float | None:
     return float(done.stdout.split()[-1])
 
 
+def prepare() -> None:
+    subprocess.run([sys.executable, "-m", "venv", "--clear", LITELLM.parents[1]], check=True)
+    pip = [LITELLM, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    subprocess.run([*pip, f"litellm=={LITELLM_VERSION}"], check=True)
+
+
 def main() -> None:
+    if sys.argv[1:] == ["prepare"]:
+        prepare()
+        return
     pieces = stream()
     scale = 1e6 / len(pieces)
     taken = best(
