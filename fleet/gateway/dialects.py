@@ -6,6 +6,8 @@ rewrites both ways.
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -149,6 +151,25 @@ class EmbeddingsDialect(ChatDialect):
         return Call(head.model, False, body, node_path=self.path, needs="embeddings", answer_tokens=False)
 
 
+# Where a node refuses a field of the chat body that was made of the client's own.
+_MESSAGES_WORDS = {
+    "stop": "stop_sequences",
+    "response_format": "output_config.format",
+    "reasoning_effort": "output_config.effort",
+    "chat_template_kwargs": "thinking",
+}
+
+
+def in_words_of(words: Mapping[str, str], error: ApiError) -> ApiError:
+    """The error with the client's name for the field, where chat has another; a path within it is dropped."""
+    name = re.split(r"[.\[]", error.param or "", maxsplit=1)[0]
+    if name in words:
+        return ApiError(
+            error.status, error.code, error.message, param=words[name], retry_after_s=error.retry_after_s
+        )
+    return error
+
+
 class MessagesDialect(ChatDialect):
     """Anthropic messages: translated to chat and back."""
 
@@ -164,7 +185,7 @@ class MessagesDialect(ChatDialect):
         return _MessagesAnswer(call.model, request_id)
 
     def error_body(self, error: ApiError) -> bytes:
-        return translation.messages.error_body(error)
+        return translation.messages.error_body(in_words_of(_MESSAGES_WORDS, error))
 
 
 class _MessagesAnswer:

@@ -12,7 +12,7 @@ import msgspec
 
 from fleet import translation
 from fleet.gateway import metrics
-from fleet.gateway.dialects import Answer, Call, ChatDialect
+from fleet.gateway.dialects import Answer, Call, ChatDialect, in_words_of
 from fleet.gateway.images import needed_capability
 from fleet.gateway.redis_link import LinkError
 from fleet.gateway.response_store import ResponseStore
@@ -26,6 +26,16 @@ MAX_PAGE = 100  # OpenAI's
 _NOT_FOUND = "There is no response {!r}: it was not stored, has expired, or was deleted."
 
 T = TypeVar("T")
+
+
+_WORDS = {
+    "messages": "input",
+    "max_tokens": "max_output_tokens",
+    "response_format": "text.format",
+    "reasoning_effort": "reasoning.effort",
+    "verbosity": "text.verbosity",
+    "chat_template_kwargs": "reasoning",
+}
 
 
 class ResponsesDialect(ChatDialect):
@@ -56,6 +66,9 @@ class ResponsesDialect(ChatDialect):
             earlier = stored.conversation(stored.decode(found))
         call = self.decode(body, earlier)
         return replace(call, origin=(call.origin, owner))
+
+    def error_body(self, error: ApiError) -> bytes:
+        return super().error_body(in_words_of(_WORDS, error))
 
     def answer(self, call: Call, request_id: str) -> Answer:
         asked, owner = call.origin

@@ -255,3 +255,14 @@ def test_clients_cannot_make_labels_without_end(monkeypatch):
         if sample.labels["dialect"] == "d"
     ]
     assert len(set(rows)) <= 65
+
+
+async def test_what_a_node_refuses_is_named_in_the_clients_words(house):
+    async def refused(request, writer):
+        error = {"message": "too long", "type": "t", "code": "c", "param": "messages[3].content"}
+        body = json.dumps({"error": error}).encode()
+        writer.write(head(400, content_length=len(body)) + body)
+
+    house.node.answer = refused
+    answer = await house.client.post("/v1/responses", json={"model": "m", "input": "Hi"})
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "input")
