@@ -1,7 +1,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-SOURCES := $(wildcard ext/*.py)
+SOURCES := $(wildcard ext/*.py ext/*.pxd)
 PIP := $(BIN)/pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help

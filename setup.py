@@ -9,7 +9,7 @@ import os
 
 from setuptools import Extension, setup
 
-MODULES = ["ext.sse"]
+MODULES = ["ext.peek", "ext.sse"]
 
 
 def extensions() -> list[Extension]:
@@ -18,7 +18,11 @@ def extensions() -> list[Extension]:
         return []
     from Cython.Build import cythonize  # noqa: PLC0415 - a build-time dependency
 
-    modules = [Extension(name, [f"{name.replace('.', '/')}.py"], optional=True) for name in MODULES]
+    paths = {name: name.replace(".", "/") for name in MODULES}
+    modules = [
+        Extension(name, [f"{path}.py"], depends=[f"{path}.pxd"], optional=True)
+        for name, path in paths.items()
+    ]
     built: list[Extension] = cythonize(modules, force=True, build_dir="build/cython")
     return built
 

@@ -1,9 +1,9 @@
-# cython: language_level=3, boundscheck=False, wraparound=False
+# cython: language_level=3, boundscheck=False, wraparound=False, annotation_typing=False
 """A scanner for OpenAI's server-sent events as they pass: what happened, without building JSON.
 
 Bytes go in at any chunk boundary, the same bytes come out, except that a chunk holding nothing but usage can
-be held back from a client that did not ask for it. Written in Cython's pure-Python mode: setup.py compiles
-this very file, and without a compiler it runs as it stands.
+be held back from a client that did not ask for it. setup.py compiles this very file with the types of
+`sse.pxd`; without a compiler it runs as it stands, and regular expressions look for the keys.
 
 Why searching for keys is sound: inside a JSON string every quote is escaped, so the bytes `"usage":` can only
 be a key. The reader decides what to do with `usage` and `error`; they hold an event's data as it came.
@@ -15,14 +15,28 @@ import re
 
 MAX_EVENT_BYTES = 1 << 20  # an event longer than this passes unread
 
-# A delta that a person or a program would see: text, reasoning, or a tool call that is not an empty list.
-_VISIBLE = re.compile(
-    rb'"(?:content|reasoning_content|reasoning|text)"\s*:\s*"[^"]|"tool_calls"\s*:\s*\[\s*\{'
+_COMPILED = not __file__.endswith(".py")
+
+_QUOTE, _COLON, _OPEN_LIST, _CLOSE_LIST, _OPEN_OBJECT = 0x22, 0x3A, 0x5B, 0x5D, 0x7B
+_C, _E, _F, _R, _T, _U = 0x63, 0x65, 0x66, 0x72, 0x74, 0x75
+
+# What an event says.
+_VISIBLE = 1  # a person or a program would see it: text, reasoning, a tool call that is not an empty list
+_FINISH = 2
+_USAGE = 4
+_ERROR = 8
+_NO_CHOICES = 16
+
+_PATTERNS = (
+    (
+        _VISIBLE,
+        re.compile(rb'"(?:content|reasoning_content|reasoning|text)"\s*:\s*"[^"]|"tool_calls"\s*:\s*\[\s*\{'),
+    ),
+    (_FINISH, re.compile(rb'"finish_reason"\s*:\s*"')),
+    (_USAGE, re.compile(rb'"usage"\s*:\s*\{')),
+    (_ERROR, re.compile(rb'"error"\s*:\s*[{"]')),
+    (_NO_CHOICES, re.compile(rb'"choices"\s*:\s*\[\s*\]')),
 )
-_FINISH = re.compile(rb'"finish_reason"\s*:\s*"')
-_USAGE = re.compile(rb'"usage"\s*:\s*\{')
-_ERROR = re.compile(rb'"error"\s*:\s*[{"]')
-_NO_CHOICES = re.compile(rb'"choices"\s*:\s*\[\s*\]')
 
 
 class SSEScanner:
@@ -41,6 +55,9 @@ class SSEScanner:
 
     def feed(self, data: bytes) -> bytes:
         """Look at `data`; the bytes to pass on now (all of it, unless usage is hidden)."""
+        if not self._tail and _is_plain(data):
+            is_shown = self._note(data[6 : len(data) - 2]) or not self._hide_usage
+            return data if is_shown else b""
         buffer = self._tail + data if self._tail else data
         start = 0
         kept: list[bytes] = []
@@ -80,17 +97,121 @@ class SSEScanner:
         if data == b"[DONE]":
             self.done = True
             return True
+        return self._note(data)
+
+    def _note(self, data: bytes) -> bool:
+        """The same of an event's data."""
         self.events += 1
-        if not self.visible and _VISIBLE.search(data):
+        facts = _facts(data, len(data)) if _COMPILED else _facts_by_patterns(data)
+        if facts & _VISIBLE:
             self.visible = True
-        if not self.finished and _FINISH.search(data):
+        if facts & _FINISH:
             self.finished = True
-        if not self.error and _ERROR.search(data):
+        if facts & _ERROR and not self.error:
             self.error = data
-        if _USAGE.search(data):
+        if facts & _USAGE:
             self.usage = data
-            return not _NO_CHOICES.search(data)
+            return not facts & _NO_CHOICES
         return True
+
+
+def _is_plain(data: bytes) -> bool:
+    """Whether it is one event as every server sends them: `data: {…}` on one line and an empty one."""
+    if not data.startswith(b"data: {") or not data.endswith(b"\n\n"):
+        return False
+    return data.find(b"\n") == len(data) - 2 and data.find(b"\r") < 0
+
+
+def _facts_by_patterns(data: bytes) -> int:
+    facts = 0
+    for fact, pattern in _PATTERNS:
+        if pattern.search(data):
+            facts |= fact
+    return facts
+
+
+def _facts(data: bytes, end: int) -> int:
+    """What the patterns find, in one pass."""
+    facts, at = 0, 0
+    while True:
+        while at < end and data[at] != _QUOTE:
+            at += 1
+        at += 1
+        if at >= end:
+            return facts
+        c = data[at]
+        if c in (_C, _R, _T):
+            facts |= _delta_fact(data, at, end)
+        elif c in (_E, _F, _U):
+            facts |= _event_fact(data, at, end)
+
+
+def _delta_fact(data: bytes, at: int, end: int) -> int:
+    if _has(data, at, end, b'content"', 8):
+        return _text(data, at + 8, end)
+    if _has(data, at, end, b'choices"', 8):
+        return _list(data, at + 8, end, _CLOSE_LIST, _NO_CHOICES)
+    if _has(data, at, end, b'reasoning_content"', 18):
+        return _text(data, at + 18, end)
+    if _has(data, at, end, b'reasoning"', 10):
+        return _text(data, at + 10, end)
+    if _has(data, at, end, b'text"', 5):
+        return _text(data, at + 5, end)
+    if _has(data, at, end, b'tool_calls"', 11):
+        return _list(data, at + 11, end, _OPEN_OBJECT, _VISIBLE)
+    return 0
+
+
+def _event_fact(data: bytes, at: int, end: int) -> int:
+    if _has(data, at, end, b'finish_reason"', 14):
+        return _value(data, at + 14, end, _QUOTE, _FINISH)
+    if _has(data, at, end, b'usage"', 6):
+        return _value(data, at + 6, end, _OPEN_OBJECT, _USAGE)
+    if _has(data, at, end, b'error"', 6):
+        return _value(data, at + 6, end, _OPEN_OBJECT, _ERROR) | _value(data, at + 6, end, _QUOTE, _ERROR)
+    return 0
+
+
+def _has(data: bytes, at: int, end: int, word: bytes, size: int) -> bool:
+    if end - at < size:
+        return False
+    for i in range(size):  # noqa: SIM110 - a loop in C
+        if data[at + i] != word[i]:
+            return False
+    return True
+
+
+def _space(data: bytes, at: int, end: int) -> int:
+    while at < end and (data[at] == 0x20 or 0x09 <= data[at] <= 0x0D):
+        at += 1
+    return at
+
+
+def _colon(data: bytes, at: int, end: int) -> int:
+    """Where the value of the key that ends at `at` begins; `end` when there is none."""
+    at = _space(data, at, end)
+    return _space(data, at + 1, end) if at < end and data[at] == _COLON else end
+
+
+def _value(data: bytes, at: int, end: int, first: int, fact: int) -> int:
+    """`fact` when the key's value begins with `first`."""
+    at = _colon(data, at, end)
+    return fact if at < end and data[at] == first else 0
+
+
+def _text(data: bytes, at: int, end: int) -> int:
+    """_VISIBLE when the key's value is a string that is not empty."""
+    at = _colon(data, at, end)
+    return _VISIBLE if at + 1 < end and data[at] == _QUOTE and data[at + 1] != _QUOTE else 0
+
+
+def _list(data: bytes, at: int, end: int, first: int, fact: int) -> int:
+    """`fact` when the key's value is a list and `first` the first thing in it."""
+    at = _colon(data, at, end)
+    if at >= end or data[at] != _OPEN_LIST:
+        return 0
+    at = _space(data, at + 1, end)
+    return fact if at < end and data[at] == first else 0
 
 
 def _event_end(buffer: bytes, start: int) -> int:
@@ -109,7 +230,7 @@ def _event_end(buffer: bytes, start: int) -> int:
 def _data(event: bytes) -> bytes:
     """The `data:` lines of an event, joined as the standard says; comments and other fields are skipped."""
     if event.startswith(b"data: ") and event.count(b"\n") == 2 and event.endswith(b"\n\n"):
-        return event[6:-2]  # what every server sends
+        return event[6 : len(event) - 2]  # what every server sends
     lines = []
     for line in event.replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n"):
         if line.startswith(b"data:"):

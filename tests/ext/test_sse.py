@@ -136,3 +136,18 @@ def test_any_cut_gives_the_same(parts, data, hide):
     assert all(result == whole for result in results)
     if not hide:
         assert whole[0] == stream
+
+
+keys = "content reasoning_content reasoning text tool_calls finish_reason usage error choices context use"
+marks = ['"', '\\"', ":", " : ", "{", "}", "[", "]", "[ ]", "null", '""', '"x"', ",", "\n", "\t", "\xff"]
+words = st.sampled_from([*marks, *(f'"{key}"' for key in keys.split())]).map(
+    lambda word: word.encode("latin-1")
+)
+
+
+@given(st.lists(words, max_size=12).map(b"".join))
+def test_one_pass_finds_what_the_patterns_find(data):
+    source = load_source("sse")
+    assert source._facts(data, len(data)) == source._facts_by_patterns(data)
+    results = [run(module, b"data: {" + data.replace(b"\n", b" ") + b"\n\n") for module in NAMES]
+    assert all(result == results[0] for result in results)
