@@ -17,6 +17,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -108,22 +109,24 @@ def alternate(repeats: int, *sides: Callable[[], object]) -> list[float]:
     return [min(times) for times in zip(*([timed(s) for s in sides] for _ in range(repeats)), strict=True)]
 
 
+def serve(decoder: AnyDecoder, prompts: list[list[int]], new: int) -> None:
+    """All of them at once, to their ends."""
+    engine = Engine(decoder)
+    for tokens in prompts:
+        engine.submit(tokens, new)
+    engine.drain()
+
+
 def over_generate(decoder: AnyDecoder, model: Any, requests: int, new: int, repeats: int) -> dict[str, float]:
     """Tokens per second of `requests` at once on both sides."""
     prompts = [prompt(seed, 64) for seed in range(requests)]
     ids = torch.tensor(prompts)
 
-    def ours() -> None:
-        engine = Engine(decoder)
-        for tokens in prompts:
-            engine.submit(tokens, new)
-        engine.drain()
-
     def theirs() -> None:
         mask = torch.ones_like(ids)
         model.generate(ids, attention_mask=mask, max_new_tokens=new, do_sample=False, eos_token_id=None)
 
-    ours_s, theirs_s = alternate(repeats, ours, theirs)
+    ours_s, theirs_s = alternate(repeats, partial(serve, decoder, prompts, new), theirs)
     return {"ours": requests * new / ours_s, "theirs": requests * new / theirs_s, "ratio": theirs_s / ours_s}
 
 
@@ -132,17 +135,11 @@ def over_generate_batch(decoder: AnyDecoder, model: Any, new: int, repeats: int)
     prompts = [prompt(seed, 64) for seed in range(16)]
     config = transformers.GenerationConfig(max_new_tokens=new, do_sample=False, eos_token_id=-1)
 
-    def ours() -> None:
-        engine = Engine(decoder)
-        for tokens in prompts:
-            engine.submit(tokens, new)
-        engine.drain()
-
     def theirs() -> None:
         done = model.generate_batch(prompts, generation_config=config)
         assert sum(len(answer.generated_tokens) for answer in done.values()) == 16 * new
 
-    ours_s, theirs_s = alternate(repeats, ours, theirs)
+    ours_s, theirs_s = alternate(repeats, partial(serve, decoder, prompts, new), theirs)
     return theirs_s / ours_s
 
 
