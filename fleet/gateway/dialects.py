@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 import msgspec
 
+from ext.peek import COMPILED, peek
 from fleet import translation
 from fleet.gateway import metrics
 from fleet.gateway.images import needed_capability
@@ -30,6 +31,10 @@ class _ChatHead(msgspec.Struct):
     model: str
     stream: bool = False
     stream_options: StreamOptions | None = None
+
+    @property
+    def include_usage(self) -> bool:
+        return self.stream_options is not None and self.stream_options.include_usage
 
 
 CHAT_PATH = "/v1/chat/completions"
@@ -89,15 +94,13 @@ class ChatDialect:
         return self.decode(body)
 
     def decode(self, body: bytes) -> Call:
-        head = decode_head(body)
+        seen = peek(body) if COMPILED else None
+        head = decode_head(body) if seen is None else seen
         needs = self.needs(body)
-        asked = head.stream_options is not None and head.stream_options.include_usage
-        if not head.stream or asked:
+        if not head.stream or head.include_usage:
             return Call(head.model, head.stream, body, node_path=self.path, needs=needs)
-        fields = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
-        fields["stream_options"] = _with_usage(fields.get("stream_options"))
-        encoded = msgspec.json.encode(fields)
-        return Call(head.model, True, encoded, hide_usage=True, node_path=self.path, needs=needs)
+        asking = _with_usage(body) if seen is None else seen.with_usage()
+        return Call(head.model, True, asking, hide_usage=True, node_path=self.path, needs=needs)
 
     def needs(self, body: bytes) -> str:
         return needed_capability(body)
@@ -124,10 +127,12 @@ class _Verbatim:
         return body
 
 
-def _with_usage(options: msgspec.Raw | None) -> msgspec.Raw:
+def _with_usage(body: bytes) -> bytes:
     """Usage is asked of the node whether or not the client wants it: it is what requests are recorded by."""
-    fields = msgspec.json.decode(options, type=dict[str, msgspec.Raw] | None) if options else None
-    return msgspec.Raw(msgspec.json.encode({**(fields or {}), "include_usage": True}))
+    fields = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
+    options = msgspec.json.decode(fields.get("stream_options", b"null"), type=dict[str, msgspec.Raw] | None)
+    fields["stream_options"] = msgspec.Raw(msgspec.json.encode({**(options or {}), "include_usage": True}))
+    return msgspec.json.encode(fields)
 
 
 class CompletionsDialect(ChatDialect):
@@ -269,7 +274,7 @@ def decode_head(body: bytes) -> _ChatHead:
         return _head_decoder.decode(body)
     except msgspec.ValidationError as error:
         raise _explain(error) from error
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ApiError(400, "malformed_json", f"The request body is not valid JSON: {error}") from error
 
 
@@ -284,6 +289,9 @@ def _explain(error: msgspec.ValidationError) -> ApiError:
 
 def with_model(body: bytes, model: str) -> bytes:
     """The body with its `model` replaced; every other value stays byte for byte."""
+    seen = peek(body) if COMPILED else None
+    if seen is not None:
+        return seen.with_model(msgspec.json.encode(model))
     fields = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
     fields["model"] = msgspec.Raw(msgspec.json.encode(model))
     return msgspec.json.encode(fields)

@@ -9,8 +9,9 @@ import openai
 import pytest
 from prometheus_client import REGISTRY
 
-from fleet.gateway import metrics
+from fleet.gateway import dialects, metrics
 from fleet.snapshot import NodeConfig, ProfileView
+from neuron.wire import ApiError
 from tests.stubs.fake_node import head, refuse
 
 ANTHROPIC = {"anthropic-version": "2023-06-01"}
@@ -266,3 +267,33 @@ async def test_what_a_node_refuses_is_named_in_the_clients_words(house):
     house.node.answer = refused
     answer = await house.client.post("/v1/responses", json={"model": "m", "input": "Hi"})
     assert (answer.status_code, answer.json()["error"]["param"]) == (400, "input")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"model": "m", "messages": []}',
+        b'{"messages": [], "model": "m", "stream": true}',
+        b'{"model": "m", "stream": true, "stream_options": null}',
+        b'{"model": "m", "stream": true, "stream_options": {}}',
+        b'{"model": "m", "stream": true, "stream_options": {"include_usage": false, "x": [1, 2.50]}}',
+        b'{"model": "m", "stream": true, "stream_options": {"include_usage": true}}',
+        b'{"model": "a", "stream": true, "model": "m"}',
+        b'{"mod\\u0065l": "m", "stream": true, "max_tokens": 1.50}',
+    ],
+)
+def test_a_body_is_the_same_call_with_and_without_a_full_parse(body, monkeypatch):
+    calls = []
+    for compiled in (True, False):
+        monkeypatch.setattr(dialects, "COMPILED", compiled)
+        call = dialects.CHAT.decode(body)
+        facts = (call.model, call.stream, call.hide_usage, json.loads(call.body))
+        calls.append((*facts, json.loads(dialects.with_model(body, 'n"ä'))))
+    assert calls[0] == calls[1]
+    assert calls[0][0] == "m"
+
+
+def test_a_body_nested_beyond_measure_is_refused():
+    with pytest.raises(ApiError) as error:
+        dialects.CHAT.decode(b'{"model": "m", "x": ' + b"[" * 5000 + b"]" * 5000 + b"}")
+    assert (error.value.status, error.value.code) == (400, "malformed_json")
