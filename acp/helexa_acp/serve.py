@@ -23,17 +23,14 @@ async def serve(config: Config, read_fd: int, write_fd: int) -> None:
     agent = Agent(config, writer)
     lines = Lines()
 
-    def on_bytes(chunk: bytes) -> None:
-        for line in lines.feed(chunk):
+    def receive(complete: list[bytes | None]) -> None:
+        for line in complete:
             message = decode(line)
             if message is not None:
                 agent.connection.receive(message)
 
     def on_end() -> None:
-        for line in lines.close():
-            message = decode(line)
-            if message is not None:
-                agent.connection.receive(message)
+        receive(lines.close())
         # What arrived just before the end still gets its first steps.
         loop.call_soon(agent.connection.peer_gone)
         loop.call_soon(over.set)
@@ -41,7 +38,7 @@ async def serve(config: Config, read_fd: int, write_fd: int) -> None:
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         with contextlib.suppress(NotImplementedError, ValueError):
             loop.add_signal_handler(number, over.set)
-    FdReader(read_fd, on_bytes, on_end)
+    FdReader(read_fd, lambda chunk: receive(lines.feed(chunk)), on_end)
     await over.wait()
     await agent.aclose()
     await writer.close()

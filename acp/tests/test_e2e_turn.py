@@ -222,6 +222,38 @@ async def test_terminals_are_killed_and_released(script, start, project, how):
         assert verbs == ["wait", "kill", "output", "release"]
 
 
+@pytest.mark.parametrize(
+    ("method", "call"),
+    [
+        ("fs/read_text_file", "{ call = 'read', args = { path = 'a' } }"),
+        ("fs/read_text_file", "{ call = 'edit', args = { path = 'a', old_text = 'a', new_text = 'b' } }"),
+        ("fs/write_text_file", "{ call = 'write', args = { path = 'new', content = 'b' } }"),
+        ("terminal/create", "{ call = 'shell', args = { command = 'true' } }"),
+    ],
+)
+async def test_a_client_that_never_answers_does_not_hold_a_cancelled_turn(
+    script, start, project, method, call
+):
+    script(f"[[turn]]\nmatch = 'go'\n[[turn.reply]]\nsteps = [{call}]\n")
+    (project / "a").write_text("a")
+    late: list[str] = []
+    async with start() as agent:
+        agent.answers |= {
+            method: lambda _: HOLD,
+            "terminal/release": lambda params: late.append(params["terminalId"]) or {},
+        }
+        await agent.initialize(FULL_CLIENT)
+        session = await agent.new_session(project)
+        turn = agent.begin("session/prompt", prompt(session, "go"))
+        await agent.until(lambda: agent.calls(method))
+        agent.notify("session/cancel", sessionId=session)
+        if method == "terminal/create":  # it comes after all, and is given back
+            agent.send({"id": agent.calls(method)[0]["id"], "result": {"terminalId": "t1"}})
+        assert await agent.result(turn) == {"stopReason": "cancelled"}
+        assert late == (["t1"] if method == "terminal/create" else [])
+        assert await agent.prompt(session, "hello") == "end_turn"
+
+
 async def test_a_new_prompt_ends_the_one_before(script, start, project):
     script('[[turn]]\nmatch = "wait"\n[[turn.reply]]\nsteps = [{ text = "x" }, { hang = true }]\n')
     async with start() as agent:

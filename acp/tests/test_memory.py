@@ -134,6 +134,54 @@ def test_two_processes_take_turns_and_see_each_other(tmp_path):
     other.close()
 
 
+def test_a_choice_made_elsewhere_during_a_turn_is_read_once_and_costs_nothing(tmp_path):
+    mine, other = SessionLog(tmp_path / "s.jsonl"), SessionLog(tmp_path / "s.jsonl")
+    with mine.hold():
+        mine.append(user("u1"))
+        other.append(Chose(mode="plan"))
+        mine.append(said("a" * 100))
+    with mine.hold() as seen:
+        assert seen == [Chose(mode="plan")]
+        mine.append(Titled("T"))
+    assert mine.read_new() == []
+    mine.close()
+    with other.hold() as seen:
+        assert seen == [user("u1"), said("a" * 100), Titled("T")]
+    other.close()
+
+
+def test_a_choice_behind_a_torn_line_is_kept(tmp_path):
+    path = tmp_path / "s.jsonl"
+    path.write_bytes(encode(Titled("one")) + encode(Titled("torn"))[:9])
+    log = SessionLog(path)
+    log.read_new()
+    log.append(Chose(mode="plan"))
+    with log.hold() as seen:
+        assert seen == []
+    log.close()
+    again = SessionLog(path)
+    assert again.read_new() == [Titled("one"), Chose(mode="plan")]
+    again.close()
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from(["mine", "other"]), st.sampled_from(["append", "read"])), max_size=20)
+)
+def test_every_record_is_read_once_by_the_other_side(tmp_path_factory, steps):
+    path = tmp_path_factory.mktemp("log") / "s.jsonl"
+    logs = {"mine": SessionLog(path), "other": SessionLog(path)}
+    written, seen = {"mine": [], "other": []}, {"mine": [], "other": []}
+    for number, (who, what) in enumerate([*steps, ("mine", "read"), ("other", "read")]):
+        if what == "append":
+            written[who].append(Titled(str(number)))
+            logs[who].append(written[who][-1])
+        else:
+            seen[who] += logs[who].read_new()
+    assert seen == {"mine": written["other"], "other": written["mine"]}
+    for log in logs.values():
+        log.close()
+
+
 def test_the_lock_goes_with_its_process(tmp_path):
     path = tmp_path / "s.jsonl"
     code = (

@@ -97,10 +97,39 @@ def test_a_prefix_never_covers_what_is_opaque():
 
 
 @pytest.mark.parametrize(
-    "command", ["bash -c x", "sudo ls", "rm x", "python x.py", "/bin/sh -c x", "env ls", "xargs rm"]
+    "command",
+    [
+        *(
+            "bash -c x",
+            "sudo ls",
+            "rm x",
+            "python x.py",
+            "python3.12 x.py",
+            "/bin/sh -c x",
+            "env ls",
+            "xargs rm",
+        ),
+        *(
+            "docker run x",
+            "uv run x",
+            "npm exec x",
+            "/usr/bin/git",
+            "kubectl exec x",
+            "setsid x",
+            "git -c a=b log",
+        ),
+    ],
 )
 def test_no_prefix_is_offered_for_commands_that_run_anything(command):
     assert [rule.match for rule in grants(command)[0].rules] == ["exact"]
+
+
+@pytest.mark.parametrize(
+    ("command", "prefix"),
+    [("ls -l", "ls"), ("git log x", "git log"), ("/usr/bin/git log x", "/usr/bin/git log")],
+)
+def test_the_prefix_that_is_offered_says_what_the_command_does(command, prefix):
+    assert grants(command)[0].rules[-1] == Rule("shell", "prefix", prefix)
 
 
 def test_prefixes_are_words_not_letters():

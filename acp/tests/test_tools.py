@@ -104,7 +104,9 @@ async def test_read_slices_by_line(bench):
 
 async def test_read_refuses_what_is_no_text(bench, project):
     (project / "bin").write_bytes(b"\0\1")
-    for path in ("bin", "none", "sub"):
+    for name in ("pipe", "pipe.png"):  # reading them would wait for a writer
+        os.mkfifo(project / name)
+    for path in ("bin", "none", "sub", "pipe", "pipe.png"):
         with pytest.raises(ToolError):
             await bench.run("read", path=path)
 

@@ -98,9 +98,9 @@ async def permissions(session: Session, argument: str, _: CancelToken) -> None:
     )
 
 
-async def undo(session: Session, _: str, __: CancelToken) -> None:
+async def undo(session: Session, _: str, cancel: CancelToken) -> None:
     """All of the last turn's edits, or none: a file that changed since is a reason to stop, not to
-    overwrite."""
+    overwrite. Raises Cancelled."""
     turns = session.transcript.turns
     if not turns:
         session.say("There is no turn to take back.")
@@ -108,9 +108,9 @@ async def undo(session: Session, _: str, __: CancelToken) -> None:
     edits = _edits([record.card for record in turns[-1].cards])
     try:
         for path, edit in edits.items():
-            await _check_unchanged(session, path, edit[1])
+            await cancel.race(_check_unchanged(session, path, edit[1]))
         for path, edit in edits.items():
-            await _restore(session, path, edit[0])
+            await cancel.race(_restore(session, path, edit[0]))
     except (ToolError, OSError) as error:
         session.say(f"Not undone: {error}.")
         return

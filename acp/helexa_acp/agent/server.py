@@ -107,7 +107,7 @@ class Agent:
         return {}
 
     async def logout(self, _: Params) -> Params:
-        """Forget the keys in memory; `authenticate` brings them back."""
+        """Serve no session until `authenticate` has read the configuration, and with it the keys, again."""
         self.signed_in = False
         self.sessions.cancel_all()
         return {}

@@ -78,7 +78,7 @@ class ToolRunner:
             raise ToolError(f"there is no tool {call.name!r}; there are {', '.join(self._session.tools)}")
         args = _arguments(call, tool, truncated=truncated)
         context = self._context(card)
-        job = await tool.prepare(args, context)
+        job = await self._cancel.race(tool.prepare(args, context))  # it changes nothing
         card.change(**_described(job, args))
         verdict = await self._permitted(tool, job, card)
         if not verdict.allowed:

@@ -75,11 +75,11 @@ class Turn:
         if session.transcript.title is None and not local:
             session.set_title(one_line(prompt_text(blocks), MAX_TITLE_CHARS) or "Untitled")
         session.say_noted()
-        if command is not None and local:
-            await command.run(session, self._cancel)
-            return "cancelled" if self._cancel.cancelled else "end_turn"
-        await session.log.sync()
         try:
+            if command is not None and local:
+                await command.run(session, self._cancel)
+                return "cancelled" if self._cancel.cancelled else "end_turn"
+            await session.log.sync()
             await self._cancel.race(session.mcp.settle())
         except Cancelled:
             return "cancelled"

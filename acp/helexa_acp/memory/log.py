@@ -33,17 +33,17 @@ class SessionLog:
         self.path = path
         self._fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
         self._offset = 0  # what was read or written up to here is known
-        self._held = False
+        self._passed_over = b""  # what others wrote between two lines of ours
         self._unsynced = False
 
     def read_new(self) -> list[Record]:
         """The records after the last known one. An unfinished last line stays for later."""
-        data = bytearray()
-        while chunk := os.pread(self._fd, READ_BYTES, self._offset + len(data)):
-            data += chunk
+        others, self._passed_over = self._passed_over, b""
+        data = self._read_from(self._offset)
         whole = data.rfind(b"\n") + 1
         self._offset += whole
-        return [record for line in bytes(data[:whole]).split(b"\n") if (record := decode(line)) is not None]
+        lines = (others + data[:whole]).split(b"\n")
+        return [record for line in lines if (record := decode(line)) is not None]
 
     @contextmanager
     def hold(self) -> Iterator[list[Record]]:
@@ -56,21 +56,20 @@ class SessionLog:
             if not self._is_current():
                 raise SessionGoneError(f"session {self.path.stem} was deleted")
             self._end_torn_line()
-            self._held = True
             yield self.read_new()
         finally:
-            self._held = False
             fcntl.flock(self._fd, fcntl.LOCK_UN)
 
     def append(self, record: Record) -> None:
+        """Without the lock only what may stand anywhere, such as a choice."""
+        self._end_torn_line()
         line = encode(record)
         view = memoryview(line)
         while view:
             view = view[os.write(self._fd, view) :]
-        if (
-            self._held
-        ):  # nobody else appended since the lock was taken but for single choices; see `Transcript`
-            self._offset += len(line)
+        end = os.lseek(self._fd, 0, os.SEEK_CUR)  # appending, so this is where the line ends
+        self._passed_over += self._read_from(self._offset, end - len(line))
+        self._offset = end
         self._unsynced = True
 
     async def sync(self) -> None:
@@ -81,6 +80,16 @@ class SessionLog:
 
     def close(self) -> None:
         os.close(self._fd)
+
+    def _read_from(self, start: int, stop: int | None = None) -> bytes:
+        data = bytearray()
+        while stop is None or start + len(data) < stop:
+            size = READ_BYTES if stop is None else min(READ_BYTES, stop - start - len(data))
+            chunk = os.pread(self._fd, size, start + len(data))
+            if not chunk:
+                break
+            data += chunk
+        return bytes(data)
 
     def _is_current(self) -> bool:
         try:

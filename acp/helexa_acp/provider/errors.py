@@ -1,13 +1,12 @@
-"""What can go wrong between a request and its last event.
+"""What can go wrong between a request and its last event: a class per thing that a caller can do about it.
 
-    ProviderError ├── UnreachableError       no connection, time-out, broken stream     retry, then fail
-    over ├── OverloadedError        429, 5xx                                    wait `retry_after_s`, then
-    fail over ├── AuthFailedError        401, 403                                    ask for credentials ├──
-    ContextTooLongError    the prompt does not fit                     compact, then send again └──
-    RejectedError          any other answer that is not a completion   show it
+    UnreachableError     no connection, a time-out, a broken stream   try again, then elsewhere
+    OverloadedError      429, 5xx                                     the same, after `retry_after_s`
+    AuthFailedError      401, 403                                     ask for credentials
+    ContextTooLongError  the prompt does not fit                      make it shorter, send it again
+    RejectedError        any other answer that is no completion       show it
 
-A class per thing that a caller can do. Messages carry the endpoint and the server's own words, never the
-prompt or a key.
+Messages carry the endpoint and the server's own words, never the prompt or a key.
 """
 
 from __future__ import annotations

@@ -64,9 +64,9 @@ def replace_once(text: str, old: str, new: str) -> str:
 
 def _job(verb: str, path: Path, old: str | None, new: str, ctx: ToolContext) -> Job:
     async def run() -> Outcome:
-        if await ctx.files.read_or_none(path) != old:
+        if await ctx.cancel.race(ctx.files.read_or_none(path)) != old:
             raise ToolError(f"{path} changed while this call waited; read it again")
-        await ctx.files.write(path, new)
+        await ctx.cancel.race(ctx.files.write(path, new))
         return Outcome(
             f"{path} is written ({len(new.splitlines())} lines)", [diff_content(str(path), old, new)]
         )

@@ -74,17 +74,22 @@ class Files:
         return await asyncio.to_thread(_read_text, path)
 
 
-def _read_text(path: Path) -> str:
-    """Raises ToolError."""
+def read_bytes(path: Path, limit_bytes: int) -> bytes:
+    """A regular file and nothing that a read could wait for. Raises ToolError."""
     try:
         if not path.is_file():
             raise ToolError(f"{path} is not a file")
         size = path.stat().st_size
-        if size > MAX_FILE_BYTES:
-            raise ToolError(f"{path} has {size} bytes; at most {MAX_FILE_BYTES} are read")
-        data = path.read_bytes()
+        if size > limit_bytes:
+            raise ToolError(f"{path} has {size} bytes; at most {limit_bytes} are read")
+        return path.read_bytes()
     except OSError as error:
         raise ToolError(f"cannot read {path}: {error.strerror or error}") from error
+
+
+def _read_text(path: Path) -> str:
+    """Raises ToolError."""
+    data = read_bytes(path, MAX_FILE_BYTES)
     if b"\0" in data[:8192]:
         raise ToolError(f"{path} is not a text file")
     return data.decode("utf-8", "replace")

@@ -10,6 +10,7 @@ from typing import Any
 
 from helexa_acp.provider.types import Image
 from helexa_acp.tools.bounds import MAX_OUTPUT_CHARS, clip
+from helexa_acp.tools.files import read_bytes
 from helexa_acp.tools.tool import Job, Outcome, ToolContext, ToolError, spec
 from helexa_acp.v1.updates import image_content, location, text_content
 
@@ -46,7 +47,7 @@ class Read:
         async def run() -> Outcome:
             if kind := _IMAGES.get(path.suffix.lower()):
                 return await asyncio.to_thread(_image, path, kind, sees_images=ctx.sees_images)
-            text = _slice(await ctx.files.read(path), first, limit)
+            text = _slice(await ctx.cancel.race(ctx.files.read(path)), first, limit)
             return Outcome(text, [text_content(fenced(text))])
 
         return Job(f"Read {ctx.roots.shown(path)}", run, locations=[location(str(path), args.get("line"))])
@@ -55,13 +56,7 @@ class Read:
 def _image(path: Path, kind: str, *, sees_images: bool) -> Outcome:
     if not sees_images:
         raise ToolError(f"{path} is an image, which this model does not read")
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise ToolError(f"cannot read {path}: {error.strerror or error}") from error
-    if len(data) > MAX_IMAGE_BYTES:
-        raise ToolError(f"{path} has {len(data)} bytes; images of at most {MAX_IMAGE_BYTES} are read")
-    encoded = base64.b64encode(data).decode()
+    encoded = base64.b64encode(read_bytes(path, MAX_IMAGE_BYTES)).decode()
     return Outcome(f"[{path.name}]", [image_content(kind, encoded)], images=(Image(kind, encoded),))
 
 

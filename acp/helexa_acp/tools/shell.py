@@ -18,76 +18,30 @@ MAX_TIMEOUT_S = 1800
 MAX_COMMAND_CHARS = 100_000
 
 # Commands that run what their arguments say, or destroy: a rule for all of their uses would be a rule for
-# anything.
-_NO_PREFIX = {
-    *(
-        "bash",
-        "sh",
-        "zsh",
-        "fish",
-        "dash",
-        "env",
-        "sudo",
-        "doas",
-        "su",
-        "xargs",
-        "nohup",
-        "nice",
-        "timeout",
-        "watch",
-    ),
-    *(
-        "python",
-        "python3",
-        "perl",
-        "ruby",
-        "node",
-        "deno",
-        "bun",
-        "php",
-        "lua",
-        "awk",
-        "sed",
-        "find",
-        "ssh",
-        "rm",
-    ),
-    *(
-        "dd",
-        "mkfs",
-        "chmod",
-        "chown",
-        "curl",
-        "wget",
-        "npx",
-        "uvx",
-        "parallel",
-        "tee",
-        "mv",
-        "cp",
-        "ln",
-        "kill",
-    ),
-}
+# anything. A version at the end of a name does not count.
+_NO_PREFIX = frozenset(
+    """
+    bash sh zsh fish dash ksh pwsh busybox env sudo doas su xargs nohup nice ionice timeout watch setsid stdbuf
+    chroot unshare script expect crontab at flock strace gdb entr parallel python pypy perl ruby node deno bun php
+    lua julia Rscript tclsh osascript awk sed find ssh npx uvx rm dd mkfs chmod chown curl wget tee mv cp ln kill
+    """.split()
+)
 # Commands whose second word says what they do.
-_TWO_WORDS = {
-    *(
-        "git",
-        "npm",
-        "pnpm",
-        "yarn",
-        "cargo",
-        "go",
-        "pip",
-        "uv",
-        "poetry",
-        "docker",
-        "kubectl",
-        "make",
-        "just",
-    ),
-    *("gh", "systemctl", "apt", "brew", "dotnet", "mvn", "gradle", "bundle", "rails", "terraform", "helm"),
-}
+_TWO_WORDS = frozenset(
+    """
+    git npm pnpm yarn cargo go pip uv poetry docker podman kubectl make just gh systemctl apt brew dotnet mvn
+    gradle bundle rails terraform helm
+    """.split()
+)
+_NO_TWO_WORDS = frozenset(
+    f"{command} {verb}"
+    for verb, commands in {
+        "exec": "npm pnpm yarn docker podman kubectl bundle",
+        "dlx": "pnpm yarn",
+        "run": "uv poetry docker podman kubectl go",
+    }.items()
+    for command in commands.split()
+)
 
 
 class Shell:
@@ -127,12 +81,19 @@ def grants(command: str) -> tuple[Grant, ...]:
 def _grant(words: tuple[str, ...]) -> Grant:
     subject = shlex.join(words)
     rules = [Rule("shell", "exact", subject)]
-    num_words = 2 if words[0] in _TWO_WORDS else 1
-    prefix = words[:num_words]
-    plain = all(word and not word.startswith("-") and not set(word) & set(" \t\"'\\") for word in prefix)
-    if words[0].rpartition("/")[2] not in _NO_PREFIX and len(words) > num_words and plain:
+    prefix = _prefix(words)
+    if prefix and len(words) > len(prefix):
         rules.append(Rule("shell", "prefix", " ".join(prefix)))
     return Grant("shell", subject, tuple(rules), words)
+
+
+def _prefix(words: tuple[str, ...]) -> tuple[str, ...]:
+    """The words that say what a command does; none where they do not say enough for a rule."""
+    name = words[0].rpartition("/")[2]
+    prefix = words[: 2 if name in _TWO_WORDS else 1]
+    opaque = name.rstrip("0123456789.") in _NO_PREFIX or " ".join((name, *prefix[1:])) in _NO_TWO_WORDS
+    plain = all(word and not word.startswith("-") and not set(word) & set(" \t\"'\\") for word in prefix)
+    return prefix if plain and not opaque else ()
 
 
 def _outcome(ran: Ran, timeout_s: float) -> Outcome:

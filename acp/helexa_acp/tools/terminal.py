@@ -40,7 +40,7 @@ async def run_command(command: str, cwd: str, timeout_s: float, ctx: ToolContext
 
 async def _in_client(argv: list[str], cwd: str, timeout_s: float, ctx: ToolContext) -> Ran:
     client, session_id = ctx.client, ctx.session_id
-    terminal_id = await client.create_terminal(session_id, argv, cwd, OUTPUT_LIMIT_BYTES)
+    terminal_id = await _create(argv, cwd, ctx)
     timed_out = cancelled = False
     status: dict[str, Any] = {}
     output: dict[str, Any] = {}
@@ -68,6 +68,21 @@ async def _in_client(argv: list[str], cwd: str, timeout_s: float, ctx: ToolConte
         timed_out,
         cancelled,
     )
+
+
+async def _create(argv: list[str], cwd: str, ctx: ToolContext) -> str:
+    """Raises Cancelled; a terminal that is there by then is given back."""
+    client, session_id = ctx.client, ctx.session_id
+    creating = asyncio.create_task(client.create_terminal(session_id, argv, cwd, OUTPUT_LIMIT_BYTES))
+    try:
+        return await ctx.cancel.race(asyncio.shield(creating))
+    except Cancelled:
+        await asyncio.wait({creating}, timeout=CLEANUP_TIMEOUT_S)
+        if creating.done() and creating.exception() is None:
+            await _try("release", client, session_id, creating.result())
+        raise
+    finally:
+        creating.cancel()
 
 
 async def _try(verb: str, client: Client, session_id: str, terminal_id: str) -> dict[str, Any]:
