@@ -48,6 +48,26 @@ async def test_switching_wires_in_mid_session(configure, project, dead_port, ord
             assert json.dumps(body).count(PIXEL) == 4, path
 
 
+@pytest.mark.parametrize("wire", WIRES)
+async def test_the_projects_own_instructions_are_in_what_a_server_reads(configure, project, dead_port, wire):
+    (project / "AGENTS.md").write_text("Use tabs, say the elders.")
+    async with StrictServer(dead_port) as server, AgentProcess(configure(server.url)) as agent:
+        await agent.initialize()
+        session = await agent.new_session(project)
+        await agent.request(
+            "session/set_config_option", sessionId=session, configId="model", value=f"{wire}:m"
+        )
+        await agent.prompt(session, "x")
+        (_, body), *_ = server.asked
+    said = {
+        "chat": lambda: body["messages"][0]["content"],
+        "responses": lambda: body["instructions"],
+        "anthropic": lambda: body["system"][0]["text"],
+    }[wire]()
+    assert "Use tabs, say the elders." in said
+    assert str(project) in said
+
+
 async def test_a_quirk_is_learned_over_the_wire_and_kept_across_restarts(configure, project, dead_port):
     async with StrictServer(dead_port) as server:
         env = configure(server.url)

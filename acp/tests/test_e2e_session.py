@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import os
 import random
@@ -10,7 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from acp_testing.process import FULL_CLIENT, AgentProcess, RpcFailureError, fold, prompt
+from acp_testing.process import FULL_CLIENT, AgentProcess, RpcFailureError, fold, prompt, without_user
 
 ECHO = "[[turn]]\nmatch = 'nothing matches this'\n"
 
@@ -309,15 +310,42 @@ async def test_compaction_keeps_the_prompt_inside_the_window(script, start, proj
         session = await agent.new_session(project)
         for _ in range(6):
             assert await agent.prompt(session, "fill it") == "end_turn"
-        states = [u["status"] for u in agent.updates if u["sessionUpdate"] == "compaction_update"]
-        assert states[:2] == ["in_progress", "completed"]
+        kinds = [kind for kind in agent.kinds() if kind.startswith("compaction")]
+        first = kinds[: kinds.index("compaction_update", 1) + 1]
+        assert first == [
+            "compaction_update",
+            "compaction_summary_chunk",
+            "compaction_summary_chunk",
+            "compaction_update",
+        ]
+        used = [u["used"] for u in agent.updates if u["sessionUpdate"] == "usage_update"]
+        assert any(later < before - 1000 for before, later in itertools.pairwise(used))
         live = fold(agent.updates)
         agent.messages.clear()
         await agent.request("session/load", sessionId=session, cwd=str(project), mcpServers=[])
-        assert [e for e in fold(agent.updates) if not e[0].startswith("user")] == live
+        assert without_user(fold(agent.updates)) == live
+        assert "compaction_update" in agent.kinds()
+        assert [u["used"] for u in agent.updates if u["sessionUpdate"] == "usage_update"] == used[-1:]
 
 
-async def test_agents_md_reaches_the_model_and_a_bad_prompt_file_is_said(script, start, project, tmp_path):
+async def test_a_client_without_compaction_reads_of_it_in_the_text(script, start, project):
+    script(
+        "[[turn]]\nmatch = 'You condense'\n[[turn.reply]]\nsteps = [{ text = 'SUMMARY' }]\n"
+        "[[turn]]\nmatch = 'fill'\n[[turn.reply]]\nsteps = [{ text = '" + "x" * 8000 + "' }]\n"
+    )
+    async with start() as agent:
+        await agent.initialize()
+        session = await agent.new_session(project)
+        for text in ("fill it", "fill it", "/compact"):
+            assert await agent.prompt(session, text) == "end_turn"
+        assert "is now a summary" in agent.text()
+        agent.messages.clear()
+        await agent.request("session/load", sessionId=session, cwd=str(project), mcpServers=[])
+        assert "is now a summary" in agent.text()
+        assert not any(kind.startswith("compaction") for kind in agent.kinds())
+
+
+async def test_a_prompt_file_that_is_not_there_is_said(script, start, project, tmp_path):
     script(ECHO)
     config = Path(os.environ["HOME"]) / ".config" / "helexa-acp" / "config.toml"
     config.write_text(f'system_prompt_path = "{tmp_path}/none"\n' + config.read_text())

@@ -90,8 +90,11 @@ def as_json(commands: dict[str, Command]) -> list[dict[str, Any]]:
 
 
 def _from_file(path: Path) -> Command | None:
+    if not path.is_file():
+        return None
     try:
-        text = path.read_text("utf-8")[:MAX_FILE_CHARS]
+        with path.open(encoding="utf-8") as file:
+            text = file.read(MAX_FILE_CHARS)
     except (OSError, UnicodeError) as error:
         log.warning("command file %s is ignored: %s", path, error)
         return None

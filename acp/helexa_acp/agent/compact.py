@@ -14,7 +14,7 @@ from helexa_acp.provider.base import CancelToken
 from helexa_acp.provider.endpoints import Choice
 from helexa_acp.provider.errors import ProviderError
 from helexa_acp.provider.failover import fit
-from helexa_acp.provider.types import CompletionRequest, TextDelta
+from helexa_acp.provider.types import CompletionRequest, Message, Role, TextDelta
 from helexa_acp.v1 import updates
 
 log = logging.getLogger(__name__)
@@ -65,33 +65,36 @@ async def summarise(session: Session, choice: Choice, budget: int, cancel: Cance
     if cut <= has_summary:  # only the summary itself, or nothing, stands before the cut
         return False
     id_ = new_id("compaction")
-    _show(session, updates.compaction(id_, "in_progress"))
+    session.show(updates.compaction(id_, "in_progress"))
+    request = compaction.summary_request(choice.model, view[:cut], budget)
     try:
-        summary = await _ask(
-            session, choice, compaction.summary_request(choice.model, view[:cut], budget), cancel
-        )
+        summary = await _ask(session, choice, request, cancel, id_)
     except ProviderError as error:
         log.warning("session %s: no summary: %s", session.id, error)
-        _show(session, updates.compaction(id_, "failed", error=str(error)))
+        session.show(updates.compaction(id_, "failed", error=str(error)))
         return False
     if cancel.cancelled or not summary.strip():
-        _show(session, updates.compaction(id_, "cancelled" if cancel.cancelled else "failed"))
+        session.show(updates.compaction(id_, "cancelled" if cancel.cancelled else "failed"))
         return False
     # In the view, the summary takes the place of everything before `keep_from`.
     base = session.transcript.keep_from - 1 if has_summary else 0
-    session.keep(Compacted(summary, base + cut))
-    _show(session, updates.compaction(id_, "completed", summary=summary))
+    saved = compaction.estimate(view[:cut]) - compaction.estimate([Message.of(Role.USER, summary)])
+    session.keep(Compacted(summary, base + cut, id_, max(0, session.transcript.used_tokens - saved)))
+    session.show(updates.compaction(id_, "completed", summary=summary))
+    session.show_usage()
     if not session.client.has_compaction:
         session.say("*The older part of this conversation is now a summary for the model.*\n\n")
     return True
 
 
-async def _ask(session: Session, choice: Choice, request: CompletionRequest, cancel: CancelToken) -> str:
+async def _ask(
+    session: Session, choice: Choice, request: CompletionRequest, cancel: CancelToken, id_: str
+) -> str:
     provider = session.endpoints.provider(choice.endpoint)
+    pieces: list[str] = []
     async with aclosing(provider.complete(fit(session.endpoints, choice, request), cancel)) as events:
-        return "".join([event.text async for event in events if isinstance(event, TextDelta)])
-
-
-def _show(session: Session, update: updates.Update) -> None:
-    if session.client.has_compaction:
-        session.show(update)
+        async for event in events:
+            if isinstance(event, TextDelta):
+                pieces.append(event.text)
+                session.show(updates.summary_chunk(id_, event.text))
+    return "".join(pieces)

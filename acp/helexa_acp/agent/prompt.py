@@ -51,16 +51,23 @@ def guides_for(cwd: str) -> list[tuple[Path, str]]:
     """AGENTS.md of the repository and of each directory down to `cwd`, the nearest last."""
     folders = [Path(cwd), *Path(cwd).parents]
     root = next((i for i, folder in enumerate(folders) if (folder / ".git").exists()), 0)
-    found = []
-    for folder in reversed(folders[: root + 1]):
-        try:
-            body = (folder / GUIDE).read_text("utf-8", "replace")
-        except OSError:
-            continue
-        if len(body) > MAX_GUIDE_CHARS:
-            log.warning("%s is longer than %d characters and is cut", folder / GUIDE, MAX_GUIDE_CHARS)
-        found.append((folder / GUIDE, body[:MAX_GUIDE_CHARS]))
-    return found
+    guides = [folder / GUIDE for folder in reversed(folders[: root + 1])]
+    return [(guide, body) for guide in guides if (body := _read_guide(guide, folders[root])) is not None]
+
+
+def _read_guide(guide: Path, root: Path) -> str | None:
+    """None for what is no file of the repository: a link out of it would tell a model what lies there."""
+    try:
+        if not guide.is_file() or not guide.resolve().is_relative_to(root.resolve()):
+            return None
+        with guide.open(encoding="utf-8", errors="replace") as file:
+            body = file.read(MAX_GUIDE_CHARS + 1)
+    except OSError as error:
+        log.warning("%s cannot be read: %s", guide, error)
+        return None
+    if len(body) > MAX_GUIDE_CHARS:
+        log.warning("%s is longer than %d characters and is cut", guide, MAX_GUIDE_CHARS)
+    return body[:MAX_GUIDE_CHARS]
 
 
 def _read_override(path: Path) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from helexa_acp.memory.records import AssistantSaid, CardDone, Planned, Record, Said, UserSaid
+from helexa_acp.memory.records import AssistantSaid, CardDone, Compacted, Planned, Record, Said, UserSaid
 from helexa_acp.v1 import updates
 
 INTERRUPTED = "This call was interrupted before it had a result."
@@ -34,6 +34,8 @@ def replay(records: Iterable[Record]) -> Iterator[updates.Update]:
                 yield updates.plan(entries)
             case Said(message_id, text):
                 yield updates.message_chunk(message_id, text)
+            case Compacted(summary, compaction_id=id_) if id_:
+                yield updates.compaction(id_, "completed", summary=summary)
 
 
 def _item(item: dict[str, Any], cards: dict[str, CardDone]) -> Iterator[updates.Update]:

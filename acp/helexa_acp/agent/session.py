@@ -102,7 +102,9 @@ class Session:
         return self.endpoints.default()
 
     def show(self, update: updates.Update) -> None:
-        self.client.update(self.id, update)
+        """Unless it is of a kind that the client did not say it understands."""
+        if self.client.understands(update):
+            self.client.update(self.id, update)
 
     def keep(self, record: Record) -> None:
         self.log.append(record)

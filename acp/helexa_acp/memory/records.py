@@ -88,6 +88,8 @@ class Said:
 class Compacted:
     summary: str
     keep_from: int  # messages before this index of the whole history are replaced by the summary
+    compaction_id: str = ""  # as it was shown
+    used_tokens: int = 0  # about what the next prompt will hold
 
 
 @dataclass(frozen=True, slots=True)

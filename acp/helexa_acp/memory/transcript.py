@@ -79,6 +79,7 @@ class Transcript:
                 self.title = record.title
             case Compacted():
                 self.summary, self.keep_from = record.summary, record.keep_from
+                self.used_tokens = record.used_tokens or self.used_tokens
             case Undone():
                 self._undo(record)
             case UserSaid() | Said() | Opened():

@@ -21,17 +21,18 @@ MAX_COMMAND_CHARS = 100_000
 # anything. A version at the end of a name does not count.
 _NO_PREFIX = frozenset(
     """
-    bash sh zsh fish dash ksh pwsh busybox env sudo doas su xargs nohup nice ionice timeout watch setsid stdbuf
-    chroot unshare script expect crontab at flock strace gdb entr parallel python pypy perl ruby node deno bun php
-    lua julia Rscript tclsh osascript awk sed find ssh npx uvx rm dd mkfs chmod chown curl wget tee mv cp ln kill
-    """.split()
+    bash sh zsh fish dash ksh pwsh busybox env sudo doas su xargs nohup nice ionice timeout watch setsid
+    stdbuf chroot unshare script expect crontab at flock strace gdb entr parallel
+    python pypy perl ruby node deno bun php lua julia Rscript tclsh osascript awk sed find ssh npx uvx
+    rm dd mkfs chmod chown curl wget tee mv cp ln kill
+    """.split()  # noqa: SIM905 - one word a line would hide them
 )
 # Commands whose second word says what they do.
 _TWO_WORDS = frozenset(
     """
-    git npm pnpm yarn cargo go pip uv poetry docker podman kubectl make just gh systemctl apt brew dotnet mvn
-    gradle bundle rails terraform helm
-    """.split()
+    git npm pnpm yarn cargo go pip uv poetry docker podman kubectl make just gh systemctl apt brew dotnet
+    mvn gradle bundle rails terraform helm
+    """.split()  # noqa: SIM905
 )
 _NO_TWO_WORDS = frozenset(
     f"{command} {verb}"

@@ -64,7 +64,7 @@ class Job:
 
 @dataclass(slots=True)
 class ToolContext:
-    """What tools may use of the session. Whatever may wait for the client or the world waits in `cancel.race`."""
+    """What tools may use of the session. Whoever waits for the client or the world waits in `cancel.race`."""
 
     session_id: str
     client: Client

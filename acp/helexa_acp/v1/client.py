@@ -29,6 +29,12 @@ class Client:
         self.has_compaction = isinstance(_at(capabilities, "session", "compaction"), dict)
         self.has_terminal_auth = _at(capabilities, "auth", "terminal") is True
 
+    def understands(self, update: Update) -> bool:
+        kind = update["sessionUpdate"]
+        return (
+            self.has_notices if kind == "notice" else self.has_compaction or not kind.startswith("compaction")
+        )
+
     def update(self, session_id: str, update: Update) -> None:
         self._connection.notify("session/update", {"sessionId": session_id, "update": update})
 

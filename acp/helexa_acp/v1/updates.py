@@ -71,6 +71,14 @@ def compaction(compaction_id: str, status: str, *, summary: str = "", error: str
     return {**body, "error": error} if error else body
 
 
+def summary_chunk(compaction_id: str, text: str) -> Update:
+    return {
+        "sessionUpdate": "compaction_summary_chunk",
+        "compactionId": compaction_id,
+        "content": text_block(text),
+    }
+
+
 def text_content(text: str) -> dict[str, Any]:
     return {"type": "content", "content": text_block(text)}
 

@@ -198,7 +198,8 @@ def choose(option: str) -> Answer:
 
 
 def fold(updates: list[dict[str, Any]]) -> list[Any]:
-    """What a client shows in the end: messages by id, cards by id in their last state, the last plan."""
+    """What a client shows in the end: messages by id, cards by id in their last state, the last plan, and the
+    compactions that came to something."""
     shown: dict[str, Any] = {}
     for update in updates:
         match update["sessionUpdate"]:
@@ -210,10 +211,23 @@ def fold(updates: list[dict[str, Any]]) -> list[Any]:
             case "tool_call" | "tool_call_update":
                 card = shown.setdefault(f"card {update['toolCallId']}", {})
                 card.update({k: v for k, v in update.items() if k != "sessionUpdate"})
+            case "compaction_summary_chunk":
+                entry = shown.setdefault(f"compaction {update['compactionId']}", {"summary": ""})
+                entry["summary"] += update["content"]["text"]
+            case "compaction_update":
+                entry = shown.setdefault(f"compaction {update['compactionId']}", {"summary": ""})
+                entry["status"] = update["status"]
+                if "summary" in update:
+                    entry["summary"] = "".join(block["text"] for block in update["summary"])
             case "plan":
                 shown["plan"] = update["entries"]
     plan = shown.pop("plan", None)
-    return [*shown.items(), ("plan", plan)]
+    kept = [
+        (key, value)
+        for key, value in shown.items()
+        if not key.startswith("compaction") or value["status"] == "completed"
+    ]
+    return [*kept, ("plan", plan)]
 
 
 def without_user(shown: list[Any]) -> list[Any]:
