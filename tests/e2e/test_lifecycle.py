@@ -45,7 +45,7 @@ def unload_in_admin(stack, admin) -> None:
 
 
 def loads_in_neuron_log(stack) -> int:
-    return (stack.home / "logs" / "neuron.log").read_text().count('"path": "/models/load"')
+    return (stack.home / "logs" / "neuron.log").read_text().count('"path":"/models/load"')
 
 
 def test_a_model_unloaded_in_the_admin_answers_the_next_request(stack, admin):

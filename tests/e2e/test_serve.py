@@ -182,6 +182,7 @@ def test_a_loaded_model_answers_while_the_whole_control_plane_is_away(served, re
 
 
 def test_tasks_that_hang_are_missing_until_they_run_again(served):
+    served.eventually(lambda: served.process_of("beat").is_running())  # it may be on its way back
     beat = served.process_of("beat")
     beat.suspend()
     try:
