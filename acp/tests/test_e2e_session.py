@@ -382,14 +382,13 @@ async def test_kill_9_never_loses_a_finished_round(script, env, project):
             await again.request("session/load", sessionId=session, cwd=str(project), mcpServers=[])
             assert again.text().count("round") >= finished
             before = fold(killed.updates)[: 2 * finished]
-            kept = [e for e in fold(again.updates) if not e[0].startswith("user")]
+            kept = without_user(fold(again.updates))
             assert [key for key, _ in kept[: len(before)]] == [key for key, _ in before]
             assert await again.prompt(session, "hello") == "end_turn"
 
 
 async def _killed_after(env, project, num_rounds, pause_s):
-    agent = AgentProcess(env)
-    await agent.__aenter__()
+    agent = await AgentProcess(env).__aenter__()
     await agent.initialize()
     session = await agent.new_session(project)
     agent.begin("session/prompt", prompt(session, "go"))
