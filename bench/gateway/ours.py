@@ -1,7 +1,7 @@
 """The gateway under test, as it is in service: PostgreSQL, Redis, an API key with limits, records, metrics.
 
 One data-plane worker is pinned to the gateway's core. What else `cortex serve` runs (admin, tasks, metrics
-exporter) takes no part in a request and is left out; database and Redis run on another core.
+exporter) takes no part in a request and is left out; database and Redis run on any other.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import socket
 import subprocess
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,12 +62,12 @@ class Ours:
 
 
 @contextmanager
-def ours(folder: Path, *, port: int, node: int, core: int, rest: int) -> Iterator[Ours]:
-    """Started, not necessarily ready; `core` is the gateway's, `rest` database's and Redis's."""
+def ours(folder: Path, *, port: int, node: int, core: int, rest: Collection[int]) -> Iterator[Ours]:
+    """Started, not necessarily ready; `core` is the gateway's, `rest` are database's and Redis's."""
     folder.mkdir()
     with ExitStack() as stack:
         redis = RedisServer(folder)
-        with _on_core(rest):  # children inherit it
+        with _on_cores(rest):  # children inherit it
             redis.start()
             stack.callback(redis.stop)
             url = stack.enter_context(postgres(folder))
@@ -112,9 +112,9 @@ def _database(folder: Path) -> Any:
 
 
 @contextmanager
-def _on_core(core: int) -> Iterator[None]:
+def _on_cores(cores: Collection[int]) -> Iterator[None]:
     before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {core})
+    os.sched_setaffinity(0, cores)
     try:
         yield
     finally:

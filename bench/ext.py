@@ -1,0 +1,157 @@
+"""What the modules of `ext` bring: python -m bench.ext [--json]
+
+Microseconds per call, best of several, of each way to do the same. Ratios are to the best way without `ext`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import re
+import timeit
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import msgspec
+
+import ext
+from bench.common import machine, rounded
+from ext import peek, sse
+from neuron.api.completion import ChatChoice, Chunks
+from neuron.text.events import Content
+
+REPEATS, LEAST_S = 7, 0.05
+TEXT = "What does the scheduler do when no page is free?\n"
+SIZES = {"200 B": 0, "10 kB": 200, "1 MB": 20_000}  # lines of text in the body
+
+
+class Options(msgspec.Struct):
+    include_usage: bool = False
+
+
+class Head(msgspec.Struct):
+    model: str
+    stream: bool = False
+    stream_options: Options | None = None
+    max_tokens: int | None = None
+
+
+def us(call: Callable[[], object]) -> float:
+    number = 1
+    while timeit.timeit(call, number=number) < LEAST_S:
+        number *= 4
+    return min(timeit.repeat(call, number=number, repeat=REPEATS)) / number * 1e6
+
+
+def as_python(name: str) -> ModuleType:
+    path = Path(ext.__file__).with_name(f"{name}.py")
+    spec = importlib.util.spec_from_file_location(f"pure_{name}", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def heads(body: bytes) -> dict[str, Callable[[], object]]:
+    """Reading the head of a chat body."""
+    decode, pure = msgspec.json.Decoder(Head).decode, as_python("peek")
+    return {
+        "ext": lambda: peek.peek(body),
+        "ext as Python": lambda: pure.peek(body),
+        "msgspec": lambda: decode(body),
+        "json": lambda: json.loads(body),
+    }
+
+
+def usages(body: bytes) -> dict[str, Callable[[], object]]:
+    """Reading the head and asking for usage."""
+    decode = msgspec.json.Decoder(Head).decode
+
+    def by_msgspec() -> bytes:
+        decode(body)
+        fields = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
+        fields["stream_options"] = msgspec.Raw(b'{"include_usage":true}')
+        return msgspec.json.encode(fields)
+
+    def by_json() -> bytes:
+        return json.dumps(json.loads(body) | {"stream_options": {"include_usage": True}}).encode()
+
+    def by_ext() -> bytes:
+        seen = peek.peek(body)
+        assert seen is not None
+        return seen.with_usage()
+
+    return {"ext": by_ext, "msgspec": by_msgspec, "json": by_json}
+
+
+def body(lines: int) -> bytes:
+    messages = [{"role": "user", "content": TEXT * (lines or 1)}]
+    return json.dumps(
+        {"model": "helexa-tiny", "messages": messages, "stream": True, "max_tokens": 64}
+    ).encode()
+
+
+def chunk(text: str) -> bytes:
+    return ChatChoice(0, _chunks(), None).piece([Content(text)], ())
+
+
+def _chunks() -> Chunks:
+    return Chunks("chatcmpl-0123456789abcdef", "helexa-tiny", "chat.completion.chunk", include_usage=False)
+
+
+def scanners() -> dict[str, Callable[[], object]]:
+    """Looking at one passing chunk."""
+    data, pure = chunk(" token"), as_python("sse")
+    compiled, python = sse.SSEScanner(True), pure.SSEScanner(True)
+    wanted = re.compile(rb'"(finish_reason|usage|error)"\s*:\s*["{]')
+    return {
+        "ext": lambda: compiled.feed(data),
+        "ext as Python": lambda: python.feed(data),
+        "one regular expression": lambda: wanted.search(data),
+        "msgspec": lambda: msgspec.json.decode(data[6:]),
+        "json": lambda: json.loads(data[6:]),
+    }
+
+
+def encoders() -> dict[str, Callable[[], object]]:
+    """One chunk of neuron's stream."""
+    choice, text = ChatChoice(0, _chunks(), None), [Content(" token")]
+    head = {"id": "chatcmpl-0123456789abcdef", "object": "chat.completion.chunk", "created": 1, "model": "m"}
+
+    def whole(encode: Callable[[Any], bytes]) -> bytes:
+        choices = [{"index": 0, "delta": {"content": " token"}, "finish_reason": None}]
+        return b"data: " + encode({**head, "choices": choices}) + b"\n\n"
+
+    return {
+        "neuron": lambda: choice.piece(text, ()),
+        "msgspec": lambda: whole(msgspec.json.encode),
+        "json": lambda: whole(lambda value: json.dumps(value).encode()),
+    }
+
+
+def measure() -> dict[str, dict[str, float]]:
+    cases = {f"head of {size}": heads(body(lines)) for size, lines in SIZES.items()}
+    cases |= {f"usage asked for in {size}": usages(body(lines)) for size, lines in SIZES.items()}
+    cases |= {"a chunk scanned": scanners(), "a chunk encoded": encoders()}
+    return {name: {way: us(call) for way, call in ways.items()} for name, ways in cases.items()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m bench.ext", description=__doc__)
+    parser.add_argument("--json", action="store_true", help="nothing but one JSON object")
+    arguments = parser.parse_args()
+    if not peek.COMPILED:
+        raise SystemExit("ext is not compiled: pip install -e . with a C compiler at hand")
+    figures = rounded(measure())
+    if not arguments.json:
+        for name, ways in figures.items():
+            print(f"{name:26}", *(f"{way} {value:g}" for way, value in ways.items()), sep="   ")
+    print(json.dumps({"us": figures, "machine": machine()}))
+
+
+if __name__ == "__main__":
+    main()
