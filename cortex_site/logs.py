@@ -1,7 +1,8 @@
 """Structured logs: one JSON object a line on stderr, for every process of the project.
 
-Fields come from `extra`: `log.info("request", extra={"request_id": ..., "status": 200})`. `CORTEX_LOG=text`
-prints lines for people instead; `CORTEX_LOG_LEVEL` sets the level.
+Fields come from `extra`: `log.info("request", extra={"request_id": ..., "status": 200})`, or of a
+`msgspec.Struct` at once: `extra={"fields": record}`. `CORTEX_LOG=text` prints lines for people instead; `CORTEX_LOG_LEVEL` sets
+the level.
 """
 
 from __future__ import annotations
@@ -26,7 +27,9 @@ _CHATTY = (
 MAX_WAITING = 10_000  # lines
 GATHER_S = 0.01  # lines that follow one another so soon are one write
 CLOSE_S = 1.0
-_STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "color_message"}
+_STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {
+    *("message", "asctime", "taskName", "color_message", "fields")
+}
 
 
 def _extra(record: logging.LogRecord) -> dict[str, Any]:
@@ -51,7 +54,10 @@ class JsonFormatter(logging.Formatter):
         line |= _extra(record)
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
-        return msgspec.json.encode(line, enc_hook=str).decode()
+        encoded = msgspec.json.encode(line, enc_hook=str)
+        if fields := getattr(record, "fields", None):
+            encoded = encoded[:-1] + b"," + msgspec.json.encode(fields, enc_hook=str)[1:]
+        return encoded.decode()
 
 
 class TextFormatter(logging.Formatter):
@@ -61,7 +67,8 @@ class TextFormatter(logging.Formatter):
         super().__init__(f"%(asctime)s {program} %(levelname)s %(message)s", "%H:%M:%S")
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
-        extra = " ".join(f"{key}={value}" for key, value in _extra(record).items())
+        fields = msgspec.structs.asdict(record.fields) if hasattr(record, "fields") else {}
+        extra = " ".join(f"{key}={value}" for key, value in (_extra(record) | fields).items())
         return f"{super().formatMessage(record)} {extra}".rstrip()
 
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
-from typing import Any, Literal
+from typing import Literal
+
+import msgspec
 
 Outcome = Literal["ok", "error", "cancelled", "rejected"]
 # ok: answered in full. error: the fleet failed it. cancelled: the client left. rejected: a 4xx of ours.
 
 
-@dataclass(frozen=True, slots=True)
-class RequestRecord:
+class RequestRecord(msgspec.Struct, frozen=True):
     """One finished request. Durations in seconds, tokens as the engine counted them (0: it did not)."""
 
     request_id: str
@@ -36,10 +36,6 @@ class RequestRecord:
     finish_reason: str = ""
     attempts: tuple[tuple[str, str], ...] = ()  # nodes that failed it before: name, error code
 
-    def as_dict(self) -> dict[str, Any]:
-        """Field by field; `dataclasses.asdict` copies deeply, which takes longer than a request may."""
-        return {name: getattr(self, name) for name in _FIELDS}
-
     @property
     def tokens_per_second(self) -> float | None:
         """Completion tokens over the time from the first one to the end; None when that cannot be said."""
@@ -48,5 +44,3 @@ class RequestRecord:
         window = self.latency_s - self.ttft_s
         return (self.completion_tokens - 1) / window if window > 0 else None
 
-
-_FIELDS = tuple(field.name for field in fields(RequestRecord))

@@ -1,19 +1,18 @@
 """From finished requests to Prometheus and the database: a bounded queue and one thread.
 
-The data plane only ever puts. The thread counts a request at once and stores it in batches. When the database
-is away what is counted waits for it, as many records as the queue holds; a batch that was refused for
-`retry_s` is given up. Whatever is lost, at any place, is counted.
+The data plane only ever puts. The thread looks every `BATCH_WAIT_S` (a thread woken for each request would cost
+more than what it does for it), counts what has come and stores it in batches. When the database is away what
+is counted waits for it, as many records as the queue holds; a batch that was refused for `retry_s` is given
+up. Whatever is lost, at any place, is counted.
 """
 
 from __future__ import annotations
 
 import logging
-import queue
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from itertools import islice
 
 from fleet.gateway import metrics
@@ -23,7 +22,7 @@ from fleet.records import RequestRecord
 log = logging.getLogger("cortex.records")
 
 BATCH_SIZE = 500
-BATCH_WAIT_S = 0.5
+BATCH_WAIT_S = 0.25
 RETRY_S = 2.0
 
 Item = tuple[RequestRecord, Sequence[float]]  # with the times at which its chunks came
@@ -46,7 +45,8 @@ class Recorder:
         self._store = store
         self._known = known
         self._retry_s = retry_s
-        self._queue: queue.Queue[Item | None] = queue.Queue(queue_size)
+        self._queue_size = queue_size
+        self._queue: deque[Item] = deque()
         self._counted: deque[RequestRecord] = deque()  # not stored yet; the thread's own
         self._refused_since: float | None = None
         self._retry_at = 0.0
@@ -58,50 +58,44 @@ class Recorder:
 
     def put(self, record: RequestRecord, chunk_times: Sequence[float] = ()) -> None:
         """Never waits. `chunk_times` are monotonic, of a stream's chunks in their order."""
-        try:
-            self._queue.put_nowait((record, chunk_times))
-        except queue.Full:
+        if len(self._queue) < self._queue_size:
+            self._queue.append((record, chunk_times))
+        else:
             metrics.DROPPED.inc()
 
     @property
     def waiting(self) -> int:
         """Records that are not stored yet."""
-        return self._queue.qsize() + len(self._counted)
+        return len(self._queue) + len(self._counted)
 
     def close(self, timeout_s: float) -> None:
         """Write what is queued, for at most `timeout_s`."""
         self._stopping.set()
-        with suppress(queue.Full):
-            self._queue.put_nowait(None)  # wakes a thread that waits for a record
         self._thread.join(timeout_s)
         if lost := self.waiting:
             metrics.DROPPED.inc(lost)
             log.error("request records lost at stop", extra={"count": lost})
 
     def _run(self) -> None:
-        while not self._stopping.is_set() or not self._queue.empty():
+        while not self._stopping.wait(BATCH_WAIT_S):
             self._count()
             self._write()
+        self._count()
         self._retry_at = 0.0  # a last try
         self._write()
 
     def _count(self) -> None:
-        """Up to BATCH_SIZE records into the metrics, waiting BATCH_WAIT_S for the first."""
-        tally, wait_s = Tally(), BATCH_WAIT_S
-        with suppress(queue.Empty):
-            for _ in range(BATCH_SIZE):
-                item = self._queue.get(timeout=wait_s)
-                if item is None:
-                    break
-                record, chunk_times = item
-                tally.add(record, chunk_times, known=self._known(record.model))
-                self._counted.append(record)
-                wait_s = 0.0
+        """What has come, into the metrics."""
+        tally = Tally()
+        for _ in range(len(self._queue)):
+            record, chunk_times = self._queue.popleft()
+            tally.add(record, chunk_times, known=self._known(record.model))
+            self._counted.append(record)
         tally.flush()
 
     def _write(self) -> None:
         """Store what is counted, oldest first, until the database refuses."""
-        if (over := len(self._counted) - self._queue.maxsize) > 0:
+        if (over := len(self._counted) - self._queue_size) > 0:
             self._drop(over, "more of them than may wait for the database")
         while self._counted and time.monotonic() >= self._retry_at:
             batch = list(islice(self._counted, BATCH_SIZE))

@@ -5,9 +5,9 @@ from __future__ import annotations
 import threading
 import time
 from contextlib import contextmanager
-from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace
 from prometheus_client import REGISTRY
 
 from fleet.gateway import recorder as module
@@ -104,7 +104,7 @@ def test_a_long_outage_costs_the_oldest_and_each_is_counted(database):
     with dropped() as lost, recording(database, queue_size=20) as recorder:
         for record in numbered(70):
             recorder.put(record)
-            until(recorder._queue.empty)
+            until(lambda: not recorder._queue)
         until(lambda: recorder.waiting <= 20)
         database.away = False
         until(lambda: not recorder.waiting)
