@@ -12,7 +12,16 @@ from pathlib import Path
 from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import (
+    AfterValidator,
+    AliasChoices,
+    BeforeValidator,
+    Field,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)
 from pydantic_settings import SettingsConfigDict
 
 from cortex_site.settings_file import Listen, Section, Settings, is_loopback, load, split_listen
@@ -25,10 +34,22 @@ def _http_url(value: str) -> str:
     parts = urlsplit(value)
     if parts.scheme not in {"http", "https"} or not parts.hostname:
         raise ValueError("expected a URL such as http://host:13131")
+    if parts.username is not None or parts.query or parts.fragment:
+        raise ValueError("expected a URL without user, query or fragment; a key goes into `api_key`")
     return value.rstrip("/")
 
 
 HttpUrl = Annotated[str, AfterValidator(_http_url)]
+
+
+def _names(value: object) -> object:
+    """A list of names is short for a table in which each stands for itself."""
+    if isinstance(value, list) and all(isinstance(name, str) for name in value):
+        return {name: name for name in value}
+    return value
+
+
+Names = Annotated[dict[str, str], BeforeValidator(_names)]
 
 
 class Gateway(Section):
@@ -93,11 +114,29 @@ class Retention(Section):
 
 
 class Neuron(Section):
-    """One GPU host."""
+    """One GPU host; or with kind "openai" another OpenAI-compatible server, that nothing is loaded on."""
 
     name: str = Field(min_length=1, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
-    endpoint: HttpUrl
-    token: str | None = Field(None, repr=False, description="The shared secret of that neuron's API")
+    kind: Literal["neuron", "openai"] = "neuron"
+    endpoint: HttpUrl = Field(validation_alias=AliasChoices("endpoint", "base_url"))
+    token: str | None = Field(
+        None,
+        repr=False,
+        validation_alias=AliasChoices("token", "api_key"),
+        description="The shared secret of that neuron's API, or the key of that server's",
+    )
+    models: Names = Field({}, description='Those of a server that are used; {"ours" = "its own"} renames')
+    max_requests: PositiveInt | None = Field(None, description="Of one gateway at once; the others wait")
+    first_byte_timeout_s: PositiveFloat | None = Field(None, description="The gateway's own when absent")
+    idle_timeout_s: PositiveFloat | None = Field(None, description="The gateway's own when absent")
+
+    @model_validator(mode="after")
+    def _fits_its_kind(self) -> Self:
+        if self.kind == "neuron" and urlsplit(self.endpoint).path:
+            raise ValueError('endpoint: a neuron has no path; for another server say kind = "openai"')
+        if self.kind == "neuron" and self.models:
+            raise ValueError('models: only for kind = "openai"; a neuron says itself what it has')
+        return self
 
 
 class Database(Section):

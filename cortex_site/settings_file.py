@@ -17,7 +17,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
 DELIMITER = "__"
-SECRET_KEYS = frozenset({"token", "url", "password"})  # their values are never shown
+SECRET_KEYS = frozenset({"api_key", "token", "url", "password"})  # their values are never shown
 
 
 class ConfigError(Exception):
@@ -134,8 +134,13 @@ def _explain(error: Any, path: Path | None, text: str, prefix: str) -> str:
             return f"{source}: {key} is missing"
         case _:
             message = error["msg"].removeprefix("Value error, ")
-            found = "" if loc and loc[-1] in SECRET_KEYS else f" (found {error['input']!r})"
-            return f"{source}: {key}: {message[0].lower()}{message[1:]}{found}"
+            return f"{source}: {key}: {message[0].lower()}{message[1:]}{_found(loc, error['input'])}"
+
+
+def _found(loc: tuple[str | int, ...], value: object) -> str:
+    """What was there instead; of a table, or a URL with a password, that would show a secret."""
+    hidden = (loc and loc[-1] in SECRET_KEYS) or isinstance(value, dict) or "@" in str(value)
+    return "" if hidden else f" (found {value!r})"
 
 
 def _variable_for(variable: str) -> str | None:

@@ -7,12 +7,14 @@ two. Nothing here does I/O, knows Django or reads a clock.
 
 from __future__ import annotations
 
+import re
 from bisect import insort
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal
+from urllib.parse import urlsplit
 
 from fleet.limits import KeyLimits
 
@@ -23,13 +25,37 @@ def _empty() -> Mapping[str, Any]:
     return EMPTY
 
 
+_VERSIONED = re.compile(r"/v\d\w*(/|$)")
+
+
 @dataclass(frozen=True, slots=True)
 class NodeConfig:
-    """One neuron as the operator named it."""
+    """A neuron, or another OpenAI-compatible server, as the operator named it."""
 
     name: str
-    endpoint: str  # http://host:port, no trailing slash
+    endpoint: str  # http://host:port, of a server its base URL; no trailing slash
     token: str | None = field(default=None, repr=False)
+    kind: Literal["neuron", "openai"] = "neuron"
+    models: Mapping[str, str] = field(default_factory=_empty)  # our name → its own; empty: all it has
+    max_requests: int | None = None  # of one gateway at once
+    first_byte_timeout_s: float | None = None  # the gateway's own when None
+    idle_timeout_s: float | None = None
+
+    @property
+    def is_foreign(self) -> bool:
+        """No neuron: it has no lifecycle, and is told nothing of the fleet."""
+        return self.kind != "neuron"
+
+    @property
+    def base(self) -> str:
+        """The URL below which `path` is asked for."""
+        return self.endpoint.removesuffix("/v1") if self.is_foreign else self.endpoint
+
+    def path(self, path: str) -> str:
+        """`path` (`/v1/…`) on this node; a base URL may end in a version of its own (`/v1beta/openai`)."""
+        if self.is_foreign and _VERSIONED.search(urlsplit(self.base).path):
+            return path.removeprefix("/v1")
+        return path
 
 
 @dataclass(frozen=True, slots=True)

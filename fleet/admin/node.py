@@ -2,19 +2,30 @@ from __future__ import annotations
 
 from typing import Any
 
+from django import forms
 from django.contrib import admin
 from django.db.models import QuerySet, Sum
-from django.forms import PasswordInput
 from django.http import HttpRequest
 from django.utils.safestring import SafeString
 
 from fleet.admin.base import ConfiguredAdmin, ReadOnlyAdmin, age, memory_bar
 from fleet.models import Device, Node
 
+CONFIGURED = (
+    "name",
+    "kind",
+    "endpoint",
+    "token",
+    "model_names",
+    "max_requests",
+    "first_byte_timeout_s",
+    "idle_timeout_s",
+)
 OBSERVED = (
     "healthy",
     "status",
     "reason",
+    "warnings",
     "misses",
     "last_seen_at",
     "version",
@@ -30,24 +41,52 @@ OBSERVED = (
 )
 
 
+class NodeForm(forms.ModelForm):
+    """The token is written, never read back: left empty, it stays."""
+
+    forget_token = forms.BooleanField(required=False, help_text="Send none any more.")
+
+    class Meta:
+        model = Node
+        fields = CONFIGURED
+        widgets = {"token": forms.PasswordInput(attrs={"autocomplete": "new-password"})}
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if "token" in self.fields and self.instance.token:
+            self.fields["token"].help_text += " One is set; left empty, it stays."
+
+    def clean(self) -> dict[str, Any]:
+        given: dict[str, Any] = super().clean() or {}
+        given["model_names"] = given.get("model_names") or {}
+        if given.get("forget_token"):
+            given["token"] = ""
+        elif not given.get("token"):
+            given["token"] = self.initial.get("token", "")
+        return given
+
+
 @admin.register(Node)
 class NodeAdmin(ConfiguredAdmin):
+    form = NodeForm
     list_display = (
         "name",
+        "kind",
         "endpoint",
         "healthy",
         "status",
         "memory",
         "seen",
         "version",
-        "reason",
+        "problem",
         "from_file",
     )
-    list_filter = ("healthy", "status", "from_file")
+    list_filter = ("kind", "healthy", "status", "from_file")
     search_fields = ("name", "endpoint", "hostname")
     readonly_fields = OBSERVED
     fieldsets = (
-        (None, {"fields": ("name", "endpoint", "token")}),
+        (None, {"fields": CONFIGURED[:4]}),
+        ("Limits", {"fields": CONFIGURED[4:], "description": "An empty field is the gateway's own."}),
         ("Observed", {"fields": OBSERVED}),
     )
 
@@ -60,14 +99,13 @@ class NodeAdmin(ConfiguredAdmin):
 
     def get_fieldsets(self, request: HttpRequest, obj: Any = None) -> Any:
         """A page that cannot be changed would show the token in clear: it has none."""
-        if self.has_change_permission(request, obj):
-            return self.fieldsets
-        return ((None, {"fields": ("name", "endpoint")}), *self.fieldsets[1:])
+        secrets = ("token", "forget_token") if obj and obj.token else ("token",)
+        shown = secrets if self.has_change_permission(request, obj) else ()
+        return ((None, {"fields": (*CONFIGURED[:3], *shown)}), *self.fieldsets[1:])
 
-    def formfield_for_dbfield(self, db_field: Any, request: HttpRequest, **kwargs: Any) -> Any:
-        if db_field.name == "token":
-            kwargs["widget"] = PasswordInput(render_value=True)
-        return super().formfield_for_dbfield(db_field, request, **kwargs)
+    @admin.display(description="problem")
+    def problem(self, node: Node) -> str:
+        return "; ".join(text for text in (node.reason, *node.warnings) if text)
 
     @admin.display(description="memory", ordering="used_mb")
     def memory(self, node: Any) -> SafeString:

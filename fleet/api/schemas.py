@@ -43,10 +43,12 @@ class PlacementOut(Schema):
 
 class NodeOut(Schema):
     name: str
+    kind: str
     endpoint: str
     healthy: bool
     status: str
     reason: str
+    warnings: list[str]
     version: str
     hostname: str
     pid: int | None

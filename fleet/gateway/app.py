@@ -13,6 +13,7 @@ from cortex_site.light import LightASGI
 from fleet.gateway.api import make_api
 from fleet.gateway.connection import Limits
 from fleet.gateway.control import ControlPlane, ControlPlaneError
+from fleet.gateway.following import Asking
 from fleet.gateway.image_fetcher import ImageFetcher
 from fleet.gateway.images import Pictures
 from fleet.gateway.limits import Limiter
@@ -50,6 +51,8 @@ class Gateway:
                 max_connections=limits.max_connections_per_node,
                 queue_s=limits.connection_wait_s,
             ),
+            Asking(config.poll.interval_s, config.poll.misses_until_unhealthy),
+            workers=limits.workers,
         )
         self.loader = Loader(self.view, control, limits.load_wait_s)
         self.recorder = Recorder(

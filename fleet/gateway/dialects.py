@@ -251,7 +251,10 @@ class TokenizeDialect(ChatDialect):
 
 class _CountAnswer(_Verbatim):
     def whole(self, body: bytes) -> bytes:
-        return translation.messages.count_body(msgspec.json.decode(body, type=_Count).count)
+        try:
+            return translation.messages.count_body(msgspec.json.decode(body, type=_Count).count)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise ApiError(502, "node_error", "The node did not count the prompt's tokens.") from error
 
 
 class _Count(msgspec.Struct):

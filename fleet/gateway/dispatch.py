@@ -16,14 +16,13 @@ import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
-import msgspec
-
 from fleet import router
 from fleet.affinity import BYTES_PER_TOKEN, digests, published
 from fleet.gateway import metrics
 from fleet.gateway.connection import UpstreamError
 from fleet.gateway.loading import Loader
-from fleet.gateway.nodes import Nodes
+from fleet.gateway.nodes import Node, Nodes
+from fleet.gateway.refusals import read_refusal
 from fleet.gateway.upstream import Response
 from fleet.gateway.view import FleetView
 from neuron.wire import ApiError, prefix_marks
@@ -33,24 +32,13 @@ log = logging.getLogger("cortex.dispatch")
 MAX_ATTEMPTS = 4
 MIN_CHOICE = 2  # replicas; with fewer there is nothing to weigh
 JSON, EVENTS = "application/json", "text/event-stream"  # what a node answers with
-MAX_ERROR_BYTES = 1 << 20
 EVENT_DELAY_S = 1.0  # how long a node's word that a model is gone may be on its way to us
+
+DENIED = frozenset({401, 402, 403})  # our token or account is
+UNKNOWN = frozenset({404, 405, 501})  # another server does not have the path, or no longer the model
 
 # The node did not answer because the model is not there now: another replica may, or a load brings it back.
 _GONE = frozenset({"model_not_found", "model_loading", "model_unloaded", "worker_lost"})
-
-
-class _Error(msgspec.Struct):
-    message: str = ""
-    code: str | None = None
-    param: str | None = None
-
-
-class _Envelope(msgspec.Struct):
-    error: _Error
-
-
-_envelope = msgspec.json.Decoder(_Envelope)
 
 
 @dataclass(slots=True)
@@ -107,8 +95,8 @@ class Dispatch:
                 return route
             if self._last_error is not None and self._last_error.code not in _GONE:
                 raise self._last_error
-            if closed and self.view.snapshot.replicas(model):
-                raise self._closed(closed)
+            if holders := closed & {node.name for node, _ in self.view.snapshot.replicas(model)}:
+                raise self._closed(holders)
             await self._wait_for_load(model)
 
     def _saved_tokens(self, model: str) -> dict[str, int]:
@@ -120,6 +108,8 @@ class Dispatch:
 
     def _closed(self, nodes: Collection[str]) -> ApiError:
         """Every replica's breaker is open."""
+        if all(self.nodes.breaker(name).unauthorized for name in nodes):
+            return _denied(nodes)
         names, now = ", ".join(sorted(nodes)), time.monotonic()
         wait_s = min(self.nodes.breaker(name).retry_after_s(now) for name in nodes)
         message = f"The nodes that have the model failed lately and are left alone for a moment: {names}."
@@ -145,28 +135,43 @@ class Dispatch:
         breaker = self.nodes.breaker(self.node)
         breaker.sent(time.monotonic())
         try:
-            pool = self.nodes.pool(self.node)
-            response = await pool.request("POST", path, headers=self.headers, body=body)
-            self.queue_s += response.queued_s
-            if response.status == 200:
-                _check_type(response, kind)
+            answer = await self._ask(route, path, body)
+            if isinstance(answer, Response):
+                _check_type(answer, kind)
                 breaker.succeeded()
-                return response
-            refusal = await _read_error(response)
+                return answer
         except asyncio.CancelledError:
             breaker.abandoned()
             raise
         except (UpstreamError, KeyError) as failure:
             self._unreachable(failure)
         else:
-            self._judge(route.model.id, refusal)
-            self._refused(refusal)
+            self._judge(route, answer)
+            self._refused(route, path, answer)
         return None
 
-    def _judge(self, model: str, error: ApiError) -> None:
-        """What a refusal says of the node itself."""
-        if error.status in {401, 403}:
+    async def _ask(self, route: router.Route, path: str, body: bytes) -> Response | ApiError:
+        """The head of a 200 answer, or the refusal; what was refused for its wording is put otherwise."""
+        node, model = self.nodes.node(self.node), route.model.id
+        sent = node.wording.body(model, body)
+        answer = await self._put(node, path, sent)
+        if isinstance(answer, ApiError) and node.wording.learn(answer, sent):
+            answer = await self._put(node, path, node.wording.body(model, body))
+        return answer
+
+    async def _put(self, node: Node, path: str, body: bytes) -> Response | ApiError:
+        headers = node.wording.headers(self.headers)
+        response = await node.pool.request("POST", node.config.path(path), headers=headers, body=body)
+        self.queue_s += response.queued_s
+        return response if response.status == 200 else await read_refusal(response)
+
+    def _judge(self, route: router.Route, error: ApiError) -> None:
+        """What a refusal says of the node itself. A server's 403 may be about what was asked."""
+        model, foreign = route.model.id, route.node.config.is_foreign
+        if error.status == 401 or (error.status in DENIED and not foreign):
             self.nodes.mark_unauthorized(self.node)
+        elif error.status in DENIED:
+            self.nodes.mark_failed(self.node)
         elif error.status in {429, 503} and error.retry_after_s and error.code not in _GONE:
             self.nodes.mark_busy(self.node, model, error.retry_after_s)
         elif error.status >= 500 and error.code not in _GONE:
@@ -196,10 +201,12 @@ class Dispatch:
         first, self._repeated = not self._repeated, True
         return first and self.repeat
 
-    def _refused(self, error: ApiError) -> None:
-        if error.status in {401, 403}:
-            message = f"The node '{self.node}' does not accept the gateway's token; set it under [[neurons]]."
-            self._fail(ApiError(503, "node_unauthorized", message))
+    def _refused(self, route: router.Route, path: str, error: ApiError) -> None:
+        if error.status in DENIED:
+            self._fail(_denied([self.node]))
+        elif error.status in UNKNOWN and route.node.config.is_foreign:
+            message = f"The node '{self.node}' answered {error.status} to {path}: {error.message}"
+            self._fail(ApiError(error.status, "not_found", message))
         elif error.code == "worker_lost" and not self._may_repeat():
             raise error
         elif error.status in {429, 503} or error.code in _GONE:
@@ -213,29 +220,16 @@ class Dispatch:
         self._last_error = error
 
 
+def _denied(nodes: Collection[str]) -> ApiError:
+    """Not the client's fault, and nothing it can do about it."""
+    names = ", ".join(sorted(nodes))
+    message = f"The gateway's token or API key is not accepted by {names}; set it where that is configured."
+    return ApiError(502, "node_unauthorized", message)
+
+
 def _check_type(response: Response, kind: str) -> None:
     """Something in between answers 200 with a page of its own."""
     given = response.headers.get("content-type", kind)
     if not given.startswith(kind):
         response.close()
         raise UpstreamError("protocol", f"it answered with {given[:80]!r} instead of {kind}")
-
-
-async def _read_error(response: Response) -> ApiError:
-    """A node's error as ours; one that is not an envelope is a 502 that quotes its status."""
-    try:
-        body = await response.read(MAX_ERROR_BYTES)
-    finally:
-        response.close()
-    try:
-        error = _envelope.decode(body).error
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        return ApiError(502, "node_error", f"The node answered {response.status} without an error envelope.")
-    retry_after = response.headers.get("retry-after", "")
-    return ApiError(
-        response.status,
-        error.code or "node_error",
-        error.message,
-        param=error.param,
-        retry_after_s=int(retry_after) if retry_after.isdigit() else None,
-    )

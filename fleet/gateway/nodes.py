@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import AsyncIterator
 from contextlib import suppress
-from types import MappingProxyType
+from dataclasses import replace
 
 from pydantic import ValidationError
 
@@ -15,16 +15,15 @@ from fleet.affinity import Affinity
 from fleet.breaker import Breaker, State
 from fleet.gateway import metrics
 from fleet.gateway.connection import Limits, UpstreamError
+from fleet.gateway.following import EVENT_LIMITS, Asking, follow_neuron, follow_server
 from fleet.gateway.upstream import Pool
 from fleet.gateway.view import FleetView
-from fleet.snapshot import ModelView, NodeConfig, NodeView
-from fleet.translation.sse import SseSplitter, SseTooLarge
-from neuron.wire import NodeState
+from fleet.gateway.wording import Wording
+from fleet.snapshot import NodeConfig, NodeView
+from fleet.translation.sse import SseTooLarge
 
 log = logging.getLogger("cortex.nodes")
 
-# A node sends at least a comment every few seconds; one that is silent for longer is not there.
-EVENT_LIMITS = Limits(connect_s=3.0, first_byte_s=5.0, idle_s=15.0, max_connections=2)
 _NOBODY: frozenset[str] = frozenset()
 RECONNECT_S = (0.2, 0.5, 1.0, 2.0)  # the last one goes on
 
@@ -32,21 +31,28 @@ RECONNECT_S = (0.2, 0.5, 1.0, 2.0)  # the last one goes on
 class Node:
     """One node: `pool` for requests, and the follower of its state. `close` ends both."""
 
-    def __init__(self, config: NodeConfig, view: FleetView, limits: Limits) -> None:
+    def __init__(self, config: NodeConfig, view: FleetView, limits: Limits, asking: Asking) -> None:
         self.config = config
-        self.pool = Pool(config.endpoint, limits, token=config.token)
+        self.pool = Pool(config.base, limits, token=config.token)
         self.breaker = Breaker()
+        self.wording = Wording(config)
         self._view = view
-        self._events = Pool(config.endpoint, EVENT_LIMITS, token=config.token)
-        self._task = asyncio.create_task(self._follow(), name=f"events-{config.name}")
+        self._asking = asking
+        self._control = Pool(config.base, EVENT_LIMITS, token=config.token)
+        self._task = asyncio.create_task(self._follow(), name=f"follow-{config.name}")
+
+    def _views(self) -> AsyncIterator[NodeView]:
+        if self.config.is_foreign:
+            return follow_server(self.config, self._control, self._asking)
+        return follow_neuron(self.config, self._control, lambda: self.pool.in_flight)
 
     async def _follow(self) -> None:
         failures = 0
         while True:
             try:
-                async for state in self._states():
+                async for node in self._views():
                     failures = 0
-                    self._show(state)
+                    self._show(node)
                 reason = "the node ended its event stream"
             except (UpstreamError, ValidationError, SseTooLarge) as error:
                 reason = str(error).splitlines()[0]
@@ -54,25 +60,12 @@ class Node:
             await asyncio.sleep(RECONNECT_S[min(failures, len(RECONNECT_S) - 1)])
             failures += 1
 
-    async def _states(self) -> AsyncIterator[NodeState]:
-        response = await self._events.request("GET", "/events", headers={"accept": "text/event-stream"})
-        try:
-            if response.status != 200:
-                raise UpstreamError("protocol", f"GET /events answered {response.status}")
-            events = SseSplitter()
-            async for chunk in response.chunks():
-                for event in events.feed(chunk):
-                    yield NodeState.model_validate_json(event.data)
-        finally:
-            response.close()
-
-    def _show(self, state: NodeState) -> None:
+    def _show(self, node: NodeView) -> None:
         before = self._view.snapshot.nodes.get(self.config.name)
-        node = view_of(self.config, state, self.pool.in_flight)
         self._view.set_node(node)
         metrics.show_node(node)
-        metrics.show_state(node.name, state)
         if before is None or not before.healthy:
+            self.breaker.unauthorized = False  # what let the follower in may let requests in
             log.info("node is up", extra={"node": node.name})
 
     def _mark_away(self, reason: str) -> None:
@@ -86,47 +79,25 @@ class Node:
         self._task.cancel()
         with suppress(asyncio.CancelledError):
             await self._task
-        self._events.close()
+        self._control.close()
         self.pool.close()
-
-
-def view_of(config: NodeConfig, state: NodeState, in_flight: int = 0) -> NodeView:
-    """What the snapshot keeps of a node's state."""
-    loads = {load.id: load for load in state.health.models}
-    models = {}
-    for info in state.models:
-        load = loads.get(info.id)
-        models[info.id] = ModelView(
-            id=info.id,
-            state=info.state,
-            context=info.context,
-            memory_mb=info.memory_mb,
-            progress=info.progress,
-            capabilities=tuple(info.capabilities),
-            error=info.error.message if info.error else None,
-            running=load.running if load else 0,
-            waiting=load.waiting if load else 0,
-            max_running=load.max_running if load else 0,
-            tok_s_prefill=load.tok_s_prefill if load else 0.0,
-            kv_free=load.kv_pages_free / load.kv_pages_total if load and load.kv_pages_total else None,
-            prefixes=frozenset(load.prefixes if load else ()),
-        )
-    return NodeView(config, healthy=True, reason=None, models=MappingProxyType(models), in_flight=in_flight)
 
 
 class Nodes:
     """All of them, kept in step with the configuration."""
 
-    def __init__(self, view: FleetView, limits: Limits) -> None:
+    def __init__(self, view: FleetView, limits: Limits, asking: Asking, *, workers: int = 1) -> None:
         self._view = view
         self._limits = limits
+        self._asking = asking
+        self._workers = workers  # that share what a node takes at once
         self._nodes: dict[str, Node] = {}
         self._troubled: set[str] = set()  # nodes whose breaker is more than closed
         self.affinity = Affinity()
 
-    def pool(self, name: str) -> Pool:
-        """Raises `KeyError` when the node has just been removed."""
-        return self._nodes[name].pool
+    def node(self, name: str) -> Node:
+        """Raises `KeyError` when it has just been removed."""
+        return self._nodes[name]
 
     def breaker(self, name: str) -> Breaker:
         """Of a node that has just been removed: a new one, that nobody keeps."""
@@ -142,7 +113,7 @@ class Nodes:
         self.breaker(name).refused_for_now(model, time.monotonic(), retry_after_s)
 
     def mark_unauthorized(self, name: str) -> None:
-        """Until the configuration names the node differently, which makes it a new one."""
+        """Until the node has been away, or the configuration names it differently, which makes a new one."""
         self._troubled.add(name)
         self.breaker(name).unauthorized = True
 
@@ -176,7 +147,21 @@ class Nodes:
                 await self._nodes.pop(name).close()
         for name, config in wanted.items():
             if name not in self._nodes:
-                self._nodes[name] = Node(config, self._view, self._limits)
+                self._nodes[name] = Node(config, self._view, self._limits_of(config), self._asking)
+
+    def _limits_of(self, config: NodeConfig) -> Limits:
+        """The gateway's, with what the node has of its own."""
+        ours = self._limits
+        return replace(
+            ours,
+            first_byte_s=config.first_byte_timeout_s or ours.first_byte_s,
+            idle_s=config.idle_timeout_s or ours.idle_s,
+            max_connections=min(ours.max_connections, self._share(config) or ours.max_connections),
+        )
+
+    def _share(self, config: NodeConfig) -> int:
+        """This worker's part of what a node takes at once; 0: no limit."""
+        return max(1, config.max_requests // self._workers) if config.max_requests else 0
 
     async def close(self) -> None:
         nodes, self._nodes = list(self._nodes.values()), {}

@@ -1,29 +1,70 @@
 from __future__ import annotations
 
-from django.core.validators import RegexValidator
+from urllib.parse import urlsplit
+
+from django.core.exceptions import ValidationError
+from django.core.validators import MinValueValidator, RegexValidator
 from django.db import models
 
 from fleet.models.version import Configured
 
 
+def name_table(value: object) -> None:
+    pairs = [text for pair in value.items() for text in pair] if isinstance(value, dict) else [None]
+    if not all(isinstance(text, str) and text for text in pairs):
+        raise ValidationError('Expected a table of names, such as {"ours": "its own"}.')
+
+
 class Node(Configured):
-    """One neuron: what the operator configured, and below it what the last poll observed."""
+    """A neuron or another server: what the operator configured, and below it what the last poll observed."""
+
+    class Kind(models.TextChoices):
+        NEURON = "neuron", "neuron"
+        OPENAI = "openai", "OpenAI-compatible server"
 
     name = models.CharField(
         max_length=100, unique=True, validators=[RegexValidator(r"^[A-Za-z0-9][A-Za-z0-9._-]*\Z")]
     )
+    kind = models.CharField(
+        max_length=10,
+        choices=Kind.choices,
+        default=Kind.NEURON,
+        help_text="On a server that is no neuron (vLLM, Ollama, a cloud …) nothing is loaded or unloaded.",
+    )
     endpoint = models.CharField(
         max_length=300,
-        help_text="http://host:13131",
+        help_text="http://host:13131; of a server its base URL, with /v1 or without.",
         validators=[
-            RegexValidator(r"^https?://[^/\s]+\Z", "A URL such as http://host:13131, without a path.")
+            RegexValidator(r"^https?://[^/\s@?#]+(/[^\s@?#]*)?\Z", "A URL such as http://host:13131.")
         ],
     )
-    token = models.CharField(max_length=300, blank=True, help_text="The shared secret of that neuron's API.")
+    token = models.CharField(
+        max_length=300,
+        blank=True,
+        help_text="The shared secret of that neuron's API, or the key of that server's.",
+    )
+    model_names = models.JSONField(
+        default=dict,
+        blank=True,
+        validators=[name_table],
+        help_text='Of a server: the models that are used, {"ours": "its own name"}; empty: all it lists.',
+    )
+    max_requests = models.PositiveIntegerField(
+        "requests at once", null=True, blank=True, help_text="Of one gateway; the others wait."
+    )
+    first_byte_timeout_s = models.FloatField(
+        "time to answer, s", null=True, blank=True, validators=[MinValueValidator(0.001)]
+    )
+    idle_timeout_s = models.FloatField(
+        "longest silence, s", null=True, blank=True, validators=[MinValueValidator(0.001)]
+    )
 
     healthy = models.BooleanField(default=False, editable=False)
     status = models.CharField(max_length=10, blank=True, editable=False, help_text="ok, degraded or failed")
     reason = models.TextField(blank=True, default="not reached yet", editable=False)
+    warnings = models.JSONField(
+        default=list, editable=False, help_text="What it says that cannot be, and is not believed"
+    )
     misses = models.PositiveIntegerField(default=0, editable=False, help_text="Polls without an answer")
     last_seen_at = models.DateTimeField(null=True, editable=False)
     protocol = models.PositiveIntegerField(default=0, editable=False)
@@ -41,6 +82,18 @@ class Node(Configured):
 
     def __str__(self) -> str:
         return str(self.name)
+
+    @property
+    def is_foreign(self) -> bool:
+        """No neuron: nothing can be loaded there."""
+        return bool(self.kind != self.Kind.NEURON)
+
+    def clean(self) -> None:
+        self.endpoint = self.endpoint.rstrip("/")
+        if not self.is_foreign and urlsplit(self.endpoint).path:
+            raise ValidationError({"endpoint": "A neuron has no path: http://host:13131."})
+        if not self.is_foreign and self.model_names:
+            raise ValidationError({"model_names": "A neuron says itself which models it has."})
 
 
 class Device(models.Model):

@@ -7,7 +7,7 @@ from typing import Any
 
 from django.db import transaction
 
-from cortex_site.config import Catalogue, CortexConfig, Profile
+from cortex_site.config import Catalogue, CortexConfig, Neuron, Profile
 from fleet.models import Alias, ModelProfile, Node
 from fleet.models.version import Configured
 
@@ -19,7 +19,7 @@ def sync_files(config: CortexConfig, catalogue: Catalogue) -> None:
     A row made in the admin that a file now names becomes the file's. A row the file no longer names goes,
     and the placements of a node go with it.
     """
-    _sync(Node, "name", {node.name: _node(node.endpoint, node.token) for node in config.neurons})
+    _sync(Node, "name", {node.name: _node(node) for node in config.neurons})
     _sync(ModelProfile, "model_id", {profile.id: _profile(profile) for profile in catalogue.models})
     _sync(Alias, "name", {name: {"target": target} for name, target in catalogue.aliases.items()})
 
@@ -38,8 +38,16 @@ def _sync(model: type[Configured], key: str, wanted: Mapping[str, dict[str, Any]
         row.save()
 
 
-def _node(endpoint: str, token: str | None) -> dict[str, Any]:
-    return {"endpoint": endpoint, "token": token or ""}
+def _node(node: Neuron) -> dict[str, Any]:
+    return {
+        "kind": node.kind,
+        "endpoint": node.endpoint,
+        "token": node.token or "",
+        "model_names": node.models,
+        "max_requests": node.max_requests,
+        "first_byte_timeout_s": node.first_byte_timeout_s,
+        "idle_timeout_s": node.idle_timeout_s,
+    }
 
 
 def _profile(profile: Profile) -> dict[str, Any]:

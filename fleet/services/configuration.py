@@ -20,14 +20,24 @@ def read() -> Configuration:
     keys = list(ApiKey.objects.all())
     return Configuration(
         version=number,
-        nodes={
-            node.name: NodeConfig(name=node.name, endpoint=node.endpoint, token=node.token or None)
-            for node in Node.objects.all()
-        },
+        nodes={node.name: node_config(node) for node in Node.objects.all()},
         profiles={profile.model_id: _profile(profile) for profile in ModelProfile.objects.all()},
         aliases=dict(Alias.objects.values_list("name", "target")),
         keys={key.digest: _key(key) for key in keys},
         has_keys=bool(keys),
+    )
+
+
+def node_config(node: Node) -> NodeConfig:
+    return NodeConfig(
+        name=node.name,
+        endpoint=node.endpoint,
+        token=node.token or None,
+        kind="openai" if node.is_foreign else "neuron",
+        models=node.model_names,
+        max_requests=node.max_requests,
+        first_byte_timeout_s=node.first_byte_timeout_s,
+        idle_timeout_s=node.idle_timeout_s,
     )
 
 

@@ -34,8 +34,9 @@ def need(model: str, *, floor_mb: int = 0) -> Need:
 
 
 def nodes(*, only: str = "", leave_out: set[str] | None = None) -> list[NodeFacts]:
-    """Every node, or one, without those in `leave_out`."""
-    rows = Node.objects.filter(name=only) if only else Node.objects.all()
+    """Every neuron, or one, without those in `leave_out`; nothing is loaded on other servers."""
+    neurons = Node.objects.filter(kind=Node.Kind.NEURON)
+    rows = neurons.filter(name=only) if only else neurons
     rows = rows.exclude(name__in=leave_out or ()).prefetch_related("devices", "placements")
     profiles = {profile.model_id: profile for profile in ModelProfile.objects.all()}
     now = timezone.now()

@@ -6,7 +6,7 @@ from datetime import timedelta
 
 from django.utils import timezone
 
-from fleet.models import ModelProfile, Placement
+from fleet.models import ModelProfile, Node, Placement
 from fleet.services import lifecycle
 
 
@@ -16,7 +16,7 @@ def unload_idle() -> int:
     profiles = {row.model_id: row for row in ModelProfile.objects.exclude(ttl_s=None).filter(pinned=False)}
     loaded = Placement.objects.filter(
         model__in=profiles, state=Placement.State.LOADED, running=0, waiting=0, node__healthy=True
-    )
+    ).filter(node__kind=Node.Kind.NEURON)
     idle = [
         row
         for row in loaded.select_related("node")

@@ -156,17 +156,25 @@ def _resolve(model_id: str) -> str:
 
 def _known(model_id: str) -> str:
     model = _resolve(model_id)
-    if (
-        not ModelProfile.objects.filter(model_id=model).exists()
-        and not Placement.objects.filter(model=model).exists()
-    ):
+    if ModelProfile.objects.filter(model_id=model).exists():
+        return model
+    nodes = list(Node.objects.filter(placements__model=model))
+    if not nodes:
         raise ApiError(404, "model_not_found", f"The model {model_id!r} does not exist.", param="model")
+    if all(node.is_foreign for node in nodes):
+        names = ", ".join(node.name for node in nodes)
+        message = f"{model} is on {names} alone, where nothing can be loaded: it is there when that is."
+        raise ApiError(503, "node_unavailable", message, param="model", retry_after_s=5)
     return model
 
 
 def _check_node(node: str) -> None:
-    if not Node.objects.filter(name=node).exists():
+    row = Node.objects.filter(name=node).first()
+    if row is None:
         raise ApiError(404, "node_not_found", f"There is no node {node!r}.", param="node")
+    if row.is_foreign:
+        message = f"{node} is no neuron but another server: its models are loaded and unloaded there."
+        raise ApiError(409, "no_lifecycle", message, param="node")
 
 
 def _active_load(model: str) -> Operation | None:

@@ -65,7 +65,7 @@ def _loaded_already(operation: Operation) -> str:
 def choose(lease: Lease) -> None:
     """Decide for a node and claim its devices, or say why that cannot be (now)."""
     operation = lease.operation
-    healthy = Node.objects.filter(healthy=True).values_list("name", flat=True)
+    healthy = Node.objects.filter(healthy=True, kind=Node.Kind.NEURON).values_list("name", flat=True)
     observe.poll(names=[operation.wanted_node] if operation.wanted_node else list(healthy))
     lease.beat()
     decision = placing.place(

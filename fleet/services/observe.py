@@ -21,7 +21,9 @@ from pydantic import TypeAdapter
 
 from cortex_site.config import current
 from fleet.models import Node
+from fleet.served import NOT_SUPPORTED, Served, read_models, unlisted
 from fleet.services import sightings
+from fleet.services.configuration import node_config
 from fleet.services.neuron_client import NodeError, headers, refusal, tls, understood, unreachable
 from neuron.wire import PROTOCOL, Discovery, Health, ModelInfo
 
@@ -39,6 +41,9 @@ class Report:
     health: Health
     models: list[ModelInfo]
     discovery: Discovery | None
+
+
+Answer = Report | list[Served] | NodeError
 
 
 def poll(*, names: Collection[str] | None = None) -> None:
@@ -66,11 +71,11 @@ async def _poll(nodes: list[Node]) -> None:
                 writer.submit(connections.close_all)
 
 
-async def _ask(http: httpx.AsyncClient, node: Node) -> Report | NodeError:
+async def _ask(http: httpx.AsyncClient, node: Node) -> Answer:
     timeout_s = current().poll.timeout_s
     try:
         async with asyncio.timeout(timeout_s):  # over everything: a node that trickles is slow too
-            return await _interview(http, node)
+            return await (_list(http, node) if node.is_foreign else _interview(http, node))
     except TimeoutError:
         return NodeError("node_unreachable", f"{node.name} does not answer within {timeout_s:g} s")
     except httpx.HTTPError as error:
@@ -97,13 +102,33 @@ async def _interview(http: httpx.AsyncClient, node: Node) -> Report:
     return Report(health, models, discovery)
 
 
-def record(node: Node, answer: Report | NodeError) -> None:
+async def _list(http: httpx.AsyncClient, node: Node) -> list[Served]:
+    """What a server that is no neuron serves; one that has no list, what the operator says."""
+    config = node_config(node)
+    response = await http.get(config.base + config.path("/v1/models"), headers=headers(node.token))
+    if response.status_code in NOT_SUPPORTED and node.model_names:
+        return unlisted(node.model_names)
+    if response.status_code in {401, 403}:
+        message = f"{node.name} does not accept the API key ({response.status_code})"
+        raise NodeError("node_unauthorized", message, status=response.status_code)
+    if response.status_code != 200:
+        raise refusal(node.name, response)
+    try:
+        return read_models(response.content, node.model_names)
+    except ValueError as error:
+        raise NodeError("node_not_understood", f"{node.name}: {error}", status=200) from error
+
+
+def record(node: Node, answer: Answer) -> None:
     """Write one node's answer, or its silence."""
     if isinstance(answer, NodeError):
         _miss(node, answer.message)
         return
     try:
-        sightings.write(node, answer.health, answer.models, answer.discovery)
+        if isinstance(answer, Report):
+            sightings.write(node, answer.health, answer.models, answer.discovery)
+        else:
+            sightings.write_served(node, answer)
     except (DataError, IntegrityError) as error:
         _miss(node, f"{node.name} says what cannot be recorded: {error}")
 

@@ -10,6 +10,7 @@ from django.db import transaction
 from django.utils import timezone
 
 from fleet.models import ACTIVE, Device, Node, Operation, Placement
+from fleet.served import Served
 from neuron.wire import DeviceHealth, DeviceInfo, Discovery, Health, ModelInfo, ModelLoad
 
 log = logging.getLogger("cortex.poll")
@@ -35,6 +36,35 @@ def write(node: Node, health: Health, models: list[ModelInfo], discovery: Discov
     )
     _devices(node, health, discovery)
     _placements(node, models, {load.id: load for load in health.models}, now)
+
+
+@transaction.atomic
+def write_served(node: Node, served: list[Served]) -> None:
+    """What a server that is no neuron lists: it can be asked for all of it now."""
+    now = timezone.now()
+    if not node.healthy:
+        log.info("node is healthy", extra={"node": node.name})
+    Node.objects.filter(pk=node.pk).update(
+        healthy=True, status="ok", reason="", warnings=[], misses=0, last_seen_at=now
+    )
+    rows = {row.model: row for row in Placement.objects.filter(node=node)}
+    for model in served:
+        row = rows.pop(model.id, None) or Placement(node=node, model=model.id)
+        said = {
+            "state": Placement.State.LOADED,
+            "context": model.context,
+            "capabilities": list(model.capabilities),
+        }
+        if row.pk and all(getattr(row, name) == value for name, value in said.items()):
+            continue  # a cloud lists hundreds, every few seconds the same
+        if row.state != Placement.State.LOADED:
+            row.changed_at = now
+        for name, value in said.items():
+            setattr(row, name, value)
+        row.save()
+    gone = [row.pk for row in rows.values() if row.state != Placement.State.UNLOADED]
+    if gone:
+        Placement.objects.filter(pk__in=gone).update(state=Placement.State.UNLOADED, changed_at=now)
 
 
 def _host(discovery: Discovery) -> dict[str, Any]:

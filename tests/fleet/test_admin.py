@@ -134,9 +134,9 @@ def test_rows_of_a_file_are_read_only_and_do_not_show_secrets(rows, staff):
 
 
 def test_a_node_can_be_added_and_a_wrong_endpoint_is_explained(staff):
-    wrong = staff.post("/admin/fleet/node/add/", {"name": "n", "endpoint": "beast:13131"})
+    wrong = staff.post("/admin/fleet/node/add/", {"name": "n", "kind": "neuron", "endpoint": "beast:13131"})
     assert "A URL such as http://host:13131" in wrong.content.decode()
-    staff.post("/admin/fleet/node/add/", {"name": "n", "endpoint": "http://beast:13131"})
+    staff.post("/admin/fleet/node/add/", {"name": "n", "kind": "neuron", "endpoint": "http://beast:13131"})
     assert Node.objects.get().endpoint == "http://beast:13131"
 
 

@@ -97,7 +97,13 @@ async def serving(app):
 
 @asynccontextmanager
 async def make_house(
-    *, nodes: int = 1, loaded: bool = True, redis_url: str = NO_REDIS, redis_timeout_ms=200, **limits
+    *,
+    nodes: int = 1,
+    loaded: bool = True,
+    redis_url: str = NO_REDIS,
+    redis_timeout_ms=200,
+    poll=None,
+    **limits,
 ):
     fakes = [FakeNode(f"n{index}") for index in range(nodes)]
     for fake in fakes:
@@ -111,7 +117,9 @@ async def make_house(
     )
     limits = {"configuration_check_s": 0.02} | limits
     config = CortexConfig(
-        gateway=GatewayConfig(**limits), redis=RedisConfig(url=redis_url, timeout_ms=redis_timeout_ms)
+        gateway=GatewayConfig(**limits),
+        redis=RedisConfig(url=redis_url, timeout_ms=redis_timeout_ms),
+        poll=poll or {},
     )
     gateway = Gateway(config, control, records.extend)
     async with (

@@ -55,7 +55,7 @@ async def test_a_busy_node_is_spared_but_not_broken():
 async def test_a_wrong_token_is_not_tried_again_until_it_is_configured_anew(house):
     house.node.answer = refuse(401, "invalid_api_key")
     for _ in range(3):
-        assert (await house.chat()).status_code == 503
+        assert (await house.chat()).status_code == 502
     assert len(house.node.requests) == 1
     house.node.answer = answer_hello
     house.control.change(nodes={"n0": NodeConfig("n0", house.node.url, token="right")})

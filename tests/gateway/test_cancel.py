@@ -91,7 +91,7 @@ async def test_client_leaving_while_it_waits_for_a_connection_frees_its_place(pa
         house.node.answer = hang
         holder = await ask(house, "/v1/chat/completions", True)
         await until(lambda: house.node.requests)
-        pool = house.gateway.nodes.pool("n0")
+        pool = house.gateway.nodes.node("n0").pool
         leaver = await ask(house, path, stream)
         await until(lambda: pool.waiting == 1)
         leaver.transport.abort()

@@ -172,7 +172,7 @@ async def test_busy_node_passes_its_retry_after(house):
 async def test_wrong_token_is_the_operators_fault_not_the_clients(house):
     house.node.answer = refuse(401, "invalid_api_key")
     response = await house.chat()
-    assert (response.status_code, error_of(response)["code"]) == (503, "node_unauthorized")
+    assert (response.status_code, error_of(response)["code"]) == (502, "node_unauthorized")
 
 
 @pytest.mark.parametrize(

@@ -71,6 +71,23 @@ def test_environment_is_over_the_file(tmp_path, monkeypatch):
             ["neurons.1.endpoint is missing"],
         ),
         ("[[neurons]]\nname='a'\nendpoint='ftp://a'", 3, ["neurons.0.endpoint", "http://host:13131"]),
+        ("[[neurons]]\nname='a'\nendpoint='http://a/v1'", 1, ["no path", 'kind = "openai"']),
+        ("[[neurons]]\nname='a'\nendpoint='http://a'\nmodels=['m']", 1, ["models: only for"]),
+        (
+            "[[neurons]]\nname='a'\nkind='openai'\nbase_url='http://a'\nmodels=[1]",
+            5,
+            ["neurons.0.models: input should be a valid dictionary"],
+        ),
+        (
+            "[[neurons]]\nname='a'\nkind='openai'\nbase_url='http://u:secret@a/v1'",
+            4,
+            ["neurons.0.base_url", "without user"],
+        ),
+        (
+            "[[neurons]]\nname='a'\nkind='vllm'\nbase_url='http://a'\napi_key='secret'",
+            3,
+            ["neurons.0.kind", "'openai'"],
+        ),
     ],
 )
 def test_each_mistake_names_file_line_key_and_expectation(tmp_path, text, line, words):
@@ -79,6 +96,7 @@ def test_each_mistake_names_file_line_key_and_expectation(tmp_path, text, line, 
     assert found.startswith(f"{path}:{line}: ")
     for word in words:
         assert word in found
+    assert "secret" not in found
 
 
 def test_several_mistakes_are_several_lines(tmp_path):
