@@ -100,7 +100,27 @@ class Sink(Protocol):
         """False once the client has left."""
 
 
-class StreamResponse(HttpResponseBase):
+class LightResponse(HttpResponseBase):
+    """A Django response whose headers are a plain dict with lower-case names; no cookies, no charset."""
+
+    def __init__(self, status: int, headers: dict[str, str]) -> None:
+        # HttpResponseBase's own __init__ is left out: it checks and re-encodes what is written here only.
+        self.status_code = status
+        self.headers = headers
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+class BytesResponse(LightResponse):
+    """An answer that is there."""
+
+    def __init__(self, content: bytes, *, status: int = 200, headers: dict[str, str]) -> None:
+        super().__init__(status, headers)
+        self.content = content
+
+
+class StreamResponse(LightResponse):
     """An answer that writes itself: `produce` is awaited with the `Sink` that sends its chunks.
 
     `produce` must handle its own failures: once the head is sent, nobody else can tell the client. It is
@@ -118,7 +138,7 @@ class StreamResponse(HttpResponseBase):
         headers: dict[str, str],
         on_close: Callable[[], None] = lambda: None,
     ) -> None:
-        super().__init__(status=status, headers=headers)
+        super().__init__(status, headers)
         self.produce = produce
         self.on_close = on_close
 
@@ -291,7 +311,7 @@ async def _send_response(response: HttpResponseBase, send: Send) -> None:
     headers = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in response.items()]
     start = {"type": "http.response.start", "status": response.status_code, "headers": headers}
     if not isinstance(response, StreamResponse):
-        assert isinstance(response, HttpResponse)
+        assert isinstance(response, BytesResponse | HttpResponse)
         content = response.content
         headers.append((b"content-length", b"%d" % len(content)))
         await send(start)

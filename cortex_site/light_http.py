@@ -22,7 +22,7 @@ from ninja.errors import HttpError
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from cortex_site.light import LightASGI, LightRequest, Scope, StreamResponse
+from cortex_site.light import BytesResponse, LightASGI, LightRequest, Scope, StreamResponse
 
 log = logging.getLogger("cortex.http")
 
@@ -183,7 +183,7 @@ class LightProtocol(HttpToolsProtocol):
         if isinstance(response, StreamResponse):
             await self._stream(request, response)
         else:
-            assert isinstance(response, HttpResponse)
+            assert isinstance(response, BytesResponse | HttpResponse)
             content = response.content
             head = self._head(response, f"content-length: {len(content)}\r\n")
             self.transport.write(head if request.method == "HEAD" else head + content)
@@ -208,14 +208,12 @@ class LightProtocol(HttpToolsProtocol):
             response.on_close()
 
     def _head(self, response: HttpResponseBase, framing: str) -> bytes:
-        lines = [f"{name.lower()}: {value}\r\n" for name, value in response.items()]
-        lines += [
-            f"{name.decode()}: {value.decode()}\r\n" for name, value in self.server_state.default_headers
-        ]
+        lines = [f"{name.lower()}: {value}\r\n" for name, value in response.headers.items()]
         if not self._keep_alive:
             lines.append("connection: close\r\n")
-        status = _STATUS_LINES.get(response.status_code, f"HTTP/1.1 {response.status_code} \r\n")
-        return f"{status}{''.join(lines)}{framing}\r\n".encode("latin-1")
+        status = _STATUS_LINES.get(response.status_code) or f"HTTP/1.1 {response.status_code} \r\n"
+        defaults = b"".join(b"%b: %b\r\n" % header for header in self.server_state.default_headers)
+        return f"{status}{''.join(lines)}{framing}".encode("latin-1") + defaults + b"\r\n"
 
     def _served(self, task: asyncio.Task[None]) -> None:
         self.tasks.discard(task)

@@ -1,8 +1,8 @@
 """Structured logs: one JSON object a line on stderr, for every process of the project.
 
 Fields come from `extra`: `log.info("request", extra={"request_id": ..., "status": 200})`, or of a
-`msgspec.Struct` at once: `extra={"fields": record}`. `CORTEX_LOG=text` prints lines for people instead; `CORTEX_LOG_LEVEL` sets
-the level.
+`msgspec.Struct` at once: `extra={"fields": record}`. `CORTEX_LOG=text` prints lines for people instead;
+`CORTEX_LOG_LEVEL` sets the level.
 """
 
 from __future__ import annotations

@@ -77,7 +77,7 @@ class Cores:
         if len(there) < 2:
             raise SystemExit("bench.gateway needs two cores: one is the gateway's")
         others = there[:-1]
-        return cls(there[-1], others[1 % len(others)], others[2 % len(others)], tuple(others))
+        return cls(there[-1], others[1 % len(others)], others[2 % len(others)], (others[0],))
 
 
 @dataclass

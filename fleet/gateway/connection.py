@@ -190,6 +190,20 @@ class Connection(asyncio.Protocol):
             else:
                 await self._wait(self._limits.idle_s, "fell silent within the answer")
 
+    async def read(self, max_bytes: int) -> bytes:
+        """The whole body; `UpstreamError` when it is longer than `max_bytes`."""
+        parts, size = [], 0
+        while not self._complete or self._chunks:
+            if self._chunks:
+                parts.append(self._take_all())
+                size += len(parts[-1])
+                self._resume()
+            else:
+                await self._wait(self._limits.idle_s, "fell silent within the answer")
+            if size > max_bytes:
+                raise UpstreamError("protocol", f"the answer is longer than {max_bytes} bytes")
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
     async def pour(self, take: Callable[[bytes], bool], drain: Callable[[], Awaitable[None]]) -> None:
         """The whole body to `take`, called by the socket's callback: no task wakes for a chunk.
 

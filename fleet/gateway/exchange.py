@@ -15,10 +15,9 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
-from django.http import HttpResponse
 from django.http.response import HttpResponseBase
 
-from cortex_site.light import LightRequest, Sink, StreamResponse
+from cortex_site.light import BytesResponse, LightRequest, Sink, StreamResponse
 from fleet.gateway import metrics
 from fleet.gateway.account import Account
 from fleet.gateway.catalogue import require_capability
@@ -123,12 +122,12 @@ class Exchange:
 
     # --- answers ---
 
-    async def _whole(self, answer: Answer) -> HttpResponse:
+    async def _whole(self, answer: Answer) -> BytesResponse:
         body = await self._read()
         self._account.note_answer(body)
         content = answer.whole(body)
         self._finish("ok", 200)
-        return HttpResponse(content, content_type="application/json", headers=self._headers())
+        return BytesResponse(content, headers={"content-type": "application/json", **self._headers()})
 
     async def _read(self) -> bytes:
         assert self._response is not None
@@ -216,27 +215,25 @@ class Exchange:
         message = f"The node '{self._dispatch.node}' was lost within the answer: {cause}."
         return ApiError(503, "node_lost", message, retry_after_s=3)
 
-    def _refuse(self, error: ApiError) -> HttpResponse:
+    def _refuse(self, error: ApiError) -> BytesResponse:
         self._finish("error" if error.status >= 500 else "rejected", error.status, error.code)
-        return HttpResponse(
-            self._dialect.error_body(error),
-            status=error.status,
-            content_type="application/json",
-            headers=self._headers() | error.headers,
-        )
+        headers = {"content-type": "application/json", **self._headers(), **error.headers}
+        return BytesResponse(self._dialect.error_body(error), status=error.status, headers=headers)
 
     def close(self) -> None:
         """The client left, or everything was written."""
         self._finish("cancelled", CLIENT_LEFT, "client_closed_request")
 
     def _headers(self) -> dict[str, str]:
-        headers = {"x-request-id": self.request_id}
-        if self._dispatch.node:
-            headers["x-cortex-node"] = self._dispatch.node
-            headers["x-cortex-queue-ms"] = str(round(self._dispatch.queue_s * 1000))
-            headers["x-cortex-retries"] = str(self._dispatch.retries)
-            headers["x-cortex-overhead-us"] = str(round((self._dispatch.overhead_s or 0.0) * 1e6))
-        return headers | self._ticket.headers if self._ticket else headers
+        headers, dispatch = {"x-request-id": self.request_id}, self._dispatch
+        if dispatch.node:
+            headers["x-cortex-node"] = dispatch.node
+            headers["x-cortex-queue-ms"] = f"{dispatch.queue_s * 1e3:.0f}"
+            headers["x-cortex-retries"] = str(dispatch.retries)
+            headers["x-cortex-overhead-us"] = f"{(dispatch.overhead_s or 0.0) * 1e6:.0f}"
+        if self._ticket is not None:
+            headers |= self._ticket.headers
+        return headers
 
     def _finish(self, outcome: Outcome, status: int, error_code: str = "") -> None:
         """The first caller decides; connection and pending work are given up here and nowhere else."""

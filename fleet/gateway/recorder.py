@@ -1,9 +1,9 @@
 """From finished requests to Prometheus and the database: a bounded queue and one thread.
 
-The data plane only ever puts. The thread looks every `BATCH_WAIT_S` (a thread woken for each request would cost
-more than what it does for it), counts what has come and stores it in batches. When the database is away what
-is counted waits for it, as many records as the queue holds; a batch that was refused for `retry_s` is given
-up. Whatever is lost, at any place, is counted.
+The data plane only ever puts. The thread looks every `BATCH_WAIT_S` (a thread woken for each request would
+cost more than what it does for it), counts what has come and stores it in batches. When the database is away
+what is counted waits for it, as many records as the queue holds; a batch that was refused for `retry_s` is
+given up. Whatever is lost, at any place, is counted.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from itertools import islice
 
 from fleet.gateway import metrics
 from fleet.gateway.tally import Tally
-from fleet.records import RequestRecord
+from fleet.records import RequestRecord, unhurried
 
 log = logging.getLogger("cortex.records")
 
 BATCH_SIZE = 500
-BATCH_WAIT_S = 0.25
+BATCH_WAIT_S = 0.5
 RETRY_S = 2.0
 
 Item = tuple[RequestRecord, Sequence[float]]  # with the times at which its chunks came
@@ -87,7 +87,7 @@ class Recorder:
     def _count(self) -> None:
         """What has come, into the metrics."""
         tally = Tally()
-        for _ in range(len(self._queue)):
+        for _ in unhurried(range(len(self._queue))):
             record, chunk_times = self._queue.popleft()
             tally.add(record, chunk_times, known=self._known(record.model))
             self._counted.append(record)

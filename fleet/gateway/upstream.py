@@ -37,13 +37,8 @@ class Response:
 
     async def read(self, max_bytes: int) -> bytes:
         """The whole body; `UpstreamError` when it is longer than `max_bytes`."""
-        parts, size = [], 0
-        async for chunk in self.chunks():
-            size += len(chunk)
-            if size > max_bytes:
-                raise UpstreamError("protocol", f"the answer is longer than {max_bytes} bytes")
-            parts.append(chunk)
-        return b"".join(parts)
+        assert self._connection is not None
+        return await self._connection.read(max_bytes)
 
     def close(self) -> None:
         """Give the connection back if the body was read to its end; else cut it, which tells the node."""

@@ -5,14 +5,18 @@ from __future__ import annotations
 import argparse
 import os
 import socket
+import sys
 from collections.abc import Sequence
 
 import django
 import uvicorn
+from django.db import connections
 
 from cortex_site import config, logs
 
+SWITCH_INTERVAL_S = 0.0005  # a thread that stores or logs holds the event loop up for no longer
 KEEP_ALIVE_S = 75
+CONNECTION_AGE_S = 60  # to the database
 BACKLOG = 2048
 
 
@@ -20,6 +24,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--fd", type=int, required=True, help="listening socket, inherited")
     arguments = parser.parse_args(argv)
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
     logs.setup("info", "gateway")
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "cortex_site.settings")
     django.setup()
@@ -29,6 +34,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     from fleet.gateway.services_control import ServicesControl  # noqa: PLC0415
     from fleet.services import records  # noqa: PLC0415
 
+    # Its threads that talk to the database live as long as the process; connecting costs more than storing.
+    connections.settings["default"] |= {"CONN_MAX_AGE": CONNECTION_AGE_S, "CONN_HEALTH_CHECKS": True}
     settings = config.current()
     gateway = Gateway(settings, ServicesControl(), records.store)
     server = uvicorn.Server(

@@ -17,7 +17,7 @@ from django.db import connection
 from django.db.models import CharField, Q, QuerySet
 
 from fleet.models import ApiKey, Placement, RequestMetric
-from fleet.records import RequestRecord
+from fleet.records import RequestRecord, unhurried
 from fleet.services.connection import connected
 
 T = TypeVar("T")
@@ -47,7 +47,7 @@ def _mark_used(rows: QuerySet[Any], when: datetime) -> None:
 
 
 def _insert(batch: Sequence[RequestRecord]) -> None:
-    rows = msgspec.json.encode([_row(record) for record in batch]).decode()
+    rows = msgspec.json.encode([_row(record) for record in unhurried(batch)]).decode()
     with connection.cursor() as cursor:
         cursor.execute(_statement(connection.vendor), [rows])
 
