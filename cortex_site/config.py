@@ -107,6 +107,14 @@ class Poll(Section):
     misses_until_unhealthy: PositiveInt = 3
 
 
+class Join(Section):
+    """Neurons that register themselves."""
+
+    token_ttl_s: PositiveInt = Field(86_400, description="A join token is good for so long")
+    heartbeat_s: PositiveFloat = Field(5.0, description="They tell so often that they are there")
+    drop_after_s: PositiveFloat = Field(60.0, description="One that is silent so long, and away, is removed")
+
+
 class Retention(Section):
     request_metrics_days: PositiveInt = 30
     operations_days: PositiveInt = 90
@@ -160,6 +168,7 @@ class CortexConfig(Settings):
     admin: Admin = Admin()
     eviction: Eviction = Eviction()
     poll: Poll = Poll()
+    join: Join = Join()
     retention: Retention = Retention()
     database: Database = Database()
     redis: Redis = Redis()

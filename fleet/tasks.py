@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from cortex_site.celery import app
 from fleet import announcements
-from fleet.services import execution, idle, observe, retention, usage
+from fleet.services import execution, idle, joining, observe, retention, usage
 
 
 @app.task
@@ -18,6 +18,7 @@ def reconcile() -> None:
 @app.task
 def poll() -> None:
     observe.poll()
+    joining.drop_silent()
     announcements.publish(announcements.POLLED, 1)
 
 

@@ -189,6 +189,21 @@ class Health(BaseModel):
     models: list[ModelLoad]
 
 
+class JoinRequest(BaseModel):
+    """What a neuron says to the control plane's `POST /api/join`, with a join token as bearer."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
+    endpoint: str = Field(max_length=300, description="Its URL as seen from the gateways")
+    token: str = Field(min_length=16, max_length=300, description="The secret of its API")
+    protocol: int = PROTOCOL
+    version: str = Field("", max_length=100)
+
+
+class JoinAnswer(BaseModel):
+    name: str
+    heartbeat_s: float = Field(gt=0, description="`POST /api/join/heartbeat` so often")
+
+
 class NodeState(BaseModel):
     """The payload of every event on `GET /events`: the whole state, so that no event can be missed.
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 from django.contrib import admin
 
 from fleet.admin.catalogue import AliasAdmin, ModelProfileAdmin
+from fleet.admin.join import JoinTokenAdmin
 from fleet.admin.key import ApiKeyAdmin
 from fleet.admin.metric import RequestMetricAdmin
 from fleet.admin.node import DeviceAdmin, NodeAdmin
@@ -14,6 +15,7 @@ __all__ = [
     "AliasAdmin",
     "ApiKeyAdmin",
     "DeviceAdmin",
+    "JoinTokenAdmin",
     "ModelProfileAdmin",
     "NodeAdmin",
     "OperationAdmin",

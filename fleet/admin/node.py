@@ -37,6 +37,8 @@ OBSERVED = (
     "harnesses",
     "pid",
     "rss_mb",
+    "joined",
+    "heartbeat_at",
     "from_file",
 )
 

@@ -18,6 +18,7 @@ from ninja.security.session import SessionAuthIsStaff
 
 from cortex_site.secret_file import obtain
 from cortex_site.version import VERSION
+from fleet.api.joining import router as joining
 from fleet.api.operations import router as operations
 from fleet.api.overview import router as overview
 from neuron.wire import ApiError
@@ -40,6 +41,7 @@ api = NinjaAPI(
 )
 api.add_router("", overview)
 api.add_router("", operations)
+api.add_router("", joining)
 
 
 def _answer(request: HttpRequest, error: ApiError) -> HttpResponse:

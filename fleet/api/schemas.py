@@ -44,6 +44,7 @@ class PlacementOut(Schema):
 class NodeOut(Schema):
     name: str
     kind: str
+    joined: bool
     endpoint: str
     healthy: bool
     status: str

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from fleet.models.join import JoinToken
 from fleet.models.key import ApiKey
 from fleet.models.metric import RequestMetric
 from fleet.models.node import Device, Node
@@ -16,6 +17,7 @@ __all__ = [
     "ConfigurationVersion",
     "Device",
     "IllegalTransitionError",
+    "JoinToken",
     "ModelProfile",
     "Node",
     "Operation",

@@ -59,6 +59,10 @@ class Node(Configured):
         "longest silence, s", null=True, blank=True, validators=[MinValueValidator(0.001)]
     )
 
+    joined = models.BooleanField(
+        default=False, editable=False, help_text="It registered itself, and goes when its heartbeats stop."
+    )
+    heartbeat_at = models.DateTimeField(null=True, editable=False)
     healthy = models.BooleanField(default=False, editable=False)
     status = models.CharField(max_length=10, blank=True, editable=False, help_text="ok, degraded or failed")
     reason = models.TextField(blank=True, default="not reached yet", editable=False)

@@ -7,7 +7,7 @@ from django.contrib import admin
 from django.utils import timezone
 
 from fleet.models import Alias, ApiKey, ModelProfile, Node, Operation, Placement, RequestMetric
-from fleet.services import keys, observe, usage
+from fleet.services import joining, keys, observe, usage
 
 PAGES = {
     "node": "beast",
@@ -18,6 +18,7 @@ PAGES = {
     "operation": "operation-message",
     "requestmetric": "request-one",
     "apikey": "key-one",
+    "jointoken": "join-one",
     "usagerollup": "model-one",
 }
 
@@ -31,6 +32,7 @@ def rows(fleet):
     fleet.model("model-one")
     Alias.objects.create(name="alias-one", target="model-one")
     keys.create("key-one")
+    joining.create(name="join-one")
     Operation.objects.create(
         kind="load",
         model="model-one",

@@ -126,4 +126,4 @@ async def test_stopping_the_gateway_leaves_no_task(house):
     await asyncio.gather(task, return_exceptions=True)
     await house.record()
     names = {item.get_name() for item in asyncio.all_tasks()}
-    assert {"configuration", "events-n0"} <= names
+    assert {"configuration", "follow-n0"} <= names

@@ -1,0 +1,128 @@
+"""Nodes that register themselves: a join token lets a neuron in, heartbeats keep it, silence drops it.
+
+A heartbeat is signed with the secret of the neuron's own API, so that a join token may expire while the nodes
+that joined with it stay.
+"""
+
+from __future__ import annotations
+
+import hmac
+import logging
+import re
+import secrets
+from datetime import datetime, timedelta
+from typing import cast
+
+from django.db import transaction
+from django.utils import timezone
+
+from cortex_site.config import current
+from fleet.models import JoinToken, Node
+from fleet.services.keys import digest
+from neuron.wire import PROTOCOL, ApiError, JoinRequest
+
+log = logging.getLogger("cortex.join")
+
+PREFIX = "join-cortex-"
+SHOWN = len(PREFIX) + 6
+_ENDPOINT = re.compile(r"https?://[^/\s@?#]+")
+CURE = "make a new one with `cortex join-token`"
+
+
+def issue(row: JoinToken) -> str:
+    """Give an unsaved row its secret and save it; the return value is the only copy of the token."""
+    token = PREFIX + secrets.token_urlsafe(32)
+    row.prefix, row.digest = token[:SHOWN], digest(token)
+    row.save()
+    return token
+
+
+def create(*, name: str = "", ttl_s: float | None = None, made_by: str = "") -> tuple[JoinToken, str]:
+    """A new token, for `join.token_ttl_s` unless said otherwise; the token itself is the second value."""
+    expires_at = timezone.now() + timedelta(seconds=ttl_s or current().join.token_ttl_s)
+    row = JoinToken(name=name, expires_at=expires_at, made_by=made_by)
+    return row, issue(row)
+
+
+def revoke(token_id: int) -> JoinToken:
+    """Nobody joins with it any more. Raises `ApiError` 404."""
+    row: JoinToken | None = JoinToken.objects.filter(pk=token_id).first()
+    if row is None:
+        raise ApiError(404, "join_token_not_found", f"There is no join token {token_id}.")
+    row.revoked = True
+    row.save(update_fields=["revoked"])
+    return row
+
+
+def join(token: str, wish: JoinRequest) -> Node:
+    """The node under that name, made or brought up to date.
+
+    Raises `ApiError`: 401 for a token that does not let in, 409 for a name or an endpoint that is another
+    node's and for another protocol, 422 for an endpoint that is none.
+    """
+    _admit(token)
+    _check(wish)
+    with transaction.atomic():
+        node = _place_for(wish)
+        Node.objects.filter(endpoint=wish.endpoint, joined=True).exclude(pk=node.pk).delete()  # renamed
+        node.endpoint, node.token = wish.endpoint, wish.token
+        node.heartbeat_at = timezone.now()
+        node.save()
+    log.info("node joined", extra={"node": node.name, "endpoint": node.endpoint})
+    return node
+
+
+def _admit(token: str) -> None:
+    row: JoinToken | None = JoinToken.objects.filter(digest=digest(token)).first()
+    if row is None:
+        raise ApiError(401, "invalid_join_token", f"The join token is unknown; {CURE}.")
+    if row.state != "valid":
+        raise ApiError(401, "invalid_join_token", f"The join token {row.prefix}… is {row.state}; {CURE}.")
+    JoinToken.objects.filter(pk=row.pk).update(last_used_at=timezone.now())
+
+
+def _check(wish: JoinRequest) -> None:
+    if wish.protocol != PROTOCOL:
+        message = f"{wish.name} speaks protocol {wish.protocol}, this cortex {PROTOCOL}: update one."
+        raise ApiError(409, "node_protocol", message, param="protocol")
+    if not _ENDPOINT.fullmatch(wish.endpoint):
+        message = f"endpoint: expected a URL such as http://host:13131, found {wish.endpoint!r}."
+        raise ApiError(422, "invalid_endpoint", message, param="endpoint")
+
+
+def _place_for(wish: JoinRequest) -> Node:
+    configured = Node.objects.filter(endpoint=wish.endpoint, joined=False).first()
+    if configured is not None:
+        message = f"{wish.endpoint} is configured as the node {configured.name!r}; it need not join."
+        raise ApiError(409, "endpoint_taken", message, param="endpoint")
+    node = Node.objects.filter(name=wish.name).first() or Node(name=wish.name, joined=True)
+    if not node.joined:
+        message = f"A node {wish.name!r} is configured already; join under another --name."
+        raise ApiError(409, "name_taken", message, param="name")
+    if node.pk and node.endpoint != wish.endpoint and node.heartbeat_at > _oldest_heartbeat():
+        message = f"The node {wish.name!r} is in the fleet from {node.endpoint}; join under another --name."
+        raise ApiError(409, "name_taken", message, param="name")
+    return cast("Node", node)
+
+
+def beat(name: str, secret: str) -> None:
+    """The node is there. Raises `ApiError` 404 when it has to join again."""
+    node = Node.objects.filter(name=name, joined=True).first()
+    if node is None or not hmac.compare_digest(node.token.encode(), secret.encode()):
+        raise ApiError(404, "node_not_found", f"No node {name!r} has joined with this secret.")
+    Node.objects.filter(pk=node.pk).update(heartbeat_at=timezone.now())
+
+
+def drop_silent() -> list[str]:
+    """Remove joined nodes whose heartbeats stopped; one that answers polls has only lost its way to us."""
+    silent = Node.objects.filter(joined=True, healthy=False, heartbeat_at__lt=_oldest_heartbeat())
+    names = list(silent.values_list("name", flat=True))
+    for node in silent:
+        node.delete()
+        log.warning("node dropped out", extra={"node": node.name, "heartbeat_at": str(node.heartbeat_at)})
+    return names
+
+
+def _oldest_heartbeat() -> datetime:
+    now: datetime = timezone.now()
+    return now - timedelta(seconds=current().join.drop_after_s)
