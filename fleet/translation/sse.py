@@ -44,7 +44,7 @@ class SseSplitter:
 
     def feed(self, chunk: bytes) -> Iterator[SseEvent]:
         """To be exhausted. What was complete before an event grew too large comes out before the error."""
-        if self._is_one_event(chunk):
+        if self.is_one_event(chunk):
             self._first_line = False
             yield SseEvent(chunk[6:-2])
             return
@@ -62,7 +62,7 @@ class SseSplitter:
                 yield from self._dispatch()
         self._keep(last)
 
-    def _is_one_event(self, chunk: bytes) -> bool:
+    def is_one_event(self, chunk: bytes) -> bool:
         """How most chunks come: one data line and its blank line, and nothing held from before."""
         return (
             not (self._size or self._name or self._after_cr)

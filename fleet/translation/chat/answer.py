@@ -24,6 +24,7 @@ from fleet.translation.chat.think import InlineReasoning
 from fleet.translation.chat.usage import merge_usage, usage_of
 from fleet.translation.chat.wire import (
     Choice,
+    Chunk,
     Delta,
     content_of,
     decode_chunk,
@@ -68,10 +69,12 @@ class Answer:
         self._heard = False  # a choice
         self._done = False  # the upstream said so
         self.over = False  # Stop or Failure went out
+        self.said = ""  # by the last event, if it was text and nothing else
 
     def read(self, item: SseEvent) -> list[Event]:
         if self.over:
             return []
+        self.said = ""
         data = item.data.strip()
         if data == b"[DONE]":
             self._done = True
@@ -121,6 +124,7 @@ class Answer:
         for choice in chunk.choices or ():
             if not choice.index and not self.over:  # we never ask for a second choice
                 events += self._choice(choice)
+        self.said = _only_text(chunk, events) if self._inline.settled else ""
         return events
 
     def _start(self, upstream_id: Any) -> MessageStart:
@@ -199,3 +203,11 @@ class Answer:
         if self._refused:
             return "content_filter"
         return _CUT.get(self._finish) or ("tool_calls" if self._calls.any else "stop")
+
+
+def _only_text(chunk: Chunk, events: Sequence[Event]) -> str:
+    """What a chunk said that did nothing else."""
+    match chunk, events:
+        case Chunk(usage=None, choices=[Choice(usage=None, finish_reason=None)]), [TextDelta(text=text)]:
+            return text
+    return ""

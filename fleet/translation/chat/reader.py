@@ -6,9 +6,10 @@ protocol; the quirks it bears are the rows of `tests/translation/test_chat_quirk
 
 from __future__ import annotations
 
+from fleet.translation.chat.alike import Alike
 from fleet.translation.chat.answer import Answer
 from fleet.translation.chat.faults import TOO_LARGE
-from fleet.translation.events import Event
+from fleet.translation.events import Event, TextDelta
 from fleet.translation.sse import MAX_EVENT_BYTES, SseSplitter, SseTooLarge
 
 
@@ -25,8 +26,12 @@ class ChatReader:
         self._max_bytes = max_event_bytes
         self._json: bytearray | None = None  # the body, when it turned out to be plain JSON
         self._begun = False
+        self._alike: Alike | None = None  # the last event, if it came alone and said text only
 
     def feed(self, data: bytes) -> list[Event]:
+        if self._alike is not None and (text := self._alike.text(data)):
+            return [TextDelta(text)]
+        self._alike = None
         if self._answer.over:
             return []
         if not self._begun:
@@ -59,11 +64,14 @@ class ChatReader:
 
     def _events(self, data: bytes) -> list[Event]:
         events: list[Event] = []
+        alone = self._splitter.is_one_event(data)
         try:
             for item in self._splitter.feed(data):
                 events += self._answer.read(item)
         except SseTooLarge:
             events += self._answer.fail(TOO_LARGE)
+        if alone and self._answer.said:
+            self._alike = Alike.of(data, self._answer.said)
         return events
 
 
