@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import logging
+import re
+import secrets
 import signal
 import socket
 import sys
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 import uvicorn
@@ -22,6 +25,9 @@ from neuron.api.app import build_app
 from neuron.config import NeuronConfig, load_config
 from neuron.daemon import Daemon
 from neuron.discovery import discover
+
+if TYPE_CHECKING:
+    from neuron.membership import Membership
 
 log = logging.getLogger("neuron")
 
@@ -51,12 +57,20 @@ def neuron(
 def serve(
     config: Annotated[Path | None, typer.Option(help="neuron.toml; defaults apply without one.")] = None,
     listen: Annotated[str | None, typer.Option(help="HOST:PORT, over the configuration's.")] = None,
+    join: Annotated[str | None, typer.Option(help="URL of the cortex admin whose fleet to join.")] = None,
+    token: Annotated[
+        str | None, typer.Option(help="Join token; NEURON_JOIN__TOKEN keeps it off the command line.")
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="This node's name in the fleet; the host's.")] = None,
 ) -> None:
     """Serve this host's devices until told to stop."""
     try:
         settings = load_config(config)
         if listen is not None:
             settings = settings.model_copy(update={"listen": TypeAdapter(Listen).validate_python(listen)})
+        given = {"url": join, "token": token, "name": name}
+        over = {key: value for key, value in given.items() if value is not None}
+        settings = settings.model_copy(update={"join": settings.join.model_copy(update=over)})
     except ConfigError as error:
         _give_up(*error.lines)
     except ValueError:
@@ -85,8 +99,9 @@ def _bind(listen: str) -> socket.socket:
 
 def _serve(settings: NeuronConfig, bound: socket.socket) -> None:
     url = settings.public_url or _url(bound)
+    membership, settings = _join(settings, bound)
     host = discover()
-    daemon = Daemon(settings, host, url=url)
+    daemon = Daemon(settings, host, url=url, beside=membership.run if membership else None)
     options = uvicorn.Config(
         build_app(daemon),
         loop="uvloop",
@@ -109,6 +124,26 @@ def _serve(settings: NeuronConfig, bound: socket.socket) -> None:
     server.run(sockets=[bound])
     if not server.started:
         sys.exit(1)
+
+
+def _join(settings: NeuronConfig, bound: socket.socket) -> tuple[Membership | None, NeuronConfig]:
+    """Join the configured fleet, if there is one; others then need the secret that it was told."""
+    fleet = settings.join
+    if fleet.url is None:
+        return None, settings
+    if fleet.token is None:
+        _give_up("--join needs --token: make one with `cortex join-token`")
+    from neuron.membership import Membership, RefusedError, endpoint_for  # noqa: PLC0415 - httpx takes 0.1 s
+
+    secret = settings.token or secrets.token_urlsafe(32)
+    name = fleet.name or re.sub(r"[^A-Za-z0-9._-]", "-", socket.gethostname())[:100].lstrip("._-")
+    try:
+        endpoint = settings.public_url or endpoint_for(fleet.url, *bound.getsockname()[:2])
+        membership = Membership(fleet.url, fleet.token, name=name, endpoint=endpoint, secret=secret)
+        asyncio.run(membership.try_once())
+    except RefusedError as error:
+        _give_up(f"cannot join {fleet.url}: {error}")
+    return membership, settings.model_copy(update={"token": secret}) if settings.is_exposed else settings
 
 
 def _url(bound: socket.socket) -> str:

@@ -79,6 +79,16 @@ class Stream(Section):
     max_unread_tokens: PositiveInt = Field(4096, description="A client further behind is cut off")
 
 
+class Join(Section):
+    """The fleet that this node registers itself with."""
+
+    url: str | None = Field(None, description="cortex's control plane: http://cortex.internal:31315")
+    token: str | None = Field(None, repr=False, description="Made by `cortex join-token` or in the admin")
+    name: str | None = Field(
+        None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$", description="This host's name when absent"
+    )
+
+
 class NeuronConfig(Settings):
     """Everything `neuron serve` needs to know."""
 
@@ -102,6 +112,7 @@ class NeuronConfig(Settings):
     engine: Engine = Engine()
     restart: Restart = Restart()
     stream: Stream = Stream()
+    join: Join = Join()
 
     @model_validator(mode="after")
     def _ids_are_unique(self) -> Self:

@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 
 from neuron.config import NeuronConfig
@@ -23,12 +23,22 @@ WORKER = (sys.executable, "-m", "neuron.worker")
 
 
 class Daemon:
-    """One host's neuron without its HTTP: the models, the devices under them, and the news of both."""
+    """One host's neuron without its HTTP: the models, the devices under them, and the news of both.
+
+    `beside` runs as long as they do.
+    """
 
     def __init__(
-        self, config: NeuronConfig, host: Host, *, url: str, worker_command: Sequence[str] = WORKER
+        self,
+        config: NeuronConfig,
+        host: Host,
+        *,
+        url: str,
+        worker_command: Sequence[str] = WORKER,
+        beside: Callable[[], Coroutine[None, None, None]] | None = None,
     ) -> None:
         self.config = config
+        self._beside = beside
         self._host = host
         self._tasks: list[asyncio.Task[None]] = []
         self._started = time.monotonic()
@@ -48,6 +58,8 @@ class Daemon:
             asyncio.create_task(self._run_registry(), name="registry"),
             asyncio.create_task(self.registry.load_all(self.config.models), name="load at start"),
         ]
+        if self._beside:
+            self._tasks.append(asyncio.create_task(self._beside(), name="beside"))
         try:
             yield
         finally:

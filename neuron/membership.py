@@ -1,0 +1,140 @@
+"""This node's place in a fleet: it joins with a token, then tells every few seconds that it is there."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+from pydantic import ValidationError
+
+from cortex_site.settings_file import is_loopback
+from cortex_site.version import VERSION
+from neuron.wire import JoinAnswer, JoinRequest
+
+log = logging.getLogger("neuron.join")
+
+TIMEOUT_S = 10.0
+RETRY_S = 5.0  # until cortex has said how often
+
+
+class RefusedError(Exception):
+    """cortex does not let this node in; the message says why and what to do."""
+
+
+class Membership:
+    """Of one node in the fleet of the control plane at `url`. `secret` is what the node's API asks for.
+
+    Raises `RefusedError` for what no fleet would accept.
+    """
+
+    def __init__(self, url: str, token: str, *, name: str, endpoint: str, secret: str) -> None:
+        self._url = url.rstrip("/")
+        self._token = token
+        self._secret = secret
+        try:
+            self._wish = JoinRequest(name=name, endpoint=endpoint, token=secret, version=VERSION)
+        except ValidationError as error:
+            first = error.errors(include_input=False)[0]
+            raise RefusedError(f"{first['loc'][0]}: {first['msg']}") from error
+        self._joined = False
+        self._away = False
+        self._pause_s = RETRY_S
+
+    async def try_once(self) -> None:
+        """Join, or leave it to `run` while cortex does not answer. Raises `RefusedError`."""
+        async with self._client() as http:
+            try:
+                await self._join(http)
+            except httpx.HTTPError as error:
+                self._note_silence(error)
+
+    async def run(self) -> None:
+        """Stay in the fleet until cancelled; come back to it when it has forgotten this node."""
+        async with self._client() as http:
+            while True:
+                await asyncio.sleep(self._pause_s)
+                try:
+                    await (self._beat(http) if self._joined else self._join(http))
+                except httpx.HTTPError as error:
+                    self._note_silence(error)
+                except RefusedError as error:
+                    log.error("cortex refuses this node", extra={"reason": str(error)})  # noqa: TRY400
+                else:
+                    self._away = False
+
+    def _client(self) -> httpx.AsyncClient:
+        return httpx.AsyncClient(base_url=self._url, timeout=TIMEOUT_S, trust_env=False)
+
+    async def _join(self, http: httpx.AsyncClient) -> None:
+        answer = await self._post(http, "/api/join", self._wish.model_dump(), self._token)
+        if answer.status_code != 200:
+            raise RefusedError(self._reason(answer))
+        try:
+            accepted = JoinAnswer.model_validate_json(answer.content)
+        except ValidationError as error:
+            raise RefusedError(f"{self._url} is no cortex: {answer.text[:100]!r}") from error
+        self._joined, self._pause_s = True, accepted.heartbeat_s
+        log.info("joined", extra={"cortex": self._url, "node": accepted.name})
+
+    async def _beat(self, http: httpx.AsyncClient) -> None:
+        answer = await self._post(http, "/api/join/heartbeat", {"name": self._wish.name}, self._secret)
+        if answer.status_code == 404:
+            self._joined = False
+            await self._join(http)
+        elif answer.is_error:
+            raise RefusedError(self._reason(answer))
+
+    async def _post(self, http: httpx.AsyncClient, path: str, body: Any, bearer: str) -> httpx.Response:
+        """Raises `HTTPError` for every answer that another attempt may better."""
+        answer = await http.post(path, json=body, headers={"authorization": f"Bearer {bearer}"})
+        if answer.is_server_error:
+            answer.raise_for_status()
+        return answer
+
+    def _reason(self, answer: httpx.Response) -> str:
+        try:
+            error = answer.json()["error"]
+            code, message = str(error["code"]), str(error["message"])
+        except (ValueError, KeyError, TypeError):
+            code, message = "", answer.text[:100]
+        if answer.status_code == 400 and not code:
+            host = urlsplit(self._url).hostname
+            return f"add {host!r} to [admin] allowed_hosts in cortex.toml: it does not go by that name"
+        if answer.status_code in {404, 405}:
+            return f"nothing to join at {self._url}: give the address of cortex's admin (port 31315)"
+        return message
+
+    def _note_silence(self, error: httpx.HTTPError) -> None:
+        if not self._away:
+            log.warning("cortex does not answer", extra={"cortex": self._url, "error": str(error)})
+        self._away = True
+
+
+def endpoint_for(url: str, host: str, port: int) -> str:
+    """Where the control plane at `url` can reach what listens on `host` and `port`. Raises `RefusedError`.
+
+    Of what listens everywhere it is the address that this machine speaks to `url` from.
+    """
+    there = urlsplit(url)
+    if not there.hostname or there.scheme not in {"http", "https"}:
+        raise RefusedError(f"--join {url}: expected a URL such as http://cortex.internal:31315")
+    if host in {"0.0.0.0", "::"}:  # noqa: S104 - compared, not bound
+        host = _own_address(there.hostname, there.port or 80)
+    if is_loopback(host) and not is_loopback(there.hostname):
+        message = f"listens on {host} only, where {there.hostname} cannot reach it"
+        raise RefusedError(f"{message}: --listen 0.0.0.0:{port}, or set public_url")
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+
+
+def _own_address(host: str, port: int) -> str:
+    try:
+        family, kind, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)[0]
+        with socket.socket(family, kind) as probe:
+            probe.connect(address)  # sends nothing
+            return str(probe.getsockname()[0])
+    except OSError as error:
+        raise RefusedError(f"no way to {host}: {error.strerror or error}; or set public_url") from error
