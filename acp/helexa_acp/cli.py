@@ -16,13 +16,13 @@ usage: helexa-acp [--log-file FILE] [COMMAND]
 Without a command: speak the Agent Client Protocol on standard input and output, as an editor starts it.
 
 commands:
-  doctor               check every endpoint: reachable, key, models, streaming, tools, reasoning, context
-  check -- COMMAND     drive an ACP agent through the rules of the protocol and print a score
-  chat                 a session in this terminal
-  setup                ask for an endpoint and write the configuration file
+  doctor [ENDPOINT...]  check endpoints: reachable, key, models, streaming, tools, reasoning, context
+  check -- COMMAND      drive an ACP agent through the rules of the protocol and print a score
+  chat                  a session in this terminal
+  setup                 ask for an endpoint and write the configuration file
 
 options:
-  --log-file FILE      write the log there instead of to standard error (or HELEXA_ACP_LOG_FILE)
+  --log-file FILE       write the log there instead of to standard error (or HELEXA_ACP_LOG_FILE)
   --version, --help
 
 HELEXA_ACP_LOG_LEVEL sets the level: debug, info (the default), warning, error.

@@ -133,6 +133,9 @@ def parse_config(table: dict[str, Any], *, source: str, env: Mapping[str, str]) 
     if prompt is not None and not isinstance(prompt, str):
         raise ConfigError(f"{source}: system_prompt_path must be a string")
     path = Path(prompt).expanduser() if prompt else None
+    warnings += [
+        f"{source}: {note}" for endpoint in endpoints for note in _fallback_notes(endpoint, endpoints)
+    ]
     return Config(tuple(endpoints), default, source, path, tuple(warnings))
 
 
@@ -154,6 +157,21 @@ def _names(entries: list[Any], source: str) -> list[str]:
             raise ConfigError(f"{source}: endpoint {name!r}: name: another endpoint has it already")
         names.append(name)
     return names
+
+
+def _fallback_notes(endpoint: Endpoint, usable: list[Endpoint]) -> list[str]:
+    """A selector that may be misspelt: its endpoint is not there, so it is a model of the default one."""
+    names = {other.name for other in usable}
+    strays = [
+        (selector, name)
+        for selector in endpoint.fallback
+        if (name := selector.partition(":")[0]) != selector and name not in names
+    ]
+    return [
+        f"endpoint {endpoint.name!r}: fallback: no usable endpoint is named {name!r}, "
+        f"so {selector!r} is taken for a model of the default endpoint"
+        for selector, name in strays
+    ]
 
 
 def _default_endpoint(table: dict[str, Any], names: list[str], usable: list[Endpoint], source: str) -> str:

@@ -105,6 +105,13 @@ def _strings(key: str, value: Any) -> tuple[str, ...]:
     return tuple(value)
 
 
+def _selectors(key: str, value: Any) -> tuple[str, ...]:
+    selectors = _strings(key, value)
+    if not all(selector.strip() for selector in selectors):
+        raise EndpointError(f"{key}: a selector is empty")
+    return selectors
+
+
 def _price(key: str, value: Any) -> Price:
     if not isinstance(value, dict):
         raise EndpointError(f"{key}: must be a table with input and output per million tokens")
@@ -133,7 +140,7 @@ _KEYS: dict[str, Callable[[str, Any], Any]] = {
     "api_key_env": _string,
     "max_tokens": _positive_int,
     "context_window": _positive_int,
-    "fallback": _strings,
+    "fallback": _selectors,
     "price": _price,
     "reasoning_efforts": _strings,
     "images": _bool,

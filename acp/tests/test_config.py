@@ -117,6 +117,7 @@ def test_mistakes_of_the_whole_file(table, words):
         ({"max_tokens": 0}, "max_tokens"),
         ({"context_window": "big"}, "context_window"),
         ({"fallback": "b"}, "fallback"),
+        ({"fallback": ["good:x", " "]}, "fallback: a selector is empty"),
         ({"price": {"inputs": 1}}, "price.*inputs"),
         ({"price": {"input": -1}}, "price.input"),
         ({"price": {"input": 1, "currency": "dollar"}}, "price.currency"),
@@ -139,6 +140,13 @@ def test_unknown_keys_are_said():
     config = parse({"endpoints": [endpoint(default_modle="x")], "defualt": 1})
     assert "'default_modle'" in " ".join(config.warnings)
     assert "'defualt'" in " ".join(config.warnings)
+
+
+def test_a_fallback_to_an_endpoint_that_is_not_there_is_said():
+    config = parse({"endpoints": [endpoint(fallback=["good:x", "llama3", "goood:x"]), endpoint(name="good")]})
+    (warning,) = config.warnings
+    assert "endpoint 'a': fallback" in warning
+    assert "'goood'" in warning
 
 
 def test_a_literal_key_wins():

@@ -177,3 +177,5 @@ def test_the_file_is_readable_and_a_damaged_one_permits_nothing(tmp_path):
     }
     rules.path.write_text("[[allow")
     assert rules.read() == {"allow": [], "reject": []}
+    rules.remember("allow", [Rule("shell", "exact", "ls")])
+    assert rules.path.read_text() == "[[allow"  # a person may still mend it

@@ -7,6 +7,7 @@ import subprocess
 
 import pytest
 from acp_testing import clients
+from acp_testing.clients import run
 from acp_testing.process import fold, without_user
 from acp_testing.schema import judge_record
 
@@ -28,21 +29,6 @@ steps = [{ text = "Waiting." }, { hang = true }]
 """
 
 TIMEOUT_S = 90
-
-
-def run(argv, env, cwd=None, *, check=True):
-    done = subprocess.run(
-        [str(arg) for arg in argv],
-        env=env,
-        cwd=cwd,
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT_S,
-        check=False,
-    )
-    if check:
-        assert done.returncode == 0, f"{argv}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
-    return done
 
 
 def kinds(updates):

@@ -1,6 +1,6 @@
 """The real program against a live OpenAI-compatible endpoint, such as helexa-tiny behind cortex.
 
-    HELEXA_ACP_TEST_BASE_URL=http://127.0.0.1:31313/v1 HELEXA_ACP_TEST_MODEL=helexa-tiny python -m pytest tests_live
+    HELEXA_ACP_TEST_BASE_URL=http://127.0.0.1:31313/v1 HELEXA_ACP_TEST_MODEL=helexa-tiny python -m pytest tests_live/test_live_endpoint.py
 
 Outside the default test paths: it needs a server that somebody else starts. HELEXA_ACP_TEST_MODEL may be left out where the
 server lists its models; HELEXA_ACP_TEST_API_KEY is used if set. Without a base URL these tests fail, they do not skip.
@@ -9,11 +9,10 @@ server lists its models; HELEXA_ACP_TEST_API_KEY is used if set. Without a base 
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 
 import pytest
 from acp_testing import clients
+from acp_testing.clients import run
 from acp_testing.process import FULL_CLIENT, AgentProcess, fold, prompt, without_user
 
 pytestmark = pytest.mark.clients
@@ -21,30 +20,6 @@ pytestmark = pytest.mark.clients
 QUESTION = "Which port does neuron listen on?"
 STORY = "Tell me a long story."
 ENDS = {"end_turn", "max_tokens"}
-
-
-def run(argv, env):
-    return subprocess.run(
-        [str(arg) for arg in argv], env=env, capture_output=True, text=True, timeout=300, check=False
-    )
-
-
-@pytest.fixture
-def live_env(tmp_path):
-    base_url = os.environ.get("HELEXA_ACP_TEST_BASE_URL")
-    assert base_url, "set HELEXA_ACP_TEST_BASE_URL to the endpoint to test against"
-    env = {"HOME": str(tmp_path), "PATH": os.environ["PATH"], "HELEXA_ACP_BASE_URL": base_url}
-    for name in ("MODEL", "API_KEY"):
-        if value := os.environ.get(f"HELEXA_ACP_TEST_{name}"):
-            env[f"HELEXA_ACP_{name}"] = value
-    return env
-
-
-@pytest.fixture
-def folder(tmp_path):
-    path = tmp_path / "project"
-    path.mkdir()
-    return path
 
 
 async def test_prompt_mode_cancel_and_load(live_env, folder):
@@ -67,7 +42,6 @@ async def test_prompt_mode_cancel_and_load(live_env, folder):
 @pytest.mark.parametrize("client", [clients.ts_sdk_client, clients.python_sdk_client])
 def test_official_sdks(live_env, folder, client):
     done = run(client(folder, QUESTION, STORY, clients.agent_command()), {**live_env, "CANCEL_AT_ONCE": "1"})
-    assert done.returncode == 0, done.stdout + done.stderr
     seen = json.loads(done.stdout)
     reasons = [end["stopReason"] if isinstance(end, dict) else end for end in (seen["first"], seen["second"])]
     assert reasons[0] in ENDS
@@ -78,32 +52,11 @@ def test_official_sdks(live_env, folder, client):
 
 
 def test_doctor(live_env):
-    done = run([*clients.agent_command(), "doctor"], live_env)
-    assert done.returncode == 0, done.stdout + done.stderr
+    run([*clients.agent_command(), "doctor"], live_env)
 
 
 def test_acpx(live_env, folder):
-    agent = " ".join(clients.agent_command())
-    argv = [
-        clients.NODE,
-        clients.ACPX,
-        "--agent",
-        agent,
-        "--cwd",
-        folder,
-        "--format",
-        "json",
-        "--approve-all",
-    ]
-    done = subprocess.run(
-        [*map(str, argv), "exec", "Hello!"],
-        env=live_env,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+    argv = [clients.NODE, clients.ACPX, "--agent", " ".join(clients.agent_command()), "--cwd", folder]
+    done = run([*argv, "--format", "json", "--approve-all", "exec", "Hello!"], live_env)
     lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
-    assert any(m.get("result", {}).get("stopReason") in {"end_turn", "max_tokens"} for m in lines), (
-        done.stderr
-    )
+    assert any(m.get("result", {}).get("stopReason") in ENDS for m in lines), done.stderr

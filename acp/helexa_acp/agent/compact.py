@@ -46,9 +46,9 @@ async def fitted(
 
 
 async def count(session: Session, choice: Choice, request: CompletionRequest, budget: int) -> int:
-    """Exact where the endpoint can tell and it matters."""
+    """Exact where the endpoint can tell, it matters, and it costs no silent load of the model."""
     estimated = compaction.estimate_request(request)
-    if estimated < COUNT_FROM * budget:
+    if estimated < COUNT_FROM * budget or session.endpoints.info(choice).state in {"cold", "loading"}:
         return estimated
     exact = await session.endpoints.provider(choice.endpoint).count_tokens(
         fit(session.endpoints, choice, request)

@@ -37,11 +37,15 @@ class Rules:
     def read(self) -> dict[str, list[Rule]]:
         """`allow` and `reject`. A damaged file permits nothing and refuses nothing."""
         try:
-            table = tomllib.loads(self.path.read_text("utf-8"))
-        except FileNotFoundError:
-            table = {}
+            return self._read()
         except (OSError, UnicodeError, tomllib.TOMLDecodeError) as error:
             log.warning("%s is ignored: %s", self.path, error)
+            return {"allow": [], "reject": []}
+
+    def _read(self) -> dict[str, list[Rule]]:
+        try:
+            table = tomllib.loads(self.path.read_text("utf-8"))
+        except FileNotFoundError:
             table = {}
         return {verdict: _rules(table.get(verdict)) for verdict in ("allow", "reject")}
 
@@ -53,10 +57,13 @@ class Rules:
         return True if any(covers(rule, grant) for rule in rules["allow"]) else None
 
     def remember(self, verdict: str, new: Iterable[Rule]) -> None:
-        """`verdict` is allow or reject."""
-        rules = self.read()
-        rules[verdict] += [rule for rule in new if rule not in rules[verdict]]
-        self._write(rules)
+        """`verdict` is allow or reject. What a person wrote and misspelt is left as it is."""
+        try:
+            rules = self._read()
+            rules[verdict] += [rule for rule in new if rule not in rules[verdict]]
+            self._write(rules)
+        except (OSError, UnicodeError, tomllib.TOMLDecodeError) as error:
+            log.warning("a permission is not remembered, as %s cannot be changed: %s", self.path, error)
 
     def forget(self) -> None:
         self.path.unlink(missing_ok=True)

@@ -121,7 +121,7 @@ class Sessions:
         finally:
             if session.running is token:
                 session.running = None
-        serving().after.append(lambda: self._show_commands(session))
+        serving().after += [lambda: self._show_commands(session), self._home.endpoints.refresh]
         return {"stopReason": "cancelled" if token.cancelled else stop}
 
     def cancel(self, session_id: str) -> None:

@@ -144,14 +144,15 @@ class Turn:
                     match event:
                         case Switched(other, reason):
                             self._switch(choice, other, reason, reply)
+                            choice = other
                         case Progress(text):
                             self._progress(text)
                         case _:
-                            self._end_progress()
+                            self._end_progress(choice)
                             reply.feed(event)
                     await session.client.drain()
         finally:
-            self._end_progress()
+            self._end_progress(choice)
 
     async def _after(self, reply: Reply, choice: Choice) -> str | None:
         session = self._session
@@ -210,7 +211,8 @@ class Turn:
         elif self._status.state["title"] != title:
             self._status.change(title=title)
 
-    def _end_progress(self) -> None:
+    def _end_progress(self, choice: Choice) -> None:
         if self._status is not None:
             self._session.keep(self._status.done("", Outcome("")))
             self._status = None
+            self._session.endpoints.refresh(choice.endpoint)  # what was cold is warm now, or gone

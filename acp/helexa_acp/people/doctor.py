@@ -68,6 +68,10 @@ def main(argv: list[str]) -> int:
     sys.stdout.write(f"configuration: {config.source}\n")
     for warning in config.warnings:
         sys.stdout.write(f"warning: {warning}\n")
+    unknown = set(argv) - {endpoint.name for endpoint in config.endpoints}
+    if unknown:
+        sys.stderr.write(f"helexa-acp doctor: no usable endpoint is named {', '.join(sorted(unknown))}\n")
+        return 2
     chosen = [endpoint for endpoint in config.endpoints if not argv or endpoint.name in argv]
     endpoints = make_home(config).endpoints
     findings = asyncio.run(_examine(endpoints, chosen))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -116,10 +117,13 @@ class Endpoints:
                 return Choice(endpoint, endpoint.default_model or (warm or models[0]).id)
         return None
 
-    def refresh(self) -> None:
-        """Ask every endpoint for its models, in the background, unless it was asked just now."""
+    def refresh(self, changed: Endpoint | None = None) -> None:
+        """Ask every endpoint for its models, in the background, unless it was asked just now; in any case
+        one that is known to have `changed`."""
         for endpoint in self.config.endpoints:
-            asked = self._refreshed_at.get(endpoint.name, -REFRESH_AFTER_S)
+            asked = self._refreshed_at.get(endpoint.name, -math.inf)
+            if endpoint is changed:
+                asked = -math.inf
             if endpoint.name not in self._tasks and time.monotonic() - asked >= REFRESH_AFTER_S:
                 task = asyncio.create_task(self._refresh(endpoint))
                 self._tasks[endpoint.name] = task
@@ -149,13 +153,18 @@ class Endpoints:
             models = await self.provider(endpoint).list_models()
         except ProviderError as error:
             log.warning("cannot list the models of %s: %s", endpoint.name, error)
+            first = endpoint.name not in self.refresh_errors
             self.refresh_errors[endpoint.name] = str(error)
+            if first:
+                self.on_change()
             return
-        self.refresh_errors.pop(endpoint.name, None)
         self.listed.add(endpoint.name)
+        back = self.refresh_errors.pop(endpoint.name, None) is not None
         if models != self._models.get(endpoint.name):
             self._models[endpoint.name] = models
             self._write_cache(endpoint, models)
+            self.on_change()
+        elif back:
             self.on_change()
 
     def _read_cache(self) -> None:

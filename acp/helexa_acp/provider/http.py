@@ -11,7 +11,8 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 from helexa_acp.endpoint import Endpoint, join_url
 from helexa_acp.provider.adapter import Adapter, as_object
@@ -31,7 +32,12 @@ log = logging.getLogger(__name__)
 MAX_ATTEMPTS = 3
 MAX_LESSONS = 6
 LIST_TIMEOUT_S = 15.0
+COUNT_TIMEOUT_S = 15.0
 MAX_RETRY_AFTER_S = 60.0
+
+# What a server says that has no way to count; one that has it may still be busy, or want another key. A 200
+# without a count is another server's idea of the same path.
+_NO_COUNTS = {200, 400, 404, 405, 422, 501}
 
 
 class HttpProvider(Provider):
@@ -51,7 +57,6 @@ class HttpProvider(Provider):
         self._new_client = client
         self._client_now: httpx.AsyncClient | None = None
         self._backoff_s = backoff_s
-        self._can_count = True
 
     async def complete(
         self, request: CompletionRequest, cancel: CancelToken
@@ -98,26 +103,35 @@ class HttpProvider(Provider):
             raise ProviderError(f"{self.name}: the list of models is not JSON", endpoint=self.name) from None
 
     async def count_tokens(self, request: CompletionRequest) -> int | None:
-        tag = f"{self.name}:{request.model}"
-        call = self.adapter.count_call(request, self.quirks(request.model), tag)
-        if call is None or not self._can_count:
+        quirks = self.quirks(request.model)
+        call = self.adapter.count_call(request, quirks, f"{self.name}:{request.model}")
+        if call is None or not quirks.counts:
             return None
-        url = join_url(self.endpoint.base_url, call.path)
+        absent = True
         # Servers that have /tokenize have it beside /v1, some below it.
+        url = join_url(self.endpoint.base_url, call.path)
         for candidate in dict.fromkeys((url.replace("/v1/tokenize", "/tokenize"), url)):
-            try:
-                async with asyncio.timeout(LIST_TIMEOUT_S):
-                    headers = self.adapter.headers(self.endpoint.api_key)
-                    response = await self._client.post(candidate, json=call.body, headers=headers)
-            except Exception as error:  # noqa: BLE001 - counting is a help, never a reason to fail
-                log.info("endpoint %s: cannot count tokens: %r", self.name, error)
-                return None
-            value = as_object(response.text) or {}
-            count = value.get("count", value.get("input_tokens"))
-            if response.status_code == 200 and isinstance(count, int):
+            status, count = await self._count(candidate, call.body)
+            if count is not None:
                 return count
-        self._can_count = False
+            absent = absent and status in _NO_COUNTS
+        if absent:
+            self.remember(request.model, replace(quirks, counts=False))
         return None
+
+    async def _count(self, url: str, body: dict[str, Any]) -> tuple[int, int | None]:
+        """The status, and the count if there is one; a server that does not answer is as good as busy."""
+        headers = self.adapter.headers(self.endpoint.api_key)
+        try:
+            async with asyncio.timeout(COUNT_TIMEOUT_S):
+                response = await self._client.post(url, json=body, headers=headers)
+        except Exception as error:  # noqa: BLE001 - counting is a help, never a reason to fail
+            log.info("endpoint %s: cannot count tokens: %r", self.name, error)
+            return 503, None
+        value = as_object(response.text) or {}
+        count = value.get("count", value.get("input_tokens"))
+        told = response.status_code == 200 and isinstance(count, int) and not isinstance(count, bool)
+        return response.status_code, count if told else None
 
     async def aclose(self) -> None:
         if self._client_now is not None:

