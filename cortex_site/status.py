@@ -98,12 +98,15 @@ def _table(title: str, *columns: str) -> Table:
 def _nodes(fleet: dict[str, Any]) -> Table:
     table = _table("\nNodes", "node", "device", "kind", "state", "memory MB", "reason")
     for node in fleet["nodes"]:
+        doubts = "; ".join(f"not believed: {text}" for text in node["warnings"])
         if not node["devices"]:
-            table.add_row(node["name"], "", "", "up" if node["healthy"] else "away", "", node["reason"])
+            kind = "server" if node["kind"] == "openai" else ""
+            state = "up" if node["healthy"] else "away"
+            table.add_row(node["name"], "", kind, state, "", node["reason"] or doubts)
         for device in node["devices"]:
             used = f"{device['memory_used_mb']} / {device['memory_total_mb']}"
             state = device["state"] if node["healthy"] else "away"
-            reason = node["reason"] or device["reason"]
+            reason = node["reason"] or device["reason"] or doubts
             table.add_row(
                 node["name"], f"{_worker_name(device)} {device['name']}", device["kind"], state, used, reason
             )

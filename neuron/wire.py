@@ -109,7 +109,7 @@ class ModelInfo(BaseModel):
     id: str
     source: str
     harness: str = "torch"
-    state: ModelState
+    state: ModelState | str = Field(description="One that the reader does not know is not `loaded`")
     devices: list[int] = []
     memory_mb: int | None = Field(None, description="Measured growth of the device's memory, weights and KV")
     context: int | None = Field(None, description="Longest prompt plus answer, tokens")
@@ -141,7 +141,7 @@ class DeviceInfo(BaseModel):
 
     index: int
     name: str
-    kind: Literal["cpu", "cuda"]
+    kind: str = Field(description="cpu or cuda")
     memory_total_mb: int
     compute_capability: str | None = None
 
@@ -150,7 +150,7 @@ class DeviceHealth(BaseModel):
     """A device and its worker process now."""
 
     index: int
-    state: DeviceState
+    state: DeviceState | str = Field(description="One that the reader does not know is not `ready`")
     worker: str = Field(description="Name of the thread that owns the device: cpu-dev-0, cuda-dev-N")
     pid: int | None = None
     rss_mb: int | None = None
@@ -181,7 +181,7 @@ class Discovery(BaseModel):
 class Health(BaseModel):
     """`GET /health`: ok when every device is ready, degraded when some are, failed when none is."""
 
-    status: Literal["ok", "degraded", "failed"]
+    status: str
     uptime_s: float
     pid: int
     rss_mb: int
@@ -212,5 +212,6 @@ class NodeState(BaseModel):
     """
 
     seq: int
+    protocol: int = PROTOCOL
     health: Health
     models: list[ModelInfo]

@@ -13,7 +13,7 @@ from fleet.gateway.upstream import Pool, Response
 from fleet.served import MAX_BYTES, NOT_SUPPORTED, Served, read_models, unlisted
 from fleet.snapshot import ModelView, NodeConfig, NodeView
 from fleet.translation.sse import SseSplitter
-from neuron.wire import NodeState
+from neuron.wire import PROTOCOL, NodeState
 
 # A node sends at least a comment every few seconds; one that is silent for longer is not there.
 EVENT_LIMITS = Limits(connect_s=3.0, first_byte_s=5.0, idle_s=15.0, max_connections=2)
@@ -40,6 +40,9 @@ async def follow_neuron(
         async for chunk in response.chunks():
             for event in events.feed(chunk):
                 state = NodeState.model_validate_json(event.data)
+                if state.protocol != PROTOCOL:
+                    message = f"it speaks protocol {state.protocol}, this cortex speaks {PROTOCOL}"
+                    raise UpstreamError("protocol", message)
                 metrics.show_state(config.name, state)
                 yield view_of(config, state, in_flight())
     finally:
@@ -111,11 +114,16 @@ def view_of(config: NodeConfig, state: NodeState, in_flight: int = 0) -> NodeVie
             progress=info.progress,
             capabilities=tuple(info.capabilities),
             error=info.error.message if info.error else None,
-            running=load.running if load else 0,
-            waiting=load.waiting if load else 0,
-            max_running=load.max_running if load else 0,
-            tok_s_prefill=load.tok_s_prefill if load else 0.0,
-            kv_free=load.kv_pages_free / load.kv_pages_total if load and load.kv_pages_total else None,
+            # What cannot be must not draw requests: a negative count would be less than nothing to do.
+            running=max(0, load.running) if load else 0,
+            waiting=max(0, load.waiting) if load else 0,
+            max_running=max(0, load.max_running) if load else 0,
+            tok_s_prefill=max(0.0, load.tok_s_prefill) if load else 0.0,
+            kv_free=_share(load.kv_pages_free, load.kv_pages_total) if load else None,
             prefixes=frozenset(load.prefixes if load else ()),
         )
     return NodeView(config, healthy=True, reason=None, models=MappingProxyType(models), in_flight=in_flight)
+
+
+def _share(free: int, total: int) -> float | None:
+    return min(1.0, max(0.0, free / total)) if total > 0 else None

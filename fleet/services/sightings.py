@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
 from django.db import transaction
 from django.utils import timezone
 
+from fleet.doubts import examine
 from fleet.models import ACTIVE, Device, Node, Operation, Placement
 from fleet.served import Served
 from neuron.wire import DeviceHealth, DeviceInfo, Discovery, Health, ModelInfo, ModelLoad
@@ -24,10 +26,14 @@ def write(node: Node, health: Health, models: list[ModelInfo], discovery: Discov
     now = timezone.now()
     if not node.healthy:
         log.info("node is healthy", extra={"node": node.name})
+    said = examine(health, models, _totals(node, discovery))
+    _tell_new(node, said.warnings)
+    health, models = said.health, said.models
     Node.objects.filter(pk=node.pk).update(
         healthy=True,
-        status=health.status,
+        status=health.status[:10],
         reason="",
+        warnings=list(said.warnings),
         misses=0,
         last_seen_at=now,
         pid=_count(health.pid),
@@ -67,6 +73,18 @@ def write_served(node: Node, served: list[Served]) -> None:
         Placement.objects.filter(pk__in=gone).update(state=Placement.State.UNLOADED, changed_at=now)
 
 
+def _totals(node: Node, discovery: Discovery | None) -> dict[int, int]:
+    """The memory of its devices by index, MiB."""
+    if discovery:
+        return {info.index: info.memory_total_mb for info in discovery.devices}
+    return dict(Device.objects.filter(node=node).values_list("index", "memory_total_mb"))
+
+
+def _tell_new(node: Node, warnings: Sequence[str]) -> None:
+    for warning in set(warnings) - set(node.warnings):
+        log.warning("node says what cannot be", extra={"node": node.name, "what": warning})
+
+
 def _host(discovery: Discovery) -> dict[str, Any]:
     return {
         "protocol": discovery.protocol,
@@ -93,16 +111,16 @@ def _devices(node: Node, health: Health, discovery: Discovery | None) -> None:
 
 
 def _identify(row: Device, info: DeviceInfo) -> None:
-    row.name, row.kind = info.name[:200], info.kind
+    row.name, row.kind = info.name[:200], info.kind[:10]
     row.compute_capability = (info.compute_capability or "")[:20]
     row.memory_total_mb = _count(info.memory_total_mb)
 
 
 def _measure(row: Device, now: DeviceHealth) -> None:
-    row.state, row.worker, row.reason = now.state, now.worker[:50], now.reason or ""
+    row.state, row.worker, row.reason = now.state[:20], now.worker[:50], now.reason or ""
     row.pid, row.rss_mb = _count(now.pid), _count(now.rss_mb)
     row.memory_used_mb = _count(now.memory_used_mb)
-    row.memory_free_mb = min(_count(now.memory_free_mb) or 0, row.memory_total_mb)  # more would be a lie
+    row.memory_free_mb = _count(now.memory_free_mb)
     row.utilization_pct, row.temperature_c = _count(now.utilization_pct), now.temperature_c
     row.cycles, row.restarts = _count(now.cycles), _count(now.restarts)
 

@@ -26,6 +26,8 @@ RULES = {
     "fleet.router": ["django", "neuron", "asyncio", "cortex_site"],
     "fleet.placement": ["django", "asyncio", "torch"],
     "fleet.evictor": ["django", "asyncio", "torch"],
+    "fleet.served": ["django", "asyncio", "torch"],
+    "fleet.doubts": ["django", "asyncio", "torch"],
     "fleet.translation": ["django", "asyncio", "torch", "httpx"],
     "fleet.gateway.app": ["fleet.models", "fleet.services", "torch", "celery", "neuron.api", "neuron.text"],
     "cortex_site.light": ["fleet", "neuron", "celery", "torch"],

@@ -140,7 +140,7 @@ def test_a_node_of_another_protocol_is_flagged(fleet):
         ("/models", b"<html>", "a says what is not understood: /models : Invalid JSON"),
         (
             "/models",
-            [{"id": "m", "source": "m", "state": "dreaming"}],
+            [{"id": "m", "source": "m", "state": 3}],
             "a says what is not understood: /models 0.state",
         ),
         ("/health", {"status": "ok"}, "a says what is not understood: /health uptime_s: Field required"),

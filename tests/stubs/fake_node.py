@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from neuron.wire import Failure, Health, ModelInfo, ModelLoad, NodeState
+from neuron.wire import PROTOCOL, Failure, Health, ModelInfo, ModelLoad, NodeState
 
 
 @dataclass
@@ -99,6 +99,7 @@ class FakeNode:
         self._server: asyncio.Server | None = None
         self._connections: set[asyncio.Task[None]] = set()
         self.port = 0
+        self.protocol = PROTOCOL
         self.accepted = 0  # connections
 
     @property
@@ -153,7 +154,9 @@ class FakeNode:
     def _state(self) -> bytes:
         loads = list(self.loads.values())
         health = Health(status="ok", uptime_s=1, pid=1, rss_mb=1, devices=[], models=loads)
-        state = NodeState(seq=self._seq, health=health, models=list(self.models.values()))
+        state = NodeState(
+            seq=self._seq, protocol=self.protocol, health=health, models=list(self.models.values())
+        )
         return framed(b"event: state\ndata: " + state.model_dump_json().encode() + b"\n\n")
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
