@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from cortex_site import contradictions
 from cortex_site.config import Catalogue, CortexConfig, Profile
 
 
@@ -15,10 +16,11 @@ def describe(config: CortexConfig, catalogue: Catalogue) -> Iterator[str]:
     yield f"state in {config.home}; database: {'PostgreSQL' if config.database.url else 'SQLite'}"
     yield f"eviction by {config.eviction.strategy}, defrag after {config.eviction.defrag_after_cycles} cycles"
     for neuron in config.neurons:
-        yield f"node {neuron.name} at {neuron.endpoint}"
-    for profile in catalogue.models:
+        what = "server" if neuron.kind == "openai" else "node"
+        yield f"{what} {neuron.name} at {neuron.endpoint}"
+    for profile in catalogue.profiles:
         yield f"model {profile.id}: {_placement(profile)}"
-    for alias, target in sorted(catalogue.aliases.items()):
+    for alias, target in sorted(catalogue.other_names.items()):
         yield f"alias {alias} for {target}"
     for warning in warnings(config, catalogue):
         yield f"warning: {warning}"
@@ -34,17 +36,9 @@ def _placement(profile: Profile) -> str:
 
 def warnings(config: CortexConfig, catalogue: Catalogue) -> Iterator[str]:
     """Contradictions that do not stop anything: sentences that name key and cure."""
-    nodes = {neuron.name for neuron in config.neurons}
-    if not nodes:
-        yield "no [[neurons]]: nothing can be served until a node is added here or in the admin"
-    for profile in catalogue.models:
-        for name in profile.pinned_on:
-            if name not in nodes:
-                yield f"models.{profile.id}.pinned_on: there is no node {name!r} in [[neurons]]"
-    ids = {profile.id for profile in catalogue.models}
-    for alias, target in sorted(catalogue.aliases.items()):
-        if target not in ids:
-            yield f"aliases.{alias}: there is no model {target!r} in [[models]]"
+    if not config.neurons:
+        yield "no [[neurons]]: nothing can be served until a node is added here, in the admin or joins"
+    yield from contradictions.warnings(config, catalogue)
     if config.is_exposed and not config.gateway.allow_anonymous:
         listen = config.gateway.listen
         yield f"gateway.listen: {listen} is open to other machines; without a key only loopback is served"

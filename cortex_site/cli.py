@@ -79,12 +79,14 @@ def serve(
 ) -> None:
     """Run the gateway: data plane, metrics, control plane, Celery worker and beat."""
     from cortex_site import up as stack  # noqa: PLC0415 - the other commands need none of it
+    from cortex_site.contradictions import warnings  # noqa: PLC0415
 
     settings = load_config(config)
     if workers:
         gateway = settings.gateway.model_copy(update={"workers": workers})
         settings = settings.model_copy(update={"gateway": gateway})
-    load_catalogue(settings)
+    for warning in warnings(settings, load_catalogue(settings)):
+        typer.echo(f"cortex: warning: {warning}", err=True)
     sys.exit(stack.run(stack.plan_serve(settings, config)))
 
 

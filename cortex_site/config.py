@@ -28,6 +28,7 @@ from cortex_site.settings_file import Listen, Section, Settings, is_loopback, lo
 
 API_PORT, METRICS_PORT, ADMIN_PORT, NEURON_PORT = 31313, 31314, 31315, 13131
 MIB = 1 << 20
+DEFAULT_PRIORITY, PINNED_PRIORITY = 100, 1000  # of residency
 
 
 def _http_url(value: str) -> str:
@@ -228,6 +229,12 @@ class Profile(Section):
     cost: Cost | None = None
     capabilities: list[str] = []
 
+    @property
+    def priority(self) -> int:
+        if self.residency_priority is not None:
+            return self.residency_priority
+        return PINNED_PRIORITY if self.pinned_on else DEFAULT_PRIORITY
+
 
 class Catalogue(Settings):
     """`models.toml`."""
@@ -237,14 +244,16 @@ class Catalogue(Settings):
     models: list[Profile] = []
     aliases: dict[str, str] = {}
 
-    @model_validator(mode="after")
-    def _ids_are_unique(self) -> Self:
-        ids = [profile.id for profile in self.models]
-        if twice := sorted({name for name in ids if ids.count(name) > 1}):
-            raise ValueError(f"models: the id {twice[0]!r} is given twice")
-        if clash := sorted(set(ids) & set(self.aliases)):
-            raise ValueError(f"aliases: {clash[0]!r} is a model's id already")
-        return self
+    @property
+    def profiles(self) -> list[Profile]:
+        """The models; of several under one id the first."""
+        return list({profile.id: profile for profile in reversed(self.models)}.values())[::-1]
+
+    @property
+    def other_names(self) -> dict[str, str]:
+        """The aliases that are no model's id."""
+        ids = {profile.id for profile in self.models}
+        return {name: target for name, target in self.aliases.items() if name not in ids}
 
 
 def load_config(path: Path | None) -> CortexConfig:

@@ -6,7 +6,7 @@ from django.http import HttpRequest
 from ninja import Router
 
 from fleet.api.schemas import ModelOut, NodeOut, PlacementOut, StatusOut
-from fleet.services import overview
+from fleet.services import contradictions, overview
 
 router = Router(tags=["fleet"])
 
@@ -30,3 +30,9 @@ def models(request: HttpRequest) -> Any:
 @router.get("/placements", response=list[PlacementOut])
 def placements(request: HttpRequest) -> Any:
     return overview.placements()
+
+
+@router.get("/warnings", response=list[str])
+def warnings(request: HttpRequest) -> Any:
+    """What `models.toml` says that the files or the fleet contradict: file, line, key, why."""
+    return contradictions.found()

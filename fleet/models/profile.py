@@ -3,9 +3,8 @@ from __future__ import annotations
 from django.core.validators import MinValueValidator
 from django.db import models
 
+from cortex_site.config import DEFAULT_PRIORITY, PINNED_PRIORITY
 from fleet.models.version import Configured
-
-DEFAULT_PRIORITY, PINNED_PRIORITY = 100, 1000
 
 
 class ModelProfile(Configured):

@@ -20,8 +20,8 @@ def sync_files(config: CortexConfig, catalogue: Catalogue) -> None:
     and the placements of a node go with it.
     """
     _sync(Node, "name", {node.name: _node(node) for node in config.neurons})
-    _sync(ModelProfile, "model_id", {profile.id: _profile(profile) for profile in catalogue.models})
-    _sync(Alias, "name", {name: {"target": target} for name, target in catalogue.aliases.items()})
+    _sync(ModelProfile, "model_id", {profile.id: _profile(profile) for profile in catalogue.profiles})
+    _sync(Alias, "name", {name: {"target": target} for name, target in catalogue.other_names.items()})
 
 
 def _sync(model: type[Configured], key: str, wanted: Mapping[str, dict[str, Any]]) -> None:

@@ -6,9 +6,9 @@ from datetime import datetime
 
 from django.utils import timezone
 
+from cortex_site.config import DEFAULT_PRIORITY
 from fleet.evictor import Resident
 from fleet.models import Device, ModelProfile, Node, Placement
-from fleet.models.profile import DEFAULT_PRIORITY
 from fleet.placement import DeviceFacts, Need, NodeFacts
 
 RESIDENT = (Placement.State.LOADING, Placement.State.LOADED, Placement.State.UNLOADING)

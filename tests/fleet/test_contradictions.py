@@ -1,0 +1,50 @@
+"""The same warnings where an operator looks: on the admin's first page and in the operator API."""
+
+from __future__ import annotations
+
+import pytest
+from django.conf import settings
+
+from cortex_site.config import CortexConfig
+from cortex_site.secret_file import obtain
+from fleet.services import contradictions
+from fleet.services.catalogue import sync_files
+
+
+@pytest.fixture
+def models(monkeypatch, tmp_path):
+    """A models.toml of the running configuration."""
+    path = tmp_path / "models.toml"
+    monkeypatch.setattr(contradictions, "current", lambda: CortexConfig(models_config=path))
+    return path
+
+
+def test_what_the_fleet_contradicts_is_on_the_first_page(fleet, staff, client_for, models):
+    fleet.node("a", devices=[8000])
+    models.write_text('[[models]]\nid = "m"\nmin_devices = 2\npinned_on = ["a", "<b>"]\n')
+    page = staff.get("/admin/").content.decode()
+    assert f"{models}:3: models.0.min_devices: needs 2 devices" in page
+    assert "there is no node &#x27;&lt;b&gt;&#x27;" in page
+    operator = client_for(headers={"authorization": f"Bearer {obtain(settings.OPERATOR_TOKEN_FILE)}"})
+    assert operator.get("/api/warnings").json() == contradictions.found()
+    assert client_for().get("/api/warnings").status_code == 401
+    models.write_text('[[models]]\nid = "m"\n')
+    assert "messagelist" not in staff.get("/admin/").content.decode()
+
+
+def test_a_file_that_broke_meanwhile_is_said_too(staff, models):
+    models.write_text("[[models]]\nid = 3\n")
+    assert f"{models}:2: models.0.id" in staff.get("/admin/").content.decode()
+
+
+def test_it_is_loaded_all_the_same(db, models):
+    from cortex_site.config import load_catalogue
+    from fleet.models import Alias, ModelProfile
+
+    models.write_text(
+        '[[models]]\nid = "m"\nvram_mb = 1\n[[models]]\nid = "m"\n[aliases]\nm = "m"\nbig = "zz"\n'
+    )
+    config = CortexConfig(models_config=models)
+    sync_files(config, load_catalogue(config))
+    assert ModelProfile.objects.get().vram_mb == 1
+    assert [alias.name for alias in Alias.objects.all()] == ["big"]
