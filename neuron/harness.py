@@ -15,7 +15,7 @@ from neuron.supervisor.device import Job
 from neuron.supervisor.generation import Generation
 from neuron.supervisor.torch_harness import TorchHarness
 from neuron.text.model import ModelText
-from neuron.wire import ApiError, DeviceHealth, DeviceInfo, ModelInfo, ModelLoad, ModelSpec
+from neuron.wire import ApiError, DeviceHealth, DeviceInfo, Leave, ModelInfo, ModelLoad, ModelSpec
 
 
 class Served(Protocol):
@@ -66,8 +66,12 @@ class Harness(Protocol):
         """Returns when the model is loaded; at once when it is already. Raises `ApiError`."""
         ...
 
-    async def unload(self, model_id: str) -> None:
-        """Returns when the model's memory is free; its requests end with an error. Raises `ApiError`."""
+    async def unload(self, model_id: str, leave: Leave) -> None:
+        """Returns when the model's memory is free. Raises `ApiError`, 409 when it stays for its requests."""
+        ...
+
+    async def restart_device(self, index: int, leave: Leave) -> None:
+        """Give a device a new worker, and it its models again. Raises `ApiError`, 409 as `unload` does."""
         ...
 
     def endpoint(self, model_id: str) -> str:

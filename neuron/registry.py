@@ -8,9 +8,11 @@ from typing import Any
 
 from neuron.config import Model
 from neuron.harness import HARNESSES, Harness, HarnessContext, Served, unknown_harness
-from neuron.wire import ApiError, DeviceHealth, ModelInfo, ModelLoad, ModelSpec
+from neuron.wire import ApiError, DeviceHealth, Leave, ModelInfo, ModelLoad, ModelSpec
 
 log = logging.getLogger("neuron.registry")
+
+NOW = Leave()
 
 
 class Registry:
@@ -57,9 +59,15 @@ class Registry:
             raise unknown_harness(spec.harness)
         await self._carry_out("load", spec.model_id, lambda: harness.load(spec))
 
-    async def unload(self, model_id: str) -> None:
+    async def unload(self, model_id: str, leave: Leave = NOW) -> None:
         harness = self._owner(model_id, param="model_id")
-        await self._carry_out("unload", model_id, lambda: harness.unload(model_id))
+        verb = "unload now" if leave.force else "unload"
+        await self._carry_out(verb, model_id, lambda: harness.unload(model_id, leave))
+
+    async def restart_device(self, index: int, leave: Leave = NOW) -> None:
+        """Of the harness that has device workers. Raises `ApiError`."""
+        torch = self._harnesses["torch"]
+        await self._carry_out("restart", f"device {index}", lambda: torch.restart_device(index, leave))
 
     async def _carry_out(
         self, verb: str, model_id: str, start: Callable[[], Coroutine[Any, Any, None]]

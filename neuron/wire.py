@@ -98,6 +98,19 @@ class ModelSpec(BaseModel):
     devices: list[int] | None = Field(None, description="Device indices; the freest device when absent")
 
 
+class Leave(BaseModel):
+    """How a model goes that has requests under way: no new ones come in, those there may end in so long."""
+
+    grace_s: float = Field(0, ge=0, le=86_400)
+    force: bool = Field(True, description="End what is left with an error; else the model stays (409)")
+
+
+class Unload(Leave):
+    """Body of `POST /models/unload`."""
+
+    model_id: str
+
+
 class Failure(BaseModel):
     code: str
     message: str

@@ -8,23 +8,18 @@ from typing import Any
 
 from django.http import HttpRequest
 from ninja import Router
-from pydantic import BaseModel
 
 from cortex_site.light import StreamResponse, Write
 from cortex_site.version import VERSION
 from neuron.api.edge import log_fields
 from neuron.daemon import Daemon
-from neuron.wire import PROTOCOL, Discovery, Health, ModelInfo, ModelSpec
+from neuron.wire import PROTOCOL, Discovery, Health, Leave, ModelInfo, ModelSpec, Unload
 
 EVENT_STREAM = {
     "Content-Type": "text/event-stream; charset=utf-8",
     "Cache-Control": "no-cache",
     "X-Accel-Buffering": "no",  # nginx would collect events otherwise
 }
-
-
-class UnloadBody(BaseModel):
-    model_id: str
 
 
 def router(daemon: Daemon) -> Router:
@@ -57,11 +52,17 @@ def router(daemon: Daemon) -> Router:
         return {"status": "loaded", "model_id": spec.model_id}
 
     @node.post("/models/unload")
-    async def unload(request: HttpRequest, body: UnloadBody) -> dict[str, str]:
-        """Returns when the model's memory is free; its running requests end with an error."""
+    async def unload(request: HttpRequest, body: Unload) -> dict[str, str]:
+        """Returns when the model's memory is free; running requests end within `grace_s`."""
         log_fields(request)["model"] = body.model_id
-        await daemon.registry.unload(body.model_id)
+        await daemon.registry.unload(body.model_id, body)
         return {"status": "unloaded", "model_id": body.model_id}
+
+    @node.post("/devices/{index}/restart")
+    async def restart(request: HttpRequest, index: int, body: Leave) -> dict[str, Any]:
+        """Returns when the device has a new worker process and its models are loaded again."""
+        await daemon.registry.restart_device(index, body)
+        return {"status": "restarted", "index": index}
 
     @node.get("/models/{path:model_id}/endpoint")
     async def endpoint(request: HttpRequest, model_id: str) -> dict[str, str]:

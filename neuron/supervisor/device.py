@@ -85,12 +85,15 @@ class DeviceWorker:
         self._process: WorkerProcess | None = None
         self._ready = asyncio.Event()
         self._generations: dict[int, Generation] = {}
-        self._embeddings: dict[int, asyncio.Future[bytes]] = {}
+        self._embeddings: dict[int, tuple[str, asyncio.Future[bytes]]] = {}  # with the model
         self._loads: dict[str, asyncio.Future[pipe.Loaded]] = {}
         self._unloads: dict[str, asyncio.Future[None]] = {}
         self._next_request = 1
         self._last_sign = 0.0
         self._failed_starts = 0
+        self._restarting: asyncio.Future[None] | None = (
+            None  # done when the process that was told to go is gone
+        )
         self.state: DeviceState = "starting"
         self.reason: str | None = None
         self.pid: int | None = None
@@ -107,6 +110,12 @@ class DeviceWorker:
         while True:
             started = time.monotonic()
             await self._run_once()
+            self.restarts += 1
+            if self._restarting is not None:
+                self._restarting.set_result(None)
+                self._restarting, delay = None, self._restart.first_delay_s
+                log.info("device worker is restarted", extra={"worker": self.name})
+                continue
             if time.monotonic() - started >= self._restart.stable_after_s:
                 delay = self._restart.first_delay_s
             log.error(
@@ -115,7 +124,6 @@ class DeviceWorker:
             )
             await asyncio.sleep(delay)
             delay = min(2 * delay, self._restart.max_delay_s)
-            self.restarts += 1
 
     async def _run_once(self) -> None:
         reason, is_gone = "", False
@@ -131,7 +139,7 @@ class DeviceWorker:
             if self._process:
                 grace_s = LEAVE_GRACE_S if is_gone else STOP_GRACE_S if self._ready.is_set() else 0.0
                 how = await self._process.end(grace_s)
-                reason = reason or how
+                reason = "was restarted" if self._restarting else reason or how
             self._lost(reason)
 
     async def _listen(self, process: WorkerProcess) -> str:
@@ -175,7 +183,7 @@ class DeviceWorker:
         message = f"The device worker {self.name} went away ({reason})."
         for number, generation in self._generations.items():
             generation.finish(pipe.Refused(number, 503, "worker_lost", message, RETRY_AFTER_S))
-        for number, embedding in self._embeddings.items():
+        for number, (_, embedding) in self._embeddings.items():
             _settle(embedding, pipe.Refused(number, 503, "worker_lost", message, RETRY_AFTER_S))
         for load in self._loads.values():
             if not load.done():
@@ -198,11 +206,10 @@ class DeviceWorker:
             case pipe.Finished(id=number) | pipe.Refused(id=number):
                 if generation := self._generations.pop(number, None):
                     generation.finish(message)
-                elif embedding := self._embeddings.pop(number, None):
-                    _settle(embedding, message)
+                else:
+                    self._settle(number, message)
             case pipe.Embedded(id=number):
-                if embedding := self._embeddings.pop(number, None):
-                    _settle(embedding, message)
+                self._settle(number, message)
             case pipe.Status():
                 is_news, self.status = message != self.status, message
                 if is_news:
@@ -215,6 +222,10 @@ class DeviceWorker:
                 self._owner.changed(urgent=True)
             case _:
                 self._handle_load(message)
+
+    def _settle(self, number: int, end: pipe.Embedded | pipe.Refused | pipe.Finished) -> None:
+        if embedding := self._embeddings.pop(number, None):
+            _settle(embedding[1], end)
 
     def _handle_load(self, message: pipe.Progress | pipe.Loaded | pipe.LoadFailed | pipe.Unloaded) -> None:
         if isinstance(message, pipe.Progress):
@@ -264,9 +275,24 @@ class DeviceWorker:
             self._send(pipe.Unload(model))
         await asyncio.shield(self._unloads[model])
 
+    def is_busy(self, model: str) -> bool:
+        """Whether a request for it is under way."""
+        return any(generation.model == model for generation in self._generations.values()) or any(
+            asked == model for asked, _ in self._embeddings.values()
+        )
+
+    async def restart(self) -> None:
+        """A new process in place of this one; returns when that is ready. Raises `LoadError`."""
+        if self._process is not None and self._restarting is None:
+            self._restarting = asyncio.get_running_loop().create_future()
+            await self._process.end(STOP_GRACE_S)
+        if self._restarting is not None:
+            await asyncio.shield(self._restarting)
+        await self.wait_ready()
+
     def submit(self, job: Job, *, max_unread: int) -> Generation:
         number, self._next_request = self._next_request, self._next_request + 1
-        generation = Generation(number, cancel=self._cancel, max_unread=max_unread)
+        generation = Generation(number, job.model, cancel=self._cancel, max_unread=max_unread)
         if self._process is None:
             message = f"The device worker {self.name} is not running."
             generation.finish(pipe.Refused(number, 503, "worker_lost", message, RETRY_AFTER_S))
@@ -287,10 +313,11 @@ class DeviceWorker:
         if self._process is None:
             message = f"The device worker {self.name} is not running."
             raise ApiError(503, "worker_lost", message, retry_after_s=RETRY_AFTER_S)
-        self._embeddings[number] = asyncio.get_running_loop().create_future()
+        vectors: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        self._embeddings[number] = model, vectors
         self._send(pipe.Embed(number, model, inputs))
         try:
-            return await self._embeddings[number]
+            return await vectors
         except asyncio.CancelledError:
             self._cancel(number)
             raise

@@ -17,8 +17,9 @@ class Generation:
     off. Whatever happens it ends with exactly one `Finished` or `Refused` in `end`.
     """
 
-    def __init__(self, request: int, *, cancel: Callable[[int], None], max_unread: int) -> None:
+    def __init__(self, request: int, model: str, *, cancel: Callable[[int], None], max_unread: int) -> None:
         self._request = request
+        self.model = model
         self._cancel = cancel
         self._max_unread = max_unread
         self._unread: list[int] = []

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +26,7 @@ from neuron.wire import (
     DeviceHealth,
     DeviceInfo,
     Failure,
+    Leave,
     ModelInfo,
     ModelLoad,
     ModelSpec,
@@ -35,6 +37,7 @@ log = logging.getLogger("neuron.models")
 
 LOAD_STATUS = {"model_not_found": 404, "model_unsupported": 422, "model_broken": 422}  # others: 503
 LOADING_RETRY_S = 2
+LOOK_EVERY_S = 0.05  # whether the requests of a model that has to go have ended
 
 
 @dataclass(slots=True)
@@ -51,6 +54,7 @@ class _Model:
     is_resident: bool = False  # was loaded once: to be brought back when its worker is replaced
     reloads: int = 0
     settled: asyncio.Event = field(default_factory=asyncio.Event)  # loaded, failed or gone
+    leaving: Leave | None = None  # while it waits for its requests before it goes
 
     @property
     def source(self) -> str:
@@ -187,19 +191,64 @@ class TorchHarness:
         )
         self._changed(True)
 
-    async def unload(self, model_id: str) -> None:
+    async def unload(self, model_id: str, leave: Leave) -> None:
         model = self._models.get(model_id)
         if model is None:
             raise ApiError(404, "model_not_found", f"The model {model_id!r} is not loaded.", param="model_id")
-        if model.state != "unloading":
-            was_failed, model.state = model.state == "failed", "unloading"
-            model.settled.clear()
-            self._changed(True)
-            if model.worker and not was_failed:
-                await model.worker.unload(model_id)
-            self._forget(model)
+        if model.state == "unloading":
+            model.leaving = leave if leave.force else model.leaving  # whoever will not wait has the last word
+            await model.settled.wait()
             return
-        await model.settled.wait()
+        if model.state == "loaded":
+            await self._let_go([model], "unloading", leave)
+        was_failed, model.state = model.state == "failed", "unloading"
+        model.settled.clear()
+        self._changed(True)
+        if model.worker and not was_failed:
+            await model.worker.unload(model_id)
+        self._forget(model)
+
+    async def restart_device(self, index: int, leave: Leave) -> None:
+        """A new worker process; what was resident is loaded again. Raises `ApiError`."""
+        worker = next((worker for worker in self._workers if worker.device.index == index), None)
+        if worker is None:
+            raise ApiError(404, "unknown_device", f"There is no device {index}.", param="index")
+        residents = [model for model in self._models.values() if model.worker is worker]
+        await self._let_go([model for model in residents if model.state == "loaded"], "loading", leave)
+        try:
+            await worker.restart()
+        except LoadError as error:
+            raise ApiError(503, error.code, error.message) from error
+        for model in residents:
+            await model.settled.wait()
+
+    async def _let_go(self, models: Sequence[_Model], state: ModelState, leave: Leave) -> None:
+        """Let no new request in, and those under way end. Raises `ApiError` 409 when they do not in time."""
+        for model in models:
+            model.state, model.leaving = state, leave
+            model.settled.clear()
+        self._changed(True)
+        started = time.monotonic()
+        while busy := [
+            model for model in models if model.worker and model.worker.is_busy(model.spec.model_id)
+        ]:
+            wish = busy[0].leaving or leave
+            if time.monotonic() - started < wish.grace_s:
+                await asyncio.sleep(LOOK_EVERY_S)
+            elif wish.force:
+                return
+            else:
+                self._keep(models)
+                names = ", ".join(repr(model.spec.model_id) for model in busy)
+                message = f"After {wish.grace_s:g} s {names} still had requests under way; force ends them."
+                raise ApiError(409, "model_busy", message, retry_after_s=LOADING_RETRY_S)
+
+    def _keep(self, models: Sequence[_Model]) -> None:
+        """They stay after all."""
+        for model in models:
+            model.state, model.leaving = "loaded", None
+            model.settled.set()
+        self._changed(True)
 
     def _forget(self, model: _Model) -> None:
         if self._models.get(model.spec.model_id) is model:

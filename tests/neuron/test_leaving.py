@@ -1,0 +1,104 @@
+"""Models that go while requests are under way: by patience, by force, and for a new worker of their device."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager
+
+from tests.neuron.conftest import config, neuron_with, until
+from tests.neuron.test_models import forever
+
+
+@asynccontextmanager
+async def request_under_way(neuron):
+    """It ends when its client leaves."""
+    async with neuron.http.stream("POST", "/v1/chat/completions", json=forever()) as answer:
+        lines = answer.aiter_lines()
+        await anext(lines)
+        await until(neuron.running)
+        yield
+        await lines.aclose()
+
+
+def unload(neuron, **leave):
+    return asyncio.create_task(neuron.http.post("/models/unload", json={"model_id": "m", **leave}))
+
+
+def restart(neuron, **leave):
+    return asyncio.create_task(neuron.http.post("/devices/0/restart", json=leave))
+
+
+def code(answer):
+    return answer.status_code, answer.json()["error"]["code"]
+
+
+async def state(neuron):
+    return (await neuron.models()).get("m", {}).get("state")
+
+
+async def state_is(neuron, wanted):
+    return await state(neuron) == wanted
+
+
+async def test_a_request_under_way_ends_before_its_model_goes_and_no_new_one_comes_in(model_dir):
+    async with neuron_with(config()) as neuron:
+        await neuron.load(model_dir)
+        async with request_under_way(neuron):
+            leaving = unload(neuron, grace_s=60, force=False)
+            await until(lambda: state_is(neuron, "unloading"))
+            assert code(await neuron.chat("echo late")) == (404, "model_not_found")
+            assert not leaving.done()
+        assert (await leaving).status_code == 200
+        assert await neuron.models() == {}
+
+
+async def test_a_model_that_stays_busy_stays_unless_forced(model_dir):
+    async with neuron_with(config()) as neuron:
+        await neuron.load(model_dir)
+        waiting = asyncio.create_task(neuron.chat("wait"))
+        await until(neuron.running)
+        assert code(await unload(neuron, grace_s=0.1, force=False)) == (409, "model_busy")
+        assert await state(neuron) == "loaded"
+        assert (await neuron.chat("echo still here")).status_code == 200
+        patient = unload(neuron, grace_s=600, force=False)
+        await until(lambda: state_is(neuron, "unloading"))
+        assert (await unload(neuron)).status_code == 200  # who will not wait has the last word
+        assert (await patient).status_code == 200
+        assert code(await waiting) == (503, "model_unloaded")
+
+
+async def test_a_device_gets_a_new_worker_and_its_models_back(model_dir):
+    async with neuron_with(config()) as neuron:
+        await neuron.load(model_dir)
+        before = await neuron.device()
+        async with request_under_way(neuron):
+            replaced = restart(neuron, grace_s=60, force=False)
+            await until(lambda: state_is(neuron, "loading"))
+            assert code(await neuron.chat("echo late")) == (503, "model_loading")
+            assert (await neuron.device())["pid"] == before["pid"]
+        assert (await replaced).status_code == 200
+        after = await neuron.device()
+        assert after["pid"] != before["pid"]
+        assert (after["state"], after["restarts"], after["reason"]) == ("ready", 1, "was restarted")
+        assert await state(neuron) == "loaded"
+        assert (await neuron.chat("echo back")).status_code == 200
+
+
+async def test_a_busy_device_is_restarted_by_force_only(model_dir):
+    async with neuron_with(config()) as neuron:
+        await neuron.load(model_dir)
+        pid = (await neuron.device())["pid"]
+        waiting = asyncio.create_task(neuron.chat("wait"))
+        await until(neuron.running)
+        assert code(await restart(neuron, force=False)) == (409, "model_busy")
+        assert ((await neuron.device())["pid"], await state(neuron)) == (pid, "loaded")
+        assert (await restart(neuron)).status_code == 200
+        assert code(await waiting) == (503, "worker_lost")
+        assert await state(neuron) == "loaded"
+
+
+async def test_bad_input():
+    async with neuron_with(config()) as neuron:
+        assert code(await neuron.http.post("/devices/7/restart", json={})) == (404, "unknown_device")
+        answer = await neuron.http.post("/devices/0/restart", json={"grace_s": -1})
+        assert (answer.status_code, answer.json()["error"]["param"]) == (400, "grace_s")
