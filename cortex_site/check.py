@@ -6,6 +6,9 @@ from collections.abc import Iterator
 
 from cortex_site import contradictions
 from cortex_site.config import Catalogue, CortexConfig, Profile
+from cortex_site.operator_api import OperatorApi, OperatorError
+
+PATIENCE_S = 2.0
 
 
 def describe(config: CortexConfig, catalogue: Catalogue) -> Iterator[str]:
@@ -22,7 +25,8 @@ def describe(config: CortexConfig, catalogue: Catalogue) -> Iterator[str]:
         yield f"model {profile.id}: {_placement(profile)}"
     for alias, target in sorted(catalogue.other_names.items()):
         yield f"alias {alias} for {target}"
-    for warning in warnings(config, catalogue):
+    found = list(warnings(config, catalogue))
+    for warning in [*found, *(line for line in of_fleet(config) if line not in found)]:
         yield f"warning: {warning}"
 
 
@@ -42,3 +46,11 @@ def warnings(config: CortexConfig, catalogue: Catalogue) -> Iterator[str]:
     if config.is_exposed and not config.gateway.allow_anonymous:
         listen = config.gateway.listen
         yield f"gateway.listen: {listen} is open to other machines; without a key only loopback is served"
+
+
+def of_fleet(config: CortexConfig) -> list[str]:
+    """What a running cortex of this configuration finds besides, knowing its nodes."""
+    try:
+        return list(OperatorApi(config, timeout_s=PATIENCE_S).get("/warnings"))
+    except OperatorError:
+        return []

@@ -8,14 +8,13 @@ from typing import Annotated
 
 import typer
 
-from cortex_site.config import NEURON_PORT, CortexConfig, load_catalogue, load_config
+from cortex_site import operating
+from cortex_site.config import NEURON_PORT, load_catalogue, load_config
+from cortex_site.operating import ConfigOption, HomeOption, JsonOption, file_in, settings_of
 from cortex_site.settings_file import ConfigError, split_listen
 from cortex_site.version import VERSION
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
-
-ConfigOption = Annotated[Path | None, typer.Option("--config", "-c", help="cortex.toml")]
-HomeOption = Annotated[Path | None, typer.Option("--home", help="State directory")]
 
 
 def main() -> None:
@@ -58,7 +57,7 @@ def up(
     """Run everything on this machine: gateway, admin, Redis, one neuron and a small model."""
     from cortex_site import up as stack  # noqa: PLC0415 - the other commands need none of it
 
-    path = config or _file_in(home, "cortex.toml")
+    path = config or file_in(home, "cortex.toml")
     settings = load_config(path)
     if home:
         settings = settings.model_copy(update={"state_dir": home.absolute()})
@@ -94,15 +93,12 @@ def serve(
 def status(
     home: HomeOption = None,
     config: ConfigOption = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Show nodes, devices, models and their states, and the processes on this machine."""
     from cortex_site import status as fleet_status  # noqa: PLC0415 - the other commands need none of it
 
-    settings = load_config(config or _file_in(home, "cortex.toml"))
-    if home:
-        settings = settings.model_copy(update={"state_dir": home.absolute()})
-    sys.exit(fleet_status.show(settings, as_json=as_json))
+    sys.exit(fleet_status.show(settings_of(config, home), as_json=as_json))
 
 
 @app.command()
@@ -115,15 +111,12 @@ def check(config: Annotated[Path, typer.Option("--config", "-c", help="cortex.to
         typer.echo(line)
 
 
-def _file_in(home: Path | None, name: str) -> Path | None:
-    """A settings file that the operator put into the state directory."""
-    path = (home or CortexConfig().home) / name
-    return path if path.is_file() else None
-
-
 def _moved(listen: str, host: str | None, port: int | None) -> str:
     old_host, old_port = split_listen(listen)
     return f"{host or old_host}:{port or old_port}"
+
+
+app.add_typer(operating.app)
 
 
 if __name__ == "__main__":

@@ -2,28 +2,22 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import Any
 
-import httpx
 import psutil
 from rich.console import Console
 from rich.table import Table
 
 from cortex_site.config import CortexConfig
-from cortex_site.settings_file import split_listen
-from cortex_site.supervisor import STATE_FILE
+from cortex_site.operator_api import OperatorApi, OperatorError, read_state
 
 MIB = 1 << 20
-TIMEOUT_S = 10.0
 
 
 def show(config: CortexConfig, *, as_json: bool) -> int:
     """Print what is known; 0, or 1 when the control plane does not answer."""
-    state = _read_state(config.home)
-    fleet, problem = _ask(config, state)
-    processes = _processes(state, fleet)
+    fleet, problem = _ask(config)
+    processes = _processes(read_state(config.home), fleet)
     if as_json:
         Console(soft_wrap=True).print_json(data={"error": problem, **fleet, "processes": processes})
         return 1 if problem else 0
@@ -37,30 +31,12 @@ def show(config: CortexConfig, *, as_json: bool) -> int:
     return 1 if problem else 0
 
 
-def _read_state(home: Path) -> dict[str, Any]:
-    """What the supervisor wrote; empty when none runs on this home."""
-    try:
-        state: dict[str, Any] = json.loads((home / STATE_FILE).read_text())
-    except (OSError, json.JSONDecodeError):
-        return {}
-    return state
-
-
-def _ask(config: CortexConfig, state: dict[str, Any]) -> tuple[dict[str, Any], str | None]:
+def _ask(config: CortexConfig) -> tuple[dict[str, Any], str | None]:
     """The operator API's status, or why there is none."""
-    host, port = split_listen(config.gateway.admin_listen)
-    url = state.get("admin", f"http://{host}:{port}")
-    token_file = config.home / "operator_token"
     try:
-        headers = {"authorization": f"Bearer {token_file.read_text().strip()}"}
-        answer = httpx.get(f"{url}/api/status", headers=headers, timeout=TIMEOUT_S)
-        answer.raise_for_status()
-    except OSError as error:
-        return {}, f"{token_file}: {error.strerror}; is cortex running with this state directory?"
-    except httpx.HTTPError as error:
-        return {}, f"the control plane at {url} does not answer: {error}"
-    fleet: dict[str, Any] = answer.json()
-    return fleet, None
+        return OperatorApi(config).get("/status"), None
+    except OperatorError as error:
+        return {}, str(error)
 
 
 def _processes(state: dict[str, Any], fleet: dict[str, Any]) -> list[dict[str, Any]]:
