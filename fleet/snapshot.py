@@ -186,8 +186,8 @@ class FleetSnapshot:
         return new
 
     def resolve(self, model: str) -> str:
-        """The model behind an alias, one hop; any other name as it is."""
-        return self.config.aliases.get(model, model)
+        """The model behind an alias, one hop; any other name, and that of a model, as it is."""
+        return model if model in self.config.profiles else self.config.aliases.get(model, model)
 
     def replicas(self, model: str) -> Replicas:
         """Where the (resolved) model can answer now, by node name."""

@@ -149,7 +149,7 @@ def _declare_catalogue(api: NinjaAPI, gateway: Gateway) -> None:
         snapshot = gateway.view.snapshot
         if not snapshot.knows(snapshot.resolve(model)):
             raise ApiError(404, "model_not_found", f"The model '{model}' does not exist.", param="model")
-        found = catalogue.describe(snapshot, snapshot.resolve(model)) | {"id": model}
+        found = catalogue.describe(snapshot, model)
         return catalogue.anthropic_model(found) if _speaks_anthropic(request) else found
 
     @api.get("/health", tags=["Fleet"])

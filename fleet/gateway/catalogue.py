@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from fleet.gateway.dialects import Call
-from fleet.snapshot import FleetSnapshot, ModelView, NodeView
+from fleet.snapshot import FleetSnapshot, ModelView, NodeView, ProfileView
 from neuron.wire import ApiError
 
 CREATED = 1_767_225_600  # the list has no creation dates; clients want an integer
@@ -24,31 +24,44 @@ def list_models(snapshot: FleetSnapshot) -> list[dict[str, Any]]:
         ids |= set(node.models)
     models = [describe(snapshot, model) for model in sorted(ids)]
     aliases = [
-        describe(snapshot, target) | {"id": alias, "alias_of": target}
+        describe(snapshot, alias)
         for alias, target in sorted(snapshot.config.aliases.items())
-        if target in ids
+        if target in ids and alias not in ids
     ]
     return models + aliases
 
 
-def describe(snapshot: FleetSnapshot, model: str) -> dict[str, Any]:
-    """One (resolved) model."""
+def describe(snapshot: FleetSnapshot, name: str) -> dict[str, Any]:
+    """One model under its own name or an alias: what the catalogue and its nodes say of it together."""
+    model = snapshot.resolve(name)
     placements = [(node, view) for node, view in snapshot.placements(model) if node.healthy]
-    profile = snapshot.config.profiles.get(model)
-    contexts = [view.context for _, view in placements if view.context]
-    context = min(contexts) if contexts else profile and profile.context
+    profile = snapshot.config.profiles.get(model, ProfileView(model))
+    context = _tightest(profile, placements)
+    cost = dict(profile.cost) or None
     return {
-        "id": model,
+        "id": name,
         "object": "model",
         "created": CREATED,
         "owned_by": "cortex",
+        "alias_of": model if name != model else None,
+        "aliases": sorted(alias for alias, target in snapshot.config.aliases.items() if target == model),
         "state": state_of(placements),
+        "loaded": any(view.state == "loaded" for _, view in placements),
         "nodes": [_node(node, view) for node, view in placements],
         "context_length": context,
         "max_model_len": context,
+        "max_output_tokens": profile.output,
+        "limit": {"context": context, "output": profile.output},
         "capabilities": capabilities(snapshot, model),
-        "pricing": dict(profile.cost) if profile and profile.cost else None,
+        "cost": cost,
+        "pricing": cost,
     }
+
+
+def _tightest(profile: ProfileView, placements: list[tuple[NodeView, ModelView]]) -> int | None:
+    """The context that every node keeps, and the operator allows: tokens; None when nobody says."""
+    said = [profile.context, *(view.context for _, view in placements)]
+    return min((context for context in said if context), default=None)
 
 
 def capabilities(snapshot: FleetSnapshot, model: str) -> list[str]:
