@@ -24,6 +24,7 @@ class Resident:
     priority: int = 100
     pinned: bool = False
     busy: bool = False
+    moving: bool = False  # on its way in or out
     idle_s: float = 0.0  # since its last request, or since it was loaded
     resident_s: float = 0.0
     min_residency_s: float = 0.0

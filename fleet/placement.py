@@ -115,6 +115,8 @@ def judge(need: Need, node: NodeFacts, strategy: Strategy) -> Verdict:
         return Verdict(node.name, Outlook.INFEASIBLE, reason)
     if not node.healthy:
         return Verdict(node.name, Outlook.DOWN, "the node does not answer")
+    if any(resident.model == need.model for resident in node.residents):
+        return Verdict(node.name, Outlook.BUSY, "the model is on its way in or out there")
     floor = max(need.min_device_mb, need.per_device_mb)
     large = [device for device in node.devices if device.total_mb >= floor]
     if len(large) < need.min_devices:
@@ -141,7 +143,7 @@ def _forbidden(need: Need, node: NodeFacts) -> str:
         return f"pinned on {', '.join(sorted(need.pinned_on))}"
     if node.healthy and need.harness not in node.harnesses:
         return f"has no harness {need.harness!r}"
-    if any(resident.model == need.model for resident in node.residents):
+    if any(resident.model == need.model and not resident.moving for resident in node.residents):
         return "has the model already"
     return ""
 

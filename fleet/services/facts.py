@@ -76,6 +76,7 @@ def _resident(row: Placement, node: Node, profile: ModelProfile | None, now: dat
         priority=profile.priority if profile else DEFAULT_PRIORITY,
         pinned=bool(profile and (profile.pinned or node.name in profile.pinned_on)),
         busy=row.is_busy or row.state != Placement.State.LOADED,
+        moving=row.state != Placement.State.LOADED,
         idle_s=(now - used_at).total_seconds(),
         resident_s=(now - row.changed_at).total_seconds(),
         min_residency_s=profile.min_residency_s if profile else 0,

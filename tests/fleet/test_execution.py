@@ -3,7 +3,7 @@ from __future__ import annotations
 from django.test import override_settings
 from prometheus_client import REGISTRY
 
-from fleet.models import Device, ModelProfile, Node, Placement
+from fleet.models import Device, ModelProfile, Node, Operation, Placement
 from fleet.services import execution, lifecycle, observe
 from neuron.wire import ApiError
 
@@ -348,3 +348,16 @@ def test_an_idle_unload_gives_way_to_a_request(fleet):
     assert (row.state, row.message) == ("cancelled", "in use again")
     assert "m" in node.models
     assert claimed() == 0
+
+
+def test_a_model_that_is_just_leaving_is_loaded_again_when_it_has_left(fleet):
+    fake = fleet.node("a")
+    fleet.model("m")
+    fake.has("m", state="unloading")
+    operation = lifecycle.ensure_loaded("m", requested_by="gateway")
+    execution.run_operation(operation.id)
+    row = Operation.objects.get()
+    assert (row.state, row.message) == ("pending", "a: the model is on its way in or out there")
+    fake.models.clear()
+    assert fleet.run(operation.id).state == "succeeded"
+    assert fake.loads("m") == 1

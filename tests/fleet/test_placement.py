@@ -72,6 +72,12 @@ def test_ranking(nodes, chosen):
         (NEED, node(free=[3000], residents=[resident()]), Outlook.EVICTS, "3000 MiB free, evicting r"),
         (
             NEED,
+            node(residents=[resident("m", busy=True, moving=True)]),
+            Outlook.BUSY,
+            "the model is on its way in or out there",
+        ),
+        (
+            NEED,
             node(free=[3000], residents=[resident(busy=True)]),
             Outlook.BUSY,
             "waits for models that are in use or have just been loaded",
