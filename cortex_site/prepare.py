@@ -10,11 +10,15 @@ import io
 import json
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import django
 
 from cortex_site import config, logs
 from cortex_site.settings_file import ConfigError
+
+LOCK = 0x636F72746578  # "cortex": PostgreSQL's advisory locks are numbers
 
 
 def main() -> None:
@@ -26,15 +30,32 @@ def main() -> None:
 
     from fleet.services import catalogue, schedule  # noqa: PLC0415
 
-    _tell("migrating the database")
-    call_command("migrate", interactive=False, verbosity=0)
-    _tell("reading the configuration files")
-    settings = config.current()
-    catalogue.sync_files(settings, config.load_catalogue(settings))
-    schedule.ensure()
-    out = io.StringIO()
-    call_command("ensure_admin", stdout=out)
+    with _one_at_a_time():
+        _tell("migrating the database")
+        call_command("migrate", interactive=False, verbosity=0)
+        _tell("reading the configuration files")
+        settings = config.current()
+        catalogue.sync_files(settings, config.load_catalogue(settings))
+        schedule.ensure()
+        out = io.StringIO()
+        call_command("ensure_admin", stdout=out)
     _tell("ready", password=out.getvalue().strip())
+
+
+@contextmanager
+def _one_at_a_time() -> Iterator[None]:
+    """Gateways that start together share a database, and a migration knows nothing of another one."""
+    from django.db import connection  # noqa: PLC0415 - after django.setup()
+
+    if connection.vendor != "postgresql":
+        yield
+        return
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_advisory_lock(%s)", [LOCK])
+        try:
+            yield
+        finally:
+            cursor.execute("SELECT pg_advisory_unlock(%s)", [LOCK])
 
 
 def _tell(step: str, **facts: str) -> None:
