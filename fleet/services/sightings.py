@@ -53,6 +53,7 @@ def write_served(node: Node, served: list[Served]) -> None:
     Node.objects.filter(pk=node.pk).update(
         healthy=True, status="ok", reason="", warnings=[], misses=0, last_seen_at=now
     )
+    Device.objects.filter(node=node).delete()  # it may have been a neuron
     rows = {row.model: row for row in Placement.objects.filter(node=node)}
     for model in served:
         row = rows.pop(model.id, None) or Placement(node=node, model=model.id)

@@ -158,6 +158,10 @@ def test_what_no_fleet_accepts_is_named_without_its_value(field):
     assert "short" not in str(refused.value)
 
 
+def join_of(cortex: Cortex) -> tuple[str, ...]:
+    return "--join", cortex.url, "--token", "join-token"
+
+
 async def serve(*arguments: str, **env: str) -> asyncio.subprocess.Process:
     command = [sys.executable, "-m", "neuron.cli", "serve", "--listen", "127.0.0.1:0", *arguments]
     return await asyncio.create_subprocess_exec(
@@ -180,23 +184,40 @@ async def test_a_url_without_a_token_is_one_line():
     assert "cortex join-token" in errors.decode()
 
 
-async def test_the_command_joins_and_ends_with_its_heart(cortex):
-    process = await serve("--name", "beast", NEURON_JOIN__URL=cortex.url, NEURON_JOIN__TOKEN="join-token")
+@pytest.mark.parametrize(("listen", "needs_token"), [("127.0.0.1:0", False), ("0.0.0.0:0", True)])
+async def test_the_command_joins_and_its_api_asks_others_for_the_secret(cortex, listen, needs_token):
+    process = await serve("--name", "beast", "--listen", listen, *join_of(cortex))
 
     async def beats():
         return cortex.asked("/api/join/heartbeat")
 
     try:
         await until(beats)
-        joined = cortex.asked("/api/join")[0]
-        async with httpx.AsyncClient(base_url=joined.json["endpoint"]) as http:
-            assert (await http.get("/version")).json()["protocol"] == PROTOCOL  # loopback needs no token
+        joined = cortex.asked("/api/join")[0].json
+        async with httpx.AsyncClient(base_url=joined["endpoint"]) as http:
+            assert (await http.get("/version")).status_code == (401 if needs_token else 200)
+            headers = {"authorization": f"Bearer {joined['token']}"}
+            assert (await http.get("/version", headers=headers)).json()["protocol"] == PROTOCOL
     finally:
         process.terminate()
         _, log = await process.communicate()
     assert process.returncode == 0
-    assert joined.json["token"] not in log.decode()
+    assert joined["token"] not in log.decode()
     assert "join-token" not in log.decode()
+
+
+async def test_the_environment_joins_too(cortex):
+    process = await serve(NEURON_JOIN__URL=cortex.url, NEURON_JOIN__TOKEN="join-token", NEURON_TOKEN="x" * 20)
+
+    async def joined():
+        return cortex.known
+
+    try:
+        await until(joined)
+        assert cortex.asked("/api/join")[0].json["token"] == "x" * 20  # the one of its configuration
+    finally:
+        process.terminate()
+        await process.communicate()
 
 
 def test_the_token_is_not_shown():
