@@ -17,6 +17,7 @@ from pydantic import (
     AliasChoices,
     BeforeValidator,
     Field,
+    NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
@@ -100,6 +101,40 @@ class Eviction(Section):
     defrag_after_cycles: NonNegativeInt = Field(50, description="0 turns defragmentation off")
 
 
+class Lifecycle(Section):
+    """How models come and go."""
+
+    min_residency_s: NonNegativeFloat = Field(
+        5.0, description="A model stays so long; requests for those that wait for its place gather meanwhile"
+    )
+    swap_wait_s: PositiveFloat = Field(
+        60.0, description="A load waits so long for models in use; then they take no new requests"
+    )
+    capacity_wait_s: PositiveFloat = Field(300.0, description="A load waits so long for room, then it fails")
+    node_wait_s: PositiveFloat = Field(15.0, description="And so long for a node that is away")
+    load_timeout_s: PositiveFloat = Field(1800.0, description="One model on one node")
+    drain_grace_s: PositiveFloat = Field(
+        600.0, description="Requests under way may take so long to end before their model goes"
+    )
+    failure_backoff_s: PositiveFloat = Field(
+        10.0, description="A model that could not be loaded is not tried again by requests before"
+    )
+    defrag_idle_s: NonNegativeFloat = Field(
+        300.0, description="A device that wants defragmenting gets it after so long without a request"
+    )
+    defrag_fragmented_fraction: float = Field(
+        0.1,
+        gt=0,
+        le=1,
+        description="Of its memory, free in pieces that are of no use: it wants defragmenting",
+    )
+    maintenance_utc: str = Field(
+        "",
+        pattern=r"^(([01]\d|2[0-3]):[0-5]\d-([01]\d|2[0-3]):[0-5]\d)?$",
+        description='Such as "02:00-05:00": then also a device that is in use, once its requests have ended',
+    )
+
+
 class Poll(Section):
     """How the control plane watches the nodes."""
 
@@ -119,6 +154,7 @@ class Join(Section):
 class Retention(Section):
     request_metrics_days: PositiveInt = 30
     operations_days: PositiveInt = 90
+    audit_days: PositiveInt = 365
     usage_days: PositiveInt = Field(730, description="Hourly sums of requests")
 
 
@@ -168,6 +204,7 @@ class CortexConfig(Settings):
     responses: Responses = Responses()
     admin: Admin = Admin()
     eviction: Eviction = Eviction()
+    lifecycle: Lifecycle = Lifecycle()
     poll: Poll = Poll()
     join: Join = Join()
     retention: Retention = Retention()

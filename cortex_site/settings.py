@@ -114,13 +114,16 @@ CHANNEL_LAYERS = {
 }
 
 # How lifecycle operations are carried out.
-LOAD_TIMEOUT_S = 1800.0  # one model on one node, from request to loaded
+LOAD_TIMEOUT_S = CONFIG.lifecycle.load_timeout_s
 UNLOAD_TIMEOUT_S = 120.0
 MEMORY_WAIT_S = 30.0  # until the memory of an evicted model is measured to be free
 NODE_CALL_TIMEOUT_S = 5.0  # any other question to a node
-CAPACITY_WAIT_S = 300.0  # a load waits so long for busy models and running operations to make room
-NODE_WAIT_S = 15.0  # and so long for a node that is away
-FAILURE_BACKOFF_S = 10.0  # a model that could not be loaded is not tried again by requests before
+CAPACITY_WAIT_S = CONFIG.lifecycle.capacity_wait_s
+SWAP_WAIT_S = CONFIG.lifecycle.swap_wait_s
+DRAIN_GRACE_S = CONFIG.lifecycle.drain_grace_s
+MIN_RESIDENCY_S = CONFIG.lifecycle.min_residency_s
+NODE_WAIT_S = CONFIG.lifecycle.node_wait_s
+FAILURE_BACKOFF_S = CONFIG.lifecycle.failure_backoff_s
 LOOK_EVERY_S = 0.25  # at a node while it loads or unloads
 HEARTBEAT_S = 2.0
 LEASE_S = 10.0  # an operation without a heartbeat for so long belongs to nobody

@@ -41,6 +41,7 @@ class NodeFacts:
     devices: Sequence[DeviceFacts] = ()
     residents: Sequence[Resident] = ()
     healthy: bool = True
+    cordoned: bool = False  # nothing new comes here
     harnesses: frozenset[str] = frozenset({"torch"})
 
 
@@ -139,6 +140,8 @@ def judge(need: Need, node: NodeFacts, strategy: Strategy) -> Verdict:
 
 
 def _forbidden(need: Need, node: NodeFacts) -> str:
+    if node.cordoned:
+        return "is cordoned"
     if need.pinned_on and node.name not in need.pinned_on:
         return f"pinned on {', '.join(sorted(need.pinned_on))}"
     if node.healthy and need.harness not in node.harnesses:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from cortex_site.celery import app
 from fleet import announcements
-from fleet.services import execution, idle, joining, observe, retention, usage
+from fleet.services import defrag, execution, idle, joining, observe, residency, retention, usage
 
 
 @app.task
@@ -35,3 +35,13 @@ def prune() -> None:
 @app.task
 def roll_up() -> None:
     usage.roll_up()
+
+
+@app.task
+def keep_residents() -> None:
+    residency.keep()
+
+
+@app.task
+def defragment() -> None:
+    defrag.defragment()

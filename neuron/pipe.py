@@ -198,6 +198,7 @@ class Status(msgspec.Struct, frozen=True, tag=True):
     memory_used_mb: int
     memory_free_mb: int
     models: list[ModelStatus]
+    fragmented_mb: int = 0
 
 
 ToDaemon = Ready | Progress | Loaded | LoadFailed | Unloaded | Tokens | Finished | Embedded | Refused | Status

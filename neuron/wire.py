@@ -169,6 +169,7 @@ class DeviceHealth(BaseModel):
     rss_mb: int | None = None
     memory_used_mb: int = 0
     memory_free_mb: int = 0
+    fragmented_mb: int = Field(0, description="Free, but in pieces that are of no use to a large model")
     utilization_pct: int | None = None
     temperature_c: int | None = None
     cycles: int = Field(0, description="Loads and unloads since the worker started")

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from django.contrib import admin
 
+from fleet.admin.audit import AuditEntryAdmin
 from fleet.admin.catalogue import AliasAdmin, ModelProfileAdmin
 from fleet.admin.join import JoinTokenAdmin
 from fleet.admin.key import ApiKeyAdmin
@@ -14,6 +15,7 @@ from fleet.admin.usage import UsageRollupAdmin
 __all__ = [
     "AliasAdmin",
     "ApiKeyAdmin",
+    "AuditEntryAdmin",
     "DeviceAdmin",
     "JoinTokenAdmin",
     "ModelProfileAdmin",

@@ -12,6 +12,7 @@ from django.utils import timezone
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
+from fleet.services import audit
 from fleet.services.lifecycle import OperationView
 from neuron.wire import ApiError
 
@@ -53,10 +54,24 @@ def start_each(
         except ApiError as error:
             page.message_user(request, error.message, messages.ERROR)
         else:
-            place = f" on {operation.node}" if operation.node else ""
-            what = f"{operation.kind} of {operation.model}{place}"
-            text = f"{what}: operation #{operation.id} is {operation.state}"
+            text = f"{operation.subject}: operation #{operation.id} is {operation.state}"
             page.message_user(request, text, messages.SUCCESS)
+
+
+def do_each(
+    page: admin.ModelAdmin, request: HttpRequest, verbs: Iterable[Callable[[], None]], done: str
+) -> None:
+    """Carry out what is no operation; say how often it was `done`, and why it was not."""
+    count = 0
+    for verb in verbs:
+        try:
+            verb()
+        except ApiError as error:
+            page.message_user(request, error.message, messages.ERROR)
+        else:
+            count += 1
+    if count:
+        page.message_user(request, f"{done}: {count}", messages.SUCCESS)
 
 
 class Operates:
@@ -80,7 +95,26 @@ class ReadOnlyAdmin(admin.ModelAdmin):
 
 
 class ConfiguredAdmin(admin.ModelAdmin):
-    """For configuration: rows that a settings file owns can be seen, not changed."""
+    """For configuration: rows that a settings file owns can be seen, not changed; changes are audited."""
+
+    def log_addition(self, request: HttpRequest, obj: Any, message: Any) -> Any:
+        self._audit(request, "add", obj, [])
+        return super().log_addition(request, obj, message)
+
+    def log_change(self, request: HttpRequest, obj: Any, message: Any) -> Any:
+        self._audit(request, "change", obj, message)
+        return super().log_change(request, obj, message)
+
+    def log_deletions(self, request: HttpRequest, queryset: Any) -> Any:
+        for obj in queryset:
+            self._audit(request, "delete", obj, [])
+        return super().log_deletions(request, queryset)
+
+    def _audit(self, request: HttpRequest, action: str, obj: Any, message: Any) -> None:
+        """Which fields were changed, never what they hold: some are secrets."""
+        fields = [name for part in message for name in part.get("changed", {}).get("fields", [])]
+        target = f"{obj._meta.verbose_name} {obj}"  # noqa: SLF001 - Django documents `_meta`
+        audit.note(who(request), action, target, "admin", fields=fields)
 
     def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return not (obj and obj.from_file) and bool(super().has_change_permission(request, obj))

@@ -7,9 +7,9 @@ from django.contrib import admin
 from django.db.models import QuerySet
 from django.http import HttpRequest
 
-from fleet.admin.base import ConfiguredAdmin, Operates, start_each, who
+from fleet.admin.base import ConfiguredAdmin, Operates, do_each, start_each, who
 from fleet.models import Alias, ModelProfile, Placement
-from fleet.services import lifecycle
+from fleet.services import lifecycle, steering
 
 
 @admin.register(ModelProfile)
@@ -29,7 +29,7 @@ class ModelProfileAdmin(Operates, ConfiguredAdmin):
     list_filter = ("harness", "pinned", "from_file")
     search_fields = ("model_id", "source")
     readonly_fields = ("measured_mb", "from_file")
-    actions = ("load", "unload")
+    actions = ("load", "unload", "pin", "unpin")
 
     def get_changelist_instance(self, request: HttpRequest) -> Any:
         """One query for the nodes of all rows on the page."""
@@ -53,6 +53,20 @@ class ModelProfileAdmin(Operates, ConfiguredAdmin):
                 for row in rows
             ],
         )
+
+    @admin.action(description="Pin: never evict", permissions=["operate"])
+    def pin(self, request: HttpRequest, rows: QuerySet) -> None:
+        verbs = [
+            partial(steering.pin, row.model_id, requested_by=who(request), reason="admin") for row in rows
+        ]
+        do_each(self, request, verbs, "Pinned")
+
+    @admin.action(description="Unpin", permissions=["operate"])
+    def unpin(self, request: HttpRequest, rows: QuerySet) -> None:
+        verbs = [
+            partial(steering.unpin, row.model_id, requested_by=who(request), reason="admin") for row in rows
+        ]
+        do_each(self, request, verbs, "Unpinned")
 
     @admin.action(description="Unload selected models everywhere", permissions=["operate"])
     def unload(self, request: HttpRequest, rows: QuerySet) -> None:

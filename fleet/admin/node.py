@@ -1,6 +1,8 @@
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from functools import partial
+from typing import Any, TypeVar
 
 from django import forms
 from django.contrib import admin
@@ -8,8 +10,20 @@ from django.db.models import QuerySet, Sum
 from django.http import HttpRequest
 from django.utils.safestring import SafeString
 
-from fleet.admin.base import ConfiguredAdmin, ReadOnlyAdmin, age, memory_bar
-from fleet.models import Device, Node
+from fleet.admin.base import (
+    ConfiguredAdmin,
+    Operates,
+    ReadOnlyAdmin,
+    age,
+    do_each,
+    memory_bar,
+    start_each,
+    who,
+)
+from fleet.models import Device, Node, Operation
+from fleet.services import steering
+
+T = TypeVar("T")
 
 CONFIGURED = (
     "name",
@@ -23,6 +37,7 @@ CONFIGURED = (
 )
 OBSERVED = (
     "healthy",
+    "cordoned",
     "status",
     "reason",
     "warnings",
@@ -69,13 +84,15 @@ class NodeForm(forms.ModelForm):
 
 
 @admin.register(Node)
-class NodeAdmin(ConfiguredAdmin):
+class NodeAdmin(Operates, ConfiguredAdmin):
     form = NodeForm
+    actions = ("cordon", "uncordon", "drain", "drain_by_force")
     list_display = (
         "name",
         "kind",
         "endpoint",
         "healthy",
+        "cordoned",
         "status",
         "memory",
         "seen",
@@ -105,6 +122,22 @@ class NodeAdmin(ConfiguredAdmin):
         shown = secrets if self.has_change_permission(request, obj) else ()
         return ((None, {"fields": (*CONFIGURED[:3], *shown)}), *self.fieldsets[1:])
 
+    @admin.action(description="Cordon: load nothing new there", permissions=["operate"])
+    def cordon(self, request: HttpRequest, rows: QuerySet) -> None:
+        do_each(self, request, _for_each(steering.cordon, request, rows), "Cordoned")
+
+    @admin.action(description="Uncordon", permissions=["operate"])
+    def uncordon(self, request: HttpRequest, rows: QuerySet) -> None:
+        do_each(self, request, _for_each(steering.uncordon, request, rows), "Uncordoned")
+
+    @admin.action(description="Drain: cordon, and models leave after their requests", permissions=["operate"])
+    def drain(self, request: HttpRequest, rows: QuerySet) -> None:
+        start_each(self, request, _for_each(steering.drain, request, rows))
+
+    @admin.action(description="Drain at once: end requests under way", permissions=["operate"])
+    def drain_by_force(self, request: HttpRequest, rows: QuerySet) -> None:
+        start_each(self, request, _for_each(partial(steering.drain, force=True), request, rows))
+
     @admin.display(description="problem")
     def problem(self, node: Node) -> str:
         return "; ".join(text for text in (node.reason, *node.warnings) if text)
@@ -118,8 +151,13 @@ class NodeAdmin(ConfiguredAdmin):
         return age(node.last_seen_at)
 
 
+def _for_each(verb: Callable[..., T], request: HttpRequest, rows: QuerySet) -> list[Callable[[], T]]:
+    return [partial(verb, row.name, requested_by=who(request), reason="admin") for row in rows]
+
+
 @admin.register(Device)
-class DeviceAdmin(ReadOnlyAdmin):
+class DeviceAdmin(Operates, ReadOnlyAdmin):
+    actions = ("defrag", "restart", "restart_by_force")
     list_display = (
         "__str__",
         "name",
@@ -130,6 +168,7 @@ class DeviceAdmin(ReadOnlyAdmin):
         "worker",
         "pid",
         "rss_mb",
+        "fragmented_mb",
         "cycles",
         "restarts",
         "claimed_by",
@@ -138,6 +177,22 @@ class DeviceAdmin(ReadOnlyAdmin):
     list_filter = ("state", "kind", "node")
     search_fields = ("node__name", "name")
     list_select_related = ("node", "claimed_by")
+
+    @admin.action(description="Defragment: restart the worker after its requests", permissions=["operate"])
+    def defrag(self, request: HttpRequest, rows: QuerySet) -> None:
+        self._restart(request, rows, kind=Operation.Kind.DEFRAG)
+
+    @admin.action(description="Restart the worker after its requests", permissions=["operate"])
+    def restart(self, request: HttpRequest, rows: QuerySet) -> None:
+        self._restart(request, rows)
+
+    @admin.action(description="Restart the worker at once: end requests under way", permissions=["operate"])
+    def restart_by_force(self, request: HttpRequest, rows: QuerySet) -> None:
+        self._restart(request, rows, force=True)
+
+    def _restart(self, request: HttpRequest, rows: QuerySet, **options: Any) -> None:
+        asked = {"requested_by": who(request), "reason": "admin", **options}
+        start_each(self, request, [partial(steering.restart, d.node.name, d.index, **asked) for d in rows])
 
     @admin.display(description="memory", ordering="memory_used_mb")
     def memory(self, device: Device) -> SafeString:

@@ -1,14 +1,18 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
+from typing import TypeVar
 
 from django.contrib import admin
 from django.db.models import QuerySet
 from django.http import HttpRequest
 
-from fleet.admin.base import Operates, ReadOnlyAdmin, age, start_each, who
+from fleet.admin.base import Operates, ReadOnlyAdmin, age, do_each, start_each, who
 from fleet.models import Placement
-from fleet.services import lifecycle
+from fleet.services import lifecycle, steering
+
+T = TypeVar("T")
 
 
 @admin.register(Placement)
@@ -29,7 +33,7 @@ class PlacementAdmin(Operates, ReadOnlyAdmin):
     list_filter = ("state", "node")
     search_fields = ("model", "node__name")
     list_select_related = ("node",)
-    actions = ("load", "unload")
+    actions = ("load", "unload", "unload_by_force", "pin", "unpin")
 
     @admin.display(description="in this state for", ordering="changed_at")
     def changed(self, placement: Placement) -> str:
@@ -41,16 +45,25 @@ class PlacementAdmin(Operates, ReadOnlyAdmin):
 
     @admin.action(description="Load selected models on these nodes", permissions=["operate"])
     def load(self, request: HttpRequest, rows: QuerySet) -> None:
-        starts = [
-            partial(lifecycle.load, row.model, row.node.name, requested_by=who(request), reason="admin")
-            for row in rows
-        ]
-        start_each(self, request, starts)
+        start_each(self, request, _for_each(lifecycle.load, request, rows))
 
-    @admin.action(description="Unload selected models from these nodes", permissions=["operate"])
+    @admin.action(description="Unload after their requests", permissions=["operate"])
     def unload(self, request: HttpRequest, rows: QuerySet) -> None:
-        starts = [
-            partial(lifecycle.unload, row.model, row.node.name, requested_by=who(request), reason="admin")
-            for row in rows
-        ]
-        start_each(self, request, starts)
+        start_each(self, request, _for_each(lifecycle.unload, request, rows))
+
+    @admin.action(description="Unload at once: end requests under way", permissions=["operate"])
+    def unload_by_force(self, request: HttpRequest, rows: QuerySet) -> None:
+        start_each(self, request, _for_each(partial(lifecycle.unload, force=True), request, rows))
+
+    @admin.action(description="Pin to these nodes: keep loaded, never evict", permissions=["operate"])
+    def pin(self, request: HttpRequest, rows: QuerySet) -> None:
+        do_each(self, request, _for_each(steering.pin, request, rows), "Pinned")
+
+    @admin.action(description="Unpin from these nodes", permissions=["operate"])
+    def unpin(self, request: HttpRequest, rows: QuerySet) -> None:
+        do_each(self, request, _for_each(steering.unpin, request, rows), "Unpinned")
+
+
+def _for_each(verb: Callable[..., T], request: HttpRequest, rows: QuerySet) -> list[Callable[[], T]]:
+    asked = {"requested_by": who(request), "reason": "admin"}
+    return [partial(verb, row.model, row.node.name, **asked) for row in rows]

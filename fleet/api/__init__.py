@@ -1,4 +1,4 @@
-"""The operator API under `/api/`: what `cortex status` and the admin's pages read, and load and unload.
+"""The operator API under `/api/`: what `cortex status` and the admin's pages read, and what steers the fleet.
 
 Signed in staff or the operator token may use it. The token is in `operator_token` in the state directory,
 readable by the owner only: who can read it could stop the process as well.
@@ -21,6 +21,7 @@ from cortex_site.version import VERSION
 from fleet.api.joining import router as joining
 from fleet.api.operations import router as operations
 from fleet.api.overview import router as overview
+from fleet.api.steering import router as steering
 from neuron.wire import ApiError
 
 
@@ -41,6 +42,7 @@ api = NinjaAPI(
 )
 api.add_router("", overview)
 api.add_router("", operations)
+api.add_router("", steering)
 api.add_router("", joining)
 
 

@@ -24,13 +24,15 @@ class UnloadIn(Schema):
     model: str = Field(min_length=1, max_length=200)
     node: str = Field(min_length=1)
     reason: str = Field("", max_length=500)
+    force: bool = Field(False, description="End requests under way; else they are waited for")
 
 
 class OperationStateOut(Schema):
     id: int
     kind: str
-    model: str
+    model: str = Field(description="Empty where it is about a node or a device")
     node: str
+    device: int | None
     state: str
     progress: float | None
     message: str
@@ -54,30 +56,36 @@ def operation(request: HttpRequest, operation_id: int) -> Any:
 def load(request: HttpRequest, payload: LoadIn) -> Any:
     """Starts a load, or returns the one under way; watch it at `/api/operations/{id}`."""
     return Status(
-        202, lifecycle.load(payload.model, payload.node, requested_by=_who(request), reason=payload.reason)
+        202, lifecycle.load(payload.model, payload.node, requested_by=who(request), reason=payload.reason)
     )
 
 
 @router.post("/models/unload", response={202: OperationStateOut})
 def unload(request: HttpRequest, payload: UnloadIn) -> Any:
-    return Status(
-        202, lifecycle.unload(payload.model, payload.node, requested_by=_who(request), reason=payload.reason)
+    """Once requests under way have ended, or at once by `force`."""
+    started = lifecycle.unload(
+        payload.model,
+        payload.node,
+        requested_by=who(request),
+        reason=payload.reason,
+        force=payload.force,
     )
+    return Status(202, started)
 
 
 @router.post("/operations/{operation_id}/retry", response={202: OperationStateOut})
 def retry(request: HttpRequest, operation_id: int) -> Any:
-    return Status(202, lifecycle.retry(operation_id, requested_by=_who(request)))
+    return Status(202, lifecycle.retry(operation_id, requested_by=who(request)))
 
 
 @router.post("/operations/{operation_id}/cancel", response=OperationStateOut)
 def cancel(request: HttpRequest, operation_id: int) -> Any:
-    return lifecycle.cancel(operation_id, requested_by=_who(request))
+    return lifecycle.cancel(operation_id, requested_by=who(request))
 
 
-def _who(request: Any) -> str:
+def who(request: Any) -> str:
     """Who asks; `ApiError` 403 for staff who may look only."""
-    who = request.auth  # set by ninja: "operator" for the token, else the user
-    if who != "operator" and not who.has_perm("fleet.add_operation"):
-        raise ApiError(403, "forbidden", f"{who} may not start operations.")
-    return str(who)
+    asker = request.auth  # set by ninja: "operator" for the token, else the user
+    if asker != "operator" and not asker.has_perm("fleet.add_operation"):
+        raise ApiError(403, "forbidden", f"{asker} may not start operations.")
+    return str(asker)

@@ -20,6 +20,7 @@ class DeviceOut(Schema):
     temperature_c: int | None
     pid: int | None
     rss_mb: int | None
+    fragmented_mb: int
     cycles: int
     restarts: int
     reason: str
@@ -47,6 +48,7 @@ class NodeOut(Schema):
     joined: bool
     endpoint: str
     healthy: bool
+    cordoned: bool
     status: str
     reason: str
     warnings: list[str]
@@ -82,6 +84,7 @@ class OperationOut(Schema):
     kind: str
     model: str
     node: str
+    device: int | None
     state: str
     progress: float | None
     message: str

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from fleet.models.audit import AuditEntry
 from fleet.models.join import JoinToken
 from fleet.models.key import ApiKey
 from fleet.models.metric import RequestMetric
@@ -14,6 +15,7 @@ __all__ = [
     "ACTIVE",
     "Alias",
     "ApiKey",
+    "AuditEntry",
     "ConfigurationVersion",
     "Device",
     "IllegalTransitionError",

@@ -59,6 +59,9 @@ class Node(Configured):
         "longest silence, s", null=True, blank=True, validators=[MinValueValidator(0.001)]
     )
 
+    cordoned = models.BooleanField(
+        default=False, editable=False, help_text="Nothing new is loaded on it; what it has goes on."
+    )
     joined = models.BooleanField(
         default=False, editable=False, help_text="It registered itself, and goes when its heartbeats stop."
     )
@@ -118,6 +121,9 @@ class Device(models.Model):
     rss_mb = models.PositiveIntegerField(null=True)
     utilization_pct = models.PositiveIntegerField(null=True)
     temperature_c = models.IntegerField(null=True)
+    fragmented_mb = models.PositiveIntegerField(
+        default=0, help_text="Free, but in pieces that are of no use to a large model"
+    )
     cycles = models.PositiveIntegerField(default=0, help_text="Loads and unloads since the worker started")
     restarts = models.PositiveIntegerField(default=0)
     # One column holds one value: a device belongs to at most one running operation.

@@ -7,6 +7,13 @@ from django.utils import timezone
 ACTIVE = ("pending", "running")
 
 
+def target(model: str, place: str, device: int | None) -> str:
+    """`m on beast`, `m` where no node is chosen yet, `beast`, `beast:0`."""
+    if model:
+        return f"{model} on {place}" if place else model
+    return place if device is None else f"{place}:{device}"
+
+
 class Operation(models.Model):
     """One piece of lifecycle work: who asked, why, what was decided, how it went.
 
@@ -19,6 +26,9 @@ class Operation(models.Model):
         LOAD = "load"
         UNLOAD = "unload"
         EVICT = "evict"
+        DRAIN = "drain"  # a node: it is cordoned, and all of its models leave
+        RESTART = "restart"  # a device's worker; its models are loaded again
+        DEFRAG = "defrag"  # the same, for memory in one piece
 
     class State(models.TextChoices):
         PENDING = "pending"
@@ -28,9 +38,10 @@ class Operation(models.Model):
         CANCELLED = "cancelled"
 
     kind = models.CharField(max_length=10, choices=Kind.choices)
-    model = models.CharField(max_length=200)
+    model = models.CharField(max_length=200, blank=True, help_text="Empty where it is about a node or device")
     wanted_node = models.CharField(max_length=100, blank=True, help_text="Asked for; empty: anywhere")
     node = models.CharField(max_length=100, blank=True, help_text="Where it happens")
+    device = models.PositiveIntegerField(null=True, help_text="Of a restart: which")
     state = models.CharField(max_length=10, choices=State.choices, default=State.PENDING)
     parent = models.ForeignKey("self", null=True, on_delete=models.CASCADE, related_name="children")
     requested_by = models.CharField(max_length=200, blank=True)
@@ -43,6 +54,8 @@ class Operation(models.Model):
     failed_nodes = models.JSONField(default=list)
     attempts = models.PositiveIntegerField(default=0, help_text="Workers that died over it")
     unless_busy = models.BooleanField(default=False, help_text="Give way to requests under way")
+    force = models.BooleanField(default=False, help_text="End requests under way instead of waiting")
+    replica = models.BooleanField(default=False, help_text="One more beside those that are loaded")
     lease = models.UUIDField(null=True)
     created_at = models.DateTimeField(default=timezone.now)
     due_at = models.DateTimeField(default=timezone.now, help_text="Not to be tried before")
@@ -67,6 +80,16 @@ class Operation(models.Model):
                 condition=Q(kind="unload", state__in=ACTIVE),
                 name="one_active_unload_per_placement",
             ),
+            models.UniqueConstraint(
+                fields=["wanted_node"],
+                condition=Q(kind="drain", state__in=ACTIVE),
+                name="one_active_drain_per_node",
+            ),
+            models.UniqueConstraint(
+                fields=["wanted_node", "device"],
+                condition=Q(kind__in=["restart", "defrag"], state__in=ACTIVE),
+                name="one_active_restart_per_device",
+            ),
             models.CheckConstraint(
                 condition=Q(state__in=["pending", "running", "succeeded", "failed", "cancelled"]),
                 name="operation_state_known",
@@ -74,7 +97,16 @@ class Operation(models.Model):
         ]
 
     def __str__(self) -> str:
-        return f"{self.kind} {self.model} #{self.pk}"
+        return f"{self.subject} #{self.pk}"
+
+    @property
+    def subject(self) -> str:
+        """`load of m on beast`, `defrag of beast:0`."""
+        return f"{self.kind} of {self.target}"
+
+    @property
+    def target(self) -> str:
+        return target(self.model, self.node or self.wanted_node, self.device)
 
     @property
     def is_active(self) -> bool:

@@ -15,7 +15,7 @@ from django.db import transaction
 from django.utils import timezone
 
 from fleet.models import ACTIVE, Device, Operation
-from fleet.services import loading, unloading
+from fleet.services import draining, loading, restarting, unloading
 from fleet.services.dispatch import dispatch
 from fleet.services.lease import Lease, LeaseLostError, close_children
 from fleet.services.outcome import CancelledError, OperationError, PostponedError
@@ -23,6 +23,13 @@ from fleet.services.outcome import CancelledError, OperationError, PostponedErro
 log = logging.getLogger("cortex.operations")
 
 State = Operation.State
+VERBS = {
+    Operation.Kind.LOAD: loading.run,
+    Operation.Kind.UNLOAD: unloading.run,
+    Operation.Kind.DRAIN: draining.run,
+    Operation.Kind.RESTART: restarting.run,
+    Operation.Kind.DEFRAG: restarting.run,
+}
 
 
 def run_operation(operation_id: int) -> None:
@@ -47,9 +54,8 @@ def run_operation(operation_id: int) -> None:
 
 
 def _carry_out(lease: Lease) -> None:
-    verb = loading.run if lease.operation.kind == Operation.Kind.LOAD else unloading.run
     try:
-        message = verb(lease)
+        message = VERBS[lease.operation.kind](lease)
     except PostponedError as wait:
         lease.postpone(str(wait), wait.delay_s)
     except CancelledError as reason:

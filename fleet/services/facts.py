@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
+from django.conf import settings
 from django.utils import timezone
 
 from cortex_site.config import DEFAULT_PRIORITY
@@ -33,8 +34,11 @@ def need(model: str, *, floor_mb: int = 0) -> Need:
     )
 
 
-def nodes(*, only: str = "", leave_out: set[str] | None = None) -> list[NodeFacts]:
-    """Every neuron, or one, without those in `leave_out`; nothing is loaded on other servers."""
+def nodes(*, only: str = "", leave_out: set[str] | None = None, patient: bool = True) -> list[NodeFacts]:
+    """Every neuron, or one, without those in `leave_out`; nothing is loaded on other servers.
+
+    Who is not `patient` takes models in use for displaceable: they leave after their requests.
+    """
     neurons = Node.objects.filter(kind=Node.Kind.NEURON)
     rows = neurons.filter(name=only) if only else neurons
     rows = rows.exclude(name__in=leave_out or ()).prefetch_related("devices", "placements")
@@ -45,11 +49,12 @@ def nodes(*, only: str = "", leave_out: set[str] | None = None) -> list[NodeFact
             name=node.name,
             devices=tuple(_device(device) for device in node.devices.all()),
             residents=tuple(
-                _resident(row, node, profiles.get(row.model), now)
+                _resident(row, node, profiles.get(row.model), now, patient=patient)
                 for row in node.placements.all()
                 if row.state in RESIDENT
             ),
             healthy=node.healthy,
+            cordoned=node.cordoned,
             harnesses=frozenset(node.harnesses),
         )
         for node in rows
@@ -66,7 +71,9 @@ def _device(device: Device) -> DeviceFacts:
     )
 
 
-def _resident(row: Placement, node: Node, profile: ModelProfile | None, now: datetime) -> Resident:
+def _resident(
+    row: Placement, node: Node, profile: ModelProfile | None, now: datetime, *, patient: bool
+) -> Resident:
     used_at = max(row.changed_at, row.last_used_at or row.changed_at)
     memory = row.memory_mb or (profile.resident_mb if profile else 0)
     devices = row.devices or [0]
@@ -75,9 +82,9 @@ def _resident(row: Placement, node: Node, profile: ModelProfile | None, now: dat
         memory_mb={index: memory // len(devices) for index in devices},
         priority=profile.priority if profile else DEFAULT_PRIORITY,
         pinned=bool(profile and (profile.pinned or node.name in profile.pinned_on)),
-        busy=row.is_busy or row.state != Placement.State.LOADED,
+        busy=(row.is_busy and patient) or row.state != Placement.State.LOADED,
         moving=row.state != Placement.State.LOADED,
         idle_s=(now - used_at).total_seconds(),
         resident_s=(now - row.changed_at).total_seconds(),
-        min_residency_s=profile.min_residency_s if profile else 0,
+        min_residency_s=max(profile.min_residency_s if profile else 0, settings.MIN_RESIDENCY_S),
     )

@@ -8,12 +8,15 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import partial
+from typing import Any
 
 from django.conf import settings
 from django.db import IntegrityError, transaction
 from django.utils import timezone
 
 from fleet.models import ACTIVE, Alias, ModelProfile, Node, Operation, Placement
+from fleet.models.operation import target
+from fleet.services import audit
 from fleet.services.connection import connected
 from fleet.services.dispatch import dispatch
 from neuron.wire import ApiError
@@ -24,9 +27,10 @@ class OperationView:
     """An operation as a waiting request needs it."""
 
     id: int
-    kind: str  # load | unload | evict
+    kind: str  # load | unload | evict | drain | restart | defrag
     model: str
     node: str  # empty until a node is chosen
+    device: int | None  # of a restart
     state: str  # pending | running | succeeded | failed | cancelled
     progress: float | None  # 0 to 1 while a node loads
     message: str
@@ -36,6 +40,11 @@ class OperationView:
     @property
     def is_active(self) -> bool:
         return self.state in ACTIVE
+
+    @property
+    def subject(self) -> str:
+        """`load of m on beast`, `defrag of beast:0`."""
+        return f"{self.kind} of {target(self.model, self.node, self.device)}"
 
 
 @connected
@@ -52,17 +61,24 @@ def ensure_loaded(model_id: str, *, requested_by: str) -> OperationView:
 
 @connected
 def load(
-    model_id: str, node: str | None = None, *, requested_by: str = "", reason: str = ""
+    model_id: str,
+    node: str | None = None,
+    *,
+    requested_by: str = "",
+    reason: str = "",
+    replica: bool = False,
 ) -> OperationView:
     """Load on `node`, or where it fits best; the active load of that model when there is one.
+
+    A `replica` is loaded although the model is there already, where memory is free.
 
     Raises `ApiError`: 404 for an unknown model or node, 409 when the active load goes to another node.
     """
     model = _known(model_id)
     if node is not None:
-        _check_node(node)
+        _check_open(node)
     operation = _active_load(model) or _start_load(
-        model, node=node or "", requested_by=requested_by, reason=reason
+        model, node=node or "", requested_by=requested_by, reason=reason, replica=replica
     )
     if node and node not in {operation.node, operation.wanted_node}:
         place = operation.node or "a node to be chosen"
@@ -72,19 +88,26 @@ def load(
 
 @connected
 def unload(
-    model_id: str, node: str, *, requested_by: str = "", reason: str = "", unless_busy: bool = False
+    model_id: str,
+    node: str,
+    *,
+    requested_by: str = "",
+    reason: str = "",
+    unless_busy: bool = False,
+    force: bool = False,
 ) -> OperationView:
-    """Unload from `node`; with `unless_busy` requests under way keep the model.
+    """Unload from `node` once requests under way have ended; at once by `force`, or not at all `unless_busy`.
 
     Raises `ApiError` 404 when the node is unknown or does not have the model.
     """
-    model = _resolve(model_id)
+    model = resolve(model_id)
     _check_node(node)
     if not Placement.objects.filter(node__name=node, model=model).exclude(state="unloaded").exists():
         raise ApiError(404, "model_not_loaded", f"{model} is not loaded on {node}.", param="model")
     same = {"kind": Operation.Kind.UNLOAD, "model": model, "wanted_node": node}
-    wish = Operation(**same, node=node, requested_by=requested_by, reason=reason, unless_busy=unless_busy)
-    return view(_active(same) or _single(wish, same))
+    wish = Operation(**same, node=node, requested_by=requested_by, reason=reason)
+    wish.unless_busy, wish.force = unless_busy, force
+    return start(wish, same)
 
 
 @connected
@@ -101,7 +124,11 @@ def retry(operation_id: int, *, requested_by: str) -> OperationView:
     reason = f"retry of #{failed.pk}"
     if failed.kind == Operation.Kind.LOAD:
         return load(failed.model, failed.wanted_node or None, requested_by=requested_by, reason=reason)
-    return unload(failed.model, failed.node, requested_by=requested_by, reason=reason)
+    again = {"kind": failed.kind, "model": failed.model, "wanted_node": failed.wanted_node}
+    again |= {"device": failed.device}
+    wish = Operation(**again, node=failed.wanted_node, force=failed.force)
+    wish.requested_by, wish.reason = requested_by, reason
+    return start(wish, again)
 
 
 @connected
@@ -111,6 +138,8 @@ def cancel(operation_id: int, *, requested_by: str) -> OperationView:
         state=Operation.State.CANCELLED, message=f"cancelled by {requested_by}", finished_at=timezone.now()
     )
     row = _row(operation_id)
+    if changed:
+        audit.note(requested_by, "cancel", row.subject, operation=row.pk)
     if not changed:
         raise ApiError(409, "operation_not_pending", f"Operation {row.pk} is {row.state}.")
     return view(row)
@@ -122,6 +151,7 @@ def view(row: Operation) -> OperationView:
         kind=str(row.kind),
         model=row.model,
         node=row.node,
+        device=row.device,
         state=str(row.state),
         progress=row.progress,
         message=row.message,
@@ -149,13 +179,13 @@ def _row(operation_id: int) -> Operation:
     return row
 
 
-def _resolve(model_id: str) -> str:
+def resolve(model_id: str) -> str:
     target = Alias.objects.filter(name=model_id).values_list("target", flat=True).first()
     return target or model_id
 
 
 def _known(model_id: str) -> str:
-    model = _resolve(model_id)
+    model = resolve(model_id)
     if ModelProfile.objects.filter(model_id=model).exists():
         return model
     nodes = list(Node.objects.filter(placements__model=model))
@@ -177,11 +207,18 @@ def _check_node(node: str) -> None:
         raise ApiError(409, "no_lifecycle", message, param="node")
 
 
+def _check_open(node: str) -> None:
+    _check_node(node)
+    if Node.objects.filter(name=node, cordoned=True).exists():
+        message = f"{node} is cordoned: uncordon it, and models can be loaded there again."
+        raise ApiError(409, "node_cordoned", message, param="node")
+
+
 def _active_load(model: str) -> Operation | None:
     return _active({"kind": Operation.Kind.LOAD, "model": model})
 
 
-def _active(same: dict[str, str]) -> Operation | None:
+def _active(same: dict[str, Any]) -> Operation | None:
     row: Operation | None = Operation.objects.filter(**same, state__in=ACTIVE).first()
     return row
 
@@ -189,27 +226,33 @@ def _active(same: dict[str, str]) -> Operation | None:
 def _recent_failure(model: str) -> Operation | None:
     """The last load of the model, if it failed within the back-off."""
     since = timezone.now() - timedelta(seconds=settings.FAILURE_BACKOFF_S)
-    last: Operation | None = (
-        Operation.objects.filter(kind=Operation.Kind.LOAD, model=model).order_by("-id").first()
-    )
+    loads = Operation.objects.filter(kind=Operation.Kind.LOAD, model=model, replica=False)
+    last: Operation | None = loads.order_by("-id").first()
     if last is None or last.state != Operation.State.FAILED or last.finished_at < since:
         return None
     return last
 
 
-def _start_load(model: str, *, node: str = "", requested_by: str, reason: str) -> Operation:
-    wish = Operation(
-        kind=Operation.Kind.LOAD, model=model, wanted_node=node, requested_by=requested_by, reason=reason
-    )
-    return _single(wish, {"kind": Operation.Kind.LOAD, "model": model})
+def _start_load(
+    model: str, *, node: str = "", requested_by: str, reason: str, replica: bool = False
+) -> Operation:
+    same = {"kind": Operation.Kind.LOAD, "model": model}
+    wish = Operation(**same, wanted_node=node, requested_by=requested_by, reason=reason, replica=replica)
+    return _single(wish, same)
 
 
-def _single(wish: Operation, same: dict[str, str]) -> Operation:
+def start(wish: Operation, same: dict[str, Any]) -> OperationView:
+    """The wish as a new operation; or the active one that is the same."""
+    return view(_active(same) or _single(wish, same))
+
+
+def _single(wish: Operation, same: dict[str, Any]) -> Operation:
     """Save the wish and tell a worker; or return the active operation that took its place."""
     while True:
         try:
             with transaction.atomic():
                 wish.save(force_insert=True)
+                audit.note(wish.requested_by, wish.kind, wish.target, wish.reason, operation=wish.pk)
                 transaction.on_commit(partial(dispatch, wish.pk))
         except IntegrityError:
             wish.pk = None

@@ -7,6 +7,8 @@ a node is asked anything.
 
 from __future__ import annotations
 
+from dataclasses import replace
+from datetime import timedelta
 from time import monotonic, sleep
 
 from django.conf import settings
@@ -22,12 +24,13 @@ from fleet.services.calls import Call
 from fleet.services.lease import Lease
 from fleet.services.neuron_client import NeuronClient, NodeError
 from fleet.services.outcome import OperationError, OutcomeError, PostponedError
-from fleet.services.unloading import evict, node_named
-from neuron.wire import ModelInfo, ModelSpec
+from fleet.services.unloading import BusyError, evict, node_named
+from neuron.wire import Leave, ModelInfo, ModelSpec
 
 MAX_TRIES = 6
 MAX_ASKED = 3
 RETRY_PLACEMENT_S = 1.0
+NOBODY_YIELDS = -(1 << 31)  # below every residency class: a replica takes free memory only
 MODEL_FAULTS = frozenset({"model_unsupported"})  # no other node would do better
 NO_ROOM = "insufficient_memory"
 
@@ -37,6 +40,8 @@ def run(lease: Lease) -> str:
     if not lease.operation.node and (node := _loaded_already(lease.operation)):
         lease.note(node=node)
         return f"was loaded on {node} already"
+    if not lease.operation.node and (node := _arriving(lease.operation)):
+        raise PostponedError(f"{node} is loading it already", delay_s=RETRY_PLACEMENT_S)
     while True:
         if not lease.operation.node:
             choose(lease)
@@ -51,6 +56,8 @@ def run(lease: Lease) -> str:
 
 def _loaded_already(operation: Operation) -> str:
     """The node that has it in spite of what the asker knew; asked itself, since rows may be old."""
+    if operation.replica:
+        return ""
     rows = Placement.objects.filter(model=operation.model, state="loaded", node__healthy=True)
     if operation.wanted_node:
         rows = rows.filter(node__name=operation.wanted_node)
@@ -62,6 +69,24 @@ def _loaded_already(operation: Operation) -> str:
     return ""
 
 
+def _arriving(operation: Operation) -> str:
+    """The node that brings it back by itself, after a restart of its device; within a load's bounds."""
+    rows = Placement.objects.filter(model=operation.model, state="loading", node__healthy=True)
+    if operation.wanted_node:
+        rows = rows.filter(node__name=operation.wanted_node)
+    for row in rows.select_related("node") if _waited_s(operation) < settings.CAPACITY_WAIT_S else ():
+        observe.sight(row.node)
+        row.refresh_from_db()
+        if row.state == Placement.State.LOADING:
+            return str(row.node.name)
+    return ""
+
+
+def _waited_s(operation: Operation) -> float:
+    waited: timedelta = timezone.now() - operation.created_at
+    return waited.total_seconds()
+
+
 def choose(lease: Lease) -> None:
     """Decide for a node and claim its devices, or say why that cannot be (now)."""
     operation = lease.operation
@@ -70,20 +95,39 @@ def choose(lease: Lease) -> None:
     lease.beat()
     decision = placing.place(
         _need(operation),
-        facts.nodes(only=operation.wanted_node, leave_out=_given_up(operation)),
+        facts.nodes(
+            only=operation.wanted_node,
+            leave_out=_given_up(operation),
+            patient=_waited_s(operation) < settings.SWAP_WAIT_S,
+        ),
         current().eviction.strategy,
     )
     explanation = [_explained(verdict) for verdict in decision.verdicts]
     lease.note(explanation=operation.failed_nodes + explanation)
     if decision.chosen is None:
         raise _why_not(operation, decision)
+    if decision.chosen.victims and (older := _waits_longer(operation, decision.chosen.node)):
+        message = f"its turn on {decision.chosen.node} comes after operation #{older.pk}"
+        raise PostponedError(message, delay_s=RETRY_PLACEMENT_S)
     _settle(lease, decision.chosen)
+
+
+def _waits_longer(operation: Operation, node: str) -> Operation | None:
+    """A load that waits for models to leave that node, and was asked for before: no swap overtakes it."""
+    rows = Operation.objects.filter(kind=operation.kind, state=Operation.State.PENDING, pk__lt=operation.pk)
+    waiting = rows.filter(replica=False).order_by("pk")
+    return next((row for row in waiting if _explained_as_busy(row, node)), None)
+
+
+def _explained_as_busy(row: Operation, node: str) -> bool:
+    return any(entry["node"] == node and entry["outlook"] == Outlook.BUSY for entry in row.explanation)
 
 
 def _need(operation: Operation) -> Need:
     """What did not suffice on one node will not suffice on another: each such failure raises the need."""
     tried = [entry["free_mb"] for entry in operation.failed_nodes if entry["code"] == NO_ROOM]
-    return facts.need(operation.model, floor_mb=max(tried, default=-1) + 1)
+    need = facts.need(operation.model, floor_mb=max(tried, default=-1) + 1)
+    return replace(need, priority=NOBODY_YIELDS) if operation.replica else need
 
 
 def _given_up(operation: Operation) -> set[str]:
@@ -112,7 +156,7 @@ def _settle(lease: Lease, verdict: Verdict) -> None:
 
 def _why_not(operation: Operation, decision: placing.Decision) -> OutcomeError:
     """Wait within bounds for what time may bring; else fail, with a node's own words if one has tried."""
-    waited_s = (timezone.now() - operation.created_at).total_seconds()
+    waited_s = _waited_s(operation)
     reason = "; ".join(f"{verdict.node}: {verdict.reason}" for verdict in decision.verdicts)
     match decision.outlook:
         case Outlook.BUSY if waited_s < settings.CAPACITY_WAIT_S:
@@ -171,7 +215,11 @@ def _load_on(lease: Lease, node: Node) -> None:
             state=Placement.State.UNLOADED
         ):
             lease.note(message=f"evicting {victim.model} from {node.name}")
-            evict(lease, client, victim)
+            try:
+                leave = Leave(grace_s=settings.DRAIN_GRACE_S, force=False)
+                evict(lease, client, victim, leave, f"makes room for {lease.operation.model}")
+            except BusyError as error:
+                raise PostponedError(error.message, delay_s=RETRY_PLACEMENT_S) from error
         if lease.operation.victims:
             _await_memory(lease, node, row)
             metrics.EVICTION_WAIT.labels(row.model, node.name).observe(monotonic() - start)

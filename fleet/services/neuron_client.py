@@ -11,7 +11,7 @@ from django.conf import settings
 from pydantic import TypeAdapter, ValidationError
 
 from fleet.models import Node
-from neuron.wire import ModelInfo, ModelSpec
+from neuron.wire import Leave, ModelInfo, ModelSpec, Unload
 
 _MODELS = TypeAdapter(list[ModelInfo])
 
@@ -70,8 +70,15 @@ class NeuronClient:
         """Whether it answers at once or when the model is loaded is the neuron's choice."""
         self._ask("POST", "/models/load", spec.model_dump(), timeout=settings.LOAD_TIMEOUT_S)
 
-    def unload(self, model_id: str) -> None:
-        self._ask("POST", "/models/unload", {"model_id": model_id}, timeout=settings.UNLOAD_TIMEOUT_S)
+    def unload(self, model_id: str, leave: Leave) -> None:
+        body = Unload(model_id=model_id, **leave.model_dump())
+        timeout = settings.UNLOAD_TIMEOUT_S + leave.grace_s
+        self._ask("POST", "/models/unload", body.model_dump(), timeout=timeout)
+
+    def restart(self, device: int, leave: Leave) -> None:
+        """Returns when the device's models are loaded again."""
+        timeout = settings.LOAD_TIMEOUT_S + leave.grace_s
+        self._ask("POST", f"/devices/{device}/restart", leave.model_dump(), timeout=timeout)
 
     def _ask(
         self, method: str, path: str, body: Any = None, *, timeout: float | None = None

@@ -8,7 +8,7 @@ from django.db.models import QuerySet
 from django.utils import timezone
 
 from cortex_site.config import current
-from fleet.models import ACTIVE, Operation, RequestMetric, UsageRollup
+from fleet.models import ACTIVE, AuditEntry, Operation, RequestMetric, UsageRollup
 
 CHUNK = 5_000  # rows per statement: other writers get their turn in between
 
@@ -21,7 +21,8 @@ def prune() -> int:
     metrics = RequestMetric.objects.filter(started_at__lt=metrics_before)
     operations = Operation.objects.filter(created_at__lt=operations_before).exclude(state__in=ACTIVE)
     usage = UsageRollup.objects.filter(hour__lt=now - timedelta(days=keep.usage_days))
-    return sum(_delete(rows) for rows in (metrics, operations, usage))
+    audit = AuditEntry.objects.filter(at__lt=now - timedelta(days=keep.audit_days))
+    return sum(_delete(rows) for rows in (metrics, operations, usage, audit))
 
 
 def _delete(rows: QuerySet) -> int:

@@ -23,6 +23,8 @@ def _defaults() -> list[tuple[str, str, int]]:
         ("Poll the nodes", "fleet.tasks.poll", max(1, round(current().poll.interval_s))),
         ("Find lost operations", "fleet.tasks.reconcile", 5),
         ("Unload idle models", "fleet.tasks.unload_idle", 30),
+        ("Load pinned models and replicas", "fleet.tasks.keep_residents", 15),
+        ("Defragment devices", "fleet.tasks.defragment", 60),
         ("Sum usage up", "fleet.tasks.roll_up", 300),
         ("Delete old rows", "fleet.tasks.prune", 3600),
     ]

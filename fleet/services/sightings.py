@@ -122,6 +122,7 @@ def _measure(row: Device, now: DeviceHealth) -> None:
     row.pid, row.rss_mb = _count(now.pid), _count(now.rss_mb)
     row.memory_used_mb = _count(now.memory_used_mb)
     row.memory_free_mb = _count(now.memory_free_mb)
+    row.fragmented_mb = _count(now.fragmented_mb)
     row.utilization_pct, row.temperature_c = _count(now.utilization_pct), now.temperature_c
     row.cycles, row.restarts = _count(now.cycles), _count(now.restarts)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 from time import monotonic
 
 from django.conf import settings
@@ -14,7 +15,7 @@ from fleet.services.calls import Call
 from fleet.services.lease import Lease
 from fleet.services.neuron_client import NeuronClient, NodeError
 from fleet.services.outcome import CancelledError, OperationError, PostponedError
-from neuron.wire import ModelInfo
+from neuron.wire import Leave, ModelInfo
 
 log = logging.getLogger("cortex.operations")
 
@@ -33,9 +34,22 @@ def run(lease: Lease) -> str:
     if operation.unless_busy and placement.is_busy:
         raise CancelledError("in use again")
     with NeuronClient(node) as client:
-        remove(lease, client, placement)
+        try:
+            remove(lease, client, placement, leave_of(operation))
+        except BusyError as error:
+            raise CancelledError("in use again") if operation.unless_busy else error from error
     observe.sight(node)
     return f"unloaded from {node.name}"
+
+
+class BusyError(OperationError):
+    """Requests under way did not end in time, and the model stays."""
+
+
+def leave_of(operation: Operation) -> Leave:
+    if operation.force:
+        return Leave()
+    return Leave(grace_s=0 if operation.unless_busy else settings.DRAIN_GRACE_S, force=False)
 
 
 def node_named(name: str) -> Node:
@@ -45,7 +59,7 @@ def node_named(name: str) -> Node:
     return node
 
 
-def remove(lease: Lease, client: NeuronClient, placement: Placement) -> None:
+def remove(lease: Lease, client: NeuronClient, placement: Placement, leave: Leave) -> None:
     """Have the node drop the model, and wait until it says so. Idempotent.
 
     Raises `OperationError` with the node's own words, or when it takes too long.
@@ -54,8 +68,9 @@ def remove(lease: Lease, client: NeuronClient, placement: Placement) -> None:
         placement.move(Placement.State.UNLOADING)
     except IllegalTransitionError:
         log.info("placement is on its way out already", extra={"placement": str(placement)})
-    call = Call(lambda: client.unload(placement.model))
-    deadline = monotonic() + settings.UNLOAD_TIMEOUT_S
+    call = Call(lambda: client.unload(placement.model, leave))
+    limit_s = settings.UNLOAD_TIMEOUT_S + leave.grace_s
+    deadline = monotonic() + limit_s
     while monotonic() < deadline:
         answered = call.pause()
         lease.beat()
@@ -64,8 +79,8 @@ def remove(lease: Lease, client: NeuronClient, placement: Placement) -> None:
             placement.forget()
             return
         if answered and call.error:
-            raise _failure(call.error) from call.error
-    message = f"{placement} is still there after {settings.UNLOAD_TIMEOUT_S:g} s"
+            raise _failure(placement, call.error) from call.error
+    message = f"{placement} is still there after {limit_s:g} s"
     raise OperationError("unload_timeout", message)
 
 
@@ -76,14 +91,18 @@ def _look(client: NeuronClient, model: str) -> ModelInfo | None:
         raise OperationError(error.code, error.message) from error
 
 
-def _failure(error: BaseException) -> OperationError:
-    if isinstance(error, NodeError):
+def _failure(placement: Placement, error: BaseException) -> OperationError:
+    if not isinstance(error, NodeError):
+        raise error
+    if error.code != "model_busy":
         return OperationError(error.code, error.message)
-    raise error
+    with suppress(IllegalTransitionError):
+        placement.move(Placement.State.LOADED)
+    return BusyError(error.code, error.message)
 
 
-def evict(lease: Lease, client: NeuronClient, placement: Placement) -> None:
-    """Remove a placement for the lease's load, as an operation of its own in the list."""
+def evict(lease: Lease, client: NeuronClient, placement: Placement, leave: Leave, why: str) -> None:
+    """Remove a placement on behalf of the lease's operation, as an operation of its own in the list."""
     parent = lease.operation
     row = Operation.objects.create(
         kind=Operation.Kind.EVICT,
@@ -93,10 +112,17 @@ def evict(lease: Lease, client: NeuronClient, placement: Placement) -> None:
         state=Operation.State.RUNNING,
         parent=parent,
         requested_by=parent.requested_by,
-        reason=f"makes room for {parent.model} (#{parent.pk})",
+        reason=f"{why} (#{parent.pk})",
         started_at=timezone.now(),
     )
-    remove(lease, client, placement)
+    try:
+        remove(lease, client, placement, leave)
+    except BusyError as error:
+        now = timezone.now()
+        Operation.objects.filter(pk=row.pk).update(
+            state=Operation.State.CANCELLED, finished_at=now, message=error.message
+        )
+        raise
     metrics.EVICTIONS.labels(placement.model, placement.node.name).inc()
     Operation.objects.filter(pk=row.pk).update(
         state=Operation.State.SUCCEEDED,

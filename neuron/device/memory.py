@@ -32,6 +32,16 @@ def in_use(device: torch.device) -> int:
     return int(psutil.Process().memory_info().rss)
 
 
+def fragmented(device: torch.device) -> int:
+    """Bytes that are free within blocks of which a part is in use: neither the system's nor a large tensor's.
+
+    torch's `inactive_split_bytes`; on the CPU the allocator does not say, and pages go back one by one.
+    """
+    if device.type != "cuda":
+        return 0
+    return int(torch.cuda.memory_stats(device).get("inactive_split_bytes.all.current", 0))
+
+
 def give_back(device: torch.device) -> None:
     """Return freed memory to the system, so that the next measurement sees it."""
     gc.collect()

@@ -344,6 +344,7 @@ class DeviceWorker:
             rss_mb=rss_mb(self.pid),
             memory_used_mb=self.status.memory_used_mb if self.status else 0,
             memory_free_mb=self.memory_free_mb,
+            fragmented_mb=self.status.fragmented_mb if self.status else 0,
             cycles=self.cycles,
             restarts=self.restarts,
             reason=self.reason,

@@ -229,4 +229,5 @@ class DeviceLoop:
         if models == self._sent_status and age < HEARTBEAT_S:
             return
         self._sent_status, self._sent_status_at = models, now
-        self._outbox.append(Status(self._slab.used // MIB, self._slab.free // MIB, models))
+        slab = self._slab
+        self._outbox.append(Status(slab.used // MIB, slab.free // MIB, models, slab.fragmented // MIB))

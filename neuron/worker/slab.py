@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from neuron.device.cache import bytes_per_token
-from neuron.device.memory import MIB, OutOfMemoryError, default_budget, give_back, in_use
+from neuron.device.memory import MIB, OutOfMemoryError, default_budget, fragmented, give_back, in_use
 from neuron.device.opening import Device
 from neuron.device.runner import Runner
 from neuron.engine.embedding import EmbeddingScheduler
@@ -102,6 +102,10 @@ class Slab:
         self.models: dict[str, Resident] = {}
         self._own_bytes = in_use(device)  # torch, transformers, the context
         self.budget = default_budget(device) if settings.memory_mb is None else settings.memory_mb * MIB
+
+    @property
+    def fragmented(self) -> int:
+        return fragmented(self.device)
 
     @property
     def used(self) -> int:

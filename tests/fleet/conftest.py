@@ -146,7 +146,7 @@ class FleetUnderTest:
 @pytest.fixture
 def fleet(db) -> Iterator[FleetUnderTest]:
     made = FleetUnderTest()
-    with override_settings(LOOK_EVERY_S=0.02):
+    with override_settings(LOOK_EVERY_S=0.02, MIN_RESIDENCY_S=0.0):
         yield made
     for fake in made.fakes:
         fake.stop()

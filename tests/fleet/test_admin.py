@@ -6,7 +6,17 @@ import pytest
 from django.contrib import admin
 from django.utils import timezone
 
-from fleet.models import Alias, ApiKey, ModelProfile, Node, Operation, Placement, RequestMetric
+from fleet.models import (
+    Alias,
+    ApiKey,
+    AuditEntry,
+    Device,
+    ModelProfile,
+    Node,
+    Operation,
+    Placement,
+    RequestMetric,
+)
 from fleet.services import joining, keys, observe, usage
 
 PAGES = {
@@ -20,6 +30,7 @@ PAGES = {
     "apikey": "key-one",
     "jointoken": "join-one",
     "usagerollup": "model-one",
+    "auditentry": "audit-target",
 }
 
 
@@ -57,6 +68,7 @@ def rows(fleet):
         tokens_per_second=42.5,
     )
     usage.roll_up()
+    AuditEntry.objects.create(who="root", action="cordon", target="audit-target")
     return fleet
 
 
@@ -166,6 +178,44 @@ def test_a_placement_is_unloaded_and_loaded_by_actions(rows, staff):
     assert "Model-one is not loaded on beast." in act(staff, "placement", "unload", placement)
     assert "Load of model-one" in act(staff, "placement", "load", placement)
     assert Operation.objects.get(state="pending").wanted_node == "beast"
+
+
+def test_nodes_and_devices_are_steered_by_actions_and_the_log_tells_by_whom(rows, staff):
+    node, device, placement = Node.objects.get(), Device.objects.get(), Placement.objects.get()
+    assert "Cordoned: 1" in act(staff, "node", "cordon", node)
+    assert Node.objects.get().cordoned
+    assert "Uncordoned: 1" in act(staff, "node", "uncordon", node)
+    assert "Pinned: 1" in act(staff, "placement", "pin", placement)
+    assert ModelProfile.objects.get(model_id="model-one").pinned_on == ["beast"]
+    assert "Unpinned: 1" in act(staff, "modelprofile", "unpin", ModelProfile.objects.get())
+    assert "Defrag of beast:0: operation" in act(staff, "device", "defrag", device)
+    assert rows.run(Operation.objects.get(kind="defrag").pk).state == "succeeded"
+    assert "Drain of beast: operation" in act(staff, "node", "drain_by_force", node)
+    row = rows.run(Operation.objects.get(kind="drain").pk)
+    assert (row.state, row.force, row.requested_by) == ("succeeded", True, "root")
+    page = staff.get("/admin/fleet/auditentry/?q=drain").content.decode()
+    assert "root" in page
+    assert "beast" in page
+
+
+def test_changes_of_the_configuration_are_in_the_audit_log_without_secrets(rows, staff):
+    profile = ModelProfile.objects.get()
+    form = {
+        "model_id": "model-one",
+        "harness": "torch",
+        "min_devices": 1,
+        "min_residency_s": 0,
+        "replicas": 3,
+    }
+    form |= {"pinned_on": "[]", "capabilities": "[]", "cost": "{}"}
+    staff.post(f"/admin/fleet/modelprofile/{profile.pk}/change/", form)
+    entry = AuditEntry.objects.get(action="change")
+    assert (entry.who, entry.target) == ("root", "model model-one")
+    assert "Replicas" in entry.detail["fields"]
+    new = {"name": "n", "kind": "neuron", "endpoint": "http://beast:13131", "token": "a-secret-of-mine"}
+    staff.post("/admin/fleet/node/add/", new)
+    assert AuditEntry.objects.get(action="add").target == "node n"
+    assert "a-secret-of-mine" not in str(list(AuditEntry.objects.values()))
 
 
 def test_failed_operations_are_retried_and_pending_ones_cancelled(rows, staff):

@@ -114,14 +114,59 @@ def test_staff_without_the_right_may_look_only(client_for, fleet):
     browser = client_for()
     browser.force_login(User.objects.create_user("guest", is_staff=True))
     assert browser.get("/api/status").status_code == 200
-    answer = browser.post("/api/models/load", {"model": "m"}, content_type="application/json")
-    assert answer.status_code == 403
+    fleet.node("a")
+    for path in (
+        "/models/load",
+        "/models/pin",
+        "/nodes/a/drain",
+        "/nodes/a/cordon",
+        "/nodes/a/devices/0/restart",
+    ):
+        assert post(browser, path, model="m")[0] == 403
     assert not Operation.objects.exists()
+
+
+def post(client, path, **body):
+    answer = client.post(f"/api{path}", body, content_type="application/json")
+    return answer.status_code, answer.json()
+
+
+def test_steering_and_its_log(busy_fleet, operator):
+    assert post(operator, "/nodes/b/cordon", reason="fan") == (200, {"done": True})
+    assert operator.get("/api/status").json()["nodes"][1]["cordoned"]
+    assert post(operator, "/models/load", model="n", node="b")[1]["error"]["code"] == "node_cordoned"
+    assert post(operator, "/nodes/b/uncordon") == (200, {"done": True})
+    assert post(operator, "/models/pin", model="best", node="a") == (200, {"done": True})
+    assert operator.get("/api/status").json()["models"][0]["pinned_on"] == ["a"]
+    assert post(operator, "/models/unpin", model="m") == (200, {"done": True})
+    for path, kind in (
+        ("/nodes/a/devices/0/defrag", "defrag"),
+        ("/nodes/a/devices/0/restart", "restart"),
+        ("/nodes/a/drain", "drain"),
+    ):
+        status, operation = post(operator, path, reason="why not")
+        assert (status, operation["kind"], operation["node"]) == (202, kind, "a")
+        assert busy_fleet.run(operation["id"]).state == "succeeded"
+    log = operator.get("/api/audit?by=operator").json()
+    wanted = ["cordon", "uncordon", "pin", "unpin", "defrag", "restart", "cordon", "drain"]
+    assert [entry["action"] for entry in reversed(log)] == wanted
+    assert (log[-1]["target"], log[-1]["why"]) == ("b", "fan")
+    page = operator.get(f"/api/audit?action=pin&before={log[0]['id']}&limit=1").json()
+    assert [entry["detail"]["pinned_on"] for entry in page] == [["a"]]
+
+
+def test_steering_what_is_not_there(busy_fleet, operator):
+    assert post(operator, "/nodes/x/drain")[1]["error"]["code"] == "node_not_found"
+    assert post(operator, "/nodes/a/devices/9/defrag")[1]["error"]["param"] == "device"
+    assert post(operator, "/models/pin", model="m", node="x")[0] == 404
+    assert post(operator, "/models/pin")[1]["error"]["param"] == "model"
 
 
 def test_the_openapi_page(operator):
     schema = operator.get("/api/openapi.json").json()
-    assert {"/api/status", "/api/models/load", "/api/operations/{operation_id}"} <= set(schema["paths"])
+    assert {"/api/status", "/api/models/load", "/api/nodes/{name}/drain", "/api/audit"} <= set(
+        schema["paths"]
+    )
     assert operator.get("/api/docs").status_code == 200
 
 

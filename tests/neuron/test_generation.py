@@ -11,7 +11,7 @@ END = Finished(1, "stop", 3, 2)
 
 def make(max_unread=100):
     cancelled = []
-    return Generation(1, cancel=cancelled.append, max_unread=max_unread), cancelled
+    return Generation(1, "m", cancel=cancelled.append, max_unread=max_unread), cancelled
 
 
 async def test_tokens_that_came_meanwhile_are_read_together():

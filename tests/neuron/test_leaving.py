@@ -1,4 +1,4 @@
-"""Models that go while requests are under way: by patience, by force, and for a new worker of their device."""
+"""Models that go while requests are under way: by patience, by force, or for a new worker."""
 
 from __future__ import annotations
 

@@ -23,6 +23,7 @@ from neuron.wire import (
     Discovery,
     Failure,
     Health,
+    Leave,
     ModelInfo,
     ModelLoad,
     ModelSpec,
@@ -67,6 +68,7 @@ class FakeNeuron:
         self.busy: dict[str, int] = {}  # requests under way, by model
         self.answers: dict[str, Any] = {}  # path → what to say instead of the truth
         self.asked: list[tuple[str, str]] = []  # (path, model) of loads and unloads
+        self.cycles = 0
         self.leak_mb = 0  # memory that an unload does not give back
         self.protocol = 1
         self.pid = 1000
@@ -161,7 +163,10 @@ class FakeNeuron:
                 await self._load(ModelSpec(**body))
                 return {}
             case "/models/unload":
-                await self._unload(body["model_id"])
+                await self._unload(body["model_id"], Leave(**body))
+                return {}
+            case "/devices/0/restart":
+                await self._restart(Leave(**body))
                 return {}
             case _:
                 raise ApiError(404, "not_found", f"There is no {path} here.")
@@ -191,15 +196,43 @@ class FakeNeuron:
         if spec.model_id in self.models:
             self.models[spec.model_id] = info
 
-    async def _unload(self, model: str) -> None:
+    async def _unload(self, model: str, leave: Leave) -> None:
         self.asked.append(("/models/unload", model))
         if model not in self.models:
             raise ApiError(404, "model_not_found", f"{model} is not loaded.")
+        await self._let_go([model], "unloading", leave)
         await self._wait("/models/unload")
         if error := self.failures.get(f"unload {model}"):
+            self._become(model, "loaded")
             raise error
         del self.models[model]
         self.busy.pop(model, None)
+
+    async def _restart(self, leave: Leave) -> None:
+        self.asked.append(("/devices/0/restart", ""))
+        there = [name for name, info in self.models.items() if info.state == "loaded"]
+        await self._let_go(there, "loading", leave)
+        self.cycles = 0
+        await self._wait("/devices/0/restart")
+        for name in there:
+            self.busy.pop(name, None)
+            self._become(name, "loaded")
+
+    async def _let_go(self, models: list[str], state: str, leave: Leave) -> None:
+        for name in models:
+            self._become(name, state)
+        deadline = self._loop.time() + leave.grace_s
+        while any(self.busy.get(name) for name in models):
+            if self._loop.time() >= deadline:
+                if leave.force:
+                    return
+                for name in models:
+                    self._become(name, "loaded")
+                raise ApiError(409, "model_busy", f"{models[0]} still had requests under way.")
+            await asyncio.sleep(0.01)
+
+    def _become(self, model: str, state: str) -> None:
+        self.models[model] = self.models[model].model_copy(update={"state": state})
 
     def _info(self, spec: ModelSpec, state: Any) -> ModelInfo:
         size = self.sizes.get(spec.model_id, 1000)
@@ -244,6 +277,7 @@ class FakeNeuron:
                 worker=f"cuda-dev-{index}",
                 memory_used_mb=used[index],
                 memory_free_mb=total - used[index],
+                cycles=self.cycles,
             )
             for index, total in enumerate(self.devices_mb)
         ]

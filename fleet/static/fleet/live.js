@@ -82,7 +82,7 @@ function applyFilter() {
 }
 
 function operationRow(operation) {
-  const link = element("a", { href: `${$("#live").dataset.operations}${operation.id}/change/` }, `${operation.kind} ${operation.model} #${operation.id}`);
+  const link = element("a", { href: `${$("#live").dataset.operations}${operation.id}/change/` }, `${operation.kind} ${operation.model || operation.node + (operation.device === null ? "" : ":" + operation.device)} #${operation.id}`);
   const bar = operation.progress === null ? operation.state : element("progress", { max: 1, value: operation.progress });
   const cells = [link, operation.node, bar, operation.requested_by, operation.reason, operation.message];
   return element("tr", {}, ...cells.map((cell) => element("td", {}, cell)));

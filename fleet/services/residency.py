@@ -1,0 +1,67 @@
+"""Keeps loaded what the catalogue wants loaded: pinned models on their nodes, replicas of models in use.
+
+A pin makes room as any load does. A replica takes free memory only: two models that evict each other's would
+never rest.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import replace
+from datetime import timedelta
+
+from django.conf import settings
+from django.db.models import Q
+from django.utils import timezone
+
+from cortex_site.config import current
+from fleet import placement as placing
+from fleet.models import ACTIVE, ModelProfile, Operation, Placement
+from fleet.placement import NodeFacts, Outlook
+from fleet.services import facts, lifecycle
+from fleet.services.facts import RESIDENT
+from fleet.services.loading import NOBODY_YIELDS
+
+WHO = "residency"
+
+
+def keep() -> int:
+    """Ask for the loads that are missing, one a model at a time; how many were asked for."""
+    there: dict[str, set[str]] = defaultdict(set)
+    for model, node in Placement.objects.filter(state__in=RESIDENT).values_list("model", "node__name"):
+        there[model].add(node)
+    resting = _resting()
+    wanted = [profile for profile in _wanted() if profile.model_id not in resting]
+    nodes = facts.nodes() if wanted else []
+    return sum(_bring(profile, there[profile.model_id], nodes) for profile in wanted)
+
+
+def _wanted() -> list[ModelProfile]:
+    return [profile for profile in ModelProfile.objects.all() if profile.pinned_on or profile.replicas > 1]
+
+
+def _resting() -> set[str]:
+    """Models that are being loaded, or lately could not be."""
+    since = timezone.now() - timedelta(seconds=settings.FAILURE_BACKOFF_S)
+    loads = Operation.objects.filter(kind=Operation.Kind.LOAD)
+    rows = loads.filter(Q(state__in=ACTIVE) | Q(state=Operation.State.FAILED, finished_at__gte=since))
+    return set(rows.values_list("model", flat=True))
+
+
+def _bring(profile: ModelProfile, there: set[str], nodes: list[NodeFacts]) -> bool:
+    open_nodes = {node.name for node in nodes if node.healthy and not node.cordoned}
+    if missing := sorted(open_nodes.intersection(profile.pinned_on) - there):
+        lifecycle.load(profile.model_id, missing[0], requested_by=WHO, reason=f"pinned on {missing[0]}")
+        return True
+    if not there or len(there) >= profile.replicas:
+        return False
+    return _replicate(profile, len(there), nodes)
+
+
+def _replicate(profile: ModelProfile, count: int, nodes: list[NodeFacts]) -> bool:
+    need = replace(facts.need(profile.model_id), priority=NOBODY_YIELDS)
+    if placing.place(need, nodes, current().eviction.strategy).outlook is not Outlook.FITS:
+        return False
+    reason = f"{count} of {profile.replicas} replicas are there"
+    lifecycle.load(profile.model_id, requested_by=WHO, reason=reason, replica=True)
+    return True
