@@ -74,7 +74,7 @@ def _table(title: str, *columns: str) -> Table:
 def _nodes(fleet: dict[str, Any]) -> Table:
     table = _table("\nNodes", "node", "device", "kind", "state", "memory MB", "reason")
     for node in fleet["nodes"]:
-        doubts = "; ".join(f"not believed: {text}" for text in node["warnings"])
+        doubts = "; ".join(node["warnings"])
         if not node["devices"]:
             kind = "server" if node["kind"] == "openai" else ""
             state = "up" if node["healthy"] else "away"

@@ -60,7 +60,9 @@ class Relay:
         finally:
             rest = self._scanner.close()
         if not self._ended:
-            raise UpstreamError("closed", "the node ended the stream without [DONE]")
+            if not self.finish:
+                raise UpstreamError("closed", "the node ended the stream without [DONE]")
+            rest += b"data: [DONE]\n\n"  # some servers have none: the answer was whole, so was the body
         if rest := self._answer.feed(rest) + self._answer.close():
             await sink(rest)
 

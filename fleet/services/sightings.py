@@ -10,7 +10,7 @@ from typing import Any
 from django.db import transaction
 from django.utils import timezone
 
-from fleet.doubts import examine
+from fleet.doubts import MAX_WARNINGS, examine
 from fleet.models import ACTIVE, Device, Node, Operation, Placement
 from fleet.served import Served
 from neuron.wire import DeviceHealth, DeviceInfo, Discovery, Health, ModelInfo, ModelLoad
@@ -50,8 +50,10 @@ def write_served(node: Node, served: list[Served]) -> None:
     now = timezone.now()
     if not node.healthy:
         log.info("node is healthy", extra={"node": node.name})
+    warnings = _unlisted(node, served)
+    _tell_new(node, warnings)
     Node.objects.filter(pk=node.pk).update(
-        healthy=True, status="ok", reason="", warnings=[], misses=0, last_seen_at=now
+        healthy=True, status="ok", reason="", warnings=warnings, misses=0, last_seen_at=now
     )
     Device.objects.filter(node=node).delete()  # it may have been a neuron
     rows = {row.model: row for row in Placement.objects.filter(node=node)}
@@ -72,6 +74,13 @@ def write_served(node: Node, served: list[Served]) -> None:
     gone = [row.pk for row in rows.values() if row.state != Placement.State.UNLOADED]
     if gone:
         Placement.objects.filter(pk__in=gone).update(state=Placement.State.UNLOADED, changed_at=now)
+
+
+def _unlisted(node: Node, served: list[Served]) -> list[str]:
+    """What the operator names that the server does not have."""
+    there = {model.id for model in served}
+    gone = [(ours, own) for ours, own in node.model_names.items() if ours not in there]
+    return [f"{ours!r}: the server lists no {own!r}" for ours, own in gone][:MAX_WARNINGS]
 
 
 def _totals(node: Node, discovery: Discovery | None) -> dict[int, int]:

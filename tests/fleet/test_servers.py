@@ -80,6 +80,13 @@ def test_a_server_without_a_list_has_what_the_operator_names(server):
     assert Placement.objects.get(state="loaded").model == "ours"
 
 
+def test_a_name_that_the_server_does_not_list_is_flagged(server):
+    Node.objects.update(model_names={"m": "m", "big": "vendor/big"})
+    observe.poll()
+    assert Node.objects.get().warnings == ["'big': the server lists no 'vendor/big'"]
+    assert [row.model for row in Placement.objects.filter(state="loaded")] == ["m"]
+
+
 def test_nothing_is_loaded_or_unloaded_there(server, fleet):
     with pytest.raises(ApiError) as refused:
         lifecycle.unload("m", "cloud", requested_by="x")

@@ -11,7 +11,7 @@ from fleet.services.keys import digest
 from fleet.snapshot import KeyView, NodeConfig
 from tests.gateway.conftest import make_house
 from tests.gateway.test_failures import error_of
-from tests.stubs.fake_node import answer_hello, head, refuse
+from tests.stubs.fake_node import STREAM_HEAD, answer_hello, chunk, framed, head, refuse
 from tests.stubs.fake_server import LISTS, FakeServer, _write, refuse_usage
 
 SECRET = "sk-cortex-client"
@@ -146,6 +146,23 @@ async def test_a_server_that_refuses_stream_options_streams_without_usage():
             assert (await house.record(number)).outcome == "ok"
         assert len(house.server.requests) == 3  # it was asked for usage once
         house.server.answer = answer_hello
+
+
+@pytest.mark.parametrize(("finish", "whole"), [("stop", True), (None, False)])
+async def test_a_stream_without_done_is_whole_when_the_answer_was(finish, whole):
+    async def answer(request, writer):
+        writer.write(
+            STREAM_HEAD + framed(chunk({"content": "Hi"})) + framed(chunk({}, finish)) + b"0\r\n\r\n"
+        )
+
+    async with fronted() as house:
+        house.server.answer = answer
+        text = (await house.chat(stream=True)).text
+        assert text.endswith("data: [DONE]\n\n") is whole
+        assert ("node_lost" in text) is not whole
+        body = {"model": "m", "max_tokens": 9, "stream": True, "messages": [{"role": "user", "content": "x"}]}
+        messages = await house.client.post("/v1/messages", json=body)
+        assert ("message_stop" in messages.text) is whole
 
 
 @pytest.mark.parametrize("status", [401, 402, 403])

@@ -53,7 +53,7 @@ function node(info) {
   const kind = !info.healthy ? "away" : info.status === "ok" || info.status === "" ? "" : "degraded";
   const card = element("div", { class: `node ${kind}` }, element("h3", {}, info.name));
   if (info.reason) card.append(element("p", { class: "reason" }, info.reason));
-  card.append(...info.warnings.map((text) => element("p", { class: "reason" }, `not believed: ${text}`)));
+  card.append(...info.warnings.map((text) => element("p", { class: "reason" }, text)));
   if (info.cordoned) card.append(element("p", { class: "reason" }, "cordoned: nothing new is loaded here"));
   card.append(...info.devices.map((d) => device(d, models)), ...models.map(model));
   card.dataset.words = [info.name, ...info.devices.map((d) => d.name), ...models.map((m) => m.model)].join(" ").toLowerCase();
