@@ -14,7 +14,7 @@ from helexa_acp.agent import commands, compact, prompt
 from helexa_acp.agent.card import Card
 from helexa_acp.agent.failures import as_rpc_error
 from helexa_acp.agent.replay import replay
-from helexa_acp.agent.reply import Reply, new_id
+from helexa_acp.agent.reply import Reply, new_id, pending_card
 from helexa_acp.agent.session import Session
 from helexa_acp.agent.toolrun import ToolRunner
 from helexa_acp.memory.log import SessionBusyError, SessionGoneError
@@ -176,12 +176,7 @@ class Turn:
         session = self._session
         session.keep(reply.record(session.endpoints.config, interrupted=True))
         for call in reply.calls.values():
-            state = {
-                "toolCallId": call.card_id,
-                "title": call.name or "Tool call",
-                "kind": "other",
-                "content": [],
-            }
+            state = pending_card(call, session.tools)
             outcome = Outcome("ERROR: the reply broke off before this call was complete", is_error=True)
             session.keep(Card(state, session.show).done(call.id, outcome))
 
