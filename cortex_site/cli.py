@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from cortex_site import operating
+from cortex_site import fleet_commands
 from cortex_site.config import NEURON_PORT, load_catalogue, load_config
 from cortex_site.operating import ConfigOption, HomeOption, JsonOption, file_in, settings_of
 from cortex_site.settings_file import ConfigError, split_listen
@@ -116,7 +116,7 @@ def _moved(listen: str, host: str | None, port: int | None) -> str:
     return f"{host or old_host}:{port or old_port}"
 
 
-app.add_typer(operating.app)
+app.add_typer(fleet_commands.app)
 
 
 if __name__ == "__main__":

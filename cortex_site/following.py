@@ -75,7 +75,9 @@ def _draw(bars: Progress, row: TaskID, operation: Operation) -> None:
 def title(operation: Operation) -> str:
     """`load of m on beast: loading`, as far as is known."""
     what = f"{operation['kind']} of {operation['model']}" if operation.get("model") else operation["kind"]
-    where = f" on {operation['node']}" if operation.get("node") else ""
+    place = operation.get("node") or ""
+    device = operation.get("device")
+    where = f" on {place}" + (f" device {device}" if device is not None else "") if place else ""
     note = operation.get("message") or operation["state"]
     return f"{what}{where}: {note}"
 

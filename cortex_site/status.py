@@ -81,7 +81,8 @@ def _nodes(fleet: dict[str, Any]) -> Table:
             table.add_row(node["name"], "", kind, state, "", node["reason"] or doubts)
         for device in node["devices"]:
             used = f"{device['memory_used_mb']} / {device['memory_total_mb']}"
-            state = device["state"] if node["healthy"] else "away"
+            ready = "cordoned" if node["cordoned"] and device["state"] == "ready" else device["state"]
+            state = ready if node["healthy"] else "away"
             reason = node["reason"] or device["reason"] or doubts
             table.add_row(
                 node["name"], f"{_worker_name(device)} {device['name']}", device["kind"], state, used, reason

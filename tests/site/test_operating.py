@@ -149,6 +149,52 @@ def test_a_model_that_is_nowhere_loaded(control):
     assert (told.exit_code, told.stderr) == (1, "cortex: m is not loaded on any node\n")
 
 
+DONE = {"done": True}
+
+
+@pytest.mark.parametrize(
+    ("command", "path", "body", "told"),
+    [
+        (("pin", "m"), "models/pin", {"model": "m", "node": None}, "m is pinned"),
+        (("pin", "m", "--node", "a"), "models/pin", {"model": "m", "node": "a"}, "m is pinned on a"),
+        (("unpin", "m"), "models/unpin", {"model": "m", "node": None}, "m is not pinned any more"),
+        (
+            ("unpin", "m", "--node", "a"),
+            "models/unpin",
+            {"model": "m", "node": "a"},
+            "m is not pinned on a any more",
+        ),
+        (("cordon", "a"), "nodes/a/cordon", {}, "nothing new is loaded on a"),
+        (("uncordon", "a"), "nodes/a/uncordon", {}, "models may be loaded on a again"),
+    ],
+)
+def test_what_is_done_at_once(control, command, path, body, told):
+    control.answers[f"POST /api/{path}"] = [(200, DONE)]
+    found = cortex(*command, "--reason", "why")
+    assert (found.exit_code, found.stdout) == (0, told + "\n")
+    assert control.asked == [(f"POST /api/{path}", body | {"reason": "why"})]
+    assert json.loads(cortex(*command, "--json").stdout) == DONE
+
+
+def test_a_drain_and_a_defragmentation_are_watched(control):
+    drain = {"kind": "drain", "model": "", "node": "a", "device": None}
+    control.answers["POST /api/nodes/a/drain"] = [(202, operation(1, **drain))]
+    control.answers["GET /api/operations/1"] = [(200, operation(1, "succeeded", **drain))]
+    assert cortex("drain", "a", "--force").stdout == "#1 drain on a succeeded\n"
+    assert control.asked[0][1] == {"force": True, "reason": ""}
+    control.answers["GET /api/nodes"] = [(200, [{"name": "a", "devices": [{"index": 0}, {"index": 1}]}])]
+    for index in (0, 1):
+        defrag = {"kind": "defrag", "model": "", "node": "a", "device": index}
+        control.answers[f"POST /api/nodes/a/devices/{index}/defrag"] = [(202, operation(5 + index, **defrag))]
+        control.answers[f"GET /api/operations/{5 + index}"] = [
+            (200, operation(5 + index, "succeeded", **defrag))
+        ]
+    told = cortex("defrag", "a")
+    assert told.stdout == "#5 defrag on a device 0 succeeded\n#6 defrag on a device 1 succeeded\n"
+    assert cortex("defrag", "a", "--device", "1", "--no-wait").stdout == "#6 defrag on a device 1 pending\n"
+    assert cortex("defrag", "b").stderr == "cortex: there is no node 'b' with devices\n"
+
+
 def test_operations_are_listed(control):
     control.answers["GET /api/operations?limit=20"] = [
         (200, [operation(8, "running"), operation(7, "failed")])
