@@ -12,7 +12,7 @@ from datetime import timedelta
 from time import monotonic, sleep
 
 from django.conf import settings
-from django.db.models import Sum
+from django.db.models import QuerySet, Sum
 from django.utils import timezone
 
 from cortex_site.config import current
@@ -58,15 +58,18 @@ def _loaded_already(operation: Operation) -> str:
     """The node that has it in spite of what the asker knew; asked itself, since rows may be old."""
     if operation.replica:
         return ""
-    rows = Placement.objects.filter(model=operation.model, state="loaded", node__healthy=True)
-    if operation.wanted_node:
-        rows = rows.filter(node__name=operation.wanted_node)
-    for row in rows.select_related("node"):
+    for row in _has_it(operation).select_related("node"):
         observe.sight(row.node)
         row.refresh_from_db()
         if row.state == Placement.State.LOADED and Node.objects.filter(pk=row.node_id, misses=0).exists():
             return str(row.node.name)
     return ""
+
+
+def _has_it(operation: Operation) -> QuerySet:
+    """Where it is loaded, of the nodes that are meant, as far as is known."""
+    rows = Placement.objects.filter(model=operation.model, state="loaded", node__healthy=True)
+    return rows.filter(node__name=operation.wanted_node) if operation.wanted_node else rows
 
 
 def _arriving(operation: Operation) -> str:
@@ -93,6 +96,8 @@ def choose(lease: Lease) -> None:
     healthy = Node.objects.filter(healthy=True, kind=Node.Kind.NEURON).values_list("name", flat=True)
     observe.poll(names=[operation.wanted_node] if operation.wanted_node else list(healthy))
     lease.beat()
+    if not operation.replica and _has_it(operation).filter(node__misses=0).exists():
+        raise PostponedError("a node has it already", delay_s=0)
     decision = placing.place(
         _need(operation),
         facts.nodes(

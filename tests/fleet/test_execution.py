@@ -281,6 +281,16 @@ def test_what_is_loaded_already_is_not_loaded_twice(fleet):
     assert node.loads("m") == 0
 
 
+def test_what_a_node_has_by_itself_is_not_loaded_elsewhere(fleet):
+    node = fleet.node("a")
+    other = fleet.node("b", devices=[9000])
+    fleet.model()
+    node.has("m")  # since the last poll: it loaded it at its start
+    row = fleet.run(ask())
+    assert (row.state, row.message) == ("succeeded", "was loaded on a already")
+    assert (node.loads("m"), other.loads("m")) == (0, 0)
+
+
 def test_two_loads_on_one_device_follow_each_other(fleet, until):
     node = fleet.node("a", devices=[2500])
     node.sizes = {"m": 2000, "n": 2000}
