@@ -34,7 +34,8 @@ class JoinTokenAdmin(admin.ModelAdmin):
 
     @admin.action(description="Revoke: nobody joins with them any more", permissions=["delete"])
     def revoke(self, request: HttpRequest, rows: Any) -> None:
-        rows.update(revoked=True)
+        for row in rows:
+            joining.revoke(row.pk, requested_by=who(request))
         self.message_user(request, "Revoked. Nodes that have joined stay until they are deleted.")
 
     def save_model(self, request: HttpRequest, obj: Any, form: Any, change: bool) -> None:

@@ -55,8 +55,7 @@ def make_join_token(request: HttpRequest, payload: JoinTokenIn) -> Any:
 
 @router.post("/join-tokens/{token_id}/revoke", response=JoinTokenOut)
 def revoke_join_token(request: HttpRequest, token_id: int) -> Any:
-    who(request)
-    return joining.revoke(token_id)
+    return joining.revoke(token_id, requested_by=who(request))
 
 
 @router.post("/join", auth=None, response=JoinAnswer)

@@ -18,6 +18,7 @@ from django.utils import timezone
 
 from cortex_site.config import current
 from fleet.models import JoinToken, Node
+from fleet.services import audit
 from fleet.services.keys import digest
 from neuron.wire import PROTOCOL, ApiError, JoinRequest
 
@@ -33,7 +34,9 @@ def issue(row: JoinToken) -> str:
     """Give an unsaved row its secret and save it; the return value is the only copy of the token."""
     token = PREFIX + secrets.token_urlsafe(32)
     row.prefix, row.digest = token[:SHOWN], digest(token)
-    row.save()
+    with transaction.atomic():
+        row.save()
+        audit.note(row.made_by, "make join token", row.prefix, row.name)
     return token
 
 
@@ -44,13 +47,15 @@ def create(*, name: str = "", ttl_s: float | None = None, made_by: str = "") -> 
     return row, issue(row)
 
 
-def revoke(token_id: int) -> JoinToken:
+def revoke(token_id: int, *, requested_by: str) -> JoinToken:
     """Nobody joins with it any more. Raises `ApiError` 404."""
     row: JoinToken | None = JoinToken.objects.filter(pk=token_id).first()
     if row is None:
         raise ApiError(404, "join_token_not_found", f"There is no join token {token_id}.")
     row.revoked = True
-    row.save(update_fields=["revoked"])
+    with transaction.atomic():
+        row.save(update_fields=["revoked"])
+        audit.note(requested_by, "revoke join token", row.prefix, row.name)
     return row
 
 
@@ -60,25 +65,27 @@ def join(token: str, wish: JoinRequest) -> Node:
     Raises `ApiError`: 401 for a token that does not let in, 409 for a name or an endpoint that is another
     node's and for another protocol, 422 for an endpoint that is none.
     """
-    _admit(token)
+    admitted = _admit(token)
     _check(wish)
     with transaction.atomic():
         node = _place_for(wish)
         Node.objects.filter(endpoint=wish.endpoint, joined=True).exclude(pk=node.pk).delete()  # renamed
         node.endpoint, node.token = wish.endpoint, wish.token
         node.heartbeat_at = timezone.now()
-        node.save()
+        node.save(update_fields=["endpoint", "token", "heartbeat_at"] if node.pk else None)
+        audit.note(f"join token {admitted.prefix}", "join", node.name, endpoint=node.endpoint)
     log.info("node joined", extra={"node": node.name, "endpoint": node.endpoint})
     return node
 
 
-def _admit(token: str) -> None:
+def _admit(token: str) -> JoinToken:
     row: JoinToken | None = JoinToken.objects.filter(digest=digest(token)).first()
     if row is None:
         raise ApiError(401, "invalid_join_token", f"The join token is unknown; {CURE}.")
     if row.state != "valid":
         raise ApiError(401, "invalid_join_token", f"The join token {row.prefix}… is {row.state}; {CURE}.")
     JoinToken.objects.filter(pk=row.pk).update(last_used_at=timezone.now())
+    return row
 
 
 def _check(wish: JoinRequest) -> None:
@@ -118,7 +125,9 @@ def drop_silent() -> list[str]:
     silent = Node.objects.filter(joined=True, healthy=False, heartbeat_at__lt=_oldest_heartbeat())
     names = list(silent.values_list("name", flat=True))
     for node in silent:
-        node.delete()
+        with transaction.atomic():
+            audit.note("cortex", "drop out", node.name, f"no heartbeat since {node.heartbeat_at}")
+            node.delete()
         log.warning("node dropped out", extra={"node": node.name, "heartbeat_at": str(node.heartbeat_at)})
     return names
 

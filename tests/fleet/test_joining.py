@@ -9,7 +9,7 @@ from django.conf import settings
 from django.utils import timezone
 
 from cortex_site.secret_file import obtain
-from fleet.models import JoinToken, Node
+from fleet.models import AuditEntry, JoinToken, Node
 from fleet.services import configuration, joining, observe
 from neuron.wire import PROTOCOL
 
@@ -51,6 +51,22 @@ def test_a_neuron_joins_and_is_polled_with_its_own_secret(fleet, token, join):
     node = Node.objects.get()
     assert (node.healthy, node.joined) == (True, True)
     assert JoinToken.objects.get().last_used_at
+
+
+def test_who_let_whom_in_is_in_the_audit_log(token, join):
+    join(token)
+    silence()
+    joining.drop_silent()
+    joining.revoke(JoinToken.objects.get().pk, requested_by="root")
+    prefix = JoinToken.objects.get().prefix
+    assert [(entry.who, entry.action, entry.target) for entry in AuditEntry.objects.order_by("id")] == [
+        ("root", "make join token", prefix),
+        (f"join token {prefix}", "join", "a"),
+        ("cortex", "drop out", "a"),
+        ("root", "revoke join token", prefix),
+    ]
+    assert token not in str(list(AuditEntry.objects.values()))
+    assert SECRET not in str(list(AuditEntry.objects.values()))
 
 
 def test_a_token_is_stored_as_a_digest_and_shown_once(token):
