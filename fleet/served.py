@@ -16,6 +16,7 @@ MAX_MODELS = 2000  # of one server; what is beyond is not routed to
 MAX_BYTES = 8 << 20
 MAX_ID_CHARS = 200
 MAX_CONTEXT = 2**31 - 1
+TOO_OFTEN = 429
 NOT_SUPPORTED = frozenset({404, 405, 501})  # statuses of a server without such a list
 
 _CONTEXTS = (

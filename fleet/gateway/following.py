@@ -10,7 +10,7 @@ from types import MappingProxyType
 from fleet.gateway import metrics
 from fleet.gateway.connection import Limits, UpstreamError
 from fleet.gateway.upstream import Pool, Response
-from fleet.served import MAX_BYTES, NOT_SUPPORTED, Served, read_models, unlisted
+from fleet.served import MAX_BYTES, NOT_SUPPORTED, TOO_OFTEN, Served, read_models, unlisted
 from fleet.snapshot import ModelView, NodeConfig, NodeView
 from fleet.translation.sse import SseSplitter
 from neuron.wire import PROTOCOL, NodeState
@@ -18,6 +18,7 @@ from neuron.wire import PROTOCOL, NodeState
 # A node sends at least a comment every few seconds; one that is silent for longer is not there.
 EVENT_LIMITS = Limits(connect_s=3.0, first_byte_s=5.0, idle_s=15.0, max_connections=2)
 MISSED_S = 1.0  # a server that did not answer is asked again after this
+REST_S = 30.0  # one that was asked too often, after this
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +52,7 @@ async def follow_neuron(
 
 async def follow_server(config: NodeConfig, pool: Pool, asking: Asking) -> AsyncIterator[NodeView]:
     """The server's view by its list of models, until it has missed so often; no completion is ever run."""
-    misses = 0
+    misses, known = 0, None
     while True:
         try:
             served = await _ask(config, pool)
@@ -60,13 +61,15 @@ async def follow_server(config: NodeConfig, pool: Pool, asking: Asking) -> Async
             if misses >= asking.misses:
                 raise
             await asyncio.sleep(MISSED_S)
-        else:
-            misses = 0
-            yield _view(config, served)
-            await asyncio.sleep(asking.interval_s)
+            continue
+        misses, known = 0, known if served is None else served
+        if known is not None:
+            yield _view(config, known)
+        await asyncio.sleep(asking.interval_s if served is not None else REST_S)
 
 
-async def _ask(config: NodeConfig, pool: Pool) -> list[Served]:
+async def _ask(config: NodeConfig, pool: Pool) -> list[Served] | None:
+    """What it lists; None when it was asked too often, which is no reason to think worse of it."""
     response = await pool.request("GET", config.path("/v1/models"), headers={"accept": "application/json"})
     try:
         return await _understand(config, response)
@@ -76,9 +79,11 @@ async def _ask(config: NodeConfig, pool: Pool) -> list[Served]:
         response.close()
 
 
-async def _understand(config: NodeConfig, response: Response) -> list[Served]:
+async def _understand(config: NodeConfig, response: Response) -> list[Served] | None:
     if response.status == 200:
         return read_models(await response.read(MAX_BYTES), config.models)
+    if response.status == TOO_OFTEN:
+        return None
     if response.status in NOT_SUPPORTED and config.models:
         return unlisted(config.models)
     if response.status in {401, 403}:

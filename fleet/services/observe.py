@@ -21,7 +21,7 @@ from pydantic import TypeAdapter
 
 from cortex_site.config import current
 from fleet.models import Node
-from fleet.served import NOT_SUPPORTED, Served, read_models, unlisted
+from fleet.served import NOT_SUPPORTED, TOO_OFTEN, Served, read_models, unlisted
 from fleet.services import sightings
 from fleet.services.configuration import node_config
 from fleet.services.neuron_client import NodeError, headers, refusal, tls, understood, unreachable
@@ -43,7 +43,7 @@ class Report:
     discovery: Discovery | None
 
 
-Answer = Report | list[Served] | NodeError
+Answer = Report | list[Served] | NodeError | None  # None: a server was asked too often, and is there
 
 
 def poll(*, names: Collection[str] | None = None) -> None:
@@ -102,10 +102,12 @@ async def _interview(http: httpx.AsyncClient, node: Node) -> Report:
     return Report(health, models, discovery)
 
 
-async def _list(http: httpx.AsyncClient, node: Node) -> list[Served]:
+async def _list(http: httpx.AsyncClient, node: Node) -> list[Served] | None:
     """What a server that is no neuron serves; one that has no list, what the operator says."""
     config = node_config(node)
     response = await http.get(config.base + config.path("/v1/models"), headers=headers(node.token))
+    if response.status_code == TOO_OFTEN:
+        return None
     if response.status_code in NOT_SUPPORTED and node.model_names:
         return unlisted(node.model_names)
     if response.status_code in {401, 403}:
@@ -127,7 +129,7 @@ def record(node: Node, answer: Answer) -> None:
     try:
         if isinstance(answer, Report):
             sightings.write(node, answer.health, answer.models, answer.discovery)
-        else:
+        elif answer is not None:
             sightings.write_served(node, answer)
     except (DataError, IntegrityError) as error:
         _miss(node, f"{node.name} says what cannot be recorded: {error}")

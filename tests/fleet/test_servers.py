@@ -73,6 +73,16 @@ def test_what_is_wrong_with_it_is_said(server, answer, token, reason):
     assert "sk-" not in node.reason
 
 
+def test_a_server_that_is_asked_too_often_is_there(server):
+    server.answers.clear()
+    server.refusals["/v1/models"] = 429
+    for _ in range(4):
+        observe.poll()
+    node = Node.objects.get()
+    assert (node.healthy, node.misses) == (True, 0)
+    assert placement().state == "loaded"
+
+
 def test_a_server_without_a_list_has_what_the_operator_names(server):
     del server.answers["/v1/models"]
     Node.objects.update(model_names={"ours": "its own"})

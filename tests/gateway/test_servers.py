@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
+from fleet.gateway import following
 from fleet.services.keys import digest
 from fleet.snapshot import KeyView, NodeConfig
 from tests.gateway.conftest import make_house
@@ -301,6 +302,18 @@ async def test_a_server_of_its_own_patience():
     async with fronted(first_byte_timeout_s=0.1) as house:
         house.server.answer = answer
         assert error_of(await house.chat())["code"] == "node_unavailable"
+
+
+async def test_a_server_that_is_asked_too_often_is_there(monkeypatch):
+    monkeypatch.setattr(following, "REST_S", 0.02)
+    async with fronted(poll={"misses_until_unhealthy": 1}) as house:
+        house.server.list_status = 429
+        seen = house.server.polls
+        async with asyncio.timeout(10):
+            while house.server.polls < seen + 3:
+                await asyncio.sleep(0.01)
+        assert (await house.chat()).status_code == 200
+        assert (await house.client.get("/health")).json()["away"] == []
 
 
 async def test_it_goes_away_and_comes_back():

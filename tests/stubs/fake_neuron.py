@@ -67,6 +67,7 @@ class FakeNeuron:
         self.models: dict[str, ModelInfo] = {}
         self.busy: dict[str, int] = {}  # requests under way, by model
         self.answers: dict[str, Any] = {}  # path → what to say instead of the truth
+        self.refusals: dict[str, int] = {}  # path → a status instead
         self.asked: list[tuple[str, str]] = []  # (path, model) of loads and unloads
         self.cycles = 0
         self.leak_mb = 0  # memory that an unload does not give back
@@ -144,6 +145,8 @@ class FakeNeuron:
         if self.token and dict(scope["headers"]).get(b"authorization") != f"Bearer {self.token}".encode():
             return 401, ApiError(401, "invalid_token", "Wrong token.").envelope()
         await self._wait("")
+        if path in self.refusals:
+            return self.refusals[path], {}
         if path in self.answers:
             return 200, self.answers[path]
         try:
