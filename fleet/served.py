@@ -24,6 +24,7 @@ _CONTEXTS = (
     "context_length",  # OpenRouter, Together
     "max_context_length",  # LM Studio, Mistral
     "context_window",  # Groq
+    "max_input_tokens",  # LiteLLM
     "n_ctx",  # llama.cpp, under `meta`
 )
 _CAPABILITIES = frozenset({"chat", "completions", "embeddings", "reasoning", "tools", "vision"})

@@ -67,7 +67,7 @@ def _error(body: bytes) -> dict[str, Any]:
 
 def _code(status: int, error: dict[str, Any], message: str) -> str:
     code = error.get("code")
-    if isinstance(code, str) and code:
+    if isinstance(code, str) and code and not code.isdigit():  # LiteLLM's is the status, as text
         return code
     if status == 400 and _TOO_LONG.search(f"{error.get('type')} {message}"):
         return TOO_LONG

@@ -21,6 +21,10 @@ LISTS = {
         ],
     },
     "ollama": {"object": "list", "data": [MODEL | {"id": "m", "owned_by": "library"}]},
+    "litellm": {
+        "object": "list",
+        "data": [MODEL | {"id": "m", "max_input_tokens": 8192, "max_output_tokens": 9}],
+    },
     "together": [MODEL | {"id": "m", "context_length": 8192}],
 }
 
