@@ -26,7 +26,8 @@ def write(node: Node, health: Health, models: list[ModelInfo], discovery: Discov
     now = timezone.now()
     if not node.healthy:
         log.info("node is healthy", extra={"node": node.name})
-    said = examine(health, models, _totals(node, discovery))
+    devices = {device.index: device for device in Device.objects.filter(node=node)}
+    said = examine(health, models, _totals(devices, discovery))
     _tell_new(node, said.warnings)
     health, models = said.health, said.models
     Node.objects.filter(pk=node.pk).update(
@@ -40,7 +41,7 @@ def write(node: Node, health: Health, models: list[ModelInfo], discovery: Discov
         rss_mb=_count(health.rss_mb),
         **(_host(discovery) if discovery else {}),
     )
-    _devices(node, health, discovery)
+    _devices(node, devices, health, discovery)
     _placements(node, models, {load.id: load for load in health.models}, now)
 
 
@@ -83,11 +84,11 @@ def _unlisted(node: Node, served: list[Served]) -> list[str]:
     return [f"{ours!r}: the server lists no {own!r}" for ours, own in gone][:MAX_WARNINGS]
 
 
-def _totals(node: Node, discovery: Discovery | None) -> dict[int, int]:
-    """The memory of its devices by index, MiB."""
+def _totals(devices: dict[int, Device], discovery: Discovery | None) -> dict[int, int]:
+    """The memory of a node's devices by index, MiB: as it says now, or has said."""
     if discovery:
         return {info.index: info.memory_total_mb for info in discovery.devices}
-    return dict(Device.objects.filter(node=node).values_list("index", "memory_total_mb"))
+    return {index: device.memory_total_mb for index, device in devices.items()}
 
 
 def _tell_new(node: Node, warnings: Sequence[str]) -> None:
@@ -107,8 +108,7 @@ def _host(discovery: Discovery) -> dict[str, Any]:
     }
 
 
-def _devices(node: Node, health: Health, discovery: Discovery | None) -> None:
-    rows = {device.index: device for device in Device.objects.filter(node=node)}
+def _devices(node: Node, rows: dict[int, Device], health: Health, discovery: Discovery | None) -> None:
     infos = {info.index: info for info in discovery.devices} if discovery else {}
     for now in health.devices:
         row = rows.pop(now.index, None) or Device(node=node, index=now.index)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import signal
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
@@ -289,6 +291,28 @@ def test_ctrl_c_leaves_the_operation_and_says_so(control):
         "cortex: operation #7 goes on; `cortex ops 7` watches it"
     )
     assert not any("cancel" in path for path, _ in control.asked)
+
+
+def test_on_a_terminal_progress_is_a_bar(control):
+    running = {"state": "running", "node": "a", "progress": 0.5, "message": "loading on a"}
+    loads(control, running, running, running, {"state": "succeeded", "node": "a", "message": "loaded on a"})
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "cortex_site", "load", "m"],
+        stdout=subprocess.PIPE,
+        stderr=theirs,
+        env=os.environ | {"TERM": "xterm", "COLUMNS": "100"},
+    )
+    os.close(theirs)
+    shown = b""
+    with suppress(OSError):  # how a terminal says that nobody writes to it any more
+        while data := os.read(ours, 65536):
+            shown += data
+    os.close(ours)
+    told, _ = process.communicate(timeout=60)
+    assert (process.returncode, told.decode()) == (0, "#7 load of m on a succeeded: loaded on a\n")
+    assert "load of m on a: loading on a" in shown.decode()
+    assert "50%" in shown.decode()
 
 
 def test_check_asks_a_running_cortex_what_it_finds(control, tmp_path):
