@@ -34,9 +34,9 @@ def clean_environment() -> dict[str, str]:
     return kept | pure | {"COLUMNS": "200", "NEURON_DEVICE__THREADS": "1"}
 
 
-def free_base_port() -> int:
+def free_base_port(least: int = 42000) -> int:
     """N such that N to N+3 are free now."""
-    for base in range(42000, 60000, 7):
+    for base in range(least, 60000, 7):
         try:
             for port in range(base, base + 4):
                 socket.create_server(("127.0.0.1", port)).close()

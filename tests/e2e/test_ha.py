@@ -144,7 +144,9 @@ def pair(tmp_path_factory) -> Iterator[Pair]:
     redis, database = RedisServer(folder), PostgresServer(folder)
     redis.start()
     env = clean_environment() | {"CORTEX_DATABASE__URL": database.url, "CORTEX_REDIS__URL": redis.url}
-    gateways = [gateway(folder / name, env) for name in ("first", "second")]
+    base = free_base_port()
+    gateways = [gateway(folder / "first", base, env)]
+    gateways.append(gateway(folder / "second", free_base_port(base + 7), env))
     neuron = None
     try:
         for one in gateways:  # together: the database is empty
@@ -168,9 +170,8 @@ def pair(tmp_path_factory) -> Iterator[Pair]:
         database.remove()
 
 
-def gateway(folder: Path, env: dict[str, str]) -> Gateway:
+def gateway(folder: Path, base: int, env: dict[str, str]) -> Gateway:
     folder.mkdir()
-    base = free_base_port() if folder.name == "first" else free_base_port() + 14
     config = CONFIG.format(base, base + 1, base + 2, home=folder / "state")
     (folder / "cortex.toml").write_text(config)
     (folder / "models.toml").write_text(f'[[models]]\nid = "{TINY}"\n')
