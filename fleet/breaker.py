@@ -3,7 +3,7 @@
 It tells apart what a node's refusals mean. Broken: connections that fail, resets, 5xx; after
 `FAILURES` in a row the node is left alone, then one request probes it. Busy: the node named a time
 (429 or 503 with `Retry-After`); until then others are preferred for that model. Unauthorised: our token is
-wrong, and stays so until an operator changes the configuration, which makes a new breaker.
+wrong, which an operator changes (that makes a new breaker) or the node's own does: seldom probed.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ State = Literal["closed", "half-open", "open"]
 
 FAILURES = 3
 OPEN_S = (1.0, 2.0, 5.0, 10.0, 30.0)  # how long it stays open, the n-th time in a row; the last goes on
+UNAUTHORIZED_S = 60.0  # between two probes of a node that does not accept our token
 PROBE_S = 30.0  # a probe that has not come back after this is taken for lost
 MAX_BUSY_S = 60.0  # a node's word is believed for at most this
 
@@ -22,15 +23,13 @@ MAX_BUSY_S = 60.0  # a node's word is believed for at most this
 @dataclass(slots=True)
 class Breaker:
     failures: int = 0  # in a row
-    unauthorized: bool = False
+    unauthorized: bool = False  # what it said last
     _openings: int = 0  # in a row
     _open_until: float | None = None
     _probing_until: float = 0.0
     _busy_until: dict[str, float] = field(default_factory=dict)  # by model
 
     def state(self, now: float) -> State:
-        if self.unauthorized:
-            return "open"
         if self._open_until is None:
             return "closed"
         return "open" if now < self._open_until else "half-open"
@@ -56,6 +55,7 @@ class Breaker:
     def succeeded(self) -> None:
         """The node answered something sensible, a refusal included."""
         self.failures = self._openings = 0
+        self.unauthorized = False
         self._open_until, self._probing_until = None, 0.0
 
     def abandoned(self) -> None:
@@ -68,6 +68,11 @@ class Breaker:
             self._open_until = now + OPEN_S[min(self._openings, len(OPEN_S) - 1)]
             self._openings += 1
             self._probing_until = 0.0
+
+    def denied(self, now: float) -> None:
+        """The node does not accept our token."""
+        self.unauthorized = True
+        self._open_until, self._probing_until = now + UNAUTHORIZED_S, 0.0
 
     def refused_for_now(self, model: str, now: float, retry_after_s: float) -> None:
         self._busy_until[model] = now + min(retry_after_s, MAX_BUSY_S)

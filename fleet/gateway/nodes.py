@@ -65,7 +65,8 @@ class Node:
         self._view.set_node(node)
         metrics.show_node(node)
         if before is None or not before.healthy:
-            self.breaker.unauthorized = False  # what let the follower in may let requests in
+            if self.breaker.unauthorized:
+                self.breaker.succeeded()  # what lets the follower in may let requests in
             log.info("node is up", extra={"node": node.name})
 
     def _mark_away(self, reason: str) -> None:
@@ -113,9 +114,8 @@ class Nodes:
         self.breaker(name).refused_for_now(model, time.monotonic(), retry_after_s)
 
     def mark_unauthorized(self, name: str) -> None:
-        """Until the node has been away, or the configuration names it differently, which makes a new one."""
         self._troubled.add(name)
-        self.breaker(name).unauthorized = True
+        self.breaker(name).denied(time.monotonic())
 
     def troubled(self, model: str) -> tuple[frozenset[str], frozenset[str]]:
         """Nodes that admit no request now, and nodes that are busy with this model."""
@@ -126,7 +126,11 @@ class Nodes:
         closed = frozenset(name for name, breaker in breakers.items() if not breaker.admits(now))
         busy = frozenset(name for name, breaker in breakers.items() if breaker.is_busy(model, now))
         if not closed and not busy:
-            self._troubled = {name for name, breaker in breakers.items() if breaker.failures}
+            self._troubled = {
+                name
+                for name, breaker in breakers.items()
+                if breaker.state(now) != "closed" or breaker.failures
+            }
         return closed, busy
 
     @property

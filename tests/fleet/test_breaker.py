@@ -3,7 +3,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fleet.breaker import FAILURES, MAX_BUSY_S, OPEN_S, PROBE_S, Breaker
+from fleet.breaker import FAILURES, MAX_BUSY_S, OPEN_S, PROBE_S, UNAUTHORIZED_S, Breaker
 
 
 def broken(now: float = 0.0) -> Breaker:
@@ -52,18 +52,30 @@ def test_busy_is_per_model_bounded_and_not_broken():
     assert not breaker.is_busy("m", MAX_BUSY_S)
 
 
-def test_unauthorized_stays():
-    breaker = Breaker(unauthorized=True)
+def test_a_token_that_is_not_accepted_is_tried_seldom():
+    breaker = Breaker()
+    breaker.denied(0)
+    assert breaker.unauthorized
+    assert (breaker.state(59), breaker.admits(59), breaker.state(61)) == ("open", False, "half-open")
+    breaker.sent(61)
+    assert not breaker.admits(62)
+    breaker.denied(62)
+    assert breaker.state(121) == "open"
     breaker.succeeded()
-    assert not breaker.admits(1e9)
+    assert (breaker.state(122), breaker.unauthorized) == ("closed", False)
 
 
-@given(st.lists(st.tuples(st.sampled_from(["failed", "succeeded", "sent", "abandoned"]), st.floats(0, 20))))
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(["failed", "succeeded", "sent", "abandoned", "denied"]), st.floats(0, 20))
+    )
+)
 def test_it_always_admits_again(steps):
     breaker, now = Breaker(), 0.0
     for name, seconds in steps:
         now += seconds
         method = getattr(breaker, name)
-        method(now) if name in {"failed", "sent"} else method()
-    assert breaker.admits(now + PROBE_S + OPEN_S[-1])
-    assert breaker.retry_after_s(now) <= PROBE_S + OPEN_S[-1]
+        method(now) if name in {"failed", "sent", "denied"} else method()
+    longest = PROBE_S + max(UNAUTHORIZED_S, *OPEN_S)
+    assert breaker.admits(now + longest)
+    assert breaker.retry_after_s(now) <= longest
