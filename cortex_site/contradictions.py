@@ -31,6 +31,12 @@ def warnings(config: CortexConfig, catalogue: Catalogue, hosts: Sequence[Host] =
     return [_placed(path, text, loc, what) for loc, what in _all(config, catalogue, _hosts(config, hosts))]
 
 
+def of_profile(profile: Profile, config: CortexConfig, hosts: Sequence[Host]) -> list[tuple[str, str]]:
+    """Key and sentence for each contradiction of one model, wherever it is configured."""
+    known = _hosts(config, hosts)
+    return [*_of_places(profile, known), *_of_sizes(profile, known), *_of_time(profile)]
+
+
 def _hosts(config: CortexConfig, known: Sequence[Host]) -> dict[str, Host]:
     named = {neuron.name: Host(neuron.name, foreign=neuron.kind == "openai") for neuron in config.neurons}
     return named | {host.name: host for host in known}

@@ -1,22 +1,45 @@
-"""What `models.toml` says that the files or the fleet contradict, for the admin and the operator API."""
+"""What `models.toml` and the catalogue's rows say that the fleet contradicts, for admin and operator API."""
 
 from __future__ import annotations
 
 from cortex_site import contradictions
-from cortex_site.config import current, load_catalogue
+from cortex_site.config import Profile, current, load_catalogue
 from cortex_site.contradictions import Host
 from cortex_site.settings_file import ConfigError
-from fleet.models import Node
+from fleet.models import ModelProfile, Node
 
 
 def found() -> list[str]:
     """One line each, as the files are now; a file that could not be loaded again says why."""
-    config = current()
+    config, hosts = current(), _hosts()
     try:
-        catalogue = load_catalogue(config)
+        of_file = contradictions.warnings(config, load_catalogue(config), hosts)
     except ConfigError as error:
-        return [f"{line}; it is not used before that is mended" for line in error.lines]
-    return contradictions.warnings(config, catalogue, _hosts())
+        of_file = [f"{line}; it is not used before that is mended" for line in error.lines]
+    return of_file + [
+        f"model {profile.id}: {key}: {what}"
+        for profile in _made_in_the_admin()
+        for key, what in contradictions.of_profile(profile, config, hosts)
+    ]
+
+
+def _made_in_the_admin() -> list[Profile]:
+    return [
+        Profile(
+            id=row.model_id,
+            harness=row.harness,
+            vram_mb=row.vram_mb,
+            min_devices=row.min_devices,
+            min_device_vram_mb=row.min_device_vram_mb,
+            pinned_on=[name for name in row.pinned_on if isinstance(name, str)],
+            pinned=row.pinned,
+            residency_priority=row.residency_priority,
+            ttl_s=row.ttl_s or None,
+            min_residency_s=row.min_residency_s,
+            replicas=row.replicas,
+        )
+        for row in ModelProfile.objects.filter(from_file=False)
+    ]
 
 
 def _hosts() -> list[Host]:

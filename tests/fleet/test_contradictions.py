@@ -37,6 +37,17 @@ def test_a_file_that_broke_meanwhile_is_said_too(staff, models):
     assert f"{models}:2: models.0.id" in staff.get("/admin/").content.decode()
 
 
+def test_a_model_of_the_admin_is_looked_at_too(fleet, models):
+    models.write_text("")
+    fleet.node("a", devices=[8000])
+    fleet.model("m", min_devices=2, pinned_on=["moon", "a"])
+    fleet.model("n", vram_mb=8000)
+    assert contradictions.found() == [
+        "model m: pinned_on: there is no node 'moon': m is not loaded before it is there",
+        "model m: min_devices: needs 2 devices; the most that a node has is 1",
+    ]
+
+
 def test_it_is_loaded_all_the_same(db, models):
     from cortex_site.config import load_catalogue
     from fleet.models import Alias, ModelProfile
