@@ -57,7 +57,7 @@ class FakeRunner(FakeDevice):
 
 
 class FakeSlab:
-    budget, used, free = 100 << 20, 30 << 20, 70 << 20
+    budget, used, free, fragmented = 100 << 20, 30 << 20, 70 << 20, 2 << 20
 
     def __init__(self, **runners: FakeRunner) -> None:
         self.models = {model: self.resident(model, runner) for model, runner in runners.items()}
