@@ -30,6 +30,9 @@ KV_MB = 8
 CONFIG = """
 state_dir = "{home}"
 models_config = "models.toml"
+[lifecycle]
+min_residency_s = 0.5
+
 [gateway]
 listen = "127.0.0.1:{0}"
 metrics_listen = "127.0.0.1:{1}"

@@ -66,7 +66,14 @@ class PostgresServer:
             connection.execute("SELECT pg_reload_conf()")
 
     def start(self) -> None:
-        self._server.ensure_postgres_running()
+        """Asked again when it fails: the last processes of a server that crashed may hold its memory yet."""
+        for attempt in range(5):
+            try:
+                return self._server.ensure_postgres_running()
+            except subprocess.SubprocessError:
+                if attempt == 4:
+                    raise
+                time.sleep(1)
 
     def stop(self) -> None:
         """At once, as in a crash: every connection is cut."""
