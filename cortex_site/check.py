@@ -32,10 +32,11 @@ def describe(config: CortexConfig, catalogue: Catalogue) -> Iterator[str]:
 
 def _placement(profile: Profile) -> str:
     where = f"on {', '.join(profile.pinned_on)}" if profile.pinned_on else "on any node"
+    labels = f" with {', '.join(profile.labels)}" if profile.labels else ""
     memory = f", {profile.vram_mb} MB" if profile.vram_mb else ""
     devices = f", {profile.min_devices} devices" if profile.min_devices > 1 else ""
     pinned = ", never evicted" if profile.pinned or profile.pinned_on else ""
-    return f"loaded on demand {where}{memory}{devices}{pinned}"
+    return f"loaded on demand {where}{labels}{memory}{devices}{pinned}"
 
 
 def warnings(config: CortexConfig, catalogue: Catalogue) -> Iterator[str]:

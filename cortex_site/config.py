@@ -21,6 +21,7 @@ from pydantic import (
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
+    StringConstraints,
     model_validator,
 )
 from pydantic_settings import SettingsConfigDict
@@ -51,6 +52,7 @@ def _names(value: object) -> object:
     return value
 
 
+Label = Annotated[str, StringConstraints(min_length=1, max_length=100)]
 Names = Annotated[dict[str, str], BeforeValidator(_names)]
 
 
@@ -171,6 +173,7 @@ class Neuron(Section):
         description="The shared secret of that neuron's API, or the key of that server's",
     )
     models: Names = Field({}, description='Those of a server that are used; {"ours" = "its own"} renames')
+    labels: list[Label] = Field([], description="What models may ask of a node")
     max_requests: PositiveInt | None = Field(None, description="Of one gateway at once; the others wait")
     first_byte_timeout_s: PositiveFloat | None = Field(None, description="The gateway's own when absent")
     idle_timeout_s: PositiveFloat | None = Field(None, description="The gateway's own when absent")
@@ -256,6 +259,7 @@ class Profile(Section):
     vram_mb: NonNegativeInt | None = None
     min_devices: PositiveInt = 1
     min_device_vram_mb: NonNegativeInt | None = None
+    labels: list[Label] = Field([], description="Loaded only on nodes that have all of them")
     pinned_on: list[str] = []
     pinned: bool = False
     residency_priority: int | None = Field(None, description="Default 100, or 1000 with pinned_on")

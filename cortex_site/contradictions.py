@@ -22,6 +22,7 @@ class Host:
     foreign: bool = False  # no neuron: nothing is loaded there
     devices_mb: Sequence[int] = field(default_factory=tuple)  # empty: not known
     harnesses: frozenset[str] = frozenset()  # empty: not known
+    labels: frozenset[str] = frozenset()
 
 
 def warnings(config: CortexConfig, catalogue: Catalogue, hosts: Sequence[Host] = ()) -> list[str]:
@@ -38,7 +39,10 @@ def of_profile(profile: Profile, config: CortexConfig, hosts: Sequence[Host]) ->
 
 
 def _hosts(config: CortexConfig, known: Sequence[Host]) -> dict[str, Host]:
-    named = {neuron.name: Host(neuron.name, foreign=neuron.kind == "openai") for neuron in config.neurons}
+    named = {
+        neuron.name: Host(neuron.name, foreign=neuron.kind == "openai", labels=frozenset(neuron.labels))
+        for neuron in config.neurons
+    }
     return named | {host.name: host for host in known}
 
 
@@ -89,6 +93,9 @@ def _of_places(profile: Profile, hosts: dict[str, Host]) -> Iterator[tuple[str, 
     if hosts and profile.replicas > places:
         where = "pinned_on names" if profile.pinned_on else "there are"
         yield "replicas", f"{profile.replicas} replicas, but {where} {places} node(s): one each"
+    wanted = frozenset(profile.labels)
+    if wanted and hosts and not any(wanted <= host.labels for host in neurons):
+        yield "labels", f"no node has {', '.join(sorted(wanted))}: {profile.id} is loaded nowhere"
     harnesses = frozenset().union(*(host.harnesses for host in neurons))
     if harnesses and profile.harness not in harnesses:
         yield "harness", f"no node has {profile.harness!r}; there is {', '.join(sorted(harnesses))}"

@@ -43,6 +43,7 @@ class NodeFacts:
     healthy: bool = True
     cordoned: bool = False  # nothing new comes here
     harnesses: frozenset[str] = frozenset({"torch"})
+    labels: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +56,7 @@ class Need:
     min_device_mb: int = 0
     priority: int = 100
     harness: str = "torch"
+    labels: frozenset[str] = frozenset()
     pinned_on: frozenset[str] = frozenset()
 
     @property
@@ -144,6 +146,8 @@ def _forbidden(need: Need, node: NodeFacts) -> str:
         return "is cordoned"
     if need.pinned_on and node.name not in need.pinned_on:
         return f"pinned on {', '.join(sorted(need.pinned_on))}"
+    if missing := need.labels - node.labels:
+        return f"has no label {', '.join(sorted(missing))}"
     if node.healthy and need.harness not in node.harnesses:
         return f"has no harness {need.harness!r}"
     if any(resident.model == need.model and not resident.moving for resident in node.residents):

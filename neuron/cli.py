@@ -139,7 +139,8 @@ def _join(settings: NeuronConfig, bound: socket.socket) -> tuple[Membership | No
     name = fleet.name or re.sub(r"[^A-Za-z0-9._-]", "-", socket.gethostname())[:100].lstrip("._-")
     try:
         endpoint = settings.public_url or endpoint_for(fleet.url, *bound.getsockname()[:2])
-        membership = Membership(fleet.url, fleet.token, name=name, endpoint=endpoint, secret=secret)
+        who = {"name": name, "endpoint": endpoint, "secret": secret}
+        membership = Membership(fleet.url, fleet.token, **who, labels=fleet.labels)
         asyncio.run(membership.try_once())
     except RefusedError as error:
         _give_up(f"cannot join {fleet.url}: {error}")

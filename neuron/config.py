@@ -87,6 +87,7 @@ class Join(Section):
     name: str | None = Field(
         None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$", description="This host's name when absent"
     )
+    labels: list[str] = Field([], description="What models may ask of a node: a100, nvlink …")
 
 
 class NeuronConfig(Settings):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+from collections.abc import Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -31,12 +32,16 @@ class Membership:
     Raises `RefusedError` for what no fleet would accept.
     """
 
-    def __init__(self, url: str, token: str, *, name: str, endpoint: str, secret: str) -> None:
+    def __init__(
+        self, url: str, token: str, *, name: str, endpoint: str, secret: str, labels: Sequence[str] = ()
+    ) -> None:
         self._url = url.rstrip("/")
         self._token = token
         self._secret = secret
         try:
-            self._wish = JoinRequest(name=name, endpoint=endpoint, token=secret, version=VERSION)
+            self._wish = JoinRequest(
+                name=name, endpoint=endpoint, token=secret, version=VERSION, labels=list(labels)
+            )
         except ValidationError as error:
             first = error.errors(include_input=False)[0]
             raise RefusedError(f"{first['loc'][0]}: {first['msg']}") from error

@@ -114,6 +114,7 @@ class Progress(msgspec.Struct, frozen=True, tag=True):
 class Loaded(msgspec.Struct, frozen=True, tag=True):
     model: str
     memory_mb: int  # measured growth: weights and KV cache
+    needed_mb: int  # with so much free it could have been loaded: weights, least cache, activations
     context: int  # tokens a request may have, prompt and answer together
     dimensions: int | None = None  # of its vectors, when it makes embeddings and nothing else
 

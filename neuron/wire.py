@@ -125,6 +125,7 @@ class ModelInfo(BaseModel):
     state: ModelState | str = Field(description="One that the reader does not know is not `loaded`")
     devices: list[int] = []
     memory_mb: int | None = Field(None, description="Measured growth of the device's memory, weights and KV")
+    needed_mb: int | None = Field(None, description="Measured: with so much free it could have been loaded")
     context: int | None = Field(None, description="Longest prompt plus answer, tokens")
     progress: float | None = Field(None, ge=0, le=1, description="While loading: share of the bytes read")
     capabilities: list[str] = []
@@ -211,6 +212,7 @@ class JoinRequest(BaseModel):
     token: str = Field(min_length=16, max_length=300, description="The secret of its API")
     protocol: int = PROTOCOL
     version: str = Field("", max_length=100)
+    labels: list[str] = Field([], max_length=100, description="What models may ask of a node")
 
 
 class JoinAnswer(BaseModel):

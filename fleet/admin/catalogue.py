@@ -18,6 +18,7 @@ class ModelProfileAdmin(Operates, ConfiguredAdmin):
         "model_id",
         "loaded_on",
         "vram_mb",
+        "needed_mb",
         "measured_mb",
         "min_devices",
         "priority",
@@ -28,7 +29,7 @@ class ModelProfileAdmin(Operates, ConfiguredAdmin):
     )
     list_filter = ("harness", "pinned", "from_file")
     search_fields = ("model_id", "source")
-    readonly_fields = ("measured_mb", "from_file")
+    readonly_fields = ("needed_mb", "measured_mb", "from_file")
     actions = ("load", "unload", "pin", "unpin")
 
     def get_changelist_instance(self, request: HttpRequest) -> Any:

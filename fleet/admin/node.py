@@ -30,6 +30,7 @@ CONFIGURED = (
     "kind",
     "endpoint",
     "token",
+    "labels",
     "model_names",
     "max_requests",
     "first_byte_timeout_s",
@@ -76,6 +77,7 @@ class NodeForm(forms.ModelForm):
     def clean(self) -> dict[str, Any]:
         given: dict[str, Any] = super().clean() or {}
         given["model_names"] = given.get("model_names") or {}
+        given["labels"] = given.get("labels") or []
         if given.get("forget_token"):
             given["token"] = ""
         elif not given.get("token"):
@@ -104,8 +106,8 @@ class NodeAdmin(Operates, ConfiguredAdmin):
     search_fields = ("name", "endpoint", "hostname")
     readonly_fields = OBSERVED
     fieldsets = (
-        (None, {"fields": CONFIGURED[:4]}),
-        ("Limits", {"fields": CONFIGURED[4:], "description": "An empty field is the gateway's own."}),
+        (None, {"fields": CONFIGURED[:5]}),
+        ("Limits", {"fields": CONFIGURED[5:], "description": "An empty field is the gateway's own."}),
         ("Observed", {"fields": OBSERVED}),
     )
 
@@ -120,7 +122,7 @@ class NodeAdmin(Operates, ConfiguredAdmin):
         """A page that cannot be changed would show the token in clear: it has none."""
         secrets = ("token", "forget_token") if obj and obj.token else ("token",)
         shown = secrets if self.has_change_permission(request, obj) else ()
-        return ((None, {"fields": (*CONFIGURED[:3], *shown)}), *self.fieldsets[1:])
+        return ((None, {"fields": (*CONFIGURED[:3], *shown, "labels")}), *self.fieldsets[1:])
 
     @admin.action(description="Cordon: load nothing new there", permissions=["operate"])
     def cordon(self, request: HttpRequest, rows: QuerySet) -> None:

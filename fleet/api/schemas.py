@@ -49,6 +49,7 @@ class NodeOut(Schema):
     endpoint: str
     healthy: bool
     cordoned: bool
+    labels: list[str]
     status: str
     reason: str
     warnings: list[str]
@@ -68,8 +69,10 @@ class ModelOut(Schema):
     quant: str
     vram_mb: int | None
     measured_mb: int | None
+    needed_mb: int | None
     min_devices: int
     min_device_vram_mb: int | None
+    labels: list[str]
     pinned_on: list[str]
     pinned: bool
     priority: int

@@ -15,6 +15,11 @@ def name_table(value: object) -> None:
         raise ValidationError('Expected a table of names, such as {"ours": "its own"}.')
 
 
+def names(value: object) -> None:
+    if not isinstance(value, list) or not all(isinstance(text, str) and text for text in value):
+        raise ValidationError('Expected a list of names, such as ["a100", "nvlink"].')
+
+
 class Node(Configured):
     """A neuron or another server: what the operator configured, and below it what the last poll observed."""
 
@@ -48,6 +53,12 @@ class Node(Configured):
         blank=True,
         validators=[name_table],
         help_text='Of a server: the models that are used, {"ours": "its own name"}; empty: all it lists.',
+    )
+    labels = models.JSONField(
+        default=list,
+        blank=True,
+        validators=[names],
+        help_text='What models may ask of a node: ["a100", "nvlink"].',
     )
     max_requests = models.PositiveIntegerField(
         "requests at once", null=True, blank=True, help_text="Of one gateway; the others wait."

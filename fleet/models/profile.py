@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+from typing import Any
+
 from django.core.validators import MinValueValidator
 from django.db import models
 
 from cortex_site.config import DEFAULT_PRIORITY, PINNED_PRIORITY
+from fleet.models.node import names
 from fleet.models.version import Configured
 
 
@@ -19,12 +22,27 @@ class ModelProfile(Configured):
     vram_mb = models.PositiveIntegerField(
         "memory, MiB", null=True, blank=True, help_text="Over all its devices."
     )
-    measured_mb = models.PositiveIntegerField("measured memory, MiB", null=True, editable=False)
+    measured_mb = models.PositiveIntegerField(
+        "measured memory, MiB", null=True, editable=False, help_text="Weights and caches, when loaded last."
+    )
+    needed_mb = models.PositiveIntegerField(
+        "measured need, MiB",
+        null=True,
+        editable=False,
+        help_text="With so much free it can be loaded: known after its first load, and used from then on.",
+    )
     min_devices = models.PositiveIntegerField(default=1, validators=[MinValueValidator(1)])
     min_device_vram_mb = models.PositiveIntegerField("least memory per device, MiB", null=True, blank=True)
+    labels = models.JSONField(
+        default=list,
+        blank=True,
+        validators=[names],
+        help_text='It runs only on nodes that have all of these labels: ["a100"].',
+    )
     pinned_on = models.JSONField(
         default=list,
         blank=True,
+        validators=[names],
         help_text='Names of the nodes it runs on, and is never evicted from: ["beast"].',
     )
     pinned = models.BooleanField(default=False, help_text="Never evicted, wherever it is loaded.")
@@ -51,6 +69,13 @@ class ModelProfile(Configured):
 
     def __str__(self) -> str:
         return str(self.model_id)
+
+    def save(self, *args: Any, **kwargs: Any) -> None:
+        """Other weights make what was measured untrue."""
+        weights = {"source": self.source, "quant": self.quant, "harness": self.harness}
+        if self.pk and not ModelProfile.objects.filter(pk=self.pk, **weights).exists():
+            self.measured_mb = self.needed_mb = None
+        super().save(*args, **kwargs)
 
     @property
     def priority(self) -> int:

@@ -31,6 +31,7 @@ def _made_in_the_admin() -> list[Profile]:
             vram_mb=row.vram_mb,
             min_devices=row.min_devices,
             min_device_vram_mb=row.min_device_vram_mb,
+            labels=[name for name in row.labels if isinstance(name, str) and name],
             pinned_on=[name for name in row.pinned_on if isinstance(name, str)],
             pinned=row.pinned,
             residency_priority=row.residency_priority,
@@ -49,6 +50,7 @@ def _hosts() -> list[Host]:
             foreign=node.is_foreign,
             devices_mb=tuple(device.memory_total_mb for device in node.devices.all()),
             harnesses=frozenset(node.harnesses),
+            labels=frozenset(node.labels),
         )
         for node in Node.objects.prefetch_related("devices")
     ]

@@ -25,11 +25,12 @@ def need(model: str, *, floor_mb: int = 0) -> Need:
         return Need(model=model, memory_mb=floor_mb)
     return Need(
         model=model,
-        memory_mb=max(profile.vram_mb or 0, floor_mb),
+        memory_mb=max(profile.needed_mb or profile.vram_mb or 0, floor_mb),
         min_devices=profile.min_devices,
         min_device_mb=profile.min_device_vram_mb or 0,
         priority=profile.priority,
         harness=profile.harness,
+        labels=frozenset(profile.labels),
         pinned_on=frozenset(profile.pinned_on),
     )
 
@@ -56,6 +57,7 @@ def nodes(*, only: str = "", leave_out: set[str] | None = None, patient: bool = 
             healthy=node.healthy,
             cordoned=node.cordoned,
             harnesses=frozenset(node.harnesses),
+            labels=frozenset(node.labels),
         )
         for node in rows
     ]

@@ -70,9 +70,9 @@ def join(token: str, wish: JoinRequest) -> Node:
     with transaction.atomic():
         node = _place_for(wish)
         Node.objects.filter(endpoint=wish.endpoint, joined=True).exclude(pk=node.pk).delete()  # renamed
-        node.endpoint, node.token = wish.endpoint, wish.token
+        node.endpoint, node.token, node.labels = wish.endpoint, wish.token, wish.labels
         node.heartbeat_at = timezone.now()
-        node.save(update_fields=["endpoint", "token", "heartbeat_at"] if node.pk else None)
+        node.save(update_fields=["endpoint", "token", "labels", "heartbeat_at"] if node.pk else None)
         audit.note(f"join token {admitted.prefix}", "join", node.name, endpoint=node.endpoint)
     log.info("node joined", extra={"node": node.name, "endpoint": node.endpoint})
     return node

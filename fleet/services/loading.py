@@ -307,5 +307,5 @@ def _record(row: Placement, info: ModelInfo) -> None:
     sightings.describe(row, info, now)
     row.last_used_at = now  # somebody asked for it: it is not the next victim
     row.save()
-    if info.memory_mb:
-        ModelProfile.objects.filter(model_id=row.model).update(measured_mb=info.memory_mb)
+    measured = {"measured_mb": info.memory_mb, "needed_mb": info.needed_mb}
+    ModelProfile.objects.filter(model_id=row.model).update(**{k: v for k, v in measured.items() if v})

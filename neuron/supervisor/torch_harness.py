@@ -342,6 +342,7 @@ def _describe(model: _Model) -> ModelInfo:
         state=model.state,
         devices=[model.worker.device.index] if model.worker else [],
         memory_mb=model.loaded.memory_mb if model.loaded else None,
+        needed_mb=model.loaded.needed_mb if model.loaded else None,
         context=model.loaded.context if model.loaded else None,
         progress=model.worker.progress.get(model.spec.model_id) if model.worker else None,
         capabilities=_capabilities(model.text, model.loaded.dimensions if model.loaded else None),

@@ -157,9 +157,10 @@ class DeviceLoop:
         self._is_loading = True
         try:
             resident = self._slab.load(message.model, Path(message.path), self._on_progress(message.model))
-            shape = resident.runner.shape
+            context = resident.runner.shape.context
             dimensions = getattr(resident.runner, "dimensions", None)
-            self._outbox.append(Loaded(message.model, resident.memory_mb, shape.context, dimensions))
+            sizes = resident.memory_mb, resident.needed_mb
+            self._outbox.append(Loaded(message.model, *sizes, context, dimensions))
         except LoadError as error:
             log.warning(
                 "load failed", extra={"model": message.model, "code": error.code, "cause": error.message}

@@ -87,6 +87,11 @@ class Resident:
     runner: Runnable
     num_bytes: int  # measured for the weights, reserved for the cache
     path: Path
+    needed_bytes: int  # with so much free it could have been loaded
+
+    @property
+    def needed_mb(self) -> int:
+        return -(-self.needed_bytes // MIB)
 
     @property
     def memory_mb(self) -> int:
@@ -156,7 +161,8 @@ class Slab:
             "model loaded",
             extra={"model": model, "dtype": str(dtype), "context": shape.context, "pages": shape.num_pages},
         )
-        return Resident(scheduler, runner, weights + runner.cache.num_bytes, path)
+        least = weights + needed.cache + needed.activations
+        return Resident(scheduler, runner, weights + runner.cache.num_bytes, path, least)
 
     def _load_embedder(
         self, model: str, checkpoint: Checkpoint, pooling: Pooling, on_progress: OnProgress
@@ -170,7 +176,7 @@ class Slab:
         scheduler = EmbeddingScheduler(
             model, context=runner.shape.context, vocab_size=runner.vocab_size, limits=self.settings.limits
         )
-        return Resident(scheduler, runner, needed, path)
+        return Resident(scheduler, runner, needed, path, needed)
 
     def _cache_shape(self, path: Path, decoder: AnyDecoder, free: int) -> CacheShape:
         per_page = bytes_per_token(decoder.layers, decoder.dtype) * PAGE_SIZE

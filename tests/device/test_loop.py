@@ -65,7 +65,9 @@ class FakeSlab:
     def resident(self, model: str, runner: FakeRunner) -> Any:
         limits = Limits(max_running=4, step_tokens=16)
         scheduler = Scheduler(model, SHAPE, vocab_size=VOCAB, limits=limits)
-        return SimpleNamespace(scheduler=scheduler, runner=runner, memory_mb=5, path=Path("/none"))
+        return SimpleNamespace(
+            scheduler=scheduler, runner=runner, memory_mb=5, needed_mb=4, path=Path("/none")
+        )
 
     def load(self, model: str, path: Path, on_progress: Callable[[float], None]) -> Any:
         for percent in range(0, 101, 25):

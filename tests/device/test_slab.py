@@ -73,6 +73,12 @@ def test_the_cache_is_sized_by_its_setting_and_bounds_the_context(llama: Path):
     assert resident.num_bytes >= resident.runner.cache.num_bytes
 
 
+def test_what_it_needed_does_not_grow_with_the_cache(llama: Path):
+    small, large = (slab(kv_mb=size).load("m", llama, ignore) for size in (1, 40))
+    assert large.memory_mb > 3 * small.memory_mb
+    assert large.needed_mb <= 2 * small.needed_mb
+
+
 def test_a_context_longer_than_the_cache_is_cut(tmp_path: Path):
     path = save(tmp_path, max_position_embeddings=100_000)
     resident = slab(kv_mb=2).load("m", path, ignore)

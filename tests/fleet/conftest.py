@@ -3,7 +3,7 @@ from __future__ import annotations
 import tempfile
 import threading
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -99,11 +99,11 @@ class FleetUnderTest:
     def __init__(self) -> None:
         self.fakes: list[FakeNeuron] = []
 
-    def node(self, name: str, **options: Any) -> FakeNeuron:
+    def node(self, name: str, *, labels: Sequence[str] = (), **options: Any) -> FakeNeuron:
         """A fake neuron that is configured and has been polled."""
         fake = FakeNeuron(name, **options).__enter__()
         self.fakes.append(fake)
-        Node.objects.create(name=name, endpoint=fake.endpoint, token=fake.token)
+        Node.objects.create(name=name, endpoint=fake.endpoint, token=fake.token, labels=list(labels))
         observe.poll(names=[name])
         return fake
 

@@ -69,11 +69,13 @@ class PostgresServer:
         """Asked again when it fails: the last processes of a server that crashed may hold its memory yet."""
         for attempt in range(5):
             try:
-                return self._server.ensure_postgres_running()
+                self._server.ensure_postgres_running()
             except subprocess.SubprocessError:
                 if attempt == 4:
                     raise
                 time.sleep(1)
+            else:
+                return
 
     def stop(self) -> None:
         """At once, as in a crash: every connection is cut."""

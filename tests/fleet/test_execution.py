@@ -33,6 +33,37 @@ def test_a_load_places_loads_and_remembers_what_it_took(fleet):
     assert claimed() == 0
 
 
+def test_the_next_load_asks_for_what_the_first_one_measured(fleet):
+    """Neither for the estimate, nor for caches that grew into the room there was."""
+    node = fleet.node("a", devices=[8000])
+    node.sizes, node.needs = {"m": 6000}, {"m": 1500}
+    fleet.node("b", devices=[2000])
+    profile = fleet.model(vram_mb=5000)
+    assert fleet.run(ask()).node == "a"
+    profile.refresh_from_db()
+    assert (profile.measured_mb, profile.needed_mb) == (6000, 1500)
+    assert fleet.run(ask(node="b")).state == "succeeded"
+
+
+def test_other_weights_have_not_been_measured(fleet):
+    fleet.node("a")
+    profile = fleet.model(vram_mb=500)
+    fleet.run(ask())
+    profile.refresh_from_db()
+    profile.save()
+    assert profile.needed_mb == 1000
+    profile.quant = "int4"
+    profile.save()
+    assert (profile.needed_mb, profile.measured_mb) == (None, None)
+
+
+def test_a_model_goes_where_its_labels_are(fleet):
+    fleet.node("a")
+    fleet.node("b", labels=["a100"])
+    fleet.model(labels=["a100"])
+    assert fleet.run(ask()).node == "b"
+
+
 def test_the_spec_names_source_and_devices(fleet):
     node = fleet.node("a", devices=[1000, 8000])
     fleet.model(source="/models/m", vram_mb=4000)

@@ -21,6 +21,7 @@ def resident(model="r", mb=4000, device=0, **rest):
 
 
 NEED = Need("m", memory_mb=6000)
+A100 = frozenset({"a100"})
 
 
 @pytest.mark.parametrize(
@@ -124,6 +125,8 @@ def test_ranking(nodes, chosen):
             "its devices are not ready",
         ),
         (Need("m", harness="vllm"), node(), Outlook.INFEASIBLE, "has no harness 'vllm'"),
+        (Need("m", labels=A100), node(labels=A100 | {"nvlink"}), Outlook.FITS, "8000 MiB free"),
+        (Need("m", labels=A100 | {"x", "y"}), node(labels=A100), Outlook.INFEASIBLE, "has no label x, y"),
         (Need("m"), node(free=[0]), Outlook.FITS, "0 MiB free"),
     ],
 )

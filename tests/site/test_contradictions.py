@@ -17,7 +17,7 @@ name = "cloud"
 kind = "openai"
 base_url = "https://cloud/v1"
 """
-SMALL = Host("a", devices_mb=(8000, 8000), harnesses=frozenset({"torch"}))
+SMALL = Host("a", devices_mb=(8000, 8000), harnesses=frozenset({"torch"}), labels=frozenset({"fast"}))
 NEW = Host("new")  # it has said nothing yet
 
 # what a profile says beside its id; line and key; words of the warning
@@ -30,6 +30,7 @@ PROFILES = [
     ("min_device_vram_mb = 9000", "min_device_vram_mb", "needs a device of 9000 MiB; the largest has 8000"),
     ("vram_mb = 17000", "vram_mb", "needs 17000 MiB; the most that a node has is 16000"),
     ('harness = "vllm"', "harness", "no node has 'vllm'; there is torch"),
+    ('labels = ["fast", "large"]', "labels", "no node has fast, large: m is loaded nowhere"),
     ("pinned = true\nttl_s = 60", "ttl_s", "means nothing"),
     ("pinned = true\nresidency_priority = 5", "residency_priority", "protects nothing"),
     ("ttl_s = 60\nmin_residency_s = 61", "min_residency_s", "leaves after 60 s"),

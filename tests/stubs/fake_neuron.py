@@ -63,6 +63,7 @@ class FakeNeuron:
         self.token = token
         self.devices_mb = [8000] if devices is None else devices
         self.sizes: dict[str, int] = {}  # MiB a model takes, spread over its devices; 1000 by default
+        self.needs: dict[str, int] = {}  # MiB that it says a model needs at least; by default what it takes
         self.failures: dict[str, ApiError] = {}
         self.models: dict[str, ModelInfo] = {}
         self.busy: dict[str, int] = {}  # requests under way, by model
@@ -245,6 +246,7 @@ class FakeNeuron:
             state=state,
             devices=spec.devices if spec.devices is not None else [0],
             memory_mb=size if state == "loaded" else None,
+            needed_mb=self.needs.get(spec.model_id, size) if state == "loaded" else None,
             context=4096,
             progress=0.5 if state == "loading" else None,
             capabilities=["chat"],

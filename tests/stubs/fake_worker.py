@@ -119,7 +119,7 @@ class FakeWorker:
             self.send(pipe.LoadFailed(message.model, code, f"{script}: {code}"))
             return
         self._models[message.model] = load(Path(message.path))
-        self.send(pipe.Progress(message.model, 1.0), pipe.Loaded(message.model, 100, CONTEXT))
+        self.send(pipe.Progress(message.model, 1.0), pipe.Loaded(message.model, 100, 60, CONTEXT))
 
     def _unload(self, model: str) -> None:
         self._models.pop(model, None)
