@@ -41,6 +41,7 @@ class RequestRecord(msgspec.Struct, frozen=True):
     overhead_s: float | None = None  # gateway's own work until a node was asked; None when none was
     finish_reason: str = ""
     attempts: tuple[tuple[str, str], ...] = ()  # nodes that failed it before: name, error code
+    waits_s: tuple[tuple[str, float], ...] = ()  # nodes that were compared: name, wait expected there
 
     @property
     def tokens_per_second(self) -> float | None:

@@ -14,6 +14,7 @@ from random import randrange
 
 from fleet.snapshot import FleetSnapshot, ModelView, NodeView
 
+MIN_CHOICE = 2  # replicas; with fewer there is nothing to weigh
 SAMPLE_ABOVE = 8  # replicas; fewer are compared one by one
 LOAD_FACTOR = 1.25  # a cached prefix counts on nodes with at most this times the others' load
 ANSWER_S = 5.0  # an ordinary answer, where a node runs it alone
@@ -24,10 +25,11 @@ KV_LOW = 0.05  # free fraction below which requests are preempted
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """A chosen replica."""
+    """A chosen replica, and the expected wait on each that it was compared with, itself included."""
 
     node: NodeView
     model: ModelView
+    waits_s: tuple[tuple[str, float], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +52,8 @@ def choose(snapshot: FleetSnapshot, facts: Facts) -> Route | None:
     candidates = _draw(snapshot, replicas, facts) if many else _all(replicas, facts)
     if not candidates:
         candidates = _all(replicas, facts)
-    if not candidates:
-        return None
+    if len(candidates) < MIN_CHOICE:
+        return candidates[0] if candidates else None
     loads = [_load(route, facts) for route in candidates]
     limit = LOAD_FACTOR * (sum(loads) / len(loads) + 1)
     costs = [
@@ -59,7 +61,9 @@ def choose(snapshot: FleetSnapshot, facts: Facts) -> Route | None:
     ]
     least = min(costs)
     best = [route for route, cost in zip(candidates, costs, strict=True) if cost == least]
-    return best[0] if len(best) == 1 else best[facts.draw(len(best))]
+    chosen = best[0] if len(best) == 1 else best[facts.draw(len(best))]
+    waits = tuple((route.node.name, cost) for route, cost in zip(candidates, costs, strict=True))
+    return Route(chosen.node, chosen.model, waits)
 
 
 def _all(replicas: Sequence[tuple[NodeView, ModelView]], facts: Facts) -> list[Route]:

@@ -103,4 +103,5 @@ class Account:
             overhead_s=dispatch.overhead_s,
             finish_reason=self.finish_reason,
             attempts=tuple(dispatch.failures),
+            waits_s=dispatch.waits_s,
         )

@@ -30,7 +30,6 @@ from neuron.wire import ApiError, prefix_marks
 log = logging.getLogger("cortex.dispatch")
 
 MAX_ATTEMPTS = 4
-MIN_CHOICE = 2  # replicas; with fewer there is nothing to weigh
 JSON, EVENTS = "application/json", "text/event-stream"  # what a node answers with
 EVENT_DELAY_S = 1.0  # how long a node's word that a model is gone may be on its way to us
 
@@ -58,6 +57,7 @@ class Dispatch:
     started: float = field(default_factory=time.monotonic)
     overhead_s: float | None = None  # from `started` to the first request to a node, without `queue_s`
     failures: list[tuple[str, str]] = field(default_factory=list)  # node and error code, in order
+    waits_s: tuple[tuple[str, float], ...] = ()  # expected on each replica that was compared last
     _prefix: Sequence[int] = ()
     _marks: Sequence[tuple[int, int]] = ()
     _failed: set[str] = field(default_factory=set)
@@ -102,7 +102,7 @@ class Dispatch:
     def _saved_tokens(self, model: str) -> dict[str, int]:
         """By a node's own word, or by our record of a node that publishes none."""
         replicas = self.view.snapshot.replicas(model)
-        if len(replicas) < MIN_CHOICE:
+        if len(replicas) < router.MIN_CHOICE:
             return {}
         return self.nodes.affinity.saved(self._prefix) | published(self._marks, replicas)
 
@@ -129,7 +129,7 @@ class Dispatch:
 
     async def _attempt(self, route: router.Route, path: str, body: bytes, kind: str) -> Response | None:
         """The 200 answer, or None when another replica may be tried."""
-        self.node = route.node.name
+        self.node, self.waits_s = route.node.name, route.waits_s
         if self.overhead_s is None:
             self.overhead_s = time.monotonic() - self.started - self.queue_s
         breaker = self.nodes.breaker(self.node)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import os
 import re
 import time
@@ -231,6 +232,8 @@ class Exchange:
             headers["x-cortex-queue-ms"] = f"{dispatch.queue_s * 1e3:.0f}"
             headers["x-cortex-retries"] = str(dispatch.retries)
             headers["x-cortex-overhead-us"] = f"{(dispatch.overhead_s or 0.0) * 1e6:.0f}"
+        elif (wait_s := self._gateway.loader.expected_wait_s(self._account.model)) is not None:
+            headers["x-cortex-expected-wait-s"] = str(math.ceil(wait_s))
         if self._ticket is not None:
             headers |= self._ticket.headers
         return headers

@@ -13,6 +13,7 @@ from neuron.wire import ApiError
 
 CHECK_INTERVAL_S = 0.5
 EVENT_DELAY_S = 3.0  # a node tells of a finished load within this
+RETRY_S = 10.0  # a client may ask again after, when nothing says how long a load takes
 FAILED = frozenset({"failed", "cancelled"})
 
 
@@ -78,13 +79,18 @@ class Loader:
             text = next(loading, f"waiting for {model}")
         return " ".join(text.split())  # it may quote a node, and a line's end would end the comment
 
+    def expected_wait_s(self, model: str) -> float | None:
+        """How long the load will still take, where an earlier one tells."""
+        wait = self._waits.get(model)
+        return wait.operation.eta_s if wait is not None and wait.operation is not None else None
+
     async def _load(self, model: str, wait: _Wait) -> None:
         deadline = time.monotonic() + self.wait_s
         while not self.view.snapshot.replicas(model):
             if time.monotonic() > deadline:
-                raise ApiError(
-                    503, "model_loading", f"'{model}' is still being loaded; try again.", retry_after_s=10
-                )
+                retry_s = math.ceil(self.expected_wait_s(model) or RETRY_S)
+                message = f"'{model}' is still being loaded; try again."
+                raise ApiError(503, "model_loading", message, retry_after_s=retry_s)
             await self._step(model, wait)
             await self.view.changed(CHECK_INTERVAL_S)
 

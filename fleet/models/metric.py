@@ -29,6 +29,7 @@ class RequestMetric(models.Model):
     overhead_s = models.FloatField("gateway's own time, s", null=True)
     finish_reason = models.CharField(max_length=30, blank=True)
     attempts = models.JSONField(default=list, help_text="Nodes that failed it: [node, error code], in order")
+    waits_s = models.JSONField("expected waits, s", default=list, help_text="Nodes compared: [node, wait]")
 
     class Meta:
         ordering = ["-started_at", "-id"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 
 from django.db.models import Q, QuerySet
 
@@ -49,8 +50,9 @@ def operations(metric: RequestMetric) -> QuerySet:
 
 
 def story(metric: RequestMetric) -> list[str]:
-    """What else there is to say: failed attempts, and how it ended."""
-    lines = [
+    """What else there is to say: how replicas compared, failed attempts, and how it ended."""
+    lines = [_comparison(metric)] if metric.waits_s else []
+    lines += [
         f"{node or 'No node'} failed it: {code}. Another attempt was made." for node, code in metric.attempts
     ]
     where = f"on {metric.node}" if metric.node else "before it reached a node"
@@ -63,6 +65,15 @@ def story(metric: RequestMetric) -> list[str]:
         case _:
             lines.append(f"It ended with {metric.status} {metric.error_code}, {where}.")
     return lines
+
+
+def _comparison(metric: RequestMetric) -> str:
+    waits = ", ".join(f"{node} {wait_s:.2f} s" for node, wait_s in sorted(metric.waits_s, key=_wait))
+    return f"Replicas compared by the wait expected there: {waits}."
+
+
+def _wait(pair: list[Any]) -> float:
+    return float(pair[1])
 
 
 def _prompt_note(metric: RequestMetric) -> str:

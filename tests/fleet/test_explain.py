@@ -101,6 +101,11 @@ def test_how_it_ended_is_said(values, line):
     assert explain.story(metric(**values))[-1] == line
 
 
+def test_how_replicas_compared_is_said():
+    lines = explain.story(metric(waits_s=[["benjy", 1.4], ["beast", 0.2]]))
+    assert lines[0] == "Replicas compared by the wait expected there: beast 0.20 s, benjy 1.40 s."
+
+
 def test_the_page_of_a_request_explains_it(staff):
     row = metric(queue_s=3.0, load_s=3.0, ttft_s=4.0, latency_s=5.0, attempts=[["n2", "node_lost"]])
     row.save()

@@ -120,4 +120,5 @@ def test_what_a_client_calls_a_model_never_holds_up_the_records(db):
     long, odd, tried = RequestMetric.objects.order_by("id")
     assert long.model == "x" * 200
     assert "\0" not in odd.model
+    assert tried.waits_s == []
     assert tried.attempts == [["n1", "node\N{REPLACEMENT CHARACTER}lost"]]

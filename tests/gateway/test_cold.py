@@ -74,6 +74,29 @@ async def test_wait_is_bounded():
         assert "retry-after" in response.headers
 
 
+async def test_who_waits_is_told_for_how_long(cold, monkeypatch):
+    monkeypatch.setattr(exchange, "PATIENCE_S", 0.02)
+
+    async def known(operation):
+        operation.eta_s = 41.5
+
+    cold.control.on_load = known
+    body = {"model": MODEL, "messages": [], "stream": True}
+    async with cold.client.stream("POST", "/v1/chat/completions", json=body) as response:
+        assert response.headers["x-cortex-expected-wait-s"] == "42"
+        await cold.node.set_model(MODEL)
+        assert "data: [DONE]" in [line async for line in response.aiter_lines()]
+
+
+async def test_who_may_not_wait_is_told_when_to_come_back():
+    async def known(operation):
+        operation.eta_s = 41.5
+
+    async with make_house(loaded=False, load_wait_s=0.1) as house:
+        house.control.on_load = known
+        assert (await house.chat()).headers["retry-after"] == "42"
+
+
 STORY = [
     (
         {"state": "pending", "message": "n0: waits for another operation\n\ndata: {}"},

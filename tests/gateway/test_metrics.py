@@ -124,6 +124,17 @@ async def test_a_failed_attempt_is_told_in_the_record():
         assert record.node == "n1"
 
 
+async def test_how_replicas_compared_is_in_the_record():
+    async with make_house(nodes=2) as house:
+        await house.chat()
+        async with asyncio.timeout(10):
+            while not house.records:
+                await asyncio.sleep(0.01)
+        waits = dict(house.records[0].waits_s)
+        assert set(waits) == {"n0", "n1"}
+        assert waits[house.records[0].node] == min(waits.values())
+
+
 def test_a_node_shows_its_load_and_devices():
     from fleet.gateway.metrics import show_state
 

@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+from fleet.models import Device, Operation
+from fleet.services import execution, lifecycle, observe
+from neuron.wire import ApiError
+from tests.fleet.test_execution import claimed
+
+
+def test_an_unload(fleet):
+    node = fleet.node("a")
+    node.has("m")
+    observe.poll()
+    row = fleet.run(lifecycle.unload("m", "a").id)
+    assert (row.state, row.message) == ("succeeded", "unloaded from a")
+    assert node.models == {}
+    assert fleet.states() == {"m@a": "unloaded"}
+    assert Device.objects.get().memory_free_mb == 8000
+
+
+def test_an_unload_of_what_is_gone_is_done(fleet):
+    node = fleet.node("a")
+    node.has("m")
+    observe.poll()
+    node.models.clear()
+    assert fleet.run(lifecycle.unload("m", "a").id).state == "succeeded"
+    assert fleet.states() == {"m@a": "unloaded"}
+
+
+def test_an_unload_that_the_node_refuses(fleet):
+    node = fleet.node("a")
+    node.has("m")
+    observe.poll()
+    node.failures["unload m"] = ApiError(500, "device_poisoned", "restart me")
+    row = fleet.run(lifecycle.unload("m", "a").id)
+    assert (row.state, row.error_code, row.message) == ("failed", "device_poisoned", "restart me")
+    observe.poll()
+    assert fleet.states() == {"m@a": "loaded"}
+
+
+def test_an_idle_unload_gives_way_to_a_request(fleet):
+    node = fleet.node("a")
+    node.has("m")
+    observe.poll()
+    operation = lifecycle.unload("m", "a", unless_busy=True).id
+    node.busy["m"] = 1
+    row = fleet.run(operation)
+    assert (row.state, row.message) == ("cancelled", "in use again")
+    assert "m" in node.models
+    assert claimed() == 0
+
+
+def test_a_model_that_is_just_leaving_is_loaded_again_when_it_has_left(fleet):
+    fake = fleet.node("a")
+    fleet.model("m")
+    fake.has("m", state="unloading")
+    operation = lifecycle.ensure_loaded("m", requested_by="gateway")
+    execution.run_operation(operation.id)
+    row = Operation.objects.get()
+    assert (row.state, row.message) == ("pending", "a: the model is on its way in or out there")
+    fake.models.clear()
+    assert fleet.run(operation.id).state == "succeeded"
+    assert fake.loads("m") == 1
