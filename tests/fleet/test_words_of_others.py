@@ -15,7 +15,7 @@ from fleet.snapshot import NodeConfig
 from neuron.wire import ApiError, DeviceHealth, Health, ModelInfo, ModelLoad
 
 VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
     max_leaves=12,
 )
