@@ -106,6 +106,7 @@ class NeuronConfig(Settings):
     models_dir: Path | None = Field(None, description="Models by name: a directory of directories")
     events_interval_ms: PositiveInt = Field(250, description="Shortest time between two events about load")
     max_body_bytes: PositiveInt = 64 * MIB
+    max_images: PositiveInt = Field(64, description="Of one request")
     stop_grace_s: PositiveFloat = Field(10.0, description="Running answers may end within this on a stop")
     log_level: str = Field("info", pattern="^(debug|info|warning|error)$")
     models: list[Model] = []

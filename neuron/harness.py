@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from neuron.config import NeuronConfig
+from neuron.pipe import Looked, Sight
 from neuron.supervisor.device import Job
 from neuron.supervisor.generation import Generation
 from neuron.supervisor.torch_harness import TorchHarness
@@ -29,7 +30,7 @@ class Served(Protocol):
 
     @property
     def capabilities(self) -> set[str]:
-        """What it is good for: chat, embeddings, tools, reasoning."""
+        """What it is good for: chat, embeddings, tools, reasoning, vision."""
         ...
 
     @property
@@ -43,6 +44,20 @@ class Served(Protocol):
         ...
 
     def submit(self, job: Job) -> Generation: ...
+
+    @property
+    def sight(self) -> Sight | None:
+        """How it is shown images, when it reads any."""
+        ...
+
+    @property
+    def max_images(self) -> int:
+        """Of one request."""
+        ...
+
+    async def look(self, images: list[bytes]) -> Looked:
+        """How the prompt is to show these files. Raises `ApiError`."""
+        ...
 
     async def embed(self, inputs: list[list[int]]) -> bytes:
         """The vectors of all inputs, one after the other, in little-endian float32. Raises `ApiError`."""

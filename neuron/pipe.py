@@ -58,6 +58,14 @@ class Guide(msgspec.Struct, frozen=True):
     end_ids: list[int]  # what may be sampled once the grammar is satisfied
 
 
+class Shown(msgspec.Struct, frozen=True):
+    """An image in a prompt, as `Looked` told of it; its placeholders lie among `tokens[start:end]`."""
+
+    digest: bytes
+    start: int
+    end: int
+
+
 class Submit(msgspec.Struct, frozen=True, tag=True):
     """Run one request."""
 
@@ -73,6 +81,7 @@ class Submit(msgspec.Struct, frozen=True, tag=True):
     principal: str = ""  # whose request it is: principals share a busy model fairly
     priority: int = 0  # higher goes first, and may preempt lower
     marks: list[tuple[int, int]] = []  # digest of a beginning of the prompt, and its length in tokens
+    images: list[Shown] = []  # in the order of the prompt
 
 
 class Embed(msgspec.Struct, frozen=True, tag=True):
@@ -81,6 +90,14 @@ class Embed(msgspec.Struct, frozen=True, tag=True):
     id: int
     model: str
     inputs: list[list[int]]
+
+
+class Look(msgspec.Struct, frozen=True, tag=True):
+    """Read image files, for a `Submit` that shows them. Answered by `Looked` or `Refused`, at any time."""
+
+    id: int
+    model: str
+    images: list[bytes]
 
 
 class Cancel(msgspec.Struct, frozen=True, tag=True):
@@ -93,7 +110,7 @@ class Shutdown(msgspec.Struct, frozen=True, tag=True):
     """End the process once what runs is cancelled. Closing the pipe does the same."""
 
 
-ToWorker = Load | Unload | Submit | Embed | Cancel | Shutdown
+ToWorker = Load | Unload | Submit | Embed | Look | Cancel | Shutdown
 
 # --- worker to daemon -------------------------------------------------------------------------------------
 
@@ -111,12 +128,20 @@ class Progress(msgspec.Struct, frozen=True, tag=True):
     fraction: float  # of the checkpoint's bytes, 0..1
 
 
+class Sight(msgspec.Struct, frozen=True):
+    """How a model is shown images."""
+
+    marker: str  # what its chat template writes for an image
+    token_id: int  # of a placeholder
+
+
 class Loaded(msgspec.Struct, frozen=True, tag=True):
     model: str
     memory_mb: int  # measured growth: weights and KV cache
     needed_mb: int  # with so much free it could have been loaded: weights, least cache, activations
     context: int  # tokens a request may have, prompt and answer together
     dimensions: int | None = None  # of its vectors, when it makes embeddings and nothing else
+    sight: Sight | None = None  # when it reads images
 
 
 class LoadFailed(msgspec.Struct, frozen=True, tag=True):
@@ -192,6 +217,14 @@ class ModelStatus(msgspec.Struct, frozen=True):
     prefixes: list[int] = []  # digests of resident beginnings of prompts
 
 
+class Looked(msgspec.Struct, frozen=True, tag=True):
+    """Of each image its digest, the text that stands for it, and the placeholders in that."""
+
+    id: int
+    seen: list[tuple[bytes, str, int]]
+    problem: str = ""  # of the image after those: why it is not taken
+
+
 class Status(msgspec.Struct, frozen=True, tag=True):
     """Sent when something changed, at most every `STATUS_INTERVAL_S`, and as a sign of life every
     `HEARTBEAT_S` from the device's own thread: a worker that sends none is wedged."""
@@ -202,7 +235,19 @@ class Status(msgspec.Struct, frozen=True, tag=True):
     fragmented_mb: int = 0
 
 
-ToDaemon = Ready | Progress | Loaded | LoadFailed | Unloaded | Tokens | Finished | Embedded | Refused | Status
+ToDaemon = (
+    Ready
+    | Progress
+    | Loaded
+    | LoadFailed
+    | Unloaded
+    | Tokens
+    | Finished
+    | Embedded
+    | Looked
+    | Refused
+    | Status
+)
 
 STATUS_INTERVAL_S = 0.25
 HEARTBEAT_S = 2.0

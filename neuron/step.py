@@ -11,8 +11,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from neuron.pipe import Logprob, Sampling
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """What a prompt shows: its placeholders among `prompt[start:end]` stand for `pixels`, in order."""
+
+    start: int
+    end: int
+    digest: bytes  # of its content
+    pixels: Any = None  # the device's own, of no meaning to the engine
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +35,7 @@ class Joined:
     prompt: tuple[int, ...]
     output: tuple[int, ...]  # sampled before a preemption; the penalties count them
     pages: tuple[int, ...]  # of positions 0, 1, ... in order
+    images: tuple[Image, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,11 +11,19 @@ from neuron.api.decoding import decode_body, invalid, refuse_unless_neutral, req
 from neuron.api.generation_request import MAX_TOP_LOGPROBS, Count, GenerationBody, Name
 
 
+class ImageUrl(Struct):
+    """`detail` is the sender's wish; the model's own processor decides."""
+
+    url: str
+    detail: str | None = None
+
+
 class Part(Struct):
-    """One part of a message's content. Other kinds than text are refused by name."""
+    """One part of a message's content. Other kinds than text and images are refused by name."""
 
     type: str
     text: str | None = None
+    image_url: ImageUrl | str | None = None
 
 
 class CalledFunction(Struct):

@@ -11,9 +11,10 @@ import msgspec
 from neuron.api.chat_request import ChatBody, Message, NamedTool, Part
 from neuron.api.decoding import invalid, unsupported
 from neuron.api.generation_request import GenerationBody
+from neuron.api.images import located, pictures, place
 from neuron.api.run import Prepared
 from neuron.harness import Served
-from neuron.pipe import Guide, Sampling
+from neuron.pipe import Guide, Sampling, Shown
 from neuron.supervisor.device import Job
 from neuron.text.calls import Offer, Schema
 from neuron.text.grammar import ANY_OBJECT, GuideRefusedError, Wish, schema_problem
@@ -33,8 +34,7 @@ async def prepare(body: ChatBody, model: Served, raw: bytes = b"") -> list[Prepa
     require_capability(model, "chat")
     tools = _tools(body, model)
     wish = await _wish(body)
-    prompt = _render(body, model, tools)
-    tokens = await encode(model, prompt)
+    prompt, tokens, images = await _prompt(body, model, tools)
     guide = None if wish is None else _guide(body, model, wish, prompt)
     offer = None if tools is None else Offer({tool.function.name: _schema(tool) for tool in body.tools or ()})
     params = {"context_length_exceeded": "messages", "invalid_grammar": _guided_by(body)}
@@ -44,6 +44,7 @@ async def prepare(body: ChatBody, model: Served, raw: bytes = b"") -> list[Prepa
             replace(
                 job(body, model, tokens, choice=index, top_logprobs=_top_logprobs(body), guide=guide),
                 marks=marks,
+                images=images,
             ),
             model.text.answer(
                 prompt,
@@ -66,7 +67,8 @@ def _marks(raw: bytes, num_tokens: int) -> list[tuple[int, int]]:
 async def count(body: ChatBody, model: Served) -> int:
     """Prompt tokens of a request, exactly as a real call would have them."""
     require_capability(model, "chat")
-    return len(await encode(model, _render(body, model, _tools(body, model))))
+    _, tokens, _ = await _prompt(body, model, _tools(body, model))
+    return len(tokens)
 
 
 def require_capability(model: Served, name: str) -> None:
@@ -84,6 +86,19 @@ async def encode(model: Served, prompt: str, *, is_rendered: bool = True) -> lis
 
 
 # --- the prompt ---------------------------------------------------------------------------------------------
+
+
+async def _prompt(
+    body: ChatBody, model: Served, tools: list[Json] | None
+) -> tuple[str, list[int], list[Shown]]:
+    """As text, as tokens, and where among those it shows images."""
+    shown = pictures(body.messages, model)
+    prompt = _render(body, model, tools)
+    if not shown or model.sight is None:
+        return prompt, await encode(model, prompt), []
+    prompt, seen = await place(prompt, shown, model)
+    tokens = await encode(model, prompt)
+    return prompt, tokens, located(tokens, seen, model.sight)
 
 
 def _render(body: ChatBody, model: Served, tools: list[Json] | None) -> str:
@@ -109,7 +124,7 @@ def _plain(message: Message, param: str, model_id: str) -> Json:
     """The message as templates expect it: content a string, absent fields absent."""
     if message.content is None and not (message.role == "assistant" and message.tool_calls):
         raise invalid(f"{param}.content", f"{param}.content: is required.")
-    plain: Json = {"role": message.role, "content": _text(message.content, param, model_id)}
+    plain: Json = {"role": message.role, "content": _content(message.content, param, model_id)}
     if message.tool_calls:
         plain["tool_calls"] = msgspec.to_builtins(message.tool_calls)
     for name in ("name", "tool_call_id", "reasoning_content"):
@@ -118,14 +133,19 @@ def _plain(message: Message, param: str, model_id: str) -> Json:
     return plain
 
 
-def _text(content: str | list[Part] | None, param: str, model_id: str) -> str:
+def _content(content: str | list[Part] | None, param: str, model_id: str) -> str | list[Json]:
+    """Text, or a list of parts where there are images among them."""
     if content is None or isinstance(content, str):
         return content or ""
     for index, part in enumerate(content):
-        if part.type != "text" or part.text is None:
+        if part.type != "image_url" and (part.type != "text" or part.text is None):
             place = f"{param}.content[{index}]"
-            raise unsupported(place, f"{place}: the model {model_id!r} reads text only, not {part.type}.")
-    return "\n".join(part.text or "" for part in content)
+            raise unsupported(place, f"{place}: the model {model_id!r} does not read {part.type}.")
+    if all(part.type == "text" for part in content):
+        return "\n".join(part.text or "" for part in content)
+    return [
+        {"type": "text", "text": part.text} if part.type == "text" else {"type": "image"} for part in content
+    ]
 
 
 def _tools(body: ChatBody, model: Served) -> list[Json] | None:

@@ -5,14 +5,15 @@ Called by the thread that owns the device, and by no other. No tensor leaves it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Protocol
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
 import torch
 
 from neuron.device.attention import PagedAttention, active
 from neuron.device.batch import Batch
 from neuron.device.cache import KVCache, LayerShape, PageTable
+from neuron.device.images import Images
 from neuron.device.sampler import Sampler
 from neuron.step import CacheShape, PoisonedError, StepPlan, StepResult
 
@@ -24,8 +25,28 @@ class Forward(Protocol):
     dtype: torch.dtype
     device: torch.device
 
-    def __call__(self, tokens: torch.Tensor, positions: torch.Tensor, last: torch.Tensor) -> torch.Tensor:
-        """`tokens` and `positions` (n,), `last` (rows,) the indices wanted; float32 logits (rows, vocab)."""
+    @property
+    def eyes(self) -> Eyes | None: ...
+
+    def __call__(
+        self,
+        tokens: torch.Tensor,
+        positions: torch.Tensor,
+        last: torch.Tensor,
+        shown: Sequence[tuple[torch.Tensor, torch.Tensor]] = (),
+        /,
+    ) -> torch.Tensor:
+        """`tokens` and `positions` (n,), `last` (rows,) the indices wanted; float32 logits (rows, vocab).
+        `shown`: places among the tokens, (k,), and what is read there instead, (k, hidden)."""
+
+
+class Eyes(Protocol):
+    """Of a model that sees."""
+
+    token_id: int  # of the placeholders
+
+    def embed(self, pixels: Any) -> torch.Tensor:
+        """What is read at an image's placeholders, (tokens, hidden)."""
 
 
 class Runner:
@@ -36,6 +57,7 @@ class Runner:
         self.cache = KVCache(layers, shape, dtype=forward.dtype, device=forward.device)
         self._forward = forward
         self._table = PageTable(shape, forward.device)
+        self._images = Images(forward.eyes) if forward.eyes else None
         self._sampler = Sampler(shape.num_slots, forward.vocab_size, forward.device)
 
     @torch.inference_mode()
@@ -50,13 +72,16 @@ class Runner:
     def _run(self, plan: StepPlan) -> StepResult:
         for joined in plan.joined:
             self._sampler.join(joined)
+            if self._images:
+                self._images.join(joined)
         self._table.update(plan)
         batch = Batch(plan, self._table, self.shape)
         ends = zip(batch.order, batch.ends, strict=True)
         drawn = [(index, end - 1) for index, end in ends if plan.chunks[index].draw is not None]
         last = torch.tensor([place for _, place in drawn], dtype=torch.int64, device=batch.tokens.device)
+        shown = self._images.shown(plan, batch) if self._images else ()
         with active(PagedAttention(self.cache, batch)):
-            logits = self._forward(batch.tokens, batch.positions, last)
+            logits = self._forward(batch.tokens, batch.positions, last, shown)
         tokens: list[int | None] = [None] * len(plan.chunks)
         if not drawn:
             return StepResult(tuple(tokens))

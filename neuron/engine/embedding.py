@@ -41,7 +41,7 @@ class EmbeddingScheduler:
     def has_work(self) -> bool:
         return bool(self._requests)
 
-    def submit(self, embed: Embed, now: float, guide: object = None) -> Refused | None:
+    def submit(self, embed: Embed, now: float, guide: object = None, images: object = ()) -> Refused | None:
         for tokens in embed.inputs:
             is_known = tokens and 0 <= min(tokens) <= max(tokens) < self._vocab_size
             if not is_known or len(tokens) > self._context:

@@ -24,9 +24,10 @@ PageHash = bytes
 ROOT: PageHash = b""
 
 
-def page_hash(parent: PageHash, tokens: Sequence[int]) -> PageHash:
-    """Name of the page that holds `tokens` after the page `parent`; nobody can make two pages of one name."""
-    return blake2b(array("q", tokens).tobytes(), digest_size=16, key=parent).digest()
+def page_hash(parent: PageHash, tokens: Sequence[int], shown: bytes = b"") -> PageHash:
+    """Name of the page that holds `tokens` after the page `parent`; nobody can make two pages of one name.
+    `shown` tells what its placeholders stand for."""
+    return blake2b(array("q", tokens).tobytes() + shown, digest_size=16, key=parent).digest()
 
 
 class PageAllocator:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Sequence
 from typing import Protocol
 
 from neuron.engine.pages import ROOT, PageHash, page_hash
 from neuron.pipe import Sampling, Submit
-from neuron.step import Draw
+from neuron.step import Draw, Image
 
 _U64 = (1 << 64) - 1
 
@@ -48,9 +49,18 @@ class Request:
     has a slot.
     """
 
-    def __init__(self, submit: Submit, *, max_tokens: int, now: float, guide: Guide | None = None) -> None:
+    def __init__(
+        self,
+        submit: Submit,
+        *,
+        max_tokens: int,
+        now: float,
+        guide: Guide | None = None,
+        images: Sequence[Image] = (),
+    ) -> None:
         self.id = submit.id
         self.guide = guide
+        self.images = tuple(images)
         self.tokens = list(submit.tokens)
         self.num_prompt = len(submit.tokens)
         self.principal = submit.principal
@@ -93,5 +103,11 @@ class Request:
         while len(self._hashes) < count:
             start = len(self._hashes) * page_size
             parent = self._hashes[-1] if self._hashes else ROOT
-            self._hashes.append(page_hash(parent, self.tokens[start : start + page_size]))
+            end = start + page_size
+            self._hashes.append(page_hash(parent, self.tokens[start:end], self._shown(start, end)))
         return self._hashes[:count]
+
+    def _shown(self, start: int, end: int) -> bytes:
+        """Which images tokens `start` to `end` belong to, and where those begin."""
+        seen = [image for image in self.images if image.start < end and image.end > start]
+        return b"".join(image.digest + image.start.to_bytes(8, "little") for image in seen)

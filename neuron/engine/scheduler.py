@@ -18,7 +18,7 @@ The worker calls `plan`, has the device run it, and calls `apply` or `fail`; not
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from neuron.engine.pages import PageAllocator
@@ -27,7 +27,7 @@ from neuron.engine.queue import WaitingQueue
 from neuron.engine.rate import Rate
 from neuron.engine.request import Guide, Request
 from neuron.pipe import Finished, Logprob, ModelStatus, Refused, Submit, Tokens
-from neuron.step import CacheShape, Chunk, Joined, StepPlan, StepResult
+from neuron.step import CacheShape, Chunk, Image, Joined, StepPlan, StepResult
 
 Event = Tokens | Finished | Refused
 
@@ -84,7 +84,9 @@ class Scheduler:
     def has_work(self) -> bool:
         return bool(self._running or self._waiting)
 
-    def submit(self, submit: Submit, now: float, guide: Guide | None = None) -> Refused | None:
+    def submit(
+        self, submit: Submit, now: float, guide: Guide | None = None, images: Sequence[Image] = ()
+    ) -> Refused | None:
         """Queue a request. Who is refused for it, if anybody: itself, which then leaves no trace, or, when
         the queue is full, one that crowds it."""
         if problem := self._problem(submit):
@@ -97,7 +99,8 @@ class Scheduler:
                 return refused
             self._waiting.remove(crowder)
         room = self.shape.context - len(submit.tokens)
-        self._waiting.add(Request(submit, max_tokens=min(submit.max_tokens, room), now=now, guide=guide))
+        limit = min(submit.max_tokens, room)
+        self._waiting.add(Request(submit, max_tokens=limit, now=now, guide=guide, images=images))
         return refused
 
     def cancel(self, request_id: int) -> Finished | None:
@@ -260,7 +263,8 @@ class Scheduler:
         self._running.append(request)
         self._slots[slot] = request
         prompt, output = request.tokens[: request.num_prompt], request.tokens[request.num_prompt :]
-        return Joined(slot, request.sampling, tuple(prompt), tuple(output), tuple(request.pages))
+        pages = tuple(request.pages)
+        return Joined(slot, request.sampling, tuple(prompt), tuple(output), pages, request.images)
 
     def _prompt_budget(self, num_decoding: int) -> int:
         """Prompt tokens that may run beside `num_decoding` streams: as many as `max_gap` leaves time for."""

@@ -11,9 +11,9 @@ does not know exactly stays with transformers' own code.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.nn.functional import embedding, linear, silu
@@ -21,10 +21,14 @@ from torch.nn.functional import embedding, linear, silu
 from neuron.device.attention import Rule, attend
 from neuron.models.attention import Probe
 
+if TYPE_CHECKING:
+    from neuron.models.vision import Eyes
+
 FAMILIES = frozenset({"llama", "mistral", "qwen2", "qwen3"})
 _STATIC_ROPES = frozenset({"default", "linear", "llama3", "yarn"})  # the same for every length
 
 Product = Callable[[torch.Tensor], torch.Tensor]
+Shown = Sequence[tuple[torch.Tensor, torch.Tensor]]  # places in the flat row, and what is read there
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +49,8 @@ class FusedDecoder:
     """A `neuron.device.runner.Forward`; attributes as `loading.Decoder` has them."""
 
     def __init__(self, model: Any, text: Any, probe: Probe, *, vocab_size: int, context: int) -> None:
-        body = model.model
+        body = getattr(model.model, "language_model", model.model)  # of a model that sees
+        self.eyes: Eyes | None = None
         self.vocab_size = vocab_size
         self.context = context
         self.dtype: torch.dtype = model.dtype
@@ -63,9 +68,11 @@ class FusedDecoder:
         self._norm = body.norm.weight.float()
         self._head = _product([model.lm_head])
 
-    def __call__(self, tokens: torch.Tensor, positions: torch.Tensor, last: torch.Tensor) -> torch.Tensor:
+    def __call__(
+        self, tokens: torch.Tensor, positions: torch.Tensor, last: torch.Tensor, shown: Shown = ()
+    ) -> torch.Tensor:
         """`tokens` and `positions` (n,), `last` (rows,) the indices wanted; float32 logits (rows, vocab)."""
-        x = embedding(tokens, self._embed)
+        x = splice(embedding(tokens, self._embed), shown)
         rotation = self._rotation(x, positions)
         for index, layer in enumerate(self._layers):
             x = self._attend(index, layer, x, rotation)
@@ -125,6 +132,13 @@ class FusedDecoder:
             return None
         query = attention.q_norm.weight.expand(self._heads, -1)
         return torch.cat([query, attention.k_norm.weight.expand(self._kv_heads, -1)]).float()
+
+
+def splice(x: torch.Tensor, shown: Shown) -> torch.Tensor:
+    """`x` (tokens, hidden), with what images show in place of their placeholders' embeddings."""
+    for places, features in shown:
+        x = x.index_copy(0, places, features.to(x.dtype))
+    return x
 
 
 def fuse(model: Any, text: Any, probe: Probe, *, vocab_size: int, context: int) -> FusedDecoder | None:

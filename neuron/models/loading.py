@@ -11,25 +11,35 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import safetensors
 import torch
 import transformers
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
+)
 
 from neuron.device.attention import active
 from neuron.device.cache import LayerShape
 from neuron.models.attention import NAME, Probe, UnsupportedError
 from neuron.models.checkpoint import CONFIG, Checkpoint, LoadError, broken
-from neuron.models.fused import FusedDecoder, fuse
+from neuron.models.fused import FusedDecoder, Shown, fuse, splice
+
+if TYPE_CHECKING:
+    from neuron.models.vision import Eyes
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _STORED_DTYPES = {"F64": "float32", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
 # Held token for token to what transformers generates by tests/device/test_parity.py.
 PROVEN = ("gemma2", "gpt_oss", "llama", "mistral", "olmo2", "phi3", "qwen2", "qwen3", "qwen3_moe")
+
+# The same with images, by tests/device/test_vision.py. Others that see place their tokens in more than one
+# dimension, let an image's tokens see those after them, or need torchvision; they run, if at all, without.
+SEEING = ("llava",)
 
 _RUNNABLE_LAYERS = {"full_attention", "sliding_attention"}
 _PROBE_TOKENS = 4
@@ -41,8 +51,11 @@ OnProgress = Callable[[float], None]
 class Decoder:
     """A loaded model: a `neuron.device.runner.Forward` that knows its own limits."""
 
-    def __init__(self, model: Any, layers: dict[int, LayerShape], vocab_size: int, context: int) -> None:
+    def __init__(
+        self, model: Any, layers: dict[int, LayerShape], vocab_size: int, context: int, eyes: Eyes | None
+    ) -> None:
         self._model = model
+        self.eyes = eyes
         self.layers = layers
         self.vocab_size = vocab_size
         self.context = context  # positions the model was made for
@@ -50,10 +63,13 @@ class Decoder:
         self.dtype: torch.dtype = model.dtype
         self.device: torch.device = model.device
 
-    def __call__(self, tokens: torch.Tensor, positions: torch.Tensor, last: torch.Tensor) -> torch.Tensor:
-        out = self._model(
-            input_ids=tokens[None], position_ids=positions[None], use_cache=False, logits_to_keep=last
-        )
+    def __call__(
+        self, tokens: torch.Tensor, positions: torch.Tensor, last: torch.Tensor, shown: Shown = ()
+    ) -> torch.Tensor:
+        read: dict[str, torch.Tensor] = {"input_ids": tokens[None]}
+        if shown:
+            read = {"inputs_embeds": splice(self._model.get_input_embeddings()(tokens), shown)[None]}
+        out = self._model(**read, position_ids=positions[None], use_cache=False, logits_to_keep=last)
         logits: torch.Tensor = out.logits[0]
         return logits.float()
 
@@ -83,11 +99,12 @@ def load_decoder(
     Without `fused` transformers' own code runs the model, whatever its shape."""
     config = _read_config(checkpoint)
     text = config.get_text_config(decoder=True)
+    sees = config.model_type in SEEING
     model = build(
         checkpoint,
         config,
         _model_class(config),
-        attention=NAME,
+        attention={"": NAME, "text_config": NAME, "vision_config": "sdpa"} if sees else NAME,
         dtype=dtype,
         device=device,
         on_progress=on_progress,
@@ -101,13 +118,20 @@ def load_decoder(
         raise unsupported(checkpoint.path, f"it does not run: {error!r}") from error
     if bool(logits.isnan().any()):
         raise broken(checkpoint.path, "its weights give logits that are not numbers")
-    vocab_size, context = logits.shape[-1], context_of(text)
-    decoder = fuse(model, text, probe, vocab_size=vocab_size, context=context) if fused else None
-    return decoder or Decoder(model, probe.layers, vocab_size, context)
+    vocab_size, context, eyes = logits.shape[-1], context_of(text), None
+    if sees:
+        from neuron.models.vision import Eyes  # noqa: PLC0415 - it takes a second
+
+        eyes = Eyes(model, checkpoint.path)
+    if fused and (decoder := fuse(model, text, probe, vocab_size=vocab_size, context=context)):
+        decoder.eyes = eyes
+        return decoder
+    return Decoder(model, probe.layers, vocab_size, context, eyes)
 
 
 def unsupported(path: Path, cause: str) -> LoadError:
-    known = f"decoders that use transformers' attention interface run, tested are {', '.join(PROVEN)}"
+    known = f"decoders that use transformers' attention interface run, tested are {', '.join(PROVEN)}; "
+    known += f"with images {', '.join(SEEING)}"
     return LoadError("model_unsupported", f"{path}: {cause}; {known}")
 
 
@@ -122,7 +146,7 @@ def _read_config(checkpoint: Checkpoint) -> Any:
         config = CONFIG_MAPPING[model_type].from_dict(checkpoint.config)
     except Exception as error:
         raise broken(file, f"is no configuration of {model_type}: {error}") from error
-    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING or config.is_encoder_decoder:
+    if type(config) not in _classes(config) or config.is_encoder_decoder:
         raise unsupported(file, f"{model_type} is not a decoder")
     kinds = set(getattr(config.get_text_config(decoder=True), "layer_types", None) or ())
     if strange := sorted(kinds - _RUNNABLE_LAYERS):
@@ -133,8 +157,13 @@ def _read_config(checkpoint: Checkpoint) -> Any:
 
 
 def _model_class(config: Any) -> Any:
-    known = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+    known = _classes(config)[type(config)]
     return known[0] if isinstance(known, tuple) else known
+
+
+def _classes(config: Any) -> Any:
+    sees = config.model_type in SEEING
+    return MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING if sees else MODEL_FOR_CAUSAL_LM_MAPPING
 
 
 def build(  # noqa: PLR0913
@@ -142,7 +171,7 @@ def build(  # noqa: PLR0913
     config: Any,
     model_class: Any,
     *,
-    attention: str,
+    attention: str | dict[str, str],
     dtype: torch.dtype,
     device: torch.device,
     on_progress: OnProgress,

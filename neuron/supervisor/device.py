@@ -10,9 +10,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import psutil
 
@@ -28,6 +28,9 @@ START_FAILURES = 3
 STOP_GRACE_S = 5.0
 LEAVE_GRACE_S = 1.0  # from closing its pipe to the end of a worker that leaves by itself
 RETRY_AFTER_S = 5
+
+
+Answer = pipe.Embedded | pipe.Looked | pipe.Refused | pipe.Finished  # to a question
 
 
 class LoadError(Exception):
@@ -73,6 +76,7 @@ class Job:
     guide: pipe.Guide | None = None
     caller: Caller = Caller()
     marks: list[tuple[int, int]] = field(default_factory=list)
+    images: list[pipe.Shown] = field(default_factory=list)
 
 
 class DeviceWorker:
@@ -85,7 +89,7 @@ class DeviceWorker:
         self._process: WorkerProcess | None = None
         self._ready = asyncio.Event()
         self._generations: dict[int, Generation] = {}
-        self._embeddings: dict[int, tuple[str, asyncio.Future[bytes]]] = {}  # with the model
+        self._questions: dict[int, tuple[str, asyncio.Future[Any]]] = {}  # with the model
         self._loads: dict[str, asyncio.Future[pipe.Loaded]] = {}
         self._unloads: dict[str, asyncio.Future[None]] = {}
         self._next_request = 1
@@ -183,15 +187,15 @@ class DeviceWorker:
         message = f"The device worker {self.name} went away ({reason})."
         for number, generation in self._generations.items():
             generation.finish(pipe.Refused(number, 503, "worker_lost", message, RETRY_AFTER_S))
-        for number, (_, embedding) in self._embeddings.items():
-            _settle(embedding, pipe.Refused(number, 503, "worker_lost", message, RETRY_AFTER_S))
+        for number, (_, question) in self._questions.items():
+            _settle(question, pipe.Refused(number, 503, "worker_lost", message, RETRY_AFTER_S))
         for load in self._loads.values():
             if not load.done():
                 load.set_exception(LoadError("worker_lost", message))
         for unload in self._unloads.values():
             if not unload.done():
                 unload.set_result(None)
-        for table in (self._generations, self._embeddings, self._loads, self._unloads, self.progress):
+        for table in (self._generations, self._questions, self._loads, self._unloads, self.progress):
             table.clear()
         self._owner.worker_lost(self)
         self._owner.changed(urgent=True)
@@ -208,7 +212,7 @@ class DeviceWorker:
                     generation.finish(message)
                 else:
                     self._settle(number, message)
-            case pipe.Embedded(id=number):
+            case pipe.Embedded(id=number) | pipe.Looked(id=number):
                 self._settle(number, message)
             case pipe.Status():
                 is_news, self.status = message != self.status, message
@@ -223,9 +227,9 @@ class DeviceWorker:
             case _:
                 self._handle_load(message)
 
-    def _settle(self, number: int, end: pipe.Embedded | pipe.Refused | pipe.Finished) -> None:
-        if embedding := self._embeddings.pop(number, None):
-            _settle(embedding[1], end)
+    def _settle(self, number: int, end: Answer) -> None:
+        if question := self._questions.pop(number, None):
+            _settle(question[1], end)
 
     def _handle_load(self, message: pipe.Progress | pipe.Loaded | pipe.LoadFailed | pipe.Unloaded) -> None:
         if isinstance(message, pipe.Progress):
@@ -278,7 +282,7 @@ class DeviceWorker:
     def is_busy(self, model: str) -> bool:
         """Whether a request for it is under way."""
         return any(generation.model == model for generation in self._generations.values()) or any(
-            asked == model for asked, _ in self._embeddings.values()
+            asked == model for asked, _ in self._questions.values()
         )
 
     async def restart(self) -> None:
@@ -302,22 +306,32 @@ class DeviceWorker:
             pipe.Submit(
                 number, job.model, job.tokens, job.max_tokens, job.sampling, job.stop_ids,
                 min_tokens=job.min_tokens, ignore_eos=job.ignore_eos, guide=job.guide,
-                principal=job.caller.principal, priority=job.caller.priority, marks=job.marks,
+                principal=job.caller.principal, priority=job.caller.priority,
+                marks=job.marks, images=job.images,
             )
         )  # fmt: skip
         return generation
 
     async def embed(self, model: str, inputs: list[list[int]]) -> bytes:
         """The vectors of all inputs, in float32. Raises `ApiError`."""
+        answer: pipe.Embedded = await self._ask(model, lambda number: pipe.Embed(number, model, inputs))
+        return answer.vectors
+
+    async def look(self, model: str, images: list[bytes]) -> pipe.Looked:
+        """Raises `ApiError`."""
+        answer: pipe.Looked = await self._ask(model, lambda number: pipe.Look(number, model, images))
+        return answer
+
+    async def _ask(self, model: str, question: Callable[[int], pipe.Embed | pipe.Look]) -> Any:
         number, self._next_request = self._next_request, self._next_request + 1
         if self._process is None:
             message = f"The device worker {self.name} is not running."
             raise ApiError(503, "worker_lost", message, retry_after_s=RETRY_AFTER_S)
-        vectors: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
-        self._embeddings[number] = model, vectors
-        self._send(pipe.Embed(number, model, inputs))
+        answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._questions[number] = model, answer
+        self._send(question(number))
         try:
-            return await vectors
+            return await answer
         except asyncio.CancelledError:
             self._cancel(number)
             raise
@@ -351,17 +365,17 @@ class DeviceWorker:
         )
 
 
-def _settle(embedding: asyncio.Future[bytes], end: pipe.Embedded | pipe.Refused | pipe.Finished) -> None:
-    if embedding.done():  # nobody waits any more
+def _settle(question: asyncio.Future[Any], end: Answer) -> None:
+    if question.done():  # nobody waits any more
         return
     match end:
-        case pipe.Embedded(vectors=vectors):
-            embedding.set_result(vectors)
+        case pipe.Embedded() | pipe.Looked():
+            question.set_result(end)
         case pipe.Refused():
             retry = end.retry_after_s
-            embedding.set_exception(ApiError(end.status, end.code, end.message, retry_after_s=retry))
+            question.set_exception(ApiError(end.status, end.code, end.message, retry_after_s=retry))
         case pipe.Finished():
-            embedding.set_exception(ApiError(503, "cancelled", "The request was cancelled."))
+            question.set_exception(ApiError(503, "cancelled", "The request was cancelled."))
 
 
 def rss_mb(pid: int | None) -> int | None:

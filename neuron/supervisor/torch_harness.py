@@ -70,11 +70,13 @@ class LoadedModel:
     context: int
     worker: DeviceWorker
     max_unread_tokens: int
+    capabilities: set[str]
     dimensions: int | None = None  # of its embeddings
+    sight: pipe.Sight | None = None
+    max_images: int = 0
 
-    @property
-    def capabilities(self) -> set[str]:
-        return set(_capabilities(self.text, self.dimensions))
+    async def look(self, images: list[bytes]) -> pipe.Looked:
+        return await self.worker.look(self.id, images)
 
     async def embed(self, inputs: list[list[int]]) -> bytes:
         return await self.worker.embed(self.id, inputs)
@@ -142,9 +144,17 @@ class TorchHarness:
         assert model.text
         assert model.worker
         assert model.loaded
-        unread = self._config.stream.max_unread_tokens
-        loaded = model.loaded
-        return LoadedModel(model_id, model.text, loaded.context, model.worker, unread, loaded.dimensions)
+        return LoadedModel(
+            model_id,
+            model.text,
+            model.loaded.context,
+            model.worker,
+            self._config.stream.max_unread_tokens,
+            set(_capabilities(model)),
+            dimensions=model.loaded.dimensions,
+            sight=model.loaded.sight,
+            max_images=self._config.max_images,
+        )
 
     # --- load and unload ------------------------------------------------------------------------------
 
@@ -329,23 +339,25 @@ class TorchHarness:
 _LOAD_FIELDS = tuple(name for name in ModelLoad.model_fields if name != "id")
 
 
-def _capabilities(text: ModelText | None, dimensions: int | None) -> list[str]:
-    if dimensions is not None:
+def _capabilities(model: _Model) -> list[str]:
+    if model.loaded and model.loaded.dimensions is not None:
         return ["embeddings"]
-    return text.capabilities if text else []
+    sees = model.loaded is not None and model.loaded.sight is not None
+    return [*(model.text.capabilities if model.text else ()), *(["vision"] if sees else ())]
 
 
 def _describe(model: _Model) -> ModelInfo:
+    loaded = model.loaded
     return ModelInfo(
         id=model.spec.model_id,
         source=model.source,
         state=model.state,
         devices=[model.worker.device.index] if model.worker else [],
-        memory_mb=model.loaded.memory_mb if model.loaded else None,
-        needed_mb=model.loaded.needed_mb if model.loaded else None,
-        context=model.loaded.context if model.loaded else None,
+        memory_mb=loaded.memory_mb if loaded else None,
+        needed_mb=loaded.needed_mb if loaded else None,
+        context=loaded.context if loaded else None,
         progress=model.worker.progress.get(model.spec.model_id) if model.worker else None,
-        capabilities=_capabilities(model.text, model.loaded.dimensions if model.loaded else None),
+        capabilities=_capabilities(model),
         error=model.error,
     )
 

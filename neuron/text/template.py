@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from functools import cached_property
 from typing import Any, NoReturn
 
 from jinja2 import Template, TemplateError, nodes
@@ -21,6 +22,9 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 Json = dict[str, Any]
 
 _CUT = "\ue000cut here\ue001"  # after a message to be continued: of the private use area, never printed
+
+
+_PROBE = "\ue000probe\ue001"
 
 
 class TemplateRefusedError(Exception):
@@ -86,9 +90,9 @@ class ChatTemplate:
         """
         add_generation_prompt = add_generation_prompt and not continue_final
         context = self._tokens | {"add_generation_prompt": add_generation_prompt} | dict(variables or {})
-        prepared = [self._prepare(message) for message in messages]
         if continue_final:
-            prepared[-1] = prepared[-1] | {"content": prepared[-1]["content"] + _CUT}
+            messages = [*messages[:-1], messages[-1] | {"content": messages[-1]["content"] + _CUT}]
+        prepared = [self._prepare(message) for message in messages]
         rendered = self._render(context | {"messages": prepared, "tools": tools, "documents": documents})
         if not continue_final:
             return rendered
@@ -106,7 +110,23 @@ class ChatTemplate:
             # a template that trips over a chat fails that chat, not the server
             raise TemplateRefusedError(f"{type(error).__name__}: {error}") from error
 
+    @cached_property
+    def _wants_parts(self) -> bool:
+        """Whether it reads contents as lists of parts only, as templates of models that see may do."""
+
+        def reads(content: Any) -> bool:
+            try:
+                return _PROBE in self._render(
+                    self._tokens | {"messages": [{"role": "user", "content": content}]}
+                )
+            except TemplateRefusedError:
+                return False
+
+        return not reads(_PROBE) and reads([{"type": "text", "text": _PROBE}])
+
     def _prepare(self, message: Json) -> Json:
+        if self._wants_parts and isinstance(message.get("content"), str):
+            message = message | {"content": [{"type": "text", "text": message["content"]}]}
         if message.get("role") == "developer" and not self.mentions("developer"):
             message = message | {"role": "system"}
         if calls := message.get("tool_calls"):

@@ -10,8 +10,19 @@ import threading
 from collections import deque
 from collections.abc import Sequence
 
-from neuron.pipe import HEADER_BYTES, MAX_FRAME_BYTES, ToDaemon, ToWorker, decode_to_worker, frame
+from neuron.pipe import (
+    HEADER_BYTES,
+    MAX_FRAME_BYTES,
+    Looked,
+    Refused,
+    ToDaemon,
+    ToWorker,
+    decode_to_worker,
+    frame,
+)
 from neuron.worker.compiler import Compiled
+
+Delivery = ToWorker | Compiled | Looked | Refused  # from the daemon, or from another thread of this process
 
 MAX_UNSENT_BYTES = 16 << 20  # a daemon that reads no more holds the device up, not memory
 CLOSE_GRACE_S = 5.0  # for a daemon to read the last messages
@@ -28,7 +39,7 @@ class Channel:
         self._wake.setblocking(False)
         self._alarm.setblocking(False)
         self._received = bytearray()
-        self._inbox: queue.SimpleQueue[ToWorker | Compiled] = queue.SimpleQueue()
+        self._inbox: queue.SimpleQueue[Delivery] = queue.SimpleQueue()
         self._unsent: deque[memoryview] = deque()
         self._num_unsent = 0
         self._has_room = threading.Condition()
@@ -36,9 +47,9 @@ class Channel:
 
     # --- the device's thread ----------------------------------------------------------------------------
 
-    def receive(self, timeout_s: float) -> list[ToWorker | Compiled]:
+    def receive(self, timeout_s: float) -> list[Delivery]:
         """All messages that are there; when there is none, the first to come within `timeout_s`."""
-        messages: list[ToWorker | Compiled] = []
+        messages: list[Delivery] = []
         try:
             messages.append(self._inbox.get(timeout=timeout_s) if timeout_s > 0 else self._inbox.get_nowait())
             while True:
@@ -46,7 +57,7 @@ class Channel:
         except queue.Empty:
             return messages
 
-    def deliver(self, message: Compiled) -> None:
+    def deliver(self, message: Compiled | Looked | Refused) -> None:
         """Hand the device's thread something from another thread of this process."""
         self._inbox.put(message)
 

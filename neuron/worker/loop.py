@@ -28,11 +28,14 @@ from neuron.pipe import (
     Load,
     Loaded,
     LoadFailed,
+    Look,
+    Looked,
     ModelStatus,
     Progress,
     Ready,
     Refused,
     Shutdown,
+    Sight,
     Status,
     Submit,
     ToDaemon,
@@ -40,9 +43,10 @@ from neuron.pipe import (
     Unload,
     Unloaded,
 )
-from neuron.step import PoisonedError
-from neuron.worker.channel import Channel
+from neuron.step import Image, PoisonedError
+from neuron.worker.channel import Channel, Delivery
 from neuron.worker.compiler import Compiled, Compiler
+from neuron.worker.looker import Looker
 from neuron.worker.slab import Resident, Slab
 
 log = logging.getLogger("neuron.worker")
@@ -59,6 +63,7 @@ class DeviceLoop:
         self._channel = channel
         self._clock = clock
         self._compiler = Compiler(channel.deliver)
+        self._looker = Looker(channel.deliver)
         self._outbox: list[ToDaemon] = []
         self._deferred: deque[ToWorker] = deque()  # loads, unloads and a shutdown that came during a load
         self._is_loading = False
@@ -102,12 +107,16 @@ class DeviceLoop:
 
     # --- messages ---------------------------------------------------------------------------------------
 
-    def _handle(self, message: ToWorker | Compiled) -> None:
+    def _handle(self, message: Delivery) -> None:
         match message:
             case Submit() | Embed():
                 self._submit(message)
             case Compiled():
                 self._submit_compiled(message)
+            case Look():
+                self._look(message)
+            case Looked() | Refused():
+                self._outbox.append(message)
             case Cancel():
                 self._cancel(message.id)
             case _ if self._is_loading:
@@ -132,8 +141,21 @@ class DeviceLoop:
             if not self._compiler.begin(message, message.guide, resident.path / "tokenizer.json"):
                 text = "too many requests wait for their schema to be compiled"
                 self._outbox.append(Refused(message.id, 429, "queue_full", text, RETRY_AFTER_S))
-        elif refused := resident.scheduler.submit(message, self._clock(), guide):
+        elif (images := _images(message, resident)) is None:
+            text = "an image of the request was forgotten before its turn; send it again"
+            self._outbox.append(Refused(message.id, 503, "image_forgotten", text, 1))
+        elif refused := resident.scheduler.submit(message, self._clock(), guide, images):
             self._outbox.append(refused)
+
+    def _look(self, look: Look) -> None:
+        resident = self._slab.models.get(look.model)
+        if resident is None or resident.eyes is None:
+            text = f"{look.model} does not read images" if resident else f"{look.model} is not loaded"
+            status, code = (400, "wrong_modality") if resident else (503, "model_not_loaded")
+            self._outbox.append(Refused(look.id, status, code, text))
+        elif not self._looker.begin(look, resident.eyes):
+            text = "too many requests wait for their images to be read"
+            self._outbox.append(Refused(look.id, 429, "queue_full", text, RETRY_AFTER_S))
 
     def _submit_compiled(self, compiled: Compiled) -> None:
         submit, guide = compiled.submit, compiled.guide
@@ -160,7 +182,8 @@ class DeviceLoop:
             context = resident.runner.shape.context
             dimensions = getattr(resident.runner, "dimensions", None)
             sizes = resident.memory_mb, resident.needed_mb
-            self._outbox.append(Loaded(message.model, *sizes, context, dimensions))
+            sight = Sight(resident.eyes.marker, resident.eyes.token_id) if resident.eyes else None
+            self._outbox.append(Loaded(message.model, *sizes, context, dimensions, sight))
         except LoadError as error:
             log.warning(
                 "load failed", extra={"model": message.model, "code": error.code, "cause": error.message}
@@ -232,3 +255,17 @@ class DeviceLoop:
         self._sent_status, self._sent_status_at = models, now
         slab = self._slab
         self._outbox.append(Status(slab.used // MIB, slab.free // MIB, models, slab.fragmented // MIB))
+
+
+def _images(message: Submit | Embed, resident: Resident) -> list[Image] | None:
+    """What a request shows, with its pixels; None when the looker has forgotten them."""
+    found: list[Image] = []
+    eyes = resident.eyes
+    if eyes is None or not isinstance(message, Submit):
+        return found
+    for shown in message.images:
+        pixels = eyes.recall(shown.digest)
+        if pixels is None:
+            return None
+        found.append(Image(shown.start, shown.end, shown.digest, pixels))
+    return found

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from neuron.device.cache import bytes_per_token
 from neuron.device.memory import MIB, OutOfMemoryError, default_budget, fragmented, give_back, in_use
@@ -21,7 +21,10 @@ from neuron.models.estimate import estimate
 from neuron.models.loading import AnyDecoder, OnProgress, load_decoder, model_dtype
 from neuron.models.pooling import Pooling, read_pooling
 from neuron.pipe import Embed, Finished, ModelStatus, Refused, Submit, ToDaemon
-from neuron.step import CacheShape
+from neuron.step import CacheShape, Image
+
+if TYPE_CHECKING:
+    from neuron.models.vision import Eyes
 
 log = logging.getLogger("neuron.worker")
 
@@ -54,7 +57,9 @@ class Engine(Protocol):
     @property
     def has_work(self) -> bool: ...
 
-    def submit(self, message: Any, now: float, guide: Guide | None = None, /) -> Refused | None: ...
+    def submit(
+        self, message: Any, now: float, guide: Guide | None = None, images: Sequence[Image] = (), /
+    ) -> Refused | None: ...
 
     def cancel(self, request_id: int) -> Finished | None: ...
 
@@ -88,6 +93,7 @@ class Resident:
     num_bytes: int  # measured for the weights, reserved for the cache
     path: Path
     needed_bytes: int  # with so much free it could have been loaded
+    eyes: Eyes | None = None  # of a model that sees
 
     @property
     def needed_mb(self) -> int:
@@ -162,7 +168,7 @@ class Slab:
             extra={"model": model, "dtype": str(dtype), "context": shape.context, "pages": shape.num_pages},
         )
         least = weights + needed.cache + needed.activations
-        return Resident(scheduler, runner, weights + runner.cache.num_bytes, path, least)
+        return Resident(scheduler, runner, weights + runner.cache.num_bytes, path, least, decoder.eyes)
 
     def _load_embedder(
         self, model: str, checkpoint: Checkpoint, pooling: Pooling, on_progress: OnProgress

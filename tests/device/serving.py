@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from neuron.engine.scheduler import Limits, Scheduler
 from neuron.models.checkpoint import read_checkpoint
 from neuron.models.loading import AnyDecoder, load_decoder, model_dtype
 from neuron.pipe import Finished, Refused, Sampling, Submit, Tokens
-from neuron.step import CacheShape
+from neuron.step import CacheShape, Image
 from tests.device.zoo import VOCAB
 
 GREEDY = Sampling()
@@ -39,6 +39,7 @@ class Serving:
     def __init__(
         self, loaded: AnyDecoder, shape: CacheShape = SHAPE, *, vocab: int = VOCAB, **limits: Any
     ) -> None:
+        self.loaded = loaded
         bounds = Limits(**{"max_running": shape.num_slots, "step_tokens": 48} | limits)
         self.scheduler = Scheduler("m", shape, vocab_size=vocab, limits=bounds)
         self.runner = Runner(loaded, loaded.layers, shape)
@@ -53,11 +54,12 @@ class Serving:
         sampling: Sampling = GREEDY,
         *,
         max_tokens: int = 24,
+        images: Sequence[Image] = (),
         **options: Any,
     ) -> None:
         request = Submit(number, "m", tokens, max_tokens, sampling, **{"stop_ids": []} | options)
         self.tokens[number] = []
-        assert self.scheduler.submit(request, 0.0) is None
+        assert self.scheduler.submit(request, 0.0, images=images) is None
 
     def step(self) -> None:
         plan = self.scheduler.plan()

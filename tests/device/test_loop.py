@@ -66,7 +66,7 @@ class FakeSlab:
         limits = Limits(max_running=4, step_tokens=16)
         scheduler = Scheduler(model, SHAPE, vocab_size=VOCAB, limits=limits)
         return SimpleNamespace(
-            scheduler=scheduler, runner=runner, memory_mb=5, needed_mb=4, path=Path("/none")
+            scheduler=scheduler, runner=runner, memory_mb=5, needed_mb=4, eyes=None, path=Path("/none")
         )
 
     def load(self, model: str, path: Path, on_progress: Callable[[float], None]) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import re
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import httpx
 import pytest
 
 from neuron.models.tiny import WEIGHTS_DIR
+from tests.device.sight import picture, save
 from tests.e2e.conftest import TINY, Stack, clean_environment, free_base_port
 from tests.fleet.servers import PostgresServer, RedisServer
 
@@ -45,6 +47,9 @@ id = "helexa-tiny"
 id = "broken"
 source = "{broken}"
 [[models]]
+id = "sees"
+source = "{sees}"
+[[models]]
 id = "nowhere"
 pinned_on = ["away"]
 [aliases]
@@ -69,7 +74,9 @@ def served(folder, redis, database):
     base = free_base_port()
     ports = {"api": base, "metrics": base + 1, "admin": base + 2, "neuron": base + 3}
     (folder / "cortex.toml").write_text(CONFIG.format(home=folder / "state", **ports))
-    (folder / "models.toml").write_text(MODELS.format(broken=broken_model(folder / "broken")))
+    (folder / "models.toml").write_text(
+        MODELS.format(broken=broken_model(folder / "broken"), sees=save(folder / "sees"))
+    )
     (folder / "neuron.toml").write_text('token = "a shared secret"\n')
     env = {"CORTEX_DATABASE__URL": database.url, "CORTEX_REDIS__URL": redis.url}
     yield from serve(folder, base, clean_environment() | env)
@@ -141,9 +148,35 @@ def test_a_model_for_a_host_that_is_away_is_refused_with_the_reason(served):
     assert "away" in error_of(answer)["message"]
 
 
+def test_an_image_is_seen_where_the_model_can_and_refused_where_it_cannot(served):
+    """In both dialects, and counted beforehand as it is billed afterwards."""
+    image = base64.b64encode(picture(1)).decode()
+    parts = [
+        {"type": "text", "text": "w1"},
+        {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{image}"}},
+    ]
+    ask = {"messages": [{"role": "user", "content": parts}], "max_tokens": 4}
+    url = f"{served.api}/v1/chat/completions"
+    seen = httpx.post(url, json=ask | {"model": "sees"}, timeout=60)
+    assert seen.status_code == 200, seen.text
+    source = {"type": "base64", "media_type": "image/png", "data": image}
+    blocks = [{"type": "text", "text": "w1"}, {"type": "image", "source": source}]
+    body = {"model": "sees", "messages": [{"role": "user", "content": blocks}]}
+    counted = httpx.post(f"{served.api}/v1/messages/count_tokens", json=body, timeout=60).json()
+    said = httpx.post(f"{served.api}/v1/messages", json=body | {"max_tokens": 4}, timeout=60).json()
+    prompt_tokens = seen.json()["usage"]["prompt_tokens"]
+    assert counted["input_tokens"] == said["usage"]["input_tokens"] + said["usage"]["cache_read_input_tokens"]
+    assert counted["input_tokens"] == prompt_tokens > 16
+    listed = httpx.get(f"{served.api}/v1/models/sees").json()
+    assert "vision" in listed["capabilities"]
+    refused = httpx.post(url, json=ask | {"model": TINY}, timeout=60)
+    assert refused.status_code == 400
+    assert TINY in error_of(refused)["message"]
+
+
 def test_models_of_the_whole_fleet(served):
     listed = httpx.get(f"{served.api}/v1/models").json()["data"]
-    assert [model["id"] for model in listed] == ["broken", TINY, "nowhere", "tiny"]
+    assert [model["id"] for model in listed] == ["broken", TINY, "nowhere", "sees", "tiny"]
     assert listed[-1]["alias_of"] == TINY
 
 

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import json
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -86,9 +86,11 @@ CPU = DeviceInfo(index=0, name="fake", kind="cpu", memory_total_mb=1000)
 
 
 @contextlib.asynccontextmanager
-async def neuron_with(settings: NeuronConfig, devices: int = 1) -> AsyncIterator[Neuron]:
+async def neuron_with(
+    settings: NeuronConfig, devices: int = 1, worker: Sequence[str] = FAKE
+) -> AsyncIterator[Neuron]:
     host = Host([CPU.model_copy(update={"index": index}) for index in range(devices)])
-    daemon = Daemon(settings, host, url="http://127.0.0.1:13131", worker_command=FAKE)
+    daemon = Daemon(settings, host, url="http://127.0.0.1:13131", worker_command=worker)
     options = uvicorn.Config(
         build_app(daemon), port=0, log_config=None, access_log=False, lifespan="on",
         timeout_graceful_shutdown=5, http="httptools", ws="none",

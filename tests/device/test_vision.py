@@ -1,0 +1,149 @@
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image as Files
+
+from neuron.models.loading import AnyDecoder
+from neuron.models.vision import CrowdedError, UnreadableImageError
+from neuron.step import CacheShape, Image
+from tests.device.serving import Serving, decoder
+from tests.device.sight import IMAGE, IMAGE_ID, build, picture, save
+
+NEW = 12
+# texts with their pictures, by number
+PROMPTS: list[tuple[str, tuple[int, ...]]] = [
+    (f"user w1 {IMAGE} w2 w3 assistant", (1,)),
+    (f"user w1 {IMAGE} w2 w3 assistant", (2,)),  # the same words, another picture
+    (f"user {IMAGE}{IMAGE} w4 assistant", (2, 3)),
+    (f"user {IMAGE} w5 assistant w6 user {IMAGE} w7 assistant", (1, 1)),
+    ("user w1 w2 w3 assistant", ()),
+]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save(tmp_path_factory.mktemp("sight") / "model")
+
+
+@pytest.fixture(scope="module")
+def wanted() -> list[list[int]]:
+    """What transformers generates."""
+    reference, processor = build()
+    found = []
+    for text, pictures in PROMPTS:
+        images = [opened(picture(number)) for number in pictures]
+        inputs = processor(text=text, images=images or None, return_tensors="pt")
+        out = reference.generate(**inputs, max_new_tokens=NEW, do_sample=False, eos_token_id=None)
+        found.append(out[0, inputs["input_ids"].shape[1] :].tolist())
+    assert len({tuple(text) for text in found}) == len(found)
+    return found
+
+
+def opened(data: bytes) -> Any:
+    return Files.open(io.BytesIO(data)).convert("RGB")
+
+
+def request(loaded: AnyDecoder, text: str, pictures: tuple[int, ...]) -> tuple[list[int], list[Image]]:
+    """Tokens and images as the daemon sends them."""
+    assert loaded.eyes
+    seen = [loaded.eyes.look(picture(number)) for number in pictures]
+    parts = text.split(IMAGE)
+    whole = parts[0] + "".join(one.text + part for one, part in zip(seen, parts[1:], strict=True))
+    tokens = loaded.eyes._processor.tokenizer.encode(whole)
+    places = [at for at, token in enumerate(tokens) if token == IMAGE_ID]
+    images = []
+    for one in seen:
+        own, places = places[: one.num_tokens], places[one.num_tokens :]
+        images.append(Image(own[0], own[-1] + 1, one.digest, loaded.eyes.recall(one.digest)))
+    return tokens, images
+
+
+def serve(loaded: AnyDecoder, **options: Any) -> list[list[int]]:
+    serving = Serving(loaded, **options)
+    for number, (text, pictures) in enumerate(PROMPTS):
+        tokens, images = request(loaded, text, pictures)
+        serving.submit(number, tokens, max_tokens=NEW, images=images)
+    return list(serving.drain().values())
+
+
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize("step_tokens", [34, 37, 200])
+def test_texts_about_images_are_those_of_generate(model: Path, wanted, step_tokens: int, fused: bool):
+    """In one batch, their placeholders cut anywhere by the parts in which prompts are read."""
+    assert serve(decoder(model, fused=fused), step_tokens=step_tokens) == wanted
+
+
+def test_a_request_that_gave_way_resumes_with_its_images(model: Path, wanted):
+    tight = CacheShape(num_pages=12, page_size=8, num_slots=4, context=96)
+    serving = Serving(decoder(model), tight)
+    for number, (text, pictures) in enumerate(PROMPTS):
+        tokens, images = request(serving.loaded, text, pictures)
+        serving.submit(number, tokens, max_tokens=NEW, images=images)
+    assert list(serving.drain().values()) == wanted
+    assert serving.num_joined > len(PROMPTS)
+
+
+def test_equal_images_share_pages_and_others_do_not(model: Path, wanted):
+    serving = Serving(decoder(model))
+    text = PROMPTS[0][0]
+    cached = {}
+    for number, shown in enumerate((1, 1, 2, 2, 1)):
+        tokens, images = request(serving.loaded, text, (shown,))
+        serving.submit(number, tokens, max_tokens=NEW, images=images)
+        assert serving.drain()[number] == wanted[shown - 1]
+        cached[number] = serving.ends[number].cached_tokens
+    assert [bool(cached[number]) for number in range(5)] == [False, True, False, True, True]
+
+
+def test_nothing_is_kept_of_an_image_once_it_was_read(model: Path):
+    serving = Serving(decoder(model))
+    tokens, images = request(serving.loaded, *PROMPTS[2])
+    serving.submit(1, tokens, images=images)
+    serving.drain()
+    assert serving.runner._images._slots == {}
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (b"", "none of PNG"),
+        (b"<svg/>", "none of PNG"),
+        (picture(1)[:200], "damaged"),
+        (picture(1)[:-200], "damaged"),
+    ],
+)
+def test_what_is_no_image_is_said(model: Path, data: bytes, words: str):
+    eyes = decoder(model).eyes
+    assert eyes
+    with pytest.raises(UnreadableImageError, match=words):
+        eyes.look(data)
+
+
+def test_an_image_that_would_be_too_large_is_not_unpacked(model: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("neuron.models.vision.MAX_PIXELS", 1000)
+    eyes = decoder(model).eyes
+    assert eyes
+    with pytest.raises(UnreadableImageError, match="40 × 30 pixels"):
+        eyes.look(picture(1))
+
+
+def test_the_gallery_is_bounded_and_forgets_the_oldest(model: Path, monkeypatch: pytest.MonkeyPatch):
+    eyes = decoder(model).eyes
+    assert eyes
+    one = eyes.look(picture(1))
+    pixels = eyes.recall(one.digest)
+    assert pixels
+    monkeypatch.setattr("neuron.models.vision.GALLERY_BYTES", 2 * pixels.num_bytes)
+    del pixels
+    two, three = eyes.look(picture(2)), eyes.look(picture(3))
+    assert eyes.recall(one.digest) is None
+    assert eyes.recall(two.digest) is not None
+    assert eyes.look(picture(3)) == three
+    monkeypatch.setattr("neuron.models.vision.PIXEL_BYTES", 0)
+    assert eyes.look(picture(3)) == three
+    with pytest.raises(CrowdedError):
+        eyes.look(picture(4))
