@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from dataclasses import replace
 
 import httpx
 import pytest
@@ -75,6 +76,19 @@ async def test_one_completion(book):
     assert [e.text for e in events if isinstance(e, TextDelta)] == ["Hel", "lo"]
     assert str(server.asked[0].url) == "http://host/v1/chat/completions"
     assert server.asked[0].headers["authorization"] == "Bearer secret"
+
+
+@pytest.mark.parametrize(
+    ("said", "sent"),
+    [("a\ud83d\ude00b", "a\U0001f600b"), ("a\ud83db", "a\ufffdb"), ("\ude00\ud83d", "\ufffd\ufffd")],
+)
+async def test_halves_of_characters_are_joined_or_replaced(book, said, sent):
+    """A hostile model says them, and they are in the history from then on."""
+    server = FakeServer(text("x"))
+    request = replace(REQUEST, messages=[Message.of(Role.USER, said)])
+    assert [event async for event in provider(server, book).complete(request, CancelToken())]
+    assert server.asked[0].headers["content-type"] == "application/json"
+    assert json.loads(server.asked[0].content)["messages"][0]["content"] == sent
 
 
 async def test_no_key_no_header(book):

@@ -72,6 +72,16 @@ def as_object(data: str) -> dict[str, Any] | None:
     return value if isinstance(value, dict) else None
 
 
+def encode_body(body: dict[str, Any]) -> bytes:
+    """JSON that every server reads. A character whose halves came in two pieces is whole again; a lone half,
+    which JSON text may carry but UTF-8 may not, becomes U+FFFD."""
+    text = json.dumps(body, ensure_ascii=False)
+    try:
+        return text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace").encode()
+
+
 def as_dict(value: Any) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from helexa_acp import VERSION
 from helexa_acp.endpoint import Endpoint, join_url
-from helexa_acp.provider.adapter import Adapter, Decoder, WireError, as_object
+from helexa_acp.provider.adapter import Adapter, Decoder, WireError, as_object, encode_body
 from helexa_acp.provider.base import Cancelled, CancelToken
 from helexa_acp.provider.errors import ContextTooLongError, ProviderError, UnreachableError
 from helexa_acp.provider.failures import from_status, from_wire
@@ -63,13 +63,18 @@ class Exchange:
         self._client = client
         self._model = request.model
         self._call = adapter.encode(request, quirks, f"{endpoint.name}:{request.model}")
-        self._headers = {"accept": "text/event-stream, application/json", **adapter.headers(endpoint.api_key)}
+        self._headers = {
+            "accept": "text/event-stream, application/json",
+            "content-type": "application/json",
+            **adapter.headers(endpoint.api_key),
+        }
         self._decoder: Decoder = adapter.decoder(text_tools=quirks.text_tools)
 
     async def events(self, cancel: CancelToken) -> AsyncGenerator[CompletionEvent, None]:
         """Raises Cancelled, RefusedError, ProviderError."""
         url = join_url(self._endpoint.base_url, self._call.path)
-        message = self._client.build_request("POST", url, json=self._call.body, headers=self._headers)
+        body = encode_body(self._call.body)
+        message = self._client.build_request("POST", url, content=body, headers=self._headers)
         sending = asyncio.ensure_future(self._client.send(message, stream=True))
         try:
             response = await self._wait(sending, self._endpoint.first_byte_timeout_s, cancel)

@@ -15,7 +15,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from helexa_acp.endpoint import Endpoint, join_url
-from helexa_acp.provider.adapter import Adapter, as_object
+from helexa_acp.provider.adapter import Adapter, as_object, encode_body
 from helexa_acp.provider.base import Cancelled, CancelToken, Provider
 from helexa_acp.provider.errors import OverloadedError, ProviderError, UnreachableError
 from helexa_acp.provider.exchange import Exchange, RefusedError, default_client
@@ -121,10 +121,10 @@ class HttpProvider(Provider):
 
     async def _count(self, url: str, body: dict[str, Any]) -> tuple[int, int | None]:
         """The status, and the count if there is one; a server that does not answer is as good as busy."""
-        headers = self.adapter.headers(self.endpoint.api_key)
+        headers = {"content-type": "application/json", **self.adapter.headers(self.endpoint.api_key)}
         try:
             async with asyncio.timeout(COUNT_TIMEOUT_S):
-                response = await self._client.post(url, json=body, headers=headers)
+                response = await self._client.post(url, content=encode_body(body), headers=headers)
         except Exception as error:  # noqa: BLE001 - counting is a help, never a reason to fail
             log.info("endpoint %s: cannot count tokens: %r", self.name, error)
             return 503, None
