@@ -53,8 +53,8 @@ def _may(device: Device, now: datetime) -> bool:
 
 
 def within(window: str, now: time) -> bool:
-    """`window` is `HH:MM-HH:MM` and may span midnight; empty: never."""
+    """`window` is `HH:MM-HH:MM` and may span midnight; empty: never; without length: always."""
     if not window:
         return False
     start, end = (time.fromisoformat(part) for part in window.split("-"))
-    return start <= now < end if start <= end else now >= start or now < end
+    return start <= now < end if start < end else now >= start or now < end

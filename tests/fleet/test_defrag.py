@@ -53,7 +53,7 @@ def test_memory_in_pieces_is_a_reason_too(fleet, worn, settings_with):
 def test_what_is_in_use_waits_for_the_maintenance_window(fleet, worn, settings_with):
     Placement.objects.update(last_used_at=timezone.now())
     assert defrag.defragment() == 0
-    settings_with("lifecycle", maintenance_utc="00:00-23:59")
+    settings_with("lifecycle", maintenance_utc="00:00-00:00")
     assert defrag.defragment() == 1
 
 
@@ -72,6 +72,9 @@ def test_it_can_be_turned_off(fleet, worn, settings_with):
         ("23:00-01:00", time(23, 30), True),
         ("23:00-01:00", time(0, 30), True),
         ("23:00-01:00", time(12), False),
+        ("00:00-00:00", time(0), True),
+        ("00:00-00:00", time(23, 59), True),
+        ("06:00-06:00", time(5), True),
     ],
 )
 def test_windows(window, now, inside):
