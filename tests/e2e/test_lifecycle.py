@@ -196,7 +196,7 @@ def test_a_stream_ends_in_an_error_event_when_its_worker_dies(stack):
     with httpx.stream("POST", f"{stack.api}/v1/chat/completions", json=body, timeout=60) as response:
         for line in response.iter_lines():
             lines += [line] if line else []
-            if len(lines) == 5:
+            if line and len(lines) == 5:
                 psutil.Process(worker_of(stack)["pid"]).kill()
     assert "error" in json.loads(lines[-1].removeprefix("data: "))
     assert "data: [DONE]" not in lines
