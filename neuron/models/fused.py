@@ -49,7 +49,7 @@ class FusedDecoder:
     """A `neuron.device.runner.Forward`; attributes as `loading.Decoder` has them."""
 
     def __init__(self, model: Any, text: Any, probe: Probe, *, vocab_size: int, context: int) -> None:
-        body = getattr(model.model, "language_model", model.model)  # of a model that sees
+        body = model.get_decoder()  # of a model that sees, the part that reads
         self.eyes: Eyes | None = None
         self.vocab_size = vocab_size
         self.context = context

@@ -39,7 +39,7 @@ PROVEN = ("gemma2", "gpt_oss", "llama", "mistral", "olmo2", "phi3", "qwen2", "qw
 
 # The same with images, by tests/device/test_vision.py. Others that see place their tokens in more than one
 # dimension, let an image's tokens see those after them, or need torchvision; they run, if at all, without.
-SEEING = ("llava",)
+SEEING = ("idefics3", "llava")
 
 _RUNNABLE_LAYERS = {"full_attention", "sliding_attention"}
 _PROBE_TOKENS = 4

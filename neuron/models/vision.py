@@ -29,6 +29,7 @@ FORMATS = ("PNG", "JPEG", "WEBP", "GIF")
 MAX_PIXELS = 64_000_000  # of a file as it is stored: what decoding it may cost
 GALLERY_BYTES = 256 << 20  # pixels kept of images that were looked at, for the next turn
 PIXEL_BYTES = 1 << 30  # of these and of all that requests hold: beyond it no more are read
+_NESTED = {"idefics3"}  # whose processors take a list of images for each text
 
 
 class UnreadableImageError(Exception):
@@ -68,10 +69,12 @@ class Eyes:
         # What the processor's own call does with images, without a text around them.
         self._process = self._processor._process_images  # noqa: SLF001
         self._options = self._processor._merge_kwargs(return_tensors="pt")["images_kwargs"]  # noqa: SLF001
+        self._is_nested = model.config.model_type in _NESTED
         self._wanted = set(inspect.signature(model.get_image_features).parameters)
         self._gallery: OrderedDict[bytes, tuple[Seen, Pixels]] = OrderedDict()
         self._live: WeakSet[Pixels] = WeakSet()
         self._lock = threading.Lock()
+        self._try(path)
 
     def look(self, data: bytes) -> Seen:
         """Read an image file. Raises UnreadableImageError, CrowdedError."""
@@ -80,9 +83,9 @@ class Eyes:
             return found[0]
         if sum(pixels.num_bytes for pixels in list(self._live)) > PIXEL_BYTES:
             raise CrowdedError
-        made, (text,) = self._process([_read(data)], **self._options)
+        text, pixels = self._prepare(_read(data))
         seen = Seen(digest, text, text.count(self._placeholder))
-        self._keep(seen, Pixels({name: value for name, value in made.items() if name in self._wanted}))
+        self._keep(seen, pixels)
         return seen
 
     def recall(self, digest: bytes) -> Pixels | None:
@@ -99,6 +102,23 @@ class Eyes:
         }
         features = self._model.get_image_features(**moved, return_dict=True).pooler_output
         return torch.cat(list(features)).flatten(end_dim=-2)
+
+    def _prepare(self, image: Files.Image) -> tuple[str, Pixels]:
+        """What stands for the image in a prompt, and what `embed` takes."""
+        made, (text,) = self._process([[image]] if self._is_nested else [image], **self._options)
+        return text, Pixels({name: value for name, value in made.items() if name in self._wanted})
+
+    @torch.inference_mode()
+    def _try(self, path: Path) -> None:
+        """Look once, so that files that do not go together fail the load and no request. Raises LoadError."""
+        try:
+            text, pixels = self._prepare(Files.effect_noise((64, 48), 64).convert("RGB"))
+            made = len(self.embed(pixels))
+        except Exception as error:
+            raise broken(path, f"an image cannot be looked at: {error!r}") from error
+        if made != text.count(self._placeholder):
+            cause = f"processor and vision tower differ: {text.count(self._placeholder)} and {made} tokens"
+            raise broken(path, f"{cause} for the same image")
 
     def _find(self, digest: bytes) -> tuple[Seen, Pixels] | None:
         with self._lock:

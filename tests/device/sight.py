@@ -13,11 +13,13 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
 
 from tests.device.zoo import _COMMON, VOCAB
 
 IMAGE, IMAGE_ID = "<image>", 5
 SIDE, PATCH = 28, 7  # 16 patches an image
+TILES = ("<global-img>", *(f"<row_{row}_col_{column}>" for row in (1, 2) for column in (1, 2)))
 TEMPLATE = (
     "{% for message in messages %}{{ message['role'] }} "
     "{% for part in message['content'] %}"
@@ -27,7 +29,16 @@ TEMPLATE = (
 
 
 def tokenizer() -> Any:
-    names = ["<pad>", "<s>", "</s>", "<unk>", "[IMG_END]", IMAGE, "[IMG_BREAK]"]
+    names = [
+        "<pad>",
+        "<s>",
+        "</s>",
+        "<unk>",
+        "<fake_token_around_image>",
+        IMAGE,
+        "<end_of_utterance>",
+        *TILES,
+    ]
     words = ["user", "assistant", "system", "tool", *(f"w{n}" for n in range(VOCAB))]
     vocab = {word: at for at, word in enumerate([*names, *words][:VOCAB])}
     made = Tokenizer(WordLevel(vocab, unk_token="<unk>"))
@@ -74,19 +85,43 @@ def _llava() -> tuple[Any, Any]:
     return config, processor
 
 
-def build() -> tuple[Any, Any]:
+def _idefics3() -> tuple[Any, Any]:
+    """Cuts an image into tiles, up to four here and a small one of the whole, of 4 placeholders each."""
+    vision = {
+        "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4,
+        "image_size": SIDE, "patch_size": PATCH, "initializer_range": 0.3,
+    }  # fmt: skip
+    config = transformers.Idefics3Config(
+        vision_config=vision,
+        text_config=_COMMON | {"model_type": "llama"},
+        image_token_id=IMAGE_ID,
+        scale_factor=2,
+        tie_word_embeddings=False,
+        pad_token_id=0,
+    )
+    images = Idefics3ImageProcessorPil(size={"longest_edge": 2 * SIDE}, max_image_size={"longest_edge": SIDE})
+    processor = transformers.Idefics3Processor(images, tokenizer(), image_seq_len=4, chat_template=TEMPLATE)
+    return config, processor
+
+
+KINDS = {"llava": _llava, "idefics3": _idefics3}
+
+
+def build(kind: str = "llava") -> tuple[Any, Any]:
     """The model, in float32, and its processor."""
-    config, processor = _llava()
+    config, processor = KINDS[kind]()
     torch.manual_seed(7)
     model = transformers.AutoModelForImageTextToText.from_config(config, dtype=torch.float32).eval()
     for name, parameter in model.named_parameters():
-        if "projector" in name or "class_embedding" in name:  # too small to tell images apart otherwise
+        if (
+            "projector" in name or "class_embedding" in name or "modality_projection" in name
+        ):  # too small to tell images apart otherwise
             torch.nn.init.normal_(parameter, std=0.3)
     return model, processor
 
 
-def save(path: Path) -> Path:
-    model, processor = build()
+def save(path: Path, kind: str = "llava") -> Path:
+    model, processor = build(kind)
     model.save_pretrained(path)
     processor.save_pretrained(path)
     return path

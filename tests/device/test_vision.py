@@ -1,17 +1,20 @@
 from __future__ import annotations
 
 import io
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image as Files
 
-from neuron.models.loading import AnyDecoder
+from neuron.models.checkpoint import LoadError
+from neuron.models.loading import SEEING, AnyDecoder
 from neuron.models.vision import CrowdedError, UnreadableImageError
-from neuron.step import CacheShape, Image
+from neuron.step import Image
 from tests.device.serving import Serving, decoder
-from tests.device.sight import IMAGE, IMAGE_ID, build, picture, save
+from tests.device.sight import IMAGE, IMAGE_ID, KINDS, build, picture, save
 
 NEW = 12
 # texts with their pictures, by number
@@ -21,26 +24,41 @@ PROMPTS: list[tuple[str, tuple[int, ...]]] = [
     (f"user {IMAGE}{IMAGE} w4 assistant", (2, 3)),
     (f"user {IMAGE} w5 assistant w6 user {IMAGE} w7 assistant", (1, 1)),
     ("user w1 w2 w3 assistant", ()),
+    (f"user {IMAGE} w8 {IMAGE} assistant", (4, 5)),
 ]
+SIZES = {4: (90, 20), 5: (13, 50)}
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def kind(request: pytest.FixtureRequest) -> str:
+    return request.param
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save(tmp_path_factory.mktemp("sight") / "model")
+def model(kind: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save(tmp_path_factory.mktemp("sight") / "model", kind)
+
+
+def test_the_table_is_what_we_say_is_tested():
+    assert sorted(KINDS) == sorted(SEEING)
 
 
 @pytest.fixture(scope="module")
-def wanted() -> list[list[int]]:
+def wanted(kind: str) -> list[list[int]]:
     """What transformers generates."""
-    reference, processor = build()
+    reference, processor = build(kind)
     found = []
     for text, pictures in PROMPTS:
-        images = [opened(picture(number)) for number in pictures]
+        images = [opened(shown(number)) for number in pictures]
         inputs = processor(text=text, images=images or None, return_tensors="pt")
         out = reference.generate(**inputs, max_new_tokens=NEW, do_sample=False, eos_token_id=None)
         found.append(out[0, inputs["input_ids"].shape[1] :].tolist())
     assert len({tuple(text) for text in found}) == len(found)
     return found
+
+
+def shown(number: int) -> bytes:
+    return picture(number, *SIZES.get(number, (40, 30)))
 
 
 def opened(data: bytes) -> Any:
@@ -50,7 +68,7 @@ def opened(data: bytes) -> Any:
 def request(loaded: AnyDecoder, text: str, pictures: tuple[int, ...]) -> tuple[list[int], list[Image]]:
     """Tokens and images as the daemon sends them."""
     assert loaded.eyes
-    seen = [loaded.eyes.look(picture(number)) for number in pictures]
+    seen = [loaded.eyes.look(shown(number)) for number in pictures]
     parts = text.split(IMAGE)
     whole = parts[0] + "".join(one.text + part for one, part in zip(seen, parts[1:], strict=True))
     tokens = loaded.eyes._processor.tokenizer.encode(whole)
@@ -78,13 +96,18 @@ def test_texts_about_images_are_those_of_generate(model: Path, wanted, step_toke
 
 
 def test_a_request_that_gave_way_resumes_with_its_images(model: Path, wanted):
-    tight = CacheShape(num_pages=12, page_size=8, num_slots=4, context=96)
-    serving = Serving(decoder(model), tight)
+    """The newest starts anew after every other step, within an image or behind it."""
+    serving = Serving(decoder(model), max_running=8, step_tokens=11)
     for number, (text, pictures) in enumerate(PROMPTS):
         tokens, images = request(serving.loaded, text, pictures)
         serving.submit(number, tokens, max_tokens=NEW, images=images)
+    for step in range(40):
+        serving.step()
+        if step % 2 and serving.scheduler._running:
+            serving.scheduler._preempt(serving.scheduler._running[-1])
+            serving.scheduler.pages.forget()
     assert list(serving.drain().values()) == wanted
-    assert serving.num_joined > len(PROMPTS)
+    assert serving.num_joined > 2 * len(PROMPTS)
 
 
 def test_equal_images_share_pages_and_others_do_not(model: Path, wanted):
@@ -105,6 +128,19 @@ def test_nothing_is_kept_of_an_image_once_it_was_read(model: Path):
     serving.submit(1, tokens, images=images)
     serving.drain()
     assert serving.runner._images._slots == {}
+
+
+def test_files_that_do_not_go_together_fail_the_load(model: Path, tmp_path: Path):
+    other = shutil.copytree(model, tmp_path / "other")
+    file = other / "processor_config.json"
+    settings = json.loads(file.read_text())
+    file.write_text(json.dumps(settings | {"patch_size": 14, "image_seq_len": 3}))
+    with pytest.raises(LoadError, match="processor and vision tower differ") as caught:
+        decoder(other)
+    assert caught.value.code == "model_broken"
+    file.write_text("{")
+    with pytest.raises(LoadError, match="image processor cannot be read"):
+        decoder(other)
 
 
 @pytest.mark.parametrize(
