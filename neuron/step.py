@@ -18,12 +18,19 @@ from neuron.pipe import Logprob, Sampling
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """What a prompt shows: its placeholders among `prompt[start:end]` stand for `pixels`, in order."""
+    """What a prompt shows: its placeholders stand for `pixels`, in order."""
 
-    start: int
-    end: int
+    places: tuple[int, ...]  # of its placeholders in the prompt, ascending, at least one
     digest: bytes  # of its content
     pixels: Any = None  # the device's own, of no meaning to the engine
+
+    @property
+    def start(self) -> int:
+        return self.places[0]
+
+    @property
+    def end(self) -> int:
+        return self.places[-1] + 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +42,6 @@ class Joined:
     prompt: tuple[int, ...]
     output: tuple[int, ...]  # sampled before a preemption; the penalties count them
     pages: tuple[int, ...]  # of positions 0, 1, ... in order
-    images: tuple[Image, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +62,7 @@ class Chunk:
     start: int  # position of tokens[0]; the KV of all positions before it is in the slot's pages
     new_pages: tuple[int, ...] = ()  # appended to the slot's pages before the step runs
     draw: Draw | None = None  # None while the prompt goes on after this chunk
+    images: tuple[Image, ...] = ()  # those of which it has a part, in order
 
     @property
     def end(self) -> int:

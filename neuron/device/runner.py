@@ -43,8 +43,6 @@ class Forward(Protocol):
 class Eyes(Protocol):
     """Of a model that sees."""
 
-    token_id: int  # of the placeholders
-
     def embed(self, pixels: Any) -> torch.Tensor:
         """What is read at an image's placeholders, (tokens, hidden)."""
 
@@ -72,8 +70,6 @@ class Runner:
     def _run(self, plan: StepPlan) -> StepResult:
         for joined in plan.joined:
             self._sampler.join(joined)
-            if self._images:
-                self._images.join(joined)
         self._table.update(plan)
         batch = Batch(plan, self._table, self.shape)
         ends = zip(batch.order, batch.ends, strict=True)

@@ -107,7 +107,13 @@ class Request:
             self._hashes.append(page_hash(parent, self.tokens[start:end], self._shown(start, end)))
         return self._hashes[:count]
 
+    def images_in(self, start: int, end: int) -> tuple[Image, ...]:
+        """Those that tokens `start` to `end` show a part of."""
+        if not self.images or start >= self.images[-1].end:
+            return ()
+        return tuple(image for image in self.images if image.start < end and image.end > start)
+
     def _shown(self, start: int, end: int) -> bytes:
         """Which images tokens `start` to `end` belong to, and where those begin."""
-        seen = [image for image in self.images if image.start < end and image.end > start]
+        seen = self.images_in(start, end)
         return b"".join(image.digest + image.start.to_bytes(8, "little") for image in seen)

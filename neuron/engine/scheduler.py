@@ -263,8 +263,7 @@ class Scheduler:
         self._running.append(request)
         self._slots[slot] = request
         prompt, output = request.tokens[: request.num_prompt], request.tokens[request.num_prompt :]
-        pages = tuple(request.pages)
-        return Joined(slot, request.sampling, tuple(prompt), tuple(output), pages, request.images)
+        return Joined(slot, request.sampling, tuple(prompt), tuple(output), tuple(request.pages))
 
     def _prompt_budget(self, num_decoding: int) -> int:
         """Prompt tokens that may run beside `num_decoding` streams: as many as `max_gap` leaves time for."""
@@ -323,7 +322,8 @@ class Scheduler:
         new_pages = tuple(request.pages[request.num_announced :])
         request.num_announced = len(request.pages)
         draw = request.draw() if end == len(request.tokens) else None
-        return Chunk(request.slot, tuple(request.tokens[start:end]), start, new_pages, draw)
+        tokens, images = tuple(request.tokens[start:end]), request.images_in(start, end)
+        return Chunk(request.slot, tokens, start, new_pages, draw, images)
 
     def _computed(self, request: Request, end: int) -> None:
         """The cache now holds `end` tokens of the request: pages that became full can be shared."""

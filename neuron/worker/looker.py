@@ -5,58 +5,92 @@ from __future__ import annotations
 import logging
 import queue
 import threading
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from neuron.pipe import Look, Looked, Refused
 
 if TYPE_CHECKING:
+    from neuron.models.gallery import Pixels
     from neuron.models.vision import Eyes
 
 log = logging.getLogger("neuron.worker")
 
 RETRY_AFTER_S = 5
 MAX_PENDING = 64  # requests whose images are still to be read
+MAX_PENDING_BYTES = 256 << 20  # their files; one request alone may have more
 
 
 class Looker:
-    """`begin` is the device thread's; `deliver` is called on the looker's own."""
+    """`begin` and `end` are the device thread's; `deliver` is called on the looker's own."""
 
     def __init__(self, deliver: Callable[[Looked | Refused], None]) -> None:
         self._deliver = deliver
-        self._wishes: queue.Queue[tuple[Look, Eyes]] = queue.Queue(MAX_PENDING)
+        # Weakly: a model that is unloaded meanwhile goes at once.
+        self._wishes: queue.SimpleQueue[tuple[Look, weakref.ref[Eyes]]] = queue.SimpleQueue()
+        self._pending: dict[int, int] = {}  # bytes of the files, by request
         self._thread: threading.Thread | None = None
 
     def begin(self, look: Look, eyes: Eyes) -> bool:
-        """Have the answer delivered; False when too many are waiting for that."""
-        try:
-            self._wishes.put_nowait((look, eyes))
-        except queue.Full:
+        """Have the answer delivered; False when too much is waiting for that."""
+        num_bytes, waiting = sum(map(len, look.images)), sum(self._pending.values())
+        if len(self._pending) >= MAX_PENDING or (waiting and waiting + num_bytes > MAX_PENDING_BYTES):
             return False
+        self._pending[look.id] = num_bytes
+        self._wishes.put((look, weakref.ref(eyes)))
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="images", daemon=True)
             self._thread.start()
         return True
 
+    def end(self, request: int) -> bool:
+        """Its answer came, or is of no interest any more; False when nobody waits for one."""
+        return self._pending.pop(request, None) is not None
+
     def _run(self) -> None:
         while True:
-            self._deliver(_look(*self._wishes.get()))
+            look, eyes = self._wishes.get()
+            if look.id in self._pending:
+                self._deliver(_answer(look, eyes()))
+            del look
+
+
+def _answer(look: Look, eyes: Eyes | None) -> Looked | Refused:
+    if eyes is None:
+        return Refused(look.id, 503, "model_unloaded", f"{look.model} was unloaded", RETRY_AFTER_S)
+    return _look(look, eyes)
 
 
 def _look(look: Look, eyes: Eyes) -> Looked | Refused:
-    from neuron.models.vision import CrowdedError, UnreadableImageError  # noqa: PLC0415 - loaded: there are eyes
+    from neuron.models.gallery import CrowdedError  # noqa: PLC0415 - loaded: there are eyes
+    from neuron.models.vision import UnreadableImageError  # noqa: PLC0415
 
-    seen: list[tuple[bytes, str, int]] = []
-    for data in look.images:
-        try:
-            found = eyes.look(data)
-        except UnreadableImageError as error:
-            return Looked(look.id, seen, str(error))
-        except CrowdedError:
-            message = "too many images are held by requests under way"
-            return Refused(look.id, 429, "queue_full", message, RETRY_AFTER_S)
-        except Exception as error:
-            log.exception("an image could not be read", extra={"model": look.model})
-            return Looked(look.id, seen, f"the model's processor failed: {error}")
-        seen.append((found.digest, found.text, found.num_tokens))
-    return Looked(look.id, seen)
+    shown: list[Pixels] = []
+    problem = ""
+    try:
+        for data in look.images:
+            shown.append(_fitting(eyes.look(data), shown))
+    except UnreadableImageError as error:
+        problem = str(error)
+    except CrowdedError:
+        message = "too many images are held by requests under way"
+        return Refused(look.id, 429, "queue_full", message, RETRY_AFTER_S)
+    except Exception as error:
+        log.exception("an image could not be read", extra={"model": look.model})
+        problem = f"the model's processor failed: {type(error).__name__}"
+    eyes.keep(shown)
+    seen = [(pixels.seen.digest, pixels.seen.text, pixels.seen.num_tokens) for pixels in shown]
+    return Looked(look.id, seen, problem)
+
+
+def _fitting(pixels: Pixels, shown: Sequence[Pixels]) -> Pixels:
+    """`pixels`, if there is room for them and for those before them in one request."""
+    from neuron.models.gallery import PIXEL_BYTES  # noqa: PLC0415 - loaded: there are eyes
+    from neuron.models.vision import UnreadableImageError  # noqa: PLC0415
+
+    if sum(other.num_bytes for other in shown) + pixels.num_bytes > PIXEL_BYTES:
+        raise UnreadableImageError(
+            f"with those before it there are more than {PIXEL_BYTES >> 20} MiB of pixels"
+        )
+    return pixels

@@ -116,7 +116,8 @@ class DeviceLoop:
             case Look():
                 self._look(message)
             case Looked() | Refused():
-                self._outbox.append(message)
+                if self._looker.end(message.id):
+                    self._outbox.append(message)
             case Cancel():
                 self._cancel(message.id)
             case _ if self._is_loading:
@@ -169,6 +170,9 @@ class DeviceLoop:
     def _cancel(self, request: int) -> None:
         if submit := self._compiler.end(request):
             self._outbox.append(Finished(request, "cancelled", len(submit.tokens), 0))
+            return
+        if self._looker.end(request):
+            self._outbox.append(Finished(request, "cancelled", 0, 0))
             return
         for resident in self._slab.models.values():
             if finished := resident.scheduler.cancel(request):
@@ -267,5 +271,7 @@ def _images(message: Submit | Embed, resident: Resident) -> list[Image] | None:
         pixels = eyes.recall(shown.digest)
         if pixels is None:
             return None
-        found.append(Image(shown.start, shown.end, shown.digest, pixels))
+        inside = range(shown.start, shown.end)
+        places = tuple(at for at in inside if message.tokens[at] == eyes.token_id)
+        found.append(Image(places, shown.digest, pixels))
     return found

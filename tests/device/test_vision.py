@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import gc
 import io
 import json
 import shutil
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ from PIL import Image as Files
 
 from neuron.models.checkpoint import LoadError
 from neuron.models.loading import SEEING, AnyDecoder
-from neuron.models.vision import CrowdedError, UnreadableImageError
+from neuron.models.vision import UnreadableImageError
 from neuron.step import Image
 from tests.device.serving import Serving, decoder
 from tests.device.sight import IMAGE, IMAGE_ID, KINDS, build, picture, save
@@ -68,15 +70,15 @@ def opened(data: bytes) -> Any:
 def request(loaded: AnyDecoder, text: str, pictures: tuple[int, ...]) -> tuple[list[int], list[Image]]:
     """Tokens and images as the daemon sends them."""
     assert loaded.eyes
-    seen = [loaded.eyes.look(shown(number)) for number in pictures]
-    parts = text.split(IMAGE)
+    looked = [loaded.eyes.look(shown(number)) for number in pictures]
+    seen, parts = [pixels.seen for pixels in looked], text.split(IMAGE)
     whole = parts[0] + "".join(one.text + part for one, part in zip(seen, parts[1:], strict=True))
     tokens = loaded.eyes._processor.tokenizer.encode(whole)
     places = [at for at, token in enumerate(tokens) if token == IMAGE_ID]
     images = []
-    for one in seen:
+    for pixels, one in zip(looked, seen, strict=True):
         own, places = places[: one.num_tokens], places[one.num_tokens :]
-        images.append(Image(own[0], own[-1] + 1, one.digest, loaded.eyes.recall(one.digest)))
+        images.append(Image(tuple(own), one.digest, pixels))
     return tokens, images
 
 
@@ -127,7 +129,33 @@ def test_nothing_is_kept_of_an_image_once_it_was_read(model: Path):
     tokens, images = request(serving.loaded, *PROMPTS[2])
     serving.submit(1, tokens, images=images)
     serving.drain()
-    assert serving.runner._images._slots == {}
+    assert serving.runner._images._begun == {}
+
+
+def test_pixels_go_with_the_request_that_is_cancelled_within_its_image(model: Path, kind: str):
+    serving = Serving(decoder(model), max_running=4, step_tokens=7)
+    tokens, images = request(serving.loaded, *PROMPTS[0])
+    pixels = weakref.ref(images[0].pixels)
+    serving.submit(1, tokens, images=images)
+    del images
+    serving.step()
+    assert serving.runner._images._begun
+    assert pixels() is not None
+    serving.scheduler.cancel(1)
+    gc.collect()
+    assert pixels() is None
+
+
+def test_each_image_is_embedded_once_a_reading(model: Path, monkeypatch: pytest.MonkeyPatch):
+    serving = Serving(decoder(model), max_running=4, step_tokens=7)
+    looks: list[Any] = []
+    embed = serving.loaded.eyes.embed
+    monkeypatch.setattr(serving.loaded.eyes, "embed", lambda pixels: looks.append(1) or embed(pixels))
+    for number in range(2):  # the second time all of it is in the cache
+        tokens, images = request(serving.loaded, f"user {IMAGE} w1 {IMAGE} w4 w4 w4 w4 w4 w4 w4 w4", (2, 3))
+        serving.submit(number, tokens, images=images)
+        serving.drain()
+        assert len(looks) == 2
 
 
 def test_files_that_do_not_go_together_fail_the_load(model: Path, tmp_path: Path):
@@ -165,21 +193,3 @@ def test_an_image_that_would_be_too_large_is_not_unpacked(model: Path, monkeypat
     assert eyes
     with pytest.raises(UnreadableImageError, match="40 × 30 pixels"):
         eyes.look(picture(1))
-
-
-def test_the_gallery_is_bounded_and_forgets_the_oldest(model: Path, monkeypatch: pytest.MonkeyPatch):
-    eyes = decoder(model).eyes
-    assert eyes
-    one = eyes.look(picture(1))
-    pixels = eyes.recall(one.digest)
-    assert pixels
-    monkeypatch.setattr("neuron.models.vision.GALLERY_BYTES", 2 * pixels.num_bytes)
-    del pixels
-    two, three = eyes.look(picture(2)), eyes.look(picture(3))
-    assert eyes.recall(one.digest) is None
-    assert eyes.recall(two.digest) is not None
-    assert eyes.look(picture(3)) == three
-    monkeypatch.setattr("neuron.models.vision.PIXEL_BYTES", 0)
-    assert eyes.look(picture(3)) == three
-    with pytest.raises(CrowdedError):
-        eyes.look(picture(4))
