@@ -116,4 +116,5 @@ async def test_files_are_edited_with_permission_by_clients_that_others_wrote(hou
         live_tests, f"http://127.0.0.1:{house.port}/v1", "m", "test_scripted_model.py"
     )
     assert_passed(told)
+    await house.record()
     assert {record.status for record in house.records} <= {200, 499}

@@ -85,6 +85,7 @@ async def test_claude_code_reads_a_file_and_edits_it(house, project, tmp_path):
     assert "All done." in told
     assert (project / "notes.txt").read_text() == "colour = blue\n"
     assert "colour = red" in results(house)[0]
+    await house.record(3)  # reading, editing, the last word
     assert {record.status for record in house.records} == {200}
 
 
