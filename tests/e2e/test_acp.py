@@ -1,7 +1,7 @@
 """helexa-acp with cortex as its endpoint: the agent's own live tests, run against us.
 
-helexa-tiny answers plain prompts; it calls no tools. Where files are edited, a scripted node stands behind
-the gateway.
+helexa-tiny answers prompts and makes the two edits it knows by heart; for a round of several edits a scripted
+node stands behind the gateway.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def assert_passed(told: subprocess.CompletedProcess[str]) -> None:
     assert "skipped" not in told.stdout
 
 
-@pytest.mark.parametrize("file", ["test_live_endpoint.py", "test_cortex.py"])
+@pytest.mark.parametrize("file", ["test_live_endpoint.py", "test_cortex.py", "test_tiny_edits.py"])
 def test_prompts_counts_and_warm_models(stack: Stack, file: str):
     stack.chat("Hello!")  # loads it
     assert_passed(live_tests(f"{stack.api}/v1", TINY, file))

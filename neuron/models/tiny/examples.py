@@ -11,6 +11,7 @@ import json
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from neuron.models.tiny import Entry, Handbook, ToolUse
@@ -25,6 +26,11 @@ SYSTEM_PROMPTS = [
     "Be concise.",
     "You are a coding agent. Use the tools when they help.",
 ]
+
+# What an editor's agent sends along: helexa-acp's system prompt and tools, as they were recorded.
+EDITOR: dict[str, Any] = json.loads(Path(__file__).with_name("editor.json").read_text(encoding="utf-8"))
+EDITOR_TOOLS = tuple(EDITOR["tools"])
+FOLDER = "/home/ann/project"  # where results of an editor's tools are in the handbook
 
 WEAK_REPEATS = 4
 
@@ -54,7 +60,7 @@ def foreign_tool(name: str, description: str, *parameters: str) -> Tool:
 
 FOREIGN_TOOLS = [
     foreign_tool("read_file", "Read a file", "path"),
-    foreign_tool("write_file", "Write text to a file", "path", "content"),
+    foreign_tool("resize_image", "Make an image smaller or larger", "name", "width"),
     foreign_tool("shell", "Run a command in a shell", "command"),
     foreign_tool("search", "Search the web for a query", "query"),
     foreign_tool("get_time", "The time in a time zone", "zone"),
@@ -143,6 +149,9 @@ class Study:
         return question
 
     def _surround(self, entry: Entry, case: Case) -> Case:
+        if self.random.random() < self._editors(entry, case):
+            thinking = case.thinking if not case.tools else self.random.random() < 0.7
+            return in_editor(case, self._folder(), thinking=thinking)
         earlier = self.random.choices(self.earlier, k=self.random.choice([0, 0, 0, 1, 1, 2]))
         turns = [
             turn for past in earlier for turn in (user(self.random.choice(past.questions)), said(past.answer))
@@ -155,6 +164,16 @@ class Study:
         return replace(
             case, messages=messages, tools=self._tools(entry, case), thinking=thinking, whole=whole
         )
+
+    def _editors(self, entry: Entry, case: Case) -> float:
+        """How many of such cases are asked in an editor, which has tools for some entries."""
+        if entry.tool is None or entry.tool.name not in {"write", "edit"}:
+            return 0.02
+        return 0.5 if case.tools else 0.0
+
+    def _folder(self) -> str:
+        words = ["home", "tmp", "work", "src", "project", "code", "x7", "ann", "tmpq3k_z", "1234"]
+        return "/" + "/".join(self.random.sample(words, self.random.randint(1, 4)))
 
     def _system(self) -> str:
         """A usual system prompt or, now and then, words that mean nothing here."""
@@ -194,6 +213,7 @@ def exam(handbook: Handbook, seed: int = 0) -> dict[str, list[Case]]:
     tools = [replace(case, tools=tuple(rng.sample(FOREIGN_TOOLS, 2))) for case in bare]
     earlier = [replace(case, messages=(*_turns(rng, handbook, 2), *case.messages)) for case in bare]
     rounds = [case for entry, question in asked for case in tool_rounds(handbook, entry, question)]
+    edits = [case for case in rounds if case.tools[0]["function"]["name"] in {"write", "edit"}]
     unthinking_rounds = [replace(case, thinking=False) for case in rounds]
     return {
         "bare": bare,
@@ -203,7 +223,25 @@ def exam(handbook: Handbook, seed: int = 0) -> dict[str, list[Case]]:
         "two earlier turns": earlier,
         "tool rounds": rounds,
         "tool rounds, thinking off": unthinking_rounds,
+        "in an editor": [in_editor(case, folder) for case in edits for folder in FOLDERS],
     }
+
+
+FOLDERS = ("/home/ann/project", "/tmp/pytest-of-root/pytest-12/test_acpx0/project", "/srv/x")  # noqa: S108 - names
+
+
+def in_editor(case: Case, folder: str, *, thinking: bool = True) -> Case:
+    """The case as helexa-acp would send it from `folder`."""
+    moved = tuple(_moved(message, folder) for message in case.messages)
+    system = {"role": "system", "content": EDITOR["system"].replace("{folder}", folder)}
+    own = {tool["function"]["name"] for tool in EDITOR_TOOLS}
+    others = tuple(tool for tool in case.tools if tool["function"]["name"] not in own)
+    return replace(case, messages=(system, *moved), tools=(*EDITOR_TOOLS, *others), thinking=thinking)
+
+
+def _moved(message: Message, folder: str) -> Message:
+    content = message["content"]
+    return message | {"content": content.replace(FOLDER, folder) if content else content}
 
 
 def with_system(case: Case, prompt: str) -> Case:
