@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections import deque
 from http import HTTPStatus
 from typing import Any
@@ -82,6 +83,7 @@ class LightProtocol(HttpToolsProtocol):
         self._error: HttpError | None = None  # why the request that is coming is refused
         self._keep_alive = True
         self._lingering = False
+        self._idle_until = math.inf
 
     # --- a connection's life ---
 
@@ -101,7 +103,7 @@ class LightProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.connections.discard(self)
-        self._unset_keepalive_if_required()
+        super()._unset_keepalive_if_required()
         self._pipelined.clear()
         self._parts = []
         if self._task is not None:
@@ -232,10 +234,26 @@ class LightProtocol(HttpToolsProtocol):
             self._accept(*self._pipelined.popleft())
         else:
             self.flow.resume_reading()
-            self._unset_keepalive_if_required()
-            self.timeout_keep_alive_task = self.loop.call_later(
-                self.timeout_keep_alive, self.timeout_keep_alive_handler
-            )
+            self._idle_until = self.loop.time() + self.timeout_keep_alive
+            self._look_in(self.timeout_keep_alive)
+
+    # --- idle connections: one timer each, kept from request to request, that looks when it is due ---
+
+    def _look_in(self, seconds: float) -> None:
+        if self.timeout_keep_alive_task is None:
+            self.timeout_keep_alive_task = self.loop.call_later(seconds, self.timeout_keep_alive_handler)
+
+    def _unset_keepalive_if_required(self) -> None:
+        """Called by uvicorn for what it receives."""
+        self._idle_until = math.inf
+
+    def timeout_keep_alive_handler(self) -> None:
+        self.timeout_keep_alive_task = None
+        left = self._idle_until - self.loop.time()
+        if left <= 0:
+            super().timeout_keep_alive_handler()
+        elif left < math.inf:
+            self._look_in(left)
 
     def _linger(self) -> None:
         """Closing on unread bytes would reset the connection, and the answer with it."""

@@ -1,8 +1,8 @@
 """Structured logs: one JSON object a line on stderr, for every process of the project.
 
 Fields come from `extra`: `log.info("request", extra={"request_id": ..., "status": 200})`, or of a
-`msgspec.Struct` at once: `extra={"fields": record}`. `CORTEX_LOG=text` prints lines for people instead;
-`CORTEX_LOG_LEVEL` sets the level.
+`msgspec.Struct` at once, and then of nothing else: `extra={"fields": record}`. `CORTEX_LOG=text` prints lines
+for people instead; `CORTEX_LOG_LEVEL` sets the level.
 """
 
 from __future__ import annotations
@@ -51,13 +51,13 @@ class JsonFormatter(logging.Formatter):
             "logger": record.name,
             "message": record.getMessage(),
         }
+        if fields := getattr(record, "fields", None):
+            encoded = msgspec.json.encode(line)[:-1] + b"," + msgspec.json.encode(fields, enc_hook=str)[1:]
+            return encoded.decode()
         line |= _extra(record)
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
-        encoded = msgspec.json.encode(line, enc_hook=str)
-        if fields := getattr(record, "fields", None):
-            encoded = encoded[:-1] + b"," + msgspec.json.encode(fields, enc_hook=str)[1:]
-        return encoded.decode()
+        return msgspec.json.encode(line, enc_hook=str).decode()
 
 
 class TextFormatter(logging.Formatter):

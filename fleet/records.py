@@ -42,14 +42,12 @@ class RequestRecord(msgspec.Struct, frozen=True):
     finish_reason: str = ""
     attempts: tuple[tuple[str, str], ...] = ()  # nodes that failed it before: name, error code
     waits_s: tuple[tuple[str, float], ...] = ()  # nodes that were compared: name, wait expected there
+    tokens_per_second: float | None = None  # after the first one, to the end; None when that cannot be said
 
-    @property
-    def tokens_per_second(self) -> float | None:
-        """Completion tokens over the time from the first one to the end; None when that cannot be said."""
-        if self.ttft_s is None or self.completion_tokens < 2:
-            return None
-        window = self.latency_s - self.ttft_s
-        return (self.completion_tokens - 1) / window if window > 0 else None
+    def __post_init__(self) -> None:
+        if self.ttft_s is not None and self.completion_tokens > 1 and self.latency_s > self.ttft_s:
+            speed = (self.completion_tokens - 1) / (self.latency_s - self.ttft_s)
+            msgspec.structs.force_setattr(self, "tokens_per_second", speed)
 
 
 def unhurried(items: Iterable[T]) -> Iterator[T]:

@@ -76,7 +76,9 @@ class Connection(asyncio.Protocol):
         self._error: Exception | None = None
         self._take: Callable[[bytes], bool] | None = None  # who gets body bytes as they come
         self._full = False  # `_take` wants no more for now
-        self._heard_at = 0.0
+        self._heard_at = self._patience_s = 0.0
+        self._missing = ""  # what a wait that takes longer lacks
+        self._timer: asyncio.TimerHandle | None = None
         self._wake: asyncio.Future[None] | None = None
         self.idle_since = 0.0
 
@@ -125,6 +127,7 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
+        self._end_timer()
         if self._parser is None or self._complete:
             return
         if self._head_seen and self._ends_with_connection:
@@ -244,25 +247,38 @@ class Connection(asyncio.Protocol):
     async def _wait(self, seconds: float, what: str) -> None:
         """Until something arrives; body bytes that came before a failure are read before it is raised.
 
-        In `pour` the silence is measured from the last byte, by a timer that looks after it is due.
+        In `pour` the silence is measured from the last byte.
         """
         if self._error:
             raise self._error
+        self._heard_at, self._patience_s, self._missing = self._loop.time(), seconds, what
+        self._look_by(self._heard_at + seconds)
         self._wake = self._loop.create_future()
-        self._heard_at = self._loop.time()
-        self._timer = self._loop.call_later(seconds, self._look_at_silence, seconds, what)
         try:
             await self._wake
         finally:
-            self._timer.cancel()
             self._wake = None
 
-    def _look_at_silence(self, seconds: float, what: str) -> None:
-        left = self._heard_at + seconds - self._loop.time()
-        if left <= 0:
-            self._fail(UpstreamError("timeout", f"the node {what}"))
+    def _look_by(self, when: float) -> None:
+        """One timer a connection, kept from wait to wait: to make and cancel one costs more than a look."""
+        if self._timer is None or self._timer.when() > when:
+            self._end_timer()
+            self._timer = self._loop.call_at(when, self._look_at_silence)
+
+    def _end_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _look_at_silence(self) -> None:
+        self._timer = None
+        due = self._heard_at + self._patience_s
+        if self._wake is None:
+            return
+        if due <= self._loop.time():
+            self._fail(UpstreamError("timeout", f"the node {self._missing}"))
         else:
-            self._timer = self._loop.call_later(left, self._look_at_silence, seconds, what)
+            self._look_by(due)
 
     def _notify(self) -> None:
         if self._wake and not self._wake.done():

@@ -1,26 +1,29 @@
 """Finished requests, from the data plane's queue into rows.
 
 A batch is one statement with one parameter, a JSON array that the database takes apart: on the data plane's
-side a row costs some microseconds, where the ORM takes a hundred.
+side a row costs a microsecond or two, where the ORM takes a hundred.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from functools import cache
-from operator import attrgetter
 from typing import Any, TypeVar
 
 import msgspec
 from django.db import connection
-from django.db.models import CharField, Q, QuerySet
+from django.db.models import CharField, DateTimeField, Field, Q, QuerySet
 
 from fleet.models import ApiKey, Placement, RequestMetric
 from fleet.records import RequestRecord, unhurried
 from fleet.services.connection import connected
 
 T = TypeVar("T")
+
+RECORDS_AT_A_TIME = 32  # are written as JSON without a break: some 50 µs
+_NUL = re.compile(rb"(?<!\\)((?:\\\\)*)\\u0000")  # and no escaped backslash before it
 
 
 @connected
@@ -47,41 +50,48 @@ def _mark_used(rows: QuerySet[Any], when: datetime) -> None:
 
 
 def _insert(batch: Sequence[RequestRecord]) -> None:
-    rows = msgspec.json.encode([_row(record) for record in unhurried(batch)]).decode()
     with connection.cursor() as cursor:
-        cursor.execute(_statement(connection.vendor), [rows])
+        cursor.execute(_statement(connection.vendor), [_array(batch)])
+
+
+def _array(batch: Sequence[RequestRecord]) -> str:
+    """The records in JSON, without NULs."""
+    starts = range(0, len(batch), RECORDS_AT_A_TIME)
+    parts = [msgspec.json.encode(batch[at : at + RECORDS_AT_A_TIME])[1:-1] for at in unhurried(starts)]
+    array = b"[%b]" % b",".join(parts)
+    return (_NUL.sub(rb"\1\\ufffd", array) if b"\\u0000" in array else array).decode()
 
 
 @cache
 def _statement(vendor: str) -> str:
-    """Inserts what a JSON array of rows holds, in the order of `_FIELDS`."""
+    """Inserts what a JSON array of records holds."""
     table = connection.ops.quote_name(RequestMetric._meta.db_table)  # noqa: SLF001 - Django documents `_meta`
-    columns = ", ".join(connection.ops.quote_name(field.column) for field in _FIELDS)
-    if vendor == "postgresql":
-        values = [f"(row ->> {at})::{field.db_type(connection)}" for at, field in enumerate(_FIELDS)]
-        source = "json_array_elements(%s::json) AS row"
-    else:
-        values = [f"value ->> {at}" for at in range(len(_FIELDS))]
-        source = "json_each(%s)"
-    return f"INSERT INTO {table} ({columns}) SELECT {', '.join(values)} FROM {source}"  # noqa: S608 - our names
+    fields = [field for field in RequestMetric._meta.concrete_fields if not field.primary_key]  # noqa: SLF001
+    columns = ", ".join(connection.ops.quote_name(field.column) for field in fields)
+    values, source = (_in_postgresql if vendor == "postgresql" else _in_sqlite)(fields)
+    return f"INSERT INTO {table} ({columns}) SELECT {values} FROM {source}"  # noqa: S608 - our names
 
 
-def _row(record: RequestRecord) -> list[Any]:
-    row = [*_values(record)]
-    for at, longest in _MAX_LENGTHS:
-        row[at] = _text(row[at])[:longest]
-    row[_ATTEMPTS] = [[node, _text(code)] for node, code in record.attempts]
-    row[_STARTED] = connection.ops.adapt_datetimefield_value(datetime.fromtimestamp(record.started_at, UTC))
-    return row
+def _in_postgresql(fields: Sequence[Field[Any, Any]]) -> tuple[str, str]:
+    """Values for the fields, and where they come from."""
+    types = {CharField: "text", DateTimeField: "double precision"}
+    typed = [f'"{field.name}" {types.get(type(field)) or field.db_type(connection)}' for field in fields]
+    values = [_converted(field, f'"{field.name}"', "to_timestamp({})") for field in fields]
+    return ", ".join(values), f"json_to_recordset(%s::json) AS record({', '.join(typed)})"
+
+
+def _in_sqlite(fields: Sequence[Field[Any, Any]]) -> tuple[str, str]:
+    time = "strftime('%%Y-%%m-%%d %%H:%%M:%%f', {}, 'unixepoch')"
+    values = [_converted(field, f"value ->> '{field.name}'", time) for field in fields]
+    return ", ".join(values), "json_each(%s)"
+
+
+def _converted(field: Field[Any, Any], value: str, time: str) -> str:
+    if isinstance(field, CharField):
+        return f"substr({value}, 1, {field.max_length})"
+    return time.format(value) if isinstance(field, DateTimeField) else value
 
 
 def _text(value: str) -> str:
     """As any database takes it: clients choose names of models, and one bad row would hold up a batch."""
     return value.replace("\0", "\N{REPLACEMENT CHARACTER}")
-
-
-_FIELDS = [field for field in RequestMetric._meta.concrete_fields if not field.primary_key]  # noqa: SLF001 - see above
-_NAMES = [field.name for field in _FIELDS]
-_values = attrgetter(*_NAMES)
-_STARTED, _ATTEMPTS = _NAMES.index("started_at"), _NAMES.index("attempts")
-_MAX_LENGTHS = [(at, field.max_length) for at, field in enumerate(_FIELDS) if isinstance(field, CharField)]
