@@ -278,14 +278,11 @@ def test_join_tokens(control):
 
 def test_ctrl_c_leaves_the_operation_and_says_so(control):
     loads(control, {"state": "running", "node": "a", "progress": 0.5})
-    process = subprocess.Popen(
-        [sys.executable, "-m", "cortex_site", "load", "m"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        env=os.environ,
-        # A suite that a shell started in the background ignores Ctrl-C, and so would its children.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
+    command = [sys.executable, "-m", "cortex_site", "load", "m"]
+    # A suite that a shell started in the background ignores Ctrl-C, and so would its children.
+    inherited = signal.signal(signal.SIGINT, signal.default_int_handler)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=os.environ)
+    signal.signal(signal.SIGINT, inherited)
     deadline = time.monotonic() + 60
     while not any(path == "GET /api/operations/7" for path, _ in control.asked):
         assert time.monotonic() < deadline
