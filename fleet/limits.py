@@ -17,6 +17,8 @@ from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import Literal
 
+import msgspec
+
 Period = Literal["hour", "day", "month"]
 Bound = Literal["", "concurrent", "requests", "tokens", "budget"]
 
@@ -53,8 +55,7 @@ class KeyLimits:
         return ""
 
 
-@dataclass(frozen=True, slots=True)
-class Grant:
+class Grant(msgspec.Struct, frozen=True):
     """One request's reservation. `window` is the start of its budget period, seconds since the epoch."""
 
     id: str
@@ -64,8 +65,7 @@ class Grant:
     end: float = 0.0  # theoretical arrival time of the token bucket just after it
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
+class Verdict(msgspec.Struct, frozen=True):
     """What became of a reservation, and how the account stands after it. Durations in seconds."""
 
     refused_by: Bound

@@ -9,8 +9,9 @@ worker sees the same load reports, some hundred milliseconds old, and would send
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
 from random import randrange
+
+import msgspec
 
 from fleet.snapshot import FleetSnapshot, ModelView, NodeView
 
@@ -23,8 +24,7 @@ PREFILL_TOKENS_PER_S = 4000.0  # of a node that has not said
 KV_LOW = 0.05  # free fraction below which requests are preempted
 
 
-@dataclass(frozen=True, slots=True)
-class Route:
+class Route(msgspec.Struct, frozen=True):
     """A chosen replica, and the expected wait on each that it was compared with, itself included."""
 
     node: NodeView
@@ -32,8 +32,7 @@ class Route:
     waits_s: tuple[tuple[str, float], ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Facts:
+class Facts(msgspec.Struct, frozen=True):
     """A request, and what this worker knows beside the snapshot."""
 
     model: str  # resolved
@@ -41,7 +40,7 @@ class Facts:
     exclude: Collection[str] = ()  # nodes that failed this request, or admit none
     avoid: Collection[str] = ()  # nodes that said they are busy: only when there is no other
     prompt_tokens: int = 0
-    saved_tokens: Mapping[str, int] = field(default_factory=dict)  # prefill that a node has in its cache
+    saved_tokens: Mapping[str, int] = {}  # prefill that a node has in its cache
     draw: Callable[[int], int] = randrange  # noqa: S311 - an index below the argument; no secret
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 import msgspec
@@ -40,8 +39,7 @@ class _ChatHead(msgspec.Struct):
 CHAT_PATH = "/v1/chat/completions"
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(msgspec.Struct, frozen=True):
     """A request as the gateway needs it. `body` is a chat body whose `model` is still the client's."""
 
     model: str

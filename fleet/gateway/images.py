@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -77,7 +76,7 @@ class Pictures:
         remote = [url for url in dict.fromkeys(urls) if not url.startswith("data:")]
         if not remote:
             return call
-        return replace(call, body=_with_urls(call.body, await self._fetched(remote, asked)))
+        return msgspec.structs.replace(call, body=_with_urls(call.body, await self._fetched(remote, asked)))
 
     def _check(self, url: str, asked: bytes) -> None:
         limit = self._bounds.max_image_bytes

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 
 from fleet.limits import MINUTE_S, Bound, KeyLimits, Verdict
@@ -37,7 +37,7 @@ class LimitExceededError(ApiError):
 def openai(limits: KeyLimits, verdict: Verdict) -> dict[str, str]:
     """`x-ratelimit-*`, durations as `1m30s`."""
     found = {}
-    for what, (limit, reset_s) in _standing(limits, verdict).items():
+    for what, limit, reset_s in _standing(limits, verdict):
         found[f"x-ratelimit-limit-{what}"] = str(limit)
         found[f"x-ratelimit-remaining-{what}"] = str(_remaining(limit, reset_s))
         found[f"x-ratelimit-reset-{what}"] = duration(reset_s)
@@ -47,7 +47,7 @@ def openai(limits: KeyLimits, verdict: Verdict) -> dict[str, str]:
 def anthropic(limits: KeyLimits, verdict: Verdict) -> dict[str, str]:
     """`anthropic-ratelimit-*`, resets as RFC 3339 times."""
     found = {}
-    for what, (limit, reset_s) in _standing(limits, verdict).items():
+    for what, limit, reset_s in _standing(limits, verdict):
         full_at = datetime.fromtimestamp(math.ceil(verdict.at + reset_s), UTC)
         found[f"anthropic-ratelimit-{what}-limit"] = str(limit)
         found[f"anthropic-ratelimit-{what}-remaining"] = str(_remaining(limit, reset_s))
@@ -59,13 +59,12 @@ def for_dialect(name: str) -> Headers:
     return anthropic if name.startswith("anthropic") else openai
 
 
-def _standing(limits: KeyLimits, verdict: Verdict) -> dict[str, tuple[int, float]]:
-    """Per kind: the limit, and in how many seconds nothing of it counts as used."""
-    standing = {
-        "requests": (limits.requests_per_minute, verdict.requests_reset_s),
-        "tokens": (limits.tokens_per_minute, verdict.tokens_reset_s),
-    }
-    return {what: (limit, reset_s) for what, (limit, reset_s) in standing.items() if limit is not None}
+def _standing(limits: KeyLimits, verdict: Verdict) -> Iterator[tuple[str, int, float]]:
+    """Kind, limit, and in how many seconds nothing of it counts as used."""
+    if limits.requests_per_minute is not None:
+        yield "requests", limits.requests_per_minute, verdict.requests_reset_s
+    if limits.tokens_per_minute is not None:
+        yield "tokens", limits.tokens_per_minute, verdict.tokens_reset_s
 
 
 def _remaining(limit: int, reset_s: float) -> int:

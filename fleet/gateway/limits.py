@@ -61,8 +61,7 @@ def estimate(body: bytes, *, context: int | None, answer: int) -> tuple[int, int
     return prompt, answer * max(1, asked.n or 1)
 
 
-@dataclass(frozen=True, slots=True)
-class Ticket:
+class Ticket(msgspec.Struct, frozen=True):
     """A request that was let in; settle it exactly once."""
 
     key: KeyView

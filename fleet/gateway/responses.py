@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Awaitable, Sequence
-from dataclasses import replace
 from typing import Any, NoReturn, TypeVar
 
 import msgspec
@@ -65,7 +64,7 @@ class ResponsesDialect(ChatDialect):
                 raise ApiError(400, "previous_response_not_found", message, param=param)
             earlier = stored.conversation(stored.decode(found))
         call = self.decode(body, earlier)
-        return replace(call, origin=(call.origin, owner))
+        return msgspec.structs.replace(call, origin=(call.origin, owner))
 
     def error_body(self, error: ApiError) -> bytes:
         return super().error_body(in_words_of(_WORDS, error))

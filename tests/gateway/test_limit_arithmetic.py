@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
+import msgspec
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -70,7 +71,7 @@ class LimitsMachine(RuleBasedStateMachine):
         verdict = reserve(self.account, self.limits, claim, self.now, LEASE_S)
         self.check(verdict, claim, live, spent)
         if not verdict.refused_by:
-            grant = replace(claim, at=verdict.at, end=verdict.end)
+            grant = msgspec.structs.replace(claim, at=verdict.at, end=verdict.end)
             self.past.append(Past(grant, self.now + LEASE_S))
 
     def check(self, verdict, claim, live, spent):
@@ -192,7 +193,7 @@ def test_what_has_drained_away_is_not_given_back():
     verdict = reserve(account, limits, first, START, math.inf)
     later = START + 600
     assert not reserve(account, limits, Grant("full", 600, 0), later, LEASE_S).refused_by
-    settle(account, limits, replace(first, at=verdict.at, end=verdict.end), 0, later)
+    settle(account, limits, msgspec.structs.replace(first, at=verdict.at, end=verdict.end), 0, later)
     assert reserve(account, limits, Grant("more", 10, 0), later, LEASE_S).refused_by == "tokens"
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import random
-from dataclasses import asdict
 
+import msgspec
 import pytest
 
 from fleet import limits as arithmetic
@@ -38,7 +38,7 @@ class Twin:
         refused_by, *numbers = answer.split(" ")
         wait_s, at, end, requests_s, tokens_s = map(float, numbers)
         verdict = arithmetic.reserve(self.account, limits, claim, at, lease_s)
-        assert asdict(verdict) == pytest.approx(
+        assert msgspec.structs.asdict(verdict) == pytest.approx(
             {
                 "refused_by": refused_by,
                 "wait_s": wait_s,
