@@ -33,7 +33,8 @@ Event = Tokens | Finished | Refused
 
 MAX_RETRY_AFTER_S = 600
 _MIN_PROMPT_TOKENS = 32  # beside streams: fewer cost nearly the same
-_PACE_S = 0.2  # of work: how quickly the pace of prompts follows what steps cost
+_PROMPT_STRIDE = 16  # oneDNN makes a kernel for each number of tokens: the same numbers come again
+_PACE_S = 1.0  # of work: how quickly the pace of prompts follows what steps cost
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,7 +45,7 @@ class Limits:
     max_waiting: int = 256
     max_wait_s: float = 600.0  # before a request first runs
     step_tokens: int = 512  # run in one step, over all requests
-    max_gap: float = 2.5  # a step that also reads prompts takes about so many times one that only decodes
+    max_gap: float = 2.25  # a step that also reads prompts takes about so many times one that only decodes
 
     def __post_init__(self) -> None:
         if self.max_running < 1 or self.max_waiting < 0 or self.max_wait_s <= 0:
@@ -271,7 +272,8 @@ class Scheduler:
         if not num_decoding or not self._bare_steps.per_second:
             return budget
         seconds = (self.limits.max_gap - 1) / self._bare_steps.per_second
-        return min(budget, max(int(seconds * self._prompt_tokens.per_second), _MIN_PROMPT_TOKENS))
+        steady = int(seconds * self._prompt_tokens.per_second) // _PROMPT_STRIDE * _PROMPT_STRIDE
+        return min(budget, max(steady, _MIN_PROMPT_TOKENS))
 
     def _measure(self, prefilled: int, decoded: int, seconds: float) -> None:
         if decoded:

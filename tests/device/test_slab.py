@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import re
+import weakref
 from pathlib import Path
 
 import pytest
@@ -96,3 +98,16 @@ def test_unloading_gives_the_memory_back(tmp_path: Path):
     models.give_back()
     assert in_use(CPU) < before - 40 * MIB
     assert models.unload("m") is None
+
+
+def test_what_a_load_leaves_is_no_work_for_the_collector_and_goes_all_the_same(tmp_path: Path):
+    models = slab()
+    models.load("m", save(tmp_path), ignore)
+    try:
+        assert gc.get_freeze_count() > len(gc.get_objects())
+        decoder = weakref.ref(models.models["m"].runner)
+        models.unload("m")
+        models.give_back()
+        assert decoder() is None
+    finally:
+        gc.unfreeze()

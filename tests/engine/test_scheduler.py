@@ -95,7 +95,8 @@ def test_a_long_prompt_stretches_the_gaps_of_streams_by_max_gap_at_most():
     gaps = [bench.seconds(plan) / 0.021 for plan in mixed]
     assert max(gaps) < 3.2
     assert gaps[-2] > 2.5
-    assert len(mixed) < 60
+    assert len(mixed) < 70
+    assert {plan.num_tokens % 16 for plan in mixed[:-1]} == {1}, "few sizes, that come again"
 
 
 def test_a_prompt_that_is_being_read_is_admitted_before_a_younger_one():
