@@ -12,7 +12,7 @@ from ninja.errors import HttpError, ValidationError
 
 from cortex_site.light import LightRequest
 from cortex_site.version import VERSION
-from fleet.gateway import catalogue
+from fleet.gateway import catalogue, metrics
 from fleet.gateway import responses as responses_api
 from fleet.gateway.dialects import (
     CHAT,
@@ -173,6 +173,8 @@ def _handle_errors(api: NinjaAPI) -> None:
     def answer(request: HttpRequest, error: ApiError) -> HttpResponse:
         ident = request_id(request)
         dialect: Dialect = MESSAGES if _speaks_anthropic(request) else CHAT
+        if error.status < 500:
+            metrics.REJECTED.labels(error.code).inc()  # inference counts its own in `Tally`
         log.warning(
             "refused",
             extra={
