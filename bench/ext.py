@@ -19,6 +19,7 @@ import msgspec
 
 import ext
 from bench.common import machine, rounded
+from ext import chunk as chunks
 from ext import peek, sse
 from neuron.api.completion import ChatChoice, Chunks
 from neuron.text.events import Content
@@ -119,6 +120,8 @@ def scanners() -> dict[str, Callable[[], object]]:
 
 def encoders() -> dict[str, Callable[[], object]]:
     """One chunk of neuron's stream."""
+    pure = as_python("chunk")
+    before, after = _chunks().around({"index": 0, "delta": {"content": ""}, "finish_reason": None})
     choice, text = ChatChoice(0, _chunks(), None), [Content(" token")]
     head = {"id": "chatcmpl-0123456789abcdef", "object": "chat.completion.chunk", "created": 1, "model": "m"}
 
@@ -127,7 +130,9 @@ def encoders() -> dict[str, Callable[[], object]]:
         return b"data: " + encode({**head, "choices": choices}) + b"\n\n"
 
     return {
-        "neuron": lambda: choice.piece(text, ()),
+        "ext": lambda: chunks.enclose(before, " token", after),
+        "ext as Python": lambda: pure.enclose(before, " token", after),
+        "neuron, all of it": lambda: choice.piece(text, ()),
         "msgspec": lambda: whole(msgspec.json.encode),
         "json": lambda: whole(lambda value: json.dumps(value).encode()),
     }
