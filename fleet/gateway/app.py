@@ -50,6 +50,7 @@ class Gateway:
                 idle_s=limits.idle_timeout_s,
                 max_connections=limits.max_connections_per_node,
                 queue_s=limits.connection_wait_s,
+                resend=limits.repeat_unanswered,
             ),
             Asking(config.poll.interval_s, config.poll.misses_until_unhealthy),
             workers=limits.workers,

@@ -48,6 +48,7 @@ class Limits:
     queue_s: float = 10.0  # a request waits so long for one of them
     max_queue: int = 1024  # requests that wait
     keep_alive_s: float = 15.0  # shorter than any server keeps them
+    resend: bool = True  # what a kept connection lost, on a fresh one
 
 
 @dataclass(slots=True)

@@ -2,7 +2,7 @@
 
 `Pool.request` sends one request and returns when the answer's head is there. A kept connection that turns out
 to be closed before a byte of the answer came is replaced by a fresh one, once: servers close idle connections
-at any moment, and the request cannot have been read.
+at any moment. Nearly always the request was not read; `Limits.resend` is off where nearly is not enough.
 """
 
 from __future__ import annotations
@@ -130,7 +130,7 @@ class Pool:
             try:
                 return await self._exchange(kept, head, body)
             except UpstreamError as error:
-                if error.kind != "closed" or kept.answered:
+                if error.kind != "closed" or kept.answered or not self._limits.resend:
                     raise
         return await self._exchange(await self._connect(), head, body)
 
