@@ -28,6 +28,7 @@ from cortex_site.light import BytesResponse, LightASGI, LightRequest, Scope, Str
 log = logging.getLogger("cortex.http")
 
 MAX_HEAD_BYTES = 1 << 16
+MAX_AHEAD, MAX_AHEAD_BYTES = 16, 1 << 18  # requests that wait for one before; with more nothing is read
 LINGER_S = 2.0  # a client that is still sending may read its refusal for so long
 _NO_REQUEST: Scope = {"method": "", "path": "/", "headers": [], "http_version": "1.1"}
 _STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n" for status in HTTPStatus}
@@ -174,11 +175,18 @@ class LightProtocol(HttpToolsProtocol):
     def _accept(self, request: LightRequest, error: HttpError | None) -> None:
         if self._task is not None:
             self._pipelined.append((request, error))
-            self.flow.pause_reading()
+            if self._is_far_ahead:
+                self.flow.pause_reading()
             return
         self._task = task = self.loop.create_task(self._serve(request, error))
         self.tasks.add(task)
         task.add_done_callback(self._served)
+
+    @property
+    def _is_far_ahead(self) -> bool:
+        """Reading goes on until then, for only who reads hears that the client left."""
+        waiting = self._pipelined
+        return len(waiting) >= MAX_AHEAD or sum(len(item.body) for item, _ in waiting) > MAX_AHEAD_BYTES
 
     async def _serve(self, request: LightRequest, error: HttpError | None) -> None:
         response = await self._respond(request) if error is None else self._light.refuse(request, error)
