@@ -125,7 +125,6 @@ class Exchange:
 
     async def _whole(self, answer: Answer) -> BytesResponse:
         body = await self._read()
-        self._account.note_answer(body)
         content = answer.whole(body)
         self._finish("ok", 200)
         return BytesResponse(content, headers={"content-type": "application/json", **self._headers()})
@@ -133,9 +132,11 @@ class Exchange:
     async def _read(self) -> bytes:
         assert self._response is not None
         try:
-            return await self._response.read(self._gateway.config.gateway.max_body_bytes)
+            body = await self._response.read(self._gateway.config.gateway.max_body_bytes)
+            self._account.note_answer(body)
         except UpstreamError as error:
             raise self._lost(error) from error
+        return body
 
     def _streamed(self, call: Call, answer: Answer) -> StreamResponse:
         return self._stream_response(answer, lambda sink: self._relay_stream(call, answer, sink))
