@@ -15,7 +15,7 @@ from typing import Any
 from prometheus_client import Counter, Gauge, Histogram
 
 from fleet.snapshot import NodeView
-from neuron.wire import NodeState
+from neuron.wire import ModelLoad, NodeState
 
 _LABELS = ("model", "node")
 _DURATION = (0.1, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1200)
@@ -114,9 +114,14 @@ _PER_MODEL = {
         "max_queue_depth": "Requests it lets wait",
         "tok_s_prefill": "Prompt tokens a second",
         "tok_s_decode": "Tokens a second over all requests",
-        "rejections": "Requests the node refused for want of room since the model was loaded",
     }.items()
 }
+REJECTIONS = Gauge(  # the node's own count: every worker hears all of it
+    "cortex_model_rejections_total",
+    "Requests the node refused for want of room since the model was loaded",
+    (*_LABELS, "reason"),
+    **_LATEST,
+)
 _PER_DEVICE = {
     name: Gauge(f"cortex_device_{name}", text, ("node", "device"), **_LATEST)
     for name, text in {
@@ -162,9 +167,10 @@ def show_state(node: str, state: NodeState) -> None:
             "max_queue_depth": model.max_waiting or None,
             "tok_s_prefill": model.tok_s_prefill,
             "tok_s_decode": model.tok_s_decode,
-            "rejections": model.rejected,
         }
         _show(_PER_MODEL, values, model.id, node)
+        for reason, count in _rejections(model).items():
+            REJECTIONS.labels(model.id, node, reason).set(count)
     for device in state.health.devices:
         values = {
             "vram_used_mb": device.memory_used_mb,
@@ -173,6 +179,10 @@ def show_state(node: str, state: NodeState) -> None:
             "temp_c": device.temperature_c,
         }
         _show(_PER_DEVICE, values, node, str(device.index))
+
+
+def _rejections(model: ModelLoad) -> dict[str, int]:
+    return {"queue_full": model.rejected - model.timed_out, "wait_timeout": model.timed_out}
 
 
 def _show(gauges: Mapping[str, Gauge], values: Mapping[str, float | None], *labels: str) -> None:

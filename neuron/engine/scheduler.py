@@ -77,7 +77,7 @@ class Scheduler:
         self._prefill, self._decode, self._done = Rate(), Rate(), Rate()
         # What steps cost, for `_prompt_budget`: those without prompts, and prompt tokens on top of that.
         self._bare_steps, self._prompt_tokens = Rate(_PACE_S), Rate(_PACE_S)
-        self._rejected = 0
+        self._rejected = self._timed_out = 0
 
     # --- requests come and go ---------------------------------------------------------------------------
 
@@ -116,6 +116,7 @@ class Scheduler:
         deadline = now - self.limits.max_wait_s
         late = [r for r in self._waiting if not r.has_run and r.submitted_at < deadline]
         self._rejected += len(late)
+        self._timed_out += len(late)
         message = f"waited {self.limits.max_wait_s:g} s for {self.model} without getting a turn"
         retry = self.retry_after_s()
         return [self._refuse(r, 503, "queue_timeout", message=message, retry=retry) for r in late]
@@ -187,6 +188,7 @@ class Scheduler:
             tok_s_prefill=round(self._prefill.per_second, 1),
             tok_s_decode=round(self._decode.per_second, 1),
             rejected=self._rejected,
+            timed_out=self._timed_out,
             prefixes=self._prefixes.resident(),
         )
 

@@ -138,7 +138,9 @@ async def test_how_replicas_compared_is_in_the_record():
 def test_a_node_shows_its_load_and_devices():
     from fleet.gateway.metrics import show_state
 
-    load = ModelLoad(id="shown", running=2, waiting=3, max_running=8, tok_s_decode=55.5, rejected=4)
+    load = ModelLoad(
+        id="shown", running=2, waiting=3, max_running=8, tok_s_decode=55.5, rejected=4, timed_out=1
+    )
     device = DeviceHealth(
         index=1, state="ready", worker="cuda-dev-1", memory_used_mb=10, memory_free_mb=6, temperature_c=61
     )
@@ -148,7 +150,8 @@ def test_a_node_shows_its_load_and_devices():
     assert value("cortex_model_in_flight", **at) == 2
     assert value("cortex_model_queue_depth", **at) == 3
     assert value("cortex_model_max_in_flight", **at) == 8
-    assert value("cortex_model_rejections", **at) == 4
+    assert value("cortex_model_rejections_total", **at, reason="queue_full") == 3
+    assert value("cortex_model_rejections_total", **at, reason="wait_timeout") == 1
     assert REGISTRY.get_sample_value("cortex_model_max_queue_depth", at) is None
     at = {"node": "gpu", "device": "1"}
     assert value("cortex_device_vram_free_mb", **at) == 6
