@@ -13,6 +13,7 @@ from cortex_site.light import LightASGI
 from fleet.gateway.api import make_api
 from fleet.gateway.connection import Limits
 from fleet.gateway.control import ControlPlane, ControlPlaneError
+from fleet.gateway.control_watch import ControlWatch
 from fleet.gateway.following import Asking
 from fleet.gateway.image_fetcher import ImageFetcher
 from fleet.gateway.images import Pictures
@@ -72,6 +73,7 @@ class Gateway:
             config.redis.url, config.responses, timeout_s=config.redis.timeout_ms / 1000
         )
         self.pictures = Pictures(limits, ImageFetcher())
+        self.watch = ControlWatch(limits.admin_listen, config.poll.interval_s)
         self.open_streams = 0
         self._away: list[str] = []
 
@@ -82,7 +84,7 @@ class Gateway:
     def missing(self) -> list[str]:
         """Parts of the control plane that do not answer."""
         without_redis = ["redis"] if self.limiter.local else []
-        return [*self._away, *(without_redis or self.listener.missing)]
+        return [*self._away, *(without_redis or self.listener.missing), *self.watch.missing]
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -92,6 +94,7 @@ class Gateway:
         tasks = [
             asyncio.create_task(self._keep_fresh(), name="configuration"),
             asyncio.create_task(self.listener.run(), name="listener"),
+            asyncio.create_task(self.watch.run(), name="control"),
             asyncio.create_task(pulse(self), name="pulse"),
         ]
         gc.collect()
