@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -116,6 +117,7 @@ _PER_MODEL = {
         "tok_s_decode": "Tokens a second over all requests",
     }.items()
 }
+_OF_NOW = ("in_flight", "queue_depth", "tok_s_prefill", "tok_s_decode")
 REJECTIONS = Gauge(  # the node's own count: every worker hears all of it
     "cortex_model_rejections_total",
     "Requests the node refused for want of room since the model was loaded",
@@ -157,9 +159,14 @@ def show_node(node: NodeView) -> None:
     NODE_UP.labels(node.name).set(int(node.healthy))
 
 
+_shown: defaultdict[str, set[str]] = defaultdict(set)  # models, by node
+
+
 def show_state(node: str, state: NodeState) -> None:
     """The gauges of one node, as it last said. Ceilings that it does not name are left out."""
+    clear_models(node, _shown[node] - {model.id for model in state.health.models})
     for model in state.health.models:
+        _shown[node].add(model.id)
         values = {
             "in_flight": model.running,
             "queue_depth": model.waiting,
@@ -179,6 +186,21 @@ def show_state(node: str, state: NodeState) -> None:
             "temp_c": device.temperature_c,
         }
         _show(_PER_DEVICE, values, node, str(device.index))
+
+
+def clear_models(node: str, models: Iterable[str] | None = None) -> None:
+    """Nothing runs of what a node no longer speaks of; of all its models, when it is away."""
+    for model in list(_shown[node] if models is None else models):
+        _shown[node].discard(model)
+        for name in _OF_NOW:
+            _PER_MODEL[name].labels(model, node).set(0)
+
+
+def forget_node(node: str) -> None:
+    """It was taken from the configuration: neither up nor, which would alarm somebody, down."""
+    clear_models(node)
+    BREAKER.labels(node).set(0)
+    NODE_UP.labels(node).set(math.nan)
 
 
 def _rejections(model: ModelLoad) -> dict[str, int]:

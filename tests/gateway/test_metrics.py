@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import subprocess
 import sys
 
@@ -157,6 +158,32 @@ def test_a_node_shows_its_load_and_devices():
     assert value("cortex_device_vram_free_mb", **at) == 6
     assert value("cortex_device_temp_c", **at) == 61
     assert REGISTRY.get_sample_value("cortex_device_utilization_pct", at) is None
+
+
+async def test_a_model_that_went_and_a_node_that_is_away_have_nothing_running(house):
+    await house.node.set_model(MODEL, running=2, waiting=1)
+    await house.node.set_model("other", running=4)
+    async with asyncio.timeout(10):
+        while value("cortex_model_in_flight", model="other", node="n0") != 4:
+            await asyncio.sleep(0.01)
+    await house.node.drop_model("other")
+    async with asyncio.timeout(10):
+        while value("cortex_model_in_flight", model="other", node="n0"):
+            await asyncio.sleep(0.01)
+    assert value("cortex_model_in_flight", **AT) == 2
+    await house.node.stop()
+    async with asyncio.timeout(10):
+        while value("cortex_model_in_flight", **AT) or value("cortex_model_queue_depth", **AT):
+            await asyncio.sleep(0.01)
+    assert value("cortex_node_up", node="n0") == 0
+
+
+async def test_a_node_that_was_removed_is_neither_up_nor_down(house):
+    house.control.change(nodes={})
+    async with asyncio.timeout(10):
+        while not math.isnan(value("cortex_node_up", node="n0")):
+            await asyncio.sleep(0.01)
+    assert value("cortex_node_breaker_state", node="n0") == 0
 
 
 WORKER = """
