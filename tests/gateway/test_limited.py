@@ -7,6 +7,7 @@ import hashlib
 import json
 
 import pytest
+from prometheus_client import REGISTRY
 
 from fleet.limits import KeyLimits
 from fleet.snapshot import KeyView
@@ -190,12 +191,18 @@ async def test_keys_without_limits_never_ask_redis(redis_server):
         assert "cmdstat_evalsha" in redis_server.client.info("commandstats")
 
 
-async def test_health_says_that_limits_are_not_shared():
+async def test_that_limits_are_not_shared_is_told_logged_and_exported(caplog):
     async with make_house() as house:
         await limit(house, requests_per_minute=5)
         assert (await house.chat()).status_code == 200
         health = (await house.client.get("/health")).json()
         assert (health["status"], health["missing"]) == ("impaired", ["redis"])
+        async with asyncio.timeout(10):
+            while REGISTRY.get_sample_value("cortex_limiter_local") != 1:
+                await asyncio.sleep(0.01)
+    assert [line.message for line in caplog.records if line.name == "cortex.limits"] == [
+        "Redis is away; limits hold per worker"
+    ]
 
 
 async def test_no_error_holds_the_secret(limited):
