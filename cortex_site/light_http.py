@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 from collections import deque
 from http import HTTPStatus
 from typing import Any
@@ -84,9 +83,14 @@ class LightProtocol(HttpToolsProtocol):
         self._error: HttpError | None = None  # why the request that is coming is refused
         self._keep_alive = True
         self._lingering = False
-        self._idle_until = math.inf
+        self._idle_until = 0.0
 
     # --- a connection's life ---
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._unset_keepalive_if_required()
+        self._look_in(self.timeout_keep_alive)
 
     def data_received(self, data: bytes) -> None:
         if self._lingering or self._error is not None:  # refused: nothing that follows is read
@@ -245,22 +249,24 @@ class LightProtocol(HttpToolsProtocol):
             self._idle_until = self.loop.time() + self.timeout_keep_alive
             self._look_in(self.timeout_keep_alive)
 
-    # --- idle connections: one timer each, kept from request to request, that looks when it is due ---
+    # --- silent connections: one timer each, kept from request to request, that looks when it is due ---
 
     def _look_in(self, seconds: float) -> None:
         if self.timeout_keep_alive_task is None:
             self.timeout_keep_alive_task = self.loop.call_later(seconds, self.timeout_keep_alive_handler)
 
     def _unset_keepalive_if_required(self) -> None:
-        """Called by uvicorn for what it receives."""
-        self._idle_until = math.inf
+        """Called by uvicorn for what it receives, so that who stops within a request is let go as well."""
+        self._idle_until = self.loop.time() + self.timeout_keep_alive
 
     def timeout_keep_alive_handler(self) -> None:
         self.timeout_keep_alive_task = None
         left = self._idle_until - self.loop.time()
+        if self._task is not None:  # answering; looked at again when that is done
+            return
         if left <= 0:
             super().timeout_keep_alive_handler()
-        elif left < math.inf:
+        else:
             self._look_in(left)
 
     def _linger(self) -> None:
