@@ -253,16 +253,20 @@ class Exchange:
         if self._relay is not None:
             self._account.note_stream(self._relay)
         if self._ticket is not None:
-            self._gateway.limiter.settle(self._ticket, self._used_tokens(self._ticket))
+            self._gateway.limiter.settle(self._ticket, self._used_tokens(self._ticket, outcome))
         record = self._account.record(outcome, status, error_code, self._dispatch)
         self._gateway.recorder.put(record, self._relay.chunk_times if self._relay else ())
         level = logging.INFO if outcome in {"ok", "cancelled"} else logging.WARNING
         log.log(level, "request", extra={"fields": record})
 
-    def _used_tokens(self, ticket: Ticket) -> int:
-        """As the engine counted; by what passed when the stream broke off before its usage."""
+    def _used_tokens(self, ticket: Ticket, outcome: Outcome) -> int:
+        """As the engine counted; by what passed when the stream broke off before its usage.
+
+        Who leaves a node before it said anything pays for the prompt: else leaving in time would be free.
+        """
         account = self._account
-        if account.tokens or not account.events:
+        left_a_node = outcome == "cancelled" and self._dispatch.overhead_s is not None
+        if account.tokens or not (account.events or left_a_node):
             return account.tokens
         return min(ticket.grant.tokens, self._prompt_estimate + account.events)
 
