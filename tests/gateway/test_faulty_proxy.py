@@ -143,3 +143,35 @@ async def until(condition) -> None:
     async with asyncio.timeout(10):
         while not condition():
             await asyncio.sleep(0.005)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_connection_that_ends_without_a_word_after_an_answer_costs_nobody_anything(stream):
+    async with proxied() as (house, proxy):
+        size = await answer_bytes(house, proxy, "/v1/chat/completions", stream)
+        proxy.fault = cut(size)
+        for _ in range(20):
+            response = await house.client.post("/v1/chat/completions", json=BODY | {"stream": stream})
+            assert is_whole(response, "/v1/chat/completions", stream)
+        assert (await house.client.get("/health")).json()["breakers"] == {}
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_kept_connection_that_ends_with_the_next_request_on_it_is_replaced_unseen(stream):
+    async with proxied() as (house, proxy):
+        size = await answer_bytes(house, proxy, "/v1/chat/completions", stream)
+
+        async def once(link) -> None:
+            """The first answer, then a hang-up as the next request comes."""
+            left = size
+            while left:
+                data = await link.answer(left)
+                link.writer.write(data)
+                left -= len(data)
+            await link.answer()
+
+        proxy.fault = once
+        for _ in range(5):
+            response = await house.client.post("/v1/chat/completions", json=BODY | {"stream": stream})
+            assert is_whole(response, "/v1/chat/completions", stream)
+            assert response.headers["x-cortex-retries"] == "0"
