@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("cortex.http")
 
+STOPPING_RETRY_S = 3  # another gateway is there at once, this one after a restart
+
 _CODES = {404: "not_found", 405: "method_not_allowed", 413: "request_too_large", 503: "gateway_stopping"}
 
 
@@ -197,8 +199,9 @@ def _handle_errors(api: NinjaAPI) -> None:
 
     @api.exception_handler(HttpError)
     def on_http_error(request: HttpRequest, error: HttpError) -> HttpResponse:
-        code = _CODES.get(error.status_code, "invalid_request")
-        return answer(request, ApiError(error.status_code, code, error.message))
+        status, code = error.status_code, _CODES.get(error.status_code, "invalid_request")
+        retry_s = STOPPING_RETRY_S if status == 503 else None
+        return answer(request, ApiError(status, code, error.message, retry_after_s=retry_s))
 
     @api.exception_handler(ValidationError)
     def on_validation_error(request: HttpRequest, error: ValidationError) -> HttpResponse:

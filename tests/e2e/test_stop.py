@@ -154,6 +154,7 @@ async def test_what_runs_at_the_deadline_ends_with_an_error_in_the_clients_diale
         assert "gateway_stopping" in last or "stopped" in last, (path, last)
     refused = answers["whole"]
     assert (refused.status_code, refused.json()["type"]) == (503, "error")
+    assert int(refused.headers["retry-after"]) > 0
     assert stack.process.returncode == 0
 
 
