@@ -255,8 +255,6 @@ class Exchange:
             self._gateway.limiter.settle(self._ticket, self._used_tokens(self._ticket))
         record = self._account.record(outcome, status, error_code, self._dispatch)
         self._gateway.recorder.put(record, self._relay.chunk_times if self._relay else ())
-        level = logging.INFO if outcome in {"ok", "cancelled"} else logging.WARNING
-        log.log(level, "request", extra={"fields": record})
 
     def _used_tokens(self, ticket: Ticket) -> int:
         """As the engine counted; by what passed when the stream broke off before its usage."""

@@ -1,7 +1,7 @@
 """A worker's side of the API keys' limits: reserve before dispatch, settle after, with Redis or without.
 
 Accounts live in Redis, where all workers of all gateways meet; each step there is one script and one round
-trip. While Redis is away they live in this process's memory: limits then hold per worker, `local` says so,
+trip, for all requests of a key that came in one turn of the event loop. While Redis is away they live in this process's memory: limits then hold per worker, `local` says so,
 and what was used is charged to the shared budgets when Redis is back. Keys without limits never come here.
 """
 
@@ -14,6 +14,7 @@ import math
 import time
 import uuid
 from collections import defaultdict, deque
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -91,6 +92,7 @@ class Limiter:
         self._scripts: dict[str, str] = {}  # SHA-1 by name
         self._accounts: defaultdict[str, Account] = defaultdict(Account)  # while Redis is away, by digest
         self._open: dict[str, Ticket] = {}
+        self._claims: dict[str, list[tuple[Grant, asyncio.Future[Verdict | None]]]] = {}  # by digest, unsent
         self._backlog: deque[_Settlement] = deque()
         self._ids = itertools.count()
         self._worker = uuid.uuid4().hex[:12]
@@ -123,22 +125,34 @@ class Limiter:
             account = self._accounts[ticket.key.digest]
             arithmetic.settle(account, ticket.key.limits, ticket.grant, used, time.time())
         self._keep_for_later(_Settlement(ticket, used))
-        self._flush()
 
     async def _shared(self, key: KeyView, claim: Grant) -> Verdict | None:
         """Redis's verdict; None when it is away."""
-        link = await self._connected()
-        if link is None:
+        if (self._link or await self._connected()) is None:
             return None
+        loop = asyncio.get_running_loop()
+        verdict: asyncio.Future[Verdict | None] = loop.create_future()
+        claims = self._claims.get(key.digest)
+        if claims is None:
+            claims = self._claims[key.digest] = []
+            loop.call_soon(self._send_claims, key)
+        claims.append((claim, verdict))
         try:
-            return _verdict(await link.call(*self._reserve_command(key, claim)))
-        except LinkError:
-            return None
+            return await verdict
         except asyncio.CancelledError:
-            # Answered or not, this follows it: the lease goes, the rate drains by itself.
+            # Sent or not, answered or not, this follows it: the lease goes, the rate drains by itself.
             self._keep_for_later(_Settlement(Ticket(key, claim, local=False, headers={}), 0))
-            self._flush()
             raise
+
+    def _send_claims(self, key: KeyView) -> None:
+        claims = self._claims.pop(key.digest)
+        judge = partial(_judge, [verdict for _, verdict in claims])
+        try:
+            if self._link is None:
+                raise LinkError("Redis is away")
+            self._link.post(self._reserve_command(key, [claim for claim, _ in claims]), judge)
+        except LinkError as error:
+            judge(error)
 
     async def _connected(self) -> RedisLink | None:
         if self._keeper is None:
@@ -149,7 +163,7 @@ class Limiter:
 
     # --- commands ---
 
-    def _reserve_command(self, key: KeyView, claim: Grant) -> tuple[str | float, ...]:
+    def _reserve_command(self, key: KeyView, claims: Sequence[Grant]) -> list[str | float]:
         limits = key.limits
         bounds = (
             limits.concurrent_requests,
@@ -158,14 +172,16 @@ class Limiter:
             limits.budget_tokens,
         )
         arguments = ["" if bound is None else bound for bound in bounds]
-        return (*self._head("reserve", key), *arguments, self._lease_s, _member(claim))
+        return [*self._head("reserve", key), *arguments, self._lease_s, *map(_member, claims)]
 
-    def _settle_command(self, item: _Settlement) -> tuple[str | float, ...]:
-        grant, limits = item.ticket.grant, item.ticket.key.limits
-        limit = "" if limits.tokens_per_minute is None else limits.tokens_per_minute
-        head = self._head("settle", item.ticket.key)
-        at = 0.0 if item.ticket.local else grant.at  # Redis's buckets do not hold what was reserved here
-        return (*head, _member(grant), repr(at), repr(grant.end), item.used, limit, int(item.again))
+    def _settle_command(self, key: KeyView, items: Sequence[_Settlement]) -> list[str | float]:
+        limit = key.limits.tokens_per_minute
+        command: list[str | float] = [*self._head("settle", key), "" if limit is None else limit]
+        for item in items:
+            grant = item.ticket.grant
+            at = 0.0 if item.ticket.local else grant.at  # Redis's buckets do not hold what was reserved here
+            command += (_member(grant), repr(at), repr(grant.end), item.used, int(item.again))
+        return command
 
     def _head(self, script: str, key: KeyView) -> tuple[str | float, ...]:
         account, leases = redis_keys(key.digest)
@@ -177,22 +193,31 @@ class Limiter:
         if len(self._backlog) >= MAX_BACKLOG:
             self._backlog.popleft()
             metrics.SETTLEMENTS_LOST.inc()
+        if not self._backlog:
+            asyncio.get_running_loop().call_soon(self._flush)
         self._backlog.append(item)
 
     def _flush(self) -> None:
-        while self._link is not None and self._backlog:
-            item = self._backlog.popleft()
+        """Send what waits, if there is somebody to take it."""
+        if self._link is None or not self._backlog:
+            return
+        items, self._backlog = self._backlog, deque()
+        by_key: defaultdict[str, list[_Settlement]] = defaultdict(list)
+        for item in items:
+            by_key[item.ticket.key.digest].append(item)
+        for some in by_key.values():
+            arrived = partial(self._arrived, some)
             try:
-                answer = self._link.call(*self._settle_command(item))
-            except LinkError:
-                self._backlog.appendleft(item)
-                return
-            answer.add_done_callback(partial(self._arrived, item))
+                self._link.post(self._settle_command(some[0].ticket.key, some), arrived)
+            except LinkError as error:
+                arrived(error, again=False)
 
-    def _arrived(self, item: _Settlement, done: asyncio.Future[Any]) -> None:
-        if not done.cancelled() and done.exception() is not None:
-            item.again = True
-            self._keep_for_later(item)
+    def _arrived(self, items: Sequence[_Settlement], answer: Any, *, again: bool = True) -> None:
+        """`again`: what failed may have been done."""
+        if isinstance(answer, LinkError):
+            for item in items:
+                item.again |= again
+                self._keep_for_later(item)
 
     # --- coming and going of Redis ---
 
@@ -246,6 +271,7 @@ class Limiter:
         self._tried.set()
 
     async def close(self) -> None:
+        self._flush()
         if self._link is not None:
             with suppress(LinkError):
                 await self._link.call("PING")  # answers come in order: what was settled has arrived
@@ -256,6 +282,14 @@ class Limiter:
 
 def _member(grant: Grant) -> str:
     return f"{grant.id}:{grant.tokens}:{grant.window}"
+
+
+def _judge(verdicts: Sequence[asyncio.Future[Verdict | None]], answer: Any) -> None:
+    """Redis's answer to all who asked at once; where it has none their own worker decides."""
+    answers = [None] * len(verdicts) if isinstance(answer, LinkError) else answer
+    for verdict, one in zip(verdicts, answers, strict=True):
+        if not verdict.done():
+            verdict.set_result(one and _verdict(one))
 
 
 def _verdict(answer: bytes) -> Verdict:

@@ -23,7 +23,7 @@ class Twin:
 
     def run(self, name, *arguments) -> str:
         answer = self.scripts[name](keys=[ACCOUNT, LEASES], args=arguments)
-        return answer.decode() if answer else ""
+        return answer[0].decode() if answer else ""
 
     def reserve(self, claim: Grant, lease_s: float):
         limits = self.limits
@@ -54,7 +54,7 @@ class Twin:
     def settle(self, grant: Grant, used: int, *, again: bool) -> None:
         limit = self.limits.tokens_per_minute or ""
         member = f"{grant.id}:{grant.tokens}:{grant.window}"
-        self.run("settle", member, repr(grant.at), repr(grant.end), used, limit, int(again))
+        self.run("settle", limit, member, repr(grant.at), repr(grant.end), used, int(again))
         arithmetic.settle(self.account, self.limits, grant, used, self.now(), again=again)
 
     def renew(self, grants, lease_s: float) -> None:
