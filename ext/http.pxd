@@ -5,7 +5,7 @@ cimport cython
 cdef int MAX_HEAD_BYTES, _MAX_DIGITS
 cdef int _CR, _LF, _SPACE, _TAB, _COLON, _SLASH, _ZERO, _NINE
 cdef int _NAME, _VALUE, _TARGET
-cdef bytes _TABLE
+cdef bytes _TABLE, _HEX
 cdef tuple _METHODS
 
 
@@ -32,3 +32,15 @@ cpdef Head answer(bytes data)
 
 @cython.locals(value="long long", i=Py_ssize_t, c=int)
 cdef long long _number(const unsigned char* text, Py_ssize_t size) noexcept
+
+
+cdef class Chunks:
+    cdef readonly bint ended, odd, broken
+    cdef readonly bytes rest
+    cdef Py_ssize_t _left
+    cdef bytes _tail
+
+    @cython.locals(at=Py_ssize_t, end=Py_ssize_t, text="const unsigned char*", held=list, size=Py_ssize_t)
+    cpdef bytes feed(self, bytes data)
+    @cython.locals(text="const unsigned char*", hex="const unsigned char*", i=Py_ssize_t, size=Py_ssize_t, mark=bytes, found=bytes)
+    cdef Py_ssize_t _begin(self, bytes data, Py_ssize_t at, Py_ssize_t end)

@@ -24,6 +24,7 @@ _TABLE = bytes(
     | (0x21 <= c < 0x7F and c not in b'"#%<>\\^`{|}') * _TARGET
     for c in range(256)
 )
+_HEX = bytes(int(chr(c), 16) if c < 128 and chr(c) in "0123456789abcdefABCDEF" else 16 for c in range(256))
 _METHODS = (b"POST", b"GET", b"DELETE", b"HEAD", b"PUT")
 
 
@@ -151,3 +152,58 @@ def _number(text: bytes, size: int) -> int:
             return -1
         value = value * 10 + (c - _ZERO)
     return value
+
+
+class Chunks:
+    """Takes the framing off a chunked body (RFC 9112, 7.1). `feed` returns what the chunks hold.
+
+    It stops when the last chunk has `ended` the body; where it is `odd` (extensions, trailers, no size), so that
+    a complete parser has to read on; and where it is `broken`, a chunk longer than it said. `rest` is what
+    follows: what is odd begins with a chunk.
+    """
+
+    def __init__(self) -> None:
+        self.ended = self.odd = self.broken = False
+        self.rest = b""
+        self._left = 0  # of the chunk under way, the line's end behind it included
+        self._tail = b""  # the beginning of a line
+
+    def feed(self, data: bytes) -> bytes:
+        if self._tail:
+            data = self._tail + data
+            self._tail = b""
+        at, end, text = 0, len(data), data
+        held: list[bytes] = []
+        while at < end and not (self.ended or self.odd or self.broken):
+            if self._left > 2:
+                size = min(self._left - 2, end - at)
+                held.append(data[at : at + size])
+                self._left -= size
+                at += size
+            elif self._left:
+                if text[at] != (_CR if self._left == 2 else _LF):
+                    self.broken = True
+                self._left -= 1
+                at += 1
+            else:
+                at = self._begin(data, at, end)
+        return held[0] if len(held) == 1 else b"".join(held)
+
+    def _begin(self, data: bytes, at: int, end: int) -> int:
+        """The line with a chunk's size, and the empty one behind the last; where the reading goes on."""
+        text, hex, i, size = data, _HEX, at, 0
+        while i < end and i - at < 8 and hex[text[i]] < 16:
+            size = size * 16 + hex[text[i]]
+            i += 1
+        mark = b"\r\n" if size or i == at else b"\r\n\r\n"
+        found = data[i : i + len(mark)]
+        if i == at or not mark.startswith(found):
+            self.odd, self.rest = True, data[at:]
+        elif len(found) < len(mark):
+            self._tail = data[at:]
+            return end
+        elif size == 0:
+            self.ended, self.rest = True, data[i + 4 :]
+        else:
+            self._left = size + 2
+        return i + 2

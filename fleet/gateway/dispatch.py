@@ -229,7 +229,7 @@ def _denied(nodes: Collection[str]) -> ApiError:
 
 def _check_type(response: Response, kind: str) -> None:
     """Something in between answers 200 with a page of its own."""
-    given = response.headers.get("content-type", kind)
+    given = response.header(b"content-type", kind)
     if not given.startswith(kind):
         response.close()
         raise UpstreamError("protocol", f"it answered with {given[:80]!r} instead of {kind}")
