@@ -206,6 +206,7 @@ class LightProtocol(HttpToolsProtocol):
 
     async def _serve(self, request: LightRequest, error: HttpError | None) -> None:
         task, failed = self._task, True
+        assert task is not None
         try:
             response = await self._respond(request) if error is None else self._light.refuse(request, error)
             if isinstance(response, StreamResponse):
@@ -217,7 +218,7 @@ class LightProtocol(HttpToolsProtocol):
         except Exception:
             log.exception("request failed")
         finally:
-            self.tasks.discard(task)  # type: ignore[arg-type]  # this one
+            self.tasks.discard(task)
             self._served(failed=failed)
 
     async def _respond(self, request: LightRequest) -> HttpResponseBase:

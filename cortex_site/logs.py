@@ -150,8 +150,9 @@ def tell(logger: logging.Logger, level: int, message: str, fields: msgspec.Struc
             name = logging.getLevelName(level).lower()
             handler.put(formatter.line(created, name, logger.name, message, fields))
         else:
+            told = {"msg": message, "created": created, "fields": fields}
             facts = {"name": logger.name, "levelno": level, "levelname": logging.getLevelName(level)}
-            handler.handle(logging.makeLogRecord({**facts, "msg": message, "created": created, "fields": fields}))
+            handler.handle(logging.makeLogRecord(facts | told))
 
 
 def setup(level: str, program: str) -> None:

@@ -42,5 +42,5 @@ cdef class Chunks:
 
     @cython.locals(at=Py_ssize_t, end=Py_ssize_t, text="const unsigned char*", held=list, size=Py_ssize_t)
     cpdef bytes feed(self, bytes data)
-    @cython.locals(text="const unsigned char*", hex="const unsigned char*", i=Py_ssize_t, size=Py_ssize_t, mark=bytes, found=bytes)
+    @cython.locals(text="const unsigned char*", digits="const unsigned char*", i=Py_ssize_t, size=Py_ssize_t, mark=bytes, found=bytes)
     cdef Py_ssize_t _begin(self, bytes data, Py_ssize_t at, Py_ssize_t end)

@@ -1,9 +1,9 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, annotation_typing=False
 """Heads of HTTP/1.1 messages as well-behaved programs write them, read at once.
 
-`request` and `answer` answer only where the head is there in full and a complete parser would certainly say the
+`request` and `answer` say something only where the head is there in full and a complete parser would say the
 same; wherever that takes more (a name given twice, a line that is continued, a version other than 1.1, an
-upgrade, a byte out of place) they return None: then parse in full. So a mistake can cost time, never safety.
+upgrade, a byte out of place) they return None: then parse in full.
 
 One Python file that also runs as it stands; `http.pxd` beside it has the types that make it fast compiled.
 """
@@ -19,7 +19,7 @@ _CR, _LF, _SPACE, _TAB, _COLON, _SLASH, _ZERO, _NINE = 0x0D, 0x0A, 0x20, 0x09, 0
 # What a byte may be in: a header's name (RFC 9110, 5.6.2), its value, a target that needs no decoding.
 _NAME, _VALUE, _TARGET = 1, 2, 4
 _TABLE = bytes(
-    (chr(c).isalnum() and c < 128 or c in b"!#$%&'*+-.^_`|~") * _NAME
+    ((chr(c).isalnum() and c < 128) or c in b"!#$%&'*+-.^_`|~") * _NAME
     | (c in b"\t" or 0x20 <= c < 0x7F or c > 0x7F) * _VALUE
     | (0x21 <= c < 0x7F and c not in b'"#%<>\\^`{|}') * _TARGET
     for c in range(256)
@@ -97,7 +97,7 @@ class Head:
 
 
 def request(data: bytes) -> Head | None:
-    """The head that `data` begins with, of a request; its body has `length` bytes, or is not chunked at all."""
+    """The head that `data` begins with, of a request whose body has `length` bytes."""
     line = data.find(b"\r\n", 0, MAX_HEAD_BYTES)
     if line < 0 or not data.startswith(b" HTTP/1.1", line - 9):
         return None
@@ -157,9 +157,9 @@ def _number(text: bytes, size: int) -> int:
 class Chunks:
     """Takes the framing off a chunked body (RFC 9112, 7.1). `feed` returns what the chunks hold.
 
-    It stops when the last chunk has `ended` the body; where it is `odd` (extensions, trailers, no size), so that
-    a complete parser has to read on; and where it is `broken`, a chunk longer than it said. `rest` is what
-    follows: what is odd begins with a chunk.
+    It stops when the last chunk has `ended` the body; where it is `odd` (extensions, trailers, no size), so
+    that a complete parser has to read on; and where it is `broken`, a chunk longer than it said. `rest` is
+    what follows: what is odd begins with a chunk.
     """
 
     def __init__(self) -> None:
@@ -191,9 +191,9 @@ class Chunks:
 
     def _begin(self, data: bytes, at: int, end: int) -> int:
         """The line with a chunk's size, and the empty one behind the last; where the reading goes on."""
-        text, hex, i, size = data, _HEX, at, 0
-        while i < end and i - at < 8 and hex[text[i]] < 16:
-            size = size * 16 + hex[text[i]]
+        text, digits, i, size = data, _HEX, at, 0
+        while i < end and i - at < 8 and digits[text[i]] < 16:
+            size = size * 16 + digits[text[i]]
             i += 1
         mark = b"\r\n" if size or i == at else b"\r\n\r\n"
         found = data[i : i + len(mark)]

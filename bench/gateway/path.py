@@ -31,6 +31,7 @@ from uvicorn.server import ServerState
 os.environ.setdefault("PROMETHEUS_MULTIPROC_DIR", tempfile.mkdtemp(prefix="cx-"))
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "cortex_site.settings")
 import django
+
 django.setup()
 
 from bench.gateway import mock
@@ -164,7 +165,9 @@ def store(batch: Sequence[RequestRecord]) -> None:
 class Client:
     """Asks again as soon as it is answered."""
 
-    def __init__(self, protocol: LightProtocol, data: bytes, end: re.Pattern[bytes], ended: Callable[[], bool]) -> None:
+    def __init__(
+        self, protocol: LightProtocol, data: bytes, end: re.Pattern[bytes], ended: Callable[[], bool]
+    ) -> None:
         self._protocol, self._data, self._end, self._ended = protocol, data, end, ended
         Wire(protocol, self._on_bytes)
         protocol.data_received(data)
@@ -179,10 +182,29 @@ async def measure(kind: str, seconds: float) -> list[float]:
     config = CortexConfig()
     gateway = Gateway(config, Control(), store)
     app = application(gateway)
-    served = uvicorn.Config(app, http=LightProtocol, ws="none", lifespan="off", log_config=None, server_header=False, proxy_headers=False)
+    served = uvicorn.Config(
+        app,
+        http=LightProtocol,
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        server_header=False,
+        proxy_headers=False,
+    )
     served.load()
     async with gateway.running():
-        gateway.view.set_node(NodeView(gateway.view.snapshot.config.nodes["mock"], True, None, {mock.MODEL: ModelView(mock.MODEL, "loaded", 32_768, capabilities=("chat",), max_running=1024)}))
+        gateway.view.set_node(
+            NodeView(
+                gateway.view.snapshot.config.nodes["mock"],
+                True,
+                None,
+                {
+                    mock.MODEL: ModelView(
+                        mock.MODEL, "loaded", 32_768, capabilities=("chat",), max_running=1024
+                    )
+                },
+            )
+        )
         windows: list[float] = []
         count, start, done = 0, time.process_time(), asyncio.Event()
         until = time.monotonic() + seconds
@@ -247,7 +269,11 @@ def main() -> None:
             profile.disable()
             pstats.Stats(profile).sort_stats("tottime").print_stats(70)
         per = 1 if kind == "json" else 1
-        print(kind, f"min {min(windows):.1f}  q1 {statistics.quantiles(windows, n=4)[0]:.1f}  median {statistics.median(windows):.1f}  windows {len(windows)}", flush=True)
+        print(
+            kind,
+            f"min {min(windows):.1f}  q1 {statistics.quantiles(windows, n=4)[0]:.1f}  median {statistics.median(windows):.1f}  windows {len(windows)}",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """One HTTP/1.1 connection to a node.
 
-Answers of the ordinary kind are read by `ext.http`, which hands all others to httptools' parser. Body bytes are read in chunks (`chunks`), or poured into a function from the socket's own callback (`pour`);
-either way a slow reader pauses the socket. Everything that goes wrong is an `UpstreamError`; foreign
-exceptions do not leave this module.
+Answers of the ordinary kind are read by `ext.http`, all others by httptools' parser. Body bytes are read in
+chunks (`chunks`), or poured into a function from the socket's own callback (`pour`); either way a slow reader
+pauses the socket. Everything that goes wrong is an `UpstreamError`; foreign exceptions do not leave here.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """A worker's side of the API keys' limits: reserve before dispatch, settle after, with Redis or without.
 
 Accounts live in Redis, where all workers of all gateways meet; each step there is one script and one round
-trip, for all requests of a key that came in one turn of the event loop. While Redis is away they live in this process's memory: limits then hold per worker, `local` says so,
-and what was used is charged to the shared budgets when Redis is back. Keys without limits never come here.
+trip, for all requests of a key that came in one turn of the event loop. While Redis is away they live in this
+process's memory: limits then hold per worker, `local` says so, and what was used is charged to the shared
+budgets when Redis is back. Keys without limits never come here.
 """
 
 from __future__ import annotations
@@ -46,20 +47,25 @@ class _Asked(msgspec.Struct):
 _asked = msgspec.json.Decoder(_Asked)
 
 
-def estimate(body: bytes, *, context: int | None, answer: int) -> tuple[int, int]:
-    """The tokens a chat request may use: its prompt by its size, and the longest answer it asks for.
-
-    `answer` is taken for a request that names no `max_tokens`; neither is more than the model's `context`.
-    """
+def asked_of(body: bytes) -> tuple[int, int]:
+    """The longest answer a chat body asks for, tokens (0: it does not say), and how many of them."""
     try:
         asked = _asked.decode(body)
     except msgspec.DecodeError:  # the node will say what is wrong with it
-        asked = _Asked()
-    answer = max(1, asked.max_completion_tokens or asked.max_tokens or answer)
-    prompt = -(-len(body) // BYTES_PER_TOKEN)
+        return 0, 1
+    return max(0, asked.max_completion_tokens or asked.max_tokens or 0), max(1, asked.n or 1)
+
+
+def estimate(size: int, asked: tuple[int, int], *, context: int | None, answer: int) -> tuple[int, int]:
+    """The tokens that a request may use: its prompt's by the body's `size` in bytes, and its answers'.
+
+    `answer` is taken for a request that names no length; neither is more than the model's `context`.
+    """
+    prompt, (longest, choices) = -(-size // BYTES_PER_TOKEN), asked
+    longest = longest or answer
     if context is not None:
-        prompt, answer = min(prompt, context), min(answer, context)
-    return prompt, answer * max(1, asked.n or 1)
+        prompt, longest = min(prompt, context), min(longest, context)
+    return prompt, longest * choices
 
 
 class Ticket(msgspec.Struct, frozen=True):
@@ -99,10 +105,9 @@ class Limiter:
 
     async def reserve(self, key: KeyView, tokens: int, headers: Headers) -> Ticket:
         """Let a request in that may use so many tokens; `LimitExceededError` when a limit forbids it."""
-        limits = key.limits
+        limits, now = key.limits, time.time()
         if limits.never_fits(tokens):
             raise limit_headers.too_large(limits, tokens)
-        now = time.time()
         start, end = (
             arithmetic.period(limits.budget_period, now) if limits.budget_tokens is not None else (0, 0)
         )
@@ -147,12 +152,10 @@ class Limiter:
     def _send_claims(self, key: KeyView) -> None:
         claims = self._claims.pop(key.digest)
         judge = partial(_judge, [verdict for _, verdict in claims])
-        try:
-            if self._link is None:
-                raise LinkError("Redis is away")
+        if self._link is None or not self._link.is_open:
+            judge(LinkError("Redis is away"))
+        else:
             self._link.post(self._reserve_command(key, [claim for claim, _ in claims]), judge)
-        except LinkError as error:
-            judge(error)
 
     async def _connected(self) -> RedisLink | None:
         if self._keeper is None:

@@ -1,5 +1,5 @@
-"""`fleet.limits` in Lua, for accounts in Redis: each script is one atomic step, of as many requests of a key as
-there are at the moment.
+"""`fleet.limits` in Lua, for accounts in Redis: each script is one atomic step for all requests of
+one key that came together.
 
 An account is a hash (`KEYS[1]`: born, requests, tokens, window, spent) and a sorted set of leases (`KEYS[2]`:
 members `id:tokens:window`, scored by their end). Redis's own clock is the only one. Numbers that are absent

@@ -1,9 +1,9 @@
 """From finished requests to Prometheus and the database: a bounded queue and one thread.
 
 The data plane only ever puts. The thread looks every `BATCH_WAIT_S` (a thread woken for each request would
-cost more than what it does for it), counts and logs what has come and stores it in batches. When the database is away
-what is counted waits for it, as many records as the queue holds; a batch that was refused for `retry_s` is
-given up. Whatever is lost, at any place, is counted.
+cost more than what it does for it), counts and logs what has come and stores it in batches. When the database
+is away what is counted waits for it, as many records as the queue holds; a batch that was refused for
+`retry_s` is given up. Whatever is lost, at any place, is counted.
 """
 
 from __future__ import annotations
@@ -132,8 +132,3 @@ class Recorder:
     def _remove(self, count: int) -> None:
         for _ in range(count):
             self._counted.popleft()
-
-
-def wall_clock(monotonic: float) -> float:
-    """Seconds since the epoch for a `time.monotonic` reading."""
-    return time.time() - (time.monotonic() - monotonic)
