@@ -51,7 +51,7 @@ class KeyLimits:
         return ""
 
 
-class Grant(msgspec.Struct, frozen=True):
+class Grant(msgspec.Struct):
     """One request's reservation. `window` is the start of its budget period, seconds since the epoch."""
 
     id: str

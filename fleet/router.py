@@ -47,9 +47,6 @@ class Facts(msgspec.Struct, frozen=True):
 def choose(snapshot: FleetSnapshot, facts: Facts) -> Route | None:
     """The replica with the least expected wait, or None when none may be asked. Equals are drawn for."""
     replicas = snapshot.replicas(facts.model)
-    if len(replicas) == 1:
-        node, view = replicas[0]
-        return None if node.name in facts.exclude else Route(node, view)
     many = len(replicas) > SAMPLE_ABOVE
     candidates = _draw(snapshot, replicas, facts) if many else _all(replicas, facts)
     if not candidates:

@@ -80,11 +80,12 @@ class KeyView:
     disabled: bool = False
     priority: int = 0
     limits: KeyLimits = field(default_factory=KeyLimits)
+    # What neurons share a busy model by; the beginning of a digest tells nothing of the key.
+    caller_headers: Mapping[str, str] = field(default_factory=_empty, init=False, repr=False, compare=False)
 
-    @property
-    def caller_headers(self) -> dict[str, str]:
-        """What neurons share a busy model by; the beginning of a digest tells nothing of the key."""
-        return {"x-cortex-principal": self.digest[:16], "x-cortex-priority": str(self.priority)}
+    def __post_init__(self) -> None:
+        headers = {"x-cortex-principal": self.digest[:16], "x-cortex-priority": str(self.priority)}
+        object.__setattr__(self, "caller_headers", headers)
 
     def allows(self, model: str) -> bool:
         return not self.models or any(fnmatchcase(model, pattern) for pattern in self.models)

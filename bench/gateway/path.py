@@ -43,6 +43,7 @@ from fleet.gateway import connection as connections
 from fleet.gateway import redis_link, upstream
 from fleet.gateway.app import Gateway, application
 from fleet.gateway.control import ControlPlaneError
+from fleet.gateway.limits_scripts import VERDICT
 from fleet.limits import KeyLimits
 from fleet.records import RequestRecord
 from fleet.snapshot import Configuration, KeyView, ModelView, NodeConfig, NodeView, ProfileView
@@ -124,14 +125,13 @@ def _reply(command: list[bytes]) -> bytes:
         name = b"reserve" if b"ZRANGEBYSCORE" in command[2] else b"other"
         return b"$%d\r\n%b\r\n" % (len(name), name)
     if command[0] == b"EVALSHA" and command[1] == b"reserve":
-        verdict = b" 0.000000 1764100000.123 1764100001.5 12.345678 1.234567"
+        verdict = VERDICT.pack(0, 0.0, time.time(), time.time() + 1.234567, 12.345678, 1.234567)
         bulk = b"$%d\r\n%b\r\n" % (len(verdict), verdict)
         members = sum(item.count(b":") == 2 for item in command[4:])
-        return bulk if REPLY_IS_ONE else b"*%d\r\n" % members + bulk * members
+        return b"*%d\r\n" % members + bulk * members
     return b"+OK\r\n"
 
 
-REPLY_IS_ONE = False
 
 
 class Control:

@@ -85,7 +85,10 @@ class Dispatch:
 
     def _choose(self, model: str, body: bytes) -> router.Route | None:
         """The best replica now."""
-        closed, busy = self.nodes.troubled(model)
+        replicas, nodes = self.view.snapshot.replicas(model), self.nodes
+        if len(replicas) == 1 and not self._failed and nodes.are_well:
+            return router.Route(*replicas[0])
+        closed, busy = nodes.troubled(model)
         facts = router.Facts(
             model,
             self.nodes.in_flight,
@@ -165,10 +168,10 @@ class Dispatch:
     async def _ask(self, route: router.Route, path: str, body: bytes) -> Response | ApiError:
         """The head of a 200 answer, or the refusal; what was refused for its wording is put otherwise."""
         node, model = self.nodes.node(self.node), route.model.id
-        headers = node.wording.headers(self.headers)
+        headers, path = node.wording.headers(self.headers), node.config.path(path)
         while True:
             sent = node.wording.body(model, body)
-            response = await node.pool.request("POST", node.config.path(path), headers=headers, body=sent)
+            response = await node.pool.request("POST", path, headers=headers, body=sent)
             self.queue_s += response.queued_s
             if response.status == 200:
                 return response

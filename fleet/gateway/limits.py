@@ -118,8 +118,8 @@ class Limiter:
             verdict = arithmetic.reserve(account, limits, claim, now, math.inf)  # it ends with this process
         if verdict.refused_by:
             raise limit_headers.refusal(limits, verdict, tokens, headers, end - now)
-        grant = Grant(claim.id, tokens, start, verdict.at, verdict.end)
-        ticket = Ticket(key, grant, local, headers(limits, verdict))
+        claim.at, claim.end = verdict.at, verdict.end
+        ticket = Ticket(key, claim, local, headers(limits, verdict))
         self._open[claim.id] = ticket
         return ticket
 
@@ -296,6 +296,5 @@ def _judge(verdicts: Sequence[asyncio.Future[Verdict | None]], answer: Any) -> N
 
 
 def _verdict(answer: bytes) -> Verdict:
-    refused_by, *numbers = answer.decode().split(" ")
-    wait_s, at, end, requests_s, tokens_s = map(float, numbers)
-    return Verdict(refused_by, wait_s, at, end, requests_s, tokens_s)  # type: ignore[arg-type]  # our script's word
+    refused_by, wait_s, at, end, requests_s, tokens_s = limits_scripts.VERDICT.unpack(answer)
+    return Verdict(limits_scripts.BOUNDS[refused_by], wait_s, at, end, requests_s, tokens_s)

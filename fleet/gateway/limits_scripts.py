@@ -8,6 +8,12 @@ come as empty strings.
 
 from __future__ import annotations
 
+from struct import Struct
+
+from fleet.limits import Bound
+
+BOUNDS: tuple[Bound, ...] = ("", "concurrent", "requests", "tokens", "budget")
+VERDICT = Struct("<Bddddd")
 KEEP_S = 32 * 86_400  # an account that nothing happens to for so long is forgotten; longer than any period
 
 _PRELUDE = f"""
@@ -39,7 +45,8 @@ end
 """
 
 # ARGV: concurrent, requests a minute, tokens a minute, budget; lease in seconds; members...
-# Returns for each: refused by, wait, now, end, seconds until either bucket is empty
+# Returns for each a `VERDICT`: refused by (its place in `BOUNDS`), wait, now, end, seconds until either
+# bucket is empty
 RESERVE = (
     _PRELUDE
     + """
@@ -66,22 +73,22 @@ for i = 6, #ARGV do
   roll(start)
   local new_requests, request_wait = advance(requests, request_limit, 1)
   local new_tokens, token_wait = advance(tokens, token_limit, amount)
-  local refused, wait = '', 0
+  local refused, wait = 0, 0
   if concurrent and open >= concurrent then
-    refused, wait = 'concurrent', 1
+    refused, wait = 1, 1
   elseif request_wait > 0 then
-    refused, wait = 'requests', request_wait
+    refused, wait = 2, request_wait
   elseif token_wait > 0 then
-    refused, wait = 'tokens', token_wait
+    refused, wait = 3, token_wait
   elseif budget and spent + amount > budget then
-    refused = 'budget'
+    refused = 4
   else
     requests, tokens = new_requests, new_tokens
     charge(start, amount)
     open = open + redis.call('ZADD', KEYS[2], now + tonumber(ARGV[5]), member)
   end
-  verdicts[#verdicts + 1] = string.format('%s %.6f %.17g %.17g %.6f %.6f', refused, wait, now, tokens,
-                                          math.max(0, requests - now), math.max(0, tokens - now))
+  verdicts[#verdicts + 1] = struct.pack('<Bddddd', refused, wait, now, tokens,
+                                        math.max(0, requests - now), math.max(0, tokens - now))
 end
 save()
 return verdicts
