@@ -5,14 +5,12 @@ from __future__ import annotations
 import logging
 import re
 import time
-from dataclasses import dataclass, field
 from typing import Annotated
 
 import msgspec
 
 from fleet.gateway.connection import UpstreamError
 from fleet.gateway.dispatch import Dispatch
-from fleet.gateway.recorder import wall_clock
 from fleet.gateway.relay import Relay
 from fleet.records import Outcome, RequestRecord
 
@@ -29,7 +27,7 @@ class _Details(msgspec.Struct):
     cached_tokens: _Count | None = None
 
 
-class _Usage(msgspec.Struct):
+class _Usage(msgspec.Struct, frozen=True):
     prompt_tokens: _Count = 0
     completion_tokens: _Count = 0
     prompt_tokens_details: _Details | None = None
@@ -42,20 +40,24 @@ class _WithUsage(msgspec.Struct):
 _usage = msgspec.json.Decoder(_WithUsage)
 
 
-@dataclass(slots=True)
+_NO_USAGE = _Usage()
+
+
 class Account:
     """Times are monotonic, in seconds."""
 
-    request_id: str
-    dialect: str
-    started: float
-    model: str = ""
-    stream: bool = False
-    key: str = ""
-    usage: _Usage = field(default_factory=_Usage)
-    finish_reason: str = ""
+    model = ""
+    stream = False
+    key = ""
+    usage = _NO_USAGE
+    finish_reason = ""
     first_token: float | None = None
-    events: int = 0  # of a stream, that passed
+    events = 0  # of a stream, that passed
+
+    def __init__(self, request_id: str, dialect: str) -> None:
+        self.request_id = request_id
+        self.dialect = dialect
+        self.started = time.monotonic()
 
     @property
     def tokens(self) -> int:
@@ -99,9 +101,10 @@ class Account:
 
     def record(self, outcome: Outcome, status: int, error_code: str, dispatch: Dispatch) -> RequestRecord:
         details, first = self.usage.prompt_tokens_details, self.first_token
+        latency_s = time.monotonic() - self.started
         return RequestRecord(
             request_id=self.request_id,
-            started_at=wall_clock(self.started),
+            started_at=time.time() - latency_s,
             model=self.model,
             node=dispatch.node,
             dialect=self.dialect,
@@ -114,13 +117,13 @@ class Account:
             completion_tokens=self.usage.completion_tokens,
             cached_tokens=(details.cached_tokens or 0) if details else 0,
             ttft_s=first - self.started if first is not None else None,
-            latency_s=time.monotonic() - self.started,
+            latency_s=latency_s,
             queue_s=dispatch.queue_s,
             cold=dispatch.cold,
             retries=dispatch.retries,
             load_s=dispatch.load_s,
             overhead_s=dispatch.overhead_s,
             finish_reason=self.finish_reason,
-            attempts=tuple(dispatch.failures),
+            attempts=dispatch.failures,
             waits_s=dispatch.waits_s,
         )

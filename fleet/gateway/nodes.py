@@ -118,6 +118,11 @@ class Nodes:
         self._troubled.add(name)
         self.breaker(name).denied(time.monotonic())
 
+    @property
+    def are_well(self) -> bool:
+        """No node has failed or been busy lately."""
+        return not self._troubled
+
     def troubled(self, model: str) -> tuple[frozenset[str], frozenset[str]]:
         """Nodes that admit no request now, and nodes that are busy with this model."""
         if not self._troubled:

@@ -29,7 +29,7 @@ async def read_refusal(response: Response) -> ApiError:
         body = await response.read(MAX_ERROR_BYTES)
     finally:
         response.close()
-    return refusal(response.status, body, response.headers.get("retry-after", ""))
+    return refusal(response.status, body, response.header(b"retry-after"))
 
 
 def refusal(status: int, body: bytes, retry_after: str = "") -> ApiError:
