@@ -37,17 +37,18 @@ _STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n" fo
 class ClientSink:
     """One answer's way to its client: HTTP chunks, or bare bytes for a client of HTTP/1.0."""
 
-    __slots__ = ("_chunked", "_flow", "_transport")
+    __slots__ = ("_chunked", "_flow", "_transport", "_write")
 
     def __init__(self, transport: asyncio.Transport, flow: FlowControl, *, chunked: bool) -> None:
         self._transport = transport
+        self._write = transport.write
         self._flow = flow
         self._chunked = chunked
 
     def put(self, chunk: bytes) -> bool:
         """Send without waiting; False when `drain` is to be awaited before more."""
         if chunk:
-            self._transport.write(b"%x\r\n%b\r\n" % (len(chunk), chunk) if self._chunked else chunk)
+            self._write(b"%x\r\n%b\r\n" % (len(chunk), chunk) if self._chunked else chunk)
         return not self._flow.write_paused
 
     async def drain(self) -> None:

@@ -132,8 +132,6 @@ def _reply(command: list[bytes]) -> bytes:
     return b"+OK\r\n"
 
 
-
-
 class Control:
     async def configuration(self, known: int | None) -> Configuration | None:
         if known:

@@ -102,8 +102,11 @@ class Connection(asyncio.Protocol):
             self._keep_alive = False
             self.abort()
             return
-        first, self.answered = not self.answered, True
         self._heard_at = self._loop.time()
+        if self._take is not None and self._chunks is not None and not (self._full or self._body):
+            self._pass_chunks(self._chunks, self._take, data)
+            return
+        first, self.answered = not self.answered, True
         if self._chunks is not None:
             self._read_chunks(self._chunks, data)
         elif not (first and http.COMPILED and self._read_at_once(data)):
@@ -116,6 +119,22 @@ class Connection(asyncio.Protocol):
         elif self._buffered > HIGH_WATER_BYTES:
             self._pause()
         self._notify()
+
+    def _pass_chunks(self, chunks: http.Chunks, take: Callable[[bytes], bool], data: bytes) -> None:
+        """A running stream's bytes on their shortest way."""
+        body = chunks.feed(data)
+        try:
+            self._full = bool(body) and not take(body)
+        except Exception as error:  # noqa: BLE001 - raised by `pour`, where its owner waits
+            self._fail(error)
+        if self._full:
+            self._pause()
+        if chunks.stopped:
+            self._stop_chunks(chunks)
+            if self._body and not self._full:  # what was odd
+                self._pass_on(take)
+        if self._full or self._complete or self._error:
+            self._notify()
 
     def _read_at_once(self, data: bytes) -> bool:
         """A whole answer of the ordinary kind, or the head of a chunked one; False: read on in full."""
@@ -136,6 +155,10 @@ class Connection(asyncio.Protocol):
     def _read_chunks(self, chunks: http.Chunks, data: bytes) -> None:
         if body := chunks.feed(data):
             self.on_body(body)
+        if chunks.stopped:
+            self._stop_chunks(chunks)
+
+    def _stop_chunks(self, chunks: http.Chunks) -> None:
         if chunks.ended:
             self._complete, self._keep_alive = True, self._keep_alive and not chunks.rest
         elif chunks.odd:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from collections.abc import Callable
 
 from cortex_site.light import Sink
 from ext.sse import SSEScanner
@@ -25,7 +26,9 @@ class Relay:
     def __init__(self, answer: Answer, *, hide_usage: bool) -> None:
         self._answer = answer
         self._scanner = SSEScanner(hide_usage)
-        self._sink: Sink | None = None
+        self._feed = self._scanner.feed
+        self._rewrite = None if answer.is_verbatim else answer.feed
+        self._put: Callable[[bytes], bool] | None = None
         self.first_token: float | None = None
         self.finish = b""  # the chunk that held the finish reason
         self.chunk_times: deque[float] = deque(maxlen=MAX_CHUNK_TIMES)
@@ -51,7 +54,7 @@ class Relay:
 
     async def run(self, response: Response, sink: Sink) -> None:
         """Raises `UpstreamError` when the node's stream is no whole one."""
-        self._sink = sink
+        self._put = sink.put
         try:
             await response.pour(self._take, sink.drain)
         except UpstreamError:
@@ -68,12 +71,14 @@ class Relay:
 
     def _take(self, chunk: bytes) -> bool:
         """Called by the upstream; False while the client is slow."""
-        assert self._sink is not None
+        assert self._put is not None
         now = time.monotonic()
         self.chunk_times.append(now)
-        passed = self._answer.feed(self._scanner.feed(chunk))
+        passed = self._feed(chunk)
+        if self._rewrite is not None:
+            passed = self._rewrite(passed)
         if self.first_token is None and self._scanner.visible:
             self.first_token = now
-        if not self.finish and self._scanner.finished:
+        if self._scanner.finished and not self.finish:
             self.finish = chunk
-        return self._sink.put(passed) if passed else True
+        return self._put(passed) if passed else True
