@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import Literal, cast
@@ -16,6 +17,7 @@ from typing import Literal, cast
 import httptools
 
 from ext import http
+from ext.stream import Inlet
 
 Failure = Literal["connect", "timeout", "closed", "protocol", "busy"]
 
@@ -67,6 +69,7 @@ class Connection(asyncio.Protocol):
         self._buffered = 0  # bytes of it
         self._take: Callable[[bytes], bool] | None = None  # who gets body bytes as they come
         self._full = False  # `_take` wants no more for now
+        self._inlet: Inlet | None = None  # that stands in for this protocol
         self.idle_since = 0.0
         self.rest()
 
@@ -98,14 +101,14 @@ class Connection(asyncio.Protocol):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     def data_received(self, data: bytes) -> None:
+        if self._inlet is not None:
+            self._inlet.data_received(data)
+            return
         if self._at_rest or self._complete:  # the server broke the protocol, but not the answer
             self._keep_alive = False
             self.abort()
             return
         self._heard_at = self._loop.time()
-        if self._take is not None and self._chunks is not None and not (self._full or self._body):
-            self._pass_chunks(self._chunks, self._take, data)
-            return
         first, self.answered = not self.answered, True
         if self._chunks is not None:
             self._read_chunks(self._chunks, data)
@@ -119,22 +122,6 @@ class Connection(asyncio.Protocol):
         elif self._buffered > HIGH_WATER_BYTES:
             self._pause()
         self._notify()
-
-    def _pass_chunks(self, chunks: http.Chunks, take: Callable[[bytes], bool], data: bytes) -> None:
-        """A running stream's bytes on their shortest way."""
-        body = chunks.feed(data)
-        try:
-            self._full = bool(body) and not take(body)
-        except Exception as error:  # noqa: BLE001 - raised by `pour`, where its owner waits
-            self._fail(error)
-        if self._full:
-            self._pause()
-        if chunks.stopped:
-            self._stop_chunks(chunks)
-            if self._body and not self._full:  # what was odd
-                self._pass_on(take)
-        if self._full or self._complete or self._error:
-            self._notify()
 
     def _read_at_once(self, data: bytes) -> bool:
         """A whole answer of the ordinary kind, or the head of a chunked one; False: read on in full."""
@@ -187,6 +174,35 @@ class Connection(asyncio.Protocol):
             self._fail(error)
         if self._full:
             self._pause()
+
+    # --- a stream that runs, read by an `Inlet` ---
+
+    def _open_inlet(self, chunks: http.Chunks, take: Callable[[bytes], bool]) -> None:
+        assert self._transport is not None
+        self._inlet = Inlet(chunks, take, self, time.monotonic)
+        self._transport.set_protocol(self._inlet)  # type: ignore[arg-type]  # it is one, compiled
+
+    def _close_inlet(self) -> None:
+        if self._inlet is not None:
+            self._heard_at, self._inlet = self._inlet.heard_at, None
+            if self._transport is not None:
+                self._transport.set_protocol(self)
+
+    def on_full(self) -> None:
+        self._full = True
+        self._pause()
+        self._notify()
+
+    def on_failed(self, error: Exception) -> None:
+        self._fail(error)
+
+    def on_stopped(self) -> None:
+        assert self._chunks is not None
+        self._close_inlet()
+        self._stop_chunks(self._chunks)
+        self._notify()
+
+    # --- the end of a connection ---
 
     def eof_received(self) -> bool:
         return False
@@ -279,9 +295,13 @@ class Connection(asyncio.Protocol):
         raised here.
         """
         self._take = take
+        if self._body:
+            self._pass_on(take)
+        if self._chunks is not None and not self._complete and self.is_open:
+            self._open_inlet(self._chunks, take)
         try:
             while True:
-                if self._body:
+                if self._body and not self._full:
                     self._pass_on(take)
                 if self._full:
                     await drain()
@@ -292,6 +312,7 @@ class Connection(asyncio.Protocol):
                 else:
                     await self._wait(self._limits.idle_s, "fell silent within the answer")
         finally:
+            self._close_inlet()
             self._take, self._full = None, False
 
     def _take_all(self) -> bytes:
@@ -337,7 +358,8 @@ class Connection(asyncio.Protocol):
 
     def _look_at_silence(self) -> None:
         self._timer = None
-        due = self._heard_at + self._patience_s
+        heard_at = self._heard_at if self._inlet is None else self._inlet.heard_at
+        due = heard_at + self._patience_s
         if self._wake is None:
             return
         if due <= self._loop.time():
