@@ -24,6 +24,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from cortex_site.light import BytesResponse, LightASGI, LightRequest, Scope, StreamResponse
 from ext import http
+from ext.stream import Outlet
 
 log = logging.getLogger("cortex.http")
 
@@ -34,31 +35,22 @@ _NO_REQUEST: Scope = {"method": "", "path": "/", "headers": [], "http_version": 
 _STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n" for status in HTTPStatus}
 
 
-class ClientSink:
+class ClientSink(Outlet):
     """One answer's way to its client: HTTP chunks, or bare bytes for a client of HTTP/1.0."""
 
-    __slots__ = ("_chunked", "_flow", "_transport")
-
     def __init__(self, transport: asyncio.Transport, flow: FlowControl, *, chunked: bool) -> None:
+        super().__init__(transport.write, flow, chunked)
         self._transport = transport
-        self._flow = flow
-        self._chunked = chunked
-
-    def put(self, chunk: bytes) -> bool:
-        """Send without waiting; False when `drain` is to be awaited before more."""
-        if chunk:
-            self._transport.write(b"%x\r\n%b\r\n" % (len(chunk), chunk) if self._chunked else chunk)
-        return not self._flow.write_paused
 
     async def drain(self) -> None:
-        await self._flow.drain()
+        await self.flow.drain()
 
     async def __call__(self, chunk: bytes) -> None:
         if not self.put(chunk):
             await self.drain()
 
     def end(self) -> None:
-        if self._chunked:
+        if self.chunked:
             self._transport.write(b"0\r\n\r\n")
 
     @property

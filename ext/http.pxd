@@ -35,7 +35,7 @@ cdef long long _number(const unsigned char* text, Py_ssize_t size) noexcept
 
 
 cdef class Chunks:
-    cdef readonly bint ended, odd, broken
+    cdef readonly bint stopped, ended, odd, broken
     cdef readonly bytes rest
     cdef Py_ssize_t _left
     cdef bytes _tail

@@ -157,13 +157,13 @@ def _number(text: bytes, size: int) -> int:
 class Chunks:
     """Takes the framing off a chunked body (RFC 9112, 7.1). `feed` returns what the chunks hold.
 
-    It stops when the last chunk has `ended` the body; where it is `odd` (extensions, trailers, no size), so
+    It has `stopped` when the last chunk `ended` the body; where it is `odd` (extension, trailer, no size), so
     that a complete parser has to read on; and where it is `broken`, a chunk longer than it said. `rest` is
     what follows: what is odd begins with a chunk.
     """
 
     def __init__(self) -> None:
-        self.ended = self.odd = self.broken = False
+        self.stopped = self.ended = self.odd = self.broken = False
         self.rest = b""
         self._left = 0  # of the chunk under way, the line's end behind it included
         self._tail = b""  # the beginning of a line
@@ -174,7 +174,7 @@ class Chunks:
             self._tail = b""
         at, end, text = 0, len(data), data
         held: list[bytes] = []
-        while at < end and not (self.ended or self.odd or self.broken):
+        while at < end and not self.stopped:
             if self._left > 2:
                 size = min(self._left - 2, end - at)
                 held.append(data[at : at + size])
@@ -182,7 +182,7 @@ class Chunks:
                 at += size
             elif self._left:
                 if text[at] != (_CR if self._left == 2 else _LF):
-                    self.broken = True
+                    self.stopped = self.broken = True
                 self._left -= 1
                 at += 1
             else:
@@ -198,12 +198,14 @@ class Chunks:
         mark = b"\r\n" if size or i == at else b"\r\n\r\n"
         found = data[i : i + len(mark)]
         if i == at or not mark.startswith(found):
-            self.odd, self.rest = True, data[at:]
+            self.stopped = self.odd = True
+            self.rest = data[at:]
         elif len(found) < len(mark):
             self._tail = data[at:]
             return end
         elif size == 0:
-            self.ended, self.rest = True, data[i + 4 :]
+            self.stopped = self.ended = True
+            self.rest = data[i + 4 :]
         else:
             self._left = size + 2
         return i + 2

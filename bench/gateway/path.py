@@ -63,6 +63,7 @@ class Wire(asyncio.Transport):
         self._loop = asyncio.get_running_loop()
         self._written: list[bytes] = []
         self._closing = False
+        self.protocol: Any = protocol
         protocol.connection_made(self)
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
@@ -88,6 +89,9 @@ class Wire(asyncio.Transport):
 
     abort = close
 
+    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
+        self.protocol = protocol
+
     def pause_reading(self) -> None: ...
 
     def resume_reading(self) -> None: ...
@@ -103,7 +107,7 @@ def _node(link: connections.Connection) -> Callable[[bytes], None]:
         end = mock.framed(mock.FINISH) + mock.framed(mock.USAGE_EVENT) + mock.framed(mock.DONE) + b"0\r\n\r\n"
         loop = asyncio.get_running_loop()
         for piece in [*pieces, end]:
-            loop.call_soon(link.data_received, piece)
+            loop.call_soon(lambda data: link._transport.protocol.data_received(data), piece)
 
     return answer
 
@@ -130,8 +134,6 @@ def _reply(command: list[bytes]) -> bytes:
         members = sum(item.count(b":") == 2 for item in command[4:])
         return b"*%d\r\n" % members + bulk * members
     return b"+OK\r\n"
-
-
 
 
 class Control:

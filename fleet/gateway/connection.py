@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import Literal, cast
@@ -16,6 +17,7 @@ from typing import Literal, cast
 import httptools
 
 from ext import http
+from ext.stream import Inlet
 
 Failure = Literal["connect", "timeout", "closed", "protocol", "busy"]
 
@@ -68,6 +70,7 @@ class Connection(asyncio.Protocol):
         self._buffered = 0  # bytes of it
         self._take: Callable[[bytes], bool] | None = None  # who gets body bytes as they come
         self._full = False  # `_take` wants no more for now
+        self._inlet: Inlet | None = None  # that stands in for this protocol
         self.idle_since = 0.0
         self.rest()
 
@@ -99,12 +102,15 @@ class Connection(asyncio.Protocol):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     def data_received(self, data: bytes) -> None:
+        if self._inlet is not None:
+            self._inlet.data_received(data)
+            return
         if self._at_rest or self._complete:  # the server broke the protocol, but not the answer
             self._keep_alive = False
             self.abort()
             return
-        first, self.answered = not self.answered, True
         self._heard_at = self._loop.time()
+        first, self.answered = not self.answered, True
         if self._chunks is not None:
             self._read_chunks(self._chunks, data)
         elif not (first and http.COMPILED and self._read_at_once(data)):
@@ -137,6 +143,10 @@ class Connection(asyncio.Protocol):
     def _read_chunks(self, chunks: http.Chunks, data: bytes) -> None:
         if body := chunks.feed(data):
             self.on_body(body)
+        if chunks.stopped:
+            self._stop_chunks(chunks)
+
+    def _stop_chunks(self, chunks: http.Chunks) -> None:
         if chunks.ended:
             self._complete, self._keep_alive = True, self._keep_alive and not chunks.rest
         elif chunks.odd:
@@ -165,6 +175,35 @@ class Connection(asyncio.Protocol):
             self._fail(error)
         if self._full:
             self._pause()
+
+    # --- a stream that runs, read by an `Inlet` ---
+
+    def _open_inlet(self, chunks: http.Chunks, take: Callable[[bytes], bool]) -> None:
+        assert self._transport is not None
+        self._inlet = Inlet(chunks, take, self, time.monotonic)
+        self._transport.set_protocol(self._inlet)  # type: ignore[arg-type]  # it is one, compiled
+
+    def _close_inlet(self) -> None:
+        if self._inlet is not None:
+            self._heard_at, self._inlet = self._inlet.heard_at, None
+            if self._transport is not None:
+                self._transport.set_protocol(self)
+
+    def on_full(self) -> None:
+        self._full = True
+        self._pause()
+        self._notify()
+
+    def on_failed(self, error: Exception) -> None:
+        self._fail(error)
+
+    def on_stopped(self) -> None:
+        assert self._chunks is not None
+        self._close_inlet()
+        self._stop_chunks(self._chunks)
+        self._notify()
+
+    # --- the end of a connection ---
 
     def eof_received(self) -> bool:
         return False
@@ -257,9 +296,13 @@ class Connection(asyncio.Protocol):
         raised here.
         """
         self._take = take
+        if self._body:
+            self._pass_on(take)
+        if self._chunks is not None and not self._complete and self.is_open:
+            self._open_inlet(self._chunks, take)
         try:
             while True:
-                if self._body:
+                if self._body and not self._full:
                     self._pass_on(take)
                 if self._full:
                     await drain()
@@ -270,6 +313,7 @@ class Connection(asyncio.Protocol):
                 else:
                     await self._wait(self._limits.idle_s, "fell silent within the answer")
         finally:
+            self._close_inlet()
             self._take, self._full = None, False
 
     def _take_all(self) -> bytes:
@@ -315,7 +359,8 @@ class Connection(asyncio.Protocol):
 
     def _look_at_silence(self) -> None:
         self._timer = None
-        due = self._heard_at + self._patience_s
+        heard_at = self._heard_at if self._inlet is None else self._inlet.heard_at
+        due = heard_at + self._patience_s
         if self._wake is None:
             return
         if due <= self._loop.time():

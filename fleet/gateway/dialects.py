@@ -57,6 +57,8 @@ class Call(msgspec.Struct, frozen=True):
 class Answer(Protocol):
     """Turns one node's answer into the client's: a stream with `feed` and `close` or `fail`, or `whole`."""
 
+    is_verbatim: bool  # `feed` changes nothing
+
     def feed(self, data: bytes) -> bytes: ...
 
     def close(self) -> bytes:
@@ -124,6 +126,8 @@ def _asked(seen: Peek) -> tuple[int, int]:
 
 
 class _Verbatim:
+    is_verbatim = True
+
     def feed(self, data: bytes) -> bytes:
         return data
 
@@ -205,6 +209,8 @@ class MessagesDialect(ChatDialect):
 
 
 class _MessagesAnswer:
+    is_verbatim = False
+
     def __init__(self, model: str, request_id: str) -> None:
         self._model = model
         self._request_id = request_id

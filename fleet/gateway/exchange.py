@@ -195,9 +195,9 @@ class Exchange:
 
     async def _relay_stream(self, call: Call, answer: Answer, sink: Sink) -> None:
         assert self._response is not None
-        self._relay = Relay(answer, hide_usage=call.hide_usage)
+        self._relay = Relay(answer, sink, hide_usage=call.hide_usage)
         try:
-            await self._relay.run(self._response, sink)
+            await self._relay.run(self._response)
         except UpstreamError as error:
             raise self._lost(error) from error
         if self._relay.failed:
@@ -250,7 +250,7 @@ class Exchange:
         if self._ticket is not None:
             self._gateway.limiter.settle(self._ticket, self._used_tokens(self._ticket, outcome))
         record = self._account.record(outcome, status, error_code, self._dispatch)
-        self._gateway.recorder.put(record, self._relay.chunk_times if self._relay else ())
+        self._gateway.recorder.put(record, self._relay.times if self._relay else ())
 
     def _used_tokens(self, ticket: Ticket, outcome: Outcome) -> int:
         """As the engine counted; by what passed when the stream broke off before its usage.

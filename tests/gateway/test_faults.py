@@ -38,8 +38,12 @@ def raw_answer(data: bytes):
         FIRST + b"5\r\ntoo long for five\r\n",
         FIRST + framed(b"data: " + b"x" * 3_000_000),
         head(content_type="text/event-stream", content_length=9000) + chunk({"content": "Hel"}),
+        FIRST + framed(b'data: {"error": {"message"2\x9b, "code": "x"}}\n\n') + b"0\r\n\r\n",
     ],
-    ids=["mid-event", "mid-utf8", "bad-size", "overlong-chunk", "endless-line", "short-length"],
+    ids=[
+        *("mid-event", "mid-utf8", "bad-size", "overlong-chunk", "endless-line", "short-length"),
+        "unreadable-error",
+    ],
 )
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/messages"])
 async def test_a_broken_stream_ends_in_one_error_event_and_harms_no_other(house, data, path):
@@ -47,7 +51,7 @@ async def test_a_broken_stream_ends_in_one_error_event_and_harms_no_other(house,
     body = {"model": MODEL, "max_tokens": 9, "stream": True, "messages": [{"role": "user", "content": "x"}]}
     response = await house.client.post(path, json=body)
     assert response.text.count('"error":{') == 1
-    assert "[DONE]" not in response.text
+    assert "data: [DONE]" not in response.text
     assert "message_stop" not in response.text
     assert (await house.record()).outcome == "error"
     house.node.answer = answer_hello

@@ -59,6 +59,9 @@ class FakeTransport(asyncio.Transport):
     def abort(self) -> None:
         self.closed = True
 
+    def set_protocol(self, protocol) -> None:
+        pass  # the pieces go to the connection itself, which passes them on
+
     def pause_reading(self) -> None:
         pass
 
