@@ -32,6 +32,9 @@ _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {
 }
 
 
+_json = msgspec.json.Encoder(enc_hook=str)
+
+
 def _extra(record: logging.LogRecord) -> dict[str, Any]:
     return {key: value for key, value in vars(record).items() if key not in _STANDARD and value is not None}
 
@@ -42,29 +45,34 @@ class JsonFormatter(logging.Formatter):
     def __init__(self, program: str) -> None:
         super().__init__()
         self._program = program
-        self._second, self._moment = -1.0, ""  # of the last line, as text
+        self._second, self._moment = -1, ""  # of the last line, as text
+        self._heads: dict[tuple[str, str, str], str] = {}
 
     def format(self, record: logging.LogRecord) -> str:
         level, message = record.levelname.lower(), record.getMessage()
         if fields := getattr(record, "fields", None):
             return self.line(record.created, level, record.name, message, fields)
-        line = self._head(record.created, level, record.name, message) | _extra(record)
+        line = {"time": self._time(record.created), "level": level, "program": self._program}
+        line |= {"logger": record.name, "message": message} | _extra(record)
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
-        return msgspec.json.encode(line, enc_hook=str).decode()
+        return _json.encode(line).decode()
 
     def line(self, created: float, level: str, logger: str, message: str, fields: msgspec.Struct) -> str:
-        """What `fields` says, at a moment given in seconds since the epoch."""
-        head = msgspec.json.encode(self._head(created, level, logger, message))
-        return str(b"%b,%b" % (head[:-1], msgspec.json.encode(fields, enc_hook=str)[1:]), "utf-8")
+        """What `fields` says, at a moment given in seconds since the epoch. Few `message`s come this way."""
+        head = self._heads.get((level, logger, message))
+        if head is None:
+            words = {"level": level, "program": self._program, "logger": logger, "message": message}
+            head = self._heads[level, logger, message] = msgspec.json.encode(words)[1:-1].decode()
+        rest = str(_json.encode(fields), "utf-8")
+        return f'{{"time":"{self._time(created)}",{head},{rest[1:]}'
 
-    def _head(self, created: float, level: str, logger: str, message: str) -> dict[str, Any]:
-        second, rest = divmod(created, 1.0)
+    def _time(self, created: float) -> str:
+        second = int(created)
         if second != self._second:
             moment = datetime.fromtimestamp(second, UTC).isoformat(timespec="seconds")
             self._second, self._moment = second, moment.removesuffix("+00:00")
-        time = f"{self._moment}.{int(rest * 1000):03}+00:00"
-        return {"time": time, "level": level, "program": self._program, "logger": logger, "message": message}
+        return f"{self._moment}.{int((created - second) * 1000):03}+00:00"
 
 
 class TextFormatter(logging.Formatter):

@@ -4,7 +4,7 @@ cimport cython
 
 cdef int MAX_HEAD_BYTES, _MAX_DIGITS
 cdef int _CR, _LF, _SPACE, _TAB, _COLON, _SLASH, _ZERO, _NINE
-cdef int _NAME, _VALUE, _TARGET
+cdef int _NAME, _VALUE, _TARGET, _CAPITAL
 cdef bytes _TABLE, _HEX
 cdef tuple _METHODS
 
@@ -18,7 +18,7 @@ cdef class Head:
     cdef readonly bint chunked, keep_alive
     cdef readonly Py_ssize_t size
 
-    @cython.locals(text="const unsigned char*", table="const unsigned char*", start=Py_ssize_t, stop=Py_ssize_t, name=bytes)
+    @cython.locals(text="const unsigned char*", table="const unsigned char*", start=Py_ssize_t, stop=Py_ssize_t, name=bytes, capitals=int)
     cdef bint _read_headers(self, bytes data, Py_ssize_t at, Py_ssize_t end)
     @cython.locals(headers=dict, length=bytes, coding=bytes, connection=bytes)
     cdef bint _weigh_headers(self)

@@ -17,11 +17,12 @@ _MAX_DIGITS = 15  # of a length
 _CR, _LF, _SPACE, _TAB, _COLON, _SLASH, _ZERO, _NINE = 0x0D, 0x0A, 0x20, 0x09, 0x3A, 0x2F, 0x30, 0x39
 
 # What a byte may be in: a header's name (RFC 9110, 5.6.2), its value, a target that needs no decoding.
-_NAME, _VALUE, _TARGET = 1, 2, 4
+_NAME, _VALUE, _TARGET, _CAPITAL = 1, 2, 4, 8
 _TABLE = bytes(
     ((chr(c).isalnum() and c < 128) or c in b"!#$%&'*+-.^_`|~") * _NAME
     | (c in b"\t" or 0x20 <= c < 0x7F or c > 0x7F) * _VALUE
     | (0x21 <= c < 0x7F and c not in b'"#%<>\\^`{|}') * _TARGET
+    | (0x41 <= c <= 0x5A) * _CAPITAL
     for c in range(256)
 )
 _HEX = bytes(int(chr(c), 16) if c < 128 and chr(c) in "0123456789abcdefABCDEF" else 16 for c in range(256))
@@ -46,8 +47,9 @@ class Head:
         """Lines until the empty one; False where one is not as it must be."""
         text, table = data, _TABLE
         while True:
-            start = at
+            start, capitals = at, 0
             while at < end and table[text[at]] & _NAME:
+                capitals |= table[text[at]] & _CAPITAL
                 at += 1
             if at == start:
                 if end - at < 2 or text[at] != _CR or text[at + 1] != _LF:
@@ -56,7 +58,7 @@ class Head:
                 return True
             if at == end or text[at] != _COLON:
                 return False
-            name = data[start:at].lower()
+            name = data[start:at].lower() if capitals else data[start:at]
             at += 1
             while at < end and (text[at] == _SPACE or text[at] == _TAB):
                 at += 1

@@ -68,7 +68,8 @@ def for_dialect(name: str) -> Headers:
 
 def _remaining(limit: int, reset_s: float) -> str:
     """`reset_s` from now nothing of the limit counts as used."""
-    return str(max(0, math.floor((MINUTE_S - reset_s) * limit / MINUTE_S + 1e-3)))
+    left = int((MINUTE_S - reset_s) * limit / MINUTE_S + 1e-3)
+    return str(left) if left > 0 else "0"
 
 
 def _moment(at: float) -> str:
@@ -80,7 +81,7 @@ def duration(seconds: float) -> str:
     if seconds < 1:
         return f"{math.ceil(seconds * 1000)}ms"
     if seconds < MINUTE_S:
-        return f"{round(seconds, 2):g}s"
+        return f"{seconds:.4g}s" if seconds >= 10 else f"{seconds:.3g}s"
     minutes, rest = divmod(math.ceil(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}h{minutes}m{rest}s" if hours else f"{minutes}m{rest}s"
