@@ -18,7 +18,6 @@ cdef class Outlet:
 
 cdef class Tap:
     cdef readonly object first_token
-    cdef readonly bytes finish
     cdef readonly list times
     cdef SSEScanner _scanner
     cdef object _rewrite, _put, _clock

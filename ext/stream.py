@@ -43,7 +43,6 @@ class Tap:
         clock: Callable[[], float],
     ) -> None:
         self.first_token: float | None = None
-        self.finish = b""  # the piece that held the finish reason
         self.times: list[float] = []
         self._scanner = scanner
         self._rewrite = rewrite
@@ -62,8 +61,6 @@ class Tap:
             passed = self._rewrite(passed)
         if self.first_token is None and self._scanner.visible:
             self.first_token = now
-        if self._scanner.finished and not self.finish:
-            self.finish = data
         if passed:
             full: bool = self._put(passed)
             return full

@@ -49,8 +49,8 @@ class Relay:
 
     @property
     def finish(self) -> bytes:
-        """The piece that held the finish reason."""
-        return self._tap.finish
+        """The event that held a finish reason; empty when none did."""
+        return self._scanner.finish
 
     @property
     def times(self) -> Sequence[float]:
