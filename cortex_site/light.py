@@ -41,6 +41,7 @@ class LightRequest(HttpRequest):
     """A Django request on an ASGI scope: everything but method and path is built when first asked for."""
 
     resolver_match = None
+    body = b""  # in the place of a property
 
     def __init__(self, scope: Scope, body: bytes, headers: Mapping[bytes, bytes] | None = None) -> None:
         """`headers` are the scope's by name, where whoever read them has them so."""
@@ -48,7 +49,7 @@ class LightRequest(HttpRequest):
         self.scope = scope
         self.method = scope["method"]
         self.path = self.path_info = scope["path"]
-        self._body = body
+        self.body = self._body = body
         self._by_name = headers
 
     def header(self, name: bytes) -> str | None:

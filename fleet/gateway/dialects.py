@@ -16,6 +16,8 @@ from ext.peek import COMPILED, Peek, peek
 from fleet import translation
 from fleet.gateway import metrics
 from fleet.gateway.images import needed_capability
+from fleet.gateway.limit_headers import anthropic, openai
+from fleet.limits import KeyLimits, Verdict
 from fleet.snapshot import KeyView
 from neuron.wire import ApiError
 
@@ -83,6 +85,9 @@ class Dialect(Protocol):
 
     def error_body(self, error: ApiError) -> bytes: ...
 
+    def limit_headers(self, limits: KeyLimits, verdict: Verdict) -> dict[str, str]:
+        """How a key's account stands."""
+
 
 class ChatDialect:
     """OpenAI chat completions: passed byte for byte."""
@@ -112,6 +117,9 @@ class ChatDialect:
 
     def needs(self, body: bytes) -> str:
         return needed_capability(body)
+
+    def limit_headers(self, limits: KeyLimits, verdict: Verdict) -> dict[str, str]:
+        return openai(limits, verdict)
 
     def answer(self, call: Call, request_id: str) -> Answer:
         return _Verbatim()
@@ -200,6 +208,9 @@ class MessagesDialect(ChatDialect):
         call = translation.messages.to_chat(body)
         metrics.count_unknown(self.name, call.unknown_fields)
         return Call(call.model, call.stream, call.body, needs=needed_capability(call.body))
+
+    def limit_headers(self, limits: KeyLimits, verdict: Verdict) -> dict[str, str]:
+        return anthropic(limits, verdict)
 
     def answer(self, call: Call, request_id: str) -> Answer:
         return _MessagesAnswer(call.model, request_id)

@@ -26,7 +26,6 @@ from fleet.gateway.connection import UpstreamError
 from fleet.gateway.dialects import Answer, Call, Dialect, with_model
 from fleet.gateway.dispatch import Dispatch
 from fleet.gateway.keys import authorize, check_model
-from fleet.gateway.limit_headers import for_dialect
 from fleet.gateway.limits import Ticket, asked_of, estimate
 from fleet.gateway.relay import Relay
 from fleet.gateway.upstream import Response
@@ -120,7 +119,7 @@ class Exchange:
         usual = gateway.config.gateway.reserve_tokens
         prompt, answer = estimate(len(call.body), asked, context=offer.context, answer=usual)
         self._prompt_estimate = prompt = prompt * call.prompt_tokens
-        headers = for_dialect(self._dialect.name)
+        headers = self._dialect.limit_headers
         return gateway.limiter.reserve(key, prompt + answer * call.answer_tokens, headers)
 
     # --- answers ---

@@ -62,10 +62,6 @@ def anthropic(limits: KeyLimits, verdict: Verdict) -> dict[str, str]:
     return found
 
 
-def for_dialect(name: str) -> Headers:
-    return anthropic if name.startswith("anthropic") else openai
-
-
 def _remaining(limit: int, reset_s: float) -> str:
     """`reset_s` from now nothing of the limit counts as used."""
     left = int((MINUTE_S - reset_s) * limit / MINUTE_S + 1e-3)

@@ -111,7 +111,9 @@ class Limiter:
         start, end = (
             arithmetic.period(limits.budget_period, now) if limits.budget_tokens is not None else (0, 0)
         )
-        claim = Grant(f"{self._worker}-{next(self._ids):x}", tokens, start)
+        claim = Grant(
+            f"{self._worker}-{next(self._ids):x}:{tokens}:{start}", tokens, start
+        )  # Redis reads the id
         verdict, local = await self._shared(key, claim), False
         if verdict is None:
             account, local = self._accounts[key.digest], True
@@ -175,7 +177,7 @@ class Limiter:
             limits.budget_tokens,
         )
         arguments = ["" if bound is None else bound for bound in bounds]
-        return [*self._head("reserve", key), *arguments, self._lease_s, *map(_member, claims)]
+        return [*self._head("reserve", key), *arguments, self._lease_s, *(claim.id for claim in claims)]
 
     def _settle_command(self, key: KeyView, items: Sequence[_Settlement]) -> list[str | float]:
         limit = key.limits.tokens_per_minute
@@ -183,7 +185,7 @@ class Limiter:
         for item in items:
             grant = item.ticket.grant
             at = 0.0 if item.ticket.local else grant.at  # Redis's buckets do not hold what was reserved here
-            command += (_member(grant), repr(at), repr(grant.end), item.used, int(item.again))
+            command += (grant.id, at, grant.end, item.used, int(item.again))
         return command
 
     def _head(self, script: str, key: KeyView) -> tuple[str | float, ...]:
@@ -263,7 +265,7 @@ class Limiter:
         """Also enters what Redis does not know: granted while it was away, or before it forgot everything."""
         members: defaultdict[str, list[str]] = defaultdict(list)
         for ticket in self._open.values():
-            members[ticket.key.digest].append(_member(ticket.grant))
+            members[ticket.key.digest].append(ticket.grant.id)
         for digest, grants in members.items():
             link.call("EVALSHA", self._scripts["renew"], 2, *redis_keys(digest), self._lease_s, *grants)
 
@@ -281,10 +283,6 @@ class Limiter:
         if self._keeper is not None:
             self._keeper.cancel()
             await asyncio.gather(self._keeper, return_exceptions=True)
-
-
-def _member(grant: Grant) -> str:
-    return f"{grant.id}:{grant.tokens}:{grant.window}"
 
 
 def _judge(verdicts: Sequence[asyncio.Future[Verdict | None]], answer: Any) -> None:
