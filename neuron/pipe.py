@@ -82,6 +82,7 @@ class Submit(msgspec.Struct, frozen=True, tag=True):
     priority: int = 0  # higher goes first, and may preempt lower
     marks: list[tuple[int, int]] = []  # digest of a beginning of the prompt, and its length in tokens
     images: list[Shown] = []  # in the order of the prompt
+    score_prompt: bool = False  # tell the prompt's own logprobs too; nothing of it is taken from the cache
 
 
 class Embed(msgspec.Struct, frozen=True, tag=True):
@@ -172,6 +173,13 @@ class Tokens(msgspec.Struct, frozen=True, tag=True):
     logprobs: list[Logprob] = []
 
 
+class Scored(msgspec.Struct, frozen=True, tag=True):
+    """How probable the next tokens of a prompt were, from its second on; all before its first `Tokens`."""
+
+    id: int
+    logprobs: list[Logprob]
+
+
 class Finished(msgspec.Struct, frozen=True, tag=True):
     """The request is over and its slot is free."""
 
@@ -242,6 +250,7 @@ ToDaemon = (
     | LoadFailed
     | Unloaded
     | Tokens
+    | Scored
     | Finished
     | Embedded
     | Looked

@@ -9,7 +9,7 @@ request joins in it. What the device was told once is not told again, so a decod
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -63,6 +63,7 @@ class Chunk:
     new_pages: tuple[int, ...] = ()  # appended to the slot's pages before the step runs
     draw: Draw | None = None  # None while the prompt goes on after this chunk
     images: tuple[Image, ...] = ()  # those of which it has a part, in order
+    scored: tuple[int, ...] = ()  # what follows each of the first tokens in the prompt: its logprob is wanted
 
     @property
     def end(self) -> int:
@@ -85,10 +86,11 @@ class StepPlan:
 @dataclass(frozen=True, slots=True)
 class StepResult:
     """`tokens[i]` was drawn after `chunks[i]`; None where no draw was asked for. `logprobs` has the same
-    index, for requests that want them."""
+    index, for requests that want them; so has `scores`, one for each of a chunk's `scored`."""
 
     tokens: tuple[int | None, ...]
     logprobs: Mapping[int, Logprob] = field(default_factory=dict)
+    scores: Mapping[int, Sequence[Logprob]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from neuron.device.batch import Batch
 from neuron.device.cache import KVCache, LayerShape, PageTable
 from neuron.device.images import Images
 from neuron.device.sampler import Sampler
+from neuron.pipe import Logprob
 from neuron.step import CacheShape, PoisonedError, StepPlan, StepResult
 
 
@@ -36,8 +37,8 @@ class Forward(Protocol):
         shown: Sequence[tuple[torch.Tensor, torch.Tensor]] = (),
         /,
     ) -> torch.Tensor:
-        """`tokens` and `positions` (n,), `last` (rows,) the indices wanted; float32 logits (rows, vocab).
-        `shown`: places among the tokens, (k,), and what is read there instead, (k, hidden)."""
+        """`tokens` and `positions` (n,), `last` (rows,) the indices wanted, ascending; float32 logits (rows,
+        vocab). `shown`: places among the tokens, (k,), and what is read there instead, (k, hidden)."""
 
 
 class Eyes(Protocol):
@@ -72,20 +73,60 @@ class Runner:
             self._sampler.join(joined)
         self._table.update(plan)
         batch = Batch(plan, self._table, self.shape)
-        ends = zip(batch.order, batch.ends, strict=True)
-        drawn = [(index, end - 1) for index, end in ends if plan.chunks[index].draw is not None]
-        last = torch.tensor([place for _, place in drawn], dtype=torch.int64, device=batch.tokens.device)
+        rows = _Rows(plan, batch)
+        last = torch.tensor(rows.places, dtype=torch.int64, device=batch.tokens.device)
         shown = self._images.shown(plan, batch) if self._images else ()
         with active(PagedAttention(self.cache, batch)):
             logits = self._forward(batch.tokens, batch.positions, last, shown)
+        return self._result(plan, rows, logits)
+
+    def _result(self, plan: StepPlan, rows: _Rows, logits: torch.Tensor) -> StepResult:
         tokens: list[int | None] = [None] * len(plan.chunks)
-        if not drawn:
+        if not rows.places:
             return StepResult(tuple(tokens))
         if bool(logits.isnan().any()):
             raise PoisonedError("the model's logits are not numbers")
-        chunks = [plan.chunks[index] for index, _ in drawn]
+        scores = self._scores(plan, rows, logits) if rows.scored else {}
+        if not rows.drawn:
+            return StepResult(tuple(tokens), scores=scores)
+        chunks = [plan.chunks[index] for index in rows.drawn]
         draws = [chunk.draw for chunk in chunks if chunk.draw is not None]
-        sampled, logprobs = self._sampler.sample(logits, [chunk.slot for chunk in chunks], draws)
-        for (index, _), token in zip(drawn, sampled, strict=True):
+        drawn = logits[rows.drawn_at] if rows.scored else logits
+        sampled, logprobs = self._sampler.sample(drawn, [chunk.slot for chunk in chunks], draws)
+        for index, token in zip(rows.drawn, sampled, strict=True):
             tokens[index] = token
-        return StepResult(tuple(tokens), {drawn[row][0]: logprob for row, logprob in logprobs.items()})
+        return StepResult(
+            tuple(tokens), {rows.drawn[row]: logprob for row, logprob in logprobs.items()}, scores
+        )
+
+    def _scores(self, plan: StepPlan, rows: _Rows, logits: torch.Tensor) -> dict[int, list[Logprob]]:
+        slots = [plan.chunks[index].slot for index in rows.scored]
+        scores: dict[int, list[Logprob]] = {index: [] for index in rows.scored}
+        tokens = [token for index in scores for token in plan.chunks[index].scored]
+        told = self._sampler.score(logits[rows.scored_at], slots, tokens)
+        for index, score in zip(rows.scored, told, strict=True):
+            scores[index].append(score)
+        return scores
+
+
+class _Rows:
+    """At which places of the flat row logits are wanted, ascending, and for what: `drawn` and `scored` name a
+    chunk for each row of logits at `drawn_at` and `scored_at`."""
+
+    def __init__(self, plan: StepPlan, batch: Batch) -> None:
+        self.places: list[int] = []
+        self.drawn: list[int] = []
+        self.drawn_at: list[int] = []
+        self.scored: list[int] = []
+        self.scored_at: list[int] = []
+        for index, end in zip(batch.order, batch.ends, strict=True):
+            chunk = plan.chunks[index]
+            if chunk.scored:
+                start, count = end - len(chunk.tokens), len(chunk.scored)
+                self.scored += [index] * count
+                self.scored_at += range(len(self.places), len(self.places) + count)
+                self.places += range(start, start + count)
+            if chunk.draw is not None:
+                self.drawn.append(index)
+                self.drawn_at.append(len(self.places))
+                self.places.append(end - 1)

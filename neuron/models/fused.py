@@ -2,8 +2,7 @@
 
 transformers' layers are general; one token through them is some 40 operations a layer, each costing more to
 call than to compute. This one does the same arithmetic in half as many: one product for query, key and value,
-one for gate and up, norm and rotation of queries and keys together. Its matrices are packed the way the CPU's
-library multiplies them best, which alone halves the time of a product of one row.
+one for gate and up, norm and rotation of queries and keys together; see `product` for how they multiply.
 
 `fuse` takes the weights out of a loaded model of transformers, so that they are never held twice; what it
 does not know exactly stays with transformers' own code.
@@ -11,15 +10,16 @@ does not know exactly stays with transformers' own code.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch.nn.functional import embedding, linear, silu
+from torch.nn.functional import embedding, silu
 
 from neuron.device.attention import Rule, attend
 from neuron.models.attention import Probe
+from neuron.models.product import Product, product
 
 if TYPE_CHECKING:
     from neuron.models.vision import Eyes
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 FAMILIES = frozenset({"llama", "mistral", "qwen2", "qwen3"})
 _STATIC_ROPES = frozenset({"default", "linear", "llama3", "yarn"})  # the same for every length
 
-Product = Callable[[torch.Tensor], torch.Tensor]
 Shown = Sequence[tuple[torch.Tensor, torch.Tensor]]  # places in the flat row, and what is read there
 
 
@@ -42,6 +41,7 @@ class Layer:
     mlp_norm: torch.Tensor
     gate_up: Product
     down: Product
+    inner: int  # features between gate and down
     rule: Rule
 
 
@@ -66,7 +66,7 @@ class FusedDecoder:
         self._sign[: self._head_dim // 2] = -1
         self._layers = [self._fuse(layer, probe.rules[i]) for i, layer in enumerate(body.layers)]
         self._norm = body.norm.weight.float()
-        self._head = _product([model.lm_head])
+        self._head = product([model.lm_head])
 
     def __call__(
         self, tokens: torch.Tensor, positions: torch.Tensor, last: torch.Tensor, shown: Shown = ()
@@ -80,6 +80,16 @@ class FusedDecoder:
         if len(last) != len(x):
             x = x[last]
         return self._head(self._normed(x, self._norm)).float()
+
+    @property
+    def products(self) -> list[tuple[Product, int]]:
+        """The matrix products of a step in order, each with the width of what it takes."""
+        hidden, heads = self._embed.shape[1], self._heads * self._head_dim
+        found: list[tuple[Product, int]] = []
+        for layer in self._layers:
+            found += [(layer.qkv, hidden), (layer.out, heads), (layer.gate_up, hidden)]
+            found.append((layer.down, layer.inner))
+        return [*found, (self._head, hidden)]
 
     def _rotation(self, x: torch.Tensor, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Cosines and sines, (tokens, 1, head_dim) each, as transformers computes them. The sines of the
@@ -118,12 +128,13 @@ class FusedDecoder:
         attention, mlp = layer.self_attn, layer.mlp
         return Layer(
             norm=layer.input_layernorm.weight.float(),
-            qkv=_product([attention.q_proj, attention.k_proj, attention.v_proj]),
+            qkv=product([attention.q_proj, attention.k_proj, attention.v_proj]),
             qk_norm=self._qk_norm(attention),
-            out=_product([attention.o_proj]),
+            out=product([attention.o_proj]),
             mlp_norm=layer.post_attention_layernorm.weight.float(),
-            gate_up=_product([mlp.gate_proj, mlp.up_proj]),
-            down=_product([mlp.down_proj]),
+            gate_up=product([mlp.gate_proj, mlp.up_proj]),
+            inner=mlp.down_proj.in_features,
+            down=product([mlp.down_proj]),
             rule=rule,
         )
 
@@ -156,29 +167,3 @@ def fuse(model: Any, text: Any, probe: Probe, *, vocab_size: int, context: int) 
         return None
     with torch.inference_mode():
         return FusedDecoder(model, text, probe, vocab_size=vocab_size, context=context)
-
-
-def _product(modules: list[Any]) -> Product:
-    """One linear map in place of several on the same input; their own weights are given up."""
-    weight = modules[0].weight if len(modules) == 1 else torch.cat([module.weight for module in modules])
-    biases = [module.bias for module in modules]
-    bias = None if biases[0] is None else torch.cat(biases)
-    packed = _packed(weight)
-    for module in modules:
-        module.weight = module.bias = None
-    if packed is None:
-        return lambda x: linear(x, weight, bias)
-    multiply = torch.ops.mkldnn._linear_pointwise  # noqa: SLF001 - what torch's own compiler emits
-    return lambda x: multiply(x, packed, bias, "none", [], "")
-
-
-def _packed(weight: torch.Tensor) -> torch.Tensor | None:
-    """The weight (out, in) in oneDNN's own layout, where torch has that for this type and machine."""
-    if weight.device.type != "cpu" or not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
-        return None
-    if weight.dtype is torch.bfloat16 and not torch.ops.mkldnn._is_mkldnn_bf16_supported():  # noqa: SLF001
-        return None
-    if weight.dtype not in {torch.bfloat16, torch.float32}:
-        return None
-    packed: torch.Tensor = torch.ops.mkldnn._reorder_linear_weight(weight, None)  # noqa: SLF001
-    return packed

@@ -73,6 +73,7 @@ class Job:
     stop_ids: list[int]
     min_tokens: int = 0
     ignore_eos: bool = False
+    score_prompt: bool = False
     guide: pipe.Guide | None = None
     caller: Caller = Caller()
     marks: list[tuple[int, int]] = field(default_factory=list)
@@ -207,6 +208,9 @@ class DeviceWorker:
             case pipe.Tokens(id=number, tokens=tokens, logprobs=logprobs):
                 if generation := self._generations.get(number):
                     generation.push(tokens, logprobs)
+            case pipe.Scored(id=number, logprobs=logprobs):
+                if generation := self._generations.get(number):
+                    generation.prompt_logprobs += logprobs
             case pipe.Finished(id=number) | pipe.Refused(id=number):
                 if generation := self._generations.pop(number, None):
                     generation.finish(message)
@@ -307,7 +311,7 @@ class DeviceWorker:
                 number, job.model, job.tokens, job.max_tokens, job.sampling, job.stop_ids,
                 min_tokens=job.min_tokens, ignore_eos=job.ignore_eos, guide=job.guide,
                 principal=job.caller.principal, priority=job.caller.priority,
-                marks=job.marks, images=job.images,
+                marks=job.marks, images=job.images, score_prompt=job.score_prompt,
             )
         )  # fmt: skip
         return generation

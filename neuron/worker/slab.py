@@ -13,8 +13,9 @@ from neuron.device.memory import MIB, OutOfMemoryError, default_budget, fragment
 from neuron.device.opening import Device
 from neuron.device.runner import Runner
 from neuron.engine.embedding import EmbeddingScheduler
+from neuron.engine.limits import Limits
 from neuron.engine.request import Guide
-from neuron.engine.scheduler import Limits, Scheduler
+from neuron.engine.scheduler import Scheduler
 from neuron.models.checkpoint import Checkpoint, LoadError, read_checkpoint
 from neuron.models.embedding import load_embedder
 from neuron.models.estimate import estimate
@@ -152,7 +153,7 @@ class Slab:
         dtype = model_dtype(checkpoint, self.settings.dtype)
         limits = self.settings.limits
         needed = estimate(
-            checkpoint, dtype, context=_MIN_CONTEXT, step_tokens=limits.step_tokens, rows=limits.max_running
+            checkpoint, dtype, context=_MIN_CONTEXT, step_tokens=limits.step_tokens, rows=limits.max_rows
         )
         self._check_room(path, "it takes about", str(needed), needed.total, self.free)
         decoder = load_decoder(checkpoint, dtype=dtype, device=self.device, on_progress=on_progress)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,10 +10,11 @@ from typing import Any
 import torch
 
 from neuron.device.runner import Runner
-from neuron.engine.scheduler import Limits, Scheduler
+from neuron.engine.limits import Limits
+from neuron.engine.scheduler import Scheduler
 from neuron.models.checkpoint import read_checkpoint
 from neuron.models.loading import AnyDecoder, load_decoder, model_dtype
-from neuron.pipe import Finished, Refused, Sampling, Submit, Tokens
+from neuron.pipe import Finished, Logprob, Refused, Sampling, Scored, Submit, Tokens
 from neuron.step import CacheShape, Image
 from tests.device.zoo import VOCAB
 
@@ -46,6 +48,8 @@ class Serving:
         self.tokens: dict[int, list[int]] = {}
         self.ends: dict[int, Finished | Refused] = {}
         self.num_joined = 0
+        self.num_scored = 0  # in the last step
+        self.scores: dict[int, list[Logprob]] = defaultdict(list)
 
     def submit(
         self,
@@ -65,9 +69,12 @@ class Serving:
         plan = self.scheduler.plan()
         assert plan is not None
         self.num_joined += len(plan.joined)
+        self.num_scored = sum(len(chunk.scored) for chunk in plan.chunks)
         for event in self.scheduler.apply(plan, self.runner.run(plan), 0.1):
             if isinstance(event, Tokens):
                 self.tokens[event.id] += event.tokens
+            elif isinstance(event, Scored):
+                self.scores[event.id] += event.logprobs
             else:
                 self.ends[event.id] = event
 

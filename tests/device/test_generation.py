@@ -11,7 +11,7 @@ from neuron.models.loading import Decoder
 from neuron.pipe import Finished, Sampling
 from neuron.step import CacheShape, PoisonedError
 from tests.device.serving import GREEDY, Serving, decoder, prompt, texts
-from tests.device.zoo import save
+from tests.device.zoo import build, save
 
 WARM = Sampling(temperature=1.0, top_p=0.9, seed=11)
 TIGHT = CacheShape(num_pages=20, page_size=8, num_slots=8, context=128)
@@ -110,3 +110,56 @@ def test_logits_that_are_not_numbers_poison_the_device(tmp_path: Path):
     serving.submit(2, [5, 99])
     with pytest.raises(PoisonedError):
         serving.drain()
+
+
+# --- the prompt's own logprobs ----------------------------------------------------------------------------
+
+
+def scored(serving: Serving, number: int) -> list[float]:
+    return [logprob.chosen for logprob in serving.scores[number]]
+
+
+def test_a_scored_prompt_has_transformers_own_logprobs(loaded: Decoder):
+    """Longer than a step; beside streams; the same when all of it is in the cache."""
+    reference, tokens = build("llama"), prompt(4, 70)
+    with torch.inference_mode():
+        table = reference(torch.tensor([tokens])).logits[0].log_softmax(-1)
+    wanted = [table[i, token].item() for i, token in enumerate(tokens[1:])]
+    serving = Serving(loaded)
+    serving.submit(1, prompt(1, 20), max_tokens=30)
+    serving.step()
+    for number in (2, 3):
+        serving.submit(number, tokens, Sampling(top_logprobs=3), max_tokens=4, score_prompt=True)
+    told = serving.drain()
+    assert told[2] == told[3] == texts(loaded, {0: tokens})[0][:4]
+    for number in (2, 3):
+        assert scored(serving, number) == pytest.approx(wanted, abs=1e-3)
+        best = [[token for token, _ in logprob.top] for logprob in serving.scores[number]]
+        assert best == table[:-1].topk(3).indices.tolist()
+        end = serving.ends[number]
+        assert isinstance(end, Finished)
+        assert end.cached_tokens == 0
+
+
+def test_a_prompt_is_scored_once_also_if_it_had_to_give_way(loaded: Decoder):
+    alone = Serving(loaded)
+    alone.submit(1, prompt(1, 60), Sampling(top_logprobs=0), max_tokens=4, score_prompt=True)
+    alone.drain()
+    serving = Serving(loaded, TIGHT)
+    serving.submit(1, prompt(1, 60), Sampling(top_logprobs=0), max_tokens=4, score_prompt=True)
+    serving.step()
+    assert 0 < len(serving.scores[1]) < 59
+    serving.submit(2, prompt(2, 120), max_tokens=4, priority=1)
+    serving.drain()
+    assert serving.num_joined == 3
+    assert scored(serving, 1) == pytest.approx(scored(alone, 1), abs=1e-4)
+
+
+def test_a_step_makes_no_more_logits_than_it_may(loaded: Decoder):
+    serving = Serving(loaded, max_running=4)
+    for number in range(3):
+        serving.submit(number, prompt(number, 30), Sampling(top_logprobs=0), score_prompt=True)
+    while serving.scheduler.has_work:
+        serving.step()
+        assert serving.num_scored <= 4
+    assert [len(serving.scores[number]) for number in range(3)] == [29, 29, 29]

@@ -11,7 +11,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from neuron.engine.scheduler import Limits, Scheduler
+from neuron.engine.limits import Limits
+from neuron.engine.scheduler import Scheduler
 from neuron.models.checkpoint import LoadError
 from neuron.pipe import (
     HEARTBEAT_S,

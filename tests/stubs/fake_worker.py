@@ -159,6 +159,8 @@ class FakeWorker:
 
     def _answer(self, job: pipe.Submit, parts: list[list[int]]) -> None:
         sent = 0
+        if job.score_prompt:
+            self.send(pipe.Scored(job.id, _logprobs(job, job.tokens[1:])))
         for part in parts:
             piece = part[: job.max_tokens - sent]
             sent += len(piece)
