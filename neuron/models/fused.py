@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -19,7 +20,7 @@ from torch.nn.functional import embedding, silu
 
 from neuron.device.attention import Rule, attend
 from neuron.models.attention import Probe
-from neuron.models.product import Product, product
+from neuron.models.product import Product, activation_dtype, product
 
 if TYPE_CHECKING:
     from neuron.models.vision import Eyes
@@ -41,7 +42,6 @@ class Layer:
     mlp_norm: torch.Tensor
     gate_up: Product
     down: Product
-    inner: int  # features between gate and down
     rule: Rule
 
 
@@ -55,6 +55,7 @@ class FusedDecoder:
         self.context = context
         self.dtype: torch.dtype = model.dtype
         self.device: torch.device = model.device
+        self._dtype = activation_dtype(self.device, self.dtype)  # of what is between the products
         self.num_embeddings: int = body.embed_tokens.num_embeddings
         self.layers = probe.layers
         shape = probe.layers[0]
@@ -62,7 +63,7 @@ class FusedDecoder:
         self._eps = torch.tensor(text.rms_norm_eps, device=self.device)
         self._embed = body.embed_tokens.weight
         self._rotary = body.rotary_emb
-        self._sign = torch.ones(self._head_dim, dtype=self.dtype, device=self.device)
+        self._sign = torch.ones(self._head_dim, dtype=self._dtype, device=self.device)
         self._sign[: self._head_dim // 2] = -1
         self._layers = [self._fuse(layer, probe.rules[i]) for i, layer in enumerate(body.layers)]
         self._norm = body.norm.weight.float()
@@ -72,7 +73,7 @@ class FusedDecoder:
         self, tokens: torch.Tensor, positions: torch.Tensor, last: torch.Tensor, shown: Shown = ()
     ) -> torch.Tensor:
         """`tokens` and `positions` (n,), `last` (rows,) the indices wanted; float32 logits (rows, vocab)."""
-        x = splice(embedding(tokens, self._embed), shown)
+        x = splice(embedding(tokens, self._embed).to(self._dtype), shown)
         rotation = self._rotation(x, positions)
         for index, layer in enumerate(self._layers):
             x = self._attend(index, layer, x, rotation)
@@ -82,14 +83,10 @@ class FusedDecoder:
         return self._head(self._normed(x, self._norm)).float()
 
     @property
-    def products(self) -> list[tuple[Product, int]]:
-        """The matrix products of a step in order, each with the width of what it takes."""
-        hidden, heads = self._embed.shape[1], self._heads * self._head_dim
-        found: list[tuple[Product, int]] = []
-        for layer in self._layers:
-            found += [(layer.qkv, hidden), (layer.out, heads), (layer.gate_up, hidden)]
-            found.append((layer.down, layer.inner))
-        return [*found, (self._head, hidden)]
+    def products(self) -> list[Product]:
+        """The matrix products of a step, in order."""
+        layers = ((layer.qkv, layer.out, layer.gate_up, layer.down) for layer in self._layers)
+        return [*chain.from_iterable(layers), self._head]
 
     def _rotation(self, x: torch.Tensor, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Cosines and sines, (tokens, 1, head_dim) each, as transformers computes them. The sines of the
@@ -102,7 +99,7 @@ class FusedDecoder:
         `weight` is. Fewer operations than torch's own is put together from."""
         norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
         scale = torch.addcmul(self._eps, norm, norm, value=1 / x.shape[-1]).rsqrt_()
-        return (x * scale).mul_(weight).to(self.dtype)
+        return (x * scale).mul_(weight).to(self._dtype)
 
     def _attend(
         self, index: int, layer: Layer, x: torch.Tensor, rotation: tuple[torch.Tensor, torch.Tensor]
@@ -111,14 +108,14 @@ class FusedDecoder:
             len(x), -1, self._head_dim
         )  # (tokens, q + k + v heads, dim)
         turned = self._heads + self._kv_heads
-        qk, value = heads[:, :turned], heads[:, turned:]
+        qk, value = heads[:, :turned], heads[:, turned:].to(self.dtype)
         if layer.qk_norm is not None:
             qk = self._normed(qk, layer.qk_norm)
         cos, sin = rotation
-        qk = torch.addcmul(qk * cos, qk.roll(self._head_dim // 2, -1), sin)
+        qk = torch.addcmul(qk * cos, qk.roll(self._head_dim // 2, -1), sin).to(self.dtype)
         query, key = qk[:, : self._heads], qk[:, self._heads :]
         seen = attend(index, *(t.transpose(0, 1).unsqueeze(0) for t in (query, key, value)), rule=layer.rule)
-        return layer.out(seen.reshape(len(x), -1)).add_(x)
+        return layer.out(seen.reshape(len(x), -1).to(self._dtype)).add_(x)
 
     def _feed_forward(self, layer: Layer, x: torch.Tensor) -> torch.Tensor:
         gate, up = layer.gate_up(self._normed(x, layer.mlp_norm)).chunk(2, -1)
@@ -133,7 +130,6 @@ class FusedDecoder:
             out=product([attention.o_proj]),
             mlp_norm=layer.post_attention_layernorm.weight.float(),
             gate_up=product([mlp.gate_proj, mlp.up_proj]),
-            inner=mlp.down_proj.in_features,
             down=product([mlp.down_proj]),
             rule=rule,
         )
