@@ -48,6 +48,8 @@ class Layer:
 class FusedDecoder:
     """A `neuron.device.runner.Forward`; attributes as `loading.Decoder` has them."""
 
+    is_recordable = True
+
     def __init__(self, model: Any, text: Any, probe: Probe, *, vocab_size: int, context: int) -> None:
         body = model.get_decoder()  # of a model that sees, the part that reads
         self.eyes: Eyes | None = None

@@ -51,6 +51,8 @@ OnProgress = Callable[[float], None]
 class Decoder:
     """A loaded model: a `neuron.device.runner.Forward` that knows its own limits."""
 
+    is_recordable = False  # experts are chosen on the way, masks made
+
     def __init__(
         self, model: Any, layers: dict[int, LayerShape], vocab_size: int, context: int, eyes: Eyes | None
     ) -> None:

@@ -9,7 +9,9 @@ from typing import Any
 
 import torch
 
+from neuron.device.graphs import Record
 from neuron.device.runner import Runner
+from neuron.device.varlen import Kernel
 from neuron.engine.limits import Limits
 from neuron.engine.scheduler import Scheduler
 from neuron.models.checkpoint import read_checkpoint
@@ -39,12 +41,19 @@ def prompt(seed: int, length: int) -> list[int]:
 
 class Serving:
     def __init__(
-        self, loaded: AnyDecoder, shape: CacheShape = SHAPE, *, vocab: int = VOCAB, **limits: Any
+        self,
+        loaded: AnyDecoder,
+        shape: CacheShape = SHAPE,
+        *,
+        vocab: int = VOCAB,
+        kernel: Kernel | None = None,
+        record: Record | None = None,
+        **limits: Any,
     ) -> None:
         self.loaded = loaded
         bounds = Limits(**{"max_running": shape.num_slots, "step_tokens": 48} | limits)
         self.scheduler = Scheduler("m", shape, vocab_size=vocab, limits=bounds)
-        self.runner = Runner(loaded, loaded.layers, shape)
+        self.runner = Runner(loaded, loaded.layers, shape, kernel=kernel, record=record)
         self.tokens: dict[int, list[int]] = {}
         self.ends: dict[int, Finished | Refused] = {}
         self.num_joined = 0
