@@ -14,8 +14,8 @@ from neuron.api.logprobs import Drawn
 from neuron.config import Stream
 from neuron.harness import Served
 from neuron.pipe import Finished, Logprob, Refused
-from neuron.supervisor.device import Caller, Job
 from neuron.supervisor.generation import Generation
+from neuron.supervisor.job import Caller, Job
 from neuron.text.answer import AnswerStream
 from neuron.text.events import Event
 from neuron.wire import ApiError

@@ -70,6 +70,9 @@ class EmbeddingScheduler:
             self._refuse(request_id, 503, code, message, retry_after_s) for request_id in list(self._requests)
         ]
 
+    def reset_cache(self) -> None:
+        """There is none."""
+
     def plan(self) -> EmbeddingPlan | None:
         """The oldest inputs whose padded batch stays within `step_tokens`; always at least one."""
         inputs: list[tuple[int, ...]] = []

@@ -13,7 +13,7 @@ class Limits:
     max_waiting: int = 256
     max_wait_s: float = 600.0  # before a request first runs
     step_tokens: int = 512  # run in one step, over all requests
-    max_gap: float = 2.25  # a step that also reads prompts takes about so many times one that only decodes
+    max_gap: float = 2.0  # a step that also reads prompts takes about so many times one that only decodes
 
     @property
     def max_rows(self) -> int:

@@ -105,6 +105,10 @@ class Scheduler:
             self._refuse(request, 503, code, message=message, retry=retry_after_s) for request in requests
         ]
 
+    def reset_cache(self) -> None:
+        """Forget the pages of requests that ended; those that run keep theirs, which may still be shared."""
+        self.pages.forget()
+
     # --- one step ---------------------------------------------------------------------------------------
 
     def plan(self) -> StepPlan | None:

@@ -107,6 +107,9 @@ class FakeWorker:
                 if number in self._endless:
                     _, prompt, _ = self._endless.pop(number)
                     self.send(pipe.Finished(number, "cancelled", prompt, 0))
+            case pipe.AskMemory(id=number):
+                status = self._status()
+                self.send(pipe.Memory(number, status.memory_used_mb, status.memory_free_mb))
             case pipe.Shutdown():
                 os._exit(0)
 
