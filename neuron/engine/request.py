@@ -94,7 +94,7 @@ class Request:
 
     @property
     def is_decoding(self) -> bool:
-        return self.num_output > 0 and self.num_pending == 1
+        return self.num_computed == len(self.tokens) - 1 >= self.num_prompt
 
     @property
     def is_scoring(self) -> bool:
