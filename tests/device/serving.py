@@ -95,10 +95,15 @@ class Serving:
 
 
 def texts(
-    loaded: AnyDecoder, prompts: Mapping[int, list[int]], sampling: Sampling = GREEDY, **options: Any
+    loaded: AnyDecoder,
+    prompts: Mapping[int, list[int]],
+    sampling: Sampling = GREEDY,
+    *,
+    max_tokens: int = 24,
+    **options: Any,
 ) -> dict[int, list[int]]:
     """The answers to all of `prompts`, served at once."""
     serving = Serving(loaded, **options)
     for number, tokens in prompts.items():
-        serving.submit(number, tokens, sampling)
+        serving.submit(number, tokens, sampling, max_tokens=max_tokens)
     return serving.drain()

@@ -83,20 +83,26 @@ def test_seeds_differ_and_no_seed_is_another_each_time(loaded: Decoder):
     assert answer(None) != answer(None)
 
 
-def test_cancel_frees_slot_and_pages_while_the_others_go_on(loaded: Decoder):
-    serving = Serving(loaded)
-    for number in range(3):
-        serving.submit(number, prompt(number, 40))
-    for _ in range(4):
+@pytest.mark.parametrize("phase", ["waiting", "prefill", "decode"])
+def test_cancel_gives_every_page_back_while_the_others_go_on(loaded: Decoder, phase: str):
+    serving = Serving(loaded, max_running=2)
+    pages = serving.scheduler.pages
+    serving.submit(1, prompt(1, 40), max_tokens=30)
+    serving.step()
+    if phase == "waiting":
+        serving.submit(0, prompt(9, 20), max_tokens=60)
         serving.step()
-    used = serving.scheduler.shape.num_pages - serving.scheduler.pages.num_available
-    finished = serving.scheduler.cancel(1)
-    assert finished is not None
-    assert finished.reason == "cancelled"
-    freed = used - (serving.scheduler.shape.num_pages - serving.scheduler.pages.num_available)
-    assert freed >= 5
-    alone = texts(loaded, {2: prompt(2, 40)})
-    assert serving.drain()[2] == alone[2]
+    before = pages.num_available
+    serving.submit(2, prompt(2, 120), max_tokens=60)
+    for _ in range({"waiting": 1, "prefill": 1, "decode": 6}[phase]):
+        serving.step()
+    assert bool(serving.tokens[2]) == (phase == "decode")
+    assert (pages.num_available < before - 14) == (phase != "waiting")
+    finished = serving.scheduler.cancel(2)
+    assert finished == Finished(2, "cancelled", 120, len(serving.tokens[2]), 0)
+    assert before - pages.num_available <= 1, "the page that the other stream grew by meanwhile"
+    assert serving.drain()[1] == texts(loaded, {1: prompt(1, 40)}, max_tokens=30)[1]
+    assert pages.num_available == pages.num_pages
 
 
 def test_logits_that_are_not_numbers_poison_the_device(tmp_path: Path):

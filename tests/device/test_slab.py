@@ -88,6 +88,25 @@ def test_a_context_longer_than_the_cache_is_cut(tmp_path: Path):
     assert slab().load("m", path, ignore).runner.shape.context == 100_000
 
 
+def test_models_share_one_budget(llama: Path, tmp_path: Path):
+    """The second does not fit beside the first, is not read, and fits once that is gone."""
+    large = save(tmp_path, intermediate_size=20_000, num_hidden_layers=4)
+    models = slab(kv_mb=30)
+    needed = estimate(read_checkpoint(large), torch.float32, context=256, step_tokens=512, rows=64).total
+    models.budget = models.used + needed + 8 * MIB  # less than the first takes
+    models.load("first", llama, ignore)
+    read: list[float] = []
+    with pytest.raises(LoadError, match=r"it takes about \d+ MiB \(weights") as raised:
+        models.load("second", large, read.append)
+    assert raised.value.code == "insufficient_memory"
+    assert not read
+    assert list(models.models) == ["first"]
+    models.unload("first")
+    models.give_back()
+    models.load("second", large, read.append)
+    assert read[-1] == 1.0
+
+
 def test_unloading_gives_the_memory_back(tmp_path: Path):
     path = save(tmp_path, intermediate_size=20_000, num_hidden_layers=4)
     models = slab()

@@ -13,7 +13,7 @@
     sampling           answers what the engine was asked for, as JSON
 
 A model directory with a file `load.json` decides its load: {"fail": CODE} or {"die": true}; with a file
-`gate`, its load waits until that file is gone.
+`gate`, its load waits, a quarter done, until that file is gone.
 """
 
 from __future__ import annotations
@@ -99,6 +99,7 @@ class FakeWorker:
         match message:
             case pipe.Load():
                 self._loads.append(message)
+                self.send(pipe.Progress(message.model, 0.25))
             case pipe.Unload(model=model):
                 self._unload(model)
             case pipe.Submit():
