@@ -265,7 +265,7 @@ def overhead_us_per_step(runner: Runner) -> float:
     return statistics.median(overheads) * 1e6
 
 
-def random_weights(path: Path, **changes: int) -> None:
+def random_weights(path: Path, dtype: torch.dtype = torch.float32, **changes: int) -> None:
     """Qwen3's shape with some 40 million parameters, or another after `changes`."""
     torch.manual_seed(0)
     config = transformers.Qwen3Config(
@@ -280,7 +280,7 @@ def random_weights(path: Path, **changes: int) -> None:
         eos_token_id=None,
     )
     config.update(changes)
-    transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32).save_pretrained(path)
+    transformers.AutoModelForCausalLM.from_config(config, dtype=dtype).save_pretrained(path)
 
 
 class Sides(NamedTuple):
@@ -333,7 +333,7 @@ def run_all(folder: Path, device: torch.device, *, quick: bool, note: Callable[[
     """Everything, each figure given to `note`."""
     path, large = folder / "40M", folder / "184M"
     random_weights(path)
-    random_weights(large, **LARGE)
+    random_weights(large, torch.bfloat16, **LARGE)
     kinds = [Kind("bfloat16", path, torch.bfloat16, quick)]
     if not quick:
         kinds.append(Kind("float32", path, torch.float32, quick=False))

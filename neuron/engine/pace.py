@@ -5,8 +5,8 @@ from __future__ import annotations
 from neuron.engine.limits import Limits
 from neuron.engine.rate import Rate
 
-_MIN_PROMPT_TOKENS = 32  # beside streams: fewer cost nearly the same
-_PROMPT_STRIDE = 16  # oneDNN makes a kernel for each number of tokens: the same numbers come again
+# Beside streams prompts run in multiples of it: oneDNN makes a kernel for each number of tokens.
+_PROMPT_STRIDE = 16
 _PACE_S = 1.0  # of work: how quickly the pace of prompts follows what steps cost
 
 
@@ -26,7 +26,7 @@ class Pace:
             return budget
         seconds = (self._limits.max_gap - 1) / self._bare_steps.per_second
         steady = int(seconds * self._prompt_tokens.per_second) // _PROMPT_STRIDE * _PROMPT_STRIDE
-        return min(budget, max(steady, _MIN_PROMPT_TOKENS))
+        return min(budget, max(steady, _PROMPT_STRIDE))
 
     def add(self, prefilled: int, decoded: int, seconds: float) -> None:
         """A step ran so many tokens of prompts and of answers."""
