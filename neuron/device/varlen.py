@@ -28,7 +28,7 @@ Kernel = Callable[..., Any]  # as `varlen_attn`
 
 PAGE_SIZE = 16  # tokens, where attention does not mind
 _PAGE_SIZES = (PAGE_SIZE, 256)  # the second for FlashAttention 2
-_TOLERANCE = 0.02  # of values around 1 in half precision
+_TOLERANCE = 0.05  # of values around 1 in half precision, which a wrong page or place misses by far
 
 
 @dataclass(frozen=True, slots=True)
