@@ -89,6 +89,10 @@ class Harness(Protocol):
         """Forget what the model's cache keeps of requests that ended. Raises `ApiError`."""
         ...
 
+    async def drain_device(self, index: int, leave: Leave) -> None:
+        """Unload all models of a device. Raises `ApiError`, 409 as `unload` does."""
+        ...
+
     async def restart_device(self, index: int, leave: Leave) -> None:
         """Give a device a new worker, and it its models again. Raises `ApiError`, 409 as `unload` does."""
         ...

@@ -92,6 +92,12 @@ def _add_verbs(node: Router, daemon: Daemon) -> None:
         await daemon.registry.reset_cache(body.model_id)
         return {"status": "reset", "model_id": body.model_id}
 
+    @node.post("/devices/{index}/drain")
+    async def drain(request: HttpRequest, index: int, body: Leave) -> dict[str, Any]:
+        """Returns when no model is left on the device; requests under way have `grace_s` to end."""
+        await daemon.registry.drain_device(index, body)
+        return {"status": "drained", "index": index}
+
     @node.post("/devices/{index}/restart")
     async def restart(request: HttpRequest, index: int, body: Leave) -> dict[str, Any]:
         """Returns when the device has a new worker process and its models are loaded again."""

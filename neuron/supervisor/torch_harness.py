@@ -223,12 +223,20 @@ class TorchHarness:
     async def reset_cache(self, model_id: str) -> None:
         await self.served(model_id).worker.reset_cache(model_id)
 
+    async def drain_device(self, index: int, leave: Leave) -> None:
+        """Unload everything there. Raises `ApiError`."""
+        _, residents = self._device(index)
+        await asyncio.gather(*(self.unload(model.spec.model_id, leave) for model in residents))
+
+    def _device(self, index: int) -> tuple[DeviceWorker, Sequence[_Model]]:
+        for worker in self._workers:
+            if worker.device.index == index:
+                return worker, [model for model in self._models.values() if model.worker is worker]
+        raise ApiError(404, "unknown_device", f"There is no device {index}.", param="index")
+
     async def restart_device(self, index: int, leave: Leave) -> None:
         """A new worker process; what was resident is loaded again. Raises `ApiError`."""
-        worker = next((worker for worker in self._workers if worker.device.index == index), None)
-        if worker is None:
-            raise ApiError(404, "unknown_device", f"There is no device {index}.", param="index")
-        residents = [model for model in self._models.values() if model.worker is worker]
+        worker, residents = self._device(index)
         await self._let_go([model for model in residents if model.state == "loaded"], "loading", leave)
         try:
             await worker.restart()
