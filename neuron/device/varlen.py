@@ -65,11 +65,11 @@ class VarlenAttention:
     ) -> torch.Tensor:
         if self._other and not rule.is_plain:
             return self._other(layer, query, key, value, rule=rule)
-        self._cache.write(layer, self._places, key[0].transpose(0, 1), value[0].transpose(0, 1))
+        self._cache.write(layer, self._places, key, value)
         keys, values = self._cache.pools(layer)
         spans, left = self._spans, -1 if rule.window is None else rule.window - 1
         out: torch.Tensor = self._kernel(
-            query[0].transpose(0, 1).contiguous(),
+            query.contiguous(),
             keys,
             values,
             spans.queries,
@@ -82,7 +82,7 @@ class VarlenAttention:
             seqused_k=spans.lengths,
             block_table=spans.pages,
         )
-        return out.unsqueeze(0)
+        return out
 
 
 def varlen_attention(
@@ -149,7 +149,7 @@ def _agrees(kernel: Kernel, size: int, layer: LayerShape, dtype: torch.dtype, de
     batch = Batch(plan, table, shape)
 
     def random(heads: int, dim: int) -> torch.Tensor:
-        return torch.randn(1, heads, plan.num_tokens, dim, dtype=dtype, device=device)
+        return torch.randn(plan.num_tokens, heads, dim, dtype=dtype, device=device)
 
     query = random(2 * layer.kv_heads, layer.key_dim)
     key, value = random(layer.kv_heads, layer.key_dim), random(layer.kv_heads, layer.value_dim)

@@ -115,8 +115,7 @@ class FusedDecoder:
             qk = self._normed(qk, layer.qk_norm)
         cos, sin = rotation
         qk = torch.addcmul(qk * cos, qk.roll(self._head_dim // 2, -1), sin).to(self.dtype)
-        query, key = qk[:, : self._heads], qk[:, self._heads :]
-        seen = attend(index, *(t.transpose(0, 1).unsqueeze(0) for t in (query, key, value)), rule=layer.rule)
+        seen = attend(index, qk[:, : self._heads], qk[:, self._heads :], value, rule=layer.rule)
         return layer.out(seen.reshape(len(x), -1).to(self._dtype)).add_(x)
 
     def _feed_forward(self, layer: Layer, x: torch.Tensor) -> torch.Tensor:
