@@ -340,7 +340,7 @@ def run_all(folder: Path, device: torch.device, *, quick: bool, note: Callable[[
         kinds.append(Kind("helexa-tiny", WEIGHTS_DIR, torch.bfloat16, quick=True))
     for kind in kinds:
         note(kind.name, measure(both(kind.path, kind.dtype, device), quick=kind.quick))
-    note("large", decode_step(both(large, torch.bfloat16, device), steps=16 if quick else 64))
+    note("large", decode_step(both(large, torch.bfloat16, device), steps=32 if quick else 64))
     # Last: its cache takes most of the memory, and whoever touches that next waits for the machine.
     for kind in kinds:
         note(kind.name, over_generate_batch(both(kind.path, kind.dtype, device), quick=kind.quick))
