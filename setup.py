@@ -9,7 +9,7 @@ import os
 
 from setuptools import Extension, setup
 
-MODULES = ["ext.peek", "ext.sse"]
+MODULES = ["ext.chunk", "ext.http", "ext.peek", "ext.sse", "ext.stream"]
 
 
 def extensions() -> list[Extension]:

@@ -9,17 +9,21 @@ import argparse
 import importlib.util
 import json
 import re
+import time
 import timeit
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import httptools
 import msgspec
 
 import ext
 from bench.common import machine, rounded
-from ext import peek, sse
+from ext import chunk as chunks
+from ext import http, peek, sse
+from ext import stream as streams
 from neuron.api.completion import ChatChoice, Chunks
 from neuron.text.events import Content
 
@@ -117,8 +121,65 @@ def scanners() -> dict[str, Callable[[], object]]:
     }
 
 
+REQUEST = (
+    b"POST /v1/chat/completions HTTP/1.1\r\nhost: 127.0.0.1:31313\r\ncontent-type: application/json\r\n"
+    b"user-agent: openai-python\r\naccept: */*\r\nauthorization: Bearer sk-bench\r\ncontent-length: 0\r\n\r\n"
+)
+
+
+class _Callbacks:
+    """What a user of httptools' parser must do at least."""
+
+    def __init__(self) -> None:
+        self.url, self.headers = b"", dict[bytes, bytes]()
+
+    def on_url(self, url: bytes) -> None:
+        self.url += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self.headers[name.lower()] = value
+
+
+def parsers() -> dict[str, Callable[[], object]]:
+    """Reading the head of a request."""
+    pure = as_python("http")
+
+    def by_httptools() -> None:
+        httptools.HttpRequestParser(_Callbacks()).feed_data(REQUEST)
+
+    return {
+        "ext": lambda: http.request(REQUEST),
+        "ext as Python": lambda: pure.request(REQUEST),
+        "httptools": by_httptools,
+    }
+
+
+class _Flow:
+    write_paused = False
+
+
+def passages() -> dict[str, Callable[[], object]]:
+    """One chunk of a node's stream, from the bytes of its socket to those for the client's."""
+    data, pure = chunk(" token"), as_python("stream")
+    framed = b"%x\r\n%b\r\n" % (len(data), data)
+
+    def way(stream: Any, http: Any, sse: Any) -> Callable[[], object]:
+        outlet = stream.Outlet(lambda _: None, _Flow(), True)
+        tap = stream.Tap(sse.SSEScanner(True), None, outlet.put, time.monotonic)
+        inlet = stream.Inlet(http.Chunks(), tap.take, None, time.monotonic)
+        return lambda: inlet.data_received(framed)
+
+    return {
+        "ext": way(streams, http, sse),
+        "ext, all but the way itself": way(pure, http, sse),
+        "ext as Python": way(pure, as_python("http"), as_python("sse")),
+    }
+
+
 def encoders() -> dict[str, Callable[[], object]]:
     """One chunk of neuron's stream."""
+    pure = as_python("chunk")
+    before, after = _chunks().around({"index": 0, "delta": {"content": ""}, "finish_reason": None})
     choice, text = ChatChoice(0, _chunks(), None), [Content(" token")]
     head = {"id": "chatcmpl-0123456789abcdef", "object": "chat.completion.chunk", "created": 1, "model": "m"}
 
@@ -127,7 +188,9 @@ def encoders() -> dict[str, Callable[[], object]]:
         return b"data: " + encode({**head, "choices": choices}) + b"\n\n"
 
     return {
-        "neuron": lambda: choice.piece(text, ()),
+        "ext": lambda: chunks.enclose(before, " token", after),
+        "ext as Python": lambda: pure.enclose(before, " token", after),
+        "neuron, all of it": lambda: choice.piece(text, ()),
         "msgspec": lambda: whole(msgspec.json.encode),
         "json": lambda: whole(lambda value: json.dumps(value).encode()),
     }
@@ -136,7 +199,8 @@ def encoders() -> dict[str, Callable[[], object]]:
 def measure() -> dict[str, dict[str, float]]:
     cases = {f"head of {size}": heads(body(lines)) for size, lines in SIZES.items()}
     cases |= {f"usage asked for in {size}": usages(body(lines)) for size, lines in SIZES.items()}
-    cases |= {"a chunk scanned": scanners(), "a chunk encoded": encoders()}
+    cases |= {"a request's head": parsers(), "a chunk scanned": scanners()}
+    cases |= {"a chunk passed": passages(), "a chunk encoded": encoders()}
     return {name: {way: us(call) for way, call in ways.items()} for name, ways in cases.items()}
 
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from collections.abc import Awaitable, Callable, Iterable, Iterator, MutableMapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, MutableMapping
 from contextlib import AbstractAsyncContextManager, nullcontext
 from functools import cached_property
 from typing import Any, Protocol
@@ -40,20 +40,24 @@ class ClientGoneError(Exception):
 class LightRequest(HttpRequest):
     """A Django request on an ASGI scope: everything but method and path is built when first asked for."""
 
-    def __init__(self, scope: Scope, body: bytes) -> None:
+    resolver_match = None
+
+    def __init__(self, scope: Scope, body: bytes, headers: Mapping[bytes, bytes] | None = None) -> None:
+        """`headers` are the scope's by name, where whoever read them has them so."""
         # HttpRequest's own __init__ is left out: it builds containers that no operation here reads.
         self.scope = scope
         self.method = scope["method"]
         self.path = self.path_info = scope["path"]
-        self.resolver_match = None
         self._body = body
+        self._by_name = headers
 
     def header(self, name: bytes) -> str | None:
         """The first header of that name (lower case), decoded; None when absent."""
-        for key, value in self.scope["headers"]:
-            if key == name:
-                return str(value, "latin-1")
-        return None
+        by_name = self._by_name
+        if by_name is None:
+            by_name = self._by_name = dict(reversed(self.scope["headers"]))
+        value = by_name.get(name)
+        return None if value is None else str(value, "latin-1")
 
     @property
     def peer(self) -> str:
@@ -166,7 +170,7 @@ class LightASGI:
         self._lifespan = lifespan
         self._static: dict[str, dict[str, Operation]] = {}
         self._dynamic: list[tuple[re.Pattern[str], dict[str, Operation]]] = []
-        self._bare: dict[tuple[str, str | None], Operation] = {}
+        self._bare: dict[str, dict[str, Operation]] = {}  # of `_static`, without parameters
         for path, operations in _operations(api):
             self._add(path, operations)
 
@@ -177,7 +181,7 @@ class LightASGI:
         self._static.setdefault(path, {}).update(operations)
         for method, operation in operations.items():
             if _is_bare(operation):
-                self._bare[path, method] = operation
+                self._bare.setdefault(path, {})[method] = operation
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         match scope["type"]:
@@ -210,9 +214,15 @@ class LightASGI:
 
     async def respond(self, request: LightRequest) -> HttpResponseBase:
         """The answer to a request that was read whole, whatever becomes of it."""
-        bare = self._bare.get((request.path, request.method))
-        if bare is not None:
-            return await self._call(bare, request)
+        bare = self._bare.get(request.path)
+        if bare is not None and (operation := bare.get(request.method or "")) is not None:
+            try:  # what `operation.run` does for one without parameters, and nothing else
+                return self._shaped(operation, request, await operation.view_func(request))
+            except Exception as error:  # noqa: BLE001 - the API's handlers tell them apart
+                return self._api.on_exception(request, error)
+        return await self._run(request)
+
+    async def _run(self, request: LightRequest) -> HttpResponseBase:
         operations, arguments = self._find(request.path)
         operation = operations.get(request.method or "")
         if operation is not None:
@@ -226,16 +236,11 @@ class LightASGI:
         response["Allow"] = allowed
         return response
 
-    async def _call(self, operation: Operation, request: LightRequest) -> HttpResponseBase:
-        """What `operation.run` does for one without parameters, and nothing else."""
-        try:
-            result = await operation.view_func(request)
-            if isinstance(result, HttpResponseBase):
-                return result
-            blank = self._api.create_temporal_response(request)
-            return operation._result_to_response(request, result, blank)  # noqa: SLF001 - ninja's own shaping
-        except Exception as error:  # noqa: BLE001 - the API's handlers tell them apart
-            return self._api.on_exception(request, error)
+    def _shaped(self, operation: Operation, request: LightRequest, result: Any) -> HttpResponseBase:
+        if isinstance(result, HttpResponseBase):
+            return result
+        blank = self._api.create_temporal_response(request)
+        return operation._result_to_response(request, result, blank)  # noqa: SLF001 - ninja's own shaping
 
     def refuse(self, request: LightRequest, error: HttpError) -> HttpResponseBase:
         """An error in the API's envelope."""

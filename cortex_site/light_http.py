@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 from collections import deque
 from http import HTTPStatus
 from typing import Any
@@ -24,40 +23,34 @@ from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from cortex_site.light import BytesResponse, LightASGI, LightRequest, Scope, StreamResponse
+from ext import http
+from ext.stream import Outlet
 
 log = logging.getLogger("cortex.http")
 
 MAX_HEAD_BYTES = 1 << 16
+MAX_AHEAD, MAX_AHEAD_BYTES = 16, 1 << 18  # requests that wait for one before; with more nothing is read
 LINGER_S = 2.0  # a client that is still sending may read its refusal for so long
 _NO_REQUEST: Scope = {"method": "", "path": "/", "headers": [], "http_version": "1.1"}
 _STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n" for status in HTTPStatus}
 
 
-class ClientSink:
+class ClientSink(Outlet):
     """One answer's way to its client: HTTP chunks, or bare bytes for a client of HTTP/1.0."""
 
-    __slots__ = ("_chunked", "_flow", "_transport")
-
     def __init__(self, transport: asyncio.Transport, flow: FlowControl, *, chunked: bool) -> None:
+        super().__init__(transport.write, flow, chunked)
         self._transport = transport
-        self._flow = flow
-        self._chunked = chunked
-
-    def put(self, chunk: bytes) -> bool:
-        """Send without waiting; False when `drain` is to be awaited before more."""
-        if chunk:
-            self._transport.write(b"%x\r\n%b\r\n" % (len(chunk), chunk) if self._chunked else chunk)
-        return not self._flow.write_paused
 
     async def drain(self) -> None:
-        await self._flow.drain()
+        await self.flow.drain()
 
     async def __call__(self, chunk: bytes) -> None:
         if not self.put(chunk):
             await self.drain()
 
     def end(self) -> None:
-        if self._chunked:
+        if self.chunked:
             self._transport.write(b"0\r\n\r\n")
 
     @property
@@ -83,18 +76,45 @@ class LightProtocol(HttpToolsProtocol):
         self._error: HttpError | None = None  # why the request that is coming is refused
         self._keep_alive = True
         self._lingering = False
-        self._idle_until = math.inf
+        self._idle_until = 0.0
+        self._defaults: tuple[list[tuple[bytes, bytes]] | None, bytes] = (None, b"")
 
     # --- a connection's life ---
 
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._unset_keepalive_if_required()
+        self._look_in(self.timeout_keep_alive)
+
     def data_received(self, data: bytes) -> None:
         if self._lingering or self._error is not None:  # refused: nothing that follows is read
+            return
+        if http.COMPILED and not self._receiving and self._read_at_once(data):
             return
         super().data_received(data)
         if self._receiving and not self._head_done:
             self._size += len(data)
             if self._size > MAX_HEAD_BYTES:
                 self.send_400_response(f"The request's head is over {MAX_HEAD_BYTES} bytes.")
+
+    def _read_at_once(self, data: bytes) -> bool:
+        """One whole request of the ordinary kind, which is what most clients send; False: read on in full."""
+        head = http.request(data)
+        if head is None or head.size + head.length != len(data) or head.length > self._light.max_body_bytes:
+            return False
+        if not head.keep_alive:
+            self._keep_alive = False
+        scope = {
+            "type": "http",
+            "http_version": "1.1",
+            "method": head.method,
+            "path": head.path,
+            "query_string": head.query,
+            "headers": [*head.headers.items()],
+            "client": self.client,
+        }
+        self._accept(LightRequest(scope, data[head.size :], head.headers), None)
+        return True
 
     def send_400_response(self, msg: str) -> None:
         """After the answer that is being written, if there is one: never into it."""
@@ -107,6 +127,7 @@ class LightProtocol(HttpToolsProtocol):
         self._pipelined.clear()
         self._parts = []
         if self._task is not None:
+            self._task.add_done_callback(self.tasks.discard)  # it may never begin
             self._task.cancel()
         self.parser = None
 
@@ -174,21 +195,34 @@ class LightProtocol(HttpToolsProtocol):
     def _accept(self, request: LightRequest, error: HttpError | None) -> None:
         if self._task is not None:
             self._pipelined.append((request, error))
-            self.flow.pause_reading()
+            if self._is_far_ahead:
+                self.flow.pause_reading()
             return
-        self._task = task = self.loop.create_task(self._serve(request, error))
-        self.tasks.add(task)
-        task.add_done_callback(self._served)
+        self._task = self.loop.create_task(self._serve(request, error))
+        self.tasks.add(self._task)
+
+    @property
+    def _is_far_ahead(self) -> bool:
+        """Reading goes on until then, for only who reads hears that the client left."""
+        waiting = self._pipelined
+        return len(waiting) >= MAX_AHEAD or sum(len(item.body) for item, _ in waiting) > MAX_AHEAD_BYTES
 
     async def _serve(self, request: LightRequest, error: HttpError | None) -> None:
-        response = await self._respond(request) if error is None else self._light.refuse(request, error)
-        if isinstance(response, StreamResponse):
-            await self._stream(request, response)
-        else:
-            assert isinstance(response, BytesResponse | HttpResponse)
-            content = response.content
-            head = self._head(response, f"content-length: {len(content)}\r\n")
-            self.transport.write(head if request.method == "HEAD" else head + content)
+        task, failed = self._task, True
+        assert task is not None
+        try:
+            response = await self._respond(request) if error is None else self._light.refuse(request, error)
+            if isinstance(response, StreamResponse):
+                await self._stream(request, response)
+            else:
+                assert isinstance(response, BytesResponse | HttpResponse)
+                self._send(request, response)
+            failed = False
+        except Exception:
+            log.exception("request failed")
+        finally:
+            self.tasks.discard(task)
+            self._served(failed=failed)
 
     async def _respond(self, request: LightRequest) -> HttpResponseBase:
         try:
@@ -198,6 +232,11 @@ class LightProtocol(HttpToolsProtocol):
                 raise
             self._keep_alive = False
             return self._light.refuse(request, HttpError(503, "The server was stopped within the answer."))
+
+    def _send(self, request: LightRequest, response: BytesResponse | HttpResponse) -> None:
+        content = response.content
+        head = self._head(response, f"content-length: {len(content)}\r\n")
+        self.transport.write(head if request.method == "HEAD" else head + content)
 
     async def _stream(self, request: LightRequest, response: StreamResponse) -> None:
         chunked = request.scope["http_version"] != "1.0"
@@ -210,20 +249,23 @@ class LightProtocol(HttpToolsProtocol):
             response.on_close()
 
     def _head(self, response: HttpResponseBase, framing: str) -> bytes:
-        lines = [f"{name.lower()}: {value}\r\n" for name, value in response.headers.items()]
-        if not self._keep_alive:
-            lines.append("connection: close\r\n")
+        lines = "".join([f"{name}: {value}\r\n" for name, value in response.headers.items()])
         status = _STATUS_LINES.get(response.status_code) or f"HTTP/1.1 {response.status_code} \r\n"
-        defaults = b"".join(b"%b: %b\r\n" % header for header in self.server_state.default_headers)
-        return f"{status}{''.join(lines)}{framing}".encode("latin-1") + defaults + b"\r\n"
+        close = "" if self._keep_alive else "connection: close\r\n"
+        return f"{status}{lines}{close}{framing}".encode("latin-1") + self._default_lines()
 
-    def _served(self, task: asyncio.Task[None]) -> None:
-        self.tasks.discard(task)
+    def _default_lines(self) -> bytes:
+        """uvicorn's own headers, which it makes anew now and then, and the empty line."""
+        defaults, lines = self._defaults
+        if defaults is not self.server_state.default_headers:
+            defaults = self.server_state.default_headers
+            lines = b"".join(b"%b: %b\r\n" % header for header in defaults) + b"\r\n"
+            self._defaults = defaults, lines
+        return lines
+
+    def _served(self, *, failed: bool) -> None:
         self._task = None
         self.server_state.total_requests += 1
-        failed = task.cancelled() or task.exception() is not None
-        if failed and not task.cancelled():
-            log.error("request failed", exc_info=task.exception())
         if self.transport.is_closing():
             return
         if self._error is not None and self._receiving:
@@ -237,22 +279,24 @@ class LightProtocol(HttpToolsProtocol):
             self._idle_until = self.loop.time() + self.timeout_keep_alive
             self._look_in(self.timeout_keep_alive)
 
-    # --- idle connections: one timer each, kept from request to request, that looks when it is due ---
+    # --- silent connections: one timer each, kept from request to request, that looks when it is due ---
 
     def _look_in(self, seconds: float) -> None:
         if self.timeout_keep_alive_task is None:
             self.timeout_keep_alive_task = self.loop.call_later(seconds, self.timeout_keep_alive_handler)
 
     def _unset_keepalive_if_required(self) -> None:
-        """Called by uvicorn for what it receives."""
-        self._idle_until = math.inf
+        """Called by uvicorn for what it receives, so that who stops within a request is let go as well."""
+        self._idle_until = self.loop.time() + self.timeout_keep_alive
 
     def timeout_keep_alive_handler(self) -> None:
         self.timeout_keep_alive_task = None
         left = self._idle_until - self.loop.time()
+        if self._task is not None:  # answering; looked at again when that is done
+            return
         if left <= 0:
             super().timeout_keep_alive_handler()
-        elif left < math.inf:
+        else:
             self._look_in(left)
 
     def _linger(self) -> None:

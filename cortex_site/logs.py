@@ -32,6 +32,9 @@ _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {
 }
 
 
+_json = msgspec.json.Encoder(enc_hook=str)
+
+
 def _extra(record: logging.LogRecord) -> dict[str, Any]:
     return {key: value for key, value in vars(record).items() if key not in _STANDARD and value is not None}
 
@@ -42,22 +45,34 @@ class JsonFormatter(logging.Formatter):
     def __init__(self, program: str) -> None:
         super().__init__()
         self._program = program
+        self._second, self._moment = -1, ""  # of the last line, as text
+        self._heads: dict[tuple[str, str, str], str] = {}
 
     def format(self, record: logging.LogRecord) -> str:
-        line: dict[str, Any] = {
-            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
-            "level": record.levelname.lower(),
-            "program": self._program,
-            "logger": record.name,
-            "message": record.getMessage(),
-        }
+        level, message = record.levelname.lower(), record.getMessage()
         if fields := getattr(record, "fields", None):
-            encoded = msgspec.json.encode(line)[:-1] + b"," + msgspec.json.encode(fields, enc_hook=str)[1:]
-            return encoded.decode()
-        line |= _extra(record)
+            return self.line(record.created, level, record.name, message, fields)
+        line = {"time": self._time(record.created), "level": level, "program": self._program}
+        line |= {"logger": record.name, "message": message} | _extra(record)
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
-        return msgspec.json.encode(line, enc_hook=str).decode()
+        return _json.encode(line).decode()
+
+    def line(self, created: float, level: str, logger: str, message: str, fields: msgspec.Struct) -> str:
+        """What `fields` says, at a moment given in seconds since the epoch. Few `message`s come this way."""
+        head = self._heads.get((level, logger, message))
+        if head is None:
+            words = {"level": level, "program": self._program, "logger": logger, "message": message}
+            head = self._heads[level, logger, message] = msgspec.json.encode(words)[1:-1].decode()
+        rest = str(_json.encode(fields), "utf-8")
+        return f'{{"time":"{self._time(created)}",{head},{rest[1:]}'
+
+    def _time(self, created: float) -> str:
+        second = int(created)
+        if second != self._second:
+            moment = datetime.fromtimestamp(second, UTC).isoformat(timespec="seconds")
+            self._second, self._moment = second, moment.removesuffix("+00:00")
+        return f"{self._moment}.{int((created - second) * 1000):03}+00:00"
 
 
 class TextFormatter(logging.Formatter):
@@ -88,13 +103,22 @@ class ThreadHandler(logging.Handler):
         self._thread.start()
 
     def emit(self, record: logging.LogRecord) -> None:
+        if self._has_room():
+            self._lines.put(self.format(record))
+
+    def put(self, line: str) -> None:
+        """A line that is formatted already."""
+        if self._has_room():
+            self._lines.put(line)
+
+    def _has_room(self) -> bool:
         if self._lines.qsize() >= self._max_waiting:
             self._dropped += 1
-            return
+            return False
         if self._dropped:
             dropped, self._dropped = self._dropped, 0
             self._lines.put(self.format(_told_of(dropped)))
-        self._lines.put(self.format(record))
+        return True
 
     def close(self) -> None:
         """Write what waits, if somebody reads it soon."""
@@ -119,6 +143,24 @@ class ThreadHandler(logging.Handler):
 def _told_of(dropped: int) -> logging.LogRecord:
     facts = {"name": "cortex.logs", "levelno": logging.WARNING, "levelname": "WARNING"}
     return logging.makeLogRecord({**facts, "msg": "log lines were dropped", "lines": dropped})
+
+
+def tell(logger: logging.Logger, level: int, message: str, fields: msgspec.Struct, created: float) -> None:
+    """`logger.log(level, message, extra={"fields": fields})` of a moment that has passed.
+
+    Where lines are JSON it costs a tenth of that: there is no record of the logging module's in between.
+    """
+    if not logger.isEnabledFor(level):
+        return
+    for handler in logging.getLogger().handlers:
+        formatter = handler.formatter
+        if isinstance(handler, ThreadHandler) and isinstance(formatter, JsonFormatter):
+            name = logging.getLevelName(level).lower()
+            handler.put(formatter.line(created, name, logger.name, message, fields))
+        else:
+            told = {"msg": message, "created": created, "fields": fields}
+            facts = {"name": logger.name, "levelno": level, "levelname": logging.getLevelName(level)}
+            handler.handle(logging.makeLogRecord(facts | told))
 
 
 def setup(level: str, program: str) -> None:

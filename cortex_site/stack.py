@@ -146,13 +146,18 @@ def neuron_program(listen: str, config_path: Path) -> Program:
 def http_ready(where: socket.socket | tuple[str, int], path: str) -> Callable[[], Awaitable[bool]]:
     """A probe: does GET `path` answer 200?"""
     address = where.getsockname()[:2] if isinstance(where, socket.socket) else where
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address[0], address[0])  # noqa: S104 - read, not bound
+    host = reachable(address[0])
 
     async def probe() -> bool:
         status, _ = await http_get(host, address[1], path)
         return status == 200
 
     return probe
+
+
+def reachable(host: str) -> str:
+    """Where on this machine a server answers that listens on `host`."""
+    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - read, not bound
 
 
 async def http_get(host: str, port: int, path: str) -> tuple[int, bytes]:

@@ -10,8 +10,8 @@ cdef Py_ssize_t MAX_EVENT_BYTES
 
 
 cdef class SSEScanner:
-    cdef readonly bint visible, finished, done
-    cdef readonly bytes usage, error
+    cdef readonly bint visible, done
+    cdef readonly bytes usage, finish, error
     cdef readonly Py_ssize_t events
     cdef bint _hide_usage
     cdef bytes _tail

@@ -44,9 +44,9 @@ class SSEScanner:
 
     def __init__(self, hide_usage: bool = False) -> None:
         self.visible = False  # something visible has passed
-        self.finished = False  # a finish reason has passed
         self.done = False  # [DONE] has passed
         self.usage = b""  # data of the last event that held usage
+        self.finish = b""  # data of the first event that held a finish reason
         self.error = b""  # data of the first error event
         self.events = 0  # events with data, [DONE] not counted
         self._hide_usage = hide_usage
@@ -105,8 +105,8 @@ class SSEScanner:
         facts = _facts(data, len(data)) if _COMPILED else _facts_by_patterns(data)
         if facts & _VISIBLE:
             self.visible = True
-        if facts & _FINISH:
-            self.finished = True
+        if facts & _FINISH and not self.finish:
+            self.finish = data
         if facts & _ERROR and not self.error:
             self.error = data
         if facts & _USAGE:

@@ -49,7 +49,7 @@ class Breaker:
         return max(self._open_until or 0.0, self._probing_until, now + 1.0) - now
 
     def sent(self, now: float) -> None:
-        if self.state(now) == "half-open":
+        if self._open_until is not None and self.state(now) == "half-open":
             self._probing_until = now + PROBE_S
 
     def succeeded(self) -> None:

@@ -37,15 +37,11 @@ class KeyLimits:
     budget_period: Period = "month"
 
     def __bool__(self) -> bool:
-        return any(limit is not None for limit in self._limits)
-
-    @property
-    def _limits(self) -> tuple[int | None, ...]:
         return (
-            self.concurrent_requests,
-            self.requests_per_minute,
-            self.tokens_per_minute,
-            self.budget_tokens,
+            self.concurrent_requests is not None
+            or self.requests_per_minute is not None
+            or self.tokens_per_minute is not None
+            or self.budget_tokens is not None
         )
 
     def never_fits(self, tokens: int) -> Bound:
@@ -55,7 +51,7 @@ class KeyLimits:
         return ""
 
 
-class Grant(msgspec.Struct, frozen=True):
+class Grant(msgspec.Struct):
     """One request's reservation. `window` is the start of its budget period, seconds since the epoch."""
 
     id: str

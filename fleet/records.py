@@ -10,7 +10,7 @@ import msgspec
 
 T = TypeVar("T")
 
-ITEMS_AT_A_TIME, STEP_ASIDE_S = 4, 1e-4
+ITEMS_AT_A_TIME, STEP_ASIDE_S = 16, 1e-4
 
 Outcome = Literal["ok", "error", "cancelled", "rejected"]
 # ok: answered in full. error: the fleet failed it. cancelled: the client left. rejected: a 4xx of ours.

@@ -54,7 +54,7 @@ def choose(snapshot: FleetSnapshot, facts: Facts) -> Route | None:
     if len(candidates) < MIN_CHOICE:
         return candidates[0] if candidates else None
     loads = [_load(route, facts) for route in candidates]
-    limit = LOAD_FACTOR * (sum(loads) / len(loads) + 1)
+    limit = _cached_up_to(candidates, loads, facts) if facts.saved_tokens else 0.0
     costs = [
         _cost(route, load, facts, cached=load <= limit) for route, load in zip(candidates, loads, strict=True)
     ]
@@ -91,6 +91,17 @@ def _load(route: Route, facts: Facts) -> int:
     """What the node said, some hundred milliseconds ago, and what this worker has sent there since."""
     now, said = facts.in_flight(route.node.name), route.model.running + route.model.waiting
     return max(said + now - route.node.in_flight, now)
+
+
+def _cached_up_to(candidates: Sequence[Route], loads: Sequence[int], facts: Facts) -> float:
+    """The load up to which a cached prefix counts, by that of those without: those with it draw requests."""
+    others = [
+        load
+        for route, load in zip(candidates, loads, strict=True)
+        if not facts.saved_tokens.get(route.node.name)
+    ]
+    compared = others or loads
+    return LOAD_FACTOR * (sum(compared) / len(compared) + 1)
 
 
 def _cost(route: Route, load: int, facts: Facts, *, cached: bool) -> float:

@@ -80,11 +80,12 @@ class KeyView:
     disabled: bool = False
     priority: int = 0
     limits: KeyLimits = field(default_factory=KeyLimits)
+    # What neurons share a busy model by; the beginning of a digest tells nothing of the key.
+    caller_headers: Mapping[str, str] = field(default_factory=_empty, init=False, repr=False, compare=False)
 
-    @property
-    def caller_headers(self) -> dict[str, str]:
-        """What neurons share a busy model by; the beginning of a digest tells nothing of the key."""
-        return {"x-cortex-principal": self.digest[:16], "x-cortex-priority": str(self.priority)}
+    def __post_init__(self) -> None:
+        headers = {"x-cortex-principal": self.digest[:16], "x-cortex-priority": str(self.priority)}
+        object.__setattr__(self, "caller_headers", headers)
 
     def allows(self, model: str) -> bool:
         return not self.models or any(fnmatchcase(model, pattern) for pattern in self.models)
@@ -154,12 +155,21 @@ def _replaced(pairs: Replicas, node: NodeView, view: ModelView | None) -> Replic
 
 
 @dataclass(frozen=True, slots=True)
+class Offer:
+    """What the fleet offers under the name of a model."""
+
+    capabilities: tuple[str, ...]  # as its nodes say, or its profile; empty when neither does
+    context: int | None  # the longest prompt plus answer that any replica takes, tokens
+
+
+@dataclass(frozen=True, slots=True)
 class FleetSnapshot:
     """Everything a request is routed by."""
 
     config: Configuration = Configuration()
     nodes: Mapping[str, NodeView] = field(default_factory=_empty)
     _replicas: Mapping[str, Replicas] = field(default_factory=_empty, init=False, repr=False, compare=False)
+    _offers: dict[str, Offer] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         index: dict[str, list[tuple[NodeView, ModelView]]] = {}
@@ -182,6 +192,7 @@ class FleetSnapshot:
         new = FleetSnapshot.__new__(FleetSnapshot)
         object.__setattr__(new, "config", self.config)
         object.__setattr__(new, "nodes", MappingProxyType({**self.nodes, node.name: node}))
+        object.__setattr__(new, "_offers", {})
         new._set_replicas(index)  # noqa: SLF001 - its own class
         return new
 
@@ -209,13 +220,25 @@ class FleetSnapshot:
 
     def knows(self, model: str) -> bool:
         """Whether the (resolved) model is loaded or could be."""
-        return model in self.config.profiles or bool(self.placements(model))
+        return self.offer(model) is not None
 
-    def context(self, model: str) -> int | None:
-        """The longest prompt plus answer that any replica of the (resolved) model takes, tokens."""
-        profile = self.config.profiles.get(model)
+    def offer(self, model: str) -> Offer | None:
+        """Of the (resolved) model; None when it is neither loaded nor could be. Made once a snapshot."""
+        offer = self._offers.get(model)
+        if offer is None and (offer := self._offer(model)) is not None:
+            self._offers[model] = offer
+        return offer
+
+    def _offer(self, model: str) -> Offer | None:
+        placements, profile = self.placements(model), self.config.profiles.get(model)
+        if profile is None and not placements:
+            return None
+        said = {name for node, view in placements if node.healthy for name in view.capabilities}
         contexts = [view.context for _, view in self.replicas(model) if view.context]
-        return max(contexts, default=profile.context if profile else None)
+        return Offer(
+            capabilities=tuple(sorted(said)) or (profile.capabilities if profile else ()),
+            context=max(contexts, default=profile.context if profile else None),
+        )
 
     @property
     def has_healthy_node(self) -> bool:

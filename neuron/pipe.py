@@ -223,7 +223,7 @@ class Refused(msgspec.Struct, frozen=True, tag=True):
 
 
 class ModelStatus(msgspec.Struct, frozen=True):
-    """How busy one model is; `rejected` counts since the load."""
+    """How busy one model is; `rejected` counts since the load, `timed_out` those of them that had waited."""
 
     model: str
     running: int
@@ -235,6 +235,7 @@ class ModelStatus(msgspec.Struct, frozen=True):
     tok_s_prefill: float
     tok_s_decode: float
     rejected: int
+    timed_out: int = 0
     prefixes: list[int] = []  # digests of resident beginnings of prompts
 
 

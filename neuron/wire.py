@@ -151,6 +151,7 @@ class ModelLoad(BaseModel):
     tok_s_prefill: float = 0
     tok_s_decode: float = 0
     rejected: int = Field(0, description="Requests refused for want of room since the model was loaded")
+    timed_out: int = Field(0, description="Of those, the ones that had waited for a turn")
     prefixes: list[int] = Field(
         [], description="Digests of prompts whose beginning is cached: `prefix_marks`"
     )

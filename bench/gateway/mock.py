@@ -71,8 +71,8 @@ ANSWER_BODY = json.dumps(
         "usage": USAGE,
     }
 ).encode()
-_ANSWER = _json(ANSWER_BODY)
-_STREAM_HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
+ANSWER = _json(ANSWER_BODY)
+STREAM_HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
 _NOT_FOUND = b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n"
 
 
@@ -136,11 +136,11 @@ class Node(asyncio.Protocol):
             if _STREAM.search(request):
                 self._stream(request)
             else:
-                self._transport.write(_ANSWER)
+                self._transport.write(ANSWER)
             return
         path = request.split(b" ", 2)[1].partition(b"?")[0]
         if path == b"/events":
-            self._transport.write(_STREAM_HEAD + framed(_state()))
+            self._transport.write(STREAM_HEAD + framed(_state()))
             self._ping()
         else:
             self._transport.write(_PAGES.get(path, _NOT_FOUND))
@@ -158,10 +158,10 @@ class Node(asyncio.Protocol):
         if not self._gap_s:
             now = time.monotonic_ns()
             chunked = b"".join(framed(chunk(i, now)) for i in range(self._count))
-            self._transport.write(_STREAM_HEAD + chunked + self._end)
+            self._transport.write(STREAM_HEAD + chunked + self._end)
             return
         self._due = self._loop.time()
-        self._transport.write(_STREAM_HEAD)
+        self._transport.write(STREAM_HEAD)
         self._tick()
 
     def _tick(self) -> None:

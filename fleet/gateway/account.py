@@ -5,12 +5,12 @@ from __future__ import annotations
 import logging
 import re
 import time
-from dataclasses import dataclass, field
+from typing import Annotated
 
 import msgspec
 
+from fleet.gateway.connection import UpstreamError
 from fleet.gateway.dispatch import Dispatch
-from fleet.gateway.recorder import wall_clock
 from fleet.gateway.relay import Relay
 from fleet.records import Outcome, RequestRecord
 
@@ -19,13 +19,17 @@ log = logging.getLogger("cortex.request")
 _FINISH = re.compile(rb'"finish_reason"\s*:\s*"(\w{1,30})"')
 
 
+# Budgets are charged by these: what cannot be must not give anything back.
+_Count = Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]
+
+
 class _Details(msgspec.Struct):
-    cached_tokens: int = 0
+    cached_tokens: _Count | None = None
 
 
-class _Usage(msgspec.Struct):
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
+class _Usage(msgspec.Struct, frozen=True):
+    prompt_tokens: _Count = 0
+    completion_tokens: _Count = 0
     prompt_tokens_details: _Details | None = None
 
 
@@ -36,20 +40,24 @@ class _WithUsage(msgspec.Struct):
 _usage = msgspec.json.Decoder(_WithUsage)
 
 
-@dataclass(slots=True)
+_NO_USAGE = _Usage()
+
+
 class Account:
     """Times are monotonic, in seconds."""
 
-    request_id: str
-    dialect: str
-    started: float
-    model: str = ""
-    stream: bool = False
-    key: str = ""
-    usage: _Usage = field(default_factory=_Usage)
-    finish_reason: str = ""
+    model = ""
+    stream = False
+    key = ""
+    usage = _NO_USAGE
+    finish_reason = ""
     first_token: float | None = None
-    events: int = 0  # of a stream, that passed
+    events = 0  # of a stream, that passed
+
+    def __init__(self, request_id: str, dialect: str) -> None:
+        self.request_id = request_id
+        self.dialect = dialect
+        self.started = time.monotonic()
 
     @property
     def tokens(self) -> int:
@@ -57,8 +65,12 @@ class Account:
         return self.usage.prompt_tokens + self.usage.completion_tokens
 
     def note_answer(self, body: bytes) -> None:
-        """An answer that is not streamed."""
-        self._note_usage(body)
+        """An answer that is not streamed; `UpstreamError` when it is no JSON object."""
+        try:
+            body.decode()  # the decoder takes its word for strings that it skips
+            self._note_usage(body)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise UpstreamError("protocol", f"it answered with no JSON object: {error}") from error
         self._note_finish(body)
 
     def note_stream(self, relay: Relay) -> None:
@@ -66,13 +78,22 @@ class Account:
         self.first_token, self.events = relay.first_token, relay.events
         self._note_finish(relay.finish)
         if relay.usage:
-            self._note_usage(relay.usage)
+            try:
+                self._note_usage(relay.usage)
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+                self._warn()
 
     def _note_usage(self, data: bytes) -> None:
+        """Raises what the decoder raises for what is no JSON object."""
         try:
             self.usage = _usage.decode(data).usage or self.usage
-        except (msgspec.DecodeError, UnicodeDecodeError):
-            log.warning("a node's usage is not readable", extra={"request_id": self.request_id})
+        except msgspec.ValidationError as error:
+            if "`$.usage" not in str(error):  # no object at all
+                raise
+            self._warn()
+
+    def _warn(self) -> None:
+        log.warning("a node's usage is not readable", extra={"request_id": self.request_id})
 
     def _note_finish(self, data: bytes) -> None:
         if found := _FINISH.search(data):
@@ -80,9 +101,10 @@ class Account:
 
     def record(self, outcome: Outcome, status: int, error_code: str, dispatch: Dispatch) -> RequestRecord:
         details, first = self.usage.prompt_tokens_details, self.first_token
+        latency_s = time.monotonic() - self.started
         return RequestRecord(
             request_id=self.request_id,
-            started_at=wall_clock(self.started),
+            started_at=time.time() - latency_s,
             model=self.model,
             node=dispatch.node,
             dialect=self.dialect,
@@ -93,15 +115,15 @@ class Account:
             key=self.key,
             prompt_tokens=self.usage.prompt_tokens,
             completion_tokens=self.usage.completion_tokens,
-            cached_tokens=details.cached_tokens if details else 0,
+            cached_tokens=(details.cached_tokens or 0) if details else 0,
             ttft_s=first - self.started if first is not None else None,
-            latency_s=time.monotonic() - self.started,
+            latency_s=latency_s,
             queue_s=dispatch.queue_s,
             cold=dispatch.cold,
             retries=dispatch.retries,
             load_s=dispatch.load_s,
             overhead_s=dispatch.overhead_s,
             finish_reason=self.finish_reason,
-            attempts=tuple(dispatch.failures),
+            attempts=dispatch.failures,
             waits_s=dispatch.waits_s,
         )

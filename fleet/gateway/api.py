@@ -12,7 +12,7 @@ from ninja.errors import HttpError, ValidationError
 
 from cortex_site.light import LightRequest
 from cortex_site.version import VERSION
-from fleet.gateway import catalogue
+from fleet.gateway import catalogue, metrics
 from fleet.gateway import responses as responses_api
 from fleet.gateway.dialects import (
     CHAT,
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from fleet.gateway.app import Gateway
 
 log = logging.getLogger("cortex.http")
+
+STOPPING_RETRY_S = 3  # another gateway is there at once, this one after a restart
 
 _CODES = {404: "not_found", 405: "method_not_allowed", 413: "request_too_large", 503: "gateway_stopping"}
 
@@ -173,6 +175,8 @@ def _handle_errors(api: NinjaAPI) -> None:
     def answer(request: HttpRequest, error: ApiError) -> HttpResponse:
         ident = request_id(request)
         dialect: Dialect = MESSAGES if _speaks_anthropic(request) else CHAT
+        if error.status < 500:
+            metrics.REJECTED.labels(error.code).inc()  # inference counts its own in `Tally`
         log.warning(
             "refused",
             extra={
@@ -195,8 +199,9 @@ def _handle_errors(api: NinjaAPI) -> None:
 
     @api.exception_handler(HttpError)
     def on_http_error(request: HttpRequest, error: HttpError) -> HttpResponse:
-        code = _CODES.get(error.status_code, "invalid_request")
-        return answer(request, ApiError(error.status_code, code, error.message))
+        status, code = error.status_code, _CODES.get(error.status_code, "invalid_request")
+        retry_s = STOPPING_RETRY_S if status == 503 else None
+        return answer(request, ApiError(status, code, error.message, retry_after_s=retry_s))
 
     @api.exception_handler(ValidationError)
     def on_validation_error(request: HttpRequest, error: ValidationError) -> HttpResponse:

@@ -13,6 +13,7 @@ from cortex_site.light import LightASGI
 from fleet.gateway.api import make_api
 from fleet.gateway.connection import Limits
 from fleet.gateway.control import ControlPlane, ControlPlaneError
+from fleet.gateway.control_watch import ControlWatch
 from fleet.gateway.following import Asking
 from fleet.gateway.image_fetcher import ImageFetcher
 from fleet.gateway.images import Pictures
@@ -27,6 +28,9 @@ from fleet.gateway.view import FleetView
 from fleet.records import RequestRecord
 
 log = logging.getLogger("cortex.gateway")
+
+# A request leaves hardly any cycles, and those under way need not be walked every few requests.
+GC_THRESHOLDS = (10_000, 20, 20)
 
 
 class Gateway:
@@ -50,6 +54,7 @@ class Gateway:
                 idle_s=limits.idle_timeout_s,
                 max_connections=limits.max_connections_per_node,
                 queue_s=limits.connection_wait_s,
+                resend=limits.repeat_unanswered,
             ),
             Asking(config.poll.interval_s, config.poll.misses_until_unhealthy),
             workers=limits.workers,
@@ -71,6 +76,7 @@ class Gateway:
             config.redis.url, config.responses, timeout_s=config.redis.timeout_ms / 1000
         )
         self.pictures = Pictures(limits, ImageFetcher())
+        self.watch = ControlWatch(limits.admin_listen, config.poll.interval_s)
         self.open_streams = 0
         self._away: list[str] = []
 
@@ -81,7 +87,7 @@ class Gateway:
     def missing(self) -> list[str]:
         """Parts of the control plane that do not answer."""
         without_redis = ["redis"] if self.limiter.local else []
-        return [*self._away, *(without_redis or self.listener.missing)]
+        return [*self._away, *(without_redis or self.listener.missing), *self.watch.missing]
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -91,10 +97,12 @@ class Gateway:
         tasks = [
             asyncio.create_task(self._keep_fresh(), name="configuration"),
             asyncio.create_task(self.listener.run(), name="listener"),
+            asyncio.create_task(self.watch.run(), name="control"),
             asyncio.create_task(pulse(self), name="pulse"),
         ]
         gc.collect()
         gc.freeze()  # what is there now stays; the collector need not walk it again
+        gc.set_threshold(*GC_THRESHOLDS)
         try:
             yield
         finally:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
 from fleet.gateway.dialects import Call
-from fleet.snapshot import FleetSnapshot, ModelView, NodeView, ProfileView
+from fleet.snapshot import FleetSnapshot, ModelView, NodeView, Offer, ProfileView
 from neuron.wire import ApiError
 
 CREATED = 1_767_225_600  # the list has no creation dates; clients want an integer
@@ -38,6 +38,7 @@ def describe(snapshot: FleetSnapshot, name: str) -> dict[str, Any]:
     profile = snapshot.config.profiles.get(model, ProfileView(model))
     context = _tightest(profile, placements)
     cost = dict(profile.cost) or None
+    offer = snapshot.offer(model)
     return {
         "id": name,
         "object": "model",
@@ -52,7 +53,7 @@ def describe(snapshot: FleetSnapshot, name: str) -> dict[str, Any]:
         "max_model_len": context,
         "max_output_tokens": profile.output,
         "limit": {"context": context, "output": profile.output},
-        "capabilities": capabilities(snapshot, model),
+        "capabilities": list(offer.capabilities) if offer else [],
         "cost": cost,
         "pricing": cost,
     }
@@ -64,23 +65,16 @@ def _tightest(profile: ProfileView, placements: list[tuple[NodeView, ModelView]]
     return min((context for context in said if context), default=None)
 
 
-def capabilities(snapshot: FleetSnapshot, model: str) -> list[str]:
-    """What the (resolved) model's nodes say it can do, or its profile; empty when neither does."""
-    said = {name for node, view in snapshot.placements(model) if node.healthy for name in view.capabilities}
-    profile = snapshot.config.profiles.get(model)
-    return sorted(said) or list(profile.capabilities if profile else ())
-
-
-def require_capability(snapshot: FleetSnapshot, model: str, call: Call) -> None:
-    """Raises `ApiError` 400 where the (resolved) model is known not to do what is asked of it."""
-    can = capabilities(snapshot, model)
+def require_capability(offer: Offer, call: Call) -> None:
+    """Raises `ApiError` 400 where the model is known not to do what is asked of it."""
+    can = offer.capabilities
     if not can or _does(call.needs, can):
         return
     message = f"The model '{call.model}' does not do {call.needs}; it does {', '.join(can)}."
     raise ApiError(400, "wrong_modality", message, param="model")
 
 
-def _does(needed: str, can: list[str]) -> bool:
+def _does(needed: str, can: Collection[str]) -> bool:
     """What generates text completes it; what has no chat template may still do so without saying so."""
     return "embeddings" not in can or "chat" in can if needed == "completions" else needed in can
 

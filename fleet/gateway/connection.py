@@ -1,20 +1,23 @@
-"""One HTTP/1.1 connection to a node, on httptools' C parser.
+"""One HTTP/1.1 connection to a node.
 
-Body bytes are read in chunks (`chunks`), or poured into a function from the socket's own callback (`pour`);
-either way a slow reader pauses the socket. Everything that goes wrong is an `UpstreamError`; foreign
-exceptions do not leave this module.
+Answers of the ordinary kind are read by `ext.http`, all others by httptools' parser. Body bytes are read in
+chunks (`chunks`), or poured into a function from the socket's own callback (`pour`); either way a slow reader
+pauses the socket. Everything that goes wrong is an `UpstreamError`; foreign exceptions do not leave here.
 """
 
 from __future__ import annotations
 
 import asyncio
 import socket
-from collections import deque
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal, cast
 
 import httptools
+
+from ext import http
+from ext.stream import Inlet
 
 Failure = Literal["connect", "timeout", "closed", "protocol", "busy"]
 
@@ -48,13 +51,7 @@ class Limits:
     queue_s: float = 10.0  # a request waits so long for one of them
     max_queue: int = 1024  # requests that wait
     keep_alive_s: float = 15.0  # shorter than any server keeps them
-
-
-@dataclass(slots=True)
-class Head:
-    status: int = 0
-    headers: dict[str, str] = field(default_factory=dict)
-    size: int = 0
+    resend: bool = True  # what a kept connection lost, on a fresh one
 
 
 class Connection(asyncio.Protocol):
@@ -64,23 +61,37 @@ class Connection(asyncio.Protocol):
         self._limits = limits
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
-        self._parser: httptools.HttpResponseParser | None = None
-        self._head = Head()
-        self._chunks: deque[bytes] = deque()
-        self._buffered = 0
-        self._paused = False
-        self._head_seen = False
-        self._complete = False
-        self._keep_alive = False  # the parser says so while it ends a message, and only then
-        self._answered = False  # at least one byte of this answer came
-        self._error: Exception | None = None
-        self._take: Callable[[bytes], bool] | None = None  # who gets body bytes as they come
-        self._full = False  # `_take` wants no more for now
-        self._heard_at = self._patience_s = 0.0
-        self._missing = ""  # what a wait that takes longer lacks
         self._timer: asyncio.TimerHandle | None = None
         self._wake: asyncio.Future[None] | None = None
+        self._heard_at = self._patience_s = 0.0
+        self._missing, self._limit_s = "", 0.0  # what a wait that takes longer lacks
+        self._paused = False
+        self._body: list[bytes] = []  # that came and was not taken
+        self._buffered = 0  # bytes of it
+        self._take: Callable[[bytes], bool] | None = None  # who gets body bytes as they come
+        self._full = False  # `_take` wants no more for now
+        self._inlet: Inlet | None = None  # that stands in for this protocol
         self.idle_since = 0.0
+        self.rest()
+
+    def rest(self) -> None:
+        """Between two exchanges."""
+        self._at_rest = True
+        self.idle_since = self._loop.time()
+
+    def _begin(self) -> None:
+        self._at_rest = False
+        self.status = 0  # once the head is there
+        self.headers: dict[bytes, bytes] = {}  # by name in lower case
+        self._head_size = 0
+        self._head_seen = self._complete = False
+        self._keep_alive = False
+        self.answered = False  # at least one byte of this answer came
+        self._parser: httptools.HttpResponseParser | None = None
+        self._chunks: http.Chunks | None = None
+        self._error: Exception | None = None
+        if not self.is_open:
+            self._error = UpstreamError("closed", "the node closed the kept connection")
 
     # --- asyncio.Protocol ---
 
@@ -91,30 +102,73 @@ class Connection(asyncio.Protocol):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     def data_received(self, data: bytes) -> None:
-        if self._parser is None:  # bytes outside of an exchange: the server broke the protocol
+        if self._inlet is not None:
+            self._inlet.data_received(data)
+            return
+        if self._at_rest or self._complete:  # the server broke the protocol, but not the answer
+            self._keep_alive = False
             self.abort()
             return
-        self._answered = True
         self._heard_at = self._loop.time()
+        first, self.answered = not self.answered, True
+        if self._chunks is not None:
+            self._read_chunks(self._chunks, data)
+        elif not (first and http.COMPILED and self._read_at_once(data)):
+            self._parse(data)
+        if self._take is not None:
+            if self._body and not self._full:
+                self._pass_on(self._take)
+            if not (self._full or self._complete or self._error):
+                return
+        elif self._buffered > HIGH_WATER_BYTES:
+            self._pause()
+        self._notify()
+
+    def _read_at_once(self, data: bytes) -> bool:
+        """A whole answer of the ordinary kind, or the head of a chunked one; False: read on in full."""
+        head = http.answer(data)
+        if head is None or not (head.chunked or head.size + head.length == len(data)):
+            return False
+        self.status, self.headers, self._head_seen = head.status, head.headers, True
+        self._keep_alive = head.keep_alive
+        if not head.chunked:
+            self._complete = True
+            self.on_body(data[head.size :])
+            return True
+        self._chunks = http.Chunks()
+        if len(data) > head.size:
+            self._read_chunks(self._chunks, data[head.size :])
+        return True
+
+    def _read_chunks(self, chunks: http.Chunks, data: bytes) -> None:
+        if body := chunks.feed(data):
+            self.on_body(body)
+        if chunks.stopped:
+            self._stop_chunks(chunks)
+
+    def _stop_chunks(self, chunks: http.Chunks) -> None:
+        if chunks.ended:
+            self._complete, self._keep_alive = True, self._keep_alive and not chunks.rest
+        elif chunks.odd:
+            self._chunks = None
+            self._parse(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n" + chunks.rest)
+        elif chunks.broken:
+            self._fail(UpstreamError("protocol", "not an HTTP answer: a chunk is longer than it said"))
+
+    def _parse(self, data: bytes) -> None:
+        if self._parser is None:
+            self._parser = httptools.HttpResponseParser(self)
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserError as error:
             self._fail(UpstreamError("protocol", f"not an HTTP answer: {error}"))
         if not self._head_seen:
-            self._head.size += len(data)
-            if self._head.size > MAX_HEAD_BYTES:
+            self._head_size += len(data)
+            if self._head_size > MAX_HEAD_BYTES:
                 self._fail(UpstreamError("protocol", f"the answer's head is over {MAX_HEAD_BYTES} bytes"))
-        if self._take is not None:
-            self._pass_on(self._take)
-        elif self._buffered > HIGH_WATER_BYTES:
-            self._pause()
-        if self._take is None or self._full or self._complete or self._error:
-            self._notify()
 
     def _pass_on(self, take: Callable[[bytes], bool]) -> None:
         """What has come to the taker, from the socket's own callback; a taker that fails ends the answer."""
-        if not self._chunks or self._full:
-            return
         try:
             self._full = not take(self._take_all())
         except Exception as error:  # noqa: BLE001 - raised by `pour`, where its owner waits
@@ -122,55 +176,83 @@ class Connection(asyncio.Protocol):
         if self._full:
             self._pause()
 
+    # --- a stream that runs, read by an `Inlet` ---
+
+    def _open_inlet(self, chunks: http.Chunks, take: Callable[[bytes], bool]) -> None:
+        assert self._transport is not None
+        self._inlet = Inlet(chunks, take, self, time.monotonic)
+        self._transport.set_protocol(self._inlet)  # type: ignore[arg-type]  # it is one, compiled
+
+    def _close_inlet(self) -> None:
+        if self._inlet is not None:
+            self._heard_at, self._inlet = self._inlet.heard_at, None
+            if self._transport is not None:
+                self._transport.set_protocol(self)
+
+    def on_full(self) -> None:
+        self._full = True
+        self._pause()
+        self._notify()
+
+    def on_failed(self, error: Exception) -> None:
+        self._fail(error)
+
+    def on_stopped(self) -> None:
+        assert self._chunks is not None
+        self._close_inlet()
+        self._stop_chunks(self._chunks)
+        self._notify()
+
+    # --- the end of a connection ---
+
     def eof_received(self) -> bool:
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
         self._end_timer()
-        if self._parser is None or self._complete:
+        if self._at_rest or self._complete:
             return
         if self._head_seen and self._ends_with_connection:
             self._complete = True
         elif self._error is None:
-            when = "within the answer" if self._answered else "before it answered"
+            when = "within the answer" if self.answered else "before it answered"
             self._error = UpstreamError("closed", f"the node closed the connection {when}")
         self._notify()
 
     # --- httptools callbacks ---
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._head.headers[name.decode("latin-1").lower()] = value.decode("latin-1")
+        if not self._head_seen:
+            self.headers[name.lower()] = value
 
     def on_headers_complete(self) -> None:
         assert self._parser is not None
         status = self._parser.get_status_code()
-        if status >= 200:  # 1xx heads announce the real one
-            self._head.status = status
-            self._head_seen = True
+        if status >= 200 and not self._head_seen:  # 1xx heads announce the real one
+            self.status, self._head_seen = status, True
 
     def on_message_begin(self) -> None:
         if self._complete:  # more than one answer to one request
             raise UpstreamError("protocol", "the node sent more than its answer")
 
     def on_body(self, body: bytes) -> None:
-        self._chunks.append(body)
+        self._body.append(body)
         self._buffered += len(body)
 
     def on_message_complete(self) -> None:
         if self._head_seen:
             assert self._parser is not None
+            # The parser says so while it ends a message, and only then.
             self._complete, self._keep_alive = True, self._parser.should_keep_alive()
         else:
-            self._head = Head()
+            self.headers, self._head_size = {}, 0
 
     # --- one exchange ---
 
     async def send(self, request: bytes, body: bytes) -> None:
         """Write a request and wait for the head of its answer."""
-        self._parser = httptools.HttpResponseParser(self)
-        self._head, self._head_seen, self._complete, self._answered = Head(), False, False, False
-        self._error = None if self.is_open else UpstreamError("closed", "the node closed the kept connection")
+        self._begin()
         if self._transport and not self._error:
             # One write for the common small body; a large one is not copied to be joined.
             self._transport.write(request + body if len(body) < 1 << 16 else request)
@@ -179,12 +261,12 @@ class Connection(asyncio.Protocol):
         limit_s = self._limits.first_byte_s
         deadline = self._loop.time() + limit_s
         while not self._head_seen:  # in all: a head that trickles is as bad as none
-            await self._wait(deadline - self._loop.time(), f"did not begin to answer within {limit_s:g} s")
+            await self._wait(deadline - self._loop.time(), "did not begin to answer", limit_s)
 
     async def chunks(self) -> AsyncIterator[bytes]:
         """The body as it comes, everything that is there at once."""
         while True:
-            if self._chunks:
+            if self._body:
                 data = self._take_all()
                 self._resume()
                 yield data
@@ -196,8 +278,8 @@ class Connection(asyncio.Protocol):
     async def read(self, max_bytes: int) -> bytes:
         """The whole body; `UpstreamError` when it is longer than `max_bytes`."""
         parts, size = [], 0
-        while not self._complete or self._chunks:
-            if self._chunks:
+        while not self._complete or self._body:
+            if self._body:
                 parts.append(self._take_all())
                 size += len(parts[-1])
                 self._resume()
@@ -214,9 +296,14 @@ class Connection(asyncio.Protocol):
         raised here.
         """
         self._take = take
+        if self._body:
+            self._pass_on(take)
+        if self._chunks is not None and not self._complete and self.is_open:
+            self._open_inlet(self._chunks, take)
         try:
             while True:
-                self._pass_on(take)
+                if self._body and not self._full:
+                    self._pass_on(take)
                 if self._full:
                     await drain()
                     self._full = False
@@ -226,13 +313,12 @@ class Connection(asyncio.Protocol):
                 else:
                     await self._wait(self._limits.idle_s, "fell silent within the answer")
         finally:
+            self._close_inlet()
             self._take, self._full = None, False
 
     def _take_all(self) -> bytes:
-        data = self._chunks.popleft() if len(self._chunks) == 1 else b"".join(self._chunks)
-        self._chunks.clear()
-        self._buffered = 0
-        return data
+        body, self._body, self._buffered = self._body, [], 0
+        return body[0] if len(body) == 1 else b"".join(body)
 
     def _pause(self) -> None:
         if self._transport and not self._paused:
@@ -244,14 +330,15 @@ class Connection(asyncio.Protocol):
             self._paused = False
             self._transport.resume_reading()
 
-    async def _wait(self, seconds: float, what: str) -> None:
+    async def _wait(self, seconds: float, what: str, limit_s: float = 0.0) -> None:
         """Until something arrives; body bytes that came before a failure are read before it is raised.
 
         In `pour` the silence is measured from the last byte.
         """
         if self._error:
             raise self._error
-        self._heard_at, self._patience_s, self._missing = self._loop.time(), seconds, what
+        self._heard_at, self._patience_s = self._loop.time(), seconds
+        self._missing, self._limit_s = what, limit_s
         self._look_by(self._heard_at + seconds)
         self._wake = self._loop.create_future()
         try:
@@ -272,11 +359,13 @@ class Connection(asyncio.Protocol):
 
     def _look_at_silence(self) -> None:
         self._timer = None
-        due = self._heard_at + self._patience_s
+        heard_at = self._heard_at if self._inlet is None else self._inlet.heard_at
+        due = heard_at + self._patience_s
         if self._wake is None:
             return
         if due <= self._loop.time():
-            self._fail(UpstreamError("timeout", f"the node {self._missing}"))
+            within = f" within {self._limit_s:g} s" if self._limit_s else ""
+            self._fail(UpstreamError("timeout", f"the node {self._missing}{within}"))
         else:
             self._look_by(due)
 
@@ -297,27 +386,13 @@ class Connection(asyncio.Protocol):
         return self._transport is not None and not self._transport.is_closing()
 
     @property
-    def answered(self) -> bool:
-        return self._answered
-
-    @property
-    def head(self) -> Head:
-        return self._head
-
-    @property
     def _ends_with_connection(self) -> bool:
         """Neither length nor chunks: the body lasts as long as the connection."""
-        headers = self._head.headers
-        return "content-length" not in headers and "transfer-encoding" not in headers
+        return b"content-length" not in self.headers and b"transfer-encoding" not in self.headers
 
     @property
     def is_reusable(self) -> bool:
-        return self.is_open and self._complete and self._keep_alive and not self._chunks
-
-    def rest(self) -> None:
-        """Between two exchanges."""
-        self._parser = None
-        self.idle_since = self._loop.time()
+        return self.is_open and self._complete and self._keep_alive and not self._body
 
     def abort(self) -> None:
         if self._transport:

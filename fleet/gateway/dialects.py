@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from ext.peek import COMPILED, peek
+from ext.peek import COMPILED, Peek, peek
 from fleet import translation
 from fleet.gateway import metrics
 from fleet.gateway.images import needed_capability
@@ -51,10 +51,13 @@ class Call(msgspec.Struct, frozen=True):
     prompt_tokens: bool = True  # whether the key's tokens pay for the prompt …
     answer_tokens: bool = True  # … and for an answer
     origin: Any = None  # what the dialect needs again for the answer
+    asked: tuple[int, int] | None = None  # tokens of an answer (0: not said) and choices; None: not looked at
 
 
 class Answer(Protocol):
     """Turns one node's answer into the client's: a stream with `feed` and `close` or `fail`, or `whole`."""
+
+    is_verbatim: bool  # `feed` changes nothing
 
     def feed(self, data: bytes) -> bytes: ...
 
@@ -94,11 +97,18 @@ class ChatDialect:
     def decode(self, body: bytes) -> Call:
         seen = peek(body) if COMPILED else None
         head = decode_head(body) if seen is None else seen
-        needs = self.needs(body)
-        if not head.stream or head.include_usage:
-            return Call(head.model, head.stream, body, node_path=self.path, needs=needs)
-        asking = _with_usage(body) if seen is None else seen.with_usage()
-        return Call(head.model, True, asking, hide_usage=True, node_path=self.path, needs=needs)
+        hide_usage = head.stream and not head.include_usage
+        if hide_usage:
+            body = _with_usage(body) if seen is None else seen.with_usage()
+        return Call(
+            head.model,
+            head.stream,
+            body,
+            hide_usage=hide_usage,
+            node_path=self.path,
+            needs=self.needs(body),
+            asked=None if seen is None else _asked(seen),
+        )
 
     def needs(self, body: bytes) -> str:
         return needed_capability(body)
@@ -110,7 +120,14 @@ class ChatDialect:
         return msgspec.json.encode(error.envelope())
 
 
+def _asked(seen: Peek) -> tuple[int, int]:
+    named = seen.max_completion_tokens if seen.max_completion_tokens > 0 else seen.max_tokens
+    return max(0, named), max(1, seen.n)
+
+
 class _Verbatim:
+    is_verbatim = True
+
     def feed(self, data: bytes) -> bytes:
         return data
 
@@ -192,6 +209,8 @@ class MessagesDialect(ChatDialect):
 
 
 class _MessagesAnswer:
+    is_verbatim = False
+
     def __init__(self, model: str, request_id: str) -> None:
         self._model = model
         self._request_id = request_id

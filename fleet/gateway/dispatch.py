@@ -13,15 +13,14 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping, Sequence
 
 from fleet import router
 from fleet.affinity import BYTES_PER_TOKEN, digests, published
 from fleet.gateway import metrics
 from fleet.gateway.connection import UpstreamError
 from fleet.gateway.loading import Loader
-from fleet.gateway.nodes import Node, Nodes
+from fleet.gateway.nodes import Nodes
 from fleet.gateway.refusals import read_refusal
 from fleet.gateway.upstream import Response
 from fleet.gateway.view import FleetView
@@ -40,70 +39,85 @@ UNKNOWN = frozenset({404, 405, 501})  # another server does not have the path, o
 _GONE = frozenset({"model_not_found", "model_loading", "model_unloaded", "worker_lost"})
 
 
-@dataclass(slots=True)
+_NOTHING: Mapping[str, int] = {}
+
+
 class Dispatch:
     """One request's way to a node, with what its record will say of it."""
 
-    view: FleetView
-    nodes: Nodes
-    loader: Loader
-    headers: dict[str, str]
-    repeat: bool = True  # what a node may have begun
-    node: str = ""
-    retries: int = 0
-    cold: bool = False
-    queue_s: float = 0.0
-    load_s: float = 0.0  # of `queue_s`
-    started: float = field(default_factory=time.monotonic)
+    node = ""
+    retries = 0
+    cold = False
+    queue_s = 0.0
+    load_s = 0.0  # of `queue_s`
     overhead_s: float | None = None  # from `started` to the first request to a node, without `queue_s`
-    failures: list[tuple[str, str]] = field(default_factory=list)  # node and error code, in order
+    failures: tuple[tuple[str, str], ...] = ()  # node and error code, in order
     waits_s: tuple[tuple[str, float], ...] = ()  # expected on each replica that was compared last
     _prefix: Sequence[int] = ()
     _marks: Sequence[tuple[int, int]] = ()
-    _failed: set[str] = field(default_factory=set)
+    _failed: frozenset[str] = frozenset()
     _last_error: ApiError | None = None
-    _repeated: bool = False
+    _repeated = False
+
+    def __init__(
+        self, view: FleetView, nodes: Nodes, loader: Loader, headers: dict[str, str], *, repeat: bool
+    ) -> None:
+        """`headers` go to the node; `repeat` is for what a node may have begun."""
+        self.view = view
+        self.nodes = nodes
+        self.loader = loader
+        self.headers = headers
+        self.repeat = repeat
+        self.started = time.monotonic()
 
     async def send(self, model: str, path: str, body: bytes, *, stream: bool = False) -> Response:
         """The 200 answer's head from some replica of the (resolved) model; `ApiError` when none gives one."""
-        self._prefix, self._marks = digests(model, body), prefix_marks(body)
         for attempt in range(MAX_ATTEMPTS):
             self.retries = attempt
-            route = await self._route(model, len(body) // BYTES_PER_TOKEN)
+            route = self._choose(model, body) or await self._wait_for_route(model, body)
             response = await self._attempt(route, path, body, EVENTS if stream else JSON)
             if response is not None:
-                self.nodes.affinity.note(self._prefix, self.node)
+                if self._prefix:
+                    self.nodes.affinity.note(self._prefix, self.node)
                 return response
         assert self._last_error is not None
         raise self._last_error
 
-    async def _route(self, model: str, prompt_tokens: int) -> router.Route:
+    def _choose(self, model: str, body: bytes) -> router.Route | None:
+        """The best replica now."""
+        replicas, nodes = self.view.snapshot.replicas(model), self.nodes
+        if len(replicas) == 1 and not self._failed and nodes.are_well:
+            return router.Route(*replicas[0])
+        closed, busy = nodes.troubled(model)
+        facts = router.Facts(
+            model,
+            self.nodes.in_flight,
+            exclude=self._failed | closed if self._failed else closed,
+            avoid=busy,
+            prompt_tokens=len(body) // BYTES_PER_TOKEN,
+            saved_tokens=self._saved_tokens(model, body),
+        )
+        return router.choose(self.view.snapshot, facts)
+
+    async def _wait_for_route(self, model: str, body: bytes) -> router.Route:
         start = time.monotonic()
-        while True:
-            closed, busy = self.nodes.troubled(model)
-            facts = router.Facts(
-                model,
-                self.nodes.in_flight,
-                exclude=self._failed | closed,
-                avoid=busy,
-                prompt_tokens=prompt_tokens,
-                saved_tokens=self._saved_tokens(model),
-            )
-            route = router.choose(self.view.snapshot, facts)
-            if route is not None:
-                self.queue_s += time.monotonic() - start
-                return route
+        while (route := self._choose(model, body)) is None:
             if self._last_error is not None and self._last_error.code not in _GONE:
                 raise self._last_error
+            closed, _ = self.nodes.troubled(model)
             if holders := closed & {node.name for node, _ in self.view.snapshot.replicas(model)}:
                 raise self._closed(holders)
             await self._wait_for_load(model)
+        self.queue_s += time.monotonic() - start
+        return route
 
-    def _saved_tokens(self, model: str) -> dict[str, int]:
+    def _saved_tokens(self, model: str, body: bytes) -> Mapping[str, int]:
         """By a node's own word, or by our record of a node that publishes none."""
         replicas = self.view.snapshot.replicas(model)
         if len(replicas) < router.MIN_CHOICE:
-            return {}
+            return _NOTHING
+        if not self._marks:
+            self._prefix, self._marks = digests(model, body), prefix_marks(body)
         return self.nodes.affinity.saved(self._prefix) | published(self._marks, replicas)
 
     def _closed(self, nodes: Collection[str]) -> ApiError:
@@ -118,7 +132,7 @@ class Dispatch:
     async def _wait_for_load(self, model: str) -> None:
         if self._failed:  # a node said that the model is gone; let its event arrive, then forget the verdict
             await self.view.changed(EVENT_DELAY_S)
-            self._failed.clear()
+            self._failed = frozenset()
         if not self.view.snapshot.replicas(model):
             self.cold = True
             start = time.monotonic()
@@ -130,10 +144,11 @@ class Dispatch:
     async def _attempt(self, route: router.Route, path: str, body: bytes, kind: str) -> Response | None:
         """The 200 answer, or None when another replica may be tried."""
         self.node, self.waits_s = route.node.name, route.waits_s
+        now = time.monotonic()
         if self.overhead_s is None:
-            self.overhead_s = time.monotonic() - self.started - self.queue_s
+            self.overhead_s = now - self.started - self.queue_s
         breaker = self.nodes.breaker(self.node)
-        breaker.sent(time.monotonic())
+        breaker.sent(now)
         try:
             answer = await self._ask(route, path, body)
             if isinstance(answer, Response):
@@ -153,17 +168,16 @@ class Dispatch:
     async def _ask(self, route: router.Route, path: str, body: bytes) -> Response | ApiError:
         """The head of a 200 answer, or the refusal; what was refused for its wording is put otherwise."""
         node, model = self.nodes.node(self.node), route.model.id
-        sent = node.wording.body(model, body)
-        answer = await self._put(node, path, sent)
-        if isinstance(answer, ApiError) and node.wording.learn(answer, sent):
-            answer = await self._put(node, path, node.wording.body(model, body))
-        return answer
-
-    async def _put(self, node: Node, path: str, body: bytes) -> Response | ApiError:
-        headers = node.wording.headers(self.headers)
-        response = await node.pool.request("POST", node.config.path(path), headers=headers, body=body)
-        self.queue_s += response.queued_s
-        return response if response.status == 200 else await read_refusal(response)
+        headers, path = node.wording.headers(self.headers), node.config.path(path)
+        while True:
+            sent = node.wording.body(model, body)
+            response = await node.pool.request("POST", path, headers=headers, body=sent)
+            self.queue_s += response.queued_s
+            if response.status == 200:
+                return response
+            refusal = await read_refusal(response)
+            if not node.wording.learn(refusal, sent):
+                return refusal
 
     def _judge(self, route: router.Route, error: ApiError) -> None:
         """What a refusal says of the node itself. A server's 403 may be about what was asked."""
@@ -215,8 +229,8 @@ class Dispatch:
             raise error  # the request's own fault: every replica would say the same
 
     def _fail(self, error: ApiError) -> None:
-        self._failed.add(self.node)
-        self.failures.append((self.node, error.code))
+        self._failed |= {self.node}
+        self.failures += ((self.node, error.code),)
         self._last_error = error
 
 
@@ -229,7 +243,7 @@ def _denied(nodes: Collection[str]) -> ApiError:
 
 def _check_type(response: Response, kind: str) -> None:
     """Something in between answers 200 with a page of its own."""
-    given = response.headers.get("content-type", kind)
+    given = response.header(b"content-type", kind)
     if not given.startswith(kind):
         response.close()
         raise UpstreamError("protocol", f"it answered with {given[:80]!r} instead of {kind}")

@@ -12,8 +12,8 @@ import logging
 import math
 import os
 import re
-import time
 from collections.abc import Awaitable, Callable, Coroutine
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 from django.http.response import HttpResponseBase
@@ -27,11 +27,11 @@ from fleet.gateway.dialects import Answer, Call, Dialect, with_model
 from fleet.gateway.dispatch import Dispatch
 from fleet.gateway.keys import authorize, check_model
 from fleet.gateway.limit_headers import for_dialect
-from fleet.gateway.limits import Ticket, estimate
+from fleet.gateway.limits import Ticket, asked_of, estimate
 from fleet.gateway.relay import Relay
 from fleet.gateway.upstream import Response
 from fleet.records import Outcome
-from fleet.snapshot import KeyView
+from fleet.snapshot import KeyView, Offer
 from neuron.wire import ApiError
 
 if TYPE_CHECKING:
@@ -44,32 +44,34 @@ PATIENCE_S = 5.0  # a streaming client waits so long for a head, then for commen
 _BUG = ApiError(500, "internal_error", "The gateway failed; its log has the reason.")
 _STOPPING = ApiError(503, "gateway_stopping", "The gateway was stopped within the answer.", retry_after_s=3)
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+_WORKER, _numbers = os.urandom(8).hex(), count(1)  # a new id needs no system call
 
 
 def request_id(request: LightRequest) -> str:
     """The client's `x-request-id` when it is harmless to log, else a new one."""
     given = request.header(b"x-request-id")
-    return given if given and _REQUEST_ID.fullmatch(given) else f"req-{os.urandom(16).hex()}"
+    return given if given and _REQUEST_ID.fullmatch(given) else f"req-{_WORKER}{next(_numbers):010x}"
 
 
 class Exchange:
     """Made per request by the endpoint; `run` answers it."""
 
+    _ticket: Ticket | None = None
+    _prompt_estimate = 0
+    _relay: Relay | None = None
+    _finished = False
+    _response: Response | None = None
+    _pending: asyncio.Task[Response] | None = None
+
     def __init__(self, gateway: Gateway, request: LightRequest, dialect: Dialect) -> None:
         self._gateway = gateway
         self._request = request
         self._dialect = dialect
-        self._ticket: Ticket | None = None
-        self._prompt_estimate = 0
-        self._relay: Relay | None = None
-        self._finished = False
-        self._response: Response | None = None
-        self._pending: asyncio.Task[Response] | None = None
-        self.request_id = request_id(request)
-        self._account = Account(self.request_id, dialect.name, time.monotonic())
-        headers = {"content-type": "application/json", "x-request-id": self.request_id}
+        self.request_id = ident = request_id(request)
+        self._account = Account(ident, dialect.name)
+        headers = {"content-type": "application/json", "x-request-id": ident}
         repeat = gateway.config.gateway.repeat_unanswered
-        self._dispatch = Dispatch(gateway.view, gateway.nodes, gateway.loader, headers, repeat)
+        self._dispatch = Dispatch(gateway.view, gateway.nodes, gateway.loader, headers, repeat=repeat)
 
     async def run(self) -> HttpResponseBase:
         try:
@@ -84,25 +86,26 @@ class Exchange:
             return self._refuse(_BUG)
 
     async def _run(self) -> HttpResponseBase:
-        gateway, snapshot = self._gateway, self._gateway.view.snapshot
+        gateway, snapshot, account = self._gateway, self._gateway.view.snapshot, self._account
         key = authorize(
             self._request, snapshot.config, allow_anonymous=gateway.config.gateway.allow_anonymous
         )
         if key is not None:
-            self._account.key = key.name
+            account.key = key.name
             self._dispatch.headers |= key.caller_headers
         call = await self._dialect.prepare(self._request.body, key)
-        self._account.model = model = snapshot.resolve(call.model)
-        self._account.stream = call.stream
+        account.model = model = snapshot.resolve(call.model)
+        account.stream = call.stream
         check_model(key, model)
-        if not snapshot.knows(model):
+        offer = snapshot.offer(model)
+        if offer is None:
             message = f"The model '{call.model}' does not exist; GET /v1/models lists those that do."
             raise ApiError(404, "model_not_found", message, param="model")
-        require_capability(snapshot, model, call)
+        require_capability(offer, call)
         if call.needs == "vision":
             call = await gateway.pictures.admit(call, self._request.body)
         if key is not None and key.limits:
-            await self._reserve(key, call)
+            self._ticket = await self._reserve(key, call, offer)
         body = call.body if model == call.model else with_model(call.body, model)
         answer = self._dialect.answer(call, self.request_id)
         send = self._dispatch.send(model, call.node_path, body, stream=call.stream)
@@ -111,31 +114,27 @@ class Exchange:
         self._response = await send
         return self._streamed(call, answer) if call.stream else await self._whole(answer)
 
-    async def _reserve(self, key: KeyView, call: Call) -> None:
+    def _reserve(self, key: KeyView, call: Call, offer: Offer) -> Coroutine[Any, Any, Ticket]:
         """Raises `LimitExceededError`. What is taken here is settled in `_finish`."""
-        gateway = self._gateway
-        context = gateway.view.snapshot.context(self._account.model)
-        prompt, answer = estimate(call.body, context=context, answer=gateway.config.gateway.reserve_tokens)
-        prompt, answer = prompt * call.prompt_tokens, answer * call.answer_tokens
-        self._prompt_estimate = prompt
+        gateway, asked = self._gateway, call.asked or asked_of(call.body)
+        usual = gateway.config.gateway.reserve_tokens
+        prompt, answer = estimate(len(call.body), asked, context=offer.context, answer=usual)
+        self._prompt_estimate = prompt = prompt * call.prompt_tokens
         headers = for_dialect(self._dialect.name)
-        self._ticket = await gateway.limiter.reserve(key, prompt + answer, headers)
+        return gateway.limiter.reserve(key, prompt + answer * call.answer_tokens, headers)
 
     # --- answers ---
 
     async def _whole(self, answer: Answer) -> BytesResponse:
-        body = await self._read()
-        self._account.note_answer(body)
-        content = answer.whole(body)
-        self._finish("ok", 200)
-        return BytesResponse(content, headers={"content-type": "application/json", **self._headers()})
-
-    async def _read(self) -> bytes:
         assert self._response is not None
         try:
-            return await self._response.read(self._gateway.config.gateway.max_body_bytes)
+            body = await self._response.read(self._gateway.config.gateway.max_body_bytes)
+            self._account.note_answer(body)
         except UpstreamError as error:
             raise self._lost(error) from error
+        content = answer.whole(body)
+        self._finish("ok", 200)
+        return BytesResponse(content, headers=self._headers("application/json"))
 
     def _streamed(self, call: Call, answer: Answer) -> StreamResponse:
         return self._stream_response(answer, lambda sink: self._relay_stream(call, answer, sink))
@@ -163,11 +162,8 @@ class Exchange:
             if error is not None:
                 await sink(answer.fail(error))
 
-        headers = self._headers() | {
-            "content-type": "text/event-stream; charset=utf-8",
-            "cache-control": "no-cache",
-            "x-accel-buffering": "no",
-        }
+        headers = self._headers("text/event-stream; charset=utf-8")
+        headers |= {"cache-control": "no-cache", "x-accel-buffering": "no"}
         return StreamResponse(produce, headers=headers, on_close=self.close)
 
     async def _outcome(self, relaying: Awaitable[None], sink: Sink) -> ApiError | None:
@@ -199,9 +195,9 @@ class Exchange:
 
     async def _relay_stream(self, call: Call, answer: Answer, sink: Sink) -> None:
         assert self._response is not None
-        self._relay = Relay(answer, hide_usage=call.hide_usage)
+        self._relay = Relay(answer, sink, hide_usage=call.hide_usage)
         try:
-            await self._relay.run(self._response, sink)
+            await self._relay.run(self._response)
         except UpstreamError as error:
             raise self._lost(error) from error
         if self._relay.failed:
@@ -218,15 +214,15 @@ class Exchange:
 
     def _refuse(self, error: ApiError) -> BytesResponse:
         self._finish("error" if error.status >= 500 else "rejected", error.status, error.code)
-        headers = {"content-type": "application/json", **self._headers(), **error.headers}
+        headers = self._headers("application/json") | error.headers
         return BytesResponse(self._dialect.error_body(error), status=error.status, headers=headers)
 
     def close(self) -> None:
         """The client left, or everything was written."""
         self._finish("cancelled", CLIENT_LEFT, "client_closed_request")
 
-    def _headers(self) -> dict[str, str]:
-        headers, dispatch = {"x-request-id": self.request_id}, self._dispatch
+    def _headers(self, content_type: str) -> dict[str, str]:
+        dispatch, headers = self._dispatch, {"content-type": content_type, "x-request-id": self.request_id}
         if dispatch.node:
             headers["x-cortex-node"] = dispatch.node
             headers["x-cortex-queue-ms"] = f"{dispatch.queue_s * 1e3:.0f}"
@@ -252,16 +248,18 @@ class Exchange:
         if self._relay is not None:
             self._account.note_stream(self._relay)
         if self._ticket is not None:
-            self._gateway.limiter.settle(self._ticket, self._used_tokens(self._ticket))
+            self._gateway.limiter.settle(self._ticket, self._used_tokens(self._ticket, outcome))
         record = self._account.record(outcome, status, error_code, self._dispatch)
-        self._gateway.recorder.put(record, self._relay.chunk_times if self._relay else ())
-        level = logging.INFO if outcome in {"ok", "cancelled"} else logging.WARNING
-        log.log(level, "request", extra={"fields": record})
+        self._gateway.recorder.put(record, self._relay.times if self._relay else ())
 
-    def _used_tokens(self, ticket: Ticket) -> int:
-        """As the engine counted; by what passed when the stream broke off before its usage."""
+    def _used_tokens(self, ticket: Ticket, outcome: Outcome) -> int:
+        """As the engine counted; by what passed when the stream broke off before its usage.
+
+        Who leaves a node before it said anything pays for the prompt: else leaving in time would be free.
+        """
         account = self._account
-        if account.tokens or not account.events:
+        left_a_node = outcome == "cancelled" and self._dispatch.overhead_s is not None
+        if account.tokens or not (account.events or left_a_node):
             return account.tokens
         return min(ticket.grant.tokens, self._prompt_estimate + account.events)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime
 
 from fleet.limits import MINUTE_S, Bound, KeyLimits, Verdict
@@ -36,22 +36,29 @@ class LimitExceededError(ApiError):
 
 def openai(limits: KeyLimits, verdict: Verdict) -> dict[str, str]:
     """`x-ratelimit-*`, durations as `1m30s`."""
-    found = {}
-    for what, limit, reset_s in _standing(limits, verdict):
-        found[f"x-ratelimit-limit-{what}"] = str(limit)
-        found[f"x-ratelimit-remaining-{what}"] = str(_remaining(limit, reset_s))
-        found[f"x-ratelimit-reset-{what}"] = duration(reset_s)
+    found: dict[str, str] = {}
+    if (limit := limits.requests_per_minute) is not None:
+        found["x-ratelimit-limit-requests"] = str(limit)
+        found["x-ratelimit-remaining-requests"] = _remaining(limit, verdict.requests_reset_s)
+        found["x-ratelimit-reset-requests"] = duration(verdict.requests_reset_s)
+    if (limit := limits.tokens_per_minute) is not None:
+        found["x-ratelimit-limit-tokens"] = str(limit)
+        found["x-ratelimit-remaining-tokens"] = _remaining(limit, verdict.tokens_reset_s)
+        found["x-ratelimit-reset-tokens"] = duration(verdict.tokens_reset_s)
     return found
 
 
 def anthropic(limits: KeyLimits, verdict: Verdict) -> dict[str, str]:
     """`anthropic-ratelimit-*`, resets as RFC 3339 times."""
-    found = {}
-    for what, limit, reset_s in _standing(limits, verdict):
-        full_at = datetime.fromtimestamp(math.ceil(verdict.at + reset_s), UTC)
-        found[f"anthropic-ratelimit-{what}-limit"] = str(limit)
-        found[f"anthropic-ratelimit-{what}-remaining"] = str(_remaining(limit, reset_s))
-        found[f"anthropic-ratelimit-{what}-reset"] = full_at.strftime("%Y-%m-%dT%H:%M:%SZ")
+    found: dict[str, str] = {}
+    if (limit := limits.requests_per_minute) is not None:
+        found["anthropic-ratelimit-requests-limit"] = str(limit)
+        found["anthropic-ratelimit-requests-remaining"] = _remaining(limit, verdict.requests_reset_s)
+        found["anthropic-ratelimit-requests-reset"] = _moment(verdict.at + verdict.requests_reset_s)
+    if (limit := limits.tokens_per_minute) is not None:
+        found["anthropic-ratelimit-tokens-limit"] = str(limit)
+        found["anthropic-ratelimit-tokens-remaining"] = _remaining(limit, verdict.tokens_reset_s)
+        found["anthropic-ratelimit-tokens-reset"] = _moment(verdict.at + verdict.tokens_reset_s)
     return found
 
 
@@ -59,16 +66,14 @@ def for_dialect(name: str) -> Headers:
     return anthropic if name.startswith("anthropic") else openai
 
 
-def _standing(limits: KeyLimits, verdict: Verdict) -> Iterator[tuple[str, int, float]]:
-    """Kind, limit, and in how many seconds nothing of it counts as used."""
-    if limits.requests_per_minute is not None:
-        yield "requests", limits.requests_per_minute, verdict.requests_reset_s
-    if limits.tokens_per_minute is not None:
-        yield "tokens", limits.tokens_per_minute, verdict.tokens_reset_s
+def _remaining(limit: int, reset_s: float) -> str:
+    """`reset_s` from now nothing of the limit counts as used."""
+    left = int((MINUTE_S - reset_s) * limit / MINUTE_S + 1e-3)
+    return str(left) if left > 0 else "0"
 
 
-def _remaining(limit: int, reset_s: float) -> int:
-    return max(0, math.floor((MINUTE_S - reset_s) * limit / MINUTE_S + 1e-3))
+def _moment(at: float) -> str:
+    return datetime.fromtimestamp(math.ceil(at), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def duration(seconds: float) -> str:
@@ -76,7 +81,7 @@ def duration(seconds: float) -> str:
     if seconds < 1:
         return f"{math.ceil(seconds * 1000)}ms"
     if seconds < MINUTE_S:
-        return f"{round(seconds, 2):g}s"
+        return f"{seconds:.4g}s" if seconds >= 10 else f"{seconds:.3g}s"
     minutes, rest = divmod(math.ceil(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}h{minutes}m{rest}s" if hours else f"{minutes}m{rest}s"

@@ -1,8 +1,9 @@
 """A worker's side of the API keys' limits: reserve before dispatch, settle after, with Redis or without.
 
 Accounts live in Redis, where all workers of all gateways meet; each step there is one script and one round
-trip. While Redis is away they live in this process's memory: limits then hold per worker, `local` says so,
-and what was used is charged to the shared budgets when Redis is back. Keys without limits never come here.
+trip, for all requests of a key that came in one turn of the event loop. While Redis is away they live in this
+process's memory: limits then hold per worker, `local` says so, and what was used is charged to the shared
+budgets when Redis is back. Keys without limits never come here.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import math
 import time
 import uuid
 from collections import defaultdict, deque
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -45,20 +47,25 @@ class _Asked(msgspec.Struct):
 _asked = msgspec.json.Decoder(_Asked)
 
 
-def estimate(body: bytes, *, context: int | None, answer: int) -> tuple[int, int]:
-    """The tokens a chat request may use: its prompt by its size, and the longest answer it asks for.
-
-    `answer` is taken for a request that names no `max_tokens`; neither is more than the model's `context`.
-    """
+def asked_of(body: bytes) -> tuple[int, int]:
+    """The longest answer a chat body asks for, tokens (0: it does not say), and how many of them."""
     try:
         asked = _asked.decode(body)
     except msgspec.DecodeError:  # the node will say what is wrong with it
-        asked = _Asked()
-    answer = max(1, asked.max_completion_tokens or asked.max_tokens or answer)
-    prompt = -(-len(body) // BYTES_PER_TOKEN)
+        return 0, 1
+    return max(0, asked.max_completion_tokens or asked.max_tokens or 0), max(1, asked.n or 1)
+
+
+def estimate(size: int, asked: tuple[int, int], *, context: int | None, answer: int) -> tuple[int, int]:
+    """The tokens that a request may use: its prompt's by the body's `size` in bytes, and its answers'.
+
+    `answer` is taken for a request that names no length; neither is more than the model's `context`.
+    """
+    prompt, (longest, choices) = -(-size // BYTES_PER_TOKEN), asked
+    longest = longest or answer
     if context is not None:
-        prompt, answer = min(prompt, context), min(answer, context)
-    return prompt, answer * max(1, asked.n or 1)
+        prompt, longest = min(prompt, context), min(longest, context)
+    return prompt, longest * choices
 
 
 class Ticket(msgspec.Struct, frozen=True):
@@ -91,16 +98,16 @@ class Limiter:
         self._scripts: dict[str, str] = {}  # SHA-1 by name
         self._accounts: defaultdict[str, Account] = defaultdict(Account)  # while Redis is away, by digest
         self._open: dict[str, Ticket] = {}
+        self._claims: dict[str, list[tuple[Grant, asyncio.Future[Verdict | None]]]] = {}  # by digest, unsent
         self._backlog: deque[_Settlement] = deque()
         self._ids = itertools.count()
         self._worker = uuid.uuid4().hex[:12]
 
     async def reserve(self, key: KeyView, tokens: int, headers: Headers) -> Ticket:
         """Let a request in that may use so many tokens; `LimitExceededError` when a limit forbids it."""
-        limits = key.limits
+        limits, now = key.limits, time.time()
         if limits.never_fits(tokens):
             raise limit_headers.too_large(limits, tokens)
-        now = time.time()
         start, end = (
             arithmetic.period(limits.budget_period, now) if limits.budget_tokens is not None else (0, 0)
         )
@@ -111,8 +118,8 @@ class Limiter:
             verdict = arithmetic.reserve(account, limits, claim, now, math.inf)  # it ends with this process
         if verdict.refused_by:
             raise limit_headers.refusal(limits, verdict, tokens, headers, end - now)
-        grant = Grant(claim.id, tokens, start, verdict.at, verdict.end)
-        ticket = Ticket(key, grant, local, headers(limits, verdict))
+        claim.at, claim.end = verdict.at, verdict.end
+        ticket = Ticket(key, claim, local, headers(limits, verdict))
         self._open[claim.id] = ticket
         return ticket
 
@@ -123,22 +130,32 @@ class Limiter:
             account = self._accounts[ticket.key.digest]
             arithmetic.settle(account, ticket.key.limits, ticket.grant, used, time.time())
         self._keep_for_later(_Settlement(ticket, used))
-        self._flush()
 
     async def _shared(self, key: KeyView, claim: Grant) -> Verdict | None:
         """Redis's verdict; None when it is away."""
-        link = await self._connected()
-        if link is None:
+        if (self._link or await self._connected()) is None:
             return None
+        loop = asyncio.get_running_loop()
+        verdict: asyncio.Future[Verdict | None] = loop.create_future()
+        claims = self._claims.get(key.digest)
+        if claims is None:
+            claims = self._claims[key.digest] = []
+            loop.call_soon(self._send_claims, key)
+        claims.append((claim, verdict))
         try:
-            return _verdict(await link.call(*self._reserve_command(key, claim)))
-        except LinkError:
-            return None
+            return await verdict
         except asyncio.CancelledError:
-            # Answered or not, this follows it: the lease goes, the rate drains by itself.
+            # Sent or not, answered or not, this follows it: the lease goes, the rate drains by itself.
             self._keep_for_later(_Settlement(Ticket(key, claim, local=False, headers={}), 0))
-            self._flush()
             raise
+
+    def _send_claims(self, key: KeyView) -> None:
+        claims = self._claims.pop(key.digest)
+        judge = partial(_judge, [verdict for _, verdict in claims])
+        if self._link is None or not self._link.is_open:
+            judge(LinkError("Redis is away"))
+        else:
+            self._link.post(self._reserve_command(key, [claim for claim, _ in claims]), judge)
 
     async def _connected(self) -> RedisLink | None:
         if self._keeper is None:
@@ -149,7 +166,7 @@ class Limiter:
 
     # --- commands ---
 
-    def _reserve_command(self, key: KeyView, claim: Grant) -> tuple[str | float, ...]:
+    def _reserve_command(self, key: KeyView, claims: Sequence[Grant]) -> list[str | float]:
         limits = key.limits
         bounds = (
             limits.concurrent_requests,
@@ -158,14 +175,16 @@ class Limiter:
             limits.budget_tokens,
         )
         arguments = ["" if bound is None else bound for bound in bounds]
-        return (*self._head("reserve", key), *arguments, self._lease_s, _member(claim))
+        return [*self._head("reserve", key), *arguments, self._lease_s, *map(_member, claims)]
 
-    def _settle_command(self, item: _Settlement) -> tuple[str | float, ...]:
-        grant, limits = item.ticket.grant, item.ticket.key.limits
-        limit = "" if limits.tokens_per_minute is None else limits.tokens_per_minute
-        head = self._head("settle", item.ticket.key)
-        at = 0.0 if item.ticket.local else grant.at  # Redis's buckets do not hold what was reserved here
-        return (*head, _member(grant), repr(at), repr(grant.end), item.used, limit, int(item.again))
+    def _settle_command(self, key: KeyView, items: Sequence[_Settlement]) -> list[str | float]:
+        limit = key.limits.tokens_per_minute
+        command: list[str | float] = [*self._head("settle", key), "" if limit is None else limit]
+        for item in items:
+            grant = item.ticket.grant
+            at = 0.0 if item.ticket.local else grant.at  # Redis's buckets do not hold what was reserved here
+            command += (_member(grant), repr(at), repr(grant.end), item.used, int(item.again))
+        return command
 
     def _head(self, script: str, key: KeyView) -> tuple[str | float, ...]:
         account, leases = redis_keys(key.digest)
@@ -177,22 +196,31 @@ class Limiter:
         if len(self._backlog) >= MAX_BACKLOG:
             self._backlog.popleft()
             metrics.SETTLEMENTS_LOST.inc()
+        if not self._backlog:
+            asyncio.get_running_loop().call_soon(self._flush)
         self._backlog.append(item)
 
     def _flush(self) -> None:
-        while self._link is not None and self._backlog:
-            item = self._backlog.popleft()
+        """Send what waits, if there is somebody to take it."""
+        if self._link is None or not self._backlog:
+            return
+        items, self._backlog = self._backlog, deque()
+        by_key: defaultdict[str, list[_Settlement]] = defaultdict(list)
+        for item in items:
+            by_key[item.ticket.key.digest].append(item)
+        for some in by_key.values():
+            arrived = partial(self._arrived, some)
             try:
-                answer = self._link.call(*self._settle_command(item))
-            except LinkError:
-                self._backlog.appendleft(item)
-                return
-            answer.add_done_callback(partial(self._arrived, item))
+                self._link.post(self._settle_command(some[0].ticket.key, some), arrived)
+            except LinkError as error:
+                arrived(error, again=False)
 
-    def _arrived(self, item: _Settlement, done: asyncio.Future[Any]) -> None:
-        if not done.cancelled() and done.exception() is not None:
-            item.again = True
-            self._keep_for_later(item)
+    def _arrived(self, items: Sequence[_Settlement], answer: Any, *, again: bool = True) -> None:
+        """`again`: what failed may have been done."""
+        if isinstance(answer, LinkError):
+            for item in items:
+                item.again |= again
+                self._keep_for_later(item)
 
     # --- coming and going of Redis ---
 
@@ -246,6 +274,7 @@ class Limiter:
         self._tried.set()
 
     async def close(self) -> None:
+        self._flush()
         if self._link is not None:
             with suppress(LinkError):
                 await self._link.call("PING")  # answers come in order: what was settled has arrived
@@ -258,7 +287,14 @@ def _member(grant: Grant) -> str:
     return f"{grant.id}:{grant.tokens}:{grant.window}"
 
 
+def _judge(verdicts: Sequence[asyncio.Future[Verdict | None]], answer: Any) -> None:
+    """Redis's answer to all who asked at once; where it has none their own worker decides."""
+    answers = [None] * len(verdicts) if isinstance(answer, LinkError) else answer
+    for verdict, one in zip(verdicts, answers, strict=True):
+        if not verdict.done():
+            verdict.set_result(one and _verdict(one))
+
+
 def _verdict(answer: bytes) -> Verdict:
-    refused_by, *numbers = answer.decode().split(" ")
-    wait_s, at, end, requests_s, tokens_s = map(float, numbers)
-    return Verdict(refused_by, wait_s, at, end, requests_s, tokens_s)  # type: ignore[arg-type]  # our script's word
+    refused_by, wait_s, at, end, requests_s, tokens_s = limits_scripts.VERDICT.unpack(answer)
+    return Verdict(limits_scripts.BOUNDS[refused_by], wait_s, at, end, requests_s, tokens_s)

@@ -1,4 +1,5 @@
-"""`fleet.limits` in Lua, for accounts in Redis: each script is one atomic step.
+"""`fleet.limits` in Lua, for accounts in Redis: each script is one atomic step for all requests of
+one key that came together.
 
 An account is a hash (`KEYS[1]`: born, requests, tokens, window, spent) and a sorted set of leases (`KEYS[2]`:
 members `id:tokens:window`, scored by their end). Redis's own clock is the only one. Numbers that are absent
@@ -7,6 +8,12 @@ come as empty strings.
 
 from __future__ import annotations
 
+from struct import Struct
+
+from fleet.limits import Bound
+
+BOUNDS: tuple[Bound, ...] = ("", "concurrent", "requests", "tokens", "budget")
+VERDICT = Struct("<Bddddd")
 KEEP_S = 32 * 86_400  # an account that nothing happens to for so long is forgotten; longer than any period
 
 _PRELUDE = f"""
@@ -37,21 +44,22 @@ local function save()
 end
 """
 
-# ARGV: concurrent, requests a minute, tokens a minute, budget; lease in seconds; member
-# Returns: refused by, wait, now, end, seconds until either bucket is empty
+# ARGV: concurrent, requests a minute, tokens a minute, budget; lease in seconds; members...
+# Returns for each a `VERDICT`: refused by (its place in `BOUNDS`), wait, now, end, seconds until either
+# bucket is empty
 RESERVE = (
     _PRELUDE
     + """
 local concurrent, budget = tonumber(ARGV[1]), tonumber(ARGV[4])
-local member = ARGV[6]
-local amount, start = parts(member)
+local request_limit, token_limit = tonumber(ARGV[2]), tonumber(ARGV[3])
+local verdicts = {}
 
 for _, dead in ipairs(redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', now)) do
   local reserved, at = parts(dead)
   charge(at, -reserved)
   redis.call('ZREM', KEYS[2], dead)
 end
-roll(start)
+local open = redis.call('ZCARD', KEYS[2])
 
 local function advance(arrival, limit, cost)
   if not limit then return arrival, 0 end
@@ -59,47 +67,56 @@ local function advance(arrival, limit, cost)
   return after, after - now - 60
 end
 
-local new_requests, request_wait = advance(requests, tonumber(ARGV[2]), 1)
-local new_tokens, token_wait = advance(tokens, tonumber(ARGV[3]), amount)
-local refused, wait = '', 0
-if concurrent and redis.call('ZCARD', KEYS[2]) >= concurrent then
-  refused, wait = 'concurrent', 1
-elseif request_wait > 0 then
-  refused, wait = 'requests', request_wait
-elseif token_wait > 0 then
-  refused, wait = 'tokens', token_wait
-elseif budget and spent + amount > budget then
-  refused = 'budget'
-else
-  requests, tokens = new_requests, new_tokens
-  charge(start, amount)
-  redis.call('ZADD', KEYS[2], now + tonumber(ARGV[5]), member)
+for i = 6, #ARGV do
+  local member = ARGV[i]
+  local amount, start = parts(member)
+  roll(start)
+  local new_requests, request_wait = advance(requests, request_limit, 1)
+  local new_tokens, token_wait = advance(tokens, token_limit, amount)
+  local refused, wait = 0, 0
+  if concurrent and open >= concurrent then
+    refused, wait = 1, 1
+  elseif request_wait > 0 then
+    refused, wait = 2, request_wait
+  elseif token_wait > 0 then
+    refused, wait = 3, token_wait
+  elseif budget and spent + amount > budget then
+    refused = 4
+  else
+    requests, tokens = new_requests, new_tokens
+    charge(start, amount)
+    open = open + redis.call('ZADD', KEYS[2], now + tonumber(ARGV[5]), member)
+  end
+  verdicts[#verdicts + 1] = struct.pack('<Bddddd', refused, wait, now, tokens,
+                                        math.max(0, requests - now), math.max(0, tokens - now))
 end
 save()
-return string.format('%s %.6f %.17g %.17g %.6f %.6f', refused, wait, now, tokens,
-                     math.max(0, requests - now), math.max(0, tokens - now))
+return verdicts
 """
 )
 
-# ARGV: member, at, end, tokens used, tokens a minute, 1 when this may be the second time
+# ARGV: tokens a minute; then for each: member, at, end, tokens used, 1 when this may be the second time
 SETTLE = (
     _PRELUDE
     + """
-local member, used, limit = ARGV[1], tonumber(ARGV[4]), tonumber(ARGV[5])
-local amount, start = parts(member)
-roll(start)
-if redis.call('ZREM', KEYS[2], member) == 1 then
-  charge(start, used - amount)
-  if limit and tonumber(ARGV[2]) >= born then
-    local excess = (amount - used) * 60 / limit
-    if excess < 0 then
-      tokens = math.max(tokens, now) - excess
-    else
-      tokens = tokens - math.min(excess, math.max(0, tonumber(ARGV[3]) - now))
+local limit = tonumber(ARGV[1])
+for i = 2, #ARGV, 5 do
+  local member, used = ARGV[i], tonumber(ARGV[i + 3])
+  local amount, start = parts(member)
+  roll(start)
+  if redis.call('ZREM', KEYS[2], member) == 1 then
+    charge(start, used - amount)
+    if limit and tonumber(ARGV[i + 1]) >= born then
+      local excess = (amount - used) * 60 / limit
+      if excess < 0 then
+        tokens = math.max(tokens, now) - excess
+      else
+        tokens = tokens - math.min(excess, math.max(0, tonumber(ARGV[i + 2]) - now))
+      end
     end
+  elseif ARGV[i + 4] ~= '1' then
+    charge(start, used)
   end
-elseif ARGV[6] ~= '1' then
-  charge(start, used)
 end
 save()
 """

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import math
 import re
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from prometheus_client import Counter, Gauge, Histogram
 
 from fleet.snapshot import NodeView
-from neuron.wire import NodeState
+from neuron.wire import ModelLoad, NodeState
 
 _LABELS = ("model", "node")
 _DURATION = (0.1, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1200)
@@ -114,9 +115,15 @@ _PER_MODEL = {
         "max_queue_depth": "Requests it lets wait",
         "tok_s_prefill": "Prompt tokens a second",
         "tok_s_decode": "Tokens a second over all requests",
-        "rejections": "Requests the node refused for want of room since the model was loaded",
     }.items()
 }
+_OF_NOW = ("in_flight", "queue_depth", "tok_s_prefill", "tok_s_decode")
+REJECTIONS = Gauge(  # the node's own count: every worker hears all of it
+    "cortex_model_rejections_total",
+    "Requests the node refused for want of room since the model was loaded",
+    (*_LABELS, "reason"),
+    **_LATEST,
+)
 _PER_DEVICE = {
     name: Gauge(f"cortex_device_{name}", text, ("node", "device"), **_LATEST)
     for name, text in {
@@ -152,9 +159,14 @@ def show_node(node: NodeView) -> None:
     NODE_UP.labels(node.name).set(int(node.healthy))
 
 
+_shown: defaultdict[str, set[str]] = defaultdict(set)  # models, by node
+
+
 def show_state(node: str, state: NodeState) -> None:
     """The gauges of one node, as it last said. Ceilings that it does not name are left out."""
+    clear_models(node, _shown[node] - {model.id for model in state.health.models})
     for model in state.health.models:
+        _shown[node].add(model.id)
         values = {
             "in_flight": model.running,
             "queue_depth": model.waiting,
@@ -162,9 +174,10 @@ def show_state(node: str, state: NodeState) -> None:
             "max_queue_depth": model.max_waiting or None,
             "tok_s_prefill": model.tok_s_prefill,
             "tok_s_decode": model.tok_s_decode,
-            "rejections": model.rejected,
         }
         _show(_PER_MODEL, values, model.id, node)
+        for reason, count in _rejections(model).items():
+            REJECTIONS.labels(model.id, node, reason).set(count)
     for device in state.health.devices:
         values = {
             "vram_used_mb": device.memory_used_mb,
@@ -173,6 +186,25 @@ def show_state(node: str, state: NodeState) -> None:
             "temp_c": device.temperature_c,
         }
         _show(_PER_DEVICE, values, node, str(device.index))
+
+
+def clear_models(node: str, models: Iterable[str] | None = None) -> None:
+    """Nothing runs of what a node no longer speaks of; of all its models, when it is away."""
+    for model in list(_shown[node] if models is None else models):
+        _shown[node].discard(model)
+        for name in _OF_NOW:
+            _PER_MODEL[name].labels(model, node).set(0)
+
+
+def forget_node(node: str) -> None:
+    """It was taken from the configuration: neither up nor, which would alarm somebody, down."""
+    clear_models(node)
+    BREAKER.labels(node).set(0)
+    NODE_UP.labels(node).set(math.nan)
+
+
+def _rejections(model: ModelLoad) -> dict[str, int]:
+    return {"queue_full": model.rejected - model.timed_out, "wait_timeout": model.timed_out}
 
 
 def _show(gauges: Mapping[str, Gauge], values: Mapping[str, float | None], *labels: str) -> None:

@@ -75,6 +75,7 @@ class Node:
         if before is not None and before.healthy:
             log.warning("node is away", extra={"node": self.config.name, "reason": reason})
             metrics.NODE_UP.labels(self.config.name).set(0)
+            metrics.clear_models(self.config.name)
 
     async def close(self) -> None:
         self._task.cancel()
@@ -117,6 +118,11 @@ class Nodes:
         self._troubled.add(name)
         self.breaker(name).denied(time.monotonic())
 
+    @property
+    def are_well(self) -> bool:
+        """No node has failed or been busy lately."""
+        return not self._troubled
+
     def troubled(self, model: str) -> tuple[frozenset[str], frozenset[str]]:
         """Nodes that admit no request now, and nodes that are busy with this model."""
         if not self._troubled:
@@ -149,6 +155,8 @@ class Nodes:
         for name, node in list(self._nodes.items()):
             if wanted.get(name) != node.config:
                 await self._nodes.pop(name).close()
+            if name not in wanted:
+                metrics.forget_node(name)
         for name, config in wanted.items():
             if name not in self._nodes:
                 self._nodes[name] = Node(config, self._view, self._limits_of(config), self._asking)

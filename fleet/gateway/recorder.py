@@ -1,9 +1,9 @@
 """From finished requests to Prometheus and the database: a bounded queue and one thread.
 
 The data plane only ever puts. The thread looks every `BATCH_WAIT_S` (a thread woken for each request would
-cost more than what it does for it), counts what has come and stores it in batches. When the database is away
-what is counted waits for it, as many records as the queue holds; a batch that was refused for `retry_s` is
-given up. Whatever is lost, at any place, is counted.
+cost more than what it does for it), counts and logs what has come and stores it in batches. When the database
+is away what is counted waits for it, as many records as the queue holds; a batch that was refused for
+`retry_s` is given up. Whatever is lost, at any place, is counted.
 """
 
 from __future__ import annotations
@@ -15,11 +15,15 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from itertools import islice
 
+from cortex_site import logs
 from fleet.gateway import metrics
 from fleet.gateway.tally import Tally
 from fleet.records import RequestRecord, unhurried
 
 log = logging.getLogger("cortex.records")
+request_log = logging.getLogger("cortex.request")
+
+_ORDINARY = frozenset({"ok", "cancelled"})
 
 BATCH_SIZE = 500
 BATCH_WAIT_S = 0.5
@@ -85,11 +89,13 @@ class Recorder:
         self._write()
 
     def _count(self) -> None:
-        """What has come, into the metrics."""
+        """What has come, into the metrics and the log."""
         tally = Tally()
         for _ in unhurried(range(len(self._queue))):
             record, chunk_times = self._queue.popleft()
             tally.add(record, chunk_times, known=self._known(record.model))
+            level = logging.INFO if record.outcome in _ORDINARY else logging.WARNING
+            logs.tell(request_log, level, "request", record, record.started_at + record.latency_s)
             self._counted.append(record)
         tally.flush()
 
@@ -126,8 +132,3 @@ class Recorder:
     def _remove(self, count: int) -> None:
         for _ in range(count):
             self._counted.popleft()
-
-
-def wall_clock(monotonic: float) -> float:
-    """Seconds since the epoch for a `time.monotonic` reading."""
-    return time.time() - (time.monotonic() - monotonic)

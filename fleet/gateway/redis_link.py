@@ -7,9 +7,9 @@ no retry and no reconnection here: a link that fails once is closed, and whoever
 from __future__ import annotations
 
 import asyncio
-import time
 from collections import deque
-from contextlib import suppress
+from collections.abc import Callable, Sequence
+from functools import partial
 from ssl import create_default_context
 from typing import Any, cast
 
@@ -29,7 +29,7 @@ class RedisLink(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._lost: asyncio.Future[str] = self._loop.create_future()  # why
         self._reader = hiredis.Reader()
-        self._waiting: deque[tuple[float, asyncio.Future[Any]]] = deque()  # since when
+        self._waiting: deque[tuple[float, Callable[[Any], None]]] = deque()  # since when
         self._outgoing: list[bytes] = []  # of this turn of the event loop: one system call for all
         self._transport: asyncio.Transport | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -68,16 +68,20 @@ class RedisLink(asyncio.Protocol):
 
     def call(self, *command: str | bytes | float) -> asyncio.Future[Any]:
         """Send a command; the future has its answer, or a `LinkError`. Raises `LinkError` once it is lost."""
+        future = self._loop.create_future()
+        self.post(command, partial(_resolve, future))
+        return future
+
+    def post(self, command: Sequence[str | bytes | float], answered: Callable[[Any], None]) -> None:
+        """`call` without a future: `answered` gets the answer, or a `LinkError` as its argument."""
         if self._transport is None:
             raise LinkError("the connection to Redis is closed")
-        future = self._loop.create_future()
-        self._waiting.append((time.monotonic(), future))
+        self._waiting.append((self._loop.time(), answered))
         if not self._outgoing:
             self._loop.call_soon(self._flush)
-        self._outgoing.append(hiredis.pack_command(command))  # type: ignore[arg-type]  # its stub says one item
+        self._outgoing.append(hiredis.pack_command(tuple(command)))  # type: ignore[arg-type]  # its stub says one item
         if self._timer is None:
             self._timer = self._loop.call_later(self._timeout_s, self._look)
-        return future
 
     def _flush(self) -> None:
         outgoing, self._outgoing = b"".join(self._outgoing), []
@@ -89,7 +93,7 @@ class RedisLink(asyncio.Protocol):
         self._timer = None
         if not self._waiting:
             return
-        left = self._waiting[0][0] + self._timeout_s - time.monotonic()
+        left = self._waiting[0][0] + self._timeout_s - self._loop.time()
         if left <= 0:
             self._fail("Redis did not answer in time")
         else:
@@ -111,10 +115,8 @@ class RedisLink(asyncio.Protocol):
         if self._timer is not None:
             self._timer.cancel()
         waiting, self._waiting = self._waiting, deque()
-        for _, future in waiting:
-            if not future.done():
-                future.set_exception(LinkError(reason))
-                future.exception()  # a settlement has nobody who would look
+        for _, answered in waiting:
+            answered(LinkError(reason))
         if not self._lost.done():
             self._lost.set_result(reason)
 
@@ -140,6 +142,15 @@ class RedisLink(asyncio.Protocol):
         ):  # out of memory, a replica, scripts flushed: of no use to us
             self._fail(str(answer))
             return
-        _, future = self._waiting.popleft()
-        with suppress(asyncio.InvalidStateError):  # its caller is gone
-            future.set_result(answer)
+        _, answered = self._waiting.popleft()
+        answered(answer)
+
+
+def _resolve(future: asyncio.Future[Any], answer: Any) -> None:
+    if future.done():  # its caller is gone
+        return
+    if isinstance(answer, LinkError):
+        future.set_exception(answer)
+        future.exception()  # perhaps nobody looks
+    else:
+        future.set_result(answer)

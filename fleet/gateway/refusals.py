@@ -16,6 +16,7 @@ MAX_MESSAGE_CHARS = 2000
 TOO_LONG = "context_length_exceeded"
 
 _CODES = {400: "invalid_request", 404: "not_found", 422: "invalid_request", 429: "rate_limited"}
+_WORD = re.compile(r"[\w.:-]{1,64}", re.ASCII)  # codes become labels of metrics
 _TOO_LONG = re.compile(r"maximum context length|exceeds? the (available )?context|exceed_context_size")
 
 
@@ -28,7 +29,7 @@ async def read_refusal(response: Response) -> ApiError:
         body = await response.read(MAX_ERROR_BYTES)
     finally:
         response.close()
-    return refusal(response.status, body, response.headers.get("retry-after", ""))
+    return refusal(response.status, body, response.header(b"retry-after"))
 
 
 def refusal(status: int, body: bytes, retry_after: str = "") -> ApiError:
@@ -67,7 +68,9 @@ def _error(body: bytes) -> dict[str, Any]:
 
 def _code(status: int, error: dict[str, Any], message: str) -> str:
     code = error.get("code")
-    if isinstance(code, str) and code and not code.isdigit():  # LiteLLM's is the status, as text
+    if (
+        isinstance(code, str) and _WORD.fullmatch(code) and not code.isdigit()
+    ):  # LiteLLM's is the status, as text
         return code
     if status == 400 and _TOO_LONG.search(f"{error.get('type')} {message}"):
         return TOO_LONG

@@ -1,6 +1,6 @@
-"""One stream on its way from a node to a client, chunk by chunk, without a task that wakes for each.
+"""One stream on its way from a node to a client, piece by piece, without a task that wakes for each.
 
-The upstream's callback hands a chunk to `Relay`, which scans it, lets the dialect rewrite it and puts it on
+The node's socket hands a piece to `ext.stream`, which scans it, lets the dialect rewrite it and puts it on
 the client's transport. A slow client pauses the node's socket; what is held for it is bounded by the two
 transports' high-water marks.
 """
@@ -8,27 +8,26 @@ transports' high-water marks.
 from __future__ import annotations
 
 import time
-from collections import deque
+from collections.abc import Sequence
+
+import msgspec
 
 from cortex_site.light import Sink
 from ext.sse import SSEScanner
+from ext.stream import Tap
 from fleet.gateway.connection import UpstreamError
 from fleet.gateway.dialects import Answer
 from fleet.gateway.upstream import Response
-
-MAX_CHUNK_TIMES = 1024  # of a stream, for the gaps between them: its last
 
 
 class Relay:
     """`run` moves one stream; the rest is what it saw of it. Times are monotonic, in seconds."""
 
-    def __init__(self, answer: Answer, *, hide_usage: bool) -> None:
+    def __init__(self, answer: Answer, sink: Sink, *, hide_usage: bool) -> None:
         self._answer = answer
+        self._sink = sink
         self._scanner = SSEScanner(hide_usage)
-        self._sink: Sink | None = None
-        self.first_token: float | None = None
-        self.finish = b""  # the chunk that held the finish reason
-        self.chunk_times: deque[float] = deque(maxlen=MAX_CHUNK_TIMES)
+        self._tap = Tap(self._scanner, None if answer.is_verbatim else answer.feed, sink.put, time.monotonic)
 
     @property
     def events(self) -> int:
@@ -41,19 +40,32 @@ class Relay:
 
     @property
     def failed(self) -> bool:
-        """The node said within the stream that it failed."""
-        return bool(self._scanner.error)
+        """The node said within the stream that it failed, in words a client can read."""
+        return bool(self._scanner.error) and _is_json(self._scanner.error)
+
+    @property
+    def first_token(self) -> float | None:
+        return self._tap.first_token
+
+    @property
+    def finish(self) -> bytes:
+        """The event that held a finish reason; empty when none did."""
+        return self._scanner.finish
+
+    @property
+    def times(self) -> Sequence[float]:
+        """When its pieces came; of a long stream the last ones."""
+        return self._tap.times
 
     @property
     def _ended(self) -> bool:
         """The client has the stream's end; what follows on the node's connection is not its concern."""
         return self._scanner.done or self.failed
 
-    async def run(self, response: Response, sink: Sink) -> None:
+    async def run(self, response: Response) -> None:
         """Raises `UpstreamError` when the node's stream is no whole one."""
-        self._sink = sink
         try:
-            await response.pour(self._take, sink.drain)
+            await response.pour(self._tap.take, self._sink.drain)
         except UpstreamError:
             if not self._ended:
                 raise
@@ -64,16 +76,12 @@ class Relay:
                 raise UpstreamError("closed", "the node ended the stream without [DONE]")
             rest += b"data: [DONE]\n\n"  # some servers have none: the answer was whole, so was the body
         if rest := self._answer.feed(rest) + self._answer.close():
-            await sink(rest)
+            await self._sink(rest)
 
-    def _take(self, chunk: bytes) -> bool:
-        """Called by the upstream; False while the client is slow."""
-        assert self._sink is not None
-        now = time.monotonic()
-        self.chunk_times.append(now)
-        passed = self._answer.feed(self._scanner.feed(chunk))
-        if self.first_token is None and self._scanner.visible:
-            self.first_token = now
-        if not self.finish and self._scanner.finished:
-            self.finish = chunk
-        return self._sink.put(passed) if passed else True
+
+def _is_json(data: bytes) -> bool:
+    try:
+        msgspec.json.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return False
+    return True

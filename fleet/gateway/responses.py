@@ -75,6 +75,8 @@ class ResponsesDialect(ChatDialect):
 
 
 class _ResponsesAnswer:
+    is_verbatim = False
+
     def __init__(
         self,
         call: translation.responses.ResponsesCall,

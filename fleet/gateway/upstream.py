@@ -2,15 +2,16 @@
 
 `Pool.request` sends one request and returns when the answer's head is there. A kept connection that turns out
 to be closed before a byte of the answer came is replaced by a fresh one, once: servers close idle connections
-at any moment, and the request cannot have been read.
+at any moment. Nearly always the request was not read; `Limits.resend` is off where nearly is not enough.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import suppress
+from typing import Any
 from urllib.parse import urlsplit
 
 from fleet.gateway.connection import Connection, Limits, UpstreamError
@@ -19,26 +20,34 @@ from fleet.gateway.connection import Connection, Limits, UpstreamError
 class Response:
     """The head of an answer, and its body still to come. `close` must be called, and may be called twice."""
 
-    def __init__(self, pool: Pool, connection: Connection) -> None:
+    def __init__(self, pool: Pool, connection: Connection, queued_s: float) -> None:
         self._pool = pool
         self._connection: Connection | None = connection
-        self.status = connection.head.status
-        self.queued_s = 0.0  # the request waited so long for a connection
-        self.headers: Mapping[str, str] = connection.head.headers
+        self._headers = connection.headers
+        self.status = connection.status
+        self.queued_s = queued_s  # the request waited so long for a connection
 
-    async def chunks(self) -> AsyncIterator[bytes]:
+    def header(self, name: bytes, default: str = "") -> str:
+        """By its name in lower case."""
+        value = self._headers.get(name)
+        return default if value is None else str(value, "latin-1")
+
+    @property
+    def _open(self) -> Connection:
         assert self._connection is not None
-        async for chunk in self._connection.chunks():
-            yield chunk
+        return self._connection
 
-    async def pour(self, take: Callable[[bytes], bool], drain: Callable[[], Awaitable[None]]) -> None:
-        assert self._connection is not None
-        await self._connection.pour(take, drain)
+    def chunks(self) -> AsyncIterator[bytes]:
+        return self._open.chunks()
 
-    async def read(self, max_bytes: int) -> bytes:
+    def pour(
+        self, take: Callable[[bytes], bool], drain: Callable[[], Awaitable[None]]
+    ) -> Coroutine[Any, Any, None]:
+        return self._open.pour(take, drain)
+
+    def read(self, max_bytes: int) -> Coroutine[Any, Any, bytes]:
         """The whole body; `UpstreamError` when it is longer than `max_bytes`."""
-        assert self._connection is not None
-        return await self._connection.read(max_bytes)
+        return self._open.read(max_bytes)
 
     def close(self) -> None:
         """Give the connection back if the body was read to its end; else cut it, which tells the node."""
@@ -79,25 +88,22 @@ class Pool:
         self, method: str, path: str, *, headers: Mapping[str, str] | None = None, body: bytes = b""
     ) -> Response:
         """Send one request; the answer's head when it is there. Raises `UpstreamError`."""
-        lines = [f"{method} {self._base}{path} HTTP/1.1\r\n{self._static}"]
-        lines += [f"{name}: {value}\r\n" for name, value in (headers or {}).items()]
-        if body or method == "POST":
-            lines.append(f"content-length: {len(body)}\r\n")
-        head = ("".join(lines) + "\r\n").encode("latin-1")
-        queued_s = await self._acquire()
+        given = "".join([f"{name}: {value}\r\n" for name, value in headers.items()]) if headers else ""
+        size = f"content-length: {len(body)}\r\n" if body or method == "POST" else ""
+        head = f"{method} {self._base}{path} HTTP/1.1\r\n{self._static}{given}{size}\r\n".encode("latin-1")
+        queued_s = 0.0
+        if self._places:
+            self._places -= 1
+        else:
+            queued_s = await self._queue()
         try:
-            response = await self._send(head, body)
+            return Response(self, await self._send(head, body), queued_s)
         except BaseException:
             self._free()
             raise
-        response.queued_s = queued_s
-        return response
 
-    async def _acquire(self) -> float:
-        """Take one of `max_connections` places, in order of arrival; the seconds that took."""
-        if self._places:
-            self._places -= 1
-            return 0.0
+    async def _queue(self) -> float:
+        """Wait for one of `max_connections` places, in order of arrival; the seconds that took."""
         if len(self._waiting) >= self._limits.max_queue:
             raise UpstreamError("busy", f"{self._limits.max_queue} requests wait for a connection already")
         loop = asyncio.get_running_loop()
@@ -124,25 +130,23 @@ class Pool:
                 return
         self._places += 1
 
-    async def _send(self, head: bytes, body: bytes) -> Response:
+    async def _send(self, head: bytes, body: bytes) -> Connection:
+        """The connection with the head of its answer; a kept one that turns out closed is replaced."""
         kept = self._pop_idle()
-        if kept is not None:
+        while True:
+            connection = kept or await self._connect()
+            self._busy.add(connection)
             try:
-                return await self._exchange(kept, head, body)
-            except UpstreamError as error:
-                if error.kind != "closed" or kept.answered:
+                await connection.send(head, body)
+            except BaseException as error:
+                connection.abort()
+                self._busy.discard(connection)
+                closed = isinstance(error, UpstreamError) and error.kind == "closed"
+                if kept is None or not closed or kept.answered or not self._limits.resend:
                     raise
-        return await self._exchange(await self._connect(), head, body)
-
-    async def _exchange(self, connection: Connection, head: bytes, body: bytes) -> Response:
-        self._busy.add(connection)
-        try:
-            await connection.send(head, body)
-        except BaseException:
-            connection.abort()
-            self._busy.discard(connection)
-            raise
-        return Response(self, connection)
+                kept = None
+            else:
+                return connection
 
     def _pop_idle(self) -> Connection | None:
         horizon = asyncio.get_running_loop().time() - self._limits.keep_alive_s

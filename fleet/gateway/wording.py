@@ -22,16 +22,17 @@ class Wording:
 
     def __init__(self, config: NodeConfig) -> None:
         self._config = config
+        self._is_foreign = config.is_foreign
         self._without_usage = False
 
     def headers(self, headers: Mapping[str, str]) -> Mapping[str, str]:
-        if not self._config.is_foreign:
+        if not self._is_foreign:
             return headers
         return {name: value for name, value in headers.items() if not name.startswith(INTERNAL)}
 
     def body(self, model: str, body: bytes) -> bytes:
         """The body that is sent for the (resolved) model."""
-        if not self._config.is_foreign:
+        if not self._is_foreign:
             return body
         name = self._config.models.get(model, model)
         named = body if name == model else with_model(body, name)

@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from ext.chunk import enclose
 from neuron.api.logprobs import Drawn
 from neuron.text.events import CallArguments, CallStart, Content, Event, Reasoning
 from neuron.wire import ApiError
@@ -49,6 +50,11 @@ class Chunks:
     def choice(self, choice: dict[str, Any]) -> bytes:
         return self._before_choice + _encode(choice) + self._end
 
+    def around(self, choice: dict[str, Any]) -> tuple[bytes, bytes]:
+        """Its bytes before and after the text that goes into the last string of `choice`, which is empty."""
+        before, _, after = self.choice(choice).rpartition(b'""')
+        return before + b'"', b'"' + after
+
     def usage(self, used: Usage) -> bytes:
         return self._before_usage + _encode(used) + b"}\n\n"
 
@@ -60,17 +66,30 @@ class ChatChoice:
         self._index = index
         self._chunks = chunks
         self._shape = shape
+        self._around = {Content: self._halves("content"), Reasoning: self._halves("reasoning_content")}
 
     def begin(self) -> bytes:
         return self._chunk({"role": "assistant", "content": ""})
 
     def piece(self, events: Sequence[Event], drawn: Sequence[Drawn]) -> bytes:
         """The logprobs go with the first chunk; tokens that show nothing yet have an empty one."""
+        if self._shape is None and events:
+            return b"".join([self._bare(event) for event in events])
         deltas = [_delta(event) for event in events] or ([{"content": ""}] if drawn else [])
         return b"".join([self._chunk(delta, drawn if i == 0 else ()) for i, delta in enumerate(deltas)])
 
     def finish(self, reason: str) -> bytes:
         return self._chunk({}, finish_reason=reason)
+
+    def _halves(self, name: str) -> tuple[bytes, bytes]:
+        return self._chunks.around({"index": self._index, "delta": {name: ""}, "finish_reason": None})
+
+    def _bare(self, event: Event) -> bytes:
+        """Without logprobs the chunks of a text differ in nothing but it."""
+        if isinstance(event, Content | Reasoning):
+            before, after = self._around[type(event)]
+            return enclose(before, event.text, after)
+        return self._chunk(_delta(event))
 
     def _chunk(
         self, delta: dict[str, Any], drawn: Sequence[Drawn] = (), finish_reason: str | None = None

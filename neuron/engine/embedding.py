@@ -35,7 +35,7 @@ class EmbeddingScheduler:
         self._requests: OrderedDict[int, _Request] = OrderedDict()
         self._planned: deque[int] = deque()  # the request of each input of the step that runs
         self._rate = Rate()
-        self._rejected = 0
+        self._rejected = self._timed_out = 0
 
     @property
     def has_work(self) -> bool:
@@ -62,6 +62,7 @@ class EmbeddingScheduler:
         deadline = now - self.limits.max_wait_s
         late = [i for i, r in self._requests.items() if not r.num_planned and r.submitted_at < deadline]
         self._rejected += len(late)
+        self._timed_out += len(late)
         message = f"waited {self.limits.max_wait_s:g} s for {self.model} without getting a turn"
         return [self._refuse(request_id, 503, "queue_timeout", message, 1) for request_id in late]
 
@@ -115,6 +116,7 @@ class EmbeddingScheduler:
             tok_s_prefill=round(self._rate.per_second, 1),
             tok_s_decode=0.0,
             rejected=self._rejected,
+            timed_out=self._timed_out,
         )
 
     def _problem(self, embed: Embed, tokens: list[int]) -> Refused:

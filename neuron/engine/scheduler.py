@@ -55,7 +55,7 @@ class Scheduler:
         self._free_slots = list(range(shape.num_slots - 1, -1, -1))
         self._pace = Pace(limits)
         self._done = Rate()
-        self._rejected = 0
+        self._rejected = self._timed_out = 0
 
     # --- requests come and go ---------------------------------------------------------------------------
 
@@ -94,6 +94,7 @@ class Scheduler:
         deadline = now - self.limits.max_wait_s
         late = [r for r in self._waiting if not r.has_run and r.submitted_at < deadline]
         self._rejected += len(late)
+        self._timed_out += len(late)
         message = f"waited {self.limits.max_wait_s:g} s for {self.model} without getting a turn"
         retry = self.retry_after_s()
         return [self._refuse(r, 503, "queue_timeout", message=message, retry=retry) for r in late]
@@ -176,6 +177,7 @@ class Scheduler:
             tok_s_prefill=round(self._pace.prefill.per_second, 1),
             tok_s_decode=round(self._pace.decode.per_second, 1),
             rejected=self._rejected,
+            timed_out=self._timed_out,
             prefixes=self._prefixes.resident(),
         )
 

@@ -169,6 +169,7 @@ def test_bounds_of_embedding_requests():
         False
     ]
     assert [refused.code for refused in engine.expire(601.0)] == ["queue_timeout"] * 3
+    assert engine.status().timed_out == 3
     assert engine.submit(Embed(9, "m", [[1], [2]]), 0.0) is None
     assert engine.cancel(9)
     assert engine.cancel(9) is None

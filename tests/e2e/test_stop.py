@@ -154,6 +154,7 @@ async def test_what_runs_at_the_deadline_ends_with_an_error_in_the_clients_diale
         assert "gateway_stopping" in last or "stopped" in last, (path, last)
     refused = answers["whole"]
     assert (refused.status_code, refused.json()["type"]) == (503, "error")
+    assert int(refused.headers["retry-after"]) > 0
     assert stack.process.returncode == 0
 
 
@@ -202,6 +203,35 @@ async def test_a_worker_that_dies_costs_the_other_ones_clients_nothing(tmp_path,
         await asyncio.to_thread(stack.eventually, lambda: stack.process_of("gateway-0").pid != victim.pid)
         for client in clients.values():
             await client.aclose()
+
+
+async def test_a_worker_that_is_told_to_stop_ends_its_answers_first_and_is_replaced(tmp_path, node):
+    node.answer = gate = Gate()
+    body = {"model": "m", "messages": TURN}
+    async with serving(tmp_path, node, grace_s=30) as stack, httpx.AsyncClient(timeout=60) as client:
+        url = f"{stack.api}/v1/chat/completions"
+        victim = stack.process_of("gateway-0")
+        running: list[asyncio.Task[httpx.Response]] = []
+
+        def serves() -> bool:
+            return any(
+                item.raddr and item.laddr.port == stack.base_port for item in victim.net_connections("tcp")
+            )
+
+        while len(running) < 8 or not serves():
+            assert len(running) < 100
+            running.append(asyncio.create_task(client.post(url, json=body | {"stream": True})))
+            await until(lambda: len(node.requests) == len(running))
+        victim.terminate()
+        node.answer = answer_hello
+        for _ in range(20):
+            async with httpx.AsyncClient(timeout=60) as other:
+                assert (await other.post(url, json=body)).status_code == 200
+        assert victim.is_running()
+        gate.open.set()
+        for answer in await asyncio.gather(*running):
+            assert answer.text.rstrip().endswith("[DONE]")
+        await asyncio.to_thread(stack.eventually, lambda: stack.process_of("gateway-0").pid != victim.pid)
 
 
 MIB = 1 << 20

@@ -175,7 +175,8 @@ def test_the_queue_is_bounded_and_says_when_to_come_back():
     refused = bench.submit(7, prompt(7, 4), 4)
     assert refused is not None
     assert refused.retry_after_s == pytest.approx(3 * per_request_s, abs=1.5)
-    assert bench.scheduler.status().rejected == 2
+    status = bench.scheduler.status()
+    assert (status.rejected, status.timed_out) == (2, 0)
 
 
 def test_a_request_that_waited_too_long_is_refused():
@@ -186,6 +187,8 @@ def test_a_request_that_waited_too_long_is_refused():
     bench.take(bench.scheduler.expire(now=4.0))
     assert not bench.ends
     bench.take(bench.scheduler.expire(now=6.0))
+    status = bench.scheduler.status()
+    assert (status.rejected, status.timed_out) == (1, 1)
     assert (bench.ends[2].status, bench.ends[2].code) == (503, "queue_timeout")  # type: ignore[union-attr]
     bench.drain()
     assert isinstance(bench.ends[1], Finished)

@@ -35,7 +35,7 @@ def run(module, data: bytes, *, cuts=(), hide=False):
     scanner = module.SSEScanner(hide)
     edges = [0, *sorted(cuts), len(data)]
     out = b"".join(scanner.feed(data[a:b]) for a, b in itertools.pairwise(edges)) + scanner.close()
-    facts = (scanner.visible, scanner.finished, scanner.done, scanner.usage, scanner.error, scanner.events)
+    facts = (scanner.visible, scanner.finish, scanner.done, scanner.usage, scanner.error, scanner.events)
     return out, facts
 
 
@@ -66,13 +66,13 @@ def test_text_that_looks_like_json_is_text(sse):
     scanner.feed(event(delta(content='{"usage": {"a": 1}, "error": {"b": 2}, "finish_reason": "stop"}')))
     assert not scanner.usage
     assert not scanner.error
-    assert not scanner.finished
+    assert not scanner.finish
 
 
 def test_finish_usage_done_error(sse):
     scanner = sse.SSEScanner()
     scanner.feed(event(delta(finish="stop")) + event(USAGE) + DONE)
-    assert scanner.finished
+    assert scanner.finish
     assert scanner.done
     assert json.loads(scanner.usage) == USAGE
     scanner.feed(event({"error": {"message": "x"}}))

@@ -107,7 +107,9 @@ async def test_a_request_to_a_loaded_model_asks_the_database_nothing(served, que
         assert answer.status_code == 200, answer.text
         assert "x-ratelimit-limit-requests" in answer.headers
     await until(lambda: any("requestmetric" in sql.lower() for _, sql in queries))  # so it can be seen
-    assert {thread for thread, _ in queries} == {"recorder"}
+    others = [sql for thread, sql in queries if thread != "recorder"]
+    assert len(others) <= 1, others  # a look at the version, should Redis have been away for a moment
+    assert all("configurationversion" in sql for sql in others)
 
 
 async def test_an_operators_change_is_served_within_a_second(served, redis_server):

@@ -132,6 +132,38 @@ def test_workers_do_not_herd_while_reports_change_and_come_late(replicas):
     assert worst < 2.5
 
 
+@pytest.mark.parametrize("replicas", [2, 4, 8, 16, 32])
+@pytest.mark.parametrize("prompt_tokens", [1000, 30_000])
+def test_a_prefix_that_everybody_sends_overloads_no_node(replicas, prompt_tokens):
+    """One node has it at first. Answers end as fast as requests come: six a replica are under way."""
+    draw = random.Random(3).randrange  # noqa: S311 - a simulation
+    names = [f"n{index}" for index in range(replicas)]
+    own = [dict.fromkeys(names, 0) for _ in range(4)]  # by worker, each with a record of its own
+    records, prefix = [Affinity() for _ in own], digests("m", body("s" * prompt_tokens * 4))
+    for record in records:
+        record.note(prefix, "n0")
+    under_way: list[tuple[int, str]] = []
+    served, worst = dict.fromkeys(names, 0), 0
+    for number in range(60 * replicas):
+        worker = number % len(own)
+        load = {name: sum(counts[name] for counts in own) for name in names}
+        if len(under_way) == 6 * replicas:
+            worst = max(worst, *load.values())
+            left, ended = under_way.pop(0)
+            own[left][ended] -= 1
+        seen = fleet(
+            *(node(name, max_running=16, running=load[name], own=own[worker][name]) for name in names)
+        )
+        saved = records[worker].saved(prefix)
+        name = chosen(seen, facts(own[worker], prompt_tokens=prompt_tokens, saved_tokens=saved, draw=draw))
+        own[worker][name] += 1
+        served[name] += 1
+        records[worker].note(prefix, name)
+        under_way.append((worker, name))
+    assert worst < 2.5 * 6
+    assert min(served.values()) > 0.6 * 60
+
+
 def test_those_that_hold_a_prefix_are_among_the_candidates_of_many():
     snapshot = fleet(*(node(f"n{index:03}", running=1) for index in range(200)))
     saved = {"n150": 4000, "gone": 9000, "n007": 0}

@@ -36,6 +36,7 @@ class House:
     client: httpx.AsyncClient
     records: list[RequestRecord]
     port: int
+    page: asyncio.Server  # the control plane's, as far as the gateway sees
 
     @property
     def node(self) -> FakeNode:
@@ -69,6 +70,12 @@ class House:
     async def chat(self, model: str = MODEL, *, stream: bool = False, **extra):
         body = {"model": model, "messages": [{"role": "user", "content": "Hi"}], "stream": stream} | extra
         return await self.client.post("/v1/chat/completions", json=body)
+
+
+async def answer_page(reader, writer) -> None:
+    await reader.readuntil(b"\r\n\r\n")
+    writer.write(b"HTTP/1.0 302 Found\r\n\r\n")
+    writer.close()
 
 
 @asynccontextmanager
@@ -115,7 +122,9 @@ async def make_house(
         nodes={fake.name: NodeConfig(fake.name, fake.url) for fake in fakes},
         profiles={MODEL: ProfileView(MODEL, context=4096)},
     )
-    limits = {"configuration_check_s": 0.02} | limits
+    page = await asyncio.start_server(answer_page, "127.0.0.1", 0)
+    address = "{}:{}".format(*page.sockets[0].getsockname())
+    limits = {"configuration_check_s": 0.02, "admin_listen": address} | limits
     config = CortexConfig(
         gateway=GatewayConfig(**limits),
         redis=RedisConfig(url=redis_url, timeout_ms=redis_timeout_ms),
@@ -126,12 +135,13 @@ async def make_house(
         serving(application(gateway)) as port,
         httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=20) as client,
     ):
-        house = House(gateway, control, fakes, client, records, port)
+        house = House(gateway, control, fakes, client, records, port, page)
         if loaded:
             await house.until_routable(replicas=nodes)
         else:
             await house.until(lambda snapshot: all(node.healthy for node in snapshot.nodes.values()))
         yield house
+    page.close()
     for fake in fakes:
         await fake.stop()
 

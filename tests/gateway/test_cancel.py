@@ -38,12 +38,16 @@ every_case = pytest.mark.parametrize(("path", "stream"), CASES)
 
 async def ask(house, path: str, stream: bool) -> asyncio.StreamWriter:
     """Send a request and keep the connection; closing it is to leave."""
+    _, writer = await asyncio.open_connection("127.0.0.1", house.port)
+    send(writer, path, stream)
+    return writer
+
+
+def send(writer: asyncio.StreamWriter, path: str, stream: bool) -> None:
     body = {"model": MODEL} | BODIES[path] | ({"stream": True} if stream else {})
     content = json.dumps(body).encode()
-    _, writer = await asyncio.open_connection("127.0.0.1", house.port)
     writer.write(b"POST %s HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % (path.encode(), len(content)))
     writer.write(content)
-    return writer
 
 
 async def until(condition) -> None:
@@ -100,6 +104,22 @@ async def test_client_leaving_while_it_waits_for_a_connection_frees_its_place(pa
         holder.transport.abort()
         await assert_freed(house, 2)
         assert len(house.node.requests) == 2  # the one that held, the one that checks
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_client_leaving_with_its_next_request_sent_already_frees_the_node(house, stream):
+    house.node.answer = hang
+    path = "/v1/chat/completions"
+    writer = await ask(house, path, stream)
+    await until(lambda: house.node.requests)
+    for _ in range(3):
+        send(writer, path, stream)
+    await writer.drain()
+    await asyncio.sleep(0.05)  # the requests behind are there, or the test says less than it could
+    writer.transport.abort()
+    async with asyncio.timeout(5):
+        await house.node.requests[0].gone.wait()
+    await assert_freed(house)
 
 
 @every_case

@@ -9,7 +9,7 @@ import pytest
 
 from fleet.announcements import CONFIGURATION, POLLED
 from fleet.gateway import listener
-from tests.gateway.conftest import NO_REDIS, make_house
+from tests.gateway.conftest import NO_REDIS, answer_page, make_house
 
 NEVER_S = 3600.0
 
@@ -87,3 +87,15 @@ async def test_a_stop_ends_the_subscription(redis_server):
         await listening(redis_server)
     assert redis_server.client.pubsub_numsub(CONFIGURATION)[0][1] == 0
     assert "listener" not in {task.get_name() for task in asyncio.all_tasks()}
+
+
+async def test_a_control_plane_that_does_not_answer_is_missing_until_it_does(redis_server):
+    async with make_house(redis_url=redis_server.url, poll={"interval_s": 0.05}) as house:
+        await until(lambda: "control" not in house.gateway.missing)
+        address = house.page.sockets[0].getsockname()
+        house.page.close()
+        await until(lambda: "control" in house.gateway.missing)
+        assert (await house.chat()).status_code == 200
+        page = await asyncio.start_server(answer_page, *address)
+        await until(lambda: "control" not in house.gateway.missing)
+        page.close()

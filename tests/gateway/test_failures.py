@@ -209,6 +209,16 @@ async def test_what_a_node_may_have_begun_is_repeated_once_and_on_demand_never(s
             assert sum(len(node.requests) for node in house.nodes) == asked
 
 
+@pytest.mark.parametrize("stream", [False, True])
+async def test_on_demand_never_holds_on_a_kept_connection_too(stream):
+    async with make_house(repeat_unanswered=False) as house:
+        assert (await house.chat(stream=stream)).status_code == 200  # the connection is kept
+        house.node.answer = cut_before_the_head
+        response = await house.chat(stream=stream)
+        assert (response.status_code, error_of(response)["code"]) == (503, "node_lost")
+        assert len(house.node.requests) == 2
+
+
 async def test_a_node_that_cannot_be_reached_costs_no_repetition():
     async with make_house(nodes=3, repeat_unanswered=False) as house:
         for node in house.nodes[:2]:

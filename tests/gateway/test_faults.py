@@ -38,8 +38,12 @@ def raw_answer(data: bytes):
         FIRST + b"5\r\ntoo long for five\r\n",
         FIRST + framed(b"data: " + b"x" * 3_000_000),
         head(content_type="text/event-stream", content_length=9000) + chunk({"content": "Hel"}),
+        FIRST + framed(b'data: {"error": {"message"2\x9b, "code": "x"}}\n\n') + b"0\r\n\r\n",
     ],
-    ids=["mid-event", "mid-utf8", "bad-size", "overlong-chunk", "endless-line", "short-length"],
+    ids=[
+        *("mid-event", "mid-utf8", "bad-size", "overlong-chunk", "endless-line", "short-length"),
+        "unreadable-error",
+    ],
 )
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/messages"])
 async def test_a_broken_stream_ends_in_one_error_event_and_harms_no_other(house, data, path):
@@ -47,7 +51,7 @@ async def test_a_broken_stream_ends_in_one_error_event_and_harms_no_other(house,
     body = {"model": MODEL, "max_tokens": 9, "stream": True, "messages": [{"role": "user", "content": "x"}]}
     response = await house.client.post(path, json=body)
     assert response.text.count('"error":{') == 1
-    assert "[DONE]" not in response.text
+    assert "data: [DONE]" not in response.text
     assert "message_stop" not in response.text
     assert (await house.record()).outcome == "error"
     house.node.answer = answer_hello
@@ -66,6 +70,74 @@ async def test_a_page_in_place_of_an_answer_is_the_nodes_fault(house, stream):
     response = await house.chat(stream=stream)
     assert (response.status_code, response.json()["error"]["code"]) == (503, "node_unavailable")
     assert "Hello" not in response.text
+
+
+ASKED = {
+    "/v1/chat/completions": {"messages": []},
+    "/v1/completions": {"prompt": "x"},
+    "/v1/messages": {"messages": [{"role": "user", "content": "x"}], "max_tokens": 9},
+    "/v1/responses": {"input": "x"},
+}
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        head(content_length=20) + _ANSWER,
+        head(content_length=0),
+        head(content_length=9) + b'{"id": 1]',
+        head(content_length=11) + b'{"id":"\xff"}\r\n',
+        head(content_length=6) + b'"text"',
+        head(content_length=100_000) + b"[" * 100_000,
+        head(transfer_encoding="chunked") + framed(_ANSWER[:-9]) + b"0\r\n\r\n",
+    ],
+    ids=[
+        "shorter-than-it-is",
+        "nothing",
+        "no-json",
+        "no-utf8",
+        "no-object",
+        "too-deep",
+        "cut-and-well-framed",
+    ],
+)
+@pytest.mark.parametrize("path", ASKED)
+async def test_an_answer_that_is_no_json_is_one_error_and_counted(house, data, path):
+    counter = metrics.UPSTREAM_FAILURES.labels("n0", "protocol")
+    before = counter._value.get()
+    house.node.answer = raw_answer(data)
+    response = await house.client.post(path, json={"model": MODEL} | ASKED[path])
+    assert response.status_code == 503
+    assert "n0" in response.json()["error"]["message"]
+    assert int(response.headers["retry-after"]) > 0
+    record = await house.record()
+    assert (record.outcome, record.error_code) == ("error", "node_lost")
+    assert counter._value.get() == before + 1
+    house.node.answer = answer_hello
+    assert (await house.chat()).status_code == 200
+
+
+@pytest.mark.parametrize("piece", [1, 7, 1000])
+async def test_a_refusal_in_chunks_is_read_whole(house, piece):
+    async def refuse_in_chunks(request, writer):
+        body = b'{"error": {"message": "no such voice", "type": "t", "code": "bad", "param": "voice"}}'
+        writer.write(head(400, transfer_encoding="chunked"))
+        for at in range(0, len(body), piece):
+            writer.write(framed(body[at : at + piece]))
+            await writer.drain()
+        writer.write(b"0\r\n\r\n")
+
+    house.node.answer = refuse_in_chunks
+    response = await house.chat()
+    assert (response.status_code, response.json()["error"]["param"]) == (400, "voice")
+
+
+@pytest.mark.parametrize("end", [b"", b"zz\r\nnot a size\r\n"], ids=["cut", "bad-size"])
+async def test_a_refusal_that_breaks_off_is_the_nodes_fault(house, end):
+    house.node.answer = raw_answer(head(500, transfer_encoding="chunked") + framed(b'{"error": {"mess') + end)
+    response = await house.chat()
+    assert response.status_code == 503
+    assert response.json()["error"]["code"] in {"node_lost", "node_unavailable"}
 
 
 async def test_a_reader_that_stops_holds_a_bounded_buffer(house):

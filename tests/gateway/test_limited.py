@@ -7,11 +7,12 @@ import hashlib
 import json
 
 import pytest
+from prometheus_client import REGISTRY
 
 from fleet.limits import KeyLimits
 from fleet.snapshot import KeyView
 from tests.gateway.conftest import make_house
-from tests.stubs.fake_node import HELLO, STREAM_HEAD, chunk, framed, refuse
+from tests.stubs.fake_node import HELLO, STREAM_HEAD, answer_hello, chunk, framed, refuse
 
 BEARER = {"authorization": "Bearer sk-1"}
 MESSAGE = {"model": "m", "max_tokens": 50, "messages": [{"role": "user", "content": "Hi"}]}
@@ -179,6 +180,41 @@ async def test_a_stream_that_is_left_is_charged_for_what_passed(limited):
     assert (await limited.chat(max_tokens=950)).status_code == 429  # 30 and its prompt are gone
 
 
+@pytest.mark.parametrize("stream", [False, True])
+async def test_who_leaves_before_the_answer_pays_for_the_prompt(limited, stream):
+    await limit(limited, budget_tokens=1000)
+    reached = asyncio.Event()
+
+    async def hang(request, writer):
+        reached.set()
+        await request.gone.wait()
+
+    limited.node.answer = hang
+    prompt = {"messages": [{"role": "user", "content": "x" * 2000}], "max_tokens": 300}  # some 500 tokens
+    asking = asyncio.create_task(limited.chat(stream=stream, **prompt))
+    await reached.wait()
+    asking.cancel()
+    await limited.record()
+    limited.node.answer = answer_hello
+    assert (await limited.chat(max_tokens=400)).status_code == 200  # what was reserved for an answer is back
+    assert (await limited.chat(max_tokens=500)).status_code == 429
+
+
+async def test_who_leaves_while_the_model_loads_pays_nothing(redis_server):
+    async with make_house(loaded=False, redis_url=redis_server.url) as house:
+        await limit(house, budget_tokens=1000)
+        prompt = {"messages": [{"role": "user", "content": "x" * 2000}], "max_tokens": 300}
+        asking = asyncio.create_task(house.chat(**prompt))
+        async with asyncio.timeout(10):
+            while not house.control.operations:
+                await asyncio.sleep(0.01)
+        asking.cancel()
+        await house.record()
+        await house.node.set_model("m")
+        await house.until_routable()
+        assert (await house.chat(max_tokens=950)).status_code == 200
+
+
 async def test_keys_without_limits_never_ask_redis(redis_server):
     async with make_house(redis_url=redis_server.url) as house:
         await limit(house)
@@ -190,12 +226,18 @@ async def test_keys_without_limits_never_ask_redis(redis_server):
         assert "cmdstat_evalsha" in redis_server.client.info("commandstats")
 
 
-async def test_health_says_that_limits_are_not_shared():
+async def test_that_limits_are_not_shared_is_told_logged_and_exported(caplog):
     async with make_house() as house:
         await limit(house, requests_per_minute=5)
         assert (await house.chat()).status_code == 200
         health = (await house.client.get("/health")).json()
         assert (health["status"], health["missing"]) == ("impaired", ["redis"])
+        async with asyncio.timeout(10):
+            while REGISTRY.get_sample_value("cortex_limiter_local") != 1:
+                await asyncio.sleep(0.01)
+    assert [line.message for line in caplog.records if line.name == "cortex.limits"] == [
+        "Redis is away; limits hold per worker"
+    ]
 
 
 async def test_no_error_holds_the_secret(limited):

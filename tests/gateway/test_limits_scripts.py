@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from fleet import limits as arithmetic
-from fleet.gateway.limits_scripts import RENEW, RESERVE, SETTLE
+from fleet.gateway.limits_scripts import BOUNDS, RENEW, RESERVE, SETTLE, VERDICT
 from fleet.limits import Account, Grant, KeyLimits, redis_keys
 
 ACCOUNT, LEASES = redis_keys("d" * 64)
@@ -21,9 +21,9 @@ class Twin:
         self.client, self.limits, self.account = client, limits, Account()
         self.scripts = {name: client.register_script(text) for name, text in SCRIPTS.items()}
 
-    def run(self, name, *arguments) -> str:
+    def run(self, name, *arguments) -> bytes:
         answer = self.scripts[name](keys=[ACCOUNT, LEASES], args=arguments)
-        return answer.decode() if answer else ""
+        return answer[0] if answer else b""
 
     def reserve(self, claim: Grant, lease_s: float):
         limits = self.limits
@@ -35,12 +35,11 @@ class Twin:
         ]
         member = f"{claim.id}:{claim.tokens}:{claim.window}"
         answer = self.run("reserve", *("" if bound is None else bound for bound in bounds), lease_s, member)
-        refused_by, *numbers = answer.split(" ")
-        wait_s, at, end, requests_s, tokens_s = map(float, numbers)
+        refused_by, wait_s, at, end, requests_s, tokens_s = VERDICT.unpack(answer)
         verdict = arithmetic.reserve(self.account, limits, claim, at, lease_s)
         assert msgspec.structs.asdict(verdict) == pytest.approx(
             {
-                "refused_by": refused_by,
+                "refused_by": BOUNDS[refused_by],
                 "wait_s": wait_s,
                 "at": at,
                 "end": end,
@@ -54,7 +53,7 @@ class Twin:
     def settle(self, grant: Grant, used: int, *, again: bool) -> None:
         limit = self.limits.tokens_per_minute or ""
         member = f"{grant.id}:{grant.tokens}:{grant.window}"
-        self.run("settle", member, repr(grant.at), repr(grant.end), used, limit, int(again))
+        self.run("settle", limit, member, repr(grant.at), repr(grant.end), used, int(again))
         arithmetic.settle(self.account, self.limits, grant, used, self.now(), again=again)
 
     def renew(self, grants, lease_s: float) -> None:

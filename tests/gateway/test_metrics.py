@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import subprocess
 import sys
 
@@ -138,7 +139,9 @@ async def test_how_replicas_compared_is_in_the_record():
 def test_a_node_shows_its_load_and_devices():
     from fleet.gateway.metrics import show_state
 
-    load = ModelLoad(id="shown", running=2, waiting=3, max_running=8, tok_s_decode=55.5, rejected=4)
+    load = ModelLoad(
+        id="shown", running=2, waiting=3, max_running=8, tok_s_decode=55.5, rejected=4, timed_out=1
+    )
     device = DeviceHealth(
         index=1, state="ready", worker="cuda-dev-1", memory_used_mb=10, memory_free_mb=6, temperature_c=61
     )
@@ -148,12 +151,39 @@ def test_a_node_shows_its_load_and_devices():
     assert value("cortex_model_in_flight", **at) == 2
     assert value("cortex_model_queue_depth", **at) == 3
     assert value("cortex_model_max_in_flight", **at) == 8
-    assert value("cortex_model_rejections", **at) == 4
+    assert value("cortex_model_rejections_total", **at, reason="queue_full") == 3
+    assert value("cortex_model_rejections_total", **at, reason="wait_timeout") == 1
     assert REGISTRY.get_sample_value("cortex_model_max_queue_depth", at) is None
     at = {"node": "gpu", "device": "1"}
     assert value("cortex_device_vram_free_mb", **at) == 6
     assert value("cortex_device_temp_c", **at) == 61
     assert REGISTRY.get_sample_value("cortex_device_utilization_pct", at) is None
+
+
+async def test_a_model_that_went_and_a_node_that_is_away_have_nothing_running(house):
+    await house.node.set_model(MODEL, running=2, waiting=1)
+    await house.node.set_model("other", running=4)
+    async with asyncio.timeout(10):
+        while value("cortex_model_in_flight", model="other", node="n0") != 4:
+            await asyncio.sleep(0.01)
+    await house.node.drop_model("other")
+    async with asyncio.timeout(10):
+        while value("cortex_model_in_flight", model="other", node="n0"):
+            await asyncio.sleep(0.01)
+    assert value("cortex_model_in_flight", **AT) == 2
+    await house.node.stop()
+    async with asyncio.timeout(10):
+        while value("cortex_model_in_flight", **AT) or value("cortex_model_queue_depth", **AT):
+            await asyncio.sleep(0.01)
+    assert value("cortex_node_up", node="n0") == 0
+
+
+async def test_a_node_that_was_removed_is_neither_up_nor_down(house):
+    house.control.change(nodes={})
+    async with asyncio.timeout(10):
+        while not math.isnan(value("cortex_node_up", node="n0")):
+            await asyncio.sleep(0.01)
+    assert value("cortex_node_breaker_state", node="n0") == 0
 
 
 WORKER = """

@@ -215,6 +215,8 @@ async def test_a_wrong_key_shows_before_any_request():
             "bad",
         ),
         ({"error": {"message": "lite", "code": "400", "param": "top_k"}}, 400, "invalid_request", "lite"),
+        ({"error": {"message": "odd", "code": "request 7f3a failed"}}, 400, "invalid_request", "odd"),
+        ({"error": {"message": "long", "code": "x" * 65}}, 400, "invalid_request", "long"),
         ({"error": "model is busy"}, 503, "node_error", "model is busy"),
         ({"detail": "Not Found"}, 404, "not_found", "Not Found"),
         ({"error": {"message": "a", "code": "model_not_found"}}, 404, "not_found", "'server' answered 404"),

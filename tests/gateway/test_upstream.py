@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
+
 from tests.gateway.conftest import make_house
-from tests.stubs.fake_node import answer_hello
+from tests.stubs.fake_node import STREAM_HEAD, answer_hello, chunk, framed, sse
 
 
 async def test_a_connection_is_kept_for_the_next_request(house):
@@ -55,3 +57,28 @@ async def test_the_gateways_own_work_is_told(house):
     response = await house.chat()
     assert 0 < int(response.headers["x-cortex-overhead-us"]) < 1_000_000
     assert response.headers["x-cortex-retries"] == "0"
+
+
+@pytest.mark.parametrize("pause_s", [0.0, 0.02], ids=["together", "apart"])
+async def test_framing_out_of_the_ordinary_is_read_all_the_same(house, pause_s):
+    """Sizes with an extension or zeros in front, capital digits, a trailer: a complete parser reads on."""
+    events = chunk({"content": "Hello"}), chunk({}, "stop"), sse(b"[DONE]")
+    pieces = [
+        STREAM_HEAD,
+        framed(events[0]),
+        b"000%X;name=value\r\n%b\r\n" % (len(events[1]), events[1]),
+        framed(events[2]),
+        b"0\r\nx-trailer: 1\r\n\r\n",
+    ]
+
+    async def answer(request, writer):
+        for piece in pieces:
+            writer.write(piece)
+            await writer.drain()
+            await asyncio.sleep(pause_s)
+
+    house.node.answer = answer
+    for _ in range(2):
+        response = await house.chat(stream=True, stream_options={"include_usage": True})
+        assert response.content == b"".join(events)
+    assert len({request.connection for request in house.node.requests}) == 1

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from contextlib import suppress
+import socket
+from contextlib import asynccontextmanager, suppress
 
 import httptools
 import pytest
@@ -209,3 +210,76 @@ def test_good_requests_are_answered_however_they_are_cut(protocol_of, pieces):
     answers = protocol_of(pieces)
     assert answers.whole == len(answers.statuses) >= 1
     assert 400 not in answers.statuses
+
+
+# --- clients that send nothing, or half of something ---
+
+PATIENCE_S = 0.2
+
+
+@asynccontextmanager
+async def listening(app: LightASGI):
+    sock = socket.create_server(("127.0.0.1", 0))
+    server = uvicorn.Server(
+        uvicorn.Config(
+            app,
+            lifespan="off",
+            log_config=None,
+            ws="none",
+            http=LightProtocol,
+            proxy_headers=False,
+            timeout_keep_alive=PATIENCE_S,
+            timeout_graceful_shutdown=1,
+        )
+    )
+    task = asyncio.create_task(server.serve(sockets=[sock]))
+    while not server.started:
+        await asyncio.sleep(0.01)
+    try:
+        yield sock.getsockname()[1], server
+    finally:
+        server.should_exit = True
+        await task
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"",
+        b"POST /ec",
+        b"POST /echo HTTP/1.1\r\nhost: x\r\n",
+        b"POST /echo HTTP/1.1\r\nhost: x\r\ncontent-length: 10\r\n\r\nhalf",
+        b"POST /echo HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n5\r\nha",
+        request(b"POST", b"/echo", [b"content-length: 1"], b"x") + b"POST /ec",
+    ],
+    ids=["nothing", "half-line", "half-head", "half-body", "half-chunk", "half-of-the-next"],
+)
+async def test_who_stops_sending_within_a_request_is_let_go(sent):
+    async with listening(make_app()) as (port, server):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(sent)
+        async with asyncio.timeout(10):
+            answer = await reader.read()
+        assert answer.count(b"HTTP/1.1 ") == sent.count(b"\r\n\r\nx")
+        writer.close()
+        assert not server.server_state.tasks
+
+
+async def test_neither_a_slow_sender_nor_a_slow_answer_is_let_go():
+    api = NinjaAPI(urls_namespace="slow", openapi_url=None)
+
+    @api.post("/slow")
+    async def slow(request: LightRequest) -> HttpResponse:
+        await asyncio.sleep(2 * PATIENCE_S)
+        return HttpResponse(request.body)
+
+    async with listening(LightASGI(api, max_body_bytes=BODY_LIMIT)) as (port, _):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        for _ in range(2):
+            head = request(b"POST", b"/slow", [b"content-length: 6"], b"")
+            for piece in (head[:9], head[9:], *(bytes([byte]) for byte in b"slowly")):
+                writer.write(piece)
+                await asyncio.sleep(PATIENCE_S / 4)
+            async with asyncio.timeout(10):
+                assert (await reader.readuntil(b"slowly")).startswith(b"HTTP/1.1 200 ")
+        writer.close()

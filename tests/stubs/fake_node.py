@@ -144,6 +144,7 @@ class FakeNode:
 
     async def drop_model(self, model: str) -> None:
         self.models.pop(model)
+        self.loads.pop(model)
         await self._publish()
 
     async def _publish(self) -> None:

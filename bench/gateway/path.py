@@ -1,0 +1,260 @@
+# ruff: noqa: E402 - settings come before what reads them
+"""What the gateway itself costs a request: python -m bench.gateway.path [--seconds S] [--profile]
+
+A data-plane worker as it is in service (a key with all limits, records, metrics, log lines), except that its
+sockets are lists: client, node and Redis are called from the event loop. What is left is our own work, in CPU
+microseconds of the whole process per request. Each figure is of a short window, and the least of many is
+hardly touched by what else runs on the machine; the median is.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import cProfile
+import hashlib
+import json
+import os
+import pstats
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from contextlib import redirect_stderr
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("PROMETHEUS_MULTIPROC_DIR", tempfile.mkdtemp(prefix="cx-"))
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "cortex_site.settings")
+
+import django
+
+django.setup()
+
+import hiredis
+import msgspec
+import uvicorn
+import uvloop
+from uvicorn.server import ServerState
+
+from bench.common import rounded
+from bench.gateway import mock
+from bench.gateway.load import Job, request
+from cortex_site import logs
+from cortex_site.config import CortexConfig
+from cortex_site.light_http import LightProtocol
+from fleet.gateway.app import Gateway, application
+from fleet.gateway.connection import Connection
+from fleet.gateway.limits_scripts import VERDICT
+from fleet.gateway.redis_link import RedisLink
+from fleet.gateway.upstream import Pool
+from fleet.limits import KeyLimits
+from fleet.records import RequestRecord
+from fleet.snapshot import Configuration, KeyView, ModelView, NodeConfig, NodeView, ProfileView
+
+KEY, MANY = "sk-bench", 10**9
+CONNECTIONS = 32
+WINDOW = 64  # requests
+CHUNKS = 64  # of a stream
+ENDS = {"json": b'"usage"', "stream": b"[DONE]"}
+
+
+class Wire(asyncio.Transport):
+    """A socket whose other end is `answer`: called with what was written, once a turn of the loop."""
+
+    def __init__(self, protocol: Any, answer: Callable[[Wire, bytes], None]) -> None:
+        super().__init__()
+        self.protocol = protocol
+        self.loop = asyncio.get_running_loop()
+        self._answer = answer
+        self._written: list[bytes] = []
+        protocol.connection_made(self)
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        return ("127.0.0.1", 1) if name in {"peername", "sockname"} else default
+
+    def write(self, data: Any) -> None:
+        if not self._written:
+            self.loop.call_soon(self._pass)
+        self._written.append(data)
+
+    def _pass(self) -> None:
+        written, self._written = self._written, []
+        self._answer(self, b"".join(written))
+
+    def receive(self, data: bytes) -> None:
+        self.protocol.data_received(data)
+
+    def set_protocol(self, protocol: Any) -> None:
+        self.protocol = protocol
+
+    def is_closing(self) -> bool:
+        return False
+
+    def pause_reading(self) -> None: ...
+
+    def resume_reading(self) -> None: ...
+
+    def abort(self) -> None: ...
+
+    close = abort
+
+
+def node(wire: Wire, data: bytes) -> None:
+    if data.startswith(b"GET"):  # it says nothing of itself: what it has is set
+        return
+    if b'"stream": true' not in data:
+        wire.receive(mock.ANSWER)
+        return
+    pieces = [mock.framed(mock.chunk(number, 0)) for number in range(CHUNKS)]
+    end = b"".join(map(mock.framed, (mock.FINISH, mock.USAGE_EVENT, mock.DONE))) + b"0\r\n\r\n"
+    for piece in (mock.STREAM_HEAD, *pieces, end):
+        wire.loop.call_soon(wire.receive, piece)
+
+
+def redis(wire: Wire, data: bytes) -> None:
+    """Grants everything."""
+    reader = hiredis.Reader()
+    reader.feed(data)
+    while (command := reader.gets()) is not False:
+        wire.receive(_reply(command))
+
+
+def _reply(command: list[bytes]) -> bytes:
+    if command[0] == b"SCRIPT":
+        name = b"reserve" if b"verdicts" in command[2] else b"other"
+        return b"$%d\r\n%b\r\n" % (len(name), name)
+    if command[:2] == [b"EVALSHA", b"reserve"]:
+        verdict = VERDICT.pack(0, 0.0, time.time(), time.time() + 1.23, 12.3456, 1.23)
+        members = len(command) - 10
+        return b"*%d\r\n" % members + b"$%d\r\n%b\r\n" % (len(verdict), verdict) * members
+    return b"+OK\r\n"
+
+
+class Control:
+    """One node, one model, one key with every kind of limit and none that is reached."""
+
+    async def configuration(self, known: int | None) -> Configuration | None:
+        if known:
+            return None
+        digest = hashlib.sha256(KEY.encode()).hexdigest()
+        return Configuration(
+            version=1,
+            nodes={"mock": NodeConfig("mock", "http://127.0.0.1:1")},
+            profiles={mock.MODEL: ProfileView(mock.MODEL, context=32_768)},
+            keys={digest: KeyView("bench", digest, limits=KeyLimits(MANY, MANY, MANY, MANY * MANY, "day"))},
+            has_keys=True,
+        )
+
+    async def ensure_loaded(self, model: str) -> Any:
+        raise NotImplementedError
+
+    operation = ensure_loaded
+
+    def close(self) -> None: ...
+
+
+def store(batch: Sequence[RequestRecord]) -> None:
+    msgspec.json.encode(batch)
+
+
+def replace_sockets() -> None:
+    async def connect(pool: Any) -> Connection:
+        connection = Connection(pool._limits)  # noqa: SLF001 - made as `Pool` makes it
+        Wire(connection, node)
+        return connection
+
+    async def open_link(url: str, timeout_s: float) -> RedisLink:
+        link = RedisLink(timeout_s)
+        Wire(link, redis)
+        return link
+
+    Pool._connect = connect  # type: ignore[method-assign, assignment]  # noqa: SLF001
+    RedisLink._open = open_link  # type: ignore[method-assign, assignment]  # noqa: SLF001
+
+
+class Meter:
+    """CPU microseconds per request, window by window, until the time is over."""
+
+    def __init__(self, seconds: float) -> None:
+        self.windows: list[float] = []
+        self.over = asyncio.Event()
+        self._until = time.monotonic() + seconds
+        self._count, self._start = 0, time.process_time()
+
+    def tick(self) -> None:
+        self._count += 1
+        if self._count == WINDOW:
+            now = time.process_time()
+            self.windows.append((now - self._start) / WINDOW * 1e6)
+            self._count, self._start = 0, now
+            if time.monotonic() > self._until:
+                self.over.set()
+
+
+def clients(app: Any, kind: str, meter: Meter) -> None:
+    """Each asks again as soon as it is answered."""
+    served = uvicorn.Config(app, http=LightProtocol, ws="none", log_config=None, proxy_headers=False)
+    served.load()
+    state, data, end = (
+        ServerState(),
+        request(Job("closed", 1, 1, key=KEY), stream=kind == "stream"),
+        ENDS[kind],
+    )
+
+    def ask_again(wire: Wire, answer: bytes) -> None:
+        if end in answer and not meter.over.is_set():
+            meter.tick()
+            wire.receive(data)
+
+    for _ in range(CONNECTIONS):
+        Wire(LightProtocol(served, state, {}, asyncio.get_running_loop()), ask_again).receive(data)
+
+
+async def measure(kind: str, seconds: float) -> dict[str, float]:
+    gateway = Gateway(CortexConfig(), Control(), store)
+    app = application(gateway)
+    async with gateway.running():
+        config = gateway.view.snapshot.config.nodes["mock"]
+        loaded = ModelView(mock.MODEL, "loaded", 32_768, capabilities=("chat",))
+        gateway.view.set_node(NodeView(config, healthy=True, models={mock.MODEL: loaded}))
+        meter = Meter(seconds)
+        clients(app, kind, meter)
+        await meter.over.wait()
+        await asyncio.sleep(0.1)
+        if gateway.limiter.local:
+            raise RuntimeError("Redis was not asked")
+    return {"least": min(meter.windows), "median": statistics.median(meter.windows)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.gateway.path",
+        description=__doc__,
+        formatter_class=argparse.RawTextHelpFormatter,
+    )
+    parser.add_argument("--seconds", type=float, default=4.0)
+    parser.add_argument("--kind", choices=ENDS, help="default: both")
+    parser.add_argument("--profile", action="store_true", help="print where the calls are")
+    arguments = parser.parse_args()
+    with Path(os.devnull).open("w") as nowhere, redirect_stderr(nowhere):
+        logs.setup("info", "gateway")  # lines are made, and not read
+        figures = run(arguments)
+    print(json.dumps(rounded({"cpu_us_per_request": figures, "chunks_of_a_stream": CHUNKS + 3}, 1)))
+
+
+def run(arguments: argparse.Namespace) -> dict[str, dict[str, float]]:
+    replace_sockets()
+    profile = cProfile.Profile()
+    if arguments.profile:
+        profile.enable()
+    kinds = [arguments.kind] if arguments.kind else list(ENDS)
+    figures = {kind: uvloop.run(measure(kind, arguments.seconds)) for kind in kinds}
+    if arguments.profile:
+        profile.disable()
+        pstats.Stats(profile).sort_stats("tottime").print_stats(50)
+    return figures
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,35 @@
+# C types for stream.py when it is compiled.
+
+cimport cython
+
+from ext.http cimport Chunks
+from ext.sse cimport SSEScanner
+
+cdef Py_ssize_t MAX_TIMES
+
+
+cdef class Outlet:
+    cdef object _write
+    cdef readonly object flow
+    cdef readonly bint chunked
+
+    cpdef bint put(self, bytes data) except -1
+
+
+cdef class Tap:
+    cdef readonly object first_token
+    cdef readonly list times
+    cdef SSEScanner _scanner
+    cdef object _rewrite, _put, _clock
+
+    @cython.locals(times=list, passed=bytes)
+    cpdef bint take(self, bytes data) except -1
+
+
+cdef class Inlet:
+    cdef readonly double heard_at
+    cdef Chunks _chunks
+    cdef object _take, _owner, _clock
+
+    @cython.locals(chunks=Chunks, body=bytes)
+    cpdef data_received(self, bytes data)

@@ -1,0 +1,108 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, annotation_typing=False
+"""A stream's way through the gateway, piece by piece: `Inlet` takes what a node's socket has, `Tap` looks at
+it, `Outlet` hands it to the client's.
+
+The three call one another and nothing else happens in between, so that compiled no line of Python runs for a
+piece. They know bytes and the functions they are given; sockets, clocks and tasks are their owner's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from ext.http import Chunks
+from ext.sse import SSEScanner
+
+MAX_TIMES = 1024  # of a stream's pieces, for the gaps between them: its last
+
+
+class Outlet:
+    """To a client: HTTP chunks, or bare bytes where not `chunked`. It is slow while `flow.write_paused`."""
+
+    def __init__(self, write: Callable[[bytes], None], flow: Any, chunked: bool) -> None:
+        self._write = write
+        self.flow = flow
+        self.chunked = chunked
+
+    def put(self, data: bytes) -> bool:
+        """Send without waiting; False while the client is slow."""
+        if data:
+            self._write(b"%x\r\n%b\r\n" % (len(data), data) if self.chunked else data)
+        return not self.flow.write_paused
+
+
+class Tap:
+    """What a stream says as it passes. Times are those of `clock`."""
+
+    def __init__(
+        self,
+        scanner: SSEScanner,
+        rewrite: Callable[[bytes], bytes] | None,
+        put: Callable[[bytes], bool],
+        clock: Callable[[], float],
+    ) -> None:
+        self.first_token: float | None = None
+        self.times: list[float] = []
+        self._scanner = scanner
+        self._rewrite = rewrite
+        self._put = put
+        self._clock = clock
+
+    def take(self, data: bytes) -> bool:
+        """Look at it, rewrite it, put it on; False while the client is slow."""
+        now = self._clock()
+        times = self.times
+        times.append(now)
+        if len(times) > 2 * MAX_TIMES:
+            del times[:MAX_TIMES]
+        passed = self._scanner.feed(data)
+        if self._rewrite is not None:
+            passed = self._rewrite(passed)
+        if self.first_token is None and self._scanner.visible:
+            self.first_token = now
+        if passed:
+            full: bool = self._put(passed)
+            return full
+        return True
+
+
+class Inlet:
+    """The protocol of a node's connection while a chunked body streams: every piece goes to `take`.
+
+    `owner` is the connection itself: told when `take` wants no more (`on_full`), when the chunks have stopped
+    (`on_stopped`) and what `take` raised (`on_failed`); the rest of a protocol's life is its own.
+    """
+
+    def __init__(
+        self, chunks: Chunks, take: Callable[[bytes], bool], owner: Any, clock: Callable[[], float]
+    ) -> None:
+        self.heard_at = clock()
+        self._chunks = chunks
+        self._take = take
+        self._owner = owner
+        self._clock = clock
+
+    def data_received(self, data: bytes) -> None:
+        self.heard_at = self._clock()
+        chunks = self._chunks
+        body = chunks.feed(data)
+        try:
+            if body and not self._take(body):
+                self._owner.on_full()
+        except Exception as error:  # noqa: BLE001 - raised again where its owner waits
+            self._owner.on_failed(error)
+        if chunks.stopped:
+            self._owner.on_stopped()
+
+    def eof_received(self) -> Any:
+        return self._owner.eof_received()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._owner.connection_lost(error)
+
+    def pause_writing(self) -> None:
+        self._owner.pause_writing()
+
+    def resume_writing(self) -> None:
+        self._owner.resume_writing()

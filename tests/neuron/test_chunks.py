@@ -1,0 +1,49 @@
+"""A stream's chunks: those that are put together from bytes say what a JSON writer would have said."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from neuron.api.completion import ChatChoice, Chunks
+from neuron.text.events import CallArguments, CallStart, Content, Reasoning
+
+texts = st.text(max_size=12)
+events = st.one_of(
+    st.builds(Content, texts),
+    st.builds(Reasoning, texts),
+    st.builds(CallStart, st.integers(0, 3), texts, texts),
+    st.builds(CallArguments, st.integers(0, 3), texts),
+)
+WORDS = {Content: "content", Reasoning: "reasoning_content"}
+
+
+def payloads(stream: bytes) -> list[dict]:
+    assert stream.endswith(b"\n\n")
+    return [json.loads(event.removeprefix(b"data: ")) for event in stream[:-2].split(b"\n\n")]
+
+
+@pytest.mark.parametrize("include_usage", [False, True])
+@given(
+    said=st.lists(events, min_size=1, max_size=4),
+    model=st.text(max_size=5) | st.just('""'),
+    index=st.integers(0, 9),
+)
+def test_every_event_is_a_chunk_of_its_own_with_all_that_chunks_have(include_usage, said, model, index):
+    choice = ChatChoice(index, Chunks("c-1", model, "kind", include_usage=include_usage), None)
+    found = payloads(choice.piece(said, ()))
+    assert len(found) == len(said)
+    for event, payload in zip(said, found, strict=True):
+        (one,) = payload.pop("choices")
+        created = payload.pop("created")
+        assert isinstance(created, int)
+        usage = {"usage": None} if include_usage else {}
+        assert payload == {"id": "c-1", "object": "kind", "model": model} | usage
+        assert (one["index"], one["finish_reason"]) == (index, None)
+        if type(event) in WORDS:
+            assert one["delta"] == {WORDS[type(event)]: event.text}
+        else:
+            assert list(one["delta"]) == ["tool_calls"]
