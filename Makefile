@@ -5,7 +5,7 @@ SOURCES := $(wildcard ext/*.py ext/*.pxd)
 PIP := $(BIN)/pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help up test lint types unit pure acp clean
+.PHONY: help up test lint types unit pure acp gpu clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -38,6 +38,9 @@ pure: $(VENV)/installed  ## the tests of compiled modules again, without the com
 
 acp: $(VENV)/installed  ## the tests of helexa-acp
 	cd acp && ../$(BIN)/python -m pytest
+
+gpu: $(VENV)/installed  ## the tests that need a CUDA device
+	$(BIN)/python -m pytest -m gpu
 
 clean:  ## remove what was built and installed
 	rm -rf $(VENV) build *.egg-info ext/*.c ext/*.so

@@ -12,8 +12,8 @@ from typing import Protocol
 
 from neuron.config import NeuronConfig
 from neuron.pipe import Looked, Sight
-from neuron.supervisor.device import Job
 from neuron.supervisor.generation import Generation
+from neuron.supervisor.job import Job
 from neuron.supervisor.torch_harness import TorchHarness
 from neuron.text.model import ModelText
 from neuron.wire import ApiError, DeviceHealth, DeviceInfo, Leave, ModelInfo, ModelLoad, ModelSpec
@@ -83,6 +83,14 @@ class Harness(Protocol):
 
     async def unload(self, model_id: str, leave: Leave) -> None:
         """Returns when the model's memory is free. Raises `ApiError`, 409 when it stays for its requests."""
+        ...
+
+    async def reset_cache(self, model_id: str) -> None:
+        """Forget what the model's cache keeps of requests that ended. Raises `ApiError`."""
+        ...
+
+    async def drain_device(self, index: int, leave: Leave) -> None:
+        """Unload all models of a device. Raises `ApiError`, 409 as `unload` does."""
         ...
 
     async def restart_device(self, index: int, leave: Leave) -> None:

@@ -82,6 +82,7 @@ class Submit(msgspec.Struct, frozen=True, tag=True):
     priority: int = 0  # higher goes first, and may preempt lower
     marks: list[tuple[int, int]] = []  # digest of a beginning of the prompt, and its length in tokens
     images: list[Shown] = []  # in the order of the prompt
+    score_prompt: bool = False  # tell the prompt's own logprobs too; nothing of it is taken from the cache
 
 
 class Embed(msgspec.Struct, frozen=True, tag=True):
@@ -100,6 +101,19 @@ class Look(msgspec.Struct, frozen=True, tag=True):
     images: list[bytes]
 
 
+class ResetCache(msgspec.Struct, frozen=True, tag=True):
+    """Forget what a model's cache keeps of requests that ended. Answered by `Memory` or `Refused`."""
+
+    id: int
+    model: str
+
+
+class AskMemory(msgspec.Struct, frozen=True, tag=True):
+    """How much is free now, not when the last `Status` was sent. Answered by `Memory`."""
+
+    id: int
+
+
 class Cancel(msgspec.Struct, frozen=True, tag=True):
     """The client went away: free the request's slot and pages at the next step. Answered by `Finished`."""
 
@@ -110,7 +124,7 @@ class Shutdown(msgspec.Struct, frozen=True, tag=True):
     """End the process once what runs is cancelled. Closing the pipe does the same."""
 
 
-ToWorker = Load | Unload | Submit | Embed | Look | Cancel | Shutdown
+ToWorker = Load | Unload | Submit | Embed | Look | ResetCache | AskMemory | Cancel | Shutdown
 
 # --- worker to daemon -------------------------------------------------------------------------------------
 
@@ -172,6 +186,13 @@ class Tokens(msgspec.Struct, frozen=True, tag=True):
     logprobs: list[Logprob] = []
 
 
+class Scored(msgspec.Struct, frozen=True, tag=True):
+    """How probable the next tokens of a prompt were, from its second on; all before its first `Tokens`."""
+
+    id: int
+    logprobs: list[Logprob]
+
+
 class Finished(msgspec.Struct, frozen=True, tag=True):
     """The request is over and its slot is free."""
 
@@ -226,6 +247,15 @@ class Looked(msgspec.Struct, frozen=True, tag=True):
     problem: str = ""  # of the image after those: why it is not taken
 
 
+class Memory(msgspec.Struct, frozen=True, tag=True):
+    """Of the device, and what lies fragmented in it."""
+
+    id: int
+    used_mb: int
+    free_mb: int
+    fragmented_mb: int = 0
+
+
 class Status(msgspec.Struct, frozen=True, tag=True):
     """Sent when something changed, at most every `STATUS_INTERVAL_S`, and as a sign of life every
     `HEARTBEAT_S` from the device's own thread: a worker that sends none is wedged."""
@@ -243,9 +273,11 @@ ToDaemon = (
     | LoadFailed
     | Unloaded
     | Tokens
+    | Scored
     | Finished
     | Embedded
     | Looked
+    | Memory
     | Refused
     | Status
 )

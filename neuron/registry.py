@@ -64,6 +64,13 @@ class Registry:
         verb = "unload now" if leave.force else "unload"
         await self._carry_out(verb, model_id, lambda: harness.unload(model_id, leave))
 
+    async def reset_cache(self, model_id: str) -> None:
+        await self._owner(model_id, param="model_id").reset_cache(model_id)
+
+    async def drain_device(self, index: int, leave: Leave = NOW) -> None:
+        torch = self._harnesses["torch"]
+        await self._carry_out("drain", f"device {index}", lambda: torch.drain_device(index, leave))
+
     async def restart_device(self, index: int, leave: Leave = NOW) -> None:
         """Of the harness that has device workers. Raises `ApiError`."""
         torch = self._harnesses["torch"]

@@ -4,14 +4,17 @@
 frozen values only: the engine builds a `StepPlan`, the device runs it and returns a `StepResult`. A request
 on the device is a *slot*: a row of the page table and of the sampler's state, from `Joined` until another
 request joins in it. What the device was told once is not told again, so a decode step of a request is one
-`Chunk` with one token and, every page, one page number.
+`Chunk` with one token and, every page, one page number. That and its `Draw` are made for each request in each
+step, so they are msgspec structs: a frozen dataclass sets each field by a call.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+
+import msgspec
 
 from neuron.pipe import Logprob, Sampling
 
@@ -44,8 +47,7 @@ class Joined:
     pages: tuple[int, ...]  # of positions 0, 1, ... in order
 
 
-@dataclass(frozen=True, slots=True)
-class Draw:
+class Draw(msgspec.Struct, frozen=True):
     """Sample the token that follows a chunk."""
 
     uniform: float  # in [0, 1): all the randomness this token gets
@@ -53,8 +55,7 @@ class Draw:
     allowed: bytes | None = None  # one bit per id, the lowest first; beyond its end nothing is; None: all
 
 
-@dataclass(frozen=True, slots=True)
-class Chunk:
+class Chunk(msgspec.Struct, frozen=True):
     """Consecutive tokens of one request to run in this step."""
 
     slot: int
@@ -63,6 +64,7 @@ class Chunk:
     new_pages: tuple[int, ...] = ()  # appended to the slot's pages before the step runs
     draw: Draw | None = None  # None while the prompt goes on after this chunk
     images: tuple[Image, ...] = ()  # those of which it has a part, in order
+    scored: tuple[int, ...] = ()  # what follows each of the first tokens in the prompt: its logprob is wanted
 
     @property
     def end(self) -> int:
@@ -85,10 +87,11 @@ class StepPlan:
 @dataclass(frozen=True, slots=True)
 class StepResult:
     """`tokens[i]` was drawn after `chunks[i]`; None where no draw was asked for. `logprobs` has the same
-    index, for requests that want them."""
+    index, for requests that want them; so has `scores`, one for each of a chunk's `scored`."""
 
     tokens: tuple[int | None, ...]
     logprobs: Mapping[int, Logprob] = field(default_factory=dict)
+    scores: Mapping[int, Sequence[Logprob]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -111,6 +111,12 @@ class Unload(Leave):
     model_id: str
 
 
+class CacheReset(BaseModel):
+    """Body of `POST /models/reset`."""
+
+    model_id: str
+
+
 class Failure(BaseModel):
     code: str
     message: str

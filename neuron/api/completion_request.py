@@ -21,6 +21,11 @@ class CompletionBody(GenerationBody, forbid_unknown_fields=True, kw_only=True):
     suffix: str | None = None  # refused
 
     @property
+    def scores_prompts(self) -> bool:
+        """The prompts' own logprobs are given back with them."""
+        return self.echo and self.logprobs is not None
+
+    @property
     def limit(self) -> int | None:
         return self.max_tokens or DEFAULT_MAX_TOKENS
 
@@ -51,7 +56,5 @@ def decode(body: bytes) -> CompletionBody:
         raise unsupported("suffix", f"suffix is not supported: {reason}.")
     if request.best_of not in (None, request.choices):
         raise unsupported("best_of", "best_of is not supported beyond n.")
-    if request.echo and request.logprobs is not None:
-        raise unsupported("echo", "echo with logprobs is not supported: the prompt's logprobs are not kept.")
     request.refuse_contradictions()
     return request

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from django.http import HttpRequest, HttpResponse
@@ -23,10 +24,13 @@ from neuron.api.run import Prepared, Run, start, total_usage
 from neuron.api.schemas import body_of
 from neuron.daemon import Daemon
 from neuron.harness import Served
+from neuron.pipe import Logprob
 from neuron.text.events import Content, Event
 from neuron.wire import ApiError
 
 KIND = "text_completion"
+
+Scored = tuple[int, Logprob | None]  # a token, and its logprob where it has one
 
 
 def router(daemon: Daemon) -> Router:
@@ -66,7 +70,10 @@ async def _choices(body: CompletionBody, model: Served, index: int) -> list[Prep
     params = {"context_length_exceeded": "prompt", "invalid_request": "prompt"}
     return [
         Prepared(
-            job(body, model, tokens, choice=choice, top_logprobs=body.logprobs),
+            replace(
+                job(body, model, tokens, choice=choice, top_logprobs=body.logprobs),
+                score_prompt=body.scores_prompts and choice == 0,
+            ),
             model.text.text_answer(stops=body.stops, min_tokens=body.min_tokens),
             params,
         )
@@ -92,30 +99,42 @@ async def _echo(body: CompletionBody, model: Served, index: int) -> str:
 class TextChoice:
     """One choice, whole or as chunks."""
 
-    def __init__(self, index: int, echo: str, *, chunks: Chunks | None, shape: TextShape | None) -> None:
+    def __init__(
+        self, index: int, echo: str, *, scored: Run | None, chunks: Chunks | None, shape: TextShape | None
+    ) -> None:
         self._index = index
         self._echo = echo
+        self._scored = scored  # the run that brings the prompt's logprobs, where they are wanted
         self._chunks = chunks
         self._shape = shape
+        self._is_open = False
 
     def begin(self) -> bytes:
-        return self._chunk(self._echo) if self._echo else b""
+        return b"" if self._scored else self._open()
+
+    def _open(self) -> bytes:
+        """The prompt, once: without logprobs at the beginning, with them as soon as they are known."""
+        is_first, self._is_open = not self._is_open, True
+        return self._chunk(self._echo, self._prompt()) if self._echo and is_first else b""
+
+    def _prompt(self) -> Sequence[Scored]:
+        return self._scored.scored_prompt if self._scored else ()
 
     def piece(self, events: Sequence[Event], drawn: Sequence[Drawn]) -> bytes:
         text = _joined(events)
-        return self._chunk(text, drawn) if text or drawn else b""
+        return self._open() + self._chunk(text, drawn) if text or drawn else b""
 
     def finish(self, reason: str) -> bytes:
-        return self._chunk("", finish_reason=reason)
+        return self._open() + self._chunk("", finish_reason=reason)
 
     def whole(self, events: Sequence[Event], drawn: Sequence[Drawn], reason: str) -> dict[str, Any]:
-        return self._choice(self._echo + _joined(events), drawn, reason)
+        return self._choice(self._echo + _joined(events), [*self._prompt(), *drawn], reason)
 
-    def _chunk(self, text: str, drawn: Sequence[Drawn] = (), finish_reason: str | None = None) -> bytes:
+    def _chunk(self, text: str, drawn: Sequence[Scored] = (), finish_reason: str | None = None) -> bytes:
         assert self._chunks
         return self._chunks.choice(self._choice(text, drawn, finish_reason))
 
-    def _choice(self, text: str, drawn: Sequence[Drawn], finish_reason: str | None) -> dict[str, Any]:
+    def _choice(self, text: str, drawn: Sequence[Scored], finish_reason: str | None) -> dict[str, Any]:
         logprobs = self._shape(drawn) if self._shape and drawn else None
         return {"index": self._index, "text": text, "logprobs": logprobs, "finish_reason": finish_reason}
 
@@ -125,12 +144,20 @@ def _joined(events: Sequence[Event]) -> str:
 
 
 def _choices_of(
-    body: CompletionBody, model: Served, echoes: Sequence[str], chunks: Chunks | None
+    body: CompletionBody,
+    model: Served,
+    groups: Sequence[Sequence[Run]],
+    echoes: Sequence[str],
+    chunks: Chunks | None,
 ) -> list[TextChoice]:
     def shape() -> TextShape | None:
         return None if body.logprobs is None else TextShape(model.text.token_bytes, 0)
 
-    return [TextChoice(index, echo, chunks=chunks, shape=shape()) for index, echo in enumerate(echoes)]
+    scored = [group[0] if body.scores_prompts else None for group in groups for _ in group]
+    return [
+        TextChoice(index, echo, scored=run, chunks=chunks, shape=shape())
+        for index, (echo, run) in enumerate(zip(echoes, scored, strict=True))
+    ]
 
 
 async def _complete(
@@ -141,7 +168,7 @@ async def _complete(
     answer_id: str,
 ) -> HttpResponse:
     runs = [run for group in groups for run in group]
-    written = zip(_choices_of(body, model, echoes, None), runs, await collect(runs), strict=True)
+    written = zip(_choices_of(body, model, groups, echoes, None), runs, await collect(runs), strict=True)
     choices = [choice.whole(piece.events, piece.drawn, run.finish_reason) for choice, run, piece in written]
     content = whole(answer_id, model.id, KIND, choices=choices, used=total_usage(groups))
     return HttpResponse(content, content_type="application/json")
@@ -155,7 +182,7 @@ def _streamed(
     answer_id: str,
 ) -> StreamResponse:
     chunks = Chunks(answer_id, model.id, KIND, include_usage=body.include_usage)
-    choices = _choices_of(body, model, echoes, chunks)
+    choices = _choices_of(body, model, groups, echoes, chunks)
     runs = [run for group in groups for run in group]
 
     def usage() -> bytes:

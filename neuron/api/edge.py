@@ -15,7 +15,7 @@ from django.http import HttpRequest, HttpResponse
 
 from cortex_site.light import Receive, Scope, Send
 from cortex_site.settings_file import is_loopback
-from neuron.supervisor.device import Caller
+from neuron.supervisor.job import Caller
 from neuron.wire import ApiError
 
 log = logging.getLogger("neuron.http")

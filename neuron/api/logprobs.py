@@ -32,13 +32,14 @@ def chat_shape(drawn: Sequence[Drawn], token_bytes: TokenBytes) -> dict[str, Any
 
 
 class TextShape:
-    """The completions' shape, with each token's place in the text so far."""
+    """The completions' shape, with each token's place in the text so far. A prompt's first token has no
+    logprob."""
 
     def __init__(self, token_bytes: TokenBytes, offset: int) -> None:
         self._token_bytes = token_bytes
         self._offset = offset
 
-    def __call__(self, drawn: Sequence[Drawn]) -> dict[str, Any]:
+    def __call__(self, drawn: Sequence[tuple[int, Logprob | None]]) -> dict[str, Any]:
         tokens = [self._text(token) for token, _ in drawn]
         offsets = []
         for text in tokens:
@@ -46,12 +47,13 @@ class TextShape:
             self._offset += len(text)
         return {
             "tokens": tokens,
-            "token_logprobs": [_number(logprob.chosen) for _, logprob in drawn],
-            "top_logprobs": [
-                {self._text(token): _number(value) for token, value in logprob.top} for _, logprob in drawn
-            ],
+            "token_logprobs": [logprob and _number(logprob.chosen) for _, logprob in drawn],
+            "top_logprobs": [logprob and self._top(logprob) for _, logprob in drawn],
             "text_offset": offsets,
         }
+
+    def _top(self, logprob: Logprob) -> dict[str, float]:
+        return {self._text(token): _number(value) for token, value in logprob.top}
 
     def _text(self, token: int) -> str:
         return self._token_bytes(token).decode(errors="replace")

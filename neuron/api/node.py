@@ -13,7 +13,7 @@ from cortex_site.light import StreamResponse, Write
 from cortex_site.version import VERSION
 from neuron.api.edge import log_fields
 from neuron.daemon import Daemon
-from neuron.wire import PROTOCOL, Discovery, Health, Leave, ModelInfo, ModelSpec, Unload
+from neuron.wire import PROTOCOL, CacheReset, Discovery, Health, Leave, ModelInfo, ModelSpec, Unload
 
 EVENT_STREAM = {
     "Content-Type": "text/event-stream; charset=utf-8",
@@ -24,6 +24,13 @@ EVENT_STREAM = {
 
 def router(daemon: Daemon) -> Router:
     node = Router(tags=["node"])
+    _add_state(node, daemon)
+    _add_verbs(node, daemon)
+    return node
+
+
+def _add_state(node: Router, daemon: Daemon) -> None:
+    """What the node tells of itself."""
 
     @node.get("/discovery", response=Discovery)
     async def discovery(request: HttpRequest) -> Discovery:
@@ -44,26 +51,6 @@ def router(daemon: Daemon) -> Router:
         """All models that are loaded, on their way, or failed."""
         return daemon.registry.list()
 
-    @node.post("/models/load")
-    async def load(request: HttpRequest, spec: ModelSpec) -> dict[str, str]:
-        """Returns when the model is loaded; loaded already is success."""
-        log_fields(request)["model"] = spec.model_id
-        await daemon.registry.load(spec)
-        return {"status": "loaded", "model_id": spec.model_id}
-
-    @node.post("/models/unload")
-    async def unload(request: HttpRequest, body: Unload) -> dict[str, str]:
-        """Returns when the model's memory is free; running requests end within `grace_s`."""
-        log_fields(request)["model"] = body.model_id
-        await daemon.registry.unload(body.model_id, body)
-        return {"status": "unloaded", "model_id": body.model_id}
-
-    @node.post("/devices/{index}/restart")
-    async def restart(request: HttpRequest, index: int, body: Leave) -> dict[str, Any]:
-        """Returns when the device has a new worker process and its models are loaded again."""
-        await daemon.registry.restart_device(index, body)
-        return {"status": "restarted", "index": index}
-
     @node.get("/models/{path:model_id}/endpoint")
     async def endpoint(request: HttpRequest, model_id: str) -> dict[str, str]:
         """The URL under which the model answers."""
@@ -80,4 +67,39 @@ def router(daemon: Daemon) -> Router:
 
         return StreamResponse(produce, headers=EVENT_STREAM)
 
-    return node
+
+def _add_verbs(node: Router, daemon: Daemon) -> None:
+    """What it can be told to do."""
+
+    @node.post("/models/load")
+    async def load(request: HttpRequest, spec: ModelSpec) -> dict[str, str]:
+        """Returns when the model is loaded; loaded already is success."""
+        log_fields(request)["model"] = spec.model_id
+        await daemon.registry.load(spec)
+        return {"status": "loaded", "model_id": spec.model_id}
+
+    @node.post("/models/unload")
+    async def unload(request: HttpRequest, body: Unload) -> dict[str, str]:
+        """Returns when the model's memory is free; running requests end within `grace_s`."""
+        log_fields(request)["model"] = body.model_id
+        await daemon.registry.unload(body.model_id, body)
+        return {"status": "unloaded", "model_id": body.model_id}
+
+    @node.post("/models/reset")
+    async def reset(request: HttpRequest, body: CacheReset) -> dict[str, str]:
+        """Forgets what the model's KV cache keeps of requests that ended; those under way go on."""
+        log_fields(request)["model"] = body.model_id
+        await daemon.registry.reset_cache(body.model_id)
+        return {"status": "reset", "model_id": body.model_id}
+
+    @node.post("/devices/{index}/drain")
+    async def drain(request: HttpRequest, index: int, body: Leave) -> dict[str, Any]:
+        """Returns when no model is left on the device; requests under way have `grace_s` to end."""
+        await daemon.registry.drain_device(index, body)
+        return {"status": "drained", "index": index}
+
+    @node.post("/devices/{index}/restart")
+    async def restart(request: HttpRequest, index: int, body: Leave) -> dict[str, Any]:
+        """Returns when the device has a new worker process and its models are loaded again."""
+        await daemon.registry.restart_device(index, body)
+        return {"status": "restarted", "index": index}

@@ -15,7 +15,7 @@ from neuron.api.images import located, pictures, place
 from neuron.api.run import Prepared
 from neuron.harness import Served
 from neuron.pipe import Guide, Sampling, Shown
-from neuron.supervisor.device import Job
+from neuron.supervisor.job import Job
 from neuron.text.calls import Offer, Schema
 from neuron.text.grammar import ANY_OBJECT, GuideRefusedError, Wish, schema_problem
 from neuron.text.model import GenerationDefaults

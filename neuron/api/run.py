@@ -13,9 +13,9 @@ from neuron.api.completion import Usage, usage
 from neuron.api.logprobs import Drawn
 from neuron.config import Stream
 from neuron.harness import Served
-from neuron.pipe import Finished, Refused
-from neuron.supervisor.device import Caller, Job
+from neuron.pipe import Finished, Logprob, Refused
 from neuron.supervisor.generation import Generation
+from neuron.supervisor.job import Caller, Job
 from neuron.text.answer import AnswerStream
 from neuron.text.events import Event
 from neuron.wire import ApiError
@@ -147,6 +147,14 @@ class Run:
     def _made(self, end: Finished) -> int:
         # what the engine made after a stop string was nobody's
         return self._answer.tokens if self._answer.is_stopped else end.completion_tokens
+
+    @property
+    def scored_prompt(self) -> list[tuple[int, Logprob | None]]:
+        """The prompt's tokens with their logprobs, the first of which has none; once the answer begins."""
+        job, generation = self._prepared.job, self._generation
+        if not job.score_prompt or generation is None:
+            return []
+        return list(zip(job.tokens, [None, *generation.prompt_logprobs], strict=True))
 
     @property
     def _end(self) -> Finished:

@@ -40,7 +40,7 @@ class Attention(Protocol):
     def __call__(
         self, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *, rule: Rule
     ) -> torch.Tensor:
-        """Query, key and value (1, heads or kv_heads, tokens, dim) to a result (1, tokens, heads, dim)."""
+        """Query (tokens, heads, dim), key and value (tokens, kv_heads, dim) to (tokens, heads, dim)."""
 
 
 _active: ContextVar[Attention] = ContextVar("attention")
@@ -72,10 +72,9 @@ class PagedAttention:
     def __call__(
         self, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *, rule: Rule
     ) -> torch.Tensor:
-        self._cache.write(layer, self._batch.places, key[0].transpose(0, 1), value[0].transpose(0, 1))
-        flat = query[0].transpose(0, 1)  # (tokens, heads, dim)
-        parts = [self._group(group, layer, flat, rule) for group in self._batch.groups]
-        return (parts[0] if len(parts) == 1 else torch.cat(parts)).unsqueeze(0)
+        self._cache.write(layer, self._batch.places, key, value)
+        parts = [self._group(group, layer, query, rule) for group in self._batch.groups]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def _group(self, group: Group, layer: int, flat: torch.Tensor, rule: Rule) -> torch.Tensor:
         pages, mask = group.view(rule.window, flat.dtype)

@@ -1,6 +1,6 @@
 """The tensors of a paged KV cache, and where on them each slot's tokens are.
 
-Layer by layer two tensors of shape (num_pages, page_size, kv_heads, head_dim): a page is one contiguous
+Layer by layer two tensors of shape (num_pages + 1, page_size, kv_heads, head_dim): a page is one contiguous
 piece, so gathering a sequence is copying whole pages. Which page is whose is the engine's business; here a
 slot is a row of `PageTable`.
 """
@@ -36,16 +36,17 @@ def bytes_per_token(layers: Mapping[int, LayerShape], dtype: torch.dtype) -> int
 
 
 class KVCache:
-    """Keys and values of every layer. Zeros at first; never anything but finite numbers."""
+    """Keys and values of every layer. Zeros at first; never anything but finite numbers. Has one page more
+    than its shape says, which is nobody's; see `PageTable.spare_slot`."""
 
     def __init__(
         self, layers: Mapping[int, LayerShape], shape: CacheShape, *, dtype: torch.dtype, device: torch.device
     ) -> None:
         def pool(heads: int, dim: int) -> torch.Tensor:
-            return zeros((shape.num_pages, shape.page_size, heads, dim), dtype=dtype, device=device)
+            return zeros((shape.num_pages + 1, shape.page_size, heads, dim), dtype=dtype, device=device)
 
         self.shape = shape
-        self.num_bytes = bytes_per_token(layers, dtype) * shape.num_pages * shape.page_size
+        self.num_bytes = bytes_per_token(layers, dtype) * (shape.num_pages + 1) * shape.page_size
         self._keys = {index: pool(layer.kv_heads, layer.key_dim) for index, layer in layers.items()}
         self._values = {index: pool(layer.kv_heads, layer.value_dim) for index, layer in layers.items()}
 
@@ -53,6 +54,10 @@ class KVCache:
         """Store `key` and `value`, each (tokens, kv_heads, dim), at `places` = page * page_size + offset."""
         self._keys[layer].flatten(0, 1).index_copy_(0, places, key)
         self._values[layer].flatten(0, 1).index_copy_(0, places, value)
+
+    def pools(self, layer: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keys and values of all pages, each (num_pages + 1, page_size, kv_heads, dim)."""
+        return self._keys[layer], self._values[layer]
 
     def read(self, layer: int, pages: Pages, rows: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Keys and values, each (rows, kv_heads, tokens, dim), of `rows` equally long page lists."""
@@ -78,13 +83,17 @@ def zeros(shape: tuple[int, ...], *, dtype: torch.dtype, device: torch.device) -
 
 
 class PageTable:
-    """The pages of each slot, on the device: (num_slots, pages_per_slot).
+    """The pages of each slot, on the device: (num_slots + 1, pages_per_slot).
 
-    Entries past a slot's own are stale but valid page numbers, so that gathering them is harmless.
+    Entries past a slot's own are stale but valid page numbers, so that gathering them is harmless. The last
+    slot, `spare_slot`, has the cache's spare page: for rows of a batch that are nobody's.
     """
 
     def __init__(self, shape: CacheShape, device: torch.device) -> None:
-        self.pages = torch.zeros((shape.num_slots, shape.pages_per_slot), dtype=torch.int64, device=device)
+        size = shape.num_slots + 1, shape.pages_per_slot
+        self.pages = torch.zeros(size, dtype=torch.int64, device=device)
+        self.spare_slot = shape.num_slots
+        self.pages[self.spare_slot] = shape.num_pages
         self._lengths = [0] * shape.num_slots
 
     def update(self, plan: StepPlan) -> None:

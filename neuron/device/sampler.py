@@ -95,6 +95,11 @@ class Sampler:
         logprobs = _logprobs(own, [tokens[row] for row in reported], counts) if reported else []
         return tokens, dict(zip(reported, logprobs, strict=True))
 
+    def score(self, logits: torch.Tensor, slots: Sequence[int], tokens: Sequence[int]) -> list[Logprob]:
+        """How probable each row of `logits` held the token beside it, for the request in the slot."""
+        counts = [self._state(slot).sampling.top_logprobs or 0 for slot in slots]
+        return _logprobs(logits.log_softmax(dim=-1), tokens, counts)
+
     def _state(self, slot: int) -> _SlotState:
         state = self._slots[slot]
         assert state is not None

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections import OrderedDict, deque
 from dataclasses import dataclass, field
 
+from neuron.engine.limits import Limits
 from neuron.engine.rate import Rate
-from neuron.engine.scheduler import Limits
 from neuron.pipe import Embed, Embedded, Finished, ModelStatus, Refused
 from neuron.step import EmbeddingPlan
 
@@ -70,6 +70,9 @@ class EmbeddingScheduler:
         return [
             self._refuse(request_id, 503, code, message, retry_after_s) for request_id in list(self._requests)
         ]
+
+    def reset_cache(self) -> None:
+        """There is none."""
 
     def plan(self) -> EmbeddingPlan | None:
         """The oldest inputs whose padded batch stays within `step_tokens`; always at least one."""

@@ -78,6 +78,9 @@ class Request:
         self.num_computed = 0
         self.num_announced = 0  # of `pages`, those the device has been told of
         self.num_cached: int | None = None  # prompt tokens found in the cache on first admission
+        self.num_scored = (
+            1 if submit.score_prompt else self.num_prompt
+        )  # told, or not wanted; the first has none
         self._hashes: list[PageHash] = []
 
     @property
@@ -91,7 +94,16 @@ class Request:
 
     @property
     def is_decoding(self) -> bool:
-        return self.num_output > 0 and self.num_pending == 1
+        return self.num_computed == len(self.tokens) - 1 >= self.num_prompt
+
+    @property
+    def is_scoring(self) -> bool:
+        """Logprobs of its prompt are still to be told, so nothing may come from the cache."""
+        return self.num_scored < self.num_prompt
+
+    def scored(self, start: int, end: int) -> tuple[int, ...]:
+        """What follows tokens `start` to `end` in the prompt, if that is to be scored."""
+        return tuple(self.tokens[start + 1 : min(end + 1, self.num_prompt)]) if self.is_scoring else ()
 
     def draw(self) -> Draw:
         banned = tuple(self.stop_ids) if self.num_output < self.min_tokens else ()

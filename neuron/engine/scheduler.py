@@ -19,41 +19,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
+from neuron.engine.limits import Limits
+from neuron.engine.pace import Pace
 from neuron.engine.pages import PageAllocator
 from neuron.engine.prefixes import PrefixIndex
 from neuron.engine.queue import WaitingQueue
 from neuron.engine.rate import Rate
 from neuron.engine.request import Guide, Request
-from neuron.pipe import Finished, Logprob, ModelStatus, Refused, Submit, Tokens
+from neuron.pipe import Finished, Logprob, ModelStatus, Refused, Scored, Submit, Tokens
 from neuron.step import CacheShape, Chunk, Image, Joined, StepPlan, StepResult
 
-Event = Tokens | Finished | Refused
+Event = Tokens | Scored | Finished | Refused
 
 MAX_RETRY_AFTER_S = 600
-_MIN_PROMPT_TOKENS = 32  # beside streams: fewer cost nearly the same
-_PROMPT_STRIDE = 16  # oneDNN makes a kernel for each number of tokens: the same numbers come again
-_PACE_S = 1.0  # of work: how quickly the pace of prompts follows what steps cost
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
-    """The bounds of one model's engine."""
-
-    max_running: int = 32
-    max_waiting: int = 256
-    max_wait_s: float = 600.0  # before a request first runs
-    step_tokens: int = 512  # run in one step, over all requests
-    max_gap: float = 2.25  # a step that also reads prompts takes about so many times one that only decodes
-
-    def __post_init__(self) -> None:
-        if self.max_running < 1 or self.max_waiting < 0 or self.max_wait_s <= 0:
-            raise ValueError("max_running and max_wait_s must be positive, max_waiting not negative")
-        if self.max_gap <= 1:
-            raise ValueError("max_gap must exceed 1, or prompts would never be read")
-        if self.step_tokens <= self.max_running:
-            raise ValueError(f"step_tokens ({self.step_tokens}) must exceed max_running ({self.max_running})")
 
 
 class Scheduler:
@@ -74,9 +53,8 @@ class Scheduler:
         self._running: list[Request] = []  # oldest first
         self._slots: dict[int, Request] = {}
         self._free_slots = list(range(shape.num_slots - 1, -1, -1))
-        self._prefill, self._decode, self._done = Rate(), Rate(), Rate()
-        # What steps cost, for `_prompt_budget`: those without prompts, and prompt tokens on top of that.
-        self._bare_steps, self._prompt_tokens = Rate(_PACE_S), Rate(_PACE_S)
+        self._pace = Pace(limits)
+        self._done = Rate()
         self._rejected = self._timed_out = 0
 
     # --- requests come and go ---------------------------------------------------------------------------
@@ -128,6 +106,10 @@ class Scheduler:
             self._refuse(request, 503, code, message=message, retry=retry_after_s) for request in requests
         ]
 
+    def reset_cache(self) -> None:
+        """Forget the pages of requests that ended; those that run keep theirs, which may still be shared."""
+        self.pages.forget()
+
     # --- one step ---------------------------------------------------------------------------------------
 
     def plan(self) -> StepPlan | None:
@@ -136,13 +118,18 @@ class Scheduler:
         self._make_way()
         decoding = [request for request in self._running if request.is_decoding]
         chunks = [self._chunk(request, 1) for request in decoding]
-        budget = self._prompt_budget(len(decoding))
+        budget = self._pace.prompt_budget(len(decoding))
+        unscored = self.limits.max_rows - self.limits.max_running
         joined: list[Joined] = []
         prompts = self._prompts(joined)
         while budget > 0 and (request := next(prompts, None)) is not None:
             count = min(budget, request.num_pending)
-            chunks.append(self._chunk(request, count))
-            budget -= count
+            if request.is_scoring:
+                count = min(count, unscored)
+                unscored -= count
+            if count:
+                chunks.append(self._chunk(request, count))
+                budget -= count
         return StepPlan(tuple(chunks), tuple(joined)) if chunks else None
 
     def apply(self, plan: StepPlan, result: StepResult, seconds: float) -> list[Event]:
@@ -157,9 +144,11 @@ class Scheduler:
             else:
                 prefilled += len(chunk.tokens)
             self._computed(request, chunk.end)
+            if scores := result.scores.get(index):
+                events += self._score(request, chunk.start + 1, scores)
             if token is not None:
                 events += self._append(request, token, result.logprobs.get(index))
-        self._measure(prefilled, decoded, seconds)
+        self._pace.add(prefilled, decoded, seconds)
         self._done.add(sum(isinstance(event, Finished) for event in events), seconds)
         return events
 
@@ -185,8 +174,8 @@ class Scheduler:
             max_waiting=self.limits.max_waiting,
             kv_pages_free=self.pages.num_available,
             kv_pages_total=self.pages.num_pages,
-            tok_s_prefill=round(self._prefill.per_second, 1),
-            tok_s_decode=round(self._decode.per_second, 1),
+            tok_s_prefill=round(self._pace.prefill.per_second, 1),
+            tok_s_decode=round(self._pace.decode.per_second, 1),
             rejected=self._rejected,
             timed_out=self._timed_out,
             prefixes=self._prefixes.resident(),
@@ -246,6 +235,8 @@ class Scheduler:
         return self.pages.can_allocate(needed + self.pages.num_idle(shared) + len(self._running))
 
     def _shared(self, request: Request) -> tuple[int, ...]:
+        if request.is_scoring:
+            return ()
         # The last token always runs: its logits are what the cache does not hold.
         full = (len(request.tokens) - 1) // self.shape.page_size
         return self.pages.match(request.hashes(full, self.shape.page_size))
@@ -267,26 +258,6 @@ class Scheduler:
         self._slots[slot] = request
         prompt, output = request.tokens[: request.num_prompt], request.tokens[request.num_prompt :]
         return Joined(slot, request.sampling, tuple(prompt), tuple(output), tuple(request.pages))
-
-    def _prompt_budget(self, num_decoding: int) -> int:
-        """Prompt tokens that may run beside `num_decoding` streams: as many as `max_gap` leaves time for."""
-        budget = self.limits.step_tokens - num_decoding
-        if not num_decoding or not self._bare_steps.per_second:
-            return budget
-        seconds = (self.limits.max_gap - 1) / self._bare_steps.per_second
-        steady = int(seconds * self._prompt_tokens.per_second) // _PROMPT_STRIDE * _PROMPT_STRIDE
-        return min(budget, max(steady, _MIN_PROMPT_TOKENS))
-
-    def _measure(self, prefilled: int, decoded: int, seconds: float) -> None:
-        if decoded:
-            self._decode.add(decoded, seconds)
-        if not prefilled:
-            self._bare_steps.add(1, seconds)
-            return
-        self._prefill.add(prefilled, seconds)
-        bare = 1 / self._bare_steps.per_second if decoded and self._bare_steps.per_second else 0.0
-        # Never less than a tenth: a measured bare step may have been slower than this one.
-        self._prompt_tokens.add(prefilled, max(seconds - bare, seconds / 10))
 
     # --- progress ---------------------------------------------------------------------------------------
 
@@ -327,7 +298,7 @@ class Scheduler:
         request.num_announced = len(request.pages)
         draw = request.draw() if end == len(request.tokens) else None
         tokens, images = tuple(request.tokens[start:end]), request.images_in(start, end)
-        return Chunk(request.slot, tokens, start, new_pages, draw, images)
+        return Chunk(request.slot, tokens, start, new_pages, draw, images, request.scored(start, end))
 
     def _computed(self, request: Request, end: int) -> None:
         """The cache now holds `end` tokens of the request: pages that became full can be shared."""
@@ -341,6 +312,12 @@ class Scheduler:
         if request.marks and end >= request.num_prompt:
             self._prefixes.note(request.marks, request.hashes(last, size))
             request.marks = []
+
+    def _score(self, request: Request, start: int, scores: Sequence[Logprob]) -> list[Event]:
+        """Tell the logprobs of the prompt from token `start` on, except what was told before a preemption."""
+        news = list(scores[max(0, request.num_scored - start) :])
+        request.num_scored = max(request.num_scored, start + len(scores))
+        return [Scored(request.id, news)] if news else []
 
     def _append(self, request: Request, token: int, logprob: Logprob | None) -> list[Event]:
         request.tokens.append(token)

@@ -48,7 +48,8 @@ def paged_attention(
         if isinstance(option, torch.Tensor) and name != "s_aux" and name not in _IGNORED:
             raise UnsupportedError(f"its attention wants {name}")
     layer: Any = module.layer_idx
-    return attend(layer, query, key, value, rule=rule), None
+    query, key, value = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
+    return attend(layer, query, key, value, rule=rule).unsqueeze(0), None
 
 
 class Probe:
@@ -63,12 +64,13 @@ class Probe:
     ) -> torch.Tensor:
         if layer in self.layers:
             raise UnsupportedError(f"layer {layer} attends more than once")
-        self.layers[layer] = LayerShape(key.shape[1], key.shape[3], value.shape[3])
+        self.layers[layer] = LayerShape(key.shape[1], key.shape[2], value.shape[2])
         self.rules[layer] = rule
+        query, key, value = (tensor.transpose(0, 1).unsqueeze(0) for tensor in (query, key, value))
         out = scaled_dot_product_attention(
             query, key, value, is_causal=True, scale=rule.scale, enable_gqa=query.shape[1] != key.shape[1]
         )
-        return out.transpose(1, 2)
+        return out[0].transpose(0, 1)
 
 
 AttentionInterface.register(NAME, paged_attention)

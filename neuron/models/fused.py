@@ -2,8 +2,7 @@
 
 transformers' layers are general; one token through them is some 40 operations a layer, each costing more to
 call than to compute. This one does the same arithmetic in half as many: one product for query, key and value,
-one for gate and up, norm and rotation of queries and keys together. Its matrices are packed the way the CPU's
-library multiplies them best, which alone halves the time of a product of one row.
+one for gate and up, norm and rotation of queries and keys together; see `product` for how they multiply.
 
 `fuse` takes the weights out of a loaded model of transformers, so that they are never held twice; what it
 does not know exactly stays with transformers' own code.
@@ -11,15 +10,17 @@ does not know exactly stays with transformers' own code.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch.nn.functional import embedding, linear, silu
+from torch.nn.functional import embedding, silu
 
 from neuron.device.attention import Rule, attend
 from neuron.models.attention import Probe
+from neuron.models.product import Product, activation_dtype, product
 
 if TYPE_CHECKING:
     from neuron.models.vision import Eyes
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 FAMILIES = frozenset({"llama", "mistral", "qwen2", "qwen3"})
 _STATIC_ROPES = frozenset({"default", "linear", "llama3", "yarn"})  # the same for every length
 
-Product = Callable[[torch.Tensor], torch.Tensor]
 Shown = Sequence[tuple[torch.Tensor, torch.Tensor]]  # places in the flat row, and what is read there
 
 
@@ -48,6 +48,8 @@ class Layer:
 class FusedDecoder:
     """A `neuron.device.runner.Forward`; attributes as `loading.Decoder` has them."""
 
+    is_recordable = True
+
     def __init__(self, model: Any, text: Any, probe: Probe, *, vocab_size: int, context: int) -> None:
         body = model.get_decoder()  # of a model that sees, the part that reads
         self.eyes: Eyes | None = None
@@ -55,6 +57,7 @@ class FusedDecoder:
         self.context = context
         self.dtype: torch.dtype = model.dtype
         self.device: torch.device = model.device
+        self._dtype = activation_dtype(self.device, self.dtype)  # of what is between the products
         self.num_embeddings: int = body.embed_tokens.num_embeddings
         self.layers = probe.layers
         shape = probe.layers[0]
@@ -62,17 +65,17 @@ class FusedDecoder:
         self._eps = torch.tensor(text.rms_norm_eps, device=self.device)
         self._embed = body.embed_tokens.weight
         self._rotary = body.rotary_emb
-        self._sign = torch.ones(self._head_dim, dtype=self.dtype, device=self.device)
+        self._sign = torch.ones(self._head_dim, dtype=self._dtype, device=self.device)
         self._sign[: self._head_dim // 2] = -1
         self._layers = [self._fuse(layer, probe.rules[i]) for i, layer in enumerate(body.layers)]
         self._norm = body.norm.weight.float()
-        self._head = _product([model.lm_head])
+        self._head = product([model.lm_head])
 
     def __call__(
         self, tokens: torch.Tensor, positions: torch.Tensor, last: torch.Tensor, shown: Shown = ()
     ) -> torch.Tensor:
         """`tokens` and `positions` (n,), `last` (rows,) the indices wanted; float32 logits (rows, vocab)."""
-        x = splice(embedding(tokens, self._embed), shown)
+        x = splice(embedding(tokens, self._embed).to(self._dtype), shown)
         rotation = self._rotation(x, positions)
         for index, layer in enumerate(self._layers):
             x = self._attend(index, layer, x, rotation)
@@ -80,6 +83,12 @@ class FusedDecoder:
         if len(last) != len(x):
             x = x[last]
         return self._head(self._normed(x, self._norm)).float()
+
+    @property
+    def products(self) -> list[Product]:
+        """The matrix products of a step, in order."""
+        layers = ((layer.qkv, layer.out, layer.gate_up, layer.down) for layer in self._layers)
+        return [*chain.from_iterable(layers), self._head]
 
     def _rotation(self, x: torch.Tensor, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Cosines and sines, (tokens, 1, head_dim) each, as transformers computes them. The sines of the
@@ -92,7 +101,7 @@ class FusedDecoder:
         `weight` is. Fewer operations than torch's own is put together from."""
         norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
         scale = torch.addcmul(self._eps, norm, norm, value=1 / x.shape[-1]).rsqrt_()
-        return (x * scale).mul_(weight).to(self.dtype)
+        return (x * scale).mul_(weight).to(self._dtype)
 
     def _attend(
         self, index: int, layer: Layer, x: torch.Tensor, rotation: tuple[torch.Tensor, torch.Tensor]
@@ -101,14 +110,13 @@ class FusedDecoder:
             len(x), -1, self._head_dim
         )  # (tokens, q + k + v heads, dim)
         turned = self._heads + self._kv_heads
-        qk, value = heads[:, :turned], heads[:, turned:]
+        qk, value = heads[:, :turned], heads[:, turned:].to(self.dtype)
         if layer.qk_norm is not None:
             qk = self._normed(qk, layer.qk_norm)
         cos, sin = rotation
-        qk = torch.addcmul(qk * cos, qk.roll(self._head_dim // 2, -1), sin)
-        query, key = qk[:, : self._heads], qk[:, self._heads :]
-        seen = attend(index, *(t.transpose(0, 1).unsqueeze(0) for t in (query, key, value)), rule=layer.rule)
-        return layer.out(seen.reshape(len(x), -1)).add_(x)
+        qk = torch.addcmul(qk * cos, qk.roll(self._head_dim // 2, -1), sin).to(self.dtype)
+        seen = attend(index, qk[:, : self._heads], qk[:, self._heads :], value, rule=layer.rule)
+        return layer.out(seen.reshape(len(x), -1).to(self._dtype)).add_(x)
 
     def _feed_forward(self, layer: Layer, x: torch.Tensor) -> torch.Tensor:
         gate, up = layer.gate_up(self._normed(x, layer.mlp_norm)).chunk(2, -1)
@@ -118,12 +126,12 @@ class FusedDecoder:
         attention, mlp = layer.self_attn, layer.mlp
         return Layer(
             norm=layer.input_layernorm.weight.float(),
-            qkv=_product([attention.q_proj, attention.k_proj, attention.v_proj]),
+            qkv=product([attention.q_proj, attention.k_proj, attention.v_proj]),
             qk_norm=self._qk_norm(attention),
-            out=_product([attention.o_proj]),
+            out=product([attention.o_proj]),
             mlp_norm=layer.post_attention_layernorm.weight.float(),
-            gate_up=_product([mlp.gate_proj, mlp.up_proj]),
-            down=_product([mlp.down_proj]),
+            gate_up=product([mlp.gate_proj, mlp.up_proj]),
+            down=product([mlp.down_proj]),
             rule=rule,
         )
 
@@ -156,29 +164,3 @@ def fuse(model: Any, text: Any, probe: Probe, *, vocab_size: int, context: int) 
         return None
     with torch.inference_mode():
         return FusedDecoder(model, text, probe, vocab_size=vocab_size, context=context)
-
-
-def _product(modules: list[Any]) -> Product:
-    """One linear map in place of several on the same input; their own weights are given up."""
-    weight = modules[0].weight if len(modules) == 1 else torch.cat([module.weight for module in modules])
-    biases = [module.bias for module in modules]
-    bias = None if biases[0] is None else torch.cat(biases)
-    packed = _packed(weight)
-    for module in modules:
-        module.weight = module.bias = None
-    if packed is None:
-        return lambda x: linear(x, weight, bias)
-    multiply = torch.ops.mkldnn._linear_pointwise  # noqa: SLF001 - what torch's own compiler emits
-    return lambda x: multiply(x, packed, bias, "none", [], "")
-
-
-def _packed(weight: torch.Tensor) -> torch.Tensor | None:
-    """The weight (out, in) in oneDNN's own layout, where torch has that for this type and machine."""
-    if weight.device.type != "cpu" or not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
-        return None
-    if weight.dtype is torch.bfloat16 and not torch.ops.mkldnn._is_mkldnn_bf16_supported():  # noqa: SLF001
-        return None
-    if weight.dtype not in {torch.bfloat16, torch.float32}:
-        return None
-    packed: torch.Tensor = torch.ops.mkldnn._reorder_linear_weight(weight, None)  # noqa: SLF001
-    return packed

@@ -35,7 +35,20 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 _STORED_DTYPES = {"F64": "float32", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
 # Held token for token to what transformers generates by tests/device/test_parity.py.
-PROVEN = ("gemma2", "gpt_oss", "llama", "mistral", "olmo2", "phi3", "qwen2", "qwen3", "qwen3_moe")
+PROVEN = (
+    "gemma2",
+    "gemma3_text",
+    "gpt_oss",
+    "llama",
+    "mistral",
+    "olmo",
+    "olmo2",
+    "olmo3",
+    "phi3",
+    "qwen2",
+    "qwen3",
+    "qwen3_moe",
+)
 
 # The same with images, by tests/device/test_vision.py. Others that see place their tokens in more than one
 # dimension, let an image's tokens see those after them, or need torchvision; they run, if at all, without.
@@ -50,6 +63,8 @@ OnProgress = Callable[[float], None]
 
 class Decoder:
     """A loaded model: a `neuron.device.runner.Forward` that knows its own limits."""
+
+    is_recordable = False  # experts are chosen on the way, masks made
 
     def __init__(
         self, model: Any, layers: dict[int, LayerShape], vocab_size: int, context: int, eyes: Eyes | None

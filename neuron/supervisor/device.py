@@ -11,7 +11,6 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import psutil
@@ -19,6 +18,7 @@ import psutil
 from neuron import pipe
 from neuron.config import Restart
 from neuron.supervisor.generation import Generation
+from neuron.supervisor.job import Job
 from neuron.supervisor.process import PipeError, WorkerProcess
 from neuron.wire import MIB, ApiError, DeviceHealth, DeviceInfo, DeviceState
 
@@ -30,7 +30,8 @@ LEAVE_GRACE_S = 1.0  # from closing its pipe to the end of a worker that leaves 
 RETRY_AFTER_S = 5
 
 
-Answer = pipe.Embedded | pipe.Looked | pipe.Refused | pipe.Finished  # to a question
+Question = pipe.Embed | pipe.Look | pipe.ResetCache | pipe.AskMemory
+Answer = pipe.Embedded | pipe.Looked | pipe.Memory | pipe.Refused | pipe.Finished
 
 
 class LoadError(Exception):
@@ -52,31 +53,6 @@ class Owner(Protocol):
     def changed(self, *, urgent: bool) -> None:
         """Something that `/events` shows is different; not urgent: only load."""
         ...
-
-
-@dataclass(frozen=True, slots=True)
-class Caller:
-    """For whom something is generated, as the gateway says; see `neuron.engine.queue`."""
-
-    principal: str = ""
-    priority: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """What to generate: `pipe.Submit` without the number."""
-
-    model: str
-    tokens: list[int]
-    max_tokens: int
-    sampling: pipe.Sampling
-    stop_ids: list[int]
-    min_tokens: int = 0
-    ignore_eos: bool = False
-    guide: pipe.Guide | None = None
-    caller: Caller = Caller()
-    marks: list[tuple[int, int]] = field(default_factory=list)
-    images: list[pipe.Shown] = field(default_factory=list)
 
 
 class DeviceWorker:
@@ -207,12 +183,15 @@ class DeviceWorker:
             case pipe.Tokens(id=number, tokens=tokens, logprobs=logprobs):
                 if generation := self._generations.get(number):
                     generation.push(tokens, logprobs)
+            case pipe.Scored(id=number, logprobs=logprobs):
+                if generation := self._generations.get(number):
+                    generation.prompt_logprobs += logprobs
             case pipe.Finished(id=number) | pipe.Refused(id=number):
                 if generation := self._generations.pop(number, None):
                     generation.finish(message)
                 else:
                     self._settle(number, message)
-            case pipe.Embedded(id=number) | pipe.Looked(id=number):
+            case pipe.Embedded(id=number) | pipe.Looked(id=number) | pipe.Memory(id=number):
                 self._settle(number, message)
             case pipe.Status():
                 is_news, self.status = message != self.status, message
@@ -307,7 +286,7 @@ class DeviceWorker:
                 number, job.model, job.tokens, job.max_tokens, job.sampling, job.stop_ids,
                 min_tokens=job.min_tokens, ignore_eos=job.ignore_eos, guide=job.guide,
                 principal=job.caller.principal, priority=job.caller.priority,
-                marks=job.marks, images=job.images,
+                marks=job.marks, images=job.images, score_prompt=job.score_prompt,
             )
         )  # fmt: skip
         return generation
@@ -322,7 +301,16 @@ class DeviceWorker:
         answer: pipe.Looked = await self._ask(model, lambda number: pipe.Look(number, model, images))
         return answer
 
-    async def _ask(self, model: str, question: Callable[[int], pipe.Embed | pipe.Look]) -> Any:
+    async def reset_cache(self, model: str) -> None:
+        """Forget what the model's cache keeps of requests that ended. Raises `ApiError`."""
+        await self._ask(model, lambda number: pipe.ResetCache(number, model))
+
+    async def memory(self) -> pipe.Memory:
+        """As it is now. Raises `ApiError`."""
+        answer: pipe.Memory = await self._ask("", pipe.AskMemory)
+        return answer
+
+    async def _ask(self, model: str, question: Callable[[int], Question]) -> Any:
         number, self._next_request = self._next_request, self._next_request + 1
         if self._process is None:
             message = f"The device worker {self.name} is not running."
@@ -345,10 +333,6 @@ class DeviceWorker:
 
     # --- report ---------------------------------------------------------------------------------------
 
-    @property
-    def memory_free_mb(self) -> int:
-        return self.status.memory_free_mb if self.status else 0
-
     def health(self) -> DeviceHealth:
         return DeviceHealth(
             index=self.device.index,
@@ -357,7 +341,7 @@ class DeviceWorker:
             pid=self.pid,
             rss_mb=rss_mb(self.pid),
             memory_used_mb=self.status.memory_used_mb if self.status else 0,
-            memory_free_mb=self.memory_free_mb,
+            memory_free_mb=self.status.memory_free_mb if self.status else 0,
             fragmented_mb=self.status.fragmented_mb if self.status else 0,
             cycles=self.cycles,
             restarts=self.restarts,
@@ -369,13 +353,13 @@ def _settle(question: asyncio.Future[Any], end: Answer) -> None:
     if question.done():  # nobody waits any more
         return
     match end:
-        case pipe.Embedded() | pipe.Looked():
-            question.set_result(end)
         case pipe.Refused():
             retry = end.retry_after_s
             question.set_exception(ApiError(end.status, end.code, end.message, retry_after_s=retry))
         case pipe.Finished():
             question.set_exception(ApiError(503, "cancelled", "The request was cancelled."))
+        case _:
+            question.set_result(end)
 
 
 def rss_mb(pid: int | None) -> int | None:

@@ -24,6 +24,7 @@ class Generation:
         self._max_unread = max_unread
         self._unread: list[int] = []
         self.logprobs: deque[Logprob] = deque()  # one per token where asked for; the reader takes them
+        self.prompt_logprobs: list[Logprob] = []  # where asked for: all there with the first token
         self._waiter: asyncio.Future[None] | None = None
         self._is_cancelled = False
         self.end: Finished | Refused | None = None

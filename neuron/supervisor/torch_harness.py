@@ -12,12 +12,14 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from operator import itemgetter
 from pathlib import Path
 
 from neuron import pipe, sources
 from neuron.config import NeuronConfig
-from neuron.supervisor.device import DeviceWorker, Job, LoadError
+from neuron.supervisor.device import DeviceWorker, LoadError
 from neuron.supervisor.generation import Generation
+from neuron.supervisor.job import Job
 from neuron.text import model as text_model
 from neuron.text.formats import FORMATS
 from neuron.text.model import BrokenModelError, ModelText
@@ -218,12 +220,23 @@ class TorchHarness:
             await model.worker.unload(model_id)
         self._forget(model)
 
+    async def reset_cache(self, model_id: str) -> None:
+        await self.served(model_id).worker.reset_cache(model_id)
+
+    async def drain_device(self, index: int, leave: Leave) -> None:
+        """Unload everything there. Raises `ApiError`."""
+        _, residents = self._device(index)
+        await asyncio.gather(*(self.unload(model.spec.model_id, leave) for model in residents))
+
+    def _device(self, index: int) -> tuple[DeviceWorker, Sequence[_Model]]:
+        for worker in self._workers:
+            if worker.device.index == index:
+                return worker, [model for model in self._models.values() if model.worker is worker]
+        raise ApiError(404, "unknown_device", f"There is no device {index}.", param="index")
+
     async def restart_device(self, index: int, leave: Leave) -> None:
         """A new worker process; what was resident is loaded again. Raises `ApiError`."""
-        worker = next((worker for worker in self._workers if worker.device.index == index), None)
-        if worker is None:
-            raise ApiError(404, "unknown_device", f"There is no device {index}.", param="index")
-        residents = [model for model in self._models.values() if model.worker is worker]
+        worker, residents = self._device(index)
         await self._let_go([model for model in residents if model.state == "loaded"], "loading", leave)
         try:
             await worker.restart()
@@ -295,7 +308,8 @@ class TorchHarness:
         if not alive:
             reasons = "; ".join(f"{worker.name}: {worker.reason}" for worker in candidates)
             raise ApiError(503, "device_failed", f"No device can be used ({reasons}).")
-        best = max(alive, key=lambda worker: (worker.state == "ready", worker.memory_free_mb))
+        free_mb = await asyncio.gather(*map(_free_mb, alive))
+        best = max(zip(free_mb, alive, strict=True), key=itemgetter(0))[1]
         try:
             await best.wait_ready()
         except LoadError as error:
@@ -334,6 +348,14 @@ class TorchHarness:
             )
             if model.state == "loading" and not is_worth_another:
                 self._set_failed(model, error.code, error.message)
+
+
+async def _free_mb(worker: DeviceWorker) -> int:
+    """What is free now; less than nothing where the worker cannot say."""
+    try:
+        return (await worker.memory()).free_mb if worker.state == "ready" else -1
+    except ApiError:
+        return -1
 
 
 _LOAD_FIELDS = tuple(name for name in ModelLoad.model_fields if name != "id")

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from cortex_site.logs import setup
 from neuron.device.opening import Device, open_device, parse_device
-from neuron.engine.scheduler import Limits
+from neuron.engine.limits import Limits
 from neuron.pipe import EXIT_CRASHED, EXIT_POISONED
 from neuron.step import PoisonedError
 from neuron.worker.channel import Channel

@@ -22,6 +22,7 @@ from neuron.models.loading import OnProgress
 from neuron.pipe import (
     HEARTBEAT_S,
     STATUS_INTERVAL_S,
+    AskMemory,
     Cancel,
     Embed,
     Finished,
@@ -30,10 +31,12 @@ from neuron.pipe import (
     LoadFailed,
     Look,
     Looked,
+    Memory,
     ModelStatus,
     Progress,
     Ready,
     Refused,
+    ResetCache,
     Shutdown,
     Sight,
     Status,
@@ -120,8 +123,17 @@ class DeviceLoop:
                     self._outbox.append(message)
             case Cancel():
                 self._cancel(message.id)
+            case ResetCache():
+                self._reset_cache(message)
+            case AskMemory():
+                self._outbox.append(Memory(message.id, *self._memory()))
             case _ if self._is_loading:
                 self._deferred.append(message)
+            case _:
+                self._handle_life(message)
+
+    def _handle_life(self, message: Load | Unload | Shutdown) -> None:
+        match message:
             case Load():
                 self._load(message)
             case Unload():
@@ -218,6 +230,14 @@ class DeviceLoop:
             self._slab.give_back()
         self._outbox.append(Unloaded(model))
 
+    def _reset_cache(self, message: ResetCache) -> None:
+        if resident := self._slab.models.get(message.model):
+            resident.scheduler.reset_cache()
+            self._outbox.append(Memory(message.id, *self._memory()))
+            return
+        text = f"{message.model} is not loaded"
+        self._outbox.append(Refused(message.id, 503, "model_not_loaded", text, RETRY_AFTER_S))
+
     def _end_all(self, code: str, message: str) -> None:
         for submit in self._compiler.end_all():
             self._outbox.append(Refused(submit.id, 503, code, message, RETRY_AFTER_S))
@@ -257,8 +277,12 @@ class DeviceLoop:
         if models == self._sent_status and age < HEARTBEAT_S:
             return
         self._sent_status, self._sent_status_at = models, now
-        slab = self._slab
-        self._outbox.append(Status(slab.used // MIB, slab.free // MIB, models, slab.fragmented // MIB))
+        used, free, fragmented = self._memory()
+        self._outbox.append(Status(used, free, models, fragmented))
+
+    def _memory(self) -> tuple[int, int, int]:
+        """MiB used, free and fragmented."""
+        return self._slab.used // MIB, self._slab.free // MIB, self._slab.fragmented // MIB
 
 
 def _images(message: Submit | Embed, resident: Resident) -> list[Image] | None:

@@ -9,12 +9,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from neuron.device.cache import bytes_per_token
+from neuron.device.graphs import CudaRecorder, Record
 from neuron.device.memory import MIB, OutOfMemoryError, default_budget, fragmented, give_back, in_use
 from neuron.device.opening import Device
 from neuron.device.runner import Runner
+from neuron.device.varlen import choose, find_kernel
 from neuron.engine.embedding import EmbeddingScheduler
+from neuron.engine.limits import Limits
 from neuron.engine.request import Guide
-from neuron.engine.scheduler import Limits, Scheduler
+from neuron.engine.scheduler import Scheduler
 from neuron.models.checkpoint import Checkpoint, LoadError, read_checkpoint
 from neuron.models.embedding import load_embedder
 from neuron.models.estimate import estimate
@@ -28,7 +31,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("neuron.worker")
 
-PAGE_SIZE = 16  # tokens
 _MIN_CONTEXT = 256  # a model whose cache holds less is of no use
 _KV_SHARE = 0.5  # of what the weights leave; the rest is for the next model and for activations
 _CPU_KV_BYTES = 256 * MIB  # enough on a CPU, unless one context is longer
@@ -66,6 +68,8 @@ class Engine(Protocol):
     def expire(self, now: float) -> list[Refused]: ...
 
     def end_all(self, code: str, message: str, retry_after_s: int) -> list[Refused]: ...
+
+    def reset_cache(self) -> None: ...
 
     def plan(self) -> Any: ...
 
@@ -111,6 +115,7 @@ class Slab:
         self.device = device
         self.settings = settings
         self.models: dict[str, Resident] = {}
+        self._kernel = find_kernel() if device.type == "cuda" else None
         self._own_bytes = in_use(device)  # torch, transformers, the context
         self.budget = default_budget(device) if settings.memory_mb is None else settings.memory_mb * MIB
 
@@ -152,17 +157,18 @@ class Slab:
         dtype = model_dtype(checkpoint, self.settings.dtype)
         limits = self.settings.limits
         needed = estimate(
-            checkpoint, dtype, context=_MIN_CONTEXT, step_tokens=limits.step_tokens, rows=limits.max_running
+            checkpoint, dtype, context=_MIN_CONTEXT, step_tokens=limits.step_tokens, rows=limits.max_rows
         )
         self._check_room(path, "it takes about", str(needed), needed.total, self.free)
         decoder = load_decoder(checkpoint, dtype=dtype, device=self.device, on_progress=on_progress)
         give_back(self.device)
         # Less than the estimate is measured where the process had freed memory to reuse.
         weights = max(in_use(self.device) - before, needed.weights)
-        shape = self._cache_shape(path, decoder, self.free - weights - needed.activations)
+        kernel, page_size = choose(self._kernel, decoder.layers, decoder.dtype, self.device)
+        shape = self._cache_shape(path, decoder, page_size, self.free - weights - needed.activations)
         vocab_size = min(decoder.vocab_size, decoder.num_embeddings)
         scheduler = Scheduler(model, shape, vocab_size=vocab_size, limits=limits)
-        runner = Runner(decoder, decoder.layers, shape)
+        runner = Runner(decoder, decoder.layers, shape, kernel=kernel, record=self._record())
         log.info(
             "model loaded",
             extra={"model": model, "dtype": str(dtype), "context": shape.context, "pages": shape.num_pages},
@@ -184,16 +190,19 @@ class Slab:
         )
         return Resident(scheduler, runner, needed, path, needed)
 
-    def _cache_shape(self, path: Path, decoder: AnyDecoder, free: int) -> CacheShape:
-        per_page = bytes_per_token(decoder.layers, decoder.dtype) * PAGE_SIZE
-        pages_per_context = -(-decoder.context // PAGE_SIZE)
-        floor = min(pages_per_context, _MIN_CONTEXT // PAGE_SIZE) * per_page
+    def _record(self) -> Record | None:
+        return CudaRecorder() if self.device.type == "cuda" else None
+
+    def _cache_shape(self, path: Path, decoder: AnyDecoder, page_size: int, free: int) -> CacheShape:
+        per_page = bytes_per_token(decoder.layers, decoder.dtype) * page_size
+        pages_per_context = -(-decoder.context // page_size)
+        floor = (min(pages_per_context, _MIN_CONTEXT // page_size) + 1) * per_page
         self._check_room(path, "its cache takes", f"{-(-floor // MIB)} MiB", floor, free)
-        num_bytes = self._kv_bytes(pages_per_context * per_page, free)
+        num_bytes = self._kv_bytes((pages_per_context + 1) * per_page, free)
         num_slots = self.settings.limits.max_running
-        num_pages = max(1, min(num_bytes // per_page, num_slots * pages_per_context))
-        context = min(decoder.context, num_pages * PAGE_SIZE)
-        return CacheShape(num_pages, PAGE_SIZE, num_slots, context)
+        num_pages = max(1, min(num_bytes // per_page - 1, num_slots * pages_per_context))
+        context = min(decoder.context, num_pages * page_size)
+        return CacheShape(num_pages, page_size, num_slots, context)
 
     def _kv_bytes(self, one_context: int, free: int) -> int:
         if self.settings.kv_mb is not None:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from neuron.device.graphs import Record
 from neuron.device.runner import Runner
-from neuron.engine.scheduler import Limits, Scheduler
+from neuron.device.varlen import Kernel
+from neuron.engine.limits import Limits
+from neuron.engine.scheduler import Scheduler
 from neuron.models.checkpoint import read_checkpoint
 from neuron.models.loading import AnyDecoder, load_decoder, model_dtype
-from neuron.pipe import Finished, Refused, Sampling, Submit, Tokens
+from neuron.pipe import Finished, Logprob, Refused, Sampling, Scored, Submit, Tokens
 from neuron.step import CacheShape, Image
 from tests.device.zoo import VOCAB
 
@@ -37,15 +41,24 @@ def prompt(seed: int, length: int) -> list[int]:
 
 class Serving:
     def __init__(
-        self, loaded: AnyDecoder, shape: CacheShape = SHAPE, *, vocab: int = VOCAB, **limits: Any
+        self,
+        loaded: AnyDecoder,
+        shape: CacheShape = SHAPE,
+        *,
+        vocab: int = VOCAB,
+        kernel: Kernel | None = None,
+        record: Record | None = None,
+        **limits: Any,
     ) -> None:
         self.loaded = loaded
         bounds = Limits(**{"max_running": shape.num_slots, "step_tokens": 48} | limits)
         self.scheduler = Scheduler("m", shape, vocab_size=vocab, limits=bounds)
-        self.runner = Runner(loaded, loaded.layers, shape)
+        self.runner = Runner(loaded, loaded.layers, shape, kernel=kernel, record=record)
         self.tokens: dict[int, list[int]] = {}
         self.ends: dict[int, Finished | Refused] = {}
         self.num_joined = 0
+        self.num_scored = 0  # in the last step
+        self.scores: dict[int, list[Logprob]] = defaultdict(list)
 
     def submit(
         self,
@@ -65,9 +78,12 @@ class Serving:
         plan = self.scheduler.plan()
         assert plan is not None
         self.num_joined += len(plan.joined)
+        self.num_scored = sum(len(chunk.scored) for chunk in plan.chunks)
         for event in self.scheduler.apply(plan, self.runner.run(plan), 0.1):
             if isinstance(event, Tokens):
                 self.tokens[event.id] += event.tokens
+            elif isinstance(event, Scored):
+                self.scores[event.id] += event.logprobs
             else:
                 self.ends[event.id] = event
 
@@ -79,10 +95,15 @@ class Serving:
 
 
 def texts(
-    loaded: AnyDecoder, prompts: Mapping[int, list[int]], sampling: Sampling = GREEDY, **options: Any
+    loaded: AnyDecoder,
+    prompts: Mapping[int, list[int]],
+    sampling: Sampling = GREEDY,
+    *,
+    max_tokens: int = 24,
+    **options: Any,
 ) -> dict[int, list[int]]:
     """The answers to all of `prompts`, served at once."""
     serving = Serving(loaded, **options)
     for number, tokens in prompts.items():
-        serving.submit(number, tokens, sampling)
+        serving.submit(number, tokens, sampling, max_tokens=max_tokens)
     return serving.drain()

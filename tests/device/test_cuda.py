@@ -1,4 +1,4 @@
-"""`pytest -m gpu`: the same texts on a CUDA device."""
+"""`pytest -m gpu`: what a CUDA device does is what the CPU does, also by its own ways."""
 
 from __future__ import annotations
 
@@ -7,14 +7,21 @@ from pathlib import Path
 import pytest
 import torch
 
-from neuron.pipe import Sampling
-from tests.device.serving import GREEDY, decoder, prompt, texts
+from neuron.device.graphs import CudaRecorder
+from neuron.device.varlen import choose, find_kernel
+from neuron.models.loading import AnyDecoder
+from neuron.pipe import Loaded, Sampling, Status
+from neuron.step import CacheShape
+from tests.device.daemon import Daemon
+from tests.device.serving import GREEDY, Serving, decoder, prompt, texts
 from tests.device.zoo import FAMILIES, save
 
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
 ]
+CUDA = "cuda:0"
+NEW = 12
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -22,6 +29,56 @@ def test_texts_are_those_of_the_cpu(family: str, tmp_path: Path):
     path = save(tmp_path, family)
     prompts = {length: prompt(length, length) for length in (3, 21, 70)}
     for sampling in (GREEDY, Sampling(temperature=1.0, top_p=0.9, seed=3)):
-        assert texts(decoder(path, device="cuda:0"), prompts, sampling) == texts(
-            decoder(path), prompts, sampling
-        )
+        assert texts(decoder(path, device=CUDA), prompts, sampling) == texts(decoder(path), prompts, sampling)
+
+
+def serving_of(loaded: AnyDecoder, *, by_kernel: bool, recorded: bool) -> Serving:
+    kernel, size = choose(find_kernel(), loaded.layers, loaded.dtype, loaded.device)
+    assert kernel is not None
+    shape = CacheShape(num_pages=2048 // size, page_size=size, num_slots=8, context=256)
+    record = CudaRecorder() if recorded else None
+    return Serving(loaded, shape, kernel=kernel if by_kernel else None, record=record)
+
+
+@pytest.mark.parametrize("family", ["llama", "mistral", "qwen3"])
+@pytest.mark.parametrize("recorded", [False, True], ids=["kernel", "recorded"])
+def test_the_paged_kernel_and_recordings_say_what_gathering_says(family: str, recorded: bool, tmp_path: Path):
+    """In bfloat16 roundings differ, so nearly all of the tokens at the beginning, not all."""
+    loaded = decoder(save(tmp_path, family), "bfloat16", CUDA)
+    told = []
+    for by_kernel in (False, True):
+        serving = serving_of(loaded, by_kernel=by_kernel, recorded=recorded)
+        assert (serving.runner._graphs is not None) == (by_kernel and recorded)
+        for number in range(24):
+            serving.submit(number, prompt(number, 10 + number), max_tokens=NEW)
+        told.append(serving.drain())
+    begun_alike = sum(told[0][number][:3] == told[1][number][:3] for number in range(24))
+    assert begun_alike >= 18
+
+
+def test_recorded_steps_are_those_that_were_recorded(tmp_path: Path):
+    """The same kernels on the same sizes of batch: not a bit differs."""
+    loaded = decoder(save(tmp_path), "bfloat16", CUDA)
+    serving = serving_of(loaded, by_kernel=True, recorded=True)
+    graphs = serving.runner._graphs
+    assert graphs is not None
+    for number in range(8):
+        serving.submit(number, prompt(number, 9), max_tokens=NEW)
+    serving.step()
+    plan = serving.scheduler.plan()
+    assert plan is not None
+    with torch.inference_mode():
+        serving.runner._table.update(plan)
+        replayed = graphs.run(plan.chunks).clone()
+        assert torch.equal(replayed, graphs._decode(8))
+
+
+def test_a_worker_owns_the_device(tmp_path: Path):
+    path = save(tmp_path, dtype=torch.bfloat16)
+    with Daemon("--device", CUDA, "--kv-mb", "64") as daemon:
+        assert daemon.ready.thread == "cuda-dev-0"
+        assert isinstance(daemon.load(path), Loaded)
+        daemon.submit(1, prompt(1, 30))
+        assert len(daemon.text(1)) == 8
+        status = daemon.wait_for(Status, lambda s: bool(s.models) and not s.models[0].running)
+        assert status.models[0].kv_pages_free == status.models[0].kv_pages_total

@@ -12,7 +12,7 @@ import transformers
 from torch.nn.functional import cosine_similarity
 
 from neuron.engine.embedding import EmbeddingScheduler
-from neuron.engine.scheduler import Limits
+from neuron.engine.limits import Limits
 from neuron.models.checkpoint import LoadError, read_checkpoint
 from neuron.models.embedding import Embedder, load_embedder
 from neuron.models.pooling import Pooling, read_pooling

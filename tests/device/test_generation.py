@@ -11,7 +11,7 @@ from neuron.models.loading import Decoder
 from neuron.pipe import Finished, Sampling
 from neuron.step import CacheShape, PoisonedError
 from tests.device.serving import GREEDY, Serving, decoder, prompt, texts
-from tests.device.zoo import save
+from tests.device.zoo import build, save
 
 WARM = Sampling(temperature=1.0, top_p=0.9, seed=11)
 TIGHT = CacheShape(num_pages=20, page_size=8, num_slots=8, context=128)
@@ -83,20 +83,26 @@ def test_seeds_differ_and_no_seed_is_another_each_time(loaded: Decoder):
     assert answer(None) != answer(None)
 
 
-def test_cancel_frees_slot_and_pages_while_the_others_go_on(loaded: Decoder):
-    serving = Serving(loaded)
-    for number in range(3):
-        serving.submit(number, prompt(number, 40))
-    for _ in range(4):
+@pytest.mark.parametrize("phase", ["waiting", "prefill", "decode"])
+def test_cancel_gives_every_page_back_while_the_others_go_on(loaded: Decoder, phase: str):
+    serving = Serving(loaded, max_running=2)
+    pages = serving.scheduler.pages
+    serving.submit(1, prompt(1, 40), max_tokens=30)
+    serving.step()
+    if phase == "waiting":
+        serving.submit(0, prompt(9, 20), max_tokens=60)
         serving.step()
-    used = serving.scheduler.shape.num_pages - serving.scheduler.pages.num_available
-    finished = serving.scheduler.cancel(1)
-    assert finished is not None
-    assert finished.reason == "cancelled"
-    freed = used - (serving.scheduler.shape.num_pages - serving.scheduler.pages.num_available)
-    assert freed >= 5
-    alone = texts(loaded, {2: prompt(2, 40)})
-    assert serving.drain()[2] == alone[2]
+    before = pages.num_available
+    serving.submit(2, prompt(2, 120), max_tokens=60)
+    for _ in range({"waiting": 1, "prefill": 1, "decode": 6}[phase]):
+        serving.step()
+    assert bool(serving.tokens[2]) == (phase == "decode")
+    assert (pages.num_available < before - 14) == (phase != "waiting")
+    finished = serving.scheduler.cancel(2)
+    assert finished == Finished(2, "cancelled", 120, len(serving.tokens[2]), 0)
+    assert before - pages.num_available <= 1, "the page that the other stream grew by meanwhile"
+    assert serving.drain()[1] == texts(loaded, {1: prompt(1, 40)}, max_tokens=30)[1]
+    assert pages.num_available == pages.num_pages
 
 
 def test_logits_that_are_not_numbers_poison_the_device(tmp_path: Path):
@@ -110,3 +116,56 @@ def test_logits_that_are_not_numbers_poison_the_device(tmp_path: Path):
     serving.submit(2, [5, 99])
     with pytest.raises(PoisonedError):
         serving.drain()
+
+
+# --- the prompt's own logprobs ----------------------------------------------------------------------------
+
+
+def scored(serving: Serving, number: int) -> list[float]:
+    return [logprob.chosen for logprob in serving.scores[number]]
+
+
+def test_a_scored_prompt_has_transformers_own_logprobs(loaded: Decoder):
+    """Longer than a step; beside streams; the same when all of it is in the cache."""
+    reference, tokens = build("llama"), prompt(4, 70)
+    with torch.inference_mode():
+        table = reference(torch.tensor([tokens])).logits[0].log_softmax(-1)
+    wanted = [table[i, token].item() for i, token in enumerate(tokens[1:])]
+    serving = Serving(loaded)
+    serving.submit(1, prompt(1, 20), max_tokens=30)
+    serving.step()
+    for number in (2, 3):
+        serving.submit(number, tokens, Sampling(top_logprobs=3), max_tokens=4, score_prompt=True)
+    told = serving.drain()
+    assert told[2] == told[3] == texts(loaded, {0: tokens})[0][:4]
+    for number in (2, 3):
+        assert scored(serving, number) == pytest.approx(wanted, abs=1e-3)
+        best = [[token for token, _ in logprob.top] for logprob in serving.scores[number]]
+        assert best == table[:-1].topk(3).indices.tolist()
+        end = serving.ends[number]
+        assert isinstance(end, Finished)
+        assert end.cached_tokens == 0
+
+
+def test_a_prompt_is_scored_once_also_if_it_had_to_give_way(loaded: Decoder):
+    alone = Serving(loaded)
+    alone.submit(1, prompt(1, 60), Sampling(top_logprobs=0), max_tokens=4, score_prompt=True)
+    alone.drain()
+    serving = Serving(loaded, TIGHT)
+    serving.submit(1, prompt(1, 60), Sampling(top_logprobs=0), max_tokens=4, score_prompt=True)
+    serving.step()
+    assert 0 < len(serving.scores[1]) < 59
+    serving.submit(2, prompt(2, 120), max_tokens=4, priority=1)
+    serving.drain()
+    assert serving.num_joined == 3
+    assert scored(serving, 1) == pytest.approx(scored(alone, 1), abs=1e-4)
+
+
+def test_a_step_makes_no_more_logits_than_it_may(loaded: Decoder):
+    serving = Serving(loaded, max_running=4)
+    for number in range(3):
+        serving.submit(number, prompt(number, 30), Sampling(top_logprobs=0), score_prompt=True)
+    while serving.scheduler.has_work:
+        serving.step()
+        assert serving.num_scored <= 4
+    assert [len(serving.scores[number]) for number in range(3)] == [29, 29, 29]

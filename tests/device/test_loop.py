@@ -11,20 +11,24 @@ from typing import Any
 import msgspec
 import pytest
 
-from neuron.engine.scheduler import Limits, Scheduler
+from neuron.engine.limits import Limits
+from neuron.engine.scheduler import Scheduler
 from neuron.models.checkpoint import LoadError
 from neuron.pipe import (
     HEARTBEAT_S,
     STATUS_INTERVAL_S,
+    AskMemory,
     Cancel,
     Finished,
     Guide,
     Load,
     Loaded,
     LoadFailed,
+    Memory,
     Progress,
     Ready,
     Refused,
+    ResetCache,
     Sampling,
     Shutdown,
     Status,
@@ -177,6 +181,27 @@ def test_a_request_can_be_cancelled_while_its_grammar_is_compiled():
     channel = run(FakeSlab(m=FakeRunner()), FakeChannel([guided, Cancel(1)], idle_turns=3))
     assert channel.of(Finished) == [Finished(1, "cancelled", 3, 0)]
     assert not channel.of(Refused)
+
+
+def test_memory_is_told_as_it_is_now_also_during_a_load():
+    channel = run(FakeSlab(), FakeChannel([Load("new", "/new")], [AskMemory(7)], [], [], [], idle_turns=2))
+    assert channel.of(Memory) == [Memory(7, 30, 70, 2)]
+    kinds = [type(message) for message in channel.sent]
+    assert kinds.index(Memory) < kinds.index(Loaded)
+
+
+def test_a_reset_forgets_what_ended_and_leaves_alone_what_runs():
+    slab = FakeSlab(m=FakeRunner())
+    running = msgspec.structs.replace(submit(2, max_tokens=60), tokens=PROMPT * 6)
+    like_running = msgspec.structs.replace(submit(3), tokens=PROMPT * 6)
+    like_ended = msgspec.structs.replace(submit(4), tokens=[*PROMPT, *continuation(PROMPT, 5), 1])
+    reset = [ResetCache(9, "m"), ResetCache(10, "nope")]
+    turns = [[submit(1)], *[()] * 6, [running], *[()] * 3, reset, (), [like_running, like_ended]]
+    channel = run(slab, FakeChannel(*turns, idle_turns=70))
+    assert channel.of(Memory) == [Memory(9, 30, 70, 2)]
+    assert [(r.id, r.code) for r in channel.of(Refused)] == [(10, "model_not_loaded")]
+    assert {end.id: end.cached_tokens for end in channel.of(Finished)} == {1: 0, 2: 0, 3: 16, 4: 0}
+    assert channel.text(2) == continuation(PROMPT * 6, 60)
 
 
 def test_a_failed_load_is_told_with_its_cause():

@@ -69,7 +69,7 @@ def test_a_failed_load_takes_nothing(llama: Path, tmp_path: Path):
 def test_the_cache_is_sized_by_its_setting_and_bounds_the_context(llama: Path):
     # 3 layers of 2 heads of 16 floats, keys and values: 768 bytes a token, 12 KiB a page.
     resident = slab(kv_mb=1).load("m", llama, ignore)
-    assert resident.runner.shape.num_pages == 85
+    assert resident.runner.shape.num_pages == 84, "and one that is nobody's"
     assert resident.runner.shape.context == 512
     assert resident.runner.cache.num_bytes == 85 * 16 * 768
     assert resident.num_bytes >= resident.runner.cache.num_bytes
@@ -84,8 +84,27 @@ def test_what_it_needed_does_not_grow_with_the_cache(llama: Path):
 def test_a_context_longer_than_the_cache_is_cut(tmp_path: Path):
     path = save(tmp_path, max_position_embeddings=100_000)
     resident = slab(kv_mb=2).load("m", path, ignore)
-    assert resident.runner.shape.context == 170 * 16
+    assert resident.runner.shape.context == 169 * 16
     assert slab().load("m", path, ignore).runner.shape.context == 100_000
+
+
+def test_models_share_one_budget(llama: Path, tmp_path: Path):
+    """The second does not fit beside the first, is not read, and fits once that is gone."""
+    large = save(tmp_path, intermediate_size=20_000, num_hidden_layers=4)
+    models = slab(kv_mb=30)
+    needed = estimate(read_checkpoint(large), torch.float32, context=256, step_tokens=512, rows=64).total
+    models.budget = models.used + needed + 8 * MIB  # less than the first takes
+    models.load("first", llama, ignore)
+    read: list[float] = []
+    with pytest.raises(LoadError, match=r"it takes about \d+ MiB \(weights") as raised:
+        models.load("second", large, read.append)
+    assert raised.value.code == "insufficient_memory"
+    assert not read
+    assert list(models.models) == ["first"]
+    models.unload("first")
+    models.give_back()
+    models.load("second", large, read.append)
+    assert read[-1] == 1.0
 
 
 def test_unloading_gives_the_memory_back(tmp_path: Path):

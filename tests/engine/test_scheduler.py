@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
+from neuron.engine.limits import Limits
 from neuron.engine.request import uniform
-from neuron.engine.scheduler import Event, Limits, Scheduler
+from neuron.engine.scheduler import Event, Scheduler
 from neuron.pipe import Finished, Refused, Sampling, Submit, Tokens
 from neuron.step import CacheShape, StepPlan
 from tests.engine.fake_device import VOCAB, FakeDevice, continuation

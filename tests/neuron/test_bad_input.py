@@ -146,7 +146,6 @@ COMPLETION = {"model": "m", "prompt": "x"}
         ({"prompt": ["a"] * 65, "n": 2}, "invalid_request_body", "prompt"),
         ({"suffix": "x"}, "unsupported_parameter", "suffix"),
         ({"best_of": 3}, "unsupported_parameter", "best_of"),
-        ({"echo": True, "logprobs": 1}, "unsupported_parameter", "echo"),
         ({"logprobs": 21}, "invalid_request_body", "logprobs"),
         ({"messages": []}, "unknown_parameter", "messages"),
         ({"stop": [""]}, "invalid_request_body", "stop"),

@@ -196,6 +196,40 @@ async def test_logprobs_of_a_completion(neuron):
     assert [offset for piece in pieces for offset in piece["text_offset"]] == [0, 1, 2]
 
 
+async def test_an_echo_with_logprobs_scores_the_prompt(neuron):
+    """The stub's logprob of a token is minus its id."""
+    prompts = ["echo ab", TOKENIZER.encode("echo ü").ids]
+    for prompt in prompts:
+        ids = TOKENIZER.encode(prompt).ids if isinstance(prompt, str) else prompt
+        plain = await complete(neuron, prompt, logprobs=1, n=2)
+        for choice, bare in zip(
+            (await complete(neuron, prompt, logprobs=1, n=2, echo=True))["choices"],
+            plain["choices"],
+            strict=True,
+        ):
+            assert choice["text"] == TOKENIZER.decode(ids) + bare["text"]
+            found, answer = choice["logprobs"], (bare["logprobs"] or {"tokens": [], "token_logprobs": []})
+            assert found["token_logprobs"] == [None, *(-id_ for id_ in ids[1:]), *answer["token_logprobs"]]
+            assert [top is None for top in found["top_logprobs"]] == [True] + [False] * (
+                len(found["tokens"]) - 1
+            )
+            assert found["text_offset"] == [
+                len("".join(found["tokens"][:i])) for i in range(len(found["tokens"]))
+            ]
+
+
+async def test_a_streamed_echo_with_logprobs_says_what_the_whole_one_does(neuron):
+    options = {"logprobs": 2, "echo": True, "n": 2}
+    whole = (await complete(neuron, ["echo abc", "echo"], **options))["choices"]
+    joined = [{"text": "", "logprobs": {name: [] for name in choice["logprobs"]}} for choice in whole]
+    for event in (await stream_completion(neuron, ["echo abc", "echo"], **options))[:-1]:
+        (choice,) = event["choices"]
+        joined[choice["index"]]["text"] += choice["text"]
+        for name, values in (choice["logprobs"] or {}).items():
+            joined[choice["index"]]["logprobs"][name] += values
+    assert joined == [{name: choice[name] for name in ("text", "logprobs")} for choice in whole]
+
+
 async def test_detokenize_is_the_way_back(neuron):
     body = {"model": "m", "tokens": TOKENIZER.encode("Grüße<|im_end|>").ids}
     assert (await neuron.http.post("/detokenize", json=body)).json()["text"] == "Grüße<|im_end|>"

@@ -129,6 +129,7 @@ async def test_events_tell_the_state_at_once_and_each_change(tmp_path):
         state = await events.until(lambda state: state.models)
         assert state.models[0].state == "loading"
         assert state.seq > first.seq
+        await events.until(lambda state: state.models[0].progress == 0.25)
         (directory / "gate").unlink()
         await load
         state = await events.until(lambda state: state.models[0].state == "loaded" and state.health.models)

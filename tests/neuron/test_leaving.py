@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 
 from tests.neuron.conftest import config, neuron_with, until
 from tests.neuron.test_models import forever
+from tests.stubs.model_dir import write_model
 
 
 @asynccontextmanager
@@ -97,8 +98,40 @@ async def test_a_busy_device_is_restarted_by_force_only(model_dir):
         assert await state(neuron) == "loaded"
 
 
+async def test_a_drained_device_has_no_model_and_a_fresh_worker_when_it_is_restarted(model_dir, tmp_path):
+    async with neuron_with(config()) as neuron:
+        await neuron.load(model_dir)
+        await neuron.load(write_model(tmp_path / "other"), "other")
+        pid = (await neuron.device())["pid"]
+        async with request_under_way(neuron):
+            drained = asyncio.create_task(
+                neuron.http.post("/devices/0/drain", json={"grace_s": 60, "force": False})
+            )
+            await until(lambda: state_is(neuron, "unloading"))
+            assert code(await neuron.chat("echo late")) == (404, "model_not_found")
+            assert not drained.done()
+        assert (await drained).status_code == 200
+        assert await neuron.models() == {}
+        assert (await restart(neuron)).status_code == 200
+        device = await neuron.device()
+        assert (device["state"], device["pid"] != pid, device["cycles"]) == ("ready", True, 0)
+        assert await neuron.models() == {}
+
+
+async def test_a_busy_model_stays_when_its_device_is_drained_without_force(model_dir):
+    async with neuron_with(config()) as neuron:
+        await neuron.load(model_dir)
+        waiting = asyncio.create_task(neuron.chat("wait"))
+        await until(neuron.running)
+        answer = await neuron.http.post("/devices/0/drain", json={"force": False})
+        assert code(answer) == (409, "model_busy")
+        assert await state(neuron) == "loaded"
+        waiting.cancel()
+
+
 async def test_bad_input():
     async with neuron_with(config()) as neuron:
-        assert code(await neuron.http.post("/devices/7/restart", json={})) == (404, "unknown_device")
+        for verb in ("drain", "restart"):
+            assert code(await neuron.http.post(f"/devices/7/{verb}", json={})) == (404, "unknown_device")
         answer = await neuron.http.post("/devices/0/restart", json={"grace_s": -1})
         assert (answer.status_code, answer.json()["error"]["param"]) == (400, "grace_s")

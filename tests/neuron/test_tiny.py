@@ -132,6 +132,34 @@ def test_a_second_question_finds_its_prefix_in_the_cache(http):
     assert 0 < used["prompt_tokens_details"]["cached_tokens"] < used["prompt_tokens"]
 
 
+def test_a_reset_forgets_what_was_cached(http):
+    question = "Which port does neuron listen on?"
+    ask(http, question)
+    assert http.post("/models/reset", json={"model_id": "helexa-tiny"}).json()["status"] == "reset"
+    assert ask(http, question)["usage"]["prompt_tokens_details"]["cached_tokens"] == 0
+    missing = http.post("/models/reset", json={"model_id": "nope"})
+    assert (missing.status_code, missing.json()["error"]["code"]) == (404, "model_not_found")
+
+
+def test_an_echo_with_logprobs_scores_the_prompt_like_the_answer(http):
+    """What greedy decoding says first and continues is as probable when it is given back as a prompt."""
+    wish = {
+        "model": "helexa-tiny",
+        "prompt": "Which port does",
+        "temperature": 0,
+        "max_tokens": 6,
+        "logprobs": 1,
+    }
+    said = http.post("/v1/completions", json=wish).json()["choices"][0]
+    again = wish | {"prompt": wish["prompt"] + said["text"], "echo": True, "max_tokens": 1}
+    scored = http.post("/v1/completions", json=again).json()["choices"][0]["logprobs"]
+    count = len(said["logprobs"]["tokens"])
+    assert scored["tokens"][-count - 1 : -1] == said["logprobs"]["tokens"]
+    told = scored["token_logprobs"][-count - 1 : -1]
+    assert told == pytest.approx(said["logprobs"]["token_logprobs"], abs=0.1)
+    assert scored["token_logprobs"][0] is None
+
+
 def test_a_prompt_past_the_context_is_refused_with_the_numbers(http):
     for stream in (False, True):
         question = {"role": "user", "content": "word " * 60_000}

@@ -13,7 +13,7 @@
     sampling           answers what the engine was asked for, as JSON
 
 A model directory with a file `load.json` decides its load: {"fail": CODE} or {"die": true}; with a file
-`gate`, its load waits until that file is gone.
+`gate`, its load waits, a quarter done, until that file is gone.
 """
 
 from __future__ import annotations
@@ -99,6 +99,7 @@ class FakeWorker:
         match message:
             case pipe.Load():
                 self._loads.append(message)
+                self.send(pipe.Progress(message.model, 0.25))
             case pipe.Unload(model=model):
                 self._unload(model)
             case pipe.Submit():
@@ -107,6 +108,9 @@ class FakeWorker:
                 if number in self._endless:
                     _, prompt, _ = self._endless.pop(number)
                     self.send(pipe.Finished(number, "cancelled", prompt, 0))
+            case pipe.AskMemory(id=number):
+                status = self._status()
+                self.send(pipe.Memory(number, status.memory_used_mb, status.memory_free_mb))
             case pipe.Shutdown():
                 os._exit(0)
 
@@ -159,6 +163,8 @@ class FakeWorker:
 
     def _answer(self, job: pipe.Submit, parts: list[list[int]]) -> None:
         sent = 0
+        if job.score_prompt:
+            self.send(pipe.Scored(job.id, _logprobs(job, job.tokens[1:])))
         for part in parts:
             piece = part[: job.max_tokens - sent]
             sent += len(piece)

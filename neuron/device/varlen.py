@@ -1,0 +1,163 @@
+"""Attention by torch's own kernel for paged caches, where there is one.
+
+`torch.nn.attention.varlen.varlen_attn` reads pages in place; without it each step gathers the pages of its
+sequences (`attention.PagedAttention`), on every device torch knows. Whether a build has the kernel, for which
+types, and which sizes of pages it takes, is tried when a model is loaded: the kernel must say what gathering
+says.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from neuron.device.attention import PagedAttention, Rule
+from neuron.device.batch import Batch
+from neuron.device.cache import KVCache, LayerShape, PageTable
+from neuron.pipe import Sampling
+from neuron.step import CacheShape, Chunk, Joined, StepPlan
+
+log = logging.getLogger("neuron.device")
+
+Kernel = Callable[..., Any]  # as `varlen_attn`
+
+PAGE_SIZE = 16  # tokens, where attention does not mind
+_PAGE_SIZES = (PAGE_SIZE, 256)  # the second for FlashAttention 2
+_TOLERANCE = 0.05  # of values around 1 in half precision, which a wrong page or place misses by far
+
+
+@dataclass(frozen=True, slots=True)
+class Spans:
+    """Which of a step's tokens and which pages belong to each of its n sequences; int32 on the device."""
+
+    queries: torch.Tensor  # (n + 1,): where its tokens begin in the flat row, and where the last end
+    keys: torch.Tensor  # (n + 1,): the same, had the cache's tokens a row of their own
+    lengths: torch.Tensor  # (n,): tokens in the cache, those of this step included
+    pages: torch.Tensor  # (n, pages_per_slot)
+    max_queries: int
+    max_keys: int
+
+
+class VarlenAttention:
+    """A `neuron.device.attention.Attention`. Rules that the kernel does not know are for `other`."""
+
+    def __init__(
+        self,
+        cache: KVCache,
+        places: torch.Tensor,
+        spans: Spans,
+        kernel: Kernel,
+        other: PagedAttention | None = None,
+    ) -> None:
+        self._cache = cache
+        self._places = places
+        self._spans = spans
+        self._kernel = kernel
+        self._other = other
+
+    def __call__(
+        self, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *, rule: Rule
+    ) -> torch.Tensor:
+        if self._other and not rule.is_plain:
+            return self._other(layer, query, key, value, rule=rule)
+        self._cache.write(layer, self._places, key, value)
+        keys, values = self._cache.pools(layer)
+        spans, left = self._spans, -1 if rule.window is None else rule.window - 1
+        out: torch.Tensor = self._kernel(
+            query.contiguous(),
+            keys,
+            values,
+            spans.queries,
+            spans.keys,
+            spans.max_queries,
+            spans.max_keys,
+            scale=rule.scale,
+            window_size=(left, 0),
+            enable_gqa=query.shape[1] != keys.shape[2],
+            seqused_k=spans.lengths,
+            block_table=spans.pages,
+        )
+        return out
+
+
+def varlen_attention(
+    cache: KVCache, table: PageTable, plan: StepPlan, batch: Batch, kernel: Kernel
+) -> VarlenAttention:
+    """For the steps of any kind that `plan` may have."""
+    chunks = [plan.chunks[index] for index in batch.order]
+    device = batch.tokens.device
+    lengths = torch.tensor([chunk.end for chunk in chunks], dtype=torch.int32, device=device)
+    spans = Spans(
+        queries=torch.tensor([0, *batch.ends], dtype=torch.int32, device=device),
+        keys=ends_of(lengths),
+        lengths=lengths,
+        pages=table.pages[torch.tensor([chunk.slot for chunk in chunks], device=device)].int(),
+        max_queries=max(len(chunk.tokens) for chunk in chunks),
+        max_keys=max(chunk.end for chunk in chunks),
+    )
+    return VarlenAttention(cache, batch.places, spans, kernel, PagedAttention(cache, batch))
+
+
+def ends_of(lengths: torch.Tensor) -> torch.Tensor:
+    """0 and the sums of the first 1, 2, … of `lengths`."""
+    return torch.nn.functional.pad(lengths.cumsum(0, dtype=torch.int32), (1, 0))
+
+
+# --- whether it can be used -------------------------------------------------------------------------------
+
+
+def find_kernel() -> Kernel | None:
+    """torch's, if this one has it with pages."""
+    try:
+        from torch.nn.attention.varlen import varlen_attn  # noqa: PLC0415 - not in every torch
+    except ImportError:
+        return None
+    return varlen_attn if "block_table" in inspect.signature(varlen_attn).parameters else None
+
+
+def choose(
+    kernel: Kernel | None, layers: Mapping[int, LayerShape], dtype: torch.dtype, device: torch.device
+) -> tuple[Kernel | None, int]:
+    """The kernel, if it does what a model with these layers needs, and the size of pages for it."""
+    for size in _PAGE_SIZES if kernel else ():
+        assert kernel
+        try:
+            if all(_agrees(kernel, size, layer, dtype, device) for layer in set(layers.values())):
+                return kernel, size
+            reason = "it disagrees with torch's plain attention"
+        except torch.AcceleratorError:
+            raise
+        except (RuntimeError, ValueError, TypeError) as error:
+            reason = str(error).partition("\n")[0]
+        log.info("paged kernel not used", extra={"page_size": size, "reason": reason})
+    return None, PAGE_SIZE
+
+
+@torch.inference_mode()
+def _agrees(kernel: Kernel, size: int, layer: LayerShape, dtype: torch.dtype, device: torch.device) -> bool:
+    """Two prompts, one of them longer than a page, with two query heads for each key head."""
+    shape = CacheShape(num_pages=4, page_size=size, num_slots=2, context=2 * size)
+    chunks = Chunk(0, (0,) * (size + 3), 0), Chunk(1, (0,) * 5, 0)
+    joined = tuple(Joined(slot, Sampling(), (), (), pages) for slot, pages in enumerate(((2, 0), (3, 1))))
+    plan, table = StepPlan(chunks, joined), PageTable(shape, device)
+    table.update(plan)
+    batch = Batch(plan, table, shape)
+
+    def random(heads: int, dim: int) -> torch.Tensor:
+        return torch.randn(plan.num_tokens, heads, dim, dtype=dtype, device=device)
+
+    query = random(2 * layer.kv_heads, layer.key_dim)
+    key, value = random(layer.kv_heads, layer.key_dim), random(layer.kv_heads, layer.value_dim)
+    for window in (None, size // 2):
+        rule = Rule(scale=layer.key_dim**-0.5, window=window)
+        cache = KVCache({0: layer}, shape, dtype=dtype, device=device)
+        found = varlen_attention(cache, table, plan, batch, kernel)(0, query, key, value, rule=rule)
+        wanted = PagedAttention(cache, batch)(0, query, key, value, rule=rule)
+        if not torch.allclose(found, wanted, rtol=0, atol=_TOLERANCE):
+            return False
+    return True
