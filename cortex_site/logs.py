@@ -25,7 +25,7 @@ _CHATTY = (
     *("celery.beat", "celery.worker.strategy", "celery.app.trace"),
 )
 MAX_WAITING = 10_000  # lines
-GATHER_S = 0.01  # lines that follow one another so soon are one write
+GATHER_S = 0.02  # lines that follow one another so soon are one write
 CLOSE_S = 1.0
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {
     *("message", "asctime", "taskName", "color_message", "fields")
@@ -130,8 +130,8 @@ class ThreadHandler(logging.Handler):
         more = True
         while more:
             lines = [self._lines.get()]
-            if not self._lines.qsize():
-                time.sleep(GATHER_S)
+            if lines[0] is not None:
+                time.sleep(GATHER_S)  # a thread woken for each line would stop the others for each
             while lines[-1] is not None and self._lines.qsize():
                 lines.append(self._lines.get())
             more = lines[-1] is not None

@@ -2,15 +2,9 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterable, Iterator
-from typing import Literal, TypeVar
+from typing import Literal
 
 import msgspec
-
-T = TypeVar("T")
-
-ITEMS_AT_A_TIME, STEP_ASIDE_S = 16, 1e-4
 
 Outcome = Literal["ok", "error", "cancelled", "rejected"]
 # ok: answered in full. error: the fleet failed it. cancelled: the client left. rejected: a 4xx of ours.
@@ -48,14 +42,3 @@ class RequestRecord(msgspec.Struct, frozen=True):
         if self.ttft_s is not None and self.completion_tokens > 1 and self.latency_s > self.ttft_s:
             speed = (self.completion_tokens - 1) / (self.latency_s - self.ttft_s)
             msgspec.structs.force_setattr(self, "tokens_per_second", speed)
-
-
-def unhurried(items: Iterable[T]) -> Iterator[T]:
-    """Steps aside after every few, so that the event loop never waits for the work of a whole batch.
-
-    A sleep of zero would not do: on one core this thread takes the interpreter's lock again at once.
-    """
-    for number, item in enumerate(items, 1):
-        yield item
-        if not number % ITEMS_AT_A_TIME:
-            time.sleep(STEP_ASIDE_S)

@@ -1,9 +1,10 @@
 """From finished requests to Prometheus and the database: a bounded queue and one thread.
 
-The data plane only ever puts. The thread looks every `BATCH_WAIT_S` (a thread woken for each request would
-cost more than what it does for it), counts and logs what has come and stores it in batches. When the database
-is away what is counted waits for it, as many records as the queue holds; a batch that was refused for
-`retry_s` is given up. Whatever is lost, at any place, is counted.
+A request is counted and logged where it ends, in a few microseconds; to hand it over for that would cost
+more, since every change of threads stops the event loop. The thread wakes every `BATCH_WAIT_S`, brings the
+counts to the metrics and stores the records in batches. While the database is away they wait for it, as many
+as the queue holds; a batch that was refused for `retry_s` is given up. Whatever is lost, at any place, is
+counted.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from itertools import islice
 from cortex_site import logs
 from fleet.gateway import metrics
 from fleet.gateway.tally import Tally
-from fleet.records import RequestRecord, unhurried
+from fleet.records import RequestRecord
 
 log = logging.getLogger("cortex.records")
 request_log = logging.getLogger("cortex.request")
@@ -28,8 +29,6 @@ _ORDINARY = frozenset({"ok", "cancelled"})
 BATCH_SIZE = 500
 BATCH_WAIT_S = 0.5
 RETRY_S = 2.0
-
-Item = tuple[RequestRecord, Sequence[float]]  # with the times at which its chunks came
 
 
 class Recorder:
@@ -50,8 +49,9 @@ class Recorder:
         self._known = known
         self._retry_s = retry_s
         self._queue_size = queue_size
-        self._queue: deque[Item] = deque()
-        self._counted: deque[RequestRecord] = deque()  # not stored yet; the thread's own
+        self._tally, self._tally_lock = Tally(), threading.Lock()
+        self._queue: deque[RequestRecord] = deque()
+        self._taken: deque[RequestRecord] = deque()  # from the queue, and not stored yet; the thread's own
         self._refused_since: float | None = None
         self._retry_at = 0.0
         self._stopping = threading.Event()
@@ -60,17 +60,21 @@ class Recorder:
     def start(self) -> None:
         self._thread.start()
 
-    def put(self, record: RequestRecord, chunk_times: Sequence[float] = ()) -> None:
-        """Never waits. `chunk_times` are monotonic, of a stream's chunks in their order."""
+    def put(self, record: RequestRecord, times: Sequence[float] = ()) -> None:
+        """Never waits. `times` are those of a stream's pieces, monotonic, in their order."""
+        with self._tally_lock:
+            self._tally.add(record, times, known=self._known(record.model))
+        level = logging.INFO if record.outcome in _ORDINARY else logging.WARNING
+        logs.tell(request_log, level, "request", record, record.started_at + record.latency_s)
         if len(self._queue) < self._queue_size:
-            self._queue.append((record, chunk_times))
+            self._queue.append(record)
         else:
             metrics.DROPPED.inc()
 
     @property
     def waiting(self) -> int:
         """Records that are not stored yet."""
-        return len(self._queue) + len(self._counted)
+        return len(self._queue) + len(self._taken)
 
     def close(self, timeout_s: float) -> None:
         """Write what is queued, for at most `timeout_s`."""
@@ -82,29 +86,27 @@ class Recorder:
 
     def _run(self) -> None:
         while not self._stopping.wait(BATCH_WAIT_S):
-            self._count()
-            self._write()
-        self._count()
+            self._work()
         self._retry_at = 0.0  # a last try
-        self._write()
+        self._work()
 
-    def _count(self) -> None:
-        """What has come, into the metrics and the log."""
-        tally = Tally()
-        for _ in unhurried(range(len(self._queue))):
-            record, chunk_times = self._queue.popleft()
-            tally.add(record, chunk_times, known=self._known(record.model))
-            level = logging.INFO if record.outcome in _ORDINARY else logging.WARNING
-            logs.tell(request_log, level, "request", record, record.started_at + record.latency_s)
-            self._counted.append(record)
-        tally.flush()
+    def _work(self) -> None:
+        try:
+            with self._tally_lock:
+                tally, self._tally = self._tally, Tally()
+            tally.flush()
+            while self._queue:
+                self._taken.append(self._queue.popleft())
+            self._write()
+        except Exception:
+            log.exception("the recorder failed, and goes on")
 
     def _write(self) -> None:
-        """Store what is counted, oldest first, until the database refuses."""
-        if (over := len(self._counted) - self._queue_size) > 0:
+        """Store what was taken, oldest first, until the database refuses."""
+        if (over := len(self._taken) - self._queue_size) > 0:
             self._drop(over, "more of them than may wait for the database")
-        while self._counted and time.monotonic() >= self._retry_at:
-            batch = list(islice(self._counted, BATCH_SIZE))
+        while self._taken and time.monotonic() >= self._retry_at:
+            batch = list(islice(self._taken, BATCH_SIZE))
             try:
                 self._store(batch)
             except Exception as error:  # noqa: BLE001 - whatever the database raises, the record waits
@@ -131,4 +133,4 @@ class Recorder:
 
     def _remove(self, count: int) -> None:
         for _ in range(count):
-            self._counted.popleft()
+            self._taken.popleft()

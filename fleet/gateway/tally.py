@@ -29,8 +29,7 @@ class _Group:
         self.first_tokens: list[float] = []
         self.rates: list[float] = []
         self.overheads: list[float] = []
-        self.gaps = [0] * (len(metrics.GAP.bounds) + 1)  # per bucket, and above the last bound
-        self.gaps_s = 0.0
+        self.streams: list[Sequence[float]] = []  # when the pieces of each came
 
     def add(self, record: RequestRecord) -> None:
         self.requests += 1
@@ -52,12 +51,6 @@ class _Group:
             self.rates.append(record.tokens_per_second)
         if record.overhead_s is not None:
             self.overheads.append(record.overhead_s)
-
-    def add_gaps(self, times: Sequence[float]) -> None:
-        bounds, gaps = metrics.GAP.bounds, self.gaps
-        for earlier, later in pairwise(times):
-            gaps[bisect_left(bounds, later - earlier)] += 1
-        self.gaps_s += times[-1] - times[0]
 
     def flush(self, kind: Kind) -> None:
         model, node, outcome, dialect, code, key = kind
@@ -95,8 +88,16 @@ class _Group:
         ):
             if values:
                 histogram.labels(*at).add(_counted(values, histogram), sum(values))
-        if any(self.gaps):
-            metrics.GAP.labels(*at).add(self.gaps, self.gaps_s)
+        if self.streams:
+            self._flush_gaps(at)
+
+    def _flush_gaps(self, at: tuple[str, str]) -> None:
+        bounds = metrics.GAP.bounds
+        counts = [0] * (len(bounds) + 1)
+        for times in self.streams:
+            for earlier, later in pairwise(times):
+                counts[bisect_left(bounds, later - earlier)] += 1
+        metrics.GAP.labels(*at).add(counts, sum(times[-1] - times[0] for times in self.streams))
 
 
 def _counted(values: list[float], histogram: TallyHistogram) -> list[int]:
@@ -107,7 +108,7 @@ def _counted(values: list[float], histogram: TallyHistogram) -> list[int]:
 
 
 class Tally:
-    """`add` requests, then `flush` them; for one thread."""
+    """`add` requests, which is cheap, then `flush` them, which is not."""
 
     def __init__(self) -> None:
         self._groups: dict[Kind, _Group] = {}
@@ -124,7 +125,7 @@ class Tally:
             group = self._groups[kind] = _Group()
         group.add(record)
         if len(times) > 1:
-            group.add_gaps(times)
+            group.streams.append(times)
 
     def flush(self) -> None:
         """Into the metrics; the tally is empty again."""

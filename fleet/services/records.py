@@ -7,22 +7,20 @@ side a row costs a microsecond or two, where the ORM takes a hundred.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from functools import cache
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
 from django.db import connection
 from django.db.models import CharField, DateTimeField, Field, Q, QuerySet
 
 from fleet.models import ApiKey, Placement, RequestMetric
-from fleet.records import RequestRecord, unhurried
+from fleet.records import RequestRecord
 from fleet.services.connection import connected
 
-T = TypeVar("T")
-
-RECORDS_AT_A_TIME = 32  # are written as JSON without a break: some 50 µs
+RECORDS_AT_A_TIME = 32  # are written as JSON without a break, in which the event loop waits: some 50 µs
 _NUL = re.compile(rb"(?<!\\)((?:\\\\)*)\\u0000")  # and no escaped backslash before it
 
 
@@ -30,22 +28,15 @@ _NUL = re.compile(rb"(?<!\\)((?:\\\\)*)\\u0000")  # and no escaped backslash bef
 def store(batch: Sequence[RequestRecord]) -> None:
     """Write a batch at once, and note on placements and keys that they were used."""
     _insert(batch)
-    for (model, node), when in _last_end(batch, lambda record: (_text(record.model), record.node)).items():
-        _mark_used(Placement.objects.filter(model=model, node__name=node), when)
-    for key, when in _last_end(batch, lambda record: record.key).items():
-        _mark_used(ApiKey.objects.filter(name=key), when)
+    for record in {(record.model, record.node): record for record in batch}.values():
+        _mark_used(Placement.objects.filter(model=_text(record.model), node__name=record.node), record)
+    for record in {record.key: record for record in batch}.values():
+        _mark_used(ApiKey.objects.filter(name=record.key), record)
 
 
-def _last_end(batch: Sequence[RequestRecord], of: Callable[[RequestRecord], T]) -> dict[T, datetime]:
-    """When the last request of each group ended."""
-    ends: dict[T, float] = {}
-    for record in batch:
-        group = of(record)
-        ends[group] = max(ends.get(group, 0), record.started_at + record.latency_s)
-    return {group: datetime.fromtimestamp(end, UTC) for group, end in ends.items()}
-
-
-def _mark_used(rows: QuerySet[Any], when: datetime) -> None:
+def _mark_used(rows: QuerySet[Any], last: RequestRecord) -> None:
+    """By the last request of its kind in the batch, to the batch's precision: they come as they end."""
+    when = datetime.fromtimestamp(last.started_at + last.latency_s, UTC)
     rows.filter(Q(last_used_at=None) | Q(last_used_at__lt=when)).update(last_used_at=when)
 
 
@@ -57,7 +48,7 @@ def _insert(batch: Sequence[RequestRecord]) -> None:
 def _array(batch: Sequence[RequestRecord]) -> str:
     """The records in JSON, without NULs."""
     starts = range(0, len(batch), RECORDS_AT_A_TIME)
-    parts = [msgspec.json.encode(batch[at : at + RECORDS_AT_A_TIME])[1:-1] for at in unhurried(starts)]
+    parts = [msgspec.json.encode(batch[at : at + RECORDS_AT_A_TIME])[1:-1] for at in starts]
     array = b"[%b]" % b",".join(parts)
     return (_NUL.sub(rb"\1\\ufffd", array) if b"\\u0000" in array else array).decode()
 
