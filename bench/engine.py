@@ -361,6 +361,8 @@ def main() -> None:
     parser.add_argument("--device", type=torch.device, default=torch.device("cpu"), help="cpu or cuda:N")
     parser.add_argument("--out", type=Path, help="directory to write the result to")
     options = parser.parse_args()
+    if options.out:
+        options.out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(options.threads)
     torch.set_grad_enabled(False)
     transformers.logging.disable_progress_bar()
