@@ -150,8 +150,8 @@ class Connection(asyncio.Protocol):
         if chunks.ended:
             self._complete, self._keep_alive = True, self._keep_alive and not chunks.rest
         elif chunks.odd:
-            self._chunks = None
-            self._parse(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n" + chunks.rest)
+            self._chunks, more = None, b"" if self._keep_alive else b"connection: close\r\n"
+            self._parse(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n%b\r\n" % more + chunks.rest)
         elif chunks.broken:
             self._fail(UpstreamError("protocol", "not an HTTP answer: a chunk is longer than it said"))
 
