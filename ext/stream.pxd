@@ -18,11 +18,11 @@ cdef class Outlet:
 
 cdef class Tap:
     cdef readonly object first_token
-    cdef readonly list times
+    cdef readonly object times
     cdef SSEScanner _scanner
     cdef object _rewrite, _put, _clock
 
-    @cython.locals(times=list, passed=bytes)
+    @cython.locals(passed=bytes)
     cpdef bint take(self, bytes data) except -1
 
 

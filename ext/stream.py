@@ -8,6 +8,7 @@ piece. They know bytes and the functions they are given; sockets, clocks and tas
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable
 from typing import Any
 
@@ -43,7 +44,7 @@ class Tap:
         clock: Callable[[], float],
     ) -> None:
         self.first_token: float | None = None
-        self.times: list[float] = []
+        self.times = array("d")
         self._scanner = scanner
         self._rewrite = rewrite
         self._put = put
