@@ -28,15 +28,19 @@ _NUL = re.compile(rb"(?<!\\)((?:\\\\)*)\\u0000")  # and no escaped backslash bef
 def store(batch: Sequence[RequestRecord]) -> None:
     """Write a batch at once, and note on placements and keys that they were used."""
     _insert(batch)
-    for record in {(record.model, record.node): record for record in batch}.values():
+    ended = sorted(batch, key=_end)  # what follows keeps the last of each kind
+    for record in {(record.model, record.node): record for record in ended}.values():
         _mark_used(Placement.objects.filter(model=_text(record.model), node__name=record.node), record)
-    for record in {record.key: record for record in batch}.values():
+    for record in {record.key: record for record in ended}.values():
         _mark_used(ApiKey.objects.filter(name=record.key), record)
 
 
+def _end(record: RequestRecord) -> float:
+    return record.started_at + record.latency_s
+
+
 def _mark_used(rows: QuerySet[Any], last: RequestRecord) -> None:
-    """By the last request of its kind in the batch, to the batch's precision: they come as they end."""
-    when = datetime.fromtimestamp(last.started_at + last.latency_s, UTC)
+    when = datetime.fromtimestamp(_end(last), UTC)
     rows.filter(Q(last_used_at=None) | Q(last_used_at__lt=when)).update(last_used_at=when)
 
 
