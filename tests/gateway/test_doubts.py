@@ -25,7 +25,7 @@ async def test_counts_below_none_draw_no_requests(lie):
                 for _, view in snapshot.replicas(MODEL)
             )
         )
-        nodes = {(await house.chat()).headers["x-cortex-node"] for _ in range(6)}
+        nodes = {(await house.chat()).headers["x-cortex-node"] for _ in range(40)}  # equals are drawn for
         assert "n1" in nodes
 
 
