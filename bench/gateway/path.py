@@ -147,7 +147,7 @@ class Control:
         )
 
     async def ensure_loaded(self, model: str) -> Any:
-        raise NotImplementedError
+        raise NotImplementedError  # the model is loaded
 
     operation = ensure_loaded
 

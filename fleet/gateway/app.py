@@ -29,9 +29,6 @@ from fleet.records import RequestRecord
 
 log = logging.getLogger("cortex.gateway")
 
-# A request leaves hardly any cycles, and those under way need not be walked every few requests.
-GC_THRESHOLDS = (10_000, 20, 20)
-
 
 class Gateway:
     """The worker's parts, and the task that keeps the configuration fresh."""
@@ -102,7 +99,6 @@ class Gateway:
         ]
         gc.collect()
         gc.freeze()  # what is there now stays; the collector need not walk it again
-        gc.set_threshold(*GC_THRESHOLDS)
         try:
             yield
         finally:

@@ -91,8 +91,8 @@ class Dispatch:
         closed, busy = nodes.troubled(model)
         facts = router.Facts(
             model,
-            self.nodes.in_flight,
-            exclude=self._failed | closed if self._failed else closed,
+            nodes.in_flight,
+            exclude=self._failed | closed,
             avoid=busy,
             prompt_tokens=len(body) // BYTES_PER_TOKEN,
             saved_tokens=self._saved_tokens(model, body),

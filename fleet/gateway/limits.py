@@ -111,9 +111,8 @@ class Limiter:
         start, end = (
             arithmetic.period(limits.budget_period, now) if limits.budget_tokens is not None else (0, 0)
         )
-        claim = Grant(
-            f"{self._worker}-{next(self._ids):x}:{tokens}:{start}", tokens, start
-        )  # Redis reads the id
+        ident = f"{self._worker}-{next(self._ids):x}:{tokens}:{start}"  # Redis reads the figures from it
+        claim = Grant(ident, tokens, start)
         verdict, local = await self._shared(key, claim), False
         if verdict is None:
             account, local = self._accounts[key.digest], True
