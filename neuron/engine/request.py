@@ -78,9 +78,8 @@ class Request:
         self.num_computed = 0
         self.num_announced = 0  # of `pages`, those the device has been told of
         self.num_cached: int | None = None  # prompt tokens found in the cache on first admission
-        self.num_scored = (
-            1 if submit.score_prompt else self.num_prompt
-        )  # told, or not wanted; the first has none
+        # Of the prompt's tokens, those whose logprobs are told or not wanted; the first has none.
+        self.num_scored = 1 if submit.score_prompt else self.num_prompt
         self._hashes: list[PageHash] = []
 
     @property
