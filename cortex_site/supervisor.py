@@ -53,6 +53,7 @@ class _Process:
         self.program = program
         self.log_path = log_path
         self.restarts = 0
+        self.failures = 0  # deaths, each soon after its start, in a row
         self.reason = ""
         self.process: asyncio.subprocess.Process | None = None
         self.started_at = 0.0
@@ -75,6 +76,12 @@ class _Process:
             if log:
                 log.close()
         self.started_at = time.monotonic()
+
+    def pause_s(self) -> float:
+        """It died: until the next start."""
+        was_steady = time.monotonic() - self.started_at > STEADY_S
+        self.failures = 1 if was_steady else self.failures + 1
+        return BACKOFF_S[min(self.failures, len(BACKOFF_S)) - 1]
 
     async def stop(self) -> None:
         process = self.process
@@ -147,33 +154,36 @@ class Supervisor:
             self._keepers.append(asyncio.create_task(self._keep(process), name=name))
 
     async def _await_ready(self, process: _Process) -> None:
+        """What ends by itself has a reason that a second try meets again; what is killed has not."""
         program = process.program
         deadline = time.monotonic() + program.ready_s
         while program.ready and not await program.ready():
             assert process.process is not None
-            if process.process.returncode is not None:
-                why = _reason(process.process.returncode)
-                raise StartError(f"{program.name} {why} while starting.\n{process.log_tail()}")
-            if time.monotonic() > deadline:
+            is_late = time.monotonic() > deadline
+            if (code := process.process.returncode) is not None:
+                if code >= 0 or is_late:
+                    raise StartError(f"{program.name} {_reason(code)} while starting.\n{process.log_tail()}")
+                await self._start_again(process, code)
+            elif is_late:
                 why = f"was not ready within {program.ready_s:g} s"
                 raise StartError(f"{program.name} {why}.\n{process.log_tail()}")
             await asyncio.sleep(0.1)
 
     async def _keep(self, process: _Process) -> None:
-        failures = 0
         while True:
             assert process.process is not None
-            process.reason = _reason(await process.process.wait())
-            failures = 0 if time.monotonic() - process.started_at > STEADY_S else failures
-            pause = BACKOFF_S[min(failures, len(BACKOFF_S) - 1)]
-            failures += 1
-            self._tell(f"{process.program.name} {process.reason}; starting it again in {pause:g} s")
-            process.signal_group(signal.SIGKILL)  # what it left behind in its group
-            await asyncio.sleep(pause)
-            process.trim_log()
-            await process.start()
-            process.restarts += 1
-            self._write_state()
+            await self._start_again(process, await process.process.wait())
+
+    async def _start_again(self, process: _Process, code: int) -> None:
+        process.reason = _reason(code)
+        pause = process.pause_s()
+        self._tell(f"{process.program.name} {process.reason}; starting it again in {pause:g} s")
+        process.signal_group(signal.SIGKILL)  # what it left behind in its group
+        await asyncio.sleep(pause)
+        process.trim_log()
+        await process.start()
+        process.restarts += 1
+        self._write_state()
 
     def _write_state(self) -> None:
         processes = [

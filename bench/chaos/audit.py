@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import psycopg
 
-from bench.chaos.world import MODELS, NEURONS, World, wait_for
+from bench.chaos.world import MODELS, NEURONS, World
 
 SETTLE_S = 120.0
 
@@ -26,10 +26,10 @@ _LOADED = """select n.name, p.model from fleet_placement p join fleet_node n on 
 
 def settle(world: World) -> list[str]:
     """Wait until nothing is under way; what is still stuck then."""
-    for number in range(NEURONS):
-        wait_for(world.is_ready, number)
-    for number in range(len(world.gateways)):
-        wait_for(world.is_serving, number)
+    for number, neuron in enumerate(world.neurons):
+        neuron.wait_for(world.is_ready, number)
+    for number, gateway in enumerate(world.gateways):
+        gateway.wait_for(world.is_serving, number)
     deadline = time.monotonic() + SETTLE_S
     while (stuck := _under_way(world)) and time.monotonic() < deadline:
         time.sleep(1)

@@ -25,6 +25,7 @@ from tests.fleet.servers import RedisServer, postgres
 NEURONS, GATEWAYS, MODELS = 4, 2, 12
 RESIDENTS = 2  # models that fit on a node at once
 START_S = 180
+LOG_LINES = 30  # of a program that does not come back
 KV_MB = 8
 
 CONFIG = """
@@ -52,7 +53,7 @@ class Program:
 
     name: str
     command: list[str]
-    env: dict[str, str]
+    env: dict[str, str] = field(repr=False)
     log: Path
     process: subprocess.Popen[bytes] | None = None
 
@@ -73,6 +74,14 @@ class Program:
             self.process.wait(40)
         except subprocess.TimeoutExpired:
             self.kill()
+
+    def wait_for(self, condition: Callable[[int], bool], number: int) -> None:
+        """Raises `TimeoutError` with the end of the log."""
+        try:
+            wait_for(condition, number)
+        except TimeoutError as error:
+            lines = self.log.read_text(errors="replace").splitlines()[-LOG_LINES:]
+            raise TimeoutError("\n".join([*lines, f"{self.name}: {error}"])) from error
 
     def children(self, words: str) -> list[psutil.Process]:
         """Descendants whose command line has `words`."""
@@ -139,8 +148,8 @@ class World:
         for neuron in self.neurons:
             neuron.env["NEURON_DEVICE__MEMORY_MB"] = str(budget)
             neuron.start()
-        for number in range(NEURONS):
-            wait_for(self.is_ready, number)
+        for number, neuron in enumerate(self.neurons):
+            neuron.wait_for(self.is_ready, number)
 
     def _wait_for_start(self, gateway: int) -> None:
         program = self.gateways[gateway]
@@ -216,5 +225,6 @@ def wait_for(condition: Callable[..., bool], *arguments: Any, within_s: float = 
             if condition(*arguments):
                 return
         if time.monotonic() > deadline:
-            raise TimeoutError(f"{condition} did not come true within {within_s} s")
+            name = getattr(condition, "__name__", condition)
+            raise TimeoutError(f"{name}{arguments} did not come true within {within_s} s")
         time.sleep(0.2)

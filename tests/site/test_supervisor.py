@@ -5,7 +5,7 @@ import json
 import os
 import signal
 import sys
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import psutil
 import pytest
@@ -101,6 +101,34 @@ async def test_a_program_that_fails_to_start_shows_its_log(tmp_path):
     async with supervising(tmp_path) as supervisor:
         with pytest.raises(StartError, match=r"(?s)exit code 1 while starting.*no such database"):
             await supervisor.start(Program("failing", failing, ready=never))
+
+
+async def test_a_program_that_is_killed_while_starting_is_started_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "BACKOFF_S", (0.01,))
+    told: list[str] = []
+
+    async def ready() -> bool:
+        process = state(tmp_path)["processes"][0]
+        if process["restarts"] < 2:
+            with suppress(ProcessLookupError):  # killed before, and not started again yet
+                os.kill(process["pid"], signal.SIGKILL)
+        return process["restarts"] == 2
+
+    async with supervising(tmp_path, told) as supervisor:
+        await supervisor.start(Program("sleeper", SLEEP, ready=ready))
+    assert [line.split(";")[0] for line in told] == ["sleeper was killed by SIGKILL"] * 2
+
+
+async def test_a_program_that_is_killed_all_the_time_fails_to_start(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "BACKOFF_S", (0.01,))
+    suicide = (sys.executable, "-c", "import os; os.kill(os.getpid(), 9)")
+
+    async def ready() -> bool:
+        return False
+
+    async with supervising(tmp_path) as supervisor:
+        with pytest.raises(StartError, match="sleeper was killed by SIGKILL while starting"):
+            await supervisor.start(Program("sleeper", suicide, ready=ready, ready_s=1))
 
 
 async def test_children_die_with_a_killed_supervisor(tmp_path):
