@@ -12,6 +12,7 @@ from datetime import timedelta
 from time import monotonic, sleep
 
 from django.conf import settings
+from django.db import transaction
 from django.db.models import QuerySet, Sum
 from django.utils import timezone
 
@@ -145,18 +146,20 @@ def _explained(verdict: Verdict) -> dict[str, str]:
 
 
 def _settle(lease: Lease, verdict: Verdict) -> None:
+    """Claim and placement come about together: whoever takes the operation over finds both, or neither."""
     node = Node.objects.get(name=verdict.node)
     victims = [victim.model for victim in verdict.victims]
     message = f"loading on {verdict.node}: {verdict.reason}"
-    if not lease.claim(
-        verdict.node, verdict.touched, node=verdict.node, victims=victims, progress=None, message=message
-    ):
-        raise PostponedError("waits for another operation on the same device", delay_s=RETRY_PLACEMENT_S)
-    row, _ = Placement.objects.get_or_create(node=node, model=lease.operation.model)
-    row.devices = list(verdict.devices)
-    row.save(update_fields=["devices"])
-    if row.state in {Placement.State.UNLOADED, Placement.State.FAILED}:
-        row.move(Placement.State.LOADING)
+    with transaction.atomic():
+        if not lease.claim(
+            verdict.node, verdict.touched, node=verdict.node, victims=victims, progress=None, message=message
+        ):
+            raise PostponedError("waits for another operation on the same device", delay_s=RETRY_PLACEMENT_S)
+        row, _ = Placement.objects.get_or_create(node=node, model=lease.operation.model)
+        row.devices = list(verdict.devices)
+        row.save(update_fields=["devices"])
+        if row.state in {Placement.State.UNLOADED, Placement.State.FAILED}:
+            row.move(Placement.State.LOADING)
 
 
 def _why_not(operation: Operation, decision: placing.Decision) -> OutcomeError:

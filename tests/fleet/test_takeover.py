@@ -6,7 +6,7 @@ from datetime import timedelta
 import pytest
 from django.utils import timezone
 
-from fleet.models import Device, Operation
+from fleet.models import Device, Operation, Placement
 from fleet.services import execution, lifecycle, observe
 from fleet.services.lease import Lease, LeaseLostError
 from tests.fleet.test_execution import ask, claimed
@@ -47,6 +47,28 @@ def test_a_worker_that_dies_while_evicting_is_succeeded_by_another(fleet, until)
     assert Operation.objects.get(pk=operation).state == "succeeded"
     assert list(node.models) == ["m"]
     assert not Operation.objects.filter(state__in=["pending", "running"]).exists()
+
+
+def test_a_worker_that_dies_right_after_its_choice_is_succeeded_by_another(fleet, monkeypatch):
+    node = fleet.node("a")
+    fleet.model()
+    operation = ask()
+
+    class KilledError(BaseException):
+        pass
+
+    def die(**_: object) -> None:
+        raise KilledError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Placement.objects, "get_or_create", die)
+        with pytest.raises(KilledError):
+            execution.run_operation(operation)
+    fleet.orphan(operation)
+    execution.run_operation(operation)
+    row = Operation.objects.get(pk=operation)
+    assert (row.state, row.node, row.error_code) == ("succeeded", "a", "")
+    assert list(node.models) == ["m"]
 
 
 def test_a_lost_lease_writes_nothing(fleet):
