@@ -42,6 +42,7 @@ class LightRequest(HttpRequest):
 
     resolver_match = None
     body = b""  # in the place of a property
+    transport: asyncio.BaseTransport | None = None  # to the client, where it is known
 
     def __init__(self, scope: Scope, body: bytes, headers: Mapping[bytes, bytes] | None = None) -> None:
         """`headers` are the scope's by name, where whoever read them has them so."""
@@ -59,6 +60,11 @@ class LightRequest(HttpRequest):
             by_name = self._by_name = dict(reversed(self.scope["headers"]))
         value = by_name.get(name)
         return None if value is None else str(value, "latin-1")
+
+    @property
+    def is_open(self) -> bool:
+        """False once the client has left, and where that cannot be known."""
+        return self.transport is not None and not self.transport.is_closing()
 
     @property
     def peer(self) -> str:

@@ -198,6 +198,7 @@ class LightProtocol(HttpToolsProtocol):
             if self._is_far_ahead:
                 self.flow.pause_reading()
             return
+        request.transport = self.transport
         self._task = self.loop.create_task(self._serve(request, error))
         self.tasks.add(self._task)
 

@@ -78,6 +78,8 @@ class Exchange:
         except ApiError as error:
             return self._refuse(error)
         except asyncio.CancelledError:
+            if self._request.is_open:  # not the client left, but this worker stops
+                return self._refuse(_STOPPING)
             self.close()
             raise
         except Exception:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import json
 
+import httpx
 import pytest
 
 from tests.gateway.conftest import MODEL, make_house
@@ -147,3 +148,18 @@ async def test_stopping_the_gateway_leaves_no_task(house):
     await house.record()
     names = {item.get_name() for item in asyncio.all_tasks()}
     assert {"configuration", "follow-n0"} <= names
+
+
+@pytest.mark.parametrize("path", BODIES)
+@pytest.mark.parametrize("answer", [hang, hang_within_the_body])
+async def test_who_is_cut_off_by_a_stop_is_told_and_recorded_so(path, answer):
+    async with httpx.AsyncClient(timeout=20) as client:
+        async with make_house() as house:
+            house.node.answer = answer
+            url = f"http://127.0.0.1:{house.port}{path}"
+            asking = asyncio.create_task(client.post(url, json={"model": MODEL} | BODIES[path]))
+            await until(lambda: house.node.requests)
+        response = await asking
+    assert (response.status_code, response.headers["retry-after"]) == (503, "3")
+    [record] = house.records
+    assert (record.status, record.outcome, record.error_code) == (503, "error", "gateway_stopping")
