@@ -46,6 +46,7 @@ FINISH = _event('{"index":0,"delta":{},"finish_reason":"stop"}')
 USAGE = {"prompt_tokens": 20, "completion_tokens": 3, "total_tokens": 23}
 USAGE_EVENT = _event("")[:-3] + b',"usage":' + json.dumps(USAGE).encode() + b"}\n\n"
 DONE = b"data: [DONE]\n\n"
+PING = framed(b": ping\n\n")
 ANSWER_TEXT = "An instant answer of the mock node."
 
 
@@ -81,12 +82,13 @@ def _health() -> Health:
     return Health(status="ok", uptime_s=1, pid=1, rss_mb=1, devices=[], models=[load])
 
 
-def _state() -> bytes:
+def state() -> bytes:
+    """What `/events` begins with."""
     info = ModelInfo(
         id=MODEL, source="mock", state="loaded", context=32_768, memory_mb=1, capabilities=["chat"]
     )
-    state = NodeState(seq=1, health=_health(), models=[info])
-    return framed(b"event: state\ndata: " + state.model_dump_json().encode() + b"\n\n")
+    now = NodeState(seq=1, health=_health(), models=[info])
+    return framed(b"event: state\ndata: " + now.model_dump_json().encode() + b"\n\n")
 
 
 _LISTED = {
@@ -140,13 +142,13 @@ class Node(asyncio.Protocol):
             return
         path = request.split(b" ", 2)[1].partition(b"?")[0]
         if path == b"/events":
-            self._transport.write(STREAM_HEAD + framed(_state()))
+            self._transport.write(STREAM_HEAD + state())
             self._ping()
         else:
             self._transport.write(_PAGES.get(path, _NOT_FOUND))
 
     def _ping(self) -> None:
-        self._transport.write(framed(b": ping\n\n"))
+        self._transport.write(PING)
         self._timer = self._loop.call_later(PING_S, self._ping)
 
     def _stream(self, request: bytes) -> None:

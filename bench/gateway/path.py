@@ -50,7 +50,7 @@ from fleet.gateway.redis_link import RedisLink
 from fleet.gateway.upstream import Pool
 from fleet.limits import KeyLimits
 from fleet.records import RequestRecord
-from fleet.snapshot import Configuration, KeyView, ModelView, NodeConfig, NodeView, ProfileView
+from fleet.snapshot import Configuration, KeyView, NodeConfig, ProfileView
 
 KEY, MANY = "sk-bench", 10**9
 CONNECTIONS = 32
@@ -101,7 +101,9 @@ class Wire(asyncio.Transport):
 
 
 def node(wire: Wire, data: bytes) -> None:
-    if data.startswith(b"GET"):  # it says nothing of itself: what it has is set
+    if data.startswith(b"GET"):  # /events
+        wire.receive(mock.STREAM_HEAD + mock.state())
+        _ping(wire)
         return
     if b'"stream": true' not in data:
         wire.receive(mock.ANSWER)
@@ -110,6 +112,11 @@ def node(wire: Wire, data: bytes) -> None:
     end = b"".join(map(mock.framed, (mock.FINISH, mock.USAGE_EVENT, mock.DONE))) + b"0\r\n\r\n"
     for piece in (mock.STREAM_HEAD, *pieces, end):
         wire.loop.call_soon(wire.receive, piece)
+
+
+def _ping(wire: Wire) -> None:
+    wire.receive(mock.PING)
+    wire.loop.call_later(mock.PING_S, _ping, wire)
 
 
 def redis(wire: Wire, data: bytes) -> None:
@@ -215,9 +222,8 @@ async def measure(kind: str, seconds: float) -> dict[str, float]:
     gateway = Gateway(CortexConfig(), Control(), store)
     app = application(gateway)
     async with gateway.running():
-        config = gateway.view.snapshot.config.nodes["mock"]
-        loaded = ModelView(mock.MODEL, "loaded", 32_768, capabilities=("chat",))
-        gateway.view.set_node(NodeView(config, healthy=True, models={mock.MODEL: loaded}))
+        while not gateway.view.snapshot.replicas(mock.MODEL):
+            await gateway.view.changed(1.0)
         meter = Meter(seconds)
         clients(app, kind, meter)
         await meter.over.wait()
