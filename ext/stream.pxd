@@ -5,8 +5,6 @@ cimport cython
 from ext.http cimport Chunks
 from ext.sse cimport SSEScanner
 
-cdef Py_ssize_t MAX_TIMES
-
 
 cdef class Outlet:
     cdef object _write
@@ -17,12 +15,14 @@ cdef class Outlet:
 
 
 cdef class Tap:
-    cdef readonly object first_token
-    cdef readonly object times
+    cdef readonly object first_token, first
+    cdef readonly double last
+    cdef readonly list gaps
+    cdef object _bounds
     cdef SSEScanner _scanner
     cdef object _rewrite, _put, _clock
 
-    @cython.locals(passed=bytes)
+    @cython.locals(now=double, passed=bytes)
     cpdef bint take(self, bytes data) except -1
 
 

@@ -8,14 +8,12 @@ piece. They know bytes and the functions they are given; sockets, clocks and tas
 
 from __future__ import annotations
 
-from array import array
-from collections.abc import Callable
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from ext.http import Chunks
 from ext.sse import SSEScanner
-
-MAX_TIMES = 1024  # of a stream's pieces, for the gaps between them: its last
 
 
 class Outlet:
@@ -34,7 +32,10 @@ class Outlet:
 
 
 class Tap:
-    """What a stream says as it passes. Times are those of `clock`."""
+    """What a stream says as it passes. Times are those of `clock`.
+
+    `gaps` counts the times between two pieces by bucket: up to and with each of `bounds`, and above the last.
+    """
 
     def __init__(
         self,
@@ -42,9 +43,13 @@ class Tap:
         rewrite: Callable[[bytes], bytes] | None,
         put: Callable[[bytes], bool],
         clock: Callable[[], float],
+        bounds: Sequence[float] = (),
     ) -> None:
         self.first_token: float | None = None
-        self.times = array("d")
+        self.first: float | None = None  # piece
+        self.last = 0.0
+        self.gaps = [0] * (len(bounds) + 1)
+        self._bounds = bounds
         self._scanner = scanner
         self._rewrite = rewrite
         self._put = put
@@ -53,10 +58,11 @@ class Tap:
     def take(self, data: bytes) -> bool:
         """Look at it, rewrite it, put it on; False while the client is slow."""
         now = self._clock()
-        times = self.times
-        times.append(now)
-        if len(times) > 2 * MAX_TIMES:
-            del times[:MAX_TIMES]
+        if self.first is None:
+            self.first = now
+        else:
+            self.gaps[bisect_left(self._bounds, now - self.last)] += 1
+        self.last = now
         passed = self._scanner.feed(data)
         if self._rewrite is not None:
             passed = self._rewrite(passed)

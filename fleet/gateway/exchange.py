@@ -251,7 +251,7 @@ class Exchange:
         if self._ticket is not None:
             self._gateway.limiter.settle(self._ticket, self._used_tokens(self._ticket, outcome))
         record = self._account.record(outcome, status, error_code, self._dispatch)
-        self._gateway.recorder.put(record, self._relay.times if self._relay else ())
+        self._gateway.recorder.put(record, self._relay.gaps if self._relay else None)
 
     def _used_tokens(self, ticket: Ticket, outcome: Outcome) -> int:
         """As the engine counted; by what passed when the stream broke off before its usage.

@@ -11,7 +11,7 @@ import math
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from prometheus_client import Counter, Gauge, Histogram
 
@@ -24,6 +24,13 @@ _TTFT = (0.05, 0.1, 0.25, 0.5, 1, 2, 5, 10, 20, 30, 60, 120)
 _RATE = (1, 2.5, 5, 10, 15, 20, 30, 40, 60, 80, 120, 200)
 _GAP = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.1, 0.2, 0.5, 1, 5)
 _DELAY = (0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 2)
+
+
+class Gaps(NamedTuple):
+    """The times between a stream's pieces: how many fall into each bucket of `GAP`, and their sum."""
+
+    counts: Sequence[int]
+    total_s: float
 
 
 class TallyHistogram(Histogram):
@@ -67,9 +74,7 @@ TTFT = TallyHistogram(
 RATE = TallyHistogram(
     "cortex_tokens_per_second", "Completion tokens a second after the first", _LABELS, buckets=_RATE
 )
-GAP = TallyHistogram(
-    "cortex_inter_token_seconds", "Between chunks of a stream; a long one's last", _LABELS, buckets=_GAP
-)
+GAP = TallyHistogram("cortex_inter_token_seconds", "Between the chunks of a stream", _LABELS, buckets=_GAP)
 OVERHEAD = TallyHistogram(
     "cortex_gateway_overhead_seconds", "The gateway's own work until a node is asked", _LABELS, buckets=_DELAY
 )

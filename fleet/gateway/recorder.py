@@ -18,6 +18,7 @@ from itertools import islice
 
 from cortex_site import logs
 from fleet.gateway import metrics
+from fleet.gateway.metrics import Gaps
 from fleet.gateway.tally import Tally
 from fleet.records import RequestRecord
 
@@ -60,10 +61,10 @@ class Recorder:
     def start(self) -> None:
         self._thread.start()
 
-    def put(self, record: RequestRecord, times: Sequence[float] = ()) -> None:
-        """Never waits. `times` are those of a stream's pieces, monotonic, in their order."""
+    def put(self, record: RequestRecord, gaps: Gaps | None = None) -> None:
+        """Never waits. A stream has `gaps`."""
         with self._tally_lock:
-            self._tally.add(record, times, known=self._known(record.model))
+            self._tally.add(record, gaps, known=self._known(record.model))
         level = logging.INFO if record.outcome in _ORDINARY else logging.WARNING
         logs.tell(request_log, level, "request", record, record.started_at + record.latency_s)
         if len(self._queue) < self._queue_size:

@@ -8,15 +8,16 @@ transports' high-water marks.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 
 import msgspec
 
 from cortex_site.light import Sink
 from ext.sse import SSEScanner
 from ext.stream import Tap
+from fleet.gateway import metrics
 from fleet.gateway.connection import UpstreamError
 from fleet.gateway.dialects import Answer
+from fleet.gateway.metrics import Gaps
 from fleet.gateway.upstream import Response
 
 
@@ -27,7 +28,8 @@ class Relay:
         self._answer = answer
         self._sink = sink
         self._scanner = SSEScanner(hide_usage)
-        self._tap = Tap(self._scanner, None if answer.is_verbatim else answer.feed, sink.put, time.monotonic)
+        rewrite = None if answer.is_verbatim else answer.feed
+        self._tap = Tap(self._scanner, rewrite, sink.put, time.monotonic, metrics.GAP.bounds)
 
     @property
     def events(self) -> int:
@@ -53,9 +55,10 @@ class Relay:
         return self._scanner.finish
 
     @property
-    def times(self) -> Sequence[float]:
-        """When its pieces came; of a long stream the last ones."""
-        return self._tap.times
+    def gaps(self) -> Gaps:
+        """Between its pieces."""
+        tap = self._tap
+        return Gaps(tap.gaps, tap.last - (tap.first or tap.last))
 
     @property
     def _ended(self) -> bool:

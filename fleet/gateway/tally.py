@@ -7,12 +7,11 @@ are one group: a request costs a look-up and a few appends.
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right
-from collections.abc import Sequence
+from bisect import bisect_right
 from itertools import pairwise
 
 from fleet.gateway import metrics
-from fleet.gateway.metrics import TallyHistogram
+from fleet.gateway.metrics import Gaps, TallyHistogram
 from fleet.records import RequestRecord
 
 Kind = tuple[str, str, str, str, str, str]  # model, node, outcome, dialect, error code, key
@@ -29,7 +28,8 @@ class _Group:
         self.first_tokens: list[float] = []
         self.rates: list[float] = []
         self.overheads: list[float] = []
-        self.streams: list[Sequence[float]] = []  # when the pieces of each came
+        self.gaps = [0] * (len(metrics.GAP.bounds) + 1)  # of streams, by bucket
+        self.gaps_s = 0.0
 
     def add(self, record: RequestRecord) -> None:
         self.requests += 1
@@ -51,6 +51,10 @@ class _Group:
             self.rates.append(record.tokens_per_second)
         if record.overhead_s is not None:
             self.overheads.append(record.overhead_s)
+
+    def add_gaps(self, gaps: Gaps) -> None:
+        self.gaps = [ours + more for ours, more in zip(self.gaps, gaps.counts, strict=True)]
+        self.gaps_s += gaps.total_s
 
     def flush(self, kind: Kind) -> None:
         model, node, outcome, dialect, code, key = kind
@@ -88,16 +92,8 @@ class _Group:
         ):
             if values:
                 histogram.labels(*at).add(_counted(values, histogram), sum(values))
-        if self.streams:
-            self._flush_gaps(at)
-
-    def _flush_gaps(self, at: tuple[str, str]) -> None:
-        bounds = metrics.GAP.bounds
-        counts = [0] * (len(bounds) + 1)
-        for times in self.streams:
-            for earlier, later in pairwise(times):
-                counts[bisect_left(bounds, later - earlier)] += 1
-        metrics.GAP.labels(*at).add(counts, sum(times[-1] - times[0] for times in self.streams))
+        if any(self.gaps):
+            metrics.GAP.labels(*at).add(self.gaps, self.gaps_s)
 
 
 def _counted(values: list[float], histogram: TallyHistogram) -> list[int]:
@@ -113,19 +109,16 @@ class Tally:
     def __init__(self) -> None:
         self._groups: dict[Kind, _Group] = {}
 
-    def add(self, record: RequestRecord, times: Sequence[float] = (), *, known: bool) -> None:
-        """One finished request; one for a model that is not `known` goes without the model's name.
-
-        `times` are those at which a stream's pieces came.
-        """
+    def add(self, record: RequestRecord, gaps: Gaps | None = None, *, known: bool) -> None:
+        """One finished request; one for a model that is not `known` goes without the model's name."""
         model = record.model if known else "unknown"
         kind = (model, record.node, record.outcome, record.dialect, record.error_code, record.key)
         group = self._groups.get(kind)
         if group is None:
             group = self._groups[kind] = _Group()
         group.add(record)
-        if len(times) > 1:
-            group.streams.append(times)
+        if gaps is not None:
+            group.add_gaps(gaps)
 
     def flush(self) -> None:
         """Into the metrics; the tally is empty again."""

@@ -6,7 +6,7 @@ from django.db import models
 class RequestMetric(models.Model):
     """One finished request; the fields of `fleet.records.RequestRecord`. Durations in seconds."""
 
-    request_id = models.CharField(max_length=100, db_index=True)
+    request_id = models.CharField(max_length=100)
     started_at = models.DateTimeField()
     model = models.CharField(max_length=200)
     node = models.CharField(max_length=100, blank=True)
@@ -34,6 +34,7 @@ class RequestMetric(models.Model):
     class Meta:
         ordering = ["-started_at", "-id"]
         indexes = [
+            models.Index(fields=["request_id"], name="metric_by_request"),
             models.Index(fields=["-started_at", "-id"], name="metric_by_age"),
             models.Index(fields=["model", "-started_at"], name="metric_by_model"),
             models.Index(fields=["node", "-started_at"], name="metric_by_node"),

@@ -14,9 +14,9 @@ from typing import Any
 
 import msgspec
 from django.db import connection
-from django.db.models import CharField, DateTimeField, Field, Q, QuerySet
+from django.db.models import CharField, DateTimeField, Field, Model
 
-from fleet.models import ApiKey, Placement, RequestMetric
+from fleet.models import ApiKey, Node, Placement, RequestMetric
 from fleet.records import RequestRecord
 from fleet.services.connection import connected
 
@@ -27,26 +27,40 @@ _NUL = re.compile(rb"(?<!\\)((?:\\\\)*)\\u0000")  # and no escaped backslash bef
 @connected
 def store(batch: Sequence[RequestRecord]) -> None:
     """Write a batch at once, and note on placements and keys that they were used."""
-    _insert(batch)
     ended = sorted(batch, key=_end)  # what follows keeps the last of each kind
-    for record in {(record.model, record.node): record for record in ended}.values():
-        _mark_used(Placement.objects.filter(model=_text(record.model), node__name=record.node), record)
-    for record in {record.key: record for record in ended}.values():
-        _mark_used(ApiKey.objects.filter(name=record.key), record)
+    placements = {(record.model, record.node): _end(record) for record in ended if record.node}
+    api_keys = {(record.key,): _end(record) for record in ended if record.key}
+    with connection.cursor() as cursor:
+        cursor.execute(_statement(connection.vendor), [_array(batch)])
+        for mark, used in ((_mark_placement(), placements), (_mark_key(), api_keys)):
+            for names, at in used.items():
+                when = connection.ops.adapt_datetimefield_value(datetime.fromtimestamp(at, UTC))
+                cursor.execute(mark, [when, when, *map(_text, names)])
 
 
 def _end(record: RequestRecord) -> float:
     return record.started_at + record.latency_s
 
 
-def _mark_used(rows: QuerySet[Any], last: RequestRecord) -> None:
-    when = datetime.fromtimestamp(_end(last), UTC)
-    rows.filter(Q(last_used_at=None) | Q(last_used_at__lt=when)).update(last_used_at=when)
+@cache
+def _mark_placement() -> str:
+    node = f"SELECT id FROM {_table(Node)} WHERE name = %s"  # noqa: S608 - our names
+    return _mark(Placement, f"model = %s AND node_id IN ({node})")
 
 
-def _insert(batch: Sequence[RequestRecord]) -> None:
-    with connection.cursor() as cursor:
-        cursor.execute(_statement(connection.vendor), [_array(batch)])
+@cache
+def _mark_key() -> str:
+    return _mark(ApiKey, "name = %s")
+
+
+def _mark(model: type[Model], which: str) -> str:
+    """Moves `last_used_at` forward; the ORM takes half a millisecond to say so each time."""
+    older = "(last_used_at IS NULL OR last_used_at < %s)"
+    return f"UPDATE {_table(model)} SET last_used_at = %s WHERE {older} AND {which}"  # noqa: S608 - our names
+
+
+def _table(model: type[Model]) -> str:
+    return connection.ops.quote_name(model._meta.db_table)  # noqa: SLF001 - Django documents `_meta`
 
 
 def _array(batch: Sequence[RequestRecord]) -> str:
@@ -60,11 +74,10 @@ def _array(batch: Sequence[RequestRecord]) -> str:
 @cache
 def _statement(vendor: str) -> str:
     """Inserts what a JSON array of records holds."""
-    table = connection.ops.quote_name(RequestMetric._meta.db_table)  # noqa: SLF001 - Django documents `_meta`
     fields = [field for field in RequestMetric._meta.concrete_fields if not field.primary_key]  # noqa: SLF001
     columns = ", ".join(connection.ops.quote_name(field.column) for field in fields)
     values, source = (_in_postgresql if vendor == "postgresql" else _in_sqlite)(fields)
-    return f"INSERT INTO {table} ({columns}) SELECT {values} FROM {source}"  # noqa: S608 - our names
+    return f"INSERT INTO {_table(RequestMetric)} ({columns}) SELECT {values} FROM {source}"  # noqa: S608 - our names
 
 
 def _in_postgresql(fields: Sequence[Field[Any, Any]]) -> tuple[str, str]:

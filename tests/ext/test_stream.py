@@ -65,7 +65,7 @@ class Line:
         self.written, self.flow, self.owner, self.now = bytearray(), Flow(), Owner(), 0.0
         self.outlet = stream.Outlet(self.written.extend, self.flow, chunked)
         self.scanner = sse.SSEScanner(hide_usage)
-        self.tap = stream.Tap(self.scanner, rewrite, self.outlet.put, self.clock)
+        self.tap = stream.Tap(self.scanner, rewrite, self.outlet.put, self.clock, (2.0, 3.0))
         self.inlet = stream.Inlet(http.Chunks(), self.tap.take, self.owner, self.clock)
 
     def clock(self) -> float:
@@ -117,16 +117,17 @@ def test_what_is_seen_and_when(made_of):
     assert (
         line.tap.first_token == 5.0
     )  # a piece is looked at by the inlet and by the tap; the first says nothing
-    assert list(line.tap.times) == [3.0, 5.0, 7.0, 9.0, 11.0]
+    assert (line.tap.first, line.tap.last) == (3.0, 11.0)
     assert line.inlet.heard_at == 10.0
 
 
-def test_times_are_bounded(made_of):
-    line, limit = Line(made_of), 1024
-    for _ in range(5 * limit):
+def test_gaps_are_counted_by_bucket(made_of):
+    line = Line(made_of)
+    for pause in (0.0, 1.0, 1.5, 2.0, 9.0):  # and the second that the look takes
+        line.now += pause
         line.tap.take(EVENTS[1])
-    assert limit <= len(line.tap.times) <= 2 * limit
-    assert line.tap.times[-1] == 5 * limit + 1
+    assert line.tap.gaps == [1, 2, 1]
+    assert line.tap.last - line.tap.first == 17.5
 
 
 def test_a_slow_client_is_told_of_at_once(made_of):

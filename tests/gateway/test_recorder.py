@@ -11,6 +11,7 @@ from msgspec.structs import replace
 from prometheus_client import REGISTRY
 
 from fleet.gateway import recorder as module
+from fleet.gateway.metrics import Gaps
 from fleet.gateway.recorder import Recorder
 from fleet.records import RequestRecord
 
@@ -155,11 +156,13 @@ def test_a_stop_without_a_database_counts_what_is_lost(database):
         assert lost() == 30
 
 
-def test_gaps_between_chunks_are_folded_by_bucket(database):
+def test_gaps_between_chunks_are_added_by_bucket(database):
     name = "cortex_inter_token_seconds"
     labels = {"model": "gaps", "node": "n"}
     with recording(database) as recorder:
-        recorder.put(replace(RECORD, model="gaps"), [10.0, 10.004, 10.006, 10.5, 18.5])
+        recorder.put(replace(RECORD, model="gaps"), Gaps([0, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1], 8.006))
+        recorder.put(replace(RECORD, model="gaps"), Gaps([0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0], 0.494))
+        recorder.put(replace(RECORD, model="gaps"), Gaps([0] * 13, 0.0))
         until(lambda: value(f"{name}_count", **labels) == 4)
     assert value(f"{name}_sum", **labels) == pytest.approx(8.5)
     for bound, below in (("0.001", 0), ("0.0025", 1), ("0.005", 2), ("0.5", 3), ("5.0", 3), ("+Inf", 4)):
