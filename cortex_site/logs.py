@@ -25,7 +25,7 @@ _CHATTY = (
     *("celery.beat", "celery.worker.strategy", "celery.app.trace"),
 )
 MAX_WAITING = 10_000  # lines
-GATHER_S = 0.02  # lines that follow one another so soon are one write
+GATHER_S = 0.1  # lines that follow one another so soon are one write
 CLOSE_S = 1.0
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {
     *("message", "asctime", "taskName", "color_message", "fields")

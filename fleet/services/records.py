@@ -60,7 +60,7 @@ def _mark(model: type[Model], which: str) -> str:
 
 
 def _table(model: type[Model]) -> str:
-    return connection.ops.quote_name(model._meta.db_table)  # noqa: SLF001 - Django documents `_meta`
+    return str(connection.ops.quote_name(model._meta.db_table))  # noqa: SLF001 - Django documents `_meta`
 
 
 def _array(batch: Sequence[RequestRecord]) -> str:
