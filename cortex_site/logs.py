@@ -46,26 +46,30 @@ class JsonFormatter(logging.Formatter):
         super().__init__()
         self._program = program
         self._second, self._moment = -1, ""  # of the last line, as text
-        self._heads: dict[tuple[str, str, str], str] = {}
+        self._heads: dict[tuple[int, str, str], str] = {}
 
     def format(self, record: logging.LogRecord) -> str:
-        level, message = record.levelname.lower(), record.getMessage()
+        message = record.getMessage()
         if fields := getattr(record, "fields", None):
-            return self.line(record.created, level, record.name, message, fields)
-        line = {"time": self._time(record.created), "level": level, "program": self._program}
-        line |= {"logger": record.name, "message": message} | _extra(record)
+            return self.line(record.created, record.levelno, record.name, message, fields)
+        line = {"time": self._time(record.created)}
+        line |= self._words(record.levelno, record.name, message) | _extra(record)
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
         return _json.encode(line).decode()
 
-    def line(self, created: float, level: str, logger: str, message: str, fields: msgspec.Struct) -> str:
+    def line(self, created: float, level: int, logger: str, message: str, fields: msgspec.Struct) -> str:
         """What `fields` says, at a moment given in seconds since the epoch. Few `message`s come this way."""
         head = self._heads.get((level, logger, message))
         if head is None:
-            words = {"level": level, "program": self._program, "logger": logger, "message": message}
+            words = self._words(level, logger, message)
             head = self._heads[level, logger, message] = msgspec.json.encode(words)[1:-1].decode()
         rest = str(_json.encode(fields), "utf-8")
         return f'{{"time":"{self._time(created)}",{head},{rest[1:]}'
+
+    def _words(self, level: int, logger: str, message: str) -> dict[str, Any]:
+        name = logging.getLevelName(level).lower()
+        return {"level": name, "program": self._program, "logger": logger, "message": message}
 
     def _time(self, created: float) -> str:
         second = int(created)
@@ -155,8 +159,7 @@ def tell(logger: logging.Logger, level: int, message: str, fields: msgspec.Struc
     for handler in logging.getLogger().handlers:
         formatter = handler.formatter
         if isinstance(handler, ThreadHandler) and isinstance(formatter, JsonFormatter):
-            name = logging.getLevelName(level).lower()
-            handler.put(formatter.line(created, name, logger.name, message, fields))
+            handler.put(formatter.line(created, level, logger.name, message, fields))
         else:
             told = {"msg": message, "created": created, "fields": fields}
             facts = {"name": logger.name, "levelno": level, "levelname": logging.getLevelName(level)}

@@ -96,7 +96,8 @@ class Account:
         log.warning("a node's usage is not readable", extra={"request_id": self.request_id})
 
     def _note_finish(self, data: bytes) -> None:
-        if found := _FINISH.search(data):
+        at = data.find(b'"finish_reason"')  # many times as fast as the pattern
+        if at >= 0 and (found := _FINISH.search(data, at)):
             self.finish_reason = found[1].decode()
 
     def record(self, outcome: Outcome, status: int, error_code: str, dispatch: Dispatch) -> RequestRecord:
