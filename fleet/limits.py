@@ -15,6 +15,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
+from struct import Struct
 from typing import Literal
 
 import msgspec
@@ -174,9 +175,20 @@ def in_use(arrival: float, limit: int, now: float) -> int:
     return math.ceil(max(0.0, arrival - now) * limit / MINUTE_S - 1e-3)
 
 
+STORED = Struct("<ddddd")  # an account in Redis: born, requests, tokens, window, spent
+
+
+def read_account(stored: bytes | None) -> Account:
+    """Without its leases; a new one where nothing is stored."""
+    if stored is None:
+        return Account()
+    born, requests, tokens, window, spent = STORED.unpack(stored)
+    return Account(born, requests, tokens, int(window), int(spent))
+
+
 def redis_keys(digest: str) -> tuple[str, str]:
     """Names of an account and its leases; the braces keep both on one node of a cluster."""
-    name = f"cortex:limits:{{{digest[:32]}}}"
+    name = f"cortex:account:{{{digest[:32]}}}"
     return name, f"{name}:open"
 
 

@@ -1,8 +1,8 @@
 """`fleet.limits` in Lua, for accounts in Redis: each script is one atomic step for all requests of
 one key that came together.
 
-An account is a hash (`KEYS[1]`: born, requests, tokens, window, spent) and a sorted set of leases (`KEYS[2]`:
-members `id:tokens:window`, scored by their end). Redis's own clock is the only one. Numbers that are absent
+An account is a string (`KEYS[1]`, as `fleet.limits.STORED`) and a sorted set of leases (`KEYS[2]`: members
+`id:tokens:window`, scored by their end). Redis's own clock is the only one. Numbers that are absent
 come as empty strings.
 """
 
@@ -10,18 +10,19 @@ from __future__ import annotations
 
 from struct import Struct
 
-from fleet.limits import Bound
+from fleet.limits import STORED, Bound
 
 BOUNDS: tuple[Bound, ...] = ("", "concurrent", "requests", "tokens", "budget")
 VERDICT = Struct("<Bddddd")
 KEEP_S = 32 * 86_400  # an account that nothing happens to for so long is forgotten; longer than any period
 
 _PRELUDE = f"""
+local keep = {KEEP_S}
 local time = redis.call('TIME')
 local now = tonumber(time[1]) + tonumber(time[2]) / 1e6
-local stored = redis.call('HMGET', KEYS[1], 'born', 'requests', 'tokens', 'window', 'spent')
-local born, requests = tonumber(stored[1] or now), tonumber(stored[2] or 0)
-local tokens, window, spent = tonumber(stored[3] or 0), tonumber(stored[4] or 0), tonumber(stored[5] or 0)
+local stored = redis.call('GET', KEYS[1])
+local born, requests, tokens, window, spent = now, 0, 0, 0, 0
+if stored then born, requests, tokens, window, spent = struct.unpack('{STORED.format}', stored) end
 
 local function roll(to)
   if to > window then window, spent = to, 0 end
@@ -37,10 +38,8 @@ local function parts(member)
 end
 
 local function save()
-  redis.call('HSET', KEYS[1], 'born', born, 'requests', requests, 'tokens', tokens,
-             'window', window, 'spent', spent)
-  redis.call('EXPIRE', KEYS[1], {KEEP_S})
-  redis.call('EXPIRE', KEYS[2], {KEEP_S})
+  local account = struct.pack('{STORED.format}', born, requests, tokens, window, spent)
+  redis.call('SET', KEYS[1], account, 'EX', keep)
 end
 """
 
@@ -54,12 +53,12 @@ local concurrent, budget = tonumber(ARGV[1]), tonumber(ARGV[4])
 local request_limit, token_limit = tonumber(ARGV[2]), tonumber(ARGV[3])
 local verdicts = {}
 
-for _, dead in ipairs(redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', now)) do
+local open = redis.call('ZCARD', KEYS[2])
+for _, dead in ipairs(open > 0 and redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', now) or {}) do
   local reserved, at = parts(dead)
   charge(at, -reserved)
-  redis.call('ZREM', KEYS[2], dead)
+  open = open - redis.call('ZREM', KEYS[2], dead)
 end
-local open = redis.call('ZCARD', KEYS[2])
 
 local function advance(arrival, limit, cost)
   if not limit then return arrival, 0 end
@@ -91,6 +90,7 @@ for i = 6, #ARGV do
                                         math.max(0, requests - now), math.max(0, tokens - now))
 end
 save()
+redis.call('EXPIRE', KEYS[2], keep)
 return verdicts
 """
 )
@@ -132,5 +132,6 @@ for i = 2, #ARGV do
   if redis.call('ZADD', KEYS[2], now + tonumber(ARGV[1]), ARGV[i]) == 1 then charge(start, amount) end
 end
 save()
+redis.call('EXPIRE', KEYS[2], keep)
 """
 )

@@ -12,7 +12,7 @@ from datetime import datetime
 import redis
 from django.conf import settings
 
-from fleet.limits import KeyLimits, in_use, period, redis_keys
+from fleet.limits import Account, KeyLimits, in_use, period, read_account, redis_keys
 from fleet.models import ApiKey
 
 PREFIX = "sk-cortex-"
@@ -63,28 +63,27 @@ def usage(rows: Iterable[ApiKey]) -> dict[str, str]:
             pipe = client.pipeline(transaction=False)
             for row in limited:
                 account, leases = redis_keys(row.digest)
-                pipe.hmget(account, "requests", "tokens", "window", "spent")
+                pipe.get(account)
                 pipe.zcount(leases, time.time(), "+inf")
             answers = pipe.execute()
     except redis.RedisError:
         return {}
     return {
-        row.digest: _usage_text(row.limits, [float(value or 0) for value in numbers], running)
-        for row, numbers, running in zip(limited, answers[::2], answers[1::2], strict=True)
+        row.digest: _usage_text(row.limits, read_account(stored), running)
+        for row, stored, running in zip(limited, answers[::2], answers[1::2], strict=True)
     }
 
 
-def _usage_text(limits: KeyLimits, numbers: Sequence[float], running: int) -> str:
-    requests, tokens, window, spent = numbers
+def _usage_text(limits: KeyLimits, account: Account, running: int) -> str:
     now = time.time()
     parts = []
     if limit := limits.requests_per_minute:
-        parts.append(f"{in_use(requests, limit, now):,} of {limit:,} requests a minute")
+        parts.append(f"{in_use(account.requests, limit, now):,} of {limit:,} requests a minute")
     if limit := limits.tokens_per_minute:
-        parts.append(f"{in_use(tokens, limit, now):,} of {limit:,} tokens a minute")
+        parts.append(f"{in_use(account.tokens, limit, now):,} of {limit:,} tokens a minute")
     if limit := limits.concurrent_requests:
         parts.append(f"{running} of {limit} at once")
     if limit := limits.budget_tokens:
-        of_now = spent if window == period(limits.budget_period, now)[0] else 0
-        parts.append(f"{int(of_now):,} of {limit:,} tokens this {limits.budget_period}")
+        of_now = account.spent if account.window == period(limits.budget_period, now)[0] else 0
+        parts.append(f"{of_now:,} of {limit:,} tokens this {limits.budget_period}")
     return "; ".join(parts)

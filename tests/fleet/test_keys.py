@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from fleet.limits import KeyLimits, period, redis_keys
+from fleet.limits import STORED, KeyLimits, period, redis_keys
 from fleet.models import ApiKey, ConfigurationVersion, RequestMetric
 from fleet.records import RequestRecord
 from fleet.services import configuration, keys, records
@@ -44,8 +44,7 @@ def test_a_key_without_limits_has_none(db):
 def fill(server, row) -> None:
     account, leases = redis_keys(row.digest)
     now = time.time()
-    fields = {"requests": now + 30, "tokens": now + 6, "window": period("day", now)[0], "spent": 1234}
-    server.client.hset(account, mapping=fields)
+    server.client.set(account, STORED.pack(now - 60, now + 30, now + 6, period("day", now)[0], 1234))
     server.client.zadd(leases, {"a": now + 30, "b": now + 30, "dead": now - 1})
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from fleet.gateway.limit_headers import LimitExceededError, openai
 from fleet.gateway.limits import Limiter
-from fleet.limits import KeyLimits, redis_keys
+from fleet.limits import KeyLimits, read_account, redis_keys
 from fleet.snapshot import KeyView
 
 DIGEST = "d" * 64
@@ -39,7 +39,7 @@ async def until(condition, limit_s=15):
 
 
 def spent(server) -> int:
-    return int(server.client.hget(ACCOUNT, "spent") or 0)
+    return read_account(server.client.get(ACCOUNT)).spent
 
 
 # --- through Redis ---

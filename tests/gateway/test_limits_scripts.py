@@ -9,7 +9,7 @@ import pytest
 
 from fleet import limits as arithmetic
 from fleet.gateway.limits_scripts import BOUNDS, RENEW, RESERVE, SETTLE, VERDICT
-from fleet.limits import Account, Grant, KeyLimits, redis_keys
+from fleet.limits import Account, Grant, KeyLimits, read_account, redis_keys
 
 ACCOUNT, LEASES = redis_keys("d" * 64)
 
@@ -65,13 +65,13 @@ class Twin:
         return seconds + micros / 1e6
 
     def compare(self) -> None:
-        stored = {name.decode(): float(value) for name, value in self.client.hgetall(ACCOUNT).items()}
-        assert (stored["spent"], stored["window"]) == (self.account.spent, self.account.window)
+        stored = read_account(self.client.get(ACCOUNT))
+        assert (stored.spent, stored.window) == (self.account.spent, self.account.window)
         members = {member.decode().split(":")[0] for member in self.client.zrange(LEASES, 0, -1)}
         assert members == set(self.account.leases)
         for name in ("born", "requests", "tokens"):  # our clock was read a little later than the script's
-            assert stored[name] == pytest.approx(getattr(self.account, name), abs=0.5)
-            setattr(self.account, name, stored[name])
+            assert getattr(stored, name) == pytest.approx(getattr(self.account, name), abs=0.5)
+            setattr(self.account, name, getattr(stored, name))
 
 
 SCRIPTS = {"reserve": RESERVE, "settle": SETTLE, "renew": RENEW}
