@@ -84,6 +84,9 @@ class _Settlement:
     again: bool = False  # it was sent before, and nobody knows whether it arrived
 
 
+_Claim = tuple[Grant, "asyncio.Future[Verdict | None]"]
+
+
 class Limiter:
     """Connects at the first key with limits. `close` ends its task and its connection."""
 
@@ -98,8 +101,9 @@ class Limiter:
         self._scripts: dict[str, str] = {}  # SHA-1 by name
         self._accounts: defaultdict[str, Account] = defaultdict(Account)  # while Redis is away, by digest
         self._open: dict[str, Ticket] = {}
-        self._claims: dict[str, list[tuple[Grant, asyncio.Future[Verdict | None]]]] = {}  # by digest, unsent
+        self._claims: dict[str, tuple[KeyView, list[_Claim]]] = {}  # by digest, unsent
         self._backlog: deque[_Settlement] = deque()
+        self._sending = False  # in the event loop's next turn
         self._ids = itertools.count()
         self._worker = uuid.uuid4().hex[:12]
 
@@ -136,13 +140,12 @@ class Limiter:
         """Redis's verdict; None when it is away."""
         if (self._link or await self._connected()) is None:
             return None
-        loop = asyncio.get_running_loop()
-        verdict: asyncio.Future[Verdict | None] = loop.create_future()
+        verdict: asyncio.Future[Verdict | None] = asyncio.get_running_loop().create_future()
         claims = self._claims.get(key.digest)
         if claims is None:
-            claims = self._claims[key.digest] = []
-            loop.call_soon(self._send_claims, key)
-        claims.append((claim, verdict))
+            claims = self._claims[key.digest] = (key, [])
+            self._send_soon()
+        claims[1].append((claim, verdict))
         try:
             return await verdict
         except asyncio.CancelledError:
@@ -150,8 +153,22 @@ class Limiter:
             self._keep_for_later(_Settlement(Ticket(key, claim, local=False, headers={}), 0))
             raise
 
-    def _send_claims(self, key: KeyView) -> None:
-        claims = self._claims.pop(key.digest)
+    def _send_soon(self) -> None:
+        if not self._sending:
+            self._sending = True
+            asyncio.get_running_loop().call_soon(self._send)
+
+    def _send(self) -> None:
+        """What ended before what begins: who asks one request after the other is never in its own way."""
+        self._sending = False
+        self._flush()
+        claims, self._claims = self._claims, {}
+        for key, some in claims.values():
+            self._send_claims(key, some)
+        if self._link is not None:
+            self._link.flush()
+
+    def _send_claims(self, key: KeyView, claims: Sequence[_Claim]) -> None:
         judge = partial(_judge, [verdict for _, verdict in claims])
         if self._link is None or not self._link.is_open:
             judge(LinkError("Redis is away"))
@@ -198,7 +215,7 @@ class Limiter:
             self._backlog.popleft()
             metrics.SETTLEMENTS_LOST.inc()
         if not self._backlog:
-            asyncio.get_running_loop().call_soon(self._flush)
+            self._send_soon()
         self._backlog.append(item)
 
     def _flush(self) -> None:

@@ -78,14 +78,15 @@ class RedisLink(asyncio.Protocol):
             raise LinkError("the connection to Redis is closed")
         self._waiting.append((self._loop.time(), answered))
         if not self._outgoing:
-            self._loop.call_soon(self._flush)
+            self._loop.call_soon(self.flush)
         self._outgoing.append(hiredis.pack_command(tuple(command)))  # type: ignore[arg-type]  # its stub says one item
         if self._timer is None:
             self._timer = self._loop.call_later(self._timeout_s, self._look)
 
-    def _flush(self) -> None:
+    def flush(self) -> None:
+        """Send what was posted; it is sent in the event loop's next turn at the latest."""
         outgoing, self._outgoing = b"".join(self._outgoing), []
-        if self._transport is not None:
+        if outgoing and self._transport is not None:
             self._transport.write(outgoing)
 
     def _look(self) -> None:
