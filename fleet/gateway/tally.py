@@ -2,61 +2,87 @@
 
 Each step of a Prometheus metric costs a lock and a write to the file shared with the metrics process, some
 microseconds a request; here the whole batch pays for that once. Requests that differ in their figures only
-are one group: a request costs a look-up and a few appends.
+are one group: a request costs a look-up and an append, and what is summed up is summed up many at a time.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections.abc import Callable
 from itertools import pairwise
 
 from fleet.gateway import metrics
 from fleet.gateway.metrics import Gaps, TallyHistogram
 from fleet.records import RequestRecord
 
+FOLD_AT = 128  # records that wait to be summed up: what is held is bounded, however late `flush` comes
+
 Kind = tuple[str, str, str, str, str, str]  # model, node, outcome, dialect, error code, key
 
 
+class _Sum:
+    """A histogram's share, counted by bucket."""
+
+    def __init__(self, histogram: TallyHistogram) -> None:
+        self._histogram = histogram
+        self.counts = [0] * (len(histogram.bounds) + 1)
+        self.total = 0.0
+
+    def add(self, values: list[float]) -> None:
+        if not values:
+            return
+        values.sort()
+        reached = [bisect_right(values, bound) for bound in self._histogram.bounds]
+        more = [b - a for a, b in pairwise([0, *reached, len(values)])]
+        self.add_counted(Gaps(more, sum(values)))
+
+    def add_counted(self, more: Gaps) -> None:
+        self.counts = [a + b for a, b in zip(self.counts, more.counts, strict=True)]
+        self.total += more.total_s
+
+    def flush(self, *labels: str) -> None:
+        if any(self.counts):
+            self._histogram.labels(*labels).add(self.counts, self.total)
+
+
 class _Group:
-    """The figures of requests of one kind."""
+    """Requests of one kind: the last ones as they are, those before summed up."""
 
     def __init__(self) -> None:
-        self.requests = self.prompt = self.completion = self.cached = self.retries = 0
-        self.durations: list[float] = []
-        self.queued: list[float] = []
-        self.loads: list[float] = []
-        self.first_tokens: list[float] = []
-        self.rates: list[float] = []
-        self.overheads: list[float] = []
-        self.gaps = [0] * (len(metrics.GAP.bounds) + 1)  # of streams, by bucket
-        self.gaps_s = 0.0
+        self._records: list[RequestRecord] = []
+        self.requests = self.prompt = self.completion = self.cached = self.retries = self.cold = 0
+        self.durations, self.loads = _Sum(metrics.DURATION), _Sum(metrics.COLD)
+        self.queued, self.overheads = _Sum(metrics.QUEUE), _Sum(metrics.OVERHEAD)
+        self.first_tokens, self.rates = _Sum(metrics.TTFT), _Sum(metrics.RATE)
+        self.gaps = _Sum(metrics.GAP)
 
-    def add(self, record: RequestRecord) -> None:
-        self.requests += 1
-        self.durations.append(record.latency_s)
-        self.retries += record.retries
-        if record.cold:
-            self.loads.append(record.load_s)
-        if record.node:
-            self._add_answer(record)
+    def add(self, record: RequestRecord, gaps: Gaps | None) -> None:
+        self._records.append(record)
+        if gaps is not None:
+            self.gaps.add_counted(gaps)
+        if len(self._records) >= FOLD_AT:
+            self._fold()
 
-    def _add_answer(self, record: RequestRecord) -> None:
-        self.queued.append(record.queue_s)
-        self.prompt += record.prompt_tokens
-        self.completion += record.completion_tokens
-        self.cached += record.cached_tokens
-        if record.ttft_s is not None:
-            self.first_tokens.append(record.ttft_s)
-        if record.tokens_per_second is not None:
-            self.rates.append(record.tokens_per_second)
-        if record.overhead_s is not None:
-            self.overheads.append(record.overhead_s)
+    def _fold(self) -> None:
+        records, self._records = self._records, []
+        self.requests += len(records)
+        self.retries += sum(record.retries for record in records)
+        self.cold += sum(record.cold for record in records)
+        self.durations.add([record.latency_s for record in records])
+        self.loads.add([record.load_s for record in records if record.cold])
+        self._fold_answers([record for record in records if record.node])
 
-    def add_gaps(self, gaps: Gaps) -> None:
-        self.gaps = [ours + more for ours, more in zip(self.gaps, gaps.counts, strict=True)]
-        self.gaps_s += gaps.total_s
+    def _fold_answers(self, records: list[RequestRecord]) -> None:
+        self.prompt += sum(record.prompt_tokens for record in records)
+        self.completion += sum(record.completion_tokens for record in records)
+        self.cached += sum(record.cached_tokens for record in records)
+        self.queued.add([record.queue_s for record in records])
+        self.first_tokens.add([record.ttft_s for record in records if record.ttft_s is not None])
+        self.rates.add([rate for record in records if (rate := record.tokens_per_second) is not None])
+        self.overheads.add([record.overhead_s for record in records if record.overhead_s is not None])
 
     def flush(self, kind: Kind) -> None:
+        self._fold()
         model, node, outcome, dialect, code, key = kind
         at = (model, node)
         metrics.REQUESTS.labels(*at, outcome, dialect).inc(self.requests)
@@ -64,13 +90,16 @@ class _Group:
             metrics.ERRORS.labels(*at, code).inc(self.requests)
         elif outcome == "rejected":
             metrics.REJECTED.labels(code).inc(self.requests)
-        if self.loads:
-            metrics.COLD_STARTS.labels(*at).inc(len(self.loads))
+        if self.cold:
+            metrics.COLD_STARTS.labels(*at).inc(self.cold)
         if self.retries:
             metrics.RETRIES.labels(*at).inc(self.retries)
         if node:
             self._flush_tokens(at, key)
-        self._flush_times(at)
+        for times in (self.durations, self.loads, self.queued, self.first_tokens, self.rates):
+            times.flush(*at)
+        self.overheads.flush(*at)
+        self.gaps.flush(*at)
 
     def _flush_tokens(self, at: tuple[str, str], key: str) -> None:
         metrics.PROMPT.labels(*at).inc(self.prompt)
@@ -81,44 +110,25 @@ class _Group:
             metrics.SPEND_PROMPT.labels(key).inc(self.prompt)
             metrics.SPEND_COMPLETION.labels(key).inc(self.completion)
 
-    def _flush_times(self, at: tuple[str, str]) -> None:
-        for histogram, values in (
-            (metrics.DURATION, self.durations),
-            (metrics.COLD, self.loads),
-            (metrics.QUEUE, self.queued),
-            (metrics.TTFT, self.first_tokens),
-            (metrics.RATE, self.rates),
-            (metrics.OVERHEAD, self.overheads),
-        ):
-            if values:
-                histogram.labels(*at).add(_counted(values, histogram), sum(values))
-        if any(self.gaps):
-            metrics.GAP.labels(*at).add(self.gaps, self.gaps_s)
-
-
-def _counted(values: list[float], histogram: TallyHistogram) -> list[int]:
-    """How many fall into each bucket, and above the last bound."""
-    values.sort()
-    reached = [bisect_right(values, bound) for bound in histogram.bounds]
-    return [b - a for a, b in pairwise([0, *reached, len(values)])]
-
 
 class Tally:
-    """`add` requests, which is cheap, then `flush` them, which is not."""
+    """`add` requests, which is cheap, then `flush` them, which is not.
 
-    def __init__(self) -> None:
+    `known` says which models may become labels of metrics: clients choose names too.
+    """
+
+    def __init__(self, known: Callable[[str], bool] = bool) -> None:
+        self._known = known
         self._groups: dict[Kind, _Group] = {}
 
-    def add(self, record: RequestRecord, gaps: Gaps | None = None, *, known: bool) -> None:
-        """One finished request; one for a model that is not `known` goes without the model's name."""
-        model = record.model if known else "unknown"
-        kind = (model, record.node, record.outcome, record.dialect, record.error_code, record.key)
+    def add(self, record: RequestRecord, gaps: Gaps | None = None) -> None:
+        """One finished request, with what lay between the pieces of a stream."""
+        kind = (record.model, record.node, record.outcome, record.dialect, record.error_code, record.key)
         group = self._groups.get(kind)
         if group is None:
-            group = self._groups[kind] = _Group()
-        group.add(record)
-        if gaps is not None:
-            group.add_gaps(gaps)
+            model = record.model if self._known(record.model) else "unknown"
+            group = self._groups.setdefault((model, *kind[1:]), _Group())
+        group.add(record, gaps)
 
     def flush(self) -> None:
         """Into the metrics; the tally is empty again."""
