@@ -47,7 +47,7 @@ class JsonFormatter(logging.Formatter):
     def __init__(self, program: str) -> None:
         super().__init__()
         self._program = program
-        self._second, self._moment = -1, ""  # of the last line, as text
+        self._second = (-1, "")  # of the last line, and as text; one value, for several threads come here
         self._heads: dict[tuple[int, str, str], str] = {}
 
     def format(self, record: logging.LogRecord) -> str:
@@ -75,10 +75,11 @@ class JsonFormatter(logging.Formatter):
 
     def _time(self, created: float) -> str:
         second = int(created)
-        if second != self._second:
-            moment = datetime.fromtimestamp(second, UTC).isoformat(timespec="seconds")
-            self._second, self._moment = second, moment.removesuffix("+00:00")
-        return f"{self._moment}.{int((created - second) * 1000):03}+00:00"
+        known, moment = self._second
+        if second != known:
+            moment = datetime.fromtimestamp(second, UTC).isoformat(timespec="seconds").removesuffix("+00:00")
+            self._second = second, moment
+        return f"{moment}.{int((created - second) * 1000):03}+00:00"
 
 
 class TextFormatter(logging.Formatter):
@@ -123,7 +124,7 @@ class ThreadHandler(logging.Handler):
             return False
         if self._dropped:
             dropped, self._dropped = self._dropped, 0
-            self._lines.put(self.format(_told_of(dropped)))
+            self._lines.put(self.format(_warning("log lines were dropped", lines=dropped)))
         return True
 
     def close(self) -> None:
@@ -150,12 +151,15 @@ class ThreadHandler(logging.Handler):
         if isinstance(line, str):
             return line
         assert isinstance(self.formatter, JsonFormatter)
-        return self.formatter.line(*line)
+        try:
+            return self.formatter.line(*line)
+        except ValueError as error:  # half a character in a string, say: nothing may end this thread
+            return self.format(_warning("a log line cannot be written", error=str(error)))
 
 
-def _told_of(dropped: int) -> logging.LogRecord:
-    facts = {"name": "cortex.logs", "levelno": logging.WARNING, "levelname": "WARNING"}
-    return logging.makeLogRecord({**facts, "msg": "log lines were dropped", "lines": dropped})
+def _warning(message: str, **facts: Any) -> logging.LogRecord:
+    ours = {"name": "cortex.logs", "levelno": logging.WARNING, "levelname": "WARNING"}
+    return logging.makeLogRecord({**ours, "msg": message, **facts})
 
 
 def tell(logger: logging.Logger, level: int, message: str, fields: msgspec.Struct, created: float) -> None:

@@ -7,6 +7,7 @@ import logging
 import os
 from contextlib import suppress
 
+import msgspec
 import pytest
 
 from cortex_site.logs import JsonFormatter, ThreadHandler
@@ -57,6 +58,31 @@ def test_what_waits_is_written_at_the_end(pipe):
     handler.emit(record("last words"))
     handler.close()
     assert lines.readline() == "last words\n"
+
+
+class Facts(msgspec.Struct, frozen=True):
+    """What a line says."""
+
+    name: str
+
+
+def test_facts_become_a_line_where_it_is_written(handler, pipe):
+    handler.put((1.25, logging.INFO, "cortex.request", "request", Facts("\N{SNOWMAN}")))
+    assert json.loads(pipe[0].readline()) == {
+        "time": "1970-01-01T00:00:01.250+00:00",
+        "level": "info",
+        "program": "test",
+        "logger": "cortex.request",
+        "message": "request",
+        "name": "\N{SNOWMAN}",
+    }
+
+
+def test_a_line_that_cannot_be_written_costs_no_other(handler, pipe):
+    handler.put((1.0, logging.INFO, "cortex.request", "request", Facts("\ud800")))
+    handler.emit(record("the next one"))
+    messages = [json.loads(pipe[0].readline())["message"] for _ in range(2)]
+    assert messages == ["a log line cannot be written", "the next one"]
 
 
 def test_a_reader_that_went_away_harms_nobody(handler, pipe):
