@@ -1,10 +1,10 @@
 """From finished requests to Prometheus and the database: a bounded queue and one thread.
 
-A request is counted and logged where it ends, in a few microseconds; to hand it over for that would cost
-more, since every change of threads stops the event loop. The thread wakes every `BATCH_WAIT_S`, brings the
-counts to the metrics and stores the records in batches. While the database is away they wait for it, as many
-as the queue holds; a batch that was refused for `retry_s` is given up. Whatever is lost, at any place, is
-counted.
+A request is noted where it ends, in a microsecond or two: for the counts, for its log line and for its row.
+No thread is woken for it, since every change of threads stops the event loop. The thread wakes every
+`BATCH_WAIT_S`, brings the counts to the metrics and stores the records in batches. While the database is away
+they wait for it, as many as the queue holds; a batch that was refused for `retry_s` is given up. Whatever is
+lost, at any place, is counted.
 """
 
 from __future__ import annotations
