@@ -29,6 +29,8 @@ from fleet.records import RequestRecord
 
 log = logging.getLogger("cortex.gateway")
 
+FIRST_WORD_S = 2.0  # a worker that starts waits so long for nodes to say what they have: else it answers 404
+
 
 class Gateway:
     """The worker's parts, and the task that keeps the configuration fresh."""
@@ -91,6 +93,7 @@ class Gateway:
         """Everything that runs beside requests, from before the first to after the last."""
         self.recorder.start()
         await self._refresh()
+        await self.nodes.heard(FIRST_WORD_S)
         tasks = [
             asyncio.create_task(self._keep_fresh(), name="configuration"),
             asyncio.create_task(self.listener.run(), name="listener"),

@@ -36,6 +36,7 @@ class Node:
         self.pool = Pool(config.base, limits, token=config.token)
         self.breaker = Breaker()
         self.wording = Wording(config)
+        self.heard = asyncio.Event()  # what it has, or that it is away
         self._view = view
         self._asking = asking
         self._control = Pool(config.base, EVENT_LIMITS, token=config.token)
@@ -63,6 +64,7 @@ class Node:
     def _show(self, node: NodeView) -> None:
         before = self._view.snapshot.nodes.get(self.config.name)
         self._view.set_node(node)
+        self.heard.set()
         metrics.show_node(node)
         if before is None or not before.healthy:
             if self.breaker.unauthorized:
@@ -72,6 +74,7 @@ class Node:
     def _mark_away(self, reason: str) -> None:
         before = self._view.snapshot.nodes.get(self.config.name)
         self._view.set_unreachable(self.config.name, reason)
+        self.heard.set()
         if before is not None and before.healthy:
             log.warning("node is away", extra={"node": self.config.name, "reason": reason})
             metrics.NODE_UP.labels(self.config.name).set(0)
@@ -160,6 +163,12 @@ class Nodes:
         for name, config in wanted.items():
             if name not in self._nodes:
                 self._nodes[name] = Node(config, self._view, self._limits_of(config), self._asking)
+
+    async def heard(self, within_s: float) -> None:
+        """Returns when each has said what it has, or was found away; after `within_s` in any case."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(within_s):
+                await asyncio.gather(*(node.heard.wait() for node in self._nodes.values()))
 
     def _limits_of(self, config: NodeConfig) -> Limits:
         """The gateway's, with what the node has of its own."""

@@ -5,11 +5,18 @@ from __future__ import annotations
 import asyncio
 import time
 
+import httpx
 import pytest
 
+from cortex_site.config import CortexConfig
+from cortex_site.config import Redis as RedisConfig
 from fleet.announcements import CONFIGURATION, POLLED
 from fleet.gateway import listener
-from tests.gateway.conftest import NO_REDIS, answer_page, make_house
+from fleet.gateway.app import Gateway, application
+from fleet.snapshot import NodeConfig
+from tests.gateway.conftest import MODEL, NO_REDIS, answer_page, make_house, serving
+from tests.stubs.fake_control import FakeControl
+from tests.stubs.fake_node import FakeNode
 
 NEVER_S = 3600.0
 
@@ -99,3 +106,26 @@ async def test_a_control_plane_that_does_not_answer_is_missing_until_it_does(red
         page = await asyncio.start_server(answer_page, *address)
         await until(lambda: "control" not in house.gateway.missing)
         page.close()
+
+
+async def test_a_worker_serves_when_its_nodes_have_said_what_they_have():
+    """A model that only a node names is no unknown model while that node has not spoken."""
+    node = FakeNode("n0")
+    respond = node._respond
+
+    async def late(request, reader, writer):
+        if request.path == "/events":
+            await asyncio.sleep(0.3)
+        await respond(request, reader, writer)
+
+    node._respond = late
+    await node.start()
+    await node.set_model(MODEL)
+    control = FakeControl()
+    control.change(nodes={"n0": NodeConfig("n0", node.url), "away": NodeConfig("away", "http://127.0.0.1:1")})
+    gateway = Gateway(CortexConfig(redis=RedisConfig(url=NO_REDIS)), control, [].extend)
+    async with serving(application(gateway)) as port, httpx.AsyncClient() as client:
+        body = {"model": MODEL, "messages": [{"role": "user", "content": "Hi"}]}
+        answer = await client.post(f"http://127.0.0.1:{port}/v1/chat/completions", json=body)
+    await node.stop()
+    assert answer.status_code == 200, answer.text
