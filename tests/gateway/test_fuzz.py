@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from contextlib import suppress
 
 import httpx
 import pytest
@@ -161,4 +162,9 @@ def events(text: str) -> list[str]:
 
 
 def is_error(event: str) -> bool:
-    return event.startswith(('data: {"error":', "event: error"))
+    """One that a client can read: what the node left half said is none."""
+    if event.startswith("event: error"):
+        return True
+    with suppress(ValueError):
+        return event.startswith('data: {"error":') and bool(json.loads(event.removeprefix("data: ")))
+    return False
