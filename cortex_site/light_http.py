@@ -229,7 +229,7 @@ class LightProtocol(HttpToolsProtocol):
         try:
             return await self._light.respond(request)
         except asyncio.CancelledError:
-            if self.transport.is_closing():  # the client left
+            if not request.is_open:
                 raise
             self._keep_alive = False
             return self._light.refuse(request, HttpError(503, "The server was stopped within the answer."))

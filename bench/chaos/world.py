@@ -76,12 +76,20 @@ class Program:
             self.kill()
 
     def wait_for(self, condition: Callable[[int], bool], number: int) -> None:
-        """Raises `TimeoutError` with the end of the log."""
+        """Raises `RuntimeError` with the end of the log when it ends or takes too long."""
+
+        def is_so() -> bool:
+            if self.process is None or self.process.poll() is not None:
+                raise RuntimeError(f"{self.log_tail()}\n{self.name} ended")
+            return condition(number)
+
         try:
-            wait_for(condition, number)
+            wait_for(is_so)
         except TimeoutError as error:
-            lines = self.log.read_text(errors="replace").splitlines()[-LOG_LINES:]
-            raise TimeoutError("\n".join([*lines, f"{self.name}: {error}"])) from error
+            raise RuntimeError(f"{self.log_tail()}\n{self.name}, {condition.__name__}: {error}") from error
+
+    def log_tail(self) -> str:
+        return "\n".join(self.log.read_text(errors="replace").splitlines()[-LOG_LINES:])
 
     def children(self, words: str) -> list[psutil.Process]:
         """Descendants whose command line has `words`."""
@@ -126,7 +134,9 @@ class World:
             self.gateways.append(Program(f"gateway-{number}", command, env, home / "serve.log"))
             self.api_urls.append(f"http://127.0.0.1:{ports[0]}")
             self.gateways[-1].start()
-            self._wait_for_start(number)  # one after the other: the first migrates the database
+            self.gateways[-1].wait_for(
+                self.is_serving, number
+            )  # one after the other: the first migrates the database
         wait_for(lambda: httpx.get(f"{self.api_urls[0]}/health").json()["nodes"]["healthy"] == NEURONS)
         return self
 
@@ -141,7 +151,7 @@ class World:
             self.neurons.append(Program(f"n{number}", command, env, self.folder / f"neuron-{number}.log"))
             self.neuron_urls.append(f"http://127.0.0.1:{port}")
         self.neurons[0].start()
-        wait_for(self.is_ready, 0)
+        self.neurons[0].wait_for(self.is_ready, 0)
         used = httpx.get(f"{self.neuron_urls[0]}/health").json()["devices"][0]["memory_used_mb"]
         self.neurons[0].stop()
         budget = used + round((RESIDENTS + 0.6) * size_mb)
@@ -150,16 +160,6 @@ class World:
             neuron.start()
         for number, neuron in enumerate(self.neurons):
             neuron.wait_for(self.is_ready, number)
-
-    def _wait_for_start(self, gateway: int) -> None:
-        program = self.gateways[gateway]
-
-        def is_up() -> bool:
-            if program.process is None or program.process.poll() is not None:
-                raise RuntimeError(f"{program.name} ended: {program.log.read_text()[-2000:]}")
-            return self.is_serving(gateway)
-
-        wait_for(is_up)
 
     def is_ready(self, neuron: int) -> bool:
         devices = httpx.get(f"{self.neuron_urls[neuron]}/health", timeout=5).json()["devices"]
@@ -218,13 +218,12 @@ def world(folder: Path, model: Path, size_mb: int) -> Iterator[World]:
         yield made.start(model, size_mb)
 
 
-def wait_for(condition: Callable[..., bool], *arguments: Any, within_s: float = START_S) -> None:
-    deadline = time.monotonic() + within_s
+def wait_for(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + START_S
     while True:
         with suppress(httpx.HTTPError, KeyError, json.JSONDecodeError):
-            if condition(*arguments):
+            if condition():
                 return
         if time.monotonic() > deadline:
-            name = getattr(condition, "__name__", condition)
-            raise TimeoutError(f"{name}{arguments} did not come true within {within_s} s")
+            raise TimeoutError(f"did not come true within {START_S} s")
         time.sleep(0.2)

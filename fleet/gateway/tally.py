@@ -8,7 +8,7 @@ are one group: a request costs a look-up and an append, and what is summed up is
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 from fleet.gateway import metrics
@@ -33,12 +33,11 @@ class _Sum:
             return
         values.sort()
         reached = [bisect_right(values, bound) for bound in self._histogram.bounds]
-        more = [b - a for a, b in pairwise([0, *reached, len(values)])]
-        self.add_counted(Gaps(more, sum(values)))
+        self.add_counted([b - a for a, b in pairwise([0, *reached, len(values)])], sum(values))
 
-    def add_counted(self, more: Gaps) -> None:
-        self.counts = [a + b for a, b in zip(self.counts, more.counts, strict=True)]
-        self.total += more.total_s
+    def add_counted(self, counts: Sequence[int], total: float) -> None:
+        self.counts = [a + b for a, b in zip(self.counts, counts, strict=True)]
+        self.total += total
 
     def flush(self, *labels: str) -> None:
         if any(self.counts):
@@ -50,7 +49,7 @@ class _Group:
 
     def __init__(self) -> None:
         self._records: list[RequestRecord] = []
-        self.requests = self.prompt = self.completion = self.cached = self.retries = self.cold = 0
+        self.requests = self.prompt = self.completion = self.cached = self.retries = 0
         self.durations, self.loads = _Sum(metrics.DURATION), _Sum(metrics.COLD)
         self.queued, self.overheads = _Sum(metrics.QUEUE), _Sum(metrics.OVERHEAD)
         self.first_tokens, self.rates = _Sum(metrics.TTFT), _Sum(metrics.RATE)
@@ -59,7 +58,7 @@ class _Group:
     def add(self, record: RequestRecord, gaps: Gaps | None) -> None:
         self._records.append(record)
         if gaps is not None:
-            self.gaps.add_counted(gaps)
+            self.gaps.add_counted(*gaps)
         if len(self._records) >= FOLD_AT:
             self._fold()
 
@@ -67,7 +66,6 @@ class _Group:
         records, self._records = self._records, []
         self.requests += len(records)
         self.retries += sum(record.retries for record in records)
-        self.cold += sum(record.cold for record in records)
         self.durations.add([record.latency_s for record in records])
         self.loads.add([record.load_s for record in records if record.cold])
         self._fold_answers([record for record in records if record.node])
@@ -90,8 +88,8 @@ class _Group:
             metrics.ERRORS.labels(*at, code).inc(self.requests)
         elif outcome == "rejected":
             metrics.REJECTED.labels(code).inc(self.requests)
-        if self.cold:
-            metrics.COLD_STARTS.labels(*at).inc(self.cold)
+        if cold := sum(self.loads.counts):
+            metrics.COLD_STARTS.labels(*at).inc(cold)
         if self.retries:
             metrics.RETRIES.labels(*at).inc(self.retries)
         if node:

@@ -42,13 +42,11 @@ def _end(record: RequestRecord) -> float:
     return record.started_at + record.latency_s
 
 
-@cache
 def _mark_placement() -> str:
     node = f"SELECT id FROM {_table(Node)} WHERE name = %s"  # noqa: S608 - our names
     return _mark(Placement, f"model = %s AND node_id IN ({node})")
 
 
-@cache
 def _mark_key() -> str:
     return _mark(ApiKey, "name = %s")
 
