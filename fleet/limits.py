@@ -5,6 +5,10 @@ theoretical arrival time per bucket, in seconds since the epoch; a bucket holds 
 seconds at most `limit * (1 + t / 60)` pass. The budget is a count per calendar period (UTC), and what is open
 is a set of leases: a worker that dies renews none, and what it had reserved comes back.
 
+A worker with many requests of one key takes an advance ahead of them, lets them in by that alone, and returns
+the rest. Nothing is used that was not taken before, so no bound is exceeded. What a worker holds ahead, a
+`SHARE`th of what was left at most, others cannot have for that while.
+
 `fleet.gateway.limits_scripts` says the same in Lua, for accounts that several workers share.
 """
 
@@ -25,6 +29,7 @@ Bound = Literal["", "concurrent", "requests", "tokens", "budget"]
 
 MINUTE_S, HOUR_S = 60.0, 3600
 BUSY_WAIT_S = 1.0  # nobody knows when a running request ends
+SHARE = 32  # one part in so many of what is left may be taken ahead at a time
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,13 +58,29 @@ class KeyLimits:
 
 
 class Grant(msgspec.Struct):
-    """One request's reservation. `window` is the start of its budget period, seconds since the epoch."""
+    """One request's reservation, or an advance for many.
+
+    `window` is the start of its budget period, seconds since the epoch.
+    """
 
     id: str
     tokens: int
     window: int
     at: float = 0.0  # when it was made, by the account's clock; 0: in another account
     end: float = 0.0  # theoretical arrival time of the token bucket just after it
+    requests_end: float = 0.0  # and of the request bucket
+    requests: int = 1
+    slots: int = 1  # how many requests it may be at once
+
+
+@dataclass(slots=True)
+class Return:
+    """What became of an advance."""
+
+    grant: Grant
+    unused: int  # requests
+    used: int  # tokens, of requests that have ended
+    running: list[Grant]
 
 
 class Verdict(msgspec.Struct, frozen=True):
@@ -84,6 +105,11 @@ class Account:
     spent: int = 0  # tokens settled or reserved in this window
     leases: dict[str, tuple[float, Grant]] = field(default_factory=dict)  # by id, until when
 
+    @property
+    def open(self) -> int:
+        """Requests that may be under way."""
+        return sum(grant.slots for _, grant in self.leases.values())
+
     def roll(self, window: int) -> None:
         """A later budget period begins with nothing spent; an earlier one is over and changes nothing."""
         if window > self.window:
@@ -102,7 +128,7 @@ class Account:
 
 
 def reserve(account: Account, limits: KeyLimits, claim: Grant, now: float, lease_s: float) -> Verdict:
-    """Take what `claim` asks for if all of it fits, else nothing."""
+    """Take what `claim`, one request, asks for if all of it fits, else nothing."""
     account.born = account.born or now
     account.expire(now)
     account.roll(claim.window)
@@ -110,7 +136,7 @@ def reserve(account: Account, limits: KeyLimits, claim: Grant, now: float, lease
     tokens, token_wait = _advance(account.tokens, limits.tokens_per_minute, claim.tokens, now)
     refused_by: Bound = ""
     wait_s = 0.0
-    if limits.concurrent_requests is not None and len(account.leases) >= limits.concurrent_requests:
+    if limits.concurrent_requests is not None and account.open >= limits.concurrent_requests:
         refused_by, wait_s = "concurrent", BUSY_WAIT_S
     elif request_wait > 0:
         refused_by, wait_s = "requests", request_wait
@@ -124,6 +150,29 @@ def reserve(account: Account, limits: KeyLimits, claim: Grant, now: float, lease
         account.leases[claim.id] = (now + lease_s, claim)
     resets = max(0.0, account.requests - now), max(0.0, account.tokens - now)
     return Verdict(refused_by, wait_s, now, account.tokens, *resets)
+
+
+def advance(account: Account, limits: KeyLimits, wish: Grant, now: float, lease_s: float) -> Grant | None:
+    """Take as much of `wish` as is a `SHARE`th of what each bound has left; None where that is nothing.
+
+    Follows a `reserve` in the same step, which gave back what had expired.
+    """
+    account.roll(wish.window)
+    requests = _share(wish.requests, _left(account.requests, limits.requests_per_minute, now))
+    tokens = _share(wish.tokens, _left(account.tokens, limits.tokens_per_minute, now))
+    if limits.budget_tokens is not None:
+        tokens = _share(tokens, limits.budget_tokens - account.spent)
+    slots = wish.slots
+    if limits.concurrent_requests is not None:
+        slots = _share(slots, limits.concurrent_requests - account.open)
+    if min(requests, tokens, slots) <= 0:
+        return None
+    account.requests, _ = _advance(account.requests, limits.requests_per_minute, requests, now)
+    account.tokens, _ = _advance(account.tokens, limits.tokens_per_minute, tokens, now)
+    account.charge(wish.window, tokens)
+    grant = Grant(wish.id, tokens, wish.window, now, account.tokens, account.requests, requests, slots)
+    account.leases[grant.id] = (now + lease_s, grant)
+    return grant
 
 
 def settle(
@@ -141,7 +190,26 @@ def settle(
         return
     account.charge(grant.window, used - grant.tokens)
     if limits.tokens_per_minute is not None and grant.at >= account.born:
-        account.tokens = _corrected(account.tokens, limits.tokens_per_minute, grant, used, now)
+        excess = grant.tokens - used
+        account.tokens = _corrected(account.tokens, limits.tokens_per_minute, excess, grant.end, now)
+
+
+def close(
+    account: Account, limits: KeyLimits, advance: Return, now: float, lease_s: float, *, again: bool = False
+) -> None:
+    """Take an advance back. Those who still run go on as if each had been reserved by itself."""
+    grant, running = advance.grant, advance.running
+    known = grant.id in account.leases
+    used = advance.used + sum(one.tokens for one in running)
+    settle(account, limits, grant, used, now, again=again)
+    if known and limits.requests_per_minute is not None and grant.at >= account.born:
+        limit = limits.requests_per_minute
+        account.requests = _corrected(account.requests, limit, advance.unused, grant.requests_end, now)
+    if known or not again:  # else they were entered the first time, and some have ended since
+        for one in running:
+            if one.id in account.leases:  # a renewal was faster, and charged it
+                account.charge(one.window, -one.tokens)
+            account.leases[one.id] = (now + lease_s, one)
 
 
 def renew(account: Account, grants: Iterable[Grant], now: float, lease_s: float) -> None:
@@ -162,12 +230,24 @@ def _advance(arrival: float, limit: int | None, amount: int, now: float) -> tupl
     return after, after - now - MINUTE_S
 
 
-def _corrected(arrival: float, limit: int, grant: Grant, used: int, now: float) -> float:
-    """What was reserved and not used goes back, as far as it has not drained away by itself."""
-    excess_s = (grant.tokens - used) * MINUTE_S / limit
+def _left(arrival: float, limit: int | None, now: float) -> float:
+    """How much the bucket would let in at once."""
+    return math.inf if limit is None else (now + MINUTE_S - max(arrival, now)) * limit / MINUTE_S
+
+
+def _share(wanted: int, left: float) -> int:
+    return int(min(wanted, left / SHARE))
+
+
+def _corrected(arrival: float, limit: int, excess: int, end: float, now: float) -> float:
+    """What was taken and not used goes back, as far as it has not drained away by itself.
+
+    `end` is the bucket's arrival time just after it was taken.
+    """
+    excess_s = excess * MINUTE_S / limit
     if excess_s < 0:
         return max(arrival, now) - excess_s
-    return arrival - min(excess_s, max(0.0, grant.end - now))
+    return arrival - min(excess_s, max(0.0, end - now))
 
 
 def in_use(arrival: float, limit: int, now: float) -> int:
@@ -175,20 +255,28 @@ def in_use(arrival: float, limit: int, now: float) -> int:
     return math.ceil(max(0.0, arrival - now) * limit / MINUTE_S - 1e-3)
 
 
-STORED = Struct("<ddddd")  # an account in Redis: born, requests, tokens, window, spent
+STORED = Struct("<dddddd")  # an account in Redis: born, requests, tokens, window, spent, open
 
 
 def read_account(stored: bytes | None) -> Account:
     """Without its leases; a new one where nothing is stored."""
     if stored is None:
         return Account()
-    born, requests, tokens, window, spent = STORED.unpack(stored)
+    born, requests, tokens, window, spent, _ = STORED.unpack(stored)
     return Account(born, requests, tokens, int(window), int(spent))
 
 
+def slots_of(member: bytes) -> int:
+    """Of a lease in Redis."""
+    return int(member.split(b":")[1])
+
+
 def redis_keys(digest: str) -> tuple[str, str]:
-    """Names of an account and its leases; the braces keep both on one node of a cluster."""
-    name = f"cortex:account:{{{digest[:32]}}}"
+    """Names of an account and its leases; the braces keep both on one node of a cluster.
+
+    The number is the format's: what is stored under another one is left to expire.
+    """
+    name = f"cortex:account:3:{{{digest[:32]}}}"
     return name, f"{name}:open"
 
 

@@ -45,7 +45,7 @@ from cortex_site.config import CortexConfig
 from cortex_site.light_http import LightProtocol
 from fleet.gateway.app import Gateway, application
 from fleet.gateway.connection import Connection
-from fleet.gateway.limits_scripts import VERDICT
+from fleet.gateway.limits_scripts import ADVANCE, VERDICT
 from fleet.gateway.redis_link import RedisLink
 from fleet.gateway.upstream import Pool
 from fleet.limits import KeyLimits
@@ -129,13 +129,27 @@ def redis(wire: Wire, data: bytes) -> None:
 
 def _reply(command: list[bytes]) -> bytes:
     if command[0] == b"SCRIPT":
-        name = b"reserve" if b"verdicts" in command[2] else b"other"
-        return b"$%d\r\n%b\r\n" % (len(name), name)
+        name = b"reserve" if b"ZRANGEBYSCORE" in command[2] else b"other"
+        return _bulk(name)
     if command[:2] == [b"EVALSHA", b"reserve"]:
-        verdict = VERDICT.pack(0, 0.0, time.time(), time.time() + 1.23, 12.3456, 1.23)
-        members = len(command) - 10
-        return b"*%d\r\n" % members + b"$%d\r\n%b\r\n" % (len(verdict), verdict) * members
+        return _let_in(*command[10:15], members=len(command) - 15)
     return b"+OK\r\n"
+
+
+def _let_in(
+    advance: bytes, requests: bytes, slots: bytes, tokens: bytes, _window: bytes, *, members: int
+) -> bytes:
+    now = time.time()
+    answers = [VERDICT.pack(0, 0.0, now, now + 1.23, 12.3456, 1.23)] * members
+    if advance:
+        answers.append(
+            ADVANCE.pack(float(requests), float(slots), float(tokens), now, now + 1.23, now + 12.3)
+        )
+    return b"*%d\r\n" % len(answers) + b"".join(map(_bulk, answers))
+
+
+def _bulk(value: bytes) -> bytes:
+    return b"$%d\r\n%b\r\n" % (len(value), value)
 
 
 class Control:

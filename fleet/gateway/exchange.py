@@ -25,8 +25,9 @@ from fleet.gateway.catalogue import require_capability
 from fleet.gateway.connection import UpstreamError
 from fleet.gateway.dialects import Answer, Call, Dialect, with_model
 from fleet.gateway.dispatch import Dispatch
+from fleet.gateway.estimate import asked_of, estimate
 from fleet.gateway.keys import authorize, check_model
-from fleet.gateway.limits import Ticket, asked_of, estimate
+from fleet.gateway.limits import Ticket
 from fleet.gateway.relay import Relay
 from fleet.gateway.upstream import Response
 from fleet.records import Outcome

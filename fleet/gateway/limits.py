@@ -1,9 +1,10 @@
 """A worker's side of the API keys' limits: reserve before dispatch, settle after, with Redis or without.
 
 Accounts live in Redis, where all workers of all gateways meet; each step there is one script and one round
-trip, for all requests of a key that came in one turn of the event loop. While Redis is away they live in this
-process's memory: limits then hold per worker, `local` says so, and what was used is charged to the shared
-budgets when Redis is back. Keys without limits never come here.
+trip, for all requests of a key that came in one turn of the event loop. A key with many requests asks once
+for many of them (`fleet.gateway.allowance`). While Redis is away accounts live in this process's memory:
+limits then hold per worker, `local` says so, and what was used is charged to the shared budgets when Redis is
+back. Keys without limits never come here.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import math
 import time
 import uuid
 from collections import defaultdict, deque
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -24,10 +25,12 @@ from typing import Any
 import msgspec
 
 from fleet import limits as arithmetic
-from fleet.gateway import limit_headers, limits_scripts, metrics
+from fleet.gateway import limit_headers, metrics
+from fleet.gateway import limits_scripts as scripts
+from fleet.gateway.allowance import ADVANCE_S, Allowance
 from fleet.gateway.limit_headers import Headers
 from fleet.gateway.redis_link import LinkError, RedisLink
-from fleet.limits import Account, Grant, Verdict, redis_keys
+from fleet.limits import Account, Grant, Return, Verdict, redis_keys
 from fleet.snapshot import KeyView
 
 log = logging.getLogger("cortex.limits")
@@ -35,37 +38,6 @@ log = logging.getLogger("cortex.limits")
 LEASE_S = 30.0
 PROBE_S = 1.0  # how often Redis is looked for while it is away
 MAX_BACKLOG = 10_000  # settlements that wait for Redis
-BYTES_PER_TOKEN = 4  # of a request's body; the usual rule of thumb, settled exactly afterwards
-
-
-class _Asked(msgspec.Struct):
-    max_tokens: int | None = None
-    max_completion_tokens: int | None = None
-    n: int | None = None
-
-
-_asked = msgspec.json.Decoder(_Asked)
-
-
-def asked_of(body: bytes) -> tuple[int, int]:
-    """The longest answer a chat body asks for, tokens (0: it does not say), and how many of them."""
-    try:
-        asked = _asked.decode(body)
-    except msgspec.DecodeError:  # the node will say what is wrong with it
-        return 0, 1
-    return max(0, asked.max_completion_tokens or asked.max_tokens or 0), max(1, asked.n or 1)
-
-
-def estimate(size: int, asked: tuple[int, int], *, context: int | None, answer: int) -> tuple[int, int]:
-    """The tokens that a request may use: its prompt's by the body's `size` in bytes, and its answers'.
-
-    `answer` is taken for a request that names no length; neither is more than the model's `context`.
-    """
-    prompt, (longest, choices) = -(-size // BYTES_PER_TOKEN), asked
-    longest = longest or answer
-    if context is not None:
-        prompt, longest = min(prompt, context), min(longest, context)
-    return prompt, longest * choices
 
 
 class Ticket(msgspec.Struct, frozen=True):
@@ -83,8 +55,21 @@ class _Settlement:
     used: int
     again: bool = False  # it was sent before, and nobody knows whether it arrived
 
+    @property
+    def key(self) -> KeyView:
+        return self.ticket.key
 
-_Claim = tuple[Grant, "asyncio.Future[Verdict | None]"]
+
+@dataclass(slots=True)
+class _Return:
+    key: KeyView
+    advance: Return
+    again: bool = False
+
+
+_Later = _Settlement | _Return
+_Waiting = asyncio.Future[Verdict | None]
+_Claim = tuple[Grant, _Waiting]
 
 
 class Limiter:
@@ -100,9 +85,13 @@ class Limiter:
         self._tried = asyncio.Event()  # the first connection came about, or did not
         self._scripts: dict[str, str] = {}  # SHA-1 by name
         self._accounts: defaultdict[str, Account] = defaultdict(Account)  # while Redis is away, by digest
-        self._open: dict[str, Ticket] = {}
+        self._hold_s = min(ADVANCE_S, lease_s / 3)
+        self._allowances: defaultdict[str, Allowance]  # by digest
+        self._allowances = defaultdict(partial(Allowance, self._hold_s))
+        self._timers: dict[str, asyncio.TimerHandle] = {}  # of what is held ahead, by digest
+        self._open: dict[str, str] = {}  # the digest by the id of each grant with a lease of its own
         self._claims: dict[str, tuple[KeyView, list[_Claim]]] = {}  # by digest, unsent
-        self._backlog: deque[_Settlement] = deque()
+        self._backlog: deque[_Later] = deque()
         self._sending = False  # in the event loop's next turn
         self._ids = itertools.count()
         self._worker = uuid.uuid4().hex[:12]
@@ -115,29 +104,44 @@ class Limiter:
         start, end = (
             arithmetic.period(limits.budget_period, now) if limits.budget_tokens is not None else (0, 0)
         )
-        ident = f"{self._worker}-{next(self._ids):x}:{tokens}:{start}"  # Redis reads the figures from it
-        claim = Grant(ident, tokens, start)
-        verdict, local = await self._shared(key, claim), False
-        if verdict is None:
-            account, local = self._accounts[key.digest], True
-            verdict = arithmetic.reserve(account, limits, claim, now, math.inf)  # it ends with this process
-        if verdict.refused_by:
-            raise limit_headers.refusal(limits, verdict, tokens, headers, end - now)
+        claim = Grant(scripts.member(self._next_id(), 1, tokens, start), tokens, start)
+        allowance, local = self._allowances[key.digest], False
+        allowance.note(tokens, now)
+        if (verdict := allowance.take(key, claim, now)) is None:
+            verdict = await self._ask(key, claim)
+            if verdict is None:
+                account, local = self._accounts[key.digest], True
+                verdict = arithmetic.reserve(account, limits, claim, now, math.inf)  # ends with this process
+            if verdict.refused_by:
+                raise limit_headers.refusal(limits, verdict, tokens, headers, end - now)
+            self._open[claim.id] = key.digest
         claim.at, claim.end = verdict.at, verdict.end
-        ticket = Ticket(key, claim, local, headers(limits, verdict))
-        self._open[claim.id] = ticket
-        return ticket
+        allowance.open += 1
+        return Ticket(key, claim, local, headers(limits, verdict))
 
     def settle(self, ticket: Ticket, used: int) -> None:
         """What the request really used, 0 when nothing. Never waits."""
+        if self._allowances[ticket.key.digest].end(ticket.grant, used):
+            return
         del self._open[ticket.grant.id]
         if ticket.local:
             account = self._accounts[ticket.key.digest]
             arithmetic.settle(account, ticket.key.limits, ticket.grant, used, time.time())
         self._keep_for_later(_Settlement(ticket, used))
 
+    def _next_id(self) -> str:
+        return f"{self._worker}-{next(self._ids):x}"
+
+    async def _ask(self, key: KeyView, claim: Grant) -> Verdict | None:
+        """Redis's verdict; None when it is away. None is refused while something is held ahead here."""
+        if self._allowances[key.digest].is_over(key, claim, time.time()):
+            self._give_back(key.digest)
+        verdict = await self._shared(key, claim)
+        if verdict is not None and verdict.refused_by and self._give_back(key.digest):
+            verdict = await self._shared(key, claim)
+        return verdict
+
     async def _shared(self, key: KeyView, claim: Grant) -> Verdict | None:
-        """Redis's verdict; None when it is away."""
         if (self._link or await self._connected()) is None:
             return None
         verdict: asyncio.Future[Verdict | None] = asyncio.get_running_loop().create_future()
@@ -169,11 +173,31 @@ class Limiter:
             self._link.flush()
 
     def _send_claims(self, key: KeyView, claims: Sequence[_Claim]) -> None:
-        judge = partial(_judge, [verdict for _, verdict in claims])
-        if self._link is None or not self._link.is_open:
-            judge(LinkError("Redis is away"))
-        else:
-            self._link.post(self._reserve_command(key, [claim for claim, _ in claims]), judge)
+        allowance = self._allowances[key.digest]
+        wish = allowance.wish(self._next_id(), claims[0][0].window, len(claims))
+        judge = partial(self._judge, key, wish, [verdict for _, verdict in claims])
+        members = [claim.id for claim, _ in claims]
+        try:
+            self._post(
+                "reserve", key.digest, scripts.to_reserve(key.limits, wish, self._lease_s, members), judge
+            )
+            allowance.asked |= wish is not None
+        except LinkError as error:
+            judge(error)
+
+    def _judge(
+        self, key: KeyView, wish: Grant | None, verdicts: Sequence[_Waiting], answer: list[bytes] | LinkError
+    ) -> None:
+        """Redis's answer to all who asked at once; where it has none their own worker decides."""
+        answers = deque(() if isinstance(answer, LinkError) else answer)
+        for verdict in verdicts:
+            one = scripts.verdict(answers.popleft()) if answers else None
+            if not verdict.done():
+                verdict.set_result(one)
+        if wish is not None:
+            self._allowances[key.digest].asked = False
+            if answers:
+                self._hold(key, wish, scripts.advance(answers[0], wish))
 
     async def _connected(self) -> RedisLink | None:
         if self._keeper is None:
@@ -182,35 +206,40 @@ class Limiter:
             await self._tried.wait()
         return self._link
 
-    # --- commands ---
+    def _post(
+        self, script: str, digest: str, arguments: Iterable[str | float], answered: Callable[[Any], None]
+    ) -> None:
+        """Raises `LinkError`."""
+        if self._link is None:
+            raise LinkError("Redis is away")
+        account, leases = redis_keys(digest)
+        self._link.post(("EVALSHA", self._scripts[script], 2, account, leases, *arguments), answered)
 
-    def _reserve_command(self, key: KeyView, claims: Sequence[Grant]) -> list[str | float]:
-        limits = key.limits
-        bounds = (
-            limits.concurrent_requests,
-            limits.requests_per_minute,
-            limits.tokens_per_minute,
-            limits.budget_tokens,
-        )
-        arguments = ["" if bound is None else bound for bound in bounds]
-        return [*self._head("reserve", key), *arguments, self._lease_s, *(claim.id for claim in claims)]
+    # --- advances ---
 
-    def _settle_command(self, key: KeyView, items: Sequence[_Settlement]) -> list[str | float]:
-        limit = key.limits.tokens_per_minute
-        command: list[str | float] = [*self._head("settle", key), "" if limit is None else limit]
-        for item in items:
-            grant = item.ticket.grant
-            at = 0.0 if item.ticket.local else grant.at  # Redis's buckets do not hold what was reserved here
-            command += (grant.id, at, grant.end, item.used, int(item.again))
-        return command
+    def _hold(self, key: KeyView, wish: Grant, advance: Grant) -> None:
+        self._allowances[key.digest].hold(key, wish, advance, time.time())
+        loop = asyncio.get_running_loop()
+        self._timers[key.digest] = loop.call_later(self._hold_s, self._give_back, key.digest)
 
-    def _head(self, script: str, key: KeyView) -> tuple[str | float, ...]:
-        account, leases = redis_keys(key.digest)
-        return ("EVALSHA", self._scripts[script], 2, account, leases)
+    def _give_back(self, digest: str) -> bool:
+        """What is held ahead of a key; False when nothing is."""
+        returned = self._allowances[digest].give_back()
+        if returned is None:
+            return False
+        self._timers.pop(digest).cancel()
+        key, advance = returned
+        self._open |= dict.fromkeys((grant.id for grant in advance.running), digest)
+        self._keep_for_later(_Return(key, advance))
+        return True
+
+    def _give_all_back(self) -> None:
+        for digest in list(self._timers):
+            self._give_back(digest)
 
     # --- settlements ---
 
-    def _keep_for_later(self, item: _Settlement) -> None:
+    def _keep_for_later(self, item: _Later) -> None:
         if len(self._backlog) >= MAX_BACKLOG:
             self._backlog.popleft()
             metrics.SETTLEMENTS_LOST.inc()
@@ -225,15 +254,23 @@ class Limiter:
         items, self._backlog = self._backlog, deque()
         by_key: defaultdict[str, list[_Settlement]] = defaultdict(list)
         for item in items:
-            by_key[item.ticket.key.digest].append(item)
+            if isinstance(item, _Return):  # before what it lets run is settled
+                arguments = scripts.to_close(item.key.limits, item.advance, self._lease_s, again=item.again)
+                self._report("close", [item], arguments)
+            else:
+                by_key[item.key.digest].append(item)
         for some in by_key.values():
-            arrived = partial(self._arrived, some)
-            try:
-                self._link.post(self._settle_command(some[0].ticket.key, some), arrived)
-            except LinkError as error:
-                arrived(error, again=False)
+            settlements = [(one.ticket.grant, one.used, one.again, one.ticket.local) for one in some]
+            self._report("settle", some, scripts.to_settle(some[0].key.limits, settlements))
 
-    def _arrived(self, items: Sequence[_Settlement], answer: Any, *, again: bool = True) -> None:
+    def _report(self, script: str, items: Sequence[_Later], arguments: Iterable[str | float]) -> None:
+        arrived = partial(self._arrived, items)
+        try:
+            self._post(script, items[0].key.digest, arguments, arrived)
+        except LinkError as error:
+            arrived(error, again=False)
+
+    def _arrived(self, items: Sequence[_Later], answer: Any, *, again: bool = True) -> None:
         """`again`: what failed may have been done."""
         if isinstance(answer, LinkError):
             for item in items:
@@ -253,8 +290,8 @@ class Limiter:
     async def _come(self) -> RedisLink:
         link = await RedisLink.open(self._url, self._timeout_s)
         try:
-            for name in ("reserve", "settle", "renew"):
-                script = getattr(limits_scripts, name.upper())
+            for name in ("reserve", "settle", "close", "renew"):
+                script = getattr(scripts, name.upper())
                 self._scripts[name] = (await link.call("SCRIPT", "LOAD", script)).decode()
         except BaseException:
             link.close()
@@ -276,14 +313,15 @@ class Limiter:
         finally:
             self._link = None
             link.close()
+            self._give_all_back()
 
     def _renew(self, link: RedisLink) -> None:
         """Also enters what Redis does not know: granted while it was away, or before it forgot everything."""
         members: defaultdict[str, list[str]] = defaultdict(list)
-        for ticket in self._open.values():
-            members[ticket.key.digest].append(ticket.grant.id)
+        for ident, digest in self._open.items():
+            members[digest].append(ident)
         for digest, grants in members.items():
-            link.call("EVALSHA", self._scripts["renew"], 2, *redis_keys(digest), self._lease_s, *grants)
+            self._post("renew", digest, [self._lease_s, *grants], _ignored)
 
     def _go_local(self, reason: str) -> None:
         if not self.local:
@@ -292,23 +330,16 @@ class Limiter:
         self._tried.set()
 
     async def close(self) -> None:
-        self._flush()
         if self._link is not None:
             with suppress(LinkError):
-                await self._link.call("PING")  # answers come in order: what was settled has arrived
+                await self._link.call("PING")  # answers come in order: an advance that was asked for is here
+                self._give_all_back()
+                self._flush()
+                await self._link.call("PING")  # what was settled has arrived
         if self._keeper is not None:
             self._keeper.cancel()
             await asyncio.gather(self._keeper, return_exceptions=True)
 
 
-def _judge(verdicts: Sequence[asyncio.Future[Verdict | None]], answer: Any) -> None:
-    """Redis's answer to all who asked at once; where it has none their own worker decides."""
-    answers = [None] * len(verdicts) if isinstance(answer, LinkError) else answer
-    for verdict, one in zip(verdicts, answers, strict=True):
-        if not verdict.done():
-            verdict.set_result(one and _verdict(one))
-
-
-def _verdict(answer: bytes) -> Verdict:
-    refused_by, wait_s, at, end, requests_s, tokens_s = limits_scripts.VERDICT.unpack(answer)
-    return Verdict(limits_scripts.BOUNDS[refused_by], wait_s, at, end, requests_s, tokens_s)
+def _ignored(_answer: Any) -> None:
+    """A link that failed tells `_stay`."""

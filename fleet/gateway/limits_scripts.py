@@ -2,27 +2,35 @@
 one key that came together.
 
 An account is a string (`KEYS[1]`, as `fleet.limits.STORED`) and a sorted set of leases (`KEYS[2]`: members
-`id:tokens:window`, scored by their end). Redis's own clock is the only one. Numbers that are absent
+`id:slots:tokens:window`, scored by their end). Redis's own clock is the only one. Numbers that are absent
 come as empty strings.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from struct import Struct
 
-from fleet.limits import STORED, Bound
+from fleet.limits import BUSY_WAIT_S, SHARE, STORED, Bound, Grant, KeyLimits, Return, Verdict
 
-BOUNDS: tuple[Bound, ...] = ("", "concurrent", "requests", "tokens", "budget")
+Arguments = list[str | float]
+
+_BOUNDS: tuple[Bound, ...] = ("", "concurrent", "requests", "tokens", "budget")
 VERDICT = Struct("<Bddddd")
-KEEP_S = 32 * 86_400  # an account that nothing happens to for so long is forgotten; longer than any period
+ADVANCE = Struct("<dddddd")  # requests, slots, tokens, at, end, requests' end
+_KEEP_S = 32 * 86_400  # an account that nothing happens to for so long is forgotten; longer than any period
 
 _PRELUDE = f"""
-local keep = {KEEP_S}
+local keep = {_KEEP_S}
 local time = redis.call('TIME')
 local now = tonumber(time[1]) + tonumber(time[2]) / 1e6
 local stored = redis.call('GET', KEYS[1])
-local born, requests, tokens, window, spent = now, 0, 0, 0, 0
-if stored then born, requests, tokens, window, spent = struct.unpack('{STORED.format}', stored) end
+local born, requests, tokens, window, spent, open = now, 0, 0, 0, 0, 0
+if stored then
+  born, requests, tokens, window, spent, open = struct.unpack('{STORED.format}', stored)
+else
+  redis.call('DEL', KEYS[2])  -- an account and its leases are lost together
+end
 
 local function roll(to)
   if to > window then window, spent = to, 0 end
@@ -33,31 +41,46 @@ local function charge(at, amount)
 end
 
 local function parts(member)
-  local amount, start = string.match(member, ':(%d+):(%d+)$')
-  return tonumber(amount), tonumber(start)
+  local slots, amount, start = string.match(member, ':(%d+):(%d+):(%d+)$')
+  return tonumber(amount), tonumber(start), tonumber(slots)
+end
+
+-- true: it was not there before
+local function enter(member, slots, lease)
+  local new = redis.call('ZADD', KEYS[2], now + lease, member) == 1
+  if new then open = open + slots end
+  return new
+end
+
+-- true: it was there
+local function leave(member, slots)
+  local known = redis.call('ZREM', KEYS[2], member) == 1
+  if known then open = open - slots end
+  return known
 end
 
 local function save()
-  local account = struct.pack('{STORED.format}', born, requests, tokens, window, spent)
+  local account = struct.pack('{STORED.format}', born, requests, tokens, window, spent, open)
   redis.call('SET', KEYS[1], account, 'EX', keep)
 end
 """
 
-# ARGV: concurrent, requests a minute, tokens a minute, budget; lease in seconds; members...
-# Returns for each a `VERDICT`: refused by (its place in `BOUNDS`), wait, now, end, seconds until either
-# bucket is empty
+# ARGV: concurrent, requests a minute, tokens a minute, budget; lease in seconds;
+# an advance: id or '', requests, slots, tokens, window; members...
+# Returns for each member a `VERDICT`: refused by (its place in `_BOUNDS`), wait, now, end, seconds until
+# either bucket is empty; then the `ADVANCE`, if one was asked for and given
 RESERVE = (
     _PRELUDE
-    + """
+    + f"""
 local concurrent, budget = tonumber(ARGV[1]), tonumber(ARGV[4])
 local request_limit, token_limit = tonumber(ARGV[2]), tonumber(ARGV[3])
-local verdicts = {}
+local lease = tonumber(ARGV[5])
+local answers = {{}}
 
-local open = redis.call('ZCARD', KEYS[2])
-for _, dead in ipairs(open > 0 and redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', now) or {}) do
-  local reserved, at = parts(dead)
+for _, dead in ipairs(open > 0 and redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', now) or {{}}) do
+  local reserved, at, slots = parts(dead)
   charge(at, -reserved)
-  open = open - redis.call('ZREM', KEYS[2], dead)
+  leave(dead, slots)
 end
 
 local function advance(arrival, limit, cost)
@@ -66,15 +89,15 @@ local function advance(arrival, limit, cost)
   return after, after - now - 60
 end
 
-for i = 6, #ARGV do
+for i = 11, #ARGV do
   local member = ARGV[i]
-  local amount, start = parts(member)
+  local amount, start, slots = parts(member)
   roll(start)
   local new_requests, request_wait = advance(requests, request_limit, 1)
   local new_tokens, token_wait = advance(tokens, token_limit, amount)
   local refused, wait = 0, 0
   if concurrent and open >= concurrent then
-    refused, wait = 1, 1
+    refused, wait = 1, {BUSY_WAIT_S}
   elseif request_wait > 0 then
     refused, wait = 2, request_wait
   elseif token_wait > 0 then
@@ -84,41 +107,95 @@ for i = 6, #ARGV do
   else
     requests, tokens = new_requests, new_tokens
     charge(start, amount)
-    open = open + redis.call('ZADD', KEYS[2], now + tonumber(ARGV[5]), member)
+    enter(member, slots, lease)
   end
-  verdicts[#verdicts + 1] = struct.pack('<Bddddd', refused, wait, now, tokens,
-                                        math.max(0, requests - now), math.max(0, tokens - now))
+  answers[#answers + 1] = struct.pack('{VERDICT.format}', refused, wait, now, tokens,
+                                      math.max(0, requests - now), math.max(0, tokens - now))
+end
+
+local function left(arrival, limit)
+  return limit and (now + 60 - math.max(arrival, now)) * limit / 60 or math.huge
+end
+
+local function share(wanted, rest)
+  return math.floor(math.min(wanted, rest / {SHARE}))
+end
+
+if ARGV[6] ~= '' then
+  local start = tonumber(ARGV[10])
+  roll(start)
+  local count = share(tonumber(ARGV[7]), left(requests, request_limit))
+  local slots = share(tonumber(ARGV[8]), concurrent and concurrent - open or math.huge)
+  local amount = share(tonumber(ARGV[9]), left(tokens, token_limit))
+  if budget then amount = share(amount, budget - spent) end
+  if math.min(count, slots, amount) > 0 then
+    requests = advance(requests, request_limit, count)
+    tokens = advance(tokens, token_limit, amount)
+    charge(start, amount)
+    enter(string.format('%s:%d:%d:%d', ARGV[6], slots, amount, start), slots, lease)
+    answers[#answers + 1] = struct.pack('{ADVANCE.format}', count, slots, amount, now, tokens, requests)
+  end
 end
 save()
 redis.call('EXPIRE', KEYS[2], keep)
-return verdicts
+return answers
 """
 )
+
+_SETTLING = """
+local function corrected(arrival, limit, excess, finish)
+  local seconds = excess * 60 / limit
+  if seconds < 0 then return math.max(arrival, now) - seconds end
+  return arrival - math.min(seconds, math.max(0, finish - now))
+end
+
+-- true: the account knew it
+local function settle(member, limit, at, finish, used, again)
+  local amount, start, slots = parts(member)
+  roll(start)
+  if not leave(member, slots) then
+    if not again then charge(start, used) end
+    return false
+  end
+  charge(start, used - amount)
+  if limit and at >= born then tokens = corrected(tokens, limit, amount - used, finish) end
+  return true
+end
+"""
 
 # ARGV: tokens a minute; then for each: member, at, end, tokens used, 1 when this may be the second time
 SETTLE = (
     _PRELUDE
+    + _SETTLING
     + """
 local limit = tonumber(ARGV[1])
 for i = 2, #ARGV, 5 do
-  local member, used = ARGV[i], tonumber(ARGV[i + 3])
-  local amount, start = parts(member)
-  roll(start)
-  if redis.call('ZREM', KEYS[2], member) == 1 then
-    charge(start, used - amount)
-    if limit and tonumber(ARGV[i + 1]) >= born then
-      local excess = (amount - used) * 60 / limit
-      if excess < 0 then
-        tokens = math.max(tokens, now) - excess
-      else
-        tokens = tokens - math.min(excess, math.max(0, tonumber(ARGV[i + 2]) - now))
-      end
-    end
-  elseif ARGV[i + 4] ~= '1' then
-    charge(start, used)
-  end
+  local at, finish, used = tonumber(ARGV[i + 1]), tonumber(ARGV[i + 2]), tonumber(ARGV[i + 3])
+  settle(ARGV[i], limit, at, finish, used, ARGV[i + 4] == '1')
 end
 save()
+"""
+)
+
+# ARGV: tokens a minute, requests a minute, lease in seconds; the advance: member, at, end, requests' end,
+# requests not taken, tokens used, 1 when this may be the second time; members that still run...
+CLOSE = (
+    _PRELUDE
+    + _SETTLING
+    + """
+local limit, at, again = tonumber(ARGV[2]), tonumber(ARGV[5]), ARGV[10] == '1'
+local used = tonumber(ARGV[9])
+for i = 11, #ARGV do used = used + parts(ARGV[i]) end
+local known = settle(ARGV[4], tonumber(ARGV[1]), at, tonumber(ARGV[6]), used, again)
+if known and limit and at >= born then
+  requests = corrected(requests, limit, tonumber(ARGV[8]), tonumber(ARGV[7]))
+end
+for i = 11, known and #ARGV or again and 0 or #ARGV do
+  local amount, start, slots = parts(ARGV[i])
+  if not enter(ARGV[i], slots, tonumber(ARGV[3])) then charge(start, -amount) end
+end
+save()
+redis.call('EXPIRE', KEYS[2], keep)
 """
 )
 
@@ -127,11 +204,67 @@ RENEW = (
     _PRELUDE
     + """
 for i = 2, #ARGV do
-  local amount, start = parts(ARGV[i])
+  local amount, start, slots = parts(ARGV[i])
   roll(start)
-  if redis.call('ZADD', KEYS[2], now + tonumber(ARGV[1]), ARGV[i]) == 1 then charge(start, amount) end
+  if enter(ARGV[i], slots, tonumber(ARGV[1])) then charge(start, amount) end
 end
 save()
 redis.call('EXPIRE', KEYS[2], keep)
 """
 )
+
+
+def to_reserve(limits: KeyLimits, wish: Grant | None, lease_s: float, members: Iterable[str]) -> Arguments:
+    """Arguments of `RESERVE`: `members` are one request's grant each, `wish` is the advance to ask for."""
+    ahead = ("",) * 5 if wish is None else (wish.id, wish.requests, wish.slots, wish.tokens, wish.window)
+    return [
+        _bound(limits.concurrent_requests),
+        _bound(limits.requests_per_minute),
+        _bound(limits.tokens_per_minute),
+        _bound(limits.budget_tokens),
+        lease_s,
+        *ahead,
+        *members,
+    ]
+
+
+def to_settle(limits: KeyLimits, settlements: Iterable[tuple[Grant, int, bool, bool]]) -> Arguments:
+    """Of `SETTLE`: grants, tokens used, whether again, and whether it was made while Redis was away."""
+    arguments = [_bound(limits.tokens_per_minute)]
+    for grant, used, again, local in settlements:
+        at = 0.0 if local else grant.at  # Redis's buckets do not hold it
+        arguments += (grant.id, at, grant.end, used, int(again))
+    return arguments
+
+
+def to_close(limits: KeyLimits, advance: Return, lease_s: float, *, again: bool) -> Arguments:
+    grant = advance.grant
+    return [
+        _bound(limits.tokens_per_minute),
+        _bound(limits.requests_per_minute),
+        lease_s,
+        *(grant.id, grant.at, grant.end, grant.requests_end),
+        *(advance.unused, advance.used, int(again)),
+        *(one.id for one in advance.running),
+    ]
+
+
+def _bound(limit: int | None) -> str | float:
+    return "" if limit is None else limit
+
+
+def verdict(answer: bytes) -> Verdict:
+    refused_by, *figures = VERDICT.unpack(answer)
+    return Verdict(_BOUNDS[refused_by], *figures)
+
+
+def advance(answer: bytes, wish: Grant) -> Grant:
+    """What was given of the wish; its id is its member from now on."""
+    requests, slots, tokens, at, end, requests_end = ADVANCE.unpack(answer)
+    ident = member(wish.id, int(slots), int(tokens), wish.window)
+    return Grant(ident, int(tokens), wish.window, at, end, requests_end, int(requests), int(slots))
+
+
+def member(ident: str, slots: int, tokens: int, window: int) -> str:
+    """A grant among the leases; Redis reads the figures from it."""
+    return f"{ident}:{slots}:{tokens}:{window}"

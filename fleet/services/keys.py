@@ -12,7 +12,7 @@ from datetime import datetime
 import redis
 from django.conf import settings
 
-from fleet.limits import Account, KeyLimits, in_use, period, read_account, redis_keys
+from fleet.limits import Account, KeyLimits, in_use, period, read_account, redis_keys, slots_of
 from fleet.models import ApiKey
 
 PREFIX = "sk-cortex-"
@@ -64,13 +64,13 @@ def usage(rows: Iterable[ApiKey]) -> dict[str, str]:
             for row in limited:
                 account, leases = redis_keys(row.digest)
                 pipe.get(account)
-                pipe.zcount(leases, time.time(), "+inf")
+                pipe.zrangebyscore(leases, time.time(), "+inf")
             answers = pipe.execute()
     except redis.RedisError:
         return {}
     return {
-        row.digest: _usage_text(row.limits, read_account(stored), running)
-        for row, stored, running in zip(limited, answers[::2], answers[1::2], strict=True)
+        row.digest: _usage_text(row.limits, read_account(stored), sum(map(slots_of, held)))
+        for row, stored, held in zip(limited, answers[::2], answers[1::2], strict=True)
     }
 
 

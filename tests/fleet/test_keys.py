@@ -44,8 +44,8 @@ def test_a_key_without_limits_has_none(db):
 def fill(server, row) -> None:
     account, leases = redis_keys(row.digest)
     now = time.time()
-    server.client.set(account, STORED.pack(now - 60, now + 30, now + 6, period("day", now)[0], 1234))
-    server.client.zadd(leases, {"a": now + 30, "b": now + 30, "dead": now - 1})
+    server.client.set(account, STORED.pack(now - 60, now + 30, now + 6, period("day", now)[0], 1234, 2))
+    server.client.zadd(leases, {"a:1:9:0": now + 30, "b:1:9:0": now + 30, "dead:1:9:0": now - 1})
 
 
 def test_the_list_shows_what_is_in_use(staff, key, redis_server):

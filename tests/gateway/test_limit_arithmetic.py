@@ -12,7 +12,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from fleet.limits import Account, Grant, KeyLimits, period, renew, reserve, settle
+from fleet.gateway.allowance import ADVANCE_S, BUSY, Allowance
+from fleet.limits import Account, Grant, KeyLimits, advance, close, period, renew, reserve, settle
+from fleet.snapshot import KeyView
 
 START = datetime(2026, 3, 31, 23, 50, tzinfo=UTC).timestamp()  # ten minutes before a month ends
 LEASE_S = 30.0
@@ -24,13 +26,17 @@ class Past:
     """One request that was let in."""
 
     grant: Grant
+    let_in: float
     lease_until: float
     used: int | None = None  # None until it is settled
     crashed: bool = False
     late: bool = False  # its worker stood still until its lease had run out, and came back
+    ahead: bool = False  # its worker let it in by an advance, which it still holds
 
     def counts(self, now: float) -> int:
-        """What it takes of its period's budget."""
+        """What it takes of its period's budget by itself."""
+        if self.ahead:
+            return 0
         if self.used is not None:
             return self.used
         return 0 if self.lease_until <= now else self.grant.tokens
@@ -38,45 +44,87 @@ class Past:
 
 limits_of_keys = st.builds(
     KeyLimits,
-    requests_per_minute=st.none() | st.integers(1, 20),
-    tokens_per_minute=st.none() | st.integers(100, 2000),
-    concurrent_requests=st.none() | st.integers(1, 4),
-    budget_tokens=st.none() | st.integers(100, 5000),
+    requests_per_minute=st.none() | st.integers(1, 20) | st.integers(300, 3000),
+    tokens_per_minute=st.none() | st.integers(100, 2000) | st.integers(10**4, 10**6),
+    concurrent_requests=st.none() | st.integers(1, 4) | st.integers(50, 500),
+    budget_tokens=st.none() | st.integers(100, 5000) | st.integers(10**4, 10**6),
     budget_period=st.sampled_from(["hour", "day", "month"]),
 )
 
 
 class LimitsMachine(RuleBasedStateMachine):
+    """One worker of several that share the account."""
+
     @initialize(limits=limits_of_keys)
     def begin(self, limits):
         self.limits, self.account, self.now = limits, Account(), START
+        self.key, self.allowance = KeyView("key", "d" * 64, limits=limits), Allowance()
+        self.advance: Grant | None = None
         self.past: list[Past] = []
 
     def open(self):
         return [entry for entry in self.past if entry.used is None and not entry.crashed]
 
     def live(self):
-        return [entry for entry in self.past if entry.used is None and entry.lease_until > self.now]
+        """Those that have a lease of their own."""
+        running = [entry for entry in self.past if entry.used is None and not entry.ahead]
+        return [entry for entry in running if entry.lease_until > self.now]
+
+    def slots(self):
+        return len(self.live()) + (self.advance.slots if self.advance else 0)
 
     def spent(self, window):
-        return sum(entry.counts(self.now) for entry in self.past if entry.grant.window == window)
+        spent = sum(entry.counts(self.now) for entry in self.past if entry.grant.window == window)
+        held = self.advance is not None and self.advance.window == window
+        return spent + (self.advance.tokens if held else 0)
 
     @rule(tokens=st.integers(0, 2000))
     def reserve(self, tokens):
-        if self.limits.never_fits(tokens):
-            return
-        window, _ = period(self.limits.budget_period, self.now)
-        live, spent = len(self.live()), self.spent(window)
-        claim = Grant(f"r{len(self.past)}", tokens, window)
-        verdict = reserve(self.account, self.limits, claim, self.now, LEASE_S)
-        self.check(verdict, claim, live, spent)
-        if not verdict.refused_by:
-            grant = msgspec.structs.replace(claim, at=verdict.at, end=verdict.end)
-            self.past.append(Past(grant, self.now + LEASE_S))
+        if not self.limits.never_fits(tokens):
+            self.let_in(tokens)
 
-    def check(self, verdict, claim, live, spent):
+    @rule(tokens=st.integers(0, 20))
+    def burst(self, tokens):
+        for _ in range(BUSY + 2):
+            self.reserve(tokens)
+
+    def let_in(self, tokens):
+        window, _ = period(self.limits.budget_period, self.now)
+        claim = Grant(f"r{len(self.past)}", tokens, window)
+        self.allowance.note(tokens, self.now)
+        verdict = self.allowance.take(self.key, claim, self.now)
+        ahead = verdict is not None
+        if verdict is None:
+            verdict = self.ask(claim)
+        if not verdict.refused_by:
+            claim.at, claim.end = verdict.at, verdict.end
+            self.allowance.open += 1
+            self.past.append(Past(claim, self.now, self.now + LEASE_S, ahead=ahead))
+
+    def ask(self, claim):
+        """What the limiter does: nothing is refused while something is held ahead."""
+        if self.allowance.is_over(self.key, claim, self.now):
+            self.give_back()
+        verdict = self.asked(claim)
+        if verdict.refused_by and self.advance is not None:
+            self.give_back()
+            verdict = self.asked(claim)
+        return verdict
+
+    def asked(self, claim):
+        slots, spent = self.slots(), self.spent(claim.window)
+        verdict = reserve(self.account, self.limits, claim, self.now, LEASE_S)
+        self.check(verdict, claim, slots, spent)
+        wish = self.allowance.wish(f"a{len(self.past)}", claim.window, 1)
+        if wish is not None:
+            self.advance = advance(self.account, self.limits, wish, self.now, LEASE_S)
+            if self.advance is not None:
+                self.allowance.hold(self.key, wish, self.advance, self.now)
+        return verdict
+
+    def check(self, verdict, claim, slots, spent):
         """Refused for the reason that there is, and let in otherwise."""
-        full = live >= (self.limits.concurrent_requests or math.inf)
+        full = slots >= (self.limits.concurrent_requests or math.inf)
         dear = spent + claim.tokens > (self.limits.budget_tokens or math.inf)
         assert (verdict.refused_by == "concurrent") == full
         if verdict.refused_by == "budget":
@@ -86,24 +134,41 @@ class LimitsMachine(RuleBasedStateMachine):
         if verdict.refused_by in {"requests", "tokens"}:
             assert 0 < verdict.wait_s <= 60 * (1 + self.overrun() / (self.limits.tokens_per_minute or 1))
 
+    @rule()
+    def give_back(self):
+        returned = self.allowance.give_back()
+        assert (returned is None) == (self.advance is None)
+        if returned is not None:
+            close(self.account, self.limits, returned[1], self.now, LEASE_S)
+            self.advance = None
+        for entry in self.past:
+            if entry.ahead:
+                entry.ahead, entry.lease_until = False, self.now + LEASE_S
+
     @rule(data=st.data(), share=st.floats(0, 1.5))
     def settle(self, data, share):
         if entry := self.pick(data):
-            used = int(entry.grant.tokens * share)
-            known = entry.grant.id in self.account.leases
-            settle(self.account, self.limits, entry.grant, used, self.now)
-            assert known or entry.lease_until <= self.now
-            entry.used, entry.late = used, entry.late or not known
+            self.end(entry, int(entry.grant.tokens * share))
 
     @rule(data=st.data())
     def release(self, data):
         if entry := self.pick(data):
-            settle(self.account, self.limits, entry.grant, 0, self.now)
-            entry.used = 0
+            self.end(entry, 0)
+
+    def end(self, entry, used):
+        assert self.allowance.end(entry.grant, used) == entry.ahead
+        if not entry.ahead:
+            known = entry.grant.id in self.account.leases
+            settle(self.account, self.limits, entry.grant, used, self.now)
+            assert known or entry.lease_until <= self.now
+            entry.late |= not known
+        entry.used = used
 
     @rule(data=st.data())
     def crash(self, data):
-        if entry := self.pick(data):
+        """Of another worker: this one goes on."""
+        entry = self.pick(data)
+        if entry and not entry.ahead:
             entry.crashed = True
 
     def pick(self, data):
@@ -111,13 +176,16 @@ class LimitsMachine(RuleBasedStateMachine):
 
     @rule()
     def renew(self):
-        renew(self.account, [entry.grant for entry in self.open()], self.now, LEASE_S)
-        for entry in self.open():
+        own = [entry for entry in self.open() if not entry.ahead]
+        renew(self.account, [entry.grant for entry in own], self.now, LEASE_S)
+        for entry in own:
             entry.late |= entry.lease_until <= self.now
             entry.lease_until = self.now + LEASE_S
 
-    @rule(seconds=st.sampled_from([0.01, 1, 7, 29, 31, 90, 700]))
+    @rule(seconds=st.sampled_from([0.01, 0.3, 1, 7, 29, 31, 90, 700]))
     def pass_time(self, seconds):
+        if seconds >= ADVANCE_S:
+            self.give_back()
         self.now += seconds
 
     def overrun(self):
@@ -135,7 +203,9 @@ class LimitsMachine(RuleBasedStateMachine):
                 total = 0
                 for later in self.past[first:]:
                     total += what(later)
-                    interval = later.grant.at - entry.grant.at
+                    interval = (
+                        later.let_in - entry.let_in + ADVANCE_S
+                    )  # it may have been taken so much earlier
                     assert total <= limit * (1 + interval / 60) + CLOSE
 
     def least_charge(self, entry):
@@ -145,8 +215,9 @@ class LimitsMachine(RuleBasedStateMachine):
     @invariant()
     def nothing_is_over_the_bounds(self):
         if self.limits.concurrent_requests is not None:
-            in_time = [entry for entry in self.live() if not entry.late]
-            assert len(in_time) <= self.limits.concurrent_requests
+            in_time = [entry for entry in self.open() if entry.ahead or entry in self.live()]
+            on_time = [entry for entry in in_time if not entry.late]
+            assert len(on_time) <= self.limits.concurrent_requests
         if self.limits.budget_tokens is not None:
             for window in {entry.grant.window for entry in self.past}:
                 late = sum(entry.counts(self.now) for entry in self.past if entry.late)
@@ -161,6 +232,7 @@ class LimitsMachine(RuleBasedStateMachine):
         """Nothing leaks: when all is over, everything may be used again."""
         if not hasattr(self, "account"):
             return
+        self.give_back()
         for entry in self.open()[::2]:  # the others' worker was killed
             settle(self.account, self.limits, entry.grant, 0, self.now)
         self.now = max(self.now + 32 * 86_400, self.account.tokens, self.account.requests)

@@ -1,0 +1,263 @@
+"""Workers that take a key's limits ahead of its requests, against what they together let in."""
+
+from __future__ import annotations
+
+import math
+import random
+from dataclasses import dataclass, field
+
+import pytest
+
+from fleet.gateway.allowance import ADVANCE_S, BUSY, Allowance
+from fleet.limits import SHARE, Account, Grant, KeyLimits, advance, close, in_use, reserve, settle
+from fleet.snapshot import KeyView
+
+START, LEASE_S, TICK_S = 1.8e9, 30.0, 0.005
+
+
+@dataclass
+class Worker:
+    """What the limiter does, without Redis and event loop in between."""
+
+    name: str
+    key: KeyView
+    account: Account
+    allowance: Allowance = field(default_factory=Allowance)
+    held_since: float | None = None
+    steps: int = 0  # that Redis would have been asked for
+
+    def reserve(self, ident: str, tokens: int, now: float) -> Grant | str:
+        """A grant, or what refused it."""
+        if self.held_since is not None and now >= self.held_since + ADVANCE_S:
+            self.give_back(now)
+        claim = Grant(ident, tokens, 0)
+        self.allowance.note(tokens, now)
+        verdict = self.allowance.take(self.key, claim, now) or self.ask(claim, now)
+        if verdict.refused_by:
+            return verdict.refused_by
+        claim.at, claim.end = verdict.at, verdict.end
+        self.allowance.open += 1
+        return claim
+
+    def ask(self, claim: Grant, now: float):
+        if self.allowance.is_over(self.key, claim, now):
+            self.give_back(now)
+        verdict = self.asked(claim, now)
+        if verdict.refused_by and self.held_since is not None:
+            self.give_back(now)
+            verdict = self.asked(claim, now)
+        return verdict
+
+    def asked(self, claim: Grant, now: float):
+        self.steps += 1
+        verdict = reserve(self.account, self.key.limits, claim, now, LEASE_S)
+        if wish := self.allowance.wish(f"{claim.id}-ahead", 0, 1):
+            held = advance(self.account, self.key.limits, wish, now, LEASE_S)
+            if held is not None:
+                self.allowance.hold(self.key, wish, held, now)
+                self.held_since = now
+        return verdict
+
+    def settle(self, grant: Grant, used: int, now: float) -> None:
+        if not self.allowance.end(grant, used):
+            self.steps += 1
+            settle(self.account, self.key.limits, grant, used, now)
+
+    def give_back(self, now: float) -> None:
+        if returned := self.allowance.give_back():
+            self.steps += 1
+            close(self.account, self.key.limits, returned[1], now, LEASE_S)
+        self.held_since = None
+
+
+class Traffic:
+    """Random requests to some workers at so many a second, until `seconds` are over."""
+
+    def __init__(self, seed: int, limits: KeyLimits, *, workers: int, per_s: float, seconds: float) -> None:
+        self.chance, self.limits = random.Random(seed), limits  # noqa: S311
+        self.account = Account()
+        key = KeyView("key", "d" * 64, limits=limits)
+        self.workers = [Worker(f"w{number}", key, self.account) for number in range(workers)]
+        self.open: list[tuple[float, Worker, Grant]] = []
+        self.let_in: list[tuple[float, int]] = []  # when, tokens reserved
+        self.refused: list[str] = []
+        self.used = self.most_open = 0
+        self.now = START
+        while self.now < START + seconds:
+            self.now += TICK_S
+            self.tick(per_s * TICK_S)
+
+    def tick(self, chance: float) -> None:
+        for entry in [entry for entry in self.open if entry[0] <= self.now]:
+            self.open.remove(entry)
+            self.settle(*entry[1:])
+        while self.chance.random() < chance:
+            chance -= 1
+            self.request(self.chance.choice(self.workers))
+        self.most_open = max(self.most_open, len(self.open))
+        reserved = sum(grant.tokens for *_, grant in self.open)
+        assert len(self.open) <= (self.limits.concurrent_requests or math.inf)
+        assert self.used + reserved <= (self.limits.budget_tokens or math.inf)
+
+    def request(self, worker: Worker) -> None:
+        tokens = self.chance.randrange(20, 60)
+        grant = worker.reserve(f"r{len(self.let_in)}-{len(self.refused)}", tokens, self.now)
+        if isinstance(grant, str):
+            self.refused.append(grant)
+        else:
+            self.let_in.append((self.now, tokens))
+            self.open.append((self.now + self.chance.expovariate(1 / 0.1), worker, grant))
+
+    def settle(self, worker: Worker, grant: Grant) -> None:
+        used = self.chance.randrange(10, grant.tokens + 1)
+        self.used += used
+        worker.settle(grant, used, self.now)
+
+    def end(self) -> None:
+        for _, worker, grant in self.open:
+            self.settle(worker, grant)
+        self.open.clear()
+        for worker in self.workers:
+            worker.give_back(self.now)
+
+    @property
+    def steps(self) -> int:
+        return sum(worker.steps for worker in self.workers)
+
+
+def most_in_any_interval(events: list[tuple[float, int]], limit: int) -> float:
+    """The largest count over `limit * (1 + t / 60)`, where an advance may be a moment old."""
+    most, bucket, last = 0.0, 0.0, START
+    for at, count in events:
+        bucket = max(0.0, bucket - (at - last) * limit / 60) + count
+        most, last = max(most, bucket), at
+    return most / (limit * (1 + ADVANCE_S / 60))
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_far_from_every_limit_a_few_steps_let_hundreds_in_and_all_is_accounted(workers):
+    limits = KeyLimits(10**6, 10**8, 10**5, 10**9)
+    traffic = Traffic(1, limits, workers=workers, per_s=300, seconds=5)
+    assert len(traffic.let_in) > 1000
+    assert not traffic.refused
+    assert traffic.steps < len(traffic.let_in) / 4
+    traffic.end()
+    assert traffic.account.spent == traffic.used
+    assert not traffic.account.leases
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+@pytest.mark.parametrize("seed", range(4))
+def test_requests_a_minute_hold(workers, seed):
+    limits = KeyLimits(requests_per_minute=3000)
+    traffic = Traffic(seed, limits, workers=workers, per_s=180, seconds=40)
+    assert set(traffic.refused) == {"requests"}
+    assert traffic.steps < len(traffic.let_in) + len(traffic.refused)
+    passed = [(at, 1) for at, _ in traffic.let_in]
+    assert most_in_any_interval(passed, 3000) <= 1
+    # All of it may be used: 3000 at once, and 50 a second.
+    assert len(passed) >= (3000 + 50 * 40) * (1 - workers / SHARE)
+    traffic.end()
+    bucket = in_use(traffic.account.requests, 3000, traffic.now)
+    assert bucket == pytest.approx(len(passed) - 50 * (traffic.now - traffic.let_in[0][0]), abs=2)
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+@pytest.mark.parametrize("seed", range(4))
+def test_tokens_a_minute_hold(workers, seed):
+    limits = KeyLimits(tokens_per_minute=60_000)
+    traffic = Traffic(seed, limits, workers=workers, per_s=120, seconds=40)
+    assert set(traffic.refused) == {"tokens"}
+    traffic.end()
+    rate = 60_000 / 60 * (traffic.now - START)
+    assert traffic.used <= 60_000 * (1 + ADVANCE_S / 60) + rate
+    assert traffic.used >= (60_000 + rate) * (1 - 2 * workers / SHARE)
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+@pytest.mark.parametrize("seed", range(4))
+def test_no_more_than_may_run_at_once_and_no_fewer(workers, seed):
+    traffic = Traffic(seed, KeyLimits(concurrent_requests=1000), workers=workers, per_s=150, seconds=5)
+    assert not traffic.refused
+    assert traffic.steps < len(traffic.let_in)
+    tight = Traffic(seed, KeyLimits(concurrent_requests=40), workers=workers, per_s=150, seconds=5)
+    assert not tight.refused  # fifteen run, rarely thirty: what is held ahead is in nobody's way
+    crowded = Traffic(seed, KeyLimits(concurrent_requests=300), workers=workers, per_s=3200, seconds=2)
+    assert set(crowded.refused) == {"concurrent"}
+    assert crowded.most_open >= 300 * (1 - (workers - 1) / SHARE)
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+@pytest.mark.parametrize("seed", range(4))
+def test_the_budget_is_spent_and_no_token_more(workers, seed):
+    traffic = Traffic(seed, KeyLimits(budget_tokens=50_000), workers=workers, per_s=300, seconds=20)
+    assert set(traffic.refused) == {"budget"}
+    traffic.end()
+    assert traffic.account.spent == traffic.used
+    assert 50_000 - 60 <= traffic.used <= 50_000
+
+
+def test_a_key_with_few_requests_takes_nothing_ahead():
+    traffic = Traffic(3, KeyLimits(10**6, 10**8, 10**5, 10**9), workers=1, per_s=BUSY / 4, seconds=20)
+    assert all(worker.held_since is None for worker in traffic.workers)
+    assert traffic.steps == 2 * len(traffic.let_in) - len(traffic.open)
+
+
+def test_headers_count_down_by_one_whoever_let_in():
+    key, account = KeyView("key", "d" * 64, limits=KeyLimits(requests_per_minute=6000)), Account()
+    worker, used = Worker("w", key, account), []
+    for number in range(40):
+        claim = Grant(f"r{number}", 10, 0)
+        worker.allowance.note(10, START)
+        ahead = worker.allowance.take(key, claim, START)
+        verdict = ahead or worker.ask(claim, START)
+        worker.allowance.open += 1
+        used.append(round(verdict.requests_reset_s * 100))
+    assert used == list(range(1, 41))
+
+
+def test_another_period_other_limits_or_a_clock_set_back_end_what_is_held():
+    limits = KeyLimits(requests_per_minute=6000, budget_tokens=10**6)
+    key, claim = KeyView("key", "d" * 64, limits=limits), Grant("r", 10, 3600)
+    allowance = Allowance()
+    held = Grant("a", 100, 3600, START, START, START, requests=5, slots=5)
+    allowance.hold(key, held, held, START)
+    assert not allowance.is_over(key, claim, START)
+    assert not allowance.is_over(KeyView("key", "d" * 64, limits=limits), claim, START)
+    other = KeyView("key", "d" * 64, limits=KeyLimits(requests_per_minute=5))
+    assert allowance.is_over(other, claim, START)
+    assert allowance.is_over(key, Grant("r", 10, 7200), START)
+    assert allowance.is_over(key, Grant("r", 101, 3600), START)
+    assert allowance.is_over(key, claim, START - 5)
+    assert allowance.is_over(key, claim, START + ADVANCE_S)
+    assert allowance.take(other, claim, START) is None
+
+
+def test_what_a_request_did_not_use_is_there_for_the_next():
+    key, allowance = KeyView("key", "d" * 64, limits=KeyLimits(tokens_per_minute=6000)), Allowance()
+    held = Grant("a", 100, 0, START, START + 1, START, requests=9, slots=9)
+    allowance.hold(key, held, held, START)
+    first = Grant("r0", 60, 0)
+    assert allowance.take(key, first, START)
+    assert not allowance.take(key, Grant("r1", 41, 0), START)
+    assert allowance.end(first, 50)
+    assert not allowance.take(key, Grant("r2", 51, 0), START)
+    assert allowance.take(key, Grant("r3", 30, 0), START)
+    assert allowance.take(key, Grant("r4", 20, 0), START)
+
+
+def test_those_who_run_on_give_back_as_if_each_had_been_reserved_by_itself():
+    """After a minute and half an advance's time, the bucket still holds what was taken last of it."""
+    key, account = KeyView("key", "d" * 64, limits=KeyLimits(tokens_per_minute=6000)), Account()
+    assert not reserve(account, key.limits, Grant("before", 5000, 0), START, LEASE_S).refused_by
+    wish = Grant("a", 31, 0, requests=9, slots=9)
+    held = advance(account, key.limits, wish, START, LEASE_S)
+    allowance, running = Allowance(), [Grant("r0", 10, 0), Grant("r1", 10, 0)]
+    allowance.hold(key, held, held, START)
+    for claim in running:
+        allowance.take(key, claim, START)
+    _, returned = allowance.give_back()
+    assert (returned.used, returned.unused) == (0, 7)
+    assert [one.at for one in running] == [START, START]
+    # 100 tokens a second: 5000 before, then ten for each of the two, then eleven that are left.
+    assert [one.end - START for one in running] == pytest.approx([50.1, 50.2], abs=1e-6)
