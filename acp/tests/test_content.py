@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 from acp_testing.fakes import Bench
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from helexa_acp.provider.types import Image, Text
@@ -50,6 +50,7 @@ JSON = st.recursive(
 
 
 @given(JSON)
+@example([{"type": []}])
 def test_any_prompt_is_checked_or_refused(value):
     try:
         blocks = check_blocks(value)

@@ -44,7 +44,7 @@ def _check(place: int, block: Any) -> None:
         if not isinstance(resource.get("text", resource.get("blob")), str):
             raise BadBlockError(f"{where}.resource needs text or blob")
         return
-    if kind not in _REQUIRED:
+    if not isinstance(kind, str) or kind not in _REQUIRED:
         raise BadBlockError(f"{where}.type: {kind!r} is not a content block")
     if kind == "audio":
         raise BadBlockError(f"{where}: audio is not supported (promptCapabilities.audio is false)")
