@@ -45,7 +45,7 @@ class LightRequest(HttpRequest):
     transport: asyncio.BaseTransport | None = None  # to the client, where it is known
 
     def __init__(self, scope: Scope, body: bytes, headers: Mapping[bytes, bytes] | None = None) -> None:
-        """`headers` are the scope's by name, where whoever read them has them so."""
+        """`headers` by name, where whoever read them has them so, are in the place of the scope's."""
         # HttpRequest's own __init__ is left out: it builds containers that no operation here reads.
         self.scope = scope
         self.method = scope["method"]
@@ -87,7 +87,8 @@ class LightRequest(HttpRequest):
             "PATH_INFO": self.path,
             "REMOTE_ADDR": self.peer,
         }
-        for key, value in self.scope["headers"]:
+        headers = self.scope["headers"] if "headers" in self.scope else (self._by_name or {}).items()
+        for key, value in headers:
             name = str(key, "latin-1").upper().replace("-", "_")
             meta[name if name in {"CONTENT_TYPE", "CONTENT_LENGTH"} else f"HTTP_{name}"] = str(
                 value, "latin-1"

@@ -110,7 +110,6 @@ class LightProtocol(HttpToolsProtocol):
             "method": head.method,
             "path": head.path,
             "query_string": head.query,
-            "headers": [*head.headers.items()],
             "client": self.client,
         }
         self._accept(LightRequest(scope, data[head.size :], head.headers), None)
