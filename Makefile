@@ -3,6 +3,8 @@
 USABLE := import ensurepip, os, sys, sysconfig; headers = os.path.join(sysconfig.get_path("include"), "Python.h"); \
 	sys.exit(not ((3, 11) <= sys.version_info < (3, 14) and os.path.exists(headers)))
 PYTHON ?= $(shell /usr/bin/python3 -c '$(USABLE)' 2> /dev/null && echo /usr/bin/python3 || echo python3)
+# Of tests: they wait for processes and timers more than they compute. Those that start everything run one by one.
+WORKERS ?= 3
 VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := $(wildcard ext/*.py ext/*.pxd)
@@ -35,10 +37,11 @@ types: $(VENV)/installed
 	cd acp && ../$(BIN)/mypy
 
 unit: $(VENV)/installed
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(WORKERS) -m 'not e2e'
+	$(BIN)/python -m pytest -m e2e
 
 pure: $(VENV)/installed  ## the tests of compiled modules again, without the compiled modules
-	CORTEX_PURE_PYTHON=1 $(BIN)/python -m pytest tests/ext tests/gateway
+	CORTEX_PURE_PYTHON=1 $(BIN)/python -m pytest -n $(WORKERS) tests/ext tests/gateway
 
 acp: $(VENV)/installed  ## the tests of helexa-acp
 	cd acp && ../$(BIN)/python -m pytest

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import cProfile
+import gc
 import hashlib
 import json
 import os
@@ -48,6 +49,7 @@ from fleet.gateway.connection import Connection
 from fleet.gateway.limits_scripts import ADVANCE, VERDICT
 from fleet.gateway.redis_link import RedisLink
 from fleet.gateway.upstream import Pool
+from fleet.gateway.worker import COLLECT_AFTER
 from fleet.limits import KeyLimits
 from fleet.records import RequestRecord
 from fleet.snapshot import Configuration, KeyView, NodeConfig, ProfileView
@@ -265,6 +267,7 @@ def main() -> None:
 
 def run(arguments: argparse.Namespace) -> dict[str, dict[str, float]]:
     replace_sockets()
+    gc.set_threshold(COLLECT_AFTER)
     profile = cProfile.Profile()
     if arguments.profile:
         profile.enable()

@@ -29,7 +29,6 @@ from fleet.records import RequestRecord
 
 log = logging.getLogger("cortex.gateway")
 
-COLLECT_AFTER = 20_000  # objects more than there were: a request leaves none in cycles
 FIRST_WORD_S = 2.0  # a worker that starts waits so long for nodes to say what they have: else it answers 404
 
 
@@ -103,7 +102,6 @@ class Gateway:
         ]
         gc.collect()
         gc.freeze()  # what is there now stays; the collector need not walk it again
-        gc.set_threshold(COLLECT_AFTER)
         try:
             yield
         finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import os
 import socket
 import sys
@@ -15,6 +16,7 @@ from django.db import connections
 from cortex_site import config, logs
 
 SWITCH_INTERVAL_S = 0.0005  # a thread that stores or logs holds the event loop up for no longer
+COLLECT_AFTER = 20_000  # objects more than there were: a request leaves none in cycles
 KEEP_ALIVE_S = 75
 CONNECTION_AGE_S = 60  # to the database
 BACKLOG = 2048
@@ -25,6 +27,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--fd", type=int, required=True, help="listening socket, inherited")
     arguments = parser.parse_args(argv)
     sys.setswitchinterval(SWITCH_INTERVAL_S)
+    gc.set_threshold(COLLECT_AFTER)
     logs.setup("info", "gateway")
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "cortex_site.settings")
     django.setup()

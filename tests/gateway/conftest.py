@@ -3,7 +3,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import tempfile
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -73,8 +73,9 @@ class House:
 
 
 async def answer_page(reader, writer) -> None:
-    await reader.readuntil(b"\r\n\r\n")
-    writer.write(b"HTTP/1.0 302 Found\r\n\r\n")
+    with suppress(asyncio.IncompleteReadError):  # the gateway looks whether anybody is there, and leaves
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.0 302 Found\r\n\r\n")
     writer.close()
 
 
