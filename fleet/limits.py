@@ -75,11 +75,11 @@ class Grant(msgspec.Struct):
 
 @dataclass(slots=True)
 class Return:
-    """What became of an advance."""
+    """What is left of an advance, and who runs on."""
 
     grant: Grant
-    unused: int  # requests
-    used: int  # tokens, of requests that have ended
+    requests: int
+    tokens: int  # below 0: ended requests used more than was reserved for them
     running: list[Grant]
 
 
@@ -132,8 +132,8 @@ def reserve(account: Account, limits: KeyLimits, claim: Grant, now: float, lease
     account.born = account.born or now
     account.expire(now)
     account.roll(claim.window)
-    requests, request_wait = _advance(account.requests, limits.requests_per_minute, 1, now)
-    tokens, token_wait = _advance(account.tokens, limits.tokens_per_minute, claim.tokens, now)
+    requests, request_wait = _filled(account.requests, limits.requests_per_minute, 1, now)
+    tokens, token_wait = _filled(account.tokens, limits.tokens_per_minute, claim.tokens, now)
     refused_by: Bound = ""
     wait_s = 0.0
     if limits.concurrent_requests is not None and account.open >= limits.concurrent_requests:
@@ -167,8 +167,8 @@ def advance(account: Account, limits: KeyLimits, wish: Grant, now: float, lease_
         slots = _share(slots, limits.concurrent_requests - account.open)
     if min(requests, tokens, slots) <= 0:
         return None
-    account.requests, _ = _advance(account.requests, limits.requests_per_minute, requests, now)
-    account.tokens, _ = _advance(account.tokens, limits.tokens_per_minute, tokens, now)
+    account.requests, _ = _filled(account.requests, limits.requests_per_minute, requests, now)
+    account.tokens, _ = _filled(account.tokens, limits.tokens_per_minute, tokens, now)
     account.charge(wish.window, tokens)
     grant = Grant(wish.id, tokens, wish.window, now, account.tokens, account.requests, requests, slots)
     account.leases[grant.id] = (now + lease_s, grant)
@@ -200,11 +200,10 @@ def close(
     """Take an advance back. Those who still run go on as if each had been reserved by itself."""
     grant, running = advance.grant, advance.running
     known = grant.id in account.leases
-    used = advance.used + sum(one.tokens for one in running)
-    settle(account, limits, grant, used, now, again=again)
+    settle(account, limits, grant, grant.tokens - advance.tokens, now, again=again)
     if known and limits.requests_per_minute is not None and grant.at >= account.born:
         limit = limits.requests_per_minute
-        account.requests = _corrected(account.requests, limit, advance.unused, grant.requests_end, now)
+        account.requests = _corrected(account.requests, limit, advance.requests, grant.requests_end, now)
     if known or not again:  # else they were entered the first time, and some have ended since
         for one in running:
             if one.id in account.leases:  # a renewal was faster, and charged it
@@ -222,7 +221,7 @@ def renew(account: Account, grants: Iterable[Grant], now: float, lease_s: float)
         account.leases[grant.id] = (now + lease_s, grant)
 
 
-def _advance(arrival: float, limit: int | None, amount: int, now: float) -> tuple[float, float]:
+def _filled(arrival: float, limit: int | None, amount: int, now: float) -> tuple[float, float]:
     """The bucket's theoretical arrival time with `amount` in it, and how long that is too early."""
     if limit is None:
         return arrival, 0.0

@@ -134,9 +134,8 @@ class World:
             self.gateways.append(Program(f"gateway-{number}", command, env, home / "serve.log"))
             self.api_urls.append(f"http://127.0.0.1:{ports[0]}")
             self.gateways[-1].start()
-            self.gateways[-1].wait_for(
-                self.is_serving, number
-            )  # one after the other: the first migrates the database
+            # One after the other: the first migrates the database.
+            self.gateways[-1].wait_for(self.is_serving, number)
         wait_for(lambda: httpx.get(f"{self.api_urls[0]}/health").json()["nodes"]["healthy"] == NEURONS)
         return self
 

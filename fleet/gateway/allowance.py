@@ -27,7 +27,6 @@ class _Held:
     requests: int
     slots: int
     tokens: int
-    used: int = 0
     running: dict[str, Grant] = field(default_factory=dict)  # by id
 
 
@@ -98,7 +97,6 @@ class Allowance:
             return False
         held.slots += 1
         held.tokens += grant.tokens - used
-        held.used += used
         return True
 
     def give_back(self) -> tuple[KeyView, Return] | None:
@@ -117,7 +115,7 @@ class Allowance:
             if (limit := held.key.limits.tokens_per_minute) is not None:
                 one.end -= left * MINUTE_S / limit
             left += one.tokens
-        return held.key, Return(grant, held.requests, held.used, running)
+        return held.key, Return(grant, held.requests, held.tokens, running)
 
 
 def _reset_s(end: float, limit: int | None, left: int, at: float) -> float:

@@ -108,7 +108,7 @@ class Limiter:
         allowance, local = self._allowances[key.digest], False
         allowance.note(tokens, now)
         if (verdict := allowance.take(key, claim, now)) is None:
-            verdict = await self._ask(key, claim)
+            verdict = await self._ask(key, claim, now)
             if verdict is None:
                 account, local = self._accounts[key.digest], True
                 verdict = arithmetic.reserve(account, limits, claim, now, math.inf)  # ends with this process
@@ -132,9 +132,9 @@ class Limiter:
     def _next_id(self) -> str:
         return f"{self._worker}-{next(self._ids):x}"
 
-    async def _ask(self, key: KeyView, claim: Grant) -> Verdict | None:
+    async def _ask(self, key: KeyView, claim: Grant, now: float) -> Verdict | None:
         """Redis's verdict; None when it is away. None is refused while something is held ahead here."""
-        if self._allowances[key.digest].is_over(key, claim, time.time()):
+        if self._allowances[key.digest].is_over(key, claim, now):
             self._give_back(key.digest)
         verdict = await self._shared(key, claim)
         if verdict is not None and verdict.refused_by and self._give_back(key.digest):

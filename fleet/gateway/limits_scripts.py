@@ -83,7 +83,7 @@ for _, dead in ipairs(open > 0 and redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', 
   leave(dead, slots)
 end
 
-local function advance(arrival, limit, cost)
+local function fill(arrival, limit, cost)
   if not limit then return arrival, 0 end
   local after = math.max(arrival, now) + cost * 60 / limit
   return after, after - now - 60
@@ -93,8 +93,8 @@ for i = 11, #ARGV do
   local member = ARGV[i]
   local amount, start, slots = parts(member)
   roll(start)
-  local new_requests, request_wait = advance(requests, request_limit, 1)
-  local new_tokens, token_wait = advance(tokens, token_limit, amount)
+  local new_requests, request_wait = fill(requests, request_limit, 1)
+  local new_tokens, token_wait = fill(tokens, token_limit, amount)
   local refused, wait = 0, 0
   if concurrent and open >= concurrent then
     refused, wait = 1, {BUSY_WAIT_S}
@@ -129,8 +129,8 @@ if ARGV[6] ~= '' then
   local amount = share(tonumber(ARGV[9]), left(tokens, token_limit))
   if budget then amount = share(amount, budget - spent) end
   if math.min(count, slots, amount) > 0 then
-    requests = advance(requests, request_limit, count)
-    tokens = advance(tokens, token_limit, amount)
+    requests = fill(requests, request_limit, count)
+    tokens = fill(tokens, token_limit, amount)
     charge(start, amount)
     enter(string.format('%s:%d:%d:%d', ARGV[6], slots, amount, start), slots, lease)
     answers[#answers + 1] = struct.pack('{ADVANCE.format}', count, slots, amount, now, tokens, requests)
@@ -178,21 +178,22 @@ save()
 )
 
 # ARGV: tokens a minute, requests a minute, lease in seconds; the advance: member, at, end, requests' end,
-# requests not taken, tokens used, 1 when this may be the second time; members that still run...
+# requests and tokens left of it, 1 when this may be the second time; members that still run...
 CLOSE = (
     _PRELUDE
     + _SETTLING
     + """
 local limit, at, again = tonumber(ARGV[2]), tonumber(ARGV[5]), ARGV[10] == '1'
-local used = tonumber(ARGV[9])
-for i = 11, #ARGV do used = used + parts(ARGV[i]) end
+local used = parts(ARGV[4]) - tonumber(ARGV[9])
 local known = settle(ARGV[4], tonumber(ARGV[1]), at, tonumber(ARGV[6]), used, again)
 if known and limit and at >= born then
   requests = corrected(requests, limit, tonumber(ARGV[8]), tonumber(ARGV[7]))
 end
-for i = 11, known and #ARGV or again and 0 or #ARGV do
-  local amount, start, slots = parts(ARGV[i])
-  if not enter(ARGV[i], slots, tonumber(ARGV[3])) then charge(start, -amount) end
+if known or not again then
+  for i = 11, #ARGV do
+    local amount, start, slots = parts(ARGV[i])
+    if not enter(ARGV[i], slots, tonumber(ARGV[3])) then charge(start, -amount) end
+  end
 end
 save()
 redis.call('EXPIRE', KEYS[2], keep)
@@ -244,7 +245,7 @@ def to_close(limits: KeyLimits, advance: Return, lease_s: float, *, again: bool)
         _bound(limits.requests_per_minute),
         lease_s,
         *(grant.id, grant.at, grant.end, grant.requests_end),
-        *(advance.unused, advance.used, int(again)),
+        *(advance.requests, advance.tokens, int(again)),
         *(one.id for one in advance.running),
     ]
 

@@ -257,7 +257,7 @@ def test_those_who_run_on_give_back_as_if_each_had_been_reserved_by_itself():
     for claim in running:
         allowance.take(key, claim, START)
     _, returned = allowance.give_back()
-    assert (returned.used, returned.unused) == (0, 7)
+    assert (returned.tokens, returned.requests) == (11, 7)
     assert [one.at for one in running] == [START, START]
     # 100 tokens a second: 5000 before, then ten for each of the two, then eleven that are left.
     assert [one.end - START for one in running] == pytest.approx([50.1, 50.2], abs=1e-6)
