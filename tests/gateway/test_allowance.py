@@ -4,70 +4,15 @@ from __future__ import annotations
 
 import math
 import random
-from dataclasses import dataclass, field
 
 import pytest
 
 from fleet.gateway.allowance import ADVANCE_S, BUSY, Allowance
-from fleet.limits import SHARE, Account, Grant, KeyLimits, advance, close, in_use, reserve, settle
+from fleet.limits import SHARE, Account, Grant, KeyLimits, advance, in_use, reserve
 from fleet.snapshot import KeyView
+from tests.gateway.limiters import LEASE_S, Worker
 
-START, LEASE_S, TICK_S = 1.8e9, 30.0, 0.005
-
-
-@dataclass
-class Worker:
-    """What the limiter does, without Redis and event loop in between."""
-
-    name: str
-    key: KeyView
-    account: Account
-    allowance: Allowance = field(default_factory=Allowance)
-    held_since: float | None = None
-    steps: int = 0  # that Redis would have been asked for
-
-    def reserve(self, ident: str, tokens: int, now: float) -> Grant | str:
-        """A grant, or what refused it."""
-        if self.held_since is not None and now >= self.held_since + ADVANCE_S:
-            self.give_back(now)
-        claim = Grant(ident, tokens, 0)
-        self.allowance.note(tokens, now)
-        verdict = self.allowance.take(self.key, claim, now) or self.ask(claim, now)
-        if verdict.refused_by:
-            return verdict.refused_by
-        claim.at, claim.end = verdict.at, verdict.end
-        self.allowance.open += 1
-        return claim
-
-    def ask(self, claim: Grant, now: float):
-        if self.allowance.is_over(self.key, claim, now):
-            self.give_back(now)
-        verdict = self.asked(claim, now)
-        if verdict.refused_by and self.held_since is not None:
-            self.give_back(now)
-            verdict = self.asked(claim, now)
-        return verdict
-
-    def asked(self, claim: Grant, now: float):
-        self.steps += 1
-        verdict = reserve(self.account, self.key.limits, claim, now, LEASE_S)
-        if wish := self.allowance.wish(f"{claim.id}-ahead", 0, 1):
-            held = advance(self.account, self.key.limits, wish, now, LEASE_S)
-            if held is not None:
-                self.allowance.hold(self.key, wish, held, now)
-                self.held_since = now
-        return verdict
-
-    def settle(self, grant: Grant, used: int, now: float) -> None:
-        if not self.allowance.end(grant, used):
-            self.steps += 1
-            settle(self.account, self.key.limits, grant, used, now)
-
-    def give_back(self, now: float) -> None:
-        if returned := self.allowance.give_back():
-            self.steps += 1
-            close(self.account, self.key.limits, returned[1], now, LEASE_S)
-        self.held_since = None
+START, TICK_S = 1.8e9, 0.005
 
 
 class Traffic:
@@ -77,7 +22,7 @@ class Traffic:
         self.chance, self.limits = random.Random(seed), limits  # noqa: S311
         self.account = Account()
         key = KeyView("key", "d" * 64, limits=limits)
-        self.workers = [Worker(f"w{number}", key, self.account) for number in range(workers)]
+        self.workers = [Worker(key, self.account) for _ in range(workers)]
         self.open: list[tuple[float, Worker, Grant]] = []
         self.let_in: list[tuple[float, int]] = []  # when, tokens reserved
         self.refused: list[str] = []
@@ -101,9 +46,12 @@ class Traffic:
 
     def request(self, worker: Worker) -> None:
         tokens = self.chance.randrange(20, 60)
-        grant = worker.reserve(f"r{len(self.let_in)}-{len(self.refused)}", tokens, self.now)
-        if isinstance(grant, str):
-            self.refused.append(grant)
+        if worker.held and self.now >= worker.held.at + ADVANCE_S:
+            worker.give_back(self.now)
+        grant = Grant(f"r{len(self.let_in)}-{len(self.refused)}", tokens, 0)
+        verdict, _ = worker.reserve(grant, self.now)
+        if verdict.refused_by:
+            self.refused.append(verdict.refused_by)
         else:
             self.let_in.append((self.now, tokens))
             self.open.append((self.now + self.chance.expovariate(1 / 0.1), worker, grant))
@@ -199,19 +147,15 @@ def test_the_budget_is_spent_and_no_token_more(workers, seed):
 
 def test_a_key_with_few_requests_takes_nothing_ahead():
     traffic = Traffic(3, KeyLimits(10**6, 10**8, 10**5, 10**9), workers=1, per_s=BUSY / 4, seconds=20)
-    assert all(worker.held_since is None for worker in traffic.workers)
+    assert all(worker.held is None for worker in traffic.workers)
     assert traffic.steps == 2 * len(traffic.let_in) - len(traffic.open)
 
 
 def test_headers_count_down_by_one_whoever_let_in():
     key, account = KeyView("key", "d" * 64, limits=KeyLimits(requests_per_minute=6000)), Account()
-    worker, used = Worker("w", key, account), []
+    worker, used = Worker(key, account), []
     for number in range(40):
-        claim = Grant(f"r{number}", 10, 0)
-        worker.allowance.note(10, START)
-        ahead = worker.allowance.take(key, claim, START)
-        verdict = ahead or worker.ask(claim, START)
-        worker.allowance.open += 1
+        verdict, _ = worker.reserve(Grant(f"r{number}", 10, 0), START)
         used.append(round(verdict.requests_reset_s * 100))
     assert used == list(range(1, 41))
 

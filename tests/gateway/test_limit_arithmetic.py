@@ -12,12 +12,12 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from fleet.gateway.allowance import ADVANCE_S, BUSY, Allowance
-from fleet.limits import Account, Grant, KeyLimits, advance, close, period, renew, reserve, settle
+from fleet.gateway.allowance import ADVANCE_S, BUSY
+from fleet.limits import Account, Grant, KeyLimits, period, renew, reserve, settle
 from fleet.snapshot import KeyView
+from tests.gateway.limiters import LEASE_S, Worker
 
 START = datetime(2026, 3, 31, 23, 50, tzinfo=UTC).timestamp()  # ten minutes before a month ends
-LEASE_S = 30.0
 CLOSE = 1e-4  # of a token: arrival times are doubles of seconds since 1970
 
 
@@ -52,14 +52,28 @@ limits_of_keys = st.builds(
 )
 
 
+class CheckedWorker(Worker):
+    """Its machine looks at each step."""
+
+    def step(self, claim, now):
+        slots, spent = self.machine.slots(), self.machine.spent(claim.window)
+        verdict = super().step(claim, now)
+        self.machine.check(verdict, claim, slots, spent)
+        return verdict
+
+    def give_back(self, now):
+        super().give_back(now)
+        self.machine.gave_back()
+
+
 class LimitsMachine(RuleBasedStateMachine):
     """One worker of several that share the account."""
 
     @initialize(limits=limits_of_keys)
     def begin(self, limits):
         self.limits, self.account, self.now = limits, Account(), START
-        self.key, self.allowance = KeyView("key", "d" * 64, limits=limits), Allowance()
-        self.advance: Grant | None = None
+        self.worker = CheckedWorker(KeyView("key", "d" * 64, limits=limits), self.account)
+        self.worker.machine = self
         self.past: list[Past] = []
 
     def open(self):
@@ -71,12 +85,12 @@ class LimitsMachine(RuleBasedStateMachine):
         return [entry for entry in running if entry.lease_until > self.now]
 
     def slots(self):
-        return len(self.live()) + (self.advance.slots if self.advance else 0)
+        return len(self.live()) + (self.worker.held.slots if self.worker.held else 0)
 
     def spent(self, window):
         spent = sum(entry.counts(self.now) for entry in self.past if entry.grant.window == window)
-        held = self.advance is not None and self.advance.window == window
-        return spent + (self.advance.tokens if held else 0)
+        held = self.worker.held
+        return spent + (held.tokens if held is not None and held.window == window else 0)
 
     @rule(tokens=st.integers(0, 2000))
     def reserve(self, tokens):
@@ -91,36 +105,9 @@ class LimitsMachine(RuleBasedStateMachine):
     def let_in(self, tokens):
         window, _ = period(self.limits.budget_period, self.now)
         claim = Grant(f"r{len(self.past)}", tokens, window)
-        self.allowance.note(tokens, self.now)
-        verdict = self.allowance.take(self.key, claim, self.now)
-        ahead = verdict is not None
-        if verdict is None:
-            verdict = self.ask(claim)
+        verdict, ahead = self.worker.reserve(claim, self.now)
         if not verdict.refused_by:
-            claim.at, claim.end = verdict.at, verdict.end
-            self.allowance.open += 1
             self.past.append(Past(claim, self.now, self.now + LEASE_S, ahead=ahead))
-
-    def ask(self, claim):
-        """What the limiter does: nothing is refused while something is held ahead."""
-        if self.allowance.is_over(self.key, claim, self.now):
-            self.give_back()
-        verdict = self.asked(claim)
-        if verdict.refused_by and self.advance is not None:
-            self.give_back()
-            verdict = self.asked(claim)
-        return verdict
-
-    def asked(self, claim):
-        slots, spent = self.slots(), self.spent(claim.window)
-        verdict = reserve(self.account, self.limits, claim, self.now, LEASE_S)
-        self.check(verdict, claim, slots, spent)
-        wish = self.allowance.wish(f"a{len(self.past)}", claim.window, 1)
-        if wish is not None:
-            self.advance = advance(self.account, self.limits, wish, self.now, LEASE_S)
-            if self.advance is not None:
-                self.allowance.hold(self.key, wish, self.advance, self.now)
-        return verdict
 
     def check(self, verdict, claim, slots, spent):
         """Refused for the reason that there is, and let in otherwise."""
@@ -136,11 +123,9 @@ class LimitsMachine(RuleBasedStateMachine):
 
     @rule()
     def give_back(self):
-        returned = self.allowance.give_back()
-        assert (returned is None) == (self.advance is None)
-        if returned is not None:
-            close(self.account, self.limits, returned[1], self.now, LEASE_S)
-            self.advance = None
+        self.worker.give_back(self.now)
+
+    def gave_back(self):
         for entry in self.past:
             if entry.ahead:
                 entry.ahead, entry.lease_until = False, self.now + LEASE_S
@@ -156,10 +141,9 @@ class LimitsMachine(RuleBasedStateMachine):
             self.end(entry, 0)
 
     def end(self, entry, used):
-        assert self.allowance.end(entry.grant, used) == entry.ahead
+        known = entry.grant.id in self.account.leases
+        assert self.worker.settle(entry.grant, used, self.now) == entry.ahead
         if not entry.ahead:
-            known = entry.grant.id in self.account.leases
-            settle(self.account, self.limits, entry.grant, used, self.now)
             assert known or entry.lease_until <= self.now
             entry.late |= not known
         entry.used = used

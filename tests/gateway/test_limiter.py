@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager, suppress
 import pytest
 
 from fleet.gateway.limit_headers import LimitExceededError, openai
-from tests.gateway.limiters import LEASES, key, limiting, spent, until
+from tests.gateway.limiters import LEASES, key, limiting, spent, until, until_let_in
 
 # --- through Redis ---
 
@@ -133,12 +133,7 @@ async def test_what_a_killed_worker_held_comes_back(redis_server):
             await asyncio.sleep(0.05)
         worker.kill()
         await worker.wait()
-        async with asyncio.timeout(10):
-            while True:
-                with suppress(LimitExceededError):
-                    await limiter.reserve(mine, 100, openai)
-                    return
-                await asyncio.sleep(0.05)
+        await until_let_in(limiter, mine, 100)
 
 
 async def test_a_client_that_leaves_while_redis_thinks_leaves_nothing_behind(redis_server):
