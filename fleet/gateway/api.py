@@ -10,8 +10,8 @@ from django.http.response import HttpResponseBase
 from ninja import NinjaAPI
 from ninja.errors import HttpError, ValidationError
 
-from cortex_site.light import LightRequest
-from cortex_site.version import VERSION
+from cortex_site.base.version import VERSION
+from cortex_site.http.application import LightRequest
 from fleet.gateway import catalogue, metrics
 from fleet.gateway import responses as responses_api
 from fleet.gateway.dialects import (

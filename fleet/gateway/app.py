@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 
 from cortex_site.config import CortexConfig
-from cortex_site.light import LightASGI
+from cortex_site.http.application import LightASGI
 from fleet.gateway.api import make_api
 from fleet.gateway.connection import Limits
 from fleet.gateway.control import ControlPlane, ControlPlaneError

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
-from cortex_site.settings_file import split_listen
-from cortex_site.stack import http_get, reachable
+from cortex_site.base.settings_file import split_listen
+from cortex_site.processes.stack import http_get, reachable
 
 MISSES = 2  # in a row: one may be a slow page before it
 

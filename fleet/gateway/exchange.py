@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from django.http.response import HttpResponseBase
 
-from cortex_site.light import BytesResponse, LightRequest, Sink, StreamResponse
+from cortex_site.http.application import BytesResponse, LightRequest, Sink, StreamResponse
 from fleet.gateway import metrics
 from fleet.gateway.account import Account
 from fleet.gateway.catalogue import require_capability

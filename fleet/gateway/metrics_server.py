@@ -14,7 +14,7 @@ from prometheus_client import CollectorRegistry, make_asgi_app
 from prometheus_client.metrics_core import Metric
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
-from cortex_site import logs
+from cortex_site.base import logs
 
 
 class LiveCollector(MultiProcessCollector):

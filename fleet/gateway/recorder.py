@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from itertools import islice
 
-from cortex_site import logs
+from cortex_site.base import logs
 from fleet.gateway import metrics
 from fleet.gateway.metrics import Gaps
 from fleet.gateway.tally import Tally

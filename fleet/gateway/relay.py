@@ -11,7 +11,7 @@ import time
 
 import msgspec
 
-from cortex_site.light import Sink
+from cortex_site.http.application import Sink
 from ext.sse import SSEScanner
 from ext.stream import Tap
 from fleet.gateway import metrics

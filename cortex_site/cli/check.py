@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from cortex_site import contradictions
-from cortex_site.config import Catalogue, CortexConfig, Profile
-from cortex_site.operator_api import OperatorApi, OperatorError
+from cortex_site.cli.operator_api import OperatorApi, OperatorError
+from cortex_site.config import Catalogue, CortexConfig, Profile, contradictions
 
 PATIENCE_S = 2.0
 

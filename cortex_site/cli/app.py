@@ -8,11 +8,11 @@ from typing import Annotated
 
 import typer
 
-from cortex_site import fleet_commands
+from cortex_site.base.settings_file import ConfigError, split_listen
+from cortex_site.base.version import VERSION
+from cortex_site.cli import fleet_commands
+from cortex_site.cli.operating import ConfigOption, HomeOption, JsonOption, file_in, settings_of
 from cortex_site.config import NEURON_PORT, load_catalogue, load_config
-from cortex_site.operating import ConfigOption, HomeOption, JsonOption, file_in, settings_of
-from cortex_site.settings_file import ConfigError, split_listen
-from cortex_site.version import VERSION
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
@@ -55,7 +55,7 @@ def up(
     config: ConfigOption = None,
 ) -> None:
     """Run everything on this machine: gateway, admin, Redis, one neuron and a small model."""
-    from cortex_site import up as stack  # noqa: PLC0415 - the other commands need none of it
+    from cortex_site.processes import up as stack  # noqa: PLC0415 - the other commands need none of it
 
     path = config or file_in(home, "cortex.toml")
     settings = load_config(path)
@@ -77,8 +77,8 @@ def serve(
     workers: Annotated[int | None, typer.Option(min=1, help="Data-plane processes")] = None,
 ) -> None:
     """Run the gateway: data plane, metrics, control plane, Celery worker and beat."""
-    from cortex_site import up as stack  # noqa: PLC0415 - the other commands need none of it
-    from cortex_site.contradictions import warnings  # noqa: PLC0415
+    from cortex_site.config.contradictions import warnings  # noqa: PLC0415
+    from cortex_site.processes import up as stack  # noqa: PLC0415 - the other commands need none of it
 
     settings = load_config(config)
     if workers:
@@ -96,7 +96,7 @@ def status(
     as_json: JsonOption = False,
 ) -> None:
     """Show nodes, devices, models and their states, and the processes on this machine."""
-    from cortex_site import status as fleet_status  # noqa: PLC0415 - the other commands need none of it
+    from cortex_site.cli import status as fleet_status  # noqa: PLC0415 - the other commands need none of it
 
     sys.exit(fleet_status.show(settings_of(config, home), as_json=as_json))
 
@@ -104,7 +104,7 @@ def status(
 @app.command()
 def check(config: Annotated[Path, typer.Option("--config", "-c", help="cortex.toml")]) -> None:
     """Validate a configuration and say what it would do."""
-    from cortex_site.check import describe  # noqa: PLC0415 - the other commands need none of it
+    from cortex_site.cli.check import describe  # noqa: PLC0415 - the other commands need none of it
 
     settings = load_config(config)
     for line in describe(settings, load_catalogue(settings)):

@@ -1,4 +1,4 @@
-"""What must be done before anything serves: `python -m cortex_site.prepare`.
+"""What must be done before anything serves: `python -m cortex_site.site.prepare`.
 
 Migrates the database, copies the configuration files into it, makes sure of the default schedule and of one
 administrator. Run again it changes nothing. Prints one JSON object a line per step, for the supervisor.
@@ -15,15 +15,16 @@ from contextlib import contextmanager
 
 import django
 
-from cortex_site import config, logs
-from cortex_site.settings_file import ConfigError
+from cortex_site import config
+from cortex_site.base import logs
+from cortex_site.base.settings_file import ConfigError
 
 LOCK = 0x636F72746578  # "cortex": PostgreSQL's advisory locks are numbers
 
 
 def main() -> None:
     logs.setup("warning", "prepare")
-    os.environ.setdefault("DJANGO_SETTINGS_MODULE", "cortex_site.settings")
+    os.environ.setdefault("DJANGO_SETTINGS_MODULE", "cortex_site.site.settings")
     django.setup()
     # After django.setup(): these reach the app registry.
     from django.core.management import call_command  # noqa: PLC0415

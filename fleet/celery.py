@@ -14,13 +14,13 @@ from celery import Celery
 from celery.signals import setup_logging
 from kombu import Queue
 
-from cortex_site import logs
+from cortex_site.base import logs
 
-os.environ.setdefault("DJANGO_SETTINGS_MODULE", "cortex_site.settings")
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "cortex_site.site.settings")
 
 from django.conf import settings
 
-from cortex_site.settings import broker
+from cortex_site.site.settings import broker
 
 OPERATIONS = "operations"
 

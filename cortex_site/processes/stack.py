@@ -13,14 +13,14 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from cortex_site.base.settings_file import ConfigError, split_listen
 from cortex_site.config import CortexConfig
-from cortex_site.settings_file import ConfigError, split_listen
-from cortex_site.supervisor import Program
+from cortex_site.processes.supervisor import Program
 
 PROBE_TIMEOUT_S = 2.0
-CELERY = (sys.executable, "-m", "celery", "-A", "cortex_site.celery")
+CELERY = (sys.executable, "-m", "celery", "-A", "fleet.celery")
 CELERY_WORKER = ("--pool=threads", "--concurrency=8", "--without-gossip", "--without-mingle")
-DAPHNE = ("--no-server-name", "-v", "0", "cortex_site.asgi:application")
+DAPHNE = ("--no-server-name", "-v", "0", "cortex_site.site.asgi:application")
 
 
 @dataclass(frozen=True, slots=True)

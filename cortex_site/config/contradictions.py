@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from cortex_site.base.settings_file import line_of
 from cortex_site.config import DEFAULT_PRIORITY, Catalogue, CortexConfig, Profile
-from cortex_site.settings_file import line_of
 
 Loc = tuple[str | int, ...]
 Found = Iterator[tuple[Loc, str]]  # where, and what is wrong there

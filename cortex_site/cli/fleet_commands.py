@@ -7,8 +7,7 @@ from urllib.parse import quote
 
 import typer
 
-from cortex_site.config import CortexConfig
-from cortex_site.operating import (
+from cortex_site.cli.operating import (
     ConfigOption,
     ForceOption,
     HomeOption,
@@ -21,9 +20,10 @@ from cortex_site.operating import (
     settings_of,
     verdicts,
 )
+from cortex_site.config import CortexConfig
 
 if TYPE_CHECKING:
-    from cortex_site.operator_api import OperatorApi
+    from cortex_site.cli.operator_api import OperatorApi
 
 app = typer.Typer()
 
@@ -68,7 +68,7 @@ def unload(  # noqa: PLR0913 - each is an option
 
 
 def _nodes_with(api: OperatorApi, model: str) -> list[str]:
-    from cortex_site.operator_api import OperatorError  # noqa: PLC0415 - httpx takes 0.1 s
+    from cortex_site.cli.operator_api import OperatorError  # noqa: PLC0415 - httpx takes 0.1 s
 
     status = api.get("/status")
     meant = status["aliases"].get(model, model)
@@ -177,7 +177,7 @@ def defrag(  # noqa: PLR0913 - each is an option
 
 
 def _devices_of(api: OperatorApi, name: str) -> list[int]:
-    from cortex_site.operator_api import OperatorError  # noqa: PLC0415 - httpx takes 0.1 s
+    from cortex_site.cli.operator_api import OperatorError  # noqa: PLC0415 - httpx takes 0.1 s
 
     devices = [
         device["index"] for node in api.get("/nodes") for device in node["devices"] if node["name"] == name

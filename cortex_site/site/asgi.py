@@ -6,9 +6,9 @@ import os
 
 from django.core.asgi import get_asgi_application
 
-from cortex_site import logs
+from cortex_site.base import logs
 
-os.environ.setdefault("DJANGO_SETTINGS_MODULE", "cortex_site.settings")
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "cortex_site.site.settings")
 logs.setup("info", "admin")
 http = get_asgi_application()  # sets Django up, and what is imported below reaches its registry
 

@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
-from cortex_site.operator_api import OperatorApi, OperatorError
+from cortex_site.cli.operator_api import OperatorApi, OperatorError
 
 Operation = dict[str, Any]
 

@@ -8,8 +8,8 @@ import psutil
 from rich.console import Console
 from rich.table import Table
 
+from cortex_site.cli.operator_api import OperatorApi, OperatorError, read_state
 from cortex_site.config import CortexConfig
-from cortex_site.operator_api import OperatorApi, OperatorError, read_state
 
 MIB = 1 << 20
 

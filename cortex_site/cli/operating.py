@@ -17,7 +17,7 @@ import typer
 from cortex_site.config import CortexConfig, load_config
 
 if TYPE_CHECKING:
-    from cortex_site.operator_api import OperatorApi
+    from cortex_site.cli.operator_api import OperatorApi
 
 FAILED, INTERRUPTED = 1, 130
 
@@ -45,8 +45,8 @@ def operate(
     settings: CortexConfig, start: Callable[[OperatorApi], list[Any]], *, wait: bool, as_json: bool
 ) -> None:
     """Start operations, watch them unless told not to, and end with what came of them."""
-    from cortex_site.following import InterruptedWatchError, follow  # noqa: PLC0415 - httpx takes 0.1 s
-    from cortex_site.operator_api import OperatorApi, OperatorError  # noqa: PLC0415
+    from cortex_site.cli.following import InterruptedWatchError, follow  # noqa: PLC0415 - httpx takes 0.1 s
+    from cortex_site.cli.operator_api import OperatorApi, OperatorError  # noqa: PLC0415
 
     try:
         api = OperatorApi(settings)
@@ -69,7 +69,7 @@ _ACTIVE, _LOST = frozenset({"pending", "running"}), frozenset({"failed", "cancel
 def answer_with(
     settings: CortexConfig, ask: Callable[[OperatorApi], Any], shown: Callable[[Any], str], as_json: bool
 ) -> None:
-    from cortex_site.operator_api import OperatorApi, OperatorError  # noqa: PLC0415 - httpx takes 0.1 s
+    from cortex_site.cli.operator_api import OperatorApi, OperatorError  # noqa: PLC0415 - httpx takes 0.1 s
 
     try:
         answer = ask(OperatorApi(settings))
@@ -91,7 +91,7 @@ def show(answer: Any, shown: Callable[[Any], str], as_json: bool) -> None:
 
 
 def verdicts(answer: Any) -> str:
-    from cortex_site.following import verdict  # noqa: PLC0415 - rich's progress takes its time
+    from cortex_site.cli.following import verdict  # noqa: PLC0415 - rich's progress takes its time
 
     return "\n".join(verdict(operation) for operation in answer["operations"])
 

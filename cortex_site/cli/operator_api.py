@@ -9,9 +9,9 @@ from typing import Any
 
 import httpx
 
+from cortex_site.base.settings_file import split_listen
 from cortex_site.config import CortexConfig
-from cortex_site.settings_file import split_listen
-from cortex_site.supervisor import STATE_FILE
+from cortex_site.processes.supervisor import STATE_FILE
 
 TIMEOUT_S = 10.0
 URL_VARIABLE, TOKEN_VARIABLE = "CORTEX_ADMIN_URL", "CORTEX_OPERATOR_TOKEN"

@@ -7,7 +7,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from cortex_site import config as configuration
-from cortex_site.secret_file import obtain
+from cortex_site.base.secret_file import obtain
 
 CONFIG = configuration.current()
 HOME = CONFIG.home
@@ -57,9 +57,9 @@ TEMPLATES = [
         },
     },
 ]
-ROOT_URLCONF = "cortex_site.urls"
-ASGI_APPLICATION = "cortex_site.asgi.application"
-LOGGING_CONFIG = None  # each process calls cortex_site.logs.setup
+ROOT_URLCONF = "cortex_site.site.urls"
+ASGI_APPLICATION = "cortex_site.site.asgi.application"
+LOGGING_CONFIG = None  # each process calls cortex_site.base.logs.setup
 USE_TZ = True
 TIME_ZONE = "UTC"
 USE_I18N = False

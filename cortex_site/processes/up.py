@@ -19,10 +19,10 @@ from pathlib import Path
 
 from rich.console import Console
 
-from cortex_site import stack
+from cortex_site.base.settings_file import ConfigError, is_loopback, split_listen
 from cortex_site.config import CortexConfig, Neuron
-from cortex_site.settings_file import ConfigError, is_loopback, split_listen
-from cortex_site.supervisor import STATE_FILE, Program, StartError, Supervisor
+from cortex_site.processes import stack
+from cortex_site.processes.supervisor import STATE_FILE, Program, StartError, Supervisor
 
 TINY = "helexa-tiny"
 TINY_WAIT_S = 120.0
@@ -198,7 +198,7 @@ async def _prepare(plan: Plan) -> AsyncIterator[tuple[str, str]]:
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
-        "cortex_site.prepare",
+        "cortex_site.site.prepare",
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
         env={**os.environ, **plan.env},
