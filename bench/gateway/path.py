@@ -45,10 +45,10 @@ from cortex_site.base import logs
 from cortex_site.config import CortexConfig
 from cortex_site.http.protocol import LightProtocol
 from fleet.gateway.app import Gateway, application
-from fleet.gateway.connection import Connection
-from fleet.gateway.limits_scripts import ADVANCE, VERDICT
-from fleet.gateway.redis_link import RedisLink
-from fleet.gateway.upstream import Pool
+from fleet.gateway.control.redis_link import RedisLink
+from fleet.gateway.http.connection import Connection
+from fleet.gateway.http.upstream import Pool
+from fleet.gateway.limits.scripts import ADVANCE, VERDICT
 from fleet.gateway.worker import COLLECT_AFTER
 from fleet.limits import KeyLimits
 from fleet.records import RequestRecord

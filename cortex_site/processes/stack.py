@@ -77,7 +77,7 @@ def serve_programs(
     env = {**env, "PROMETHEUS_MULTIPROC_DIR": str(metrics_dir)}
     metrics = Program(
         "metrics",
-        (sys.executable, "-m", "fleet.gateway.metrics_server", "--fd", str(sockets.metrics.fileno())),
+        (sys.executable, "-m", "fleet.gateway.record.metrics_server", "--fd", str(sockets.metrics.fileno())),
         env,
         fds=(sockets.metrics.fileno(),),
         ready=http_ready(sockets.metrics, "/metrics"),

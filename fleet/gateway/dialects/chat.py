@@ -14,9 +14,9 @@ import msgspec
 
 from ext.peek import COMPILED, Peek, peek
 from fleet import translation
-from fleet.gateway import metrics
-from fleet.gateway.images import needed_capability
-from fleet.gateway.limit_headers import anthropic, openai
+from fleet.gateway.dialects.images import needed_capability
+from fleet.gateway.limits.headers import anthropic, openai
+from fleet.gateway.record import metrics
 from fleet.limits import KeyLimits, Verdict
 from fleet.snapshot import KeyView
 from neuron.wire import ApiError

@@ -10,11 +10,11 @@ from typing import Any, NoReturn, TypeVar
 import msgspec
 
 from fleet import translation
-from fleet.gateway import metrics
-from fleet.gateway.dialects import Answer, Call, ChatDialect, in_words_of
-from fleet.gateway.images import needed_capability
-from fleet.gateway.redis_link import LinkError
-from fleet.gateway.response_store import ResponseStore
+from fleet.gateway.control.redis_link import LinkError
+from fleet.gateway.dialects.chat import Answer, Call, ChatDialect, in_words_of
+from fleet.gateway.dialects.images import needed_capability
+from fleet.gateway.dialects.response_store import ResponseStore
+from fleet.gateway.record import metrics
 from fleet.snapshot import KeyView
 from fleet.translation.events import Event, Failure, Stop
 from fleet.translation.responses import stored

@@ -11,8 +11,8 @@ from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 
-from fleet.gateway import metrics
-from fleet.gateway.metrics import Gaps, TallyHistogram
+from fleet.gateway.record import metrics
+from fleet.gateway.record.metrics import Gaps, TallyHistogram
 from fleet.records import RequestRecord
 
 FOLD_AT = 128  # records that wait to be summed up: what is held is bounded, however late `flush` comes

@@ -14,8 +14,8 @@ from functools import partial
 from typing import Any
 
 from cortex_site.config import Responses
-from fleet.gateway import metrics
-from fleet.gateway.redis_link import LinkError, RedisLink
+from fleet.gateway.control.redis_link import LinkError, RedisLink
+from fleet.gateway.record import metrics
 
 log = logging.getLogger("cortex.responses")
 

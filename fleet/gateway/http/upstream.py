@@ -14,7 +14,7 @@ from contextlib import suppress
 from typing import Any
 from urllib.parse import urlsplit
 
-from fleet.gateway.connection import Connection, Limits, UpstreamError
+from fleet.gateway.http.connection import Connection, Limits, UpstreamError
 
 
 class Response:

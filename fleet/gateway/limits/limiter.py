@@ -2,7 +2,7 @@
 
 Accounts live in Redis, where all workers of all gateways meet; each step there is one script and one round
 trip, for all requests of a key that came in one turn of the event loop. A key with many requests asks once
-for many of them (`fleet.gateway.allowance`). While Redis is away accounts live in this process's memory:
+for many of them (`allowance`). While Redis is away accounts live in this process's memory:
 limits then hold per worker, `local` says so, and what was used is charged to the shared budgets when Redis is
 back. Keys without limits never come here.
 """
@@ -25,11 +25,12 @@ from typing import Any
 import msgspec
 
 from fleet import limits as arithmetic
-from fleet.gateway import limit_headers, metrics
-from fleet.gateway import limits_scripts as scripts
-from fleet.gateway.allowance import ADVANCE_S, Allowance
-from fleet.gateway.limit_headers import Headers
-from fleet.gateway.redis_link import LinkError, RedisLink
+from fleet.gateway.control.redis_link import LinkError, RedisLink
+from fleet.gateway.limits import headers as limit_headers
+from fleet.gateway.limits import scripts
+from fleet.gateway.limits.allowance import ADVANCE_S, Allowance
+from fleet.gateway.limits.headers import Headers
+from fleet.gateway.record import metrics
 from fleet.limits import Account, Grant, Return, Verdict, redis_keys
 from fleet.snapshot import KeyView
 

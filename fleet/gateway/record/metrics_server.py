@@ -1,4 +1,4 @@
-"""`GET /metrics` over all data-plane workers: `python -m fleet.gateway.metrics_server --fd N`."""
+"""`GET /metrics` over all data-plane workers: `python -m fleet.gateway.record.metrics_server --fd N`."""
 
 from __future__ import annotations
 

@@ -17,9 +17,9 @@ from collections.abc import Callable, Sequence
 from itertools import islice
 
 from cortex_site.base import logs
-from fleet.gateway import metrics
-from fleet.gateway.metrics import Gaps
-from fleet.gateway.tally import Tally
+from fleet.gateway.record import metrics
+from fleet.gateway.record.metrics import Gaps
+from fleet.gateway.record.tally import Tally
 from fleet.records import RequestRecord
 
 log = logging.getLogger("cortex.records")

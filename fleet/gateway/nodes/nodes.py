@@ -13,12 +13,12 @@ from pydantic import ValidationError
 
 from fleet.affinity import Affinity
 from fleet.breaker import Breaker, State
-from fleet.gateway import metrics
-from fleet.gateway.connection import Limits, UpstreamError
-from fleet.gateway.following import EVENT_LIMITS, Asking, follow_neuron, follow_server
-from fleet.gateway.upstream import Pool
-from fleet.gateway.view import FleetView
-from fleet.gateway.wording import Wording
+from fleet.gateway.http.connection import Limits, UpstreamError
+from fleet.gateway.http.upstream import Pool
+from fleet.gateway.nodes.following import EVENT_LIMITS, Asking, follow_neuron, follow_server
+from fleet.gateway.nodes.view import FleetView
+from fleet.gateway.nodes.wording import Wording
+from fleet.gateway.record import metrics
 from fleet.snapshot import NodeConfig, NodeView
 from fleet.translation.sse import SseTooLarge
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from fleet.gateway import metrics
+from fleet.gateway.record import metrics
 
 if TYPE_CHECKING:
     from fleet.gateway.app import Gateway

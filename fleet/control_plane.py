@@ -12,7 +12,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-from fleet.gateway.control import ControlPlaneError, OperationState
+from fleet.gateway.control.plane import ControlPlaneError, OperationState
 from fleet.services import configuration, lifecycle
 from fleet.snapshot import Configuration
 from neuron.wire import ApiError

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from cortex_site.config import Gateway as Bounds
-from fleet.gateway.image_fetcher import FetchError, ImageFetcher
+from fleet.gateway.dialects.image_fetcher import FetchError, ImageFetcher
 from neuron.wire import ApiError
 
 if TYPE_CHECKING:
-    from fleet.gateway.dialects import Call
+    from fleet.gateway.dialects.chat import Call
 
 Json = dict[str, Any]
 

@@ -7,9 +7,9 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from fleet.gateway import metrics
-from fleet.gateway.connection import Limits, UpstreamError
-from fleet.gateway.upstream import Pool, Response
+from fleet.gateway.http.connection import Limits, UpstreamError
+from fleet.gateway.http.upstream import Pool, Response
+from fleet.gateway.record import metrics
 from fleet.served import MAX_BYTES, NOT_SUPPORTED, TOO_OFTEN, Served, read_models, unlisted
 from fleet.snapshot import ModelView, NodeConfig, NodeView
 from fleet.translation.sse import SseSplitter
