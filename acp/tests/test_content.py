@@ -6,7 +6,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from helexa_acp.provider.types import Image, Text
-from helexa_acp.tools.registry import builtin_tools
+from helexa_acp.tools.builtin import builtin_tools
 from helexa_acp.tools.tool import ToolError
 from helexa_acp.v1.content import BadBlockError, check_blocks, prompt_text, to_parts
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from helexa_acp.provider.exchange import _TELLING
-from helexa_acp.provider.models import parse_models
+from helexa_acp.provider.attempt import _TELLING
+from helexa_acp.provider.model_list import parse_models
 
 
 def model(id_: str, state: str, **more: object) -> dict[str, object]:

@@ -7,7 +7,7 @@ import json
 import pytest
 from acp_testing.process import choose
 
-from helexa_acp.provider.repair import BadArgumentsError, infer_tool_name, parse_arguments
+from helexa_acp.provider.tool_arguments import BadArgumentsError, infer_tool_name, parse_arguments
 
 THEN = "[[turn.reply]]\nsteps = [{ text = 'ok' }]\n"
 

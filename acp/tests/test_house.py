@@ -34,25 +34,28 @@ def test_each_file_is_short_and_imports_nothing_of_others(path):
         assert top in ALLOWED or top in sys.stdlib_module_names, f"{path} imports {name}"
 
 
-@pytest.mark.parametrize("package", ["provider", "rpc", "memory", "v1"])
+@pytest.mark.parametrize("package", ["provider", "rpc", "storage", "v1"])
 def test_lower_layers_know_no_agent(package):
     for path in (PACKAGE / package).rglob("*.py"):
         names = set(imported(path))
         assert not any(
-            name.startswith(("helexa_acp.agent", "helexa_acp.people", "helexa_acp.tools")) for name in names
+            name.startswith(
+                ("helexa_acp.agent", "helexa_acp.cli", "helexa_acp.conformance", "helexa_acp.tools")
+            )
+            for name in names
         )
 
 
 def test_the_provider_seam_knows_no_protocol():
     for path in (PACKAGE / "provider").rglob("*.py"):
         assert not any(
-            name.startswith(("helexa_acp.v1", "helexa_acp.rpc", "helexa_acp.memory"))
+            name.startswith(("helexa_acp.v1", "helexa_acp.rpc", "helexa_acp.storage"))
             for name in imported(path)
         )
 
 
 def test_initialize_needs_nothing_heavy():
-    code = "import sys, helexa_acp.cli, helexa_acp.serve; print(*sys.modules)"
+    code = "import sys, helexa_acp.cli.app, helexa_acp.serve; print(*sys.modules)"
     loaded = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     ).stdout.split()

@@ -23,7 +23,7 @@ from helexa_acp.provider.failover import Switched
 from helexa_acp.provider.http import HttpProvider
 from helexa_acp.provider.quirks import QuirkBook
 from helexa_acp.provider.types import CompletionRequest, Message, Progress, Role, TextDelta
-from helexa_acp.provider.wires import ADAPTERS
+from helexa_acp.provider.wires.registry import ADAPTERS
 
 REQUEST = CompletionRequest("m", (Message.of(Role.USER, "hi"),), max_tokens=5, temperature=1.0)
 

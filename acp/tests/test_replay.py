@@ -6,12 +6,10 @@ from acp_testing.process import fold
 from hypothesis import given
 from hypothesis import strategies as st
 
-from helexa_acp.agent.card import Card
 from helexa_acp.agent.replay import INTERRUPTED, replay
 from helexa_acp.agent.reply import Reply, pending_card
+from helexa_acp.agent.tool_card import Card
 from helexa_acp.config import parse_config
-from helexa_acp.memory.records import Planned, UserSaid, decode, encode
-from helexa_acp.memory.transcript import Transcript
 from helexa_acp.provider.types import (
     ReasoningDelta,
     ReasoningState,
@@ -20,6 +18,8 @@ from helexa_acp.provider.types import (
     ToolCallArgsDelta,
     ToolCallStart,
 )
+from helexa_acp.storage.records import Planned, UserSaid, decode, encode
+from helexa_acp.storage.transcript import Transcript
 from helexa_acp.tools.tool import Outcome
 from helexa_acp.v1 import updates
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from helexa_acp.agent.rules import Rules, covers
+from helexa_acp.agent.permission_rules import Rules, covers
 from helexa_acp.tools.shell import grants
 from helexa_acp.tools.shellwords import parse
 from helexa_acp.tools.tool import Grant, Rule

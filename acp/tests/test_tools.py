@@ -10,12 +10,12 @@ from acp_testing.fakes import Bench, FakeClient
 from hypothesis import given
 from hypothesis import strategies as st
 
-from helexa_acp.tools.bounds import HeadAndTail, clip, one_line
+from helexa_acp.tools.builtin import builtin_tools
 from helexa_acp.tools.edit import replace_once
 from helexa_acp.tools.fetch import host_of, page_text
-from helexa_acp.tools.registry import builtin_tools
 from helexa_acp.tools.roots import Roots, expand
 from helexa_acp.tools.tool import ToolError
+from helexa_acp.tools.truncation import HeadAndTail, clip, one_line
 
 
 @pytest.fixture

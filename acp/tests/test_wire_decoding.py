@@ -3,11 +3,10 @@ from __future__ import annotations
 import json
 
 import pytest
-from acp_testing.wires import CASES, A, C, O
+from acp_testing.wire_cases import CASES, A, C, O
 from hypothesis import given
 from hypothesis import strategies as st
 
-from helexa_acp.provider.adapter import WireError
 from helexa_acp.provider.sse import SseEvent
 from helexa_acp.provider.types import (
     Finish,
@@ -17,7 +16,8 @@ from helexa_acp.provider.types import (
     ToolCallEnd,
     ToolCallStart,
 )
-from helexa_acp.provider.wires import ADAPTERS
+from helexa_acp.provider.wires.adapter import WireError
+from helexa_acp.provider.wires.registry import ADAPTERS
 
 
 def decode(wire, events, *, text_tools=False):

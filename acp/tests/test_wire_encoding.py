@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from helexa_acp.provider.normal import INTERRUPTED, normalise
 from helexa_acp.provider.quirks import Quirks
 from helexa_acp.provider.types import (
     CompletionRequest,
@@ -20,7 +19,8 @@ from helexa_acp.provider.types import (
     ToolCall,
     ToolSpec,
 )
-from helexa_acp.provider.wires import ADAPTERS
+from helexa_acp.provider.wires.history import INTERRUPTED, normalise
+from helexa_acp.provider.wires.registry import ADAPTERS
 
 READ = ToolSpec("read", "Read a file.", {"type": "object", "properties": {}})
 STATES = {

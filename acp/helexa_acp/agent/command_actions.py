@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from helexa_acp.agent import compact as compacting
-from helexa_acp.agent.compaction import budget
+from helexa_acp.agent.context_budget import budget
 from helexa_acp.agent.modes import Mode
-from helexa_acp.agent.rules import describe
+from helexa_acp.agent.permission_rules import describe
 from helexa_acp.agent.session import Session
-from helexa_acp.memory.records import AssistantSaid, Undone
 from helexa_acp.provider.base import CancelToken
 from helexa_acp.provider.endpoints import UnknownModelError
+from helexa_acp.storage.records import AssistantSaid, Undone
 from helexa_acp.tools.tool import ToolError
 from helexa_acp.v1 import updates
 

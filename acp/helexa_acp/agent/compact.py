@@ -6,15 +6,15 @@ import logging
 from contextlib import aclosing
 from dataclasses import replace
 
-from helexa_acp.agent import compaction
+from helexa_acp.agent import context_budget
 from helexa_acp.agent.reply import new_id
 from helexa_acp.agent.session import Session
-from helexa_acp.memory.records import Compacted
 from helexa_acp.provider.base import CancelToken
 from helexa_acp.provider.endpoints import Choice
 from helexa_acp.provider.errors import ProviderError
 from helexa_acp.provider.failover import fit
 from helexa_acp.provider.types import CompletionRequest, Message, Role, TextDelta
+from helexa_acp.storage.records import Compacted
 from helexa_acp.v1 import updates
 
 log = logging.getLogger(__name__)
@@ -31,7 +31,7 @@ async def fitted(
     window = session.window(choice)
     if window is None:
         return request
-    budget = compaction.budget(window, choice.endpoint.max_tokens)
+    budget = context_budget.budget(window, choice.endpoint.max_tokens)
     used = await count(session, choice, request, budget)
     if used <= budget:
         return request
@@ -40,14 +40,14 @@ async def fitted(
         used = await count(session, choice, request, budget)
     if used <= budget:
         return request
-    scale = used / max(1, compaction.estimate_request(request))
+    scale = used / max(1, context_budget.estimate_request(request))
     log.warning("session %s: leaving out old results to fit %d tokens into %d", session.id, used, budget)
-    return replace(request, messages=tuple(compaction.elide(request.messages, budget, scale)))
+    return replace(request, messages=tuple(context_budget.elide(request.messages, budget, scale)))
 
 
 async def count(session: Session, choice: Choice, request: CompletionRequest, budget: int) -> int:
     """Exact where the endpoint can tell, it matters, and it costs no silent load of the model."""
-    estimated = compaction.estimate_request(request)
+    estimated = context_budget.estimate_request(request)
     if estimated < COUNT_FROM * budget or session.endpoints.info(choice).state in {"cold", "loading"}:
         return estimated
     exact = await session.endpoints.provider(choice.endpoint).count_tokens(
@@ -60,13 +60,13 @@ async def summarise(session: Session, choice: Choice, budget: int, cancel: Cance
     """Replace the older part of the conversation by a summary. False if there is nothing to gain or it
     failed."""
     view = session.transcript.view()
-    cut = compaction.cut_for_summary(view, budget)
+    cut = context_budget.cut_for_summary(view, budget)
     has_summary = session.transcript.summary is not None
     if cut <= has_summary:  # only the summary itself, or nothing, stands before the cut
         return False
     id_ = new_id("compaction")
     session.show(updates.compaction(id_, "in_progress"))
-    request = compaction.summary_request(choice.model, view[:cut], budget)
+    request = context_budget.summary_request(choice.model, view[:cut], budget)
     try:
         summary = await _ask(session, choice, request, cancel, id_)
     except ProviderError as error:
@@ -78,7 +78,7 @@ async def summarise(session: Session, choice: Choice, budget: int, cancel: Cance
         return False
     # In the view, the summary takes the place of everything before `keep_from`.
     base = session.transcript.keep_from - 1 if has_summary else 0
-    saved = compaction.estimate(view[:cut]) - compaction.estimate([Message.of(Role.USER, summary)])
+    saved = context_budget.estimate(view[:cut]) - context_budget.estimate([Message.of(Role.USER, summary)])
     session.keep(Compacted(summary, base + cut, id_, max(0, session.transcript.used_tokens - saved)))
     session.show(updates.compaction(id_, "completed", summary=summary))
     session.show_usage()

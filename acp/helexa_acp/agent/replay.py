@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from helexa_acp.memory.records import AssistantSaid, CardDone, Compacted, Planned, Record, Said, UserSaid
+from helexa_acp.storage.records import AssistantSaid, CardDone, Compacted, Planned, Record, Said, UserSaid
 from helexa_acp.v1 import updates
 
 INTERRUPTED = "This call was interrupted before it had a result."

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from helexa_acp.config import Config
-from helexa_acp.memory.records import AssistantSaid
 from helexa_acp.provider.types import (
     CompletionEvent,
     Finish,
@@ -23,6 +22,7 @@ from helexa_acp.provider.types import (
     Usage,
     UsageStats,
 )
+from helexa_acp.storage.records import AssistantSaid
 from helexa_acp.tools.tool import Tool
 from helexa_acp.v1 import updates
 

@@ -13,20 +13,20 @@ from pathlib import Path
 from typing import Any
 
 from helexa_acp.agent import options
+from helexa_acp.agent.approvals import Permissions
 from helexa_acp.agent.modes import Mode
-from helexa_acp.agent.permission import Permissions
+from helexa_acp.agent.permission_rules import Rules, project_key
 from helexa_acp.agent.reply import new_id
-from helexa_acp.agent.rules import Rules, project_key
-from helexa_acp.memory.log import SessionLog
-from helexa_acp.memory.records import Chose, Record, Said, Titled
-from helexa_acp.memory.store import Store
-from helexa_acp.memory.transcript import Transcript
 from helexa_acp.provider.base import CancelToken
 from helexa_acp.provider.endpoints import Choice, Endpoints, UnknownModelError
-from helexa_acp.tools.children import Children
+from helexa_acp.storage.log import SessionLog
+from helexa_acp.storage.records import Chose, Record, Said, Titled
+from helexa_acp.storage.store import Store
+from helexa_acp.storage.transcript import Transcript
+from helexa_acp.tools.builtin import builtin_tools
 from helexa_acp.tools.files import Files
 from helexa_acp.tools.mcp import McpServers
-from helexa_acp.tools.registry import builtin_tools
+from helexa_acp.tools.processes import Children
 from helexa_acp.tools.roots import Roots
 from helexa_acp.tools.tool import Tool
 from helexa_acp.v1 import updates

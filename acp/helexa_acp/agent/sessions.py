@@ -9,18 +9,18 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from helexa_acp.agent import commands, options
+from helexa_acp.agent import options, slash_commands
 from helexa_acp.agent.modes import Mode
 from helexa_acp.agent.replay import replay
 from helexa_acp.agent.session import Home, Session
 from helexa_acp.agent.turn import run_turn
 from helexa_acp.config import Config, config_home, data_home
-from helexa_acp.memory.store import BadCursorError, NoSuchSessionError, SessionNote, Store
 from helexa_acp.provider.base import CancelToken
 from helexa_acp.provider.endpoints import Endpoints, UnknownModelError
 from helexa_acp.provider.quirks import QuirkBook
 from helexa_acp.rpc.connection import serving
 from helexa_acp.rpc.framing import NOT_FOUND, RpcError
+from helexa_acp.storage.store import BadCursorError, NoSuchSessionError, SessionNote, Store
 from helexa_acp.v1 import params as check
 from helexa_acp.v1 import updates
 from helexa_acp.v1.client import Client
@@ -200,7 +200,7 @@ class Sessions:
         serving().after.append(lambda: self._show_commands(session))
 
     def _show_commands(self, session: Session) -> None:
-        available = commands.as_json(commands.available(session))
+        available = slash_commands.as_json(slash_commands.available(session))
         if available != session.commands_shown:
             session.commands_shown = available
             session.show(updates.commands(available))

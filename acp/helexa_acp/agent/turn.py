@@ -10,15 +10,13 @@ import logging
 from contextlib import aclosing
 from typing import Any
 
-from helexa_acp.agent import commands, compact, prompt
-from helexa_acp.agent.card import Card
+from helexa_acp.agent import compact, slash_commands, system_prompt
 from helexa_acp.agent.failures import as_rpc_error
 from helexa_acp.agent.replay import replay
 from helexa_acp.agent.reply import Reply, new_id, pending_card
 from helexa_acp.agent.session import Session
-from helexa_acp.agent.toolrun import ToolRunner
-from helexa_acp.memory.log import SessionBusyError, SessionGoneError
-from helexa_acp.memory.records import Chose, Undone, UserSaid
+from helexa_acp.agent.tool_card import Card
+from helexa_acp.agent.tool_runner import ToolRunner
 from helexa_acp.provider import failover
 from helexa_acp.provider.base import Cancelled, CancelToken
 from helexa_acp.provider.endpoints import Choice
@@ -26,8 +24,10 @@ from helexa_acp.provider.errors import ContextTooLongError, ProviderError
 from helexa_acp.provider.failover import Switched
 from helexa_acp.provider.types import CompletionRequest, FinishReason, Message, Progress, Role
 from helexa_acp.rpc.framing import INTERNAL_ERROR, NOT_FOUND, RpcError
-from helexa_acp.tools.bounds import one_line
+from helexa_acp.storage.log import SessionBusyError, SessionGoneError
+from helexa_acp.storage.records import Chose, Undone, UserSaid
 from helexa_acp.tools.tool import Outcome
+from helexa_acp.tools.truncation import one_line
 from helexa_acp.v1 import updates
 from helexa_acp.v1.content import prompt_text
 
@@ -68,7 +68,7 @@ class Turn:
         if self._cancel.cancelled:
             return "cancelled"
         session = self._session
-        command = commands.find(session, prompt_text(blocks))
+        command = slash_commands.find(session, prompt_text(blocks))
         expanded = command.expand(session) if command else None
         local = command is not None and expanded is None
         session.keep(UserSaid(self._message_id, blocks, expanded, local))
@@ -121,10 +121,10 @@ class Turn:
     async def _request(self, choice: Choice) -> CompletionRequest:
         session = self._session
         try:
-            system = prompt.build(
+            system = system_prompt.build(
                 session.cwd, session.mode, session.plan_path, session.home.system_prompt_path
             )
-        except prompt.PromptError as error:
+        except system_prompt.PromptError as error:
             raise RpcError(INTERNAL_ERROR, str(error)) from error
         request = CompletionRequest(
             choice.model,

@@ -6,7 +6,6 @@ import re
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
-from helexa_acp.provider.adapter import WireError, as_dict, as_object, as_str
 from helexa_acp.provider.errors import (
     AuthFailedError,
     ContextTooLongError,
@@ -15,6 +14,7 @@ from helexa_acp.provider.errors import (
     RejectedError,
     UnreachableError,
 )
+from helexa_acp.provider.wires.adapter import WireError, as_dict, as_object, as_str
 
 MAX_EXCERPT = 500
 

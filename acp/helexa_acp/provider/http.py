@@ -15,14 +15,14 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from helexa_acp.endpoint import Endpoint, join_url
-from helexa_acp.provider.adapter import Adapter, as_object, encode_body
+from helexa_acp.provider.attempt import Exchange, RefusedError, default_client
 from helexa_acp.provider.base import Cancelled, CancelToken, Provider
 from helexa_acp.provider.errors import OverloadedError, ProviderError, UnreachableError
-from helexa_acp.provider.exchange import Exchange, RefusedError, default_client
 from helexa_acp.provider.failures import from_status
-from helexa_acp.provider.models import parse_models
+from helexa_acp.provider.model_list import parse_models
 from helexa_acp.provider.quirks import QuirkBook, Quirks, learn
 from helexa_acp.provider.types import CompletionEvent, CompletionRequest, ModelInfo, Progress
+from helexa_acp.provider.wires.adapter import Adapter, as_object, encode_body
 
 if TYPE_CHECKING:
     import httpx

@@ -11,8 +11,8 @@ from urllib.parse import urljoin, urlsplit
 import httpx
 
 from helexa_acp.provider.base import Cancelled
-from helexa_acp.tools.bounds import clip, one_line
 from helexa_acp.tools.tool import Grant, Job, Outcome, Rule, ToolContext, ToolError, spec
+from helexa_acp.tools.truncation import clip, one_line
 from helexa_acp.v1.updates import text_content
 
 TIMEOUT_S = 30.0

@@ -14,8 +14,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from helexa_acp.provider.types import Image, ToolSpec
-from helexa_acp.tools.bounds import clip
 from helexa_acp.tools.tool import Grant, Job, Outcome, Rule, Tool, ToolContext, ToolError
+from helexa_acp.tools.truncation import clip
 from helexa_acp.v1.updates import image_content, text_content
 
 if TYPE_CHECKING:

@@ -6,11 +6,11 @@ import shlex
 from typing import Any
 
 from helexa_acp.tools import shellwords
-from helexa_acp.tools.bounds import clip, one_line
-from helexa_acp.tools.children import Ran
+from helexa_acp.tools.processes import Ran
 from helexa_acp.tools.read import fenced
 from helexa_acp.tools.terminal import run_command
 from helexa_acp.tools.tool import Grant, Job, Outcome, Rule, ToolContext, ToolError, spec
+from helexa_acp.tools.truncation import clip, one_line
 from helexa_acp.v1.updates import text_content
 
 DEFAULT_TIMEOUT_S = 120

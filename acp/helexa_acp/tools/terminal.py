@@ -10,7 +10,7 @@ from typing import Any
 
 from helexa_acp.provider.base import Cancelled
 from helexa_acp.rpc.framing import RpcError
-from helexa_acp.tools.children import Ran
+from helexa_acp.tools.processes import Ran
 from helexa_acp.tools.tool import ToolContext, ToolError
 from helexa_acp.v1.client import Client
 from helexa_acp.v1.updates import terminal_content

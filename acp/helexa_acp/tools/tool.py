@@ -14,8 +14,8 @@ from helexa_acp.provider.base import CancelToken
 from helexa_acp.provider.types import Image, ToolSpec
 
 if TYPE_CHECKING:
-    from helexa_acp.tools.children import Children
     from helexa_acp.tools.files import Files
+    from helexa_acp.tools.processes import Children
     from helexa_acp.tools.roots import Roots
     from helexa_acp.v1.client import Client
 

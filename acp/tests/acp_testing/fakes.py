@@ -8,9 +8,9 @@ from typing import Any
 from helexa_acp.provider.base import CancelToken
 from helexa_acp.rpc.framing import INTERNAL_ERROR, RpcError
 from helexa_acp.tools import schema
-from helexa_acp.tools.children import Children
+from helexa_acp.tools.builtin import builtin_tools
 from helexa_acp.tools.files import Files
-from helexa_acp.tools.registry import builtin_tools
+from helexa_acp.tools.processes import Children
 from helexa_acp.tools.roots import Roots
 from helexa_acp.tools.tool import Outcome, ToolContext
 

@@ -16,12 +16,12 @@ from helexa_acp.agent.server import Agent
 from helexa_acp.agent.session import Home
 from helexa_acp.agent.sessions import Sessions
 from helexa_acp.config import Config, parse_config
-from helexa_acp.memory.store import Store
 from helexa_acp.provider.endpoints import Endpoints
 from helexa_acp.provider.http import HttpProvider
 from helexa_acp.provider.quirks import QuirkBook
-from helexa_acp.provider.wires import ADAPTERS
+from helexa_acp.provider.wires.registry import ADAPTERS
 from helexa_acp.rpc.framing import decode
+from helexa_acp.storage.store import Store
 
 TIMEOUT_S = 20
 

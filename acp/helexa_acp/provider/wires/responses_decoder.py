@@ -11,8 +11,6 @@ import logging
 from collections.abc import Hashable
 from typing import Any
 
-from helexa_acp.provider.adapter import Tail, as_dict, as_int, as_list, as_object, as_str, raise_error
-from helexa_acp.provider.calls import CallSlots
 from helexa_acp.provider.sse import SseEvent
 from helexa_acp.provider.types import (
     CompletionEvent,
@@ -22,6 +20,8 @@ from helexa_acp.provider.types import (
     TextDelta,
     UsageStats,
 )
+from helexa_acp.provider.wires.adapter import Tail, as_dict, as_int, as_list, as_object, as_str, raise_error
+from helexa_acp.provider.wires.call_assembler import CallSlots
 
 log = logging.getLogger(__name__)
 

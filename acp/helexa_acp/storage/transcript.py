@@ -9,7 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from helexa_acp.memory.records import (
+from helexa_acp.provider.types import Image, Message, Part, Reasoning, Role, Text, ToolCall
+from helexa_acp.storage.records import (
     AssistantSaid,
     CardDone,
     Chose,
@@ -22,7 +23,6 @@ from helexa_acp.memory.records import (
     Undone,
     UserSaid,
 )
-from helexa_acp.provider.types import Image, Message, Part, Reasoning, Role, Text, ToolCall
 from helexa_acp.v1.content import to_parts
 
 SUMMARY_INTRO = "The conversation so far, summarised:\n\n"

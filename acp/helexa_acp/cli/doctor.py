@@ -13,14 +13,14 @@ from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 
 from helexa_acp.agent.sessions import make_home
+from helexa_acp.cli.table import table
 from helexa_acp.config import load_config
 from helexa_acp.endpoint import Endpoint
-from helexa_acp.people.table import table
 from helexa_acp.provider.base import CancelToken
 from helexa_acp.provider.endpoints import Choice, Endpoints
 from helexa_acp.provider.errors import AuthFailedError, ProviderError, UnreachableError
 from helexa_acp.provider.http import HttpProvider
-from helexa_acp.provider.repair import is_complete
+from helexa_acp.provider.tool_arguments import is_complete
 from helexa_acp.provider.types import (
     CompletionEvent,
     CompletionRequest,

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from helexa_acp.provider.adapter import Call
-from helexa_acp.provider.anthropic_decoder import AnthropicDecoder
-from helexa_acp.provider.normal import in_tool_loop, normalise, own_reasoning
 from helexa_acp.provider.quirks import Quirks
-from helexa_acp.provider.repair import BadArgumentsError, parse_arguments
+from helexa_acp.provider.tool_arguments import BadArgumentsError, parse_arguments
 from helexa_acp.provider.types import CompletionRequest, Image, Message, Role, Text, ToolSpec
+from helexa_acp.provider.wires.adapter import Call
+from helexa_acp.provider.wires.anthropic_decoder import AnthropicDecoder
+from helexa_acp.provider.wires.history import in_tool_loop, normalise, own_reasoning
 
 DEFAULT_MAX_TOKENS = 8192
 THINKING_MAX_TOKENS = 16384  # the default where thinking shares the allowance

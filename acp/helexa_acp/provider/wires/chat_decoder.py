@@ -5,19 +5,7 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from helexa_acp.provider.adapter import (
-    Tail,
-    WireError,
-    as_dict,
-    as_int,
-    as_list,
-    as_object,
-    as_str,
-    raise_error,
-)
-from helexa_acp.provider.calls import CallSlots
 from helexa_acp.provider.sse import SseEvent
-from helexa_acp.provider.texttools import TextCalls, ThinkScanner
 from helexa_acp.provider.types import (
     CompletionEvent,
     FinishReason,
@@ -27,6 +15,18 @@ from helexa_acp.provider.types import (
     ToolCall,
     UsageStats,
 )
+from helexa_acp.provider.wires.adapter import (
+    Tail,
+    WireError,
+    as_dict,
+    as_int,
+    as_list,
+    as_object,
+    as_str,
+    raise_error,
+)
+from helexa_acp.provider.wires.call_assembler import CallSlots
+from helexa_acp.provider.wires.markup import TextCalls, ThinkScanner
 
 log = logging.getLogger(__name__)
 

@@ -61,7 +61,7 @@ def _run(args: list[str]) -> int:
 
 
 def _command(name: str, rest: list[str]) -> int:
-    from helexa_acp.people import main_of  # noqa: PLC0415 - the agent itself never needs it
+    from helexa_acp.cli import main_of  # noqa: PLC0415 - the agent itself never needs it
 
     return main_of(name)(rest)
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from helexa_acp.provider.base import Cancelled, CancelToken
-from helexa_acp.tools.bounds import HeadAndTail
+from helexa_acp.tools.truncation import HeadAndTail
 
 TERM_GRACE_S = 2.0
 DRAIN_GRACE_S = 1.0  # for grandchildren that keep the pipe open

@@ -6,8 +6,6 @@ import json
 import logging
 from typing import Any
 
-from helexa_acp.provider.adapter import Tail, as_dict, as_int, as_list, as_object, as_str, raise_error
-from helexa_acp.provider.calls import CallSlots
 from helexa_acp.provider.sse import SseEvent
 from helexa_acp.provider.types import (
     CompletionEvent,
@@ -18,6 +16,8 @@ from helexa_acp.provider.types import (
     Usage,
     UsageStats,
 )
+from helexa_acp.provider.wires.adapter import Tail, as_dict, as_int, as_list, as_object, as_str, raise_error
+from helexa_acp.provider.wires.call_assembler import CallSlots
 
 log = logging.getLogger(__name__)
 

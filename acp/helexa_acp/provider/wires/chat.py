@@ -5,12 +5,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from helexa_acp.provider.adapter import Call
-from helexa_acp.provider.chat_decoder import ChatDecoder
-from helexa_acp.provider.normal import in_tool_loop, normalise, own_reasoning
 from helexa_acp.provider.quirks import Quirks
-from helexa_acp.provider.texttools import describe_tools, render_call
 from helexa_acp.provider.types import CompletionRequest, Image, Message, Role, Text, ToolSpec
+from helexa_acp.provider.wires.adapter import Call
+from helexa_acp.provider.wires.chat_decoder import ChatDecoder
+from helexa_acp.provider.wires.history import in_tool_loop, normalise, own_reasoning
+from helexa_acp.provider.wires.markup import describe_tools, render_call
 
 
 class ChatAdapter:

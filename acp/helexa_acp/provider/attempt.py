@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, TypeVar
 
 from helexa_acp import VERSION
 from helexa_acp.endpoint import Endpoint, join_url
-from helexa_acp.provider.adapter import Adapter, Decoder, WireError, as_object, encode_body
 from helexa_acp.provider.base import Cancelled, CancelToken
 from helexa_acp.provider.errors import ContextTooLongError, ProviderError, UnreachableError
 from helexa_acp.provider.failures import from_status, from_wire
 from helexa_acp.provider.quirks import Quirks
 from helexa_acp.provider.sse import SseComment, SseEvent, SseParser, SseTooLongError
 from helexa_acp.provider.types import CompletionEvent, CompletionRequest, Progress
+from helexa_acp.provider.wires.adapter import Adapter, Decoder, WireError, as_object, encode_body
 
 if TYPE_CHECKING:
     import httpx

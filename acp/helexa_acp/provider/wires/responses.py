@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from helexa_acp.provider.adapter import Call
-from helexa_acp.provider.normal import normalise, own_reasoning
 from helexa_acp.provider.quirks import Quirks
-from helexa_acp.provider.responses_decoder import ResponsesDecoder
 from helexa_acp.provider.types import CompletionRequest, Image, Message, Role, Text, ToolSpec
+from helexa_acp.provider.wires.adapter import Call
+from helexa_acp.provider.wires.history import normalise, own_reasoning
+from helexa_acp.provider.wires.responses_decoder import ResponsesDecoder
 
 
 class ResponsesAdapter:

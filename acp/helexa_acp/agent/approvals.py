@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from helexa_acp.agent.modes import Mode, Refusal, policy
-from helexa_acp.agent.rules import Rules, describe
+from helexa_acp.agent.permission_rules import Rules, describe
 from helexa_acp.provider.base import CancelToken
 from helexa_acp.rpc.framing import RpcError
-from helexa_acp.tools.bounds import one_line
 from helexa_acp.tools.tool import Grant, Job, Rule, Tool
+from helexa_acp.tools.truncation import one_line
 from helexa_acp.v1.client import Client
 
 

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from helexa_acp.memory.log import SessionLog
-from helexa_acp.memory.records import Opened, Titled
 from helexa_acp.provider.quirks import read_json, update_json
+from helexa_acp.storage.log import SessionLog
+from helexa_acp.storage.records import Opened, Titled
 
 PAGE_SIZE = 50
 

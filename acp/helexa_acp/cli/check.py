@@ -11,8 +11,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from helexa_acp.people.check_peer import BrokenRule, Peer
-from helexa_acp.people.check_rules import RULES, Case, NotOffered, Rule
+from helexa_acp.conformance.peer import BrokenRule, Peer
+from helexa_acp.conformance.rules import RULES, Case, NotOffered, Rule
 
 USAGE = "usage: helexa-acp check [--timeout SECONDS] [--prompt TEXT] -- COMMAND [ARGUMENT...]\n"
 TIMEOUT_S = 60.0

@@ -13,7 +13,7 @@ from collections.abc import Hashable
 from dataclasses import dataclass, field
 from typing import Any
 
-from helexa_acp.provider.repair import infer_tool_name, is_complete
+from helexa_acp.provider.tool_arguments import infer_tool_name, is_complete
 from helexa_acp.provider.types import CompletionEvent, ToolCallArgsDelta, ToolCallEnd, ToolCallStart
 
 

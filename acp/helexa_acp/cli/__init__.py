@@ -7,6 +7,6 @@ from importlib import import_module
 
 
 def main_of(name: str) -> Callable[[list[str]], int]:
-    module = import_module(f"helexa_acp.people.{name}")
+    module = import_module(f"helexa_acp.cli.{name}")
     main: Callable[[list[str]], int] = module.main
     return main

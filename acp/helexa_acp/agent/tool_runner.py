@@ -11,17 +11,17 @@ import logging
 from itertools import groupby
 from typing import Any
 
-from helexa_acp.agent.card import Card, raw_input
-from helexa_acp.agent.permission import Verdict
+from helexa_acp.agent.approvals import Verdict
 from helexa_acp.agent.reply import PendingCall, pending_card
 from helexa_acp.agent.session import Session
-from helexa_acp.memory.records import Planned
+from helexa_acp.agent.tool_card import Card, raw_input
 from helexa_acp.provider.base import Cancelled, CancelToken
-from helexa_acp.provider.repair import BadArgumentsError, parse_arguments
+from helexa_acp.provider.tool_arguments import BadArgumentsError, parse_arguments
+from helexa_acp.storage.records import Planned
 from helexa_acp.tools import schema
-from helexa_acp.tools.bounds import one_line
 from helexa_acp.tools.mcp import McpTool
 from helexa_acp.tools.tool import Job, Outcome, Tool, ToolContext, ToolError
+from helexa_acp.tools.truncation import one_line
 from helexa_acp.v1 import updates
 
 log = logging.getLogger(__name__)

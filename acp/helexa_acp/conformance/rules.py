@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from helexa_acp.people.check_peer import BrokenRule, Peer
+from helexa_acp.conformance.peer import BrokenRule, Peer
 
 
 class NotOffered(Exception):  # noqa: N818 - a finding, not a fault

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from helexa_acp.agent.compaction import ELIDED, budget, cut_for_summary, elide, estimate, summary_request
+from helexa_acp.agent.context_budget import ELIDED, budget, cut_for_summary, elide, estimate, summary_request
 from helexa_acp.provider.types import Message, Role, Text, ToolCall
 
 

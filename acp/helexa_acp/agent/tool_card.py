@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from helexa_acp.memory.records import CardDone
+from helexa_acp.storage.records import CardDone
 from helexa_acp.tools.tool import Outcome
 from helexa_acp.v1 import updates
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from helexa_acp.agent import prompt
+from helexa_acp.agent import system_prompt
 from helexa_acp.agent.modes import Mode
-from helexa_acp.agent.prompt import PromptError, build
+from helexa_acp.agent.system_prompt import PromptError, build
 
 PLAN = Path("/data/plans/p.md")
 
@@ -59,7 +59,7 @@ def test_a_link_within_the_repository_is(repository):
 
 
 def test_a_long_one_is_cut(project, monkeypatch):
-    monkeypatch.setattr(prompt, "MAX_GUIDE_CHARS", 10)
+    monkeypatch.setattr(system_prompt, "MAX_GUIDE_CHARS", 10)
     (project / "AGENTS.md").write_text("x" * 10 + "y" * 10)
     text = told(project)
     assert "x" * 10 in text

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from helexa_acp.memory.log import SessionBusyError, SessionGoneError, SessionLog
-from helexa_acp.memory.records import (
+from helexa_acp.provider.types import Role
+from helexa_acp.storage.log import SessionBusyError, SessionGoneError, SessionLog
+from helexa_acp.storage.records import (
     AssistantSaid,
     CardDone,
     Chose,
@@ -22,9 +23,8 @@ from helexa_acp.memory.records import (
     decode,
     encode,
 )
-from helexa_acp.memory.store import BadCursorError, NoSuchSessionError, Store
-from helexa_acp.memory.transcript import Transcript
-from helexa_acp.provider.types import Role
+from helexa_acp.storage.store import BadCursorError, NoSuchSessionError, Store
+from helexa_acp.storage.transcript import Transcript
 
 
 def user(id_, text="hi", **more):
@@ -185,7 +185,7 @@ def test_every_record_is_read_once_by_the_other_side(tmp_path_factory, steps):
 def test_the_lock_goes_with_its_process(tmp_path):
     path = tmp_path / "s.jsonl"
     code = (
-        "import sys, time; from pathlib import Path; from helexa_acp.memory.log import SessionLog\n"
+        "import sys, time; from pathlib import Path; from helexa_acp.storage.log import SessionLog\n"
         f"log = SessionLog(Path({str(path)!r})); h = log.hold(); h.__enter__(); print('held', flush=True); time.sleep(60)"
     )
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as child:

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from helexa_acp.memory.records import Record, decode, encode
+from helexa_acp.storage.records import Record, decode, encode
 
 READ_BYTES = 1024 * 1024
 
