@@ -6,7 +6,7 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
-from helexa_acp.agent import compact as compacting
+from helexa_acp.agent import compaction
 from helexa_acp.agent.context_budget import budget
 from helexa_acp.agent.modes import Mode
 from helexa_acp.agent.permission_rules import describe
@@ -29,10 +29,10 @@ async def compact(session: Session, _: str, cancel: CancelToken) -> None:
     if choice is None:
         session.say("No model is known, so there is none to write a summary.")
         return
-    window = session.window(choice) or compacting.UNKNOWN_WINDOW_TOKENS
+    window = session.window(choice) or compaction.UNKNOWN_WINDOW_TOKENS
     # Small enough that something is left to summarise even if everything would still fit.
     target = min(budget(window, choice.endpoint.max_tokens), session.transcript.used_tokens or window)
-    if not await compacting.summarise(session, choice, target, cancel):
+    if not await compaction.summarise(session, choice, target, cancel):
         session.say("There is nothing to compact, or no summary could be had.")
 
 

@@ -10,7 +10,7 @@ import logging
 from contextlib import aclosing
 from typing import Any
 
-from helexa_acp.agent import compact, slash_commands, system_prompt
+from helexa_acp.agent import compaction, slash_commands, system_prompt
 from helexa_acp.agent.failures import as_rpc_error
 from helexa_acp.agent.replay import replay
 from helexa_acp.agent.reply import Reply, new_id, pending_card
@@ -132,7 +132,7 @@ class Turn:
             tuple(tool.spec for tool in session.tools.values()),
             effort=session.effort,
         )
-        return await compact.fitted(session, choice, request, self._cancel)
+        return await compaction.fitted(session, choice, request, self._cancel)
 
     async def _stream(self, choice: Choice, request: CompletionRequest, reply: Reply) -> None:
         session = self._session
@@ -186,8 +186,8 @@ class Turn:
             return False
         self._compacted = True
         known = self._session.window(choice)
-        target = known // 2 if known else compact.UNKNOWN_WINDOW_TOKENS
-        return await compact.summarise(self._session, choice, target, self._cancel)
+        target = known // 2 if known else compaction.UNKNOWN_WINDOW_TOKENS
+        return await compaction.summarise(self._session, choice, target, self._cancel)
 
     def _switch(self, choice: Choice, other: Choice, reason: str, reply: Reply) -> None:
         session = self._session
