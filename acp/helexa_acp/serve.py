@@ -9,7 +9,7 @@ import signal
 
 from helexa_acp.agent.server import Agent
 from helexa_acp.config import Config
-from helexa_acp.rpc.framing import Lines, decode
+from helexa_acp.rpc.framing import LineSplitter, decode
 from helexa_acp.rpc.stdio import FdReader, FdWriter
 
 log = logging.getLogger(__name__)
@@ -21,7 +21,7 @@ async def serve(config: Config, read_fd: int, write_fd: int) -> None:
     over = asyncio.Event()
     writer = FdWriter(write_fd, over.set)
     agent = Agent(config, writer)
-    lines = Lines()
+    lines = LineSplitter()
 
     def receive(complete: list[bytes | None]) -> None:
         for line in complete:

@@ -4,8 +4,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from helexa_acp.agent.context_budget import ELIDED, budget, cut_for_summary, elide, estimate, summary_request
-from helexa_acp.provider.types import Message, Role, Text, ToolCall
+from helexa_acp.agent.context_budget import (
+    ELIDED,
+    cut_for_summary,
+    elide,
+    estimate,
+    prompt_budget,
+    summary_request,
+)
+from helexa_acp.provider.types import Message, Role, TextPart, ToolCall
 
 
 def user(text):
@@ -14,8 +21,8 @@ def user(text):
 
 def round_of(number, size=2000):
     call = ToolCall(f"c{number}", "read", "{}")
-    result = Message(Role.TOOL, (Text("r" * size),), tool_call_id=call.id)
-    return [Message(Role.ASSISTANT, (Text("p" * size),), (call,)), result]
+    result = Message(Role.TOOL, (TextPart("r" * size),), tool_call_id=call.id)
+    return [Message(Role.ASSISTANT, (TextPart("p" * size),), (call,)), result]
 
 
 HISTORY = [Message.of(Role.SYSTEM, "s" * 3000), user("u" * 3000), *(m for n in range(6) for m in round_of(n))]
@@ -25,7 +32,7 @@ HISTORY = [Message.of(Role.SYSTEM, "s" * 3000), user("u" * 3000), *(m for n in r
     ("window", "max_tokens", "expected"), [(32768, 8192, 24064), (32768, None, 30208), (1000, 8192, 0)]
 )
 def test_budget(window, max_tokens, expected):
-    assert budget(window, max_tokens) == expected
+    assert prompt_budget(window, max_tokens) == expected
 
 
 def test_estimates_grow_with_content():

@@ -22,7 +22,7 @@ from helexa_acp.provider.errors import (
 from helexa_acp.provider.failover import Switched
 from helexa_acp.provider.http import HttpProvider
 from helexa_acp.provider.quirks import QuirkBook
-from helexa_acp.provider.types import CompletionRequest, Message, Progress, Role, TextDelta
+from helexa_acp.provider.types import CompletionRequest, Message, ProgressUpdate, Role, TextDelta
 from helexa_acp.provider.wires.registry import ADAPTERS
 
 REQUEST = CompletionRequest("m", (Message.of(Role.USER, "hi"),), max_tokens=5, temperature=1.0)
@@ -244,7 +244,7 @@ async def test_no_retry_after_the_first_token(book):
 async def test_progress_comments_are_no_answer(book):
     body = ": keep-alive\n\n: loading 43 %\n\n"
     server = FakeServer(sse(body, {"choices": [{"delta": {"content": "a"}}]}, "data: [DONE]\n\n"))
-    assert (await collect(provider(server, book)))[:2] == [Progress("loading 43 %"), TextDelta("a")]
+    assert (await collect(provider(server, book)))[:2] == [ProgressUpdate("loading 43 %"), TextDelta("a")]
 
 
 async def test_a_silent_server_times_out(book):

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from helexa_acp.agent.replay import INTERRUPTED, replay
 from helexa_acp.agent.reply import Reply, pending_card
-from helexa_acp.agent.tool_card import Card
+from helexa_acp.agent.tool_card import ToolCard
 from helexa_acp.config import parse_config
 from helexa_acp.provider.types import (
     ReasoningDelta,
@@ -59,7 +59,7 @@ def play(tape, outcomes):
             reply.feed(event)
     records.append(reply.record(CONFIG))
     for call, outcome in zip(reply.calls.values(), outcomes, strict=False):
-        card = Card(pending_card(call, {}), shown.append)
+        card = ToolCard(pending_card(call, {}), shown.append)
         card.change(status="in_progress", title="Read", content=[updates.diff_content("/a", None, "b")])
         records.append(Planned([{"content": "x", "priority": "low", "status": "pending"}]))
         shown.append(updates.plan(records[-1].entries))

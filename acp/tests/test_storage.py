@@ -11,19 +11,19 @@ from hypothesis import strategies as st
 from helexa_acp.provider.types import Role
 from helexa_acp.storage.log import SessionBusyError, SessionGoneError, SessionLog
 from helexa_acp.storage.records import (
+    AgentSaid,
     AssistantSaid,
     CardDone,
     Chose,
     Compacted,
     Opened,
-    Said,
     Titled,
     Undone,
     UserSaid,
     decode,
     encode,
 )
-from helexa_acp.storage.store import BadCursorError, NoSuchSessionError, Store
+from helexa_acp.storage.store import BadCursorError, NoSuchSessionError, SessionStore
 from helexa_acp.storage.transcript import Transcript
 
 
@@ -54,7 +54,7 @@ RECORDS = [
     said("Done."),
     Titled("A title"),
     Chose(model="e:m"),
-    Said("s1", "note"),
+    AgentSaid("s1", "note"),
 ]
 
 
@@ -231,7 +231,7 @@ def test_history_is_the_fold_of_the_records():
 
 
 def test_local_commands_stay_out_of_the_history():
-    assert fold(user("u1", "/cost", local=True), Said("s", "12")).messages == []
+    assert fold(user("u1", "/cost", local=True), AgentSaid("s", "12")).messages == []
 
 
 def test_expanded_commands_reach_the_model_as_text():
@@ -257,7 +257,7 @@ def test_undo_drops_the_last_turn_only():
 
 
 def test_pages_are_the_latest_first_and_complete(tmp_path):
-    store = Store(tmp_path)
+    store = SessionStore(tmp_path)
     ids = []
     for number in range(7):
         id_, log = store.create("/a" if number % 2 else "/b")
@@ -277,18 +277,18 @@ def test_pages_are_the_latest_first_and_complete(tmp_path):
 @pytest.mark.parametrize("cursor", ["x", "", "e30=", "WzEsMl0="])
 def test_bad_cursors(tmp_path, cursor):
     with pytest.raises(BadCursorError):
-        Store(tmp_path).page(None, cursor)
+        SessionStore(tmp_path).page(None, cursor)
 
 
 @pytest.mark.parametrize("id_", ["../../etc/passwd", "", "a/b", "no-such", "x" * 200, "\0"])
 def test_ids_that_are_no_sessions(tmp_path, id_):
     with pytest.raises(NoSuchSessionError):
-        Store(tmp_path).open(id_)
-    Store(tmp_path).delete(id_)
+        SessionStore(tmp_path).open(id_)
+    SessionStore(tmp_path).delete(id_)
 
 
 def test_a_lost_note_is_found_in_the_log(tmp_path):
-    store = Store(tmp_path)
+    store = SessionStore(tmp_path)
     id_, log = store.create("/p")
     log.append(Titled("T"))
     log.close()
@@ -298,6 +298,6 @@ def test_a_lost_note_is_found_in_the_log(tmp_path):
 
 
 def test_sessions_are_private(tmp_path):
-    id_, log = Store(tmp_path / "s").create("/p")
+    id_, log = SessionStore(tmp_path / "s").create("/p")
     log.close()
     assert pathlib.Path(tmp_path / "s" / f"{id_}.jsonl").stat().st_mode & 0o077 == 0

@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from helexa_acp.provider.quirks import Quirks
 from helexa_acp.provider.types import (
     CompletionRequest,
-    Image,
+    ImagePart,
     Message,
-    Reasoning,
+    ReasoningPart,
     Role,
-    Text,
+    TextPart,
     ToolCall,
     ToolSpec,
 )
@@ -33,14 +33,16 @@ STATES = {
 def talk(wire):
     return (
         Message.of(Role.SYSTEM, "Be brief."),
-        Message(Role.USER, (Text("What is this?"), Image("image/png", "AAAA"))),
+        Message(Role.USER, (TextPart("What is this?"), ImagePart("image/png", "AAAA"))),
         Message(
             Role.ASSISTANT,
-            (Reasoning("hm", wire, "e:m", STATES[wire]), Text("Looking.")),
+            (ReasoningPart("hm", wire, "e:m", STATES[wire]), TextPart("Looking.")),
             (ToolCall("c1", "read", '{"path": "a"}'), ToolCall("c1", "read", "")),
         ),
-        Message(Role.TOOL, (Text("one"),), tool_call_id="c1"),
-        Message(Role.TOOL, (Text("two"), Image("image/png", "BBBB")), tool_call_id="c1", is_error=True),
+        Message(Role.TOOL, (TextPart("one"),), tool_call_id="c1"),
+        Message(
+            Role.TOOL, (TextPart("two"), ImagePart("image/png", "BBBB")), tool_call_id="c1", is_error=True
+        ),
     )
 
 
@@ -237,7 +239,7 @@ def test_malformed_arguments_can_be_sent_back(wire):
     messages = (
         Message.of(Role.USER, "x"),
         Message(Role.ASSISTANT, (), (ToolCall("c1", "read", '{"broken'),)),
-        Message(Role.TOOL, (Text("ERROR"),), tool_call_id="c1"),
+        Message(Role.TOOL, (TextPart("ERROR"),), tool_call_id="c1"),
     )
     assert "broken" in repr(ADAPTERS[wire]().encode(CompletionRequest("m", messages), Quirks(), "e:m").body)
 
@@ -247,11 +249,11 @@ messages = st.lists(
     st.one_of(
         st.builds(lambda t: Message.of(Role.USER, t), st.sampled_from(["", "hi"])),
         st.builds(
-            lambda t, c: Message(Role.ASSISTANT, (Text(t),), tuple(ToolCall(i, "read") for i in c)),
+            lambda t, c: Message(Role.ASSISTANT, (TextPart(t),), tuple(ToolCall(i, "read") for i in c)),
             st.sampled_from(["", "ok"]),
             st.lists(ids, max_size=3),
         ),
-        st.builds(lambda i: Message(Role.TOOL, (Text("r"),), tool_call_id=i), ids),
+        st.builds(lambda i: Message(Role.TOOL, (TextPart("r"),), tool_call_id=i), ids),
         st.just(Message.of(Role.SYSTEM, "s")),
     ),
     max_size=12,

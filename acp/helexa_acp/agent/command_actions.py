@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from helexa_acp.agent import compaction
-from helexa_acp.agent.context_budget import budget
+from helexa_acp.agent.context_budget import prompt_budget
 from helexa_acp.agent.modes import Mode
 from helexa_acp.agent.permission_rules import describe
 from helexa_acp.agent.session import Session
@@ -31,7 +31,7 @@ async def compact(session: Session, _: str, cancel: CancelToken) -> None:
         return
     window = session.window(choice) or compaction.UNKNOWN_WINDOW_TOKENS
     # Small enough that something is left to summarise even if everything would still fit.
-    target = min(budget(window, choice.endpoint.max_tokens), session.transcript.used_tokens or window)
+    target = min(prompt_budget(window, choice.endpoint.max_tokens), session.transcript.used_tokens or window)
     if not await compaction.summarise(session, choice, target, cancel):
         session.say("There is nothing to compact, or no summary could be had.")
 
@@ -86,7 +86,7 @@ async def cost(session: Session, _: str, __: CancelToken) -> None:
 
 
 async def permissions(session: Session, argument: str, _: CancelToken) -> None:
-    rules = session.permissions.rules
+    rules = session.approvals.rules
     if argument == "forget":
         rules.forget()
         session.say("All remembered permissions of this project are forgotten.")

@@ -10,9 +10,9 @@ from helexa_acp.agent import context_budget
 from helexa_acp.agent.reply import new_id
 from helexa_acp.agent.session import Session
 from helexa_acp.provider.base import CancelToken
-from helexa_acp.provider.endpoints import Choice
+from helexa_acp.provider.endpoints import ModelChoice
 from helexa_acp.provider.errors import ProviderError
-from helexa_acp.provider.failover import fit
+from helexa_acp.provider.failover import adapt_request
 from helexa_acp.provider.types import CompletionRequest, Message, Role, TextDelta
 from helexa_acp.storage.records import Compacted
 from helexa_acp.v1 import updates
@@ -24,20 +24,20 @@ COUNT_FROM = 0.6
 UNKNOWN_WINDOW_TOKENS = 16_000  # what to aim at when an endpoint says "too long" and not how long
 
 
-async def fitted(
-    session: Session, choice: Choice, request: CompletionRequest, cancel: CancelToken
+async def fit_to_window(
+    session: Session, choice: ModelChoice, request: CompletionRequest, cancel: CancelToken
 ) -> CompletionRequest:
     """The request, or a shorter one, that stays inside the model's window; best effort if nothing helps."""
     window = session.window(choice)
     if window is None:
         return request
-    budget = context_budget.budget(window, choice.endpoint.max_tokens)
-    used = await count(session, choice, request, budget)
+    budget = context_budget.prompt_budget(window, choice.endpoint.max_tokens)
+    used = await count_prompt_tokens(session, choice, request, budget)
     if used <= budget:
         return request
     if await summarise(session, choice, budget, cancel):
         request = replace(request, messages=(request.messages[0], *session.transcript.view()))
-        used = await count(session, choice, request, budget)
+        used = await count_prompt_tokens(session, choice, request, budget)
     if used <= budget:
         return request
     scale = used / max(1, context_budget.estimate_request(request))
@@ -45,18 +45,20 @@ async def fitted(
     return replace(request, messages=tuple(context_budget.elide(request.messages, budget, scale)))
 
 
-async def count(session: Session, choice: Choice, request: CompletionRequest, budget: int) -> int:
+async def count_prompt_tokens(
+    session: Session, choice: ModelChoice, request: CompletionRequest, budget: int
+) -> int:
     """Exact where the endpoint can tell, it matters, and it costs no silent load of the model."""
     estimated = context_budget.estimate_request(request)
     if estimated < COUNT_FROM * budget or session.endpoints.info(choice).state in {"cold", "loading"}:
         return estimated
     exact = await session.endpoints.provider(choice.endpoint).count_tokens(
-        fit(session.endpoints, choice, request)
+        adapt_request(session.endpoints, choice, request)
     )
     return estimated if exact is None else exact
 
 
-async def summarise(session: Session, choice: Choice, budget: int, cancel: CancelToken) -> bool:
+async def summarise(session: Session, choice: ModelChoice, budget: int, cancel: CancelToken) -> bool:
     """Replace the older part of the conversation by a summary. False if there is nothing to gain or it
     failed."""
     view = session.transcript.view()
@@ -88,11 +90,13 @@ async def summarise(session: Session, choice: Choice, budget: int, cancel: Cance
 
 
 async def _ask(
-    session: Session, choice: Choice, request: CompletionRequest, cancel: CancelToken, id_: str
+    session: Session, choice: ModelChoice, request: CompletionRequest, cancel: CancelToken, id_: str
 ) -> str:
     provider = session.endpoints.provider(choice.endpoint)
     pieces: list[str] = []
-    async with aclosing(provider.complete(fit(session.endpoints, choice, request), cancel)) as events:
+    async with aclosing(
+        provider.complete(adapt_request(session.endpoints, choice, request), cancel)
+    ) as events:
         async for event in events:
             if isinstance(event, TextDelta):
                 pieces.append(event.text)

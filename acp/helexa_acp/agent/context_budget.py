@@ -10,7 +10,15 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from helexa_acp.provider.types import CompletionRequest, Image, Message, Reasoning, Role, Text, ToolSpec
+from helexa_acp.provider.types import (
+    CompletionRequest,
+    ImagePart,
+    Message,
+    ReasoningPart,
+    Role,
+    TextPart,
+    ToolSpec,
+)
 
 DEFAULT_REPLY_TOKENS = 2048
 SAFETY_TOKENS = 512
@@ -31,7 +39,7 @@ Use short Markdown lists. Invent nothing.
 """
 
 
-def budget(window: int, max_tokens: int | None) -> int:
+def prompt_budget(window: int, max_tokens: int | None) -> int:
     """Tokens that a prompt may have; never negative."""
     return max(0, window - (max_tokens or DEFAULT_REPLY_TOKENS) - SAFETY_TOKENS)
 
@@ -41,7 +49,7 @@ def estimate(messages: Iterable[Message], tools: Iterable[ToolSpec] = ()) -> int
     for message in messages:
         fixed += MESSAGE_TOKENS
         for part in message.parts:
-            if isinstance(part, Image):
+            if isinstance(part, ImagePart):
                 fixed += IMAGE_TOKENS
             else:
                 chars += len(part.text)
@@ -72,10 +80,10 @@ def elide(messages: Sequence[Message], tokens: int, scale: float = 1.0) -> list[
 
 def _elided(message: Message) -> Message:
     size = len(message.text)
-    if size < MIN_ELIDED_CHARS and not any(isinstance(part, Image) for part in message.parts):
+    if size < MIN_ELIDED_CHARS and not any(isinstance(part, ImagePart) for part in message.parts):
         return message
-    rest = tuple(part for part in message.parts if isinstance(part, Reasoning))
-    return replace(message, parts=(*rest, Text(ELIDED.format(size=size))))
+    rest = tuple(part for part in message.parts if isinstance(part, ReasoningPart))
+    return replace(message, parts=(*rest, TextPart(ELIDED.format(size=size))))
 
 
 def cut_for_summary(messages: Sequence[Message], tokens: int) -> int:
@@ -102,5 +110,5 @@ def summary_request(model: str, messages: Sequence[Message], tokens: int) -> Com
 
 def _as_text(message: Message, limit: int) -> str:
     calls = "".join(f"\n[calls {call.name} {call.arguments[:limit]}]" for call in message.calls)
-    images = "".join("\n[an image]" for part in message.parts if isinstance(part, Image))
+    images = "".join("\n[an image]" for part in message.parts if isinstance(part, ImagePart))
     return f"## {message.role.value}\n{message.text[:limit]}{images}{calls}"

@@ -16,7 +16,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from helexa_acp.tools.tool import Grant, Rule
+from helexa_acp.tools.tool import Permission, PermissionRule
 
 log = logging.getLogger(__name__)
 
@@ -29,12 +29,12 @@ def project_key(cwd: str) -> str:
     return f"{name[:60]}-{hashlib.sha256(cwd.encode('utf-8', 'surrogateescape')).hexdigest()[:8]}"
 
 
-class Rules:
+class PermissionRules:
     def __init__(self, path: Path, project: str) -> None:
         self.path = path
         self._project = project
 
-    def read(self) -> dict[str, list[Rule]]:
+    def read(self) -> dict[str, list[PermissionRule]]:
         """`allow` and `reject`. A damaged file permits nothing and refuses nothing."""
         try:
             return self._read()
@@ -42,21 +42,21 @@ class Rules:
             log.warning("%s is ignored: %s", self.path, error)
             return {"allow": [], "reject": []}
 
-    def _read(self) -> dict[str, list[Rule]]:
+    def _read(self) -> dict[str, list[PermissionRule]]:
         try:
             table = tomllib.loads(self.path.read_text("utf-8"))
         except FileNotFoundError:
             table = {}
         return {verdict: _rules(table.get(verdict)) for verdict in ("allow", "reject")}
 
-    def decide(self, grant: Grant) -> bool | None:
+    def decide(self, permission: Permission) -> bool | None:
         """True: allowed, False: rejected, None: not decided. A rejection beats a permission."""
         rules = self.read()
-        if any(covers(rule, grant) for rule in rules["reject"]):
+        if any(covers(rule, permission) for rule in rules["reject"]):
             return False
-        return True if any(covers(rule, grant) for rule in rules["allow"]) else None
+        return True if any(covers(rule, permission) for rule in rules["allow"]) else None
 
-    def remember(self, verdict: str, new: Iterable[Rule]) -> None:
+    def remember(self, verdict: str, new: Iterable[PermissionRule]) -> None:
         """`verdict` is allow or reject. What a person wrote and misspelt is left as it is."""
         try:
             rules = self._read()
@@ -68,7 +68,7 @@ class Rules:
     def forget(self) -> None:
         self.path.unlink(missing_ok=True)
 
-    def _write(self, rules: dict[str, list[Rule]]) -> None:
+    def _write(self, rules: dict[str, list[PermissionRule]]) -> None:
         lines = [f"# Permissions remembered for {self._project!r}. Delete a table to be asked again."]
         for verdict, entries in rules.items():
             for rule in entries:
@@ -85,23 +85,23 @@ class Rules:
         Path(file.name).replace(self.path)
 
 
-def covers(rule: Rule, grant: Grant) -> bool:
-    if rule.tool != grant.tool:
+def covers(rule: PermissionRule, permission: Permission) -> bool:
+    if rule.tool != permission.tool:
         return False
     match rule.match:
         case "any":
             return True
         case "exact":
-            return rule.value == grant.subject
+            return rule.value == permission.subject
         case "prefix":
             words = tuple(rule.value.split())
-            return bool(words) and grant.words[: len(words)] == words
+            return bool(words) and permission.words[: len(words)] == words
         case "under":
-            return Path(grant.subject).is_relative_to(rule.value)
+            return Path(permission.subject).is_relative_to(rule.value)
     return False
 
 
-def describe(rule: Rule) -> str:
+def describe(rule: PermissionRule) -> str:
     match rule.match:
         case "prefix":
             return f"{rule.tool} commands that start with `{rule.value}`"
@@ -112,14 +112,14 @@ def describe(rule: Rule) -> str:
     return f"{rule.tool} `{rule.value}`"
 
 
-def _rules(value: Any) -> list[Rule]:
+def _rules(value: Any) -> list[PermissionRule]:
     rules = []
     for entry in value if isinstance(value, list) else []:
         tool, match, text = (
             (entry.get(k) for k in ("tool", "match", "value")) if isinstance(entry, dict) else (0, 0, 0)
         )
         if isinstance(tool, str) and match in _MATCHES and isinstance(text, str | None):
-            rules.append(Rule(tool, str(match), text or ""))
+            rules.append(PermissionRule(tool, str(match), text or ""))
         else:
             log.warning("a permission that cannot be read is ignored: %r", entry)
     return rules

@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from helexa_acp.storage.records import AssistantSaid, CardDone, Compacted, Planned, Record, Said, UserSaid
+from helexa_acp.storage.records import (
+    AgentSaid,
+    AssistantSaid,
+    CardDone,
+    Compacted,
+    Planned,
+    Record,
+    UserSaid,
+)
 from helexa_acp.v1 import updates
 
 INTERRUPTED = "This call was interrupted before it had a result."
@@ -32,7 +40,7 @@ def replay(records: Iterable[Record]) -> Iterator[updates.Update]:
                 yield updates.tool_call(card)
             case Planned(entries):
                 yield updates.plan(entries)
-            case Said(message_id, text):
+            case AgentSaid(message_id, text):
                 yield updates.message_chunk(message_id, text)
             case Compacted(summary, compaction_id=id_) if id_:
                 yield updates.compaction(id_, "completed", summary=summary)

@@ -13,7 +13,7 @@ from typing import Any
 
 from helexa_acp import VERSION
 from helexa_acp.config import ConfigError, load_config
-from helexa_acp.rpc.connection import Connection, Writer, serving
+from helexa_acp.rpc.connection import RpcConnection, Writer, current_request
 from helexa_acp.rpc.framing import AUTH_REQUIRED, INVALID_REQUEST, METHOD_NOT_FOUND, RpcError
 from helexa_acp.v1 import auth
 from helexa_acp.v1.client import Client
@@ -43,7 +43,7 @@ Method = Callable[["Agent", Params], Awaitable[Any]]
 class Agent:
     def __init__(self, config: Config, writer: Writer) -> None:
         self.config = config
-        self.connection = Connection(writer, self._on_request, self._on_notification)
+        self.connection = RpcConnection(writer, self._on_request, self._on_notification)
         self.client: Client | None = None
         self.signed_in = True
         self._sessions: Sessions | None = None
@@ -82,7 +82,7 @@ class Agent:
         self.client = Client(self.connection, params.get("clientCapabilities"))
         if self._sessions is not None:  # a client that says it again may say something else
             self._sessions.client = self.client
-        serving().after.append(self._warm_up)
+        current_request().after.append(self._warm_up)
         return {
             "protocolVersion": PROTOCOL_VERSION,  # ours is the only one, whatever the client asked for
             "agentCapabilities": CAPABILITIES,

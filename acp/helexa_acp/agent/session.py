@@ -13,20 +13,20 @@ from pathlib import Path
 from typing import Any
 
 from helexa_acp.agent import options
-from helexa_acp.agent.approvals import Permissions
+from helexa_acp.agent.approvals import Approvals
 from helexa_acp.agent.modes import Mode
-from helexa_acp.agent.permission_rules import Rules, project_key
+from helexa_acp.agent.permission_rules import PermissionRules, project_key
 from helexa_acp.agent.reply import new_id
 from helexa_acp.provider.base import CancelToken
-from helexa_acp.provider.endpoints import Choice, Endpoints, UnknownModelError
+from helexa_acp.provider.endpoints import Endpoints, ModelChoice, UnknownModelError
 from helexa_acp.storage.log import SessionLog
-from helexa_acp.storage.records import Chose, Record, Said, Titled
-from helexa_acp.storage.store import Store
+from helexa_acp.storage.records import AgentSaid, Chose, Record, Titled
+from helexa_acp.storage.store import SessionStore
 from helexa_acp.storage.transcript import Transcript
 from helexa_acp.tools.builtin import builtin_tools
 from helexa_acp.tools.files import Files
 from helexa_acp.tools.mcp import McpServers
-from helexa_acp.tools.processes import Children
+from helexa_acp.tools.processes import ChildProcesses
 from helexa_acp.tools.roots import Roots
 from helexa_acp.tools.tool import Tool
 from helexa_acp.v1 import updates
@@ -41,15 +41,15 @@ class Home:
 
     data: Path
     config: Path
-    store: Store
+    store: SessionStore
     endpoints: Endpoints
     system_prompt_path: Path | None = None
 
     def plan_path(self, cwd: str) -> Path:
         return self.data / "plans" / f"{project_key(cwd)}.md"
 
-    def rules(self, cwd: str) -> Rules:
-        return Rules(self.data / "projects" / project_key(cwd) / "permissions.toml", cwd)
+    def rules(self, cwd: str) -> PermissionRules:
+        return PermissionRules(self.data / "projects" / project_key(cwd) / "permissions.toml", cwd)
 
 
 class Session:
@@ -62,13 +62,13 @@ class Session:
         self.plan_path = home.plan_path(cwd)
         self.roots = Roots(cwd, additional, [self.plan_path])
         self.files = Files(client, id_)
-        self.children = Children()
-        self.permissions = Permissions(client, id_, home.rules(cwd))
+        self.processes = ChildProcesses()
+        self.approvals = Approvals(client, id_, home.rules(cwd))
         self.mcp = McpServers(cwd, self.notice)
         self.running: CancelToken | None = None
         self.compact_at: int | None = None  # a window learned from an endpoint's refusal
         self._tools = builtin_tools()
-        self._noted: list[tuple[str, str, str]] = []
+        self._deferred_notices: list[tuple[str, str, str]] = []
         self._options_shown: list[dict[str, Any]] | None = None
         self.commands_shown: list[dict[str, Any]] | None = None
 
@@ -91,7 +91,7 @@ class Session:
         return None if effort == options.DEFAULT_EFFORT else effort
 
     @property
-    def choice(self) -> Choice | None:
+    def choice(self) -> ModelChoice | None:
         """The model of the next request: the chosen one while its endpoint exists, else the default."""
         chosen = self.transcript.chose.model
         if chosen:
@@ -112,7 +112,7 @@ class Session:
 
     def say(self, text: str) -> None:
         """Words of ours in the conversation."""
-        said = Said(new_id("msg"), text)
+        said = AgentSaid(new_id("msg"), text)
         self.keep(said)
         self.show(updates.message_chunk(said.message_id, text))
 
@@ -124,11 +124,11 @@ class Session:
         elif self.running is not None:
             self._say_notice(title, description)
         else:
-            self._noted.append((severity, title, description))
+            self._deferred_notices.append((severity, title, description))
 
-    def say_noted(self) -> None:
-        noted, self._noted = self._noted, []
-        for _, title, description in noted:
+    def say_deferred_notices(self) -> None:
+        notices, self._deferred_notices = self._deferred_notices, []
+        for _, title, description in notices:
             self._say_notice(title, description)
 
     def _say_notice(self, title: str, description: str) -> None:
@@ -149,7 +149,7 @@ class Session:
     def choose_mode(self, mode: Mode) -> None:
         self.keep(Chose(mode=mode.value))
 
-    def choose_model(self, selector: str) -> Choice:
+    def choose_model(self, selector: str) -> ModelChoice:
         """Raises UnknownModelError."""
         choice = self.endpoints.resolve(selector)
         known = {info.id for info in self.endpoints.models(choice.endpoint)}
@@ -163,9 +163,9 @@ class Session:
 
     def set_title(self, title: str) -> None:
         self.keep(Titled(title))
-        self.note()
+        self.publish_info()
 
-    def note(self) -> None:
+    def publish_info(self) -> None:
         """Let the list of sessions know, here and on disk."""
         title = self.transcript.title
         updated_at = self.home.store.note(self.id, self.cwd, title)
@@ -177,7 +177,7 @@ class Session:
         if window:
             self.show(updates.usage(self.transcript.used_tokens, window, self.transcript.cost))
 
-    def window(self, choice: Choice) -> int | None:
+    def window(self, choice: ModelChoice) -> int | None:
         known = [w for w in (self.endpoints.info(choice).context_window, self.compact_at) if w]
         return min(known, default=None)
 
@@ -187,6 +187,6 @@ class Session:
 
     async def aclose(self) -> None:
         self.cancel()
-        await self.children.kill_all()
+        await self.processes.kill_all()
         await self.mcp.aclose()
         self.log.close()

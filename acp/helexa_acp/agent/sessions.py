@@ -18,9 +18,9 @@ from helexa_acp.config import Config, config_home, data_home
 from helexa_acp.provider.base import CancelToken
 from helexa_acp.provider.endpoints import Endpoints, UnknownModelError
 from helexa_acp.provider.quirks import QuirkBook
-from helexa_acp.rpc.connection import serving
+from helexa_acp.rpc.connection import current_request
 from helexa_acp.rpc.framing import NOT_FOUND, RpcError
-from helexa_acp.storage.store import BadCursorError, NoSuchSessionError, SessionNote, Store
+from helexa_acp.storage.store import BadCursorError, NoSuchSessionError, SessionNote, SessionStore
 from helexa_acp.v1 import params as check
 from helexa_acp.v1 import updates
 from helexa_acp.v1.client import Client
@@ -34,7 +34,7 @@ Params = dict[str, Any]
 def make_home(config: Config, env: Mapping[str, str] = os.environ) -> Home:
     data = data_home(env)
     endpoints = Endpoints(config, QuirkBook(data / "quirks.json"), data / "models.json")
-    return Home(data, config_home(env), Store(data / "sessions"), endpoints, config.system_prompt_path)
+    return Home(data, config_home(env), SessionStore(data / "sessions"), endpoints, config.system_prompt_path)
 
 
 class Sessions:
@@ -75,7 +75,7 @@ class Sessions:
         for update in replay(session.transcript.records):
             session.show(update)
             await self.client.drain()
-        session.note()
+        session.publish_info()
         session.show_usage()
         return self._state(session)
 
@@ -110,7 +110,7 @@ class Sessions:
             raise check.invalid(str(error)) from error
         session.cancel()  # a new prompt ends the one before it
         token = session.running = CancelToken()
-        serving().cancel = token.cancel
+        current_request().cancel = token.cancel
         try:
             async with self._turns[session.id]:
                 stop = await run_turn(session, blocks, token)
@@ -121,7 +121,7 @@ class Sessions:
         finally:
             if session.running is token:
                 session.running = None
-        serving().after += [lambda: self._show_commands(session), self._home.endpoints.refresh]
+        current_request().after += [lambda: self._show_commands(session), self._home.endpoints.refresh]
         return {"stopReason": "cancelled" if token.cancelled else stop}
 
     def cancel(self, session_id: str) -> None:
@@ -136,13 +136,13 @@ class Sessions:
     async def set_mode(self, params: Params) -> Params:
         session = self._find(params)
         self._choose_mode(session, check.string(params, "modeId"), "modeId")
-        serving().after.append(session.show_options)
+        current_request().after.append(session.show_options)
         return {}
 
     async def set_model(self, params: Params) -> Params:
         session = self._find(params)
         self._choose_model(session, check.string(params, "modelId"), "modelId")
-        serving().after.append(session.show_options)
+        current_request().after.append(session.show_options)
         return {}
 
     async def set_config_option(self, params: Params) -> Params:
@@ -151,14 +151,14 @@ class Sessions:
         match id_:
             case "mode":
                 self._choose_mode(session, value, "value")
-                serving().after.append(lambda: session.show(updates.mode(session.mode.value)))
+                current_request().after.append(lambda: session.show(updates.mode(session.mode.value)))
             case "model":
                 self._choose_model(session, value, "value")
             case "effort":
                 self._choose_effort(session, value)
             case _:
                 raise check.invalid(f"configId: there is no option {id_!r}")
-        serving().after.append(session.show_usage)
+        current_request().after.append(session.show_usage)
         return {"configOptions": session.options()}
 
     def _find(self, params: Params) -> Session:
@@ -197,7 +197,7 @@ class Sessions:
         session.mcp.start(servers)
         self._home.endpoints.refresh()
         # The client knows the session only once it has the answer.
-        serving().after.append(lambda: self._show_commands(session))
+        current_request().after.append(lambda: self._show_commands(session))
 
     def _show_commands(self, session: Session) -> None:
         available = slash_commands.as_json(slash_commands.available(session))

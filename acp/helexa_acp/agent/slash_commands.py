@@ -27,7 +27,7 @@ Expansion = Callable[[Session, str], str | None]
 
 
 @dataclass(frozen=True, slots=True)
-class Command:
+class SlashCommand:
     name: str
     description: str
     hint: str | None = None
@@ -37,7 +37,7 @@ class Command:
 
 @dataclass(frozen=True, slots=True)
 class Invocation:
-    command: Command
+    command: SlashCommand
     argument: str
 
     def expand(self, session: Session) -> str | None:
@@ -50,21 +50,23 @@ class Invocation:
 
 
 BUILTIN = (
-    Command("compact", "Replace the older part of the conversation by a summary", action=actions.compact),
-    Command("model", "Show the models, or choose one", "endpoint:model", actions.model),
-    Command(
+    SlashCommand(
+        "compact", "Replace the older part of the conversation by a summary", action=actions.compact
+    ),
+    SlashCommand("model", "Show the models, or choose one", "endpoint:model", actions.model),
+    SlashCommand(
         "plan", "Plan mode: on, off, or plan this", "off | what to plan", actions.plan, actions.expand_plan
     ),
-    Command("undo", "Take back the last turn and its edits", action=actions.undo),
-    Command("cost", "Show tokens and cost of this session", action=actions.cost),
-    Command(
+    SlashCommand("undo", "Take back the last turn and its edits", action=actions.undo),
+    SlashCommand("cost", "Show tokens and cost of this session", action=actions.cost),
+    SlashCommand(
         "init", "Write or improve AGENTS.md for this project", expansion=lambda _session, _text: actions.INIT
     ),
-    Command("permissions", "Show remembered permissions, or forget them", "forget", actions.permissions),
+    SlashCommand("permissions", "Show remembered permissions, or forget them", "forget", actions.permissions),
 )
 
 
-def available(session: Session) -> dict[str, Command]:
+def available(session: Session) -> dict[str, SlashCommand]:
     """Ours first: a file of the same name does not replace one."""
     commands = {command.name: command for command in BUILTIN}
     for folder in (Path(session.cwd) / ".helexa" / "commands", session.home.config / "commands"):
@@ -81,7 +83,7 @@ def find(session: Session, text: str) -> Invocation | None:
     return Invocation(command, (match[2] or "").strip()) if match and command else None
 
 
-def as_json(commands: dict[str, Command]) -> list[dict[str, Any]]:
+def as_json(commands: dict[str, SlashCommand]) -> list[dict[str, Any]]:
     listed: list[dict[str, Any]] = []
     for command in commands.values():
         entry: dict[str, Any] = {"name": command.name, "description": command.description}
@@ -89,7 +91,7 @@ def as_json(commands: dict[str, Command]) -> list[dict[str, Any]]:
     return listed
 
 
-def _from_file(path: Path) -> Command | None:
+def _from_file(path: Path) -> SlashCommand | None:
     if not path.is_file():
         return None
     try:
@@ -109,7 +111,7 @@ def _from_file(path: Path) -> Command | None:
             return body.replace("$ARGUMENTS", argument)
         return f"{body}\n\n{argument}" if argument else body
 
-    return Command(path.stem, fields.get("description") or f"From {path.name}", hint, expansion=expand)
+    return SlashCommand(path.stem, fields.get("description") or f"From {path.name}", hint, expansion=expand)
 
 
 def _front_matter(text: str) -> tuple[dict[str, str], str]:

@@ -12,7 +12,7 @@ from helexa_acp.v1 import updates
 MAX_RAW_CHARS = 100_000
 
 
-class Card:
+class ToolCard:
     def __init__(self, state: dict[str, Any], show: Callable[[updates.Update], None]) -> None:
         self.state = state
         self._show = show

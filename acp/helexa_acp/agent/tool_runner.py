@@ -11,16 +11,16 @@ import logging
 from itertools import groupby
 from typing import Any
 
-from helexa_acp.agent.approvals import Verdict
+from helexa_acp.agent.approvals import PermissionDecision
 from helexa_acp.agent.reply import PendingCall, pending_card
 from helexa_acp.agent.session import Session
-from helexa_acp.agent.tool_card import Card, raw_input
+from helexa_acp.agent.tool_card import ToolCard, raw_input
 from helexa_acp.provider.base import Cancelled, CancelToken
 from helexa_acp.provider.tool_arguments import BadArgumentsError, parse_arguments
 from helexa_acp.storage.records import Planned
 from helexa_acp.tools import schema
 from helexa_acp.tools.mcp import McpTool
-from helexa_acp.tools.tool import Job, Outcome, Tool, ToolContext, ToolError
+from helexa_acp.tools.tool import Outcome, PreparedCall, Tool, ToolContext, ToolError
 from helexa_acp.tools.truncation import one_line
 from helexa_acp.v1 import updates
 
@@ -55,7 +55,7 @@ class ToolRunner:
 
     async def _one(self, call: PendingCall, *, truncated: bool) -> None:
         tool = self._session.tools.get(call.name)
-        card = Card(pending_card(call, self._session.tools), self._session.show)
+        card = ToolCard(pending_card(call, self._session.tools), self._session.show)
         async with self._slots:
             try:
                 outcome = await self._outcome(call, tool, card, truncated=truncated)
@@ -71,37 +71,39 @@ class ToolRunner:
         self._session.keep(card.done(call.id, outcome))
         await self._session.client.drain()
 
-    async def _outcome(self, call: PendingCall, tool: Tool | None, card: Card, *, truncated: bool) -> Outcome:
+    async def _outcome(
+        self, call: PendingCall, tool: Tool | None, card: ToolCard, *, truncated: bool
+    ) -> Outcome:
         if self._cancel.cancelled:
             raise Cancelled
         if tool is None:
             raise ToolError(f"there is no tool {call.name!r}; there are {', '.join(self._session.tools)}")
         args = _arguments(call, tool, truncated=truncated)
         context = self._context(card)
-        job = await self._cancel.race(tool.prepare(args, context))  # it changes nothing
-        card.change(**_described(job, args))
-        verdict = await self._permitted(tool, job, card)
+        prepared = await self._cancel.race(tool.prepare(args, context))  # it changes nothing
+        card.change(**_described(prepared, args))
+        verdict = await self._permitted(tool, prepared, card)
         if not verdict.allowed:
             raise ToolError(verdict.reason)
         card.change(status="in_progress")
-        return await job.run()
+        return await prepared.run()
 
-    async def _permitted(self, tool: Tool, job: Job, card: Card) -> Verdict:
+    async def _permitted(self, tool: Tool, prepared: PreparedCall, card: ToolCard) -> PermissionDecision:
         session = self._session
-        verdict = await session.permissions.decide(session.mode, tool, job, card.state, self._cancel)
+        verdict = await session.approvals.decide(session.mode, tool, prepared, card.state, self._cancel)
         if verdict.cancelled:
             self._cancel.cancel()
             raise Cancelled
         return verdict
 
-    def _context(self, card: Card) -> ToolContext:
+    def _context(self, card: ToolCard) -> ToolContext:
         session = self._session
         return ToolContext(
             session.id,
             session.client,
             session.roots,
             session.files,
-            session.children,
+            session.processes,
             self._cancel,
             card.change,
             self._set_plan,
@@ -126,10 +128,10 @@ def _arguments(call: PendingCall, tool: Tool, *, truncated: bool) -> dict[str, A
     return args
 
 
-def _described(job: Job, args: dict[str, Any]) -> dict[str, Any]:
-    changes: dict[str, Any] = {"title": one_line(job.title), "rawInput": raw_input(args)}
-    if job.content:
-        changes["content"] = job.content
-    if job.locations:
-        changes["locations"] = job.locations
+def _described(prepared: PreparedCall, args: dict[str, Any]) -> dict[str, Any]:
+    changes: dict[str, Any] = {"title": one_line(prepared.title), "rawInput": raw_input(args)}
+    if prepared.content:
+        changes["content"] = prepared.content
+    if prepared.locations:
+        changes["locations"] = prepared.locations
     return changes

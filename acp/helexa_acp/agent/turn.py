@@ -15,14 +15,14 @@ from helexa_acp.agent.failures import as_rpc_error
 from helexa_acp.agent.replay import replay
 from helexa_acp.agent.reply import Reply, new_id, pending_card
 from helexa_acp.agent.session import Session
-from helexa_acp.agent.tool_card import Card
+from helexa_acp.agent.tool_card import ToolCard
 from helexa_acp.agent.tool_runner import ToolRunner
 from helexa_acp.provider import failover
 from helexa_acp.provider.base import Cancelled, CancelToken
-from helexa_acp.provider.endpoints import Choice
+from helexa_acp.provider.endpoints import ModelChoice
 from helexa_acp.provider.errors import ContextTooLongError, ProviderError
 from helexa_acp.provider.failover import Switched
-from helexa_acp.provider.types import CompletionRequest, FinishReason, Message, Progress, Role
+from helexa_acp.provider.types import CompletionRequest, FinishReason, Message, ProgressUpdate, Role
 from helexa_acp.rpc.framing import INTERNAL_ERROR, NOT_FOUND, RpcError
 from helexa_acp.storage.log import SessionBusyError, SessionGoneError
 from helexa_acp.storage.records import Chose, Undone, UserSaid
@@ -62,7 +62,7 @@ class Turn:
         self._cancel = cancel
         self._message_id = new_id("user")
         self._compacted = False
-        self._status: Card | None = None
+        self._status: ToolCard | None = None
 
     async def run(self, blocks: list[dict[str, Any]]) -> str:
         if self._cancel.cancelled:
@@ -74,7 +74,7 @@ class Turn:
         session.keep(UserSaid(self._message_id, blocks, expanded, local))
         if session.transcript.title is None and not local:
             session.set_title(one_line(prompt_text(blocks), MAX_TITLE_CHARS) or "Untitled")
-        session.say_noted()
+        session.say_deferred_notices()
         try:
             if command is not None and local:
                 await command.run(session, self._cancel)
@@ -84,7 +84,7 @@ class Turn:
         except Cancelled:
             return "cancelled"
         stop = await self._rounds()
-        session.note()
+        session.publish_info()
         return stop
 
     async def _rounds(self) -> str:
@@ -118,7 +118,7 @@ class Turn:
             raise
         return await self._after(reply, choice)
 
-    async def _request(self, choice: Choice) -> CompletionRequest:
+    async def _request(self, choice: ModelChoice) -> CompletionRequest:
         session = self._session
         try:
             system = system_prompt.build(
@@ -132,9 +132,9 @@ class Turn:
             tuple(tool.spec for tool in session.tools.values()),
             effort=session.effort,
         )
-        return await compaction.fitted(session, choice, request, self._cancel)
+        return await compaction.fit_to_window(session, choice, request, self._cancel)
 
-    async def _stream(self, choice: Choice, request: CompletionRequest, reply: Reply) -> None:
+    async def _stream(self, choice: ModelChoice, request: CompletionRequest, reply: Reply) -> None:
         session = self._session
         try:
             async with aclosing(
@@ -145,7 +145,7 @@ class Turn:
                         case Switched(other, reason):
                             self._switch(choice, other, reason, reply)
                             choice = other
-                        case Progress(text):
+                        case ProgressUpdate(text):
                             self._progress(text)
                         case _:
                             self._end_progress(choice)
@@ -154,7 +154,7 @@ class Turn:
         finally:
             self._end_progress(choice)
 
-    async def _after(self, reply: Reply, choice: Choice) -> str | None:
+    async def _after(self, reply: Reply, choice: ModelChoice) -> str | None:
         session = self._session
         interrupted = self._cancel.cancelled
         session.keep(reply.record(session.endpoints.config, interrupted=interrupted))
@@ -178,9 +178,9 @@ class Turn:
         for call in reply.calls.values():
             state = pending_card(call, session.tools)
             outcome = Outcome("ERROR: the reply broke off before this call was complete", is_error=True)
-            session.keep(Card(state, session.show).done(call.id, outcome))
+            session.keep(ToolCard(state, session.show).done(call.id, outcome))
 
-    async def _made_room(self, choice: Choice) -> bool:
+    async def _made_room(self, choice: ModelChoice) -> bool:
         """The endpoint says that the prompt is too long: once per turn, make it shorter."""
         if self._compacted:
             return False
@@ -189,7 +189,7 @@ class Turn:
         target = known // 2 if known else compaction.UNKNOWN_WINDOW_TOKENS
         return await compaction.summarise(self._session, choice, target, self._cancel)
 
-    def _switch(self, choice: Choice, other: Choice, reason: str, reply: Reply) -> None:
+    def _switch(self, choice: ModelChoice, other: ModelChoice, reason: str, reply: Reply) -> None:
         session = self._session
         reply.model, reply.wire = other.tag, other.endpoint.wire_api
         session.keep(Chose(model=other.tag))
@@ -201,12 +201,12 @@ class Turn:
         title = one_line(text)
         if self._status is None:
             state = {"toolCallId": new_id("status"), "title": title, "kind": "other", "status": "in_progress"}
-            self._status = Card(state, self._session.show)
+            self._status = ToolCard(state, self._session.show)
             self._session.show(updates.tool_call(dict(state)))
         elif self._status.state["title"] != title:
             self._status.change(title=title)
 
-    def _end_progress(self, choice: Choice) -> None:
+    def _end_progress(self, choice: ModelChoice) -> None:
         if self._status is not None:
             self._session.keep(self._status.done("", Outcome("")))
             self._status = None

@@ -15,7 +15,7 @@ from typing import Any
 
 from helexa_acp.agent.server import Agent
 from helexa_acp.config import Config, load_config
-from helexa_acp.rpc.connection import Connection
+from helexa_acp.rpc.connection import RpcConnection
 from helexa_acp.rpc.framing import METHOD_NOT_FOUND, RpcError, decode
 
 
@@ -23,7 +23,7 @@ class Loopback:
     """Hands each line to the other side."""
 
     def __init__(self) -> None:
-        self.other: Connection | None = None
+        self.other: RpcConnection | None = None
 
     def write(self, line: bytes) -> None:
         message = decode(line)
@@ -34,11 +34,11 @@ class Loopback:
         await asyncio.sleep(0)
 
 
-class Terminal:
+class ChatClient:
     def __init__(self, config: Config) -> None:
         to_agent, to_terminal = Loopback(), Loopback()
         self.agent = Agent(config, to_terminal)
-        self.connection = Connection(to_agent, self._asked, self._told)
+        self.connection = RpcConnection(to_agent, self._asked, self._told)
         to_agent.other, to_terminal.other = self.agent.connection, self.connection
         self._last = ""
 
@@ -118,7 +118,7 @@ def main(argv: list[str]) -> int:
         sys.stderr.write("helexa-acp chat takes no arguments\n")
         return 2
     with contextlib.suppress(KeyboardInterrupt):
-        return asyncio.run(Terminal(load_config()).run())
+        return asyncio.run(ChatClient(load_config()).run())
     return 130
 
 

@@ -17,7 +17,7 @@ from helexa_acp.cli.table import table
 from helexa_acp.config import load_config
 from helexa_acp.endpoint import Endpoint
 from helexa_acp.provider.base import CancelToken
-from helexa_acp.provider.endpoints import Choice, Endpoints
+from helexa_acp.provider.endpoints import Endpoints, ModelChoice
 from helexa_acp.provider.errors import AuthFailedError, ProviderError, UnreachableError
 from helexa_acp.provider.http import HttpProvider
 from helexa_acp.provider.tool_arguments import is_complete
@@ -103,7 +103,7 @@ async def _one(endpoints: Endpoints, endpoint: Endpoint) -> Findings:
         found.cells["reachable"] = "no"
         found.notes.append("no model is known; set default_model")
         return found
-    choice = Choice(endpoint, endpoint.default_model or models[0].id)
+    choice = ModelChoice(endpoint, endpoint.default_model or models[0].id)
     found.cells["model"] = choice.model
     window = endpoints.info(choice).context_window
     found.cells["context"] = f"{window:,}" if window else "unknown"
@@ -123,7 +123,7 @@ async def _one(endpoints: Endpoints, endpoint: Endpoint) -> Findings:
     return found
 
 
-async def _stream(endpoints: Endpoints, choice: Choice, found: Findings) -> None:
+async def _stream(endpoints: Endpoints, choice: ModelChoice, found: Findings) -> None:
     began = time.monotonic()
     events = await _ask(endpoints, choice, "Count from 1 to 5 in words.")
     took_s = time.monotonic() - began
@@ -136,7 +136,7 @@ async def _stream(endpoints: Endpoints, choice: Choice, found: Findings) -> None
     found.cells["usage"] = "yes" if any(isinstance(event, Usage) for event in events) else "no"
 
 
-async def _tools(endpoints: Endpoints, choice: Choice, found: Findings) -> None:
+async def _tools(endpoints: Endpoints, choice: ModelChoice, found: Findings) -> None:
     events = await _ask(endpoints, choice, "Call the tool report with value 7.", PROBE)
     arguments = "".join(event.delta for event in events if isinstance(event, ToolCallArgsDelta))
     text = "".join(event.text for event in events if isinstance(event, TextDelta))
@@ -150,7 +150,9 @@ async def _tools(endpoints: Endpoints, choice: Choice, found: Findings) -> None:
     found.cells["tools"] = "as text" if leaked else "not called"
 
 
-async def _ask(endpoints: Endpoints, choice: Choice, text: str, *tools: ToolSpec) -> list[CompletionEvent]:
+async def _ask(
+    endpoints: Endpoints, choice: ModelChoice, text: str, *tools: ToolSpec
+) -> list[CompletionEvent]:
     messages = (Message.of(Role.SYSTEM, "Do exactly what is asked, briefly."), Message.of(Role.USER, text))
     request = CompletionRequest(choice.model, messages, tools, max_tokens=MAX_TOKENS)
     provider = endpoints.provider(choice.endpoint)

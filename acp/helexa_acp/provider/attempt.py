@@ -19,8 +19,8 @@ from helexa_acp.provider.errors import ContextTooLongError, ProviderError, Unrea
 from helexa_acp.provider.failures import from_status, from_wire
 from helexa_acp.provider.quirks import Quirks
 from helexa_acp.provider.sse import SseComment, SseEvent, SseParser, SseTooLongError
-from helexa_acp.provider.types import CompletionEvent, CompletionRequest, Progress
-from helexa_acp.provider.wires.adapter import Adapter, Decoder, WireError, as_object, encode_body
+from helexa_acp.provider.types import CompletionEvent, CompletionRequest, ProgressUpdate
+from helexa_acp.provider.wires.adapter import Adapter, StreamDecoder, WireError, as_object, encode_body
 
 if TYPE_CHECKING:
     import httpx
@@ -50,7 +50,7 @@ def default_client() -> httpx.AsyncClient:
     return httpx.AsyncClient(timeout=timeout, headers={"user-agent": f"helexa-acp/{VERSION}"})
 
 
-class Exchange:
+class Attempt:
     def __init__(
         self,
         endpoint: Endpoint,
@@ -68,7 +68,7 @@ class Exchange:
             "content-type": "application/json",
             **adapter.headers(endpoint.api_key),
         }
-        self._decoder: Decoder = adapter.decoder(text_tools=quirks.text_tools)
+        self._decoder: StreamDecoder = adapter.decoder(text_tools=quirks.text_tools)
 
     async def events(self, cancel: CancelToken) -> AsyncGenerator[CompletionEvent, None]:
         """Raises Cancelled, RefusedError, ProviderError."""
@@ -121,7 +121,7 @@ class Exchange:
     def _decoded(self, item: SseEvent | SseComment) -> list[CompletionEvent]:
         if isinstance(item, SseEvent):
             return self._decoder.feed(item)
-        return [Progress(item.text[:200])] if _TELLING.search(item.text) else []
+        return [ProgressUpdate(item.text[:200])] if _TELLING.search(item.text) else []
 
     def _end(self, parser: SseParser | None, whole: bytes) -> list[CompletionEvent]:
         events: list[CompletionEvent] = []

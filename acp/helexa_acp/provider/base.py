@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import TypeVar
 
-from helexa_acp.provider.types import CompletionEvent, CompletionRequest, ModelInfo
+from helexa_acp.provider.types import CompletionEvent, CompletionRequest, ModelDetails
 
 T = TypeVar("T")
 
@@ -73,7 +73,7 @@ class Provider(ABC):
     name: str
 
     @abstractmethod
-    async def list_models(self) -> list[ModelInfo]:
+    async def list_models(self) -> list[ModelDetails]:
         """Raises ProviderError."""
 
     @abstractmethod

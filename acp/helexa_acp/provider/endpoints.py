@@ -21,7 +21,7 @@ from helexa_acp.endpoint import Endpoint
 from helexa_acp.provider.base import Provider
 from helexa_acp.provider.errors import ProviderError
 from helexa_acp.provider.quirks import QuirkBook, read_json, update_json
-from helexa_acp.provider.types import ModelInfo
+from helexa_acp.provider.types import ModelDetails
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ def make_provider(endpoint: Endpoint, book: QuirkBook) -> Provider:
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class ModelChoice:
     """A selector resolved."""
 
     endpoint: Endpoint
@@ -68,7 +68,7 @@ class Endpoints:
         self._make = make
         self._cache = cache
         self._providers: dict[str, Provider] = {}
-        self._models: dict[str, list[ModelInfo]] = {}
+        self._models: dict[str, list[ModelDetails]] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._refreshed_at: dict[str, float] = {}
         self._read_cache()
@@ -78,18 +78,18 @@ class Endpoints:
             self._providers[endpoint.name] = self._make(endpoint, self._book)
         return self._providers[endpoint.name]
 
-    def models(self, endpoint: Endpoint) -> list[ModelInfo]:
+    def models(self, endpoint: Endpoint) -> list[ModelDetails]:
         """What is known now; the default model first in line if the endpoint did not list it."""
         known = self._models.get(endpoint.name, [])
         default = endpoint.default_model
         if default and all(model.id != default for model in known):
-            return [ModelInfo(default), *known]
+            return [ModelDetails(default), *known]
         return known
 
-    def info(self, choice: Choice) -> ModelInfo:
+    def info(self, choice: ModelChoice) -> ModelDetails:
         """What is known of a model, the configuration's word before the server's."""
         known = next(
-            (m for m in self.models(choice.endpoint) if m.id == choice.model), ModelInfo(choice.model)
+            (m for m in self.models(choice.endpoint) if m.id == choice.model), ModelDetails(choice.model)
         )
         endpoint = choice.endpoint
         return replace(
@@ -99,14 +99,14 @@ class Endpoints:
             images=endpoint.images if endpoint.images is not None else known.images,
         )
 
-    def resolve(self, selector: str) -> Choice:
+    def resolve(self, selector: str) -> ModelChoice:
         """Raises UnknownModelError."""
         endpoint, model = self.config.select(selector.strip())
         if not model:
             raise UnknownModelError("the model's name is empty")
-        return Choice(endpoint, model)
+        return ModelChoice(endpoint, model)
 
-    def default(self) -> Choice | None:
+    def default(self) -> ModelChoice | None:
         """The first model of the default endpoint, or of any other; None while no model is known."""
         preferred = self.config.endpoint(self.config.default_endpoint)
         ordered = [e for e in (preferred, *self.config.endpoints) if e is not None]
@@ -114,7 +114,7 @@ class Endpoints:
             models = self.models(endpoint)
             warm = next((m for m in models if m.state == "warm"), None)
             if endpoint.default_model or models:
-                return Choice(endpoint, endpoint.default_model or (warm or models[0]).id)
+                return ModelChoice(endpoint, endpoint.default_model or (warm or models[0]).id)
         return None
 
     def refresh(self, changed: Endpoint | None = None) -> None:
@@ -174,7 +174,7 @@ class Endpoints:
             if isinstance(entry, dict) and entry.get("base_url") == endpoint.base_url:
                 self._models[endpoint.name] = [m for m in map(_kept_model, entry.get("models", [])) if m]
 
-    def _write_cache(self, endpoint: Endpoint, models: list[ModelInfo]) -> None:
+    def _write_cache(self, endpoint: Endpoint, models: list[ModelDetails]) -> None:
         if self._cache is None:
             return
         entry = {"base_url": endpoint.base_url, "models": [asdict(model) for model in models]}
@@ -184,9 +184,9 @@ class Endpoints:
             log.warning("cannot keep the list of models in %s: %s", self._cache, error)
 
 
-def _kept_model(value: Any) -> ModelInfo | None:
+def _kept_model(value: Any) -> ModelDetails | None:
     """Whether a model is warm was true then, not now."""
     try:
-        return replace(ModelInfo(**value), efforts=tuple(value.get("efforts") or ()), state=None)
+        return replace(ModelDetails(**value), efforts=tuple(value.get("efforts") or ()), state=None)
     except (TypeError, AttributeError):
         return None

@@ -11,18 +11,18 @@ from contextlib import aclosing
 from dataclasses import dataclass, replace
 
 from helexa_acp.provider.base import CancelToken
-from helexa_acp.provider.endpoints import Choice, Endpoints
+from helexa_acp.provider.endpoints import Endpoints, ModelChoice
 from helexa_acp.provider.errors import ProviderError
-from helexa_acp.provider.types import CompletionEvent, CompletionRequest, Progress
+from helexa_acp.provider.types import CompletionEvent, CompletionRequest, ProgressUpdate
 
 
 @dataclass(frozen=True, slots=True)
 class Switched:
-    choice: Choice
+    choice: ModelChoice
     reason: str
 
 
-def candidates(endpoints: Endpoints, choice: Choice) -> list[Choice]:
+def candidates(endpoints: Endpoints, choice: ModelChoice) -> list[ModelChoice]:
     chain = {choice.tag: choice}
     for selector in choice.endpoint.fallback:
         other = endpoints.resolve(selector)
@@ -31,18 +31,18 @@ def candidates(endpoints: Endpoints, choice: Choice) -> list[Choice]:
 
 
 async def complete(
-    endpoints: Endpoints, choice: Choice, request: CompletionRequest, cancel: CancelToken
+    endpoints: Endpoints, choice: ModelChoice, request: CompletionRequest, cancel: CancelToken
 ) -> AsyncGenerator[CompletionEvent | Switched, None]:
     """Raises the last candidate's ProviderError."""
     shown = False
     chain = candidates(endpoints, choice)
     for place, candidate in enumerate(chain):
         provider = endpoints.provider(candidate.endpoint)
-        fitted = fit(endpoints, candidate, request)
+        adapted = adapt_request(endpoints, candidate, request)
         try:
-            async with aclosing(provider.complete(fitted, cancel)) as events:
+            async with aclosing(provider.complete(adapted, cancel)) as events:
                 async for event in events:
-                    shown = shown or not isinstance(event, Progress)
+                    shown = shown or not isinstance(event, ProgressUpdate)
                     yield event
         except ProviderError as error:
             may_move_on = error.retryable or error.status == 404
@@ -53,7 +53,7 @@ async def complete(
             return
 
 
-def fit(endpoints: Endpoints, choice: Choice, request: CompletionRequest) -> CompletionRequest:
+def adapt_request(endpoints: Endpoints, choice: ModelChoice, request: CompletionRequest) -> CompletionRequest:
     """The request as this model takes it: its name, its limit, an effort only where it has one."""
     info = endpoints.info(choice)
     effort = request.effort if request.effort in info.efforts else None

@@ -15,13 +15,13 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from helexa_acp.endpoint import Endpoint, join_url
-from helexa_acp.provider.attempt import Exchange, RefusedError, default_client
+from helexa_acp.provider.attempt import Attempt, RefusedError, default_client
 from helexa_acp.provider.base import Cancelled, CancelToken, Provider
 from helexa_acp.provider.errors import OverloadedError, ProviderError, UnreachableError
 from helexa_acp.provider.failures import from_status
 from helexa_acp.provider.model_list import parse_models
 from helexa_acp.provider.quirks import QuirkBook, Quirks, learn
-from helexa_acp.provider.types import CompletionEvent, CompletionRequest, ModelInfo, Progress
+from helexa_acp.provider.types import CompletionEvent, CompletionRequest, ModelDetails, ProgressUpdate
 from helexa_acp.provider.wires.adapter import Adapter, as_object, encode_body
 
 if TYPE_CHECKING:
@@ -65,12 +65,12 @@ class HttpProvider(Provider):
         known = quirks = self.quirks(request.model)
         shown = False
         while not cancel.cancelled:
-            exchange = Exchange(self.endpoint, self.adapter, self._client, request, quirks)
+            exchange = Attempt(self.endpoint, self.adapter, self._client, request, quirks)
             try:
                 async with aclosing(exchange.events(cancel)) as events:
                     async for event in events:
                         known = self._learned(request.model, known, quirks)
-                        shown = shown or not isinstance(event, Progress)
+                        shown = shown or not isinstance(event, ProgressUpdate)
                         yield event
             except Cancelled:
                 return
@@ -88,7 +88,7 @@ class HttpProvider(Provider):
             else:
                 return
 
-    async def list_models(self) -> list[ModelInfo]:
+    async def list_models(self) -> list[ModelDetails]:
         url = join_url(self.endpoint.base_url, "models")
         try:
             async with asyncio.timeout(LIST_TIMEOUT_S):
@@ -104,7 +104,7 @@ class HttpProvider(Provider):
 
     async def count_tokens(self, request: CompletionRequest) -> int | None:
         quirks = self.quirks(request.model)
-        call = self.adapter.count_call(request, quirks, f"{self.name}:{request.model}")
+        call = self.adapter.encode_count(request, quirks, f"{self.name}:{request.model}")
         if call is None or not quirks.counts:
             return None
         absent = True

@@ -6,7 +6,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from helexa_acp.provider.types import ModelInfo
+from helexa_acp.provider.types import ModelDetails
 from helexa_acp.provider.wires.adapter import as_dict, as_int, as_list, as_str
 
 EFFORTS = ("low", "medium", "high")
@@ -25,11 +25,11 @@ _CONTEXT_KEYS = (
 _THINKERS = re.compile(r"(?:^|/)(?:gpt-[5-9]|o[1-9](?:-|$)|gpt-oss|claude-(?:3-7|opus|sonnet|haiku-4|fable))")
 
 
-def parse_models(value: Any) -> list[ModelInfo]:
+def parse_models(value: Any) -> list[ModelDetails]:
     items = value if isinstance(value, list) else as_dict(value).get("data") or as_dict(value).get("models")
-    found: dict[str, ModelInfo] = {}
+    found: dict[str, ModelDetails] = {}
     for item in as_list(items)[:MAX_MODELS]:
-        model = ModelInfo(item) if isinstance(item, str) else _model(as_dict(item))
+        model = ModelDetails(item) if isinstance(item, str) else _model(as_dict(item))
         if model.id and not _only_embeds(item):
             found.setdefault(model.id, model)
     return list(found.values())
@@ -39,12 +39,12 @@ def _only_embeds(item: Any) -> bool:
     return as_list(as_dict(item).get("capabilities")) == ["embeddings"]
 
 
-def _model(item: dict[str, Any]) -> ModelInfo:
+def _model(item: dict[str, Any]) -> ModelDetails:
     limit, meta = as_dict(item.get("limit")), as_dict(item.get("meta"))
     id_ = as_str(item.get("id")) or as_str(item.get("model")) or as_str(item.get("name"))
     contexts = [as_int(item.get(key)) for key in _CONTEXT_KEYS]
     contexts += [as_int(limit.get("context")), as_int(meta.get("n_ctx")), as_int(meta.get("n_ctx_train"))]
-    return ModelInfo(
+    return ModelDetails(
         id_,
         as_str(item.get("display_name")) or as_str(item.get("name")) or None,
         next(filter(None, contexts), None),

@@ -32,8 +32,8 @@ from helexa_acp.provider.types import (
     CompletionRequest,
     Finish,
     FinishReason,
-    ModelInfo,
-    Progress,
+    ModelDetails,
+    ProgressUpdate,
     ReasoningDelta,
     Role,
     TextDelta,
@@ -52,10 +52,10 @@ class ScriptedProvider(Provider):
         self.name = endpoint.name
         self._endpoint = endpoint
 
-    async def list_models(self) -> list[ModelInfo]:
+    async def list_models(self) -> list[ModelDetails]:
         listed = self._script().get("models", [{"id": self._endpoint.default_model or "script"}])
         return [
-            ModelInfo(m["id"], context_window=m.get("context_window"), efforts=tuple(m.get("efforts", ())))
+            ModelDetails(m["id"], context_window=m.get("context_window"), efforts=tuple(m.get("efforts", ())))
             for m in listed
         ]
 
@@ -120,7 +120,7 @@ def _events(step: dict[str, Any], index: int) -> list[CompletionEvent]:
     if "reasoning" in step:
         return [ReasoningDelta(piece) for piece in _pieces(step["reasoning"])]
     if "progress" in step:
-        return [Progress(step["progress"])]
+        return [ProgressUpdate(step["progress"])]
     if "call" in step:
         args = step.get("args", {})
         text = args if isinstance(args, str) else json.dumps(args)

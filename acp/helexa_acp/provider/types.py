@@ -28,19 +28,19 @@ class FinishReason(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Text:
+class TextPart:
     text: str
 
 
 @dataclass(frozen=True, slots=True)
-class Image:
+class ImagePart:
     mime_type: str
     data: str  # base64
     uri: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Reasoning:
+class ReasoningPart:
     """Thought text, and what its own wire needs to accept it again (a signature, an encrypted item)."""
 
     text: str
@@ -49,7 +49,7 @@ class Reasoning:
     state: Any = None  # JSON, opaque to everyone but the adapter of `wire`
 
 
-Part = Text | Image | Reasoning
+Part = TextPart | ImagePart | ReasoningPart
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,11 +76,11 @@ class Message:
 
     @property
     def text(self) -> str:
-        return "".join(part.text for part in self.parts if isinstance(part, Text))
+        return "".join(part.text for part in self.parts if isinstance(part, TextPart))
 
     @classmethod
     def of(cls, role: Role, text: str) -> Message:
-        return cls(role, (Text(text),))
+        return cls(role, (TextPart(text),))
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +95,7 @@ class CompletionRequest:
 
 
 @dataclass(frozen=True, slots=True)
-class ModelInfo:
+class ModelDetails:
     id: str
     display_name: str | None = None
     context_window: int | None = None  # tokens
@@ -168,7 +168,7 @@ class Usage:
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
+class ProgressUpdate:
     """The endpoint is alive but not answering yet, for instance while a cold model loads."""
 
     text: str
@@ -183,5 +183,5 @@ CompletionEvent = (
     | ToolCallEnd
     | Finish
     | Usage
-    | Progress
+    | ProgressUpdate
 )

@@ -38,20 +38,20 @@ class RpcError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class RpcRequest:
     id: Id
     method: str
     params: Any
 
 
 @dataclass(frozen=True, slots=True)
-class Notification:
+class RpcNotification:
     method: str
     params: Any
 
 
 @dataclass(frozen=True, slots=True)
-class Response:
+class RpcResponse:
     id: Id
     result: Any = None
     error: RpcError | None = None
@@ -65,10 +65,10 @@ class Malformed:
     error: RpcError
 
 
-Message = Request | Notification | Response | Malformed
+RpcMessage = RpcRequest | RpcNotification | RpcResponse | Malformed
 
 
-class Lines:
+class LineSplitter:
     def __init__(self, limit: int = MAX_LINE_BYTES) -> None:
         self._limit = limit
         self._parts: list[bytes] = []
@@ -98,7 +98,7 @@ class Lines:
             self._parts.append(piece)
 
 
-def decode(line: bytes | None) -> Message | None:
+def decode(line: bytes | None) -> RpcMessage | None:
     """None for a blank line."""
     if line is None:
         return _malformed(None, INVALID_REQUEST, f"a line is longer than {MAX_LINE_BYTES} bytes")
@@ -115,7 +115,7 @@ def decode(line: bytes | None) -> Message | None:
     return _message(value)
 
 
-def _message(value: dict[str, Any]) -> Message:
+def _message(value: dict[str, Any]) -> RpcMessage:
     id_ = value.get("id")
     if isinstance(id_, bool) or not isinstance(id_, str | int | None):
         return _malformed(None, INVALID_REQUEST, "id must be a string, a whole number or null")
@@ -125,11 +125,11 @@ def _message(value: dict[str, Any]) -> Message:
         method, params = value["method"], value.get("params")
         if not isinstance(method, str):
             return _malformed(id_, INVALID_REQUEST, "method must be a string")
-        return Request(id_, method, params) if "id" in value else Notification(method, params)
+        return RpcRequest(id_, method, params) if "id" in value else RpcNotification(method, params)
     if "error" in value:
-        return Response(id_, error=_error(value["error"]))
+        return RpcResponse(id_, error=_error(value["error"]))
     if "result" in value:
-        return Response(id_, value["result"])
+        return RpcResponse(id_, value["result"])
     return _malformed(id_, INVALID_REQUEST, "neither a method nor a result nor an error")
 
 

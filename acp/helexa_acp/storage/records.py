@@ -77,7 +77,7 @@ class Titled:
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
+class AgentSaid:
     """Text of ours in the conversation: shown, never sent to a model."""
 
     message_id: str
@@ -99,7 +99,9 @@ class Undone:
     message_id: str
 
 
-Record = Opened | UserSaid | AssistantSaid | CardDone | Planned | Chose | Titled | Said | Compacted | Undone
+Record = (
+    Opened | UserSaid | AssistantSaid | CardDone | Planned | Chose | Titled | AgentSaid | Compacted | Undone
+)
 
 _KINDS: dict[str, type[Any]] = {
     "opened": Opened,
@@ -109,7 +111,7 @@ _KINDS: dict[str, type[Any]] = {
     "plan": Planned,
     "chose": Chose,
     "title": Titled,
-    "said": Said,
+    "said": AgentSaid,
     "compacted": Compacted,
     "undone": Undone,
 }

@@ -40,7 +40,7 @@ def now_iso() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-class Store:
+class SessionStore:
     def __init__(self, root: Path) -> None:
         self._root = root
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from helexa_acp.provider.types import Image, Message, Part, Reasoning, Role, Text, ToolCall
+from helexa_acp.provider.types import ImagePart, Message, Part, ReasoningPart, Role, TextPart, ToolCall
 from helexa_acp.storage.records import (
+    AgentSaid,
     AssistantSaid,
     CardDone,
     Chose,
@@ -18,7 +19,6 @@ from helexa_acp.storage.records import (
     Opened,
     Planned,
     Record,
-    Said,
     Titled,
     Undone,
     UserSaid,
@@ -29,7 +29,7 @@ SUMMARY_INTRO = "The conversation so far, summarised:\n\n"
 
 
 @dataclass(slots=True)
-class Turn:
+class TurnSpan:
     message_id: str
     start: int  # index of its first message
     cards: list[CardDone]
@@ -39,7 +39,7 @@ class Transcript:
     def __init__(self) -> None:
         self.records: list[Record] = []
         self.messages: list[Message] = []
-        self.turns: list[Turn] = []
+        self.turns: list[TurnSpan] = []
         self.cards: dict[str, CardDone] = {}
         self.chose = Chose()
         self.title: str | None = None
@@ -59,7 +59,7 @@ class Transcript:
         self.records.append(record)
         match record:
             case UserSaid(local=False):
-                self.turns.append(Turn(record.message_id, len(self.messages), []))
+                self.turns.append(TurnSpan(record.message_id, len(self.messages), []))
                 self.messages.append(Message(Role.USER, user_parts(record)))
             case AssistantSaid():
                 self._assistant(record)
@@ -82,7 +82,7 @@ class Transcript:
                 self.used_tokens = record.used_tokens or self.used_tokens
             case Undone():
                 self._undo(record)
-            case UserSaid() | Said() | Opened():
+            case UserSaid() | AgentSaid() | Opened():
                 pass
 
     def _assistant(self, record: AssistantSaid) -> None:
@@ -92,9 +92,11 @@ class Transcript:
             text = str(item.get("text", ""))
             match item.get("type"):
                 case "text":
-                    parts.append(Text(text))
+                    parts.append(TextPart(text))
                 case "thought":
-                    parts.append(Reasoning(text, str(item.get("wire", "")), record.model, item.get("state")))
+                    parts.append(
+                        ReasoningPart(text, str(item.get("wire", "")), record.model, item.get("state"))
+                    )
                 case "call":
                     calls.append(ToolCall(str(item["id"]), str(item["name"]), str(item["arguments"])))
         self.messages.append(Message(Role.ASSISTANT, tuple(parts), tuple(calls)))
@@ -126,11 +128,11 @@ class Transcript:
 def user_parts(record: UserSaid) -> tuple[Part, ...]:
     if record.expanded is None:
         return to_parts(record.blocks)
-    others = tuple(part for part in to_parts(record.blocks) if not isinstance(part, Text))
-    return (Text(record.expanded), *others)
+    others = tuple(part for part in to_parts(record.blocks) if not isinstance(part, TextPart))
+    return (TextPart(record.expanded), *others)
 
 
 def _result_part(part: dict[str, Any]) -> Part:
     if "data" in part:
-        return Image(str(part.get("mime_type", "image/png")), str(part["data"]))
-    return Text(str(part.get("text", "")))
+        return ImagePart(str(part.get("mime_type", "image/png")), str(part["data"]))
+    return TextPart(str(part.get("text", "")))

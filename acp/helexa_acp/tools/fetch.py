@@ -11,7 +11,15 @@ from urllib.parse import urljoin, urlsplit
 import httpx
 
 from helexa_acp.provider.base import Cancelled
-from helexa_acp.tools.tool import Grant, Job, Outcome, Rule, ToolContext, ToolError, spec
+from helexa_acp.tools.tool import (
+    Outcome,
+    Permission,
+    PermissionRule,
+    PreparedCall,
+    ToolContext,
+    ToolError,
+    spec,
+)
 from helexa_acp.tools.truncation import clip, one_line
 from helexa_acp.v1.updates import text_content
 
@@ -20,12 +28,12 @@ MAX_BYTES = 2 * 1024 * 1024
 MAX_REDIRECTS = 5
 
 
-class Fetch:
+class FetchTool:
     kind = "fetch"
     read_only = False
     spec = spec("fetch", "Read a web page as text.", ("url",), url={"type": "string"})
 
-    async def prepare(self, args: dict[str, Any], ctx: ToolContext) -> Job:
+    async def prepare(self, args: dict[str, Any], ctx: ToolContext) -> PreparedCall:
         url = args["url"]
         host = host_of(url)
 
@@ -39,7 +47,11 @@ class Fetch:
                 raise ToolError("cancelled") from None
             return Outcome(text, [text_content(text)])
 
-        return Job(f"Fetch {one_line(url)}", run, (Grant("fetch", host, (Rule("fetch", "exact", host),)),))
+        return PreparedCall(
+            f"Fetch {one_line(url)}",
+            run,
+            (Permission("fetch", host, (PermissionRule("fetch", "exact", host),)),),
+        )
 
 
 def host_of(url: str) -> str:

@@ -13,8 +13,16 @@ import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from helexa_acp.provider.types import Image, ToolSpec
-from helexa_acp.tools.tool import Grant, Job, Outcome, Rule, Tool, ToolContext, ToolError
+from helexa_acp.provider.types import ImagePart, ToolSpec
+from helexa_acp.tools.tool import (
+    Outcome,
+    Permission,
+    PermissionRule,
+    PreparedCall,
+    Tool,
+    ToolContext,
+    ToolError,
+)
 from helexa_acp.tools.truncation import clip
 from helexa_acp.v1.updates import image_content, text_content
 
@@ -156,7 +164,7 @@ class McpTool:
             {"type": "object", **schema},
         )
 
-    async def prepare(self, args: dict[str, Any], ctx: ToolContext) -> Job:
+    async def prepare(self, args: dict[str, Any], ctx: ToolContext) -> PreparedCall:
         async def run() -> Outcome:
             ctx.files.command_begins()
             try:
@@ -169,18 +177,18 @@ class McpTool:
             return _outcome(result)
 
         name = f"{self._server}: {self._tool}"  # in full: what wires accept may be the name of two tools
-        return Job(name, run, (Grant(name, "", (Rule(name, "any"),)),))
+        return PreparedCall(name, run, (Permission(name, "", (PermissionRule(name, "any"),)),))
 
 
 def _outcome(result: Any) -> Outcome:
     texts: list[str] = []
-    images: list[Image] = []
+    images: list[ImagePart] = []
     for block in result.content:
         match block.type:
             case "text":
                 texts.append(block.text)
             case "image":
-                images.append(Image(block.mime_type, block.data))
+                images.append(ImagePart(block.mime_type, block.data))
             case "resource" if hasattr(block.resource, "text"):
                 texts.append(block.resource.text)
             case kind:

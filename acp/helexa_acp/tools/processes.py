@@ -18,7 +18,7 @@ READ_BYTES = 65536
 
 
 @dataclass(frozen=True, slots=True)
-class Ran:
+class ProcessResult:
     output: str
     exit_code: int | None
     signal: str | None = None
@@ -27,13 +27,13 @@ class Ran:
     cancelled: bool = False
 
 
-class Children:
+class ChildProcesses:
     def __init__(self) -> None:
         self._running: set[asyncio.subprocess.Process] = set()
 
     async def run(
         self, argv: Sequence[str], cwd: str, *, timeout_s: float, limit_bytes: int, cancel: CancelToken
-    ) -> Ran:
+    ) -> ProcessResult:
         """Run to the end, to the time-out or to cancellation. Raises OSError if it cannot be started."""
         # A pipe of our own: asyncio's would make `wait` wait for whoever inherited it, not just for the
         # process.
@@ -71,7 +71,9 @@ class Children:
             await asyncio.wait({reading})
         code = process.returncode
         name = signal.Signals(-code).name if code is not None and code < 0 else None
-        return Ran(output.text(), None if name else code, name, output.truncated, timed_out, cancelled)
+        return ProcessResult(
+            output.text(), None if name else code, name, output.truncated, timed_out, cancelled
+        )
 
     async def kill_all(self) -> None:
         await asyncio.gather(*(_end(process) for process in list(self._running)))

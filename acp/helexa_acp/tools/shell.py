@@ -6,10 +6,18 @@ import shlex
 from typing import Any
 
 from helexa_acp.tools import shellwords
-from helexa_acp.tools.processes import Ran
+from helexa_acp.tools.processes import ProcessResult
 from helexa_acp.tools.read import fenced
 from helexa_acp.tools.terminal import run_command
-from helexa_acp.tools.tool import Grant, Job, Outcome, Rule, ToolContext, ToolError, spec
+from helexa_acp.tools.tool import (
+    Outcome,
+    Permission,
+    PermissionRule,
+    PreparedCall,
+    ToolContext,
+    ToolError,
+    spec,
+)
 from helexa_acp.tools.truncation import clip, one_line
 from helexa_acp.v1.updates import text_content
 
@@ -45,7 +53,7 @@ _NO_TWO_WORDS = frozenset(
 )
 
 
-class Shell:
+class ShellTool:
     kind = "execute"
     read_only = False
     spec = spec(
@@ -57,7 +65,7 @@ class Shell:
         timeout_s={"type": "integer", "minimum": 1},
     )
 
-    async def prepare(self, args: dict[str, Any], ctx: ToolContext) -> Job:
+    async def prepare(self, args: dict[str, Any], ctx: ToolContext) -> PreparedCall:
         command = args["command"]
         if not command.strip() or "\0" in command or len(command) > MAX_COMMAND_CHARS:
             raise ToolError(f"command must be 1 to {MAX_COMMAND_CHARS} characters without a null character")
@@ -68,24 +76,24 @@ class Shell:
             ctx.files.command_begins()
             return _outcome(await run_command(command, str(cwd), timeout_s, ctx), timeout_s)
 
-        return Job(one_line(command), run, grants(command))
+        return PreparedCall(one_line(command), run, permissions(command))
 
 
-def grants(command: str) -> tuple[Grant, ...]:
+def permissions(command: str) -> tuple[Permission, ...]:
     """One permission per simple command; one for the whole where it cannot be taken apart."""
     parsed = shellwords.parse(command)
     if parsed is None:
-        return (Grant("shell", command, (Rule("shell", "exact", command),)),)
-    return tuple(dict.fromkeys(map(_grant, parsed)))
+        return (Permission("shell", command, (PermissionRule("shell", "exact", command),)),)
+    return tuple(dict.fromkeys(map(_permission, parsed)))
 
 
-def _grant(words: tuple[str, ...]) -> Grant:
+def _permission(words: tuple[str, ...]) -> Permission:
     subject = shlex.join(words)
-    rules = [Rule("shell", "exact", subject)]
+    rules = [PermissionRule("shell", "exact", subject)]
     prefix = _prefix(words)
     if prefix and len(words) > len(prefix):
-        rules.append(Rule("shell", "prefix", " ".join(prefix)))
-    return Grant("shell", subject, tuple(rules), words)
+        rules.append(PermissionRule("shell", "prefix", " ".join(prefix)))
+    return Permission("shell", subject, tuple(rules), words)
 
 
 def _prefix(words: tuple[str, ...]) -> tuple[str, ...]:
@@ -97,7 +105,7 @@ def _prefix(words: tuple[str, ...]) -> tuple[str, ...]:
     return prefix if plain and not opaque else ()
 
 
-def _outcome(ran: Ran, timeout_s: float) -> Outcome:
+def _outcome(ran: ProcessResult, timeout_s: float) -> Outcome:
     if ran.timed_out:
         end = f"ended after {timeout_s:.0f} s without finishing"
     elif ran.cancelled:

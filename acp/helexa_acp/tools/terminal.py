@@ -10,7 +10,7 @@ from typing import Any
 
 from helexa_acp.provider.base import Cancelled
 from helexa_acp.rpc.framing import RpcError
-from helexa_acp.tools.processes import Ran
+from helexa_acp.tools.processes import ProcessResult
 from helexa_acp.tools.tool import ToolContext, ToolError
 from helexa_acp.v1.client import Client
 from helexa_acp.v1.updates import terminal_content
@@ -25,20 +25,20 @@ def shell_argv(command: str) -> list[str]:
     return [shutil.which("bash") or "/bin/sh", "-c", command]
 
 
-async def run_command(command: str, cwd: str, timeout_s: float, ctx: ToolContext) -> Ran:
+async def run_command(command: str, cwd: str, timeout_s: float, ctx: ToolContext) -> ProcessResult:
     """Raises ToolError."""
     argv = shell_argv(command)
     try:
         if ctx.client.has_terminal:
             return await _in_client(argv, cwd, timeout_s, ctx)
-        return await ctx.children.run(
+        return await ctx.processes.run(
             argv, cwd, timeout_s=timeout_s, limit_bytes=OUTPUT_LIMIT_BYTES, cancel=ctx.cancel
         )
     except (RpcError, OSError) as error:
         raise ToolError(f"the command could not be run: {error}") from error
 
 
-async def _in_client(argv: list[str], cwd: str, timeout_s: float, ctx: ToolContext) -> Ran:
+async def _in_client(argv: list[str], cwd: str, timeout_s: float, ctx: ToolContext) -> ProcessResult:
     client, session_id = ctx.client, ctx.session_id
     terminal_id = await _create(argv, cwd, ctx)
     timed_out = cancelled = False
@@ -60,7 +60,7 @@ async def _in_client(argv: list[str], cwd: str, timeout_s: float, ctx: ToolConte
         await _try("release", client, session_id, terminal_id)
     status = status or output.get("exitStatus") or {}
     code, name = status.get("exitCode"), status.get("signal")
-    return Ran(
+    return ProcessResult(
         str(output.get("output", "")),
         code if isinstance(code, int) else None,
         name if isinstance(name, str) else None,

@@ -11,11 +11,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from helexa_acp.provider.base import CancelToken
-from helexa_acp.provider.types import Image, ToolSpec
+from helexa_acp.provider.types import ImagePart, ToolSpec
 
 if TYPE_CHECKING:
     from helexa_acp.tools.files import Files
-    from helexa_acp.tools.processes import Children
+    from helexa_acp.tools.processes import ChildProcesses
     from helexa_acp.tools.roots import Roots
     from helexa_acp.v1.client import Client
 
@@ -25,7 +25,7 @@ class ToolError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Rule:
+class PermissionRule:
     """A permission that can be remembered. `match`: exact, prefix (words), under (a directory) or any."""
 
     tool: str
@@ -34,12 +34,12 @@ class Rule:
 
 
 @dataclass(frozen=True, slots=True)
-class Grant:
+class Permission:
     """One permission that a job needs, and the rules that could give it for good, the narrowest first."""
 
     tool: str
     subject: str
-    rules: tuple[Rule, ...]
+    rules: tuple[PermissionRule, ...]
     words: tuple[str, ...] = ()  # of a shell command, where it was understood
 
 
@@ -48,16 +48,16 @@ class Outcome:
     text: str  # for the model
     content: list[dict[str, Any]] | None = None  # for the card; None keeps what it shows
     kept: list[dict[str, Any]] | None = None  # instead of `content`: what replaces a terminal later on
-    images: tuple[Image, ...] = ()
+    images: tuple[ImagePart, ...] = ()
     is_error: bool = False
     raw: Any = None
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class PreparedCall:
     title: str
     run: Callable[[], Awaitable[Outcome]]
-    grants: tuple[Grant, ...] = ()
+    permissions: tuple[Permission, ...] = ()
     content: list[dict[str, Any]] = field(default_factory=list)
     locations: list[dict[str, Any]] = field(default_factory=list)
 
@@ -70,7 +70,7 @@ class ToolContext:
     client: Client
     roots: Roots
     files: Files
-    children: Children
+    processes: ChildProcesses
     cancel: CancelToken
     show: Callable[..., None]  # change the running call's card
     set_plan: Callable[[list[dict[str, Any]]], None]
@@ -82,7 +82,7 @@ class Tool(Protocol):
     kind: str
     read_only: bool  # may run beside other read-only calls, needs no permission
 
-    async def prepare(self, args: dict[str, Any], ctx: ToolContext) -> Job:
+    async def prepare(self, args: dict[str, Any], ctx: ToolContext) -> PreparedCall:
         """Raises ToolError. Changes nothing."""
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from helexa_acp.rpc.connection import Connection
+from helexa_acp.rpc.connection import RpcConnection
 from helexa_acp.rpc.framing import INTERNAL_ERROR, RpcError
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ def _at(value: Any, *keys: str) -> Any:
 class Client:
     """Capabilities that are missing or malformed count as absent."""
 
-    def __init__(self, connection: Connection, capabilities: Any = None) -> None:
+    def __init__(self, connection: RpcConnection, capabilities: Any = None) -> None:
         self._connection = connection
         self.can_read = _at(capabilities, "fs", "readTextFile") is True
         self.can_write = _at(capabilities, "fs", "writeTextFile") is True

@@ -6,7 +6,7 @@ import base64
 import binascii
 from typing import Any
 
-from helexa_acp.provider.types import Image, Part, Text
+from helexa_acp.provider.types import ImagePart, Part, TextPart
 
 IMAGE_TYPES = {"image/png", "image/jpeg", "image/gif", "image/webp"}
 MAX_RESOURCE_CHARS = 400_000
@@ -72,8 +72,8 @@ def to_parts(blocks: list[dict[str, Any]]) -> tuple[Part, ...]:
     for block in blocks:
         part = _part(block)
         last = parts[-1] if parts else None
-        if isinstance(part, Text) and isinstance(last, Text):
-            parts[-1] = Text(f"{last.text}\n\n{part.text}")
+        if isinstance(part, TextPart) and isinstance(last, TextPart):
+            parts[-1] = TextPart(f"{last.text}\n\n{part.text}")
         else:
             parts.append(part)
     return tuple(parts)
@@ -82,14 +82,14 @@ def to_parts(blocks: list[dict[str, Any]]) -> tuple[Part, ...]:
 def _part(block: dict[str, Any]) -> Part:
     match block.get("type"):
         case "text":
-            return Text(str(block.get("text", "")))
+            return TextPart(str(block.get("text", "")))
         case "image":
-            return Image(str(block.get("mimeType")), str(block.get("data")), block.get("uri"))
+            return ImagePart(str(block.get("mimeType")), str(block.get("data")), block.get("uri"))
         case "resource_link":
-            return Text(f"[{block.get('name')}]({block.get('uri')})")
+            return TextPart(f"[{block.get('name')}]({block.get('uri')})")
         case "resource":
             return _resource(block.get("resource") or {})
-    return Text(f"[a block of type {block.get('type')!r}, which cannot be read here]")
+    return TextPart(f"[a block of type {block.get('type')!r}, which cannot be read here]")
 
 
 def _resource(resource: dict[str, Any]) -> Part:
@@ -97,10 +97,10 @@ def _resource(resource: dict[str, Any]) -> Part:
     if isinstance(resource.get("text"), str):
         text = resource["text"]
         shown = text if len(text) <= MAX_RESOURCE_CHARS else text[:MAX_RESOURCE_CHARS] + "\n[cut here]"
-        return Text(f'<resource uri="{uri}">\n{shown}\n</resource>')
+        return TextPart(f'<resource uri="{uri}">\n{shown}\n</resource>')
     if kind in IMAGE_TYPES:
-        return Image(kind, str(resource.get("blob")), uri)
-    return Text(f"[attached {uri}, {kind or 'binary data'}, which cannot be read here]")
+        return ImagePart(kind, str(resource.get("blob")), uri)
+    return TextPart(f"[attached {uri}, {kind or 'binary data'}, which cannot be read here]")
 
 
 def text_block(text: str) -> dict[str, Any]:

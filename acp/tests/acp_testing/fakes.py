@@ -10,7 +10,7 @@ from helexa_acp.rpc.framing import INTERNAL_ERROR, RpcError
 from helexa_acp.tools import schema
 from helexa_acp.tools.builtin import builtin_tools
 from helexa_acp.tools.files import Files
-from helexa_acp.tools.processes import Children
+from helexa_acp.tools.processes import ChildProcesses
 from helexa_acp.tools.roots import Roots
 from helexa_acp.tools.tool import Outcome, ToolContext
 
@@ -35,7 +35,7 @@ class FakeClient:
         self.written.append(path)
 
 
-class Bench:
+class ToolHarness:
     """Runs tools in a directory, without permissions."""
 
     def __init__(
@@ -51,7 +51,7 @@ class Bench:
             self.client,
             Roots(str(cwd), additional or []),
             self.files,
-            Children(),
+            ChildProcesses(),
             self.cancel,
             lambda **changes: self.shown.append(changes),
             self.plan.extend,

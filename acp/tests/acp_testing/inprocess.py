@@ -21,7 +21,7 @@ from helexa_acp.provider.http import HttpProvider
 from helexa_acp.provider.quirks import QuirkBook
 from helexa_acp.provider.wires.registry import ADAPTERS
 from helexa_acp.rpc.framing import decode
-from helexa_acp.storage.store import Store
+from helexa_acp.storage.store import SessionStore
 
 TIMEOUT_S = 20
 
@@ -109,4 +109,4 @@ def _home(data: Path, config: Config, serve: Serve) -> Home:
         return HttpProvider(endpoint, ADAPTERS[endpoint.wire_api](), book, client=client, backoff_s=0)
 
     endpoints = Endpoints(config, QuirkBook(None), None, make)
-    return Home(data, data / "config", Store(data / "sessions"), endpoints)
+    return Home(data, data / "config", SessionStore(data / "sessions"), endpoints)

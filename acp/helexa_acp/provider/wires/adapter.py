@@ -32,14 +32,14 @@ class WireError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
+class EncodedRequest:
     """One POST below an endpoint's base URL."""
 
     path: str
     body: dict[str, Any]
 
 
-class Decoder(Protocol):
+class StreamDecoder(Protocol):
     def feed(self, event: SseEvent) -> list[CompletionEvent]:
         """Raises WireError for an error in the stream. Unknown and malformed events give nothing."""
 
@@ -55,11 +55,13 @@ class Adapter(Protocol):
 
     def headers(self, api_key: str | None) -> dict[str, str]: ...
 
-    def encode(self, request: CompletionRequest, quirks: Quirks, model_tag: str) -> Call: ...
+    def encode(self, request: CompletionRequest, quirks: Quirks, model_tag: str) -> EncodedRequest: ...
 
-    def decoder(self, *, text_tools: bool = False) -> Decoder: ...
+    def decoder(self, *, text_tools: bool = False) -> StreamDecoder: ...
 
-    def count_call(self, request: CompletionRequest, quirks: Quirks, model_tag: str) -> Call | None:
+    def encode_count(
+        self, request: CompletionRequest, quirks: Quirks, model_tag: str
+    ) -> EncodedRequest | None:
         """How to ask for the prompt's exact length, where this wire has a way of its own."""
 
 
@@ -109,7 +111,7 @@ def raise_error(value: Any) -> None:
     raise WireError(str(value))
 
 
-class Tail:
+class Ending:
     """The end of an answer, kept until it comes: finish reason and the last usage."""
 
     def __init__(self) -> None:

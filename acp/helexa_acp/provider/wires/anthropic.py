@@ -6,8 +6,8 @@ from typing import Any
 
 from helexa_acp.provider.quirks import Quirks
 from helexa_acp.provider.tool_arguments import BadArgumentsError, parse_arguments
-from helexa_acp.provider.types import CompletionRequest, Image, Message, Role, Text, ToolSpec
-from helexa_acp.provider.wires.adapter import Call
+from helexa_acp.provider.types import CompletionRequest, ImagePart, Message, Role, TextPart, ToolSpec
+from helexa_acp.provider.wires.adapter import EncodedRequest
 from helexa_acp.provider.wires.anthropic_decoder import AnthropicDecoder
 from helexa_acp.provider.wires.history import in_tool_loop, normalise, own_reasoning
 
@@ -25,17 +25,19 @@ class AnthropicAdapter:
     def headers(self, api_key: str | None) -> dict[str, str]:
         return {"anthropic-version": "2023-06-01", **({"x-api-key": api_key} if api_key else {})}
 
-    def encode(self, request: CompletionRequest, quirks: Quirks, model_tag: str) -> Call:
+    def encode(self, request: CompletionRequest, quirks: Quirks, model_tag: str) -> EncodedRequest:
         body = self._prompt(request, quirks, model_tag)
         options = _options(request, quirks, thinking=_may_think(body["messages"]))
-        return Call("messages", {**body, "stream": quirks.stream, **options})
+        return EncodedRequest("messages", {**body, "stream": quirks.stream, **options})
 
     def decoder(self, *, text_tools: bool = False) -> AnthropicDecoder:
         del text_tools  # servers of this wire parse calls themselves
         return AnthropicDecoder()
 
-    def count_call(self, request: CompletionRequest, quirks: Quirks, model_tag: str) -> Call | None:
-        return Call("messages/count_tokens", self._prompt(request, quirks, model_tag))
+    def encode_count(
+        self, request: CompletionRequest, quirks: Quirks, model_tag: str
+    ) -> EncodedRequest | None:
+        return EncodedRequest("messages/count_tokens", self._prompt(request, quirks, model_tag))
 
     def _prompt(self, request: CompletionRequest, quirks: Quirks, model_tag: str) -> dict[str, Any]:
         messages = normalise(request.messages, quirks)
@@ -64,13 +66,13 @@ class AnthropicAdapter:
 
     def _blocks(self, message: Message, model_tag: str, *, in_loop: bool) -> list[dict[str, Any]]:
         if message.role is Role.TOOL:
-            content = [_block(part) for part in message.parts if isinstance(part, Text | Image)]
+            content = [_block(part) for part in message.parts if isinstance(part, TextPart | ImagePart)]
             result = {"type": "tool_result", "tool_use_id": message.tool_call_id, "content": content}
             return [{**result, "is_error": True} if message.is_error else result]
         blocks: list[dict[str, Any]] = []
         if in_loop:
             blocks += [part.state for part in own_reasoning(message, self.wire, model_tag) if part.state]
-        blocks += [_block(part) for part in message.parts if isinstance(part, Text | Image)]
+        blocks += [_block(part) for part in message.parts if isinstance(part, TextPart | ImagePart)]
         for call in message.calls:
             blocks.append(
                 {"type": "tool_use", "id": call.id, "name": call.name, "input": _input(call.arguments)}
@@ -78,8 +80,8 @@ class AnthropicAdapter:
         return blocks
 
 
-def _block(part: Text | Image) -> dict[str, Any]:
-    if isinstance(part, Text):
+def _block(part: TextPart | ImagePart) -> dict[str, Any]:
+    if isinstance(part, TextPart):
         return {"type": "text", "text": part.text}
     return {"type": "image", "source": {"type": "base64", "media_type": part.mime_type, "data": part.data}}
 

@@ -16,8 +16,8 @@ from helexa_acp.provider.types import (
     Usage,
     UsageStats,
 )
-from helexa_acp.provider.wires.adapter import Tail, as_dict, as_int, as_list, as_object, as_str, raise_error
-from helexa_acp.provider.wires.call_assembler import CallSlots
+from helexa_acp.provider.wires.adapter import Ending, as_dict, as_int, as_list, as_object, as_str, raise_error
+from helexa_acp.provider.wires.call_assembler import CallAssembler
 
 log = logging.getLogger(__name__)
 
@@ -32,14 +32,14 @@ _REASONS = {
 
 class AnthropicDecoder:
     def __init__(self) -> None:
-        self._calls = CallSlots()
-        self._tail = Tail()
+        self._calls = CallAssembler()
+        self._ending = Ending()
         self._blocks: dict[Any, dict[str, Any]] = {}  # thinking blocks under way, by index
         self._usage: dict[str, int] = {}
 
     def feed(self, event: SseEvent) -> list[CompletionEvent]:
         if event.data.strip() == "[DONE]":  # OpenRouter sends it on this wire too
-            self._tail.done = True
+            self._ending.done = True
             return []
         value = as_object(event.data)
         if value is None:
@@ -55,11 +55,11 @@ class AnthropicDecoder:
             events += self._start(index, as_dict(block))
             events += self._stop(index)
         self._end(value)
-        self._tail.done = True
+        self._ending.done = True
         return events
 
     def close(self) -> list[CompletionEvent]:
-        end = self._tail.close(has_calls=bool(self._calls), calls_complete=self._calls.complete)
+        end = self._ending.close(has_calls=bool(self._calls), calls_complete=self._calls.complete)
         usage: list[CompletionEvent] = [Usage(self._stats())] if self._usage else []
         return [*self._calls.close(), *end, *usage]
 
@@ -81,7 +81,7 @@ class AnthropicDecoder:
             case "message_delta":
                 self._end({**as_dict(value.get("delta")), "usage": value.get("usage")})
             case "message_stop":
-                self._tail.done = True
+                self._ending.done = True
             case "error":
                 raise_error(value.get("error") or value)
         return []
@@ -135,7 +135,7 @@ class AnthropicDecoder:
     def _end(self, value: dict[str, Any]) -> None:
         reason = as_str(value.get("stop_reason"))
         if reason:
-            self._tail.reason = _REASONS.get(reason, FinishReason.STOP)
+            self._ending.reason = _REASONS.get(reason, FinishReason.STOP)
         usage = as_dict(value.get("usage"))
         for name, field in _USAGE_FIELDS.items():
             if isinstance(usage.get(field), int):  # cumulative: the last one counts

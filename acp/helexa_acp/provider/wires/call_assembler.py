@@ -30,7 +30,7 @@ class _Slot:
         return "".join(self.arguments)
 
 
-class CallSlots:
+class CallAssembler:
     def __init__(self) -> None:
         self._slots: list[_Slot] = []
         self._by_key: dict[Hashable, _Slot] = {}

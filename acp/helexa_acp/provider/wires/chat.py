@@ -6,8 +6,8 @@ from __future__ import annotations
 from typing import Any
 
 from helexa_acp.provider.quirks import Quirks
-from helexa_acp.provider.types import CompletionRequest, Image, Message, Role, Text, ToolSpec
-from helexa_acp.provider.wires.adapter import Call
+from helexa_acp.provider.types import CompletionRequest, ImagePart, Message, Role, TextPart, ToolSpec
+from helexa_acp.provider.wires.adapter import EncodedRequest
 from helexa_acp.provider.wires.chat_decoder import ChatDecoder
 from helexa_acp.provider.wires.history import in_tool_loop, normalise, own_reasoning
 from helexa_acp.provider.wires.markup import describe_tools, render_call
@@ -19,16 +19,18 @@ class ChatAdapter:
     def headers(self, api_key: str | None) -> dict[str, str]:
         return {"authorization": f"Bearer {api_key}"} if api_key else {}
 
-    def encode(self, request: CompletionRequest, quirks: Quirks, model_tag: str) -> Call:
-        return Call(
+    def encode(self, request: CompletionRequest, quirks: Quirks, model_tag: str) -> EncodedRequest:
+        return EncodedRequest(
             "chat/completions", {**self._prompt(request, quirks, model_tag), **_options(request, quirks)}
         )
 
     def decoder(self, *, text_tools: bool = False) -> ChatDecoder:
         return ChatDecoder(text_tools=text_tools)
 
-    def count_call(self, request: CompletionRequest, quirks: Quirks, model_tag: str) -> Call | None:
-        return Call("tokenize", self._prompt(request, quirks, model_tag))
+    def encode_count(
+        self, request: CompletionRequest, quirks: Quirks, model_tag: str
+    ) -> EncodedRequest | None:
+        return EncodedRequest("tokenize", self._prompt(request, quirks, model_tag))
 
     def _prompt(self, request: CompletionRequest, quirks: Quirks, model_tag: str) -> dict[str, Any]:
         messages = normalise(request.messages, quirks)
@@ -45,17 +47,17 @@ class ChatAdapter:
     def _messages(self, messages: list[Message], quirks: Quirks, model_tag: str) -> list[dict[str, Any]]:
         loop = in_tool_loop(messages)
         wire: list[dict[str, Any]] = []
-        images: list[Image] = []
+        images: list[ImagePart] = []
         for position, message in enumerate(messages):
             if message.role is Role.TOOL:
-                images += [part for part in message.parts if isinstance(part, Image)]
+                images += [part for part in message.parts if isinstance(part, ImagePart)]
                 wire.append({"role": "tool", "tool_call_id": message.tool_call_id, "content": message.text})
                 continue
             if images:  # this wire's tool results hold text only
-                wire.append(_user((Text("Images from the tool results above:"), *images)))
+                wire.append(_user((TextPart("Images from the tool results above:"), *images)))
                 images = []
             wire.append(self._message(message, quirks, model_tag, in_loop=position >= loop))
-        return [*wire, _user((Text("Images from the tool results above:"), *images))] if images else wire
+        return [*wire, _user((TextPart("Images from the tool results above:"), *images))] if images else wire
 
     def _message(self, message: Message, quirks: Quirks, model_tag: str, *, in_loop: bool) -> dict[str, Any]:
         if message.role is Role.SYSTEM:
@@ -82,13 +84,16 @@ class ChatAdapter:
 
 
 def _user(parts: tuple[Any, ...]) -> dict[str, Any]:
-    if all(isinstance(part, Text) for part in parts):
+    if all(isinstance(part, TextPart) for part in parts):
         return {"role": "user", "content": "".join(part.text for part in parts)}
-    return {"role": "user", "content": [_part(part) for part in parts if isinstance(part, Text | Image)]}
+    return {
+        "role": "user",
+        "content": [_part(part) for part in parts if isinstance(part, TextPart | ImagePart)],
+    }
 
 
-def _part(part: Text | Image) -> dict[str, Any]:
-    if isinstance(part, Text):
+def _part(part: TextPart | ImagePart) -> dict[str, Any]:
+    if isinstance(part, TextPart):
         return {"type": "text", "text": part.text}
     return {"type": "image_url", "image_url": {"url": f"data:{part.mime_type};base64,{part.data}"}}
 
@@ -123,8 +128,8 @@ def _calls_as_text(messages: list[Message], tools: tuple[ToolSpec, ...]) -> list
                 rewritten.append(Message.of(Role.SYSTEM, message.text + describe_tools(tools)))
             case Role.TOOL:
                 text = f"<tool_response>\n{message.text}\n</tool_response>"
-                images = tuple(part for part in message.parts if isinstance(part, Image))
-                rewritten.append(Message(Role.USER, (Text(text), *images)))
+                images = tuple(part for part in message.parts if isinstance(part, ImagePart))
+                rewritten.append(Message(Role.USER, (TextPart(text), *images)))
             case Role.ASSISTANT if message.calls:
                 rendered = "\n".join([message.text, *map(render_call, message.calls)]).strip()
                 rewritten.append(Message.of(Role.ASSISTANT, rendered))

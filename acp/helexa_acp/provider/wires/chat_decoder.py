@@ -16,7 +16,7 @@ from helexa_acp.provider.types import (
     UsageStats,
 )
 from helexa_acp.provider.wires.adapter import (
-    Tail,
+    Ending,
     WireError,
     as_dict,
     as_int,
@@ -25,8 +25,8 @@ from helexa_acp.provider.wires.adapter import (
     as_str,
     raise_error,
 )
-from helexa_acp.provider.wires.call_assembler import CallSlots
-from helexa_acp.provider.wires.markup import TextCalls, ThinkScanner
+from helexa_acp.provider.wires.call_assembler import CallAssembler
+from helexa_acp.provider.wires.markup import CallScanner, ThinkScanner
 
 log = logging.getLogger(__name__)
 
@@ -42,17 +42,17 @@ _REASONS = {
 
 class ChatDecoder:
     def __init__(self, *, text_tools: bool = False) -> None:
-        self._calls = CallSlots()
-        self._tail = Tail()
+        self._calls = CallAssembler()
+        self._ending = Ending()
         self._think = ThinkScanner()
-        self._text_calls = TextCalls() if text_tools else None
+        self._text_calls = CallScanner() if text_tools else None
         self._num_text_calls = 0
         self._details: list[Any] = []
         self._refused = False
 
     def feed(self, event: SseEvent) -> list[CompletionEvent]:
         if event.data.strip() == "[DONE]":
-            self._tail.done = True
+            self._ending.done = True
             return []
         value = as_object(event.data)
         if event.event == "error":
@@ -63,7 +63,7 @@ class ChatDecoder:
         return self._chunk(value, "delta")
 
     def body(self, value: dict[str, Any]) -> list[CompletionEvent]:
-        self._tail.done = True
+        self._ending.done = True
         return self._chunk(value, "message")
 
     def close(self) -> list[CompletionEvent]:
@@ -72,9 +72,9 @@ class ChatDecoder:
             events += self._from_text(self._text_calls.close())
         if self._details:
             events.append(ReasoningState({"reasoning_details": self._details}))
-        if self._refused and self._tail.reason is not FinishReason.LENGTH:
-            self._tail.reason = FinishReason.REFUSAL
-        end = self._tail.close(has_calls=bool(self._calls), calls_complete=self._calls.complete)
+        if self._refused and self._ending.reason is not FinishReason.LENGTH:
+            self._ending.reason = FinishReason.REFUSAL
+        end = self._ending.close(has_calls=bool(self._calls), calls_complete=self._calls.complete)
         return [*events, *self._calls.close(), *end]
 
     def _chunk(self, value: dict[str, Any], field: str) -> list[CompletionEvent]:
@@ -96,7 +96,7 @@ class ChatDecoder:
         if reason == "error":
             raise WireError("the server ended the answer with an error")
         if isinstance(reason, str) and reason:
-            self._tail.reason = _REASONS.get(reason, FinishReason.STOP)
+            self._ending.reason = _REASONS.get(reason, FinishReason.STOP)
 
     def _delta(self, delta: dict[str, Any]) -> list[CompletionEvent]:
         events: list[CompletionEvent] = []
@@ -166,4 +166,4 @@ class ChatDecoder:
             return
         details = as_dict(usage.get("prompt_tokens_details"))
         cached = as_int(details.get("cached_tokens")) or as_int(usage.get("prompt_cache_hit_tokens"))
-        self._tail.usage = UsageStats(prompt, completion, cached)
+        self._ending.usage = UsageStats(prompt, completion, cached)

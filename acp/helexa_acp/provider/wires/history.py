@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from helexa_acp.provider.quirks import Quirks
-from helexa_acp.provider.types import Image, Message, Part, Reasoning, Role, Text, ToolCall
+from helexa_acp.provider.types import ImagePart, Message, Part, ReasoningPart, Role, TextPart, ToolCall
 
 INTERRUPTED = "ERROR: the call was interrupted before it had a result"
 NO_IMAGE = "[an image was here; this model does not read images]"
@@ -59,7 +59,7 @@ def _results_after(messages: list[Message], position: int) -> dict[str, list[Mes
 
 
 def _interrupted(call: ToolCall) -> Message:
-    return Message(Role.TOOL, (Text(INTERRUPTED),), tool_call_id=call.id, is_error=True)
+    return Message(Role.TOOL, (TextPart(INTERRUPTED),), tool_call_id=call.id, is_error=True)
 
 
 def _unique_ids(messages: list[Message], *, short: bool) -> list[Message]:
@@ -92,18 +92,18 @@ def _clean(messages: list[Message], *, images: bool) -> list[Message]:
     cleaned = []
     for message in messages:
         parts = tuple(_visible(part, images=images) for part in message.parts if not _is_empty(part))
-        has_body = any(not isinstance(part, Reasoning) for part in parts)
+        has_body = any(not isinstance(part, ReasoningPart) for part in parts)
         if message.role is Role.TOOL or has_body or message.calls:
             cleaned.append(replace(message, parts=parts))
     return cleaned
 
 
 def _is_empty(part: Part) -> bool:
-    return isinstance(part, Text) and not part.text
+    return isinstance(part, TextPart) and not part.text
 
 
 def _visible(part: Part, *, images: bool) -> Part:
-    return Text(NO_IMAGE) if isinstance(part, Image) and not images else part
+    return TextPart(NO_IMAGE) if isinstance(part, ImagePart) and not images else part
 
 
 def _merge_users(messages: list[Message]) -> list[Message]:
@@ -117,17 +117,17 @@ def _merge_users(messages: list[Message]) -> list[Message]:
         if last is None or not mergeable or last.calls:
             merged.append(message)
             continue
-        gap = (Text("\n\n"),) if last.text and message.text else ()
+        gap = (TextPart("\n\n"),) if last.text and message.text else ()
         merged[-1] = replace(last, parts=(*last.parts, *gap, *message.parts), calls=message.calls)
     return merged
 
 
-def own_reasoning(message: Message, wire: str, model: str) -> list[Reasoning]:
+def own_reasoning(message: Message, wire: str, model: str) -> list[ReasoningPart]:
     """The thoughts of a message that this wire and model may read again."""
     return [
         part
         for part in message.parts
-        if isinstance(part, Reasoning) and part.wire == wire and part.model == model
+        if isinstance(part, ReasoningPart) and part.wire == wire and part.model == model
     ]
 
 

@@ -15,7 +15,7 @@ from helexa_acp.provider.types import ToolCall, ToolSpec
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
+class Segment:
     kind: str  # "text" or "block"
     text: str
 
@@ -37,15 +37,15 @@ class BlockScanner:
         self._buffer = ""
         self._block: list[str] = []
 
-    def feed(self, text: str) -> list[Piece]:
+    def feed(self, text: str) -> list[Segment]:
         self._buffer += text
-        pieces: list[Piece] = []
+        pieces: list[Segment] = []
         while (at := self._buffer.find(self._markers[self._inside])) >= 0:
             marker = self._markers[self._inside]
             pieces += self._take(self._buffer[:at])
             self._buffer = self._buffer[at + len(marker) :]
             if self._inside:
-                pieces.append(Piece("block", "".join(self._block)))
+                pieces.append(Segment("block", "".join(self._block)))
                 self._block = []
             self._inside = not self._inside
         keep = len(self._buffer) - _held_back(self._buffer, self._markers[self._inside])
@@ -53,19 +53,19 @@ class BlockScanner:
         self._buffer = self._buffer[keep:]
         return pieces
 
-    def close(self) -> list[Piece]:
+    def close(self) -> list[Segment]:
         rest, self._buffer = self._buffer, ""
         if not self._inside:
-            return [Piece("text", rest)] if rest else []
-        return [Piece("text", self._markers[False] + "".join(self._block) + rest)]
+            return [Segment("text", rest)] if rest else []
+        return [Segment("text", self._markers[False] + "".join(self._block) + rest)]
 
-    def _take(self, text: str) -> list[Piece]:
+    def _take(self, text: str) -> list[Segment]:
         if not text:
             return []
         if self._inside:
             self._block.append(text)
             return []
-        return [Piece("text", text)]
+        return [Segment("text", text)]
 
 
 class ThinkScanner:
@@ -121,7 +121,7 @@ class ThinkScanner:
             self._buffer, self._state = "", "text"
 
 
-class TextCalls:
+class CallScanner:
     """Finds Hermes (`<tool_call>{…}</tool_call>`) and Mistral (`[TOOL_CALLS][…]`) calls."""
 
     def __init__(self) -> None:
@@ -139,7 +139,7 @@ class TextCalls:
             return [*out, *_calls_or_text(rest, "[TOOL_CALLS]" + rest)]
         return [*out, self._held] if self._held else out
 
-    def _route(self, pieces: list[Piece]) -> list[str | ToolCall]:
+    def _route(self, pieces: list[Segment]) -> list[str | ToolCall]:
         out: list[str | ToolCall] = []
         for piece in pieces:
             if piece.kind == "block":

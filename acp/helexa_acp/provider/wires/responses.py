@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from helexa_acp.provider.quirks import Quirks
-from helexa_acp.provider.types import CompletionRequest, Image, Message, Role, Text, ToolSpec
-from helexa_acp.provider.wires.adapter import Call
+from helexa_acp.provider.types import CompletionRequest, ImagePart, Message, Role, TextPart, ToolSpec
+from helexa_acp.provider.wires.adapter import EncodedRequest
 from helexa_acp.provider.wires.history import normalise, own_reasoning
 from helexa_acp.provider.wires.responses_decoder import ResponsesDecoder
 
@@ -17,7 +17,7 @@ class ResponsesAdapter:
     def headers(self, api_key: str | None) -> dict[str, str]:
         return {"authorization": f"Bearer {api_key}"} if api_key else {}
 
-    def encode(self, request: CompletionRequest, quirks: Quirks, model_tag: str) -> Call:
+    def encode(self, request: CompletionRequest, quirks: Quirks, model_tag: str) -> EncodedRequest:
         messages = normalise(request.messages, quirks)
         body: dict[str, Any] = {
             "model": request.model,
@@ -31,13 +31,15 @@ class ResponsesAdapter:
             body["tools"] = [_tool(spec) for spec in request.tools]
         if quirks.encrypted_reasoning:
             body["include"] = ["reasoning.encrypted_content"]
-        return Call("responses", {**body, **_options(request, quirks)})
+        return EncodedRequest("responses", {**body, **_options(request, quirks)})
 
     def decoder(self, *, text_tools: bool = False) -> ResponsesDecoder:
         del text_tools  # servers of this wire parse calls themselves
         return ResponsesDecoder()
 
-    def count_call(self, request: CompletionRequest, quirks: Quirks, model_tag: str) -> Call | None:
+    def encode_count(
+        self, request: CompletionRequest, quirks: Quirks, model_tag: str
+    ) -> EncodedRequest | None:
         del request, quirks, model_tag
         return None
 
@@ -70,14 +72,14 @@ class ResponsesAdapter:
 
 
 def _input(part: Any) -> dict[str, Any]:
-    if isinstance(part, Image):
+    if isinstance(part, ImagePart):
         return {"type": "input_image", "image_url": f"data:{part.mime_type};base64,{part.data}"}
     return {"type": "input_text", "text": part.text}
 
 
 def _result(message: Message) -> dict[str, Any]:
-    images = any(isinstance(part, Image) for part in message.parts)
-    parts = [part for part in message.parts if isinstance(part, Text | Image)]
+    images = any(isinstance(part, ImagePart) for part in message.parts)
+    parts = [part for part in message.parts if isinstance(part, TextPart | ImagePart)]
     output: Any = [_input(part) for part in parts] if images else message.text
     return {"type": "function_call_output", "call_id": message.tool_call_id, "output": output}
 

@@ -20,16 +20,16 @@ from helexa_acp.provider.types import (
     TextDelta,
     UsageStats,
 )
-from helexa_acp.provider.wires.adapter import Tail, as_dict, as_int, as_list, as_object, as_str, raise_error
-from helexa_acp.provider.wires.call_assembler import CallSlots
+from helexa_acp.provider.wires.adapter import Ending, as_dict, as_int, as_list, as_object, as_str, raise_error
+from helexa_acp.provider.wires.call_assembler import CallAssembler
 
 log = logging.getLogger(__name__)
 
 
 class ResponsesDecoder:
     def __init__(self) -> None:
-        self._calls = CallSlots()
-        self._tail = Tail()
+        self._calls = CallAssembler()
+        self._ending = Ending()
         self._index_of_id: dict[str, Hashable] = {}
         self._emitted: dict[Hashable, str] = {}
         self._closed_reasoning: set[Hashable] = set()
@@ -37,7 +37,7 @@ class ResponsesDecoder:
 
     def feed(self, event: SseEvent) -> list[CompletionEvent]:
         if event.data.strip() == "[DONE]":
-            self._tail.done = True
+            self._ending.done = True
             return []
         value = as_object(event.data)
         if value is None:
@@ -52,8 +52,8 @@ class ResponsesDecoder:
 
     def close(self) -> list[CompletionEvent]:
         if self._refused:
-            self._tail.reason = FinishReason.REFUSAL
-        end = self._tail.close(has_calls=bool(self._calls), calls_complete=self._calls.complete)
+            self._ending.reason = FinishReason.REFUSAL
+        end = self._ending.close(has_calls=bool(self._calls), calls_complete=self._calls.complete)
         return [*self._calls.close(), *end]
 
     def _event(self, kind: str, value: dict[str, Any]) -> list[CompletionEvent]:
@@ -151,12 +151,12 @@ class ResponsesDecoder:
         for index, item in enumerate(map(as_dict, as_list(response.get("output")))):
             key = self._index_of_id.get(as_str(item.get("id")), index)
             events += self._item(key, item)
-        self._tail.done = True
-        self._tail.reason = _reason(response)
+        self._ending.done = True
+        self._ending.reason = _reason(response)
         usage = as_dict(response.get("usage"))
         if usage:
             cached = as_int(as_dict(usage.get("input_tokens_details")).get("cached_tokens"))
-            self._tail.usage = UsageStats(
+            self._ending.usage = UsageStats(
                 as_int(usage.get("input_tokens")), as_int(usage.get("output_tokens")), cached
             )
         return events
