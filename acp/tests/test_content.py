@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from helexa_acp.provider.types import ImagePart, TextPart
 from helexa_acp.tools.builtin import builtin_tools
-from helexa_acp.tools.tool import ToolError
+from helexa_acp.tools.errors import ToolError
 from helexa_acp.v1.content import BadBlockError, check_blocks, prompt_text, to_parts
 
 IMAGE = {"type": "image", "mimeType": "image/png", "data": "AAAA"}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -17,19 +18,39 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 ALLOWED = {"helexa_acp", "httpx", "httpx2", "mcp"}
 
 
-def imported(path):
-    for node in ast.walk(ast.parse(path.read_text())):
+def module_name(path):
+    parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+SOURCES = {module_name(path): path.read_text() for path in FILES}
+
+
+def imported(source):
+    """The names that a module imports anywhere: in functions and under TYPE_CHECKING too."""
+    for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0
-            yield node.module or ""
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def circle(sources):
+    """The modules of one import circle, each of which imports the next; empty if there is none."""
+    graph = {module: sources.keys() & set(imported(source)) for module, source in sources.items()}
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        return error.args[1][::-1]
+    return []
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_each_file_is_short_and_imports_nothing_of_others(path):
     assert len(path.read_text().splitlines()) <= 400
-    for name in imported(path):
+    for name in imported(path.read_text()):
         top = name.partition(".")[0]
         assert top in ALLOWED or top in sys.stdlib_module_names, f"{path} imports {name}"
 
@@ -37,7 +58,7 @@ def test_each_file_is_short_and_imports_nothing_of_others(path):
 @pytest.mark.parametrize("package", ["provider", "rpc", "storage", "v1"])
 def test_lower_layers_know_no_agent(package):
     for path in (PACKAGE / package).rglob("*.py"):
-        names = set(imported(path))
+        names = set(imported(path.read_text()))
         assert not any(
             name.startswith(
                 ("helexa_acp.agent", "helexa_acp.cli", "helexa_acp.conformance", "helexa_acp.tools")
@@ -50,8 +71,32 @@ def test_the_provider_seam_knows_no_protocol():
     for path in (PACKAGE / "provider").rglob("*.py"):
         assert not any(
             name.startswith(("helexa_acp.v1", "helexa_acp.rpc", "helexa_acp.storage"))
-            for name in imported(path)
+            for name in imported(path.read_text())
         )
+
+
+def test_the_package_has_no_import_circle():
+    found = circle(SOURCES)
+    assert not found, "\n  imports ".join(found)
+
+
+@pytest.mark.parametrize(
+    "back",
+    [
+        "import p.a",
+        "from p.a import x",
+        "from p import a",
+        "if TYPE_CHECKING:\n    from p.a import x",
+        "def f():\n    from p.a import x",
+    ],
+)
+def test_a_circle_is_found_however_the_import_is_written(back):
+    assert sorted(circle({"p.a": "import p.b", "p.b": "import p.c", "p.c": back})[:-1]) == [
+        "p.a",
+        "p.b",
+        "p.c",
+    ]
+    assert circle({"p.a": "import p.b", "p.b": "import os", "p": ""}) == []
 
 
 def test_initialize_needs_nothing_heavy():

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from helexa_acp.tools.builtin import builtin_tools
 from helexa_acp.tools.edit import replace_once
+from helexa_acp.tools.errors import ToolError
 from helexa_acp.tools.fetch import host_of, page_text
 from helexa_acp.tools.roots import Roots, expand
-from helexa_acp.tools.tool import ToolError
 from helexa_acp.tools.truncation import HeadAndTail, clip, one_line
 
 

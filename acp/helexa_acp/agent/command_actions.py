@@ -14,7 +14,7 @@ from helexa_acp.agent.session import Session
 from helexa_acp.provider.base import CancelToken
 from helexa_acp.provider.endpoints import UnknownModelError
 from helexa_acp.storage.records import AssistantSaid, Undone
-from helexa_acp.tools.tool import ToolError
+from helexa_acp.tools.errors import ToolError
 from helexa_acp.v1 import updates
 
 INIT = """\

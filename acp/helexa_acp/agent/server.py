@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from helexa_acp import VERSION
 from helexa_acp.config import ConfigError, load_config
@@ -19,7 +19,6 @@ from helexa_acp.v1 import auth
 from helexa_acp.v1.client import Client
 from helexa_acp.v1.params import as_params, invalid, string
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from helexa_acp.agent.sessions import Sessions
     from helexa_acp.config import Config

@@ -19,8 +19,9 @@ from helexa_acp.provider.base import Cancelled, CancelToken
 from helexa_acp.provider.tool_arguments import BadArgumentsError, parse_arguments
 from helexa_acp.storage.records import Planned
 from helexa_acp.tools import schema
+from helexa_acp.tools.errors import ToolError
 from helexa_acp.tools.mcp import McpTool
-from helexa_acp.tools.tool import Outcome, PreparedCall, Tool, ToolContext, ToolError
+from helexa_acp.tools.tool import Outcome, PreparedCall, Tool, ToolContext
 from helexa_acp.tools.truncation import one_line
 from helexa_acp.v1 import updates
 

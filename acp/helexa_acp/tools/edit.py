@@ -5,15 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from helexa_acp.tools.tool import (
-    Outcome,
-    Permission,
-    PermissionRule,
-    PreparedCall,
-    ToolContext,
-    ToolError,
-    spec,
-)
+from helexa_acp.tools.errors import ToolError
+from helexa_acp.tools.tool import Outcome, Permission, PermissionRule, PreparedCall, ToolContext, spec
 from helexa_acp.v1.updates import diff_content, location
 
 _PATH = {"type": "string", "description": "absolute, or relative to the working directory"}

@@ -11,15 +11,8 @@ from urllib.parse import urljoin, urlsplit
 import httpx
 
 from helexa_acp.provider.base import Cancelled
-from helexa_acp.tools.tool import (
-    Outcome,
-    Permission,
-    PermissionRule,
-    PreparedCall,
-    ToolContext,
-    ToolError,
-    spec,
-)
+from helexa_acp.tools.errors import ToolError
+from helexa_acp.tools.tool import Outcome, Permission, PermissionRule, PreparedCall, ToolContext, spec
 from helexa_acp.tools.truncation import clip, one_line
 from helexa_acp.v1.updates import text_content
 

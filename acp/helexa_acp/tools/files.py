@@ -11,13 +11,10 @@ import asyncio
 import os
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from helexa_acp.rpc.framing import RpcError
-from helexa_acp.tools.tool import ToolError
-
-if TYPE_CHECKING:
-    from helexa_acp.v1.client import Client
+from helexa_acp.tools.errors import ToolError
+from helexa_acp.v1.client import Client
 
 MAX_FILE_BYTES = 10 * 1024 * 1024
 

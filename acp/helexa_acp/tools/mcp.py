@@ -14,15 +14,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from helexa_acp.provider.types import ImagePart, ToolSpec
-from helexa_acp.tools.tool import (
-    Outcome,
-    Permission,
-    PermissionRule,
-    PreparedCall,
-    Tool,
-    ToolContext,
-    ToolError,
-)
+from helexa_acp.tools.errors import ToolError
+from helexa_acp.tools.tool import Outcome, Permission, PermissionRule, PreparedCall, Tool, ToolContext
 from helexa_acp.tools.truncation import clip
 from helexa_acp.v1.updates import image_content, text_content
 

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from helexa_acp.provider.types import ImagePart
+from helexa_acp.tools.errors import ToolError
 from helexa_acp.tools.files import read_bytes
-from helexa_acp.tools.tool import Outcome, PreparedCall, ToolContext, ToolError, spec
+from helexa_acp.tools.tool import Outcome, PreparedCall, ToolContext, spec
 from helexa_acp.tools.truncation import MAX_OUTPUT_CHARS, clip
 from helexa_acp.v1.updates import image_content, location, text_content
 

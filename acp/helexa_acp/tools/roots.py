@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from helexa_acp.tools.tool import ToolError
+from helexa_acp.tools.errors import ToolError
 
 
 def expand(path: str, home: str | None) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from helexa_acp.tools.tool import ToolError
+from helexa_acp.tools.errors import ToolError
 
 _TYPES: dict[str, tuple[type[Any], ...]] = {
     "string": (str,),

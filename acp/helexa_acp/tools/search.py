@@ -9,8 +9,9 @@ import shutil
 import sys
 from typing import Any
 
+from helexa_acp.tools.errors import ToolError
 from helexa_acp.tools.read import SKIPPED, fenced
-from helexa_acp.tools.tool import Outcome, PreparedCall, ToolContext, ToolError, spec
+from helexa_acp.tools.tool import Outcome, PreparedCall, ToolContext, spec
 from helexa_acp.tools.truncation import clip, one_line
 from helexa_acp.v1.updates import location, text_content
 

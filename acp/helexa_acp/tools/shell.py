@@ -6,18 +6,11 @@ import shlex
 from typing import Any
 
 from helexa_acp.tools import shellwords
+from helexa_acp.tools.errors import ToolError
 from helexa_acp.tools.processes import ProcessResult
 from helexa_acp.tools.read import fenced
 from helexa_acp.tools.terminal import run_command
-from helexa_acp.tools.tool import (
-    Outcome,
-    Permission,
-    PermissionRule,
-    PreparedCall,
-    ToolContext,
-    ToolError,
-    spec,
-)
+from helexa_acp.tools.tool import Outcome, Permission, PermissionRule, PreparedCall, ToolContext, spec
 from helexa_acp.tools.truncation import clip, one_line
 from helexa_acp.v1.updates import text_content
 

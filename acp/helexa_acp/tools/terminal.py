@@ -10,8 +10,9 @@ from typing import Any
 
 from helexa_acp.provider.base import Cancelled
 from helexa_acp.rpc.framing import RpcError
+from helexa_acp.tools.errors import ToolError
 from helexa_acp.tools.processes import ProcessResult
-from helexa_acp.tools.tool import ToolContext, ToolError
+from helexa_acp.tools.tool import ToolContext
 from helexa_acp.v1.client import Client
 from helexa_acp.v1.updates import terminal_content
 

@@ -8,20 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from helexa_acp.provider.base import CancelToken
 from helexa_acp.provider.types import ImagePart, ToolSpec
-
-if TYPE_CHECKING:
-    from helexa_acp.tools.files import Files
-    from helexa_acp.tools.processes import ChildProcesses
-    from helexa_acp.tools.roots import Roots
-    from helexa_acp.v1.client import Client
-
-
-class ToolError(Exception):
-    """The call cannot run or did not work; the message is for the model."""
+from helexa_acp.tools.files import Files
+from helexa_acp.tools.processes import ChildProcesses
+from helexa_acp.tools.roots import Roots
+from helexa_acp.v1.client import Client
 
 
 @dataclass(frozen=True, slots=True)
