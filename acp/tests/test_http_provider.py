@@ -7,10 +7,10 @@ from dataclasses import replace
 import httpx
 import pytest
 
+from helexa_acp.cancellation import CancelToken
 from helexa_acp.config import parse_config
 from helexa_acp.endpoint import Endpoint, join_url
 from helexa_acp.provider import failover
-from helexa_acp.provider.base import CancelToken
 from helexa_acp.provider.endpoints import Endpoints
 from helexa_acp.provider.errors import (
     AuthFailedError,

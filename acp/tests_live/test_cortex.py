@@ -12,8 +12,8 @@ from contextlib import aclosing
 import pytest
 from acp_testing.process import FULL_CLIENT, AgentProcess
 
+from helexa_acp.cancellation import CancelToken
 from helexa_acp.endpoint import Endpoint
-from helexa_acp.provider.base import CancelToken
 from helexa_acp.provider.quirks import QuirkBook
 from helexa_acp.provider.types import CompletionRequest, Message, Role, ToolSpec, Usage
 from helexa_acp.provider.wires.registry import http_provider

@@ -8,7 +8,7 @@ from typing import Any
 
 from helexa_acp.agent.modes import Forbidden, Mode, policy
 from helexa_acp.agent.permission_rules import PermissionRules, describe
-from helexa_acp.provider.base import CancelToken
+from helexa_acp.cancellation import CancelToken
 from helexa_acp.rpc.framing import RpcError
 from helexa_acp.tools.tool import Permission, PermissionRule, PreparedCall, Tool
 from helexa_acp.tools.truncation import one_line

@@ -11,7 +11,7 @@ from helexa_acp.agent.context_budget import prompt_budget
 from helexa_acp.agent.modes import Mode
 from helexa_acp.agent.permission_rules import describe
 from helexa_acp.agent.session import Session
-from helexa_acp.provider.base import CancelToken
+from helexa_acp.cancellation import CancelToken
 from helexa_acp.provider.endpoints import UnknownModelError
 from helexa_acp.storage.records import AssistantSaid, Undone
 from helexa_acp.tools.errors import ToolError

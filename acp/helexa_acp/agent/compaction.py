@@ -9,7 +9,7 @@ from dataclasses import replace
 from helexa_acp.agent import context_budget
 from helexa_acp.agent.reply import new_id
 from helexa_acp.agent.session import Session
-from helexa_acp.provider.base import CancelToken
+from helexa_acp.cancellation import CancelToken
 from helexa_acp.provider.endpoints import ModelChoice
 from helexa_acp.provider.errors import ProviderError
 from helexa_acp.provider.failover import adapt_request

@@ -10,12 +10,12 @@ from __future__ import annotations
 import hashlib
 import logging
 import re
-import tempfile
 import tomllib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from helexa_acp.shared_file import replace_text
 from helexa_acp.tools.tool import Permission, PermissionRule
 
 log = logging.getLogger(__name__)
@@ -80,9 +80,7 @@ class PermissionRules:
                 ]
                 lines += [f"value = {_quote(rule.value)}"] if rule.value else []
         self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with tempfile.NamedTemporaryFile("w", dir=self.path.parent, delete=False, encoding="utf-8") as file:
-            file.write("\n".join(lines) + "\n")
-        Path(file.name).replace(self.path)
+        replace_text(self.path, "\n".join(lines) + "\n")
 
 
 def covers(rule: PermissionRule, permission: Permission) -> bool:

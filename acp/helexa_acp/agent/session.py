@@ -17,7 +17,7 @@ from helexa_acp.agent.approvals import Approvals
 from helexa_acp.agent.modes import Mode
 from helexa_acp.agent.permission_rules import PermissionRules, project_key
 from helexa_acp.agent.reply import new_id
-from helexa_acp.provider.base import CancelToken
+from helexa_acp.cancellation import CancelToken
 from helexa_acp.provider.endpoints import Endpoints, ModelChoice, UnknownModelError
 from helexa_acp.storage.log import SessionLog
 from helexa_acp.storage.records import AgentSaid, Chose, Record, Titled

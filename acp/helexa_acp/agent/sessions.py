@@ -14,8 +14,8 @@ from helexa_acp.agent.modes import Mode
 from helexa_acp.agent.replay import replay
 from helexa_acp.agent.session import Home, Session
 from helexa_acp.agent.turn import run_turn
+from helexa_acp.cancellation import CancelToken
 from helexa_acp.config import Config, config_home, data_home
-from helexa_acp.provider.base import CancelToken
 from helexa_acp.provider.endpoints import Endpoints, UnknownModelError
 from helexa_acp.provider.quirks import QuirkBook
 from helexa_acp.rpc.connection import current_request

@@ -14,7 +14,7 @@ from typing import Any
 
 from helexa_acp.agent import command_actions as actions
 from helexa_acp.agent.session import Session
-from helexa_acp.provider.base import CancelToken
+from helexa_acp.cancellation import CancelToken
 
 log = logging.getLogger(__name__)
 

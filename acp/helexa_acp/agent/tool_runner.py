@@ -15,7 +15,7 @@ from helexa_acp.agent.approvals import PermissionDecision
 from helexa_acp.agent.reply import PendingCall, pending_card
 from helexa_acp.agent.session import Session
 from helexa_acp.agent.tool_card import ToolCard, raw_input
-from helexa_acp.provider.base import Cancelled, CancelToken
+from helexa_acp.cancellation import Cancelled, CancelToken
 from helexa_acp.provider.tool_arguments import BadArgumentsError, parse_arguments
 from helexa_acp.storage.records import Planned
 from helexa_acp.tools import schema

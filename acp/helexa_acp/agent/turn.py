@@ -17,8 +17,8 @@ from helexa_acp.agent.reply import Reply, new_id, pending_card
 from helexa_acp.agent.session import Session
 from helexa_acp.agent.tool_card import ToolCard
 from helexa_acp.agent.tool_runner import ToolRunner
+from helexa_acp.cancellation import Cancelled, CancelToken
 from helexa_acp.provider import failover
-from helexa_acp.provider.base import Cancelled, CancelToken
 from helexa_acp.provider.endpoints import ModelChoice
 from helexa_acp.provider.errors import ContextTooLongError, ProviderError
 from helexa_acp.provider.failover import Switched

@@ -13,10 +13,10 @@ from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 
 from helexa_acp.agent.sessions import make_home
+from helexa_acp.cancellation import CancelToken
 from helexa_acp.cli.table import table
 from helexa_acp.config import load_config
 from helexa_acp.endpoint import Endpoint
-from helexa_acp.provider.base import CancelToken
 from helexa_acp.provider.endpoints import Endpoints, ModelChoice
 from helexa_acp.provider.errors import AuthFailedError, ProviderError, UnreachableError
 from helexa_acp.provider.http import HttpProvider

@@ -13,8 +13,8 @@ from collections.abc import AsyncGenerator, Awaitable
 from typing import TYPE_CHECKING, TypeVar
 
 from helexa_acp import VERSION
+from helexa_acp.cancellation import Cancelled, CancelToken
 from helexa_acp.endpoint import Endpoint, join_url
-from helexa_acp.provider.base import Cancelled, CancelToken
 from helexa_acp.provider.errors import ContextTooLongError, ProviderError, UnreachableError
 from helexa_acp.provider.failures import from_status, from_wire
 from helexa_acp.provider.quirks import Quirks

@@ -20,8 +20,9 @@ from helexa_acp.config import Config
 from helexa_acp.endpoint import Endpoint
 from helexa_acp.provider.base import Provider
 from helexa_acp.provider.errors import ProviderError
-from helexa_acp.provider.quirks import QuirkBook, read_json, update_json
+from helexa_acp.provider.quirks import QuirkBook
 from helexa_acp.provider.types import ModelDetails
+from helexa_acp.shared_file import read_json, update_json
 
 log = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 
-from helexa_acp.provider.base import CancelToken
+from helexa_acp.cancellation import CancelToken
 from helexa_acp.provider.endpoints import Endpoints, ModelChoice
 from helexa_acp.provider.errors import ProviderError
 from helexa_acp.provider.types import CompletionEvent, CompletionRequest, ProgressUpdate

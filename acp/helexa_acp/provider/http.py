@@ -14,9 +14,10 @@ from contextlib import aclosing
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from helexa_acp.cancellation import Cancelled, CancelToken
 from helexa_acp.endpoint import Endpoint, join_url
 from helexa_acp.provider.attempt import Attempt, RefusedError, default_client
-from helexa_acp.provider.base import Cancelled, CancelToken, Provider
+from helexa_acp.provider.base import Provider
 from helexa_acp.provider.errors import OverloadedError, ProviderError, UnreachableError
 from helexa_acp.provider.failures import from_status
 from helexa_acp.provider.model_list import parse_models

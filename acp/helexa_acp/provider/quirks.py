@@ -7,14 +7,13 @@ and replaces it.
 
 from __future__ import annotations
 
-import json
 import logging
 import re
-import tempfile
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
+
+from helexa_acp.shared_file import read_json, update_json
 
 log = logging.getLogger(__name__)
 
@@ -131,21 +130,3 @@ class QuirkBook:
             content = read_json(self._path) if self._path else {}
             self._known = {key: value for key, value in content.items() if isinstance(value, dict)}
         return self._known
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file of ours; empty when it is missing or damaged."""
-    try:
-        content = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
-
-
-def update_json(path: Path, change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
-    """Change a JSON file of ours by one atomic replacement."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    content = change(read_json(path))
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False, encoding="utf-8") as file:
-        json.dump(content, file, indent=1, sort_keys=True)
-    Path(file.name).replace(path)

@@ -23,8 +23,9 @@ from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Any
 
+from helexa_acp.cancellation import Cancelled, CancelToken
 from helexa_acp.endpoint import Endpoint
-from helexa_acp.provider.base import Cancelled, CancelToken, Provider
+from helexa_acp.provider.base import Provider
 from helexa_acp.provider.errors import RejectedError
 from helexa_acp.provider.failures import from_status
 from helexa_acp.provider.types import (

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from helexa_acp.provider.quirks import read_json, update_json
+from helexa_acp.shared_file import read_json, update_json
 from helexa_acp.storage.log import SessionLog
 from helexa_acp.storage.records import Opened, Titled
 

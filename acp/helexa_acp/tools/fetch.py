@@ -10,7 +10,7 @@ from urllib.parse import urljoin, urlsplit
 
 import httpx
 
-from helexa_acp.provider.base import Cancelled
+from helexa_acp.cancellation import Cancelled
 from helexa_acp.tools.errors import ToolError
 from helexa_acp.tools.tool import Outcome, Permission, PermissionRule, PreparedCall, ToolContext, spec
 from helexa_acp.tools.truncation import clip, one_line

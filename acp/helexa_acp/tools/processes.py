@@ -9,7 +9,7 @@ import signal
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from helexa_acp.provider.base import Cancelled, CancelToken
+from helexa_acp.cancellation import Cancelled, CancelToken
 from helexa_acp.tools.truncation import HeadAndTail
 
 TERM_GRACE_S = 2.0

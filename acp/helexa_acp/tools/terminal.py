@@ -8,7 +8,7 @@ import logging
 import shutil
 from typing import Any
 
-from helexa_acp.provider.base import Cancelled
+from helexa_acp.cancellation import Cancelled
 from helexa_acp.rpc.framing import RpcError
 from helexa_acp.tools.errors import ToolError
 from helexa_acp.tools.processes import ProcessResult

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from helexa_acp.provider.base import CancelToken
+from helexa_acp.cancellation import CancelToken
 from helexa_acp.provider.types import ImagePart, ToolSpec
 from helexa_acp.tools.files import Files
 from helexa_acp.tools.processes import ChildProcesses

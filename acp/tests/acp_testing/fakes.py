@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from helexa_acp.provider.base import CancelToken
+from helexa_acp.cancellation import CancelToken
 from helexa_acp.rpc.framing import INTERNAL_ERROR, RpcError
 from helexa_acp.tools import schema
 from helexa_acp.tools.builtin import builtin_tools
