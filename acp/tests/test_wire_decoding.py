@@ -7,6 +7,7 @@ from acp_testing.wire_cases import CASES, A, C, O
 from hypothesis import given
 from hypothesis import strategies as st
 
+from helexa_acp.provider.errors import WireError
 from helexa_acp.provider.sse import SseEvent
 from helexa_acp.provider.types import (
     Finish,
@@ -16,7 +17,6 @@ from helexa_acp.provider.types import (
     ToolCallEnd,
     ToolCallStart,
 )
-from helexa_acp.provider.wires.adapter import WireError
 from helexa_acp.provider.wires.registry import ADAPTERS
 
 

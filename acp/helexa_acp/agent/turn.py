@@ -11,7 +11,6 @@ from contextlib import aclosing
 from typing import Any
 
 from helexa_acp.agent import compaction, slash_commands, system_prompt
-from helexa_acp.agent.failures import as_rpc_error
 from helexa_acp.agent.replay import replay
 from helexa_acp.agent.reply import Reply, new_id, pending_card
 from helexa_acp.agent.session import Session
@@ -20,10 +19,10 @@ from helexa_acp.agent.tool_runner import ToolRunner
 from helexa_acp.cancellation import Cancelled, CancelToken
 from helexa_acp.provider import failover
 from helexa_acp.provider.endpoints import ModelChoice
-from helexa_acp.provider.errors import ContextTooLongError, ProviderError
+from helexa_acp.provider.errors import AuthFailedError, ContextTooLongError, ProviderError
 from helexa_acp.provider.failover import Switched
 from helexa_acp.provider.types import CompletionRequest, FinishReason, Message, ProgressUpdate, Role
-from helexa_acp.rpc.framing import INTERNAL_ERROR, NOT_FOUND, RpcError
+from helexa_acp.rpc.framing import AUTH_REQUIRED, INTERNAL_ERROR, NOT_FOUND, RpcError
 from helexa_acp.storage.log import SessionBusyError, SessionGoneError
 from helexa_acp.storage.records import Chose, Undone, UserSaid
 from helexa_acp.tools.tool import Outcome
@@ -112,7 +111,7 @@ class Turn:
             await self._abandon(reply)
             if isinstance(error, ContextTooLongError) and await self._made_room(choice):
                 return None
-            raise as_rpc_error(error) from error
+            raise _rpc_error(error) from error
         except BaseException:
             await self._abandon(reply)
             raise
@@ -211,3 +210,8 @@ class Turn:
             self._session.keep(self._status.done("", Outcome("")))
             self._status = None
             self._session.endpoints.refresh(choice.endpoint)  # what was cold is warm now, or gone
+
+
+def _rpc_error(error: ProviderError) -> RpcError:
+    code = AUTH_REQUIRED if isinstance(error, AuthFailedError) else INTERNAL_ERROR
+    return RpcError(code, str(error), error.data)

@@ -15,12 +15,17 @@ from typing import TYPE_CHECKING, TypeVar
 from helexa_acp import VERSION
 from helexa_acp.cancellation import Cancelled, CancelToken
 from helexa_acp.endpoint import Endpoint, join_url
-from helexa_acp.provider.errors import ContextTooLongError, ProviderError, UnreachableError
-from helexa_acp.provider.failures import from_status, from_wire
+from helexa_acp.provider.errors import (
+    UnreachableError,
+    WireError,
+    from_status,
+    from_wire,
+)
+from helexa_acp.provider.lenient_json import as_object, encode_body
 from helexa_acp.provider.quirks import Quirks
 from helexa_acp.provider.sse import SseComment, SseEvent, SseParser, SseTooLongError
 from helexa_acp.provider.types import CompletionEvent, CompletionRequest, ProgressUpdate
-from helexa_acp.provider.wires.adapter import Adapter, StreamDecoder, WireError, as_object, encode_body
+from helexa_acp.provider.wires.adapter import Adapter, StreamDecoder
 
 if TYPE_CHECKING:
     import httpx
@@ -33,14 +38,6 @@ MAX_BODY_BYTES = 32 * 1024 * 1024
 
 # Comments that say something; others only keep the connection alive.
 _TELLING = re.compile(r"\b(?:load|unload|queue|evict|warm|wait|download|plac)|\beta\b|%", re.IGNORECASE)
-
-
-class RefusedError(Exception):
-    """A refusal that may teach something; `error` is what it is if it does not."""
-
-    def __init__(self, status: int, text: str, error: ProviderError) -> None:
-        super().__init__(str(error))
-        self.status, self.text, self.error = status, text, error
 
 
 def default_client() -> httpx.AsyncClient:
@@ -71,7 +68,7 @@ class Attempt:
         self._decoder: StreamDecoder = adapter.decoder(text_tools=quirks.text_tools)
 
     async def events(self, cancel: CancelToken) -> AsyncGenerator[CompletionEvent, None]:
-        """Raises Cancelled, RefusedError, ProviderError."""
+        """Raises Cancelled, ProviderError."""
         url = join_url(self._endpoint.base_url, self._call.path)
         body = encode_body(self._call.body)
         message = self._client.build_request("POST", url, content=body, headers=self._headers)
@@ -138,10 +135,7 @@ class Attempt:
         body = await self._wait(response.aread(), self._endpoint.idle_timeout_s, cancel)
         text = body[:MAX_ERROR_BYTES].decode("utf-8", "replace")
         retry_after = response.headers.get("retry-after")
-        error = from_status(self._endpoint.name, self._model, response.status_code, text, retry_after)
-        if error.retryable or isinstance(error, ContextTooLongError):
-            raise error
-        raise RefusedError(response.status_code, text, error)
+        raise from_status(self._endpoint.name, self._model, response.status_code, text, retry_after)
 
     async def _wait(self, work: Awaitable[T], timeout_s: float, cancel: CancelToken) -> T:
         try:

@@ -16,14 +16,20 @@ from typing import TYPE_CHECKING, Any
 
 from helexa_acp.cancellation import Cancelled, CancelToken
 from helexa_acp.endpoint import Endpoint, join_url
-from helexa_acp.provider.attempt import Attempt, RefusedError, default_client
+from helexa_acp.provider.attempt import Attempt, default_client
 from helexa_acp.provider.base import Provider
-from helexa_acp.provider.errors import OverloadedError, ProviderError, UnreachableError
-from helexa_acp.provider.failures import from_status
+from helexa_acp.provider.errors import (
+    OverloadedError,
+    ProviderError,
+    RejectedError,
+    UnreachableError,
+    from_status,
+)
+from helexa_acp.provider.lenient_json import as_object, encode_body
 from helexa_acp.provider.model_list import parse_models
 from helexa_acp.provider.quirks import QuirkBook, Quirks, learn
 from helexa_acp.provider.types import CompletionEvent, CompletionRequest, ModelDetails, ProgressUpdate
-from helexa_acp.provider.wires.adapter import Adapter, as_object, encode_body
+from helexa_acp.provider.wires.adapter import Adapter
 
 if TYPE_CHECKING:
     import httpx
@@ -75,11 +81,11 @@ class HttpProvider(Provider):
                         yield event
             except Cancelled:
                 return
-            except RefusedError as refusal:
+            except RejectedError as refusal:
                 lessons += 1
-                taught = learn(quirks, refusal.status, refusal.text)
+                taught = learn(quirks, refusal.status, refusal.body)
                 if taught is None or lessons > MAX_LESSONS:
-                    raise refusal.error from None
+                    raise
                 quirks = taught
             except (OverloadedError, UnreachableError) as error:
                 if shown or attempts >= MAX_ATTEMPTS:
@@ -101,7 +107,7 @@ class HttpProvider(Provider):
         try:
             return parse_models(response.json())
         except ValueError:
-            raise ProviderError(f"{self.name}: the list of models is not JSON", endpoint=self.name) from None
+            raise RejectedError(f"{self.name}: the list of models is not JSON", endpoint=self.name) from None
 
     async def count_tokens(self, request: CompletionRequest) -> int | None:
         quirks = self.quirks(request.model)

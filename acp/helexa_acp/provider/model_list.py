@@ -6,8 +6,8 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from helexa_acp.provider.lenient_json import as_dict, as_int, as_list, as_str
 from helexa_acp.provider.types import ModelDetails
-from helexa_acp.provider.wires.adapter import as_dict, as_int, as_list, as_str
 
 EFFORTS = ("low", "medium", "high")
 MAX_MODELS = 2000

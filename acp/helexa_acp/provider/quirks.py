@@ -90,7 +90,7 @@ _LESSONS = (
 )
 
 
-def learn(quirks: Quirks, status: int, text: str) -> Quirks | None:
+def learn(quirks: Quirks, status: int | None, text: str) -> Quirks | None:
     """The quirks to try after this refusal, or None when it teaches nothing new."""
     if status not in {400, 404, 415, 422, 501}:
         return None

@@ -26,8 +26,7 @@ from typing import Any
 from helexa_acp.cancellation import Cancelled, CancelToken
 from helexa_acp.endpoint import Endpoint
 from helexa_acp.provider.base import Provider
-from helexa_acp.provider.errors import RejectedError
-from helexa_acp.provider.failures import from_status
+from helexa_acp.provider.errors import RejectedError, from_status
 from helexa_acp.provider.types import (
     CompletionEvent,
     CompletionRequest,

@@ -11,6 +11,8 @@ import json
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from helexa_acp.provider.errors import WireError
+from helexa_acp.provider.lenient_json import as_str
 from helexa_acp.provider.quirks import Quirks
 from helexa_acp.provider.sse import SseEvent
 from helexa_acp.provider.types import (
@@ -21,14 +23,6 @@ from helexa_acp.provider.types import (
     Usage,
     UsageStats,
 )
-
-
-class WireError(Exception):
-    """The server reports an error inside its answer, or the answer stops before its end."""
-
-    def __init__(self, message: str, *, code: str = "", status: int | None = None, cut: bool = False) -> None:
-        super().__init__(message)
-        self.code, self.status, self.cut = code, status, cut
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,41 +57,6 @@ class Adapter(Protocol):
         self, request: CompletionRequest, quirks: Quirks, model_tag: str
     ) -> EncodedRequest | None:
         """How to ask for the prompt's exact length, where this wire has a way of its own."""
-
-
-def as_object(data: str) -> dict[str, Any] | None:
-    """A JSON object, or None for anything else."""
-    try:
-        value = json.loads(data)
-    except (ValueError, RecursionError):
-        return None
-    return value if isinstance(value, dict) else None
-
-
-def encode_body(body: dict[str, Any]) -> bytes:
-    """JSON that every server reads. A character whose halves came in two pieces is whole again; a lone half,
-    which JSON text may carry but UTF-8 may not, becomes U+FFFD."""
-    text = json.dumps(body, ensure_ascii=False)
-    try:
-        return text.encode()
-    except UnicodeEncodeError:
-        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace").encode()
-
-
-def as_dict(value: Any) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}
-
-
-def as_list(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else []
-
-
-def as_str(value: Any) -> str:
-    return value if isinstance(value, str) else ""
-
-
-def as_int(value: Any) -> int:
-    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0
 
 
 def raise_error(value: Any) -> None:

@@ -6,6 +6,7 @@ import json
 import logging
 from typing import Any
 
+from helexa_acp.provider.lenient_json import as_dict, as_int, as_list, as_object, as_str
 from helexa_acp.provider.sse import SseEvent
 from helexa_acp.provider.types import (
     CompletionEvent,
@@ -16,7 +17,7 @@ from helexa_acp.provider.types import (
     Usage,
     UsageStats,
 )
-from helexa_acp.provider.wires.adapter import Ending, as_dict, as_int, as_list, as_object, as_str, raise_error
+from helexa_acp.provider.wires.adapter import Ending, raise_error
 from helexa_acp.provider.wires.call_assembler import CallAssembler
 
 log = logging.getLogger(__name__)

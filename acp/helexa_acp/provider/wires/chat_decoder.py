@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 from typing import Any
 
+from helexa_acp.provider.errors import WireError
+from helexa_acp.provider.lenient_json import as_dict, as_int, as_list, as_object, as_str
 from helexa_acp.provider.sse import SseEvent
 from helexa_acp.provider.types import (
     CompletionEvent,
@@ -15,16 +17,7 @@ from helexa_acp.provider.types import (
     ToolCall,
     UsageStats,
 )
-from helexa_acp.provider.wires.adapter import (
-    Ending,
-    WireError,
-    as_dict,
-    as_int,
-    as_list,
-    as_object,
-    as_str,
-    raise_error,
-)
+from helexa_acp.provider.wires.adapter import Ending, raise_error
 from helexa_acp.provider.wires.call_assembler import CallAssembler
 from helexa_acp.provider.wires.markup import CallScanner, ThinkScanner
 

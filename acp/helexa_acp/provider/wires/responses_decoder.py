@@ -11,6 +11,7 @@ import logging
 from collections.abc import Hashable
 from typing import Any
 
+from helexa_acp.provider.lenient_json import as_dict, as_int, as_list, as_object, as_str
 from helexa_acp.provider.sse import SseEvent
 from helexa_acp.provider.types import (
     CompletionEvent,
@@ -20,7 +21,7 @@ from helexa_acp.provider.types import (
     TextDelta,
     UsageStats,
 )
-from helexa_acp.provider.wires.adapter import Ending, as_dict, as_int, as_list, as_object, as_str, raise_error
+from helexa_acp.provider.wires.adapter import Ending, raise_error
 from helexa_acp.provider.wires.call_assembler import CallAssembler
 
 log = logging.getLogger(__name__)
