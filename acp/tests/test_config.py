@@ -5,6 +5,8 @@ import re
 import pytest
 
 from helexa_acp.config import ConfigError, load_config, parse_config
+from helexa_acp.endpoint import WIRES
+from helexa_acp.provider.wires.registry import ADAPTERS
 
 
 def parse(table, env=None):
@@ -171,3 +173,7 @@ def test_selector(selector, expected):
     config = parse({"endpoints": [endpoint(), endpoint(name="helexa")]})
     found, model = config.select(selector)
     assert (found.name, model) == expected
+
+
+def test_every_wire_that_can_be_configured_is_spoken():
+    assert (*ADAPTERS, "scripted") == WIRES

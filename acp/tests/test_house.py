@@ -75,6 +75,15 @@ def test_the_provider_seam_knows_no_protocol():
         )
 
 
+def test_wires_do_no_io():
+    io = {"asyncio", "httpx", "socket"} | {
+        f"helexa_acp.provider.{name}" for name in ("attempt", "endpoints", "failover", "http", "scripted")
+    }
+    for module, source in SOURCES.items():
+        if module.startswith("helexa_acp.provider.wires"):
+            assert not io & set(imported(source)), module
+
+
 def test_the_package_has_no_import_circle():
     found = circle(SOURCES)
     assert not found, "\n  imports ".join(found)

@@ -14,9 +14,9 @@ from acp_testing.process import FULL_CLIENT, AgentProcess
 
 from helexa_acp.cancellation import CancelToken
 from helexa_acp.endpoint import Endpoint
+from helexa_acp.provider.http import http_provider
 from helexa_acp.provider.quirks import QuirkBook
 from helexa_acp.provider.types import CompletionRequest, Message, Role, ToolSpec, Usage
-from helexa_acp.provider.wires.registry import http_provider
 
 QUESTION = "Which port does neuron listen on?"
 LOOK = ToolSpec("look", "Look at a thing.", {"type": "object", "properties": {"thing": {"type": "string"}}})

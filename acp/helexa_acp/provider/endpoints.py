@@ -36,7 +36,7 @@ def make_provider(endpoint: Endpoint, book: QuirkBook) -> Provider:
         from helexa_acp.provider.scripted import ScriptedProvider  # noqa: PLC0415 - few need it
 
         return ScriptedProvider(endpoint)
-    from helexa_acp.provider.wires.registry import http_provider  # noqa: PLC0415 - `initialize` does not wait for it
+    from helexa_acp.provider.http import http_provider  # noqa: PLC0415 - `initialize` does not wait for it
 
     return http_provider(endpoint, book)
 

@@ -30,6 +30,7 @@ from helexa_acp.provider.model_list import parse_models
 from helexa_acp.provider.quirks import QuirkBook, Quirks, learn
 from helexa_acp.provider.types import CompletionEvent, CompletionRequest, ModelDetails, ProgressUpdate
 from helexa_acp.provider.wires.adapter import Adapter
+from helexa_acp.provider.wires.registry import ADAPTERS
 
 if TYPE_CHECKING:
     import httpx
@@ -45,6 +46,10 @@ MAX_RETRY_AFTER_S = 60.0
 # What a server says that has no way to count; one that has it may still be busy, or want another key. A 200
 # without a count is another server's idea of the same path.
 _NO_COUNTS = {200, 400, 404, 405, 422, 501}
+
+
+def http_provider(endpoint: Endpoint, book: QuirkBook) -> HttpProvider:
+    return HttpProvider(endpoint, ADAPTERS[endpoint.wire_api](), book)
 
 
 class HttpProvider(Provider):

@@ -1,10 +1,7 @@
-"""Which adapter speaks which `wire_api`."""
+"""The adapter for each `wire_api` that is spoken over HTTP."""
 
 from __future__ import annotations
 
-from helexa_acp.endpoint import Endpoint
-from helexa_acp.provider.http import HttpProvider
-from helexa_acp.provider.quirks import QuirkBook
 from helexa_acp.provider.wires.adapter import Adapter
 from helexa_acp.provider.wires.anthropic import AnthropicAdapter
 from helexa_acp.provider.wires.chat import ChatAdapter
@@ -15,7 +12,3 @@ ADAPTERS: dict[str, type[Adapter]] = {
     "openai-responses": ResponsesAdapter,
     "anthropic-messages": AnthropicAdapter,
 }
-
-
-def http_provider(endpoint: Endpoint, book: QuirkBook) -> HttpProvider:
-    return HttpProvider(endpoint, ADAPTERS[endpoint.wire_api](), book)
