@@ -108,6 +108,20 @@ def test_a_circle_is_found_however_the_import_is_written(back):
     assert circle({"p.a": "import p.b", "p.b": "import os", "p": ""}) == []
 
 
+def test_every_import_can_be_read_in_the_source():
+    assert not [module for module, source in SOURCES.items() if "import_module(" in source]
+
+
+def test_no_class_name_stands_for_two_things():
+    classes = [
+        node.name
+        for source in SOURCES.values()
+        for node in ast.parse(source).body
+        if isinstance(node, ast.ClassDef) and not node.name.startswith("_")
+    ]
+    assert len(set(classes)) == len(classes), sorted(name for name in classes if classes.count(name) > 1)
+
+
 def test_initialize_needs_nothing_heavy():
     code = "import sys, helexa_acp.cli.app, helexa_acp.serve; print(*sys.modules)"
     loaded = subprocess.run(

@@ -66,7 +66,6 @@ class Session:
         self.approvals = Approvals(client, id_, home.rules(cwd))
         self.mcp = McpServers(cwd, self.notice)
         self.running: CancelToken | None = None
-        self.compact_at: int | None = None  # a window learned from an endpoint's refusal
         self._tools = builtin_tools()
         self._deferred_notices: list[tuple[str, str, str]] = []
         self._options_shown: list[dict[str, Any]] | None = None
@@ -178,8 +177,7 @@ class Session:
             self.show(updates.usage(self.transcript.used_tokens, window, self.transcript.cost))
 
     def window(self, choice: ModelChoice) -> int | None:
-        known = [w for w in (self.endpoints.info(choice).context_window, self.compact_at) if w]
-        return min(known, default=None)
+        return self.endpoints.info(choice).context_window
 
     def cancel(self) -> None:
         if self.running is not None:

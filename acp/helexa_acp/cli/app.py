@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import sys
+from collections.abc import Callable
 
 from helexa_acp import VERSION
 from helexa_acp.config import Config, ConfigError, load_config
@@ -54,16 +55,24 @@ def _run(args: list[str]) -> int:
         case ["--help" | "-h"]:
             sys.stdout.write(USAGE)
             return 0
-        case [("doctor" | "check" | "chat" | "setup") as name, *rest]:
-            return _command(name, rest)
+        case [("doctor" | "check" | "chat" | "setup") as command, *rest]:
+            return _main_of(command)(rest)
     sys.stderr.write(f"helexa-acp: not understood: {' '.join(args)}\n\n{USAGE}")
     return 2
 
 
-def _command(name: str, rest: list[str]) -> int:
-    from helexa_acp.cli import main_of  # noqa: PLC0415 - the agent itself never needs it
-
-    return main_of(name)(rest)
+def _main_of(command: str) -> Callable[[list[str]], int]:
+    """Import what one command needs: the agent itself starts without any of it."""
+    match command:
+        case "doctor":
+            from helexa_acp.cli.doctor import main  # noqa: PLC0415
+        case "check":
+            from helexa_acp.cli.check import main  # noqa: PLC0415
+        case "chat":
+            from helexa_acp.cli.chat import main  # noqa: PLC0415
+        case _:
+            from helexa_acp.cli.setup import main  # noqa: PLC0415
+    return main
 
 
 def _serve() -> int:

@@ -1,7 +1,7 @@
 """`helexa-acp check -- COMMAND`: does an agent keep the rules of the protocol?
 
-Each rule gets a fresh process. The agent needs a model that answers, as prompts are part of it. Exit status
-1 if a rule is broken.
+Each rule gets a fresh process. Prompts are part of it, so the agent needs a model that answers. The exit
+status is 1 if a rule is broken.
 """
 
 from __future__ import annotations
@@ -9,66 +9,76 @@ from __future__ import annotations
 import asyncio
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
-from helexa_acp.conformance.peer import BrokenRule, Peer
-from helexa_acp.conformance.rules import RULES, Case, NotOffered, Rule
+from helexa_acp.conformance.agent_under_test import AgentUnderTest, BrokenRule
+from helexa_acp.conformance.rules import RULES, NotOffered, Rule
 
 USAGE = "usage: helexa-acp check [--timeout SECONDS] [--prompt TEXT] -- COMMAND [ARGUMENT...]\n"
 TIMEOUT_S = 60.0
 PROMPT = "Answer with one short sentence."
 
+MakeAgent = Callable[[], AgentUnderTest]
+
 
 def main(argv: list[str]) -> int:
-    timeout_s, prompt = TIMEOUT_S, PROMPT
+    timeout_s = TIMEOUT_S
+    prompt = PROMPT
     while argv and argv[0] != "--":
         match argv:
             case ["--timeout", seconds, *rest] if seconds.replace(".", "", 1).isdecimal():
-                timeout_s, argv = float(seconds), rest
-            case ["--prompt", text, *rest]:
-                prompt, argv = text, rest
+                timeout_s = float(seconds)
+            case ["--prompt", prompt, *rest]:
+                pass
             case _:
-                sys.stderr.write(USAGE)
-                return 2
+                return _usage()
+        argv = rest
     command = argv[1:]
     if not command:
-        sys.stderr.write(USAGE)
-        return 2
+        return _usage()
     with tempfile.TemporaryDirectory() as folder:
-        return asyncio.run(_examine(command, timeout_s, Path(folder).resolve(), prompt))
+        cwd = Path(folder).resolve()
+        return asyncio.run(_check(lambda: AgentUnderTest(command, cwd, prompt, timeout_s)))
 
 
-async def _examine(command: list[str], timeout_s: float, folder: Path, prompt: str) -> int:
-    kept = offered = 0
+def _usage() -> int:
+    sys.stderr.write(USAGE)
+    return 2
+
+
+async def _check(make_agent: MakeAgent) -> int:
+    """Print the verdict on each rule and the score, and return the exit status."""
+    kept = 0
+    offered = len(RULES)
     for rule in RULES:
-        verdict = await _verdict(rule, command, timeout_s, folder, prompt)
-        offered += verdict is not NotOffered
-        kept += verdict is None
-        mark = "ok  " if verdict is None else "    " if verdict is NotOffered else "FAIL"
-        reason = (
-            "" if verdict is None else " (not offered)" if verdict is NotOffered else f"\n       {verdict}"
-        )
-        sys.stdout.write(f"{mark} {rule.__doc__}{reason}\n")
-        sys.stdout.flush()
+        try:
+            await _examine(rule, make_agent())
+        except NotOffered:
+            offered -= 1
+            _report("    ", rule, " (not offered)")
+        except BrokenRule as broken:
+            _report("FAIL", rule, f"\n       {broken}")
+        else:
+            kept += 1
+            _report("ok  ", rule)
     sys.stdout.write(f"\n{kept} of {offered} rules kept\n")
     return 0 if kept == offered else 1
 
 
-async def _verdict(
-    rule: Rule, command: list[str], timeout_s: float, folder: Path, prompt: str
-) -> str | type[NotOffered] | None:
-    """None if the rule is kept."""
+def _report(mark: str, rule: Rule, reason: str = "") -> None:
+    sys.stdout.write(f"{mark} {rule.__doc__}{reason}\n")
+    sys.stdout.flush()
+
+
+async def _examine(rule: Rule, agent: AgentUnderTest) -> None:
+    """Raises NotOffered, and BrokenRule for whatever else the agent does to the rule."""
     try:
-        async with asyncio.timeout(3 * timeout_s), Peer(command, timeout_s) as peer:
-            await rule(Case(peer, folder, prompt))
-    except NotOffered:
-        return NotOffered
-    except BrokenRule as broken:
-        return str(broken)
+        async with asyncio.timeout(3 * agent.timeout_s), agent:
+            await rule(agent)
     except TimeoutError:
-        return "it took too long"
+        raise BrokenRule("it took too long") from None
     except OSError as error:
-        return f"the agent cannot be started: {error}"
-    except (KeyError, TypeError, AttributeError, ValueError, StopIteration) as error:
-        return f"an answer has the wrong shape: {error!r}"
-    return None
+        raise BrokenRule(f"the agent cannot be started: {error}") from error
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise BrokenRule(f"an answer has the wrong shape: {error!r}") from error

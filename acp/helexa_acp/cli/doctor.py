@@ -9,12 +9,12 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 
 from helexa_acp.agent.sessions import make_home
 from helexa_acp.cancellation import CancelToken
-from helexa_acp.cli.table import table
 from helexa_acp.config import load_config
 from helexa_acp.endpoint import Endpoint
 from helexa_acp.provider.endpoints import Endpoints, ModelChoice
@@ -76,7 +76,7 @@ def main(argv: list[str]) -> int:
     endpoints = make_home(config).endpoints
     findings = asyncio.run(_examine(endpoints, chosen))
     rows = [[f.endpoint, *(f.cells.get(header, "-") for header in HEADERS[1:])] for f in findings]
-    sys.stdout.write("\n" + table(HEADERS, rows))
+    sys.stdout.write("\n" + _table(HEADERS, rows))
     for finding in findings:
         for note in finding.notes:
             sys.stdout.write(f"{finding.endpoint}: {note}\n")
@@ -158,3 +158,13 @@ async def _ask(
     provider = endpoints.provider(choice.endpoint)
     async with aclosing(provider.complete(request, CancelToken())) as events:
         return [event async for event in events]
+
+
+def _table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Columns of plain text, each as wide as its widest cell."""
+    lines = [list(headers), *map(list, rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() + "\n"
+        for line in lines
+    )
