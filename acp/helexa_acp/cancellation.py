@@ -1,4 +1,4 @@
-"""How a turn is stopped: a token that everything which waits on behalf of the turn watches."""
+"""Cancellation of a turn, through a token that every wait of the turn watches."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ T = TypeVar("T")
 
 
 class Cancelled(Exception):  # noqa: N818 - a decision, not an error
-    """Raised by `CancelToken.race` once the token is cancelled."""
+    """`CancelToken.race` raises it once the token is cancelled."""
 
 
 class CancelToken:
-    """One turn's wish to stop: set once, seen by everything that waits on behalf of the turn."""
+    """The cancellation of one turn: set once, never reset."""
 
     def __init__(self) -> None:
         self._event = asyncio.Event()
@@ -32,14 +32,14 @@ class CancelToken:
             callback()
 
     def on_cancel(self, callback: Callable[[], None]) -> None:
-        """Call `callback` when the token is cancelled, at once if it already is."""
+        """Call `callback` when the token is cancelled; immediately if it already is."""
         if self.cancelled:
             callback()
         else:
             self._callbacks.append(callback)
 
     async def race(self, work: Awaitable[T]) -> T:
-        """The result of `work`, or `Cancelled`; the token wins even if both are ready."""
+        """Return the result of `work`. Raises Cancelled, even if the result is ready as well."""
         task = asyncio.ensure_future(work)
         if self.cancelled:
             await _drop(task)
@@ -58,7 +58,7 @@ class CancelToken:
 async def _drop(task: asyncio.Future[T]) -> None:
     if task.done():
         if not task.cancelled():
-            task.exception()  # seen, so that asyncio does not report it
+            task.exception()  # retrieved, so that asyncio does not log it
         return
     task.cancel()
     await asyncio.wait({task})

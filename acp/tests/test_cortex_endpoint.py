@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from helexa_acp.provider.attempt import _TELLING
+from helexa_acp.provider.attempt import _PROGRESS
 from helexa_acp.provider.model_list import parse_models
 
 
@@ -64,9 +64,9 @@ def test_aliases_are_models_and_what_only_embeds_is_not():
     ],
 )
 def test_a_loads_progress_is_shown(comment: str):
-    assert _TELLING.search(comment)
+    assert _PROGRESS.search(comment)
 
 
 @pytest.mark.parametrize("comment", ["", "keep-alive", "ping"])
 def test_what_only_keeps_the_connection_is_not(comment: str):
-    assert not _TELLING.search(comment)
+    assert not _PROGRESS.search(comment)

@@ -1,4 +1,4 @@
-"""Compaction carried out: counting, asking a model for the summary, telling the client."""
+"""Compaction: replaces the older part of a conversation by a summary that its model writes."""
 
 from __future__ import annotations
 
@@ -19,15 +19,14 @@ from helexa_acp.v1 import updates
 
 log = logging.getLogger(__name__)
 
-# Below this share of the budget an estimate is good enough; above it the endpoint is asked.
-COUNT_FROM = 0.6
-UNKNOWN_WINDOW_TOKENS = 16_000  # what to aim at when an endpoint says "too long" and not how long
+COUNT_FROM = 0.6  # of the budget; below this share an estimate is good enough
+UNKNOWN_WINDOW_TOKENS = 16_000  # assumed if an endpoint refuses a prompt as too long and tells no limit
 
 
 async def fit_to_window(
     session: Session, choice: ModelChoice, request: CompletionRequest, cancel: CancelToken
 ) -> CompletionRequest:
-    """The request, or a shorter one, that stays inside the model's window; best effort if nothing helps."""
+    """Return the request, shortened as far as possible if it does not fit into the model's window."""
     window = session.window(choice)
     if window is None:
         return request
@@ -48,7 +47,11 @@ async def fit_to_window(
 async def count_prompt_tokens(
     session: Session, choice: ModelChoice, request: CompletionRequest, budget: int
 ) -> int:
-    """Exact where the endpoint can tell, it matters, and it costs no silent load of the model."""
+    """Return the length of the prompt in tokens.
+
+    It is estimated if it is far below the budget, if counting would load a cold model, or if the endpoint
+    cannot count.
+    """
     estimated = context_budget.estimate_request(request)
     if estimated < COUNT_FROM * budget or session.endpoints.info(choice).state in {"cold", "loading"}:
         return estimated
@@ -59,12 +62,11 @@ async def count_prompt_tokens(
 
 
 async def summarise(session: Session, choice: ModelChoice, budget: int, cancel: CancelToken) -> bool:
-    """Replace the older part of the conversation by a summary. False if there is nothing to gain or it
-    failed."""
+    """Replace the older part of the conversation by a summary. Return whether that was done."""
     view = session.transcript.view()
     cut = context_budget.cut_for_summary(view, budget)
     has_summary = session.transcript.summary is not None
-    if cut <= has_summary:  # only the summary itself, or nothing, stands before the cut
+    if cut <= has_summary:  # nothing but a previous summary stands before the cut
         return False
     id_ = new_id("compaction")
     session.show(updates.compaction(id_, "in_progress"))
@@ -78,7 +80,7 @@ async def summarise(session: Session, choice: ModelChoice, budget: int, cancel: 
     if cancel.cancelled or not summary.strip():
         session.show(updates.compaction(id_, "cancelled" if cancel.cancelled else "failed"))
         return False
-    # In the view, the summary takes the place of everything before `keep_from`.
+    # The view's first message, a previous summary, stands for the history before `keep_from`.
     base = session.transcript.keep_from - 1 if has_summary else 0
     saved = context_budget.estimate(view[:cut]) - context_budget.estimate([Message.of(Role.USER, summary)])
     session.keep(Compacted(summary, base + cut, id_, max(0, session.transcript.used_tokens - saved)))

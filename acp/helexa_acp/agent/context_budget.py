@@ -1,7 +1,7 @@
-"""Keeping a request inside the context window. Pure: decides and cuts, asks no one.
+"""The arithmetic of the context window: how long a request is, and what may be cut from it.
 
-First old tool results are left out of the request (`elide`), then the older part of the conversation is
-replaced by a summary (`cut_for_summary` says up to where). The session's history keeps everything.
+`cut_for_summary` says which part of a conversation a summary may replace, `elide` leaves old tool results
+out of a request. Both only decide; the session's history keeps everything.
 """
 
 from __future__ import annotations
@@ -40,12 +40,14 @@ Use short Markdown lists. Invent nothing.
 
 
 def prompt_budget(window: int, max_tokens: int | None) -> int:
-    """Tokens that a prompt may have; never negative."""
+    """Return how many tokens a prompt may have; never negative."""
     return max(0, window - (max_tokens or DEFAULT_REPLY_TOKENS) - SAFETY_TOKENS)
 
 
 def estimate(messages: Iterable[Message], tools: Iterable[ToolSpec] = ()) -> int:
-    chars, fixed = 0, 0
+    """Return about how many tokens the messages and tools take."""
+    chars = 0
+    fixed = 0
     for message in messages:
         fixed += MESSAGE_TOKENS
         for part in message.parts:
@@ -63,10 +65,10 @@ def estimate_request(request: CompletionRequest) -> int:
 
 
 def elide(messages: Sequence[Message], tokens: int, scale: float = 1.0) -> list[Message]:
-    """Leave out old tool results, then old prose of the assistant, until `tokens` are reached or nothing is
-    left to leave out.
+    """Return the messages without old tool results, then without old text of the assistant, down to `tokens`.
 
-    Users' and system messages and the latest few stay whole; calls keep their results' places.
+    The user's, system and latest messages stay whole, so the rest may be longer than `tokens`. Each call
+    keeps a result. `scale` corrects the estimate: actual tokens for each estimated one.
     """
     kept = list(messages)
     for role in (Role.TOOL, Role.ASSISTANT):
@@ -87,7 +89,10 @@ def _elided(message: Message) -> Message:
 
 
 def cut_for_summary(messages: Sequence[Message], tokens: int) -> int:
-    """Where the kept part begins: the latest messages that fit into their share, from a whole round on."""
+    """Return the index of the first message to keep: the latest ones that fit into KEPT_SHARE of `tokens`.
+
+    It is never the index of a result, whose call would be cut off.
+    """
     allowed = int(tokens * KEPT_SHARE)
     cut = len(messages)
     for place in range(len(messages) - 1, 0, -1):
@@ -99,7 +104,10 @@ def cut_for_summary(messages: Sequence[Message], tokens: int) -> int:
 
 
 def summary_request(model: str, messages: Sequence[Message], tokens: int) -> CompletionRequest:
-    """The older part as plain text, cut to what fits: so no wire's rules for calls and results matter."""
+    """Return the request for a summary, with the messages as plain text that is cut to fit.
+
+    As plain text it is subject to no wire's rules for calls and results.
+    """
     limit = max(2000, int(tokens * CHARS_PER_TOKEN * 0.8))
     per_message = max(400, min(8000, limit // max(1, len(messages))))
     lines = [_as_text(message, per_message) for message in messages]

@@ -1,4 +1,4 @@
-"""What each mode lets a tool do without asking. A table, no state."""
+"""The modes, and what each lets a tool do without asking."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ DESCRIPTIONS = {
 
 @dataclass(frozen=True, slots=True)
 class Forbidden:
-    reason: str
+    reason: str  # for the model
 
 
 def policy(mode: Mode, tool: Tool, prepared: PreparedCall) -> bool | Forbidden:
-    """True: run it, False: ask, Refusal: never in this mode."""
+    """Return True to run the call, False to ask the user, Forbidden to refuse it."""
     if tool.read_only or not prepared.permissions:
         return True
     match mode:

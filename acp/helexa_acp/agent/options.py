@@ -1,5 +1,4 @@
-"""Modes and configuration options as a client sees them, from what a session has chosen and what its
-endpoints have."""
+"""A session's modes and configuration options, as the protocol lists them."""
 
 from __future__ import annotations
 
@@ -20,7 +19,7 @@ def mode_state(mode: Mode) -> dict[str, Any]:
 def config_options(
     endpoints: Endpoints, mode: Mode, choice: ModelChoice | None, effort: str | None
 ) -> list[dict[str, Any]]:
-    """Complete, in order of importance."""
+    """Return all options, the most important first."""
     options = [_mode_option(mode)]
     if choice is None:
         return options

@@ -1,8 +1,7 @@
-"""Permissions that a person gave or refused for good, per project, in a TOML file that the person can read
-and edit.
+"""The permissions that a user gave or refused permanently, in a TOML file for each project.
 
-The file lies outside the project, so that no repository can permit things to itself. It is read again for
-each decision: several agents share it, and a table that is deleted by hand is asked about again.
+The file lies outside the project, so that a repository cannot permit anything to itself. It is read for each
+decision, because several agents share it and users edit it: a table that is deleted is asked about again.
 """
 
 from __future__ import annotations
@@ -24,18 +23,20 @@ _MATCHES = ("exact", "prefix", "under", "any")
 
 
 def project_key(cwd: str) -> str:
-    """A file name that tells a person which project it is, and no two projects share."""
+    """Return a file name that tells a user which project it belongs to and is unique to that project."""
     name = re.sub(r"[^A-Za-z0-9._-]", "_", Path(cwd).name) or "root"
     return f"{name[:60]}-{hashlib.sha256(cwd.encode('utf-8', 'surrogateescape')).hexdigest()[:8]}"
 
 
 class PermissionRules:
+    """The file of one project, whose path is `project`."""
+
     def __init__(self, path: Path, project: str) -> None:
         self.path = path
         self._project = project
 
     def read(self) -> dict[str, list[PermissionRule]]:
-        """`allow` and `reject`. A damaged file permits nothing and refuses nothing."""
+        """Return the rules under `allow` and `reject`; none of either if the file is damaged."""
         try:
             return self._read()
         except (OSError, UnicodeError, tomllib.TOMLDecodeError) as error:
@@ -50,14 +51,16 @@ class PermissionRules:
         return {verdict: _rules(table.get(verdict)) for verdict in ("allow", "reject")}
 
     def decide(self, permission: Permission) -> bool | None:
-        """True: allowed, False: rejected, None: not decided. A rejection beats a permission."""
+        """Return whether a permission is given, or None if no rule covers it. Rejections take precedence."""
         rules = self.read()
         if any(covers(rule, permission) for rule in rules["reject"]):
             return False
-        return True if any(covers(rule, permission) for rule in rules["allow"]) else None
+        if any(covers(rule, permission) for rule in rules["allow"]):
+            return True
+        return None
 
     def remember(self, verdict: str, new: Iterable[PermissionRule]) -> None:
-        """`verdict` is allow or reject. What a person wrote and misspelt is left as it is."""
+        """Add rules to `verdict`, which is allow or reject. A file with a syntax error is left unchanged."""
         try:
             rules = self._read()
             rules[verdict] += [rule for rule in new if rule not in rules[verdict]]
@@ -84,6 +87,7 @@ class PermissionRules:
 
 
 def covers(rule: PermissionRule, permission: Permission) -> bool:
+    """Return whether the rule decides about the permission."""
     if rule.tool != permission.tool:
         return False
     match rule.match:
@@ -100,6 +104,7 @@ def covers(rule: PermissionRule, permission: Permission) -> bool:
 
 
 def describe(rule: PermissionRule) -> str:
+    """Return what the rule covers, for a user."""
     match rule.match:
         case "prefix":
             return f"{rule.tool} commands that start with `{rule.value}`"
@@ -113,17 +118,23 @@ def describe(rule: PermissionRule) -> str:
 def _rules(value: Any) -> list[PermissionRule]:
     rules = []
     for entry in value if isinstance(value, list) else []:
-        tool, match, text = (
-            (entry.get(k) for k in ("tool", "match", "value")) if isinstance(entry, dict) else (0, 0, 0)
-        )
-        if isinstance(tool, str) and match in _MATCHES and isinstance(text, str | None):
-            rules.append(PermissionRule(tool, str(match), text or ""))
+        rule = _rule(entry)
+        if rule is None:
+            log.warning("an invalid permission is ignored: %r", entry)
         else:
-            log.warning("a permission that cannot be read is ignored: %r", entry)
+            rules.append(rule)
     return rules
 
 
+def _rule(entry: Any) -> PermissionRule | None:
+    match entry:
+        case {"tool": str(tool), "match": str(match)} if match in _MATCHES:
+            value = entry.get("value")
+            return PermissionRule(tool, match, value or "") if isinstance(value, str | None) else None
+    return None
+
+
 def _quote(text: str) -> str:
-    """A basic TOML string."""
+    """Return the text as a basic TOML string."""
     escaped = text.replace("\\", "\\\\").replace('"', '\\"').encode("utf-8", "replace").decode()
     return '"' + re.sub(r"[\x00-\x1f\x7f]", lambda m: f"\\u{ord(m.group()):04X}", escaped) + '"'

@@ -1,4 +1,4 @@
-"""What a client must be shown to see a session as it was: the updates of its records, in order."""
+"""Replay of a session: the updates that show a client what was shown when its records were written."""
 
 from __future__ import annotations
 
@@ -20,7 +20,10 @@ INTERRUPTED = "This call was interrupted before it had a result."
 
 
 def replay(records: Iterable[Record]) -> Iterator[updates.Update]:
-    """A card stands where its call was made, in its final state; a call without one was interrupted."""
+    """Yield the updates of the records.
+
+    A card is shown in its final state, in the place of its call. A call without a card was interrupted.
+    """
     records = list(records)
     cards = {str(record.card.get("toolCallId")): record for record in records if isinstance(record, CardDone)}
     called = {

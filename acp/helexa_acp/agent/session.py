@@ -1,8 +1,7 @@
-"""One session: what it is, what was said in it, and what has been chosen. Turns act on it; the server finds
-it.
+"""One session: its history, its options, and what its turns work with.
 
-Whatever a client is shown and must be shown again goes through `keep`, which writes it to the log and folds
-it into the transcript in one step.
+All that a client must be shown again after a reload goes through `keep`, which writes it to the log and
+applies it to the transcript.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Home:
-    """Where the agent keeps things, and what all sessions share."""
+    """What all sessions share: the agent's directories, the session store and the endpoints."""
 
     data: Path
     config: Path
@@ -53,11 +52,16 @@ class Home:
 
 
 class Session:
+    """A session that is open. `log` holds its records, `transcript` the state that follows from them."""
+
     def __init__(
         self, id_: str, cwd: str, additional: list[str], *, log: SessionLog, home: Home, client: Client
     ) -> None:
-        self.id, self.cwd, self.additional = id_, cwd, additional
-        self.log, self.home, self.client = log, home, client
+        self.id = id_
+        self.cwd = cwd
+        self.log = log
+        self.home = home
+        self.client = client
         self.transcript = Transcript()
         self.plan_path = home.plan_path(cwd)
         self.roots = Roots(cwd, additional, [self.plan_path])
@@ -65,7 +69,7 @@ class Session:
         self.processes = ChildProcesses()
         self.approvals = Approvals(client, id_, home.rules(cwd))
         self.mcp = McpServers(cwd, self.notice)
-        self.running: CancelToken | None = None
+        self.running: CancelToken | None = None  # of the turn in progress
         self._tools = builtin_tools()
         self._deferred_notices: list[tuple[str, str, str]] = []
         self._options_shown: list[dict[str, Any]] | None = None
@@ -91,33 +95,36 @@ class Session:
 
     @property
     def choice(self) -> ModelChoice | None:
-        """The model of the next request: the chosen one while its endpoint exists, else the default."""
+        """The model of the next request: the chosen one if its endpoint still exists, else the default."""
         chosen = self.transcript.chose.model
         if chosen:
             name, _, _ = chosen.partition(":")
             if self.endpoints.config.endpoint(name) is not None:
                 return self.endpoints.resolve(chosen)
-            log.warning("session %s: endpoint %r is gone, using the default", self.id, name)
+            log.warning("session %s: endpoint %r no longer exists, using the default", self.id, name)
         return self.endpoints.default()
 
     def show(self, update: updates.Update) -> None:
-        """Unless it is of a kind that the client did not say it understands."""
+        """Send an update, unless it is of a kind that the client has not declared to understand."""
         if self.client.understands(update):
             self.client.update(self.id, update)
 
     def keep(self, record: Record) -> None:
+        """Write a record to the log and apply it to the transcript."""
         self.log.append(record)
         self.transcript.apply(record)
 
     def say(self, text: str) -> None:
-        """Words of ours in the conversation."""
+        """Show a text of the agent's own in the conversation. No model reads it."""
         said = AgentSaid(new_id("msg"), text)
         self.keep(said)
         self.show(updates.message_chunk(said.message_id, text))
 
     def notice(self, severity: str, title: str, description: str = "") -> None:
-        """Something worth knowing that is no answer: as a notice, else as text of the turn that runs or
-        comes next."""
+        """Tell the user something that is not part of an answer.
+
+        A client without notices gets it as text of the current turn, or of the next one.
+        """
         if self.client.has_notices:
             self.show(updates.notice(severity, title, description))
         elif self.running is not None:
@@ -126,7 +133,8 @@ class Session:
             self._deferred_notices.append((severity, title, description))
 
     def say_deferred_notices(self) -> None:
-        notices, self._deferred_notices = self._deferred_notices, []
+        notices = self._deferred_notices
+        self._deferred_notices = []
         for _, title, description in notices:
             self._say_notice(title, description)
 
@@ -134,13 +142,14 @@ class Session:
         self.say(f"**{title}**" + (f": {description}" if description else "") + "\n\n")
 
     def options(self) -> list[dict[str, Any]]:
+        """Return the configuration options for an answer, after which the client has seen them."""
         self._options_shown = options.config_options(
             self.endpoints, self.mode, self.choice, self.transcript.chose.effort
         )
         return self._options_shown
 
     def show_options(self) -> None:
-        """Send the options again if they differ from what the client last saw."""
+        """Send the options if they have changed since the client last saw them."""
         before = self._options_shown
         if self.options() != before and self._options_shown is not None:
             self.show(updates.config_options(self._options_shown))
@@ -149,7 +158,7 @@ class Session:
         self.keep(Chose(mode=mode.value))
 
     def choose_model(self, selector: str) -> ModelChoice:
-        """Raises UnknownModelError."""
+        """Choose the model of the next request. Raises UnknownModelError."""
         choice = self.endpoints.resolve(selector)
         known = {info.id for info in self.endpoints.models(choice.endpoint)}
         if known and choice.model not in known and choice.endpoint.name in self.endpoints.listed:
@@ -165,18 +174,20 @@ class Session:
         self.publish_info()
 
     def publish_info(self) -> None:
-        """Let the list of sessions know, here and on disk."""
+        """Update the session's entry in the list of sessions, on disk and in the client."""
         title = self.transcript.title
         updated_at = self.home.store.note(self.id, self.cwd, title)
         self.show(updates.session_info(title, updated_at))
 
     def show_usage(self) -> None:
+        """Send how much of the context window is in use, if the window is known."""
         choice = self.choice
         window = self.window(choice) if choice else None
         if window:
             self.show(updates.usage(self.transcript.used_tokens, window, self.transcript.cost))
 
     def window(self, choice: ModelChoice) -> int | None:
+        """Return the model's context window in tokens, or None if it is unknown."""
         return self.endpoints.info(choice).context_window
 
     def cancel(self) -> None:

@@ -1,4 +1,7 @@
-"""The session methods, and the sessions that are open."""
+"""The open sessions, and the protocol's methods on them.
+
+A session is open from new, load or resume until close, delete or the end of the process.
+"""
 
 from __future__ import annotations
 
@@ -32,12 +35,18 @@ Params = dict[str, Any]
 
 
 def make_home(config: Config, env: Mapping[str, str] = os.environ) -> Home:
+    """Return what all sessions under this configuration share."""
     data = data_home(env)
     endpoints = Endpoints(config, QuirkBook(data / "quirks.json"), data / "models.json")
     return Home(data, config_home(env), SessionStore(data / "sessions"), endpoints, config.system_prompt_path)
 
 
 class Sessions:
+    """Each method of the protocol takes the parameters of a request and returns its result.
+
+    Raises RpcError.
+    """
+
     def __init__(self, config: Config, client: Client, home: Home | None = None) -> None:
         self.client = client
         self._open: dict[str, Session] = {}
@@ -48,11 +57,12 @@ class Sessions:
         self._home.endpoints.refresh()
 
     async def use(self, config: Config) -> None:
-        """Take a new configuration; sessions that are open go on with it at their next turn."""
-        old, self._home = self._home.endpoints, make_home(config)
+        """Take a new configuration. Open sessions use it from their next turn on."""
+        home = make_home(config)
+        self._retired.append(self._home.endpoints)  # a turn may still be using them
+        self._home = home
         self._home.endpoints.on_change = self._models_changed
         self._home.endpoints.refresh()
-        self._retired.append(old)  # a turn may still use it
         for session in self._open.values():
             session.home = self._home
 
@@ -96,7 +106,7 @@ class Sessions:
         return {}
 
     async def delete(self, params: Params) -> Params:
-        """A session that does not exist is as good as deleted."""
+        """Delete a session; one that does not exist counts as deleted."""
         id_ = check.string(params, "sessionId")
         await self._forget(id_)
         self._home.store.delete(id_)
@@ -108,7 +118,7 @@ class Sessions:
             blocks = check_blocks(params.get("prompt"))
         except BadBlockError as error:
             raise check.invalid(str(error)) from error
-        session.cancel()  # a new prompt ends the one before it
+        session.cancel()  # a new prompt ends the previous one
         token = session.running = CancelToken()
         current_request().cancel = token.cancel
         try:
@@ -117,7 +127,7 @@ class Sessions:
         except RpcError:
             if not token.cancelled:
                 raise
-            stop = "cancelled"  # whatever broke while it was being cancelled
+            stop = "cancelled"  # errors on the way to a cancellation do not count
         finally:
             if session.running is token:
                 session.running = None
@@ -147,7 +157,8 @@ class Sessions:
 
     async def set_config_option(self, params: Params) -> Params:
         session = self._find(params)
-        id_, value = check.string(params, "configId"), check.string(params, "value")
+        id_ = check.string(params, "configId")
+        value = check.string(params, "value")
         match id_:
             case "mode":
                 self._choose_mode(session, value, "value")
@@ -169,7 +180,8 @@ class Sessions:
         return session
 
     async def _reopen(self, params: Params) -> Session:
-        id_, cwd = check.string(params, "sessionId"), check.absolute(params)
+        id_ = check.string(params, "sessionId")
+        cwd = check.absolute(params)
         servers = check.mcp_servers(params)
         try:
             log_ = self._home.store.open(id_)
@@ -183,7 +195,7 @@ class Sessions:
         return session
 
     async def _forget(self, id_: str) -> None:
-        """Cancel the session's turn, wait for its answer, and let go of it."""
+        """Cancel the session's turn, wait for its answer, and close the session."""
         session = self._open.pop(id_, None)
         if session is None:
             return
@@ -196,7 +208,7 @@ class Sessions:
         self._turns[session.id] = asyncio.Lock()
         session.mcp.start(servers)
         self._home.endpoints.refresh()
-        # The client knows the session only once it has the answer.
+        # The client does not know the session before it has the answer.
         current_request().after.append(lambda: self._show_commands(session))
 
     def _show_commands(self, session: Session) -> None:

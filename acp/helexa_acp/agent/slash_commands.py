@@ -1,6 +1,6 @@
-"""Slash commands: ours, and the project's own from Markdown files.
+"""Slash commands: the built-in ones, and those of the project and the user from Markdown files.
 
-A command either answers by itself (`run`, and the model never hears of it) or expands to a prompt (`expand`).
+A command either has an action, which answers without the model, or an expansion, which returns a prompt.
 """
 
 from __future__ import annotations
@@ -41,8 +41,10 @@ class Invocation:
     argument: str
 
     def expand(self, session: Session) -> str | None:
-        """The prompt it stands for, or None if it answers by itself."""
-        return self.command.expansion(session, self.argument) if self.command.expansion else None
+        """Return the prompt that the command stands for, or None if its action is to run."""
+        if self.command.expansion is None:
+            return None
+        return self.command.expansion(session, self.argument)
 
     async def run(self, session: Session, cancel: CancelToken) -> None:
         if self.command.action is not None:
@@ -67,7 +69,7 @@ BUILTIN = (
 
 
 def available(session: Session) -> dict[str, SlashCommand]:
-    """Ours first: a file of the same name does not replace one."""
+    """Return the commands by name: the built-in ones, then the project's, then the user's. The first wins."""
     commands = {command.name: command for command in BUILTIN}
     for folder in (Path(session.cwd) / ".helexa" / "commands", session.home.config / "commands"):
         for path in sorted(folder.glob("*.md")) if folder.is_dir() else []:
@@ -78,12 +80,18 @@ def available(session: Session) -> dict[str, SlashCommand]:
 
 
 def find(session: Session, text: str) -> Invocation | None:
+    """Return the invocation that a prompt is, or None if it is not one of an available command."""
     match = _INVOCATION.fullmatch(text.strip())
-    command = available(session).get(match[1]) if match else None
-    return Invocation(command, (match[2] or "").strip()) if match and command else None
+    if match is None:
+        return None
+    command = available(session).get(match[1])
+    if command is None:
+        return None
+    return Invocation(command, (match[2] or "").strip())
 
 
 def as_json(commands: dict[str, SlashCommand]) -> list[dict[str, Any]]:
+    """Return the commands as the protocol lists them."""
     listed: list[dict[str, Any]] = []
     for command in commands.values():
         entry: dict[str, Any] = {"name": command.name, "description": command.description}
@@ -101,7 +109,7 @@ def _from_file(path: Path) -> SlashCommand | None:
         log.warning("command file %s is ignored: %s", path, error)
         return None
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_:.-]*", path.stem):
-        log.warning("command file %s is ignored: its name is no command name", path)
+        log.warning("command file %s is ignored: its name is not a command's", path)
         return None
     fields, body = _front_matter(text)
     hint = fields.get("argument-hint") or ("arguments" if "$ARGUMENTS" in body else None)

@@ -1,4 +1,4 @@
-"""The system prompt: who the agent is, where it works, what the project says, and what the mode forbids."""
+"""The system prompt: the agent's role, its place of work, the project's instructions, the mode's limits."""
 
 from __future__ import annotations
 
@@ -34,21 +34,23 @@ Nothing else may be written and no command can run. End with a short summary of 
 
 
 class PromptError(Exception):
-    """The file named by system_prompt_path cannot be read."""
+    """The file that `system_prompt_path` names cannot be read."""
 
 
 def build(cwd: str, mode: Mode, plan_path: Path, override: Path | None) -> str:
-    """Raises PromptError."""
+    """Return the system prompt; `override` is a file that replaces the built-in text. Raises PromptError."""
     template = DEFAULT_PROMPT if override is None else _read_override(override)
     text = template.replace("{cwd}", cwd).replace("{platform}", platform.system())
-    guides = "".join(
+    text += "".join(
         f"\n# Instructions of the project, from {path}\n\n{body}\n" for path, body in guides_for(cwd)
     )
-    return text + guides + (PLAN_ADDENDUM.format(plan=plan_path) if mode is Mode.PLAN else "")
+    if mode is Mode.PLAN:
+        text += PLAN_ADDENDUM.format(plan=plan_path)
+    return text
 
 
 def guides_for(cwd: str) -> list[tuple[Path, str]]:
-    """AGENTS.md of the repository and of each directory down to `cwd`, the nearest last."""
+    """Return path and text of each AGENTS.md from the repository's root down to `cwd`, the nearest last."""
     folders = [Path(cwd), *Path(cwd).parents]
     root = next((i for i, folder in enumerate(folders) if (folder / ".git").exists()), 0)
     guides = [folder / GUIDE for folder in reversed(folders[: root + 1])]
@@ -56,7 +58,10 @@ def guides_for(cwd: str) -> list[tuple[Path, str]]:
 
 
 def _read_guide(guide: Path, root: Path) -> str | None:
-    """None for what is no file of the repository: a link out of it would tell a model what lies there."""
+    """Return the text, or None if this is not a file of the repository.
+
+    A link out of the repository is not followed: it would show the model a file from elsewhere.
+    """
     try:
         if not guide.is_file() or not guide.resolve().is_relative_to(root.resolve()):
             return None

@@ -1,8 +1,4 @@
-"""Running the calls of one round: each is checked, shown, permitted, run and kept; each gets exactly one
-result.
-
-Neighbouring read-only calls run at the same time, everything else in the model's order.
-"""
+"""Execution of the tool calls of one reply. Each call gets exactly one result, whatever happens to it."""
 
 from __future__ import annotations
 
@@ -35,6 +31,8 @@ TRUNCATED = (
 
 
 class ToolRunner:
+    """Runs calls in the model's order; neighbouring read-only calls run concurrently."""
+
     def __init__(self, session: Session, cancel: CancelToken, *, sees_images: bool) -> None:
         self._session = session
         self._cancel = cancel
@@ -64,7 +62,7 @@ class ToolRunner:
                 outcome = Outcome(CANCELLED, is_error=True)
             except ToolError as error:
                 outcome = Outcome(f"ERROR: {error}", is_error=True)
-            except Exception as error:  # a fault of ours must not leave the model without an answer
+            except Exception as error:  # a bug in a tool must not leave the call without a result
                 log.exception("tool %s failed", call.name)
                 outcome = Outcome(
                     f"ERROR: {call.name} failed: {type(error).__name__}: {error}", is_error=True
@@ -81,7 +79,7 @@ class ToolRunner:
             raise ToolError(f"there is no tool {call.name!r}; there are {', '.join(self._session.tools)}")
         args = _arguments(call, tool, truncated=truncated)
         context = self._context(card)
-        prepared = await self._cancel.race(tool.prepare(args, context))  # it changes nothing
+        prepared = await self._cancel.race(tool.prepare(args, context))  # changes nothing yet
         card.change(**_described(prepared, args))
         verdict = await self._permitted(tool, prepared, card)
         if not verdict.allowed:
@@ -100,15 +98,15 @@ class ToolRunner:
     def _context(self, card: ToolCard) -> ToolContext:
         session = self._session
         return ToolContext(
-            session.id,
-            session.client,
-            session.roots,
-            session.files,
-            session.processes,
-            self._cancel,
-            card.change,
-            self._set_plan,
-            self._sees_images,
+            session_id=session.id,
+            client=session.client,
+            roots=session.roots,
+            files=session.files,
+            processes=session.processes,
+            cancel=self._cancel,
+            show=card.change,
+            set_plan=self._set_plan,
+            sees_images=self._sees_images,
         )
 
     def _set_plan(self, entries: list[dict[str, Any]]) -> None:
@@ -117,14 +115,14 @@ class ToolRunner:
 
 
 def _arguments(call: PendingCall, tool: Tool, *, truncated: bool) -> dict[str, Any]:
-    """Raises ToolError."""
+    """Return the arguments of a call, checked against the tool's schema. Raises ToolError."""
     try:
         args = parse_arguments(call.arguments)
     except BadArgumentsError as error:
         raise ToolError(TRUNCATED if truncated else str(error)) from error
     if truncated and not call.arguments.rstrip().endswith("}"):
         raise ToolError(TRUNCATED)
-    if not isinstance(tool, McpTool):  # a server checks its own
+    if not isinstance(tool, McpTool):  # an MCP server checks its own
         schema.check(tool.spec.parameters, args)
     return args
 

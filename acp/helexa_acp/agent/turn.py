@@ -1,7 +1,7 @@
-"""One prompt, from the user's words to a stop reason: ask the model, run its calls, ask again.
+"""One turn, from a prompt to its stop reason: ask the model, run its calls, and ask again.
 
-A finished round is on disk before the next one begins. The turn holds the session's log for itself, and every
-way out of it leaves a history in which each call has a result.
+The turn holds the lock of the session's log. A round is on disk before the next one begins, and however the
+turn ends, each call in the history has a result.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ NO_MODEL = "no model is known: set default_model for an endpoint, or choose a mo
 
 
 async def run_turn(session: Session, blocks: list[dict[str, Any]], cancel: CancelToken) -> str:
-    """The stop reason. Raises RpcError."""
+    """Run a turn, and return its stop reason. Raises RpcError."""
     try:
         with session.log.hold() as others:
             for record in others:
@@ -56,6 +56,8 @@ async def run_turn(session: Session, blocks: list[dict[str, Any]], cancel: Cance
 
 
 class Turn:
+    """Rounds of a reply and its tool calls, until the model makes no more calls or the turn is cancelled."""
+
     def __init__(self, session: Session, cancel: CancelToken) -> None:
         self._session = session
         self._cancel = cancel
@@ -98,7 +100,7 @@ class Turn:
         return "max_turn_requests"
 
     async def _round(self) -> str | None:
-        """A stop reason, or None to go on."""
+        """Ask the model and run its calls. Return a stop reason, or None to continue."""
         session = self._session
         choice = session.choice
         if choice is None:
@@ -163,13 +165,12 @@ class Turn:
         if reply.calls or reply.reason is FinishReason.PAUSE:
             return None
         if reply.reason is FinishReason.REFUSAL:
-            session.keep(Undone(self._message_id))  # a refused turn is no part of later context
-        return {FinishReason.LENGTH: "max_tokens", FinishReason.REFUSAL: "refusal"}.get(
-            reply.reason or FinishReason.STOP, "end_turn"
-        )
+            session.keep(Undone(self._message_id))  # later requests do not contain a refused turn
+            return "refusal"
+        return "max_tokens" if reply.reason is FinishReason.LENGTH else "end_turn"
 
     async def _abandon(self, reply: Reply) -> None:
-        """The stream broke: what was shown stays, calls that will not run are closed."""
+        """Keep what was shown of a reply whose stream broke, and close the cards of its calls."""
         if reply.is_empty:
             return
         session = self._session
@@ -180,7 +181,7 @@ class Turn:
             session.keep(ToolCard(state, session.show).done(call.id, outcome))
 
     async def _made_room(self, choice: ModelChoice) -> bool:
-        """The endpoint says that the prompt is too long: once per turn, make it shorter."""
+        """Compact a conversation that the endpoint refused as too long, once in a turn."""
         if self._compacted:
             return False
         self._compacted = True
@@ -190,13 +191,14 @@ class Turn:
 
     def _switch(self, choice: ModelChoice, other: ModelChoice, reason: str, reply: Reply) -> None:
         session = self._session
-        reply.model, reply.wire = other.tag, other.endpoint.wire_api
+        reply.model = other.tag
+        reply.wire = other.endpoint.wire_api
         session.keep(Chose(model=other.tag))
         session.notice("warning", f"{choice.tag} does not answer, using {other.tag}", reason)
         session.show_options()
 
     def _progress(self, text: str) -> None:
-        """An endpoint that loads a model says so: one card, updated in place."""
+        """Show the endpoint's progress in one card, which is updated in place."""
         title = one_line(text)
         if self._status is None:
             state = {"toolCallId": new_id("status"), "title": title, "kind": "other", "status": "in_progress"}
@@ -209,7 +211,7 @@ class Turn:
         if self._status is not None:
             self._session.keep(self._status.done("", Outcome("")))
             self._status = None
-            self._session.endpoints.refresh(choice.endpoint)  # what was cold is warm now, or gone
+            self._session.endpoints.refresh(choice.endpoint)  # the model's state has changed
 
 
 def _rpc_error(error: ProviderError) -> RpcError:

@@ -1,4 +1,4 @@
-"""The program `helexa-acp`. Without a command it is the agent; the commands are for people."""
+"""The program `helexa-acp`: the agent for an editor, or one of the commands for its user."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from helexa_acp.config import Config, ConfigError, load_config
 USAGE = """\
 usage: helexa-acp [--log-file FILE] [COMMAND]
 
-Without a command: speak the Agent Client Protocol on standard input and output, as an editor starts it.
+Without a command it speaks the Agent Client Protocol on standard input and output, for an editor.
 
 commands:
-  doctor [ENDPOINT...]  check endpoints: reachable, key, models, streaming, tools, reasoning, context
-  check -- COMMAND      drive an ACP agent through the rules of the protocol and print a score
-  chat                  a session in this terminal
+  doctor [ENDPOINT...]  test endpoints: connection, key, models, streaming, tools, reasoning, context
+  check -- COMMAND      test an ACP agent against the rules of the protocol and print a score
+  chat                  start a session in this terminal
   setup                 ask for an endpoint and write the configuration file
 
 options:
-  --log-file FILE       write the log there instead of to standard error (or HELEXA_ACP_LOG_FILE)
+  --log-file FILE       write the log to FILE instead of standard error (or set HELEXA_ACP_LOG_FILE)
   --version, --help
 
-HELEXA_ACP_LOG_LEVEL sets the level: debug, info (the default), warning, error.
+HELEXA_ACP_LOG_LEVEL sets the level: debug, info (the default), warning or error.
 """
 
 log = logging.getLogger(__name__)
@@ -57,12 +57,12 @@ def _run(args: list[str]) -> int:
             return 0
         case [("doctor" | "check" | "chat" | "setup") as command, *rest]:
             return _main_of(command)(rest)
-    sys.stderr.write(f"helexa-acp: not understood: {' '.join(args)}\n\n{USAGE}")
+    sys.stderr.write(f"helexa-acp: unknown arguments: {' '.join(args)}\n\n{USAGE}")
     return 2
 
 
 def _main_of(command: str) -> Callable[[list[str]], int]:
-    """Import what one command needs: the agent itself starts without any of it."""
+    """Return the command's `main`. Imports only what that command needs; the agent needs none of it."""
     match command:
         case "doctor":
             from helexa_acp.cli.doctor import main  # noqa: PLC0415
@@ -76,7 +76,7 @@ def _main_of(command: str) -> Callable[[list[str]], int]:
 
 
 def _serve() -> int:
-    from helexa_acp.rpc.stdio import take_stdio  # noqa: PLC0415 - the commands keep their standard output
+    from helexa_acp.rpc.stdio import take_stdio  # noqa: PLC0415 - commands do not need it
     from helexa_acp.serve import serve  # noqa: PLC0415
 
     fds = take_stdio()
@@ -92,7 +92,7 @@ def _warn(config: Config) -> None:
 
 
 def _log_file(args: list[str]) -> tuple[str | None, list[str]]:
-    """Only before the command: what follows `check --` is not ours."""
+    """Return the log file and the other arguments. The option counts only in front of the command."""
     match args:
         case ["--log-file", path, *rest]:
             return path, rest

@@ -1,7 +1,7 @@
-"""`helexa-acp chat`: a session in this terminal, with the same agent an editor gets.
+"""`helexa-acp chat`: a session in this terminal, with the same agent that an editor gets.
 
-Agent and terminal are two peers of the same protocol in one process, so nothing here knows the loop. Ctrl-C
-cancels the turn; end of input ends the session.
+Agent and terminal are two peers of the protocol in one process, so this module knows nothing of the agent's
+loop. Ctrl-C cancels the turn; end of input ends the session.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from helexa_acp.rpc.framing import METHOD_NOT_FOUND, RpcError, decode
 
 
 class Loopback:
-    """Hands each line to the other side."""
+    """A writer that hands each line to the other connection."""
 
     def __init__(self) -> None:
         self.other: RpcConnection | None = None
@@ -35,12 +35,16 @@ class Loopback:
 
 
 class ChatClient:
+    """The client of one session, on the terminal's standard input and output."""
+
     def __init__(self, config: Config) -> None:
-        to_agent, to_terminal = Loopback(), Loopback()
-        self.agent = Agent(config, to_terminal)
-        self.connection = RpcConnection(to_agent, self._asked, self._told)
-        to_agent.other, to_terminal.other = self.agent.connection, self.connection
-        self._last = ""
+        to_agent = Loopback()
+        to_client = Loopback()
+        self.agent = Agent(config, to_client)
+        self.connection = RpcConnection(to_agent, self._on_request, self._on_notification)
+        to_agent.other = self.agent.connection
+        to_client.other = self.connection
+        self._last = ""  # the kind of what was written last
 
     async def run(self) -> int:
         await self.connection.request("initialize", {"protocolVersion": 1, "clientCapabilities": {}})
@@ -71,7 +75,7 @@ class ChatClient:
         self._last = ""
         _write("\n" if answer["stopReason"] == "end_turn" else f"\n({answer['stopReason']})\n")
 
-    async def _told(self, method: str, params: Any) -> None:
+    async def _on_notification(self, method: str, params: Any) -> None:
         if method != "session/update":
             return
         update = params["update"]
@@ -97,9 +101,9 @@ class ChatClient:
         self._last = "block"
         _write(f"\n{line}")
 
-    async def _asked(self, method: str, params: Any) -> Any:
+    async def _on_request(self, method: str, params: Any) -> Any:
         if method != "session/request_permission":
-            raise RpcError(METHOD_NOT_FOUND, "not in this terminal")
+            raise RpcError(METHOD_NOT_FOUND, f"this terminal has no {method}")
         for item in params["toolCall"].get("content", []):
             if item["type"] == "diff":
                 _write(_diff(item))
@@ -125,7 +129,8 @@ def main(argv: list[str]) -> int:
 def _diff(item: dict[str, Any]) -> str:
     import difflib  # noqa: PLC0415 - only when there is something to compare
 
-    old, new = (item.get("oldText") or "").splitlines(), item["newText"].splitlines()
+    old = (item.get("oldText") or "").splitlines()
+    new = item["newText"].splitlines()
     return "\n" + "\n".join(difflib.unified_diff(old, new, item["path"], item["path"], lineterm=""))
 
 
@@ -135,7 +140,7 @@ def _write(text: str) -> None:
 
 
 async def _line(prompt: str) -> str | None:
-    """A line without its end, or None at the end of input."""
+    """Return a line without its end, or None at the end of input."""
     _write(prompt)
     line = await asyncio.to_thread(sys.stdin.readline)
     return line.strip() if line else None

@@ -72,7 +72,7 @@ def _report(mark: str, rule: Rule, reason: str = "") -> None:
 
 
 async def _examine(rule: Rule, agent: AgentUnderTest) -> None:
-    """Raises NotOffered, and BrokenRule for whatever else the agent does to the rule."""
+    """Run a rule on a fresh agent. Raises NotOffered, and BrokenRule whichever way the rule fails."""
     try:
         async with asyncio.timeout(3 * agent.timeout_s), agent:
             await rule(agent)

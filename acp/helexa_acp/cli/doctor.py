@@ -1,7 +1,7 @@
-"""`helexa-acp doctor`: what each endpoint can do, found by asking it, with what was learned on the way.
+"""`helexa-acp doctor`: a table of what each endpoint can do, and the quirks learned by asking it.
 
-Sends a few short completions to each endpoint's default model (or its first one). Exit status 1 if any
-endpoint fails.
+Sends two short completions to each endpoint's default model, or to the first one that it lists. The exit
+status is 1 if an endpoint fails.
 """
 
 from __future__ import annotations
@@ -57,6 +57,8 @@ PROBE = ToolSpec(
 
 @dataclass(slots=True)
 class Findings:
+    """An endpoint's row of the table and the notes below it."""
+
     endpoint: str
     cells: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
@@ -74,83 +76,85 @@ def main(argv: list[str]) -> int:
         return 2
     chosen = [endpoint for endpoint in config.endpoints if not argv or endpoint.name in argv]
     endpoints = make_home(config).endpoints
-    findings = asyncio.run(_examine(endpoints, chosen))
-    rows = [[f.endpoint, *(f.cells.get(header, "-") for header in HEADERS[1:])] for f in findings]
+    results = asyncio.run(_examine_all(endpoints, chosen))
+    rows = [[f.endpoint, *(f.cells.get(header, "-") for header in HEADERS[1:])] for f in results]
     sys.stdout.write("\n" + _table(HEADERS, rows))
-    for finding in findings:
-        for note in finding.notes:
-            sys.stdout.write(f"{finding.endpoint}: {note}\n")
-    return 1 if any(f.failed for f in findings) or config.warnings or not findings else 0
+    for findings in results:
+        for note in findings.notes:
+            sys.stdout.write(f"{findings.endpoint}: {note}\n")
+    failed = not results or any(findings.failed for findings in results)
+    return 1 if failed or config.warnings else 0
 
 
-async def _examine(endpoints: Endpoints, chosen: list[Endpoint]) -> list[Findings]:
+async def _examine_all(endpoints: Endpoints, chosen: list[Endpoint]) -> list[Findings]:
     endpoints.refresh()
     await endpoints.settle()
     try:
-        return list(await asyncio.gather(*(_one(endpoints, endpoint) for endpoint in chosen)))
+        return list(await asyncio.gather(*(_examine(endpoints, endpoint) for endpoint in chosen)))
     finally:
         await endpoints.aclose()
 
 
-async def _one(endpoints: Endpoints, endpoint: Endpoint) -> Findings:
-    found = Findings(endpoint.name)
+async def _examine(endpoints: Endpoints, endpoint: Endpoint) -> Findings:
+    findings = Findings(endpoint.name)
     models = endpoints.models(endpoint)
-    found.cells["models"] = str(len(models)) if endpoint.name in endpoints.listed else "no list"
+    findings.cells["models"] = str(len(models)) if endpoint.name in endpoints.listed else "no list"
     if endpoint.name in endpoints.refresh_errors:
-        found.notes.append(endpoints.refresh_errors[endpoint.name])
+        findings.notes.append(endpoints.refresh_errors[endpoint.name])
     if not models:
-        found.failed = True
-        found.cells["reachable"] = "no"
-        found.notes.append("no model is known; set default_model")
-        return found
+        findings.failed = True
+        findings.cells["reachable"] = "no"
+        findings.notes.append("no model is known; set default_model")
+        return findings
     choice = ModelChoice(endpoint, endpoint.default_model or models[0].id)
-    found.cells["model"] = choice.model
+    findings.cells["model"] = choice.model
     window = endpoints.info(choice).context_window
-    found.cells["context"] = f"{window:,}" if window else "unknown"
+    findings.cells["context"] = f"{window:,}" if window else "unknown"
     try:
-        await _stream(endpoints, choice, found)
-        await _tools(endpoints, choice, found)
+        await _test_streaming(endpoints, choice, findings)
+        await _test_tools(endpoints, choice, findings)
     except ProviderError as error:
-        found.failed = True
-        found.notes.append(str(error))
-        found.cells.setdefault("reachable", "no" if isinstance(error, UnreachableError) else "yes")
+        findings.failed = True
+        findings.notes.append(str(error))
+        findings.cells.setdefault("reachable", "no" if isinstance(error, UnreachableError) else "yes")
         if isinstance(error, AuthFailedError):
-            found.cells["key"] = "rejected"
+            findings.cells["key"] = "rejected"
     provider = endpoints.provider(endpoint)
     if isinstance(provider, HttpProvider):
         learned = provider.quirks(choice.model).changed()
-        found.notes += [f"learned: {name} = {value}" for name, value in learned.items()]
-    return found
+        findings.notes += [f"learned: {name} = {value}" for name, value in learned.items()]
+    return findings
 
 
-async def _stream(endpoints: Endpoints, choice: ModelChoice, found: Findings) -> None:
+async def _test_streaming(endpoints: Endpoints, choice: ModelChoice, findings: Findings) -> None:
     began = time.monotonic()
-    events = await _ask(endpoints, choice, "Count from 1 to 5 in words.")
+    events = await _complete(endpoints, choice, "Count from 1 to 5 in words.")
     took_s = time.monotonic() - began
-    found.cells |= {"reachable": "yes", "key": "accepted" if choice.endpoint.api_key else "none"}
+    findings.cells |= {"reachable": "yes", "key": "accepted" if choice.endpoint.api_key else "none"}
     num_pieces = sum(isinstance(event, TextDelta) for event in events)
-    found.cells["streams"] = (
-        f"yes, {took_s:.1f} s" if num_pieces > 1 else "in one piece" if num_pieces else "no text"
-    )
-    found.cells["reasoning"] = "yes" if any(isinstance(e, ReasoningDelta) for e in events) else "not seen"
-    found.cells["usage"] = "yes" if any(isinstance(event, Usage) for event in events) else "no"
+    if num_pieces > 1:
+        findings.cells["streams"] = f"yes, {took_s:.1f} s"
+    else:
+        findings.cells["streams"] = "in one piece" if num_pieces else "no text"
+    findings.cells["reasoning"] = "yes" if any(isinstance(e, ReasoningDelta) for e in events) else "not seen"
+    findings.cells["usage"] = "yes" if any(isinstance(event, Usage) for event in events) else "no"
 
 
-async def _tools(endpoints: Endpoints, choice: ModelChoice, found: Findings) -> None:
-    events = await _ask(endpoints, choice, "Call the tool report with value 7.", PROBE)
+async def _test_tools(endpoints: Endpoints, choice: ModelChoice, findings: Findings) -> None:
+    events = await _complete(endpoints, choice, "Call the tool report with value 7.", PROBE)
     arguments = "".join(event.delta for event in events if isinstance(event, ToolCallArgsDelta))
     text = "".join(event.text for event in events if isinstance(event, TextDelta))
     if any(isinstance(event, ToolCallStart) and event.name == PROBE.name for event in events):
-        found.cells["tools"] = "yes" if is_complete(arguments) else "broken arguments"
+        findings.cells["tools"] = "yes" if is_complete(arguments) else "broken arguments"
         return
     provider = endpoints.provider(choice.endpoint)
     leaked = "<tool_call>" in text or "[TOOL_CALLS]" in text
     if leaked and isinstance(provider, HttpProvider):
         provider.remember(choice.model, replace(provider.quirks(choice.model), text_tools=True))
-    found.cells["tools"] = "as text" if leaked else "not called"
+    findings.cells["tools"] = "as text" if leaked else "not called"
 
 
-async def _ask(
+async def _complete(
     endpoints: Endpoints, choice: ModelChoice, text: str, *tools: ToolSpec
 ) -> list[CompletionEvent]:
     messages = (Message.of(Role.SYSTEM, "Do exactly what is asked, briefly."), Message.of(Role.USER, text))
@@ -161,7 +165,7 @@ async def _ask(
 
 
 def _table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Columns of plain text, each as wide as its widest cell."""
+    """Return a table in plain text, each column as wide as its widest cell."""
     lines = [list(headers), *map(list, rows)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "".join(

@@ -1,5 +1,7 @@
-"""`helexa-acp setup`: ask for one endpoint and write the configuration file. Also the agent's terminal
-sign-in."""
+"""`helexa-acp setup`: asks for one endpoint and writes the configuration file.
+
+Editors run it too, as the agent's sign-in in a terminal.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,7 @@ import json
 import os
 import sys
 
-from helexa_acp.config import config_home, load_config
+from helexa_acp.config import DEFAULT_BASE_URL, config_home, load_config
 from helexa_acp.endpoint import WIRES, url_problem
 
 
@@ -16,10 +18,10 @@ def main(argv: list[str]) -> int:
     del argv
     path = config_home(os.environ) / "config.toml"
     if path.exists():
-        sys.stdout.write(f"{path} exists; change it with an editor. It says:\n")
-        sys.stdout.write("".join(f"  endpoint {endpoint.name}\n" for endpoint in load_config().endpoints))
+        sys.stdout.write(f"{path} exists; change it with an editor. Its endpoints:\n")
+        sys.stdout.write("".join(f"  {endpoint.name}\n" for endpoint in load_config().endpoints))
         return 0
-    base_url = _ask("Base URL, ending in /v1 or the like", "http://127.0.0.1:31313/v1")
+    base_url = _ask("Base URL, as a rule one that ends in /v1", DEFAULT_BASE_URL)
     if problem := url_problem(base_url):
         sys.stderr.write(f"base_url: {problem}\n")
         return 2
@@ -27,8 +29,8 @@ def main(argv: list[str]) -> int:
     if wire not in WIRES:
         sys.stderr.write(f"wire_api: {wire!r} is none of {', '.join(WIRES)}\n")
         return 2
-    model = _ask("Default model, empty for the first one listed", "")
-    key = getpass.getpass("API key, empty for none (not shown): ").strip()
+    model = _ask("Default model, or empty for the first that the endpoint lists", "")
+    key = getpass.getpass("API key, or empty for none (not shown): ").strip()
     entries = {
         "name": "default",
         "base_url": base_url,

@@ -1,8 +1,8 @@
-"""One request and its answer: send, read, decode.
+"""One attempt at a completion over HTTP: send the request, read the answer, decode it.
 
-There is no total time-out, only one for the first byte (a cold model may have to load first) and one
-between chunks. An answer may be an event stream, plain JSON from a server that does not stream, or a web
-page from a proxy in between: the content type and the first byte tell.
+There is no timeout for the whole, only one for the first byte (a cold model may have to load) and one
+between chunks. An answer may be an event stream, JSON from a server that does not stream, or a page from a
+proxy in between: content type and first byte tell which.
 """
 
 from __future__ import annotations
@@ -36,11 +36,12 @@ CONNECT_TIMEOUT_S = 10.0
 MAX_ERROR_BYTES = 64 * 1024
 MAX_BODY_BYTES = 32 * 1024 * 1024
 
-# Comments that say something; others only keep the connection alive.
-_TELLING = re.compile(r"\b(?:load|unload|queue|evict|warm|wait|download|plac)|\beta\b|%", re.IGNORECASE)
+# Comments that tell about progress; the others only keep the connection alive.
+_PROGRESS = re.compile(r"\b(?:load|unload|queue|evict|warm|wait|download|plac)|\beta\b|%", re.IGNORECASE)
 
 
 def default_client() -> httpx.AsyncClient:
+    """Return a client without timeouts other than the one for connecting."""
     import httpx  # noqa: PLC0415 - costs 150 ms, which `initialize` must not wait for
 
     timeout = httpx.Timeout(None, connect=CONNECT_TIMEOUT_S)
@@ -48,6 +49,8 @@ def default_client() -> httpx.AsyncClient:
 
 
 class Attempt:
+    """Encodes its request at once and sends it when `events` is iterated."""
+
     def __init__(
         self,
         endpoint: Endpoint,
@@ -68,7 +71,7 @@ class Attempt:
         self._decoder: StreamDecoder = adapter.decoder(text_tools=quirks.text_tools)
 
     async def events(self, cancel: CancelToken) -> AsyncGenerator[CompletionEvent, None]:
-        """Raises Cancelled, ProviderError."""
+        """Yield the events of the answer. Raises Cancelled, ProviderError."""
         url = join_url(self._endpoint.base_url, self._call.path)
         body = encode_body(self._call.body)
         message = self._client.build_request("POST", url, content=body, headers=self._headers)
@@ -77,7 +80,7 @@ class Attempt:
             response = await self._wait(sending, self._endpoint.first_byte_timeout_s, cancel)
         except Cancelled:
             if sending.done() and not sending.cancelled() and sending.exception() is None:
-                await sending.result().aclose()  # it came in the same moment
+                await sending.result().aclose()  # the answer arrived at the same moment
             raise
         try:
             if response.status_code != 200:
@@ -118,7 +121,7 @@ class Attempt:
     def _decoded(self, item: SseEvent | SseComment) -> list[CompletionEvent]:
         if isinstance(item, SseEvent):
             return self._decoder.feed(item)
-        return [ProgressUpdate(item.text[:200])] if _TELLING.search(item.text) else []
+        return [ProgressUpdate(item.text[:200])] if _PROGRESS.search(item.text) else []
 
     def _end(self, parser: SseParser | None, whole: bytes) -> list[CompletionEvent]:
         events: list[CompletionEvent] = []
@@ -145,7 +148,7 @@ class Attempt:
             raise
         except TimeoutError:
             raise self._broken(f"no answer for {timeout_s:.0f} s") from None
-        except Exception as error:  # httpx and the socket below it have many; all mean the same here
+        except Exception as error:  # httpx and the socket below it raise many; all mean the same here
             raise self._broken(str(error) or repr(error)) from error
 
     def _broken(self, why: str) -> UnreachableError:

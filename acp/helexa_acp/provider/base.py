@@ -1,4 +1,4 @@
-"""The seam: what the agent loop knows of an endpoint."""
+"""The seam between the agent loop and an endpoint."""
 
 from __future__ import annotations
 
@@ -10,28 +10,28 @@ from helexa_acp.provider.types import CompletionEvent, CompletionRequest, ModelD
 
 
 class Provider(ABC):
-    """An endpoint that completes. Constructing one does no network and imports nothing heavy."""
+    """An endpoint that can be asked for completions. To construct one costs no network access."""
 
     name: str
 
     @abstractmethod
     async def list_models(self) -> list[ModelDetails]:
-        """Raises ProviderError."""
+        """Return the models that the endpoint lists. Raises ProviderError."""
 
     @abstractmethod
     def complete(
         self, request: CompletionRequest, cancel: CancelToken
     ) -> AsyncGenerator[CompletionEvent, None]:
-        """Stream one completion.
+        """Yield the events of one completion as they arrive.
 
-        Ends silently, without Finish, once `cancel` is set; nothing is yielded after that.
-        Raises ProviderError; a broken stream raises after the events that arrived.
+        Once `cancel` is set, the generator ends without `Finish` and yields nothing more.
+        Raises ProviderError; if the stream breaks, after the events that arrived.
         """
 
     async def count_tokens(self, request: CompletionRequest) -> int | None:
-        """The prompt's exact length where the endpoint can tell, else None. Never raises ProviderError."""
+        """Return the length of the prompt in tokens, or None if the endpoint cannot tell. Does not raise."""
         del request
         return None
 
     async def aclose(self) -> None:  # noqa: B027 - an optional hook
-        """Give back connections."""
+        """Close the connections."""

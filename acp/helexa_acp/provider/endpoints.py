@@ -1,8 +1,7 @@
-"""All endpoints of one agent: their providers, and which models they have.
+"""The endpoints of an agent: their providers and the models that are known of each.
 
-The picker must show at once and `session/new` must never wait for a dead host, so models are known from
-three places: the configuration, the last answer kept on disk, and a refresh in the background that reports
-what changed. This object owns the refreshing tasks; `aclose` ends them.
+Neither the model picker nor `session/new` waits for an endpoint. Models are known from the configuration,
+from the last list kept on disk, and from a refresh in the background, which calls `on_change`.
 """
 
 from __future__ import annotations
@@ -32,8 +31,9 @@ MakeProvider = Callable[[Endpoint, QuirkBook], Provider]
 
 
 def make_provider(endpoint: Endpoint, book: QuirkBook) -> Provider:
+    """Return the provider for the endpoint's wire."""
     if endpoint.wire_api == "scripted":
-        from helexa_acp.provider.scripted import ScriptedProvider  # noqa: PLC0415 - few need it
+        from helexa_acp.provider.scripted import ScriptedProvider  # noqa: PLC0415 - few endpoints need it
 
         return ScriptedProvider(endpoint)
     from helexa_acp.provider.http import http_provider  # noqa: PLC0415 - `initialize` does not wait for it
@@ -43,7 +43,7 @@ def make_provider(endpoint: Endpoint, book: QuirkBook) -> Provider:
 
 @dataclass(frozen=True, slots=True)
 class ModelChoice:
-    """A selector resolved."""
+    """An endpoint and the name of one of its models, which the endpoint need not have listed."""
 
     endpoint: Endpoint
     model: str
@@ -54,17 +54,19 @@ class ModelChoice:
 
 
 class UnknownModelError(Exception):
-    """A selector that leads nowhere."""
+    """The selector names no model."""
 
 
 class Endpoints:
+    """Owns the providers and the tasks that refresh the lists of models; `cache` is where lists are kept."""
+
     def __init__(
         self, config: Config, book: QuirkBook, cache: Path | None, make: MakeProvider = make_provider
     ) -> None:
         self.config = config
         self.on_change: Callable[[], None] = lambda: None
         self.refresh_errors: dict[str, str] = {}
-        self.listed: set[str] = set()  # endpoints that told their models since the start
+        self.listed: set[str] = set()  # endpoints that have listed their models since the start
         self._book = book
         self._make = make
         self._cache = cache
@@ -80,7 +82,7 @@ class Endpoints:
         return self._providers[endpoint.name]
 
     def models(self, endpoint: Endpoint) -> list[ModelDetails]:
-        """What is known now; the default model first in line if the endpoint did not list it."""
+        """Return the models known now, headed by the default model if the endpoint does not list it."""
         known = self._models.get(endpoint.name, [])
         default = endpoint.default_model
         if default and all(model.id != default for model in known):
@@ -88,7 +90,7 @@ class Endpoints:
         return known
 
     def info(self, choice: ModelChoice) -> ModelDetails:
-        """What is known of a model, the configuration's word before the server's."""
+        """Return what is known of a model. The configuration overrides the server."""
         known = next(
             (m for m in self.models(choice.endpoint) if m.id == choice.model), ModelDetails(choice.model)
         )
@@ -101,14 +103,17 @@ class Endpoints:
         )
 
     def resolve(self, selector: str) -> ModelChoice:
-        """Raises UnknownModelError."""
+        """Return what the selector names. Raises UnknownModelError."""
         endpoint, model = self.config.select(selector.strip())
         if not model:
             raise UnknownModelError("the model's name is empty")
         return ModelChoice(endpoint, model)
 
     def default(self) -> ModelChoice | None:
-        """The first model of the default endpoint, or of any other; None while no model is known."""
+        """Return the default model, of the default endpoint if possible; None while no model is known.
+
+        An endpoint without a configured default offers its first warm model, else its first.
+        """
         preferred = self.config.endpoint(self.config.default_endpoint)
         ordered = [e for e in (preferred, *self.config.endpoints) if e is not None]
         for endpoint in ordered:
@@ -119,8 +124,10 @@ class Endpoints:
         return None
 
     def refresh(self, changed: Endpoint | None = None) -> None:
-        """Ask every endpoint for its models, in the background, unless it was asked just now; in any case
-        one that is known to have `changed`."""
+        """Start to list the models of all endpoints that were not asked for REFRESH_AFTER_S.
+
+        `changed` is an endpoint to ask in any case.
+        """
         for endpoint in self.config.endpoints:
             asked = self._refreshed_at.get(endpoint.name, -math.inf)
             if endpoint is changed:
@@ -130,11 +137,12 @@ class Endpoints:
                 self._tasks[endpoint.name] = task
 
     async def settle(self) -> None:
-        """Wait for the refreshes that are under way."""
+        """Wait for the refreshes in progress."""
         if self._tasks:
             await asyncio.wait(list(self._tasks.values()))
 
     async def aclose(self) -> None:
+        """Cancel the refreshes and close the providers."""
         for task in self._tasks.values():
             task.cancel()
         await asyncio.gather(*self._tasks.values(), return_exceptions=True)
@@ -186,7 +194,7 @@ class Endpoints:
 
 
 def _kept_model(value: Any) -> ModelDetails | None:
-    """Whether a model is warm was true then, not now."""
+    """Return the model of a cache entry, without its state, which may have changed since."""
     try:
         return replace(ModelDetails(**value), efforts=tuple(value.get("efforts") or ()), state=None)
     except (TypeError, AttributeError):

@@ -90,8 +90,8 @@ _AUTH = re.compile(r"authentication_error|invalid.{0,10}api.?key|permission_erro
 def from_status(
     endpoint: str, model: str, status: int, body: str, retry_after: str | None = None
 ) -> ProviderError:
-    """Return the error that this answer of a server amounts to; `retry_after` is its header."""
-    text = _words(body)
+    """Return the error for an answer with this status; `retry_after` is its header of that name."""
+    text = _server_words(body)
     message = f"{endpoint} answered {status}: {text}" if text else f"{endpoint} answered {status}"
     kind = _kind(status, body)
     error = kind(message, endpoint=endpoint, model=model, status=status)
@@ -103,7 +103,7 @@ def from_status(
 
 
 def from_wire(endpoint: str, model: str, error: WireError) -> ProviderError:
-    """Return the error that a decoder's complaint about this endpoint's answer amounts to."""
+    """Return the error for what a decoder raised while it read this endpoint's answer."""
     message = f"{endpoint}: {str(error)[:MAX_EXCERPT]}"
     if error.cut:
         return UnreachableError(message, endpoint=endpoint, model=model)
@@ -121,7 +121,8 @@ def _kind(status: int, text: str) -> type[ProviderError]:
     return RejectedError
 
 
-def _words(body: str) -> str:
+def _server_words(body: str) -> str:
+    """Return the server's message from an error body: JSON of any shape, or a page without its tags."""
     value = as_object(body)
     if value is None:
         return " ".join(re.sub(r"<[^>]*>", " ", body).split())[:MAX_EXCERPT]
@@ -131,7 +132,7 @@ def _words(body: str) -> str:
 
 
 def parse_retry_after(value: str | None) -> float | None:
-    """Return the seconds that a Retry-After header asks for, from a number or a date (RFC 9110, 10.2.3)."""
+    """Return the seconds of a Retry-After header, which is a number or a date (RFC 9110, 10.2.3)."""
     if not value:
         return None
     try:
@@ -142,4 +143,6 @@ def parse_retry_after(value: str | None) -> float | None:
         at = parsedate_to_datetime(value)
     except ValueError:
         return None
-    return max(0.0, (at - datetime.now(UTC)).total_seconds()) if at.tzinfo else None
+    if at.tzinfo is None:
+        return None
+    return max(0.0, (at - datetime.now(UTC)).total_seconds())

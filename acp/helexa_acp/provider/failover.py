@@ -1,7 +1,7 @@
-"""One completion, from the chosen model or from the next of its `fallback` list.
+"""One completion, from the chosen model or from a fallback of its endpoint.
 
-Another endpoint is asked only while nothing of an answer has been shown, and each change is announced by a
-`Switched` event before the new endpoint's first one.
+A fallback is asked only if no part of an answer has been shown. A `Switched` event announces it, before its
+own first event.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ class Switched:
 
 
 def candidates(endpoints: Endpoints, choice: ModelChoice) -> list[ModelChoice]:
+    """Return the choice and its endpoint's fallbacks, in the order in which they are asked."""
     chain = {choice.tag: choice}
     for selector in choice.endpoint.fallback:
         other = endpoints.resolve(selector)
@@ -33,7 +34,7 @@ def candidates(endpoints: Endpoints, choice: ModelChoice) -> list[ModelChoice]:
 async def complete(
     endpoints: Endpoints, choice: ModelChoice, request: CompletionRequest, cancel: CancelToken
 ) -> AsyncGenerator[CompletionEvent | Switched, None]:
-    """Raises the last candidate's ProviderError."""
+    """Yield the events of a completion. Raises the last candidate's ProviderError."""
     shown = False
     chain = candidates(endpoints, choice)
     for place, candidate in enumerate(chain):
@@ -54,7 +55,7 @@ async def complete(
 
 
 def adapt_request(endpoints: Endpoints, choice: ModelChoice, request: CompletionRequest) -> CompletionRequest:
-    """The request as this model takes it: its name, its limit, an effort only where it has one."""
+    """Return the request with this model's name, its limit, and no effort that the model does not have."""
     info = endpoints.info(choice)
     effort = request.effort if request.effort in info.efforts else None
     limit = choice.endpoint.max_tokens or request.max_tokens

@@ -1,4 +1,4 @@
-"""JSON as servers send it: a value of the wrong type counts as absent, and nothing here raises."""
+"""Lenient reading of JSON from servers: a value of the wrong type counts as absent, and nothing raises."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 def as_object(data: str) -> dict[str, Any] | None:
-    """A JSON object, or None for anything else."""
+    """Return the object that the text holds, or None for anything else."""
     try:
         value = json.loads(data)
     except (ValueError, RecursionError):
@@ -16,8 +16,11 @@ def as_object(data: str) -> dict[str, Any] | None:
 
 
 def encode_body(body: dict[str, Any]) -> bytes:
-    """JSON that every server reads. A character whose halves came in two pieces is whole again; a lone half,
-    which JSON text may carry but UTF-8 may not, becomes U+FFFD."""
+    """Return the body as UTF-8 text.
+
+    JSON strings may hold lone surrogates, UTF-8 may not: two halves that meet are joined, any other half
+    becomes U+FFFD.
+    """
     text = json.dumps(body, ensure_ascii=False)
     try:
         return text.encode()
@@ -38,4 +41,7 @@ def as_str(value: Any) -> str:
 
 
 def as_int(value: Any) -> int:
-    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0
+    """Return a positive integer, or 0 for anything else."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        return 0
+    return max(0, value)

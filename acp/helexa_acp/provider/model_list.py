@@ -1,5 +1,4 @@
-"""Lists of models as servers give them: `{data: […]}`, `{models: […]}` or a bare list, with whatever else
-they tell."""
+"""Parsing of the lists of models that servers send: `{data: […]}`, `{models: […]}` or a bare list."""
 
 from __future__ import annotations
 
@@ -21,12 +20,15 @@ _CONTEXT_KEYS = (
     "n_ctx",
 )
 
-# Vendors' lists say nothing of effort; these names are known to take it.
+# Vendors do not list reasoning efforts; models of these names are known to have them.
 _THINKERS = re.compile(r"(?:^|/)(?:gpt-[5-9]|o[1-9](?:-|$)|gpt-oss|claude-(?:3-7|opus|sonnet|haiku-4|fable))")
 
 
 def parse_models(value: Any) -> list[ModelDetails]:
-    items = value if isinstance(value, list) else as_dict(value).get("data") or as_dict(value).get("models")
+    """Return the models that can complete, each once, with what the server tells of them."""
+    items = value
+    if not isinstance(value, list):
+        items = as_dict(value).get("data") or as_dict(value).get("models")
     found: dict[str, ModelDetails] = {}
     for item in as_list(items)[:MAX_MODELS]:
         model = ModelDetails(item) if isinstance(item, str) else _model(as_dict(item))
@@ -40,7 +42,8 @@ def _only_embeds(item: Any) -> bool:
 
 
 def _model(item: dict[str, Any]) -> ModelDetails:
-    limit, meta = as_dict(item.get("limit")), as_dict(item.get("meta"))
+    limit = as_dict(item.get("limit"))
+    meta = as_dict(item.get("meta"))
     id_ = as_str(item.get("id")) or as_str(item.get("model")) or as_str(item.get("name"))
     contexts = [as_int(item.get(key)) for key in _CONTEXT_KEYS]
     contexts += [as_int(limit.get("context")), as_int(meta.get("n_ctx")), as_int(meta.get("n_ctx_train"))]
@@ -76,10 +79,12 @@ def _images(item: dict[str, Any]) -> bool | None:
 
 
 def _state(item: dict[str, Any]) -> str | None:
-    """cortex tells where a model is loaded; others do not."""
-    if told := as_str(item.get("state")):
-        return {"loaded": "warm", "ready": "warm", "unloaded": "cold", "available": "cold"}.get(told, told)
+    """Return whether the model is loaded, which cortex and a few others tell."""
+    if state := as_str(item.get("state")):
+        return {"loaded": "warm", "ready": "warm", "unloaded": "cold", "available": "cold"}.get(state, state)
     states = {as_str(as_dict(place).get("status")) for place in as_list(item.get("locations"))}
     if "loading" in states and not item.get("loaded"):
         return "loading"
-    return {True: "warm", False: "cold"}.get(item["loaded"]) if isinstance(item.get("loaded"), bool) else None
+    if not isinstance(item.get("loaded"), bool):
+        return None
+    return "warm" if item["loaded"] else "cold"

@@ -1,16 +1,15 @@
-"""A provider that says what a TOML file tells it to: for end-to-end tests, demonstrations and trying out a
-client.
+"""A provider that answers from a TOML file, for end-to-end tests, for demonstrations and to try a client.
 
     [[turn]]
-    match = "rename"                      # a regular expression on the user's message; absent: any message
-    [[turn.reply]]                        # one per round of the turn, the last one repeats
+    match = "rename"                      # a regular expression for the user's message; default: any message
+    [[turn.reply]]                        # one for each round of the turn; the last one repeats
     steps = [{ reasoning = "Look first." }, { call = "read", args = { path = "a.py" } }]
     [[turn.reply]]
     steps = [{ text = "Done." }, { usage = { prompt = 900, completion = 12 } }]
 
-Steps: text, reasoning, call with args (a table, or a string sent as it is), usage, finish, progress,
-sleep_s, hang (until cancelled), error with status. It keeps no state: the round is read off the history, so
-it goes on after a restart.
+Steps: text, reasoning, call with args (a table, or a string that is sent unchanged), usage, finish, progress,
+sleep_s, hang (until cancelled), error with status. The provider has no state: it counts the rounds in the
+history, so a script continues after a restart.
 """
 
 from __future__ import annotations

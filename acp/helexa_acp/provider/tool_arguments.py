@@ -1,5 +1,4 @@
-"""Tool arguments as models really write them: repaired where the intent is beyond doubt, refused where it
-is not."""
+"""Parsing of tool arguments as models write them: repaired if the intent is beyond doubt, else refused."""
 
 from __future__ import annotations
 
@@ -10,11 +9,11 @@ MAX_ARGUMENT_CHARS = 4 * 1024 * 1024
 
 
 class BadArgumentsError(Exception):
-    """The arguments are no JSON object; the message says why."""
+    """The arguments are not a JSON object. The message says why."""
 
 
 def parse_arguments(text: str) -> dict[str, Any]:
-    """Raises BadArgumentsError."""
+    """Return the arguments, which are an object; empty text stands for none. Raises BadArgumentsError."""
     if len(text) > MAX_ARGUMENT_CHARS:
         raise BadArgumentsError(
             f"arguments have {len(text)} characters; at most {MAX_ARGUMENT_CHARS} are read"
@@ -25,13 +24,11 @@ def parse_arguments(text: str) -> dict[str, Any]:
         value = _decode(text.strip())
     except (ValueError, RecursionError) as error:
         raise BadArgumentsError(f"arguments are not valid JSON: {error}") from error
-    if isinstance(value, str):  # encoded twice
-        return parse_arguments(value) if value.strip().startswith("{") else _refuse(value)
-    return value if isinstance(value, dict) else _refuse(value)
-
-
-def _refuse(value: Any) -> dict[str, Any]:
-    raise BadArgumentsError(f"arguments must be a JSON object, not {type(value).__name__}")
+    if isinstance(value, str) and value.strip().startswith("{"):  # encoded twice
+        return parse_arguments(value)
+    if not isinstance(value, dict):
+        raise BadArgumentsError(f"arguments must be a JSON object, not {type(value).__name__}")
+    return value
 
 
 def _decode(text: str) -> Any:
@@ -39,13 +36,13 @@ def _decode(text: str) -> Any:
         return json.loads(text, strict=False)  # raw newlines inside strings are common
     except json.JSONDecodeError:
         value, end = json.JSONDecoder(strict=False).raw_decode(text)
-        if text[end:].strip().strip("}") == "":  # one brace too many
+        if text[end:].strip().strip("}") == "":  # braces too many
             return value
         raise
 
 
 def is_complete(text: str) -> bool:
-    """Would these arguments run? Empty ones would, as no arguments."""
+    """Return whether a call could run with these arguments; empty text stands for none."""
     try:
         parse_arguments(text)
     except BadArgumentsError:
@@ -53,7 +50,7 @@ def is_complete(text: str) -> bool:
     return True
 
 
-# Tool, keys it must have, keys it may have.
+# Required keys, optional keys, and the tool that has them.
 _BY_KEYS: tuple[tuple[frozenset[str], frozenset[str], str], ...] = (
     (frozenset({"command"}), frozenset({"cwd", "timeout_s"}), "shell"),
     (frozenset({"path", "content"}), frozenset(), "write"),
@@ -63,7 +60,7 @@ _BY_KEYS: tuple[tuple[frozenset[str], frozenset[str], str], ...] = (
 
 
 def infer_tool_name(arguments: str) -> str:
-    """The one tool that takes exactly these keys, else an empty string: better refused than guessed."""
+    """Return the one tool that takes these keys, or an empty string: a call is never guessed."""
     try:
         keys = parse_arguments(arguments).keys()
     except BadArgumentsError:

@@ -1,8 +1,8 @@
-"""The neutral language between the agent loop and any wire.
+"""The values that the agent loop and the wires exchange.
 
-Nothing here knows HTTP, a vendor's field name or the Agent Client Protocol. Adapters translate
-`CompletionRequest` into a wire's body and a wire's stream into `CompletionEvent`s; the loop and the
-session log hold `Message`s. Every value is frozen; tool arguments stay the string that the model wrote.
+Nothing here knows HTTP, a vendor's field names or the Agent Client Protocol. Adapters translate a
+`CompletionRequest` into a wire's body, and a wire's stream into `CompletionEvent`s; the loop and the session
+log hold `Message`s. All values are frozen. Tool arguments stay the string that the model wrote.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class FinishReason(StrEnum):
     LENGTH = "length"
     TOOL_CALLS = "tool_calls"
     REFUSAL = "refusal"
-    PAUSE = "pause"  # the server wants the turn sent back to go on (Anthropic's pause_turn)
+    PAUSE = "pause"  # Anthropic's pause_turn: the server continues when the turn is sent back
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,12 +41,12 @@ class ImagePart:
 
 @dataclass(frozen=True, slots=True)
 class ReasoningPart:
-    """Thought text, and what its own wire needs to accept it again (a signature, an encrypted item)."""
+    """A thought, with what its wire needs to accept it in a later request: a signature, an encrypted item."""
 
     text: str
     wire: str = ""
-    model: str = ""  # "endpoint:model" that thought it; the state below is valid nowhere else
-    state: Any = None  # JSON, opaque to everyone but the adapter of `wire`
+    model: str = ""  # "endpoint:model" that produced it; `state` is valid for no other
+    state: Any = None  # JSON, opaque to all but the adapter of `wire`
 
 
 Part = TextPart | ImagePart | ReasoningPart
@@ -70,8 +70,8 @@ class ToolSpec:
 class Message:
     role: Role
     parts: tuple[Part, ...] = ()
-    calls: tuple[ToolCall, ...] = ()  # of an assistant
-    tool_call_id: str = ""  # of a tool's result
+    calls: tuple[ToolCall, ...] = ()  # of the assistant
+    tool_call_id: str = ""  # of a tool's result: the call that it answers
     is_error: bool = False
 
     @property
@@ -101,13 +101,13 @@ class ModelDetails:
     context_window: int | None = None  # tokens
     max_output_tokens: int | None = None
     efforts: tuple[str, ...] = ()
-    images: bool | None = None  # None: the endpoint does not say
-    state: str | None = None  # "warm", "cold", "loading" where the endpoint says
+    images: bool | None = None  # None: unknown
+    state: str | None = None  # "warm", "cold" or "loading"; None: unknown
 
 
 @dataclass(frozen=True, slots=True)
 class UsageStats:
-    prompt_tokens: int = 0  # all input, cached input included
+    prompt_tokens: int = 0  # all input, including cached input
     completion_tokens: int = 0
     cached_tokens: int = 0
     cache_write_tokens: int = 0
@@ -117,9 +117,8 @@ class UsageStats:
         return self.prompt_tokens + self.completion_tokens
 
 
-# Events of one completion. Text, reasoning and call fragments come in the model's order while the stream
-# runs; a finished stream ends with ToolCallEnd for each call, then Finish, then Usage where the wire told
-# it.
+# Events of one completion. Text, reasoning and fragments of calls come in the model's order. A finished
+# stream ends with ToolCallEnd for each call, then Finish, then Usage if the wire reported it.
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +133,7 @@ class ReasoningDelta:
 
 @dataclass(frozen=True, slots=True)
 class ReasoningState:
-    """Closes a reasoning block; `state` is what this wire wants back on the next request."""
+    """The end of a reasoning block. `state` is what this wire wants back in the next request."""
 
     state: Any
 
@@ -169,7 +168,7 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class ProgressUpdate:
-    """The endpoint is alive but not answering yet, for instance while a cold model loads."""
+    """The endpoint is alive but not answering yet, for instance because a cold model is loading."""
 
     text: str
 

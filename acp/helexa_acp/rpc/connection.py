@@ -1,8 +1,7 @@
-"""One JSON-RPC peer over any transport: requests both ways, notifications, cancellation.
+"""A JSON-RPC connection over any transport: requests both ways, notifications, cancellation.
 
-Each incoming message runs as a task of its own, started in the order of arrival, so a handler's first steps
-(up to its first wait) happen in that order too. Each request gets exactly one answer. `close` ends every
-task and fails every request that still waits for the other side.
+Each incoming message is handled in a task of its own. Tasks start in the order of arrival, so handlers run up
+to their first wait in that order. Each request gets exactly one answer.
 """
 
 from __future__ import annotations
@@ -37,6 +36,8 @@ Handler = Callable[[str, Any], Awaitable[Any]]
 
 
 class Writer(Protocol):
+    """The outgoing side of a transport."""
+
     def write(self, line: bytes) -> None:
         """Queue a line; never blocks."""
 
@@ -45,30 +46,31 @@ class Writer(Protocol):
 
 
 class ConnectionClosedError(RpcError):
-    """The other side has gone."""
+    """The peer has disconnected."""
 
     def __init__(self) -> None:
-        super().__init__(INTERNAL_ERROR, "the other side has gone")
+        super().__init__(INTERNAL_ERROR, "the peer has disconnected")
 
 
 @dataclass(slots=True)
 class ActiveRequest:
-    """A request under way. Its handler may say how to stop it gently, and what follows right behind its
-    answer."""
+    """A request that is being handled. Its handler may change how it is cancelled and add to `after`."""
 
     cancel: Callable[[], Any] | None = None
-    after: list[Callable[[], None]] = field(default_factory=list)
+    after: list[Callable[[], None]] = field(default_factory=list)  # called once the answer is queued
 
 
 _CURRENT_REQUEST: ContextVar[ActiveRequest] = ContextVar("current_request")
 
 
 def current_request() -> ActiveRequest:
-    """The request that the running handler serves."""
+    """Return the request that the calling handler serves."""
     return _CURRENT_REQUEST.get()
 
 
 class RpcConnection:
+    """`close` ends every task, and fails every request that still waits for the peer."""
+
     def __init__(self, writer: Writer, on_request: Handler, on_notification: Handler) -> None:
         self._writer = writer
         self._on_request = on_request
@@ -97,7 +99,10 @@ class RpcConnection:
         self._send({"method": method, "params": params})
 
     async def request(self, method: str, params: dict[str, Any]) -> Any:
-        """Raises RpcError, ConnectionClosedError. A caller that stops waiting takes its request back."""
+        """Return the peer's result. Raises RpcError, ConnectionClosedError.
+
+        A caller that is cancelled cancels the request.
+        """
         if self._peer_gone:
             raise ConnectionClosedError
         self._next_id += 1
@@ -117,7 +122,7 @@ class RpcConnection:
         await self._writer.drain()
 
     def peer_gone(self) -> None:
-        """No answers will come any more; ours may still be read."""
+        """Fail the requests that wait for the peer, whose input has ended. It may still read answers."""
         self._peer_gone = True
         for future in self._waiting.values():
             if not future.done():
@@ -187,7 +192,7 @@ class RpcConnection:
     def _answered(self, response: RpcResponse) -> None:
         future = self._waiting.get(response.id)
         if future is None or future.done():
-            log.debug("an answer to nothing: id %r", response.id)
+            log.debug("ignored an answer to no request: id %r", response.id)
         elif response.error is not None:
             future.set_exception(response.error)
         else:

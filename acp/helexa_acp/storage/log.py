@@ -1,9 +1,8 @@
-"""One session's append-only file, shared by whoever has the session open.
+"""The append-only log of one session, shared by all agents that have the session open.
 
-A record is one `write` of one line to a file opened for appending: a crash loses at most the line that was
-being written, and the next writer starts a new line after it. A turn holds the file's lock (`hold`), so
-that two editors never write turns into each other; who gets the lock first reads what the other has written
-meanwhile.
+A record is one line, written to a file that is open for appending: a crash loses at most that line, and the
+next writer begins a new one. A turn holds the file's lock (`SessionLog.hold`), so that the turns of two
+editors do not mix; on taking the lock, each reads what the other has written.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ READ_BYTES = 1024 * 1024
 
 
 class SessionBusyError(Exception):
-    """Another process is in the middle of a turn of this session."""
+    """Another process is running a turn of this session."""
 
 
 class SessionGoneError(Exception):
@@ -29,25 +28,30 @@ class SessionGoneError(Exception):
 
 
 class SessionLog:
+    """An open log, which is created if it does not exist."""
+
     def __init__(self, path: Path) -> None:
         self.path = path
         self._fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        self._offset = 0  # what was read or written up to here is known
-        self._passed_over = b""  # what others wrote between two lines of ours
+        self._offset = 0  # everything before it was read or written here, or is in _passed_over
+        self._passed_over = b""  # lines of others before _offset that were not read yet
         self._unsynced = False
 
     def read_new(self) -> list[Record]:
-        """The records after the last known one. An unfinished last line stays for later."""
-        others, self._passed_over = self._passed_over, b""
+        """Return the records that others wrote since the last call, except for an unfinished last line."""
         data = self._read_from(self._offset)
         whole = data.rfind(b"\n") + 1
         self._offset += whole
-        lines = (others + data[:whole]).split(b"\n")
+        lines = (self._passed_over + data[:whole]).split(b"\n")
+        self._passed_over = b""
         return [record for line in lines if (record := decode(line)) is not None]
 
     @contextmanager
     def hold(self) -> Iterator[list[Record]]:
-        """The lock, and what others wrote since. Raises SessionBusyError, SessionGoneError."""
+        """Hold the lock, and yield the records that others wrote before.
+
+        Raises SessionBusyError, SessionGoneError.
+        """
         try:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -61,19 +65,19 @@ class SessionLog:
             fcntl.flock(self._fd, fcntl.LOCK_UN)
 
     def append(self, record: Record) -> None:
-        """Without the lock only what may stand anywhere, such as a choice."""
+        """Write a record. Without the lock it must be one that may stand anywhere, such as a choice."""
         self._end_torn_line()
         line = encode(record)
         view = memoryview(line)
         while view:
             view = view[os.write(self._fd, view) :]
-        end = os.lseek(self._fd, 0, os.SEEK_CUR)  # appending, so this is where the line ends
+        end = os.lseek(self._fd, 0, os.SEEK_CUR)  # the end of this line, wherever others have appended
         self._passed_over += self._read_from(self._offset, end - len(line))
         self._offset = end
         self._unsynced = True
 
     async def sync(self) -> None:
-        """Return once everything appended is on the disk."""
+        """Wait until everything appended is on the disk."""
         if self._unsynced:
             self._unsynced = False
             await asyncio.to_thread(os.fsync, self._fd)

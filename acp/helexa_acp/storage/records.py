@@ -1,8 +1,7 @@
-"""What a session log holds, one JSON object per line.
+"""The records of a session log, each a JSON object on a line of its own.
 
-Together the records are the whole session: `memory.transcript` folds them into the model's history,
-`agent.replay` into what a client shows. A later version may add kinds and fields; both are skipped here and
-stay in the file.
+They contain the whole session: `storage.transcript` makes the model's history of them, `agent.replay` what a
+client shows. Kinds and fields that a later version has added are skipped, and stay in the file.
 """
 
 from __future__ import annotations
@@ -28,16 +27,17 @@ class Opened:
 class UserSaid:
     message_id: str
     blocks: list[dict[str, Any]]  # content blocks as the client sent them
-    expanded: str | None = None  # what the model reads instead, for a command from a file
-    local: bool = False  # answered here; the model never sees it
+    expanded: str | None = None  # what the model reads instead, if this was a slash command
+    local: bool = False  # answered without the model, which never sees it
 
 
 @dataclass(frozen=True, slots=True)
 class AssistantSaid:
-    """One completion. Items, in the order shown:
+    """One reply of the model. Its items, in the order in which they were shown:
 
-    {type: "text", id, text} · {type: "thought", id, text, wire, state} · {type: "call", card, id, name,
-    arguments}
+    {type: "text", id, text}
+    {type: "thought", id, text, wire, state}
+    {type: "call", card, id, name, arguments}
     """
 
     items: list[dict[str, Any]]
@@ -49,13 +49,12 @@ class AssistantSaid:
 
 @dataclass(frozen=True, slots=True)
 class CardDone:
-    """A tool card in its final state. `call` is the model's call; a status card of our own has none."""
+    """A tool card in its final state, and the result of its call."""
 
     card: dict[str, Any]  # toolCallId, title, kind, status, content, locations, rawInput, rawOutput
-    call: str = ""
-    result: list[dict[str, Any]] = field(
-        default_factory=list
-    )  # {text} or {mime_type, data}: what the model gets
+    call: str = ""  # id of the model's call; none for a status card of the agent's own
+    # What the model gets, each {text} or {mime_type, data}.
+    result: list[dict[str, Any]] = field(default_factory=list)
     is_error: bool = False
 
 
@@ -78,7 +77,7 @@ class Titled:
 
 @dataclass(frozen=True, slots=True)
 class AgentSaid:
-    """Text of ours in the conversation: shown, never sent to a model."""
+    """A text of the agent's own: shown in the conversation, never sent to a model."""
 
     message_id: str
     text: str
@@ -87,14 +86,14 @@ class AgentSaid:
 @dataclass(frozen=True, slots=True)
 class Compacted:
     summary: str
-    keep_from: int  # messages before this index of the whole history are replaced by the summary
-    compaction_id: str = ""  # as it was shown
-    used_tokens: int = 0  # about what the next prompt will hold
+    keep_from: int  # the summary replaces the messages before this index of the whole history
+    compaction_id: str = ""  # as the client was shown it
+    used_tokens: int = 0  # estimated length of the next prompt
 
 
 @dataclass(frozen=True, slots=True)
 class Undone:
-    """The last turn no longer counts."""
+    """The last turn, with this message id, is no longer part of the history."""
 
     message_id: str
 
@@ -120,12 +119,13 @@ _TYPES: dict[str, type[Any]] = {"str": str, "int": int, "bool": bool}
 
 
 def encode(record: Record) -> bytes:
+    """Return the record's line."""
     body = {"t": _NAMES[type(record)], **asdict(record)}
     return json.dumps(body, separators=(",", ":")).encode() + b"\n"
 
 
 def decode(line: bytes) -> Record | None:
-    """None for a line that is damaged or of a kind that this version does not know."""
+    """Return the record, or None if the line is damaged or its kind unknown."""
     if not line.strip():
         return None
     try:
@@ -141,9 +141,10 @@ def decode(line: bytes) -> Record | None:
 
 
 def _check(record: Record) -> None:
-    """Lists of objects are lists of objects, and so on: what follows may rely on it. Raises TypeError."""
+    """Check the types of the fields, on which readers rely. Raises TypeError."""
     for f in fields(record):
-        value, kind = getattr(record, f.name), str(f.type)
+        value = getattr(record, f.name)
+        kind = str(f.type)
         if kind.startswith("list") and not (
             isinstance(value, list) and all(isinstance(v, dict) for v in value)
         ):

@@ -1,5 +1,4 @@
-"""All sessions of a user: their files, and a small note beside each that lets a list be made without
-reading logs."""
+"""The sessions of a user: a log for each, and beside it a note, so that a list needs to read no logs."""
 
 from __future__ import annotations
 
@@ -30,6 +29,8 @@ class BadCursorError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class SessionNote:
+    """A session's entry in the list."""
+
     id: str
     cwd: str
     title: str | None
@@ -41,10 +42,13 @@ def now_iso() -> str:
 
 
 class SessionStore:
+    """The logs and notes in one directory."""
+
     def __init__(self, root: Path) -> None:
         self._root = root
 
     def create(self, cwd: str) -> tuple[str, SessionLog]:
+        """Return the id and the open log of a new session."""
         self._root.mkdir(parents=True, exist_ok=True, mode=0o700)
         id_ = f"ses_{uuid.uuid4().hex}"
         log = SessionLog(self._path(id_))
@@ -53,7 +57,7 @@ class SessionStore:
         return id_, log
 
     def open(self, id_: str) -> SessionLog:
-        """Raises NoSuchSessionError."""
+        """Return the open log of a session. Raises NoSuchSessionError."""
         path = self._path(id_) if _ID.fullmatch(id_) else None
         if path is None or not path.is_file():
             raise NoSuchSessionError(f"there is no session {id_!r}")
@@ -65,7 +69,7 @@ class SessionStore:
             self._note_path(id_).unlink(missing_ok=True)
 
     def note(self, id_: str, cwd: str, title: str | None) -> str:
-        """Bring the note up to date; returns the time it carries."""
+        """Write a session's note, and return its time."""
         updated_at = now_iso()
         note = {"cwd": cwd, "title": title, "updated_at": updated_at}
         update_json(self._note_path(id_), lambda _: note)
@@ -74,7 +78,10 @@ class SessionStore:
     def page(
         self, cwd: str | None, cursor: str | None, size: int = PAGE_SIZE
     ) -> tuple[list[SessionNote], str | None]:
-        """One page, the latest first, and the cursor of the next. Raises BadCursorError."""
+        """Return a page of the list, the latest first, and the cursor of the next. Raises BadCursorError.
+
+        With `cwd`, the list has only sessions of that directory.
+        """
         before = _decode_cursor(cursor)
         notes = [note for note in self._notes() if cwd is None or note.cwd == cwd]
         notes.sort(key=_place, reverse=True)
@@ -97,7 +104,7 @@ class SessionStore:
         return self._note_from_log(path)
 
     def _note_from_log(self, path: Path) -> SessionNote | None:
-        """The note is missing or damaged: the log knows."""
+        """Return a note made from the log, or None if it cannot be read or is empty."""
         try:
             log = SessionLog(path)
             try:

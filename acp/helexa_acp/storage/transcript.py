@@ -1,8 +1,4 @@
-"""A session's state as the fold of its records: the same code runs live and after a restart.
-
-`messages` is the whole history in neutral form; `view` is what the next request carries. Applying a choice
-or a title twice changes nothing, so a record that was both written and read back does no harm.
-"""
+"""The state of a session, built by applying its records, live or from the log."""
 
 from __future__ import annotations
 
@@ -30,12 +26,19 @@ SUMMARY_INTRO = "The conversation so far, summarised:\n\n"
 
 @dataclass(slots=True)
 class TurnSpan:
+    """Where a turn stands in the history."""
+
     message_id: str
     start: int  # index of its first message
     cards: list[CardDone]
 
 
 class Transcript:
+    """Every record may be applied once; a choice or a title also twice, which changes nothing.
+
+    `messages` is the whole history; `view` returns what the next request carries.
+    """
+
     def __init__(self) -> None:
         self.records: list[Record] = []
         self.messages: list[Message] = []
@@ -50,7 +53,7 @@ class Transcript:
         self.keep_from = 0
 
     def view(self) -> list[Message]:
-        """The messages that go to the model: all, or a summary and what came after it."""
+        """Return the messages for the model: all, or the summary and those that it does not replace."""
         if self.summary is None:
             return list(self.messages)
         return [Message.of(Role.USER, SUMMARY_INTRO + self.summary), *self.messages[self.keep_from :]]
@@ -68,17 +71,17 @@ class Transcript:
             case Planned():
                 self.plan = record.entries
             case Chose():
-                old = self.chose
-                mode, model, effort = (
-                    record.mode or old.mode,
-                    record.model or old.model,
-                    record.effort or old.effort,
+                before = self.chose
+                self.chose = Chose(
+                    mode=record.mode or before.mode,
+                    model=record.model or before.model,
+                    effort=record.effort or before.effort,
                 )
-                self.chose = Chose(mode, model, effort)
             case Titled():
                 self.title = record.title
             case Compacted():
-                self.summary, self.keep_from = record.summary, record.keep_from
+                self.summary = record.summary
+                self.keep_from = record.keep_from
                 self.used_tokens = record.used_tokens or self.used_tokens
             case Undone():
                 self._undo(record)
@@ -100,9 +103,8 @@ class Transcript:
                 case "call":
                     calls.append(ToolCall(str(item["id"]), str(item["name"]), str(item["arguments"])))
         self.messages.append(Message(Role.ASSISTANT, tuple(parts), tuple(calls)))
-        self.used_tokens = (
-            sum(record.usage.get(name, 0) for name in ("prompt", "completion")) or self.used_tokens
-        )
+        used = record.usage.get("prompt", 0) + record.usage.get("completion", 0)
+        self.used_tokens = used or self.used_tokens
         for currency, amount in record.cost.items():
             self.cost[currency] = self.cost.get(currency, 0.0) + amount
 
@@ -121,11 +123,11 @@ class Transcript:
             return
         turn = self.turns.pop()
         del self.messages[turn.start :]
-        if self.keep_from > len(self.messages):
-            self.keep_from = len(self.messages)
+        self.keep_from = min(self.keep_from, len(self.messages))
 
 
 def user_parts(record: UserSaid) -> tuple[Part, ...]:
+    """Return what the model reads of a prompt: an expansion takes the place of the text."""
     if record.expanded is None:
         return to_parts(record.blocks)
     others = tuple(part for part in to_parts(record.blocks) if not isinstance(part, TextPart))

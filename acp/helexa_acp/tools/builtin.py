@@ -1,4 +1,4 @@
-"""The tools that every session has."""
+"""The tools of every session."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""write and edit: changing files, shown as a diff before and after."""
+"""The tools `write` and `edit`, which show their change as a diff before they ask for permission."""
 
 from __future__ import annotations
 
@@ -48,11 +48,15 @@ class EditTool:
 
 
 def replace_once(text: str, old: str, new: str) -> str:
-    """Raises ToolError unless `old` occurs exactly once. In a CRLF file, LF in the arguments means CRLF."""
+    """Return the text with `old` replaced. Raises ToolError unless `old` occurs exactly once.
+
+    In a file with CRLF line ends, LF in the arguments stands for CRLF.
+    """
     if not old:
         raise ToolError("old_text is empty")
     if "\r\n" in text and "\r\n" not in old:
-        old, new = old.replace("\n", "\r\n"), new.replace("\r\n", "\n").replace("\n", "\r\n")
+        old = old.replace("\n", "\r\n")
+        new = new.replace("\r\n", "\n").replace("\n", "\r\n")
     if old == new:
         raise ToolError("old_text and new_text are the same")
     count = text.count(old)

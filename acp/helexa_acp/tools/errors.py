@@ -1,4 +1,4 @@
-"""What a tool raises when a call cannot go on."""
+"""The error of tools, in a module of its own, which all others of this package may import."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""fetch: read a web page. Permission is per host, so a redirect to another host is reported, not followed."""
+"""The tool `fetch`, which reads a web page as text.
+
+Permission is given for a host, so a redirect to another host is reported to the model, not followed.
+"""
 
 from __future__ import annotations
 
@@ -48,10 +51,11 @@ class FetchTool:
 
 
 def host_of(url: str) -> str:
-    """Host and port. Raises ToolError."""
+    """Return the host of a URL, with its port if it names one. Raises ToolError."""
     try:
         parts = urlsplit(url)
-        host, port = parts.hostname, parts.port
+        host = parts.hostname
+        port = parts.port
     except ValueError as error:
         raise ToolError(f"url: {error}") from error
     if parts.scheme not in {"http", "https"} or not host or parts.username is not None:
@@ -112,6 +116,7 @@ class _Reader(HTMLParser):
 
 
 def page_text(html: str) -> str:
+    """Return the visible text of a page."""
     reader = _Reader()
     reader.feed(html)
     lines = (" ".join(line.split()) for line in "".join(reader.pieces).split("\n"))

@@ -1,4 +1,4 @@
-"""plan: the steps of the work, shown to the person."""
+"""The tool `plan`, which shows the steps of the work to the user."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Processes that we start. Each leads a process group of its own, and none outlives its owner."""
+"""Child processes. Each leads its own process group, and none outlives the agent."""
 
 from __future__ import annotations
 
@@ -13,12 +13,14 @@ from helexa_acp.cancellation import Cancelled, CancelToken
 from helexa_acp.tools.truncation import HeadAndTail
 
 TERM_GRACE_S = 2.0
-DRAIN_GRACE_S = 1.0  # for grandchildren that keep the pipe open
+DRAIN_GRACE_S = 1.0  # for output of grandchildren, which keep the pipe open
 READ_BYTES = 65536
 
 
 @dataclass(frozen=True, slots=True)
 class ProcessResult:
+    """How a program ended, with its standard output and error in one."""
+
     output: str
     exit_code: int | None
     signal: str | None = None
@@ -28,15 +30,16 @@ class ProcessResult:
 
 
 class ChildProcesses:
+    """Runs programs, and can end all that are running."""
+
     def __init__(self) -> None:
         self._running: set[asyncio.subprocess.Process] = set()
 
     async def run(
         self, argv: Sequence[str], cwd: str, *, timeout_s: float, limit_bytes: int, cancel: CancelToken
     ) -> ProcessResult:
-        """Run to the end, to the time-out or to cancellation. Raises OSError if it cannot be started."""
-        # A pipe of our own: asyncio's would make `wait` wait for whoever inherited it, not just for the
-        # process.
+        """Run a program until it ends, times out or is cancelled. Raises OSError if it cannot be started."""
+        # With asyncio's own pipe, `wait` would also wait for every process that inherited it.
         read_fd, write_fd = os.pipe()
         try:
             process = await asyncio.create_subprocess_exec(
@@ -55,7 +58,8 @@ class ChildProcesses:
         self._running.add(process)
         output = HeadAndTail(limit_bytes)
         reading = asyncio.create_task(_collect(read_fd, output))
-        timed_out = cancelled = False
+        timed_out = False
+        cancelled = False
         try:
             async with asyncio.timeout(timeout_s):
                 await cancel.race(process.wait())
@@ -80,7 +84,7 @@ class ChildProcesses:
 
 
 async def _collect(fd: int, output: HeadAndTail) -> None:
-    """Until nobody can write any more."""
+    """Read until no process can write to the pipe any more."""
     stream = asyncio.StreamReader()
     transport, _ = await asyncio.get_running_loop().connect_read_pipe(
         lambda: asyncio.StreamReaderProtocol(stream), os.fdopen(fd, "rb", buffering=0)
@@ -93,7 +97,7 @@ async def _collect(fd: int, output: HeadAndTail) -> None:
 
 
 async def _end(process: asyncio.subprocess.Process) -> None:
-    """End the whole group, also what the leader left behind."""
+    """End the process and what is left of its group."""
     if process.returncode is None:
         _signal(process, signal.SIGTERM)
         with contextlib.suppress(TimeoutError):

@@ -1,4 +1,4 @@
-"""read and list: looking at files."""
+"""The tools `read` and `list`."""
 
 from __future__ import annotations
 
@@ -43,7 +43,8 @@ class ReadTool:
 
     async def prepare(self, args: dict[str, Any], ctx: ToolContext) -> PreparedCall:
         path = ctx.roots.resolve(args["path"])
-        first, limit = args.get("line", 1), min(args.get("limit", MAX_LINES), MAX_LINES)
+        first = args.get("line", 1)
+        limit = min(args.get("limit", MAX_LINES), MAX_LINES)
 
         async def run() -> Outcome:
             if kind := _IMAGES.get(path.suffix.lower()):
@@ -75,6 +76,7 @@ def _slice(text: str, first: int, limit: int) -> str:
 
 
 def fenced(text: str) -> str:
+    """Return the text as a Markdown code block, with a fence that the text does not contain."""
     fence = "```"
     while fence in text:
         fence += "`"
@@ -109,8 +111,13 @@ def _entries(path: Path, _: str) -> str:
         found = sorted(os.scandir(path), key=lambda entry: entry.name)
     except OSError as error:
         raise ToolError(f"cannot list {path}: {error.strerror or error}") from error
-    lines = [entry.name + ("/" if entry.is_dir() else "@" if entry.is_symlink() else "") for entry in found]
-    return _bounded(lines)
+    return _bounded([entry.name + _mark(entry) for entry in found])
+
+
+def _mark(entry: os.DirEntry[str]) -> str:
+    if entry.is_dir():
+        return "/"
+    return "@" if entry.is_symlink() else ""
 
 
 def _matching(path: Path, glob: str) -> str:

@@ -1,6 +1,6 @@
-"""search: lines that match a regular expression, by ripgrep where it is installed, else by `tools.grep`.
+"""The tool `search`, which runs ripgrep if it is installed, else `tools.grep`.
 
-Both run as processes of their own: a pattern that backtracks for ever costs a time-out, not the agent.
+Both run as child processes, so that a pattern that backtracks forever times out and does not block the agent.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""shell: run a command."""
+"""The tool `shell`, and which permissions a command needs."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ DEFAULT_TIMEOUT_S = 120
 MAX_TIMEOUT_S = 1800
 MAX_COMMAND_CHARS = 100_000
 
-# Commands that run what their arguments say, or destroy: a rule for all of their uses would be a rule for
-# anything. A version at the end of a name does not count.
+# Commands that run other commands, or destroy: no rule is offered that would cover all of their uses. A
+# version at the end of a name is ignored.
 _NO_PREFIX = frozenset(
     """
     bash sh zsh fish dash ksh pwsh busybox env sudo doas su xargs nohup nice ionice timeout watch setsid
     stdbuf chroot unshare script expect crontab at flock strace gdb entr parallel
     python pypy perl ruby node deno bun php lua julia Rscript tclsh osascript awk sed find ssh npx uvx
     rm dd mkfs chmod chown curl wget tee mv cp ln kill
-    """.split()  # noqa: SIM905 - one word a line would hide them
+    """.split()  # noqa: SIM905 - a list would take a line for each
 )
-# Commands whose second word says what they do.
+# Commands whose second word, too, is needed to know what they do.
 _TWO_WORDS = frozenset(
     """
     git npm pnpm yarn cargo go pip uv poetry docker podman kubectl make just gh systemctl apt brew dotnet
@@ -73,7 +73,7 @@ class ShellTool:
 
 
 def permissions(command: str) -> tuple[Permission, ...]:
-    """One permission per simple command; one for the whole where it cannot be taken apart."""
+    """Return a permission for each simple command, or one for the whole if it cannot be parsed."""
     parsed = shellwords.parse(command)
     if parsed is None:
         return (Permission("shell", command, (PermissionRule("shell", "exact", command),)),)
@@ -90,7 +90,7 @@ def _permission(words: tuple[str, ...]) -> Permission:
 
 
 def _prefix(words: tuple[str, ...]) -> tuple[str, ...]:
-    """The words that say what a command does; none where they do not say enough for a rule."""
+    """Return the words that tell what a command does, or none if they do not suffice for a rule."""
     name = words[0].rpartition("/")[2]
     prefix = words[: 2 if name in _TWO_WORDS else 1]
     opaque = name.rstrip("0123456789.") in _NO_PREFIX or " ".join((name, *prefix[1:])) in _NO_TWO_WORDS
@@ -103,8 +103,10 @@ def _outcome(ran: ProcessResult, timeout_s: float) -> Outcome:
         end = f"ended after {timeout_s:.0f} s without finishing"
     elif ran.cancelled:
         end = "cancelled"
+    elif ran.signal:
+        end = f"signal {ran.signal}"
     else:
-        end = f"signal {ran.signal}" if ran.signal else f"exit code {ran.exit_code}"
+        end = f"exit code {ran.exit_code}"
     output = clip(ran.output)
     cut = "[output cut]\n" if ran.truncated else ""
     text = f"{cut}{output.rstrip()}\n[{end}]".lstrip()

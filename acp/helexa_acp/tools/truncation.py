@@ -1,4 +1,4 @@
-"""How much of anything goes to the model and to the client."""
+"""Truncation of what goes to the model and to the client."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ MAX_TITLE_CHARS = 120
 
 
 def clip(text: str, limit: int = MAX_OUTPUT_CHARS) -> str:
-    """The beginning and the end, which is where errors stand, around a note of what is left out."""
+    """Return the text, or if it is too long its beginning and its end, where errors tend to be."""
     if len(text) <= limit:
         return text
     half = limit // 2
@@ -15,12 +15,13 @@ def clip(text: str, limit: int = MAX_OUTPUT_CHARS) -> str:
 
 
 def one_line(text: str, limit: int = MAX_TITLE_CHARS) -> str:
+    """Return the text with white space collapsed, cut to the limit."""
     line = " ".join(text.split())
     return line if len(line) <= limit else line[: limit - 1] + "…"
 
 
 class HeadAndTail:
-    """Bytes of endless output in bounded memory: the first half of the limit and the last."""
+    """The beginning and the end of a stream of bytes, each up to half of a limit."""
 
     def __init__(self, limit_bytes: int) -> None:
         self._half = limit_bytes // 2

@@ -1,8 +1,7 @@
-"""What differs from wire to wire: pure translation, no I/O, no clock.
+"""The protocol that each wire implements: pure translation, without I/O or a clock.
 
-`provider.http` is the one caller. An adapter encodes a request under the endpoint's quirks; its decoder is
-fed the server-sent events of one answer (or the whole JSON body of a server that does not stream) and gives
-neutral events.
+An adapter encodes requests under the endpoint's quirks. Its decoder takes the server-sent events of one
+answer, or the JSON body of a server that does not stream, and returns neutral events.
 """
 
 from __future__ import annotations
@@ -27,40 +26,48 @@ from helexa_acp.provider.types import (
 
 @dataclass(frozen=True, slots=True)
 class EncodedRequest:
-    """One POST below an endpoint's base URL."""
+    """A POST request."""
 
-    path: str
+    path: str  # below the endpoint's base URL
     body: dict[str, Any]
 
 
 class StreamDecoder(Protocol):
+    """Decodes one answer: `feed` for each event, or `body` once, then `close`."""
+
     def feed(self, event: SseEvent) -> list[CompletionEvent]:
-        """Raises WireError for an error in the stream. Unknown and malformed events give nothing."""
+        """Return the neutral events, none for an event that is unknown or malformed.
+
+        Raises WireError for an error that the stream reports.
+        """
 
     def body(self, value: dict[str, Any]) -> list[CompletionEvent]:
-        """The answer of a server that ignored `stream`."""
+        """Return the events of an answer that was not streamed. Raises WireError."""
 
     def close(self) -> list[CompletionEvent]:
-        """The end of the answer: call ends, Finish, Usage. Raises WireError if it was cut short."""
+        """Return the ends of calls, Finish and Usage. Raises WireError if the answer was cut short."""
 
 
 class Adapter(Protocol):
+    """`model_tag` is "endpoint:model": reasoning that another model produced is not sent."""
+
     wire: str
 
     def headers(self, api_key: str | None) -> dict[str, str]: ...
 
     def encode(self, request: CompletionRequest, quirks: Quirks, model_tag: str) -> EncodedRequest: ...
 
-    def decoder(self, *, text_tools: bool = False) -> StreamDecoder: ...
+    def decoder(self, *, text_tools: bool = False) -> StreamDecoder:
+        """Return a decoder for one answer; with `text_tools` the model writes its calls as marked text."""
 
     def encode_count(
         self, request: CompletionRequest, quirks: Quirks, model_tag: str
     ) -> EncodedRequest | None:
-        """How to ask for the prompt's exact length, where this wire has a way of its own."""
+        """Return the request for the length of the prompt, or None if this wire has none."""
 
 
 def raise_error(value: Any) -> None:
-    """Raise what an `error` field says, in any of the shapes that servers use."""
+    """Raise the WireError that an `error` field describes, in any of the shapes that servers use."""
     if isinstance(value, dict):
         message = as_str(value.get("message")) or json.dumps(value)[:500]
         code = value.get("code")
@@ -71,14 +78,15 @@ def raise_error(value: Any) -> None:
 
 
 class Ending:
-    """The end of an answer, kept until it comes: finish reason and the last usage."""
+    """What is known of an answer's end while it still streams: finish reason and latest usage."""
 
     def __init__(self) -> None:
         self.reason: FinishReason | None = None
         self.usage: UsageStats | None = None
-        self.done = False
+        self.done = False  # the wire's own mark of the end was seen
 
     def close(self, *, has_calls: bool, calls_complete: bool) -> list[CompletionEvent]:
+        """Return Finish, and Usage if it was reported. Raises WireError if the answer broke off."""
         if not (self.reason or self.done or self.usage or (has_calls and calls_complete)):
             raise WireError("the stream ended before its end", cut=True)
         reason = self.reason or FinishReason.STOP

@@ -1,4 +1,4 @@
-"""Anthropic messages: encoding."""
+"""Anthropic messages: encoding (docs.anthropic.com/en/api/messages)."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from helexa_acp.provider.tool_arguments import BadArgumentsError, parse_argument
 from helexa_acp.provider.types import CompletionRequest, ImagePart, Message, Role, TextPart, ToolSpec
 from helexa_acp.provider.wires.adapter import EncodedRequest
 from helexa_acp.provider.wires.anthropic_decoder import AnthropicDecoder
-from helexa_acp.provider.wires.history import in_tool_loop, normalise, own_reasoning
+from helexa_acp.provider.wires.history import normalise, own_reasoning, tool_loop_start
 
 DEFAULT_MAX_TOKENS = 8192
-THINKING_MAX_TOKENS = 16384  # the default where thinking shares the allowance
+THINKING_MAX_TOKENS = 16384  # the default if thinking counts towards max_tokens
 MIN_THINKING_BUDGET = 1024
 
 _BUDGETS = {"minimal": 1024, "low": 2048, "medium": 6144, "high": 12288, "xhigh": 16384, "max": 24576}
@@ -51,14 +51,14 @@ class AnthropicAdapter:
         return body
 
     def _messages(self, messages: list[Message], model_tag: str) -> list[dict[str, Any]]:
-        loop = in_tool_loop(messages)
+        loop = tool_loop_start(messages)
         wire: list[dict[str, Any]] = []
         for position, message in enumerate(messages):
             if message.role is Role.SYSTEM:
                 continue
             blocks = self._blocks(message, model_tag, in_loop=position >= loop)
             role = "assistant" if message.role is Role.ASSISTANT else "user"
-            if wire and wire[-1]["role"] == role:  # all results of one round share one user turn
+            if wire and wire[-1]["role"] == role:  # all results of a round share one user turn
                 wire[-1]["content"] += blocks
             else:
                 wire.append({"role": role, "content": blocks})
@@ -87,7 +87,10 @@ def _block(part: TextPart | ImagePart) -> dict[str, Any]:
 
 
 def _input(arguments: str) -> dict[str, Any]:
-    """The wire wants an object; what does not parse was answered with an error and is kept readable."""
+    """Return the arguments as the object that the wire wants.
+
+    Arguments that do not parse have been answered with an error; the model still sees what it wrote.
+    """
     try:
         return parse_arguments(arguments)
     except BadArgumentsError:
@@ -99,7 +102,7 @@ def _tool(spec: ToolSpec) -> dict[str, Any]:
 
 
 def _mark_cache(body: dict[str, Any]) -> None:
-    """Four marks at most: tools, system, and the last two user turns."""
+    """Set the four cache marks that a request may have: on tools, system, and the last two user turns."""
     ends = [body[name][-1] for name in ("tools", "system") if body.get(name)]
     users = [turn for turn in body["messages"] if turn["role"] == "user" and turn["content"]]
     ends += [turn["content"][-1] for turn in users[-2:]]
@@ -108,8 +111,11 @@ def _mark_cache(body: dict[str, Any]) -> None:
 
 
 def _may_think(turns: list[dict[str, Any]]) -> bool:
-    """Inside a tool loop the wire wants the loop's own thoughts back; a loop begun without any goes on
-    without."""
+    """Return whether thinking can be enabled.
+
+    Within a tool loop the wire demands the loop's thinking blocks, so a loop that began without continues
+    without.
+    """
     last = turns[-1]["content"] if turns else []
     if not any(block["type"] == "tool_result" for block in last):
         return True

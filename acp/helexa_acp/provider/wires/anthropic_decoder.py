@@ -35,7 +35,7 @@ class AnthropicDecoder:
     def __init__(self) -> None:
         self._calls = CallAssembler()
         self._ending = Ending()
-        self._blocks: dict[Any, dict[str, Any]] = {}  # thinking blocks under way, by index
+        self._blocks: dict[Any, dict[str, Any]] = {}  # open thinking blocks, by index
         self._usage: dict[str, int] = {}
 
     def feed(self, event: SseEvent) -> list[CompletionEvent]:
@@ -65,9 +65,10 @@ class AnthropicDecoder:
         return [*self._calls.close(), *end, *usage]
 
     def _stats(self) -> UsageStats:
-        read, written = self._usage.get("cache_read", 0), self._usage.get("cache_write", 0)
-        prompt = self._usage.get("input", 0) + read + written
-        return UsageStats(prompt, self._usage.get("output", 0), read, written)
+        cache_read = self._usage.get("cache_read", 0)
+        cache_write = self._usage.get("cache_write", 0)
+        prompt = self._usage.get("input", 0) + cache_read + cache_write
+        return UsageStats(prompt, self._usage.get("output", 0), cache_read, cache_write)
 
     def _event(self, kind: str, value: dict[str, Any]) -> list[CompletionEvent]:
         match kind:
@@ -101,7 +102,7 @@ class AnthropicDecoder:
             case "redacted_thinking":
                 self._blocks[index] = {"type": "redacted_thinking", "data": block.get("data")}
             case "tool_use":
-                # An empty `input` only announces the deltas; a full one is the whole call.
+                # Deltas follow an empty `input`; any other is the whole call.
                 whole = json.dumps(block["input"], ensure_ascii=False) if block.get("input") else ""
                 return self._calls.fragment(index, as_str(block.get("id")), as_str(block.get("name")), whole)
         return []
@@ -139,7 +140,7 @@ class AnthropicDecoder:
             self._ending.reason = _REASONS.get(reason, FinishReason.STOP)
         usage = as_dict(value.get("usage"))
         for name, field in _USAGE_FIELDS.items():
-            if isinstance(usage.get(field), int):  # cumulative: the last one counts
+            if isinstance(usage.get(field), int):  # cumulative, so the last value counts
                 self._usage[name] = as_int(usage[field])
 
 

@@ -1,9 +1,9 @@
-"""Which tool call does this fragment belong to?
+"""Assembly of tool calls from streamed fragments.
 
-Servers number fragments by index, by id, by both, or not at all; they repeat ids and names in every chunk,
-leave them out, start at one, or give every call index zero. `CallSlots` sorts all of that into calls with
-indices 0, 1, 2…: each starts once its name is known, keeps its argument text verbatim, and has an id even
-if the server gave none.
+Servers number fragments by index, by id, by both or not at all; they repeat ids and names in every chunk,
+omit them, start at one, or give every call index zero. `CallAssembler` makes calls with indices 0, 1, 2…
+of all that. A call starts once its name is known, keeps its argument text verbatim, and has an id even if
+the server sent none.
 """
 
 from __future__ import annotations
@@ -31,6 +31,8 @@ class _Slot:
 
 
 class CallAssembler:
+    """The calls of one answer, in the order in which their first fragments arrived."""
+
     def __init__(self) -> None:
         self._slots: list[_Slot] = []
         self._by_key: dict[Hashable, _Slot] = {}
@@ -40,10 +42,11 @@ class CallAssembler:
 
     @property
     def complete(self) -> bool:
-        """Could every call run as it stands?"""
+        """Whether the arguments of every call are complete."""
         return all(is_complete(slot.text) for slot in self._slots)
 
     def fragment(self, key: Hashable | None, id: str, name: str, arguments: Any) -> list[CompletionEvent]:  # noqa: A002
+        """Return the events of one fragment. `key` is what the server numbers calls by, or None."""
         text = _as_text(arguments)
         slot = self._find(key, id, name, text)
         if key is not None:
@@ -53,8 +56,7 @@ class CallAssembler:
         return [*self._start(slot), *self._append(slot, text)]
 
     def finish_arguments(self, key: Hashable, whole: str) -> list[CompletionEvent]:
-        """The server repeats the whole text at the end: emit what the fragments left out, never anything
-        twice."""
+        """Return the rest of a call's arguments, given all of them; nothing that was emitted before."""
         slot = self._by_key.get(key)
         if slot is None or not whole.startswith(slot.text):
             return []
@@ -64,6 +66,7 @@ class CallAssembler:
         return key in self._by_key
 
     def close(self) -> list[CompletionEvent]:
+        """Return the ends of all calls. A call that got no name is given the one that its arguments imply."""
         events: list[CompletionEvent] = []
         for slot in self._slots:
             if not slot.started:
@@ -73,10 +76,15 @@ class CallAssembler:
         return events
 
     def _find(self, key: Hashable | None, id: str, name: str, arguments: str) -> _Slot:  # noqa: A002
-        candidate = self._by_key.get(key) if key is not None else self._by_id(id) if id else self._last
+        candidate = self._candidate(key, id)
         if candidate is not None and _continues(candidate, id, name, arguments):
             return candidate
         return self._by_id(id) or self._new(id, name)
+
+    def _candidate(self, key: Hashable | None, id: str) -> _Slot | None:  # noqa: A002
+        if key is not None:
+            return self._by_key.get(key)
+        return self._by_id(id) if id else self._last
 
     @property
     def _last(self) -> _Slot | None:
@@ -97,7 +105,7 @@ class CallAssembler:
         events: list[CompletionEvent] = [
             ToolCallStart(slot.index, slot.id or f"call_{slot.index}", slot.name)
         ]
-        if slot.arguments:  # they came before the name
+        if slot.arguments:  # they arrived before the name
             events.append(ToolCallArgsDelta(slot.index, slot.text))
         return events
 
@@ -109,8 +117,11 @@ class CallAssembler:
 
 
 def _continues(slot: _Slot, id: str, name: str, arguments: str) -> bool:  # noqa: A002
-    """Does the fragment belong to this call? A new id or name starts another one, and so does a name with
-    arguments once the call's own arguments are whole."""
+    """Return whether the fragment belongs to this call.
+
+    A new id or name starts another call, and so does a name with arguments once this call's arguments are
+    complete.
+    """
     if id and slot.id:
         return id == slot.id
     if name and slot.name and name != slot.name:
@@ -121,4 +132,6 @@ def _continues(slot: _Slot, id: str, name: str, arguments: str) -> bool:  # noqa
 def _as_text(arguments: Any) -> str:
     if arguments is None:
         return ""
-    return arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
+    if isinstance(arguments, str):
+        return arguments
+    return json.dumps(arguments, ensure_ascii=False)

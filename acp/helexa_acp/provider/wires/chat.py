@@ -1,5 +1,5 @@
-"""OpenAI chat completions, as OpenAI, vLLM, llama.cpp, Ollama, LM Studio, Mistral, OpenRouter and cortex
-speak it: encoding."""
+"""OpenAI chat completions: encoding, for OpenAI, vLLM, llama.cpp, Ollama, LM Studio, Mistral, OpenRouter and
+cortex."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from helexa_acp.provider.quirks import Quirks
 from helexa_acp.provider.types import CompletionRequest, ImagePart, Message, Role, TextPart, ToolSpec
 from helexa_acp.provider.wires.adapter import EncodedRequest
 from helexa_acp.provider.wires.chat_decoder import ChatDecoder
-from helexa_acp.provider.wires.history import in_tool_loop, normalise, own_reasoning
+from helexa_acp.provider.wires.history import normalise, own_reasoning, tool_loop_start
 from helexa_acp.provider.wires.markup import describe_tools, render_call
 
 
@@ -45,7 +45,7 @@ class ChatAdapter:
         return body
 
     def _messages(self, messages: list[Message], quirks: Quirks, model_tag: str) -> list[dict[str, Any]]:
-        loop = in_tool_loop(messages)
+        loop = tool_loop_start(messages)
         wire: list[dict[str, Any]] = []
         images: list[ImagePart] = []
         for position, message in enumerate(messages):
@@ -53,11 +53,13 @@ class ChatAdapter:
                 images += [part for part in message.parts if isinstance(part, ImagePart)]
                 wire.append({"role": "tool", "tool_call_id": message.tool_call_id, "content": message.text})
                 continue
-            if images:  # this wire's tool results hold text only
-                wire.append(_user((TextPart("Images from the tool results above:"), *images)))
+            if images:
+                wire.append(_user_with(images))
                 images = []
             wire.append(self._message(message, quirks, model_tag, in_loop=position >= loop))
-        return [*wire, _user((TextPart("Images from the tool results above:"), *images))] if images else wire
+        if images:
+            wire.append(_user_with(images))
+        return wire
 
     def _message(self, message: Message, quirks: Quirks, model_tag: str, *, in_loop: bool) -> dict[str, Any]:
         if message.role is Role.SYSTEM:
@@ -81,6 +83,11 @@ class ChatAdapter:
             if part.state:
                 body.update(part.state)
         return body
+
+
+def _user_with(images: list[ImagePart]) -> dict[str, Any]:
+    """Return a user message for the images of tool results, which hold only text on this wire."""
+    return _user((TextPart("Images from the tool results above:"), *images))
 
 
 def _user(parts: tuple[Any, ...]) -> dict[str, Any]:
@@ -119,8 +126,10 @@ def _options(request: CompletionRequest, quirks: Quirks) -> dict[str, Any]:
 
 
 def _calls_as_text(messages: list[Message], tools: tuple[ToolSpec, ...]) -> list[Message]:
-    """For models whose server does not parse calls: tools are described in the system prompt, calls and
-    results are text."""
+    """Return the messages with tools described in the system prompt and calls and results as text.
+
+    This is for models whose server does not parse calls.
+    """
     rewritten: list[Message] = []
     for message in messages:
         match message.role:

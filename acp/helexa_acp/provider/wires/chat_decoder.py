@@ -1,4 +1,4 @@
-"""OpenAI chat completions: decoding, with the tolerance that the servers of this dialect need."""
+"""OpenAI chat completions: decoding, tolerant of the many servers that speak this dialect."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class ChatDecoder:
         return self._chunk(value, "message")
 
     def close(self) -> list[CompletionEvent]:
-        events = [e for kind, text in self._think.close() for e in self._routed(kind, text)]
+        events = self._route(self._think.close())
         if self._text_calls is not None:
             events += self._from_text(self._text_calls.close())
         if self._details:
@@ -120,26 +120,26 @@ class ChatDecoder:
 
     def _content(self, content: Any) -> list[CompletionEvent]:
         if isinstance(content, str):
-            return (
-                [e for kind, text in self._think.feed(content) for e in self._routed(kind, text)]
-                if content
-                else []
-            )
+            return self._route(self._think.feed(content)) if content else []
         events: list[CompletionEvent] = []
         for part in map(as_dict, as_list(content)):
             if thinking := part.get("thinking"):
                 texts = [as_str(as_dict(t).get("text")) for t in as_list(thinking)] or [as_str(thinking)]
                 events.append(ReasoningDelta("".join(texts)))
             elif text := as_str(part.get("text")):
-                events += self._routed("text", text)
+                events += self._route([("text", text)])
         return events
 
-    def _routed(self, kind: str, text: str) -> list[CompletionEvent]:
-        if kind == "reasoning":
-            return [ReasoningDelta(text)]
-        if self._text_calls is not None:
-            return self._from_text(self._text_calls.feed(text))
-        return [TextDelta(text)]
+    def _route(self, fragments: list[tuple[str, str]]) -> list[CompletionEvent]:
+        events: list[CompletionEvent] = []
+        for kind, text in fragments:
+            if kind == "reasoning":
+                events.append(ReasoningDelta(text))
+            elif self._text_calls is not None:
+                events += self._from_text(self._text_calls.feed(text))
+            else:
+                events.append(TextDelta(text))
+        return events
 
     def _from_text(self, pieces: list[str | ToolCall]) -> list[CompletionEvent]:
         events: list[CompletionEvent] = []
@@ -154,7 +154,8 @@ class ChatDecoder:
 
     def _usage(self, value: Any) -> None:
         usage = as_dict(value)
-        prompt, completion = as_int(usage.get("prompt_tokens")), as_int(usage.get("completion_tokens"))
+        prompt = as_int(usage.get("prompt_tokens"))
+        completion = as_int(usage.get("completion_tokens"))
         if not (prompt or completion):
             return
         details = as_dict(usage.get("prompt_tokens_details"))

@@ -1,8 +1,7 @@
-"""A history that every wire accepts, whatever endpoints wrote it.
+"""Normalisation of a history, so that every wire accepts it whichever endpoints wrote it.
 
-`normalise` works per request on neutral messages, never on the log: system messages first, each call with
-exactly one result right after it, call ids valid and unique, no empty turns, thoughts only where their own
-model can read them. Its output is the same for the same prefix, so a server's prompt cache keeps working.
+`normalise` is applied to the messages of each request, never to the log. The same prefix always gives the
+same output, so that a server's prompt cache keeps working.
 """
 
 from __future__ import annotations
@@ -22,19 +21,26 @@ _VALID_ID = re.compile(r"[A-Za-z0-9_-]{1,40}")
 
 
 def normalise(messages: Iterable[Message], quirks: Quirks) -> list[Message]:
+    """Return an equivalent history that every wire accepts.
+
+    It begins with at most one system message. Each call is followed by exactly one result; ids of calls are
+    valid and unique; no message is empty; and neighbours of one role are joined, except for tool results and
+    messages with calls.
+    """
     messages = list(messages)
     system = [m for m in messages if m.role is Role.SYSTEM and m.text]
-    talk = _pair([m for m in messages if m.role is not Role.SYSTEM])
-    talk = _unique_ids(talk, short=quirks.short_tool_ids)
-    return [*_joined_system(system), *_merge_users(_clean(talk, images=quirks.images))]
+    turns = _pair([m for m in messages if m.role is not Role.SYSTEM])
+    turns = _unique_ids(turns, short=quirks.short_tool_ids)
+    turns = _without_empty(turns, images=quirks.images)
+    return [*_joined(system), *_merge_neighbours(turns)]
 
 
-def _joined_system(system: list[Message]) -> list[Message]:
+def _joined(system: list[Message]) -> list[Message]:
     return [Message.of(Role.SYSTEM, "\n\n".join(m.text for m in system))] if system else []
 
 
 def _pair(messages: list[Message]) -> list[Message]:
-    """Results follow their calls, in the same order; missing ones are made up, stray ones go."""
+    """Put each result after its call. A missing result is made up, a stray one dropped."""
     paired: list[Message] = []
     for position, message in enumerate(messages):
         if message.role is Role.TOOL:
@@ -63,7 +69,7 @@ def _interrupted(call: ToolCall) -> Message:
 
 
 def _unique_ids(messages: list[Message], *, short: bool) -> list[Message]:
-    """Servers refuse an id that they see twice, and models repeat theirs: those calls are renamed."""
+    """Rename calls whose id is invalid or repeats: models repeat ids, and servers refuse to see one twice."""
     seen: set[str] = set()
     renamed: list[Message] = []
     pending: list[str] = []
@@ -88,14 +94,14 @@ def _fresh_id(old: str, place: int, seen: set[str], *, short: bool) -> str:
     return digest[:9] if short else f"call_{digest[:16]}"
 
 
-def _clean(messages: list[Message], *, images: bool) -> list[Message]:
-    cleaned = []
+def _without_empty(messages: list[Message], *, images: bool) -> list[Message]:
+    kept = []
     for message in messages:
         parts = tuple(_visible(part, images=images) for part in message.parts if not _is_empty(part))
         has_body = any(not isinstance(part, ReasoningPart) for part in parts)
         if message.role is Role.TOOL or has_body or message.calls:
-            cleaned.append(replace(message, parts=parts))
-    return cleaned
+            kept.append(replace(message, parts=parts))
+    return kept
 
 
 def _is_empty(part: Part) -> bool:
@@ -103,18 +109,17 @@ def _is_empty(part: Part) -> bool:
 
 
 def _visible(part: Part, *, images: bool) -> Part:
-    return TextPart(NO_IMAGE) if isinstance(part, ImagePart) and not images else part
+    if isinstance(part, ImagePart) and not images:
+        return TextPart(NO_IMAGE)
+    return part
 
 
-def _merge_users(messages: list[Message]) -> list[Message]:
-    """Strict templates want user and assistant to alternate."""
+def _merge_neighbours(messages: list[Message]) -> list[Message]:
+    """Join neighbours of one role: strict chat templates want user and assistant to alternate."""
     merged: list[Message] = []
     for message in messages:
         last = merged[-1] if merged else None
-        mergeable = (
-            last is not None and last.role is message.role and message.role in {Role.USER, Role.ASSISTANT}
-        )
-        if last is None or not mergeable or last.calls:
+        if last is None or last.role is not message.role or message.role is Role.TOOL or last.calls:
             merged.append(message)
             continue
         gap = (TextPart("\n\n"),) if last.text and message.text else ()
@@ -123,7 +128,7 @@ def _merge_users(messages: list[Message]) -> list[Message]:
 
 
 def own_reasoning(message: Message, wire: str, model: str) -> list[ReasoningPart]:
-    """The thoughts of a message that this wire and model may read again."""
+    """Return the thoughts of a message that came from this wire and model, and so may be sent back to it."""
     return [
         part
         for part in message.parts
@@ -131,8 +136,8 @@ def own_reasoning(message: Message, wire: str, model: str) -> list[ReasoningPart
     ]
 
 
-def in_tool_loop(messages: list[Message]) -> int:
-    """Where the running tool loop begins: the position after the last real user message."""
+def tool_loop_start(messages: list[Message]) -> int:
+    """Return the position at which the current tool loop begins, right after the last user message."""
     for position in range(len(messages) - 1, -1, -1):
         if messages[position].role is Role.USER:
             return position + 1

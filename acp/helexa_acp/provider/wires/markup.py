@@ -1,7 +1,7 @@
-"""Thoughts and tool calls that leak into a model's text, found while it streams.
+"""Thoughts and tool calls that a model writes as markup in its text, found while the text streams.
 
-Both scanners hold back only what may still become a marker, so one character at a time gives the same text
-as all at once. A block that never closes or does not parse comes out as text: shown, not lost.
+The scanners hold back only what may still become a marker, so the result does not depend on how the text is
+cut into fragments. A block that never closes or does not parse is returned as text, so nothing is lost.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class Segment:
 
 
 def _held_back(text: str, marker: str) -> int:
-    """How many characters at the end of `text` may be the start of `marker`."""
+    """Return how many characters at the end of `text` may be the start of `marker`."""
     for size in range(min(len(marker) - 1, len(text)), 0, -1):
         if text.endswith(marker[:size]):
             return size
@@ -29,7 +29,7 @@ def _held_back(text: str, marker: str) -> int:
 
 
 class BlockScanner:
-    """Splits a stream into text and the insides of `opening`…`closing`."""
+    """Splits a stream into text and the contents of `opening`…`closing`."""
 
     def __init__(self, opening: str, closing: str) -> None:
         self._markers = {False: opening, True: closing}
@@ -54,7 +54,8 @@ class BlockScanner:
         return pieces
 
     def close(self) -> list[Segment]:
-        rest, self._buffer = self._buffer, ""
+        rest = self._buffer
+        self._buffer = ""
         if not self._inside:
             return [Segment("text", rest)] if rest else []
         return [Segment("text", self._markers[False] + "".join(self._block) + rest)]
@@ -69,16 +70,17 @@ class BlockScanner:
 
 
 class ThinkScanner:
-    """Routes a leading `<think>…</think>` to reasoning. One inside an answer is the answer's own business."""
+    """Tells a leading `<think>…</think>` from the text. One that comes later belongs to the text."""
 
-    OPENING, CLOSING = "<think>", "</think>"
+    OPENING = "<think>"
+    CLOSING = "</think>"
 
     def __init__(self) -> None:
-        self._state = "start"  # start → think → after → text
+        self._state = "start"  # start → think → after → text, or start → text
         self._buffer = ""
 
     def feed(self, text: str) -> list[tuple[str, str]]:
-        """Pairs of ("text" or "reasoning", fragment)."""
+        """Return pairs of "text" or "reasoning" and a fragment of it."""
         if self._state == "text":
             return [("text", text)] if text else []
         self._buffer += text
@@ -92,7 +94,8 @@ class ThinkScanner:
         return out
 
     def close(self) -> list[tuple[str, str]]:
-        rest, self._buffer = self._buffer, ""
+        rest = self._buffer
+        self._buffer = ""
         kind = "reasoning" if self._state == "think" else "text"
         self._state = "text"
         return [(kind, rest)] if rest else []
@@ -100,10 +103,10 @@ class ThinkScanner:
     def _start(self, out: list[tuple[str, str]]) -> None:
         head = self._buffer.lstrip()
         if head.startswith(self.OPENING):
-            self._buffer, self._state = head[len(self.OPENING) :], "think"
+            self._buffer = head[len(self.OPENING) :]
+            self._state = "think"
         elif not self.OPENING.startswith(head):
-            out.append(("text", self._buffer))
-            self._buffer, self._state = "", "text"
+            self._text(out)
 
     def _think(self, out: list[tuple[str, str]]) -> None:
         before, closed, after = self._buffer.partition(self.CLOSING)
@@ -117,19 +120,24 @@ class ThinkScanner:
     def _after(self, out: list[tuple[str, str]]) -> None:
         self._buffer = self._buffer.lstrip("\r\n ")
         if self._buffer:
-            out.append(("text", self._buffer))
-            self._buffer, self._state = "", "text"
+            self._text(out)
+
+    def _text(self, out: list[tuple[str, str]]) -> None:
+        out.append(("text", self._buffer))
+        self._buffer = ""
+        self._state = "text"
 
 
 class CallScanner:
-    """Finds Hermes (`<tool_call>{…}</tool_call>`) and Mistral (`[TOOL_CALLS][…]`) calls."""
+    """Finds the calls of Hermes, `<tool_call>{…}</tool_call>`, and of Mistral, `[TOOL_CALLS][…]`."""
 
     def __init__(self) -> None:
         self._scanner = BlockScanner("<tool_call>", "</tool_call>")
-        self._mistral: list[str] | None = None
+        self._mistral: list[str] | None = None  # what followed [TOOL_CALLS], once that was seen
         self._held = ""
 
     def feed(self, text: str) -> list[str | ToolCall]:
+        """Return texts and calls in their order. A call has no id."""
         return self._route(self._scanner.feed(text))
 
     def close(self) -> list[str | ToolCall]:
@@ -154,7 +162,8 @@ class CallScanner:
             return []
         before, found, after = (self._held + text).partition("[TOOL_CALLS]")
         if found:
-            self._mistral, self._held = [after], ""
+            self._mistral = [after]
+            self._held = ""
             return [before] if before else []
         keep = len(before) - _held_back(before, "[TOOL_CALLS]")
         self._held = before[keep:]
@@ -162,6 +171,7 @@ class CallScanner:
 
 
 def _calls_or_text(block: str, original: str) -> list[str | ToolCall]:
+    """Return the calls in a block, or the original text if it does not parse. Surplus braces are ignored."""
     if not block.strip():
         return []
     for repair in (str, lambda text: text.strip().removesuffix("}"), lambda text: text.strip()[:-2]):
@@ -190,11 +200,13 @@ def _call(item: Any) -> ToolCall | None:
         name = arguments.pop("name", None)
     if not isinstance(name, str):
         return None
-    text = arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
-    return ToolCall("", name, text)
+    if not isinstance(arguments, str):
+        arguments = json.dumps(arguments, ensure_ascii=False)
+    return ToolCall("", name, arguments)
 
 
 def describe_tools(tools: Iterable[ToolSpec]) -> str:
+    """Return the part of a system prompt that tells a model its tools and how to write a call."""
     lines = [
         json.dumps(
             {"name": t.name, "description": t.description, "parameters": t.parameters}, ensure_ascii=False
@@ -212,6 +224,7 @@ def describe_tools(tools: Iterable[ToolSpec]) -> str:
 
 
 def render_call(call: ToolCall) -> str:
+    """Return a call as a model would write it."""
     try:
         arguments: Any = json.loads(call.arguments or "{}")
     except ValueError:

@@ -1,4 +1,4 @@
-"""OpenAI Responses, without server-side state: encoding."""
+"""OpenAI Responses: encoding, without state on the server."""
 
 from __future__ import annotations
 

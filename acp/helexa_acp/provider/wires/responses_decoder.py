@@ -1,7 +1,7 @@
 """OpenAI Responses: decoding.
 
-Text and arguments may come as deltas, as a whole in `.done`, only in `output_item.done`, or only in the
-final response: each place gives what the earlier ones left out. Items are known by output index where there
+Text and arguments may come as deltas, whole in `.done`, only in `output_item.done`, or only in the final
+response; each of these adds what the ones before it left out. Items are identified by output index if there
 is one, else by item id.
 """
 
@@ -73,7 +73,8 @@ class ResponsesDecoder:
                 return self._calls.finish_arguments(self._key(value), as_str(value.get("arguments")))
             case "output_item.added":
                 item = as_dict(value.get("item"))
-                return self._call(self._key(value, item), item) if item.get("type") == "function_call" else []
+                if item.get("type") == "function_call":
+                    return self._call(self._key(value, item), item)
             case "output_item.done":
                 item = as_dict(value.get("item"))
                 return self._item(self._key(value, item), item)
@@ -135,7 +136,7 @@ class ResponsesDecoder:
         whole = "\n\n".join(filter(None, (as_str(as_dict(part).get("text")) for part in parts)))
         shown = self._emitted.get(("thought", key), "")
         events = [] if shown else self._thought(key, whole)
-        # Without its encrypted content an item of a response that was not stored cannot be sent again.
+        # An item of a response that was not stored can be sent again only with its encrypted content.
         state = {name: item[name] for name in ("type", "id", "summary", "encrypted_content") if name in item}
         return [*events, ReasoningState(state if item.get("encrypted_content") else None)]
 
