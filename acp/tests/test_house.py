@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import builtins
+import re
 import subprocess
 import sys
 from graphlib import CycleError, TopologicalSorter
@@ -120,6 +122,104 @@ def test_no_class_name_stands_for_two_things():
         if isinstance(node, ast.ClassDef) and not node.name.startswith("_")
     ]
     assert len(set(classes)) == len(classes), sorted(name for name in classes if classes.count(name) > 1)
+
+
+# Docstrings
+
+
+def split_docstrings(source):
+    """The docstrings of a module, and its code without them and without comments."""
+    tree = ast.parse(source)
+    docstrings = []
+    for node in ast.walk(tree):
+        if (
+            isinstance(node, ast.Expr)
+            and isinstance(node.value, ast.Constant)
+            and isinstance(node.value.value, str)
+        ):
+            docstrings.append(node.value.value)
+            node.value = ast.Constant(None)
+    return docstrings, ast.unparse(tree)
+
+
+def defined_by(node):
+    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+        return [node.name]
+    if isinstance(node, ast.Assign | ast.AnnAssign):
+        targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+        return [target.id for target in targets if isinstance(target, ast.Name)]
+    return []
+
+
+def definitions(code_by_module):
+    """The names that each module defines, and those that occur in each class."""
+    found = {}
+    for module, code in code_by_module.items():
+        tree = ast.parse(code)
+        found[module.partition(".")[2]] = {name for node in tree.body for name in defined_by(node)}
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ClassDef):
+                found[node.name] = set(re.findall(r"\w+", ast.unparse(node)))
+    return found
+
+
+def stale_names(sources):
+    """The names in backticks that stand for nothing.
+
+    Only what looks like a name counts: words, and words joined by dots. If the first word is a module or class of
+    the package, or a builtin, the rest must be defined there. Any other word must occur somewhere in the package's
+    code, be it as a name, a keyword argument or in a string: docstrings also name settings, tools and fields.
+    """
+    split = {module: split_docstrings(source) for module, source in sources.items()}
+    words = {word for _, code in split.values() for word in re.findall(r"\w+", code)}
+    defined = definitions({module: code for module, (_, code) in split.items()})
+
+    def exists(name):
+        head, _, rest = name.rpartition(".")
+        if name in defined or (head in defined and rest in defined[head]):
+            return True
+        top, _, attribute = name.partition(".")
+        if attribute and hasattr(builtins, top):
+            return hasattr(getattr(builtins, top), attribute)
+        return not (attribute and top in defined) and words.issuperset(name.split("."))
+
+    return [
+        f"{module}: `{name}`"
+        for module, (docstrings, _) in split.items()
+        for docstring in docstrings
+        for name in re.findall(r"(?<!`)`([A-Za-z_][\w.]*)(?:\(\))?`(?!`)", docstring)
+        if not exists(name)
+    ]
+
+
+def test_docstrings_name_what_exists():
+    found = stale_names(SOURCES)
+    assert not found, "\n".join(found)
+
+
+@pytest.mark.parametrize(
+    ("name", "stale"),
+    [
+        ("gone", True),
+        ("gone()", True),
+        ("Gone", True),
+        ("A.gone", True),
+        ("b.gone", True),
+        ("c.gone", True),
+        ("str.gone", True),
+        *(
+            (name, False)
+            for name in ("A", "A.run", "b", "b.A", "field", "a field of b.A", "str.split", "-x", "--gone")
+        ),
+    ],
+)
+def test_a_stale_name_is_found(name, stale):
+    sources = {
+        "p": "",
+        "p.b": f'class A:\n    """Is `{name}`."""\n    def run(self): "x"["field"]',
+        "p.c": "x = 1",
+    }
+    assert bool(stale_names(sources)) is stale
 
 
 def test_initialize_needs_nothing_heavy():
