@@ -31,7 +31,7 @@ HISTORY = [Message.of(Role.SYSTEM, "s" * 3000), user("u" * 3000), *(m for n in r
 @pytest.mark.parametrize(
     ("window", "max_tokens", "expected"), [(32768, 8192, 24064), (32768, None, 30208), (1000, 8192, 0)]
 )
-def test_budget(window, max_tokens, expected):
+def test_the_prompt_budget_leaves_room_for_the_reply(window, max_tokens, expected):
     assert prompt_budget(window, max_tokens) == expected
 
 
@@ -43,7 +43,7 @@ def test_nothing_is_elided_while_it_fits():
     assert elide(HISTORY, 1_000_000) == HISTORY
 
 
-def test_old_results_go_before_prose_and_users_never():
+def test_old_results_are_elided_before_prose_and_users_never():
     some = elide(HISTORY, estimate(HISTORY) - 1000)
     assert some[3].text.startswith(ELIDED[:20])
     assert some[2] == HISTORY[2]
@@ -56,13 +56,13 @@ def test_old_results_go_before_prose_and_users_never():
     assert [m.calls for m in everything] == [m.calls for m in HISTORY]
 
 
-def test_short_contents_are_left():
+def test_short_results_are_not_elided():
     short = [user("x"), *round_of(1, 20), *round_of(2), *round_of(3)]
     assert elide(short, 0)[2].text == "r" * 20
 
 
 @given(st.integers(0, 20_000), st.integers(0, 12))
-def test_the_cut_never_parts_a_call_from_its_result(tokens, size):
+def test_the_cut_never_separates_a_call_from_its_result(tokens, size):
     history = HISTORY[1 : 2 + size]
     cut = cut_for_summary(history, tokens)
     assert 0 <= cut <= len(history)
@@ -72,7 +72,7 @@ def test_the_cut_never_parts_a_call_from_its_result(tokens, size):
 
 
 @given(st.integers(0, 5000))
-def test_the_summarys_own_request_fits(tokens):
+def test_the_request_for_a_summary_fits(tokens):
     request = summary_request("m", HISTORY * 20, tokens)
     assert estimate(request.messages) <= max(tokens, 2000)
     assert not request.tools

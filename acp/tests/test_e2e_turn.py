@@ -118,7 +118,7 @@ async def test_cancel_ends_the_turn_with_cancelled_and_the_next_one_works(script
         assert "You said: hello" in agent.text()
 
 
-async def test_cancel_right_behind_the_prompt_is_heard(script, start, project):
+async def test_cancel_right_after_the_prompt_takes_effect(script, start, project):
     script("[[turn]]\n[[turn.reply]]\nsteps = [{ hang = true }]\n")
     async with start() as agent:
         await agent.initialize()
@@ -139,7 +139,7 @@ async def test_cancel_request_ends_a_prompt_with_cancelled(script, start, projec
         assert await agent.result(turn) == {"stopReason": "cancelled"}
 
 
-async def test_cancel_while_a_permission_is_open(script, start, project):
+async def test_cancel_withdraws_an_open_permission_request(script, start, project):
     script(EDITING)
     async with start() as agent:
         agent.answers["session/request_permission"] = lambda _: HOLD
@@ -180,7 +180,7 @@ async def test_cancel_kills_the_command_and_its_children(script, start, project)
         await _gone(int(pid))
 
 
-async def test_end_of_input_ends_children(script, start, project):
+async def test_end_of_input_kills_commands_and_their_children(script, start, project):
     script(
         '[[turn]]\n[[turn.reply]]\nsteps = [{ call = "shell", args = { command = "sleep 300 & echo $! > pid; wait" } }]\n'
     )
@@ -231,7 +231,7 @@ async def test_terminals_are_killed_and_released(script, start, project, how):
         ("terminal/create", "{ call = 'shell', args = { command = 'true' } }"),
     ],
 )
-async def test_a_client_that_never_answers_does_not_hold_a_cancelled_turn(
+async def test_a_client_that_never_answers_does_not_delay_a_cancelled_turn(
     script, start, project, method, call
 ):
     script(f"[[turn]]\nmatch = 'go'\n[[turn.reply]]\nsteps = [{call}]\n")
@@ -254,7 +254,7 @@ async def test_a_client_that_never_answers_does_not_hold_a_cancelled_turn(
         assert await agent.prompt(session, "hello") == "end_turn"
 
 
-async def test_a_new_prompt_ends_the_one_before(script, start, project):
+async def test_a_new_prompt_cancels_the_previous_one(script, start, project):
     script('[[turn]]\nmatch = "wait"\n[[turn.reply]]\nsteps = [{ text = "x" }, { hang = true }]\n')
     async with start() as agent:
         await agent.initialize()
@@ -295,7 +295,7 @@ async def test_always_allow_is_remembered_across_restarts(script, start, project
     ("mode", "asked", "written"),
     [("default", 1, True), ("accept_edits", 0, True), ("bypass", 0, True), ("plan", 0, False)],
 )
-async def test_modes(script, start, project, mode, asked, written):
+async def test_modes_decide_which_calls_ask_and_run(script, start, project, mode, asked, written):
     script(
         '[[turn]]\n[[turn.reply]]\nsteps = [{ call = "write", args = { path = "a", content = "b" } }]\n'
         '[[turn.reply]]\nsteps = [{ text = "ok" }]\n'
@@ -309,7 +309,7 @@ async def test_modes(script, start, project, mode, asked, written):
         assert (project / "a").exists() is written
 
 
-async def test_provider_errors_become_readable_errors_and_the_session_goes_on(script, start, project):
+async def test_provider_errors_reach_the_client_and_the_session_continues(script, start, project):
     script(
         '[[turn]]\nmatch = "key"\n[[turn.reply]]\nsteps = [{ error = "bad key", status = 401 }]\n'
         '[[turn]]\nmatch = "break"\n[[turn.reply]]\nsteps = [{ text = "a" }, { error = "broken", status = 400 }]\n'
@@ -335,7 +335,7 @@ async def test_provider_errors_become_readable_errors_and_the_session_goes_on(sc
 @pytest.mark.parametrize(
     ("finish", "stop"), [("length", "max_tokens"), ("refusal", "refusal"), ("stop", "end_turn")]
 )
-async def test_finish_reasons(script, start, project, finish, stop):
+async def test_finish_reasons_become_stop_reasons(script, start, project, finish, stop):
     script(f'[[turn]]\n[[turn.reply]]\nsteps = [{{ text = "x" }}, {{ finish = "{finish}" }}]\n')
     async with start() as agent:
         await agent.initialize()
@@ -343,7 +343,7 @@ async def test_finish_reasons(script, start, project, finish, stop):
         assert await agent.prompt(session, "go") == stop
 
 
-async def test_endless_calls_are_capped(script, start, project):
+async def test_endless_rounds_are_capped(script, start, project):
     script('[[turn]]\n[[turn.reply]]\nsteps = [{ call = "list" }]\n')
     async with start() as agent:
         await agent.initialize()

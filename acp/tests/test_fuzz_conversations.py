@@ -146,7 +146,7 @@ def cards(updates):
     choices=st.lists(CHOICES, min_size=1, max_size=4),
     cancel_at=st.none() | st.integers(0, 20),
 )
-async def test_a_hostile_model(rounds, mode, choices, cancel_at):
+async def test_a_hostile_model_breaks_nothing(rounds, mode, choices, cancel_at):
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name).resolve()
         project = lay_out(folder)

@@ -50,7 +50,7 @@ def circle(sources):
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_each_file_is_short_and_imports_nothing_of_others(path):
+def test_files_are_short_and_import_only_what_is_allowed(path):
     assert len(path.read_text().splitlines()) <= 400
     for name in imported(path.read_text()):
         top = name.partition(".")[0]
@@ -58,7 +58,7 @@ def test_each_file_is_short_and_imports_nothing_of_others(path):
 
 
 @pytest.mark.parametrize("package", ["provider", "rpc", "storage", "v1"])
-def test_lower_layers_know_no_agent(package):
+def test_lower_layers_do_not_import_the_agent(package):
     for path in (PACKAGE / package).rglob("*.py"):
         names = set(imported(path.read_text()))
         assert not any(
@@ -69,7 +69,7 @@ def test_lower_layers_know_no_agent(package):
         )
 
 
-def test_the_provider_seam_knows_no_protocol():
+def test_the_provider_does_not_import_the_protocol():
     for path in (PACKAGE / "provider").rglob("*.py"):
         assert not any(
             name.startswith(("helexa_acp.v1", "helexa_acp.rpc", "helexa_acp.storage"))
@@ -233,7 +233,7 @@ def test_initialize_needs_nothing_heavy():
 
 
 @pytest.mark.parametrize("command", [["ruff", "check", "."], ["ruff", "format", "--check", "."], ["mypy"]])
-def test_lint_and_types(command):
+def test_lint_and_types_are_clean(command):
     done = subprocess.run(
         [sys.executable, "-m", *command], cwd=PROJECT, capture_output=True, text=True, check=False
     )

@@ -26,7 +26,7 @@ from helexa_acp.tools.tool import Permission, PermissionRule
         ("echo ''", [("echo", "")]),
     ],
 )
-def test_commands_are_taken_apart(command, parsed):
+def test_commands_are_parsed_into_simple_commands(command, parsed):
     assert parse(command) == parsed
 
 
@@ -65,7 +65,7 @@ def test_commands_are_taken_apart(command, parsed):
         ),
     ],
 )
-def test_what_words_do_not_show_is_opaque(command):
+def test_commands_with_hidden_effects_are_opaque(command):
     assert parse(command) is None
 
 
@@ -90,7 +90,7 @@ def test_every_part_needs_its_own_permission():
     assert not covers(PermissionRule("shell", "prefix", "git status"), second)
 
 
-def test_a_prefix_never_covers_what_is_opaque():
+def test_a_prefix_never_covers_an_opaque_command():
     (permission,) = permissions("git status; echo $(rm x)")
     assert not covers(PermissionRule("shell", "prefix", "git status"), permission)
     assert covers(PermissionRule("shell", "exact", "git status; echo $(rm x)"), permission)
@@ -143,7 +143,7 @@ def test_under_means_below_and_not_beside():
     assert not covers(rule, Permission("edit", "/home/me/project-2/a", ()))
 
 
-def test_rejections_win_and_tools_are_apart(tmp_path):
+def test_rejections_take_precedence_and_tools_are_separate(tmp_path):
     rules = PermissionRules(tmp_path / "p.toml", "/p")
     permission = Permission("shell", "ls -l", (), ("ls", "-l"))
     rules.remember("allow", [PermissionRule("shell", "prefix", "ls")])
@@ -159,7 +159,7 @@ def test_rejections_win_and_tools_are_apart(tmp_path):
         max_size=5,
     )
 )
-def test_rules_survive_their_file(tmp_path_factory, entries):
+def test_rules_survive_a_round_trip_through_their_file(tmp_path_factory, entries):
     rules = PermissionRules(tmp_path_factory.mktemp("rules") / "p.toml", "x")
     wanted = []
     for tool, match, value in entries:
@@ -169,7 +169,7 @@ def test_rules_survive_their_file(tmp_path_factory, entries):
     assert rules.read()["allow"] == wanted
 
 
-def test_the_file_is_readable_and_a_damaged_one_permits_nothing(tmp_path):
+def test_the_rules_file_is_readable_and_a_damaged_one_permits_nothing(tmp_path):
     rules = PermissionRules(tmp_path / "p.toml", "/home/me")
     rules.remember("allow", [PermissionRule("shell", "exact", 'echo "x"')])
     assert tomllib.loads(rules.path.read_text()) == {

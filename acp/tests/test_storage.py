@@ -59,7 +59,7 @@ RECORDS = [
 
 
 @pytest.mark.parametrize("record", [*RECORDS, Compacted("sum", 3), Undone("u1")])
-def test_records_survive_the_file(record):
+def test_records_survive_a_round_trip(record):
     assert decode(encode(record)) == record
 
 
@@ -105,7 +105,7 @@ def test_a_torn_line_costs_only_itself(tmp_path):
 
 
 @given(cut=st.integers(0, 10_000))
-def test_whatever_a_crash_leaves_is_a_prefix(tmp_path_factory, cut):
+def test_a_crash_leaves_a_prefix_of_the_records(tmp_path_factory, cut):
     path = tmp_path_factory.mktemp("log") / "s.jsonl"
     whole = b"".join(map(encode, RECORDS))
     path.write_bytes(whole[: min(cut, len(whole))])
@@ -134,7 +134,7 @@ def test_two_processes_take_turns_and_see_each_other(tmp_path):
     other.close()
 
 
-def test_a_choice_made_elsewhere_during_a_turn_is_read_once_and_costs_nothing(tmp_path):
+def test_a_choice_made_elsewhere_during_a_turn_is_read_once(tmp_path):
     mine, other = SessionLog(tmp_path / "s.jsonl"), SessionLog(tmp_path / "s.jsonl")
     with mine.hold():
         mine.append(user("u1"))
@@ -150,7 +150,7 @@ def test_a_choice_made_elsewhere_during_a_turn_is_read_once_and_costs_nothing(tm
     other.close()
 
 
-def test_a_choice_behind_a_torn_line_is_kept(tmp_path):
+def test_a_choice_after_a_torn_line_is_kept(tmp_path):
     path = tmp_path / "s.jsonl"
     path.write_bytes(encode(Titled("one")) + encode(Titled("torn"))[:9])
     log = SessionLog(path)
@@ -182,7 +182,7 @@ def test_every_record_is_read_once_by_the_other_side(tmp_path_factory, steps):
         log.close()
 
 
-def test_the_lock_goes_with_its_process(tmp_path):
+def test_the_lock_is_released_with_its_process(tmp_path):
     path = tmp_path / "s.jsonl"
     code = (
         "import sys, time; from pathlib import Path; from helexa_acp.storage.log import SessionLog\n"
@@ -215,7 +215,7 @@ def fold(*records):
     return transcript
 
 
-def test_history_is_the_fold_of_the_records():
+def test_the_history_follows_from_the_records():
     transcript = fold(*RECORDS)
     assert [m.role for m in transcript.messages] == [
         Role.USER,
@@ -275,13 +275,13 @@ def test_pages_are_the_latest_first_and_complete(tmp_path):
 
 
 @pytest.mark.parametrize("cursor", ["x", "", "e30=", "WzEsMl0="])
-def test_bad_cursors(tmp_path, cursor):
+def test_bad_cursors_are_refused(tmp_path, cursor):
     with pytest.raises(BadCursorError):
         SessionStore(tmp_path).page(None, cursor)
 
 
 @pytest.mark.parametrize("id_", ["../../etc/passwd", "", "a/b", "no-such", "x" * 200, "\0"])
-def test_ids_that_are_no_sessions(tmp_path, id_):
+def test_ids_of_no_session_are_refused(tmp_path, id_):
     with pytest.raises(NoSuchSessionError):
         SessionStore(tmp_path).open(id_)
     SessionStore(tmp_path).delete(id_)

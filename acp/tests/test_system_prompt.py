@@ -27,7 +27,7 @@ def told(cwd, mode=Mode.DEFAULT, override=None):
     return build(str(cwd), mode, PLAN, override)
 
 
-def test_agents_md_of_every_directory_down_to_this_one_the_nearest_last(repository):
+def test_agents_md_is_read_from_the_root_down_the_nearest_last(repository):
     (repository.parent / "AGENTS.md").write_text("Of another project.")
     text = told(repository / "app" / "core")
     assert text.index("Use tabs.") < text.index("No: use spaces here.")
@@ -43,7 +43,7 @@ def test_without_a_repository_only_the_directory_counts(project):
     assert "Of above." not in told(project)
 
 
-def test_what_is_no_file_of_the_repository_is_not_read(repository, tmp_path):
+def test_files_from_outside_the_repository_are_not_read(repository, tmp_path):
     (tmp_path / "secret").write_text("The secret.")
     (repository / "app" / "AGENTS.md").symlink_to(tmp_path / "secret")
     (repository / "app" / "core" / "AGENTS.md").unlink()
@@ -53,12 +53,12 @@ def test_what_is_no_file_of_the_repository_is_not_read(repository, tmp_path):
     assert "Use tabs." in text
 
 
-def test_a_link_within_the_repository_is(repository):
+def test_a_link_within_the_repository_is_followed(repository):
     (repository / "app" / "AGENTS.md").symlink_to("core/AGENTS.md")
     assert told(repository / "app").count("No: use spaces here.") == 1
 
 
-def test_a_long_one_is_cut(project, monkeypatch):
+def test_a_long_agents_md_is_cut(project, monkeypatch):
     monkeypatch.setattr(system_prompt, "MAX_GUIDE_CHARS", 10)
     (project / "AGENTS.md").write_text("x" * 10 + "y" * 10)
     text = told(project)
@@ -66,14 +66,14 @@ def test_a_long_one_is_cut(project, monkeypatch):
     assert "xy" not in text
 
 
-def test_an_own_prompt_takes_the_place_of_ours_and_guides_stay(repository, tmp_path):
+def test_a_prompt_file_replaces_the_built_in_prompt_but_not_agents_md(repository, tmp_path):
     (tmp_path / "own.md").write_text("Own words for {cwd}, {braces}.")
     text = told(repository, override=tmp_path / "own.md")
     assert text.startswith(f"Own words for {repository}, {{braces}}.")
     assert "Use tabs." in text
 
 
-def test_a_prompt_that_cannot_be_read_is_an_error_that_names_it(project):
+def test_an_unreadable_prompt_file_is_an_error_that_names_it(project):
     with pytest.raises(PromptError, match="no-such"):
         told(project, override=project / "no-such")
 

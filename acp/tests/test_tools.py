@@ -62,7 +62,7 @@ async def test_paths_outside_are_refused(tools, project, path):
             await tools.run(name, path=path, **args)
 
 
-def test_additional_directories_count(project, tmp_path):
+def test_additional_directories_are_roots(project, tmp_path):
     other = tmp_path / "other"
     other.mkdir()
     with pytest.raises(ToolError):
@@ -89,7 +89,7 @@ def test_no_path_leaves_the_roots(tmp_path_factory, pieces):
         *(("$HOMER/x", "$HOMER/x"), ("$OTHER/x", "$OTHER/x"), ("/abs", "/abs"), ("rel/~", "rel/~")),
     ],
 )
-def test_expand(path, expanded):
+def test_home_is_expanded_at_the_start_of_a_path(path, expanded):
     assert expand(path, "/h") == expanded
     assert expand(path, None) == path
 
@@ -97,12 +97,12 @@ def test_expand(path, expanded):
 # Reading
 
 
-async def test_read_slices_by_line(tools):
+async def test_read_returns_the_lines_asked_for(tools):
     assert (await tools.run("read", path="a.txt")).text == "one\ntwo\nthree"
     assert (await tools.run("read", path="a.txt", line=2, limit=1)).text == "two\n[lines 2 to 2 of 3]"
 
 
-async def test_read_refuses_what_is_no_text(tools, project):
+async def test_read_refuses_files_that_are_not_text(tools, project):
     (project / "bin").write_bytes(b"\0\1")
     for name in ("pipe", "pipe.png"):  # reading them would wait for a writer
         os.mkfifo(project / name)
@@ -111,7 +111,7 @@ async def test_read_refuses_what_is_no_text(tools, project):
             await tools.run("read", path=path)
 
 
-async def test_read_sees_images(tools, project):
+async def test_read_returns_images_only_to_models_that_see_them(tools, project):
     (project / "x.png").write_bytes(b"\x89PNG")
     outcome = await tools.run("read", path="x.png")
     assert outcome.images[0].mime_type == "image/png"
@@ -120,7 +120,7 @@ async def test_read_sees_images(tools, project):
         await tools.run("read", path="x.png")
 
 
-async def test_unsaved_buffers_count(project):
+async def test_read_returns_unsaved_buffers(project):
     (project / "a").write_text("disk")
     client = FakeClient(files=True)
     client.buffers[str(project / "a")] = "buffer"
@@ -140,7 +140,7 @@ async def test_after_a_command_the_disk_is_fresher(project):
     assert (await tools.run("read", path="a")).text == "changed"
 
 
-async def test_a_client_that_cannot_read_is_no_end(project):
+async def test_read_falls_back_to_the_disk_if_the_client_fails(project):
     (project / "a").write_text("disk")
     tools = ToolHarness(project, FakeClient(files=True, broken=True))
     assert (await tools.run("read", path="a")).text == "disk"
@@ -148,7 +148,7 @@ async def test_a_client_that_cannot_read_is_no_end(project):
         await tools.run("read", path="none")
 
 
-async def test_list(tools):
+async def test_list_shows_entries_and_matches(tools):
     assert (await tools.run("list")).text == "a.txt\nsub/"
     assert (await tools.run("list", glob="**/*.py")).text == "sub/b.py"
     assert (await tools.run("list", glob="*.nope")).text == "[nothing]"
@@ -210,7 +210,7 @@ def test_replace_once_is_exact_or_refuses(text, old, new):
 # Searching
 
 
-async def test_what_ripgrep_is_asked(tools, project, monkeypatch, tmp_path):
+async def test_ripgrep_gets_pattern_path_and_globs(tools, project, monkeypatch, tmp_path):
     fake = tmp_path / "bin" / "rg"  # shows what it was called with
     fake.parent.mkdir()
     fake.write_text('#!/bin/sh\necho "$@"\n')
@@ -223,7 +223,7 @@ async def test_what_ripgrep_is_asked(tools, project, monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize("ripgrep", [False, True])
-async def test_search(tools, project, monkeypatch, ripgrep):
+async def test_search_finds_matching_lines(tools, project, monkeypatch, ripgrep):
     if not ripgrep:
         monkeypatch.setenv("PATH", "/nowhere")
     elif shutil.which("rg") is None:
@@ -242,7 +242,7 @@ async def test_search(tools, project, monkeypatch, ripgrep):
 # Commands
 
 
-async def test_shell(tools, project):
+async def test_shell_returns_output_and_exit_code(tools, project):
     outcome = await tools.run("shell", command="echo out; echo err >&2; pwd", cwd="sub")
     assert outcome.text == f"out\nerr\n{project}/sub\n[exit code 0]"
     failed = await tools.run("shell", command="exit 3")
@@ -255,7 +255,7 @@ async def test_endless_output_is_bounded(tools):
     assert outcome.text.endswith("end\n[exit code 0]")
 
 
-async def test_a_command_that_does_not_end(tools):
+async def test_a_command_is_killed_at_its_timeout(tools):
     outcome = await tools.run("shell", command="trap '' TERM; echo started; sleep 300 & wait", timeout_s=1)
     assert "without finishing" in outcome.text
     assert outcome.is_error
@@ -265,7 +265,7 @@ async def test_commands_get_no_input(tools):
     assert (await tools.run("shell", command="cat; echo done")).text == "done\n[exit code 0]"
 
 
-async def test_children_that_linger_do_not_hold_the_call(tools):
+async def test_lingering_children_do_not_delay_the_call(tools):
     outcome = await tools.run("shell", command="(sleep 300 &) ; echo quick", timeout_s=60)
     assert outcome.text.startswith("quick")
 
@@ -281,7 +281,7 @@ def test_head_and_tail_keep_both_ends(chunks, limit):
         assert "bytes left out" in kept.text()
 
 
-def test_clip_and_one_line():
+def test_texts_are_cut_to_their_limit():
     assert clip("x" * 10, 10) == "x" * 10
     assert "90 characters left out" in clip("x" * 100, 10)
     assert one_line("a\n b\té" + "x" * 200, 6) == "a b é…"
@@ -293,12 +293,12 @@ def test_clip_and_one_line():
 @pytest.mark.parametrize(
     "url", ["file:///etc/passwd", "ftp://x", "http://", "http://u:p@h/", "javascript:1", "http://[", "x"]
 )
-def test_addresses_that_are_not_fetched(url):
+def test_only_http_addresses_without_a_user_are_fetched(url):
     with pytest.raises(ToolError):
         host_of(url)
 
 
-async def test_fetch(tools, dead_port):
+async def test_fetch_returns_text_and_stays_on_its_host(tools, dead_port):
     async def serve(reader, writer):
         line = await reader.readline()
         page = b"<html><head><title>t</title></head><body><h1>Hi</h1><script>bad()</script><p>there</p></body></html>"
@@ -326,6 +326,6 @@ def test_pages_become_text():
     assert page_text("<p>a &amp; b</p><style>x</style><ul><li>c<li>d</ul>") == "a & b\nc\nd"
 
 
-async def test_plan(tools):
+async def test_plan_shows_its_entries(tools):
     await tools.run("plan", entries=[{"content": "x", "status": "pending"}])
     assert tools.plan == [{"content": "x", "status": "pending", "priority": "medium"}]

@@ -26,7 +26,7 @@ def decode(wire, events, *, text_tools=False):
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.wire}: {case.name}")
-def test_cases(case):
+def test_answers_decode_to_their_events(case):
     if isinstance(case.events, str):
         with pytest.raises(WireError, match=case.events):
             decode(case.wire, case.sse(), text_tools=case.text_tools)
@@ -64,7 +64,7 @@ BODIES = {
 
 
 @pytest.mark.parametrize("wire", BODIES)
-def test_a_server_that_does_not_stream(wire):
+def test_a_body_that_is_not_streamed_decodes_to_the_same_events(wire):
     decoder = ADAPTERS[wire]().decoder()
     assert [*decoder.body(BODIES[wire]), *decoder.close()] == [
         TextDelta("hi"),

@@ -55,7 +55,7 @@ def second_id(wire_body):
     return wire_body["messages"][2]["tool_calls"][1]["id"]
 
 
-def test_chat():
+def test_the_chat_body_is_pinned():
     sent = body("openai-chat", temperature=0.7, max_tokens=256, effort="low")
     other = second_id(sent)
     assert sent == {
@@ -118,7 +118,7 @@ def test_text_only_request_has_no_tools_key_and_plain_content():
     }
 
 
-def test_responses():
+def test_the_responses_body_is_pinned():
     sent = body("openai-responses", max_tokens=256, effort="high")
     other = sent["input"][4]["call_id"] if sent["input"][4]["type"] == "function_call" else None
     assert sent["instructions"] == "Be brief."
@@ -148,7 +148,7 @@ def test_responses():
     assert sent["reasoning"] == {"effort": "high", "summary": "auto"}
 
 
-def test_anthropic():
+def test_the_anthropic_body_is_pinned():
     sent = body("anthropic-messages", effort="low")
     assert sent["system"] == [{"type": "text", "text": "Be brief.", "cache_control": {"type": "ephemeral"}}]
     assert [turn["role"] for turn in sent["messages"]] == ["user", "assistant", "user"]
@@ -179,7 +179,7 @@ def test_anthropic_does_not_think_in_a_loop_that_began_elsewhere():
 
 @pytest.mark.parametrize("wire", ADAPTERS)
 @pytest.mark.parametrize("origin", ADAPTERS)
-def test_another_wires_or_models_thoughts_are_left_out(wire, origin):
+def test_thoughts_of_other_wires_and_models_are_left_out(wire, origin):
     request = CompletionRequest("m", talk(origin), (READ,))
     for tag in ("e:m", "e:other"):
         if (wire, "e:m") == (origin, tag):
@@ -205,12 +205,12 @@ def test_quirks_change_the_chat_body(quirks, gone, there):
     assert there is None or there in sent
 
 
-def test_reasoning_is_sent_back_where_it_must_be():
+def test_reasoning_is_sent_back_where_required():
     sent = body("openai-chat", Quirks(reasoning_roundtrip=True))
     assert sent["messages"][2]["reasoning_content"] == "hm"
 
 
-def test_short_tool_ids():
+def test_short_ids_are_given_to_calls_and_results():
     sent = body("openai-chat", Quirks(short_tool_ids=True))
     ids = [call["id"] for call in sent["messages"][2]["tool_calls"]]
     assert all(len(id_) == 9 and id_.isalnum() for id_ in ids)
@@ -228,7 +228,7 @@ def test_text_tools_describe_and_replay_calls_as_text():
     assert sent["messages"][3]["role"] == "user"
 
 
-def test_images_become_words_for_a_model_without_eyes():
+def test_images_become_a_note_for_models_that_do_not_see():
     sent = body("openai-chat", Quirks(images=False))
     assert "image_url" not in repr(sent)
     assert "does not read images" in repr(sent)

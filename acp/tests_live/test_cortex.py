@@ -46,7 +46,7 @@ async def test_a_loaded_model_is_warm_and_has_its_window(live_env, folder):
 
 
 @pytest.mark.parametrize("wire", ["openai-chat", "anthropic-messages"])
-async def test_a_prompts_count_is_what_the_answer_says_it_had(live_env, wire):
+async def test_a_counted_prompt_has_the_length_that_usage_reports(live_env, wire):
     key = live_env.get("HELEXA_ACP_API_KEY")
     endpoint = Endpoint("live", live_env["HELEXA_ACP_BASE_URL"], wire, api_key=key)
     provider = http_provider(endpoint, QuirkBook(None))
