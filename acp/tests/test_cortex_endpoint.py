@@ -1,4 +1,4 @@
-"""cortex as the endpoint: what it tells of its models and of a load shows in the picker and in the turn."""
+"""cortex as the endpoint: how it reports the states of its models and the progress of a load."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A model that means harm, or is merely broken, meets permission, bounds and clear errors."""
+"""A model that is malicious or broken is held by permissions, limits and clear errors."""
 
 from __future__ import annotations
 

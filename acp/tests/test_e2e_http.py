@@ -82,7 +82,7 @@ async def test_a_quirk_is_learned_over_the_wire_and_kept_across_restarts(configu
 
 
 async def test_session_new_does_not_wait_for_a_dead_host(configure, project, dead_port):
-    # 192.0.2.0/24 is set aside for examples: connecting to it hangs or fails, never succeeds.
+    # 192.0.2.0/24 is reserved for documentation (RFC 5737): no connection to it succeeds.
     dead = '[[endpoints]]\nname = "dead"\nbase_url = "http://192.0.2.1/v1"\ndefault_model = "x"\n'
     async with StrictServer(dead_port) as server, AgentProcess(configure(server.url, dead)) as agent:
         await agent.initialize()

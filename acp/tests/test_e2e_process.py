@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from acp_testing.clients import agent_command
+from acp_testing.clients import SCHEMA, agent_command
 from acp_testing.schema import WireJudge
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -17,8 +17,6 @@ HELLO = {"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": {"protocol
 
 
 def run(env, lines, *args, judged=True):
-    from acp_testing.clients import SCHEMA
-
     data = b"".join(line if isinstance(line, bytes) else json.dumps(line).encode() + b"\n" for line in lines)
     done = subprocess.run(
         [*agent_command(), *args], input=data, env=env, capture_output=True, timeout=60, check=False
@@ -210,7 +208,7 @@ def test_a_hostile_client_gets_errors_and_no_crash(script, lines):
 def test_setup_writes_a_private_file(env):
     argv = [*agent_command(), "setup"]
     answers = "http://127.0.0.1:9/v1\nanthropic-messages\nm\n\n"
-    env = {**env, "PYTHONWARNINGS": "ignore"}  # getpass warns that it reads no terminal here
+    env = {**env, "PYTHONWARNINGS": "ignore"}  # getpass warns that this is no terminal
     done = subprocess.run(
         argv,
         input=answers,

@@ -373,10 +373,10 @@ async def test_kill_9_never_loses_a_finished_round(script, env, project):
         f"[[turn.reply]]\nsteps = [{{ text = 'round {n} ' }}, {{ call = 'list' }}]\n" for n in range(40)
     )
     script("[[turn]]\nmatch = 'go'\n" + rounds)
-    chance = random.Random(7)  # noqa: S311 - a moment, not a secret
+    chance = random.Random(7)  # noqa: S311 - no secret
     for _ in range(4):
         session, killed = await _killed_after(env, project, chance.randrange(1, 12), chance.random() * 0.05)
-        finished = killed.text().count("round") - 1  # the last one may have been under way
+        finished = killed.text().count("round") - 1  # the last one may have been in progress
         async with AgentProcess(env) as again:
             await again.initialize()
             await again.request("session/load", sessionId=session, cwd=str(project), mcpServers=[])

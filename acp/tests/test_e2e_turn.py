@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path
 
@@ -109,7 +110,7 @@ async def test_cancel_ends_the_turn_with_cancelled_and_the_next_one_works(script
     async with start() as agent:
         await agent.initialize()
         session = await agent.new_session(project)
-        agent.notify("session/cancel", sessionId=session)  # idle: must do nothing
+        agent.notify("session/cancel", sessionId=session)  # idle, so it has no effect
         turn = agent.begin("session/prompt", prompt(session, "wait"))
         await agent.until(lambda: agent.text())
         agent.notify("session/cancel", sessionId=session)
@@ -247,7 +248,7 @@ async def test_a_client_that_never_answers_does_not_delay_a_cancelled_turn(
         turn = agent.begin("session/prompt", prompt(session, "go"))
         await agent.until(lambda: agent.calls(method))
         agent.notify("session/cancel", sessionId=session)
-        if method == "terminal/create":  # it comes after all, and is given back
+        if method == "terminal/create":  # a terminal that is created late is released
             agent.send({"id": agent.calls(method)[0]["id"], "result": {"terminalId": "t1"}})
         assert await agent.result(turn) == {"stopReason": "cancelled"}
         assert late == (["t1"] if method == "terminal/create" else [])
@@ -369,8 +370,6 @@ async def test_progress_of_a_cold_model_is_a_card(script, start, project):
 
 
 async def _content(path: Path) -> str:
-    import asyncio
-
     async with asyncio.timeout(10):
         while not path.exists() or not path.read_text().strip():
             await asyncio.sleep(0.01)
@@ -378,8 +377,6 @@ async def _content(path: Path) -> str:
 
 
 async def _gone(pid: int) -> None:
-    import asyncio
-
     async with asyncio.timeout(10):
         while _alive(pid):
             await asyncio.sleep(0.01)

@@ -1,4 +1,4 @@
-"""The house itself: sizes, imports, lint, types."""
+"""The rules of the code itself: sizes, imports, names, docstrings, lint, types."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SOURCES = {module_name(path): path.read_text() for path in FILES}
 
 
 def imported(source):
-    """The names that a module imports anywhere: in functions and under TYPE_CHECKING too."""
+    """Yield what a module imports, in functions and under TYPE_CHECKING too."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -40,7 +40,7 @@ def imported(source):
 
 
 def circle(sources):
-    """The modules of one import circle, each of which imports the next; empty if there is none."""
+    """Return the modules of an import circle, each of which imports the next; empty if there is none."""
     graph = {module: sources.keys() & set(imported(source)) for module, source in sources.items()}
     try:
         TopologicalSorter(graph).prepare()
@@ -128,7 +128,7 @@ def test_no_class_name_stands_for_two_things():
 
 
 def split_docstrings(source):
-    """The docstrings of a module, and its code without them and without comments."""
+    """Return the docstrings of a module, and its code without them and without comments."""
     tree = ast.parse(source)
     docstrings = []
     for node in ast.walk(tree):
@@ -152,7 +152,7 @@ def defined_by(node):
 
 
 def definitions(code_by_module):
-    """The names that each module defines, and those that occur in each class."""
+    """Return the names that each module defines, and those that occur in each class."""
     found = {}
     for module, code in code_by_module.items():
         tree = ast.parse(code)
@@ -164,11 +164,11 @@ def definitions(code_by_module):
 
 
 def stale_names(sources):
-    """The names in backticks that stand for nothing.
+    """Return the names in backticks that do not exist.
 
-    Only what looks like a name counts: words, and words joined by dots. If the first word is a module or class of
-    the package, or a builtin, the rest must be defined there. Any other word must occur somewhere in the package's
-    code, be it as a name, a keyword argument or in a string: docstrings also name settings, tools and fields.
+    A name is a word, or words joined by dots. If it begins with a module or a class of the package, or with a
+    builtin, the rest must be defined there. Any other word must occur in the package's code, as a name or in a
+    string: docstrings also name settings, tools and fields of JSON.
     """
     split = {module: split_docstrings(source) for module, source in sources.items()}
     words = {word for _, code in split.values() for word in re.findall(r"\w+", code)}

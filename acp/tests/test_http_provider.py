@@ -38,7 +38,7 @@ def text(*pieces):
 
 
 class FakeServer:
-    """Answers in turn; keeps what it was asked."""
+    """Gives its answers in turn, the last one repeatedly, and keeps the requests."""
 
     def __init__(self, *answers):
         self.answers = list(answers)
@@ -83,7 +83,7 @@ async def test_a_completion_is_streamed(book):
     [("a\ud83d\ude00b", "a\U0001f600b"), ("a\ud83db", "a\ufffdb"), ("\ude00\ud83d", "\ufffd\ufffd")],
 )
 async def test_lone_surrogates_are_joined_or_replaced(book, said, sent):
-    """A hostile model says them, and they are in the history from then on."""
+    """Once a hostile model has written one, it is part of the history."""
     server = FakeServer(text("x"))
     request = replace(REQUEST, messages=[Message.of(Role.USER, said)])
     assert [event async for event in provider(server, book).complete(request, CancelToken())]
@@ -308,7 +308,7 @@ async def test_a_server_that_cannot_count_now_is_asked_again(book, answer):
     assert await it.count_tokens(REQUEST) == 7
 
 
-# Failing over
+# Failover
 
 
 def two_endpoints(tmp_path, first, second):
@@ -363,7 +363,7 @@ async def test_a_dead_endpoint_delays_nothing_and_shows_as_unreachable(tmp_path)
     endpoints.refresh()
     assert [m.id for m in endpoints.models(endpoints.config.endpoints[0])] == ["x"]
     await endpoints.settle()
-    assert len(changed) == 2  # one told its models, one is away
+    assert len(changed) == 2  # one listed its models, one is unreachable
     assert [m.id for m in endpoints.models(endpoints.config.endpoints[1])] == ["y", "z"]
     assert "dead" in endpoints.refresh_errors["a"]
     await endpoints.aclose()

@@ -1,4 +1,4 @@
-"""Whatever a model does, replay shows what was shown live."""
+"""A replay shows what was shown live, whatever the model did."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ OUTCOMES = st.lists(
 
 
 def play(tape, outcomes):
-    """A round as a turn carries it out: events, then the calls that got a result."""
+    """Run a round as a turn does: the events of a reply, then the calls, of which some get a result."""
     shown, records = [], [UserSaid("u", [{"type": "text", "text": "hi"}])]
     reply = Reply("e:m", "openai-chat", {}, shown.append)
     for event in tape:
@@ -77,7 +77,7 @@ def test_replay_equals_what_was_shown(tape, outcomes):
             assert live[key]["status"] == "pending"
         else:
             assert live[key] == value, key
-    # A thought that was only its server's secret has no text to show.
+    # A thought that consists only of its server's state has no text to show.
     assert [key for key, _ in replayed] == list(live)
     history = Transcript()
     for record in records:
@@ -86,7 +86,7 @@ def test_replay_equals_what_was_shown(tape, outcomes):
     assert sum(message.role is Role.TOOL for message in history.messages) == min(num_calls, len(outcomes))
 
 
-# One line of each kind as format 1 wrote it: later versions must go on reading these.
+# A line of each kind in format 1, which later versions must be able to read.
 FORMAT_1 = [
     b'{"t":"opened","cwd":"/p","created_at":"2026-11-23T09:00:00.000Z","format":1}',
     b'{"t":"user","message_id":"user_1","blocks":[{"type":"text","text":"hi"}],"expanded":null,"local":false}',

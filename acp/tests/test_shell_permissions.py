@@ -178,4 +178,4 @@ def test_the_rules_file_is_readable_and_a_damaged_one_permits_nothing(tmp_path):
     rules.path.write_text("[[allow")
     assert rules.read() == {"allow": [], "reject": []}
     rules.remember("allow", [PermissionRule("shell", "exact", "ls")])
-    assert rules.path.read_text() == "[[allow"  # a person may still mend it
+    assert rules.path.read_text() == "[[allow"  # so that its user can repair it

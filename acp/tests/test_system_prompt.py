@@ -1,4 +1,4 @@
-"""What the model is told before the person speaks."""
+"""The system prompt and the project's instructions in it."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_files_from_outside_the_repository_are_not_read(repository, tmp_path):
     (tmp_path / "secret").write_text("The secret.")
     (repository / "app" / "AGENTS.md").symlink_to(tmp_path / "secret")
     (repository / "app" / "core" / "AGENTS.md").unlink()
-    os.mkfifo(repository / "app" / "core" / "AGENTS.md")  # reading it would wait for ever
+    os.mkfifo(repository / "app" / "core" / "AGENTS.md")  # reading it would block
     text = told(repository / "app" / "core")
     assert "The secret." not in text
     assert "Use tabs." in text

@@ -1,4 +1,4 @@
-"""Clients that nobody here wrote drive the real program."""
+"""Third-party clients drive the real program."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def kinds(updates):
 
 @pytest.fixture
 def agent(tmp_path):
-    """The agent's command. Every line it wrote is judged by the schema in the end."""
+    """The agent's command. The schema judges every line of the agent after the test."""
     record = tmp_path / "lines"
     yield clients.recorded_command(record)
     assert judge_record(record, clients.SCHEMA) > 0

@@ -104,7 +104,7 @@ async def test_read_returns_the_lines_asked_for(tools):
 
 async def test_read_refuses_files_that_are_not_text(tools, project):
     (project / "bin").write_bytes(b"\0\1")
-    for name in ("pipe", "pipe.png"):  # reading them would wait for a writer
+    for name in ("pipe", "pipe.png"):  # reading them would block
         os.mkfifo(project / name)
     for path in ("bin", "none", "sub", "pipe", "pipe.png"):
         with pytest.raises(ToolError):
@@ -211,7 +211,7 @@ def test_replace_once_is_exact_or_refuses(text, old, new):
 
 
 async def test_ripgrep_gets_pattern_path_and_globs(tools, project, monkeypatch, tmp_path):
-    fake = tmp_path / "bin" / "rg"  # shows what it was called with
+    fake = tmp_path / "bin" / "rg"  # prints its arguments
     fake.parent.mkdir()
     fake.write_text('#!/bin/sh\necho "$@"\n')
     fake.chmod(fake.stat().st_mode | stat.S_IXUSR)

@@ -1,4 +1,4 @@
-"""Outgoing bodies, pinned: the same conversation in each wire's own words."""
+"""Request bodies: the same conversation encoded for each wire."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What only cortex tells: which models are loaded, how long a prompt may be, how many tokens one has.
+"""What only cortex reports: which models are loaded, how long a prompt may be, how many tokens it has.
 
     HELEXA_ACP_TEST_BASE_URL=http://127.0.0.1:31313/v1 HELEXA_ACP_TEST_MODEL=helexa-tiny python -m pytest tests_live/test_cortex.py
 
@@ -23,7 +23,7 @@ LOOK = ToolSpec("look", "Look at a thing.", {"type": "object", "properties": {"t
 
 
 def shown_name(agent: AgentProcess, model: str) -> str | None:
-    """What the picker calls the model at the moment."""
+    """Return the model's name in the picker as last sent."""
     for update in reversed(agent.updates):
         if update["sessionUpdate"] == "config_option_update":
             groups = next(o["options"] for o in update["configOptions"] if o["id"] == "model")

@@ -1,4 +1,4 @@
-"""Hand-written doubles of what tools need."""
+"""Fakes of what tools need."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from helexa_acp.tools.tool import Outcome, ToolContext
 
 
 class FakeClient:
-    """A client with buffers over the disk; `broken` makes its file methods fail."""
+    """A client whose buffers lie over the disk. If it is `broken`, it cannot read files."""
 
     def __init__(self, *, files: bool = False, broken: bool = False) -> None:
         self.can_read = self.can_write = files
@@ -36,7 +36,7 @@ class FakeClient:
 
 
 class ToolHarness:
-    """Runs tools in a directory, without permissions."""
+    """Runs tools in a directory without asking for permission."""
 
     def __init__(
         self, cwd: Path, client: FakeClient | None = None, additional: list[str] | None = None

@@ -1,4 +1,4 @@
-"""The table of what servers send: canonical answers in each wire's own words, and the quirks seen in the field."""
+"""A table of what servers send: the same answers on each wire, and the quirks of real servers."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Case:
     name: str
     wire: str
     sent: list[Any]  # payloads: objects, or strings sent as they are
-    events: list[Any] | str  # neutral events, or a part of the error's text
+    events: list[Any] | str  # the neutral events, or a part of the error's message
     text_tools: bool = False
     event_names: bool = False
 
@@ -128,7 +128,7 @@ C, O, A = "openai-chat", "openai-responses", "anthropic-messages"  # noqa: E741
 FC = {"type": "function_call", "id": "fc_1", "call_id": "c1", "name": "read"}
 
 CASES = [
-    # The same answers in every wire.
+    # The same answers on every wire.
     Case("text", C, [chat(content="Hel"), chat(content="lo"), end("stop"), usage(), "[DONE]"], [T("Hel"), T("lo"), STOP, U]),
     Case("text", O, [ev("response.output_text.delta", output_index=0, delta="Hel"),
                      ev("response.output_text.delta", output_index=0, delta="lo"), completed()], [T("Hel"), T("lo"), STOP, U]),
@@ -189,7 +189,7 @@ CASES = [
     Case("unknown events", A, [START, ev("new_thing"), delta(0, "new_delta"), *ends("end_turn")], [STOP, U]),
     Case("[DONE] where it does not belong", A, [START, delta(0, "text_delta", text="a"), *ends("end_turn"), "[DONE]"],
          [T("a"), STOP, U]),
-    # Chat completions in the field.
+    # Quirks of chat completions.
     Case("index missing, new id", C, [call(None, "c1", "a", "{}"), call(None, "c2", "b", "{}"), end("tool_calls")],
          [*called(0, "c1", "a", "{}"), *called(1, "c2", "b", "{}"), ToolCallEnd(0), ToolCallEnd(1), CALLS]),
     Case("index and id missing, whole calls", C, [call(None, None, "a", "{}"), call(None, None, "a", '{"b":1}'), end("stop")],
@@ -249,7 +249,7 @@ CASES = [
          [*called(0, "call_0", "a", "{}"), ToolCallEnd(0), CALLS], text_tools=True),
     Case("text call that is broken stays text", C, [chat(content="<tool_call>nonsense</tool_call>"), end("stop")],
          [T("<tool_call>nonsense</tool_call>"), STOP], text_tools=True),
-    # Responses in the field.
+    # Quirks of Responses.
     Case("only done events", O, [ev("response.output_text.done", output_index=0, content_index=0, text="a"),
                                  item("done", 1, **FC, arguments="{}"), completed()],
          [T("a"), *called(0, "c1", "read", "{}"), ToolCallEnd(0), CALLS, U]),
@@ -267,7 +267,7 @@ CASES = [
     Case("failed", O, [ev("response.failed", response={"status": "failed", "error": {"code": "x", "message": "went wrong"}})],
          "went wrong"),
     Case("content filter", O, [completed(status="incomplete", incomplete_details={"reason": "content_filter"})], [REFUSAL, U]),
-    # Anthropic in the field.
+    # Quirks of Anthropic messages.
     Case("whole input at the start", A, [START, block(0, type="tool_use", id="c1", name="read", input={"x": 1}), stop(0),
                                          *ends("tool_use")], [*called(0, "c1", "read", '{"x": 1}'), ToolCallEnd(0), CALLS, U]),
     Case("redacted thinking", A, [START, block(0, type="redacted_thinking", data="x"), stop(0), *ends("end_turn")],
