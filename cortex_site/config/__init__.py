@@ -26,7 +26,8 @@ from pydantic import (
 )
 from pydantic_settings import SettingsConfigDict
 
-from cortex_site.base.settings_file import Listen, Section, Settings, is_loopback, load, split_listen
+from cortex_site.base.addresses import Listen, is_loopback, split_listen
+from cortex_site.base.settings_file import Section, Settings, load
 
 API_PORT, METRICS_PORT, ADMIN_PORT, NEURON_PORT = 31313, 31314, 31315, 13131
 MIB = 1 << 20
