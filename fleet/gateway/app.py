@@ -8,7 +8,7 @@ import logging
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 
-from cortex_site.config import CortexConfig
+from cortex_site.config.cortex_toml import CortexConfig
 from cortex_site.http.application import LightASGI
 from fleet.gateway.api import make_api
 from fleet.gateway.control.listener import Listener

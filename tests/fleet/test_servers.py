@@ -6,7 +6,8 @@ import pytest
 from django.conf import settings
 
 from cortex_site.base.secret_file import obtain
-from cortex_site.config import Catalogue, CortexConfig
+from cortex_site.config.cortex_toml import CortexConfig
+from cortex_site.config.models_toml import Catalogue
 from fleet.models import Node, Operation, Placement
 from fleet.served import Served
 from fleet.services import configuration, idle, lifecycle, observe

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from cortex_site.config import Gateway as Bounds
+from cortex_site.config.cortex_toml import GatewaySettings
 from fleet.gateway.dialects.image_fetcher import FetchError, ImageFetcher
 from neuron.wire import ApiError
 
@@ -59,7 +59,7 @@ def _urls(body: bytes) -> Iterator[str]:
 class Pictures:
     """Refuses what is too much, and puts what is at an address into the body itself, where that is on."""
 
-    def __init__(self, bounds: Bounds, fetcher: ImageFetcher) -> None:
+    def __init__(self, bounds: GatewaySettings, fetcher: ImageFetcher) -> None:
         self._bounds = bounds
         self._fetcher = fetcher
 

@@ -13,7 +13,7 @@ import time
 from functools import partial
 from typing import Any
 
-from cortex_site.config import Responses
+from cortex_site.config.cortex_toml import ResponsesSettings
 from fleet.gateway.control.redis_link import LinkError, RedisLink
 from fleet.gateway.record import metrics
 
@@ -54,7 +54,7 @@ return 1
 class ResponseStore:
     """Connects at the first use. `get` and `delete` raise `LinkError` while Redis is away."""
 
-    def __init__(self, url: str, bounds: Responses, *, timeout_s: float) -> None:
+    def __init__(self, url: str, bounds: ResponsesSettings, *, timeout_s: float) -> None:
         self._url = url
         self._bounds = bounds
         self._timeout_s = timeout_s
