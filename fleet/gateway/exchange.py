@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any
 from django.http.response import HttpResponseBase
 
 from cortex_site.http.application import BytesResponse, LightRequest, Sink, StreamResponse
-from fleet.gateway.dialects.catalogue import require_capability
 from fleet.gateway.dialects.chat import Answer, Call, Dialect, with_model
+from fleet.gateway.dialects.model_list import require_capability
 from fleet.gateway.dispatch import Dispatch
 from fleet.gateway.http.connection import UpstreamError
 from fleet.gateway.http.upstream import Response
