@@ -14,15 +14,9 @@ from cortex_site.base.version import VERSION
 from cortex_site.http.application import LightRequest
 from fleet.gateway.dialects import model_list
 from fleet.gateway.dialects import responses as responses_api
-from fleet.gateway.dialects.chat import (
-    CHAT,
-    COMPLETIONS,
-    COUNT_TOKENS,
-    EMBEDDINGS,
-    MESSAGES,
-    TOKENIZE,
-    Dialect,
-)
+from fleet.gateway.dialects.base import Dialect
+from fleet.gateway.dialects.chat import CHAT, COMPLETIONS, EMBEDDINGS, TOKENIZE
+from fleet.gateway.dialects.messages import COUNT_TOKENS, MESSAGES
 from fleet.gateway.exchange import Exchange, request_id
 from fleet.gateway.limits.keys import authorize
 from fleet.gateway.record import metrics

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 
 from cortex_site.config.cortex_toml import GatewaySettings
+from fleet.gateway.dialects.base import Call
 from fleet.gateway.dialects.image_fetcher import FetchError, ImageFetcher
 from neuron.wire import ApiError
-
-if TYPE_CHECKING:
-    from fleet.gateway.dialects.chat import Call
 
 Json = dict[str, Any]
 

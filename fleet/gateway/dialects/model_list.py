@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from fleet.gateway.dialects.chat import Call
+from fleet.gateway.dialects.base import Call
 from fleet.snapshot import FleetSnapshot, ModelView, NodeView, Offer, ProfileView
 from neuron.wire import ApiError
 

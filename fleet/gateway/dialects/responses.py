@@ -11,7 +11,8 @@ import msgspec
 
 from fleet import translation
 from fleet.gateway.control.redis_link import LinkError
-from fleet.gateway.dialects.chat import Answer, Call, ChatDialect, in_words_of
+from fleet.gateway.dialects.base import AnswerRewriter, Call, in_client_words
+from fleet.gateway.dialects.chat import ChatDialect
 from fleet.gateway.dialects.images import needed_capability
 from fleet.gateway.dialects.response_store import ResponseStore
 from fleet.gateway.record import metrics
@@ -67,14 +68,14 @@ class ResponsesDialect(ChatDialect):
         return msgspec.structs.replace(call, origin=(call.origin, owner))
 
     def error_body(self, error: ApiError) -> bytes:
-        return super().error_body(in_words_of(_WORDS, error))
+        return super().error_body(in_client_words(_WORDS, error))
 
-    def answer(self, call: Call, request_id: str) -> Answer:
+    def answer(self, call: Call, request_id: str) -> AnswerRewriter:
         asked, owner = call.origin
-        return _ResponsesAnswer(asked, request_id, self._store, owner)
+        return _ResponsesRewriter(asked, request_id, self._store, owner)
 
 
-class _ResponsesAnswer:
+class _ResponsesRewriter:
     is_verbatim = False
 
     def __init__(

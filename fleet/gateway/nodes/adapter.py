@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-from fleet.gateway.dialects.chat import with_model
+from fleet.gateway.dialects.chat_body import with_model
 from fleet.snapshot import NodeConfig
 from neuron.wire import ApiError
 
