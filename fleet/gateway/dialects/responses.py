@@ -1,4 +1,4 @@
-"""The Responses API: a dialect whose answers are kept, and what can be done with those that are."""
+"""The Responses API: a dialect whose answers are stored, and the endpoints on stored responses."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _WORDS = {
 
 
 class ResponsesDialect(ChatDialect):
-    """OpenAI Responses: translated to chat and back, kept unless the client says `store: false`."""
+    """OpenAI Responses: translated to chat and back, stored unless the client says `store: false`."""
 
     name = "openai-responses"
     path = "/v1/responses"
@@ -58,9 +58,7 @@ class ResponsesDialect(ChatDialect):
         if previous := stored.previous_of(body):
             found = await _ask(self._store.get(owner, previous))
             if found is None:
-                message = (
-                    f"There is no response {previous!r}: it was not stored, has expired, or was deleted."
-                )
+                message = _NOT_FOUND.format(previous)
                 param = "previous_response_id"
                 raise ApiError(400, "previous_response_not_found", message, param=param)
             earlier = stored.conversation(stored.decode(found))
@@ -129,7 +127,7 @@ class _ResponsesRewriter:
 
 
 def owner_of(key: KeyView | None) -> str:
-    """Clients without a key share what they keep; its names cannot be guessed."""
+    """The owner of what a key stores. Clients without a key share one; response ids cannot be guessed."""
     return "anonymous" if key is None else key.digest
 
 
@@ -144,7 +142,7 @@ async def delete(store: ResponseStore, key: KeyView | None, ident: str) -> dict[
 
 
 async def cancel(store: ResponseStore, key: KeyView | None, ident: str) -> NoReturn:
-    """Only one that runs in the background can be cancelled, and none does here. Raises `ApiError`."""
+    """Raises `ApiError`: only a response in the background can be cancelled, and cortex runs none there."""
     await _found(store, key, ident)
     message = "Only a response in the background can be cancelled; to end a stream, close its connection."
     raise ApiError(400, "not_in_background", message)
@@ -153,7 +151,7 @@ async def cancel(store: ResponseStore, key: KeyView | None, ident: str) -> NoRet
 async def input_items(
     store: ResponseStore, key: KeyView | None, ident: str, *, after: str | None, limit: str, order: str
 ) -> dict[str, Any]:
-    """A page of the items that the response's prompt was made of."""
+    """A page of the input items of a response. Raises `ApiError`."""
     if not limit.isascii() or not limit.isdigit() or not 1 <= int(limit[:9]) <= MAX_PAGE:
         raise ApiError(400, "invalid_value", f"limit: from 1 to {MAX_PAGE}.", param="limit")
     if order not in {"asc", "desc"}:
