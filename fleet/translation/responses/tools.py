@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 
 from fleet.translation.responses.wire import Tool, ToolChoice
-from fleet.translation.shape import is_given, reject, require_object
+from fleet.translation.validation import is_given, reject, require_object
 
 Json = dict[str, Any]
 
