@@ -42,7 +42,7 @@ class SseSplitter:
         self._size = 0  # bytes held in _line and _data
 
     def feed(self, chunk: bytes) -> Iterator[SseEvent]:
-        """The events that `chunk` completes, to be exhausted. Raises `SseTooLarge` after the last good one."""
+        """The events that `chunk` completes; exhaust it. Raises `SseTooLarge` after the last good one."""
         if self.is_one_event(chunk):
             self._first_line = False
             yield SseEvent(chunk[6:-2])

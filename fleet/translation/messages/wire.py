@@ -101,7 +101,7 @@ class Function(msgspec.Struct, omit_defaults=True):
 
 
 class Tool(msgspec.Struct):
-    """A tool that the client runs; Anthropic's own (`web_search_…`) have a type, no schema, and are refused."""
+    """A tool that the client runs. Anthropic's own (`web_search_…`) have no schema and are refused."""
 
     name: NonEmpty = ""
     description: str | None = None
