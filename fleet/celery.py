@@ -1,8 +1,8 @@
-"""The Celery application: carries lifecycle operations and the beat of polling and pruning.
+"""The Celery application: it runs lifecycle operations, polling, roll-ups and pruning.
 
-A message says only which row to look at; truth is the database. So messages may be lost or come twice:
-`services.lifecycle.reconcile` sends lost ones again, and an operation is carried out by whoever holds its
-lease. Results are not kept.
+A message carries only an operation's id; the database holds the truth. Messages may therefore get lost or
+arrive twice: `execution.reconcile` sends lost ones again, and only the worker that holds an operation's lease
+runs it. Results are not stored.
 """
 
 from __future__ import annotations
@@ -20,13 +20,17 @@ os.environ.setdefault("DJANGO_SETTINGS_MODULE", "cortex_site.site.settings")
 
 from django.conf import settings
 
-from cortex_site.site.settings import broker
-
 OPERATIONS = "operations"
+
+
+def broker_url(url: str) -> str:
+    """kombu's spelling of a Redis URL: it says `redis+socket://` where redis-py says `unix://`."""
+    return url.replace("unix://", "redis+socket://", 1).replace("?db=", "?virtual_host=", 1)
+
 
 app = Celery("cortex")
 app.conf.update(
-    broker_url=broker(settings.REDIS_URL),
+    broker_url=broker_url(settings.REDIS_URL),
     broker_connection_retry_on_startup=True,
     broker_connection_max_retries=None,
     broker_transport_options={
