@@ -16,7 +16,7 @@ from types import MappingProxyType
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-from fleet.limits import KeyLimits
+from fleet.key_limits import KeyLimits
 
 EMPTY: Mapping[str, Any] = MappingProxyType({})
 

@@ -44,13 +44,13 @@ from bench.gateway.load import Job, request
 from cortex_site.base import logs
 from cortex_site.config import CortexConfig
 from cortex_site.http.protocol import LightProtocol
-from fleet.gateway.app import Gateway, application
 from fleet.gateway.control.redis_link import RedisLink
+from fleet.gateway.data_plane import Gateway, application
 from fleet.gateway.http.connection import Connection
 from fleet.gateway.http.upstream import Pool
 from fleet.gateway.limits.scripts import ADVANCE, VERDICT
 from fleet.gateway.worker import COLLECT_AFTER
-from fleet.limits import KeyLimits
+from fleet.key_limits import KeyLimits
 from fleet.records import RequestRecord
 from fleet.snapshot import Configuration, KeyView, NodeConfig, ProfileView
 

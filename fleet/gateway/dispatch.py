@@ -20,9 +20,9 @@ from fleet.affinity import BYTES_PER_TOKEN, digests, published
 from fleet.gateway.http.connection import UpstreamError
 from fleet.gateway.http.upstream import Response
 from fleet.gateway.loading import Loader
+from fleet.gateway.nodes.fleet_state import FleetView
 from fleet.gateway.nodes.nodes import Nodes
 from fleet.gateway.nodes.refusals import read_refusal
-from fleet.gateway.nodes.view import FleetView
 from fleet.gateway.record import metrics
 from neuron.wire import ApiError, prefix_marks
 

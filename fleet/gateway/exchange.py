@@ -28,14 +28,14 @@ from fleet.gateway.limits.estimate import asked_of, estimate
 from fleet.gateway.limits.keys import authorize, check_model
 from fleet.gateway.limits.limiter import Ticket
 from fleet.gateway.record import metrics
-from fleet.gateway.record.account import Account
+from fleet.gateway.record.draft import Account
 from fleet.gateway.relay import Relay
 from fleet.records import Outcome
 from fleet.snapshot import KeyView, Offer
 from neuron.wire import ApiError
 
 if TYPE_CHECKING:
-    from fleet.gateway.app import Gateway
+    from fleet.gateway.data_plane import Gateway
 
 log = logging.getLogger("cortex.request")
 

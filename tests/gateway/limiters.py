@@ -6,10 +6,10 @@ import asyncio
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 
-from fleet.gateway.limits.allowance import Allowance
 from fleet.gateway.limits.headers import LimitExceededError, openai
 from fleet.gateway.limits.limiter import Limiter
-from fleet.limits import (
+from fleet.gateway.limits.prefetch import Allowance
+from fleet.key_limits import (
     Account,
     Grant,
     KeyLimits,

@@ -12,8 +12,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from fleet.gateway.limits.allowance import ADVANCE_S, BUSY
-from fleet.limits import Account, Grant, KeyLimits, period, renew, reserve, settle
+from fleet.gateway.limits.prefetch import ADVANCE_S, BUSY
+from fleet.key_limits import Account, Grant, KeyLimits, period, renew, reserve, settle
 from fleet.snapshot import KeyView
 from tests.gateway.limiters import LEASE_S, Worker
 

@@ -9,7 +9,7 @@ import json
 import pytest
 from prometheus_client import REGISTRY
 
-from fleet.limits import KeyLimits
+from fleet.key_limits import KeyLimits
 from fleet.snapshot import KeyView
 from tests.gateway.conftest import make_house
 from tests.stubs.fake_node import HELLO, STREAM_HEAD, answer_hello, chunk, framed, refuse

@@ -50,7 +50,7 @@ WORKER = """
 import asyncio, sys
 from fleet.gateway.limits.headers import LimitExceededError, openai
 from fleet.gateway.limits.limiter import Limiter
-from fleet.limits import KeyLimits
+from fleet.key_limits import KeyLimits
 from fleet.snapshot import KeyView
 
 key = KeyView("k", "d" * 64, limits=KeyLimits(budget_tokens=20000, concurrent_requests=int(sys.argv[2])))
@@ -106,7 +106,7 @@ HOLDER = """
 import asyncio, sys
 from fleet.gateway.limits.headers import openai
 from fleet.gateway.limits.limiter import Limiter
-from fleet.limits import KeyLimits
+from fleet.key_limits import KeyLimits
 from fleet.snapshot import KeyView
 
 async def main():

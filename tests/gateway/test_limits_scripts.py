@@ -1,4 +1,4 @@
-"""The limits' scripts for Redis do what `fleet.limits` does, step by step."""
+"""The limits' scripts for Redis do what `fleet.key_limits` does, step by step."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import random
 import msgspec
 import pytest
 
-from fleet import limits as arithmetic
+from fleet import key_limits as arithmetic
 from fleet.gateway.limits import scripts
-from fleet.limits import STORED, Account, Grant, KeyLimits, Return, read_account, redis_keys
+from fleet.key_limits import STORED, Account, Grant, KeyLimits, Return, read_account, redis_keys
 
 ACCOUNT, LEASES = redis_keys("d" * 64)
 

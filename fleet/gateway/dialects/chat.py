@@ -17,7 +17,7 @@ from fleet import translation
 from fleet.gateway.dialects.images import needed_capability
 from fleet.gateway.limits.headers import anthropic, openai
 from fleet.gateway.record import metrics
-from fleet.limits import KeyLimits, Verdict
+from fleet.key_limits import KeyLimits, Verdict
 from fleet.snapshot import KeyView
 from neuron.wire import ApiError
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from datetime import UTC, datetime
 
-from fleet.limits import MINUTE_S, Bound, KeyLimits, Verdict
+from fleet.key_limits import MINUTE_S, Bound, KeyLimits, Verdict
 from neuron.wire import ApiError
 
 Headers = Callable[[KeyLimits, Verdict], dict[str, str]]

@@ -24,14 +24,14 @@ from typing import Any
 
 import msgspec
 
-from fleet import limits as arithmetic
+from fleet import key_limits as arithmetic
 from fleet.gateway.control.redis_link import LinkError, RedisLink
 from fleet.gateway.limits import headers as limit_headers
 from fleet.gateway.limits import scripts
-from fleet.gateway.limits.allowance import ADVANCE_S, Allowance
 from fleet.gateway.limits.headers import Headers
+from fleet.gateway.limits.prefetch import ADVANCE_S, Allowance
 from fleet.gateway.record import metrics
-from fleet.limits import Account, Grant, Return, Verdict, redis_keys
+from fleet.key_limits import Account, Grant, Return, Verdict, redis_keys
 from fleet.snapshot import KeyView
 
 log = logging.getLogger("cortex.limits")

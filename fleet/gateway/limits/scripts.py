@@ -1,4 +1,4 @@
-"""`fleet.limits` in Lua, for accounts in Redis: each script is one atomic step for all requests of
+"""`fleet.key_limits` in Lua, for accounts in Redis: each script is one atomic step for all requests of
 one key that came together.
 
 An account is a string (`KEYS[1]`, as `fleet.limits.STORED`) and a sorted set of leases (`KEYS[2]`: members
@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from struct import Struct
 
-from fleet.limits import BUSY_WAIT_S, SHARE, STORED, Bound, Grant, KeyLimits, Return, Verdict
+from fleet.key_limits import BUSY_WAIT_S, SHARE, STORED, Bound, Grant, KeyLimits, Return, Verdict
 
 Arguments = list[str | float]
 

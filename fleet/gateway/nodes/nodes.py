@@ -15,8 +15,8 @@ from fleet.affinity import Affinity
 from fleet.breaker import Breaker, State
 from fleet.gateway.http.connection import Limits, UpstreamError
 from fleet.gateway.http.upstream import Pool
+from fleet.gateway.nodes.fleet_state import FleetView
 from fleet.gateway.nodes.following import EVENT_LIMITS, Asking, follow_neuron, follow_server
-from fleet.gateway.nodes.view import FleetView
 from fleet.gateway.nodes.wording import Wording
 from fleet.gateway.record import metrics
 from fleet.snapshot import NodeConfig, NodeView

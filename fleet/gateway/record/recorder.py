@@ -19,7 +19,7 @@ from itertools import islice
 from cortex_site.base import logs
 from fleet.gateway.record import metrics
 from fleet.gateway.record.metrics import Gaps
-from fleet.gateway.record.tally import Tally
+from fleet.gateway.record.metrics_buffer import Tally
 from fleet.records import RequestRecord
 
 log = logging.getLogger("cortex.records")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from fleet.gateway.record import metrics
 
 if TYPE_CHECKING:
-    from fleet.gateway.app import Gateway
+    from fleet.gateway.data_plane import Gateway
 
 INTERVAL_S = 0.25
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from fleet.limits import MINUTE_S, Grant, Return, Verdict
+from fleet.key_limits import MINUTE_S, Grant, Return, Verdict
 from fleet.snapshot import KeyView
 
 BUSY = 8  # requests a second; for fewer an advance costs more steps than it saves
