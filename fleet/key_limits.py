@@ -74,7 +74,7 @@ class Grant(msgspec.Struct):
 
 
 @dataclass(slots=True)
-class Return:
+class Remainder:
     """What is left of an advance, and who runs on."""
 
     grant: Grant
@@ -83,7 +83,7 @@ class Return:
     running: list[Grant]
 
 
-class Verdict(msgspec.Struct, frozen=True):
+class Admission(msgspec.Struct, frozen=True):
     """What became of a reservation, and how the account stands after it. Durations in seconds."""
 
     refused_by: Bound
@@ -127,7 +127,7 @@ class Account:
             self.spent += tokens
 
 
-def reserve(account: Account, limits: KeyLimits, claim: Grant, now: float, lease_s: float) -> Verdict:
+def reserve(account: Account, limits: KeyLimits, claim: Grant, now: float, lease_s: float) -> Admission:
     """Take what `claim`, one request, asks for if all of it fits, else nothing."""
     account.born = account.born or now
     account.expire(now)
@@ -149,28 +149,28 @@ def reserve(account: Account, limits: KeyLimits, claim: Grant, now: float, lease
         account.charge(claim.window, claim.tokens)
         account.leases[claim.id] = (now + lease_s, claim)
     resets = max(0.0, account.requests - now), max(0.0, account.tokens - now)
-    return Verdict(refused_by, wait_s, now, account.tokens, *resets)
+    return Admission(refused_by, wait_s, now, account.tokens, *resets)
 
 
-def advance(account: Account, limits: KeyLimits, wish: Grant, now: float, lease_s: float) -> Grant | None:
-    """Take as much of `wish` as is a `SHARE`th of what each bound has left; None where that is nothing.
+def prefetch(account: Account, limits: KeyLimits, wanted: Grant, now: float, lease_s: float) -> Grant | None:
+    """Take as much of `wanted` as is a `SHARE`th of what each bound has left; None where that is nothing.
 
     Follows a `reserve` in the same step, which gave back what had expired.
     """
-    account.roll(wish.window)
-    requests = _share(wish.requests, _left(account.requests, limits.requests_per_minute, now))
-    tokens = _share(wish.tokens, _left(account.tokens, limits.tokens_per_minute, now))
+    account.roll(wanted.window)
+    requests = _share(wanted.requests, _left(account.requests, limits.requests_per_minute, now))
+    tokens = _share(wanted.tokens, _left(account.tokens, limits.tokens_per_minute, now))
     if limits.budget_tokens is not None:
         tokens = _share(tokens, limits.budget_tokens - account.spent)
-    slots = wish.slots
+    slots = wanted.slots
     if limits.concurrent_requests is not None:
         slots = _share(slots, limits.concurrent_requests - account.open)
     if min(requests, tokens, slots) <= 0:
         return None
     account.requests, _ = _filled(account.requests, limits.requests_per_minute, requests, now)
     account.tokens, _ = _filled(account.tokens, limits.tokens_per_minute, tokens, now)
-    account.charge(wish.window, tokens)
-    grant = Grant(wish.id, tokens, wish.window, now, account.tokens, account.requests, requests, slots)
+    account.charge(wanted.window, tokens)
+    grant = Grant(wanted.id, tokens, wanted.window, now, account.tokens, account.requests, requests, slots)
     account.leases[grant.id] = (now + lease_s, grant)
     return grant
 
@@ -194,16 +194,22 @@ def settle(
         account.tokens = _corrected(account.tokens, limits.tokens_per_minute, excess, grant.end, now)
 
 
-def close(
-    account: Account, limits: KeyLimits, advance: Return, now: float, lease_s: float, *, again: bool = False
+def release(
+    account: Account,
+    limits: KeyLimits,
+    remainder: Remainder,
+    now: float,
+    lease_s: float,
+    *,
+    again: bool = False,
 ) -> None:
     """Take an advance back. Those who still run go on as if each had been reserved by itself."""
-    grant, running = advance.grant, advance.running
+    grant, running = remainder.grant, remainder.running
     known = grant.id in account.leases
-    settle(account, limits, grant, grant.tokens - advance.tokens, now, again=again)
+    settle(account, limits, grant, grant.tokens - remainder.tokens, now, again=again)
     if known and limits.requests_per_minute is not None and grant.at >= account.born:
         limit = limits.requests_per_minute
-        account.requests = _corrected(account.requests, limit, advance.requests, grant.requests_end, now)
+        account.requests = _corrected(account.requests, limit, remainder.requests, grant.requests_end, now)
     if known or not again:  # else they were entered the first time, and some have ended since
         for one in running:
             if one.id in account.leases:  # a renewal was faster, and charged it

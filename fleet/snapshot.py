@@ -155,7 +155,7 @@ def _replaced(pairs: Replicas, node: NodeView, view: ModelView | None) -> Replic
 
 
 @dataclass(frozen=True, slots=True)
-class Offer:
+class ModelOffer:
     """What the fleet offers under the name of a model."""
 
     capabilities: tuple[str, ...]  # as its nodes say, or its profile; empty when neither does
@@ -166,10 +166,10 @@ class Offer:
 class FleetSnapshot:
     """Everything a request is routed by."""
 
-    config: Configuration = Configuration()
+    configuration: Configuration = Configuration()
     nodes: Mapping[str, NodeView] = field(default_factory=_empty)
     _replicas: Mapping[str, Replicas] = field(default_factory=_empty, init=False, repr=False, compare=False)
-    _offers: dict[str, Offer] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _offers: dict[str, ModelOffer] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         index: dict[str, list[tuple[NodeView, ModelView]]] = {}
@@ -190,7 +190,7 @@ class FleetSnapshot:
             if before.get(model) != after.get(model):
                 index[model] = _replaced(index.get(model, ()), node, after.get(model))
         new = FleetSnapshot.__new__(FleetSnapshot)
-        object.__setattr__(new, "config", self.config)
+        object.__setattr__(new, "configuration", self.configuration)
         object.__setattr__(new, "nodes", MappingProxyType({**self.nodes, node.name: node}))
         object.__setattr__(new, "_offers", {})
         new._set_replicas(index)  # noqa: SLF001 - its own class
@@ -198,7 +198,7 @@ class FleetSnapshot:
 
     def resolve(self, model: str) -> str:
         """The model behind an alias, one hop; any other name, and that of a model, as it is."""
-        return model if model in self.config.profiles else self.config.aliases.get(model, model)
+        return model if model in self.configuration.profiles else self.configuration.aliases.get(model, model)
 
     def replicas(self, model: str) -> Replicas:
         """Where the (resolved) model can answer now, by node name."""
@@ -222,20 +222,20 @@ class FleetSnapshot:
         """Whether the (resolved) model is loaded or could be."""
         return self.offer(model) is not None
 
-    def offer(self, model: str) -> Offer | None:
+    def offer(self, model: str) -> ModelOffer | None:
         """Of the (resolved) model; None when it is neither loaded nor could be. Made once a snapshot."""
         offer = self._offers.get(model)
         if offer is None and (offer := self._offer(model)) is not None:
             self._offers[model] = offer
         return offer
 
-    def _offer(self, model: str) -> Offer | None:
-        placements, profile = self.placements(model), self.config.profiles.get(model)
+    def _offer(self, model: str) -> ModelOffer | None:
+        placements, profile = self.placements(model), self.configuration.profiles.get(model)
         if profile is None and not placements:
             return None
         said = {name for node, view in placements if node.healthy for name in view.capabilities}
         contexts = [view.context for _, view in self.replicas(model) if view.context]
-        return Offer(
+        return ModelOffer(
             capabilities=tuple(sorted(said)) or (profile.capabilities if profile else ()),
             context=max(contexts, default=profile.context if profile else None),
         )

@@ -30,7 +30,7 @@ from fleet.snapshot import KeyView
 from neuron.wire import ApiError
 
 if TYPE_CHECKING:
-    from fleet.gateway.data_plane import Gateway
+    from fleet.gateway.data_plane import DataPlane
 
 log = logging.getLogger("cortex.http")
 
@@ -56,13 +56,13 @@ def _body_schema(required: list[str]) -> dict[str, Any]:
     return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
 
 
-def make_api(gateway: Gateway) -> NinjaAPI:
+def make_api(plane: DataPlane) -> NinjaAPI:
     """The operations of one worker."""
     api = NinjaAPI(title="cortex", version=VERSION, urls_namespace="gateway", docs_url=None)
     _handle_errors(api)
-    _declare_inference(api, gateway)
-    _declare_stored_responses(api, gateway)
-    _declare_catalogue(api, gateway)
+    _declare_inference(api, plane)
+    _declare_stored_responses(api, plane)
+    _declare_catalogue(api, plane)
 
     @api.get("/openapi.json", include_in_schema=False)
     async def openapi(request: LightRequest) -> dict[str, Any]:
@@ -71,48 +71,48 @@ def make_api(gateway: Gateway) -> NinjaAPI:
     return api
 
 
-def _declare_inference(api: NinjaAPI, gateway: Gateway) -> None:
+def _declare_inference(api: NinjaAPI, plane: DataPlane) -> None:
     @api.post("/v1/chat/completions", tags=["OpenAI"], openapi_extra=_body_schema(["model", "messages"]))
     async def chat_completions(request: LightRequest) -> HttpResponseBase:
-        return await Exchange(gateway, request, CHAT).run()
+        return await Exchange(plane, request, CHAT).run()
 
     @api.post(
         "/v1/messages", tags=["Anthropic"], openapi_extra=_body_schema(["model", "messages", "max_tokens"])
     )
     async def messages(request: LightRequest) -> HttpResponseBase:
-        return await Exchange(gateway, request, MESSAGES).run()
+        return await Exchange(plane, request, MESSAGES).run()
 
     @api.post(
         "/v1/messages/count_tokens", tags=["Anthropic"], openapi_extra=_body_schema(["model", "messages"])
     )
     async def count_tokens(request: LightRequest) -> HttpResponseBase:
-        return await Exchange(gateway, request, COUNT_TOKENS).run()
+        return await Exchange(plane, request, COUNT_TOKENS).run()
 
     @api.post("/tokenize", tags=["OpenAI"], openapi_extra=_body_schema(["model", "messages"]))
     async def tokenize(request: LightRequest) -> HttpResponseBase:
-        return await Exchange(gateway, request, TOKENIZE).run()
+        return await Exchange(plane, request, TOKENIZE).run()
 
-    dialect = responses_api.ResponsesDialect(gateway.responses)
+    dialect = responses_api.ResponsesDialect(plane.responses)
 
     @api.post("/v1/responses", tags=["OpenAI"], openapi_extra=_body_schema(["model", "input"]))
     async def responses(request: LightRequest) -> HttpResponseBase:
-        return await Exchange(gateway, request, dialect).run()
+        return await Exchange(plane, request, dialect).run()
 
     @api.post("/v1/completions", tags=["OpenAI"], openapi_extra=_body_schema(["model", "prompt"]))
     async def completions(request: LightRequest) -> HttpResponseBase:
-        return await Exchange(gateway, request, COMPLETIONS).run()
+        return await Exchange(plane, request, COMPLETIONS).run()
 
     @api.post("/v1/embeddings", tags=["OpenAI"], openapi_extra=_body_schema(["model", "input"]))
     async def embeddings(request: LightRequest) -> HttpResponseBase:
-        return await Exchange(gateway, request, EMBEDDINGS).run()
+        return await Exchange(plane, request, EMBEDDINGS).run()
 
 
-def _declare_stored_responses(api: NinjaAPI, gateway: Gateway) -> None:
-    path, store = "/v1/responses/{response_id}", gateway.responses
+def _declare_stored_responses(api: NinjaAPI, plane: DataPlane) -> None:
+    path, store = "/v1/responses/{response_id}", plane.responses
 
     @api.get(path, tags=["OpenAI"])
     async def get_response(request: LightRequest, response_id: str) -> HttpResponse:
-        key = _authorize(gateway, request)
+        key = _authorize(plane, request)
         if request.GET.get("stream") == "true":
             message = "Only a response in the background can be streamed again, and none runs there here."
             raise ApiError(400, "invalid_value", message, param="stream")
@@ -121,24 +121,24 @@ def _declare_stored_responses(api: NinjaAPI, gateway: Gateway) -> None:
 
     @api.delete(path, tags=["OpenAI"])
     async def delete_response(request: LightRequest, response_id: str) -> dict[str, Any]:
-        return await responses_api.delete(store, _authorize(gateway, request), response_id)
+        return await responses_api.delete(store, _authorize(plane, request), response_id)
 
     @api.post(f"{path}/cancel", tags=["OpenAI"])
     async def cancel_response(request: LightRequest, response_id: str) -> None:
-        await responses_api.cancel(store, _authorize(gateway, request), response_id)
+        await responses_api.cancel(store, _authorize(plane, request), response_id)
 
     @api.get(f"{path}/input_items", tags=["OpenAI"])
     async def list_input_items(request: LightRequest, response_id: str) -> dict[str, Any]:
-        key, given = _authorize(gateway, request), request.GET
+        key, given = _authorize(plane, request), request.GET
         after, limit, order = given.get("after"), given.get("limit", "20"), given.get("order", "desc")
         return await responses_api.input_items(store, key, response_id, after=after, limit=limit, order=order)
 
 
-def _declare_catalogue(api: NinjaAPI, gateway: Gateway) -> None:
+def _declare_catalogue(api: NinjaAPI, plane: DataPlane) -> None:
     @api.get("/v1/models", tags=["OpenAI", "Anthropic"])
     async def list_models(request: LightRequest) -> dict[str, Any]:
-        _authorize(gateway, request)
-        models = catalogue.list_models(gateway.view.snapshot)
+        _authorize(plane, request)
+        models = catalogue.list_models(plane.fleet.snapshot)
         if not _speaks_anthropic(request):
             return {"object": "list", "data": models}
         given = request.GET
@@ -148,8 +148,8 @@ def _declare_catalogue(api: NinjaAPI, gateway: Gateway) -> None:
 
     @api.get("/v1/models/{path:model}", tags=["OpenAI"])
     async def get_model(request: LightRequest, model: str) -> dict[str, Any]:
-        _authorize(gateway, request)
-        snapshot = gateway.view.snapshot
+        _authorize(plane, request)
+        snapshot = plane.fleet.snapshot
         if not snapshot.knows(snapshot.resolve(model)):
             raise ApiError(404, "model_not_found", f"The model '{model}' does not exist.", param="model")
         found = catalogue.describe(snapshot, model)
@@ -157,7 +157,7 @@ def _declare_catalogue(api: NinjaAPI, gateway: Gateway) -> None:
 
     @api.get("/health", tags=["Fleet"])
     async def health(request: LightRequest) -> dict[str, Any]:
-        return catalogue.health(gateway.view.snapshot, gateway.missing, gateway.nodes.breakers)
+        return catalogue.health(plane.fleet.snapshot, plane.missing, plane.nodes.breakers)
 
 
 def _speaks_anthropic(request: HttpRequest) -> bool:
@@ -165,9 +165,9 @@ def _speaks_anthropic(request: HttpRequest) -> bool:
     return request.path.startswith(MESSAGES.path) or "anthropic-version" in request.headers
 
 
-def _authorize(gateway: Gateway, request: LightRequest) -> KeyView | None:
-    allow = gateway.config.gateway.allow_anonymous
-    return authorize(request, gateway.view.snapshot.config, allow_anonymous=allow)
+def _authorize(plane: DataPlane, request: LightRequest) -> KeyView | None:
+    allow = plane.config.gateway.allow_anonymous
+    return authorize(request, plane.fleet.snapshot.configuration, allow_anonymous=allow)
 
 
 def _handle_errors(api: NinjaAPI) -> None:
@@ -177,7 +177,7 @@ def _handle_errors(api: NinjaAPI) -> None:
         ident = request_id(request)
         dialect: Dialect = MESSAGES if _speaks_anthropic(request) else CHAT
         if error.status < 500:
-            metrics.REJECTED.labels(error.code).inc()  # inference counts its own in `Tally`
+            metrics.REJECTED.labels(error.code).inc()  # inference counts its own in `MetricsBuffer`
         log.warning(
             "refused",
             extra={

@@ -20,7 +20,7 @@ from fleet.gateway.dialects.response_store import ResponseStore
 from fleet.gateway.http.connection import Limits
 from fleet.gateway.limits.limiter import Limiter
 from fleet.gateway.loading import Loader
-from fleet.gateway.nodes.fleet_state import FleetView
+from fleet.gateway.nodes.fleet_state import FleetState
 from fleet.gateway.nodes.following import Asking
 from fleet.gateway.nodes.nodes import Nodes
 from fleet.gateway.record.gauges import pulse
@@ -32,7 +32,7 @@ log = logging.getLogger("cortex.gateway")
 FIRST_WORD_S = 2.0  # a worker that starts waits so long for nodes to say what they have: else it answers 404
 
 
-class Gateway:
+class DataPlane:
     """The worker's parts, and the task that keeps the configuration fresh."""
 
     def __init__(
@@ -44,9 +44,9 @@ class Gateway:
         limits = config.gateway
         self.config = config
         self.control = control
-        self.view = FleetView()
+        self.fleet = FleetState()
         self.nodes = Nodes(
-            self.view,
+            self.fleet,
             Limits(
                 connect_s=limits.connect_timeout_s,
                 first_byte_s=limits.first_byte_timeout_s,
@@ -58,7 +58,7 @@ class Gateway:
             Asking(config.poll.interval_s, config.poll.misses_until_unhealthy),
             workers=limits.workers,
         )
-        self.loader = Loader(self.view, control, limits.load_wait_s)
+        self.loader = Loader(self.fleet, control, limits.load_wait_s)
         self.recorder = Recorder(
             store,
             queue_size=limits.record_queue_size,
@@ -80,7 +80,7 @@ class Gateway:
         self._away: list[str] = []
 
     def _knows(self, model: str) -> bool:
-        return self.view.snapshot.knows(model)
+        return self.fleet.snapshot.knows(model)
 
     @property
     def missing(self) -> list[str]:
@@ -126,7 +126,7 @@ class Gateway:
             await self._refresh()
 
     async def _refresh(self) -> None:
-        known = self.view.snapshot.config.version or None
+        known = self.fleet.snapshot.configuration.version or None
         try:
             configuration = await self.control.configuration(known)
         except ControlPlaneError:
@@ -134,14 +134,14 @@ class Gateway:
             return
         self._away = []
         if configuration is not None:
-            self.view.set_configuration(configuration)
+            self.fleet.set_configuration(configuration)
             await self.nodes.update()
             log.info(
                 "configuration", extra={"version": configuration.version, "nodes": len(configuration.nodes)}
             )
 
 
-def application(gateway: Gateway) -> LightASGI:
+def application(gateway: DataPlane) -> LightASGI:
     return LightASGI(
         make_api(gateway), max_body_bytes=gateway.config.gateway.max_body_bytes, lifespan=gateway.running
     )

@@ -20,7 +20,7 @@ from fleet.affinity import BYTES_PER_TOKEN, digests, published
 from fleet.gateway.http.connection import UpstreamError
 from fleet.gateway.http.upstream import Response
 from fleet.gateway.loading import Loader
-from fleet.gateway.nodes.fleet_state import FleetView
+from fleet.gateway.nodes.fleet_state import FleetState
 from fleet.gateway.nodes.nodes import Nodes
 from fleet.gateway.nodes.refusals import read_refusal
 from fleet.gateway.record import metrics
@@ -60,10 +60,10 @@ class Dispatch:
     _repeated = False
 
     def __init__(
-        self, view: FleetView, nodes: Nodes, loader: Loader, headers: dict[str, str], *, repeat: bool
+        self, fleet: FleetState, nodes: Nodes, loader: Loader, headers: dict[str, str], *, repeat: bool
     ) -> None:
         """`headers` go to the node; `repeat` is for what a node may have begun."""
-        self.view = view
+        self.fleet = fleet
         self.nodes = nodes
         self.loader = loader
         self.headers = headers
@@ -85,7 +85,7 @@ class Dispatch:
 
     def _choose(self, model: str, body: bytes) -> router.Route | None:
         """The best replica now."""
-        replicas, nodes = self.view.snapshot.replicas(model), self.nodes
+        replicas, nodes = self.fleet.snapshot.replicas(model), self.nodes
         if len(replicas) == 1 and not self._failed and nodes.are_well:
             return router.Route(*replicas[0])
         closed, busy = nodes.troubled(model)
@@ -97,7 +97,7 @@ class Dispatch:
             prompt_tokens=len(body) // BYTES_PER_TOKEN,
             saved_tokens=self._saved_tokens(model, body),
         )
-        return router.choose(self.view.snapshot, facts)
+        return router.choose(self.fleet.snapshot, facts)
 
     async def _wait_for_route(self, model: str, body: bytes) -> router.Route:
         start = time.monotonic()
@@ -105,7 +105,7 @@ class Dispatch:
             if self._last_error is not None and self._last_error.code not in _GONE:
                 raise self._last_error
             closed, _ = self.nodes.troubled(model)
-            if holders := closed & {node.name for node, _ in self.view.snapshot.replicas(model)}:
+            if holders := closed & {node.name for node, _ in self.fleet.snapshot.replicas(model)}:
                 raise self._closed(holders)
             await self._wait_for_load(model)
         self.queue_s += time.monotonic() - start
@@ -113,7 +113,7 @@ class Dispatch:
 
     def _saved_tokens(self, model: str, body: bytes) -> Mapping[str, int]:
         """By a node's own word, or by our record of a node that publishes none."""
-        replicas = self.view.snapshot.replicas(model)
+        replicas = self.fleet.snapshot.replicas(model)
         if len(replicas) < router.MIN_CHOICE:
             return _NOTHING
         if not self._marks:
@@ -131,9 +131,9 @@ class Dispatch:
 
     async def _wait_for_load(self, model: str) -> None:
         if self._failed:  # a node said that the model is gone; let its event arrive, then forget the verdict
-            await self.view.changed(EVENT_DELAY_S)
+            await self.fleet.changed(EVENT_DELAY_S)
             self._failed = frozenset()
-        if not self.view.snapshot.replicas(model):
+        if not self.fleet.snapshot.replicas(model):
             self.cold = True
             start = time.monotonic()
             try:
@@ -203,7 +203,7 @@ class Dispatch:
             return
         self.nodes.mark_failed(self.node)
         if kind == "connect":
-            self.view.set_unreachable(self.node, str(failure))
+            self.fleet.set_unreachable(self.node, str(failure))
         code = "node_lost" if kind == "closed" else "node_unavailable"
         error = ApiError(503, code, f"The node '{self.node}' failed: {failure}.", retry_after_s=3)
         if kind == "timeout" or (kind != "connect" and not self._may_repeat()):

@@ -1,4 +1,4 @@
-"""One client request from its first byte to its record: authorise, dispatch, relay, account.
+"""One client request from its first byte to its record: authorise, dispatch, relay, draft.
 
 Every exchange ends exactly once, in `_finish`: answered, refused, failed or abandoned by its client. Before
 the first byte an error has its HTTP status and the dialect's envelope; after it, it is an event of the
@@ -26,16 +26,16 @@ from fleet.gateway.http.connection import UpstreamError
 from fleet.gateway.http.upstream import Response
 from fleet.gateway.limits.estimate import asked_of, estimate
 from fleet.gateway.limits.keys import authorize, check_model
-from fleet.gateway.limits.limiter import Ticket
+from fleet.gateway.limits.limiter import Reservation
 from fleet.gateway.record import metrics
-from fleet.gateway.record.draft import Account
+from fleet.gateway.record.draft import RecordDraft
 from fleet.gateway.relay import Relay
 from fleet.records import Outcome
-from fleet.snapshot import KeyView, Offer
+from fleet.snapshot import KeyView, ModelOffer
 from neuron.wire import ApiError
 
 if TYPE_CHECKING:
-    from fleet.gateway.data_plane import Gateway
+    from fleet.gateway.data_plane import DataPlane
 
 log = logging.getLogger("cortex.request")
 
@@ -56,22 +56,22 @@ def request_id(request: LightRequest) -> str:
 class Exchange:
     """Made per request by the endpoint; `run` answers it."""
 
-    _ticket: Ticket | None = None
+    _reservation: Reservation | None = None
     _prompt_estimate = 0
     _relay: Relay | None = None
     _finished = False
     _response: Response | None = None
     _pending: asyncio.Task[Response] | None = None
 
-    def __init__(self, gateway: Gateway, request: LightRequest, dialect: Dialect) -> None:
-        self._gateway = gateway
+    def __init__(self, plane: DataPlane, request: LightRequest, dialect: Dialect) -> None:
+        self._plane = plane
         self._request = request
         self._dialect = dialect
         self.request_id = ident = request_id(request)
-        self._account = Account(ident, dialect.name)
+        self._draft = RecordDraft(ident, dialect.name)
         headers = {"content-type": "application/json", "x-request-id": ident}
-        repeat = gateway.config.gateway.repeat_unanswered
-        self._dispatch = Dispatch(gateway.view, gateway.nodes, gateway.loader, headers, repeat=repeat)
+        repeat = plane.config.gateway.repeat_unanswered
+        self._dispatch = Dispatch(plane.fleet, plane.nodes, plane.loader, headers, repeat=repeat)
 
     async def run(self) -> HttpResponseBase:
         try:
@@ -88,16 +88,16 @@ class Exchange:
             return self._refuse(_BUG)
 
     async def _run(self) -> HttpResponseBase:
-        gateway, snapshot, account = self._gateway, self._gateway.view.snapshot, self._account
+        plane, snapshot, draft = self._plane, self._plane.fleet.snapshot, self._draft
         key = authorize(
-            self._request, snapshot.config, allow_anonymous=gateway.config.gateway.allow_anonymous
+            self._request, snapshot.configuration, allow_anonymous=plane.config.gateway.allow_anonymous
         )
         if key is not None:
-            account.key = key.name
+            draft.key = key.name
             self._dispatch.headers |= key.caller_headers
         call = await self._dialect.prepare(self._request.body, key)
-        account.model = model = snapshot.resolve(call.model)
-        account.stream = call.stream
+        draft.model = model = snapshot.resolve(call.model)
+        draft.stream = call.stream
         check_model(key, model)
         offer = snapshot.offer(model)
         if offer is None:
@@ -105,9 +105,9 @@ class Exchange:
             raise ApiError(404, "model_not_found", message, param="model")
         require_capability(offer, call)
         if call.needs == "vision":
-            call = await gateway.pictures.admit(call, self._request.body)
+            call = await plane.pictures.admit(call, self._request.body)
         if key is not None and key.limits:
-            self._ticket = await self._reserve(key, call, offer)
+            self._reservation = await self._reserve(key, call, offer)
         body = call.body if model == call.model else with_model(call.body, model)
         answer = self._dialect.answer(call, self.request_id)
         send = self._dispatch.send(model, call.node_path, body, stream=call.stream)
@@ -116,22 +116,22 @@ class Exchange:
         self._response = await send
         return self._streamed(call, answer) if call.stream else await self._whole(answer)
 
-    def _reserve(self, key: KeyView, call: Call, offer: Offer) -> Coroutine[Any, Any, Ticket]:
+    def _reserve(self, key: KeyView, call: Call, offer: ModelOffer) -> Coroutine[Any, Any, Reservation]:
         """Raises `LimitExceededError`. What is taken here is settled in `_finish`."""
-        gateway, asked = self._gateway, call.asked or asked_of(call.body)
-        usual = gateway.config.gateway.reserve_tokens
+        plane, asked = self._plane, call.asked or asked_of(call.body)
+        usual = plane.config.gateway.reserve_tokens
         prompt, answer = estimate(len(call.body), asked, context=offer.context, answer=usual)
         self._prompt_estimate = prompt = prompt * call.prompt_tokens
         headers = self._dialect.limit_headers
-        return gateway.limiter.reserve(key, prompt + answer * call.answer_tokens, headers)
+        return plane.limiter.reserve(key, prompt + answer * call.answer_tokens, headers)
 
     # --- answers ---
 
     async def _whole(self, answer: Answer) -> BytesResponse:
         assert self._response is not None
         try:
-            body = await self._response.read(self._gateway.config.gateway.max_body_bytes)
-            self._account.note_answer(body)
+            body = await self._response.read(self._plane.config.gateway.max_body_bytes)
+            self._draft.note_answer(body)
         except UpstreamError as error:
             raise self._lost(error) from error
         content = answer.whole(body)
@@ -156,11 +156,11 @@ class Exchange:
         self, answer: Answer, relay: Callable[[Sink], Coroutine[Any, Any, None]]
     ) -> StreamResponse:
         async def produce(sink: Sink) -> None:
-            self._gateway.open_streams += 1
+            self._plane.open_streams += 1
             try:
                 error = await self._outcome(relay(sink), sink)
             finally:
-                self._gateway.open_streams -= 1
+                self._plane.open_streams -= 1
             if error is not None:
                 await sink(answer.fail(error))
 
@@ -190,7 +190,7 @@ class Exchange:
     async def _wait_and_relay(self, call: Call, answer: Answer, sink: Sink) -> None:
         assert self._pending is not None
         while not self._pending.done():
-            await sink(f": {self._gateway.loader.progress(self._account.model)}\n\n".encode())
+            await sink(f": {self._plane.loader.progress(self._draft.model)}\n\n".encode())
             await asyncio.wait({self._pending}, timeout=PATIENCE_S)
         self._response = self._pending.result()
         await self._relay_stream(call, answer, sink)
@@ -230,10 +230,10 @@ class Exchange:
             headers["x-cortex-queue-ms"] = f"{dispatch.queue_s * 1e3:.0f}"
             headers["x-cortex-retries"] = str(dispatch.retries)
             headers["x-cortex-overhead-us"] = f"{(dispatch.overhead_s or 0.0) * 1e6:.0f}"
-        elif (wait_s := self._gateway.loader.expected_wait_s(self._account.model)) is not None:
+        elif (wait_s := self._plane.loader.expected_wait_s(self._draft.model)) is not None:
             headers["x-cortex-expected-wait-s"] = str(math.ceil(wait_s))
-        if self._ticket is not None:
-            headers |= self._ticket.headers
+        if self._reservation is not None:
+            headers |= self._reservation.headers
         return headers
 
     def _finish(self, outcome: Outcome, status: int, error_code: str = "") -> None:
@@ -248,22 +248,22 @@ class Exchange:
         if self._response is not None:
             self._response.close()
         if self._relay is not None:
-            self._account.note_stream(self._relay)
-        if self._ticket is not None:
-            self._gateway.limiter.settle(self._ticket, self._used_tokens(self._ticket, outcome))
-        record = self._account.record(outcome, status, error_code, self._dispatch)
-        self._gateway.recorder.put(record, self._relay.gaps if self._relay else None)
+            self._draft.note_stream(self._relay)
+        if self._reservation is not None:
+            self._plane.limiter.settle(self._reservation, self._used_tokens(self._reservation, outcome))
+        record = self._draft.record(outcome, status, error_code, self._dispatch)
+        self._plane.recorder.put(record, self._relay.gaps if self._relay else None)
 
-    def _used_tokens(self, ticket: Ticket, outcome: Outcome) -> int:
+    def _used_tokens(self, reservation: Reservation, outcome: Outcome) -> int:
         """As the engine counted; by what passed when the stream broke off before its usage.
 
         Who leaves a node before it said anything pays for the prompt: else leaving in time would be free.
         """
-        account = self._account
+        draft = self._draft
         left_a_node = outcome == "cancelled" and self._dispatch.overhead_s is not None
-        if account.tokens or not (account.events or left_a_node):
-            return account.tokens
-        return min(ticket.grant.tokens, self._prompt_estimate + account.events)
+        if draft.tokens or not (draft.events or left_a_node):
+            return draft.tokens
+        return min(reservation.grant.tokens, self._prompt_estimate + draft.events)
 
 
 def _close_result(task: asyncio.Task[Response]) -> None:

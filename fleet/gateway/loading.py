@@ -8,7 +8,7 @@ import time
 from dataclasses import dataclass, field
 
 from fleet.gateway.control.plane import ControlPlane, ControlPlaneError, OperationState
-from fleet.gateway.nodes.fleet_state import FleetView
+from fleet.gateway.nodes.fleet_state import FleetState
 from neuron.wire import ApiError
 
 CHECK_INTERVAL_S = 0.5
@@ -30,7 +30,7 @@ class _Wait:
 class Loader:
     """Joins requests for a model into one wait. `close` ends all of them."""
 
-    view: FleetView
+    fleet: FleetState
     control: ControlPlane
     wait_s: float
     node_grace_s: float = 3.0  # a gateway that just started has reached no node yet
@@ -72,7 +72,7 @@ class Loader:
         if wait is not None and wait.operation is not None:
             text = _story(model, wait.operation)
         else:
-            places = self.view.snapshot.placements(model)
+            places = self.fleet.snapshot.placements(model)
             loading = (
                 _loading(model, node.name, view.progress) for node, view in places if view.state == "loading"
             )
@@ -86,13 +86,13 @@ class Loader:
 
     async def _load(self, model: str, wait: _Wait) -> None:
         deadline = time.monotonic() + self.wait_s
-        while not self.view.snapshot.replicas(model):
+        while not self.fleet.snapshot.replicas(model):
             if time.monotonic() > deadline:
                 retry_s = math.ceil(self.expected_wait_s(model) or RETRY_S)
                 message = f"'{model}' is still being loaded; try again."
                 raise ApiError(503, "model_loading", message, retry_after_s=retry_s)
             await self._step(model, wait)
-            await self.view.changed(CHECK_INTERVAL_S)
+            await self.fleet.changed(CHECK_INTERVAL_S)
 
     async def _step(self, model: str, wait: _Wait) -> None:
         """Make sure that a load is under way, and look at how it goes."""
@@ -111,7 +111,7 @@ class Loader:
 
     def _some_node_answers(self, wait: _Wait) -> bool:
         now = time.monotonic()
-        if self.view.snapshot.has_healthy_node:
+        if self.fleet.snapshot.has_healthy_node:
             wait.node_seen_at = now
             return True
         if now - wait.node_seen_at > self.node_grace_s:
@@ -135,7 +135,7 @@ class Loader:
         """A node is loading it already, or reloading it after its worker died."""
         return any(
             node.healthy and view.state in {"loading", "loaded"}
-            for node, view in self.view.snapshot.placements(model)
+            for node, view in self.fleet.snapshot.placements(model)
         )
 
     async def close(self) -> None:

@@ -16,7 +16,7 @@ from cortex_site.config import Gateway as GatewayConfig
 from cortex_site.config import Redis as RedisConfig
 from fleet.announcements import CONFIGURATION
 from fleet.control_plane import ServicesControl
-from fleet.gateway.data_plane import Gateway, application
+from fleet.gateway.data_plane import DataPlane, application
 from fleet.key_limits import KeyLimits
 from fleet.models import Alias, ModelProfile, Node
 from fleet.services import keys, records
@@ -74,14 +74,14 @@ async def served(key, queries, redis_server):
     config = CortexConfig(
         gateway=GatewayConfig(configuration_check_s=3600), redis=RedisConfig(url=redis_server.url)
     )
-    gateway = Gateway(config, ServicesControl(), records.store)
+    gateway = DataPlane(config, ServicesControl(), records.store)
     async with (
         serving(application(gateway)) as port,
         httpx.AsyncClient(
             base_url=f"http://127.0.0.1:{port}", headers={"x-api-key": key}, timeout=20
         ) as client,
     ):
-        await until(lambda: gateway.view.snapshot.replicas(MODEL))
+        await until(lambda: gateway.fleet.snapshot.replicas(MODEL))
         yield gateway, client
     await node.stop()
 

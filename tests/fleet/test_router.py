@@ -88,7 +88,7 @@ def test_an_index_kept_step_by_step_is_the_one_built_at_once(steps):
     snapshot = fleet(*(node(f"n{index}") for index in range(6)))
     for index, healthy, state, running in steps:
         snapshot = snapshot.with_node(node(f"n{index}", healthy=healthy, state=state, running=running))
-    assert snapshot.replicas("m") == FleetSnapshot(snapshot.config, snapshot.nodes).replicas("m")
+    assert snapshot.replicas("m") == FleetSnapshot(snapshot.configuration, snapshot.nodes).replicas("m")
 
 
 @pytest.mark.parametrize("replicas", [4, 50])

@@ -23,7 +23,7 @@ async def limit(house, **limits) -> None:
     digest = hashlib.sha256(b"sk-1").hexdigest()
     keys = {digest: KeyView("laptop", digest, limits=KeyLimits(**limits))}
     house.control.change(keys=keys, has_keys=True)
-    await house.until(lambda snapshot: snapshot.config.keys == keys)
+    await house.until(lambda snapshot: snapshot.configuration.keys == keys)
     house.client.headers.update(BEARER)
 
 

@@ -54,8 +54,8 @@ async def test_what_is_held_ahead_goes_back_by_itself(redis_server):
         await asyncio.sleep(0.5)
         assert redis_server.client.zcard(LEASES) == 3
         assert requests_in_use(redis_server, 60_000) <= 103
-        for ticket in running:
-            limiter.settle(ticket, 1)
+        for reservation in running:
+            limiter.settle(reservation, 1)
         await until(lambda: spent(redis_server) == 1003)
         assert redis_server.client.zcard(LEASES) == 0
 
@@ -89,8 +89,8 @@ async def test_redis_goes_and_comes_while_something_is_held_ahead(redis_server):
         await until(lambda: not limiter.local)
         await until(lambda: spent(redis_server) == 1020 + 40)
         assert redis_server.client.zcard(LEASES) == 2
-        for ticket in running:
-            limiter.settle(ticket, 10)
+        for reservation in running:
+            limiter.settle(reservation, 10)
     assert spent(redis_server) == 1040
     assert redis_server.client.zcard(LEASES) == 0
 
@@ -102,8 +102,8 @@ async def test_a_redis_that_forgot_everything_hears_of_what_was_held_ahead(redis
         running = [await limiter.reserve(mine, 20, openai) for _ in range(4)]
         redis_server.client.flushdb()
         await until(lambda: redis_server.client.zcard(LEASES) == 4)
-        for ticket in running:
-            limiter.settle(ticket, 10)
+        for reservation in running:
+            limiter.settle(reservation, 10)
     assert 40 <= spent(redis_server) <= 1040  # all but what had been settled before
     assert redis_server.client.zcard(LEASES) == 0
 
@@ -119,8 +119,8 @@ async def test_headers_say_what_is_left_wherever_it_was_taken(redis_server):
     async with limiting(redis_server.url) as limiter:
         mine, left = key(requests_per_minute=6000), []
         for _ in range(60):
-            ticket = await limiter.reserve(mine, 10, openai)
-            left.append(int(ticket.headers["x-ratelimit-remaining-requests"]))
-            limiter.settle(ticket, 10)
+            reservation = await limiter.reserve(mine, 10, openai)
+            left.append(int(reservation.headers["x-ratelimit-remaining-requests"]))
+            limiter.settle(reservation, 10)
     drained = 100 * 15  # in as many seconds as the slowest machine takes
     assert all(5939 - number <= remaining <= 6000 - number + drained for number, remaining in enumerate(left))

@@ -7,8 +7,8 @@ import random
 
 import pytest
 
-from fleet.gateway.limits.prefetch import ADVANCE_S, BUSY, Allowance
-from fleet.key_limits import SHARE, Account, Grant, KeyLimits, advance, in_use, reserve
+from fleet.gateway.limits.prefetch import BUSY, HOLD_S, Prefetch
+from fleet.key_limits import SHARE, Account, Grant, KeyLimits, in_use, prefetch, reserve
 from fleet.snapshot import KeyView
 from tests.gateway.limiters import LEASE_S, Worker
 
@@ -46,12 +46,12 @@ class Traffic:
 
     def request(self, worker: Worker) -> None:
         tokens = self.chance.randrange(20, 60)
-        if worker.held and self.now >= worker.held.at + ADVANCE_S:
+        if worker.held and self.now >= worker.held.at + HOLD_S:
             worker.give_back(self.now)
         grant = Grant(f"r{len(self.let_in)}-{len(self.refused)}", tokens, 0)
-        verdict, _ = worker.reserve(grant, self.now)
-        if verdict.refused_by:
-            self.refused.append(verdict.refused_by)
+        admission, _ = worker.reserve(grant, self.now)
+        if admission.refused_by:
+            self.refused.append(admission.refused_by)
         else:
             self.let_in.append((self.now, tokens))
             self.open.append((self.now + self.chance.expovariate(1 / 0.1), worker, grant))
@@ -79,7 +79,7 @@ def most_in_any_interval(events: list[tuple[float, int]], limit: int) -> float:
     for at, count in events:
         bucket = max(0.0, bucket - (at - last) * limit / 60) + count
         most, last = max(most, bucket), at
-    return most / (limit * (1 + ADVANCE_S / 60))
+    return most / (limit * (1 + HOLD_S / 60))
 
 
 @pytest.mark.parametrize("workers", [1, 3])
@@ -118,7 +118,7 @@ def test_tokens_a_minute_hold(workers, seed):
     assert set(traffic.refused) == {"tokens"}
     traffic.end()
     rate = 60_000 / 60 * (traffic.now - START)
-    assert traffic.used <= 60_000 * (1 + ADVANCE_S / 60) + rate
+    assert traffic.used <= 60_000 * (1 + HOLD_S / 60) + rate
     assert traffic.used >= (60_000 + rate) * (1 - 2 * workers / SHARE)
 
 
@@ -155,52 +155,52 @@ def test_headers_count_down_by_one_whoever_let_in():
     key, account = KeyView("key", "d" * 64, limits=KeyLimits(requests_per_minute=6000)), Account()
     worker, used = Worker(key, account), []
     for number in range(40):
-        verdict, _ = worker.reserve(Grant(f"r{number}", 10, 0), START)
-        used.append(round(verdict.requests_reset_s * 100))
+        admission, _ = worker.reserve(Grant(f"r{number}", 10, 0), START)
+        used.append(round(admission.requests_reset_s * 100))
     assert used == list(range(1, 41))
 
 
 def test_another_period_other_limits_or_a_clock_set_back_end_what_is_held():
     limits = KeyLimits(requests_per_minute=6000, budget_tokens=10**6)
     key, claim = KeyView("key", "d" * 64, limits=limits), Grant("r", 10, 3600)
-    allowance = Allowance()
+    prefetch = Prefetch()
     held = Grant("a", 100, 3600, START, START, START, requests=5, slots=5)
-    allowance.hold(key, held, held, START)
-    assert not allowance.is_over(key, claim, START)
-    assert not allowance.is_over(KeyView("key", "d" * 64, limits=limits), claim, START)
+    prefetch.hold(key, held, held, START)
+    assert not prefetch.is_spent(key, claim, START)
+    assert not prefetch.is_spent(KeyView("key", "d" * 64, limits=limits), claim, START)
     other = KeyView("key", "d" * 64, limits=KeyLimits(requests_per_minute=5))
-    assert allowance.is_over(other, claim, START)
-    assert allowance.is_over(key, Grant("r", 10, 7200), START)
-    assert allowance.is_over(key, Grant("r", 101, 3600), START)
-    assert allowance.is_over(key, claim, START - 5)
-    assert allowance.is_over(key, claim, START + ADVANCE_S)
-    assert allowance.take(other, claim, START) is None
+    assert prefetch.is_spent(other, claim, START)
+    assert prefetch.is_spent(key, Grant("r", 10, 7200), START)
+    assert prefetch.is_spent(key, Grant("r", 101, 3600), START)
+    assert prefetch.is_spent(key, claim, START - 5)
+    assert prefetch.is_spent(key, claim, START + HOLD_S)
+    assert prefetch.take(other, claim, START) is None
 
 
 def test_what_a_request_did_not_use_is_there_for_the_next():
-    key, allowance = KeyView("key", "d" * 64, limits=KeyLimits(tokens_per_minute=6000)), Allowance()
+    key, prefetch = KeyView("key", "d" * 64, limits=KeyLimits(tokens_per_minute=6000)), Prefetch()
     held = Grant("a", 100, 0, START, START + 1, START, requests=9, slots=9)
-    allowance.hold(key, held, held, START)
+    prefetch.hold(key, held, held, START)
     first = Grant("r0", 60, 0)
-    assert allowance.take(key, first, START)
-    assert not allowance.take(key, Grant("r1", 41, 0), START)
-    assert allowance.end(first, 50)
-    assert not allowance.take(key, Grant("r2", 51, 0), START)
-    assert allowance.take(key, Grant("r3", 30, 0), START)
-    assert allowance.take(key, Grant("r4", 20, 0), START)
+    assert prefetch.take(key, first, START)
+    assert not prefetch.take(key, Grant("r1", 41, 0), START)
+    assert prefetch.end(first, 50)
+    assert not prefetch.take(key, Grant("r2", 51, 0), START)
+    assert prefetch.take(key, Grant("r3", 30, 0), START)
+    assert prefetch.take(key, Grant("r4", 20, 0), START)
 
 
 def test_those_who_run_on_give_back_as_if_each_had_been_reserved_by_itself():
     """After a minute and half an advance's time, the bucket still holds what was taken last of it."""
     key, account = KeyView("key", "d" * 64, limits=KeyLimits(tokens_per_minute=6000)), Account()
     assert not reserve(account, key.limits, Grant("before", 5000, 0), START, LEASE_S).refused_by
-    wish = Grant("a", 31, 0, requests=9, slots=9)
-    held = advance(account, key.limits, wish, START, LEASE_S)
-    allowance, running = Allowance(), [Grant("r0", 10, 0), Grant("r1", 10, 0)]
-    allowance.hold(key, held, held, START)
+    wanted = Grant("a", 31, 0, requests=9, slots=9)
+    held = prefetch(account, key.limits, wanted, START, LEASE_S)
+    ahead, running = Prefetch(), [Grant("r0", 10, 0), Grant("r1", 10, 0)]
+    ahead.hold(key, held, held, START)
     for claim in running:
-        allowance.take(key, claim, START)
-    _, returned = allowance.give_back()
+        ahead.take(key, claim, START)
+    _, returned = ahead.release()
     assert (returned.tokens, returned.requests) == (11, 7)
     assert [one.at for one in running] == [START, START]
     # 100 tokens a second: 5000 before, then ten for each of the two, then eleven that are left.

@@ -65,7 +65,7 @@ def house(runner):
 
     async def prepare() -> None:
         built.control.change(keys=KEYS, has_keys=True)
-        await built.until(lambda snapshot: snapshot.config.keys == KEYS)
+        await built.until(lambda snapshot: snapshot.configuration.keys == KEYS)
         built.client.headers["x-api-key"] = "sk-used-up"
         assert (await built.chat()).status_code == 200
 

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from fleet.gateway.dialects.chat import Call
-from fleet.snapshot import FleetSnapshot, ModelView, NodeView, Offer, ProfileView
+from fleet.snapshot import FleetSnapshot, ModelOffer, ModelView, NodeView, ProfileView
 from neuron.wire import ApiError
 
 CREATED = 1_767_225_600  # the list has no creation dates; clients want an integer
@@ -19,13 +19,13 @@ _RANK = {"loaded": 0, "loading": 1, "unloading": 2, "failed": 3}
 
 def list_models(snapshot: FleetSnapshot) -> list[dict[str, Any]]:
     """Every model that is loaded or could be, then every alias; by name, so that the order is stable."""
-    ids = set(snapshot.config.profiles)
+    ids = set(snapshot.configuration.profiles)
     for node in snapshot.nodes.values():
         ids |= set(node.models)
     models = [describe(snapshot, model) for model in sorted(ids)]
     aliases = [
         describe(snapshot, alias)
-        for alias, target in sorted(snapshot.config.aliases.items())
+        for alias, target in sorted(snapshot.configuration.aliases.items())
         if target in ids and alias not in ids
     ]
     return models + aliases
@@ -35,7 +35,7 @@ def describe(snapshot: FleetSnapshot, name: str) -> dict[str, Any]:
     """One model under its own name or an alias: what the catalogue and its nodes say of it together."""
     model = snapshot.resolve(name)
     placements = [(node, view) for node, view in snapshot.placements(model) if node.healthy]
-    profile = snapshot.config.profiles.get(model, ProfileView(model))
+    profile = snapshot.configuration.profiles.get(model, ProfileView(model))
     context = _tightest(profile, placements)
     cost = dict(profile.cost) or None
     offer = snapshot.offer(model)
@@ -45,7 +45,9 @@ def describe(snapshot: FleetSnapshot, name: str) -> dict[str, Any]:
         "created": CREATED,
         "owned_by": "cortex",
         "alias_of": model if name != model else None,
-        "aliases": sorted(alias for alias, target in snapshot.config.aliases.items() if target == model),
+        "aliases": sorted(
+            alias for alias, target in snapshot.configuration.aliases.items() if target == model
+        ),
         "state": state_of(placements),
         "loaded": any(view.state == "loaded" for _, view in placements),
         "nodes": [_node(node, view) for node, view in placements],
@@ -65,7 +67,7 @@ def _tightest(profile: ProfileView, placements: list[tuple[NodeView, ModelView]]
     return min((context for context in said if context), default=None)
 
 
-def require_capability(offer: Offer, call: Call) -> None:
+def require_capability(offer: ModelOffer, call: Call) -> None:
     """Raises `ApiError` 400 where the model is known not to do what is asked of it."""
     can = offer.capabilities
     if not can or _does(call.needs, can):

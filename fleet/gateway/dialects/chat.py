@@ -17,7 +17,7 @@ from fleet import translation
 from fleet.gateway.dialects.images import needed_capability
 from fleet.gateway.limits.headers import anthropic, openai
 from fleet.gateway.record import metrics
-from fleet.key_limits import KeyLimits, Verdict
+from fleet.key_limits import Admission, KeyLimits
 from fleet.snapshot import KeyView
 from neuron.wire import ApiError
 
@@ -85,7 +85,7 @@ class Dialect(Protocol):
 
     def error_body(self, error: ApiError) -> bytes: ...
 
-    def limit_headers(self, limits: KeyLimits, verdict: Verdict) -> dict[str, str]:
+    def limit_headers(self, limits: KeyLimits, admission: Admission) -> dict[str, str]:
         """How a key's account stands."""
 
 
@@ -118,8 +118,8 @@ class ChatDialect:
     def needs(self, body: bytes) -> str:
         return needed_capability(body)
 
-    def limit_headers(self, limits: KeyLimits, verdict: Verdict) -> dict[str, str]:
-        return openai(limits, verdict)
+    def limit_headers(self, limits: KeyLimits, admission: Admission) -> dict[str, str]:
+        return openai(limits, admission)
 
     def answer(self, call: Call, request_id: str) -> Answer:
         return _Verbatim()
@@ -209,8 +209,8 @@ class MessagesDialect(ChatDialect):
         metrics.count_unknown(self.name, call.unknown_fields)
         return Call(call.model, call.stream, call.body, needs=needed_capability(call.body))
 
-    def limit_headers(self, limits: KeyLimits, verdict: Verdict) -> dict[str, str]:
-        return anthropic(limits, verdict)
+    def limit_headers(self, limits: KeyLimits, admission: Admission) -> dict[str, str]:
+        return anthropic(limits, admission)
 
     def answer(self, call: Call, request_id: str) -> Answer:
         return _MessagesAnswer(call.model, request_id)

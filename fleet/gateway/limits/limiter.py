@@ -2,7 +2,7 @@
 
 Accounts live in Redis, where all workers of all gateways meet; each step there is one script and one round
 trip, for all requests of a key that came in one turn of the event loop. A key with many requests asks once
-for many of them (`allowance`). While Redis is away accounts live in this process's memory:
+for many of them (`prefetch`). While Redis is away accounts live in this process's memory:
 limits then hold per worker, `local` says so, and what was used is charged to the shared budgets when Redis is
 back. Keys without limits never come here.
 """
@@ -29,9 +29,9 @@ from fleet.gateway.control.redis_link import LinkError, RedisLink
 from fleet.gateway.limits import headers as limit_headers
 from fleet.gateway.limits import scripts
 from fleet.gateway.limits.headers import Headers
-from fleet.gateway.limits.prefetch import ADVANCE_S, Allowance
+from fleet.gateway.limits.prefetch import HOLD_S, Prefetch
 from fleet.gateway.record import metrics
-from fleet.key_limits import Account, Grant, Return, Verdict, redis_keys
+from fleet.key_limits import Account, Admission, Grant, Remainder, redis_keys
 from fleet.snapshot import KeyView
 
 log = logging.getLogger("cortex.limits")
@@ -41,7 +41,7 @@ PROBE_S = 1.0  # how often Redis is looked for while it is away
 MAX_BACKLOG = 10_000  # settlements that wait for Redis
 
 
-class Ticket(msgspec.Struct, frozen=True):
+class Reservation(msgspec.Struct, frozen=True):
     """A request that was let in; settle it exactly once."""
 
     key: KeyView
@@ -52,24 +52,24 @@ class Ticket(msgspec.Struct, frozen=True):
 
 @dataclass(slots=True)
 class _Settlement:
-    ticket: Ticket
+    reservation: Reservation
     used: int
     again: bool = False  # it was sent before, and nobody knows whether it arrived
 
     @property
     def key(self) -> KeyView:
-        return self.ticket.key
+        return self.reservation.key
 
 
 @dataclass(slots=True)
-class _Return:
+class _Release:
     key: KeyView
-    advance: Return
+    remainder: Remainder
     again: bool = False
 
 
-_Later = _Settlement | _Return
-_Waiting = asyncio.Future[Verdict | None]
+_Later = _Settlement | _Release
+_Waiting = asyncio.Future[Admission | None]
 _Claim = tuple[Grant, _Waiting]
 
 
@@ -86,9 +86,9 @@ class Limiter:
         self._tried = asyncio.Event()  # the first connection came about, or did not
         self._scripts: dict[str, str] = {}  # SHA-1 by name
         self._accounts: defaultdict[str, Account] = defaultdict(Account)  # while Redis is away, by digest
-        self._hold_s = min(ADVANCE_S, lease_s / 3)
-        self._allowances: defaultdict[str, Allowance]  # by digest
-        self._allowances = defaultdict(partial(Allowance, self._hold_s))
+        self._hold_s = min(HOLD_S, lease_s / 3)
+        self._prefetches: defaultdict[str, Prefetch]  # by digest
+        self._prefetches = defaultdict(partial(Prefetch, self._hold_s))
         self._timers: dict[str, asyncio.TimerHandle] = {}  # of what is held ahead, by digest
         self._open: dict[str, str] = {}  # the digest by the id of each grant with a lease of its own
         self._claims: dict[str, tuple[KeyView, list[_Claim]]] = {}  # by digest, unsent
@@ -97,7 +97,7 @@ class Limiter:
         self._ids = itertools.count()
         self._worker = uuid.uuid4().hex[:12]
 
-    async def reserve(self, key: KeyView, tokens: int, headers: Headers) -> Ticket:
+    async def reserve(self, key: KeyView, tokens: int, headers: Headers) -> Reservation:
         """Let a request in that may use so many tokens; `LimitExceededError` when a limit forbids it."""
         limits, now = key.limits, time.time()
         if limits.never_fits(tokens):
@@ -106,56 +106,58 @@ class Limiter:
             arithmetic.period(limits.budget_period, now) if limits.budget_tokens is not None else (0, 0)
         )
         claim = Grant(scripts.member(self._next_id(), 1, tokens, start), tokens, start)
-        allowance, local = self._allowances[key.digest], False
-        allowance.note(tokens, now)
-        if (verdict := allowance.take(key, claim, now)) is None:
-            verdict = await self._ask(key, claim, now)
-            if verdict is None:
+        prefetch, local = self._prefetches[key.digest], False
+        prefetch.note(tokens, now)
+        if (admission := prefetch.take(key, claim, now)) is None:
+            admission = await self._ask(key, claim, now)
+            if admission is None:
                 account, local = self._accounts[key.digest], True
-                verdict = arithmetic.reserve(account, limits, claim, now, math.inf)  # ends with this process
-            if verdict.refused_by:
-                raise limit_headers.refusal(limits, verdict, tokens, headers, end - now)
+                admission = arithmetic.reserve(
+                    account, limits, claim, now, math.inf
+                )  # ends with this process
+            if admission.refused_by:
+                raise limit_headers.refusal(limits, admission, tokens, headers, end - now)
             self._open[claim.id] = key.digest
-        claim.at, claim.end = verdict.at, verdict.end
-        allowance.open += 1
-        return Ticket(key, claim, local, headers(limits, verdict))
+        claim.at, claim.end = admission.at, admission.end
+        prefetch.open += 1
+        return Reservation(key, claim, local, headers(limits, admission))
 
-    def settle(self, ticket: Ticket, used: int) -> None:
+    def settle(self, reservation: Reservation, used: int) -> None:
         """What the request really used, 0 when nothing. Never waits."""
-        if self._allowances[ticket.key.digest].end(ticket.grant, used):
+        if self._prefetches[reservation.key.digest].end(reservation.grant, used):
             return
-        del self._open[ticket.grant.id]
-        if ticket.local:
-            account = self._accounts[ticket.key.digest]
-            arithmetic.settle(account, ticket.key.limits, ticket.grant, used, time.time())
-        self._keep_for_later(_Settlement(ticket, used))
+        del self._open[reservation.grant.id]
+        if reservation.local:
+            account = self._accounts[reservation.key.digest]
+            arithmetic.settle(account, reservation.key.limits, reservation.grant, used, time.time())
+        self._keep_for_later(_Settlement(reservation, used))
 
     def _next_id(self) -> str:
         return f"{self._worker}-{next(self._ids):x}"
 
-    async def _ask(self, key: KeyView, claim: Grant, now: float) -> Verdict | None:
-        """Redis's verdict; None when it is away. None is refused while something is held ahead here."""
-        if self._allowances[key.digest].is_over(key, claim, now):
+    async def _ask(self, key: KeyView, claim: Grant, now: float) -> Admission | None:
+        """Redis's admission; None when it is away. None is refused while something is held ahead here."""
+        if self._prefetches[key.digest].is_spent(key, claim, now):
             self._give_back(key.digest)
-        verdict = await self._shared(key, claim)
-        if verdict is not None and verdict.refused_by and self._give_back(key.digest):
-            verdict = await self._shared(key, claim)
-        return verdict
+        admission = await self._shared(key, claim)
+        if admission is not None and admission.refused_by and self._give_back(key.digest):
+            admission = await self._shared(key, claim)
+        return admission
 
-    async def _shared(self, key: KeyView, claim: Grant) -> Verdict | None:
+    async def _shared(self, key: KeyView, claim: Grant) -> Admission | None:
         if (self._link or await self._connected()) is None:
             return None
-        verdict: asyncio.Future[Verdict | None] = asyncio.get_running_loop().create_future()
+        admission: asyncio.Future[Admission | None] = asyncio.get_running_loop().create_future()
         claims = self._claims.get(key.digest)
         if claims is None:
             claims = self._claims[key.digest] = (key, [])
             self._send_soon()
-        claims[1].append((claim, verdict))
+        claims[1].append((claim, admission))
         try:
-            return await verdict
+            return await admission
         except asyncio.CancelledError:
             # Sent or not, answered or not, this follows it: the lease goes, the rate drains by itself.
-            self._keep_for_later(_Settlement(Ticket(key, claim, local=False, headers={}), 0))
+            self._keep_for_later(_Settlement(Reservation(key, claim, local=False, headers={}), 0))
             raise
 
     def _send_soon(self) -> None:
@@ -174,31 +176,35 @@ class Limiter:
             self._link.flush()
 
     def _send_claims(self, key: KeyView, claims: Sequence[_Claim]) -> None:
-        allowance = self._allowances[key.digest]
-        wish = allowance.wish(self._next_id(), claims[0][0].window, len(claims))
-        judge = partial(self._judge, key, wish, [verdict for _, verdict in claims])
+        prefetch = self._prefetches[key.digest]
+        wanted = prefetch.wanted(self._next_id(), claims[0][0].window, len(claims))
+        judge = partial(self._judge, key, wanted, [admission for _, admission in claims])
         members = [claim.id for claim, _ in claims]
         try:
             self._post(
-                "reserve", key.digest, scripts.to_reserve(key.limits, wish, self._lease_s, members), judge
+                "reserve", key.digest, scripts.to_reserve(key.limits, wanted, self._lease_s, members), judge
             )
-            allowance.asked |= wish is not None
+            prefetch.asked |= wanted is not None
         except LinkError as error:
             judge(error)
 
     def _judge(
-        self, key: KeyView, wish: Grant | None, verdicts: Sequence[_Waiting], answer: list[bytes] | LinkError
+        self,
+        key: KeyView,
+        wanted: Grant | None,
+        verdicts: Sequence[_Waiting],
+        answer: list[bytes] | LinkError,
     ) -> None:
         """Redis's answer to all who asked at once; where it has none their own worker decides."""
         answers = deque(() if isinstance(answer, LinkError) else answer)
-        for verdict in verdicts:
-            one = scripts.verdict(answers.popleft()) if answers else None
-            if not verdict.done():
-                verdict.set_result(one)
-        if wish is not None:
-            self._allowances[key.digest].asked = False
+        for admission in verdicts:
+            one = scripts.admission(answers.popleft()) if answers else None
+            if not admission.done():
+                admission.set_result(one)
+        if wanted is not None:
+            self._prefetches[key.digest].asked = False
             if answers:
-                self._hold(key, wish, scripts.advance(answers[0], wish))
+                self._hold(key, wanted, scripts.prefetched(answers[0], wanted))
 
     async def _connected(self) -> RedisLink | None:
         if self._keeper is None:
@@ -218,20 +224,20 @@ class Limiter:
 
     # --- advances ---
 
-    def _hold(self, key: KeyView, wish: Grant, advance: Grant) -> None:
-        self._allowances[key.digest].hold(key, wish, advance, time.time())
+    def _hold(self, key: KeyView, wanted: Grant, advance: Grant) -> None:
+        self._prefetches[key.digest].hold(key, wanted, advance, time.time())
         loop = asyncio.get_running_loop()
         self._timers[key.digest] = loop.call_later(self._hold_s, self._give_back, key.digest)
 
     def _give_back(self, digest: str) -> bool:
         """What is held ahead of a key; False when nothing is."""
-        returned = self._allowances[digest].give_back()
+        returned = self._prefetches[digest].release()
         if returned is None:
             return False
         self._timers.pop(digest).cancel()
-        key, advance = returned
-        self._open |= dict.fromkeys((grant.id for grant in advance.running), digest)
-        self._keep_for_later(_Return(key, advance))
+        key, remainder = returned
+        self._open |= dict.fromkeys((grant.id for grant in remainder.running), digest)
+        self._keep_for_later(_Release(key, remainder))
         return True
 
     def _give_all_back(self) -> None:
@@ -255,13 +261,17 @@ class Limiter:
         items, self._backlog = self._backlog, deque()
         by_key: defaultdict[str, list[_Settlement]] = defaultdict(list)
         for item in items:
-            if isinstance(item, _Return):  # before what it lets run is settled
-                arguments = scripts.to_close(item.key.limits, item.advance, self._lease_s, again=item.again)
-                self._report("close", [item], arguments)
+            if isinstance(item, _Release):  # before what it lets run is settled
+                arguments = scripts.to_release(
+                    item.key.limits, item.remainder, self._lease_s, again=item.again
+                )
+                self._report("release", [item], arguments)
             else:
                 by_key[item.key.digest].append(item)
         for some in by_key.values():
-            settlements = [(one.ticket.grant, one.used, one.again, one.ticket.local) for one in some]
+            settlements = [
+                (one.reservation.grant, one.used, one.again, one.reservation.local) for one in some
+            ]
             self._report("settle", some, scripts.to_settle(some[0].key.limits, settlements))
 
     def _report(self, script: str, items: Sequence[_Later], arguments: Iterable[str | float]) -> None:
@@ -291,7 +301,7 @@ class Limiter:
     async def _come(self) -> RedisLink:
         link = await RedisLink.open(self._url, self._timeout_s)
         try:
-            for name in ("reserve", "settle", "close", "renew"):
+            for name in ("reserve", "settle", "release", "renew"):
                 script = getattr(scripts, name.upper())
                 self._scripts[name] = (await link.call("SCRIPT", "LOAD", script)).decode()
         except BaseException:

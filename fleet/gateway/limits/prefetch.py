@@ -9,15 +9,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from fleet.key_limits import MINUTE_S, Grant, Return, Verdict
+from fleet.key_limits import MINUTE_S, Admission, Grant, Remainder
 from fleet.snapshot import KeyView
 
 BUSY = 8  # requests a second; for fewer an advance costs more steps than it saves
-ADVANCE_S = 1.0  # how long it is held at most
+HOLD_S = 1.0  # how long it is held at most
 
 
 @dataclass(slots=True)
-class _Held:
+class _Prefetched:
     """An advance, and what of it is left."""
 
     key: KeyView
@@ -30,13 +30,13 @@ class _Held:
     running: dict[str, Grant] = field(default_factory=dict)  # by id
 
 
-class Allowance:
+class Prefetch:
     """Times are this worker's, in seconds since the epoch."""
 
     asked = False  # for an advance; the answer is on its way
-    _held: _Held | None = None
+    _held: _Prefetched | None = None
 
-    def __init__(self, hold_s: float = ADVANCE_S) -> None:
+    def __init__(self, hold_s: float = HOLD_S) -> None:
         self.open = 0  # requests that were let in and have not ended
         self._hold_s = hold_s
         self._second = 0
@@ -50,22 +50,22 @@ class Allowance:
         requests, before = self._now
         self._now = requests + 1, before + tokens
 
-    def wish(self, ident: str, window: int, waiting: int) -> Grant | None:
+    def wanted(self, ident: str, window: int, waiting: int) -> Grant | None:
         """The advance to ask for: twice of what came lately; None where it would not pay."""
         requests, tokens = max(self._now, self._before)
         if self.asked or self._held is not None or requests < BUSY:
             return None
         return Grant(ident, 2 * tokens, window, requests=2 * requests, slots=2 * (self.open + waiting))
 
-    def hold(self, key: KeyView, wish: Grant, grant: Grant, now: float) -> None:
-        """`grant` is what was given of `wish`."""
-        all_slots = grant.slots >= wish.slots
-        self._held = _Held(key, grant, now, all_slots, grant.requests, grant.slots, grant.tokens)
+    def hold(self, key: KeyView, wanted: Grant, grant: Grant, now: float) -> None:
+        """`grant` is what was given of `wanted`."""
+        all_slots = grant.slots >= wanted.slots
+        self._held = _Prefetched(key, grant, now, all_slots, grant.requests, grant.slots, grant.tokens)
 
-    def take(self, key: KeyView, claim: Grant, now: float) -> Verdict | None:
+    def take(self, key: KeyView, claim: Grant, now: float) -> Admission | None:
         """Let a request in; None when what is held does not do."""
         held, limits = self._held, key.limits
-        if held is None or not held.slots or self.is_over(key, claim, now):
+        if held is None or not held.slots or self.is_spent(key, claim, now):
             return None
         held.slots -= 1
         held.requests -= 1
@@ -74,9 +74,9 @@ class Allowance:
         grant, at = held.grant, held.grant.at + now - held.since
         requests_s = _reset_s(grant.requests_end, limits.requests_per_minute, held.requests, at)
         tokens_s = _reset_s(grant.end, limits.tokens_per_minute, held.tokens, at)
-        return Verdict("", 0.0, at, grant.end, requests_s, tokens_s)
+        return Admission("", 0.0, at, grant.end, requests_s, tokens_s)
 
-    def is_over(self, key: KeyView, claim: Grant, now: float) -> bool:
+    def is_spent(self, key: KeyView, claim: Grant, now: float) -> bool:
         """What is held, if anything, is of no more use. Slots come back by themselves, but if there may be
         more of them, it is time to ask."""
         held = self._held
@@ -99,7 +99,7 @@ class Allowance:
         held.tokens += grant.tokens - used
         return True
 
-    def give_back(self) -> tuple[KeyView, Return] | None:
+    def release(self) -> tuple[KeyView, Remainder] | None:
         """Hold nothing any more.
 
         Requests that run are from now on as if each had been reserved by itself: after those that have ended,
@@ -115,7 +115,7 @@ class Allowance:
             if (limit := held.key.limits.tokens_per_minute) is not None:
                 one.end -= left * MINUTE_S / limit
             left += one.tokens
-        return held.key, Return(grant, held.requests, held.tokens, running)
+        return held.key, Remainder(grant, held.requests, held.tokens, running)
 
 
 def _reset_s(end: float, limit: int | None, left: int, at: float) -> float:

@@ -9,7 +9,7 @@ from types import MappingProxyType
 from fleet.snapshot import Configuration, FleetSnapshot, NodeView
 
 
-class FleetView:
+class FleetState:
     """Holds the snapshot; every change makes a new one and wakes whoever waits."""
 
     def __init__(self) -> None:
@@ -26,7 +26,7 @@ class FleetView:
         self._publish(FleetSnapshot(configuration, MappingProxyType(nodes)))
 
     def set_node(self, node: NodeView) -> None:
-        if node.name not in self.snapshot.config.nodes:
+        if node.name not in self.snapshot.configuration.nodes:
             return  # removed while its last event was on the way
         self._publish(self.snapshot.with_node(node))
 

@@ -43,7 +43,7 @@ _usage = msgspec.json.Decoder(_WithUsage)
 _NO_USAGE = _Usage()
 
 
-class Account:
+class RecordDraft:
     """Times are monotonic, in seconds."""
 
     model = ""

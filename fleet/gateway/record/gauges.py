@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 from fleet.gateway.record import metrics
 
 if TYPE_CHECKING:
-    from fleet.gateway.data_plane import Gateway
+    from fleet.gateway.data_plane import DataPlane
 
 INTERVAL_S = 0.25
 
 
-async def pulse(gateway: Gateway) -> None:
+async def pulse(gateway: DataPlane) -> None:
     """Runs until cancelled. A timer's lateness is what a chunk that came just then would have waited."""
     loop = asyncio.get_running_loop()
     while True:

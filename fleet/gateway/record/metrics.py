@@ -33,7 +33,7 @@ class Gaps(NamedTuple):
     total_s: float
 
 
-class TallyHistogram(Histogram):
+class BulkHistogram(Histogram):
     """A histogram that takes many observations at once, counted by bucket already."""
 
     def __init__(self, *args: Any, buckets: Sequence[float], **kwargs: Any) -> None:
@@ -61,21 +61,21 @@ UPSTREAM_FAILURES = Counter(
     "Exchanges with a node that failed: connect, busy, timeout, closed, protocol",
     ("node", "kind"),
 )
-DURATION = TallyHistogram(
+DURATION = BulkHistogram(
     "cortex_request_duration_seconds", "Request to last byte", _LABELS, buckets=_DURATION
 )
-QUEUE = TallyHistogram("cortex_queue_seconds", "Wait for a load or a replica", _LABELS, buckets=_DURATION)
-COLD = TallyHistogram(
+QUEUE = BulkHistogram("cortex_queue_seconds", "Wait for a load or a replica", _LABELS, buckets=_DURATION)
+COLD = BulkHistogram(
     "cortex_cold_start_seconds", "Wait for a load, of those that did", _LABELS, buckets=_DURATION
 )
-TTFT = TallyHistogram(
+TTFT = BulkHistogram(
     "cortex_time_to_first_token_seconds", "Request to first visible token", _LABELS, buckets=_TTFT
 )
-RATE = TallyHistogram(
+RATE = BulkHistogram(
     "cortex_tokens_per_second", "Completion tokens a second after the first", _LABELS, buckets=_RATE
 )
-GAP = TallyHistogram("cortex_inter_token_seconds", "Between the chunks of a stream", _LABELS, buckets=_GAP)
-OVERHEAD = TallyHistogram(
+GAP = BulkHistogram("cortex_inter_token_seconds", "Between the chunks of a stream", _LABELS, buckets=_GAP)
+OVERHEAD = BulkHistogram(
     "cortex_gateway_overhead_seconds", "The gateway's own work until a node is asked", _LABELS, buckets=_DELAY
 )
 PROMPT = Counter("cortex_prompt_tokens_total", "Prompt tokens", _LABELS)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 from fleet.gateway.record import metrics
-from fleet.gateway.record.metrics import Gaps, TallyHistogram
+from fleet.gateway.record.metrics import BulkHistogram, Gaps
 from fleet.records import RequestRecord
 
 FOLD_AT = 128  # records that wait to be summed up: what is held is bounded, however late `flush` comes
@@ -23,7 +23,7 @@ Kind = tuple[str, str, str, str, str, str]  # model, node, outcome, dialect, err
 class _Sum:
     """A histogram's share, counted by bucket."""
 
-    def __init__(self, histogram: TallyHistogram) -> None:
+    def __init__(self, histogram: BulkHistogram) -> None:
         self._histogram = histogram
         self.counts = [0] * (len(histogram.bounds) + 1)
         self.total = 0.0
@@ -109,7 +109,7 @@ class _Group:
             metrics.SPEND_COMPLETION.labels(key).inc(self.completion)
 
 
-class Tally:
+class MetricsBuffer:
     """`add` requests, which is cheap, then `flush` them, which is not.
 
     `known` says which models may become labels of metrics: clients choose names too.
@@ -129,7 +129,7 @@ class Tally:
         group.add(record, gaps)
 
     def flush(self) -> None:
-        """Into the metrics; the tally is empty again."""
+        """Into the metrics; the buffer is empty again."""
         groups, self._groups = self._groups, {}
         for kind, group in groups.items():
             group.flush(kind)

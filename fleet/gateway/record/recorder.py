@@ -19,7 +19,7 @@ from itertools import islice
 from cortex_site.base import logs
 from fleet.gateway.record import metrics
 from fleet.gateway.record.metrics import Gaps
-from fleet.gateway.record.metrics_buffer import Tally
+from fleet.gateway.record.metrics_buffer import MetricsBuffer
 from fleet.records import RequestRecord
 
 log = logging.getLogger("cortex.records")
@@ -50,7 +50,7 @@ class Recorder:
         self._known = known
         self._retry_s = retry_s
         self._queue_size = queue_size
-        self._tally, self._tally_lock = Tally(known), threading.Lock()
+        self._buffer, self._buffer_lock = MetricsBuffer(known), threading.Lock()
         self._queue: deque[RequestRecord] = deque()
         self._taken: deque[RequestRecord] = deque()  # from the queue, and not stored yet; the thread's own
         self._refused_since: float | None = None
@@ -63,8 +63,8 @@ class Recorder:
 
     def put(self, record: RequestRecord, gaps: Gaps | None = None) -> None:
         """Never waits. A stream has `gaps`."""
-        with self._tally_lock:
-            self._tally.add(record, gaps)
+        with self._buffer_lock:
+            self._buffer.add(record, gaps)
         level = logging.INFO if record.outcome in _ORDINARY else logging.WARNING
         logs.tell(request_log, level, "request", record, record.started_at + record.latency_s)
         if len(self._queue) < self._queue_size:
@@ -93,9 +93,9 @@ class Recorder:
 
     def _work(self) -> None:
         try:
-            with self._tally_lock:
-                tally, self._tally = self._tally, Tally(self._known)
-            tally.flush()
+            with self._buffer_lock:
+                buffer, self._buffer = self._buffer, MetricsBuffer(self._known)
+            buffer.flush()
             while self._queue:
                 self._taken.append(self._queue.popleft())
             self._write()
