@@ -44,8 +44,9 @@ from bench.gateway.load import Job, request
 from cortex_site.base import logs
 from cortex_site.config import CortexConfig
 from cortex_site.http.protocol import LightProtocol
+from fleet.gateway.app import application
 from fleet.gateway.control.redis_link import RedisLink
-from fleet.gateway.data_plane import DataPlane, application
+from fleet.gateway.data_plane import DataPlane
 from fleet.gateway.http.connection import Connection
 from fleet.gateway.http.upstream import Pool
 from fleet.gateway.limits.scripts import ADMISSION, PREFETCH

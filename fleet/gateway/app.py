@@ -1,9 +1,12 @@
-"""The `/v1` API as ninja operations: each parses, calls one thing, and shapes the answer."""
+"""The application that a data-plane worker serves: the `/v1` API as ninja operations.
+
+Each operation parses, calls one verb, and shapes the answer.
+"""
 
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
@@ -11,7 +14,8 @@ from ninja import NinjaAPI
 from ninja.errors import HttpError, ValidationError
 
 from cortex_site.base.version import VERSION
-from cortex_site.http.application import LightRequest
+from cortex_site.http.application import LightASGI, LightRequest
+from fleet.gateway.data_plane import DataPlane
 from fleet.gateway.dialects import catalogue
 from fleet.gateway.dialects import responses as responses_api
 from fleet.gateway.dialects.chat import (
@@ -24,23 +28,25 @@ from fleet.gateway.dialects.chat import (
     Dialect,
 )
 from fleet.gateway.exchange import Exchange, request_id
-from fleet.gateway.limits.keys import authorize
 from fleet.gateway.record import metrics
-from fleet.snapshot import KeyView
 from neuron.wire import ApiError
-
-if TYPE_CHECKING:
-    from fleet.gateway.data_plane import DataPlane
 
 log = logging.getLogger("cortex.http")
 
-STOPPING_RETRY_S = 3  # another gateway is there at once, this one after a restart
+STOPPING_RETRY_S = 3  # another gateway answers at once, this one after its restart
 
 _CODES = {404: "not_found", 405: "method_not_allowed", 413: "request_too_large", 503: "gateway_stopping"}
 
 
+def application(plane: DataPlane) -> LightASGI:
+    """The ASGI application of one worker. Its lifespan runs the worker's tasks."""
+    return LightASGI(
+        _make_api(plane), max_body_bytes=plane.config.gateway.max_body_bytes, lifespan=plane.running
+    )
+
+
 def _body_schema(required: list[str]) -> dict[str, Any]:
-    """For the OpenAPI page: bodies pass as bytes, so no schema class describes them."""
+    """The OpenAPI description of a body. Bodies pass as bytes, so no schema class describes them."""
     schema = {
         "type": "object",
         "required": required,
@@ -56,8 +62,7 @@ def _body_schema(required: list[str]) -> dict[str, Any]:
     return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
 
 
-def make_api(plane: DataPlane) -> NinjaAPI:
-    """The operations of one worker."""
+def _make_api(plane: DataPlane) -> NinjaAPI:
     api = NinjaAPI(title="cortex", version=VERSION, urls_namespace="gateway", docs_url=None)
     _handle_errors(api)
     _declare_inference(api, plane)
@@ -112,7 +117,7 @@ def _declare_stored_responses(api: NinjaAPI, plane: DataPlane) -> None:
 
     @api.get(path, tags=["OpenAI"])
     async def get_response(request: LightRequest, response_id: str) -> HttpResponse:
-        key = _authorize(plane, request)
+        key = plane.authorize(request)
         if request.GET.get("stream") == "true":
             message = "Only a response in the background can be streamed again, and none runs there here."
             raise ApiError(400, "invalid_value", message, param="stream")
@@ -121,15 +126,15 @@ def _declare_stored_responses(api: NinjaAPI, plane: DataPlane) -> None:
 
     @api.delete(path, tags=["OpenAI"])
     async def delete_response(request: LightRequest, response_id: str) -> dict[str, Any]:
-        return await responses_api.delete(store, _authorize(plane, request), response_id)
+        return await responses_api.delete(store, plane.authorize(request), response_id)
 
     @api.post(f"{path}/cancel", tags=["OpenAI"])
     async def cancel_response(request: LightRequest, response_id: str) -> None:
-        await responses_api.cancel(store, _authorize(plane, request), response_id)
+        await responses_api.cancel(store, plane.authorize(request), response_id)
 
     @api.get(f"{path}/input_items", tags=["OpenAI"])
     async def list_input_items(request: LightRequest, response_id: str) -> dict[str, Any]:
-        key, given = _authorize(plane, request), request.GET
+        key, given = plane.authorize(request), request.GET
         after, limit, order = given.get("after"), given.get("limit", "20"), given.get("order", "desc")
         return await responses_api.input_items(store, key, response_id, after=after, limit=limit, order=order)
 
@@ -137,7 +142,7 @@ def _declare_stored_responses(api: NinjaAPI, plane: DataPlane) -> None:
 def _declare_catalogue(api: NinjaAPI, plane: DataPlane) -> None:
     @api.get("/v1/models", tags=["OpenAI", "Anthropic"])
     async def list_models(request: LightRequest) -> dict[str, Any]:
-        _authorize(plane, request)
+        plane.authorize(request)
         models = catalogue.list_models(plane.fleet.snapshot)
         if not _speaks_anthropic(request):
             return {"object": "list", "data": models}
@@ -148,7 +153,7 @@ def _declare_catalogue(api: NinjaAPI, plane: DataPlane) -> None:
 
     @api.get("/v1/models/{path:model}", tags=["OpenAI"])
     async def get_model(request: LightRequest, model: str) -> dict[str, Any]:
-        _authorize(plane, request)
+        plane.authorize(request)
         snapshot = plane.fleet.snapshot
         if not snapshot.knows(snapshot.resolve(model)):
             raise ApiError(404, "model_not_found", f"The model '{model}' does not exist.", param="model")
@@ -161,17 +166,12 @@ def _declare_catalogue(api: NinjaAPI, plane: DataPlane) -> None:
 
 
 def _speaks_anthropic(request: HttpRequest) -> bool:
-    """By the path, or on those that both dialects have by the header that only Anthropic's clients send."""
+    """Whether to answer in Anthropic's dialect: by the path, or by the header that only its clients send."""
     return request.path.startswith(MESSAGES.path) or "anthropic-version" in request.headers
 
 
-def _authorize(plane: DataPlane, request: LightRequest) -> KeyView | None:
-    allow = plane.config.gateway.allow_anonymous
-    return authorize(request, plane.fleet.snapshot.configuration, allow_anonymous=allow)
-
-
 def _handle_errors(api: NinjaAPI) -> None:
-    """Whatever escapes an operation, or never reached one, in the caller's dialect."""
+    """Answer whatever an operation raises, and requests that reach none, in the caller's dialect."""
 
     def answer(request: HttpRequest, error: ApiError) -> HttpResponse:
         ident = request_id(request)

@@ -1,4 +1,4 @@
-"""A data-plane worker: `Gateway` owns its parts, `application` is what the ASGI server runs."""
+"""One worker of the data plane: its parts, and the tasks that run beside its requests."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 
 from cortex_site.config import CortexConfig
-from cortex_site.http.application import LightASGI
-from fleet.gateway.app import make_api
+from cortex_site.http.application import LightRequest
 from fleet.gateway.control.listener import Listener
 from fleet.gateway.control.plane import ControlPlane, ControlPlaneError
 from fleet.gateway.control.watch import ControlWatch
@@ -18,22 +17,25 @@ from fleet.gateway.dialects.image_fetcher import ImageFetcher
 from fleet.gateway.dialects.images import Pictures
 from fleet.gateway.dialects.response_store import ResponseStore
 from fleet.gateway.http.connection import Limits
+from fleet.gateway.limits.keys import authorize
 from fleet.gateway.limits.limiter import Limiter
 from fleet.gateway.loading import Loader
 from fleet.gateway.nodes.fleet_state import FleetState
 from fleet.gateway.nodes.following import Asking
 from fleet.gateway.nodes.nodes import Nodes
-from fleet.gateway.record.gauges import pulse
+from fleet.gateway.record import gauges
 from fleet.gateway.record.recorder import Recorder
 from fleet.records import RequestRecord
+from fleet.snapshot import KeyView
 
 log = logging.getLogger("cortex.gateway")
 
-FIRST_WORD_S = 2.0  # a worker that starts waits so long for nodes to say what they have: else it answers 404
+# A worker that starts waits this long for its nodes to report their models: it answers 404 without them.
+NODES_REPORT_S = 2.0
 
 
 class DataPlane:
-    """The worker's parts, and the task that keeps the configuration fresh."""
+    """What the requests of one worker share."""
 
     def __init__(
         self,
@@ -41,67 +43,75 @@ class DataPlane:
         control: ControlPlane,
         store: Callable[[Sequence[RequestRecord]], None],
     ) -> None:
-        limits = config.gateway
+        settings = config.gateway
+        redis_timeout_s = config.redis.timeout_ms / 1000
         self.config = config
         self.control = control
         self.fleet = FleetState()
         self.nodes = Nodes(
             self.fleet,
             Limits(
-                connect_s=limits.connect_timeout_s,
-                first_byte_s=limits.first_byte_timeout_s,
-                idle_s=limits.idle_timeout_s,
-                max_connections=limits.max_connections_per_node,
-                queue_s=limits.connection_wait_s,
-                resend=limits.repeat_unanswered,
+                connect_s=settings.connect_timeout_s,
+                first_byte_s=settings.first_byte_timeout_s,
+                idle_s=settings.idle_timeout_s,
+                max_connections=settings.max_connections_per_node,
+                queue_s=settings.connection_wait_s,
+                resend=settings.repeat_unanswered,
             ),
             Asking(config.poll.interval_s, config.poll.misses_until_unhealthy),
-            workers=limits.workers,
+            workers=settings.workers,
         )
-        self.loader = Loader(self.fleet, control, limits.load_wait_s)
+        self.loader = Loader(self.fleet, control, settings.load_wait_s)
         self.recorder = Recorder(
             store,
-            queue_size=limits.record_queue_size,
-            retry_s=limits.record_retry_s,
+            queue_size=settings.record_queue_size,
+            retry_s=settings.record_retry_s,
             known=self._knows,
         )
-        self.limiter = Limiter(config.redis.url, timeout_s=config.redis.timeout_ms / 1000)
+        self.limiter = Limiter(config.redis.url, timeout_s=redis_timeout_s)
         self.listener = Listener(
             config.redis.url,
-            timeout_s=config.redis.timeout_ms / 1000,
+            timeout_s=redis_timeout_s,
             polled_within_s=3 * config.poll.interval_s + config.poll.timeout_s,
         )
-        self.responses = ResponseStore(
-            config.redis.url, config.responses, timeout_s=config.redis.timeout_ms / 1000
-        )
-        self.pictures = Pictures(limits, ImageFetcher())
-        self.watch = ControlWatch(limits.admin_listen, config.poll.interval_s)
+        self.responses = ResponseStore(config.redis.url, config.responses, timeout_s=redis_timeout_s)
+        self.pictures = Pictures(settings, ImageFetcher())
+        self.watch = ControlWatch(settings.admin_listen, config.poll.interval_s)
         self.open_streams = 0
-        self._away: list[str] = []
+        self._database_away = False
+
+    def authorize(self, request: LightRequest) -> KeyView | None:
+        """The caller's key; None for an anonymous caller. Raises `ApiError` 401 or 403."""
+        return authorize(
+            request,
+            self.fleet.snapshot.configuration,
+            allow_anonymous=self.config.gateway.allow_anonymous,
+        )
 
     def _knows(self, model: str) -> bool:
         return self.fleet.snapshot.knows(model)
 
     @property
     def missing(self) -> list[str]:
-        """Parts of the control plane that do not answer."""
-        without_redis = ["redis"] if self.limiter.local else []
-        return [*self._away, *(without_redis or self.listener.missing), *self.watch.missing]
+        """The parts of the control plane that do not answer: `database`, `redis`, `tasks`, `control`."""
+        found = ["database"] if self._database_away else []
+        found += ["redis"] if self.limiter.local else self.listener.missing
+        return found + self.watch.missing
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Everything that runs beside requests, from before the first to after the last."""
+        """Run what runs beside requests, from before the first one to after the last."""
         self.recorder.start()
         await self._refresh()
-        await self.nodes.heard(FIRST_WORD_S)
+        await self.nodes.heard(NODES_REPORT_S)
         tasks = [
             asyncio.create_task(self._keep_fresh(), name="configuration"),
             asyncio.create_task(self.listener.run(), name="listener"),
             asyncio.create_task(self.watch.run(), name="control"),
-            asyncio.create_task(pulse(self), name="pulse"),
+            asyncio.create_task(gauges.publish(self._gauges), name="gauges"),
         ]
         gc.collect()
-        gc.freeze()  # what is there now stays; the collector need not walk it again
+        gc.freeze()  # what exists now stays: the collector need not walk it again
         try:
             yield
         finally:
@@ -115,8 +125,13 @@ class DataPlane:
             self.control.close()
             await asyncio.to_thread(self.recorder.close, 5.0)
 
+    def _gauges(self) -> gauges.WorkerGauges:
+        return gauges.WorkerGauges(
+            self.open_streams, self.recorder.waiting, self.limiter.local, self.nodes.breakers
+        )
+
     async def _keep_fresh(self) -> None:
-        """At once when a change is announced; else its version is looked at now and then."""
+        """Read the configuration when a change is announced, and check its version now and then."""
         changed = self.listener.changed
         while True:
             with suppress(TimeoutError):
@@ -130,18 +145,12 @@ class DataPlane:
         try:
             configuration = await self.control.configuration(known)
         except ControlPlaneError:
-            self._away = ["database"]
+            self._database_away = True
             return
-        self._away = []
+        self._database_away = False
         if configuration is not None:
             self.fleet.set_configuration(configuration)
             await self.nodes.update()
             log.info(
                 "configuration", extra={"version": configuration.version, "nodes": len(configuration.nodes)}
             )
-
-
-def application(gateway: DataPlane) -> LightASGI:
-    return LightASGI(
-        make_api(gateway), max_body_bytes=gateway.config.gateway.max_body_bytes, lifespan=gateway.running
-    )

@@ -14,18 +14,19 @@ import os
 import re
 from collections.abc import Awaitable, Callable, Coroutine
 from itertools import count
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from django.http.response import HttpResponseBase
 
 from cortex_site.http.application import BytesResponse, LightRequest, Sink, StreamResponse
+from fleet.gateway.data_plane import DataPlane
 from fleet.gateway.dialects.catalogue import require_capability
 from fleet.gateway.dialects.chat import Answer, Call, Dialect, with_model
 from fleet.gateway.dispatch import Dispatch
 from fleet.gateway.http.connection import UpstreamError
 from fleet.gateway.http.upstream import Response
 from fleet.gateway.limits.estimate import asked_of, estimate
-from fleet.gateway.limits.keys import authorize, check_model
+from fleet.gateway.limits.keys import check_model
 from fleet.gateway.limits.limiter import Reservation
 from fleet.gateway.record import metrics
 from fleet.gateway.record.draft import RecordDraft
@@ -33,9 +34,6 @@ from fleet.gateway.relay import Relay
 from fleet.records import Outcome
 from fleet.snapshot import KeyView, ModelOffer
 from neuron.wire import ApiError
-
-if TYPE_CHECKING:
-    from fleet.gateway.data_plane import DataPlane
 
 log = logging.getLogger("cortex.request")
 
@@ -89,9 +87,7 @@ class Exchange:
 
     async def _run(self) -> HttpResponseBase:
         plane, snapshot, draft = self._plane, self._plane.fleet.snapshot, self._draft
-        key = authorize(
-            self._request, snapshot.configuration, allow_anonymous=plane.config.gateway.allow_anonymous
-        )
+        key = plane.authorize(self._request)
         if key is not None:
             draft.key = key.name
             self._dispatch.headers |= key.caller_headers

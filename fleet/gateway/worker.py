@@ -35,16 +35,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     # After django.setup(): these reach the app registry, or ninja's settings.
     from cortex_site.http.protocol import LightProtocol  # noqa: PLC0415
     from fleet.control_plane import ServicesControl  # noqa: PLC0415
-    from fleet.gateway.data_plane import DataPlane, application  # noqa: PLC0415
+    from fleet.gateway.app import application  # noqa: PLC0415
+    from fleet.gateway.data_plane import DataPlane  # noqa: PLC0415
     from fleet.services import records  # noqa: PLC0415
 
     # Its threads that talk to the database live as long as the process; connecting costs more than storing.
     connections.settings["default"] |= {"CONN_MAX_AGE": CONNECTION_AGE_S, "CONN_HEALTH_CHECKS": True}
     settings = config.current()
-    gateway = DataPlane(settings, ServicesControl(), records.store)
+    plane = DataPlane(settings, ServicesControl(), records.store)
     server = uvicorn.Server(
         uvicorn.Config(
-            application(gateway),
+            application(plane),
             loop="uvloop",
             http=LightProtocol,
             ws="none",

@@ -16,7 +16,8 @@ from cortex_site.config import Gateway as GatewayConfig
 from cortex_site.config import Redis as RedisConfig
 from fleet.announcements import CONFIGURATION
 from fleet.control_plane import ServicesControl
-from fleet.gateway.data_plane import DataPlane, application
+from fleet.gateway.app import application
+from fleet.gateway.data_plane import DataPlane
 from fleet.key_limits import KeyLimits
 from fleet.models import Alias, ModelProfile, Node
 from fleet.services import keys, records

@@ -15,7 +15,8 @@ from cortex_site.config import CortexConfig
 from cortex_site.config import Gateway as GatewayConfig
 from cortex_site.config import Redis as RedisConfig
 from cortex_site.http.protocol import LightProtocol
-from fleet.gateway.data_plane import DataPlane, application
+from fleet.gateway.app import application
+from fleet.gateway.data_plane import DataPlane
 from fleet.records import RequestRecord
 from fleet.snapshot import NodeConfig, ProfileView
 from tests.fleet.servers import RedisServer
