@@ -1,7 +1,7 @@
-"""One client request from its first byte to its record: authorise, dispatch, relay, draft.
+"""One client request from its first byte to its record: authorise, reserve, dispatch, relay, record.
 
-Every exchange ends exactly once, in `_finish`: answered, refused, failed or abandoned by its client. Before
-the first byte an error has its HTTP status and the dialect's envelope; after it, it is an event of the
+Every exchange ends exactly once, in `_finish`: answered, refused, failed, or abandoned by its client. Before
+the first byte an error has its HTTP status and the dialect's envelope; after it, the error is an event of the
 dialect's stream, and the stream ends there.
 """
 
@@ -14,7 +14,7 @@ import os
 import re
 from collections.abc import Awaitable, Callable, Coroutine
 from itertools import count
-from typing import Any
+from typing import Any, Protocol
 
 from django.http.response import HttpResponseBase
 
@@ -22,7 +22,7 @@ from cortex_site.http.application import BytesResponse, LightRequest, Sink, Stre
 from fleet.gateway.data_plane import DataPlane
 from fleet.gateway.dialects.catalogue import require_capability
 from fleet.gateway.dialects.chat import Answer, Call, Dialect, with_model
-from fleet.gateway.dispatch import Dispatch
+from fleet.gateway.dispatch import EVENTS, JSON, Dispatch, NodeRequest
 from fleet.gateway.http.connection import UpstreamError
 from fleet.gateway.http.upstream import Response
 from fleet.gateway.limits.estimate import asked_of, estimate
@@ -37,8 +37,8 @@ from neuron.wire import ApiError
 
 log = logging.getLogger("cortex.request")
 
-CLIENT_LEFT = 499  # nginx's number for a client that went away
-PATIENCE_S = 5.0  # a streaming client waits so long for a head, then for comments
+CLIENT_LEFT = 499  # nginx's status for a client that went away
+PATIENCE_S = 5.0  # how long a streaming client waits for a head, and then between comments
 _BUG = ApiError(500, "internal_error", "The gateway failed; its log has the reason.")
 _STOPPING = ApiError(503, "gateway_stopping", "The gateway was stopped within the answer.", retry_after_s=3)
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
@@ -51,25 +51,34 @@ def request_id(request: LightRequest) -> str:
     return given if given and _REQUEST_ID.fullmatch(given) else f"req-{_WORKER}{next(_numbers):010x}"
 
 
+class _Closable(Protocol):
+    def close(self) -> None: ...
+
+
+class _Pending:
+    """A request on its way to a node. `close` gives it up."""
+
+    def __init__(self, sending: Coroutine[Any, Any, Response]) -> None:
+        self.task = asyncio.create_task(sending)
+
+    def close(self) -> None:
+        self.task.cancel()
+        self.task.add_done_callback(_close_response)
+
+
 class Exchange:
     """Made per request by the endpoint; `run` answers it."""
 
-    _reservation: Reservation | None = None
-    _prompt_estimate = 0
-    _relay: Relay | None = None
+    _reservation: Reservation | None = None  # of a key with limits
+    _held: _Closable | None = None  # what a node gives this exchange: a pending request, then its response
     _finished = False
-    _response: Response | None = None
-    _pending: asyncio.Task[Response] | None = None
 
     def __init__(self, plane: DataPlane, request: LightRequest, dialect: Dialect) -> None:
         self._plane = plane
         self._request = request
         self._dialect = dialect
-        self.request_id = ident = request_id(request)
-        self._draft = RecordDraft(ident, dialect.name)
-        headers = {"content-type": "application/json", "x-request-id": ident}
-        repeat = plane.config.gateway.repeat_unanswered
-        self._dispatch = Dispatch(plane.fleet, plane.nodes, plane.loader, headers, repeat=repeat)
+        self.request_id = request_id(request)
+        self._draft = RecordDraft(self.request_id, dialect.name)
 
     async def run(self) -> HttpResponseBase:
         try:
@@ -77,7 +86,7 @@ class Exchange:
         except ApiError as error:
             return self._refuse(error)
         except asyncio.CancelledError:
-            if self._request.is_open:  # not the client left, but this worker stops
+            if self._request.is_open:  # the client is there: this worker stops
                 return self._refuse(_STOPPING)
             self.close()
             raise
@@ -86,11 +95,13 @@ class Exchange:
             return self._refuse(_BUG)
 
     async def _run(self) -> HttpResponseBase:
-        plane, snapshot, draft = self._plane, self._plane.fleet.snapshot, self._draft
+        plane, draft = self._plane, self._draft
+        snapshot = plane.fleet.snapshot
         key = plane.authorize(self._request)
+        headers = {"content-type": "application/json", "x-request-id": self.request_id}
         if key is not None:
             draft.key = key.name
-            self._dispatch.headers |= key.caller_headers
+            headers |= key.caller_headers
         call = await self._dialect.prepare(self._request.body, key)
         draft.model = model = snapshot.resolve(call.model)
         draft.stream = call.stream
@@ -105,28 +116,30 @@ class Exchange:
         if key is not None and key.limits:
             self._reservation = await self._reserve(key, call, offer)
         body = call.body if model == call.model else with_model(call.body, model)
+        answer_type = EVENTS if call.stream else JSON
+        request = NodeRequest(model, call.node_path, headers, body, answer_type, draft.received)
         answer = self._dialect.answer(call, self.request_id)
-        send = self._dispatch.send(model, call.node_path, body, stream=call.stream)
-        if call.stream and not snapshot.replicas(model):
-            return await self._stream_cold(call, answer, send)
-        self._response = await send
-        return self._streamed(call, answer) if call.stream else await self._whole(answer)
+        sending = Dispatch(plane, request, draft.follow).send()
+        if not call.stream:
+            return await self._whole(await sending, answer)
+        if snapshot.replicas(model):
+            return self._streamed(await sending, call, answer)
+        return await self._stream_cold(_Pending(sending), call, answer)
 
     def _reserve(self, key: KeyView, call: Call, offer: ModelOffer) -> Coroutine[Any, Any, Reservation]:
-        """Raises `LimitExceededError`. What is taken here is settled in `_finish`."""
+        """Raises `LimitExceededError`. What is reserved here is settled in `_finish`."""
         plane, asked = self._plane, call.asked or asked_of(call.body)
         usual = plane.config.gateway.reserve_tokens
         prompt, answer = estimate(len(call.body), asked, context=offer.context, answer=usual)
-        self._prompt_estimate = prompt = prompt * call.prompt_tokens
-        headers = self._dialect.limit_headers
-        return plane.limiter.reserve(key, prompt + answer * call.answer_tokens, headers)
+        self._draft.prompt_estimate = prompt = prompt * call.prompt_tokens
+        return plane.limiter.reserve(key, prompt + answer * call.answer_tokens, self._dialect.limit_headers)
 
     # --- answers ---
 
-    async def _whole(self, answer: Answer) -> BytesResponse:
-        assert self._response is not None
+    async def _whole(self, response: Response, answer: Answer) -> BytesResponse:
+        self._held = response
         try:
-            body = await self._response.read(self._plane.config.gateway.max_body_bytes)
+            body = await response.read(self._plane.config.gateway.max_body_bytes)
             self._draft.note_answer(body)
         except UpstreamError as error:
             raise self._lost(error) from error
@@ -134,19 +147,17 @@ class Exchange:
         self._finish("ok", 200)
         return BytesResponse(content, headers=self._headers("application/json"))
 
-    def _streamed(self, call: Call, answer: Answer) -> StreamResponse:
-        return self._stream_response(answer, lambda sink: self._relay_stream(call, answer, sink))
+    def _streamed(self, response: Response, call: Call, answer: Answer) -> StreamResponse:
+        self._held = response
+        return self._stream_response(answer, lambda sink: self._relay(response, call, answer, sink))
 
-    async def _stream_cold(
-        self, call: Call, answer: Answer, send: Coroutine[Any, Any, Response]
-    ) -> HttpResponseBase:
+    async def _stream_cold(self, pending: _Pending, call: Call, answer: Answer) -> HttpResponseBase:
         """A quick load or refusal keeps its status; a long one is waited for with comments."""
-        self._pending = asyncio.create_task(send)
-        await asyncio.wait({self._pending}, timeout=PATIENCE_S)
-        if self._pending.done():
-            self._response = self._pending.result()
-            return self._streamed(call, answer)
-        return self._stream_response(answer, lambda sink: self._wait_and_relay(call, answer, sink))
+        self._held = pending
+        await asyncio.wait({pending.task}, timeout=PATIENCE_S)
+        if pending.task.done():
+            return self._streamed(pending.task.result(), call, answer)
+        return self._stream_response(answer, lambda sink: self._wait_and_relay(pending, call, answer, sink))
 
     def _stream_response(
         self, answer: Answer, relay: Callable[[Sink], Coroutine[Any, Any, None]]
@@ -165,14 +176,14 @@ class Exchange:
         return StreamResponse(produce, headers=headers, on_close=self.close)
 
     async def _outcome(self, relaying: Awaitable[None], sink: Sink) -> ApiError | None:
-        """Run the writing of a stream; what went wrong, to be its last event."""
+        """Write a stream; returns the error that is to be its last event."""
         try:
             await relaying
         except ApiError as error:
             self._finish("error", 200, error.code)
             return error
         except asyncio.CancelledError:
-            if sink.is_open:  # not the client left, but this worker stops
+            if sink.is_open:  # the client is there: this worker stops
                 self._finish("error", 200, _STOPPING.code)
                 return _STOPPING
             self.close()
@@ -183,22 +194,22 @@ class Exchange:
             return _BUG
         return None
 
-    async def _wait_and_relay(self, call: Call, answer: Answer, sink: Sink) -> None:
-        assert self._pending is not None
-        while not self._pending.done():
+    async def _wait_and_relay(self, pending: _Pending, call: Call, answer: Answer, sink: Sink) -> None:
+        while not pending.task.done():
             await sink(f": {self._plane.loader.progress(self._draft.model)}\n\n".encode())
-            await asyncio.wait({self._pending}, timeout=PATIENCE_S)
-        self._response = self._pending.result()
-        await self._relay_stream(call, answer, sink)
+            await asyncio.wait({pending.task}, timeout=PATIENCE_S)
+        self._held = response = pending.task.result()
+        await self._relay(response, call, answer, sink)
 
-    async def _relay_stream(self, call: Call, answer: Answer, sink: Sink) -> None:
-        assert self._response is not None
-        self._relay = Relay(answer, sink, hide_usage=call.hide_usage)
+    async def _relay(self, response: Response, call: Call, answer: Answer, sink: Sink) -> None:
+        relay = Relay(answer, sink, hide_usage=call.hide_usage)
         try:
-            await self._relay.run(self._response)
+            await relay.run(response)
         except UpstreamError as error:
             raise self._lost(error) from error
-        if self._relay.failed:
+        finally:
+            self._draft.note_stream(relay.passed)
+        if relay.failed:
             self._finish("error", 200, "node_error_event")
         else:
             self._finish("ok", 200)
@@ -206,8 +217,9 @@ class Exchange:
     # --- ends ---
 
     def _lost(self, cause: UpstreamError) -> ApiError:
-        metrics.UPSTREAM_FAILURES.labels(self._dispatch.node, cause.kind).inc()
-        message = f"The node '{self._dispatch.node}' was lost within the answer: {cause}."
+        node = self._draft.trail.node
+        metrics.UPSTREAM_FAILURES.labels(node, cause.kind).inc()
+        message = f"The node '{node}' was lost within the answer: {cause}."
         return ApiError(503, "node_lost", message, retry_after_s=3)
 
     def _refuse(self, error: ApiError) -> BytesResponse:
@@ -220,12 +232,12 @@ class Exchange:
         self._finish("cancelled", CLIENT_LEFT, "client_closed_request")
 
     def _headers(self, content_type: str) -> dict[str, str]:
-        dispatch, headers = self._dispatch, {"content-type": content_type, "x-request-id": self.request_id}
-        if dispatch.node:
-            headers["x-cortex-node"] = dispatch.node
-            headers["x-cortex-queue-ms"] = f"{dispatch.queue_s * 1e3:.0f}"
-            headers["x-cortex-retries"] = str(dispatch.retries)
-            headers["x-cortex-overhead-us"] = f"{(dispatch.overhead_s or 0.0) * 1e6:.0f}"
+        trail, headers = self._draft.trail, {"content-type": content_type, "x-request-id": self.request_id}
+        if trail.node:
+            headers["x-cortex-node"] = trail.node
+            headers["x-cortex-queue-ms"] = f"{trail.queue_s * 1e3:.0f}"
+            headers["x-cortex-retries"] = str(trail.retries)
+            headers["x-cortex-overhead-us"] = f"{(trail.overhead_s or 0.0) * 1e6:.0f}"
         elif (wait_s := self._plane.loader.expected_wait_s(self._draft.model)) is not None:
             headers["x-cortex-expected-wait-s"] = str(math.ceil(wait_s))
         if self._reservation is not None:
@@ -233,36 +245,20 @@ class Exchange:
         return headers
 
     def _finish(self, outcome: Outcome, status: int, error_code: str = "") -> None:
-        """The first caller decides; connection and pending work are given up here and nowhere else."""
+        """End the exchange as its first caller says. What it holds is given up here and nowhere else."""
         if self._finished:
             return
         self._finished = True
-        if self._pending is not None:
-            self._pending.cancel()
-            if self._response is None:
-                self._pending.add_done_callback(_close_result)
-        if self._response is not None:
-            self._response.close()
-        if self._relay is not None:
-            self._draft.note_stream(self._relay)
-        if self._reservation is not None:
-            self._plane.limiter.settle(self._reservation, self._used_tokens(self._reservation, outcome))
-        record = self._draft.record(outcome, status, error_code, self._dispatch)
-        self._plane.recorder.put(record, self._relay.gaps if self._relay else None)
-
-    def _used_tokens(self, reservation: Reservation, outcome: Outcome) -> int:
-        """As the engine counted; by what passed when the stream broke off before its usage.
-
-        Who leaves a node before it said anything pays for the prompt: else leaving in time would be free.
-        """
-        draft = self._draft
-        left_a_node = outcome == "cancelled" and self._dispatch.overhead_s is not None
-        if draft.tokens or not (draft.events or left_a_node):
-            return draft.tokens
-        return min(reservation.grant.tokens, self._prompt_estimate + draft.events)
+        if self._held is not None:
+            self._held.close()
+        draft, reservation = self._draft, self._reservation
+        if reservation is not None:
+            used = draft.charge(outcome, reservation.grant.tokens)
+            self._plane.limiter.settle(reservation, used)
+        self._plane.recorder.put(draft.record(outcome, status, error_code), draft.gaps)
 
 
-def _close_result(task: asyncio.Task[Response]) -> None:
-    """An answer that arrived while its client was leaving."""
+def _close_response(task: asyncio.Task[Response]) -> None:
+    """Close a response that arrived while its client was leaving."""
     if not task.cancelled() and task.exception() is None:
         task.result().close()
