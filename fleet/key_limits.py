@@ -5,9 +5,9 @@ theoretical arrival time per bucket, in seconds since the epoch; a bucket holds 
 seconds at most `limit * (1 + t / 60)` pass. The budget is a count per calendar period (UTC), and what is open
 is a set of leases: a worker that dies renews none, and what it had reserved comes back.
 
-A worker with many requests of one key takes an advance ahead of them, lets them in by that alone, and returns
-the rest. Nothing is used that was not taken before, so no bound is exceeded. What a worker holds ahead, a
-`SHARE`th of what was left at most, others cannot have for that while.
+A worker with many requests of one key prefetches a grant for them, admits them by that alone, and returns the
+rest. Nothing is used that was not taken before, so no bound is exceeded. What a worker has prefetched, a
+`SHARE`th of what was left at most, is not there for others in the meantime.
 
 `fleet.gateway.limits.scripts` says the same in Lua, for accounts that several workers share.
 """
@@ -28,8 +28,8 @@ Period = Literal["hour", "day", "month"]
 Bound = Literal["", "concurrent", "requests", "tokens", "budget"]
 
 MINUTE_S, HOUR_S = 60.0, 3600
-BUSY_WAIT_S = 1.0  # nobody knows when a running request ends
-SHARE = 32  # one part in so many of what is left may be taken ahead at a time
+BUSY_WAIT_S = 1.0  # it is not known when a running request ends
+SHARE = 32  # a prefetch takes at most one part in so many of what is left
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,46 +51,46 @@ class KeyLimits:
         )
 
     def never_fits(self, tokens: int) -> Bound:
-        """The bound that a request of so many tokens exceeds even when nothing else was used."""
+        """The bound that a request of `tokens` exceeds even when nothing else was used; empty when none."""
         if self.tokens_per_minute is not None and tokens > self.tokens_per_minute:
             return "tokens"
         return ""
 
 
 class Grant(msgspec.Struct):
-    """One request's reservation, or an advance for many.
+    """What is reserved for one request, or prefetched for many.
 
-    `window` is the start of its budget period, seconds since the epoch.
+    `window` is the start of its budget period, in seconds since the epoch.
     """
 
     id: str
     tokens: int
     window: int
-    at: float = 0.0  # when it was made, by the account's clock; 0: in another account
+    at: float = 0.0  # when it was made, by the account's clock; 0 in another account
     end: float = 0.0  # theoretical arrival time of the token bucket just after it
     requests_end: float = 0.0  # and of the request bucket
     requests: int = 1
-    slots: int = 1  # how many requests it may be at once
+    slots: int = 1  # requests that may run by it at once
 
 
 @dataclass(slots=True)
 class Remainder:
-    """What is left of an advance, and who runs on."""
+    """What is left of a prefetched grant, and the requests that still run by it."""
 
     grant: Grant
     requests: int
-    tokens: int  # below 0: ended requests used more than was reserved for them
+    tokens: int  # below 0 when ended requests used more than was reserved for them
     running: list[Grant]
 
 
 class Admission(msgspec.Struct, frozen=True):
-    """What became of a reservation, and how the account stands after it. Durations in seconds."""
+    """Whether a request is admitted, and how the account stands then. Durations in seconds."""
 
-    refused_by: Bound
+    refused_by: Bound  # empty when it is admitted
     wait_s: float  # until it is worth trying again
     at: float
     end: float
-    requests_reset_s: float  # until the bucket is as if nothing had been used
+    requests_reset_s: float  # until the bucket is empty
     tokens_reset_s: float
 
 
@@ -103,20 +103,20 @@ class Account:
     tokens: float = 0.0
     window: int = 0
     spent: int = 0  # tokens settled or reserved in this window
-    leases: dict[str, tuple[float, Grant]] = field(default_factory=dict)  # by id, until when
+    leases: dict[str, tuple[float, Grant]] = field(default_factory=dict)  # by id: until when, for what
 
     @property
     def open(self) -> int:
-        """Requests that may be under way."""
+        """The number of requests that may be under way."""
         return sum(grant.slots for _, grant in self.leases.values())
 
     def roll(self, window: int) -> None:
-        """A later budget period begins with nothing spent; an earlier one is over and changes nothing."""
+        """Begin a later budget period with nothing spent. An earlier one is over and changes nothing."""
         if window > self.window:
             self.window, self.spent = window, 0
 
     def expire(self, now: float) -> None:
-        """Give back what workers reserved that live no more."""
+        """Give back what is reserved by leases that have run out: their workers have died."""
         for ident, (until, grant) in list(self.leases.items()):
             if until <= now:
                 del self.leases[ident]
@@ -127,13 +127,13 @@ class Account:
             self.spent += tokens
 
 
-def reserve(account: Account, limits: KeyLimits, claim: Grant, now: float, lease_s: float) -> Admission:
-    """Take what `claim`, one request, asks for if all of it fits, else nothing."""
+def reserve(account: Account, limits: KeyLimits, grant: Grant, now: float, lease_s: float) -> Admission:
+    """Take what `grant`, one request's, asks for if all of it fits, else nothing."""
     account.born = account.born or now
     account.expire(now)
-    account.roll(claim.window)
+    account.roll(grant.window)
     requests, request_wait = _filled(account.requests, limits.requests_per_minute, 1, now)
-    tokens, token_wait = _filled(account.tokens, limits.tokens_per_minute, claim.tokens, now)
+    tokens, token_wait = _filled(account.tokens, limits.tokens_per_minute, grant.tokens, now)
     refused_by: Bound = ""
     wait_s = 0.0
     if limits.concurrent_requests is not None and account.open >= limits.concurrent_requests:
@@ -142,20 +142,20 @@ def reserve(account: Account, limits: KeyLimits, claim: Grant, now: float, lease
         refused_by, wait_s = "requests", request_wait
     elif token_wait > 0:
         refused_by, wait_s = "tokens", token_wait
-    elif limits.budget_tokens is not None and account.spent + claim.tokens > limits.budget_tokens:
+    elif limits.budget_tokens is not None and account.spent + grant.tokens > limits.budget_tokens:
         refused_by = "budget"
     else:
         account.requests, account.tokens = requests, tokens
-        account.charge(claim.window, claim.tokens)
-        account.leases[claim.id] = (now + lease_s, claim)
+        account.charge(grant.window, grant.tokens)
+        account.leases[grant.id] = (now + lease_s, grant)
     resets = max(0.0, account.requests - now), max(0.0, account.tokens - now)
     return Admission(refused_by, wait_s, now, account.tokens, *resets)
 
 
 def prefetch(account: Account, limits: KeyLimits, wanted: Grant, now: float, lease_s: float) -> Grant | None:
-    """Take as much of `wanted` as is a `SHARE`th of what each bound has left; None where that is nothing.
+    """Take as much of `wanted` as a `SHARE`th of what each bound has left; None where that is nothing.
 
-    Follows a `reserve` in the same step, which gave back what had expired.
+    Follows a `reserve` in the same step, which has given back what had expired.
     """
     account.roll(wanted.window)
     requests = _share(wanted.requests, _left(account.requests, limits.requests_per_minute, now))
@@ -178,7 +178,7 @@ def prefetch(account: Account, limits: KeyLimits, wanted: Grant, now: float, lea
 def settle(
     account: Account, limits: KeyLimits, grant: Grant, used: int, now: float, *, again: bool = False
 ) -> None:
-    """Put the tokens really used in the place of those reserved.
+    """Charge the tokens that were used instead of those reserved.
 
     A grant that the account does not know (its lease ran out, or the account was lost) is charged to the
     budget in full, unless this may be its second settlement (`again`).
@@ -203,22 +203,22 @@ def release(
     *,
     again: bool = False,
 ) -> None:
-    """Take an advance back. Those who still run go on as if each had been reserved by itself."""
+    """Take the rest of a prefetch back. From now on each running request counts as reserved by itself."""
     grant, running = remainder.grant, remainder.running
     known = grant.id in account.leases
     settle(account, limits, grant, grant.tokens - remainder.tokens, now, again=again)
     if known and limits.requests_per_minute is not None and grant.at >= account.born:
         limit = limits.requests_per_minute
         account.requests = _corrected(account.requests, limit, remainder.requests, grant.requests_end, now)
-    if known or not again:  # else they were entered the first time, and some have ended since
+    if known or not again:  # else they were entered the first time, and some may have ended since
         for one in running:
-            if one.id in account.leases:  # a renewal was faster, and charged it
+            if one.id in account.leases:  # a renewal was faster, and has charged it
                 account.charge(one.window, -one.tokens)
             account.leases[one.id] = (now + lease_s, one)
 
 
 def renew(account: Account, grants: Iterable[Grant], now: float, lease_s: float) -> None:
-    """Lengthen leases; one that the account lost is entered again."""
+    """Extend leases. One that the account has lost is entered again."""
     account.born = account.born or now
     for grant in grants:
         account.roll(grant.window)
@@ -228,7 +228,7 @@ def renew(account: Account, grants: Iterable[Grant], now: float, lease_s: float)
 
 
 def _filled(arrival: float, limit: int | None, amount: int, now: float) -> tuple[float, float]:
-    """The bucket's theoretical arrival time with `amount` in it, and how long that is too early."""
+    """The bucket's theoretical arrival time with `amount` added, and how many seconds too early that is."""
     if limit is None:
         return arrival, 0.0
     after = max(arrival, now) + amount * MINUTE_S / limit
@@ -236,7 +236,7 @@ def _filled(arrival: float, limit: int | None, amount: int, now: float) -> tuple
 
 
 def _left(arrival: float, limit: int | None, now: float) -> float:
-    """How much the bucket would let in at once."""
+    """How much the bucket admits at once."""
     return math.inf if limit is None else (now + MINUTE_S - max(arrival, now)) * limit / MINUTE_S
 
 
@@ -245,9 +245,9 @@ def _share(wanted: int, left: float) -> int:
 
 
 def _corrected(arrival: float, limit: int, excess: int, end: float, now: float) -> float:
-    """What was taken and not used goes back, as far as it has not drained away by itself.
+    """The bucket's arrival time with the unused `excess` given back, as far as it has not drained by itself.
 
-    `end` is the bucket's arrival time just after it was taken.
+    `end` is the arrival time just after it was taken. A negative excess is charged in full.
     """
     excess_s = excess * MINUTE_S / limit
     if excess_s < 0:
@@ -256,7 +256,7 @@ def _corrected(arrival: float, limit: int, excess: int, end: float, now: float) 
 
 
 def in_use(arrival: float, limit: int, now: float) -> int:
-    """How much of a minute's limit counts as used at `now`."""
+    """How much of a minute's `limit` counts as used at `now`."""
     return math.ceil(max(0.0, arrival - now) * limit / MINUTE_S - 1e-3)
 
 
@@ -264,7 +264,7 @@ STORED = Struct("<dddddd")  # an account in Redis: born, requests, tokens, windo
 
 
 def read_account(stored: bytes | None) -> Account:
-    """Without its leases; a new one where nothing is stored."""
+    """The account as Redis stores it, without its leases; a new one where nothing is stored."""
     if stored is None:
         return Account()
     born, requests, tokens, window, spent, _ = STORED.unpack(stored)
@@ -272,12 +272,12 @@ def read_account(stored: bytes | None) -> Account:
 
 
 def slots_of(member: bytes) -> int:
-    """Of a lease in Redis."""
+    """The slots of a lease, by its member in Redis."""
     return int(member.split(b":")[1])
 
 
 def redis_keys(digest: str) -> tuple[str, str]:
-    """Names of an account and its leases; the braces keep both on one node of a cluster.
+    """The names of an account and its leases. The braces keep both on one node of a cluster.
 
     The number is the format's: what is stored under another one is left to expire.
     """
@@ -286,7 +286,7 @@ def redis_keys(digest: str) -> tuple[str, str]:
 
 
 def period(name: Period, now: float) -> tuple[int, int]:
-    """Start and end of the calendar period (UTC) that `now` lies in, seconds since the epoch."""
+    """The start and end of the calendar period (UTC) that contains `now`, in seconds since the epoch."""
     return _period(name, int(now // HOUR_S))
 
 

@@ -1,4 +1,4 @@
-"""How an account stands, in the headers and errors of either dialect."""
+"""The headers and errors that tell a client how its key's account stands, in either dialect."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class LimitExceededError(ApiError):
 
     @property
     def kind(self) -> str:
-        """OpenAI's `type` names what was too much."""
+        """OpenAI's `type`, which names what was too much."""
         return {"budget": "insufficient_quota", "tokens": "tokens"}.get(self._bound, "requests")
 
     @property
@@ -35,7 +35,7 @@ class LimitExceededError(ApiError):
 
 
 def openai(limits: KeyLimits, admission: Admission) -> dict[str, str]:
-    """`x-ratelimit-*`, durations as `1m30s`."""
+    """OpenAI's `x-ratelimit-*`, with durations as `1m30s`."""
     found: dict[str, str] = {}
     if (limit := limits.requests_per_minute) is not None:
         found["x-ratelimit-limit-requests"] = str(limit)
@@ -49,7 +49,7 @@ def openai(limits: KeyLimits, admission: Admission) -> dict[str, str]:
 
 
 def anthropic(limits: KeyLimits, admission: Admission) -> dict[str, str]:
-    """`anthropic-ratelimit-*`, resets as RFC 3339 times."""
+    """Anthropic's `anthropic-ratelimit-*`, with resets as RFC 3339 times."""
     found: dict[str, str] = {}
     if (limit := limits.requests_per_minute) is not None:
         found["anthropic-ratelimit-requests-limit"] = str(limit)
@@ -63,7 +63,7 @@ def anthropic(limits: KeyLimits, admission: Admission) -> dict[str, str]:
 
 
 def _remaining(limit: int, reset_s: float) -> str:
-    """`reset_s` from now nothing of the limit counts as used."""
+    """What is left of a minute's `limit` whose bucket is empty in `reset_s`."""
     left = int((MINUTE_S - reset_s) * limit / MINUTE_S + 1e-3)
     return str(left) if left > 0 else "0"
 
@@ -73,7 +73,7 @@ def _moment(at: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """As OpenAI writes it: `17ms`, `8.64s`, `6m0s`, `1h0m0s`."""
+    """A duration as OpenAI writes it: `17ms`, `8.64s`, `6m0s`, `1h0m0s`."""
     if seconds < 1:
         return f"{math.ceil(seconds * 1000)}ms"
     if seconds < MINUTE_S:
@@ -86,7 +86,7 @@ def duration(seconds: float) -> str:
 def refusal(
     limits: KeyLimits, admission: Admission, tokens: int, headers: Headers, budget_left_s: float
 ) -> LimitExceededError:
-    """Why the request was not let in, and when it would be."""
+    """The error that says why a request is not admitted, and when it would be."""
     bound, wait_s = admission.refused_by, admission.wait_s
     match bound:
         case "concurrent":
@@ -111,7 +111,7 @@ def refusal(
 
 
 def too_large(limits: KeyLimits, tokens: int) -> LimitExceededError:
-    """Waiting would not help."""
+    """The error for a request that no wait would help."""
     message = (
         f"Request too large: it may use {tokens} tokens (prompt and max_tokens), and this API key has "
         f"{limits.tokens_per_minute} tokens per minute. Lower max_tokens or shorten the prompt."

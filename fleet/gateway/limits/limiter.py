@@ -1,10 +1,10 @@
 """A worker's side of the API keys' limits: reserve before dispatch, settle after, with Redis or without.
 
-Accounts live in Redis, where all workers of all gateways meet; each step there is one script and one round
+Accounts live in Redis, where all workers of all gateways meet. Each step there is one script and one round
 trip, for all requests of a key that came in one turn of the event loop. A key with many requests asks once
-for many of them (`prefetch`). While Redis is away accounts live in this process's memory:
-limits then hold per worker, `local` says so, and what was used is charged to the shared budgets when Redis is
-back. Keys without limits never come here.
+for many of them (`prefetch`). While Redis is away accounts live in this process's memory: limits then hold
+per worker, `local` says so, and what was used is charged to the shared budgets when Redis is back. Keys
+without limits never come here.
 """
 
 from __future__ import annotations
@@ -38,23 +38,25 @@ log = logging.getLogger("cortex.limits")
 
 LEASE_S = 30.0
 PROBE_S = 1.0  # how often Redis is looked for while it is away
-MAX_BACKLOG = 10_000  # settlements that wait for Redis
+MAX_BACKLOG = 10_000  # settlements and releases that wait for Redis
 
 
 class Reservation(msgspec.Struct, frozen=True):
-    """A request that was let in; settle it exactly once."""
+    """An admitted request. Settle it exactly once."""
 
     key: KeyView
     grant: Grant
-    local: bool
-    headers: dict[str, str]
+    local: bool  # made in this process's memory
+    headers: dict[str, str]  # how the account stands, for the client
 
 
 @dataclass(slots=True)
 class _Settlement:
+    """A request that ended, on its way to Redis."""
+
     reservation: Reservation
     used: int
-    again: bool = False  # it was sent before, and nobody knows whether it arrived
+    again: bool = False  # it was sent before, and may have arrived
 
     @property
     def key(self) -> KeyView:
@@ -63,14 +65,16 @@ class _Settlement:
 
 @dataclass(slots=True)
 class _Release:
+    """What is left of a prefetch, on its way back."""
+
     key: KeyView
     remainder: Remainder
     again: bool = False
 
 
-_Later = _Settlement | _Release
-_Waiting = asyncio.Future[Admission | None]
-_Claim = tuple[Grant, _Waiting]
+_Return = _Settlement | _Release
+_Answer = asyncio.Future[Admission | None]
+_Asked = tuple[Grant, _Answer]
 
 
 class Limiter:
@@ -83,47 +87,46 @@ class Limiter:
         self._lease_s = lease_s
         self._link: RedisLink | None = None
         self._keeper: asyncio.Task[None] | None = None
-        self._tried = asyncio.Event()  # the first connection came about, or did not
+        self._tried = asyncio.Event()  # the first attempt to connect is over
         self._scripts: dict[str, str] = {}  # SHA-1 by name
         self._accounts: defaultdict[str, Account] = defaultdict(Account)  # while Redis is away, by digest
         self._hold_s = min(HOLD_S, lease_s / 3)
         self._prefetches: defaultdict[str, Prefetch]  # by digest
         self._prefetches = defaultdict(partial(Prefetch, self._hold_s))
-        self._timers: dict[str, asyncio.TimerHandle] = {}  # of what is held ahead, by digest
+        self._timers: dict[str, asyncio.TimerHandle] = {}  # that end what is held, by digest
         self._open: dict[str, str] = {}  # the digest by the id of each grant with a lease of its own
-        self._claims: dict[str, tuple[KeyView, list[_Claim]]] = {}  # by digest, unsent
-        self._backlog: deque[_Later] = deque()
+        self._unsent: dict[str, tuple[KeyView, list[_Asked]]] = {}  # by digest
+        self._backlog: deque[_Return] = deque()
         self._sending = False  # in the event loop's next turn
         self._ids = itertools.count()
         self._worker = uuid.uuid4().hex[:12]
 
     async def reserve(self, key: KeyView, tokens: int, headers: Headers) -> Reservation:
-        """Let a request in that may use so many tokens; `LimitExceededError` when a limit forbids it."""
+        """Admit a request that may use `tokens`. Raises `LimitExceededError` when a limit forbids it."""
         limits, now = key.limits, time.time()
         if limits.never_fits(tokens):
             raise limit_headers.too_large(limits, tokens)
-        start, end = (
-            arithmetic.period(limits.budget_period, now) if limits.budget_tokens is not None else (0, 0)
-        )
-        claim = Grant(scripts.member(self._next_id(), 1, tokens, start), tokens, start)
+        start = end = 0
+        if limits.budget_tokens is not None:
+            start, end = arithmetic.period(limits.budget_period, now)
+        grant = Grant(scripts.member(self._next_id(), 1, tokens, start), tokens, start)
         prefetch, local = self._prefetches[key.digest], False
         prefetch.note(tokens, now)
-        if (admission := prefetch.take(key, claim, now)) is None:
-            admission = await self._ask(key, claim, now)
+        if (admission := prefetch.take(key, grant, now)) is None:
+            admission = await self._ask(key, grant, now)
             if admission is None:
                 account, local = self._accounts[key.digest], True
-                admission = arithmetic.reserve(
-                    account, limits, claim, now, math.inf
-                )  # ends with this process
+                lease_s = math.inf  # the account ends with this process
+                admission = arithmetic.reserve(account, limits, grant, now, lease_s)
             if admission.refused_by:
                 raise limit_headers.refusal(limits, admission, tokens, headers, end - now)
-            self._open[claim.id] = key.digest
-        claim.at, claim.end = admission.at, admission.end
+            self._open[grant.id] = key.digest
+        grant.at, grant.end = admission.at, admission.end
         prefetch.open += 1
-        return Reservation(key, claim, local, headers(limits, admission))
+        return Reservation(key, grant, local, headers(limits, admission))
 
     def settle(self, reservation: Reservation, used: int) -> None:
-        """What the request really used, 0 when nothing. Never waits."""
+        """Charge the tokens that the request used, 0 when none. Never waits."""
         if self._prefetches[reservation.key.digest].end(reservation.grant, used):
             return
         del self._open[reservation.grant.id]
@@ -135,29 +138,31 @@ class Limiter:
     def _next_id(self) -> str:
         return f"{self._worker}-{next(self._ids):x}"
 
-    async def _ask(self, key: KeyView, claim: Grant, now: float) -> Admission | None:
-        """Redis's admission; None when it is away. None is refused while something is held ahead here."""
-        if self._prefetches[key.digest].is_spent(key, claim, now):
+    # --- asking Redis ---
+
+    async def _ask(self, key: KeyView, grant: Grant, now: float) -> Admission | None:
+        """Redis's answer; None when it is away. Before a refusal stands, what is held here is given back."""
+        if self._prefetches[key.digest].is_spent(key, grant, now):
             self._give_back(key.digest)
-        admission = await self._shared(key, claim)
+        admission = await self._shared(key, grant)
         if admission is not None and admission.refused_by and self._give_back(key.digest):
-            admission = await self._shared(key, claim)
+            admission = await self._shared(key, grant)
         return admission
 
-    async def _shared(self, key: KeyView, claim: Grant) -> Admission | None:
+    async def _shared(self, key: KeyView, grant: Grant) -> Admission | None:
         if (self._link or await self._connected()) is None:
             return None
-        admission: asyncio.Future[Admission | None] = asyncio.get_running_loop().create_future()
-        claims = self._claims.get(key.digest)
-        if claims is None:
-            claims = self._claims[key.digest] = (key, [])
+        answer: _Answer = asyncio.get_running_loop().create_future()
+        unsent = self._unsent.get(key.digest)
+        if unsent is None:
+            unsent = self._unsent[key.digest] = (key, [])
             self._send_soon()
-        claims[1].append((claim, admission))
+        unsent[1].append((grant, answer))
         try:
-            return await admission
+            return await answer
         except asyncio.CancelledError:
             # Sent or not, answered or not, this follows it: the lease goes, the rate drains by itself.
-            self._keep_for_later(_Settlement(Reservation(key, claim, local=False, headers={}), 0))
+            self._keep_for_later(_Settlement(Reservation(key, grant, local=False, headers={}), 0))
             raise
 
     def _send_soon(self) -> None:
@@ -166,41 +171,40 @@ class Limiter:
             asyncio.get_running_loop().call_soon(self._send)
 
     def _send(self) -> None:
-        """What ended before what begins: who asks one request after the other is never in its own way."""
+        """Send settlements before reservations, so that a sequential client never blocks itself."""
         self._sending = False
         self._flush()
-        claims, self._claims = self._claims, {}
-        for key, some in claims.values():
-            self._send_claims(key, some)
+        unsent, self._unsent = self._unsent, {}
+        for key, asked in unsent.values():
+            self._send_reservations(key, asked)
         if self._link is not None:
             self._link.flush()
 
-    def _send_claims(self, key: KeyView, claims: Sequence[_Claim]) -> None:
+    def _send_reservations(self, key: KeyView, asked: Sequence[_Asked]) -> None:
         prefetch = self._prefetches[key.digest]
-        wanted = prefetch.wanted(self._next_id(), claims[0][0].window, len(claims))
-        judge = partial(self._judge, key, wanted, [admission for _, admission in claims])
-        members = [claim.id for claim, _ in claims]
+        wanted = prefetch.wanted(self._next_id(), asked[0][0].window, len(asked))
+        distribute = partial(self._distribute, key, wanted, [answer for _, answer in asked])
+        members = [grant.id for grant, _ in asked]
+        arguments = scripts.to_reserve(key.limits, wanted, self._lease_s, members)
         try:
-            self._post(
-                "reserve", key.digest, scripts.to_reserve(key.limits, wanted, self._lease_s, members), judge
-            )
+            self._post("reserve", key.digest, arguments, distribute)
             prefetch.asked |= wanted is not None
         except LinkError as error:
-            judge(error)
+            distribute(error)
 
-    def _judge(
+    def _distribute(
         self,
         key: KeyView,
         wanted: Grant | None,
-        verdicts: Sequence[_Waiting],
-        answer: list[bytes] | LinkError,
+        waiting: Sequence[_Answer],
+        reply: list[bytes] | LinkError,
     ) -> None:
-        """Redis's answer to all who asked at once; where it has none their own worker decides."""
-        answers = deque(() if isinstance(answer, LinkError) else answer)
-        for admission in verdicts:
-            one = scripts.admission(answers.popleft()) if answers else None
-            if not admission.done():
-                admission.set_result(one)
+        """Give Redis's reply to all who asked at once; None to those whom it does not answer."""
+        answers = deque(() if isinstance(reply, LinkError) else reply)
+        for answer in waiting:
+            admission = scripts.admission(answers.popleft()) if answers else None
+            if not answer.done():
+                answer.set_result(admission)
         if wanted is not None:
             self._prefetches[key.digest].asked = False
             if answers:
@@ -222,15 +226,15 @@ class Limiter:
         account, leases = redis_keys(digest)
         self._link.post(("EVALSHA", self._scripts[script], 2, account, leases, *arguments), answered)
 
-    # --- advances ---
+    # --- prefetches ---
 
-    def _hold(self, key: KeyView, wanted: Grant, advance: Grant) -> None:
-        self._prefetches[key.digest].hold(key, wanted, advance, time.time())
+    def _hold(self, key: KeyView, wanted: Grant, given: Grant) -> None:
+        self._prefetches[key.digest].hold(key, wanted, given, time.time())
         loop = asyncio.get_running_loop()
         self._timers[key.digest] = loop.call_later(self._hold_s, self._give_back, key.digest)
 
     def _give_back(self, digest: str) -> bool:
-        """What is held ahead of a key; False when nothing is."""
+        """Give back what is held of a key's limits. Returns whether anything was."""
         returned = self._prefetches[digest].release()
         if returned is None:
             return False
@@ -244,9 +248,9 @@ class Limiter:
         for digest in list(self._timers):
             self._give_back(digest)
 
-    # --- settlements ---
+    # --- settlements and releases ---
 
-    def _keep_for_later(self, item: _Later) -> None:
+    def _keep_for_later(self, item: _Return) -> None:
         if len(self._backlog) >= MAX_BACKLOG:
             self._backlog.popleft()
             metrics.SETTLEMENTS_LOST.inc()
@@ -255,13 +259,13 @@ class Limiter:
         self._backlog.append(item)
 
     def _flush(self) -> None:
-        """Send what waits, if there is somebody to take it."""
+        """Send the backlog, if Redis is there."""
         if self._link is None or not self._backlog:
             return
         items, self._backlog = self._backlog, deque()
         by_key: defaultdict[str, list[_Settlement]] = defaultdict(list)
         for item in items:
-            if isinstance(item, _Release):  # before what it lets run is settled
+            if isinstance(item, _Release):  # before the requests that run on are settled
                 arguments = scripts.to_release(
                     item.key.limits, item.remainder, self._lease_s, again=item.again
                 )
@@ -274,21 +278,21 @@ class Limiter:
             ]
             self._report("settle", some, scripts.to_settle(some[0].key.limits, settlements))
 
-    def _report(self, script: str, items: Sequence[_Later], arguments: Iterable[str | float]) -> None:
+    def _report(self, script: str, items: Sequence[_Return], arguments: Iterable[str | float]) -> None:
         arrived = partial(self._arrived, items)
         try:
             self._post(script, items[0].key.digest, arguments, arrived)
         except LinkError as error:
             arrived(error, again=False)
 
-    def _arrived(self, items: Sequence[_Later], answer: Any, *, again: bool = True) -> None:
-        """`again`: what failed may have been done."""
+    def _arrived(self, items: Sequence[_Return], answer: Any, *, again: bool = True) -> None:
+        """Keep what Redis did not confirm; `again` says that it may have been done."""
         if isinstance(answer, LinkError):
             for item in items:
                 item.again |= again
                 self._keep_for_later(item)
 
-    # --- coming and going of Redis ---
+    # --- the connection ---
 
     async def _keep(self) -> None:
         while True:
@@ -327,7 +331,7 @@ class Limiter:
             self._give_all_back()
 
     def _renew(self, link: RedisLink) -> None:
-        """Also enters what Redis does not know: granted while it was away, or before it forgot everything."""
+        """Renew every open lease. One that Redis does not know, made without it or lost there, is entered."""
         members: defaultdict[str, list[str]] = defaultdict(list)
         for ident, digest in self._open.items():
             members[digest].append(ident)
@@ -343,14 +347,16 @@ class Limiter:
     async def close(self) -> None:
         if self._link is not None:
             with suppress(LinkError):
-                await self._link.call("PING")  # answers come in order: an advance that was asked for is here
+                await self._link.call(
+                    "PING"
+                )  # replies come in order: a prefetch that was asked for has arrived
                 self._give_all_back()
                 self._flush()
-                await self._link.call("PING")  # what was settled has arrived
+                await self._link.call("PING")  # the settlements have arrived
         if self._keeper is not None:
             self._keeper.cancel()
             await asyncio.gather(self._keeper, return_exceptions=True)
 
 
 def _ignored(_answer: Any) -> None:
-    """A link that failed tells `_stay`."""
+    """`_stay` hears of a link that failed."""

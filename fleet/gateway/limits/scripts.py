@@ -1,9 +1,9 @@
-"""`fleet.key_limits` in Lua, for accounts in Redis: each script is one atomic step for all requests of
-one key that came together.
+"""`fleet.key_limits` in Lua, for accounts in Redis.
 
-An account is a string (`KEYS[1]`, as `fleet.limits.STORED`) and a sorted set of leases (`KEYS[2]`: members
-`id:slots:tokens:window`, scored by their end). Redis's own clock is the only one. Numbers that are absent
-come as empty strings.
+Each script is one atomic step for all requests of one key that came together. An account is a string
+(`KEYS[1]`, as `fleet.key_limits.STORED`) and a sorted set of leases (`KEYS[2]`: members
+`id:slots:tokens:window`, scored by their end). Redis's clock is the only one. An absent number is an empty
+string.
 """
 
 from __future__ import annotations
@@ -66,8 +66,8 @@ end
 """
 
 # ARGV: concurrent, requests a minute, tokens a minute, budget; lease in seconds;
-# an advance: id or '', requests, slots, tokens, window; members...
-# Returns for each member a `ADMISSION`: refused by (its place in `_BOUNDS`), wait, now, end, seconds until
+# a prefetch: id or '', requests, slots, tokens, window; members...
+# Returns for each member an `ADMISSION`: refused by (its place in `_BOUNDS`), wait, now, end, seconds until
 # either bucket is empty; then the `PREFETCH`, if one was asked for and given
 RESERVE = (
     _PRELUDE
@@ -177,7 +177,7 @@ save()
 """
 )
 
-# ARGV: tokens a minute, requests a minute, lease in seconds; the advance: member, at, end, requests' end,
+# ARGV: tokens a minute, requests a minute, lease in seconds; the prefetch: member, at, end, requests' end,
 # requests and tokens left of it, 1 when this may be the second time; members that still run...
 RELEASE = (
     _PRELUDE
@@ -216,7 +216,7 @@ redis.call('EXPIRE', KEYS[2], keep)
 
 
 def to_reserve(limits: KeyLimits, wanted: Grant | None, lease_s: float, members: Iterable[str]) -> Arguments:
-    """Arguments of `RESERVE`: `members` are one request's grant each, `wanted` is the advance to ask for."""
+    """The arguments of `RESERVE`: a member for each request, and the grant to prefetch with them."""
     ahead = (
         ("",) * 5
         if wanted is None
@@ -234,7 +234,7 @@ def to_reserve(limits: KeyLimits, wanted: Grant | None, lease_s: float, members:
 
 
 def to_settle(limits: KeyLimits, settlements: Iterable[tuple[Grant, int, bool, bool]]) -> Arguments:
-    """Of `SETTLE`: grants, tokens used, whether again, and whether it was made while Redis was away."""
+    """The arguments of `SETTLE`. A settlement: grant, tokens used, whether again, whether Redis was away."""
     arguments = [_bound(limits.tokens_per_minute)]
     for grant, used, again, local in settlements:
         at = 0.0 if local else grant.at  # Redis's buckets do not hold it
@@ -243,6 +243,7 @@ def to_settle(limits: KeyLimits, settlements: Iterable[tuple[Grant, int, bool, b
 
 
 def to_release(limits: KeyLimits, remainder: Remainder, lease_s: float, *, again: bool) -> Arguments:
+    """The arguments of `RELEASE`."""
     grant = remainder.grant
     return [
         _bound(limits.tokens_per_minute),
@@ -259,17 +260,18 @@ def _bound(limit: int | None) -> str | float:
 
 
 def admission(answer: bytes) -> Admission:
+    """One request's part of the reply to `RESERVE`."""
     refused_by, *figures = ADMISSION.unpack(answer)
     return Admission(_BOUNDS[refused_by], *figures)
 
 
 def prefetched(answer: bytes, wanted: Grant) -> Grant:
-    """What was given of the wanted; its id is its member from now on."""
+    """The part of `wanted` that was granted. Its id is its member among the leases."""
     requests, slots, tokens, at, end, requests_end = PREFETCH.unpack(answer)
     ident = member(wanted.id, int(slots), int(tokens), wanted.window)
     return Grant(ident, int(tokens), wanted.window, at, end, requests_end, int(requests), int(slots))
 
 
 def member(ident: str, slots: int, tokens: int, window: int) -> str:
-    """A grant among the leases; Redis reads the figures from it."""
+    """A grant's name among the leases, from which the scripts read its figures."""
     return f"{ident}:{slots}:{tokens}:{window}"
