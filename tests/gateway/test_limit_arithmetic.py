@@ -31,7 +31,7 @@ class Past:
     used: int | None = None  # None until it is settled
     crashed: bool = False
     late: bool = False  # its worker stood still until its lease had run out, and came back
-    ahead: bool = False  # its worker let it in by an advance, which it still holds
+    ahead: bool = False  # its worker let it in by a prefetch, which it still holds
 
     def counts(self, now: float) -> int:
         """What it takes of its period's budget by itself."""

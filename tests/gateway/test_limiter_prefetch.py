@@ -64,7 +64,7 @@ async def test_what_a_worker_holds_ahead_is_in_nobodys_way_for_long(redis_server
     mine = key(budget_tokens=10_000)
     async with limiting(redis_server.url) as one, limiting(redis_server.url) as other:
         await rounds(one, mine, 100)
-        assert spent(redis_server) > 1000  # the rest of an advance
+        assert spent(redis_server) > 1000  # the rest of a prefetch
         await until_let_in(other, mine, 9000)
         with pytest.raises(LimitExceededError):
             await one.reserve(mine, 1, openai)

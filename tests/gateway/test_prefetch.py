@@ -74,7 +74,7 @@ class Traffic:
 
 
 def most_in_any_interval(events: list[tuple[float, int]], limit: int) -> float:
-    """The largest count over `limit * (1 + t / 60)`, where an advance may be a moment old."""
+    """The largest count over `limit * (1 + t / 60)`, where a prefetch may be a moment old."""
     most, bucket, last = 0.0, 0.0, START
     for at, count in events:
         bucket = max(0.0, bucket - (at - last) * limit / 60) + count
@@ -191,7 +191,7 @@ def test_what_a_request_did_not_use_is_there_for_the_next():
 
 
 def test_those_who_run_on_give_back_as_if_each_had_been_reserved_by_itself():
-    """After a minute and half an advance's time, the bucket still holds what was taken last of it."""
+    """After a minute and half a prefetch's time, the bucket still holds what was taken last of it."""
     key, account = KeyView("key", "d" * 64, limits=KeyLimits(tokens_per_minute=6000)), Account()
     assert not reserve(account, key.limits, Grant("before", 5000, 0), START, LEASE_S).refused_by
     wanted = Grant("a", 31, 0, requests=9, slots=9)
