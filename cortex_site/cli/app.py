@@ -13,7 +13,8 @@ from cortex_site.base.settings_file import ConfigError
 from cortex_site.base.version import VERSION
 from cortex_site.cli import fleet_commands
 from cortex_site.cli.operating import ConfigOption, HomeOption, JsonOption, file_in, settings_of
-from cortex_site.config import NEURON_PORT, load_catalogue, load_config
+from cortex_site.config import load_catalogue, load_config
+from cortex_site.config.cortex_toml import NEURON_PORT
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 

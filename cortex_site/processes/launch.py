@@ -21,7 +21,7 @@ from rich.console import Console
 
 from cortex_site.base.addresses import is_loopback, local_address, local_url, split_listen
 from cortex_site.base.settings_file import ConfigError
-from cortex_site.config import CortexConfig, Neuron
+from cortex_site.config.cortex_toml import CortexConfig, NeuronEntry
 from cortex_site.processes import programs
 from cortex_site.processes.supervisor import STATE_FILE, Program, StartError, Supervisor
 
@@ -93,7 +93,7 @@ def plan_up(config: CortexConfig, config_path: Path | None, neuron_listen: str) 
     sockets = programs.Sockets.bind(config)
     programs.bind(neuron_listen).close()  # neuron binds for itself; better to hear of a conflict now
     redis_socket = _redis_socket(home)
-    local = Neuron(name="local", endpoint=f"http://{neuron_listen}")
+    local = NeuronEntry(name="local", endpoint=f"http://{neuron_listen}")
     neurons = [*(neuron for neuron in config.neurons if neuron.name != "local"), local]
     env = {
         "CORTEX_STATE_DIR": str(home),

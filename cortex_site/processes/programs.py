@@ -16,7 +16,7 @@ from pathlib import Path
 from cortex_site.base.addresses import reachable_host, split_listen
 from cortex_site.base.probe import PROBE_TIMEOUT_S, http_get
 from cortex_site.base.settings_file import ConfigError
-from cortex_site.config import CortexConfig
+from cortex_site.config.cortex_toml import CortexConfig
 from cortex_site.processes.supervisor import Program
 
 CELERY = (sys.executable, "-m", "celery", "-A", "fleet.celery")

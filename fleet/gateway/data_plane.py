@@ -8,7 +8,7 @@ import logging
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 
-from cortex_site.config import CortexConfig
+from cortex_site.config.cortex_toml import CortexConfig
 from cortex_site.http.application import LightRequest
 from fleet.gateway.control.listener import Listener
 from fleet.gateway.control.plane import ControlPlane, ControlPlaneError
@@ -21,8 +21,8 @@ from fleet.gateway.limits.keys import authorize
 from fleet.gateway.limits.limiter import Limiter
 from fleet.gateway.loading import Loader
 from fleet.gateway.nodes.fleet_state import FleetState
-from fleet.gateway.nodes.following import Asking
 from fleet.gateway.nodes.nodes import Nodes
+from fleet.gateway.nodes.watcher import WatchPolicy
 from fleet.gateway.record import gauges
 from fleet.gateway.record.recorder import Recorder
 from fleet.records import RequestRecord
@@ -58,7 +58,7 @@ class DataPlane:
                 queue_s=settings.connection_wait_s,
                 resend=settings.repeat_unanswered,
             ),
-            Asking(config.poll.interval_s, config.poll.misses_until_unhealthy),
+            WatchPolicy(config.poll.interval_s, config.poll.misses_until_unhealthy),
             workers=settings.workers,
         )
         self.loader = Loader(self.fleet, control, settings.load_wait_s)

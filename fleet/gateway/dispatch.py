@@ -194,17 +194,17 @@ class Dispatch:
     async def _ask(self, name: str) -> Response | ApiError:
         """The head of a 200 answer, or the refusal. A request refused for its wording is reworded."""
         request, node = self._request, self._plane.nodes.node(name)
-        wording, path = node.wording, node.config.path(request.path)
-        headers = wording.headers(request.headers)
+        adapter, path = node.adapter, node.config.path(request.path)
+        headers = adapter.headers(request.headers)
         while True:
-            body = wording.body(request.model, request.body)
+            body = adapter.body(request.model, request.body)
             response = await node.pool.request("POST", path, headers=headers, body=body)
             if response.queued_s:
                 self._note(queue_s=self._trail.queue_s + response.queued_s)
             if response.status == 200:
                 return response
             refusal = await read_refusal(response)
-            if not wording.learn(refusal, body):
+            if not adapter.learn(refusal, body):
                 return refusal
 
     def _failed(self, name: str, failure: UpstreamError | KeyError) -> ApiError:

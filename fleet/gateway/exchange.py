@@ -20,8 +20,9 @@ from django.http.response import HttpResponseBase
 
 from cortex_site.http.application import BytesResponse, LightRequest, Sink, StreamResponse
 from fleet.gateway.data_plane import DataPlane
-from fleet.gateway.dialects.catalogue import require_capability
-from fleet.gateway.dialects.chat import Answer, Call, Dialect, with_model
+from fleet.gateway.dialects.base import AnswerRewriter, Call, Dialect
+from fleet.gateway.dialects.chat_body import with_model
+from fleet.gateway.dialects.model_list import require_capability
 from fleet.gateway.dispatch import EVENTS, JSON, Dispatch, NodeRequest
 from fleet.gateway.http.connection import UpstreamError
 from fleet.gateway.http.upstream import Response
@@ -136,7 +137,7 @@ class Exchange:
 
     # --- answers ---
 
-    async def _whole(self, response: Response, answer: Answer) -> BytesResponse:
+    async def _whole(self, response: Response, answer: AnswerRewriter) -> BytesResponse:
         self._held = response
         try:
             body = await response.read(self._plane.config.gateway.max_body_bytes)
@@ -147,11 +148,11 @@ class Exchange:
         self._finish("ok", 200)
         return BytesResponse(content, headers=self._headers("application/json"))
 
-    def _streamed(self, response: Response, call: Call, answer: Answer) -> StreamResponse:
+    def _streamed(self, response: Response, call: Call, answer: AnswerRewriter) -> StreamResponse:
         self._held = response
         return self._stream_response(answer, lambda sink: self._relay(response, call, answer, sink))
 
-    async def _stream_cold(self, pending: _Pending, call: Call, answer: Answer) -> HttpResponseBase:
+    async def _stream_cold(self, pending: _Pending, call: Call, answer: AnswerRewriter) -> HttpResponseBase:
         """A quick load or refusal keeps its status; a long one is waited for with comments."""
         self._held = pending
         await asyncio.wait({pending.task}, timeout=PATIENCE_S)
@@ -160,7 +161,7 @@ class Exchange:
         return self._stream_response(answer, lambda sink: self._wait_and_relay(pending, call, answer, sink))
 
     def _stream_response(
-        self, answer: Answer, relay: Callable[[Sink], Coroutine[Any, Any, None]]
+        self, answer: AnswerRewriter, relay: Callable[[Sink], Coroutine[Any, Any, None]]
     ) -> StreamResponse:
         async def produce(sink: Sink) -> None:
             self._plane.open_streams += 1
@@ -194,14 +195,16 @@ class Exchange:
             return _BUG
         return None
 
-    async def _wait_and_relay(self, pending: _Pending, call: Call, answer: Answer, sink: Sink) -> None:
+    async def _wait_and_relay(
+        self, pending: _Pending, call: Call, answer: AnswerRewriter, sink: Sink
+    ) -> None:
         while not pending.task.done():
             await sink(f": {self._plane.loader.progress(self._draft.model)}\n\n".encode())
             await asyncio.wait({pending.task}, timeout=PATIENCE_S)
         self._held = response = pending.task.result()
         await self._relay(response, call, answer, sink)
 
-    async def _relay(self, response: Response, call: Call, answer: Answer, sink: Sink) -> None:
+    async def _relay(self, response: Response, call: Call, answer: AnswerRewriter, sink: Sink) -> None:
         relay = Relay(answer, sink, hide_usage=call.hide_usage)
         try:
             await relay.run(response)

@@ -26,8 +26,8 @@ RULES = {
     "fleet.router": ["django", "neuron", "asyncio", "cortex_site"],
     "fleet.placement": ["django", "asyncio", "torch"],
     "fleet.evictor": ["django", "asyncio", "torch"],
-    "fleet.served": ["django", "asyncio", "torch"],
-    "fleet.doubts": ["django", "asyncio", "torch"],
+    "fleet.foreign.models": ["django", "asyncio", "torch"],
+    "fleet.plausibility": ["django", "asyncio", "torch"],
     "fleet.translation": ["django", "asyncio", "torch", "httpx"],
     "fleet.gateway.app": [
         "fleet.models",

@@ -19,8 +19,8 @@ from typing import Any
 import msgspec
 
 from fleet.translation.chat.calls import ToolCalls
-from fleet.translation.chat.faults import CUT, MALFORMED, NOT_AN_ANSWER, failure_in, failure_of
-from fleet.translation.chat.think import InlineReasoning
+from fleet.translation.chat.failures import CUT, MALFORMED, NOT_AN_ANSWER, failure_in, failure_of
+from fleet.translation.chat.inline_reasoning import InlineReasoning
 from fleet.translation.chat.usage import merge_usage, usage_of
 from fleet.translation.chat.wire import (
     Choice,

@@ -6,9 +6,9 @@ protocol; the quirks it bears are the rows of `tests/translation/test_chat_quirk
 
 from __future__ import annotations
 
-from fleet.translation.chat.alike import Alike
 from fleet.translation.chat.answer import Answer
-from fleet.translation.chat.faults import TOO_LARGE
+from fleet.translation.chat.chunk_template import ChunkTemplate
+from fleet.translation.chat.failures import TOO_LARGE
 from fleet.translation.events import Event, TextDelta
 from fleet.translation.sse import MAX_EVENT_BYTES, SseSplitter, SseTooLarge
 
@@ -26,12 +26,12 @@ class ChatReader:
         self._max_bytes = max_event_bytes
         self._json: bytearray | None = None  # the body, when it turned out to be plain JSON
         self._begun = False
-        self._alike: Alike | None = None  # the last event, if it came alone and said text only
+        self._template: ChunkTemplate | None = None  # the last event, if it came alone and said text only
 
     def feed(self, data: bytes) -> list[Event]:
-        if self._alike is not None and (text := self._alike.text(data)):
+        if self._template is not None and (text := self._template.text(data)):
             return [TextDelta(text)]
-        self._alike = None
+        self._template = None
         if self._answer.over:
             return []
         if not self._begun:
@@ -71,7 +71,7 @@ class ChatReader:
         except SseTooLarge:
             events += self._answer.fail(TOO_LARGE)
         if alone and self._answer.said:
-            self._alike = Alike.of(data, self._answer.said)
+            self._template = ChunkTemplate.of(data, self._answer.said)
         return events
 
 

@@ -18,7 +18,7 @@ from fleet.translation.messages.wire import (
     ToolChoice,
     ToolUse,
 )
-from fleet.translation.shape import decode_body, is_given, reject, require_object, unknown_fields
+from fleet.translation.validation import decode_body, is_given, reject, require_object, unknown_fields
 from neuron.wire import ApiError
 
 Json = dict[str, Any]

@@ -35,7 +35,7 @@ from fleet.translation.messages.wire import (
     Turn,
     UserTurn,
 )
-from fleet.translation.shape import reject, require_object
+from fleet.translation.validation import reject, require_object
 
 Json = dict[str, Any]
 

@@ -16,7 +16,7 @@ from fleet.translation.responses.wire import (
     ResponsesBody,
     Tool,
 )
-from fleet.translation.shape import decode_body, is_given, reject, require_object, unknown_fields
+from fleet.translation.validation import decode_body, is_given, reject, require_object, unknown_fields
 
 Json = dict[str, Any]
 

@@ -32,7 +32,7 @@ from fleet.translation.responses.wire import (
     Reasoning,
     Refusal,
 )
-from fleet.translation.shape import decode_body, reject
+from fleet.translation.validation import decode_body, reject
 
 Json = dict[str, Any]
 

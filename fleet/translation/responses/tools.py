@@ -3,7 +3,7 @@
 function      a function
 custom        a function with the one argument `input`, a string; its grammar stands in that argument's
               description, for chat cannot enforce it
-namespace     its tools, each named `namespace__name`
+namespace     its tools, each named by namespace, `__` and name
 anything else is run by OpenAI and refused
 """
 
@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 
 from fleet.translation.responses.wire import Tool, ToolChoice
-from fleet.translation.shape import is_given, reject, require_object
+from fleet.translation.validation import is_given, reject, require_object
 
 Json = dict[str, Any]
 

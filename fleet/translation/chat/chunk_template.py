@@ -12,7 +12,7 @@ _CONTENT = re.compile(rb'"content"\s*:\s*"')
 _PLAIN = re.compile(rb'[^"\\\x00-\x1f]+')
 
 
-class Alike:
+class ChunkTemplate:
     """What stood around the text of an event that said text and nothing else."""
 
     __slots__ = ("_after", "_before")
@@ -22,7 +22,7 @@ class Alike:
         self._after = after
 
     @classmethod
-    def of(cls, data: bytes, text: str) -> Alike | None:
+    def of(cls, data: bytes, text: str) -> ChunkTemplate | None:
         """`data` is one whole event that said `text`. None where that does not stand there as it is."""
         found = [match.end() for match in _CONTENT.finditer(data)]
         written = text.encode()
