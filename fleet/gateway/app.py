@@ -61,7 +61,7 @@ def _make_api(plane: DataPlane) -> NinjaAPI:
     _handle_errors(api)
     _declare_inference(api, plane)
     _declare_stored_responses(api, plane)
-    _declare_catalogue(api, plane)
+    _declare_models(api, plane)
 
     @api.get("/openapi.json", include_in_schema=False)
     async def openapi(request: LightRequest) -> dict[str, Any]:
@@ -133,7 +133,7 @@ def _declare_stored_responses(api: NinjaAPI, plane: DataPlane) -> None:
         return await responses_api.input_items(store, key, response_id, after=after, limit=limit, order=order)
 
 
-def _declare_catalogue(api: NinjaAPI, plane: DataPlane) -> None:
+def _declare_models(api: NinjaAPI, plane: DataPlane) -> None:
     @api.get("/v1/models", tags=["OpenAI", "Anthropic"])
     async def list_models(request: LightRequest) -> dict[str, Any]:
         plane.authorize(request)

@@ -1,4 +1,4 @@
-"""This worker's current `FleetSnapshot`, and a way to wait for the next one."""
+"""What a worker knows of the fleet now: its current `FleetSnapshot`, and a way to wait for the next one."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from fleet.snapshot import Configuration, FleetSnapshot, NodeView
 
 
 class FleetState:
-    """Holds the snapshot; every change makes a new one and wakes whoever waits."""
+    """Holds the snapshot. Every change replaces it and wakes all who wait."""
 
     def __init__(self) -> None:
         self.snapshot = FleetSnapshot()
         self._changed = asyncio.Event()
 
     def set_configuration(self, configuration: Configuration) -> None:
-        """New configuration; views of nodes that are gone go, new nodes start unhealthy."""
+        """Use a new configuration. Nodes that it lacks are dropped; new ones start unhealthy."""
         old = self.snapshot.nodes
         nodes = {
             name: replace(old[name], config=config) if name in old else NodeView(config)
@@ -27,11 +27,11 @@ class FleetState:
 
     def set_node(self, node: NodeView) -> None:
         if node.name not in self.snapshot.configuration.nodes:
-            return  # removed while its last event was on the way
+            return  # it was removed while its last event was on the way
         self._publish(self.snapshot.with_node(node))
 
     def set_unreachable(self, name: str, reason: str) -> None:
-        """The node does not answer: nothing is routed to it until it says something again."""
+        """Mark a node that does not answer: nothing is routed to it until its next event."""
         node = self.snapshot.nodes.get(name)
         if node is not None:
             self.set_node(replace(node, healthy=False, reason=reason))
@@ -43,7 +43,7 @@ class FleetState:
             self._changed = asyncio.Event()
 
     async def changed(self, timeout_s: float) -> None:
-        """Returns at the next change, or after `timeout_s`."""
+        """Wait for the next change, for at most `timeout_s`."""
         changed = self._changed
         try:
             async with asyncio.timeout(timeout_s):

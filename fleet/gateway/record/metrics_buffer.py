@@ -1,8 +1,9 @@
-"""A batch of finished requests, summed up before it reaches the metrics.
+"""Finished requests, summed up before they reach the metrics.
 
-Each step of a Prometheus metric costs a lock and a write to the file shared with the metrics process, some
-microseconds a request; here the whole batch pays for that once. Requests that differ in their figures only
-are one group: a request costs a look-up and an append, and what is summed up is summed up many at a time.
+Each step of a Prometheus metric costs a lock and a write to the file that it shares with the metrics process:
+some microseconds a request. Here all requests between two flushes pay that once. Requests that differ in
+their figures alone are one group: a request costs a look-up and an append, and figures are summed up many at
+a time.
 """
 
 from __future__ import annotations
@@ -15,13 +16,13 @@ from fleet.gateway.record import metrics
 from fleet.gateway.record.metrics import BulkHistogram, Gaps
 from fleet.records import RequestRecord
 
-FOLD_AT = 128  # records that wait to be summed up: what is held is bounded, however late `flush` comes
+FOLD_AT = 128  # records of a group: bounds what is held, however late `flush` comes
 
 Kind = tuple[str, str, str, str, str, str]  # model, node, outcome, dialect, error code, key
 
 
 class _Sum:
-    """A histogram's share, counted by bucket."""
+    """Observations for one histogram, counted by bucket."""
 
     def __init__(self, histogram: BulkHistogram) -> None:
         self._histogram = histogram
@@ -45,7 +46,7 @@ class _Sum:
 
 
 class _Group:
-    """Requests of one kind: the last ones as they are, those before summed up."""
+    """Requests of one kind: the last ones as records, those before summed up."""
 
     def __init__(self) -> None:
         self._records: list[RequestRecord] = []
@@ -110,9 +111,9 @@ class _Group:
 
 
 class MetricsBuffer:
-    """`add` requests, which is cheap, then `flush` them, which is not.
+    """`add` a request, which is cheap; `flush` them all, which is not.
 
-    `known` says which models may become labels of metrics: clients choose names too.
+    `known` tells which models may become labels of metrics: clients choose names too.
     """
 
     def __init__(self, known: Callable[[str], bool] = bool) -> None:
@@ -120,7 +121,7 @@ class MetricsBuffer:
         self._groups: dict[Kind, _Group] = {}
 
     def add(self, record: RequestRecord, gaps: Gaps | None = None) -> None:
-        """One finished request, with what lay between the pieces of a stream."""
+        """Add a finished request, with the gaps of its stream."""
         kind = (record.model, record.node, record.outcome, record.dialect, record.error_code, record.key)
         group = self._groups.get(kind)
         if group is None:
@@ -129,7 +130,7 @@ class MetricsBuffer:
         group.add(record, gaps)
 
     def flush(self) -> None:
-        """Into the metrics; the buffer is empty again."""
+        """Add everything to the metrics and be empty again."""
         groups, self._groups = self._groups, {}
         for kind, group in groups.items():
             group.flush(kind)
