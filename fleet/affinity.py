@@ -22,7 +22,8 @@ MAX_PUBLISHERS = 32
 def digests(model: str, body: bytes) -> list[int]:
     """One digest per whole block of the prompt, of everything up to its end. Valid in this process only."""
     at = max(body.find(b'"messages"'), 0)
-    chain, found = hash(model), []
+    chain = hash(model)
+    found = []
     for start in range(at, min(len(body), at + MAX_BLOCKS * BLOCK_BYTES) - BLOCK_BYTES + 1, BLOCK_BYTES):
         chain = hash((chain, body[start : start + BLOCK_BYTES]))
         found.append(chain)

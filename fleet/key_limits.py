@@ -27,7 +27,8 @@ import msgspec
 Period = Literal["hour", "day", "month"]
 Bound = Literal["", "concurrent", "requests", "tokens", "budget"]
 
-MINUTE_S, HOUR_S = 60.0, 3600
+MINUTE_S = 60.0
+HOUR_S = 3600
 BUSY_WAIT_S = 1.0  # it is not known when a running request ends
 SHARE = 32  # a prefetch takes at most one part in so many of what is left
 

@@ -89,7 +89,8 @@ def _draw(
 
 def _load(route: Route, facts: Facts) -> int:
     """The requests there: as reported some hundred milliseconds ago, and sent by this worker since."""
-    now, said = facts.in_flight(route.node.name), route.model.running + route.model.waiting
+    now = facts.in_flight(route.node.name)
+    said = route.model.running + route.model.waiting
     return max(said + now - route.node.in_flight, now)
 
 

@@ -232,7 +232,8 @@ class FleetSnapshot:
         return offer
 
     def _offer(self, model: str) -> ModelOffer | None:
-        placements, profile = self.placements(model), self.configuration.profiles.get(model)
+        placements = self.placements(model)
+        profile = self.configuration.profiles.get(model)
         if profile is None and not placements:
             return None
         said = {name for node, view in placements if node.healthy for name in view.capabilities}

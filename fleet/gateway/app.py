@@ -107,7 +107,8 @@ def _declare_inference(api: NinjaAPI, plane: DataPlane) -> None:
 
 
 def _declare_stored_responses(api: NinjaAPI, plane: DataPlane) -> None:
-    path, store = "/v1/responses/{response_id}", plane.responses
+    path = "/v1/responses/{response_id}"
+    store = plane.responses
 
     @api.get(path, tags=["OpenAI"])
     async def get_response(request: LightRequest, response_id: str) -> HttpResponse:
@@ -128,9 +129,15 @@ def _declare_stored_responses(api: NinjaAPI, plane: DataPlane) -> None:
 
     @api.get(f"{path}/input_items", tags=["OpenAI"])
     async def list_input_items(request: LightRequest, response_id: str) -> dict[str, Any]:
-        key, given = plane.authorize(request), request.GET
-        after, limit, order = given.get("after"), given.get("limit", "20"), given.get("order", "desc")
-        return await responses_api.input_items(store, key, response_id, after=after, limit=limit, order=order)
+        given = request.GET
+        return await responses_api.input_items(
+            store,
+            plane.authorize(request),
+            response_id,
+            after=given.get("after"),
+            limit=given.get("limit", "20"),
+            order=given.get("order", "desc"),
+        )
 
 
 def _declare_models(api: NinjaAPI, plane: DataPlane) -> None:
@@ -194,7 +201,8 @@ def _handle_errors(api: NinjaAPI) -> None:
 
     @api.exception_handler(HttpError)
     def on_http_error(request: HttpRequest, error: HttpError) -> HttpResponse:
-        status, code = error.status_code, _CODES.get(error.status_code, "invalid_request")
+        status = error.status_code
+        code = _CODES.get(error.status_code, "invalid_request")
         retry_s = STOPPING_RETRY_S if status == 503 else None
         return answer(request, ApiError(status, code, error.message, retry_after_s=retry_s))
 

@@ -102,7 +102,9 @@ class Dispatch:
 
     def _choose(self) -> router.Route | None:
         """The best replica now."""
-        model, nodes, snapshot = self._request.model, self._plane.nodes, self._plane.fleet.snapshot
+        model = self._request.model
+        nodes = self._plane.nodes
+        snapshot = self._plane.fleet.snapshot
         replicas = snapshot.replicas(model)
         if len(replicas) == 1 and not self._excluded and nodes.are_well:
             return router.Route(*replicas[0])
@@ -153,7 +155,8 @@ class Dispatch:
         return ApiError(503, "node_unavailable", message, retry_after_s=math.ceil(wait_s) or 1)
 
     async def _wait_for_load(self) -> None:
-        model, fleet = self._request.model, self._plane.fleet
+        model = self._request.model
+        fleet = self._plane.fleet
         if self._excluded:  # a node said that the model is gone: wait for its event, then ask it again
             await fleet.changed(EVENT_DELAY_S)
             self._excluded = frozenset()
@@ -170,7 +173,9 @@ class Dispatch:
 
     async def _attempt(self, route: router.Route) -> Response | ApiError:
         """The 200 answer, or the error after which another replica may be tried; raises any other one."""
-        name, now, trail = route.node.name, time.monotonic(), self._trail
+        name = route.node.name
+        now = time.monotonic()
+        trail = self._trail
         overhead_s = trail.overhead_s
         if overhead_s is None:
             overhead_s = now - self._request.received - trail.queue_s
@@ -193,8 +198,10 @@ class Dispatch:
 
     async def _ask(self, name: str) -> Response | ApiError:
         """The head of a 200 answer, or the refusal. A request refused for its wording is reworded."""
-        request, node = self._request, self._plane.nodes.node(name)
-        adapter, path = node.adapter, node.config.path(request.path)
+        request = self._request
+        node = self._plane.nodes.node(name)
+        adapter = node.adapter
+        path = node.config.path(request.path)
         headers = adapter.headers(request.headers)
         while True:
             body = adapter.body(request.model, request.body)
@@ -233,7 +240,8 @@ class Dispatch:
 
     def _judge(self, route: router.Route, error: ApiError) -> None:
         """Take from a refusal what it says of the node itself. A server's 403 may be about the request."""
-        name, nodes = route.node.name, self._plane.nodes
+        name = route.node.name
+        nodes = self._plane.nodes
         if error.status == 401 or (error.status in DENIED and not route.node.config.is_foreign):
             nodes.mark_unauthorized(name)
         elif error.status in DENIED:
@@ -247,7 +255,8 @@ class Dispatch:
 
     def _refused(self, route: router.Route, error: ApiError) -> ApiError:
         """The node refused. Returns or raises as `_attempt` does."""
-        name, path = route.node.name, self._request.path
+        name = route.node.name
+        path = self._request.path
         if error.status in DENIED:
             return _denied([name])
         if error.status in UNKNOWN and route.node.config.is_foreign:

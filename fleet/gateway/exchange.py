@@ -43,7 +43,8 @@ PATIENCE_S = 5.0  # how long a streaming client waits for a head, and then betwe
 _BUG = ApiError(500, "internal_error", "The gateway failed; its log has the reason.")
 _STOPPING = ApiError(503, "gateway_stopping", "The gateway was stopped within the answer.", retry_after_s=3)
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
-_WORKER, _numbers = os.urandom(8).hex(), count(1)  # a new id needs no system call
+_WORKER = os.urandom(8).hex()  # with a count, for ids that need no system call
+_numbers = count(1)
 
 
 def request_id(request: LightRequest) -> str:
@@ -68,10 +69,10 @@ class _Pending:
 
 
 class Exchange:
-    """Made per request by the endpoint; `run` answers it."""
+    """One request. The endpoint makes it, and `run` answers it."""
 
     _reservation: Reservation | None = None  # of a key with limits
-    _held: _Closable | None = None  # what a node gives this exchange: a pending request, then its response
+    _held: _Closable | None = None  # at a node: a pending request, then its response
     _finished = False
 
     def __init__(self, plane: DataPlane, request: LightRequest, dialect: Dialect) -> None:
@@ -96,7 +97,8 @@ class Exchange:
             return self._refuse(_BUG)
 
     async def _run(self) -> HttpResponseBase:
-        plane, draft = self._plane, self._draft
+        plane = self._plane
+        draft = self._draft
         snapshot = plane.fleet.snapshot
         key = plane.authorize(self._request)
         headers = {"content-type": "application/json", "x-request-id": self.request_id}
@@ -129,9 +131,10 @@ class Exchange:
 
     def _reserve(self, key: KeyView, call: Call, offer: ModelOffer) -> Coroutine[Any, Any, Reservation]:
         """Raises `LimitExceededError`. What is reserved here is settled in `_finish`."""
-        plane, asked = self._plane, call.asked or asked_of(call.body)
-        usual = plane.config.gateway.reserve_tokens
-        prompt, answer = estimate(len(call.body), asked, context=offer.context, answer=usual)
+        plane = self._plane
+        asked = call.asked or asked_of(call.body)
+        default = plane.config.gateway.reserve_tokens
+        prompt, answer = estimate(len(call.body), asked, context=offer.context, answer=default)
         self._draft.prompt_estimate = prompt = prompt * call.prompt_tokens
         return plane.limiter.reserve(key, prompt + answer * call.answer_tokens, self._dialect.limit_headers)
 
@@ -177,7 +180,7 @@ class Exchange:
         return StreamResponse(produce, headers=headers, on_close=self.close)
 
     async def _outcome(self, relaying: Awaitable[None], sink: Sink) -> ApiError | None:
-        """Write a stream; returns the error that is to be its last event."""
+        """Write a stream. Returns the error that is to be its last event."""
         try:
             await relaying
         except ApiError as error:
@@ -231,11 +234,12 @@ class Exchange:
         return BytesResponse(self._dialect.error_body(error), status=error.status, headers=headers)
 
     def close(self) -> None:
-        """The client left, or everything was written."""
+        """End the exchange if nothing else has: its client left."""
         self._finish("cancelled", CLIENT_LEFT, "client_closed_request")
 
     def _headers(self, content_type: str) -> dict[str, str]:
-        trail, headers = self._draft.trail, {"content-type": content_type, "x-request-id": self.request_id}
+        trail = self._draft.trail
+        headers = {"content-type": content_type, "x-request-id": self.request_id}
         if trail.node:
             headers["x-cortex-node"] = trail.node
             headers["x-cortex-queue-ms"] = f"{trail.queue_s * 1e3:.0f}"
@@ -248,7 +252,7 @@ class Exchange:
         return headers
 
     def _finish(self, outcome: Outcome, status: int, error_code: str = "") -> None:
-        """End the exchange as its first caller says. What it holds is given up here and nowhere else."""
+        """End the exchange: the first call decides how. What it holds is given up here and nowhere else."""
         if self._finished:
             return
         self._finished = True

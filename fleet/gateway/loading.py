@@ -89,7 +89,8 @@ class Loader:
         return wait.operation.eta_s if wait is not None and wait.operation is not None else None
 
     async def _load(self, wait: _Wait) -> None:
-        model, deadline = wait.model, time.monotonic() + self.wait_s
+        model = wait.model
+        deadline = time.monotonic() + self.wait_s
         while not self.fleet.snapshot.replicas(model):
             if time.monotonic() > deadline:
                 retry_s = math.ceil(self.expected_wait_s(model) or RETRY_S)

@@ -58,7 +58,8 @@ class Listener:
             await subscription.subscribe(CONFIGURATION, POLLED)
             if self._away:
                 log.warning("announcements from Redis are back")
-            self._away, self._polled_at = False, time.monotonic()
+            self._away = False
+            self._polled_at = time.monotonic()
             self.changed.set()  # a change may have been announced meanwhile
             async for message in subscription.listen():
                 self._hear(message["channel"].decode())

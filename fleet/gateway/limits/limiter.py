@@ -103,19 +103,22 @@ class Limiter:
 
     async def reserve(self, key: KeyView, tokens: int, headers: Headers) -> Reservation:
         """Admit a request that may use `tokens`. Raises `LimitExceededError` when a limit forbids it."""
-        limits, now = key.limits, time.time()
+        limits = key.limits
+        now = time.time()
         if limits.never_fits(tokens):
             raise limit_headers.too_large(limits, tokens)
         start = end = 0
         if limits.budget_tokens is not None:
             start, end = arithmetic.period(limits.budget_period, now)
         grant = Grant(scripts.member(self._next_id(), 1, tokens, start), tokens, start)
-        prefetch, local = self._prefetches[key.digest], False
+        prefetch = self._prefetches[key.digest]
+        local = False
         prefetch.note(tokens, now)
         if (admission := prefetch.take(key, grant, now)) is None:
             admission = await self._ask(key, grant, now)
             if admission is None:
-                account, local = self._accounts[key.digest], True
+                account = self._accounts[key.digest]
+                local = True
                 lease_s = math.inf  # the account ends with this process
                 admission = arithmetic.reserve(account, limits, grant, now, lease_s)
             if admission.refused_by:

@@ -66,14 +66,16 @@ class Prefetch:
 
     def take(self, key: KeyView, grant: Grant, now: float) -> Admission | None:
         """Admit a request by what is held; None when that does not suffice."""
-        held, limits = self._held, key.limits
+        held = self._held
+        limits = key.limits
         if held is None or not held.slots or self.is_spent(key, grant, now):
             return None
         held.slots -= 1
         held.requests -= 1
         held.tokens -= grant.tokens
         held.running[grant.id] = grant
-        whole, at = held.grant, held.grant.at + now - held.since
+        whole = held.grant
+        at = held.grant.at + now - held.since
         requests_s = _reset_s(whole.requests_end, limits.requests_per_minute, held.requests, at)
         tokens_s = _reset_s(whole.end, limits.tokens_per_minute, held.tokens, at)
         return Admission("", 0.0, at, whole.end, requests_s, tokens_s)

@@ -140,7 +140,9 @@ class RecordDraft:
 
     def record(self, outcome: Outcome, status: int, error_code: str) -> RequestRecord:
         """The record of a request that has ended."""
-        trail, usage, first = self.trail, self.usage, self.first_token
+        trail = self.trail
+        usage = self.usage
+        first = self.first_token
         details = usage.prompt_tokens_details
         latency_s = time.monotonic() - self.received
         return RequestRecord(

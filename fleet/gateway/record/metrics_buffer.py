@@ -51,9 +51,12 @@ class _Group:
     def __init__(self) -> None:
         self._records: list[RequestRecord] = []
         self.requests = self.prompt = self.completion = self.cached = self.retries = 0
-        self.durations, self.loads = _Sum(metrics.DURATION), _Sum(metrics.COLD)
-        self.queued, self.overheads = _Sum(metrics.QUEUE), _Sum(metrics.OVERHEAD)
-        self.first_tokens, self.rates = _Sum(metrics.TTFT), _Sum(metrics.RATE)
+        self.durations = _Sum(metrics.DURATION)
+        self.loads = _Sum(metrics.COLD)
+        self.queued = _Sum(metrics.QUEUE)
+        self.overheads = _Sum(metrics.OVERHEAD)
+        self.first_tokens = _Sum(metrics.TTFT)
+        self.rates = _Sum(metrics.RATE)
         self.gaps = _Sum(metrics.GAP)
 
     def add(self, record: RequestRecord, gaps: Gaps | None) -> None:

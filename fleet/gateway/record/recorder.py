@@ -50,7 +50,8 @@ class Recorder:
         self._known = known
         self._retry_s = retry_s
         self._queue_size = queue_size
-        self._buffer, self._buffer_lock = MetricsBuffer(known), threading.Lock()
+        self._buffer = MetricsBuffer(known)
+        self._buffer_lock = threading.Lock()
         self._queue: deque[RequestRecord] = deque()
         self._taken: deque[RequestRecord] = deque()  # from the queue, not stored yet; the thread's own
         self._refused_since: float | None = None
