@@ -17,7 +17,7 @@ from cortex_site import config
 from cortex_site.base import logs
 
 SWITCH_INTERVAL_S = 0.0005  # the longest time that a thread which stores or logs holds up the event loop
-COLLECT_AFTER = 20_000  # new objects: requests leave none in cycles, so collecting is seldom of use
+COLLECT_AFTER = 20_000  # new objects: requests leave none in cycles, so collecting seldom frees any
 KEEP_ALIVE_S = 75
 CONNECTION_AGE_S = 60  # to the database
 BACKLOG = 2048

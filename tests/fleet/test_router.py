@@ -164,7 +164,7 @@ def test_a_prefix_that_everybody_sends_overloads_no_node(replicas, prompt_tokens
     assert min(served.values()) > 0.6 * 60
 
 
-def test_those_that_hold_a_prefix_are_among_the_candidates_of_many():
+def test_replicas_that_hold_a_prefix_are_among_the_candidates_of_many():
     snapshot = fleet(*(node(f"n{index:03}", running=1) for index in range(200)))
     saved = {"n150": 4000, "gone": 9000, "n007": 0}
     for seed in range(50):

@@ -152,7 +152,7 @@ async def test_stopping_the_gateway_leaves_no_task(house):
 
 @pytest.mark.parametrize("path", BODIES)
 @pytest.mark.parametrize("answer", [hang, hang_within_the_body])
-async def test_who_is_cut_off_by_a_stop_is_told_and_recorded_so(path, answer):
+async def test_a_client_cut_off_by_a_stop_is_told_and_recorded_so(path, answer):
     async with httpx.AsyncClient(timeout=20) as client:
         async with make_house() as house:
             house.node.answer = answer

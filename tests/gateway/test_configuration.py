@@ -54,7 +54,7 @@ async def test_without_redis_the_version_check_finds_a_change():
         assert house.gateway.missing == ["redis"]
 
 
-async def test_what_was_told_while_redis_was_away_is_found_when_it_is_back(redis_server):
+async def test_a_change_announced_while_redis_was_away_is_found_when_it_is_back(redis_server):
     async with make_house(redis_url=redis_server.url, configuration_check_s=NEVER_S) as house:
         await listening(redis_server)
         redis_server.stop()
@@ -108,7 +108,7 @@ async def test_a_control_plane_that_does_not_answer_is_missing_until_it_does(red
         page.close()
 
 
-async def test_a_worker_serves_when_its_nodes_have_said_what_they_have():
+async def test_a_worker_serves_once_its_nodes_have_reported_their_models():
     """A model that only a node names is no unknown model while that node has not spoken."""
     node = FakeNode("n0")
     respond = node._respond

@@ -229,7 +229,7 @@ LimitsMachine.TestCase.settings = settings(max_examples=120, stateful_step_count
 TestLimits = LimitsMachine.TestCase
 
 
-def test_waiting_as_told_is_enough_and_not_too_long():
+def test_the_wait_in_a_refusal_is_enough_and_not_too_long():
     limits, account = KeyLimits(tokens_per_minute=600), Account()
     for index in range(3):
         reserve(account, limits, Grant(f"{index}", 200, 0), START, LEASE_S)
@@ -240,7 +240,7 @@ def test_waiting_as_told_is_enough_and_not_too_long():
     assert not reserve(account, limits, Grant("3", 100, 0), START + refused.wait_s + 0.01, LEASE_S).refused_by
 
 
-def test_what_has_drained_away_is_not_given_back():
+def test_tokens_that_have_drained_away_are_not_given_back():
     """A stream of ten minutes that used nothing of what it reserved must not open a second bucket."""
     limits, account = KeyLimits(tokens_per_minute=600), Account()
     first = Grant("old", 600, 0)
@@ -251,7 +251,7 @@ def test_what_has_drained_away_is_not_given_back():
     assert reserve(account, limits, Grant("more", 10, 0), later, LEASE_S).refused_by == "tokens"
 
 
-def test_an_account_that_was_lost_is_told_of_what_is_open_and_gives_nothing_back_for_it():
+def test_a_lost_account_is_told_of_open_grants_and_gives_nothing_back_for_them():
     limits = KeyLimits(tokens_per_minute=600, concurrent_requests=1, budget_tokens=1000)
     window, _ = period("month", START)
     open_one = Grant("a", 500, window, at=START - 5, end=START + 45)
@@ -287,7 +287,7 @@ def test_periods_are_those_of_the_calendar(name, start, end):
     assert period(name, START) == expected
 
 
-def test_tokens_over_the_reservation_are_waited_for_by_the_next():
+def test_the_next_request_waits_for_tokens_used_beyond_the_reservation():
     limits, account = KeyLimits(tokens_per_minute=600), Account()
     admission = reserve(account, limits, Grant("a", 10, 0), START, LEASE_S)
     settle(account, limits, Grant("a", 10, 0, at=START, end=admission.end), 1200, START)

@@ -16,7 +16,7 @@ from tests.gateway.limiters import LEASES, key, limiting, spent, until, until_le
 # --- through Redis ---
 
 
-async def test_reserved_is_taken_and_settled_is_given_back(redis_server):
+async def test_a_reservation_is_taken_and_its_rest_given_back_by_the_settlement(redis_server):
     async with limiting(redis_server.url) as limiter:
         mine = key(budget_tokens=1000, concurrent_requests=1)
         reservation = await limiter.reserve(mine, 900, openai)
@@ -120,7 +120,7 @@ asyncio.run(main())
 """
 
 
-async def test_what_a_killed_worker_held_comes_back(redis_server):
+async def test_the_reservations_of_a_killed_worker_come_back(redis_server):
     command = [sys.executable, "-c", HOLDER, redis_server.url]
     worker = await asyncio.create_subprocess_exec(*command, stdout=subprocess.PIPE)
     assert await worker.stdout.readline() == b"held\n"
@@ -183,7 +183,7 @@ async def test_redis_over_tcp_with_a_password_and_a_database_of_its_own(redis_se
     assert redis_server.client.info("keyspace")["db3"]["keys"] == 2
 
 
-async def test_what_was_settled_before_a_stop_has_arrived(redis_server):
+async def test_settlements_made_before_a_stop_have_arrived(redis_server):
     async with limiting(redis_server.url) as limiter:
         mine = key(budget_tokens=10**6)
         tickets = [await limiter.reserve(mine, 100, openai) for _ in range(50)]
@@ -291,7 +291,7 @@ async def test_scripts_that_redis_forgot_are_loaded_again(redis_server):
         assert not (await limiter.reserve(mine, 1, openai)).local
 
 
-async def test_what_answers_may_be_no_redis_at_all():
+async def test_a_server_that_is_no_redis_counts_as_away():
     async def web(reader, writer):
         writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
         await reader.read()

@@ -44,7 +44,7 @@ async def test_a_busy_key_asks_redis_once_for_many(redis_server):
     assert redis_server.client.zcard(LEASES) == 0
 
 
-async def test_what_is_held_ahead_goes_back_by_itself(redis_server):
+async def test_a_prefetch_goes_back_by_itself(redis_server):
     mine = key(**{**MANY, "requests_per_minute": 60_000})
     async with limiting(redis_server.url, lease_s=0.3) as limiter:
         await rounds(limiter, mine, 100)
@@ -60,7 +60,7 @@ async def test_what_is_held_ahead_goes_back_by_itself(redis_server):
         assert redis_server.client.zcard(LEASES) == 0
 
 
-async def test_what_a_worker_holds_ahead_is_in_nobodys_way_for_long(redis_server):
+async def test_a_prefetch_is_not_in_the_way_of_other_workers_for_long(redis_server):
     mine = key(budget_tokens=10_000)
     async with limiting(redis_server.url) as one, limiting(redis_server.url) as other:
         await rounds(one, mine, 100)
@@ -70,14 +70,14 @@ async def test_what_a_worker_holds_ahead_is_in_nobodys_way_for_long(redis_server
             await one.reserve(mine, 1, openai)
 
 
-async def test_a_worker_is_refused_nothing_for_what_it_holds_itself(redis_server):
+async def test_a_worker_is_refused_nothing_because_of_its_own_prefetch(redis_server):
     async with limiting(redis_server.url) as limiter:
         mine = key(budget_tokens=10_000)
         await rounds(limiter, mine, 100)
         await limiter.reserve(mine, 9000, openai)
 
 
-async def test_redis_goes_and_comes_while_something_is_held_ahead(redis_server):
+async def test_redis_goes_and_comes_while_a_prefetch_is_held(redis_server):
     mine = key(**MANY)
     async with limiting(redis_server.url) as limiter:
         await rounds(limiter, mine, 100)
@@ -95,7 +95,7 @@ async def test_redis_goes_and_comes_while_something_is_held_ahead(redis_server):
     assert redis_server.client.zcard(LEASES) == 0
 
 
-async def test_a_redis_that_forgot_everything_hears_of_what_was_held_ahead(redis_server):
+async def test_a_redis_that_forgot_everything_is_told_of_a_prefetch(redis_server):
     mine = key(**MANY)
     async with limiting(redis_server.url, lease_s=1) as limiter:
         await rounds(limiter, mine, 100)
@@ -115,7 +115,7 @@ async def test_limits_that_are_lowered_hold_at_once(redis_server):
             await rounds(limiter, key(budget_tokens=900), 1)
 
 
-async def test_headers_say_what_is_left_wherever_it_was_taken(redis_server):
+async def test_headers_show_what_is_left_with_and_without_a_prefetch(redis_server):
     async with limiting(redis_server.url) as limiter:
         mine, left = key(requests_per_minute=6000), []
         for _ in range(60):

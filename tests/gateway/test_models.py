@@ -69,7 +69,7 @@ async def test_the_order_is_that_of_names_models_first(house):
     assert {model["id"]: model["alias_of"] for model in await the_list(house)}["c"] is None
 
 
-async def test_what_is_nobodys_is_404(house):
+async def test_an_unknown_model_is_a_404(house):
     answer = await house.client.get("/v1/models/nope")
     assert (answer.status_code, answer.json()["error"]["code"]) == (404, "model_not_found")
 

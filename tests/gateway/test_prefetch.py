@@ -83,7 +83,7 @@ def most_in_any_interval(events: list[tuple[float, int]], limit: int) -> float:
 
 
 @pytest.mark.parametrize("workers", [1, 3])
-def test_far_from_every_limit_a_few_steps_let_hundreds_in_and_all_is_accounted(workers):
+def test_far_from_every_limit_a_few_steps_admit_hundreds_and_all_is_accounted(workers):
     limits = KeyLimits(10**6, 10**8, 10**5, 10**9)
     traffic = Traffic(1, limits, workers=workers, per_s=300, seconds=5)
     assert len(traffic.let_in) > 1000
@@ -124,7 +124,7 @@ def test_tokens_a_minute_hold(workers, seed):
 
 @pytest.mark.parametrize("workers", [1, 3])
 @pytest.mark.parametrize("seed", range(4))
-def test_no_more_than_may_run_at_once_and_no_fewer(workers, seed):
+def test_as_many_requests_run_at_once_as_may(workers, seed):
     traffic = Traffic(seed, KeyLimits(concurrent_requests=1000), workers=workers, per_s=150, seconds=5)
     assert not traffic.refused
     assert traffic.steps < len(traffic.let_in)
@@ -145,13 +145,13 @@ def test_the_budget_is_spent_and_no_token_more(workers, seed):
     assert 50_000 - 60 <= traffic.used <= 50_000
 
 
-def test_a_key_with_few_requests_takes_nothing_ahead():
+def test_a_key_with_few_requests_gets_no_prefetch():
     traffic = Traffic(3, KeyLimits(10**6, 10**8, 10**5, 10**9), workers=1, per_s=BUSY / 4, seconds=20)
     assert all(worker.held is None for worker in traffic.workers)
     assert traffic.steps == 2 * len(traffic.let_in) - len(traffic.open)
 
 
-def test_headers_count_down_by_one_whoever_let_in():
+def test_headers_count_down_by_one_with_and_without_a_prefetch():
     key, account = KeyView("key", "d" * 64, limits=KeyLimits(requests_per_minute=6000)), Account()
     worker, used = Worker(key, account), []
     for number in range(40):
@@ -160,7 +160,7 @@ def test_headers_count_down_by_one_whoever_let_in():
     assert used == list(range(1, 41))
 
 
-def test_another_period_other_limits_or_a_clock_set_back_end_what_is_held():
+def test_another_period_other_limits_or_a_clock_set_back_end_a_prefetch():
     limits = KeyLimits(requests_per_minute=6000, budget_tokens=10**6)
     key, claim = KeyView("key", "d" * 64, limits=limits), Grant("r", 10, 3600)
     prefetch = Prefetch()
@@ -177,7 +177,7 @@ def test_another_period_other_limits_or_a_clock_set_back_end_what_is_held():
     assert prefetch.take(other, claim, START) is None
 
 
-def test_what_a_request_did_not_use_is_there_for_the_next():
+def test_tokens_that_a_request_did_not_use_are_there_for_the_next():
     key, prefetch = KeyView("key", "d" * 64, limits=KeyLimits(tokens_per_minute=6000)), Prefetch()
     held = Grant("a", 100, 0, START, START + 1, START, requests=9, slots=9)
     prefetch.hold(key, held, held, START)
@@ -190,7 +190,7 @@ def test_what_a_request_did_not_use_is_there_for_the_next():
     assert prefetch.take(key, Grant("r4", 20, 0), START)
 
 
-def test_those_who_run_on_give_back_as_if_each_had_been_reserved_by_itself():
+def test_requests_that_run_on_give_back_as_if_each_had_been_reserved_by_itself():
     """After a minute and half a prefetch's time, the bucket still holds what was taken last of it."""
     key, account = KeyView("key", "d" * 64, limits=KeyLimits(tokens_per_minute=6000)), Account()
     assert not reserve(account, key.limits, Grant("before", 5000, 0), START, LEASE_S).refused_by

@@ -185,7 +185,7 @@ async def raw(port: int, data: bytes) -> bytes:
         ),
     ],
 )
-def test_what_never_reached_an_endpoint_is_counted_too(runner, house, data, status, code):
+def test_a_request_that_reached_no_endpoint_is_counted_too(runner, house, data, status, code):
     before = rejected(code)
     answer = runner.run(raw(house.port, data))
     assert answer.startswith(b"HTTP/1.1 %d " % status)

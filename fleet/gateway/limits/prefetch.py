@@ -1,7 +1,7 @@
 """What one worker has prefetched of one key's limits: it admits requests by that without asking Redis.
 
 A key with `BUSY` requests a second gets a prefetch (`fleet.key_limits.prefetch`) of a second's worth at most.
-It keeps nobody else waiting for long: after a second, or when it is spent, the rest is returned. A worker
+It keeps no other worker waiting for long: after a second, or when it is spent, the rest is returned. A worker
 that is killed returns nothing: what it had prefetched comes back when the lease runs out, the part that ended
 requests used included.
 """
@@ -97,7 +97,7 @@ class Prefetch:
         )
 
     def end(self, grant: Grant, used: int) -> bool:
-        """End a request. Returns whether it was admitted by what is held: nobody else needs to know then."""
+        """End a request. Returns whether it was admitted by what is held: Redis need not be told then."""
         self.open -= 1
         held = self._held
         if held is None or held.running.pop(grant.id, None) is None:

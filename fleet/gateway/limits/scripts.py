@@ -18,7 +18,7 @@ Arguments = list[str | float]
 _BOUNDS: tuple[Bound, ...] = ("", "concurrent", "requests", "tokens", "budget")
 ADMISSION = Struct("<Bddddd")
 PREFETCH = Struct("<dddddd")  # requests, slots, tokens, at, end, requests' end
-_KEEP_S = 32 * 86_400  # an account that nothing happens to for so long is forgotten; longer than any period
+_KEEP_S = 32 * 86_400  # an account is forgotten after this long without a step; longer than any period
 
 _PRELUDE = f"""
 local keep = {_KEEP_S}
