@@ -14,7 +14,7 @@ from fleet.gateway.control.listener import Listener
 from fleet.gateway.control.plane import ControlPlane, ControlPlaneError
 from fleet.gateway.control.watch import ControlWatch
 from fleet.gateway.dialects.image_fetcher import ImageFetcher
-from fleet.gateway.dialects.images import Pictures
+from fleet.gateway.dialects.images import ImagePolicy
 from fleet.gateway.dialects.response_store import ResponseStore
 from fleet.gateway.http.connection import Limits
 from fleet.gateway.limits.keys import authorize
@@ -75,7 +75,7 @@ class DataPlane:
             polled_within_s=3 * config.poll.interval_s + config.poll.timeout_s,
         )
         self.responses = ResponseStore(config.redis.url, config.responses, timeout_s=redis_timeout_s)
-        self.pictures = Pictures(settings, ImageFetcher())
+        self.images = ImagePolicy(settings, ImageFetcher())
         self.watch = ControlWatch(settings.admin_listen, config.poll.interval_s)
         self.open_streams = 0
         self._database_away = False

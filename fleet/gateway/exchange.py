@@ -115,7 +115,7 @@ class Exchange:
             raise ApiError(404, "model_not_found", message, param="model")
         require_capability(offer, call)
         if call.needs == "vision":
-            call = await plane.pictures.admit(call, self._request.body)
+            call = await plane.images.admit(call, self._request.body)
         if key is not None and key.limits:
             self._reservation = await self._reserve(key, call, offer)
         body = call.body if model == call.model else with_model(call.body, model)
