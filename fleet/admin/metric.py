@@ -14,7 +14,7 @@ from fleet.admin.base import ReadOnlyAdmin, seconds
 from fleet.admin.paging import BigTableAdmin, WindowFilter, known_values
 from fleet.models import ApiKey, Node, Placement, RequestMetric
 from fleet.records import Outcome
-from fleet.services import explain
+from fleet.services import timeline
 
 
 def _names(model: type[Model], field: str) -> Callable[[], Iterable[str]]:
@@ -64,7 +64,7 @@ class RequestMetricAdmin(ReadOnlyAdmin, BigTableAdmin):
 
     @admin.display(description="where the time went")
     def explained(self, metric: RequestMetric) -> SafeString:
-        phases, total = explain.phases(metric), metric.latency_s or 1.0
+        phases, total = timeline.phases(metric), metric.latency_s or 1.0
         bars = [
             {
                 "name": phase.name,
@@ -75,7 +75,7 @@ class RequestMetricAdmin(ReadOnlyAdmin, BigTableAdmin):
             }
             for phase in phases
         ]
-        shown = {"phases": bars, "story": explain.story(metric), "operations": explain.operations(metric)}
+        shown = {"phases": bars, "story": timeline.story(metric), "operations": timeline.operations(metric)}
         return render_to_string("admin/fleet/requestmetric/timeline.html", shown)
 
     def get_search_results(

@@ -21,7 +21,7 @@ from fleet.admin.base import (
     who,
 )
 from fleet.models import Device, Node, Operation
-from fleet.services import steering
+from fleet.services import policy
 
 T = TypeVar("T")
 
@@ -126,19 +126,19 @@ class NodeAdmin(Operates, ConfiguredAdmin):
 
     @admin.action(description="Cordon: load nothing new there", permissions=["operate"])
     def cordon(self, request: HttpRequest, rows: QuerySet) -> None:
-        do_each(self, request, _for_each(steering.cordon, request, rows), "Cordoned")
+        do_each(self, request, _for_each(policy.cordon, request, rows), "Cordoned")
 
     @admin.action(description="Uncordon", permissions=["operate"])
     def uncordon(self, request: HttpRequest, rows: QuerySet) -> None:
-        do_each(self, request, _for_each(steering.uncordon, request, rows), "Uncordoned")
+        do_each(self, request, _for_each(policy.uncordon, request, rows), "Uncordoned")
 
     @admin.action(description="Drain: cordon, and models leave after their requests", permissions=["operate"])
     def drain(self, request: HttpRequest, rows: QuerySet) -> None:
-        start_each(self, request, _for_each(steering.drain, request, rows))
+        start_each(self, request, _for_each(policy.drain, request, rows))
 
     @admin.action(description="Drain at once: end requests under way", permissions=["operate"])
     def drain_by_force(self, request: HttpRequest, rows: QuerySet) -> None:
-        start_each(self, request, _for_each(partial(steering.drain, force=True), request, rows))
+        start_each(self, request, _for_each(partial(policy.drain, force=True), request, rows))
 
     @admin.display(description="problem")
     def problem(self, node: Node) -> str:
@@ -194,7 +194,7 @@ class DeviceAdmin(Operates, ReadOnlyAdmin):
 
     def _restart(self, request: HttpRequest, rows: QuerySet, **options: Any) -> None:
         asked = {"requested_by": who(request), "reason": "admin", **options}
-        start_each(self, request, [partial(steering.restart, d.node.name, d.index, **asked) for d in rows])
+        start_each(self, request, [partial(policy.restart, d.node.name, d.index, **asked) for d in rows])
 
     @admin.display(description="memory", ordering="memory_used_mb")
     def memory(self, device: Device) -> SafeString:

@@ -21,7 +21,7 @@ from cortex_site.version import VERSION
 from fleet.api.joining import router as joining
 from fleet.api.operations import router as operations
 from fleet.api.overview import router as overview
-from fleet.api.steering import router as steering
+from fleet.api.policy import router as steering
 from neuron.wire import ApiError
 
 

@@ -6,7 +6,7 @@ from django.http import HttpRequest
 from ninja import Router
 
 from fleet.api.schemas import ModelOut, NodeOut, PlacementOut, StatusOut
-from fleet.services import contradictions, overview
+from fleet.services import overview, settings_warnings
 
 router = Router(tags=["fleet"])
 
@@ -35,4 +35,4 @@ def placements(request: HttpRequest) -> Any:
 @router.get("/warnings", response=list[str])
 def warnings(request: HttpRequest) -> Any:
     """What `models.toml` says that the files or the fleet contradict: file, line, key, why."""
-    return contradictions.found()
+    return settings_warnings.found()

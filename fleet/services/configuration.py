@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fleet.models import Alias, ApiKey, ConfigurationVersion, ModelProfile, Node
-from fleet.services.connection import connected
+from fleet.services.database import connected
 from fleet.snapshot import Configuration, KeyView, NodeConfig, ProfileView
 
 

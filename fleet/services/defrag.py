@@ -8,7 +8,7 @@ from django.utils import timezone
 
 from cortex_site.config import current
 from fleet.models import ACTIVE, Device, Node, Operation, Placement
-from fleet.services import steering
+from fleet.services import policy
 
 WHO = "defrag"
 
@@ -22,7 +22,7 @@ def defragment() -> int:
     now = timezone.now()
     asked = [(device, reason) for device, reason in due if not _asked(device) and _may(device, now)]
     for device, reason in asked:
-        steering.restart(
+        policy.restart(
             device.node.name, device.index, requested_by=WHO, reason=reason, kind=Operation.Kind.DEFRAG
         )
     return len(asked)

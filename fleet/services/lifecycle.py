@@ -17,8 +17,8 @@ from django.utils import timezone
 from fleet.models import ACTIVE, Alias, ModelProfile, Node, Operation, Placement
 from fleet.models.operation import target
 from fleet.services import audit
-from fleet.services.connection import connected
-from fleet.services.dispatch import dispatch
+from fleet.services.database import connected
+from fleet.services.operations.task_queue import dispatch
 from neuron.wire import ApiError
 
 

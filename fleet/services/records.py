@@ -18,7 +18,7 @@ from django.db.models import CharField, DateTimeField, Field, Model
 
 from fleet.models import ApiKey, Node, Placement, RequestMetric
 from fleet.records import RequestRecord
-from fleet.services.connection import connected
+from fleet.services.database import connected
 
 RECORDS_AT_A_TIME = 32  # are written as JSON without a break, in which the event loop waits: some 50 µs
 _NUL = re.compile(rb"(?<!\\)((?:\\\\)*)\\u0000")  # and no escaped backslash before it

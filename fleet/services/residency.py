@@ -18,9 +18,9 @@ from cortex_site.config import current
 from fleet import placement as placing
 from fleet.models import ACTIVE, ModelProfile, Operation, Placement
 from fleet.placement import NodeFacts, Outlook
-from fleet.services import facts, lifecycle
-from fleet.services.facts import RESIDENT
-from fleet.services.loading import NOBODY_YIELDS
+from fleet.services import lifecycle, placement_facts
+from fleet.services.operations.loading import NOBODY_YIELDS
+from fleet.services.placement_facts import RESIDENT
 
 WHO = "residency"
 
@@ -32,7 +32,7 @@ def keep() -> int:
         there[model].add(node)
     resting = _resting()
     wanted = [profile for profile in _wanted() if profile.model_id not in resting]
-    nodes = facts.nodes() if wanted else []
+    nodes = placement_facts.nodes() if wanted else []
     return sum(_bring(profile, there[profile.model_id], nodes) for profile in wanted)
 
 
@@ -59,7 +59,7 @@ def _bring(profile: ModelProfile, there: set[str], nodes: list[NodeFacts]) -> bo
 
 
 def _replicate(profile: ModelProfile, count: int, nodes: list[NodeFacts]) -> bool:
-    need = replace(facts.need(profile.model_id), priority=NOBODY_YIELDS)
+    need = replace(placement_facts.need(profile.model_id), priority=NOBODY_YIELDS)
     if placing.place(need, nodes, current().eviction.strategy).outlook is not Outlook.FITS:
         return False
     reason = f"{count} of {profile.replicas} replicas are there"

@@ -17,7 +17,7 @@ from fleet.models import (
     Placement,
     RequestMetric,
 )
-from fleet.services import joining, keys, observe, usage
+from fleet.services import joining, keys, polling, usage
 
 PAGES = {
     "node": "beast",
@@ -38,7 +38,7 @@ PAGES = {
 def rows(fleet):
     """A row of everything."""
     fleet.node("beast").has("model-one")
-    observe.poll()
+    polling.poll()
     Node.objects.update(token="node-secret")
     fleet.model("model-one")
     Alias.objects.create(name="alias-one", target="model-one")
@@ -111,7 +111,7 @@ def test_a_page_of_many_rows_needs_no_more_queries_than_one_of_few(rows, staff, 
             status=200,
             outcome="ok",
         )
-    observe.poll()
+    polling.poll()
     assert queries(lambda: staff.get(f"/admin/fleet/{page}/")) <= before
 
 

@@ -7,7 +7,7 @@ from django.conf import settings
 from cortex_site.secret_file import obtain
 from fleet.api.live import FleetConsumer
 from fleet.models import Alias, Operation
-from fleet.services import observe
+from fleet.services import polling
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def busy_fleet(fleet):
     fleet.model("m", vram_mb=900)
     fleet.model("n")
     Alias.objects.create(name="best", target="m")
-    observe.poll()
+    polling.poll()
     return fleet
 
 
@@ -175,7 +175,7 @@ def test_the_number_of_queries_does_not_grow_with_the_fleet(busy_fleet, operator
     few = queries(lambda: operator.get("/api/status"))
     for name in "cdef":
         busy_fleet.node(name).has("m", "n")
-    observe.poll()
+    polling.poll()
     assert queries(lambda: operator.get("/api/status")) == few
 
 

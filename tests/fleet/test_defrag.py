@@ -9,7 +9,7 @@ from django.utils import timezone
 
 from cortex_site.config import current
 from fleet.models import Device, Operation, Placement
-from fleet.services import defrag, observe
+from fleet.services import defrag, polling
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def worn(fleet):
     node = fleet.node("a")
     node.has("m")
     node.cycles = 50
-    observe.poll()
+    polling.poll()
     Placement.objects.update(last_used_at=timezone.now() - timedelta(hours=1))
     return node
 

@@ -4,7 +4,8 @@ from django.test import override_settings
 from prometheus_client import REGISTRY
 
 from fleet.models import Device, ModelProfile, Node, Placement
-from fleet.services import execution, lifecycle, observe
+from fleet.services import lifecycle, polling
+from fleet.services.operations import execution
 from neuron.wire import ApiError
 
 
@@ -90,7 +91,7 @@ def test_room_is_made_by_evicting_and_recorded(fleet):
     node = fleet.node("a", devices=[2000])
     node.sizes = {"old": 1500, "m": 1800}
     node.has("old")
-    observe.poll()
+    polling.poll()
     fleet.model(vram_mb=1800)
     row = fleet.run(ask())
     assert row.state == "succeeded"
@@ -107,7 +108,7 @@ def test_memory_that_does_not_come_back_fails_the_load_before_it_begins(fleet):
     node = fleet.node("a", devices=[2000])
     node.sizes = {"old": 1500, "m": 1800}
     node.has("old")
-    observe.poll()
+    polling.poll()
     fleet.model(vram_mb=1800)
     unload = node._unload
 
@@ -127,7 +128,7 @@ def test_a_busy_model_is_never_evicted_and_the_load_waits_for_it(fleet):
     node.sizes = {"old": 1500, "m": 1800}
     node.has("old")
     node.busy["old"] = 1
-    observe.poll()
+    polling.poll()
     fleet.model(vram_mb=1800)
     operation = ask()
     execution.run_operation(operation)
@@ -145,7 +146,7 @@ def test_the_wait_for_room_is_bounded(fleet):
     node.sizes = {"old": 1500}
     node.has("old")
     node.busy["old"] = 1
-    observe.poll()
+    polling.poll()
     fleet.model(vram_mb=1800)
     with override_settings(CAPACITY_WAIT_S=0):
         row = fleet.run(ask())
@@ -157,7 +158,7 @@ def test_a_pinned_model_keeps_its_place(fleet):
     node = fleet.node("a", devices=[2000])
     node.sizes = {"old": 1500}
     node.has("old")
-    observe.poll()
+    polling.poll()
     fleet.model("old", pinned=True)
     fleet.model(vram_mb=1800)
     row = fleet.run(ask())
@@ -170,7 +171,7 @@ def test_a_model_of_unknown_size_gets_more_room_until_it_fits(fleet):
     node = fleet.node("a", devices=[3000])
     node.sizes = {"m": 2500}
     node.has("one", "two")
-    observe.poll()
+    polling.poll()
     fleet.model()
     row = fleet.run(ask())
     assert (row.state, row.node) == ("succeeded", "a")
@@ -183,7 +184,7 @@ def test_a_model_that_is_larger_than_all_there_is(fleet):
     node = fleet.node("a", devices=[3000])
     node.sizes = {"m": 5000}
     node.has("one")
-    observe.poll()
+    polling.poll()
     fleet.model()
     row = fleet.run(ask())
     assert (row.state, row.error_code, row.message) == ("failed", "insufficient_memory", "m does not fit.")
@@ -305,7 +306,7 @@ def test_what_is_loaded_already_is_not_loaded_twice(fleet):
     node = fleet.node("a")
     node.has("m")
     fleet.node("b", devices=[9000])
-    observe.poll()
+    polling.poll()
     fleet.model()
     row = fleet.run(ask())
     assert (row.state, row.message) == ("succeeded", "was loaded on a already")
@@ -342,7 +343,7 @@ def test_two_loads_on_one_device_follow_each_other(fleet, until):
 def test_a_mistake_of_ours_ends_the_operation_too(fleet, monkeypatch):
     fleet.node("a")
     fleet.model()
-    monkeypatch.setattr("fleet.services.loading.choose", lambda lease: 1 / 0)
+    monkeypatch.setattr("fleet.services.operations.loading.choose", lambda lease: 1 / 0)
     row = fleet.run(ask())
     assert (row.state, row.error_code) == ("failed", "internal_error")
     assert row.message == "ZeroDivisionError: division by zero"

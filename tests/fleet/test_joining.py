@@ -10,7 +10,7 @@ from django.utils import timezone
 
 from cortex_site.secret_file import obtain
 from fleet.models import AuditEntry, JoinToken, Node
-from fleet.services import configuration, joining, observe
+from fleet.services import configuration, joining, polling
 from neuron.wire import PROTOCOL
 
 SECRET = "the secret of its own API"
@@ -47,7 +47,7 @@ def test_a_neuron_joins_and_is_polled_with_its_own_secret(fleet, token, join):
     assert answer.json() == {"name": "a", "heartbeat_s": 5.0}
     assert configuration.read().nodes["a"].token == SECRET
     assert configuration.version() > before
-    observe.poll()
+    polling.poll()
     node = Node.objects.get()
     assert (node.healthy, node.joined) == (True, True)
     assert JoinToken.objects.get().last_used_at

@@ -7,8 +7,9 @@ import pytest
 from django.utils import timezone
 
 from fleet.models import Device, Operation, Placement
-from fleet.services import execution, lifecycle, observe
-from fleet.services.lease import Lease, LeaseLostError
+from fleet.services import lifecycle, polling
+from fleet.services.operations import execution
+from fleet.services.operations.lease import Lease, LeaseLostError
 from tests.fleet.test_execution import ask, claimed
 
 
@@ -33,7 +34,7 @@ def test_a_worker_that_dies_while_evicting_is_succeeded_by_another(fleet, until)
     node = fleet.node("a", devices=[2000])
     node.sizes = {"old": 1500, "m": 1800}
     node.has("old")
-    observe.poll()
+    polling.poll()
     fleet.model(vram_mb=1800)
     operation = ask()
     with node.hold("/models/unload"):

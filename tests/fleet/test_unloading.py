@@ -1,7 +1,8 @@
 from __future__ import annotations
 
 from fleet.models import Device, Operation
-from fleet.services import execution, lifecycle, observe
+from fleet.services import lifecycle, polling
+from fleet.services.operations import execution
 from neuron.wire import ApiError
 from tests.fleet.test_execution import claimed
 
@@ -9,7 +10,7 @@ from tests.fleet.test_execution import claimed
 def test_an_unload(fleet):
     node = fleet.node("a")
     node.has("m")
-    observe.poll()
+    polling.poll()
     row = fleet.run(lifecycle.unload("m", "a").id)
     assert (row.state, row.message) == ("succeeded", "unloaded from a")
     assert node.models == {}
@@ -20,7 +21,7 @@ def test_an_unload(fleet):
 def test_an_unload_of_what_is_gone_is_done(fleet):
     node = fleet.node("a")
     node.has("m")
-    observe.poll()
+    polling.poll()
     node.models.clear()
     assert fleet.run(lifecycle.unload("m", "a").id).state == "succeeded"
     assert fleet.states() == {"m@a": "unloaded"}
@@ -29,18 +30,18 @@ def test_an_unload_of_what_is_gone_is_done(fleet):
 def test_an_unload_that_the_node_refuses(fleet):
     node = fleet.node("a")
     node.has("m")
-    observe.poll()
+    polling.poll()
     node.failures["unload m"] = ApiError(500, "device_poisoned", "restart me")
     row = fleet.run(lifecycle.unload("m", "a").id)
     assert (row.state, row.error_code, row.message) == ("failed", "device_poisoned", "restart me")
-    observe.poll()
+    polling.poll()
     assert fleet.states() == {"m@a": "loaded"}
 
 
 def test_an_idle_unload_gives_way_to_a_request(fleet):
     node = fleet.node("a")
     node.has("m")
-    observe.poll()
+    polling.poll()
     operation = lifecycle.unload("m", "a", unless_busy=True).id
     node.busy["m"] = 1
     row = fleet.run(operation)

@@ -9,7 +9,7 @@ from django.http import HttpRequest
 
 from fleet.admin.base import ConfiguredAdmin, Operates, do_each, start_each, who
 from fleet.models import Alias, ModelProfile, Placement
-from fleet.services import lifecycle, steering
+from fleet.services import lifecycle, policy
 
 
 @admin.register(ModelProfile)
@@ -57,15 +57,13 @@ class ModelProfileAdmin(Operates, ConfiguredAdmin):
 
     @admin.action(description="Pin: never evict", permissions=["operate"])
     def pin(self, request: HttpRequest, rows: QuerySet) -> None:
-        verbs = [
-            partial(steering.pin, row.model_id, requested_by=who(request), reason="admin") for row in rows
-        ]
+        verbs = [partial(policy.pin, row.model_id, requested_by=who(request), reason="admin") for row in rows]
         do_each(self, request, verbs, "Pinned")
 
     @admin.action(description="Unpin", permissions=["operate"])
     def unpin(self, request: HttpRequest, rows: QuerySet) -> None:
         verbs = [
-            partial(steering.unpin, row.model_id, requested_by=who(request), reason="admin") for row in rows
+            partial(policy.unpin, row.model_id, requested_by=who(request), reason="admin") for row in rows
         ]
         do_each(self, request, verbs, "Unpinned")
 

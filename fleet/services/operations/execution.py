@@ -15,10 +15,10 @@ from django.db import transaction
 from django.utils import timezone
 
 from fleet.models import ACTIVE, Device, Operation
-from fleet.services import draining, loading, restarting, unloading
-from fleet.services.dispatch import dispatch
-from fleet.services.lease import Lease, LeaseLostError, close_children
-from fleet.services.outcome import CancelledError, OperationError, PostponedError
+from fleet.services.operations import draining, loading, restarting, unloading
+from fleet.services.operations.errors import CancelledError, OperationError, PostponedError
+from fleet.services.operations.lease import Lease, LeaseLostError, close_children
+from fleet.services.operations.task_queue import dispatch
 
 log = logging.getLogger("cortex.operations")
 

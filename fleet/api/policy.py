@@ -10,7 +10,7 @@ from ninja import Field, Query, Router, Schema, Status
 
 from fleet.api.operations import Limit, OperationStateOut, who
 from fleet.models import AuditEntry, Operation
-from fleet.services import steering
+from fleet.services import policy
 
 router = Router(tags=["steering"])
 
@@ -47,20 +47,20 @@ class AuditOut(Schema):
 @router.post("/nodes/{name}/cordon", response=DoneOut)
 def cordon(request: HttpRequest, name: str, payload: WhyIn) -> Any:
     """Nothing new is loaded on the node; what is loaded goes on."""
-    steering.cordon(name, requested_by=who(request), reason=payload.reason)
+    policy.cordon(name, requested_by=who(request), reason=payload.reason)
     return DoneOut()
 
 
 @router.post("/nodes/{name}/uncordon", response=DoneOut)
 def uncordon(request: HttpRequest, name: str, payload: WhyIn) -> Any:
-    steering.uncordon(name, requested_by=who(request), reason=payload.reason)
+    policy.uncordon(name, requested_by=who(request), reason=payload.reason)
     return DoneOut()
 
 
 @router.post("/nodes/{name}/drain", response={202: OperationStateOut})
 def drain(request: HttpRequest, name: str, payload: ForceIn) -> Any:
     """Cordon the node, and have all of its models leave."""
-    started = steering.drain(name, requested_by=who(request), reason=payload.reason, force=payload.force)
+    started = policy.drain(name, requested_by=who(request), reason=payload.reason, force=payload.force)
     return Status(202, started)
 
 
@@ -77,7 +77,7 @@ def defrag(request: HttpRequest, name: str, index: int, payload: ForceIn) -> Any
 
 
 def _restart(request: HttpRequest, name: str, index: int, payload: ForceIn, kind: str) -> Any:
-    return steering.restart(
+    return policy.restart(
         name, index, requested_by=who(request), reason=payload.reason, force=payload.force, kind=kind
     )
 
@@ -85,14 +85,14 @@ def _restart(request: HttpRequest, name: str, index: int, payload: ForceIn, kind
 @router.post("/models/pin", response=DoneOut)
 def pin(request: HttpRequest, payload: PinIn) -> Any:
     """Never evict the model: keep it loaded on a node, or leave it wherever it is."""
-    steering.pin(payload.model, payload.node, requested_by=who(request), reason=payload.reason)
+    policy.pin(payload.model, payload.node, requested_by=who(request), reason=payload.reason)
     return DoneOut()
 
 
 @router.post("/models/unpin", response=DoneOut)
 def unpin(request: HttpRequest, payload: PinIn) -> Any:
     """From a node, or altogether."""
-    steering.unpin(payload.model, payload.node, requested_by=who(request), reason=payload.reason)
+    policy.unpin(payload.model, payload.node, requested_by=who(request), reason=payload.reason)
     return DoneOut()
 
 

@@ -11,12 +11,12 @@ from time import monotonic
 from django.conf import settings
 
 from fleet.models import Operation
-from fleet.services import metrics, observe
-from fleet.services.calls import Call
-from fleet.services.lease import Lease
+from fleet.services import metrics, polling
 from fleet.services.neuron_client import NeuronClient, NodeError
-from fleet.services.outcome import OperationError, PostponedError
-from fleet.services.unloading import leave_of, node_named
+from fleet.services.operations.background import Call
+from fleet.services.operations.errors import OperationError, PostponedError
+from fleet.services.operations.lease import Lease
+from fleet.services.operations.unloading import leave_of, node_named
 
 
 def run(lease: Lease) -> str:
@@ -34,7 +34,7 @@ def run(lease: Lease) -> str:
             lease.beat()
             if monotonic() > deadline:
                 raise OperationError("restart_timeout", f"{node.name}:{device} did not come back")
-    observe.sight(node)
+    polling.sight(node)
     if isinstance(call.error, NodeError):
         raise OperationError(call.error.code, call.error.message)
     if call.error:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fleet.models import Operation, RequestMetric
-from fleet.services import explain
+from fleet.services import timeline
 
 SECONDS = st.floats(0, 100, allow_nan=False)
 
@@ -28,7 +28,7 @@ def metric(**values):
 
 
 def test_a_cold_request_is_told_from_its_load_to_its_answer():
-    found = explain.phases(
+    found = timeline.phases(
         metric(
             overhead_s=0.5, load_s=3.0, queue_s=4.0, ttft_s=5.0, latency_s=9.0,
             prompt_tokens=1200, cached_tokens=1000, completion_tokens=41, tokens_per_second=10.0,
@@ -46,7 +46,7 @@ def test_a_cold_request_is_told_from_its_load_to_its_answer():
 
 
 def test_without_a_first_token_the_rest_was_the_nodes():
-    assert [p.name for p in explain.phases(metric(queue_s=1.0, latency_s=3.0))] == ["queue", "node"]
+    assert [p.name for p in timeline.phases(metric(queue_s=1.0, latency_s=3.0))] == ["queue", "node"]
 
 
 @given(
@@ -58,7 +58,7 @@ def test_without_a_first_token_the_rest_was_the_nodes():
 )
 def test_phases_have_no_gaps_and_never_overlap(**values):
     at = 0.0
-    for phase in explain.phases(metric(**values)):
+    for phase in timeline.phases(metric(**values)):
         assert phase.start_s == pytest.approx(at)
         assert phase.duration_s > 0
         at = phase.start_s + phase.duration_s
@@ -79,7 +79,7 @@ def test_the_operations_it_waited_for_are_shown_and_no_others(db):
     operation(row, before_s=100)
     operation(row, before_s=-3.5)
     operation(row, model="other")
-    assert list(explain.operations(row)) == [load, eviction]
+    assert list(timeline.operations(row)) == [load, eviction]
 
 
 @pytest.mark.parametrize(
@@ -98,11 +98,11 @@ def test_the_operations_it_waited_for_are_shown_and_no_others(db):
     ],
 )
 def test_how_it_ended_is_said(values, line):
-    assert explain.story(metric(**values))[-1] == line
+    assert timeline.story(metric(**values))[-1] == line
 
 
 def test_how_replicas_compared_is_said():
-    lines = explain.story(metric(waits_s=[["benjy", 1.4], ["beast", 0.2]]))
+    lines = timeline.story(metric(waits_s=[["benjy", 1.4], ["beast", 0.2]]))
     assert lines[0] == "Replicas compared by the wait expected there: beast 0.20 s, benjy 1.40 s."
 
 

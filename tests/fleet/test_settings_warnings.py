@@ -7,15 +7,15 @@ from django.conf import settings
 
 from cortex_site.config import CortexConfig
 from cortex_site.secret_file import obtain
-from fleet.services import contradictions
-from fleet.services.catalogue import sync_files
+from fleet.services import settings_warnings
+from fleet.services.settings_sync import sync_files
 
 
 @pytest.fixture
 def models(monkeypatch, tmp_path):
     """A models.toml of the running configuration."""
     path = tmp_path / "models.toml"
-    monkeypatch.setattr(contradictions, "current", lambda: CortexConfig(models_config=path))
+    monkeypatch.setattr(settings_warnings, "current", lambda: CortexConfig(models_config=path))
     return path
 
 
@@ -26,7 +26,7 @@ def test_what_the_fleet_contradicts_is_on_the_first_page(fleet, staff, client_fo
     assert f"{models}:3: models.0.min_devices: needs 2 devices" in page
     assert "there is no node &#x27;&lt;b&gt;&#x27;" in page
     operator = client_for(headers={"authorization": f"Bearer {obtain(settings.OPERATOR_TOKEN_FILE)}"})
-    assert operator.get("/api/warnings").json() == contradictions.found()
+    assert operator.get("/api/warnings").json() == settings_warnings.found()
     assert client_for().get("/api/warnings").status_code == 401
     models.write_text('[[models]]\nid = "m"\n')
     assert "messagelist" not in staff.get("/admin/").content.decode()
@@ -42,7 +42,7 @@ def test_a_model_of_the_admin_is_looked_at_too(fleet, models):
     fleet.node("a", devices=[8000])
     fleet.model("m", min_devices=2, pinned_on=["moon", "a"])
     fleet.model("n", vram_mb=8000)
-    assert contradictions.found() == [
+    assert settings_warnings.found() == [
         "model m: pinned_on: there is no node 'moon': m is not loaded before it is there",
         "model m: min_devices: needs 2 devices; the most that a node has is 1",
     ]

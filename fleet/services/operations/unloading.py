@@ -10,11 +10,11 @@ from django.conf import settings
 from django.utils import timezone
 
 from fleet.models import IllegalTransitionError, Node, Operation, Placement
-from fleet.services import metrics, observe
-from fleet.services.calls import Call
-from fleet.services.lease import Lease
+from fleet.services import metrics, polling
 from fleet.services.neuron_client import NeuronClient, NodeError
-from fleet.services.outcome import CancelledError, OperationError, PostponedError
+from fleet.services.operations.background import Call
+from fleet.services.operations.errors import CancelledError, OperationError, PostponedError
+from fleet.services.operations.lease import Lease
 from neuron.wire import Leave, ModelInfo
 
 log = logging.getLogger("cortex.operations")
@@ -29,7 +29,7 @@ def run(lease: Lease) -> str:
         return "was not loaded"
     if not lease.claim(node.name, set(placement.devices), node=node.name):
         raise PostponedError("waits for another operation on its device", delay_s=1)
-    observe.sight(node)
+    polling.sight(node)
     placement.refresh_from_db()
     if operation.unless_busy and placement.is_busy:
         raise CancelledError("in use again")
@@ -38,7 +38,7 @@ def run(lease: Lease) -> str:
             remove(lease, client, placement, leave_of(operation))
         except BusyError as error:
             raise CancelledError("in use again") if operation.unless_busy else error from error
-    observe.sight(node)
+    polling.sight(node)
     return f"unloaded from {node.name}"
 
 

@@ -20,12 +20,12 @@ from cortex_site.config import current
 from fleet import placement as placing
 from fleet.models import Device, ModelProfile, Node, Operation, Placement
 from fleet.placement import Need, Outlook, Verdict
-from fleet.services import facts, metrics, observe, sightings
-from fleet.services.calls import Call
-from fleet.services.lease import Lease
+from fleet.services import metrics, placement_facts, polling, reports
 from fleet.services.neuron_client import NeuronClient, NodeError
-from fleet.services.outcome import OperationError, OutcomeError, PostponedError
-from fleet.services.unloading import BusyError, evict, node_named
+from fleet.services.operations.background import Call
+from fleet.services.operations.errors import OperationError, OutcomeError, PostponedError
+from fleet.services.operations.lease import Lease
+from fleet.services.operations.unloading import BusyError, evict, node_named
 from neuron.wire import Leave, ModelInfo, ModelSpec
 
 MAX_TRIES = 6
@@ -60,7 +60,7 @@ def _loaded_already(operation: Operation) -> str:
     if operation.replica:
         return ""
     for row in _has_it(operation).select_related("node"):
-        observe.sight(row.node)
+        polling.sight(row.node)
         row.refresh_from_db()
         if row.state == Placement.State.LOADED and Node.objects.filter(pk=row.node_id, misses=0).exists():
             return str(row.node.name)
@@ -79,7 +79,7 @@ def _arriving(operation: Operation) -> str:
     if operation.wanted_node:
         rows = rows.filter(node__name=operation.wanted_node)
     for row in rows.select_related("node") if _waited_s(operation) < settings.CAPACITY_WAIT_S else ():
-        observe.sight(row.node)
+        polling.sight(row.node)
         row.refresh_from_db()
         if row.state == Placement.State.LOADING:
             return str(row.node.name)
@@ -95,13 +95,13 @@ def choose(lease: Lease) -> None:
     """Decide for a node and claim its devices, or say why that cannot be (now)."""
     operation = lease.operation
     healthy = Node.objects.filter(healthy=True, kind=Node.Kind.NEURON).values_list("name", flat=True)
-    observe.poll(names=[operation.wanted_node] if operation.wanted_node else list(healthy))
+    polling.poll(names=[operation.wanted_node] if operation.wanted_node else list(healthy))
     lease.beat()
     if not operation.replica and _has_it(operation).filter(node__misses=0).exists():
         raise PostponedError("a node has it already", delay_s=0)
     decision = placing.place(
         _need(operation),
-        facts.nodes(
+        placement_facts.nodes(
             only=operation.wanted_node,
             leave_out=_given_up(operation),
             patient=_waited_s(operation) < settings.SWAP_WAIT_S,
@@ -132,7 +132,7 @@ def _explained_as_busy(row: Operation, node: str) -> bool:
 def _need(operation: Operation) -> Need:
     """What did not suffice on one node will not suffice on another: each such failure raises the need."""
     tried = [entry["free_mb"] for entry in operation.failed_nodes if entry["code"] == NO_ROOM]
-    need = facts.need(operation.model, floor_mb=max(tried, default=-1) + 1)
+    need = placement_facts.need(operation.model, floor_mb=max(tried, default=-1) + 1)
     return replace(need, priority=NOBODY_YIELDS) if operation.replica else need
 
 
@@ -189,7 +189,7 @@ def _give_up_on(lease: Lease, node: Node, error: OperationError) -> None:
     Placement.objects.filter(pk=row.pk).update(
         state=Placement.State.FAILED, error_code=error.code[:100], error_message=error.message, progress=None
     )
-    observe.sight(node)
+    polling.sight(node)
     failed = {
         "node": node.name,
         "outlook": "failed",
@@ -234,7 +234,7 @@ def _load_on(lease: Lease, node: Node) -> None:
         lease.note(message=f"loading on {node.name}")
         info = _follow(lease, client, _spec(row))
     _record(row, info)
-    observe.sight(node)
+    polling.sight(node)
 
 
 def _await_memory(lease: Lease, node: Node, row: Placement) -> None:
@@ -242,7 +242,7 @@ def _await_memory(lease: Lease, node: Node, row: Placement) -> None:
     needed = _need(lease.operation).memory_mb
     deadline = monotonic() + settings.MEMORY_WAIT_S
     while True:
-        observe.sight(node)
+        polling.sight(node)
         lease.beat()
         free = _free_mb(row)
         if free >= needed:
@@ -307,7 +307,7 @@ def _said(info: ModelInfo) -> OperationError:
 def _record(row: Placement, info: ModelInfo) -> None:
     now = timezone.now()
     row.refresh_from_db()
-    sightings.describe(row, info, now)
+    reports.describe(row, info, now)
     row.last_used_at = now  # somebody asked for it: it is not the next victim
     row.save()
     measured = {"measured_mb": info.memory_mb, "needed_mb": info.needed_mb}

@@ -9,7 +9,7 @@ from django.db import transaction
 
 from fleet.models import Device, ModelProfile, Node, Operation
 from fleet.services import audit, lifecycle
-from fleet.services.connection import connected
+from fleet.services.database import connected
 from fleet.services.lifecycle import OperationView
 from neuron.wire import ApiError
 

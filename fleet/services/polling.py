@@ -22,7 +22,7 @@ from pydantic import TypeAdapter
 from cortex_site.config import current
 from fleet.models import Node
 from fleet.served import NOT_SUPPORTED, TOO_OFTEN, Served, read_models, unlisted
-from fleet.services import sightings
+from fleet.services import reports
 from fleet.services.configuration import node_config
 from fleet.services.neuron_client import NodeError, headers, refusal, tls, understood, unreachable
 from neuron.wire import PROTOCOL, Discovery, Health, ModelInfo
@@ -128,9 +128,9 @@ def record(node: Node, answer: Answer) -> None:
         return
     try:
         if isinstance(answer, Report):
-            sightings.write(node, answer.health, answer.models, answer.discovery)
+            reports.write(node, answer.health, answer.models, answer.discovery)
         elif answer is not None:
-            sightings.write_served(node, answer)
+            reports.write_served(node, answer)
     except (DataError, IntegrityError) as error:
         _miss(node, f"{node.name} says what cannot be recorded: {error}")
 

@@ -17,7 +17,7 @@ from django.db.models import F
 from django.utils import timezone
 
 from fleet.models import Device, Operation
-from fleet.services.dispatch import dispatch
+from fleet.services.operations.task_queue import dispatch
 
 State = Operation.State
 
