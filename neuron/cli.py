@@ -18,9 +18,9 @@ import typer
 import uvicorn
 from pydantic import TypeAdapter
 
-from cortex_site import logs
-from cortex_site.settings_file import ConfigError, Listen, split_listen
-from cortex_site.version import VERSION
+from cortex_site.base import logs
+from cortex_site.base.settings_file import ConfigError, Listen, split_listen
+from cortex_site.base.version import VERSION
 from neuron.api.app import build_app
 from neuron.config import NeuronConfig, load_config
 from neuron.daemon import Daemon

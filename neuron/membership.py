@@ -12,8 +12,8 @@ from urllib.parse import urlsplit
 import httpx
 from pydantic import ValidationError
 
-from cortex_site.settings_file import is_loopback
-from cortex_site.version import VERSION
+from cortex_site.base.settings_file import is_loopback
+from cortex_site.base.version import VERSION
 from neuron.wire import JoinAnswer, JoinRequest
 
 log = logging.getLogger("neuron.join")

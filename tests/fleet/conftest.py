@@ -18,9 +18,9 @@ from django.test import Client, override_settings
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
-from cortex_site.celery import app
-from cortex_site.settings import broker, database
+from cortex_site.site.settings import broker, database
 from fleet.announcements import _redis
+from fleet.celery import app
 from fleet.models import ModelProfile, Node, Operation, Placement
 from fleet.services import polling
 from fleet.services.operations import execution

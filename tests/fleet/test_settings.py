@@ -9,8 +9,8 @@ import pytest
 from django.conf import settings
 from django.core.management import call_command
 
-from cortex_site.secret_file import obtain
-from cortex_site.settings import broker, database
+from cortex_site.base.secret_file import obtain
+from cortex_site.site.settings import broker, database
 
 
 @pytest.mark.parametrize(
