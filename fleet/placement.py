@@ -65,7 +65,7 @@ class Need:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class NodeVerdict:
     """What was thought of one node."""
 
     node: str
@@ -90,9 +90,9 @@ class Verdict:
 class Decision:
     """The chosen verdict, or None with the best outlook of all; `verdicts` is the explanation, best first."""
 
-    chosen: Verdict | None
+    chosen: NodeVerdict | None
     outlook: Outlook
-    verdicts: tuple[Verdict, ...]
+    verdicts: tuple[NodeVerdict, ...]
 
 
 def place(need: Need, nodes: Iterable[NodeFacts], strategy: Strategy) -> Decision:
@@ -107,38 +107,39 @@ def place(need: Need, nodes: Iterable[NodeFacts], strategy: Strategy) -> Decisio
     return Decision(best, best.outlook, tuple(verdicts))
 
 
-def _rank(verdict: Verdict) -> tuple[int, int, bool, int, str]:
+def _rank(verdict: NodeVerdict) -> tuple[int, int, bool, int, str]:
     order = list(Outlook).index(verdict.outlook)
     return order, verdict.evicted_mb, verdict.claimed, -verdict.free_mb, verdict.node
 
 
-def judge(need: Need, node: NodeFacts, strategy: Strategy) -> Verdict:
+def judge(need: Need, node: NodeFacts, strategy: Strategy) -> NodeVerdict:
     """The verdict on one node."""
     if reason := _forbidden(need, node):
-        return Verdict(node.name, Outlook.INFEASIBLE, reason)
+        return NodeVerdict(node.name, Outlook.INFEASIBLE, reason)
     if not node.healthy:
-        return Verdict(node.name, Outlook.DOWN, "the node does not answer")
+        return NodeVerdict(node.name, Outlook.DOWN, "the node does not answer")
     if any(resident.model == need.model for resident in node.residents):
-        return Verdict(node.name, Outlook.BUSY, "the model is on its way in or out there")
+        return NodeVerdict(node.name, Outlook.BUSY, "the model is on its way in or out there")
     floor = max(need.min_device_mb, need.per_device_mb)
     large = [device for device in node.devices if device.total_mb >= floor]
     if len(large) < need.min_devices:
         reason = f"needs {need.min_devices} device(s) of {floor} MiB, has {len(large)}"
-        return Verdict(node.name, Outlook.INFEASIBLE, reason)
+        return NodeVerdict(node.name, Outlook.INFEASIBLE, reason)
     ready = [device for device in large if device.ready]
     if len(ready) < need.min_devices:
-        return Verdict(node.name, Outlook.DOWN, "its devices are not ready")
+        return NodeVerdict(node.name, Outlook.DOWN, "its devices are not ready")
     now = evictor.displaceable(node.residents, need.priority)
     if found := _make_room(need, ready, now, strategy):
         return _fitting(node, *found)
     later = [resident for resident in node.residents if resident.may_yield_to(need.priority)]
     if _make_room(need, ready, later, strategy):
-        return Verdict(node.name, Outlook.BUSY, "waits for models that are in use or have just been loaded")
+        reason = "waits for models that are in use or have just been loaded"
+        return NodeVerdict(node.name, Outlook.BUSY, reason)
     if any(device.claimed for device in ready):
-        return Verdict(node.name, Outlook.BUSY, "waits for a running operation")
+        return NodeVerdict(node.name, Outlook.BUSY, "waits for a running operation")
     most = max(device.free_mb for device in ready)
     reason = f"needs {need.per_device_mb} MiB per device; {most} MiB are free, nothing else may be evicted"
-    return Verdict(node.name, Outlook.INFEASIBLE, reason)
+    return NodeVerdict(node.name, Outlook.INFEASIBLE, reason)
 
 
 def _forbidden(need: Need, node: NodeFacts) -> str:
@@ -181,11 +182,11 @@ def _make_room(
     return chosen, together
 
 
-def _fitting(node: NodeFacts, devices: Sequence[DeviceFacts], victims: tuple[Resident, ...]) -> Verdict:
+def _fitting(node: NodeFacts, devices: Sequence[DeviceFacts], victims: tuple[Resident, ...]) -> NodeVerdict:
     free = sum(device.free_mb for device in devices)
     names = ", ".join(victim.model for victim in victims)
     claimed = {device.index for device in node.devices if device.claimed}
-    verdict = Verdict(
+    verdict = NodeVerdict(
         node.name,
         Outlook.EVICTS if victims else Outlook.FITS,
         f"{free} MiB free, evicting {names}" if victims else f"{free} MiB free",

@@ -64,18 +64,18 @@ class RequestMetricAdmin(ReadOnlyAdmin, BigTableAdmin):
 
     @admin.display(description="where the time went")
     def explained(self, metric: RequestMetric) -> SafeString:
-        phases, total = timeline.phases(metric), metric.latency_s or 1.0
+        spans, total = timeline.spans(metric), metric.latency_s or 1.0
         bars = [
             {
-                "name": phase.name,
-                "duration": seconds(phase.duration_s),
-                "left": f"{100 * phase.start_s / total:.2f}",
-                "width": f"{100 * phase.duration_s / total:.2f}",
-                "note": phase.note,
+                "name": span.name,
+                "duration": seconds(span.duration_s),
+                "left": f"{100 * span.start_s / total:.2f}",
+                "width": f"{100 * span.duration_s / total:.2f}",
+                "note": span.note,
             }
-            for phase in phases
+            for span in spans
         ]
-        shown = {"phases": bars, "story": timeline.story(metric), "operations": timeline.operations(metric)}
+        shown = {"spans": bars, "story": timeline.story(metric), "operations": timeline.operations(metric)}
         return render_to_string("admin/fleet/requestmetric/timeline.html", shown)
 
     def get_search_results(

@@ -24,6 +24,7 @@ class Placement(models.Model):
         UNLOADED = "unloaded"
         FAILED = "failed"
 
+    RESIDENT = (State.LOADING, State.LOADED, State.UNLOADING)  # it takes memory, or is about to
     TRANSITIONS = {
         State.UNLOADED: frozenset({State.LOADING}),
         State.LOADING: frozenset({State.LOADED, State.FAILED, State.UNLOADED}),

@@ -10,7 +10,7 @@ from cortex_site.config import current
 from fleet.models import ACTIVE, Device, Node, Operation, Placement
 from fleet.services import policy
 
-WHO = "defrag"
+REQUESTED_BY = "defrag"
 
 
 def defragment() -> int:
@@ -23,7 +23,11 @@ def defragment() -> int:
     asked = [(device, reason) for device, reason in due if not _asked(device) and _may(device, now)]
     for device, reason in asked:
         policy.restart(
-            device.node.name, device.index, requested_by=WHO, reason=reason, kind=Operation.Kind.DEFRAG
+            device.node.name,
+            device.index,
+            requested_by=REQUESTED_BY,
+            reason=reason,
+            kind=Operation.Kind.DEFRAG,
         )
     return len(asked)
 

@@ -18,7 +18,7 @@ from fleet.models import ACTIVE, Alias, ModelProfile, Node, Operation, Placement
 from fleet.models.operation import target
 from fleet.services import audit
 from fleet.services.database import connected
-from fleet.services.operations.task_queue import dispatch
+from fleet.services.operations.task_queue import enqueue
 from neuron.wire import ApiError
 
 
@@ -253,7 +253,7 @@ def _single(wish: Operation, same: dict[str, Any]) -> Operation:
             with transaction.atomic():
                 wish.save(force_insert=True)
                 audit.note(wish.requested_by, wish.kind, wish.target, wish.reason, operation=wish.pk)
-                transaction.on_commit(partial(dispatch, wish.pk))
+                transaction.on_commit(partial(enqueue, wish.pk))
         except IntegrityError:
             wish.pk = None
             if active := _active(same):

@@ -12,8 +12,6 @@ from fleet.evictor import Resident
 from fleet.models import Device, ModelProfile, Node, Placement
 from fleet.placement import DeviceFacts, Need, NodeFacts
 
-RESIDENT = (Placement.State.LOADING, Placement.State.LOADED, Placement.State.UNLOADING)
-
 
 def need(model: str, *, floor_mb: int = 0) -> Need:
     """What the catalogue says a model needs, and at least `floor_mb`.
@@ -52,7 +50,7 @@ def nodes(*, only: str = "", leave_out: set[str] | None = None, patient: bool = 
             residents=tuple(
                 _resident(row, node, profiles.get(row.model), now, patient=patient)
                 for row in node.placements.all()
-                if row.state in RESIDENT
+                if row.state in Placement.RESIDENT
             ),
             healthy=node.healthy,
             cordoned=node.cordoned,

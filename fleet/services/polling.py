@@ -143,6 +143,6 @@ def _miss(node: Node, reason: str) -> None:
         log.warning("node is unhealthy", extra={"node": node.name, "reason": reason})
 
 
-def sight(node: Node) -> None:
+def poll_node(node: Node) -> None:
     """Poll one node now, as after an operation changed it."""
     poll(names=[node.name])

@@ -144,7 +144,7 @@ def _placements(node: Node, models: list[ModelInfo], loads: dict[str, ModelLoad]
     rows = {row.model: row for row in Placement.objects.filter(node=node)}
     for info in models:
         row = rows.pop(info.id, None) or Placement(node=node, model=info.id)
-        describe(row, info, now)
+        copy_info(row, info, now)
         load = loads.get(info.id)
         row.running = _count(load.running) if load else 0
         row.waiting = _count(load.waiting) if load else 0
@@ -160,7 +160,7 @@ def _placements(node: Node, models: list[ModelInfo], loads: dict[str, ModelLoad]
         )
 
 
-def describe(row: Placement, info: ModelInfo, now: datetime) -> None:
+def copy_info(row: Placement, info: ModelInfo, now: datetime) -> None:
     """Copy what a node says of a model into an unsaved change of `row`."""
     if row.state != info.state:
         row.state, row.changed_at = info.state, now

@@ -20,15 +20,16 @@ from fleet.models import ACTIVE, ModelProfile, Operation, Placement
 from fleet.placement import NodeFacts, Outlook
 from fleet.services import lifecycle, placement_facts
 from fleet.services.operations.loading import NOBODY_YIELDS
-from fleet.services.placement_facts import RESIDENT
 
-WHO = "residency"
+REQUESTED_BY = "residency"
 
 
 def keep() -> int:
     """Ask for the loads that are missing, one a model at a time; how many were asked for."""
     there: dict[str, set[str]] = defaultdict(set)
-    for model, node in Placement.objects.filter(state__in=RESIDENT).values_list("model", "node__name"):
+    for model, node in Placement.objects.filter(state__in=Placement.RESIDENT).values_list(
+        "model", "node__name"
+    ):
         there[model].add(node)
     resting = _resting()
     wanted = [profile for profile in _wanted() if profile.model_id not in resting]
@@ -51,7 +52,9 @@ def _resting() -> set[str]:
 def _bring(profile: ModelProfile, there: set[str], nodes: list[NodeFacts]) -> bool:
     open_nodes = {node.name for node in nodes if node.healthy and not node.cordoned}
     if missing := sorted(open_nodes.intersection(profile.pinned_on) - there):
-        lifecycle.load(profile.model_id, missing[0], requested_by=WHO, reason=f"pinned on {missing[0]}")
+        lifecycle.load(
+            profile.model_id, missing[0], requested_by=REQUESTED_BY, reason=f"pinned on {missing[0]}"
+        )
         return True
     if not there or len(there) >= profile.replicas:
         return False
@@ -63,5 +66,5 @@ def _replicate(profile: ModelProfile, count: int, nodes: list[NodeFacts]) -> boo
     if placing.place(need, nodes, current().eviction.strategy).outlook is not Outlook.FITS:
         return False
     reason = f"{count} of {profile.replicas} replicas are there"
-    lifecycle.load(profile.model_id, requested_by=WHO, reason=reason, replica=True)
+    lifecycle.load(profile.model_id, requested_by=REQUESTED_BY, reason=reason, replica=True)
     return True

@@ -12,7 +12,7 @@ from fleet.models import Operation, RequestMetric
 
 
 @dataclass(frozen=True, slots=True)
-class Phase:
+class Span:
     """A stretch of the request's life, in seconds since it was received."""
 
     name: str
@@ -21,7 +21,7 @@ class Phase:
     note: str = ""
 
 
-def phases(metric: RequestMetric) -> list[Phase]:
+def spans(metric: RequestMetric) -> list[Span]:
     """From the first byte in to the last one out, without gaps; phases that took no time are left out."""
     waited, load, end = metric.queue_s, min(metric.load_s, metric.queue_s), metric.latency_s
     own = min(metric.overhead_s or 0.0, max(0.0, end - waited))
@@ -88,11 +88,11 @@ def _answer_note(metric: RequestMetric) -> str:
     return f"{metric.completion_tokens:,} tokens out{speed}"
 
 
-def _without_gaps(ends: list[tuple[str, float, str]]) -> list[Phase]:
-    found: list[Phase] = []
+def _without_gaps(ends: list[tuple[str, float, str]]) -> list[Span]:
+    found: list[Span] = []
     at = 0.0
     for name, end, note in ends:
         if end > at:
-            found.append(Phase(name, at, end - at, note))
+            found.append(Span(name, at, end - at, note))
             at = end
     return found

@@ -28,13 +28,13 @@ def metric(**values):
 
 
 def test_a_cold_request_is_told_from_its_load_to_its_answer():
-    found = timeline.phases(
+    found = timeline.spans(
         metric(
             overhead_s=0.5, load_s=3.0, queue_s=4.0, ttft_s=5.0, latency_s=9.0,
             prompt_tokens=1200, cached_tokens=1000, completion_tokens=41, tokens_per_second=10.0,
         )
     )  # fmt: skip
-    assert [(phase.name, phase.start_s, phase.duration_s) for phase in found] == [
+    assert [(span.name, span.start_s, span.duration_s) for span in found] == [
         ("gateway", 0, 0.5),
         ("load", 0.5, 3),
         ("queue", 3.5, 1),
@@ -46,7 +46,7 @@ def test_a_cold_request_is_told_from_its_load_to_its_answer():
 
 
 def test_without_a_first_token_the_rest_was_the_nodes():
-    assert [p.name for p in timeline.phases(metric(queue_s=1.0, latency_s=3.0))] == ["queue", "node"]
+    assert [p.name for p in timeline.spans(metric(queue_s=1.0, latency_s=3.0))] == ["queue", "node"]
 
 
 @given(
@@ -58,10 +58,10 @@ def test_without_a_first_token_the_rest_was_the_nodes():
 )
 def test_phases_have_no_gaps_and_never_overlap(**values):
     at = 0.0
-    for phase in timeline.phases(metric(**values)):
-        assert phase.start_s == pytest.approx(at)
-        assert phase.duration_s > 0
-        at = phase.start_s + phase.duration_s
+    for span in timeline.spans(metric(**values)):
+        assert span.start_s == pytest.approx(at)
+        assert span.duration_s > 0
+        at = span.start_s + span.duration_s
 
 
 def operation(row, kind="load", model="m", *, before_s=1.0, took_s=2.0, parent=None):

@@ -9,7 +9,7 @@ from threading import Event, Thread
 from django.conf import settings
 
 
-class Call:
+class BackgroundCall:
     """`function` in a thread of its own, which nobody waits for once the caller has lost interest."""
 
     def __init__(self, function: Callable[[], None]) -> None:

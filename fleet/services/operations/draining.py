@@ -8,7 +8,6 @@ from fleet.services.neuron_client import NeuronClient
 from fleet.services.operations.errors import OperationError, PostponedError
 from fleet.services.operations.lease import Lease
 from fleet.services.operations.unloading import BusyError, evict, leave_of, node_named
-from fleet.services.placement_facts import RESIDENT
 
 
 def run(lease: Lease) -> str:
@@ -18,8 +17,8 @@ def run(lease: Lease) -> str:
     devices = set(node.devices.values_list("index", flat=True))
     if not lease.claim(node.name, devices, node=node.name):
         raise PostponedError("waits for another operation on its devices", delay_s=1)
-    polling.sight(node)
-    rows = list(Placement.objects.filter(node=node, state__in=RESIDENT).select_related("node"))
+    polling.poll_node(node)
+    rows = list(Placement.objects.filter(node=node, state__in=Placement.RESIDENT).select_related("node"))
     busy = []
     with NeuronClient(node) as client:
         for row in rows:
@@ -28,7 +27,7 @@ def run(lease: Lease) -> str:
                 evict(lease, client, row, leave_of(operation), f"drains {node.name}")
             except BusyError as error:
                 busy.append(error)
-    polling.sight(node)
+    polling.poll_node(node)
     if busy:
         raise OperationError(busy[0].code, "; ".join(error.message for error in busy))
     return f"{len(rows)} models left {node.name}, which is cordoned"

@@ -3,7 +3,7 @@
 OutcomeError
  ├─ OperationError     failed, for good: code and message are kept
  ├─ PostponedError     cannot be done now: tried again after a while
- └─ CancelledError     need not be done any more
+ └─ NotNeededError     need not be done any more
 """
 
 from __future__ import annotations
@@ -26,5 +26,5 @@ class PostponedError(OutcomeError):
         self.delay_s = delay_s
 
 
-class CancelledError(OutcomeError):
+class NotNeededError(OutcomeError):
     pass

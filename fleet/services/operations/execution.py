@@ -16,9 +16,9 @@ from django.utils import timezone
 
 from fleet.models import ACTIVE, Device, Operation
 from fleet.services.operations import draining, loading, restarting, unloading
-from fleet.services.operations.errors import CancelledError, OperationError, PostponedError
+from fleet.services.operations.errors import NotNeededError, OperationError, PostponedError
 from fleet.services.operations.lease import Lease, LeaseLostError, close_children
-from fleet.services.operations.task_queue import dispatch
+from fleet.services.operations.task_queue import enqueue
 
 log = logging.getLogger("cortex.operations")
 
@@ -58,7 +58,7 @@ def _carry_out(lease: Lease) -> None:
         message = VERBS[lease.operation.kind](lease)
     except PostponedError as wait:
         lease.postpone(str(wait), wait.delay_s)
-    except CancelledError as reason:
+    except NotNeededError as reason:
         lease.finish(State.CANCELLED, str(reason))
     except OperationError as error:
         lease.finish(State.FAILED, error.message, error_code=error.code)
@@ -79,7 +79,7 @@ def reconcile() -> None:
     again = [*untold.values_list("pk", flat=True), *orphans.values_list("pk", flat=True)]
     for operation_id in again:
         log.warning("operation is announced again", extra={"operation": operation_id})
-        dispatch(operation_id)
+        enqueue(operation_id)
     untold.update(due_at=now)  # at most one message per interval
     Device.objects.exclude(claimed_by=None).exclude(claimed_by__state__in=ACTIVE).update(claimed_by=None)
 

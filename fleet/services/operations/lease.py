@@ -17,7 +17,7 @@ from django.db.models import F
 from django.utils import timezone
 
 from fleet.models import Device, Operation
-from fleet.services.operations.task_queue import dispatch
+from fleet.services.operations.task_queue import enqueue
 
 State = Operation.State
 
@@ -101,7 +101,7 @@ class Lease:
         """Let go for a while; the operation is due again after `delay_s`."""
         due_at = timezone.now() + timedelta(seconds=delay_s)
         self.release(state=State.PENDING, message=message, due_at=due_at, lease=None, node="", victims=[])
-        dispatch(self.operation.pk, delay_s=delay_s)
+        enqueue(self.operation.pk, delay_s=delay_s)
 
     def _row(self) -> Any:
         return Operation.objects.filter(pk=self.operation.pk, lease=self._token, state=State.RUNNING)

@@ -19,10 +19,10 @@ from django.utils import timezone
 from cortex_site.config import current
 from fleet import placement as placing
 from fleet.models import Device, ModelProfile, Node, Operation, Placement
-from fleet.placement import Need, Outlook, Verdict
+from fleet.placement import Need, NodeVerdict, Outlook
 from fleet.services import metrics, placement_facts, polling, reports
 from fleet.services.neuron_client import NeuronClient, NodeError
-from fleet.services.operations.background import Call
+from fleet.services.operations.background import BackgroundCall
 from fleet.services.operations.errors import OperationError, OutcomeError, PostponedError
 from fleet.services.operations.lease import Lease
 from fleet.services.operations.unloading import BusyError, evict, node_named
@@ -60,7 +60,7 @@ def _loaded_already(operation: Operation) -> str:
     if operation.replica:
         return ""
     for row in _has_it(operation).select_related("node"):
-        polling.sight(row.node)
+        polling.poll_node(row.node)
         row.refresh_from_db()
         if row.state == Placement.State.LOADED and Node.objects.filter(pk=row.node_id, misses=0).exists():
             return str(row.node.name)
@@ -79,7 +79,7 @@ def _arriving(operation: Operation) -> str:
     if operation.wanted_node:
         rows = rows.filter(node__name=operation.wanted_node)
     for row in rows.select_related("node") if _waited_s(operation) < settings.CAPACITY_WAIT_S else ():
-        polling.sight(row.node)
+        polling.poll_node(row.node)
         row.refresh_from_db()
         if row.state == Placement.State.LOADING:
             return str(row.node.name)
@@ -141,11 +141,11 @@ def _given_up(operation: Operation) -> set[str]:
     return {entry["node"] for entry in operation.failed_nodes if entry["code"] != NO_ROOM}
 
 
-def _explained(verdict: Verdict) -> dict[str, str]:
+def _explained(verdict: NodeVerdict) -> dict[str, str]:
     return {"node": verdict.node, "outlook": verdict.outlook, "message": verdict.reason}
 
 
-def _settle(lease: Lease, verdict: Verdict) -> None:
+def _settle(lease: Lease, verdict: NodeVerdict) -> None:
     """Claim and placement come about together: whoever takes the operation over finds both, or neither."""
     node = Node.objects.get(name=verdict.node)
     victims = [victim.model for victim in verdict.victims]
@@ -189,7 +189,7 @@ def _give_up_on(lease: Lease, node: Node, error: OperationError) -> None:
     Placement.objects.filter(pk=row.pk).update(
         state=Placement.State.FAILED, error_code=error.code[:100], error_message=error.message, progress=None
     )
-    polling.sight(node)
+    polling.poll_node(node)
     failed = {
         "node": node.name,
         "outlook": "failed",
@@ -234,7 +234,7 @@ def _load_on(lease: Lease, node: Node) -> None:
         lease.note(message=f"loading on {node.name}")
         info = _follow(lease, client, _spec(row))
     _record(row, info)
-    polling.sight(node)
+    polling.poll_node(node)
 
 
 def _await_memory(lease: Lease, node: Node, row: Placement) -> None:
@@ -242,7 +242,7 @@ def _await_memory(lease: Lease, node: Node, row: Placement) -> None:
     needed = _need(lease.operation).memory_mb
     deadline = monotonic() + settings.MEMORY_WAIT_S
     while True:
-        polling.sight(node)
+        polling.poll_node(node)
         lease.beat()
         free = _free_mb(row)
         if free >= needed:
@@ -271,7 +271,7 @@ def _follow(lease: Lease, client: NeuronClient, spec: ModelSpec) -> ModelInfo:
     deadline = monotonic() + settings.LOAD_TIMEOUT_S
     heard_at = monotonic()
     asked = 1
-    call = Call(lambda: client.load(spec))
+    call = BackgroundCall(lambda: client.load(spec))
     while monotonic() < deadline:
         answered = call.pause()
         try:
@@ -294,7 +294,7 @@ def _follow(lease: Lease, client: NeuronClient, spec: ModelSpec) -> ModelInfo:
             asked += 1  # it said yes, and has forgotten
         if asked > MAX_ASKED:
             raise OperationError("load_forgotten", f"the node says it loads {spec.model_id}, and does not")
-        call = Call(lambda: client.load(spec))
+        call = BackgroundCall(lambda: client.load(spec))
     raise OperationError("load_timeout", f"{spec.model_id}: not loaded within {settings.LOAD_TIMEOUT_S:g} s")
 
 
@@ -307,7 +307,7 @@ def _said(info: ModelInfo) -> OperationError:
 def _record(row: Placement, info: ModelInfo) -> None:
     now = timezone.now()
     row.refresh_from_db()
-    reports.describe(row, info, now)
+    reports.copy_info(row, info, now)
     row.last_used_at = now  # somebody asked for it: it is not the next victim
     row.save()
     measured = {"measured_mb": info.memory_mb, "needed_mb": info.needed_mb}

@@ -13,7 +13,7 @@ from django.conf import settings
 from fleet.models import Operation
 from fleet.services import metrics, polling
 from fleet.services.neuron_client import NeuronClient, NodeError
-from fleet.services.operations.background import Call
+from fleet.services.operations.background import BackgroundCall
 from fleet.services.operations.errors import OperationError, PostponedError
 from fleet.services.operations.lease import Lease
 from fleet.services.operations.unloading import leave_of, node_named
@@ -28,13 +28,13 @@ def run(lease: Lease) -> str:
     leave = leave_of(operation)
     with NeuronClient(node) as client:
         lease.note(message=f"waits for the requests on {node.name}:{device}, then restarts its worker")
-        call = Call(lambda: client.restart(device, leave))
+        call = BackgroundCall(lambda: client.restart(device, leave))
         deadline = monotonic() + settings.LOAD_TIMEOUT_S + leave.grace_s
         while not call.pause():
             lease.beat()
             if monotonic() > deadline:
                 raise OperationError("restart_timeout", f"{node.name}:{device} did not come back")
-    polling.sight(node)
+    polling.poll_node(node)
     if isinstance(call.error, NodeError):
         raise OperationError(call.error.code, call.error.message)
     if call.error:

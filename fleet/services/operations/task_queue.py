@@ -15,7 +15,7 @@ from fleet.celery import OPERATIONS, app
 log = logging.getLogger("cortex.operations")
 
 
-def dispatch(operation_id: int, *, delay_s: float = 0) -> None:
+def enqueue(operation_id: int, *, delay_s: float = 0) -> None:
     try:
         app.send_task(
             "fleet.tasks.run_operation", [operation_id], queue=OPERATIONS, countdown=delay_s or None

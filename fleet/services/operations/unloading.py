@@ -12,8 +12,8 @@ from django.utils import timezone
 from fleet.models import IllegalTransitionError, Node, Operation, Placement
 from fleet.services import metrics, polling
 from fleet.services.neuron_client import NeuronClient, NodeError
-from fleet.services.operations.background import Call
-from fleet.services.operations.errors import CancelledError, OperationError, PostponedError
+from fleet.services.operations.background import BackgroundCall
+from fleet.services.operations.errors import NotNeededError, OperationError, PostponedError
 from fleet.services.operations.lease import Lease
 from neuron.wire import Leave, ModelInfo
 
@@ -29,16 +29,16 @@ def run(lease: Lease) -> str:
         return "was not loaded"
     if not lease.claim(node.name, set(placement.devices), node=node.name):
         raise PostponedError("waits for another operation on its device", delay_s=1)
-    polling.sight(node)
+    polling.poll_node(node)
     placement.refresh_from_db()
     if operation.unless_busy and placement.is_busy:
-        raise CancelledError("in use again")
+        raise NotNeededError("in use again")
     with NeuronClient(node) as client:
         try:
             remove(lease, client, placement, leave_of(operation))
         except BusyError as error:
-            raise CancelledError("in use again") if operation.unless_busy else error from error
-    polling.sight(node)
+            raise NotNeededError("in use again") if operation.unless_busy else error from error
+    polling.poll_node(node)
     return f"unloaded from {node.name}"
 
 
@@ -68,7 +68,7 @@ def remove(lease: Lease, client: NeuronClient, placement: Placement, leave: Leav
         placement.move(Placement.State.UNLOADING)
     except IllegalTransitionError:
         log.info("placement is on its way out already", extra={"placement": str(placement)})
-    call = Call(lambda: client.unload(placement.model, leave))
+    call = BackgroundCall(lambda: client.unload(placement.model, leave))
     limit_s = settings.UNLOAD_TIMEOUT_S + leave.grace_s
     deadline = monotonic() + limit_s
     while monotonic() < deadline:
