@@ -12,8 +12,9 @@ from django.utils import timezone
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
+from fleet.operations import OperationView
+from fleet.permissions import asker, may_operate
 from fleet.services import audit
-from fleet.services.lifecycle import OperationView
 from neuron.wire import ApiError
 
 UNITS = ((86_400, "d"), (3_600, "h"), (60, "min"), (1, "s"))
@@ -40,8 +41,9 @@ def memory_bar(used_mb: int, total_mb: int) -> SafeString:
     )
 
 
-def who(request: HttpRequest) -> str:
-    return str(request.user)
+def origin(request: HttpRequest) -> dict[str, Any]:
+    """Who asks and why, for the verbs that actions call."""
+    return {"requested_by": asker(request), "reason": "admin"}
 
 
 def start_each(
@@ -78,7 +80,7 @@ class Operates:
     """For pages with actions that start operations: those who may add one may use them."""
 
     def has_operate_permission(self, request: Any) -> bool:
-        return bool(request.user.has_perm("fleet.add_operation"))
+        return may_operate(request)
 
 
 class ReadOnlyAdmin(admin.ModelAdmin):
@@ -114,7 +116,7 @@ class ConfiguredAdmin(admin.ModelAdmin):
         """Which fields were changed, never what they hold: some are secrets."""
         fields = [name for part in message for name in part.get("changed", {}).get("fields", [])]
         target = f"{obj._meta.verbose_name} {obj}"  # noqa: SLF001 - Django documents `_meta`
-        audit.note(who(request), action, target, "admin", fields=fields)
+        audit.note(asker(request), action, target, "admin", fields=fields)
 
     def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return not (obj and obj.from_file) and bool(super().has_change_permission(request, obj))

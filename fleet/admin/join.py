@@ -9,8 +9,9 @@ from django.template.response import TemplateResponse
 from django.utils import timezone
 
 from cortex_site.config import current
-from fleet.admin.base import age, who
+from fleet.admin.base import age
 from fleet.models import JoinToken
+from fleet.permissions import asker
 from fleet.services import joining
 
 
@@ -35,11 +36,11 @@ class JoinTokenAdmin(admin.ModelAdmin):
     @admin.action(description="Revoke: nobody joins with them any more", permissions=["delete"])
     def revoke(self, request: HttpRequest, rows: Any) -> None:
         for row in rows:
-            joining.revoke(row.pk, requested_by=who(request))
+            joining.revoke(row.pk, requested_by=asker(request))
         self.message_user(request, "Revoked. Nodes that have joined stay until they are deleted.")
 
     def save_model(self, request: HttpRequest, obj: Any, form: Any, change: bool) -> None:
-        obj.made_by = who(request)
+        obj.made_by = asker(request)
         obj.secret = joining.issue(obj)  # on this object only, for the page below
 
     def response_add(

@@ -17,11 +17,12 @@ from fleet.admin.base import (
     age,
     do_each,
     memory_bar,
+    origin,
     start_each,
-    who,
 )
-from fleet.models import Device, Node, Operation
-from fleet.services import policy
+from fleet.models import Device, Node
+from fleet.operations import OperationView
+from fleet.services import lifecycle, policy
 
 T = TypeVar("T")
 
@@ -134,11 +135,11 @@ class NodeAdmin(Operates, ConfiguredAdmin):
 
     @admin.action(description="Drain: cordon, and models leave after their requests", permissions=["operate"])
     def drain(self, request: HttpRequest, rows: QuerySet) -> None:
-        start_each(self, request, _for_each(policy.drain, request, rows))
+        start_each(self, request, _for_each(lifecycle.drain, request, rows))
 
     @admin.action(description="Drain at once: end requests under way", permissions=["operate"])
     def drain_by_force(self, request: HttpRequest, rows: QuerySet) -> None:
-        start_each(self, request, _for_each(partial(policy.drain, force=True), request, rows))
+        start_each(self, request, _for_each(partial(lifecycle.drain, force=True), request, rows))
 
     @admin.display(description="problem")
     def problem(self, node: Node) -> str:
@@ -154,7 +155,7 @@ class NodeAdmin(Operates, ConfiguredAdmin):
 
 
 def _for_each(verb: Callable[..., T], request: HttpRequest, rows: QuerySet) -> list[Callable[[], T]]:
-    return [partial(verb, row.name, requested_by=who(request), reason="admin") for row in rows]
+    return [partial(verb, row.name, **origin(request)) for row in rows]
 
 
 @admin.register(Device)
@@ -182,19 +183,19 @@ class DeviceAdmin(Operates, ReadOnlyAdmin):
 
     @admin.action(description="Defragment: restart the worker after its requests", permissions=["operate"])
     def defrag(self, request: HttpRequest, rows: QuerySet) -> None:
-        self._restart(request, rows, kind=Operation.Kind.DEFRAG)
+        self._start(lifecycle.defrag, request, rows)
 
     @admin.action(description="Restart the worker after its requests", permissions=["operate"])
     def restart(self, request: HttpRequest, rows: QuerySet) -> None:
-        self._restart(request, rows)
+        self._start(lifecycle.restart, request, rows)
 
     @admin.action(description="Restart the worker at once: end requests under way", permissions=["operate"])
     def restart_by_force(self, request: HttpRequest, rows: QuerySet) -> None:
-        self._restart(request, rows, force=True)
+        self._start(partial(lifecycle.restart, force=True), request, rows)
 
-    def _restart(self, request: HttpRequest, rows: QuerySet, **options: Any) -> None:
-        asked = {"requested_by": who(request), "reason": "admin", **options}
-        start_each(self, request, [partial(policy.restart, d.node.name, d.index, **asked) for d in rows])
+    def _start(self, verb: Callable[..., OperationView], request: HttpRequest, rows: QuerySet) -> None:
+        starts = [partial(verb, row.node.name, row.index, **origin(request)) for row in rows]
+        start_each(self, request, starts)
 
     @admin.display(description="memory", ordering="memory_used_mb")
     def memory(self, device: Device) -> SafeString:

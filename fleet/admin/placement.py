@@ -8,7 +8,7 @@ from django.contrib import admin
 from django.db.models import QuerySet
 from django.http import HttpRequest
 
-from fleet.admin.base import Operates, ReadOnlyAdmin, age, do_each, start_each, who
+from fleet.admin.base import Operates, ReadOnlyAdmin, age, do_each, origin, start_each
 from fleet.models import Placement
 from fleet.services import lifecycle, policy
 
@@ -65,5 +65,4 @@ class PlacementAdmin(Operates, ReadOnlyAdmin):
 
 
 def _for_each(verb: Callable[..., T], request: HttpRequest, rows: QuerySet) -> list[Callable[[], T]]:
-    asked = {"requested_by": who(request), "reason": "admin"}
-    return [partial(verb, row.model, row.node.name, **asked) for row in rows]
+    return [partial(verb, row.model, row.node.name, **origin(request)) for row in rows]

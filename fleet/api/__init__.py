@@ -18,10 +18,12 @@ from ninja.security.session import SessionAuthIsStaff
 
 from cortex_site.base.secret_file import obtain
 from cortex_site.base.version import VERSION
+from fleet.api.audit import router as audit
 from fleet.api.joining import router as joining
 from fleet.api.operations import router as operations
 from fleet.api.overview import router as overview
-from fleet.api.policy import router as steering
+from fleet.api.policy import router as policy
+from fleet.permissions import TOKEN_HOLDER
 from neuron.wire import ApiError
 
 
@@ -31,7 +33,7 @@ class OperatorToken(HttpBearer):
         self._token = token
 
     def authenticate(self, request: HttpRequest, token: str) -> str | None:
-        return "operator" if secrets.compare_digest(token.encode(), self._token.encode()) else None
+        return TOKEN_HOLDER if secrets.compare_digest(token.encode(), self._token.encode()) else None
 
 
 api = NinjaAPI(
@@ -42,7 +44,8 @@ api = NinjaAPI(
 )
 api.add_router("", overview)
 api.add_router("", operations)
-api.add_router("", steering)
+api.add_router("", policy)
+api.add_router("", audit)
 api.add_router("", joining)
 
 

@@ -7,8 +7,8 @@ from django.http import HttpRequest
 from ninja import Field, Router, Schema, Status
 
 from cortex_site.config import current
-from fleet.api.operations import who
 from fleet.models import JoinToken
+from fleet.permissions import operator
 from fleet.services import joining
 from neuron.wire import ApiError, JoinAnswer, JoinRequest
 
@@ -48,14 +48,14 @@ def join_tokens(request: HttpRequest) -> Any:
 @router.post("/join-tokens", response=MadeJoinTokenOut)
 def make_join_token(request: HttpRequest, payload: JoinTokenIn) -> Any:
     """A token with which neurons may register themselves."""
-    row, token = joining.create(name=payload.name, ttl_s=payload.ttl_s, made_by=who(request))
+    row, token = joining.create(name=payload.name, ttl_s=payload.ttl_s, made_by=operator(request))
     row.token = token  # on this object only
     return row
 
 
 @router.post("/join-tokens/{token_id}/revoke", response=JoinTokenOut)
 def revoke_join_token(request: HttpRequest, token_id: int) -> Any:
-    return joining.revoke(token_id, requested_by=who(request))
+    return joining.revoke(token_id, requested_by=operator(request))
 
 
 @router.post("/join", auth=None, response=JoinAnswer)

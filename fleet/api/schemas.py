@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any
+from typing import Annotated, Any
 
-from ninja import Field, Schema
+from ninja import Field, Query, Schema
+
+Limit = Annotated[int, Query(ge=1, le=500)]  # rows of one page
 
 
 class DeviceOut(Schema):
@@ -82,16 +84,21 @@ class ModelOut(Schema):
     from_file: bool
 
 
-class OperationOut(Schema):
+class OperationStateOut(Schema):
+    """An `OperationView`."""
+
     id: int
     kind: str
-    model: str
-    node: str
+    model: str = Field(description="Empty where it is about a node or a device")
+    node: str = Field(description="Empty until one is chosen")
     device: int | None
     state: str
     progress: float | None
     message: str
     error_code: str
+
+
+class OperationOut(OperationStateOut):
     requested_by: str
     reason: str
     explanation: list[dict[str, Any]]

@@ -1,48 +1,37 @@
 from __future__ import annotations
 
+from collections.abc import Iterable
+from enum import StrEnum
+
 from django.db import models
 from django.db.models import Q
 from django.utils import timezone
 
-ACTIVE = ("pending", "running")
+from fleet.operations import ACTIVE, GROUPS, Kind, State, target
 
 
-def target(model: str, place: str, device: int | None) -> str:
-    """`m on beast`, `m` where no node is chosen yet, `beast`, `beast:0`."""
-    if model:
-        return f"{model} on {place}" if place else model
-    return place if device is None else f"{place}:{device}"
+def _values(names: Iterable[StrEnum]) -> list[str]:
+    """Plain strings, as migrations write them."""
+    return [name.value for name in names]
+
+
+def _choices(names: Iterable[StrEnum]) -> list[tuple[str, str]]:
+    return [(name.value, name.value.capitalize()) for name in names]
 
 
 class Operation(models.Model):
-    """One piece of lifecycle work: who asked, why, what was decided, how it went.
+    """One piece of lifecycle work: who asked for what and why, what was decided, how it went.
 
-    pending → running → succeeded | failed; a running one that has to wait goes back to pending, a pending
-    one may be cancelled. While it runs it belongs to the holder of `lease`, who proves every few seconds
-    that it lives (`heartbeat_at`).
+    What is decided by its kind is in `fleet.operations`. While it runs it belongs to the holder of `lease`,
+    who renews `heartbeat_at` every few seconds.
     """
 
-    class Kind(models.TextChoices):
-        LOAD = "load"
-        UNLOAD = "unload"
-        EVICT = "evict"
-        DRAIN = "drain"  # a node: it is cordoned, and all of its models leave
-        RESTART = "restart"  # a device's worker; its models are loaded again
-        DEFRAG = "defrag"  # the same, for memory in one piece
-
-    class State(models.TextChoices):
-        PENDING = "pending"
-        RUNNING = "running"
-        SUCCEEDED = "succeeded"
-        FAILED = "failed"
-        CANCELLED = "cancelled"
-
-    kind = models.CharField(max_length=10, choices=Kind.choices)
+    kind = models.CharField(max_length=10, choices=_choices(Kind))
     model = models.CharField(max_length=200, blank=True, help_text="Empty where it is about a node or device")
     wanted_node = models.CharField(max_length=100, blank=True, help_text="Asked for; empty: anywhere")
     node = models.CharField(max_length=100, blank=True, help_text="Where it happens")
     device = models.PositiveIntegerField(null=True, help_text="Of a restart: which")
-    state = models.CharField(max_length=10, choices=State.choices, default=State.PENDING)
+    state = models.CharField(max_length=10, choices=_choices(State), default=State.PENDING.value)
     parent = models.ForeignKey("self", null=True, on_delete=models.CASCADE, related_name="children")
     requested_by = models.CharField(max_length=200, blank=True)
     reason = models.CharField(max_length=500, blank=True)
@@ -72,28 +61,15 @@ class Operation(models.Model):
             models.Index(fields=["-created_at"], name="operation_by_age"),
         ]
         constraints = [
-            models.UniqueConstraint(
-                fields=["model"], condition=Q(kind="load", state__in=ACTIVE), name="one_active_load_per_model"
+            *(
+                models.UniqueConstraint(
+                    fields=group.columns,
+                    condition=Q(kind__in=_values(kinds), state__in=_values(ACTIVE)),
+                    name=group.constraint,
+                )
+                for group, kinds in GROUPS.items()
             ),
-            models.UniqueConstraint(
-                fields=["model", "wanted_node"],
-                condition=Q(kind="unload", state__in=ACTIVE),
-                name="one_active_unload_per_placement",
-            ),
-            models.UniqueConstraint(
-                fields=["wanted_node"],
-                condition=Q(kind="drain", state__in=ACTIVE),
-                name="one_active_drain_per_node",
-            ),
-            models.UniqueConstraint(
-                fields=["wanted_node", "device"],
-                condition=Q(kind__in=["restart", "defrag"], state__in=ACTIVE),
-                name="one_active_restart_per_device",
-            ),
-            models.CheckConstraint(
-                condition=Q(state__in=["pending", "running", "succeeded", "failed", "cancelled"]),
-                name="operation_state_known",
-            ),
+            models.CheckConstraint(condition=Q(state__in=_values(State)), name="operation_state_known"),
         ]
 
     def __str__(self) -> str:
@@ -106,7 +82,12 @@ class Operation(models.Model):
 
     @property
     def target(self) -> str:
-        return target(self.model, self.node or self.wanted_node, self.device)
+        return target(self.model, self.place, self.device)
+
+    @property
+    def place(self) -> str:
+        """Where it happens; before a node is chosen, where it was asked for."""
+        return str(self.node or self.wanted_node)
 
     @property
     def is_active(self) -> bool:

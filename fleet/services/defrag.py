@@ -7,10 +7,12 @@ from datetime import UTC, datetime, time, timedelta
 from django.utils import timezone
 
 from cortex_site.config import current
-from fleet.models import ACTIVE, Device, Node, Operation, Placement
-from fleet.services import policy
+from fleet.models import Device, Node, Operation, Placement
+from fleet.operations import ACTIVE, RULES
+from fleet.services import lifecycle
 
-REQUESTED_BY = "defrag"
+# of all that is on a node or a device: one at a time
+_DISRUPTIVE = [kind for kind, rules in RULES.items() if "model" not in rules.asked]
 
 
 def defragment() -> int:
@@ -22,13 +24,7 @@ def defragment() -> int:
     now = timezone.now()
     asked = [(device, reason) for device, reason in due if not _asked(device) and _may(device, now)]
     for device, reason in asked:
-        policy.restart(
-            device.node.name,
-            device.index,
-            requested_by=REQUESTED_BY,
-            reason=reason,
-            kind=Operation.Kind.DEFRAG,
-        )
+        lifecycle.defrag(device.node.name, device.index, requested_by="defrag", reason=reason)
     return len(asked)
 
 
@@ -44,7 +40,7 @@ def why(device: Device) -> str:
 
 def _asked(device: Device) -> bool:
     rows = Operation.objects.filter(wanted_node=device.node.name, state__in=ACTIVE)
-    return bool(rows.filter(kind__in=["restart", "defrag", "drain"]).exists())
+    return bool(rows.filter(kind__in=_DISRUPTIVE).exists())
 
 
 def _may(device: Device, now: datetime) -> bool:

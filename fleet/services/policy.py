@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from django.db import transaction
 
-from fleet.models import Device, ModelProfile, Node, Operation
-from fleet.services import audit, lifecycle
+from fleet.models import ModelProfile, Node
+from fleet.services import audit
 from fleet.services.database import connected
-from fleet.services.lifecycle import OperationView
+from fleet.services.lookup import neuron, resolve
 from neuron.wire import ApiError
 
 
@@ -27,7 +27,7 @@ def uncordon(node: str, *, requested_by: str, reason: str = "") -> None:
 
 
 def _set_cordoned(name: str, cordoned: bool, who: str, why: str) -> None:
-    row = _neuron(name)
+    row = neuron(name)
     if row.cordoned != cordoned:
         with transaction.atomic():
             Node.objects.filter(pk=row.pk).update(cordoned=cordoned)
@@ -35,48 +35,10 @@ def _set_cordoned(name: str, cordoned: bool, who: str, why: str) -> None:
 
 
 @connected
-def drain(node: str, *, requested_by: str, reason: str = "", force: bool = False) -> OperationView:
-    """Cordon it, and have all of its models leave, after their requests unless forced."""
-    _set_cordoned(node, True, requested_by, reason or "drain")
-    return lifecycle.start(
-        Operation(
-            kind="drain", wanted_node=node, node=node, requested_by=requested_by, reason=reason, force=force
-        ),
-        {"kind": "drain", "wanted_node": node},
-    )
-
-
-@connected
-def restart(
-    node: str,
-    device: int,
-    *,
-    requested_by: str,
-    reason: str = "",
-    force: bool = False,
-    kind: str = Operation.Kind.RESTART,
-) -> OperationView:
-    """A new worker for the device; its models are loaded again. `kind` may be defrag."""
-    _neuron(node)
-    if not Device.objects.filter(node__name=node, index=device).exists():
-        raise ApiError(404, "device_not_found", f"{node} has no device {device}.", param="device")
-    wish = Operation(
-        kind=kind,
-        wanted_node=node,
-        node=node,
-        device=device,
-        requested_by=requested_by,
-        reason=reason,
-        force=force,
-    )
-    return lifecycle.start(wish, {"kind__in": ("restart", "defrag"), "wanted_node": node, "device": device})
-
-
-@connected
 def pin(model_id: str, node: str | None = None, *, requested_by: str, reason: str = "") -> None:
     """Never evict the model: where it is, or kept loaded on `node`."""
     if node is not None:
-        _neuron(node)
+        neuron(node)
     profile = _profile(model_id)
     if node is None:
         profile.pinned = True
@@ -106,18 +68,8 @@ def _save(profile: ModelProfile, action: str, node: str | None, who: str, why: s
         )
 
 
-def _neuron(name: str) -> Node:
-    row: Node | None = Node.objects.filter(name=name).first()
-    if row is None:
-        raise ApiError(404, "node_not_found", f"There is no node {name!r}.", param="node")
-    if row.is_foreign:
-        message = f"{name} is no neuron: cortex does not decide what runs there."
-        raise ApiError(409, "no_lifecycle", message, param="node")
-    return row
-
-
 def _profile(model_id: str) -> ModelProfile:
-    model = lifecycle.resolve(model_id)
+    model = resolve(model_id)
     profile: ModelProfile | None = ModelProfile.objects.filter(model_id=model).first()
     if profile is None:
         message = f"{model!r} is not in the catalogue: add it in the admin or to models.toml."

@@ -11,7 +11,8 @@ from django.db import transaction
 from django.utils import timezone
 
 from fleet.doubts import MAX_WARNINGS, examine
-from fleet.models import ACTIVE, Device, Node, Operation, Placement
+from fleet.models import Device, Node, Operation, Placement
+from fleet.operations import ACTIVE, Kind
 from fleet.served import Served
 from neuron.wire import DeviceHealth, DeviceInfo, Discovery, Health, ModelInfo, ModelLoad
 
@@ -154,7 +155,7 @@ def _placements(node: Node, models: list[ModelInfo], loads: dict[str, ModelLoad]
     gone = [row.pk for row in rows.values() if row.state != Placement.State.UNLOADED]
     if gone:
         # A load that has just been decided is not on the node yet: its operation speaks for it.
-        coming = Operation.objects.filter(kind="load", node=node.name, state__in=ACTIVE).values("model")
+        coming = Operation.objects.filter(kind=Kind.LOAD, node=node.name, state__in=ACTIVE).values("model")
         Placement.objects.filter(pk__in=gone).exclude(model__in=coming).update(
             state=Placement.State.UNLOADED, changed_at=now, progress=None, running=0, waiting=0
         )

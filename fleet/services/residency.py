@@ -16,7 +16,8 @@ from django.utils import timezone
 
 from cortex_site.config import current
 from fleet import placement as placing
-from fleet.models import ACTIVE, ModelProfile, Operation, Placement
+from fleet.models import ModelProfile, Operation, Placement
+from fleet.operations import ACTIVE, Kind, State
 from fleet.placement import NodeFacts, Outlook
 from fleet.services import lifecycle, placement_facts
 from fleet.services.operations.loading import NOBODY_YIELDS
@@ -44,8 +45,8 @@ def _wanted() -> list[ModelProfile]:
 def _resting() -> set[str]:
     """Models that are being loaded, or lately could not be."""
     since = timezone.now() - timedelta(seconds=settings.FAILURE_BACKOFF_S)
-    loads = Operation.objects.filter(kind=Operation.Kind.LOAD)
-    rows = loads.filter(Q(state__in=ACTIVE) | Q(state=Operation.State.FAILED, finished_at__gte=since))
+    loads = Operation.objects.filter(kind=Kind.LOAD)
+    rows = loads.filter(Q(state__in=ACTIVE) | Q(state=State.FAILED, finished_at__gte=since))
     return set(rows.values_list("model", flat=True))
 
 

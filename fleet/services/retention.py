@@ -8,7 +8,8 @@ from django.db.models import QuerySet
 from django.utils import timezone
 
 from cortex_site.config import current
-from fleet.models import ACTIVE, AuditEntry, Operation, RequestMetric, UsageRollup
+from fleet.models import AuditEntry, Operation, RequestMetric, UsageRollup
+from fleet.operations import ACTIVE
 
 CHUNK = 5_000  # rows per statement: other writers get their turn in between
 

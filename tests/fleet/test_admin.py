@@ -225,6 +225,7 @@ def test_failed_operations_are_retried_and_pending_ones_cancelled(rows, staff):
     assert again.reason == f"retry of #{failed.pk}"
     act(staff, "operation", "cancel", again)
     assert Operation.objects.get(pk=again.pk).state == "cancelled"
+    assert "only failed ones are retried. Ask for it anew." in act(staff, "operation", "retry", again)
 
 
 def test_a_new_key_is_shown_once(staff):

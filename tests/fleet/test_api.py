@@ -72,6 +72,8 @@ def test_retry_and_cancel(operator, fleet):
     again = operator.post(f"/api/operations/{failed.pk}/retry").json()
     assert again["state"] == "pending"
     assert operator.post(f"/api/operations/{again['id']}/cancel").json()["state"] == "cancelled"
+    refused = operator.post(f"/api/operations/{again['id']}/retry")
+    assert (refused.status_code, refused.json()["error"]["code"]) == (409, "operation_not_failed")
 
 
 @pytest.mark.parametrize(

@@ -53,7 +53,7 @@ def test_a_drain_waits_for_requests_and_leaves_the_node_empty_and_cordoned(fleet
     node = fleet.node("a")
     node.has("m", "n")
     busy(node, "m")
-    operation = policy.drain("a", requested_by="alice", reason="new power supply").id
+    operation = lifecycle.drain("a", requested_by="alice", reason="new power supply").id
     working = fleet.start(operation)
     until(lambda: node.models["m"].state == "unloading")
     assert Operation.objects.get(pk=operation).state == "running"
@@ -73,10 +73,10 @@ def test_a_drain_keeps_what_stays_busy_unless_forced(fleet):
     node.has("m", "n")
     busy(node, "m")
     with override_settings(DRAIN_GRACE_S=0.05):
-        row = fleet.run(policy.drain("a", requested_by="alice").id)
+        row = fleet.run(lifecycle.drain("a", requested_by="alice").id)
     assert (row.state, row.error_code) == ("failed", "model_busy")
     assert fleet.states() == {"m@a": "loaded", "n@a": "unloaded"}
-    assert fleet.run(policy.drain("a", requested_by="alice", force=True).id).state == "succeeded"
+    assert fleet.run(lifecycle.drain("a", requested_by="alice", force=True).id).state == "succeeded"
     assert node.models == {}
 
 
@@ -84,7 +84,7 @@ def test_a_drain_whose_worker_died_is_finished_by_another(fleet, until):
     node = fleet.node("a")
     node.has("m", "n")
     polling.poll()
-    operation = policy.drain("a", requested_by="alice").id
+    operation = lifecycle.drain("a", requested_by="alice").id
     with node.hold("/models/unload"):
         dead = fleet.start(operation)
         until(lambda: node.asked)
@@ -104,8 +104,8 @@ def test_a_device_is_restarted_and_its_models_stay(fleet, until, kind):
     node.has("m")
     node.cycles = 60
     busy(node, "m")
-    operation = policy.restart("a", 0, requested_by="alice", kind=kind)
-    assert operation == policy.restart("a", 0, requested_by="bob", kind="defrag")  # one at a time
+    operation = getattr(lifecycle, kind)("a", 0, requested_by="alice")
+    assert operation == lifecycle.defrag("a", 0, requested_by="bob")  # one at a time
     working = fleet.start(operation.id)
     until(lambda: node.models["m"].state == "loading")
     assert claimed() == 1
@@ -125,7 +125,7 @@ def test_a_request_for_a_model_that_its_node_brings_back_waits_for_that(fleet, u
     fleet.model(vram_mb=1000)
     polling.poll()
     with node.hold("/devices/0/restart"):
-        restarting = fleet.start(policy.restart("a", 0, requested_by="alice").id)
+        restarting = fleet.start(lifecycle.restart("a", 0, requested_by="alice").id)
         until(lambda: node.models["m"].state == "loading")
         polling.poll()
         load = ask()
@@ -142,9 +142,9 @@ def test_a_busy_device_is_restarted_by_force_only(fleet):
     node.has("m")
     busy(node, "m")
     with override_settings(DRAIN_GRACE_S=0.05):
-        row = fleet.run(policy.restart("a", 0, requested_by="alice").id)
+        row = fleet.run(lifecycle.restart("a", 0, requested_by="alice").id)
     assert (row.state, row.error_code) == ("failed", "model_busy")
-    assert fleet.run(policy.restart("a", 0, requested_by="alice", force=True).id).state == "succeeded"
+    assert fleet.run(lifecycle.restart("a", 0, requested_by="alice", force=True).id).state == "succeeded"
 
 
 def test_one_restart_a_device_and_one_drain_a_node_in_the_database(fleet):
@@ -188,10 +188,10 @@ def test_what_cannot_be(fleet):
     fleet.node("a")
     Node.objects.create(name="cloud", kind="openai", endpoint="http://x:1/v1")
     fleet.model("filed", from_file=True)
-    for verb in (policy.cordon, policy.uncordon, policy.drain):
+    for verb in (policy.cordon, policy.uncordon, lifecycle.drain):
         assert refused(verb, "nowhere") == (404, "node_not_found")
         assert refused(verb, "cloud") == (409, "no_lifecycle")
-    assert refused(policy.restart, "a", 7) == (404, "device_not_found")
+    assert refused(lifecycle.restart, "a", 7) == (404, "device_not_found")
     assert refused(policy.pin, "unknown") == (404, "model_not_found")
     assert refused(policy.pin, "filed") == (409, "owned_by_file")
     assert log() == []

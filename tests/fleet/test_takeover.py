@@ -48,6 +48,8 @@ def test_a_worker_that_dies_while_evicting_is_succeeded_by_another(fleet, until)
     assert Operation.objects.get(pk=operation).state == "succeeded"
     assert list(node.models) == ["m"]
     assert not Operation.objects.filter(state__in=["pending", "running"]).exists()
+    eviction = Operation.objects.get(kind="evict")
+    assert (eviction.state, eviction.message) == ("succeeded", "freed 1500 MiB")
 
 
 def test_a_worker_that_dies_right_after_its_choice_is_succeeded_by_another(fleet, monkeypatch):

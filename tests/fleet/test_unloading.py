@@ -4,7 +4,7 @@ from fleet.models import Device, Operation
 from fleet.services import lifecycle, polling
 from fleet.services.operations import execution
 from neuron.wire import ApiError
-from tests.fleet.test_execution import claimed
+from tests.fleet.test_execution import ask, claimed
 
 
 def test_an_unload(fleet):
@@ -36,6 +36,33 @@ def test_an_unload_that_the_node_refuses(fleet):
     assert (row.state, row.error_code, row.message) == ("failed", "device_poisoned", "restart me")
     polling.poll()
     assert fleet.states() == {"m@a": "loaded"}
+
+
+def test_an_unload_that_waits_is_still_of_its_node(fleet):
+    fleet.node("a").has("m")
+    polling.poll()
+    operation = lifecycle.unload("m", "a").id
+    Device.objects.update(claimed_by=Operation.objects.create(kind="load", model="other", state="running"))
+    execution.run_operation(operation)
+    view = lifecycle.operation(operation)
+    assert (view.state, view.message) == ("pending", "waits for another operation on its device")
+    assert view.subject == "unload of m on a"
+
+
+def test_an_eviction_that_the_node_refuses_keeps_its_reason(fleet):
+    node = fleet.node("a", devices=[2000])
+    node.sizes = {"old": 1500, "m": 1800}
+    node.has("old")
+    polling.poll()
+    fleet.model(vram_mb=1800)
+    node.failures["unload old"] = ApiError(500, "device_poisoned", "restart me")
+    assert fleet.run(ask()).state == "failed"
+    eviction = Operation.objects.get(kind="evict")
+    assert (eviction.state, eviction.error_code, eviction.message) == (
+        "failed",
+        "device_poisoned",
+        "restart me",
+    )
 
 
 def test_an_idle_unload_gives_way_to_a_request(fleet):

@@ -8,30 +8,12 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from fleet.operations import OperationView
 from fleet.snapshot import Configuration
 
 
 class ControlPlaneError(Exception):
     """Database or broker did not answer."""
-
-
-class OperationState(Protocol):
-    """What the data plane reads of an operation."""
-
-    @property
-    def id(self) -> int: ...
-    @property
-    def state(self) -> str: ...
-    @property
-    def node(self) -> str: ...
-    @property
-    def progress(self) -> float | None: ...
-    @property
-    def message(self) -> str: ...
-    @property
-    def error_code(self) -> str: ...
-    @property
-    def eta_s(self) -> float | None: ...
 
 
 class ControlPlane(Protocol):
@@ -40,9 +22,9 @@ class ControlPlane(Protocol):
     async def configuration(self, known_version: int | None) -> Configuration | None:
         """The configuration, or None while it is still at `known_version`."""
 
-    async def ensure_loaded(self, model: str) -> OperationState:
+    async def ensure_loaded(self, model: str) -> OperationView:
         """The fleet's one active load of this model, begun if there was none; `ApiError` if impossible."""
 
-    async def operation(self, operation_id: int) -> OperationState: ...
+    async def operation(self, operation_id: int) -> OperationView: ...
 
     def close(self) -> None: ...

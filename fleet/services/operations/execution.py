@@ -7,6 +7,7 @@ which goes on from the row. An operation over which `MAX_ATTEMPTS` workers died 
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 
 from django.conf import settings
@@ -14,7 +15,8 @@ from django.db import Error as DatabaseError
 from django.db import transaction
 from django.utils import timezone
 
-from fleet.models import ACTIVE, Device, Operation
+from fleet.models import Device, Operation
+from fleet.operations import ACTIVE, State, rules_of
 from fleet.services.operations import draining, loading, restarting, unloading
 from fleet.services.operations.errors import NotNeededError, OperationError, PostponedError
 from fleet.services.operations.lease import Lease, LeaseLostError, close_children
@@ -22,13 +24,8 @@ from fleet.services.operations.task_queue import enqueue
 
 log = logging.getLogger("cortex.operations")
 
-State = Operation.State
-VERBS = {
-    Operation.Kind.LOAD: loading.run,
-    Operation.Kind.UNLOAD: unloading.run,
-    Operation.Kind.DRAIN: draining.run,
-    Operation.Kind.RESTART: restarting.run,
-    Operation.Kind.DEFRAG: restarting.run,
+RUNNERS: Mapping[str | None, Callable[[Lease], str]] = {
+    module.__name__.rpartition(".")[2]: module.run for module in (loading, unloading, draining, restarting)
 }
 
 
@@ -55,7 +52,7 @@ def run_operation(operation_id: int) -> None:
 
 def _carry_out(lease: Lease) -> None:
     try:
-        message = VERBS[lease.operation.kind](lease)
+        message = RUNNERS[rules_of(lease.operation.kind).runner](lease)
     except PostponedError as wait:
         lease.postpone(str(wait), wait.delay_s)
     except NotNeededError as reason:

@@ -17,9 +17,8 @@ from django.db.models import F
 from django.utils import timezone
 
 from fleet.models import Device, Operation
+from fleet.operations import State, rules_of
 from fleet.services.operations.task_queue import enqueue
-
-State = Operation.State
 
 
 class LeaseLostError(Exception):
@@ -100,7 +99,8 @@ class Lease:
     def postpone(self, message: str, delay_s: float) -> None:
         """Let go for a while; the operation is due again after `delay_s`."""
         due_at = timezone.now() + timedelta(seconds=delay_s)
-        self.release(state=State.PENDING, message=message, due_at=due_at, lease=None, node="", victims=[])
+        chosen = {"node": "", "victims": []} if rules_of(self.operation.kind).chooses_node else {}
+        self.release(state=State.PENDING, message=message, due_at=due_at, lease=None, **chosen)
         enqueue(self.operation.pk, delay_s=delay_s)
 
     def _row(self) -> Any:

@@ -19,6 +19,7 @@ from django.utils import timezone
 from cortex_site.config import current
 from fleet import placement as placing
 from fleet.models import Device, ModelProfile, Node, Operation, Placement
+from fleet.operations import State
 from fleet.placement import Need, NodeVerdict, Outlook
 from fleet.services import metrics, placement_facts, polling, reports
 from fleet.services.neuron_client import NeuronClient, NodeError
@@ -120,7 +121,7 @@ def choose(lease: Lease) -> None:
 
 def _waits_longer(operation: Operation, node: str) -> Operation | None:
     """A load that waits for models to leave that node, and was asked for before: no swap overtakes it."""
-    rows = Operation.objects.filter(kind=operation.kind, state=Operation.State.PENDING, pk__lt=operation.pk)
+    rows = Operation.objects.filter(kind=operation.kind, state=State.PENDING, pk__lt=operation.pk)
     waiting = rows.filter(replica=False).order_by("pk")
     return next((row for row in waiting if _explained_as_busy(row, node)), None)
 

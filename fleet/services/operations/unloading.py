@@ -10,8 +10,10 @@ from django.conf import settings
 from django.utils import timezone
 
 from fleet.models import IllegalTransitionError, Node, Operation, Placement
+from fleet.operations import Kind, State
 from fleet.services import metrics, polling
 from fleet.services.neuron_client import NeuronClient, NodeError
+from fleet.services.operations import rows
 from fleet.services.operations.background import BackgroundCall
 from fleet.services.operations.errors import NotNeededError, OperationError, PostponedError
 from fleet.services.operations.lease import Lease
@@ -102,30 +104,35 @@ def _failure(placement: Placement, error: BaseException) -> OperationError:
 
 
 def evict(lease: Lease, client: NeuronClient, placement: Placement, leave: Leave, why: str) -> None:
-    """Remove a placement on behalf of the lease's operation, as an operation of its own in the list."""
+    """Remove a placement on behalf of the lease's operation, as an operation of its own in the list.
+
+    A worker that takes over from another one goes on with the row of that one.
+    """
     parent = lease.operation
-    row = Operation.objects.create(
-        kind=Operation.Kind.EVICT,
+    asked = rows.wish(
+        Kind.EVICT,
         model=placement.model,
         wanted_node=placement.node.name,
-        node=placement.node.name,
-        state=Operation.State.RUNNING,
         parent=parent,
         requested_by=parent.requested_by,
         reason=f"{why} (#{parent.pk})",
+        state=State.RUNNING,
         started_at=timezone.now(),
     )
+    row = rows.begin(asked)
     try:
         remove(lease, client, placement, leave)
     except BusyError as error:
-        now = timezone.now()
-        Operation.objects.filter(pk=row.pk).update(
-            state=Operation.State.CANCELLED, finished_at=now, message=error.message
-        )
+        _end(row, State.CANCELLED, error.message)
+        raise
+    except OperationError as error:
+        _end(row, State.FAILED, error.message, error.code)
         raise
     metrics.EVICTIONS.labels(placement.model, placement.node.name).inc()
+    _end(row, State.SUCCEEDED, f"freed {placement.memory_mb} MiB")
+
+
+def _end(row: Operation, state: State, message: str, error_code: str = "") -> None:
     Operation.objects.filter(pk=row.pk).update(
-        state=Operation.State.SUCCEEDED,
-        finished_at=timezone.now(),
-        message=f"freed {placement.memory_mb} MiB",
+        state=state, message=message, error_code=error_code[:100], finished_at=timezone.now()
     )
