@@ -20,13 +20,17 @@ os.environ.setdefault("DJANGO_SETTINGS_MODULE", "cortex_site.site.settings")
 
 from django.conf import settings
 
-from cortex_site.site.settings import broker
-
 OPERATIONS = "operations"
+
+
+def broker_url(url: str) -> str:
+    """kombu's spelling of a Redis URL: it says `redis+socket://` where redis-py says `unix://`."""
+    return url.replace("unix://", "redis+socket://", 1).replace("?db=", "?virtual_host=", 1)
+
 
 app = Celery("cortex")
 app.conf.update(
-    broker_url=broker(settings.REDIS_URL),
+    broker_url=broker_url(settings.REDIS_URL),
     broker_connection_retry_on_startup=True,
     broker_connection_max_retries=None,
     broker_transport_options={

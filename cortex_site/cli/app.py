@@ -8,11 +8,13 @@ from typing import Annotated
 
 import typer
 
-from cortex_site.base.settings_file import ConfigError, split_listen
+from cortex_site.base.addresses import split_listen
+from cortex_site.base.settings_file import ConfigError
 from cortex_site.base.version import VERSION
 from cortex_site.cli import fleet_commands
 from cortex_site.cli.operating import ConfigOption, HomeOption, JsonOption, file_in, settings_of
-from cortex_site.config import NEURON_PORT, load_catalogue, load_config
+from cortex_site.config import load_catalogue, load_config
+from cortex_site.config.cortex_toml import NEURON_PORT
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
@@ -55,7 +57,7 @@ def up(
     config: ConfigOption = None,
 ) -> None:
     """Run everything on this machine: gateway, admin, Redis, one neuron and a small model."""
-    from cortex_site.processes import up as stack  # noqa: PLC0415 - the other commands need none of it
+    from cortex_site.processes import launch  # noqa: PLC0415 - the other commands need none of it
 
     path = config or file_in(home, "cortex.toml")
     settings = load_config(path)
@@ -67,8 +69,8 @@ def up(
     moved = [_moved(listen, host, port) for listen, port in zip(listens, ports[:3], strict=True)]
     names = ("listen", "metrics_listen", "admin_listen")
     gateway = gateway.model_copy(update=dict(zip(names, moved, strict=True)))
-    plan = stack.plan_up(settings.model_copy(update={"gateway": gateway}), path, f"127.0.0.1:{ports[3]}")
-    sys.exit(stack.run(plan))
+    plan = launch.plan_up(settings.model_copy(update={"gateway": gateway}), path, f"127.0.0.1:{ports[3]}")
+    sys.exit(launch.run(plan))
 
 
 @app.command()
@@ -78,7 +80,7 @@ def serve(
 ) -> None:
     """Run the gateway: data plane, metrics, control plane, Celery worker and beat."""
     from cortex_site.config.contradictions import warnings  # noqa: PLC0415
-    from cortex_site.processes import up as stack  # noqa: PLC0415 - the other commands need none of it
+    from cortex_site.processes import launch  # noqa: PLC0415 - the other commands need none of it
 
     settings = load_config(config)
     if workers:
@@ -86,7 +88,7 @@ def serve(
         settings = settings.model_copy(update={"gateway": gateway})
     for warning in warnings(settings, load_catalogue(settings)):
         typer.echo(f"cortex: warning: {warning}", err=True)
-    sys.exit(stack.run(stack.plan_serve(settings, config)))
+    sys.exit(launch.run(launch.plan_serve(settings, config)))
 
 
 @app.command()

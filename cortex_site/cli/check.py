@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from cortex_site.cli.operator_api import OperatorApi, OperatorError
-from cortex_site.config import Catalogue, CortexConfig, Profile, contradictions
+from cortex_site.config import contradictions
+from cortex_site.config.cortex_toml import CortexConfig
+from cortex_site.config.models_toml import Catalogue, Profile
 
 PATIENCE_S = 2.0
 

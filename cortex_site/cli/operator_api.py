@@ -9,8 +9,8 @@ from typing import Any
 
 import httpx
 
-from cortex_site.base.settings_file import split_listen
-from cortex_site.config import CortexConfig
+from cortex_site.base.addresses import local_url
+from cortex_site.config.cortex_toml import CortexConfig
 from cortex_site.processes.supervisor import STATE_FILE
 
 TIMEOUT_S = 10.0
@@ -93,7 +93,4 @@ def read_state(home: Path) -> dict[str, Any]:
 
 
 def _local_url(config: CortexConfig) -> str:
-    host, port = split_listen(config.gateway.admin_listen)
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - compared, not bound
-    shown = f"[{host}]" if ":" in host else host
-    return str(read_state(config.home).get("admin", f"http://{shown}:{port}"))
+    return str(read_state(config.home).get("admin", local_url(config.gateway.admin_listen)))

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from cortex_site.cli.operator_api import OperatorApi, OperatorError, read_state
-from cortex_site.config import CortexConfig
+from cortex_site.config.cortex_toml import CortexConfig
 
 MIB = 1 << 20
 

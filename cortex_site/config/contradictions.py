@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from cortex_site.base.settings_file import line_of
-from cortex_site.config import DEFAULT_PRIORITY, Catalogue, CortexConfig, Profile
+from cortex_site.config.cortex_toml import CortexConfig
+from cortex_site.config.models_toml import DEFAULT_PRIORITY, Catalogue, Profile
 
 Loc = tuple[str | int, ...]
 Found = Iterator[tuple[Loc, str]]  # where, and what is wrong there

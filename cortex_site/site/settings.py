@@ -99,11 +99,6 @@ def database(url: str, home: Path) -> dict[str, Any]:
     }
 
 
-def broker(url: str) -> str:
-    """kombu's spelling of a Redis URL: it says `redis+socket://` where redis-py says `unix://`."""
-    return url.replace("unix://", "redis+socket://", 1).replace("?db=", "?virtual_host=", 1)
-
-
 DATABASES = {"default": database(CONFIG.database.url, HOME)}
 REDIS_URL = CONFIG.redis.url
 CHANNEL_LAYERS = {

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from cortex_site.base.settings_file import ConfigError
-from cortex_site.config import Profile, contradictions, current, load_catalogue
+from cortex_site.config import contradictions, current, load_catalogue
 from cortex_site.config.contradictions import Host
+from cortex_site.config.models_toml import Profile
 from fleet.models import ModelProfile, Node
 
 

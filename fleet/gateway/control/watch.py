@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
-from cortex_site.base.settings_file import split_listen
-from cortex_site.processes.stack import http_get, reachable
+from cortex_site.base.addresses import local_address
+from cortex_site.base.probe import http_get
 
 MISSES = 2  # in a row: one may be a slow page before it
 
@@ -14,8 +14,7 @@ class ControlWatch:
     """`run` asks until it is cancelled. The page it asks for needs no database."""
 
     def __init__(self, listen: str, interval_s: float) -> None:
-        host, port = split_listen(listen)
-        self._address = (reachable(host), port)
+        self._address = local_address(listen)
         self._interval_s = interval_s
         self._missed = 0
 

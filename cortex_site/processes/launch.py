@@ -19,9 +19,10 @@ from pathlib import Path
 
 from rich.console import Console
 
-from cortex_site.base.settings_file import ConfigError, is_loopback, split_listen
-from cortex_site.config import CortexConfig, Neuron
-from cortex_site.processes import stack
+from cortex_site.base.addresses import is_loopback, local_address, local_url, split_listen
+from cortex_site.base.settings_file import ConfigError
+from cortex_site.config.cortex_toml import CortexConfig, NeuronEntry
+from cortex_site.processes import programs
 from cortex_site.processes.supervisor import STATE_FILE, Program, StartError, Supervisor
 
 TINY = "helexa-tiny"
@@ -53,7 +54,7 @@ class Plan:
     """What to run, and under which environment."""
 
     config: CortexConfig
-    sockets: stack.Sockets
+    sockets: programs.Sockets
     env: Mapping[str, str]
     first: tuple[Program, ...] = ()  # before the database is prepared
     logs: Path | None = None  # None: the processes write to our stderr
@@ -79,7 +80,7 @@ def plan_serve(config: CortexConfig, config_path: Path | None) -> Plan:
     env = {"CORTEX_STATE_DIR": str(config.home)}
     if config_path:
         env["CORTEX_CONFIG"] = str(config_path.resolve())
-    return Plan(config, stack.Sockets.bind(config), env)
+    return Plan(config, programs.Sockets.bind(config), env)
 
 
 def plan_up(config: CortexConfig, config_path: Path | None, neuron_listen: str) -> Plan:
@@ -89,10 +90,10 @@ def plan_up(config: CortexConfig, config_path: Path | None, neuron_listen: str) 
     """
     home = config.home
     prepare_home(home)
-    sockets = stack.Sockets.bind(config)
-    stack.bind(neuron_listen).close()  # neuron binds for itself; better to hear of a conflict now
+    sockets = programs.Sockets.bind(config)
+    programs.bind(neuron_listen).close()  # neuron binds for itself; better to hear of a conflict now
     redis_socket = _redis_socket(home)
-    local = Neuron(name="local", endpoint=f"http://{neuron_listen}")
+    local = NeuronEntry(name="local", endpoint=f"http://{neuron_listen}")
     neurons = [*(neuron for neuron in config.neurons if neuron.name != "local"), local]
     env = {
         "CORTEX_STATE_DIR": str(home),
@@ -109,8 +110,8 @@ def plan_up(config: CortexConfig, config_path: Path | None, neuron_listen: str) 
     logs = home / "logs"
     logs.mkdir(exist_ok=True)
     first = (
-        stack.redis_program(home, redis_socket),
-        stack.neuron_program(neuron_listen, _first_file(home, "neuron.toml", NEURON_TOML)),
+        programs.redis_program(home, redis_socket),
+        programs.neuron_program(neuron_listen, _first_file(home, "neuron.toml", NEURON_TOML)),
     )
     return Plan(config, sockets, env, first, logs, neuron_listen)
 
@@ -151,8 +152,8 @@ async def _run(plan: Plan) -> int:
         log_dir=plan.logs,
     )
     supervisor.facts = {
-        "api": _url(plan.config.gateway.listen),
-        "admin": _url(plan.config.gateway.admin_listen),
+        "api": local_url(plan.config.gateway.listen),
+        "admin": local_url(plan.config.gateway.admin_listen),
     }
     starting = asyncio.create_task(_start(plan, supervisor))
     stopping = asyncio.create_task(stop.wait())
@@ -185,7 +186,7 @@ async def _start(plan: Plan, supervisor: Supervisor) -> None:
         async for step, found in _prepare(plan):
             status.update(f"{step.capitalize()} …")
             password = found or password
-        for group in stack.serve_programs(plan.config, plan.sockets, plan.env):
+        for group in programs.serve_programs(plan.config, plan.sockets, plan.env):
             status.update(f"Starting {', '.join(program.name for program in group)} …")
             await supervisor.start(*group)
         if plan.local_neuron:
@@ -215,11 +216,10 @@ async def _prepare(plan: Plan) -> AsyncIterator[tuple[str, str]]:
 
 async def _await_tiny(plan: Plan, show: Callable[[str], None]) -> None:
     """The first model is loading while the rest starts; ready means that it answers."""
-    host, port = split_listen(plan.config.gateway.listen)
-    address = ("127.0.0.1" if host in {"0.0.0.0", "::"} else host, port)  # noqa: S104 - compared, not bound
+    address = local_address(plan.config.gateway.listen)
     deadline = asyncio.get_running_loop().time() + TINY_WAIT_S
     while asyncio.get_running_loop().time() < deadline:
-        model = await stack.model_state(address, TINY)
+        model = await programs.model_state(address, TINY)
         if model.get("state") == "loaded":
             return
         show(f"Loading {TINY} …")
@@ -227,21 +227,15 @@ async def _await_tiny(plan: Plan, show: Callable[[str], None]) -> None:
     raise StartError(f"{TINY} was not loaded within {TINY_WAIT_S:g} s; see {plan.logs}/neuron.log")
 
 
-def _url(listen: str) -> str:
-    host, port = split_listen(listen)
-    shown = "127.0.0.1" if host in {"0.0.0.0", "::"} else host  # noqa: S104 - compared, not bound
-    return f"http://{f'[{shown}]' if ':' in shown else shown}:{port}"
-
-
 def _say_ready(plan: Plan, password: str) -> None:
     gateway = plan.config.gateway
-    api = _url(gateway.listen)
+    api = local_url(gateway.listen)
     lines = [
         "",
         "[bold green]cortex is ready.[/bold green]",
         f"  API      {api}/v1",
-        f"  Metrics  {_url(gateway.metrics_listen)}/metrics",
-        f"  Admin    {_url(gateway.admin_listen)}/admin/",
+        f"  Metrics  {local_url(gateway.metrics_listen)}/metrics",
+        f"  Admin    {local_url(gateway.admin_listen)}/admin/",
     ]
     if plan.local_neuron:
         lines.append(f"  Neuron   http://{plan.local_neuron}")

@@ -13,11 +13,12 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from cortex_site.base.settings_file import ConfigError, split_listen
-from cortex_site.config import CortexConfig
+from cortex_site.base.addresses import reachable_host, split_listen
+from cortex_site.base.probe import PROBE_TIMEOUT_S, http_get
+from cortex_site.base.settings_file import ConfigError
+from cortex_site.config.cortex_toml import CortexConfig
 from cortex_site.processes.supervisor import Program
 
-PROBE_TIMEOUT_S = 2.0
 CELERY = (sys.executable, "-m", "celery", "-A", "fleet.celery")
 CELERY_WORKER = ("--pool=threads", "--concurrency=8", "--without-gossip", "--without-mingle")
 DAPHNE = ("--no-server-name", "-v", "0", "cortex_site.site.asgi:application")
@@ -146,33 +147,13 @@ def neuron_program(listen: str, config_path: Path) -> Program:
 def http_ready(where: socket.socket | tuple[str, int], path: str) -> Callable[[], Awaitable[bool]]:
     """A probe: does GET `path` answer 200?"""
     address = where.getsockname()[:2] if isinstance(where, socket.socket) else where
-    host = reachable(address[0])
+    host = reachable_host(address[0])
 
     async def probe() -> bool:
         status, _ = await http_get(host, address[1], path)
         return status == 200
 
     return probe
-
-
-def reachable(host: str) -> str:
-    """Where on this machine a server answers that listens on `host`."""
-    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - read, not bound
-
-
-async def http_get(host: str, port: int, path: str) -> tuple[int, bytes]:
-    """Status and body of one small GET; status 0 when nobody answers properly."""
-    try:
-        async with asyncio.timeout(PROBE_TIMEOUT_S):
-            reader, writer = await asyncio.open_connection(host, port)
-            try:
-                writer.write(f"GET {path} HTTP/1.0\r\nHost: localhost:{port}\r\n\r\n".encode())
-                head, _, body = (await reader.read()).partition(b"\r\n\r\n")
-            finally:
-                writer.close()
-        return int(head.split(b" ", 2)[1]), body
-    except (OSError, TimeoutError, ValueError, IndexError):
-        return 0, b""
 
 
 async def model_state(address: tuple[str, int], model: str) -> dict[str, object]:
