@@ -20,7 +20,7 @@ from fleet.models import ModelProfile, Operation, Placement
 from fleet.operations import ACTIVE, Kind, State
 from fleet.placement import NodeFacts, Outlook
 from fleet.services import lifecycle, placement_facts
-from fleet.services.operations.loading import NOBODY_YIELDS
+from fleet.services.operations.choosing import NOBODY_YIELDS
 
 REQUESTED_BY = "residency"
 
