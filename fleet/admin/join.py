@@ -1,14 +1,11 @@
 from __future__ import annotations
 
-from datetime import timedelta
 from typing import Any
 
 from django.contrib import admin
 from django.http import HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
-from django.utils import timezone
 
-from cortex_site.config import current
 from fleet.admin.base import age
 from fleet.models import JoinToken
 from fleet.permissions import asker
@@ -24,7 +21,7 @@ class JoinTokenAdmin(admin.ModelAdmin):
     actions = ("revoke",)
 
     def get_changeform_initial_data(self, request: HttpRequest) -> dict[str, Any]:
-        return {"expires_at": timezone.now() + timedelta(seconds=current().join.token_ttl_s)}
+        return {"expires_at": joining.expiry()}
 
     def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return obj is None and bool(super().has_change_permission(request))

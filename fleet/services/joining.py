@@ -42,9 +42,14 @@ def issue(row: JoinToken) -> str:
 
 def create(*, name: str = "", ttl_s: float | None = None, made_by: str = "") -> tuple[JoinToken, str]:
     """A new token, for `join.token_ttl_s` unless said otherwise; the token itself is the second value."""
-    expires_at = timezone.now() + timedelta(seconds=ttl_s or current().join.token_ttl_s)
-    row = JoinToken(name=name, expires_at=expires_at, made_by=made_by)
+    row = JoinToken(name=name, expires_at=expiry(ttl_s), made_by=made_by)
     return row, issue(row)
+
+
+def expiry(ttl_s: float | None = None) -> datetime:
+    """When a token of now expires: after `ttl_s`, or `join.token_ttl_s`."""
+    now: datetime = timezone.now()
+    return now + timedelta(seconds=ttl_s or current().join.token_ttl_s)
 
 
 def revoke(token_id: int, *, requested_by: str) -> JoinToken:

@@ -19,10 +19,12 @@ def need(model: str, *, floor_mb: int = 0) -> Need:
     A model outside of it, or without `vram_mb`, asks for no amount in particular: its first try shows.
     """
     profile: ModelProfile | None = ModelProfile.objects.filter(model_id=model).first()
-    if profile is None:
-        return Need(model=model, memory_mb=floor_mb)
+    return need_of(profile, floor_mb=floor_mb) if profile else Need(model=model, memory_mb=floor_mb)
+
+
+def need_of(profile: ModelProfile, *, floor_mb: int = 0) -> Need:
     return Need(
-        model=model,
+        model=profile.model_id,
         memory_mb=max(profile.needed_mb or profile.vram_mb or 0, floor_mb),
         min_devices=profile.min_devices,
         min_device_mb=profile.min_device_vram_mb or 0,

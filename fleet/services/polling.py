@@ -20,6 +20,7 @@ from django.db.models import F
 from pydantic import TypeAdapter
 
 from cortex_site.config import current
+from cortex_site.config.cortex_toml import PollSettings
 from fleet.foreign.models import PATH, KeyRefusedError, ModelsError, ServedModel, read_answer
 from fleet.models import Node
 from fleet.services import reports
@@ -50,10 +51,10 @@ def poll(*, names: Collection[str] | None = None) -> None:
     """Ask all nodes, or those in `names`, and record the answers."""
     nodes = list(Node.objects.all() if names is None else Node.objects.filter(name__in=names))
     if nodes:
-        asyncio.run(_poll(nodes))
+        asyncio.run(_poll(nodes, current().poll))
 
 
-async def _poll(nodes: list[Node]) -> None:
+async def _poll(nodes: list[Node], limits: PollSettings) -> None:
     gate = asyncio.Semaphore(AT_ONCE)
     loop = asyncio.get_running_loop()
     with ThreadPoolExecutor(1, "poll-writer") as writer:
@@ -62,8 +63,8 @@ async def _poll(nodes: list[Node]) -> None:
 
             async def watch(node: Node) -> None:
                 async with gate:
-                    answer = await _ask(http, node)
-                await loop.run_in_executor(writer, record, node, answer)
+                    answer = await _ask(http, node, limits.timeout_s)
+                await loop.run_in_executor(writer, record, node, answer, limits)
 
             try:
                 await asyncio.gather(*(watch(node) for node in nodes))
@@ -71,8 +72,7 @@ async def _poll(nodes: list[Node]) -> None:
                 writer.submit(connections.close_all)
 
 
-async def _ask(http: httpx.AsyncClient, node: Node) -> Answer:
-    timeout_s = current().poll.timeout_s
+async def _ask(http: httpx.AsyncClient, node: Node, timeout_s: float) -> Answer:
     try:
         async with asyncio.timeout(timeout_s):  # over everything: a node that trickles is slow too
             return await (_list(http, node) if node.is_foreign else _interview(http, node))
@@ -115,10 +115,10 @@ async def _list(http: httpx.AsyncClient, node: Node) -> list[ServedModel] | None
         raise NodeError("node_not_understood", f"{node.name}: {error}", status=error.status) from error
 
 
-def record(node: Node, answer: Answer) -> None:
+def record(node: Node, answer: Answer, limits: PollSettings) -> None:
     """Write one node's answer, or its silence."""
     if isinstance(answer, NodeError):
-        _miss(node, answer.message)
+        _miss(node, answer.message, limits)
         return
     try:
         if isinstance(answer, Report):
@@ -126,14 +126,13 @@ def record(node: Node, answer: Answer) -> None:
         elif answer is not None:
             reports.write_served(node, answer)
     except (DataError, IntegrityError) as error:
-        _miss(node, f"{node.name} says what cannot be recorded: {error}")
+        _miss(node, f"{node.name} says what cannot be recorded: {error}", limits)
 
 
-def _miss(node: Node, reason: str) -> None:
+def _miss(node: Node, reason: str, limits: PollSettings) -> None:
     row = Node.objects.filter(pk=node.pk)
     row.update(misses=F("misses") + 1, reason=reason)
-    limit = current().poll.misses_until_unhealthy
-    if row.filter(healthy=True, misses__gte=limit).update(healthy=False):
+    if row.filter(healthy=True, misses__gte=limits.misses_until_unhealthy).update(healthy=False):
         log.warning("node is unhealthy", extra={"node": node.name, "reason": reason})
 
 

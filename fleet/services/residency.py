@@ -14,7 +14,6 @@ from django.conf import settings
 from django.db.models import Q
 from django.utils import timezone
 
-from cortex_site.config import current
 from fleet import placement as placing
 from fleet.models import ModelProfile, Operation, Placement
 from fleet.operations import ACTIVE, Kind, State
@@ -63,8 +62,8 @@ def _bring(profile: ModelProfile, there: set[str], nodes: list[NodeFacts]) -> bo
 
 
 def _replicate(profile: ModelProfile, count: int, nodes: list[NodeFacts]) -> bool:
-    need = replace(placement_facts.need(profile.model_id), priority=NOBODY_YIELDS)
-    if placing.place(need, nodes, current().eviction.strategy).outlook is not Outlook.FITS:
+    need = replace(placement_facts.need_of(profile), priority=NOBODY_YIELDS)
+    if placing.place(need, nodes, settings.EVICTION_STRATEGY).outlook is not Outlook.FITS:
         return False
     reason = f"{count} of {profile.replicas} replicas are there"
     lifecycle.load(profile.model_id, requested_by=REQUESTED_BY, reason=reason, replica=True)

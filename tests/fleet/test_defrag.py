@@ -45,9 +45,10 @@ def test_a_worn_idle_device_is_defragmented_once(fleet, worn):
 
 def test_memory_in_pieces_is_a_reason_too(fleet, worn, settings_with):
     Device.objects.update(cycles=1, fragmented_mb=900)
-    assert defrag.why(Device.objects.get()) == "900 MiB are free in pieces that are of no use"
+    device = Device.objects.get()
+    assert defrag.why(device, defrag.current()) == "900 MiB are free in pieces that are of no use"
     settings_with("lifecycle", defrag_fragmented_fraction=0.2)
-    assert defrag.why(Device.objects.get()) == ""
+    assert defrag.why(device, defrag.current()) == ""
 
 
 def test_what_is_in_use_waits_for_the_maintenance_window(fleet, worn, settings_with):

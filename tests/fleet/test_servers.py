@@ -6,7 +6,7 @@ import pytest
 from django.conf import settings
 
 from cortex_site.base.secret_file import obtain
-from cortex_site.config.cortex_toml import CortexConfig
+from cortex_site.config.cortex_toml import CortexConfig, PollSettings
 from cortex_site.config.models_toml import Catalogue
 from fleet.foreign.models import ServedModel
 from fleet.models import Node, Operation, Placement
@@ -49,10 +49,11 @@ def test_what_it_lists_is_recorded(server):
 
 def test_a_poll_that_finds_nothing_new_writes_no_placement(server, queries):
     (node,) = Node.objects.all()
+    limits = PollSettings()
     many = [ServedModel(f"m{number}") for number in range(300)]
-    polling.record(node, many)
+    polling.record(node, many, limits)
     assert Placement.objects.filter(state="loaded").count() == 300
-    assert queries(lambda: polling.record(node, many)) < 10
+    assert queries(lambda: polling.record(node, many, limits)) < 10
 
 
 @pytest.mark.parametrize(

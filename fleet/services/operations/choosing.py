@@ -10,7 +10,6 @@ from django.db import transaction
 from django.db.models import QuerySet
 from django.utils import timezone
 
-from cortex_site.config import current
 from fleet import placement as placing
 from fleet.models import Node, Operation, Placement
 from fleet.operations import State
@@ -39,7 +38,7 @@ def choose(lease: Lease) -> None:
             leave_out=_given_up(operation),
             patient=waited_s(operation) < settings.SWAP_WAIT_S,
         ),
-        current().eviction.strategy,
+        settings.EVICTION_STRATEGY,
     )
     explanation = [_explained(verdict) for verdict in decision.verdicts]
     lease.note(explanation=operation.failed_nodes + explanation)
