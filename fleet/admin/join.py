@@ -30,7 +30,7 @@ class JoinTokenAdmin(admin.ModelAdmin):
     def last_used(self, row: JoinToken) -> str:
         return f"{age(row.last_used_at)} ago" if row.last_used_at else "never"
 
-    @admin.action(description="Revoke: nobody joins with them any more", permissions=["delete"])
+    @admin.action(description="Revoke: admit no more neurons", permissions=["delete"])
     def revoke(self, request: HttpRequest, rows: Any) -> None:
         for row in rows:
             joining.revoke(row.pk, requested_by=asker(request))
@@ -38,11 +38,11 @@ class JoinTokenAdmin(admin.ModelAdmin):
 
     def save_model(self, request: HttpRequest, obj: Any, form: Any, change: bool) -> None:
         obj.made_by = asker(request)
-        obj.secret = joining.issue(obj)  # on this object only, for the page below
+        obj.secret = joining.issue(obj)  # not a column: for `response_add` alone
 
     def response_add(
         self, request: HttpRequest, obj: Any, post_url_continue: str | None = None
     ) -> HttpResponse:
-        """The one page that shows the token; nothing stores it: no message in the session, no cache."""
+        """The one page that shows the token; neither session nor cache keeps it."""
         context = {**self.admin_site.each_context(request), "title": "Join token made", "token": obj}
         return TemplateResponse(request, "admin/fleet/jointoken/created.html", context)

@@ -64,7 +64,8 @@ class RequestMetricAdmin(ReadOnlyAdmin, BigTableAdmin):
 
     @admin.display(description="where the time went")
     def explained(self, metric: RequestMetric) -> SafeString:
-        spans, total = timeline.spans(metric), metric.latency_s or 1.0
+        spans = timeline.spans(metric)
+        total = metric.latency_s or 1.0
         bars = [
             {
                 "name": span.name,
@@ -81,12 +82,14 @@ class RequestMetricAdmin(ReadOnlyAdmin, BigTableAdmin):
     def get_search_results(
         self, request: HttpRequest, queryset: QuerySet, term: str
     ) -> tuple[QuerySet, bool]:
-        """One or the other: a condition on both columns at once would use the index of neither."""
+        """Search request ids, then models: a condition on both columns would use the index of neither."""
         term = term.strip()
         if not term:
             return queryset, False
         by_id = queryset.filter(request_id=term)
-        return (by_id if by_id.exists() else queryset.filter(model=term)), False
+        if by_id.exists():
+            return by_id, False
+        return queryset.filter(model=term), False
 
     @admin.display(description="first token", ordering="ttft_s")
     def ttft(self, metric: RequestMetric) -> str:

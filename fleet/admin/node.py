@@ -61,9 +61,9 @@ OBSERVED = (
 
 
 class NodeForm(forms.ModelForm):
-    """The token is written, never read back: left empty, it stays."""
+    """A form that never shows the token: a field left empty keeps it."""
 
-    forget_token = forms.BooleanField(required=False, help_text="Send none any more.")
+    forget_token = forms.BooleanField(required=False, help_text="Send no token to this node.")
 
     class Meta:
         model = Node
@@ -73,7 +73,7 @@ class NodeForm(forms.ModelForm):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         if "token" in self.fields and self.instance.token:
-            self.fields["token"].help_text += " One is set; left empty, it stays."
+            self.fields["token"].help_text += " A token is set; leave the field empty to keep it."
 
     def clean(self) -> dict[str, Any]:
         given: dict[str, Any] = super().clean() or {}
@@ -120,10 +120,11 @@ class NodeAdmin(Operates, ConfiguredAdmin):
         )
 
     def get_fieldsets(self, request: HttpRequest, obj: Any = None) -> Any:
-        """A page that cannot be changed would show the token in clear: it has none."""
-        secrets = ("token", "forget_token") if obj and obj.token else ("token",)
-        shown = secrets if self.has_change_permission(request, obj) else ()
-        return ((None, {"fields": (*CONFIGURED[:3], *shown, "labels")}), *self.fieldsets[1:])
+        """Without the token where the page is read-only, which would show it in clear."""
+        secrets: tuple[str, ...] = ()
+        if self.has_change_permission(request, obj):
+            secrets = ("token", "forget_token") if obj and obj.token else ("token",)
+        return ((None, {"fields": (*CONFIGURED[:3], *secrets, "labels")}), *self.fieldsets[1:])
 
     @admin.action(description="Cordon: load nothing new there", permissions=["operate"])
     def cordon(self, request: HttpRequest, rows: QuerySet) -> None:
@@ -133,7 +134,7 @@ class NodeAdmin(Operates, ConfiguredAdmin):
     def uncordon(self, request: HttpRequest, rows: QuerySet) -> None:
         do_each(self, request, _for_each(policy.uncordon, request, rows), "Uncordoned")
 
-    @admin.action(description="Drain: cordon, and models leave after their requests", permissions=["operate"])
+    @admin.action(description="Drain: cordon, and unload after their requests", permissions=["operate"])
     def drain(self, request: HttpRequest, rows: QuerySet) -> None:
         start_each(self, request, _for_each(lifecycle.drain, request, rows))
 

@@ -36,7 +36,7 @@ class ModelProfileAdmin(Operates, ConfiguredAdmin):
     actions = ("load", "unload", "pin", "unpin")
 
     def get_changelist_instance(self, request: HttpRequest) -> Any:
-        """One query for the nodes of all rows on the page."""
+        """Read the nodes of all rows on the page in one query."""
         page = super().get_changelist_instance(request)
         nodes = _nodes_with([row.model_id for row in page.result_list])
         for row in page.result_list:
@@ -74,7 +74,7 @@ def _for_each(verb: Callable[..., T], request: HttpRequest, rows: QuerySet) -> l
 
 
 def _nodes_with(models: list[str]) -> dict[str, list[str]]:
-    """The nodes where each of these models is loaded, by name."""
+    """The names of the nodes on which each of these models is loaded."""
     found: dict[str, list[str]] = {}
     loaded = Placement.objects.filter(model__in=models, state=Placement.State.LOADED)
     for model, node in loaded.order_by("node__name").values_list("model", "node__name"):

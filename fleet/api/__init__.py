@@ -1,7 +1,7 @@
-"""The operator API under `/api/`: what `cortex status` and the admin's pages read, and what steers the fleet.
+"""The operator API under `/api/`, for `cortex` commands, the admin's live page and scripts.
 
-Signed in staff or the operator token may use it. The token is in `operator_token` in the state directory,
-readable by the owner only: who can read it could stop the process as well.
+Staff who are signed in may use it, and holders of the operator token. The token is in `operator_token` in the
+state directory, readable by its owner only, who could stop the process as well.
 """
 
 from __future__ import annotations
@@ -33,7 +33,9 @@ class OperatorToken(HttpBearer):
         self._token = token
 
     def authenticate(self, request: HttpRequest, token: str) -> str | None:
-        return TOKEN_HOLDER if secrets.compare_digest(token.encode(), self._token.encode()) else None
+        if secrets.compare_digest(token.encode(), self._token.encode()):
+            return TOKEN_HOLDER
+        return None
 
 
 api = NinjaAPI(

@@ -32,8 +32,12 @@ def audit(
     before: int | None = None,
     limit: Limit = 100,
 ) -> Any:
-    """Who decided what and why, the newest first; the next page is asked for with `before`."""
+    """Who decided what and why: one page, newest first; `before` is the last id of the page before it."""
     rows = AuditEntry.objects.order_by("-id")
-    rows = rows.filter(who=by) if by else rows
-    rows = rows.filter(action=action) if action else rows
-    return (rows if before is None else rows.filter(pk__lt=before))[:limit]
+    if by:
+        rows = rows.filter(who=by)
+    if action:
+        rows = rows.filter(action=action)
+    if before is not None:
+        rows = rows.filter(pk__lt=before)
+    return rows[:limit]

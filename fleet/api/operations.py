@@ -14,7 +14,7 @@ router = Router(tags=["operations"])
 
 class LoadIn(Schema):
     model: str = Field(min_length=1, max_length=200)
-    node: str | None = Field(None, description="Where; the best place when absent")
+    node: str | None = Field(None, description="The node; chosen if absent")
     reason: str = Field("", max_length=500)
 
 
@@ -22,24 +22,25 @@ class UnloadIn(Schema):
     model: str = Field(min_length=1, max_length=200)
     node: str = Field(min_length=1)
     reason: str = Field("", max_length=500)
-    force: bool = Field(False, description="End requests under way; else they are waited for")
+    force: bool = Field(False, description="End requests under way instead of waiting for them")
 
 
 class DisruptIn(Schema):
     reason: str = Field("", max_length=500)
-    force: bool = Field(False, description="End requests under way; else they are waited for")
+    force: bool = Field(False, description="End requests under way instead of waiting for them")
 
 
 @router.get("/operations", response=list[OperationOut])
 def operations(
     request: HttpRequest, state: str | None = None, before: int | None = None, limit: Limit = 100
 ) -> Any:
-    """The newest first. The next page is asked for with `before` = the last id of this one."""
+    """One page, newest first; `before` is the last id of the page before it."""
     return overview.operations(state=state, before=before, limit=limit)
 
 
 @router.get("/operations/{operation_id}", response=OperationStateOut)
 def operation(request: HttpRequest, operation_id: int) -> Any:
+    """The operation as it is now."""
     return lifecycle.operation(operation_id)
 
 
@@ -76,7 +77,7 @@ def drain(request: HttpRequest, name: str, payload: DisruptIn) -> Any:
 
 @router.post("/nodes/{name}/devices/{index}/restart", response={202: OperationStateOut})
 def restart(request: HttpRequest, name: str, index: int, payload: DisruptIn) -> Any:
-    """Give the device a new worker process, and load its models again."""
+    """Replace the device's worker process and load its models again."""
     started = lifecycle.restart(
         name, index, requested_by=operator(request), reason=payload.reason, force=payload.force
     )
@@ -85,7 +86,7 @@ def restart(request: HttpRequest, name: str, index: int, payload: DisruptIn) -> 
 
 @router.post("/nodes/{name}/devices/{index}/defrag", response={202: OperationStateOut})
 def defrag(request: HttpRequest, name: str, index: int, payload: DisruptIn) -> Any:
-    """The same, counted as a defragmentation."""
+    """Restart the device for memory in one piece."""
     started = lifecycle.defrag(
         name, index, requested_by=operator(request), reason=payload.reason, force=payload.force
     )

@@ -1,4 +1,4 @@
-"""Shapes of the operator API's answers."""
+"""Shapes of the operator API's answers, and of its paging."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ class ModelOut(Schema):
 
 
 class OperationStateOut(Schema):
-    """An `OperationView`."""
+    """The fields of `fleet.operations.OperationView`."""
 
     id: int
     kind: str
@@ -113,5 +113,5 @@ class StatusOut(Schema):
     nodes: list[NodeOut]
     models: list[ModelOut]
     aliases: dict[str, str]
-    operations: list[OperationOut] = Field(description="Those under way")
-    evictions: list[OperationOut] = Field(description="The latest")
+    operations: list[OperationOut] = Field(description="The active ones")
+    evictions: list[OperationOut] = Field(description="The latest evictions")

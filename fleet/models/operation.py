@@ -11,7 +11,7 @@ from fleet.operations import ACTIVE, GROUPS, Kind, State, target
 
 
 def _values(names: Iterable[StrEnum]) -> list[str]:
-    """Plain strings, as migrations write them."""
+    """Plain strings, the way migrations write them."""
     return [name.value for name in names]
 
 
@@ -20,17 +20,17 @@ def _choices(names: Iterable[StrEnum]) -> list[tuple[str, str]]:
 
 
 class Operation(models.Model):
-    """One piece of lifecycle work: who asked for what and why, what was decided, how it went.
+    """A load, unload or other piece of lifecycle work: who asked for what and why, and how it went.
 
-    What is decided by its kind is in `fleet.operations`. While it runs it belongs to the holder of `lease`,
-    who renews `heartbeat_at` every few seconds.
+    `fleet.operations` says what depends on its kind. While it runs, the worker that holds `lease` renews
+    `heartbeat_at` every few seconds.
     """
 
     kind = models.CharField(max_length=10, choices=_choices(Kind))
     model = models.CharField(max_length=200, blank=True, help_text="Empty where it is about a node or device")
-    wanted_node = models.CharField(max_length=100, blank=True, help_text="Asked for; empty: anywhere")
-    node = models.CharField(max_length=100, blank=True, help_text="Where it happens")
-    device = models.PositiveIntegerField(null=True, help_text="Of a restart: which")
+    wanted_node = models.CharField(max_length=100, blank=True, help_text="The node asked for; empty: any")
+    node = models.CharField(max_length=100, blank=True, help_text="Where it happens; empty until chosen")
+    device = models.PositiveIntegerField(null=True, help_text="The device of a restart or a defragmentation")
     state = models.CharField(max_length=10, choices=_choices(State), default=State.PENDING.value)
     parent = models.ForeignKey("self", null=True, on_delete=models.CASCADE, related_name="children")
     requested_by = models.CharField(max_length=200, blank=True)
@@ -38,16 +38,16 @@ class Operation(models.Model):
     progress = models.FloatField(null=True)
     message = models.TextField(blank=True)
     error_code = models.CharField(max_length=100, blank=True)
-    explanation = models.JSONField(default=list, help_text="Per node: chosen, or why not")
-    victims = models.JSONField(default=list, help_text="Models that make room on the chosen node")
+    explanation = models.JSONField(default=list, help_text="The verdict on each node")
+    victims = models.JSONField(default=list, help_text="Models that are evicted to make room")
     failed_nodes = models.JSONField(default=list)
-    attempts = models.PositiveIntegerField(default=0, help_text="Workers that died over it")
-    unless_busy = models.BooleanField(default=False, help_text="Give way to requests under way")
+    attempts = models.PositiveIntegerField(default=0, help_text="Workers that died while they carried it out")
+    unless_busy = models.BooleanField(default=False, help_text="Cancel it if there are requests under way")
     force = models.BooleanField(default=False, help_text="End requests under way instead of waiting")
-    replica = models.BooleanField(default=False, help_text="One more beside those that are loaded")
+    replica = models.BooleanField(default=False, help_text="Load the model although it is loaded elsewhere")
     lease = models.UUIDField(null=True)
     created_at = models.DateTimeField(default=timezone.now)
-    due_at = models.DateTimeField(default=timezone.now, help_text="Not to be tried before")
+    due_at = models.DateTimeField(default=timezone.now, help_text="It is not tried earlier")
     started_at = models.DateTimeField(null=True)
     heartbeat_at = models.DateTimeField(null=True)
     finished_at = models.DateTimeField(null=True)
@@ -86,7 +86,7 @@ class Operation(models.Model):
 
     @property
     def place(self) -> str:
-        """Where it happens; before a node is chosen, where it was asked for."""
+        """The node on which it happens; until one is chosen, the one that was asked for."""
         return str(self.node or self.wanted_node)
 
     @property

@@ -1,4 +1,4 @@
-"""What the data plane has to know of the database, as one frozen value."""
+"""The part of the database that the data plane knows, as one frozen value."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def version() -> int:
 
 @connected
 def read() -> Configuration:
-    """The configuration now. Rows may be newer than its `version`, never older: the next check finds that."""
+    """The configuration now. Rows may be newer than its `version`, never older: the next check notices."""
     number = ConfigurationVersion.current()
     keys = list(ApiKey.objects.all())
     return Configuration(

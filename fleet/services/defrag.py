@@ -1,4 +1,4 @@
-"""When a device is due for a new worker, so that its memory is in one piece again."""
+"""Asks for defragmentations: new workers for devices whose memory is in pieces."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ _DISRUPTIVE = [kind for kind, rules in RULES.items() if "model" not in rules.ask
 
 def defragment() -> int:
     """Ask for the defragmentation of every device that is due and may be restarted; how many there were."""
-    config, now = current(), timezone.now()
+    config = current()
+    now = timezone.now()
     devices = Device.objects.filter(
         state="ready", claimed_by=None, node__healthy=True, node__kind=Node.Kind.NEURON
     )

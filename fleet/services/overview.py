@@ -1,4 +1,4 @@
-"""Reading the fleet for people: the operator API, `cortex status` and the live page."""
+"""Queries of the whole fleet, for the operator API, `cortex status` and the live page."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ RECENT = 10  # evictions
 
 
 def status() -> dict[str, Any]:
-    """Everything at a glance, in a number of queries that does not depend on the size of the fleet."""
+    """The whole fleet, in a number of queries that does not grow with it."""
     return {
         "version": VERSION,
         "nodes": nodes(),
@@ -38,7 +38,7 @@ def placements() -> QuerySet:
 
 
 def operations(*, state: str | None, before: int | None, limit: int) -> QuerySet:
-    """The newest first; `before` is the id at which the last page ended."""
+    """One page, newest first; `before` is the last id of the page before it."""
     rows = Operation.objects.all()
     if state:
         rows = rows.filter(state=state)

@@ -1,6 +1,7 @@
-"""What an operator decides about nodes, devices and residency. Each verb says who and why in the audit log.
+"""Where models may be: the cordons and pins that an operator sets.
 
-Raises `ApiError`: 404 for what is not there, 409 for what cannot be now.
+Each verb writes who asked and why to the audit log, and raises `ApiError`: 404 for what is not there, 409 for
+what cannot be set here.
 """
 
 from __future__ import annotations
@@ -16,27 +17,28 @@ from neuron.wire import ApiError
 
 @connected
 def cordon(node: str, *, requested_by: str, reason: str = "") -> None:
-    """Nothing new is loaded there; what is loaded goes on."""
+    """Load nothing new on the node; its models stay."""
     _set_cordoned(node, True, requested_by, reason)
 
 
 @connected
 def uncordon(node: str, *, requested_by: str, reason: str = "") -> None:
-    """Models may be loaded there again; a drain under way is cancelled if it has not begun."""
+    """Allow loads on the node again; a drain that is under way goes on."""
     _set_cordoned(node, False, requested_by, reason)
 
 
 def _set_cordoned(name: str, cordoned: bool, who: str, why: str) -> None:
     row = neuron(name)
-    if row.cordoned != cordoned:
-        with transaction.atomic():
-            Node.objects.filter(pk=row.pk).update(cordoned=cordoned)
-            audit.note(who, "cordon" if cordoned else "uncordon", name, why)
+    if row.cordoned == cordoned:
+        return
+    with transaction.atomic():
+        Node.objects.filter(pk=row.pk).update(cordoned=cordoned)
+        audit.note(who, "cordon" if cordoned else "uncordon", name, why)
 
 
 @connected
 def pin(model_id: str, node: str | None = None, *, requested_by: str, reason: str = "") -> None:
-    """Never evict the model: where it is, or kept loaded on `node`."""
+    """Never evict the model wherever it is loaded; or keep it loaded on `node`."""
     if node is not None:
         neuron(node)
     profile = _profile(model_id)
@@ -49,10 +51,11 @@ def pin(model_id: str, node: str | None = None, *, requested_by: str, reason: st
 
 @connected
 def unpin(model_id: str, node: str | None = None, *, requested_by: str, reason: str = "") -> None:
-    """From `node`, or altogether."""
+    """Remove the model's pin on `node`, or all of its pins."""
     profile = _profile(model_id)
     if node is None:
-        profile.pinned, profile.pinned_on = False, []
+        profile.pinned = False
+        profile.pinned_on = []
     elif node in profile.pinned_on:
         profile.pinned_on = [name for name in profile.pinned_on if name != node]
     else:
@@ -75,6 +78,6 @@ def _profile(model_id: str) -> ModelProfile:
         message = f"{model!r} is not in the catalogue: add it in the admin or to models.toml."
         raise ApiError(404, "model_not_found", message, param="model")
     if profile.from_file:
-        message = f"models.toml says where {model} is pinned: change it there."
+        message = f"models.toml decides where {model} is pinned: change it there."
         raise ApiError(409, "owned_by_file", message, param="model")
     return profile

@@ -1,9 +1,9 @@
-"""Watching the nodes: ask each one, write down what it says.
+"""Polls nodes: asks each for its state and records the answer.
 
-All nodes are asked at once, each within its own deadline, and each answer is written as it comes: a slow
-node delays nobody. A node that does not answer, or not in our language, has missed; so many misses make it
-unhealthy, one answer heals it. What a node says is recorded, not believed: values outside their range are
-brought into it, and what a database would refuse counts as a miss.
+All nodes are asked at once, each with a deadline of its own, and each answer is written as it comes: a slow
+node delays no other. An answer that fails, is late or is not understood is a miss; a node is unhealthy after
+`poll.misses_until_unhealthy` of them, and healthy after one answer. Values out of range are clamped, and an
+answer that the database refuses is a miss too.
 """
 
 from __future__ import annotations
@@ -31,26 +31,30 @@ from neuron.wire import PROTOCOL, Discovery, Health, ModelInfo
 log = logging.getLogger("cortex.poll")
 
 AT_ONCE = 64
-_HEALTH, _DISCOVERY = TypeAdapter(Health), TypeAdapter(Discovery)
+_HEALTH = TypeAdapter(Health)
+_DISCOVERY = TypeAdapter(Discovery)
 _MODELS = TypeAdapter(list[ModelInfo])
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What one node said; `discovery` only when it was asked for it."""
+    """The answers of one neuron; `discovery` only when it was asked for it."""
 
     health: Health
     models: list[ModelInfo]
     discovery: Discovery | None
 
 
-Answer = Report | list[ServedModel] | NodeError | None  # None: a server was asked too often, and is there
+# None: a server answers, and asks to be polled less often
+Answer = Report | list[ServedModel] | NodeError | None
 
 
 def poll(*, names: Collection[str] | None = None) -> None:
     """Ask all nodes, or those in `names`, and record the answers."""
-    nodes = list(Node.objects.all() if names is None else Node.objects.filter(name__in=names))
-    if nodes:
+    rows = Node.objects.all()
+    if names is not None:
+        rows = rows.filter(name__in=names)
+    if nodes := list(rows):
         asyncio.run(_poll(nodes, current().poll))
 
 
@@ -58,7 +62,7 @@ async def _poll(nodes: list[Node], limits: PollSettings) -> None:
     gate = asyncio.Semaphore(AT_ONCE)
     loop = asyncio.get_running_loop()
     with ThreadPoolExecutor(1, "poll-writer") as writer:
-        # no timeout of httpx's own: `_ask` has one over everything
+        # no timeout of httpx: `_ask` has one for the whole interview
         async with httpx.AsyncClient(verify=tls(), trust_env=False, timeout=None) as http:  # noqa: S113
 
             async def watch(node: Node) -> None:
@@ -74,8 +78,10 @@ async def _poll(nodes: list[Node], limits: PollSettings) -> None:
 
 async def _ask(http: httpx.AsyncClient, node: Node, timeout_s: float) -> Answer:
     try:
-        async with asyncio.timeout(timeout_s):  # over everything: a node that trickles is slow too
-            return await (_list(http, node) if node.is_foreign else _interview(http, node))
+        async with asyncio.timeout(timeout_s):  # of the whole answer: one that trickles in is late too
+            if node.is_foreign:
+                return await _list(http, node)
+            return await _interview(http, node)
     except TimeoutError:
         return NodeError("node_unreachable", f"{node.name} does not answer within {timeout_s:g} s")
     except httpx.HTTPError as error:
@@ -94,7 +100,7 @@ async def _interview(http: httpx.AsyncClient, node: Node) -> Report:
     health: Health = understood(node.name, _HEALTH, await get("/health"))
     models: list[ModelInfo] = understood(node.name, _MODELS, await get("/models"))
     discovery: Discovery | None = None
-    if not node.healthy or health.pid != node.pid:  # what a host is changes with its daemon only
+    if not node.healthy or health.pid != node.pid:  # the hardware is read when a daemon starts
         discovery = understood(node.name, _DISCOVERY, await get("/discovery"))
         if discovery.protocol != PROTOCOL:
             message = f"{node.name} speaks protocol {discovery.protocol}, this cortex speaks {PROTOCOL}"
@@ -116,7 +122,7 @@ async def _list(http: httpx.AsyncClient, node: Node) -> list[ServedModel] | None
 
 
 def record(node: Node, answer: Answer, limits: PollSettings) -> None:
-    """Write one node's answer, or its silence."""
+    """Write one node's answer, or a miss."""
     if isinstance(answer, NodeError):
         _miss(node, answer.message, limits)
         return
@@ -137,5 +143,5 @@ def _miss(node: Node, reason: str, limits: PollSettings) -> None:
 
 
 def poll_node(node: Node) -> None:
-    """Poll one node now, as after an operation changed it."""
+    """Poll one node now, because an operation changed it or depends on it."""
     poll(names=[node.name])

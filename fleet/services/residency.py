@@ -1,7 +1,7 @@
-"""Keeps loaded what the catalogue wants loaded: pinned models on their nodes, replicas of models in use.
+"""Loads what the catalogue wants loaded: pinned models on their nodes, and replicas of models in use.
 
-A pin makes room as any load does. A replica takes free memory only: two models that evict each other's would
-never rest.
+A pinned model makes room like any load. A replica takes free memory only: two models that evict each other's
+replicas would never come to rest.
 """
 
 from __future__ import annotations
@@ -21,15 +21,12 @@ from fleet.placement import NodeFacts, Outlook
 from fleet.services import lifecycle, placement_facts
 from fleet.services.operations.choosing import NOBODY_YIELDS
 
-REQUESTED_BY = "residency"
-
 
 def keep() -> int:
-    """Ask for the loads that are missing, one a model at a time; how many were asked for."""
+    """Ask for the loads that are missing, one per model at a time; return how many."""
     there: dict[str, set[str]] = defaultdict(set)
-    for model, node in Placement.objects.filter(state__in=Placement.RESIDENT).values_list(
-        "model", "node__name"
-    ):
+    residents = Placement.objects.filter(state__in=Placement.RESIDENT)
+    for model, node in residents.values_list("model", "node__name"):
         there[model].add(node)
     resting = _resting()
     wanted = [profile for profile in _wanted() if profile.model_id not in resting]
@@ -42,7 +39,7 @@ def _wanted() -> list[ModelProfile]:
 
 
 def _resting() -> set[str]:
-    """Models that are being loaded, or lately could not be."""
+    """Models that are being loaded, or whose load failed within the back-off."""
     since = timezone.now() - timedelta(seconds=settings.FAILURE_BACKOFF_S)
     loads = Operation.objects.filter(kind=Kind.LOAD)
     rows = loads.filter(Q(state__in=ACTIVE) | Q(state=State.FAILED, finished_at__gte=since))
@@ -52,9 +49,8 @@ def _resting() -> set[str]:
 def _bring(profile: ModelProfile, there: set[str], nodes: list[NodeFacts]) -> bool:
     open_nodes = {node.name for node in nodes if node.healthy and not node.cordoned}
     if missing := sorted(open_nodes.intersection(profile.pinned_on) - there):
-        lifecycle.load(
-            profile.model_id, missing[0], requested_by=REQUESTED_BY, reason=f"pinned on {missing[0]}"
-        )
+        node = missing[0]
+        lifecycle.load(profile.model_id, node, requested_by="residency", reason=f"pinned on {node}")
         return True
     if not there or len(there) >= profile.replicas:
         return False
@@ -66,5 +62,5 @@ def _replicate(profile: ModelProfile, count: int, nodes: list[NodeFacts]) -> boo
     if placing.place(need, nodes, settings.EVICTION_STRATEGY).outlook is not Outlook.FITS:
         return False
     reason = f"{count} of {profile.replicas} replicas are there"
-    lifecycle.load(profile.model_id, requested_by=REQUESTED_BY, reason=reason, replica=True)
+    lifecycle.load(profile.model_id, requested_by="residency", reason=reason, replica=True)
     return True

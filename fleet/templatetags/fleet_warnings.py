@@ -9,5 +9,5 @@ register = template.Library()
 
 @register.simple_tag
 def settings_warnings() -> list[str]:
-    """What the settings files say that cannot be."""
+    """Contradictions between the settings files and the fleet, one line each."""
     return found()

@@ -1,4 +1,4 @@
-"""Choosing the node that a load goes to, and claiming its devices."""
+"""The choice of the node for a load, and the claim on its devices."""
 
 from __future__ import annotations
 
@@ -19,15 +19,17 @@ from fleet.services.operations.errors import OperationError, OutcomeError, Postp
 from fleet.services.operations.lease import Lease
 
 RETRY_PLACEMENT_S = 1.0
-NOBODY_YIELDS = -(1 << 31)  # below every residency class: a replica takes free memory only
+NOBODY_YIELDS = -(1 << 31)  # below every residency priority: a replica takes free memory only
 NO_ROOM = "insufficient_memory"
 
 
 def choose(lease: Lease) -> None:
-    """Decide for a node and claim its devices, or say why that cannot be (now)."""
+    """Choose a node and claim its devices.
+
+    Raises `PostponedError` while time may help, `OperationError` with the reason of each node when it cannot.
+    """
     operation = lease.operation
-    healthy = Node.objects.filter(healthy=True, kind=Node.Kind.NEURON).values_list("name", flat=True)
-    polling.poll(names=[operation.wanted_node] if operation.wanted_node else list(healthy))
+    polling.poll(names=_candidates(operation))
     lease.beat()
     if not operation.replica and loaded_placements(operation).filter(node__misses=0).exists():
         raise PostponedError("a node has it already", delay_s=0)
@@ -50,8 +52,14 @@ def choose(lease: Lease) -> None:
     _settle(lease, decision.chosen)
 
 
+def _candidates(operation: Operation) -> list[str]:
+    if operation.wanted_node:
+        return [operation.wanted_node]
+    return list(Node.objects.filter(healthy=True, kind=Node.Kind.NEURON).values_list("name", flat=True))
+
+
 def _waits_longer(operation: Operation, node: str) -> Operation | None:
-    """A load that waits for models to leave that node, and was asked for before: no swap overtakes it."""
+    """The first load asked for earlier that waits for models to leave that node: no swap overtakes it."""
     rows = Operation.objects.filter(kind=operation.kind, state=State.PENDING, pk__lt=operation.pk)
     waiting = rows.filter(replica=False).order_by("pk")
     return next((row for row in waiting if _explained_as_busy(row, node)), None)
@@ -62,14 +70,16 @@ def _explained_as_busy(row: Operation, node: str) -> bool:
 
 
 def need_of(operation: Operation) -> Need:
-    """What did not suffice on one node will not suffice on another: each such failure raises the need."""
+    """What the model needs, and more than any node had free on which it did not fit."""
     tried = [entry["free_mb"] for entry in operation.failed_nodes if entry["code"] == NO_ROOM]
     need = placement_facts.need(operation.model, floor_mb=max(tried, default=-1) + 1)
-    return replace(need, priority=NOBODY_YIELDS) if operation.replica else need
+    if operation.replica:
+        return replace(need, priority=NOBODY_YIELDS)
+    return need
 
 
 def _given_up(operation: Operation) -> set[str]:
-    """The nodes that will not do better with more room."""
+    """The nodes that failed for another reason than want of memory."""
     return {entry["node"] for entry in operation.failed_nodes if entry["code"] != NO_ROOM}
 
 
@@ -78,7 +88,7 @@ def _explained(verdict: NodeVerdict) -> dict[str, str]:
 
 
 def _settle(lease: Lease, verdict: NodeVerdict) -> None:
-    """Claim and placement come about together: whoever takes the operation over finds both, or neither."""
+    """Claim devices and write the placement at once: a worker that takes over finds both, or neither."""
     node = Node.objects.get(name=verdict.node)
     victims = [victim.model for victim in verdict.victims]
     message = f"loading on {verdict.node}: {verdict.reason}"
@@ -95,7 +105,10 @@ def _settle(lease: Lease, verdict: NodeVerdict) -> None:
 
 
 def _why_not(operation: Operation, decision: placing.Decision) -> OutcomeError:
-    """Wait within bounds for what time may bring; else fail, with a node's own words if one has tried."""
+    """The error to raise: a postponement within the waiting bounds, else a failure.
+
+    A failure repeats the words of the last node that tried, if one did.
+    """
     waited = waited_s(operation)
     reason = "; ".join(f"{verdict.node}: {verdict.reason}" for verdict in decision.verdicts)
     match decision.outlook:
@@ -115,9 +128,11 @@ def _why_not(operation: Operation, decision: placing.Decision) -> OutcomeError:
 
 
 def loaded_placements(operation: Operation) -> QuerySet:
-    """Where it is loaded, of the nodes that are meant, as far as is known."""
+    """The placements in which the model is loaded, on healthy nodes that the operation may use."""
     rows = Placement.objects.filter(model=operation.model, state="loaded", node__healthy=True)
-    return rows.filter(node__name=operation.wanted_node) if operation.wanted_node else rows
+    if operation.wanted_node:
+        rows = rows.filter(node__name=operation.wanted_node)
+    return rows
 
 
 def waited_s(operation: Operation) -> float:

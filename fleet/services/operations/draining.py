@@ -1,4 +1,4 @@
-"""Carrying out a drain: every model of a node leaves, one after the other, after its requests."""
+"""Carries a drain out: unloads every model of a node, one after the other, each after its requests."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from fleet.services.operations.unloading import BusyError, evict, leave_of, node
 
 
 def run(lease: Lease) -> str:
-    """Goes on from any line: what has left is not there any more. Returns what happened."""
+    """Unload all models of the operation's node and return what happened. Idempotent."""
     operation = lease.operation
     node = node_named(operation.wanted_node)
     devices = set(node.devices.values_list("index", flat=True))

@@ -1,7 +1,7 @@
-"""Carrying operations out, and finding those that nobody carries out.
+"""Carries operations out, and finds those that no worker carries out.
 
-Called by Celery tasks. Any worker may be killed at any line: `reconcile` gives its operations to another one,
-which goes on from the row. An operation over which `MAX_ATTEMPTS` workers died is failed instead.
+Called by Celery tasks. A worker may be killed at any line: `reconcile` gives its operations to another one,
+which goes on from the row. Once `MAX_ATTEMPTS` workers died over an operation, it is failed instead.
 """
 
 from __future__ import annotations
@@ -30,24 +30,24 @@ RUNNERS: Mapping[str | None, Callable[[Lease], str]] = {
 
 
 def run_operation(operation_id: int) -> None:
-    """Carry one operation out, unless it is over, not due or in other hands."""
+    """Carry one operation out, unless it is over, not due, or another worker has it."""
     lease = Lease.take(operation_id)
     if lease is None:
         return
-    facts = {"operation": operation_id, "kind": lease.operation.kind, "model": lease.operation.model}
+    context = {"operation": operation_id, "kind": lease.operation.kind, "model": lease.operation.model}
     try:
         _carry_out(lease)
     except LeaseLostError:
-        log.warning("operation was taken over", extra=facts)
+        log.warning("operation was taken over", extra=context)
     except DatabaseError:
-        raise  # nothing can be recorded; `reconcile` finds the silent lease
-    except Exception as error:  # the outcome must reach the row, whatever it was
-        log.exception("operation broke", extra=facts)
+        raise  # nothing can be recorded; `reconcile` finds the expired lease
+    except Exception as error:  # whatever it was, the row must say so
+        log.exception("operation broke", extra=context)
         lease.finish(State.FAILED, f"{type(error).__name__}: {error}", error_code="internal_error")
     row = lease.operation
-    if row.state == State.PENDING:  # postponed, and tried again every second: not worth a line each
+    if row.state == State.PENDING:  # postponed: tried again every second, which would be a line each
         return
-    log.info("operation", extra={**facts, "node": row.node, "state": row.state, "outcome": row.message})
+    log.info("operation", extra={**context, "node": row.node, "state": row.state, "outcome": row.message})
 
 
 def _carry_out(lease: Lease) -> None:
@@ -64,7 +64,7 @@ def _carry_out(lease: Lease) -> None:
 
 
 def reconcile() -> None:
-    """Tell workers again of operations whose message or worker was lost; give back orphaned devices."""
+    """Announce operations again whose message or worker was lost, and release the devices of ended ones."""
     now = timezone.now()
     lost = now - timedelta(seconds=settings.LEASE_S / 2)
     silent = now - timedelta(seconds=settings.LEASE_S)

@@ -1,8 +1,7 @@
-"""Carrying out a load: choose a node, make room there, load, and say how it went.
+"""Carries a load out: chooses a node, makes room there and loads.
 
-Each step leaves the row so that whoever takes the operation over goes on from it: with a node chosen the
-choice stands, and asking that node again for what it does already is harmless. No transaction is open while
-a node is asked anything.
+Each step leaves the row such that a worker that takes over goes on from it: a choice that was made stands,
+and a node may be asked again for what it does already. No transaction is open during a call to a node.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ MODEL_FAULTS = frozenset({"model_unsupported"})  # no other node would do better
 
 
 def run(lease: Lease) -> str:
-    """Load the operation's model; the return value says what happened."""
+    """Load the operation's model and return what happened."""
     if not lease.operation.node and (node := _loaded_already(lease.operation)):
         lease.note(node=node)
         return f"was loaded on {node} already"
@@ -55,7 +54,7 @@ def run(lease: Lease) -> str:
 
 
 def _loaded_already(operation: Operation) -> str:
-    """The node that has it in spite of what the asker knew; asked itself, since rows may be old."""
+    """The name of a node that has the model already; it is polled first, since rows may be stale."""
     if operation.replica:
         return ""
     for row in loaded_placements(operation).select_related("node"):
@@ -67,11 +66,13 @@ def _loaded_already(operation: Operation) -> str:
 
 
 def _arriving(operation: Operation) -> str:
-    """The node that brings it back by itself, after a restart of its device; within a load's bounds."""
+    """The name of a node that reloads the model by itself, as after a restart; "" past `CAPACITY_WAIT_S`."""
+    if waited_s(operation) >= settings.CAPACITY_WAIT_S:
+        return ""
     rows = Placement.objects.filter(model=operation.model, state="loading", node__healthy=True)
     if operation.wanted_node:
         rows = rows.filter(node__name=operation.wanted_node)
-    for row in rows.select_related("node") if waited_s(operation) < settings.CAPACITY_WAIT_S else ():
+    for row in rows.select_related("node"):
         polling.poll_node(row.node)
         row.refresh_from_db()
         if row.state == Placement.State.LOADING:
@@ -80,7 +81,7 @@ def _arriving(operation: Operation) -> str:
 
 
 def _give_up_on(lease: Lease, node: Node, error: OperationError) -> None:
-    """Note that this node could not, and go on elsewhere or with more room; re-raise where neither helps."""
+    """Record the failure and release the node for another try; re-raise if no other node would do better."""
     operation = lease.operation
     row: Placement = Placement.objects.get(node=node, model=operation.model)
     Placement.objects.filter(pk=row.pk).update(
@@ -103,7 +104,7 @@ def _give_up_on(lease: Lease, node: Node, error: OperationError) -> None:
 
 
 def _free_mb(row: Placement) -> int:
-    """On the devices of that placement together."""
+    """Free memory on the placement's devices together, MiB."""
     devices = Device.objects.filter(node=row.node, index__in=row.devices)
     return devices.aggregate(free=Sum("memory_free_mb"))["free"] or 0
 
@@ -135,7 +136,10 @@ def _load_on(lease: Lease, node: Node) -> None:
 
 
 def _await_memory(lease: Lease, node: Node, row: Placement) -> None:
-    """Loading may begin when the memory of the evicted is measured to be free, not before."""
+    """Wait until the memory of the evicted models is measured to be free.
+
+    Raises `OperationError` after `MEMORY_WAIT_S`.
+    """
     needed = need_of(lease.operation).memory_mb
     deadline = monotonic() + settings.MEMORY_WAIT_S
     while True:
@@ -164,7 +168,11 @@ def _spec(row: Placement) -> ModelSpec:
 
 
 def _follow(lease: Lease, client: NeuronClient, spec: ModelSpec) -> ModelInfo:
-    """Ask for the load and watch it. A node may answer at once or at the end, and may restart in between."""
+    """Ask for the load and watch it until it is loaded.
+
+    A node may answer at once or at the end, and may restart in between: then it is asked again. Raises
+    `OperationError` in the node's own words, or when it takes too long.
+    """
     deadline = monotonic() + settings.LOAD_TIMEOUT_S
     heard_at = monotonic()
     asked = 1
@@ -178,24 +186,25 @@ def _follow(lease: Lease, client: NeuronClient, spec: ModelSpec) -> ModelInfo:
             if monotonic() - heard_at > settings.NODE_WAIT_S:
                 raise OperationError(error.code, error.message) from error
             info = None
+        state = info.state if info else ""
         lease.beat(info.progress if info else None)
-        if info and info.state == "loaded":
+        if info and state == "loaded":
             return info
-        if not answered or (info and info.state == "loading"):
+        if not answered or state == "loading":
             continue
         if isinstance(call.error, NodeError) and not call.error.is_silence:
             raise OperationError(call.error.code, call.error.message)
-        if info and info.state == "failed":
-            raise _said(info)
+        if info and state == "failed":
+            raise _failure(info)
         if info is None and call.error is None:
-            asked += 1  # it said yes, and has forgotten
+            asked += 1  # it accepted, and does not know the model any more
         if asked > MAX_ASKED:
             raise OperationError("load_forgotten", f"the node says it loads {spec.model_id}, and does not")
         call = BackgroundCall(lambda: client.load(spec))
     raise OperationError("load_timeout", f"{spec.model_id}: not loaded within {settings.LOAD_TIMEOUT_S:g} s")
 
 
-def _said(info: ModelInfo) -> OperationError:
+def _failure(info: ModelInfo) -> OperationError:
     if info.error:
         return OperationError(info.error.code, info.error.message)
     return OperationError("load_failed", f"{info.id} failed without a reason")
@@ -205,7 +214,7 @@ def _record(row: Placement, info: ModelInfo) -> None:
     now = timezone.now()
     row.refresh_from_db()
     reports.copy_info(row, info, now)
-    row.last_used_at = now  # somebody asked for it: it is not the next victim
+    row.last_used_at = now  # it was asked for just now, and must not be the next victim
     row.save()
     measured = {"measured_mb": info.memory_mb, "needed_mb": info.needed_mb}
     ModelProfile.objects.filter(model_id=row.model).update(**{k: v for k, v in measured.items() if v})

@@ -1,7 +1,7 @@
-"""Carrying out the restart of a device's worker, by an operator's wish or for memory in one piece.
+"""Carries out the restart of a device's worker, for an operator or for memory in one piece.
 
-The node does it: it lets requests end, replaces the process and loads again what was there. Asked twice, as
-by a worker that takes over, it joins the restart that is under way.
+The node does it: it lets requests end, replaces the process and reloads its models. A node that is asked
+again, by a worker that takes over, joins the restart that is under way.
 """
 
 from __future__ import annotations
@@ -20,9 +20,10 @@ from fleet.services.operations.unloading import leave_of, node_named
 
 
 def run(lease: Lease) -> str:
-    """Returns what happened."""
+    """Restart the operation's device and return what happened."""
     operation = lease.operation
-    node, device = node_named(operation.wanted_node), operation.device or 0
+    node = node_named(operation.wanted_node)
+    device = operation.device or 0
     if not lease.claim(node.name, {device}, node=node.name):
         raise PostponedError("waits for another operation on its device", delay_s=1)
     leave = leave_of(operation)

@@ -1,4 +1,4 @@
-"""Carrying out an unload: asked for, or to make room for a load."""
+"""Carries an unload out: one that was asked for, or an eviction on behalf of another operation."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ log = logging.getLogger("cortex.operations")
 
 
 def run(lease: Lease) -> str:
-    """Unload the operation's model from its node; the return value says what happened."""
+    """Unload the operation's model from its node and return what happened."""
     operation = lease.operation
     node = node_named(operation.wanted_node)
     placement: Placement | None = Placement.objects.filter(node=node, model=operation.model).first()
@@ -39,22 +39,28 @@ def run(lease: Lease) -> str:
         try:
             remove(lease, client, placement, leave_of(operation))
         except BusyError as error:
-            raise NotNeededError("in use again") if operation.unless_busy else error from error
+            if operation.unless_busy:
+                raise NotNeededError("in use again") from error
+            raise
     polling.poll_node(node)
     return f"unloaded from {node.name}"
 
 
 class BusyError(OperationError):
-    """Requests under way did not end in time, and the model stays."""
+    """Requests under way did not end in time; the model stays loaded."""
 
 
 def leave_of(operation: Operation) -> Leave:
+    """How models leave: at once by `force`, not at all `unless_busy`, else after their requests."""
     if operation.force:
         return Leave()
-    return Leave(grace_s=0 if operation.unless_busy else settings.DRAIN_GRACE_S, force=False)
+    if operation.unless_busy:
+        return Leave(grace_s=0, force=False)
+    return Leave(grace_s=settings.DRAIN_GRACE_S, force=False)
 
 
 def node_named(name: str) -> Node:
+    """Raises `OperationError` for a node that was removed since it was asked for."""
     node: Node | None = Node.objects.filter(name=name).first()
     if node is None:
         raise OperationError("node_not_found", f"there is no node {name!r} any more")
@@ -62,14 +68,15 @@ def node_named(name: str) -> Node:
 
 
 def remove(lease: Lease, client: NeuronClient, placement: Placement, leave: Leave) -> None:
-    """Have the node drop the model, and wait until it says so. Idempotent.
+    """Have the node unload the model, and wait until it is gone. Idempotent.
 
-    Raises `OperationError` with the node's own words, or when it takes too long.
+    Raises `BusyError` if requests outlast the grace, `OperationError` in the node's own words or after
+    `UNLOAD_TIMEOUT_S`.
     """
     try:
         placement.move(Placement.State.UNLOADING)
     except IllegalTransitionError:
-        log.info("placement is on its way out already", extra={"placement": str(placement)})
+        log.info("placement is being unloaded already", extra={"placement": str(placement)})
     call = BackgroundCall(lambda: client.unload(placement.model, leave))
     limit_s = settings.UNLOAD_TIMEOUT_S + leave.grace_s
     deadline = monotonic() + limit_s
@@ -104,9 +111,9 @@ def _failure(placement: Placement, error: BaseException) -> OperationError:
 
 
 def evict(lease: Lease, client: NeuronClient, placement: Placement, leave: Leave, why: str) -> None:
-    """Remove a placement on behalf of the lease's operation, as an operation of its own in the list.
+    """Unload a placement on behalf of the lease's operation, with a row of its own.
 
-    A worker that takes over from another one goes on with the row of that one.
+    A worker that takes over goes on with the row of the one before it.
     """
     parent = lease.operation
     asked = rows.wish(
