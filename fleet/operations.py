@@ -13,7 +13,7 @@ from enum import StrEnum
 from typing import Any, Self
 
 
-class Kind(StrEnum):
+class OperationKind(StrEnum):
     LOAD = "load"
     UNLOAD = "unload"
     EVICT = "evict"  # an unload on behalf of another operation, which carries it out
@@ -22,7 +22,7 @@ class Kind(StrEnum):
     DEFRAG = "defrag"  # the same, for memory in one piece
 
 
-class State(StrEnum):
+class OperationState(StrEnum):
     """pending → running → succeeded | failed; running → pending to wait; pending → cancelled."""
 
     PENDING = "pending"
@@ -32,12 +32,12 @@ class State(StrEnum):
     CANCELLED = "cancelled"
 
 
-ACTIVE = (State.PENDING, State.RUNNING)  # in any other state it is over
-UNSUCCESSFUL = (State.FAILED, State.CANCELLED)
+ACTIVE = (OperationState.PENDING, OperationState.RUNNING)  # in any other state it is over
+UNSUCCESSFUL = (OperationState.FAILED, OperationState.CANCELLED)
 
 
 @dataclass(frozen=True, slots=True)
-class Group:
+class ExclusionGroup:
     """Operations that exclude each other: of those that agree in `columns`, at most one is active."""
 
     constraint: str  # its name in the database
@@ -45,19 +45,17 @@ class Group:
 
 
 @dataclass(frozen=True, slots=True)
-class Rules:
-    """What is decided by kind, in terms of the columns of `fleet.models.Operation`."""
+class KindRules:
+    """What is decided by kind, in terms of the columns of `fleet.models.Operation`.
 
-    group: Group
+    An operation is the same as the active one of its group, and joins it, unless it contradicts that one.
+    """
+
+    group: ExclusionGroup
     asked: tuple[str, ...]  # what the caller decides, apart from who asks and why; a retry keeps it
     runner: str | None  # module of `fleet.services.operations` that carries it out; None: that of its parent
-    conflicts_in: tuple[str, ...] = ()  # where it may contradict the active operation of its group
+    conflicts_in: tuple[str, ...] = ()  # where it may contradict the active operation; empty values do not
     chooses_node: bool = False  # while it runs; the others are asked for with their node
-
-    @property
-    def identity(self) -> tuple[str, ...]:
-        """Two active operations of its group are the same if they agree in all of these."""
-        return self.group.columns + self.conflicts_in
 
     @property
     def is_retryable(self) -> bool:
@@ -65,37 +63,41 @@ class Rules:
         return self.runner is not None
 
 
-_MODEL = Group("one_active_load_per_model", ("model",))
-_PLACEMENT = Group("one_active_unload_per_placement", ("model", "wanted_node"))
-_VICTIM = Group("one_active_eviction_per_victim", ("parent", "model", "wanted_node"))
-_NODE = Group("one_active_drain_per_node", ("wanted_node",))
-_DEVICE = Group("one_active_restart_per_device", ("wanted_node", "device"))
+_MODEL = ExclusionGroup("one_active_load_per_model", ("model",))
+_PLACEMENT = ExclusionGroup("one_active_unload_per_placement", ("model", "wanted_node"))
+_VICTIM = ExclusionGroup("one_active_eviction_per_victim", ("parent", "model", "wanted_node"))
+_NODE = ExclusionGroup("one_active_drain_per_node", ("wanted_node",))
+_DEVICE = ExclusionGroup("one_active_restart_per_device", ("wanted_node", "device"))
 
-RULES: Mapping[Kind, Rules] = {
-    Kind.LOAD: Rules(
+RULES: Mapping[OperationKind, KindRules] = {
+    OperationKind.LOAD: KindRules(
         group=_MODEL,
         asked=("model", "wanted_node", "replica"),
         runner="loading",
         conflicts_in=("place",),
         chooses_node=True,
     ),
-    Kind.UNLOAD: Rules(
+    OperationKind.UNLOAD: KindRules(
         group=_PLACEMENT, asked=("model", "wanted_node", "unless_busy", "force"), runner="unloading"
     ),
-    Kind.EVICT: Rules(group=_VICTIM, asked=("parent", "model", "wanted_node"), runner=None),
-    Kind.DRAIN: Rules(group=_NODE, asked=("wanted_node", "force"), runner="draining"),
-    Kind.RESTART: Rules(group=_DEVICE, asked=("wanted_node", "device", "force"), runner="restarting"),
-    Kind.DEFRAG: Rules(group=_DEVICE, asked=("wanted_node", "device", "force"), runner="restarting"),
+    OperationKind.EVICT: KindRules(group=_VICTIM, asked=("parent", "model", "wanted_node"), runner=None),
+    OperationKind.DRAIN: KindRules(group=_NODE, asked=("wanted_node", "force"), runner="draining"),
+    OperationKind.RESTART: KindRules(
+        group=_DEVICE, asked=("wanted_node", "device", "force"), runner="restarting"
+    ),
+    OperationKind.DEFRAG: KindRules(
+        group=_DEVICE, asked=("wanted_node", "device", "force"), runner="restarting"
+    ),
 }
 
-GROUPS: Mapping[Group, tuple[Kind, ...]] = {
+GROUPS: Mapping[ExclusionGroup, tuple[OperationKind, ...]] = {
     group: tuple(kind for kind, rules in RULES.items() if rules.group == group)
     for group in dict.fromkeys(rules.group for rules in RULES.values())
 }
 
 
-def rules_of(kind: str) -> Rules:
-    return RULES[Kind(kind)]
+def rules_of(kind: str) -> KindRules:
+    return RULES[OperationKind(kind)]
 
 
 def is_same(wish: Any, active: Any) -> bool:

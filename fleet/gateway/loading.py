@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from fleet.gateway.control.plane import ControlPlane, ControlPlaneError
 from fleet.gateway.nodes.view import FleetView
-from fleet.operations import UNSUCCESSFUL, OperationView, State
+from fleet.operations import UNSUCCESSFUL, OperationState, OperationView
 from neuron.wire import ApiError
 
 CHECK_INTERVAL_S = 0.5
@@ -123,7 +123,7 @@ class Loader:
             reason = operation.message or "the load was cancelled"
             code = operation.error_code or "model_load_failed"
             raise ApiError(503, code, f"'{model}' could not be loaded: {reason}")
-        if operation.state != State.SUCCEEDED:
+        if operation.state != OperationState.SUCCEEDED:
             return
         now = time.monotonic()
         if wait.succeeded_at is None:
@@ -147,7 +147,7 @@ class Loader:
 
 def _story(model: str, operation: OperationView) -> str:
     """How the load stands: queued for what, evicting what, or loading, how far and for how long still."""
-    if operation.state == State.PENDING:
+    if operation.state == OperationState.PENDING:
         return f"queued: {operation.message or f'{model} is to be loaded'}"
     text = _loading(model, operation.node, operation.progress)
     if operation.progress is None and operation.message:

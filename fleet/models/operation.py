@@ -7,7 +7,7 @@ from django.db import models
 from django.db.models import Q
 from django.utils import timezone
 
-from fleet.operations import ACTIVE, GROUPS, Kind, State, target
+from fleet.operations import ACTIVE, GROUPS, OperationKind, OperationState, target
 
 
 def _values(names: Iterable[StrEnum]) -> list[str]:
@@ -26,12 +26,14 @@ class Operation(models.Model):
     `heartbeat_at` every few seconds.
     """
 
-    kind = models.CharField(max_length=10, choices=_choices(Kind))
+    kind = models.CharField(max_length=10, choices=_choices(OperationKind))
     model = models.CharField(max_length=200, blank=True, help_text="Empty where it is about a node or device")
     wanted_node = models.CharField(max_length=100, blank=True, help_text="The node asked for; empty: any")
     node = models.CharField(max_length=100, blank=True, help_text="Where it happens; empty until chosen")
     device = models.PositiveIntegerField(null=True, help_text="The device of a restart or a defragmentation")
-    state = models.CharField(max_length=10, choices=_choices(State), default=State.PENDING.value)
+    state = models.CharField(
+        max_length=10, choices=_choices(OperationState), default=OperationState.PENDING.value
+    )
     parent = models.ForeignKey("self", null=True, on_delete=models.CASCADE, related_name="children")
     requested_by = models.CharField(max_length=200, blank=True)
     reason = models.CharField(max_length=500, blank=True)
@@ -69,7 +71,9 @@ class Operation(models.Model):
                 )
                 for group, kinds in GROUPS.items()
             ),
-            models.CheckConstraint(condition=Q(state__in=_values(State)), name="operation_state_known"),
+            models.CheckConstraint(
+                condition=Q(state__in=_values(OperationState)), name="operation_state_known"
+            ),
         ]
 
     def __str__(self) -> str:

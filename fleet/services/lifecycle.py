@@ -14,7 +14,7 @@ from django.conf import settings
 from django.utils import timezone
 
 from fleet.models import Device, ModelProfile, Node, Operation, Placement
-from fleet.operations import Kind, OperationView, State, rules_of
+from fleet.operations import OperationKind, OperationState, OperationView, rules_of
 from fleet.services import audit, policy
 from fleet.services.database import connected
 from fleet.services.lookup import neuron, resolve
@@ -30,7 +30,7 @@ def ensure_loaded(model: str, *, requested_by: str) -> OperationView:
     loading what cannot be loaded.
     """
     name = _known(model)
-    asked = rows.wish(Kind.LOAD, model=name, requested_by=requested_by, reason="a request needs it")
+    asked = rows.wish(OperationKind.LOAD, model=name, requested_by=requested_by, reason="a request needs it")
     return rows.view(rows.under_way(asked) or _recent_failure(name) or rows.begin(asked))
 
 
@@ -50,7 +50,8 @@ def load(
     name = _known(model)
     if node is not None:
         _check_open(node)
-    return _begin(Kind.LOAD, requested_by, reason, model=name, wanted_node=node or "", replica=replica)
+    asked = {"model": name, "wanted_node": node or "", "replica": replica}
+    return _begin(OperationKind.LOAD, requested_by, reason, **asked)
 
 
 @connected
@@ -71,16 +72,15 @@ def unload(
     neuron(node)
     if not Placement.objects.filter(node__name=node, model=name).exclude(state="unloaded").exists():
         raise ApiError(404, "model_not_loaded", f"{name} is not loaded on {node}.", param="model")
-    return _begin(
-        Kind.UNLOAD, requested_by, reason, model=name, wanted_node=node, unless_busy=unless_busy, force=force
-    )
+    asked = {"model": name, "wanted_node": node, "unless_busy": unless_busy, "force": force}
+    return _begin(OperationKind.UNLOAD, requested_by, reason, **asked)
 
 
 @connected
 def drain(node: str, *, requested_by: str, reason: str = "", force: bool = False) -> OperationView:
     """Cordon the node and unload all of its models once their requests have ended; at once by `force`."""
     policy.cordon(node, requested_by=requested_by, reason=reason or "drain")
-    return _begin(Kind.DRAIN, requested_by, reason, wanted_node=node, force=force)
+    return _begin(OperationKind.DRAIN, requested_by, reason, wanted_node=node, force=force)
 
 
 @connected
@@ -89,7 +89,7 @@ def restart(
 ) -> OperationView:
     """Give the device a new worker, and load its models again."""
     _check_device(node, device)
-    return _begin(Kind.RESTART, requested_by, reason, wanted_node=node, device=device, force=force)
+    return _begin(OperationKind.RESTART, requested_by, reason, wanted_node=node, device=device, force=force)
 
 
 @connected
@@ -98,15 +98,15 @@ def defrag(
 ) -> OperationView:
     """A restart for memory in one piece, counted as a defragmentation."""
     _check_device(node, device)
-    return _begin(Kind.DEFRAG, requested_by, reason, wanted_node=node, device=device, force=force)
+    return _begin(OperationKind.DEFRAG, requested_by, reason, wanted_node=node, device=device, force=force)
 
 
-VERBS: Mapping[Kind, Callable[..., OperationView]] = {
-    Kind.LOAD: load,
-    Kind.UNLOAD: unload,
-    Kind.DRAIN: drain,
-    Kind.RESTART: restart,
-    Kind.DEFRAG: defrag,
+VERBS: Mapping[OperationKind, Callable[..., OperationView]] = {
+    OperationKind.LOAD: load,
+    OperationKind.UNLOAD: unload,
+    OperationKind.DRAIN: drain,
+    OperationKind.RESTART: restart,
+    OperationKind.DEFRAG: defrag,
 }
 
 
@@ -120,16 +120,16 @@ def retry(operation_id: int, *, requested_by: str) -> OperationView:
     rows.check_retryable(failed)
     asked = {column: getattr(failed, column) for column in rules_of(failed.kind).asked}
     node = asked.pop("wanted_node") or None
-    verb = VERBS[Kind(failed.kind)]
+    verb = VERBS[OperationKind(failed.kind)]
     return verb(node=node, requested_by=requested_by, reason=f"retry of #{failed.pk}", **asked)
 
 
 @connected
 def cancel(operation_id: int, *, requested_by: str) -> OperationView:
     """Cancel an operation that has not begun. Raises `ApiError` 409 for any other."""
-    pending = Operation.objects.filter(pk=operation_id, state=State.PENDING)
+    pending = Operation.objects.filter(pk=operation_id, state=OperationState.PENDING)
     cancelled = pending.update(
-        state=State.CANCELLED, message=f"cancelled by {requested_by}", finished_at=timezone.now()
+        state=OperationState.CANCELLED, message=f"cancelled by {requested_by}", finished_at=timezone.now()
     )
     row = rows.find(operation_id)
     if not cancelled:
@@ -146,7 +146,7 @@ def operation(operation_id: int) -> OperationView:
     return rows.view(row, eta_s=rows.remaining_s(row))
 
 
-def _begin(kind: Kind, requested_by: str, reason: str, **columns: Any) -> OperationView:
+def _begin(kind: OperationKind, requested_by: str, reason: str, **columns: Any) -> OperationView:
     return rows.view(rows.begin(rows.wish(kind, requested_by=requested_by, reason=reason, **columns)))
 
 
@@ -180,8 +180,8 @@ def _check_device(node: str, device: int) -> None:
 def _recent_failure(model: str) -> Operation | None:
     """The last load of the model, if it failed within the back-off."""
     since = timezone.now() - timedelta(seconds=settings.FAILURE_BACKOFF_S)
-    loads = Operation.objects.filter(kind=Kind.LOAD, model=model, replica=False)
+    loads = Operation.objects.filter(kind=OperationKind.LOAD, model=model, replica=False)
     last: Operation | None = loads.order_by("-id").first()
-    if last is None or last.state != State.FAILED or last.finished_at < since:
+    if last is None or last.state != OperationState.FAILED or last.finished_at < since:
         return None
     return last

@@ -8,7 +8,7 @@ from django.db.models import QuerySet
 
 from cortex_site.base.version import VERSION
 from fleet.models import Alias, ModelProfile, Node, Operation, Placement
-from fleet.operations import ACTIVE, Kind
+from fleet.operations import ACTIVE, OperationKind
 
 RECENT = 10  # evictions
 
@@ -21,7 +21,7 @@ def status() -> dict[str, Any]:
         "models": profiles(),
         "aliases": dict(Alias.objects.values_list("name", "target")),
         "operations": Operation.objects.filter(state__in=ACTIVE),
-        "evictions": Operation.objects.filter(kind=Kind.EVICT)[:RECENT],
+        "evictions": Operation.objects.filter(kind=OperationKind.EVICT)[:RECENT],
     }
 
 

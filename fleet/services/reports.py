@@ -12,7 +12,7 @@ from django.utils import timezone
 
 from fleet.foreign.models import ServedModel
 from fleet.models import Device, Node, Operation, Placement
-from fleet.operations import ACTIVE, Kind
+from fleet.operations import ACTIVE, OperationKind
 from fleet.plausibility import MAX_WARNINGS, examine
 from neuron.wire import DeviceHealth, DeviceInfo, Discovery, Health, ModelInfo, ModelLoad
 
@@ -162,8 +162,8 @@ def _placements(node: Node, models: list[ModelInfo], loads: dict[str, ModelLoad]
     gone = [row.pk for row in rows.values() if row.state != Placement.State.UNLOADED]
     if gone:
         # A load whose node was chosen just now is not on the node yet; its operation keeps the placement.
-        coming = Operation.objects.filter(kind=Kind.LOAD, node=node.name, state__in=ACTIVE).values("model")
-        Placement.objects.filter(pk__in=gone).exclude(model__in=coming).update(
+        arriving = Operation.objects.filter(kind=OperationKind.LOAD, node=node.name, state__in=ACTIVE)
+        Placement.objects.filter(pk__in=gone).exclude(model__in=arriving.values("model")).update(
             state=Placement.State.UNLOADED, changed_at=now, progress=None, running=0, waiting=0
         )
 

@@ -16,7 +16,7 @@ from django.utils import timezone
 
 from fleet import placement as placing
 from fleet.models import ModelProfile, Operation, Placement
-from fleet.operations import ACTIVE, Kind, State
+from fleet.operations import ACTIVE, OperationKind, OperationState
 from fleet.placement import NodeFacts, Outlook
 from fleet.services import lifecycle, placement_facts
 from fleet.services.operations.choosing import NOBODY_YIELDS
@@ -41,8 +41,8 @@ def _wanted() -> list[ModelProfile]:
 def _resting() -> set[str]:
     """Models that are being loaded, or whose load failed within the back-off."""
     since = timezone.now() - timedelta(seconds=settings.FAILURE_BACKOFF_S)
-    loads = Operation.objects.filter(kind=Kind.LOAD)
-    rows = loads.filter(Q(state__in=ACTIVE) | Q(state=State.FAILED, finished_at__gte=since))
+    loads = Operation.objects.filter(kind=OperationKind.LOAD)
+    rows = loads.filter(Q(state__in=ACTIVE) | Q(state=OperationState.FAILED, finished_at__gte=since))
     return set(rows.values_list("model", flat=True))
 
 

@@ -13,12 +13,21 @@ from django.db.migrations.executor import MigrationExecutor
 from cortex_site.cli.following import verdict
 from fleet.api.schemas import OperationOut, OperationStateOut
 from fleet.models import Device, ModelProfile, Node, Operation, Placement
-from fleet.operations import ACTIVE, GROUPS, RULES, UNSUCCESSFUL, Kind, OperationView, State, target
+from fleet.operations import (
+    ACTIVE,
+    GROUPS,
+    RULES,
+    UNSUCCESSFUL,
+    OperationKind,
+    OperationState,
+    OperationView,
+    target,
+)
 from fleet.services import lifecycle
 from fleet.services.operations import execution, rows
 from neuron.wire import ApiError
 
-KINDS = list(Kind)
+KINDS = list(OperationKind)
 RETRYABLE = [kind for kind, rules in RULES.items() if rules.is_retryable]
 ASKED = {"model": "m", "wanted_node": "a", "device": 0, "replica": True, "unless_busy": True, "force": True}
 WRITTEN = {  # columns that are not asked for: what an operation is, who asked, and what the fleet made of it
@@ -46,7 +55,7 @@ def asked(kind, **changed):
 
 
 def failed(kind):
-    row = asked(kind, state=State.FAILED)
+    row = asked(kind, state=OperationState.FAILED)
     row.save()
     return row
 
@@ -71,7 +80,7 @@ def test_the_database_admits_one_active_operation_of_a_group(placed, kind, state
     for other in GROUPS[RULES[kind].group]:
         with pytest.raises(IntegrityError), transaction.atomic():
             asked(other).save()
-    Operation.objects.filter(kind=kind).update(state=State.FAILED)
+    Operation.objects.filter(kind=kind).update(state=OperationState.FAILED)
     asked(kind).save()
 
 
@@ -105,7 +114,7 @@ def test_a_retry_keeps_all_that_was_asked(placed, kind):
 
 
 @pytest.mark.parametrize("kind", RETRYABLE)
-@pytest.mark.parametrize("state", [state for state in State if state != State.FAILED])
+@pytest.mark.parametrize("state", [state for state in OperationState if state != OperationState.FAILED])
 def test_only_a_failed_operation_is_retried(placed, kind, state):
     row = asked(kind, state=state)
     row.save()
@@ -120,7 +129,7 @@ def test_only_a_failed_operation_is_retried(placed, kind, state):
 @pytest.mark.parametrize("kind", KINDS)
 def test_only_a_root_is_retried(placed, kind):
     root = Operation.objects.create(kind="drain", wanted_node="b", state="failed")
-    part = asked(kind, state=State.FAILED, parent=root)
+    part = asked(kind, state=OperationState.FAILED, parent=root)
     part.save()
     error = refused(lifecycle.retry, part.pk)
     assert (error.status, error.code) == (409, "operation_not_retryable")
@@ -133,16 +142,16 @@ def test_an_eviction_without_a_parent_is_not_retried(placed):
 
 
 def test_a_retried_restart_joins_the_defrag_of_its_device(placed):
-    row = failed(Kind.RESTART)
+    row = failed(OperationKind.RESTART)
     active = lifecycle.defrag("a", 0, requested_by="op")
     assert lifecycle.retry(row.pk, requested_by="op") == active
 
 
 def test_a_retry_is_asked_for_like_the_first_time(placed):
-    row = failed(Kind.DRAIN)
+    row = failed(OperationKind.DRAIN)
     lifecycle.retry(row.pk, requested_by="op")
     assert Node.objects.get().cordoned
-    failed_load = failed(Kind.LOAD)
+    failed_load = failed(OperationKind.LOAD)
     assert refused(lifecycle.retry, failed_load.pk).code == "node_cordoned"
 
 
@@ -151,19 +160,19 @@ def test_an_insert_that_the_database_refuses_for_good_is_given_up(placed, monkey
     tried = []
     monkeypatch.setattr(rows, "_insert", lambda row: tried.append(row) or insert(row))
     with pytest.raises(IntegrityError):
-        rows.begin(rows.wish(Kind.RESTART, wanted_node="a", device=-1))
+        rows.begin(rows.wish(OperationKind.RESTART, wanted_node="a", device=-1))
     assert len(tried) == rows.MAX_INSERTS
 
 
 def test_each_kind_is_in_every_place_that_decides_by_kind():
-    assert set(RULES) == set(Kind)
+    assert set(RULES) == set(OperationKind)
     assert [kind for kinds in GROUPS.values() for kind in kinds] == sorted(
         KINDS, key=lambda kind: list(GROUPS).index(RULES[kind].group)
     )
     assert set(lifecycle.VERBS) == set(RETRYABLE)
     runners = {rules.runner for rules in RULES.values() if rules.is_retryable}
     assert runners == set(execution.RUNNERS)
-    assert set(Operation._meta.get_field("kind").choices) == {(kind, kind.capitalize()) for kind in Kind}
+    assert [kind for kind, _ in Operation._meta.get_field("kind").choices] == KINDS
     names = {constraint.name for constraint in Operation._meta.constraints}
     assert {group.constraint for group in GROUPS} | {"operation_state_known"} == names
 
@@ -206,8 +215,8 @@ def test_the_operator_api_shows_the_view_and_nothing_else():
 
 
 def test_a_state_is_active_or_final():
-    over = [state for state in State if state not in ACTIVE]
-    assert over == [State.SUCCEEDED, *UNSUCCESSFUL]
+    over = [state for state in OperationState if state not in ACTIVE]
+    assert over == [OperationState.SUCCEEDED, *UNSUCCESSFUL]
     view = OperationView(id=1, kind="load", state="running")
     assert (view.is_active, view.is_unsuccessful) == (True, False)
 

@@ -12,7 +12,7 @@ from django.utils import timezone
 
 from fleet import placement as placing
 from fleet.models import Node, Operation, Placement
-from fleet.operations import State
+from fleet.operations import OperationState
 from fleet.placement import Need, NodeVerdict, Outlook
 from fleet.services import placement_facts, polling
 from fleet.services.operations.errors import OperationError, OutcomeError, PostponedError
@@ -60,7 +60,7 @@ def _candidates(operation: Operation) -> list[str]:
 
 def _waits_longer(operation: Operation, node: str) -> Operation | None:
     """The first load asked for earlier that waits for models to leave that node: no swap overtakes it."""
-    rows = Operation.objects.filter(kind=operation.kind, state=State.PENDING, pk__lt=operation.pk)
+    rows = Operation.objects.filter(kind=operation.kind, state=OperationState.PENDING, pk__lt=operation.pk)
     waiting = rows.filter(replica=False).order_by("pk")
     return next((row for row in waiting if _explained_as_busy(row, node)), None)
 

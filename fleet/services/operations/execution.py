@@ -16,7 +16,7 @@ from django.db import transaction
 from django.utils import timezone
 
 from fleet.models import Device, Operation
-from fleet.operations import ACTIVE, State, rules_of
+from fleet.operations import ACTIVE, OperationState, rules_of
 from fleet.services.operations import draining, loading, restarting, unloading
 from fleet.services.operations.errors import NotNeededError, OperationError, PostponedError
 from fleet.services.operations.lease import Lease, LeaseLostError, close_children
@@ -43,9 +43,9 @@ def run_operation(operation_id: int) -> None:
         raise  # nothing can be recorded; `reconcile` finds the expired lease
     except Exception as error:  # whatever it was, the row must say so
         log.exception("operation broke", extra=context)
-        lease.finish(State.FAILED, f"{type(error).__name__}: {error}", error_code="internal_error")
+        lease.finish(OperationState.FAILED, f"{type(error).__name__}: {error}", error_code="internal_error")
     row = lease.operation
-    if row.state == State.PENDING:  # postponed: tried again every second, which would be a line each
+    if row.state == OperationState.PENDING:  # postponed: tried again every second, which would be a line each
         return
     log.info("operation", extra={**context, "node": row.node, "state": row.state, "outcome": row.message})
 
@@ -56,11 +56,11 @@ def _carry_out(lease: Lease) -> None:
     except PostponedError as wait:
         lease.postpone(str(wait), wait.delay_s)
     except NotNeededError as reason:
-        lease.finish(State.CANCELLED, str(reason))
+        lease.finish(OperationState.CANCELLED, str(reason))
     except OperationError as error:
-        lease.finish(State.FAILED, error.message, error_code=error.code)
+        lease.finish(OperationState.FAILED, error.message, error_code=error.code)
     else:
-        lease.finish(State.SUCCEEDED, message)
+        lease.finish(OperationState.SUCCEEDED, message)
 
 
 def reconcile() -> None:
@@ -69,8 +69,8 @@ def reconcile() -> None:
     lost = now - timedelta(seconds=settings.LEASE_S / 2)
     silent = now - timedelta(seconds=settings.LEASE_S)
     roots = Operation.objects.filter(parent=None)
-    untold = roots.filter(state=State.PENDING, due_at__lt=lost)
-    orphans = roots.filter(state=State.RUNNING, heartbeat_at__lt=silent)
+    untold = roots.filter(state=OperationState.PENDING, due_at__lt=lost)
+    orphans = roots.filter(state=OperationState.RUNNING, heartbeat_at__lt=silent)
     for row in orphans.filter(attempts__gte=settings.MAX_ATTEMPTS):
         _bury(row)
     again = [*untold.values_list("pk", flat=True), *orphans.values_list("pk", flat=True)]
@@ -84,9 +84,11 @@ def reconcile() -> None:
 def _bury(row: Operation) -> None:
     message = f"{row.attempts + 1} workers died over it"
     with transaction.atomic():
-        dead = Operation.objects.filter(pk=row.pk, state=State.RUNNING, heartbeat_at=row.heartbeat_at)
+        dead = Operation.objects.filter(
+            pk=row.pk, state=OperationState.RUNNING, heartbeat_at=row.heartbeat_at
+        )
         if dead.update(
-            state=State.FAILED,
+            state=OperationState.FAILED,
             error_code="worker_lost",
             message=message,
             finished_at=timezone.now(),

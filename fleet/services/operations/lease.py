@@ -17,7 +17,7 @@ from django.db.models import F
 from django.utils import timezone
 
 from fleet.models import Device, Operation
-from fleet.operations import State, rules_of
+from fleet.operations import OperationState, rules_of
 from fleet.services.operations.task_queue import enqueue
 
 
@@ -39,11 +39,14 @@ class Lease:
         now = timezone.now()
         token = uuid.uuid4()
         row = Operation.objects.filter(pk=operation_id)
-        mine = {"state": State.RUNNING, "lease": token, "heartbeat_at": now}
-        silent = row.filter(state=State.RUNNING, heartbeat_at__lt=now - timedelta(seconds=settings.LEASE_S))
-        taken = row.filter(state=State.PENDING, due_at__lte=now).update(**mine) or silent.filter(
-            attempts__lt=settings.MAX_ATTEMPTS
-        ).update(**mine, attempts=F("attempts") + 1)
+        mine = {"state": OperationState.RUNNING, "lease": token, "heartbeat_at": now}
+        due = row.filter(state=OperationState.PENDING, due_at__lte=now)
+        silent = row.filter(
+            state=OperationState.RUNNING,
+            heartbeat_at__lt=now - timedelta(seconds=settings.LEASE_S),
+            attempts__lt=settings.MAX_ATTEMPTS,
+        )
+        taken = due.update(**mine) or silent.update(**mine, attempts=F("attempts") + 1)
         if not taken:
             return None
         row.filter(started_at=None).update(started_at=now)
@@ -103,15 +106,15 @@ class Lease:
         choice: dict[str, Any] = {}
         if rules_of(self.operation.kind).chooses_node:
             choice = {"node": "", "victims": []}
-        self.release(state=State.PENDING, message=message, due_at=due_at, lease=None, **choice)
+        self.release(state=OperationState.PENDING, message=message, due_at=due_at, lease=None, **choice)
         enqueue(self.operation.pk, delay_s=delay_s)
 
     def _row(self) -> Any:
-        return Operation.objects.filter(pk=self.operation.pk, lease=self._token, state=State.RUNNING)
+        return Operation.objects.filter(pk=self.operation.pk, lease=self._token, state=OperationState.RUNNING)
 
 
 def close_children(operation: Operation, message: str) -> None:
     """Fail the evictions that still run on behalf of an operation that is over."""
-    operation.children.filter(state=State.RUNNING).update(
-        state=State.FAILED, message=message, finished_at=timezone.now()
+    operation.children.filter(state=OperationState.RUNNING).update(
+        state=OperationState.FAILED, message=message, finished_at=timezone.now()
     )

@@ -10,7 +10,7 @@ from time import monotonic
 
 from django.conf import settings
 
-from fleet.operations import Kind
+from fleet.operations import OperationKind
 from fleet.services import metrics, polling
 from fleet.services.neuron_client import NeuronClient, NodeError
 from fleet.services.operations.background import BackgroundCall
@@ -40,6 +40,6 @@ def run(lease: Lease) -> str:
         raise OperationError(call.error.code, call.error.message)
     if call.error:
         raise call.error
-    if operation.kind == Kind.DEFRAG:
+    if operation.kind == OperationKind.DEFRAG:
         metrics.DEFRAGS.labels(node.name, str(device)).inc()
     return f"{node.name}:{device} has a new worker and its models"

@@ -10,7 +10,7 @@ from django.db import IntegrityError, transaction
 from django.utils import timezone
 
 from fleet.models import Operation
-from fleet.operations import ACTIVE, GROUPS, Kind, OperationView, State, is_same, rules_of
+from fleet.operations import ACTIVE, GROUPS, OperationKind, OperationState, OperationView, is_same, rules_of
 from fleet.services import audit
 from fleet.services.operations.task_queue import enqueue
 from neuron.wire import ApiError
@@ -18,7 +18,7 @@ from neuron.wire import ApiError
 MAX_INSERTS = 5
 
 
-def wish(kind: Kind, **columns: Any) -> Operation:
+def wish(kind: OperationKind, **columns: Any) -> Operation:
     """An operation as it is asked for, not saved yet."""
     row = Operation(kind=kind, **columns)
     if not rules_of(kind).chooses_node:
@@ -78,7 +78,7 @@ def check_retryable(row: Operation) -> None:
         whole = row.parent or "another operation"
         message = f"Operation {row.pk} ({row.subject}) is a part of {whole}: retry that one."
         raise ApiError(409, "operation_not_retryable", message)
-    if row.state != State.FAILED:
+    if row.state != OperationState.FAILED:
         cure = "Wait until it is over." if row.is_active else "Ask for it anew."
         message = f"Operation {row.pk} ({row.subject}) is {row.state}; only failed ones are retried. {cure}"
         raise ApiError(409, "operation_not_failed", message)
@@ -101,9 +101,9 @@ def view(row: Operation, *, eta_s: float | None = None) -> OperationView:
 
 def remaining_s(row: Operation) -> float | None:
     """What is left of a running load, by how long the last one of its model took, on its node if possible."""
-    if row.kind != Kind.LOAD or row.state != State.RUNNING or not row.started_at:
+    if row.kind != OperationKind.LOAD or row.state != OperationState.RUNNING or not row.started_at:
         return None
-    loads = Operation.objects.filter(kind=row.kind, model=row.model, state=State.SUCCEEDED)
+    loads = Operation.objects.filter(kind=row.kind, model=row.model, state=OperationState.SUCCEEDED)
     done = loads.exclude(explanation=[]).order_by("-id")  # a node was chosen: it was not there already
     last: Operation | None = done.filter(node=row.node).first() or done.first()
     if last is None:

@@ -10,7 +10,7 @@ from django.conf import settings
 from django.utils import timezone
 
 from fleet.models import IllegalTransitionError, Node, Operation, Placement
-from fleet.operations import Kind, State
+from fleet.operations import OperationKind, OperationState
 from fleet.services import metrics, polling
 from fleet.services.neuron_client import NeuronClient, NodeError
 from fleet.services.operations import rows
@@ -117,29 +117,29 @@ def evict(lease: Lease, client: NeuronClient, placement: Placement, leave: Leave
     """
     parent = lease.operation
     asked = rows.wish(
-        Kind.EVICT,
+        OperationKind.EVICT,
         model=placement.model,
         wanted_node=placement.node.name,
         parent=parent,
         requested_by=parent.requested_by,
         reason=f"{why} (#{parent.pk})",
-        state=State.RUNNING,
+        state=OperationState.RUNNING,
         started_at=timezone.now(),
     )
     row = rows.begin(asked)
     try:
         remove(lease, client, placement, leave)
     except BusyError as error:
-        _end(row, State.CANCELLED, error.message)
+        _end(row, OperationState.CANCELLED, error.message)
         raise
     except OperationError as error:
-        _end(row, State.FAILED, error.message, error.code)
+        _end(row, OperationState.FAILED, error.message, error.code)
         raise
     metrics.EVICTIONS.labels(placement.model, placement.node.name).inc()
-    _end(row, State.SUCCEEDED, f"freed {placement.memory_mb} MiB")
+    _end(row, OperationState.SUCCEEDED, f"freed {placement.memory_mb} MiB")
 
 
-def _end(row: Operation, state: State, message: str, error_code: str = "") -> None:
+def _end(row: Operation, state: OperationState, message: str, error_code: str = "") -> None:
     Operation.objects.filter(pk=row.pk).update(
         state=state, message=message, error_code=error_code[:100], finished_at=timezone.now()
     )
