@@ -82,7 +82,7 @@ def test_a_row_of_the_admin_that_a_file_names_becomes_the_files():
         lambda: keys.disable("old"),
     ],
 )
-def test_every_change_moves_the_version_and_is_told(change):
+def test_every_change_moves_the_version_and_is_announced(change):
     Alias.objects.create(name="old", target="m")
     keys.create("old")
     before = configuration.version()
@@ -95,14 +95,14 @@ def test_every_change_moves_the_version_and_is_told(change):
     listener.close()
 
 
-def test_what_a_poll_observes_moves_nothing():
+def test_a_poll_does_not_move_the_version():
     Node.objects.create(name="n", endpoint="http://n:1")
     before = configuration.version()
     Node.objects.update(healthy=True)
     assert configuration.version() == before
 
 
-def test_a_change_that_is_rolled_back_never_was():
+def test_a_change_that_is_rolled_back_moves_nothing():
     before = configuration.version()
     with transaction.atomic():
         Alias.objects.create(name="a", target="m")

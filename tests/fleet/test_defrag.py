@@ -43,7 +43,7 @@ def test_a_worn_idle_device_is_defragmented_once(fleet, worn):
     assert defrag.defragment() == 0
 
 
-def test_memory_in_pieces_is_a_reason_too(fleet, worn, settings_with):
+def test_fragmented_memory_is_a_reason_too(fleet, worn, settings_with):
     Device.objects.update(cycles=1, fragmented_mb=900)
     device = Device.objects.get()
     assert defrag.why(device, defrag.current()) == "900 MiB are free in pieces that are of no use"
@@ -51,14 +51,14 @@ def test_memory_in_pieces_is_a_reason_too(fleet, worn, settings_with):
     assert defrag.why(device, defrag.current()) == ""
 
 
-def test_what_is_in_use_waits_for_the_maintenance_window(fleet, worn, settings_with):
+def test_a_device_in_use_waits_for_the_maintenance_window(fleet, worn, settings_with):
     Placement.objects.update(last_used_at=timezone.now())
     assert defrag.defragment() == 0
     settings_with("lifecycle", maintenance_utc="00:00-00:00")
     assert defrag.defragment() == 1
 
 
-def test_it_can_be_turned_off(fleet, worn, settings_with):
+def test_defragmentation_can_be_turned_off(fleet, worn, settings_with):
     settings_with("eviction", defrag_after_cycles=0)
     Device.objects.update(fragmented_mb=8000)
     assert defrag.defragment() == 0
@@ -78,5 +78,5 @@ def test_it_can_be_turned_off(fleet, worn, settings_with):
         ("06:00-06:00", time(5), True),
     ],
 )
-def test_windows(window, now, inside):
+def test_a_maintenance_window_contains_a_time(window, now, inside):
     assert defrag.within(window, now) is inside

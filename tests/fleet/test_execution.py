@@ -46,7 +46,7 @@ def test_the_next_load_asks_for_what_the_first_one_measured(fleet):
     assert fleet.run(ask(node="b")).state == "succeeded"
 
 
-def test_other_weights_have_not_been_measured(fleet):
+def test_other_weights_forget_what_was_measured(fleet):
     fleet.node("a")
     profile = fleet.model(vram_mb=500)
     fleet.run(ask())
@@ -141,7 +141,7 @@ def test_a_busy_model_is_never_evicted_and_the_load_waits_for_it(fleet):
     assert "old" not in node.models
 
 
-def test_the_wait_for_room_is_bounded(fleet):
+def test_a_load_waits_for_room_for_a_bounded_time(fleet):
     node = fleet.node("a", devices=[2000])
     node.sizes = {"old": 1500}
     node.has("old")
@@ -180,7 +180,7 @@ def test_a_model_of_unknown_size_gets_more_room_until_it_fits(fleet):
     assert {child.model for child in row.children.all()} == {"one", "two"}
 
 
-def test_a_model_that_is_larger_than_all_there_is(fleet):
+def test_a_model_larger_than_every_device_is_refused(fleet):
     node = fleet.node("a", devices=[3000])
     node.sizes = {"m": 5000}
     node.has("one")
@@ -214,7 +214,7 @@ def test_the_last_reason_is_the_nodes_own_word_for_word(fleet):
     assert (placement.state, placement.error_code) == ("failed", "model_broken")
 
 
-def test_what_no_node_can_load_is_tried_on_one(fleet):
+def test_a_model_that_no_node_supports_is_tried_on_one(fleet):
     nodes = [fleet.node("a"), fleet.node("b")]
     for node in nodes:
         node.failures["m"] = ApiError(422, "model_unsupported", "no such architecture")
@@ -284,7 +284,7 @@ def test_a_node_that_dies_while_it_loads(fleet, until):
     assert claimed() == 0
 
 
-def test_no_node_at_all(fleet):
+def test_a_load_without_any_node_fails(fleet):
     fleet.model()
     assert fleet.run(ask()).error_code == "no_node"
 
@@ -302,7 +302,7 @@ def test_a_node_that_is_away_is_waited_for_and_then_named(fleet):
     assert row.message == "a: the node does not answer"
 
 
-def test_what_is_loaded_already_is_not_loaded_twice(fleet):
+def test_a_model_that_is_loaded_already_is_not_loaded_twice(fleet):
     node = fleet.node("a")
     node.has("m")
     fleet.node("b", devices=[9000])
@@ -313,7 +313,7 @@ def test_what_is_loaded_already_is_not_loaded_twice(fleet):
     assert node.loads("m") == 0
 
 
-def test_what_a_node_has_by_itself_is_not_loaded_elsewhere(fleet):
+def test_a_model_that_a_node_loaded_by_itself_is_not_loaded_elsewhere(fleet):
     node = fleet.node("a")
     other = fleet.node("b", devices=[9000])
     fleet.model()
@@ -340,7 +340,7 @@ def test_two_loads_on_one_device_follow_each_other(fleet, until):
     assert list(node.models) == ["n"]
 
 
-def test_a_mistake_of_ours_ends_the_operation_too(fleet, monkeypatch):
+def test_an_internal_error_ends_the_operation(fleet, monkeypatch):
     fleet.node("a")
     fleet.model()
     monkeypatch.setattr("fleet.services.operations.loading.choose", lambda lease: 1 / 0)

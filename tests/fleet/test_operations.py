@@ -92,7 +92,7 @@ def test_kinds_of_one_group_join_each_other(placed, kind):
 
 
 @pytest.mark.parametrize("kind", [kind for kind, rules in RULES.items() if rules.conflicts_in])
-def test_what_contradicts_the_active_operation_is_refused_with_its_name(placed, kind):
+def test_a_load_that_contradicts_the_active_one_is_refused_with_its_name(placed, kind):
     active = rows.begin(asked(kind))
     with pytest.raises(ApiError) as caught:
         rows.begin(asked(kind, wanted_node="b"))
@@ -147,7 +147,7 @@ def test_a_retried_restart_joins_the_defrag_of_its_device(placed):
     assert lifecycle.retry(row.pk, requested_by="op") == active
 
 
-def test_a_retry_is_asked_for_like_the_first_time(placed):
+def test_a_retry_goes_through_the_verb_of_its_kind(placed):
     row = failed(OperationKind.DRAIN)
     lifecycle.retry(row.pk, requested_by="op")
     assert Node.objects.get().cordoned
@@ -185,7 +185,7 @@ def test_a_verb_takes_what_its_kind_is_asked_for(kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_identifies_an_operation_is_asked_for(kind):
+def test_the_columns_of_a_group_are_asked_for(kind):
     rules = RULES[kind]
     assert set(rules.group.columns) <= set(rules.asked)
     assert set(rules.conflicts_in) <= {"place", *rules.asked}
@@ -198,7 +198,7 @@ def test_each_column_is_asked_for_or_written_by_the_fleet():
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_row_view_answer_and_command_name_it_alike(placed, kind):
+def test_row_view_answer_and_command_name_an_operation_alike(placed, kind):
     row = failed(kind)
     row.node = "a"
     view = rows.view(row)
@@ -225,7 +225,7 @@ def test_a_state_is_active_or_final():
     ("model", "place", "device", "named"),
     [("m", "a", None, "m on a"), ("m", "", None, "m"), ("", "a", None, "a"), ("", "a", 0, "a:0")],
 )
-def test_targets(model, place, device, named):
+def test_a_target_names_model_node_and_device(model, place, device, named):
     assert target(model, place, device) == named
 
 

@@ -24,7 +24,7 @@ def impatient(monkeypatch):
     return poll
 
 
-def test_what_a_node_says_is_recorded(fleet):
+def test_the_report_of_a_node_is_recorded(fleet):
     fake = fleet.node("a", devices=[8000, 16_000], token="t")
     fake.has("m", devices=[1])
     fake.busy["m"] = 2
@@ -80,7 +80,7 @@ def test_three_misses_make_a_node_unhealthy_and_one_answer_heals_it(fleet, impat
     assert (node.misses, node.healthy, node.reason) == (0, True, "")
 
 
-def test_a_node_that_refuses_connections(fleet):
+def test_a_node_that_refuses_connections_is_a_miss(fleet):
     fleet.node("a").stop()
     polling.poll()
     assert Node.objects.get().reason.startswith("a does not answer: ")
@@ -146,7 +146,7 @@ def test_a_node_of_another_protocol_is_flagged(fleet):
         ("/health", {"status": "ok"}, "a says what is not understood: /health uptime_s: Field required"),
     ],
 )
-def test_what_cannot_be_understood_is_a_miss_that_says_so(fleet, path, answer, reason):
+def test_an_answer_that_is_not_understood_is_a_miss_that_says_so(fleet, path, answer, reason):
     fake = fleet.node("a")
     fake.answers[path] = answer
     polling.poll()
@@ -159,7 +159,7 @@ def test_what_cannot_be_understood_is_a_miss_that_says_so(fleet, path, answer, r
 
 
 @pytest.mark.parametrize("strange", [{"id": "m" * 300}, {"error": {"code": "c", "message": "nul \0"}}])
-def test_what_a_database_refuses_is_a_miss_that_says_so(fleet, db, strange):
+def test_an_answer_that_the_database_refuses_is_a_miss_that_says_so(fleet, db, strange):
     fake = fleet.node("a")
     fake.answers["/models"] = [{"id": "m", "source": "m", "state": "loaded", **strange}]
     polling.poll()
@@ -172,7 +172,7 @@ def test_what_a_database_refuses_is_a_miss_that_says_so(fleet, db, strange):
         assert Placement.objects.get().state == "loaded"
 
 
-def test_numbers_out_of_range_are_brought_into_it(fleet):
+def test_numbers_out_of_range_are_clamped(fleet):
     fake = fleet.node("a", devices=[8000])
     health = fake._health().model_dump()
     health["rss_mb"] = 10**15

@@ -36,7 +36,7 @@ def test_a_pin_makes_room(fleet):
     assert list(node.models) == ["m"]
 
 
-def test_nothing_is_brought_to_a_cordoned_node(fleet):
+def test_a_cordoned_node_gets_no_pinned_models(fleet):
     fleet.node("a")
     fleet.model(pinned_on=["a"])
     policy.cordon("a", requested_by="alice")
@@ -71,7 +71,7 @@ def test_a_replica_evicts_nobody_and_its_failure_refuses_no_request(fleet):
     assert fleet.run(lifecycle.ensure_loaded("m", requested_by="request").id).state == "succeeded"
 
 
-def test_after_a_failure_it_rests(fleet):
+def test_a_pinned_model_that_failed_rests_for_the_back_off(fleet):
     node = fleet.node("a")
     fleet.model(pinned_on=["a"], vram_mb=9000)
     assert node.devices_mb == [8000]

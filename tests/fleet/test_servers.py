@@ -34,7 +34,7 @@ def placement() -> Placement:
     return Placement.objects.get(node__name="cloud")
 
 
-def test_what_it_lists_is_recorded(server):
+def test_the_models_that_a_server_lists_are_recorded(server):
     node = Node.objects.get()
     assert (node.healthy, node.status, node.reason, node.misses) == (True, "ok", "", 0)
     row = placement()
@@ -64,7 +64,7 @@ def test_a_poll_that_finds_nothing_new_writes_no_placement(server, queries):
         (b"<html>", "sk-server", "cloud: its list of models is not JSON"),
     ],
 )
-def test_what_is_wrong_with_it_is_said(server, answer, token, reason):
+def test_a_server_that_fails_says_why(server, answer, token, reason):
     if answer:
         server.answers["/v1/models"] = answer
     Node.objects.update(token=token)
@@ -75,7 +75,7 @@ def test_what_is_wrong_with_it_is_said(server, answer, token, reason):
     assert "sk-" not in node.reason
 
 
-def test_a_server_that_is_asked_too_often_is_there(server):
+def test_a_server_that_is_polled_too_often_stays_healthy(server):
     server.answers.clear()
     server.refusals["/v1/models"] = 429
     for _ in range(4):
@@ -99,7 +99,7 @@ def test_a_name_that_the_server_does_not_list_is_flagged(server):
     assert [row.model for row in Placement.objects.filter(state="loaded")] == ["m"]
 
 
-def test_nothing_is_loaded_or_unloaded_there(server, fleet):
+def test_nothing_is_loaded_or_unloaded_on_a_server(server, fleet):
     with pytest.raises(ApiError) as refused:
         lifecycle.unload("m", "cloud", requested_by="x")
     assert (refused.value.status, refused.value.code, refused.value.param) == (409, "no_lifecycle", "node")
@@ -116,7 +116,7 @@ def test_nothing_is_loaded_or_unloaded_there(server, fleet):
     assert server.asked == []
 
 
-def test_what_it_has_alone_is_not_loaded_elsewhere_when_it_is_away(server, fleet):
+def test_a_model_of_a_server_alone_is_not_loaded_elsewhere(server, fleet):
     fleet.node("a")
     with pytest.raises(ApiError) as refused:
         lifecycle.ensure_loaded("m", requested_by="gateway")
@@ -130,7 +130,7 @@ def test_what_it_has_alone_is_not_loaded_elsewhere_when_it_is_away(server, fleet
     assert fleet.run(lifecycle.load("m", requested_by="x").id).node == "a"
 
 
-def test_idle_models_stay_there(server, fleet):
+def test_idle_models_of_a_server_stay(server, fleet):
     fleet.model("m", ttl_s=1)
     Placement.objects.update(changed_at="2020-01-01T00:00:00Z")
     assert idle.unload_idle() == 0

@@ -19,7 +19,7 @@ def models(monkeypatch, tmp_path):
     return path
 
 
-def test_what_the_fleet_contradicts_is_on_the_first_page(fleet, staff, client_for, models):
+def test_contradictions_are_on_the_admins_first_page(fleet, staff, client_for, models):
     fleet.node("a", devices=[8000])
     models.write_text('[[models]]\nid = "m"\nmin_devices = 2\npinned_on = ["a", "<b>"]\n')
     page = staff.get("/admin/").content.decode()
@@ -32,12 +32,12 @@ def test_what_the_fleet_contradicts_is_on_the_first_page(fleet, staff, client_fo
     assert "messagelist" not in staff.get("/admin/").content.decode()
 
 
-def test_a_file_that_broke_meanwhile_is_said_too(staff, models):
+def test_a_file_that_broke_meanwhile_is_a_warning_too(staff, models):
     models.write_text("[[models]]\nid = 3\n")
     assert f"{models}:2: models.0.id" in staff.get("/admin/").content.decode()
 
 
-def test_a_model_of_the_admin_is_looked_at_too(fleet, models):
+def test_a_model_of_the_admin_is_checked_too(fleet, models):
     models.write_text("")
     fleet.node("a", devices=[8000])
     fleet.model("m", min_devices=2, pinned_on=["moon", "a"])
@@ -48,7 +48,7 @@ def test_a_model_of_the_admin_is_looked_at_too(fleet, models):
     ]
 
 
-def test_it_is_loaded_all_the_same(db, models):
+def test_a_file_with_contradictions_is_loaded(db, models):
     from cortex_site.config import load_catalogue
     from fleet.models import Alias, ModelProfile
 

@@ -27,7 +27,7 @@ def metric(**values):
     return RequestMetric(**defaults | values)
 
 
-def test_a_cold_request_is_told_from_its_load_to_its_answer():
+def test_the_spans_of_a_cold_request_run_from_its_load_to_its_answer():
     found = timeline.spans(
         metric(
             overhead_s=0.5, load_s=3.0, queue_s=4.0, ttft_s=5.0, latency_s=9.0,
@@ -45,7 +45,7 @@ def test_a_cold_request_is_told_from_its_load_to_its_answer():
     assert found[4].note == "41 tokens out, 10.0 a second"
 
 
-def test_without_a_first_token_the_rest_was_the_nodes():
+def test_the_rest_of_a_request_without_a_first_token_is_the_nodes():
     assert [p.name for p in timeline.spans(metric(queue_s=1.0, latency_s=3.0))] == ["queue", "node"]
 
 
@@ -56,7 +56,7 @@ def test_without_a_first_token_the_rest_was_the_nodes():
     ttft_s=st.none() | SECONDS,
     latency_s=SECONDS,
 )
-def test_phases_have_no_gaps_and_never_overlap(**values):
+def test_spans_have_no_gaps_and_never_overlap(**values):
     at = 0.0
     for span in timeline.spans(metric(**values)):
         assert span.start_s == pytest.approx(at)
@@ -72,7 +72,7 @@ def operation(row, kind="load", model="m", *, before_s=1.0, took_s=2.0, parent=N
     )  # fmt: skip
 
 
-def test_the_operations_it_waited_for_are_shown_and_no_others(db):
+def test_the_operations_that_a_request_waited_for_are_found_and_no_others(db):
     row = metric(queue_s=3.0, ttft_s=4.0, latency_s=5.0)
     load = operation(row)
     eviction = operation(row, "evict", "victim", before_s=0.5, parent=load)
@@ -97,16 +97,16 @@ def test_the_operations_it_waited_for_are_shown_and_no_others(db):
         ),
     ],
 )
-def test_how_it_ended_is_said(values, line):
+def test_the_story_says_how_a_request_ended(values, line):
     assert timeline.story(metric(**values))[-1] == line
 
 
-def test_how_replicas_compared_is_said():
+def test_the_story_says_how_replicas_compared():
     lines = timeline.story(metric(waits_s=[["benjy", 1.4], ["beast", 0.2]]))
     assert lines[0] == "Replicas compared by the wait expected there: beast 0.20 s, benjy 1.40 s."
 
 
-def test_the_page_of_a_request_explains_it(staff):
+def test_the_page_of_a_request_shows_its_timeline(staff):
     row = metric(queue_s=3.0, load_s=3.0, ttft_s=4.0, latency_s=5.0, attempts=[["n2", "node_lost"]])
     row.save()
     load = operation(row)

@@ -7,7 +7,7 @@ from neuron.wire import ApiError
 from tests.fleet.test_execution import ask, claimed
 
 
-def test_an_unload(fleet):
+def test_an_unload_frees_the_memory(fleet):
     node = fleet.node("a")
     node.has("m")
     polling.poll()
@@ -18,7 +18,7 @@ def test_an_unload(fleet):
     assert Device.objects.get().memory_free_mb == 8000
 
 
-def test_an_unload_of_what_is_gone_is_done(fleet):
+def test_an_unload_of_a_model_that_is_gone_succeeds(fleet):
     node = fleet.node("a")
     node.has("m")
     polling.poll()
@@ -27,7 +27,7 @@ def test_an_unload_of_what_is_gone_is_done(fleet):
     assert fleet.states() == {"m@a": "unloaded"}
 
 
-def test_an_unload_that_the_node_refuses(fleet):
+def test_an_unload_that_the_node_refuses_fails_in_its_words(fleet):
     node = fleet.node("a")
     node.has("m")
     polling.poll()
@@ -38,7 +38,7 @@ def test_an_unload_that_the_node_refuses(fleet):
     assert fleet.states() == {"m@a": "loaded"}
 
 
-def test_an_unload_that_waits_is_still_of_its_node(fleet):
+def test_an_unload_that_is_postponed_keeps_its_node(fleet):
     fleet.node("a").has("m")
     polling.poll()
     operation = lifecycle.unload("m", "a").id

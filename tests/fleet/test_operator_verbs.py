@@ -147,7 +147,7 @@ def test_a_busy_device_is_restarted_by_force_only(fleet):
     assert fleet.run(lifecycle.restart("a", 0, requested_by="alice", force=True).id).state == "succeeded"
 
 
-def test_one_restart_a_device_and_one_drain_a_node_in_the_database(fleet):
+def test_the_database_admits_one_restart_per_device_and_one_drain_per_node(fleet):
     for fields in ({"kind": "restart", "device": 0}, {"kind": "drain"}):
         Operation.objects.create(wanted_node="a", **fields)
         with pytest.raises(IntegrityError):
@@ -166,7 +166,7 @@ def test_an_unload_waits_for_requests_unless_forced(fleet):
     assert node.models == {}
 
 
-def test_pins(fleet):
+def test_pins_are_set_removed_and_audited(fleet):
     fleet.node("a")
     profile = fleet.model()
     policy.pin("m", "a", requested_by="alice", reason="the demo")
@@ -184,7 +184,7 @@ def test_pins(fleet):
     assert AuditEntry.objects.order_by("id")[0].detail["pinned_on"] == ["a"]
 
 
-def test_what_cannot_be(fleet):
+def test_verbs_refuse_unknown_names_and_other_servers(fleet):
     fleet.node("a")
     Node.objects.create(name="cloud", kind="openai", endpoint="http://x:1/v1")
     fleet.model("filed", from_file=True)
