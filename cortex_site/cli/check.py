@@ -1,4 +1,4 @@
-"""`cortex check`: what a configuration would do, and what looks wrong with it."""
+"""`cortex check`: what a configuration does, and what is wrong with it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ PATIENCE_S = 2.0
 
 
 def describe(config: CortexConfig, catalogue: Catalogue) -> Iterator[str]:
-    """Lines for a person: effects first, then warnings."""
+    """The lines to print: effects first, then warnings."""
     gateway = config.gateway
     yield f"API on {gateway.listen} ({gateway.workers} worker(s)), metrics on {gateway.metrics_listen}"
     yield f"admin on {gateway.admin_listen}"
@@ -41,7 +41,7 @@ def _placement(profile: Profile) -> str:
 
 
 def warnings(config: CortexConfig, catalogue: Catalogue) -> Iterator[str]:
-    """Contradictions that do not stop anything: sentences that name key and cure."""
+    """The contradictions in a configuration, as sentences with key and cure."""
     if not config.neurons:
         yield "no [[neurons]]: nothing can be served until a node is added here, in the admin or joins"
     yield from contradictions.warnings(config, catalogue)
@@ -51,7 +51,7 @@ def warnings(config: CortexConfig, catalogue: Catalogue) -> Iterator[str]:
 
 
 def of_fleet(config: CortexConfig) -> list[str]:
-    """What a running cortex of this configuration finds besides, knowing its nodes."""
+    """The warnings of a running cortex, which knows its nodes; empty when none answers."""
     try:
         return list(OperatorApi(config, timeout_s=PATIENCE_S).get("/warnings"))
     except OperatorError:

@@ -41,7 +41,7 @@ HttpUrl = Annotated[str, AfterValidator(_http_url)]
 
 
 def _names(value: object) -> object:
-    """A list of names is short for a table in which each stands for itself."""
+    """The table for a list of names: each name stands for itself."""
     if isinstance(value, list) and all(isinstance(name, str) for name in value):
         return {name: name for name in value}
     return value
@@ -52,7 +52,7 @@ Names = Annotated[dict[str, str], BeforeValidator(_names)]
 
 
 class GatewaySettings(Section):
-    """The data plane: where it listens and what it bears."""
+    """The data plane: addresses, timeouts and bounds."""
 
     listen: Listen = f"127.0.0.1:{API_PORT}"
     metrics_listen: Listen = f"127.0.0.1:{METRICS_PORT}"
@@ -65,24 +65,26 @@ class GatewaySettings(Section):
     idle_timeout_s: PositiveFloat = Field(300.0, description="Longest silence within an answer")
     load_wait_s: PositiveFloat = Field(600.0, description="Longest wait of a request for a cold model")
     max_connections_per_node: PositiveInt = 512
-    connection_wait_s: PositiveFloat = Field(10.0, description="Longest wait of a request for one of them")
-    repeat_unanswered: bool = Field(True, description="Elsewhere, once, what a node hung up on unanswered")
-    configuration_check_s: PositiveFloat = Field(2.0, description="Its version is looked at so often")
-    stop_grace_s: PositiveFloat = Field(30.0, description="Running answers may end within this on a stop")
-    record_queue_size: PositiveInt = Field(10_000, description="Finished requests waiting to be recorded")
-    record_retry_s: PositiveFloat = Field(120.0, description="A batch the database refuses is given up after")
-    max_images: PositiveInt = Field(64, description="Of one request")
+    connection_wait_s: PositiveFloat = Field(10.0, description="Longest wait of a request for a connection")
+    repeat_unanswered: bool = Field(True, description="Repeat once what a node dropped unanswered")
+    configuration_check_s: PositiveFloat = Field(2.0, description="Interval between checks of its version")
+    stop_grace_s: PositiveFloat = Field(30.0, description="For running answers to end on a stop")
+    record_queue_size: PositiveInt = Field(10_000, description="Finished requests that wait to be stored")
+    record_retry_s: PositiveFloat = Field(
+        120.0, description="Then a batch that the database refuses is dropped"
+    )
+    max_images: PositiveInt = Field(64, description="Per request")
     max_image_bytes: PositiveInt = 15 * MIB
-    fetch_images: bool = Field(False, description="Get those at public addresses that clients name")
-    fetch_images_timeout_s: PositiveFloat = Field(10.0, description="For all of one request")
-    reserve_tokens: PositiveInt = Field(1024, description="Answer a key's limits expect without max_tokens")
+    fetch_images: bool = Field(False, description="Fetch images at public addresses")
+    fetch_images_timeout_s: PositiveFloat = Field(10.0, description="For all images of a request")
+    reserve_tokens: PositiveInt = Field(1024, description="Assumed answer of a request without max_tokens")
 
 
 class ResponsesSettings(Section):
-    """What `/v1/responses` keeps in Redis; the oldest go first."""
+    """What `/v1/responses` stores in Redis; the oldest are evicted first."""
 
     ttl_s: PositiveInt = 86_400
-    max_bytes: PositiveInt = Field(4 * MIB, description="Of one, the conversation before it included")
+    max_bytes: PositiveInt = Field(4 * MIB, description="Of one, with the conversation before it")
     max_total_bytes: PositiveInt = Field(256 * MIB, description="Of all")
 
 
@@ -99,41 +101,44 @@ class EvictionSettings(Section):
 
 
 class LifecycleSettings(Section):
-    """How models come and go."""
+    """How models are loaded and unloaded."""
 
     min_residency_s: NonNegativeFloat = Field(
-        5.0, description="A model stays so long; requests for those that wait for its place gather meanwhile"
+        5.0,
+        description="Shortest stay of a model; requests for models that need its memory collect meanwhile",
     )
     swap_wait_s: PositiveFloat = Field(
-        60.0, description="A load waits so long for models in use; then they take no new requests"
+        60.0, description="Longest wait of a load for models in use; then they admit no new requests"
     )
-    capacity_wait_s: PositiveFloat = Field(300.0, description="A load waits so long for room, then it fails")
-    node_wait_s: PositiveFloat = Field(15.0, description="And so long for a node that is away")
+    capacity_wait_s: PositiveFloat = Field(
+        300.0, description="Longest wait of a load for memory; then it fails"
+    )
+    node_wait_s: PositiveFloat = Field(15.0, description="Longest wait of a load for a node that is away")
     load_timeout_s: PositiveFloat = Field(1800.0, description="One model on one node")
     drain_grace_s: PositiveFloat = Field(
-        600.0, description="Requests under way may take so long to end before their model goes"
+        600.0, description="Longest wait of an unload for requests under way"
     )
     failure_backoff_s: PositiveFloat = Field(
-        10.0, description="A model that could not be loaded is not tried again by requests before"
+        10.0, description="Pause before a request starts a failed load again"
     )
     defrag_idle_s: NonNegativeFloat = Field(
-        300.0, description="A device that wants defragmenting gets it after so long without a request"
+        300.0, description="Time without a request before a device that is due is defragmented"
     )
     defrag_fragmented_fraction: float = Field(
         0.1,
         gt=0,
         le=1,
-        description="Of its memory, free in pieces that are of no use: it wants defragmenting",
+        description="A device is due when more of its memory is free but unusable",
     )
     maintenance_utc: str = Field(
         "",
         pattern=r"^(([01]\d|2[0-3]):[0-5]\d-([01]\d|2[0-3]):[0-5]\d)?$",
-        description='Such as "02:00-05:00": then also a device that is in use, once its requests have ended',
+        description='Such as "02:00-05:00": then devices in use are defragmented too, after their requests',
     )
 
 
 class PollSettings(Section):
-    """How the control plane watches the nodes."""
+    """How nodes are polled."""
 
     interval_s: PositiveFloat = 5.0
     timeout_s: PositiveFloat = 5.0
@@ -143,9 +148,9 @@ class PollSettings(Section):
 class JoinSettings(Section):
     """Neurons that register themselves."""
 
-    token_ttl_s: PositiveInt = Field(86_400, description="A join token is good for so long")
-    heartbeat_s: PositiveFloat = Field(5.0, description="They tell so often that they are there")
-    drop_after_s: PositiveFloat = Field(60.0, description="One that is silent so long, and away, is removed")
+    token_ttl_s: PositiveInt = Field(86_400, description="Lifetime of a join token")
+    heartbeat_s: PositiveFloat = Field(5.0, description="Interval of their heartbeats")
+    drop_after_s: PositiveFloat = Field(60.0, description="Silence before one that is away is removed")
 
 
 class RetentionSettings(Section):
@@ -156,7 +161,7 @@ class RetentionSettings(Section):
 
 
 class NeuronEntry(Section):
-    """One GPU host; or with kind "openai" another OpenAI-compatible server, that nothing is loaded on."""
+    """One GPU host; or, with kind "openai", another OpenAI-compatible server."""
 
     name: str = Field(min_length=1, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     kind: Literal["neuron", "openai"] = "neuron"
@@ -165,13 +170,13 @@ class NeuronEntry(Section):
         None,
         repr=False,
         validation_alias=AliasChoices("token", "api_key"),
-        description="The shared secret of that neuron's API, or the key of that server's",
+        description="The token of the neuron's API, or the server's API key",
     )
-    models: Names = Field({}, description='Those of a server that are used; {"ours" = "its own"} renames')
-    labels: list[Label] = Field([], description="What models may ask of a node")
-    max_requests: PositiveInt | None = Field(None, description="Of one gateway at once; the others wait")
-    first_byte_timeout_s: PositiveFloat | None = Field(None, description="The gateway's own when absent")
-    idle_timeout_s: PositiveFloat | None = Field(None, description="The gateway's own when absent")
+    models: Names = Field({}, description='Of a server, those to use; {"ours" = "its own"} renames')
+    labels: list[Label] = Field([], description="Labels that models may require")
+    max_requests: PositiveInt | None = Field(None, description="Of one gateway at once; more wait")
+    first_byte_timeout_s: PositiveFloat | None = Field(None, description="Default: the gateway's")
+    idle_timeout_s: PositiveFloat | None = Field(None, description="Default: the gateway's")
 
     @model_validator(mode="after")
     def _fits_its_kind(self) -> Self:
@@ -188,15 +193,15 @@ class DatabaseSettings(Section):
 
 class RedisSettings(Section):
     url: str = Field("redis://127.0.0.1:6379/0", repr=False)
-    timeout_ms: PositiveInt = Field(200, description="API keys' limits hold per worker when it is slower")
+    timeout_ms: PositiveInt = Field(200, description="While it is slower, limits of API keys hold per worker")
 
 
 class CortexConfig(Settings):
-    """Everything `cortex serve` needs to know."""
+    """The root of `cortex.toml`."""
 
     model_config = SettingsConfigDict(env_prefix="CORTEX_")
 
-    state_dir: Path | None = Field(None, description="Where SQLite, secrets and sockets live")
+    state_dir: Path | None = Field(None, description="Directory of SQLite, secrets and sockets")
     models_config: Path | None = None
     gateway: GatewaySettings = GatewaySettings()
     responses: ResponsesSettings = ResponsesSettings()

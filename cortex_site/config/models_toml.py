@@ -27,20 +27,20 @@ class Cost(Section):
 
 
 class Profile(Section):
-    """What is known of a model before it is loaded, and what the operator wants of it."""
+    """A model as the operator describes it: source, needs, placement."""
 
     id: str = Field(min_length=1)
-    source: str | None = Field(None, description="Directory or hub id; the id itself when absent")
+    source: str | None = Field(None, description="Directory or hub id; default: the id")
     harness: str = "torch"
     quant: str | None = None
     vram_mb: NonNegativeInt | None = None
     min_devices: PositiveInt = 1
     min_device_vram_mb: NonNegativeInt | None = None
-    labels: list[Label] = Field([], description="Loaded only on nodes that have all of them")
+    labels: list[Label] = Field([], description="Required of a node, all of them")
     pinned_on: list[str] = []
     pinned: bool = False
     residency_priority: int | None = Field(None, description="Default 100, or 1000 with pinned_on")
-    ttl_s: PositiveInt | None = Field(None, description="Unload after so long without a request")
+    ttl_s: PositiveInt | None = Field(None, description="Unload after this time without a request")
     min_residency_s: NonNegativeInt = 0
     replicas: PositiveInt = 1
     limit: Limit | None = None
@@ -64,7 +64,7 @@ class Catalogue(Settings):
 
     @property
     def profiles(self) -> list[Profile]:
-        """The models; of several under one id the first."""
+        """The models; of several with one id the first."""
         return list({profile.id: profile for profile in reversed(self.models)}.values())[::-1]
 
     @property
