@@ -24,12 +24,11 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from fleet.gateway.dialects.chat.messages import MESSAGES
-
 from ext.sse import SSEScanner
 from fleet import translation
 from fleet.gateway.dialects.base import AnswerRewriter, Call
 from fleet.gateway.dialects.chat import CHAT
+from fleet.gateway.dialects.messages import MESSAGES
 
 CHUNKS = 20_000
 BATCH = 64  # chunks that wait in a socket at a time
