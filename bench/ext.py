@@ -24,7 +24,7 @@ from bench.common import machine, rounded
 from ext import chunk as chunks
 from ext import http, peek, sse
 from ext import stream as streams
-from neuron.api.completion import ChatChoice, Chunks
+from neuron.api.answers.chunks import ChatChoice, Chunks
 from neuron.text.events import Content
 
 REPEATS, LEAST_S = 7, 0.05

@@ -14,7 +14,7 @@ from neuron.discovery import Host, describe
 from neuron.events import Events
 from neuron.harness import HarnessContext
 from neuron.registry import Registry
-from neuron.supervisor.device import rss_mb
+from neuron.supervisor.device_worker import rss_mb
 from neuron.wire import DeviceHealth, Discovery, Health, NodeState
 
 log = logging.getLogger("neuron")

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from neuron.config import NeuronConfig
+from neuron.generation import Generation
 from neuron.pipe import Looked, Sight
-from neuron.supervisor.generation import Generation
 from neuron.supervisor.job import Job
 from neuron.supervisor.torch_harness import TorchHarness
-from neuron.text.model import ModelText
+from neuron.text.model_text import ModelText
 from neuron.wire import ApiError, DeviceHealth, DeviceInfo, Leave, ModelInfo, ModelLoad, ModelSpec
 
 

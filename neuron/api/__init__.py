@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from neuron.settings import configure
+from neuron.django_settings import configure
 
 configure()

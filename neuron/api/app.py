@@ -9,9 +9,9 @@ from ninja.errors import HttpError, ValidationError
 
 from cortex_site.light import LightASGI
 from cortex_site.version import VERSION
-from neuron.api import chat, completions, embeddings, node, tokenize
-from neuron.api.edge import ASGIApp, Edge, error_response, log_fields
-from neuron.api.schemas import COMPONENTS
+from neuron.api import chat_completions, completions, embeddings, node, tokenize
+from neuron.api.bodies.openapi import COMPONENTS
+from neuron.api.middleware import ASGIApp, Edge, error_response, log_fields
 from neuron.daemon import Daemon
 from neuron.wire import ApiError
 
@@ -24,7 +24,7 @@ def build_api(daemon: Daemon) -> NinjaAPI:
     """All operations of a neuron, with every error in OpenAI's envelope."""
     api = NinjaAPI(title="neuron", version=VERSION, docs_url=None, openapi_url=None)
     api.add_router("", node.router(daemon))
-    for module in (chat, completions, embeddings, tokenize):
+    for module in (chat_completions, completions, embeddings, tokenize):
         api.add_router("", module.router(daemon))
     api.add_exception_handler(ApiError, _answer_error)
     api.add_exception_handler(HttpError, _answer_http_error)

@@ -11,17 +11,17 @@ from django.http.response import HttpResponseBase
 from ninja import Router
 
 from cortex_site.light import StreamResponse, Write
-from neuron.api.answers import collect, stream
-from neuron.api.chat import find
-from neuron.api.completion import Chunks, whole
-from neuron.api.completion_request import CompletionBody, decode
-from neuron.api.decoding import invalid
-from neuron.api.edge import caller, log_fields, request_id
-from neuron.api.logprobs import Drawn, TextShape
+from neuron.api.answers.choice import Prepared, Run, start, total_usage
+from neuron.api.answers.chunks import Chunks, whole
+from neuron.api.answers.logprobs import Drawn, TextShape
+from neuron.api.answers.stream import collect, stream
+from neuron.api.bodies.completion import CompletionBody, decode
+from neuron.api.bodies.decode import invalid
+from neuron.api.bodies.openapi import body_of
+from neuron.api.chat_completions import find
+from neuron.api.middleware import caller, log_fields, request_id
 from neuron.api.node import EVENT_STREAM
-from neuron.api.prepare import encode, job
-from neuron.api.run import Prepared, Run, start, total_usage
-from neuron.api.schemas import body_of
+from neuron.api.prompts.chat import encode, job
 from neuron.daemon import Daemon
 from neuron.harness import Served
 from neuron.pipe import Logprob

@@ -13,11 +13,11 @@ from django.http import HttpRequest, HttpResponse
 from msgspec import UNSET, Meta, Struct, UnsetType
 from ninja import Router
 
-from neuron.api.chat import find
-from neuron.api.decoding import decode_body, invalid, require_model
-from neuron.api.edge import log_fields
-from neuron.api.generation_request import Name, TokenId
-from neuron.api.prepare import encode, require_capability
+from neuron.api.bodies.decode import decode_body, invalid, require_model
+from neuron.api.bodies.generation import Name, TokenId
+from neuron.api.chat_completions import find
+from neuron.api.middleware import log_fields
+from neuron.api.prompts.chat import encode, require_capability
 from neuron.daemon import Daemon
 from neuron.harness import Served
 from neuron.wire import ApiError

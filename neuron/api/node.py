@@ -11,7 +11,7 @@ from ninja import Router
 
 from cortex_site.light import StreamResponse, Write
 from cortex_site.version import VERSION
-from neuron.api.edge import log_fields
+from neuron.api.middleware import log_fields
 from neuron.daemon import Daemon
 from neuron.wire import PROTOCOL, CacheReset, Discovery, Health, Leave, ModelInfo, ModelSpec, Unload
 

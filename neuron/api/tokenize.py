@@ -9,14 +9,16 @@ from django.http import HttpRequest
 from msgspec import Meta, Struct
 from ninja import Router
 
-from neuron.api import chat_request, completion_request, prepare
-from neuron.api.chat import find
-from neuron.api.chat_request import ChatBody
-from neuron.api.completion_request import CompletionBody
+from neuron.api.bodies import chat as chat_request
+from neuron.api.bodies import completion as completion_request
+from neuron.api.bodies.chat import ChatBody
+from neuron.api.bodies.completion import CompletionBody
+from neuron.api.bodies.decode import decode_body, invalid, require_model
+from neuron.api.bodies.generation import Name, TokenId
+from neuron.api.bodies.openapi import body_of
+from neuron.api.chat_completions import find
 from neuron.api.completions import tokens_of
-from neuron.api.decoding import decode_body, invalid, require_model
-from neuron.api.generation_request import Name, TokenId
-from neuron.api.schemas import body_of
+from neuron.api.prompts import chat as prepare
 from neuron.daemon import Daemon
 
 

@@ -17,12 +17,12 @@ from pathlib import Path
 
 from neuron import pipe, sources
 from neuron.config import NeuronConfig
-from neuron.supervisor.device import DeviceWorker, LoadError
-from neuron.supervisor.generation import Generation
+from neuron.generation import Generation
+from neuron.supervisor.device_worker import DeviceWorker, LoadError
 from neuron.supervisor.job import Job
-from neuron.text import model as text_model
-from neuron.text.formats import FORMATS
-from neuron.text.model import BrokenModelError, ModelText
+from neuron.text import model_text as text_model
+from neuron.text.model_text import BrokenModelError, ModelText
+from neuron.text.notations.known import FORMATS
 from neuron.wire import (
     ApiError,
     DeviceHealth,

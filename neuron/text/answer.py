@@ -2,9 +2,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from neuron.text.calls import CallParser
 from neuron.text.detokenizer import Detokenizer
 from neuron.text.events import CallStart, Content, Event, Reasoning
+from neuron.text.notations.parser import CallParser
 from neuron.text.reasoning import ReasoningSplitter
 from neuron.text.stops import StopStrings
 

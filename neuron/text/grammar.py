@@ -19,7 +19,7 @@ from llguidance import LLMatcher
 from neuron.text.reasoning import ReasoningMarkers
 
 if TYPE_CHECKING:
-    from neuron.text.tools import ToolFormat
+    from neuron.text.notations.notation import ToolFormat
 
 Schema = dict[str, Any]
 ANY_OBJECT: Schema = {"type": "object"}

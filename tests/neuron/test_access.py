@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from neuron.api.edge import Edge
+from neuron.api.middleware import Edge
 
 HERE, THERE = ("127.0.0.1", 5), ("192.0.2.7", 5)
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from neuron.api.completion import ChatChoice, Chunks
+from neuron.api.answers.chunks import ChatChoice, Chunks
 from neuron.text.events import CallArguments, CallStart, Content, Reasoning
 
 texts = st.text(max_size=12)

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import asyncio
 
+from neuron.generation import Generation
 from neuron.pipe import Finished, Refused
-from neuron.supervisor.generation import Generation
 
 FOREVER = 3600.0
 END = Finished(1, "stop", 3, 2)

@@ -10,7 +10,9 @@ import msgspec
 import pytest
 
 import neuron.api
-from neuron.api import chat_request, completion_request, embeddings
+from neuron.api import embeddings
+from neuron.api.bodies import chat as chat_request
+from neuron.api.bodies import completion as completion_request
 from neuron.wire import ApiError
 
 TABLE = Path(neuron.api.__file__).parent / "PARAMETERS.md"

@@ -27,7 +27,7 @@ import time
 from pathlib import Path
 
 from neuron import pipe
-from neuron.text.model import ModelText, load
+from neuron.text.model_text import ModelText, load
 from tests.stubs.model_dir import CONTEXT
 
 HEARTBEAT_S = 0.05

@@ -15,11 +15,11 @@ from llguidance import LLMatcher, LLTokenizer
 from tokenizers import AddedToken, Tokenizer
 
 from neuron.text.answer import AnswerStream
-from neuron.text.calls import Offer
 from neuron.text.detokenizer import Detokenizer
 from neuron.text.events import CallArguments, CallStart, Content
-from neuron.text.formats import FORMATS
 from neuron.text.grammar import GuideRefusedError, Wish, answer_grammar, schema_problem
+from neuron.text.notations.known import FORMATS
+from neuron.text.notations.parser import Offer
 from neuron.text.reasoning import KNOWN_MARKERS, ReasoningSplitter
 from tests.stubs.model_dir import END, byte_tokenizer
 

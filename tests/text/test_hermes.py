@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from neuron.text.events import CallArguments, CallStart, Content
-from neuron.text.hermes import HermesParser
+from neuron.text.notations.hermes import HermesParser
 from tests.text.splitting import cut, merged
 
 FRAGMENTS = st.sampled_from([

@@ -9,7 +9,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from fleet.translation import messages, responses
-from neuron.api import chat_request
+from neuron.api.bodies import chat as chat_request
 from neuron.wire import ApiError
 from tests.translation.bodies import PNG, TOOL, assistant, body, use, user
 from tests.translation.test_round_trip import conversations

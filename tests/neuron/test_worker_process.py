@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from neuron import pipe
-from neuron.supervisor.process import PipeError, WorkerProcess
+from neuron.supervisor.worker_process import PipeError, WorkerProcess
 
 SCRIPT = "import os, sys; os.write(int(sys.argv[-1]), bytes.fromhex(sys.argv[1])); sys.exit(int(sys.argv[2]))"
 

@@ -5,9 +5,9 @@ import json
 import pytest
 
 from neuron.models.tiny import WEIGHTS_DIR
-from neuron.text.calls import Offer
 from neuron.text.events import CallStart, Content, Reasoning
-from neuron.text.model import BrokenModelError, load
+from neuron.text.model_text import BrokenModelError, load
+from neuron.text.notations.parser import Offer
 from tests.stubs.model_dir import TEMPLATE, write_model
 from tests.text.splitting import merged
 

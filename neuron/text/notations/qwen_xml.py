@@ -19,10 +19,10 @@ import json
 import re
 from typing import Any
 
-from neuron.text.calls import MAX_HEAD_CHARS, CallParser, NewId, Offer, Schema, loads
 from neuron.text.grammar import Grammar, GuideRefusedError
 from neuron.text.markers import held_suffix
-from neuron.text.tools import ToolFormat
+from neuron.text.notations.notation import ToolFormat
+from neuron.text.notations.parser import MAX_HEAD_CHARS, CallParser, NewId, Offer, Schema, loads
 
 OPEN, CLOSE = "<tool_call>", "</tool_call>"
 FUNCTION, END_FUNCTION = "<function=", "</function>"

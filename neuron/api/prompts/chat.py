@@ -8,17 +8,17 @@ from typing import Any
 
 import msgspec
 
-from neuron.api.chat_request import ChatBody, Message, NamedTool, Part
-from neuron.api.decoding import invalid, unsupported
-from neuron.api.generation_request import GenerationBody
-from neuron.api.images import located, pictures, place
-from neuron.api.run import Prepared
+from neuron.api.answers.choice import Prepared
+from neuron.api.bodies.chat import ChatBody, Message, NamedTool, Part
+from neuron.api.bodies.decode import invalid, unsupported
+from neuron.api.bodies.generation import GenerationBody
+from neuron.api.prompts.images import located, pictures, place
 from neuron.harness import Served
 from neuron.pipe import Guide, Sampling, Shown
 from neuron.supervisor.job import Job
-from neuron.text.calls import Offer, Schema
 from neuron.text.grammar import ANY_OBJECT, GuideRefusedError, Wish, schema_problem
-from neuron.text.model import GenerationDefaults
+from neuron.text.model_text import GenerationDefaults
+from neuron.text.notations.parser import Offer, Schema
 from neuron.text.template import TemplateRefusedError
 from neuron.wire import ApiError, prefix_marks
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from neuron.text.calls import CallParser, NewId, Offer, Schema
 from neuron.text.grammar import Grammar
+from neuron.text.notations.parser import CallParser, NewId, Offer, Schema
 
 
 class ToolFormat:

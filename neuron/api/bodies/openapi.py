@@ -6,8 +6,8 @@ from typing import Any
 
 import msgspec
 
-from neuron.api.chat_request import ChatBody
-from neuron.api.completion_request import CompletionBody
+from neuron.api.bodies.chat import ChatBody
+from neuron.api.bodies.completion import CompletionBody
 
 BODIES = (ChatBody, CompletionBody)
 _REFERENCES, COMPONENTS = msgspec.json.schema_components(BODIES, ref_template="#/components/schemas/{name}")

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from neuron.text.calls import Offer
 from neuron.text.events import CallArguments, CallStart, Content, Reasoning
-from neuron.text.formats import FORMATS, choose_format
+from neuron.text.notations.known import FORMATS, choose_format
+from neuron.text.notations.parser import Offer
 from tests.text.splitting import cut, merged
 
 OFFER = Offer({

@@ -1,11 +1,11 @@
 from __future__ import annotations
 
-from neuron.text.harmony import HarmonyFormat
-from neuron.text.hermes import HermesFormat
-from neuron.text.llama import LlamaFormat
-from neuron.text.mistral import MistralFormat
-from neuron.text.qwen_xml import QwenXmlFormat
-from neuron.text.tools import ToolFormat
+from neuron.text.notations.harmony import HarmonyFormat
+from neuron.text.notations.hermes import HermesFormat
+from neuron.text.notations.llama import LlamaFormat
+from neuron.text.notations.mistral import MistralFormat
+from neuron.text.notations.notation import ToolFormat
+from neuron.text.notations.qwen_xml import QwenXmlFormat
 
 # The first that fits a template is taken, so the more particular come first.
 FORMATS: dict[str, ToolFormat] = {

@@ -11,7 +11,10 @@ from __future__ import annotations
 import json
 import re
 
-from neuron.text.calls import (
+from neuron.text.grammar import Grammar
+from neuron.text.markers import held_suffix
+from neuron.text.notations.notation import ToolFormat
+from neuron.text.notations.parser import (
     JSON_HEAD,
     MAX_HEAD_CHARS,
     CallParser,
@@ -24,9 +27,6 @@ from neuron.text.calls import (
     loads,
     read_call,
 )
-from neuron.text.grammar import Grammar
-from neuron.text.markers import held_suffix
-from neuron.text.tools import ToolFormat
 
 OPEN, CALL_ID, ARGS = "[TOOL_CALLS]", "[CALL_ID]", "[ARGS]"
 _NAMED_HEAD = re.compile(r"\s*([\w.-]+)\s*(?:\[CALL_ID\]\s*[\w-]*\s*)?(?:\[ARGS\]\s*)?(?=\{)")

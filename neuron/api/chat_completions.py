@@ -9,15 +9,15 @@ from django.http.response import HttpResponseBase
 from ninja import Router
 
 from cortex_site.light import StreamResponse, Write
-from neuron.api import prepare
-from neuron.api.answers import collect, stream
-from neuron.api.chat_request import ChatBody, decode
-from neuron.api.completion import ChatChoice, Chunks, chat_choice, whole
-from neuron.api.edge import caller, log_fields, request_id
-from neuron.api.logprobs import chat_shape
+from neuron.api.answers.choice import Run, start, total_usage
+from neuron.api.answers.chunks import ChatChoice, Chunks, chat_choice, whole
+from neuron.api.answers.logprobs import chat_shape
+from neuron.api.answers.stream import collect, stream
+from neuron.api.bodies.chat import ChatBody, decode
+from neuron.api.bodies.openapi import body_of
+from neuron.api.middleware import caller, log_fields, request_id
 from neuron.api.node import EVENT_STREAM
-from neuron.api.run import Run, start, total_usage
-from neuron.api.schemas import body_of
+from neuron.api.prompts import chat as prepare
 from neuron.daemon import Daemon
 from neuron.harness import Served
 

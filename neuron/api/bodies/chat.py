@@ -7,8 +7,8 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta, Struct
 
-from neuron.api.decoding import decode_body, invalid, refuse_unless_neutral, require_model
-from neuron.api.generation_request import MAX_TOP_LOGPROBS, Count, GenerationBody, Name
+from neuron.api.bodies.decode import decode_body, invalid, refuse_unless_neutral, require_model
+from neuron.api.bodies.generation import MAX_TOP_LOGPROBS, Count, GenerationBody, Name
 
 
 class ImageUrl(Struct):

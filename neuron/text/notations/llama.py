@@ -8,7 +8,9 @@ from __future__ import annotations
 import json
 import re
 
-from neuron.text.calls import (
+from neuron.text.grammar import Grammar
+from neuron.text.notations.notation import ToolFormat
+from neuron.text.notations.parser import (
     JSON_HEAD,
     MAX_HEAD_CHARS,
     CallParser,
@@ -20,8 +22,6 @@ from neuron.text.calls import (
     loads,
     read_call,
 )
-from neuron.text.grammar import Grammar
-from neuron.text.tools import ToolFormat
 
 PYTHON_TAG = "<|python_tag|>"
 _BEFORE = re.compile(r"[\s;]*(?:<\|python_tag\|>[\s;]*)?")

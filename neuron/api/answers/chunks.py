@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from ext.chunk import enclose
-from neuron.api.logprobs import Drawn
+from neuron.api.answers.logprobs import Drawn
 from neuron.text.events import CallArguments, CallStart, Content, Event, Reasoning
 from neuron.wire import ApiError
 

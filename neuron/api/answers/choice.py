@@ -9,12 +9,12 @@ from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from neuron.api.completion import Usage, usage
-from neuron.api.logprobs import Drawn
+from neuron.api.answers.chunks import Usage, usage
+from neuron.api.answers.logprobs import Drawn
 from neuron.config import Stream
+from neuron.generation import Generation
 from neuron.harness import Served
 from neuron.pipe import Finished, Logprob, Refused
-from neuron.supervisor.generation import Generation
 from neuron.supervisor.job import Caller, Job
 from neuron.text.answer import AnswerStream
 from neuron.text.events import Event

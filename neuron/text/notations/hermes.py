@@ -14,7 +14,10 @@ from __future__ import annotations
 import json
 import re
 
-from neuron.text.calls import (
+from neuron.text.grammar import Grammar
+from neuron.text.markers import held_suffix
+from neuron.text.notations.notation import ToolFormat
+from neuron.text.notations.parser import (
     JSON_HEAD,
     MAX_HEAD_CHARS,
     CallParser,
@@ -26,9 +29,6 @@ from neuron.text.calls import (
     loads,
     read_call,
 )
-from neuron.text.grammar import Grammar
-from neuron.text.markers import held_suffix
-from neuron.text.tools import ToolFormat
 
 OPEN, CLOSE = "<tool_call>", "</tool_call>"
 _TAIL = re.compile(r"\s*\}\s*")

@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import re
 
-from neuron.text.calls import MAX_HEAD_CHARS, CallParser, NewId, Offer, Schema
 from neuron.text.events import Reasoning
 from neuron.text.grammar import Grammar
 from neuron.text.markers import held_suffix
-from neuron.text.tools import ToolFormat
+from neuron.text.notations.notation import ToolFormat
+from neuron.text.notations.parser import MAX_HEAD_CHARS, CallParser, NewId, Offer, Schema
 
 START, CHANNEL, MESSAGE = "<|start|>", "<|channel|>", "<|message|>"
 CONSTRAIN = "<|constrain|>"

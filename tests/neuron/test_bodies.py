@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from neuron.api import completion_request, embeddings
-from neuron.api.chat_request import NEUTRAL, ChatBody, decode
+from neuron.api import embeddings
+from neuron.api.bodies import completion as completion_request
+from neuron.api.bodies.chat import NEUTRAL, ChatBody, decode
 from neuron.wire import ApiError
 
 NAMES = [field.name for field in msgspec.structs.fields(ChatBody)]

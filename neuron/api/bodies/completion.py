@@ -7,8 +7,8 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
-from neuron.api.decoding import decode_body, invalid, require_model, unsupported
-from neuron.api.generation_request import MAX_CHOICES, MAX_TOP_LOGPROBS, GenerationBody, TokenId
+from neuron.api.bodies.decode import decode_body, invalid, require_model, unsupported
+from neuron.api.bodies.generation import MAX_CHOICES, MAX_TOP_LOGPROBS, GenerationBody, TokenId
 
 DEFAULT_MAX_TOKENS = 16  # OpenAI's
 

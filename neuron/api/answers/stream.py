@@ -8,9 +8,9 @@ from contextlib import aclosing
 from typing import Protocol
 
 from cortex_site.light import Write
-from neuron.api import completion
-from neuron.api.logprobs import Drawn
-from neuron.api.run import Piece, Run, side_by_side
+from neuron.api.answers import chunks
+from neuron.api.answers.choice import Piece, Run, side_by_side
+from neuron.api.answers.logprobs import Drawn
 from neuron.text.events import Event
 from neuron.wire import ApiError
 
@@ -53,19 +53,19 @@ async def stream(
             await write(head)
         async with aclosing(run.pieces()) as pieces:
             async for piece in pieces:
-                await write(choice.piece(piece.events, piece.drawn) or completion.KEEPALIVE)
+                await write(choice.piece(piece.events, piece.drawn) or chunks.KEEPALIVE)
         end = choice.finish(run.finish_reason)
-        await write(end if len(runs) > 1 else end + usage() + completion.DONE)
+        await write(end if len(runs) > 1 else end + usage() + chunks.DONE)
 
     try:
         await side_by_side(copy, runs)
         if len(runs) > 1:
-            await write(usage() + completion.DONE)
+            await write(usage() + chunks.DONE)
     except ApiError as error:
         runs[0].note_error(error)
-        await write(completion.error_event(error))
+        await write(chunks.error_event(error))
     except Exception:  # the head is sent: nobody else can tell the client
         log.exception("stream failed")
         bug = ApiError(500, "internal_error", "neuron made a mistake; its log has the details.")
         runs[0].note_error(bug)
-        await write(completion.error_event(bug))
+        await write(chunks.error_event(bug))

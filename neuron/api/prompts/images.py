@@ -7,8 +7,8 @@ from base64 import b64decode
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from neuron.api.chat_request import Message, Part
-from neuron.api.decoding import invalid, unsupported
+from neuron.api.bodies.chat import Message, Part
+from neuron.api.bodies.decode import invalid, unsupported
 from neuron.harness import Served
 from neuron.pipe import Shown, Sight
 from neuron.wire import ApiError

@@ -17,9 +17,9 @@ import psutil
 
 from neuron import pipe
 from neuron.config import Restart
-from neuron.supervisor.generation import Generation
+from neuron.generation import Generation
 from neuron.supervisor.job import Job
-from neuron.supervisor.process import PipeError, WorkerProcess
+from neuron.supervisor.worker_process import PipeError, WorkerProcess
 from neuron.wire import MIB, ApiError, DeviceHealth, DeviceInfo, DeviceState
 
 log = logging.getLogger("neuron.device")

@@ -14,14 +14,14 @@ from jinja2 import TemplateSyntaxError
 from tokenizers import Tokenizer
 
 from neuron.text.answer import AnswerStream
-from neuron.text.calls import NO_TOOLS, Offer
 from neuron.text.detokenizer import Detokenizer
-from neuron.text.formats import FORMATS, choose_format
 from neuron.text.grammar import Wish, answer_grammar
+from neuron.text.notations.known import FORMATS, choose_format
+from neuron.text.notations.notation import ToolFormat
+from neuron.text.notations.parser import NO_TOOLS, Offer
 from neuron.text.reasoning import KNOWN_MARKERS, ReasoningMarkers, ReasoningSplitter
 from neuron.text.template import ChatTemplate
 from neuron.text.token_bytes import TokenBytes
-from neuron.text.tools import ToolFormat
 
 Json = dict[str, Any]
 
