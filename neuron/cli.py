@@ -133,7 +133,7 @@ def _join(settings: NeuronConfig, bound: socket.socket) -> tuple[Membership | No
         return None, settings
     if fleet.token is None:
         _give_up("--join needs --token: make one with `cortex join-token`")
-    from neuron.membership import Membership, RefusedError, endpoint_for  # noqa: PLC0415 - httpx takes 0.1 s
+    from neuron.membership import JoinRefusedError, Membership, endpoint_for  # noqa: PLC0415 - httpx takes 0.1 s
 
     secret = settings.token or secrets.token_urlsafe(32)
     name = fleet.name or re.sub(r"[^A-Za-z0-9._-]", "-", socket.gethostname())[:100].lstrip("._-")
@@ -142,7 +142,7 @@ def _join(settings: NeuronConfig, bound: socket.socket) -> tuple[Membership | No
         who = {"name": name, "endpoint": endpoint, "secret": secret}
         membership = Membership(fleet.url, fleet.token, **who, labels=fleet.labels)
         asyncio.run(membership.try_once())
-    except RefusedError as error:
+    except JoinRefusedError as error:
         _give_up(f"cannot join {fleet.url}: {error}")
     return membership, settings.model_copy(update={"token": secret}) if settings.is_exposed else settings
 

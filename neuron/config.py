@@ -13,7 +13,7 @@ from cortex_site.settings_file import Listen, Section, Settings, is_loopback, lo
 MIB = 1 << 20
 
 
-class Model(Section):
+class ModelSettings(Section):
     """A model to load at start."""
 
     id: str = Field(min_length=1)
@@ -25,7 +25,7 @@ class Model(Section):
     )
 
 
-class Device(Section):
+class DeviceSettings(Section):
     """Limits of each device worker."""
 
     threads: PositiveInt | None = Field(
@@ -42,7 +42,7 @@ class Device(Section):
     )
 
 
-class Engine(Section):
+class EngineSettings(Section):
     """Admission and batching of each model; the engine's own defaults when absent."""
 
     max_running: PositiveInt | None = Field(None, description="Requests in a batch")
@@ -55,7 +55,7 @@ class Engine(Section):
     )
 
 
-class Restart(Section):
+class RestartSettings(Section):
     """How device workers are watched and brought back."""
 
     first_delay_s: PositiveFloat = 0.5
@@ -69,7 +69,7 @@ class Restart(Section):
     max_reloads: PositiveInt = Field(3, description="Attempts to bring a model back before it is failed")
 
 
-class Stream(Section):
+class StreamSettings(Section):
     """How answers are written."""
 
     keepalive_s: PositiveFloat = Field(10.0, description="Longest silence before a comment is sent")
@@ -79,7 +79,7 @@ class Stream(Section):
     max_unread_tokens: PositiveInt = Field(4096, description="A client further behind is cut off")
 
 
-class Join(Section):
+class JoinSettings(Section):
     """The fleet that this node registers itself with."""
 
     url: str | None = Field(None, description="cortex's control plane: http://cortex.internal:31315")
@@ -109,12 +109,12 @@ class NeuronConfig(Settings):
     max_images: PositiveInt = Field(64, description="Of one request")
     stop_grace_s: PositiveFloat = Field(10.0, description="Running answers may end within this on a stop")
     log_level: str = Field("info", pattern="^(debug|info|warning|error)$")
-    models: list[Model] = []
-    device: Device = Device()
-    engine: Engine = Engine()
-    restart: Restart = Restart()
-    stream: Stream = Stream()
-    join: Join = Join()
+    models: list[ModelSettings] = []
+    device: DeviceSettings = DeviceSettings()
+    engine: EngineSettings = EngineSettings()
+    restart: RestartSettings = RestartSettings()
+    stream: StreamSettings = StreamSettings()
+    join: JoinSettings = JoinSettings()
 
     @model_validator(mode="after")
     def _ids_are_unique(self) -> Self:

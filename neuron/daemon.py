@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 
 from neuron.config import NeuronConfig
-from neuron.discovery import Host, describe
+from neuron.discovery import DiscoveredHost, describe
 from neuron.events import Events
 from neuron.harness import HarnessContext
 from neuron.registry import Registry
@@ -31,7 +31,7 @@ class Daemon:
     def __init__(
         self,
         config: NeuronConfig,
-        host: Host,
+        host: DiscoveredHost,
         *,
         url: str,
         worker_command: Sequence[str] = WORKER,

@@ -23,7 +23,7 @@ DRIVER_TRACES = (Path("/proc/driver/nvidia/version"), Path("/dev/nvidiactl"))
 
 
 @dataclass(frozen=True, slots=True)
-class Host:
+class DiscoveredHost:
     """The discovered devices; for CUDA devices also their NVML handles, to read gauges from."""
 
     devices: list[DeviceInfo]
@@ -44,16 +44,16 @@ class Host:
             return None, None
 
 
-def discover(nvml: Any = pynvml, traces: tuple[Path, ...] = DRIVER_TRACES) -> Host:
+def discover(nvml: Any = pynvml, traces: tuple[Path, ...] = DRIVER_TRACES) -> DiscoveredHost:
     """Look at the host once; it does not change while the daemon lives."""
     try:
         nvml.nvmlInit()
     except nvml.NVMLError as error:
-        return Host([_cpu()], cuda_unavailable_reason=_reason(nvml, error, traces))
+        return DiscoveredHost([_cpu()], cuda_unavailable_reason=_reason(nvml, error, traces))
     try:
         return _cuda_host(nvml)
     except nvml.NVMLError as error:
-        return Host([_cpu()], cuda_unavailable_reason=f"NVML does not list the devices: {error}.")
+        return DiscoveredHost([_cpu()], cuda_unavailable_reason=f"NVML does not list the devices: {error}.")
 
 
 def _reason(nvml: Any, error: Exception, traces: tuple[Path, ...]) -> str | None:
@@ -68,7 +68,7 @@ def _reason(nvml: Any, error: Exception, traces: tuple[Path, ...]) -> str | None
     return f"The NVIDIA driver does not answer: {error}."
 
 
-def _cuda_host(nvml: Any) -> Host:
+def _cuda_host(nvml: Any) -> DiscoveredHost:
     every = [nvml.nvmlDeviceGetHandleByIndex(index) for index in range(nvml.nvmlDeviceGetCount())]
     uuids = [_text(nvml.nvmlDeviceGetUUID(handle)) for handle in every]
     visible = _visible(os.environ.get("CUDA_VISIBLE_DEVICES"), uuids)
@@ -78,7 +78,7 @@ def _cuda_host(nvml: Any) -> Host:
     reason = None
     if not handles:
         reason = "CUDA_VISIBLE_DEVICES hides every device." if every else "The driver sees no device."
-    return Host(
+    return DiscoveredHost(
         devices=[_cuda_device(nvml, index, handle) for index, handle in handles.items()] or [_cpu()],
         cuda_version=f"{cuda // 1000}.{cuda % 1000 // 10}",
         driver_version=driver,
@@ -134,7 +134,7 @@ def _text(value: str | bytes) -> str:
     return value.decode() if isinstance(value, bytes) else value
 
 
-def describe(host: Host, harnesses: list[str]) -> Discovery:
+def describe(host: DiscoveredHost, harnesses: list[str]) -> Discovery:
     """The answer of `GET /discovery`."""
     return Discovery(
         version=VERSION,

@@ -19,7 +19,7 @@ from neuron.text.model_text import ModelText
 from neuron.wire import ApiError, DeviceHealth, DeviceInfo, Leave, ModelInfo, ModelLoad, ModelSpec
 
 
-class Served(Protocol):
+class LocalModel(Protocol):
     """A loaded model that this process can generate with."""
 
     @property
@@ -101,7 +101,7 @@ class Harness(Protocol):
         """The URL under which the model answers OpenAI's API. Raises `ApiError` when it is not loaded."""
         ...
 
-    def served(self, model_id: str) -> Served | None:
+    def local_model(self, model_id: str) -> LocalModel | None:
         """The model for this process's own API. Raises `ApiError` when it is not loaded."""
         ...
 

@@ -22,14 +22,14 @@ TIMEOUT_S = 10.0
 RETRY_S = 5.0  # until cortex has said how often
 
 
-class RefusedError(Exception):
+class JoinRefusedError(Exception):
     """cortex does not let this node in; the message says why and what to do."""
 
 
 class Membership:
     """Of one node in the fleet of the control plane at `url`. `secret` is what the node's API asks for.
 
-    Raises `RefusedError` for what no fleet would accept.
+    Raises `JoinRefusedError` for what no fleet would accept.
     """
 
     def __init__(
@@ -44,13 +44,13 @@ class Membership:
             )
         except ValidationError as error:
             first = error.errors(include_input=False)[0]
-            raise RefusedError(f"{first['loc'][0]}: {first['msg']}") from error
+            raise JoinRefusedError(f"{first['loc'][0]}: {first['msg']}") from error
         self._joined = False
         self._away = False
         self._pause_s = RETRY_S
 
     async def try_once(self) -> None:
-        """Join, or leave it to `run` while cortex does not answer. Raises `RefusedError`."""
+        """Join, or leave it to `run` while cortex does not answer. Raises `JoinRefusedError`."""
         async with self._client() as http:
             try:
                 await self._join(http)
@@ -66,7 +66,7 @@ class Membership:
                     await (self._beat(http) if self._joined else self._join(http))
                 except httpx.HTTPError as error:
                     self._note_silence(error)
-                except RefusedError as error:
+                except JoinRefusedError as error:
                     log.error("cortex refuses this node", extra={"reason": str(error)})  # noqa: TRY400
                 else:
                     self._away = False
@@ -77,11 +77,11 @@ class Membership:
     async def _join(self, http: httpx.AsyncClient) -> None:
         answer = await self._post(http, "/api/join", self._wish.model_dump(), self._token)
         if answer.status_code != 200:
-            raise RefusedError(self._reason(answer))
+            raise JoinRefusedError(self._reason(answer))
         try:
             accepted = JoinAnswer.model_validate_json(answer.content)
         except ValidationError as error:
-            raise RefusedError(f"{self._url} is no cortex: {answer.text[:100]!r}") from error
+            raise JoinRefusedError(f"{self._url} is no cortex: {answer.text[:100]!r}") from error
         self._joined, self._pause_s = True, accepted.heartbeat_s
         log.info("joined", extra={"cortex": self._url, "node": accepted.name})
 
@@ -91,7 +91,7 @@ class Membership:
             self._joined = False
             await self._join(http)
         elif answer.is_error:
-            raise RefusedError(self._reason(answer))
+            raise JoinRefusedError(self._reason(answer))
 
     async def _post(self, http: httpx.AsyncClient, path: str, body: Any, bearer: str) -> httpx.Response:
         """Raises `HTTPError` for every answer that another attempt may better."""
@@ -120,18 +120,19 @@ class Membership:
 
 
 def endpoint_for(url: str, host: str, port: int) -> str:
-    """Where the control plane at `url` can reach what listens on `host` and `port`. Raises `RefusedError`.
+    """Where the control plane at `url` can reach what listens on `host` and `port`.
 
-    Of what listens everywhere it is the address that this machine speaks to `url` from.
+    Of what listens everywhere it is the address that this machine speaks to `url` from. Raises
+    `JoinRefusedError`.
     """
     there = urlsplit(url)
     if not there.hostname or there.scheme not in {"http", "https"}:
-        raise RefusedError(f"--join {url}: expected a URL such as http://cortex.internal:31315")
+        raise JoinRefusedError(f"--join {url}: expected a URL such as http://cortex.internal:31315")
     if host in {"0.0.0.0", "::"}:  # noqa: S104 - compared, not bound
         host = _own_address(there.hostname, there.port or 80)
     if is_loopback(host) and not is_loopback(there.hostname):
         message = f"listens on {host} only, where {there.hostname} cannot reach it"
-        raise RefusedError(f"{message}: --listen 0.0.0.0:{port}, or set public_url")
+        raise JoinRefusedError(f"{message}: --listen 0.0.0.0:{port}, or set public_url")
     return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
 
@@ -142,4 +143,4 @@ def _own_address(host: str, port: int) -> str:
             probe.connect(address)  # sends nothing
             return str(probe.getsockname()[0])
     except OSError as error:
-        raise RefusedError(f"no way to {host}: {error.strerror or error}; or set public_url") from error
+        raise JoinRefusedError(f"no way to {host}: {error.strerror or error}; or set public_url") from error

@@ -39,7 +39,7 @@ class Sampling(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Load(msgspec.Struct, frozen=True, tag=True):
-    """Load a local Hugging Face directory. Answered by some `Progress`, then `Loaded` or `LoadFailed`."""
+    """Load a local Hugging Face directory. Answered by some `LoadProgress`, then `Loaded` or `LoadFailed`."""
 
     model: str
     path: str
@@ -137,7 +137,7 @@ class Ready(msgspec.Struct, frozen=True, tag=True):
     memory_total_mb: int
 
 
-class Progress(msgspec.Struct, frozen=True, tag=True):
+class LoadProgress(msgspec.Struct, frozen=True, tag=True):
     model: str
     fraction: float  # of the checkpoint's bytes, 0..1
 
@@ -268,7 +268,7 @@ class Status(msgspec.Struct, frozen=True, tag=True):
 
 ToDaemon = (
     Ready
-    | Progress
+    | LoadProgress
     | Loaded
     | LoadFailed
     | Unloaded

@@ -6,8 +6,8 @@ import logging
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
-from neuron.config import Model
-from neuron.harness import HARNESSES, Harness, HarnessContext, Served, unknown_harness
+from neuron.config import ModelSettings
+from neuron.harness import HARNESSES, Harness, HarnessContext, LocalModel, unknown_harness
 from neuron.wire import ApiError, DeviceHealth, Leave, ModelInfo, ModelLoad, ModelSpec
 
 log = logging.getLogger("neuron.registry")
@@ -39,7 +39,7 @@ class Registry:
             for work in self._under_way.values():
                 work.cancel()
 
-    async def load_all(self, models: Sequence[Model]) -> None:
+    async def load_all(self, models: Sequence[ModelSettings]) -> None:
         """Load what the configuration names, one after the other; failures stay visible in `list`."""
         for model in models:
             spec = ModelSpec(
@@ -100,10 +100,10 @@ class Registry:
     def endpoint(self, model_id: str) -> str:
         return self._owner(model_id).endpoint(model_id)
 
-    def served(self, model_id: str) -> Served:
+    def local_model(self, model_id: str) -> LocalModel:
         """The loaded model of that name, to generate with. Raises `ApiError`."""
         harness = self._owner(model_id)
-        served = harness.served(model_id)
+        served = harness.local_model(model_id)
         if served is None:
             message = f"{model_id!r} is served at {harness.endpoint(model_id)}, not here."
             raise ApiError(404, "model_not_found", message, param="model")

@@ -105,7 +105,7 @@ class Leave(BaseModel):
     force: bool = Field(True, description="End what is left with an error; else the model stays (409)")
 
 
-class Unload(Leave):
+class UnloadRequest(Leave):
     """Body of `POST /models/unload`."""
 
     model_id: str
@@ -117,7 +117,7 @@ class CacheReset(BaseModel):
     model_id: str
 
 
-class Failure(BaseModel):
+class ModelFailure(BaseModel):
     code: str
     message: str
 
@@ -135,7 +135,7 @@ class ModelInfo(BaseModel):
     context: int | None = Field(None, description="Longest prompt plus answer, tokens")
     progress: float | None = Field(None, ge=0, le=1, description="While loading: share of the bytes read")
     capabilities: list[str] = []
-    error: Failure | None = None
+    error: ModelFailure | None = None
 
 
 class ModelLoad(BaseModel):

@@ -11,7 +11,7 @@ from cortex_site.light import LightASGI
 from cortex_site.version import VERSION
 from neuron.api import chat_completions, completions, embeddings, node, tokenize
 from neuron.api.bodies.openapi import COMPONENTS
-from neuron.api.middleware import ASGIApp, Edge, error_response, log_fields
+from neuron.api.middleware import ASGIApp, RequestMiddleware, error_response, log_fields
 from neuron.daemon import Daemon
 from neuron.wire import ApiError
 
@@ -43,7 +43,7 @@ def build_api(daemon: Daemon) -> NinjaAPI:
 def build_app(daemon: Daemon) -> ASGIApp:
     """The ASGI application that `neuron serve` runs; its lifespan is the daemon's."""
     light = LightASGI(build_api(daemon), max_body_bytes=daemon.config.max_body_bytes, lifespan=daemon.running)
-    return Edge(light, token=daemon.config.token, allow_anonymous=daemon.config.allow_anonymous)
+    return RequestMiddleware(light, token=daemon.config.token, allow_anonymous=daemon.config.allow_anonymous)
 
 
 def _answer_error(request: HttpRequest, error: ApiError | type[ApiError]) -> HttpResponse:

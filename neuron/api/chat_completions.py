@@ -9,8 +9,8 @@ from django.http.response import HttpResponseBase
 from ninja import Router
 
 from cortex_site.light import StreamResponse, Write
-from neuron.api.answers.choice import Run, start, total_usage
-from neuron.api.answers.chunks import ChatChoice, Chunks, chat_choice, whole
+from neuron.api.answers.choice import AnswerChoice, start, total_usage
+from neuron.api.answers.chunks import ChatChoiceWriter, ChunkEncoder, chat_choice, whole
 from neuron.api.answers.logprobs import chat_shape
 from neuron.api.answers.stream import collect, stream
 from neuron.api.bodies.chat import ChatBody, decode
@@ -19,7 +19,7 @@ from neuron.api.middleware import caller, log_fields, request_id
 from neuron.api.node import EVENT_STREAM
 from neuron.api.prompts import chat as prepare
 from neuron.daemon import Daemon
-from neuron.harness import Served
+from neuron.harness import LocalModel
 
 
 def router(daemon: Daemon) -> Router:
@@ -41,13 +41,15 @@ def router(daemon: Daemon) -> Router:
     return chat
 
 
-def find(daemon: Daemon, request: HttpRequest, model: str | msgspec.UnsetType) -> Served:
+def find(daemon: Daemon, request: HttpRequest, model: str | msgspec.UnsetType) -> LocalModel:
     assert isinstance(model, str)  # decoding saw to it
     log_fields(request)["model"] = model
-    return daemon.registry.served(model)
+    return daemon.registry.local_model(model)
 
 
-async def _complete(body: ChatBody, model: Served, runs: Sequence[Run], answer_id: str) -> HttpResponse:
+async def _complete(
+    body: ChatBody, model: LocalModel, runs: Sequence[AnswerChoice], answer_id: str
+) -> HttpResponse:
     choices: list[dict[str, Any]] = []
     for index, (run, piece) in enumerate(zip(runs, await collect(runs), strict=True)):
         logprobs = chat_shape(piece.drawn, model.text.token_bytes) if body.logprobs else None
@@ -56,13 +58,17 @@ async def _complete(body: ChatBody, model: Served, runs: Sequence[Run], answer_i
     return HttpResponse(content, content_type="application/json")
 
 
-def _streamed(body: ChatBody, model: Served, runs: Sequence[Run], answer_id: str) -> StreamResponse:
-    chunks = Chunks(answer_id, model.id, "chat.completion.chunk", include_usage=body.include_usage)
+def _streamed(
+    body: ChatBody, model: LocalModel, runs: Sequence[AnswerChoice], answer_id: str
+) -> StreamResponse:
+    chunks = ChunkEncoder(answer_id, model.id, "chat.completion.chunk", include_usage=body.include_usage)
 
     def shape(drawn: Any) -> Any:
         return chat_shape(drawn, model.text.token_bytes)
 
-    choices = [ChatChoice(index, chunks, shape if body.logprobs else None) for index in range(len(runs))]
+    choices = [
+        ChatChoiceWriter(index, chunks, shape if body.logprobs else None) for index in range(len(runs))
+    ]
 
     async def produce(write: Write) -> None:
         await stream(runs, choices, write)

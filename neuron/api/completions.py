@@ -11,8 +11,8 @@ from django.http.response import HttpResponseBase
 from ninja import Router
 
 from cortex_site.light import StreamResponse, Write
-from neuron.api.answers.choice import Prepared, Run, start, total_usage
-from neuron.api.answers.chunks import Chunks, whole
+from neuron.api.answers.choice import AnswerChoice, Prepared, start, total_usage
+from neuron.api.answers.chunks import ChunkEncoder, whole
 from neuron.api.answers.logprobs import Drawn, TextShape
 from neuron.api.answers.stream import collect, stream
 from neuron.api.bodies.completion import CompletionBody, decode
@@ -23,14 +23,14 @@ from neuron.api.middleware import caller, log_fields, request_id
 from neuron.api.node import EVENT_STREAM
 from neuron.api.prompts.chat import encode, job
 from neuron.daemon import Daemon
-from neuron.harness import Served
+from neuron.harness import LocalModel
 from neuron.pipe import Logprob
 from neuron.text.events import Content, Event
 from neuron.wire import ApiError
 
 KIND = "text_completion"
 
-Scored = tuple[int, Logprob | None]  # a token, and its logprob where it has one
+ScoredToken = tuple[int, Logprob | None]  # a token, and its logprob where it has one
 
 
 def router(daemon: Daemon) -> Router:
@@ -53,19 +53,19 @@ def router(daemon: Daemon) -> Router:
     return completions
 
 
-async def prepare(body: CompletionBody, model: Served) -> list[list[Prepared]]:
+async def prepare(body: CompletionBody, model: LocalModel) -> list[list[Prepared]]:
     """The choices of each prompt. Raises `ApiError`."""
     require_generation(model)
     return [await _choices(body, model, index) for index in range(len(body.prompts))]
 
 
-def require_generation(model: Served) -> None:
+def require_generation(model: LocalModel) -> None:
     if "embeddings" in model.capabilities:
         message = f"The model {model.id!r} does embeddings, not completions."
         raise ApiError(400, "wrong_modality", message, param="model")
 
 
-async def _choices(body: CompletionBody, model: Served, index: int) -> list[Prepared]:
+async def _choices(body: CompletionBody, model: LocalModel, index: int) -> list[Prepared]:
     tokens = await tokens_of(body, model, index)
     params = {"context_length_exceeded": "prompt", "invalid_request": "prompt"}
     return [
@@ -81,7 +81,7 @@ async def _choices(body: CompletionBody, model: Served, index: int) -> list[Prep
     ]
 
 
-async def tokens_of(body: CompletionBody, model: Served, index: int) -> list[int]:
+async def tokens_of(body: CompletionBody, model: LocalModel, index: int) -> list[int]:
     prompt = body.prompts[index]
     tokens = await encode(model, prompt, is_rendered=False) if isinstance(prompt, str) else prompt
     if not tokens:
@@ -89,18 +89,24 @@ async def tokens_of(body: CompletionBody, model: Served, index: int) -> list[int
     return tokens
 
 
-async def _echo(body: CompletionBody, model: Served, index: int) -> str:
+async def _echo(body: CompletionBody, model: LocalModel, index: int) -> str:
     if not body.echo:
         return ""
     prompt = body.prompts[index]
     return prompt if isinstance(prompt, str) else model.text.decode(prompt)
 
 
-class TextChoice:
+class CompletionChoiceWriter:
     """One choice, whole or as chunks."""
 
     def __init__(
-        self, index: int, echo: str, *, scored: Run | None, chunks: Chunks | None, shape: TextShape | None
+        self,
+        index: int,
+        echo: str,
+        *,
+        scored: AnswerChoice | None,
+        chunks: ChunkEncoder | None,
+        shape: TextShape | None,
     ) -> None:
         self._index = index
         self._echo = echo
@@ -117,7 +123,7 @@ class TextChoice:
         is_first, self._is_open = not self._is_open, True
         return self._chunk(self._echo, self._prompt()) if self._echo and is_first else b""
 
-    def _prompt(self) -> Sequence[Scored]:
+    def _prompt(self) -> Sequence[ScoredToken]:
         return self._scored.scored_prompt if self._scored else ()
 
     def piece(self, events: Sequence[Event], drawn: Sequence[Drawn]) -> bytes:
@@ -130,11 +136,11 @@ class TextChoice:
     def whole(self, events: Sequence[Event], drawn: Sequence[Drawn], reason: str) -> dict[str, Any]:
         return self._choice(self._echo + _joined(events), [*self._prompt(), *drawn], reason)
 
-    def _chunk(self, text: str, drawn: Sequence[Scored] = (), finish_reason: str | None = None) -> bytes:
+    def _chunk(self, text: str, drawn: Sequence[ScoredToken] = (), finish_reason: str | None = None) -> bytes:
         assert self._chunks
         return self._chunks.choice(self._choice(text, drawn, finish_reason))
 
-    def _choice(self, text: str, drawn: Sequence[Scored], finish_reason: str | None) -> dict[str, Any]:
+    def _choice(self, text: str, drawn: Sequence[ScoredToken], finish_reason: str | None) -> dict[str, Any]:
         logprobs = self._shape(drawn) if self._shape and drawn else None
         return {"index": self._index, "text": text, "logprobs": logprobs, "finish_reason": finish_reason}
 
@@ -145,25 +151,25 @@ def _joined(events: Sequence[Event]) -> str:
 
 def _choices_of(
     body: CompletionBody,
-    model: Served,
-    groups: Sequence[Sequence[Run]],
+    model: LocalModel,
+    groups: Sequence[Sequence[AnswerChoice]],
     echoes: Sequence[str],
-    chunks: Chunks | None,
-) -> list[TextChoice]:
+    chunks: ChunkEncoder | None,
+) -> list[CompletionChoiceWriter]:
     def shape() -> TextShape | None:
         return None if body.logprobs is None else TextShape(model.text.token_bytes, 0)
 
     scored = [group[0] if body.scores_prompts else None for group in groups for _ in group]
     return [
-        TextChoice(index, echo, scored=run, chunks=chunks, shape=shape())
+        CompletionChoiceWriter(index, echo, scored=run, chunks=chunks, shape=shape())
         for index, (echo, run) in enumerate(zip(echoes, scored, strict=True))
     ]
 
 
 async def _complete(
     body: CompletionBody,
-    model: Served,
-    groups: Sequence[Sequence[Run]],
+    model: LocalModel,
+    groups: Sequence[Sequence[AnswerChoice]],
     echoes: Sequence[str],
     answer_id: str,
 ) -> HttpResponse:
@@ -176,12 +182,12 @@ async def _complete(
 
 def _streamed(
     body: CompletionBody,
-    model: Served,
-    groups: Sequence[Sequence[Run]],
+    model: LocalModel,
+    groups: Sequence[Sequence[AnswerChoice]],
     echoes: Sequence[str],
     answer_id: str,
 ) -> StreamResponse:
-    chunks = Chunks(answer_id, model.id, KIND, include_usage=body.include_usage)
+    chunks = ChunkEncoder(answer_id, model.id, KIND, include_usage=body.include_usage)
     choices = _choices_of(body, model, groups, echoes, chunks)
     runs = [run for group in groups for run in group]
 

@@ -19,7 +19,7 @@ from neuron.api.chat_completions import find
 from neuron.api.middleware import log_fields
 from neuron.api.prompts.chat import encode, require_capability
 from neuron.daemon import Daemon
-from neuron.harness import Served
+from neuron.harness import LocalModel
 from neuron.wire import ApiError
 
 MAX_INPUTS = 2048  # OpenAI's
@@ -80,14 +80,14 @@ def router(daemon: Daemon) -> Router:
     return embeddings
 
 
-async def _tokens(model: Served, part: str | list[int]) -> list[int]:
+async def _tokens(model: LocalModel, part: str | list[int]) -> list[int]:
     tokens = await encode(model, part, is_rendered=False) if isinstance(part, str) else part
     if not tokens:
         raise invalid("input", "input: an input needs at least one token.")
     return tokens
 
 
-async def _vectors(body: EmbeddingBody, model: Served, inputs: list[list[int]]) -> list[array[float]]:
+async def _vectors(body: EmbeddingBody, model: LocalModel, inputs: list[list[int]]) -> list[array[float]]:
     size = model.dimensions
     assert size  # it makes the capability
     wanted = body.dimensions or size

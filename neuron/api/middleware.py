@@ -63,7 +63,7 @@ def error_response(error: ApiError) -> HttpResponse:
     )
 
 
-class Edge:
+class RequestMiddleware:
     """An ASGI application around another one.
 
     With a `token` every request must carry it. Without one, clients on this machine are served, others only

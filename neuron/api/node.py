@@ -13,7 +13,7 @@ from cortex_site.light import StreamResponse, Write
 from cortex_site.version import VERSION
 from neuron.api.middleware import log_fields
 from neuron.daemon import Daemon
-from neuron.wire import PROTOCOL, CacheReset, Discovery, Health, Leave, ModelInfo, ModelSpec, Unload
+from neuron.wire import PROTOCOL, CacheReset, Discovery, Health, Leave, ModelInfo, ModelSpec, UnloadRequest
 
 EVENT_STREAM = {
     "Content-Type": "text/event-stream; charset=utf-8",
@@ -79,7 +79,7 @@ def _add_verbs(node: Router, daemon: Daemon) -> None:
         return {"status": "loaded", "model_id": spec.model_id}
 
     @node.post("/models/unload")
-    async def unload(request: HttpRequest, body: Unload) -> dict[str, str]:
+    async def unload(request: HttpRequest, body: UnloadRequest) -> dict[str, str]:
         """Returns when the model's memory is free; running requests end within `grace_s`."""
         log_fields(request)["model"] = body.model_id
         await daemon.registry.unload(body.model_id, body)

@@ -2,7 +2,7 @@
 
 States: starting → ready → restarting → ready …; `failed` once `START_FAILURES` starts in a row did not get as
 far as ready, while attempts go on. When the process ends, for whatever reason, everything it had is ended
-with an error first, and `Owner.worker_lost` is told before the next attempt.
+with an error first, and `WorkerOwner.worker_lost` is told before the next attempt.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import psutil
 
 from neuron import pipe
-from neuron.config import Restart
+from neuron.config import RestartSettings
 from neuron.generation import Generation
 from neuron.supervisor.job import Job
 from neuron.supervisor.worker_process import PipeError, WorkerProcess
@@ -34,7 +34,7 @@ Question = pipe.Embed | pipe.Look | pipe.ResetCache | pipe.AskMemory
 Answer = pipe.Embedded | pipe.Looked | pipe.Memory | pipe.Refused | pipe.Finished
 
 
-class LoadError(Exception):
+class WorkerLoadError(Exception):
     """A worker could not load a model: a code of `pipe.LoadFailed`, or worker_lost."""
 
     def __init__(self, code: str, message: str) -> None:
@@ -43,7 +43,7 @@ class LoadError(Exception):
         self.message = message
 
 
-class Owner(Protocol):
+class WorkerOwner(Protocol):
     """Who is told what happens to a worker. The calls must not block."""
 
     def worker_ready(self, worker: DeviceWorker) -> None: ...
@@ -56,7 +56,9 @@ class Owner(Protocol):
 
 
 class DeviceWorker:
-    def __init__(self, device: DeviceInfo, command: Sequence[str], *, restart: Restart, owner: Owner) -> None:
+    def __init__(
+        self, device: DeviceInfo, command: Sequence[str], *, restart: RestartSettings, owner: WorkerOwner
+    ) -> None:
         self.device = device
         self.name = f"{'cuda' if device.kind == 'cuda' else 'cpu'}-dev-{device.index}"
         self._command = [*command, "--device", f"{device.kind}:{device.index}"]
@@ -167,7 +169,7 @@ class DeviceWorker:
             _settle(question, pipe.Refused(number, 503, "worker_lost", message, RETRY_AFTER_S))
         for load in self._loads.values():
             if not load.done():
-                load.set_exception(LoadError("worker_lost", message))
+                load.set_exception(WorkerLoadError("worker_lost", message))
         for unload in self._unloads.values():
             if not unload.done():
                 unload.set_result(None)
@@ -210,8 +212,10 @@ class DeviceWorker:
         if question := self._questions.pop(number, None):
             _settle(question[1], end)
 
-    def _handle_load(self, message: pipe.Progress | pipe.Loaded | pipe.LoadFailed | pipe.Unloaded) -> None:
-        if isinstance(message, pipe.Progress):
+    def _handle_load(
+        self, message: pipe.LoadProgress | pipe.Loaded | pipe.LoadFailed | pipe.Unloaded
+    ) -> None:
+        if isinstance(message, pipe.LoadProgress):
             self.progress[message.model] = message.fraction
             self._owner.changed(urgent=False)
             return
@@ -229,21 +233,21 @@ class DeviceWorker:
         if isinstance(message, pipe.Loaded):
             load.set_result(message)
         else:
-            load.set_exception(LoadError(message.code, message.message))
+            load.set_exception(WorkerLoadError(message.code, message.message))
 
     # --- verbs ----------------------------------------------------------------------------------------
 
     async def wait_ready(self) -> None:
-        """Wait for the worker to be ready; raises `LoadError` when it cannot be within the start time-out."""
+        """Wait for the worker to be ready; raises `WorkerLoadError` when the start time-out passes first."""
         try:
             await asyncio.wait_for(self._ready.wait(), self._restart.start_timeout_s)
         except TimeoutError as error:
-            raise LoadError("worker_lost", f"The device worker {self.name} does not start.") from error
+            raise WorkerLoadError("worker_lost", f"The device worker {self.name} does not start.") from error
 
     async def load(self, model: str, path: str) -> pipe.Loaded:
-        """Load a directory; raises `LoadError`. One at a time per model."""
+        """Load a directory; raises `WorkerLoadError`. One at a time per model."""
         if self._process is None:
-            raise LoadError("worker_lost", f"The device worker {self.name} is not running.")
+            raise WorkerLoadError("worker_lost", f"The device worker {self.name} is not running.")
         load: asyncio.Future[pipe.Loaded] = asyncio.get_running_loop().create_future()
         self._loads[model] = load
         self._send(pipe.Load(model, path))
@@ -265,7 +269,7 @@ class DeviceWorker:
         )
 
     async def restart(self) -> None:
-        """A new process in place of this one; returns when that is ready. Raises `LoadError`."""
+        """A new process in place of this one; returns when that is ready. Raises `WorkerLoadError`."""
         if self._process is not None and self._restarting is None:
             self._restarting = asyncio.get_running_loop().create_future()
             await self._process.end(STOP_GRACE_S)

@@ -18,17 +18,17 @@ from pathlib import Path
 from neuron import pipe, sources
 from neuron.config import NeuronConfig
 from neuron.generation import Generation
-from neuron.supervisor.device_worker import DeviceWorker, LoadError
+from neuron.supervisor.device_worker import DeviceWorker, WorkerLoadError
 from neuron.supervisor.job import Job
 from neuron.text import model_text as text_model
 from neuron.text.model_text import BrokenModelError, ModelText
-from neuron.text.notations.known import FORMATS
+from neuron.text.notations.known import NOTATIONS
 from neuron.wire import (
     ApiError,
     DeviceHealth,
     DeviceInfo,
-    Failure,
     Leave,
+    ModelFailure,
     ModelInfo,
     ModelLoad,
     ModelSpec,
@@ -52,7 +52,7 @@ class _Model:
     text: ModelText | None = None
     worker: DeviceWorker | None = None
     loaded: pipe.Loaded | None = None
-    error: Failure | None = None
+    error: ModelFailure | None = None
     is_resident: bool = False  # was loaded once: to be brought back when its worker is replaced
     reloads: int = 0
     settled: asyncio.Event = field(default_factory=asyncio.Event)  # loaded, failed or gone
@@ -64,8 +64,8 @@ class _Model:
 
 
 @dataclass(frozen=True, slots=True)
-class LoadedModel:
-    """What the inference API works with; see `neuron.harness.Served`."""
+class TorchModel:
+    """What the inference API works with; see `neuron.harness.LocalModel`."""
 
     id: str
     text: ModelText
@@ -132,10 +132,10 @@ class TorchHarness:
         return [_describe(model) for model in self._models.values()]
 
     def endpoint(self, model_id: str) -> str:
-        self.served(model_id)
+        self.local_model(model_id)
         return self._url
 
-    def served(self, model_id: str) -> LoadedModel:
+    def local_model(self, model_id: str) -> TorchModel:
         model = self._models.get(model_id)
         if model is not None and model.state == "loading":
             raise ApiError(
@@ -146,7 +146,7 @@ class TorchHarness:
         assert model.text
         assert model.worker
         assert model.loaded
-        return LoadedModel(
+        return TorchModel(
             model_id,
             model.text,
             model.loaded.context,
@@ -191,7 +191,7 @@ class TorchHarness:
         _require_wanted(model)
         try:
             loaded = await model.worker.load(model.spec.model_id, str(model.path))
-        except LoadError as error:
+        except WorkerLoadError as error:
             raise ApiError(LOAD_STATUS.get(error.code, 503), error.code, error.message) from error
         _require_wanted(model)
         model.loaded, model.state, model.reloads = loaded, "loaded", 0
@@ -221,7 +221,7 @@ class TorchHarness:
         self._forget(model)
 
     async def reset_cache(self, model_id: str) -> None:
-        await self.served(model_id).worker.reset_cache(model_id)
+        await self.local_model(model_id).worker.reset_cache(model_id)
 
     async def drain_device(self, index: int, leave: Leave) -> None:
         """Unload everything there. Raises `ApiError`."""
@@ -240,7 +240,7 @@ class TorchHarness:
         await self._let_go([model for model in residents if model.state == "loaded"], "loading", leave)
         try:
             await worker.restart()
-        except LoadError as error:
+        except WorkerLoadError as error:
             raise ApiError(503, error.code, error.message) from error
         for model in residents:
             await model.settled.wait()
@@ -281,7 +281,7 @@ class TorchHarness:
         self._changed(True)
 
     def _set_failed(self, model: _Model, code: str, message: str) -> None:
-        model.state, model.error = "failed", Failure(code=code, message=message)
+        model.state, model.error = "failed", ModelFailure(code=code, message=message)
         model.settled.set()
         log.error("model failed", extra={"model": model.spec.model_id, "code": code, "reason": message})
         self._changed(True)
@@ -289,8 +289,8 @@ class TorchHarness:
     def _candidates(self, spec: ModelSpec) -> Sequence[DeviceWorker]:
         if spec.quant:
             raise ApiError(400, "unsupported_parameter", "quant is not supported yet.", param="quant")
-        if spec.tool_format not in {None, *FORMATS}:
-            message = f"tool_format: {spec.tool_format!r} is none of {', '.join(FORMATS)}."
+        if spec.tool_format not in {None, *NOTATIONS}:
+            message = f"tool_format: {spec.tool_format!r} is none of {', '.join(NOTATIONS)}."
             raise ApiError(400, "invalid_request_body", message, param="tool_format")
         if spec.devices is None:
             return self._workers
@@ -312,7 +312,7 @@ class TorchHarness:
         best = max(zip(free_mb, alive, strict=True), key=itemgetter(0))[1]
         try:
             await best.wait_ready()
-        except LoadError as error:
+        except WorkerLoadError as error:
             raise ApiError(503, error.code, error.message) from error
         return best
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from neuron.text.detokenizer import Detokenizer
-from neuron.text.events import CallStart, Content, Event, Reasoning
+from neuron.text.events import CallStart, Content, Event, ReasoningContent
 from neuron.text.notations.parser import CallParser
 from neuron.text.reasoning import ReasoningSplitter
 from neuron.text.stops import StopStrings
@@ -82,8 +82,8 @@ class AnswerStream:
             events += self._parse(piece)
         return events
 
-    def _parse(self, piece: Content | Reasoning) -> list[Event]:
-        if self._tools is None or isinstance(piece, Reasoning):
+    def _parse(self, piece: Content | ReasoningContent) -> list[Event]:
+        if self._tools is None or isinstance(piece, ReasoningContent):
             return [piece]
         if self._max_calls is None:
             return self._seen(self._tools.feed(piece.text))

@@ -14,7 +14,7 @@ REPLACEMENT = "\ufffd"
 MAX_OPEN_TOKENS = 3
 
 
-class Decoder(Protocol):
+class TokenDecoder(Protocol):
     """The one method of `tokenizers.Tokenizer` that is used here."""
 
     def decode(self, ids: list[int], skip_special_tokens: bool = ...) -> str: ...
@@ -27,7 +27,7 @@ class Detokenizer:
     last ones already shown: `_ids[:_shown]` is that context and `_context` its text.
     """
 
-    def __init__(self, decoder: Decoder, hidden: Collection[int] = ()) -> None:
+    def __init__(self, decoder: TokenDecoder, hidden: Collection[int] = ()) -> None:
         self._decoder = decoder
         self._hidden = hidden
         self._ids: list[int] = []

@@ -13,7 +13,7 @@ class Content:
 
 
 @dataclass(frozen=True, slots=True)
-class Reasoning:
+class ReasoningContent:
     """Text from inside the model's reasoning block."""
 
     text: str
@@ -36,4 +36,4 @@ class CallArguments:
     text: str
 
 
-Event = Content | Reasoning | CallStart | CallArguments
+Event = Content | ReasoningContent | CallStart | CallArguments

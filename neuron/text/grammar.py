@@ -19,7 +19,7 @@ from llguidance import LLMatcher
 from neuron.text.reasoning import ReasoningMarkers
 
 if TYPE_CHECKING:
-    from neuron.text.notations.notation import ToolFormat
+    from neuron.text.notations.notation import ToolNotation
 
 Schema = dict[str, Any]
 ANY_OBJECT: Schema = {"type": "object"}
@@ -32,7 +32,7 @@ _ANYTHING = "/(?s:.*)/"
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
+class AnswerConstraint:
     """What a request asks for. `calls` are the tools that may be called, each with its arguments' schema."""
 
     content: Schema | None = None  # None: free text
@@ -41,11 +41,11 @@ class Wish:
     is_parallel: bool = True
 
 
-class GuideRefusedError(Exception):
+class UnenforceableSchemaError(Exception):
     """A schema that this model's notation of calls cannot be held to; the message says why."""
 
 
-class Grammar:
+class GrammarBuilder:
     """A Lark text under construction; `added` are the tokens that stand apart from text, by what they say."""
 
     def __init__(self, added: Mapping[str, int]) -> None:
@@ -98,29 +98,29 @@ class Grammar:
 
 
 def answer_grammar(
-    wish: Wish,
+    wish: AnswerConstraint,
     *,
     added: Mapping[str, int],
-    format: ToolFormat | None,  # noqa: A002 - what it is called everywhere
+    format: ToolNotation | None,  # noqa: A002 - what it is called everywhere
     thought: tuple[ReasoningMarkers, bool] | None,
 ) -> str:
     """The grammar of an answer; `thought` says how one is marked and whether the prompt has opened one.
 
-    Raises GuideRefusedError.
+    Raises UnenforceableSchemaError.
     """
-    grammar = Grammar(added)
+    grammar = GrammarBuilder(added)
     body = _body(grammar, wish, format)
     if thought:
         return grammar.text(f"{_thought(grammar, *thought)} {body}")
     return grammar.text(f"{format.thought(grammar)} {body}".strip() if format else body)
 
 
-def _thought(grammar: Grammar, markers: ReasoningMarkers, is_opened: bool) -> str:
+def _thought(grammar: GrammarBuilder, markers: ReasoningMarkers, is_opened: bool) -> str:
     rest = f"{grammar.anything_until(markers.close)} {grammar.terminal(_GAP)}"
     return rest if is_opened else f"({grammar.literal(markers.open)} {rest})?"
 
 
-def _body(grammar: Grammar, wish: Wish, format: ToolFormat | None) -> str:  # noqa: A002
+def _body(grammar: GrammarBuilder, wish: AnswerConstraint, format: ToolNotation | None) -> str:  # noqa: A002
     if format is None:
         return grammar.json(wish.content or ANY_OBJECT)
     if not wish.calls:

@@ -15,9 +15,9 @@ from tokenizers import Tokenizer
 
 from neuron.text.answer import AnswerStream
 from neuron.text.detokenizer import Detokenizer
-from neuron.text.grammar import Wish, answer_grammar
-from neuron.text.notations.known import FORMATS, choose_format
-from neuron.text.notations.notation import ToolFormat
+from neuron.text.grammar import AnswerConstraint, answer_grammar
+from neuron.text.notations.known import NOTATIONS, choose_notation
+from neuron.text.notations.notation import ToolNotation
 from neuron.text.notations.parser import NO_TOOLS, Offer
 from neuron.text.reasoning import KNOWN_MARKERS, ReasoningMarkers, ReasoningSplitter
 from neuron.text.template import ChatTemplate
@@ -65,7 +65,7 @@ class ModelText:
     hidden_ids: frozenset[int] = field(repr=False)
     defaults: GenerationDefaults
     reasoning: ReasoningMarkers | None
-    tools: ToolFormat | None
+    tools: ToolNotation | None
     token_bytes: TokenBytes = field(repr=False)
 
     @property
@@ -106,8 +106,8 @@ class ModelText:
         plain = Detokenizer(self.tokenizer, self.hidden_ids)
         return AnswerStream(plain, ReasoningSplitter(None), stops=stops, min_tokens=min_tokens)
 
-    def grammar(self, wish: Wish, prompt: str) -> str:
-        """What an answer to `prompt` must look like. Raises GuideRefusedError."""
+    def grammar(self, wish: AnswerConstraint, prompt: str) -> str:
+        """What an answer to `prompt` must look like. Raises UnenforceableSchemaError."""
         thought = None
         if self.reasoning is not None and not self.reasoning.closed_by(prompt):
             thought = self.reasoning, self._is_opened(prompt)
@@ -123,7 +123,7 @@ def _new_call_id() -> str:
 
 
 def load(directory: Path, tool_format: str | None = None) -> ModelText:
-    """Read a Hugging Face directory. `tool_format` is a name in FORMATS; what the template says when absent.
+    """Read a Hugging Face directory. `tool_format` is a key of NOTATIONS; what the template says when absent.
     Blocks on the disk; raises `BrokenModelError`."""
     config = _read_json(directory / "config.json", required=True)
     generation = _read_generation(directory / "generation_config.json")
@@ -145,10 +145,10 @@ def load(directory: Path, tool_format: str | None = None) -> ModelText:
     )
 
 
-def _tools(template: ChatTemplate | None, named: str | None) -> ToolFormat | None:
+def _tools(template: ChatTemplate | None, named: str | None) -> ToolNotation | None:
     if named is not None:
-        return FORMATS[named]
-    return choose_format(template.source) if template and template.mentions("tools") else None
+        return NOTATIONS[named]
+    return choose_notation(template.source) if template and template.mentions("tools") else None
 
 
 def _read_json(path: Path, *, required: bool = False) -> Json:
@@ -222,7 +222,7 @@ def _eos_ids(
     return tuple(dict.fromkeys([*ids, *([] if named is None else [named])]))
 
 
-def _hidden_ids(tokenizer: Tokenizer, tools: ToolFormat | None) -> frozenset[int]:
+def _hidden_ids(tokenizer: Tokenizer, tools: ToolNotation | None) -> frozenset[int]:
     """Special tokens leave no text, except those that the parsers look for."""
     visible = {marker for known in KNOWN_MARKERS for marker in (known.open, known.close)}
     visible |= set(tools.markers) if tools else set()

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from neuron.text.events import Content, Reasoning
+from neuron.text.events import Content, ReasoningContent
 from neuron.text.markers import held_suffix
 
 
@@ -37,7 +37,7 @@ KNOWN_MARKERS = (
     ReasoningMarkers("◁think▷", "◁/think▷"),
 )
 
-Piece = Content | Reasoning
+Piece = Content | ReasoningContent
 
 
 class ReasoningSplitter:
@@ -70,7 +70,7 @@ class ReasoningSplitter:
         text, self._held = self._held, ""
         if self._state == self._closed or not text:
             return []
-        return [Reasoning(text) if self.is_inside else Content(text)]
+        return [ReasoningContent(text) if self.is_inside else Content(text)]
 
     # Each state takes what is held and says what stays held and what comes out.
 
@@ -93,9 +93,9 @@ class ReasoningSplitter:
         text, close, rest = self._held.partition(self._markers.close)
         if close:
             self._state = self._closed
-            return rest, Reasoning(text.rstrip())
+            return rest, ReasoningContent(text.rstrip())
         shown = self._held[: len(self._held) - held_suffix(self._held, (self._markers.close,))].rstrip()
-        return self._held[len(shown) :], Reasoning(shown)
+        return self._held[len(shown) :], ReasoningContent(shown)
 
     def _closed(self) -> tuple[str, Piece | None]:
         text = self._held.lstrip()

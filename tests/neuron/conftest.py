@@ -20,7 +20,7 @@ from neuron.api.app import build_app
 from neuron.cli import Server
 from neuron.config import NeuronConfig
 from neuron.daemon import Daemon
-from neuron.discovery import Host
+from neuron.discovery import DiscoveredHost
 from neuron.wire import DeviceInfo
 from tests.stubs.model_dir import write_model
 
@@ -89,7 +89,7 @@ CPU = DeviceInfo(index=0, name="fake", kind="cpu", memory_total_mb=1000)
 async def neuron_with(
     settings: NeuronConfig, devices: int = 1, worker: Sequence[str] = FAKE
 ) -> AsyncIterator[Neuron]:
-    host = Host([CPU.model_copy(update={"index": index}) for index in range(devices)])
+    host = DiscoveredHost([CPU.model_copy(update={"index": index}) for index in range(devices)])
     daemon = Daemon(settings, host, url="http://127.0.0.1:13131", worker_command=worker)
     options = uvicorn.Config(
         build_app(daemon), port=0, log_config=None, access_log=False, lifespan="on",

@@ -4,13 +4,13 @@ import json
 
 import pytest
 
-from neuron.api.middleware import Edge
+from neuron.api.middleware import RequestMiddleware
 
 HERE, THERE = ("127.0.0.1", 5), ("192.0.2.7", 5)
 
 
 async def ask(client, *, token=None, allow_anonymous=False, header=None):
-    """Status and body of one request to an Edge around an application that says 204."""
+    """Status and body of one request to a RequestMiddleware around an application that says 204."""
 
     async def app(scope, receive, send):
         await send({"type": "http.response.start", "status": 204, "headers": []})
@@ -23,7 +23,7 @@ async def ask(client, *, token=None, allow_anonymous=False, header=None):
 
     headers = [] if header is None else [(b"authorization", header)]
     scope = {"type": "http", "method": "GET", "path": "/", "client": client, "headers": headers}
-    await Edge(app, token=token, allow_anonymous=allow_anonymous)(scope, None, send)
+    await RequestMiddleware(app, token=token, allow_anonymous=allow_anonymous)(scope, None, send)
     return sent[0]["status"], sent[1]["body"]
 
 

@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from neuron.config import NeuronConfig
-from neuron.membership import Membership, RefusedError, endpoint_for
+from neuron.membership import JoinRefusedError, Membership, endpoint_for
 from neuron.wire import PROTOCOL
 from tests.neuron.conftest import until
 from tests.stubs.fake_node import FakeNode, head
@@ -119,7 +119,7 @@ async def test_a_cortex_that_is_away_is_waited_for(cortex, monkeypatch):
 )
 async def test_a_refusal_says_what_to_do(cortex, refusal, words):
     cortex.refusal = refusal
-    with pytest.raises(RefusedError) as refused:
+    with pytest.raises(JoinRefusedError) as refused:
         await member(cortex).try_once()
     assert words in str(refused.value)
     assert SECRET not in str(refused.value)
@@ -147,13 +147,13 @@ def test_the_endpoint_is_where_cortex_can_reach_it(url, host, endpoint):
     ],
 )
 def test_an_endpoint_that_cannot_be(url, host, words):
-    with pytest.raises(RefusedError, match=words):
+    with pytest.raises(JoinRefusedError, match=words):
         endpoint_for(url, host, 1)
 
 
 @pytest.mark.parametrize("field", [{"secret": "short"}, {"name": "a b"}])
 def test_what_no_fleet_accepts_is_named_without_its_value(field):
-    with pytest.raises(RefusedError) as refused:
+    with pytest.raises(JoinRefusedError) as refused:
         Membership("http://c", "t", **{"name": "a", "endpoint": "http://a", "secret": SECRET} | field)
     assert "short" not in str(refused.value)
 

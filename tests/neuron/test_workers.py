@@ -10,7 +10,7 @@ import psutil
 
 from neuron.config import NeuronConfig
 from neuron.daemon import Daemon
-from neuron.discovery import Host
+from neuron.discovery import DiscoveredHost
 from tests.neuron.conftest import CPU, config, events_of, neuron_with, until
 from tests.stubs.model_dir import write_model
 
@@ -132,7 +132,7 @@ async def is_ready(neuron):
 async def test_a_device_whose_worker_never_starts(model_dir):
     settings = config(restart={"first_delay_s": 0.01, "max_delay_s": 0.01, "start_timeout_s": 10})
     command = (sys.executable, "-c", "raise SystemExit(4)")
-    host = Host([CPU])
+    host = DiscoveredHost([CPU])
     daemon = Daemon(settings, host, url="", worker_command=command)
     async with daemon.running():
         await until(lambda: device_state(daemon, "failed"))

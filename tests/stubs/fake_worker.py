@@ -99,7 +99,7 @@ class FakeWorker:
         match message:
             case pipe.Load():
                 self._loads.append(message)
-                self.send(pipe.Progress(message.model, 0.25))
+                self.send(pipe.LoadProgress(message.model, 0.25))
             case pipe.Unload(model=model):
                 self._unload(model)
             case pipe.Submit():
@@ -123,7 +123,7 @@ class FakeWorker:
             self.send(pipe.LoadFailed(message.model, code, f"{script}: {code}"))
             return
         self._models[message.model] = load(Path(message.path))
-        self.send(pipe.Progress(message.model, 1.0), pipe.Loaded(message.model, 100, 60, CONTEXT))
+        self.send(pipe.LoadProgress(message.model, 1.0), pipe.Loaded(message.model, 100, 60, CONTEXT))
 
     def _unload(self, model: str) -> None:
         self._models.pop(model, None)

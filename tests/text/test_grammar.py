@@ -17,8 +17,8 @@ from tokenizers import AddedToken, Tokenizer
 from neuron.text.answer import AnswerStream
 from neuron.text.detokenizer import Detokenizer
 from neuron.text.events import CallArguments, CallStart, Content
-from neuron.text.grammar import GuideRefusedError, Wish, answer_grammar, schema_problem
-from neuron.text.notations.known import FORMATS
+from neuron.text.grammar import AnswerConstraint, UnenforceableSchemaError, answer_grammar, schema_problem
+from neuron.text.notations.known import NOTATIONS
 from neuron.text.notations.parser import Offer
 from neuron.text.reasoning import KNOWN_MARKERS, ReasoningSplitter
 from tests.stubs.model_dir import END, byte_tokenizer
@@ -53,7 +53,7 @@ class Vocabulary:
         self.guided = LLTokenizer(self.tokenizer.to_str(), eos_token=self.end_id)
 
 
-MARKS = dict.fromkeys(mark for known in FORMATS.values() for mark in known.markers if mark != "[CALL_ID]")
+MARKS = dict.fromkeys(mark for known in NOTATIONS.values() for mark in known.markers if mark != "[CALL_ID]")
 FULL = Vocabulary([*MARKS, THINK.open, THINK.close])
 BARE = Vocabulary([])  # marks are text like any other
 
@@ -82,7 +82,7 @@ def heard(
     name: str, said: list[int], *, thinks: bool, opened: bool = False, vocabulary: Vocabulary = FULL
 ) -> tuple[str, list[tuple[str, Any]]]:
     """Text and calls of an answer, as its client gets them."""
-    format_ = FORMATS[name]
+    format_ = NOTATIONS[name]
     visible = {*format_.markers, THINK.open, THINK.close}
     hidden = {id_ for mark, id_ in vocabulary.added.items() if mark not in visible}
     answer = AnswerStream(
@@ -105,13 +105,13 @@ def check(calls: list[tuple[str, Any]]) -> None:
         jsonschema.validate(arguments, SCHEMAS[name])
 
 
-@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("name", NOTATIONS)
 @settings(max_examples=12, deadline=None)
 @given(seed=st.integers(0, 2**32), thinks=st.booleans(), opened=st.booleans(), is_parallel=st.booleans())
 def test_a_call_that_must_come_comes(name, seed, thinks, opened, is_parallel):
-    format_ = FORMATS[name]
+    format_ = NOTATIONS[name]
     thinks = thinks and not format_.splits_reasoning
-    wish = Wish(calls=list(SCHEMAS.items()), must_call=True, is_parallel=is_parallel)
+    wish = AnswerConstraint(calls=list(SCHEMAS.items()), must_call=True, is_parallel=is_parallel)
     thought = (THINK, opened) if thinks else None
     grammar = answer_grammar(wish, added=FULL.added, format=format_, thought=thought)
     text, calls = heard(name, say(grammar, seed), thinks=thinks, opened=thinks and opened)
@@ -125,32 +125,32 @@ def test_a_call_that_must_come_comes(name, seed, thinks, opened, is_parallel):
 @settings(max_examples=12, deadline=None)
 @given(seed=st.integers(0, 2**32))
 def test_marks_may_be_text_like_any_other(name, seed):
-    wish = Wish(calls=list(SCHEMAS.items()), must_call=True)
-    grammar = answer_grammar(wish, added=BARE.added, format=FORMATS[name], thought=None)
+    wish = AnswerConstraint(calls=list(SCHEMAS.items()), must_call=True)
+    grammar = answer_grammar(wish, added=BARE.added, format=NOTATIONS[name], thought=None)
     text, calls = heard(name, say(grammar, seed, BARE), thinks=False, vocabulary=BARE)
     assert calls
     assert not text.strip()
     check(calls)
 
 
-@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("name", NOTATIONS)
 @settings(max_examples=12, deadline=None)
 @given(seed=st.integers(0, 2**32))
 def test_strict_tools_are_obeyed_where_they_are_called(name, seed):
-    wish = Wish(calls=list(SCHEMAS.items()))
-    grammar = answer_grammar(wish, added=FULL.added, format=FORMATS[name], thought=None)
+    wish = AnswerConstraint(calls=list(SCHEMAS.items()))
+    grammar = answer_grammar(wish, added=FULL.added, format=NOTATIONS[name], thought=None)
     _, calls = heard(name, say(grammar, seed), thinks=False)
     check(calls)
 
 
-@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("name", NOTATIONS)
 @settings(max_examples=12, deadline=None)
 @given(seed=st.integers(0, 2**32), thinks=st.booleans())
 def test_content_follows_its_schema_or_calls_theirs(name, seed, thinks):
-    thinks = thinks and not FORMATS[name].splits_reasoning
-    wish = Wish(content=CONTENT, calls=list(SCHEMAS.items()))
+    thinks = thinks and not NOTATIONS[name].splits_reasoning
+    wish = AnswerConstraint(content=CONTENT, calls=list(SCHEMAS.items()))
     thought = (THINK, False) if thinks else None
-    grammar = answer_grammar(wish, added=FULL.added, format=FORMATS[name], thought=thought)
+    grammar = answer_grammar(wish, added=FULL.added, format=NOTATIONS[name], thought=thought)
     text, calls = heard(name, say(grammar, seed), thinks=thinks)
     assert bool(text.strip()) != bool(calls)
     check(calls)
@@ -161,7 +161,9 @@ def test_content_follows_its_schema_or_calls_theirs(name, seed, thinks):
 @settings(max_examples=20, deadline=None)
 @given(seed=st.integers(0, 2**32), opened=st.booleans())
 def test_the_thought_is_free_and_the_answer_is_not(seed, opened):
-    grammar = answer_grammar(Wish(content=CONTENT), added=FULL.added, format=None, thought=(THINK, opened))
+    grammar = answer_grammar(
+        AnswerConstraint(content=CONTENT), added=FULL.added, format=None, thought=(THINK, opened)
+    )
     text, calls = heard("hermes", say(grammar, seed), thinks=True, opened=opened)
     assert not calls
     jsonschema.validate(json.loads(text), CONTENT)
@@ -176,6 +178,6 @@ def test_what_no_grammar_can_hold_is_said_with_the_reason():
 
 def test_unquoted_text_cannot_be_held_to_more_than_a_choice():
     schema = {"type": "object", "properties": {"a": {"type": "string", "maxLength": 3}}}
-    wish = Wish(calls=[("f", schema)], must_call=True)
-    with pytest.raises(GuideRefusedError, match="maxLength"):
-        answer_grammar(wish, added=FULL.added, format=FORMATS["qwen-xml"], thought=None)
+    wish = AnswerConstraint(calls=[("f", schema)], must_call=True)
+    with pytest.raises(UnenforceableSchemaError, match="maxLength"):
+        answer_grammar(wish, added=FULL.added, format=NOTATIONS["qwen-xml"], thought=None)

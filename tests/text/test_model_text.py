@@ -5,7 +5,7 @@ import json
 import pytest
 
 from neuron.models.tiny import WEIGHTS_DIR
-from neuron.text.events import CallStart, Content, Reasoning
+from neuron.text.events import CallStart, Content, ReasoningContent
 from neuron.text.model_text import BrokenModelError, load
 from neuron.text.notations.parser import Offer
 from tests.stubs.model_dir import TEMPLATE, write_model
@@ -95,7 +95,7 @@ def test_an_answer_goes_through_the_whole_chain(tmp_path):
     text = load(write_model(tmp_path / "m"))
     output = '<think>\nhm\n</think>\n\nok <tool_call>{"name":"f","arguments":{}}</tool_call><|im_end|>'
     answer, events = run(text, output, offer=Offer())
-    assert [type(event) for event in events[:3]] == [Reasoning, Content, CallStart]
+    assert [type(event) for event in events[:3]] == [ReasoningContent, Content, CallStart]
     assert answer.has_calls
     assert answer.reasoning_tokens == len(text.encode("<think>\nhm\n</think>"))
     assert answer.tokens == len(text.encode(output))
@@ -105,7 +105,7 @@ def test_a_prompt_that_opened_the_block_starts_inside(tmp_path):
     text = load(write_model(tmp_path / "m"))
     prompt = text.template.render(USER, variables={"enable_thinking": True})
     answer, events = run(text, "hm</think>ok", prompt=prompt)
-    assert events == [Reasoning("hm"), Content("ok")]
+    assert events == [ReasoningContent("hm"), Content("ok")]
     assert answer.reasoning_tokens == 3
 
 
@@ -131,7 +131,7 @@ def test_markers_that_are_special_tokens_stay_visible(tmp_path):
         token["special"] = True
     (directory / "tokenizer.json").write_text(json.dumps(raw))
     _, events = run(load(directory), "<think>a</think>b<|im_end|>")
-    assert events == [Reasoning("a"), Content("b")]
+    assert events == [ReasoningContent("a"), Content("b")]
 
 
 def test_the_model_that_ships_is_understood(tmp_path):

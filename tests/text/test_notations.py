@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from neuron.text.events import CallArguments, CallStart, Content, Reasoning
-from neuron.text.notations.known import FORMATS, choose_format
+from neuron.text.events import CallArguments, CallStart, Content, ReasoningContent
+from neuron.text.notations.known import NOTATIONS, choose_notation
 from neuron.text.notations.parser import Offer
 from tests.text.splitting import cut, merged
 
@@ -45,7 +45,7 @@ FRAGMENTS = {
 
 def run(name, pieces):
     numbers = itertools.count()
-    parser = FORMATS[name].parser(lambda: f"call_{next(numbers)}", OFFER)
+    parser = NOTATIONS[name].parser(lambda: f"call_{next(numbers)}", OFFER)
     events = [event for piece in pieces for event in parser.feed(piece)]
     return merged(events + parser.finish())
 
@@ -115,12 +115,12 @@ CASES = [
     (
         "harmony",
         f'<|channel|>analysis<|message|>hm<|end|><|start|>assistant{CHANNEL}{{"a": 1}}<|call|>',
-        [Reasoning("hm"), *call()],
+        [ReasoningContent("hm"), *call()],
     ),
     (
         "harmony",
         "<|channel|>analysis<|message|>hm<|end|><|start|>assistant<|channel|>final<|message|>Hi!<|return|>",
-        [Reasoning("hm"), Content("Hi!")],
+        [ReasoningContent("hm"), Content("Hi!")],
     ),
     ("harmony", "<|channel|>commentary<|message|>I will.<|end|>", [Content("I will.")]),
     ("harmony", f"{CHANNEL}", call(arguments="{}")),
@@ -136,7 +136,7 @@ def test_calls_and_text(name, text, expected):
     assert run(name, list(text)) == expected
 
 
-@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("name", NOTATIONS)
 @given(data=st.data())
 def test_any_split_gives_the_same_events(name, data):
     text = "".join(data.draw(st.lists(st.sampled_from(FRAGMENTS[name]), max_size=14)))
@@ -191,7 +191,7 @@ ARGUMENTS = st.fixed_dictionaries({}, optional={"a": st.integers(), "s": TEXTS})
 CALLS = st.lists(st.tuples(st.sampled_from(["f", "g"]), ARGUMENTS), max_size=3)
 
 
-@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("name", NOTATIONS)
 @given(calls=CALLS, data=st.data())
 def test_every_well_formed_call_arrives_as_it_was_written(name, calls, data):
     if name == "qwen-xml":
@@ -202,10 +202,10 @@ def test_every_well_formed_call_arrives_as_it_was_written(name, calls, data):
     assert not [event for event in events if isinstance(event, Content)]
 
 
-@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("name", NOTATIONS)
 def test_arguments_stream_as_they_come(name):
     text = written(name, [("f", {"s": "a somewhat longer text"})])
-    parser = FORMATS[name].parser(lambda: "call_x", OFFER)
+    parser = NOTATIONS[name].parser(lambda: "call_x", OFFER)
     parser.feed(text[: text.index("longer")])
     assert any("l" in event.text for event in parser.feed("lo") if isinstance(event, CallArguments))
 
@@ -223,5 +223,5 @@ def test_arguments_stream_as_they_come(name):
     ],
 )
 def test_the_template_says_which_notation(template, name):
-    found = choose_format(template)
+    found = choose_notation(template)
     assert (found.name if found else None) == name

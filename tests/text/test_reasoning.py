@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from neuron.text.events import Content, Reasoning
+from neuron.text.events import Content, ReasoningContent
 from neuron.text.reasoning import KNOWN_MARKERS, ReasoningSplitter
 from tests.text.splitting import cut, merged
 
@@ -23,15 +23,15 @@ def run(pieces, *, markers=THINK, opened=False):
     [
         ("plain", False, [Content("plain")]),
         ("  plain", False, [Content("  plain")]),
-        ("<think>\nwhy\n</think>\n\nso", False, [Reasoning("why"), Content("so")]),
-        ("\n<think>why</think>so", False, [Reasoning("why"), Content("so")]),
-        ("why\n</think>\n\nso", True, [Reasoning("why"), Content("so")]),
+        ("<think>\nwhy\n</think>\n\nso", False, [ReasoningContent("why"), Content("so")]),
+        ("\n<think>why</think>so", False, [ReasoningContent("why"), Content("so")]),
+        ("why\n</think>\n\nso", True, [ReasoningContent("why"), Content("so")]),
         ("<think>\n\n</think>\n\nso", False, [Content("so")]),
-        ("<think>cut off", False, [Reasoning("cut off")]),
-        ("cut off </thi", True, [Reasoning("cut off </thi")]),
-        ("<think>a</think>\n\n", False, [Reasoning("a")]),
+        ("<think>cut off", False, [ReasoningContent("cut off")]),
+        ("cut off </thi", True, [ReasoningContent("cut off </thi")]),
+        ("<think>a</think>\n\n", False, [ReasoningContent("a")]),
         ("so <think>is a marker</think>", False, [Content("so <think>is a marker</think>")]),
-        ("<think>a</think>b</think><think>c", False, [Reasoning("a"), Content("b</think><think>c")]),
+        ("<think>a</think>b</think><think>c", False, [ReasoningContent("a"), Content("b</think><think>c")]),
         ("<thi", False, [Content("<thi")]),
         ("", True, []),
     ],

@@ -11,9 +11,9 @@ from typing import Any
 
 from neuron.api.answers.chunks import Usage, usage
 from neuron.api.answers.logprobs import Drawn
-from neuron.config import Stream
+from neuron.config import StreamSettings
 from neuron.generation import Generation
-from neuron.harness import Served
+from neuron.harness import LocalModel
 from neuron.pipe import Finished, Logprob, Refused
 from neuron.supervisor.job import Caller, Job
 from neuron.text.answer import AnswerStream
@@ -31,14 +31,14 @@ class Prepared:
 
 
 @dataclass(slots=True)
-class Piece:
+class AnswerDelta:
     """What came of some tokens; nothing at all is a sign of life."""
 
     events: list[Event] = field(default_factory=list)
     drawn: list[Drawn] = field(default_factory=list)
 
 
-class Run:
+class AnswerChoice:
     """One choice on its way: reads its generation through its answer stream.
 
     Given `after`, a run with the same prompt, it is submitted once that one has its first token: the prompt's
@@ -48,11 +48,11 @@ class Run:
     def __init__(
         self,
         prepared: Prepared,
-        model: Served,
-        settings: Stream,
+        model: LocalModel,
+        settings: StreamSettings,
         fields: dict[str, Any],
         *,
-        after: Run | None = None,
+        after: AnswerChoice | None = None,
     ) -> None:
         self._prepared = prepared
         self._answer = prepared.answer
@@ -85,7 +85,7 @@ class Run:
             self._generation = self._model.submit(self._prepared.job)
         return self._generation
 
-    async def pieces(self) -> AsyncGenerator[Piece, None]:
+    async def pieces(self) -> AsyncGenerator[AnswerDelta, None]:
         """The answer as it comes. Ends, or raises `ApiError`."""
         generation = await self._submitted()
         try:
@@ -99,7 +99,7 @@ class Run:
             self._has_head.set()
             self._count("completion_tokens", self._answer.tokens)
         if rest := self._answer.finish():
-            yield Piece(rest)
+            yield AnswerDelta(rest)
         end = generation.end
         if isinstance(end, Refused):
             raise self._refusal(end)
@@ -108,13 +108,13 @@ class Run:
             raise ApiError(503, "cancelled", "The request was cancelled.")
         self._log_end(end)
 
-    async def _read(self, generation: Generation) -> AsyncGenerator[Piece, None]:
+    async def _read(self, generation: Generation) -> AsyncGenerator[AnswerDelta, None]:
         tokens, self._first = self._first, None
         if tokens is None:
             tokens = await generation.read(self._settings.keepalive_s)
         while tokens != []:
             if tokens is None:
-                yield Piece()
+                yield AnswerDelta()
             else:
                 self._has_head.set()
                 piece = self._feed(generation, tokens)
@@ -122,10 +122,10 @@ class Run:
                     yield piece
             tokens = await generation.read(self._settings.keepalive_s)
 
-    def _feed(self, generation: Generation, tokens: list[int]) -> Piece:
+    def _feed(self, generation: Generation, tokens: list[int]) -> AnswerDelta:
         if not self._answer.tokens:
             self._fields.setdefault("ttft_ms", round(1000 * (time.monotonic() - self._started), 1))
-        piece = Piece()
+        piece = AnswerDelta()
         for token in tokens:
             logprob = generation.logprobs.popleft() if generation.logprobs else None
             if logprob is not None and not self._answer.is_stopped:
@@ -187,32 +187,34 @@ class Run:
 
 def start(
     prompts: Sequence[Sequence[Prepared]],
-    model: Served,
-    settings: Stream,
+    model: LocalModel,
+    settings: StreamSettings,
     fields: dict[str, Any],
     *,
     caller: Caller,
-) -> list[list[Run]]:
+) -> list[list[AnswerChoice]]:
     """Runs for the choices of each prompt, on behalf of `caller`. However the present task ends (the client
     gone, in whatever phase), they end with it."""
-    runs: list[list[Run]] = []
+    runs: list[list[AnswerChoice]] = []
     task = asyncio.current_task()
     assert task is not None
     task.add_done_callback(lambda _: _cancel(runs))
     for prompt in prompts:
         choices = [replace(choice, job=replace(choice.job, caller=caller)) for choice in prompt]
-        first = Run(choices[0], model, settings, fields)
-        runs.append([first, *(Run(other, model, settings, fields, after=first) for other in choices[1:])])
+        first = AnswerChoice(choices[0], model, settings, fields)
+        runs.append(
+            [first, *(AnswerChoice(other, model, settings, fields, after=first) for other in choices[1:])]
+        )
     return runs
 
 
-def _cancel(runs: Sequence[Sequence[Run]]) -> None:
+def _cancel(runs: Sequence[Sequence[AnswerChoice]]) -> None:
     for group in runs:
         for run in group:
             run.cancel()
 
 
-def total_usage(runs: Sequence[Sequence[Run]]) -> Usage:
+def total_usage(runs: Sequence[Sequence[AnswerChoice]]) -> Usage:
     """Each prompt counts once, each answer by itself."""
     used = [[run.usage for run in group] for group in runs]
     answers = [one for group in used for one in group]
@@ -224,7 +226,9 @@ def total_usage(runs: Sequence[Sequence[Run]]) -> Usage:
     )
 
 
-async def side_by_side(work: Callable[[int, Run], Awaitable[None]], runs: Sequence[Run]) -> None:
+async def concurrently(
+    work: Callable[[int, AnswerChoice], Awaitable[None]], runs: Sequence[AnswerChoice]
+) -> None:
     """`work` on every run at once. The first error ends the others and is raised."""
     if len(runs) == 1:
         await work(0, runs[0])

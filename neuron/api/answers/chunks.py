@@ -10,7 +10,7 @@ import msgspec
 
 from ext.chunk import enclose
 from neuron.api.answers.logprobs import Drawn
-from neuron.text.events import CallArguments, CallStart, Content, Event, Reasoning
+from neuron.text.events import CallArguments, CallStart, Content, Event, ReasoningContent
 from neuron.wire import ApiError
 
 DONE = b"data: [DONE]\n\n"
@@ -33,7 +33,7 @@ def usage(*, prompt: int, completion: int, cached: int, reasoning: int) -> Usage
     )
 
 
-class Chunks:
+class ChunkEncoder:
     """Server-sent chunks of one streamed answer. What they have in common is encoded once.
 
     A choice is all that differs between the chat's chunks and those of bare completions.
@@ -59,14 +59,16 @@ class Chunks:
         return self._before_usage + _encode(used) + b"}\n\n"
 
 
-class ChatChoice:
+class ChatChoiceWriter:
     """One choice of a chat, as chunks. `shape` makes logprobs of what was drawn; None: none are wanted."""
 
-    def __init__(self, index: int, chunks: Chunks, shape: Callable[[Sequence[Drawn]], Any] | None) -> None:
+    def __init__(
+        self, index: int, chunks: ChunkEncoder, shape: Callable[[Sequence[Drawn]], Any] | None
+    ) -> None:
         self._index = index
         self._chunks = chunks
         self._shape = shape
-        self._around = {Content: self._halves("content"), Reasoning: self._halves("reasoning_content")}
+        self._around = {Content: self._halves("content"), ReasoningContent: self._halves("reasoning_content")}
 
     def begin(self) -> bytes:
         return self._chunk({"role": "assistant", "content": ""})
@@ -86,7 +88,7 @@ class ChatChoice:
 
     def _bare(self, event: Event) -> bytes:
         """Without logprobs the chunks of a text differ in nothing but it."""
-        if isinstance(event, Content | Reasoning):
+        if isinstance(event, Content | ReasoningContent):
             before, after = self._around[type(event)]
             return enclose(before, event.text, after)
         return self._chunk(_delta(event))
@@ -109,7 +111,7 @@ def _delta(event: Event) -> dict[str, Any]:
     match event:
         case Content(text):
             return {"content": text}
-        case Reasoning(text):
+        case ReasoningContent(text):
             return {"reasoning_content": text}
         case CallStart(index, call_id, name):
             function = {"name": name, "arguments": ""}
@@ -138,7 +140,7 @@ def _message(events: Iterable[Event]) -> dict[str, Any]:
         match event:
             case Content(text):
                 content.append(text)
-            case Reasoning(text):
+            case ReasoningContent(text):
                 reasoning.append(text)
             case CallStart(_, call_id, name):
                 calls.append({"id": call_id, "type": "function", "function": {"name": name, "arguments": ""}})

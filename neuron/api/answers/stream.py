@@ -9,7 +9,7 @@ from typing import Protocol
 
 from cortex_site.light import Write
 from neuron.api.answers import chunks
-from neuron.api.answers.choice import Piece, Run, side_by_side
+from neuron.api.answers.choice import AnswerChoice, AnswerDelta, concurrently
 from neuron.api.answers.logprobs import Drawn
 from neuron.text.events import Event
 from neuron.wire import ApiError
@@ -27,27 +27,30 @@ class Choice(Protocol):
     def finish(self, reason: str) -> bytes: ...
 
 
-async def collect(runs: Sequence[Run]) -> list[Piece]:
+async def collect(runs: Sequence[AnswerChoice]) -> list[AnswerDelta]:
     """All of each run in one piece. Raises `ApiError`."""
-    whole = [Piece() for _ in runs]
+    whole = [AnswerDelta() for _ in runs]
 
-    async def read(index: int, run: Run) -> None:
+    async def read(index: int, run: AnswerChoice) -> None:
         async with aclosing(run.pieces()) as pieces:
             async for piece in pieces:
                 whole[index].events += piece.events
                 whole[index].drawn += piece.drawn
 
-    await side_by_side(read, runs)
+    await concurrently(read, runs)
     return whole
 
 
 async def stream(
-    runs: Sequence[Run], choices: Sequence[Choice], write: Write, usage: Callable[[], bytes] = lambda: b""
+    runs: Sequence[AnswerChoice],
+    choices: Sequence[Choice],
+    write: Write,
+    usage: Callable[[], bytes] = lambda: b"",
 ) -> None:
     """Write every run as its choice says, and how it all ended. A client that takes nothing holds up itself
     alone: what waits for it is bounded by `stream.max_unread_tokens`, then it is cut off."""
 
-    async def copy(index: int, run: Run) -> None:
+    async def copy(index: int, run: AnswerChoice) -> None:
         choice = choices[index]
         if head := choice.begin():
             await write(head)
@@ -58,7 +61,7 @@ async def stream(
         await write(end if len(runs) > 1 else end + usage() + chunks.DONE)
 
     try:
-        await side_by_side(copy, runs)
+        await concurrently(copy, runs)
         if len(runs) > 1:
             await write(usage() + chunks.DONE)
     except ApiError as error:

@@ -18,7 +18,7 @@ class ImageUrl(Struct):
     detail: str | None = None
 
 
-class Part(Struct):
+class ContentPart(Struct):
     """One part of a message's content. Other kinds than text and images are refused by name."""
 
     type: str
@@ -31,33 +31,33 @@ class CalledFunction(Struct):
     arguments: str | dict[str, Any] = ""
 
 
-class ToolCall(Struct):
+class ChatToolCall(Struct):
     function: CalledFunction
     id: str = ""
     type: Literal["function"] = "function"
 
 
-class Message(Struct):
+class ChatMessage(Struct):
     """Fields that clients send back from earlier answers (refusal, audio, annotations) mean nothing here."""
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: str | list[Part] | None = None
+    content: str | list[ContentPart] | None = None
     name: str | None = None
-    tool_calls: list[ToolCall] | None = None
+    tool_calls: list[ChatToolCall] | None = None
     tool_call_id: str | None = None
     reasoning_content: str | None = None
 
 
-class Function(Struct, forbid_unknown_fields=True, omit_defaults=True):
+class FunctionDefinition(Struct, forbid_unknown_fields=True, omit_defaults=True):
     name: Name
     description: str | None = None
     parameters: dict[str, Any] | None = None
     strict: bool | None = None
 
 
-class Tool(Struct, forbid_unknown_fields=True):
+class FunctionTool(Struct, forbid_unknown_fields=True):
     type: Literal["function"]
-    function: Function
+    function: FunctionDefinition
 
 
 class JsonSchema(Struct, forbid_unknown_fields=True):
@@ -86,13 +86,13 @@ class NamedTool(Struct, forbid_unknown_fields=True):
 class ChatBody(GenerationBody, forbid_unknown_fields=True, kw_only=True):
     """Every parameter of OpenAI's API by name, and those that the field has added."""
 
-    messages: list[Message] = []  # at least one; that a model is missing is said first
+    messages: list[ChatMessage] = []  # at least one; that a model is missing is said first
     max_completion_tokens: Count | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Meta(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
     response_format: ResponseFormat | None = None
     # prompt
-    tools: list[Tool] | None = None
+    tools: list[FunctionTool] | None = None
     tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
     parallel_tool_calls: bool | None = None
     add_generation_prompt: bool | None = None

@@ -9,14 +9,14 @@ from typing import Any
 import msgspec
 
 from neuron.api.answers.choice import Prepared
-from neuron.api.bodies.chat import ChatBody, Message, NamedTool, Part
+from neuron.api.bodies.chat import ChatBody, ChatMessage, ContentPart, NamedTool
 from neuron.api.bodies.decode import invalid, unsupported
 from neuron.api.bodies.generation import GenerationBody
 from neuron.api.prompts.images import located, pictures, place
-from neuron.harness import Served
+from neuron.harness import LocalModel
 from neuron.pipe import Guide, Sampling, Shown
 from neuron.supervisor.job import Job
-from neuron.text.grammar import ANY_OBJECT, GuideRefusedError, Wish, schema_problem
+from neuron.text.grammar import ANY_OBJECT, AnswerConstraint, UnenforceableSchemaError, schema_problem
 from neuron.text.model_text import GenerationDefaults
 from neuron.text.notations.parser import Offer, Schema
 from neuron.text.template import TemplateRefusedError
@@ -28,7 +28,7 @@ SCHEMA_TIMEOUT_S = 5.0  # the library's own limits end it earlier
 Json = dict[str, Any]
 
 
-async def prepare(body: ChatBody, model: Served, raw: bytes = b"") -> list[Prepared]:
+async def prepare(body: ChatBody, model: LocalModel, raw: bytes = b"") -> list[Prepared]:
     """Render, tokenize and resolve every parameter: the request's choices. Raises `ApiError` naming what
     cannot be done. `raw` is the body as it came."""
     require_capability(model, "chat")
@@ -64,14 +64,14 @@ def _marks(raw: bytes, num_tokens: int) -> list[tuple[int, int]]:
     return [(digest, length * num_tokens // len(raw)) for digest, length in prefix_marks(raw)]
 
 
-async def count(body: ChatBody, model: Served) -> int:
+async def count(body: ChatBody, model: LocalModel) -> int:
     """Prompt tokens of a request, exactly as a real call would have them."""
     require_capability(model, "chat")
     _, tokens, _ = await _prompt(body, model, _tools(body, model))
     return len(tokens)
 
 
-def require_capability(model: Served, name: str) -> None:
+def require_capability(model: LocalModel, name: str) -> None:
     if name not in model.capabilities:
         can = " and ".join(sorted(model.capabilities & {"chat", "embeddings"})) or "completions"
         raise ApiError(
@@ -79,7 +79,7 @@ def require_capability(model: Served, name: str) -> None:
         )
 
 
-async def encode(model: Served, prompt: str, *, is_rendered: bool = True) -> list[int]:
+async def encode(model: LocalModel, prompt: str, *, is_rendered: bool = True) -> list[int]:
     if len(prompt) < LONG_PROMPT_CHARS:
         return model.text.encode(prompt, is_rendered=is_rendered)
     return await asyncio.to_thread(model.text.encode, prompt, is_rendered=is_rendered)
@@ -89,7 +89,7 @@ async def encode(model: Served, prompt: str, *, is_rendered: bool = True) -> lis
 
 
 async def _prompt(
-    body: ChatBody, model: Served, tools: list[Json] | None
+    body: ChatBody, model: LocalModel, tools: list[Json] | None
 ) -> tuple[str, list[int], list[Shown]]:
     """As text, as tokens, and where among those it shows images."""
     shown = pictures(body.messages, model)
@@ -101,7 +101,7 @@ async def _prompt(
     return prompt, tokens, located(tokens, seen, model.sight)
 
 
-def _render(body: ChatBody, model: Served, tools: list[Json] | None) -> str:
+def _render(body: ChatBody, model: LocalModel, tools: list[Json] | None) -> str:
     template = model.text.template
     assert template  # it makes the capability
     messages = [_plain(message, f"messages[{i}]", model.id) for i, message in enumerate(body.messages)]
@@ -120,7 +120,7 @@ def _render(body: ChatBody, model: Served, tools: list[Json] | None) -> str:
         raise ApiError(400, "template_render_failed", message, param="messages") from error
 
 
-def _plain(message: Message, param: str, model_id: str) -> Json:
+def _plain(message: ChatMessage, param: str, model_id: str) -> Json:
     """The message as templates expect it: content a string, absent fields absent."""
     if message.content is None and not (message.role == "assistant" and message.tool_calls):
         raise invalid(f"{param}.content", f"{param}.content: is required.")
@@ -133,7 +133,7 @@ def _plain(message: Message, param: str, model_id: str) -> Json:
     return plain
 
 
-def _content(content: str | list[Part] | None, param: str, model_id: str) -> str | list[Json]:
+def _content(content: str | list[ContentPart] | None, param: str, model_id: str) -> str | list[Json]:
     """Text, or a list of parts where there are images among them."""
     if content is None or isinstance(content, str):
         return content or ""
@@ -148,7 +148,7 @@ def _content(content: str | list[Part] | None, param: str, model_id: str) -> str
     ]
 
 
-def _tools(body: ChatBody, model: Served) -> list[Json] | None:
+def _tools(body: ChatBody, model: LocalModel) -> list[Json] | None:
     if not body.tools or body.tool_choice == "none":
         return None
     if model.text.tools is None:
@@ -156,7 +156,7 @@ def _tools(body: ChatBody, model: Served) -> list[Json] | None:
     return [msgspec.to_builtins(tool) for tool in body.tools]
 
 
-def _switches(body: ChatBody, model: Served) -> Json:
+def _switches(body: ChatBody, model: LocalModel) -> Json:
     """What the template understands of `reasoning_effort` and `verbosity`."""
     assert model.text.template
     mentions = model.text.template.mentions
@@ -175,7 +175,7 @@ def _switches(body: ChatBody, model: Served) -> Json:
 # --- what the answer must look like -------------------------------------------------------------------------
 
 
-async def _wish(body: ChatBody) -> Wish | None:
+async def _wish(body: ChatBody) -> AnswerConstraint | None:
     """What is to be enforced; None when the answer is free. Schemas are checked, off the event loop."""
     content = await _content_schema(body)
     tools = (body.tools or []) if body.tool_choice != "none" else []
@@ -188,7 +188,7 @@ async def _wish(body: ChatBody) -> Wish | None:
         for index, tool in enumerate(tools)
         if named in {None, tool.function.name}
     ]
-    return Wish(
+    return AnswerConstraint(
         content=content,
         calls=calls,
         must_call=body.must_call,
@@ -231,10 +231,10 @@ async def _problem(schema: Schema) -> str | None:
         return f"it takes longer than {SCHEMA_TIMEOUT_S:g} s to compile"
 
 
-def _guide(body: ChatBody, model: Served, wish: Wish, prompt: str) -> Guide:
+def _guide(body: ChatBody, model: LocalModel, wish: AnswerConstraint, prompt: str) -> Guide:
     try:
         return Guide(model.text.grammar(wish, prompt), list(model.text.eos_ids))
-    except GuideRefusedError as error:
+    except UnenforceableSchemaError as error:
         param = _guided_by(body)
         raise ApiError(400, "invalid_schema", f"{param} cannot be enforced: {error}", param=param) from error
 
@@ -258,7 +258,7 @@ def _top_logprobs(body: ChatBody) -> int | None:
 
 def job(
     body: GenerationBody,
-    model: Served,
+    model: LocalModel,
     tokens: list[int],
     *,
     choice: int = 0,

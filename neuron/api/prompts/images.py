@@ -7,9 +7,9 @@ from base64 import b64decode
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from neuron.api.bodies.chat import Message, Part
+from neuron.api.bodies.chat import ChatMessage, ContentPart
 from neuron.api.bodies.decode import invalid, unsupported
-from neuron.harness import Served
+from neuron.harness import LocalModel
 from neuron.pipe import Shown, Sight
 from neuron.wire import ApiError
 
@@ -22,7 +22,7 @@ class Picture:
     data: bytes
 
 
-def pictures(messages: Sequence[Message], model: Served) -> list[Picture]:
+def pictures(messages: Sequence[ChatMessage], model: LocalModel) -> list[Picture]:
     """All images of a chat, in order. Raises `ApiError` 400 for what is no image, or one too many."""
     found: list[Picture] = []
     for index, message in enumerate(messages):
@@ -34,7 +34,7 @@ def pictures(messages: Sequence[Message], model: Served) -> list[Picture]:
     return found
 
 
-def _admit(message: Message, model: Served, param: str, before: int) -> None:
+def _admit(message: ChatMessage, model: LocalModel, param: str, before: int) -> None:
     if model.sight is None:
         raise unsupported(param, f"{param}: the model {model.id!r} reads text only, not image_url.")
     if message.role not in {"user", "tool"}:
@@ -43,7 +43,7 @@ def _admit(message: Message, model: Served, param: str, before: int) -> None:
         raise invalid(param, f"{param}: a request may have {model.max_images} images.")
 
 
-def _data(part: Part, param: str) -> bytes:
+def _data(part: ContentPart, param: str) -> bytes:
     url = part.image_url if isinstance(part.image_url, str) else part.image_url and part.image_url.url
     head, comma, data = (url or "").partition(",")
     if not comma or not head.startswith("data:") or not head.endswith(";base64"):
@@ -57,7 +57,9 @@ def _data(part: Part, param: str) -> bytes:
         raise invalid(f"{param}.image_url.url", f"{param}.image_url.url: not base64: {error}.") from error
 
 
-async def place(prompt: str, images: Sequence[Picture], model: Served) -> tuple[str, list[tuple[bytes, int]]]:
+async def place(
+    prompt: str, images: Sequence[Picture], model: LocalModel
+) -> tuple[str, list[tuple[bytes, int]]]:
     """The prompt with what stands for each image; of each its digest and placeholders. Raises `ApiError`."""
     assert model.sight
     looked = await model.look([image.data for image in images])

@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import re
 
-from neuron.text.events import Reasoning
-from neuron.text.grammar import Grammar
+from neuron.text.events import ReasoningContent
+from neuron.text.grammar import GrammarBuilder
 from neuron.text.markers import held_suffix
-from neuron.text.notations.notation import ToolFormat
+from neuron.text.notations.notation import ToolNotation
 from neuron.text.notations.parser import MAX_HEAD_CHARS, CallParser, NewId, Offer, Schema
 
 START, CHANNEL, MESSAGE = "<|start|>", "<|channel|>", "<|message|>"
@@ -25,7 +25,7 @@ _CHANNEL = re.compile(r"<\|channel\|>\s*(\w+)")
 _OPENINGS = (START, CHANNEL, "to=functions.")
 
 
-class HarmonyFormat(ToolFormat):
+class HarmonyNotation(ToolNotation):
     name = "harmony"
     markers = (START, CHANNEL, MESSAGE, CONSTRAIN, *ENDS)
     splits_reasoning = True
@@ -39,18 +39,18 @@ class HarmonyFormat(ToolFormat):
     def opener(self) -> str:
         return f"{CHANNEL}commentary to="
 
-    def call(self, grammar: Grammar, name: str, schema: Schema) -> str:
+    def call(self, grammar: GrammarBuilder, name: str, schema: Schema) -> str:
         head = f"{CHANNEL}commentary to=functions.{name} {CONSTRAIN}json{MESSAGE}"
         return f"{grammar.literal(head)} {grammar.json(schema)}"
 
-    def thought(self, grammar: Grammar) -> str:
+    def thought(self, grammar: GrammarBuilder) -> str:
         analysis = grammar.literal(f"{CHANNEL}analysis{MESSAGE}")
         return f"({analysis} {grammar.anything_until('<|end|>')} {grammar.literal(f'{START}assistant')})?"
 
-    def content(self, grammar: Grammar, body: str) -> str:
+    def content(self, grammar: GrammarBuilder, body: str) -> str:
         return f"{grammar.literal(f'{CHANNEL}final{MESSAGE}')} {body}"
 
-    def between(self, grammar: Grammar) -> str:
+    def between(self, grammar: GrammarBuilder) -> str:
         return grammar.literal(f"<|call|>{START}assistant")
 
 
@@ -122,7 +122,7 @@ class HarmonyParser(CallParser):
 
     def _emit_reasoning(self, text: str) -> None:
         if text:
-            self._events.append(Reasoning(text))
+            self._events.append(ReasoningContent(text))
 
 
 def _is_head(text: str) -> bool:

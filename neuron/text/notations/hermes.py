@@ -14,9 +14,9 @@ from __future__ import annotations
 import json
 import re
 
-from neuron.text.grammar import Grammar
+from neuron.text.grammar import GrammarBuilder
 from neuron.text.markers import held_suffix
-from neuron.text.notations.notation import ToolFormat
+from neuron.text.notations.notation import ToolNotation
 from neuron.text.notations.parser import (
     JSON_HEAD,
     MAX_HEAD_CHARS,
@@ -34,7 +34,7 @@ OPEN, CLOSE = "<tool_call>", "</tool_call>"
 _TAIL = re.compile(r"\s*\}\s*")
 
 
-class HermesFormat(ToolFormat):
+class HermesNotation(ToolNotation):
     name = "hermes"
     markers = (OPEN, CLOSE)
 
@@ -47,7 +47,7 @@ class HermesFormat(ToolFormat):
     def opener(self) -> str:
         return OPEN
 
-    def call(self, grammar: Grammar, name: str, schema: Schema) -> str:
+    def call(self, grammar: GrammarBuilder, name: str, schema: Schema) -> str:
         head = f'\n{{"name": {json.dumps(name)}, "arguments": '
         tail = f"}}\n{CLOSE}"
         return f"{grammar.literal(OPEN + head)} {grammar.json(schema)} {grammar.literal(tail)}"

@@ -1,18 +1,18 @@
 from __future__ import annotations
 
-from neuron.text.notations.harmony import HarmonyFormat
-from neuron.text.notations.hermes import HermesFormat
-from neuron.text.notations.llama import LlamaFormat
-from neuron.text.notations.mistral import MistralFormat
-from neuron.text.notations.notation import ToolFormat
-from neuron.text.notations.qwen_xml import QwenXmlFormat
+from neuron.text.notations.harmony import HarmonyNotation
+from neuron.text.notations.hermes import HermesNotation
+from neuron.text.notations.llama import LlamaNotation
+from neuron.text.notations.mistral import MistralNotation
+from neuron.text.notations.notation import ToolNotation
+from neuron.text.notations.qwen_xml import QwenXmlNotation
 
 # The first that fits a template is taken, so the more particular come first.
-FORMATS: dict[str, ToolFormat] = {
+NOTATIONS: dict[str, ToolNotation] = {
     known.name: known
-    for known in (HarmonyFormat(), QwenXmlFormat(), HermesFormat(), MistralFormat(), LlamaFormat())
+    for known in (HarmonyNotation(), QwenXmlNotation(), HermesNotation(), MistralNotation(), LlamaNotation())
 }
 
 
-def choose_format(template: str) -> ToolFormat | None:
-    return next((known for known in FORMATS.values() if known.fits(template)), None)
+def choose_notation(template: str) -> ToolNotation | None:
+    return next((known for known in NOTATIONS.values() if known.fits(template)), None)

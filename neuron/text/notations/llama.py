@@ -8,8 +8,8 @@ from __future__ import annotations
 import json
 import re
 
-from neuron.text.grammar import Grammar
-from neuron.text.notations.notation import ToolFormat
+from neuron.text.grammar import GrammarBuilder
+from neuron.text.notations.notation import ToolNotation
 from neuron.text.notations.parser import (
     JSON_HEAD,
     MAX_HEAD_CHARS,
@@ -27,7 +27,7 @@ PYTHON_TAG = "<|python_tag|>"
 _BEFORE = re.compile(r"[\s;]*(?:<\|python_tag\|>[\s;]*)?")
 
 
-class LlamaFormat(ToolFormat):
+class LlamaNotation(ToolNotation):
     name = "llama3"
     markers = (PYTHON_TAG,)
 
@@ -40,11 +40,11 @@ class LlamaFormat(ToolFormat):
     def opener(self) -> str:
         return "{"
 
-    def call(self, grammar: Grammar, name: str, schema: Schema) -> str:
+    def call(self, grammar: GrammarBuilder, name: str, schema: Schema) -> str:
         head = f'{{"name": {json.dumps(name)}, "parameters": '
         return f"{grammar.literal(head)} {grammar.json(schema)} {grammar.literal('}')}"
 
-    def between(self, grammar: Grammar) -> str:
+    def between(self, grammar: GrammarBuilder) -> str:
         return grammar.literal("; ")
 
 

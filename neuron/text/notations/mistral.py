@@ -11,9 +11,9 @@ from __future__ import annotations
 import json
 import re
 
-from neuron.text.grammar import Grammar
+from neuron.text.grammar import GrammarBuilder
 from neuron.text.markers import held_suffix
-from neuron.text.notations.notation import ToolFormat
+from neuron.text.notations.notation import ToolNotation
 from neuron.text.notations.parser import (
     JSON_HEAD,
     MAX_HEAD_CHARS,
@@ -33,7 +33,7 @@ _NAMED_HEAD = re.compile(r"\s*([\w.-]+)\s*(?:\[CALL_ID\]\s*[\w-]*\s*)?(?:\[ARGS\
 _MAY_BECOME_HEAD = re.compile(r"\s*[\w.-]*\s*(?:\[[\w\]\s-]*)*")
 
 
-class MistralFormat(ToolFormat):
+class MistralNotation(ToolNotation):
     name = "mistral"
     markers = (OPEN, CALL_ID, ARGS)
 
@@ -46,13 +46,13 @@ class MistralFormat(ToolFormat):
     def opener(self) -> str:
         return OPEN
 
-    def call(self, grammar: Grammar, name: str, schema: Schema) -> str:
+    def call(self, grammar: GrammarBuilder, name: str, schema: Schema) -> str:
         if grammar.knows(ARGS):
             return f"{grammar.literal(OPEN + name + ARGS)} {grammar.json(schema)}"
         head = f'{OPEN}[{{"name": {json.dumps(name)}, "arguments": '
         return f"{grammar.literal(head)} {grammar.json(schema)} {grammar.literal('}]')}"
 
-    def between(self, grammar: Grammar) -> str:
+    def between(self, grammar: GrammarBuilder) -> str:
         return ""
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from neuron.text.grammar import Grammar
+from neuron.text.grammar import GrammarBuilder
 from neuron.text.notations.parser import CallParser, NewId, Offer, Schema
 
 
-class ToolFormat:
+class ToolNotation:
     """One notation: how to read calls in it, and how to hold a model to it.
 
     A parser never loses a character that means something: what does not become a call comes out as text.
@@ -31,18 +31,18 @@ class ToolFormat:
         """What every call begins with."""
         raise NotImplementedError
 
-    def call(self, grammar: Grammar, name: str, schema: Schema) -> str:
-        """One call whose arguments follow `schema`. Raises GuideRefusedError."""
+    def call(self, grammar: GrammarBuilder, name: str, schema: Schema) -> str:
+        """One call whose arguments follow `schema`. Raises UnenforceableSchemaError."""
         raise NotImplementedError
 
-    def between(self, grammar: Grammar) -> str:
+    def between(self, grammar: GrammarBuilder) -> str:
         """What stands between two calls."""
         return grammar.literal("\n")
 
-    def thought(self, grammar: Grammar) -> str:
+    def thought(self, grammar: GrammarBuilder) -> str:
         """What may stand before everything else, where the parser splits reasoning."""
         return ""
 
-    def content(self, grammar: Grammar, body: str) -> str:
+    def content(self, grammar: GrammarBuilder, body: str) -> str:
         """Visible text."""
         return body

@@ -19,9 +19,9 @@ import json
 import re
 from typing import Any
 
-from neuron.text.grammar import Grammar, GuideRefusedError
+from neuron.text.grammar import GrammarBuilder, UnenforceableSchemaError
 from neuron.text.markers import held_suffix
-from neuron.text.notations.notation import ToolFormat
+from neuron.text.notations.notation import ToolNotation
 from neuron.text.notations.parser import MAX_HEAD_CHARS, CallParser, NewId, Offer, Schema, loads
 
 OPEN, CLOSE = "<tool_call>", "</tool_call>"
@@ -35,7 +35,7 @@ _MISSING = object()
 _CONSTANTS = {"None": None, "null": None, "True": True, "False": False}  # Python's, too: models write them
 
 
-class QwenXmlFormat(ToolFormat):
+class QwenXmlNotation(ToolNotation):
     name = "qwen-xml"
     markers = (OPEN, CLOSE)
 
@@ -48,7 +48,7 @@ class QwenXmlFormat(ToolFormat):
     def opener(self) -> str:
         return OPEN
 
-    def call(self, grammar: Grammar, name: str, schema: Schema) -> str:
+    def call(self, grammar: GrammarBuilder, name: str, schema: Schema) -> str:
         required = schema.get("required") or ()
         parts = [grammar.literal(f"{OPEN}\n{FUNCTION}{name}>\n")]
         for key, value in (schema.get("properties") or {}).items():
@@ -58,14 +58,16 @@ class QwenXmlFormat(ToolFormat):
         return " ".join([*parts, grammar.literal(f"{END_FUNCTION}\n{CLOSE}")])
 
 
-def _guided(grammar: Grammar, value: Schema, root: Schema) -> str:
+def _guided(grammar: GrammarBuilder, value: Schema, root: Schema) -> str:
     """A parameter's value and its end. Text is not quoted here, so of its rules only `enum` can be held."""
     end = f"\n{END_PARAMETER}\n"
     if _kinds(value) != {"string"}:
         definitions = {key: root[key] for key in ("$defs", "definitions") if key in root}
         return f"{grammar.json(value | definitions)} {grammar.literal(end)}"
     if rules := sorted(value.keys() & _TEXT_RULES):
-        raise GuideRefusedError(f"this model writes text unquoted, where {rules[0]} cannot be enforced")
+        raise UnenforceableSchemaError(
+            f"this model writes text unquoted, where {rules[0]} cannot be enforced"
+        )
     if choices := value.get("enum"):
         return f"({' | '.join(grammar.literal(str(choice)) for choice in choices)}) {grammar.literal(end)}"
     return grammar.anything_until(end)
