@@ -77,7 +77,7 @@ def _django(folder: Path) -> Iterator[None]:
         os.environ |= {
             "CORTEX_STATE_DIR": str(folder),
             "CORTEX_DATABASE__URL": url,
-            "DJANGO_SETTINGS_MODULE": "cortex_site.settings",
+            "DJANGO_SETTINGS_MODULE": "cortex_site.site.settings",
             "PROMETHEUS_MULTIPROC_DIR": str(folder),
         }
         django.setup()

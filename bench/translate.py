@@ -26,7 +26,7 @@ from pathlib import Path
 
 from ext.sse import SSEScanner
 from fleet import translation
-from fleet.gateway.dialects import CHAT, MESSAGES, Answer, Call
+from fleet.gateway.dialects.chat import CHAT, MESSAGES, Answer, Call
 
 CHUNKS = 20_000
 BATCH = 64  # chunks that wait in a socket at a time

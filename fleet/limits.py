@@ -9,7 +9,7 @@ A worker with many requests of one key takes an advance ahead of them, lets them
 the rest. Nothing is used that was not taken before, so no bound is exceeded. What a worker holds ahead, a
 `SHARE`th of what was left at most, others cannot have for that while.
 
-`fleet.gateway.limits_scripts` says the same in Lua, for accounts that several workers share.
+`fleet.gateway.limits.scripts` says the same in Lua, for accounts that several workers share.
 """
 
 from __future__ import annotations

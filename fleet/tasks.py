@@ -1,7 +1,7 @@
 from __future__ import annotations
 
-from cortex_site.celery import app
 from fleet import announcements
+from fleet.celery import app
 from fleet.services import defrag, execution, idle, joining, observe, residency, retention, usage
 
 

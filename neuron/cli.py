@@ -18,9 +18,10 @@ import typer
 import uvicorn
 from pydantic import TypeAdapter
 
-from cortex_site import logs
-from cortex_site.settings_file import ConfigError, Listen, split_listen
-from cortex_site.version import VERSION
+from cortex_site.base import logs
+from cortex_site.base.addresses import Listen, http_url, reachable_host, split_listen
+from cortex_site.base.settings_file import ConfigError
+from cortex_site.base.version import VERSION
 from neuron.api.app import build_app
 from neuron.config import NeuronConfig, load_config
 from neuron.daemon import Daemon
@@ -149,8 +150,7 @@ def _join(settings: NeuronConfig, bound: socket.socket) -> tuple[Membership | No
 
 def _url(bound: socket.socket) -> str:
     host, port = bound.getsockname()[:2]
-    host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)  # noqa: S104
-    return f"http://{host}:{port}"
+    return http_url(reachable_host(host), port)
 
 
 class Server(uvicorn.Server):

@@ -8,7 +8,8 @@ from typing import Literal, Self
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 from pydantic_settings import SettingsConfigDict
 
-from cortex_site.settings_file import Listen, Section, Settings, is_loopback, load, split_listen
+from cortex_site.base.addresses import Listen, is_loopback, split_listen
+from cortex_site.base.settings_file import Section, Settings, load
 
 MIB = 1 << 20
 

@@ -16,7 +16,7 @@ from typing import Any
 import psutil
 import pynvml
 
-from cortex_site.version import VERSION
+from cortex_site.base.version import VERSION
 from neuron.wire import MIB, DeviceInfo, Discovery
 
 DRIVER_TRACES = (Path("/proc/driver/nvidia/version"), Path("/dev/nvidiactl"))

@@ -12,8 +12,8 @@ from urllib.parse import urlsplit
 import httpx
 from pydantic import ValidationError
 
-from cortex_site.settings_file import is_loopback
-from cortex_site.version import VERSION
+from cortex_site.base.addresses import http_url, is_loopback, is_unspecified
+from cortex_site.base.version import VERSION
 from neuron.wire import JoinAnswer, JoinRequest
 
 log = logging.getLogger("neuron.join")
@@ -128,12 +128,12 @@ def endpoint_for(url: str, host: str, port: int) -> str:
     there = urlsplit(url)
     if not there.hostname or there.scheme not in {"http", "https"}:
         raise JoinRefusedError(f"--join {url}: expected a URL such as http://cortex.internal:31315")
-    if host in {"0.0.0.0", "::"}:  # noqa: S104 - compared, not bound
+    if is_unspecified(host):
         host = _own_address(there.hostname, there.port or 80)
     if is_loopback(host) and not is_loopback(there.hostname):
         message = f"listens on {host} only, where {there.hostname} cannot reach it"
         raise JoinRefusedError(f"{message}: --listen 0.0.0.0:{port}, or set public_url")
-    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    return http_url(host, port)
 
 
 def _own_address(host: str, port: int) -> str:

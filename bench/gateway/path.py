@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("PROMETHEUS_MULTIPROC_DIR", tempfile.mkdtemp(prefix="cx-"))
-os.environ.setdefault("DJANGO_SETTINGS_MODULE", "cortex_site.settings")
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "cortex_site.site.settings")
 
 import django
 
@@ -41,14 +41,14 @@ from uvicorn.server import ServerState
 from bench.common import rounded
 from bench.gateway import mock
 from bench.gateway.load import Job, request
-from cortex_site import logs
+from cortex_site.base import logs
 from cortex_site.config import CortexConfig
-from cortex_site.light_http import LightProtocol
+from cortex_site.http.protocol import LightProtocol
 from fleet.gateway.app import Gateway, application
-from fleet.gateway.connection import Connection
-from fleet.gateway.limits_scripts import ADVANCE, VERDICT
-from fleet.gateway.redis_link import RedisLink
-from fleet.gateway.upstream import Pool
+from fleet.gateway.control.redis_link import RedisLink
+from fleet.gateway.http.connection import Connection
+from fleet.gateway.http.upstream import Pool
+from fleet.gateway.limits.scripts import ADVANCE, VERDICT
 from fleet.gateway.worker import COLLECT_AFTER
 from fleet.limits import KeyLimits
 from fleet.records import RequestRecord

@@ -16,8 +16,8 @@ from ninja.errors import AuthenticationError, ValidationError
 from ninja.security import HttpBearer
 from ninja.security.session import SessionAuthIsStaff
 
-from cortex_site.secret_file import obtain
-from cortex_site.version import VERSION
+from cortex_site.base.secret_file import obtain
+from cortex_site.base.version import VERSION
 from fleet.api.joining import router as joining
 from fleet.api.operations import router as operations
 from fleet.api.overview import router as overview

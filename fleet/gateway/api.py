@@ -10,11 +10,11 @@ from django.http.response import HttpResponseBase
 from ninja import NinjaAPI
 from ninja.errors import HttpError, ValidationError
 
-from cortex_site.light import LightRequest
-from cortex_site.version import VERSION
-from fleet.gateway import catalogue, metrics
-from fleet.gateway import responses as responses_api
-from fleet.gateway.dialects import (
+from cortex_site.base.version import VERSION
+from cortex_site.http.application import LightRequest
+from fleet.gateway.dialects import catalogue
+from fleet.gateway.dialects import responses as responses_api
+from fleet.gateway.dialects.chat import (
     CHAT,
     COMPLETIONS,
     COUNT_TOKENS,
@@ -24,7 +24,8 @@ from fleet.gateway.dialects import (
     Dialect,
 )
 from fleet.gateway.exchange import Exchange, request_id
-from fleet.gateway.keys import authorize
+from fleet.gateway.limits.keys import authorize
+from fleet.gateway.record import metrics
 from fleet.snapshot import KeyView
 from neuron.wire import ApiError
 

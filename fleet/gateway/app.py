@@ -9,22 +9,22 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 
 from cortex_site.config import CortexConfig
-from cortex_site.light import LightASGI
+from cortex_site.http.application import LightASGI
 from fleet.gateway.api import make_api
-from fleet.gateway.connection import Limits
-from fleet.gateway.control import ControlPlane, ControlPlaneError
-from fleet.gateway.control_watch import ControlWatch
-from fleet.gateway.following import Asking
-from fleet.gateway.image_fetcher import ImageFetcher
-from fleet.gateway.images import Pictures
-from fleet.gateway.limits import Limiter
-from fleet.gateway.listener import Listener
+from fleet.gateway.control.listener import Listener
+from fleet.gateway.control.plane import ControlPlane, ControlPlaneError
+from fleet.gateway.control.watch import ControlWatch
+from fleet.gateway.dialects.image_fetcher import ImageFetcher
+from fleet.gateway.dialects.images import Pictures
+from fleet.gateway.dialects.response_store import ResponseStore
+from fleet.gateway.http.connection import Limits
+from fleet.gateway.limits.limiter import Limiter
 from fleet.gateway.loading import Loader
-from fleet.gateway.nodes import Nodes
-from fleet.gateway.pulse import pulse
-from fleet.gateway.recorder import Recorder
-from fleet.gateway.response_store import ResponseStore
-from fleet.gateway.view import FleetView
+from fleet.gateway.nodes.following import Asking
+from fleet.gateway.nodes.nodes import Nodes
+from fleet.gateway.nodes.view import FleetView
+from fleet.gateway.record.pulse import pulse
+from fleet.gateway.record.recorder import Recorder
 from fleet.records import RequestRecord
 
 log = logging.getLogger("cortex.gateway")

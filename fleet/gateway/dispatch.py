@@ -17,13 +17,13 @@ from collections.abc import Collection, Mapping, Sequence
 
 from fleet import router
 from fleet.affinity import BYTES_PER_TOKEN, digests, published
-from fleet.gateway import metrics
-from fleet.gateway.connection import UpstreamError
+from fleet.gateway.http.connection import UpstreamError
+from fleet.gateway.http.upstream import Response
 from fleet.gateway.loading import Loader
-from fleet.gateway.nodes import Nodes
-from fleet.gateway.refusals import read_refusal
-from fleet.gateway.upstream import Response
-from fleet.gateway.view import FleetView
+from fleet.gateway.nodes.nodes import Nodes
+from fleet.gateway.nodes.refusals import read_refusal
+from fleet.gateway.nodes.view import FleetView
+from fleet.gateway.record import metrics
 from neuron.wire import ApiError, prefix_marks
 
 log = logging.getLogger("cortex.dispatch")

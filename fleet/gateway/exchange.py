@@ -18,18 +18,18 @@ from typing import TYPE_CHECKING, Any
 
 from django.http.response import HttpResponseBase
 
-from cortex_site.light import BytesResponse, LightRequest, Sink, StreamResponse
-from fleet.gateway import metrics
-from fleet.gateway.account import Account
-from fleet.gateway.catalogue import require_capability
-from fleet.gateway.connection import UpstreamError
-from fleet.gateway.dialects import Answer, Call, Dialect, with_model
+from cortex_site.http.application import BytesResponse, LightRequest, Sink, StreamResponse
+from fleet.gateway.dialects.catalogue import require_capability
+from fleet.gateway.dialects.chat import Answer, Call, Dialect, with_model
 from fleet.gateway.dispatch import Dispatch
-from fleet.gateway.estimate import asked_of, estimate
-from fleet.gateway.keys import authorize, check_model
-from fleet.gateway.limits import Ticket
+from fleet.gateway.http.connection import UpstreamError
+from fleet.gateway.http.upstream import Response
+from fleet.gateway.limits.estimate import asked_of, estimate
+from fleet.gateway.limits.keys import authorize, check_model
+from fleet.gateway.limits.limiter import Ticket
+from fleet.gateway.record import metrics
+from fleet.gateway.record.account import Account
 from fleet.gateway.relay import Relay
-from fleet.gateway.upstream import Response
 from fleet.records import Outcome
 from fleet.snapshot import KeyView, Offer
 from neuron.wire import ApiError

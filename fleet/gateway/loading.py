@@ -7,8 +7,8 @@ import math
 import time
 from dataclasses import dataclass, field
 
-from fleet.gateway.control import ControlPlane, ControlPlaneError, OperationState
-from fleet.gateway.view import FleetView
+from fleet.gateway.control.plane import ControlPlane, ControlPlaneError, OperationState
+from fleet.gateway.nodes.view import FleetView
 from neuron.wire import ApiError
 
 CHECK_INTERVAL_S = 0.5

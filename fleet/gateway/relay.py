@@ -11,14 +11,14 @@ import time
 
 import msgspec
 
-from cortex_site.light import Sink
+from cortex_site.http.application import Sink
 from ext.sse import SSEScanner
 from ext.stream import Tap
-from fleet.gateway import metrics
-from fleet.gateway.connection import UpstreamError
-from fleet.gateway.dialects import Answer
-from fleet.gateway.metrics import Gaps
-from fleet.gateway.upstream import Response
+from fleet.gateway.dialects.chat import Answer
+from fleet.gateway.http.connection import UpstreamError
+from fleet.gateway.http.upstream import Response
+from fleet.gateway.record import metrics
+from fleet.gateway.record.metrics import Gaps
 
 
 class Relay:

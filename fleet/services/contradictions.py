@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from cortex_site import contradictions
-from cortex_site.config import Profile, current, load_catalogue
-from cortex_site.contradictions import Host
-from cortex_site.settings_file import ConfigError
+from cortex_site.base.settings_file import ConfigError
+from cortex_site.config import Profile, contradictions, current, load_catalogue
+from cortex_site.config.contradictions import Host
 from fleet.models import ModelProfile, Node
 
 

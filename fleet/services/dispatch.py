@@ -10,7 +10,7 @@ import logging
 
 from kombu.exceptions import OperationalError
 
-from cortex_site.celery import OPERATIONS, app
+from fleet.celery import OPERATIONS, app
 
 log = logging.getLogger("cortex.operations")
 

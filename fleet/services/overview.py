@@ -6,7 +6,7 @@ from typing import Any
 
 from django.db.models import QuerySet
 
-from cortex_site.version import VERSION
+from cortex_site.base.version import VERSION
 from fleet.models import ACTIVE, Alias, ModelProfile, Node, Operation, Placement
 
 RECENT = 10  # evictions

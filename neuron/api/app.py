@@ -7,8 +7,8 @@ from django.http import HttpRequest, HttpResponse
 from ninja import NinjaAPI
 from ninja.errors import HttpError, ValidationError
 
-from cortex_site.light import LightASGI
-from cortex_site.version import VERSION
+from cortex_site.base.version import VERSION
+from cortex_site.http.application import LightASGI
 from neuron.api import chat_completions, completions, embeddings, node, tokenize
 from neuron.api.bodies.openapi import COMPONENTS
 from neuron.api.middleware import ASGIApp, RequestMiddleware, error_response, log_fields

@@ -8,7 +8,7 @@ from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
 from ninja import Router
 
-from cortex_site.light import StreamResponse, Write
+from cortex_site.http.application import StreamResponse, Write
 from neuron.api.answers.choice import AnswerChoice, start, total_usage
 from neuron.api.answers.chunks import ChatChoiceWriter, ChunkEncoder, chat_choice, whole
 from neuron.api.answers.logprobs import chat_shape

@@ -13,8 +13,8 @@ from typing import Any
 import msgspec
 from django.http import HttpRequest, HttpResponse
 
-from cortex_site.light import Receive, Scope, Send
-from cortex_site.settings_file import is_loopback
+from cortex_site.base.addresses import is_loopback
+from cortex_site.http.application import Receive, Scope, Send
 from neuron.supervisor.job import Caller
 from neuron.wire import ApiError
 

@@ -9,8 +9,8 @@ from typing import Any
 from django.http import HttpRequest
 from ninja import Router
 
-from cortex_site.light import StreamResponse, Write
-from cortex_site.version import VERSION
+from cortex_site.base.version import VERSION
+from cortex_site.http.application import StreamResponse, Write
 from neuron.api.middleware import log_fields
 from neuron.daemon import Daemon
 from neuron.wire import PROTOCOL, CacheReset, Discovery, Health, Leave, ModelInfo, ModelSpec, UnloadRequest

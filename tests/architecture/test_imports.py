@@ -30,9 +30,9 @@ RULES = {
     "fleet.doubts": ["django", "asyncio", "torch"],
     "fleet.translation": ["django", "asyncio", "torch", "httpx"],
     "fleet.gateway.app": ["fleet.models", "fleet.services", "torch", "celery", "neuron.api", "neuron.text"],
-    "cortex_site.light": ["fleet", "neuron", "celery", "torch"],
+    "cortex_site.http.application": ["fleet", "neuron", "celery", "torch"],
     "cortex_site.config": ["django", "fleet", "neuron"],
-    "cortex_site.cli": ["django", "fleet", "neuron", "torch", "celery"],
+    "cortex_site.cli.app": ["django", "fleet", "neuron", "torch", "celery"],
     "ext.sse": ["django", "fleet", "neuron", "cortex_site", "acp"],
 }
 

@@ -188,7 +188,7 @@ def join(one: Gateway, folder: Path) -> subprocess.Popen[bytes]:
 
 
 def make_keys(one: Gateway) -> list[str]:
-    env = one.env | {"DJANGO_SETTINGS_MODULE": "cortex_site.settings"}
+    env = one.env | {"DJANGO_SETTINGS_MODULE": "cortex_site.site.settings"}
     made = subprocess.run(
         [sys.executable, "-c", MAKE_KEYS], env=env, capture_output=True, text=True, check=True
     )

@@ -4,7 +4,7 @@ import pytest
 from channels.testing import WebsocketCommunicator
 from django.conf import settings
 
-from cortex_site.secret_file import obtain
+from cortex_site.base.secret_file import obtain
 from fleet.api.live import FleetConsumer
 from fleet.models import Alias, Operation
 from fleet.services import observe

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from django.conf import settings
 
+from cortex_site.base.secret_file import obtain
 from cortex_site.config import CortexConfig
-from cortex_site.secret_file import obtain
 from fleet.services import contradictions
 from fleet.services.catalogue import sync_files
 

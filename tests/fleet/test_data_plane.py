@@ -15,8 +15,8 @@ from cortex_site.config import CortexConfig
 from cortex_site.config import Gateway as GatewayConfig
 from cortex_site.config import Redis as RedisConfig
 from fleet.announcements import CONFIGURATION
+from fleet.control_plane import ServicesControl
 from fleet.gateway.app import Gateway, application
-from fleet.gateway.services_control import ServicesControl
 from fleet.limits import KeyLimits
 from fleet.models import Alias, ModelProfile, Node
 from fleet.services import keys, records

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from django.conf import settings
 
-from cortex_site.secret_file import obtain
+from cortex_site.base.secret_file import obtain
 from fleet.models import Device, Node, Placement
 from fleet.services import observe
 

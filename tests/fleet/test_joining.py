@@ -8,7 +8,7 @@ import pytest
 from django.conf import settings
 from django.utils import timezone
 
-from cortex_site.secret_file import obtain
+from cortex_site.base.secret_file import obtain
 from fleet.models import AuditEntry, JoinToken, Node
 from fleet.services import configuration, joining, observe
 from neuron.wire import PROTOCOL

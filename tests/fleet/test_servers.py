@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from django.conf import settings
 
+from cortex_site.base.secret_file import obtain
 from cortex_site.config import Catalogue, CortexConfig
-from cortex_site.secret_file import obtain
 from fleet.models import Node, Operation, Placement
 from fleet.served import Served
 from fleet.services import configuration, idle, lifecycle, observe

@@ -6,8 +6,8 @@ import pytest
 from django.utils import timezone
 from django_celery_beat.models import PeriodicTask
 
-from cortex_site.celery import app
 from fleet import tasks
+from fleet.celery import app
 from fleet.models import ModelProfile, Node, Operation, Placement, RequestMetric
 from fleet.records import RequestRecord
 from fleet.services import idle, records, retention, schedule

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fleet.doubts import MAX_WARNINGS, examine
-from fleet.gateway.refusals import MAX_MESSAGE_CHARS, refusal
-from fleet.gateway.wording import Wording
+from fleet.gateway.nodes.refusals import MAX_MESSAGE_CHARS, refusal
+from fleet.gateway.nodes.wording import Wording
 from fleet.served import MAX_ID_CHARS, read_models
 from fleet.snapshot import NodeConfig
 from neuron.wire import ApiError, DeviceHealth, Health, ModelInfo, ModelLoad

@@ -14,7 +14,7 @@ import uvicorn
 from cortex_site.config import CortexConfig
 from cortex_site.config import Gateway as GatewayConfig
 from cortex_site.config import Redis as RedisConfig
-from cortex_site.light_http import LightProtocol
+from cortex_site.http.protocol import LightProtocol
 from fleet.gateway.app import Gateway, application
 from fleet.records import RequestRecord
 from fleet.snapshot import NodeConfig, ProfileView

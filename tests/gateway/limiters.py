@@ -6,9 +6,9 @@ import asyncio
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 
-from fleet.gateway.allowance import Allowance
-from fleet.gateway.limit_headers import LimitExceededError, openai
-from fleet.gateway.limits import Limiter
+from fleet.gateway.limits.allowance import Allowance
+from fleet.gateway.limits.headers import LimitExceededError, openai
+from fleet.gateway.limits.limiter import Limiter
 from fleet.limits import (
     Account,
     Grant,

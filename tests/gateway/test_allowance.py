@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from fleet.gateway.allowance import ADVANCE_S, BUSY, Allowance
+from fleet.gateway.limits.allowance import ADVANCE_S, BUSY, Allowance
 from fleet.limits import SHARE, Account, Grant, KeyLimits, advance, in_use, reserve
 from fleet.snapshot import KeyView
 from tests.gateway.limiters import LEASE_S, Worker

@@ -11,8 +11,8 @@ import pytest
 from cortex_site.config import CortexConfig
 from cortex_site.config import Redis as RedisConfig
 from fleet.announcements import CONFIGURATION, POLLED
-from fleet.gateway import listener
 from fleet.gateway.app import Gateway, application
+from fleet.gateway.control import listener
 from fleet.snapshot import NodeConfig
 from tests.gateway.conftest import MODEL, NO_REDIS, answer_page, make_house, serving
 from tests.stubs.fake_control import FakeControl

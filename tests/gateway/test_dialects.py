@@ -9,7 +9,8 @@ import openai
 import pytest
 from prometheus_client import REGISTRY
 
-from fleet.gateway import dialects, metrics
+from fleet.gateway.dialects import chat as dialects
+from fleet.gateway.record import metrics
 from fleet.snapshot import NodeConfig, ProfileView
 from neuron.wire import ApiError
 from tests.stubs.fake_node import head, refuse

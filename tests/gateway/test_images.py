@@ -8,8 +8,8 @@ import ipaddress
 
 import pytest
 
-from fleet.gateway.image_fetcher import FetchError, ImageFetcher, is_public
-from fleet.gateway.images import Pictures
+from fleet.gateway.dialects.image_fetcher import FetchError, ImageFetcher, is_public
+from fleet.gateway.dialects.images import Pictures
 from tests.gateway.conftest import make_house
 from tests.gateway.test_dialects import PICTURE, give_sight
 from tests.stubs.fake_node import head

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from cortex_site.light import LightRequest
-from fleet.gateway.keys import authorize
+from cortex_site.http.application import LightRequest
+from fleet.gateway.limits.keys import authorize
 from fleet.snapshot import Configuration, KeyView
 from neuron.wire import ApiError
 

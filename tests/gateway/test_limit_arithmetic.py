@@ -12,7 +12,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from fleet.gateway.allowance import ADVANCE_S, BUSY
+from fleet.gateway.limits.allowance import ADVANCE_S, BUSY
 from fleet.limits import Account, Grant, KeyLimits, period, renew, reserve, settle
 from fleet.snapshot import KeyView
 from tests.gateway.limiters import LEASE_S, Worker

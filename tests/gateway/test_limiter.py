@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager, suppress
 
 import pytest
 
-from fleet.gateway.limit_headers import LimitExceededError, openai
+from fleet.gateway.limits.headers import LimitExceededError, openai
 from tests.gateway.limiters import LEASES, key, limiting, spent, until, until_let_in
 
 # --- through Redis ---
@@ -48,8 +48,8 @@ async def test_two_workers_share_one_account(redis_server):
 
 WORKER = """
 import asyncio, sys
-from fleet.gateway.limit_headers import LimitExceededError, openai
-from fleet.gateway.limits import Limiter
+from fleet.gateway.limits.headers import LimitExceededError, openai
+from fleet.gateway.limits.limiter import Limiter
 from fleet.limits import KeyLimits
 from fleet.snapshot import KeyView
 
@@ -104,8 +104,8 @@ def test_processes_at_once_spend_the_budget_and_no_token_more(redis_server, at_o
 
 HOLDER = """
 import asyncio, sys
-from fleet.gateway.limit_headers import openai
-from fleet.gateway.limits import Limiter
+from fleet.gateway.limits.headers import openai
+from fleet.gateway.limits.limiter import Limiter
 from fleet.limits import KeyLimits
 from fleet.snapshot import KeyView
 

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from fleet.gateway.limit_headers import LimitExceededError, openai
+from fleet.gateway.limits.headers import LimitExceededError, openai
 from fleet.limits import in_use, read_account
 from tests.gateway.limiters import ACCOUNT, LEASES, key, limiting, spent, until, until_let_in
 

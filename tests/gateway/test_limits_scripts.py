@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from fleet import limits as arithmetic
-from fleet.gateway import limits_scripts as scripts
+from fleet.gateway.limits import scripts
 from fleet.limits import STORED, Account, Grant, KeyLimits, Return, read_account, redis_keys
 
 ACCOUNT, LEASES = redis_keys("d" * 64)

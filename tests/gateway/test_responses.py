@@ -10,8 +10,8 @@ import openai
 import pytest
 
 from cortex_site.config import Responses
-from fleet.gateway.redis_link import LinkError
-from fleet.gateway.response_store import ResponseStore
+from fleet.gateway.control.redis_link import LinkError
+from fleet.gateway.dialects.response_store import ResponseStore
 from fleet.snapshot import KeyView
 from tests.gateway.conftest import make_house
 from tests.stubs.fake_node import STREAM_HEAD, chunk, framed, sse

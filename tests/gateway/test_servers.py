@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from fleet.gateway import following
+from fleet.gateway.nodes import following
 from fleet.services.keys import digest
 from fleet.snapshot import KeyView, NodeConfig
 from tests.gateway.conftest import make_house

@@ -13,7 +13,7 @@ import httpx
 import psutil
 import pytest
 
-from cortex_site.version import VERSION
+from cortex_site.base.version import VERSION
 
 
 def run(*arguments, **environment):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from cortex_site.settings_file import ConfigError
+from cortex_site.base.settings_file import ConfigError
 from neuron.config import NeuronConfig, load_config
 
 EXAMPLE = Path(__file__).parents[2] / "deploy" / "neuron.example.toml"

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from cortex_site.check import describe
+from cortex_site.cli.check import describe
 from cortex_site.config import load_catalogue, load_config
-from cortex_site.contradictions import Host, warnings
+from cortex_site.config.contradictions import Host, warnings
 
 NODES = """
 [[neurons]]

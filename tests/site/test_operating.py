@@ -17,9 +17,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 from typer.testing import CliRunner
 
-from cortex_site import following
-from cortex_site.cli import app
-from cortex_site.operator_api import OperatorApi, OperatorError
+from cortex_site.cli import following
+from cortex_site.cli.app import app
+from cortex_site.cli.operator_api import OperatorApi, OperatorError
 
 TOKEN = "operator-secret"
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from contextlib import aclosing
 from typing import Protocol
 
-from cortex_site.light import Write
+from cortex_site.http.application import Write
 from neuron.api.answers import chunks
 from neuron.api.answers.choice import AnswerChoice, AnswerDelta, concurrently
 from neuron.api.answers.logprobs import Drawn
