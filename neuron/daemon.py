@@ -4,7 +4,6 @@ import asyncio
 import logging
 import os
 import signal
-import sys
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
@@ -12,14 +11,15 @@ from contextlib import asynccontextmanager
 from neuron.config import NeuronConfig
 from neuron.discovery import DiscoveredHost, describe
 from neuron.events import Events
-from neuron.harness import HarnessContext
+from neuron.harness import Harness, HarnessContext
 from neuron.registry import Registry
 from neuron.supervisor.device_worker import rss_mb
+from neuron.supervisor.torch_harness import TorchHarness
 from neuron.wire import DeviceHealth, Discovery, Health, NodeState
 
 log = logging.getLogger("neuron")
 
-WORKER = (sys.executable, "-m", "neuron.worker")
+HARNESSES: Sequence[Callable[[HarnessContext], Harness]] = (TorchHarness,)
 
 
 class Daemon:
@@ -34,7 +34,7 @@ class Daemon:
         host: DiscoveredHost,
         *,
         url: str,
-        worker_command: Sequence[str] = WORKER,
+        harnesses: Sequence[Callable[[HarnessContext], Harness]] = HARNESSES,
         beside: Callable[[], Coroutine[None, None, None]] | None = None,
     ) -> None:
         self.config = config
@@ -47,9 +47,8 @@ class Daemon:
             interval_s=config.events_interval_ms / 1000,
             keepalive_s=config.stream.keepalive_s,
         )
-        self.registry = Registry(
-            HarnessContext(config, url, host.devices, worker_command, changed=self.events.changed)
-        )
+        context = HarnessContext(config, url, host.devices, self.events.changed)
+        self.registry = Registry([make(context) for make in harnesses])
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:

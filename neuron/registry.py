@@ -3,12 +3,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from typing import Any
 
 from neuron.config import ModelSettings
-from neuron.harness import HARNESSES, Harness, HarnessContext, LocalModel, unknown_harness
-from neuron.wire import ApiError, DeviceHealth, Leave, ModelInfo, ModelLoad, ModelSpec
+from neuron.harness import Harness, HarnessHealth, LocalModel
+from neuron.wire import ApiError, Leave, ModelInfo, ModelSpec
 
 log = logging.getLogger("neuron.registry")
 
@@ -21,8 +21,8 @@ class Registry:
     Loads of one id are one load: all who ask share its outcome, and it goes on when they go away.
     """
 
-    def __init__(self, context: HarnessContext) -> None:
-        self._harnesses: dict[str, Harness] = {name: make(context) for name, make in HARNESSES.items()}
+    def __init__(self, harnesses: Iterable[Harness]) -> None:
+        self._harnesses = {harness.name: harness for harness in harnesses}
         self._under_way: dict[tuple[str, str], asyncio.Task[None]] = {}  # by verb and model
 
     @property
@@ -56,7 +56,8 @@ class Registry:
         """Returns when the model is loaded. Raises `ApiError`."""
         harness = self._harnesses.get(spec.harness)
         if harness is None:
-            raise unknown_harness(spec.harness)
+            message = f"There is no harness {spec.harness!r}; this neuron has: {', '.join(self.harnesses)}."
+            raise ApiError(400, "unknown_harness", message, param="harness")
         await self._carry_out("load", spec.model_id, lambda: harness.load(spec))
 
     async def unload(self, model_id: str, leave: Leave = NOW) -> None:
@@ -68,13 +69,36 @@ class Registry:
         await self._owner(model_id, param="model_id").reset_cache(model_id)
 
     async def drain_device(self, index: int, leave: Leave = NOW) -> None:
-        torch = self._harnesses["torch"]
-        await self._carry_out("drain", f"device {index}", lambda: torch.drain_device(index, leave))
+        """Unload every model on a device, whichever harness runs it.
+
+        Raises `ApiError`, 409 when a model stays for its requests.
+        """
+        self._keeper(index)
+        await self._carry_out("drain", f"device {index}", lambda: self._drain(index, leave))
+
+    async def _drain(self, index: int, leave: Leave) -> None:
+        residents = [
+            (harness, model.id)
+            for harness in self._harnesses.values()
+            for model in harness.list()
+            if index in model.devices
+        ]
+        await asyncio.gather(*(harness.unload(model_id, leave) for harness, model_id in residents))
 
     async def restart_device(self, index: int, leave: Leave = NOW) -> None:
-        """Of the harness that has device workers. Raises `ApiError`."""
-        torch = self._harnesses["torch"]
-        await self._carry_out("restart", f"device {index}", lambda: torch.restart_device(index, leave))
+        """Replace the device's worker and load its models again.
+
+        Raises `ApiError`, 409 when a model stays for its requests.
+        """
+        keeper = self._keeper(index)
+        await self._carry_out("restart", f"device {index}", lambda: keeper.restart_device(index, leave))
+
+    def _keeper(self, index: int) -> Harness:
+        """The harness that keeps the device's worker."""
+        for harness in self._harnesses.values():
+            if any(device.index == index for device in harness.health().devices):
+                return harness
+        raise ApiError(404, "unknown_device", f"There is no device {index}.", param="index")
 
     async def _carry_out(
         self, verb: str, model_id: str, start: Callable[[], Coroutine[Any, Any, None]]
@@ -103,18 +127,21 @@ class Registry:
     def local_model(self, model_id: str) -> LocalModel:
         """The loaded model of that name, to generate with. Raises `ApiError`."""
         harness = self._owner(model_id)
-        served = harness.local_model(model_id)
-        if served is None:
+        model = harness.local_model(model_id)
+        if model is None:
             message = f"{model_id!r} is served at {harness.endpoint(model_id)}, not here."
             raise ApiError(404, "model_not_found", message, param="model")
-        return served
+        return model
 
     def list(self) -> list[ModelInfo]:
         return [model for harness in self._harnesses.values() for model in harness.list()]
 
-    def health(self) -> tuple[Sequence[DeviceHealth], Sequence[ModelLoad]]:
+    def health(self) -> HarnessHealth:
         reports = [harness.health() for harness in self._harnesses.values()]
-        return [d for devices, _ in reports for d in devices], [m for _, models in reports for m in models]
+        return HarnessHealth(
+            devices=[device for report in reports for device in report.devices],
+            models=[model for report in reports for model in report.models],
+        )
 
     def _owner(self, model_id: str, param: str = "model") -> Harness:
         for harness in self._harnesses.values():

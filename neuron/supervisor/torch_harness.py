@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from operator import itemgetter
 from pathlib import Path
 
 from neuron import pipe, sources
-from neuron.config import NeuronConfig
 from neuron.generation import Generation
+from neuron.harness import HarnessContext, HarnessHealth
 from neuron.supervisor.device_worker import DeviceWorker, WorkerLoadError
 from neuron.supervisor.job import Job
 from neuron.text import model_text as text_model
@@ -25,8 +26,6 @@ from neuron.text.model_text import BrokenModelError, ModelText
 from neuron.text.notations.known import NOTATIONS
 from neuron.wire import (
     ApiError,
-    DeviceHealth,
-    DeviceInfo,
     Leave,
     ModelFailure,
     ModelInfo,
@@ -37,6 +36,7 @@ from neuron.wire import (
 
 log = logging.getLogger("neuron.models")
 
+WORKER = (sys.executable, "-m", "neuron.worker")
 LOAD_STATUS = {"model_not_found": 404, "model_unsupported": 422, "model_broken": 422}  # others: 503
 LOADING_RETRY_S = 2
 LOOK_EVERY_S = 0.05  # whether the requests of a model that has to go have ended
@@ -92,19 +92,17 @@ class TorchHarness:
 
     def __init__(
         self,
-        devices: Sequence[DeviceInfo],
+        context: HarnessContext,
         *,
-        config: NeuronConfig,
-        url: str,
-        worker_command: Sequence[str],
-        changed: Callable[[bool], None],
+        worker_command: Sequence[str] = WORKER,
     ) -> None:
-        self._config = config
-        self._url = url
-        self._changed = changed
-        command = [*worker_command, *config.worker_flags]
+        self._config = context.config
+        self._url = context.url
+        self._changed = context.changed
+        command = [*worker_command, *context.config.worker_flags]
         self._workers = [
-            DeviceWorker(device, command, restart=config.restart, owner=self) for device in devices
+            DeviceWorker(device, command, restart=context.config.restart, owner=self)
+            for device in context.devices
         ]
         self._models: dict[str, _Model] = {}
         self._reloads: set[asyncio.Task[None]] = set()
@@ -120,13 +118,13 @@ class TorchHarness:
 
     # --- what others ask ------------------------------------------------------------------------------
 
-    def health(self) -> tuple[list[DeviceHealth], list[ModelLoad]]:
+    def health(self) -> HarnessHealth:
         busy = [
             ModelLoad(id=status.model, **{name: getattr(status, name) for name in _LOAD_FIELDS})
             for worker in self._workers
             for status in (worker.status.models if worker.status else ())
         ]
-        return [worker.health() for worker in self._workers], busy
+        return HarnessHealth([worker.health() for worker in self._workers], busy)
 
     def list(self) -> list[ModelInfo]:
         return [_describe(model) for model in self._models.values()]
@@ -223,20 +221,10 @@ class TorchHarness:
     async def reset_cache(self, model_id: str) -> None:
         await self.local_model(model_id).worker.reset_cache(model_id)
 
-    async def drain_device(self, index: int, leave: Leave) -> None:
-        """Unload everything there. Raises `ApiError`."""
-        _, residents = self._device(index)
-        await asyncio.gather(*(self.unload(model.spec.model_id, leave) for model in residents))
-
-    def _device(self, index: int) -> tuple[DeviceWorker, Sequence[_Model]]:
-        for worker in self._workers:
-            if worker.device.index == index:
-                return worker, [model for model in self._models.values() if model.worker is worker]
-        raise ApiError(404, "unknown_device", f"There is no device {index}.", param="index")
-
     async def restart_device(self, index: int, leave: Leave) -> None:
         """A new worker process; what was resident is loaded again. Raises `ApiError`."""
-        worker, residents = self._device(index)
+        worker = next(worker for worker in self._workers if worker.device.index == index)
+        residents = [model for model in self._models.values() if model.worker is worker]
         await self._let_go([model for model in residents if model.state == "loaded"], "loading", leave)
         try:
             await worker.restart()
@@ -373,6 +361,7 @@ def _describe(model: _Model) -> ModelInfo:
     return ModelInfo(
         id=model.spec.model_id,
         source=model.source,
+        harness=TorchHarness.name,
         state=model.state,
         devices=[model.worker.device.index] if model.worker else [],
         memory_mb=loaded.memory_mb if loaded else None,

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 import os
 import signal
@@ -11,6 +12,7 @@ import psutil
 from neuron.config import NeuronConfig
 from neuron.daemon import Daemon
 from neuron.discovery import DiscoveredHost
+from neuron.supervisor.torch_harness import TorchHarness
 from tests.neuron.conftest import CPU, config, events_of, neuron_with, until
 from tests.stubs.model_dir import write_model
 
@@ -133,7 +135,8 @@ async def test_a_device_whose_worker_never_starts(model_dir):
     settings = config(restart={"first_delay_s": 0.01, "max_delay_s": 0.01, "start_timeout_s": 10})
     command = (sys.executable, "-c", "raise SystemExit(4)")
     host = DiscoveredHost([CPU])
-    daemon = Daemon(settings, host, url="", worker_command=command)
+    torch = functools.partial(TorchHarness, worker_command=command)
+    daemon = Daemon(settings, host, url="", harnesses=[torch])
     async with daemon.running():
         await until(lambda: device_state(daemon, "failed"))
         health = daemon.health()
