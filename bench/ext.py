@@ -24,7 +24,8 @@ from bench.common import machine, rounded
 from ext import chunk as chunks
 from ext import http, peek, sse
 from ext import stream as streams
-from neuron.api.answers.chunks import ChatChoiceWriter, ChunkEncoder
+from neuron.api.answers.chat import ChatChoiceWriter
+from neuron.api.answers.chunks import ChunkEncoder
 from neuron.text.events import Content
 
 REPEATS, LEAST_S = 7, 0.05
@@ -100,7 +101,7 @@ def body(lines: int) -> bytes:
 
 
 def chunk(text: str) -> bytes:
-    return ChatChoiceWriter(0, _chunks(), None).piece([Content(text)], ())
+    return ChatChoiceWriter(0, _chunks(), None).delta([Content(text)], ())
 
 
 def _chunks() -> ChunkEncoder:
@@ -192,7 +193,7 @@ def encoders() -> dict[str, Callable[[], object]]:
     return {
         "ext": lambda: chunks.enclose(before, " token", after),
         "ext as Python": lambda: pure.enclose(before, " token", after),
-        "neuron, all of it": lambda: choice.piece(text, ()),
+        "neuron, all of it": lambda: choice.delta(text, ()),
         "msgspec": lambda: whole(msgspec.json.encode),
         "json": lambda: whole(lambda value: json.dumps(value).encode()),
     }

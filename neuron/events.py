@@ -3,9 +3,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Callable
 
+from neuron.sse import KEEPALIVE
 from neuron.wire import NodeState
-
-KEEPALIVE = b": keep-alive\n\n"
 
 
 class Events:

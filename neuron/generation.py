@@ -1,3 +1,5 @@
+"""The daemon's end of one request in a device worker."""
+
 from __future__ import annotations
 
 import asyncio
@@ -11,10 +13,10 @@ log = logging.getLogger("neuron.generation")
 
 
 class Generation:
-    """One request in a device worker: tokens come in as they are made, one task reads them.
+    """One request in a device worker: the tokens that came and are not read yet, and how it ended.
 
-    The reader may be slow (its client may be); up to `max_unread` tokens wait for it, then the request is cut
-    off. Whatever happens it ends with exactly one `Finished` or `Refused` in `end`.
+    One task reads. Up to `max_unread` tokens wait for a slow one; then the request is cut off. Whatever
+    happens, it ends with exactly one `Finished` or `Refused` in `end`.
     """
 
     def __init__(self, request: int, model: str, *, cancel: Callable[[int], None], max_unread: int) -> None:
@@ -23,14 +25,14 @@ class Generation:
         self._cancel = cancel
         self._max_unread = max_unread
         self._unread: list[int] = []
-        self.logprobs: deque[Logprob] = deque()  # one per token where asked for; the reader takes them
-        self.prompt_logprobs: list[Logprob] = []  # where asked for: all there with the first token
+        self.logprobs: deque[Logprob] = deque()  # where asked for, one per token; the reader takes them
+        self.prompt_logprobs: list[Logprob] = []  # where asked for; complete before the first token
         self._waiter: asyncio.Future[None] | None = None
         self._is_cancelled = False
         self.end: Finished | Refused | None = None
 
-    async def read(self, timeout_s: float) -> list[int] | None:
-        """All tokens since the last read, none when it ended; None when nothing happened in time."""
+    async def read(self, timeout_s: float | None = None) -> list[int] | None:
+        """All tokens since the last read, none when the request ended; None when nothing came in time."""
         if not self._unread and self.end is None:
             await self._wait(timeout_s)
         if not self._unread and self.end is None:
@@ -38,14 +40,15 @@ class Generation:
         tokens, self._unread = self._unread, []
         return tokens
 
-    async def _wait(self, timeout_s: float) -> None:
+    async def _wait(self, timeout_s: float | None) -> None:
         loop = asyncio.get_running_loop()
-        waiter = self._waiter = loop.create_future()
-        timer = loop.call_later(timeout_s, self._wake)
+        self._waiter = loop.create_future()
+        timer = None if timeout_s is None else loop.call_later(timeout_s, self._wake)
         try:
-            await waiter
+            await self._waiter
         finally:
-            timer.cancel()
+            if timer is not None:
+                timer.cancel()
             self._waiter = None
 
     def _wake(self) -> None:
@@ -53,7 +56,7 @@ class Generation:
             self._waiter.set_result(None)
 
     def push(self, tokens: list[int], logprobs: Sequence[Logprob] = ()) -> None:
-        """Called for each `Tokens`; what comes after the end is of no interest."""
+        """Take in a `Tokens` message; those after the end are dropped."""
         if self.end is not None:
             return
         self._unread += tokens
@@ -66,13 +69,13 @@ class Generation:
         self._wake()
 
     def finish(self, end: Finished | Refused) -> None:
-        """Called for `Finished` and `Refused`; the first one counts."""
+        """Take in a `Finished` or `Refused`; the first one counts."""
         if self.end is None:
             self.end = end
             self._wake()
 
     def cancel(self) -> None:
-        """Nobody wants more tokens. `end` still comes, unless it was there already."""
+        """Ask the worker to end the request; `end` then comes, unless it is there already."""
         if self.end is None and not self._is_cancelled:
             self._is_cancelled = True
             self._cancel(self._request)

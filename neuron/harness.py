@@ -13,8 +13,7 @@ from typing import NamedTuple, Protocol
 
 from neuron.config import NeuronConfig
 from neuron.generation import Generation
-from neuron.pipe import Looked, Sight
-from neuron.supervisor.job import Job
+from neuron.pipe import Looked, Sight, Submit
 from neuron.text.model_text import ModelText
 from neuron.wire import DeviceHealth, DeviceInfo, Leave, ModelInfo, ModelLoad, ModelSpec
 
@@ -43,7 +42,9 @@ class LocalModel(Protocol):
         """The length of its vectors; None unless it makes embeddings."""
         ...
 
-    def submit(self, job: Job) -> Generation: ...
+    def submit(self, submit: Submit) -> Generation:
+        """The generation that the submit begins; a worker that is gone ends it at once."""
+        ...
 
     @property
     def sight(self) -> Sight | None:

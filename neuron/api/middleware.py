@@ -1,4 +1,4 @@
-"""What is done for every request, whatever it asks: an id, access, one log line at the end."""
+"""What is the same for every request: its id, the check of its token, and its log line."""
 
 from __future__ import annotations
 
@@ -10,64 +10,25 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-import msgspec
-from django.http import HttpRequest, HttpResponse
-
 from cortex_site.base.addresses import is_loopback
 from cortex_site.http.application import Receive, Scope, Send
-from neuron.supervisor.job import Caller
+from neuron.api.errors import encode_envelope
+from neuron.api.request import LOG_FIELDS
 from neuron.wire import ApiError
 
 log = logging.getLogger("neuron.http")
 
 ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-_FIELDS = "neuron.log"
-MAX_PRINCIPAL_CHARS = 200
-_PRIORITY = re.compile(r"-?[0-9]{1,2}")
 _REQUEST_ID = re.compile(rb"[\w.:-]{1,128}")
 _CURE = "set `token` in neuron.toml and send it as `Authorization: Bearer …`, or set `allow_anonymous = true`"
 
 
-def log_fields(request: HttpRequest) -> dict[str, Any]:
-    """What the request's log line will say beyond method, path, status and time."""
-    fields: dict[str, Any] = request.scope[_FIELDS]
-    return fields
-
-
-def request_id(request: HttpRequest) -> str:
-    return str(log_fields(request)["request_id"])
-
-
-def caller(request: HttpRequest) -> Caller:
-    """Whose request it is, from the gateway's headers. Raises `ApiError` 400 naming the header."""
-    principal = request.headers.get("x-cortex-principal", "")
-    priority = request.headers.get("x-cortex-priority", "0")
-    if len(principal) > MAX_PRINCIPAL_CHARS:
-        raise _wrong_header("X-Cortex-Principal", f"has more than {MAX_PRINCIPAL_CHARS} characters")
-    if not _PRIORITY.fullmatch(priority):
-        raise _wrong_header("X-Cortex-Priority", "is not a whole number between -99 and 99")
-    return Caller(principal, int(priority))
-
-
-def _wrong_header(name: str, problem: str) -> ApiError:
-    return ApiError(400, "invalid_header", f"The header {name} {problem}.", param=name)
-
-
-def error_response(error: ApiError) -> HttpResponse:
-    return HttpResponse(
-        msgspec.json.encode(error.envelope()),
-        status=error.status,
-        content_type="application/json",
-        headers=error.headers,
-    )
-
-
 class RequestMiddleware:
-    """An ASGI application around another one.
+    """An ASGI application around another.
 
-    With a `token` every request must carry it. Without one, clients on this machine are served, others only
-    with `allow_anonymous`.
+    With a `token`, every request must carry it. Without one, clients on this machine are served, and others
+    only with `allow_anonymous`.
     """
 
     def __init__(self, app: ASGIApp, *, token: str | None, allow_anonymous: bool) -> None:
@@ -83,7 +44,7 @@ class RequestMiddleware:
         given = headers.get(b"x-request-id", b"")
         number = given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(12).encode()
         fields: dict[str, Any] = {"request_id": number.decode(), "status": None}
-        scope[_FIELDS] = fields
+        scope[LOG_FIELDS] = fields
         started = time.monotonic()
 
         async def send_with_id(message: Any) -> None:
@@ -103,9 +64,7 @@ class RequestMiddleware:
                 fields["code"] = "client_gone"
             fields["duration_ms"] = round(1000 * (time.monotonic() - started), 1)
             fields["client"] = _peer(scope)
-            routine = scope["method"] == "GET" and fields["status"] == 200  # a poll every few seconds
-            level = logging.DEBUG if routine else logging.INFO
-            log.log(level, "request", extra={"method": scope["method"], "path": scope["path"]} | fields)
+            _log(scope, fields)
 
     def _refusal(self, scope: Scope, headers: dict[bytes, bytes]) -> ApiError | None:
         if self._token is None:
@@ -119,13 +78,19 @@ class RequestMiddleware:
         return ApiError(401, "invalid_api_key", "The token is missing or wrong (`Authorization: Bearer …`).")
 
 
+def _log(scope: Scope, fields: dict[str, Any]) -> None:
+    is_poll = scope["method"] == "GET" and fields["status"] == 200
+    level = logging.DEBUG if is_poll else logging.INFO
+    log.log(level, "request", extra={"method": scope["method"], "path": scope["path"]} | fields)
+
+
 def _peer(scope: Scope) -> str:
     client = scope.get("client")
     return str(client[0]) if client else "localhost"  # no address: a unix socket
 
 
 async def _send_error(error: ApiError, send: Send) -> None:
-    body = msgspec.json.encode(error.envelope())
+    body = encode_envelope(error)
     headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
     await send({"type": "http.response.start", "status": error.status, "headers": headers})
     await send({"type": "http.response.body", "body": body})

@@ -11,15 +11,10 @@ from ninja import Router
 
 from cortex_site.base.version import VERSION
 from cortex_site.http.application import StreamResponse, Write
-from neuron.api.middleware import log_fields
+from neuron import sse
+from neuron.api.request import log_fields
 from neuron.daemon import Daemon
 from neuron.wire import PROTOCOL, CacheReset, Discovery, Health, Leave, ModelInfo, ModelSpec, UnloadRequest
-
-EVENT_STREAM = {
-    "Content-Type": "text/event-stream; charset=utf-8",
-    "Cache-Control": "no-cache",
-    "X-Accel-Buffering": "no",  # nginx would collect events otherwise
-}
 
 
 def router(daemon: Daemon) -> Router:
@@ -65,7 +60,7 @@ def _add_state(node: Router, daemon: Daemon) -> None:
                 async for event in news:
                     await write(event)
 
-        return StreamResponse(produce, headers=EVENT_STREAM)
+        return StreamResponse(produce, headers=sse.HEADERS)
 
 
 def _add_verbs(node: Router, daemon: Daemon) -> None:

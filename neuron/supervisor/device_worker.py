@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import psutil
@@ -18,7 +18,6 @@ import psutil
 from neuron import pipe
 from neuron.config import RestartSettings
 from neuron.generation import Generation
-from neuron.supervisor.job import Job
 from neuron.supervisor.worker_process import PipeError, WorkerProcess
 from neuron.wire import MIB, ApiError, DeviceHealth, DeviceInfo, DeviceState
 
@@ -70,7 +69,6 @@ class DeviceWorker:
         self._questions: dict[int, tuple[str, asyncio.Future[Any]]] = {}  # with the model
         self._loads: dict[str, asyncio.Future[pipe.Loaded]] = {}
         self._unloads: dict[str, asyncio.Future[None]] = {}
-        self._next_request = 1
         self._last_sign = 0.0
         self._failed_starts = 0
         self._restarting: asyncio.Future[None] | None = (
@@ -277,55 +275,47 @@ class DeviceWorker:
             await asyncio.shield(self._restarting)
         await self.wait_ready()
 
-    def submit(self, job: Job, *, max_unread: int) -> Generation:
-        number, self._next_request = self._next_request, self._next_request + 1
-        generation = Generation(number, job.model, cancel=self._cancel, max_unread=max_unread)
+    def submit(self, submit: pipe.Submit, *, max_unread: int) -> Generation:
+        """The generation that the submit begins; it ends at once when the worker is not running."""
+        generation = Generation(submit.id, submit.model, cancel=self._cancel, max_unread=max_unread)
         if self._process is None:
             message = f"The device worker {self.name} is not running."
-            generation.finish(pipe.Refused(number, 503, "worker_lost", message, RETRY_AFTER_S))
+            generation.finish(pipe.Refused(submit.id, 503, "worker_lost", message, RETRY_AFTER_S))
             return generation
-        self._generations[number] = generation
-        self._send(
-            pipe.Submit(
-                number, job.model, job.tokens, job.max_tokens, job.sampling, job.stop_ids,
-                min_tokens=job.min_tokens, ignore_eos=job.ignore_eos, guide=job.guide,
-                principal=job.caller.principal, priority=job.caller.priority,
-                marks=job.marks, images=job.images, score_prompt=job.score_prompt,
-            )
-        )  # fmt: skip
+        self._generations[submit.id] = generation
+        self._send(submit)
         return generation
 
     async def embed(self, model: str, inputs: list[list[int]]) -> bytes:
         """The vectors of all inputs, in float32. Raises `ApiError`."""
-        answer: pipe.Embedded = await self._ask(model, lambda number: pipe.Embed(number, model, inputs))
+        answer: pipe.Embedded = await self._ask(model, pipe.Embed(pipe.next_id(), model, inputs))
         return answer.vectors
 
     async def look(self, model: str, images: list[bytes]) -> pipe.Looked:
         """Raises `ApiError`."""
-        answer: pipe.Looked = await self._ask(model, lambda number: pipe.Look(number, model, images))
+        answer: pipe.Looked = await self._ask(model, pipe.Look(pipe.next_id(), model, images))
         return answer
 
     async def reset_cache(self, model: str) -> None:
         """Forget what the model's cache keeps of requests that ended. Raises `ApiError`."""
-        await self._ask(model, lambda number: pipe.ResetCache(number, model))
+        await self._ask(model, pipe.ResetCache(pipe.next_id(), model))
 
     async def memory(self) -> pipe.Memory:
         """As it is now. Raises `ApiError`."""
-        answer: pipe.Memory = await self._ask("", pipe.AskMemory)
+        answer: pipe.Memory = await self._ask("", pipe.AskMemory(pipe.next_id()))
         return answer
 
-    async def _ask(self, model: str, question: Callable[[int], Question]) -> Any:
-        number, self._next_request = self._next_request, self._next_request + 1
+    async def _ask(self, model: str, question: Question) -> Any:
         if self._process is None:
             message = f"The device worker {self.name} is not running."
             raise ApiError(503, "worker_lost", message, retry_after_s=RETRY_AFTER_S)
         answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self._questions[number] = model, answer
-        self._send(question(number))
+        self._questions[question.id] = model, answer
+        self._send(question)
         try:
             return await answer
         except asyncio.CancelledError:
-            self._cancel(number)
+            self._cancel(question.id)
             raise
 
     def _cancel(self, number: int) -> None:

@@ -20,7 +20,6 @@ from neuron import pipe, sources
 from neuron.generation import Generation
 from neuron.harness import HarnessContext, HarnessHealth
 from neuron.supervisor.device_worker import DeviceWorker, WorkerLoadError
-from neuron.supervisor.job import Job
 from neuron.text import model_text as text_model
 from neuron.text.model_text import BrokenModelError, ModelText
 from neuron.text.notations.known import NOTATIONS
@@ -83,8 +82,8 @@ class TorchModel:
     async def embed(self, inputs: list[list[int]]) -> bytes:
         return await self.worker.embed(self.id, inputs)
 
-    def submit(self, job: Job) -> Generation:
-        return self.worker.submit(job, max_unread=self.max_unread_tokens)
+    def submit(self, submit: pipe.Submit) -> Generation:
+        return self.worker.submit(submit, max_unread=self.max_unread_tokens)
 
 
 class TorchHarness:

@@ -18,7 +18,7 @@ from neuron.text.detokenizer import Detokenizer
 from neuron.text.grammar import AnswerConstraint, answer_grammar
 from neuron.text.notations.known import NOTATIONS, choose_notation
 from neuron.text.notations.notation import ToolNotation
-from neuron.text.notations.parser import NO_TOOLS, Offer
+from neuron.text.notations.parser import ToolSchemas
 from neuron.text.reasoning import KNOWN_MARKERS, ReasoningMarkers, ReasoningSplitter
 from neuron.text.template import ChatTemplate
 from neuron.text.token_bytes import TokenBytes
@@ -87,17 +87,19 @@ class ModelText:
         *,
         stops: Sequence[str] = (),
         min_tokens: int = 0,
-        offer: Offer | None = None,
+        tools: ToolSchemas | None = None,
         max_calls: int | None = None,
     ) -> AnswerStream:
-        """The reading side of one answer to `prompt`; calls are looked for where tools are on offer."""
-        is_parsed = self.tools is not None and (offer is not None or self.tools.splits_reasoning)
+        """The reading side of one answer to `prompt`. Calls are looked for when `tools` is not None."""
+        parser = None
+        if self.tools and (tools is not None or self.tools.splits_reasoning):
+            parser = self.tools.parser(_new_call_id, tools or {})
         return AnswerStream(
             Detokenizer(self.tokenizer, self.hidden_ids),
             ReasoningSplitter(self.reasoning, opened=self._is_opened(prompt)),
             stops=stops,
             min_tokens=min_tokens,
-            tools=self.tools.parser(_new_call_id, offer or NO_TOOLS) if self.tools and is_parsed else None,
+            tools=parser,
             max_calls=max_calls,
         )
 

@@ -7,8 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from neuron.api import embeddings
-from neuron.api.bodies import completion as completion_request
+from neuron.api.bodies import completion, embedding
 from neuron.api.bodies.chat import NEUTRAL, ChatBody, decode
 from neuron.wire import ApiError
 
@@ -36,8 +35,8 @@ def decoded_or_refused(body: bytes) -> ChatBody | ApiError:
 
 
 OTHERS = {
-    completion_request.decode: completion_request.CompletionBody,
-    embeddings.decode: embeddings.EmbeddingBody,
+    completion.decode: completion.CompletionBody,
+    embedding.decode: embedding.EmbeddingBody,
 }
 
 

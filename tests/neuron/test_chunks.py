@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from neuron.api.answers.chunks import ChatChoiceWriter, ChunkEncoder
+from neuron.api.answers.chat import ChatChoiceWriter
+from neuron.api.answers.chunks import ChunkEncoder
 from neuron.text.events import CallArguments, CallStart, Content, ReasoningContent
 
 texts = st.text(max_size=12)
@@ -34,7 +35,7 @@ def payloads(stream: bytes) -> list[dict]:
 )
 def test_every_event_is_a_chunk_of_its_own_with_all_that_chunks_have(include_usage, said, model, index):
     choice = ChatChoiceWriter(index, ChunkEncoder("c-1", model, "kind", include_usage=include_usage), None)
-    found = payloads(choice.piece(said, ()))
+    found = payloads(choice.delta(said, ()))
     assert len(found) == len(said)
     for event, payload in zip(said, found, strict=True):
         (one,) = payload.pop("choices")

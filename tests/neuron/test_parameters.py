@@ -10,16 +10,14 @@ import msgspec
 import pytest
 
 import neuron.api
-from neuron.api import embeddings
-from neuron.api.bodies import chat as chat_request
-from neuron.api.bodies import completion as completion_request
+from neuron.api.bodies import chat, completion, embedding
 from neuron.wire import ApiError
 
 TABLE = Path(neuron.api.__file__).parent / "PARAMETERS.md"
 BODIES = {
-    "chat": (chat_request.ChatBody, chat_request.decode, {"messages": [{"role": "user", "content": "x"}]}),
-    "completions": (completion_request.CompletionBody, completion_request.decode, {"prompt": "x"}),
-    "embeddings": (embeddings.EmbeddingBody, embeddings.decode, {"input": "x"}),
+    "chat": (chat.ChatBody, chat.decode, {"messages": [{"role": "user", "content": "x"}]}),
+    "completions": (completion.CompletionBody, completion.decode, {"prompt": "x"}),
+    "embeddings": (embedding.EmbeddingBody, embedding.decode, {"input": "x"}),
 }
 # one that says something, for what is tolerated
 EXAMPLES: dict[str, Any] = {

@@ -19,7 +19,6 @@ from neuron.text.detokenizer import Detokenizer
 from neuron.text.events import CallArguments, CallStart, Content
 from neuron.text.grammar import AnswerConstraint, UnenforceableSchemaError, answer_grammar, schema_problem
 from neuron.text.notations.known import NOTATIONS
-from neuron.text.notations.parser import Offer
 from neuron.text.reasoning import KNOWN_MARKERS, ReasoningSplitter
 from tests.stubs.model_dir import END, byte_tokenizer
 
@@ -35,7 +34,6 @@ SCHEMAS: dict[str, dict[str, Any]] = {
 }
 CONTENT = {"type": "object", "properties": {"ok": {"type": "boolean"}}, "required": ["ok"]}
 CONTENT |= {"additionalProperties": False}
-OFFER = Offer(SCHEMAS)
 MAX_TOKENS = 3000
 THINK = KNOWN_MARKERS[0]
 
@@ -88,7 +86,7 @@ def heard(
     answer = AnswerStream(
         Detokenizer(vocabulary.tokenizer, hidden),
         ReasoningSplitter(THINK if thinks else None, opened=opened),
-        tools=format_.parser(lambda: "id", OFFER),
+        tools=format_.parser(lambda: "id", SCHEMAS),
     )
     events = [event for token in said for event in answer.feed(token)] + answer.finish()
     text = "".join(event.text for event in events if isinstance(event, Content))

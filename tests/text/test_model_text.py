@@ -7,7 +7,6 @@ import pytest
 from neuron.models.tiny import WEIGHTS_DIR
 from neuron.text.events import CallStart, Content, ReasoningContent
 from neuron.text.model_text import BrokenModelError, load
-from neuron.text.notations.parser import Offer
 from tests.stubs.model_dir import TEMPLATE, write_model
 from tests.text.splitting import merged
 
@@ -94,7 +93,7 @@ def run(text, output, *, prompt="", **options):
 def test_an_answer_goes_through_the_whole_chain(tmp_path):
     text = load(write_model(tmp_path / "m"))
     output = '<think>\nhm\n</think>\n\nok <tool_call>{"name":"f","arguments":{}}</tool_call><|im_end|>'
-    answer, events = run(text, output, offer=Offer())
+    answer, events = run(text, output, tools={})
     assert [type(event) for event in events[:3]] == [ReasoningContent, Content, CallStart]
     assert answer.has_calls
     assert answer.reasoning_tokens == len(text.encode("<think>\nhm\n</think>"))

@@ -11,15 +11,14 @@ from hypothesis import strategies as st
 
 from neuron.text.events import CallArguments, CallStart, Content, ReasoningContent
 from neuron.text.notations.known import NOTATIONS, choose_notation
-from neuron.text.notations.parser import Offer
 from tests.text.splitting import cut, merged
 
-OFFER = Offer({
+TOOLS = {
     "f": {"properties": {
         "a": {"type": "integer"}, "s": {"type": "string"}, "n": {"type": ["string", "null"]},
     }},
     "g": {},
-})  # fmt: skip
+}  # fmt: skip
 FRAGMENTS = {
     "hermes": ["<tool_call>", "</tool_call>", '{"name": "f", "arguments": {', '"a": 1', "}", "text", " "],
     "mistral": [
@@ -45,7 +44,7 @@ FRAGMENTS = {
 
 def run(name, pieces):
     numbers = itertools.count()
-    parser = NOTATIONS[name].parser(lambda: f"call_{next(numbers)}", OFFER)
+    parser = NOTATIONS[name].parser(lambda: f"call_{next(numbers)}", TOOLS)
     events = [event for piece in pieces for event in parser.feed(piece)]
     return merged(events + parser.finish())
 
@@ -205,7 +204,7 @@ def test_every_well_formed_call_arrives_as_it_was_written(name, calls, data):
 @pytest.mark.parametrize("name", NOTATIONS)
 def test_arguments_stream_as_they_come(name):
     text = written(name, [("f", {"s": "a somewhat longer text"})])
-    parser = NOTATIONS[name].parser(lambda: "call_x", OFFER)
+    parser = NOTATIONS[name].parser(lambda: "call_x", TOOLS)
     parser.feed(text[: text.index("longer")])
     assert any("l" in event.text for event in parser.feed("lo") if isinstance(event, CallArguments))
 

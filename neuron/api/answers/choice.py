@@ -1,97 +1,95 @@
-"""The way of a request's choices from the engine to whoever writes them down."""
+"""The choices of an answer, each on its way from the engine's tokens to text, reasoning and tool calls."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
-from neuron.api.answers.chunks import Usage, usage
-from neuron.api.answers.logprobs import Drawn
-from neuron.config import StreamSettings
+from neuron.api.answers.logprobs import DrawnToken, ScoredToken
+from neuron.api.answers.usage import Usage, usage
 from neuron.generation import Generation
 from neuron.harness import LocalModel
-from neuron.pipe import Finished, Logprob, Refused
-from neuron.supervisor.job import Caller, Job
+from neuron.pipe import Finished, Refused, Submit
 from neuron.text.answer import AnswerStream
 from neuron.text.events import Event
 from neuron.wire import ApiError
 
 
-@dataclass(frozen=True, slots=True)
-class Prepared:
-    """One choice before it runs. `params` names what to blame when the engine refuses, by its code."""
-
-    job: Job
-    answer: AnswerStream
-    params: dict[str, str]
-
-
 @dataclass(slots=True)
 class AnswerDelta:
-    """What came of some tokens; nothing at all is a sign of life."""
+    """What some tokens added to a choice; an empty one is a sign of life."""
 
     events: list[Event] = field(default_factory=list)
-    drawn: list[Drawn] = field(default_factory=list)
+    drawn: list[DrawnToken] = field(default_factory=list)
 
 
 class AnswerChoice:
-    """One choice on its way: reads its generation through its answer stream.
+    """One choice: the tokens of its generation, read through its answer stream.
 
-    Given `after`, a run with the same prompt, it is submitted once that one has its first token: the prompt's
-    pages are computed then, and shared. `fields` is the request's log line.
+    With `after`, a choice of the same prompt, it is submitted once that one has its first token: by then the
+    prompt's pages are computed, and shared. `fields` is the request's log line. `blame` names the parameter
+    at fault when the engine refuses, by its code.
     """
 
     def __init__(
         self,
-        prepared: Prepared,
+        submit: Submit,
+        answer: AnswerStream,
         model: LocalModel,
-        settings: StreamSettings,
         fields: dict[str, Any],
         *,
+        blame: Mapping[str, str],
         after: AnswerChoice | None = None,
     ) -> None:
-        self._prepared = prepared
-        self._answer = prepared.answer
+        self._submit = submit
+        self._answer = answer
         self._model = model
-        self._settings = settings
         self._fields = fields
+        self._blame = blame
         self._after = after
-        self._generation: Generation | None = None if after else model.submit(prepared.job)
+        self._generation: Generation | None = None
         self._started = time.monotonic()
         self._first: list[int] | None = None
         self._has_head = asyncio.Event()
+
+    def start(self) -> Generation:
+        """The choice's generation, which the first call submits."""
+        if self._generation is None:
+            self._generation = self._model.submit(self._submit)
+        return self._generation
 
     def cancel(self) -> None:
         self._has_head.set()
         if self._generation:
             self._generation.cancel()
 
-    async def wait_for_head(self) -> None:
-        """Wait for the first tokens, so that an error before them has its own status. Raises `ApiError`."""
-        generation = await self._submitted()
-        self._first = await generation.read(self._settings.head_wait_s)
+    async def wait_for_head(self, timeout_s: float) -> None:
+        """Wait for the first tokens, so that an error before them gets its own status. Raises `ApiError`."""
+        generation = await self._start_in_turn()
+        self._first = await generation.read(timeout_s)
         if not self._first and isinstance(generation.end, Refused):
             raise self._refusal(generation.end)
 
-    async def _submitted(self) -> Generation:
+    async def _start_in_turn(self) -> Generation:
         if self._after is not None:
             await self._after._has_head.wait()  # noqa: SLF001 - one of us
             self._after = None
-        if self._generation is None:
-            self._generation = self._model.submit(self._prepared.job)
-        return self._generation
+        return self.start()
 
-    async def pieces(self) -> AsyncGenerator[AnswerDelta, None]:
-        """The answer as it comes. Ends, or raises `ApiError`."""
-        generation = await self._submitted()
+    async def deltas(self, keepalive_s: float | None = None) -> AsyncGenerator[AnswerDelta, None]:
+        """The answer as it comes, with an empty delta after each silence of `keepalive_s`.
+
+        Raises `ApiError` when the generation does not finish.
+        """
+        generation = await self._start_in_turn()
         try:
-            async with aclosing(self._read(generation)) as pieces:
-                async for piece in pieces:
-                    yield piece
+            async with aclosing(self._read(generation, keepalive_s)) as deltas:
+                async for delta in deltas:
+                    yield delta
         except asyncio.CancelledError:
             self._fields["code"] = "client_gone"
             raise
@@ -108,53 +106,55 @@ class AnswerChoice:
             raise ApiError(503, "cancelled", "The request was cancelled.")
         self._log_end(end)
 
-    async def _read(self, generation: Generation) -> AsyncGenerator[AnswerDelta, None]:
-        tokens, self._first = self._first, None
+    async def _read(
+        self, generation: Generation, keepalive_s: float | None
+    ) -> AsyncGenerator[AnswerDelta, None]:
+        tokens = self._first
+        self._first = None
         if tokens is None:
-            tokens = await generation.read(self._settings.keepalive_s)
+            tokens = await generation.read(keepalive_s)
         while tokens != []:
             if tokens is None:
                 yield AnswerDelta()
             else:
                 self._has_head.set()
-                piece = self._feed(generation, tokens)
-                if piece.events or piece.drawn:
-                    yield piece
-            tokens = await generation.read(self._settings.keepalive_s)
+                delta = self._feed(generation, tokens)
+                if delta.events or delta.drawn:
+                    yield delta
+            tokens = await generation.read(keepalive_s)
 
     def _feed(self, generation: Generation, tokens: list[int]) -> AnswerDelta:
         if not self._answer.tokens:
             self._fields.setdefault("ttft_ms", round(1000 * (time.monotonic() - self._started), 1))
-        piece = AnswerDelta()
+        delta = AnswerDelta()
         for token in tokens:
             logprob = generation.logprobs.popleft() if generation.logprobs else None
             if logprob is not None and not self._answer.is_stopped:
-                piece.drawn.append(Drawn(token, logprob))
-            piece.events += self._answer.feed(token)
+                delta.drawn.append(DrawnToken(token, logprob))
+            delta.events += self._answer.feed(token)
         if self._answer.is_stopped:
             self.cancel()
-        return piece
+        return delta
 
     def _log_end(self, end: Finished) -> None:
         self._fields["prompt_tokens"] = end.prompt_tokens
         self._fields["cached_tokens"] = end.cached_tokens
         self._fields["finish_reason"] = self.finish_reason
-        self._count("completion_tokens", self._made(end) - self._answer.tokens)
+        self._count("completion_tokens", self._num_completion(end) - self._answer.tokens)
 
     def _count(self, name: str, amount: int) -> None:
         self._fields[name] = self._fields.get(name, 0) + amount
 
-    def _made(self, end: Finished) -> int:
-        # what the engine made after a stop string was nobody's
+    def _num_completion(self, end: Finished) -> int:
+        # What the engine made after a stop string is not part of the answer.
         return self._answer.tokens if self._answer.is_stopped else end.completion_tokens
 
     @property
-    def scored_prompt(self) -> list[tuple[int, Logprob | None]]:
-        """The prompt's tokens with their logprobs, the first of which has none; once the answer begins."""
-        job, generation = self._prepared.job, self._generation
-        if not job.score_prompt or generation is None:
+    def scored_prompt(self) -> list[ScoredToken]:
+        """The prompt's tokens with their logprobs, None for the first; complete once the answer begins."""
+        if not self._submit.score_prompt or self._generation is None:
             return []
-        return list(zip(job.tokens, [None, *generation.prompt_logprobs], strict=True))
+        return list(zip(self._submit.tokens, [None, *self._generation.prompt_logprobs], strict=True))
 
     @property
     def _end(self) -> Finished:
@@ -164,15 +164,17 @@ class AnswerChoice:
 
     @property
     def finish_reason(self) -> str:
+        """OpenAI's: stop, length or tool_calls. Only for a choice that finished."""
         if self._end.reason == "length" and not self._answer.is_stopped:
             return "length"
         return "tool_calls" if self._answer.has_calls else "stop"
 
     @property
     def usage(self) -> Usage:
+        """Only for a choice that finished."""
         return usage(
             prompt=self._end.prompt_tokens,
-            completion=self._made(self._end),
+            completion=self._num_completion(self._end),
             cached=self._end.cached_tokens,
             reasoning=self._answer.reasoning_tokens,
         )
@@ -181,59 +183,61 @@ class AnswerChoice:
         self._fields["code"] = error.code
 
     def _refusal(self, end: Refused) -> ApiError:
-        param = self._prepared.params.get(end.code)
+        param = self._blame.get(end.code)
         return ApiError(end.status, end.code, end.message, param=param, retry_after_s=end.retry_after_s)
 
 
-def start(
-    prompts: Sequence[Sequence[Prepared]],
+def prompt_choices(
+    submits: Sequence[Submit],
+    read: Callable[[], AnswerStream],
     model: LocalModel,
-    settings: StreamSettings,
     fields: dict[str, Any],
     *,
-    caller: Caller,
-) -> list[list[AnswerChoice]]:
-    """Runs for the choices of each prompt, on behalf of `caller`. However the present task ends (the client
-    gone, in whatever phase), they end with it."""
-    runs: list[list[AnswerChoice]] = []
+    blame: Mapping[str, str],
+) -> list[AnswerChoice]:
+    """The choices of one prompt, none of them started; those after the first wait for its first token."""
+    first = AnswerChoice(submits[0], read(), model, fields, blame=blame)
+    others = [AnswerChoice(submit, read(), model, fields, blame=blame, after=first) for submit in submits[1:]]
+    return [first, *others]
+
+
+def start_choices(prompts: Sequence[Sequence[AnswerChoice]]) -> None:
+    """Submit the first choice of each prompt. However the current task ends, all choices end with it."""
+
+    def cancel_all(_: asyncio.Task[Any]) -> None:
+        for choices in prompts:
+            for choice in choices:
+                choice.cancel()
+
     task = asyncio.current_task()
     assert task is not None
-    task.add_done_callback(lambda _: _cancel(runs))
-    for prompt in prompts:
-        choices = [replace(choice, job=replace(choice.job, caller=caller)) for choice in prompt]
-        first = AnswerChoice(choices[0], model, settings, fields)
-        runs.append(
-            [first, *(AnswerChoice(other, model, settings, fields, after=first) for other in choices[1:])]
-        )
-    return runs
+    task.add_done_callback(cancel_all)
+    for choices in prompts:
+        choices[0].start()
 
 
-def _cancel(runs: Sequence[Sequence[AnswerChoice]]) -> None:
-    for group in runs:
-        for run in group:
-            run.cancel()
+async def collect(choices: Sequence[AnswerChoice]) -> list[AnswerDelta]:
+    """The whole of each choice in one delta. Raises `ApiError`."""
+    whole = [AnswerDelta() for _ in choices]
 
+    async def read(index: int, choice: AnswerChoice) -> None:
+        async with aclosing(choice.deltas()) as deltas:
+            async for delta in deltas:
+                whole[index].events += delta.events
+                whole[index].drawn += delta.drawn
 
-def total_usage(runs: Sequence[Sequence[AnswerChoice]]) -> Usage:
-    """Each prompt counts once, each answer by itself."""
-    used = [[run.usage for run in group] for group in runs]
-    answers = [one for group in used for one in group]
-    return usage(
-        prompt=sum(group[0].prompt_tokens for group in used),
-        completion=sum(one.completion_tokens for one in answers),
-        cached=sum(group[0].prompt_tokens_details["cached_tokens"] for group in used),
-        reasoning=sum(one.completion_tokens_details["reasoning_tokens"] for one in answers),
-    )
+    await concurrently(read, choices)
+    return whole
 
 
 async def concurrently(
-    work: Callable[[int, AnswerChoice], Awaitable[None]], runs: Sequence[AnswerChoice]
+    work: Callable[[int, AnswerChoice], Awaitable[None]], choices: Sequence[AnswerChoice]
 ) -> None:
-    """`work` on every run at once. The first error ends the others and is raised."""
-    if len(runs) == 1:
-        await work(0, runs[0])
+    """Do `work` on every choice at once. The first error ends the others and is raised."""
+    if len(choices) == 1:
+        await work(0, choices[0])
         return
-    tasks = [asyncio.ensure_future(work(index, run)) for index, run in enumerate(runs)]
+    tasks = [asyncio.ensure_future(work(index, choice)) for index, choice in enumerate(choices)]
     try:
         await asyncio.gather(*tasks)
     finally:

@@ -1,4 +1,4 @@
-"""Logprobs in OpenAI's two shapes. They are the model's own, before any sampling rule; see the sampler."""
+"""Logprobs in OpenAI's two shapes. They are the model's own, before any sampling rule."""
 
 from __future__ import annotations
 
@@ -10,14 +10,17 @@ from neuron.pipe import Logprob
 MIN_LOGPROB = -9999.0  # JSON has no infinity; OpenAI's stand-in for it
 
 TokenBytes = Callable[[int], bytes]
+ScoredToken = tuple[int, Logprob | None]  # a prompt's first token has no logprob
 
 
-class Drawn(NamedTuple):
+class DrawnToken(NamedTuple):
+    """A token of an answer with its logprob."""
+
     token: int
     logprob: Logprob
 
 
-def chat_shape(drawn: Sequence[Drawn], token_bytes: TokenBytes) -> dict[str, Any]:
+def chat_shape(drawn: Sequence[DrawnToken], token_bytes: TokenBytes) -> dict[str, Any]:
     """One entry per token of the answer, those of reasoning and calls included."""
 
     def entry(token: int, logprob: float) -> dict[str, Any]:
@@ -32,14 +35,13 @@ def chat_shape(drawn: Sequence[Drawn], token_bytes: TokenBytes) -> dict[str, Any
 
 
 class TextShape:
-    """The completions' shape, with each token's place in the text so far. A prompt's first token has no
-    logprob."""
+    """The shape of completions: lists over all tokens, with each token's offset in the text so far."""
 
-    def __init__(self, token_bytes: TokenBytes, offset: int) -> None:
+    def __init__(self, token_bytes: TokenBytes, offset: int = 0) -> None:
         self._token_bytes = token_bytes
         self._offset = offset
 
-    def __call__(self, drawn: Sequence[tuple[int, Logprob | None]]) -> dict[str, Any]:
+    def __call__(self, drawn: Sequence[ScoredToken]) -> dict[str, Any]:
         tokens = [self._text(token) for token, _ in drawn]
         offsets = []
         for text in tokens:

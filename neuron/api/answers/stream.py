@@ -1,4 +1,4 @@
-"""Runs written down: collected into one object, or as a stream of chunks."""
+"""Answers written as a stream of chunks, while they are generated."""
 
 from __future__ import annotations
 
@@ -8,67 +8,59 @@ from contextlib import aclosing
 from typing import Protocol
 
 from cortex_site.http.application import Write
-from neuron.api.answers import chunks
-from neuron.api.answers.choice import AnswerChoice, AnswerDelta, concurrently
-from neuron.api.answers.logprobs import Drawn
+from neuron.api.answers.choice import AnswerChoice, concurrently
+from neuron.api.answers.chunks import DONE, error_chunk
+from neuron.api.answers.logprobs import DrawnToken
+from neuron.api.errors import internal_error
+from neuron.sse import KEEPALIVE
 from neuron.text.events import Event
 from neuron.wire import ApiError
 
 log = logging.getLogger("neuron.chat")
 
 
-class Choice(Protocol):
-    """The chunks of one choice."""
+class ChoiceWriter(Protocol):
+    """Encodes one choice as chunks; no bytes where nothing is to be said yet."""
 
     def begin(self) -> bytes: ...
 
-    def piece(self, events: Sequence[Event], drawn: Sequence[Drawn]) -> bytes: ...
+    def delta(self, events: Sequence[Event], drawn: Sequence[DrawnToken]) -> bytes: ...
 
     def finish(self, reason: str) -> bytes: ...
 
 
-async def collect(runs: Sequence[AnswerChoice]) -> list[AnswerDelta]:
-    """All of each run in one piece. Raises `ApiError`."""
-    whole = [AnswerDelta() for _ in runs]
-
-    async def read(index: int, run: AnswerChoice) -> None:
-        async with aclosing(run.pieces()) as pieces:
-            async for piece in pieces:
-                whole[index].events += piece.events
-                whole[index].drawn += piece.drawn
-
-    await concurrently(read, runs)
-    return whole
-
-
 async def stream(
-    runs: Sequence[AnswerChoice],
-    choices: Sequence[Choice],
+    choices: Sequence[AnswerChoice],
+    writers: Sequence[ChoiceWriter],
     write: Write,
+    *,
+    keepalive_s: float,
     usage: Callable[[], bytes] = lambda: b"",
 ) -> None:
-    """Write every run as its choice says, and how it all ended. A client that takes nothing holds up itself
-    alone: what waits for it is bounded by `stream.max_unread_tokens`, then it is cut off."""
+    """Write each choice by its writer, then `usage` and [DONE], or an error.
 
-    async def copy(index: int, run: AnswerChoice) -> None:
-        choice = choices[index]
-        if head := choice.begin():
+    A client that reads slowly delays its own answer alone: what waits for it is bounded by
+    `stream.max_unread_tokens`.
+    """
+
+    async def copy(index: int, choice: AnswerChoice) -> None:
+        writer = writers[index]
+        if head := writer.begin():
             await write(head)
-        async with aclosing(run.pieces()) as pieces:
-            async for piece in pieces:
-                await write(choice.piece(piece.events, piece.drawn) or chunks.KEEPALIVE)
-        end = choice.finish(run.finish_reason)
-        await write(end if len(runs) > 1 else end + usage() + chunks.DONE)
+        async with aclosing(choice.deltas(keepalive_s)) as deltas:
+            async for delta in deltas:
+                await write(writer.delta(delta.events, delta.drawn) or KEEPALIVE)
+        end = writer.finish(choice.finish_reason)
+        await write(end if len(choices) > 1 else end + usage() + DONE)
 
     try:
-        await concurrently(copy, runs)
-        if len(runs) > 1:
-            await write(usage() + chunks.DONE)
+        await concurrently(copy, choices)
+        if len(choices) > 1:
+            await write(usage() + DONE)
     except ApiError as error:
-        runs[0].note_error(error)
-        await write(chunks.error_event(error))
+        choices[0].note_error(error)
+        await write(error_chunk(error))
     except Exception:  # the head is sent: nobody else can tell the client
         log.exception("stream failed")
-        bug = ApiError(500, "internal_error", "neuron made a mistake; its log has the details.")
-        runs[0].note_error(bug)
-        await write(chunks.error_event(bug))
+        choices[0].note_error(internal_error())
+        await write(error_chunk(internal_error()))

@@ -1,4 +1,4 @@
-"""The body of `POST /v1/chat/completions`: what is known, and what is refused. See also PARAMETERS.md."""
+"""The body of `POST /v1/chat/completions`; PARAMETERS.md says what each parameter does."""
 
 from __future__ import annotations
 
@@ -7,19 +7,20 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta, Struct
 
-from neuron.api.bodies.decode import decode_body, invalid, refuse_unless_neutral, require_model
+from neuron.api.bodies.decode import decode_body, refuse_unless_neutral, require_model
 from neuron.api.bodies.generation import MAX_TOP_LOGPROBS, Count, GenerationBody, Name
+from neuron.api.errors import invalid
 
 
 class ImageUrl(Struct):
-    """`detail` is the sender's wish; the model's own processor decides."""
+    """An image in a message. `detail` is accepted and ignored: the model's own processor decides."""
 
     url: str
     detail: str | None = None
 
 
 class ContentPart(Struct):
-    """One part of a message's content. Other kinds than text and images are refused by name."""
+    """One part of a message's content. Its kind is checked later, against what the model reads."""
 
     type: str
     text: str | None = None
@@ -38,7 +39,7 @@ class ChatToolCall(Struct):
 
 
 class ChatMessage(Struct):
-    """Fields that clients send back from earlier answers (refusal, audio, annotations) mean nothing here."""
+    """One message. Unknown fields pass: clients send back refusals and annotations of earlier answers."""
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: str | list[ContentPart] | None = None
@@ -84,9 +85,9 @@ class NamedTool(Struct, forbid_unknown_fields=True):
 
 
 class ChatBody(GenerationBody, forbid_unknown_fields=True, kw_only=True):
-    """Every parameter of OpenAI's API by name, and those that the field has added."""
+    """Every parameter of OpenAI's API, and those that other servers have added to it."""
 
-    messages: list[ChatMessage] = []  # at least one; that a model is missing is said first
+    messages: list[ChatMessage] = []  # required; by default empty, so that a missing model is told first
     max_completion_tokens: Count | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Meta(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
@@ -101,9 +102,9 @@ class ChatBody(GenerationBody, forbid_unknown_fields=True, kw_only=True):
     chat_template_kwargs: dict[str, Any] | None = None
     reasoning_effort: str | None = None
     verbosity: Literal["low", "medium", "high"] | None = None
-    # accepted: it changes nothing about the answer
+    # accepted; changes nothing about the answer
     prediction: dict[str, Any] | None = None
-    # refused unless they say what happens anyway; see NEUTRAL
+    # refused unless neutral; see NEUTRAL
     modalities: Any = None
     audio: Any = None
     functions: Any = None
@@ -113,6 +114,10 @@ class ChatBody(GenerationBody, forbid_unknown_fields=True, kw_only=True):
     @property
     def limit(self) -> int | None:
         return self.max_completion_tokens or self.max_tokens
+
+    @property
+    def num_alternatives(self) -> int | None:
+        return (self.top_logprobs or 0) if self.logprobs else None
 
     @property
     def must_call(self) -> bool:
@@ -131,7 +136,7 @@ _decoder = msgspec.json.Decoder(ChatBody)
 
 
 def decode(body: bytes) -> ChatBody:
-    """A body whose parameters are all known, well typed and supported. Raises `ApiError`."""
+    """The body of a chat. Raises `ApiError` 400 for what is unknown, unsupported or contradictory in it."""
     request = decode_body(_decoder, body)
     require_model(request.model)
     if not request.messages:
@@ -157,7 +162,7 @@ def _check_continuation(request: ChatBody) -> None:
         return
     param, last = "continue_final_message", request.messages[-1]
     if request.add_generation_prompt:
-        raise invalid(param, f"{param} and add_generation_prompt are both true; one of them can be.")
+        raise invalid(param, f"{param} and add_generation_prompt cannot both be true.")
     if last.role != "assistant" or last.tool_calls:
         raise invalid(param, f"{param} needs the last message to be the assistant's, without calls.")
     if request.response_format and request.response_format.type != "text":
@@ -184,14 +189,14 @@ def _check_tools(request: ChatBody) -> None:
         return
     _refuse_unguidable(request, "tool_choice")
     if not names:
-        raise invalid("tool_choice", "tool_choice wants a call, but there are no tools.")
+        raise invalid("tool_choice", "tool_choice requires a call, but there are no tools.")
     if isinstance(request.tool_choice, NamedTool) and request.tool_choice.function.name not in names:
         name = request.tool_choice.function.name
-        raise invalid("tool_choice", f"tool_choice names {name!r}, which is none of the tools.")
+        raise invalid("tool_choice", f"tool_choice names {name!r}, which is not among the tools.")
 
 
 def _refuse_unguidable(request: ChatBody, cause: str) -> None:
-    """A guided answer ends where its grammar does."""
+    """Raise `ApiError` 400 for parameters that contradict a grammar: a guided answer ends where it does."""
     for name in ("ignore_eos", "min_tokens"):
         if getattr(request, name):
             raise invalid(name, f"{name} contradicts {cause}: such an answer ends when it is complete.")

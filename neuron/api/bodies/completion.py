@@ -1,4 +1,4 @@
-"""The body of `POST /v1/completions`. See also PARAMETERS.md."""
+"""The body of `POST /v1/completions`; PARAMETERS.md says what each parameter does."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
-from neuron.api.bodies.decode import decode_body, invalid, require_model, unsupported
+from neuron.api.bodies.decode import decode_body, require_model
 from neuron.api.bodies.generation import MAX_CHOICES, MAX_TOP_LOGPROBS, GenerationBody, TokenId
+from neuron.api.errors import invalid, unsupported
 
 DEFAULT_MAX_TOKENS = 16  # OpenAI's
 
@@ -21,8 +22,11 @@ class CompletionBody(GenerationBody, forbid_unknown_fields=True, kw_only=True):
     suffix: str | None = None  # refused
 
     @property
+    def num_alternatives(self) -> int | None:
+        return self.logprobs
+
+    @property
     def scores_prompts(self) -> bool:
-        """The prompts' own logprobs are given back with them."""
         return self.echo and self.logprobs is not None
 
     @property
@@ -31,7 +35,7 @@ class CompletionBody(GenerationBody, forbid_unknown_fields=True, kw_only=True):
 
     @property
     def prompts(self) -> list[str | list[int]]:
-        """Texts and token lists, each to be completed."""
+        """The texts and lists of tokens to complete."""
         if isinstance(self.prompt, str):
             return [self.prompt]
         given: Any = self.prompt or []
@@ -42,7 +46,7 @@ _decoder = msgspec.json.Decoder(CompletionBody)
 
 
 def decode(body: bytes) -> CompletionBody:
-    """A body whose parameters are all known, well typed and supported. Raises `ApiError`."""
+    """The body of a completion. Raises `ApiError` 400 for what is unknown or unsupported in it."""
     request = decode_body(_decoder, body)
     require_model(request.model)
     if not request.prompts:

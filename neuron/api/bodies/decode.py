@@ -1,4 +1,4 @@
-"""From a body's bytes to a struct of known parameters, and how an error names the one that is wrong."""
+"""The decoding of a body into a struct, with errors that name the parameter at fault."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from neuron.api.errors import unsupported
 from neuron.wire import ApiError
 
 Body = TypeVar("Body")
@@ -17,36 +18,30 @@ _UNKNOWN = re.compile(r"unknown field `(.*?)`")
 
 
 def decode_body(decoder: msgspec.json.Decoder[Body], body: bytes) -> Body:
-    """A body whose parameters are all known and well typed. Raises `ApiError`."""
+    """The struct that a body's JSON holds. Raises `ApiError` 400 for an unknown or badly typed parameter."""
     try:
         return decoder.decode(body)
     except msgspec.ValidationError as error:
-        raise _wrong(str(error)) from error
+        raise _named_error(str(error)) from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ApiError(400, "malformed_json", f"The body is not valid JSON: {error}.") from error
 
 
 def require_model(model: Any) -> None:
+    """Raise `ApiError` 400 unless the body names a model."""
     if model is msgspec.UNSET:
         raise ApiError(400, "missing_model_field", "The body must name a model.", param="model")
 
 
 def refuse_unless_neutral(body: Any, neutral: dict[str, tuple[Any, ...]]) -> None:
-    """Refuse parameters that say something else than what happens anyway."""
+    """Raise `ApiError` 400 for a parameter with another value than its `neutral` ones, which do nothing."""
     for name, values in neutral.items():
         if getattr(body, name) not in values:
             raise unsupported(name, f"{name} is not supported.")
 
 
-def unsupported(param: str, message: str) -> ApiError:
-    return ApiError(400, "unsupported_parameter", message, param=param)
-
-
-def invalid(param: str, message: str) -> ApiError:
-    return ApiError(400, "invalid_request_body", message, param=param)
-
-
-def _wrong(text: str) -> ApiError:
+def _named_error(text: str) -> ApiError:
+    """msgspec's message as an error that names the parameter."""
     place = _PLACE.search(text)
     param = place[1] if place else ""
     reason = _PLACE.sub("", text)

@@ -1,4 +1,4 @@
-"""What chats and completions have in common: sampling, length, streaming, and what is tolerated."""
+"""The parameters that chats and completions share: sampling, length, streaming, and those without effect."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-from neuron.api.bodies.decode import invalid
+from neuron.api.errors import invalid
 
 Count = Annotated[int, Meta(ge=1)]
 Penalty = Annotated[float, Meta(ge=-2, le=2)]
@@ -58,8 +58,18 @@ class GenerationBody(Struct, forbid_unknown_fields=True, kw_only=True):
 
     @property
     def limit(self) -> int | None:
-        """Tokens the answer may have."""
+        """The most tokens that the answer may have; None when the body does not say."""
         return self.max_tokens
+
+    @property
+    def num_alternatives(self) -> int | None:
+        """How many likely tokens each logprob comes with; None when no logprobs are asked for."""
+        return None
+
+    @property
+    def scores_prompts(self) -> bool:
+        """Whether the prompts' own logprobs are asked for."""
+        return False
 
     @property
     def stops(self) -> list[str]:
@@ -74,7 +84,7 @@ class GenerationBody(Struct, forbid_unknown_fields=True, kw_only=True):
         return self.stream_options is not None and self.stream_options.include_usage
 
     def refuse_contradictions(self) -> None:
-        """Raises `ApiError` for what cannot be meant together, or is too much."""
+        """Raise `ApiError` 400 for parameters that contradict each other, and for too many of anything."""
         if self.limit is not None and self.min_tokens > self.limit:
             raise invalid("min_tokens", "min_tokens is greater than max_tokens.")
         if self.stream_options and not self.stream:

@@ -1,4 +1,4 @@
-"""Bodies are decoded by msgspec, so ninja has to be told what they are."""
+"""The bodies' JSON schemas for the OpenAPI page: msgspec decodes them, so ninja does not know them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _REFERENCES, COMPONENTS = msgspec.json.schema_components(BODIES, ref_template="#
 
 
 def body_of(*kinds: type) -> dict[str, Any]:
-    """The `openapi_extra` of an operation that takes one of `kinds`."""
+    """The `openapi_extra` of an operation whose body is one of `kinds`."""
     schemas = [_REFERENCES[BODIES.index(kind)] for kind in kinds]
     schema = schemas[0] if len(schemas) == 1 else {"anyOf": schemas}
     return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}

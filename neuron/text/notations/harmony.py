@@ -15,7 +15,7 @@ from neuron.text.events import ReasoningContent
 from neuron.text.grammar import GrammarBuilder
 from neuron.text.markers import held_suffix
 from neuron.text.notations.notation import ToolNotation
-from neuron.text.notations.parser import MAX_HEAD_CHARS, CallParser, NewId, Offer, Schema
+from neuron.text.notations.parser import MAX_HEAD_CHARS, CallParser, NewId, Schema, ToolSchemas
 
 START, CHANNEL, MESSAGE = "<|start|>", "<|channel|>", "<|message|>"
 CONSTRAIN = "<|constrain|>"
@@ -33,7 +33,7 @@ class HarmonyNotation(ToolNotation):
     def fits(self, template: str) -> bool:
         return CHANNEL in template and MESSAGE in template
 
-    def parser(self, new_id: NewId, offer: Offer) -> HarmonyParser:
+    def parser(self, new_id: NewId, tools: ToolSchemas) -> HarmonyParser:
         return HarmonyParser(new_id)
 
     def opener(self) -> str:

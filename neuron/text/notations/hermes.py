@@ -23,8 +23,8 @@ from neuron.text.notations.parser import (
     CallParser,
     JsonScanner,
     NewId,
-    Offer,
     Schema,
+    ToolSchemas,
     is_rest_of_object,
     loads,
     read_call,
@@ -41,7 +41,7 @@ class HermesNotation(ToolNotation):
     def fits(self, template: str) -> bool:
         return OPEN in template and "<function=" not in template and "<arg_key>" not in template
 
-    def parser(self, new_id: NewId, offer: Offer) -> HermesParser:
+    def parser(self, new_id: NewId, tools: ToolSchemas) -> HermesParser:
         return HermesParser(new_id)
 
     def opener(self) -> str:

@@ -16,8 +16,8 @@ from neuron.text.notations.parser import (
     CallParser,
     JsonScanner,
     NewId,
-    Offer,
     Schema,
+    ToolSchemas,
     is_rest_of_object,
     loads,
     read_call,
@@ -34,8 +34,8 @@ class LlamaNotation(ToolNotation):
     def fits(self, template: str) -> bool:
         return PYTHON_TAG in template or ("<|start_header_id|>" in template and '"parameters"' in template)
 
-    def parser(self, new_id: NewId, offer: Offer) -> LlamaParser:
-        return LlamaParser(new_id, offer)
+    def parser(self, new_id: NewId, tools: ToolSchemas) -> LlamaParser:
+        return LlamaParser(new_id, tools)
 
     def opener(self) -> str:
         return "{"
@@ -51,9 +51,9 @@ class LlamaNotation(ToolNotation):
 class LlamaParser(CallParser):
     """States: text (before a call) → (arguments → tail | object) → text … → plain, which is the end."""
 
-    def __init__(self, new_id: NewId, offer: Offer) -> None:
+    def __init__(self, new_id: NewId, tools: ToolSchemas) -> None:
         super().__init__(new_id)
-        self._names = offer.tools.keys()
+        self._names = tools.keys()
         self._before = ""
         self._scanner = JsonScanner()
         self._scanned = 0

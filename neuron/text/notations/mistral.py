@@ -20,9 +20,9 @@ from neuron.text.notations.parser import (
     CallParser,
     JsonScanner,
     NewId,
-    Offer,
     Schema,
     State,
+    ToolSchemas,
     is_rest_of_object,
     loads,
     read_call,
@@ -40,7 +40,7 @@ class MistralNotation(ToolNotation):
     def fits(self, template: str) -> bool:
         return OPEN in template
 
-    def parser(self, new_id: NewId, offer: Offer) -> MistralParser:
+    def parser(self, new_id: NewId, tools: ToolSchemas) -> MistralParser:
         return MistralParser(new_id)
 
     def opener(self) -> str:

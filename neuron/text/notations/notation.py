@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from neuron.text.grammar import GrammarBuilder
-from neuron.text.notations.parser import CallParser, NewId, Offer, Schema
+from neuron.text.notations.parser import CallParser, NewId, Schema, ToolSchemas
 
 
 class ToolNotation:
@@ -22,7 +22,7 @@ class ToolNotation:
         """Whether a model with this chat template writes its calls in this notation."""
         raise NotImplementedError
 
-    def parser(self, new_id: NewId, offer: Offer) -> CallParser:
+    def parser(self, new_id: NewId, tools: ToolSchemas) -> CallParser:
         raise NotImplementedError
 
     # --- grammar: each method gives a piece of Lark -----------------------------------------------------

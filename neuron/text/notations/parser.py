@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 from neuron.text.events import CallArguments, CallStart, Content, Event
 
 Schema = dict[str, Any]
+ToolSchemas = Mapping[str, Schema]  # of a request's tools: the schema of the arguments, by name
 NewId = Callable[[], str]
 State = Callable[[], bool]
 
@@ -21,16 +21,6 @@ _STRING_END = re.compile(r'(?:[^"\\]|\\.)*"', re.DOTALL)
 JSON_HEAD = re.compile(
     r'\s*\{\s*"name"\s*:\s*("(?:[^"\\<]|\\.)*")\s*,\s*"(?:arguments|parameters)"\s*:\s*(?=\{)'
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Offer:
-    """The tools of a request: what their arguments look like, by name."""
-
-    tools: Mapping[str, Schema] = field(default_factory=dict)
-
-
-NO_TOOLS = Offer()
 
 
 class JsonScanner:

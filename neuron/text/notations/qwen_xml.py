@@ -22,7 +22,7 @@ from typing import Any
 from neuron.text.grammar import GrammarBuilder, UnenforceableSchemaError
 from neuron.text.markers import held_suffix
 from neuron.text.notations.notation import ToolNotation
-from neuron.text.notations.parser import MAX_HEAD_CHARS, CallParser, NewId, Offer, Schema, loads
+from neuron.text.notations.parser import MAX_HEAD_CHARS, CallParser, NewId, Schema, ToolSchemas, loads
 
 OPEN, CLOSE = "<tool_call>", "</tool_call>"
 FUNCTION, END_FUNCTION = "<function=", "</function>"
@@ -42,8 +42,8 @@ class QwenXmlNotation(ToolNotation):
     def fits(self, template: str) -> bool:
         return FUNCTION in template and PARAMETER in template
 
-    def parser(self, new_id: NewId, offer: Offer) -> QwenXmlParser:
-        return QwenXmlParser(new_id, offer)
+    def parser(self, new_id: NewId, tools: ToolSchemas) -> QwenXmlParser:
+        return QwenXmlParser(new_id, tools)
 
     def opener(self) -> str:
         return OPEN
@@ -76,9 +76,9 @@ def _guided(grammar: GrammarBuilder, value: Schema, root: Schema) -> str:
 class QwenXmlParser(CallParser):
     """States: text → function → parameters ⇄ value, parameters → close → text."""
 
-    def __init__(self, new_id: NewId, offer: Offer) -> None:
+    def __init__(self, new_id: NewId, tools: ToolSchemas) -> None:
         super().__init__(new_id)
-        self._tools = offer.tools
+        self._tools = tools
         self._schema: Schema = {}
         self._opening = ""  # shown if no call comes of it
         self._after_call = False
