@@ -20,7 +20,7 @@ from neuron.api.answers.usage import total_usage
 from neuron.api.bodies.chat import ChatBody, decode
 from neuron.api.bodies.openapi import body_of
 from neuron.api.prompts.chat import chat_prompt, tool_definitions
-from neuron.api.prompts.constraint import answer_constraint, answer_grammar, constraining_param
+from neuron.api.prompts.constraint import answer_constraint, constraining_param, constraint_grammar
 from neuron.api.prompts.prompt import require_capability
 from neuron.api.prompts.submits import submits
 from neuron.api.request import caller, find_model, log_fields, request_id
@@ -56,7 +56,7 @@ async def _choices(request: HttpRequest, body: ChatBody, model: LocalModel) -> l
     tools = tool_definitions(body, model)
     constraint = await answer_constraint(body)
     prompt = await chat_prompt(body, model, tools, request.body)
-    guide = None if constraint is None else answer_grammar(body, model, constraint, prompt.text)
+    guide = None if constraint is None else constraint_grammar(body, model, constraint, prompt.text)
     schemas = {tool.function.name: tool.function.parameters or {} for tool in body.tools or ()}
 
     def read() -> AnswerStream:

@@ -20,8 +20,8 @@ from neuron import pipe, sources
 from neuron.generation import Generation
 from neuron.harness import HarnessContext, HarnessHealth
 from neuron.supervisor.device_worker import DeviceWorker, WorkerLoadError
-from neuron.text import model_text as text_model
-from neuron.text.model_text import BrokenModelError, ModelText
+from neuron.text.directory import BrokenModelError, read_model_text
+from neuron.text.model_text import ModelText
 from neuron.text.notations.known import NOTATIONS
 from neuron.wire import (
     ApiError,
@@ -177,7 +177,7 @@ class TorchHarness:
     async def _place(self, model: _Model, candidates: Sequence[DeviceWorker]) -> None:
         model.path = await sources.find(model.source, self._config.models_dir)
         try:
-            model.text = await asyncio.to_thread(text_model.load, model.path, model.spec.tool_format)
+            model.text = await asyncio.to_thread(read_model_text, model.path, model.spec.tool_format)
         except BrokenModelError as error:
             raise ApiError(422, "model_broken", str(error)) from error
         model.worker = await self._freest(candidates)

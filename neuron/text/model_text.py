@@ -1,51 +1,26 @@
-"""What a model's directory says about text: tokenizer, chat template, end tokens, sampling defaults."""
+"""What the daemon knows of a model's text: tokenizer, chat template, end tokens, notation and defaults."""
 
 from __future__ import annotations
 
-import json
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
 
-import msgspec
-from jinja2 import TemplateSyntaxError
 from tokenizers import Tokenizer
 
 from neuron.text.answer import AnswerStream
+from neuron.text.constraint import AnswerConstraint, answer_grammar
 from neuron.text.detokenizer import Detokenizer
-from neuron.text.grammar import AnswerConstraint, answer_grammar
-from neuron.text.notations.known import NOTATIONS, choose_notation
 from neuron.text.notations.notation import ToolNotation
 from neuron.text.notations.parser import ToolSchemas
-from neuron.text.reasoning import KNOWN_MARKERS, ReasoningMarkers, ReasoningSplitter
+from neuron.text.reasoning import ReasoningMarkers, ReasoningSplitter
 from neuron.text.template import ChatTemplate
 from neuron.text.token_bytes import TokenBytes
-
-Json = dict[str, Any]
-
-
-class BrokenModelError(Exception):
-    """A file of the model directory is missing or wrong; the message names it and the cause."""
-
-
-class _Generation(msgspec.Struct, frozen=True):
-    """The fields of `generation_config.json` that are read here."""
-
-    eos_token_id: int | list[int] | None = None
-    do_sample: bool | None = None
-    temperature: float | None = None
-    top_p: float | None = None
-    top_k: int | None = None
-    min_p: float | None = None
-    repetition_penalty: float | None = None
-    max_new_tokens: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class GenerationDefaults:
-    """What `generation_config.json` says, for requests that do not."""
+    """What `generation_config.json` says, for parameters that a request leaves out."""
 
     temperature: float = 1.0
     top_p: float = 1.0
@@ -57,7 +32,7 @@ class GenerationDefaults:
 
 @dataclass(frozen=True, slots=True)
 class ModelText:
-    """Everything the daemon needs to talk for one model. Made by `load`, never changed."""
+    """Everything the daemon needs to talk for one model; made by `neuron.text.directory`, never changed."""
 
     tokenizer: Tokenizer = field(repr=False)
     template: ChatTemplate | None = field(repr=False)
@@ -65,20 +40,21 @@ class ModelText:
     hidden_ids: frozenset[int] = field(repr=False)
     defaults: GenerationDefaults
     reasoning: ReasoningMarkers | None
-    tools: ToolNotation | None
+    notation: ToolNotation | None
     token_bytes: TokenBytes = field(repr=False)
 
     @property
     def capabilities(self) -> list[str]:
-        reasons = self.reasoning is not None or (self.tools is not None and self.tools.splits_reasoning)
-        found = {"chat": self.template is not None, "tools": self.tools is not None, "reasoning": reasons}
+        reasons = self.reasoning is not None or (self.notation is not None and self.notation.splits_reasoning)
+        found = {"chat": self.template is not None, "tools": self.notation is not None, "reasoning": reasons}
         return [name for name, is_there in found.items() if is_there]
 
     def encode(self, text: str, *, is_rendered: bool = True) -> list[int]:
-        """Tokens of a prompt. A template wrote the special ones already; to bare text they are added."""
+        """The tokens of a prompt. Special ones are added unless a template wrote them (`is_rendered`)."""
         return list(self.tokenizer.encode(text, add_special_tokens=not is_rendered).ids)
 
     def decode(self, tokens: Sequence[int]) -> str:
+        """The text of tokens, control tokens included."""
         return self.tokenizer.decode(list(tokens), skip_special_tokens=False)
 
     def answer(
@@ -91,30 +67,30 @@ class ModelText:
         max_calls: int | None = None,
     ) -> AnswerStream:
         """The reading side of one answer to `prompt`. Calls are looked for when `tools` is not None."""
-        parser = None
-        if self.tools and (tools is not None or self.tools.splits_reasoning):
-            parser = self.tools.parser(_new_call_id, tools or {})
+        calls = None
+        if self.notation and (tools is not None or self.notation.splits_reasoning):
+            calls = self.notation.parser(_new_call_id, tools or {})
         return AnswerStream(
             Detokenizer(self.tokenizer, self.hidden_ids),
             ReasoningSplitter(self.reasoning, opened=self._is_opened(prompt)),
             stops=stops,
             min_tokens=min_tokens,
-            tools=parser,
+            calls=calls,
             max_calls=max_calls,
         )
 
     def text_answer(self, *, stops: Sequence[str] = (), min_tokens: int = 0) -> AnswerStream:
-        """The reading side of a bare completion: text and nothing else."""
+        """The reading side of a bare completion, which is text and nothing else."""
         plain = Detokenizer(self.tokenizer, self.hidden_ids)
         return AnswerStream(plain, ReasoningSplitter(None), stops=stops, min_tokens=min_tokens)
 
-    def grammar(self, wish: AnswerConstraint, prompt: str) -> str:
-        """What an answer to `prompt` must look like. Raises UnenforceableSchemaError."""
+    def grammar(self, constraint: AnswerConstraint, prompt: str) -> str:
+        """The grammar of a constrained answer to `prompt`, in Lark. Raises `UnenforceableSchemaError`."""
         thought = None
         if self.reasoning is not None and not self.reasoning.closed_by(prompt):
             thought = self.reasoning, self._is_opened(prompt)
         added = {token.content: id_ for id_, token in self.tokenizer.get_added_tokens_decoder().items()}
-        return answer_grammar(wish, added=added, format=self.tools, thought=thought)
+        return answer_grammar(constraint, added=added, notation=self.notation, thought=thought)
 
     def _is_opened(self, prompt: str) -> bool:
         return self.reasoning is not None and self.reasoning.opened_by(prompt)
@@ -122,135 +98,3 @@ class ModelText:
 
 def _new_call_id() -> str:
     return f"call_{secrets.token_hex(12)}"
-
-
-def load(directory: Path, tool_format: str | None = None) -> ModelText:
-    """Read a Hugging Face directory. `tool_format` is a key of NOTATIONS; what the template says when absent.
-    Blocks on the disk; raises `BrokenModelError`."""
-    config = _read_json(directory / "config.json", required=True)
-    generation = _read_generation(directory / "generation_config.json")
-    naming = _read_json(directory / "tokenizer_config.json")
-    tokenizer = _read_tokenizer(directory / "tokenizer.json")
-    tokens = _named_tokens(naming, tokenizer, config)
-    template = _read_template(directory, naming, tokens)
-    tools = _tools(template, tool_format)
-    splits_reasoning = tools is not None and tools.splits_reasoning
-    return ModelText(
-        tokenizer=tokenizer,
-        template=template,
-        eos_ids=_eos_ids(generation, config, tokenizer, tokens),
-        hidden_ids=_hidden_ids(tokenizer, tools),
-        defaults=_defaults(generation),
-        reasoning=None if splits_reasoning else _reasoning(tokenizer, template),
-        tools=tools,
-        token_bytes=TokenBytes(tokenizer),
-    )
-
-
-def _tools(template: ChatTemplate | None, named: str | None) -> ToolNotation | None:
-    if named is not None:
-        return NOTATIONS[named]
-    return choose_notation(template.source) if template and template.mentions("tools") else None
-
-
-def _read_json(path: Path, *, required: bool = False) -> Json:
-    if not path.exists() and not required:
-        return {}
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise BrokenModelError(f"{path}: cannot be read: {error.strerror}") from error
-    except ValueError as error:
-        raise BrokenModelError(f"{path}: not valid JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise BrokenModelError(f"{path}: must hold a JSON object")
-    return value
-
-
-def _read_tokenizer(path: Path) -> Tokenizer:
-    if not path.exists():
-        raise BrokenModelError(f"{path}: missing; a model needs a fast tokenizer file")
-    try:
-        tokenizer = Tokenizer.from_file(str(path))
-    except Exception as error:  # the library raises bare Exception
-        raise BrokenModelError(f"{path}: not a tokenizer: {error}") from error
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
-    return tokenizer
-
-
-def _named_tokens(naming: Json, tokenizer: Tokenizer, config: Json) -> dict[str, str]:
-    """bos_token, eos_token and their like, by name; from the ids in config.json where not named."""
-    found: dict[str, str] = {}
-    for name in ("bos_token", "eos_token"):
-        token_id = config.get(name.replace("token", "token_id"))
-        if isinstance(token_id, int) and (token := tokenizer.id_to_token(token_id)):
-            found[name] = token
-    for name, value in naming.items():
-        text = value.get("content") if isinstance(value, dict) else value
-        if name.endswith("_token") and isinstance(text, str):
-            found[name] = text
-    return found
-
-
-def _read_template(directory: Path, naming: Json, tokens: Mapping[str, str]) -> ChatTemplate | None:
-    path = directory / "chat_template.jinja"
-    if path.exists():
-        source: Any = path.read_text(encoding="utf-8")
-    else:
-        path = directory / "chat_template.json"
-        source = _read_json(path).get("chat_template")
-        if source is None:
-            path = directory / "tokenizer_config.json"
-            source = naming.get("chat_template")
-    if isinstance(source, list):
-        named = {entry["name"]: entry["template"] for entry in source}
-        source = named.get("tool_use") or named.get("default") or next(iter(named.values()), None)
-    if not isinstance(source, str):
-        return None
-    try:
-        return ChatTemplate(source, tokens)
-    except TemplateSyntaxError as error:
-        raise BrokenModelError(f"{path}: chat template, line {error.lineno}: {error.message}") from error
-
-
-def _eos_ids(
-    generation: _Generation, config: Json, tokenizer: Tokenizer, tokens: Mapping[str, str]
-) -> tuple[int, ...]:
-    ids: list[int] = []
-    for value in (generation.eos_token_id, config.get("eos_token_id")):
-        ids += [value] if isinstance(value, int) else value or []
-    named = tokenizer.token_to_id(tokens.get("eos_token", ""))
-    return tuple(dict.fromkeys([*ids, *([] if named is None else [named])]))
-
-
-def _hidden_ids(tokenizer: Tokenizer, tools: ToolNotation | None) -> frozenset[int]:
-    """Special tokens leave no text, except those that the parsers look for."""
-    visible = {marker for known in KNOWN_MARKERS for marker in (known.open, known.close)}
-    visible |= set(tools.markers) if tools else set()
-    added = tokenizer.get_added_tokens_decoder()
-    return frozenset(id_ for id_, token in added.items() if token.special and token.content not in visible)
-
-
-def _read_generation(path: Path) -> _Generation:
-    try:
-        return msgspec.convert(_read_json(path), _Generation)
-    except msgspec.ValidationError as error:
-        raise BrokenModelError(f"{path}: {error}") from error
-
-
-def _defaults(generation: _Generation) -> GenerationDefaults:
-    given = {name: getattr(generation, name) for name in ("top_p", "top_k", "min_p", "repetition_penalty")}
-    temperature = 0.0 if generation.do_sample is False else generation.temperature
-    return GenerationDefaults(
-        temperature=1.0 if temperature is None else temperature,
-        max_tokens=generation.max_new_tokens,
-        **{name: value for name, value in given.items() if value is not None},
-    )
-
-
-def _reasoning(tokenizer: Tokenizer, template: ChatTemplate | None) -> ReasoningMarkers | None:
-    def knows(marker: str) -> bool:
-        return tokenizer.token_to_id(marker) is not None or bool(template and template.mentions(marker))
-
-    return next((known for known in KNOWN_MARKERS if knows(known.open) and knows(known.close)), None)

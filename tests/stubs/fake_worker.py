@@ -27,7 +27,8 @@ import time
 from pathlib import Path
 
 from neuron import pipe
-from neuron.text.model_text import ModelText, load
+from neuron.text.directory import read_model_text
+from neuron.text.model_text import ModelText
 from tests.stubs.model_dir import CONTEXT
 
 HEARTBEAT_S = 0.05
@@ -122,7 +123,7 @@ class FakeWorker:
         if code := wish.get("fail"):
             self.send(pipe.LoadFailed(message.model, code, f"{script}: {code}"))
             return
-        self._models[message.model] = load(Path(message.path))
+        self._models[message.model] = read_model_text(Path(message.path))
         self.send(pipe.LoadProgress(message.model, 1.0), pipe.Loaded(message.model, 100, 60, CONTEXT))
 
     def _unload(self, model: str) -> None:

@@ -15,11 +15,13 @@ from llguidance import LLMatcher, LLTokenizer
 from tokenizers import AddedToken, Tokenizer
 
 from neuron.text.answer import AnswerStream
+from neuron.text.constraint import AnswerConstraint, answer_grammar
 from neuron.text.detokenizer import Detokenizer
 from neuron.text.events import CallArguments, CallStart, Content
-from neuron.text.grammar import AnswerConstraint, UnenforceableSchemaError, answer_grammar, schema_problem
+from neuron.text.grammar import UnenforceableSchemaError
 from neuron.text.notations.known import NOTATIONS
 from neuron.text.reasoning import KNOWN_MARKERS, ReasoningSplitter
+from neuron.text.schema import schema_problem
 from tests.stubs.model_dir import END, byte_tokenizer
 
 WORD = {"type": "string", "enum": ["Oslo", "Rome", 'a "b" c']}
@@ -86,7 +88,7 @@ def heard(
     answer = AnswerStream(
         Detokenizer(vocabulary.tokenizer, hidden),
         ReasoningSplitter(THINK if thinks else None, opened=opened),
-        tools=format_.parser(lambda: "id", SCHEMAS),
+        calls=format_.parser(lambda: "id", SCHEMAS),
     )
     events = [event for token in said for event in answer.feed(token)] + answer.finish()
     text = "".join(event.text for event in events if isinstance(event, Content))
@@ -111,7 +113,7 @@ def test_a_call_that_must_come_comes(name, seed, thinks, opened, is_parallel):
     thinks = thinks and not format_.splits_reasoning
     wish = AnswerConstraint(calls=list(SCHEMAS.items()), must_call=True, is_parallel=is_parallel)
     thought = (THINK, opened) if thinks else None
-    grammar = answer_grammar(wish, added=FULL.added, format=format_, thought=thought)
+    grammar = answer_grammar(wish, added=FULL.added, notation=format_, thought=thought)
     text, calls = heard(name, say(grammar, seed), thinks=thinks, opened=thinks and opened)
     assert calls
     assert is_parallel or len(calls) == 1
@@ -124,7 +126,7 @@ def test_a_call_that_must_come_comes(name, seed, thinks, opened, is_parallel):
 @given(seed=st.integers(0, 2**32))
 def test_marks_may_be_text_like_any_other(name, seed):
     wish = AnswerConstraint(calls=list(SCHEMAS.items()), must_call=True)
-    grammar = answer_grammar(wish, added=BARE.added, format=NOTATIONS[name], thought=None)
+    grammar = answer_grammar(wish, added=BARE.added, notation=NOTATIONS[name], thought=None)
     text, calls = heard(name, say(grammar, seed, BARE), thinks=False, vocabulary=BARE)
     assert calls
     assert not text.strip()
@@ -136,7 +138,7 @@ def test_marks_may_be_text_like_any_other(name, seed):
 @given(seed=st.integers(0, 2**32))
 def test_strict_tools_are_obeyed_where_they_are_called(name, seed):
     wish = AnswerConstraint(calls=list(SCHEMAS.items()))
-    grammar = answer_grammar(wish, added=FULL.added, format=NOTATIONS[name], thought=None)
+    grammar = answer_grammar(wish, added=FULL.added, notation=NOTATIONS[name], thought=None)
     _, calls = heard(name, say(grammar, seed), thinks=False)
     check(calls)
 
@@ -148,7 +150,7 @@ def test_content_follows_its_schema_or_calls_theirs(name, seed, thinks):
     thinks = thinks and not NOTATIONS[name].splits_reasoning
     wish = AnswerConstraint(content=CONTENT, calls=list(SCHEMAS.items()))
     thought = (THINK, False) if thinks else None
-    grammar = answer_grammar(wish, added=FULL.added, format=NOTATIONS[name], thought=thought)
+    grammar = answer_grammar(wish, added=FULL.added, notation=NOTATIONS[name], thought=thought)
     text, calls = heard(name, say(grammar, seed), thinks=thinks)
     assert bool(text.strip()) != bool(calls)
     check(calls)
@@ -160,7 +162,7 @@ def test_content_follows_its_schema_or_calls_theirs(name, seed, thinks):
 @given(seed=st.integers(0, 2**32), opened=st.booleans())
 def test_the_thought_is_free_and_the_answer_is_not(seed, opened):
     grammar = answer_grammar(
-        AnswerConstraint(content=CONTENT), added=FULL.added, format=None, thought=(THINK, opened)
+        AnswerConstraint(content=CONTENT), added=FULL.added, notation=None, thought=(THINK, opened)
     )
     text, calls = heard("hermes", say(grammar, seed), thinks=True, opened=opened)
     assert not calls
@@ -178,4 +180,4 @@ def test_unquoted_text_cannot_be_held_to_more_than_a_choice():
     schema = {"type": "object", "properties": {"a": {"type": "string", "maxLength": 3}}}
     wish = AnswerConstraint(calls=[("f", schema)], must_call=True)
     with pytest.raises(UnenforceableSchemaError, match="maxLength"):
-        answer_grammar(wish, added=FULL.added, format=NOTATIONS["qwen-xml"], thought=None)
+        answer_grammar(wish, added=FULL.added, notation=NOTATIONS["qwen-xml"], thought=None)

@@ -5,8 +5,8 @@ import json
 import pytest
 
 from neuron.models.tiny import WEIGHTS_DIR
+from neuron.text.directory import BrokenModelError, read_model_text
 from neuron.text.events import CallStart, Content, ReasoningContent
-from neuron.text.model_text import BrokenModelError, load
 from tests.stubs.model_dir import TEMPLATE, write_model
 from tests.text.splitting import merged
 
@@ -21,7 +21,7 @@ def test_reads_end_tokens_capabilities_and_defaults(tmp_path):
         "eos_token_id": [5, 6],
         "max_new_tokens": 9,
     }
-    text = load(write_model(tmp_path / "m", generation=generation))
+    text = read_model_text(write_model(tmp_path / "m", generation=generation))
     assert text.eos_ids == (5, 6, text.tokenizer.token_to_id("<|im_end|>"))
     assert text.capabilities == ["chat", "tools", "reasoning"]
     assert (text.defaults.temperature, text.defaults.top_k, text.defaults.max_tokens) == (0.6, 20, 9)
@@ -37,25 +37,28 @@ def test_reads_end_tokens_capabilities_and_defaults(tmp_path):
     ],
 )
 def test_temperature_when_the_request_names_none(tmp_path, generation, temperature):
-    assert load(write_model(tmp_path / "m", generation=generation)).defaults.temperature == temperature
+    assert (
+        read_model_text(write_model(tmp_path / "m", generation=generation)).defaults.temperature
+        == temperature
+    )
 
 
 def test_template_files_have_an_order(tmp_path):
     directory = write_model(tmp_path / "m", template="config")
-    assert load(directory).template.render(USER) == "config"
+    assert read_model_text(directory).template.render(USER) == "config"
     (directory / "chat_template.json").write_text('{"chat_template": "json"}')
-    assert load(directory).template.render(USER) == "json"
+    assert read_model_text(directory).template.render(USER) == "json"
     (directory / "chat_template.jinja").write_text("jinja")
-    assert load(directory).template.render(USER) == "jinja"
+    assert read_model_text(directory).template.render(USER) == "jinja"
 
 
 def test_of_several_templates_the_one_with_tools_is_used(tmp_path):
     named = [{"name": "default", "template": "plain"}, {"name": "tool_use", "template": "with tools"}]
-    assert load(write_model(tmp_path / "m", template=named)).template.render(USER) == "with tools"
+    assert read_model_text(write_model(tmp_path / "m", template=named)).template.render(USER) == "with tools"
 
 
 def test_a_model_without_template_has_no_chat(tmp_path):
-    text = load(write_model(tmp_path / "m", template=None))
+    text = read_model_text(write_model(tmp_path / "m", template=None))
     assert text.template is None
     assert "chat" not in text.capabilities
 
@@ -80,7 +83,7 @@ def test_a_broken_file_is_named_with_its_cause(tmp_path, name, content, cause):
     else:
         path.write_text(content)
     with pytest.raises(BrokenModelError, match=cause) as caught:
-        load(directory)
+        read_model_text(directory)
     assert str(path) in str(caught.value)
 
 
@@ -91,7 +94,7 @@ def run(text, output, *, prompt="", **options):
 
 
 def test_an_answer_goes_through_the_whole_chain(tmp_path):
-    text = load(write_model(tmp_path / "m"))
+    text = read_model_text(write_model(tmp_path / "m"))
     output = '<think>\nhm\n</think>\n\nok <tool_call>{"name":"f","arguments":{}}</tool_call><|im_end|>'
     answer, events = run(text, output, tools={})
     assert [type(event) for event in events[:3]] == [ReasoningContent, Content, CallStart]
@@ -101,7 +104,7 @@ def test_an_answer_goes_through_the_whole_chain(tmp_path):
 
 
 def test_a_prompt_that_opened_the_block_starts_inside(tmp_path):
-    text = load(write_model(tmp_path / "m"))
+    text = read_model_text(write_model(tmp_path / "m"))
     prompt = text.template.render(USER, variables={"enable_thinking": True})
     answer, events = run(text, "hm</think>ok", prompt=prompt)
     assert events == [ReasoningContent("hm"), Content("ok")]
@@ -109,14 +112,14 @@ def test_a_prompt_that_opened_the_block_starts_inside(tmp_path):
 
 
 def test_calls_are_text_when_nobody_asked_for_them(tmp_path):
-    text = load(write_model(tmp_path / "m"))
+    text = read_model_text(write_model(tmp_path / "m"))
     answer, events = run(text, "<tool_call>{}</tool_call>")
     assert events == [Content("<tool_call>{}</tool_call>")]
     assert not answer.has_calls
 
 
 def test_a_stop_string_ends_the_answer_and_min_tokens_delays_it(tmp_path):
-    text = load(write_model(tmp_path / "m"))
+    text = read_model_text(write_model(tmp_path / "m"))
     answer, events = run(text, "aXbXc", stops=["X"])
     assert (events, answer.is_stopped, answer.tokens) == ([Content("a")], True, 2)
     answer, events = run(text, "aXbXc", stops=["X"], min_tokens=2)
@@ -129,10 +132,14 @@ def test_markers_that_are_special_tokens_stay_visible(tmp_path):
     for token in raw["added_tokens"]:
         token["special"] = True
     (directory / "tokenizer.json").write_text(json.dumps(raw))
-    _, events = run(load(directory), "<think>a</think>b<|im_end|>")
+    _, events = run(read_model_text(directory), "<think>a</think>b<|im_end|>")
     assert events == [ReasoningContent("a"), Content("b")]
 
 
 def test_the_model_that_ships_is_understood(tmp_path):
     template = (WEIGHTS_DIR / "chat_template.jinja").read_text()
-    assert load(write_model(tmp_path / "m", template=template)).capabilities == ["chat", "tools", "reasoning"]
+    assert read_model_text(write_model(tmp_path / "m", template=template)).capabilities == [
+        "chat",
+        "tools",
+        "reasoning",
+    ]

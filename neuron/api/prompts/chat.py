@@ -41,7 +41,7 @@ def tool_definitions(body: ChatBody, model: LocalModel) -> list[Json] | None:
     """
     if not body.tools or body.tool_choice == "none":
         return None
-    if model.text.tools is None:
+    if model.text.notation is None:
         raise unsupported("tools", f"The model {model.id!r} cannot call tools.")
     return [msgspec.to_builtins(tool) for tool in body.tools]
 

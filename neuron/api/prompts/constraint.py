@@ -7,8 +7,9 @@ import asyncio
 from neuron.api.bodies.chat import ChatBody, FunctionTool, NamedTool
 from neuron.harness import LocalModel
 from neuron.pipe import Guide
-from neuron.text.grammar import ANY_OBJECT, AnswerConstraint, UnenforceableSchemaError, schema_problem
-from neuron.text.notations.parser import Schema
+from neuron.text.constraint import AnswerConstraint
+from neuron.text.grammar import UnenforceableSchemaError
+from neuron.text.schema import ANY_OBJECT, Schema, schema_problem
 from neuron.wire import ApiError
 
 SCHEMA_TIMEOUT_S = 5.0  # the library's own limits end it earlier
@@ -38,7 +39,7 @@ async def answer_constraint(body: ChatBody) -> AnswerConstraint | None:
     )
 
 
-def answer_grammar(body: ChatBody, model: LocalModel, constraint: AnswerConstraint, prompt: str) -> Guide:
+def constraint_grammar(body: ChatBody, model: LocalModel, constraint: AnswerConstraint, prompt: str) -> Guide:
     """The constraint in the model's own notation. Raises `ApiError` 400 when that cannot express it."""
     try:
         return Guide(model.text.grammar(constraint, prompt), list(model.text.eos_ids))

@@ -15,7 +15,8 @@ from neuron.text.events import ReasoningContent
 from neuron.text.grammar import GrammarBuilder
 from neuron.text.markers import held_suffix
 from neuron.text.notations.notation import ToolNotation
-from neuron.text.notations.parser import MAX_HEAD_CHARS, CallParser, NewId, Schema, ToolSchemas
+from neuron.text.notations.parser import MAX_HEAD_CHARS, CallParser, NewId, ToolSchemas
+from neuron.text.schema import Schema
 
 START, CHANNEL, MESSAGE = "<|start|>", "<|channel|>", "<|message|>"
 CONSTRAIN = "<|constrain|>"

@@ -23,12 +23,12 @@ from neuron.text.notations.parser import (
     CallParser,
     JsonScanner,
     NewId,
-    Schema,
     ToolSchemas,
     is_rest_of_object,
     loads,
     read_call,
 )
+from neuron.text.schema import Schema
 
 OPEN, CLOSE = "<tool_call>", "</tool_call>"
 _TAIL = re.compile(r"\s*\}\s*")

@@ -16,12 +16,12 @@ from neuron.text.notations.parser import (
     CallParser,
     JsonScanner,
     NewId,
-    Schema,
     ToolSchemas,
     is_rest_of_object,
     loads,
     read_call,
 )
+from neuron.text.schema import Schema
 
 PYTHON_TAG = "<|python_tag|>"
 _BEFORE = re.compile(r"[\s;]*(?:<\|python_tag\|>[\s;]*)?")

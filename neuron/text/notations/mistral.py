@@ -20,13 +20,13 @@ from neuron.text.notations.parser import (
     CallParser,
     JsonScanner,
     NewId,
-    Schema,
     State,
     ToolSchemas,
     is_rest_of_object,
     loads,
     read_call,
 )
+from neuron.text.schema import Schema
 
 OPEN, CALL_ID, ARGS = "[TOOL_CALLS]", "[CALL_ID]", "[ARGS]"
 _NAMED_HEAD = re.compile(r"\s*([\w.-]+)\s*(?:\[CALL_ID\]\s*[\w-]*\s*)?(?:\[ARGS\]\s*)?(?=\{)")

@@ -1,48 +1,50 @@
-"""How models write tool calls: the base of all notations. `formats.py` has the list of them."""
+"""The base of all notations of tool calls. `known.py` lists them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from neuron.text.grammar import GrammarBuilder
-from neuron.text.notations.parser import CallParser, NewId, Schema, ToolSchemas
+from neuron.text.notations.parser import CallParser, NewId, ToolSchemas
+from neuron.text.schema import Schema
 
 
 class ToolNotation:
-    """One notation: how to read calls in it, and how to hold a model to it.
+    """One way in which models write tool calls: how to read it, and a grammar that holds a model to it.
 
-    A parser never loses a character that means something: what does not become a call comes out as text.
+    A parser never loses a character that means something: what is no call comes out as text.
     """
 
-    name: str
+    name: str  # as `tool_format` in the configuration and in a `ModelSpec` says it
     markers: Sequence[str]  # tokens that must stay visible to the parser
-    splits_reasoning = False  # the parser does it, so that it reads every answer
+    splits_reasoning = False  # whether the parser does, and therefore reads every answer
 
     def fits(self, template: str) -> bool:
         """Whether a model with this chat template writes its calls in this notation."""
         raise NotImplementedError
 
     def parser(self, new_id: NewId, tools: ToolSchemas) -> CallParser:
+        """A parser of one answer to a request with these tools. `new_id` makes the calls' ids."""
         raise NotImplementedError
 
-    # --- grammar: each method gives a piece of Lark -----------------------------------------------------
+    # --- the grammar; each method returns an expression in Lark -----------------------------------------
 
     def opener(self) -> str:
-        """What every call begins with."""
+        """The text with which every call begins."""
         raise NotImplementedError
 
     def call(self, grammar: GrammarBuilder, name: str, schema: Schema) -> str:
-        """One call whose arguments follow `schema`. Raises UnenforceableSchemaError."""
+        """One call whose arguments follow `schema`. Raises `UnenforceableSchemaError`."""
         raise NotImplementedError
 
     def between(self, grammar: GrammarBuilder) -> str:
-        """What stands between two calls."""
+        """The separator of two calls."""
         return grammar.literal("\n")
 
     def thought(self, grammar: GrammarBuilder) -> str:
-        """What may stand before everything else, where the parser splits reasoning."""
+        """The reasoning before everything else, for a notation that splits it."""
         return ""
 
     def content(self, grammar: GrammarBuilder, body: str) -> str:
-        """Visible text."""
+        """Visible text that matches `body`."""
         return body

@@ -1,4 +1,4 @@
-"""What the parsers of tool calls have in common."""
+"""The base of all parsers of tool calls, and how they read JSON that comes in pieces."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from neuron.text.events import CallArguments, CallStart, Content, Event
+from neuron.text.schema import Schema
 
-Schema = dict[str, Any]
-ToolSchemas = Mapping[str, Schema]  # of a request's tools: the schema of the arguments, by name
+ToolSchemas = Mapping[str, Schema]  # the schema of the arguments, by the tool's name
 NewId = Callable[[], str]
 State = Callable[[], bool]
 
@@ -31,19 +31,23 @@ class JsonScanner:
         self._in_string = False
 
     def take(self, text: str) -> tuple[int, bool]:
-        """How much of `text` belongs to the value, and whether it ends there. What is left, and what comes
-        next, is for the next call."""
+        """How many characters of `text` belong to the value, and whether it ends there.
+
+        The next call begins with what was left of `text`.
+        """
         at = 0
         while at < len(text):
             if self._in_string:
                 end = _STRING_END.match(text, at)
                 if not end:
                     return len(text) - _trailing_backslashes(text) % 2, False
-                at, self._in_string = end.end(), False
+                at = end.end()
+                self._in_string = False
             elif not (sign := _STRUCTURE.search(text, at)):
                 return len(text), False
             elif sign[0] == '"':
-                at, self._in_string = sign.end(), True
+                at = sign.end()
+                self._in_string = True
             else:
                 at = sign.end()
                 self._depth += 1 if sign[0] in "{[" else -1
@@ -53,9 +57,9 @@ class JsonScanner:
 
 
 class CallParser:
-    """A state machine over `_held`, what is read and not yet decided.
+    """A state machine over `_held`, the text that was read and is not decided yet.
 
-    A state handles what is held and says whether another one shall go on with the rest.
+    A state handles what is held and returns whether the next state shall go on with the rest.
     """
 
     is_reasoning = False
@@ -69,13 +73,14 @@ class CallParser:
         self._events: list[Event] = []
 
     def feed(self, text: str) -> list[Event]:
+        """The events of the next piece of text."""
         self._held += text
         while self._state():
             pass
         return self._take_events()
 
     def finish(self) -> list[Event]:
-        """The output is over: what is still held, as a call if it is one, else as text."""
+        """The events of what is still held when the output is over: a call if it is one, else text."""
         self._end()
         self._held = ""
         return self._take_events()
@@ -111,7 +116,7 @@ class CallParser:
         self._end_call()
 
     def _stream_arguments(self, scanner: JsonScanner) -> bool:
-        """Pass on what is held of the arguments; whether they ended."""
+        """Pass on the held part of the arguments; returns whether they ended."""
         size, is_over = scanner.take(self._held)
         self._emit_arguments(self._held[:size])
         self._held = self._held[size:]
@@ -132,11 +137,12 @@ def read_call(text: str) -> tuple[str, str] | None:
 
 
 def is_rest_of_object(text: str) -> bool:
-    """Whether `text`, after a value in an object, brings that object to its end."""
+    """Whether `text`, standing after a value in an object, ends that object."""
     return isinstance(loads('{"":0' + text), dict)
 
 
 def loads(text: str) -> Any:
+    """The JSON value; None for what is not JSON."""
     try:
         return json.loads(text, parse_constant=_refuse)
     except (ValueError, RecursionError):

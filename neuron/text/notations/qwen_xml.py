@@ -22,7 +22,8 @@ from typing import Any
 from neuron.text.grammar import GrammarBuilder, UnenforceableSchemaError
 from neuron.text.markers import held_suffix
 from neuron.text.notations.notation import ToolNotation
-from neuron.text.notations.parser import MAX_HEAD_CHARS, CallParser, NewId, Schema, ToolSchemas, loads
+from neuron.text.notations.parser import MAX_HEAD_CHARS, CallParser, NewId, ToolSchemas, loads
+from neuron.text.schema import Schema
 
 OPEN, CLOSE = "<tool_call>", "</tool_call>"
 FUNCTION, END_FUNCTION = "<function=", "</function>"
