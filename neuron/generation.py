@@ -19,8 +19,8 @@ class Generation:
     happens, it ends with exactly one `Finished` or `Refused` in `end`.
     """
 
-    def __init__(self, request: int, model: str, *, cancel: Callable[[int], None], max_unread: int) -> None:
-        self._request = request
+    def __init__(self, number: int, model: str, *, cancel: Callable[[int], None], max_unread: int) -> None:
+        self.number = number
         self.model = model
         self._cancel = cancel
         self._max_unread = max_unread
@@ -65,7 +65,7 @@ class Generation:
             log.warning("client does not read, request cut off", extra={"unread_tokens": len(self._unread)})
             self.cancel()
             message = f"The client left more than {self._max_unread} tokens unread."
-            self.finish(Refused(self._request, 503, "client_too_slow", message))
+            self.finish(Refused(self.number, 503, "client_too_slow", message))
         self._wake()
 
     def finish(self, end: Finished | Refused) -> None:
@@ -78,4 +78,4 @@ class Generation:
         """Ask the worker to end the request; `end` then comes, unless it is there already."""
         if self.end is None and not self._is_cancelled:
             self._is_cancelled = True
-            self._cancel(self._request)
+            self._cancel(self.number)
