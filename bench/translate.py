@@ -26,7 +26,9 @@ from pathlib import Path
 
 from ext.sse import SSEScanner
 from fleet import translation
-from fleet.gateway.dialects.chat import CHAT, MESSAGES, Answer, Call
+from fleet.gateway.dialects.base import AnswerRewriter, Call
+from fleet.gateway.dialects.chat import CHAT
+from fleet.gateway.dialects.messages import MESSAGES
 
 CHUNKS = 20_000
 BATCH = 64  # chunks that wait in a socket at a time
@@ -49,14 +51,14 @@ def stream(chunks: int = CHUNKS) -> list[bytes]:
     return [chunk({"role": "assistant", "content": ""}), *words, *end]
 
 
-def rewrite(pieces: list[bytes], answer: Answer) -> float:
+def rewrite(pieces: list[bytes], answer: AnswerRewriter) -> float:
     start = time.process_time()
     for piece in pieces:
         answer.feed(piece)
     return time.process_time() - start
 
 
-def relay(pieces: list[bytes], answer: Answer) -> float:
+def relay(pieces: list[bytes], answer: AnswerRewriter) -> float:
     """Only the gateway's own side is timed: the sockets are filled and emptied in between."""
     scanner, used = SSEScanner(False), 0.0
     node, upstream = socket.socketpair()

@@ -42,7 +42,7 @@ from bench.common import rounded
 from bench.gateway import mock
 from bench.gateway.load import Job, request
 from cortex_site.base import logs
-from cortex_site.config import CortexConfig
+from cortex_site.config.cortex_toml import CortexConfig
 from cortex_site.http.protocol import LightProtocol
 from fleet.gateway.app import Gateway, application
 from fleet.gateway.control.redis_link import RedisLink

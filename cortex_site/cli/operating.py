@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from cortex_site.config import CortexConfig, load_config
+from cortex_site.config import load_config
+from cortex_site.config.cortex_toml import CortexConfig
 
 if TYPE_CHECKING:
     from cortex_site.cli.operator_api import OperatorApi

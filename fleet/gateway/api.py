@@ -12,17 +12,11 @@ from ninja.errors import HttpError, ValidationError
 
 from cortex_site.base.version import VERSION
 from cortex_site.http.application import LightRequest
-from fleet.gateway.dialects import catalogue
+from fleet.gateway.dialects import model_list
 from fleet.gateway.dialects import responses as responses_api
-from fleet.gateway.dialects.chat import (
-    CHAT,
-    COMPLETIONS,
-    COUNT_TOKENS,
-    EMBEDDINGS,
-    MESSAGES,
-    TOKENIZE,
-    Dialect,
-)
+from fleet.gateway.dialects.base import Dialect
+from fleet.gateway.dialects.chat import CHAT, COMPLETIONS, EMBEDDINGS, TOKENIZE
+from fleet.gateway.dialects.messages import COUNT_TOKENS, MESSAGES
 from fleet.gateway.exchange import Exchange, request_id
 from fleet.gateway.limits.keys import authorize
 from fleet.gateway.record import metrics
@@ -138,11 +132,11 @@ def _declare_catalogue(api: NinjaAPI, gateway: Gateway) -> None:
     @api.get("/v1/models", tags=["OpenAI", "Anthropic"])
     async def list_models(request: LightRequest) -> dict[str, Any]:
         _authorize(gateway, request)
-        models = catalogue.list_models(gateway.view.snapshot)
+        models = model_list.list_models(gateway.view.snapshot)
         if not _speaks_anthropic(request):
             return {"object": "list", "data": models}
         given = request.GET
-        return catalogue.anthropic_page(
+        return model_list.anthropic_page(
             models, limit=given.get("limit"), after=given.get("after_id"), before=given.get("before_id")
         )
 
@@ -152,12 +146,12 @@ def _declare_catalogue(api: NinjaAPI, gateway: Gateway) -> None:
         snapshot = gateway.view.snapshot
         if not snapshot.knows(snapshot.resolve(model)):
             raise ApiError(404, "model_not_found", f"The model '{model}' does not exist.", param="model")
-        found = catalogue.describe(snapshot, model)
-        return catalogue.anthropic_model(found) if _speaks_anthropic(request) else found
+        found = model_list.describe(snapshot, model)
+        return model_list.anthropic_model(found) if _speaks_anthropic(request) else found
 
     @api.get("/health", tags=["Fleet"])
     async def health(request: LightRequest) -> dict[str, Any]:
-        return catalogue.health(gateway.view.snapshot, gateway.missing, gateway.nodes.breakers)
+        return model_list.health(gateway.view.snapshot, gateway.missing, gateway.nodes.breakers)
 
 
 def _speaks_anthropic(request: HttpRequest) -> bool:

@@ -8,7 +8,7 @@ import logging
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 
-from cortex_site.config import CortexConfig
+from cortex_site.config.cortex_toml import CortexConfig
 from cortex_site.http.application import LightASGI
 from fleet.gateway.api import make_api
 from fleet.gateway.control.listener import Listener
@@ -20,9 +20,9 @@ from fleet.gateway.dialects.response_store import ResponseStore
 from fleet.gateway.http.connection import Limits
 from fleet.gateway.limits.limiter import Limiter
 from fleet.gateway.loading import Loader
-from fleet.gateway.nodes.following import Asking
 from fleet.gateway.nodes.nodes import Nodes
 from fleet.gateway.nodes.view import FleetView
+from fleet.gateway.nodes.watcher import WatchPolicy
 from fleet.gateway.record.pulse import pulse
 from fleet.gateway.record.recorder import Recorder
 from fleet.records import RequestRecord
@@ -55,7 +55,7 @@ class Gateway:
                 queue_s=limits.connection_wait_s,
                 resend=limits.repeat_unanswered,
             ),
-            Asking(config.poll.interval_s, config.poll.misses_until_unhealthy),
+            WatchPolicy(config.poll.interval_s, config.poll.misses_until_unhealthy),
             workers=limits.workers,
         )
         self.loader = Loader(self.view, control, limits.load_wait_s)

@@ -168,15 +168,15 @@ class Dispatch:
     async def _ask(self, route: router.Route, path: str, body: bytes) -> Response | ApiError:
         """The head of a 200 answer, or the refusal; what was refused for its wording is put otherwise."""
         node, model = self.nodes.node(self.node), route.model.id
-        headers, path = node.wording.headers(self.headers), node.config.path(path)
+        headers, path = node.adapter.headers(self.headers), node.config.path(path)
         while True:
-            sent = node.wording.body(model, body)
+            sent = node.adapter.body(model, body)
             response = await node.pool.request("POST", path, headers=headers, body=sent)
             self.queue_s += response.queued_s
             if response.status == 200:
                 return response
             refusal = await read_refusal(response)
-            if not node.wording.learn(refusal, sent):
+            if not node.adapter.learn(refusal, sent):
                 return refusal
 
     def _judge(self, route: router.Route, error: ApiError) -> None:

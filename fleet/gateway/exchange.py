@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, Any
 from django.http.response import HttpResponseBase
 
 from cortex_site.http.application import BytesResponse, LightRequest, Sink, StreamResponse
-from fleet.gateway.dialects.catalogue import require_capability
-from fleet.gateway.dialects.chat import Answer, Call, Dialect, with_model
+from fleet.gateway.dialects.base import AnswerRewriter, Call, Dialect
+from fleet.gateway.dialects.chat_body import with_model
+from fleet.gateway.dialects.model_list import require_capability
 from fleet.gateway.dispatch import Dispatch
 from fleet.gateway.http.connection import UpstreamError
 from fleet.gateway.http.upstream import Response
@@ -127,7 +128,7 @@ class Exchange:
 
     # --- answers ---
 
-    async def _whole(self, answer: Answer) -> BytesResponse:
+    async def _whole(self, answer: AnswerRewriter) -> BytesResponse:
         assert self._response is not None
         try:
             body = await self._response.read(self._gateway.config.gateway.max_body_bytes)
@@ -138,11 +139,11 @@ class Exchange:
         self._finish("ok", 200)
         return BytesResponse(content, headers=self._headers("application/json"))
 
-    def _streamed(self, call: Call, answer: Answer) -> StreamResponse:
+    def _streamed(self, call: Call, answer: AnswerRewriter) -> StreamResponse:
         return self._stream_response(answer, lambda sink: self._relay_stream(call, answer, sink))
 
     async def _stream_cold(
-        self, call: Call, answer: Answer, send: Coroutine[Any, Any, Response]
+        self, call: Call, answer: AnswerRewriter, send: Coroutine[Any, Any, Response]
     ) -> HttpResponseBase:
         """A quick load or refusal keeps its status; a long one is waited for with comments."""
         self._pending = asyncio.create_task(send)
@@ -153,7 +154,7 @@ class Exchange:
         return self._stream_response(answer, lambda sink: self._wait_and_relay(call, answer, sink))
 
     def _stream_response(
-        self, answer: Answer, relay: Callable[[Sink], Coroutine[Any, Any, None]]
+        self, answer: AnswerRewriter, relay: Callable[[Sink], Coroutine[Any, Any, None]]
     ) -> StreamResponse:
         async def produce(sink: Sink) -> None:
             self._gateway.open_streams += 1
@@ -187,7 +188,7 @@ class Exchange:
             return _BUG
         return None
 
-    async def _wait_and_relay(self, call: Call, answer: Answer, sink: Sink) -> None:
+    async def _wait_and_relay(self, call: Call, answer: AnswerRewriter, sink: Sink) -> None:
         assert self._pending is not None
         while not self._pending.done():
             await sink(f": {self._gateway.loader.progress(self._account.model)}\n\n".encode())
@@ -195,7 +196,7 @@ class Exchange:
         self._response = self._pending.result()
         await self._relay_stream(call, answer, sink)
 
-    async def _relay_stream(self, call: Call, answer: Answer, sink: Sink) -> None:
+    async def _relay_stream(self, call: Call, answer: AnswerRewriter, sink: Sink) -> None:
         assert self._response is not None
         self._relay = Relay(answer, sink, hide_usage=call.hide_usage)
         try:

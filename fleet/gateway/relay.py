@@ -14,7 +14,7 @@ import msgspec
 from cortex_site.http.application import Sink
 from ext.sse import SSEScanner
 from ext.stream import Tap
-from fleet.gateway.dialects.chat import Answer
+from fleet.gateway.dialects.base import AnswerRewriter
 from fleet.gateway.http.connection import UpstreamError
 from fleet.gateway.http.upstream import Response
 from fleet.gateway.record import metrics
@@ -24,7 +24,7 @@ from fleet.gateway.record.metrics import Gaps
 class Relay:
     """`run` moves one stream; the rest is what it saw of it. Times are monotonic, in seconds."""
 
-    def __init__(self, answer: Answer, sink: Sink, *, hide_usage: bool) -> None:
+    def __init__(self, answer: AnswerRewriter, sink: Sink, *, hide_usage: bool) -> None:
         self._answer = answer
         self._sink = sink
         self._scanner = SSEScanner(hide_usage)

@@ -5,7 +5,7 @@ from typing import Any
 from django.core.validators import MinValueValidator
 from django.db import models
 
-from cortex_site.config import DEFAULT_PRIORITY, PINNED_PRIORITY
+from cortex_site.config.models_toml import DEFAULT_PRIORITY, PINNED_PRIORITY
 from fleet.models.node import names
 from fleet.models.version import Configured
 

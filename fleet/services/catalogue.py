@@ -7,7 +7,8 @@ from typing import Any
 
 from django.db import transaction
 
-from cortex_site.config import Catalogue, CortexConfig, Neuron, Profile
+from cortex_site.config.cortex_toml import CortexConfig, NeuronEntry
+from cortex_site.config.models_toml import Catalogue, Profile
 from fleet.models import Alias, ModelProfile, Node
 from fleet.models.version import Configured
 
@@ -38,7 +39,7 @@ def _sync(model: type[Configured], key: str, wanted: Mapping[str, dict[str, Any]
         row.save()
 
 
-def _node(node: Neuron) -> dict[str, Any]:
+def _node(node: NeuronEntry) -> dict[str, Any]:
     return {
         "kind": node.kind,
         "endpoint": node.endpoint,

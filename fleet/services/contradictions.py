@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from cortex_site.base.settings_file import ConfigError
-from cortex_site.config import Profile, contradictions, current, load_catalogue
-from cortex_site.config.contradictions import Host
+from cortex_site.config import contradictions, current, load_catalogue
+from cortex_site.config.contradictions import KnownNode
+from cortex_site.config.models_toml import Profile
 from fleet.models import ModelProfile, Node
 
 
@@ -42,9 +43,9 @@ def _made_in_the_admin() -> list[Profile]:
     ]
 
 
-def _hosts() -> list[Host]:
+def _hosts() -> list[KnownNode]:
     return [
-        Host(
+        KnownNode(
             name=node.name,
             foreign=node.is_foreign,
             devices_mb=tuple(device.memory_total_mb for device in node.devices.all()),

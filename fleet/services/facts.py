@@ -7,7 +7,7 @@ from datetime import datetime
 from django.conf import settings
 from django.utils import timezone
 
-from cortex_site.config import DEFAULT_PRIORITY
+from cortex_site.config.models_toml import DEFAULT_PRIORITY
 from fleet.evictor import Resident
 from fleet.models import Device, ModelProfile, Node, Placement
 from fleet.placement import DeviceFacts, Need, NodeFacts

@@ -10,6 +10,7 @@ import httpx
 from django.conf import settings
 from pydantic import TypeAdapter, ValidationError
 
+from fleet.foreign.errors import read_error
 from fleet.models import Node
 from neuron.wire import Leave, ModelInfo, ModelSpec, UnloadRequest
 
@@ -98,13 +99,9 @@ def unreachable(node: str, error: httpx.HTTPError) -> NodeError:
 
 
 def refusal(node: str, response: httpx.Response) -> NodeError:
-    """The error envelope of a neuron, or what can be said of an answer without one."""
-    try:
-        error = response.json()["error"]
-        return NodeError(str(error["code"]), str(error["message"]), status=response.status_code)
-    except (ValueError, KeyError, TypeError):
-        message = f"{node} answered {response.status_code}: {response.text[:200]}"
-        return NodeError("node_error", message, status=response.status_code)
+    """The error that a neuron's answer states."""
+    error = read_error(response.status_code, response.content)
+    return NodeError(error.code, error.message, status=response.status_code)
 
 
 def understood(node: str, shape: TypeAdapter[Any], response: httpx.Response) -> Any:

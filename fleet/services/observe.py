@@ -20,8 +20,8 @@ from django.db.models import F
 from pydantic import TypeAdapter
 
 from cortex_site.config import current
+from fleet.foreign.models import PATH, KeyRefusedError, ModelsError, ServedModel, read_answer
 from fleet.models import Node
-from fleet.served import NOT_SUPPORTED, TOO_OFTEN, Served, read_models, unlisted
 from fleet.services import sightings
 from fleet.services.configuration import node_config
 from fleet.services.neuron_client import NodeError, headers, refusal, tls, understood, unreachable
@@ -43,7 +43,7 @@ class Report:
     discovery: Discovery | None
 
 
-Answer = Report | list[Served] | NodeError | None  # None: a server was asked too often, and is there
+Answer = Report | list[ServedModel] | NodeError | None  # None: a server was asked too often, and is there
 
 
 def poll(*, names: Collection[str] | None = None) -> None:
@@ -102,23 +102,17 @@ async def _interview(http: httpx.AsyncClient, node: Node) -> Report:
     return Report(health, models, discovery)
 
 
-async def _list(http: httpx.AsyncClient, node: Node) -> list[Served] | None:
-    """What a server that is no neuron serves; one that has no list, what the operator says."""
+async def _list(http: httpx.AsyncClient, node: Node) -> list[ServedModel] | None:
+    """The models that a server lists; None when it asks to be asked less often."""
     config = node_config(node)
-    response = await http.get(config.base + config.path("/v1/models"), headers=headers(node.token))
-    if response.status_code == TOO_OFTEN:
-        return None
-    if response.status_code in NOT_SUPPORTED and node.model_names:
-        return unlisted(node.model_names)
-    if response.status_code in {401, 403}:
-        message = f"{node.name} does not accept the API key ({response.status_code})"
-        raise NodeError("node_unauthorized", message, status=response.status_code)
-    if response.status_code != 200:
-        raise refusal(node.name, response)
+    response = await http.get(config.base + config.path(PATH), headers=headers(node.token))
     try:
-        return read_models(response.content, node.model_names)
-    except ValueError as error:
-        raise NodeError("node_not_understood", f"{node.name}: {error}", status=200) from error
+        return read_answer(response.status_code, response.content, node.model_names)
+    except KeyRefusedError as error:
+        message = f"{node.name} does not accept the API key ({error.status})"
+        raise NodeError("node_unauthorized", message, status=error.status) from error
+    except ModelsError as error:
+        raise NodeError("node_not_understood", f"{node.name}: {error}", status=error.status) from error
 
 
 def record(node: Node, answer: Answer) -> None:

@@ -10,9 +10,9 @@ from typing import Any
 from django.db import transaction
 from django.utils import timezone
 
-from fleet.doubts import MAX_WARNINGS, examine
+from fleet.foreign.models import ServedModel
 from fleet.models import ACTIVE, Device, Node, Operation, Placement
-from fleet.served import Served
+from fleet.plausibility import MAX_WARNINGS, examine
 from neuron.wire import DeviceHealth, DeviceInfo, Discovery, Health, ModelInfo, ModelLoad
 
 log = logging.getLogger("cortex.poll")
@@ -46,7 +46,7 @@ def write(node: Node, health: Health, models: list[ModelInfo], discovery: Discov
 
 
 @transaction.atomic
-def write_served(node: Node, served: list[Served]) -> None:
+def write_served(node: Node, served: list[ServedModel]) -> None:
     """What a server that is no neuron lists: it can be asked for all of it now."""
     now = timezone.now()
     if not node.healthy:
@@ -77,7 +77,7 @@ def write_served(node: Node, served: list[Served]) -> None:
         Placement.objects.filter(pk__in=gone).update(state=Placement.State.UNLOADED, changed_at=now)
 
 
-def _unlisted(node: Node, served: list[Served]) -> list[str]:
+def _unlisted(node: Node, served: list[ServedModel]) -> list[str]:
     """What the operator names that the server does not have."""
     there = {model.id for model in served}
     gone = [(ours, own) for ours, own in node.model_names.items() if ours not in there]

@@ -7,7 +7,8 @@ from django.contrib.auth import get_user_model
 from django.db import transaction
 from django.test import Client, override_settings
 
-from cortex_site.config import Catalogue, CortexConfig
+from cortex_site.config.cortex_toml import CortexConfig
+from cortex_site.config.models_toml import Catalogue
 from fleet.announcements import CONFIGURATION, _redis
 from fleet.models import Alias, ApiKey, ModelProfile, Node
 from fleet.services import catalogue, configuration, keys

@@ -6,7 +6,7 @@ import pytest
 from django.conf import settings
 
 from cortex_site.base.secret_file import obtain
-from cortex_site.config import CortexConfig
+from cortex_site.config.cortex_toml import CortexConfig
 from fleet.services import contradictions
 from fleet.services.catalogue import sync_files
 

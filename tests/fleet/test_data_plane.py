@@ -11,9 +11,7 @@ import pytest
 from django.db import connections
 from django.db.backends.signals import connection_created
 
-from cortex_site.config import CortexConfig
-from cortex_site.config import Gateway as GatewayConfig
-from cortex_site.config import Redis as RedisConfig
+from cortex_site.config.cortex_toml import CortexConfig, GatewaySettings, RedisSettings
 from fleet.announcements import CONFIGURATION
 from fleet.control_plane import ServicesControl
 from fleet.gateway.app import Gateway, application
@@ -72,7 +70,7 @@ async def served(key, queries, redis_server):
     await node.set_model(MODEL)
     await in_thread(lambda: Node.objects.create(name="n0", endpoint=node.url))
     config = CortexConfig(
-        gateway=GatewayConfig(configuration_check_s=3600), redis=RedisConfig(url=redis_server.url)
+        gateway=GatewaySettings(configuration_check_s=3600), redis=RedisSettings(url=redis_server.url)
     )
     gateway = Gateway(config, ServicesControl(), records.store)
     async with (

@@ -6,9 +6,10 @@ import pytest
 from django.conf import settings
 
 from cortex_site.base.secret_file import obtain
-from cortex_site.config import Catalogue, CortexConfig
+from cortex_site.config.cortex_toml import CortexConfig
+from cortex_site.config.models_toml import Catalogue
+from fleet.foreign.models import ServedModel
 from fleet.models import Node, Operation, Placement
-from fleet.served import Served
 from fleet.services import configuration, idle, lifecycle, observe
 from fleet.services.catalogue import sync_files
 from fleet.snapshot import NodeConfig
@@ -48,7 +49,7 @@ def test_what_it_lists_is_recorded(server):
 
 def test_a_poll_that_finds_nothing_new_writes_no_placement(server, queries):
     (node,) = Node.objects.all()
-    many = [Served(f"m{number}") for number in range(300)]
+    many = [ServedModel(f"m{number}") for number in range(300)]
     observe.record(node, many)
     assert Placement.objects.filter(state="loaded").count() == 300
     assert queries(lambda: observe.record(node, many)) < 10

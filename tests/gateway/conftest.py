@@ -11,9 +11,7 @@ import httpx
 import pytest
 import uvicorn
 
-from cortex_site.config import CortexConfig
-from cortex_site.config import Gateway as GatewayConfig
-from cortex_site.config import Redis as RedisConfig
+from cortex_site.config.cortex_toml import CortexConfig, GatewaySettings, RedisSettings
 from cortex_site.http.protocol import LightProtocol
 from fleet.gateway.app import Gateway, application
 from fleet.records import RequestRecord
@@ -127,8 +125,8 @@ async def make_house(
     address = "{}:{}".format(*page.sockets[0].getsockname())
     limits = {"configuration_check_s": 0.02, "admin_listen": address} | limits
     config = CortexConfig(
-        gateway=GatewayConfig(**limits),
-        redis=RedisConfig(url=redis_url, timeout_ms=redis_timeout_ms),
+        gateway=GatewaySettings(**limits),
+        redis=RedisSettings(url=redis_url, timeout_ms=redis_timeout_ms),
         poll=poll or {},
     )
     gateway = Gateway(config, control, records.extend)

@@ -8,8 +8,7 @@ import time
 import httpx
 import pytest
 
-from cortex_site.config import CortexConfig
-from cortex_site.config import Redis as RedisConfig
+from cortex_site.config.cortex_toml import CortexConfig, RedisSettings
 from fleet.announcements import CONFIGURATION, POLLED
 from fleet.gateway.app import Gateway, application
 from fleet.gateway.control import listener
@@ -123,7 +122,7 @@ async def test_a_worker_serves_when_its_nodes_have_said_what_they_have():
     await node.set_model(MODEL)
     control = FakeControl()
     control.change(nodes={"n0": NodeConfig("n0", node.url), "away": NodeConfig("away", "http://127.0.0.1:1")})
-    gateway = Gateway(CortexConfig(redis=RedisConfig(url=NO_REDIS)), control, [].extend)
+    gateway = Gateway(CortexConfig(redis=RedisSettings(url=NO_REDIS)), control, [].extend)
     async with serving(application(gateway)) as port, httpx.AsyncClient() as client:
         body = {"model": MODEL, "messages": [{"role": "user", "content": "Hi"}]}
         answer = await client.post(f"http://127.0.0.1:{port}/v1/chat/completions", json=body)

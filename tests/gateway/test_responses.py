@@ -9,7 +9,7 @@ import json
 import openai
 import pytest
 
-from cortex_site.config import Responses
+from cortex_site.config.cortex_toml import ResponsesSettings
 from fleet.gateway.control.redis_link import LinkError
 from fleet.gateway.dialects.response_store import ResponseStore
 from fleet.snapshot import KeyView
@@ -207,7 +207,7 @@ async def make_store(redis_server):
     stores = []
 
     def make(**bounds):
-        store = ResponseStore(redis_server.url, Responses(**bounds), timeout_s=1)
+        store = ResponseStore(redis_server.url, ResponsesSettings(**bounds), timeout_s=1)
         stores.append(store)
         return store
 

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from fleet.gateway.nodes import following
+from fleet.gateway.nodes import watcher
 from fleet.services.keys import digest
 from fleet.snapshot import KeyView, NodeConfig
 from tests.gateway.conftest import make_house
@@ -308,7 +308,7 @@ async def test_a_server_of_its_own_patience():
 
 
 async def test_a_server_that_is_asked_too_often_is_there(monkeypatch):
-    monkeypatch.setattr(following, "REST_S", 0.02)
+    monkeypatch.setattr(watcher, "REST_S", 0.02)
     async with fronted(poll={"misses_until_unhealthy": 1}) as house:
         house.server.list_status = 429
         seen = house.server.polls

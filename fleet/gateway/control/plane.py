@@ -35,7 +35,7 @@ class OperationState(Protocol):
 
 
 class ControlPlane(Protocol):
-    """The seam: `services_control.ServicesControl` in service, a fake in tests."""
+    """The seam: `fleet.control_plane.ServicesControl` in service, a fake in tests."""
 
     async def configuration(self, known_version: int | None) -> Configuration | None:
         """The configuration, or None while it is still at `known_version`."""

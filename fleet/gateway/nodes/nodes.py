@@ -15,9 +15,9 @@ from fleet.affinity import Affinity
 from fleet.breaker import Breaker, State
 from fleet.gateway.http.connection import Limits, UpstreamError
 from fleet.gateway.http.upstream import Pool
-from fleet.gateway.nodes.following import EVENT_LIMITS, Asking, follow_neuron, follow_server
+from fleet.gateway.nodes.adapter import RequestAdapter
 from fleet.gateway.nodes.view import FleetView
-from fleet.gateway.nodes.wording import Wording
+from fleet.gateway.nodes.watcher import EVENT_LIMITS, WatchPolicy, watch_neuron, watch_server
 from fleet.gateway.record import metrics
 from fleet.snapshot import NodeConfig, NodeView
 from fleet.translation.sse import SseTooLarge
@@ -31,11 +31,11 @@ RECONNECT_S = (0.2, 0.5, 1.0, 2.0)  # the last one goes on
 class Node:
     """One node: `pool` for requests, and the follower of its state. `close` ends both."""
 
-    def __init__(self, config: NodeConfig, view: FleetView, limits: Limits, asking: Asking) -> None:
+    def __init__(self, config: NodeConfig, view: FleetView, limits: Limits, asking: WatchPolicy) -> None:
         self.config = config
         self.pool = Pool(config.base, limits, token=config.token)
         self.breaker = Breaker()
-        self.wording = Wording(config)
+        self.adapter = RequestAdapter(config)
         self.heard = asyncio.Event()  # what it has, or that it is away
         self._view = view
         self._asking = asking
@@ -44,8 +44,8 @@ class Node:
 
     def _views(self) -> AsyncIterator[NodeView]:
         if self.config.is_foreign:
-            return follow_server(self.config, self._control, self._asking)
-        return follow_neuron(self.config, self._control, lambda: self.pool.in_flight)
+            return watch_server(self.config, self._control, self._asking)
+        return watch_neuron(self.config, self._control, lambda: self.pool.in_flight)
 
     async def _follow(self) -> None:
         failures = 0
@@ -91,7 +91,7 @@ class Node:
 class Nodes:
     """All of them, kept in step with the configuration."""
 
-    def __init__(self, view: FleetView, limits: Limits, asking: Asking, *, workers: int = 1) -> None:
+    def __init__(self, view: FleetView, limits: Limits, asking: WatchPolicy, *, workers: int = 1) -> None:
         self._view = view
         self._limits = limits
         self._asking = asking

@@ -1,4 +1,4 @@
-"""`GET /v1/models` and `/health`: the snapshot in the shape clients read."""
+"""`GET /v1/models` and `/health`: the snapshot in the shapes that clients read."""
 
 from __future__ import annotations
 
@@ -6,19 +6,21 @@ from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from fleet.gateway.dialects.chat import Call
+from fleet.gateway.dialects.base import Call
 from fleet.snapshot import FleetSnapshot, ModelView, NodeView, Offer, ProfileView
 from neuron.wire import ApiError
 
-CREATED = 1_767_225_600  # the list has no creation dates; clients want an integer
+CREATED = 1_767_225_600  # clients expect an integer; models have no creation date
 
-DEFAULT_PAGE, MAX_PAGE = 20, 1000  # Anthropic's
+# Anthropic's paging.
+DEFAULT_PAGE = 20
+MAX_PAGE = 1000
 
 _RANK = {"loaded": 0, "loading": 1, "unloading": 2, "failed": 3}
 
 
 def list_models(snapshot: FleetSnapshot) -> list[dict[str, Any]]:
-    """Every model that is loaded or could be, then every alias; by name, so that the order is stable."""
+    """Every model that is loaded or can be, then every alias, each sorted by name."""
     ids = set(snapshot.config.profiles)
     for node in snapshot.nodes.values():
         ids |= set(node.models)
@@ -32,7 +34,7 @@ def list_models(snapshot: FleetSnapshot) -> list[dict[str, Any]]:
 
 
 def describe(snapshot: FleetSnapshot, name: str) -> dict[str, Any]:
-    """One model under its own name or an alias: what the catalogue and its nodes say of it together."""
+    """One model, by its own name or an alias, as its profile and its nodes describe it."""
     model = snapshot.resolve(name)
     placements = [(node, view) for node, view in snapshot.placements(model) if node.healthy]
     profile = snapshot.config.profiles.get(model, ProfileView(model))
@@ -60,13 +62,13 @@ def describe(snapshot: FleetSnapshot, name: str) -> dict[str, Any]:
 
 
 def _tightest(profile: ProfileView, placements: list[tuple[NodeView, ModelView]]) -> int | None:
-    """The context that every node keeps, and the operator allows: tokens; None when nobody says."""
+    """The longest context, in tokens, that the operator and every node allow; None when nobody says."""
     said = [profile.context, *(view.context for _, view in placements)]
     return min((context for context in said if context), default=None)
 
 
 def require_capability(offer: Offer, call: Call) -> None:
-    """Raises `ApiError` 400 where the model is known not to do what is asked of it."""
+    """Raises `ApiError` 400 when the model is known to lack the capability that the call needs."""
     can = offer.capabilities
     if not can or _does(call.needs, can):
         return
@@ -75,14 +77,14 @@ def require_capability(offer: Offer, call: Call) -> None:
 
 
 def _does(needed: str, can: Collection[str]) -> bool:
-    """What generates text completes it; what has no chat template may still do so without saying so."""
+    """Whether a model with capabilities `can` does `needed`. Any model that generates text completes it."""
     return "embeddings" not in can or "chat" in can if needed == "completions" else needed in can
 
 
 def anthropic_page(
     models: list[dict[str, Any]], *, limit: str | None, after: str | None, before: str | None
 ) -> dict[str, Any]:
-    """Anthropic's list of models, by its paging parameters; raises `ApiError` 400."""
+    """A page of the list in Anthropic's shape. Raises `ApiError` 400 for a bad paging parameter."""
     ids = [model["id"] for model in models]
     start = _place(ids, after, "after_id") + 1 if after else 0
     stop = _place(ids, before, "before_id") if before else len(ids)
@@ -117,7 +119,7 @@ def _limit(given: str | None) -> int:
 
 
 def state_of(placements: list[tuple[NodeView, ModelView]]) -> str:
-    """The best state any node reports, or `available`: a request will have it loaded."""
+    """The best state that a node reports; `available` where a request would load the model."""
     states = sorted((view.state for _, view in placements), key=lambda state: _RANK.get(state, 9))
     return states[0] if states and states[0] != "failed" else "available"
 
@@ -133,7 +135,7 @@ def _node(node: NodeView, view: ModelView) -> dict[str, Any]:
 
 
 def health(snapshot: FleetSnapshot, missing: list[str], breakers: Mapping[str, str]) -> dict[str, Any]:
-    """ok, impaired (a node or a part of the control plane is away) or degraded (no node answers)."""
+    """The health page: ok, impaired (something is away) or degraded (no node answers)."""
     healthy = sum(node.healthy for node in snapshot.nodes.values())
     total = len(snapshot.nodes)
     status = "degraded" if not healthy else "impaired" if missing or healthy < total else "ok"

@@ -1,4 +1,4 @@
-"""Request bodies decoded into typed shapes, and the 400 that names the field when one does not fit."""
+"""Decoding request bodies into typed structs, with a 400 that names the field that does not fit."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ _UNKNOWN = re.compile(r"^Invalid (?:enum )?value (?P<value>.+)$", re.DOTALL)
 
 
 def decode_body(decoder: msgspec.json.Decoder[T], body: bytes, *, at: str = "") -> T:
-    """The body as the decoder's type, or a part of it that stands `at` a path.
+    """The body, or the part of one at the path `at`, as the decoder's type.
 
-    Raises ApiError 400 with the path of the first field that is wrong.
+    Raises `ApiError` 400 with the path of the first field that is wrong.
     """
     try:
         return decoder.decode(body.decode())
@@ -36,24 +36,24 @@ def decode_body(decoder: msgspec.json.Decoder[T], body: bytes, *, at: str = "") 
 
 
 def unknown_fields(body: bytes, known: Collection[str]) -> tuple[str, ...]:
-    """The top-level fields of a body, decoded before, that are not known."""
+    """The top-level fields of a valid body that are not in `known`."""
     return tuple(name for name in _fields.decode(body) if name not in known)
 
 
 def is_given(raw: msgspec.Raw) -> bool:
-    """Whether a field was sent, and not as null."""
+    """Whether a field was sent with a value other than null."""
     return bytes(raw) not in {b"", b"null"}
 
 
 def require_object(raw: msgspec.Raw, param: str) -> msgspec.Raw:
-    """JSON that is passed on as the client wrote it, but must be an object."""
+    """`raw`, which must be an object. Raises `ApiError` 400."""
     if not bytes(raw).startswith(b"{"):
         raise ApiError(400, "invalid_type", "Expected `object`.", param=param)
     return raw
 
 
 def reject(param: str, message: str) -> NoReturn:
-    """Refuse a field that has the right shape and the wrong content."""
+    """Raise `ApiError` 400 for a field of the right type and a wrong value."""
     raise ApiError(400, "invalid_value", message, param=param)
 
 

@@ -1,4 +1,4 @@
-"""Reasoning that a model writes into its text: `<think>…</think>` at the very start of the answer."""
+"""Reasoning inside the text: `<think>…</think>` at the very start of an answer."""
 
 from __future__ import annotations
 
@@ -6,14 +6,13 @@ from fleet.translation.events import ReasoningDelta, TextDelta
 
 _OPEN = "<think>"
 _CLOSE = "</think>"
-_MOST_HELD = 64  # blanks before the tag, characters
+_MOST_HELD = 64  # characters of white space before the tag
 
 
 class InlineReasoning:
-    """Splits text deltas; holds back at most what may still become a tag.
+    """Splits text deltas into reasoning and text, and holds back at most what may become a tag.
 
-    Only an answer that begins with the tag is split: further on, the tag is something the model talks
-    about.
+    Only a tag at the start counts: further on, the model talks about the tag.
     """
 
     __slots__ = ("_held", "_inside", "settled")
@@ -21,7 +20,7 @@ class InlineReasoning:
     def __init__(self) -> None:
         self._held = ""
         self._inside = False
-        self.settled = False  # all further text is plain
+        self.settled = False  # all further text is plain text
 
     def feed(self, text: str) -> list[TextDelta | ReasoningDelta]:
         if self.settled:
@@ -31,7 +30,7 @@ class InlineReasoning:
         return self._reasoning(text) if self._inside else self._start(text)
 
     def settle(self) -> list[TextDelta | ReasoningDelta]:
-        """What was held back, now that no tag can follow; further text is plain."""
+        """The text that was held back, once no tag can follow."""
         held, self._held, self.settled = self._held, "", True
         if not held:
             return []
@@ -57,7 +56,7 @@ class InlineReasoning:
 
 
 def _split_partial(text: str) -> tuple[str, str]:
-    """Cut off the longest end that is a beginning of the closing tag."""
+    """The text in two parts; the second is its longest end that begins the closing tag."""
     for size in range(min(len(_CLOSE) - 1, len(text)), 0, -1):
         if _CLOSE.startswith(text[-size:]):
             return text[:-size], text[-size:]

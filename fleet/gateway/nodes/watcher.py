@@ -1,4 +1,4 @@
-"""How a worker learns of one node's state: a neuron tells of itself, another server is asked."""
+"""Watching one node's state: a neuron pushes its own, another server is polled."""
 
 from __future__ import annotations
 
@@ -7,32 +7,32 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from types import MappingProxyType
 
+from fleet.foreign.models import MAX_BYTES, PATH, ModelsError, ServedModel, read_answer
 from fleet.gateway.http.connection import Limits, UpstreamError
-from fleet.gateway.http.upstream import Pool, Response
+from fleet.gateway.http.upstream import Pool
 from fleet.gateway.record import metrics
-from fleet.served import MAX_BYTES, NOT_SUPPORTED, TOO_OFTEN, Served, read_models, unlisted
 from fleet.snapshot import ModelView, NodeConfig, NodeView
 from fleet.translation.sse import SseSplitter
 from neuron.wire import PROTOCOL, NodeState
 
-# A node sends at least a comment every few seconds; one that is silent for longer is not there.
+# A neuron sends at least a comment every few seconds: one that is silent for longer is away.
 EVENT_LIMITS = Limits(connect_s=3.0, first_byte_s=5.0, idle_s=15.0, max_connections=2)
-MISSED_S = 1.0  # a server that did not answer is asked again after this
-REST_S = 30.0  # one that was asked too often, after this
+MISSED_S = 1.0  # until a server that did not answer is asked again
+REST_S = 30.0  # until one that answered 429 is
 
 
 @dataclass(frozen=True, slots=True)
-class Asking:
-    """How servers are watched."""
+class WatchPolicy:
+    """How servers that push nothing are polled."""
 
     interval_s: float = 5.0
-    misses: int = 3  # in a row make a server unhealthy
+    misses: int = 3  # in a row, before a server counts as away
 
 
-async def follow_neuron(
+async def watch_neuron(
     config: NodeConfig, pool: Pool, in_flight: Callable[[], int]
 ) -> AsyncIterator[NodeView]:
-    """The node's view with each of its events, until its stream ends."""
+    """The node's view after each of its events, until its stream ends. Raises `UpstreamError`."""
     response = await pool.request("GET", "/events", headers={"accept": "text/event-stream"})
     try:
         if response.status != 200:
@@ -50,48 +50,39 @@ async def follow_neuron(
         response.close()
 
 
-async def follow_server(config: NodeConfig, pool: Pool, asking: Asking) -> AsyncIterator[NodeView]:
-    """The server's view by its list of models, until it has missed so often; no completion is ever run."""
+async def watch_server(config: NodeConfig, pool: Pool, policy: WatchPolicy) -> AsyncIterator[NodeView]:
+    """The server's view after each poll of its list of models; no completion is ever run.
+
+    Raises `UpstreamError` when the server has missed `policy.misses` polls in a row.
+    """
     misses, known = 0, None
     while True:
         try:
             served = await _ask(config, pool)
         except UpstreamError:
             misses += 1
-            if misses >= asking.misses:
+            if misses >= policy.misses:
                 raise
             await asyncio.sleep(MISSED_S)
             continue
         misses, known = 0, known if served is None else served
         if known is not None:
             yield _view(config, known)
-        await asyncio.sleep(asking.interval_s if served is not None else REST_S)
+        await asyncio.sleep(policy.interval_s if served is not None else REST_S)
 
 
-async def _ask(config: NodeConfig, pool: Pool) -> list[Served] | None:
-    """What it lists; None when it was asked too often, which is no reason to think worse of it."""
-    response = await pool.request("GET", config.path("/v1/models"), headers={"accept": "application/json"})
+async def _ask(config: NodeConfig, pool: Pool) -> list[ServedModel] | None:
+    """The models that a server lists; None when it asks to be asked less often. Raises `UpstreamError`."""
+    response = await pool.request("GET", config.path(PATH), headers={"accept": "application/json"})
     try:
-        return await _understand(config, response)
-    except ValueError as error:
+        return read_answer(response.status, await response.read(MAX_BYTES), config.models)
+    except ModelsError as error:
         raise UpstreamError("protocol", str(error)) from error
     finally:
         response.close()
 
 
-async def _understand(config: NodeConfig, response: Response) -> list[Served] | None:
-    if response.status == 200:
-        return read_models(await response.read(MAX_BYTES), config.models)
-    if response.status == TOO_OFTEN:
-        return None
-    if response.status in NOT_SUPPORTED and config.models:
-        return unlisted(config.models)
-    if response.status in {401, 403}:
-        raise UpstreamError("protocol", f"does not accept the API key (GET /v1/models: {response.status})")
-    raise UpstreamError("protocol", f"GET /v1/models answered {response.status}")
-
-
-def _view(config: NodeConfig, served: list[Served]) -> NodeView:
+def _view(config: NodeConfig, served: list[ServedModel]) -> NodeView:
     models = {
         model.id: ModelView(
             id=model.id,
@@ -106,7 +97,7 @@ def _view(config: NodeConfig, served: list[Served]) -> NodeView:
 
 
 def view_of(config: NodeConfig, state: NodeState, in_flight: int = 0) -> NodeView:
-    """What the snapshot keeps of a node's state."""
+    """The part of a node's state that the snapshot keeps."""
     loads = {load.id: load for load in state.health.models}
     models = {}
     for info in state.models:
@@ -119,7 +110,7 @@ def view_of(config: NodeConfig, state: NodeState, in_flight: int = 0) -> NodeVie
             progress=info.progress,
             capabilities=tuple(info.capabilities),
             error=info.error.message if info.error else None,
-            # What cannot be must not draw requests: a negative count would be less than nothing to do.
+            # A negative count would attract every request.
             running=max(0, load.running) if load else 0,
             waiting=max(0, load.waiting) if load else 0,
             max_running=max(0, load.max_running) if load else 0,

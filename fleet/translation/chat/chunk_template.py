@@ -1,7 +1,7 @@
-"""A stream's chunks are mostly the same bytes around another word; such a one needs no parser.
+"""Most chunks of a stream differ in one word only, and are read without a parser.
 
-Why comparing bytes is sound: the text between is a JSON string without quotes, escapes and control
-characters, so everything around it has the meaning that it had in the chunk before.
+Comparing bytes is sound: the text between is a JSON string without quotes, escapes and control characters, so
+everything around it means what it meant in the chunk before.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ _CONTENT = re.compile(rb'"content"\s*:\s*"')
 _PLAIN = re.compile(rb'[^"\\\x00-\x1f]+')
 
 
-class Alike:
-    """What stood around the text of an event that said text and nothing else."""
+class ChunkTemplate:
+    """The bytes around the text of an event that held text and nothing else."""
 
     __slots__ = ("_after", "_before")
 
@@ -22,8 +22,8 @@ class Alike:
         self._after = after
 
     @classmethod
-    def of(cls, data: bytes, text: str) -> Alike | None:
-        """`data` is one whole event that said `text`. None where that does not stand there as it is."""
+    def of(cls, data: bytes, text: str) -> ChunkTemplate | None:
+        """The template of `data`, one whole event with `text`; None where `data` escapes the text."""
         found = [match.end() for match in _CONTENT.finditer(data)]
         written = text.encode()
         if len(found) != 1 or not data.startswith(written + b'"', found[0]):
@@ -31,7 +31,7 @@ class Alike:
         return cls(data[: found[0]], data[found[0] + len(written) :])
 
     def text(self, data: bytes) -> str:
-        """What an event says that differs in nothing else; empty when it does."""
+        """The text of an event that fits the template; empty when it does not."""
         if not (data.startswith(self._before) and data.endswith(self._after)):
             return ""
         end = len(data) - len(self._after)

@@ -7,10 +7,10 @@ import json
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fleet.doubts import MAX_WARNINGS, examine
-from fleet.gateway.nodes.refusals import MAX_MESSAGE_CHARS, refusal
-from fleet.gateway.nodes.wording import Wording
-from fleet.served import MAX_ID_CHARS, read_models
+from fleet.foreign.errors import MAX_MESSAGE_CHARS, read_error
+from fleet.foreign.models import MAX_ID_CHARS, read_models
+from fleet.gateway.nodes.adapter import RequestAdapter
+from fleet.plausibility import MAX_WARNINGS, examine
 from fleet.snapshot import NodeConfig
 from neuron.wire import ApiError, DeviceHealth, Health, ModelInfo, ModelLoad
 
@@ -35,7 +35,7 @@ BODIES = (
 
 @given(st.integers(300, 599), BODIES, st.text(max_size=20))
 def test_every_refusal_becomes_an_error_of_ours(status, body, retry_after):
-    error = refusal(status, body, retry_after)
+    error = read_error(status, body, retry_after)
     assert error.status in {status, 502}
     assert error.status >= 400
     assert error.code
@@ -102,7 +102,7 @@ def test_what_is_believed_can_be(devices, models, loads, totals):
 
 @given(VALUES, st.sampled_from([400, 422]))
 def test_a_wording_that_was_refused_is_put_without_what_was_refused(value, status):
-    wording = Wording(NodeConfig("s", "http://s/v1", kind="openai", models={"m": "its own"}))
+    wording = RequestAdapter(NodeConfig("s", "http://s/v1", kind="openai", models={"m": "its own"}))
     body = json.dumps({"model": "m", "stream_options": {"include_usage": True}, "other": value}).encode()
     sent = wording.body("m", body)
     assert json.loads(sent)["model"] == "its own"

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fleet.translation import ChatReader
-from fleet.translation.chat.alike import Alike
+from fleet.translation.chat.chunk_template import ChunkTemplate
 from fleet.translation.events import Event
 
 HEAD = {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1, "model": "m"}
@@ -58,7 +58,7 @@ def test_events_come_out_the_same_whole_and_in_single_bytes(chunks: list[bytes])
 
 
 def test_what_is_alike() -> None:
-    alike = Alike.of(event({"content": "one"}), "one")
+    alike = ChunkTemplate.of(event({"content": "one"}), "one")
     assert alike is not None
     assert alike.text(event({"content": "two ☃"}, ascii_only=False)) == "two ☃"
     for other in ({"content": 'a"b'}, {"content": ""}, {"content": "a", "refusal": "b"}, {"contents": "a"}):
@@ -68,5 +68,5 @@ def test_what_is_alike() -> None:
 
 
 def test_text_that_is_written_in_another_way_has_nothing_alike() -> None:
-    assert Alike.of(event({"content": "é"}), "é") is None
-    assert Alike.of(event({"content": "a", "x": {"content": "b"}}), "a") is None
+    assert ChunkTemplate.of(event({"content": "é"}), "é") is None
+    assert ChunkTemplate.of(event({"content": "a", "x": {"content": "b"}}), "a") is None

@@ -1,4 +1,4 @@
-"""Errors that arrive where an answer was expected: in a 200 stream, as an event, inside a choice."""
+"""Errors in place of an answer: in a 200 stream, as an event, inside a choice."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _STATUS_BY_TYPE = {
 
 
 def failure_of(error: Any) -> Failure:
-    """An upstream's error object, or bare text, as a Failure. A status it does not give is 502."""
+    """The `Failure` of an upstream's error object or bare text; the status is 502 where it gives none."""
     if not isinstance(error, dict):
         return Failure(BAD_GATEWAY, "upstream_error", str(error) or "the upstream failed without saying why")
     code = error.get("code")
@@ -40,7 +40,7 @@ def failure_of(error: Any) -> Failure:
 
 
 def failure_in(data: bytes) -> Failure | None:
-    """The error that an event's data is: `{"error": …}` or `{"code", "message"}`. None for anything else."""
+    """The error that an event's data states, as `{"error": …}` or `{"code", "message"}`; None without one."""
     try:
         payload = msgspec.json.decode(data)
     except (ValueError, RecursionError):

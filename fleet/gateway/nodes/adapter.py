@@ -1,6 +1,6 @@
-"""How requests are put to a node: a neuron gets them as they are, another server in its own terms.
+"""Adapting requests to a node: a neuron gets them unchanged, another server under its own names.
 
-No header of the client goes to either; what tells a neuron whose request it is stays within the fleet.
+Neither gets a header of the client. The headers that tell a neuron whose request it is stay in the fleet.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-from fleet.gateway.dialects.chat import with_model
+from fleet.gateway.dialects.chat_body import with_model
 from fleet.snapshot import NodeConfig
 from neuron.wire import ApiError
 
@@ -17,8 +17,8 @@ INTERNAL = "x-cortex-"  # headers between gateway and neurons
 USAGE = "stream_options"
 
 
-class Wording:
-    """Of one node; learns what the server refuses."""
+class RequestAdapter:
+    """One node's adapter; it remembers which fields the server refuses."""
 
     def __init__(self, config: NodeConfig) -> None:
         self._config = config
@@ -31,7 +31,7 @@ class Wording:
         return {name: value for name, value in headers.items() if not name.startswith(INTERNAL)}
 
     def body(self, model: str, body: bytes) -> bytes:
-        """The body that is sent for the (resolved) model."""
+        """The body to send for a (resolved) model."""
         if not self._is_foreign:
             return body
         name = self._config.models.get(model, model)
@@ -39,7 +39,7 @@ class Wording:
         return _without(named, USAGE) if self._without_usage else named
 
     def learn(self, refusal: ApiError, sent: bytes) -> bool:
-        """Whether the request can be put differently: some servers know no `stream_options`."""
+        """Whether to send the request again without what was refused: some know no `stream_options`."""
         asked = self._config.is_foreign and f'"{USAGE}"'.encode() in sent
         if not asked or refusal.status not in {400, 422}:
             return False
