@@ -1,3 +1,5 @@
+"""The daemon of one host without its HTTP: the models, their devices, and the state that `/events` sends."""
+
 from __future__ import annotations
 
 import asyncio
@@ -23,10 +25,7 @@ HARNESSES: Sequence[Callable[[HarnessContext], Harness]] = (TorchHarness,)
 
 
 class Daemon:
-    """One host's neuron without its HTTP: the models, the devices under them, and the news of both.
-
-    `beside` runs as long as they do.
-    """
+    """Makes the harnesses and runs them, with `beside` next to them for as long."""
 
     def __init__(
         self,
@@ -52,7 +51,7 @@ class Daemon:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Workers run inside; what the configuration names is loaded in the background."""
+        """Run workers within this context; the configured models are loaded in the background."""
         self._tasks = [
             asyncio.create_task(self._run_registry(), name="registry"),
             asyncio.create_task(self.registry.load_all(self.config.models), name="load at start"),
@@ -75,7 +74,7 @@ class Daemon:
             raise
 
     def stop(self) -> None:
-        """End event streams now, and what still runs after `stop_grace_s`, with an error."""
+        """End event streams now, and answers that still run after `stop_grace_s` with an error."""
         self.events.close()
         asyncio.get_running_loop().call_later(self.config.stop_grace_s, self._end_work)
 
@@ -88,9 +87,8 @@ class Daemon:
 
     def health(self) -> Health:
         devices, models = self.registry.health()
-        ready = [device.state == "ready" for device in devices]
         return Health(
-            status="ok" if all(ready) else "degraded" if any(ready) else "failed",
+            status=_status(devices),
             uptime_s=round(time.monotonic() - self._started, 3),
             pid=os.getpid(),
             rss_mb=rss_mb(os.getpid()) or 0,
@@ -104,3 +102,10 @@ class Daemon:
 
     def state(self, seq: int) -> NodeState:
         return NodeState(seq=seq, health=self.health(), models=self.registry.list())
+
+
+def _status(devices: Sequence[DeviceHealth]) -> str:
+    ready = [device.state == "ready" for device in devices]
+    if all(ready):
+        return "ok"
+    return "degraded" if any(ready) else "failed"

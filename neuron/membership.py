@@ -1,4 +1,4 @@
-"""This node's place in a fleet: it joins with a token, then tells every few seconds that it is there."""
+"""The membership of this node in a fleet: it joins with a token, then sends a heartbeat every few seconds."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ RETRY_S = 5.0  # until cortex has said how often
 
 
 class JoinRefusedError(Exception):
-    """cortex does not let this node in; the message says why and what to do."""
+    """cortex refuses this node; the message says why and what to do."""
 
 
 class Membership:
-    """Of one node in the fleet of the control plane at `url`. `secret` is what the node's API asks for.
+    """The membership in the fleet of the control plane at `url`. `secret` is the token of the node's API.
 
-    Raises `JoinRefusedError` for what no fleet would accept.
+    Raises `JoinRefusedError` for a name, endpoint or secret that no fleet accepts.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class Membership:
         self._pause_s = RETRY_S
 
     async def try_once(self) -> None:
-        """Join, or leave it to `run` while cortex does not answer. Raises `JoinRefusedError`."""
+        """Join now, or in `run` if cortex does not answer. Raises `JoinRefusedError`."""
         async with self._client() as http:
             try:
                 await self._join(http)
@@ -58,12 +58,15 @@ class Membership:
                 self._note_silence(error)
 
     async def run(self) -> None:
-        """Stay in the fleet until cancelled; come back to it when it has forgotten this node."""
+        """Send heartbeats until cancelled, and join again when cortex has forgotten this node."""
         async with self._client() as http:
             while True:
                 await asyncio.sleep(self._pause_s)
                 try:
-                    await (self._beat(http) if self._joined else self._join(http))
+                    if self._joined:
+                        await self._beat(http)
+                    else:
+                        await self._join(http)
                 except httpx.HTTPError as error:
                     self._note_silence(error)
                 except JoinRefusedError as error:
@@ -82,7 +85,8 @@ class Membership:
             accepted = JoinAnswer.model_validate_json(answer.content)
         except ValidationError as error:
             raise JoinRefusedError(f"{self._url} is no cortex: {answer.text[:100]!r}") from error
-        self._joined, self._pause_s = True, accepted.heartbeat_s
+        self._joined = True
+        self._pause_s = accepted.heartbeat_s
         log.info("joined", extra={"cortex": self._url, "node": accepted.name})
 
     async def _beat(self, http: httpx.AsyncClient) -> None:
@@ -94,7 +98,7 @@ class Membership:
             raise JoinRefusedError(self._reason(answer))
 
     async def _post(self, http: httpx.AsyncClient, path: str, body: Any, bearer: str) -> httpx.Response:
-        """Raises `HTTPError` for every answer that another attempt may better."""
+        """The answer to a POST. Raises `HTTPError` when there is none or a 5xx, where a retry may help."""
         answer = await http.post(path, json=body, headers={"authorization": f"Bearer {bearer}"})
         if answer.is_server_error:
             answer.raise_for_status()
@@ -103,9 +107,11 @@ class Membership:
     def _reason(self, answer: httpx.Response) -> str:
         try:
             error = answer.json()["error"]
-            code, message = str(error["code"]), str(error["message"])
+            code = str(error["code"])
+            message = str(error["message"])
         except (ValueError, KeyError, TypeError):
-            code, message = "", answer.text[:100]
+            code = ""
+            message = answer.text[:100]
         if answer.status_code == 400 and not code:
             host = urlsplit(self._url).hostname
             return f"add {host!r} to [admin] allowed_hosts in cortex.toml: it does not go by that name"
@@ -122,7 +128,7 @@ class Membership:
 def endpoint_for(url: str, host: str, port: int) -> str:
     """Where the control plane at `url` can reach what listens on `host` and `port`.
 
-    Of what listens everywhere it is the address that this machine speaks to `url` from. Raises
+    For a server on every interface, it is the address that this machine has towards `url`. Raises
     `JoinRefusedError`.
     """
     there = urlsplit(url)

@@ -1,3 +1,5 @@
+"""One process of a device worker, and the daemon's end of its pipe."""
+
 from __future__ import annotations
 
 import asyncio
@@ -16,7 +18,7 @@ EXITS = {pipe.EXIT_POISONED: "its device was poisoned", pipe.EXIT_CRASHED: "it c
 
 
 class PipeError(Exception):
-    """The worker sent something that is no frame of ours."""
+    """The worker sent something that is not a frame of messages."""
 
 
 class WorkerProcess:
@@ -34,7 +36,7 @@ class WorkerProcess:
 
     @classmethod
     async def start(cls, command: Sequence[str]) -> WorkerProcess:
-        """Run `command --fd N`, N being its end of a socket pair. The child ends when ours is closed."""
+        """Run `command --fd N`, where N is its end of a socket pair. It ends when the other end is closed."""
         ours, theirs = socket.socketpair()
         try:
             process = await asyncio.create_subprocess_exec(
@@ -42,13 +44,13 @@ class WorkerProcess:
                 "--fd",
                 str(theirs.fileno()),
                 stdin=asyncio.subprocess.DEVNULL,
-                stdout=sys.stderr,  # a worker's standard output is nobody's protocol
+                stdout=sys.stderr,  # nothing reads a worker's standard output
                 pass_fds=(theirs.fileno(),),
                 start_new_session=True,  # Ctrl-C is for the daemon
                 env=os.environ | {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"},  # cuda:N means what NVML calls N
             )
             reader, writer = await asyncio.open_unix_connection(sock=ours)
-        except BaseException:  # cancelled too: nobody else knows of our end, and without it the worker leaves
+        except BaseException:  # also when cancelled: closing our end makes the worker leave
             ours.close()
             raise
         finally:
@@ -56,12 +58,12 @@ class WorkerProcess:
         return cls(process, reader, writer)
 
     def send(self, message: pipe.ToWorker) -> None:
-        """Queue a message; to a worker that is gone it is dropped, its end is known elsewhere."""
+        """Queue a message. It is dropped when the worker is gone, which `receive` tells."""
         if not self._writer.is_closing():
             self._writer.write(pipe.frame([message]))
 
     async def receive(self) -> list[pipe.ToDaemon] | None:
-        """The messages of the next frame; None once the worker has closed its end. Raises `PipeError`."""
+        """The messages of the next frame; None once the worker closed its end. Raises `PipeError`."""
         try:
             header = await self._reader.readexactly(pipe.HEADER_BYTES)
             size = int.from_bytes(header, "big")
@@ -78,11 +80,13 @@ class WorkerProcess:
             self._process.kill()
 
     async def end(self, grace_s: float = 0.0) -> str:
-        """Close the pipe, wait `grace_s` for the process to leave, kill it otherwise; how it ended."""
+        """Close the pipe and kill the process if it is still there after `grace_s`. Returns how it ended."""
         self._writer.close()
         try:
             await asyncio.wait_for(self._process.wait(), grace_s)
         except TimeoutError:
             self.kill()
         code = await self._process.wait()
-        return f"killed by {signal.Signals(-code).name}" if code < 0 else EXITS.get(code, f"exit code {code}")
+        if code < 0:
+            return f"killed by {signal.Signals(-code).name}"
+        return EXITS.get(code, f"exit code {code}")

@@ -1,4 +1,4 @@
-"""What a generated answer consists of, in the order in which it appears."""
+"""The parts of a generated answer, in the order in which they appear."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class Content:
 
 @dataclass(frozen=True, slots=True)
 class ReasoningContent:
-    """Text from inside the model's reasoning block."""
+    """Text of the model's reasoning block."""
 
     text: str
 

@@ -1,6 +1,6 @@
-"""Reasoning apart from the answer: `<think>…</think>` at the start of what the model writes.
+"""Splits reasoning from the answer: `<think>…</think>` at the start of the output.
 
-The block counts only where it opens the output, or where the prompt already opened it: later in an answer the
+A block counts only where it opens the output, or where the prompt opened it already: later in an answer the
 same characters are text about reasoning. White space around the block belongs to neither side.
 """
 
@@ -15,6 +15,8 @@ from neuron.text.markers import held_suffix
 
 @dataclass(frozen=True, slots=True)
 class ReasoningMarkers:
+    """The texts around a block of reasoning."""
+
     open: str
     close: str
 
@@ -23,7 +25,7 @@ class ReasoningMarkers:
         return prompt.rstrip().endswith(self.open)
 
     def closed_by(self, prompt: str) -> bool:
-        """Whether the prompt ends with a thought, as it does where the model is not to think."""
+        """Whether the prompt ends with a closed block, as it does when the model is not to think."""
         return prompt.rstrip().endswith(self.close)
 
 
@@ -41,7 +43,10 @@ Piece = Content | ReasoningContent
 
 
 class ReasoningSplitter:
-    """feed(text) -> pieces. States: start → opened → inside → closed → answer, or start → answer at once."""
+    """Splits one output. States: start → opened → inside → closed → answer, or start → answer at once.
+
+    Without `markers` everything is content. `opened` says that the prompt opened the block.
+    """
 
     def __init__(self, markers: ReasoningMarkers | None, *, opened: bool = False) -> None:
         self._markers = markers or ReasoningMarkers("", "")
@@ -72,7 +77,7 @@ class ReasoningSplitter:
             return []
         return [ReasoningContent(text) if self.is_inside else Content(text)]
 
-    # Each state takes what is held and says what stays held and what comes out.
+    # Each state returns what stays held, and the piece that comes out.
 
     def _start(self) -> tuple[str, Piece | None]:
         text = self._held.lstrip()

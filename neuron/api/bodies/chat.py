@@ -160,7 +160,8 @@ def _refuse_contradictions(request: ChatBody) -> None:
 def _check_continuation(request: ChatBody) -> None:
     if not request.continue_final_message:
         return
-    param, last = "continue_final_message", request.messages[-1]
+    param = "continue_final_message"
+    last = request.messages[-1]
     if request.add_generation_prompt:
         raise invalid(param, f"{param} and add_generation_prompt cannot both be true.")
     if last.role != "assistant" or last.tool_calls:

@@ -81,7 +81,8 @@ class HarmonyParser(CallParser):
             return True
         if not marker:
             return False
-        recipient, channel = _RECIPIENT.search(head), _CHANNEL.search(head)
+        recipient = _RECIPIENT.search(head)
+        channel = _CHANNEL.search(head)
         self._route(recipient[1] if recipient else "", channel[1] if channel else "final")
         self._held = self._held[len(head) + len(MESSAGE) :]
         self._state = self._body
@@ -89,7 +90,8 @@ class HarmonyParser(CallParser):
 
     def _route(self, function: str, channel: str) -> None:
         self.is_reasoning = channel == "analysis" and not function
-        self._is_call, self._has_arguments = bool(function), False
+        self._is_call = bool(function)
+        self._has_arguments = False
         if function:
             self._start_call(function)
             self._emit = self._emit_arguments
@@ -107,7 +109,8 @@ class HarmonyParser(CallParser):
         self._pass(self._held[:at])
         if self._is_call:
             self._close()
-        self._held, self._state = self._held[at + len(end) :], self._text
+        self._held = self._held[at + len(end) :]
+        self._state = self._text
         self.is_reasoning = False
         return True
 
@@ -127,6 +130,6 @@ class HarmonyParser(CallParser):
 
 
 def _is_head(text: str) -> bool:
-    """Whether `text` begins a message, as far as it goes."""
+    """Whether `text` may be the beginning of a message."""
     start = text.lstrip()
     return any(start.startswith(opening) or opening.startswith(start) for opening in _OPENINGS)

@@ -1,12 +1,12 @@
-"""The Hermes notation, also Qwen's: `<tool_call>{"name": …, "arguments": {…}}</tool_call>`.
+"""The notation of Hermes, also Qwen's: `<tool_call>{"name": …, "arguments": {…}}</tool_call>`.
 
-Once the head `{"name": "…", "arguments": {` has been read, the call is announced and its arguments pass
-through as they are written. A block with another order of keys is read as a whole at its end. What is no
-call by then comes out as text, markers included; what follows the arguments and does not belong to the call
-comes out as text too. White space around calls is dropped.
+Once the head `{"name": "…", "arguments": {` is read, the call starts and its arguments pass through as they
+are written. A block with its keys in another order is read as a whole at its end. A block that is no call
+comes out as text, markers included, and so does what follows the arguments without belonging to the call.
+White space around calls is dropped.
 
-The JSON inside the arguments is followed for its structure only: whether it fits the tool is for the client
-to say, and it gets every character.
+The JSON of the arguments is followed for its structure only: the client gets every character, and decides
+whether they fit the tool.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class HermesParser(CallParser):
     def __init__(self, new_id: NewId) -> None:
         super().__init__(new_id)
         self._before = ""  # white space before the open block: text again if the block is no call
-        self._searched = 0  # of a block, how far its end was looked for
+        self._searched = 0  # how far the end of the block was looked for
         self._after_call = False
         self._scanner = JsonScanner()
 
@@ -82,7 +82,9 @@ class HermesParser(CallParser):
         if marker:
             text = before.rstrip()
             self._emit_text(text)
-            self._before, self._held, self._searched = before[len(text) :], rest, 0
+            self._before = before[len(text) :]
+            self._held = rest
+            self._searched = 0
             self._state = self._head
             return True
         shown = self._held[: len(self._held) - held_suffix(self._held, (OPEN,))].rstrip()
@@ -150,7 +152,7 @@ class HermesParser(CallParser):
 
 
 def _ends_call(tail: str) -> bool:
-    """Whether `tail` is what may stand between a call's arguments and its closing marker."""
+    """Whether `tail` may stand between a call's arguments and its closing marker."""
     text = tail.rstrip()
     return (
         not text or (text.startswith("}") and CLOSE.startswith(text[1:].lstrip())) or is_rest_of_object(text)

@@ -1,6 +1,6 @@
 """Llama 3's notation: the whole answer is `{"name": …, "parameters": {…}}`, or several joined by `;`.
 
-`<|python_tag|>` may stand before a call. JSON that names none of the tools offered is an answer, not a call.
+`<|python_tag|>` may precede a call. JSON that names none of the request's tools is an answer, not a call.
 """
 
 from __future__ import annotations
@@ -73,8 +73,11 @@ class LlamaParser(CallParser):
         assert before
         rest = self._held[before.end() :]
         if rest.startswith("{"):
-            self._before, self._held = before[0], rest
-            self._scanner, self._scanned, self._state = JsonScanner(), 0, self._object
+            self._before = before[0]
+            self._held = rest
+            self._scanner = JsonScanner()
+            self._scanned = 0
+            self._state = self._object
             return True
         if PYTHON_TAG.startswith(rest) and len(self._held) < MAX_HEAD_CHARS:
             return False
@@ -85,8 +88,10 @@ class LlamaParser(CallParser):
         head = JSON_HEAD.match(self._held[:MAX_HEAD_CHARS])
         if head and loads(head[1]) in self._names:
             self._start_call(loads(head[1]))
-            self._before, self._held = "", self._held[head.end() :]
-            self._scanner, self._state = JsonScanner(), self._arguments
+            self._before = ""
+            self._held = self._held[head.end() :]
+            self._scanner = JsonScanner()
+            self._state = self._arguments
             return True
         size, is_over = self._scanner.take(self._held[self._scanned :])
         self._scanned += size
@@ -94,7 +99,8 @@ class LlamaParser(CallParser):
             return False
         call = read_call(self._held[: self._scanned])
         if call and call[0] in self._names:
-            self._before, self._held = "", self._held[self._scanned :]
+            self._before = ""
+            self._held = self._held[self._scanned :]
             self._whole_call(call)
             self._state = self._text
         else:
@@ -104,7 +110,9 @@ class LlamaParser(CallParser):
     def _arguments(self) -> bool:
         is_over = self._stream_arguments(self._scanner)
         if is_over:
-            self._scanner, self._scanned, self._state = JsonScanner(1), 0, self._tail
+            self._scanner = JsonScanner(1)
+            self._scanned = 0
+            self._state = self._tail
         return is_over
 
     def _tail(self) -> bool:

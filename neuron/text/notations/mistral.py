@@ -1,9 +1,9 @@
-"""Mistral's notation: `[TOOL_CALLS]` and a list of calls, or, since its tokenizer 11, names and arguments.
+"""Mistral's notation: `[TOOL_CALLS]` and a list of calls, or, since tokenizer 11, names and arguments.
 
     [TOOL_CALLS][{"name": "f", "arguments": {…}}, …]
     [TOOL_CALLS]f[CALL_ID]123456789[ARGS]{…}[TOOL_CALLS]g[ARGS]{…}      ([CALL_ID] and [ARGS] may be absent)
 
-What follows the marker and is no call comes out as text, the marker included.
+Text after the marker that is no call comes out as text, the marker included.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class MistralParser(CallParser):
         super().__init__(new_id)
         self._scanner = JsonScanner()
         self._scanned = 0
-        self._opening = OPEN  # read since the last call and to be shown if no call comes of it
+        self._opening = OPEN  # read since the last call; text if it becomes no call
 
     def _end(self) -> None:
         if self._state == self._arguments or self._state == self._item_arguments:
@@ -81,7 +81,8 @@ class MistralParser(CallParser):
         before, marker, rest = self._held.partition(OPEN)
         if marker:
             self._emit_text(before)
-            self._held, self._state = rest, self._opened
+            self._held = rest
+            self._state = self._opened
             return True
         shown = len(self._held) - held_suffix(self._held, (OPEN,))
         self._emit_text(self._held[:shown])
@@ -92,12 +93,14 @@ class MistralParser(CallParser):
         start = self._held[:MAX_HEAD_CHARS]
         if start.lstrip().startswith("["):
             white, _, self._held = self._held.partition("[")
-            self._opening, self._state = f"{OPEN}{white}[", self._begin_item()
+            self._opening = f"{OPEN}{white}["
+            self._state = self._begin_item()
             return True
         if head := _NAMED_HEAD.match(start):
             self._start_call(head[1])
             self._held = self._held[head.end() :]
-            self._scanner, self._state = JsonScanner(), self._arguments
+            self._scanner = JsonScanner()
+            self._state = self._arguments
             return True
         if len(self._held) < MAX_HEAD_CHARS and _MAY_BECOME_HEAD.fullmatch(self._held):
             return False
@@ -114,14 +117,16 @@ class MistralParser(CallParser):
     # --- a list of calls ------------------------------------------------------------------------------
 
     def _begin_item(self) -> State:
-        self._scanner, self._scanned = JsonScanner(), 0
+        self._scanner = JsonScanner()
+        self._scanned = 0
         return self._item
 
     def _item(self) -> bool:
         if not self._scanned:
             start = self._held.lstrip(" \t\r\n,")
             if start.startswith("]") and not self._opening:
-                self._held, self._state = start[1:], self._text
+                self._held = start[1:]
+                self._state = self._text
                 return True
             if start and not start.startswith("{"):
                 self._emit_text(self._opening)
@@ -131,7 +136,8 @@ class MistralParser(CallParser):
             self._opening = ""
             self._start_call(loads(head[1]))
             self._held = self._held[head.end() :]
-            self._scanner, self._state = JsonScanner(), self._item_arguments
+            self._scanner = JsonScanner()
+            self._state = self._item_arguments
             return True
         return self._whole_item()
 
@@ -158,11 +164,13 @@ class MistralParser(CallParser):
     def _item_arguments(self) -> bool:
         is_over = self._stream_arguments(self._scanner)
         if is_over:
-            self._scanner, self._scanned, self._state = JsonScanner(1), 0, self._item_tail
+            self._scanner = JsonScanner(1)
+            self._scanned = 0
+            self._state = self._item_tail
         return is_over
 
     def _item_tail(self) -> bool:
-        """What closes the item's object: further keys are of no interest."""
+        """The end of the item's object; further keys are dropped."""
         size, is_over = self._scanner.take(self._held[self._scanned :])
         self._scanned += size
         if not is_over:

@@ -1,4 +1,4 @@
-"""Qwen3-Coder's notation, also others': parameters as elements.
+"""The notation of Qwen3-Coder and others: a function with its parameters as elements.
 
     <tool_call>
     <function=f>
@@ -9,8 +9,8 @@
     </tool_call>
 
 `<tool_call>` may be absent. Values become JSON by the tool's schema: text streams as it comes, anything else
-is read as JSON once it is complete, and is text if it is none. A block that names no function comes out as
-text.
+is read as JSON once it is complete, and is text if it is not JSON. A block that names no function comes out
+as text.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _MAY_BECOME_FUNCTION = re.compile(r"\s*(?:<(?:f(?:u(?:n(?:c(?:t(?:i(?:o(?:n(?:=[
 _PARAMETER = re.compile(r"<parameter=([^<>\n]+)>")
 _TEXT_RULES = {"pattern", "format", "minLength", "maxLength", "const"}
 _MISSING = object()
-_CONSTANTS = {"None": None, "null": None, "True": True, "False": False}  # Python's, too: models write them
+_CONSTANTS = {"None": None, "null": None, "True": True, "False": False}  # models also write Python's
 
 
 class QwenXmlNotation(ToolNotation):
@@ -60,7 +60,7 @@ class QwenXmlNotation(ToolNotation):
 
 
 def _guided(grammar: GrammarBuilder, value: Schema, root: Schema) -> str:
-    """A parameter's value and its end. Text is not quoted here, so of its rules only `enum` can be held."""
+    """A parameter's value and its end. Text is unquoted here, so only `enum` of its rules can be enforced."""
     end = f"\n{END_PARAMETER}\n"
     if _kinds(value) != {"string"}:
         definitions = {key: root[key] for key in ("$defs", "definitions") if key in root}
@@ -81,7 +81,7 @@ class QwenXmlParser(CallParser):
         super().__init__(new_id)
         self._tools = tools
         self._schema: Schema = {}
-        self._opening = ""  # shown if no call comes of it
+        self._opening = ""  # text if it becomes no call
         self._after_call = False
         self._num_parameters = 0
         self._kinds: set[Any] = set()
@@ -123,13 +123,15 @@ class QwenXmlParser(CallParser):
         start = self._held[:MAX_HEAD_CHARS]
         if head := _FUNCTION.match(start):
             self._begin(head[1])
-            self._held, self._state = self._held[head.end() :], self._parameters
+            self._held = self._held[head.end() :]
+            self._state = self._parameters
             return True
         if len(self._held) < MAX_HEAD_CHARS and _MAY_BECOME_FUNCTION.fullmatch(start):
             return False
-        # No call: what opened it is text, and what follows is looked at anew.
+        # No call: what opened it is text, and what follows is read again.
         if not self._opening.endswith(OPEN):
-            self._opening, self._held = self._opening + self._held[:1], self._held[1:]
+            self._opening = self._opening + self._held[:1]
+            self._held = self._held[1:]
         self._emit_text(self._opening)
         self._state = self._text
         return True
@@ -144,12 +146,14 @@ class QwenXmlParser(CallParser):
         self._held = self._held.lstrip()
         if head := _PARAMETER.match(self._held[:MAX_HEAD_CHARS]):
             self._open_value(head[1])
-            self._held, self._state = self._held[head.end() :], self._value
+            self._held = self._held[head.end() :]
+            self._state = self._value
             return True
         if self._held.startswith(END_FUNCTION):
             self._emit_arguments("{}" if not self._num_parameters else "}")
             self._end_call()
-            self._held, self._state = self._held[len(END_FUNCTION) :], self._close
+            self._held = self._held[len(END_FUNCTION) :]
+            self._state = self._close
             return True
         is_start = END_FUNCTION.startswith(self._held) or PARAMETER.startswith(self._held)
         if is_start or (
@@ -172,11 +176,13 @@ class QwenXmlParser(CallParser):
 
     def _value(self) -> bool:
         if not self._has_begun and self._held:
-            self._held, self._has_begun = self._held.removeprefix("\n"), True
+            self._held = self._held.removeprefix("\n")
+            self._has_begun = True
         value, marker, rest = self._held.partition(END_PARAMETER)
         if marker:
             self._emit_value(value.removesuffix("\n"), is_whole=True)
-            self._held, self._state = rest, self._parameters
+            self._held = rest
+            self._state = self._parameters
             return True
         if self._is_text:
             shown = len(self._held) - held_suffix(self._held, ("\n" + END_PARAMETER, END_PARAMETER))
@@ -194,12 +200,13 @@ class QwenXmlParser(CallParser):
         rest = self._held.lstrip()
         if CLOSE.startswith(rest) and rest != CLOSE:
             return False
-        self._held, self._state = rest.removeprefix(CLOSE), self._text
+        self._held = rest.removeprefix(CLOSE)
+        self._state = self._text
         return True
 
 
 def _kinds(schema: Any) -> set[Any]:
-    """The types of JSON that a schema names; none when it leaves that open."""
+    """The JSON types that a schema allows; empty when it leaves them open."""
     if not isinstance(schema, dict):
         return set()
     kinds = schema.get("type", [])
