@@ -125,4 +125,4 @@ class HarnessContext:
     config: NeuronConfig
     url: str  # of this node's API
     devices: Sequence[DeviceInfo]
-    changed: Callable[[bool], None]  # called when `/events` has news: True for a state, False for mere load
+    changed: Callable[[bool], None]  # called with True when a state changed, with False when load did

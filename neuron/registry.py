@@ -20,7 +20,7 @@ NOW = Leave()
 class Registry:
     """Finds the harness of a model or device, and carries out one call per verb and model at a time.
 
-    Callers that ask for the same thing share one call and its outcome; it goes on when they disconnect.
+    Callers that ask for the same share one call and its outcome; it continues when they disconnect.
     """
 
     def __init__(self, harnesses: Iterable[Harness]) -> None:

@@ -13,14 +13,14 @@ from neuron.harness import LocalModel
 from neuron.registry import Registry
 from neuron.wire import ApiError
 
-LOG_FIELDS = "neuron.log"  # the key under which the middleware leaves them in the ASGI scope
+LOG_FIELDS = "neuron.log"  # the key in the ASGI scope under which the middleware keeps them
 MAX_PRINCIPAL_CHARS = 200
 _PRIORITY = re.compile(r"-?[0-9]{1,2}")
 
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Whom an answer is for and how urgent it is, as the gateway says; see `neuron.engine` for its effect."""
+    """The principal and priority that the gateway names; the engine's waiting queue goes by them."""
 
     principal: str
     priority: int

@@ -54,7 +54,7 @@ class PlacedModel:
     is_resident: bool = False  # was loaded once, so it is loaded again when its worker is replaced
     reloads: int = 0
     settled: asyncio.Event = field(default_factory=asyncio.Event)  # set when loaded, failed or gone
-    leaving: Leave | None = None  # how it goes, while it waits for its requests
+    leaving: Leave | None = None  # set while it waits for its requests before it is unloaded
 
     @property
     def id(self) -> str:

@@ -54,7 +54,7 @@ class AnswerChoice:
         self._generation: Generation | None = None
         self._started = time.monotonic()
         self._first: list[int] | None = None
-        self._has_head = asyncio.Event()
+        self.has_head = asyncio.Event()  # set with the first token, and at the end
 
     def start(self) -> Generation:
         """The choice's generation, which the first call submits."""
@@ -63,7 +63,7 @@ class AnswerChoice:
         return self._generation
 
     def cancel(self) -> None:
-        self._has_head.set()
+        self.has_head.set()
         if self._generation:
             self._generation.cancel()
 
@@ -76,7 +76,7 @@ class AnswerChoice:
 
     async def _start_in_turn(self) -> Generation:
         if self._after is not None:
-            await self._after._has_head.wait()  # noqa: SLF001 - one of us
+            await self._after.has_head.wait()
             self._after = None
         return self.start()
 
@@ -94,7 +94,7 @@ class AnswerChoice:
             self._fields["code"] = "client_gone"
             raise
         finally:
-            self._has_head.set()
+            self.has_head.set()
             self._count("completion_tokens", self._answer.tokens)
         if rest := self._answer.finish():
             yield AnswerDelta(rest)
@@ -117,7 +117,7 @@ class AnswerChoice:
             if tokens is None:
                 yield AnswerDelta()
             else:
-                self._has_head.set()
+                self.has_head.set()
                 delta = self._feed(generation, tokens)
                 if delta.events or delta.drawn:
                     yield delta

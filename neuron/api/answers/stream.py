@@ -20,7 +20,7 @@ log = logging.getLogger("neuron.chat")
 
 
 class ChoiceWriter(Protocol):
-    """Encodes one choice as chunks; no bytes where nothing is to be said yet."""
+    """Encodes one choice as chunks; empty while there is nothing to send."""
 
     def begin(self) -> bytes: ...
 
@@ -60,7 +60,7 @@ async def stream(
     except ApiError as error:
         choices[0].note_error(error)
         await write(error_chunk(error))
-    except Exception:  # the head is sent: nobody else can tell the client
+    except Exception:  # the head is sent, so no other place can report it
         log.exception("stream failed")
         choices[0].note_error(internal_error())
         await write(error_chunk(internal_error()))

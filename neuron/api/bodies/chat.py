@@ -87,7 +87,7 @@ class NamedTool(Struct, forbid_unknown_fields=True):
 class ChatBody(GenerationBody, forbid_unknown_fields=True, kw_only=True):
     """Every parameter of OpenAI's API, and those that other servers have added to it."""
 
-    messages: list[ChatMessage] = []  # required; by default empty, so that a missing model is told first
+    messages: list[ChatMessage] = []  # required, but a missing model is reported first
     max_completion_tokens: Count | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Meta(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
