@@ -69,7 +69,7 @@ def test_any_json_is_decoded_or_refused_by_name(change, is_complete):
 
 
 @pytest.mark.parametrize("name", sorted(NEUTRAL))
-def test_what_says_nothing_new_is_accepted_and_the_rest_refused(name):
+def test_neutral_values_are_accepted_and_others_refused(name):
     for value in NEUTRAL[name]:
         decode(json.dumps(VALID | {name: value}).encode())
     with pytest.raises(ApiError) as caught:

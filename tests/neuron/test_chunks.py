@@ -33,7 +33,7 @@ def payloads(stream: bytes) -> list[dict]:
     model=st.text(max_size=5) | st.just('""'),
     index=st.integers(0, 9),
 )
-def test_every_event_is_a_chunk_of_its_own_with_all_that_chunks_have(include_usage, said, model, index):
+def test_chunk_of_every_event_has_all_fields_of_a_chunk(include_usage, said, model, index):
     choice = ChatChoiceWriter(index, ChunkEncoder("c-1", model, "kind", include_usage=include_usage), None)
     found = payloads(choice.delta(said, ()))
     assert len(found) == len(said)

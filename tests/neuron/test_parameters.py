@@ -42,7 +42,7 @@ ROWS = table()
 
 
 @pytest.mark.parametrize("endpoint", BODIES)
-def test_every_parameter_has_its_row(endpoint):
+def test_every_parameter_has_a_row_in_the_table(endpoint):
     body, _, _ = BODIES[endpoint]
     known = {field.name for field in msgspec.structs.fields(body)}
     assert {name for name, row in ROWS.items() if row[endpoint] != "–"} == known
@@ -52,7 +52,7 @@ def test_every_parameter_has_its_row(endpoint):
     ("endpoint", "name"),
     [(endpoint, name) for endpoint in BODIES for name, row in ROWS.items() if row[endpoint] != "–"],
 )
-def test_tolerated_and_refused_are_so(endpoint, name):
+def test_parameters_are_tolerated_or_refused_as_the_table_says(endpoint, name):
     _, decode, valid = BODIES[endpoint]
     word = ROWS[name][endpoint]
     assert word in {"honoured", "tolerated", "refused"}

@@ -17,7 +17,7 @@ async def start(written: bytes, code: int = 0) -> WorkerProcess:
     return await WorkerProcess.start((sys.executable, "-c", SCRIPT, written.hex(), str(code)))
 
 
-async def test_frames_come_whole_until_the_end():
+async def test_frames_are_received_whole_until_the_end():
     status = pipe.Status(1, 2, [])
     process = await start(pipe.frame([]) + pipe.frame([status, status]))
     assert await process.receive() == []
@@ -31,14 +31,14 @@ async def test_frames_come_whole_until_the_end():
     [b"\xff\xff\xff\xff", b"\0\0\0\1\x01", b"\0\0\0\2\x91\x01"],
     ids=["huge", "no list", "no message"],
 )
-async def test_nonsense_is_told_apart_from_the_end(written):
+async def test_invalid_frames_raise_and_the_end_does_not(written):
     process = await start(written)
     with pytest.raises(PipeError):
         await process.receive()
     await process.end()
 
 
-async def test_a_frame_that_was_cut_off_is_the_end():
+async def test_truncated_frame_is_the_end():
     process = await start(pipe.frame([pipe.Status(1, 2, [])])[:-1])
     assert await process.receive() is None
     await process.end()
@@ -47,18 +47,18 @@ async def test_a_frame_that_was_cut_off_is_the_end():
 @pytest.mark.parametrize(
     ("code", "reason"), [(3, "exit code 3"), (pipe.EXIT_POISONED, "its device was poisoned")]
 )
-async def test_how_it_ended(code, reason):
+async def test_end_says_how_the_process_ended(code, reason):
     process = await start(b"", code)
     assert await process.receive() is None
     assert await process.end(grace_s=10) == reason
 
 
-async def test_what_does_not_leave_is_killed():
+async def test_process_that_does_not_end_is_killed():
     process = await WorkerProcess.start((sys.executable, "-c", "import time; time.sleep(600)"))
     assert await process.end() == "killed by SIGKILL"
 
 
-async def test_sending_to_one_that_is_gone_is_no_error():
+async def test_message_to_a_dead_process_is_dropped():
     process = await start(b"")
     assert await process.receive() is None
     process.send(pipe.Shutdown())
@@ -66,7 +66,7 @@ async def test_sending_to_one_that_is_gone_is_no_error():
     process.send(pipe.Shutdown())
 
 
-async def test_a_start_that_is_cancelled_leaves_no_socket():
+async def test_cancelled_start_leaves_no_socket():
     start = asyncio.create_task(WorkerProcess.start((sys.executable, "-c", "import time; time.sleep(600)")))
     await asyncio.sleep(0)
     start.cancel()

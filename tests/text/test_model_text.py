@@ -13,7 +13,7 @@ from tests.text.splitting import merged
 USER = [{"role": "user", "content": "hi"}]
 
 
-def test_reads_end_tokens_capabilities_and_defaults(tmp_path):
+def test_directory_gives_end_tokens_capabilities_and_defaults(tmp_path):
     generation = {
         "do_sample": True,
         "temperature": 0.6,
@@ -36,7 +36,7 @@ def test_reads_end_tokens_capabilities_and_defaults(tmp_path):
         ({"do_sample": True}, 1.0),
     ],
 )
-def test_temperature_when_the_request_names_none(tmp_path, generation, temperature):
+def test_default_temperature_follows_generation_config(tmp_path, generation, temperature):
     assert (
         read_model_text(write_model(tmp_path / "m", generation=generation)).defaults.temperature
         == temperature
@@ -103,7 +103,7 @@ def test_an_answer_goes_through_the_whole_chain(tmp_path):
     assert answer.tokens == len(text.encode(output))
 
 
-def test_a_prompt_that_opened_the_block_starts_inside(tmp_path):
+def test_answer_to_a_prompt_that_opened_the_block_starts_inside(tmp_path):
     text = read_model_text(write_model(tmp_path / "m"))
     prompt = text.template.render(USER, variables={"enable_thinking": True})
     answer, events = run(text, "hm</think>ok", prompt=prompt)
@@ -111,7 +111,7 @@ def test_a_prompt_that_opened_the_block_starts_inside(tmp_path):
     assert answer.reasoning_tokens == 3
 
 
-def test_calls_are_text_when_nobody_asked_for_them(tmp_path):
+def test_calls_are_text_without_tools(tmp_path):
     text = read_model_text(write_model(tmp_path / "m"))
     answer, events = run(text, "<tool_call>{}</tool_call>")
     assert events == [Content("<tool_call>{}</tool_call>")]
@@ -136,7 +136,7 @@ def test_markers_that_are_special_tokens_stay_visible(tmp_path):
     assert events == [ReasoningContent("a"), Content("b")]
 
 
-def test_the_model_that_ships_is_understood(tmp_path):
+def test_shipped_template_has_all_capabilities(tmp_path):
     template = (WEIGHTS_DIR / "chat_template.jinja").read_text()
     assert read_model_text(write_model(tmp_path / "m", template=template)).capabilities == [
         "chat",

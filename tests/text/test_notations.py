@@ -129,7 +129,7 @@ CASES = [
 
 
 @pytest.mark.parametrize(("name", "text", "expected"), CASES)
-def test_calls_and_text(name, text, expected):
+def test_calls_and_text_are_told_apart(name, text, expected):
     expected = [Content(text)] if expected == "itself" else expected
     assert run(name, [text]) == expected
     assert run(name, list(text)) == expected
@@ -144,7 +144,7 @@ def test_any_split_gives_the_same_events(name, data):
 
 @pytest.mark.parametrize("name", ["mistral", "llama3", "qwen-xml"])
 @given(data=st.data())
-def test_no_word_is_lost(name, data):
+def test_words_outside_of_calls_are_kept(name, data):
     """Whatever the notation makes of it, the words come out once each, in their order."""
     parts = data.draw(st.lists(st.sampled_from(FRAGMENTS[name]), max_size=14))
     text = "".join(part if not part.isdigit() else f"w{number}" for number, part in enumerate(parts))
@@ -192,7 +192,7 @@ CALLS = st.lists(st.tuples(st.sampled_from(["f", "g"]), ARGUMENTS), max_size=3)
 
 @pytest.mark.parametrize("name", NOTATIONS)
 @given(calls=CALLS, data=st.data())
-def test_every_well_formed_call_arrives_as_it_was_written(name, calls, data):
+def test_well_formed_calls_keep_their_arguments(name, calls, data):
     if name == "qwen-xml":
         calls = [("f", arguments) for _, arguments in calls]
     events = run(name, cut(written(name, calls), data))
@@ -202,7 +202,7 @@ def test_every_well_formed_call_arrives_as_it_was_written(name, calls, data):
 
 
 @pytest.mark.parametrize("name", NOTATIONS)
-def test_arguments_stream_as_they_come(name):
+def test_arguments_stream_as_they_are_written(name):
     text = written(name, [("f", {"s": "a somewhat longer text"})])
     parser = NOTATIONS[name].parser(lambda: "call_x", TOOLS)
     parser.feed(text[: text.index("longer")])
@@ -221,6 +221,6 @@ def test_arguments_stream_as_they_come(name):
         ("nothing of that", None),
     ],
 )
-def test_the_template_says_which_notation(template, name):
+def test_template_chooses_the_notation(template, name):
     found = choose_notation(template)
     assert (found.name if found else None) == name
