@@ -16,7 +16,7 @@ DECISIONS = {  # pure: values in, values out
     "fleet.breaker",
     "fleet.placement",
     "fleet.evictor",
-    "fleet.limits",
+    "fleet.key_limits",
     "fleet.records",
     "fleet.plausibility",
     "fleet.foreign",
