@@ -86,7 +86,7 @@ class StreamSettings(Section):
     max_unread_tokens: PositiveInt = Field(4096, description="A client with more unread tokens is cut off")
 
 
-class JoinSettings(Section):
+class MembershipSettings(Section):
     """The fleet that this node registers itself with."""
 
     url: str | None = Field(None, description="cortex's control plane: http://cortex.internal:31315")
@@ -125,7 +125,7 @@ class NeuronConfig(Settings):
     engine: EngineSettings = EngineSettings()
     restart: RestartSettings = RestartSettings()
     stream: StreamSettings = StreamSettings()
-    join: JoinSettings = JoinSettings()
+    join: MembershipSettings = MembershipSettings()
 
     @model_validator(mode="after")
     def _ids_are_unique(self) -> Self:
