@@ -38,7 +38,7 @@ limit = {{ context = 32768 }}
 MAKE_KEY = """
 import django
 django.setup()
-from fleet.limits import KeyLimits
+from fleet.key_limits import KeyLimits
 from fleet.services import keys
 many = 10**9
 _, secret = keys.create("bench", limits=KeyLimits(

@@ -16,7 +16,7 @@ from fleet.breaker import Breaker, State
 from fleet.gateway.http.connection import Limits, UpstreamError
 from fleet.gateway.http.upstream import Pool
 from fleet.gateway.nodes.adapter import RequestAdapter
-from fleet.gateway.nodes.view import FleetView
+from fleet.gateway.nodes.fleet_state import FleetState
 from fleet.gateway.nodes.watcher import EVENT_LIMITS, WatchPolicy, watch_neuron, watch_server
 from fleet.gateway.record import metrics
 from fleet.snapshot import NodeConfig, NodeView
@@ -31,13 +31,13 @@ RECONNECT_S = (0.2, 0.5, 1.0, 2.0)  # the last one goes on
 class Node:
     """One node: `pool` for requests, and the follower of its state. `close` ends both."""
 
-    def __init__(self, config: NodeConfig, view: FleetView, limits: Limits, asking: WatchPolicy) -> None:
+    def __init__(self, config: NodeConfig, fleet: FleetState, limits: Limits, asking: WatchPolicy) -> None:
         self.config = config
         self.pool = Pool(config.base, limits, token=config.token)
         self.breaker = Breaker()
         self.adapter = RequestAdapter(config)
         self.heard = asyncio.Event()  # what it has, or that it is away
-        self._view = view
+        self._fleet = fleet
         self._asking = asking
         self._control = Pool(config.base, EVENT_LIMITS, token=config.token)
         self._task = asyncio.create_task(self._follow(), name=f"follow-{config.name}")
@@ -62,8 +62,8 @@ class Node:
             failures += 1
 
     def _show(self, node: NodeView) -> None:
-        before = self._view.snapshot.nodes.get(self.config.name)
-        self._view.set_node(node)
+        before = self._fleet.snapshot.nodes.get(self.config.name)
+        self._fleet.set_node(node)
         self.heard.set()
         metrics.show_node(node)
         if before is None or not before.healthy:
@@ -72,8 +72,8 @@ class Node:
             log.info("node is up", extra={"node": node.name})
 
     def _mark_away(self, reason: str) -> None:
-        before = self._view.snapshot.nodes.get(self.config.name)
-        self._view.set_unreachable(self.config.name, reason)
+        before = self._fleet.snapshot.nodes.get(self.config.name)
+        self._fleet.set_unreachable(self.config.name, reason)
         self.heard.set()
         if before is not None and before.healthy:
             log.warning("node is away", extra={"node": self.config.name, "reason": reason})
@@ -91,8 +91,8 @@ class Node:
 class Nodes:
     """All of them, kept in step with the configuration."""
 
-    def __init__(self, view: FleetView, limits: Limits, asking: WatchPolicy, *, workers: int = 1) -> None:
-        self._view = view
+    def __init__(self, fleet: FleetState, limits: Limits, asking: WatchPolicy, *, workers: int = 1) -> None:
+        self._fleet = fleet
         self._limits = limits
         self._asking = asking
         self._workers = workers  # that share what a node takes at once
@@ -154,7 +154,7 @@ class Nodes:
 
     async def update(self) -> None:
         """Start what the configuration names newly, end what it no longer names or names differently."""
-        wanted = self._view.snapshot.config.nodes
+        wanted = self._fleet.snapshot.configuration.nodes
         for name, node in list(self._nodes.items()):
             if wanted.get(name) != node.config:
                 await self._nodes.pop(name).close()
@@ -162,7 +162,7 @@ class Nodes:
                 metrics.forget_node(name)
         for name, config in wanted.items():
             if name not in self._nodes:
-                self._nodes[name] = Node(config, self._view, self._limits_of(config), self._asking)
+                self._nodes[name] = Node(config, self._fleet, self._limits_of(config), self._asking)
 
     async def heard(self, within_s: float) -> None:
         """Returns when each has said what it has, or was found away; after `within_s` in any case."""
