@@ -20,6 +20,18 @@ MAX_BIASES = 1024
 MAX_TOP_LOGPROBS = 20
 
 
+Inputs = str | list[str | TokenId | list[TokenId]] | None  # a text, texts, tokens, or lists of tokens
+
+
+def each_input(given: Inputs) -> list[str | list[int]]:
+    """The texts and lists of tokens; a single one of either counts as a list of one."""
+    if isinstance(given, str):
+        return [given]
+    inputs: Any = given or []
+    is_tokens = inputs and all(isinstance(part, int) for part in inputs)
+    return [inputs] if is_tokens else inputs
+
+
 class StreamOptions(Struct, forbid_unknown_fields=True):
     include_usage: bool = False
     include_obfuscation: bool | None = None
@@ -73,7 +85,9 @@ class GenerationBody(Struct, forbid_unknown_fields=True, kw_only=True):
 
     @property
     def stops(self) -> list[str]:
-        return [self.stop] if isinstance(self.stop, str) else self.stop or []
+        if isinstance(self.stop, str):
+            return [self.stop]
+        return self.stop or []
 
     @property
     def choices(self) -> int:
