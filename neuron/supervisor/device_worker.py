@@ -243,8 +243,8 @@ class DeviceWorker:
             refused = pipe.Refused(submit.id, 503, "worker_lost", self._not_running, RETRY_AFTER_S)
             generation.finish(refused)
             return generation
+        self._send(submit)  # first, so that nothing stays pending if it cannot be encoded
         self._pending.add_generation(generation)
-        self._send(submit)
         return generation
 
     async def embed(self, model: str, inputs: list[list[int]]) -> bytes:
