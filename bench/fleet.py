@@ -184,11 +184,11 @@ def _fill(ports: list[int], models: int, rows: int) -> None:
 
 def _polling() -> float:
     from fleet.models import Node  # noqa: PLC0415
-    from fleet.services import observe  # noqa: PLC0415
+    from fleet.services import polling  # noqa: PLC0415
 
-    observe.poll()
+    polling.poll()
     assert not Node.objects.filter(healthy=False).exists()
-    return statistics.median(_seconds(observe.poll) for _ in range(3))
+    return statistics.median(_seconds(polling.poll) for _ in range(3))
 
 
 def _pages() -> dict[str, Any]:

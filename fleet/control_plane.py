@@ -12,7 +12,8 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-from fleet.gateway.control.plane import ControlPlaneError, OperationState
+from fleet.gateway.control.plane import ControlPlaneError
+from fleet.operations import OperationView
 from fleet.services import configuration, lifecycle
 from fleet.snapshot import Configuration
 from neuron.wire import ApiError
@@ -33,10 +34,10 @@ class ServicesControl:
             return None
         return await self._call(configuration.read)
 
-    async def ensure_loaded(self, model: str) -> OperationState:
+    async def ensure_loaded(self, model: str) -> OperationView:
         return await self._call(lambda: lifecycle.ensure_loaded(model, requested_by="gateway"))
 
-    async def operation(self, operation_id: int) -> OperationState:
+    async def operation(self, operation_id: int) -> OperationView:
         return await self._call(lambda: lifecycle.operation(operation_id))
 
     async def _call(self, verb: Callable[[], T]) -> T:

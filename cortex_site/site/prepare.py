@@ -29,14 +29,14 @@ def main() -> None:
     # After django.setup(): these reach the app registry.
     from django.core.management import call_command  # noqa: PLC0415
 
-    from fleet.services import catalogue, schedule  # noqa: PLC0415
+    from fleet.services import schedule, settings_sync  # noqa: PLC0415
 
     with _one_at_a_time():
         _tell("migrating the database")
         call_command("migrate", interactive=False, verbosity=0)
         _tell("reading the configuration files")
         settings = config.current()
-        catalogue.sync_files(settings, config.load_catalogue(settings))
+        settings_sync.sync_files(settings, config.load_catalogue(settings))
         schedule.ensure()
         out = io.StringIO()
         call_command("ensure_admin", stdout=out)

@@ -116,6 +116,7 @@ NODE_CALL_TIMEOUT_S = 5.0  # of any other call to a node
 CAPACITY_WAIT_S = CONFIG.lifecycle.capacity_wait_s
 SWAP_WAIT_S = CONFIG.lifecycle.swap_wait_s
 DRAIN_GRACE_S = CONFIG.lifecycle.drain_grace_s
+EVICTION_STRATEGY = CONFIG.eviction.strategy
 MIN_RESIDENCY_S = CONFIG.lifecycle.min_residency_s
 NODE_WAIT_S = CONFIG.lifecycle.node_wait_s
 FAILURE_BACKOFF_S = CONFIG.lifecycle.failure_backoff_s

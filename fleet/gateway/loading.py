@@ -7,14 +7,14 @@ import math
 import time
 from dataclasses import dataclass, field
 
-from fleet.gateway.control.plane import ControlPlane, ControlPlaneError, OperationState
+from fleet.gateway.control.plane import ControlPlane, ControlPlaneError
 from fleet.gateway.nodes.fleet_state import FleetState
+from fleet.operations import UNSUCCESSFUL, OperationState, OperationView
 from neuron.wire import ApiError
 
 CHECK_INTERVAL_S = 0.5
 EVENT_DELAY_S = 3.0  # a node reports a finished load within this
 RETRY_S = 10.0  # `Retry-After` while nothing says how long a load takes
-FAILED = frozenset({"failed", "cancelled"})
 
 
 @dataclass(slots=True, eq=False)
@@ -23,7 +23,7 @@ class _Wait:
 
     model: str
     task: asyncio.Task[None] | None = None
-    operation: OperationState | None = None
+    operation: OperationView | None = None
     succeeded_at: float | None = None  # monotonic
     waiters: int = 0
     node_seen_at: float = field(default_factory=time.monotonic)  # when a node last was healthy
@@ -125,12 +125,12 @@ class Loader:
             raise ApiError(503, "no_healthy_node", "No node answers at the moment.", retry_after_s=5)
         return False
 
-    def _judge(self, wait: _Wait, operation: OperationState) -> None:
-        if operation.state in FAILED:
+    def _judge(self, wait: _Wait, operation: OperationView) -> None:
+        if operation.state in UNSUCCESSFUL:
             reason = operation.message or "the load was cancelled"
             code = operation.error_code or "model_load_failed"
             raise ApiError(503, code, f"'{wait.model}' could not be loaded: {reason}")
-        if operation.state != "succeeded":
+        if operation.state != OperationState.SUCCEEDED:
             return
         now = time.monotonic()
         if wait.succeeded_at is None:
@@ -152,9 +152,9 @@ class Loader:
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def _operation_progress(model: str, operation: OperationState) -> str:
+def _operation_progress(model: str, operation: OperationView) -> str:
     """How a load stands: queued for what, evicting what, or how far it is and how long it still takes."""
-    if operation.state == "pending":
+    if operation.state == OperationState.PENDING:
         return f"queued: {operation.message or f'{model} is to be loaded'}"
     text = _load_progress(model, operation.node, operation.progress)
     if operation.progress is None and operation.message:

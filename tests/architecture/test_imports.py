@@ -24,6 +24,7 @@ RULES = {
     "neuron.models": ["django", "fleet", "cortex_site"],
     "fleet.snapshot": ["django", "neuron", "asyncio", "cortex_site"],
     "fleet.router": ["django", "neuron", "asyncio", "cortex_site"],
+    "fleet.operations": ["django", "neuron", "asyncio", "cortex_site"],
     "fleet.placement": ["django", "asyncio", "torch"],
     "fleet.evictor": ["django", "asyncio", "torch"],
     "fleet.foreign.models": ["django", "asyncio", "torch"],

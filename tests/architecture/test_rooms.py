@@ -14,6 +14,7 @@ DECISIONS = {  # pure: values in, values out
     "fleet.router",
     "fleet.affinity",
     "fleet.breaker",
+    "fleet.operations",
     "fleet.placement",
     "fleet.evictor",
     "fleet.key_limits",
@@ -32,7 +33,7 @@ ROOMS: dict[str, set[str]] = {
     "cortex_site.processes": {"cortex_site.base", "cortex_site.config"},
     "cortex_site.site": EVERYTHING,
     "cortex_site.cli": EVERYTHING,
-    **dict.fromkeys(DECISIONS, DECISIONS | {"neuron.wire", "ext"}),
+    **dict.fromkeys(sorted(DECISIONS), DECISIONS | {"neuron.wire", "ext"}),
     "fleet.gateway": DECISIONS
     | {
         "fleet.announcements",

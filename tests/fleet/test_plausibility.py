@@ -7,7 +7,7 @@ from django.conf import settings
 
 from cortex_site.base.secret_file import obtain
 from fleet.models import Device, Node, Placement
-from fleet.services import observe
+from fleet.services import polling
 
 # what a device says: used, free; what is believed of 8000 MiB; what is told
 MEMORY = [
@@ -52,7 +52,7 @@ def say(fake, path, change):
     answer = told[path]()
     change(answer)
     fake.answers[path] = answer
-    observe.poll()
+    polling.poll()
     return Node.objects.get()
 
 
@@ -83,7 +83,7 @@ def test_a_device_without_memory(node, total):
     node.devices_mb = [total]
     node.models.clear()
     node.restart()
-    observe.poll()
+    polling.poll()
     assert Device.objects.get().memory_free_mb == 0
     assert Node.objects.get().warnings == [f"device 0: {total} MiB of memory in all"]
 
@@ -128,16 +128,16 @@ def test_a_warning_is_shown_and_ends_with_the_lie(node, staff, client_for):
     operator = client_for(headers={"authorization": f"Bearer {obtain(settings.OPERATOR_TOKEN_FILE)}"})
     assert operator.get("/api/status").json()["nodes"][0]["warnings"] == [warning]
     node.answers.clear()
-    observe.poll()
+    polling.poll()
     assert Node.objects.get().warnings == []
 
 
 @pytest.mark.parametrize("protocol", [0, 2, 99])
 def test_another_protocol_is_named_and_not_trusted(node, protocol):
-    observe.poll()
+    polling.poll()
     node.protocol = protocol
     node.restart()
     for _ in range(3):
-        observe.poll()
+        polling.poll()
     row = Node.objects.get()
     assert (row.healthy, row.reason) == (False, f"a speaks protocol {protocol}, this cortex speaks 1")

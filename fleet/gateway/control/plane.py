@@ -8,30 +8,12 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from fleet.operations import OperationView
 from fleet.snapshot import Configuration
 
 
 class ControlPlaneError(Exception):
     """The database or the broker did not answer."""
-
-
-class OperationState(Protocol):
-    """The part of an operation that the data plane reads."""
-
-    @property
-    def id(self) -> int: ...
-    @property
-    def state(self) -> str: ...
-    @property
-    def node(self) -> str: ...
-    @property
-    def progress(self) -> float | None: ...
-    @property
-    def message(self) -> str: ...
-    @property
-    def error_code(self) -> str: ...
-    @property
-    def eta_s(self) -> float | None: ...
 
 
 class ControlPlane(Protocol):
@@ -40,9 +22,9 @@ class ControlPlane(Protocol):
     async def configuration(self, known_version: int | None) -> Configuration | None:
         """The configuration, or None while it is still at `known_version`."""
 
-    async def ensure_loaded(self, model: str) -> OperationState:
-        """The fleet's one active load of the model, begun when there was none. Raises `ApiError`."""
+    async def ensure_loaded(self, model: str) -> OperationView:
+        """The fleet's one active load of a model, started if there was none. Raises `ApiError`."""
 
-    async def operation(self, operation_id: int) -> OperationState: ...
+    async def operation(self, operation_id: int) -> OperationView: ...
 
     def close(self) -> None: ...

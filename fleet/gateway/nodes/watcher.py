@@ -53,7 +53,7 @@ async def watch_neuron(
 async def watch_server(config: NodeConfig, pool: Pool, policy: WatchPolicy) -> AsyncIterator[NodeView]:
     """The server's view after each poll of its list of models; no completion is ever run.
 
-    Raises `UpstreamError` when the server has missed `policy.misses` polls in a row.
+    Raises `UpstreamError` when the server has missed as many polls in a row as `policy` allows.
     """
     misses, known = 0, None
     while True:

@@ -7,7 +7,8 @@ from django.db import IntegrityError
 from django.test import override_settings
 
 from fleet.models import AuditEntry, Node, Operation
-from fleet.services import execution, lifecycle, observe, steering
+from fleet.services import lifecycle, policy, polling
+from fleet.services.operations import execution
 from neuron.wire import ApiError
 from tests.fleet.test_execution import ask, claimed
 
@@ -24,17 +25,17 @@ def log():
 
 def busy(node, *models):
     node.busy |= dict.fromkeys(models, 1)
-    observe.poll()
+    polling.poll()
 
 
 def test_nothing_new_comes_to_a_cordoned_node(fleet):
     fleet.node("a", devices=[9000])
     fleet.node("b", devices=[4000])
     fleet.model()
-    steering.cordon("a", requested_by="alice", reason="fan is loud")
+    policy.cordon("a", requested_by="alice", reason="fan is loud")
     assert fleet.run(ask()).node == "b"
     assert refused(lifecycle.load, "m", "a") == (409, "node_cordoned")
-    steering.uncordon("a", requested_by="alice")
+    policy.uncordon("a", requested_by="alice")
     assert fleet.run(lifecycle.load("m", "a").id).node == "a"
     assert log()[0] == ("alice", "cordon", "a", "fan is loud")
     assert ("alice", "uncordon", "a", "") in log()
@@ -43,7 +44,7 @@ def test_nothing_new_comes_to_a_cordoned_node(fleet):
 def test_a_model_that_fits_a_cordoned_node_only_is_refused_with_the_reason(fleet):
     fleet.node("a")
     fleet.model()
-    steering.cordon("a", requested_by="alice")
+    policy.cordon("a", requested_by="alice")
     row = fleet.run(ask())
     assert (row.state, row.error_code, row.message) == ("failed", "no_node_fits", "a: is cordoned")
 
@@ -52,7 +53,7 @@ def test_a_drain_waits_for_requests_and_leaves_the_node_empty_and_cordoned(fleet
     node = fleet.node("a")
     node.has("m", "n")
     busy(node, "m")
-    operation = steering.drain("a", requested_by="alice", reason="new power supply").id
+    operation = lifecycle.drain("a", requested_by="alice", reason="new power supply").id
     working = fleet.start(operation)
     until(lambda: node.models["m"].state == "unloading")
     assert Operation.objects.get(pk=operation).state == "running"
@@ -72,18 +73,18 @@ def test_a_drain_keeps_what_stays_busy_unless_forced(fleet):
     node.has("m", "n")
     busy(node, "m")
     with override_settings(DRAIN_GRACE_S=0.05):
-        row = fleet.run(steering.drain("a", requested_by="alice").id)
+        row = fleet.run(lifecycle.drain("a", requested_by="alice").id)
     assert (row.state, row.error_code) == ("failed", "model_busy")
     assert fleet.states() == {"m@a": "loaded", "n@a": "unloaded"}
-    assert fleet.run(steering.drain("a", requested_by="alice", force=True).id).state == "succeeded"
+    assert fleet.run(lifecycle.drain("a", requested_by="alice", force=True).id).state == "succeeded"
     assert node.models == {}
 
 
 def test_a_drain_whose_worker_died_is_finished_by_another(fleet, until):
     node = fleet.node("a")
     node.has("m", "n")
-    observe.poll()
-    operation = steering.drain("a", requested_by="alice").id
+    polling.poll()
+    operation = lifecycle.drain("a", requested_by="alice").id
     with node.hold("/models/unload"):
         dead = fleet.start(operation)
         until(lambda: node.asked)
@@ -103,8 +104,8 @@ def test_a_device_is_restarted_and_its_models_stay(fleet, until, kind):
     node.has("m")
     node.cycles = 60
     busy(node, "m")
-    operation = steering.restart("a", 0, requested_by="alice", kind=kind)
-    assert operation == steering.restart("a", 0, requested_by="bob", kind="defrag")  # one at a time
+    operation = getattr(lifecycle, kind)("a", 0, requested_by="alice")
+    assert operation == lifecycle.defrag("a", 0, requested_by="bob")  # one at a time
     working = fleet.start(operation.id)
     until(lambda: node.models["m"].state == "loading")
     assert claimed() == 1
@@ -122,11 +123,11 @@ def test_a_request_for_a_model_that_its_node_brings_back_waits_for_that(fleet, u
     fleet.node("b", devices=[2000])
     node.has("m")
     fleet.model(vram_mb=1000)
-    observe.poll()
+    polling.poll()
     with node.hold("/devices/0/restart"):
-        restarting = fleet.start(steering.restart("a", 0, requested_by="alice").id)
+        restarting = fleet.start(lifecycle.restart("a", 0, requested_by="alice").id)
         until(lambda: node.models["m"].state == "loading")
-        observe.poll()
+        polling.poll()
         load = ask()
         execution.run_operation(load)
         waiting = Operation.objects.get(pk=load)
@@ -141,12 +142,12 @@ def test_a_busy_device_is_restarted_by_force_only(fleet):
     node.has("m")
     busy(node, "m")
     with override_settings(DRAIN_GRACE_S=0.05):
-        row = fleet.run(steering.restart("a", 0, requested_by="alice").id)
+        row = fleet.run(lifecycle.restart("a", 0, requested_by="alice").id)
     assert (row.state, row.error_code) == ("failed", "model_busy")
-    assert fleet.run(steering.restart("a", 0, requested_by="alice", force=True).id).state == "succeeded"
+    assert fleet.run(lifecycle.restart("a", 0, requested_by="alice", force=True).id).state == "succeeded"
 
 
-def test_one_restart_a_device_and_one_drain_a_node_in_the_database(fleet):
+def test_the_database_admits_one_restart_per_device_and_one_drain_per_node(fleet):
     for fields in ({"kind": "restart", "device": 0}, {"kind": "drain"}):
         Operation.objects.create(wanted_node="a", **fields)
         with pytest.raises(IntegrityError):
@@ -165,32 +166,32 @@ def test_an_unload_waits_for_requests_unless_forced(fleet):
     assert node.models == {}
 
 
-def test_pins(fleet):
+def test_pins_are_set_removed_and_audited(fleet):
     fleet.node("a")
     profile = fleet.model()
-    steering.pin("m", "a", requested_by="alice", reason="the demo")
-    steering.pin("m", requested_by="alice")
+    policy.pin("m", "a", requested_by="alice", reason="the demo")
+    policy.pin("m", requested_by="alice")
     profile.refresh_from_db()
     assert (profile.pinned_on, profile.pinned) == (["a"], True)
-    steering.unpin("m", "a", requested_by="alice")
+    policy.unpin("m", "a", requested_by="alice")
     profile.refresh_from_db()
     assert (profile.pinned_on, profile.pinned) == ([], True)
-    assert refused(steering.unpin, "m", "a") == (404, "not_pinned")
-    steering.unpin("m", requested_by="alice")
+    assert refused(policy.unpin, "m", "a") == (404, "not_pinned")
+    policy.unpin("m", requested_by="alice")
     profile.refresh_from_db()
     assert not profile.pinned
     assert log()[0] == ("alice", "pin", "m", "the demo")
     assert AuditEntry.objects.order_by("id")[0].detail["pinned_on"] == ["a"]
 
 
-def test_what_cannot_be(fleet):
+def test_verbs_refuse_unknown_names_and_other_servers(fleet):
     fleet.node("a")
     Node.objects.create(name="cloud", kind="openai", endpoint="http://x:1/v1")
     fleet.model("filed", from_file=True)
-    for verb in (steering.cordon, steering.uncordon, steering.drain):
+    for verb in (policy.cordon, policy.uncordon, lifecycle.drain):
         assert refused(verb, "nowhere") == (404, "node_not_found")
         assert refused(verb, "cloud") == (409, "no_lifecycle")
-    assert refused(steering.restart, "a", 7) == (404, "device_not_found")
-    assert refused(steering.pin, "unknown") == (404, "model_not_found")
-    assert refused(steering.pin, "filed") == (409, "owned_by_file")
+    assert refused(lifecycle.restart, "a", 7) == (404, "device_not_found")
+    assert refused(policy.pin, "unknown") == (404, "model_not_found")
+    assert refused(policy.pin, "filed") == (409, "owned_by_file")
     assert log() == []

@@ -1,4 +1,4 @@
-"""Brings what `cortex.toml` and `models.toml` say into the database."""
+"""Syncs `cortex.toml` and `models.toml` into the database."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from typing import Any
 from django.db import transaction
 
 from cortex_site.config.cortex_toml import CortexConfig, NeuronEntry
-from cortex_site.config.models_toml import Catalogue, Profile
+from cortex_site.config.models_toml import Catalogue, Cost, Limit, Profile
 from fleet.models import Alias, ModelProfile, Node
 from fleet.models.version import Configured
 
 
 @transaction.atomic
 def sync_files(config: CortexConfig, catalogue: Catalogue) -> None:
-    """Make the rows that files own equal to the files; a second run changes nothing.
+    """Make the rows that files own equal to the files. Idempotent.
 
-    A row made in the admin that a file now names becomes the file's. A row the file no longer names goes,
-    and the placements of a node go with it.
+    A row that was made in the admin becomes the file's once a file names it. A row that its file no longer
+    names is deleted, a node with its placements.
     """
     _sync(Node, "name", {node.name: _node(node) for node in config.neurons})
     _sync(ModelProfile, "model_id", {profile.id: _profile(profile) for profile in catalogue.profiles})
@@ -53,7 +53,8 @@ def _node(node: NeuronEntry) -> dict[str, Any]:
 
 
 def _profile(profile: Profile) -> dict[str, Any]:
-    limit, cost = profile.limit, profile.cost
+    limit = profile.limit or Limit()
+    cost = profile.cost or Cost()
     return {
         "source": profile.source or "",
         "harness": profile.harness,
@@ -68,10 +69,10 @@ def _profile(profile: Profile) -> dict[str, Any]:
         "ttl_s": profile.ttl_s,
         "min_residency_s": profile.min_residency_s,
         "replicas": profile.replicas,
-        "context": limit.context if limit else None,
-        "output": limit.output if limit else None,
-        "cost_input": cost.input if cost else None,
-        "cost_output": cost.output if cost else None,
-        "cost_cache_read": cost.cache_read if cost else None,
+        "context": limit.context,
+        "output": limit.output,
+        "cost_input": cost.input,
+        "cost_output": cost.output,
+        "cost_cache_read": cost.cache_read,
         "capabilities": profile.capabilities,
     }

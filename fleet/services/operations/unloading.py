@@ -1,4 +1,4 @@
-"""Carrying out an unload: asked for, or to make room for a load."""
+"""Carries an unload out: one that was asked for, or an eviction on behalf of another operation."""
 
 from __future__ import annotations
 
@@ -10,18 +10,20 @@ from django.conf import settings
 from django.utils import timezone
 
 from fleet.models import IllegalTransitionError, Node, Operation, Placement
-from fleet.services import metrics, observe
-from fleet.services.calls import Call
-from fleet.services.lease import Lease
+from fleet.operations import OperationKind, OperationState
+from fleet.services import metrics, polling
 from fleet.services.neuron_client import NeuronClient, NodeError
-from fleet.services.outcome import CancelledError, OperationError, PostponedError
+from fleet.services.operations import rows
+from fleet.services.operations.background import BackgroundCall
+from fleet.services.operations.errors import NotNeededError, OperationError, PostponedError
+from fleet.services.operations.lease import Lease
 from neuron.wire import Leave, ModelInfo
 
 log = logging.getLogger("cortex.operations")
 
 
 def run(lease: Lease) -> str:
-    """Unload the operation's model from its node; the return value says what happened."""
+    """Unload the operation's model from its node and return what happened."""
     operation = lease.operation
     node = node_named(operation.wanted_node)
     placement: Placement | None = Placement.objects.filter(node=node, model=operation.model).first()
@@ -29,30 +31,36 @@ def run(lease: Lease) -> str:
         return "was not loaded"
     if not lease.claim(node.name, set(placement.devices), node=node.name):
         raise PostponedError("waits for another operation on its device", delay_s=1)
-    observe.sight(node)
+    polling.poll_node(node)
     placement.refresh_from_db()
     if operation.unless_busy and placement.is_busy:
-        raise CancelledError("in use again")
+        raise NotNeededError("in use again")
     with NeuronClient(node) as client:
         try:
             remove(lease, client, placement, leave_of(operation))
         except BusyError as error:
-            raise CancelledError("in use again") if operation.unless_busy else error from error
-    observe.sight(node)
+            if operation.unless_busy:
+                raise NotNeededError("in use again") from error
+            raise
+    polling.poll_node(node)
     return f"unloaded from {node.name}"
 
 
 class BusyError(OperationError):
-    """Requests under way did not end in time, and the model stays."""
+    """Requests under way did not end in time; the model stays loaded."""
 
 
 def leave_of(operation: Operation) -> Leave:
+    """How models leave: at once by `force`, not at all `unless_busy`, else after their requests."""
     if operation.force:
         return Leave()
-    return Leave(grace_s=0 if operation.unless_busy else settings.DRAIN_GRACE_S, force=False)
+    if operation.unless_busy:
+        return Leave(grace_s=0, force=False)
+    return Leave(grace_s=settings.DRAIN_GRACE_S, force=False)
 
 
 def node_named(name: str) -> Node:
+    """Raises `OperationError` for a node that was removed since it was asked for."""
     node: Node | None = Node.objects.filter(name=name).first()
     if node is None:
         raise OperationError("node_not_found", f"there is no node {name!r} any more")
@@ -60,15 +68,16 @@ def node_named(name: str) -> Node:
 
 
 def remove(lease: Lease, client: NeuronClient, placement: Placement, leave: Leave) -> None:
-    """Have the node drop the model, and wait until it says so. Idempotent.
+    """Have the node unload the model, and wait until it is gone. Idempotent.
 
-    Raises `OperationError` with the node's own words, or when it takes too long.
+    Raises `BusyError` if requests outlast the grace, `OperationError` in the node's own words or after
+    `UNLOAD_TIMEOUT_S`.
     """
     try:
         placement.move(Placement.State.UNLOADING)
     except IllegalTransitionError:
-        log.info("placement is on its way out already", extra={"placement": str(placement)})
-    call = Call(lambda: client.unload(placement.model, leave))
+        log.info("placement is being unloaded already", extra={"placement": str(placement)})
+    call = BackgroundCall(lambda: client.unload(placement.model, leave))
     limit_s = settings.UNLOAD_TIMEOUT_S + leave.grace_s
     deadline = monotonic() + limit_s
     while monotonic() < deadline:
@@ -102,30 +111,35 @@ def _failure(placement: Placement, error: BaseException) -> OperationError:
 
 
 def evict(lease: Lease, client: NeuronClient, placement: Placement, leave: Leave, why: str) -> None:
-    """Remove a placement on behalf of the lease's operation, as an operation of its own in the list."""
+    """Unload a placement on behalf of the lease's operation, with a row of its own.
+
+    A worker that takes over goes on with the row of the one before it.
+    """
     parent = lease.operation
-    row = Operation.objects.create(
-        kind=Operation.Kind.EVICT,
+    asked = rows.wish(
+        OperationKind.EVICT,
         model=placement.model,
         wanted_node=placement.node.name,
-        node=placement.node.name,
-        state=Operation.State.RUNNING,
         parent=parent,
         requested_by=parent.requested_by,
         reason=f"{why} (#{parent.pk})",
+        state=OperationState.RUNNING,
         started_at=timezone.now(),
     )
+    row = rows.begin(asked)
     try:
         remove(lease, client, placement, leave)
     except BusyError as error:
-        now = timezone.now()
-        Operation.objects.filter(pk=row.pk).update(
-            state=Operation.State.CANCELLED, finished_at=now, message=error.message
-        )
+        _end(row, OperationState.CANCELLED, error.message)
+        raise
+    except OperationError as error:
+        _end(row, OperationState.FAILED, error.message, error.code)
         raise
     metrics.EVICTIONS.labels(placement.model, placement.node.name).inc()
+    _end(row, OperationState.SUCCEEDED, f"freed {placement.memory_mb} MiB")
+
+
+def _end(row: Operation, state: OperationState, message: str, error_code: str = "") -> None:
     Operation.objects.filter(pk=row.pk).update(
-        state=Operation.State.SUCCEEDED,
-        finished_at=timezone.now(),
-        message=f"freed {placement.memory_mb} MiB",
+        state=state, message=message, error_code=error_code[:100], finished_at=timezone.now()
     )

@@ -1,9 +1,9 @@
-"""Watching the nodes: ask each one, write down what it says.
+"""Polls nodes: asks each for its state and records the answer.
 
-All nodes are asked at once, each within its own deadline, and each answer is written as it comes: a slow
-node delays nobody. A node that does not answer, or not in our language, has missed; so many misses make it
-unhealthy, one answer heals it. What a node says is recorded, not believed: values outside their range are
-brought into it, and what a database would refuse counts as a miss.
+All nodes are asked at once, each with a deadline of its own, and each answer is written as it comes: a slow
+node delays no other. An answer that fails, is late or is not understood is a miss; a node is unhealthy after
+`poll.misses_until_unhealthy` of them, and healthy after one answer. Values out of range are clamped, and an
+answer that the database refuses is a miss too.
 """
 
 from __future__ import annotations
@@ -20,9 +20,10 @@ from django.db.models import F
 from pydantic import TypeAdapter
 
 from cortex_site.config import current
+from cortex_site.config.cortex_toml import PollSettings
 from fleet.foreign.models import PATH, KeyRefusedError, ModelsError, ServedModel, read_answer
 from fleet.models import Node
-from fleet.services import sightings
+from fleet.services import reports
 from fleet.services.configuration import node_config
 from fleet.services.neuron_client import NodeError, headers, refusal, tls, understood, unreachable
 from neuron.wire import PROTOCOL, Discovery, Health, ModelInfo
@@ -30,40 +31,44 @@ from neuron.wire import PROTOCOL, Discovery, Health, ModelInfo
 log = logging.getLogger("cortex.poll")
 
 AT_ONCE = 64
-_HEALTH, _DISCOVERY = TypeAdapter(Health), TypeAdapter(Discovery)
+_HEALTH = TypeAdapter(Health)
+_DISCOVERY = TypeAdapter(Discovery)
 _MODELS = TypeAdapter(list[ModelInfo])
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What one node said; `discovery` only when it was asked for it."""
+    """The answers of one neuron; `discovery` only when it was asked for it."""
 
     health: Health
     models: list[ModelInfo]
     discovery: Discovery | None
 
 
-Answer = Report | list[ServedModel] | NodeError | None  # None: a server was asked too often, and is there
+# None: a server answers, and asks to be polled less often
+Answer = Report | list[ServedModel] | NodeError | None
 
 
 def poll(*, names: Collection[str] | None = None) -> None:
     """Ask all nodes, or those in `names`, and record the answers."""
-    nodes = list(Node.objects.all() if names is None else Node.objects.filter(name__in=names))
-    if nodes:
-        asyncio.run(_poll(nodes))
+    rows = Node.objects.all()
+    if names is not None:
+        rows = rows.filter(name__in=names)
+    if nodes := list(rows):
+        asyncio.run(_poll(nodes, current().poll))
 
 
-async def _poll(nodes: list[Node]) -> None:
+async def _poll(nodes: list[Node], limits: PollSettings) -> None:
     gate = asyncio.Semaphore(AT_ONCE)
     loop = asyncio.get_running_loop()
     with ThreadPoolExecutor(1, "poll-writer") as writer:
-        # no timeout of httpx's own: `_ask` has one over everything
+        # no timeout of httpx: `_ask` has one for the whole interview
         async with httpx.AsyncClient(verify=tls(), trust_env=False, timeout=None) as http:  # noqa: S113
 
             async def watch(node: Node) -> None:
                 async with gate:
-                    answer = await _ask(http, node)
-                await loop.run_in_executor(writer, record, node, answer)
+                    answer = await _ask(http, node, limits.timeout_s)
+                await loop.run_in_executor(writer, record, node, answer, limits)
 
             try:
                 await asyncio.gather(*(watch(node) for node in nodes))
@@ -71,11 +76,12 @@ async def _poll(nodes: list[Node]) -> None:
                 writer.submit(connections.close_all)
 
 
-async def _ask(http: httpx.AsyncClient, node: Node) -> Answer:
-    timeout_s = current().poll.timeout_s
+async def _ask(http: httpx.AsyncClient, node: Node, timeout_s: float) -> Answer:
     try:
-        async with asyncio.timeout(timeout_s):  # over everything: a node that trickles is slow too
-            return await (_list(http, node) if node.is_foreign else _interview(http, node))
+        async with asyncio.timeout(timeout_s):  # of the whole answer: one that trickles in is late too
+            if node.is_foreign:
+                return await _list(http, node)
+            return await _interview(http, node)
     except TimeoutError:
         return NodeError("node_unreachable", f"{node.name} does not answer within {timeout_s:g} s")
     except httpx.HTTPError as error:
@@ -94,7 +100,7 @@ async def _interview(http: httpx.AsyncClient, node: Node) -> Report:
     health: Health = understood(node.name, _HEALTH, await get("/health"))
     models: list[ModelInfo] = understood(node.name, _MODELS, await get("/models"))
     discovery: Discovery | None = None
-    if not node.healthy or health.pid != node.pid:  # what a host is changes with its daemon only
+    if not node.healthy or health.pid != node.pid:  # the hardware is read when a daemon starts
         discovery = understood(node.name, _DISCOVERY, await get("/discovery"))
         if discovery.protocol != PROTOCOL:
             message = f"{node.name} speaks protocol {discovery.protocol}, this cortex speaks {PROTOCOL}"
@@ -115,28 +121,27 @@ async def _list(http: httpx.AsyncClient, node: Node) -> list[ServedModel] | None
         raise NodeError("node_not_understood", f"{node.name}: {error}", status=error.status) from error
 
 
-def record(node: Node, answer: Answer) -> None:
-    """Write one node's answer, or its silence."""
+def record(node: Node, answer: Answer, limits: PollSettings) -> None:
+    """Write one node's answer, or a miss."""
     if isinstance(answer, NodeError):
-        _miss(node, answer.message)
+        _miss(node, answer.message, limits)
         return
     try:
         if isinstance(answer, Report):
-            sightings.write(node, answer.health, answer.models, answer.discovery)
+            reports.write(node, answer.health, answer.models, answer.discovery)
         elif answer is not None:
-            sightings.write_served(node, answer)
+            reports.write_served(node, answer)
     except (DataError, IntegrityError) as error:
-        _miss(node, f"{node.name} says what cannot be recorded: {error}")
+        _miss(node, f"{node.name} says what cannot be recorded: {error}", limits)
 
 
-def _miss(node: Node, reason: str) -> None:
+def _miss(node: Node, reason: str, limits: PollSettings) -> None:
     row = Node.objects.filter(pk=node.pk)
     row.update(misses=F("misses") + 1, reason=reason)
-    limit = current().poll.misses_until_unhealthy
-    if row.filter(healthy=True, misses__gte=limit).update(healthy=False):
+    if row.filter(healthy=True, misses__gte=limits.misses_until_unhealthy).update(healthy=False):
         log.warning("node is unhealthy", extra={"node": node.name, "reason": reason})
 
 
-def sight(node: Node) -> None:
-    """Poll one node now, as after an operation changed it."""
+def poll_node(node: Node) -> None:
+    """Poll one node now, because an operation changed it or depends on it."""
     poll(names=[node.name])

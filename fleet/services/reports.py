@@ -1,4 +1,4 @@
-"""Writes what a node said of itself into `Node`, `Device` and `Placement`."""
+"""Writes what a node reports into `Node`, `Device` and `Placement`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from django.db import transaction
 from django.utils import timezone
 
 from fleet.foreign.models import ServedModel
-from fleet.models import ACTIVE, Device, Node, Operation, Placement
+from fleet.models import Device, Node, Operation, Placement
+from fleet.operations import ACTIVE, OperationKind
 from fleet.plausibility import MAX_WARNINGS, examine
 from neuron.wire import DeviceHealth, DeviceInfo, Discovery, Health, ModelInfo, ModelLoad
 
@@ -22,19 +23,20 @@ LARGEST = 2**31 - 1  # of a database integer
 
 @transaction.atomic
 def write(node: Node, health: Health, models: list[ModelInfo], discovery: Discovery | None) -> None:
-    """One answer, whole or not at all."""
+    """Write the answers of a neuron in one transaction."""
     now = timezone.now()
     if not node.healthy:
         log.info("node is healthy", extra={"node": node.name})
     devices = {device.index: device for device in Device.objects.filter(node=node)}
-    said = examine(health, models, _totals(devices, discovery))
-    _tell_new(node, said.warnings)
-    health, models = said.health, said.models
+    checked = examine(health, models, _totals(devices, discovery))
+    _tell_new(node, checked.warnings)
+    health = checked.health
+    models = checked.models
     Node.objects.filter(pk=node.pk).update(
         healthy=True,
         status=health.status[:10],
         reason="",
-        warnings=list(said.warnings),
+        warnings=list(checked.warnings),
         misses=0,
         last_seen_at=now,
         pid=_count(health.pid),
@@ -47,7 +49,7 @@ def write(node: Node, health: Health, models: list[ModelInfo], discovery: Discov
 
 @transaction.atomic
 def write_served(node: Node, served: list[ServedModel]) -> None:
-    """What a server that is no neuron lists: it can be asked for all of it now."""
+    """Write the models that another server lists, as loaded there."""
     now = timezone.now()
     if not node.healthy:
         log.info("node is healthy", extra={"node": node.name})
@@ -56,20 +58,20 @@ def write_served(node: Node, served: list[ServedModel]) -> None:
     Node.objects.filter(pk=node.pk).update(
         healthy=True, status="ok", reason="", warnings=warnings, misses=0, last_seen_at=now
     )
-    Device.objects.filter(node=node).delete()  # it may have been a neuron
+    Device.objects.filter(node=node).delete()  # it may have been a neuron before
     rows = {row.model: row for row in Placement.objects.filter(node=node)}
     for model in served:
         row = rows.pop(model.id, None) or Placement(node=node, model=model.id)
-        said = {
+        listed = {
             "state": Placement.State.LOADED,
             "context": model.context,
             "capabilities": list(model.capabilities),
         }
-        if row.pk and all(getattr(row, name) == value for name, value in said.items()):
-            continue  # a cloud lists hundreds, every few seconds the same
+        if row.pk and all(getattr(row, name) == value for name, value in listed.items()):
+            continue  # a cloud lists the same hundreds every few seconds
         if row.state != Placement.State.LOADED:
             row.changed_at = now
-        for name, value in said.items():
+        for name, value in listed.items():
             setattr(row, name, value)
         row.save()
     gone = [row.pk for row in rows.values() if row.state != Placement.State.UNLOADED]
@@ -78,14 +80,14 @@ def write_served(node: Node, served: list[ServedModel]) -> None:
 
 
 def _unlisted(node: Node, served: list[ServedModel]) -> list[str]:
-    """What the operator names that the server does not have."""
+    """A warning for each model that the operator names and the server does not list."""
     there = {model.id for model in served}
     gone = [(ours, own) for ours, own in node.model_names.items() if ours not in there]
     return [f"{ours!r}: the server lists no {own!r}" for ours, own in gone][:MAX_WARNINGS]
 
 
 def _totals(devices: dict[int, Device], discovery: Discovery | None) -> dict[int, int]:
-    """The memory of a node's devices by index, MiB: as it says now, or has said."""
+    """The memory of a node's devices by index, MiB, as it reports now or reported last."""
     if discovery:
         return {info.index: info.memory_total_mb for info in discovery.devices}
     return {index: device.memory_total_mb for index, device in devices.items()}
@@ -115,25 +117,31 @@ def _devices(node: Node, rows: dict[int, Device], health: Health, discovery: Dis
         if info := infos.get(now.index):
             _identify(row, info)
         _measure(row, now)
-        # `claimed_by` belongs to operations: a save of the whole row could undo a claim made meanwhile
+        # not `claimed_by`: an operation may have claimed the device meanwhile
         row.save(update_fields=OBSERVED if row.pk else None)
     Device.objects.filter(pk__in=[gone.pk for gone in rows.values()]).delete()
 
 
 def _identify(row: Device, info: DeviceInfo) -> None:
-    row.name, row.kind = info.name[:200], info.kind[:10]
+    row.name = info.name[:200]
+    row.kind = info.kind[:10]
     row.compute_capability = (info.compute_capability or "")[:20]
     row.memory_total_mb = _count(info.memory_total_mb)
 
 
 def _measure(row: Device, now: DeviceHealth) -> None:
-    row.state, row.worker, row.reason = now.state[:20], now.worker[:50], now.reason or ""
-    row.pid, row.rss_mb = _count(now.pid), _count(now.rss_mb)
+    row.state = now.state[:20]
+    row.worker = now.worker[:50]
+    row.reason = now.reason or ""
+    row.pid = _count(now.pid)
+    row.rss_mb = _count(now.rss_mb)
     row.memory_used_mb = _count(now.memory_used_mb)
     row.memory_free_mb = _count(now.memory_free_mb)
     row.fragmented_mb = _count(now.fragmented_mb)
-    row.utilization_pct, row.temperature_c = _count(now.utilization_pct), now.temperature_c
-    row.cycles, row.restarts = _count(now.cycles), _count(now.restarts)
+    row.utilization_pct = _count(now.utilization_pct)
+    row.temperature_c = now.temperature_c
+    row.cycles = _count(now.cycles)
+    row.restarts = _count(now.restarts)
 
 
 _fields = Device._meta.concrete_fields  # noqa: SLF001 - public in spite of its name
@@ -144,7 +152,7 @@ def _placements(node: Node, models: list[ModelInfo], loads: dict[str, ModelLoad]
     rows = {row.model: row for row in Placement.objects.filter(node=node)}
     for info in models:
         row = rows.pop(info.id, None) or Placement(node=node, model=info.id)
-        describe(row, info, now)
+        copy_info(row, info, now)
         load = loads.get(info.id)
         row.running = _count(load.running) if load else 0
         row.waiting = _count(load.waiting) if load else 0
@@ -153,25 +161,30 @@ def _placements(node: Node, models: list[ModelInfo], loads: dict[str, ModelLoad]
         row.save()
     gone = [row.pk for row in rows.values() if row.state != Placement.State.UNLOADED]
     if gone:
-        # A load that has just been decided is not on the node yet: its operation speaks for it.
-        coming = Operation.objects.filter(kind="load", node=node.name, state__in=ACTIVE).values("model")
-        Placement.objects.filter(pk__in=gone).exclude(model__in=coming).update(
+        # A load whose node was chosen just now is not on the node yet; its operation keeps the placement.
+        arriving = Operation.objects.filter(kind=OperationKind.LOAD, node=node.name, state__in=ACTIVE)
+        Placement.objects.filter(pk__in=gone).exclude(model__in=arriving.values("model")).update(
             state=Placement.State.UNLOADED, changed_at=now, progress=None, running=0, waiting=0
         )
 
 
-def describe(row: Placement, info: ModelInfo, now: datetime) -> None:
-    """Copy what a node says of a model into an unsaved change of `row`."""
+def copy_info(row: Placement, info: ModelInfo, now: datetime) -> None:
+    """Copy what a node reports of a model into `row`, which is not saved."""
     if row.state != info.state:
-        row.state, row.changed_at = info.state, now
-    row.source, row.devices = info.source[:500], info.devices
+        row.state = info.state
+        row.changed_at = now
+    row.source = info.source[:500]
+    row.devices = info.devices
     row.memory_mb = _count(info.memory_mb) or row.memory_mb
-    row.context, row.capabilities = _count(info.context), info.capabilities
+    row.context = _count(info.context)
+    row.capabilities = info.capabilities
     row.progress = info.progress
     row.error_code = info.error.code[:100] if info.error else ""
     row.error_message = info.error.message if info.error else ""
 
 
 def _count(value: int | None) -> int | None:
-    """A count brought into the range that a database column has."""
-    return None if value is None else max(0, min(value, LARGEST))
+    """The count, clamped to the range of a database column."""
+    if value is None:
+        return None
+    return max(0, min(value, LARGEST))

@@ -1,4 +1,4 @@
-"""What `models.toml` and the catalogue's rows say that the fleet contradicts, for admin and operator API."""
+"""Contradictions between `models.toml`, the catalogue's rows and the fleet, for admin and operator API."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ from fleet.models import ModelProfile, Node
 
 
 def found() -> list[str]:
-    """One line each, as the files are now; a file that could not be loaded again says why."""
-    config, hosts = current(), _hosts()
+    """One line for each contradiction of the files as they are now, or for each mistake in them."""
+    config = current()
+    hosts = _hosts()
     try:
         of_file = contradictions.warnings(config, load_catalogue(config), hosts)
     except ConfigError as error:
-        of_file = [f"{line}; it is not used before that is mended" for line in error.lines]
+        of_file = [f"{line}; it is not used until that is fixed" for line in error.lines]
     return of_file + [
         f"model {profile.id}: {key}: {what}"
         for profile in _made_in_the_admin()

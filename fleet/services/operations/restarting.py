@@ -1,7 +1,7 @@
-"""Carrying out the restart of a device's worker, by an operator's wish or for memory in one piece.
+"""Carries out the restart of a device's worker, for an operator or for memory in one piece.
 
-The node does it: it lets requests end, replaces the process and loads again what was there. Asked twice, as
-by a worker that takes over, it joins the restart that is under way.
+The node does it: it lets requests end, replaces the process and reloads its models. A node that is asked
+again, by a worker that takes over, joins the restart that is under way.
 """
 
 from __future__ import annotations
@@ -10,35 +10,36 @@ from time import monotonic
 
 from django.conf import settings
 
-from fleet.models import Operation
-from fleet.services import metrics, observe
-from fleet.services.calls import Call
-from fleet.services.lease import Lease
+from fleet.operations import OperationKind
+from fleet.services import metrics, polling
 from fleet.services.neuron_client import NeuronClient, NodeError
-from fleet.services.outcome import OperationError, PostponedError
-from fleet.services.unloading import leave_of, node_named
+from fleet.services.operations.background import BackgroundCall
+from fleet.services.operations.errors import OperationError, PostponedError
+from fleet.services.operations.lease import Lease
+from fleet.services.operations.unloading import leave_of, node_named
 
 
 def run(lease: Lease) -> str:
-    """Returns what happened."""
+    """Restart the operation's device and return what happened."""
     operation = lease.operation
-    node, device = node_named(operation.wanted_node), operation.device or 0
+    node = node_named(operation.wanted_node)
+    device = operation.device or 0
     if not lease.claim(node.name, {device}, node=node.name):
         raise PostponedError("waits for another operation on its device", delay_s=1)
     leave = leave_of(operation)
     with NeuronClient(node) as client:
         lease.note(message=f"waits for the requests on {node.name}:{device}, then restarts its worker")
-        call = Call(lambda: client.restart(device, leave))
+        call = BackgroundCall(lambda: client.restart(device, leave))
         deadline = monotonic() + settings.LOAD_TIMEOUT_S + leave.grace_s
         while not call.pause():
             lease.beat()
             if monotonic() > deadline:
                 raise OperationError("restart_timeout", f"{node.name}:{device} did not come back")
-    observe.sight(node)
+    polling.poll_node(node)
     if isinstance(call.error, NodeError):
         raise OperationError(call.error.code, call.error.message)
     if call.error:
         raise call.error
-    if operation.kind == Operation.Kind.DEFRAG:
+    if operation.kind == OperationKind.DEFRAG:
         metrics.DEFRAGS.labels(node.name, str(device)).inc()
     return f"{node.name}:{device} has a new worker and its models"

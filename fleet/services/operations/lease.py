@@ -1,7 +1,7 @@
-"""Who carries an operation out: the holder of its lease, proved alive by heartbeats in the row.
+"""The right to carry an operation out: a token in its row, kept alive by heartbeats.
 
-Every write checks the lease in its WHERE clause. A worker that was thought dead and taken over finds its
-lease gone at its next word, and stops; so an operation has one hand at a time without any lock.
+Every write checks the token in its WHERE clause. A worker that was given up as dead finds its lease gone at
+its next write and stops, so that one worker at a time changes an operation, without a lock.
 """
 
 from __future__ import annotations
@@ -17,13 +17,12 @@ from django.db.models import F
 from django.utils import timezone
 
 from fleet.models import Device, Operation
-from fleet.services.dispatch import dispatch
-
-State = Operation.State
+from fleet.operations import OperationState, rules_of
+from fleet.services.operations.task_queue import enqueue
 
 
 class LeaseLostError(Exception):
-    """Somebody else carries the operation out now, or it is over."""
+    """Another worker carries the operation out now, or it is over."""
 
 
 class Lease:
@@ -36,14 +35,18 @@ class Lease:
 
     @classmethod
     def take(cls, operation_id: int) -> Lease | None:
-        """The lease of an operation that is due, or whose holder fell silent; else None."""
-        now, token = timezone.now(), uuid.uuid4()
+        """The lease of an operation that is due, or whose holder is silent; None for any other."""
+        now = timezone.now()
+        token = uuid.uuid4()
         row = Operation.objects.filter(pk=operation_id)
-        mine = {"state": State.RUNNING, "lease": token, "heartbeat_at": now}
-        silent = row.filter(state=State.RUNNING, heartbeat_at__lt=now - timedelta(seconds=settings.LEASE_S))
-        taken = row.filter(state=State.PENDING, due_at__lte=now).update(**mine) or silent.filter(
-            attempts__lt=settings.MAX_ATTEMPTS
-        ).update(**mine, attempts=F("attempts") + 1)
+        mine = {"state": OperationState.RUNNING, "lease": token, "heartbeat_at": now}
+        due = row.filter(state=OperationState.PENDING, due_at__lte=now)
+        silent = row.filter(
+            state=OperationState.RUNNING,
+            heartbeat_at__lt=now - timedelta(seconds=settings.LEASE_S),
+            attempts__lt=settings.MAX_ATTEMPTS,
+        )
+        taken = due.update(**mine) or silent.update(**mine, attempts=F("attempts") + 1)
         if not taken:
             return None
         row.filter(started_at=None).update(started_at=now)
@@ -59,7 +62,7 @@ class Lease:
         self._last_beat = monotonic()
 
     def beat(self, progress: float | None = None) -> None:
-        """Call often: it writes when progress has changed visibly or a heartbeat is due."""
+        """Write `progress` if it moved by a percent, or a heartbeat if one is due. Cheap: call it often."""
         before = self.operation.progress
         moved = progress is not None and (before is None or abs(progress - before) >= 0.01)
         if moved:
@@ -68,7 +71,7 @@ class Lease:
             self.note()
 
     def claim(self, name: str, devices: set[int], /, **fields: Any) -> bool:
-        """Take all of those devices and write `fields`; or nothing, if another operation has one of them."""
+        """Take all of those devices of the node and write `fields`; False, and neither, if one is taken."""
         with transaction.atomic():
             wanted = Device.objects.filter(node__name=name, index__in=devices)
             wanted.filter(claimed_by=None).update(claimed_by=self.operation)
@@ -85,7 +88,7 @@ class Lease:
             Device.objects.filter(claimed_by=self.operation).update(claimed_by=None)
 
     def finish(self, state: str, message: str, *, error_code: str = "") -> None:
-        """The last word: it ends the lease, and whatever was done on behalf of the operation."""
+        """Write the outcome, release the devices and end the lease; children that still run end with it."""
         with transaction.atomic():
             self.release(
                 state=state,
@@ -98,17 +101,20 @@ class Lease:
             close_children(self.operation, message)
 
     def postpone(self, message: str, delay_s: float) -> None:
-        """Let go for a while; the operation is due again after `delay_s`."""
+        """Give the operation back; it is due again after `delay_s`, and chooses its node anew."""
         due_at = timezone.now() + timedelta(seconds=delay_s)
-        self.release(state=State.PENDING, message=message, due_at=due_at, lease=None, node="", victims=[])
-        dispatch(self.operation.pk, delay_s=delay_s)
+        choice: dict[str, Any] = {}
+        if rules_of(self.operation.kind).chooses_node:
+            choice = {"node": "", "victims": []}
+        self.release(state=OperationState.PENDING, message=message, due_at=due_at, lease=None, **choice)
+        enqueue(self.operation.pk, delay_s=delay_s)
 
     def _row(self) -> Any:
-        return Operation.objects.filter(pk=self.operation.pk, lease=self._token, state=State.RUNNING)
+        return Operation.objects.filter(pk=self.operation.pk, lease=self._token, state=OperationState.RUNNING)
 
 
 def close_children(operation: Operation, message: str) -> None:
-    """Evictions that were begun for an operation that is over are over too."""
-    operation.children.filter(state=State.RUNNING).update(
-        state=State.FAILED, message=message, finished_at=timezone.now()
+    """Fail the evictions that still run on behalf of an operation that is over."""
+    operation.children.filter(state=OperationState.RUNNING).update(
+        state=OperationState.FAILED, message=message, finished_at=timezone.now()
     )

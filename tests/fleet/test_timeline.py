@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fleet.models import Operation, RequestMetric
-from fleet.services import explain
+from fleet.services import timeline
 
 SECONDS = st.floats(0, 100, allow_nan=False)
 
@@ -27,14 +27,14 @@ def metric(**values):
     return RequestMetric(**defaults | values)
 
 
-def test_a_cold_request_is_told_from_its_load_to_its_answer():
-    found = explain.phases(
+def test_the_spans_of_a_cold_request_run_from_its_load_to_its_answer():
+    found = timeline.spans(
         metric(
             overhead_s=0.5, load_s=3.0, queue_s=4.0, ttft_s=5.0, latency_s=9.0,
             prompt_tokens=1200, cached_tokens=1000, completion_tokens=41, tokens_per_second=10.0,
         )
     )  # fmt: skip
-    assert [(phase.name, phase.start_s, phase.duration_s) for phase in found] == [
+    assert [(span.name, span.start_s, span.duration_s) for span in found] == [
         ("gateway", 0, 0.5),
         ("load", 0.5, 3),
         ("queue", 3.5, 1),
@@ -45,8 +45,8 @@ def test_a_cold_request_is_told_from_its_load_to_its_answer():
     assert found[4].note == "41 tokens out, 10.0 a second"
 
 
-def test_without_a_first_token_the_rest_was_the_nodes():
-    assert [p.name for p in explain.phases(metric(queue_s=1.0, latency_s=3.0))] == ["queue", "node"]
+def test_the_rest_of_a_request_without_a_first_token_is_the_nodes():
+    assert [p.name for p in timeline.spans(metric(queue_s=1.0, latency_s=3.0))] == ["queue", "node"]
 
 
 @given(
@@ -56,12 +56,12 @@ def test_without_a_first_token_the_rest_was_the_nodes():
     ttft_s=st.none() | SECONDS,
     latency_s=SECONDS,
 )
-def test_phases_have_no_gaps_and_never_overlap(**values):
+def test_spans_have_no_gaps_and_never_overlap(**values):
     at = 0.0
-    for phase in explain.phases(metric(**values)):
-        assert phase.start_s == pytest.approx(at)
-        assert phase.duration_s > 0
-        at = phase.start_s + phase.duration_s
+    for span in timeline.spans(metric(**values)):
+        assert span.start_s == pytest.approx(at)
+        assert span.duration_s > 0
+        at = span.start_s + span.duration_s
 
 
 def operation(row, kind="load", model="m", *, before_s=1.0, took_s=2.0, parent=None):
@@ -72,14 +72,14 @@ def operation(row, kind="load", model="m", *, before_s=1.0, took_s=2.0, parent=N
     )  # fmt: skip
 
 
-def test_the_operations_it_waited_for_are_shown_and_no_others(db):
+def test_the_operations_that_a_request_waited_for_are_found_and_no_others(db):
     row = metric(queue_s=3.0, ttft_s=4.0, latency_s=5.0)
     load = operation(row)
     eviction = operation(row, "evict", "victim", before_s=0.5, parent=load)
     operation(row, before_s=100)
     operation(row, before_s=-3.5)
     operation(row, model="other")
-    assert list(explain.operations(row)) == [load, eviction]
+    assert list(timeline.operations(row)) == [load, eviction]
 
 
 @pytest.mark.parametrize(
@@ -97,16 +97,16 @@ def test_the_operations_it_waited_for_are_shown_and_no_others(db):
         ),
     ],
 )
-def test_how_it_ended_is_said(values, line):
-    assert explain.story(metric(**values))[-1] == line
+def test_the_story_says_how_a_request_ended(values, line):
+    assert timeline.story(metric(**values))[-1] == line
 
 
-def test_how_replicas_compared_is_said():
-    lines = explain.story(metric(waits_s=[["benjy", 1.4], ["beast", 0.2]]))
+def test_the_story_says_how_replicas_compared():
+    lines = timeline.story(metric(waits_s=[["benjy", 1.4], ["beast", 0.2]]))
     assert lines[0] == "Replicas compared by the wait expected there: beast 0.20 s, benjy 1.40 s."
 
 
-def test_the_page_of_a_request_explains_it(staff):
+def test_the_page_of_a_request_shows_its_timeline(staff):
     row = metric(queue_s=3.0, load_s=3.0, ttft_s=4.0, latency_s=5.0, attempts=[["n2", "node_lost"]])
     row.save()
     load = operation(row)

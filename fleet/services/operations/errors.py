@@ -1,9 +1,9 @@
-"""How carrying out an operation can end other than well.
+"""How an operation can end other than with success.
 
 OutcomeError
- ├─ OperationError     failed, for good: code and message are kept
- ├─ PostponedError     cannot be done now: tried again after a while
- └─ CancelledError     need not be done any more
+ ├─ OperationError     failed for good; the row keeps code and message
+ ├─ PostponedError     impossible now, tried again after `delay_s`
+ └─ NotNeededError     pointless by now: the operation is cancelled
 """
 
 from __future__ import annotations
@@ -26,5 +26,5 @@ class PostponedError(OutcomeError):
         self.delay_s = delay_s
 
 
-class CancelledError(OutcomeError):
+class NotNeededError(OutcomeError):
     pass

@@ -1,7 +1,7 @@
 """Database connections outside Django's request cycle.
 
-The data plane calls verbs from threads that live as long as the process. `connected` gives each call a
-connection that works, also after the database was restarted, and leaves none behind.
+The data plane calls verbs from threads that live as long as its process. `connected` gives each call a
+connection that works, even after the database was restarted, and closes it afterwards.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ R = TypeVar("R")
 
 
 def connected(verb: Callable[P, R]) -> Callable[P, R]:
+    """The verb with a database connection of its own for each call."""
+
     @wraps(verb)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
         close_old_connections()

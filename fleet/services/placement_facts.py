@@ -1,4 +1,4 @@
-"""Rows as the frozen values that `fleet.placement` decides by."""
+"""Rows of the database as the frozen values that `fleet.placement` decides by."""
 
 from __future__ import annotations
 
@@ -12,19 +12,22 @@ from fleet.evictor import Resident
 from fleet.models import Device, ModelProfile, Node, Placement
 from fleet.placement import DeviceFacts, Need, NodeFacts
 
-RESIDENT = (Placement.State.LOADING, Placement.State.LOADED, Placement.State.UNLOADING)
-
 
 def need(model: str, *, floor_mb: int = 0) -> Need:
-    """What the catalogue says a model needs, and at least `floor_mb`.
+    """What a model needs, at least `floor_mb` of memory.
 
-    A model outside of it, or without `vram_mb`, asks for no amount in particular: its first try shows.
+    A model that is not in the catalogue, or has no `vram_mb`, needs no known amount: its first load shows it.
     """
     profile: ModelProfile | None = ModelProfile.objects.filter(model_id=model).first()
     if profile is None:
         return Need(model=model, memory_mb=floor_mb)
+    return need_of(profile, floor_mb=floor_mb)
+
+
+def need_of(profile: ModelProfile, *, floor_mb: int = 0) -> Need:
+    """What the catalogue says that a model needs, at least `floor_mb` of memory."""
     return Need(
-        model=model,
+        model=profile.model_id,
         memory_mb=max(profile.needed_mb or profile.vram_mb or 0, floor_mb),
         min_devices=profile.min_devices,
         min_device_mb=profile.min_device_vram_mb or 0,
@@ -36,12 +39,13 @@ def need(model: str, *, floor_mb: int = 0) -> Need:
 
 
 def nodes(*, only: str = "", leave_out: set[str] | None = None, patient: bool = True) -> list[NodeFacts]:
-    """Every neuron, or one, without those in `leave_out`; nothing is loaded on other servers.
+    """Every neuron, or `only` one, without those in `leave_out`; other servers load nothing.
 
-    Who is not `patient` takes models in use for displaceable: they leave after their requests.
+    A load that is not `patient` may displace models in use: they leave after their requests.
     """
-    neurons = Node.objects.filter(kind=Node.Kind.NEURON)
-    rows = neurons.filter(name=only) if only else neurons
+    rows = Node.objects.filter(kind=Node.Kind.NEURON)
+    if only:
+        rows = rows.filter(name=only)
     rows = rows.exclude(name__in=leave_out or ()).prefetch_related("devices", "placements")
     profiles = {profile.model_id: profile for profile in ModelProfile.objects.all()}
     now = timezone.now()
@@ -52,7 +56,7 @@ def nodes(*, only: str = "", leave_out: set[str] | None = None, patient: bool = 
             residents=tuple(
                 _resident(row, node, profiles.get(row.model), now, patient=patient)
                 for row in node.placements.all()
-                if row.state in RESIDENT
+                if row.state in Placement.RESIDENT
             ),
             healthy=node.healthy,
             cordoned=node.cordoned,
@@ -76,7 +80,6 @@ def _device(device: Device) -> DeviceFacts:
 def _resident(
     row: Placement, node: Node, profile: ModelProfile | None, now: datetime, *, patient: bool
 ) -> Resident:
-    used_at = max(row.changed_at, row.last_used_at or row.changed_at)
     memory = row.memory_mb or (profile.resident_mb if profile else 0)
     devices = row.devices or [0]
     return Resident(
@@ -86,7 +89,7 @@ def _resident(
         pinned=bool(profile and (profile.pinned or node.name in profile.pinned_on)),
         busy=(row.is_busy and patient) or row.state != Placement.State.LOADED,
         moving=row.state != Placement.State.LOADED,
-        idle_s=(now - used_at).total_seconds(),
+        idle_s=(now - row.used_at).total_seconds(),
         resident_s=(now - row.changed_at).total_seconds(),
         min_residency_s=max(profile.min_residency_s if profile else 0, settings.MIN_RESIDENCY_S),
     )

@@ -1,7 +1,7 @@
-"""Tells a Celery worker that an operation is due.
+"""The messages that tell Celery workers which operations are due.
 
-The message carries the row's id and nothing else. Redis may be away: the row stays, and
-`reconciliation.reconcile` tells again.
+A message carries an operation's id and nothing else. While Redis is away the row stays, and
+`execution.reconcile` announces it again.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from fleet.celery import OPERATIONS, app
 log = logging.getLogger("cortex.operations")
 
 
-def dispatch(operation_id: int, *, delay_s: float = 0) -> None:
+def enqueue(operation_id: int, *, delay_s: float = 0) -> None:
     try:
         app.send_task(
             "fleet.tasks.run_operation", [operation_id], queue=OPERATIONS, countdown=delay_s or None

@@ -1,4 +1,4 @@
-"""A long call to a node, made on the side while the operation's lease is kept alive."""
+"""A long call to a node in a thread of its own, while the caller keeps its lease alive."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from threading import Event, Thread
 from django.conf import settings
 
 
-class Call:
-    """`function` in a thread of its own, which nobody waits for once the caller has lost interest."""
+class BackgroundCall:
+    """`function`, running in a daemon thread; a caller that has lost interest just drops it."""
 
     def __init__(self, function: Callable[[], None]) -> None:
         self._future: Future[None] = Future()
@@ -24,14 +24,16 @@ class Call:
             self._future.set_exception(error)
 
     def pause(self) -> bool:
-        """Sleep a moment, or less if the call ends; whether it has ended."""
+        """Wait `LOOK_EVERY_S` at most for the call to end, and return whether it has."""
         if self._future.done():
-            Event().wait(settings.LOOK_EVERY_S)
+            Event().wait(settings.LOOK_EVERY_S)  # the caller looks at the node again, and not at once
         else:
             wait([self._future], timeout=settings.LOOK_EVERY_S)
         return self._future.done()
 
     @property
     def error(self) -> BaseException | None:
-        """What the call raised; None while it runs and when it went well."""
-        return self._future.exception() if self._future.done() else None
+        """What the call raised; None while it runs and if it succeeded."""
+        if not self._future.done():
+            return None
+        return self._future.exception()

@@ -1,4 +1,4 @@
-"""Where the time of one request went, from its row and from the operations that ran meanwhile."""
+"""Where the time of one request went, by its record and the operations that ran meanwhile."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from fleet.models import Operation, RequestMetric
 
 
 @dataclass(frozen=True, slots=True)
-class Phase:
-    """A stretch of the request's life, in seconds since it was received."""
+class Span:
+    """A part of a request's time; `start_s` is seconds after it was received."""
 
     name: str
     start_s: float
@@ -21,26 +21,27 @@ class Phase:
     note: str = ""
 
 
-def phases(metric: RequestMetric) -> list[Phase]:
-    """From the first byte in to the last one out, without gaps; phases that took no time are left out."""
-    waited, load, end = metric.queue_s, min(metric.load_s, metric.queue_s), metric.latency_s
+def spans(metric: RequestMetric) -> list[Span]:
+    """The spans from the first byte in to the last byte out, without gaps and without those of no length."""
+    waited = metric.queue_s
+    load = min(metric.load_s, waited)
+    end = metric.latency_s
     own = min(metric.overhead_s or 0.0, max(0.0, end - waited))
-    first = metric.ttft_s
-    answering = [
-        ("first token", end if first is None else first, _prompt_note(metric)),
-        ("answer", end, _answer_note(metric)),
-    ]
     ends = [
         ("gateway", own, ""),
         ("load", own + load, "the model was not loaded"),
         ("queue", own + waited, "for a replica or a free connection"),
-        *(answering if first is not None else [("node", end, _prompt_note(metric))]),
     ]
+    if metric.ttft_s is None:
+        ends.append(("node", end, _prompt_note(metric)))
+    else:
+        ends.append(("first token", metric.ttft_s, _prompt_note(metric)))
+        ends.append(("answer", end, _answer_note(metric)))
     return _without_gaps(ends)
 
 
 def operations(metric: RequestMetric) -> QuerySet:
-    """The model's operations that were under way while the request waited, and those they asked for."""
+    """The model's operations that were active while the request waited, and their children."""
     began = metric.started_at
     waited_s = metric.latency_s if metric.ttft_s is None else metric.queue_s
     meanwhile = Q(created_at__lte=began + timedelta(seconds=waited_s))
@@ -50,7 +51,7 @@ def operations(metric: RequestMetric) -> QuerySet:
 
 
 def story(metric: RequestMetric) -> list[str]:
-    """What else there is to say: how replicas compared, failed attempts, and how it ended."""
+    """Sentences on how replicas compared, which attempts failed, and how the request ended."""
     lines = [_comparison(metric)] if metric.waits_s else []
     lines += [
         f"{node or 'No node'} failed it: {code}. Another attempt was made." for node, code in metric.attempts
@@ -88,11 +89,11 @@ def _answer_note(metric: RequestMetric) -> str:
     return f"{metric.completion_tokens:,} tokens out{speed}"
 
 
-def _without_gaps(ends: list[tuple[str, float, str]]) -> list[Phase]:
-    found: list[Phase] = []
+def _without_gaps(ends: list[tuple[str, float, str]]) -> list[Span]:
+    found: list[Span] = []
     at = 0.0
     for name, end, note in ends:
         if end > at:
-            found.append(Phase(name, at, end - at, note))
+            found.append(Span(name, at, end - at, note))
             at = end
     return found

@@ -1,15 +1,18 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from django.contrib import admin
 from django.db.models import QuerySet
 from django.http import HttpRequest
 
-from fleet.admin.base import ConfiguredAdmin, Operates, do_each, start_each, who
+from fleet.admin.base import ConfiguredAdmin, Operates, do_each, origin, start_each
 from fleet.models import Alias, ModelProfile, Placement
-from fleet.services import lifecycle, steering
+from fleet.services import lifecycle, policy
+
+T = TypeVar("T")
 
 
 @admin.register(ModelProfile)
@@ -33,7 +36,7 @@ class ModelProfileAdmin(Operates, ConfiguredAdmin):
     actions = ("load", "unload", "pin", "unpin")
 
     def get_changelist_instance(self, request: HttpRequest) -> Any:
-        """One query for the nodes of all rows on the page."""
+        """Read the nodes of all rows on the page in one query."""
         page = super().get_changelist_instance(request)
         nodes = _nodes_with([row.model_id for row in page.result_list])
         for row in page.result_list:
@@ -46,44 +49,32 @@ class ModelProfileAdmin(Operates, ConfiguredAdmin):
 
     @admin.action(description="Load selected models where they fit best", permissions=["operate"])
     def load(self, request: HttpRequest, rows: QuerySet) -> None:
-        start_each(
-            self,
-            request,
-            [
-                partial(lifecycle.load, row.model_id, requested_by=who(request), reason="admin")
-                for row in rows
-            ],
-        )
+        start_each(self, request, _for_each(lifecycle.load, request, rows))
 
     @admin.action(description="Pin: never evict", permissions=["operate"])
     def pin(self, request: HttpRequest, rows: QuerySet) -> None:
-        verbs = [
-            partial(steering.pin, row.model_id, requested_by=who(request), reason="admin") for row in rows
-        ]
-        do_each(self, request, verbs, "Pinned")
+        do_each(self, request, _for_each(policy.pin, request, rows), "Pinned")
 
     @admin.action(description="Unpin", permissions=["operate"])
     def unpin(self, request: HttpRequest, rows: QuerySet) -> None:
-        verbs = [
-            partial(steering.unpin, row.model_id, requested_by=who(request), reason="admin") for row in rows
-        ]
-        do_each(self, request, verbs, "Unpinned")
+        do_each(self, request, _for_each(policy.unpin, request, rows), "Unpinned")
 
     @admin.action(description="Unload selected models everywhere", permissions=["operate"])
     def unload(self, request: HttpRequest, rows: QuerySet) -> None:
-        start_each(
-            self,
-            request,
-            [
-                partial(lifecycle.unload, row.model_id, node, requested_by=who(request), reason="admin")
-                for row in rows
-                for node in _nodes_with([row.model_id]).get(row.model_id, [])
-            ],
-        )
+        starts = [
+            partial(lifecycle.unload, row.model_id, node, **origin(request))
+            for row in rows
+            for node in _nodes_with([row.model_id]).get(row.model_id, [])
+        ]
+        start_each(self, request, starts)
+
+
+def _for_each(verb: Callable[..., T], request: HttpRequest, rows: QuerySet) -> list[Callable[[], T]]:
+    return [partial(verb, row.model_id, **origin(request)) for row in rows]
 
 
 def _nodes_with(models: list[str]) -> dict[str, list[str]]:
-    """The nodes where each of these models is loaded, by name."""
+    """The names of the nodes on which each of these models is loaded."""
     found: dict[str, list[str]] = {}
     loaded = Placement.objects.filter(model__in=models, state=Placement.State.LOADED)
     for model, node in loaded.order_by("node__name").values_list("model", "node__name"):
