@@ -233,7 +233,12 @@ async def test_streamed_echo_with_logprobs_equals_the_whole_one(neuron):
 async def test_detokenize_inverts_tokenize(neuron):
     body = {"model": "m", "tokens": TOKENIZER.encode("Grüße<|im_end|>").ids}
     assert (await neuron.http.post("/detokenize", json=body)).json()["text"] == "Grüße<|im_end|>"
-    for wrong, param in (({"tokens": [-1]}, "tokens[0]"), ({"tokens": "x"}, "tokens"), ({}, "tokens")):
+    for wrong, param in (
+        ({"tokens": [-1]}, "tokens[0]"),
+        ({"tokens": [2**32]}, "tokens[0]"),
+        ({"tokens": "x"}, "tokens"),
+        ({}, "tokens"),
+    ):
         refused = await neuron.http.post("/detokenize", json={"model": "m"} | wrong)
         assert (refused.status_code, refused.json()["error"]["param"]) == (400, param)
 
