@@ -26,7 +26,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from bench.fake_fleet import serve
+from bench.fleet.nodes import serve
 
 LISTS = ("live", "node", "device", "placement", "operation", "modelprofile", "alias", "apikey", "usagerollup")
 REQUESTS = (

@@ -109,7 +109,7 @@ def litellm_per_million(python: Path) -> float | None:
     """None where LiteLLM is not installed."""
     if not python.exists():
         return None
-    script = Path(__file__).with_name("translate_litellm.py")
+    script = Path(__file__).with_name("adapter.py")
     done = subprocess.run(
         [python, script], input=b"".join(stream(2000)), capture_output=True, check=True, timeout=300
     )
