@@ -22,7 +22,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -34,7 +34,6 @@ from bench.machine import machine
 from bench.peers import Peer
 
 QUICK_S, SMOKE_S = 170.0, 45.0  # the last round of a budget may end a little late
-BULK = "runs"  # the key of raw measurements, which no table shows
 
 T = TypeVar("T")
 
@@ -69,7 +68,7 @@ class Run:
             print(text, file=sys.stderr, flush=True)
 
 
-def run(
+def run(  # noqa: PLR0913
     name: str,
     doc: str | None,
     measure: Callable[[Run], dict[str, Any]],
@@ -77,10 +76,12 @@ def run(
     peers: Sequence[Peer] = (),
     full_s: float | None = None,
     add_options: Callable[[argparse.ArgumentParser], None] = lambda _: None,
+    show: Callable[[dict[str, Any]], Iterable[str]] = table,
 ) -> dict[str, Any]:
     """Read the command line, measure, print the result and return it.
 
-    `measure` returns the benchmark's own figures; `full_s` is its budget when it runs in full.
+    `measure` returns the benchmark's own figures; `full_s` is its budget when it runs in full. `show` returns
+    the lines that are printed without `--json`.
     """
     options = _parse(name, doc, peers, add_options)
     chosen = Size.SMOKE if options.smoke else Size.QUICK if options.quick else Size.FULL
@@ -102,7 +103,7 @@ def run(
     if options.json:
         print(json.dumps(result))
     else:
-        print(*table({key: value for key, value in result.items() if key != BULK}), sep="\n")
+        print(*show(result), sep="\n")
     return result
 
 

@@ -33,19 +33,24 @@ def ratio(ours: float | None, theirs: float | None) -> float | None:
     return ours / theirs if ours is not None and theirs else None
 
 
-def rounded(value: Any, digits: int = 3) -> Any:
-    """`value` with every float in it rounded to `digits` decimal places."""
+def rounded(value: Any, digits: int = 5) -> Any:
+    """`value` with every float in it rounded to `digits` significant digits."""
     if isinstance(value, dict):
         return {key: rounded(item, digits) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [rounded(item, digits) for item in value]
-    return round(value, digits) if isinstance(value, float) else value
+    return float(f"{value:.{digits}g}") if isinstance(value, float) else value
 
 
 def table(figures: Mapping[str, Any], indent: int = 0) -> Iterator[str]:
-    """The lines that show `figures` to a person: one for each key, what it holds indented below it."""
+    """The lines that show `figures` to a person, one for each key, what it holds indented below it.
+
+    The raw measurements under `runs` are not shown.
+    """
     width = max(map(len, figures), default=0)
     for key, value in figures.items():
+        if key == "runs":
+            continue
         head = " " * indent + key
         if isinstance(value, dict) and value:
             yield head

@@ -16,7 +16,6 @@ from torch.nn.functional import linear
 from bench.budget import Budget
 from bench.engine.models import Sides
 from bench.engine.serving import Engine, alternate, prompt, serve, timed
-from neuron.device.runner import Runner
 from neuron.models.fused import FusedDecoder
 from neuron.models.product import activation_dtype
 
@@ -99,9 +98,11 @@ def decode_step(budget: Budget, sides: Sides, steps: int) -> dict[str, float]:
     }
 
 
-def multiply(products: Sequence[tuple[Callable[[torch.Tensor], object], torch.Tensor]]) -> None:
-    for product, row in products:
-        product(row)
+def multiply(products: Sequence[tuple[Callable[[torch.Tensor], torch.Tensor], torch.Tensor]]) -> torch.Tensor:
+    """The last of some products, once all of them are done."""
+    for product, rows in products:
+        last = product(rows)
+    return last
 
 
 def fused_weights(model: Any) -> list[torch.Tensor]:
@@ -117,10 +118,10 @@ def bandwidth(device: torch.device, num_bytes: int = 256 << 20) -> float:
     return block.nbytes / min(timed(block.sum) for _ in range(5))
 
 
-def first_tokens_s(runner: Runner, prefix: int, seed: int, *, vocab_size: int) -> tuple[float, float]:
+def first_tokens_s(engine: Engine, prefix: int, seed: int) -> tuple[float, float]:
     """The time to a first token after a prompt of `prefix` tokens and 20 more: at first, and with another
     ending once the prefix is cached."""
-    engine, tokens = Engine(runner, vocab_size=vocab_size), prompt(seed, prefix)
+    tokens = prompt(seed, prefix)
 
     def first_token_s(ending: list[int]) -> float:
         started = time.perf_counter()
@@ -133,10 +134,8 @@ def first_tokens_s(runner: Runner, prefix: int, seed: int, *, vocab_size: int) -
 
 def ttft_warm_over_cold(budget: Budget, sides: Sides, prefix: int, repeats: int) -> float:
     """The time to the first token behind a cached prefix over that behind a new one, at best."""
-    vocab_size = sides.decoder.vocab_size
     times = [
-        first_tokens_s(sides.runner, prefix, seed, vocab_size=vocab_size)
-        for seed in budget.rounds(repeats, "first tokens")
+        first_tokens_s(engine_of(sides), prefix, seed) for seed in budget.rounds(repeats, "first tokens")
     ]
     return min(warm / cold for cold, warm in times)
 

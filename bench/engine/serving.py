@@ -10,6 +10,7 @@ import torch
 from bench.budget import Budget
 from neuron.device.runner import Runner
 from neuron.engine.limits import Limits
+from neuron.engine.request import Guide
 from neuron.engine.scheduler import Scheduler
 from neuron.pipe import Sampling, Submit, Tokens
 
@@ -33,12 +34,12 @@ class Engine:
         self.step_s: list[float] = []
         self.run_s: list[float] = []
 
-    def submit(self, tokens: list[int], max_tokens: int) -> int:
+    def submit(self, tokens: list[int], max_tokens: int, guide: Guide | None = None) -> int:
         """Queue a greedy request and return its number."""
         self._number += 1
         self.token_times[self._number] = []
         request = Submit(self._number, "m", tokens, max_tokens, GREEDY, [])
-        assert self._scheduler.submit(request, 0.0) is None
+        assert self._scheduler.submit(request, 0.0, guide) is None
         return self._number
 
     def step(self) -> bool:
