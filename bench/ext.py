@@ -27,7 +27,8 @@ from bench import command
 from ext import chunk as chunks
 from ext import http, peek, sse
 from ext import stream as streams
-from neuron.api.completion import ChatChoice, Chunks
+from neuron.api.answers.chat import ChatChoiceWriter
+from neuron.api.answers.chunks import ChunkEncoder
 from neuron.text.events import Content
 
 TEXT = "What does the scheduler do when no page is free?\n"
@@ -104,11 +105,13 @@ def body(lines: int) -> bytes:
 
 
 def chunk(text: str) -> bytes:
-    return ChatChoice(0, _chunks(), None).piece([Content(text)], ())
+    return ChatChoiceWriter(0, _chunks(), None).delta([Content(text)], ())
 
 
-def _chunks() -> Chunks:
-    return Chunks("chatcmpl-0123456789abcdef", "helexa-tiny", "chat.completion.chunk", include_usage=False)
+def _chunks() -> ChunkEncoder:
+    return ChunkEncoder(
+        "chatcmpl-0123456789abcdef", "helexa-tiny", "chat.completion.chunk", include_usage=False
+    )
 
 
 def scanners() -> dict[str, Callable[[], object]]:
@@ -184,7 +187,7 @@ def encoders() -> dict[str, Callable[[], object]]:
     """One chunk of neuron's stream."""
     pure = as_python("chunk")
     before, after = _chunks().around({"index": 0, "delta": {"content": ""}, "finish_reason": None})
-    choice, text = ChatChoice(0, _chunks(), None), [Content(" token")]
+    choice, text = ChatChoiceWriter(0, _chunks(), None), [Content(" token")]
     head = {"id": "chatcmpl-0123456789abcdef", "object": "chat.completion.chunk", "created": 1, "model": "m"}
 
     def whole(encode: Callable[[Any], bytes]) -> bytes:
@@ -194,7 +197,7 @@ def encoders() -> dict[str, Callable[[], object]]:
     return {
         "ext": lambda: chunks.enclose(before, " token", after),
         "ext as Python": lambda: pure.enclose(before, " token", after),
-        "neuron, all of it": lambda: choice.piece(text, ()),
+        "neuron, all of it": lambda: choice.delta(text, ()),
         "msgspec": lambda: whole(msgspec.json.encode),
         "json": lambda: whole(lambda value: json.dumps(value).encode()),
     }

@@ -12,12 +12,12 @@ import httpx
 import psycopg
 
 from bench.chaos.world import World
+from fleet.operations import ACTIVE
 
 SETTLE_S = 120.0
 
-_ACTIVE = (
-    "select kind, model, node, state, message from fleet_operation where state in ('pending', 'running')"
-)
+_ACTIVE = f"""select kind, model, node, state, message from fleet_operation
+              where state in {tuple(map(str, ACTIVE))}"""  # noqa: S608 - constants
 _UNDER_WAY = """select p.model, n.name, p.state from fleet_placement p join fleet_node n on n.id = p.node_id
                 where p.state in ('loading', 'unloading')"""
 _LOADED = """select n.name, p.model from fleet_placement p join fleet_node n on n.id = p.node_id

@@ -97,11 +97,11 @@ def _route_us(nodes: int, models: int, *, decisions: int) -> float:
 
 def _polling(run: command.Run) -> float:
     from fleet.models import Node  # noqa: PLC0415
-    from fleet.services import observe  # noqa: PLC0415
+    from fleet.services import polling  # noqa: PLC0415
 
-    observe.poll()
+    polling.poll()
     assert not Node.objects.filter(healthy=False).exists()
-    return statistics.median(_seconds(observe.poll) for _ in run.budget.rounds(3, "polling"))
+    return statistics.median(_seconds(polling.poll) for _ in run.budget.rounds(3, "polling"))
 
 
 def _pages(run: command.Run, rows: int) -> dict[str, Any]:

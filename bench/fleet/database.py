@@ -33,7 +33,7 @@ def django_on_postgres(folder: Path) -> Iterator[None]:
             "CORTEX_STATE_DIR": str(folder),
             "CORTEX_DATABASE__URL": stack.enter_context(postgres(folder)),
             "CORTEX_REDIS__URL": redis.url,
-            "DJANGO_SETTINGS_MODULE": "cortex_site.settings",
+            "DJANGO_SETTINGS_MODULE": "cortex_site.site.settings",
             "PROMETHEUS_MULTIPROC_DIR": str(folder),
         }
         django.setup()

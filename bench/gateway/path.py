@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("PROMETHEUS_MULTIPROC_DIR", tempfile.mkdtemp(prefix="cx-"))
-os.environ.setdefault("DJANGO_SETTINGS_MODULE", "cortex_site.settings")
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "cortex_site.site.settings")
 
 import django
 
@@ -45,16 +45,17 @@ from uvicorn.server import ServerState
 from bench import command
 from bench.gateway import mock
 from bench.gateway.load import Job, request
-from cortex_site import logs
-from cortex_site.config import CortexConfig
-from cortex_site.light_http import LightProtocol
-from fleet.gateway.app import Gateway, application
-from fleet.gateway.connection import Connection
-from fleet.gateway.limits_scripts import ADVANCE, VERDICT
-from fleet.gateway.redis_link import RedisLink
-from fleet.gateway.upstream import Pool
+from cortex_site.base import logs
+from cortex_site.config.cortex_toml import CortexConfig
+from cortex_site.http.protocol import LightProtocol
+from fleet.gateway.app import application
+from fleet.gateway.control.redis_link import RedisLink
+from fleet.gateway.data_plane import DataPlane
+from fleet.gateway.http.connection import Connection
+from fleet.gateway.http.upstream import Pool
+from fleet.gateway.limits.scripts import ADMISSION, PREFETCH
 from fleet.gateway.worker import COLLECT_AFTER
-from fleet.limits import KeyLimits
+from fleet.key_limits import KeyLimits
 from fleet.records import RequestRecord
 from fleet.snapshot import Configuration, KeyView, NodeConfig, ProfileView
 
@@ -146,10 +147,10 @@ def _let_in(
     advance: bytes, requests: bytes, slots: bytes, tokens: bytes, _window: bytes, *, members: int
 ) -> bytes:
     now = time.time()
-    answers = [VERDICT.pack(0, 0.0, now, now + 1.23, 12.3456, 1.23)] * members
+    answers = [ADMISSION.pack(0, 0.0, now, now + 1.23, 12.3456, 1.23)] * members
     if advance:
         answers.append(
-            ADVANCE.pack(float(requests), float(slots), float(tokens), now, now + 1.23, now + 12.3)
+            PREFETCH.pack(float(requests), float(slots), float(tokens), now, now + 1.23, now + 12.3)
         )
     return b"*%d\r\n" % len(answers) + b"".join(map(_bulk, answers))
 
@@ -239,11 +240,11 @@ def clients(app: Any, kind: str, meter: Meter) -> None:
 
 
 async def cpu_us(kind: str, seconds: float) -> dict[str, float]:
-    gateway = Gateway(CortexConfig(), Control(), store)
+    gateway = DataPlane(CortexConfig(), Control(), store)
     app = application(gateway)
     async with gateway.running():
-        while not gateway.view.snapshot.replicas(mock.MODEL):
-            await gateway.view.changed(1.0)
+        while not gateway.fleet.snapshot.replicas(mock.MODEL):
+            await gateway.fleet.changed(1.0)
         meter = Meter(seconds)
         clients(app, kind, meter)
         await meter.over.wait()

@@ -29,7 +29,9 @@ from bench.figures import ratio
 from bench.peers import LITELLM, Peer
 from ext.sse import SSEScanner
 from fleet import translation
-from fleet.gateway.dialects import CHAT, MESSAGES, Answer, Call
+from fleet.gateway.dialects.base import AnswerRewriter, Call
+from fleet.gateway.dialects.chat import CHAT
+from fleet.gateway.dialects.messages import MESSAGES
 
 BATCH = 64  # chunks that wait in a socket at a time
 LITELLM_CHUNKS, LITELLM_S = 2000, 120.0
@@ -49,7 +51,7 @@ def stream(chunks: int) -> list[bytes]:
     return [chunk({"role": "assistant", "content": ""}), *words, *end]
 
 
-def rewrite(pieces: list[bytes], answer: Answer) -> float:
+def rewrite(pieces: list[bytes], answer: AnswerRewriter) -> float:
     """CPU seconds that the rewriting takes."""
     start = time.process_time()
     for piece in pieces:
@@ -57,7 +59,7 @@ def rewrite(pieces: list[bytes], answer: Answer) -> float:
     return time.process_time() - start
 
 
-def relay(pieces: list[bytes], answer: Answer) -> float:
+def relay(pieces: list[bytes], answer: AnswerRewriter) -> float:
     """CPU seconds of the gateway's own side; the sockets are filled and emptied in between."""
     scanner, used = SSEScanner(False), 0.0
     node, upstream = socket.socketpair()

@@ -10,7 +10,7 @@ import socket
 import threading
 from collections.abc import Sequence
 
-from cortex_site.logs import setup
+from cortex_site.base.logs import setup
 from neuron.device.opening import Device, open_device, parse_device
 from neuron.engine.limits import Limits
 from neuron.pipe import EXIT_CRASHED, EXIT_POISONED

@@ -24,8 +24,8 @@ PARTS = {
 def programs() -> set[str]:
     """The modules below bench/ that run when they are named to Python."""
     found = set()
-    for path in (ROOT / "bench").rglob("*.py"):
-        if ".venvs" not in path.parts and '\nif __name__ == "__main__":' in path.read_text():
+    for path in (*ROOT.glob("bench/*.py"), *ROOT.glob("bench/*/*.py")):
+        if '\nif __name__ == "__main__":' in path.read_text():
             parts = path.relative_to(ROOT).with_suffix("").parts
             found.add(".".join(parts[:-1] if parts[-1] == "__main__" else parts))
     return found
