@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.common import clean_environment
 from bench.gateway.mock import MODEL
 from bench.gateway.processes import Server, launch
+from bench.processes import clean_environment
 from tests.fleet.servers import RedisServer, postgres
 
 CONFIG = """

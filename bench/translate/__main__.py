@@ -1,16 +1,16 @@
-"""What translating chat to Anthropic's messages costs: python -m bench.translate --json [LITELLM_PYTHON]
+"""What translating chat streams to Anthropic's messages costs: python -m bench.translate
 
-CPU seconds per million chunks of a text stream, one chunk at a time:
+CPU seconds per million chunks of a text stream, one chunk at a time, the best of several rounds:
 
-passthrough   read a chunk from a socket, scan it, write it to another
-translated    the same with the chunk rewritten between
-rewriting     the rewriting alone, without sockets and scanner
-litellm       the adapter of LiteLLM (an environment of its own) on the same chunks: decode, adapt, encode
+    passthrough_cpu_s_per_million   read a chunk from a socket, scan it, write it to another
+    translated_cpu_s_per_million    the same with the chunk rewritten in between
+    rewriting_cpu_s_per_million     the rewriting alone, without sockets and scanner
+    litellm_cpu_s_per_million       LiteLLM's adapter on the same chunks: decode, adapt, encode
+    cpu_over_passthrough            translated over passthrough
+    cpu_over_litellm                rewriting over LiteLLM
+    body_1mb_ms                     translating a request with a conversation of 1 MB, the median of many
 
-`cpu_over_passthrough` is translated to passthrough, `cpu_over_litellm` rewriting to litellm. `body_1mb_ms` is
-the translation of a request with a conversation of 1 MB.
-
-`python -m bench.translate prepare` makes LiteLLM's environment, under bench/.venvs.
+Options and the other keys of the result are those of `bench.command`.
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ import json
 import socket
 import statistics
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+from bench import command
+from bench.figures import ratio
+from bench.peers import LITELLM, Peer
 from ext.sse import SSEScanner
 from fleet import translation
 from fleet.gateway.dialects.base import AnswerRewriter, Call
 from fleet.gateway.dialects.chat import CHAT
 from fleet.gateway.dialects.messages import MESSAGES
 
-CHUNKS = 20_000
 BATCH = 64  # chunks that wait in a socket at a time
-ROUNDS = 9
-LITELLM = Path("bench/.venvs/litellm/bin/python")
-LITELLM_VERSION = "1.106.2"
+LITELLM_CHUNKS, LITELLM_S = 2000, 120.0
 CALL = Call("m", True, b"")
 
 
@@ -44,7 +44,7 @@ def chunk(delta: object, finish: str | None = None, **more: object) -> bytes:
     return b"data: " + json.dumps({**head, "choices": choices, **more}).encode() + b"\n\n"
 
 
-def stream(chunks: int = CHUNKS) -> list[bytes]:
+def stream(chunks: int) -> list[bytes]:
     usage = {"prompt_tokens": 10, "completion_tokens": chunks, "total_tokens": chunks + 10}
     words = [chunk({"content": f" word{number % 97}"}) for number in range(chunks)]
     end = [chunk({}, "stop"), chunk({}, None, usage=usage), b"data: [DONE]\n\n"]
@@ -52,6 +52,7 @@ def stream(chunks: int = CHUNKS) -> list[bytes]:
 
 
 def rewrite(pieces: list[bytes], answer: AnswerRewriter) -> float:
+    """CPU seconds that the rewriting takes."""
     start = time.process_time()
     for piece in pieces:
         answer.feed(piece)
@@ -59,7 +60,7 @@ def rewrite(pieces: list[bytes], answer: AnswerRewriter) -> float:
 
 
 def relay(pieces: list[bytes], answer: AnswerRewriter) -> float:
-    """Only the gateway's own side is timed: the sockets are filled and emptied in between."""
+    """CPU seconds of the gateway's own side; the sockets are filled and emptied in between."""
     scanner, used = SSEScanner(False), 0.0
     node, upstream = socket.socketpair()
     downstream, client = socket.socketpair()
@@ -85,14 +86,15 @@ def _more(client: socket.socket) -> bool:
         return False
 
 
-def best(*measures: Callable[[], float]) -> list[float]:
-    """The least of each, taken in turns so that a busy machine troubles all alike."""
-    rounds = [[measure() for measure in measures] for _ in range(ROUNDS)]
-    return [min(taken) for taken in zip(*rounds, strict=True)]
+def best(run: command.Run, *measures: Callable[[], float]) -> list[float]:
+    """The least of each. They take turns, so that a busy machine troubles all alike."""
+    rounds = run.pick(9, 9, 1)
+    taken = [[measure() for measure in measures] for _ in run.budget.rounds(rounds, "streams")]
+    return [min(of_one) for of_one in zip(*taken, strict=True)]
 
 
-def body_ms() -> float:
-    """The median of many: one conversation of a megabyte, with calls and results."""
+def body_ms(repeats: int) -> float:
+    """Milliseconds that a conversation of a megabyte takes, with calls and results."""
     turns: list[object] = [{"role": "user", "content": "Hi"}]
     for number in range(250):
         use = {"type": "tool_use", "id": f"t{number}", "name": "read", "input": {"path": f"a/{number}"}}
@@ -100,55 +102,45 @@ def body_ms() -> float:
         turns += [{"role": "assistant", "content": [use]}, {"role": "user", "content": [result]}]
     body = json.dumps({"model": "m", "max_tokens": 9, "messages": turns}).encode()
     times = []
-    for _ in range(21):
+    for _ in range(repeats):
         start = time.perf_counter()
         translation.messages.to_chat(body)
         times.append((time.perf_counter() - start) * (1 << 20) / len(body))
     return statistics.median(times) * 1000
 
 
-def litellm_per_million(python: Path) -> float | None:
-    """None where LiteLLM is not installed."""
-    if not python.exists():
-        return None
-    script = Path(__file__).with_name("translate_litellm.py")
+def litellm_per_million(peer: Peer) -> float:
+    adapter = Path(__file__).with_name("adapter.py")
     done = subprocess.run(
-        [python, script], input=b"".join(stream(2000)), capture_output=True, check=True, timeout=300
+        [peer.program("python"), str(adapter)],
+        input=b"".join(stream(LITELLM_CHUNKS)),
+        capture_output=True,
+        check=True,
+        timeout=LITELLM_S,
     )
     return float(done.stdout.split()[-1])
 
 
-def prepare() -> None:
-    subprocess.run([sys.executable, "-m", "venv", "--clear", LITELLM.parents[1]], check=True)
-    pip = [LITELLM, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    subprocess.run([*pip, f"litellm=={LITELLM_VERSION}"], check=True)
-
-
-def main() -> None:
-    if sys.argv[1:] == ["prepare"]:
-        prepare()
-        return
-    pieces = stream()
-    scale = 1e6 / len(pieces)
+def measure(run: command.Run) -> dict[str, Any]:
+    pieces = stream(run.pick(20_000, 20_000, 500))
     taken = best(
+        run,
         lambda: relay(pieces, CHAT.answer(CALL, "r")),
         lambda: relay(pieces, MESSAGES.answer(CALL, "r")),
         lambda: rewrite(pieces, MESSAGES.answer(CALL, "r")),
     )
-    passed, translated, rewriting = (seconds * scale for seconds in taken)
-    arguments = [argument for argument in sys.argv[1:] if argument != "--json"]
-    other = litellm_per_million(Path(arguments[0]) if arguments else LITELLM)
-    figures = {
-        "cpu_over_passthrough": round(translated / passed, 2),
-        "cpu_over_litellm": round(rewriting / other, 4) if other else None,
-        "body_1mb_ms": round(body_ms(), 2),
-        "passthrough_cpu_s_per_million": round(passed, 2),
-        "translated_cpu_s_per_million": round(translated, 2),
-        "rewriting_cpu_s_per_million": round(rewriting, 2),
-        "litellm_cpu_s_per_million": round(other, 1) if other else None,
+    passed, translated, rewriting = (seconds / len(pieces) * 1e6 for seconds in taken)
+    theirs = litellm_per_million(LITELLM) if run.peers else None
+    return {
+        "cpu_over_passthrough": ratio(translated, passed),
+        "cpu_over_litellm": ratio(rewriting, theirs),
+        "body_1mb_ms": body_ms(run.pick(21, 21, 1)),
+        "passthrough_cpu_s_per_million": passed,
+        "translated_cpu_s_per_million": translated,
+        "rewriting_cpu_s_per_million": rewriting,
+        "litellm_cpu_s_per_million": theirs,
     }
-    sys.stdout.write(json.dumps(figures, indent=2) + "\n")
 
 
 if __name__ == "__main__":
-    main()
+    command.run("translate", __doc__, measure, peers=[LITELLM])

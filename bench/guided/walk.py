@@ -1,9 +1,7 @@
-"""Guided decoding side by side: what compiling a schema and masking a token cost, per library.
+"""One library on one vocabulary: python -m bench.guided.walk LIBRARY TOKENIZER ROUNDS
 
-    PYTHONPATH=where/it/is python -m bench.guided llguidance|xgrammar
-
-Each library walks the same documents token by token, as sampling would: compute the mask, take the document's
-next token. Vocabularies: helexa-tiny's, and one of 64 Ki tokens trained on Python's own source.
+Started by `bench.guided` in the library's own environment. Prints one JSON object: for each schema how long
+it takes to compile and, token by token along a document that fits it, how long a mask takes.
 """
 
 from __future__ import annotations
@@ -11,15 +9,13 @@ from __future__ import annotations
 import json
 import statistics
 import sys
-import sysconfig
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer
 
-TINY = Path("neuron/models/tiny/helexa-tiny/tokenizer.json")
 PERSON = {
     "type": "object",
     "properties": {
@@ -66,7 +62,7 @@ CASES: dict[str, tuple[Any, Any]] = {
 
 class Walk(Protocol):
     def __call__(self, tokens: list[int]) -> list[float]:
-        """Seconds that the mask of each of `tokens` took."""
+        """The seconds that the mask of each of `tokens` took."""
 
 
 Compile = Callable[[str], Walk]
@@ -114,54 +110,37 @@ def _walk(tokens: list[int], compute_mask: Callable[[], Any], accept: Callable[[
     return seconds
 
 
-def python_vocabulary(path: Path, size: int = 65_536) -> Path:
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=size, special_tokens=["<|endoftext|>"], show_progress=False,
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-    )  # fmt: skip
-    sources = sorted(Path(sysconfig.get_path("stdlib")).glob("[a-z]*/[a-z]*.py"))
-    texts = (source.read_text(encoding="utf-8", errors="ignore") for source in sources)
-    tokenizer.train_from_iterator(texts, trainer)
-    tokenizer.save(str(path))
-    return path
+LIBRARIES = {"llguidance": llguidance, "xgrammar": xgrammar}
 
 
-def measure(name: str, path: Path) -> dict[str, Any]:
+def measure(library: str, path: Path, rounds: int) -> dict[str, Any]:
+    LIBRARIES[library](path)  # which imports the library
     started = time.perf_counter()
-    compile_schema = {"llguidance": llguidance, "xgrammar": xgrammar}[name](path)
+    compile_schema = LIBRARIES[library](path)
+    figures: dict[str, Any] = {"tokenizer_ms": 1000 * (time.perf_counter() - started)}
     tokenizer = Tokenizer.from_file(str(path))
-    figures: dict[str, Any] = {"vocabulary": tokenizer.get_vocab_size()}
-    figures["tokenizer_ms"] = round(1000 * (time.perf_counter() - started), 1)
     for case, (schema, document) in CASES.items():
-        text = json.dumps(schema)
         tokens = tokenizer.encode(json.dumps(document), add_special_tokens=False).ids
-        compiles, masks = [], []
-        for _ in range(5):
-            started = time.perf_counter()
-            walk = compile_schema(text)
-            compiles.append(time.perf_counter() - started)
-            masks += walk(tokens)
-        masks.sort()
-        figures[case] = {
-            "tokens": len(tokens),
-            "compile_ms": round(1000 * statistics.median(compiles), 2),
-            "mask_p50_us": round(1e6 * statistics.median(masks), 1),
-            "mask_p99_us": round(1e6 * masks[int(0.99 * len(masks))], 1),
-            "mask_max_us": round(1e6 * masks[-1], 1),
-        }
+        figures[case] = walked(compile_schema, json.dumps(schema), tokens, rounds)
     return figures
 
 
-def main() -> None:
-    name, folder = sys.argv[1], Path(sys.argv[2] if len(sys.argv) > 2 else "build")
-    folder.mkdir(parents=True, exist_ok=True)
-    large = folder / "vocabulary-64k.json"
-    for path in (TINY, large if large.exists() else python_vocabulary(large)):
-        print(json.dumps({"library": name} | measure(name, path)))
+def walked(compile_schema: Compile, schema: str, tokens: list[int], rounds: int) -> dict[str, float]:
+    compiles, masks = [], []
+    for _ in range(rounds):
+        started = time.perf_counter()
+        walk = compile_schema(schema)
+        compiles.append(time.perf_counter() - started)
+        masks += walk(tokens)
+    masks.sort()
+    return {
+        "tokens": len(tokens),
+        "compile_ms": 1000 * statistics.median(compiles),
+        "mask_p50_us": 1e6 * statistics.median(masks),
+        "mask_p99_us": 1e6 * masks[int(0.99 * len(masks))],
+        "mask_max_us": 1e6 * masks[-1],
+    }
 
 
 if __name__ == "__main__":
-    main()
+    print(json.dumps(measure(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]))))

@@ -1,4 +1,4 @@
-"""Run by `bench.translate` in an environment of LiteLLM's: CPU seconds per million chunks of stdin."""
+"""LiteLLM's adapter, in LiteLLM's own environment: prints CPU seconds per million chunks of stdin."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Many neurons that only say how they are: one process, a socket each, answers made beforehand."""
+"""Many neurons that only report their state: one process, a socket each, answers made beforehand."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ DEVICES, MEMORY_MB, RESIDENTS = 4, 81_559, 3
 
 
 def serve(nodes: int, models: int, ports: Queue[list[int]]) -> None:
-    """Listen on `nodes` free ports of 127.0.0.1, put their numbers into `ports`, and answer for ever."""
+    """Listen on `nodes` free ports of 127.0.0.1, put their numbers into `ports`, and answer until killed."""
     asyncio.run(_serve(nodes, models, ports))
 
 
