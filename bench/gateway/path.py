@@ -47,7 +47,7 @@ from cortex_site.http.protocol import LightProtocol
 from fleet.gateway.app import Gateway, application
 from fleet.gateway.control.redis_link import RedisLink
 from fleet.gateway.http.connection import Connection
-from fleet.gateway.http.upstream import Pool
+from fleet.gateway.http.pool import Pool
 from fleet.gateway.limits.scripts import ADVANCE, VERDICT
 from fleet.gateway.worker import COLLECT_AFTER
 from fleet.limits import KeyLimits

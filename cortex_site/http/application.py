@@ -14,148 +14,23 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Iterable
 from contextlib import AbstractAsyncContextManager, nullcontext
-from functools import cached_property
-from typing import Any, Protocol
+from typing import Any
 
-from django.http import HttpRequest, HttpResponse, QueryDict
 from django.http.response import HttpResponseBase
 from ninja import NinjaAPI
 from ninja.errors import HttpError
 from ninja.operation import Operation
 
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
-Write = Callable[[bytes], Awaitable[None]]
+from cortex_site.http.asgi import Receive, Scope, Send, cancel_on_disconnect, run_lifespan, send_response
+from cortex_site.http.request import LightRequest
 
 log = logging.getLogger("cortex.http")
 
 
 class ClientGoneError(Exception):
     """The client closed its connection before its request was read."""
-
-
-class LightRequest(HttpRequest):
-    """A Django request on an ASGI scope: everything but method and path is built when first asked for."""
-
-    resolver_match = None
-    body = b""  # in the place of a property
-    transport: asyncio.BaseTransport | None = None  # to the client, where it is known
-
-    def __init__(self, scope: Scope, body: bytes, headers: Mapping[bytes, bytes] | None = None) -> None:
-        """`headers` by name, where whoever read them has them so, are in the place of the scope's."""
-        # HttpRequest's own __init__ is left out: it builds containers that no operation here reads.
-        self.scope = scope
-        self.method = scope["method"]
-        self.path = self.path_info = scope["path"]
-        self.body = self._body = body
-        self._by_name = headers
-
-    def header(self, name: bytes) -> str | None:
-        """The first header of that name (lower case), decoded; None when absent."""
-        by_name = self._by_name
-        if by_name is None:
-            by_name = self._by_name = dict(reversed(self.scope["headers"]))
-        value = by_name.get(name)
-        return None if value is None else str(value, "latin-1")
-
-    @property
-    def is_open(self) -> bool:
-        """False once the client has left, and where that cannot be known."""
-        return self.transport is not None and not self.transport.is_closing()
-
-    @property
-    def peer(self) -> str:
-        """The client's address; empty on a unix socket."""
-        client = self.scope.get("client")
-        return client[0] if client else ""
-
-    @cached_property
-    def GET(self) -> QueryDict:  # noqa: N802 - Django's name
-        return QueryDict(self.scope.get("query_string", b""))
-
-    @cached_property
-    def COOKIES(self) -> dict[str, str]:  # noqa: N802 - Django's name
-        return {}
-
-    @cached_property
-    def META(self) -> dict[str, Any]:  # noqa: N802 - Django's name
-        meta: dict[str, Any] = {
-            "REQUEST_METHOD": self.method,
-            "PATH_INFO": self.path,
-            "REMOTE_ADDR": self.peer,
-        }
-        headers = self.scope["headers"] if "headers" in self.scope else (self._by_name or {}).items()
-        for key, value in headers:
-            name = str(key, "latin-1").upper().replace("-", "_")
-            meta[name if name in {"CONTENT_TYPE", "CONTENT_LENGTH"} else f"HTTP_{name}"] = str(
-                value, "latin-1"
-            )
-        return meta
-
-
-class Sink(Protocol):
-    """Where a stream's chunks go."""
-
-    async def __call__(self, chunk: bytes) -> None:
-        """Send a chunk, and wait while the client is slow."""
-
-    def put(self, chunk: bytes) -> bool:
-        """Send without waiting, from any callback; False when `drain` is to be awaited before more."""
-
-    async def drain(self) -> None: ...
-
-    @property
-    def is_open(self) -> bool:
-        """False once the client has left."""
-
-
-class LightResponse(HttpResponseBase):
-    """A Django response whose headers are a plain dict with lower-case names; no cookies, no charset."""
-
-    def __init__(self, status: int, headers: dict[str, str]) -> None:
-        # HttpResponseBase's own __init__ is left out: it checks and re-encodes what is written here only.
-        self.status_code = status
-        self.headers = headers
-
-    def close(self) -> None:
-        """Nothing is held."""
-
-
-class BytesResponse(LightResponse):
-    """An answer that is there."""
-
-    def __init__(self, content: bytes, *, status: int = 200, headers: dict[str, str]) -> None:
-        super().__init__(status, headers)
-        self.content = content
-
-
-class StreamResponse(LightResponse):
-    """An answer that writes itself: `produce` is awaited with the `Sink` that sends its chunks.
-
-    `produce` must handle its own failures: once the head is sent, nobody else can tell the client. It is
-    cancelled when the client goes away. `on_close` is called once the answer is over, also when `produce`
-    was never reached.
-    """
-
-    streaming = True
-
-    def __init__(
-        self,
-        produce: Callable[[Sink], Awaitable[None]],
-        *,
-        status: int = 200,
-        headers: dict[str, str],
-        on_close: Callable[[], None] = lambda: None,
-    ) -> None:
-        super().__init__(status, headers)
-        self.produce = produce
-        self.on_close = on_close
-
-    def __iter__(self) -> Iterator[bytes]:
-        raise TypeError("a StreamResponse is served by LightASGI only")
 
 
 class LightASGI:
@@ -196,7 +71,7 @@ class LightASGI:
             case "http":
                 await self._serve(scope, receive, send)
             case "lifespan":
-                await _run_lifespan(self._lifespan, receive, send)
+                await run_lifespan(self._lifespan, receive, send)
             case _:
                 await send({"type": "websocket.close", "code": 1003})
 
@@ -206,14 +81,14 @@ class LightASGI:
         except ClientGoneError:
             return
         except HttpError as error:
-            await _send_response(self.refuse(LightRequest(scope, b""), error), send)
+            await send_response(self.refuse(LightRequest(scope, b""), error), send)
             return
         request = LightRequest(scope, body)
         task = asyncio.current_task()
         assert task is not None
-        watcher = asyncio.create_task(_cancel_on_disconnect(receive, task))
+        watcher = asyncio.create_task(cancel_on_disconnect(receive, task))
         try:
-            await _send_response(await self.respond(request), send)
+            await send_response(await self.respond(request), send)
         except asyncio.CancelledError:
             if not watcher.done():  # the server itself is stopping, not the client going away
                 raise
@@ -312,71 +187,3 @@ def _pattern(path: str) -> re.Pattern[str]:
     for kind, name, literal in zip(parts[1::3], parts[2::3], parts[3::3], strict=True):
         out += [f"(?P<{name}>{'.+' if kind else '[^/]+'})", re.escape(literal)]
     return re.compile("".join(out))
-
-
-async def _cancel_on_disconnect(receive: Receive, task: asyncio.Task[Any]) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
-    task.cancel()
-
-
-async def _send_response(response: HttpResponseBase, send: Send) -> None:
-    headers = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in response.items()]
-    start = {"type": "http.response.start", "status": response.status_code, "headers": headers}
-    if not isinstance(response, StreamResponse):
-        assert isinstance(response, BytesResponse | HttpResponse)
-        content = response.content
-        headers.append((b"content-length", b"%d" % len(content)))
-        await send(start)
-        await send({"type": "http.response.body", "body": content})
-        return
-
-    try:
-        await send(start)
-        sink = _AsgiSink(send)
-        await response.produce(sink)
-        await sink.drain()
-        await send({"type": "http.response.body", "body": b""})
-    finally:
-        response.on_close()
-
-
-class _AsgiSink:
-    """A `Sink` on any ASGI server: what is put waits for `drain`."""
-
-    is_open = False  # it cannot be known here: whoever is cancelled takes the client for gone
-
-    def __init__(self, send: Send) -> None:
-        self._send = send
-        self._unsent: list[bytes] = []
-
-    def put(self, chunk: bytes) -> bool:
-        self._unsent.append(chunk)
-        return False
-
-    async def drain(self) -> None:
-        unsent, self._unsent = self._unsent, []
-        if unsent:
-            await self._send({"type": "http.response.body", "body": b"".join(unsent), "more_body": True})
-
-    async def __call__(self, chunk: bytes) -> None:
-        self.put(chunk)
-        await self.drain()
-
-
-async def _run_lifespan(
-    lifespan: Callable[[], AbstractAsyncContextManager[Any]], receive: Receive, send: Send
-) -> None:
-    await receive()
-    started = False
-    try:
-        async with lifespan():
-            started = True
-            await send({"type": "lifespan.startup.complete"})
-            await receive()
-    except Exception as error:  # the server must hear of it, whatever it was
-        log.exception("lifespan failed")
-        phase = "shutdown" if started else "startup"
-        await send({"type": f"lifespan.{phase}.failed", "message": str(error)})
-        return
-    await send({"type": "lifespan.shutdown.complete"})

@@ -22,7 +22,10 @@ from ninja.errors import HttpError
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from cortex_site.http.application import BytesResponse, LightASGI, LightRequest, Scope, StreamResponse
+from cortex_site.http.application import LightASGI
+from cortex_site.http.asgi import Scope
+from cortex_site.http.request import LightRequest
+from cortex_site.http.response import BytesResponse, StreamResponse
 from ext import http
 from ext.stream import Outlet
 

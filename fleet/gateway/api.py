@@ -11,7 +11,7 @@ from ninja import NinjaAPI
 from ninja.errors import HttpError, ValidationError
 
 from cortex_site.base.version import VERSION
-from cortex_site.http.application import LightRequest
+from cortex_site.http.request import LightRequest
 from fleet.gateway.dialects import catalogue
 from fleet.gateway.dialects import responses as responses_api
 from fleet.gateway.dialects.chat import (

@@ -17,7 +17,7 @@ from fleet.gateway.control.watch import ControlWatch
 from fleet.gateway.dialects.image_fetcher import ImageFetcher
 from fleet.gateway.dialects.images import Pictures
 from fleet.gateway.dialects.response_store import ResponseStore
-from fleet.gateway.http.connection import Limits
+from fleet.gateway.http.bounds import Limits
 from fleet.gateway.limits.limiter import Limiter
 from fleet.gateway.loading import Loader
 from fleet.gateway.nodes.following import Asking

@@ -17,8 +17,8 @@ from collections.abc import Collection, Mapping, Sequence
 
 from fleet import router
 from fleet.affinity import BYTES_PER_TOKEN, digests, published
-from fleet.gateway.http.connection import UpstreamError
-from fleet.gateway.http.upstream import Response
+from fleet.gateway.http.errors import UpstreamError
+from fleet.gateway.http.response import Response
 from fleet.gateway.loading import Loader
 from fleet.gateway.nodes.nodes import Nodes
 from fleet.gateway.nodes.refusals import read_refusal

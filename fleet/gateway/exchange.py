@@ -18,12 +18,13 @@ from typing import TYPE_CHECKING, Any
 
 from django.http.response import HttpResponseBase
 
-from cortex_site.http.application import BytesResponse, LightRequest, Sink, StreamResponse
+from cortex_site.http.request import LightRequest
+from cortex_site.http.response import BytesResponse, Sink, StreamResponse
 from fleet.gateway.dialects.catalogue import require_capability
 from fleet.gateway.dialects.chat import Answer, Call, Dialect, with_model
 from fleet.gateway.dispatch import Dispatch
-from fleet.gateway.http.connection import UpstreamError
-from fleet.gateway.http.upstream import Response
+from fleet.gateway.http.errors import UpstreamError
+from fleet.gateway.http.response import Response
 from fleet.gateway.limits.estimate import asked_of, estimate
 from fleet.gateway.limits.keys import authorize, check_model
 from fleet.gateway.limits.limiter import Ticket

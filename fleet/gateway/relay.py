@@ -11,12 +11,12 @@ import time
 
 import msgspec
 
-from cortex_site.http.application import Sink
+from cortex_site.http.response import Sink
 from ext.sse import SSEScanner
 from ext.stream import Tap
 from fleet.gateway.dialects.chat import Answer
-from fleet.gateway.http.connection import UpstreamError
-from fleet.gateway.http.upstream import Response
+from fleet.gateway.http.errors import UpstreamError
+from fleet.gateway.http.response import Response
 from fleet.gateway.record import metrics
 from fleet.gateway.record.metrics import Gaps
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from contextlib import aclosing
 from typing import Protocol
 
-from cortex_site.http.application import Write
+from cortex_site.http.response import Write
 from neuron.api import completion
 from neuron.api.logprobs import Drawn
 from neuron.api.run import Piece, Run, side_by_side

@@ -8,7 +8,7 @@ from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
 from ninja import Router
 
-from cortex_site.http.application import StreamResponse, Write
+from cortex_site.http.response import StreamResponse, Write
 from neuron.api import prepare
 from neuron.api.answers import collect, stream
 from neuron.api.chat_request import ChatBody, decode

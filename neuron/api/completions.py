@@ -10,7 +10,7 @@ from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
 from ninja import Router
 
-from cortex_site.http.application import StreamResponse, Write
+from cortex_site.http.response import StreamResponse, Write
 from neuron.api.answers import collect, stream
 from neuron.api.chat import find
 from neuron.api.completion import Chunks, whole

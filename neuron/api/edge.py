@@ -14,7 +14,7 @@ import msgspec
 from django.http import HttpRequest, HttpResponse
 
 from cortex_site.base.addresses import is_loopback
-from cortex_site.http.application import Receive, Scope, Send
+from cortex_site.http.asgi import Receive, Scope, Send
 from neuron.supervisor.job import Caller
 from neuron.wire import ApiError
 

@@ -11,7 +11,9 @@ import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from fleet.gateway.http.connection import Connection, Limits, UpstreamError
+from fleet.gateway.http.bounds import Limits
+from fleet.gateway.http.connection import Connection
+from fleet.gateway.http.errors import UpstreamError
 from tests.gateway.conftest import MODEL, make_house
 from tests.stubs.fake_node import STREAM_HEAD, USAGE, answer_hello, chunk, framed, head, sse
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from cortex_site.http.application import LightRequest
+from cortex_site.http.request import LightRequest
 from fleet.gateway.limits.keys import authorize
 from fleet.snapshot import Configuration, KeyView
 from neuron.wire import ApiError

@@ -11,47 +11,17 @@ import asyncio
 import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass
-from typing import Literal, cast
+from typing import cast
 
 import httptools
 
 from ext import http
 from ext.stream import Inlet
-
-Failure = Literal["connect", "timeout", "closed", "protocol", "busy"]
+from fleet.gateway.http.bounds import Limits
+from fleet.gateway.http.errors import UpstreamError
 
 HIGH_WATER_BYTES = 1 << 18  # body bytes held for a slow reader before the socket is paused
 MAX_HEAD_BYTES = 1 << 16
-
-
-class UpstreamError(Exception):
-    """A node did not answer properly. `kind` says what a caller can do about it:
-
-    connect   nothing was sent; another node may be tried
-    busy      nothing was sent; every connection to this node stayed in use
-    timeout   the node did not answer in time
-    closed    the connection ended within the answer, or before it
-    protocol  what came is not HTTP
-    """
-
-    def __init__(self, kind: Failure, message: str) -> None:
-        super().__init__(message)
-        self.kind = kind
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """Seconds and counts that bound every wait."""
-
-    connect_s: float = 3.0
-    first_byte_s: float = 600.0
-    idle_s: float = 300.0
-    max_connections: int = 512
-    queue_s: float = 10.0  # a request waits so long for one of them
-    max_queue: int = 1024  # requests that wait
-    keep_alive_s: float = 15.0  # shorter than any server keeps them
-    resend: bool = True  # what a kept connection lost, on a fresh one
 
 
 class Connection(asyncio.Protocol):

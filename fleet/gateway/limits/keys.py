@@ -6,7 +6,7 @@ import hashlib
 import ipaddress
 import time
 
-from cortex_site.http.application import LightRequest
+from cortex_site.http.request import LightRequest
 from fleet.snapshot import Configuration, KeyView
 from neuron.wire import ApiError
 

@@ -7,8 +7,10 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from fleet.gateway.http.connection import Limits, UpstreamError
-from fleet.gateway.http.upstream import Pool, Response
+from fleet.gateway.http.bounds import Limits
+from fleet.gateway.http.errors import UpstreamError
+from fleet.gateway.http.pool import Pool
+from fleet.gateway.http.response import Response
 from fleet.gateway.record import metrics
 from fleet.served import MAX_BYTES, NOT_SUPPORTED, TOO_OFTEN, Served, read_models, unlisted
 from fleet.snapshot import ModelView, NodeConfig, NodeView

@@ -13,8 +13,9 @@ from pydantic import ValidationError
 
 from fleet.affinity import Affinity
 from fleet.breaker import Breaker, State
-from fleet.gateway.http.connection import Limits, UpstreamError
-from fleet.gateway.http.upstream import Pool
+from fleet.gateway.http.bounds import Limits
+from fleet.gateway.http.errors import UpstreamError
+from fleet.gateway.http.pool import Pool
 from fleet.gateway.nodes.following import EVENT_LIMITS, Asking, follow_neuron, follow_server
 from fleet.gateway.nodes.view import FleetView
 from fleet.gateway.nodes.wording import Wording

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from fleet.gateway.http.upstream import Response
+from fleet.gateway.http.response import Response
 from neuron.wire import ApiError
 
 MAX_ERROR_BYTES = 1 << 20

@@ -10,7 +10,7 @@ from typing import Annotated
 import msgspec
 
 from fleet.gateway.dispatch import Dispatch
-from fleet.gateway.http.connection import UpstreamError
+from fleet.gateway.http.errors import UpstreamError
 from fleet.gateway.relay import Relay
 from fleet.records import Outcome, RequestRecord
 

@@ -10,7 +10,8 @@ from django.http import HttpResponse
 from ninja import NinjaAPI
 from ninja.errors import HttpError
 
-from cortex_site.http.application import LightASGI, StreamResponse
+from cortex_site.http.application import LightASGI
+from cortex_site.http.response import StreamResponse
 
 _names = itertools.count()
 

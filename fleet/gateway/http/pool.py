@@ -9,51 +9,14 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
-from typing import Any
 from urllib.parse import urlsplit
 
-from fleet.gateway.http.connection import Connection, Limits, UpstreamError
-
-
-class Response:
-    """The head of an answer, and its body still to come. `close` must be called, and may be called twice."""
-
-    def __init__(self, pool: Pool, connection: Connection, queued_s: float) -> None:
-        self._pool = pool
-        self._connection: Connection | None = connection
-        self._headers = connection.headers
-        self.status = connection.status
-        self.queued_s = queued_s  # the request waited so long for a connection
-
-    def header(self, name: bytes, default: str = "") -> str:
-        """By its name in lower case."""
-        value = self._headers.get(name)
-        return default if value is None else str(value, "latin-1")
-
-    @property
-    def _open(self) -> Connection:
-        assert self._connection is not None
-        return self._connection
-
-    def chunks(self) -> AsyncIterator[bytes]:
-        return self._open.chunks()
-
-    def pour(
-        self, take: Callable[[bytes], bool], drain: Callable[[], Awaitable[None]]
-    ) -> Coroutine[Any, Any, None]:
-        return self._open.pour(take, drain)
-
-    def read(self, max_bytes: int) -> Coroutine[Any, Any, bytes]:
-        """The whole body; `UpstreamError` when it is longer than `max_bytes`."""
-        return self._open.read(max_bytes)
-
-    def close(self) -> None:
-        """Give the connection back if the body was read to its end; else cut it, which tells the node."""
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            self._pool.release(connection)
+from fleet.gateway.http.bounds import Limits
+from fleet.gateway.http.connection import Connection
+from fleet.gateway.http.errors import UpstreamError
+from fleet.gateway.http.response import Response
 
 
 class Pool:
@@ -97,7 +60,7 @@ class Pool:
         else:
             queued_s = await self._queue()
         try:
-            return Response(self, await self._send(head, body), queued_s)
+            return Response(await self._send(head, body), self.release, queued_s)
         except BaseException:
             self._free()
             raise

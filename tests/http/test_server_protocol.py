@@ -16,8 +16,10 @@ from hypothesis import strategies as st
 from ninja import NinjaAPI
 from uvicorn.server import ServerState
 
-from cortex_site.http.application import LightASGI, LightRequest, StreamResponse
+from cortex_site.http.application import LightASGI
 from cortex_site.http.protocol import LightProtocol
+from cortex_site.http.request import LightRequest
+from cortex_site.http.response import StreamResponse
 
 BODY_LIMIT = 1000
 
