@@ -24,7 +24,7 @@ from ninja.errors import HttpError
 from ninja.operation import Operation
 
 from cortex_site.http.asgi import Receive, Scope, Send, cancel_on_disconnect, run_lifespan, send_response
-from cortex_site.http.request import LightRequest
+from cortex_site.http.request import Request
 
 log = logging.getLogger("cortex.http")
 
@@ -33,7 +33,7 @@ class ClientGoneError(Exception):
     """The client closed its connection before its request was read."""
 
 
-class LightASGI:
+class Application:
     """An ASGI application around the operations of one `NinjaAPI`.
 
     `max_body_bytes` bounds a request's body (413 beyond it); `lifespan` is entered at start-up and left at
@@ -81,9 +81,9 @@ class LightASGI:
         except ClientGoneError:
             return
         except HttpError as error:
-            await send_response(self.refuse(LightRequest(scope, b""), error), send)
+            await send_response(self.refuse(Request(scope, b""), error), send)
             return
-        request = LightRequest(scope, body)
+        request = Request(scope, body)
         task = asyncio.current_task()
         assert task is not None
         watcher = asyncio.create_task(cancel_on_disconnect(receive, task))
@@ -95,7 +95,7 @@ class LightASGI:
         finally:
             watcher.cancel()
 
-    async def respond(self, request: LightRequest) -> HttpResponseBase:
+    async def respond(self, request: Request) -> HttpResponseBase:
         """The answer to a request that was read whole, whatever becomes of it."""
         bare = self._bare.get(request.path)
         if bare is not None and (operation := bare.get(request.method or "")) is not None:
@@ -105,7 +105,7 @@ class LightASGI:
                 return self._api.on_exception(request, error)
         return await self._run(request)
 
-    async def _run(self, request: LightRequest) -> HttpResponseBase:
+    async def _run(self, request: Request) -> HttpResponseBase:
         operations, arguments = self._find(request.path)
         operation = operations.get(request.method or "")
         if operation is not None:
@@ -119,13 +119,13 @@ class LightASGI:
         response["Allow"] = allowed
         return response
 
-    def _shaped(self, operation: Operation, request: LightRequest, result: Any) -> HttpResponseBase:
+    def _shaped(self, operation: Operation, request: Request, result: Any) -> HttpResponseBase:
         if isinstance(result, HttpResponseBase):
             return result
         blank = self._api.create_temporal_response(request)
         return operation._result_to_response(request, result, blank)  # noqa: SLF001 - ninja's own shaping
 
-    def refuse(self, request: LightRequest, error: HttpError) -> HttpResponseBase:
+    def refuse(self, request: Request, error: HttpError) -> HttpResponseBase:
         """An error in the API's envelope."""
         return self._api.on_exception(request, error)
 
@@ -170,7 +170,7 @@ def _operations(api: NinjaAPI) -> Iterable[tuple[str, dict[str, Operation]]]:
             full = "/" + "/".join(part.strip("/") for part in (router.prefix, path) if part.strip("/"))
             operations = {method: operation for operation in view.operations for method in operation.methods}
             if not all(operation.is_async for operation in operations.values()):
-                raise TypeError(f"{full}: an operation behind LightASGI must be async")
+                raise TypeError(f"{full}: an operation behind Application must be async")
             yield full, operations
 
 

@@ -1,4 +1,4 @@
-"""A shorter way from uvicorn's sockets to a `LightASGI` application.
+"""A shorter way from uvicorn's sockets to a `Application` application.
 
 uvicorn accepts, times out kept connections and stops; this subclass of its HTTP protocol gathers a request,
 starts one task for it and writes the answer, without an ASGI message for every step. A stream's chunks go to
@@ -22,9 +22,9 @@ from ninja.errors import HttpError
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from cortex_site.http.application import LightASGI
+from cortex_site.http.application import Application
 from cortex_site.http.asgi import Scope
-from cortex_site.http.request import LightRequest
+from cortex_site.http.request import Request
 from cortex_site.http.response import BytesResponse, StreamResponse
 from ext import http
 from ext.stream import Outlet
@@ -62,16 +62,16 @@ class ClientSink(Outlet):
         return not self._transport.is_closing()
 
 
-class LightProtocol(HttpToolsProtocol):
+class ServerProtocol(HttpToolsProtocol):
     """One client connection. It answers one request at a time; pipelined ones wait."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        if not isinstance(self.app, LightASGI):
-            raise TypeError("LightProtocol serves a LightASGI application")
+        if not isinstance(self.app, Application):
+            raise TypeError("ServerProtocol serves a Application application")
         self._light = self.app
         self._task: asyncio.Task[None] | None = None
-        self._pipelined: deque[tuple[LightRequest, HttpError | None]] = deque()
+        self._pipelined: deque[tuple[Request, HttpError | None]] = deque()
         self._scope: Scope = {}
         self._parts: list[bytes] = []
         self._size = 0  # of the head while it comes, then of the body
@@ -115,7 +115,7 @@ class LightProtocol(HttpToolsProtocol):
             "query_string": head.query,
             "client": self.client,
         }
-        self._accept(LightRequest(scope, data[head.size :], head.headers), None)
+        self._accept(Request(scope, data[head.size :], head.headers), None)
         return True
 
     def send_400_response(self, msg: str) -> None:
@@ -185,16 +185,16 @@ class LightProtocol(HttpToolsProtocol):
         if self._error is None:
             parts, self._parts = self._parts, []
             body = parts[0] if len(parts) == 1 else b"".join(parts)
-            self._accept(LightRequest(self._scope, body), None)
+            self._accept(Request(self._scope, body), None)
 
     def _refuse(self, error: HttpError) -> None:
         """Answer before the body is read; the connection ends with that."""
         self._error, self._parts, self._keep_alive = error, [], False
-        self._accept(LightRequest(self._scope, b""), error)
+        self._accept(Request(self._scope, b""), error)
 
     # --- answers ---
 
-    def _accept(self, request: LightRequest, error: HttpError | None) -> None:
+    def _accept(self, request: Request, error: HttpError | None) -> None:
         if self._task is not None:
             self._pipelined.append((request, error))
             if self._is_far_ahead:
@@ -210,7 +210,7 @@ class LightProtocol(HttpToolsProtocol):
         waiting = self._pipelined
         return len(waiting) >= MAX_AHEAD or sum(len(item.body) for item, _ in waiting) > MAX_AHEAD_BYTES
 
-    async def _serve(self, request: LightRequest, error: HttpError | None) -> None:
+    async def _serve(self, request: Request, error: HttpError | None) -> None:
         task, failed = self._task, True
         assert task is not None
         try:
@@ -227,7 +227,7 @@ class LightProtocol(HttpToolsProtocol):
             self.tasks.discard(task)
             self._served(failed=failed)
 
-    async def _respond(self, request: LightRequest) -> HttpResponseBase:
+    async def _respond(self, request: Request) -> HttpResponseBase:
         try:
             return await self._light.respond(request)
         except asyncio.CancelledError:
@@ -236,12 +236,12 @@ class LightProtocol(HttpToolsProtocol):
             self._keep_alive = False
             return self._light.refuse(request, HttpError(503, "The server was stopped within the answer."))
 
-    def _send(self, request: LightRequest, response: BytesResponse | HttpResponse) -> None:
+    def _send(self, request: Request, response: BytesResponse | HttpResponse) -> None:
         content = response.content
         head = self._head(response, f"content-length: {len(content)}\r\n")
         self.transport.write(head if request.method == "HEAD" else head + content)
 
-    async def _stream(self, request: LightRequest, response: StreamResponse) -> None:
+    async def _stream(self, request: Request, response: StreamResponse) -> None:
         chunked = request.scope["http_version"] != "1.0"
         try:
             self.transport.write(self._head(response, "transfer-encoding: chunked\r\n" if chunked else ""))

@@ -10,7 +10,7 @@ from django.http import HttpRequest, QueryDict
 from cortex_site.http.asgi import Scope
 
 
-class LightRequest(HttpRequest):
+class Request(HttpRequest):
     """A Django request on an ASGI scope: everything but method and path is built when first asked for."""
 
     resolver_match = None

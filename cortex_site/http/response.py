@@ -24,7 +24,7 @@ class Sink(Protocol):
         """False once the client has left."""
 
 
-class LightResponse(HttpResponseBase):
+class Response(HttpResponseBase):
     """A Django response whose headers are a plain dict with lower-case names; no cookies, no charset."""
 
     def __init__(self, status: int, headers: dict[str, str]) -> None:
@@ -36,7 +36,7 @@ class LightResponse(HttpResponseBase):
         """Nothing is held."""
 
 
-class BytesResponse(LightResponse):
+class BytesResponse(Response):
     """An answer that is there."""
 
     def __init__(self, content: bytes, *, status: int = 200, headers: dict[str, str]) -> None:
@@ -44,7 +44,7 @@ class BytesResponse(LightResponse):
         self.content = content
 
 
-class StreamResponse(LightResponse):
+class StreamResponse(Response):
     """An answer that writes itself: `produce` is awaited with the `Sink` that sends its chunks.
 
     `produce` must handle its own failures: once the head is sent, nobody else can tell the client. It is
@@ -67,4 +67,4 @@ class StreamResponse(LightResponse):
         self.on_close = on_close
 
     def __iter__(self) -> Iterator[bytes]:
-        raise TypeError("a StreamResponse is served by LightASGI only")
+        raise TypeError("a StreamResponse is served by Application only")

@@ -11,7 +11,7 @@ from ninja import NinjaAPI
 from ninja.errors import HttpError, ValidationError
 
 from cortex_site.base.version import VERSION
-from cortex_site.http.request import LightRequest
+from cortex_site.http.request import Request
 from fleet.gateway.dialects import catalogue
 from fleet.gateway.dialects import responses as responses_api
 from fleet.gateway.dialects.chat import (
@@ -65,7 +65,7 @@ def make_api(gateway: Gateway) -> NinjaAPI:
     _declare_catalogue(api, gateway)
 
     @api.get("/openapi.json", include_in_schema=False)
-    async def openapi(request: LightRequest) -> dict[str, Any]:
+    async def openapi(request: Request) -> dict[str, Any]:
         return api.get_openapi_schema(path_prefix="")
 
     return api
@@ -73,37 +73,37 @@ def make_api(gateway: Gateway) -> NinjaAPI:
 
 def _declare_inference(api: NinjaAPI, gateway: Gateway) -> None:
     @api.post("/v1/chat/completions", tags=["OpenAI"], openapi_extra=_body_schema(["model", "messages"]))
-    async def chat_completions(request: LightRequest) -> HttpResponseBase:
+    async def chat_completions(request: Request) -> HttpResponseBase:
         return await Exchange(gateway, request, CHAT).run()
 
     @api.post(
         "/v1/messages", tags=["Anthropic"], openapi_extra=_body_schema(["model", "messages", "max_tokens"])
     )
-    async def messages(request: LightRequest) -> HttpResponseBase:
+    async def messages(request: Request) -> HttpResponseBase:
         return await Exchange(gateway, request, MESSAGES).run()
 
     @api.post(
         "/v1/messages/count_tokens", tags=["Anthropic"], openapi_extra=_body_schema(["model", "messages"])
     )
-    async def count_tokens(request: LightRequest) -> HttpResponseBase:
+    async def count_tokens(request: Request) -> HttpResponseBase:
         return await Exchange(gateway, request, COUNT_TOKENS).run()
 
     @api.post("/tokenize", tags=["OpenAI"], openapi_extra=_body_schema(["model", "messages"]))
-    async def tokenize(request: LightRequest) -> HttpResponseBase:
+    async def tokenize(request: Request) -> HttpResponseBase:
         return await Exchange(gateway, request, TOKENIZE).run()
 
     dialect = responses_api.ResponsesDialect(gateway.responses)
 
     @api.post("/v1/responses", tags=["OpenAI"], openapi_extra=_body_schema(["model", "input"]))
-    async def responses(request: LightRequest) -> HttpResponseBase:
+    async def responses(request: Request) -> HttpResponseBase:
         return await Exchange(gateway, request, dialect).run()
 
     @api.post("/v1/completions", tags=["OpenAI"], openapi_extra=_body_schema(["model", "prompt"]))
-    async def completions(request: LightRequest) -> HttpResponseBase:
+    async def completions(request: Request) -> HttpResponseBase:
         return await Exchange(gateway, request, COMPLETIONS).run()
 
     @api.post("/v1/embeddings", tags=["OpenAI"], openapi_extra=_body_schema(["model", "input"]))
-    async def embeddings(request: LightRequest) -> HttpResponseBase:
+    async def embeddings(request: Request) -> HttpResponseBase:
         return await Exchange(gateway, request, EMBEDDINGS).run()
 
 
@@ -111,7 +111,7 @@ def _declare_stored_responses(api: NinjaAPI, gateway: Gateway) -> None:
     path, store = "/v1/responses/{response_id}", gateway.responses
 
     @api.get(path, tags=["OpenAI"])
-    async def get_response(request: LightRequest, response_id: str) -> HttpResponse:
+    async def get_response(request: Request, response_id: str) -> HttpResponse:
         key = _authorize(gateway, request)
         if request.GET.get("stream") == "true":
             message = "Only a response in the background can be streamed again, and none runs there here."
@@ -120,15 +120,15 @@ def _declare_stored_responses(api: NinjaAPI, gateway: Gateway) -> None:
         return HttpResponse(bytes(found), content_type="application/json")
 
     @api.delete(path, tags=["OpenAI"])
-    async def delete_response(request: LightRequest, response_id: str) -> dict[str, Any]:
+    async def delete_response(request: Request, response_id: str) -> dict[str, Any]:
         return await responses_api.delete(store, _authorize(gateway, request), response_id)
 
     @api.post(f"{path}/cancel", tags=["OpenAI"])
-    async def cancel_response(request: LightRequest, response_id: str) -> None:
+    async def cancel_response(request: Request, response_id: str) -> None:
         await responses_api.cancel(store, _authorize(gateway, request), response_id)
 
     @api.get(f"{path}/input_items", tags=["OpenAI"])
-    async def list_input_items(request: LightRequest, response_id: str) -> dict[str, Any]:
+    async def list_input_items(request: Request, response_id: str) -> dict[str, Any]:
         key, given = _authorize(gateway, request), request.GET
         after, limit, order = given.get("after"), given.get("limit", "20"), given.get("order", "desc")
         return await responses_api.input_items(store, key, response_id, after=after, limit=limit, order=order)
@@ -136,7 +136,7 @@ def _declare_stored_responses(api: NinjaAPI, gateway: Gateway) -> None:
 
 def _declare_catalogue(api: NinjaAPI, gateway: Gateway) -> None:
     @api.get("/v1/models", tags=["OpenAI", "Anthropic"])
-    async def list_models(request: LightRequest) -> dict[str, Any]:
+    async def list_models(request: Request) -> dict[str, Any]:
         _authorize(gateway, request)
         models = catalogue.list_models(gateway.view.snapshot)
         if not _speaks_anthropic(request):
@@ -147,7 +147,7 @@ def _declare_catalogue(api: NinjaAPI, gateway: Gateway) -> None:
         )
 
     @api.get("/v1/models/{path:model}", tags=["OpenAI"])
-    async def get_model(request: LightRequest, model: str) -> dict[str, Any]:
+    async def get_model(request: Request, model: str) -> dict[str, Any]:
         _authorize(gateway, request)
         snapshot = gateway.view.snapshot
         if not snapshot.knows(snapshot.resolve(model)):
@@ -156,7 +156,7 @@ def _declare_catalogue(api: NinjaAPI, gateway: Gateway) -> None:
         return catalogue.anthropic_model(found) if _speaks_anthropic(request) else found
 
     @api.get("/health", tags=["Fleet"])
-    async def health(request: LightRequest) -> dict[str, Any]:
+    async def health(request: Request) -> dict[str, Any]:
         return catalogue.health(gateway.view.snapshot, gateway.missing, gateway.nodes.breakers)
 
 
@@ -165,7 +165,7 @@ def _speaks_anthropic(request: HttpRequest) -> bool:
     return request.path.startswith(MESSAGES.path) or "anthropic-version" in request.headers
 
 
-def _authorize(gateway: Gateway, request: LightRequest) -> KeyView | None:
+def _authorize(gateway: Gateway, request: Request) -> KeyView | None:
     allow = gateway.config.gateway.allow_anonymous
     return authorize(request, gateway.view.snapshot.config, allow_anonymous=allow)
 

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 
 from cortex_site.config import CortexConfig
-from cortex_site.http.application import LightASGI
+from cortex_site.http.application import Application
 from fleet.gateway.api import make_api
 from fleet.gateway.control.listener import Listener
 from fleet.gateway.control.plane import ControlPlane, ControlPlaneError
@@ -17,7 +17,7 @@ from fleet.gateway.control.watch import ControlWatch
 from fleet.gateway.dialects.image_fetcher import ImageFetcher
 from fleet.gateway.dialects.images import Pictures
 from fleet.gateway.dialects.response_store import ResponseStore
-from fleet.gateway.http.bounds import Limits
+from fleet.gateway.http.bounds import PoolBounds
 from fleet.gateway.limits.limiter import Limiter
 from fleet.gateway.loading import Loader
 from fleet.gateway.nodes.following import Asking
@@ -47,7 +47,7 @@ class Gateway:
         self.view = FleetView()
         self.nodes = Nodes(
             self.view,
-            Limits(
+            PoolBounds(
                 connect_s=limits.connect_timeout_s,
                 first_byte_s=limits.first_byte_timeout_s,
                 idle_s=limits.idle_timeout_s,
@@ -141,7 +141,7 @@ class Gateway:
             )
 
 
-def application(gateway: Gateway) -> LightASGI:
-    return LightASGI(
+def application(gateway: Gateway) -> Application:
+    return Application(
         make_api(gateway), max_body_bytes=gateway.config.gateway.max_body_bytes, lifespan=gateway.running
     )

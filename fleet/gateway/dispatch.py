@@ -18,7 +18,7 @@ from collections.abc import Collection, Mapping, Sequence
 from fleet import router
 from fleet.affinity import BYTES_PER_TOKEN, digests, published
 from fleet.gateway.http.errors import UpstreamError
-from fleet.gateway.http.response import Response
+from fleet.gateway.http.response import UpstreamResponse
 from fleet.gateway.loading import Loader
 from fleet.gateway.nodes.nodes import Nodes
 from fleet.gateway.nodes.refusals import read_refusal
@@ -70,7 +70,7 @@ class Dispatch:
         self.repeat = repeat
         self.started = time.monotonic()
 
-    async def send(self, model: str, path: str, body: bytes, *, stream: bool = False) -> Response:
+    async def send(self, model: str, path: str, body: bytes, *, stream: bool = False) -> UpstreamResponse:
         """The 200 answer's head from some replica of the (resolved) model; `ApiError` when none gives one."""
         for attempt in range(MAX_ATTEMPTS):
             self.retries = attempt
@@ -141,7 +141,9 @@ class Dispatch:
             finally:
                 self.load_s += time.monotonic() - start
 
-    async def _attempt(self, route: router.Route, path: str, body: bytes, kind: str) -> Response | None:
+    async def _attempt(
+        self, route: router.Route, path: str, body: bytes, kind: str
+    ) -> UpstreamResponse | None:
         """The 200 answer, or None when another replica may be tried."""
         self.node, self.waits_s = route.node.name, route.waits_s
         now = time.monotonic()
@@ -151,7 +153,7 @@ class Dispatch:
         breaker.sent(now)
         try:
             answer = await self._ask(route, path, body)
-            if isinstance(answer, Response):
+            if isinstance(answer, UpstreamResponse):
                 _check_type(answer, kind)
                 breaker.succeeded()
                 return answer
@@ -165,7 +167,7 @@ class Dispatch:
             self._refused(route, path, answer)
         return None
 
-    async def _ask(self, route: router.Route, path: str, body: bytes) -> Response | ApiError:
+    async def _ask(self, route: router.Route, path: str, body: bytes) -> UpstreamResponse | ApiError:
         """The head of a 200 answer, or the refusal; what was refused for its wording is put otherwise."""
         node, model = self.nodes.node(self.node), route.model.id
         headers, path = node.wording.headers(self.headers), node.config.path(path)
@@ -241,7 +243,7 @@ def _denied(nodes: Collection[str]) -> ApiError:
     return ApiError(502, "node_unauthorized", message)
 
 
-def _check_type(response: Response, kind: str) -> None:
+def _check_type(response: UpstreamResponse, kind: str) -> None:
     """Something in between answers 200 with a page of its own."""
     given = response.header(b"content-type", kind)
     if not given.startswith(kind):

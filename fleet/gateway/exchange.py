@@ -18,13 +18,13 @@ from typing import TYPE_CHECKING, Any
 
 from django.http.response import HttpResponseBase
 
-from cortex_site.http.request import LightRequest
+from cortex_site.http.request import Request
 from cortex_site.http.response import BytesResponse, Sink, StreamResponse
 from fleet.gateway.dialects.catalogue import require_capability
 from fleet.gateway.dialects.chat import Answer, Call, Dialect, with_model
 from fleet.gateway.dispatch import Dispatch
 from fleet.gateway.http.errors import UpstreamError
-from fleet.gateway.http.response import Response
+from fleet.gateway.http.response import UpstreamResponse
 from fleet.gateway.limits.estimate import asked_of, estimate
 from fleet.gateway.limits.keys import authorize, check_model
 from fleet.gateway.limits.limiter import Ticket
@@ -48,7 +48,7 @@ _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _WORKER, _numbers = os.urandom(8).hex(), count(1)  # a new id needs no system call
 
 
-def request_id(request: LightRequest) -> str:
+def request_id(request: Request) -> str:
     """The client's `x-request-id` when it is harmless to log, else a new one."""
     given = request.header(b"x-request-id")
     return given if given and _REQUEST_ID.fullmatch(given) else f"req-{_WORKER}{next(_numbers):010x}"
@@ -61,10 +61,10 @@ class Exchange:
     _prompt_estimate = 0
     _relay: Relay | None = None
     _finished = False
-    _response: Response | None = None
-    _pending: asyncio.Task[Response] | None = None
+    _response: UpstreamResponse | None = None
+    _pending: asyncio.Task[UpstreamResponse] | None = None
 
-    def __init__(self, gateway: Gateway, request: LightRequest, dialect: Dialect) -> None:
+    def __init__(self, gateway: Gateway, request: Request, dialect: Dialect) -> None:
         self._gateway = gateway
         self._request = request
         self._dialect = dialect
@@ -143,7 +143,7 @@ class Exchange:
         return self._stream_response(answer, lambda sink: self._relay_stream(call, answer, sink))
 
     async def _stream_cold(
-        self, call: Call, answer: Answer, send: Coroutine[Any, Any, Response]
+        self, call: Call, answer: Answer, send: Coroutine[Any, Any, UpstreamResponse]
     ) -> HttpResponseBase:
         """A quick load or refusal keeps its status; a long one is waited for with comments."""
         self._pending = asyncio.create_task(send)
@@ -267,7 +267,7 @@ class Exchange:
         return min(ticket.grant.tokens, self._prompt_estimate + account.events)
 
 
-def _close_result(task: asyncio.Task[Response]) -> None:
+def _close_result(task: asyncio.Task[UpstreamResponse]) -> None:
     """An answer that arrived while its client was leaving."""
     if not task.cancelled() and task.exception() is None:
         task.result().close()

@@ -16,7 +16,7 @@ from ext.sse import SSEScanner
 from ext.stream import Tap
 from fleet.gateway.dialects.chat import Answer
 from fleet.gateway.http.errors import UpstreamError
-from fleet.gateway.http.response import Response
+from fleet.gateway.http.response import UpstreamResponse
 from fleet.gateway.record import metrics
 from fleet.gateway.record.metrics import Gaps
 
@@ -65,7 +65,7 @@ class Relay:
         """The client has the stream's end; what follows on the node's connection is not its concern."""
         return self._scanner.done or self.failed
 
-    async def run(self, response: Response) -> None:
+    async def run(self, response: UpstreamResponse) -> None:
         """Raises `UpstreamError` when the node's stream is no whole one."""
         try:
             await response.pour(self._tap.take, self._sink.drain)

@@ -8,7 +8,7 @@ from ninja import NinjaAPI
 from ninja.errors import HttpError, ValidationError
 
 from cortex_site.base.version import VERSION
-from cortex_site.http.application import LightASGI
+from cortex_site.http.application import Application
 from neuron.api import chat, completions, embeddings, node, tokenize
 from neuron.api.edge import ASGIApp, Edge, error_response, log_fields
 from neuron.api.schemas import COMPONENTS
@@ -42,8 +42,10 @@ def build_api(daemon: Daemon) -> NinjaAPI:
 
 def build_app(daemon: Daemon) -> ASGIApp:
     """The ASGI application that `neuron serve` runs; its lifespan is the daemon's."""
-    light = LightASGI(build_api(daemon), max_body_bytes=daemon.config.max_body_bytes, lifespan=daemon.running)
-    return Edge(light, token=daemon.config.token, allow_anonymous=daemon.config.allow_anonymous)
+    application = Application(
+        build_api(daemon), max_body_bytes=daemon.config.max_body_bytes, lifespan=daemon.running
+    )
+    return Edge(application, token=daemon.config.token, allow_anonymous=daemon.config.allow_anonymous)
 
 
 def _answer_error(request: HttpRequest, error: ApiError | type[ApiError]) -> HttpResponse:

@@ -14,7 +14,7 @@ import uvicorn
 from cortex_site.config import CortexConfig
 from cortex_site.config import Gateway as GatewayConfig
 from cortex_site.config import Redis as RedisConfig
-from cortex_site.http.protocol import LightProtocol
+from cortex_site.http.protocol import ServerProtocol
 from fleet.gateway.app import Gateway, application
 from fleet.records import RequestRecord
 from fleet.snapshot import NodeConfig, ProfileView
@@ -85,7 +85,7 @@ async def serving(app):
     server = uvicorn.Server(
         uvicorn.Config(
             app,
-            http=LightProtocol,
+            http=ServerProtocol,
             lifespan="on",
             log_config=None,
             ws="none",

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from fleet.gateway.http.bounds import Limits
+from fleet.gateway.http.bounds import PoolBounds
 from fleet.gateway.http.connection import Connection
 from fleet.gateway.http.errors import UpstreamError
 from tests.gateway.conftest import MODEL, make_house
@@ -73,7 +73,7 @@ class FakeTransport(asyncio.Transport):
 
 async def receive(parts: list[bytes]) -> bytes | str:
     """The body that a connection makes of the pieces; the kind of failure when there is none."""
-    connection, transport = Connection(Limits(first_byte_s=5, idle_s=5)), FakeTransport()
+    connection, transport = Connection(PoolBounds(first_byte_s=5, idle_s=5)), FakeTransport()
     connection.connection_made(transport)
     body = bytearray()
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from cortex_site.http.request import LightRequest
+from cortex_site.http.request import Request
 from fleet.gateway.limits.keys import authorize
 from fleet.snapshot import Configuration, KeyView
 from neuron.wire import ApiError
@@ -16,9 +16,9 @@ def digest(secret: str) -> str:
     return hashlib.sha256(secret.encode()).hexdigest()
 
 
-def request(peer="127.0.0.1", **headers) -> LightRequest:
+def request(peer="127.0.0.1", **headers) -> Request:
     raw = [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]
-    return LightRequest({"method": "POST", "path": "/", "headers": raw, "client": (peer, 1)}, b"")
+    return Request({"method": "POST", "path": "/", "headers": raw, "client": (peer, 1)}, b"")
 
 
 KEY = KeyView("laptop", digest("sk-1"), ("small-*",))

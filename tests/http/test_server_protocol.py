@@ -16,23 +16,23 @@ from hypothesis import strategies as st
 from ninja import NinjaAPI
 from uvicorn.server import ServerState
 
-from cortex_site.http.application import LightASGI
-from cortex_site.http.protocol import LightProtocol
-from cortex_site.http.request import LightRequest
+from cortex_site.http.application import Application
+from cortex_site.http.protocol import ServerProtocol
+from cortex_site.http.request import Request
 from cortex_site.http.response import StreamResponse
 
 BODY_LIMIT = 1000
 
 
-def make_app() -> LightASGI:
-    api = NinjaAPI(urls_namespace="light-http", openapi_url=None)
+def make_app() -> Application:
+    api = NinjaAPI(urls_namespace="server-protocol", openapi_url=None)
 
     @api.post("/echo")
-    async def echo(request: LightRequest) -> HttpResponse:
+    async def echo(request: Request) -> HttpResponse:
         return HttpResponse(request.body)
 
     @api.post("/stream")
-    async def stream(request: LightRequest) -> StreamResponse:
+    async def stream(request: Request) -> StreamResponse:
         async def produce(sink) -> None:
             for _ in range(3):
                 await sink(b"data: x\n\n")
@@ -40,7 +40,7 @@ def make_app() -> LightASGI:
 
         return StreamResponse(produce, headers={}, on_close=lambda: None)
 
-    return LightASGI(api, max_body_bytes=BODY_LIMIT)
+    return Application(api, max_body_bytes=BODY_LIMIT)
 
 
 class FakeTransport(asyncio.Transport):
@@ -118,7 +118,7 @@ class Errors(logging.Handler):
 def protocol_of():
     with asyncio.Runner() as runner:
         config = uvicorn.Config(
-            make_app(), lifespan="off", log_config=None, ws="none", http=LightProtocol, proxy_headers=False
+            make_app(), lifespan="off", log_config=None, ws="none", http=ServerProtocol, proxy_headers=False
         )
         config.load()
         errors = Errors()
@@ -138,7 +138,7 @@ async def serve(config: uvicorn.Config, pieces: list[bytes]) -> Answers:
     state = ServerState()
     failures: list[dict] = []
     loop.set_exception_handler(lambda _, context: failures.append(context))
-    protocol = LightProtocol(config=config, server_state=state, app_state={}, _loop=loop)
+    protocol = ServerProtocol(config=config, server_state=state, app_state={}, _loop=loop)
     transport = FakeTransport(protocol)
     protocol.connection_made(transport)
     for piece in pieces:
@@ -220,7 +220,7 @@ PATIENCE_S = 0.2
 
 
 @asynccontextmanager
-async def listening(app: LightASGI):
+async def listening(app: Application):
     sock = socket.create_server(("127.0.0.1", 0))
     server = uvicorn.Server(
         uvicorn.Config(
@@ -228,7 +228,7 @@ async def listening(app: LightASGI):
             lifespan="off",
             log_config=None,
             ws="none",
-            http=LightProtocol,
+            http=ServerProtocol,
             proxy_headers=False,
             timeout_keep_alive=PATIENCE_S,
             timeout_graceful_shutdown=1,
@@ -271,11 +271,11 @@ async def test_neither_a_slow_sender_nor_a_slow_answer_is_let_go():
     api = NinjaAPI(urls_namespace="slow", openapi_url=None)
 
     @api.post("/slow")
-    async def slow(request: LightRequest) -> HttpResponse:
+    async def slow(request: Request) -> HttpResponse:
         await asyncio.sleep(2 * PATIENCE_S)
         return HttpResponse(request.body)
 
-    async with listening(LightASGI(api, max_body_bytes=BODY_LIMIT)) as (port, _):
+    async with listening(Application(api, max_body_bytes=BODY_LIMIT)) as (port, _):
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         for _ in range(2):
             head = request(b"POST", b"/slow", [b"content-length: 6"], b"")

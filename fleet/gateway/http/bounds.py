@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class PoolBounds:
     """Seconds and counts that bound every wait."""
 
     connect_s: float = 3.0

@@ -17,7 +17,7 @@ import httptools
 
 from ext import http
 from ext.stream import Inlet
-from fleet.gateway.http.bounds import Limits
+from fleet.gateway.http.bounds import PoolBounds
 from fleet.gateway.http.errors import UpstreamError
 
 HIGH_WATER_BYTES = 1 << 18  # body bytes held for a slow reader before the socket is paused
@@ -27,8 +27,8 @@ MAX_HEAD_BYTES = 1 << 16
 class Connection(asyncio.Protocol):
     """One connection; at most one exchange at a time."""
 
-    def __init__(self, limits: Limits) -> None:
-        self._limits = limits
+    def __init__(self, bounds: PoolBounds) -> None:
+        self._bounds = bounds
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -228,7 +228,7 @@ class Connection(asyncio.Protocol):
             self._transport.write(request + body if len(body) < 1 << 16 else request)
             if len(body) >= 1 << 16:
                 self._transport.write(body)
-        limit_s = self._limits.first_byte_s
+        limit_s = self._bounds.first_byte_s
         deadline = self._loop.time() + limit_s
         while not self._head_seen:  # in all: a head that trickles is as bad as none
             await self._wait(deadline - self._loop.time(), "did not begin to answer", limit_s)
@@ -243,7 +243,7 @@ class Connection(asyncio.Protocol):
             elif self._complete:
                 return
             else:
-                await self._wait(self._limits.idle_s, "fell silent within the answer")
+                await self._wait(self._bounds.idle_s, "fell silent within the answer")
 
     async def read(self, max_bytes: int) -> bytes:
         """The whole body; `UpstreamError` when it is longer than `max_bytes`."""
@@ -254,7 +254,7 @@ class Connection(asyncio.Protocol):
                 size += len(parts[-1])
                 self._resume()
             else:
-                await self._wait(self._limits.idle_s, "fell silent within the answer")
+                await self._wait(self._bounds.idle_s, "fell silent within the answer")
             if size > max_bytes:
                 raise UpstreamError("protocol", f"the answer is longer than {max_bytes} bytes")
         return parts[0] if len(parts) == 1 else b"".join(parts)
@@ -281,7 +281,7 @@ class Connection(asyncio.Protocol):
                 elif self._complete:
                     return
                 else:
-                    await self._wait(self._limits.idle_s, "fell silent within the answer")
+                    await self._wait(self._bounds.idle_s, "fell silent within the answer")
         finally:
             self._close_inlet()
             self._take, self._full = None, False

@@ -6,7 +6,7 @@ from typing import Any
 from fleet.gateway.http.connection import Connection
 
 
-class Response:
+class UpstreamResponse:
     """The head of an answer, and its body still to come. `close` must be called, and may be called twice."""
 
     def __init__(

@@ -7,10 +7,10 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from fleet.gateway.http.bounds import Limits
+from fleet.gateway.http.bounds import PoolBounds
 from fleet.gateway.http.errors import UpstreamError
 from fleet.gateway.http.pool import Pool
-from fleet.gateway.http.response import Response
+from fleet.gateway.http.response import UpstreamResponse
 from fleet.gateway.record import metrics
 from fleet.served import MAX_BYTES, NOT_SUPPORTED, TOO_OFTEN, Served, read_models, unlisted
 from fleet.snapshot import ModelView, NodeConfig, NodeView
@@ -18,7 +18,7 @@ from fleet.translation.sse import SseSplitter
 from neuron.wire import PROTOCOL, NodeState
 
 # A node sends at least a comment every few seconds; one that is silent for longer is not there.
-EVENT_LIMITS = Limits(connect_s=3.0, first_byte_s=5.0, idle_s=15.0, max_connections=2)
+EVENT_BOUNDS = PoolBounds(connect_s=3.0, first_byte_s=5.0, idle_s=15.0, max_connections=2)
 MISSED_S = 1.0  # a server that did not answer is asked again after this
 REST_S = 30.0  # one that was asked too often, after this
 
@@ -81,7 +81,7 @@ async def _ask(config: NodeConfig, pool: Pool) -> list[Served] | None:
         response.close()
 
 
-async def _understand(config: NodeConfig, response: Response) -> list[Served] | None:
+async def _understand(config: NodeConfig, response: UpstreamResponse) -> list[Served] | None:
     if response.status == 200:
         return read_models(await response.read(MAX_BYTES), config.models)
     if response.status == TOO_OFTEN:

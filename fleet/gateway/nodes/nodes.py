@@ -13,10 +13,10 @@ from pydantic import ValidationError
 
 from fleet.affinity import Affinity
 from fleet.breaker import Breaker, State
-from fleet.gateway.http.bounds import Limits
+from fleet.gateway.http.bounds import PoolBounds
 from fleet.gateway.http.errors import UpstreamError
 from fleet.gateway.http.pool import Pool
-from fleet.gateway.nodes.following import EVENT_LIMITS, Asking, follow_neuron, follow_server
+from fleet.gateway.nodes.following import EVENT_BOUNDS, Asking, follow_neuron, follow_server
 from fleet.gateway.nodes.view import FleetView
 from fleet.gateway.nodes.wording import Wording
 from fleet.gateway.record import metrics
@@ -32,15 +32,15 @@ RECONNECT_S = (0.2, 0.5, 1.0, 2.0)  # the last one goes on
 class Node:
     """One node: `pool` for requests, and the follower of its state. `close` ends both."""
 
-    def __init__(self, config: NodeConfig, view: FleetView, limits: Limits, asking: Asking) -> None:
+    def __init__(self, config: NodeConfig, view: FleetView, bounds: PoolBounds, asking: Asking) -> None:
         self.config = config
-        self.pool = Pool(config.base, limits, token=config.token)
+        self.pool = Pool(config.base, bounds, token=config.token)
         self.breaker = Breaker()
         self.wording = Wording(config)
         self.heard = asyncio.Event()  # what it has, or that it is away
         self._view = view
         self._asking = asking
-        self._control = Pool(config.base, EVENT_LIMITS, token=config.token)
+        self._control = Pool(config.base, EVENT_BOUNDS, token=config.token)
         self._task = asyncio.create_task(self._follow(), name=f"follow-{config.name}")
 
     def _views(self) -> AsyncIterator[NodeView]:
@@ -92,9 +92,9 @@ class Node:
 class Nodes:
     """All of them, kept in step with the configuration."""
 
-    def __init__(self, view: FleetView, limits: Limits, asking: Asking, *, workers: int = 1) -> None:
+    def __init__(self, view: FleetView, bounds: PoolBounds, asking: Asking, *, workers: int = 1) -> None:
         self._view = view
-        self._limits = limits
+        self._bounds = bounds
         self._asking = asking
         self._workers = workers  # that share what a node takes at once
         self._nodes: dict[str, Node] = {}
@@ -163,7 +163,7 @@ class Nodes:
                 metrics.forget_node(name)
         for name, config in wanted.items():
             if name not in self._nodes:
-                self._nodes[name] = Node(config, self._view, self._limits_of(config), self._asking)
+                self._nodes[name] = Node(config, self._view, self._bounds_of(config), self._asking)
 
     async def heard(self, within_s: float) -> None:
         """Returns when each has said what it has, or was found away; after `within_s` in any case."""
@@ -171,9 +171,9 @@ class Nodes:
             async with asyncio.timeout(within_s):
                 await asyncio.gather(*(node.heard.wait() for node in self._nodes.values()))
 
-    def _limits_of(self, config: NodeConfig) -> Limits:
+    def _bounds_of(self, config: NodeConfig) -> PoolBounds:
         """The gateway's, with what the node has of its own."""
-        ours = self._limits
+        ours = self._bounds
         return replace(
             ours,
             first_byte_s=config.first_byte_timeout_s or ours.first_byte_s,

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from fleet.gateway.http.response import Response
+from fleet.gateway.http.response import UpstreamResponse
 from neuron.wire import ApiError
 
 MAX_ERROR_BYTES = 1 << 20
@@ -20,7 +20,7 @@ _WORD = re.compile(r"[\w.:-]{1,64}", re.ASCII)  # codes become labels of metrics
 _TOO_LONG = re.compile(r"maximum context length|exceeds? the (available )?context|exceed_context_size")
 
 
-async def read_refusal(response: Response) -> ApiError:
+async def read_refusal(response: UpstreamResponse) -> ApiError:
     """The answer's error; one without a word that is understood is a 502 that quotes its status.
 
     Closes the response. Raises `UpstreamError` when it breaks off.
