@@ -1,3 +1,9 @@
+"""What can go wrong between the gateway and a node. No other exception leaves this package.
+
+UpstreamError
+└── UnansweredError   the connection was closed before a byte of the answer came
+"""
+
 from __future__ import annotations
 
 from typing import Literal
@@ -18,3 +24,10 @@ class UpstreamError(Exception):
     def __init__(self, kind: Failure, message: str) -> None:
         super().__init__(message)
         self.kind = kind
+
+
+class UnansweredError(UpstreamError):
+    """Nearly always the node has not read the request: a kept connection was closed as it was sent."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__("closed", message)

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 from fleet.gateway.http.bounds import PoolBounds
 from fleet.gateway.http.connection import Connection
-from fleet.gateway.http.errors import UpstreamError
+from fleet.gateway.http.errors import UnansweredError, UpstreamError
 from fleet.gateway.http.response import UpstreamResponse
 
 
@@ -104,8 +104,8 @@ class Pool:
             except BaseException as error:
                 connection.abort()
                 self._busy.discard(connection)
-                closed = isinstance(error, UpstreamError) and error.kind == "closed"
-                if kept is None or not closed or kept.answered or not self._bounds.resend:
+                is_lost = isinstance(error, UnansweredError) and connection is kept
+                if not (is_lost and self._bounds.resend):
                     raise
                 kept = None
             else:
