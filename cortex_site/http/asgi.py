@@ -1,4 +1,4 @@
-"""The part of ASGI that every application does alike: its lifespan, and how a response becomes messages."""
+"""ASGI's messages, read into a request and written from a response, and its lifespan."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 from django.http import HttpResponse
 from django.http.response import HttpResponseBase
 
+from cortex_site.http.parsed_request import BadRequestError, ParsedRequest, check_length, too_large
 from cortex_site.http.response import BytesResponse, StreamResponse
 
 Scope = MutableMapping[str, Any]
@@ -18,6 +19,39 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 log = logging.getLogger("cortex.http")
+
+
+class ClientGoneError(Exception):
+    """The client closed its connection before its request was read."""
+
+
+async def read_request(scope: Scope, receive: Receive, max_body_bytes: int) -> ParsedRequest:
+    """Return the request, with a refusal where its body is too large. Raises `ClientGoneError`."""
+    parsed = ParsedRequest(
+        method=scope["method"],
+        path=scope["path"],
+        query=scope.get("query_string", b""),
+        version=scope.get("http_version", "1.1"),
+        headers=dict(reversed(scope["headers"])),
+    )
+    try:
+        check_length(parsed.headers, max_body_bytes)
+        return parsed._replace(body=await _read_body(receive, max_body_bytes))
+    except BadRequestError as refusal:
+        return parsed._replace(refusal=refusal)
+
+
+async def _read_body(receive: Receive, max_body_bytes: int) -> bytes:
+    parts, size = [], 0
+    while (message := await receive())["type"] == "http.request":
+        part = message.get("body", b"")
+        size += len(part)
+        if size > max_body_bytes:
+            raise too_large(max_body_bytes)
+        parts.append(part)
+        if not message.get("more_body"):
+            return b"".join(parts)
+    raise ClientGoneError
 
 
 async def cancel_on_disconnect(receive: Receive, task: asyncio.Task[Any]) -> None:
@@ -74,15 +108,14 @@ async def run_lifespan(
     lifespan: Callable[[], AbstractAsyncContextManager[Any]], receive: Receive, send: Send
 ) -> None:
     await receive()
-    started = False
+    phase = "startup"
     try:
         async with lifespan():
-            started = True
+            phase = "shutdown"
             await send({"type": "lifespan.startup.complete"})
             await receive()
     except Exception as error:  # the server must hear of it, whatever it was
         log.exception("lifespan failed")
-        phase = "shutdown" if started else "startup"
         await send({"type": f"lifespan.{phase}.failed", "message": str(error)})
         return
     await send({"type": "lifespan.shutdown.complete"})

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from cortex_site.http.parsed_request import ParsedRequest
 from cortex_site.http.request import Request
 from fleet.gateway.limits.keys import authorize
 from fleet.snapshot import Configuration, KeyView
@@ -17,8 +18,8 @@ def digest(secret: str) -> str:
 
 
 def request(peer="127.0.0.1", **headers) -> Request:
-    raw = [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]
-    return Request({"method": "POST", "path": "/", "headers": raw, "client": (peer, 1)}, b"")
+    raw = {name.replace("_", "-").encode(): value.encode() for name, value in headers.items()}
+    return Request(ParsedRequest("POST", headers=raw), (peer, 1))
 
 
 KEY = KeyView("laptop", digest("sk-1"), ("small-*",))
