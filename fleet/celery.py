@@ -1,8 +1,8 @@
-"""The Celery application: carries lifecycle operations and the beat of polling and pruning.
+"""The Celery application: it runs lifecycle operations, polling, roll-ups and pruning.
 
-A message says only which row to look at; truth is the database. So messages may be lost or come twice:
-`services.lifecycle.reconcile` sends lost ones again, and an operation is carried out by whoever holds its
-lease. Results are not kept.
+A message carries only an operation's id; the database holds the truth. Messages may therefore get lost or
+arrive twice: `execution.reconcile` sends lost ones again, and only the worker that holds an operation's lease
+runs it. Results are not stored.
 """
 
 from __future__ import annotations

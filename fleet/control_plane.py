@@ -1,7 +1,7 @@
-"""The control plane by way of `fleet.services`: in threads, each call bounded in time.
+"""The control plane through `fleet.services`: verbs run in threads, each for a bounded time.
 
-Imported by the worker process alone, after `django.setup()`; the rest of the gateway knows the seam in
-`control` and stays free of models.
+Only a worker's process imports this, after `django.setup()`. The gateway itself knows the protocol in
+`fleet.gateway.control.plane` and stays free of models.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-from fleet.gateway.control.plane import ControlPlaneError, OperationState
+from fleet.gateway.control.plane import ControlPlaneError
+from fleet.operations import OperationView
 from fleet.services import configuration, lifecycle
 from fleet.snapshot import Configuration
 from neuron.wire import ApiError
@@ -33,10 +34,10 @@ class ServicesControl:
             return None
         return await self._call(configuration.read)
 
-    async def ensure_loaded(self, model: str) -> OperationState:
+    async def ensure_loaded(self, model: str) -> OperationView:
         return await self._call(lambda: lifecycle.ensure_loaded(model, requested_by="gateway"))
 
-    async def operation(self, operation_id: int) -> OperationState:
+    async def operation(self, operation_id: int) -> OperationView:
         return await self._call(lambda: lifecycle.operation(operation_id))
 
     async def _call(self, verb: Callable[[], T]) -> T:
@@ -46,7 +47,7 @@ class ServicesControl:
                 return await loop.run_in_executor(self._threads, verb)
         except ApiError:
             raise
-        except Exception as error:  # whatever database or broker raise: away is away
+        except Exception as error:  # whatever the database or the broker raises
             log.warning("control plane did not answer", extra={"error": _brief(error)})
             raise ControlPlaneError(_brief(error)) from error
 

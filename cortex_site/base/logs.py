@@ -1,8 +1,8 @@
 """Structured logs: one JSON object a line on stderr, for every process of the project.
 
-Fields come from `extra`: `log.info("request", extra={"request_id": ..., "status": 200})`, or of a
-`msgspec.Struct` at once, and then of nothing else: `extra={"fields": record}`. `CORTEX_LOG=text` prints lines
-for people instead; `CORTEX_LOG_LEVEL` sets the level.
+Fields come from `extra`: `log.info("request", extra={"request_id": ..., "status": 200})`. A `msgspec.Struct`
+as `extra={"fields": record}` gives all of them at once. `CORTEX_LOG=text` prints lines for people instead;
+`CORTEX_LOG_LEVEL` sets the level.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from typing import Any, TextIO
 
 import msgspec
 
-# They tell of every poll and every task; what came of an operation is logged by `cortex.operations`.
+# They log every poll and every task; `cortex.operations` logs the outcome of an operation.
 _CHATTY = (
     *("httpx", "httpcore", "asyncio", "daphne", "twisted", "kombu", "amqp"),
     *("celery.beat", "celery.worker.strategy", "celery.app.trace"),
 )
 MAX_WAITING = 10_000  # lines
-GATHER_S = 0.1  # lines that follow one another so soon are one write
+GATHER_S = 0.1  # lines within this time share one write
 CLOSE_S = 1.0
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {
     *("message", "asctime", "taskName", "color_message", "fields")
@@ -34,7 +34,7 @@ _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {
 
 _json = msgspec.json.Encoder(enc_hook=str)
 
-Told = tuple[float, int, str, str, msgspec.Struct]  # when, level, logger, message, fields
+Deferred = tuple[float, int, str, str, msgspec.Struct]  # time, level, logger, message, fields
 
 
 def _extra(record: logging.LogRecord) -> dict[str, Any]:
@@ -42,12 +42,12 @@ def _extra(record: logging.LogRecord) -> dict[str, Any]:
 
 
 class JsonFormatter(logging.Formatter):
-    """One line: time, level, program, logger, message, then whatever `extra` holds."""
+    """One JSON object: time, level, program, logger, message, then the fields of `extra`."""
 
     def __init__(self, program: str) -> None:
         super().__init__()
         self._program = program
-        self._second = (-1, "")  # of the last line, and as text; one value, for several threads come here
+        self._second = (-1, "")  # of the last line; one value, since several threads read it
         self._heads: dict[tuple[int, str, str], str] = {}
 
     def format(self, record: logging.LogRecord) -> str:
@@ -61,7 +61,7 @@ class JsonFormatter(logging.Formatter):
         return _json.encode(line).decode()
 
     def line(self, created: float, level: int, logger: str, message: str, fields: msgspec.Struct) -> str:
-        """What `fields` says, at a moment given in seconds since the epoch. Few `message`s come this way."""
+        """The line for `fields` at a time in seconds since the epoch. Heads are cached: use few messages."""
         head = self._heads.get((level, logger, message))
         if head is None:
             words = self._words(level, logger, message)
@@ -83,7 +83,7 @@ class JsonFormatter(logging.Formatter):
 
 
 class TextFormatter(logging.Formatter):
-    """For a terminal: time, program, level, message and `key=value` of the extras."""
+    """A line for a terminal: time, program, level, message, and the fields as `key=value`."""
 
     def __init__(self, program: str) -> None:
         super().__init__(f"%(asctime)s {program} %(levelname)s %(message)s", "%H:%M:%S")
@@ -95,16 +95,16 @@ class TextFormatter(logging.Formatter):
 
 
 class ThreadHandler(logging.Handler):
-    """Lines are written by a thread, some at a time: whoever logs never waits for whoever reads.
+    """Writes lines in a thread, several at a time, so that logging never waits for a slow reader.
 
-    At most `max_waiting` lines wait; how many more there were is told when there is room again.
+    At most `max_waiting` lines wait; the number of dropped ones is logged when there is room again.
     """
 
     def __init__(self, stream: TextIO, max_waiting: int = MAX_WAITING) -> None:
         super().__init__()
         self._stream = stream
         self._max_waiting = max_waiting
-        self._lines: queue.SimpleQueue[str | Told | None] = queue.SimpleQueue()
+        self._lines: queue.SimpleQueue[str | Deferred | None] = queue.SimpleQueue()
         self._dropped = 0
         self._thread = threading.Thread(target=self._write, name="log", daemon=True)
         self._thread.start()
@@ -113,10 +113,10 @@ class ThreadHandler(logging.Handler):
         if self._has_room():
             self._lines.put(self.format(record))
 
-    def put(self, told: Told) -> None:
-        """What a `JsonFormatter` makes a line of; the thread asks it to."""
+    def put(self, line: Deferred) -> None:
+        """Queue a line that the thread formats; needs a `JsonFormatter`."""
         if self._has_room():
-            self._lines.put(told)
+            self._lines.put(line)
 
     def _has_room(self) -> bool:
         if self._lines.qsize() >= self._max_waiting:
@@ -128,7 +128,7 @@ class ThreadHandler(logging.Handler):
         return True
 
     def close(self) -> None:
-        """Write what waits, if somebody reads it soon."""
+        """Write the waiting lines, within `CLOSE_S`."""
         self._lines.put(None)
         self._thread.join(CLOSE_S)
         super().close()
@@ -138,22 +138,22 @@ class ThreadHandler(logging.Handler):
         while more:
             lines = [self._lines.get()]
             if lines[0] is not None:
-                time.sleep(GATHER_S)  # a thread woken for each line would stop the others for each
+                time.sleep(GATHER_S)  # waking for each line would stop the other threads
             while lines[-1] is not None and self._lines.qsize():
                 lines.append(self._lines.get())
             more = lines[-1] is not None
             text = "".join([f"{self._text(line)}\n" for line in lines if line is not None])
-            with suppress(OSError, ValueError):  # nobody reads: there is nobody to tell either
+            with suppress(OSError, ValueError):  # nobody reads stderr
                 self._stream.write(text)
                 self._stream.flush()
 
-    def _text(self, line: str | Told) -> str:
+    def _text(self, line: str | Deferred) -> str:
         if isinstance(line, str):
             return line
         assert isinstance(self.formatter, JsonFormatter)
         try:
             return self.formatter.line(*line)
-        except ValueError as error:  # half a character in a string, say: nothing may end this thread
+        except ValueError as error:  # half a surrogate pair: nothing may end this thread
             return self.format(_warning("a log line cannot be written", error=str(error)))
 
 
@@ -163,10 +163,10 @@ def _warning(message: str, **facts: Any) -> logging.LogRecord:
 
 
 def tell(logger: logging.Logger, level: int, message: str, fields: msgspec.Struct, created: float) -> None:
-    """`logger.log(level, message, extra={"fields": fields})` of a moment that has passed.
+    """Log `fields` at the time `created`, as `logger.log(level, message, extra={"fields": fields})` would.
 
-    Where lines are JSON it costs a tenth of that: there is no record of the logging module's in between, and
-    the line is made by the thread that writes it. `fields` must not change any more.
+    With JSON lines it costs a tenth of that: it makes no `LogRecord`, and the writing thread formats the
+    line. `fields` must not change afterwards.
     """
     if not logger.isEnabledFor(level):
         return
@@ -175,13 +175,13 @@ def tell(logger: logging.Logger, level: int, message: str, fields: msgspec.Struc
         if isinstance(handler, ThreadHandler) and isinstance(formatter, JsonFormatter):
             handler.put((created, level, logger.name, message, fields))
         else:
-            told = {"msg": message, "created": created, "fields": fields}
-            facts = {"name": logger.name, "levelno": level, "levelname": logging.getLevelName(level)}
-            handler.handle(logging.makeLogRecord(facts | told))
+            facts = {"msg": message, "created": created, "fields": fields}
+            facts |= {"name": logger.name, "levelno": level, "levelname": logging.getLevelName(level)}
+            handler.handle(logging.makeLogRecord(facts))
 
 
 def setup(level: str, program: str) -> None:
-    """Send everything from `level` up to stderr; `CORTEX_LOG_LEVEL` and `CORTEX_LOG` have the last word."""
+    """Log from `level` up to stderr; `CORTEX_LOG_LEVEL` and `CORTEX_LOG` override level and format."""
     handler = ThreadHandler(sys.stderr)
     text = os.environ.get("CORTEX_LOG") == "text"
     handler.setFormatter(TextFormatter(program) if text else JsonFormatter(program))
@@ -189,7 +189,7 @@ def setup(level: str, program: str) -> None:
         level=os.environ.get("CORTEX_LOG_LEVEL", level).upper(), handlers=[handler], force=True
     )
     logging.captureWarnings(True)
-    # No format here names them, and each costs every record: caller, thread, process.
+    # No format here uses caller, thread or process, and each costs every record.
     logging._srcfile = None  # noqa: SLF001 - as Python's documentation advises under "Optimization"
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     for chatty in _CHATTY:

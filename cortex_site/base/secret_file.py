@@ -1,4 +1,4 @@
-"""Secrets that an installation makes for itself: one per file, readable by its owner only."""
+"""Secrets that an installation generates: one per file, readable by its owner only."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 
 def obtain(path: Path) -> str:
-    """The secret in `path`; made on first use, and the same for processes that ask at the same moment."""
+    """The secret in `path`, generated on first use; concurrent processes get the same one."""
     with suppress(FileNotFoundError):
         return path.read_text().strip()
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -18,6 +18,6 @@ def obtain(path: Path) -> str:
     with os.fdopen(descriptor, "w") as file:
         file.write(secrets.token_urlsafe(48) + "\n")
     with suppress(FileExistsError):
-        os.link(draft, path)  # whole or not at all; the first one wins
+        os.link(draft, path)  # atomic, and the first one wins
     Path(draft).unlink()
     return path.read_text().strip()

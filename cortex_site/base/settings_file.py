@@ -1,7 +1,7 @@
-"""Settings from a TOML file with environment variables over it, and errors that a person can act on.
+"""Settings from a TOML file and environment variables, with errors that a person can act on.
 
-`load` reads a pydantic-settings class. Every mistake is one line: file (or variable), line, key, what was
-expected and what was found. It is used for `cortex.toml`, `models.toml` and `neuron.toml` alike.
+`load` reads a pydantic-settings class. Every mistake is one line: file (or variable), line, key, expected and
+found value. `cortex.toml`, `models.toml` and `neuron.toml` are all read this way.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
 DELIMITER = "__"
-SECRET_KEYS = frozenset({"api_key", "token", "url", "password"})  # their values are never shown
+SECRET_KEYS = frozenset({"api_key", "token", "url", "password"})  # their values appear in no error
 
 
 class ConfigError(Exception):
-    """A configuration that cannot be used; `lines` has one complete sentence per mistake."""
+    """An invalid configuration; `lines` has one sentence per mistake."""
 
     def __init__(self, lines: Sequence[str]) -> None:
         super().__init__("\n".join(lines))
@@ -29,13 +29,13 @@ class ConfigError(Exception):
 
 
 class Section(BaseModel):
-    """A table of a settings file: unknown keys are errors, values do not change."""
+    """A table of a settings file: unknown keys are errors, values are frozen."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class Settings(BaseSettings):
-    """The root of a settings file: the environment is over the file, the file over the defaults."""
+    """The root of a settings file: the environment overrides the file, the file the defaults."""
 
     model_config = SettingsConfigDict(extra="forbid", frozen=True, env_nested_delimiter=DELIMITER)
 
@@ -88,7 +88,7 @@ def _parse(text: str, path: Path) -> dict[str, Any]:
 
 
 def _refuse_unknown_variables(cls: type[Settings], prefix: str) -> None:
-    """`PREFIX_SECTION__KEY` with an unknown section would be ignored by the library; a typo must not be."""
+    """The library ignores `PREFIX_SECTION__KEY` with an unknown section; a typo must not be ignored."""
     known = {name.upper() for name in cls.model_fields}
     unknown = [
         name
@@ -118,7 +118,7 @@ def _explain(error: Any, path: Path | None, text: str, prefix: str) -> str:
 
 
 def _found(loc: tuple[str | int, ...], value: object) -> str:
-    """What was there instead; of a table, or a URL with a password, that would show a secret."""
+    """The value found; empty for a table, or a URL with a password, which would show a secret."""
     hidden = (loc and loc[-1] in SECRET_KEYS) or isinstance(value, dict) or "@" in str(value)
     return "" if hidden else f" (found {value!r})"
 
@@ -141,7 +141,7 @@ def _place(path: Path | None, text: str, loc: tuple[str | int, ...]) -> str:
 
 
 def line_of(text: str, loc: tuple[str | int, ...]) -> int | None:
-    """The line (from 1) where a key like `("neurons", 0, "endpoint")` stands, or else its nearest table."""
+    """The line, from 1, of a key like `("neurons", 0, "endpoint")`, or else of its nearest table."""
     table: list[str | int] = []
     counts: dict[str, int] = {}
     best: tuple[int, int] | None = None  # (depth matched, line)

@@ -13,13 +13,14 @@ from cortex_site.base.settings_file import ConfigError
 from cortex_site.base.version import VERSION
 from cortex_site.cli import fleet_commands
 from cortex_site.cli.operating import ConfigOption, HomeOption, JsonOption, file_in, settings_of
-from cortex_site.config import NEURON_PORT, load_catalogue, load_config
+from cortex_site.config import load_catalogue, load_config
+from cortex_site.config.cortex_toml import NEURON_PORT
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
 
 def main() -> None:
-    """Entry point: a bad configuration is one line per mistake and exit code 2."""
+    """Run the command. A bad configuration prints one line per mistake and exits with 2."""
     try:
         app()
     except ConfigError as error:
@@ -104,7 +105,7 @@ def status(
 
 @app.command()
 def check(config: Annotated[Path, typer.Option("--config", "-c", help="cortex.toml")]) -> None:
-    """Validate a configuration and say what it would do."""
+    """Validate a configuration and say what it does."""
     from cortex_site.cli.check import describe  # noqa: PLC0415 - the other commands need none of it
 
     settings = load_config(config)

@@ -1,17 +1,19 @@
-"""`cortex check`: what a configuration would do, and what looks wrong with it."""
+"""`cortex check`: what a configuration does, and what is wrong with it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 from cortex_site.cli.operator_api import OperatorApi, OperatorError
-from cortex_site.config import Catalogue, CortexConfig, Profile, contradictions
+from cortex_site.config import contradictions
+from cortex_site.config.cortex_toml import CortexConfig
+from cortex_site.config.models_toml import Catalogue, Profile
 
 PATIENCE_S = 2.0
 
 
 def describe(config: CortexConfig, catalogue: Catalogue) -> Iterator[str]:
-    """Lines for a person: effects first, then warnings."""
+    """The lines to print: effects first, then warnings."""
     gateway = config.gateway
     yield f"API on {gateway.listen} ({gateway.workers} worker(s)), metrics on {gateway.metrics_listen}"
     yield f"admin on {gateway.admin_listen}"
@@ -39,7 +41,7 @@ def _placement(profile: Profile) -> str:
 
 
 def warnings(config: CortexConfig, catalogue: Catalogue) -> Iterator[str]:
-    """Contradictions that do not stop anything: sentences that name key and cure."""
+    """The contradictions in a configuration, as sentences with key and cure."""
     if not config.neurons:
         yield "no [[neurons]]: nothing can be served until a node is added here, in the admin or joins"
     yield from contradictions.warnings(config, catalogue)
@@ -49,7 +51,7 @@ def warnings(config: CortexConfig, catalogue: Catalogue) -> Iterator[str]:
 
 
 def of_fleet(config: CortexConfig) -> list[str]:
-    """What a running cortex of this configuration finds besides, knowing its nodes."""
+    """The warnings of a running cortex, which knows its nodes; empty when none answers."""
     try:
         return list(OperatorApi(config, timeout_s=PATIENCE_S).get("/warnings"))
     except OperatorError:

@@ -20,7 +20,7 @@ from cortex_site.cli.operating import (
     settings_of,
     verdicts,
 )
-from cortex_site.config import CortexConfig
+from cortex_site.config.cortex_toml import CortexConfig
 
 if TYPE_CHECKING:
     from cortex_site.cli.operator_api import OperatorApi

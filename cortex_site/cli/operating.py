@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from cortex_site.config import CortexConfig, load_config
+from cortex_site.config import load_config
+from cortex_site.config.cortex_toml import CortexConfig
 
 if TYPE_CHECKING:
     from cortex_site.cli.operator_api import OperatorApi
@@ -47,6 +48,7 @@ def operate(
     """Start operations, watch them unless told not to, and end with what came of them."""
     from cortex_site.cli.following import InterruptedWatchError, follow  # noqa: PLC0415 - httpx takes 0.1 s
     from cortex_site.cli.operator_api import OperatorApi, OperatorError  # noqa: PLC0415
+    from fleet.operations import UNSUCCESSFUL  # noqa: PLC0415 - the command line starts without it
 
     try:
         api = OperatorApi(settings)
@@ -55,15 +57,11 @@ def operate(
     except OperatorError as error:
         fail(str(error), as_json)
     except InterruptedWatchError as stop:
-        going_on = [operation["id"] for operation in stop.operations if operation["state"] in _ACTIVE]
-        for ident in going_on:
+        for ident in stop.going_on:
             typer.echo(f"cortex: operation #{ident} goes on; `cortex ops {ident}` watches it", err=True)
         sys.exit(INTERRUPTED)
     show({"operations": ended}, verdicts, as_json)
-    sys.exit(FAILED if any(operation["state"] in _LOST for operation in ended) else 0)
-
-
-_ACTIVE, _LOST = frozenset({"pending", "running"}), frozenset({"failed", "cancelled"})
+    sys.exit(FAILED if any(operation["state"] in UNSUCCESSFUL for operation in ended) else 0)
 
 
 def answer_with(

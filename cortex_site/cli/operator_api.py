@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 
 from cortex_site.base.addresses import local_url
-from cortex_site.config import CortexConfig
+from cortex_site.config.cortex_toml import CortexConfig
 from cortex_site.processes.supervisor import STATE_FILE
 
 TIMEOUT_S = 10.0

@@ -9,13 +9,13 @@ from rich.console import Console
 from rich.table import Table
 
 from cortex_site.cli.operator_api import OperatorApi, OperatorError, read_state
-from cortex_site.config import CortexConfig
+from cortex_site.config.cortex_toml import CortexConfig
 
 MIB = 1 << 20
 
 
 def show(config: CortexConfig, *, as_json: bool) -> int:
-    """Print what is known; 0, or 1 when the control plane does not answer."""
+    """The exit code, after printing: 0, or 1 when the control plane does not answer."""
     fleet, problem = _ask(config)
     processes = _processes(read_state(config.home), fleet)
     if as_json:
@@ -32,7 +32,7 @@ def show(config: CortexConfig, *, as_json: bool) -> int:
 
 
 def _ask(config: CortexConfig) -> tuple[dict[str, Any], str | None]:
-    """The operator API's status, or why there is none."""
+    """The operator API's status, or the reason why there is none."""
     try:
         return OperatorApi(config).get("/status"), None
     except OperatorError as error:
@@ -40,7 +40,7 @@ def _ask(config: CortexConfig) -> tuple[dict[str, Any], str | None]:
 
 
 def _processes(state: dict[str, Any], fleet: dict[str, Any]) -> list[dict[str, Any]]:
-    """The supervised processes, then the device workers below a neuron of this machine."""
+    """The supervised processes, and the device workers of a neuron on this machine."""
     found = [_process(item["name"], item["pid"], item["restarts"]) for item in state.get("processes", [])]
     pids = {item["pid"] for item in found}
     for node in fleet.get("nodes", []):

@@ -1,4 +1,4 @@
-"""What a configuration says that cannot be, or says for nothing: it is loaded, with a warning."""
+"""Contradictions and useless settings in a configuration, which is loaded all the same."""
 
 from __future__ import annotations
 
@@ -8,39 +8,40 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from cortex_site.base.settings_file import line_of
-from cortex_site.config import DEFAULT_PRIORITY, Catalogue, CortexConfig, Profile
+from cortex_site.config.cortex_toml import CortexConfig
+from cortex_site.config.models_toml import DEFAULT_PRIORITY, Catalogue, Profile
 
 Loc = tuple[str | int, ...]
-Found = Iterator[tuple[Loc, str]]  # where, and what is wrong there
+Found = Iterator[tuple[Loc, str]]  # place and sentence
 
 
 @dataclass(frozen=True, slots=True)
-class Host:
-    """A node as far as a profile can contradict it."""
+class KnownNode:
+    """The facts of a node that a profile can contradict."""
 
     name: str
-    foreign: bool = False  # no neuron: nothing is loaded there
-    devices_mb: Sequence[int] = field(default_factory=tuple)  # empty: not known
-    harnesses: frozenset[str] = frozenset()  # empty: not known
+    foreign: bool = False  # no neuron: cortex loads nothing there
+    devices_mb: Sequence[int] = field(default_factory=tuple)  # empty: unknown
+    harnesses: frozenset[str] = frozenset()  # empty: unknown
     labels: frozenset[str] = frozenset()
 
 
-def warnings(config: CortexConfig, catalogue: Catalogue, hosts: Sequence[Host] = ()) -> list[str]:
-    """`FILE:LINE: key: sentence`, for `hosts` too that no file names; of `models.toml` alone."""
+def warnings(config: CortexConfig, catalogue: Catalogue, hosts: Sequence[KnownNode] = ()) -> list[str]:
+    """The warnings about `models.toml`, as `FILE:LINE: key: sentence`; `hosts` adds nodes of no file."""
     path = config.models_config
     text = _text(path)
     return [_placed(path, text, loc, what) for loc, what in _all(config, catalogue, _hosts(config, hosts))]
 
 
-def of_profile(profile: Profile, config: CortexConfig, hosts: Sequence[Host]) -> list[tuple[str, str]]:
-    """Key and sentence for each contradiction of one model, wherever it is configured."""
+def of_profile(profile: Profile, config: CortexConfig, hosts: Sequence[KnownNode]) -> list[tuple[str, str]]:
+    """The key and sentence of each contradiction in one profile, wherever it is configured."""
     known = _hosts(config, hosts)
     return [*_of_places(profile, known), *_of_sizes(profile, known), *_of_time(profile)]
 
 
-def _hosts(config: CortexConfig, known: Sequence[Host]) -> dict[str, Host]:
+def _hosts(config: CortexConfig, known: Sequence[KnownNode]) -> dict[str, KnownNode]:
     named = {
-        neuron.name: Host(neuron.name, foreign=neuron.kind == "openai", labels=frozenset(neuron.labels))
+        neuron.name: KnownNode(neuron.name, foreign=neuron.kind == "openai", labels=frozenset(neuron.labels))
         for neuron in config.neurons
     }
     return named | {host.name: host for host in known}
@@ -60,7 +61,7 @@ def _placed(path: Path | None, text: str, loc: Loc, what: str) -> str:
     return f"{place}{key}: {what}"
 
 
-def _all(config: CortexConfig, catalogue: Catalogue, hosts: dict[str, Host]) -> Found:
+def _all(config: CortexConfig, catalogue: Catalogue, hosts: dict[str, KnownNode]) -> Found:
     yield from _doubled(catalogue)
     kept = {id(profile) for profile in catalogue.profiles}
     for index, profile in enumerate(catalogue.models):
@@ -82,7 +83,7 @@ def _doubled(catalogue: Catalogue) -> Found:
         seen[profile.id] += 1
 
 
-def _of_places(profile: Profile, hosts: dict[str, Host]) -> Iterator[tuple[str, str]]:
+def _of_places(profile: Profile, hosts: dict[str, KnownNode]) -> Iterator[tuple[str, str]]:
     for name in profile.pinned_on:
         if name not in hosts:
             yield "pinned_on", f"there is no node {name!r}: {profile.id} is not loaded before it is there"
@@ -101,8 +102,8 @@ def _of_places(profile: Profile, hosts: dict[str, Host]) -> Iterator[tuple[str, 
         yield "harness", f"no node has {profile.harness!r}; there is {', '.join(sorted(harnesses))}"
 
 
-def _of_sizes(profile: Profile, hosts: dict[str, Host]) -> Iterator[tuple[str, str]]:
-    """Against the nodes it may be loaded on whose devices are known; one that is not known may be larger."""
+def _of_sizes(profile: Profile, hosts: dict[str, KnownNode]) -> Iterator[tuple[str, str]]:
+    """Contradictions with the sizes of the nodes that may load it; none while one of them is unknown."""
     allowed = [host for host in hosts.values() if not host.foreign]
     if profile.pinned_on:
         allowed = [host for host in allowed if host.name in profile.pinned_on]

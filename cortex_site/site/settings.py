@@ -1,4 +1,4 @@
-"""Django's settings, derived from `cortex.toml` and the environment; nothing is configured here twice."""
+"""Django's settings, derived from `cortex.toml` and the environment."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SECRET_KEY = obtain(HOME / "secret_key")
 OPERATOR_TOKEN_FILE = HOME / "operator_token"
 ALLOWED_HOSTS = CONFIG.admin.allowed_hosts
 CSRF_TRUSTED_ORIGINS = CONFIG.admin.csrf_trusted_origins
-SESSION_COOKIE_NAME = "cortex_session"  # cookies know no ports: two installations on one host must differ
+SESSION_COOKIE_NAME = "cortex_session"  # cookies ignore ports: installations on one host must differ
 CSRF_COOKIE_NAME = "cortex_csrf"
 
 # Not daphne: it would only change `runserver`, and bring twisted into every process.
@@ -59,7 +59,7 @@ TEMPLATES = [
 ]
 ROOT_URLCONF = "cortex_site.site.urls"
 ASGI_APPLICATION = "cortex_site.site.asgi.application"
-LOGGING_CONFIG = None  # each process calls cortex_site.base.logs.setup
+LOGGING_CONFIG = None  # each process calls logs.setup
 USE_TZ = True
 TIME_ZONE = "UTC"
 USE_I18N = False
@@ -108,20 +108,21 @@ CHANNEL_LAYERS = {
     }
 }
 
-# How lifecycle operations are carried out.
+# How lifecycle operations run.
 LOAD_TIMEOUT_S = CONFIG.lifecycle.load_timeout_s
 UNLOAD_TIMEOUT_S = 120.0
-MEMORY_WAIT_S = 30.0  # until the memory of an evicted model is measured to be free
-NODE_CALL_TIMEOUT_S = 5.0  # any other question to a node
+MEMORY_WAIT_S = 30.0  # until an evicted model's memory is free
+NODE_CALL_TIMEOUT_S = 5.0  # of any other call to a node
 CAPACITY_WAIT_S = CONFIG.lifecycle.capacity_wait_s
 SWAP_WAIT_S = CONFIG.lifecycle.swap_wait_s
 DRAIN_GRACE_S = CONFIG.lifecycle.drain_grace_s
+EVICTION_STRATEGY = CONFIG.eviction.strategy
 MIN_RESIDENCY_S = CONFIG.lifecycle.min_residency_s
 NODE_WAIT_S = CONFIG.lifecycle.node_wait_s
 FAILURE_BACKOFF_S = CONFIG.lifecycle.failure_backoff_s
-LOOK_EVERY_S = 0.25  # at a node while it loads or unloads
+LOOK_EVERY_S = 0.25  # poll of a node that loads or unloads
 HEARTBEAT_S = 2.0
-LEASE_S = 10.0  # an operation without a heartbeat for so long belongs to nobody
-MAX_ATTEMPTS = 3  # workers that may die over one operation
+LEASE_S = 10.0  # an operation without a heartbeat for this long has no owner
+MAX_ATTEMPTS = 3  # of one operation, when its workers die
 
-LIVE_INTERVAL_S = 2.0  # between looks at the database for pages that are open
+LIVE_INTERVAL_S = 2.0  # between database reads for open live pages

@@ -22,7 +22,8 @@ from cortex_site.site.settings import database
 from fleet.announcements import _redis
 from fleet.celery import app, broker_url
 from fleet.models import ModelProfile, Node, Operation, Placement
-from fleet.services import execution, observe
+from fleet.services import polling
+from fleet.services.operations import execution
 from tests.fleet.servers import RedisServer, postgres
 from tests.stubs.fake_neuron import FakeNeuron
 
@@ -104,7 +105,7 @@ class FleetUnderTest:
         fake = FakeNeuron(name, **options).__enter__()
         self.fakes.append(fake)
         Node.objects.create(name=name, endpoint=fake.endpoint, token=fake.token, labels=list(labels))
-        observe.poll(names=[name])
+        polling.poll(names=[name])
         return fake
 
     def model(self, model_id: str = "m", **fields: Any) -> ModelProfile:

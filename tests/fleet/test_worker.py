@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from fleet.models import Device, Operation
-from fleet.services import execution, lifecycle
+from fleet.services import lifecycle
+from fleet.services.operations import execution
 
 ROOT = Path(__file__).parents[2]
 

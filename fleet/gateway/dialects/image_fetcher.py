@@ -1,8 +1,8 @@
-"""Pictures at addresses that clients name, fetched without lending them the gateway's place in the network.
+"""Fetching images from addresses that clients name, without giving clients the gateway's view of the network.
 
-A name is resolved once, all its addresses must be on the public internet, and the connection goes to the
-address that was checked: a name that changes its mind in between gains nothing. Redirects are not followed,
-proxies of the environment not asked, and nothing that the client sent goes along.
+A host is resolved once, all its addresses must be on the public internet, and the connection goes to the
+address that was checked, so a second resolution cannot differ. Redirects and the environment's proxies are
+ignored, and no header of the client is sent.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ _HEADERS = {"accept": "image/*", "accept-encoding": "identity", "user-agent": "c
 
 
 class FetchError(Exception):
-    """The message says why, and goes to the client."""
+    """An image could not be fetched. The message says why; the client reads it."""
 
 
 def is_public(address: IPAddress) -> bool:
-    """Whether an address is one that anybody could reach; those that wrap an IPv4 address are not."""
+    """Whether an address is on the public internet. One that wraps an IPv4 address is not."""
     if address.version == 6:
         wraps = address.ipv4_mapped or address.sixtofour or address.teredo or address in _NAT64
         if wraps:
@@ -43,14 +43,14 @@ async def resolve(host: str, port: int) -> list[str]:
 
 
 class ImageFetcher:
-    """Connects to addresses that `allows` is true of."""
+    """Fetches images from addresses that `allows` accepts."""
 
     def __init__(self, resolve: Resolve = resolve, allows: Callable[[IPAddress], bool] = is_public) -> None:
         self._resolve = resolve
         self._allows = allows
 
     async def fetch(self, url: str, max_bytes: int) -> str:
-        """The picture as a data URL. Raises `FetchError`; the time it may take is its caller's to bound."""
+        """The image as a data URL. Raises `FetchError`. The caller bounds the time."""
         parts = _parse(url)
         port = parts.port or (443 if parts.scheme == "https" else 80)
         address = await self._address(str(parts.hostname), port)
@@ -98,7 +98,7 @@ class ImageFetcher:
 def _parse(url: str) -> SplitResult:
     try:
         parts = urlsplit(url)
-        _ = parts.port  # may be no number
+        _ = parts.port  # raises for what is no number
     except ValueError as error:
         raise FetchError("its address is none") from error
     if parts.scheme not in {"http", "https"} or not parts.hostname:

@@ -1,19 +1,17 @@
-"""Pictures in a chat body: whether there are any, whether they may go to a node, and their fetching."""
+"""Images in a chat body: whether it has any, whether they are admitted, and fetching those at an address."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 
-from cortex_site.config import Gateway as Bounds
+from cortex_site.config.cortex_toml import GatewaySettings
+from fleet.gateway.dialects.base import Call
 from fleet.gateway.dialects.image_fetcher import FetchError, ImageFetcher
 from neuron.wire import ApiError
-
-if TYPE_CHECKING:
-    from fleet.gateway.dialects.chat import Call
 
 Json = dict[str, Any]
 
@@ -39,9 +37,7 @@ _bodies = msgspec.json.Decoder(_Body)
 
 
 def needed_capability(body: bytes) -> str:
-    """`vision` where the chat body shows pictures, else `chat`. A body of another shape is the node's to
-    refuse.
-    """
+    """`vision` when a chat body has images, else `chat`. The node refuses a body of another shape."""
     return "vision" if b'"image_url"' in body and any(_urls(body)) else "chat"
 
 
@@ -56,16 +52,18 @@ def _urls(body: bytes) -> Iterator[str]:
                 yield part.image_url.url if isinstance(part.image_url, _Url) else part.image_url or ""
 
 
-class Pictures:
-    """Refuses what is too much, and puts what is at an address into the body itself, where that is on."""
+class ImagePolicy:
+    """Refuses images over the bounds, and inlines those at an address where the operator allows that."""
 
-    def __init__(self, bounds: Bounds, fetcher: ImageFetcher) -> None:
+    def __init__(self, bounds: GatewaySettings, fetcher: ImageFetcher) -> None:
         self._bounds = bounds
         self._fetcher = fetcher
 
     async def admit(self, call: Call, asked: bytes) -> Call:
-        """The call as a node may have it; `asked` is the client's own body, for the place of a picture that
-        is refused. Raises `ApiError` 400.
+        """The call with every image in its body.
+
+        `asked` is the client's own body: an error names the place of a refused image there. Raises `ApiError`
+        400.
         """
         bounds, urls = self._bounds, list(_urls(call.body))
         if len(urls) > bounds.max_images:
@@ -81,14 +79,14 @@ class Pictures:
     def _check(self, url: str, asked: bytes) -> None:
         limit = self._bounds.max_image_bytes
         if url.startswith("data:"):
-            if len(url) > limit * 4 / 3 + 128:  # base64, and what stands before it
+            if len(url) > limit * 4 / 3 + 128:  # base64 and the prefix of a data URL
                 raise _refusal("image_too_large", f"More than {limit} bytes are not allowed.", asked, url)
         elif not self._bounds.fetch_images:
             text = "Images at an address are not fetched here; send the image itself, in base64."
             raise _refusal("image_url_not_allowed", text, asked, url)
 
     async def _fetched(self, urls: list[str], asked: bytes) -> dict[str, str]:
-        """One after the other, all within one time and one size."""
+        """Data URLs by address. All images together stay within one timeout and one body's size."""
         found: dict[str, str] = {}
         room, timeout_s = self._bounds.max_body_bytes, self._bounds.fetch_images_timeout_s
         try:
@@ -119,7 +117,7 @@ def _refusal(code: str, message: str, asked: bytes, url: str) -> ApiError:
 
 
 def _place(value: Any, url: str, path: str = "") -> str | None:
-    """Where a body says this picture, whoever's dialect it is: as an address, or as the data within."""
+    """The path of an image in a body of any dialect: where its address stands, or its data."""
     if isinstance(value, str):
         return path if value and (value == url or url.endswith(f";base64,{value}")) else None
     if isinstance(value, dict):

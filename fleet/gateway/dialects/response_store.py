@@ -1,8 +1,8 @@
-"""Responses kept between requests, in Redis: each for `ttl_s`, and all of them within `max_total_bytes`.
+"""Responses stored in Redis: each for `ttl_s`, all of them within `max_total_bytes`, oldest evicted first.
 
-A response belongs to who asked for it: the key's digest is part of where it lies; another key finds nothing
-there. Where there is no room the oldest of all go. Answers do not wait for the store: what cannot be kept is
-logged and counted. A response is on its way to Redis before its last byte is on its way to the client.
+A response belongs to the key that asked for it: the key's digest is part of its Redis key, so another key
+finds nothing. Answers do not wait for the store, and a response that cannot be stored is logged and counted.
+A response is sent to Redis before its last byte is sent to the client.
 """
 
 from __future__ import annotations
@@ -13,14 +13,15 @@ import time
 from functools import partial
 from typing import Any
 
-from cortex_site.config import Responses
+from cortex_site.config.cortex_toml import ResponsesSettings
 from fleet.gateway.control.redis_link import LinkError, RedisLink
 from fleet.gateway.record import metrics
 
 log = logging.getLogger("cortex.responses")
 
-PROBE_S = 1.0  # Redis that is away is asked again after
-_INDEX, _TOTAL = "cortex:responses", "cortex:responses:bytes"  # by expiry: "<bytes>:<where it lies>"
+PROBE_S = 1.0  # between attempts to reach Redis
+_INDEX = "cortex:responses"  # a sorted set by expiry; members are "<bytes>:<Redis key>"
+_TOTAL = "cortex:responses:bytes"
 
 _FORGET = """
 local function forget(member)
@@ -52,9 +53,9 @@ return 1
 
 
 class ResponseStore:
-    """Connects at the first use. `get` and `delete` raise `LinkError` while Redis is away."""
+    """Connects on first use. `get` and `delete` raise `LinkError` while Redis is away."""
 
-    def __init__(self, url: str, bounds: Responses, *, timeout_s: float) -> None:
+    def __init__(self, url: str, bounds: ResponsesSettings, *, timeout_s: float) -> None:
         self._url = url
         self._bounds = bounds
         self._timeout_s = timeout_s
@@ -64,21 +65,21 @@ class ResponseStore:
         self._keeping: set[asyncio.Task[None]] = set()
 
     async def get(self, owner: str, ident: str) -> bytes | None:
-        found: bytes | None = await (await self._connected()).call("GET", _place(owner, ident))
+        found: bytes | None = await (await self._connected()).call("GET", _redis_key(owner, ident))
         return found
 
     async def delete(self, owner: str, ident: str) -> bool:
-        """Whether there was such a response."""
+        """Whether the response was there."""
         link = await self._connected()
-        return bool(await link.call("EVAL", _DELETE, 3, _place(owner, ident), _INDEX, _TOTAL))
+        return bool(await link.call("EVAL", _DELETE, 3, _redis_key(owner, ident), _INDEX, _TOTAL))
 
     def keep(self, owner: str, ident: str, data: bytes) -> None:
-        """Never waits, never fails."""
+        """Store a response. Never waits and never raises."""
         if len(data) > self._bounds.max_bytes:
             self._lost(ident, "too_large", f"{len(data)} bytes; responses.max_bytes allows fewer")
             return
         bounds = self._bounds.ttl_s, self._bounds.max_total_bytes
-        command = ("EVAL", _KEEP, 3, _place(owner, ident), _INDEX, _TOTAL, data, *bounds)
+        command = ("EVAL", _KEEP, 3, _redis_key(owner, ident), _INDEX, _TOTAL, data, *bounds)
         if self._link is not None and self._link.is_open:
             self._send(self._link, ident, command)
             return
@@ -122,5 +123,5 @@ class ResponseStore:
             return self._link
 
 
-def _place(owner: str, ident: str) -> str:
+def _redis_key(owner: str, ident: str) -> str:
     return f"cortex:response:{owner}:{ident}"

@@ -1,4 +1,4 @@
-"""The Responses API: a dialect whose answers are kept, and what can be done with those that are."""
+"""The Responses API: a dialect whose answers are stored, and the endpoints on stored responses."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import msgspec
 
 from fleet import translation
 from fleet.gateway.control.redis_link import LinkError
-from fleet.gateway.dialects.chat import Answer, Call, ChatDialect, in_words_of
+from fleet.gateway.dialects.base import AnswerRewriter, Call, in_client_words
+from fleet.gateway.dialects.chat import ChatDialect
 from fleet.gateway.dialects.images import needed_capability
 from fleet.gateway.dialects.response_store import ResponseStore
 from fleet.gateway.record import metrics
@@ -38,7 +39,7 @@ _WORDS = {
 
 
 class ResponsesDialect(ChatDialect):
-    """OpenAI Responses: translated to chat and back, kept unless the client says `store: false`."""
+    """OpenAI Responses: translated to chat and back, stored unless the client says `store: false`."""
 
     name = "openai-responses"
     path = "/v1/responses"
@@ -57,9 +58,7 @@ class ResponsesDialect(ChatDialect):
         if previous := stored.previous_of(body):
             found = await _ask(self._store.get(owner, previous))
             if found is None:
-                message = (
-                    f"There is no response {previous!r}: it was not stored, has expired, or was deleted."
-                )
+                message = _NOT_FOUND.format(previous)
                 param = "previous_response_id"
                 raise ApiError(400, "previous_response_not_found", message, param=param)
             earlier = stored.conversation(stored.decode(found))
@@ -67,14 +66,14 @@ class ResponsesDialect(ChatDialect):
         return msgspec.structs.replace(call, origin=(call.origin, owner))
 
     def error_body(self, error: ApiError) -> bytes:
-        return super().error_body(in_words_of(_WORDS, error))
+        return super().error_body(in_client_words(_WORDS, error))
 
-    def answer(self, call: Call, request_id: str) -> Answer:
+    def answer(self, call: Call, request_id: str) -> AnswerRewriter:
         asked, owner = call.origin
-        return _ResponsesAnswer(asked, request_id, self._store, owner)
+        return _ResponsesRewriter(asked, request_id, self._store, owner)
 
 
-class _ResponsesAnswer:
+class _ResponsesRewriter:
     is_verbatim = False
 
     def __init__(
@@ -128,7 +127,7 @@ class _ResponsesAnswer:
 
 
 def owner_of(key: KeyView | None) -> str:
-    """Clients without a key share what they keep; its names cannot be guessed."""
+    """The owner of what a key stores. Clients without a key share one; response ids cannot be guessed."""
     return "anonymous" if key is None else key.digest
 
 
@@ -143,7 +142,7 @@ async def delete(store: ResponseStore, key: KeyView | None, ident: str) -> dict[
 
 
 async def cancel(store: ResponseStore, key: KeyView | None, ident: str) -> NoReturn:
-    """Only one that runs in the background can be cancelled, and none does here. Raises `ApiError`."""
+    """Raises `ApiError`: only a response in the background can be cancelled, and cortex runs none there."""
     await _found(store, key, ident)
     message = "Only a response in the background can be cancelled; to end a stream, close its connection."
     raise ApiError(400, "not_in_background", message)
@@ -152,7 +151,7 @@ async def cancel(store: ResponseStore, key: KeyView | None, ident: str) -> NoRet
 async def input_items(
     store: ResponseStore, key: KeyView | None, ident: str, *, after: str | None, limit: str, order: str
 ) -> dict[str, Any]:
-    """A page of the items that the response's prompt was made of."""
+    """A page of the input items of a response. Raises `ApiError`."""
     if not limit.isascii() or not limit.isdigit() or not 1 <= int(limit[:9]) <= MAX_PAGE:
         raise ApiError(400, "invalid_value", f"limit: from 1 to {MAX_PAGE}.", param="limit")
     if order not in {"asc", "desc"}:

@@ -1,4 +1,4 @@
-"""Who may call: API keys by digest, and protected mode while none exists."""
+"""Who may call: API keys by digest, and protected mode while there is none."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ NO_KEY = (
 
 
 def authorize(request: Request, configuration: Configuration, *, allow_anonymous: bool) -> KeyView | None:
-    """The caller's key, or None for an anonymous caller who may pass. Raises `ApiError` 401 or 403."""
+    """The caller's key; None for an anonymous caller who is allowed. Raises `ApiError` 401 or 403."""
     secret = _secret(request)
     if secret is not None and (key := configuration.keys.get(hashlib.sha256(secret.encode()).hexdigest())):
         if key.disabled:
@@ -52,5 +52,5 @@ def _secret(request: Request) -> str | None:
 
 
 def _is_local(peer: str) -> bool:
-    """A unix socket has no address and is local."""
+    """Whether the caller is on this machine. A unix socket has no address and is."""
     return not peer or ipaddress.ip_address(peer.split("%", maxsplit=1)[0]).is_loopback
