@@ -30,16 +30,16 @@ import transformers
 from torch.nn.functional import linear
 
 from bench.common import machine, rounded
-from neuron.device.graphs import CudaRecorder
+from neuron.device.cuda_graphs import CudaRecorder
 from neuron.device.memory import give_back
-from neuron.device.runner import Runner
+from neuron.device.model_runner import Runner
 from neuron.device.varlen import choose, find_kernel
-from neuron.engine.limits import Limits
 from neuron.engine.scheduler import Scheduler
+from neuron.engine.scheduler_limits import Limits
 from neuron.models.checkpoint import read_checkpoint
-from neuron.models.fused import FusedDecoder
-from neuron.models.loading import AnyDecoder, load_decoder
-from neuron.models.product import activation_dtype
+from neuron.models.decoder import AnyDecoder, load_decoder
+from neuron.models.fused_decoder import FusedDecoder
+from neuron.models.linear import activation_dtype
 from neuron.models.tiny import WEIGHTS_DIR
 from neuron.pipe import Sampling, Submit, Tokens
 from neuron.step import CacheShape

@@ -17,7 +17,7 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 
 from neuron.device.batch import Batch, Group
-from neuron.device.cache import KVCache
+from neuron.device.kv_cache import KVCache
 
 _MAX_SCORES = 1 << 24  # scores held at once where they are made explicitly: 64 MiB of float32
 

@@ -12,7 +12,7 @@ from itertools import groupby
 
 import torch
 
-from neuron.device.cache import Pages, PageTable
+from neuron.device.kv_cache import Pages, PageTable
 from neuron.step import CacheShape, Chunk, StepPlan
 
 _MIN_BUCKET_PAGES = 8  # below this, padding is cheaper than another group

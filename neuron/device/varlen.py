@@ -18,7 +18,7 @@ import torch
 
 from neuron.device.attention import PagedAttention, Rule
 from neuron.device.batch import Batch
-from neuron.device.cache import KVCache, LayerShape, PageTable
+from neuron.device.kv_cache import KVCache, LayerShape, PageTable
 from neuron.pipe import Sampling
 from neuron.step import CacheShape, Chunk, Joined, StepPlan
 

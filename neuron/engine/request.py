@@ -6,7 +6,7 @@ import secrets
 from collections.abc import Sequence
 from typing import Protocol
 
-from neuron.engine.pages import ROOT, PageHash, page_hash
+from neuron.engine.page_allocator import ROOT, PageHash, page_hash
 from neuron.pipe import Sampling, Submit
 from neuron.step import Draw, Image
 

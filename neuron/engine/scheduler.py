@@ -20,13 +20,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 
-from neuron.engine.limits import Limits
-from neuron.engine.pace import Pace
-from neuron.engine.pages import PageAllocator
-from neuron.engine.prefixes import PrefixIndex
-from neuron.engine.queue import WaitingQueue
-from neuron.engine.rate import Rate
+from neuron.engine.page_allocator import PageAllocator
+from neuron.engine.prefill_budget import Pace
+from neuron.engine.prefix_index import PrefixIndex
 from neuron.engine.request import Guide, Request
+from neuron.engine.scheduler_limits import Limits
+from neuron.engine.throughput import Rate
+from neuron.engine.waiting_queue import WaitingQueue
 from neuron.pipe import Finished, Logprob, ModelStatus, Refused, Scored, Submit, Tokens
 from neuron.step import CacheShape, Chunk, Image, Joined, StepPlan, StepResult
 

@@ -7,7 +7,7 @@ from neuron import pipe
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """For whom something is generated, as the gateway says; see `neuron.engine.queue`."""
+    """For whom something is generated, as the gateway says; see `neuron.engine.waiting_queue`."""
 
     principal: str = ""
     priority: int = 0

@@ -11,14 +11,14 @@ import threading
 from collections.abc import Sequence
 
 from cortex_site.logs import setup
-from neuron.device.opening import Device, open_device, parse_device
-from neuron.engine.limits import Limits
+from neuron.device.startup import Device, open_device, parse_device
+from neuron.engine.scheduler_limits import Limits
 from neuron.pipe import EXIT_CRASHED, EXIT_POISONED
 from neuron.step import PoisonedError
 from neuron.worker.channel import Channel
 from neuron.worker.loop import DeviceLoop
-from neuron.worker.process import die_with_parent, name_thread
-from neuron.worker.slab import Settings, Slab
+from neuron.worker.model_pool import Settings, Slab
+from neuron.worker.prctl import die_with_parent, name_thread
 
 log = logging.getLogger("neuron.worker")
 

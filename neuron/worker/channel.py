@@ -20,7 +20,7 @@ from neuron.pipe import (
     decode_to_worker,
     frame,
 )
-from neuron.worker.compiler import Compiled
+from neuron.worker.grammar_thread import Compiled
 
 Delivery = ToWorker | Compiled | Looked | Refused  # from the daemon, or from another thread of this process
 

@@ -16,9 +16,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from neuron.device.memory import MIB
-from neuron.engine.guide import GrammarError, MatcherGuide
+from neuron.engine.grammar_matcher import GrammarError, MatcherGuide
 from neuron.models.checkpoint import LoadError
-from neuron.models.loading import OnProgress
+from neuron.models.decoder import OnProgress
 from neuron.pipe import (
     HEARTBEAT_S,
     STATUS_INTERVAL_S,
@@ -48,9 +48,9 @@ from neuron.pipe import (
 )
 from neuron.step import Image, PoisonedError
 from neuron.worker.channel import Channel, Delivery
-from neuron.worker.compiler import Compiled, Compiler
-from neuron.worker.looker import Looker
-from neuron.worker.slab import Resident, Slab
+from neuron.worker.grammar_thread import Compiled, Compiler
+from neuron.worker.image_thread import Looker
+from neuron.worker.model_pool import Resident, Slab
 
 log = logging.getLogger("neuron.worker")
 

@@ -9,13 +9,13 @@ from typing import Any
 
 import torch
 
-from neuron.device.graphs import Record
-from neuron.device.runner import Runner
+from neuron.device.cuda_graphs import Record
+from neuron.device.model_runner import Runner
 from neuron.device.varlen import Kernel
-from neuron.engine.limits import Limits
 from neuron.engine.scheduler import Scheduler
+from neuron.engine.scheduler_limits import Limits
 from neuron.models.checkpoint import read_checkpoint
-from neuron.models.loading import AnyDecoder, load_decoder, model_dtype
+from neuron.models.decoder import AnyDecoder, load_decoder, model_dtype
 from neuron.pipe import Finished, Logprob, Refused, Sampling, Scored, Submit, Tokens
 from neuron.step import CacheShape, Image
 from tests.device.zoo import VOCAB

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from neuron.device.graphs import CudaRecorder
+from neuron.device.cuda_graphs import CudaRecorder
 from neuron.device.varlen import choose, find_kernel
-from neuron.models.loading import AnyDecoder
+from neuron.models.decoder import AnyDecoder
 from neuron.pipe import Loaded, Sampling, Status
 from neuron.step import CacheShape
 from tests.device.daemon import Daemon

@@ -11,10 +11,10 @@ import torch
 import transformers
 from torch.nn.functional import cosine_similarity
 
-from neuron.engine.embedding import EmbeddingScheduler
-from neuron.engine.limits import Limits
+from neuron.engine.embedding_scheduler import EmbeddingScheduler
+from neuron.engine.scheduler_limits import Limits
 from neuron.models.checkpoint import LoadError, read_checkpoint
-from neuron.models.embedding import Embedder, load_embedder
+from neuron.models.embedder import Embedder, load_embedder
 from neuron.models.pooling import Pooling, read_pooling
 from neuron.pipe import Embed, Embedded, Refused
 from neuron.step import EmbeddingPlan

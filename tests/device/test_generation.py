@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from neuron.models.loading import Decoder
+from neuron.models.decoder import Decoder
 from neuron.pipe import Finished, Sampling
 from neuron.step import CacheShape, PoisonedError
 from tests.device.serving import GREEDY, Serving, decoder, prompt, texts

@@ -11,7 +11,7 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 from neuron.models.checkpoint import CONFIG, INDEX, WEIGHTS, LoadError, read_checkpoint
-from neuron.models.loading import load_decoder, model_dtype
+from neuron.models.decoder import load_decoder, model_dtype
 from tests.device.serving import decoder, prompt, texts
 from tests.device.zoo import build, save
 

@@ -11,8 +11,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from neuron.engine.limits import Limits
 from neuron.engine.scheduler import Scheduler
+from neuron.engine.scheduler_limits import Limits
 from neuron.models.checkpoint import LoadError
 from neuron.pipe import (
     HEARTBEAT_S,

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import torch
 
-from neuron.device.cache import LayerShape
-from neuron.device.graphs import Record, batch_sizes
+from neuron.device.cuda_graphs import Record, batch_sizes
+from neuron.device.kv_cache import LayerShape
 from neuron.device.varlen import choose, find_kernel
-from neuron.models.fused import FusedDecoder
+from neuron.models.fused_decoder import FusedDecoder
 from neuron.pipe import Sampling
 from neuron.step import CacheShape
 from tests.device.kernels import Recorder, varlen

@@ -12,11 +12,11 @@ import pytest
 from PIL import Image as Files
 
 from neuron.models.checkpoint import LoadError
-from neuron.models.loading import SEEING, AnyDecoder
-from neuron.models.vision import UnreadableImageError
+from neuron.models.decoder import SEEING, AnyDecoder
+from neuron.models.image_processor import UnreadableImageError
 from neuron.step import Image
 from tests.device.serving import Serving, decoder
-from tests.device.sight import IMAGE, IMAGE_ID, KINDS, build, picture, save
+from tests.device.vision_models import IMAGE, IMAGE_ID, KINDS, build, picture, save
 
 NEW = 12
 # texts with their pictures, by number
@@ -188,7 +188,7 @@ def test_what_is_no_image_is_said(model: Path, data: bytes, words: str):
 
 
 def test_an_image_that_would_be_too_large_is_not_unpacked(model: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("neuron.models.vision.MAX_PIXELS", 1000)
+    monkeypatch.setattr("neuron.models.image_processor.MAX_PIXELS", 1000)
     eyes = decoder(model).eyes
     assert eyes
     with pytest.raises(UnreadableImageError, match="40 × 30 pixels"):

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from neuron.engine.limits import Limits
 from neuron.engine.request import uniform
 from neuron.engine.scheduler import Event, Scheduler
+from neuron.engine.scheduler_limits import Limits
 from neuron.pipe import Finished, Refused, Sampling, Submit, Tokens
 from neuron.step import CacheShape, StepPlan
 from tests.engine.fake_device import VOCAB, FakeDevice, continuation

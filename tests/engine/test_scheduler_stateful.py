@@ -6,8 +6,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from neuron.engine.limits import Limits
 from neuron.engine.scheduler import Scheduler
+from neuron.engine.scheduler_limits import Limits
 from neuron.pipe import Finished, Refused, Sampling, Submit, Tokens
 from neuron.step import CacheShape
 from tests.engine.fake_device import VOCAB, FakeDevice, continuation

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch.nn.functional import linear
 
-from neuron.models import product as products
-from neuron.models.product import activation_dtype, product
+from neuron.models import linear as products
+from neuron.models.linear import activation_dtype, product
 from tests.device.serving import decoder, prompt, texts
 from tests.device.zoo import save
 

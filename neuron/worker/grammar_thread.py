@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from neuron.engine.guide import GrammarError, Grammars, MatcherGuide
+from neuron.engine.grammar_matcher import GrammarError, Grammars, MatcherGuide
 from neuron.pipe import Guide, Submit
 
 MAX_PENDING = 256  # requests whose grammar is still to be compiled

@@ -11,7 +11,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_MAPPING
 
 from neuron.models.checkpoint import CONFIG, Checkpoint, broken
-from neuron.models.loading import OnProgress, build, context_of, unsupported
+from neuron.models.decoder import OnProgress, build, context_of, unsupported
 from neuron.models.pooling import Mode, Pooling
 from neuron.step import CacheShape, EmbeddingPlan, PoisonedError
 

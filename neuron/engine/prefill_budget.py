@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from neuron.engine.limits import Limits
-from neuron.engine.rate import Rate
+from neuron.engine.scheduler_limits import Limits
+from neuron.engine.throughput import Rate
 
 # Beside streams prompts run in multiples of it: oneDNN makes a kernel for each number of tokens.
 _PROMPT_STRIDE = 16

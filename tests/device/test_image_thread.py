@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 import torch
 
-from neuron.models import gallery
-from neuron.models.gallery import CrowdedError, Gallery, Pixels, Seen
+from neuron.models import pixel_cache as gallery
+from neuron.models.pixel_cache import CrowdedError, Gallery, Pixels, Seen
 from neuron.pipe import Look, Looked, Refused
-from neuron.worker import looker
-from neuron.worker.looker import Looker
+from neuron.worker import image_thread as looker
+from neuron.worker.image_thread import Looker
 
 SIZE = 400  # bytes
 

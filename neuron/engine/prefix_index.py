@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Sequence
 
-from neuron.engine.pages import PageAllocator, PageHash
+from neuron.engine.page_allocator import PageAllocator, PageHash
 
 MAX_PREFIXES = 512
 

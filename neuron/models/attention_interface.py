@@ -14,7 +14,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
 from neuron.device.attention import Rule, attend
-from neuron.device.cache import LayerShape
+from neuron.device.kv_cache import LayerShape
 
 NAME = "neuron_paged"
 

@@ -12,8 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from llguidance import LLMatcher
 
-from neuron.engine.guide import GrammarError, Grammars
-from neuron.models.loading import Decoder
+from neuron.engine.grammar_matcher import GrammarError, Grammars
+from neuron.models.decoder import Decoder
 from neuron.pipe import Finished, Sampling, Submit
 from neuron.step import CacheShape
 from tests.device.serving import Serving, decoder, prompt
@@ -135,8 +135,8 @@ def test_grammars_are_compiled_once_and_forgotten_when_there_are_many(tokenizer_
         compiled.append(text)
         return LLMatcher(tokenizer, text, **options)
 
-    monkeypatch.setattr("neuron.engine.guide.MAX_GRAMMARS", 2)
-    monkeypatch.setattr("neuron.engine.guide.LLMatcher", compile_counted)
+    monkeypatch.setattr("neuron.engine.grammar_matcher.MAX_GRAMMARS", 2)
+    monkeypatch.setattr("neuron.engine.grammar_matcher.LLMatcher", compile_counted)
     grammars = Grammars(tokenizer_file)
     a, b, c = (grammar({"const": name}) for name in "abc")
     for text in (a, a, b, a, c, a, b):

@@ -8,26 +8,26 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from neuron.device.cache import bytes_per_token
-from neuron.device.graphs import CudaRecorder, Record
+from neuron.device.cuda_graphs import CudaRecorder, Record
+from neuron.device.kv_cache import bytes_per_token
 from neuron.device.memory import MIB, OutOfMemoryError, default_budget, fragmented, give_back, in_use
-from neuron.device.opening import Device
-from neuron.device.runner import Runner
+from neuron.device.model_runner import Runner
+from neuron.device.startup import Device
 from neuron.device.varlen import choose, find_kernel
-from neuron.engine.embedding import EmbeddingScheduler
-from neuron.engine.limits import Limits
+from neuron.engine.embedding_scheduler import EmbeddingScheduler
 from neuron.engine.request import Guide
 from neuron.engine.scheduler import Scheduler
+from neuron.engine.scheduler_limits import Limits
 from neuron.models.checkpoint import Checkpoint, LoadError, read_checkpoint
-from neuron.models.embedding import load_embedder
-from neuron.models.estimate import estimate
-from neuron.models.loading import AnyDecoder, OnProgress, load_decoder, model_dtype
+from neuron.models.decoder import AnyDecoder, OnProgress, load_decoder, model_dtype
+from neuron.models.embedder import load_embedder
+from neuron.models.memory_estimate import estimate
 from neuron.models.pooling import Pooling, read_pooling
 from neuron.pipe import Embed, Finished, ModelStatus, Refused, Submit, ToDaemon
 from neuron.step import CacheShape, Image
 
 if TYPE_CHECKING:
-    from neuron.models.vision import Eyes
+    from neuron.models.image_processor import Eyes
 
 log = logging.getLogger("neuron.worker")
 

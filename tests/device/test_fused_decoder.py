@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from neuron.device.attention import active
-from neuron.models.attention import Probe
-from neuron.models.fused import FusedDecoder
-from neuron.models.loading import Decoder
+from neuron.models.attention_interface import Probe
+from neuron.models.decoder import Decoder
+from neuron.models.fused_decoder import FusedDecoder
 from tests.device.serving import decoder, prompt, texts
 from tests.device.zoo import save
 

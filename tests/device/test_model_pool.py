@@ -11,8 +11,8 @@ import torch
 
 from neuron.device.memory import MIB, in_use
 from neuron.models.checkpoint import LoadError, read_checkpoint
-from neuron.models.estimate import estimate
-from neuron.worker.slab import Settings, Slab
+from neuron.models.memory_estimate import estimate
+from neuron.worker.model_pool import Settings, Slab
 from tests.device.zoo import save
 
 CPU = torch.device("cpu")

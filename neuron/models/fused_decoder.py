@@ -19,11 +19,11 @@ import torch
 from torch.nn.functional import embedding, silu
 
 from neuron.device.attention import Rule, attend
-from neuron.models.attention import Probe
-from neuron.models.product import Product, activation_dtype, product
+from neuron.models.attention_interface import Probe
+from neuron.models.linear import Product, activation_dtype, product
 
 if TYPE_CHECKING:
-    from neuron.models.vision import Eyes
+    from neuron.models.image_processor import Eyes
 
 FAMILIES = frozenset({"llama", "mistral", "qwen2", "qwen3"})
 _STATIC_ROPES = frozenset({"default", "linear", "llama3", "yarn"})  # the same for every length
@@ -46,7 +46,7 @@ class Layer:
 
 
 class FusedDecoder:
-    """A `neuron.device.runner.Forward`; attributes as `loading.Decoder` has them."""
+    """A `neuron.device.model_runner.Forward`; attributes as `loading.Decoder` has them."""
 
     is_recordable = True
 

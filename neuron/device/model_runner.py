@@ -13,9 +13,9 @@ import torch
 
 from neuron.device.attention import Attention, PagedAttention, active
 from neuron.device.batch import Batch
-from neuron.device.cache import KVCache, LayerShape, PageTable
-from neuron.device.graphs import DecodeGraphs, Record
-from neuron.device.images import Images
+from neuron.device.cuda_graphs import DecodeGraphs, Record
+from neuron.device.image_embedder import Images
+from neuron.device.kv_cache import KVCache, LayerShape, PageTable
 from neuron.device.sampler import Sampler
 from neuron.device.varlen import Kernel, varlen_attention
 from neuron.pipe import Logprob

@@ -16,7 +16,7 @@ from neuron.device.batch import Batch
 from neuron.step import Chunk, Image, StepPlan
 
 if TYPE_CHECKING:
-    from neuron.device.runner import Eyes
+    from neuron.device.model_runner import Eyes
 
 Shown = list[tuple[torch.Tensor, torch.Tensor]]
 

@@ -20,7 +20,7 @@ from PIL import ImageOps, UnidentifiedImageError
 from transformers import AutoProcessor
 
 from neuron.models.checkpoint import broken
-from neuron.models.gallery import Gallery, Pixels, Seen
+from neuron.models.pixel_cache import Gallery, Pixels, Seen
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF")
 MAX_PIXELS = 64_000_000  # of a file as it is stored: what decoding it may cost

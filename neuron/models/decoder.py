@@ -23,13 +23,13 @@ from transformers.models.auto.modeling_auto import (
 )
 
 from neuron.device.attention import active
-from neuron.device.cache import LayerShape
-from neuron.models.attention import NAME, Probe, UnsupportedError
+from neuron.device.kv_cache import LayerShape
+from neuron.models.attention_interface import NAME, Probe, UnsupportedError
 from neuron.models.checkpoint import CONFIG, Checkpoint, LoadError, broken
-from neuron.models.fused import FusedDecoder, Shown, fuse, splice
+from neuron.models.fused_decoder import FusedDecoder, Shown, fuse, splice
 
 if TYPE_CHECKING:
-    from neuron.models.vision import Eyes
+    from neuron.models.image_processor import Eyes
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _STORED_DTYPES = {"F64": "float32", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
@@ -62,7 +62,7 @@ OnProgress = Callable[[float], None]
 
 
 class Decoder:
-    """A loaded model: a `neuron.device.runner.Forward` that knows its own limits."""
+    """A loaded model: a `neuron.device.model_runner.Forward` that knows its own limits."""
 
     is_recordable = False  # experts are chosen on the way, masks made
 
@@ -135,7 +135,7 @@ def load_decoder(
         raise broken(checkpoint.path, "its weights give logits that are not numbers")
     vocab_size, context, eyes = logits.shape[-1], context_of(text), None
     if sees:
-        from neuron.models.vision import Eyes  # noqa: PLC0415 - it takes a second
+        from neuron.models.image_processor import Eyes  # noqa: PLC0415 - it takes a second
 
         eyes = Eyes(model, checkpoint.path)
     if fused and (decoder := fuse(model, text, probe, vocab_size=vocab_size, context=context)):

@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING
 import torch
 
 from neuron.device.attention import active
-from neuron.device.cache import KVCache, PageTable
+from neuron.device.kv_cache import KVCache, PageTable
 from neuron.device.varlen import Kernel, Spans, VarlenAttention, ends_of
 from neuron.step import CacheShape, Chunk
 
 if TYPE_CHECKING:
-    from neuron.device.runner import Forward
+    from neuron.device.model_runner import Forward
 
 log = logging.getLogger("neuron.device")
 

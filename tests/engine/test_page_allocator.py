@@ -4,7 +4,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from neuron.engine.pages import ROOT, PageAllocator, page_hash
+from neuron.engine.page_allocator import ROOT, PageAllocator, page_hash
 
 NUM_PAGES = 6
 

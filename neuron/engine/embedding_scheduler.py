@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections import OrderedDict, deque
 from dataclasses import dataclass, field
 
-from neuron.engine.limits import Limits
-from neuron.engine.rate import Rate
+from neuron.engine.scheduler_limits import Limits
+from neuron.engine.throughput import Rate
 from neuron.pipe import Embed, Embedded, Finished, ModelStatus, Refused
 from neuron.step import EmbeddingPlan
 

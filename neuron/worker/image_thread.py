@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 from neuron.pipe import Look, Looked, Refused
 
 if TYPE_CHECKING:
-    from neuron.models.gallery import Pixels
-    from neuron.models.vision import Eyes
+    from neuron.models.image_processor import Eyes
+    from neuron.models.pixel_cache import Pixels
 
 log = logging.getLogger("neuron.worker")
 
@@ -63,8 +63,8 @@ def _answer(look: Look, eyes: Eyes | None) -> Looked | Refused:
 
 
 def _look(look: Look, eyes: Eyes) -> Looked | Refused:
-    from neuron.models.gallery import CrowdedError  # noqa: PLC0415 - loaded: there are eyes
-    from neuron.models.vision import UnreadableImageError  # noqa: PLC0415
+    from neuron.models.image_processor import UnreadableImageError  # noqa: PLC0415
+    from neuron.models.pixel_cache import CrowdedError  # noqa: PLC0415 - loaded: there are eyes
 
     shown: list[Pixels] = []
     problem = ""
@@ -86,8 +86,8 @@ def _look(look: Look, eyes: Eyes) -> Looked | Refused:
 
 def _fitting(pixels: Pixels, shown: Sequence[Pixels]) -> Pixels:
     """`pixels`, if there is room for them and for those before them in one request."""
-    from neuron.models.gallery import PIXEL_BYTES  # noqa: PLC0415 - loaded: there are eyes
-    from neuron.models.vision import UnreadableImageError  # noqa: PLC0415
+    from neuron.models.image_processor import UnreadableImageError  # noqa: PLC0415
+    from neuron.models.pixel_cache import PIXEL_BYTES  # noqa: PLC0415 - loaded: there are eyes
 
     if sum(other.num_bytes for other in shown) + pixels.num_bytes > PIXEL_BYTES:
         raise UnreadableImageError(

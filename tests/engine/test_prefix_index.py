@@ -48,7 +48,7 @@ def test_marks_of_pages_that_were_given_away_disappear():
 
 
 def test_only_so_many_are_kept(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("neuron.engine.prefixes.MAX_PREFIXES", 2)
+    monkeypatch.setattr("neuron.engine.prefix_index.MAX_PREFIXES", 2)
     bench = Bench(SHAPE)
     for digest in (1, 2, 3):
         bench.submit(digest, prompt(1, 8), 1, marks=[(digest, 8)])
