@@ -30,12 +30,12 @@ import transformers
 from torch.nn.functional import linear
 
 from bench.common import machine, rounded
-from neuron.device.cuda_graphs import CudaRecorder
-from neuron.device.memory import give_back
-from neuron.device.model_runner import Runner
-from neuron.device.varlen import choose, find_kernel
+from neuron.device.cuda_graphs import CudaGraphCapture
+from neuron.device.memory import release_unused
+from neuron.device.model_runner import ModelRunner
+from neuron.device.varlen import find_varlen_kernel, select_kernel
 from neuron.engine.scheduler import Scheduler
-from neuron.engine.scheduler_limits import Limits
+from neuron.engine.scheduler_limits import SchedulerLimits
 from neuron.models.checkpoint import read_checkpoint
 from neuron.models.decoder import AnyDecoder, load_decoder
 from neuron.models.fused_decoder import FusedDecoder
@@ -84,8 +84,8 @@ def prompt(seed: int, length: int) -> list[int]:
 class Engine:
     """A scheduler as the worker has it, with the time of every step and of every token."""
 
-    def __init__(self, runner: Runner) -> None:
-        self._scheduler = Scheduler("m", runner.shape, vocab_size=VOCAB, limits=Limits())
+    def __init__(self, runner: ModelRunner) -> None:
+        self._scheduler = Scheduler("m", runner.shape, vocab_size=VOCAB, limits=SchedulerLimits())
         self._runner = runner
         self._number = 0
         self.token_times: dict[int, list[float]] = {}
@@ -136,7 +136,7 @@ def alternate(repeats: int, *sides: Callable[[], object]) -> list[float]:
     return [min(times) for times in zip(*([timed(s) for s in sides] for _ in range(repeats)), strict=True)]
 
 
-def serve(runner: Runner, prompts: list[list[int]], new: int) -> None:
+def serve(runner: ModelRunner, prompts: list[list[int]], new: int) -> None:
     """All of them at once, to their ends."""
     engine = Engine(runner)
     for tokens in prompts:
@@ -144,7 +144,7 @@ def serve(runner: Runner, prompts: list[list[int]], new: int) -> None:
     engine.drain()
 
 
-def over_generate(runner: Runner, model: Any, requests: int, new: int, repeats: int) -> dict[str, float]:
+def over_generate(runner: ModelRunner, model: Any, requests: int, new: int, repeats: int) -> dict[str, float]:
     """Tokens per second of `requests` at once on both sides."""
     prompts = [prompt(seed, 64) for seed in range(requests)]
     ids = torch.tensor(prompts, device=model.device)
@@ -182,7 +182,10 @@ def decode_step(sides: Sides, steps: int) -> dict[str, float]:
     decoder, runner, model = sides
     assert isinstance(decoder, FusedDecoder)
     device, dtype = decoder.device, activation_dtype(decoder.device, decoder.dtype)
-    packed = [(product, torch.randn(1, product.width).to(device, dtype)) for product in decoder.products]
+    packed = [
+        (packed_linear, torch.randn(1, packed_linear.in_features).to(device, dtype))
+        for packed_linear in decoder.linears
+    ]
     weights = fused_weights(model)
     plain = [(partial(linear, weight=w), torch.randn(1, w.shape[1]).to(w)) for w in weights]
     num_bytes = sum(weight.nbytes for weight in weights)
@@ -201,9 +204,9 @@ def decode_step(sides: Sides, steps: int) -> dict[str, float]:
     }
 
 
-def multiply(products: Sequence[tuple[Callable[[torch.Tensor], object], torch.Tensor]]) -> None:
-    for product, row in products:
-        product(row)
+def multiply(linears: Sequence[tuple[Callable[[torch.Tensor], object], torch.Tensor]]) -> None:
+    for packed_linear, row in linears:
+        packed_linear(row)
 
 
 def fused_weights(model: Any) -> list[torch.Tensor]:
@@ -219,7 +222,7 @@ def bandwidth(device: torch.device) -> float:
     return block.nbytes / min(timed(block.sum) for _ in range(5))
 
 
-def ttft_warm_over_cold(runner: Runner, repeats: int) -> float:
+def ttft_warm_over_cold(runner: ModelRunner, repeats: int) -> float:
     def first_token_s(engine: Engine, tokens: list[int]) -> float:
         started = time.perf_counter()
         number = engine.submit(tokens, 1)
@@ -234,7 +237,7 @@ def ttft_warm_over_cold(runner: Runner, repeats: int) -> float:
     return min(ratios)
 
 
-def gap_p99_over_p50(runner: Runner) -> float:
+def gap_p99_over_p50(runner: ModelRunner) -> float:
     """Gaps of eight running streams while a long prompt comes in, over their median gap alone."""
 
     def gaps(engine: Engine, numbers: list[int], since: float) -> Iterator[float]:
@@ -255,7 +258,7 @@ def gap_p99_over_p50(runner: Runner) -> float:
     return during[min(len(during) - 1, int(len(during) * 0.99))] / alone
 
 
-def overhead_us_per_step(runner: Runner) -> float:
+def overhead_us_per_step(runner: ModelRunner) -> float:
     """Median time per decode step of 16 requests that is not the device's."""
     engine = Engine(runner)
     for seed in range(16):
@@ -287,7 +290,7 @@ class Sides(NamedTuple):
     """The same weights for the engine and for transformers."""
 
     decoder: AnyDecoder
-    runner: Runner
+    runner: ModelRunner
     model: Any
 
 
@@ -295,17 +298,19 @@ def both(path: Path, dtype: torch.dtype, device: torch.device) -> Sides:
     checkpoint = read_checkpoint(path)
     decoder = load_decoder(checkpoint, dtype=dtype, device=device, on_progress=lambda _: None)
     model = transformers.AutoModelForCausalLM.from_pretrained(path, dtype=dtype).eval().to(device)
-    give_back(device)  # as the worker does after a load; to both sides' good
+    release_unused(device)  # as the worker does after a load; to both sides' good
     return Sides(decoder, runner_of(decoder), model)
 
 
-def runner_of(decoder: AnyDecoder) -> Runner:
+def runner_of(decoder: AnyDecoder) -> ModelRunner:
     """As the worker makes it."""
     is_cuda = decoder.device.type == "cuda"
-    kernel, size = choose(find_kernel() if is_cuda else None, decoder.layers, decoder.dtype, decoder.device)
+    kernel, size = select_kernel(
+        find_varlen_kernel() if is_cuda else None, decoder.layers, decoder.dtype, decoder.device
+    )
     shape = CacheShape(num_pages=CACHE_TOKENS // size, page_size=size, num_slots=32, context=4096)
-    record = CudaRecorder() if is_cuda else None
-    return Runner(decoder, decoder.layers, shape, kernel=kernel, record=record)
+    capture = CudaGraphCapture() if is_cuda else None
+    return ModelRunner(decoder, decoder.layers, shape, kernel=kernel, capture=capture)
 
 
 def measure(sides: Sides, *, quick: bool) -> dict[str, Any]:

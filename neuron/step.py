@@ -20,20 +20,20 @@ from neuron.pipe import Logprob, Sampling
 
 
 @dataclass(frozen=True, slots=True)
-class Image:
+class PromptImage:
     """What a prompt shows: its placeholders stand for `pixels`, in order."""
 
-    places: tuple[int, ...]  # of its placeholders in the prompt, ascending, at least one
+    positions: tuple[int, ...]  # of its placeholders in the prompt, ascending, at least one
     digest: bytes  # of its content
     pixels: Any = None  # the device's own, of no meaning to the engine
 
     @property
     def start(self) -> int:
-        return self.places[0]
+        return self.positions[0]
 
     @property
     def end(self) -> int:
-        return self.places[-1] + 1
+        return self.positions[-1] + 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,7 @@ class Chunk(msgspec.Struct, frozen=True):
     start: int  # position of tokens[0]; the KV of all positions before it is in the slot's pages
     new_pages: tuple[int, ...] = ()  # appended to the slot's pages before the step runs
     draw: Draw | None = None  # None while the prompt goes on after this chunk
-    images: tuple[Image, ...] = ()  # those of which it has a part, in order
+    images: tuple[PromptImage, ...] = ()  # those of which it has a part, in order
     scored: tuple[int, ...] = ()  # what follows each of the first tokens in the prompt: its logprob is wanted
 
     @property

@@ -18,29 +18,29 @@ from neuron.step import CacheShape, Chunk, StepPlan
 _MIN_BUCKET_PAGES = 8  # below this, padding is cheaper than another group
 
 
-class Group:
+class AttentionGroup:
     """Chunks `lo..hi` of the flat row: `rows` chunks of `width` tokens each."""
 
-    def __init__(self, chunks: Sequence[Chunk], lo: int, table: PageTable, page_size: int) -> None:
+    def __init__(self, chunks: Sequence[Chunk], start: int, table: PageTable, page_size: int) -> None:
         device = table.pages.device
         self.rows, self.width = len(chunks), len(chunks[0].tokens)
-        self.lo, self.hi = lo, lo + self.rows * self.width
+        self.start, self.end = start, start + self.rows * self.width
         self._page_size = page_size
         self._table = table.pages[torch.tensor([chunk.slot for chunk in chunks], device=device)]
         self._starts = [chunk.start for chunk in chunks]
-        self._views: dict[tuple[int | None, torch.dtype], tuple[Pages, torch.Tensor]] = {}
+        self._pages_and_masks: dict[tuple[int | None, torch.dtype], tuple[Pages, torch.Tensor]] = {}
 
-    def view(self, window: int | None, dtype: torch.dtype) -> tuple[Pages, torch.Tensor]:
+    def pages_and_mask(self, window: int | None, dtype: torch.dtype) -> tuple[Pages, torch.Tensor]:
         """What its queries may see, of the last `window` positions (None: of all).
 
         Returns the pages to gather, (rows * pages,), and what to add to the scores, (rows, 1, width, tokens).
         Made once a step and shared by all layers of the same window.
         """
-        if (window, dtype) not in self._views:
-            self._views[window, dtype] = self._make_view(window, dtype)
-        return self._views[window, dtype]
+        if (window, dtype) not in self._pages_and_masks:
+            self._pages_and_masks[window, dtype] = self._make_pages_and_mask(window, dtype)
+        return self._pages_and_masks[window, dtype]
 
-    def _make_view(self, window: int | None, dtype: torch.dtype) -> tuple[Pages, torch.Tensor]:
+    def _make_pages_and_mask(self, window: int | None, dtype: torch.dtype) -> tuple[Pages, torch.Tensor]:
         size, device = self._page_size, self._table.device
         firsts = [max(0, start - window + 1) // size if window else 0 for start in self._starts]
         spans = zip(self._starts, firsts, strict=True)
@@ -76,14 +76,14 @@ class Batch:
         device, size = table.pages.device, shape.page_size
         keys = [(len(chunk.tokens), _bucket(chunk.end, size)) for chunk in plan.chunks]
         self.order = sorted(range(len(keys)), key=keys.__getitem__)
-        self.groups: list[Group] = []
+        self.groups: list[AttentionGroup] = []
         self.ends: list[int] = []
         slots: list[int] = []
         tokens: list[int] = []
         positions: list[int] = []
         for _, members in groupby(self.order, key=keys.__getitem__):
             chunks = [plan.chunks[index] for index in members]
-            self.groups.append(Group(chunks, len(tokens), table, size))
+            self.groups.append(AttentionGroup(chunks, len(tokens), table, size))
             for chunk in chunks:
                 tokens += chunk.tokens
                 positions += range(chunk.start, chunk.end)
@@ -92,7 +92,7 @@ class Batch:
         self.tokens = torch.tensor(tokens, device=device)
         self.positions = torch.tensor(positions, device=device)
         pages = table.pages[torch.tensor(slots, device=device), self.positions // size]
-        self.places = pages * size + self.positions % size
+        self.locations = pages * size + self.positions % size
 
 
 def _bucket(num_tokens: int, page_size: int) -> int:

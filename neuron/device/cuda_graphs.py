@@ -15,21 +15,21 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from neuron.device.attention import active
+from neuron.device.attention import use_backend
 from neuron.device.kv_cache import KVCache, PageTable
-from neuron.device.varlen import Kernel, Spans, VarlenAttention, ends_of
+from neuron.device.varlen import Kernel, VarlenAttention, VarlenMetadata, cumulative_lengths
 from neuron.step import CacheShape, Chunk
 
 if TYPE_CHECKING:
-    from neuron.device.model_runner import Forward
+    from neuron.device.model_runner import Model
 
 log = logging.getLogger("neuron.device")
 
-Run = Callable[[], torch.Tensor]
-Record = Callable[[Run], Run]  # of something that reads and writes the same tensors whenever it is called
+Computation = Callable[[], torch.Tensor]  # reads and writes the same tensors whenever it is called
+Capture = Callable[[Computation], Computation]
 
 
-def batch_sizes(most: int) -> list[int]:
+def capture_sizes(most: int) -> list[int]:
     """1, 2, 4, then every eighth, and `most` itself."""
     return [size for size in (1, 2, 4, *range(8, most, 8)) if size < most] + [most]
 
@@ -39,31 +39,31 @@ class DecodeGraphs:
 
     def __init__(
         self,
-        forward: Forward,
+        model: Model,
         cache: KVCache,
         table: PageTable,
         shape: CacheShape,
         *,
         kernel: Kernel,
-        record: Record,
+        capture: Capture,
     ) -> None:
-        self._forward = forward
+        self._model = model
         self._cache = cache
         self._table = table
         self._shape = shape
         self._kernel = kernel
-        self._sizes = batch_sizes(shape.num_slots)
+        self._sizes = capture_sizes(shape.num_slots)
         # Token, position and slot of each row.
-        self._inputs = torch.zeros(3, self._sizes[-1], dtype=torch.int64, device=forward.device)
-        self._inputs[2] = table.spare_slot
+        self._inputs = torch.zeros(3, self._sizes[-1], dtype=torch.int64, device=model.device)
+        self._inputs[2] = table.padding_slot
         # The largest first: the others fit in the memory it took.
-        self._replays = {size: record(partial(self._decode, size)) for size in reversed(self._sizes)}
+        self._replays = {size: capture(partial(self._decode, size)) for size in reversed(self._sizes)}
 
     def run(self, chunks: Sequence[Chunk]) -> torch.Tensor:
         """Logits after each of `chunks`, which have one token each; good until the next call."""
         size = next(size for size in self._sizes if size >= len(chunks))
         rows = [(chunk.tokens[0], chunk.start, chunk.slot) for chunk in chunks]
-        rows += [(0, 0, self._table.spare_slot)] * (size - len(chunks))
+        rows += [(0, 0, self._table.padding_slot)] * (size - len(chunks))
         self._inputs[:, :size].copy_(torch.tensor(rows).t())
         return self._replays[size]()[: len(chunks)]
 
@@ -71,32 +71,32 @@ class DecodeGraphs:
         tokens, positions, slots = self._inputs[:, :size]
         pages, page_size = self._table.pages[slots], self._shape.page_size
         page = pages.gather(1, (positions // page_size)[:, None])[:, 0]
-        lengths = (positions + 1).int()
+        seq_lens = (positions + 1).int()
         rows = torch.arange(size, device=positions.device)
-        spans = Spans(
-            queries=torch.arange(size + 1, dtype=torch.int32, device=positions.device),
-            keys=ends_of(lengths),
-            lengths=lengths,
-            pages=pages.int(),
-            max_queries=1,
-            max_keys=self._shape.context,
+        metadata = VarlenMetadata(
+            cu_seqlens_q=torch.arange(size + 1, dtype=torch.int32, device=positions.device),
+            cu_seqlens_k=cumulative_lengths(seq_lens),
+            seq_lens=seq_lens,
+            block_table=pages.int(),
+            max_seqlen_q=1,
+            max_seqlen_k=self._shape.context,
         )
-        places = page * page_size + positions % page_size
-        with active(VarlenAttention(self._cache, places, spans, self._kernel)):
-            return self._forward(tokens, positions, rows)
+        locations = page * page_size + positions % page_size
+        with use_backend(VarlenAttention(self._cache, locations, metadata, self._kernel)):
+            return self._model(tokens, positions, rows)
 
 
-class CudaRecorder:
+class CudaGraphCapture:
     """A `Record` by CUDA graphs, which share their memory: only the last replay's result is good."""
 
     def __init__(self) -> None:
         self._pool = torch.cuda.graph_pool_handle()
 
-    def __call__(self, run: Run) -> Run:
-        self._warm_up(run)
+    def __call__(self, compute: Computation) -> Computation:
+        self._warm_up(compute)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, pool=self._pool):
-            result = run()
+            result = compute()
 
         def replay() -> torch.Tensor:
             graph.replay()
@@ -104,10 +104,10 @@ class CudaRecorder:
 
         return replay
 
-    def _warm_up(self, run: Run) -> None:
+    def _warm_up(self, compute: Computation) -> None:
         """Libraries choose kernels and take memory when they are first used, which cannot be recorded."""
         stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
-            run()
+            compute()
         torch.cuda.current_stream().wait_stream(stream)

@@ -19,7 +19,7 @@ Pages = torch.Tensor | slice  # numbers of pages one by one, or a run of them, w
 
 
 @dataclass(frozen=True, slots=True)
-class LayerShape:
+class KVShape:
     """What one token costs in one layer."""
 
     kv_heads: int
@@ -31,7 +31,7 @@ class LayerShape:
         return self.kv_heads * (self.key_dim + self.value_dim)
 
 
-def bytes_per_token(layers: Mapping[int, LayerShape], dtype: torch.dtype) -> int:
+def bytes_per_token(layers: Mapping[int, KVShape], dtype: torch.dtype) -> int:
     return sum(layer.values_per_token for layer in layers.values()) * dtype.itemsize
 
 
@@ -40,7 +40,7 @@ class KVCache:
     than its shape says, which is nobody's; see `PageTable.spare_slot`."""
 
     def __init__(
-        self, layers: Mapping[int, LayerShape], shape: CacheShape, *, dtype: torch.dtype, device: torch.device
+        self, layers: Mapping[int, KVShape], shape: CacheShape, *, dtype: torch.dtype, device: torch.device
     ) -> None:
         def pool(heads: int, dim: int) -> torch.Tensor:
             return zeros((shape.num_pages + 1, shape.page_size, heads, dim), dtype=dtype, device=device)
@@ -50,10 +50,10 @@ class KVCache:
         self._keys = {index: pool(layer.kv_heads, layer.key_dim) for index, layer in layers.items()}
         self._values = {index: pool(layer.kv_heads, layer.value_dim) for index, layer in layers.items()}
 
-    def write(self, layer: int, places: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> None:
+    def write(self, layer: int, locations: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> None:
         """Store `key` and `value`, each (tokens, kv_heads, dim), at `places` = page * page_size + offset."""
-        self._keys[layer].flatten(0, 1).index_copy_(0, places, key)
-        self._values[layer].flatten(0, 1).index_copy_(0, places, value)
+        self._keys[layer].flatten(0, 1).index_copy_(0, locations, key)
+        self._values[layer].flatten(0, 1).index_copy_(0, locations, value)
 
     def pools(self, layer: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Keys and values of all pages, each (num_pages + 1, page_size, kv_heads, dim)."""
@@ -92,8 +92,8 @@ class PageTable:
     def __init__(self, shape: CacheShape, device: torch.device) -> None:
         size = shape.num_slots + 1, shape.pages_per_slot
         self.pages = torch.zeros(size, dtype=torch.int64, device=device)
-        self.spare_slot = shape.num_slots
-        self.pages[self.spare_slot] = shape.num_pages
+        self.padding_slot = shape.num_slots
+        self.pages[self.padding_slot] = shape.num_pages
         self._lengths = [0] * shape.num_slots
 
     def update(self, plan: StepPlan) -> None:

@@ -25,7 +25,7 @@ def default_budget(device: torch.device) -> int:
     return int(min(psutil.virtual_memory().total, _cgroup_limit()) * _CPU_SHARE)
 
 
-def in_use(device: torch.device) -> int:
+def bytes_in_use(device: torch.device) -> int:
     """Bytes this process holds: on the GPU what torch reserved, on the CPU what is resident."""
     if device.type == "cuda":
         return int(torch.cuda.memory_reserved(device))
@@ -42,7 +42,7 @@ def fragmented(device: torch.device) -> int:
     return int(torch.cuda.memory_stats(device).get("inactive_split_bytes.all.current", 0))
 
 
-def give_back(device: torch.device) -> None:
+def release_unused(device: torch.device) -> None:
     """Return freed memory to the system, so that the next measurement sees it.
 
     What stays is left out of later collections: a full one beside torch and transformers takes a fifth of a

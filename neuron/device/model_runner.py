@@ -11,11 +11,11 @@ from typing import Any, Protocol
 
 import torch
 
-from neuron.device.attention import Attention, PagedAttention, active
+from neuron.device.attention import AttentionBackend, SdpaAttention, use_backend
 from neuron.device.batch import Batch
-from neuron.device.cuda_graphs import DecodeGraphs, Record
-from neuron.device.image_embedder import Images
-from neuron.device.kv_cache import KVCache, LayerShape, PageTable
+from neuron.device.cuda_graphs import Capture, DecodeGraphs
+from neuron.device.image_embedder import ImageEmbedder
+from neuron.device.kv_cache import KVCache, KVShape, PageTable
 from neuron.device.sampler import Sampler
 from neuron.device.varlen import Kernel, varlen_attention
 from neuron.pipe import Logprob
@@ -24,63 +24,65 @@ from neuron.step import CacheShape, Chunk, PoisonedError, StepPlan, StepResult
 log = logging.getLogger("neuron.device")
 
 
-class Forward(Protocol):
+class Model(Protocol):
     """A decoder whose layers call `neuron.device.attention.attend`."""
 
     vocab_size: int
     dtype: torch.dtype
     device: torch.device
-    is_recordable: bool  # runs the same operations on the same tensors for a batch of the same size
+    is_capturable: bool  # runs the same operations on the same tensors for a batch of the same size
 
     @property
-    def eyes(self) -> Eyes | None: ...
+    def vision_encoder(self) -> VisionEncoder | None: ...
 
     def __call__(
         self,
         tokens: torch.Tensor,
         positions: torch.Tensor,
-        last: torch.Tensor,
-        shown: Sequence[tuple[torch.Tensor, torch.Tensor]] = (),
+        logits_indices: torch.Tensor,
+        image_embeddings: Sequence[tuple[torch.Tensor, torch.Tensor]] = (),
         /,
     ) -> torch.Tensor:
         """`tokens` and `positions` (n,), `last` (rows,) the indices wanted, ascending; float32 logits (rows,
         vocab). `shown`: places among the tokens, (k,), and what is read there instead, (k, hidden)."""
 
 
-class Eyes(Protocol):
+class VisionEncoder(Protocol):
     """Of a model that sees."""
 
     def embed(self, pixels: Any) -> torch.Tensor:
         """What is read at an image's placeholders, (tokens, hidden)."""
 
 
-class Runner:
+class ModelRunner:
     """A model with its cache and its sampler. With a `kernel` pages are read in place; with `record` besides,
     decode steps of a model that can be recorded are."""
 
     def __init__(
         self,
-        forward: Forward,
-        layers: Mapping[int, LayerShape],
+        model: Model,
+        layers: Mapping[int, KVShape],
         shape: CacheShape,
         *,
         kernel: Kernel | None = None,
-        record: Record | None = None,
+        capture: Capture | None = None,
     ) -> None:
         self.shape = shape
-        self.cache = KVCache(layers, shape, dtype=forward.dtype, device=forward.device)
-        self._forward = forward
+        self.cache = KVCache(layers, shape, dtype=model.dtype, device=model.device)
+        self._model = model
         self._kernel = kernel
-        self._table = PageTable(shape, forward.device)
-        self._images = Images(forward.eyes) if forward.eyes else None
-        self._sampler = Sampler(shape.num_slots, forward.vocab_size, forward.device)
-        self._graphs = self._recorded(kernel, record) if kernel and record and forward.is_recordable else None
+        self._table = PageTable(shape, model.device)
+        self._images = ImageEmbedder(model.vision_encoder) if model.vision_encoder else None
+        self._sampler = Sampler(shape.num_slots, model.vocab_size, model.device)
+        self._graphs = (
+            self._capture_decode(kernel, capture) if kernel and capture and model.is_capturable else None
+        )
 
     @torch.inference_mode()
-    def _recorded(self, kernel: Kernel, record: Record) -> DecodeGraphs | None:
+    def _capture_decode(self, kernel: Kernel, capture: Capture) -> DecodeGraphs | None:
         try:
             return DecodeGraphs(
-                self._forward, self.cache, self._table, self.shape, kernel=kernel, record=record
+                self._model, self.cache, self._table, self.shape, kernel=kernel, capture=capture
             )
         except torch.AcceleratorError:
             raise
@@ -103,24 +105,24 @@ class Runner:
         self._table.update(plan)
         if self._graphs and all(_is_decode(chunk) for chunk in plan.chunks):
             count = len(plan.chunks)
-            rows = _Rows(plan, range(count), range(1, count + 1))
+            rows = _LogitsRows(plan, range(count), range(1, count + 1))
             return self._result(plan, rows, self._graphs.run(plan.chunks))
         batch = Batch(plan, self._table, self.shape)
-        rows = _Rows(plan, batch.order, batch.ends)
-        last = torch.tensor(rows.places, dtype=torch.int64, device=batch.tokens.device)
-        shown = self._images.shown(plan, batch) if self._images else ()
-        with active(self._attention(plan, batch)):
-            logits = self._forward(batch.tokens, batch.positions, last, shown)
+        rows = _LogitsRows(plan, batch.order, batch.ends)
+        logits_indices = torch.tensor(rows.indices, dtype=torch.int64, device=batch.tokens.device)
+        image_embeddings = self._images.embed(plan, batch) if self._images else ()
+        with use_backend(self._attention(plan, batch)):
+            logits = self._model(batch.tokens, batch.positions, logits_indices, image_embeddings)
         return self._result(plan, rows, logits)
 
-    def _attention(self, plan: StepPlan, batch: Batch) -> Attention:
+    def _attention(self, plan: StepPlan, batch: Batch) -> AttentionBackend:
         if self._kernel is None:
-            return PagedAttention(self.cache, batch)
+            return SdpaAttention(self.cache, batch)
         return varlen_attention(self.cache, self._table, plan, batch, self._kernel)
 
-    def _result(self, plan: StepPlan, rows: _Rows, logits: torch.Tensor) -> StepResult:
+    def _result(self, plan: StepPlan, rows: _LogitsRows, logits: torch.Tensor) -> StepResult:
         tokens: list[int | None] = [None] * len(plan.chunks)
-        if not rows.places:
+        if not rows.indices:
             return StepResult(tuple(tokens))
         if bool(logits.isnan().any()):
             raise PoisonedError("the model's logits are not numbers")
@@ -137,7 +139,7 @@ class Runner:
             tuple(tokens), {rows.drawn[row]: logprob for row, logprob in logprobs.items()}, scores
         )
 
-    def _scores(self, plan: StepPlan, rows: _Rows, logits: torch.Tensor) -> dict[int, list[Logprob]]:
+    def _scores(self, plan: StepPlan, rows: _LogitsRows, logits: torch.Tensor) -> dict[int, list[Logprob]]:
         slots = [plan.chunks[index].slot for index in rows.scored]
         scores: dict[int, list[Logprob]] = {index: [] for index in rows.scored}
         tokens = [token for index in scores for token in plan.chunks[index].scored]
@@ -151,12 +153,12 @@ def _is_decode(chunk: Chunk) -> bool:
     return len(chunk.tokens) == 1 and chunk.draw is not None and not chunk.images
 
 
-class _Rows:
+class _LogitsRows:
     """At which places of the flat row logits are wanted, ascending, and for what: `drawn` and `scored` name a
     chunk for each row of logits at `drawn_at` and `scored_at`."""
 
     def __init__(self, plan: StepPlan, order: Sequence[int], ends: Sequence[int]) -> None:
-        self.places: list[int] = []
+        self.indices: list[int] = []
         self.drawn: list[int] = []
         self.drawn_at: list[int] = []
         self.scored: list[int] = []
@@ -166,9 +168,9 @@ class _Rows:
             if chunk.scored:
                 start, count = end - len(chunk.tokens), len(chunk.scored)
                 self.scored += [index] * count
-                self.scored_at += range(len(self.places), len(self.places) + count)
-                self.places += range(start, start + count)
+                self.scored_at += range(len(self.indices), len(self.indices) + count)
+                self.indices += range(start, start + count)
             if chunk.draw is not None:
                 self.drawn.append(index)
-                self.drawn_at.append(len(self.places))
-                self.places.append(end - 1)
+                self.drawn_at.append(len(self.indices))
+                self.indices.append(end - 1)

@@ -20,7 +20,7 @@ def parse_device(text: str) -> Device:
     return torch.device(device.type, device.index or 0)
 
 
-def open_device(device: Device, threads: int | None) -> None:
+def init_device(device: Device, threads: int | None) -> None:
     """Make the calling thread the one that uses `device`, and make sure that it can be used.
 
     `threads` are for work on the CPU; absent, the cores are shared among the devices' workers.

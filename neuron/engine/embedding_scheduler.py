@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections import OrderedDict, deque
 from dataclasses import dataclass, field
 
-from neuron.engine.scheduler_limits import Limits
-from neuron.engine.throughput import Rate
+from neuron.engine.scheduler_limits import SchedulerLimits
+from neuron.engine.throughput import Throughput
 from neuron.pipe import Embed, Embedded, Finished, ModelStatus, Refused
 from neuron.step import EmbeddingPlan
 
@@ -25,23 +25,23 @@ class _Request:
 class EmbeddingScheduler:
     """Not thread-safe, no clock of its own: callers pass seconds."""
 
-    kind = Embed
+    request_type = Embed
 
-    def __init__(self, model: str, *, context: int, vocab_size: int, limits: Limits) -> None:
+    def __init__(self, model: str, *, context: int, vocab_size: int, limits: SchedulerLimits) -> None:
         self.model = model
         self.limits = limits
         self._context = context
         self._vocab_size = vocab_size
         self._requests: OrderedDict[int, _Request] = OrderedDict()
         self._planned: deque[int] = deque()  # the request of each input of the step that runs
-        self._rate = Rate()
+        self._rate = Throughput()
         self._rejected = self._timed_out = 0
 
     @property
     def has_work(self) -> bool:
         return bool(self._requests)
 
-    def submit(self, embed: Embed, now: float, guide: object = None, images: object = ()) -> Refused | None:
+    def submit(self, embed: Embed, now: float, matcher: object = None, images: object = ()) -> Refused | None:
         for tokens in embed.inputs:
             is_known = tokens and 0 <= min(tokens) <= max(tokens) < self._vocab_size
             if not is_known or len(tokens) > self._context:

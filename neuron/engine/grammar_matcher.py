@@ -25,26 +25,26 @@ class GrammarError(Exception):
     """A grammar that cannot be followed; the message is the library's reason."""
 
 
-class MatcherGuide:
+class LLGuidanceMatcher:
     """See `neuron.engine.request.Guide`."""
 
     def __init__(self, matcher: LLMatcher) -> None:
         self._matcher = matcher
 
     @property
-    def is_over(self) -> bool:
+    def is_terminated(self) -> bool:
         return self._matcher.is_stopped()
 
-    def allowed(self) -> bytes:
+    def next_token_bitmask(self) -> bytes:
         return self._matcher.compute_bitmask()
 
-    def accept(self, token: int) -> str | None:
+    def accept_token(self, token: int) -> str | None:
         if self._matcher.consume_token(token):
             return None
         return f"the grammar cannot go on: {_first_line(self._matcher.get_error())}"
 
 
-class Grammars:
+class GrammarCompiler:
     """Compiles grammars for one model's vocabulary and keeps the last ones. One thread at a time."""
 
     def __init__(self, tokenizer_file: Path) -> None:
@@ -52,7 +52,7 @@ class Grammars:
         self._tokenizers: dict[tuple[int, ...], LLTokenizer] = {}
         self._matchers: OrderedDict[tuple[str, tuple[int, ...]], LLMatcher] = OrderedDict()
 
-    def guide(self, grammar: str, end_ids: Sequence[int]) -> MatcherGuide:
+    def matcher(self, grammar: str, end_ids: Sequence[int]) -> LLGuidanceMatcher:
         """A guide at its beginning. Takes a second for the first grammar of a large vocabulary, then
         milliseconds, nearly nothing for a grammar seen before. Raises GrammarError."""
         key = grammar, tuple(end_ids)
@@ -60,7 +60,7 @@ class Grammars:
         self._matchers[key] = matcher
         if len(self._matchers) > MAX_GRAMMARS:
             self._matchers.popitem(last=False)
-        return MatcherGuide(matcher.deep_copy())
+        return LLGuidanceMatcher(matcher.deep_copy())
 
     def _compile(self, grammar: str, end_ids: tuple[int, ...]) -> LLMatcher:
         matcher = LLMatcher(self._tokenizer(end_ids), grammar, log_level=0, limits=LIMITS)

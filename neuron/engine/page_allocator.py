@@ -56,10 +56,10 @@ class PageAllocator:
             pages.append(page)
         return tuple(pages)
 
-    def has(self, name: PageHash) -> bool:
+    def contains(self, name: PageHash) -> bool:
         return name in self._page_of
 
-    def num_idle(self, pages: Sequence[int]) -> int:
+    def num_unowned(self, pages: Sequence[int]) -> int:
         """How many of `pages` sharing would take from the available ones."""
         return sum(1 for page in pages if not self._owners[page])
 
@@ -80,7 +80,7 @@ class PageAllocator:
             self._owners[page] = 1
         return pages
 
-    def name(self, page: int, page_name: PageHash) -> None:
+    def register(self, page: int, page_name: PageHash) -> None:
         """Offer an owned page, now full and computed, to others. The first page of a name keeps it."""
         if page_name not in self._page_of and page not in self._hash_of:
             self._page_of[page_name] = page
@@ -98,7 +98,7 @@ class PageAllocator:
             else:
                 self._free.append(page)
 
-    def forget(self) -> None:
+    def clear_cached(self) -> None:
         """Free every cached page."""
         while self._cached:
             self._free.append(self._evict())

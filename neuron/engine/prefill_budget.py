@@ -2,33 +2,33 @@
 
 from __future__ import annotations
 
-from neuron.engine.scheduler_limits import Limits
-from neuron.engine.throughput import Rate
+from neuron.engine.scheduler_limits import SchedulerLimits
+from neuron.engine.throughput import Throughput
 
 # Beside streams prompts run in multiples of it: oneDNN makes a kernel for each number of tokens.
 _PROMPT_STRIDE = 16
 _PACE_S = 1.0  # of work: how quickly the pace of prompts follows what steps cost
 
 
-class Pace:
+class PrefillBudget:
     """Speeds of prefill and decode, and the budget that follows from them."""
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: SchedulerLimits) -> None:
         self._limits = limits
-        self.prefill, self.decode = Rate(), Rate()
+        self.prefill, self.decode = Throughput(), Throughput()
         # What steps cost: those without prompts, and prompt tokens on top of that.
-        self._bare_steps, self._prompt_tokens = Rate(_PACE_S), Rate(_PACE_S)
+        self._bare_steps, self._prompt_tokens = Throughput(_PACE_S), Throughput(_PACE_S)
 
-    def prompt_budget(self, num_decoding: int) -> int:
+    def tokens(self, num_decoding: int) -> int:
         """Prompt tokens that may run beside `num_decoding` streams: as many as `max_gap` leaves time for."""
         budget = self._limits.step_tokens - num_decoding
         if not num_decoding or not self._bare_steps.per_second:
             return budget
-        seconds = (self._limits.max_gap - 1) / self._bare_steps.per_second
+        seconds = (self._limits.max_step_stretch - 1) / self._bare_steps.per_second
         steady = int(seconds * self._prompt_tokens.per_second) // _PROMPT_STRIDE * _PROMPT_STRIDE
         return min(budget, max(steady, _PROMPT_STRIDE))
 
-    def add(self, prefilled: int, decoded: int, seconds: float) -> None:
+    def observe(self, prefilled: int, decoded: int, seconds: float) -> None:
         """A step ran so many tokens of prompts and of answers."""
         if decoded:
             self.decode.add(decoded, seconds)

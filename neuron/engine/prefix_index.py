@@ -23,7 +23,7 @@ class PrefixIndex:
         self._page_size = page_size
         self._ends: OrderedDict[int, PageHash] = OrderedDict()
 
-    def note(self, marks: Sequence[tuple[int, int]], names: Sequence[PageHash]) -> None:
+    def add(self, marks: Sequence[tuple[int, int]], names: Sequence[PageHash]) -> None:
         """A prompt with these marks (digest, tokens) was computed into pages of these names."""
         for digest, tokens in marks:
             count = min(tokens // self._page_size, len(names))
@@ -35,7 +35,7 @@ class PrefixIndex:
 
     def resident(self) -> list[int]:
         """The digests whose pages are still there, by number."""
-        gone = [digest for digest, name in self._ends.items() if not self._pages.has(name)]
+        gone = [digest for digest, name in self._ends.items() if not self._pages.contains(name)]
         for digest in gone:
             del self._ends[digest]
         return sorted(self._ends)

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from neuron.engine.page_allocator import ROOT, PageHash, page_hash
 from neuron.pipe import Sampling, Submit
-from neuron.step import Draw, Image
+from neuron.step import Draw, PromptImage
 
 _U64 = (1 << 64) - 1
 
@@ -25,19 +25,19 @@ def uniform(seed: int, index: int) -> float:
     return ((z ^ (z >> 31)) >> 11) / (1 << 53)
 
 
-class Guide(Protocol):
+class GrammarMatcher(Protocol):
     """Follows an answer token by token and says what may come next."""
 
     @property
-    def is_over(self) -> bool:
+    def is_terminated(self) -> bool:
         """Nothing may follow any more."""
         ...
 
-    def allowed(self) -> bytes:
+    def next_token_bitmask(self) -> bytes:
         """One bit per token id, the lowest first."""
         ...
 
-    def accept(self, token: int) -> str | None:
+    def accept_token(self, token: int) -> str | None:
         """Take in what was drawn. A text says why nobody knows how to go on."""
         ...
 
@@ -55,11 +55,11 @@ class Request:
         *,
         max_tokens: int,
         now: float,
-        guide: Guide | None = None,
-        images: Sequence[Image] = (),
+        matcher: GrammarMatcher | None = None,
+        images: Sequence[PromptImage] = (),
     ) -> None:
         self.id = submit.id
-        self.guide = guide
+        self.matcher = matcher
         self.images = tuple(images)
         self.tokens = list(submit.tokens)
         self.num_prompt = len(submit.tokens)
@@ -76,11 +76,11 @@ class Request:
         self.slot: int | None = None
         self.pages: list[int] = []
         self.num_computed = 0
-        self.num_announced = 0  # of `pages`, those the device has been told of
+        self.num_sent_pages = 0  # of `pages`, those the device has been told of
         self.num_cached: int | None = None  # prompt tokens found in the cache on first admission
         # Of the prompt's tokens, those whose logprobs are told or not wanted; the first has none.
         self.num_scored = 1 if submit.score_prompt else self.num_prompt
-        self._hashes: list[PageHash] = []
+        self._page_hashes: list[PageHash] = []
 
     @property
     def num_output(self) -> int:
@@ -107,18 +107,18 @@ class Request:
     def draw(self) -> Draw:
         banned = tuple(self.stop_ids) if self.num_output < self.min_tokens else ()
         random = uniform(self.seed, self.num_output) if self.sampling.temperature > 0 else 0.0
-        return Draw(random, banned, self.guide.allowed() if self.guide else None)
+        return Draw(random, banned, self.matcher.next_token_bitmask() if self.matcher else None)
 
-    def hashes(self, count: int, page_size: int) -> list[PageHash]:
+    def page_hashes(self, count: int, page_size: int) -> list[PageHash]:
         """Names of the first `count` pages, all of them full of tokens."""
-        while len(self._hashes) < count:
-            start = len(self._hashes) * page_size
-            parent = self._hashes[-1] if self._hashes else ROOT
+        while len(self._page_hashes) < count:
+            start = len(self._page_hashes) * page_size
+            parent = self._page_hashes[-1] if self._page_hashes else ROOT
             end = start + page_size
-            self._hashes.append(page_hash(parent, self.tokens[start:end], self._shown(start, end)))
-        return self._hashes[:count]
+            self._page_hashes.append(page_hash(parent, self.tokens[start:end], self._shown(start, end)))
+        return self._page_hashes[:count]
 
-    def images_in(self, start: int, end: int) -> tuple[Image, ...]:
+    def images_in(self, start: int, end: int) -> tuple[PromptImage, ...]:
         """Those that tokens `start` to `end` show a part of."""
         if not self.images or start >= self.images[-1].end:
             return ()

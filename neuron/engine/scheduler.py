@@ -21,14 +21,14 @@ import math
 from collections.abc import Iterator, Sequence
 
 from neuron.engine.page_allocator import PageAllocator
-from neuron.engine.prefill_budget import Pace
+from neuron.engine.prefill_budget import PrefillBudget
 from neuron.engine.prefix_index import PrefixIndex
-from neuron.engine.request import Guide, Request
-from neuron.engine.scheduler_limits import Limits
-from neuron.engine.throughput import Rate
+from neuron.engine.request import GrammarMatcher, Request
+from neuron.engine.scheduler_limits import SchedulerLimits
+from neuron.engine.throughput import Throughput
 from neuron.engine.waiting_queue import WaitingQueue
 from neuron.pipe import Finished, Logprob, ModelStatus, Refused, Scored, Submit, Tokens
-from neuron.step import CacheShape, Chunk, Image, Joined, StepPlan, StepResult
+from neuron.step import CacheShape, Chunk, Joined, PromptImage, StepPlan, StepResult
 
 Event = Tokens | Scored | Finished | Refused
 
@@ -38,9 +38,9 @@ MAX_RETRY_AFTER_S = 600
 class Scheduler:
     """The requests of one model. Not thread-safe, no clock of its own: callers pass seconds."""
 
-    kind = Submit
+    request_type = Submit
 
-    def __init__(self, model: str, shape: CacheShape, *, vocab_size: int, limits: Limits) -> None:
+    def __init__(self, model: str, shape: CacheShape, *, vocab_size: int, limits: SchedulerLimits) -> None:
         if shape.num_slots < limits.max_running or shape.num_pages < shape.pages_per_slot:
             raise ValueError("the cache needs a slot per running request and room for one of full length")
         self.model = model
@@ -53,8 +53,8 @@ class Scheduler:
         self._running: list[Request] = []  # oldest first
         self._slots: dict[int, Request] = {}
         self._free_slots = list(range(shape.num_slots - 1, -1, -1))
-        self._pace = Pace(limits)
-        self._done = Rate()
+        self._prefill_budget = PrefillBudget(limits)
+        self._done = Throughput()
         self._rejected = self._timed_out = 0
 
     # --- requests come and go ---------------------------------------------------------------------------
@@ -64,7 +64,11 @@ class Scheduler:
         return bool(self._running or self._waiting)
 
     def submit(
-        self, submit: Submit, now: float, guide: Guide | None = None, images: Sequence[Image] = ()
+        self,
+        submit: Submit,
+        now: float,
+        matcher: GrammarMatcher | None = None,
+        images: Sequence[PromptImage] = (),
     ) -> Refused | None:
         """Queue a request. Who is refused for it, if anybody: itself, which then leaves no trace, or, when
         the queue is full, one that crowds it."""
@@ -72,14 +76,14 @@ class Scheduler:
             return problem
         refused = None
         if len(self._waiting) >= self.limits.max_waiting:
-            crowder = self._waiting.crowder(submit.principal, submit.priority)
+            crowder = self._waiting.shed_candidate(submit.principal, submit.priority)
             refused = self._queue_full(submit.id if crowder is None else crowder.id)
             if crowder is None:
                 return refused
             self._waiting.remove(crowder)
         room = self.shape.context - len(submit.tokens)
         limit = min(submit.max_tokens, room)
-        self._waiting.add(Request(submit, max_tokens=limit, now=now, guide=guide, images=images))
+        self._waiting.add(Request(submit, max_tokens=limit, now=now, matcher=matcher, images=images))
         return refused
 
     def cancel(self, request_id: int) -> Finished | None:
@@ -108,7 +112,7 @@ class Scheduler:
 
     def reset_cache(self) -> None:
         """Forget the pages of requests that ended; those that run keep theirs, which may still be shared."""
-        self.pages.forget()
+        self.pages.clear_cached()
 
     # --- one step ---------------------------------------------------------------------------------------
 
@@ -118,8 +122,8 @@ class Scheduler:
         self._make_way()
         decoding = [request for request in self._running if request.is_decoding]
         chunks = [self._chunk(request, 1) for request in decoding]
-        budget = self._pace.prompt_budget(len(decoding))
-        unscored = self.limits.max_rows - self.limits.max_running
+        budget = self._prefill_budget.tokens(len(decoding))
+        unscored = self.limits.max_logit_rows - self.limits.max_running
         joined: list[Joined] = []
         prompts = self._prompts(joined)
         while budget > 0 and (request := next(prompts, None)) is not None:
@@ -148,7 +152,7 @@ class Scheduler:
                 events += self._score(request, chunk.start + 1, scores)
             if token is not None:
                 events += self._append(request, token, result.logprobs.get(index))
-        self._pace.add(prefilled, decoded, seconds)
+        self._prefill_budget.observe(prefilled, decoded, seconds)
         self._done.add(sum(isinstance(event, Finished) for event in events), seconds)
         return events
 
@@ -174,8 +178,8 @@ class Scheduler:
             max_waiting=self.limits.max_waiting,
             kv_pages_free=self.pages.num_available,
             kv_pages_total=self.pages.num_pages,
-            tok_s_prefill=round(self._pace.prefill.per_second, 1),
-            tok_s_decode=round(self._pace.decode.per_second, 1),
+            tok_s_prefill=round(self._prefill_budget.prefill.per_second, 1),
+            tok_s_decode=round(self._prefill_budget.decode.per_second, 1),
             rejected=self._rejected,
             timed_out=self._timed_out,
             prefixes=self._prefixes.resident(),
@@ -232,14 +236,14 @@ class Scheduler:
             return False
         shared = self._shared(request)
         needed = self._num_pages(request) - len(shared)
-        return self.pages.can_allocate(needed + self.pages.num_idle(shared) + len(self._running))
+        return self.pages.can_allocate(needed + self.pages.num_unowned(shared) + len(self._running))
 
     def _shared(self, request: Request) -> tuple[int, ...]:
         if request.is_scoring:
             return ()
         # The last token always runs: its logits are what the cache does not hold.
         full = (len(request.tokens) - 1) // self.shape.page_size
-        return self.pages.match(request.hashes(full, self.shape.page_size))
+        return self.pages.match(request.page_hashes(full, self.shape.page_size))
 
     def _allocate(self, request: Request) -> None:
         shared = self._shared(request)
@@ -253,7 +257,7 @@ class Scheduler:
         slot = self._free_slots.pop()
         request.slot = slot
         request.has_run = True
-        request.num_announced = len(request.pages)
+        request.num_sent_pages = len(request.pages)
         self._running.append(request)
         self._slots[slot] = request
         prompt, output = request.tokens[: request.num_prompt], request.tokens[request.num_prompt :]
@@ -289,13 +293,13 @@ class Scheduler:
     def _preempt(self, request: Request) -> None:
         self._vacate(request)
         request.num_computed = 0
-        self._waiting.put_back(request)
+        self._waiting.requeue(request)
 
     def _chunk(self, request: Request, count: int) -> Chunk:
         assert request.slot is not None
         start, end = request.num_computed, request.num_computed + count
-        new_pages = tuple(request.pages[request.num_announced :])
-        request.num_announced = len(request.pages)
+        new_pages = tuple(request.pages[request.num_sent_pages :])
+        request.num_sent_pages = len(request.pages)
         draw = request.draw() if end == len(request.tokens) else None
         tokens, images = tuple(request.tokens[start:end]), request.images_in(start, end)
         return Chunk(request.slot, tokens, start, new_pages, draw, images, request.scored(start, end))
@@ -306,11 +310,11 @@ class Scheduler:
         first, last = request.num_computed // size, end // size
         request.num_computed = end
         if last > first:
-            names = request.hashes(last, size)
+            names = request.page_hashes(last, size)
             for index in range(first, last):
-                self.pages.name(request.pages[index], names[index])
+                self.pages.register(request.pages[index], names[index])
         if request.marks and end >= request.num_prompt:
-            self._prefixes.note(request.marks, request.hashes(last, size))
+            self._prefixes.add(request.marks, request.page_hashes(last, size))
             request.marks = []
 
     def _score(self, request: Request, start: int, scores: Sequence[Logprob]) -> list[Event]:
@@ -324,9 +328,9 @@ class Scheduler:
         if token in request.stop_ids and request.num_output > request.min_tokens:
             return [self._finish(request, "stop")]
         news = Tokens(request.id, [token], [] if logprob is None else [logprob])
-        if request.guide and (message := request.guide.accept(token)):
+        if request.matcher and (message := request.matcher.accept_token(token)):
             return [news, self._refuse(request, 500, "engine_error", message=message, retry=None)]
-        if request.guide and request.guide.is_over:
+        if request.matcher and request.matcher.is_terminated:
             return [news, self._finish(request, "stop")]
         return [news, self._finish(request, "length")] if request.num_output >= request.max_tokens else [news]
 
@@ -355,4 +359,4 @@ class Scheduler:
         del self._slots[request.slot]
         self._free_slots.append(request.slot)
         self.pages.release(request.pages)
-        request.slot, request.pages, request.num_announced = None, [], 0
+        request.slot, request.pages, request.num_sent_pages = None, [], 0

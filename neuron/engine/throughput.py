@@ -5,7 +5,7 @@ from __future__ import annotations
 HALF_LIFE_S = 5.0
 
 
-class Rate:
+class Throughput:
     """Something per second of work; half of it forgotten in `half_life_s` of work, nothing while idle."""
 
     def __init__(self, half_life_s: float = HALF_LIFE_S) -> None:

@@ -13,16 +13,16 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
-from neuron.device.attention import Rule, attend
-from neuron.device.kv_cache import LayerShape
+from neuron.device.attention import AttentionParams, attend
+from neuron.device.kv_cache import KVShape
 
-NAME = "neuron_paged"
+ATTENTION_NAME = "neuron_paged"
 
 # Tensors that attention functions are given and ours may ignore; any other would change what is computed.
 _IGNORED = {"position_ids", "cache_position"}
 
 
-class UnsupportedError(Exception):
+class UnsupportedAttentionError(Exception):
     """A model asks of its attention what the paged cache does not do."""
 
 
@@ -36,41 +36,47 @@ def paged_attention(
 ) -> tuple[torch.Tensor, None]:
     """transformers' attention function: (1, heads, tokens, dim) each, to (1, tokens, heads, dim)."""
     scale = options.get("scaling")
-    rule = Rule(
+    params = AttentionParams(
         scale=query.shape[-1] ** -0.5 if scale is None else scale,
         window=options.get("sliding_window"),
         softcap=options.get("softcap"),
         sinks=options.get("s_aux"),
     )
     if attention_mask is not None or options.get("is_causal") is False:
-        raise UnsupportedError("it brings its own attention mask")
+        raise UnsupportedAttentionError("it brings its own attention mask")
     for name, option in options.items():
         if isinstance(option, torch.Tensor) and name != "s_aux" and name not in _IGNORED:
-            raise UnsupportedError(f"its attention wants {name}")
+            raise UnsupportedAttentionError(f"its attention wants {name}")
     layer: Any = module.layer_idx
     query, key, value = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
-    return attend(layer, query, key, value, rule=rule).unsqueeze(0), None
+    return attend(layer, query, key, value, params=params).unsqueeze(0), None
 
 
-class Probe:
+class AttentionProbe:
     """An `Attention` for one short sequence without a cache: notes what each layer stores and sees."""
 
     def __init__(self) -> None:
-        self.layers: dict[int, LayerShape] = {}
-        self.rules: dict[int, Rule] = {}
+        self.layers: dict[int, KVShape] = {}
+        self.params: dict[int, AttentionParams] = {}
 
     def __call__(
-        self, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *, rule: Rule
+        self,
+        layer: int,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        *,
+        params: AttentionParams,
     ) -> torch.Tensor:
         if layer in self.layers:
-            raise UnsupportedError(f"layer {layer} attends more than once")
-        self.layers[layer] = LayerShape(key.shape[1], key.shape[2], value.shape[2])
-        self.rules[layer] = rule
+            raise UnsupportedAttentionError(f"layer {layer} attends more than once")
+        self.layers[layer] = KVShape(key.shape[1], key.shape[2], value.shape[2])
+        self.params[layer] = params
         query, key, value = (tensor.transpose(0, 1).unsqueeze(0) for tensor in (query, key, value))
         out = scaled_dot_product_attention(
-            query, key, value, is_causal=True, scale=rule.scale, enable_gqa=query.shape[1] != key.shape[1]
+            query, key, value, is_causal=True, scale=params.scale, enable_gqa=query.shape[1] != key.shape[1]
         )
         return out[0].transpose(0, 1)
 
 
-AttentionInterface.register(NAME, paged_attention)
+AttentionInterface.register(ATTENTION_NAME, paged_attention)

@@ -22,7 +22,7 @@ _OTHER_BYTES = {"I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}  # bu
 _MAX_HEADER_BYTES = 100 << 20  # the format's own bound
 
 
-class LoadError(Exception):
+class ModelLoadError(Exception):
     """A model cannot be loaded; nothing of it stays behind. `code` is one of `neuron.pipe.LoadFailed`."""
 
     def __init__(self, code: str, message: str) -> None:
@@ -31,12 +31,12 @@ class LoadError(Exception):
         self.message = message
 
 
-def broken(path: Path, cause: str) -> LoadError:
-    return LoadError("model_broken", f"{path}: {cause}")
+def model_broken(path: Path, cause: str) -> ModelLoadError:
+    return ModelLoadError("model_broken", f"{path}: {cause}")
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class TensorEntry:
     """One tensor in one file."""
 
     file: Path
@@ -51,7 +51,7 @@ class Checkpoint:
 
     path: Path
     config: dict[str, Any]
-    tensors: dict[str, Entry]
+    tensors: dict[str, TensorEntry]
 
     @property
     def num_bytes(self) -> int:
@@ -70,18 +70,20 @@ class Checkpoint:
 def read_checkpoint(path: Path) -> Checkpoint:
     """Read all of `path` that is not weights. Raises LoadError naming the file and what is wrong with it."""
     if not path.is_dir():
-        raise LoadError("model_not_found", f"{path}: no such directory")
+        raise ModelLoadError("model_not_found", f"{path}: no such directory")
     config = _read_json(path / CONFIG)
     if "quantization_config" in config:
         method = config["quantization_config"].get("quant_method", "unknown")
-        raise LoadError(
+        raise ModelLoadError(
             "model_unsupported", f"{path / CONFIG}: quantized weights ({method}) are not supported"
         )
-    tensors: dict[str, Entry] = {}
+    tensors: dict[str, TensorEntry] = {}
     for file, names in _files(path).items():
         entries = _read_header(file)
         if missing := sorted(names - entries.keys()):
-            raise broken(file, f"lacks {missing[0]}, which {INDEX} says it has ({len(missing)} such tensors)")
+            raise model_broken(
+                file, f"lacks {missing[0]}, which {INDEX} says it has ({len(missing)} such tensors)"
+            )
         tensors |= entries
     return Checkpoint(path, config, tensors)
 
@@ -90,17 +92,17 @@ def _files(path: Path) -> dict[Path, set[str]]:
     """The files with weights, each with the tensors that the index promises."""
     if not (path / INDEX).is_file():
         if not (path / WEIGHTS).is_file():
-            raise broken(path, f"has neither {WEIGHTS} nor {INDEX}")
+            raise model_broken(path, f"has neither {WEIGHTS} nor {INDEX}")
         return {path / WEIGHTS: set()}
     places = _read_json(path / INDEX).get("weight_map")
     if not isinstance(places, dict) or not all(isinstance(name, str) for name in places.values()):
-        raise broken(path / INDEX, "weight_map must be an object of file names")
+        raise model_broken(path / INDEX, "weight_map must be an object of file names")
     files: dict[Path, set[str]] = {}
     for tensor, name in places.items():
         files.setdefault(path / name, set()).add(tensor)
     for file in files:
         if not file.is_file():
-            raise broken(file, f"is missing, but {INDEX} names it")
+            raise model_broken(file, f"is missing, but {INDEX} names it")
     return files
 
 
@@ -108,39 +110,41 @@ def _read_json(file: Path) -> dict[str, Any]:
     try:
         value = json.loads(file.read_bytes())
     except FileNotFoundError:
-        raise broken(file, "is missing") from None
+        raise model_broken(file, "is missing") from None
     except (OSError, ValueError) as error:
-        raise broken(file, f"is not readable as JSON: {error}") from error
+        raise model_broken(file, f"is not readable as JSON: {error}") from error
     if not isinstance(value, dict):
-        raise broken(file, "is not a JSON object")
+        raise model_broken(file, "is not a JSON object")
     return value
 
 
-def _read_header(file: Path) -> dict[str, Entry]:
+def _read_header(file: Path) -> dict[str, TensorEntry]:
     """The tensors of one safetensors file, which is as long as its header says."""
     try:
         with file.open("rb") as stream:
             length = int.from_bytes(stream.read(8), "little")
             if not 2 <= length <= _MAX_HEADER_BYTES:
-                raise broken(file, "is not a safetensors file")
+                raise model_broken(file, "is not a safetensors file")
             header = json.loads(stream.read(length))
         header.pop("__metadata__", None)
         entries = {name: _entry(file, name, raw) for name, raw in header.items()}
         end = max((raw["data_offsets"][1] for raw in header.values()), default=0)
     except OSError as error:
-        raise broken(file, f"cannot be read: {error}") from error
+        raise model_broken(file, f"cannot be read: {error}") from error
     except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
-        raise broken(file, f"has a damaged safetensors header: {error!r}") from error
+        raise model_broken(file, f"has a damaged safetensors header: {error!r}") from error
     size = file.stat().st_size
     if size != 8 + length + end:
-        raise broken(file, f"is cut short or damaged: {size} bytes instead of {8 + length + end}")
+        raise model_broken(file, f"is cut short or damaged: {size} bytes instead of {8 + length + end}")
     return entries
 
 
-def _entry(file: Path, name: str, raw: dict[str, Any]) -> Entry:
+def _entry(file: Path, name: str, raw: dict[str, Any]) -> TensorEntry:
     dtype, (start, end), num_values = raw["dtype"], raw["data_offsets"], prod(raw["shape"])
     if dtype not in ITEM_BYTES and dtype not in _OTHER_BYTES:
-        raise LoadError("model_unsupported", f"{file}: {name} is of type {dtype}, which is not supported")
+        raise ModelLoadError(
+            "model_unsupported", f"{file}: {name} is of type {dtype}, which is not supported"
+        )
     if end - start != num_values * (ITEM_BYTES | _OTHER_BYTES)[dtype]:
-        raise broken(file, f"{name} has {end - start} bytes, which its shape {raw['shape']} does not")
-    return Entry(file, dtype, num_values, end - start)
+        raise model_broken(file, f"{name} has {end - start} bytes, which its shape {raw['shape']} does not")
+    return TensorEntry(file, dtype, num_values, end - start)

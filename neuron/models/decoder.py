@@ -22,20 +22,20 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
 )
 
-from neuron.device.attention import active
-from neuron.device.kv_cache import LayerShape
-from neuron.models.attention_interface import NAME, Probe, UnsupportedError
-from neuron.models.checkpoint import CONFIG, Checkpoint, LoadError, broken
-from neuron.models.fused_decoder import FusedDecoder, Shown, fuse, splice
+from neuron.device.attention import use_backend
+from neuron.device.kv_cache import KVShape
+from neuron.models.attention_interface import ATTENTION_NAME, AttentionProbe, UnsupportedAttentionError
+from neuron.models.checkpoint import CONFIG, Checkpoint, ModelLoadError, model_broken
+from neuron.models.fused_decoder import FusedDecoder, ImageEmbeddings, fuse, insert_image_embeddings
 
 if TYPE_CHECKING:
-    from neuron.models.image_processor import Eyes
+    from neuron.models.image_processor import ImageProcessor
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _STORED_DTYPES = {"F64": "float32", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
 # Held token for token to what transformers generates by tests/device/test_parity.py.
-PROVEN = (
+TESTED_FAMILIES = (
     "gemma2",
     "gemma3_text",
     "gpt_oss",
@@ -52,7 +52,7 @@ PROVEN = (
 
 # The same with images, by tests/device/test_vision.py. Others that see place their tokens in more than one
 # dimension, let an image's tokens see those after them, or need torchvision; they run, if at all, without.
-SEEING = ("idefics3", "llava")
+TESTED_VISION_FAMILIES = ("idefics3", "llava")
 
 _RUNNABLE_LAYERS = {"full_attention", "sliding_attention"}
 _PROBE_TOKENS = 4
@@ -61,16 +61,21 @@ _DEFAULT_CONTEXT = 4096  # for a model that names no bound
 OnProgress = Callable[[float], None]
 
 
-class Decoder:
+class TransformersDecoder:
     """A loaded model: a `neuron.device.model_runner.Forward` that knows its own limits."""
 
-    is_recordable = False  # experts are chosen on the way, masks made
+    is_capturable = False  # experts are chosen on the way, masks made
 
     def __init__(
-        self, model: Any, layers: dict[int, LayerShape], vocab_size: int, context: int, eyes: Eyes | None
+        self,
+        model: Any,
+        layers: dict[int, KVShape],
+        vocab_size: int,
+        context: int,
+        vision_encoder: ImageProcessor | None,
     ) -> None:
         self._model = model
-        self.eyes = eyes
+        self.vision_encoder = vision_encoder
         self.layers = layers
         self.vocab_size = vocab_size
         self.context = context  # positions the model was made for
@@ -79,17 +84,27 @@ class Decoder:
         self.device: torch.device = model.device
 
     def __call__(
-        self, tokens: torch.Tensor, positions: torch.Tensor, last: torch.Tensor, shown: Shown = ()
+        self,
+        tokens: torch.Tensor,
+        positions: torch.Tensor,
+        logits_indices: torch.Tensor,
+        image_embeddings: ImageEmbeddings = (),
     ) -> torch.Tensor:
         read: dict[str, torch.Tensor] = {"input_ids": tokens[None]}
-        if shown:
-            read = {"inputs_embeds": splice(self._model.get_input_embeddings()(tokens), shown)[None]}
-        out = self._model(**read, position_ids=positions[None], use_cache=False, logits_to_keep=last)
+        if image_embeddings:
+            read = {
+                "inputs_embeds": insert_image_embeddings(
+                    self._model.get_input_embeddings()(tokens), image_embeddings
+                )[None]
+            }
+        out = self._model(
+            **read, position_ids=positions[None], use_cache=False, logits_to_keep=logits_indices
+        )
         logits: torch.Tensor = out.logits[0]
         return logits.float()
 
 
-AnyDecoder = Decoder | FusedDecoder
+AnyDecoder = TransformersDecoder | FusedDecoder
 
 
 def model_dtype(checkpoint: Checkpoint, configured: str | None = None) -> torch.dtype:
@@ -98,7 +113,7 @@ def model_dtype(checkpoint: Checkpoint, configured: str | None = None) -> torch.
     name = _STORED_DTYPES[checkpoint.dtype] if named in {None, "auto"} else str(named).removeprefix("torch.")
     if name not in DTYPES:
         cause = f"dtype {named!r} is not one of {', '.join(DTYPES)}"
-        raise LoadError("model_unsupported", f"{checkpoint.path / CONFIG}: {cause}")
+        raise ModelLoadError("model_unsupported", f"{checkpoint.path / CONFIG}: {cause}")
     return DTYPES[name]
 
 
@@ -114,12 +129,14 @@ def load_decoder(
     Without `fused` transformers' own code runs the model, whatever its shape."""
     config = _read_config(checkpoint)
     text = config.get_text_config(decoder=True)
-    sees = config.model_type in SEEING
+    sees = config.model_type in TESTED_VISION_FAMILIES
     model = build(
         checkpoint,
         config,
         _model_class(config),
-        attention={"": NAME, "text_config": NAME, "vision_config": "sdpa"} if sees else NAME,
+        attention={"": ATTENTION_NAME, "text_config": ATTENTION_NAME, "vision_config": "sdpa"}
+        if sees
+        else ATTENTION_NAME,
         dtype=dtype,
         device=device,
         on_progress=on_progress,
@@ -127,47 +144,49 @@ def load_decoder(
     model.eval().requires_grad_(requires_grad=False)
     try:
         probe, logits = _probe(model, text)
-    except UnsupportedError as error:
-        raise unsupported(checkpoint.path, str(error)) from error
+    except UnsupportedAttentionError as error:
+        raise model_unsupported(checkpoint.path, str(error)) from error
     except Exception as error:
-        raise unsupported(checkpoint.path, f"it does not run: {error!r}") from error
+        raise model_unsupported(checkpoint.path, f"it does not run: {error!r}") from error
     if bool(logits.isnan().any()):
-        raise broken(checkpoint.path, "its weights give logits that are not numbers")
-    vocab_size, context, eyes = logits.shape[-1], context_of(text), None
+        raise model_broken(checkpoint.path, "its weights give logits that are not numbers")
+    vocab_size, context, vision_encoder = logits.shape[-1], context_of(text), None
     if sees:
-        from neuron.models.image_processor import Eyes  # noqa: PLC0415 - it takes a second
+        from neuron.models.image_processor import ImageProcessor  # noqa: PLC0415 - it takes a second
 
-        eyes = Eyes(model, checkpoint.path)
+        vision_encoder = ImageProcessor(model, checkpoint.path)
     if fused and (decoder := fuse(model, text, probe, vocab_size=vocab_size, context=context)):
-        decoder.eyes = eyes
+        decoder.vision_encoder = vision_encoder
         return decoder
-    return Decoder(model, probe.layers, vocab_size, context, eyes)
+    return TransformersDecoder(model, probe.layers, vocab_size, context, vision_encoder)
 
 
-def unsupported(path: Path, cause: str) -> LoadError:
-    known = f"decoders that use transformers' attention interface run, tested are {', '.join(PROVEN)}; "
-    known += f"with images {', '.join(SEEING)}"
-    return LoadError("model_unsupported", f"{path}: {cause}; {known}")
+def model_unsupported(path: Path, cause: str) -> ModelLoadError:
+    known = (
+        f"decoders that use transformers' attention interface run, tested are {', '.join(TESTED_FAMILIES)}; "
+    )
+    known += f"with images {', '.join(TESTED_VISION_FAMILIES)}"
+    return ModelLoadError("model_unsupported", f"{path}: {cause}; {known}")
 
 
 def _read_config(checkpoint: Checkpoint) -> Any:
     """transformers' configuration object, of a model that looks as if it runs."""
     file, model_type = checkpoint.path / CONFIG, checkpoint.config.get("model_type")
     if model_type not in CONFIG_MAPPING:
-        raise unsupported(
+        raise model_unsupported(
             file, f"model_type {model_type!r} is unknown to transformers {transformers.__version__}"
         )
     try:
         config = CONFIG_MAPPING[model_type].from_dict(checkpoint.config)
     except Exception as error:
-        raise broken(file, f"is no configuration of {model_type}: {error}") from error
+        raise model_broken(file, f"is no configuration of {model_type}: {error}") from error
     if type(config) not in _classes(config) or config.is_encoder_decoder:
-        raise unsupported(file, f"{model_type} is not a decoder")
+        raise model_unsupported(file, f"{model_type} is not a decoder")
     kinds = set(getattr(config.get_text_config(decoder=True), "layer_types", None) or ())
     if strange := sorted(kinds - _RUNNABLE_LAYERS):
-        raise unsupported(file, f"{model_type} has layers of type {', '.join(strange)}")
+        raise model_unsupported(file, f"{model_type} has layers of type {', '.join(strange)}")
     if not getattr(_model_class(config), "_supports_attention_backend", False):
-        raise unsupported(file, f"{model_type} does not use the attention interface")
+        raise model_unsupported(file, f"{model_type} does not use the attention interface")
     return config
 
 
@@ -177,7 +196,7 @@ def _model_class(config: Any) -> Any:
 
 
 def _classes(config: Any) -> Any:
-    sees = config.model_type in SEEING
+    sees = config.model_type in TESTED_VISION_FAMILIES
     return MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING if sees else MODEL_FOR_CAUSAL_LM_MAPPING
 
 
@@ -207,12 +226,14 @@ def build(  # noqa: PLR0913
                 output_loading_info=True,
             )
         except Exception as error:
-            raise reader.failure or broken(checkpoint.path, f"cannot be loaded: {error}") from error
+            raise reader.failure or model_broken(checkpoint.path, f"cannot be loaded: {error}") from error
     for name, stored, wanted in sorted(info["mismatched_keys"]):
         cause = f"{name} has shape {list(stored)} instead of {list(wanted)}"
-        raise broken(checkpoint.tensors[name].file if name in checkpoint.tensors else checkpoint.path, cause)
+        raise model_broken(
+            checkpoint.tensors[name].file if name in checkpoint.tensors else checkpoint.path, cause
+        )
     if missing := sorted(name for name in info["missing_keys"] if not name.startswith("pooler.")):
-        raise broken(checkpoint.path, f"lacks {missing[0]} ({len(missing)} such tensors)")
+        raise model_broken(checkpoint.path, f"lacks {missing[0]} ({len(missing)} such tensors)")
     return model.to(device)
 
 
@@ -261,7 +282,7 @@ class _Reader:
                 self._open[file] = self._files.enter_context(opened)
             tensor: torch.Tensor = self._open[file].get_tensor(name)
         except (OSError, safetensors.SafetensorError) as error:
-            raise broken(file, f"{name} cannot be read: {error}") from error
+            raise model_broken(file, f"{name} cannot be read: {error}") from error
         return tensor
 
 
@@ -284,21 +305,23 @@ class _Stored:
 
 
 @torch.inference_mode()
-def _probe(model: Any, text: Any) -> tuple[Probe, torch.Tensor]:
+def _probe(model: Any, text: Any) -> tuple[AttentionProbe, torch.Tensor]:
     """Run a few tokens through the model: what its layers store, and the logits after the last."""
-    probe = Probe()
+    probe = AttentionProbe()
     tokens = torch.zeros(1, _PROBE_TOKENS, dtype=torch.int64, device=model.device)
     positions = torch.arange(_PROBE_TOKENS, device=model.device)
-    with active(probe):
+    with use_backend(probe):
         out = model(
             input_ids=tokens, position_ids=positions[None], use_cache=False, logits_to_keep=positions[-1:]
         )
     if len(probe.layers) != text.num_hidden_layers:
-        raise UnsupportedError(f"{text.num_hidden_layers - len(probe.layers)} of its layers do not attend")
+        raise UnsupportedAttentionError(
+            f"{text.num_hidden_layers - len(probe.layers)} of its layers do not attend"
+        )
     if "sliding_attention" in (getattr(text, "layer_types", None) or ()) and not any(
-        rule.window for rule in probe.rules.values()
+        params.window for params in probe.params.values()
     ):
-        raise UnsupportedError("its sliding layers do not tell their window")
+        raise UnsupportedAttentionError("its sliding layers do not tell their window")
     return probe, out.logits
 
 

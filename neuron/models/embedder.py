@@ -10,9 +10,9 @@ from torch.nn.functional import normalize
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_MAPPING
 
-from neuron.models.checkpoint import CONFIG, Checkpoint, broken
-from neuron.models.decoder import OnProgress, build, context_of, unsupported
-from neuron.models.pooling import Mode, Pooling
+from neuron.models.checkpoint import CONFIG, Checkpoint, model_broken
+from neuron.models.decoder import OnProgress, build, context_of, model_unsupported
+from neuron.models.pooling import Pooling, PoolingMode
 from neuron.step import CacheShape, EmbeddingPlan, PoisonedError
 
 _OFFSET_POSITIONS = {"camembert", "mpnet", "roberta", "xlm-roberta"}  # two rows of theirs are for padding
@@ -52,7 +52,7 @@ class Embedder:
         return normalize(pooled, dim=-1) if self._pooling.normalize else pooled
 
 
-def _pool(hidden: torch.Tensor, mask: torch.Tensor, lengths: torch.Tensor, mode: Mode) -> torch.Tensor:
+def _pool(hidden: torch.Tensor, mask: torch.Tensor, lengths: torch.Tensor, mode: PoolingMode) -> torch.Tensor:
     """(rows, tokens, dim) to (rows, dim), in float32; padding is on the right."""
     hidden = hidden.float()
     if mode == "cls":
@@ -84,12 +84,12 @@ def load_embedder(
 def _known(checkpoint: Checkpoint) -> tuple[Any, Any]:
     file, model_type = checkpoint.path / CONFIG, checkpoint.config.get("model_type")
     if model_type not in CONFIG_MAPPING:
-        raise unsupported(file, f"model_type {model_type!r} is unknown")
+        raise model_unsupported(file, f"model_type {model_type!r} is unknown")
     try:
         config = CONFIG_MAPPING[model_type].from_dict(checkpoint.config)
     except Exception as error:
-        raise broken(file, f"is no configuration of {model_type}: {error}") from error
+        raise model_broken(file, f"is no configuration of {model_type}: {error}") from error
     if type(config) not in MODEL_MAPPING or config.is_encoder_decoder:
-        raise unsupported(file, f"{model_type} has no hidden states to pool")
+        raise model_unsupported(file, f"{model_type} has no hidden states to pool")
     known = MODEL_MAPPING[type(config)]
     return config, known[0] if isinstance(known, tuple) else known

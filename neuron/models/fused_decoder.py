@@ -18,41 +18,45 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.nn.functional import embedding, silu
 
-from neuron.device.attention import Rule, attend
-from neuron.models.attention_interface import Probe
-from neuron.models.linear import Product, activation_dtype, product
+from neuron.device.attention import AttentionParams, attend
+from neuron.models.attention_interface import AttentionProbe
+from neuron.models.linear import PackedLinear, activation_dtype, pack_linear
 
 if TYPE_CHECKING:
-    from neuron.models.image_processor import Eyes
+    from neuron.models.image_processor import ImageProcessor
 
 FAMILIES = frozenset({"llama", "mistral", "qwen2", "qwen3"})
 _STATIC_ROPES = frozenset({"default", "linear", "llama3", "yarn"})  # the same for every length
 
-Shown = Sequence[tuple[torch.Tensor, torch.Tensor]]  # places in the flat row, and what is read there
+ImageEmbeddings = Sequence[
+    tuple[torch.Tensor, torch.Tensor]
+]  # places in the flat row, and what is read there
 
 
 @dataclass(frozen=True, slots=True)
-class Layer:
+class FusedLayer:
     """One decoder layer. Products map (tokens, in) to (tokens, out)."""
 
     norm: torch.Tensor  # (hidden,)
-    qkv: Product
+    qkv: PackedLinear
     qk_norm: torch.Tensor | None  # (heads + kv_heads, head_dim)
-    out: Product
+    out: PackedLinear
     mlp_norm: torch.Tensor
-    gate_up: Product
-    down: Product
-    rule: Rule
+    gate_up: PackedLinear
+    down: PackedLinear
+    params: AttentionParams
 
 
 class FusedDecoder:
     """A `neuron.device.model_runner.Forward`; attributes as `loading.Decoder` has them."""
 
-    is_recordable = True
+    is_capturable = True
 
-    def __init__(self, model: Any, text: Any, probe: Probe, *, vocab_size: int, context: int) -> None:
+    def __init__(
+        self, model: Any, text: Any, probe: AttentionProbe, *, vocab_size: int, context: int
+    ) -> None:
         body = model.get_decoder()  # of a model that sees, the part that reads
-        self.eyes: Eyes | None = None
+        self.vision_encoder: ImageProcessor | None = None
         self.vocab_size = vocab_size
         self.context = context
         self.dtype: torch.dtype = model.dtype
@@ -67,28 +71,32 @@ class FusedDecoder:
         self._rotary = body.rotary_emb
         self._sign = torch.ones(self._head_dim, dtype=self._dtype, device=self.device)
         self._sign[: self._head_dim // 2] = -1
-        self._layers = [self._fuse(layer, probe.rules[i]) for i, layer in enumerate(body.layers)]
+        self._layers = [self._fuse(layer, probe.params[i]) for i, layer in enumerate(body.layers)]
         self._norm = body.norm.weight.float()
-        self._head = product([model.lm_head])
+        self._lm_head = pack_linear([model.lm_head])
 
     def __call__(
-        self, tokens: torch.Tensor, positions: torch.Tensor, last: torch.Tensor, shown: Shown = ()
+        self,
+        tokens: torch.Tensor,
+        positions: torch.Tensor,
+        logits_indices: torch.Tensor,
+        image_embeddings: ImageEmbeddings = (),
     ) -> torch.Tensor:
         """`tokens` and `positions` (n,), `last` (rows,) the indices wanted; float32 logits (rows, vocab)."""
-        x = splice(embedding(tokens, self._embed).to(self._dtype), shown)
+        x = insert_image_embeddings(embedding(tokens, self._embed).to(self._dtype), image_embeddings)
         rotation = self._rotation(x, positions)
         for index, layer in enumerate(self._layers):
             x = self._attend(index, layer, x, rotation)
             x = self._feed_forward(layer, x)
-        if len(last) != len(x):
-            x = x[last]
-        return self._head(self._normed(x, self._norm)).float()
+        if len(logits_indices) != len(x):
+            x = x[logits_indices]
+        return self._lm_head(self._rms_norm(x, self._norm)).float()
 
     @property
-    def products(self) -> list[Product]:
+    def linears(self) -> list[PackedLinear]:
         """The matrix products of a step, in order."""
         layers = ((layer.qkv, layer.out, layer.gate_up, layer.down) for layer in self._layers)
-        return [*chain.from_iterable(layers), self._head]
+        return [*chain.from_iterable(layers), self._lm_head]
 
     def _rotation(self, x: torch.Tensor, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Cosines and sines, (tokens, 1, head_dim) each, as transformers computes them. The sines of the
@@ -96,7 +104,7 @@ class FusedDecoder:
         cos, sin = self._rotary(x, positions[None])
         return cos[0].unsqueeze(1), (sin[0] * self._sign).unsqueeze(1)
 
-    def _normed(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    def _rms_norm(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         """Root mean square norm over the last dimension (Zhang and Sennrich 2019), computed in float32, as
         `weight` is. Fewer operations than torch's own is put together from."""
         norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
@@ -104,35 +112,35 @@ class FusedDecoder:
         return (x * scale).mul_(weight).to(self._dtype)
 
     def _attend(
-        self, index: int, layer: Layer, x: torch.Tensor, rotation: tuple[torch.Tensor, torch.Tensor]
+        self, index: int, layer: FusedLayer, x: torch.Tensor, rotation: tuple[torch.Tensor, torch.Tensor]
     ) -> torch.Tensor:
-        heads = layer.qkv(self._normed(x, layer.norm)).view(
+        heads = layer.qkv(self._rms_norm(x, layer.norm)).view(
             len(x), -1, self._head_dim
         )  # (tokens, q + k + v heads, dim)
         turned = self._heads + self._kv_heads
         qk, value = heads[:, :turned], heads[:, turned:].to(self.dtype)
         if layer.qk_norm is not None:
-            qk = self._normed(qk, layer.qk_norm)
+            qk = self._rms_norm(qk, layer.qk_norm)
         cos, sin = rotation
         qk = torch.addcmul(qk * cos, qk.roll(self._head_dim // 2, -1), sin).to(self.dtype)
-        seen = attend(index, qk[:, : self._heads], qk[:, self._heads :], value, rule=layer.rule)
+        seen = attend(index, qk[:, : self._heads], qk[:, self._heads :], value, params=layer.params)
         return layer.out(seen.reshape(len(x), -1).to(self._dtype)).add_(x)
 
-    def _feed_forward(self, layer: Layer, x: torch.Tensor) -> torch.Tensor:
-        gate, up = layer.gate_up(self._normed(x, layer.mlp_norm)).chunk(2, -1)
+    def _feed_forward(self, layer: FusedLayer, x: torch.Tensor) -> torch.Tensor:
+        gate, up = layer.gate_up(self._rms_norm(x, layer.mlp_norm)).chunk(2, -1)
         return layer.down(silu(gate).mul_(up)).add_(x)
 
-    def _fuse(self, layer: Any, rule: Rule) -> Layer:
+    def _fuse(self, layer: Any, params: AttentionParams) -> FusedLayer:
         attention, mlp = layer.self_attn, layer.mlp
-        return Layer(
+        return FusedLayer(
             norm=layer.input_layernorm.weight.float(),
-            qkv=product([attention.q_proj, attention.k_proj, attention.v_proj]),
+            qkv=pack_linear([attention.q_proj, attention.k_proj, attention.v_proj]),
             qk_norm=self._qk_norm(attention),
-            out=product([attention.o_proj]),
+            out=pack_linear([attention.o_proj]),
             mlp_norm=layer.post_attention_layernorm.weight.float(),
-            gate_up=product([mlp.gate_proj, mlp.up_proj]),
-            down=product([mlp.down_proj]),
-            rule=rule,
+            gate_up=pack_linear([mlp.gate_proj, mlp.up_proj]),
+            down=pack_linear([mlp.down_proj]),
+            params=params,
         )
 
     def _qk_norm(self, attention: Any) -> torch.Tensor | None:
@@ -142,14 +150,16 @@ class FusedDecoder:
         return torch.cat([query, attention.k_norm.weight.expand(self._kv_heads, -1)]).float()
 
 
-def splice(x: torch.Tensor, shown: Shown) -> torch.Tensor:
+def insert_image_embeddings(x: torch.Tensor, image_embeddings: ImageEmbeddings) -> torch.Tensor:
     """`x` (tokens, hidden), with what images show in place of their placeholders' embeddings."""
-    for places, features in shown:
+    for places, features in image_embeddings:
         x = x.index_copy(0, places, features.to(x.dtype))
     return x
 
 
-def fuse(model: Any, text: Any, probe: Probe, *, vocab_size: int, context: int) -> FusedDecoder | None:
+def fuse(
+    model: Any, text: Any, probe: AttentionProbe, *, vocab_size: int, context: int
+) -> FusedDecoder | None:
     """The decoder in place of `model`, which is emptied; None when it has not exactly the shape."""
     rope = getattr(text, "rope_parameters", None) or {}
     has_the_shape = (
@@ -158,7 +168,7 @@ def fuse(model: Any, text: Any, probe: Probe, *, vocab_size: int, context: int) 
         and rope.get("rope_type", "default") in _STATIC_ROPES
         and rope.get("partial_rotary_factor", 1.0) == 1.0
         and len(set(probe.layers.values())) == 1
-        and all(rule.is_plain for rule in probe.rules.values())
+        and all(params.is_plain for params in probe.params.values())
     )
     if not has_the_shape:
         return None

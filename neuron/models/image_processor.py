@@ -19,8 +19,8 @@ from PIL import Image as Files
 from PIL import ImageOps, UnidentifiedImageError
 from transformers import AutoProcessor
 
-from neuron.models.checkpoint import broken
-from neuron.models.pixel_cache import Gallery, Pixels, Seen
+from neuron.models.checkpoint import model_broken
+from neuron.models.pixel_cache import ImagePlaceholder, PixelCache, Pixels
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF")
 MAX_PIXELS = 64_000_000  # of a file as it is stored: what decoding it may cost
@@ -31,31 +31,31 @@ class UnreadableImageError(Exception):
     """Not an image, or not one that is taken; the message says why."""
 
 
-class Eyes:
+class ImageProcessor:
     """Of one loaded model. For any thread, but `embed`, which is the device's."""
 
     def __init__(self, model: Any, path: Path) -> None:
-        self.token_id: int = model.config.image_token_id
+        self.image_token_id: int = model.config.image_token_id
         self._model = model
         self._processor = _read_processor(path)
-        self.marker: str = self._processor.image_token  # what a chat template writes for an image
-        self._placeholder: str = self._processor.tokenizer.convert_ids_to_tokens(self.token_id)
+        self.image_token: str = self._processor.image_token  # what a chat template writes for an image
+        self._placeholder: str = self._processor.tokenizer.convert_ids_to_tokens(self.image_token_id)
         # What the processor's own call does with images, without a text around them.
         self._process = self._processor._process_images  # noqa: SLF001
         self._options = self._processor._merge_kwargs(return_tensors="pt")["images_kwargs"]  # noqa: SLF001
         self._is_nested = model.config.model_type in _NESTED
         self._wanted = set(inspect.signature(model.get_image_features).parameters)
-        self._gallery = Gallery()
+        self._gallery = PixelCache()
         self._try(path)
 
-    def look(self, data: bytes) -> Pixels:
+    def process(self, data: bytes) -> Pixels:
         """Read an image file; `keep` what is to be found. Raises UnreadableImageError, CrowdedError."""
         digest = blake2b(data, digest_size=16).digest()
         if found := self._gallery.find(digest):
             return found
         self._gallery.make_room()
         text, tensors = self._prepare(_read(data))
-        pixels = Pixels(Seen(digest, text, text.count(self._placeholder)), tensors)
+        pixels = Pixels(ImagePlaceholder(digest, text, text.count(self._placeholder)), tensors)
         self._gallery.add(pixels)
         return pixels
 
@@ -63,7 +63,7 @@ class Eyes:
         """Have the images of one request at hand when it comes, and for a while."""
         self._gallery.keep(shown)
 
-    def recall(self, digest: bytes) -> Pixels | None:
+    def find(self, digest: bytes) -> Pixels | None:
         """Of an image that was looked at; None when that was long ago."""
         return self._gallery.find(digest)
 
@@ -91,19 +91,19 @@ class Eyes:
             text, tensors = self._prepare(Files.effect_noise((64, 48), 64).convert("RGB"))
             made = len(self._embed(tensors))
         except Exception as error:
-            raise broken(path, f"an image cannot be looked at: {error!r}") from error
+            raise model_broken(path, f"an image cannot be looked at: {error!r}") from error
         if made != text.count(self._placeholder):
             cause = f"processor and vision tower differ: {text.count(self._placeholder)} and {made} tokens"
-            raise broken(path, f"{cause} for the same image")
+            raise model_broken(path, f"{cause} for the same image")
 
 
 def _read_processor(path: Path) -> Any:
     try:
         processor = AutoProcessor.from_pretrained(str(path), backend="pil", local_files_only=True)
     except Exception as error:
-        raise broken(path, f"its image processor cannot be read: {error}") from error
+        raise model_broken(path, f"its image processor cannot be read: {error}") from error
     if not hasattr(processor, "replace_image_token") or not hasattr(processor, "image_processor"):
-        raise broken(path, f"has no processor for images, but {type(processor).__name__}")
+        raise model_broken(path, f"has no processor for images, but {type(processor).__name__}")
     return processor
 
 

@@ -21,11 +21,11 @@ _HALF_MAX = torch.finfo(torch.float16).max
 
 
 @dataclass(frozen=True, slots=True)
-class Product:
+class PackedLinear:
     """Maps (tokens, `width`) to (tokens, out), both of `activation_dtype`."""
 
     multiply: Callable[[torch.Tensor], torch.Tensor]
-    width: int
+    in_features: int
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         return self.multiply(x)
@@ -36,14 +36,14 @@ def activation_dtype(device: torch.device, dtype: torch.dtype) -> torch.dtype:
     return torch.float32 if _has_fbgemm(device, dtype) else dtype
 
 
-def product(modules: Sequence[Any]) -> Product:
+def pack_linear(modules: Sequence[Any]) -> PackedLinear:
     """One linear map in place of several on the same input; their own weights are given up."""
     weight = modules[0].weight if len(modules) == 1 else torch.cat([module.weight for module in modules])
     biases = [module.bias for module in modules]
     bias = None if biases[0] is None else torch.cat(biases)
     for module in modules:
         module.weight = module.bias = None
-    return Product(_multiply(weight, bias), weight.shape[1])
+    return PackedLinear(_multiply(weight, bias), weight.shape[1])
 
 
 def _multiply(weight: torch.Tensor, bias: torch.Tensor | None) -> Callable[[torch.Tensor], torch.Tensor]:

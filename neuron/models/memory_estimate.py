@@ -15,7 +15,7 @@ _GATE_COPIES = 3  # gate, up, and their product
 
 
 @dataclass(frozen=True, slots=True)
-class Estimate:
+class MemoryEstimate:
     """Bytes on the device."""
 
     weights: int
@@ -31,9 +31,9 @@ class Estimate:
         return f"{_mib(self.total)} MiB ({', '.join(f'{name} {_mib(size)}' for name, size in parts)})"
 
 
-def estimate(
+def estimate_memory(
     checkpoint: Checkpoint, dtype: torch.dtype, *, context: int, step_tokens: int, rows: int
-) -> Estimate:
+) -> MemoryEstimate:
     """For a cache of `context` tokens and steps of `step_tokens` tokens that sample `rows` of them.
 
     A configuration that keeps its sizes under other names counts as if it had none: then only the weights,
@@ -52,7 +52,7 @@ def estimate(
     # Tied weights are stored once; the head's are packed for products, the embedding's are not.
     tied = size("vocab_size") * hidden * dtype.itemsize if config.get("tie_word_embeddings") else 0
     per_token = _HIDDEN_COPIES * hidden + _GATE_COPIES * size("intermediate_size")
-    return Estimate(
+    return MemoryEstimate(
         weights=weight_bytes(checkpoint, dtype) + tied,
         cache=context * size("num_hidden_layers") * 2 * kv_heads * head_dim * dtype.itemsize,
         activations=step_tokens * per_token * dtype.itemsize + rows * _LOGIT_COPIES * 4 * size("vocab_size"),

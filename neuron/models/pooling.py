@@ -11,23 +11,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from neuron.models.checkpoint import LoadError, broken
+from neuron.models.checkpoint import ModelLoadError, model_broken
 
 MODULES = "modules.json"
-BOUNDS = "sentence_bert_config.json"
-Mode = Literal["cls", "mean", "last"]
+SENTENCE_CONFIG = "sentence_bert_config.json"
+PoolingMode = Literal["cls", "mean", "last"]
 
-_MODES: dict[str, Mode] = {
+_MODES: dict[str, PoolingMode] = {
     "pooling_mode_cls_token": "cls",
     "pooling_mode_mean_tokens": "mean",
     "pooling_mode_lasttoken": "last",
 }
-_NAMES: dict[str, Mode] = {"cls": "cls", "mean": "mean", "lasttoken": "last"}
+_NAMES: dict[str, PoolingMode] = {"cls": "cls", "mean": "mean", "lasttoken": "last"}
 
 
 @dataclass(frozen=True, slots=True)
 class Pooling:
-    mode: Mode
+    mode: PoolingMode
     normalize: bool
     max_tokens: int | None  # of an input; the model's own bound when None
 
@@ -38,7 +38,7 @@ def read_pooling(path: Path) -> Pooling | None:
         return None
     modules = _read(path / MODULES)
     if not isinstance(modules, list) or not all(isinstance(m, dict) for m in modules):
-        raise broken(path / MODULES, "is not a list of modules")
+        raise model_broken(path / MODULES, "is not a list of modules")
     mode, normalize = None, False
     for module in modules:
         kind = str(module.get("type", "")).rpartition(".")[2]
@@ -48,25 +48,25 @@ def read_pooling(path: Path) -> Pooling | None:
             normalize = True
         elif kind != "Transformer" or module.get("path"):
             cause = f"a module {kind} in {module.get('path') or 'the directory itself'} is not supported"
-            raise LoadError("model_unsupported", f"{path / MODULES}: {cause}")
+            raise ModelLoadError("model_unsupported", f"{path / MODULES}: {cause}")
     if mode is None:
-        raise LoadError("model_unsupported", f"{path / MODULES}: there is no pooling among its modules")
+        raise ModelLoadError("model_unsupported", f"{path / MODULES}: there is no pooling among its modules")
     return Pooling(mode, normalize, _max_tokens(path))
 
 
-def _mode(file: Path) -> Mode:
+def _mode(file: Path) -> PoolingMode:
     config = _read(file)
     named = config.get("pooling_mode") if isinstance(config, dict) else None
     chosen = [_NAMES[named]] if isinstance(named, str) and named in _NAMES else []
     chosen += [mode for key, mode in _MODES.items() if isinstance(config, dict) and config.get(key) is True]
     if len(chosen) != 1:
         wanted = ", ".join(_MODES)
-        raise LoadError("model_unsupported", f"{file}: exactly one of {wanted} must be true")
+        raise ModelLoadError("model_unsupported", f"{file}: exactly one of {wanted} must be true")
     return chosen[0]
 
 
 def _max_tokens(path: Path) -> int | None:
-    config = _read(path / BOUNDS) if (path / BOUNDS).is_file() else {}
+    config = _read(path / SENTENCE_CONFIG) if (path / SENTENCE_CONFIG).is_file() else {}
     bound = config.get("max_seq_length") if isinstance(config, dict) else None
     return bound if isinstance(bound, int) and bound > 0 else None
 
@@ -75,4 +75,4 @@ def _read(file: Path) -> Any:
     try:
         return json.loads(file.read_bytes())
     except (OSError, ValueError) as error:
-        raise broken(file, f"is not readable as JSON: {error}") from error
+        raise model_broken(file, f"is not readable as JSON: {error}") from error

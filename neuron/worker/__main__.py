@@ -11,13 +11,13 @@ import threading
 from collections.abc import Sequence
 
 from cortex_site.logs import setup
-from neuron.device.startup import Device, open_device, parse_device
-from neuron.engine.scheduler_limits import Limits
+from neuron.device.startup import Device, init_device, parse_device
+from neuron.engine.scheduler_limits import SchedulerLimits
 from neuron.pipe import EXIT_CRASHED, EXIT_POISONED
 from neuron.step import PoisonedError
 from neuron.worker.channel import Channel
 from neuron.worker.loop import DeviceLoop
-from neuron.worker.model_pool import Settings, Slab
+from neuron.worker.model_pool import ModelPool, WorkerSettings
 from neuron.worker.prctl import die_with_parent, name_thread
 
 log = logging.getLogger("neuron.worker")
@@ -34,8 +34,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         os._exit(worker.run())
 
 
-def _parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, Settings]:
-    limits = Limits()
+def _parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, WorkerSettings]:
+    limits = SchedulerLimits()
     parser = argparse.ArgumentParser(prog="python -m neuron.worker", description=__doc__)
     parser.add_argument("--device", type=parse_device, required=True, help="cpu:0 or cuda:N")
     parser.add_argument("--fd", type=int, required=True, help="connected unix stream socket")
@@ -51,7 +51,7 @@ def _parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, Settings]:
     parser.add_argument("--step-tokens", type=int, default=limits.step_tokens, help="tokens run in one step")
     parsed = parser.parse_args(argv)
     try:
-        limits = Limits(
+        limits = SchedulerLimits(
             max_running=parsed.max_running,
             max_waiting=parsed.max_waiting,
             max_wait_s=parsed.max_wait_s,
@@ -59,14 +59,18 @@ def _parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, Settings]:
         )
     except ValueError as error:
         parser.error(str(error))
-    settings = Settings(memory_mb=parsed.memory_mb, kv_mb=parsed.kv_mb, dtype=parsed.dtype, limits=limits)
+    settings = WorkerSettings(
+        memory_mb=parsed.memory_mb, kv_mb=parsed.kv_mb, dtype=parsed.dtype, limits=limits
+    )
     return parsed, settings
 
 
 class Worker:
     """The two threads and what they leave behind as exit code."""
 
-    def __init__(self, device: Device, threads: int | None, settings: Settings, channel: Channel) -> None:
+    def __init__(
+        self, device: Device, threads: int | None, settings: WorkerSettings, channel: Channel
+    ) -> None:
         self._device = device
         self._threads = threads
         self._settings = settings
@@ -87,8 +91,8 @@ class Worker:
     def _own_device(self) -> None:
         name_thread(threading.current_thread().name)
         try:
-            open_device(self._device, self._threads)
-            DeviceLoop(Slab(self._device, self._settings), self._channel).run()
+            init_device(self._device, self._threads)
+            DeviceLoop(ModelPool(self._device, self._settings), self._channel).run()
         except PoisonedError:
             log.exception("the device is poisoned")
             self._exit_code = EXIT_POISONED

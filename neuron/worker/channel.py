@@ -20,9 +20,11 @@ from neuron.pipe import (
     decode_to_worker,
     frame,
 )
-from neuron.worker.grammar_thread import Compiled
+from neuron.worker.grammar_thread import CompiledRequest
 
-Delivery = ToWorker | Compiled | Looked | Refused  # from the daemon, or from another thread of this process
+Delivery = (
+    ToWorker | CompiledRequest | Looked | Refused
+)  # from the daemon, or from another thread of this process
 
 MAX_UNSENT_BYTES = 16 << 20  # a daemon that reads no more holds the device up, not memory
 CLOSE_GRACE_S = 5.0  # for a daemon to read the last messages
@@ -57,7 +59,7 @@ class Channel:
         except queue.Empty:
             return messages
 
-    def deliver(self, message: Compiled | Looked | Refused) -> None:
+    def deliver(self, message: CompiledRequest | Looked | Refused) -> None:
         """Hand the device's thread something from another thread of this process."""
         self._inbox.put(message)
 

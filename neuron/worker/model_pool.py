@@ -8,26 +8,33 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from neuron.device.cuda_graphs import CudaRecorder, Record
+from neuron.device.cuda_graphs import Capture, CudaGraphCapture
 from neuron.device.kv_cache import bytes_per_token
-from neuron.device.memory import MIB, OutOfMemoryError, default_budget, fragmented, give_back, in_use
-from neuron.device.model_runner import Runner
+from neuron.device.memory import (
+    MIB,
+    OutOfMemoryError,
+    bytes_in_use,
+    default_budget,
+    fragmented,
+    release_unused,
+)
+from neuron.device.model_runner import ModelRunner
 from neuron.device.startup import Device
-from neuron.device.varlen import choose, find_kernel
+from neuron.device.varlen import find_varlen_kernel, select_kernel
 from neuron.engine.embedding_scheduler import EmbeddingScheduler
-from neuron.engine.request import Guide
+from neuron.engine.request import GrammarMatcher
 from neuron.engine.scheduler import Scheduler
-from neuron.engine.scheduler_limits import Limits
-from neuron.models.checkpoint import Checkpoint, LoadError, read_checkpoint
+from neuron.engine.scheduler_limits import SchedulerLimits
+from neuron.models.checkpoint import Checkpoint, ModelLoadError, read_checkpoint
 from neuron.models.decoder import AnyDecoder, OnProgress, load_decoder, model_dtype
 from neuron.models.embedder import load_embedder
-from neuron.models.memory_estimate import estimate
+from neuron.models.memory_estimate import estimate_memory
 from neuron.models.pooling import Pooling, read_pooling
 from neuron.pipe import Embed, Finished, ModelStatus, Refused, Submit, ToDaemon
-from neuron.step import CacheShape, Image
+from neuron.step import CacheShape, PromptImage
 
 if TYPE_CHECKING:
-    from neuron.models.image_processor import Eyes
+    from neuron.models.image_processor import ImageProcessor
 
 log = logging.getLogger("neuron.worker")
 
@@ -37,22 +44,22 @@ _CPU_KV_BYTES = 256 * MIB  # enough on a CPU, unless one context is longer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
+class WorkerSettings:
     """What a worker is told about every model; None where it finds out itself."""
 
     memory_mb: int | None = None  # for everything: torch itself, weights and caches
     kv_mb: int | None = None  # cache of each model
     dtype: str | None = None
-    limits: Limits = field(default_factory=Limits)
+    limits: SchedulerLimits = field(default_factory=SchedulerLimits)
 
 
-class Engine(Protocol):
+class RequestScheduler(Protocol):
     """What the device's loop knows of a scheduler; plans and results are between it and its runner."""
 
     model: str
 
     @property
-    def kind(self) -> type[Submit | Embed]:
+    def request_type(self) -> type[Submit | Embed]:
         """The requests it takes."""
         ...
 
@@ -60,7 +67,12 @@ class Engine(Protocol):
     def has_work(self) -> bool: ...
 
     def submit(
-        self, message: Any, now: float, guide: Guide | None = None, images: Sequence[Image] = (), /
+        self,
+        message: Any,
+        now: float,
+        matcher: GrammarMatcher | None = None,
+        images: Sequence[PromptImage] = (),
+        /,
     ) -> Refused | None: ...
 
     def cancel(self, request_id: int) -> Finished | None: ...
@@ -80,7 +92,7 @@ class Engine(Protocol):
     def status(self) -> ModelStatus: ...
 
 
-class Runnable(Protocol):
+class StepRunner(Protocol):
     """Runs the plans of its scheduler on the device."""
 
     shape: CacheShape
@@ -89,15 +101,15 @@ class Runnable(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Resident:
+class ResidentModel:
     """One loaded model."""
 
-    scheduler: Engine
-    runner: Runnable
+    scheduler: RequestScheduler
+    runner: StepRunner
     num_bytes: int  # measured for the weights, reserved for the cache
     path: Path
     needed_bytes: int  # with so much free it could have been loaded
-    eyes: Eyes | None = None  # of a model that sees
+    image_processor: ImageProcessor | None = None  # of a model that sees
 
     @property
     def needed_mb(self) -> int:
@@ -108,15 +120,15 @@ class Resident:
         return -(-self.num_bytes // MIB)
 
 
-class Slab:
+class ModelPool:
     """Loads and drops models; a failed load leaves it as it was."""
 
-    def __init__(self, device: Device, settings: Settings) -> None:
+    def __init__(self, device: Device, settings: WorkerSettings) -> None:
         self.device = device
         self.settings = settings
-        self.models: dict[str, Resident] = {}
-        self._kernel = find_kernel() if device.type == "cuda" else None
-        self._own_bytes = in_use(device)  # torch, transformers, the context
+        self.models: dict[str, ResidentModel] = {}
+        self._kernel = find_varlen_kernel() if device.type == "cuda" else None
+        self._own_bytes = bytes_in_use(device)  # torch, transformers, the context
         self.budget = default_budget(device) if settings.memory_mb is None else settings.memory_mb * MIB
 
     @property
@@ -132,66 +144,72 @@ class Slab:
     def free(self) -> int:
         return max(0, self.budget - self.used)
 
-    def load(self, model: str, path: Path, on_progress: OnProgress) -> Resident:
+    def load(self, model: str, path: Path, on_progress: OnProgress) -> ResidentModel:
         """Load `path` as `model`, or return it when it is there. Raises LoadError."""
         if model in self.models:
             return self.models[model]
-        before = in_use(self.device)
+        before = bytes_in_use(self.device)
         try:
             self.models[model] = self._load(model, path, on_progress, before)
         except OutOfMemoryError as error:
-            raise LoadError("insufficient_memory", f"{path}: {error}") from error
+            raise ModelLoadError("insufficient_memory", f"{path}: {error}") from error
         return self.models[model]
 
-    def unload(self, model: str) -> Resident | None:
+    def unload(self, model: str) -> ResidentModel | None:
         """Take the model out; its memory is free once the caller drops it and calls `give_back`."""
         return self.models.pop(model, None)
 
-    def give_back(self) -> None:
-        give_back(self.device)
+    def release_unused(self) -> None:
+        release_unused(self.device)
 
-    def _load(self, model: str, path: Path, on_progress: OnProgress, before: int) -> Resident:
+    def _load(self, model: str, path: Path, on_progress: OnProgress, before: int) -> ResidentModel:
         checkpoint = read_checkpoint(path)
         if pooling := read_pooling(path):
             return self._load_embedder(model, checkpoint, pooling, on_progress)
         dtype = model_dtype(checkpoint, self.settings.dtype)
         limits = self.settings.limits
-        needed = estimate(
-            checkpoint, dtype, context=_MIN_CONTEXT, step_tokens=limits.step_tokens, rows=limits.max_rows
+        needed = estimate_memory(
+            checkpoint,
+            dtype,
+            context=_MIN_CONTEXT,
+            step_tokens=limits.step_tokens,
+            rows=limits.max_logit_rows,
         )
         self._check_room(path, "it takes about", str(needed), needed.total, self.free)
         decoder = load_decoder(checkpoint, dtype=dtype, device=self.device, on_progress=on_progress)
-        give_back(self.device)
+        release_unused(self.device)
         # Less than the estimate is measured where the process had freed memory to reuse.
-        weights = max(in_use(self.device) - before, needed.weights)
-        kernel, page_size = choose(self._kernel, decoder.layers, decoder.dtype, self.device)
+        weights = max(bytes_in_use(self.device) - before, needed.weights)
+        kernel, page_size = select_kernel(self._kernel, decoder.layers, decoder.dtype, self.device)
         shape = self._cache_shape(path, decoder, page_size, self.free - weights - needed.activations)
         vocab_size = min(decoder.vocab_size, decoder.num_embeddings)
         scheduler = Scheduler(model, shape, vocab_size=vocab_size, limits=limits)
-        runner = Runner(decoder, decoder.layers, shape, kernel=kernel, record=self._record())
+        runner = ModelRunner(decoder, decoder.layers, shape, kernel=kernel, capture=self._capture())
         log.info(
             "model loaded",
             extra={"model": model, "dtype": str(dtype), "context": shape.context, "pages": shape.num_pages},
         )
         least = weights + needed.cache + needed.activations
-        return Resident(scheduler, runner, weights + runner.cache.num_bytes, path, least, decoder.eyes)
+        return ResidentModel(
+            scheduler, runner, weights + runner.cache.num_bytes, path, least, decoder.vision_encoder
+        )
 
     def _load_embedder(
         self, model: str, checkpoint: Checkpoint, pooling: Pooling, on_progress: OnProgress
-    ) -> Resident:
+    ) -> ResidentModel:
         dtype = model_dtype(checkpoint, self.settings.dtype)
         path = checkpoint.path
         needed = dtype.itemsize * sum(entry.num_values for entry in checkpoint.tensors.values())
         self._check_room(path, "it takes about", f"{-(-needed // MIB)} MiB", needed, self.free)
         runner = load_embedder(checkpoint, pooling, dtype=dtype, device=self.device, on_progress=on_progress)
-        give_back(self.device)
+        release_unused(self.device)
         scheduler = EmbeddingScheduler(
             model, context=runner.shape.context, vocab_size=runner.vocab_size, limits=self.settings.limits
         )
-        return Resident(scheduler, runner, needed, path, needed)
+        return ResidentModel(scheduler, runner, needed, path, needed)
 
-    def _record(self) -> Record | None:
-        return CudaRecorder() if self.device.type == "cuda" else None
+    def _capture(self) -> Capture | None:
+        return CudaGraphCapture() if self.device.type == "cuda" else None
 
     def _cache_shape(self, path: Path, decoder: AnyDecoder, page_size: int, free: int) -> CacheShape:
         per_page = bytes_per_token(decoder.layers, decoder.dtype) * page_size
@@ -213,4 +231,4 @@ class Slab:
     def _check_room(self, path: Path, takes: str, size: str, needed: int, free: int) -> None:
         if needed > free:
             left = f"{max(0, free) // MIB} MiB are free of the {self.budget // MIB} MiB there are"
-            raise LoadError("insufficient_memory", f"{path}: {takes} {size}, but {left}")
+            raise ModelLoadError("insufficient_memory", f"{path}: {takes} {size}, but {left}")

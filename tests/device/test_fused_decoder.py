@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import torch
 
-from neuron.device.attention import active
-from neuron.models.attention_interface import Probe
-from neuron.models.decoder import Decoder
+from neuron.device.attention import use_backend
+from neuron.models.attention_interface import AttentionProbe
+from neuron.models.decoder import TransformersDecoder
 from neuron.models.fused_decoder import FusedDecoder
 from tests.device.serving import decoder, prompt, texts
 from tests.device.zoo import save
@@ -53,7 +53,7 @@ def test_greedy_texts_are_those_of_the_general_decoder(family: str, changes: dic
     path = save(tmp_path, family=family, **changes)
     ours, general = decoder(path, "float32"), decoder(path, "float32", fused=False)
     assert isinstance(ours, FusedDecoder)
-    assert isinstance(general, Decoder)
+    assert isinstance(general, TransformersDecoder)
     assert ours.layers == general.layers
     assert (ours.vocab_size, ours.context, ours.num_embeddings) == (
         general.vocab_size,
@@ -76,7 +76,7 @@ def _logits(loaded: Any) -> torch.Tensor:
     """Of the tokens of one prompt, without a cache."""
     tokens = torch.tensor(PROMPTS[2])
     places = torch.arange(len(tokens))
-    with torch.inference_mode(), active(Probe()):
+    with torch.inference_mode(), use_backend(AttentionProbe()):
         return loaded(tokens, places, places)
 
 
@@ -92,7 +92,7 @@ def _logits(loaded: Any) -> torch.Tensor:
     ],
 )
 def test_what_it_does_not_know_is_left_to_transformers(family: str, changes: dict[str, Any], tmp_path: Path):
-    assert isinstance(decoder(save(tmp_path, family=family, **changes)), Decoder)
+    assert isinstance(decoder(save(tmp_path, family=family, **changes)), TransformersDecoder)
 
 
 def test_weights_are_not_held_twice(tmp_path: Path):

@@ -9,7 +9,7 @@ import torch
 from torch.nn.functional import linear
 
 from neuron.models import linear as products
-from neuron.models.linear import activation_dtype, product
+from neuron.models.linear import activation_dtype, pack_linear
 from tests.device.serving import decoder, prompt, texts
 from tests.device.zoo import save
 
@@ -46,8 +46,8 @@ def test_one_product_in_place_of_several(dtype: torch.dtype, scale: float, bias:
     modules = layers(dtype, bias=bias, scale=scale)
     x = torch.randn(5, 48).to(dtype).to(activation_dtype(CPU, dtype))
     wanted = torch.cat([exactly(module, x) for module in modules], -1)
-    fused = product(modules)
-    assert fused.width == 48
+    fused = pack_linear(modules)
+    assert fused.in_features == 48
     assert all(module.weight is None and module.bias is None for module in modules)
     for rows in (1, 5):
         found = fused(x[:rows])

@@ -13,8 +13,8 @@ def test_a_released_page_with_a_name_is_found_again():
     pages = PageAllocator(4)
     first, second = page_hash(ROOT, [1, 2]), page_hash(page_hash(ROOT, [1, 2]), [3, 4])
     owned = pages.allocate(2)
-    pages.name(owned[0], first)
-    pages.name(owned[1], second)
+    pages.register(owned[0], first)
+    pages.register(owned[1], second)
     pages.release(owned)
     assert pages.num_available == 4
     assert pages.match([first, second, page_hash(second, [5, 6])]) == tuple(owned)
@@ -25,7 +25,7 @@ def test_the_end_of_a_text_is_forgotten_before_its_beginning():
     names = [b"a", b"b", b"c"]
     owned = pages.allocate(3)
     for page, name in zip(owned, names, strict=True):
-        pages.name(page, name)
+        pages.register(page, name)
     pages.release(owned)
     pages.allocate(1)
     assert pages.match(names) == tuple(owned[:2])
@@ -47,7 +47,7 @@ class Pages(RuleBasedStateMachine):
     @rule(names=st.lists(st.binary(min_size=1, max_size=1), max_size=4, unique=True), fresh=st.integers(0, 3))
     def begin(self, names: list[bytes], fresh: int) -> None:
         shared = self.pages.match(names)
-        if not self.pages.can_allocate(fresh + self.pages.num_idle(shared)):
+        if not self.pages.can_allocate(fresh + self.pages.num_unowned(shared)):
             return
         self.pages.share(shared)
         new = self.pages.allocate(fresh)
@@ -64,7 +64,7 @@ class Pages(RuleBasedStateMachine):
         if unnamed:
             h, i = data.draw(st.sampled_from(unnamed))
             page, _ = self.held[h][i]
-            self.pages.name(page, name)
+            self.pages.register(page, name)
             self.held[h][i] = (page, name)
 
     @rule(data=st.data())
@@ -74,8 +74,8 @@ class Pages(RuleBasedStateMachine):
             self.pages.release([page for page, _ in held])
 
     @rule()
-    def forget(self) -> None:
-        self.pages.forget()
+    def clear_cached(self) -> None:
+        self.pages.clear_cached()
 
     @invariant()
     def adds_up(self) -> None:
