@@ -1,8 +1,8 @@
-"""The tensors of a paged KV cache, and where on them each slot's tokens are.
+"""The tensors of a paged KV cache, and the page table that says which pages hold each slot's tokens.
 
-Layer by layer two tensors of shape (num_pages + 1, page_size, kv_heads, head_dim): a page is one contiguous
-piece, so gathering a sequence is copying whole pages. Which page is whose is the engine's business; here a
-slot is a row of `PageTable`.
+A layer has two tensors of shape (num_pages + 1, page_size, kv_heads, head_dim). A page is contiguous, so a
+sequence is gathered by copying whole pages. The engine decides which page is whose; here a slot is a row of
+`PageTable`.
 """
 
 from __future__ import annotations
@@ -12,15 +12,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from neuron.step import CacheShape, StepPlan
 
-Pages = torch.Tensor | slice  # numbers of pages one by one, or a run of them, which is read without a copy
+Pages = Tensor | slice  # page numbers, or a range of them that is read without a copy
 
 
 @dataclass(frozen=True, slots=True)
 class KVShape:
-    """What one token costs in one layer."""
+    """What one token stores in one layer."""
 
     kv_heads: int
     key_dim: int
@@ -32,36 +33,41 @@ class KVShape:
 
 
 def bytes_per_token(layers: Mapping[int, KVShape], dtype: torch.dtype) -> int:
+    """Return the bytes that one token takes in all `layers`."""
     return sum(layer.values_per_token for layer in layers.values()) * dtype.itemsize
 
 
 class KVCache:
-    """Keys and values of every layer. Zeros at first; never anything but finite numbers. Has one page more
-    than its shape says, which is nobody's; see `PageTable.spare_slot`."""
+    """Keys and values of every layer.
+
+    They start as zeros and are always finite, so gathering pages that are masked later does no harm. There is
+    one page more than `shape` says: the padding page, see `PageTable.padding_slot`.
+    """
 
     def __init__(
         self, layers: Mapping[int, KVShape], shape: CacheShape, *, dtype: torch.dtype, device: torch.device
     ) -> None:
-        def pool(heads: int, dim: int) -> torch.Tensor:
-            return zeros((shape.num_pages + 1, shape.page_size, heads, dim), dtype=dtype, device=device)
+        def pool(heads: int, dim: int) -> Tensor:
+            return _zeros((shape.num_pages + 1, shape.page_size, heads, dim), dtype=dtype, device=device)
 
         self.shape = shape
         self.num_bytes = bytes_per_token(layers, dtype) * (shape.num_pages + 1) * shape.page_size
         self._keys = {index: pool(layer.kv_heads, layer.key_dim) for index, layer in layers.items()}
         self._values = {index: pool(layer.kv_heads, layer.value_dim) for index, layer in layers.items()}
 
-    def write(self, layer: int, locations: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> None:
-        """Store `key` and `value`, each (tokens, kv_heads, dim), at `places` = page * page_size + offset."""
+    def write(self, layer: int, locations: Tensor, key: Tensor, value: Tensor) -> None:
+        """Store `key` and `value`, each (tokens, kv_heads, dim). A location is page * page_size + offset."""
         self._keys[layer].flatten(0, 1).index_copy_(0, locations, key)
         self._values[layer].flatten(0, 1).index_copy_(0, locations, value)
 
-    def pools(self, layer: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Keys and values of all pages, each (num_pages + 1, page_size, kv_heads, dim)."""
+    def pools(self, layer: int) -> tuple[Tensor, Tensor]:
+        """Return keys and values of all pages, each (num_pages + 1, page_size, kv_heads, dim)."""
         return self._keys[layer], self._values[layer]
 
-    def read(self, layer: int, pages: Pages, rows: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Keys and values, each (rows, kv_heads, tokens, dim), of `rows` equally long page lists."""
-        keys, values = _select(self._keys[layer], pages), _select(self._values[layer], pages)
+    def gather(self, layer: int, pages: Pages, rows: int) -> tuple[Tensor, Tensor]:
+        """Return keys and values, each (rows, kv_heads, tokens, dim), of `rows` page lists of one length."""
+        keys = _select(self._keys[layer], pages)
+        values = _select(self._values[layer], pages)
         tokens = len(keys) // rows * self.shape.page_size
         return (
             keys.view(rows, tokens, *keys.shape[2:]).transpose(1, 2),
@@ -69,13 +75,13 @@ class KVCache:
         )
 
 
-def _select(pool: torch.Tensor, pages: Pages) -> torch.Tensor:
+def _select(pool: Tensor, pages: Pages) -> Tensor:
     return pool[pages] if isinstance(pages, slice) else pool.index_select(0, pages)
 
 
-def zeros(shape: tuple[int, ...], *, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-    """Zeros. On the CPU they are a mapping of their own: memory is taken by the first write, and all of it
-    given back when the tensor goes away."""
+def _zeros(shape: tuple[int, ...], *, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Return zeros. On a CPU they are a mapping of their own: the first write takes a page of memory, and all
+    of it goes back to the system with the tensor."""
     if device.type != "cpu":
         return torch.zeros(shape, dtype=dtype, device=device)
     size = int(torch.Size(shape).numel()) * dtype.itemsize
@@ -85,8 +91,8 @@ def zeros(shape: tuple[int, ...], *, dtype: torch.dtype, device: torch.device) -
 class PageTable:
     """The pages of each slot, on the device: (num_slots + 1, pages_per_slot).
 
-    Entries past a slot's own are stale but valid page numbers, so that gathering them is harmless. The last
-    slot, `spare_slot`, has the cache's spare page: for rows of a batch that are nobody's.
+    Entries past a slot's own pages are stale but valid page numbers, so gathering them does no harm. The last
+    row, `padding_slot`, holds the padding page only: rows that pad a batch write there.
     """
 
     def __init__(self, shape: CacheShape, device: torch.device) -> None:
@@ -97,7 +103,7 @@ class PageTable:
         self._lengths = [0] * shape.num_slots
 
     def update(self, plan: StepPlan) -> None:
-        """Take in the pages of the slots that `plan` begins or extends."""
+        """Write the pages of slots that `plan` assigns or extends."""
         for joined in plan.joined:
             self._lengths[joined.slot] = 0
             self._append(joined.slot, joined.pages)
@@ -107,5 +113,6 @@ class PageTable:
 
     def _append(self, slot: int, pages: tuple[int, ...]) -> None:
         start = self._lengths[slot]
-        self._lengths[slot] = end = start + len(pages)
+        end = start + len(pages)
+        self._lengths[slot] = end
         self.pages[slot, start:end] = torch.tensor(pages, dtype=torch.int64, device=self.pages.device)

@@ -1,22 +1,24 @@
-"""Runs one step of one model: tensors in, tensors through, tokens out.
+"""Runs the steps of one model: chunks in, sampled tokens out.
 
-Called by the thread that owns the device, and by no other. No tensor leaves it.
+Only the thread that owns the device calls it, and no tensor leaves that thread.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
 
 import torch
+from torch import Tensor
 
-from neuron.device.attention import AttentionBackend, SdpaAttention, use_backend
+from neuron.device.attention import AttentionBackend, use_backend
 from neuron.device.batch import Batch
 from neuron.device.cuda_graphs import Capture, DecodeGraphs
 from neuron.device.image_embedder import ImageEmbedder
 from neuron.device.kv_cache import KVCache, KVShape, PageTable
+from neuron.device.model import DecoderModel
 from neuron.device.sampler import Sampler
+from neuron.device.sdpa import SdpaAttention
 from neuron.device.varlen import Kernel, varlen_attention
 from neuron.pipe import Logprob
 from neuron.step import CacheShape, Chunk, PoisonedError, StepPlan, StepResult
@@ -24,43 +26,16 @@ from neuron.step import CacheShape, Chunk, PoisonedError, StepPlan, StepResult
 log = logging.getLogger("neuron.device")
 
 
-class Model(Protocol):
-    """A decoder whose layers call `neuron.device.attention.attend`."""
-
-    vocab_size: int
-    dtype: torch.dtype
-    device: torch.device
-    is_capturable: bool  # runs the same operations on the same tensors for a batch of the same size
-
-    @property
-    def vision_encoder(self) -> VisionEncoder | None: ...
-
-    def __call__(
-        self,
-        tokens: torch.Tensor,
-        positions: torch.Tensor,
-        logits_indices: torch.Tensor,
-        image_embeddings: Sequence[tuple[torch.Tensor, torch.Tensor]] = (),
-        /,
-    ) -> torch.Tensor:
-        """`tokens` and `positions` (n,), `last` (rows,) the indices wanted, ascending; float32 logits (rows,
-        vocab). `shown`: places among the tokens, (k,), and what is read there instead, (k, hidden)."""
-
-
-class VisionEncoder(Protocol):
-    """Of a model that sees."""
-
-    def embed(self, pixels: Any) -> torch.Tensor:
-        """What is read at an image's placeholders, (tokens, hidden)."""
-
-
 class ModelRunner:
-    """A model with its cache and its sampler. With a `kernel` pages are read in place; with `record` besides,
-    decode steps of a model that can be recorded are."""
+    """A model with its KV cache, page table and sampler.
+
+    With a `kernel`, attention reads pages in place. With `capture` as well, decode steps of a model that
+    `is_capturable` are captured and replayed.
+    """
 
     def __init__(
         self,
-        model: Model,
+        model: DecoderModel,
         layers: Mapping[int, KVShape],
         shape: CacheShape,
         *,
@@ -74,9 +49,9 @@ class ModelRunner:
         self._table = PageTable(shape, model.device)
         self._images = ImageEmbedder(model.vision_encoder) if model.vision_encoder else None
         self._sampler = Sampler(shape.num_slots, model.vocab_size, model.device)
-        self._graphs = (
-            self._capture_decode(kernel, capture) if kernel and capture and model.is_capturable else None
-        )
+        self._graphs: DecodeGraphs | None = None
+        if kernel and capture and model.is_capturable:
+            self._graphs = self._capture_decode(kernel, capture)
 
     @torch.inference_mode()
     def _capture_decode(self, kernel: Kernel, capture: Capture) -> DecodeGraphs | None:
@@ -86,14 +61,17 @@ class ModelRunner:
             )
         except torch.AcceleratorError:
             raise
-        except RuntimeError as error:  # the steps run all the same
-            log.warning("decode steps cannot be recorded", extra={"cause": str(error)})
+        except RuntimeError as error:  # steps run without graphs
+            log.warning("decode steps cannot be captured", extra={"cause": str(error)})
             return None
 
     @torch.inference_mode()
     def run(self, plan: StepPlan) -> StepResult:
-        """Run `plan`. A PoisonedError means that the device cannot be trusted any more, anything else that
-        this step alone failed."""
+        """Return what `plan`'s draws and scores came to.
+
+        Raises PoisonedError when the device is unusable from now on; any other exception concerns this step
+        only.
+        """
         try:
             return self._run(plan)
         except torch.AcceleratorError as error:
@@ -120,7 +98,7 @@ class ModelRunner:
             return SdpaAttention(self.cache, batch)
         return varlen_attention(self.cache, self._table, plan, batch, self._kernel)
 
-    def _result(self, plan: StepPlan, rows: _LogitsRows, logits: torch.Tensor) -> StepResult:
+    def _result(self, plan: StepPlan, rows: _LogitsRows, logits: Tensor) -> StepResult:
         tokens: list[int | None] = [None] * len(plan.chunks)
         if not rows.indices:
             return StepResult(tuple(tokens))
@@ -139,13 +117,13 @@ class ModelRunner:
             tuple(tokens), {rows.drawn[row]: logprob for row, logprob in logprobs.items()}, scores
         )
 
-    def _scores(self, plan: StepPlan, rows: _LogitsRows, logits: torch.Tensor) -> dict[int, list[Logprob]]:
+    def _scores(self, plan: StepPlan, rows: _LogitsRows, logits: Tensor) -> dict[int, list[Logprob]]:
         slots = [plan.chunks[index].slot for index in rows.scored]
         scores: dict[int, list[Logprob]] = {index: [] for index in rows.scored}
         tokens = [token for index in scores for token in plan.chunks[index].scored]
-        told = self._sampler.score(logits[rows.scored_at], slots, tokens)
-        for index, score in zip(rows.scored, told, strict=True):
-            scores[index].append(score)
+        logprobs = self._sampler.score(logits[rows.scored_at], slots, tokens)
+        for index, logprob in zip(rows.scored, logprobs, strict=True):
+            scores[index].append(logprob)
         return scores
 
 
@@ -154,8 +132,12 @@ def _is_decode(chunk: Chunk) -> bool:
 
 
 class _LogitsRows:
-    """At which places of the flat row logits are wanted, ascending, and for what: `drawn` and `scored` name a
-    chunk for each row of logits at `drawn_at` and `scored_at`."""
+    """The rows of the flat batch whose logits are wanted, and what for.
+
+    indices     rows of the flat batch, ascending: row i of the logits belongs to `indices[i]`
+    drawn       indices of `plan.chunks` that draw a token; its logits are row `drawn_at` of the logits
+    scored      indices of `plan.chunks`, once per scored token; its logits are row `scored_at`
+    """
 
     def __init__(self, plan: StepPlan, order: Sequence[int], ends: Sequence[int]) -> None:
         self.indices: list[int] = []
@@ -166,7 +148,8 @@ class _LogitsRows:
         for index, end in zip(order, ends, strict=True):
             chunk = plan.chunks[index]
             if chunk.scored:
-                start, count = end - len(chunk.tokens), len(chunk.scored)
+                start = end - len(chunk.tokens)
+                count = len(chunk.scored)
                 self.scored += [index] * count
                 self.scored_at += range(len(self.indices), len(self.indices) + count)
                 self.indices += range(start, start + count)

@@ -1,4 +1,4 @@
-"""Which device a worker owns, and taking it: called once, by the thread that uses the device for life."""
+"""Which device a worker owns, and how its thread takes it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ Device = torch.device
 
 
 def parse_device(text: str) -> Device:
-    """`cpu:0` or `cuda:N`. Raises ValueError for anything else."""
+    """Return the device that `cpu:0` or `cuda:N` names. Raises ValueError for anything else."""
     try:
         device = torch.device(text)
     except RuntimeError as error:
@@ -21,13 +21,15 @@ def parse_device(text: str) -> Device:
 
 
 def init_device(device: Device, threads: int | None) -> None:
-    """Make the calling thread the one that uses `device`, and make sure that it can be used.
+    """Make the calling thread the one that uses `device`, and check that the device works.
 
-    `threads` are for work on the CPU; absent, the cores are shared among the devices' workers.
+    Called once in a process. `threads` is the number of CPU threads; None shares the cores among the workers
+    of all devices.
     """
     workers = torch.cuda.device_count() if device.type == "cuda" else 1
-    torch.set_num_threads(threads or max(1, len(os.sched_getaffinity(0)) // max(1, workers)))
-    torch.set_grad_enabled(False)  # of this thread
+    cores = len(os.sched_getaffinity(0))
+    torch.set_num_threads(threads or max(1, cores // max(1, workers)))
+    torch.set_grad_enabled(False)  # of this thread only
     if device.type == "cuda":
         torch.cuda.set_device(device)
     torch.zeros(1, device=device).add_(1).item()

@@ -13,9 +13,9 @@ from neuron.device.kv_cache import bytes_per_token
 from neuron.device.memory import (
     MIB,
     OutOfMemoryError,
+    bytes_fragmented,
     bytes_in_use,
     default_budget,
-    fragmented,
     release_unused,
 )
 from neuron.device.model_runner import ModelRunner
@@ -133,7 +133,7 @@ class ModelPool:
 
     @property
     def fragmented(self) -> int:
-        return fragmented(self.device)
+        return bytes_fragmented(self.device)
 
     @property
     def used(self) -> int:

@@ -33,7 +33,10 @@ def test_texts_are_those_of_the_cpu(family: str, tmp_path: Path):
 
 
 def serving_of(loaded: AnyDecoder, *, by_kernel: bool, captured: bool) -> Serving:
-    kernel, size = select_kernel(find_varlen_kernel(), loaded.layers, loaded.dtype, loaded.device)
+    found = find_varlen_kernel()
+    if found is None:
+        pytest.skip("this torch has no paged kernel")
+    kernel, size = select_kernel(found, loaded.layers, loaded.dtype, loaded.device)
     assert kernel is not None
     shape = CacheShape(num_pages=2048 // size, page_size=size, num_slots=8, context=256)
     capture = CudaGraphCapture() if captured else None
