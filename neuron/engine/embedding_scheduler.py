@@ -1,6 +1,6 @@
 """Embedding requests of one model: first come, first served, packed into steps under a token budget.
 
-The face is the one of `Scheduler`, so that the worker's loop need not know which it has.
+The methods are those of `Scheduler`, so that the worker's loop need not know which of the two it has.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from neuron.step import EmbeddingPlan
 
 
 @dataclass(slots=True)
-class _Request:
+class _EmbeddingRequest:
     embed: Embed
     submitted_at: float
-    num_planned: int = 0
+    num_planned: int = 0  # inputs
     vectors: list[bytes] = field(default_factory=list)
 
 
 class EmbeddingScheduler:
-    """Not thread-safe, no clock of its own: callers pass seconds."""
+    """The requests of one model. Not thread-safe, and without a clock: callers pass seconds."""
 
     request_type = Embed
 
@@ -32,33 +32,37 @@ class EmbeddingScheduler:
         self.limits = limits
         self._context = context
         self._vocab_size = vocab_size
-        self._requests: OrderedDict[int, _Request] = OrderedDict()
-        self._planned: deque[int] = deque()  # the request of each input of the step that runs
-        self._rate = Throughput()
-        self._rejected = self._timed_out = 0
+        self._requests: OrderedDict[int, _EmbeddingRequest] = OrderedDict()
+        self._planned: deque[int] = deque()  # the request of each input of the running step
+        self._throughput = Throughput()
+        self._rejected = 0
+        self._timed_out = 0
 
     @property
     def has_work(self) -> bool:
         return bool(self._requests)
 
     def submit(self, embed: Embed, now: float, matcher: object = None, images: object = ()) -> Refused | None:
+        """Queue a request, or return its refusal."""
         for tokens in embed.inputs:
             is_known = tokens and 0 <= min(tokens) <= max(tokens) < self._vocab_size
             if not is_known or len(tokens) > self._context:
-                return self._problem(embed, tokens)
+                return self._invalid(embed, tokens)
         if len(self._requests) >= self.limits.max_waiting + self.limits.max_running:
             self._rejected += 1
-            message = f"{self.model} has {len(self._requests)} requests waiting, which is its bound"
+            message = f"{self.model} has {len(self._requests)} requests waiting, which is its limit"
             return Refused(embed.id, 429, "queue_full", message, 1)
-        self._requests[embed.id] = _Request(embed, now)
+        self._requests[embed.id] = _EmbeddingRequest(embed, now)
         return None
 
     def cancel(self, request_id: int) -> Finished | None:
+        """End a request whose client went away; None when it has ended already."""
         if self._requests.pop(request_id, None) is None:
             return None
         return Finished(request_id, "cancelled", 0, 0)
 
     def expire(self, now: float) -> list[Refused]:
+        """Refuse the requests that have waited too long without being run."""
         deadline = now - self.limits.max_wait_s
         late = [i for i, r in self._requests.items() if not r.num_planned and r.submitted_at < deadline]
         self._rejected += len(late)
@@ -67,15 +71,16 @@ class EmbeddingScheduler:
         return [self._refuse(request_id, 503, "queue_timeout", message, 1) for request_id in late]
 
     def end_all(self, code: str, message: str, retry_after_s: int) -> list[Refused]:
+        """Refuse every request, because the model or the device goes away."""
         return [
             self._refuse(request_id, 503, code, message, retry_after_s) for request_id in list(self._requests)
         ]
 
     def reset_cache(self) -> None:
-        """There is none."""
+        """Do nothing: there is no cache."""
 
     def plan(self) -> EmbeddingPlan | None:
-        """The oldest inputs whose padded batch stays within `step_tokens`; always at least one."""
+        """Return the oldest inputs that fit in `step_tokens` padded, but at least one; None without any."""
         inputs: list[tuple[int, ...]] = []
         self._planned.clear()
         width = 0
@@ -90,7 +95,8 @@ class EmbeddingScheduler:
         return EmbeddingPlan(tuple(inputs)) if inputs else None
 
     def apply(self, plan: EmbeddingPlan, vectors: list[bytes], seconds: float) -> list[Embedded]:
-        self._rate.add(sum(map(len, plan.inputs)), seconds)
+        """Take in what `plan` computed in `seconds`; return the answers that are complete."""
+        self._throughput.add(sum(map(len, plan.inputs)), seconds)
         done: list[Embedded] = []
         for request_id, vector in zip(self._planned, vectors, strict=True):
             request = self._requests[request_id]
@@ -101,6 +107,7 @@ class EmbeddingScheduler:
         return done
 
     def fail(self, plan: EmbeddingPlan, message: str) -> list[Refused]:
+        """Refuse the requests of a step that the device could not run."""
         return [self._refuse(i, 500, "engine_error", message, None) for i in dict.fromkeys(self._planned)]
 
     def status(self) -> ModelStatus:
@@ -113,13 +120,13 @@ class EmbeddingScheduler:
             max_waiting=self.limits.max_waiting,
             kv_pages_free=0,
             kv_pages_total=0,
-            tok_s_prefill=round(self._rate.per_second, 1),
+            tok_s_prefill=round(self._throughput.per_second, 1),
             tok_s_decode=0.0,
             rejected=self._rejected,
             timed_out=self._timed_out,
         )
 
-    def _problem(self, embed: Embed, tokens: list[int]) -> Refused:
+    def _invalid(self, embed: Embed, tokens: list[int]) -> Refused:
         if len(tokens) > self._context:
             message = (
                 f"This model's maximum context length is {self._context} tokens. However, an input has "

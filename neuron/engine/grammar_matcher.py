@@ -1,7 +1,7 @@
-"""Guided decoding: an answer that follows a grammar, by llguidance.
+"""Guided decoding: answers that follow a grammar, by llguidance.
 
-A `Guide` knows tokens and bits only. What it allows next costs tens of microseconds and is asked for when the
-step is planned, so that the device gets a finished mask.
+A matcher knows token ids and bits only. Its bitmask takes tens of microseconds and is computed when the step
+is planned, so that the device gets it ready-made.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 
 MAX_GRAMMARS = 128  # kept compiled, per model
 
-# Bounds on what a client's schema may cost: at the library's documented speeds, 20 ms to build and 15 ms a
-# token at the very worst. A grammar that runs out of them is refused, or ends its request.
+# What a client's schema may cost: at the library's documented speeds, 20 ms to build and 15 ms a token at the
+# very worst. A grammar that exceeds it is refused, or ends its request.
 LIMITS = LLParserLimits(
     initial_lexer_fuel=1_000_000, step_lexer_fuel=200_000, max_lexer_states=50_000, max_grammar_size=200_000
 )
@@ -26,7 +26,7 @@ class GrammarError(Exception):
 
 
 class LLGuidanceMatcher:
-    """See `neuron.engine.request.Guide`."""
+    """A `neuron.engine.request.GrammarMatcher`."""
 
     def __init__(self, matcher: LLMatcher) -> None:
         self._matcher = matcher
@@ -45,21 +45,24 @@ class LLGuidanceMatcher:
 
 
 class GrammarCompiler:
-    """Compiles grammars for one model's vocabulary and keeps the last ones. One thread at a time."""
+    """Compiles grammars for one model's vocabulary and keeps the latest. For one thread at a time."""
 
     def __init__(self, tokenizer_file: Path) -> None:
         self._file = tokenizer_file
         self._tokenizers: dict[tuple[int, ...], LLTokenizer] = {}
-        self._matchers: OrderedDict[tuple[str, tuple[int, ...]], LLMatcher] = OrderedDict()
+        self._compiled: OrderedDict[tuple[str, tuple[int, ...]], LLMatcher] = OrderedDict()
 
-    def matcher(self, grammar: str, end_ids: Sequence[int]) -> LLGuidanceMatcher:
-        """A guide at its beginning. Takes a second for the first grammar of a large vocabulary, then
-        milliseconds, nearly nothing for a grammar seen before. Raises GrammarError."""
+    def compile(self, grammar: str, end_ids: Sequence[int]) -> LLGuidanceMatcher:
+        """Return a matcher at the beginning of `grammar`. Raises GrammarError.
+
+        The first grammar of a large vocabulary takes a second, others milliseconds, one that is kept next to
+        nothing.
+        """
         key = grammar, tuple(end_ids)
-        matcher = self._matchers.pop(key, None) or self._compile(*key)
-        self._matchers[key] = matcher
-        if len(self._matchers) > MAX_GRAMMARS:
-            self._matchers.popitem(last=False)
+        matcher = self._compiled.pop(key, None) or self._compile(*key)
+        self._compiled[key] = matcher
+        if len(self._compiled) > MAX_GRAMMARS:
+            self._compiled.popitem(last=False)
         return LLGuidanceMatcher(matcher.deep_copy())
 
     def _compile(self, grammar: str, end_ids: tuple[int, ...]) -> LLMatcher:
@@ -73,9 +76,8 @@ class GrammarCompiler:
             try:
                 self._tokenizers = {end_ids: LLTokenizer(str(self._file), eos_token=list(end_ids))}
             except Exception as error:  # the library raises bare Exception
-                raise GrammarError(
-                    f"this model's tokenizer cannot be guided: {_first_line(str(error))}"
-                ) from error
+                cause = _first_line(str(error))
+                raise GrammarError(f"this model's tokenizer cannot be guided: {cause}") from error
         return self._tokenizers[end_ids]
 
 

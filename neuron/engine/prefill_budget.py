@@ -1,26 +1,30 @@
-"""How many prompt tokens may run beside streams, by what steps have cost lately."""
+"""How many prompt tokens may run beside streams, from what recent steps have cost."""
 
 from __future__ import annotations
 
 from neuron.engine.scheduler_limits import SchedulerLimits
 from neuron.engine.throughput import Throughput
 
-# Beside streams prompts run in multiples of it: oneDNN makes a kernel for each number of tokens.
+# Beside streams, prompts run in multiples of this: oneDNN builds a kernel for each number of tokens.
 _PROMPT_STRIDE = 16
-_PACE_S = 1.0  # of work: how quickly the pace of prompts follows what steps cost
+_HALF_LIFE_S = 1.0  # of work: how quickly the budget follows what steps cost
 
 
 class PrefillBudget:
-    """Speeds of prefill and decode, and the budget that follows from them."""
+    """Measures prefill and decode throughput, and derives the budget from them."""
 
     def __init__(self, limits: SchedulerLimits) -> None:
         self._limits = limits
-        self.prefill, self.decode = Throughput(), Throughput()
-        # What steps cost: those without prompts, and prompt tokens on top of that.
-        self._bare_steps, self._prompt_tokens = Throughput(_PACE_S), Throughput(_PACE_S)
+        self.prefill = Throughput()
+        self.decode = Throughput()
+        self._bare_steps = Throughput(_HALF_LIFE_S)  # steps without prompt tokens
+        self._prompt_tokens = Throughput(_HALF_LIFE_S)  # over the time that they add to a bare step
 
     def tokens(self, num_decoding: int) -> int:
-        """Prompt tokens that may run beside `num_decoding` streams: as many as `max_gap` leaves time for."""
+        """Return how many prompt tokens may run beside `num_decoding` streams.
+
+        With streams, that is as many as `max_step_stretch` leaves time for.
+        """
         budget = self._limits.step_tokens - num_decoding
         if not num_decoding or not self._bare_steps.per_second:
             return budget
@@ -29,13 +33,13 @@ class PrefillBudget:
         return min(budget, max(steady, _PROMPT_STRIDE))
 
     def observe(self, prefilled: int, decoded: int, seconds: float) -> None:
-        """A step ran so many tokens of prompts and of answers."""
+        """Take in a step that ran so many tokens of prompts and of answers."""
         if decoded:
             self.decode.add(decoded, seconds)
         if not prefilled:
             self._bare_steps.add(1, seconds)
             return
         self.prefill.add(prefilled, seconds)
-        bare = 1 / self._bare_steps.per_second if decoded and self._bare_steps.per_second else 0.0
-        # Never less than a tenth: a measured bare step may have been slower than this one.
-        self._prompt_tokens.add(prefilled, max(seconds - bare, seconds / 10))
+        bare_s = 1 / self._bare_steps.per_second if decoded and self._bare_steps.per_second else 0.0
+        # At least a tenth of the step: the measured bare step may have been slower than this one.
+        self._prompt_tokens.add(prefilled, max(seconds - bare_s, seconds / 10))

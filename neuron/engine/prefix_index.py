@@ -1,8 +1,8 @@
-"""Which beginnings of prompts the cache holds, under the names that gateways know them by.
+"""Which prefixes of prompts the cache holds, by the digests that gateways know them by.
 
-A gateway sees bytes, the cache holds tokens. Each request therefore brings marks: the digest of a beginning
-of its body, and about how many tokens of the prompt that is (`wire.prefix_marks`). A mark is resident as long
-as the page at that place is; what is published is a hint for routing and proves nothing.
+A gateway sees bytes, the cache holds tokens. So each request brings marks: the digest of a prefix of its
+body, and about how many tokens of the prompt that is (`wire.prefix_marks`). A mark is resident while the page
+at its end is. The digests that are published are hints for routing and prove nothing.
 """
 
 from __future__ import annotations
@@ -16,26 +16,26 @@ MAX_PREFIXES = 512
 
 
 class PrefixIndex:
-    """Digests with the page that ends them, the latest last."""
+    """Digests of prefixes with the page at their end, the latest last."""
 
     def __init__(self, pages: PageAllocator, page_size: int) -> None:
         self._pages = pages
         self._page_size = page_size
         self._ends: OrderedDict[int, PageHash] = OrderedDict()
 
-    def add(self, marks: Sequence[tuple[int, int]], names: Sequence[PageHash]) -> None:
-        """A prompt with these marks (digest, tokens) was computed into pages of these names."""
+    def add(self, marks: Sequence[tuple[int, int]], page_hashes: Sequence[PageHash]) -> None:
+        """Record a prompt that has been computed: its marks (digest, tokens) and the hashes of its pages."""
         for digest, tokens in marks:
-            count = min(tokens // self._page_size, len(names))
+            count = min(tokens // self._page_size, len(page_hashes))
             if count:
-                self._ends[digest] = names[count - 1]
+                self._ends[digest] = page_hashes[count - 1]
                 self._ends.move_to_end(digest)
         while len(self._ends) > MAX_PREFIXES:
             self._ends.popitem(last=False)
 
     def resident(self) -> list[int]:
-        """The digests whose pages are still there, by number."""
-        gone = [digest for digest, name in self._ends.items() if not self._pages.contains(name)]
+        """Return the digests whose pages are still cached, sorted."""
+        gone = [digest for digest, page_hash in self._ends.items() if not self._pages.contains(page_hash)]
         for digest in gone:
             del self._ends[digest]
         return sorted(self._ends)

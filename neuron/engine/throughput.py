@@ -1,4 +1,4 @@
-"""Speeds as they are now: amounts over busy seconds, the past fading out."""
+"""Throughput as it is now: amounts over busy seconds, with the past fading out."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ HALF_LIFE_S = 5.0
 
 
 class Throughput:
-    """Something per second of work; half of it forgotten in `half_life_s` of work, nothing while idle."""
+    """An amount per second of work. Half of it is forgotten in `half_life_s` of work, nothing while idle."""
 
     def __init__(self, half_life_s: float = HALF_LIFE_S) -> None:
         self._half_life_s = half_life_s

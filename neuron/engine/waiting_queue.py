@@ -1,9 +1,9 @@
-"""Which waiting request is admitted next: by class, and within a class from whoever has had least.
+"""Which waiting request is admitted next: by priority, then from the principal that has had least.
 
-Fairness between principals is the virtual token counter of Sheng et al., "Fairness in Serving Large Language
-Models" (OSDI 2024): each principal is charged for the tokens that were run for it, those of answers double,
-and the one charged least comes first; whoever comes back from idling starts where the others are and has
-saved up nothing. A principal's own requests go in order of arrival.
+Fairness among principals is the virtual token counter of Sheng et al., "Fairness in Serving Large Language
+Models" (OSDI 2024). Each principal's counter grows by the tokens that were run for it, those of answers
+counting double; the principal with the lowest counter comes first. One that returns from idling starts at the
+counter that was admitted last, so it has saved nothing up. A principal's own requests go in order of arrival.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from itertools import chain
 
 from neuron.engine.request import Request
 
-DECODE_WEIGHT = 2.0  # of a token of the answer, against one of the prompt: the paper's choice
-MAX_COUNTERS = 1024  # more are kept only of principals that wait
+DECODE_WEIGHT = 2.0  # of an answer's token against a prompt's: the paper's choice
+MAX_COUNTERS = 1024  # beyond it, only those of waiting principals are kept
 
 
 class _PriorityClass:
-    """The requests of one priority."""
+    """The waiting requests of one priority."""
 
     def __init__(self) -> None:
-        self.preempted: deque[Request] = deque()  # ran already: they go first
-        self.by_principal: dict[str, deque[Request]] = {}  # by principal; none is empty
+        self.preempted: deque[Request] = deque()  # have run already; they go first
+        self.by_principal: dict[str, deque[Request]] = {}  # none is empty
 
     def __iter__(self) -> Iterator[Request]:
         return chain(self.preempted, *self.by_principal.values())
@@ -42,12 +42,15 @@ class _PriorityClass:
 
 
 class WaitingQueue:
-    """Higher `Request.priority` first. Has no bound of its own: see `crowder`."""
+    """The waiting requests of one model, higher `Request.priority` first.
+
+    Has no bound of its own: the scheduler asks for a `shed_candidate` when there are too many.
+    """
 
     def __init__(self) -> None:
         self._classes: dict[int, _PriorityClass] = {}  # none is empty
-        self._counters: dict[str, float] = {}
-        self._virtual_time = 0.0  # what the principal admitted last had been charged
+        self._counters: dict[str, float] = {}  # by principal
+        self._virtual_time = 0.0  # the highest counter with which a principal was admitted
         self._len = 0
 
     def __len__(self) -> int:
@@ -57,7 +60,7 @@ class WaitingQueue:
         return chain.from_iterable(self._classes.values())
 
     def add(self, request: Request) -> None:
-        """A request that has never run."""
+        """Add a request that has never run."""
         principal = request.principal
         if not any(principal in members.by_principal for members in self._classes.values()):
             self._counters[principal] = max(self._counters.get(principal, 0.0), self._virtual_time)
@@ -66,26 +69,27 @@ class WaitingQueue:
         self._len += 1
 
     def requeue(self, request: Request) -> None:
-        """A request that was preempted: the next of its class."""
+        """Add a preempted request as the next of its class."""
         self._classes.setdefault(request.priority, _PriorityClass()).preempted.appendleft(request)
         self._len += 1
 
     def head(self) -> Request | None:
-        """The request to admit next."""
+        """Return the request to admit next, or None when none waits."""
         if not self._classes:
             return None
         first = self._classes[max(self._classes)]
         if first.preempted:
             return first.preempted[0]
-        return first.by_principal[min(first.by_principal, key=self._counters.__getitem__)][0]
+        principal = min(first.by_principal, key=self._counters.__getitem__)
+        return first.by_principal[principal][0]
 
     def admit(self, request: Request) -> None:
-        """Take out the head, which is to run now."""
+        """Remove the head, which runs from now on."""
         if not request.has_run:
             self._virtual_time = max(self._virtual_time, self._counters[request.principal])
         self.remove(request)
         if len(self._counters) > MAX_COUNTERS:
-            self._forget_absent()
+            self._drop_absent_counters()
 
     def remove(self, request: Request) -> None:
         members = self._classes[request.priority]
@@ -93,19 +97,21 @@ class WaitingQueue:
         if not members:
             del self._classes[request.priority]
         self._len -= 1
-        if not self._len:  # nobody had to wait for anybody: no account matters
-            self._forget_absent()
+        if not self._len:  # nobody had to wait for anybody: counters do not matter
+            self._drop_absent_counters()
 
     def charge(self, request: Request, tokens: int) -> None:
-        """`tokens` were run for the request, of its prompt or one of its answer."""
+        """Charge the request's principal for `tokens` that were run: of its prompt, or one of its answer."""
         weight = DECODE_WEIGHT if request.is_decoding else 1.0
-        self._counters[request.principal] = (
-            self._counters.get(request.principal, self._virtual_time) + weight * tokens
-        )
+        counter = self._counters.get(request.principal, self._virtual_time)
+        self._counters[request.principal] = counter + weight * tokens
 
     def shed_candidate(self, principal: str, priority: int) -> Request | None:
-        """Who leaves a full queue for a request of `principal`: the newest of a lower class, or of whoever
-        has more waiting in the same class than the newcomer would have. Never one that has run."""
+        """Return the waiting request that a full queue drops for a new one of `principal`, or None.
+
+        It is the newest of a lower class, or of a principal that has more requests waiting in the same class
+        than the newcomer's would have. It has never run.
+        """
         for level in sorted(self._classes):
             by_principal = self._classes[level].by_principal
             if level > priority or not by_principal:
@@ -115,6 +121,6 @@ class WaitingQueue:
                 return by_principal[most][-1]
         return None
 
-    def _forget_absent(self) -> None:
-        present = {principal for members in self._classes.values() for principal in members.by_principal}
-        self._counters = {p: charged for p, charged in self._counters.items() if p in present}
+    def _drop_absent_counters(self) -> None:
+        waiting = {principal for members in self._classes.values() for principal in members.by_principal}
+        self._counters = {name: counter for name, counter in self._counters.items() if name in waiting}

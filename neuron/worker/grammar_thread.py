@@ -61,6 +61,6 @@ class GrammarThread:
     def _compile(self, guide: Guide, file: Path) -> LLGuidanceMatcher | GrammarError:
         grammars = self._grammars.setdefault(file, GrammarCompiler(file))
         try:
-            return grammars.matcher(guide.grammar, guide.end_ids)
+            return grammars.compile(guide.grammar, guide.end_ids)
         except GrammarError as error:
             return error

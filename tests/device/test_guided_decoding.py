@@ -93,7 +93,7 @@ def test_answers_validate_and_end_with_the_grammar(loaded, grammars, schemas, te
     serving = GuidedServing(loaded)
     for number, schema in enumerate(schemas):
         rules = Sampling(temperature=temperature, seed=number)
-        serving.guided(number, grammars.matcher(grammar(schema), [END_ID]), rules)
+        serving.guided(number, grammars.compile(grammar(schema), [END_ID]), rules)
     serving.submit(99, prompt(99, 9), WARM, max_tokens=20)
     serving.drain()
     for number, schema in enumerate(schemas):
@@ -109,18 +109,18 @@ def test_preempted_and_batched_answers_are_the_same(loaded, grammars):
     tight = CacheShape(num_pages=24, page_size=8, num_slots=8, context=128)
     crowded = GuidedServing(loaded, tight)
     for number in range(6):
-        crowded.guided(number, grammars.matcher(grammar(schema), [END_ID]), max_tokens=100)
+        crowded.guided(number, grammars.compile(grammar(schema), [END_ID]), max_tokens=100)
     crowded.drain()
     assert crowded.num_joined > 6
     for number in range(6):
         alone = GuidedServing(loaded)
-        alone.guided(number, grammars.matcher(grammar(schema), [END_ID]), max_tokens=100)
+        alone.guided(number, grammars.compile(grammar(schema), [END_ID]), max_tokens=100)
         assert alone.drain()[number] == crowded.tokens[number]
 
 
 def test_the_token_limit_cuts_a_guided_answer_short(loaded, grammars):
     serving = GuidedServing(loaded)
-    serving.guided(1, grammars.matcher(grammar({"const": "a long constant"}), [END_ID]), max_tokens=5)
+    serving.guided(1, grammars.compile(grammar({"const": "a long constant"}), [END_ID]), max_tokens=5)
     serving.drain()
     assert serving.text(1) == '"a lo'
     end = serving.ends[1]
@@ -140,7 +140,7 @@ def test_grammars_are_compiled_once_and_forgotten_when_there_are_many(tokenizer_
     grammars = GrammarCompiler(tokenizer_file)
     a, b, c = (grammar({"const": name}) for name in "abc")
     for text in (a, a, b, a, c, a, b):
-        used = grammars.matcher(text, [END_ID])
+        used = grammars.compile(text, [END_ID])
         assert used.accept_token(TOKENIZER.encode('"').ids[0]) is None  # a used one leaves the next untouched
     assert compiled == [a, b, c, b]
 
@@ -150,11 +150,11 @@ def test_grammars_are_compiled_once_and_forgotten_when_there_are_many(tokenizer_
 )
 def test_a_grammar_that_is_none_is_refused_with_the_reason(grammars, text):
     with pytest.raises(GrammarError, match=r"\w+"):
-        grammars.matcher(text, [END_ID])
+        grammars.compile(text, [END_ID])
 
 
 def test_a_token_against_the_grammar_ends_the_request_and_not_the_engine(grammars):
-    guide = grammars.matcher(grammar({"const": "x"}), [END_ID])
+    guide = grammars.compile(grammar({"const": "x"}), [END_ID])
     problem = guide.accept_token(TOKENIZER.encode("7").ids[0])
     assert problem is not None
     assert "grammar cannot go on" in problem
