@@ -10,7 +10,6 @@ import socket
 import threading
 from collections.abc import Sequence
 
-from cortex_site.logs import setup
 from neuron.device.startup import Device, init_device, parse_device
 from neuron.engine.scheduler_limits import SchedulerLimits
 from neuron.pipe import EXIT_CRASHED, EXIT_POISONED
@@ -24,21 +23,33 @@ log = logging.getLogger("neuron.worker")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run a worker until the pipe closes. Ends the process: no thread of torch's is waited for."""
+    """Run a worker until the pipe closes, and end the process without waiting for torch's threads."""
     die_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the daemon, which closes the pipe
-    setup("info", "neuron-worker")
+    _set_up_logging()
     arguments, settings = _parse(argv)
     with socket.socket(fileno=arguments.fd) as sock:
         worker = Worker(arguments.device, arguments.threads, settings, Channel(sock))
         os._exit(worker.run())
 
 
+def _set_up_logging() -> None:
+    """Log like the project's other processes; plain lines on a machine that has the engine alone."""
+    try:
+        from cortex_site.logs import setup  # noqa: PLC0415 - not on every machine
+    except ModuleNotFoundError as error:
+        if error.name != "cortex_site":
+            raise
+        logging.basicConfig(level=logging.INFO)
+        return
+    setup("info", "neuron-worker")
+
+
 def _parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, WorkerSettings]:
     limits = SchedulerLimits()
     parser = argparse.ArgumentParser(prog="python -m neuron.worker", description=__doc__)
     parser.add_argument("--device", type=parse_device, required=True, help="cpu:0 or cuda:N")
-    parser.add_argument("--fd", type=int, required=True, help="connected unix stream socket")
+    parser.add_argument("--fd", type=int, required=True, help="a connected unix stream socket")
     parser.add_argument("--threads", type=int, help="CPU threads; default: the cores, shared among devices")
     parser.add_argument("--memory-mb", type=int, help="for torch, weights and caches; default: most there is")
     parser.add_argument("--kv-mb", type=int, help="KV cache of each model; default: by what is free")
@@ -47,8 +58,8 @@ def _parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, WorkerSettin
     )
     parser.add_argument("--max-running", type=int, default=limits.max_running, help="requests per model")
     parser.add_argument("--max-waiting", type=int, default=limits.max_waiting, help="requests per model")
-    parser.add_argument("--max-wait-s", type=float, default=limits.max_wait_s)
-    parser.add_argument("--step-tokens", type=int, default=limits.step_tokens, help="tokens run in one step")
+    parser.add_argument("--max-wait-s", type=float, default=limits.max_wait_s, help="longest wait for a turn")
+    parser.add_argument("--step-tokens", type=int, default=limits.step_tokens, help="tokens in one step")
     parsed = parser.parse_args(argv)
     try:
         limits = SchedulerLimits(
@@ -66,7 +77,7 @@ def _parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, WorkerSettin
 
 
 class Worker:
-    """The two threads and what they leave behind as exit code."""
+    """The two threads of a worker, and its exit code."""
 
     def __init__(
         self, device: Device, threads: int | None, settings: WorkerSettings, channel: Channel
@@ -78,7 +89,7 @@ class Worker:
         self._exit_code = 0
 
     def run(self) -> int:
-        """The exit code: 0 when the daemon closed the pipe or asked for the end."""
+        """Return the exit code: 0 when the daemon closed the pipe or sent `Shutdown`."""
         name = f"{self._device.type}-dev-{self._device.index}"
         threading.Thread(target=self._own_device, name=name, daemon=True).start()
         try:
