@@ -1,100 +1,76 @@
-"""Models that see: an image file becomes pixels, pixels become what the decoder reads in place of tokens.
-
-The first half is transformers' processor of that model, on whatever thread; the second the model's own vision
-tower and projector, on the thread that owns the device.
-"""
+"""Image files into pixels, by the processor that transformers has for a model."""
 
 from __future__ import annotations
 
-import inspect
 import io
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image as Files
-from PIL import ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
 from transformers import AutoProcessor
 
+from neuron.models import private
 from neuron.models.checkpoint import model_broken
-from neuron.models.pixel_cache import ImagePlaceholder, PixelCache, Pixels
+from neuron.models.image_input import ImagePlaceholder, Pixels, UnreadableImageError
+from neuron.models.pixel_cache import PixelCache
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF")
-MAX_PIXELS = 64_000_000  # of a file as it is stored: what decoding it may cost
-_NESTED = {"idefics3"}  # whose processors take a list of images for each text
+MAX_PIXELS = 64_000_000  # of the stored file: bounds what decoding it may cost
+_NESTED = {"idefics3"}  # model types whose processors take a list of images for each text
 
 
-class UnreadableImageError(Exception):
-    """Not an image, or not one that is taken; the message says why."""
+class TransformersImageProcessor:
+    """An `ImageProcessor`. Holds nothing of the model, so that unloading it frees the model at once."""
 
+    def __init__(self, path: Path, config: Any, *, inputs: AbstractSet[str], dtype: torch.dtype) -> None:
+        """`inputs` are the tensors that the model's vision encoder takes, in `dtype` if floating point.
 
-class ImageProcessor:
-    """Of one loaded model. For any thread, but `embed`, which is the device's."""
-
-    def __init__(self, model: Any, path: Path) -> None:
-        self.image_token_id: int = model.config.image_token_id
-        self._model = model
+        Raises ModelLoadError when `path` has no processor for images.
+        """
+        self.image_token_id: int = config.image_token_id
         self._processor = _read_processor(path)
-        self.image_token: str = self._processor.image_token  # what a chat template writes for an image
+        self.image_token: str = self._processor.image_token
         self._placeholder: str = self._processor.tokenizer.convert_ids_to_tokens(self.image_token_id)
-        # What the processor's own call does with images, without a text around them.
-        self._process = self._processor._process_images  # noqa: SLF001
-        self._options = self._processor._merge_kwargs(return_tensors="pt")["images_kwargs"]  # noqa: SLF001
-        self._is_nested = model.config.model_type in _NESTED
-        self._wanted = set(inspect.signature(model.get_image_features).parameters)
-        self._gallery = PixelCache()
-        self._try(path)
+        self._options = private.image_options(self._processor)
+        self._is_nested = config.model_type in _NESTED
+        self._inputs = inputs
+        self._dtype = dtype
+        self._cache = PixelCache()
 
     def process(self, data: bytes) -> Pixels:
-        """Read an image file; `keep` what is to be found. Raises UnreadableImageError, CrowdedError."""
         digest = blake2b(data, digest_size=16).digest()
-        if found := self._gallery.find(digest):
+        if found := self._cache.find(digest):
             return found
-        self._gallery.make_room()
-        text, tensors = self._prepare(_read(data))
-        pixels = Pixels(ImagePlaceholder(digest, text, text.count(self._placeholder)), tensors)
-        self._gallery.add(pixels)
+        self._cache.make_room()
+        text, tensors = self.prepare(_read_image(data))
+        pixels = Pixels(ImagePlaceholder(digest, text, self.count_placeholders(text)), tensors)
+        self._cache.add(pixels)
         return pixels
 
-    def keep(self, shown: Sequence[Pixels]) -> None:
-        """Have the images of one request at hand when it comes, and for a while."""
-        self._gallery.keep(shown)
+    def keep(self, images: Sequence[Pixels]) -> None:
+        self._cache.keep(images)
 
     def find(self, digest: bytes) -> Pixels | None:
-        """Of an image that was looked at; None when that was long ago."""
-        return self._gallery.find(digest)
+        return self._cache.find(digest)
 
-    def embed(self, pixels: Pixels) -> torch.Tensor:
-        """What the decoder reads at the placeholders, (tokens, hidden)."""
-        return self._embed(pixels.tensors)
+    def prepare(self, image: Image.Image) -> tuple[str, dict[str, Tensor]]:
+        """Return the text that stands for an image in a prompt, and the vision encoder's inputs."""
+        images: list[Any] = [[image]] if self._is_nested else [image]
+        tensors, (text,) = private.process_images(self._processor, images, self._options)
+        return text, {name: self._cast(tensors[name]) for name in tensors if name in self._inputs}
 
-    def _embed(self, tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        moved = {name: value.to(self._model.device) for name, value in tensors.items()}
-        features = self._model.get_image_features(**moved, return_dict=True).pooler_output
-        return torch.cat(list(features)).flatten(end_dim=-2)
+    def count_placeholders(self, text: str) -> int:
+        """Return the number of placeholder tokens in a text that stands for an image."""
+        return text.count(self._placeholder)
 
-    def _prepare(self, image: Files.Image) -> tuple[str, dict[str, torch.Tensor]]:
-        """What stands for the image in a prompt, and what the tower takes."""
-        made, (text,) = self._process([[image]] if self._is_nested else [image], **self._options)
-        return text, {name: self._typed(made[name]) for name in made if name in self._wanted}
-
-    def _typed(self, value: torch.Tensor) -> torch.Tensor:
-        return value.to(self._model.dtype) if value.is_floating_point() else value
-
-    @torch.inference_mode()
-    def _try(self, path: Path) -> None:
-        """Look once, so that files that do not go together fail the load and no request. Raises LoadError."""
-        try:
-            text, tensors = self._prepare(Files.effect_noise((64, 48), 64).convert("RGB"))
-            made = len(self._embed(tensors))
-        except Exception as error:
-            raise model_broken(path, f"an image cannot be looked at: {error!r}") from error
-        if made != text.count(self._placeholder):
-            cause = f"processor and vision tower differ: {text.count(self._placeholder)} and {made} tokens"
-            raise model_broken(path, f"{cause} for the same image")
+    def _cast(self, value: Tensor) -> Tensor:
+        return value.to(self._dtype) if value.is_floating_point() else value
 
 
 def _read_processor(path: Path) -> Any:
@@ -103,21 +79,21 @@ def _read_processor(path: Path) -> Any:
     except Exception as error:
         raise model_broken(path, f"its image processor cannot be read: {error}") from error
     if not hasattr(processor, "replace_image_token") or not hasattr(processor, "image_processor"):
-        raise model_broken(path, f"has no processor for images, but {type(processor).__name__}")
+        raise model_broken(path, f"has no processor for images but {type(processor).__name__}")
     return processor
 
 
-def _read(data: bytes) -> Files.Image:
-    """The image, upright and in RGB."""
+def _read_image(data: bytes) -> Image.Image:
+    """Return the image of a file, upright and in RGB. Raises UnreadableImageError."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of the library's own bound, which is another
-            image = Files.open(io.BytesIO(data), formats=FORMATS)
+            warnings.simplefilter("ignore")  # about the library's own limit, which is another one
+            image = Image.open(io.BytesIO(data), formats=FORMATS)
             if image.width * image.height > MAX_PIXELS:
                 size = f"{image.width} × {image.height}"
                 raise UnreadableImageError(f"it has {size} pixels; {MAX_PIXELS:,} are allowed")
             return ImageOps.exif_transpose(image).convert("RGB")
     except UnidentifiedImageError:
         raise UnreadableImageError(f"it is none of {', '.join(FORMATS)}") from None
-    except (OSError, ValueError, SyntaxError, Files.DecompressionBombError) as error:
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise UnreadableImageError(f"it is damaged: {error}") from error

@@ -1,4 +1,4 @@
-"""What a model will take, told by its configuration and the headers of its files before weights are read."""
+"""What a model will take, from its configuration and the headers of its files, before weights are read."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class MemoryEstimate:
     """Bytes on the device."""
 
     weights: int
-    cache: int  # the least with which the model is of any use
+    cache: int  # the smallest with which the model is useful
     activations: int  # of the largest step
 
     @property
@@ -34,10 +34,10 @@ class MemoryEstimate:
 def estimate_memory(
     checkpoint: Checkpoint, dtype: torch.dtype, *, context: int, step_tokens: int, rows: int
 ) -> MemoryEstimate:
-    """For a cache of `context` tokens and steps of `step_tokens` tokens that sample `rows` of them.
+    """Return the estimate for a cache of `context` tokens, and steps of `step_tokens` with `rows` logits.
 
-    A configuration that keeps its sizes under other names counts as if it had none: then only the weights,
-    which are exact, and what is measured after loading protect the device.
+    Sizes that a configuration keeps under other names count as 0. Then only the weights, which are exact, and
+    what is measured after loading protect the device.
     """
     config = checkpoint.config.get("text_config") or checkpoint.config
 
@@ -49,7 +49,8 @@ def estimate_memory(
     head_dim = size("head_dim") or (hidden // heads if heads else 0)
     kv_heads = size("num_key_value_heads") or heads
     context = min(context, size("max_position_embeddings") or context)
-    # Tied weights are stored once; the head's are packed for products, the embedding's are not.
+    # Tied weights are stored once, but the head's are packed for its linear layer and the embedding's are
+    # not.
     tied = size("vocab_size") * hidden * dtype.itemsize if config.get("tie_word_embeddings") else 0
     per_token = _HIDDEN_COPIES * hidden + _GATE_COPIES * size("intermediate_size")
     return MemoryEstimate(
@@ -60,7 +61,7 @@ def estimate_memory(
 
 
 def weight_bytes(checkpoint: Checkpoint, dtype: torch.dtype) -> int:
-    """What the weights will take on the device."""
+    """Return the bytes of all tensors once they are `dtype`."""
     return sum(entry.num_values for entry in checkpoint.tensors.values()) * dtype.itemsize
 
 

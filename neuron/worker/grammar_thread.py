@@ -16,24 +16,24 @@ MAX_PENDING = 256  # requests whose grammar is still to be compiled
 
 @dataclass(frozen=True, slots=True)
 class CompiledRequest:
-    """A request that is ready for its scheduler, or the reason why it never will be."""
+    """A request and its matcher, or the reason why there is none."""
 
     submit: Submit
     matcher: LLGuidanceMatcher | GrammarError
 
 
 class GrammarThread:
-    """`begin` and the ends are the device thread's; `deliver` is called on the compiler's own."""
+    """Methods are for the device's thread; `deliver` is called on the grammar thread."""
 
     def __init__(self, deliver: Callable[[CompiledRequest], None]) -> None:
         self._deliver = deliver
-        self._grammars: dict[Path, GrammarCompiler] = {}
+        self._compilers: dict[Path, GrammarCompiler] = {}
         self._queue: queue.SimpleQueue[tuple[Submit, Guide, Path]] = queue.SimpleQueue()
         self._pending: dict[int, Submit] = {}
         self._thread: threading.Thread | None = None
 
     def enqueue(self, submit: Submit, guide: Guide, tokenizer_file: Path) -> bool:
-        """Have `submit` delivered once its guide is there; False when too many are waiting for that."""
+        """Have `submit` delivered once its grammar is compiled. Return False when too many wait for that."""
         if len(self._pending) >= MAX_PENDING:
             return False
         self._pending[submit.id] = submit
@@ -43,14 +43,15 @@ class GrammarThread:
             self._thread.start()
         return True
 
-    def pop(self, request: int) -> Submit | None:
-        """Wait for the request no longer; None when nobody did."""
-        return self._pending.pop(request, None)
+    def pop(self, request_id: int) -> Submit | None:
+        """Return a pending request, which is pending no longer; None when it is not pending."""
+        return self._pending.pop(request_id, None)
 
     def pop_all(self) -> list[Submit]:
-        """The same for every request."""
-        ended, self._pending = list(self._pending.values()), {}
-        return ended
+        """Return all pending requests, which are pending no longer."""
+        pending = list(self._pending.values())
+        self._pending = {}
+        return pending
 
     def _run(self) -> None:
         while True:
@@ -59,8 +60,8 @@ class GrammarThread:
                 self._deliver(CompiledRequest(submit, self._compile(guide, file)))
 
     def _compile(self, guide: Guide, file: Path) -> LLGuidanceMatcher | GrammarError:
-        grammars = self._grammars.setdefault(file, GrammarCompiler(file))
+        compiler = self._compilers.setdefault(file, GrammarCompiler(file))
         try:
-            return grammars.compile(guide.grammar, guide.end_ids)
+            return compiler.compile(guide.grammar, guide.end_ids)
         except GrammarError as error:
             return error

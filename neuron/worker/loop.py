@@ -1,8 +1,9 @@
-"""The life of the thread that owns the device.
+"""The loop of the thread that owns the device.
 
-One turn: take the messages that came, run one step of every model that has work, tell the daemon. While a
-model loads, every tensor read is followed by such a turn, so that the other models' streams keep flowing and
-the daemon keeps hearing from this thread; loads and unloads that come meanwhile wait until it is done.
+One turn handles the messages that have come, runs one step of every model that has work, and sends the daemon
+what came of it. While a model loads, every tensor read is followed by such a turn: other models' streams keep
+flowing and the daemon keeps hearing from this thread. Loads and unloads that come meanwhile wait for the end
+of the load.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from pathlib import Path
 from neuron.device.memory import MIB
 from neuron.engine.grammar_matcher import GrammarError, LLGuidanceMatcher
 from neuron.models.checkpoint import ModelLoadError
-from neuron.models.decoder import OnProgress
+from neuron.models.weights import OnProgress
 from neuron.pipe import (
     HEARTBEAT_S,
     STATUS_INTERVAL_S,
@@ -54,12 +55,12 @@ from neuron.worker.model_pool import ModelPool, ResidentModel
 
 log = logging.getLogger("neuron.worker")
 
-PROGRESS_STEP = 0.01
+PROGRESS_STEP = 0.01  # between two reports, of the checkpoint's bytes
 RETRY_AFTER_S = 5  # when a model or the device goes away
 
 
 class DeviceLoop:
-    """Everything but the device's opening and the process's end. `run` returns after `Shutdown`."""
+    """Serves one device's models. `run` returns after `Shutdown`."""
 
     def __init__(
         self, pool: ModelPool, channel: Channel, clock: Callable[[], float] = time.monotonic
@@ -77,7 +78,10 @@ class DeviceLoop:
         self._sent_status_at = 0.0
 
     def run(self) -> None:
-        """Serve. Raises PoisonedError when the device can no more; its requests have their answers then."""
+        """Serve until `Shutdown`.
+
+        Raises PoisonedError when the device is unusable; its requests have been answered by then.
+        """
         thread = threading.current_thread().name
         self._outbox.append(Ready(os.getpid(), thread, self._pool.budget // MIB))
         try:
@@ -100,7 +104,7 @@ class DeviceLoop:
         self._flush()
 
     def _wait_s(self) -> float:
-        """How long to wait for a message: not at all while there is work."""
+        """Return how long to wait for a message: not at all while there is work."""
         if self._is_loading or self._outbox or any(r.scheduler.has_work for r in self._pool.models.values()):
             return 0.0
         due = STATUS_INTERVAL_S if self._status() != self._sent_status else HEARTBEAT_S
@@ -147,35 +151,40 @@ class DeviceLoop:
     def _submit(self, message: Submit | Embed, matcher: LLGuidanceMatcher | None = None) -> None:
         resident = self._pool.models.get(message.model)
         if resident is None:
-            text = f"{message.model} is not loaded"
-            self._outbox.append(Refused(message.id, 503, "model_not_loaded", text, RETRY_AFTER_S))
+            self._refuse_not_loaded(message.id, message.model)
         elif not isinstance(message, resident.scheduler.request_type):
-            text = f"{message.model} does not answer a {type(message).__name__}"
-            self._outbox.append(Refused(message.id, 400, "wrong_modality", text))
+            makes = "makes embeddings only" if isinstance(message, Submit) else "makes no embeddings"
+            self._outbox.append(Refused(message.id, 400, "wrong_modality", f"{message.model} {makes}"))
         elif isinstance(message, Submit) and message.guide is not None and matcher is None:
             if not self._grammar_thread.enqueue(message, message.guide, resident.path / "tokenizer.json"):
                 text = "too many requests wait for their schema to be compiled"
                 self._outbox.append(Refused(message.id, 429, "queue_full", text, RETRY_AFTER_S))
         elif (images := _images(message, resident)) is None:
-            text = "an image of the request was forgotten before its turn; send it again"
+            text = "an image of the request was dropped before its turn; send it again"
             self._outbox.append(Refused(message.id, 503, "image_forgotten", text, 1))
         elif refused := resident.scheduler.submit(message, self._clock(), matcher, images):
             self._outbox.append(refused)
 
+    def _refuse_not_loaded(self, request_id: int, model: str) -> None:
+        text = f"{model} is not loaded"
+        self._outbox.append(Refused(request_id, 503, "model_not_loaded", text, RETRY_AFTER_S))
+
     def _process_images(self, look: Look) -> None:
         resident = self._pool.models.get(look.model)
-        if resident is None or resident.image_processor is None:
-            text = f"{look.model} does not read images" if resident else f"{look.model} is not loaded"
-            status, code = (400, "wrong_modality") if resident else (503, "model_not_loaded")
-            self._outbox.append(Refused(look.id, status, code, text))
+        if resident is None:
+            text = f"{look.model} is not loaded"
+            self._outbox.append(Refused(look.id, 503, "model_not_loaded", text))
+        elif resident.image_processor is None:
+            text = f"{look.model} does not read images"
+            self._outbox.append(Refused(look.id, 400, "wrong_modality", text))
         elif not self._image_thread.enqueue(look, resident.image_processor):
-            text = "too many requests wait for their images to be read"
+            text = "too many requests wait for their images to be processed"
             self._outbox.append(Refused(look.id, 429, "queue_full", text, RETRY_AFTER_S))
 
     def _submit_compiled(self, compiled: CompiledRequest) -> None:
         submit, matcher = compiled.submit, compiled.matcher
         if not self._grammar_thread.pop(submit.id):
-            return  # cancelled meanwhile
+            return  # it was cancelled meanwhile
         if isinstance(matcher, GrammarError):
             self._outbox.append(Refused(submit.id, 400, "invalid_grammar", str(matcher)))
         else:
@@ -210,15 +219,15 @@ class DeviceLoop:
             self._outbox.append(LoadFailed(message.model, error.code, error.message))
         finally:
             self._is_loading = False
-            self._pool.release_unused()  # of a failed load everything, now that no traceback holds it
+            self._pool.release_unused()  # after a failed load, all of it: no traceback holds it any more
 
     def _on_progress(self, model: str) -> OnProgress:
-        told = -PROGRESS_STEP
+        reported = -PROGRESS_STEP
 
         def on_progress(fraction: float) -> None:
-            nonlocal told
-            if fraction - told >= PROGRESS_STEP:
-                told = fraction
+            nonlocal reported
+            if fraction - reported >= PROGRESS_STEP:
+                reported = fraction
                 self._outbox.append(Progress(model, fraction))
             self._turn()
 
@@ -234,12 +243,12 @@ class DeviceLoop:
         self._outbox.append(Unloaded(model))
 
     def _reset_cache(self, message: ResetCache) -> None:
-        if resident := self._pool.models.get(message.model):
-            resident.scheduler.reset_cache()
-            self._outbox.append(Memory(message.id, *self._memory()))
+        resident = self._pool.models.get(message.model)
+        if resident is None:
+            self._refuse_not_loaded(message.id, message.model)
             return
-        text = f"{message.model} is not loaded"
-        self._outbox.append(Refused(message.id, 503, "model_not_loaded", text, RETRY_AFTER_S))
+        resident.scheduler.reset_cache()
+        self._outbox.append(Memory(message.id, *self._memory()))
 
     def _end_all(self, code: str, message: str) -> None:
         for submit in self._grammar_thread.pop_all():
@@ -250,7 +259,8 @@ class DeviceLoop:
     # --- steps ------------------------------------------------------------------------------------------
 
     def _step(self, resident: ResidentModel) -> None:
-        scheduler, started = resident.scheduler, self._clock()
+        scheduler = resident.scheduler
+        started = self._clock()
         self._outbox += scheduler.expire(started)
         plan = scheduler.plan()
         if plan is None:
@@ -271,7 +281,7 @@ class DeviceLoop:
         return [resident.scheduler.status() for resident in self._pool.models.values()]
 
     def _report_status(self) -> None:
-        """Tell how busy the models are when that changed, or when nothing was told for long."""
+        """Send `Status` when it has changed, at most every `STATUS_INTERVAL_S`, and every `HEARTBEAT_S`."""
         now = self._clock()
         age = now - self._sent_status_at
         if self._sent_status is not None and age < STATUS_INTERVAL_S:
@@ -279,26 +289,27 @@ class DeviceLoop:
         models = self._status()
         if models == self._sent_status and age < HEARTBEAT_S:
             return
-        self._sent_status, self._sent_status_at = models, now
+        self._sent_status = models
+        self._sent_status_at = now
         used, free, fragmented = self._memory()
         self._outbox.append(Status(used, free, models, fragmented))
 
     def _memory(self) -> tuple[int, int, int]:
-        """MiB used, free and fragmented."""
+        """Return MiB used, free and fragmented."""
         return self._pool.used // MIB, self._pool.free // MIB, self._pool.fragmented // MIB
 
 
 def _images(message: Submit | Embed, resident: ResidentModel) -> list[PromptImage] | None:
-    """What a request shows, with its pixels; None when the looker has forgotten them."""
-    found: list[PromptImage] = []
-    image_processor = resident.image_processor
-    if image_processor is None or not isinstance(message, Submit):
-        return found
+    """Return a request's images with their pixels; None when the pixels of one are gone."""
+    images: list[PromptImage] = []
+    processor = resident.image_processor
+    if processor is None or not isinstance(message, Submit):
+        return images
     for shown in message.images:
-        pixels = image_processor.find(shown.digest)
+        pixels = processor.find(shown.digest)
         if pixels is None:
             return None
         inside = range(shown.start, shown.end)
-        positions = tuple(at for at in inside if message.tokens[at] == image_processor.image_token_id)
-        found.append(PromptImage(positions, shown.digest, pixels))
-    return found
+        positions = tuple(at for at in inside if message.tokens[at] == processor.image_token_id)
+        images.append(PromptImage(positions, shown.digest, pixels))
+    return images

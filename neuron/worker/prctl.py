@@ -1,4 +1,4 @@
-"""What a worker does to itself as a process: who it dies with, what its thread is called."""
+"""What a worker tells Linux about itself: the parent it dies with, the name of its thread."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ _PR_SET_NAME = 15
 
 
 def die_with_parent() -> None:
-    """Have the kernel kill this process when the thread that started it ends, where it can (Linux).
+    """Have the kernel kill this process when the thread that started it ends.
 
-    The closed pipe says the same; this also holds when some other process has inherited the daemon's end.
+    A closed pipe ends the worker as well; this also works if another process has inherited the daemon's end.
     """
     _prctl(_PR_SET_PDEATHSIG, ctypes.c_ulong(signal.SIGKILL))
 
 
 def name_thread(name: str) -> None:
-    """Show `name` for the calling thread in top and py-spy; the kernel cuts it to 15 bytes."""
+    """Name the calling thread for top and py-spy. The kernel cuts the name to 15 bytes."""
     _prctl(_PR_SET_NAME, ctypes.c_char_p(name.encode()))
 
 

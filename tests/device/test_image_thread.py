@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from neuron.models import pixel_cache
-from neuron.models.pixel_cache import ImagePlaceholder, PixelCache, PixelCacheFullError, Pixels
+from neuron.models.image_input import ImagePlaceholder, PixelCacheFullError, Pixels
+from neuron.models.pixel_cache import PixelCache
 from neuron.pipe import Look, Looked, Refused
 from neuron.worker import image_thread
 from neuron.worker.image_thread import ImageThread

@@ -34,9 +34,9 @@ def layers(dtype: torch.dtype, *, bias: bool, scale: float = 1.0) -> list[torch.
 @pytest.fixture(params=["as here", "without oneDNN", "without either"])
 def machine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     if request.param != "as here":
-        monkeypatch.setattr(products, "_has_onednn", lambda *_: False)
+        monkeypatch.setattr(products, "_uses_onednn", lambda *_: False)
     if request.param == "without either":
-        monkeypatch.setattr(products, "_has_fbgemm", lambda *_: False)
+        monkeypatch.setattr(products, "_uses_fbgemm", lambda *_: False)
 
 
 @pytest.mark.usefixtures("machine")

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from neuron.models.decoder import TESTED_FAMILIES
+from neuron.models.architecture import TESTED_FAMILIES
 from tests.device.serving import Serving, decoder, prompt
 from tests.device.zoo import FAMILIES, build, save
 

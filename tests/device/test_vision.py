@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 from PIL import Image as Files
 
+from neuron.models.architecture import TESTED_VISION_FAMILIES
 from neuron.models.checkpoint import ModelLoadError
-from neuron.models.decoder import TESTED_VISION_FAMILIES, AnyDecoder
-from neuron.models.image_processor import UnreadableImageError
+from neuron.models.decoder import AnyDecoder
+from neuron.models.image_input import UnreadableImageError
 from neuron.step import PromptImage
 from tests.device.serving import Serving, decoder
 from tests.device.vision_models import IMAGE, IMAGE_ID, KINDS, build, picture, save
@@ -69,11 +70,11 @@ def opened(data: bytes) -> Any:
 
 def request(loaded: AnyDecoder, text: str, pictures: tuple[int, ...]) -> tuple[list[int], list[PromptImage]]:
     """Tokens and images as the daemon sends them."""
-    assert loaded.vision_encoder
-    looked = [loaded.vision_encoder.process(shown(number)) for number in pictures]
+    assert loaded.image_processor
+    looked = [loaded.image_processor.process(shown(number)) for number in pictures]
     placeholders, parts = [pixels.placeholder for pixels in looked], text.split(IMAGE)
     whole = parts[0] + "".join(one.text + part for one, part in zip(placeholders, parts[1:], strict=True))
-    tokens = loaded.vision_encoder._processor.tokenizer.encode(whole)
+    tokens = loaded.image_processor._processor.tokenizer.encode(whole)
     positions = [at for at, token in enumerate(tokens) if token == IMAGE_ID]
     images = []
     for pixels, one in zip(looked, placeholders, strict=True):
@@ -183,7 +184,7 @@ def test_files_that_do_not_go_together_fail_the_load(model: Path, tmp_path: Path
     ],
 )
 def test_what_is_no_image_is_said(model: Path, data: bytes, words: str):
-    processor = decoder(model).vision_encoder
+    processor = decoder(model).image_processor
     assert processor
     with pytest.raises(UnreadableImageError, match=words):
         processor.process(data)
@@ -191,7 +192,7 @@ def test_what_is_no_image_is_said(model: Path, data: bytes, words: str):
 
 def test_an_image_that_would_be_too_large_is_not_unpacked(model: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("neuron.models.image_processor.MAX_PIXELS", 1000)
-    processor = decoder(model).vision_encoder
+    processor = decoder(model).image_processor
     assert processor
     with pytest.raises(UnreadableImageError, match="40 × 30 pixels"):
         processor.process(picture(1))
