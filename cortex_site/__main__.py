@@ -1,5 +1,5 @@
 from __future__ import annotations
 
-from cortex_site.cli import main
+from cortex_site.cli.app import main
 
 main()

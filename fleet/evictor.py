@@ -1,9 +1,9 @@
-"""Who makes room for whom: pure, a function of what is resident on a node.
+"""Which models are evicted to make room for another one: a pure function of what is resident on a node.
 
-A model may displace its own residency class and below. Never displaced: the pinned, those with a request
-under way, those that arrived less than their least residency ago. Among the rest the strategy orders by
-value: `lru` by last use alone, `priority` by class first. The set chosen is the cheapest that is enough: its
-most valuable member is as little valuable as possible, and none of them is superfluous.
+A model may evict models of its own residency priority and below, except pinned ones, those with a request
+under way, and those that arrived less than their minimum residency ago. The strategy orders the rest by
+value: `lru` by last use alone, `priority` by priority first. The chosen set is the cheapest that frees
+enough: its most valuable member is the least valuable one possible, and no member is superfluous.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ Strategy = Literal["lru", "priority"]
 
 @dataclass(frozen=True, slots=True)
 class Resident:
-    """A model on a node, as far as its eviction goes."""
+    """A model on a node, with what its eviction depends on."""
 
     model: str
     memory_mb: Mapping[int, int]  # by device index
     priority: int = 100
     pinned: bool = False
     busy: bool = False
-    moving: bool = False  # on its way in or out
+    moving: bool = False  # being loaded or unloaded
     idle_s: float = 0.0  # since its last request, or since it was loaded
     resident_s: float = 0.0
     min_residency_s: float = 0.0
@@ -35,23 +35,23 @@ class Resident:
 
     @property
     def is_held(self) -> bool:
-        """It cannot go now, but time will change that."""
+        """Whether it cannot be evicted now, but later."""
         return self.busy or self.resident_s < self.min_residency_s
 
     def may_yield_to(self, priority: int) -> bool:
-        """Whether a model of that class may ever displace it."""
+        """Whether a model of that priority may ever evict it."""
         return not self.pinned and self.priority <= priority
 
 
 def displaceable(residents: Iterable[Resident], priority: int) -> list[Resident]:
-    """Those that a model of class `priority` may displace now."""
+    """The residents that a model of that priority may evict now."""
     return [resident for resident in residents if resident.may_yield_to(priority) and not resident.is_held]
 
 
 def choose(
     candidates: Iterable[Resident], deficits_mb: Mapping[int, int], strategy: Strategy
 ) -> tuple[Resident, ...] | None:
-    """The cheapest of `candidates` whose going frees `deficits_mb` (by device), or None if all are too few.
+    """The cheapest of `candidates` whose eviction frees `deficits_mb`, by device; None if all are too few.
 
     Linear in candidates times devices, apart from the sort.
     """
@@ -64,7 +64,7 @@ def choose(
             chosen.append(resident)
     if not _is_enough(chosen, deficits_mb):
         return None
-    for resident in reversed(chosen.copy()):  # the most valuable is spared first
+    for resident in reversed(chosen.copy()):  # spare the most valuable ones first
         rest = [other for other in chosen if other is not resident]
         if _is_enough(rest, deficits_mb):
             chosen = rest

@@ -1,9 +1,9 @@
-"""Where a model is loaded: pure, a function of what is known of the nodes.
+"""On which node a model is loaded: a pure function of what is known of the nodes.
 
-Each node gets a verdict with its reason. Those where the model can go are ranked: fits free memory, fits
-after allowed evictions (the least memory evicted first); among equals a node with no operation under way,
-then the one with the most free memory, then by name. Pins come before all of that: a model that is pinned
-goes to its nodes and nowhere else.
+Each node gets a verdict with a reason. First come nodes on which the model fits into free memory, then those
+on which it fits after evictions, the least memory evicted first; among equals those without an active
+operation, then the one with the most free memory, then the first by name. A pinned model goes to its nodes
+and nowhere else.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from fleet.evictor import Resident, Strategy
 
 
 class Outlook(StrEnum):
-    """What a node can do for a model, the best first."""
+    """Whether a model can be loaded on a node, the best first."""
 
     FITS = "fits"
     EVICTS = "fits after eviction"
-    BUSY = "busy"  # would fit, once a request or an operation has ended
-    DOWN = "down"  # would be feasible, were it there
+    BUSY = "busy"  # it would fit after a request or an operation has ended
+    DOWN = "down"  # it might fit if the node or its devices were there
     INFEASIBLE = "infeasible"
 
 
@@ -41,14 +41,14 @@ class NodeFacts:
     devices: Sequence[DeviceFacts] = ()
     residents: Sequence[Resident] = ()
     healthy: bool = True
-    cordoned: bool = False  # nothing new comes here
+    cordoned: bool = False  # nothing new is loaded here
     harnesses: frozenset[str] = frozenset({"torch"})
     labels: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
 class Need:
-    """What a model asks of a node."""
+    """What a model needs of a node."""
 
     model: str
     memory_mb: int = 0  # over all its devices; 0: not known yet
@@ -65,8 +65,8 @@ class Need:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
-    """What was thought of one node."""
+class NodeVerdict:
+    """The judgement of one node."""
 
     node: str
     outlook: Outlook
@@ -82,24 +82,25 @@ class Verdict:
 
     @property
     def touched(self) -> set[int]:
-        """The devices that the load or its evictions change."""
+        """The devices that the load or its evictions use."""
         return set(self.devices).union(*(victim.memory_mb for victim in self.victims))
 
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """The chosen verdict, or None with the best outlook of all; `verdicts` is the explanation, best first."""
+    """The verdict that was chosen, if one was, the best outlook, and all verdicts, the best first."""
 
-    chosen: Verdict | None
+    chosen: NodeVerdict | None
     outlook: Outlook
-    verdicts: tuple[Verdict, ...]
+    verdicts: tuple[NodeVerdict, ...]
 
 
 def place(need: Need, nodes: Iterable[NodeFacts], strategy: Strategy) -> Decision:
+    """The decision for one load."""
     verdicts = sorted((judge(need, node, strategy) for node in nodes), key=_rank)
-    best = verdicts[0] if verdicts else None
-    if best is None:
+    if not verdicts:
         return Decision(None, Outlook.INFEASIBLE, ())
+    best = verdicts[0]
     if best.outlook not in {Outlook.FITS, Outlook.EVICTS}:
         return Decision(None, best.outlook, tuple(verdicts))
     if best.claimed:
@@ -107,38 +108,39 @@ def place(need: Need, nodes: Iterable[NodeFacts], strategy: Strategy) -> Decisio
     return Decision(best, best.outlook, tuple(verdicts))
 
 
-def _rank(verdict: Verdict) -> tuple[int, int, bool, int, str]:
+def _rank(verdict: NodeVerdict) -> tuple[int, int, bool, int, str]:
     order = list(Outlook).index(verdict.outlook)
     return order, verdict.evicted_mb, verdict.claimed, -verdict.free_mb, verdict.node
 
 
-def judge(need: Need, node: NodeFacts, strategy: Strategy) -> Verdict:
+def judge(need: Need, node: NodeFacts, strategy: Strategy) -> NodeVerdict:
     """The verdict on one node."""
     if reason := _forbidden(need, node):
-        return Verdict(node.name, Outlook.INFEASIBLE, reason)
+        return NodeVerdict(node.name, Outlook.INFEASIBLE, reason)
     if not node.healthy:
-        return Verdict(node.name, Outlook.DOWN, "the node does not answer")
+        return NodeVerdict(node.name, Outlook.DOWN, "the node does not answer")
     if any(resident.model == need.model for resident in node.residents):
-        return Verdict(node.name, Outlook.BUSY, "the model is on its way in or out there")
+        return NodeVerdict(node.name, Outlook.BUSY, "the model is on its way in or out there")
     floor = max(need.min_device_mb, need.per_device_mb)
     large = [device for device in node.devices if device.total_mb >= floor]
     if len(large) < need.min_devices:
         reason = f"needs {need.min_devices} device(s) of {floor} MiB, has {len(large)}"
-        return Verdict(node.name, Outlook.INFEASIBLE, reason)
+        return NodeVerdict(node.name, Outlook.INFEASIBLE, reason)
     ready = [device for device in large if device.ready]
     if len(ready) < need.min_devices:
-        return Verdict(node.name, Outlook.DOWN, "its devices are not ready")
+        return NodeVerdict(node.name, Outlook.DOWN, "its devices are not ready")
     now = evictor.displaceable(node.residents, need.priority)
     if found := _make_room(need, ready, now, strategy):
         return _fitting(node, *found)
     later = [resident for resident in node.residents if resident.may_yield_to(need.priority)]
     if _make_room(need, ready, later, strategy):
-        return Verdict(node.name, Outlook.BUSY, "waits for models that are in use or have just been loaded")
+        reason = "waits for models that are in use or have just been loaded"
+        return NodeVerdict(node.name, Outlook.BUSY, reason)
     if any(device.claimed for device in ready):
-        return Verdict(node.name, Outlook.BUSY, "waits for a running operation")
+        return NodeVerdict(node.name, Outlook.BUSY, "waits for a running operation")
     most = max(device.free_mb for device in ready)
     reason = f"needs {need.per_device_mb} MiB per device; {most} MiB are free, nothing else may be evicted"
-    return Verdict(node.name, Outlook.INFEASIBLE, reason)
+    return NodeVerdict(node.name, Outlook.INFEASIBLE, reason)
 
 
 def _forbidden(need: Need, node: NodeFacts) -> str:
@@ -161,7 +163,7 @@ Room = tuple[list[DeviceFacts], tuple[Resident, ...]]
 def _make_room(
     need: Need, devices: Sequence[DeviceFacts], candidates: Sequence[Resident], strategy: Strategy
 ) -> Room | None:
-    """The devices to use and who leaves them; None when even all candidates are too few."""
+    """The devices to use and the models to evict; None if evicting all candidates frees too little."""
 
     def deficit(device: DeviceFacts) -> int:
         return max(0, need.per_device_mb - device.free_mb)
@@ -177,18 +179,22 @@ def _make_room(
     chosen = [device for _, device in sorted(options, key=lambda option: option[0])[: need.min_devices]]
     deficits = {device.index: deficit(device) for device in chosen}
     together = evictor.choose(candidates, deficits, strategy)
-    assert together is not None  # each device alone had enough candidates, so all of them together have
+    assert together is not None  # each device alone had enough candidates
     return chosen, together
 
 
-def _fitting(node: NodeFacts, devices: Sequence[DeviceFacts], victims: tuple[Resident, ...]) -> Verdict:
+def _fitting(node: NodeFacts, devices: Sequence[DeviceFacts], victims: tuple[Resident, ...]) -> NodeVerdict:
     free = sum(device.free_mb for device in devices)
-    names = ", ".join(victim.model for victim in victims)
     claimed = {device.index for device in node.devices if device.claimed}
-    verdict = Verdict(
+    outlook = Outlook.FITS
+    reason = f"{free} MiB free"
+    if victims:
+        outlook = Outlook.EVICTS
+        reason += f", evicting {', '.join(victim.model for victim in victims)}"
+    verdict = NodeVerdict(
         node.name,
-        Outlook.EVICTS if victims else Outlook.FITS,
-        f"{free} MiB free, evicting {names}" if victims else f"{free} MiB free",
+        outlook,
+        reason,
         devices=tuple(sorted(device.index for device in devices)),
         victims=victims,
         free_mb=free,

@@ -1,8 +1,9 @@
 from __future__ import annotations
 
-from cortex_site.celery import app
 from fleet import announcements
-from fleet.services import defrag, execution, idle, joining, observe, residency, retention, usage
+from fleet.celery import app
+from fleet.services import defrag, idle, joining, polling, residency, retention, usage
+from fleet.services.operations import execution
 
 
 @app.task
@@ -17,7 +18,7 @@ def reconcile() -> None:
 
 @app.task
 def poll() -> None:
-    observe.poll()
+    polling.poll()
     joining.drop_silent()
     announcements.publish(announcements.POLLED, 1)
 

@@ -1,13 +1,14 @@
 """What the daemon and a device worker say to each other: whole messages in batches, never tensors.
 
 A frame is a 4-byte big-endian length and a msgpack array of messages. The daemon writes `ToWorker`, the
-worker writes `ToDaemon`. Requests are numbered by the daemon; a number is never reused while the worker
-lives. Every `Submit` is answered by exactly one `Finished` or `Refused`, also after a `Cancel`; a worker
-that dies answers nothing, and the daemon ends its requests.
+worker writes `ToDaemon`. The daemon numbers its requests, and no two alike (`next_id`). Every `Submit` is
+answered by exactly one `Finished` or `Refused`, also after a `Cancel`; a worker that dies answers nothing,
+and the daemon ends its requests.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import msgspec
@@ -18,6 +19,13 @@ HEADER_BYTES = 4
 # How a worker ends, beside 0: asked to, or the pipe was closed.
 EXIT_POISONED = 70  # the device cannot be trusted any more; its requests were answered
 EXIT_CRASHED = 71  # a mistake of the worker's own
+
+_ids = itertools.count(1)
+
+
+def next_id() -> int:
+    """A number for a message to a worker, given to no other message of this process."""
+    return next(_ids)
 
 
 class Sampling(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -39,7 +47,7 @@ class Sampling(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Load(msgspec.Struct, frozen=True, tag=True):
-    """Load a local Hugging Face directory. Answered by some `Progress`, then `Loaded` or `LoadFailed`."""
+    """Load a local Hugging Face directory. Answered by some `LoadProgress`, then `Loaded` or `LoadFailed`."""
 
     model: str
     path: str
@@ -137,7 +145,7 @@ class Ready(msgspec.Struct, frozen=True, tag=True):
     memory_total_mb: int
 
 
-class Progress(msgspec.Struct, frozen=True, tag=True):
+class LoadProgress(msgspec.Struct, frozen=True, tag=True):
     model: str
     fraction: float  # of the checkpoint's bytes, 0..1
 
@@ -268,7 +276,7 @@ class Status(msgspec.Struct, frozen=True, tag=True):
 
 ToDaemon = (
     Ready
-    | Progress
+    | LoadProgress
     | Loaded
     | LoadFailed
     | Unloaded

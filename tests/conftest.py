@@ -16,7 +16,7 @@ os.environ["CORTEX_STATE_DIR"] = str(_FOLDER)
 if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
     (_FOLDER / "metrics").mkdir()
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(_FOLDER / "metrics")
-os.environ["DJANGO_SETTINGS_MODULE"] = "cortex_site.settings"
+os.environ["DJANGO_SETTINGS_MODULE"] = "cortex_site.site.settings"
 django.setup()
 
 # A slow machine is not a wrong answer.

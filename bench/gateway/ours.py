@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.common import clean_environment
 from bench.gateway.mock import MODEL
 from bench.gateway.processes import Server, launch
+from bench.processes import clean_environment
 from tests.fleet.servers import RedisServer, postgres
 
 CONFIG = """
@@ -38,7 +38,7 @@ limit = {{ context = 32768 }}
 MAKE_KEY = """
 import django
 django.setup()
-from fleet.limits import KeyLimits
+from fleet.key_limits import KeyLimits
 from fleet.services import keys
 many = 10**9
 _, secret = keys.create("bench", limits=KeyLimits(
@@ -92,10 +92,12 @@ def _prepare(folder: Path, database: str, redis: str, node: int) -> dict[str, st
         CORTEX_STATE_DIR=str(folder),
         CORTEX_DATABASE__URL=database,
         CORTEX_REDIS__URL=redis,
-        DJANGO_SETTINGS_MODULE="cortex_site.settings",
+        DJANGO_SETTINGS_MODULE="cortex_site.site.settings",
         PROMETHEUS_MULTIPROC_DIR=str(folder / "metrics"),
     )
-    subprocess.run([sys.executable, "-m", "cortex_site.prepare"], env=env, check=True, capture_output=True)
+    subprocess.run(
+        [sys.executable, "-m", "cortex_site.site.prepare"], env=env, check=True, capture_output=True
+    )
     return env
 
 

@@ -3,13 +3,13 @@ from __future__ import annotations
 from django.contrib import admin
 
 from fleet.admin.audit import AuditEntryAdmin
-from fleet.admin.catalogue import AliasAdmin, ModelProfileAdmin
 from fleet.admin.join import JoinTokenAdmin
 from fleet.admin.key import ApiKeyAdmin
 from fleet.admin.metric import RequestMetricAdmin
 from fleet.admin.node import DeviceAdmin, NodeAdmin
 from fleet.admin.operation import OperationAdmin
 from fleet.admin.placement import PlacementAdmin
+from fleet.admin.profile import AliasAdmin, ModelProfileAdmin
 from fleet.admin.usage import UsageRollupAdmin
 
 __all__ = [

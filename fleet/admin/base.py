@@ -1,4 +1,4 @@
-"""What the admin pages of the fleet have in common."""
+"""Parts that the fleet's admin pages share."""
 
 from __future__ import annotations
 
@@ -12,15 +12,16 @@ from django.utils import timezone
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
+from fleet.operations import OperationView
+from fleet.permissions import asker, may_operate
 from fleet.services import audit
-from fleet.services.lifecycle import OperationView
 from neuron.wire import ApiError
 
 UNITS = ((86_400, "d"), (3_600, "h"), (60, "min"), (1, "s"))
 
 
 def age(moment: datetime | None) -> str:
-    """`3 min`, in the largest unit that has at least one."""
+    """The time since then, such as `3 min`, in the largest unit of which there is one."""
     if moment is None:
         return "–"
     seconds = max(0, int((timezone.now() - moment).total_seconds()))
@@ -28,9 +29,12 @@ def age(moment: datetime | None) -> str:
 
 
 def seconds(value: float | None) -> str:
+    """A duration such as `1.25 s` or `3.1 ms`."""
     if value is None:
         return "–"
-    return f"{value:.2f} s" if value >= 0.1 or not value else f"{1000 * value:.1f} ms"
+    if 0 < value < 0.1:
+        return f"{1000 * value:.1f} ms"
+    return f"{value:.2f} s"
 
 
 def memory_bar(used_mb: int, total_mb: int) -> SafeString:
@@ -40,14 +44,15 @@ def memory_bar(used_mb: int, total_mb: int) -> SafeString:
     )
 
 
-def who(request: HttpRequest) -> str:
-    return str(request.user)
+def origin(request: HttpRequest) -> dict[str, Any]:
+    """Who asks and why, as arguments for the verbs that actions call."""
+    return {"requested_by": asker(request), "reason": "admin"}
 
 
 def start_each(
     page: admin.ModelAdmin, request: HttpRequest, starts: Iterable[Callable[[], OperationView]]
 ) -> None:
-    """Start operations and say for each what was started, or why it was not."""
+    """Start operations, and show for each what was started or why it was not."""
     for start in starts:
         try:
             operation = start()
@@ -61,7 +66,7 @@ def start_each(
 def do_each(
     page: admin.ModelAdmin, request: HttpRequest, verbs: Iterable[Callable[[], None]], done: str
 ) -> None:
-    """Carry out what is no operation; say how often it was `done`, and why it was not."""
+    """Call verbs that start no operation, and show how many were `done` and why others were not."""
     count = 0
     for verb in verbs:
         try:
@@ -75,14 +80,14 @@ def do_each(
 
 
 class Operates:
-    """For pages with actions that start operations: those who may add one may use them."""
+    """A page with actions for those who may start operations."""
 
     def has_operate_permission(self, request: Any) -> bool:
-        return bool(request.user.has_perm("fleet.add_operation"))
+        return may_operate(request)
 
 
 class ReadOnlyAdmin(admin.ModelAdmin):
-    """For what only the fleet itself writes."""
+    """A page of rows that only the fleet writes."""
 
     def has_add_permission(self, request: HttpRequest) -> bool:
         return False
@@ -95,7 +100,7 @@ class ReadOnlyAdmin(admin.ModelAdmin):
 
 
 class ConfiguredAdmin(admin.ModelAdmin):
-    """For configuration: rows that a settings file owns can be seen, not changed; changes are audited."""
+    """A page of configuration: changes are audited, and rows that a settings file owns are read-only."""
 
     def log_addition(self, request: HttpRequest, obj: Any, message: Any) -> Any:
         self._audit(request, "add", obj, [])
@@ -111,10 +116,10 @@ class ConfiguredAdmin(admin.ModelAdmin):
         return super().log_deletions(request, queryset)
 
     def _audit(self, request: HttpRequest, action: str, obj: Any, message: Any) -> None:
-        """Which fields were changed, never what they hold: some are secrets."""
+        """Log the names of the changed fields, never their values: some are secrets."""
         fields = [name for part in message for name in part.get("changed", {}).get("fields", [])]
         target = f"{obj._meta.verbose_name} {obj}"  # noqa: SLF001 - Django documents `_meta`
-        audit.note(who(request), action, target, "admin", fields=fields)
+        audit.note(asker(request), action, target, "admin", fields=fields)
 
     def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return not (obj and obj.from_file) and bool(super().has_change_permission(request, obj))

@@ -28,11 +28,12 @@ class ApiKeyAdmin(ConfiguredAdmin):
     actions = ("disable", "enable")
 
     def get_fieldsets(self, request: HttpRequest, obj: Any = None) -> Any:
-        """What a key may, what it may at most, and what it does."""
-        may = (None, {"fields": ("name", "models", "priority", ("expires_at", "disabled"))})
-        at_most = ("Limits", {"fields": LIMITS, "description": "An empty field is no limit."})
-        does = ("Use", {"fields": ("prefix", "usage", "last_used", "created_at")})
-        return (may, at_most, does) if obj else (may, at_most)
+        rights = (None, {"fields": ("name", "models", "priority", ("expires_at", "disabled"))})
+        limits = ("Limits", {"fields": LIMITS, "description": "An empty field is no limit."})
+        use = ("Use", {"fields": ("prefix", "usage", "last_used", "created_at")})
+        if obj is None:
+            return (rights, limits)
+        return (rights, limits, use)
 
     def get_changelist_instance(self, request: HttpRequest) -> ChangeList:
         changelist = super().get_changelist_instance(request)
@@ -51,7 +52,7 @@ class ApiKeyAdmin(ConfiguredAdmin):
     def usage(self, key: ApiKey) -> str:
         if not key.limits:
             return "no limits"
-        if not hasattr(key, "usage_text"):  # one row's own page
+        if not hasattr(key, "usage_text"):  # the page of a single key
             key.usage_text = keys.usage([key]).get(key.digest)
         return key.usage_text or "not known: Redis does not answer"
 
@@ -78,11 +79,11 @@ class ApiKeyAdmin(ConfiguredAdmin):
         if change:
             super().save_model(request, obj, form, change)
         else:
-            obj.secret = keys.issue(obj)  # on this object only, for the page below
+            obj.secret = keys.issue(obj)  # not a column: for `response_add` alone
 
     def response_add(
         self, request: HttpRequest, obj: Any, post_url_continue: str | None = None
     ) -> HttpResponse:
-        """The one page that shows the key; nothing stores it: no message in the session, no cache."""
+        """The one page that shows the key; neither session nor cache keeps it."""
         context = {**self.admin_site.each_context(request), "title": "API key made", "key": obj}
         return TemplateResponse(request, "admin/fleet/apikey/created.html", context)

@@ -6,6 +6,6 @@ from django.template.response import TemplateResponse
 
 
 def live(request: HttpRequest) -> TemplateResponse:
-    """The fleet as it is now; the page fills itself from `/ws/fleet`."""
+    """The page of the live fleet, which fills itself from `/ws/fleet`."""
     context = admin.site.each_context(request) | {"title": "Live fleet"}
     return TemplateResponse(request, "admin/fleet/live.html", context)

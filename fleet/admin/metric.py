@@ -14,7 +14,7 @@ from fleet.admin.base import ReadOnlyAdmin, seconds
 from fleet.admin.paging import BigTableAdmin, WindowFilter, known_values
 from fleet.models import ApiKey, Node, Placement, RequestMetric
 from fleet.records import Outcome
-from fleet.services import explain
+from fleet.services import timeline
 
 
 def _names(model: type[Model], field: str) -> Callable[[], Iterable[str]]:
@@ -64,29 +64,32 @@ class RequestMetricAdmin(ReadOnlyAdmin, BigTableAdmin):
 
     @admin.display(description="where the time went")
     def explained(self, metric: RequestMetric) -> SafeString:
-        phases, total = explain.phases(metric), metric.latency_s or 1.0
+        spans = timeline.spans(metric)
+        total = metric.latency_s or 1.0
         bars = [
             {
-                "name": phase.name,
-                "duration": seconds(phase.duration_s),
-                "left": f"{100 * phase.start_s / total:.2f}",
-                "width": f"{100 * phase.duration_s / total:.2f}",
-                "note": phase.note,
+                "name": span.name,
+                "duration": seconds(span.duration_s),
+                "left": f"{100 * span.start_s / total:.2f}",
+                "width": f"{100 * span.duration_s / total:.2f}",
+                "note": span.note,
             }
-            for phase in phases
+            for span in spans
         ]
-        shown = {"phases": bars, "story": explain.story(metric), "operations": explain.operations(metric)}
+        shown = {"spans": bars, "story": timeline.story(metric), "operations": timeline.operations(metric)}
         return render_to_string("admin/fleet/requestmetric/timeline.html", shown)
 
     def get_search_results(
         self, request: HttpRequest, queryset: QuerySet, term: str
     ) -> tuple[QuerySet, bool]:
-        """One or the other: a condition on both columns at once would use the index of neither."""
+        """Search request ids, then models: a condition on both columns would use the index of neither."""
         term = term.strip()
         if not term:
             return queryset, False
         by_id = queryset.filter(request_id=term)
-        return (by_id if by_id.exists() else queryset.filter(model=term)), False
+        if by_id.exists():
+            return by_id, False
+        return queryset.filter(model=term), False
 
     @admin.display(description="first token", ordering="ttft_s")
     def ttft(self, metric: RequestMetric) -> str:

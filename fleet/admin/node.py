@@ -17,11 +17,12 @@ from fleet.admin.base import (
     age,
     do_each,
     memory_bar,
+    origin,
     start_each,
-    who,
 )
-from fleet.models import Device, Node, Operation
-from fleet.services import steering
+from fleet.models import Device, Node
+from fleet.operations import OperationView
+from fleet.services import lifecycle, policy
 
 T = TypeVar("T")
 
@@ -60,9 +61,9 @@ OBSERVED = (
 
 
 class NodeForm(forms.ModelForm):
-    """The token is written, never read back: left empty, it stays."""
+    """A form that never shows the token: a field left empty keeps it."""
 
-    forget_token = forms.BooleanField(required=False, help_text="Send none any more.")
+    forget_token = forms.BooleanField(required=False, help_text="Send no token to this node.")
 
     class Meta:
         model = Node
@@ -72,7 +73,7 @@ class NodeForm(forms.ModelForm):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         if "token" in self.fields and self.instance.token:
-            self.fields["token"].help_text += " One is set; left empty, it stays."
+            self.fields["token"].help_text += " A token is set; leave the field empty to keep it."
 
     def clean(self) -> dict[str, Any]:
         given: dict[str, Any] = super().clean() or {}
@@ -119,26 +120,27 @@ class NodeAdmin(Operates, ConfiguredAdmin):
         )
 
     def get_fieldsets(self, request: HttpRequest, obj: Any = None) -> Any:
-        """A page that cannot be changed would show the token in clear: it has none."""
-        secrets = ("token", "forget_token") if obj and obj.token else ("token",)
-        shown = secrets if self.has_change_permission(request, obj) else ()
-        return ((None, {"fields": (*CONFIGURED[:3], *shown, "labels")}), *self.fieldsets[1:])
+        """Without the token where the page is read-only, which would show it in clear."""
+        secrets: tuple[str, ...] = ()
+        if self.has_change_permission(request, obj):
+            secrets = ("token", "forget_token") if obj and obj.token else ("token",)
+        return ((None, {"fields": (*CONFIGURED[:3], *secrets, "labels")}), *self.fieldsets[1:])
 
     @admin.action(description="Cordon: load nothing new there", permissions=["operate"])
     def cordon(self, request: HttpRequest, rows: QuerySet) -> None:
-        do_each(self, request, _for_each(steering.cordon, request, rows), "Cordoned")
+        do_each(self, request, _for_each(policy.cordon, request, rows), "Cordoned")
 
     @admin.action(description="Uncordon", permissions=["operate"])
     def uncordon(self, request: HttpRequest, rows: QuerySet) -> None:
-        do_each(self, request, _for_each(steering.uncordon, request, rows), "Uncordoned")
+        do_each(self, request, _for_each(policy.uncordon, request, rows), "Uncordoned")
 
-    @admin.action(description="Drain: cordon, and models leave after their requests", permissions=["operate"])
+    @admin.action(description="Drain: cordon, and unload after their requests", permissions=["operate"])
     def drain(self, request: HttpRequest, rows: QuerySet) -> None:
-        start_each(self, request, _for_each(steering.drain, request, rows))
+        start_each(self, request, _for_each(lifecycle.drain, request, rows))
 
     @admin.action(description="Drain at once: end requests under way", permissions=["operate"])
     def drain_by_force(self, request: HttpRequest, rows: QuerySet) -> None:
-        start_each(self, request, _for_each(partial(steering.drain, force=True), request, rows))
+        start_each(self, request, _for_each(partial(lifecycle.drain, force=True), request, rows))
 
     @admin.display(description="problem")
     def problem(self, node: Node) -> str:
@@ -154,7 +156,7 @@ class NodeAdmin(Operates, ConfiguredAdmin):
 
 
 def _for_each(verb: Callable[..., T], request: HttpRequest, rows: QuerySet) -> list[Callable[[], T]]:
-    return [partial(verb, row.name, requested_by=who(request), reason="admin") for row in rows]
+    return [partial(verb, row.name, **origin(request)) for row in rows]
 
 
 @admin.register(Device)
@@ -182,19 +184,19 @@ class DeviceAdmin(Operates, ReadOnlyAdmin):
 
     @admin.action(description="Defragment: restart the worker after its requests", permissions=["operate"])
     def defrag(self, request: HttpRequest, rows: QuerySet) -> None:
-        self._restart(request, rows, kind=Operation.Kind.DEFRAG)
+        self._start(lifecycle.defrag, request, rows)
 
     @admin.action(description="Restart the worker after its requests", permissions=["operate"])
     def restart(self, request: HttpRequest, rows: QuerySet) -> None:
-        self._restart(request, rows)
+        self._start(lifecycle.restart, request, rows)
 
     @admin.action(description="Restart the worker at once: end requests under way", permissions=["operate"])
     def restart_by_force(self, request: HttpRequest, rows: QuerySet) -> None:
-        self._restart(request, rows, force=True)
+        self._start(partial(lifecycle.restart, force=True), request, rows)
 
-    def _restart(self, request: HttpRequest, rows: QuerySet, **options: Any) -> None:
-        asked = {"requested_by": who(request), "reason": "admin", **options}
-        start_each(self, request, [partial(steering.restart, d.node.name, d.index, **asked) for d in rows])
+    def _start(self, verb: Callable[..., OperationView], request: HttpRequest, rows: QuerySet) -> None:
+        starts = [partial(verb, row.node.name, row.index, **origin(request)) for row in rows]
+        start_each(self, request, starts)
 
     @admin.display(description="memory", ordering="memory_used_mb")
     def memory(self, device: Device) -> SafeString:

@@ -8,8 +8,9 @@ from django.http import HttpRequest
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 
-from fleet.admin.base import Operates, ReadOnlyAdmin, age, start_each, who
+from fleet.admin.base import Operates, ReadOnlyAdmin, age, start_each
 from fleet.models import Operation
+from fleet.permissions import asker
 from fleet.services import lifecycle
 
 
@@ -48,11 +49,10 @@ class OperationAdmin(Operates, ReadOnlyAdmin):
 
     @admin.action(description="Retry selected failed operations", permissions=["operate"])
     def retry(self, request: HttpRequest, rows: QuerySet) -> None:
-        failed = rows.filter(state=Operation.State.FAILED, parent=None)
-        starts = [partial(lifecycle.retry, row.pk, requested_by=who(request)) for row in failed]
+        starts = [partial(lifecycle.retry, row.pk, requested_by=asker(request)) for row in rows]
         start_each(self, request, starts)
 
     @admin.action(description="Cancel selected pending operations", permissions=["operate"])
     def cancel(self, request: HttpRequest, rows: QuerySet) -> None:
-        starts = [partial(lifecycle.cancel, row.pk, requested_by=who(request)) for row in rows]
+        starts = [partial(lifecycle.cancel, row.pk, requested_by=asker(request)) for row in rows]
         start_each(self, request, starts)

@@ -1,4 +1,4 @@
-"""Paging and filters for tables with millions of rows: nothing here looks at all of them."""
+"""Paging and filters for tables with millions of rows, none of which reads them all."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from django.utils import timezone
 from django.utils.functional import cached_property
 from django.utils.http import urlencode
 
-REACH = 5_000  # rows that can be paged through before "older" moves on by key
+REACH = 5_000  # rows in numbered pages; the link "older" goes on from the last one's key
 WINDOWS = {"hour": timedelta(hours=1), "day": timedelta(days=1), "week": timedelta(days=7)}
 
 
 class BoundedPaginator(Paginator):
-    """Counts no further than `REACH`."""
+    """A paginator that counts `REACH` rows at most."""
 
     @cached_property
     def count(self) -> int:
@@ -28,7 +28,7 @@ class BoundedPaginator(Paginator):
 
 
 class BigTableAdmin(admin.ModelAdmin):
-    """Newest first along the index of `age_field`; behind the last page a link goes on from its key."""
+    """A page that lists rows along the index of `age_field`, and links from its last page to older ones."""
 
     age_field = "started_at"
     paginator = BoundedPaginator
@@ -44,7 +44,7 @@ class BigTableAdmin(admin.ModelAdmin):
         return response
 
     def _older(self, request: HttpRequest, page: Any) -> str:
-        """The query string behind the last page; empty where all that matches can be paged through."""
+        """The query string of the rows after the last page; empty if there are none."""
         if page.paginator.count < REACH:
             return ""
         last = page.queryset.values_list(self.age_field, flat=True)[REACH - 1]
@@ -53,7 +53,7 @@ class BigTableAdmin(admin.ModelAdmin):
 
 
 class WindowFilter(admin.SimpleListFilter):
-    """How far back. Instead of `date_hierarchy`, which reads every date."""
+    """A filter by age, in place of `date_hierarchy`, which reads every row's date."""
 
     title = "time"
     parameter_name = "since"
@@ -64,11 +64,13 @@ class WindowFilter(admin.SimpleListFilter):
 
     def queryset(self, request: HttpRequest, queryset: QuerySet) -> QuerySet:
         window = WINDOWS.get(self.value() or "")
-        return queryset.filter(**{f"{self.field}__gte": timezone.now() - window}) if window else queryset
+        if window is None:
+            return queryset
+        return queryset.filter(**{f"{self.field}__gte": timezone.now() - window})
 
 
 def known_values(field: str, values: Callable[[], Iterable[str]]) -> type[admin.SimpleListFilter]:
-    """A filter on `field` that offers what another, small table knows, not what this one contains."""
+    """A filter on `field` that offers the values of another, small table instead of reading this one's."""
 
     class KnownValuesFilter(admin.SimpleListFilter):
         title = field
@@ -81,6 +83,8 @@ def known_values(field: str, values: Callable[[], Iterable[str]]) -> type[admin.
             return True
 
         def queryset(self, request: HttpRequest, queryset: QuerySet) -> QuerySet:
-            return queryset.filter(**{field: self.value()}) if self.value() else queryset
+            if not self.value():
+                return queryset
+            return queryset.filter(**{field: self.value()})
 
     return KnownValuesFilter

@@ -8,9 +8,9 @@ from django.contrib import admin
 from django.db.models import QuerySet
 from django.http import HttpRequest
 
-from fleet.admin.base import Operates, ReadOnlyAdmin, age, do_each, start_each, who
+from fleet.admin.base import Operates, ReadOnlyAdmin, age, do_each, origin, start_each
 from fleet.models import Placement
-from fleet.services import lifecycle, steering
+from fleet.services import lifecycle, policy
 
 T = TypeVar("T")
 
@@ -57,13 +57,12 @@ class PlacementAdmin(Operates, ReadOnlyAdmin):
 
     @admin.action(description="Pin to these nodes: keep loaded, never evict", permissions=["operate"])
     def pin(self, request: HttpRequest, rows: QuerySet) -> None:
-        do_each(self, request, _for_each(steering.pin, request, rows), "Pinned")
+        do_each(self, request, _for_each(policy.pin, request, rows), "Pinned")
 
     @admin.action(description="Unpin from these nodes", permissions=["operate"])
     def unpin(self, request: HttpRequest, rows: QuerySet) -> None:
-        do_each(self, request, _for_each(steering.unpin, request, rows), "Unpinned")
+        do_each(self, request, _for_each(policy.unpin, request, rows), "Unpinned")
 
 
 def _for_each(verb: Callable[..., T], request: HttpRequest, rows: QuerySet) -> list[Callable[[], T]]:
-    asked = {"requested_by": who(request), "reason": "admin"}
-    return [partial(verb, row.model, row.node.name, **asked) for row in rows]
+    return [partial(verb, row.model, row.node.name, **origin(request)) for row in rows]

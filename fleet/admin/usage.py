@@ -21,7 +21,7 @@ class HourFilter(WindowFilter):
 
 @admin.register(UsageRollup)
 class UsageRollupAdmin(ReadOnlyAdmin, BigTableAdmin):
-    """The hours one by one, and above them their sum."""
+    """The hours that match, below their sums."""
 
     age_field = "hour"
     change_list_template = "admin/fleet/usagerollup/change_list.html"
@@ -32,11 +32,11 @@ class UsageRollupAdmin(ReadOnlyAdmin, BigTableAdmin):
 
     @admin.display(description="mean first token")
     def ttft(self, row: UsageRollup) -> str:
-        return seconds(row.ttft_s / row.timed if row.timed else None)
+        return _mean(row.ttft_s, row.timed)
 
     @admin.display(description="mean latency")
     def latency(self, row: UsageRollup) -> str:
-        return seconds(row.latency_s / row.requests if row.requests else None)
+        return _mean(row.latency_s, row.requests)
 
     def changelist_view(self, request: HttpRequest, extra_context: Any = None) -> Any:
         response = super().changelist_view(request, extra_context)
@@ -45,3 +45,9 @@ class UsageRollupAdmin(ReadOnlyAdmin, BigTableAdmin):
             labels = {name: name.replace("_", " ") for name in SHOWN}
             response.context_data["sums"] = [(labels[n], sums[f"sum_{n}"] or 0) for n in SHOWN]
         return response
+
+
+def _mean(total_s: float, count: int) -> str:
+    if not count:
+        return seconds(None)
+    return seconds(total_s / count)

@@ -1,7 +1,7 @@
-"""The operator API under `/api/`: what `cortex status` and the admin's pages read, and what steers the fleet.
+"""The operator API under `/api/`, for `cortex` commands, the admin's live page and scripts.
 
-Signed in staff or the operator token may use it. The token is in `operator_token` in the state directory,
-readable by the owner only: who can read it could stop the process as well.
+Staff who are signed in may use it, and holders of the operator token. The token is in `operator_token` in the
+state directory, readable by its owner only, who could stop the process as well.
 """
 
 from __future__ import annotations
@@ -16,12 +16,14 @@ from ninja.errors import AuthenticationError, ValidationError
 from ninja.security import HttpBearer
 from ninja.security.session import SessionAuthIsStaff
 
-from cortex_site.secret_file import obtain
-from cortex_site.version import VERSION
+from cortex_site.base.secret_file import obtain
+from cortex_site.base.version import VERSION
+from fleet.api.audit import router as audit
 from fleet.api.joining import router as joining
 from fleet.api.operations import router as operations
 from fleet.api.overview import router as overview
-from fleet.api.steering import router as steering
+from fleet.api.policy import router as policy
+from fleet.permissions import TOKEN_HOLDER
 from neuron.wire import ApiError
 
 
@@ -31,7 +33,9 @@ class OperatorToken(HttpBearer):
         self._token = token
 
     def authenticate(self, request: HttpRequest, token: str) -> str | None:
-        return "operator" if secrets.compare_digest(token.encode(), self._token.encode()) else None
+        if secrets.compare_digest(token.encode(), self._token.encode()):
+            return TOKEN_HOLDER
+        return None
 
 
 api = NinjaAPI(
@@ -42,7 +46,8 @@ api = NinjaAPI(
 )
 api.add_router("", overview)
 api.add_router("", operations)
-api.add_router("", steering)
+api.add_router("", policy)
+api.add_router("", audit)
 api.add_router("", joining)
 
 

@@ -7,8 +7,8 @@ from django.http import HttpRequest
 from ninja import Field, Router, Schema, Status
 
 from cortex_site.config import current
-from fleet.api.operations import who
 from fleet.models import JoinToken
+from fleet.permissions import operator
 from fleet.services import joining
 from neuron.wire import ApiError, JoinAnswer, JoinRequest
 
@@ -33,7 +33,7 @@ class JoinTokenOut(Schema):
 
 
 class MadeJoinTokenOut(JoinTokenOut):
-    token: str = Field(description="Shown this once")
+    token: str = Field(description="Shown in this answer only")
 
 
 class BeatIn(Schema):
@@ -47,27 +47,27 @@ def join_tokens(request: HttpRequest) -> Any:
 
 @router.post("/join-tokens", response=MadeJoinTokenOut)
 def make_join_token(request: HttpRequest, payload: JoinTokenIn) -> Any:
-    """A token with which neurons may register themselves."""
-    row, token = joining.create(name=payload.name, ttl_s=payload.ttl_s, made_by=who(request))
-    row.token = token  # on this object only
+    """Create a token with which neurons register themselves."""
+    row, token = joining.create(name=payload.name, ttl_s=payload.ttl_s, made_by=operator(request))
+    row.token = token  # not a column: for this answer alone
     return row
 
 
 @router.post("/join-tokens/{token_id}/revoke", response=JoinTokenOut)
 def revoke_join_token(request: HttpRequest, token_id: int) -> Any:
-    return joining.revoke(token_id, requested_by=who(request))
+    return joining.revoke(token_id, requested_by=operator(request))
 
 
 @router.post("/join", auth=None, response=JoinAnswer)
 def join(request: HttpRequest, payload: JoinRequest) -> Any:
-    """For neurons, with a join token as bearer: register, or come back."""
+    """Register a neuron, or update it when it comes back. The bearer is a join token."""
     node = joining.join(_bearer(request), payload)
     return JoinAnswer(name=node.name, heartbeat_s=current().join.heartbeat_s)
 
 
 @router.post("/join/heartbeat", auth=None, response={204: None})
 def heartbeat(request: HttpRequest, payload: BeatIn) -> Any:
-    """For neurons that have joined, with the secret of their own API as bearer."""
+    """Keep a neuron that has joined. The bearer is the secret of its own API."""
     joining.beat(payload.name, _bearer(request))
     return Status(204, None)
 

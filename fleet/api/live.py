@@ -1,4 +1,4 @@
-"""The fleet over a WebSocket, for pages that are open: the whole state, whenever it has changed."""
+"""The fleet over a WebSocket: its whole state, whenever that has changed."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from fleet.services import overview
 
 
 class FleetConsumer(AsyncWebsocketConsumer):
-    """`/ws/fleet`, for staff. Sends what `/api/status` answers."""
+    """`/ws/fleet`, for staff: sends the answers of `/api/status`."""
 
-    channel_layer_alias = ""  # none: nobody sends to it, and it works while Redis is away
+    channel_layer_alias = ""  # no layer: nothing sends to it, and it works while Redis is away
     _task: asyncio.Task[None] | None = None
 
     async def connect(self) -> None:
@@ -36,12 +36,12 @@ class FleetConsumer(AsyncWebsocketConsumer):
                 await self._task
 
     async def receive(self, text_data: str | None = None, bytes_data: bytes | None = None) -> None:
-        """Nothing that a page says is listened to."""
+        """Ignore what pages send."""
 
     async def _push(self) -> None:
         sent = ""
         while True:
-            with suppress(DatabaseError):  # it may come back
+            with suppress(DatabaseError):  # the next look may succeed
                 state: str = await database_sync_to_async(_state)()
                 if state != sent:
                     await self.send(text_data=state)

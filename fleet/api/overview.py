@@ -6,14 +6,14 @@ from django.http import HttpRequest
 from ninja import Router
 
 from fleet.api.schemas import ModelOut, NodeOut, PlacementOut, StatusOut
-from fleet.services import contradictions, overview
+from fleet.services import overview, settings_warnings
 
 router = Router(tags=["fleet"])
 
 
 @router.get("/status", response=StatusOut)
 def status(request: HttpRequest) -> Any:
-    """Everything at a glance: nodes with their devices and models, the catalogue, operations under way."""
+    """The whole fleet: nodes with their devices and models, the catalogue, active operations."""
     return overview.status()
 
 
@@ -34,5 +34,5 @@ def placements(request: HttpRequest) -> Any:
 
 @router.get("/warnings", response=list[str])
 def warnings(request: HttpRequest) -> Any:
-    """What `models.toml` says that the files or the fleet contradict: file, line, key, why."""
-    return contradictions.found()
+    """Contradictions between the settings files and the fleet, one line each: file, line, key, why."""
+    return settings_warnings.found()

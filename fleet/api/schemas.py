@@ -1,11 +1,13 @@
-"""Shapes of the operator API's answers."""
+"""Shapes of the operator API's answers, and of its paging."""
 
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any
+from typing import Annotated, Any
 
-from ninja import Field, Schema
+from ninja import Field, Query, Schema
+
+Limit = Annotated[int, Query(ge=1, le=500)]  # rows of one page
 
 
 class DeviceOut(Schema):
@@ -82,16 +84,21 @@ class ModelOut(Schema):
     from_file: bool
 
 
-class OperationOut(Schema):
+class OperationStateOut(Schema):
+    """The fields of `fleet.operations.OperationView`."""
+
     id: int
     kind: str
-    model: str
-    node: str
+    model: str = Field(description="Empty where it is about a node or a device")
+    node: str = Field(description="Empty until one is chosen")
     device: int | None
     state: str
     progress: float | None
     message: str
     error_code: str
+
+
+class OperationOut(OperationStateOut):
     requested_by: str
     reason: str
     explanation: list[dict[str, Any]]
@@ -106,5 +113,5 @@ class StatusOut(Schema):
     nodes: list[NodeOut]
     models: list[ModelOut]
     aliases: dict[str, str]
-    operations: list[OperationOut] = Field(description="Those under way")
-    evictions: list[OperationOut] = Field(description="The latest")
+    operations: list[OperationOut] = Field(description="The active ones")
+    evictions: list[OperationOut] = Field(description="The latest evictions")

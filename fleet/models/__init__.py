@@ -5,14 +5,13 @@ from fleet.models.join import JoinToken
 from fleet.models.key import ApiKey
 from fleet.models.metric import RequestMetric
 from fleet.models.node import Device, Node
-from fleet.models.operation import ACTIVE, Operation
+from fleet.models.operation import Operation
 from fleet.models.placement import IllegalTransitionError, Placement
 from fleet.models.profile import Alias, ModelProfile
 from fleet.models.usage import UsageRollup
 from fleet.models.version import ConfigurationVersion
 
 __all__ = [
-    "ACTIVE",
     "Alias",
     "ApiKey",
     "AuditEntry",

@@ -5,7 +5,7 @@ from django.utils import timezone
 
 
 class AuditEntry(models.Model):
-    """One thing that somebody, or the fleet itself, decided: who, what, on what, and why. Never changed."""
+    """One decision of a person or of the fleet itself: who, what, on what, and why. Never changed."""
 
     at = models.DateTimeField(default=timezone.now)
     who = models.CharField(max_length=200)

@@ -5,10 +5,10 @@ from django.utils import timezone
 
 
 class JoinToken(models.Model):
-    """What a neuron joins the fleet with. The token itself is shown once and never stored."""
+    """The credential with which a neuron joins the fleet. The token itself is shown once and never stored."""
 
     name = models.CharField(max_length=100, blank=True, help_text="What it is for.")
-    prefix = models.CharField(max_length=20, editable=False, help_text="Enough to recognise it by")
+    prefix = models.CharField(max_length=20, editable=False, help_text="Identifies it")
     digest = models.CharField(max_length=64, unique=True, editable=False, help_text="SHA-256, hex")
     expires_at = models.DateTimeField()
     revoked = models.BooleanField(default=False, help_text="Nodes that have joined with it stay.")

@@ -4,7 +4,7 @@ from django.core.exceptions import ValidationError
 from django.core.validators import MaxValueValidator, MinValueValidator
 from django.db import models as db
 
-from fleet.limits import KeyLimits
+from fleet.key_limits import KeyLimits
 from fleet.models.version import Configured
 
 
@@ -21,7 +21,7 @@ def _limit(verbose_name: str, help_text: str) -> db.PositiveBigIntegerField:
 
 
 class ApiKey(Configured):
-    """What a client signs in with. The key itself is shown once and never stored."""
+    """The credential of a client. The key itself is shown once and never stored."""
 
     class Period(db.TextChoices):
         HOUR = "hour"
@@ -29,7 +29,7 @@ class ApiKey(Configured):
         MONTH = "month"
 
     name = db.CharField(max_length=100, unique=True)
-    prefix = db.CharField(max_length=20, editable=False, help_text="Enough to recognise it by")
+    prefix = db.CharField(max_length=20, editable=False, help_text="Identifies it")
     digest = db.CharField(max_length=64, unique=True, editable=False, help_text="SHA-256, hex")
     models = db.JSONField(
         default=list,
@@ -47,7 +47,7 @@ class ApiKey(Configured):
     priority = db.SmallIntegerField(
         default=0,
         validators=[MinValueValidator(-99), MaxValueValidator(99)],
-        help_text="On a busy model higher goes first; keys of equal priority share it fairly.",
+        help_text="Requests of a higher priority go first; keys of equal priority share a model fairly.",
     )
     disabled = db.BooleanField(default=False)
     expires_at = db.DateTimeField(null=True, blank=True)

@@ -4,7 +4,7 @@ from django.db import models
 
 
 class RequestMetric(models.Model):
-    """One finished request; the fields of `fleet.records.RequestRecord`. Durations in seconds."""
+    """A finished request: the fields of `fleet.records.RequestRecord`. Durations in seconds."""
 
     request_id = models.CharField(max_length=100)
     started_at = models.DateTimeField()
@@ -28,7 +28,7 @@ class RequestMetric(models.Model):
     load_s = models.FloatField("waited for a load, s", default=0)
     overhead_s = models.FloatField("gateway's own time, s", null=True)
     finish_reason = models.CharField(max_length=30, blank=True)
-    attempts = models.JSONField(default=list, help_text="Nodes that failed it: [node, error code], in order")
+    attempts = models.JSONField(default=list, help_text="Nodes that failed it, in order: [node, error code]")
     waits_s = models.JSONField("expected waits, s", default=list, help_text="Nodes compared: [node, wait]")
 
     class Meta:

@@ -21,7 +21,7 @@ def names(value: object) -> None:
 
 
 class Node(Configured):
-    """A neuron or another server: what the operator configured, and below it what the last poll observed."""
+    """A neuron or another server: its configuration, and below it what the last poll observed."""
 
     class Kind(models.TextChoices):
         NEURON = "neuron", "neuron"
@@ -34,11 +34,11 @@ class Node(Configured):
         max_length=10,
         choices=Kind.choices,
         default=Kind.NEURON,
-        help_text="On a server that is no neuron (vLLM, Ollama, a cloud …) nothing is loaded or unloaded.",
+        help_text="Nothing is loaded or unloaded on a server that is no neuron (vLLM, Ollama, a cloud …).",
     )
     endpoint = models.CharField(
         max_length=300,
-        help_text="http://host:13131; of a server its base URL, with /v1 or without.",
+        help_text="http://host:13131 for a neuron; the base URL of another server, with or without /v1.",
         validators=[
             RegexValidator(r"^https?://[^/\s@?#]+(/[^\s@?#]*)?\Z", "A URL such as http://host:13131.")
         ],
@@ -46,22 +46,25 @@ class Node(Configured):
     token = models.CharField(
         max_length=300,
         blank=True,
-        help_text="The shared secret of that neuron's API, or the key of that server's.",
+        help_text="The secret of the neuron's API, or the key of the server's.",
     )
     model_names = models.JSONField(
         default=dict,
         blank=True,
         validators=[name_table],
-        help_text='Of a server: the models that are used, {"ours": "its own name"}; empty: all it lists.',
+        help_text='The models of a server that are used, {"our name": "its name"}; empty: all that it lists.',
     )
     labels = models.JSONField(
         default=list,
         blank=True,
         validators=[names],
-        help_text='What models may ask of a node: ["a100", "nvlink"].',
+        help_text='Models may require a node that has these: ["a100", "nvlink"].',
     )
     max_requests = models.PositiveIntegerField(
-        "requests at once", null=True, blank=True, help_text="Of one gateway; the others wait."
+        "requests at once",
+        null=True,
+        blank=True,
+        help_text="From one gateway; others wait.",
     )
     first_byte_timeout_s = models.FloatField(
         "time to answer, s", null=True, blank=True, validators=[MinValueValidator(0.001)]
@@ -71,19 +74,21 @@ class Node(Configured):
     )
 
     cordoned = models.BooleanField(
-        default=False, editable=False, help_text="Nothing new is loaded on it; what it has goes on."
+        default=False, editable=False, help_text="Nothing new is loaded on it; its models stay."
     )
     joined = models.BooleanField(
-        default=False, editable=False, help_text="It registered itself, and goes when its heartbeats stop."
+        default=False,
+        editable=False,
+        help_text="It registered itself; it is removed when heartbeats stop.",
     )
     heartbeat_at = models.DateTimeField(null=True, editable=False)
     healthy = models.BooleanField(default=False, editable=False)
     status = models.CharField(max_length=10, blank=True, editable=False, help_text="ok, degraded or failed")
     reason = models.TextField(blank=True, default="not reached yet", editable=False)
     warnings = models.JSONField(
-        default=list, editable=False, help_text="What it says that cannot be, and is not believed"
+        default=list, editable=False, help_text="Implausible values that it reports, which are not used"
     )
-    misses = models.PositiveIntegerField(default=0, editable=False, help_text="Polls without an answer")
+    misses = models.PositiveIntegerField(default=0, editable=False, help_text="Polls in a row that failed")
     last_seen_at = models.DateTimeField(null=True, editable=False)
     protocol = models.PositiveIntegerField(default=0, editable=False)
     version = models.CharField(max_length=100, blank=True, editable=False)
@@ -103,7 +108,7 @@ class Node(Configured):
 
     @property
     def is_foreign(self) -> bool:
-        """No neuron: nothing can be loaded there."""
+        """Whether it is no neuron: nothing can be loaded there."""
         return bool(self.kind != self.Kind.NEURON)
 
     def clean(self) -> None:
@@ -115,7 +120,7 @@ class Node(Configured):
 
 
 class Device(models.Model):
-    """A GPU, or the CPU of a host without one, as last observed. Memory in MiB."""
+    """A GPU, or the CPU of a host without one, as observed by the last poll. Memory in MiB."""
 
     node = models.ForeignKey(Node, on_delete=models.CASCADE, related_name="devices")
     index = models.PositiveIntegerField()
@@ -133,11 +138,11 @@ class Device(models.Model):
     utilization_pct = models.PositiveIntegerField(null=True)
     temperature_c = models.IntegerField(null=True)
     fragmented_mb = models.PositiveIntegerField(
-        default=0, help_text="Free, but in pieces that are of no use to a large model"
+        default=0, help_text="Free, in pieces that are too small for a large model"
     )
     cycles = models.PositiveIntegerField(default=0, help_text="Loads and unloads since the worker started")
     restarts = models.PositiveIntegerField(default=0)
-    # One column holds one value: a device belongs to at most one running operation.
+    # at most one operation: that is what keeps two from one device
     claimed_by = models.ForeignKey(
         "fleet.Operation", null=True, on_delete=models.SET_NULL, related_name="devices"
     )

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from datetime import datetime
+
 from django.db import models
 from django.utils import timezone
 
@@ -7,14 +9,14 @@ from fleet.models.node import Node
 
 
 class IllegalTransitionError(Exception):
-    """A placement was told to do what it cannot do from its state."""
+    """A placement cannot reach the asked state from the state it is in."""
 
 
 class Placement(models.Model):
-    """One model on one node.
+    """A model on a node.
 
-    Operations move it along `TRANSITIONS`; a poll writes whatever the node says, which may have skipped
-    states in between. Rows of unloaded models stay: they remember memory and use.
+    Operations move it along `TRANSITIONS`; a poll writes the state that the node reports, which may have
+    skipped some. Rows of unloaded models stay, with the memory that they took and their last use.
     """
 
     class State(models.TextChoices):
@@ -24,6 +26,7 @@ class Placement(models.Model):
         UNLOADED = "unloaded"
         FAILED = "failed"
 
+    RESIDENT = (State.LOADING, State.LOADED, State.UNLOADING)  # in these it takes memory, or is about to
     TRANSITIONS = {
         State.UNLOADED: frozenset({State.LOADING}),
         State.LOADING: frozenset({State.LOADED, State.FAILED, State.UNLOADED}),
@@ -36,7 +39,7 @@ class Placement(models.Model):
     model = models.CharField(max_length=200, db_index=True)
     source = models.CharField(max_length=500, blank=True)
     state = models.CharField(max_length=10, choices=State.choices, default=State.UNLOADED)
-    devices = models.JSONField(default=list, help_text="Indices")
+    devices = models.JSONField(default=list, help_text="Their indices")
     memory_mb = models.PositiveIntegerField("memory, MiB", null=True)
     context = models.PositiveIntegerField(null=True)
     capabilities = models.JSONField(default=list)
@@ -45,7 +48,7 @@ class Placement(models.Model):
     error_message = models.TextField(blank=True)
     running = models.PositiveIntegerField(default=0)
     waiting = models.PositiveIntegerField(default=0)
-    changed_at = models.DateTimeField(default=timezone.now, help_text="When it came into its state")
+    changed_at = models.DateTimeField(default=timezone.now, help_text="When it entered its state")
     last_used_at = models.DateTimeField(null=True)
 
     class Meta:
@@ -65,20 +68,28 @@ class Placement(models.Model):
     def is_busy(self) -> bool:
         return bool(self.running + self.waiting)
 
-    def move(self, state: str) -> None:
-        """Compare and set, so that of two who move a placement one fails.
+    @property
+    def used_at(self) -> datetime:
+        """When it was last used, or entered its state if that was later."""
+        arrived: datetime = self.changed_at
+        return max(arrived, self.last_used_at or arrived)
 
-        Raises `IllegalTransitionError` when the row is not in a state from which `state` can be reached.
+    def move(self, state: str) -> None:
+        """Set the state in one statement that also checks it: of two that move a placement, one fails.
+
+        Raises `IllegalTransitionError` unless `state` can be reached from the row's state.
         """
         sources = [source for source, targets in self.TRANSITIONS.items() if state in targets]
         now = timezone.now()
         row = Placement.objects.filter(pk=self.pk, state__in=sources)
         if not row.update(state=state, changed_at=now, progress=None):
             raise IllegalTransitionError(f"{self}: cannot become {state}")
-        self.state, self.changed_at, self.progress = state, now, None
+        self.state = state
+        self.changed_at = now
+        self.progress = None
 
     def forget(self) -> None:
-        """The node does not have the model any more, whatever was known before."""
+        """Set it to unloaded from any state: the node does not have the model any more."""
         Placement.objects.filter(pk=self.pk).update(
             state=self.State.UNLOADED, changed_at=timezone.now(), progress=None, running=0, waiting=0
         )

@@ -5,31 +5,31 @@ from typing import Any
 from django.core.validators import MinValueValidator
 from django.db import models
 
-from cortex_site.config import DEFAULT_PRIORITY, PINNED_PRIORITY
+from cortex_site.config.models_toml import DEFAULT_PRIORITY, PINNED_PRIORITY
 from fleet.models.node import names
 from fleet.models.version import Configured
 
 
 class ModelProfile(Configured):
-    """A model of the catalogue: where it comes from, what it needs, what the operator wants of it."""
+    """A model of the catalogue: its source, its needs and the operator's wishes."""
 
     model_id = models.CharField("model", max_length=200, unique=True)
     source = models.CharField(
-        max_length=500, blank=True, help_text="Directory or hub id; the model's name when empty."
+        max_length=500, blank=True, help_text="A directory or hub id; empty: the model's name."
     )
     harness = models.CharField(max_length=50, default="torch")
     quant = models.CharField(max_length=50, blank=True)
     vram_mb = models.PositiveIntegerField(
-        "memory, MiB", null=True, blank=True, help_text="Over all its devices."
+        "memory, MiB", null=True, blank=True, help_text="On all of its devices together."
     )
     measured_mb = models.PositiveIntegerField(
-        "measured memory, MiB", null=True, editable=False, help_text="Weights and caches, when loaded last."
+        "measured memory, MiB", null=True, editable=False, help_text="Weights and caches after its last load."
     )
     needed_mb = models.PositiveIntegerField(
         "measured need, MiB",
         null=True,
         editable=False,
-        help_text="With so much free it can be loaded: known after its first load, and used from then on.",
+        help_text="The free memory that a load needs; known, and used, after the first one.",
     )
     min_devices = models.PositiveIntegerField(default=1, validators=[MinValueValidator(1)])
     min_device_vram_mb = models.PositiveIntegerField("least memory per device, MiB", null=True, blank=True)
@@ -43,11 +43,11 @@ class ModelProfile(Configured):
         default=list,
         blank=True,
         validators=[names],
-        help_text='Names of the nodes it runs on, and is never evicted from: ["beast"].',
+        help_text='The only nodes it runs on; it is kept loaded there and never evicted: ["beast"].',
     )
     pinned = models.BooleanField(default=False, help_text="Never evicted, wherever it is loaded.")
     residency_priority = models.IntegerField(
-        null=True, blank=True, help_text="It may displace models of this priority and below."
+        null=True, blank=True, help_text="It may evict models of this priority or a lower one."
     )
     ttl_s = models.PositiveIntegerField("idle limit, s", null=True, blank=True)
     min_residency_s = models.PositiveIntegerField("least residency, s", default=0)
@@ -71,7 +71,7 @@ class ModelProfile(Configured):
         return str(self.model_id)
 
     def save(self, *args: Any, **kwargs: Any) -> None:
-        """Other weights make what was measured untrue."""
+        """Forget what was measured when source, quantization or harness change."""
         weights = {"source": self.source, "quant": self.quant, "harness": self.harness}
         if self.pk and not ModelProfile.objects.filter(pk=self.pk, **weights).exists():
             self.measured_mb = self.needed_mb = None
@@ -81,16 +81,18 @@ class ModelProfile(Configured):
     def priority(self) -> int:
         if self.residency_priority is not None:
             return int(self.residency_priority)
-        return PINNED_PRIORITY if self.pinned_on else DEFAULT_PRIORITY
+        if self.pinned_on:
+            return PINNED_PRIORITY
+        return DEFAULT_PRIORITY
 
     @property
     def resident_mb(self) -> int:
-        """What it takes where it is loaded, as far as is known; not what it needs: caches grow into room."""
+        """The memory that it takes where it is loaded, MiB: more than it needs, for caches fill free room."""
         return int(self.measured_mb or self.vram_mb or 0)
 
 
 class Alias(Configured):
-    """Another name for a model; followed once, never chained."""
+    """Another name of a model. It is followed once: an alias of an alias leads nowhere."""
 
     name = models.CharField(max_length=200, unique=True)
     target = models.CharField(max_length=200, help_text="A model's name.")

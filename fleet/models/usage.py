@@ -4,9 +4,9 @@ from django.db import models
 
 
 class UsageRollup(models.Model):
-    """What is kept for good of the requests of one hour that have model, node, key and dialect in common.
+    """The sums of one hour's requests that share model, node, key and dialect.
 
-    Times are sums in seconds; `timed` requests have a time to first token, the others ended without one.
+    Times are in seconds; `timed` counts the requests that reached a first token.
     """
 
     hour = models.DateTimeField(help_text="Its beginning, UTC")

@@ -1,4 +1,4 @@
-"""One row that says which configuration is the latest.
+"""The number of the latest configuration, in a row of its own.
 
 Whoever changes nodes, profiles, aliases or keys moves it within the same transaction, so that a data-plane
 worker that compares versions never misses a change. After the commit it is told on a Redis channel as well,
@@ -16,7 +16,7 @@ from fleet import announcements
 
 
 class ConfigurationVersion(models.Model):
-    """The single row has id 1."""
+    """A single row, with id 1."""
 
     version = models.PositiveBigIntegerField(default=0)
 
@@ -29,7 +29,7 @@ class ConfigurationVersion(models.Model):
 
     @classmethod
     def bump(cls) -> None:
-        """Call inside the transaction that changes the configuration."""
+        """Count one up. Call it in the transaction that changes the configuration."""
         with transaction.atomic():
             cls.objects.get_or_create(id=1)
             cls.objects.filter(id=1).update(version=F("version") + 1)
@@ -37,7 +37,7 @@ class ConfigurationVersion(models.Model):
 
 
 class Configured(models.Model):
-    """A row that is part of the configuration: saving it and moving the version is one transaction.
+    """A row of the configuration: it is saved and the version counted up in one transaction.
 
     The version itself is moved by signals (see `fleet.apps`), so that bulk deletion counts too; facts that
     a poll observes are written with `QuerySet.update`, which moves nothing.
@@ -47,7 +47,7 @@ class Configured(models.Model):
         "from file",
         default=False,
         editable=False,
-        help_text="A settings file owns this row; change it there.",
+        help_text="A settings file owns this row: change it there.",
     )
 
     class Meta:

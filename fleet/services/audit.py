@@ -1,4 +1,4 @@
-"""The audit log: every decision about the fleet, by a person or by the fleet itself."""
+"""The audit log: every decision about the fleet, a person's or the fleet's own."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from fleet.models import AuditEntry
 
 
 def note(who: str, action: str, target: str, why: str = "", **detail: Any) -> None:
-    """`who` is a user, "operator" for the token, or the part of cortex that decided."""
+    """Write an entry. `who` is a user, "operator" for the token, or the part of cortex that decided."""
     AuditEntry.objects.create(
         who=who[:200] or "cortex", action=action, target=target[:300], why=why[:500], detail=detail
     )

@@ -1,9 +1,9 @@
-"""What the data plane has to know of the database, as one frozen value."""
+"""The part of the database that the data plane knows, as one frozen value."""
 
 from __future__ import annotations
 
 from fleet.models import Alias, ApiKey, ConfigurationVersion, ModelProfile, Node
-from fleet.services.connection import connected
+from fleet.services.database import connected
 from fleet.snapshot import Configuration, KeyView, NodeConfig, ProfileView
 
 
@@ -15,7 +15,7 @@ def version() -> int:
 
 @connected
 def read() -> Configuration:
-    """The configuration now. Rows may be newer than its `version`, never older: the next check finds that."""
+    """The configuration now. Rows may be newer than its `version`, never older: the next check notices."""
     number = ConfigurationVersion.current()
     keys = list(ApiKey.objects.all())
     return Configuration(

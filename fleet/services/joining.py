@@ -1,7 +1,7 @@
-"""Nodes that register themselves: a join token lets a neuron in, heartbeats keep it, silence drops it.
+"""Nodes that register themselves: a join token admits a neuron, heartbeats keep it, silence removes it.
 
-A heartbeat is signed with the secret of the neuron's own API, so that a join token may expire while the nodes
-that joined with it stay.
+A heartbeat is signed with the secret of the neuron's own API, so that nodes stay when the join token that
+admitted them expires.
 """
 
 from __future__ import annotations
@@ -31,9 +31,10 @@ CURE = "make a new one with `cortex join-token`"
 
 
 def issue(row: JoinToken) -> str:
-    """Give an unsaved row its secret and save it; the return value is the only copy of the token."""
+    """Give an unsaved row its secret, save it, and return the only copy of the token."""
     token = PREFIX + secrets.token_urlsafe(32)
-    row.prefix, row.digest = token[:SHOWN], digest(token)
+    row.prefix = token[:SHOWN]
+    row.digest = digest(token)
     with transaction.atomic():
         row.save()
         audit.note(row.made_by, "make join token", row.prefix, row.name)
@@ -41,14 +42,19 @@ def issue(row: JoinToken) -> str:
 
 
 def create(*, name: str = "", ttl_s: float | None = None, made_by: str = "") -> tuple[JoinToken, str]:
-    """A new token, for `join.token_ttl_s` unless said otherwise; the token itself is the second value."""
-    expires_at = timezone.now() + timedelta(seconds=ttl_s or current().join.token_ttl_s)
-    row = JoinToken(name=name, expires_at=expires_at, made_by=made_by)
+    """A new row and its token, which expires after `ttl_s`, or `join.token_ttl_s`."""
+    row = JoinToken(name=name, expires_at=expiry(ttl_s), made_by=made_by)
     return row, issue(row)
 
 
+def expiry(ttl_s: float | None = None) -> datetime:
+    """When a token that is made now expires: after `ttl_s`, or `join.token_ttl_s`."""
+    now: datetime = timezone.now()
+    return now + timedelta(seconds=ttl_s or current().join.token_ttl_s)
+
+
 def revoke(token_id: int, *, requested_by: str) -> JoinToken:
-    """Nobody joins with it any more. Raises `ApiError` 404."""
+    """Admit nobody with the token any more; nodes that joined with it stay. Raises `ApiError` 404."""
     row: JoinToken | None = JoinToken.objects.filter(pk=token_id).first()
     if row is None:
         raise ApiError(404, "join_token_not_found", f"There is no join token {token_id}.")
@@ -60,18 +66,21 @@ def revoke(token_id: int, *, requested_by: str) -> JoinToken:
 
 
 def join(token: str, wish: JoinRequest) -> Node:
-    """The node under that name, made or brought up to date.
+    """The node of that name, created or updated.
 
-    Raises `ApiError`: 401 for a token that does not let in, 409 for a name or an endpoint that is another
-    node's and for another protocol, 422 for an endpoint that is none.
+    Raises `ApiError`: 401 for a token that is unknown or not valid, 409 for a name or an endpoint of another
+    node and for another protocol, 422 for an endpoint that is no URL.
     """
     admitted = _admit(token)
     _check(wish)
     with transaction.atomic():
         node = _place_for(wish)
         Node.objects.filter(endpoint=wish.endpoint, joined=True).exclude(pk=node.pk).delete()  # renamed
-        node.endpoint, node.token, node.labels = wish.endpoint, wish.token, wish.labels
+        node.endpoint = wish.endpoint
+        node.token = wish.token
+        node.labels = wish.labels
         node.heartbeat_at = timezone.now()
+        # the rest of the row is written by polls and operators meanwhile
         node.save(update_fields=["endpoint", "token", "labels", "heartbeat_at"] if node.pk else None)
         audit.note(f"join token {admitted.prefix}", "join", node.name, endpoint=node.endpoint)
     log.info("node joined", extra={"node": node.name, "endpoint": node.endpoint})
@@ -113,7 +122,7 @@ def _place_for(wish: JoinRequest) -> Node:
 
 
 def beat(name: str, secret: str) -> None:
-    """The node is there. Raises `ApiError` 404 when it has to join again."""
+    """Record a heartbeat. Raises `ApiError` 404 when the node has to join again."""
     node = Node.objects.filter(name=name, joined=True).first()
     if node is None or not hmac.compare_digest(node.token.encode(), secret.encode()):
         raise ApiError(404, "node_not_found", f"No node {name!r} has joined with this secret.")
@@ -121,7 +130,7 @@ def beat(name: str, secret: str) -> None:
 
 
 def drop_silent() -> list[str]:
-    """Remove joined nodes whose heartbeats stopped; one that answers polls has only lost its way to us."""
+    """Remove joined nodes whose heartbeats stopped, except those that answer polls; return their names."""
     silent = Node.objects.filter(joined=True, healthy=False, heartbeat_at__lt=_oldest_heartbeat())
     names = list(silent.values_list("name", flat=True))
     for node in silent:

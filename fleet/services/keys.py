@@ -1,4 +1,4 @@
-"""API keys: made once, shown once, stored as a digest."""
+"""API keys: created once, shown once, stored as a digest."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from datetime import datetime
 import redis
 from django.conf import settings
 
-from fleet.limits import Account, KeyLimits, in_use, period, read_account, redis_keys, slots_of
+from fleet.key_limits import Account, KeyLimits, in_use, period, read_account, redis_keys, slots_of
 from fleet.models import ApiKey
 
 PREFIX = "sk-cortex-"
@@ -25,9 +25,10 @@ def digest(key: str) -> str:
 
 
 def issue(row: ApiKey) -> str:
-    """Give an unsaved row its secret and save it; the return value is the only copy of the key."""
+    """Give an unsaved row its secret, save it, and return the only copy of the key."""
     key = PREFIX + secrets.token_urlsafe(32)
-    row.prefix, row.digest = key[:SHOWN], digest(key)
+    row.prefix = key[:SHOWN]
+    row.digest = digest(key)
     row.save()
     return key
 
@@ -39,14 +40,14 @@ def create(
     expires_at: datetime | None = None,
     limits: KeyLimits | None = None,
 ) -> tuple[ApiKey, str]:
-    """A new key under an unused name; the key itself is the second value."""
+    """A new row under an unused name, and its key."""
     bounds = asdict(limits) if limits else {}
     row = ApiKey(name=name, models=list(models), expires_at=expires_at, **bounds)
     return row, issue(row)
 
 
 def disable(name: str) -> bool:
-    """Whether there was such a key; it stops working on every gateway within seconds."""
+    """Disable a key on every gateway within seconds; return whether there is one of that name."""
     row = ApiKey.objects.filter(name=name).first()
     if row is None:
         return False
@@ -56,7 +57,7 @@ def disable(name: str) -> bool:
 
 
 def usage(rows: Iterable[ApiKey]) -> dict[str, str]:
-    """What keys with limits use now, by digest, as text; empty when Redis, where it is counted, is away."""
+    """The current use of keys that have limits, as text by digest; empty while Redis does not answer."""
     limited = [row for row in rows if row.limits]
     try:
         with redis.Redis.from_url(settings.REDIS_URL, socket_timeout=1, socket_connect_timeout=1) as client:
@@ -84,6 +85,7 @@ def _usage_text(limits: KeyLimits, account: Account, running: int) -> str:
     if limit := limits.concurrent_requests:
         parts.append(f"{running} of {limit} at once")
     if limit := limits.budget_tokens:
-        of_now = account.spent if account.window == period(limits.budget_period, now)[0] else 0
-        parts.append(f"{of_now:,} of {limit:,} tokens this {limits.budget_period}")
+        is_current = account.window == period(limits.budget_period, now)[0]
+        spent = account.spent if is_current else 0
+        parts.append(f"{spent:,} of {limit:,} tokens this {limits.budget_period}")
     return "; ".join(parts)

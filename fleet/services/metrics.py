@@ -1,4 +1,4 @@
-"""Prometheus metrics of the control plane's work, beside those of `fleet.gateway.metrics`."""
+"""Prometheus metrics of the control plane's work, beside those of `fleet.gateway.record.metrics`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Control calls to one neuron over HTTP, and its refusals as exceptions of ours."""
+"""Control calls to one neuron over HTTP; its refusals become `NodeError`."""
 
 from __future__ import annotations
 
@@ -10,14 +10,18 @@ import httpx
 from django.conf import settings
 from pydantic import TypeAdapter, ValidationError
 
+from fleet.foreign.errors import read_error
 from fleet.models import Node
-from neuron.wire import Leave, ModelInfo, ModelSpec, Unload
+from neuron.wire import Leave, ModelInfo, ModelSpec, UnloadRequest
 
 _MODELS = TypeAdapter(list[ModelInfo])
 
 
 class NodeError(Exception):
-    """A node could not, or would not. `code` and `message` are its own where it said something."""
+    """A node did not answer, refused, or was not understood.
+
+    `code` and `message` are its own if it sent any.
+    """
 
     def __init__(self, code: str, message: str, *, status: int | None = None) -> None:
         super().__init__(message)
@@ -32,7 +36,7 @@ class NodeError(Exception):
 
 @lru_cache(maxsize=1)
 def tls() -> ssl.SSLContext:
-    """Reading the certificates costs 20 ms: once per process."""
+    """The default context, made once per process: reading the certificates takes 20 ms."""
     return httpx.create_ssl_context()
 
 
@@ -41,7 +45,7 @@ def headers(token: str) -> dict[str, str]:
 
 
 class NeuronClient:
-    """Blocking; for threads of Celery workers. Every method raises `NodeError`."""
+    """A blocking client, for the threads of Celery workers. Every method raises `NodeError`."""
 
     def __init__(self, node: Node) -> None:
         self._name = node.name
@@ -67,23 +71,25 @@ class NeuronClient:
         return next((info for info in self.models() if info.id == model_id), None)
 
     def load(self, spec: ModelSpec) -> None:
-        """Whether it answers at once or when the model is loaded is the neuron's choice."""
+        """Ask for a load. A neuron may answer at once or when the model is loaded."""
         self._ask("POST", "/models/load", spec.model_dump(), timeout=settings.LOAD_TIMEOUT_S)
 
     def unload(self, model_id: str, leave: Leave) -> None:
-        body = Unload(model_id=model_id, **leave.model_dump())
+        body = UnloadRequest(model_id=model_id, **leave.model_dump())
         timeout = settings.UNLOAD_TIMEOUT_S + leave.grace_s
         self._ask("POST", "/models/unload", body.model_dump(), timeout=timeout)
 
     def restart(self, device: int, leave: Leave) -> None:
-        """Returns when the device's models are loaded again."""
+        """Replace the device's worker; returns when its models are loaded again."""
         timeout = settings.LOAD_TIMEOUT_S + leave.grace_s
         self._ask("POST", f"/devices/{device}/restart", leave.model_dump(), timeout=timeout)
 
     def _ask(
         self, method: str, path: str, body: Any = None, *, timeout: float | None = None
     ) -> httpx.Response:
-        limit = httpx.USE_CLIENT_DEFAULT if timeout is None else httpx.Timeout(timeout, connect=5.0)
+        limit: Any = httpx.USE_CLIENT_DEFAULT
+        if timeout is not None:
+            limit = httpx.Timeout(timeout, connect=5.0)
         try:
             response = self._http.request(method, path, json=body, timeout=limit)
         except httpx.HTTPError as error:
@@ -98,13 +104,9 @@ def unreachable(node: str, error: httpx.HTTPError) -> NodeError:
 
 
 def refusal(node: str, response: httpx.Response) -> NodeError:
-    """The error envelope of a neuron, or what can be said of an answer without one."""
-    try:
-        error = response.json()["error"]
-        return NodeError(str(error["code"]), str(error["message"]), status=response.status_code)
-    except (ValueError, KeyError, TypeError):
-        message = f"{node} answered {response.status_code}: {response.text[:200]}"
-        return NodeError("node_error", message, status=response.status_code)
+    """The error that a neuron answered with."""
+    error = read_error(response.status_code, response.content)
+    return NodeError(error.code, error.message, status=response.status_code)
 
 
 def understood(node: str, shape: TypeAdapter[Any], response: httpx.Response) -> Any:

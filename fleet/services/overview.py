@@ -1,4 +1,4 @@
-"""Reading the fleet for people: the operator API, `cortex status` and the live page."""
+"""Queries of the whole fleet, for the operator API, `cortex status` and the live page."""
 
 from __future__ import annotations
 
@@ -6,21 +6,22 @@ from typing import Any
 
 from django.db.models import QuerySet
 
-from cortex_site.version import VERSION
-from fleet.models import ACTIVE, Alias, ModelProfile, Node, Operation, Placement
+from cortex_site.base.version import VERSION
+from fleet.models import Alias, ModelProfile, Node, Operation, Placement
+from fleet.operations import ACTIVE, OperationKind
 
 RECENT = 10  # evictions
 
 
 def status() -> dict[str, Any]:
-    """Everything at a glance, in a number of queries that does not depend on the size of the fleet."""
+    """The whole fleet, in a number of queries that does not grow with it."""
     return {
         "version": VERSION,
         "nodes": nodes(),
         "models": profiles(),
         "aliases": dict(Alias.objects.values_list("name", "target")),
         "operations": Operation.objects.filter(state__in=ACTIVE),
-        "evictions": Operation.objects.filter(kind=Operation.Kind.EVICT)[:RECENT],
+        "evictions": Operation.objects.filter(kind=OperationKind.EVICT)[:RECENT],
     }
 
 
@@ -37,7 +38,7 @@ def placements() -> QuerySet:
 
 
 def operations(*, state: str | None, before: int | None, limit: int) -> QuerySet:
-    """The newest first; `before` is the id at which the last page ended."""
+    """One page, newest first; `before` is the last id of the page before it."""
     rows = Operation.objects.all()
     if state:
         rows = rows.filter(state=state)

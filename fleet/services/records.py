@@ -1,7 +1,7 @@
-"""Finished requests, from the data plane's queue into rows.
+"""Stores the records of finished requests, which the data plane queues.
 
-A batch is one statement with one parameter, a JSON array that the database takes apart: on the data plane's
-side a row costs a microsecond or two, where the ORM takes a hundred.
+A batch is one statement with one parameter, a JSON array that the database takes apart: a row costs the data
+plane a microsecond or two, a hundred with the ORM.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from django.db.models import CharField, DateTimeField, Field, Model
 
 from fleet.models import ApiKey, Node, Placement, RequestMetric
 from fleet.records import RequestRecord
-from fleet.services.connection import connected
+from fleet.services.database import connected
 
-RECORDS_AT_A_TIME = 32  # are written as JSON without a break, in which the event loop waits: some 50 µs
-_NUL = re.compile(rb"(?<!\\)((?:\\\\)*)\\u0000")  # and no escaped backslash before it
+RECORDS_AT_A_TIME = 32  # encoded in one call, for which the event loop waits: some 50 µs
+_NUL = re.compile(rb"(?<!\\)((?:\\\\)*)\\u0000")  # unless the backslash is escaped itself
 
 
 @connected
 def store(batch: Sequence[RequestRecord]) -> None:
-    """Write a batch at once, and note on placements and keys that they were used."""
-    ended = sorted(batch, key=_end)  # what follows keeps the last of each kind
+    """Write a batch, and move `last_used_at` of its placements and keys."""
+    ended = sorted(batch, key=_end)  # of each placement and key the last record wins below
     placements = {(record.model, record.node): _end(record) for record in ended if record.node}
     api_keys = {(record.key,): _end(record) for record in ended if record.key}
     with connection.cursor() as cursor:
@@ -52,7 +52,7 @@ def _mark_key() -> str:
 
 
 def _mark(model: type[Model], which: str) -> str:
-    """Moves `last_used_at` forward; the ORM takes half a millisecond to say so each time."""
+    """The statement that moves `last_used_at` forward; the ORM takes half a millisecond to build it."""
     older = "(last_used_at IS NULL OR last_used_at < %s)"
     return f"UPDATE {_table(model)} SET last_used_at = %s WHERE {older} AND {which}"  # noqa: S608 - our names
 
@@ -62,24 +62,27 @@ def _table(model: type[Model]) -> str:
 
 
 def _array(batch: Sequence[RequestRecord]) -> str:
-    """The records in JSON, without NULs."""
+    """The records as a JSON array, without NULs, which PostgreSQL refuses."""
     starts = range(0, len(batch), RECORDS_AT_A_TIME)
     parts = [msgspec.json.encode(batch[at : at + RECORDS_AT_A_TIME])[1:-1] for at in starts]
     array = b"[%b]" % b",".join(parts)
-    return (_NUL.sub(rb"\1\\ufffd", array) if b"\\u0000" in array else array).decode()
+    if b"\\u0000" in array:
+        array = _NUL.sub(rb"\1\\ufffd", array)
+    return array.decode()
 
 
 @cache
 def _statement(vendor: str) -> str:
-    """Inserts what a JSON array of records holds."""
+    """The statement that inserts a JSON array of records."""
     fields = [field for field in RequestMetric._meta.concrete_fields if not field.primary_key]  # noqa: SLF001
     columns = ", ".join(connection.ops.quote_name(field.column) for field in fields)
-    values, source = (_in_postgresql if vendor == "postgresql" else _in_sqlite)(fields)
+    select = _in_postgresql if vendor == "postgresql" else _in_sqlite
+    values, source = select(fields)
     return f"INSERT INTO {_table(RequestMetric)} ({columns}) SELECT {values} FROM {source}"  # noqa: S608 - our names
 
 
 def _in_postgresql(fields: Sequence[Field[Any, Any]]) -> tuple[str, str]:
-    """Values for the fields, and where they come from."""
+    """Expressions for the fields, and the table function that they select from."""
     types = {CharField: "text", DateTimeField: "double precision"}
     typed = [f'"{field.name}" {types.get(type(field)) or field.db_type(connection)}' for field in fields]
     values = [_converted(field, f'"{field.name}"', "to_timestamp({})") for field in fields]
@@ -95,9 +98,11 @@ def _in_sqlite(fields: Sequence[Field[Any, Any]]) -> tuple[str, str]:
 def _converted(field: Field[Any, Any], value: str, time: str) -> str:
     if isinstance(field, CharField):
         return f"substr({value}, 1, {field.max_length})"
-    return time.format(value) if isinstance(field, DateTimeField) else value
+    if isinstance(field, DateTimeField):
+        return time.format(value)
+    return value
 
 
 def _text(value: str) -> str:
-    """As any database takes it: clients choose names of models, and one bad row would hold up a batch."""
+    """The text without NULs: clients choose model names, and one that is refused would hold up its batch."""
     return value.replace("\0", "\N{REPLACEMENT CHARACTER}")

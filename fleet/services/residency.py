@@ -1,7 +1,7 @@
-"""Keeps loaded what the catalogue wants loaded: pinned models on their nodes, replicas of models in use.
+"""Loads what the catalogue wants loaded: pinned models on their nodes, and replicas of models in use.
 
-A pin makes room as any load does. A replica takes free memory only: two models that evict each other's would
-never rest.
+A pinned model makes room like any load. A replica takes free memory only: two models that evict each other's
+replicas would never come to rest.
 """
 
 from __future__ import annotations
@@ -14,25 +14,23 @@ from django.conf import settings
 from django.db.models import Q
 from django.utils import timezone
 
-from cortex_site.config import current
 from fleet import placement as placing
-from fleet.models import ACTIVE, ModelProfile, Operation, Placement
+from fleet.models import ModelProfile, Operation, Placement
+from fleet.operations import ACTIVE, OperationKind, OperationState
 from fleet.placement import NodeFacts, Outlook
-from fleet.services import facts, lifecycle
-from fleet.services.facts import RESIDENT
-from fleet.services.loading import NOBODY_YIELDS
-
-WHO = "residency"
+from fleet.services import lifecycle, placement_facts
+from fleet.services.operations.choosing import NOBODY_YIELDS
 
 
 def keep() -> int:
-    """Ask for the loads that are missing, one a model at a time; how many were asked for."""
+    """Ask for the loads that are missing, one per model at a time; return how many."""
     there: dict[str, set[str]] = defaultdict(set)
-    for model, node in Placement.objects.filter(state__in=RESIDENT).values_list("model", "node__name"):
+    residents = Placement.objects.filter(state__in=Placement.RESIDENT)
+    for model, node in residents.values_list("model", "node__name"):
         there[model].add(node)
     resting = _resting()
     wanted = [profile for profile in _wanted() if profile.model_id not in resting]
-    nodes = facts.nodes() if wanted else []
+    nodes = placement_facts.nodes() if wanted else []
     return sum(_bring(profile, there[profile.model_id], nodes) for profile in wanted)
 
 
@@ -41,17 +39,18 @@ def _wanted() -> list[ModelProfile]:
 
 
 def _resting() -> set[str]:
-    """Models that are being loaded, or lately could not be."""
+    """Models that are being loaded, or whose load failed within the back-off."""
     since = timezone.now() - timedelta(seconds=settings.FAILURE_BACKOFF_S)
-    loads = Operation.objects.filter(kind=Operation.Kind.LOAD)
-    rows = loads.filter(Q(state__in=ACTIVE) | Q(state=Operation.State.FAILED, finished_at__gte=since))
+    loads = Operation.objects.filter(kind=OperationKind.LOAD)
+    rows = loads.filter(Q(state__in=ACTIVE) | Q(state=OperationState.FAILED, finished_at__gte=since))
     return set(rows.values_list("model", flat=True))
 
 
 def _bring(profile: ModelProfile, there: set[str], nodes: list[NodeFacts]) -> bool:
     open_nodes = {node.name for node in nodes if node.healthy and not node.cordoned}
     if missing := sorted(open_nodes.intersection(profile.pinned_on) - there):
-        lifecycle.load(profile.model_id, missing[0], requested_by=WHO, reason=f"pinned on {missing[0]}")
+        node = missing[0]
+        lifecycle.load(profile.model_id, node, requested_by="residency", reason=f"pinned on {node}")
         return True
     if not there or len(there) >= profile.replicas:
         return False
@@ -59,9 +58,9 @@ def _bring(profile: ModelProfile, there: set[str], nodes: list[NodeFacts]) -> bo
 
 
 def _replicate(profile: ModelProfile, count: int, nodes: list[NodeFacts]) -> bool:
-    need = replace(facts.need(profile.model_id), priority=NOBODY_YIELDS)
-    if placing.place(need, nodes, current().eviction.strategy).outlook is not Outlook.FITS:
+    need = replace(placement_facts.need_of(profile), priority=NOBODY_YIELDS)
+    if placing.place(need, nodes, settings.EVICTION_STRATEGY).outlook is not Outlook.FITS:
         return False
     reason = f"{count} of {profile.replicas} replicas are there"
-    lifecycle.load(profile.model_id, requested_by=WHO, reason=reason, replica=True)
+    lifecycle.load(profile.model_id, requested_by="residency", reason=reason, replica=True)
     return True

@@ -1,4 +1,4 @@
-"""Deletes what is older than the configuration wants to keep."""
+"""Deletes rows that are older than `[retention]` keeps them."""
 
 from __future__ import annotations
 
@@ -8,14 +8,16 @@ from django.db.models import QuerySet
 from django.utils import timezone
 
 from cortex_site.config import current
-from fleet.models import ACTIVE, AuditEntry, Operation, RequestMetric, UsageRollup
+from fleet.models import AuditEntry, Operation, RequestMetric, UsageRollup
+from fleet.operations import ACTIVE
 
-CHUNK = 5_000  # rows per statement: other writers get their turn in between
+CHUNK = 5_000  # rows per statement, between which other writers get their turn
 
 
 def prune() -> int:
-    """How many rows went."""
-    keep, now = current().retention, timezone.now()
+    """Delete old rows and return how many."""
+    keep = current().retention
+    now = timezone.now()
     metrics_before = now - timedelta(days=keep.request_metrics_days)
     operations_before = now - timedelta(days=keep.operations_days)
     metrics = RequestMetric.objects.filter(started_at__lt=metrics_before)

@@ -1,4 +1,4 @@
-"""The schedule that beat starts with. Rows that exist are left as the admin made them."""
+"""The schedule that beat starts with; rows that exist stay as they were set in the admin."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from cortex_site.config import current
 
 
 def ensure() -> None:
-    """Make the default schedule where it is not there yet."""
+    """Create the entries of the default schedule that do not exist."""
     for name, task, every_s in _defaults():
         interval, _ = IntervalSchedule.objects.get_or_create(every=every_s, period=IntervalSchedule.SECONDS)
         PeriodicTask.objects.get_or_create(
             name=name,
-            # What has waited for its whole interval is not worth doing: the next one is there.
+            # a run that waited for its whole interval is dropped: the next one is due
             defaults={"task": task, "interval": interval, "expire_seconds": every_s},
         )
 

@@ -1,4 +1,4 @@
-"""Hourly sums of finished requests: small enough to keep for years, and to read at once."""
+"""Hourly sums of finished requests, small enough to be kept for years."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from django.db.models.functions import Coalesce, TruncHour
 from fleet.models import RequestMetric, UsageRollup
 
 HOUR = timedelta(hours=1)
-LATE = HOUR  # a request's record is stored within so long of its beginning, or its hour was summed without it
-MAX_HOURS = 24 * 7  # in one go; the rest the next time
+LATE = HOUR  # a record that is stored later than this after its request began is not summed
+MAX_HOURS = 24 * 7  # per run
 
 GROUP = ("model", "node", "key", "dialect")
 _SUMS = {
@@ -32,8 +32,10 @@ TOTALS = tuple(_SUMS)
 
 
 def roll_up() -> int:
-    """Sum up every hour with requests since the last one that was; that one and the one before again, for
-    records that came late. Returns how many hours."""
+    """Sum up every hour with requests since the last one that was summed, and return how many.
+
+    That one and the one before it are summed again, for records that came late.
+    """
     metrics = RequestMetric.objects.all()
     last = UsageRollup.objects.order_by("-hour").values_list("hour", flat=True).first()
     if last is not None:

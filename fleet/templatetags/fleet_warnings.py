@@ -2,12 +2,12 @@ from __future__ import annotations
 
 from django import template
 
-from fleet.services import contradictions
+from fleet.services.settings_warnings import found
 
 register = template.Library()
 
 
 @register.simple_tag
 def settings_warnings() -> list[str]:
-    """What the settings files say that cannot be."""
-    return contradictions.found()
+    """Contradictions between the settings files and the fleet, one line each."""
+    return found()

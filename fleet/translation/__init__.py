@@ -1,14 +1,13 @@
-"""Dialects: what clients speak, translated to and from what upstreams speak (OpenAI chat).
+"""Translation between clients' dialects and OpenAI chat, which upstreams speak.
 
-Sans-I/O: bytes in, bytes or events out; no Django, no sockets, no clock. The data plane calls it where a
-client's dialect is not its upstream's; traffic of one dialect never comes here. Around one neutral stream
-(`events`) stand a reader for upstreams (`chat`) and a package for each dialect of clients (`messages`,
-`responses`):
+Sans-I/O: bytes in, bytes or events out; no Django, no sockets, no clock. The data plane uses it where a
+client's dialect differs from its upstream's. Around one neutral stream (`events`) stand a reader for
+upstreams (`chat`) and a package for each dialect of clients (`messages`, `responses`):
 
     call = translation.messages.to_chat(body)               ApiError 400 when the body is wrong
     send call.body, streaming when call.stream
 
-    not streaming:  translation.messages.from_chat(answer, call.model)  ApiError when it is none
+    not streaming:  translation.messages.from_chat(answer, call.model)  ApiError when it is no answer
     streaming:      reader = translation.ChatReader(request_id=id)
                     writer = translation.MessagesWriter(call.model)
                     for each piece:  writer.write(reader.feed(piece))
@@ -18,8 +17,8 @@ client's dialect is not its upstream's; traffic of one dialect never comes here.
     refused:        translation.messages.error_body(error)
     count_tokens:   translation.messages.to_count(body), then count_body(tokens)
 
-A stream's last event is `Stop` or `Failure`, once; from it the gateway learns how the request ended. Reader
-and writer take any cut of the bytes and hold back nothing that could be said.
+A stream ends with exactly one `Stop` or `Failure`, which tells the gateway how the request ended. Reader and
+writer accept bytes cut anywhere, and hold back nothing that they could write.
 """
 
 from __future__ import annotations

@@ -1,13 +1,12 @@
-"""What a model says while it answers, in no client's dialect.
+"""A model's answer as neutral events, in no client's dialect.
 
-A reader makes these events of what an upstream sends, a writer makes a client's dialect of them. A stream
-is one answer: it starts, says blocks one after the other (never two at once), stops. Text and reasoning
-need no brackets: neighbouring deltas of one kind are one block. A call is bracketed by start and end, its
-arguments are a JSON text in fragments. `Usage` holds totals, the last one counts. After `Stop` or
-`Failure` nothing follows.
+A reader turns an upstream's bytes into these events, a writer turns them into a client's dialect. A stream is
+one answer: it starts, has blocks one after the other (never two at once), and stops. Text and reasoning need
+no brackets: adjacent deltas of one kind are one block. A call has a start and an end, and its arguments are a
+JSON text in fragments. `Usage` holds totals; the last one counts. `Stop` or `Failure` is the last event.
 
-`Grammar` is that paragraph as a table. An event that it does not allow is a bug of the reader, never a
-client's or an upstream's fault.
+`Grammar` is that paragraph as a table. An event that it forbids is a bug of the reader, never a client's or
+an upstream's fault.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ StopReason = Literal["stop", "length", "tool_calls", "content_filter"]
 
 
 class Usage(msgspec.Struct, frozen=True):
-    """Tokens of the whole answer up to now; `cached` are part of `prompt`, `reasoning` of `completion`."""
+    """Tokens of the whole answer so far; `cached` is part of `prompt`, `reasoning` of `completion`."""
 
     prompt: int = 0
     completion: int = 0
@@ -32,7 +31,7 @@ class Usage(msgspec.Struct, frozen=True):
 
 
 class MessageStart(msgspec.Struct, frozen=True):
-    """First event. `usage` where the upstream gave one before any text."""
+    """The first event. `usage` is set where the upstream reported it before any text."""
 
     id: str
     usage: Usage | None = None
@@ -47,13 +46,13 @@ class ReasoningDelta(msgspec.Struct, frozen=True):
 
 
 class ReasoningSignature(msgspec.Struct, frozen=True):
-    """Ends a block of reasoning with its author's proof; opaque, handed back as it came."""
+    """Ends a block of reasoning with its author's signature: opaque, returned unchanged."""
 
     signature: str
 
 
 class RedactedReasoning(msgspec.Struct, frozen=True):
-    """A whole block of reasoning that only its author can read."""
+    """A block of reasoning that only its author can read."""
 
     data: str
 
@@ -67,7 +66,7 @@ class ToolCallStart(msgspec.Struct, frozen=True):
 
 
 class ToolCallArguments(msgspec.Struct, frozen=True):
-    """A fragment of the JSON text; a call without any has no arguments."""
+    """A fragment of a call's JSON arguments; a call without a fragment has no arguments."""
 
     fragment: str
 
@@ -77,14 +76,14 @@ class ToolCallEnd(msgspec.Struct, frozen=True):
 
 
 class Stop(msgspec.Struct, frozen=True):
-    """A complete answer. `sequence` is the stop string that matched, where the upstream names it."""
+    """The answer is complete. `sequence` is the stop string that matched, where the upstream names it."""
 
     reason: StopReason
     sequence: str | None = None
 
 
 class Failure(msgspec.Struct, frozen=True):
-    """The answer broke off: what there is of it is all there will be."""
+    """The answer broke off."""
 
     status: int
     code: str
@@ -110,7 +109,7 @@ Event = (
 
 
 class Phase(Enum):
-    """What the stream is in the middle of."""
+    """The part of the stream that the last event belongs to."""
 
     BEFORE = "before"
     BETWEEN = "between"  # blocks
@@ -145,11 +144,11 @@ LEGAL: dict[Phase, dict[type[Event], Phase]] = {
 
 
 class IllegalEvent(Exception):  # noqa: N818 - it names what it was given
-    """An event at a place where the grammar has none: our own mistake."""
+    """An event that the grammar forbids at its place: our own mistake."""
 
 
 class Grammar:
-    """Where a stream is. `step` says the phase that an event leads to."""
+    """The state of a stream."""
 
     __slots__ = ("phase",)
 
@@ -157,6 +156,7 @@ class Grammar:
         self.phase = Phase.BEFORE
 
     def step(self, event: Event) -> Phase:
+        """The phase after `event`. Raises `IllegalEvent`."""
         try:
             self.phase = LEGAL[self.phase][type(event)]
         except KeyError:

@@ -1,9 +1,8 @@
-"""Server-sent events out of bytes that may be cut anywhere.
+"""Server-sent events from bytes that may be cut anywhere (WHATWG HTML, section 9.2).
 
-Works on bytes: a line ends with LF, CRLF or CR and these never occur inside a UTF-8 code point, so a cut
-code point heals by itself. (`splitlines` would also cut at U+2028, which JSON text may hold.) Every byte
-is looked at a fixed number of times, however small the pieces; an event without end is an error, not a
-growing buffer.
+Works on bytes: a line ends with LF, CRLF or CR, and these never occur inside a UTF-8 code point, so a cut
+code point needs no care. (`splitlines` would also cut at U+2028, which JSON text may hold.) The time is
+linear in the bytes, however small the pieces, and an endless event is an error, not a growing buffer.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-MAX_EVENT_BYTES = 32 << 20  # a whole answer with room; an engine's deltas are below 1 KiB
+MAX_EVENT_BYTES = 32 << 20  # a whole answer fits; an engine's deltas are below 1 KiB
 
 _BOM = b"\xef\xbb\xbf"
 
@@ -28,9 +27,9 @@ class SseTooLarge(Exception):  # noqa: N818 - it names what the sender did
 
 
 class SseSplitter:
-    """`feed` returns the events that are now complete, `close` the one that lacked its blank line.
+    """`feed` returns the events that a chunk completes, `close` the one that lacks its blank line.
 
-    Comments and unknown fields are dropped. Raises SseTooLarge.
+    Comments and unknown fields are dropped. Raises `SseTooLarge`.
     """
 
     def __init__(self, *, max_event_bytes: int = MAX_EVENT_BYTES) -> None:
@@ -43,7 +42,7 @@ class SseSplitter:
         self._size = 0  # bytes held in _line and _data
 
     def feed(self, chunk: bytes) -> Iterator[SseEvent]:
-        """To be exhausted. What was complete before an event grew too large comes out before the error."""
+        """The events that `chunk` completes; exhaust it. Raises `SseTooLarge` after the last good one."""
         if self.is_one_event(chunk):
             self._first_line = False
             yield SseEvent(chunk[6:-2])
@@ -63,7 +62,7 @@ class SseSplitter:
         self._keep(last)
 
     def is_one_event(self, chunk: bytes) -> bool:
-        """How most chunks come: one data line and its blank line, and nothing held from before."""
+        """Whether a chunk is one data line with its blank line, as most are, and nothing is held."""
         return (
             not (self._size or self._name or self._after_cr)
             and chunk.startswith(b"data: ")
@@ -78,7 +77,7 @@ class SseSplitter:
         yield from self._dispatch()
 
     def _with_lf(self, chunk: bytes) -> bytes:
-        """The chunk with LF for every line end; an LF that completes the last chunk's CR is dropped."""
+        """The chunk with LF for every line end, without an LF that completes the last chunk's CR."""
         if not chunk:
             return chunk
         if self._after_cr:

@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 def _set_up_logging() -> None:
     """Log like the project's other processes; plain lines on a machine that has the engine alone."""
     try:
-        from cortex_site.logs import setup  # noqa: PLC0415 - not on every machine
+        from cortex_site.base.logs import setup  # noqa: PLC0415 - not on every machine
     except ModuleNotFoundError as error:
         if error.name != "cortex_site":
             raise

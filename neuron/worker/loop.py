@@ -30,11 +30,11 @@ from neuron.pipe import (
     Load,
     Loaded,
     LoadFailed,
+    LoadProgress,
     Look,
     Looked,
     Memory,
     ModelStatus,
-    Progress,
     Ready,
     Refused,
     ResetCache,
@@ -228,7 +228,7 @@ class DeviceLoop:
             nonlocal reported
             if fraction - reported >= PROGRESS_STEP:
                 reported = fraction
-                self._outbox.append(Progress(model, fraction))
+                self._outbox.append(LoadProgress(model, fraction))
             self._turn()
 
         return on_progress

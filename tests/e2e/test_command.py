@@ -10,8 +10,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from cortex_site.base.version import VERSION
 from cortex_site.config import load_catalogue, load_config
-from cortex_site.version import VERSION
 from neuron.config import load_config as load_neuron_config
 from tests.e2e.conftest import cortex, free_base_port, start_stack
 

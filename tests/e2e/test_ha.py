@@ -43,7 +43,7 @@ drop_after_s = 2
 MAKE_KEYS = """
 import django
 django.setup()
-from fleet.limits import KeyLimits
+from fleet.key_limits import KeyLimits
 from fleet.services import keys
 print(keys.create("free")[1], keys.create("four", limits=KeyLimits(requests_per_minute=4))[1])
 """
@@ -188,7 +188,7 @@ def join(one: Gateway, folder: Path) -> subprocess.Popen[bytes]:
 
 
 def make_keys(one: Gateway) -> list[str]:
-    env = one.env | {"DJANGO_SETTINGS_MODULE": "cortex_site.settings"}
+    env = one.env | {"DJANGO_SETTINGS_MODULE": "cortex_site.site.settings"}
     made = subprocess.run(
         [sys.executable, "-c", MAKE_KEYS], env=env, capture_output=True, text=True, check=True
     )

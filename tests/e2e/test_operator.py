@@ -35,7 +35,7 @@ def test_a_model_goes_and_comes(stack):
 
 def test_a_node_is_drained_and_taken_back(stack):
     told(stack, "load", TINY)
-    assert "drain on local succeeded" in told(stack, "drain", "local")
+    assert "drain of local succeeded" in told(stack, "drain", "local")
     node = status(stack)
     assert (node["cordoned"], loaded(stack)) == (True, [])
     assert told(stack, "uncordon", "local") == "models may be loaded on local again\n"
@@ -46,7 +46,7 @@ def test_a_node_is_drained_and_taken_back(stack):
 def test_a_device_gets_a_new_worker_and_its_models_back(stack):
     told(stack, "load", TINY)
     before = status(stack)["devices"][0]["pid"]
-    assert "defrag on local device 0 succeeded" in told(stack, "defrag", "local")
+    assert "defrag of local:0 succeeded" in told(stack, "defrag", "local")
     stack.eventually(lambda: status(stack)["devices"][0]["pid"] not in {None, before})
     stack.eventually(lambda: loaded(stack) == [TINY])
     assert "13131" in stack.chat("Which port does neuron listen on?").text

@@ -18,11 +18,12 @@ from django.test import Client, override_settings
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
-from cortex_site.celery import app
-from cortex_site.settings import broker, database
+from cortex_site.site.settings import database
 from fleet.announcements import _redis
+from fleet.celery import app, broker_url
 from fleet.models import ModelProfile, Node, Operation, Placement
-from fleet.services import execution, observe
+from fleet.services import polling
+from fleet.services.operations import execution
 from tests.fleet.servers import RedisServer, postgres
 from tests.stubs.fake_neuron import FakeNeuron
 
@@ -42,10 +43,10 @@ def redis_server(folder) -> Iterator[RedisServer]:
     server.start()
     with override_settings(REDIS_URL=server.url):
         _forget_connections()
-        app.conf.broker_url = broker(server.url)
+        app.conf.broker_url = broker_url(server.url)
         yield server
         _forget_connections()
-        app.conf.broker_url = broker(settings.REDIS_URL)
+        app.conf.broker_url = broker_url(settings.REDIS_URL)
     server.client.close()
     server.stop()
 
@@ -104,7 +105,7 @@ class FleetUnderTest:
         fake = FakeNeuron(name, **options).__enter__()
         self.fakes.append(fake)
         Node.objects.create(name=name, endpoint=fake.endpoint, token=fake.token, labels=list(labels))
-        observe.poll(names=[name])
+        polling.poll(names=[name])
         return fake
 
     def model(self, model_id: str = "m", **fields: Any) -> ModelProfile:

@@ -17,7 +17,7 @@ from fleet.models import (
     Placement,
     RequestMetric,
 )
-from fleet.services import joining, keys, observe, usage
+from fleet.services import joining, keys, polling, usage
 
 PAGES = {
     "node": "beast",
@@ -38,7 +38,7 @@ PAGES = {
 def rows(fleet):
     """A row of everything."""
     fleet.node("beast").has("model-one")
-    observe.poll()
+    polling.poll()
     Node.objects.update(token="node-secret")
     fleet.model("model-one")
     Alias.objects.create(name="alias-one", target="model-one")
@@ -78,7 +78,7 @@ def test_every_model_of_the_fleet_has_a_page():
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_lists_show_their_rows_and_can_be_searched(rows, staff, page):
+def test_list_pages_show_their_rows_and_can_be_searched(rows, staff, page):
     listed = staff.get(f"/admin/fleet/{page}/")
     assert listed.status_code == 200
     assert PAGES[page] in listed.content.decode()
@@ -111,11 +111,11 @@ def test_a_page_of_many_rows_needs_no_more_queries_than_one_of_few(rows, staff, 
             status=200,
             outcome="ok",
         )
-    observe.poll()
+    polling.poll()
     assert queries(lambda: staff.get(f"/admin/fleet/{page}/")) <= before
 
 
-def test_what_is_shown_of_memory_and_requests(rows, staff):
+def test_pages_show_memory_durations_and_verdicts(rows, staff):
     assert "1,000 of 8,000 MiB" in staff.get("/admin/fleet/device/").content.decode()
     assert "1,000 of 8,000 MiB" in staff.get("/admin/fleet/node/").content.decode()
     metrics = staff.get("/admin/fleet/requestmetric/").content.decode()
@@ -127,7 +127,7 @@ def test_what_is_shown_of_memory_and_requests(rows, staff):
 
 
 @pytest.mark.parametrize("page", ["operation", "requestmetric", "device", "placement"])
-def test_what_the_fleet_writes_is_read_only(rows, staff, page):
+def test_rows_that_the_fleet_writes_are_read_only(rows, staff, page):
     assert staff.get(f"/admin/fleet/{page}/add/").status_code == 403
     listed = staff.get(f"/admin/fleet/{page}/").content.decode()
     link = re.search(rf"/admin/fleet/{page}/\d+/", listed)[0]
@@ -180,7 +180,7 @@ def test_a_placement_is_unloaded_and_loaded_by_actions(rows, staff):
     assert Operation.objects.get(state="pending").wanted_node == "beast"
 
 
-def test_nodes_and_devices_are_steered_by_actions_and_the_log_tells_by_whom(rows, staff):
+def test_actions_steer_nodes_and_devices_and_are_audited(rows, staff):
     node, device, placement = Node.objects.get(), Device.objects.get(), Placement.objects.get()
     assert "Cordoned: 1" in act(staff, "node", "cordon", node)
     assert Node.objects.get().cordoned
@@ -225,6 +225,7 @@ def test_failed_operations_are_retried_and_pending_ones_cancelled(rows, staff):
     assert again.reason == f"retry of #{failed.pk}"
     act(staff, "operation", "cancel", again)
     assert Operation.objects.get(pk=again.pk).state == "cancelled"
+    assert "only failed ones are retried. Ask for it anew." in act(staff, "operation", "retry", again)
 
 
 def test_a_new_key_is_shown_once(staff):
@@ -242,7 +243,7 @@ def test_a_new_key_is_shown_once(staff):
     assert (row.name, row.disabled, row.digest) == ("k2", True, keys.digest(key))
 
 
-def test_the_way_in(client_for, db):
+def test_the_root_leads_to_the_login_page(client_for, db):
     stranger = client_for()
     assert stranger.get("/").url == "/admin/"
     assert stranger.get("/admin/").url.startswith("/admin/login/")

@@ -4,10 +4,10 @@ import pytest
 from channels.testing import WebsocketCommunicator
 from django.conf import settings
 
-from cortex_site.secret_file import obtain
+from cortex_site.base.secret_file import obtain
 from fleet.api.live import FleetConsumer
 from fleet.models import Alias, Operation
-from fleet.services import observe
+from fleet.services import polling
 
 
 @pytest.fixture
@@ -23,11 +23,11 @@ def busy_fleet(fleet):
     fleet.model("m", vram_mb=900)
     fleet.model("n")
     Alias.objects.create(name="best", target="m")
-    observe.poll()
+    polling.poll()
     return fleet
 
 
-def test_status_says_everything_at_a_glance(busy_fleet, operator):
+def test_status_shows_the_whole_fleet(busy_fleet, operator):
     status = operator.get("/api/status").json()
     a, b = status["nodes"]
     assert (a["name"], a["healthy"], a["devices"][0]["memory_used_mb"]) == ("a", True, 1000)
@@ -42,7 +42,7 @@ def test_status_says_everything_at_a_glance(busy_fleet, operator):
     assert "token" not in str(status)
 
 
-def test_loading_and_watching_it(busy_fleet, operator):
+def test_a_load_is_started_and_watched(busy_fleet, operator):
     answer = operator.post("/api/models/load", {"model": "n", "node": "b"}, content_type="application/json")
     assert answer.status_code == 202
     operation = answer.json()["id"]
@@ -52,12 +52,12 @@ def test_loading_and_watching_it(busy_fleet, operator):
     assert [row["node"] for row in operator.get("/api/placements").json()] == ["a", "b"]
 
 
-def test_unloading(busy_fleet, operator):
+def test_an_unload_is_started(busy_fleet, operator):
     answer = operator.post("/api/models/unload", {"model": "m", "node": "a"}, content_type="application/json")
     assert busy_fleet.run(answer.json()["id"]).state == "succeeded"
 
 
-def test_operations_page_by_page(operator, fleet):
+def test_operations_are_listed_page_by_page(operator, fleet):
     rows = [Operation.objects.create(kind="load", model=f"m{number}", state="failed") for number in range(5)]
     first = operator.get("/api/operations?limit=2").json()
     assert [row["id"] for row in first] == [rows[4].pk, rows[3].pk]
@@ -66,12 +66,14 @@ def test_operations_page_by_page(operator, fleet):
     assert operator.get("/api/operations?state=running").json() == []
 
 
-def test_retry_and_cancel(operator, fleet):
+def test_a_failed_operation_is_retried_and_a_pending_one_cancelled(operator, fleet):
     fleet.model()
     failed = Operation.objects.create(kind="load", model="m", state="failed")
     again = operator.post(f"/api/operations/{failed.pk}/retry").json()
     assert again["state"] == "pending"
     assert operator.post(f"/api/operations/{again['id']}/cancel").json()["state"] == "cancelled"
+    refused = operator.post(f"/api/operations/{again['id']}/retry")
+    assert (refused.status_code, refused.json()["error"]["code"]) == (409, "operation_not_failed")
 
 
 @pytest.mark.parametrize(
@@ -92,14 +94,14 @@ def test_errors_name_the_field(busy_fleet, operator, path, body, status, code, p
 
 
 @pytest.mark.parametrize("headers", [{}, {"authorization": "Bearer wrong"}, {"authorization": "Bearer ünï"}])
-def test_nobody_else_gets_in(client_for, db, headers):
+def test_strangers_are_refused_with_401(client_for, db, headers):
     stranger = client_for(headers=headers)
     for answer in (stranger.get("/api/status"), stranger.post("/api/models/load", {"model": "m"})):
         assert answer.status_code == 401
         assert answer.json()["error"]["code"] == "unauthorized"
 
 
-def test_staff_may_use_their_session_and_must_show_that_a_page_of_ours_asks(staff, client_for):
+def test_a_staff_session_is_accepted_with_a_csrf_token_only(staff, client_for):
     assert staff.get("/api/nodes").json() == []
     forger = client_for(enforce_csrf_checks=True)
     forger.cookies = staff.cookies
@@ -107,7 +109,7 @@ def test_staff_may_use_their_session_and_must_show_that_a_page_of_ours_asks(staf
     assert answer.status_code == 403
 
 
-def test_staff_without_the_right_may_look_only(client_for, fleet):
+def test_staff_without_the_permission_may_only_look(client_for, fleet):
     from django.contrib.auth.models import User
 
     fleet.model()
@@ -131,7 +133,7 @@ def post(client, path, **body):
     return answer.status_code, answer.json()
 
 
-def test_steering_and_its_log(busy_fleet, operator):
+def test_operator_verbs_are_carried_out_and_audited(busy_fleet, operator):
     assert post(operator, "/nodes/b/cordon", reason="fan") == (200, {"done": True})
     assert operator.get("/api/status").json()["nodes"][1]["cordoned"]
     assert post(operator, "/models/load", model="n", node="b")[1]["error"]["code"] == "node_cordoned"
@@ -155,14 +157,14 @@ def test_steering_and_its_log(busy_fleet, operator):
     assert [entry["detail"]["pinned_on"] for entry in page] == [["a"]]
 
 
-def test_steering_what_is_not_there(busy_fleet, operator):
+def test_operator_verbs_refuse_unknown_names(busy_fleet, operator):
     assert post(operator, "/nodes/x/drain")[1]["error"]["code"] == "node_not_found"
     assert post(operator, "/nodes/a/devices/9/defrag")[1]["error"]["param"] == "device"
     assert post(operator, "/models/pin", model="m", node="x")[0] == 404
     assert post(operator, "/models/pin")[1]["error"]["param"] == "model"
 
 
-def test_the_openapi_page(operator):
+def test_openapi_lists_the_endpoints(operator):
     schema = operator.get("/api/openapi.json").json()
     assert {"/api/status", "/api/models/load", "/api/nodes/{name}/drain", "/api/audit"} <= set(
         schema["paths"]
@@ -175,7 +177,7 @@ def test_the_number_of_queries_does_not_grow_with_the_fleet(busy_fleet, operator
     few = queries(lambda: operator.get("/api/status"))
     for name in "cdef":
         busy_fleet.node(name).has("m", "n")
-    observe.poll()
+    polling.poll()
     assert queries(lambda: operator.get("/api/status")) == few
 
 

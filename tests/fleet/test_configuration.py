@@ -7,10 +7,11 @@ from django.contrib.auth import get_user_model
 from django.db import transaction
 from django.test import Client, override_settings
 
-from cortex_site.config import Catalogue, CortexConfig
+from cortex_site.config.cortex_toml import CortexConfig
+from cortex_site.config.models_toml import Catalogue
 from fleet.announcements import CONFIGURATION, _redis
 from fleet.models import Alias, ApiKey, ModelProfile, Node
-from fleet.services import catalogue, configuration, keys
+from fleet.services import configuration, keys, settings_sync
 from fleet.snapshot import KeyView, NodeConfig, ProfileView
 
 pytestmark = pytest.mark.usefixtures("db")
@@ -32,7 +33,7 @@ CATALOGUE = Catalogue(
 
 
 def test_the_files_reach_the_data_plane():
-    catalogue.sync_files(CONFIG, CATALOGUE)
+    settings_sync.sync_files(CONFIG, CATALOGUE)
     read = configuration.read()
     assert read.nodes == {"beast": NodeConfig("beast", "http://beast:13131", "secret")}
     assert read.profiles == {
@@ -46,17 +47,17 @@ def test_the_files_reach_the_data_plane():
 
 
 def test_syncing_twice_changes_nothing():
-    catalogue.sync_files(CONFIG, CATALOGUE)
+    settings_sync.sync_files(CONFIG, CATALOGUE)
     before = configuration.version()
-    catalogue.sync_files(CONFIG, CATALOGUE)
+    settings_sync.sync_files(CONFIG, CATALOGUE)
     assert configuration.version() == before
 
 
 def test_rows_that_a_file_no_longer_names_go_and_the_admins_stay():
-    catalogue.sync_files(CONFIG, CATALOGUE)
+    settings_sync.sync_files(CONFIG, CATALOGUE)
     Node.objects.create(name="mine", endpoint="http://mine:1")
     ModelProfile.objects.create(model_id="mine")
-    catalogue.sync_files(CortexConfig(), Catalogue(models=[{"id": "plain", "vram_mb": 5}]))
+    settings_sync.sync_files(CortexConfig(), Catalogue(models=[{"id": "plain", "vram_mb": 5}]))
     assert [node.name for node in Node.objects.all()] == ["mine"]
     assert {row.model_id: row.vram_mb for row in ModelProfile.objects.all()} == {"mine": None, "plain": 5}
     assert Alias.objects.count() == 0
@@ -64,7 +65,7 @@ def test_rows_that_a_file_no_longer_names_go_and_the_admins_stay():
 
 def test_a_row_of_the_admin_that_a_file_names_becomes_the_files():
     Node.objects.create(name="beast", endpoint="http://other:1")
-    catalogue.sync_files(CONFIG, CATALOGUE)
+    settings_sync.sync_files(CONFIG, CATALOGUE)
     node = Node.objects.get()
     assert (node.endpoint, node.from_file) == ("http://beast:13131", True)
 
@@ -81,7 +82,7 @@ def test_a_row_of_the_admin_that_a_file_names_becomes_the_files():
         lambda: keys.disable("old"),
     ],
 )
-def test_every_change_moves_the_version_and_is_told(change):
+def test_every_change_moves_the_version_and_is_announced(change):
     Alias.objects.create(name="old", target="m")
     keys.create("old")
     before = configuration.version()
@@ -94,14 +95,14 @@ def test_every_change_moves_the_version_and_is_told(change):
     listener.close()
 
 
-def test_what_a_poll_observes_moves_nothing():
+def test_a_poll_does_not_move_the_version():
     Node.objects.create(name="n", endpoint="http://n:1")
     before = configuration.version()
     Node.objects.update(healthy=True)
     assert configuration.version() == before
 
 
-def test_a_change_that_is_rolled_back_never_was():
+def test_a_change_that_is_rolled_back_moves_nothing():
     before = configuration.version()
     with transaction.atomic():
         Alias.objects.create(name="a", target="m")

@@ -9,7 +9,7 @@ from django.utils import timezone
 
 from cortex_site.config import current
 from fleet.models import Device, Operation, Placement
-from fleet.services import defrag, observe
+from fleet.services import defrag, polling
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def worn(fleet):
     node = fleet.node("a")
     node.has("m")
     node.cycles = 50
-    observe.poll()
+    polling.poll()
     Placement.objects.update(last_used_at=timezone.now() - timedelta(hours=1))
     return node
 
@@ -43,21 +43,22 @@ def test_a_worn_idle_device_is_defragmented_once(fleet, worn):
     assert defrag.defragment() == 0
 
 
-def test_memory_in_pieces_is_a_reason_too(fleet, worn, settings_with):
+def test_fragmented_memory_is_a_reason_too(fleet, worn, settings_with):
     Device.objects.update(cycles=1, fragmented_mb=900)
-    assert defrag.why(Device.objects.get()) == "900 MiB are free in pieces that are of no use"
+    device = Device.objects.get()
+    assert defrag.why(device, defrag.current()) == "900 MiB are free in pieces that are of no use"
     settings_with("lifecycle", defrag_fragmented_fraction=0.2)
-    assert defrag.why(Device.objects.get()) == ""
+    assert defrag.why(device, defrag.current()) == ""
 
 
-def test_what_is_in_use_waits_for_the_maintenance_window(fleet, worn, settings_with):
+def test_a_device_in_use_waits_for_the_maintenance_window(fleet, worn, settings_with):
     Placement.objects.update(last_used_at=timezone.now())
     assert defrag.defragment() == 0
     settings_with("lifecycle", maintenance_utc="00:00-00:00")
     assert defrag.defragment() == 1
 
 
-def test_it_can_be_turned_off(fleet, worn, settings_with):
+def test_defragmentation_can_be_turned_off(fleet, worn, settings_with):
     settings_with("eviction", defrag_after_cycles=0)
     Device.objects.update(fragmented_mb=8000)
     assert defrag.defragment() == 0
@@ -77,5 +78,5 @@ def test_it_can_be_turned_off(fleet, worn, settings_with):
         ("06:00-06:00", time(5), True),
     ],
 )
-def test_windows(window, now, inside):
+def test_a_maintenance_window_contains_a_time(window, now, inside):
     assert defrag.within(window, now) is inside

@@ -36,7 +36,7 @@ LARGE = one("large", 13_000, idle_s=100)
         ("lru", [OLD_SMALL, OLD, LARGE], 4010, ["embedder", "old"]),
     ],
 )
-def test_choice(strategy, candidates, deficit, victims):
+def test_the_cheapest_victims_are_chosen(strategy, candidates, deficit, victims):
     for order in (candidates, candidates[::-1]):
         chosen = choose(order, {0: deficit}, strategy)
         assert (chosen if chosen is None else [victim.model for victim in chosen]) == victims
@@ -54,7 +54,7 @@ def test_choice(strategy, candidates, deficit, victims):
         (one("a", resident_s=60, min_residency_s=60), 100, True),
     ],
 )
-def test_who_may_be_displaced(candidate, priority, may):
+def test_residents_that_may_be_displaced(candidate, priority, may):
     assert bool(displaceable([candidate], priority)) is may
 
 

@@ -4,7 +4,8 @@ from django.test import override_settings
 from prometheus_client import REGISTRY
 
 from fleet.models import Device, ModelProfile, Node, Placement
-from fleet.services import execution, lifecycle, observe
+from fleet.services import lifecycle, polling
+from fleet.services.operations import execution
 from neuron.wire import ApiError
 
 
@@ -45,7 +46,7 @@ def test_the_next_load_asks_for_what_the_first_one_measured(fleet):
     assert fleet.run(ask(node="b")).state == "succeeded"
 
 
-def test_other_weights_have_not_been_measured(fleet):
+def test_other_weights_forget_what_was_measured(fleet):
     fleet.node("a")
     profile = fleet.model(vram_mb=500)
     fleet.run(ask())
@@ -90,7 +91,7 @@ def test_room_is_made_by_evicting_and_recorded(fleet):
     node = fleet.node("a", devices=[2000])
     node.sizes = {"old": 1500, "m": 1800}
     node.has("old")
-    observe.poll()
+    polling.poll()
     fleet.model(vram_mb=1800)
     row = fleet.run(ask())
     assert row.state == "succeeded"
@@ -107,7 +108,7 @@ def test_memory_that_does_not_come_back_fails_the_load_before_it_begins(fleet):
     node = fleet.node("a", devices=[2000])
     node.sizes = {"old": 1500, "m": 1800}
     node.has("old")
-    observe.poll()
+    polling.poll()
     fleet.model(vram_mb=1800)
     unload = node._unload
 
@@ -127,7 +128,7 @@ def test_a_busy_model_is_never_evicted_and_the_load_waits_for_it(fleet):
     node.sizes = {"old": 1500, "m": 1800}
     node.has("old")
     node.busy["old"] = 1
-    observe.poll()
+    polling.poll()
     fleet.model(vram_mb=1800)
     operation = ask()
     execution.run_operation(operation)
@@ -140,12 +141,12 @@ def test_a_busy_model_is_never_evicted_and_the_load_waits_for_it(fleet):
     assert "old" not in node.models
 
 
-def test_the_wait_for_room_is_bounded(fleet):
+def test_a_load_waits_for_room_for_a_bounded_time(fleet):
     node = fleet.node("a", devices=[2000])
     node.sizes = {"old": 1500}
     node.has("old")
     node.busy["old"] = 1
-    observe.poll()
+    polling.poll()
     fleet.model(vram_mb=1800)
     with override_settings(CAPACITY_WAIT_S=0):
         row = fleet.run(ask())
@@ -157,7 +158,7 @@ def test_a_pinned_model_keeps_its_place(fleet):
     node = fleet.node("a", devices=[2000])
     node.sizes = {"old": 1500}
     node.has("old")
-    observe.poll()
+    polling.poll()
     fleet.model("old", pinned=True)
     fleet.model(vram_mb=1800)
     row = fleet.run(ask())
@@ -170,7 +171,7 @@ def test_a_model_of_unknown_size_gets_more_room_until_it_fits(fleet):
     node = fleet.node("a", devices=[3000])
     node.sizes = {"m": 2500}
     node.has("one", "two")
-    observe.poll()
+    polling.poll()
     fleet.model()
     row = fleet.run(ask())
     assert (row.state, row.node) == ("succeeded", "a")
@@ -179,11 +180,11 @@ def test_a_model_of_unknown_size_gets_more_room_until_it_fits(fleet):
     assert {child.model for child in row.children.all()} == {"one", "two"}
 
 
-def test_a_model_that_is_larger_than_all_there_is(fleet):
+def test_a_model_larger_than_every_device_is_refused(fleet):
     node = fleet.node("a", devices=[3000])
     node.sizes = {"m": 5000}
     node.has("one")
-    observe.poll()
+    polling.poll()
     fleet.model()
     row = fleet.run(ask())
     assert (row.state, row.error_code, row.message) == ("failed", "insufficient_memory", "m does not fit.")
@@ -213,7 +214,7 @@ def test_the_last_reason_is_the_nodes_own_word_for_word(fleet):
     assert (placement.state, placement.error_code) == ("failed", "model_broken")
 
 
-def test_what_no_node_can_load_is_tried_on_one(fleet):
+def test_a_model_that_no_node_supports_is_tried_on_one(fleet):
     nodes = [fleet.node("a"), fleet.node("b")]
     for node in nodes:
         node.failures["m"] = ApiError(422, "model_unsupported", "no such architecture")
@@ -283,7 +284,7 @@ def test_a_node_that_dies_while_it_loads(fleet, until):
     assert claimed() == 0
 
 
-def test_no_node_at_all(fleet):
+def test_a_load_without_any_node_fails(fleet):
     fleet.model()
     assert fleet.run(ask()).error_code == "no_node"
 
@@ -301,18 +302,18 @@ def test_a_node_that_is_away_is_waited_for_and_then_named(fleet):
     assert row.message == "a: the node does not answer"
 
 
-def test_what_is_loaded_already_is_not_loaded_twice(fleet):
+def test_a_model_that_is_loaded_already_is_not_loaded_twice(fleet):
     node = fleet.node("a")
     node.has("m")
     fleet.node("b", devices=[9000])
-    observe.poll()
+    polling.poll()
     fleet.model()
     row = fleet.run(ask())
     assert (row.state, row.message) == ("succeeded", "was loaded on a already")
     assert node.loads("m") == 0
 
 
-def test_what_a_node_has_by_itself_is_not_loaded_elsewhere(fleet):
+def test_a_model_that_a_node_loaded_by_itself_is_not_loaded_elsewhere(fleet):
     node = fleet.node("a")
     other = fleet.node("b", devices=[9000])
     fleet.model()
@@ -339,10 +340,10 @@ def test_two_loads_on_one_device_follow_each_other(fleet, until):
     assert list(node.models) == ["n"]
 
 
-def test_a_mistake_of_ours_ends_the_operation_too(fleet, monkeypatch):
+def test_an_internal_error_ends_the_operation(fleet, monkeypatch):
     fleet.node("a")
     fleet.model()
-    monkeypatch.setattr("fleet.services.loading.choose", lambda lease: 1 / 0)
+    monkeypatch.setattr("fleet.services.operations.loading.choose", lambda lease: 1 / 0)
     row = fleet.run(ask())
     assert (row.state, row.error_code) == ("failed", "internal_error")
     assert row.message == "ZeroDivisionError: division by zero"

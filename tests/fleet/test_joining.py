@@ -8,9 +8,9 @@ import pytest
 from django.conf import settings
 from django.utils import timezone
 
-from cortex_site.secret_file import obtain
+from cortex_site.base.secret_file import obtain
 from fleet.models import AuditEntry, JoinToken, Node
-from fleet.services import configuration, joining, observe
+from fleet.services import configuration, joining, polling
 from neuron.wire import PROTOCOL
 
 SECRET = "the secret of its own API"
@@ -47,13 +47,13 @@ def test_a_neuron_joins_and_is_polled_with_its_own_secret(fleet, token, join):
     assert answer.json() == {"name": "a", "heartbeat_s": 5.0}
     assert configuration.read().nodes["a"].token == SECRET
     assert configuration.version() > before
-    observe.poll()
+    polling.poll()
     node = Node.objects.get()
     assert (node.healthy, node.joined) == (True, True)
     assert JoinToken.objects.get().last_used_at
 
 
-def test_who_let_whom_in_is_in_the_audit_log(token, join):
+def test_joins_are_in_the_audit_log(token, join):
     join(token)
     silence()
     joining.drop_silent()
@@ -84,7 +84,7 @@ def test_a_token_is_stored_as_a_digest_and_shown_once(token):
         ({"digest": "another"}, "is unknown"),
     ],
 )
-def test_a_token_that_does_not_let_in_says_why_and_the_cure(token, join, change, words):
+def test_a_token_that_is_refused_says_why_and_the_cure(token, join, change, words):
     JoinToken.objects.update(**change)
     answer = join(token)
     assert error(answer) == (401, "invalid_join_token")
@@ -93,7 +93,7 @@ def test_a_token_that_does_not_let_in_says_why_and_the_cure(token, join, change,
     assert not Node.objects.exists()
 
 
-def test_without_a_token(client_for):
+def test_a_join_without_a_token_is_refused(client_for):
     wish = {"name": "a", "endpoint": "http://a:1", "token": SECRET}
     assert error(client_for().post("/api/join", wish, content_type="application/json")) == (
         401,
@@ -114,7 +114,7 @@ def test_without_a_token(client_for):
         ({"name": "alive"}, 409, "name_taken"),
     ],
 )
-def test_what_cannot_join(token, join, wish, status, code):
+def test_a_join_that_conflicts_is_refused(token, join, wish, status, code):
     Node.objects.create(name="taken", endpoint="http://taken:1")
     assert join(token, name="alive", endpoint="http://alive:1").status_code == 200
     assert error(join(token, **wish)) == (status, code)
@@ -157,7 +157,7 @@ def test_a_silent_node_drops_out_unless_it_answers(token, join):
     assert [node.name for node in Node.objects.all()] == ["configured"]
 
 
-def test_tokens_by_the_operator_api(client_for, db):
+def test_tokens_are_managed_by_the_operator_api(client_for, db):
     operator = client_for(headers={"authorization": f"Bearer {obtain(settings.OPERATOR_TOKEN_FILE)}"})
     made = operator.post(
         "/api/join-tokens", {"name": "rack", "ttl_s": 60}, content_type="application/json"
@@ -172,7 +172,7 @@ def test_tokens_by_the_operator_api(client_for, db):
     assert client_for().get("/api/join-tokens").status_code == 401
 
 
-def test_tokens_in_the_admin(staff):
+def test_tokens_are_managed_in_the_admin(staff):
     assert "expires_at" in staff.get("/admin/fleet/jointoken/add/").content.decode()
     form = {"name": "rack", "expires_at_0": "2099-01-01", "expires_at_1": "00:00:00"}
     page = staff.post("/admin/fleet/jointoken/add/", form).content.decode()

@@ -36,7 +36,7 @@ def test_a_load_is_asked_for_once_and_sent_to_a_worker(model, redis_server):
     assert Operation.objects.get().requested_by == "request 1"
 
 
-def test_a_hundred_at_once_are_one_operation(model, redis_server):
+def test_a_hundred_requests_at_once_are_one_load(model, redis_server):
     answers = []
     together = threading.Barrier(100)
     at_once = threading.Semaphore(60)  # a PostgreSQL admits 100 connections in all
@@ -59,7 +59,7 @@ def test_a_hundred_at_once_are_one_operation(model, redis_server):
     assert redis_server.client.llen("operations") == 1
 
 
-def test_an_unknown_model():
+def test_an_unknown_model_is_refused():
     with pytest.raises(ApiError) as error:
         lifecycle.ensure_loaded("nothing", requested_by="x")
     assert (error.value.status, error.value.code, error.value.param) == (404, "model_not_found", "model")
@@ -76,7 +76,7 @@ def test_an_alias_is_followed(model):
     assert lifecycle.ensure_loaded("best", requested_by="x").model == "m"
 
 
-def test_after_a_failure_requests_get_it_again_for_a_while_and_operators_do_not(model):
+def test_a_recent_failure_is_returned_to_requests_and_not_to_operators(model):
     failed = Operation.objects.create(
         kind="load", model="m", state="failed", message="broken", finished_at=timezone.now()
     )
@@ -123,7 +123,7 @@ def test_a_load_on_one_node_excludes_one_on_another(model, node):
     ],
 )
 @pytest.mark.usefixtures("model", "node")
-def test_what_does_not_exist_is_said(ask, code):
+def test_unknown_names_are_refused_with_404(ask, code):
     with pytest.raises(ApiError) as error:
         ask()
     assert (error.value.status, error.value.code) == (404, code)
@@ -143,7 +143,7 @@ def test_retry_makes_a_new_operation(model):
     assert Operation.objects.get(pk=again.id).reason == f"retry of #{failed.pk}"
 
 
-def test_only_what_has_not_begun_can_be_cancelled(model):
+def test_only_a_pending_operation_can_be_cancelled(model):
     first = lifecycle.ensure_loaded("m", requested_by="x")
     assert lifecycle.cancel(first.id, requested_by="op").state == "cancelled"
     with pytest.raises(ApiError) as error:

@@ -57,7 +57,7 @@ A100 = frozenset({"a100"})
         "large enough",
     ],
 )
-def test_ranking(nodes, chosen):
+def test_nodes_are_ranked(nodes, chosen):
     for order in (nodes, nodes[::-1]):
         decision = place(NEED, order, "lru")
         assert decision.chosen is not None
@@ -130,7 +130,7 @@ def test_ranking(nodes, chosen):
         (Need("m"), node(free=[0]), Outlook.FITS, "0 MiB free"),
     ],
 )
-def test_verdicts(need, fact, outlook, reason):
+def test_each_node_gets_a_verdict_with_its_reason(need, fact, outlook, reason):
     verdict = judge(need, fact, "lru")
     assert (verdict.outlook, verdict.reason) == (outlook, reason)
 
@@ -141,13 +141,13 @@ def test_a_model_goes_to_the_devices_with_the_most_room():
     assert judge(Need("m", memory_mb=6000, min_devices=2), fact, "lru").devices == (1, 3)
 
 
-def test_the_best_node_being_claimed_means_waiting():
+def test_a_load_waits_for_the_best_node_while_it_is_claimed():
     decision = place(NEED, [node(free=[DeviceFacts(0, 8000, 8000, claimed=True)])], "lru")
     assert decision.chosen is None
     assert decision.outlook == Outlook.BUSY
 
 
-def test_no_nodes():
+def test_a_model_without_nodes_is_infeasible():
     assert place(NEED, [], "lru").verdicts == ()
 
 
@@ -192,7 +192,7 @@ needs = st.builds(
 @given(
     needs, st.lists(nodes(), max_size=4, unique_by=lambda one: one.name), st.sampled_from(["lru", "priority"])
 )
-def test_what_is_chosen_always_holds(need, fleet, strategy):
+def test_a_chosen_verdict_always_fits(need, fleet, strategy):
     decision = place(need, fleet, strategy)
     assert len(decision.verdicts) == len(fleet)
     if decision.chosen is None:

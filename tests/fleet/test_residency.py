@@ -5,7 +5,7 @@ from __future__ import annotations
 from django.test import override_settings
 
 from fleet.models import Operation
-from fleet.services import lifecycle, observe, residency, steering
+from fleet.services import lifecycle, policy, polling, residency
 
 
 def settle(fleet):
@@ -21,7 +21,7 @@ def test_a_pinned_model_is_loaded_on_each_of_its_nodes_and_again_when_it_is_gone
     fleet.model(pinned_on=["a", "b", "not-there"])
     assert settle(fleet) == [("m", "a", "succeeded"), ("m", "b", "succeeded")]
     b.restart()
-    observe.poll()
+    polling.poll()
     assert settle(fleet)[2:] == [("m", "b", "succeeded")]
     assert (a.loads("m"), b.loads("m")) == (1, 2)
 
@@ -30,16 +30,16 @@ def test_a_pin_makes_room(fleet):
     node = fleet.node("a", devices=[2000])
     node.sizes = {"old": 1500, "m": 1800}
     node.has("old")
-    observe.poll()
+    polling.poll()
     fleet.model(pinned_on=["a"], vram_mb=1800)
     settle(fleet)
     assert list(node.models) == ["m"]
 
 
-def test_nothing_is_brought_to_a_cordoned_node(fleet):
+def test_a_cordoned_node_gets_no_pinned_models(fleet):
     fleet.node("a")
     fleet.model(pinned_on=["a"])
-    steering.cordon("a", requested_by="alice")
+    policy.cordon("a", requested_by="alice")
     assert settle(fleet) == []
 
 
@@ -60,18 +60,18 @@ def test_a_replica_evicts_nobody_and_its_failure_refuses_no_request(fleet):
     full.sizes = {"other": 1500}
     full.has("other")
     node.has("m")
-    observe.poll()
+    polling.poll()
     fleet.model(replicas=2, vram_mb=1000)
     assert settle(fleet) == []
     Operation.objects.create(
         kind="load", model="m", state="failed", replica=True, finished_at="2999-01-01T00:00Z"
     )
     node.restart()
-    observe.poll()
+    polling.poll()
     assert fleet.run(lifecycle.ensure_loaded("m", requested_by="request").id).state == "succeeded"
 
 
-def test_after_a_failure_it_rests(fleet):
+def test_a_pinned_model_that_failed_rests_for_the_back_off(fleet):
     node = fleet.node("a")
     fleet.model(pinned_on=["a"], vram_mb=9000)
     assert node.devices_mb == [8000]

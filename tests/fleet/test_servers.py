@@ -5,12 +5,13 @@ from __future__ import annotations
 import pytest
 from django.conf import settings
 
-from cortex_site.config import Catalogue, CortexConfig
-from cortex_site.secret_file import obtain
+from cortex_site.base.secret_file import obtain
+from cortex_site.config.cortex_toml import CortexConfig, PollSettings
+from cortex_site.config.models_toml import Catalogue
+from fleet.foreign.models import ServedModel
 from fleet.models import Node, Operation, Placement
-from fleet.served import Served
-from fleet.services import configuration, idle, lifecycle, observe
-from fleet.services.catalogue import sync_files
+from fleet.services import configuration, idle, lifecycle, polling
+from fleet.services.settings_sync import sync_files
 from fleet.snapshot import NodeConfig
 from neuron.wire import ApiError
 from tests.stubs.fake_neuron import FakeNeuron
@@ -25,7 +26,7 @@ def server(fleet):
     fleet.fakes.append(fake)
     fake.answers["/v1/models"] = LISTS["vllm"]
     Node.objects.create(name="cloud", kind="openai", endpoint=f"{fake.endpoint}/v1", token="sk-server")
-    observe.poll()
+    polling.poll()
     return fake
 
 
@@ -33,25 +34,26 @@ def placement() -> Placement:
     return Placement.objects.get(node__name="cloud")
 
 
-def test_what_it_lists_is_recorded(server):
+def test_the_models_that_a_server_lists_are_recorded(server):
     node = Node.objects.get()
     assert (node.healthy, node.status, node.reason, node.misses) == (True, "ok", "", 0)
     row = placement()
     assert (row.model, row.state, row.context, row.running) == ("m", "loaded", 8192, 0)
-    observe.poll()
+    polling.poll()
     assert placement().changed_at == row.changed_at
     server.answers["/v1/models"] = {"data": [{"id": "n"}]}
-    observe.poll()
+    polling.poll()
     assert dict(Placement.objects.values_list("model", "state")) == {"m": "unloaded", "n": "loaded"}
     assert server.asked == []
 
 
 def test_a_poll_that_finds_nothing_new_writes_no_placement(server, queries):
     (node,) = Node.objects.all()
-    many = [Served(f"m{number}") for number in range(300)]
-    observe.record(node, many)
+    limits = PollSettings()
+    many = [ServedModel(f"m{number}") for number in range(300)]
+    polling.record(node, many, limits)
     assert Placement.objects.filter(state="loaded").count() == 300
-    assert queries(lambda: observe.record(node, many)) < 10
+    assert queries(lambda: polling.record(node, many, limits)) < 10
 
 
 @pytest.mark.parametrize(
@@ -62,22 +64,22 @@ def test_a_poll_that_finds_nothing_new_writes_no_placement(server, queries):
         (b"<html>", "sk-server", "cloud: its list of models is not JSON"),
     ],
 )
-def test_what_is_wrong_with_it_is_said(server, answer, token, reason):
+def test_a_server_that_fails_says_why(server, answer, token, reason):
     if answer:
         server.answers["/v1/models"] = answer
     Node.objects.update(token=token)
-    observe.poll()
+    polling.poll()
     node = Node.objects.get()
     assert node.misses == 1
     assert node.reason.startswith(reason)
     assert "sk-" not in node.reason
 
 
-def test_a_server_that_is_asked_too_often_is_there(server):
+def test_a_server_that_is_polled_too_often_stays_healthy(server):
     server.answers.clear()
     server.refusals["/v1/models"] = 429
     for _ in range(4):
-        observe.poll()
+        polling.poll()
     node = Node.objects.get()
     assert (node.healthy, node.misses) == (True, 0)
     assert placement().state == "loaded"
@@ -86,18 +88,18 @@ def test_a_server_that_is_asked_too_often_is_there(server):
 def test_a_server_without_a_list_has_what_the_operator_names(server):
     del server.answers["/v1/models"]
     Node.objects.update(model_names={"ours": "its own"})
-    observe.poll()
+    polling.poll()
     assert Placement.objects.get(state="loaded").model == "ours"
 
 
 def test_a_name_that_the_server_does_not_list_is_flagged(server):
     Node.objects.update(model_names={"m": "m", "big": "vendor/big"})
-    observe.poll()
+    polling.poll()
     assert Node.objects.get().warnings == ["'big': the server lists no 'vendor/big'"]
     assert [row.model for row in Placement.objects.filter(state="loaded")] == ["m"]
 
 
-def test_nothing_is_loaded_or_unloaded_there(server, fleet):
+def test_nothing_is_loaded_or_unloaded_on_a_server(server, fleet):
     with pytest.raises(ApiError) as refused:
         lifecycle.unload("m", "cloud", requested_by="x")
     assert (refused.value.status, refused.value.code, refused.value.param) == (409, "no_lifecycle", "node")
@@ -114,7 +116,7 @@ def test_nothing_is_loaded_or_unloaded_there(server, fleet):
     assert server.asked == []
 
 
-def test_what_it_has_alone_is_not_loaded_elsewhere_when_it_is_away(server, fleet):
+def test_a_model_of_a_server_alone_is_not_loaded_elsewhere(server, fleet):
     fleet.node("a")
     with pytest.raises(ApiError) as refused:
         lifecycle.ensure_loaded("m", requested_by="gateway")
@@ -124,11 +126,11 @@ def test_what_it_has_alone_is_not_loaded_elsewhere_when_it_is_away(server, fleet
     assert fleet.run(lifecycle.ensure_loaded("m", requested_by="gateway").id).node == "cloud"
     server.stop()
     for _ in range(3):
-        observe.poll()
+        polling.poll()
     assert fleet.run(lifecycle.load("m", requested_by="x").id).node == "a"
 
 
-def test_idle_models_stay_there(server, fleet):
+def test_idle_models_of_a_server_stay(server, fleet):
     fleet.model("m", ttl_s=1)
     Placement.objects.update(changed_at="2020-01-01T00:00:00Z")
     assert idle.unload_idle() == 0

@@ -9,8 +9,9 @@ import pytest
 from django.conf import settings
 from django.core.management import call_command
 
-from cortex_site.secret_file import obtain
-from cortex_site.settings import broker, database
+from cortex_site.base.secret_file import obtain
+from cortex_site.site.settings import database
+from fleet.celery import broker_url
 
 
 @pytest.mark.parametrize(
@@ -23,7 +24,7 @@ from cortex_site.settings import broker, database
     ],
 )
 def test_kombus_spelling_of_a_redis_url(url, kombu):
-    assert broker(url) == kombu
+    assert broker_url(url) == kombu
 
 
 def test_an_empty_url_is_sqlite_in_the_state_directory():

@@ -8,7 +8,8 @@ from django.test import override_settings
 from django.utils import timezone
 
 from fleet.models import Operation, Placement
-from fleet.services import execution, lifecycle, observe
+from fleet.services import lifecycle, polling
+from fleet.services.operations import execution
 from tests.fleet.test_execution import ask, claimed
 
 
@@ -17,7 +18,7 @@ def full_of_old(fleet):
     node = fleet.node("a", devices=[2000])
     node.sizes = dict.fromkeys(("old", "m", "n"), 1500)
     node.has("old")
-    observe.poll()
+    polling.poll()
     for model in ("m", "n", "old"):
         fleet.model(model, vram_mb=1500)
     return node
@@ -81,7 +82,7 @@ def test_a_victim_that_gets_a_request_at_that_moment_keeps_its_place(fleet):
 def test_swaps_of_one_node_happen_in_the_order_they_were_asked_for(fleet):
     node = full_of_old(fleet)
     node.busy["old"] = 1
-    observe.poll()
+    polling.poll()
     first = ask()
     execution.run_operation(first)
     node.busy.clear()

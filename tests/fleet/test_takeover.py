@@ -7,8 +7,9 @@ import pytest
 from django.utils import timezone
 
 from fleet.models import Device, Operation, Placement
-from fleet.services import execution, lifecycle, observe
-from fleet.services.lease import Lease, LeaseLostError
+from fleet.services import lifecycle, polling
+from fleet.services.operations import execution
+from fleet.services.operations.lease import Lease, LeaseLostError
 from tests.fleet.test_execution import ask, claimed
 
 
@@ -33,7 +34,7 @@ def test_a_worker_that_dies_while_evicting_is_succeeded_by_another(fleet, until)
     node = fleet.node("a", devices=[2000])
     node.sizes = {"old": 1500, "m": 1800}
     node.has("old")
-    observe.poll()
+    polling.poll()
     fleet.model(vram_mb=1800)
     operation = ask()
     with node.hold("/models/unload"):
@@ -47,6 +48,8 @@ def test_a_worker_that_dies_while_evicting_is_succeeded_by_another(fleet, until)
     assert Operation.objects.get(pk=operation).state == "succeeded"
     assert list(node.models) == ["m"]
     assert not Operation.objects.filter(state__in=["pending", "running"]).exists()
+    eviction = Operation.objects.get(kind="evict")
+    assert (eviction.state, eviction.message) == ("succeeded", "freed 1500 MiB")
 
 
 def test_a_worker_that_dies_right_after_its_choice_is_succeeded_by_another(fleet, monkeypatch):

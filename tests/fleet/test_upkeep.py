@@ -6,8 +6,8 @@ import pytest
 from django.utils import timezone
 from django_celery_beat.models import PeriodicTask
 
-from cortex_site.celery import app
 from fleet import tasks
+from fleet.celery import app
 from fleet.models import ModelProfile, Node, Operation, Placement, RequestMetric
 from fleet.records import RequestRecord
 from fleet.services import idle, records, retention, schedule
@@ -39,7 +39,7 @@ def test_records_become_rows():
     assert RequestMetric.objects.get(request_id="r2").tokens_per_second is None
 
 
-def test_an_empty_batch():
+def test_an_empty_batch_writes_nothing():
     records.store([])
     assert RequestMetric.objects.count() == 0
 
@@ -67,7 +67,7 @@ def test_old_rows_are_pruned_and_active_operations_stay(monkeypatch):
     assert Operation.objects.get().model == "active"
 
 
-def test_idle_models_are_unloaded_and_only_they():
+def test_only_idle_models_are_unloaded():
     node = Node.objects.create(name="a", endpoint="http://a:1", healthy=True)
     long_ago = timezone.now() - timedelta(seconds=100)
 
@@ -92,7 +92,7 @@ def test_idle_models_are_unloaded_and_only_they():
     assert {(row.kind, row.unless_busy, row.reason) for row in rows} == {("unload", True, "unused for 60 s")}
 
 
-def test_the_schedule_is_made_once_and_then_the_admins():
+def test_the_schedule_is_created_once_and_then_edited_in_the_admin():
     schedule.ensure()
     row = PeriodicTask.objects.get(task="fleet.tasks.reconcile")
     assert (row.interval.every, row.expire_seconds) == (5, 5)
@@ -112,5 +112,5 @@ def test_tasks_run_on_an_empty_fleet(task):
     task.apply(throw=True)
 
 
-def test_the_task_of_an_operation_that_is_gone():
+def test_the_task_of_a_deleted_operation_does_nothing():
     tasks.run_operation.apply([4711], throw=True)

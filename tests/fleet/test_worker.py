@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from fleet.models import Device, Operation
-from fleet.services import execution, lifecycle
+from fleet.services import lifecycle
+from fleet.services.operations import execution
 
 ROOT = Path(__file__).parents[2]
 
@@ -18,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 def worker(environment, log):
     """A Celery worker as `cortex serve` starts it; leaving kills it, and gives it no time to tidy up."""
     options = ["--pool", "threads", "--concurrency", "2", "--without-gossip", "--without-mingle"]
-    command = [sys.executable, "-m", "celery", "-A", "cortex_site.celery", "worker", *options, "-n", log.name]
+    command = [sys.executable, "-m", "celery", "-A", "fleet.celery", "worker", *options, "-n", log.name]
     with log.open("w") as file:
         process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=file, stderr=file)
     try:

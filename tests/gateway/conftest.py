@@ -11,11 +11,10 @@ import httpx
 import pytest
 import uvicorn
 
-from cortex_site.config import CortexConfig
-from cortex_site.config import Gateway as GatewayConfig
-from cortex_site.config import Redis as RedisConfig
-from cortex_site.light_http import LightProtocol
-from fleet.gateway.app import Gateway, application
+from cortex_site.config.cortex_toml import CortexConfig, GatewaySettings, RedisSettings
+from cortex_site.http.protocol import LightProtocol
+from fleet.gateway.app import application
+from fleet.gateway.data_plane import DataPlane
 from fleet.records import RequestRecord
 from fleet.snapshot import NodeConfig, ProfileView
 from tests.fleet.servers import RedisServer
@@ -30,7 +29,7 @@ NO_REDIS = "unix:///nonexistent/redis.sock"
 class House:
     """A gateway worker on a real socket, its nodes and its control plane."""
 
-    gateway: Gateway
+    gateway: DataPlane
     control: FakeControl
     nodes: list[FakeNode]
     client: httpx.AsyncClient
@@ -45,7 +44,7 @@ class House:
     async def until(self, condition) -> None:
         """Wait for a state of the gateway's view."""
         async with asyncio.timeout(10):
-            while not condition(self.gateway.view.snapshot):
+            while not condition(self.gateway.fleet.snapshot):
                 await asyncio.sleep(0.01)
 
     async def until_routable(self, model: str = MODEL, replicas: int = 1) -> None:
@@ -127,11 +126,11 @@ async def make_house(
     address = "{}:{}".format(*page.sockets[0].getsockname())
     limits = {"configuration_check_s": 0.02, "admin_listen": address} | limits
     config = CortexConfig(
-        gateway=GatewayConfig(**limits),
-        redis=RedisConfig(url=redis_url, timeout_ms=redis_timeout_ms),
+        gateway=GatewaySettings(**limits),
+        redis=RedisSettings(url=redis_url, timeout_ms=redis_timeout_ms),
         poll=poll or {},
     )
-    gateway = Gateway(config, control, records.extend)
+    gateway = DataPlane(config, control, records.extend)
     async with (
         serving(application(gateway)) as port,
         httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=20) as client,

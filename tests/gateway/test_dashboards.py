@@ -10,7 +10,7 @@ import pytest
 import yaml
 from prometheus_client import REGISTRY
 
-from fleet.gateway import metrics as gateway_metrics
+from fleet.gateway.record import metrics as gateway_metrics
 from fleet.services import metrics as service_metrics
 
 DEPLOY = Path(__file__).parents[2] / "deploy"

@@ -9,7 +9,8 @@ import openai
 import pytest
 from prometheus_client import REGISTRY
 
-from fleet.gateway import dialects, metrics
+from fleet.gateway.dialects import chat, chat_body
+from fleet.gateway.record import metrics
 from fleet.snapshot import NodeConfig, ProfileView
 from neuron.wire import ApiError
 from tests.stubs.fake_node import head, refuse
@@ -29,7 +30,7 @@ def say(payload):
 async def profile(house, model: str, *capabilities: str) -> None:
     nodes = {node.name: NodeConfig(node.name, node.url) for node in house.nodes}
     house.control.change(nodes=nodes, profiles={model: ProfileView(model, capabilities=capabilities)})
-    await house.until(lambda snapshot: model in snapshot.config.profiles)
+    await house.until(lambda snapshot: model in snapshot.configuration.profiles)
 
 
 async def embedder(house) -> None:
@@ -285,15 +286,15 @@ async def test_what_a_node_refuses_is_named_in_the_clients_words(house):
 def test_a_body_is_the_same_call_with_and_without_a_full_parse(body, monkeypatch):
     calls = []
     for compiled in (True, False):
-        monkeypatch.setattr(dialects, "COMPILED", compiled)
-        call = dialects.CHAT.decode(body)
+        monkeypatch.setattr(chat_body, "COMPILED", compiled)
+        call = chat.CHAT.decode(body)
         facts = (call.model, call.stream, call.hide_usage, json.loads(call.body))
-        calls.append((*facts, json.loads(dialects.with_model(body, 'n"ä'))))
+        calls.append((*facts, json.loads(chat_body.with_model(body, 'n"ä'))))
     assert calls[0] == calls[1]
     assert calls[0][0] == "m"
 
 
 def test_a_body_nested_beyond_measure_is_refused():
     with pytest.raises(ApiError) as error:
-        dialects.CHAT.decode(b'{"model": "m", "x": ' + b"[" * 5000 + b"]" * 5000 + b"}")
+        chat.CHAT.decode(b'{"model": "m", "x": ' + b"[" * 5000 + b"]" * 5000 + b"}")
     assert (error.value.status, error.value.code) == (400, "malformed_json")

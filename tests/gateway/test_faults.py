@@ -8,7 +8,7 @@ import json
 import httpx
 import pytest
 
-from fleet.gateway import metrics
+from fleet.gateway.record import metrics
 from tests.gateway.conftest import MODEL, make_house
 from tests.stubs.fake_node import STREAM_HEAD, answer_hello, chunk, framed, head
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from fleet.gateway.connection import Connection, Limits, UpstreamError
+from fleet.gateway.http.connection import Connection, Limits, UpstreamError
 from tests.gateway.conftest import MODEL, make_house
 from tests.stubs.fake_node import STREAM_HEAD, USAGE, answer_hello, chunk, framed, head, sse
 

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from cortex_site.light import LightRequest
-from fleet.gateway.keys import authorize
+from cortex_site.http.application import LightRequest
+from fleet.gateway.limits.keys import authorize
 from fleet.snapshot import Configuration, KeyView
 from neuron.wire import ApiError
 
@@ -60,7 +60,7 @@ def test_anonymous_when_allowed():
 
 async def test_key_bounds_the_models(house):
     house.control.change(keys=KEYS.keys, has_keys=True)
-    await house.until(lambda snapshot: snapshot.config.has_keys)
+    await house.until(lambda snapshot: snapshot.configuration.has_keys)
     body = {"model": "m", "messages": []}
     refused = await house.client.post(
         "/v1/chat/completions", json=body, headers={"authorization": "Bearer sk-1"}
@@ -80,7 +80,7 @@ def test_a_disabled_key_is_known_and_forbidden():
 
 async def test_nodes_are_told_whose_request_it_is_and_not_by_which_key(house):
     house.control.change(keys={KEY.digest: replace(KEY, models=(), priority=7)}, has_keys=True)
-    await house.until(lambda snapshot: snapshot.config.has_keys)
+    await house.until(lambda snapshot: snapshot.configuration.has_keys)
     await house.client.post(
         "/v1/chat/completions",
         json={"model": "m", "messages": []},

@@ -11,7 +11,7 @@ import pytest
 from prometheus_client import REGISTRY, CollectorRegistry, generate_latest
 
 from fleet.breaker import FAILURES
-from fleet.gateway.metrics_server import LiveCollector
+from fleet.gateway.record.metrics_server import LiveCollector
 from neuron.wire import DeviceHealth, Health, ModelLoad, NodeState
 from tests.gateway.conftest import MODEL, make_house
 from tests.stubs.fake_node import STREAM_HEAD, chunk, framed
@@ -137,7 +137,7 @@ async def test_how_replicas_compared_is_in_the_record():
 
 
 def test_a_node_shows_its_load_and_devices():
-    from fleet.gateway.metrics import show_state
+    from fleet.gateway.record.metrics import show_state
 
     load = ModelLoad(
         id="shown", running=2, waiting=3, max_running=8, tok_s_decode=55.5, rejected=4, timed_out=1
@@ -188,7 +188,7 @@ async def test_a_node_that_was_removed_is_neither_up_nor_down(house):
 
 WORKER = """
 import sys
-from fleet.gateway import metrics
+from fleet.gateway.record import metrics
 metrics.COLD_STARTS.labels("m", "n").inc()
 metrics.OPEN_STREAMS.set(3)
 metrics.GAP.labels("m", "n").add([0, 2] + [0] * 11, 0.003)

@@ -10,9 +10,9 @@ import pytest
 from msgspec.structs import replace
 from prometheus_client import REGISTRY
 
-from fleet.gateway import recorder as module
-from fleet.gateway.metrics import Gaps
-from fleet.gateway.recorder import Recorder
+from fleet.gateway.record import recorder as module
+from fleet.gateway.record.metrics import Gaps
+from fleet.gateway.record.recorder import Recorder
 from fleet.records import RequestRecord
 
 RECORD = RequestRecord("r", 1000.0, "m", "n", "openai-chat", True, 200, "ok")

@@ -11,7 +11,7 @@ import math
 import pytest
 from prometheus_client import REGISTRY
 
-from fleet.gateway import metrics
+from fleet.gateway.record import metrics
 from fleet.services import metrics as services
 
 DURATION = [0.1, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1200]

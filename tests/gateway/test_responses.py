@@ -9,9 +9,9 @@ import json
 import openai
 import pytest
 
-from cortex_site.config import Responses
-from fleet.gateway.redis_link import LinkError
-from fleet.gateway.response_store import ResponseStore
+from cortex_site.config.cortex_toml import ResponsesSettings
+from fleet.gateway.control.redis_link import LinkError
+from fleet.gateway.dialects.response_store import ResponseStore
 from fleet.snapshot import KeyView
 from tests.gateway.conftest import make_house
 from tests.stubs.fake_node import STREAM_HEAD, chunk, framed, sse
@@ -126,7 +126,7 @@ async def test_what_runs_in_the_foreground_cannot_be_cancelled(kept):
 async def test_a_response_is_its_owners_alone(kept):
     keys = [KeyView(name=name, digest=hashlib.sha256(name.encode()).hexdigest()) for name in ("one", "other")]
     kept.control.change(keys={key.digest: key for key in keys}, has_keys=True)
-    await kept.until(lambda snapshot: snapshot.config.has_keys)
+    await kept.until(lambda snapshot: snapshot.configuration.has_keys)
     async with sdk(kept, "one") as one, sdk(kept, "other") as other:
         made = await one.responses.create(model="m", input="Hi")
         assert (await one.responses.retrieve(made.id)).id == made.id
@@ -207,7 +207,7 @@ async def make_store(redis_server):
     stores = []
 
     def make(**bounds):
-        store = ResponseStore(redis_server.url, Responses(**bounds), timeout_s=1)
+        store = ResponseStore(redis_server.url, ResponsesSettings(**bounds), timeout_s=1)
         stores.append(store)
         return store
 

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from fleet.gateway import following
+from fleet.gateway.nodes import watcher
 from fleet.services.keys import digest
 from fleet.snapshot import KeyView, NodeConfig
 from tests.gateway.conftest import make_house
@@ -42,7 +42,7 @@ async def fronted(server=None, *, routable=True, poll=None, **settings):
         beside(house, server, **settings),
     ):
         house.control.change(profiles={})
-        await house.until(lambda snapshot: "server" in snapshot.nodes and not snapshot.config.profiles)
+        await house.until(lambda snapshot: "server" in snapshot.nodes and not snapshot.configuration.profiles)
         house.server = server
         if routable:
             await house.until_routable()
@@ -52,7 +52,7 @@ async def fronted(server=None, *, routable=True, poll=None, **settings):
 async def test_its_own_key_goes_to_it_and_nothing_of_the_client():
     async with fronted(FakeServer(key="server-key")) as house:
         house.control.change(keys={digest(SECRET): KeyView("c", digest(SECRET), priority=3)}, has_keys=True)
-        await house.until(lambda snapshot: snapshot.config.has_keys)
+        await house.until(lambda snapshot: snapshot.configuration.has_keys)
         for name in ("authorization", "x-api-key"):
             value = f"Bearer {SECRET}" if name == "authorization" else SECRET
             ours = {name: value, "x-cortex-principal": "me", "cookie": "a=b", "x-request-id": "r1"}
@@ -308,7 +308,7 @@ async def test_a_server_of_its_own_patience():
 
 
 async def test_a_server_that_is_asked_too_often_is_there(monkeypatch):
-    monkeypatch.setattr(following, "REST_S", 0.02)
+    monkeypatch.setattr(watcher, "REST_S", 0.02)
     async with fronted(poll={"misses_until_unhealthy": 1}) as house:
         house.server.list_status = 429
         seen = house.server.polls

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import json
 import sys
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -20,7 +21,9 @@ from neuron.api.app import build_app
 from neuron.cli import Server
 from neuron.config import NeuronConfig
 from neuron.daemon import Daemon
-from neuron.discovery import Host
+from neuron.discovery import DiscoveredHost
+from neuron.harness import Harness, HarnessContext
+from neuron.supervisor.torch_harness import TorchHarness
 from neuron.wire import DeviceInfo
 from tests.stubs.model_dir import write_model
 
@@ -87,10 +90,14 @@ CPU = DeviceInfo(index=0, name="fake", kind="cpu", memory_total_mb=1000)
 
 @contextlib.asynccontextmanager
 async def neuron_with(
-    settings: NeuronConfig, devices: int = 1, worker: Sequence[str] = FAKE
+    settings: NeuronConfig,
+    devices: int = 1,
+    worker: Sequence[str] = FAKE,
+    others: Sequence[Callable[[HarnessContext], Harness]] = (),
 ) -> AsyncIterator[Neuron]:
-    host = Host([CPU.model_copy(update={"index": index}) for index in range(devices)])
-    daemon = Daemon(settings, host, url="http://127.0.0.1:13131", worker_command=worker)
+    host = DiscoveredHost([CPU.model_copy(update={"index": index}) for index in range(devices)])
+    torch = functools.partial(TorchHarness, worker_command=worker)
+    daemon = Daemon(settings, host, url="http://127.0.0.1:13131", harnesses=[torch, *others])
     options = uvicorn.Config(
         build_app(daemon), port=0, log_config=None, access_log=False, lifespan="on",
         timeout_graceful_shutdown=5, http="httptools", ws="none",

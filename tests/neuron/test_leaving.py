@@ -41,7 +41,7 @@ async def state_is(neuron, wanted):
     return await state(neuron) == wanted
 
 
-async def test_a_request_under_way_ends_before_its_model_goes_and_no_new_one_comes_in(model_dir):
+async def test_unload_waits_for_requests_under_way_and_admits_no_new_ones(model_dir):
     async with neuron_with(config()) as neuron:
         await neuron.load(model_dir)
         async with request_under_way(neuron):
@@ -53,7 +53,7 @@ async def test_a_request_under_way_ends_before_its_model_goes_and_no_new_one_com
         assert await neuron.models() == {}
 
 
-async def test_a_model_that_stays_busy_stays_unless_forced(model_dir):
+async def test_busy_model_stays_unless_its_unload_is_forced(model_dir):
     async with neuron_with(config()) as neuron:
         await neuron.load(model_dir)
         waiting = asyncio.create_task(neuron.chat("wait"))
@@ -68,7 +68,7 @@ async def test_a_model_that_stays_busy_stays_unless_forced(model_dir):
         assert code(await waiting) == (503, "model_unloaded")
 
 
-async def test_a_device_gets_a_new_worker_and_its_models_back(model_dir):
+async def test_restart_replaces_the_worker_and_loads_its_models_again(model_dir):
     async with neuron_with(config()) as neuron:
         await neuron.load(model_dir)
         before = await neuron.device()
@@ -85,7 +85,7 @@ async def test_a_device_gets_a_new_worker_and_its_models_back(model_dir):
         assert (await neuron.chat("echo back")).status_code == 200
 
 
-async def test_a_busy_device_is_restarted_by_force_only(model_dir):
+async def test_busy_device_is_restarted_by_force_only(model_dir):
     async with neuron_with(config()) as neuron:
         await neuron.load(model_dir)
         pid = (await neuron.device())["pid"]
@@ -129,7 +129,7 @@ async def test_a_busy_model_stays_when_its_device_is_drained_without_force(model
         waiting.cancel()
 
 
-async def test_bad_input():
+async def test_unknown_devices_and_negative_graces_are_refused():
     async with neuron_with(config()) as neuron:
         for verb in ("drain", "restart"):
             assert code(await neuron.http.post(f"/devices/7/{verb}", json={})) == (404, "unknown_device")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from cortex_site.check import describe
+from cortex_site.cli.check import describe
 from cortex_site.config import load_catalogue, load_config
-from cortex_site.contradictions import Host, warnings
+from cortex_site.config.contradictions import KnownNode, warnings
 
 NODES = """
 [[neurons]]
@@ -17,8 +17,8 @@ name = "cloud"
 kind = "openai"
 base_url = "https://cloud/v1"
 """
-SMALL = Host("a", devices_mb=(8000, 8000), harnesses=frozenset({"torch"}), labels=frozenset({"fast"}))
-NEW = Host("new")  # it has said nothing yet
+SMALL = KnownNode("a", devices_mb=(8000, 8000), harnesses=frozenset({"torch"}), labels=frozenset({"fast"}))
+NEW = KnownNode("new")  # it has said nothing yet
 
 # what a profile says beside its id; line and key; words of the warning
 PROFILES = [

@@ -10,7 +10,7 @@ from django.http import HttpResponse
 from ninja import NinjaAPI
 from ninja.errors import HttpError
 
-from cortex_site.light import LightASGI, StreamResponse
+from cortex_site.http.application import LightASGI, StreamResponse
 
 _names = itertools.count()
 

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from ninja import NinjaAPI
 from uvicorn.server import ServerState
 
-from cortex_site.light import LightASGI, LightRequest, StreamResponse
-from cortex_site.light_http import LightProtocol
+from cortex_site.http.application import LightASGI, LightRequest, StreamResponse
+from cortex_site.http.protocol import LightProtocol
 
 BODY_LIMIT = 1000
 

@@ -10,7 +10,7 @@ from contextlib import suppress
 import msgspec
 import pytest
 
-from cortex_site.logs import JsonFormatter, ThreadHandler
+from cortex_site.base.logs import JsonFormatter, ThreadHandler
 
 
 @pytest.fixture

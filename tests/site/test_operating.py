@@ -17,9 +17,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 from typer.testing import CliRunner
 
-from cortex_site import following
-from cortex_site.cli import app
-from cortex_site.operator_api import OperatorApi, OperatorError
+from cortex_site.cli import following
+from cortex_site.cli.app import app
+from cortex_site.cli.operator_api import OperatorApi, OperatorError
 
 TOKEN = "operator-secret"
 
@@ -182,7 +182,7 @@ def test_a_drain_and_a_defragmentation_are_watched(control):
     drain = {"kind": "drain", "model": "", "node": "a", "device": None}
     control.answers["POST /api/nodes/a/drain"] = [(202, operation(1, **drain))]
     control.answers["GET /api/operations/1"] = [(200, operation(1, "succeeded", **drain))]
-    assert cortex("drain", "a", "--force").stdout == "#1 drain on a succeeded\n"
+    assert cortex("drain", "a", "--force").stdout == "#1 drain of a succeeded\n"
     assert control.asked[0][1] == {"force": True, "reason": ""}
     control.answers["GET /api/nodes"] = [(200, [{"name": "a", "devices": [{"index": 0}, {"index": 1}]}])]
     for index in (0, 1):
@@ -192,8 +192,8 @@ def test_a_drain_and_a_defragmentation_are_watched(control):
             (200, operation(5 + index, "succeeded", **defrag))
         ]
     told = cortex("defrag", "a")
-    assert told.stdout == "#5 defrag on a device 0 succeeded\n#6 defrag on a device 1 succeeded\n"
-    assert cortex("defrag", "a", "--device", "1", "--no-wait").stdout == "#6 defrag on a device 1 pending\n"
+    assert told.stdout == "#5 defrag of a:0 succeeded\n#6 defrag of a:1 succeeded\n"
+    assert cortex("defrag", "a", "--device", "1", "--no-wait").stdout == "#6 defrag of a:1 pending\n"
     assert cortex("defrag", "b").stderr == "cortex: there is no node 'b' with devices\n"
 
 

@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from cortex_site.check import describe
-from cortex_site.config import Catalogue, load_catalogue, load_config
-from cortex_site.settings_file import ConfigError, line_of, load
+from cortex_site.base.settings_file import ConfigError, line_of, load
+from cortex_site.cli.check import describe
+from cortex_site.config import load_catalogue, load_config
+from cortex_site.config.models_toml import Catalogue
 
 
 def write(tmp_path: Path, text: str) -> Path:

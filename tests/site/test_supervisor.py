@@ -10,8 +10,8 @@ from contextlib import asynccontextmanager, suppress
 import psutil
 import pytest
 
-from cortex_site import supervisor as module
-from cortex_site.supervisor import Program, StartError, Supervisor
+from cortex_site.processes import supervisor as module
+from cortex_site.processes.supervisor import Program, StartError, Supervisor
 
 SLEEP = (sys.executable, "-c", "import time; time.sleep(600)")
 SPAWNING = (
@@ -136,7 +136,7 @@ async def test_children_die_with_a_killed_supervisor(tmp_path):
     code = f"""
 import asyncio
 from pathlib import Path
-from cortex_site.supervisor import Program, Supervisor
+from cortex_site.processes.supervisor import Program, Supervisor
 async def main():
     supervisor = Supervisor(tell=print, state_path=Path({str(where)!r}))
     await supervisor.start(Program("sleeper", {SLEEP!r}))

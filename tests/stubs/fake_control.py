@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 
-from fleet.gateway.control import ControlPlaneError
+from fleet.gateway.control.plane import ControlPlaneError
 from fleet.snapshot import Configuration
 
 

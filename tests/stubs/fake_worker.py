@@ -27,7 +27,8 @@ import time
 from pathlib import Path
 
 from neuron import pipe
-from neuron.text.model import ModelText, load
+from neuron.text.directory import read_model_text
+from neuron.text.model_text import ModelText
 from tests.stubs.model_dir import CONTEXT
 
 HEARTBEAT_S = 0.05
@@ -99,7 +100,7 @@ class FakeWorker:
         match message:
             case pipe.Load():
                 self._loads.append(message)
-                self.send(pipe.Progress(message.model, 0.25))
+                self.send(pipe.LoadProgress(message.model, 0.25))
             case pipe.Unload(model=model):
                 self._unload(model)
             case pipe.Submit():
@@ -122,8 +123,8 @@ class FakeWorker:
         if code := wish.get("fail"):
             self.send(pipe.LoadFailed(message.model, code, f"{script}: {code}"))
             return
-        self._models[message.model] = load(Path(message.path))
-        self.send(pipe.Progress(message.model, 1.0), pipe.Loaded(message.model, 100, 60, CONTEXT))
+        self._models[message.model] = read_model_text(Path(message.path))
+        self.send(pipe.LoadProgress(message.model, 1.0), pipe.Loaded(message.model, 100, 60, CONTEXT))
 
     def _unload(self, model: str) -> None:
         self._models.pop(model, None)

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from hypothesis import strategies as st
 
-from neuron.text.events import CallArguments, Content, Event, Reasoning
+from neuron.text.events import CallArguments, Content, Event, ReasoningContent
 
 
 def cut(text: str, data: st.DataObject) -> list[str]:
@@ -21,8 +21,8 @@ def merged(events: Iterable[Event]) -> list[Event]:
         match out[-1] if out else None, event:
             case Content(before), Content(text):
                 out[-1] = Content(before + text)
-            case Reasoning(before), Reasoning(text):
-                out[-1] = Reasoning(before + text)
+            case ReasoningContent(before), ReasoningContent(text):
+                out[-1] = ReasoningContent(before + text)
             case CallArguments(index, before), CallArguments(same, text) if index == same:
                 out[-1] = CallArguments(index, before + text)
             case _:

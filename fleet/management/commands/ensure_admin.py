@@ -8,7 +8,7 @@ from django.core.management.base import BaseCommand
 
 
 class Command(BaseCommand):
-    help = "Make sure that there is an administrator; prints the password of one that it makes."
+    help = "Create an administrator if there is none, and print the password."
 
     def handle(self, **_: Any) -> None:
         users = get_user_model().objects

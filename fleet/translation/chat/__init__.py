@@ -1,4 +1,4 @@
-"""OpenAI chat as the dialect of upstreams: what they answer, as neutral events."""
+"""OpenAI chat, the dialect of upstreams: their answers as neutral events."""
 
 from __future__ import annotations
 

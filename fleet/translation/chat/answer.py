@@ -1,12 +1,11 @@
-"""What is known of an answer while it comes in, and how it ends.
+"""The state of one answer while its chunks arrive, and how it ends.
 
-The end is decided at `[DONE]`, or when the bytes end, for a finish reason may come too early and usage may
-come after it:
+The end is decided at `[DONE]`, or where the bytes end, because usage may follow a finish reason:
 
-    upstream said                           the answer ends with
-    a finish reason                         Stop; `tool_calls` where calls were made and it was not cut
-    `[DONE]` alone, no call half said       the same
-    neither, but calls, none half said      Stop(tool_calls)
+    the upstream sent                       the answer ends with
+    a finish reason                         Stop; `tool_calls` where calls were made and none was cut
+    `[DONE]` alone, no call unfinished      the same
+    neither, but calls, none unfinished     Stop(tool_calls)
     anything else                           Failure: the stream was cut
     an error, anywhere                      Failure, at once
 """
@@ -19,8 +18,8 @@ from typing import Any
 import msgspec
 
 from fleet.translation.chat.calls import ToolCalls
-from fleet.translation.chat.faults import CUT, MALFORMED, NOT_AN_ANSWER, failure_in, failure_of
-from fleet.translation.chat.think import InlineReasoning
+from fleet.translation.chat.failures import CUT, MALFORMED, NOT_AN_ANSWER, failure_in, failure_of
+from fleet.translation.chat.inline_reasoning import InlineReasoning
 from fleet.translation.chat.usage import merge_usage, usage_of
 from fleet.translation.chat.wire import (
     Choice,
@@ -53,23 +52,23 @@ _CUT: dict[str, StopReason] = {
 
 
 class Answer:
-    """One answer: `read` an event of its stream or the `whole` of it, `end` it or let it `fail`."""
+    """One answer: `read` each event of a stream, or the `whole` body; then `end` or `fail`."""
 
     def __init__(self, request_id: str) -> None:
         self._id = request_id
         self._calls = ToolCalls()
         self._inline = InlineReasoning()
-        self._late: list[Event] = []  # what was said while a call lacked its end
+        self._late: list[Event] = []  # events that arrived while a call was unfinished
         self._usage: dict[str, Any] = {}
         self._finish = ""
         self._sequence: str | None = None
         self._refused = False
-        self._thinking = False  # a block of reasoning is open
+        self._thinking = False  # inside a block of reasoning
         self._started = False
-        self._heard = False  # a choice
-        self._done = False  # the upstream said so
-        self.over = False  # Stop or Failure went out
-        self.said = ""  # by the last event, if it was text and nothing else
+        self._heard = False  # a choice arrived
+        self._done = False  # `[DONE]` arrived
+        self.over = False  # Stop or Failure was returned
+        self.said = ""  # the last event's text, if it was text and nothing else
 
     def read(self, item: SseEvent) -> list[Event]:
         if self.over:
@@ -122,7 +121,7 @@ class Answer:
         merge_usage(self._usage, chunk.usage)
         events: list[Event] = [] if self._started else [self._start(chunk.id)]
         for choice in chunk.choices or ():
-            if not choice.index and not self.over:  # we never ask for a second choice
+            if not choice.index and not self.over:  # the gateway asks for one choice
                 events += self._choice(choice)
         self.said = _only_text(chunk, events) if self._inline.settled else ""
         return events
@@ -152,7 +151,7 @@ class Answer:
         return events
 
     def _message(self, message: Delta, events: list[Event]) -> None:
-        """A whole message: each entry of `tool_calls` is a call, whatever it says about its index."""
+        """A whole message: each entry of `tool_calls` is a call of its own, whatever its index."""
         if isinstance(message.tool_calls, list):
             for index, entry in enumerate(message.tool_calls):
                 if isinstance(entry, dict):
@@ -182,7 +181,7 @@ class Answer:
             events += self._calls.feed(delta.tool_calls)
 
     def _in_blocks(self, thoughts: list[Thought]) -> list[Thought]:
-        """A signature ends a block; where none is open, its text was withheld and an empty one begins."""
+        """The thoughts in blocks: a signature ends one; without an open block it gets an empty one."""
         events: list[Thought] = []
         for thought in thoughts:
             if isinstance(thought, ReasoningSignature) and not self._thinking:
@@ -192,7 +191,7 @@ class Answer:
         return events
 
     def _speak(self, spoken: Sequence[Event], events: list[Event]) -> None:
-        """Say text or reasoning now, or after the calls while one of them is half said."""
+        """Append text or reasoning; while a call is unfinished, hold it until after the calls."""
         if not spoken:
             return
         if self._calls.unfinished and self._calls.whole:
@@ -206,7 +205,7 @@ class Answer:
 
 
 def _only_text(chunk: Chunk, events: Sequence[Event]) -> str:
-    """What a chunk said that did nothing else."""
+    """The text of a chunk that carries nothing else; else empty."""
     match chunk, events:
         case Chunk(usage=None, choices=[Choice(usage=None, finish_reason=None)]), [TextDelta(text=text)]:
             return text

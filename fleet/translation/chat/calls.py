@@ -1,9 +1,8 @@
-"""Tool calls out of the fragments in which chat upstreams send them.
+"""Assembling tool calls from the fragments that chat upstreams send.
 
-A fragment belongs to a call by `index`, by id, by name or by being next, depending on who wrote the
-server; which of these are missing, repeated, constant or sparse differs as well. The calls come out one
-after the other, each whole: the first streams, one that begins before the first is complete JSON waits
-for its turn.
+Servers tie a fragment to its call by `index`, by id, by name or by order, and differ in which of these they
+omit, repeat or keep constant. The calls are returned one after the other: the first streams, and one that
+begins before the first is complete waits.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ _MARKS = re.compile(r"""\\.|["\\{}\[\]]""", re.DOTALL)
 
 
 class _Extent:
-    """Whether a JSON object that comes in fragments has come to its end. Looks at each character once."""
+    """Whether a JSON object that arrives in fragments is complete. Reads each character once."""
 
     __slots__ = ("_begun", "_depth", "_escaped", "_in_string")
 
@@ -51,7 +50,7 @@ class _Call:
         self.id = ""
         self.name = ""
         self.fragments: list[str] = []
-        self.said = 0  # fragments that went out
+        self.said = 0  # fragments that were returned
         self.started = False
         self._extent = _Extent()
         self._measured = 0  # fragments that _extent has seen
@@ -64,17 +63,15 @@ class _Call:
 
 
 class ToolCalls:
-    """The calls of one answer. `prefix` makes ids for calls that came without: unique in the
-    conversation.
-    """
+    """The calls of one answer. A call without an id gets one from `prefix`, unique in the conversation."""
 
     def __init__(self, prefix: str = "") -> None:
         self.prefix = prefix
         self._by_index: dict[int, _Call] = {}
         self._by_id: dict[str, _Call] = {}
         self._last: _Call | None = None
-        self._open: list[_Call] = []  # in order; only the first has begun to speak
-        self._ids: set[str] = set()  # that went out
+        self._open: list[_Call] = []  # in order; only the first has started
+        self._ids: set[str] = set()  # that were used
 
     @property
     def any(self) -> bool:
@@ -87,12 +84,12 @@ class ToolCalls:
 
     @property
     def whole(self) -> bool:
-        """Whether every call that is still open has said all its arguments."""
+        """Whether every open call has complete arguments."""
         return all(call.is_whole() for call in self._open)
 
     @property
     def runnable(self) -> bool:
-        """Whether every call could be carried out if this were the end: an open one may lack arguments."""
+        """Whether every call could run if the answer ended here; an open one may lack arguments."""
         return all(call.name and (call.is_whole() or not call.fragments) for call in self._open)
 
     def feed(self, entries: list[Any]) -> list[Event]:
@@ -105,9 +102,7 @@ class ToolCalls:
         return events
 
     def finish(self) -> list[Event]:
-        """End every call, complete or not; one that never got a name has an empty one, so that it is
-        answered.
-        """
+        """The events that end every open call; one without a name gets an empty name, to be answered."""
         events: list[Event] = []
         for call in self._open:
             if call.id or call.name or call.fragments:
@@ -132,8 +127,8 @@ class ToolCalls:
         return call
 
     def _next_or_last(self, entry: dict[str, Any], position: int) -> _Call:
-        """Neither index nor id: a new name begins a call, and so does the same name after whole
-        arguments.
+        """The call of a fragment without index and id: a new name starts one, as does a repeated name after
+        complete arguments.
         """
         last, name = self._last, _name(entry)
         if last is None:
@@ -156,7 +151,7 @@ class ToolCalls:
             call.fragments.append(fragment)
 
     def _advance(self, events: list[Event]) -> None:
-        """Let the first open call speak; end it when another waits and it has said all."""
+        """Stream the first open call, and end it when it is complete and another waits."""
         while self._open:
             first = self._open[0]
             if first.name:
@@ -195,7 +190,7 @@ def _name(entry: dict[str, Any]) -> str:
 
 
 def _arguments(entry: dict[str, Any]) -> str:
-    """The fragment as JSON text; some servers send the arguments parsed."""
+    """The fragment as JSON text; some servers send parsed arguments."""
     arguments = _function(entry).get("arguments")
     if arguments is None or isinstance(arguments, str):
         return arguments or ""

@@ -1,4 +1,4 @@
-"""Tokens of an answer, wherever and however often an upstream says them."""
+"""The tokens of an answer, wherever and however often an upstream reports them."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from fleet.translation.events import Usage
 
 
 def merge_usage(totals: dict[str, Any], usage: Any) -> None:
-    """Fold one usage object into the totals: whatever it says replaces what was said before."""
+    """Update the totals with the fields of one usage object."""
     if isinstance(usage, dict):
         totals.update((name, value) for name, value in usage.items() if value is not None)
 
 
 def usage_of(totals: dict[str, Any]) -> Usage | None:
-    """Tokens in our words; None where the upstream never said."""
+    """The totals as `Usage`; None where the upstream reported none."""
     if not totals:
         return None
     prompt = _detail(totals, "prompt_tokens_details", "cached_tokens")

@@ -1,8 +1,8 @@
-"""What an OpenAI chat upstream may send, decoded as loosely as upstreams write it.
+"""The chunks of an OpenAI chat upstream, decoded as loosely as servers write them.
 
-Only what every server agrees on has a type; a field that some fill with null, an object or a list is
-`Any` and is looked at where it is used. Streamed chunks and whole completions share these shapes (`delta`
-or `message`).
+Only fields that all servers agree on have a type. A field that some fill with null, an object or a list is
+`Any`, and is checked where it is used. Streamed chunks and whole completions share these shapes (`delta` or
+`message`).
 """
 
 from __future__ import annotations
@@ -45,8 +45,9 @@ _chunks = msgspec.json.Decoder(Chunk)
 
 
 def decode_chunk(data: bytes) -> Chunk:
-    """Raises msgspec.DecodeError. Bytes that are not UTF-8 become U+FFFD: one bad token must not end an
-    answer.
+    """A chunk; bytes that are not UTF-8 become U+FFFD, so that one bad token ends no answer.
+
+    Raises `msgspec.DecodeError`.
     """
     try:
         return _chunks.decode(data)
@@ -55,7 +56,7 @@ def decode_chunk(data: bytes) -> Chunk:
 
 
 def is_plain_text(delta: Delta) -> bool:
-    """Whether a delta says text and nothing else."""
+    """Whether a delta holds text and nothing else."""
     return bool(
         delta.content
         and type(delta.content) is str
@@ -65,7 +66,7 @@ def is_plain_text(delta: Delta) -> bool:
 
 
 def content_of(content: Any) -> list[TextDelta | ReasoningDelta]:
-    """A content field: a string, or parts (Mistral's reasoning comes as parts of type `thinking`)."""
+    """The events of a content field: a string, or parts (Mistral's reasoning is parts of type `thinking`)."""
     match content:
         case str():
             return [TextDelta(content)] if content else []
@@ -76,7 +77,7 @@ def content_of(content: Any) -> list[TextDelta | ReasoningDelta]:
 
 
 def reasoning_of(delta: Delta) -> list[Thought]:
-    """What a delta says of reasoning, once: the same text may stand in several fields."""
+    """The reasoning in a delta, once, though several fields may repeat the same text."""
     details = delta.reasoning_details
     spoken = _details(details) if details and isinstance(details, list) else []
     for field in (delta.reasoning_content, delta.reasoning):

@@ -28,19 +28,19 @@ __all__ = [
 
 
 def from_chat(body: bytes, model: str, *, request_id: str = "") -> bytes:
-    """A whole chat completion as an Anthropic message. Raises ApiError where the body is an error or no
-    answer.
+    """The body of an Anthropic message from that of a whole chat completion.
 
-    `model` is the name the client asked for; `request_id` names an answer that came without an id.
+    `model` is the name that the client used; `request_id` names an answer without an id. Raises `ApiError`
+    where the body is an error or no answer.
     """
     return encode_message(read_completion(body, request_id=request_id), model)
 
 
 def count_body(input_tokens: int) -> bytes:
-    """The answer to `count_tokens`."""
+    """The body of an answer to `count_tokens`."""
     return msgspec.json.encode({"input_tokens": input_tokens})
 
 
 def encode_message(events: Iterable[Event], model: str) -> bytes:
-    """The body of a message that is not streamed. Raises ApiError where the answer broke off."""
+    """The body of a message that is not streamed. Raises `ApiError` where the answer broke off."""
     return msgspec.json.encode(build_message(events, model))

@@ -1,4 +1,4 @@
-"""Neutral events as one Anthropic message, and the parts of it that the stream is built from too."""
+"""Neutral events as one Anthropic message, and the parts that the stream shares with it."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ _STOP_REASON: dict[StopReason, str] = {
 
 
 def build_message(events: Iterable[Event], model: str) -> Json:
-    """The message that a client gathers from the stream of the same events.
+    """The message that a client assembles from the stream of the same events.
 
-    Arguments that are not a JSON object (cut at `max_tokens`, or a model's mistake) stand as they are
-    under `INVALID_JSON`. Raises ApiError where the answer broke off.
+    Arguments that are no JSON object (cut at `max_tokens`, or a model's mistake) stand verbatim under
+    `INVALID_JSON`. Raises `ApiError` where the answer broke off.
     """
     answer = _Answer(model)
     for event in events:
@@ -98,7 +98,7 @@ class _Answer:
 
 
 def message_of(id_: str, model: str, usage: Usage) -> Json:
-    """A message that has said nothing yet."""
+    """A message without content."""
     return {
         "id": message_id(id_),
         "type": "message",
@@ -133,7 +133,7 @@ def tool_block(id_: str, name: str) -> Json:
 
 
 def usage_fields(usage: Usage) -> Json:
-    """Anthropic counts a prompt in three parts: read from the cache, written to it, neither."""
+    """The usage in Anthropic's three parts of a prompt: read from the cache, written to it, neither."""
     return {
         "input_tokens": max(usage.prompt - usage.cached, 0),
         "cache_creation_input_tokens": 0,
@@ -148,7 +148,7 @@ def stop_fields(stop: Stop) -> Json:
 
 
 def input_of(arguments: str) -> Any:
-    """The arguments as an object, number for number as the model wrote them."""
+    """The arguments as a JSON object, its numbers as the model wrote them."""
     if not arguments.strip():
         return {}
     try:

@@ -1,4 +1,4 @@
-"""A Messages request as a chat request: everything but the conversation itself."""
+"""A Messages request as a chat request: everything except the conversation."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from fleet.translation.messages.wire import (
     ToolChoice,
     ToolUse,
 )
-from fleet.translation.shape import decode_body, is_given, reject, require_object, unknown_fields
+from fleet.translation.validation import decode_body, is_given, reject, require_object, unknown_fields
 from neuron.wire import ApiError
 
 Json = dict[str, Any]
@@ -27,16 +27,16 @@ _bodies = msgspec.json.Decoder(MessagesBody)
 _counts = msgspec.json.Decoder(CountBody)
 
 _KNOWN = frozenset(MessagesBody.__struct_fields__) | TOLERATED
-# With this code Anthropic's SDK sends the whole conversation again, and no thread from then on.
+# On this code Anthropic's SDK sends the whole conversation again, and no thread from then on.
 _NO_THREADS = "No message threads are kept here; send the whole conversation as `messages`."
 _EFFORT = {"xhigh": "high", "max": "high"}  # chat knows low, medium and high
 
 
 class ChatCall(msgspec.Struct, frozen=True):
-    """A request in the upstream's dialect, and what the gateway must know of it.
+    """A request in the upstream's dialect, with the facts that the gateway needs.
 
-    `max_tokens` is 0 where tokens are only to be counted. `unknown_fields` are the top-level fields of the
-    client's body that this version knows nothing of.
+    `max_tokens` is 0 where the request only counts tokens. `unknown_fields` are the top-level fields of the
+    client's body that this version does not know.
     """
 
     body: bytes
@@ -47,7 +47,7 @@ class ChatCall(msgspec.Struct, frozen=True):
 
 
 def to_chat(body: bytes) -> ChatCall:
-    """The chat completion request that asks the same. Raises ApiError 400 naming the field."""
+    """The equivalent chat request. Raises `ApiError` 400 with the field's name."""
     asked = decode_body(_bodies, body)
     stream = bool(asked.stream)
     chat = _prompt(asked) | {"max_tokens": asked.max_tokens, "stream": stream} | _sampling(asked)
@@ -58,13 +58,13 @@ def to_chat(body: bytes) -> ChatCall:
 
 
 def to_count(body: bytes) -> ChatCall:
-    """The chat request whose prompt is to be counted. Raises ApiError 400 naming the field."""
+    """The chat request whose prompt counts the same. Raises `ApiError` 400 with the field's name."""
     asked = decode_body(_counts, body)
     return ChatCall(msgspec.json.encode(_prompt(asked)), asked.model, False, 0, unknown_fields(body, _KNOWN))
 
 
 def _prompt(asked: CountBody) -> Json:
-    """Everything that the model's prompt is made from."""
+    """The fields that make the model's prompt."""
     if asked.mcp_servers:
         reject("mcp_servers", "MCP servers are not connected to from here; offer their tools in `tools`.")
     if asked.thread is not None:
@@ -90,7 +90,7 @@ def _sampling(asked: MessagesBody) -> Json:
 
 
 def _reasoning(asked: CountBody) -> Json:
-    """The model's own switch; a request that does not mention thinking leaves it as the model has it."""
+    """The template's thinking switch; empty where the request leaves the model's default."""
     if asked.thinking is None:
         return {}
     return {"chat_template_kwargs": {"enable_thinking": asked.thinking.type != "disabled"}}
@@ -110,7 +110,7 @@ def _output(config: OutputConfig | None) -> Json:
 
 
 def _is_prefill(asked: CountBody) -> bool:
-    """Whether the last turn is the beginning of the answer, to be continued."""
+    """Whether the last turn is the beginning of the answer."""
     match asked.messages[-1]:
         case AssistantTurn(content=str()):
             return True
@@ -163,7 +163,7 @@ def _tool(tool: Tool, path: str) -> Json:
 
 
 def _names(tools: Sequence[Tool]) -> set[str]:
-    """Names by which `tool_choice` may ask. Raises ApiError 400 where two tools share one."""
+    """The names that `tool_choice` may use. Raises `ApiError` 400 where two tools share one."""
     names: set[str] = set()
     for number, tool in enumerate(tools):
         name = tool.function.name if tool.function else tool.name

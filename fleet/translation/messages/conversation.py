@@ -35,7 +35,7 @@ from fleet.translation.messages.wire import (
     Turn,
     UserTurn,
 )
-from fleet.translation.shape import reject, require_object
+from fleet.translation.validation import reject, require_object
 
 Json = dict[str, Any]
 
@@ -43,7 +43,7 @@ _ERROR_MARK = "Error: "
 
 
 def chat_messages(system: str | list[Text] | None, turns: Sequence[Turn]) -> list[Json]:
-    """Raises ApiError 400 where a result answers a call that was never made."""
+    """The messages of a conversation. Raises `ApiError` 400 where a result answers no call."""
     messages = _system(system)
     calls: set[str] = set()
     for number, turn in enumerate(turns):
@@ -135,7 +135,7 @@ def _detail(block: Thinking | RedactedThinking) -> Json | None:
 
 
 def _content(content: str | Sequence[Part]) -> str | list[Json]:
-    """A string stays one, a lone text block becomes one, anything else stays a list of parts."""
+    """Chat content: a string, also for a single text block, or else a list of parts."""
     if isinstance(content, str):
         return content
     match content:

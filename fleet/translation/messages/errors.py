@@ -1,4 +1,4 @@
-"""Errors in Anthropic's words."""
+"""Errors in Anthropic's envelope."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _TYPE_BY_STATUS = {
 
 
 def error_body(error: ApiError) -> bytes:
-    """The body of an error answer. Its envelope has no field for a path: the message begins with it."""
+    """The body of an error answer; its message begins with the path, which the envelope has no field for."""
     message = f"{error.param}: {error.message}" if error.param else error.message
     kind = _TYPE_BY_STATUS.get(error.status, "invalid_request_error" if error.status < 500 else "api_error")
     details = {"error_code": error.code}
@@ -30,5 +30,5 @@ def error_body(error: ApiError) -> bytes:
 
 
 def error_event(error: ApiError) -> bytes:
-    """The event that ends a stream which cannot go on."""
+    """The event that ends a broken stream."""
     return b"event: error\ndata: " + error_body(error) + b"\n\n"

@@ -1,7 +1,7 @@
-"""What stands for a signature where the reasoning's author gave none.
+"""The placeholder for a signature that the reasoning's author did not give.
 
-Anthropic's clients drop, or turn into plain text, a thinking block whose signature is empty. With this
-one they hand it back as it was; the gateway recognises it and takes it off.
+Anthropic's clients drop a thinking block with an empty signature, or turn it into plain text. With this one
+they send the block back unchanged, and the gateway removes it.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """The body of `POST /v1/messages` as Anthropic documents it.
 
-Unknown fields are ignored (`cache_control`, `service_tier` and what is yet to come); an unknown block
-type is an error, for leaving out a part of a conversation changes what the model is asked. `Raw` keeps
-JSON as the client wrote it.
+Unknown fields are ignored (`cache_control`, `service_tier`, future ones). An unknown block type is an error,
+because dropping part of a conversation changes the question. `Raw` keeps JSON as the client wrote it.
 """
 
 from __future__ import annotations
@@ -93,7 +92,7 @@ Turn = UserTurn | AssistantTurn | SystemTurn
 
 
 class Function(msgspec.Struct, omit_defaults=True):
-    """What chat knows of a function."""
+    """A function in OpenAI's shape."""
 
     name: NonEmpty
     description: str | None = None
@@ -102,9 +101,7 @@ class Function(msgspec.Struct, omit_defaults=True):
 
 
 class Tool(msgspec.Struct):
-    """A tool of the client's own. Anthropic's (`web_search_…`) have a type and no schema, and cannot be
-    served.
-    """
+    """A tool that the client runs. Anthropic's own (`web_search_…`) have no schema and are refused."""
 
     name: NonEmpty = ""
     description: str | None = None
@@ -138,7 +135,7 @@ class OutputConfig(msgspec.Struct):
 
 
 class CountBody(msgspec.Struct, kw_only=True):
-    """`POST /v1/messages/count_tokens`: what makes up the prompt, and whatever else a call may carry."""
+    """The body of `POST /v1/messages/count_tokens`: the fields of a prompt."""
 
     model: NonEmpty
     messages: Annotated[list[Turn], msgspec.Meta(min_length=1)]
@@ -161,7 +158,7 @@ class MessagesBody(CountBody, kw_only=True):
     metadata: Metadata | None = None
 
 
-# Documented, and without a meaning for a model that is served here.
+# Documented fields without an effect on the models here.
 TOLERATED = frozenset(
     {"cache_control", "container", "context_management", "inference_geo", "service_tier", "speed"}
 )

@@ -4,21 +4,17 @@
     (content_block_start  content_block_delta*  content_block_stop)*
     message_delta  message_stop
 
-Blocks have consecutive indices and never overlap. Every event goes out with the one that caused it; only
-the usage waits, for `message_delta`, whose counts are totals. An answer that broke off ends with `error`
-and nothing after it.
+Blocks have consecutive indices and never overlap. Every event is written with the one that caused it; only
+usage waits for `message_delta`, whose counts are totals. An answer that broke off ends with `error`.
 """
 
 from __future__ import annotations
-
-from collections.abc import Iterable
 
 import msgspec
 
 from fleet.translation.events import (
     Event,
     Failure,
-    Grammar,
     MessageStart,
     Phase,
     ReasoningDelta,
@@ -43,39 +39,25 @@ from fleet.translation.messages.answer import (
 )
 from fleet.translation.messages.errors import error_event
 from fleet.translation.messages.signature import UNSIGNED
+from fleet.translation.writer import EventWriter
 
-PING = b'event: ping\ndata: {"type":"ping"}\n\n'  # keeps a connection alive while there is nothing to say
+PING = b'event: ping\ndata: {"type":"ping"}\n\n'  # keeps the connection alive during a silence
 
 _MESSAGE_STOP = b'event: message_stop\ndata: {"type":"message_stop"}\n\n'
 
 _encode = msgspec.json.encode
 
 
-class MessagesWriter:
-    """Bytes of an event stream for the events of one answer, as they come.
-
-    `model` is the name the client asked for. Raises IllegalEvent on events that cannot be one answer.
-    """
+class MessagesWriter(EventWriter):
+    """Writes Anthropic's event stream. `model` is the name that the client used."""
 
     def __init__(self, model: str) -> None:
+        super().__init__()
         self._model = model
-        self._grammar = Grammar()
-        self._index = 0  # of the block that is open, or the next one
+        self._index = 0  # of the open block, or of the next one
         self._usage = Usage()
-        self._out: list[bytes] = []
 
-    def write(self, events: Iterable[Event]) -> bytes:
-        for event in events:
-            self._write(event)
-        written = b"".join(self._out)
-        self._out.clear()
-        return written
-
-    def _write(self, event: Event) -> None:
-        before = self._grammar.phase
-        after = self._grammar.step(event)
-        if after is not before:
-            self._leave(before, event)
+    def _write(self, event: Event, before: Phase, after: Phase) -> None:
         match event:
             case TextDelta(text=text):
                 if after is not before:
@@ -112,7 +94,7 @@ class MessagesWriter:
                 self._out.append(error_event(event.as_error()))
 
     def _leave(self, phase: Phase, event: Event) -> None:
-        """Close the block that this event ends by being something else; a failure leaves it as it is."""
+        """Close the block that `event` ends by being of another kind; a failure leaves it open."""
         if phase not in {Phase.TEXT, Phase.REASONING} or isinstance(event, Failure | ReasoningSignature):
             return
         if phase is Phase.REASONING:
@@ -135,7 +117,7 @@ class MessagesWriter:
         self._event(b"content_block_start", payload)
 
     def _delta(self, opening: bytes, text: str) -> None:
-        """The hot path: one of these for every token."""
+        """The hot path: called for every token."""
         self._out.append(
             b'event: content_block_delta\ndata: {"type":"content_block_delta","index":%d,"delta":%b%b}}\n\n'
             % (self._index, opening, _encode(text))

@@ -1,4 +1,4 @@
-"""OpenAI's Responses API as a dialect of clients; what is kept of an answer is said in `stored`."""
+"""OpenAI's Responses API as a dialect of clients; `stored` says what is stored of an answer."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["ResponsesCall", "ResponsesWriter", "error_body", "error_event", "fro
 
 
 def from_chat(body: bytes, call: ResponsesCall, *, created_at: int, ident: str = "") -> dict[str, Any]:
-    """A whole chat completion as a response. Raises ApiError where the body is an error or no answer."""
+    """The response from a whole chat completion. Raises `ApiError` where the body is no answer."""
     writer = ResponsesWriter(call, created_at=created_at, ident=ident)
     events = read_completion(body)
     if isinstance(events[-1], Failure):
@@ -32,7 +32,7 @@ def error_body(error: ApiError) -> bytes:
 
 
 def error_event(error: ApiError) -> bytes:
-    """The one event of a stream that never got to a response; later, write a Failure instead."""
+    """The only event of a stream that broke off before its response began."""
     payload = {
         "type": "error",
         "sequence_number": 0,

@@ -1,4 +1,4 @@
-"""A Responses request as a chat request: everything but the items themselves."""
+"""A Responses request as a chat request: everything except the items."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from fleet.translation.responses.wire import (
     ResponsesBody,
     Tool,
 )
-from fleet.translation.shape import decode_body, is_given, reject, require_object, unknown_fields
+from fleet.translation.validation import decode_body, is_given, reject, require_object, unknown_fields
 
 Json = dict[str, Any]
 
@@ -26,24 +26,22 @@ _KNOWN = frozenset(ResponsesBody.__struct_fields__) | TOLERATED
 
 
 class ResponsesCall(msgspec.Struct, frozen=True):
-    """A request in the upstream's dialect, what the gateway must know of it, what its answer repeats."""
+    """A request in the upstream's dialect, with the facts that the gateway and the answer need."""
 
     body: bytes
     model: str
     stream: bool
     max_tokens: int | None
     echo: Json
-    tools: dict[str, Origin]  # by the name that chat has for one
+    tools: dict[str, Origin]  # by their names in chat
     unknown_fields: tuple[str, ...] = ()
     store: bool = True
-    earlier: Sequence[msgspec.Raw] = ()  # items of the conversation that this one continues
-    input: Sequence[msgspec.Raw] = ()  # and this one's own
+    earlier: Sequence[msgspec.Raw] = ()  # items of the conversation that the request continues
+    input: Sequence[msgspec.Raw] = ()  # items of the request
 
 
 def to_chat(body: bytes, earlier: Sequence[msgspec.Raw] = ()) -> ResponsesCall:
-    """The chat completion request that asks the same, after the items that came `earlier`. Raises ApiError
-    400 naming the field.
-    """
+    """The equivalent chat request, `earlier` items first. Raises `ApiError` 400 with the field's name."""
     asked = decode_body(_bodies, body)
     _refuse(asked)
     given = _items(asked.input)
@@ -161,7 +159,7 @@ def _echoed(tool: Tool) -> Json:
 
 
 def _given(value: Any) -> Any:
-    """A struct as an object without the fields that the client left out."""
+    """A struct as an object with only the fields that the client sent."""
     if not isinstance(value, msgspec.Struct):
         return value
     fields = ((name, getattr(value, name)) for name in value.__struct_fields__)

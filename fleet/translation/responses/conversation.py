@@ -32,7 +32,7 @@ from fleet.translation.responses.wire import (
     Reasoning,
     Refusal,
 )
-from fleet.translation.shape import decode_body, reject
+from fleet.translation.validation import decode_body, reject
 
 Json = dict[str, Any]
 
@@ -40,12 +40,13 @@ Json = dict[str, Any]
 def chat_messages(
     instructions: str | None, earlier: Sequence[msgspec.Raw], given: Sequence[msgspec.Raw]
 ) -> list[Json]:
-    """Of the items that came `earlier` and those that are `given`. Raises ApiError 400 naming the item of
-    these and its field.
+    """The messages of the `earlier` and the `given` items.
+
+    Raises `ApiError` 400 with the place of the given item and its field.
     """
     messages: list[Json] = [{"role": "system", "content": instructions}] if instructions else []
     calls: set[str] = set()
-    turn: Json = {}  # the assistant's message that is being put together
+    turn: Json = {}  # the assistant's message under construction
     for number, raw in enumerate((*earlier, *given), start=-len(earlier)):
         item = _item(raw, f"input[{number}]")
         if not _continues(turn, item):
@@ -74,7 +75,7 @@ def _item(raw: msgspec.Raw, path: str) -> Item:
 
 
 def _continues(turn: Json, item: Item) -> bool:
-    """Whether an item belongs to the assistant's message before it: reasoning, then text, then calls."""
+    """Whether an item belongs to the assistant's message before it; the order is reasoning, text, calls."""
     match item:
         case Reasoning():
             return turn.keys() <= {"reasoning_content", "reasoning_details"}

@@ -1,4 +1,4 @@
-"""The items of a response, and the shapes that stream and whole answer share."""
+"""The items and fields that a streamed and a whole response share."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def reasoning_part(text: str) -> Json:
 
 
 def call_item(id_: str, status: str, call_id: str, origin: Origin, arguments: str) -> Json:
-    """A call of the client's function, or of its custom tool with `arguments` as its input."""
+    """The item of a call: of a function, or of a custom tool with `arguments` as its input."""
     kind, field = ("custom_tool_call", "input") if origin.is_custom else ("function_call", "arguments")
     item = {
         "id": id_,
@@ -47,7 +47,7 @@ def call_item(id_: str, status: str, call_id: str, origin: Origin, arguments: st
 
 
 def call_status(arguments: str) -> str:
-    """A call that was cut off, or is no JSON object, is not one to carry out."""
+    """`incomplete` for arguments that are no whole JSON object: the client must not run the call."""
     try:
         whole = isinstance(msgspec.json.decode(arguments), dict)
     except (msgspec.DecodeError, RecursionError):
@@ -56,7 +56,7 @@ def call_status(arguments: str) -> str:
 
 
 def text_status(ended_by: object) -> str:
-    """Text that the answer's limit cut off is incomplete."""
+    """`incomplete` for text that a limit cut off."""
     return "incomplete" if isinstance(ended_by, Stop) and ended_by.reason in _INCOMPLETE else "completed"
 
 
@@ -71,7 +71,7 @@ def usage_fields(usage: Usage) -> Json:
 
 
 def end_fields(end: Stop | Failure) -> Json:
-    """Status, and why it is not `completed`."""
+    """The response's status, and the reason where it is not `completed`."""
     if isinstance(end, Failure):
         code = _ERROR_CODE.get(end.status, "server_error" if end.status >= 500 else end.code)
         return {"status": "failed", "error": {"code": code, "message": end.message}}

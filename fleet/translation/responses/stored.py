@@ -1,7 +1,7 @@
-"""What is kept of a response: the response, and the items that its prompt was made of.
+"""What is stored of a response: the response, and the items of its prompt.
 
-The items are all of them, those of the responses before it included: what is kept can be continued, and
-shown, whatever becomes of its predecessors.
+The items include those of the responses before it, so that a stored response can be continued and shown after
+its predecessors are gone.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _PREFIX = {
 
 
 class Stored(msgspec.Struct):
-    """`response` is the object that was answered, `input` the items of its prompt, oldest first."""
+    """`response` is the object that the client got, `input` the items of its prompt, oldest first."""
 
     response: msgspec.Raw
     input: list[msgspec.Raw]
@@ -46,7 +46,7 @@ _previous = msgspec.json.Decoder(_Previous)
 
 
 def previous_of(body: bytes) -> str | None:
-    """The response that a request continues. A body of another shape is `to_chat`'s to refuse."""
+    """The id of the response that a request continues; None without one, or in a malformed body."""
     if b'"previous_response_id"' not in body:
         return None
     try:
@@ -56,7 +56,7 @@ def previous_of(body: bytes) -> str | None:
 
 
 def encode(call: ResponsesCall, response: Json) -> bytes:
-    """What to keep of an answer to `call`."""
+    """The bytes to store for an answer to `call`."""
     ident = str(response["id"]).removeprefix("resp_")
     given = [_listed(item, f"{ident}_in{number}") for number, item in enumerate(call.input)]
     return msgspec.json.encode({"response": response, "input": [*call.earlier, *given]})
@@ -67,12 +67,12 @@ def decode(data: bytes) -> Stored:
 
 
 def conversation(stored: Stored) -> list[msgspec.Raw]:
-    """The items that come before the input of a request that continues the response."""
+    """The items that precede the input of a request that continues the response."""
     return [*stored.input, *_outputs.decode(stored.response).output]
 
 
 def _listed(raw: msgspec.Raw, ident: str) -> Json:
-    """An item as the list of them shows it: with type, id and status, content as parts."""
+    """An item as the API lists it: with type, id and status, and content as parts."""
     item: Json = msgspec.json.decode(raw)
     kind = item.get("type") or "message"
     item |= {"type": kind, "id": item.get("id") or f"{_PREFIX[kind]}_{ident}"}
@@ -92,7 +92,7 @@ def _text(role: str, text: str) -> Json:
 def page(
     items: Sequence[msgspec.Raw], *, after: str | None, limit: int, newest_first: bool
 ) -> dict[str, Any] | None:
-    """At most `limit` of the items, from the one `after` an id; None where no item has that id."""
+    """A page of at most `limit` items that follow the id `after`; None where no item has that id."""
     found: list[Json] = [msgspec.json.decode(item) for item in items]
     if newest_first:
         found.reverse()

@@ -1,9 +1,9 @@
-"""The tools of a Responses request as functions of chat, and the way back for what the model calls.
+"""The tools of a Responses request as chat functions, and back again for the model's calls.
 
 function      a function
 custom        a function with the one argument `input`, a string; its grammar stands in that argument's
-              description, for chat cannot enforce it
-namespace     its tools, each named `namespace__name`
+              description, because chat cannot enforce it
+namespace     its tools, each named by namespace, `__` and name
 anything else is run by OpenAI and refused
 """
 
@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 
 from fleet.translation.responses.wire import Tool, ToolChoice
-from fleet.translation.shape import is_given, reject, require_object
+from fleet.translation.validation import is_given, reject, require_object
 
 Json = dict[str, Any]
 
@@ -31,7 +31,7 @@ _REFUSED = {
 
 
 class Origin(msgspec.Struct, frozen=True):
-    """What the client calls a tool that chat knows by one name."""
+    """The client's name for a tool that chat knows by one name."""
 
     name: str
     namespace: str | None = None
@@ -50,12 +50,12 @@ def chat_name(name: str, namespace: str | None) -> str:
 
 
 def wrap_input(text: str) -> str:
-    """The arguments of the function that stands for a custom tool."""
+    """The arguments of the function that stands for a custom tool with the input `text`."""
     return msgspec.json.encode({"input": text}).decode()
 
 
 def unwrap_input(arguments: str) -> str:
-    """A custom tool's input; arguments that are none of ours come as the model wrote them."""
+    """A custom tool's input; other arguments are returned verbatim."""
     try:
         return _inputs.decode(arguments).input
     except (msgspec.DecodeError, RecursionError):
@@ -65,7 +65,7 @@ def unwrap_input(arguments: str) -> str:
 def tooling(
     tools: Sequence[Tool], choice: str | ToolChoice | None, parallel: bool | None
 ) -> tuple[Json, dict[str, Origin]]:
-    """The fields of the chat request, and what its functions are for the client."""
+    """The chat request's fields for the tools, and the origin of each function by its name in chat."""
     functions, origins = [], {}
     for path, tool, namespace in _flat(tools):
         name = chat_name(tool.name or "", namespace)

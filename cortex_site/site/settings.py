@@ -1,0 +1,128 @@
+"""Django's settings, derived from `cortex.toml` and the environment."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from cortex_site import config as configuration
+from cortex_site.base.secret_file import obtain
+
+CONFIG = configuration.current()
+HOME = CONFIG.home
+
+DEBUG = False
+SECRET_KEY = obtain(HOME / "secret_key")
+OPERATOR_TOKEN_FILE = HOME / "operator_token"
+ALLOWED_HOSTS = CONFIG.admin.allowed_hosts
+CSRF_TRUSTED_ORIGINS = CONFIG.admin.csrf_trusted_origins
+SESSION_COOKIE_NAME = "cortex_session"  # cookies ignore ports: installations on one host must differ
+CSRF_COOKIE_NAME = "cortex_csrf"
+
+# Not daphne: it would only change `runserver`, and bring twisted into every process.
+INSTALLED_APPS = [
+    "fleet",  # before the admin, whose templates it extends
+    "django.contrib.admin",
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.sessions",
+    "django.contrib.messages",
+    "django.contrib.staticfiles",
+    "django.contrib.humanize",
+    "channels",
+    "django_celery_beat",
+    "ninja",
+]
+MIDDLEWARE = [
+    "django.middleware.security.SecurityMiddleware",
+    "whitenoise.middleware.WhiteNoiseMiddleware",
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.middleware.common.CommonMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django.contrib.messages.middleware.MessageMiddleware",
+    "django.middleware.clickjacking.XFrameOptionsMiddleware",
+]
+TEMPLATES = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "APP_DIRS": True,
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
+            ],
+        },
+    },
+]
+ROOT_URLCONF = "cortex_site.site.urls"
+ASGI_APPLICATION = "cortex_site.site.asgi.application"
+LOGGING_CONFIG = None  # each process calls logs.setup
+USE_TZ = True
+TIME_ZONE = "UTC"
+USE_I18N = False
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+STATIC_URL = "/static/"
+WHITENOISE_USE_FINDERS = True  # straight from the packages: there is no collectstatic step
+WHITENOISE_AUTOREFRESH = False
+AUTH_PASSWORD_VALIDATORS = [
+    {"NAME": "django.contrib.auth.password_validation.MinimumLengthValidator"},
+    {"NAME": "django.contrib.auth.password_validation.CommonPasswordValidator"},
+]
+
+
+def database(url: str, home: Path) -> dict[str, Any]:
+    """Django's description of the database at `url`; empty: SQLite under `home`."""
+    if not url:
+        # WAL lets readers go on while one writes; IMMEDIATE takes the write lock at BEGIN, so that a
+        # transaction waits for its turn instead of failing half-way.
+        return {
+            "ENGINE": "django.db.backends.sqlite3",
+            "NAME": home / "cortex.sqlite3",
+            "OPTIONS": {
+                "timeout": 20,
+                "transaction_mode": "IMMEDIATE",
+                "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;",
+            },
+        }
+    if urlsplit(url).scheme not in {"postgresql", "postgres"}:
+        raise ValueError("database.url must be postgresql://…, or empty for SQLite")
+    from psycopg.conninfo import conninfo_to_dict  # noqa: PLC0415 - an extra: absent where SQLite is used
+
+    parts = conninfo_to_dict(url)
+    return {
+        "ENGINE": "django.db.backends.postgresql",
+        "NAME": parts.pop("dbname", "cortex"),
+        "OPTIONS": {"connect_timeout": 5, **parts},
+    }
+
+
+DATABASES = {"default": database(CONFIG.database.url, HOME)}
+REDIS_URL = CONFIG.redis.url
+CHANNEL_LAYERS = {
+    "default": {
+        "BACKEND": "channels_redis.core.RedisChannelLayer",
+        "CONFIG": {"hosts": [{"address": REDIS_URL}]},
+    }
+}
+
+# How lifecycle operations run.
+LOAD_TIMEOUT_S = CONFIG.lifecycle.load_timeout_s
+UNLOAD_TIMEOUT_S = 120.0
+MEMORY_WAIT_S = 30.0  # until an evicted model's memory is free
+NODE_CALL_TIMEOUT_S = 5.0  # of any other call to a node
+CAPACITY_WAIT_S = CONFIG.lifecycle.capacity_wait_s
+SWAP_WAIT_S = CONFIG.lifecycle.swap_wait_s
+DRAIN_GRACE_S = CONFIG.lifecycle.drain_grace_s
+EVICTION_STRATEGY = CONFIG.eviction.strategy
+MIN_RESIDENCY_S = CONFIG.lifecycle.min_residency_s
+NODE_WAIT_S = CONFIG.lifecycle.node_wait_s
+FAILURE_BACKOFF_S = CONFIG.lifecycle.failure_backoff_s
+LOOK_EVERY_S = 0.25  # poll of a node that loads or unloads
+HEARTBEAT_S = 2.0
+LEASE_S = 10.0  # an operation without a heartbeat for this long has no owner
+MAX_ATTEMPTS = 3  # of one operation, when its workers die
+
+LIVE_INTERVAL_S = 2.0  # between database reads for open live pages

@@ -1,0 +1,77 @@
+"""What the exchange sees of a client's dialect: a call in, bytes out, errors in the dialect's envelope.
+
+Nodes speak OpenAI chat. A chat client's bytes pass unchanged; `fleet.translation` rewrites all others.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import msgspec
+
+from fleet.key_limits import Admission, KeyLimits
+from fleet.snapshot import KeyView
+from neuron.wire import ApiError
+
+CHAT_PATH = "/v1/chat/completions"
+
+
+class Call(msgspec.Struct, frozen=True):
+    """A decoded request. `body` is a chat body; its `model` is still the name that the client used."""
+
+    model: str
+    stream: bool
+    body: bytes
+    hide_usage: bool = False  # the client asked for no usage chunk
+    node_path: str = CHAT_PATH
+    needs: str = "chat"  # the capability that the model must have
+    prompt_tokens: bool = True  # whether the prompt counts against the key's tokens
+    answer_tokens: bool = True  # whether the answer does
+    origin: Any = None  # what the dialect needs to write the answer
+    asked: tuple[int, int] | None = None  # tokens an answer may have (0: unlimited), and choices
+
+
+class AnswerRewriter(Protocol):
+    """Rewrites one node's answer for the client: a stream by `feed`, then `close` or `fail`; or `whole`."""
+
+    is_verbatim: bool  # `feed` changes nothing
+
+    def feed(self, data: bytes) -> bytes: ...
+
+    def close(self) -> bytes:
+        """The bytes that complete a stream that ended well."""
+
+    def fail(self, error: ApiError) -> bytes:
+        """The last event of a stream that broke off; empty when the client has had one."""
+
+    def whole(self, body: bytes) -> bytes:
+        """The body of an answer that is not streamed. Raises `ApiError` when the node's is none."""
+
+
+class Dialect(Protocol):
+    """A client's dialect."""
+
+    name: str
+    path: str
+
+    async def prepare(self, body: bytes, key: KeyView | None) -> Call:
+        """The call in a body sent with `key`. Raises `ApiError` 400 with the field's name."""
+
+    def answer(self, call: Call, request_id: str) -> AnswerRewriter: ...
+
+    def error_body(self, error: ApiError) -> bytes: ...
+
+    def limit_headers(self, limits: KeyLimits, admission: Admission) -> dict[str, str]:
+        """The headers that tell what a key has left."""
+
+
+def in_client_words(words: Mapping[str, str], error: ApiError) -> ApiError:
+    """The error with the client's name for the field, where chat has another; a path inside it is dropped."""
+    name = re.split(r"[.\[]", error.param or "", maxsplit=1)[0]
+    if name in words:
+        return ApiError(
+            error.status, error.code, error.message, param=words[name], retry_after_s=error.retry_after_s
+        )
+    return error

@@ -1,0 +1,108 @@
+"""The dialects whose bytes pass unchanged: OpenAI's chat, completions, embeddings, and a token count."""
+
+from __future__ import annotations
+
+import msgspec
+
+from fleet.gateway.dialects.base import CHAT_PATH, AnswerRewriter, Call
+from fleet.gateway.dialects.chat_body import answer_lengths, decode_head, scan, with_usage
+from fleet.gateway.dialects.images import needed_capability
+from fleet.gateway.limits.headers import openai
+from fleet.key_limits import Admission, KeyLimits
+from fleet.snapshot import KeyView
+from neuron.wire import ApiError
+
+
+class ChatDialect:
+    """OpenAI chat completions: passed byte for byte."""
+
+    name = "openai-chat"
+    path = CHAT_PATH
+
+    async def prepare(self, body: bytes, key: KeyView | None) -> Call:
+        return self.decode(body)
+
+    def decode(self, body: bytes) -> Call:
+        seen = scan(body)
+        head = decode_head(body) if seen is None else seen
+        hide_usage = head.stream and not head.include_usage
+        if hide_usage:
+            body = with_usage(body) if seen is None else seen.with_usage()
+        return Call(
+            head.model,
+            head.stream,
+            body,
+            hide_usage=hide_usage,
+            node_path=self.path,
+            needs=self.needs(body),
+            asked=None if seen is None else answer_lengths(seen),
+        )
+
+    def needs(self, body: bytes) -> str:
+        return needed_capability(body)
+
+    def limit_headers(self, limits: KeyLimits, admission: Admission) -> dict[str, str]:
+        return openai(limits, admission)
+
+    def answer(self, call: Call, request_id: str) -> AnswerRewriter:
+        return Verbatim()
+
+    def error_body(self, error: ApiError) -> bytes:
+        return msgspec.json.encode(error.envelope())
+
+
+class Verbatim:
+    is_verbatim = True
+
+    def feed(self, data: bytes) -> bytes:
+        return data
+
+    def close(self) -> bytes:
+        return b""
+
+    def fail(self, error: ApiError) -> bytes:
+        # The blank line ends an event that the node may have left unfinished.
+        return b"\n\ndata: " + msgspec.json.encode(error.envelope()) + b"\n\n"
+
+    def whole(self, body: bytes) -> bytes:
+        return body
+
+
+class CompletionsDialect(ChatDialect):
+    """OpenAI completions, the older API: passed byte for byte."""
+
+    name = "openai-completions"
+    path = "/v1/completions"
+
+    def needs(self, body: bytes) -> str:
+        return "completions"
+
+
+class EmbeddingsDialect(ChatDialect):
+    """OpenAI embeddings: passed byte for byte, never streamed."""
+
+    name = "openai-embeddings"
+    path = "/v1/embeddings"
+
+    def decode(self, body: bytes) -> Call:
+        head = decode_head(body)
+        return Call(head.model, False, body, node_path=self.path, needs="embeddings", answer_tokens=False)
+
+
+class TokenizeDialect(ChatDialect):
+    """The token count of a chat request's prompt, by vLLM's and neuron's endpoint."""
+
+    name = "tokenize"
+    path = "/tokenize"
+
+    def decode(self, body: bytes) -> Call:
+        model, needs = decode_head(body).model, self.needs(body)
+        return Call(
+            model, False, body, node_path=self.path, needs=needs, prompt_tokens=False, answer_tokens=False
+        )
+
+
+CHAT = ChatDialect()
+TOKENIZE = TokenizeDialect()
+COMPLETIONS = CompletionsDialect()
+EMBEDDINGS = EmbeddingsDialect()

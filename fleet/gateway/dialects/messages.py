@@ -1,0 +1,104 @@
+"""Anthropic's dialect: messages and their token count, translated to chat and back."""
+
+from __future__ import annotations
+
+import msgspec
+
+from fleet import translation
+from fleet.gateway.dialects.base import AnswerRewriter, Call, in_client_words
+from fleet.gateway.dialects.chat import ChatDialect, Verbatim
+from fleet.gateway.dialects.images import needed_capability
+from fleet.gateway.limits.headers import anthropic
+from fleet.gateway.record import metrics
+from fleet.key_limits import Admission, KeyLimits
+from neuron.wire import ApiError
+
+# A node refuses a field by its name in the chat body; the client sent it under another.
+_MESSAGES_WORDS = {
+    "stop": "stop_sequences",
+    "response_format": "output_config.format",
+    "reasoning_effort": "output_config.effort",
+    "chat_template_kwargs": "thinking",
+}
+
+
+class MessagesDialect(ChatDialect):
+    """Anthropic messages: translated to chat and back."""
+
+    name = "anthropic-messages"
+    path = "/v1/messages"
+
+    def decode(self, body: bytes) -> Call:
+        call = translation.messages.to_chat(body)
+        metrics.count_unknown(self.name, call.unknown_fields)
+        return Call(call.model, call.stream, call.body, needs=needed_capability(call.body))
+
+    def limit_headers(self, limits: KeyLimits, admission: Admission) -> dict[str, str]:
+        return anthropic(limits, admission)
+
+    def answer(self, call: Call, request_id: str) -> AnswerRewriter:
+        return _MessagesRewriter(call.model, request_id)
+
+    def error_body(self, error: ApiError) -> bytes:
+        return translation.messages.error_body(in_client_words(_MESSAGES_WORDS, error))
+
+
+class _MessagesRewriter:
+    is_verbatim = False
+
+    def __init__(self, model: str, request_id: str) -> None:
+        self._model = model
+        self._request_id = request_id
+        self._reader = translation.ChatReader(request_id=request_id)
+        self._writer = translation.MessagesWriter(model)
+
+    def feed(self, data: bytes) -> bytes:
+        return self._writer.write(self._reader.feed(data))
+
+    def close(self) -> bytes:
+        return self._writer.write(self._reader.close())
+
+    def fail(self, error: ApiError) -> bytes:
+        return b"" if self._reader.over else translation.messages.error_event(error)
+
+    def whole(self, body: bytes) -> bytes:
+        return translation.messages.from_chat(body, self._model, request_id=self._request_id)
+
+
+class CountTokensDialect(MessagesDialect):
+    """Anthropic's token count: the node counts the prompt as a real call would."""
+
+    name = "anthropic-count-tokens"
+    path = "/v1/messages/count_tokens"
+
+    def decode(self, body: bytes) -> Call:
+        call = translation.messages.to_count(body)
+        metrics.count_unknown(self.name, call.unknown_fields)
+        return Call(
+            call.model,
+            False,
+            call.body,
+            node_path="/tokenize",
+            needs=needed_capability(call.body),
+            prompt_tokens=False,
+            answer_tokens=False,
+        )
+
+    def answer(self, call: Call, request_id: str) -> AnswerRewriter:
+        return _CountRewriter()
+
+
+class _CountRewriter(Verbatim):
+    def whole(self, body: bytes) -> bytes:
+        try:
+            return translation.messages.count_body(msgspec.json.decode(body, type=_Count).count)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise ApiError(502, "node_error", "The node did not count the prompt's tokens.") from error
+
+
+class _Count(msgspec.Struct):
+    count: int
+
+
+MESSAGES = MessagesDialect()
+COUNT_TOKENS = CountTokensDialect()

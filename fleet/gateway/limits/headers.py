@@ -1,0 +1,119 @@
+"""The headers and errors that tell a client how its key's account stands, in either dialect."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+from fleet.key_limits import MINUTE_S, Admission, Bound, KeyLimits
+from neuron.wire import ApiError
+
+Headers = Callable[[KeyLimits, Admission], dict[str, str]]
+
+
+class LimitExceededError(ApiError):
+    """429: `rate_limit_exceeded`, or `insufficient_quota` when the period's budget is used up."""
+
+    def __init__(
+        self, bound: Bound, message: str, *, headers: dict[str, str], wait_s: float | None = None
+    ) -> None:
+        code = "insufficient_quota" if bound == "budget" else "rate_limit_exceeded"
+        retry_after_s = None if wait_s is None else max(1, math.ceil(wait_s))
+        super().__init__(429, code, message, retry_after_s=retry_after_s)
+        self._bound = bound
+        self._headers = headers
+
+    @property
+    def kind(self) -> str:
+        """OpenAI's `type`, which names what was too much."""
+        return {"budget": "insufficient_quota", "tokens": "tokens"}.get(self._bound, "requests")
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return self._headers | super().headers
+
+
+def openai(limits: KeyLimits, admission: Admission) -> dict[str, str]:
+    """OpenAI's `x-ratelimit-*`, with durations as `1m30s`."""
+    found: dict[str, str] = {}
+    if (limit := limits.requests_per_minute) is not None:
+        found["x-ratelimit-limit-requests"] = str(limit)
+        found["x-ratelimit-remaining-requests"] = _remaining(limit, admission.requests_reset_s)
+        found["x-ratelimit-reset-requests"] = duration(admission.requests_reset_s)
+    if (limit := limits.tokens_per_minute) is not None:
+        found["x-ratelimit-limit-tokens"] = str(limit)
+        found["x-ratelimit-remaining-tokens"] = _remaining(limit, admission.tokens_reset_s)
+        found["x-ratelimit-reset-tokens"] = duration(admission.tokens_reset_s)
+    return found
+
+
+def anthropic(limits: KeyLimits, admission: Admission) -> dict[str, str]:
+    """Anthropic's `anthropic-ratelimit-*`, with resets as RFC 3339 times."""
+    found: dict[str, str] = {}
+    if (limit := limits.requests_per_minute) is not None:
+        found["anthropic-ratelimit-requests-limit"] = str(limit)
+        found["anthropic-ratelimit-requests-remaining"] = _remaining(limit, admission.requests_reset_s)
+        found["anthropic-ratelimit-requests-reset"] = _moment(admission.at + admission.requests_reset_s)
+    if (limit := limits.tokens_per_minute) is not None:
+        found["anthropic-ratelimit-tokens-limit"] = str(limit)
+        found["anthropic-ratelimit-tokens-remaining"] = _remaining(limit, admission.tokens_reset_s)
+        found["anthropic-ratelimit-tokens-reset"] = _moment(admission.at + admission.tokens_reset_s)
+    return found
+
+
+def _remaining(limit: int, reset_s: float) -> str:
+    """What is left of a minute's `limit` whose bucket is empty in `reset_s`."""
+    left = int((MINUTE_S - reset_s) * limit / MINUTE_S + 1e-3)
+    return str(left) if left > 0 else "0"
+
+
+def _moment(at: float) -> str:
+    return datetime.fromtimestamp(math.ceil(at), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def duration(seconds: float) -> str:
+    """A duration as OpenAI writes it: `17ms`, `8.64s`, `6m0s`, `1h0m0s`."""
+    if seconds < 1:
+        return f"{math.ceil(seconds * 1000)}ms"
+    if seconds < MINUTE_S:
+        return f"{seconds:.4g}s" if seconds >= 10 else f"{seconds:.3g}s"
+    minutes, rest = divmod(math.ceil(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}h{minutes}m{rest}s" if hours else f"{minutes}m{rest}s"
+
+
+def refusal(
+    limits: KeyLimits, admission: Admission, tokens: int, headers: Headers, budget_left_s: float
+) -> LimitExceededError:
+    """The error that says why a request is not admitted, and when it would be."""
+    bound, wait_s = admission.refused_by, admission.wait_s
+    match bound:
+        case "concurrent":
+            message = f"This API key may have {limits.concurrent_requests} requests under way, and has."
+        case "budget":
+            wait_s = budget_left_s
+            message = (
+                f"This API key's budget of {limits.budget_tokens} tokens a {limits.budget_period} has no "
+                f"room for the {tokens} tokens this request may use."
+            )
+        case "tokens":
+            message = (
+                f"Rate limit reached: {limits.tokens_per_minute} tokens per minute; this request may use "
+                f"{tokens}. Try again in {duration(wait_s)}."
+            )
+        case _:
+            message = (
+                f"Rate limit reached: {limits.requests_per_minute} requests per minute. "
+                f"Try again in {duration(wait_s)}."
+            )
+    return LimitExceededError(bound, message, headers=headers(limits, admission), wait_s=wait_s)
+
+
+def too_large(limits: KeyLimits, tokens: int) -> LimitExceededError:
+    """The error for a request that no wait would help."""
+    message = (
+        f"Request too large: it may use {tokens} tokens (prompt and max_tokens), and this API key has "
+        f"{limits.tokens_per_minute} tokens per minute. Lower max_tokens or shorten the prompt."
+    )
+    return LimitExceededError("tokens", message, headers={})

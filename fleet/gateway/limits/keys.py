@@ -1,0 +1,58 @@
+"""Who may call: API keys by digest, and protected mode while there is none."""
+
+from __future__ import annotations
+
+import hashlib
+import ipaddress
+import time
+
+from cortex_site.http.application import LightRequest
+from fleet.snapshot import Configuration, KeyView
+from neuron.wire import ApiError
+
+NO_KEY = (
+    "This gateway listens beyond its own machine and has no API key yet, so it serves loopback clients only. "
+    "Make a key in the admin (API keys, Add), or set allow_anonymous = true under [gateway] in cortex.toml."
+)
+
+
+def authorize(
+    request: LightRequest, configuration: Configuration, *, allow_anonymous: bool
+) -> KeyView | None:
+    """The caller's key; None for an anonymous caller who is allowed. Raises `ApiError` 401 or 403."""
+    secret = _secret(request)
+    if secret is not None and (key := configuration.keys.get(hashlib.sha256(secret.encode()).hexdigest())):
+        if key.disabled:
+            raise ApiError(403, "api_key_disabled", "The API key is disabled. Enable it in the admin.")
+        if key.expires_at is not None and key.expires_at <= time.time():
+            raise ApiError(401, "invalid_api_key", "The API key has expired. Make a new one in the admin.")
+        return key
+    if allow_anonymous:
+        return None
+    if not configuration.has_keys:
+        if _is_local(request.peer):
+            return None
+        raise ApiError(401, "invalid_api_key", NO_KEY)
+    if secret is None:
+        raise ApiError(
+            401, "invalid_api_key", "No API key: send it as 'Authorization: Bearer' or 'x-api-key'."
+        )
+    raise ApiError(401, "invalid_api_key", "The API key is unknown.")
+
+
+def check_model(key: KeyView | None, model: str) -> None:
+    """Raises `ApiError` 403 when the key does not allow the model."""
+    if key is not None and not key.allows(model):
+        raise ApiError(403, "model_not_allowed", f"This API key does not allow '{model}'.", param="model")
+
+
+def _secret(request: LightRequest) -> str | None:
+    authorization = request.header(b"authorization")
+    if authorization and authorization[:7].lower() == "bearer ":
+        return authorization[7:].strip()
+    return request.header(b"x-api-key")
+
+
+def _is_local(peer: str) -> bool:
+    """Whether the caller is on this machine. A unix socket has no address and is."""
+    return not peer or ipaddress.ip_address(peer.split("%", maxsplit=1)[0]).is_loopback

@@ -1,0 +1,365 @@
+"""A worker's side of the API keys' limits: reserve before dispatch, settle after, with Redis or without.
+
+Accounts live in Redis, where all workers of all gateways meet. Each step there is one script and one round
+trip, for all requests of a key that came in one turn of the event loop. A key with many requests asks once
+for many of them (`prefetch`). While Redis is away accounts live in this process's memory: limits then hold
+per worker, `local` says so, and what was used is charged to the shared budgets when Redis is back. Keys
+without limits never come here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import math
+import time
+import uuid
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import msgspec
+
+from fleet import key_limits as arithmetic
+from fleet.gateway.control.redis_link import LinkError, RedisLink
+from fleet.gateway.limits import headers as limit_headers
+from fleet.gateway.limits import scripts
+from fleet.gateway.limits.headers import Headers
+from fleet.gateway.limits.prefetch import HOLD_S, Prefetch
+from fleet.gateway.record import metrics
+from fleet.key_limits import Account, Admission, Grant, Remainder, redis_keys
+from fleet.snapshot import KeyView
+
+log = logging.getLogger("cortex.limits")
+
+LEASE_S = 30.0
+PROBE_S = 1.0  # how often Redis is looked for while it is away
+MAX_BACKLOG = 10_000  # settlements and releases that wait for Redis
+
+
+class Reservation(msgspec.Struct, frozen=True):
+    """An admitted request. Settle it exactly once."""
+
+    key: KeyView
+    grant: Grant
+    local: bool  # made in this process's memory
+    headers: dict[str, str]  # how the account stands, for the client
+
+
+@dataclass(slots=True)
+class _Settlement:
+    """A request that ended, on its way to Redis."""
+
+    reservation: Reservation
+    used: int
+    again: bool = False  # it was sent before, and may have arrived
+
+    @property
+    def key(self) -> KeyView:
+        return self.reservation.key
+
+
+@dataclass(slots=True)
+class _Release:
+    """What is left of a prefetch, on its way back."""
+
+    key: KeyView
+    remainder: Remainder
+    again: bool = False
+
+
+_Return = _Settlement | _Release
+_Answer = asyncio.Future[Admission | None]
+_Asked = tuple[Grant, _Answer]
+
+
+class Limiter:
+    """Connects at the first key with limits. `close` ends its task and its connection."""
+
+    def __init__(self, url: str, *, timeout_s: float, lease_s: float = LEASE_S) -> None:
+        self.local = False
+        self._url = url
+        self._timeout_s = timeout_s
+        self._lease_s = lease_s
+        self._link: RedisLink | None = None
+        self._keeper: asyncio.Task[None] | None = None
+        self._tried = asyncio.Event()  # the first attempt to connect is over
+        self._scripts: dict[str, str] = {}  # SHA-1 by name
+        self._accounts: defaultdict[str, Account] = defaultdict(Account)  # while Redis is away, by digest
+        self._hold_s = min(HOLD_S, lease_s / 3)
+        self._prefetches: defaultdict[str, Prefetch]  # by digest
+        self._prefetches = defaultdict(partial(Prefetch, self._hold_s))
+        self._timers: dict[str, asyncio.TimerHandle] = {}  # that end what is held, by digest
+        self._open: dict[str, str] = {}  # the digest by the id of each grant with a lease of its own
+        self._unsent: dict[str, tuple[KeyView, list[_Asked]]] = {}  # by digest
+        self._backlog: deque[_Return] = deque()
+        self._sending = False  # in the event loop's next turn
+        self._ids = itertools.count()
+        self._worker = uuid.uuid4().hex[:12]
+
+    async def reserve(self, key: KeyView, tokens: int, headers: Headers) -> Reservation:
+        """Admit a request that may use `tokens`. Raises `LimitExceededError` when a limit forbids it."""
+        limits = key.limits
+        now = time.time()
+        if limits.never_fits(tokens):
+            raise limit_headers.too_large(limits, tokens)
+        start = end = 0
+        if limits.budget_tokens is not None:
+            start, end = arithmetic.period(limits.budget_period, now)
+        grant = Grant(scripts.member(self._next_id(), 1, tokens, start), tokens, start)
+        prefetch = self._prefetches[key.digest]
+        local = False
+        prefetch.note(tokens, now)
+        if (admission := prefetch.take(key, grant, now)) is None:
+            admission = await self._ask(key, grant, now)
+            if admission is None:
+                account = self._accounts[key.digest]
+                local = True
+                lease_s = math.inf  # the account ends with this process
+                admission = arithmetic.reserve(account, limits, grant, now, lease_s)
+            if admission.refused_by:
+                raise limit_headers.refusal(limits, admission, tokens, headers, end - now)
+            self._open[grant.id] = key.digest
+        grant.at, grant.end = admission.at, admission.end
+        prefetch.open += 1
+        return Reservation(key, grant, local, headers(limits, admission))
+
+    def settle(self, reservation: Reservation, used: int) -> None:
+        """Charge the tokens that the request used, 0 when none. Never waits."""
+        if self._prefetches[reservation.key.digest].end(reservation.grant, used):
+            return
+        del self._open[reservation.grant.id]
+        if reservation.local:
+            account = self._accounts[reservation.key.digest]
+            arithmetic.settle(account, reservation.key.limits, reservation.grant, used, time.time())
+        self._keep_for_later(_Settlement(reservation, used))
+
+    def _next_id(self) -> str:
+        return f"{self._worker}-{next(self._ids):x}"
+
+    # --- asking Redis ---
+
+    async def _ask(self, key: KeyView, grant: Grant, now: float) -> Admission | None:
+        """Redis's answer; None when it is away. Before a refusal stands, what is held here is given back."""
+        if self._prefetches[key.digest].is_spent(key, grant, now):
+            self._give_back(key.digest)
+        admission = await self._shared(key, grant)
+        if admission is not None and admission.refused_by and self._give_back(key.digest):
+            admission = await self._shared(key, grant)
+        return admission
+
+    async def _shared(self, key: KeyView, grant: Grant) -> Admission | None:
+        if (self._link or await self._connected()) is None:
+            return None
+        answer: _Answer = asyncio.get_running_loop().create_future()
+        unsent = self._unsent.get(key.digest)
+        if unsent is None:
+            unsent = self._unsent[key.digest] = (key, [])
+            self._send_soon()
+        unsent[1].append((grant, answer))
+        try:
+            return await answer
+        except asyncio.CancelledError:
+            # Sent or not, answered or not, this follows it: the lease goes, the rate drains by itself.
+            self._keep_for_later(_Settlement(Reservation(key, grant, local=False, headers={}), 0))
+            raise
+
+    def _send_soon(self) -> None:
+        if not self._sending:
+            self._sending = True
+            asyncio.get_running_loop().call_soon(self._send)
+
+    def _send(self) -> None:
+        """Send settlements before reservations, so that a sequential client never blocks itself."""
+        self._sending = False
+        self._flush()
+        unsent, self._unsent = self._unsent, {}
+        for key, asked in unsent.values():
+            self._send_reservations(key, asked)
+        if self._link is not None:
+            self._link.flush()
+
+    def _send_reservations(self, key: KeyView, asked: Sequence[_Asked]) -> None:
+        prefetch = self._prefetches[key.digest]
+        wanted = prefetch.wanted(self._next_id(), asked[0][0].window, len(asked))
+        distribute = partial(self._distribute, key, wanted, [answer for _, answer in asked])
+        members = [grant.id for grant, _ in asked]
+        arguments = scripts.to_reserve(key.limits, wanted, self._lease_s, members)
+        try:
+            self._post("reserve", key.digest, arguments, distribute)
+            prefetch.asked |= wanted is not None
+        except LinkError as error:
+            distribute(error)
+
+    def _distribute(
+        self,
+        key: KeyView,
+        wanted: Grant | None,
+        waiting: Sequence[_Answer],
+        reply: list[bytes] | LinkError,
+    ) -> None:
+        """Give Redis's reply to all who asked at once; None to those whom it does not answer."""
+        answers = deque(() if isinstance(reply, LinkError) else reply)
+        for answer in waiting:
+            admission = scripts.admission(answers.popleft()) if answers else None
+            if not answer.done():
+                answer.set_result(admission)
+        if wanted is not None:
+            self._prefetches[key.digest].asked = False
+            if answers:
+                self._hold(key, wanted, scripts.prefetched(answers[0], wanted))
+
+    async def _connected(self) -> RedisLink | None:
+        if self._keeper is None:
+            self._keeper = asyncio.create_task(self._keep(), name="limits")
+        if self._link is None and not self.local:
+            await self._tried.wait()
+        return self._link
+
+    def _post(
+        self, script: str, digest: str, arguments: Iterable[str | float], answered: Callable[[Any], None]
+    ) -> None:
+        """Raises `LinkError`."""
+        if self._link is None:
+            raise LinkError("Redis is away")
+        account, leases = redis_keys(digest)
+        self._link.post(("EVALSHA", self._scripts[script], 2, account, leases, *arguments), answered)
+
+    # --- prefetches ---
+
+    def _hold(self, key: KeyView, wanted: Grant, given: Grant) -> None:
+        self._prefetches[key.digest].hold(key, wanted, given, time.time())
+        loop = asyncio.get_running_loop()
+        self._timers[key.digest] = loop.call_later(self._hold_s, self._give_back, key.digest)
+
+    def _give_back(self, digest: str) -> bool:
+        """Give back what is held of a key's limits. Returns whether anything was."""
+        returned = self._prefetches[digest].release()
+        if returned is None:
+            return False
+        self._timers.pop(digest).cancel()
+        key, remainder = returned
+        self._open |= dict.fromkeys((grant.id for grant in remainder.running), digest)
+        self._keep_for_later(_Release(key, remainder))
+        return True
+
+    def _give_all_back(self) -> None:
+        for digest in list(self._timers):
+            self._give_back(digest)
+
+    # --- settlements and releases ---
+
+    def _keep_for_later(self, item: _Return) -> None:
+        if len(self._backlog) >= MAX_BACKLOG:
+            self._backlog.popleft()
+            metrics.SETTLEMENTS_LOST.inc()
+        if not self._backlog:
+            self._send_soon()
+        self._backlog.append(item)
+
+    def _flush(self) -> None:
+        """Send the backlog, if Redis is there."""
+        if self._link is None or not self._backlog:
+            return
+        items, self._backlog = self._backlog, deque()
+        by_key: defaultdict[str, list[_Settlement]] = defaultdict(list)
+        for item in items:
+            if isinstance(item, _Release):  # before the requests that run on are settled
+                arguments = scripts.to_release(
+                    item.key.limits, item.remainder, self._lease_s, again=item.again
+                )
+                self._report("release", [item], arguments)
+            else:
+                by_key[item.key.digest].append(item)
+        for some in by_key.values():
+            settlements = [
+                (one.reservation.grant, one.used, one.again, one.reservation.local) for one in some
+            ]
+            self._report("settle", some, scripts.to_settle(some[0].key.limits, settlements))
+
+    def _report(self, script: str, items: Sequence[_Return], arguments: Iterable[str | float]) -> None:
+        arrived = partial(self._arrived, items)
+        try:
+            self._post(script, items[0].key.digest, arguments, arrived)
+        except LinkError as error:
+            arrived(error, again=False)
+
+    def _arrived(self, items: Sequence[_Return], answer: Any, *, again: bool = True) -> None:
+        """Keep what Redis did not confirm; `again` says that it may have been done."""
+        if isinstance(answer, LinkError):
+            for item in items:
+                item.again |= again
+                self._keep_for_later(item)
+
+    # --- the connection ---
+
+    async def _keep(self) -> None:
+        while True:
+            try:
+                await self._stay(await self._come())
+            except LinkError as error:
+                self._go_local(str(error))
+            await asyncio.sleep(PROBE_S)
+
+    async def _come(self) -> RedisLink:
+        link = await RedisLink.open(self._url, self._timeout_s)
+        try:
+            for name in ("reserve", "settle", "release", "renew"):
+                script = getattr(scripts, name.upper())
+                self._scripts[name] = (await link.call("SCRIPT", "LOAD", script)).decode()
+        except BaseException:
+            link.close()
+            raise
+        self._link = link
+        if self.local:
+            log.warning("limits are shared again")
+        self.local = False
+        self._tried.set()
+        return link
+
+    async def _stay(self, link: RedisLink) -> None:
+        """Keep leases alive until the link is lost, which is a `LinkError`."""
+        try:
+            while True:
+                self._renew(link)
+                self._flush()
+                await link.wait_lost(self._lease_s / 3)
+        finally:
+            self._link = None
+            link.close()
+            self._give_all_back()
+
+    def _renew(self, link: RedisLink) -> None:
+        """Renew every open lease. One that Redis does not know, made without it or lost there, is entered."""
+        members: defaultdict[str, list[str]] = defaultdict(list)
+        for ident, digest in self._open.items():
+            members[digest].append(ident)
+        for digest, grants in members.items():
+            self._post("renew", digest, [self._lease_s, *grants], _ignored)
+
+    def _go_local(self, reason: str) -> None:
+        if not self.local:
+            log.warning("Redis is away; limits hold per worker", extra={"reason": reason})
+        self.local = True
+        self._tried.set()
+
+    async def close(self) -> None:
+        if self._link is not None:
+            with suppress(LinkError):
+                await self._link.call(
+                    "PING"
+                )  # replies come in order: a prefetch that was asked for has arrived
+                self._give_all_back()
+                self._flush()
+                await self._link.call("PING")  # the settlements have arrived
+        if self._keeper is not None:
+            self._keeper.cancel()
+            await asyncio.gather(self._keeper, return_exceptions=True)
+
+
+def _ignored(_answer: Any) -> None:
+    """`_stay` hears of a link that failed."""

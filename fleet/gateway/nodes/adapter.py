@@ -1,0 +1,55 @@
+"""Adapting requests to a node: a neuron gets them unchanged, another server under its own names.
+
+Neither gets a header of the client. The headers that tell a neuron whose request it is stay in the fleet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import msgspec
+
+from fleet.gateway.dialects.chat_body import with_model
+from fleet.snapshot import NodeConfig
+from neuron.wire import ApiError
+
+INTERNAL = "x-cortex-"  # headers between gateway and neurons
+USAGE = "stream_options"
+
+
+class RequestAdapter:
+    """One node's adapter; it remembers which fields the server refuses."""
+
+    def __init__(self, config: NodeConfig) -> None:
+        self._config = config
+        self._is_foreign = config.is_foreign
+        self._without_usage = False
+
+    def headers(self, headers: Mapping[str, str]) -> Mapping[str, str]:
+        if not self._is_foreign:
+            return headers
+        return {name: value for name, value in headers.items() if not name.startswith(INTERNAL)}
+
+    def body(self, model: str, body: bytes) -> bytes:
+        """The body to send for a (resolved) model."""
+        if not self._is_foreign:
+            return body
+        name = self._config.models.get(model, model)
+        named = body if name == model else with_model(body, name)
+        return _without(named, USAGE) if self._without_usage else named
+
+    def learn(self, refusal: ApiError, sent: bytes) -> bool:
+        """Whether to send the request again without what was refused: some know no `stream_options`."""
+        asked = self._config.is_foreign and f'"{USAGE}"'.encode() in sent
+        if not asked or refusal.status not in {400, 422}:
+            return False
+        if USAGE not in (refusal.param or "") and USAGE not in refusal.message:
+            return False
+        self._without_usage = True
+        return True
+
+
+def _without(body: bytes, field: str) -> bytes:
+    fields = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
+    fields.pop(field, None)
+    return msgspec.json.encode(fields)
