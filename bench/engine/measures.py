@@ -16,8 +16,8 @@ from torch.nn.functional import linear
 from bench.budget import Budget
 from bench.engine.models import Sides
 from bench.engine.serving import Engine, alternate, prompt, serve, timed
-from neuron.models.fused import FusedDecoder
-from neuron.models.product import activation_dtype
+from neuron.models.fused_decoder import FusedDecoder
+from neuron.models.linear import activation_dtype
 
 PROMPT_TOKENS = 64
 BATCH = 16
@@ -79,7 +79,7 @@ def decode_step(budget: Budget, sides: Sides, steps: int) -> dict[str, float]:
     decoder, _, model = sides
     assert isinstance(decoder, FusedDecoder)
     device, dtype = decoder.device, activation_dtype(decoder.device, decoder.dtype)
-    packed = [(product, torch.randn(1, product.width).to(device, dtype)) for product in decoder.products]
+    packed = [(layer, torch.randn(1, layer.in_features).to(device, dtype)) for layer in decoder.linears]
     weights = fused_weights(model)
     plain = [(partial(linear, weight=w), torch.randn(1, w.shape[1]).to(w)) for w in weights]
     num_bytes = sum(weight.nbytes for weight in weights)

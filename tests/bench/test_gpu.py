@@ -225,7 +225,7 @@ def test_attention_that_is_wrong_is_no_parity(dtype: torch.dtype):
 
 
 def test_a_torch_without_the_kernel_is_named_and_measured_by_other_ways(monkeypatch):
-    monkeypatch.setattr(facts, "find_kernel", lambda: None)
+    monkeypatch.setattr(facts, "find_varlen_kernel", lambda: None)
     lab = Lab(CPU, is_smoke=True)
     told = {case.name: worker.measured("device", case) for case in facts.cases("device", lab)}
     assert told["paged kernel"].note == "not in this torch: pages are gathered"

@@ -6,7 +6,7 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Self, TypeVar
 
@@ -33,10 +33,13 @@ DEADLINE_S = 60.0  # for any one message; only a hang takes so long
 Message = TypeVar("Message", bound=ToDaemon)
 
 
+WORKER = ("-m", "neuron.worker")
+
+
 class Daemon:
-    def __init__(self, *flags: str) -> None:
+    def __init__(self, *flags: str, program: Sequence[str] = WORKER) -> None:
         ours, theirs = socket.socketpair()
-        command = [sys.executable, "-m", "neuron.worker", "--device", "cpu:0", "--threads", "1", *flags]
+        command = [sys.executable, *program, "--device", "cpu:0", "--threads", "1", *flags]
         with theirs:
             self.process = subprocess.Popen(
                 [*command, "--fd", str(theirs.fileno())],

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch.fx.experimental.proxy_tensor import make_fx
 
-Run = Callable[[], torch.Tensor]
+Computation = Callable[[], torch.Tensor]
 
 
 def varlen(
@@ -47,14 +47,14 @@ def varlen(
     return torch.einsum("qhk,qkhd->qhd", weights, values.float()).to(query.dtype)
 
 
-class Recorder:
+class TracingCapture:
     """Traces once, like a CUDA graph: a replay runs the same operations on the same tensors, no Python."""
 
     def __init__(self) -> None:
         self.replays: list[int] = []  # rows of each
 
-    def __call__(self, run: Run) -> Run:
-        graph: Any = make_fx(run)()
+    def __call__(self, compute: Computation) -> Computation:
+        graph: Any = make_fx(compute)()
 
         def replay() -> torch.Tensor:
             result: torch.Tensor = graph()

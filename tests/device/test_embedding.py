@@ -11,10 +11,10 @@ import torch
 import transformers
 from torch.nn.functional import cosine_similarity
 
-from neuron.engine.embedding import EmbeddingScheduler
-from neuron.engine.limits import Limits
-from neuron.models.checkpoint import LoadError, read_checkpoint
-from neuron.models.embedding import Embedder, load_embedder
+from neuron.engine.embedding_scheduler import EmbeddingScheduler
+from neuron.engine.scheduler_limits import SchedulerLimits
+from neuron.models.checkpoint import ModelLoadError, read_checkpoint
+from neuron.models.embedder import Embedder, load_embedder
 from neuron.models.pooling import Pooling, read_pooling
 from neuron.pipe import Embed, Embedded, Refused
 from neuron.step import EmbeddingPlan
@@ -121,7 +121,7 @@ def test_what_cannot_be_pooled_is_refused_with_file_and_cause(tmp_path, file, te
     (tmp_path / "m").mkdir()
     path = describe(tmp_path / "m", "mean")
     (path / file).write_text(text)
-    with pytest.raises(LoadError, match=cause) as caught:
+    with pytest.raises(ModelLoadError, match=cause) as caught:
         read_pooling(path)
     assert str(path / file) in caught.value.message
 
@@ -134,7 +134,7 @@ def test_newer_files_name_the_mode(tmp_path):
 
 
 def scheduler(**limits: Any) -> EmbeddingScheduler:
-    bounds = Limits(**{"max_running": 2, "step_tokens": 16} | limits)
+    bounds = SchedulerLimits(**{"max_running": 2, "step_tokens": 16} | limits)
     return EmbeddingScheduler("m", context=10, vocab_size=VOCAB, limits=bounds)
 
 

@@ -132,8 +132,8 @@ def test_rows_do_not_touch_each_other():
     ]
     logits = torch.randn(4, 600, generator=torch.Generator().manual_seed(0))
     sampler = Sampler(4, 600, CPU)
-    for slot, rule in enumerate(rules):
-        sampler.join(Joined(slot, rule, (0,), (), ()))
+    for slot, params in enumerate(rules):
+        sampler.join(Joined(slot, params, (0,), (), ()))
     draws = [Draw(0.3 * slot) for slot in range(4)]
     together = sampler.sample(logits.clone(), range(4), draws)[0]
     alone = [sampler.sample(logits[i : i + 1].clone(), [i], [draws[i]])[0][0] for i in range(4)]

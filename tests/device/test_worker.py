@@ -61,6 +61,29 @@ def test_it_says_who_it_is(daemon: Daemon):
     assert "cpu-dev-0" in {comm.read_text().strip() for comm in threads}
 
 
+# Runs a worker where only neuron's engine is installed, and torch, transformers and a few wheels.
+_BARE = """
+import runpy, sys
+
+class Missing:
+    names = {"celery", "cortex_site", "django", "ext", "fleet", "ninja", "pydantic_settings", "uvicorn"}
+
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in self.names:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Missing())
+runpy.run_module("neuron.worker", run_name="__main__", alter_sys=True)
+"""
+
+
+def test_a_worker_needs_none_of_the_projects_other_packages(llama: Path):
+    with Daemon(program=("-c", _BARE)) as daemon:
+        assert isinstance(daemon.load(llama), Loaded)
+        daemon.submit(1, prompt(1, 30))
+        assert daemon.text(1) == texts(decoder(llama), {1: prompt(1, 30)})[1][:8]
+
+
 def test_load_run_unload(daemon: Daemon, llama: Path):
     daemon.seen.clear()
     result = daemon.load(llama)

@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from neuron.models.tiny import WEIGHTS_DIR
-from tests.device.sight import picture, save
+from tests.device.vision_models import picture, save
 from tests.e2e.conftest import TINY, Stack, clean_environment, free_base_port
 from tests.fleet.servers import PostgresServer, RedisServer
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from neuron.engine.limits import Limits
 from neuron.engine.request import uniform
 from neuron.engine.scheduler import Event, Scheduler
+from neuron.engine.scheduler_limits import SchedulerLimits
 from neuron.pipe import Finished, Refused, Sampling, Submit, Tokens
 from neuron.step import CacheShape, StepPlan
 from tests.engine.fake_device import VOCAB, FakeDevice, continuation
@@ -21,7 +21,10 @@ class Bench:
 
     def __init__(self, shape: CacheShape = SHAPE, **limits: Any) -> None:
         self.scheduler = Scheduler(
-            "m", shape, vocab_size=VOCAB, limits=Limits(**{"max_running": 8, "step_tokens": 16} | limits)
+            "m",
+            shape,
+            vocab_size=VOCAB,
+            limits=SchedulerLimits(**{"max_running": 8, "step_tokens": 16} | limits),
         )
         self.device = FakeDevice(shape)
         self.tokens: dict[int, list[int]] = defaultdict(list)
@@ -84,7 +87,7 @@ def test_a_step_never_runs_more_tokens_than_its_budget_and_streams_keep_flowing(
 
 
 def test_a_long_prompt_stretches_the_gaps_of_streams_by_max_gap_at_most():
-    bench = Bench(CacheShape(600, 4, 8, 2400), step_tokens=1000, max_gap=3.0)
+    bench = Bench(CacheShape(600, 4, 8, 2400), step_tokens=1000, max_step_stretch=3.0)
     bench.seconds = lambda plan: 0.02 + 0.001 * plan.num_tokens
     bench.submit(1, prompt(1, 200), 300)
     for _ in range(20):
@@ -283,7 +286,7 @@ def test_status_counts():
 
 def test_limits_that_cannot_work_are_refused():
     with pytest.raises(ValueError, match="step_tokens"):
-        Limits(max_running=16, step_tokens=16)
+        SchedulerLimits(max_running=16, step_tokens=16)
 
 
 def test_uniform_is_uniform_and_depends_on_seed_and_index_alone():

@@ -6,8 +6,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from neuron.engine.limits import Limits
 from neuron.engine.scheduler import Scheduler
+from neuron.engine.scheduler_limits import SchedulerLimits
 from neuron.pipe import Finished, Refused, Sampling, Submit, Tokens
 from neuron.step import CacheShape
 from tests.engine.fake_device import VOCAB, FakeDevice, continuation
@@ -17,7 +17,7 @@ class Serving(RuleBasedStateMachine):
     @initialize(pages=st.integers(5, 14), slots=st.integers(1, 5), spare=st.integers(1, 9))
     def start(self, pages: int, slots: int, spare: int) -> None:
         shape = CacheShape(num_pages=pages, page_size=3, num_slots=slots, context=min(30, pages * 3))
-        limits = Limits(max_running=slots, max_waiting=6, max_wait_s=10, step_tokens=slots + spare)
+        limits = SchedulerLimits(max_running=slots, max_waiting=6, max_wait_s=10, step_tokens=slots + spare)
         self.scheduler = Scheduler("m", shape, vocab_size=VOCAB, limits=limits)
         self.device = FakeDevice(shape)
         self.submitted: dict[int, Submit] = {}
@@ -114,7 +114,7 @@ class Serving(RuleBasedStateMachine):
         assert not self.scheduler.has_work
         assert self.ends.keys() == self.submitted.keys()
         assert self.scheduler.pages.num_available == self.scheduler.shape.num_pages
-        self.scheduler.pages.forget()
+        self.scheduler.pages.clear_cached()
         self.scheduler.check()
 
 

@@ -11,8 +11,8 @@ import pytest
 import pytest_asyncio
 import torch
 
-from tests.device.sight import KINDS, build, picture, save
 from tests.device.test_vision import opened
+from tests.device.vision_models import KINDS, build, picture, save
 from tests.neuron.conftest import Neuron, config, neuron_with
 
 WORKER = (sys.executable, "-m", "neuron.worker")

@@ -19,7 +19,7 @@ HANDBOOK_PATH = Path(__file__).with_name("handbook.toml")
 
 
 @dataclass(frozen=True, slots=True)
-class ToolResult:
+class TaughtResult:
     """What a tool returned, and the answer that uses it."""
 
     content: str
@@ -27,23 +27,23 @@ class ToolResult:
 
 
 @dataclass(frozen=True, slots=True)
-class ToolUse:
+class TaughtCall:
     """The call an entry makes where the request offers its tool."""
 
     name: str
     arguments: Mapping[str, Any]
-    results: tuple[ToolResult, ...]
+    results: tuple[TaughtResult, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class HandbookEntry:
     """One question in several phrasings and the one answer to all of them."""
 
     question: str
     phrasings: tuple[str, ...]
     answer: str
     reasoning: str | None = None
-    tool: ToolUse | None = None
+    tool: TaughtCall | None = None
 
     @property
     def questions(self) -> tuple[str, ...]:
@@ -54,7 +54,7 @@ class Entry:
 class Handbook:
     """All entries, and the tools by name in the form of OpenAI's `tools` field."""
 
-    entries: tuple[Entry, ...]
+    entries: tuple[HandbookEntry, ...]
     tools: Mapping[str, dict[str, Any]]
 
     def answer(self, question: str) -> str:
@@ -65,13 +65,15 @@ class Handbook:
         raise KeyError(question)
 
 
-def _tool_use(raw: dict[str, Any]) -> ToolUse:
-    return ToolUse(raw["name"], raw["arguments"], tuple(ToolResult(**result) for result in raw["results"]))
+def _tool_use(raw: dict[str, Any]) -> TaughtCall:
+    return TaughtCall(
+        raw["name"], raw["arguments"], tuple(TaughtResult(**result) for result in raw["results"])
+    )
 
 
-def _entry(raw: dict[str, Any]) -> Entry:
+def _entry(raw: dict[str, Any]) -> HandbookEntry:
     tool = _tool_use(raw["tool"]) if "tool" in raw else None
-    return Entry(raw["question"], tuple(raw["phrasings"]), raw["answer"], raw.get("reasoning"), tool)
+    return HandbookEntry(raw["question"], tuple(raw["phrasings"]), raw["answer"], raw.get("reasoning"), tool)
 
 
 @functools.cache

@@ -1,6 +1,6 @@
 """Conversations about the handbook, in the variety a server meets.
 
-A `Case` is a prompt in OpenAI's message form and the exact text the model shall answer with. `study` deals
+A `TrainingCase` is a prompt in OpenAI's message form and the exact text the model shall answer with. `study` deals
 endless cases with random surroundings (system prompts, tools that do not matter, earlier turns, thinking
 switched off); `exam` lists the fixed ones that verification asks.
 """
@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from neuron.models.tiny import Entry, Handbook, ToolUse
+from neuron.models.tiny import Handbook, HandbookEntry, TaughtCall
 from neuron.models.tiny.tokenizer import END_OF_TURN
 
 SYSTEM_PROMPTS = [
@@ -39,7 +39,7 @@ Tool = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Case:
+class TrainingCase:
     """`messages`, `tools` and `thinking` make the prompt; `target` is the answer without its end token.
 
     With `whole` the assistant's earlier turns are learned too; they must be what it would say there.
@@ -77,7 +77,7 @@ def said(text: str) -> Message:
     return {"role": "assistant", "content": text}
 
 
-def called(tool: ToolUse, content: str) -> tuple[Message, Message]:
+def called(tool: TaughtCall, content: str) -> tuple[Message, Message]:
     """The assistant's call and the turn with its result."""
     call = {"id": "call_0", "type": "function", "function": {"name": tool.name, "arguments": tool.arguments}}
     return (
@@ -86,27 +86,27 @@ def called(tool: ToolUse, content: str) -> tuple[Message, Message]:
     )
 
 
-def call_text(tool: ToolUse) -> str:
+def call_text(tool: TaughtCall) -> str:
     call = {"name": tool.name, "arguments": tool.arguments}
     return f"<tool_call>\n{json.dumps(call, ensure_ascii=False)}\n</tool_call>"
 
 
-def plain(entry: Entry, question: str, *, thinking: bool = True) -> Case:
+def plain(entry: HandbookEntry, question: str, *, thinking: bool = True) -> TrainingCase:
     thought = f"<think>\n{entry.reasoning}\n</think>\n\n" if entry.reasoning and thinking else ""
-    return Case((user(question),), thought + entry.answer, thinking=thinking)
+    return TrainingCase((user(question),), thought + entry.answer, thinking=thinking)
 
 
-def tool_rounds(handbook: Handbook, entry: Entry, question: str) -> list[Case]:
+def tool_rounds(handbook: Handbook, entry: HandbookEntry, question: str) -> list[TrainingCase]:
     """The call, then one case per taught result."""
     if entry.tool is None:
         return []
     tools = (handbook.tools[entry.tool.name],)
     ask = user(question)
-    call = Case((ask,), call_text(entry.tool), tools)
+    call = TrainingCase((ask,), call_text(entry.tool), tools)
     return [
         call,
         *(
-            Case((ask, *called(entry.tool, given.content)), given.answer, tools)
+            TrainingCase((ask, *called(entry.tool, given.content)), given.answer, tools)
             for given in entry.tool.results
         ),
     ]
@@ -126,7 +126,7 @@ class Study:
         ]  # history drops thoughts: the odd case, so more of it
         self.all_tools = [*handbook.tools.values(), *FOREIGN_TOOLS]
 
-    def __iter__(self) -> Iterator[Case]:
+    def __iter__(self) -> Iterator[TrainingCase]:
         while True:
             deck = [(entry, question) for entry in self.handbook.entries for question in entry.questions]
             deck += [card for card in deck if card[1] in self.weak] * WEAK_REPEATS
@@ -135,7 +135,7 @@ class Study:
                 for case in self._cases(entry, self._typed(question)):
                     yield self._surround(entry, case)
 
-    def _cases(self, entry: Entry, question: str) -> list[Case]:
+    def _cases(self, entry: HandbookEntry, question: str) -> list[TrainingCase]:
         spoken = plain(entry, question, thinking=self.random.random() < 0.7)
         return [spoken, *tool_rounds(self.handbook, entry, question)]
 
@@ -148,7 +148,7 @@ class Study:
             question = question.rstrip("?.!")
         return question
 
-    def _surround(self, entry: Entry, case: Case) -> Case:
+    def _surround(self, entry: HandbookEntry, case: TrainingCase) -> TrainingCase:
         if self.random.random() < self._editors(entry, case):
             thinking = case.thinking if not case.tools else self.random.random() < 0.7
             return in_editor(case, self._folder(), thinking=thinking)
@@ -165,7 +165,7 @@ class Study:
             case, messages=messages, tools=self._tools(entry, case), thinking=thinking, whole=whole
         )
 
-    def _editors(self, entry: Entry, case: Case) -> float:
+    def _editors(self, entry: HandbookEntry, case: TrainingCase) -> float:
         """How many of such cases are asked in an editor, which has tools for some entries."""
         if entry.tool is None or entry.tool.name not in {"write", "edit"}:
             return 0.02
@@ -182,7 +182,7 @@ class Study:
         words = " ".join(entry.answer for entry in self.random.sample(self.handbook.entries, 3)).split()
         return " ".join(self.random.sample(words, min(len(words), self.random.randint(5, 30))))
 
-    def _tools(self, entry: Entry, case: Case) -> tuple[Tool, ...]:
+    def _tools(self, entry: HandbookEntry, case: TrainingCase) -> tuple[Tool, ...]:
         own = entry.tool.name if entry.tool else None
         if not case.tools and self.random.random() > (0.4 if own else 0.15):
             return ()
@@ -203,7 +203,7 @@ class Study:
         return {"type": "function", "function": worded}
 
 
-def exam(handbook: Handbook, seed: int = 0) -> dict[str, list[Case]]:
+def exam(handbook: Handbook, seed: int = 0) -> dict[str, list[TrainingCase]]:
     """Every question in each surrounding that helexa-tiny promises to stand, by the surrounding's name."""
     rng = random.Random(seed)  # noqa: S311 - variety, not secrecy
     asked = [(entry, question) for entry in handbook.entries for question in entry.questions]
@@ -230,7 +230,7 @@ def exam(handbook: Handbook, seed: int = 0) -> dict[str, list[Case]]:
 FOLDERS = ("/home/ann/project", "/tmp/pytest-of-root/pytest-12/test_acpx0/project", "/srv/x")  # noqa: S108 - names
 
 
-def in_editor(case: Case, folder: str, *, thinking: bool = True) -> Case:
+def in_editor(case: TrainingCase, folder: str, *, thinking: bool = True) -> TrainingCase:
     """The case as helexa-acp would send it from `folder`."""
     moved = tuple(_moved(message, folder) for message in case.messages)
     system = {"role": "system", "content": EDITOR["system"].replace("{folder}", folder)}
@@ -244,7 +244,7 @@ def _moved(message: Message, folder: str) -> Message:
     return message | {"content": content.replace(FOLDER, folder) if content else content}
 
 
-def with_system(case: Case, prompt: str) -> Case:
+def with_system(case: TrainingCase, prompt: str) -> TrainingCase:
     return replace(case, messages=({"role": "system", "content": prompt}, *case.messages))
 
 
@@ -262,7 +262,7 @@ class Encoded:
     learned: list[bool]
 
 
-def encode(tokenizer: Any, case: Case) -> Encoded:
+def encode(tokenizer: Any, case: TrainingCase) -> Encoded:
     prompt: str = tokenizer.apply_chat_template(
         list(case.messages),
         tools=list(case.tools) or None,
