@@ -182,7 +182,8 @@ def _default_endpoint(table: dict[str, Any], names: list[str], usable: list[Endp
     default = table.get("default_endpoint", names[0])
     if default not in names:
         raise ConfigError(
-            f"{source}: default_endpoint: no endpoint is named {default!r}; there are {', '.join(names)}"
+            f"{source}: default_endpoint: no endpoint is named {default!r}; "
+            f"the endpoints are {', '.join(names)}"
         )
     if all(endpoint.name != default for endpoint in usable):
         # It was skipped with a warning. The agent still starts, with the first usable endpoint.

@@ -107,7 +107,9 @@ class DeviceWorker:
         finally:  # also when the daemon stops
             if self._process:
                 how = await self._process.end(self._grace_s(is_gone))
-                reason = "was restarted" if self._restarting else reason or how
+                reason = reason or how
+            if self._restarting:
+                reason = "was restarted"
             self._lost(reason)
 
     def _grace_s(self, is_gone: bool) -> float:
@@ -128,7 +130,9 @@ class DeviceWorker:
             return f"spoke nonsense: {error}"
         finally:
             watchdog.cancel()
-        return watchdog.result() if watchdog.done() and not watchdog.cancelled() else ""
+        if watchdog.done() and not watchdog.cancelled():
+            return watchdog.result()
+        return ""
 
     async def _watch(self, process: WorkerProcess) -> str:
         """Kill the process when it is silent for too long. Returns the reason."""
@@ -144,7 +148,9 @@ class DeviceWorker:
     def _patience_s(self) -> float:
         if self.state != "ready":
             return self._restart.start_timeout_s
-        return self._restart.load_silence_s if self._pending.is_loading else self._restart.wedged_after_s
+        if self._pending.is_loading:
+            return self._restart.load_silence_s
+        return self._restart.wedged_after_s
 
     def _lost(self, reason: str) -> None:
         was_ready = self._ready.is_set()
@@ -237,8 +243,8 @@ class DeviceWorker:
             refused = pipe.Refused(submit.id, 503, "worker_lost", self._not_running, RETRY_AFTER_S)
             generation.finish(refused)
             return generation
+        self._send(submit)  # first, so that nothing stays pending if it cannot be encoded
         self._pending.add_generation(generation)
-        self._send(submit)
         return generation
 
     async def embed(self, model: str, inputs: list[list[int]]) -> bytes:

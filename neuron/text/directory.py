@@ -66,7 +66,9 @@ def read_model_text(directory: Path, tool_format: str | None = None) -> ModelTex
 def _notation(template: ChatTemplate | None, named: str | None) -> ToolNotation | None:
     if named is not None:
         return NOTATIONS[named]
-    return choose_notation(template.source) if template and template.mentions("tools") else None
+    if template is None or not template.mentions("tools"):
+        return None
+    return choose_notation(template.source)
 
 
 def _read_json(path: Path, *, required: bool = False) -> Json:
@@ -135,7 +137,10 @@ def _eos_ids(
 ) -> tuple[int, ...]:
     ids: list[int] = []
     for value in (generation.eos_token_id, config.get("eos_token_id")):
-        ids += [value] if isinstance(value, int) else value or []
+        if isinstance(value, int):
+            ids.append(value)
+        else:
+            ids += value or []
     named = tokenizer.token_to_id(tokens.get("eos_token", ""))
     return tuple(dict.fromkeys([*ids, *([] if named is None else [named])]))
 

@@ -141,4 +141,6 @@ def _with_object_arguments(call: Json) -> Json:
         arguments = json.loads(function["arguments"] or "{}")
     except (ValueError, RecursionError):
         return call
-    return call | {"function": function | {"arguments": arguments}} if isinstance(arguments, dict) else call
+    if not isinstance(arguments, dict):
+        return call
+    return call | {"function": function | {"arguments": arguments}}

@@ -27,7 +27,7 @@ AGENTS.md at the root (or improve the one there): what a coding agent must know 
 async def compact(session: Session, _: str, cancel: CancelToken) -> None:
     choice = session.choice
     if choice is None:
-        session.say("No model is known, so there is none to write a summary.")
+        session.say("No model is known that could write a summary.")
         return
     window = session.window(choice) or compaction.UNKNOWN_WINDOW_TOKENS
     # Below what is in use, so that there is something to summarise even if everything still fits.
@@ -102,7 +102,7 @@ async def permissions(session: Session, argument: str, _: CancelToken) -> None:
 
 
 async def undo(session: Session, _: str, cancel: CancelToken) -> None:
-    """Take back all edits of the last turn, or none of them if a file has changed since. Raises Cancelled."""
+    """Undo all edits of the last turn, or none of them if a file has changed since. Raises Cancelled."""
     turns = session.transcript.turns
     if not turns:
         session.say("There is no turn to undo.")

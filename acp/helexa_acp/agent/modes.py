@@ -19,8 +19,8 @@ class Mode(StrEnum):
 DESCRIPTIONS = {
     Mode.DEFAULT: ("Default", "Reads freely, asks before edits, commands and requests"),
     Mode.ACCEPT_EDITS: ("Accept edits", "Edits files without asking, asks before commands and requests"),
-    Mode.PLAN: ("Plan", "Only reads, and writes its plan file; no commands"),
-    Mode.BYPASS: ("Bypass permissions", "Asks for nothing. Use it where nothing can be broken"),
+    Mode.PLAN: ("Plan", "Reads freely, writes only its plan file, runs no commands"),
+    Mode.BYPASS: ("Bypass permissions", "Never asks. Use it only where nothing can be damaged"),
 }
 
 

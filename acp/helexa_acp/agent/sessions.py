@@ -222,7 +222,7 @@ class Sessions:
 
     def _choose_mode(self, session: Session, mode: str, field: str) -> None:
         if mode not in list(Mode):
-            raise check.invalid(f"{field}: there is no mode {mode!r}; there are {', '.join(Mode)}")
+            raise check.invalid(f"{field}: there is no mode {mode!r}; the modes are {', '.join(Mode)}")
         session.choose_mode(Mode(mode))
 
     def _choose_model(self, session: Session, selector: str, field: str) -> None:

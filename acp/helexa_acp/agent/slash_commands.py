@@ -57,9 +57,13 @@ BUILTIN = (
     ),
     SlashCommand("model", "Show the models, or choose one", "endpoint:model", actions.model),
     SlashCommand(
-        "plan", "Plan mode: on, off, or plan this", "off | what to plan", actions.plan, actions.expand_plan
+        "plan",
+        "Switch plan mode on or off, or plan something",
+        "off | what to plan",
+        actions.plan,
+        actions.expand_plan,
     ),
-    SlashCommand("undo", "Take back the last turn and its edits", action=actions.undo),
+    SlashCommand("undo", "Undo the last turn and its edits", action=actions.undo),
     SlashCommand("cost", "Show tokens and cost of this session", action=actions.cost),
     SlashCommand(
         "init", "Write or improve AGENTS.md for this project", expansion=lambda _session, _text: actions.INIT

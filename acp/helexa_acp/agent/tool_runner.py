@@ -76,7 +76,7 @@ class ToolRunner:
         if self._cancel.cancelled:
             raise Cancelled
         if tool is None:
-            raise ToolError(f"there is no tool {call.name!r}; there are {', '.join(self._session.tools)}")
+            raise ToolError(f"there is no tool {call.name!r}; the tools are {', '.join(self._session.tools)}")
         args = _arguments(call, tool, truncated=truncated)
         context = self._context(card)
         prepared = await self._cancel.race(tool.prepare(args, context))  # changes nothing yet

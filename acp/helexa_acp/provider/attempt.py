@@ -128,9 +128,10 @@ class Attempt:
         if parser is not None:
             events = [event for item in parser.close() for event in self._decoded(item)]
         elif whole.strip():
-            value = as_object(whole.decode("utf-8", "replace"))
+            text = whole.decode("utf-8", "replace")
+            value = as_object(text)
             if value is None:
-                raise self._broken(f"the answer is no completion: {whole[:200].decode('utf-8', 'replace')!r}")
+                raise self._broken(f"the answer is not a completion: {text[:200]!r}")
             events = self._decoder.body(value)
         return [*events, *self._decoder.close()]
 

@@ -140,7 +140,7 @@ def _decode_cursor(cursor: str | None) -> tuple[str, str] | None:
     try:
         at, id_ = json.loads(base64.urlsafe_b64decode(cursor.encode()))
     except (ValueError, TypeError):
-        raise BadCursorError("the cursor is not one of ours") from None
+        raise BadCursorError("the cursor is invalid") from None
     if not (isinstance(at, str) and isinstance(id_, str)):
-        raise BadCursorError("the cursor is not one of ours")
+        raise BadCursorError("the cursor is invalid")
     return at, id_

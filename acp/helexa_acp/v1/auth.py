@@ -15,7 +15,7 @@ def methods(client: Client) -> list[dict[str, Any]]:
         {
             "id": "config",
             "name": "Configuration file",
-            "description": "Put endpoints and keys into helexa-acp/config.toml; it is then read again",
+            "description": "Write endpoints and keys into helexa-acp/config.toml, which is then read again",
         }
     ]
     if client.has_terminal_auth:

@@ -49,7 +49,9 @@ class CompletionChoiceWriter:
 
     def delta(self, events: Sequence[Event], drawn: Sequence[DrawnToken]) -> bytes:
         text = _text(events)
-        return self._echo_once() + self._chunk(text, drawn) if text or drawn else b""
+        if not text and not drawn:
+            return b""
+        return self._echo_once() + self._chunk(text, drawn)
 
     def finish(self, reason: str) -> bytes:
         return self._echo_once() + self._chunk("", finish_reason=reason)

@@ -8,14 +8,14 @@ import msgspec
 from msgspec import Meta
 
 from neuron.api.bodies.decode import decode_body, require_model
-from neuron.api.bodies.generation import MAX_CHOICES, MAX_TOP_LOGPROBS, GenerationBody, TokenId
+from neuron.api.bodies.generation import MAX_CHOICES, MAX_TOP_LOGPROBS, GenerationBody, Inputs, each_input
 from neuron.api.errors import invalid, unsupported
 
 DEFAULT_MAX_TOKENS = 16  # OpenAI's
 
 
 class CompletionBody(GenerationBody, forbid_unknown_fields=True, kw_only=True):
-    prompt: str | list[str | TokenId | list[TokenId]] | None = None
+    prompt: Inputs = None
     echo: bool = False
     logprobs: Annotated[int, Meta(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
     best_of: Any = None  # refused unless it is n
@@ -36,10 +36,7 @@ class CompletionBody(GenerationBody, forbid_unknown_fields=True, kw_only=True):
     @property
     def prompts(self) -> list[str | list[int]]:
         """The texts and lists of tokens to complete."""
-        if isinstance(self.prompt, str):
-            return [self.prompt]
-        given: Any = self.prompt or []
-        return [given] if given and all(isinstance(part, int) for part in given) else given
+        return each_input(self.prompt)
 
 
 _decoder = msgspec.json.Decoder(CompletionBody)

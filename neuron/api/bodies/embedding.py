@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from neuron.api.bodies.decode import decode_body, require_model
-from neuron.api.bodies.generation import Name, TokenId
+from neuron.api.bodies.generation import Inputs, Name, each_input
 from neuron.api.errors import invalid
 
 MAX_INPUTS = 2048  # OpenAI's
@@ -16,7 +16,7 @@ MAX_INPUTS = 2048  # OpenAI's
 
 class EmbeddingBody(Struct, forbid_unknown_fields=True, kw_only=True):
     model: Name | UnsetType = UNSET
-    input: str | list[str | TokenId | list[TokenId]] | None = None
+    input: Inputs = None
     encoding_format: Literal["float", "base64"] = "float"
     dimensions: Annotated[int, Meta(ge=1)] | None = None
     user: str | None = None  # accepted; changes nothing
@@ -24,10 +24,7 @@ class EmbeddingBody(Struct, forbid_unknown_fields=True, kw_only=True):
     @property
     def inputs(self) -> list[str | list[int]]:
         """The texts and lists of tokens to embed."""
-        if isinstance(self.input, str):
-            return [self.input]
-        given: Any = self.input or []
-        return [given] if given and all(isinstance(part, int) for part in given) else given
+        return each_input(self.input)
 
 
 _decoder = msgspec.json.Decoder(EmbeddingBody)

@@ -12,12 +12,24 @@ Count = Annotated[int, Meta(ge=1)]
 Penalty = Annotated[float, Meta(ge=-2, le=2)]
 Share = Annotated[float, Meta(ge=0, le=1)]
 Name = Annotated[str, Meta(min_length=1)]
-TokenId = Annotated[int, Meta(ge=0)]
+TokenId = Annotated[int, Meta(ge=0, lt=2**32)]  # as tokenizers count
 
 MAX_STOPS = 16
 MAX_CHOICES = 128
 MAX_BIASES = 1024
 MAX_TOP_LOGPROBS = 20
+
+
+Inputs = str | list[str | TokenId | list[TokenId]] | None  # a text, texts, tokens, or lists of tokens
+
+
+def each_input(given: Inputs) -> list[str | list[int]]:
+    """The texts and lists of tokens; a single one of either counts as a list of one."""
+    if isinstance(given, str):
+        return [given]
+    inputs: Any = given or []
+    is_tokens = inputs and all(isinstance(part, int) for part in inputs)
+    return [inputs] if is_tokens else inputs
 
 
 class StreamOptions(Struct, forbid_unknown_fields=True):
@@ -30,7 +42,7 @@ class GenerationBody(Struct, forbid_unknown_fields=True, kw_only=True):
     # sampling
     temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
     top_p: Annotated[float, Meta(gt=0, le=1)] | None = None
-    top_k: Annotated[int, Meta(ge=-1)] | None = None
+    top_k: Annotated[int, Meta(ge=-1, le=2**63 - 1)] | None = None
     min_p: Share | None = None
     repetition_penalty: Annotated[float, Meta(gt=0, le=10)] | None = None
     presence_penalty: Penalty | None = None
@@ -40,7 +52,7 @@ class GenerationBody(Struct, forbid_unknown_fields=True, kw_only=True):
     n: Annotated[int, Meta(ge=1, le=MAX_CHOICES)] | None = None
     # length
     max_tokens: Count | None = None
-    min_tokens: Annotated[int, Meta(ge=0)] = 0
+    min_tokens: Annotated[int, Meta(ge=0, le=2**63 - 1)] = 0
     stop: str | list[str] | None = None
     stop_token_ids: list[TokenId] | None = None
     ignore_eos: bool = False
@@ -73,7 +85,9 @@ class GenerationBody(Struct, forbid_unknown_fields=True, kw_only=True):
 
     @property
     def stops(self) -> list[str]:
-        return [self.stop] if isinstance(self.stop, str) else self.stop or []
+        if isinstance(self.stop, str):
+            return [self.stop]
+        return self.stop or []
 
     @property
     def choices(self) -> int:

@@ -93,9 +93,11 @@ def _content(content: str | list[ContentPart] | None, param: str, model_id: str)
             raise unsupported(place, f"{place}: the model {model_id!r} does not read {part.type}.")
     if all(part.type == "text" for part in content):
         return "\n".join(part.text or "" for part in content)
-    return [
-        {"type": "text", "text": part.text} if part.type == "text" else {"type": "image"} for part in content
-    ]
+    return [_plain_part(part) for part in content]
+
+
+def _plain_part(part: ContentPart) -> Json:
+    return {"type": "text", "text": part.text} if part.type == "text" else {"type": "image"}
 
 
 def _switches(body: ChatBody, model: LocalModel) -> Json:

@@ -7,7 +7,7 @@ from base64 import b64decode
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from neuron.api.bodies.chat import ChatMessage, ContentPart
+from neuron.api.bodies.chat import ChatMessage, ContentPart, ImageUrl
 from neuron.api.errors import invalid, unsupported
 from neuron.harness import LocalModel
 from neuron.pipe import Shown, Sight
@@ -32,7 +32,8 @@ def chat_images(messages: Sequence[ChatMessage], model: LocalModel) -> list[Chat
     """All images of a chat, in order. Raises `ApiError` 400 for one that is not allowed or not an image."""
     found: list[ChatImage] = []
     for index, message in enumerate(messages):
-        for number, part in enumerate(message.content if isinstance(message.content, list) else ()):
+        parts = message.content if isinstance(message.content, list) else ()
+        for number, part in enumerate(parts):
             if part.type == "image_url":
                 param = f"messages[{index}].content[{number}]"
                 _admit(message, model, param, len(found))
@@ -50,8 +51,8 @@ def _admit(message: ChatMessage, model: LocalModel, param: str, num_before: int)
 
 
 def _data(part: ContentPart, param: str) -> bytes:
-    url = part.image_url if isinstance(part.image_url, str) else part.image_url and part.image_url.url
-    head, comma, data = (url or "").partition(",")
+    url = part.image_url.url if isinstance(part.image_url, ImageUrl) else part.image_url or ""
+    head, comma, data = url.partition(",")
     if not comma or not head.startswith("data:") or not head.endswith(";base64"):
         cure = "expected data:image/png;base64,… (cortex fetches images at an address, where that is enabled)"
         raise invalid(f"{param}.image_url.url", f"{param}.image_url.url: {cure}.")

@@ -71,7 +71,7 @@ class MistralParser(CallParser):
         elif self._state == self._item_tail:
             self._emit_text("" if self._held.strip() in {"", "}"} else self._held)
         elif self._state == self._item:
-            self._emit_text(self._opening + self._held if self._held.strip() else self._opening)
+            self._emit_text(self._opening + (self._held if self._held.strip() else ""))
         elif self._state == self._opened:
             self._emit_text(OPEN + self._held)
         else:

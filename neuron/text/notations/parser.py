@@ -133,7 +133,9 @@ def read_call(text: str) -> tuple[str, str] | None:
     arguments = call.get("arguments", call.get("parameters")) or {}
     if isinstance(arguments, str):
         arguments = loads(arguments)
-    return (call["name"], json.dumps(arguments, ensure_ascii=False)) if isinstance(arguments, dict) else None
+    if not isinstance(arguments, dict):
+        return None
+    return call["name"], json.dumps(arguments, ensure_ascii=False)
 
 
 def is_rest_of_object(text: str) -> bool:

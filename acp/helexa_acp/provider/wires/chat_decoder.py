@@ -51,7 +51,7 @@ class ChatDecoder:
         if event.event == "error":
             raise_error(as_dict(value).get("error", value or event.data))
         if value is None:
-            log.warning("skipped a chunk that is no JSON object: %.120r", event.data)
+            log.warning("skipped a chunk that is not a JSON object: %.120r", event.data)
             return []
         return self._chunk(value, "delta")
 

@@ -42,7 +42,7 @@ class ResponsesDecoder:
             return []
         value = as_object(event.data)
         if value is None:
-            log.warning("skipped an event that is no JSON object: %.120r", event.data)
+            log.warning("skipped an event that is not a JSON object: %.120r", event.data)
             return []
         return self._event(as_str(value.get("type")) or event.event, value)
 
