@@ -1,11 +1,14 @@
-"""What the modules of `ext` bring: python -m bench.ext [--json]
+"""What the compiled modules of `ext` bring: python -m bench.ext
 
-Microseconds per call, best of several, of each way to do the same. Ratios are to the best way without `ext`.
+    us          microseconds a call, the best of several, of each way to do the same thing: `us[thing][way]`
+    speedup     of `ext` over the best way without it: `speedup[thing]`
+    compiled    whether `ext` is compiled; where it is not, `ext` runs as Python
+
+Options and the other keys of the result are those of `bench.command`.
 """
 
 from __future__ import annotations
 
-import argparse
 import importlib.util
 import json
 import re
@@ -20,15 +23,16 @@ import httptools
 import msgspec
 
 import ext
-from bench.common import machine, rounded
+from bench import command
 from ext import chunk as chunks
 from ext import http, peek, sse
 from ext import stream as streams
-from neuron.api.completion import ChatChoice, Chunks
+from neuron.api.answers.chat import ChatChoiceWriter
+from neuron.api.answers.chunks import ChunkEncoder
 from neuron.text.events import Content
 
-REPEATS, LEAST_S = 7, 0.05
 TEXT = "What does the scheduler do when no page is free?\n"
+OURS = ("ext", "neuron")  # the ways that begin so use `ext`
 SIZES = {"200 B": 0, "10 kB": 200, "1 MB": 20_000}  # lines of text in the body
 
 
@@ -43,11 +47,12 @@ class Head(msgspec.Struct):
     max_tokens: int | None = None
 
 
-def us(call: Callable[[], object]) -> float:
+def us(call: Callable[[], object], *, repeats: int, least_s: float) -> float:
+    """Microseconds a call takes at best, of `repeats` runs of `least_s` or more."""
     number = 1
-    while timeit.timeit(call, number=number) < LEAST_S:
+    while timeit.timeit(call, number=number) < least_s:
         number *= 4
-    return min(timeit.repeat(call, number=number, repeat=REPEATS)) / number * 1e6
+    return min(timeit.repeat(call, number=number, repeat=repeats)) / number * 1e6
 
 
 def as_python(name: str) -> ModuleType:
@@ -100,11 +105,13 @@ def body(lines: int) -> bytes:
 
 
 def chunk(text: str) -> bytes:
-    return ChatChoice(0, _chunks(), None).piece([Content(text)], ())
+    return ChatChoiceWriter(0, _chunks(), None).delta([Content(text)], ())
 
 
-def _chunks() -> Chunks:
-    return Chunks("chatcmpl-0123456789abcdef", "helexa-tiny", "chat.completion.chunk", include_usage=False)
+def _chunks() -> ChunkEncoder:
+    return ChunkEncoder(
+        "chatcmpl-0123456789abcdef", "helexa-tiny", "chat.completion.chunk", include_usage=False
+    )
 
 
 def scanners() -> dict[str, Callable[[], object]]:
@@ -171,7 +178,7 @@ def passages() -> dict[str, Callable[[], object]]:
 
     return {
         "ext": way(streams, http, sse),
-        "ext, all but the way itself": way(pure, http, sse),
+        "ext, its stream as Python": way(pure, http, sse),
         "ext as Python": way(pure, as_python("http"), as_python("sse")),
     }
 
@@ -180,7 +187,7 @@ def encoders() -> dict[str, Callable[[], object]]:
     """One chunk of neuron's stream."""
     pure = as_python("chunk")
     before, after = _chunks().around({"index": 0, "delta": {"content": ""}, "finish_reason": None})
-    choice, text = ChatChoice(0, _chunks(), None), [Content(" token")]
+    choice, text = ChatChoiceWriter(0, _chunks(), None), [Content(" token")]
     head = {"id": "chatcmpl-0123456789abcdef", "object": "chat.completion.chunk", "created": 1, "model": "m"}
 
     def whole(encode: Callable[[Any], bytes]) -> bytes:
@@ -190,32 +197,34 @@ def encoders() -> dict[str, Callable[[], object]]:
     return {
         "ext": lambda: chunks.enclose(before, " token", after),
         "ext as Python": lambda: pure.enclose(before, " token", after),
-        "neuron, all of it": lambda: choice.piece(text, ()),
+        "neuron, all of it": lambda: choice.delta(text, ()),
         "msgspec": lambda: whole(msgspec.json.encode),
         "json": lambda: whole(lambda value: json.dumps(value).encode()),
     }
 
 
-def measure() -> dict[str, dict[str, float]]:
-    cases = {f"head of {size}": heads(body(lines)) for size, lines in SIZES.items()}
-    cases |= {f"usage asked for in {size}": usages(body(lines)) for size, lines in SIZES.items()}
-    cases |= {"a request's head": parsers(), "a chunk scanned": scanners()}
-    cases |= {"a chunk passed": passages(), "a chunk encoded": encoders()}
-    return {name: {way: us(call) for way, call in ways.items()} for name, ways in cases.items()}
+def cases() -> dict[str, dict[str, Callable[[], object]]]:
+    """The ways to do each thing."""
+    found = {f"head of {size}": heads(body(lines)) for size, lines in SIZES.items()}
+    found |= {f"usage asked for in {size}": usages(body(lines)) for size, lines in SIZES.items()}
+    found |= {"a request's head": parsers(), "a chunk scanned": scanners()}
+    return found | {"a chunk passed": passages(), "a chunk encoded": encoders()}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m bench.ext", description=__doc__)
-    parser.add_argument("--json", action="store_true", help="nothing but one JSON object")
-    arguments = parser.parse_args()
-    if not peek.COMPILED:
-        raise SystemExit("ext is not compiled: pip install -e . with a C compiler at hand")
-    figures = rounded(measure())
-    if not arguments.json:
-        for name, ways in figures.items():
-            print(f"{name:26}", *(f"{way} {value:g}" for way, value in ways.items()), sep="   ")
-    print(json.dumps({"us": figures, "machine": machine()}))
+def measure(run: command.Run) -> dict[str, Any]:
+    repeats, least_s = run.pick((7, 0.05), (3, 0.02), (1, 0.001))
+    figures: dict[str, dict[str, float]] = {}
+    for thing, ways in cases().items():
+        if run.budget.allows(thing):
+            figures[thing] = {way: us(call, repeats=repeats, least_s=least_s) for way, call in ways.items()}
+            run.say(f"{thing:26} " + "   ".join(f"{way} {took:.3g}" for way, took in figures[thing].items()))
+    speedup = {
+        thing: min(took for way, took in ways.items() if not way.startswith(OURS)) / ways["ext"]
+        for thing, ways in figures.items()
+        if any(not way.startswith(OURS) for way in ways)
+    }
+    return {"us": figures, "speedup": speedup, "compiled": peek.COMPILED}
 
 
 if __name__ == "__main__":
-    main()
+    command.run("ext", __doc__, measure)

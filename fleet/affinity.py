@@ -2,7 +2,7 @@
 
 A conversation's next turn begins with all of the last one, and a node keeps the prefix in its KV cache. The
 record maps digests of ever longer beginnings of a body to the node that got it last. It is a hint: the router
-weighs it against load (see `router.LOAD_FACTOR`), so that a popular prefix overloads nobody. Pure.
+weighs it against load (`router.LOAD_FACTOR`), so that a popular prefix overloads no node. Pure.
 """
 
 from __future__ import annotations
@@ -14,15 +14,16 @@ from fleet.snapshot import Replicas
 
 BLOCK_BYTES = 1 << 10
 MAX_BLOCKS = 64
-BYTES_PER_TOKEN = 4
+BYTES_PER_TOKEN = 4  # of a request's body, by the usual rule of thumb
 MAX_ENTRIES = 1 << 16  # about 10 MB
 MAX_PUBLISHERS = 32
 
 
 def digests(model: str, body: bytes) -> list[int]:
-    """One per whole block of the prompt, each over everything before it; valid in this process only."""
+    """One digest per whole block of the prompt, of everything up to its end. Valid in this process only."""
     at = max(body.find(b'"messages"'), 0)
-    chain, found = hash(model), []
+    chain = hash(model)
+    found = []
     for start in range(at, min(len(body), at + MAX_BLOCKS * BLOCK_BYTES) - BLOCK_BYTES + 1, BLOCK_BYTES):
         chain = hash((chain, body[start : start + BLOCK_BYTES]))
         found.append(chain)
@@ -30,10 +31,10 @@ def digests(model: str, body: bytes) -> list[int]:
 
 
 def published(marks: Sequence[tuple[int, int]], replicas: Replicas) -> dict[str, int]:
-    """What the nodes say themselves: tokens of prefill saved, by node, for those that publish digests at all.
+    """Tokens of prefill saved, by node, as nodes that publish digests say themselves.
 
-    `marks` are a body's (`neuron.wire.prefix_marks`); a node has the longest one that it names. Among more
-    than `MAX_PUBLISHERS` replicas asking each would cost more than it saves.
+    `marks` are a body's (`neuron.wire.prefix_marks`): a node has the longest one that it publishes. Empty for
+    more than `MAX_PUBLISHERS` replicas, where looking through all would cost more than it saves.
     """
     if len(replicas) > MAX_PUBLISHERS:
         return {}
@@ -45,7 +46,7 @@ def published(marks: Sequence[tuple[int, int]], replicas: Replicas) -> dict[str,
 
 
 class Affinity:
-    """The least recently used beginnings are forgotten first."""
+    """The record. It forgets the least recently used beginnings first."""
 
     def __init__(self, max_entries: int = MAX_ENTRIES) -> None:
         self._max_entries = max_entries
@@ -55,7 +56,7 @@ class Affinity:
         return len(self._nodes)
 
     def note(self, prefix: Sequence[int], node: str) -> None:
-        """A prompt with these digests went to `node`."""
+        """Record that a prompt with these digests went to `node`."""
         for digest in prefix:
             self._nodes[digest] = node
             self._nodes.move_to_end(digest)
@@ -63,7 +64,7 @@ class Affinity:
             self._nodes.popitem(last=False)
 
     def saved(self, prefix: Sequence[int]) -> dict[str, int]:
-        """Tokens of prefill that a node saves, by node: the longest beginning it got last."""
+        """Tokens of prefill saved, by node: the longest beginning that the node was the last to get."""
         found: dict[str, int] = {}
         for length in range(len(prefix), 0, -1):
             node = self._nodes.get(prefix[length - 1])

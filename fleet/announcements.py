@@ -1,6 +1,6 @@
-"""What the control plane tells every data-plane worker over Redis.
+"""What the control plane announces to every data-plane worker over Redis.
 
-Hints only: they are quick and may be lost. Whoever listens has a slower way to find out.
+Announcements are quick and may be lost: each listener has a slower way to learn the same.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import redis
 from django.conf import settings
 
 CONFIGURATION = "cortex:configuration"  # the number of a new version
-POLLED = "cortex:polled"  # beat and a task worker are at work
+POLLED = "cortex:polled"  # beat and a task worker are alive
 
 log = logging.getLogger("cortex.announcements")
 
@@ -23,7 +23,7 @@ def _redis() -> redis.Redis:
 
 
 def publish(channel: str, value: int) -> None:
-    """Tell whoever listens now; Redis being away is logged and nothing else."""
+    """Announce `value` to those who listen now. Logs a warning when Redis is away."""
     try:
         _redis().publish(channel, value)
     except redis.RedisError as error:

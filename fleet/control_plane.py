@@ -1,7 +1,7 @@
-"""The control plane by way of `fleet.services`: in threads, each call bounded in time.
+"""The control plane through `fleet.services`: verbs run in threads, each for a bounded time.
 
-Imported by the worker process alone, after `django.setup()`; the rest of the gateway knows the seam in
-`control` and stays free of models.
+Only a worker's process imports this, after `django.setup()`. The gateway itself knows the protocol in
+`fleet.gateway.control.plane` and stays free of models.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class ServicesControl:
                 return await loop.run_in_executor(self._threads, verb)
         except ApiError:
             raise
-        except Exception as error:  # whatever database or broker raise: away is away
+        except Exception as error:  # whatever the database or the broker raises
             log.warning("control plane did not answer", extra={"error": _brief(error)})
             raise ControlPlaneError(_brief(error)) from error
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import get_args
 
-from neuron.wire import DeviceHealth, DeviceState, Failure, Health, ModelInfo, ModelLoad, ModelState
+from neuron.wire import DeviceHealth, DeviceState, Health, ModelFailure, ModelInfo, ModelLoad, ModelState
 
 MAX_WARNINGS = 20  # of one node
 TOLERANCE = 1.01  # counters of one moment are read one after the other
@@ -68,7 +68,7 @@ def _model(info: ModelInfo, totals: Mapping[int, int], doubts: list[str]) -> Mod
     if info.state not in MODEL_STATES:
         doubts.append(f"{name}: state {_quoted(info.state)} is unknown")
         reason = f"the node says {_quoted(info.state)}, which this cortex does not know"
-        changes |= {"state": "failed", "error": Failure(code="unknown_state", message=reason)}
+        changes |= {"state": "failed", "error": ModelFailure(code="unknown_state", message=reason)}
     if strange := [index for index in info.devices if index not in totals]:
         doubts.append(f"{name}: on device {strange[0]}, which the node does not have")
         changes["devices"] = [index for index in info.devices if index in totals]

@@ -1,8 +1,8 @@
-"""Which replica answers a request: pure, a function of the snapshot and of what this worker knows.
+"""Which replica answers a request: a pure function of the snapshot and of what this worker knows beside it.
 
-A replica's cost is the wait to be expected there, in seconds: for the requests before this one, for the
+A replica's cost is the wait that is expected there, in seconds: for the requests before this one, for the
 prefill that no cache saves, for KV memory that is short. Among many replicas two are drawn at random and the
-better one taken (Mitzenmacher, "The Power of Two Choices in Randomized Load Balancing", 2001), because every
+better one is taken (Mitzenmacher, "The Power of Two Choices in Randomized Load Balancing", 2001): every
 worker sees the same load reports, some hundred milliseconds old, and would send everything to the same one.
 """
 
@@ -15,17 +15,17 @@ import msgspec
 
 from fleet.snapshot import FleetSnapshot, ModelView, NodeView
 
-MIN_CHOICE = 2  # replicas; with fewer there is nothing to weigh
-SAMPLE_ABOVE = 8  # replicas; fewer are compared one by one
-LOAD_FACTOR = 1.25  # a cached prefix counts on nodes with at most this times the others' load
-ANSWER_S = 5.0  # an ordinary answer, where a node runs it alone
-SLOWDOWN_S = 0.2  # what one more request in a batch costs the others
-PREFILL_TOKENS_PER_S = 4000.0  # of a node that has not said
+MIN_CHOICE = 2  # replicas; with fewer there is nothing to compare
+SAMPLE_ABOVE = 8  # replicas; up to so many are all compared
+LOAD_FACTOR = 1.25  # a cached prefix counts up to this multiple of the others' load
+ANSWER_S = 5.0  # an ordinary answer on a node that runs nothing else
+SLOWDOWN_S = 0.2  # the delay that one more request in a batch causes
+PREFILL_TOKENS_PER_S = 4000.0  # of a node that does not report it
 KV_LOW = 0.05  # free fraction below which requests are preempted
 
 
 class Route(msgspec.Struct, frozen=True):
-    """A chosen replica, and the expected wait on each that it was compared with, itself included."""
+    """A chosen replica, and the expected wait on each that was compared, itself included."""
 
     node: NodeView
     model: ModelView
@@ -37,15 +37,15 @@ class Facts(msgspec.Struct, frozen=True):
 
     model: str  # resolved
     in_flight: Callable[[str], int]  # this worker's requests on a node
-    exclude: Collection[str] = ()  # nodes that failed this request, or admit none
-    avoid: Collection[str] = ()  # nodes that said they are busy: only when there is no other
+    exclude: Collection[str] = ()  # nodes that failed this request, or whose breaker is open
+    avoid: Collection[str] = ()  # busy nodes: chosen only when there is no other
     prompt_tokens: int = 0
-    saved_tokens: Mapping[str, int] = {}  # prefill that a node has in its cache
+    saved_tokens: Mapping[str, int] = {}  # prefill that a node has cached, by node
     draw: Callable[[int], int] = randrange  # noqa: S311 - an index below the argument; no secret
 
 
 def choose(snapshot: FleetSnapshot, facts: Facts) -> Route | None:
-    """The replica with the least expected wait, or None when none may be asked. Equals are drawn for."""
+    """The replica with the least expected wait; None when none may be asked. A tie is drawn for."""
     replicas = snapshot.replicas(facts.model)
     many = len(replicas) > SAMPLE_ABOVE
     candidates = _draw(snapshot, replicas, facts) if many else _all(replicas, facts)
@@ -73,7 +73,7 @@ def _all(replicas: Sequence[tuple[NodeView, ModelView]], facts: Facts) -> list[R
 def _draw(
     snapshot: FleetSnapshot, replicas: Sequence[tuple[NodeView, ModelView]], facts: Facts
 ) -> list[Route]:
-    """Two of many, and two of those that hold the prompt's beginning."""
+    """Two of many replicas, and two of those that hold the prompt's beginning."""
     first = facts.draw(len(replicas))
     second = (first + 1 + facts.draw(len(replicas) - 1)) % len(replicas)
     drawn = {node.name: Route(node, view) for node, view in (replicas[first], replicas[second])}
@@ -88,13 +88,14 @@ def _draw(
 
 
 def _load(route: Route, facts: Facts) -> int:
-    """What the node said, some hundred milliseconds ago, and what this worker has sent there since."""
-    now, said = facts.in_flight(route.node.name), route.model.running + route.model.waiting
+    """The requests there: as reported some hundred milliseconds ago, and sent by this worker since."""
+    now = facts.in_flight(route.node.name)
+    said = route.model.running + route.model.waiting
     return max(said + now - route.node.in_flight, now)
 
 
 def _cached_up_to(candidates: Sequence[Route], loads: Sequence[int], facts: Facts) -> float:
-    """The load up to which a cached prefix counts, by that of those without: those with it draw requests."""
+    """The load up to which a cached prefix counts, relative to that of replicas without it."""
     others = [
         load
         for route, load in zip(candidates, loads, strict=True)

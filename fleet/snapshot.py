@@ -1,8 +1,8 @@
 """What a data-plane worker knows of the fleet: frozen values, replaced whole, never changed.
 
-`Configuration` is what the database says (nodes, profiles, aliases, keys); it changes when an operator acts.
-`NodeView` is what a neuron last said of itself; it changes with every event. A `FleetSnapshot` joins the
-two. Nothing here does I/O, knows Django or reads a clock.
+A `Configuration` is what the database says (nodes, profiles, aliases, keys); it changes when an operator
+acts. A `NodeView` is what a node last said of itself; it changes with every event. A `FleetSnapshot` joins
+the two. Nothing here does I/O, knows Django or reads a clock.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from types import MappingProxyType
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-from fleet.limits import KeyLimits
+from fleet.key_limits import KeyLimits
 
 EMPTY: Mapping[str, Any] = MappingProxyType({})
 
@@ -30,29 +30,31 @@ _VERSIONED = re.compile(r"/v\d\w*(/|$)")
 
 @dataclass(frozen=True, slots=True)
 class NodeConfig:
-    """A neuron, or another OpenAI-compatible server, as the operator named it."""
+    """A neuron, or another OpenAI-compatible server, as the operator configured it."""
 
     name: str
     endpoint: str  # http://host:port, of a server its base URL; no trailing slash
     token: str | None = field(default=None, repr=False)
     kind: Literal["neuron", "openai"] = "neuron"
-    models: Mapping[str, str] = field(default_factory=_empty)  # our name → its own; empty: all it has
+    models: Mapping[str, str] = field(
+        default_factory=_empty
+    )  # the fleet's name of a model → the server's; empty: all it has
     max_requests: int | None = None  # of one gateway at once
-    first_byte_timeout_s: float | None = None  # the gateway's own when None
+    first_byte_timeout_s: float | None = None  # None: the gateway's
     idle_timeout_s: float | None = None
 
     @property
     def is_foreign(self) -> bool:
-        """No neuron: it has no lifecycle, and is told nothing of the fleet."""
+        """Whether it is no neuron: it has no lifecycle and is told nothing of the fleet."""
         return self.kind != "neuron"
 
     @property
     def base(self) -> str:
-        """The URL below which `path` is asked for."""
+        """The URL below which requests are sent."""
         return self.endpoint.removesuffix("/v1") if self.is_foreign else self.endpoint
 
     def path(self, path: str) -> str:
-        """`path` (`/v1/…`) on this node; a base URL may end in a version of its own (`/v1beta/openai`)."""
+        """`path` (`/v1/…`) on this node, whose base URL may end in its own version (`/v1beta/openai`)."""
         if self.is_foreign and _VERSIONED.search(urlsplit(self.base).path):
             return path.removeprefix("/v1")
         return path
@@ -60,7 +62,7 @@ class NodeConfig:
 
 @dataclass(frozen=True, slots=True)
 class ProfileView:
-    """A model of the catalogue as far as clients and routing need it."""
+    """A model of the catalogue, as far as clients and routing need it."""
 
     id: str
     context: int | None = None
@@ -80,7 +82,7 @@ class KeyView:
     disabled: bool = False
     priority: int = 0
     limits: KeyLimits = field(default_factory=KeyLimits)
-    # What neurons share a busy model by; the beginning of a digest tells nothing of the key.
+    # By these neurons share a busy model. The beginning of a digest reveals nothing of the key.
     caller_headers: Mapping[str, str] = field(default_factory=_empty, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -100,12 +102,12 @@ class Configuration:
     profiles: Mapping[str, ProfileView] = field(default_factory=_empty)
     aliases: Mapping[str, str] = field(default_factory=_empty)
     keys: Mapping[str, KeyView] = field(default_factory=_empty)  # by digest
-    has_keys: bool = False  # also true when all of them are disabled: protected mode is over
+    has_keys: bool = False  # true even when all are disabled: protected mode is over
 
 
 @dataclass(frozen=True, slots=True)
 class ModelView:
-    """One model on one node, as the node last said."""
+    """One model on one node, as the node last reported it."""
 
     id: str
     state: str  # loading | loaded | unloading | failed
@@ -116,21 +118,21 @@ class ModelView:
     error: str | None = None
     running: int = 0
     waiting: int = 0
-    max_running: int = 0  # 0: the node has not said
-    tok_s_prefill: float = 0.0  # prompt tokens a second; 0: not said
-    kv_free: float | None = None  # fraction of the KV cache's pages
+    max_running: int = 0  # 0: not reported
+    tok_s_prefill: float = 0.0  # prompt tokens a second; 0: not reported
+    kv_free: float | None = None  # fraction of the KV cache's pages; None: not reported
     prefixes: frozenset[int] = frozenset()  # of prompts in its cache: `neuron.wire.prefix_marks`
 
 
 @dataclass(frozen=True, slots=True)
 class NodeView:
-    """One node as it last said; `healthy` is false until it has said something, and when it falls silent."""
+    """One node, as it last reported. It is not `healthy` before its first report and while it is silent."""
 
     config: NodeConfig
     healthy: bool = False
     reason: str | None = "not reached yet"
     models: Mapping[str, ModelView] = field(default_factory=_empty)
-    in_flight: int = 0  # this worker's requests there when the node said so
+    in_flight: int = 0  # this worker's requests there at the time of the report
 
     @property
     def name(self) -> str:
@@ -147,7 +149,7 @@ Replicas = tuple[tuple[NodeView, ModelView], ...]
 
 
 def _replaced(pairs: Replicas, node: NodeView, view: ModelView | None) -> Replicas:
-    """The replicas of one model, by node name, after `node` changed; None: it answers no longer."""
+    """The replicas of one model, by node name, with the one on `node` replaced; removed for None."""
     kept = [pair for pair in pairs if pair[0].name != node.name]
     if view is not None:
         insort(kept, (node, view), key=lambda pair: pair[0].name)
@@ -155,21 +157,21 @@ def _replaced(pairs: Replicas, node: NodeView, view: ModelView | None) -> Replic
 
 
 @dataclass(frozen=True, slots=True)
-class Offer:
-    """What the fleet offers under the name of a model."""
+class ModelOffer:
+    """What the fleet offers under a model's name."""
 
-    capabilities: tuple[str, ...]  # as its nodes say, or its profile; empty when neither does
+    capabilities: tuple[str, ...]  # by its nodes, else by its profile; empty: not known
     context: int | None  # the longest prompt plus answer that any replica takes, tokens
 
 
 @dataclass(frozen=True, slots=True)
 class FleetSnapshot:
-    """Everything a request is routed by."""
+    """Everything that a request is routed by."""
 
-    config: Configuration = Configuration()
+    configuration: Configuration = Configuration()
     nodes: Mapping[str, NodeView] = field(default_factory=_empty)
     _replicas: Mapping[str, Replicas] = field(default_factory=_empty, init=False, repr=False, compare=False)
-    _offers: dict[str, Offer] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _offers: dict[str, ModelOffer] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         index: dict[str, list[tuple[NodeView, ModelView]]] = {}
@@ -182,7 +184,7 @@ class FleetSnapshot:
         object.__setattr__(self, "_replicas", MappingProxyType(index))
 
     def with_node(self, node: NodeView) -> FleetSnapshot:
-        """This snapshot with one node's view replaced; only that node's models are indexed anew."""
+        """This snapshot with one node's view replaced. Only that node's models are indexed anew."""
         before = dict(self.nodes[node.name].answering()) if node.name in self.nodes else {}
         after = dict(node.answering())
         index = dict(self._replicas)
@@ -190,28 +192,28 @@ class FleetSnapshot:
             if before.get(model) != after.get(model):
                 index[model] = _replaced(index.get(model, ()), node, after.get(model))
         new = FleetSnapshot.__new__(FleetSnapshot)
-        object.__setattr__(new, "config", self.config)
+        object.__setattr__(new, "configuration", self.configuration)
         object.__setattr__(new, "nodes", MappingProxyType({**self.nodes, node.name: node}))
         object.__setattr__(new, "_offers", {})
         new._set_replicas(index)  # noqa: SLF001 - its own class
         return new
 
     def resolve(self, model: str) -> str:
-        """The model behind an alias, one hop; any other name, and that of a model, as it is."""
-        return model if model in self.config.profiles else self.config.aliases.get(model, model)
+        """The model behind an alias, one hop; any other name, and a model's own, unchanged."""
+        return model if model in self.configuration.profiles else self.configuration.aliases.get(model, model)
 
     def replicas(self, model: str) -> Replicas:
-        """Where the (resolved) model can answer now, by node name."""
+        """The replicas that can answer for the (resolved) model now, by node name."""
         return self._replicas.get(model, ())
 
     def replica(self, model: str, name: str) -> tuple[NodeView, ModelView] | None:
-        """The one on that node, if the (resolved) model can answer there now."""
+        """The replica of the (resolved) model on one node, if it can answer now."""
         node = self.nodes.get(name)
         view = node.models.get(model) if node is not None and node.healthy else None
         return (node, view) if node is not None and view is not None and view.state == "loaded" else None
 
     def placements(self, model: str) -> list[tuple[NodeView, ModelView]]:
-        """Every node that says anything of the (resolved) model, by node name."""
+        """Every node that reports the (resolved) model in any state, by node name."""
         return [
             (node, view)
             for _, node in sorted(self.nodes.items())
@@ -222,20 +224,21 @@ class FleetSnapshot:
         """Whether the (resolved) model is loaded or could be."""
         return self.offer(model) is not None
 
-    def offer(self, model: str) -> Offer | None:
-        """Of the (resolved) model; None when it is neither loaded nor could be. Made once a snapshot."""
+    def offer(self, model: str) -> ModelOffer | None:
+        """The offer of the (resolved) model; None when it is neither loaded nor could be. Cached."""
         offer = self._offers.get(model)
         if offer is None and (offer := self._offer(model)) is not None:
             self._offers[model] = offer
         return offer
 
-    def _offer(self, model: str) -> Offer | None:
-        placements, profile = self.placements(model), self.config.profiles.get(model)
+    def _offer(self, model: str) -> ModelOffer | None:
+        placements = self.placements(model)
+        profile = self.configuration.profiles.get(model)
         if profile is None and not placements:
             return None
         said = {name for node, view in placements if node.healthy for name in view.capabilities}
         contexts = [view.context for _, view in self.replicas(model) if view.context]
-        return Offer(
+        return ModelOffer(
             capabilities=tuple(sorted(said)) or (profile.capabilities if profile else ()),
             context=max(contexts, default=profile.context if profile else None),
         )

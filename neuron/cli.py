@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("neuron")
 
 USAGE_ERROR = 2
-KEEP_ALIVE_S = 75  # gateways keep their connections
-ERROR_GRACE_S = 10  # for errors to reach their clients, after running answers had their time
+KEEP_ALIVE_S = 75  # gateways reuse their connections
+ERROR_GRACE_S = 10  # after the grace of running answers, for errors to reach their clients
 
 cli = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 
@@ -56,28 +56,30 @@ def neuron(
 
 @cli.command()
 def serve(
-    config: Annotated[Path | None, typer.Option(help="neuron.toml; defaults apply without one.")] = None,
-    listen: Annotated[str | None, typer.Option(help="HOST:PORT, over the configuration's.")] = None,
+    config: Annotated[Path | None, typer.Option(help="neuron.toml; without one, defaults apply.")] = None,
+    listen: Annotated[str | None, typer.Option(help="HOST:PORT; overrides the configuration's.")] = None,
     join: Annotated[str | None, typer.Option(help="URL of the cortex admin whose fleet to join.")] = None,
     token: Annotated[
         str | None, typer.Option(help="Join token; NEURON_JOIN__TOKEN keeps it off the command line.")
     ] = None,
-    name: Annotated[str | None, typer.Option(help="This node's name in the fleet; the host's.")] = None,
+    name: Annotated[
+        str | None, typer.Option(help="This node's name in the fleet; by default the host's.")
+    ] = None,
 ) -> None:
-    """Serve this host's devices until told to stop."""
+    """Serve this host's devices until stopped."""
     try:
         settings = load_config(config)
         if listen is not None:
             settings = settings.model_copy(update={"listen": TypeAdapter(Listen).validate_python(listen)})
-        given = {"url": join, "token": token, "name": name}
-        over = {key: value for key, value in given.items() if value is not None}
-        settings = settings.model_copy(update={"join": settings.join.model_copy(update=over)})
+        options = {"url": join, "token": token, "name": name}
+        given = {key: value for key, value in options.items() if value is not None}
+        settings = settings.model_copy(update={"join": settings.join.model_copy(update=given)})
     except ConfigError as error:
         _give_up(*error.lines)
     except ValueError:
         _give_up(f"--listen {listen}: expected HOST:PORT, as in 127.0.0.1:13131")
     logs.setup(settings.log_level, "neuron")
-    logging.getLogger("uvicorn").setLevel(logging.WARNING)  # our own lines say what happens
+    logging.getLogger("uvicorn").setLevel(logging.WARNING)  # neuron logs requests itself
     with _bind(settings.listen) as bound:
         _serve(settings, bound)
 
@@ -89,7 +91,7 @@ def _give_up(*lines: str) -> NoReturn:
 
 
 def _bind(listen: str) -> socket.socket:
-    """The listening socket, before anything else is started."""
+    """The listening socket, bound before anything else is started."""
     host, port = split_listen(listen)
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
@@ -120,7 +122,7 @@ def _serve(settings: NeuronConfig, bound: socket.socket) -> None:
     if host.cuda_unavailable_reason:
         log.warning("CUDA cannot be used", extra={"reason": host.cuda_unavailable_reason})
     log.info("neuron listens", extra={"url": url, "version": VERSION})
-    gc.freeze()  # what is here now stays: no collection has to look at it
+    gc.freeze()  # what exists by now stays, so no collection needs to look at it
     server = Server(options, daemon)
     server.run(sockets=[bound])
     if not server.started:
@@ -128,13 +130,13 @@ def _serve(settings: NeuronConfig, bound: socket.socket) -> None:
 
 
 def _join(settings: NeuronConfig, bound: socket.socket) -> tuple[Membership | None, NeuronConfig]:
-    """Join the configured fleet, if there is one; others then need the secret that it was told."""
+    """The membership in the configured fleet, and the settings with the secret that the fleet got."""
     fleet = settings.join
     if fleet.url is None:
         return None, settings
     if fleet.token is None:
         _give_up("--join needs --token: make one with `cortex join-token`")
-    from neuron.membership import Membership, RefusedError, endpoint_for  # noqa: PLC0415 - httpx takes 0.1 s
+    from neuron.membership import JoinRefusedError, Membership, endpoint_for  # noqa: PLC0415 - httpx takes 0.1 s
 
     secret = settings.token or secrets.token_urlsafe(32)
     name = fleet.name or re.sub(r"[^A-Za-z0-9._-]", "-", socket.gethostname())[:100].lstrip("._-")
@@ -143,9 +145,11 @@ def _join(settings: NeuronConfig, bound: socket.socket) -> tuple[Membership | No
         who = {"name": name, "endpoint": endpoint, "secret": secret}
         membership = Membership(fleet.url, fleet.token, **who, labels=fleet.labels)
         asyncio.run(membership.try_once())
-    except RefusedError as error:
+    except JoinRefusedError as error:
         _give_up(f"cannot join {fleet.url}: {error}")
-    return membership, settings.model_copy(update={"token": secret}) if settings.is_exposed else settings
+    if settings.is_exposed:
+        settings = settings.model_copy(update={"token": secret})
+    return membership, settings
 
 
 def _url(bound: socket.socket) -> str:
@@ -154,7 +158,7 @@ def _url(bound: socket.socket) -> str:
 
 
 class Server(uvicorn.Server):
-    """On a stop signal running answers may end within the daemon's grace; the rest gets an error."""
+    """uvicorn's server. On a stop signal, running answers have the daemon's grace to end."""
 
     def __init__(self, config: uvicorn.Config, daemon: Daemon) -> None:
         super().__init__(config)

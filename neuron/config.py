@@ -1,4 +1,4 @@
-"""neuron's configuration: `neuron.toml`, with `NEURON_SECTION__KEY` over any key of it."""
+"""neuron's configuration: `neuron.toml`. `NEURON_SECTION__KEY` overrides the same key in the file."""
 
 from __future__ import annotations
 
@@ -14,81 +14,87 @@ from cortex_site.base.settings_file import Section, Settings, load
 MIB = 1 << 20
 
 
-class Model(Section):
+class ModelSettings(Section):
     """A model to load at start."""
 
     id: str = Field(min_length=1)
-    source: str | None = Field(None, description="Directory or hub id; the id itself when absent")
+    source: str | None = Field(None, description="Directory or hub id; by default the id itself")
     harness: str = "torch"
-    devices: list[NonNegativeInt] | None = Field(None, description="The freest device when absent")
+    devices: list[NonNegativeInt] | None = Field(
+        None, description="By default the one with the most free memory"
+    )
     tool_format: Literal["hermes", "qwen-xml", "mistral", "llama3", "harmony"] | None = Field(
-        None, description="How it writes tool calls; what its chat template says when absent"
+        None, description="The notation of its tool calls; by default what its chat template uses"
     )
 
 
-class Device(Section):
+class DeviceSettings(Section):
     """Limits of each device worker."""
 
     threads: PositiveInt | None = Field(
-        None, description="CPU threads; what the worker finds best when absent"
+        None, description="CPU threads; by default as many as the worker finds best"
     )
     memory_mb: PositiveInt | None = Field(
-        None, description="For weights and KV cache; what is free when absent"
+        None, description="For weights and KV cache; by default what is free"
     )
     kv_mb: PositiveInt | None = Field(
-        None, description="KV cache of each model; from what is free when absent"
+        None, description="KV cache of each model; by default a part of what is free"
     )
     dtype: Literal["float32", "bfloat16", "float16"] | None = Field(
-        None, description="The model's own when absent"
+        None, description="By default the model's own"
     )
 
 
-class Engine(Section):
-    """Admission and batching of each model; the engine's own defaults when absent."""
+class EngineSettings(Section):
+    """Admission and batching of each model; the engine has defaults of its own."""
 
     max_running: PositiveInt | None = Field(None, description="Requests in a batch")
     max_waiting: NonNegativeInt | None = Field(
-        None, description="Requests in the queue; beyond it 429 or 503"
+        None, description="Requests in the queue; more are refused with 429 or 503"
     )
-    max_wait_s: PositiveFloat | None = Field(None, description="Longest time in the queue")
-    step_tokens: PositiveInt | None = Field(
-        None, description="Tokens of one step; long prompts come in parts"
+    max_wait_s: PositiveFloat | None = Field(
+        None, description="The longest that a request waits in the queue"
     )
+    step_tokens: PositiveInt | None = Field(None, description="Tokens of one step; longer prompts are split")
 
 
-class Restart(Section):
-    """How device workers are watched and brought back."""
+class RestartSettings(Section):
+    """How device workers are watched and restarted."""
 
     first_delay_s: PositiveFloat = 0.5
     max_delay_s: PositiveFloat = 30.0
     stable_after_s: PositiveFloat = Field(
-        10.0, description="A worker that lived so long restarts without delay"
+        10.0, description="A worker that lived this long restarts after the first delay"
     )
     start_timeout_s: PositiveFloat = 120.0
-    wedged_after_s: PositiveFloat = Field(60.0, description="Silence after which a worker is replaced")
-    load_silence_s: PositiveFloat = Field(600.0, description="The same while it loads a model")
-    max_reloads: PositiveInt = Field(3, description="Attempts to bring a model back before it is failed")
+    wedged_after_s: PositiveFloat = Field(60.0, description="A worker that is silent this long is replaced")
+    load_silence_s: PositiveFloat = Field(600.0, description="The same for a worker that loads a model")
+    max_reloads: PositiveInt = Field(
+        3, description="Attempts to load a model again before it counts as failed"
+    )
 
 
-class Stream(Section):
+class StreamSettings(Section):
     """How answers are written."""
 
-    keepalive_s: PositiveFloat = Field(10.0, description="Longest silence before a comment is sent")
-    head_wait_s: PositiveFloat = Field(
-        30.0, description="So long an error before the first token keeps its status"
+    keepalive_s: PositiveFloat = Field(
+        10.0, description="After this long without an event, a comment is sent"
     )
-    max_unread_tokens: PositiveInt = Field(4096, description="A client further behind is cut off")
+    head_wait_s: PositiveFloat = Field(
+        30.0, description="An error within this time and before the first token gets its own status"
+    )
+    max_unread_tokens: PositiveInt = Field(4096, description="A client with more unread tokens is cut off")
 
 
-class Join(Section):
+class MembershipSettings(Section):
     """The fleet that this node registers itself with."""
 
     url: str | None = Field(None, description="cortex's control plane: http://cortex.internal:31315")
     token: str | None = Field(None, repr=False, description="Made by `cortex join-token` or in the admin")
     name: str | None = Field(
-        None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$", description="This host's name when absent"
+        None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$", description="By default this host's name"
     )
-    labels: list[str] = Field([], description="What models may ask of a node: a100, nvlink …")
+    labels: list[str] = Field([], description="What models may require of a node: a100, nvlink …")
 
 
 class NeuronConfig(Settings):
@@ -98,24 +104,28 @@ class NeuronConfig(Settings):
 
     listen: Listen = "127.0.0.1:13131"
     public_url: str | None = Field(
-        None, description="How others reach this API; made from `listen` when absent"
+        None, description="How others reach this API; by default made from `listen`"
     )
-    token: str | None = Field(
-        None, repr=False, min_length=1, description="Shared secret that clients must send"
+    token: str | None = Field(None, repr=False, min_length=1, description="The secret that clients must send")
+    allow_anonymous: bool = Field(False, description="Serve other machines even without a token")
+    models_dir: Path | None = Field(
+        None, description="A directory that holds a directory for each model, by name"
     )
-    allow_anonymous: bool = Field(False, description="Without token: serve other machines too")
-    models_dir: Path | None = Field(None, description="Models by name: a directory of directories")
-    events_interval_ms: PositiveInt = Field(250, description="Shortest time between two events about load")
+    events_interval_ms: PositiveInt = Field(
+        250, description="The shortest time between two events about load"
+    )
     max_body_bytes: PositiveInt = 64 * MIB
-    max_images: PositiveInt = Field(64, description="Of one request")
-    stop_grace_s: PositiveFloat = Field(10.0, description="Running answers may end within this on a stop")
+    max_images: PositiveInt = Field(64, description="Images that one request may have")
+    stop_grace_s: PositiveFloat = Field(
+        10.0, description="The time that running answers have to end when neuron stops"
+    )
     log_level: str = Field("info", pattern="^(debug|info|warning|error)$")
-    models: list[Model] = []
-    device: Device = Device()
-    engine: Engine = Engine()
-    restart: Restart = Restart()
-    stream: Stream = Stream()
-    join: Join = Join()
+    models: list[ModelSettings] = []
+    device: DeviceSettings = DeviceSettings()
+    engine: EngineSettings = EngineSettings()
+    restart: RestartSettings = RestartSettings()
+    stream: StreamSettings = StreamSettings()
+    join: MembershipSettings = MembershipSettings()
 
     @model_validator(mode="after")
     def _ids_are_unique(self) -> Self:
@@ -131,12 +141,14 @@ class NeuronConfig(Settings):
 
     @property
     def worker_flags(self) -> list[str]:
-        """What device workers are told beyond their device; absent settings are left to them."""
+        """The command-line options of device workers; settings that are not given are left to them."""
         given = self.device.model_dump(exclude_none=True) | self.engine.model_dump(exclude_none=True)
-        flags = [(f"--{key.replace('_', '-')}", str(value)) for key, value in given.items()]
-        return [part for pair in flags for part in pair]
+        flags: list[str] = []
+        for key, value in given.items():
+            flags += [f"--{key.replace('_', '-')}", str(value)]
+        return flags
 
 
 def load_config(path: Path | None) -> NeuronConfig:
-    """The configuration in `path` (None: defaults) and the environment; raises `ConfigError`."""
+    """The configuration in `path` (None: defaults) and the environment. Raises `ConfigError`."""
     return load(NeuronConfig, path)

@@ -1,40 +1,39 @@
+"""The daemon of one host without its HTTP: the models, their devices, and the state that `/events` sends."""
+
 from __future__ import annotations
 
 import asyncio
 import logging
 import os
 import signal
-import sys
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 
 from neuron.config import NeuronConfig
-from neuron.discovery import Host, describe
+from neuron.discovery import DiscoveredHost, describe
 from neuron.events import Events
-from neuron.harness import HarnessContext
+from neuron.harness import Harness, HarnessContext
 from neuron.registry import Registry
-from neuron.supervisor.device import rss_mb
+from neuron.supervisor.device_worker import rss_mb
+from neuron.supervisor.torch_harness import TorchHarness
 from neuron.wire import DeviceHealth, Discovery, Health, NodeState
 
 log = logging.getLogger("neuron")
 
-WORKER = (sys.executable, "-m", "neuron.worker")
+HARNESSES: Sequence[Callable[[HarnessContext], Harness]] = (TorchHarness,)
 
 
 class Daemon:
-    """One host's neuron without its HTTP: the models, the devices under them, and the news of both.
-
-    `beside` runs as long as they do.
-    """
+    """Makes the harnesses and runs them, with `beside` next to them for as long."""
 
     def __init__(
         self,
         config: NeuronConfig,
-        host: Host,
+        host: DiscoveredHost,
         *,
         url: str,
-        worker_command: Sequence[str] = WORKER,
+        harnesses: Sequence[Callable[[HarnessContext], Harness]] = HARNESSES,
         beside: Callable[[], Coroutine[None, None, None]] | None = None,
     ) -> None:
         self.config = config
@@ -47,13 +46,12 @@ class Daemon:
             interval_s=config.events_interval_ms / 1000,
             keepalive_s=config.stream.keepalive_s,
         )
-        self.registry = Registry(
-            HarnessContext(config, url, host.devices, worker_command, changed=self.events.changed)
-        )
+        context = HarnessContext(config, url, host.devices, self.events.changed)
+        self.registry = Registry([make(context) for make in harnesses])
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Workers run inside; what the configuration names is loaded in the background."""
+        """Run workers within this context; the configured models are loaded in the background."""
         self._tasks = [
             asyncio.create_task(self._run_registry(), name="registry"),
             asyncio.create_task(self.registry.load_all(self.config.models), name="load at start"),
@@ -76,7 +74,7 @@ class Daemon:
             raise
 
     def stop(self) -> None:
-        """End event streams now, and what still runs after `stop_grace_s`, with an error."""
+        """End event streams now, and answers that still run after `stop_grace_s` with an error."""
         self.events.close()
         asyncio.get_running_loop().call_later(self.config.stop_grace_s, self._end_work)
 
@@ -89,9 +87,8 @@ class Daemon:
 
     def health(self) -> Health:
         devices, models = self.registry.health()
-        ready = [device.state == "ready" for device in devices]
         return Health(
-            status="ok" if all(ready) else "degraded" if any(ready) else "failed",
+            status=_status(devices),
             uptime_s=round(time.monotonic() - self._started, 3),
             pid=os.getpid(),
             rss_mb=rss_mb(os.getpid()) or 0,
@@ -105,3 +102,10 @@ class Daemon:
 
     def state(self, seq: int) -> NodeState:
         return NodeState(seq=seq, health=self.health(), models=self.registry.list())
+
+
+def _status(devices: Sequence[DeviceHealth]) -> str:
+    ready = [device.state == "ready" for device in devices]
+    if all(ready):
+        return "ok"
+    return "degraded" if any(ready) else "failed"

@@ -1,7 +1,6 @@
-"""What this host is: its CUDA devices, or its CPU when there is none, and why CUDA cannot be used if so.
+"""This host's CUDA devices, as NVML lists them; its CPU when there are none, and why CUDA cannot be used.
 
-NVML is asked through nvidia-ml-py. Devices are numbered as torch will number them: in PCI order, only those
-that CUDA_VISIBLE_DEVICES leaves.
+Devices are numbered as torch numbers them: in PCI order, without those that CUDA_VISIBLE_DEVICES hides.
 """
 
 from __future__ import annotations
@@ -23,8 +22,8 @@ DRIVER_TRACES = (Path("/proc/driver/nvidia/version"), Path("/dev/nvidiactl"))
 
 
 @dataclass(frozen=True, slots=True)
-class Host:
-    """The discovered devices; for CUDA devices also their NVML handles, to read gauges from."""
+class DiscoveredHost:
+    """The devices, the versions of CUDA and its driver, and NVML's handles of CUDA devices."""
 
     devices: list[DeviceInfo]
     cuda_version: str | None = None
@@ -33,7 +32,7 @@ class Host:
     handles: dict[int, Any] = field(default_factory=dict, repr=False)
 
     def gauges(self, index: int) -> tuple[int | None, int | None]:
-        """Utilisation in percent and temperature in °C of a device; None where it does not say."""
+        """A device's utilisation in percent and temperature in °C; None when it does not tell."""
         handle = self.handles.get(index)
         if handle is None:
             return None, None
@@ -44,20 +43,20 @@ class Host:
             return None, None
 
 
-def discover(nvml: Any = pynvml, traces: tuple[Path, ...] = DRIVER_TRACES) -> Host:
-    """Look at the host once; it does not change while the daemon lives."""
+def discover(nvml: Any = pynvml, traces: tuple[Path, ...] = DRIVER_TRACES) -> DiscoveredHost:
+    """The host as it is now; it does not change while the daemon lives."""
     try:
         nvml.nvmlInit()
     except nvml.NVMLError as error:
-        return Host([_cpu()], cuda_unavailable_reason=_reason(nvml, error, traces))
+        return DiscoveredHost([_cpu()], cuda_unavailable_reason=_reason(nvml, error, traces))
     try:
         return _cuda_host(nvml)
     except nvml.NVMLError as error:
-        return Host([_cpu()], cuda_unavailable_reason=f"NVML does not list the devices: {error}.")
+        return DiscoveredHost([_cpu()], cuda_unavailable_reason=f"NVML does not list the devices: {error}.")
 
 
 def _reason(nvml: Any, error: Exception, traces: tuple[Path, ...]) -> str | None:
-    """Why CUDA is there but unusable; None on a host that has no NVIDIA driver at all."""
+    """Why CUDA is present but unusable; None on a host without any NVIDIA driver."""
     has_driver = any(trace.exists() for trace in traces)
     if isinstance(error, nvml.NVMLError_LibRmVersionMismatch):
         return "The NVIDIA kernel module and the driver library have different versions; reboot the host."
@@ -68,7 +67,7 @@ def _reason(nvml: Any, error: Exception, traces: tuple[Path, ...]) -> str | None
     return f"The NVIDIA driver does not answer: {error}."
 
 
-def _cuda_host(nvml: Any) -> Host:
+def _cuda_host(nvml: Any) -> DiscoveredHost:
     every = [nvml.nvmlDeviceGetHandleByIndex(index) for index in range(nvml.nvmlDeviceGetCount())]
     uuids = [_text(nvml.nvmlDeviceGetUUID(handle)) for handle in every]
     visible = _visible(os.environ.get("CUDA_VISIBLE_DEVICES"), uuids)
@@ -78,7 +77,7 @@ def _cuda_host(nvml: Any) -> Host:
     reason = None
     if not handles:
         reason = "CUDA_VISIBLE_DEVICES hides every device." if every else "The driver sees no device."
-    return Host(
+    return DiscoveredHost(
         devices=[_cuda_device(nvml, index, handle) for index, handle in handles.items()] or [_cpu()],
         cuda_version=f"{cuda // 1000}.{cuda % 1000 // 10}",
         driver_version=driver,
@@ -88,7 +87,7 @@ def _cuda_host(nvml: Any) -> Host:
 
 
 def _visible(setting: str | None, uuids: list[str]) -> list[int]:
-    """Positions that CUDA_VISIBLE_DEVICES leaves, in its order; as in CUDA, an unknown entry ends it."""
+    """The positions that CUDA_VISIBLE_DEVICES lists, up to the first unknown one, as CUDA reads it."""
     if setting is None:
         return list(range(len(uuids)))
     found: list[int] = []
@@ -134,7 +133,7 @@ def _text(value: str | bytes) -> str:
     return value.decode() if isinstance(value, bytes) else value
 
 
-def describe(host: Host, harnesses: list[str]) -> Discovery:
+def describe(host: DiscoveredHost, harnesses: list[str]) -> Discovery:
     """The answer of `GET /discovery`."""
     return Discovery(
         version=VERSION,

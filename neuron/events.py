@@ -1,18 +1,19 @@
+"""The streams of `GET /events`."""
+
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable
 
+from neuron.sse import KEEPALIVE
 from neuron.wire import NodeState
-
-KEEPALIVE = b": keep-alive\n\n"
 
 
 class Events:
-    """Tells subscribers the node's whole state whenever it changed.
+    """Sends the node's whole state to subscribers whenever it changed.
 
-    An urgent change (a model or device changed state) goes out at once; others are put together, at most one
-    every `interval_s`. There is no queue: who reads slowly gets the newest state when it reads again.
+    An urgent change (of a model's or device's state) is sent at once; others are sent together, at most once
+    every `interval_s`. There is no queue: a slow subscriber gets the newest state when it reads again.
     """
 
     def __init__(self, state: Callable[[int], NodeState], *, interval_s: float, keepalive_s: float) -> None:
@@ -20,7 +21,7 @@ class Events:
         self._interval_s = interval_s
         self._keepalive_s = keepalive_s
         self._seq = 0
-        self._news = asyncio.Event()  # replaced by each publication, so that every waiter sees it once
+        self._news = asyncio.Event()  # a new one for each publication, so that every waiter sees each once
         self._timer: asyncio.TimerHandle | None = None
         self._encoded = (-1, b"")
         self._is_closed = False
@@ -45,7 +46,7 @@ class Events:
         self._news = asyncio.Event()
 
     async def subscribe(self) -> AsyncGenerator[bytes, None]:
-        """Server-sent events: the state now, then each newest one; comments while nothing happens."""
+        """Server-sent events: the state now, then the newest after each change; comments during silence."""
         while not self._is_closed:
             news = self._news
             yield self._encode()

@@ -1,25 +1,24 @@
-"""The seam between the node's API and whatever runs models: `Harness`, and the harnesses known by name.
+"""The seam between a node and what runs its models.
 
-`torch` is the one that ships: it runs models in device workers of this daemon. Another one could drive an
-inference server of its own; then `served` is None and `endpoint` is that server's URL.
+The registry drives a `Harness` and knows it by its name alone; the API generates with a `LocalModel`. A
+harness may run models in workers of this daemon, as `neuron.supervisor.torch_harness` does, or keep an
+inference server for each model. Such a model answers at its server's `endpoint` and is no `LocalModel`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from neuron.config import NeuronConfig
-from neuron.pipe import Looked, Sight
-from neuron.supervisor.generation import Generation
-from neuron.supervisor.job import Job
-from neuron.supervisor.torch_harness import TorchHarness
-from neuron.text.model import ModelText
-from neuron.wire import ApiError, DeviceHealth, DeviceInfo, Leave, ModelInfo, ModelLoad, ModelSpec
+from neuron.generation import Generation
+from neuron.pipe import Looked, Sight, Submit
+from neuron.text.model_text import ModelText
+from neuron.wire import DeviceHealth, DeviceInfo, Leave, ModelInfo, ModelLoad, ModelSpec
 
 
-class Served(Protocol):
+class LocalModel(Protocol):
     """A loaded model that this process can generate with."""
 
     @property
@@ -30,29 +29,31 @@ class Served(Protocol):
 
     @property
     def capabilities(self) -> set[str]:
-        """What it is good for: chat, embeddings, tools, reasoning, vision."""
+        """Some of chat, embeddings, tools, reasoning and vision."""
         ...
 
     @property
     def context(self) -> int:
-        """Tokens that prompt and answer may have together."""
+        """The most tokens that a prompt and its answer may have together."""
         ...
 
     @property
     def dimensions(self) -> int | None:
-        """Of its vectors, when it makes embeddings."""
+        """The length of its vectors; None unless it makes embeddings."""
         ...
 
-    def submit(self, job: Job) -> Generation: ...
+    def submit(self, submit: Submit) -> Generation:
+        """The generation that the submit begins; a worker that is gone ends it at once."""
+        ...
 
     @property
     def sight(self) -> Sight | None:
-        """How it is shown images, when it reads any."""
+        """How its prompts show images; None when it reads text only."""
         ...
 
     @property
     def max_images(self) -> int:
-        """Of one request."""
+        """The most images that one request may have."""
         ...
 
     async def look(self, images: list[bytes]) -> Looked:
@@ -64,74 +65,64 @@ class Served(Protocol):
         ...
 
 
+class HarnessHealth(NamedTuple):
+    """The devices that a harness keeps workers on, and how busy its loaded models are."""
+
+    devices: Sequence[DeviceHealth]
+    models: Sequence[ModelLoad]
+
+
 class Harness(Protocol):
-    name: str
+    """Runs models. The registry makes one call at a time per verb and model, or per verb and device."""
+
+    name: str  # what a `ModelSpec` asks for
 
     async def run(self) -> None:
-        """Do what it takes to be usable, until cancelled; then end everything that was started."""
+        """Keep what models run on running until cancelled, then end everything that was started."""
         ...
 
-    def health(self) -> tuple[list[DeviceHealth], list[ModelLoad]]: ...
+    def health(self) -> HarnessHealth: ...
 
-    def list(self) -> list[ModelInfo]:
-        """All models it knows of, also those loading and failed."""
+    def list(self) -> Sequence[ModelInfo]:
+        """All models of this harness, those that are loading or failed included."""
         ...
 
     async def load(self, spec: ModelSpec) -> None:
-        """Returns when the model is loaded; at once when it is already. Raises `ApiError`."""
+        """Return when the model is loaded; at once when it was already. Raises `ApiError`."""
         ...
 
     async def unload(self, model_id: str, leave: Leave) -> None:
-        """Returns when the model's memory is free. Raises `ApiError`, 409 when it stays for its requests."""
+        """Return when the model's memory is free. Raises `ApiError`, 409 when it stays for its requests."""
         ...
 
     async def reset_cache(self, model_id: str) -> None:
         """Forget what the model's cache keeps of requests that ended. Raises `ApiError`."""
         ...
 
-    async def drain_device(self, index: int, leave: Leave) -> None:
-        """Unload all models of a device. Raises `ApiError`, 409 as `unload` does."""
-        ...
-
     async def restart_device(self, index: int, leave: Leave) -> None:
-        """Give a device a new worker, and it its models again. Raises `ApiError`, 409 as `unload` does."""
+        """Replace the worker of a device in `health` and load its models again.
+
+        Raises `ApiError`, 409 when a model stays for its requests.
+        """
         ...
 
     def endpoint(self, model_id: str) -> str:
         """The URL under which the model answers OpenAI's API. Raises `ApiError` when it is not loaded."""
         ...
 
-    def served(self, model_id: str) -> Served | None:
-        """The model for this process's own API. Raises `ApiError` when it is not loaded."""
+    def local_model(self, model_id: str) -> LocalModel | None:
+        """The model for this process's own API; None when it is served elsewhere.
+
+        Raises `ApiError` when it is not loaded.
+        """
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class HarnessContext:
-    """What a harness is made from. `changed(urgent=…)` is called when `/events` has something new to show."""
+    """What the daemon gives to each harness that it makes."""
 
     config: NeuronConfig
-    url: str
+    url: str  # of this node's API
     devices: Sequence[DeviceInfo]
-    worker_command: Sequence[str]
-    changed: Callable[[bool], None]
-
-
-def _torch(context: HarnessContext) -> Harness:
-    return TorchHarness(
-        context.devices,
-        config=context.config,
-        url=context.url,
-        worker_command=context.worker_command,
-        changed=context.changed,
-    )
-
-
-HARNESSES: dict[str, Callable[[HarnessContext], Harness]] = {"torch": _torch}
-
-
-def unknown_harness(name: str) -> ApiError:
-    known = ", ".join(sorted(HARNESSES))
-    return ApiError(
-        400, "unknown_harness", f"There is no harness {name!r}; this neuron has: {known}.", param="harness"
-    )
+    changed: Callable[[bool], None]  # called with True when a state changed, with False when load did

@@ -1,4 +1,4 @@
-"""This node's place in a fleet: it joins with a token, then tells every few seconds that it is there."""
+"""The membership of this node in a fleet: it joins with a token, then sends a heartbeat every few seconds."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ TIMEOUT_S = 10.0
 RETRY_S = 5.0  # until cortex has said how often
 
 
-class RefusedError(Exception):
-    """cortex does not let this node in; the message says why and what to do."""
+class JoinRefusedError(Exception):
+    """cortex refuses this node; the message says why and what to do."""
 
 
 class Membership:
-    """Of one node in the fleet of the control plane at `url`. `secret` is what the node's API asks for.
+    """The membership in the fleet of the control plane at `url`. `secret` is the token of the node's API.
 
-    Raises `RefusedError` for what no fleet would accept.
+    Raises `JoinRefusedError` for a name, endpoint or secret that no fleet accepts.
     """
 
     def __init__(
@@ -44,13 +44,13 @@ class Membership:
             )
         except ValidationError as error:
             first = error.errors(include_input=False)[0]
-            raise RefusedError(f"{first['loc'][0]}: {first['msg']}") from error
+            raise JoinRefusedError(f"{first['loc'][0]}: {first['msg']}") from error
         self._joined = False
         self._away = False
         self._pause_s = RETRY_S
 
     async def try_once(self) -> None:
-        """Join, or leave it to `run` while cortex does not answer. Raises `RefusedError`."""
+        """Join now, or in `run` if cortex does not answer. Raises `JoinRefusedError`."""
         async with self._client() as http:
             try:
                 await self._join(http)
@@ -58,15 +58,18 @@ class Membership:
                 self._note_silence(error)
 
     async def run(self) -> None:
-        """Stay in the fleet until cancelled; come back to it when it has forgotten this node."""
+        """Send heartbeats until cancelled, and join again when cortex has forgotten this node."""
         async with self._client() as http:
             while True:
                 await asyncio.sleep(self._pause_s)
                 try:
-                    await (self._beat(http) if self._joined else self._join(http))
+                    if self._joined:
+                        await self._beat(http)
+                    else:
+                        await self._join(http)
                 except httpx.HTTPError as error:
                     self._note_silence(error)
-                except RefusedError as error:
+                except JoinRefusedError as error:
                     log.error("cortex refuses this node", extra={"reason": str(error)})  # noqa: TRY400
                 else:
                     self._away = False
@@ -77,12 +80,13 @@ class Membership:
     async def _join(self, http: httpx.AsyncClient) -> None:
         answer = await self._post(http, "/api/join", self._wish.model_dump(), self._token)
         if answer.status_code != 200:
-            raise RefusedError(self._reason(answer))
+            raise JoinRefusedError(self._reason(answer))
         try:
             accepted = JoinAnswer.model_validate_json(answer.content)
         except ValidationError as error:
-            raise RefusedError(f"{self._url} is no cortex: {answer.text[:100]!r}") from error
-        self._joined, self._pause_s = True, accepted.heartbeat_s
+            raise JoinRefusedError(f"{self._url} is no cortex: {answer.text[:100]!r}") from error
+        self._joined = True
+        self._pause_s = accepted.heartbeat_s
         log.info("joined", extra={"cortex": self._url, "node": accepted.name})
 
     async def _beat(self, http: httpx.AsyncClient) -> None:
@@ -91,10 +95,10 @@ class Membership:
             self._joined = False
             await self._join(http)
         elif answer.is_error:
-            raise RefusedError(self._reason(answer))
+            raise JoinRefusedError(self._reason(answer))
 
     async def _post(self, http: httpx.AsyncClient, path: str, body: Any, bearer: str) -> httpx.Response:
-        """Raises `HTTPError` for every answer that another attempt may better."""
+        """The answer to a POST. Raises `HTTPError` when there is none or a 5xx, where a retry may help."""
         answer = await http.post(path, json=body, headers={"authorization": f"Bearer {bearer}"})
         if answer.is_server_error:
             answer.raise_for_status()
@@ -103,9 +107,11 @@ class Membership:
     def _reason(self, answer: httpx.Response) -> str:
         try:
             error = answer.json()["error"]
-            code, message = str(error["code"]), str(error["message"])
+            code = str(error["code"])
+            message = str(error["message"])
         except (ValueError, KeyError, TypeError):
-            code, message = "", answer.text[:100]
+            code = ""
+            message = answer.text[:100]
         if answer.status_code == 400 and not code:
             host = urlsplit(self._url).hostname
             return f"add {host!r} to [admin] allowed_hosts in cortex.toml: it does not go by that name"
@@ -120,18 +126,19 @@ class Membership:
 
 
 def endpoint_for(url: str, host: str, port: int) -> str:
-    """Where the control plane at `url` can reach what listens on `host` and `port`. Raises `RefusedError`.
+    """Where the control plane at `url` can reach what listens on `host` and `port`.
 
-    Of what listens everywhere it is the address that this machine speaks to `url` from.
+    For a server on every interface, it is the address that this machine has towards `url`. Raises
+    `JoinRefusedError`.
     """
     there = urlsplit(url)
     if not there.hostname or there.scheme not in {"http", "https"}:
-        raise RefusedError(f"--join {url}: expected a URL such as http://cortex.internal:31315")
+        raise JoinRefusedError(f"--join {url}: expected a URL such as http://cortex.internal:31315")
     if is_unspecified(host):
         host = _own_address(there.hostname, there.port or 80)
     if is_loopback(host) and not is_loopback(there.hostname):
         message = f"listens on {host} only, where {there.hostname} cannot reach it"
-        raise RefusedError(f"{message}: --listen 0.0.0.0:{port}, or set public_url")
+        raise JoinRefusedError(f"{message}: --listen 0.0.0.0:{port}, or set public_url")
     return http_url(host, port)
 
 
@@ -142,4 +149,4 @@ def _own_address(host: str, port: int) -> str:
             probe.connect(address)  # sends nothing
             return str(probe.getsockname()[0])
     except OSError as error:
-        raise RefusedError(f"no way to {host}: {error.strerror or error}; or set public_url") from error
+        raise JoinRefusedError(f"no way to {host}: {error.strerror or error}; or set public_url") from error

@@ -1,14 +1,16 @@
+"""The models of this node and the verbs on them, whichever harness runs them."""
+
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from typing import Any
 
-from neuron.config import Model
-from neuron.harness import HARNESSES, Harness, HarnessContext, Served, unknown_harness
-from neuron.wire import ApiError, DeviceHealth, Leave, ModelInfo, ModelLoad, ModelSpec
+from neuron.config import ModelSettings
+from neuron.harness import Harness, HarnessHealth, LocalModel
+from neuron.wire import ApiError, Leave, ModelInfo, ModelSpec
 
 log = logging.getLogger("neuron.registry")
 
@@ -16,14 +18,14 @@ NOW = Leave()
 
 
 class Registry:
-    """The models of this node, whichever harness runs them.
+    """Finds the harness of a model or device, and carries out one call per verb and model at a time.
 
-    Loads of one id are one load: all who ask share its outcome, and it goes on when they go away.
+    Callers that ask for the same share one call and its outcome; it continues when they disconnect.
     """
 
-    def __init__(self, context: HarnessContext) -> None:
-        self._harnesses: dict[str, Harness] = {name: make(context) for name, make in HARNESSES.items()}
-        self._under_way: dict[tuple[str, str], asyncio.Task[None]] = {}  # by verb and model
+    def __init__(self, harnesses: Iterable[Harness]) -> None:
+        self._harnesses = {harness.name: harness for harness in harnesses}
+        self._under_way: dict[tuple[str, str], asyncio.Task[None]] = {}  # by verb and model or device
 
     @property
     def harnesses(self) -> list[str]:
@@ -39,8 +41,10 @@ class Registry:
             for work in self._under_way.values():
                 work.cancel()
 
-    async def load_all(self, models: Sequence[Model]) -> None:
-        """Load what the configuration names, one after the other; failures stay visible in `list`."""
+    # --- verbs ----------------------------------------------------------------------------------------
+
+    async def load_all(self, models: Sequence[ModelSettings]) -> None:
+        """Load the configured models, one after the other; failures stay visible in `list`."""
         for model in models:
             spec = ModelSpec(
                 model_id=model.id,
@@ -49,42 +53,58 @@ class Registry:
                 devices=model.devices,
                 tool_format=model.tool_format,
             )
-            with contextlib.suppress(ApiError):  # logged and kept with the model
+            with contextlib.suppress(ApiError):  # logged, and kept with the model
                 await self.load(spec)
 
     async def load(self, spec: ModelSpec) -> None:
-        """Returns when the model is loaded. Raises `ApiError`."""
+        """Return when the model is loaded. Raises `ApiError`."""
         harness = self._harnesses.get(spec.harness)
         if harness is None:
-            raise unknown_harness(spec.harness)
+            message = f"There is no harness {spec.harness!r}; this neuron has: {', '.join(self.harnesses)}."
+            raise ApiError(400, "unknown_harness", message, param="harness")
         await self._carry_out("load", spec.model_id, lambda: harness.load(spec))
 
     async def unload(self, model_id: str, leave: Leave = NOW) -> None:
+        """Return when the model's memory is free. Raises `ApiError`, 409 when it stays for its requests."""
         harness = self._owner(model_id, param="model_id")
         verb = "unload now" if leave.force else "unload"
         await self._carry_out(verb, model_id, lambda: harness.unload(model_id, leave))
 
     async def reset_cache(self, model_id: str) -> None:
+        """Forget what the model's cache keeps of requests that ended. Raises `ApiError`."""
         await self._owner(model_id, param="model_id").reset_cache(model_id)
 
     async def drain_device(self, index: int, leave: Leave = NOW) -> None:
-        torch = self._harnesses["torch"]
-        await self._carry_out("drain", f"device {index}", lambda: torch.drain_device(index, leave))
+        """Unload every model on a device, whichever harness runs it.
+
+        Raises `ApiError`, 409 when a model stays for its requests.
+        """
+        self._keeper(index)
+        await self._carry_out("drain", f"device {index}", lambda: self._drain(index, leave))
+
+    async def _drain(self, index: int, leave: Leave) -> None:
+        residents = [
+            (harness, model.id)
+            for harness in self._harnesses.values()
+            for model in harness.list()
+            if index in model.devices
+        ]
+        await asyncio.gather(*(harness.unload(model_id, leave) for harness, model_id in residents))
 
     async def restart_device(self, index: int, leave: Leave = NOW) -> None:
-        """Of the harness that has device workers. Raises `ApiError`."""
-        torch = self._harnesses["torch"]
-        await self._carry_out("restart", f"device {index}", lambda: torch.restart_device(index, leave))
+        """Replace the device's worker and load its models again.
 
-    async def _carry_out(
-        self, verb: str, model_id: str, start: Callable[[], Coroutine[Any, Any, None]]
-    ) -> None:
-        """Start it, or join one that was; it goes on when whoever asked goes away."""
-        work = self._under_way.get((verb, model_id))
+        Raises `ApiError`, 409 when a model stays for its requests.
+        """
+        keeper = self._keeper(index)
+        await self._carry_out("restart", f"device {index}", lambda: keeper.restart_device(index, leave))
+
+    async def _carry_out(self, verb: str, what: str, start: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        work = self._under_way.get((verb, what))
         if work is None:
-            work = asyncio.create_task(start(), name=f"{verb} {model_id}")
-            self._under_way[verb, model_id] = work
-            work.add_done_callback(lambda done: self._end(verb, model_id, done))
+            work = asyncio.create_task(start(), name=f"{verb} {what}")
+            self._under_way[verb, what] = work
+            work.add_done_callback(lambda done: self._end(verb, what, done))
         try:
             await asyncio.shield(work)
         except asyncio.CancelledError:
@@ -92,34 +112,48 @@ class Registry:
                 raise ApiError(503, "shutting_down", "This neuron is stopping.") from None
             raise
 
-    def _end(self, verb: str, model_id: str, work: asyncio.Task[None]) -> None:
-        del self._under_way[verb, model_id]
-        if not work.cancelled() and (error := work.exception()):  # nobody may be waiting for it any more
-            log.warning("%s failed", verb, extra={"model": model_id, "reason": str(error)})
+    def _end(self, verb: str, what: str, work: asyncio.Task[None]) -> None:
+        del self._under_way[verb, what]
+        if not work.cancelled() and (error := work.exception()):  # perhaps nobody waits for it any more
+            log.warning("%s failed", verb, extra={"model": what, "reason": str(error)})
 
-    def endpoint(self, model_id: str) -> str:
-        return self._owner(model_id).endpoint(model_id)
-
-    def served(self, model_id: str) -> Served:
-        """The loaded model of that name, to generate with. Raises `ApiError`."""
-        harness = self._owner(model_id)
-        served = harness.served(model_id)
-        if served is None:
-            message = f"{model_id!r} is served at {harness.endpoint(model_id)}, not here."
-            raise ApiError(404, "model_not_found", message, param="model")
-        return served
+    # --- state ----------------------------------------------------------------------------------------
 
     def list(self) -> list[ModelInfo]:
         return [model for harness in self._harnesses.values() for model in harness.list()]
 
-    def health(self) -> tuple[Sequence[DeviceHealth], Sequence[ModelLoad]]:
+    def health(self) -> HarnessHealth:
         reports = [harness.health() for harness in self._harnesses.values()]
-        return [d for devices, _ in reports for d in devices], [m for _, models in reports for m in models]
+        return HarnessHealth(
+            devices=[device for report in reports for device in report.devices],
+            models=[model for report in reports for model in report.models],
+        )
+
+    def endpoint(self, model_id: str) -> str:
+        """The URL under which the model answers OpenAI's API. Raises `ApiError`."""
+        return self._owner(model_id).endpoint(model_id)
+
+    def local_model(self, model_id: str) -> LocalModel:
+        """The loaded model of that name, to generate with. Raises `ApiError`."""
+        harness = self._owner(model_id)
+        model = harness.local_model(model_id)
+        if model is None:
+            message = f"{model_id!r} is served at {harness.endpoint(model_id)}, not here."
+            raise ApiError(404, "model_not_found", message, param="model")
+        return model
 
     def _owner(self, model_id: str, param: str = "model") -> Harness:
+        """The harness that runs the model. Raises `ApiError` 404."""
         for harness in self._harnesses.values():
             if any(model.id == model_id for model in harness.list()):
                 return harness
         known = ", ".join(repr(model.id) for model in self.list()) or "none"
         message = f"The model {model_id!r} is not loaded; loaded here: {known}."
         raise ApiError(404, "model_not_found", message, param=param)
+
+    def _keeper(self, index: int) -> Harness:
+        """The harness that keeps the device's worker. Raises `ApiError` 404."""
+        for harness in self._harnesses.values():
+            if any(device.index == index for device in harness.health().devices):
+                return harness
+        raise ApiError(404, "unknown_device", f"There is no device {index}.", param="index")

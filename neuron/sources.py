@@ -1,4 +1,4 @@
-"""Where a model's files are: the one that ships, a directory, a name in `models_dir`, or the hub."""
+"""Where a model's files are: shipped with neuron, in a directory, under `models_dir`, or on the hub."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _WEIGHTS_ONLY = ["*.safetensors", "*.json", "*.jinja", "*.txt", "*.model"]
 
 
 async def find(source: str, models_dir: Path | None) -> Path:
-    """The local directory of a model; downloads it when only the hub has it. Raises `ApiError`."""
+    """The directory of a model, downloaded if only the hub has it. Raises `ApiError` with param `source`."""
     if local := _local(source, models_dir):
         return local
     if _HUB_ID.fullmatch(source):

@@ -1,8 +1,8 @@
-"""The contract between a neuron and whoever drives it: the shapes of its HTTP API and its errors.
+"""The contract between a neuron and its clients: the shapes of its HTTP API and its errors.
 
-The gateway imports this module and nothing else of `neuron`; it therefore knows pydantic and the standard
-library only. Unknown fields are ignored on both sides, so that hosts of different versions work together;
-`PROTOCOL` counts the changes that break that.
+The gateway imports this module and nothing else of `neuron`, so it needs pydantic and the standard library
+only. Both sides ignore unknown fields, so that hosts of different versions work together; `PROTOCOL` counts
+the changes that break this.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ MIB = 1 << 20
 
 
 class ApiError(Exception):
-    """An answer that is an error: OpenAI's envelope, on the gateway and on neuron alike.
+    """An error that is answered in OpenAI's envelope, by the gateway and by neuron alike.
 
     `status` is the HTTP status, `kind` the envelope's `type`, `param` the path of the offending field
     (`messages[0].content`), `retry_after_s` the `Retry-After` header where trying again helps.
@@ -69,13 +69,16 @@ PREFIX_BYTES = tuple(1 << power for power in range(10, 17))  # 1 KiB to 64 KiB
 
 
 def prefix_marks(body: bytes) -> list[tuple[int, int]]:
-    """Digests (CRC-32) of ever longer beginnings of a chat body's messages, and the length of each in bytes.
+    """The digests (CRC-32) of ever longer beginnings of a chat body's messages, each with its length in
+    bytes.
 
-    Gateways compute them to route, neurons to say which of them their cache holds. Equal digests are a hint
-    that prefill can be saved, and prove nothing.
+    Gateways compute them to route, neurons to report which of them their cache holds. Equal digests are a
+    hint that prefill can be saved, never a proof.
     """
     start = max(body.find(b'"messages"'), 0)
-    digest, marks, before = 0, [], 0
+    digest = 0
+    marks = []
+    before = 0
     for length in PREFIX_BYTES:
         if start + length > len(body):
             break
@@ -89,23 +92,25 @@ class ModelSpec(BaseModel):
     """Body of `POST /models/load`: what to load and where."""
 
     model_id: str = Field(min_length=1, description="The name under which the model is served")
-    source: str | None = Field(None, description="Directory or hub id; the model_id itself when absent")
+    source: str | None = Field(None, description="Directory or hub id; by default the model_id")
     harness: str = "torch"
     quant: str | None = None
     tool_format: str | None = Field(
-        None, description="How it writes tool calls; what its chat template says when absent"
+        None, description="The notation of its tool calls; by default what its chat template uses"
     )
-    devices: list[int] | None = Field(None, description="Device indices; the freest device when absent")
+    devices: list[int] | None = Field(
+        None, description="Device indices; by default the device with the most free memory"
+    )
 
 
 class Leave(BaseModel):
-    """How a model goes that has requests under way: no new ones come in, those there may end in so long."""
+    """How a model with requests under way is unloaded: it gets no new ones, and these have a time to end."""
 
     grace_s: float = Field(0, ge=0, le=86_400)
-    force: bool = Field(True, description="End what is left with an error; else the model stays (409)")
+    force: bool = Field(True, description="Then end the rest with an error; otherwise the model stays (409)")
 
 
-class Unload(Leave):
+class UnloadRequest(Leave):
     """Body of `POST /models/unload`."""
 
     model_id: str
@@ -117,7 +122,9 @@ class CacheReset(BaseModel):
     model_id: str
 
 
-class Failure(BaseModel):
+class ModelFailure(BaseModel):
+    """Why a model could not be loaded."""
+
     code: str
     message: str
 
@@ -128,14 +135,18 @@ class ModelInfo(BaseModel):
     id: str
     source: str
     harness: str = "torch"
-    state: ModelState | str = Field(description="One that the reader does not know is not `loaded`")
+    state: ModelState | str = Field(description="An unknown state does not count as `loaded`")
     devices: list[int] = []
-    memory_mb: int | None = Field(None, description="Measured growth of the device's memory, weights and KV")
-    needed_mb: int | None = Field(None, description="Measured: with so much free it could have been loaded")
-    context: int | None = Field(None, description="Longest prompt plus answer, tokens")
-    progress: float | None = Field(None, ge=0, le=1, description="While loading: share of the bytes read")
+    memory_mb: int | None = Field(
+        None, description="Measured growth of the device's memory, for weights and KV cache"
+    )
+    needed_mb: int | None = Field(None, description="Measured: the free memory that the load needed at least")
+    context: int | None = Field(None, description="The most tokens of a prompt and its answer together")
+    progress: float | None = Field(
+        None, ge=0, le=1, description="While loading: the share of the bytes that is read"
+    )
     capabilities: list[str] = []
-    error: Failure | None = None
+    error: ModelFailure | None = None
 
 
 class ModelLoad(BaseModel):
@@ -150,8 +161,8 @@ class ModelLoad(BaseModel):
     kv_pages_total: int = 0
     tok_s_prefill: float = 0
     tok_s_decode: float = 0
-    rejected: int = Field(0, description="Requests refused for want of room since the model was loaded")
-    timed_out: int = Field(0, description="Of those, the ones that had waited for a turn")
+    rejected: int = Field(0, description="Requests refused for lack of room since the model was loaded")
+    timed_out: int = Field(0, description="Those among them that had waited in the queue")
     prefixes: list[int] = Field(
         [], description="Digests of prompts whose beginning is cached: `prefix_marks`"
     )
@@ -171,13 +182,13 @@ class DeviceHealth(BaseModel):
     """A device and its worker process now."""
 
     index: int
-    state: DeviceState | str = Field(description="One that the reader does not know is not `ready`")
+    state: DeviceState | str = Field(description="An unknown state does not count as `ready`")
     worker: str = Field(description="Name of the thread that owns the device: cpu-dev-0, cuda-dev-N")
     pid: int | None = None
     rss_mb: int | None = None
     memory_used_mb: int = 0
     memory_free_mb: int = 0
-    fragmented_mb: int = Field(0, description="Free, but in pieces that are of no use to a large model")
+    fragmented_mb: int = Field(0, description="Free, but in pieces too small for a large model")
     utilization_pct: int | None = None
     temperature_c: int | None = None
     cycles: int = Field(0, description="Loads and unloads since the worker started")
@@ -212,26 +223,28 @@ class Health(BaseModel):
 
 
 class JoinRequest(BaseModel):
-    """What a neuron says to the control plane's `POST /api/join`, with a join token as bearer."""
+    """Body of a neuron's `POST /api/join` to the control plane, with a join token as bearer."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
     endpoint: str = Field(max_length=300, description="Its URL as seen from the gateways")
     token: str = Field(min_length=16, max_length=300, description="The secret of its API")
     protocol: int = PROTOCOL
     version: str = Field("", max_length=100)
-    labels: list[str] = Field([], max_length=100, description="What models may ask of a node")
+    labels: list[str] = Field([], max_length=100, description="What models may require of a node")
 
 
 class JoinAnswer(BaseModel):
+    """The answer of `POST /api/join`."""
+
     name: str
-    heartbeat_s: float = Field(gt=0, description="`POST /api/join/heartbeat` so often")
+    heartbeat_s: float = Field(gt=0, description="The interval of `POST /api/join/heartbeat`, in seconds")
 
 
 class NodeState(BaseModel):
-    """The payload of every event on `GET /events`: the whole state, so that no event can be missed.
+    """The payload of each event on `GET /events`: the whole state, so that a missed event does no harm.
 
-    Sent when a client connects, at once when a model or device changes state, and when load changed, at
-    most every `events_interval_ms`.
+    Sent when a client connects, at once when a model or device changes state, and when load changes, at most
+    every `events_interval_ms`.
     """
 
     seq: int

@@ -1,11 +1,9 @@
-"""How long from starting the process to its answer to `initialize`, against what Python itself and other
-choices cost.
+"""The time from the start of the process to its answer to `initialize`, compared with Python's own.
 
     python bench/start.py [--runs 20]
 
-Installs the package into a fresh environment first (as a user would; an editable install adds 30 ms), reads
-every file once to warm the disk, then takes the runs in turn. All figures are from one run of this script
-on one machine.
+It installs the package into a fresh environment, as a user would: an editable install is 30 ms slower. Each
+case runs once to warm the file cache; then the cases take turns, so that the machine's load affects all.
 """
 
 from __future__ import annotations

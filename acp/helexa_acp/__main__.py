@@ -1,5 +1,5 @@
 from __future__ import annotations
 
-from helexa_acp.cli import main
+from helexa_acp.cli.app import main
 
 raise SystemExit(main())

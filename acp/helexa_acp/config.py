@@ -1,8 +1,8 @@
-"""Which endpoints there are: a TOML file, or the environment when there is no file.
+"""The configured endpoints: from a TOML file, or from the environment if there is no file.
 
-A file that exists is used alone; the environment then fills nothing in. Mistakes come out before the editor
-initialises: one in the file as a whole is a `ConfigError`, one in an endpoint costs that endpoint only and
-is a warning. Each names the file, the endpoint and the key.
+The environment adds nothing to a file that exists. A mistake is reported before the editor initialises: one
+in the file as a whole raises `ConfigError`, one in an endpoint drops that endpoint with a warning. Each
+message names the file, the endpoint and the key.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ ENVIRONMENT = "the environment"
 
 
 class ConfigError(Exception):
-    """No agent can be started from this configuration."""
+    """The agent cannot start with this configuration."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,9 +36,10 @@ class Config:
         return next((endpoint for endpoint in self.endpoints if endpoint.name == name), None)
 
     def select(self, selector: str) -> tuple[Endpoint, str]:
-        """The endpoint and model of `endpoint:model` or of a bare model.
+        """Return the endpoint and the model that a selector names: `endpoint:model`, or a model alone.
 
-        `llama3:8b` is a model of the default endpoint unless an endpoint is called `llama3`.
+        A model alone belongs to the default endpoint. `llama3:8b` is one, unless an endpoint is named llama3.
+        Raises ConfigError.
         """
         name, colon, model = selector.partition(":")
         named = self.endpoint(name) if colon and model else None
@@ -65,7 +66,7 @@ def _home(env: Mapping[str, str], variable: str, below: str) -> Path:
 
 
 def load_config(env: Mapping[str, str] = os.environ) -> Config:
-    """Raises ConfigError."""
+    """Return the configuration that the environment points to. Raises ConfigError."""
     named = env.get("HELEXA_ACP_CONFIG_PATH")
     path = Path(named) if named else config_home(env) / "config.toml"
     try:
@@ -110,7 +111,10 @@ def _env_int(env: Mapping[str, str], name: str) -> int | None:
 
 
 def parse_config(table: dict[str, Any], *, source: str, env: Mapping[str, str]) -> Config:
-    """Raises ConfigError for what no endpoint can outlive."""
+    """Return the configuration in a parsed TOML file; `source` names the file in messages.
+
+    Raises ConfigError for a mistake in the file as a whole, or if no endpoint is usable.
+    """
     entries = table.get("endpoints")
     if not isinstance(entries, list) or not entries:
         raise ConfigError(f"{source}: needs at least one [[endpoints]] table")
@@ -143,7 +147,7 @@ _TOP_KEYS = {"endpoints", "default_endpoint", "system_prompt_path"}
 
 
 def _names(entries: list[Any], source: str) -> list[str]:
-    """Names decide what a selector means, so a mistake in one is a mistake of the whole file."""
+    """Return the endpoints' names. They decide what selectors mean, so one mistake spoils the whole file."""
     names: list[str] = []
     for position, entry in enumerate(entries, 1):
         name = entry.get("name") if isinstance(entry, dict) else None
@@ -160,7 +164,7 @@ def _names(entries: list[Any], source: str) -> list[str]:
 
 
 def _fallback_notes(endpoint: Endpoint, usable: list[Endpoint]) -> list[str]:
-    """A selector that may be misspelt: its endpoint is not there, so it is a model of the default one."""
+    """Return a note for each fallback that may be misspelt: what stands before its colon is no endpoint."""
     names = {other.name for other in usable}
     strays = [
         (selector, name)
@@ -178,9 +182,10 @@ def _default_endpoint(table: dict[str, Any], names: list[str], usable: list[Endp
     default = table.get("default_endpoint", names[0])
     if default not in names:
         raise ConfigError(
-            f"{source}: default_endpoint: no endpoint is named {default!r}; there are {', '.join(names)}"
+            f"{source}: default_endpoint: no endpoint is named {default!r}; "
+            f"the endpoints are {', '.join(names)}"
         )
     if all(endpoint.name != default for endpoint in usable):
-        # Skipped with a warning: the agent still starts, on the first endpoint that works.
+        # It was skipped with a warning. The agent still starts, with the first usable endpoint.
         return usable[0].name
     return str(default)

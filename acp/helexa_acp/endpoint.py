@@ -1,4 +1,4 @@
-"""One `[[endpoints]]` table: its keys, their types, and what goes together."""
+"""One `[[endpoints]]` table of the configuration: its keys, their types, and which need each other."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ WIRES = ("openai-chat", "openai-responses", "anthropic-messages", "scripted")
 
 @dataclass(frozen=True, slots=True)
 class Price:
-    """Per million tokens."""
+    """What an endpoint charges for a million tokens."""
 
     input: float = 0.0
     output: float = 0.0
-    cached_input: float | None = None  # None: as `input`
+    cached_input: float | None = None  # None: the same as `input`
     currency: str = "USD"
 
 
@@ -34,17 +34,17 @@ class Endpoint:
     reasoning_efforts: tuple[str, ...] = ()
     images: bool | None = None
     text_tools: bool | None = None
-    first_byte_timeout_s: float = 600.0  # a cold model may have to load first
+    first_byte_timeout_s: float = 600.0  # long enough for a cold model to load
     idle_timeout_s: float = 120.0
-    script: str | None = None  # the file of a scripted endpoint
+    script: str | None = None  # path of the file that a scripted endpoint answers from
 
 
 class EndpointError(Exception):
-    """This endpoint cannot be used; the message names the key."""
+    """The table describes no usable endpoint. The message names the key."""
 
 
 def parse_endpoint(entry: dict[str, Any], env: Mapping[str, str]) -> tuple[Endpoint, list[str]]:
-    """The endpoint, and what it said that is ignored. Raises EndpointError."""
+    """Return the endpoint and a note for each key that is ignored. Raises EndpointError."""
     notes = [f"unknown key {key!r} is ignored" for key in sorted(entry.keys() - _KEYS.keys())]
     values = {key: check(key, entry[key]) for key, check in _KEYS.items() if key in entry}
     key = values.pop("api_key", None)
@@ -152,6 +152,7 @@ _KEYS: dict[str, Callable[[str, Any], Any]] = {
 
 
 def url_problem(url: str) -> str | None:
+    """Return what is wrong with a base URL, or None if it can be used."""
     try:
         parts = urlsplit(url)
         valid = parts.scheme in {"http", "https"} and bool(parts.hostname) and (parts.port or 1) > 0
@@ -161,5 +162,5 @@ def url_problem(url: str) -> str | None:
 
 
 def join_url(base_url: str, path: str) -> str:
-    """`{base}/{path}`, whether or not the base ends with a slash."""
+    """Return `{base_url}/{path}`, whether or not the base ends with a slash."""
     return f"{base_url.rstrip('/')}/{path}"

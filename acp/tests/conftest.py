@@ -17,7 +17,7 @@ def npm_clients() -> None:
 
 @pytest.fixture(autouse=True)
 def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """No test reads or writes the person's own configuration or sessions."""
+    """Keep the tests away from the user's own configuration and sessions."""
     for name in list(os.environ):
         if name.startswith(("HELEXA_ACP_", "XDG_")):
             monkeypatch.delenv(name)
@@ -33,7 +33,7 @@ def project(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def env(tmp_path: Path) -> dict[str, str]:
-    """The environment of an agent of its own; `write_config` and `write_script` fill it."""
+    """The environment of an agent with a home of its own; `script` configures it."""
     home = tmp_path / "home"
     (home / ".config" / "helexa-acp").mkdir(parents=True)
     return {"HOME": str(home), "PATH": os.environ["PATH"], "PYTHONWARNINGS": "error"}
@@ -41,7 +41,7 @@ def env(tmp_path: Path) -> dict[str, str]:
 
 @pytest.fixture
 def script(tmp_path: Path, env: dict[str, str]):
-    """Write a script and a configuration whose one endpoint follows it."""
+    """Write a script, and a configuration whose one endpoint answers from it."""
 
     def write(text: str, extra: str = "") -> dict[str, str]:
         path = tmp_path / "script.toml"

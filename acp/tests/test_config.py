@@ -5,6 +5,8 @@ import re
 import pytest
 
 from helexa_acp.config import ConfigError, load_config, parse_config
+from helexa_acp.endpoint import WIRES
+from helexa_acp.provider.wires.registry import ADAPTERS
 
 
 def parse(table, env=None):
@@ -25,7 +27,7 @@ def config_file(tmp_path):
 MINIMAL = '[[endpoints]]\nname = "file"\nbase_url = "http://file/v1"\n'
 
 
-def test_toml_with_several_endpoints(config_file, tmp_path):
+def test_a_file_may_configure_several_endpoints(config_file, tmp_path):
     config_file.write_text(
         MINIMAL + '[[endpoints]]\nname = "b"\nbase_url = "http://b/v1"\napi_key_env = "K"\n'
     )
@@ -48,7 +50,7 @@ def test_a_file_wins_over_the_environment(config_file, tmp_path):
     assert (only.base_url, only.api_key) == ("http://file/v1", None)
 
 
-def test_home_when_xdg_is_empty(tmp_path):
+def test_an_empty_xdg_variable_counts_as_unset(tmp_path):
     path = tmp_path / ".config" / "helexa-acp" / "config.toml"
     path.parent.mkdir(parents=True)
     path.write_text(MINIMAL)
@@ -60,7 +62,7 @@ def test_a_named_file_must_exist(tmp_path):
         load_config({"HELEXA_ACP_CONFIG_PATH": str(tmp_path / "none.toml"), "HOME": str(tmp_path)})
 
 
-def test_environment_alone(tmp_path):
+def test_the_environment_configures_one_endpoint(tmp_path):
     env = {
         "HOME": str(tmp_path),
         "HELEXA_ACP_BASE_URL": "http://env/v1",
@@ -79,12 +81,12 @@ def test_environment_alone(tmp_path):
     assert config.system_prompt_path is None
 
 
-def test_nothing_at_all_gives_one_endpoint(tmp_path):
+def test_without_configuration_there_is_one_local_endpoint(tmp_path):
     (only,) = load_config({"HOME": str(tmp_path)}).endpoints
     assert only.name == "default"
 
 
-def test_a_bad_url_in_the_environment(tmp_path):
+def test_a_bad_url_in_the_environment_is_an_error(tmp_path):
     with pytest.raises(ConfigError, match="HELEXA_ACP_BASE_URL"):
         load_config({"HOME": str(tmp_path), "HELEXA_ACP_BASE_URL": "nonsense"})
 
@@ -102,7 +104,7 @@ def test_a_bad_url_in_the_environment(tmp_path):
         ({"endpoints": [endpoint(base_url="x")]}, "no usable endpoints(.|\n)*'a'.*base_url"),
     ],
 )
-def test_mistakes_of_the_whole_file(table, words):
+def test_a_mistake_in_the_file_as_a_whole_is_an_error(table, words):
     with pytest.raises(ConfigError, match=words):
         parse(table)
 
@@ -136,20 +138,20 @@ def test_a_bad_endpoint_is_skipped_with_a_warning_that_names_it(keys, words):
     assert re.search(words, warning)
 
 
-def test_unknown_keys_are_said():
+def test_unknown_keys_are_warned_about():
     config = parse({"endpoints": [endpoint(default_modle="x")], "defualt": 1})
     assert "'default_modle'" in " ".join(config.warnings)
     assert "'defualt'" in " ".join(config.warnings)
 
 
-def test_a_fallback_to_an_endpoint_that_is_not_there_is_said():
+def test_a_fallback_to_a_missing_endpoint_is_warned_about():
     config = parse({"endpoints": [endpoint(fallback=["good:x", "llama3", "goood:x"]), endpoint(name="good")]})
     (warning,) = config.warnings
     assert "endpoint 'a': fallback" in warning
     assert "'goood'" in warning
 
 
-def test_a_literal_key_wins():
+def test_a_literal_key_overrides_the_name_of_a_variable():
     config = parse({"endpoints": [endpoint(api_key="lit", api_key_env="K")]}, {"K": "env"})
     assert config.endpoints[0].api_key == "lit"
 
@@ -167,7 +169,11 @@ def test_a_literal_key_wins():
         ("helexa:llama3:8b", ("helexa", "llama3:8b")),
     ],
 )
-def test_selector(selector, expected):
+def test_a_selector_names_endpoint_and_model(selector, expected):
     config = parse({"endpoints": [endpoint(), endpoint(name="helexa")]})
     found, model = config.select(selector)
     assert (found.name, model) == expected
+
+
+def test_every_configurable_wire_has_an_adapter():
+    assert (*ADAPTERS, "scripted") == WIRES

@@ -1,13 +1,13 @@
 from __future__ import annotations
 
 import pytest
-from acp_testing.fakes import Bench
+from acp_testing.fakes import ToolHarness
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from helexa_acp.provider.types import Image, Text
-from helexa_acp.tools.registry import builtin_tools
-from helexa_acp.tools.tool import ToolError
+from helexa_acp.provider.types import ImagePart, TextPart
+from helexa_acp.tools.builtin import builtin_tools
+from helexa_acp.tools.errors import ToolError
 from helexa_acp.v1.content import BadBlockError, check_blocks, prompt_text, to_parts
 
 IMAGE = {"type": "image", "mimeType": "image/png", "data": "AAAA"}
@@ -21,13 +21,13 @@ def text(words):
     ("blocks", "parts"),
     [
         ([], ()),
-        ([text("a"), text("b")], (Text("a\n\nb"),)),
-        ([{"type": "resource_link", "uri": "file:///a", "name": "a"}], (Text("[a](file:///a)"),)),
-        ([text("a"), IMAGE, text("b")], (Text("a"), Image("image/png", "AAAA"), Text("b"))),
-        ([IMAGE], (Image("image/png", "AAAA"),)),
-        ([{"type": "resource", "resource": {"uri": "file:///a", "text": "x"}}], (Text('<resource uri="file:///a">\nx\n</resource>'),)),
-        ([{"type": "resource", "resource": {"uri": "u", "blob": "AAAA", "mimeType": "image/png"}}], (Image("image/png", "AAAA", "u"),)),
-        ([{"type": "resource", "resource": {"uri": "u", "blob": "AAAA"}}], (Text("[attached u, binary data, which cannot be read here]"),)),
+        ([text("a"), text("b")], (TextPart("a\n\nb"),)),
+        ([{"type": "resource_link", "uri": "file:///a", "name": "a"}], (TextPart("[a](file:///a)"),)),
+        ([text("a"), IMAGE, text("b")], (TextPart("a"), ImagePart("image/png", "AAAA"), TextPart("b"))),
+        ([IMAGE], (ImagePart("image/png", "AAAA"),)),
+        ([{"type": "resource", "resource": {"uri": "file:///a", "text": "x"}}], (TextPart('<resource uri="file:///a">\nx\n</resource>'),)),
+        ([{"type": "resource", "resource": {"uri": "u", "blob": "AAAA", "mimeType": "image/png"}}], (ImagePart("image/png", "AAAA", "u"),)),
+        ([{"type": "resource", "resource": {"uri": "u", "blob": "AAAA"}}], (TextPart("[attached u, binary data, which cannot be read here]"),)),
     ],
 )  # fmt: skip
 def test_blocks_become_parts(blocks, parts):
@@ -82,8 +82,8 @@ ARGUMENTS = st.dictionaries(
 
 @settings(max_examples=60, deadline=None)
 @given(name=st.sampled_from(sorted(builtin_tools())), args=ARGUMENTS)
-async def test_any_arguments_make_a_job_or_a_clear_error(tmp_path_factory, name, args):
-    bench = Bench(tmp_path_factory.mktemp("p"))
+async def test_any_arguments_prepare_a_call_or_raise_a_tool_error(tmp_path_factory, name, args):
+    bench = ToolHarness(tmp_path_factory.mktemp("p"))
     try:
         job = await bench.prepare(name, **args)
     except ToolError:

@@ -1,11 +1,11 @@
-"""cortex as the endpoint: what it tells of its models and of a load shows in the picker and in the turn."""
+"""cortex as the endpoint: how it reports the states of its models and the progress of a load."""
 
 from __future__ import annotations
 
 import pytest
 
-from helexa_acp.provider.exchange import _TELLING
-from helexa_acp.provider.models import parse_models
+from helexa_acp.provider.attempt import _PROGRESS
+from helexa_acp.provider.model_list import parse_models
 
 
 def model(id_: str, state: str, **more: object) -> dict[str, object]:
@@ -24,7 +24,7 @@ def model(id_: str, state: str, **more: object) -> dict[str, object]:
     } | more
 
 
-def test_warm_and_cold_models_are_told_apart():
+def test_states_of_models_become_warm_and_cold():
     states = ("loaded", "loading", "unloading", "available", "failed")
     models = parse_models({"object": "list", "data": [model(state, state) for state in states]})
     assert [(info.id, info.state) for info in models] == [
@@ -38,12 +38,12 @@ def test_warm_and_cold_models_are_told_apart():
     assert not any(info.images for info in models)
 
 
-def test_what_was_never_loaded_has_no_context_yet():
+def test_a_model_that_was_never_loaded_has_no_context_window():
     (info,) = parse_models({"data": [model("m", "available", context_length=None, max_model_len=None)]})
     assert info.context_window is None
 
 
-def test_aliases_are_models_and_what_only_embeds_is_not():
+def test_aliases_are_listed_and_embedding_models_are_not():
     listed = [
         model("embedder", "loaded", capabilities=["embeddings"]),
         model("helexa-tiny", "loaded"),
@@ -63,10 +63,10 @@ def test_aliases_are_models_and_what_only_embeds_is_not():
         "waiting for helexa-tiny",
     ],
 )
-def test_a_loads_progress_is_shown(comment: str):
-    assert _TELLING.search(comment)
+def test_comments_on_a_load_are_progress(comment: str):
+    assert _PROGRESS.search(comment)
 
 
 @pytest.mark.parametrize("comment", ["", "keep-alive", "ping"])
-def test_what_only_keeps_the_connection_is_not(comment: str):
-    assert not _TELLING.search(comment)
+def test_keep_alive_comments_are_not_progress(comment: str):
+    assert not _PROGRESS.search(comment)

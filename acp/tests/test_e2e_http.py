@@ -30,7 +30,7 @@ def configure(env):
 
 
 @pytest.mark.parametrize("order", list(itertools.permutations(WIRES)), ids="-".join)
-async def test_switching_wires_in_mid_session(configure, project, dead_port, order):
+async def test_a_session_may_switch_between_wires(configure, project, dead_port, order):
     async with StrictServer(dead_port) as server, AgentProcess(configure(server.url)) as agent:
         await agent.initialize()
         session = await agent.new_session(project)
@@ -49,7 +49,7 @@ async def test_switching_wires_in_mid_session(configure, project, dead_port, ord
 
 
 @pytest.mark.parametrize("wire", WIRES)
-async def test_the_projects_own_instructions_are_in_what_a_server_reads(configure, project, dead_port, wire):
+async def test_the_projects_instructions_reach_the_server(configure, project, dead_port, wire):
     (project / "AGENTS.md").write_text("Use tabs, say the elders.")
     async with StrictServer(dead_port) as server, AgentProcess(configure(server.url)) as agent:
         await agent.initialize()
@@ -82,7 +82,7 @@ async def test_a_quirk_is_learned_over_the_wire_and_kept_across_restarts(configu
 
 
 async def test_session_new_does_not_wait_for_a_dead_host(configure, project, dead_port):
-    # 192.0.2.0/24 is set aside for examples: connecting to it hangs or fails, never succeeds.
+    # 192.0.2.0/24 is reserved for documentation (RFC 5737): no connection to it succeeds.
     dead = '[[endpoints]]\nname = "dead"\nbase_url = "http://192.0.2.1/v1"\ndefault_model = "x"\n'
     async with StrictServer(dead_port) as server, AgentProcess(configure(server.url, dead)) as agent:
         await agent.initialize()
@@ -115,7 +115,7 @@ async def test_keys_reach_no_log_and_no_client(configure, project, dead_port):
         assert not any(b"sk-very-secret" in data for data in kept)
 
 
-async def test_doctor_tells_what_it_found_and_learned(configure, dead_port):
+async def test_doctor_reports_findings_and_quirks(configure, dead_port):
     dead = '[[endpoints]]\nname = "dead"\nbase_url = "http://127.0.0.1:1/v1"\ndefault_model = "x"\n'
     async with StrictServer(dead_port) as server:
         env = configure(server.url, dead)

@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from acp_testing.clients import agent_command
+from acp_testing.clients import SCHEMA, agent_command
 from acp_testing.schema import WireJudge
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -17,8 +17,6 @@ HELLO = {"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": {"protocol
 
 
 def run(env, lines, *args, judged=True):
-    from acp_testing.clients import SCHEMA
-
     data = b"".join(line if isinstance(line, bytes) else json.dumps(line).encode() + b"\n" for line in lines)
     done = subprocess.run(
         [*agent_command(), *args], input=data, env=env, capture_output=True, timeout=60, check=False
@@ -29,18 +27,18 @@ def run(env, lines, *args, judged=True):
     return done, answers
 
 
-def test_end_of_input_is_a_clean_exit(script):
+def test_the_agent_exits_cleanly_at_the_end_of_input(script):
     done, answers = run(script(ECHO), [HELLO])
     assert done.returncode == 0
     assert [a["id"] for a in answers] == [1]
 
 
-def test_nothing_at_all(script):
+def test_the_agent_exits_cleanly_on_empty_input(script):
     done, answers = run(script(ECHO), [])
     assert (done.returncode, answers) == (0, [])
 
 
-def test_a_last_line_without_newline_counts(script):
+def test_a_last_line_without_newline_is_read(script):
     _, answers = run(script(ECHO), [json.dumps(HELLO).encode()])
     assert answers[0]["result"]["protocolVersion"] == 1
 
@@ -63,14 +61,14 @@ def test_a_last_line_without_newline_counts(script):
         (b"[" * 100_000 + b"\n", -32700, None),
     ],
 )
-def test_bad_lines_get_their_error_and_the_agent_goes_on(script, line, code, id_):
+def test_invalid_lines_get_errors_and_the_agent_continues(script, line, code, id_):
     done, answers = run(script(ECHO), [line, HELLO])
     assert done.returncode == 0
     assert (answers[0]["error"]["code"], answers[0]["id"]) == (code, id_)
     assert answers[-1]["result"]["protocolVersion"] == 1
 
 
-def test_answers_to_nothing_are_ignored(script):
+def test_answers_to_no_request_are_ignored(script):
     _, answers = run(script(ECHO), [{"jsonrpc": "2.0", "id": 5, "result": {}}, b"\n", b"  \n", HELLO])
     assert len(answers) == 1
 
@@ -84,7 +82,7 @@ def test_answers_to_nothing_are_ignored(script):
         ('[[endpoints]]\nname = "a"\nbase_url = "x"\n', "no usable endpoints"),
     ],
 )
-def test_a_bad_configuration_is_said_before_anything_else(env, config, words):
+def test_a_bad_configuration_is_reported_before_anything_is_served(env, config, words):
     (Path(env["HOME"]) / ".config" / "helexa-acp" / "config.toml").write_text(config)
     done, _ = run(env, [HELLO])
     assert done.returncode == 2
@@ -99,7 +97,7 @@ def test_a_skipped_endpoint_is_a_warning_on_stderr(script, env):
     assert "'bad' is skipped: base_url" in done.stderr.decode()
 
 
-def test_log_file(script, env, tmp_path):
+def test_the_log_goes_to_the_log_file(script, env, tmp_path):
     script(ECHO, "typo = 1\n")
     done, _ = run(env, [HELLO], "--log-file", str(tmp_path / "log"))
     assert done.stderr == b""
@@ -109,12 +107,12 @@ def test_log_file(script, env, tmp_path):
 @pytest.mark.parametrize(
     ("args", "code"), [(["--version"], 0), (["--help"], 0), (["dance"], 2), (["check"], 2)]
 )
-def test_command_line(env, args, code):
+def test_the_exit_status_follows_from_the_command_line(env, args, code):
     done = subprocess.run([*agent_command(), *args], env=env, capture_output=True, timeout=60, check=False)
     assert done.returncode == code
 
 
-def test_doctor_and_check_and_chat(script, env, project):
+def test_doctor_and_chat_work_with_a_scripted_endpoint(script, env, project):
     script(
         '[[turn]]\nmatch = "report"\n[[turn.reply]]\nsteps = [{ call = "report", args = { value = 7 } }]\n'
     )
@@ -128,7 +126,7 @@ def test_doctor_and_check_and_chat(script, env, project):
     assert "You said: hello" in chat.stdout, chat.stderr
 
 
-def test_check_finds_no_fault_with_us(script, env):
+def test_check_finds_no_broken_rule_in_this_agent(script, env):
     script(ECHO)
     argv = [*agent_command(), "check", "--", *agent_command()]
     done = subprocess.run(argv, env=env, capture_output=True, text=True, timeout=170, check=False)
@@ -136,7 +134,7 @@ def test_check_finds_no_fault_with_us(script, env):
     assert "23 of 23 rules kept" in done.stdout
 
 
-def test_check_finds_faults_in_a_bad_agent(env, tmp_path):
+def test_check_finds_broken_rules_in_a_bad_agent(env, tmp_path):
     bad = tmp_path / "bad.py"
     bad.write_text(
         "import json, sys\nprint('hello!')\n"
@@ -210,7 +208,7 @@ def test_a_hostile_client_gets_errors_and_no_crash(script, lines):
 def test_setup_writes_a_private_file(env):
     argv = [*agent_command(), "setup"]
     answers = "http://127.0.0.1:9/v1\nanthropic-messages\nm\n\n"
-    env = {**env, "PYTHONWARNINGS": "ignore"}  # getpass warns that it reads no terminal here
+    env = {**env, "PYTHONWARNINGS": "ignore"}  # getpass warns that this is no terminal
     done = subprocess.run(
         argv,
         input=answers,

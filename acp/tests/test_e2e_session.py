@@ -36,7 +36,7 @@ async def test_initialize_answers_version_1_whatever_is_asked(script, start):
         assert result["authMethods"][0]["id"] == "config"
 
 
-async def test_order_ids_and_unknown_methods(script, start, project):
+async def test_ids_are_echoed_and_unknown_methods_refused(script, start, project):
     script(ECHO)
     async with start() as agent:
         for id_ in ("text", -1, 2**53):
@@ -96,7 +96,7 @@ async def test_updates_follow_the_answer_of_session_new(script, start, project):
         ),
     ],
 )
-async def test_invalid_params(script, start, project, method, params):
+async def test_invalid_params_are_refused(script, start, project, method, params):
     script(ECHO)
     async with start() as agent:
         await agent.initialize()
@@ -112,7 +112,7 @@ async def test_invalid_params(script, start, project, method, params):
 @pytest.mark.parametrize(
     "method", ["session/prompt", "session/load", "session/resume", "session/close", "session/set_mode"]
 )
-async def test_unknown_sessions(script, start, method):
+async def test_unknown_sessions_are_refused(script, start, method):
     script(ECHO)
     async with start() as agent:
         await agent.initialize()
@@ -123,7 +123,7 @@ async def test_unknown_sessions(script, start, method):
         assert error.value.error["code"] == -32002
 
 
-async def test_list_close_delete(script, start, project, tmp_path):
+async def test_sessions_are_listed_closed_and_deleted(script, start, project, tmp_path):
     script(ECHO)
     async with start() as agent:
         await agent.initialize()
@@ -142,7 +142,7 @@ async def test_list_close_delete(script, start, project, tmp_path):
         assert (await agent.request("session/list"))["sessions"] == []
 
 
-async def test_modes_and_options_stay_in_step(script, start, project):
+async def test_modes_and_options_agree(script, start, project):
     script("models = [{ id = 'm', efforts = ['low', 'high'] }, { id = 'small' }]\n" + ECHO)
     async with start() as agent:
         await agent.initialize()
@@ -190,7 +190,7 @@ async def test_failover_is_announced(script, start, project, tmp_path):
         assert [group["name"] for group in models["options"]] == ["script", "other"]
 
 
-async def test_a_client_without_notices_is_told_in_text(script, start, project):
+async def test_a_client_without_notices_gets_text(script, start, project):
     script(ECHO)
     server = {"name": "broken", "command": "/no/such/program", "args": [], "env": []}
     async with start() as agent:
@@ -208,7 +208,7 @@ def start_http_server(path, port):
     return child
 
 
-async def test_mcp_over_stdio_and_http(script, start, project, dead_port, env):
+async def test_mcp_servers_work_over_stdio_and_http(script, start, project, dead_port, env):
     script(
         "[[turn]]\n[[turn.reply]]\nsteps = [{ call = 'mcp__one__add', args = { a = 2, b = 3 } }]\n"
         "[[turn.reply]]\nsteps = [{ call = 'mcp__two__add', args = { a = 20, b = 30 } }]\n"
@@ -257,7 +257,7 @@ async def test_two_editors_share_a_session(script, start, project):
         assert await two.prompt(session, "now") == "end_turn"
 
 
-async def test_commands(script, start, project):
+async def test_slash_commands_act_or_expand(script, start, project):
     script("[[turn]]\nmatch = 'edit'\n[[turn.reply]]\nsteps = [{ call = 'write', args = { path = 'a', content = 'new' } }]\n"
            "[[turn.reply]]\nsteps = [{ text = 'done' }]\n", "price = { input = 1.0, output = 1.0 }\n")  # fmt: skip
     (project / "a").write_text("old")
@@ -328,7 +328,7 @@ async def test_compaction_keeps_the_prompt_inside_the_window(script, start, proj
         assert [u["used"] for u in agent.updates if u["sessionUpdate"] == "usage_update"] == used[-1:]
 
 
-async def test_a_client_without_compaction_reads_of_it_in_the_text(script, start, project):
+async def test_a_client_without_compaction_gets_text(script, start, project):
     script(
         "[[turn]]\nmatch = 'You condense'\n[[turn.reply]]\nsteps = [{ text = 'SUMMARY' }]\n"
         "[[turn]]\nmatch = 'fill'\n[[turn.reply]]\nsteps = [{ text = '" + "x" * 8000 + "' }]\n"
@@ -345,7 +345,7 @@ async def test_a_client_without_compaction_reads_of_it_in_the_text(script, start
         assert not any(kind.startswith("compaction") for kind in agent.kinds())
 
 
-async def test_a_prompt_file_that_is_not_there_is_said(script, start, project, tmp_path):
+async def test_a_missing_prompt_file_is_an_error(script, start, project, tmp_path):
     script(ECHO)
     config = Path(os.environ["HOME"]) / ".config" / "helexa-acp" / "config.toml"
     config.write_text(f'system_prompt_path = "{tmp_path}/none"\n' + config.read_text())
@@ -356,7 +356,7 @@ async def test_a_prompt_file_that_is_not_there_is_said(script, start, project, t
             await agent.prompt(session, "x")
 
 
-async def test_sign_out_and_in(script, start, project):
+async def test_a_user_can_sign_out_and_in_again(script, start, project):
     script(ECHO)
     async with start() as agent:
         await agent.initialize({"auth": {"terminal": True}})
@@ -373,10 +373,10 @@ async def test_kill_9_never_loses_a_finished_round(script, env, project):
         f"[[turn.reply]]\nsteps = [{{ text = 'round {n} ' }}, {{ call = 'list' }}]\n" for n in range(40)
     )
     script("[[turn]]\nmatch = 'go'\n" + rounds)
-    chance = random.Random(7)  # noqa: S311 - a moment, not a secret
+    chance = random.Random(7)  # noqa: S311 - no secret
     for _ in range(4):
         session, killed = await _killed_after(env, project, chance.randrange(1, 12), chance.random() * 0.05)
-        finished = killed.text().count("round") - 1  # the last one may have been under way
+        finished = killed.text().count("round") - 1  # the last one may have been in progress
         async with AgentProcess(env) as again:
             await again.initialize()
             await again.request("session/load", sessionId=session, cwd=str(project), mcpServers=[])

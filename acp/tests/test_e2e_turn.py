@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path
 
@@ -109,7 +110,7 @@ async def test_cancel_ends_the_turn_with_cancelled_and_the_next_one_works(script
     async with start() as agent:
         await agent.initialize()
         session = await agent.new_session(project)
-        agent.notify("session/cancel", sessionId=session)  # idle: must do nothing
+        agent.notify("session/cancel", sessionId=session)  # idle, so it has no effect
         turn = agent.begin("session/prompt", prompt(session, "wait"))
         await agent.until(lambda: agent.text())
         agent.notify("session/cancel", sessionId=session)
@@ -118,7 +119,7 @@ async def test_cancel_ends_the_turn_with_cancelled_and_the_next_one_works(script
         assert "You said: hello" in agent.text()
 
 
-async def test_cancel_right_behind_the_prompt_is_heard(script, start, project):
+async def test_cancel_right_after_the_prompt_takes_effect(script, start, project):
     script("[[turn]]\n[[turn.reply]]\nsteps = [{ hang = true }]\n")
     async with start() as agent:
         await agent.initialize()
@@ -139,7 +140,7 @@ async def test_cancel_request_ends_a_prompt_with_cancelled(script, start, projec
         assert await agent.result(turn) == {"stopReason": "cancelled"}
 
 
-async def test_cancel_while_a_permission_is_open(script, start, project):
+async def test_cancel_withdraws_an_open_permission_request(script, start, project):
     script(EDITING)
     async with start() as agent:
         agent.answers["session/request_permission"] = lambda _: HOLD
@@ -180,7 +181,7 @@ async def test_cancel_kills_the_command_and_its_children(script, start, project)
         await _gone(int(pid))
 
 
-async def test_end_of_input_ends_children(script, start, project):
+async def test_end_of_input_kills_commands_and_their_children(script, start, project):
     script(
         '[[turn]]\n[[turn.reply]]\nsteps = [{ call = "shell", args = { command = "sleep 300 & echo $! > pid; wait" } }]\n'
     )
@@ -231,7 +232,7 @@ async def test_terminals_are_killed_and_released(script, start, project, how):
         ("terminal/create", "{ call = 'shell', args = { command = 'true' } }"),
     ],
 )
-async def test_a_client_that_never_answers_does_not_hold_a_cancelled_turn(
+async def test_a_client_that_never_answers_does_not_delay_a_cancelled_turn(
     script, start, project, method, call
 ):
     script(f"[[turn]]\nmatch = 'go'\n[[turn.reply]]\nsteps = [{call}]\n")
@@ -247,14 +248,14 @@ async def test_a_client_that_never_answers_does_not_hold_a_cancelled_turn(
         turn = agent.begin("session/prompt", prompt(session, "go"))
         await agent.until(lambda: agent.calls(method))
         agent.notify("session/cancel", sessionId=session)
-        if method == "terminal/create":  # it comes after all, and is given back
+        if method == "terminal/create":  # a terminal that is created late is released
             agent.send({"id": agent.calls(method)[0]["id"], "result": {"terminalId": "t1"}})
         assert await agent.result(turn) == {"stopReason": "cancelled"}
         assert late == (["t1"] if method == "terminal/create" else [])
         assert await agent.prompt(session, "hello") == "end_turn"
 
 
-async def test_a_new_prompt_ends_the_one_before(script, start, project):
+async def test_a_new_prompt_cancels_the_previous_one(script, start, project):
     script('[[turn]]\nmatch = "wait"\n[[turn.reply]]\nsteps = [{ text = "x" }, { hang = true }]\n')
     async with start() as agent:
         await agent.initialize()
@@ -295,7 +296,7 @@ async def test_always_allow_is_remembered_across_restarts(script, start, project
     ("mode", "asked", "written"),
     [("default", 1, True), ("accept_edits", 0, True), ("bypass", 0, True), ("plan", 0, False)],
 )
-async def test_modes(script, start, project, mode, asked, written):
+async def test_modes_decide_which_calls_ask_and_run(script, start, project, mode, asked, written):
     script(
         '[[turn]]\n[[turn.reply]]\nsteps = [{ call = "write", args = { path = "a", content = "b" } }]\n'
         '[[turn.reply]]\nsteps = [{ text = "ok" }]\n'
@@ -309,7 +310,7 @@ async def test_modes(script, start, project, mode, asked, written):
         assert (project / "a").exists() is written
 
 
-async def test_provider_errors_become_readable_errors_and_the_session_goes_on(script, start, project):
+async def test_provider_errors_reach_the_client_and_the_session_continues(script, start, project):
     script(
         '[[turn]]\nmatch = "key"\n[[turn.reply]]\nsteps = [{ error = "bad key", status = 401 }]\n'
         '[[turn]]\nmatch = "break"\n[[turn.reply]]\nsteps = [{ text = "a" }, { error = "broken", status = 400 }]\n'
@@ -335,7 +336,7 @@ async def test_provider_errors_become_readable_errors_and_the_session_goes_on(sc
 @pytest.mark.parametrize(
     ("finish", "stop"), [("length", "max_tokens"), ("refusal", "refusal"), ("stop", "end_turn")]
 )
-async def test_finish_reasons(script, start, project, finish, stop):
+async def test_finish_reasons_become_stop_reasons(script, start, project, finish, stop):
     script(f'[[turn]]\n[[turn.reply]]\nsteps = [{{ text = "x" }}, {{ finish = "{finish}" }}]\n')
     async with start() as agent:
         await agent.initialize()
@@ -343,7 +344,7 @@ async def test_finish_reasons(script, start, project, finish, stop):
         assert await agent.prompt(session, "go") == stop
 
 
-async def test_endless_calls_are_capped(script, start, project):
+async def test_endless_rounds_are_capped(script, start, project):
     script('[[turn]]\n[[turn.reply]]\nsteps = [{ call = "list" }]\n')
     async with start() as agent:
         await agent.initialize()
@@ -369,8 +370,6 @@ async def test_progress_of_a_cold_model_is_a_card(script, start, project):
 
 
 async def _content(path: Path) -> str:
-    import asyncio
-
     async with asyncio.timeout(10):
         while not path.exists() or not path.read_text().strip():
             await asyncio.sleep(0.01)
@@ -378,8 +377,6 @@ async def _content(path: Path) -> str:
 
 
 async def _gone(pid: int) -> None:
-    import asyncio
-
     async with asyncio.timeout(10):
         while _alive(pid):
             await asyncio.sleep(0.01)

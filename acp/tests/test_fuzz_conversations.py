@@ -1,4 +1,4 @@
-"""Whole conversations with a model or a client that says anything at all."""
+"""Whole conversations with a model that says anything at all."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def choose(choice):
 
 
 def lay_out(folder: Path) -> Path:
-    """A project, and beside it what nobody may touch."""
+    """Return a project, beside which lies a directory that must not be touched."""
     project, outside = folder / "project", folder / "outside"
     project.mkdir()
     outside.mkdir()
@@ -128,7 +128,7 @@ def contents(folder: Path) -> dict[str, str]:
 
 
 def cards(updates):
-    """Each card's states. Ids are used once, and nothing changes that was not begun."""
+    """Return each card's states, after checking that ids are unique and that cards begin before they change."""
     states: dict[str, list[str]] = {}
     for update in updates:
         if update["sessionUpdate"] == "tool_call":
@@ -146,7 +146,7 @@ def cards(updates):
     choices=st.lists(CHOICES, min_size=1, max_size=4),
     cancel_at=st.none() | st.integers(0, 20),
 )
-async def test_a_hostile_model(rounds, mode, choices, cancel_at):
+async def test_a_hostile_model_breaks_nothing(rounds, mode, choices, cancel_at):
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name).resolve()
         project = lay_out(folder)

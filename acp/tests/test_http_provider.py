@@ -7,10 +7,10 @@ from dataclasses import replace
 import httpx
 import pytest
 
+from helexa_acp.cancellation import CancelToken
 from helexa_acp.config import parse_config
 from helexa_acp.endpoint import Endpoint, join_url
 from helexa_acp.provider import failover
-from helexa_acp.provider.base import CancelToken
 from helexa_acp.provider.endpoints import Endpoints
 from helexa_acp.provider.errors import (
     AuthFailedError,
@@ -22,8 +22,8 @@ from helexa_acp.provider.errors import (
 from helexa_acp.provider.failover import Switched
 from helexa_acp.provider.http import HttpProvider
 from helexa_acp.provider.quirks import QuirkBook
-from helexa_acp.provider.types import CompletionRequest, Message, Progress, Role, TextDelta
-from helexa_acp.provider.wires import ADAPTERS
+from helexa_acp.provider.types import CompletionRequest, Message, ProgressUpdate, Role, TextDelta
+from helexa_acp.provider.wires.registry import ADAPTERS
 
 REQUEST = CompletionRequest("m", (Message.of(Role.USER, "hi"),), max_tokens=5, temperature=1.0)
 
@@ -38,7 +38,7 @@ def text(*pieces):
 
 
 class FakeServer:
-    """Answers in turn; keeps what it was asked."""
+    """Gives its answers in turn, the last one repeatedly, and keeps the requests."""
 
     def __init__(self, *answers):
         self.answers = list(answers)
@@ -70,7 +70,7 @@ async def collect(provider, cancel=None):
     return [event async for event in provider.complete(REQUEST, cancel or CancelToken())]
 
 
-async def test_one_completion(book):
+async def test_a_completion_is_streamed(book):
     server = FakeServer(text("Hel", "lo"))
     events = await collect(provider(server, book, api_key="secret"))
     assert [e.text for e in events if isinstance(e, TextDelta)] == ["Hel", "lo"]
@@ -82,8 +82,8 @@ async def test_one_completion(book):
     ("said", "sent"),
     [("a\ud83d\ude00b", "a\U0001f600b"), ("a\ud83db", "a\ufffdb"), ("\ude00\ud83d", "\ufffd\ufffd")],
 )
-async def test_halves_of_characters_are_joined_or_replaced(book, said, sent):
-    """A hostile model says them, and they are in the history from then on."""
+async def test_lone_surrogates_are_joined_or_replaced(book, said, sent):
+    """Once a hostile model has written one, it is part of the history."""
     server = FakeServer(text("x"))
     request = replace(REQUEST, messages=[Message.of(Role.USER, said)])
     assert [event async for event in provider(server, book).complete(request, CancelToken())]
@@ -91,20 +91,20 @@ async def test_halves_of_characters_are_joined_or_replaced(book, said, sent):
     assert json.loads(server.asked[0].content)["messages"][0]["content"] == sent
 
 
-async def test_no_key_no_header(book):
+async def test_without_a_key_no_header_is_sent(book):
     server = FakeServer(text("x"))
     await collect(provider(server, book))
     assert "authorization" not in server.asked[0].headers
 
 
-async def test_anthropic_headers(book):
+async def test_anthropic_requests_carry_key_and_version(book):
     server = FakeServer(sse({"type": "message_stop"}))
     await collect(provider(server, book, "anthropic-messages", api_key="secret"))
     assert server.asked[0].headers["x-api-key"] == "secret"
     assert server.asked[0].headers["anthropic-version"] == "2023-06-01"
 
 
-def test_construction_is_cheap(book):
+def test_constructing_a_provider_opens_no_client(book):
     def never():
         raise AssertionError
 
@@ -115,18 +115,18 @@ def test_construction_is_cheap(book):
 
 
 @pytest.mark.parametrize("base", ["http://h/v1", "http://h/v1/"])
-def test_url_join(base):
+def test_urls_join_with_and_without_a_slash(base):
     assert join_url(base, "models") == "http://h/v1/models"
 
 
-async def test_cancelled_beforehand_gives_nothing_and_asks_nothing(book):
+async def test_a_request_cancelled_beforehand_is_not_sent(book):
     server, cancel = FakeServer(text("x")), CancelToken()
     cancel.cancel()
     assert await collect(provider(server, book), cancel) == []
     assert server.asked == []
 
 
-async def test_cancel_in_the_middle_ends_the_stream_though_data_is_ready(book):
+async def test_cancel_ends_the_stream_though_data_is_ready(book):
     cancel, seen = CancelToken(), []
     async for event in provider(FakeServer(text("a", "b", "c")), book).complete(REQUEST, cancel):
         seen.append(event)
@@ -168,7 +168,7 @@ LESSONS = [
 
 
 @pytest.mark.parametrize(("words", "gone", "there"), LESSONS)
-async def test_a_lesson_is_learned_once_and_remembered(book, tmp_path, words, gone, there):
+async def test_a_quirk_is_learned_once_and_remembered(book, tmp_path, words, gone, there):
     refusal = httpx.Response(400, json={"error": {"message": words}})
     server = FakeServer(refusal, text("x"))
     assert await collect(provider(server, book))
@@ -181,14 +181,14 @@ async def test_a_lesson_is_learned_once_and_remembered(book, tmp_path, words, go
     assert gone not in later.bodies()[0]
 
 
-async def test_several_lessons_in_a_row(book):
+async def test_several_quirks_are_learned_in_a_row(book):
     refusals = [httpx.Response(400, text=words) for words, _, _ in LESSONS]
     server = FakeServer(*refusals, text("x"))
     assert await collect(provider(server, book))
     assert len(server.asked) == 4
 
 
-async def test_a_lesson_that_does_not_help_is_not_kept(book):
+async def test_a_quirk_that_does_not_help_is_not_remembered(book):
     server = FakeServer(
         httpx.Response(400, text="bad stream_options"), httpx.Response(400, text="something else")
     )
@@ -215,7 +215,7 @@ async def test_a_lesson_that_does_not_help_is_not_kept(book):
         (sse({"choices": [{"delta": {"content": "a"}}]}), UnreachableError),
     ],
 )
-async def test_errors(book, answer, error):
+async def test_failed_answers_become_errors(book, answer, error):
     with pytest.raises(error) as caught:
         await collect(provider(FakeServer(answer), book))
     assert caught.value.endpoint == "e"
@@ -226,13 +226,13 @@ async def test_errors(book, answer, error):
     "answer",
     [httpx.Response(429, headers={"retry-after": "0"}), httpx.Response(500), httpx.ConnectError("x")],
 )
-async def test_retry_before_the_first_token(book, answer):
+async def test_a_request_is_retried_before_the_first_token(book, answer):
     server = FakeServer(answer, answer, text("x"))
     assert TextDelta("x") in await collect(provider(server, book))
     assert len(server.asked) == 3
 
 
-async def test_no_retry_after_the_first_token(book):
+async def test_a_request_is_not_retried_after_the_first_token(book):
     server = FakeServer(sse({"choices": [{"delta": {"content": "a"}}]}))
     events = provider(server, book).complete(REQUEST, CancelToken())
     assert await anext(events) == TextDelta("a")
@@ -241,10 +241,10 @@ async def test_no_retry_after_the_first_token(book):
     assert len(server.asked) == 1
 
 
-async def test_progress_comments_are_no_answer(book):
+async def test_progress_comments_are_not_part_of_the_answer(book):
     body = ": keep-alive\n\n: loading 43 %\n\n"
     server = FakeServer(sse(body, {"choices": [{"delta": {"content": "a"}}]}, "data: [DONE]\n\n"))
-    assert (await collect(provider(server, book)))[:2] == [Progress("loading 43 %"), TextDelta("a")]
+    assert (await collect(provider(server, book)))[:2] == [ProgressUpdate("loading 43 %"), TextDelta("a")]
 
 
 async def test_a_silent_server_times_out(book):
@@ -258,7 +258,7 @@ async def test_a_silent_server_times_out(book):
         await collect(provider(FakeServer(response), book, idle_timeout_s=0.01))
 
 
-async def test_a_server_that_ignores_stream(book):
+async def test_an_answer_that_is_not_streamed_is_decoded(book):
     answer = httpx.Response(200, json={"choices": [{"message": {"content": "hi"}, "finish_reason": "stop"}]})
     assert (await collect(provider(FakeServer(answer), book)))[0] == TextDelta("hi")
 
@@ -272,7 +272,7 @@ async def test_a_server_that_ignores_stream(book):
         ({"data": [{"id": "a", "limit": {"context": 9}, "loaded": True}]}, ("a", 9)),
     ],
 )
-async def test_list_models(book, body, first):
+async def test_lists_of_models_may_have_several_shapes(book, body, first):
     models = await provider(FakeServer(httpx.Response(200, json=body)), book).list_models()
     assert (models[0].id, models[0].context_window) == first
 
@@ -284,14 +284,14 @@ async def test_list_models(book, body, first):
         ("anthropic-messages", "/v1/messages/count_tokens", {"input_tokens": 7}),
     ],
 )
-async def test_exact_counts(book, wire, path, answer):
+async def test_the_server_counts_the_tokens_of_a_prompt(book, wire, path, answer):
     server = FakeServer(httpx.Response(200, json=answer))
     assert await provider(server, book, wire).count_tokens(REQUEST) == 7
     assert server.asked[0].url.path == path
 
 
 @pytest.mark.parametrize("answer", [httpx.Response(404), httpx.Response(200, json={"tokens": [1]})])
-async def test_counting_that_is_not_there_is_asked_once_and_remembered(book, tmp_path, answer):
+async def test_a_server_that_cannot_count_is_asked_once(book, tmp_path, answer):
     server = FakeServer(answer)
     assert await provider(server, book).count_tokens(REQUEST) is None
     assert [request.url.path for request in server.asked] == ["/tokenize", "/v1/tokenize"]
@@ -308,7 +308,7 @@ async def test_a_server_that_cannot_count_now_is_asked_again(book, answer):
     assert await it.count_tokens(REQUEST) == 7
 
 
-# Failing over
+# Failover
 
 
 def two_endpoints(tmp_path, first, second):
@@ -339,7 +339,7 @@ async def test_failover_before_the_first_token_is_announced(tmp_path):
     assert other.bodies()[0]["model"] == "y"
 
 
-async def test_no_failover_after_the_first_token(tmp_path):
+async def test_there_is_no_failover_after_the_first_token(tmp_path):
     other = FakeServer(text("no"))
     endpoints = two_endpoints(tmp_path, FakeServer(sse({"choices": [{"delta": {"content": "a"}}]})), other)
     with pytest.raises(UnreachableError):
@@ -355,7 +355,7 @@ async def test_a_refusal_does_not_fail_over(tmp_path):
     assert other.asked == []
 
 
-async def test_a_dead_endpoint_keeps_nobody_waiting_and_shows_in_its_group(tmp_path):
+async def test_a_dead_endpoint_delays_nothing_and_shows_as_unreachable(tmp_path):
     models = httpx.Response(200, json={"data": [{"id": "y"}, {"id": "z"}]})
     endpoints = two_endpoints(tmp_path, FakeServer(httpx.ConnectError("dead")), FakeServer(models))
     changed = []
@@ -363,7 +363,7 @@ async def test_a_dead_endpoint_keeps_nobody_waiting_and_shows_in_its_group(tmp_p
     endpoints.refresh()
     assert [m.id for m in endpoints.models(endpoints.config.endpoints[0])] == ["x"]
     await endpoints.settle()
-    assert len(changed) == 2  # one told its models, one is away
+    assert len(changed) == 2  # one listed its models, one is unreachable
     assert [m.id for m in endpoints.models(endpoints.config.endpoints[1])] == ["y", "z"]
     assert "dead" in endpoints.refresh_errors["a"]
     await endpoints.aclose()

@@ -24,7 +24,7 @@ from helexa_acp.provider.quirks import QuirkBook, Quirks, learn
         ("role 'system' is not supported", "system_role", "developer"),
     ],
 )  # fmt: skip
-def test_lessons(words, field, value):
+def test_refusals_teach_quirks(words, field, value):
     learned = learn(Quirks(), 400, words)
     assert learned is not None
     assert learned.changed() == {field: value}
@@ -40,15 +40,15 @@ def test_lessons(words, field, value):
         (400, ""),
     ],
 )
-def test_what_teaches_nothing(status, words):
+def test_other_refusals_teach_nothing(status, words):
     assert learn(Quirks(), status, words) is None
 
 
-def test_a_lesson_is_not_learned_twice():
+def test_a_quirk_is_not_learned_twice():
     assert learn(Quirks(stream_options=False), 400, "stream_options") is None
 
 
-def test_two_agents_share_the_book(tmp_path):
+def test_two_agents_share_the_quirk_book(tmp_path):
     path = tmp_path / "quirks.json"
     one, two = QuirkBook(path), QuirkBook(path)
     one.remember("a:m", Quirks(stream=False))
@@ -58,7 +58,7 @@ def test_two_agents_share_the_book(tmp_path):
     assert three.get("b:m") == Quirks(tools=False)
 
 
-def test_a_damaged_book_is_an_empty_one(tmp_path):
+def test_a_damaged_quirk_book_counts_as_empty(tmp_path):
     path = tmp_path / "quirks.json"
     path.write_text('{"a:m": {"colour": 1}, "b:m": 3}')
     assert QuirkBook(path).get("a:m") == Quirks()

@@ -1,4 +1,4 @@
-"""Whatever a model does, replay shows what was shown live."""
+"""A replay shows what was shown live, whatever the model did."""
 
 from __future__ import annotations
 
@@ -6,12 +6,10 @@ from acp_testing.process import fold
 from hypothesis import given
 from hypothesis import strategies as st
 
-from helexa_acp.agent.card import Card
 from helexa_acp.agent.replay import INTERRUPTED, replay
 from helexa_acp.agent.reply import Reply, pending_card
+from helexa_acp.agent.tool_card import ToolCard
 from helexa_acp.config import parse_config
-from helexa_acp.memory.records import Planned, UserSaid, decode, encode
-from helexa_acp.memory.transcript import Transcript
 from helexa_acp.provider.types import (
     ReasoningDelta,
     ReasoningState,
@@ -20,6 +18,8 @@ from helexa_acp.provider.types import (
     ToolCallArgsDelta,
     ToolCallStart,
 )
+from helexa_acp.storage.records import Planned, UserSaid, decode, encode
+from helexa_acp.storage.transcript import Transcript
 from helexa_acp.tools.tool import Outcome
 from helexa_acp.v1 import updates
 
@@ -47,7 +47,7 @@ OUTCOMES = st.lists(
 
 
 def play(tape, outcomes):
-    """A round as a turn carries it out: events, then the calls that got a result."""
+    """Run a round as a turn does: the events of a reply, then the calls, of which some get a result."""
     shown, records = [], [UserSaid("u", [{"type": "text", "text": "hi"}])]
     reply = Reply("e:m", "openai-chat", {}, shown.append)
     for event in tape:
@@ -59,7 +59,7 @@ def play(tape, outcomes):
             reply.feed(event)
     records.append(reply.record(CONFIG))
     for call, outcome in zip(reply.calls.values(), outcomes, strict=False):
-        card = Card(pending_card(call, {}), shown.append)
+        card = ToolCard(pending_card(call, {}), shown.append)
         card.change(status="in_progress", title="Read", content=[updates.diff_content("/a", None, "b")])
         records.append(Planned([{"content": "x", "priority": "low", "status": "pending"}]))
         shown.append(updates.plan(records[-1].entries))
@@ -77,7 +77,7 @@ def test_replay_equals_what_was_shown(tape, outcomes):
             assert live[key]["status"] == "pending"
         else:
             assert live[key] == value, key
-    # A thought that was only its server's secret has no text to show.
+    # A thought that consists only of its server's state has no text to show.
     assert [key for key, _ in replayed] == list(live)
     history = Transcript()
     for record in records:
@@ -86,7 +86,7 @@ def test_replay_equals_what_was_shown(tape, outcomes):
     assert sum(message.role is Role.TOOL for message in history.messages) == min(num_calls, len(outcomes))
 
 
-# One line of each kind as format 1 wrote it: later versions must go on reading these.
+# A line of each kind in format 1, which later versions must be able to read.
 FORMAT_1 = [
     b'{"t":"opened","cwd":"/p","created_at":"2026-11-23T09:00:00.000Z","format":1}',
     b'{"t":"user","message_id":"user_1","blocks":[{"type":"text","text":"hi"}],"expanded":null,"local":false}',

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from helexa_acp.agent.rules import Rules, covers
-from helexa_acp.tools.shell import grants
+from helexa_acp.agent.permission_rules import PermissionRules, covers
+from helexa_acp.tools.shell import permissions
 from helexa_acp.tools.shellwords import parse
-from helexa_acp.tools.tool import Grant, Rule
+from helexa_acp.tools.tool import Permission, PermissionRule
 
 
 @pytest.mark.parametrize(
@@ -26,7 +26,7 @@ from helexa_acp.tools.tool import Grant, Rule
         ("echo ''", [("echo", "")]),
     ],
 )
-def test_commands_are_taken_apart(command, parsed):
+def test_commands_are_parsed_into_simple_commands(command, parsed):
     assert parse(command) == parsed
 
 
@@ -65,7 +65,7 @@ def test_commands_are_taken_apart(command, parsed):
         ),
     ],
 )
-def test_what_words_do_not_show_is_opaque(command):
+def test_commands_with_hidden_effects_are_opaque(command):
     assert parse(command) is None
 
 
@@ -85,15 +85,15 @@ def test_parsed_words_are_what_a_shell_would_run(command):
 
 
 def test_every_part_needs_its_own_permission():
-    first, second = grants("git status && rm -rf /")
-    assert covers(Rule("shell", "prefix", "git status"), first)
-    assert not covers(Rule("shell", "prefix", "git status"), second)
+    first, second = permissions("git status && rm -rf /")
+    assert covers(PermissionRule("shell", "prefix", "git status"), first)
+    assert not covers(PermissionRule("shell", "prefix", "git status"), second)
 
 
-def test_a_prefix_never_covers_what_is_opaque():
-    (grant,) = grants("git status; echo $(rm x)")
-    assert not covers(Rule("shell", "prefix", "git status"), grant)
-    assert covers(Rule("shell", "exact", "git status; echo $(rm x)"), grant)
+def test_a_prefix_never_covers_an_opaque_command():
+    (permission,) = permissions("git status; echo $(rm x)")
+    assert not covers(PermissionRule("shell", "prefix", "git status"), permission)
+    assert covers(PermissionRule("shell", "exact", "git status; echo $(rm x)"), permission)
 
 
 @pytest.mark.parametrize(
@@ -121,7 +121,7 @@ def test_a_prefix_never_covers_what_is_opaque():
     ],
 )
 def test_no_prefix_is_offered_for_commands_that_run_anything(command):
-    assert [rule.match for rule in grants(command)[0].rules] == ["exact"]
+    assert [rule.match for rule in permissions(command)[0].rules] == ["exact"]
 
 
 @pytest.mark.parametrize(
@@ -129,28 +129,28 @@ def test_no_prefix_is_offered_for_commands_that_run_anything(command):
     [("ls -l", "ls"), ("git log x", "git log"), ("/usr/bin/git log x", "/usr/bin/git log")],
 )
 def test_the_prefix_that_is_offered_says_what_the_command_does(command, prefix):
-    assert grants(command)[0].rules[-1] == Rule("shell", "prefix", prefix)
+    assert permissions(command)[0].rules[-1] == PermissionRule("shell", "prefix", prefix)
 
 
 def test_prefixes_are_words_not_letters():
-    (grant,) = grants("gitk --all")
-    assert not covers(Rule("shell", "prefix", "git"), grant)
+    (permission,) = permissions("gitk --all")
+    assert not covers(PermissionRule("shell", "prefix", "git"), permission)
 
 
 def test_under_means_below_and_not_beside():
-    rule = Rule("edit", "under", "/home/me/project")
-    assert covers(rule, Grant("edit", "/home/me/project/a", ()))
-    assert not covers(rule, Grant("edit", "/home/me/project-2/a", ()))
+    rule = PermissionRule("edit", "under", "/home/me/project")
+    assert covers(rule, Permission("edit", "/home/me/project/a", ()))
+    assert not covers(rule, Permission("edit", "/home/me/project-2/a", ()))
 
 
-def test_rejections_win_and_tools_are_apart(tmp_path):
-    rules = Rules(tmp_path / "p.toml", "/p")
-    grant = Grant("shell", "ls -l", (), ("ls", "-l"))
-    rules.remember("allow", [Rule("shell", "prefix", "ls")])
-    assert rules.decide(grant) is True
-    assert rules.decide(Grant("edit", "ls -l", ())) is None
-    rules.remember("reject", [Rule("shell", "exact", "ls -l")])
-    assert rules.decide(grant) is False
+def test_rejections_take_precedence_and_tools_are_separate(tmp_path):
+    rules = PermissionRules(tmp_path / "p.toml", "/p")
+    permission = Permission("shell", "ls -l", (), ("ls", "-l"))
+    rules.remember("allow", [PermissionRule("shell", "prefix", "ls")])
+    assert rules.decide(permission) is True
+    assert rules.decide(Permission("edit", "ls -l", ())) is None
+    rules.remember("reject", [PermissionRule("shell", "exact", "ls -l")])
+    assert rules.decide(permission) is False
 
 
 @given(
@@ -159,23 +159,23 @@ def test_rejections_win_and_tools_are_apart(tmp_path):
         max_size=5,
     )
 )
-def test_rules_survive_their_file(tmp_path_factory, entries):
-    rules = Rules(tmp_path_factory.mktemp("rules") / "p.toml", "x")
+def test_rules_survive_a_round_trip_through_their_file(tmp_path_factory, entries):
+    rules = PermissionRules(tmp_path_factory.mktemp("rules") / "p.toml", "x")
     wanted = []
     for tool, match, value in entries:
-        rule = Rule(*(text.encode("utf-8", "replace").decode() for text in (tool, match, value)))
+        rule = PermissionRule(*(text.encode("utf-8", "replace").decode() for text in (tool, match, value)))
         wanted += [rule] if rule not in wanted else []
         rules.remember("allow", [rule])
     assert rules.read()["allow"] == wanted
 
 
-def test_the_file_is_readable_and_a_damaged_one_permits_nothing(tmp_path):
-    rules = Rules(tmp_path / "p.toml", "/home/me")
-    rules.remember("allow", [Rule("shell", "exact", 'echo "x"')])
+def test_the_rules_file_is_readable_and_a_damaged_one_permits_nothing(tmp_path):
+    rules = PermissionRules(tmp_path / "p.toml", "/home/me")
+    rules.remember("allow", [PermissionRule("shell", "exact", 'echo "x"')])
     assert tomllib.loads(rules.path.read_text()) == {
         "allow": [{"tool": "shell", "match": "exact", "value": 'echo "x"'}]
     }
     rules.path.write_text("[[allow")
     assert rules.read() == {"allow": [], "reject": []}
-    rules.remember("allow", [Rule("shell", "exact", "ls")])
-    assert rules.path.read_text() == "[[allow"  # a person may still mend it
+    rules.remember("allow", [PermissionRule("shell", "exact", "ls")])
+    assert rules.path.read_text() == "[[allow"  # so that its user can repair it

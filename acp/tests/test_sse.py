@@ -31,11 +31,11 @@ def parse(chunks):
     return [*events, *parser.close()]
 
 
-def test_the_whole_at_once():
+def test_a_stream_is_parsed_at_once():
     assert parse([STREAM]) == EVENTS
 
 
-def test_byte_by_byte():
+def test_a_stream_is_parsed_byte_by_byte():
     assert parse([STREAM[at : at + 1] for at in range(len(STREAM))]) == EVENTS
 
 

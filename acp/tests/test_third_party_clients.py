@@ -1,4 +1,4 @@
-"""Clients that nobody here wrote drive the real program."""
+"""Third-party clients drive the real program."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ def kinds(updates):
 
 @pytest.fixture
 def agent(tmp_path):
-    """The agent's command. Every line it wrote is judged by the schema in the end."""
+    """The agent's command. The schema judges every line of the agent after the test."""
     record = tmp_path / "lines"
     yield clients.recorded_command(record)
     assert judge_record(record, clients.SCHEMA) > 0
 
 
-def test_typescript_sdk(script, project, agent):
+def test_the_typescript_sdk_runs_a_session(script, project, agent):
     env = script(SCRIPT)
     seen = json.loads(run(clients.ts_sdk_client(project, "edit", "wait", agent), env).stdout)
     assert seen["initialize"]["protocolVersion"] == 1
@@ -61,7 +61,7 @@ def test_typescript_sdk(script, project, agent):
     assert without_user(fold(seen["replayed"])) == fold(seen["updates"])
 
 
-def test_python_sdk(script, project, agent):
+def test_the_python_sdk_runs_a_session(script, project, agent):
     env = script(SCRIPT)
     seen = json.loads(run(clients.python_sdk_client(project, "edit", "wait", agent), env).stdout)
     assert seen["protocol"] == 1
@@ -100,7 +100,7 @@ def test_acpx_edits_with_permission(acpx, project):
     assert (project / "a.txt").read_text() == "1\n"
 
 
-def test_acpx_denies(acpx, project):
+def test_acpx_denies_an_edit(acpx, project):
     call, *_ = acpx
     call("exec", "please edit", flags=("--format", "json", "--deny-all"), check=False)
     assert not (project / "a.txt").exists()

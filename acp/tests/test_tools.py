@@ -6,24 +6,24 @@ import shutil
 import stat
 
 import pytest
-from acp_testing.fakes import Bench, FakeClient
+from acp_testing.fakes import FakeClient, ToolHarness
 from hypothesis import given
 from hypothesis import strategies as st
 
-from helexa_acp.tools.bounds import HeadAndTail, clip, one_line
+from helexa_acp.tools.builtin import builtin_tools
 from helexa_acp.tools.edit import replace_once
+from helexa_acp.tools.errors import ToolError
 from helexa_acp.tools.fetch import host_of, page_text
-from helexa_acp.tools.registry import builtin_tools
 from helexa_acp.tools.roots import Roots, expand
-from helexa_acp.tools.tool import ToolError
+from helexa_acp.tools.truncation import HeadAndTail, clip, one_line
 
 
 @pytest.fixture
-def bench(project):
+def tools(project):
     (project / "a.txt").write_text("one\ntwo\nthree\n")
     (project / "sub").mkdir()
     (project / "sub" / "b.py").write_text("import os\nprint('two')\n")
-    return Bench(project)
+    return ToolHarness(project)
 
 
 def test_every_tool_takes_an_object_and_nothing_unknown():
@@ -44,9 +44,9 @@ def test_every_tool_takes_an_object_and_nothing_unknown():
         ("shell", {"command": ""}, "command must be"),
     ],
 )
-async def test_arguments_are_checked_by_name(bench, name, args, words):
+async def test_arguments_are_checked_by_name(tools, name, args, words):
     with pytest.raises(ToolError, match=words):
-        await bench.run(name, **args)
+        await tools.run(name, **args)
 
 
 # Paths
@@ -55,14 +55,14 @@ async def test_arguments_are_checked_by_name(bench, name, args, words):
 @pytest.mark.parametrize(
     "path", ["../x", "/etc/passwd", "sub/../../x", "~/x", "$HOME/x", "link/x", "link", "\0", "  "]
 )
-async def test_paths_outside_are_refused(bench, project, path):
+async def test_paths_outside_are_refused(tools, project, path):
     (project / "link").symlink_to("/etc")
     for name, args in (("read", {}), ("write", {"content": "x"}), ("list", {})):
         with pytest.raises(ToolError):
-            await bench.run(name, path=path, **args)
+            await tools.run(name, path=path, **args)
 
 
-def test_additional_directories_count(project, tmp_path):
+def test_additional_directories_are_roots(project, tmp_path):
     other = tmp_path / "other"
     other.mkdir()
     with pytest.raises(ToolError):
@@ -89,7 +89,7 @@ def test_no_path_leaves_the_roots(tmp_path_factory, pieces):
         *(("$HOMER/x", "$HOMER/x"), ("$OTHER/x", "$OTHER/x"), ("/abs", "/abs"), ("rel/~", "rel/~")),
     ],
 )
-def test_expand(path, expanded):
+def test_home_is_expanded_at_the_start_of_a_path(path, expanded):
     assert expand(path, "/h") == expanded
     assert expand(path, None) == path
 
@@ -97,35 +97,35 @@ def test_expand(path, expanded):
 # Reading
 
 
-async def test_read_slices_by_line(bench):
-    assert (await bench.run("read", path="a.txt")).text == "one\ntwo\nthree"
-    assert (await bench.run("read", path="a.txt", line=2, limit=1)).text == "two\n[lines 2 to 2 of 3]"
+async def test_read_returns_the_lines_asked_for(tools):
+    assert (await tools.run("read", path="a.txt")).text == "one\ntwo\nthree"
+    assert (await tools.run("read", path="a.txt", line=2, limit=1)).text == "two\n[lines 2 to 2 of 3]"
 
 
-async def test_read_refuses_what_is_no_text(bench, project):
+async def test_read_refuses_files_that_are_not_text(tools, project):
     (project / "bin").write_bytes(b"\0\1")
-    for name in ("pipe", "pipe.png"):  # reading them would wait for a writer
+    for name in ("pipe", "pipe.png"):  # reading them would block
         os.mkfifo(project / name)
     for path in ("bin", "none", "sub", "pipe", "pipe.png"):
         with pytest.raises(ToolError):
-            await bench.run("read", path=path)
+            await tools.run("read", path=path)
 
 
-async def test_read_sees_images(bench, project):
+async def test_read_returns_images_only_to_models_that_see_them(tools, project):
     (project / "x.png").write_bytes(b"\x89PNG")
-    outcome = await bench.run("read", path="x.png")
+    outcome = await tools.run("read", path="x.png")
     assert outcome.images[0].mime_type == "image/png"
-    bench.context.sees_images = False
+    tools.context.sees_images = False
     with pytest.raises(ToolError, match="does not read"):
-        await bench.run("read", path="x.png")
+        await tools.run("read", path="x.png")
 
 
-async def test_unsaved_buffers_count(project):
+async def test_read_returns_unsaved_buffers(project):
     (project / "a").write_text("disk")
     client = FakeClient(files=True)
     client.buffers[str(project / "a")] = "buffer"
-    bench = Bench(project, client)
-    assert (await bench.run("read", path="a")).text == "buffer"
+    tools = ToolHarness(project, client)
+    assert (await tools.run("read", path="a")).text == "buffer"
 
 
 async def test_after_a_command_the_disk_is_fresher(project):
@@ -133,62 +133,62 @@ async def test_after_a_command_the_disk_is_fresher(project):
     os.utime(project / "a", (1, 1))
     client = FakeClient(files=True)
     client.buffers[str(project / "a")] = "buffer"
-    bench = Bench(project, client)
-    await bench.run("shell", command="true")
-    assert (await bench.run("read", path="a")).text == "buffer"
-    await bench.run("shell", command="echo changed > a")
-    assert (await bench.run("read", path="a")).text == "changed"
+    tools = ToolHarness(project, client)
+    await tools.run("shell", command="true")
+    assert (await tools.run("read", path="a")).text == "buffer"
+    await tools.run("shell", command="echo changed > a")
+    assert (await tools.run("read", path="a")).text == "changed"
 
 
-async def test_a_client_that_cannot_read_is_no_end(project):
+async def test_read_falls_back_to_the_disk_if_the_client_fails(project):
     (project / "a").write_text("disk")
-    bench = Bench(project, FakeClient(files=True, broken=True))
-    assert (await bench.run("read", path="a")).text == "disk"
+    tools = ToolHarness(project, FakeClient(files=True, broken=True))
+    assert (await tools.run("read", path="a")).text == "disk"
     with pytest.raises(ToolError, match="editor says: no buffer"):
-        await bench.run("read", path="none")
+        await tools.run("read", path="none")
 
 
-async def test_list(bench):
-    assert (await bench.run("list")).text == "a.txt\nsub/"
-    assert (await bench.run("list", glob="**/*.py")).text == "sub/b.py"
-    assert (await bench.run("list", glob="*.nope")).text == "[nothing]"
+async def test_list_shows_entries_and_matches(tools):
+    assert (await tools.run("list")).text == "a.txt\nsub/"
+    assert (await tools.run("list", glob="**/*.py")).text == "sub/b.py"
+    assert (await tools.run("list", glob="*.nope")).text == "[nothing]"
     with pytest.raises(ToolError):
-        await bench.run("list", glob="../*")
+        await tools.run("list", glob="../*")
 
 
 # Writing
 
 
-async def test_write_shows_a_diff_and_makes_directories(bench, project):
-    job = await bench.prepare("write", path="new/dir/x", content="hi\n")
-    assert job.content == [
+async def test_write_shows_a_diff_and_makes_directories(tools, project):
+    prepared = await tools.prepare("write", path="new/dir/x", content="hi\n")
+    assert prepared.content == [
         {"type": "diff", "path": str(project / "new/dir/x"), "oldText": None, "newText": "hi\n"}
     ]
     assert not (project / "new").exists()
-    await job.run()
+    await prepared.run()
     assert (project / "new/dir/x").read_text() == "hi\n"
 
 
-async def test_edit_needs_one_exact_match(bench, project):
-    await bench.run("edit", path="a.txt", old_text="two", new_text="2")
+async def test_edit_needs_one_exact_match(tools, project):
+    await tools.run("edit", path="a.txt", old_text="two", new_text="2")
     assert (project / "a.txt").read_text() == "one\n2\nthree\n"
     for old, words in (("nope", "does not occur"), ("e", "more than once"), ("", "empty")):
         with pytest.raises(ToolError, match=words):
-            await bench.run("edit", path="a.txt", old_text=old, new_text="x")
+            await tools.run("edit", path="a.txt", old_text=old, new_text="x")
 
 
-async def test_a_conflict_is_reported_not_overwritten(bench, project):
-    job = await bench.prepare("edit", path="a.txt", old_text="two", new_text="2")
+async def test_a_conflict_is_reported_not_overwritten(tools, project):
+    prepared = await tools.prepare("edit", path="a.txt", old_text="two", new_text="2")
     (project / "a.txt").write_text("changed meanwhile: two\n")
     with pytest.raises(ToolError, match="changed while"):
-        await job.run()
+        await prepared.run()
     assert (project / "a.txt").read_text() == "changed meanwhile: two\n"
 
 
 async def test_each_write_happens_once_and_through_the_client(project):
     client = FakeClient(files=True)
-    bench = Bench(project, client)
-    await bench.run("write", path="a", content="x")
+    tools = ToolHarness(project, client)
+    await tools.run("write", path="a", content="x")
     assert client.written == [str(project / "a")]
     assert not (project / "a").exists()
 
@@ -210,63 +210,63 @@ def test_replace_once_is_exact_or_refuses(text, old, new):
 # Searching
 
 
-async def test_what_ripgrep_is_asked(bench, project, monkeypatch, tmp_path):
-    fake = tmp_path / "bin" / "rg"  # shows what it was called with
+async def test_ripgrep_gets_pattern_path_and_globs(tools, project, monkeypatch, tmp_path):
+    fake = tmp_path / "bin" / "rg"  # prints its arguments
     fake.parent.mkdir()
     fake.write_text('#!/bin/sh\necho "$@"\n')
     fake.chmod(fake.stat().st_mode | stat.S_IXUSR)
     monkeypatch.setenv("PATH", f"{fake.parent}:{os.environ['PATH']}")
-    text = (await bench.run("search", pattern="-e", glob="*.py", ignore_case=True)).text
+    text = (await tools.run("search", pattern="-e", glob="*.py", ignore_case=True)).text
     assert text.endswith(
         f"--glob=*.py {' '.join(w for w in text.split() if w.startswith('--glob=!'))} -- -e {project}"
     )
 
 
 @pytest.mark.parametrize("ripgrep", [False, True])
-async def test_search(bench, project, monkeypatch, ripgrep):
+async def test_search_finds_matching_lines(tools, project, monkeypatch, ripgrep):
     if not ripgrep:
         monkeypatch.setenv("PATH", "/nowhere")
     elif shutil.which("rg") is None:
         pytest.skip("ripgrep is not installed")
     assert (
-        await bench.run("search", pattern="tw[o]")
+        await tools.run("search", pattern="tw[o]")
     ).text == f"{project}/a.txt:2:two\n{project}/sub/b.py:2:print('two')"
-    assert (await bench.run("search", pattern="TWO", glob="*.py", ignore_case=True)).text.endswith(
+    assert (await tools.run("search", pattern="TWO", glob="*.py", ignore_case=True)).text.endswith(
         "print('two')"
     )
-    assert (await bench.run("search", pattern="nope")).text == "[no match]"
+    assert (await tools.run("search", pattern="nope")).text == "[no match]"
     with pytest.raises(ToolError, match=r"regular expression|regex parse error"):
-        await bench.run("search", pattern="(")
+        await tools.run("search", pattern="(")
 
 
 # Commands
 
 
-async def test_shell(bench, project):
-    outcome = await bench.run("shell", command="echo out; echo err >&2; pwd", cwd="sub")
+async def test_shell_returns_output_and_exit_code(tools, project):
+    outcome = await tools.run("shell", command="echo out; echo err >&2; pwd", cwd="sub")
     assert outcome.text == f"out\nerr\n{project}/sub\n[exit code 0]"
-    failed = await bench.run("shell", command="exit 3")
+    failed = await tools.run("shell", command="exit 3")
     assert (failed.is_error, failed.text) == (True, "[exit code 3]")
 
 
-async def test_endless_output_is_bounded(bench):
-    outcome = await bench.run("shell", command="yes | head -c 20000000; echo end", timeout_s=60)
+async def test_endless_output_is_bounded(tools):
+    outcome = await tools.run("shell", command="yes | head -c 20000000; echo end", timeout_s=60)
     assert len(outcome.text) < 70_000
     assert outcome.text.endswith("end\n[exit code 0]")
 
 
-async def test_a_command_that_does_not_end(bench):
-    outcome = await bench.run("shell", command="trap '' TERM; echo started; sleep 300 & wait", timeout_s=1)
+async def test_a_command_is_killed_at_its_timeout(tools):
+    outcome = await tools.run("shell", command="trap '' TERM; echo started; sleep 300 & wait", timeout_s=1)
     assert "without finishing" in outcome.text
     assert outcome.is_error
 
 
-async def test_commands_get_no_input(bench):
-    assert (await bench.run("shell", command="cat; echo done")).text == "done\n[exit code 0]"
+async def test_commands_get_no_input(tools):
+    assert (await tools.run("shell", command="cat; echo done")).text == "done\n[exit code 0]"
 
 
-async def test_children_that_linger_do_not_hold_the_call(bench):
-    outcome = await bench.run("shell", command="(sleep 300 &) ; echo quick", timeout_s=60)
+async def test_lingering_children_do_not_delay_the_call(tools):
+    outcome = await tools.run("shell", command="(sleep 300 &) ; echo quick", timeout_s=60)
     assert outcome.text.startswith("quick")
 
 
@@ -281,7 +281,7 @@ def test_head_and_tail_keep_both_ends(chunks, limit):
         assert "bytes left out" in kept.text()
 
 
-def test_clip_and_one_line():
+def test_texts_are_cut_to_their_limit():
     assert clip("x" * 10, 10) == "x" * 10
     assert "90 characters left out" in clip("x" * 100, 10)
     assert one_line("a\n b\té" + "x" * 200, 6) == "a b é…"
@@ -293,12 +293,12 @@ def test_clip_and_one_line():
 @pytest.mark.parametrize(
     "url", ["file:///etc/passwd", "ftp://x", "http://", "http://u:p@h/", "javascript:1", "http://[", "x"]
 )
-def test_addresses_that_are_not_fetched(url):
+def test_only_http_addresses_without_a_user_are_fetched(url):
     with pytest.raises(ToolError):
         host_of(url)
 
 
-async def test_fetch(bench, dead_port):
+async def test_fetch_returns_text_and_stays_on_its_host(tools, dead_port):
     async def serve(reader, writer):
         line = await reader.readline()
         page = b"<html><head><title>t</title></head><body><h1>Hi</h1><script>bad()</script><p>there</p></body></html>"
@@ -314,18 +314,18 @@ async def test_fetch(bench, dead_port):
 
     async with await asyncio.start_server(serve, "127.0.0.1", dead_port):
         base = f"http://127.0.0.1:{dead_port}"
-        assert (await bench.run("fetch", url=f"{base}/")).text == "Hi\nthere"
-        assert "moved to another host" in (await bench.run("fetch", url=f"{base}/moved")).text
-        job = await bench.prepare("fetch", url=f"{base}/")
-        assert job.grants[0].subject == f"127.0.0.1:{dead_port}"
+        assert (await tools.run("fetch", url=f"{base}/")).text == "Hi\nthere"
+        assert "moved to another host" in (await tools.run("fetch", url=f"{base}/moved")).text
+        prepared = await tools.prepare("fetch", url=f"{base}/")
+        assert prepared.permissions[0].subject == f"127.0.0.1:{dead_port}"
     with pytest.raises(ToolError, match="cannot fetch"):
-        await bench.run("fetch", url=f"http://127.0.0.1:{dead_port}/")
+        await tools.run("fetch", url=f"http://127.0.0.1:{dead_port}/")
 
 
 def test_pages_become_text():
     assert page_text("<p>a &amp; b</p><style>x</style><ul><li>c<li>d</ul>") == "a & b\nc\nd"
 
 
-async def test_plan(bench):
-    await bench.run("plan", entries=[{"content": "x", "status": "pending"}])
-    assert bench.plan == [{"content": "x", "status": "pending", "priority": "medium"}]
+async def test_plan_shows_its_entries(tools):
+    await tools.run("plan", entries=[{"content": "x", "status": "pending"}])
+    assert tools.plan == [{"content": "x", "status": "pending", "priority": "medium"}]

@@ -3,11 +3,11 @@ from __future__ import annotations
 import json
 
 import pytest
-from acp_testing.wires import CASES, A, C, O
+from acp_testing.wire_cases import CASES, A, C, O
 from hypothesis import given
 from hypothesis import strategies as st
 
-from helexa_acp.provider.adapter import WireError
+from helexa_acp.provider.errors import WireError
 from helexa_acp.provider.sse import SseEvent
 from helexa_acp.provider.types import (
     Finish,
@@ -17,7 +17,7 @@ from helexa_acp.provider.types import (
     ToolCallEnd,
     ToolCallStart,
 )
-from helexa_acp.provider.wires import ADAPTERS
+from helexa_acp.provider.wires.registry import ADAPTERS
 
 
 def decode(wire, events, *, text_tools=False):
@@ -26,7 +26,7 @@ def decode(wire, events, *, text_tools=False):
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.wire}: {case.name}")
-def test_cases(case):
+def test_answers_decode_to_their_events(case):
     if isinstance(case.events, str):
         with pytest.raises(WireError, match=case.events):
             decode(case.wire, case.sse(), text_tools=case.text_tools)
@@ -64,7 +64,7 @@ BODIES = {
 
 
 @pytest.mark.parametrize("wire", BODIES)
-def test_a_server_that_does_not_stream(wire):
+def test_a_body_that_is_not_streamed_decodes_to_the_same_events(wire):
     decoder = ADAPTERS[wire]().decoder()
     assert [*decoder.body(BODIES[wire]), *decoder.close()] == [
         TextDelta("hi"),

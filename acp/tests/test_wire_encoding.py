@@ -1,4 +1,4 @@
-"""Outgoing bodies, pinned: the same conversation in each wire's own words."""
+"""Request bodies: the same conversation encoded for each wire."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from helexa_acp.provider.normal import INTERRUPTED, normalise
 from helexa_acp.provider.quirks import Quirks
 from helexa_acp.provider.types import (
     CompletionRequest,
-    Image,
+    ImagePart,
     Message,
-    Reasoning,
+    ReasoningPart,
     Role,
-    Text,
+    TextPart,
     ToolCall,
     ToolSpec,
 )
-from helexa_acp.provider.wires import ADAPTERS
+from helexa_acp.provider.wires.history import INTERRUPTED, normalise
+from helexa_acp.provider.wires.registry import ADAPTERS
 
 READ = ToolSpec("read", "Read a file.", {"type": "object", "properties": {}})
 STATES = {
@@ -33,14 +33,16 @@ STATES = {
 def talk(wire):
     return (
         Message.of(Role.SYSTEM, "Be brief."),
-        Message(Role.USER, (Text("What is this?"), Image("image/png", "AAAA"))),
+        Message(Role.USER, (TextPart("What is this?"), ImagePart("image/png", "AAAA"))),
         Message(
             Role.ASSISTANT,
-            (Reasoning("hm", wire, "e:m", STATES[wire]), Text("Looking.")),
+            (ReasoningPart("hm", wire, "e:m", STATES[wire]), TextPart("Looking.")),
             (ToolCall("c1", "read", '{"path": "a"}'), ToolCall("c1", "read", "")),
         ),
-        Message(Role.TOOL, (Text("one"),), tool_call_id="c1"),
-        Message(Role.TOOL, (Text("two"), Image("image/png", "BBBB")), tool_call_id="c1", is_error=True),
+        Message(Role.TOOL, (TextPart("one"),), tool_call_id="c1"),
+        Message(
+            Role.TOOL, (TextPart("two"), ImagePart("image/png", "BBBB")), tool_call_id="c1", is_error=True
+        ),
     )
 
 
@@ -53,7 +55,7 @@ def second_id(wire_body):
     return wire_body["messages"][2]["tool_calls"][1]["id"]
 
 
-def test_chat():
+def test_the_chat_body_is_pinned():
     sent = body("openai-chat", temperature=0.7, max_tokens=256, effort="low")
     other = second_id(sent)
     assert sent == {
@@ -116,7 +118,7 @@ def test_text_only_request_has_no_tools_key_and_plain_content():
     }
 
 
-def test_responses():
+def test_the_responses_body_is_pinned():
     sent = body("openai-responses", max_tokens=256, effort="high")
     other = sent["input"][4]["call_id"] if sent["input"][4]["type"] == "function_call" else None
     assert sent["instructions"] == "Be brief."
@@ -146,7 +148,7 @@ def test_responses():
     assert sent["reasoning"] == {"effort": "high", "summary": "auto"}
 
 
-def test_anthropic():
+def test_the_anthropic_body_is_pinned():
     sent = body("anthropic-messages", effort="low")
     assert sent["system"] == [{"type": "text", "text": "Be brief.", "cache_control": {"type": "ephemeral"}}]
     assert [turn["role"] for turn in sent["messages"]] == ["user", "assistant", "user"]
@@ -177,7 +179,7 @@ def test_anthropic_does_not_think_in_a_loop_that_began_elsewhere():
 
 @pytest.mark.parametrize("wire", ADAPTERS)
 @pytest.mark.parametrize("origin", ADAPTERS)
-def test_another_wires_or_models_thoughts_are_left_out(wire, origin):
+def test_thoughts_of_other_wires_and_models_are_left_out(wire, origin):
     request = CompletionRequest("m", talk(origin), (READ,))
     for tag in ("e:m", "e:other"):
         if (wire, "e:m") == (origin, tag):
@@ -203,12 +205,12 @@ def test_quirks_change_the_chat_body(quirks, gone, there):
     assert there is None or there in sent
 
 
-def test_reasoning_is_sent_back_where_it_must_be():
+def test_reasoning_is_sent_back_where_required():
     sent = body("openai-chat", Quirks(reasoning_roundtrip=True))
     assert sent["messages"][2]["reasoning_content"] == "hm"
 
 
-def test_short_tool_ids():
+def test_short_ids_are_given_to_calls_and_results():
     sent = body("openai-chat", Quirks(short_tool_ids=True))
     ids = [call["id"] for call in sent["messages"][2]["tool_calls"]]
     assert all(len(id_) == 9 and id_.isalnum() for id_ in ids)
@@ -226,7 +228,7 @@ def test_text_tools_describe_and_replay_calls_as_text():
     assert sent["messages"][3]["role"] == "user"
 
 
-def test_images_become_words_for_a_model_without_eyes():
+def test_images_become_a_note_for_models_that_do_not_see():
     sent = body("openai-chat", Quirks(images=False))
     assert "image_url" not in repr(sent)
     assert "does not read images" in repr(sent)
@@ -237,7 +239,7 @@ def test_malformed_arguments_can_be_sent_back(wire):
     messages = (
         Message.of(Role.USER, "x"),
         Message(Role.ASSISTANT, (), (ToolCall("c1", "read", '{"broken'),)),
-        Message(Role.TOOL, (Text("ERROR"),), tool_call_id="c1"),
+        Message(Role.TOOL, (TextPart("ERROR"),), tool_call_id="c1"),
     )
     assert "broken" in repr(ADAPTERS[wire]().encode(CompletionRequest("m", messages), Quirks(), "e:m").body)
 
@@ -247,11 +249,11 @@ messages = st.lists(
     st.one_of(
         st.builds(lambda t: Message.of(Role.USER, t), st.sampled_from(["", "hi"])),
         st.builds(
-            lambda t, c: Message(Role.ASSISTANT, (Text(t),), tuple(ToolCall(i, "read") for i in c)),
+            lambda t, c: Message(Role.ASSISTANT, (TextPart(t),), tuple(ToolCall(i, "read") for i in c)),
             st.sampled_from(["", "ok"]),
             st.lists(ids, max_size=3),
         ),
-        st.builds(lambda i: Message(Role.TOOL, (Text("r"),), tool_call_id=i), ids),
+        st.builds(lambda i: Message(Role.TOOL, (TextPart("r"),), tool_call_id=i), ids),
         st.just(Message.of(Role.SYSTEM, "s")),
     ),
     max_size=12,

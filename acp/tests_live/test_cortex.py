@@ -1,4 +1,4 @@
-"""What only cortex tells: which models are loaded, how long a prompt may be, how many tokens one has.
+"""What only cortex reports: which models are loaded, how long a prompt may be, how many tokens it has.
 
     HELEXA_ACP_TEST_BASE_URL=http://127.0.0.1:31313/v1 HELEXA_ACP_TEST_MODEL=helexa-tiny python -m pytest tests_live/test_cortex.py
 
@@ -12,18 +12,18 @@ from contextlib import aclosing
 import pytest
 from acp_testing.process import FULL_CLIENT, AgentProcess
 
+from helexa_acp.cancellation import CancelToken
 from helexa_acp.endpoint import Endpoint
-from helexa_acp.provider.base import CancelToken
+from helexa_acp.provider.http import http_provider
 from helexa_acp.provider.quirks import QuirkBook
 from helexa_acp.provider.types import CompletionRequest, Message, Role, ToolSpec, Usage
-from helexa_acp.provider.wires import http_provider
 
 QUESTION = "Which port does neuron listen on?"
 LOOK = ToolSpec("look", "Look at a thing.", {"type": "object", "properties": {"thing": {"type": "string"}}})
 
 
 def shown_name(agent: AgentProcess, model: str) -> str | None:
-    """What the picker calls the model at the moment."""
+    """Return the model's name in the picker as last sent."""
     for update in reversed(agent.updates):
         if update["sessionUpdate"] == "config_option_update":
             groups = next(o["options"] for o in update["configOptions"] if o["id"] == "model")
@@ -46,7 +46,7 @@ async def test_a_loaded_model_is_warm_and_has_its_window(live_env, folder):
 
 
 @pytest.mark.parametrize("wire", ["openai-chat", "anthropic-messages"])
-async def test_a_prompts_count_is_what_the_answer_says_it_had(live_env, wire):
+async def test_a_counted_prompt_has_the_length_that_usage_reports(live_env, wire):
     key = live_env.get("HELEXA_ACP_API_KEY")
     endpoint = Endpoint("live", live_env["HELEXA_ACP_BASE_URL"], wire, api_key=key)
     provider = http_provider(endpoint, QuirkBook(None))

@@ -2,8 +2,8 @@
 
     HELEXA_ACP_TEST_BASE_URL=http://127.0.0.1:31313/v1 HELEXA_ACP_TEST_MODEL=helexa-tiny python -m pytest tests_live/test_live_endpoint.py
 
-Outside the default test paths: it needs a server that somebody else starts. HELEXA_ACP_TEST_MODEL may be left out where the
-server lists its models; HELEXA_ACP_TEST_API_KEY is used if set. Without a base URL these tests fail, they do not skip.
+Not in the default test paths, as it needs a running server. HELEXA_ACP_TEST_MODEL may be omitted if the server lists its
+models; HELEXA_ACP_TEST_API_KEY is used if set. Without a base URL these tests fail instead of being skipped.
 """
 
 from __future__ import annotations

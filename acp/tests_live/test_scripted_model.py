@@ -1,9 +1,9 @@
-"""Clients that nobody here wrote have a file edited, with permission, by the real program at a live endpoint.
+"""Third-party clients have a file edited, with permission, by the real program with a live endpoint.
 
     HELEXA_ACP_TEST_BASE_URL=http://127.0.0.1:8000/v1 HELEXA_ACP_TEST_MODEL=m python -m pytest tests_live/test_scripted_model.py
 
-The model has to call `write` of a.txt with "one", then `edit` of "one" to "two", then to say something; after a call that
-was rejected too. No small model does that dependably: it takes a server that follows a script.
+The model must call `write` for a.txt with "one", then `edit` to replace "one" by "two", then say something; after a call that
+was rejected it must say something too. No small model does that reliably, so the server has to follow a script.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.clients
 
 @pytest.fixture
 def agent(tmp_path):
-    """The agent's command. Every line it wrote is judged by the schema in the end."""
+    """The agent's command. The schema judges every line of the agent after the test."""
     record = tmp_path / "lines"
     yield clients.recorded_command(record)
     assert judge_record(record, clients.SCHEMA) > 0
@@ -55,7 +55,7 @@ def test_acpx(live_env, folder, agent, answer, asked, content):
     ]
     done = run([*argv, "exec", "Make it two."], live_env, folder, check=content is not None)
     lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
-    # A file that was not written cannot be edited: that is found before anybody is asked.
+    # A file that was not written cannot be edited, which is found out before the user is asked.
     assert sum(line.get("method") == "session/request_permission" for line in lines) == asked
     assert any(line.get("result", {}).get("stopReason") == "end_turn" for line in lines)
     path = folder / "a.txt"

@@ -1,4 +1,4 @@
-"""Clients that nobody here wrote have files edited by helexa-tiny, which knows two such wishes by heart.
+"""Third-party clients have files edited by helexa-tiny, which has learned two such requests.
 
 HELEXA_ACP_TEST_BASE_URL=http://127.0.0.1:31313/v1 HELEXA_ACP_TEST_MODEL=helexa-tiny python -m pytest tests_live/test_tiny_edits.py
 """
@@ -21,7 +21,7 @@ WRITTEN, EDITED = "Ask cortex.\n", "Ask neuron.\n"
 
 @pytest.fixture
 def agent(tmp_path):
-    """The agent's command. Every line it wrote is judged by the schema in the end."""
+    """The agent's command. The schema judges every line of the agent after the test."""
     record = tmp_path / "lines"
     yield clients.recorded_command(record)
     assert judge_record(record, clients.SCHEMA) > 0

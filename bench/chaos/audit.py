@@ -1,4 +1,4 @@
-"""What must be true when the faults are over and the fleet had time to settle."""
+"""What must hold once the faults are over and the fleet has had time to settle."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import psycopg
 
-from bench.chaos.world import MODELS, NEURONS, World
+from bench.chaos.world import World
 from fleet.operations import ACTIVE
 
 SETTLE_S = 120.0
@@ -24,13 +24,13 @@ _LOADED = """select n.name, p.model from fleet_placement p join fleet_node n on 
              where p.state = 'loaded'"""
 
 
-def settle(world: World) -> list[str]:
-    """Wait until nothing is under way; what is still stuck then."""
+def settle(world: World, within_s: float = SETTLE_S) -> list[str]:
+    """What is still under way when everything else is done, `within_s` seconds later at most."""
     for number, neuron in enumerate(world.neurons):
         neuron.wait_for(world.is_ready, number)
     for number, gateway in enumerate(world.gateways):
         gateway.wait_for(world.is_serving, number)
-    deadline = time.monotonic() + SETTLE_S
+    deadline = time.monotonic() + within_s
     while (stuck := _under_way(world)) and time.monotonic() < deadline:
         time.sleep(1)
     return stuck
@@ -41,7 +41,7 @@ def disagreements(world: World) -> list[str]:
     found: list[str] = []
     believed = {(row[0], row[1]) for row in _query(world, _LOADED)}
     actual: set[tuple[str, str]] = set()
-    for number in range(NEURONS):
+    for number in range(world.scale.neurons):
         models = [model["id"] for model in world.models_on(number) if model["state"] == "loaded"]
         found += [
             f"{name} is {count} times on n{number}" for name, count in Counter(models).items() if count > 1
@@ -51,8 +51,8 @@ def disagreements(world: World) -> list[str]:
 
 
 def unanswered(world: World) -> list[str]:
-    """The models that, asked for once more, do not answer."""
-    found = ((f"m{number}", _ask(world, number)) for number in range(MODELS))
+    """The models that do not answer when they are asked once more."""
+    found = ((f"m{number}", _ask(world, number)) for number in range(world.scale.models))
     return [f"{model}: {problem}" for model, problem in found if problem]
 
 
@@ -69,7 +69,7 @@ def _ask(world: World, number: int) -> str:
 
 
 def accounts(world: World) -> dict[str, Any]:
-    """Finished requests as the gateways logged them, and as the database has them."""
+    """How many finished requests the gateways logged, and how many the database has."""
     logged = sum(_logged(gateway.log) for gateway in world.gateways)
     deadline = time.monotonic() + 20
     while (stored := _query(world, "select count(*) from fleet_requestmetric")[0][0]) < logged:

@@ -5,9 +5,6 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-import torch
-import transformers
-
 from bench.chaos.world import KV_MB
 from neuron.models.tiny import WEIGHTS_DIR
 
@@ -15,7 +12,10 @@ _OVERHEAD_MB = 6  # rounding, activations of a step
 
 
 def make_model(folder: Path) -> tuple[Path, int]:
-    """The directory, and MiB that it takes on a device."""
+    """Write the model to `folder`; return the folder and the MiB that the model takes on a device."""
+    import torch  # noqa: PLC0415 - seconds, which a run without a model of its own does not need
+    import transformers  # noqa: PLC0415
+
     config = transformers.Qwen3Config(
         vocab_size=1536,
         hidden_size=512,

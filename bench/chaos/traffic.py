@@ -1,4 +1,4 @@
-"""Clients that ask for random models, and what became of each request."""
+"""Clients that ask for random models, and the outcome of each request."""
 
 from __future__ import annotations
 
@@ -12,17 +12,16 @@ from dataclasses import dataclass, field
 
 import httpx
 
-from bench.chaos.world import MODELS, World
+from bench.chaos.world import World
 
-PATIENCE_S = 150.0  # longer than the longest wait that is configured: who waits so long was forgotten
-CLIENTS = 12
+PATIENCE_S = 150.0  # longer than the longest wait that is configured: such a request was forgotten
 CANCEL_SHARE = 0.1
 RETRYABLE = {429, 503}
 
 
 @dataclass
 class Tally:
-    """`outcomes`: ok, cancelled (by us), retryable, cut_off (its gateway was killed); all else is `lost`."""
+    """The `outcomes`: ok, cancelled (by us), retryable, cut_off (its gateway was killed), or lost."""
 
     outcomes: Counter[str] = field(default_factory=Counter)
     codes: Counter[str] = field(default_factory=Counter)
@@ -42,10 +41,11 @@ class LostError(Exception):
 
 
 async def drive(world: World, tally: Tally, seed: int, until: float) -> None:
-    """Run the clients until `until` (`time.monotonic` seconds), and each one's last request to its end."""
+    """Run the clients until `until` (`time.monotonic` seconds), each one's last request to its end."""
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)
     async with httpx.AsyncClient(timeout=httpx.Timeout(PATIENCE_S), limits=limits, trust_env=False) as http:
-        clients = (_Client(world, tally, random.Random(f"{seed}-{i}"), http) for i in range(CLIENTS))  # noqa: S311
+        dice = (random.Random(f"{seed}-{number}") for number in range(world.scale.clients))  # noqa: S311
+        clients = (_Client(world, tally, one, http) for one in dice)
         await asyncio.gather(*(client.run(until) for client in clients))
 
 
@@ -63,7 +63,7 @@ class _Client:
 
     async def _request(self) -> None:
         gateway = self._dice.randrange(len(self._world.api_urls))
-        model = f"m{self._dice.randrange(MODELS)}"
+        model = f"m{self._dice.randrange(self._world.scale.models)}"
         stream = self._dice.random() < 0.6
         patience = self._dice.random() * 2 if self._dice.random() < CANCEL_SHARE else PATIENCE_S
         started = time.monotonic()
@@ -81,7 +81,7 @@ class _Client:
             self._tally.codes[code] += bool(code)
 
     async def _ask(self, gateway: int, model: str, *, stream: bool) -> str:
-        """Empty for a whole answer, else the code of the error that it ended with."""
+        """The code of the error that the answer ended with; empty for a whole answer."""
         body = {
             "model": model,
             "stream": stream,
@@ -102,7 +102,7 @@ class _Client:
             self._tally.lose(f"{model}: no answer within {PATIENCE_S:g} s")
 
     def _broken(self, gateway: int, started: float, error: httpx.HTTPError) -> None:
-        """Forgiven where the gateway was killed meanwhile, or shortly before and is not back yet."""
+        """Count a connection error, which is lost unless the gateway was killed during or just before it."""
         is_down = any(killed >= started - 30 for killed in self._world.kills[gateway])
         if is_down:
             self._tally.outcomes["cut_off"] += 1

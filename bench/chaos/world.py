@@ -1,7 +1,4 @@
-"""A whole fleet as processes on this machine, and the verbs that break and mend it.
-
-PostgreSQL, Redis, four neurons whose memory holds two models each, twelve models, two gateways.
-"""
+"""A whole fleet as processes on this machine, and the verbs that break and mend it."""
 
 from __future__ import annotations
 
@@ -19,12 +16,10 @@ from typing import Any, Self
 import httpx
 import psutil
 
-from bench.common import clean_environment, free_ports
+from bench.processes import clean_environment, free_ports, wait_for
 from tests.fleet.servers import RedisServer, postgres
 
-NEURONS, GATEWAYS, MODELS = 4, 2, 12
-RESIDENTS = 2  # models that fit on a node at once
-START_S = 180
+START_S = 180.0
 LOG_LINES = 30  # of a program that does not come back
 KV_MB = 8
 
@@ -45,6 +40,22 @@ timeout_s = 2
 """
 NODE = '[[neurons]]\nname = "n{number}"\nendpoint = "{url}"\n'
 MODEL = '[[models]]\nid = "m{number}"\nsource = "{source}"\nvram_mb = {size}\n'
+
+
+# What a program that is starting may answer with.
+NOT_YET = (httpx.HTTPError, KeyError, json.JSONDecodeError)
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """How large the fleet is, and the traffic on it."""
+
+    neurons: int = 4
+    gateways: int = 2
+    models: int = 12
+    residents: int = 2  # models that fit on a node at once
+    memory_mb: int | None = None  # of a node; None: room for these beside an empty worker, which is measured
+    clients: int = 12
 
 
 @dataclass
@@ -76,17 +87,17 @@ class Program:
             self.kill()
 
     def wait_for(self, condition: Callable[[int], bool], number: int) -> None:
-        """Raises `RuntimeError` with the end of the log when it ends or takes too long."""
+        """Raises `RuntimeError` with the end of the log when the program ends or takes too long."""
 
-        def is_so() -> bool:
+        def holds() -> bool:
             if self.process is None or self.process.poll() is not None:
                 raise RuntimeError(f"{self.log_tail()}\n{self.name} ended")
             return condition(number)
 
         try:
-            wait_for(is_so)
+            wait_for(holds, f"{self.name}, {condition.__name__}", START_S, not_yet=NOT_YET)
         except TimeoutError as error:
-            raise RuntimeError(f"{self.log_tail()}\n{self.name}, {condition.__name__}: {error}") from error
+            raise RuntimeError(f"{self.log_tail()}\n{error}") from error
 
     def log_tail(self) -> str:
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-LOG_LINES:])
@@ -107,6 +118,7 @@ class Program:
 class World:
     """Everything that runs. `kills`: when each gateway was killed, `time.monotonic` seconds."""
 
+    scale: Scale
     folder: Path
     database: str
     redis: RedisServer
@@ -114,14 +126,15 @@ class World:
     neuron_urls: list[str] = field(default_factory=list)
     gateways: list[Program] = field(default_factory=list)
     api_urls: list[str] = field(default_factory=list)
-    kills: list[list[float]] = field(default_factory=lambda: [[] for _ in range(GATEWAYS)])
+    kills: list[list[float]] = field(default_factory=list)
     _ports: Iterator[int] = field(default_factory=free_ports)
 
     def start(self, model: Path, size_mb: int) -> Self:
         self._start_neurons(size_mb)
         settings = [NODE.format(number=i, url=url) for i, url in enumerate(self.neuron_urls)]
-        models = [MODEL.format(number=i, source=model, size=size_mb) for i in range(MODELS)]
-        for number in range(GATEWAYS):
+        models = [MODEL.format(number=i, source=model, size=size_mb) for i in range(self.scale.models)]
+        for number in range(self.scale.gateways):
+            self.kills.append([])
             home = self.folder / f"gateway-{number}"
             home.mkdir()
             ports = [next(self._ports) for _ in range(3)]
@@ -136,12 +149,15 @@ class World:
             self.gateways[-1].start()
             # One after the other: the first migrates the database.
             self.gateways[-1].wait_for(self.is_serving, number)
-        wait_for(lambda: httpx.get(f"{self.api_urls[0]}/health").json()["nodes"]["healthy"] == NEURONS)
+        wait_for(self._sees_all_neurons, "all neurons are healthy", START_S, not_yet=NOT_YET)
         return self
 
+    def _sees_all_neurons(self) -> bool:
+        nodes = httpx.get(f"{self.api_urls[0]}/health", timeout=5).json()["nodes"]
+        return bool(nodes["healthy"] == self.scale.neurons)
+
     def _start_neurons(self, size_mb: int) -> None:
-        """Their budget is what an empty worker was measured to take, and room for `RESIDENTS` models."""
-        for number in range(NEURONS):
+        for number in range(self.scale.neurons):
             port = next(self._ports)
             command = [sys.executable, "-m", "neuron.cli", "serve", "--listen", f"127.0.0.1:{port}"]
             env = clean_environment(
@@ -149,16 +165,20 @@ class World:
             )
             self.neurons.append(Program(f"n{number}", command, env, self.folder / f"neuron-{number}.log"))
             self.neuron_urls.append(f"http://127.0.0.1:{port}")
-        self.neurons[0].start()
-        self.neurons[0].wait_for(self.is_ready, 0)
-        used = httpx.get(f"{self.neuron_urls[0]}/health").json()["devices"][0]["memory_used_mb"]
-        self.neurons[0].stop()
-        budget = used + round((RESIDENTS + 0.6) * size_mb)
+        budget = self.scale.memory_mb or self._measured_mb() + round((self.scale.residents + 0.6) * size_mb)
         for neuron in self.neurons:
             neuron.env["NEURON_DEVICE__MEMORY_MB"] = str(budget)
             neuron.start()
         for number, neuron in enumerate(self.neurons):
             neuron.wait_for(self.is_ready, number)
+
+    def _measured_mb(self) -> int:
+        """What an empty worker takes."""
+        self.neurons[0].start()
+        self.neurons[0].wait_for(self.is_ready, 0)
+        health = httpx.get(f"{self.neuron_urls[0]}/health", timeout=5).json()
+        self.neurons[0].stop()
+        return int(health["devices"][0]["memory_used_mb"])
 
     def is_ready(self, neuron: int) -> bool:
         devices = httpx.get(f"{self.neuron_urls[neuron]}/health", timeout=5).json()["devices"]
@@ -174,7 +194,7 @@ class World:
     # --- faults ---
 
     def kill_neuron(self, number: int) -> Callable[[], None]:
-        """Each fault returns what mends it; nothing for what is brought back by its owner."""
+        """Each fault returns what mends it; None where the program's own supervisor does."""
         self.neurons[number].kill()
         return self.neurons[number].start
 
@@ -206,23 +226,12 @@ class World:
 
 
 @contextmanager
-def world(folder: Path, model: Path, size_mb: int) -> Iterator[World]:
-    """Started, and ended with all its processes."""
+def world(scale: Scale, folder: Path, model: Path, size_mb: int) -> Iterator[World]:
+    """A world that runs; it ends with all its processes."""
     with ExitStack() as stack:
         redis = RedisServer(folder)
         redis.start()
         stack.callback(redis.stop)
-        made = World(folder, stack.enter_context(postgres(folder)), redis)
+        made = World(scale, folder, stack.enter_context(postgres(folder)), redis)
         stack.callback(made.close)
         yield made.start(model, size_mb)
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + START_S
-    while True:
-        with suppress(httpx.HTTPError, KeyError, json.JSONDecodeError):
-            if condition():
-                return
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"did not come true within {START_S} s")
-        time.sleep(0.2)

@@ -1,46 +1,35 @@
-"""The gateway beside its peers: one core, one mock node, one load, in one run.
+"""The gateway beside its peers, one core, one mock node, one load: python -m bench.gateway
 
-    python -m bench.gateway prepare
-    python -m bench.gateway [--quick] [--json] [--save NAME] [--only PEER ...]
+Ratios are medians over rounds in which all servers take turns.
 
-The last line is one JSON object. Ratios are medians over rounds in which all servers take turns; what each
-key means is in `bench/gateway/measure.py`. `--save NAME` writes bench/results/gateway-NAME.json.
+    rps_over_nginx        JSON requests a second at 32 connections, each asking again at once; the node
+                          answers instantly
+    rps_over_vllm_router, rps_over_litellm   the same
+    cpu_over_nginx        CPU seconds per million chunks, 128 streams of 50 chunks a second; ours with its
+                          Redis
+    cpu_over_vllm_router, cpu_over_litellm   the same
+    delay_p99_over_nginx  p99 of a chunk's way from the node's write to the client's read, same load
+    stalls                ours, at 128 and at 512 such streams, all rounds: gaps of more than a second
+    broken                streams that lack a byte, a chunk or their end, or hold a byte that was not sent
+    ttfb_added_p99_ms     p99 of the time to a stream's first byte, 32 connections with 20 requests a second
+                          each, minus the same without a gateway
+    kib_per_stream        private memory of ours for each of 512 open, silent streams
+    p99_db_down_over_up   p99 of the time to the first byte after PostgreSQL stops under this load, over
+                          before
+    start_s               until every server answered
+    figures               medians of each server: `figures[load][server]`
+    versions              of the peers
+    cores                 which of the machine's cores each part had
+    runs                  every run: `runs[load][server]`
+
+Options and the other keys of the result are those of `bench.command`.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import sys
-from pathlib import Path
-
-from bench.common import rounded, save
-from bench.gateway.measure import FULL, QUICK, measure
-from bench.gateway.peers import BY_NAME, prepare
-
-RESULTS = Path(__file__).parents[1] / "results"
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m bench.gateway", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument("verb", nargs="?", choices=["measure", "prepare"], default="measure")
-    parser.add_argument("--quick", action="store_true", help="fewer rounds, shorter ones: within 3 minutes")
-    parser.add_argument("--json", action="store_true", help="nothing but the JSON object on stdout")
-    parser.add_argument("--save", metavar="NAME", help="write bench/results/gateway-NAME.json")
-    parser.add_argument("--only", nargs="*", choices=BY_NAME, help="these peers (default: all)")
-    arguments = parser.parse_args()
-    if arguments.verb == "prepare":
-        prepare()
-        return
-    chosen = list(BY_NAME) if arguments.only is None else arguments.only
-    say = (lambda _: None) if arguments.json else lambda text: print(text, file=sys.stderr, flush=True)
-    figures = rounded(measure(QUICK if arguments.quick else FULL, [BY_NAME[name] for name in chosen], say))
-    if arguments.save:
-        save(figures, RESULTS / f"gateway-{arguments.save}.json")
-    print(json.dumps(figures))
-
+from bench import command
+from bench.gateway.measure import measure
+from bench.gateway.peers import PEERS
 
 if __name__ == "__main__":
-    main()
+    command.run("gateway", __doc__, measure, peers=PEERS)

@@ -21,11 +21,11 @@ import httptools
 import msgspec
 import uvloop
 
-from bench.common import core_busy_s, cpu_s, quantiles
+from bench.figures import quantiles
 from bench.gateway.check import StreamCheck, answer_problem
 from bench.gateway.mock import MODEL
+from bench.machine import core_busy_s, cpu_s
 
-WARM_S = 1.0  # before the measured window
 GRACE_S = 5.0  # a stream may end so much later than its node's
 LATE_S = 0.25  # the window of paced streams ends so long before the first of them does
 
@@ -43,6 +43,7 @@ class Job(msgspec.Struct, frozen=True):
     port: int
     connections: int
     seconds: float = 0.0
+    warm_s: float = 1.0  # before the measured window
     gap_us: int = 20_000
     key: str = ""
     verbatim: bool = True
@@ -214,7 +215,7 @@ async def closed(job: Job, clients: list[Client]) -> dict[str, Any]:
     for client in clients:
         client.on_end = again
         client.ask(data)
-    await asyncio.sleep(WARM_S)
+    await asyncio.sleep(job.warm_s)
     window.open()
     await asyncio.sleep(job.seconds)
     window.close()
@@ -250,9 +251,9 @@ async def streams(job: Job, clients: list[Client]) -> dict[str, Any]:
     for index, client in enumerate(clients):
         client.on_delays, client.on_end = note, ended
         loop.call_at(start + index * gap_s / len(clients), client.ask, data, count)
-    await asyncio.sleep(WARM_S)
+    await asyncio.sleep(job.warm_s)
     window.open()
-    await asyncio.sleep(job.seconds - WARM_S - LATE_S)
+    await asyncio.sleep(job.seconds - job.warm_s - LATE_S)
     window.close()
     try:
         await asyncio.wait_for(all_ended.wait(), LATE_S + GRACE_S)
@@ -295,7 +296,7 @@ async def first(job: Job, clients: list[Client]) -> dict[str, Any]:
         asyncio.create_task(ask_again_and_again(client, start + i * job.gap_us / 1e6 / len(clients)))
         for i, client in enumerate(clients)
     ]
-    await asyncio.sleep(WARM_S)
+    await asyncio.sleep(job.warm_s)
     window.open()
     await asyncio.sleep(job.seconds)
     window.close()

@@ -1,17 +1,4 @@
-"""What is measured, and the ratios that are made of it.
-
-rps_over_*            JSON requests/s at 32 connections that ask again at once, the node answers instantly
-cpu_over_*            CPU seconds per million chunks, 128 streams of 50 chunks/s; ours with its Redis
-delay_p99_over_nginx  p99 of a chunk's way from the node's write to the client's read, same load
-stalls, broken        ours, at 128 and at 512 such streams, all rounds: gaps over 1 s; streams that lack a
-                      byte, a chunk or their end, or hold another byte than was sent
-ttfb_added_p99_ms     p99 of the time to a stream's first byte, 32 connections with 20 requests/s each, minus
-                      the same without a gateway
-kib_per_stream        private memory of ours with 512 open streams that say nothing, less than without, each
-p99_db_down_over_up   p99 of that time to the first byte, PostgreSQL stopped under this load, over with it
-
-A ratio is the median of the rounds' ratios. `null` means that the peer is missing; `missing` says why.
-"""
+"""The rounds in which all servers take turns under one load."""
 
 from __future__ import annotations
 
@@ -23,7 +10,6 @@ import tempfile
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,20 +17,19 @@ from typing import Any
 
 import msgspec
 
-from bench.common import clean_environment, cpu_s, free_ports, machine, median
-from bench.gateway.load import WARM_S, Job
+from bench import command
+from bench.gateway.load import Job
 from bench.gateway.ours import Ours, ours
-from bench.gateway.peers import Peer
+from bench.gateway.peers import BY_NAME, Router
 from bench.gateway.processes import Server, launch
+from bench.gateway.ratios import Run, Runs, absolute, keys
+from bench.machine import cpu_s
+from bench.processes import clean_environment, free_ports
 
 START_S = 90.0
+GENERATOR_S = 30.0  # that a load takes beyond its window, at most
 SETTLED = 0.05  # of a core: a server that uses less has no work left
-SETTLE_S = 15.0
-CONNECTIONS, STREAMS, MANY_STREAMS = 32, 128, 512
 FIRST_GAP_US = 50_000
-
-Run = dict[str, Any]
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +41,22 @@ class Plan:
     many_rounds: int
     database_rounds: int
     memory_of_all: bool
+    connections: int = 32
+    streams: int = 128
+    many_streams: int = 512
+    warm_s: float = 1.0  # before the measured window
+    settle_s: float = 15.0
+    pause_s: float = 3.0  # for what waited for the database to be written
+
+    @property
+    def many_s(self) -> float:
+        """What a round of many streams takes, about."""
+        return self.seconds + self.warm_s + 4
+
+    @property
+    def database_s(self) -> float:
+        """What a round without the database takes, about."""
+        return 2 * (self.seconds + self.warm_s) + self.pause_s + 8
 
 
 FULL = Plan(
@@ -75,6 +76,21 @@ QUICK = Plan(
     many_rounds=1,
     database_rounds=1,
     memory_of_all=False,
+)
+SMOKE = Plan(
+    rounds=1,
+    slow_rounds=1,
+    other_rounds=1,
+    seconds=0.5,
+    many_rounds=1,
+    database_rounds=1,
+    memory_of_all=False,
+    connections=2,
+    streams=4,
+    many_streams=8,
+    warm_s=0.2,
+    settle_s=0.0,
+    pause_s=0.1,
 )
 SLOW = {"litellm"}
 OTHERS = {"smg", "sglang-router"}
@@ -101,21 +117,19 @@ class Cores:
 
 @dataclass
 class Lab:
-    """Everything that runs, and all that was measured so far: `runs[kind][server]`, in order."""
+    """Everything that runs, and all that was measured so far."""
 
+    run: command.Run
     plan: Plan
     cores: Cores
-    say: Say
     node: Server
     ours: Ours
     peers: list[Server] = field(default_factory=list)
-    missing: dict[str, str] = field(default_factory=dict)
-    runs: dict[str, dict[str, list[Run]]] = field(
-        default_factory=lambda: defaultdict(lambda: defaultdict(list))
-    )
+    runs: Runs = field(default_factory=lambda: defaultdict(lambda: defaultdict(list)))
 
     def load(self, kind: str, server: Server, connections: int, **more: Any) -> Job:
-        more = {"seconds": self.plan.seconds, "verbatim": server.verbatim} | more
+        plan = self.plan
+        more = {"seconds": plan.seconds, "warm_s": plan.warm_s, "verbatim": server.verbatim} | more
         pids, core = server.pids, self.cores.gateway
         if server is self.node:
             core = self.cores.node
@@ -131,18 +145,24 @@ class Lab:
             text=True,
         )
 
-    def run(self, label: str, server: Server, job: Job) -> Run:
-        """One run, kept under its label."""
-        return self.keep(label, server, self.generator(job))
-
-    def keep(self, label: str, server: Server, generator: subprocess.Popen[str]) -> Run:
-        out, _ = generator.communicate()
+    def measure(self, label: str, server: Server, job: Job) -> None:
+        """Put one load on a server and keep the run under its label."""
+        generator = self.generator(job)
+        out, _ = generator.communicate(timeout=job.seconds + GENERATOR_S)
         if generator.returncode:
             raise RuntimeError(f"the load generator failed at {label}, {server.name}")
         figures: Run = msgspec.json.decode(out.splitlines()[-1])
         self.runs[label][server.name].append(figures)
-        self.say(f"{label:8} {server.name:14} {brief(figures)}")
-        return figures
+        self.run.say(f"{label:8} {server.name:14} {brief(figures)}")
+
+    def settle(self, server: Server) -> None:
+        """Wait until the server has no work left of what was before."""
+        deadline = time.monotonic() + self.plan.settle_s
+        while time.monotonic() < deadline:
+            before = cpu_s(server.pids)
+            time.sleep(0.4)
+            if cpu_s(server.pids) - before < 0.4 * SETTLED:
+                return
 
 
 def brief(run: Run) -> str:
@@ -152,58 +172,60 @@ def brief(run: Run) -> str:
     return "  ".join(shown) + (f"  {run['problems']}" if run.get("problems") else "")
 
 
-def measure(plan: Plan, peers: Sequence[Peer], say: Say) -> dict[str, Any]:
-    started = time.monotonic()
+def measure(run: command.Run) -> dict[str, Any]:
     with ExitStack() as stack:
-        lab = _open(stack, plan, peers, say)
-        start_s = time.monotonic() - started
+        lab = _open(stack, run)
+        start_s = run.budget.elapsed
         _memory(lab)
-        for number in range(plan.rounds):
-            _round(lab, number)
-        for _ in range(plan.many_rounds):
-            _streams(lab, lab.ours.server, MANY_STREAMS)
-        for _ in range(plan.database_rounds):
-            _database(lab)
-        versions = {peer.name: peer.version() for peer in peers if peer.name not in lab.missing}
+        _take_turns(lab)
         return {
             **keys(lab.runs),
-            "missing": lab.missing,
-            "figures": absolute(lab.runs),
-            "versions": versions,
-            "machine": machine(),
-            "cores": {name: getattr(lab.cores, name) for name in ("gateway", "node", "load", "rest")},
             "start_s": start_s,
-            "total_s": time.monotonic() - started,
+            "figures": absolute(lab.runs),
+            "versions": {server.name: BY_NAME[server.name].version() for server in lab.peers},
+            "cores": {name: getattr(lab.cores, name) for name in ("gateway", "node", "load", "rest")},
             "runs": lab.runs,
         }
 
 
-def _open(stack: ExitStack, plan: Plan, peers: Sequence[Peer], say: Say) -> Lab:
+def _take_turns(lab: Lab) -> None:
+    plan, budget = lab.plan, lab.run.budget
+    last_s = plan.database_rounds * plan.database_s
+    after_s = plan.many_rounds * plan.many_s + last_s
+    for number in budget.rounds(plan.rounds, "rounds beside the peers", reserve_s=after_s):
+        _round(lab, number)
+    if budget.allows(f"{plan.many_streams} streams", plan.many_s):
+        for _ in budget.rounds(plan.many_rounds, f"{plan.many_streams} streams", reserve_s=last_s):
+            _streams(lab, lab.ours.server, "streams-512", plan.many_streams)
+    if budget.allows("PostgreSQL stopped", plan.database_s):
+        for _ in budget.rounds(plan.database_rounds, "PostgreSQL stopped"):
+            _database(lab)
+
+
+def _open(stack: ExitStack, run: command.Run) -> Lab:
     cores, ports = Cores.choose(), free_ports()
     folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="cx-", ignore_cleanup_errors=True)))
     folder.chmod(0o755)  # PostgreSQL and nginx drop root
     node = _node(stack, folder, cores.node)
-    starting, missing = [], {}
-    for peer in peers:
-        if reason := peer.missing():
-            missing[peer.name] = reason
-            continue
+    starting: list[Server] = []
+    for peer in run.peers:
+        assert isinstance(peer, Router)
         port, _ = next(ports), next(ports)
         starting.append(peer.start(stack, folder, port=port, node=node.port, core=cores.gateway))
     own = stack.enter_context(
         ours(folder / "ours", port=next(ports), node=node.port, core=cores.gateway, rest=cores.rest)
     )
     own.server.wait_until_it_answers(START_S)
-    lab = Lab(plan, cores, say, node, own, missing=missing)
+    lab = Lab(run, run.pick(FULL, QUICK, SMOKE), cores, node, own)
     for server in starting:
         try:
             server.wait_until_it_answers(START_S)
         except TimeoutError as error:
-            missing[server.name] = str(error)
+            run.missing[server.name] = str(error)
         else:
             lab.peers.append(server)
     for server in (own.server, *lab.peers):
-        _settle(server)
+        lab.settle(server)
     return lab
 
 
@@ -217,18 +239,8 @@ def _node(stack: ExitStack, folder: Path, core: int) -> Server:
     return server
 
 
-def _settle(server: Server) -> None:
-    """Until it has no work left of what was before."""
-    deadline = time.monotonic() + SETTLE_S
-    while time.monotonic() < deadline:
-        before = cpu_s(server.pids)
-        time.sleep(0.4)
-        if cpu_s(server.pids) - before < 0.4 * SETTLED:
-            return
-
-
 def _round(lab: Lab, number: int) -> None:
-    """Every server once; who begins changes, who cannot bear it comes last."""
+    """Every server once. The first one changes, the slow ones come last."""
     left_out = SLOW if number < lab.plan.other_rounds else SLOW | OTHERS
     fast = [lab.ours.server, *(peer for peer in lab.peers if peer.name not in left_out)]
     turn = number % len(fast)
@@ -236,109 +248,50 @@ def _round(lab: Lab, number: int) -> None:
     direct = [lab.node] if number == 0 else []
     order = [*direct, *fast[turn:], *fast[:turn], *slow]
     for server in order:
-        lab.run("json", server, lab.load("closed", server, CONNECTIONS))
-        _settle(server)
+        lab.measure("json", server, lab.load("closed", server, lab.plan.connections))
+        lab.settle(server)
     for server in order:
-        _streams(lab, server, STREAMS)
+        _streams(lab, server, "streams-128", lab.plan.streams)
     for server in (lab.node, lab.ours.server):
-        lab.run("first", server, lab.load("first", server, CONNECTIONS, gap_us=FIRST_GAP_US))
+        lab.measure("first", server, _first(lab, server))
 
 
-def _streams(lab: Lab, server: Server, count: int) -> None:
-    job = lab.load("streams", server, count, seconds=lab.plan.seconds + WARM_S)
-    lab.run(f"streams-{count}", server, job)
-    _settle(server)
+def _first(lab: Lab, server: Server, **more: Any) -> Job:
+    return lab.load("first", server, lab.plan.connections, gap_us=FIRST_GAP_US, **more)
+
+
+def _streams(lab: Lab, server: Server, label: str, count: int) -> None:
+    job = lab.load("streams", server, count, seconds=lab.plan.seconds + lab.plan.warm_s)
+    lab.measure(label, server, job)
+    lab.settle(server)
 
 
 def _memory(lab: Lab) -> None:
     for server in [lab.ours.server, *(lab.peers if lab.plan.memory_of_all else [])]:
-        lab.run("warm", server, lab.load("first", server, CONNECTIONS, gap_us=FIRST_GAP_US, seconds=1.0))
-        _settle(server)
+        lab.measure("warm", server, _first(lab, server, seconds=min(1.0, lab.plan.seconds)))
+        lab.settle(server)
         before = server.memory_kib
-        generator = lab.generator(lab.load("idle", server, MANY_STREAMS))
+        generator = lab.generator(lab.load("idle", server, lab.plan.many_streams))
         assert generator.stdout is not None
         opened = msgspec.json.decode(generator.stdout.readline())["open"]
         time.sleep(0.5)
         after = server.memory_kib
-        generator.communicate()
+        generator.communicate(timeout=GENERATOR_S)
         kib = (after - before) / opened if opened else None
         lab.runs["idle"][server.name].append({"open": opened, "kib_per_stream": kib})
-        lab.say(f"idle     {server.name:14} {opened} open, {kib or 0:.1f} KiB each")
-        _settle(server)
+        lab.run.say(f"idle     {server.name:14} {opened} open, {kib or 0:.1f} KiB each")
+        lab.settle(server)
 
 
 def _database(lab: Lab) -> None:
     """PostgreSQL goes in the generator's first second, before its window."""
     server = lab.ours.server
-    job = lab.load("first", server, CONNECTIONS, gap_us=FIRST_GAP_US)
-    lab.run("db-up", server, job)
-    stopping = threading.Timer(WARM_S / 2, lab.ours.stop_database)
+    job = _first(lab, server)
+    lab.measure("db-up", server, job)
+    stopping = threading.Timer(lab.plan.warm_s / 2, lab.ours.stop_database)
     stopping.start()
-    lab.run("db-down", server, job)
+    lab.measure("db-down", server, job)
     stopping.join()
     lab.ours.start_database()
-    time.sleep(3.0)  # what waited for it is written
-    _settle(server)
-
-
-# --- figures ---
-
-
-def keys(runs: dict[str, dict[str, list[Run]]]) -> dict[str, float | int | None]:
-    paced = runs["streams-128"]["ours"] + runs["streams-512"]["ours"]
-    result: dict[str, float | int | None] = {}
-    for peer in ("vllm-router", "nginx"):
-        name = peer.replace("-", "_")
-        result[f"rps_over_{name}"] = _ratio(runs["json"], peer, "rps")
-        result[f"cpu_over_{name}"] = _ratio(runs["streams-128"], peer, "cpu_s_per_million")
-    result |= {
-        "delay_p99_over_nginx": _ratio(runs["streams-128"], "nginx", "delay_ms"),
-        "stalls": sum(run["stalls"] for run in paced),
-        "broken": sum(run["broken"] for run in paced),
-        "ttfb_added_p99_ms": _median_of(
-            runs["first"]["ours"], runs["first"]["direct"], lambda a, b: a - b, "first_ms"
-        ),
-        "rps_over_litellm": _ratio(runs["json"], "litellm", "rps"),
-        "cpu_over_litellm": _ratio(runs["streams-128"], "litellm", "cpu_s_per_million"),
-        "kib_per_stream": median(run["kib_per_stream"] for run in runs["idle"]["ours"]),
-        "p99_db_down_over_up": _median_of(
-            runs["db-down"]["ours"], runs["db-up"]["ours"], lambda a, b: a / b, "first_ms"
-        ),
-    }
-    return result
-
-
-def _ratio(by_server: dict[str, list[Run]], peer: str, key: str) -> float | None:
-    return _median_of(by_server["ours"], by_server[peer], lambda a, b: a / b, key)
-
-
-def _median_of(
-    ours: list[Run], theirs: list[Run], combine: Callable[[float, float], float], key: str
-) -> float | None:
-    """Of `combine` over the rounds that both have. Of a distribution the p99 is meant."""
-    pairs = [(_value(a, key), _value(b, key)) for a, b in zip(ours, theirs, strict=False)]
-    return median(combine(a, b) for a, b in pairs if a and b)
-
-
-def _value(run: Run, key: str) -> float | None:
-    value = run.get(key)
-    return value.get("p99") if isinstance(value, dict) else value
-
-
-def absolute(runs: dict[str, dict[str, list[Run]]]) -> dict[str, dict[str, dict[str, float | None]]]:
-    """Medians over the rounds: `figures[kind][server]`."""
-    wanted = (
-        "rps", "cpu_us", "latency_ms", "chunks_per_s", "cpu_s_per_million", "delay_ms", "stalls", "broken",
-        "first_ms", "kib_per_stream", "foreign", "generator",
-    )  # fmt: skip
-    return {
-        kind: {
-            server: {
-                f"{key}_p99" if key.endswith("_ms") else key: median(_value(run, key) for run in some)
-                for key in wanted
-                if any(key in run for run in some)
-            }
-            for server, some in by_server.items()
-        }
-        for kind, by_server in runs.items()
-    }
+    time.sleep(lab.plan.pause_s)
+    lab.settle(server)

@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.common import clean_environment
 from bench.gateway.mock import MODEL
 from bench.gateway.processes import Server, launch
+from bench.processes import clean_environment
 from tests.fleet.servers import RedisServer, postgres
 
 CONFIG = """
@@ -38,7 +38,7 @@ limit = {{ context = 32768 }}
 MAKE_KEY = """
 import django
 django.setup()
-from fleet.limits import KeyLimits
+from fleet.key_limits import KeyLimits
 from fleet.services import keys
 many = 10**9
 _, secret = keys.create("bench", limits=KeyLimits(

@@ -2,9 +2,13 @@
 """What the gateway itself costs a request: python -m bench.gateway.path [--seconds S] [--profile]
 
 A data-plane worker as it is in service (a key with all limits, records, metrics, log lines), except that its
-sockets are lists: client, node and Redis are called from the event loop. What is left is our own work, in CPU
-microseconds of the whole process per request. Each figure is of a short window, and the least of many is
-hardly touched by what else runs on the machine; the median is.
+sockets are lists: client, node and Redis are called from the event loop. What is left is our own work.
+
+    cpu_us_per_request   CPU microseconds of the whole process, `least` and `median` over short windows, for
+                         `json` and `stream`. The least is hardly touched by what else the machine does
+    chunks_of_a_stream   the node's, its ends included
+
+Options and the other keys of the result are those of `bench.command`.
 """
 
 from __future__ import annotations
@@ -14,14 +18,14 @@ import asyncio
 import cProfile
 import gc
 import hashlib
-import json
 import os
 import pstats
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from contextlib import redirect_stderr
+from contextlib import nullcontext, redirect_stderr
 from pathlib import Path
 from typing import Any
 
@@ -38,19 +42,20 @@ import uvicorn
 import uvloop
 from uvicorn.server import ServerState
 
-from bench.common import rounded
+from bench import command
 from bench.gateway import mock
 from bench.gateway.load import Job, request
 from cortex_site.base import logs
 from cortex_site.config.cortex_toml import CortexConfig
-from cortex_site.http.protocol import LightProtocol
-from fleet.gateway.app import Gateway, application
+from cortex_site.http.protocol import ServerProtocol
+from fleet.gateway.app import application
 from fleet.gateway.control.redis_link import RedisLink
+from fleet.gateway.data_plane import DataPlane
 from fleet.gateway.http.connection import Connection
-from fleet.gateway.http.upstream import Pool
-from fleet.gateway.limits.scripts import ADVANCE, VERDICT
+from fleet.gateway.http.pool import Pool
+from fleet.gateway.limits.scripts import ADMISSION, PREFETCH
 from fleet.gateway.worker import COLLECT_AFTER
-from fleet.limits import KeyLimits
+from fleet.key_limits import KeyLimits
 from fleet.records import RequestRecord
 from fleet.snapshot import Configuration, KeyView, NodeConfig, ProfileView
 
@@ -142,10 +147,10 @@ def _let_in(
     advance: bytes, requests: bytes, slots: bytes, tokens: bytes, _window: bytes, *, members: int
 ) -> bytes:
     now = time.time()
-    answers = [VERDICT.pack(0, 0.0, now, now + 1.23, 12.3456, 1.23)] * members
+    answers = [ADMISSION.pack(0, 0.0, now, now + 1.23, 12.3456, 1.23)] * members
     if advance:
         answers.append(
-            ADVANCE.pack(float(requests), float(slots), float(tokens), now, now + 1.23, now + 12.3)
+            PREFETCH.pack(float(requests), float(slots), float(tokens), now, now + 1.23, now + 12.3)
         )
     return b"*%d\r\n" % len(answers) + b"".join(map(_bulk, answers))
 
@@ -183,7 +188,7 @@ def store(batch: Sequence[RequestRecord]) -> None:
 
 def replace_sockets() -> None:
     async def connect(pool: Any) -> Connection:
-        connection = Connection(pool._limits)  # noqa: SLF001 - made as `Pool` makes it
+        connection = Connection(pool._bounds)  # noqa: SLF001 - made as `Pool` makes it
         Wire(connection, node)
         return connection
 
@@ -217,7 +222,7 @@ class Meter:
 
 def clients(app: Any, kind: str, meter: Meter) -> None:
     """Each asks again as soon as it is answered."""
-    served = uvicorn.Config(app, http=LightProtocol, ws="none", log_config=None, proxy_headers=False)
+    served = uvicorn.Config(app, http=ServerProtocol, ws="none", log_config=None, proxy_headers=False)
     served.load()
     state, data, end = (
         ServerState(),
@@ -231,53 +236,45 @@ def clients(app: Any, kind: str, meter: Meter) -> None:
             wire.receive(data)
 
     for _ in range(CONNECTIONS):
-        Wire(LightProtocol(served, state, {}, asyncio.get_running_loop()), ask_again).receive(data)
+        Wire(ServerProtocol(served, state, {}, asyncio.get_running_loop()), ask_again).receive(data)
 
 
-async def measure(kind: str, seconds: float) -> dict[str, float]:
-    gateway = Gateway(CortexConfig(), Control(), store)
+async def cpu_us(kind: str, seconds: float) -> dict[str, float]:
+    gateway = DataPlane(CortexConfig(), Control(), store)
     app = application(gateway)
     async with gateway.running():
-        while not gateway.view.snapshot.replicas(mock.MODEL):
-            await gateway.view.changed(1.0)
+        while not gateway.fleet.snapshot.replicas(mock.MODEL):
+            await gateway.fleet.changed(1.0)
         meter = Meter(seconds)
         clients(app, kind, meter)
         await meter.over.wait()
         await asyncio.sleep(0.1)
         if gateway.limiter.local:
             raise RuntimeError("Redis was not asked")
-    return {"least": min(meter.windows), "median": statistics.median(meter.windows)}
+    windows = meter.windows
+    return {"least": min(windows), "median": statistics.median(windows)}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m bench.gateway.path",
-        description=__doc__,
-        formatter_class=argparse.RawTextHelpFormatter,
-    )
-    parser.add_argument("--seconds", type=float, default=4.0)
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--seconds", type=float, help="of measuring, for each kind")
     parser.add_argument("--kind", choices=ENDS, help="default: both")
-    parser.add_argument("--profile", action="store_true", help="print where the calls are")
-    arguments = parser.parse_args()
-    with Path(os.devnull).open("w") as nowhere, redirect_stderr(nowhere):
-        logs.setup("info", "gateway")  # lines are made, and not read
-        figures = run(arguments)
-    print(json.dumps(rounded({"cpu_us_per_request": figures, "chunks_of_a_stream": CHUNKS + 3}, 1)))
+    parser.add_argument("--profile", action="store_true", help="print to stderr where the calls are")
 
 
-def run(arguments: argparse.Namespace) -> dict[str, dict[str, float]]:
+def measure(run: command.Run) -> dict[str, Any]:
     replace_sockets()
     gc.set_threshold(COLLECT_AFTER)
+    seconds = run.options.seconds or run.pick(4.0, 2.0, 0.1)
+    kinds = [run.options.kind] if run.options.kind else list(ENDS)
     profile = cProfile.Profile()
-    if arguments.profile:
-        profile.enable()
-    kinds = [arguments.kind] if arguments.kind else list(ENDS)
-    figures = {kind: uvloop.run(measure(kind, arguments.seconds)) for kind in kinds}
-    if arguments.profile:
-        profile.disable()
-        pstats.Stats(profile).sort_stats("tottime").print_stats(50)
-    return figures
+    with Path(os.devnull).open("w") as nowhere, redirect_stderr(nowhere):
+        logs.setup("info", "gateway")  # lines are made, and not read
+        with profile if run.options.profile else nullcontext():
+            figures = {kind: uvloop.run(cpu_us(kind, seconds)) for kind in kinds}
+    if run.options.profile:
+        pstats.Stats(profile, stream=sys.stderr).sort_stats("tottime").print_stats(50)
+    return {"cpu_us_per_request": figures, "chunks_of_a_stream": CHUNKS + 3}
 
 
 if __name__ == "__main__":
-    main()
+    command.run("gateway.path", __doc__, measure, add_options=add_options)

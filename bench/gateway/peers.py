@@ -1,24 +1,20 @@
-"""The peers, each from an environment of its own, pinned to the gateway's core and set up to be fast.
+"""The peers, each pinned to the gateway's core and set up to be fast.
 
-`prepare` makes the environments under `bench/.venvs`; nginx comes from the system. A peer that is not there,
-or does not serve the mock node, is reported with the reason.
+A peer that does not serve the mock node is reported with the reason.
 """
 
 from __future__ import annotations
 
-import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.common import clean_environment
+from bench import peers
 from bench.gateway.mock import MODEL
 from bench.gateway.processes import Server, launch
+from bench.processes import clean_environment
 
-VENVS = Path(__file__).parents[1] / ".venvs"
 START_S = 60.0
 LITELLM_KEY = "sk-bench"
 
@@ -56,39 +52,16 @@ general_settings: {{master_key: {key}}}
 """
 
 
-@dataclass(frozen=True, slots=True)
-class Peer:
-    """`command(folder, port, node)` writes what it reads and returns the command; `needs` is pip's name."""
+@dataclass(frozen=True, kw_only=True)
+class Router(peers.Peer):
+    """`command(folder, port, node)` writes what the peer reads and returns the command that starts it."""
 
-    name: str
     command: Callable[[Path, int, int], list[str]]
-    needs: str = ""
     verbatim: bool = True
     key: str = ""
 
-    @property
-    def environment(self) -> Path:
-        return VENVS / self.needs.partition("=")[0].replace("[", "-").rstrip("]")
-
-    def program(self, name: str) -> str:
-        return str(self.environment / "bin" / name)
-
-    def missing(self) -> str:
-        """Why it cannot be started; empty when it can."""
-        if not self.needs:
-            return "" if shutil.which(self.name) else f"{self.name} is not on PATH"
-        if (self.environment / "ready").is_file() and (self.environment / "ready").read_text() == self.needs:
-            return ""
-        return f"{self.needs} is not installed: python -m bench.gateway prepare"
-
-    def version(self) -> str:
-        if self.needs:
-            return self.needs.partition("==")[2]
-        shown = subprocess.run([self.name, "-v"], capture_output=True, text=True, check=False)
-        return (shown.stderr + shown.stdout).strip().rpartition("/")[2]
-
     def start(self, stack: ExitStack, folder: Path, *, port: int, node: int, core: int) -> Server:
-        """Started, and ended with `stack`. It may not be ready yet."""
+        """Start it; it may not be ready yet. `stack` ends it."""
         home = folder / self.name
         home.mkdir()
         command = self.command(home, port, node)
@@ -127,28 +100,15 @@ def _litellm(folder: Path, port: int, node: int) -> list[str]:
     return [BY_NAME["litellm"].program("litellm"), "--config", str(config), *where]
 
 
+def _peer(name: str, needs: str, *before: str) -> Router:
+    return Router(name, needs, command=_router(name, *before))
+
+
 PEERS = (
-    Peer("nginx", _nginx),
-    Peer("vllm-router", _router("vllm-router"), "vllm-router==0.1.17"),
-    Peer("litellm", _litellm, "litellm[proxy]==1.106.2", verbatim=False, key=LITELLM_KEY),
-    Peer("smg", _router("smg", "launch"), "smg==1.13.0"),
-    Peer("sglang-router", _router("sglang-router", "launch"), "sglang-router==0.3.2"),
+    Router("nginx", command=_nginx),
+    _peer("vllm-router", "vllm-router==0.1.17"),
+    Router(peers.LITELLM.name, peers.LITELLM.needs, command=_litellm, verbatim=False, key=LITELLM_KEY),
+    _peer("smg", "smg==1.13.0", "launch"),
+    _peer("sglang-router", "sglang-router==0.3.2", "launch"),
 )
 BY_NAME = {peer.name: peer for peer in PEERS}
-
-
-def prepare() -> None:
-    """Make the environments that are not there yet. What pip refuses is said, and the others are made."""
-    for peer in PEERS:
-        if not peer.needs or not peer.missing():
-            continue
-        print(f"{peer.needs} …", file=sys.stderr)
-        python = peer.environment / "bin" / "python"
-        commands = (
-            [sys.executable, "-m", "venv", "--clear", str(peer.environment)],
-            [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", peer.needs],
-        )
-        if all(subprocess.run(command, check=False).returncode == 0 for command in commands):
-            (peer.environment / "ready").write_text(peer.needs)
-        else:
-            print(f"{peer.needs}: not installed", file=sys.stderr)

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import psutil
 
-from bench.common import wait_for
 from bench.gateway.mock import ANSWER_TEXT, MODEL
+from bench.processes import wait_for
 
 STOP_S = 10.0
 

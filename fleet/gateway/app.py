@@ -1,147 +1,217 @@
-"""A data-plane worker: `Gateway` owns its parts, `application` is what the ASGI server runs."""
+"""The application that a data-plane worker serves: the `/v1` API as ninja operations.
+
+Each operation parses, calls one verb, and shapes the answer.
+"""
 
 from __future__ import annotations
 
-import asyncio
-import gc
 import logging
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager, suppress
+from typing import Any
 
-from cortex_site.config.cortex_toml import CortexConfig
-from cortex_site.http.application import LightASGI
-from fleet.gateway.api import make_api
-from fleet.gateway.control.listener import Listener
-from fleet.gateway.control.plane import ControlPlane, ControlPlaneError
-from fleet.gateway.control.watch import ControlWatch
-from fleet.gateway.dialects.image_fetcher import ImageFetcher
-from fleet.gateway.dialects.images import Pictures
-from fleet.gateway.dialects.response_store import ResponseStore
-from fleet.gateway.http.connection import Limits
-from fleet.gateway.limits.limiter import Limiter
-from fleet.gateway.loading import Loader
-from fleet.gateway.nodes.nodes import Nodes
-from fleet.gateway.nodes.view import FleetView
-from fleet.gateway.nodes.watcher import WatchPolicy
-from fleet.gateway.record.pulse import pulse
-from fleet.gateway.record.recorder import Recorder
-from fleet.records import RequestRecord
+from django.http import HttpRequest, HttpResponse
+from django.http.response import HttpResponseBase
+from ninja import NinjaAPI
+from ninja.errors import HttpError, ValidationError
 
-log = logging.getLogger("cortex.gateway")
+from cortex_site.base.version import VERSION
+from cortex_site.http.application import Application
+from cortex_site.http.request import Request
+from fleet.gateway.data_plane import DataPlane
+from fleet.gateway.dialects import model_list
+from fleet.gateway.dialects import responses as responses_api
+from fleet.gateway.dialects.base import Dialect
+from fleet.gateway.dialects.chat import CHAT, COMPLETIONS, EMBEDDINGS, TOKENIZE
+from fleet.gateway.dialects.messages import COUNT_TOKENS, MESSAGES
+from fleet.gateway.exchange import Exchange, request_id
+from fleet.gateway.record import metrics
+from neuron.wire import ApiError
 
-FIRST_WORD_S = 2.0  # a worker that starts waits so long for nodes to say what they have: else it answers 404
+log = logging.getLogger("cortex.http")
 
+STOPPING_RETRY_S = 3  # another gateway answers at once, this one after its restart
 
-class Gateway:
-    """The worker's parts, and the task that keeps the configuration fresh."""
-
-    def __init__(
-        self,
-        config: CortexConfig,
-        control: ControlPlane,
-        store: Callable[[Sequence[RequestRecord]], None],
-    ) -> None:
-        limits = config.gateway
-        self.config = config
-        self.control = control
-        self.view = FleetView()
-        self.nodes = Nodes(
-            self.view,
-            Limits(
-                connect_s=limits.connect_timeout_s,
-                first_byte_s=limits.first_byte_timeout_s,
-                idle_s=limits.idle_timeout_s,
-                max_connections=limits.max_connections_per_node,
-                queue_s=limits.connection_wait_s,
-                resend=limits.repeat_unanswered,
-            ),
-            WatchPolicy(config.poll.interval_s, config.poll.misses_until_unhealthy),
-            workers=limits.workers,
-        )
-        self.loader = Loader(self.view, control, limits.load_wait_s)
-        self.recorder = Recorder(
-            store,
-            queue_size=limits.record_queue_size,
-            retry_s=limits.record_retry_s,
-            known=self._knows,
-        )
-        self.limiter = Limiter(config.redis.url, timeout_s=config.redis.timeout_ms / 1000)
-        self.listener = Listener(
-            config.redis.url,
-            timeout_s=config.redis.timeout_ms / 1000,
-            polled_within_s=3 * config.poll.interval_s + config.poll.timeout_s,
-        )
-        self.responses = ResponseStore(
-            config.redis.url, config.responses, timeout_s=config.redis.timeout_ms / 1000
-        )
-        self.pictures = Pictures(limits, ImageFetcher())
-        self.watch = ControlWatch(limits.admin_listen, config.poll.interval_s)
-        self.open_streams = 0
-        self._away: list[str] = []
-
-    def _knows(self, model: str) -> bool:
-        return self.view.snapshot.knows(model)
-
-    @property
-    def missing(self) -> list[str]:
-        """Parts of the control plane that do not answer."""
-        without_redis = ["redis"] if self.limiter.local else []
-        return [*self._away, *(without_redis or self.listener.missing), *self.watch.missing]
-
-    @asynccontextmanager
-    async def running(self) -> AsyncIterator[None]:
-        """Everything that runs beside requests, from before the first to after the last."""
-        self.recorder.start()
-        await self._refresh()
-        await self.nodes.heard(FIRST_WORD_S)
-        tasks = [
-            asyncio.create_task(self._keep_fresh(), name="configuration"),
-            asyncio.create_task(self.listener.run(), name="listener"),
-            asyncio.create_task(self.watch.run(), name="control"),
-            asyncio.create_task(pulse(self), name="pulse"),
-        ]
-        gc.collect()
-        gc.freeze()  # what is there now stays; the collector need not walk it again
-        try:
-            yield
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-            await self.loader.close()
-            await self.limiter.close()
-            await self.responses.close()
-            await self.nodes.close()
-            self.control.close()
-            await asyncio.to_thread(self.recorder.close, 5.0)
-
-    async def _keep_fresh(self) -> None:
-        """At once when a change is announced; else its version is looked at now and then."""
-        changed = self.listener.changed
-        while True:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(self.config.gateway.configuration_check_s):
-                    await changed.wait()
-            changed.clear()
-            await self._refresh()
-
-    async def _refresh(self) -> None:
-        known = self.view.snapshot.config.version or None
-        try:
-            configuration = await self.control.configuration(known)
-        except ControlPlaneError:
-            self._away = ["database"]
-            return
-        self._away = []
-        if configuration is not None:
-            self.view.set_configuration(configuration)
-            await self.nodes.update()
-            log.info(
-                "configuration", extra={"version": configuration.version, "nodes": len(configuration.nodes)}
-            )
+_CODES = {404: "not_found", 405: "method_not_allowed", 413: "request_too_large", 503: "gateway_stopping"}
 
 
-def application(gateway: Gateway) -> LightASGI:
-    return LightASGI(
-        make_api(gateway), max_body_bytes=gateway.config.gateway.max_body_bytes, lifespan=gateway.running
+def application(plane: DataPlane) -> Application:
+    """The ASGI application of one worker. Its lifespan runs the worker's tasks."""
+    return Application(
+        _make_api(plane), max_body_bytes=plane.config.gateway.max_body_bytes, lifespan=plane.running
     )
+
+
+def _body_schema(required: list[str]) -> dict[str, Any]:
+    """The OpenAPI description of a body. Bodies pass as bytes, so no schema class describes them."""
+    schema = {
+        "type": "object",
+        "required": required,
+        "properties": {
+            "model": {"type": "string", "example": "helexa-tiny"},
+            "messages": {"type": "array", "items": {"type": "object"}},
+            "input": {"type": ["string", "array"]},
+            "prompt": {"type": ["string", "array"]},
+            "max_tokens": {"type": "integer"},
+            "stream": {"type": "boolean"},
+        },
+    }
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
+
+
+def _make_api(plane: DataPlane) -> NinjaAPI:
+    api = NinjaAPI(title="cortex", version=VERSION, urls_namespace="gateway", docs_url=None)
+    _handle_errors(api)
+    _declare_inference(api, plane)
+    _declare_stored_responses(api, plane)
+    _declare_models(api, plane)
+
+    @api.get("/openapi.json", include_in_schema=False)
+    async def openapi(request: Request) -> dict[str, Any]:
+        return api.get_openapi_schema(path_prefix="")
+
+    return api
+
+
+def _declare_inference(api: NinjaAPI, plane: DataPlane) -> None:
+    @api.post("/v1/chat/completions", tags=["OpenAI"], openapi_extra=_body_schema(["model", "messages"]))
+    async def chat_completions(request: Request) -> HttpResponseBase:
+        return await Exchange(plane, request, CHAT).run()
+
+    @api.post(
+        "/v1/messages", tags=["Anthropic"], openapi_extra=_body_schema(["model", "messages", "max_tokens"])
+    )
+    async def messages(request: Request) -> HttpResponseBase:
+        return await Exchange(plane, request, MESSAGES).run()
+
+    @api.post(
+        "/v1/messages/count_tokens", tags=["Anthropic"], openapi_extra=_body_schema(["model", "messages"])
+    )
+    async def count_tokens(request: Request) -> HttpResponseBase:
+        return await Exchange(plane, request, COUNT_TOKENS).run()
+
+    @api.post("/tokenize", tags=["OpenAI"], openapi_extra=_body_schema(["model", "messages"]))
+    async def tokenize(request: Request) -> HttpResponseBase:
+        return await Exchange(plane, request, TOKENIZE).run()
+
+    dialect = responses_api.ResponsesDialect(plane.responses)
+
+    @api.post("/v1/responses", tags=["OpenAI"], openapi_extra=_body_schema(["model", "input"]))
+    async def responses(request: Request) -> HttpResponseBase:
+        return await Exchange(plane, request, dialect).run()
+
+    @api.post("/v1/completions", tags=["OpenAI"], openapi_extra=_body_schema(["model", "prompt"]))
+    async def completions(request: Request) -> HttpResponseBase:
+        return await Exchange(plane, request, COMPLETIONS).run()
+
+    @api.post("/v1/embeddings", tags=["OpenAI"], openapi_extra=_body_schema(["model", "input"]))
+    async def embeddings(request: Request) -> HttpResponseBase:
+        return await Exchange(plane, request, EMBEDDINGS).run()
+
+
+def _declare_stored_responses(api: NinjaAPI, plane: DataPlane) -> None:
+    path = "/v1/responses/{response_id}"
+    store = plane.responses
+
+    @api.get(path, tags=["OpenAI"])
+    async def get_response(request: Request, response_id: str) -> HttpResponse:
+        key = plane.authorize(request)
+        if request.GET.get("stream") == "true":
+            message = "Only a response in the background can be streamed again, and none runs there here."
+            raise ApiError(400, "invalid_value", message, param="stream")
+        found = await responses_api.retrieve(store, key, response_id)
+        return HttpResponse(bytes(found), content_type="application/json")
+
+    @api.delete(path, tags=["OpenAI"])
+    async def delete_response(request: Request, response_id: str) -> dict[str, Any]:
+        return await responses_api.delete(store, plane.authorize(request), response_id)
+
+    @api.post(f"{path}/cancel", tags=["OpenAI"])
+    async def cancel_response(request: Request, response_id: str) -> None:
+        await responses_api.cancel(store, plane.authorize(request), response_id)
+
+    @api.get(f"{path}/input_items", tags=["OpenAI"])
+    async def list_input_items(request: Request, response_id: str) -> dict[str, Any]:
+        given = request.GET
+        return await responses_api.input_items(
+            store,
+            plane.authorize(request),
+            response_id,
+            after=given.get("after"),
+            limit=given.get("limit", "20"),
+            order=given.get("order", "desc"),
+        )
+
+
+def _declare_models(api: NinjaAPI, plane: DataPlane) -> None:
+    @api.get("/v1/models", tags=["OpenAI", "Anthropic"])
+    async def list_models(request: Request) -> dict[str, Any]:
+        plane.authorize(request)
+        models = model_list.list_models(plane.fleet.snapshot)
+        if not _speaks_anthropic(request):
+            return {"object": "list", "data": models}
+        given = request.GET
+        return model_list.anthropic_page(
+            models, limit=given.get("limit"), after=given.get("after_id"), before=given.get("before_id")
+        )
+
+    @api.get("/v1/models/{path:model}", tags=["OpenAI"])
+    async def get_model(request: Request, model: str) -> dict[str, Any]:
+        plane.authorize(request)
+        snapshot = plane.fleet.snapshot
+        if not snapshot.knows(snapshot.resolve(model)):
+            raise ApiError(404, "model_not_found", f"The model '{model}' does not exist.", param="model")
+        found = model_list.describe(snapshot, model)
+        return model_list.anthropic_model(found) if _speaks_anthropic(request) else found
+
+    @api.get("/health", tags=["Fleet"])
+    async def health(request: Request) -> dict[str, Any]:
+        return model_list.health(plane.fleet.snapshot, plane.missing, plane.nodes.breakers)
+
+
+def _speaks_anthropic(request: HttpRequest) -> bool:
+    """Whether to answer in Anthropic's dialect: by the path, or by the header that only its clients send."""
+    return request.path.startswith(MESSAGES.path) or "anthropic-version" in request.headers
+
+
+def _handle_errors(api: NinjaAPI) -> None:
+    """Answer whatever an operation raises, and requests that reach none, in the caller's dialect."""
+
+    def answer(request: HttpRequest, error: ApiError) -> HttpResponse:
+        ident = request_id(request)
+        dialect: Dialect = MESSAGES if _speaks_anthropic(request) else CHAT
+        if error.status < 500:
+            metrics.REJECTED.labels(error.code).inc()  # inference counts its own in `MetricsBuffer`
+        log.warning(
+            "refused",
+            extra={
+                "request_id": ident,
+                "path": request.path,
+                "status": error.status,
+                "error_code": error.code,
+            },
+        )
+        return HttpResponse(
+            dialect.error_body(error),
+            status=error.status,
+            content_type="application/json",
+            headers={"x-request-id": ident, **error.headers},
+        )
+
+    @api.exception_handler(ApiError)
+    def on_api_error(request: HttpRequest, error: ApiError) -> HttpResponse:
+        return answer(request, error)
+
+    @api.exception_handler(HttpError)
+    def on_http_error(request: HttpRequest, error: HttpError) -> HttpResponse:
+        status = error.status_code
+        code = _CODES.get(error.status_code, "invalid_request")
+        retry_s = STOPPING_RETRY_S if status == 503 else None
+        return answer(request, ApiError(status, code, error.message, retry_after_s=retry_s))
+
+    @api.exception_handler(ValidationError)
+    def on_validation_error(request: HttpRequest, error: ValidationError) -> HttpResponse:
+        return answer(request, ApiError(400, "invalid_request", str(error.errors)))
+
+    @api.exception_handler(Exception)
+    def on_bug(request: HttpRequest, error: Exception) -> HttpResponse:
+        log.error("request failed", exc_info=error, extra={"path": request.path})
+        return answer(request, ApiError(500, "internal_error", "The gateway failed; its log has the reason."))

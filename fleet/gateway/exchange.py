@@ -1,7 +1,7 @@
-"""One client request from its first byte to its record: authorise, dispatch, relay, account.
+"""One client request from its first byte to its record: authorise, reserve, dispatch, relay, record.
 
-Every exchange ends exactly once, in `_finish`: answered, refused, failed or abandoned by its client. Before
-the first byte an error has its HTTP status and the dialect's envelope; after it, it is an event of the
+Every exchange ends exactly once, in `_finish`: answered, refused, failed, or abandoned by its client. Before
+the first byte an error has its HTTP status and the dialect's envelope; after it, the error is an event of the
 dialect's stream, and the stream ends there.
 """
 
@@ -14,65 +14,74 @@ import os
 import re
 from collections.abc import Awaitable, Callable, Coroutine
 from itertools import count
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from django.http.response import HttpResponseBase
 
-from cortex_site.http.application import BytesResponse, LightRequest, Sink, StreamResponse
+from cortex_site.http.request import Request
+from cortex_site.http.response import BytesResponse, Sink, StreamResponse
+from fleet.gateway.data_plane import DataPlane
 from fleet.gateway.dialects.base import AnswerRewriter, Call, Dialect
 from fleet.gateway.dialects.chat_body import with_model
 from fleet.gateway.dialects.model_list import require_capability
-from fleet.gateway.dispatch import Dispatch
-from fleet.gateway.http.connection import UpstreamError
-from fleet.gateway.http.upstream import Response
+from fleet.gateway.dispatch import EVENTS, JSON, Dispatch, NodeRequest
+from fleet.gateway.http.errors import UpstreamError
+from fleet.gateway.http.response import UpstreamResponse
 from fleet.gateway.limits.estimate import asked_of, estimate
-from fleet.gateway.limits.keys import authorize, check_model
-from fleet.gateway.limits.limiter import Ticket
+from fleet.gateway.limits.keys import check_model
+from fleet.gateway.limits.limiter import Reservation
 from fleet.gateway.record import metrics
-from fleet.gateway.record.account import Account
+from fleet.gateway.record.draft import RecordDraft
 from fleet.gateway.relay import Relay
 from fleet.records import Outcome
-from fleet.snapshot import KeyView, Offer
+from fleet.snapshot import KeyView, ModelOffer
 from neuron.wire import ApiError
-
-if TYPE_CHECKING:
-    from fleet.gateway.app import Gateway
 
 log = logging.getLogger("cortex.request")
 
-CLIENT_LEFT = 499  # nginx's number for a client that went away
-PATIENCE_S = 5.0  # a streaming client waits so long for a head, then for comments
+CLIENT_LEFT = 499  # nginx's status for a client that went away
+PATIENCE_S = 5.0  # how long a streaming client waits for a head, and then between comments
 _BUG = ApiError(500, "internal_error", "The gateway failed; its log has the reason.")
 _STOPPING = ApiError(503, "gateway_stopping", "The gateway was stopped within the answer.", retry_after_s=3)
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
-_WORKER, _numbers = os.urandom(8).hex(), count(1)  # a new id needs no system call
+_WORKER = os.urandom(8).hex()  # with a count, for ids that need no system call
+_numbers = count(1)
 
 
-def request_id(request: LightRequest) -> str:
+def request_id(request: Request) -> str:
     """The client's `x-request-id` when it is harmless to log, else a new one."""
     given = request.header(b"x-request-id")
     return given if given and _REQUEST_ID.fullmatch(given) else f"req-{_WORKER}{next(_numbers):010x}"
 
 
+class _Closable(Protocol):
+    def close(self) -> None: ...
+
+
+class _Pending:
+    """A request on its way to a node. `close` gives it up."""
+
+    def __init__(self, sending: Coroutine[Any, Any, UpstreamResponse]) -> None:
+        self.task = asyncio.create_task(sending)
+
+    def close(self) -> None:
+        self.task.cancel()
+        self.task.add_done_callback(_close_response)
+
+
 class Exchange:
-    """Made per request by the endpoint; `run` answers it."""
+    """One request. The endpoint makes it, and `run` answers it."""
 
-    _ticket: Ticket | None = None
-    _prompt_estimate = 0
-    _relay: Relay | None = None
+    _reservation: Reservation | None = None  # of a key with limits
+    _held: _Closable | None = None  # at a node: a pending request, then its response
     _finished = False
-    _response: Response | None = None
-    _pending: asyncio.Task[Response] | None = None
 
-    def __init__(self, gateway: Gateway, request: LightRequest, dialect: Dialect) -> None:
-        self._gateway = gateway
+    def __init__(self, plane: DataPlane, request: Request, dialect: Dialect) -> None:
+        self._plane = plane
         self._request = request
         self._dialect = dialect
-        self.request_id = ident = request_id(request)
-        self._account = Account(ident, dialect.name)
-        headers = {"content-type": "application/json", "x-request-id": ident}
-        repeat = gateway.config.gateway.repeat_unanswered
-        self._dispatch = Dispatch(gateway.view, gateway.nodes, gateway.loader, headers, repeat=repeat)
+        self.request_id = request_id(request)
+        self._draft = RecordDraft(self.request_id, dialect.name)
 
     async def run(self) -> HttpResponseBase:
         try:
@@ -80,7 +89,7 @@ class Exchange:
         except ApiError as error:
             return self._refuse(error)
         except asyncio.CancelledError:
-            if self._request.is_open:  # not the client left, but this worker stops
+            if self._request.is_open:  # the client is there: this worker stops
                 return self._refuse(_STOPPING)
             self.close()
             raise
@@ -89,16 +98,17 @@ class Exchange:
             return self._refuse(_BUG)
 
     async def _run(self) -> HttpResponseBase:
-        gateway, snapshot, account = self._gateway, self._gateway.view.snapshot, self._account
-        key = authorize(
-            self._request, snapshot.config, allow_anonymous=gateway.config.gateway.allow_anonymous
-        )
+        plane = self._plane
+        draft = self._draft
+        snapshot = plane.fleet.snapshot
+        key = plane.authorize(self._request)
+        headers = {"content-type": "application/json", "x-request-id": self.request_id}
         if key is not None:
-            account.key = key.name
-            self._dispatch.headers |= key.caller_headers
+            draft.key = key.name
+            headers |= key.caller_headers
         call = await self._dialect.prepare(self._request.body, key)
-        account.model = model = snapshot.resolve(call.model)
-        account.stream = call.stream
+        draft.model = model = snapshot.resolve(call.model)
+        draft.stream = call.stream
         check_model(key, model)
         offer = snapshot.offer(model)
         if offer is None:
@@ -106,62 +116,63 @@ class Exchange:
             raise ApiError(404, "model_not_found", message, param="model")
         require_capability(offer, call)
         if call.needs == "vision":
-            call = await gateway.pictures.admit(call, self._request.body)
+            call = await plane.images.admit(call, self._request.body)
         if key is not None and key.limits:
-            self._ticket = await self._reserve(key, call, offer)
+            self._reservation = await self._reserve(key, call, offer)
         body = call.body if model == call.model else with_model(call.body, model)
+        answer_type = EVENTS if call.stream else JSON
+        request = NodeRequest(model, call.node_path, headers, body, answer_type, draft.received)
         answer = self._dialect.answer(call, self.request_id)
-        send = self._dispatch.send(model, call.node_path, body, stream=call.stream)
-        if call.stream and not snapshot.replicas(model):
-            return await self._stream_cold(call, answer, send)
-        self._response = await send
-        return self._streamed(call, answer) if call.stream else await self._whole(answer)
+        sending = Dispatch(plane, request, draft.follow).send()
+        if not call.stream:
+            return await self._whole(await sending, answer)
+        if snapshot.replicas(model):
+            return self._streamed(await sending, call, answer)
+        return await self._stream_cold(_Pending(sending), call, answer)
 
-    def _reserve(self, key: KeyView, call: Call, offer: Offer) -> Coroutine[Any, Any, Ticket]:
-        """Raises `LimitExceededError`. What is taken here is settled in `_finish`."""
-        gateway, asked = self._gateway, call.asked or asked_of(call.body)
-        usual = gateway.config.gateway.reserve_tokens
-        prompt, answer = estimate(len(call.body), asked, context=offer.context, answer=usual)
-        self._prompt_estimate = prompt = prompt * call.prompt_tokens
-        headers = self._dialect.limit_headers
-        return gateway.limiter.reserve(key, prompt + answer * call.answer_tokens, headers)
+    def _reserve(self, key: KeyView, call: Call, offer: ModelOffer) -> Coroutine[Any, Any, Reservation]:
+        """Raises `LimitExceededError`. What is reserved here is settled in `_finish`."""
+        plane = self._plane
+        asked = call.asked or asked_of(call.body)
+        default = plane.config.gateway.reserve_tokens
+        prompt, answer = estimate(len(call.body), asked, context=offer.context, answer=default)
+        self._draft.prompt_estimate = prompt = prompt * call.prompt_tokens
+        return plane.limiter.reserve(key, prompt + answer * call.answer_tokens, self._dialect.limit_headers)
 
     # --- answers ---
 
-    async def _whole(self, answer: AnswerRewriter) -> BytesResponse:
-        assert self._response is not None
+    async def _whole(self, response: UpstreamResponse, answer: AnswerRewriter) -> BytesResponse:
+        self._held = response
         try:
-            body = await self._response.read(self._gateway.config.gateway.max_body_bytes)
-            self._account.note_answer(body)
+            body = await response.read(self._plane.config.gateway.max_body_bytes)
+            self._draft.note_answer(body)
         except UpstreamError as error:
             raise self._lost(error) from error
         content = answer.whole(body)
         self._finish("ok", 200)
         return BytesResponse(content, headers=self._headers("application/json"))
 
-    def _streamed(self, call: Call, answer: AnswerRewriter) -> StreamResponse:
-        return self._stream_response(answer, lambda sink: self._relay_stream(call, answer, sink))
+    def _streamed(self, response: UpstreamResponse, call: Call, answer: AnswerRewriter) -> StreamResponse:
+        self._held = response
+        return self._stream_response(answer, lambda sink: self._relay(response, call, answer, sink))
 
-    async def _stream_cold(
-        self, call: Call, answer: AnswerRewriter, send: Coroutine[Any, Any, Response]
-    ) -> HttpResponseBase:
+    async def _stream_cold(self, pending: _Pending, call: Call, answer: AnswerRewriter) -> HttpResponseBase:
         """A quick load or refusal keeps its status; a long one is waited for with comments."""
-        self._pending = asyncio.create_task(send)
-        await asyncio.wait({self._pending}, timeout=PATIENCE_S)
-        if self._pending.done():
-            self._response = self._pending.result()
-            return self._streamed(call, answer)
-        return self._stream_response(answer, lambda sink: self._wait_and_relay(call, answer, sink))
+        self._held = pending
+        await asyncio.wait({pending.task}, timeout=PATIENCE_S)
+        if pending.task.done():
+            return self._streamed(pending.task.result(), call, answer)
+        return self._stream_response(answer, lambda sink: self._wait_and_relay(pending, call, answer, sink))
 
     def _stream_response(
         self, answer: AnswerRewriter, relay: Callable[[Sink], Coroutine[Any, Any, None]]
     ) -> StreamResponse:
         async def produce(sink: Sink) -> None:
-            self._gateway.open_streams += 1
+            self._plane.open_streams += 1
             try:
                 error = await self._outcome(relay(sink), sink)
             finally:
-                self._gateway.open_streams -= 1
+                self._plane.open_streams -= 1
             if error is not None:
                 await sink(answer.fail(error))
 
@@ -170,14 +181,14 @@ class Exchange:
         return StreamResponse(produce, headers=headers, on_close=self.close)
 
     async def _outcome(self, relaying: Awaitable[None], sink: Sink) -> ApiError | None:
-        """Run the writing of a stream; what went wrong, to be its last event."""
+        """Write a stream. Returns the error that is to be its last event."""
         try:
             await relaying
         except ApiError as error:
             self._finish("error", 200, error.code)
             return error
         except asyncio.CancelledError:
-            if sink.is_open:  # not the client left, but this worker stops
+            if sink.is_open:  # the client is there: this worker stops
                 self._finish("error", 200, _STOPPING.code)
                 return _STOPPING
             self.close()
@@ -188,22 +199,26 @@ class Exchange:
             return _BUG
         return None
 
-    async def _wait_and_relay(self, call: Call, answer: AnswerRewriter, sink: Sink) -> None:
-        assert self._pending is not None
-        while not self._pending.done():
-            await sink(f": {self._gateway.loader.progress(self._account.model)}\n\n".encode())
-            await asyncio.wait({self._pending}, timeout=PATIENCE_S)
-        self._response = self._pending.result()
-        await self._relay_stream(call, answer, sink)
+    async def _wait_and_relay(
+        self, pending: _Pending, call: Call, answer: AnswerRewriter, sink: Sink
+    ) -> None:
+        while not pending.task.done():
+            await sink(f": {self._plane.loader.progress(self._draft.model)}\n\n".encode())
+            await asyncio.wait({pending.task}, timeout=PATIENCE_S)
+        self._held = response = pending.task.result()
+        await self._relay(response, call, answer, sink)
 
-    async def _relay_stream(self, call: Call, answer: AnswerRewriter, sink: Sink) -> None:
-        assert self._response is not None
-        self._relay = Relay(answer, sink, hide_usage=call.hide_usage)
+    async def _relay(
+        self, response: UpstreamResponse, call: Call, answer: AnswerRewriter, sink: Sink
+    ) -> None:
+        relay = Relay(answer, sink, hide_usage=call.hide_usage)
         try:
-            await self._relay.run(self._response)
+            await relay.run(response)
         except UpstreamError as error:
             raise self._lost(error) from error
-        if self._relay.failed:
+        finally:
+            self._draft.note_stream(relay.passed)
+        if relay.failed:
             self._finish("error", 200, "node_error_event")
         else:
             self._finish("ok", 200)
@@ -211,8 +226,9 @@ class Exchange:
     # --- ends ---
 
     def _lost(self, cause: UpstreamError) -> ApiError:
-        metrics.UPSTREAM_FAILURES.labels(self._dispatch.node, cause.kind).inc()
-        message = f"The node '{self._dispatch.node}' was lost within the answer: {cause}."
+        node = self._draft.trail.node
+        metrics.UPSTREAM_FAILURES.labels(node, cause.kind).inc()
+        message = f"The node '{node}' was lost within the answer: {cause}."
         return ApiError(503, "node_lost", message, retry_after_s=3)
 
     def _refuse(self, error: ApiError) -> BytesResponse:
@@ -221,53 +237,38 @@ class Exchange:
         return BytesResponse(self._dialect.error_body(error), status=error.status, headers=headers)
 
     def close(self) -> None:
-        """The client left, or everything was written."""
+        """End the exchange if nothing else has: its client left."""
         self._finish("cancelled", CLIENT_LEFT, "client_closed_request")
 
     def _headers(self, content_type: str) -> dict[str, str]:
-        dispatch, headers = self._dispatch, {"content-type": content_type, "x-request-id": self.request_id}
-        if dispatch.node:
-            headers["x-cortex-node"] = dispatch.node
-            headers["x-cortex-queue-ms"] = f"{dispatch.queue_s * 1e3:.0f}"
-            headers["x-cortex-retries"] = str(dispatch.retries)
-            headers["x-cortex-overhead-us"] = f"{(dispatch.overhead_s or 0.0) * 1e6:.0f}"
-        elif (wait_s := self._gateway.loader.expected_wait_s(self._account.model)) is not None:
+        trail = self._draft.trail
+        headers = {"content-type": content_type, "x-request-id": self.request_id}
+        if trail.node:
+            headers["x-cortex-node"] = trail.node
+            headers["x-cortex-queue-ms"] = f"{trail.queue_s * 1e3:.0f}"
+            headers["x-cortex-retries"] = str(trail.retries)
+            headers["x-cortex-overhead-us"] = f"{(trail.overhead_s or 0.0) * 1e6:.0f}"
+        elif (wait_s := self._plane.loader.expected_wait_s(self._draft.model)) is not None:
             headers["x-cortex-expected-wait-s"] = str(math.ceil(wait_s))
-        if self._ticket is not None:
-            headers |= self._ticket.headers
+        if self._reservation is not None:
+            headers |= self._reservation.headers
         return headers
 
     def _finish(self, outcome: Outcome, status: int, error_code: str = "") -> None:
-        """The first caller decides; connection and pending work are given up here and nowhere else."""
+        """End the exchange: the first call decides how. What it holds is given up here and nowhere else."""
         if self._finished:
             return
         self._finished = True
-        if self._pending is not None:
-            self._pending.cancel()
-            if self._response is None:
-                self._pending.add_done_callback(_close_result)
-        if self._response is not None:
-            self._response.close()
-        if self._relay is not None:
-            self._account.note_stream(self._relay)
-        if self._ticket is not None:
-            self._gateway.limiter.settle(self._ticket, self._used_tokens(self._ticket, outcome))
-        record = self._account.record(outcome, status, error_code, self._dispatch)
-        self._gateway.recorder.put(record, self._relay.gaps if self._relay else None)
-
-    def _used_tokens(self, ticket: Ticket, outcome: Outcome) -> int:
-        """As the engine counted; by what passed when the stream broke off before its usage.
-
-        Who leaves a node before it said anything pays for the prompt: else leaving in time would be free.
-        """
-        account = self._account
-        left_a_node = outcome == "cancelled" and self._dispatch.overhead_s is not None
-        if account.tokens or not (account.events or left_a_node):
-            return account.tokens
-        return min(ticket.grant.tokens, self._prompt_estimate + account.events)
+        if self._held is not None:
+            self._held.close()
+        draft, reservation = self._draft, self._reservation
+        if reservation is not None:
+            used = draft.charge(outcome, reservation.grant.tokens)
+            self._plane.limiter.settle(reservation, used)
+        self._plane.recorder.put(draft.record(outcome, status, error_code), draft.gaps)
 
 
-def _close_result(task: asyncio.Task[Response]) -> None:
-    """An answer that arrived while its client was leaving."""
+def _close_response(task: asyncio.Task[UpstreamResponse]) -> None:
+    """Close a response that arrived while its client was leaving."""
     if not task.cancelled() and task.exception() is None:
         task.result().close()

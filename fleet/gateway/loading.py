@@ -8,17 +8,20 @@ import time
 from dataclasses import dataclass, field
 
 from fleet.gateway.control.plane import ControlPlane, ControlPlaneError
-from fleet.gateway.nodes.view import FleetView
+from fleet.gateway.nodes.fleet_state import FleetState
 from fleet.operations import UNSUCCESSFUL, OperationState, OperationView
 from neuron.wire import ApiError
 
 CHECK_INTERVAL_S = 0.5
-EVENT_DELAY_S = 3.0  # a node tells of a finished load within this
-RETRY_S = 10.0  # a client may ask again after, when nothing says how long a load takes
+EVENT_DELAY_S = 3.0  # a node reports a finished load within this
+RETRY_S = 10.0  # `Retry-After` while nothing says how long a load takes
 
 
 @dataclass(slots=True, eq=False)
 class _Wait:
+    """For one model, by all requests that want it."""
+
+    model: str
     task: asyncio.Task[None] | None = None
     operation: OperationView | None = None
     succeeded_at: float | None = None  # monotonic
@@ -30,112 +33,116 @@ class _Wait:
 class Loader:
     """Joins requests for a model into one wait. `close` ends all of them."""
 
-    view: FleetView
+    fleet: FleetState
     control: ControlPlane
     wait_s: float
-    node_grace_s: float = 3.0  # a gateway that just started has reached no node yet
-    _waits: dict[str, _Wait] = field(default_factory=dict)
+    node_grace_s: float = 3.0  # a gateway that has just started has reached no node yet
+    _waits: dict[str, _Wait] = field(default_factory=dict)  # by model
 
     async def wait(self, model: str) -> None:
-        """Returns when the (resolved) model is loaded somewhere.
+        """Return when the (resolved) model is loaded somewhere.
 
         Raises `ApiError`: 503 with the reason when the load failed, 503 with `Retry-After` when it takes
         longer than `wait_s` or the control plane is away, 404 when nobody knows the model.
         """
         wait = self._waits.get(model)
         if wait is None:
-            wait = self._waits[model] = _Wait()
-            wait.task = asyncio.create_task(self._load(model, wait))
-            wait.task.add_done_callback(lambda _: self._forget(model, wait))
-        assert wait.task is not None
+            wait = self._waits[model] = _Wait(model)
+        if wait.task is None:
+            wait.task = asyncio.create_task(self._load(wait))
+            wait.task.add_done_callback(lambda _: self._forget(wait))
         wait.waiters += 1
         try:
             await asyncio.shield(wait.task)
         finally:
             wait.waiters -= 1
             if not wait.waiters and not wait.task.done():
-                self._forget(model, wait)
-                wait.task.cancel()  # nobody is left to wait; the load itself goes on
+                self._forget(wait)
+                wait.task.cancel()  # nobody waits any more; the load itself goes on
 
     @property
     def waiting(self) -> int:
-        """Models that are waited for."""
+        """The number of models that are waited for."""
         return len(self._waits)
 
-    def _forget(self, model: str, wait: _Wait) -> None:
-        if self._waits.get(model) is wait:
-            del self._waits[model]
+    def _forget(self, wait: _Wait) -> None:
+        if self._waits.get(wait.model) is wait:
+            del self._waits[wait.model]
 
     def progress(self, model: str) -> str:
         """One line for a waiting client."""
         wait = self._waits.get(model)
         if wait is not None and wait.operation is not None:
-            text = _story(model, wait.operation)
+            text = _operation_progress(model, wait.operation)
         else:
-            places = self.view.snapshot.placements(model)
             loading = (
-                _loading(model, node.name, view.progress) for node, view in places if view.state == "loading"
+                _load_progress(model, node.name, view.progress)
+                for node, view in self.fleet.snapshot.placements(model)
+                if view.state == "loading"
             )
             text = next(loading, f"waiting for {model}")
-        return " ".join(text.split())  # it may quote a node, and a line's end would end the comment
+        return " ".join(text.split())  # it may quote a node, and a line break would end the comment
 
     def expected_wait_s(self, model: str) -> float | None:
-        """How long the load will still take, where an earlier one tells."""
+        """Seconds until the model is loaded, by earlier loads; None when that is not known."""
         wait = self._waits.get(model)
         return wait.operation.eta_s if wait is not None and wait.operation is not None else None
 
-    async def _load(self, model: str, wait: _Wait) -> None:
+    async def _load(self, wait: _Wait) -> None:
+        model = wait.model
         deadline = time.monotonic() + self.wait_s
-        while not self.view.snapshot.replicas(model):
+        while not self.fleet.snapshot.replicas(model):
             if time.monotonic() > deadline:
                 retry_s = math.ceil(self.expected_wait_s(model) or RETRY_S)
                 message = f"'{model}' is still being loaded; try again."
                 raise ApiError(503, "model_loading", message, retry_after_s=retry_s)
-            await self._step(model, wait)
-            await self.view.changed(CHECK_INTERVAL_S)
+            await self._step(wait)
+            await self.fleet.changed(CHECK_INTERVAL_S)
 
-    async def _step(self, model: str, wait: _Wait) -> None:
-        """Make sure that a load is under way, and look at how it goes."""
+    async def _step(self, wait: _Wait) -> None:
+        """Make sure that a load is under way, and check how it goes."""
         if not self._some_node_answers(wait):
             return
         try:
             if wait.operation is not None:
                 wait.operation = await self.control.operation(wait.operation.id)
-            elif not self._loads_by_itself(model):
-                wait.operation = await self.control.ensure_loaded(model)
+            elif not self._loads_by_itself(wait.model):
+                wait.operation = await self.control.ensure_loaded(wait.model)
         except ControlPlaneError as error:
-            message = f"'{model}' is not loaded, and the control plane that would load it does not answer."
+            message = (
+                f"'{wait.model}' is not loaded, and the control plane that would load it does not answer."
+            )
             raise ApiError(503, "control_plane_unavailable", message, retry_after_s=5) from error
         if wait.operation is not None:
-            self._judge(model, wait, wait.operation)
+            self._judge(wait, wait.operation)
 
     def _some_node_answers(self, wait: _Wait) -> bool:
         now = time.monotonic()
-        if self.view.snapshot.has_healthy_node:
+        if self.fleet.snapshot.has_healthy_node:
             wait.node_seen_at = now
             return True
         if now - wait.node_seen_at > self.node_grace_s:
             raise ApiError(503, "no_healthy_node", "No node answers at the moment.", retry_after_s=5)
         return False
 
-    def _judge(self, model: str, wait: _Wait, operation: OperationView) -> None:
+    def _judge(self, wait: _Wait, operation: OperationView) -> None:
         if operation.state in UNSUCCESSFUL:
             reason = operation.message or "the load was cancelled"
             code = operation.error_code or "model_load_failed"
-            raise ApiError(503, code, f"'{model}' could not be loaded: {reason}")
+            raise ApiError(503, code, f"'{wait.model}' could not be loaded: {reason}")
         if operation.state != OperationState.SUCCEEDED:
             return
         now = time.monotonic()
         if wait.succeeded_at is None:
             wait.succeeded_at = now
         elif now - wait.succeeded_at > EVENT_DELAY_S:  # loaded, and gone again before we saw it: ask anew
-            wait.operation, wait.succeeded_at = None, None
+            wait.operation = wait.succeeded_at = None
 
     def _loads_by_itself(self, model: str) -> bool:
-        """A node is loading it already, or reloading it after its worker died."""
+        """Whether a node is loading it already, or reloading it after its worker died."""
         return any(
             node.healthy and view.state in {"loading", "loaded"}
-            for node, view in self.view.snapshot.placements(model)
+            for node, view in self.fleet.snapshot.placements(model)
         )
 
     async def close(self) -> None:
@@ -145,16 +152,16 @@ class Loader:
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def _story(model: str, operation: OperationView) -> str:
-    """How the load stands: queued for what, evicting what, or loading, how far and for how long still."""
+def _operation_progress(model: str, operation: OperationView) -> str:
+    """How a load stands: queued for what, evicting what, or how far it is and how long it still takes."""
     if operation.state == OperationState.PENDING:
         return f"queued: {operation.message or f'{model} is to be loaded'}"
-    text = _loading(model, operation.node, operation.progress)
+    text = _load_progress(model, operation.node, operation.progress)
     if operation.progress is None and operation.message:
         text = operation.message
     return text if operation.eta_s is None else f"{text}, about {math.ceil(operation.eta_s)} s left"
 
 
-def _loading(model: str, node: str, progress: float | None) -> str:
-    where = f" on {node}" if node else ""
-    return f"loading {model}{where}" + (f" {100 * progress:.0f} %" if progress is not None else "")
+def _load_progress(model: str, node: str, progress: float | None) -> str:
+    text = f"loading {model} on {node}" if node else f"loading {model}"
+    return text if progress is None else f"{text} {100 * progress:.0f} %"

@@ -1,6 +1,6 @@
-"""One stream on its way from a node to a client, piece by piece, without a task that wakes for each.
+"""One stream from a node to a client, piece by piece, without a task that wakes for each.
 
-The node's socket hands a piece to `ext.stream`, which scans it, lets the dialect rewrite it and puts it on
+The node's socket hands a piece to `ext.stream`, which scans it, lets the dialect rewrite it and writes it to
 the client's transport. A slow client pauses the node's socket; what is held for it is bounded by the two
 transports' high-water marks.
 """
@@ -11,18 +11,19 @@ import time
 
 import msgspec
 
-from cortex_site.http.application import Sink
+from cortex_site.http.response import Sink
 from ext.sse import SSEScanner
 from ext.stream import Tap
 from fleet.gateway.dialects.base import AnswerRewriter
-from fleet.gateway.http.connection import UpstreamError
-from fleet.gateway.http.upstream import Response
+from fleet.gateway.http.errors import UpstreamError
+from fleet.gateway.http.response import UpstreamResponse
 from fleet.gateway.record import metrics
+from fleet.gateway.record.draft import Passed
 from fleet.gateway.record.metrics import Gaps
 
 
 class Relay:
-    """`run` moves one stream; the rest is what it saw of it. Times are monotonic, in seconds."""
+    """`run` moves one stream; `passed` is what it saw of it."""
 
     def __init__(self, answer: AnswerRewriter, sink: Sink, *, hide_usage: bool) -> None:
         self._answer = answer
@@ -32,41 +33,23 @@ class Relay:
         self._tap = Tap(self._scanner, rewrite, sink.put, time.monotonic, metrics.GAP.bounds)
 
     @property
-    def events(self) -> int:
-        return self._scanner.events
-
-    @property
-    def usage(self) -> bytes:
-        """The event that held it last; empty when none did."""
-        return self._scanner.usage
+    def passed(self) -> Passed:
+        scanner, tap = self._scanner, self._tap
+        gaps = Gaps(tap.gaps, tap.last - (tap.first or tap.last))
+        return Passed(scanner.events, tap.first_token, scanner.finish, scanner.usage, gaps)
 
     @property
     def failed(self) -> bool:
-        """The node said within the stream that it failed, in words a client can read."""
+        """Whether the node reported its failure within the stream, as an event that a client can read."""
         return bool(self._scanner.error) and _is_json(self._scanner.error)
 
     @property
-    def first_token(self) -> float | None:
-        return self._tap.first_token
-
-    @property
-    def finish(self) -> bytes:
-        """The event that held a finish reason; empty when none did."""
-        return self._scanner.finish
-
-    @property
-    def gaps(self) -> Gaps:
-        """Between its pieces."""
-        tap = self._tap
-        return Gaps(tap.gaps, tap.last - (tap.first or tap.last))
-
-    @property
     def _ended(self) -> bool:
-        """The client has the stream's end; what follows on the node's connection is not its concern."""
+        """Whether the client has the stream's end: what follows on the node's connection does not matter."""
         return self._scanner.done or self.failed
 
-    async def run(self, response: Response) -> None:
-        """Raises `UpstreamError` when the node's stream is no whole one."""
+    async def run(self, response: UpstreamResponse) -> None:
+        """Move the stream to its end. Raises `UpstreamError` when the node's stream is not whole."""
         try:
             await response.pour(self._tap.take, self._sink.drain)
         except UpstreamError:
@@ -75,9 +58,9 @@ class Relay:
         finally:
             rest = self._scanner.close()
         if not self._ended:
-            if not self.finish:
+            if not self._scanner.finish:
                 raise UpstreamError("closed", "the node ended the stream without [DONE]")
-            rest += b"data: [DONE]\n\n"  # some servers have none: the answer was whole, so was the body
+            rest += b"data: [DONE]\n\n"  # some servers send none: the answer was whole, and so was the body
         if rest := self._answer.feed(rest) + self._answer.close():
             await self._sink(rest)
 

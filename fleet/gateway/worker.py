@@ -16,8 +16,8 @@ from django.db import connections
 from cortex_site import config
 from cortex_site.base import logs
 
-SWITCH_INTERVAL_S = 0.0005  # a thread that stores or logs holds the event loop up for no longer
-COLLECT_AFTER = 20_000  # objects more than there were: a request leaves none in cycles
+SWITCH_INTERVAL_S = 0.0005  # the longest time that a thread which stores or logs holds up the event loop
+COLLECT_AFTER = 20_000  # new objects: requests leave none in cycles, so collecting seldom frees any
 KEEP_ALIVE_S = 75
 CONNECTION_AGE_S = 60  # to the database
 BACKLOG = 2048
@@ -32,21 +32,22 @@ def main(argv: Sequence[str] | None = None) -> None:
     logs.setup("info", "gateway")
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "cortex_site.site.settings")
     django.setup()
-    # After django.setup(): these reach the app registry, or ninja's settings.
-    from cortex_site.http.protocol import LightProtocol  # noqa: PLC0415
+    # After django.setup(): these need the app registry, or ninja's settings.
+    from cortex_site.http.protocol import ServerProtocol  # noqa: PLC0415
     from fleet.control_plane import ServicesControl  # noqa: PLC0415
-    from fleet.gateway.app import Gateway, application  # noqa: PLC0415
+    from fleet.gateway.app import application  # noqa: PLC0415
+    from fleet.gateway.data_plane import DataPlane  # noqa: PLC0415
     from fleet.services import records  # noqa: PLC0415
 
-    # Its threads that talk to the database live as long as the process; connecting costs more than storing.
+    # The threads that use the database live as long as the process, and connecting costs more than storing.
     connections.settings["default"] |= {"CONN_MAX_AGE": CONNECTION_AGE_S, "CONN_HEALTH_CHECKS": True}
     settings = config.current()
-    gateway = Gateway(settings, ServicesControl(), records.store)
+    plane = DataPlane(settings, ServicesControl(), records.store)
     server = uvicorn.Server(
         uvicorn.Config(
-            application(gateway),
+            application(plane),
             loop="uvloop",
-            http=LightProtocol,
+            http=ServerProtocol,
             ws="none",
             lifespan="on",
             log_config=None,

@@ -4,7 +4,7 @@ from django.core.exceptions import ValidationError
 from django.core.validators import MaxValueValidator, MinValueValidator
 from django.db import models as db
 
-from fleet.limits import KeyLimits
+from fleet.key_limits import KeyLimits
 from fleet.models.version import Configured
 
 

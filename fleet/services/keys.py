@@ -12,7 +12,7 @@ from datetime import datetime
 import redis
 from django.conf import settings
 
-from fleet.limits import Account, KeyLimits, in_use, period, read_account, redis_keys, slots_of
+from fleet.key_limits import Account, KeyLimits, in_use, period, read_account, redis_keys, slots_of
 from fleet.models import ApiKey
 
 PREFIX = "sk-cortex-"

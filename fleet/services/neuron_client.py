@@ -12,7 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from fleet.foreign.errors import read_error
 from fleet.models import Node
-from neuron.wire import Leave, ModelInfo, ModelSpec, Unload
+from neuron.wire import Leave, ModelInfo, ModelSpec, UnloadRequest
 
 _MODELS = TypeAdapter(list[ModelInfo])
 
@@ -75,7 +75,7 @@ class NeuronClient:
         self._ask("POST", "/models/load", spec.model_dump(), timeout=settings.LOAD_TIMEOUT_S)
 
     def unload(self, model_id: str, leave: Leave) -> None:
-        body = Unload(model_id=model_id, **leave.model_dump())
+        body = UnloadRequest(model_id=model_id, **leave.model_dump())
         timeout = settings.UNLOAD_TIMEOUT_S + leave.grace_s
         self._ask("POST", "/models/unload", body.model_dump(), timeout=timeout)
 

@@ -6,54 +6,19 @@ import base64
 import math
 import sys
 from array import array
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import msgspec
 from django.http import HttpRequest, HttpResponse
-from msgspec import UNSET, Meta, Struct, UnsetType
 from ninja import Router
 
-from neuron.api.chat import find
-from neuron.api.decoding import decode_body, invalid, require_model
-from neuron.api.edge import log_fields
-from neuron.api.generation_request import Name, TokenId
-from neuron.api.prepare import encode, require_capability
+from neuron.api.bodies.embedding import EmbeddingBody, decode
+from neuron.api.errors import invalid
+from neuron.api.prompts.prompt import encode, require_capability
+from neuron.api.request import find_model, log_fields
 from neuron.daemon import Daemon
-from neuron.harness import Served
+from neuron.harness import LocalModel
 from neuron.wire import ApiError
-
-MAX_INPUTS = 2048  # OpenAI's
-
-
-class EmbeddingBody(Struct, forbid_unknown_fields=True, kw_only=True):
-    model: Name | UnsetType = UNSET
-    input: str | list[str | TokenId | list[TokenId]] | None = None
-    encoding_format: Literal["float", "base64"] = "float"
-    dimensions: Annotated[int, Meta(ge=1)] | None = None
-    user: str | None = None  # accepted: it changes nothing
-
-    @property
-    def inputs(self) -> list[str | list[int]]:
-        if isinstance(self.input, str):
-            return [self.input]
-        given: Any = self.input or []
-        return [given] if given and all(isinstance(part, int) for part in given) else given
-
-
-_decoder = msgspec.json.Decoder(EmbeddingBody)
-
-
-def decode(body: bytes) -> EmbeddingBody:
-    """Raises `ApiError` naming what is wrong."""
-    request = decode_body(_decoder, body)
-    require_model(request.model)
-    if not request.inputs:
-        raise invalid("input", "input: at least one is required.")
-    if len(request.inputs) > MAX_INPUTS:
-        raise invalid("input", f"input has {len(request.inputs)} parts; {MAX_INPUTS} are allowed.")
-    if any(isinstance(part, int) for part in request.inputs):
-        raise invalid("input", "input mixes token ids with other inputs.")
-    return request
 
 
 def router(daemon: Daemon) -> Router:
@@ -63,7 +28,7 @@ def router(daemon: Daemon) -> Router:
     async def embed(request: HttpRequest) -> HttpResponse:
         """OpenAI's embeddings."""
         body = decode(request.body)
-        model = find(daemon, request, body.model)
+        model = find_model(daemon.registry, request, body.model)
         require_capability(model, "embeddings")
         inputs = [await _tokens(model, part) for part in body.inputs]
         vectors = await _vectors(body, model, inputs)
@@ -80,16 +45,16 @@ def router(daemon: Daemon) -> Router:
     return embeddings
 
 
-async def _tokens(model: Served, part: str | list[int]) -> list[int]:
+async def _tokens(model: LocalModel, part: str | list[int]) -> list[int]:
     tokens = await encode(model, part, is_rendered=False) if isinstance(part, str) else part
     if not tokens:
         raise invalid("input", "input: an input needs at least one token.")
     return tokens
 
 
-async def _vectors(body: EmbeddingBody, model: Served, inputs: list[list[int]]) -> list[array[float]]:
+async def _vectors(body: EmbeddingBody, model: LocalModel, inputs: list[list[int]]) -> list[array[float]]:
     size = model.dimensions
-    assert size  # it makes the capability
+    assert size  # or the model has no capability `embeddings`
     wanted = body.dimensions or size
     if wanted > size:
         raise invalid("dimensions", f"dimensions: the model {model.id!r} has {size}.")
@@ -105,7 +70,7 @@ async def _vectors(body: EmbeddingBody, model: Served, inputs: list[list[int]]) 
 
 
 def _cut(vector: array[float], size: int) -> array[float]:
-    """The first `size` numbers, as long together as the whole was (Kusupati et al. 2022)."""
+    """The first `size` numbers, scaled to the norm of the whole (Kusupati et al. 2022)."""
     if size == len(vector):
         return vector
     short = vector[:size]

@@ -1,4 +1,4 @@
-"""The node's own operations: what it is, how it is, which models it has."""
+"""The node's own operations: its state, and the verbs on its models and devices."""
 
 from __future__ import annotations
 
@@ -10,16 +10,11 @@ from django.http import HttpRequest
 from ninja import Router
 
 from cortex_site.base.version import VERSION
-from cortex_site.http.application import StreamResponse, Write
-from neuron.api.edge import log_fields
+from cortex_site.http.response import StreamResponse, Write
+from neuron import sse
+from neuron.api.request import log_fields
 from neuron.daemon import Daemon
-from neuron.wire import PROTOCOL, CacheReset, Discovery, Health, Leave, ModelInfo, ModelSpec, Unload
-
-EVENT_STREAM = {
-    "Content-Type": "text/event-stream; charset=utf-8",
-    "Cache-Control": "no-cache",
-    "X-Accel-Buffering": "no",  # nginx would collect events otherwise
-}
+from neuron.wire import PROTOCOL, CacheReset, Discovery, Health, Leave, ModelInfo, ModelSpec, UnloadRequest
 
 
 def router(daemon: Daemon) -> Router:
@@ -30,11 +25,9 @@ def router(daemon: Daemon) -> Router:
 
 
 def _add_state(node: Router, daemon: Daemon) -> None:
-    """What the node tells of itself."""
-
     @node.get("/discovery", response=Discovery)
     async def discovery(request: HttpRequest) -> Discovery:
-        """The host: its devices, or why they cannot be used."""
+        """The host and its devices, or why they cannot be used."""
         return daemon.discovery()
 
     @node.get("/health", response=Health)
@@ -48,7 +41,7 @@ def _add_state(node: Router, daemon: Daemon) -> None:
 
     @node.get("/models", response=list[ModelInfo])
     async def models(request: HttpRequest) -> list[ModelInfo]:
-        """All models that are loaded, on their way, or failed."""
+        """All models: loaded, loading, unloading or failed."""
         return daemon.registry.list()
 
     @node.get("/models/{path:model_id}/endpoint")
@@ -58,48 +51,46 @@ def _add_state(node: Router, daemon: Daemon) -> None:
 
     @node.get("/events")
     async def events(request: HttpRequest) -> StreamResponse:
-        """Server-sent events: `NodeState` now, and again whenever it changed."""
+        """Server-sent events: a `NodeState` now, and another after each change."""
 
         async def produce(write: Write) -> None:
             async with aclosing(daemon.events.subscribe()) as news:
                 async for event in news:
                     await write(event)
 
-        return StreamResponse(produce, headers=EVENT_STREAM)
+        return StreamResponse(produce, headers=sse.HEADERS)
 
 
 def _add_verbs(node: Router, daemon: Daemon) -> None:
-    """What it can be told to do."""
-
     @node.post("/models/load")
     async def load(request: HttpRequest, spec: ModelSpec) -> dict[str, str]:
-        """Returns when the model is loaded; loaded already is success."""
+        """Answers when the model is loaded; at once when it is loaded already."""
         log_fields(request)["model"] = spec.model_id
         await daemon.registry.load(spec)
         return {"status": "loaded", "model_id": spec.model_id}
 
     @node.post("/models/unload")
-    async def unload(request: HttpRequest, body: Unload) -> dict[str, str]:
-        """Returns when the model's memory is free; running requests end within `grace_s`."""
+    async def unload(request: HttpRequest, body: UnloadRequest) -> dict[str, str]:
+        """Answers when the model's memory is free; running requests have `grace_s` to end."""
         log_fields(request)["model"] = body.model_id
         await daemon.registry.unload(body.model_id, body)
         return {"status": "unloaded", "model_id": body.model_id}
 
     @node.post("/models/reset")
     async def reset(request: HttpRequest, body: CacheReset) -> dict[str, str]:
-        """Forgets what the model's KV cache keeps of requests that ended; those under way go on."""
+        """Forgets what the model's KV cache keeps of requests that ended; those under way continue."""
         log_fields(request)["model"] = body.model_id
         await daemon.registry.reset_cache(body.model_id)
         return {"status": "reset", "model_id": body.model_id}
 
     @node.post("/devices/{index}/drain")
     async def drain(request: HttpRequest, index: int, body: Leave) -> dict[str, Any]:
-        """Returns when no model is left on the device; requests under way have `grace_s` to end."""
+        """Answers when no model is left on the device; running requests have `grace_s` to end."""
         await daemon.registry.drain_device(index, body)
         return {"status": "drained", "index": index}
 
     @node.post("/devices/{index}/restart")
     async def restart(request: HttpRequest, index: int, body: Leave) -> dict[str, Any]:
-        """Returns when the device has a new worker process and its models are loaded again."""
+        """Answers when the device has a new worker process and its models are loaded again."""
         await daemon.registry.restart_device(index, body)
         return {"status": "restarted", "index": index}

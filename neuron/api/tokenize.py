@@ -1,4 +1,4 @@
-"""`POST /tokenize` and `POST /detokenize`: what a request's prompt is in tokens, and back."""
+"""`POST /tokenize` and `POST /detokenize`: the number of tokens in a prompt, and the text of tokens."""
 
 from __future__ import annotations
 
@@ -9,19 +9,22 @@ from django.http import HttpRequest
 from msgspec import Meta, Struct
 from ninja import Router
 
-from neuron.api import chat_request, completion_request, prepare
-from neuron.api.chat import find
-from neuron.api.chat_request import ChatBody
-from neuron.api.completion_request import CompletionBody
-from neuron.api.completions import tokens_of
-from neuron.api.decoding import decode_body, invalid, require_model
-from neuron.api.generation_request import Name, TokenId
-from neuron.api.schemas import body_of
+from neuron.api.bodies import chat, completion
+from neuron.api.bodies.chat import ChatBody
+from neuron.api.bodies.completion import CompletionBody
+from neuron.api.bodies.decode import decode_body, require_model
+from neuron.api.bodies.generation import Name, TokenId
+from neuron.api.bodies.openapi import body_of
+from neuron.api.errors import invalid
+from neuron.api.prompts.chat import chat_prompt, tool_definitions
+from neuron.api.prompts.completion import completion_prompt
+from neuron.api.prompts.prompt import require_capability
+from neuron.api.request import find_model
 from neuron.daemon import Daemon
 
 
-class _Kind(Struct):
-    """Enough of a body to know whose it is."""
+class _PromptKeys(Struct):
+    """Enough of a body to tell a chat from a completion."""
 
     prompt: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
     messages: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
@@ -32,8 +35,8 @@ class TokensBody(Struct, forbid_unknown_fields=True):
     model: Name | msgspec.UnsetType = msgspec.UNSET
 
 
-_kind = msgspec.json.Decoder(_Kind)
-_tokens = msgspec.json.Decoder(TokensBody)
+_prompt_keys = msgspec.json.Decoder(_PromptKeys)
+_tokens_body = msgspec.json.Decoder(TokensBody)
 
 
 def router(daemon: Daemon) -> Router:
@@ -42,25 +45,33 @@ def router(daemon: Daemon) -> Router:
     @tokens.post("/tokenize", openapi_extra=body_of(ChatBody, CompletionBody))
     async def tokenize(request: HttpRequest) -> dict[str, Any]:
         """How many tokens the prompt of a chat or of one completion has, exactly as a real call counts."""
-        kind = decode_body(_kind, request.body)
-        if kind.prompt is msgspec.UNSET or kind.messages is not msgspec.UNSET:
-            body = chat_request.decode(request.body)
-            model = find(daemon, request, body.model)
-            count = await prepare.count(body, model)
-        else:
-            text = completion_request.decode(request.body)
-            model = find(daemon, request, text.model)
-            if len(text.prompts) > 1:
-                raise invalid("prompt", "prompt: one at a time is counted.")
-            count = len(await tokens_of(text, model, 0))
-        return {"model": model.id, "count": count, "context": model.context}
+        keys = decode_body(_prompt_keys, request.body)
+        is_chat = keys.prompt is msgspec.UNSET or keys.messages is not msgspec.UNSET
+        return await (_count_chat if is_chat else _count_completion)(daemon, request)
 
     @tokens.post("/detokenize")
     async def detokenize(request: HttpRequest) -> dict[str, Any]:
         """The text of some tokens, control tokens included."""
-        body = decode_body(_tokens, request.body)
+        body = decode_body(_tokens_body, request.body)
         require_model(body.model)
-        model = find(daemon, request, body.model)
+        model = find_model(daemon.registry, request, body.model)
         return {"model": model.id, "text": model.text.decode(body.tokens)}
 
     return tokens
+
+
+async def _count_chat(daemon: Daemon, request: HttpRequest) -> dict[str, Any]:
+    body = chat.decode(request.body)
+    model = find_model(daemon.registry, request, body.model)
+    require_capability(model, "chat")
+    prompt = await chat_prompt(body, model, tool_definitions(body, model))
+    return {"model": model.id, "count": len(prompt.tokens), "context": model.context}
+
+
+async def _count_completion(daemon: Daemon, request: HttpRequest) -> dict[str, Any]:
+    body = completion.decode(request.body)
+    model = find_model(daemon.registry, request, body.model)
+    if len(body.prompts) > 1:
+        raise invalid("prompt", "prompt: one at a time is counted.")
+    prompt = await completion_prompt(body, model, 0)
+    return {"model": model.id, "count": len(prompt.tokens), "context": model.context}

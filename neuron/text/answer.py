@@ -1,20 +1,22 @@
+"""The chain that turns an answer's tokens into events."""
+
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from neuron.text.calls import CallParser
 from neuron.text.detokenizer import Detokenizer
-from neuron.text.events import CallStart, Content, Event, Reasoning
+from neuron.text.events import CallStart, Content, Event, ReasoningContent
+from neuron.text.notations.parser import CallParser
 from neuron.text.reasoning import ReasoningSplitter
 from neuron.text.stops import StopStrings
 
 
 class AnswerStream:
-    """One answer: feed(token) -> events, then finish() -> the rest.
+    """One answer: `feed` returns the events of a token, `finish` those of what was held back.
 
     `is_stopped` turns true when a stop string was found, or the last of `max_calls` calls is complete; tokens
-    fed after that are ignored. Stop strings are looked for only after `min_tokens`. `reasoning_tokens` counts
-    the tokens of the reasoning block, its closing marker included.
+    fed after that are ignored. Stop strings count only after `min_tokens`. `reasoning_tokens` are those of
+    the reasoning block, its closing marker included.
     """
 
     def __init__(
@@ -24,14 +26,14 @@ class AnswerStream:
         *,
         stops: Sequence[str] = (),
         min_tokens: int = 0,
-        tools: CallParser | None = None,
+        calls: CallParser | None = None,
         max_calls: int | None = None,
     ) -> None:
         self._detokenizer = detokenizer
         self._splitter = splitter
         self._stops = StopStrings(stops)
         self._min_tokens = min_tokens
-        self._tools = tools
+        self._calls = calls
         self._max_calls = max_calls
         self.tokens = 0
         self.reasoning_tokens = 0
@@ -43,13 +45,13 @@ class AnswerStream:
 
     @property
     def _has_all_calls(self) -> bool:
-        if self._max_calls is None or self._tools is None:
+        if self._max_calls is None or self._calls is None:
             return False
-        return self._tools.num_closed >= self._max_calls
+        return self._calls.num_closed >= self._max_calls
 
     @property
     def _is_reasoning(self) -> bool:
-        return self._splitter.is_inside or (self._tools is not None and self._tools.is_reasoning)
+        return self._splitter.is_inside or (self._calls is not None and self._calls.is_reasoning)
 
     def feed(self, token: int) -> list[Event]:
         if self.is_stopped:
@@ -65,15 +67,16 @@ class AnswerStream:
         return events
 
     def finish(self) -> list[Event]:
-        """The answer is over, for whatever reason: everything still held back."""
         if self._has_all_calls:
             return []
-        text = "" if self.is_stopped else self._stops.feed(self._detokenizer.finish()) + self._stops.finish()
+        text = ""
+        if not self.is_stopped:
+            text = self._stops.feed(self._detokenizer.finish()) + self._stops.finish()
         events = self._split(text)
         for piece in self._splitter.finish():
             events += self._parse(piece)
-        if self._tools:
-            events += self._seen(self._tools.finish())
+        if self._calls:
+            events += self._noted(self._calls.finish())
         return events
 
     def _split(self, text: str) -> list[Event]:
@@ -82,17 +85,17 @@ class AnswerStream:
             events += self._parse(piece)
         return events
 
-    def _parse(self, piece: Content | Reasoning) -> list[Event]:
-        if self._tools is None or isinstance(piece, Reasoning):
+    def _parse(self, piece: Content | ReasoningContent) -> list[Event]:
+        if self._calls is None or isinstance(piece, ReasoningContent):
             return [piece]
         if self._max_calls is None:
-            return self._seen(self._tools.feed(piece.text))
+            return self._noted(self._calls.feed(piece.text))
         events: list[Event] = []
-        for character in piece.text:  # what stands behind the last call is not wanted
+        for character in piece.text:  # one by one: text behind the last call is dropped
             if not self._has_all_calls:
-                events += self._tools.feed(character)
-        return self._seen(events)
+                events += self._calls.feed(character)
+        return self._noted(events)
 
-    def _seen(self, events: list[Event]) -> list[Event]:
+    def _noted(self, events: list[Event]) -> list[Event]:
         self.has_calls = self.has_calls or any(isinstance(event, CallStart) for event in events)
         return events

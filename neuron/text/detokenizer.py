@@ -1,8 +1,8 @@
 """Tokens to text, one at a time, never half a character.
 
-A byte-level token may hold part of a UTF-8 character; decoders show an incomplete one as U+FFFD. Text is held
-back while it ends in one, for at most three tokens: a character has at most four bytes, so what is still open
-then is not going to be completed and comes out as it is.
+A byte-level token may hold part of a UTF-8 character; decoders show an incomplete one as U+FFFD. Text that
+ends in one is held back, for at most three tokens: a character has at most four bytes, so one that is still
+incomplete by then stays so and is passed on as it is.
 """
 
 from __future__ import annotations
@@ -14,20 +14,20 @@ REPLACEMENT = "\ufffd"
 MAX_OPEN_TOKENS = 3
 
 
-class Decoder(Protocol):
-    """The one method of `tokenizers.Tokenizer` that is used here."""
+class TokenDecoder(Protocol):
+    """The method of `tokenizers.Tokenizer` that is used here."""
 
     def decode(self, ids: list[int], skip_special_tokens: bool = ...) -> str: ...
 
 
 class Detokenizer:
-    """`hidden` ids (control tokens) leave no text.
+    """Decodes one answer. `hidden` are the ids of control tokens, which leave no text.
 
     Decoders look at neighbours (a leading space, joined bytes), so new tokens are decoded together with the
-    last ones already shown: `_ids[:_shown]` is that context and `_context` its text.
+    last ones that were shown: `_ids[:_shown]` is that context and `_context` its text.
     """
 
-    def __init__(self, decoder: Decoder, hidden: Collection[int] = ()) -> None:
+    def __init__(self, decoder: TokenDecoder, hidden: Collection[int] = ()) -> None:
         self._decoder = decoder
         self._hidden = hidden
         self._ids: list[int] = []
@@ -35,6 +35,7 @@ class Detokenizer:
         self._context = ""
 
     def feed(self, token: int) -> str:
+        """The text that the token completes."""
         if token in self._hidden:
             return ""
         self._ids.append(token)
@@ -46,11 +47,11 @@ class Detokenizer:
         return self._show_some()
 
     def finish(self) -> str:
-        """What was held back, complete or not."""
+        """The text that was held back, complete or not."""
         return self._show(len(self._ids), self._text(len(self._ids)))
 
     def _show_some(self) -> str:
-        """All up to the last complete character, or else the oldest open token, which none can complete."""
+        """The text up to the last complete character; else the oldest open token, which stays incomplete."""
         for end in range(len(self._ids) - 1, self._shown, -1):
             text = self._text(end)
             if not text.endswith(REPLACEMENT):

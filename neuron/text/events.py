@@ -1,4 +1,4 @@
-"""What a generated answer consists of, in the order in which it appears."""
+"""The parts of a generated answer, in the order in which they appear."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ class Content:
 
 
 @dataclass(frozen=True, slots=True)
-class Reasoning:
-    """Text from inside the model's reasoning block."""
+class ReasoningContent:
+    """Text of the model's reasoning block."""
 
     text: str
 
@@ -36,4 +36,4 @@ class CallArguments:
     text: str
 
 
-Event = Content | Reasoning | CallStart | CallArguments
+Event = Content | ReasoningContent | CallStart | CallArguments

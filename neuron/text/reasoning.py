@@ -1,6 +1,6 @@
-"""Reasoning apart from the answer: `<think>…</think>` at the start of what the model writes.
+"""Splits reasoning from the answer: `<think>…</think>` at the start of the output.
 
-The block counts only where it opens the output, or where the prompt already opened it: later in an answer the
+A block counts only where it opens the output, or where the prompt opened it already: later in an answer the
 same characters are text about reasoning. White space around the block belongs to neither side.
 """
 
@@ -9,12 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from neuron.text.events import Content, Reasoning
+from neuron.text.events import Content, ReasoningContent
 from neuron.text.markers import held_suffix
 
 
 @dataclass(frozen=True, slots=True)
 class ReasoningMarkers:
+    """The texts around a block of reasoning."""
+
     open: str
     close: str
 
@@ -23,7 +25,7 @@ class ReasoningMarkers:
         return prompt.rstrip().endswith(self.open)
 
     def closed_by(self, prompt: str) -> bool:
-        """Whether the prompt ends with a thought, as it does where the model is not to think."""
+        """Whether the prompt ends with a closed block, as it does when the model is not to think."""
         return prompt.rstrip().endswith(self.close)
 
 
@@ -37,11 +39,14 @@ KNOWN_MARKERS = (
     ReasoningMarkers("◁think▷", "◁/think▷"),
 )
 
-Piece = Content | Reasoning
+Piece = Content | ReasoningContent
 
 
 class ReasoningSplitter:
-    """feed(text) -> pieces. States: start → opened → inside → closed → answer, or start → answer at once."""
+    """Splits one output. States: start → opened → inside → closed → answer, or start → answer at once.
+
+    Without `markers` everything is content. `opened` says that the prompt opened the block.
+    """
 
     def __init__(self, markers: ReasoningMarkers | None, *, opened: bool = False) -> None:
         self._markers = markers or ReasoningMarkers("", "")
@@ -70,9 +75,9 @@ class ReasoningSplitter:
         text, self._held = self._held, ""
         if self._state == self._closed or not text:
             return []
-        return [Reasoning(text) if self.is_inside else Content(text)]
+        return [ReasoningContent(text) if self.is_inside else Content(text)]
 
-    # Each state takes what is held and says what stays held and what comes out.
+    # Each state returns what stays held, and the piece that comes out.
 
     def _start(self) -> tuple[str, Piece | None]:
         text = self._held.lstrip()
@@ -93,9 +98,9 @@ class ReasoningSplitter:
         text, close, rest = self._held.partition(self._markers.close)
         if close:
             self._state = self._closed
-            return rest, Reasoning(text.rstrip())
+            return rest, ReasoningContent(text.rstrip())
         shown = self._held[: len(self._held) - held_suffix(self._held, (self._markers.close,))].rstrip()
-        return self._held[len(shown) :], Reasoning(shown)
+        return self._held[len(shown) :], ReasoningContent(shown)
 
     def _closed(self) -> tuple[str, Piece | None]:
         text = self._held.lstrip()

@@ -1,3 +1,5 @@
+"""Stop strings, found across pieces of text."""
+
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -6,10 +8,10 @@ from neuron.text.markers import held_suffix
 
 
 class StopStrings:
-    """Lets text through up to the first stop string; holds back what might become one.
+    """Passes text on up to the first stop string, and holds back what might become one.
 
     Of several matches the one that is complete first counts, so that the result does not depend on how the
-    text was cut into pieces. The stop string itself is dropped.
+    text is cut into pieces. The stop string itself is dropped.
     """
 
     def __init__(self, stops: Sequence[str]) -> None:

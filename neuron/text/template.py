@@ -1,9 +1,9 @@
-"""A model's own chat template: Jinja in a sandbox, with what such templates expect to find.
+"""A model's own chat template: Jinja in a sandbox, with the environment that such templates expect.
 
 Templates come from strangers, so they run in the immutable sandbox and see plain JSON values only. The
-environment follows the convention of the field: blocks trimmed, loop controls, `tojson` without HTML
-escaping, `raise_exception`, `strftime_now`, and the `generation` tag, which marks text for training and means
-nothing here.
+environment follows the field's convention: trimmed blocks, loop controls, `tojson` without HTML escaping,
+`raise_exception`, `strftime_now`, and the `generation` tag, which marks text for training and is ignored
+here.
 """
 
 from __future__ import annotations
@@ -21,9 +21,8 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 Json = dict[str, Any]
 
-_CUT = "\ue000cut here\ue001"  # after a message to be continued: of the private use area, never printed
-
-
+# Of the private use area, so that no chat holds them.
+_CUT = "\ue000cut here\ue001"  # follows a message to be continued
 _PROBE = "\ue000probe\ue001"
 
 
@@ -61,7 +60,7 @@ def _environment() -> ImmutableSandboxedEnvironment:
 
 
 class ChatTemplate:
-    """`tokens` are the model's named special tokens: bos_token, eos_token and so on.
+    """A template and the special tokens that it may name: bos_token, eos_token and so on.
 
     Raises `jinja2.TemplateSyntaxError` when `source` is no template.
     """
@@ -72,7 +71,7 @@ class ChatTemplate:
         self._template: Template = _environment().from_string(source)
 
     def mentions(self, name: str) -> bool:
-        """Whether the template can make use of a variable or role of that name."""
+        """Whether the template may use a variable or role of that name."""
         return name in self.source
 
     def render(
@@ -85,8 +84,9 @@ class ChatTemplate:
         add_generation_prompt: bool = True,
         continue_final: bool = False,
     ) -> str:
-        """The prompt, ending where the assistant is to speak, or with `continue_final` within what it said
-        last. Raises `TemplateRefusedError`.
+        """The prompt; with `continue_final` it ends within the last message, else where a reply begins.
+
+        Raises `TemplateRefusedError`.
         """
         add_generation_prompt = add_generation_prompt and not continue_final
         context = self._tokens | {"add_generation_prompt": add_generation_prompt} | dict(variables or {})
@@ -107,12 +107,12 @@ class ChatTemplate:
         except TemplateError as error:
             raise TemplateRefusedError(error.message or type(error).__name__) from error
         except (TypeError, ValueError, LookupError, ArithmeticError, AttributeError, RecursionError) as error:
-            # a template that trips over a chat fails that chat, not the server
+            # a template that fails on a chat fails that chat, not the server
             raise TemplateRefusedError(f"{type(error).__name__}: {error}") from error
 
     @cached_property
     def _wants_parts(self) -> bool:
-        """Whether it reads contents as lists of parts only, as templates of models that see may do."""
+        """Whether it reads contents only as lists of parts, as some templates of vision models do."""
 
         def reads(content: Any) -> bool:
             try:
@@ -135,10 +135,12 @@ class ChatTemplate:
 
 
 def _with_object_arguments(call: Json) -> Json:
-    """Clients send a call's arguments as JSON text; templates expect the object."""
+    """The call with its arguments as an object, which templates expect; clients send them as JSON text."""
     function = call["function"]
     try:
         arguments = json.loads(function["arguments"] or "{}")
     except (ValueError, RecursionError):
         return call
-    return call | {"function": function | {"arguments": arguments}} if isinstance(arguments, dict) else call
+    if not isinstance(arguments, dict):
+        return call
+    return call | {"function": function | {"arguments": arguments}}

@@ -1,4 +1,4 @@
-"""The bytes that a token stands for, also where they are only part of a character."""
+"""The bytes that a token stands for, even when they are only a part of a character."""
 
 from __future__ import annotations
 
@@ -13,8 +13,11 @@ _BYTE = re.compile(r"<0x([0-9A-F]{2})>")
 
 
 class TokenBytes:
-    """A tokenizer's decoder says how its vocabulary spells bytes: as an alphabet of 256 signs (byte level),
-    or as text with `<0xE2>` for what is none (byte fallback)."""
+    """Maps a token to its bytes, by the way in which the tokenizer's decoder spells bytes.
+
+    A byte-level vocabulary uses an alphabet of 256 signs; one with byte fallback is text, with `<0xE2>` for
+    bytes that are none.
+    """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
@@ -25,7 +28,7 @@ class TokenBytes:
         if token in self._added:
             return self._added[token].encode()
         text = self._tokenizer.id_to_token(token)
-        if text is None:  # a row of the embedding that no token has
+        if text is None:  # a row of the embedding without a token
             return b""
         if self._is_byte_level:
             return bytes(_alphabet()[sign] for sign in text if sign in _alphabet())
@@ -40,7 +43,7 @@ def _state(decoder: Any) -> str:
 
 @cache
 def _alphabet() -> dict[str, int]:
-    """GPT-2's: printable bytes are themselves, the others the characters from 256 on."""
+    """GPT-2's alphabet: printable bytes stand for themselves, the others for the characters from 256 on."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in printable]
     return {chr(byte): byte for byte in printable} | {chr(256 + i): byte for i, byte in enumerate(others)}

@@ -29,11 +29,11 @@ from neuron.pipe import (
     Load,
     Loaded,
     LoadFailed,
+    LoadProgress,
     Look,
     Looked,
     Memory,
     ModelStatus,
-    Progress,
     Ready,
     Refused,
     ResetCache,
@@ -216,7 +216,7 @@ class DeviceLoop:
             nonlocal told
             if fraction - told >= PROGRESS_STEP:
                 told = fraction
-                self._outbox.append(Progress(model, fraction))
+                self._outbox.append(LoadProgress(model, fraction))
             self._turn()
 
         return on_progress

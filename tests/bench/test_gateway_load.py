@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from collections import defaultdict
 from contextlib import asynccontextmanager
 
 import pytest
 
-from bench.gateway import measure, mock
+from bench.gateway import mock, ratios
 from bench.gateway.check import STALL_NS, StreamCheck, answer_problem
 from bench.gateway.load import Job, run
 
@@ -191,13 +192,13 @@ def test_ratios_are_medians_of_rounds_and_null_without_a_peer():
     def streams(cpu, p99, stalls=0, broken=0):
         return {"cpu_s_per_million": cpu, "delay_ms": {"p99": p99}, "stalls": stalls, "broken": broken}
 
-    runs = measure.defaultdict(lambda: measure.defaultdict(list))
+    runs = defaultdict(lambda: defaultdict(list))
     runs["json"]["ours"] = [{"rps": 10}, {"rps": 30}, {"rps": 20}]
     runs["json"]["nginx"] = [{"rps": 10}, {"rps": 10}, {"rps": 10}]
     runs["streams-128"]["ours"] = [streams(3, 2, stalls=1), streams(3, 4)]
     runs["streams-512"]["ours"] = [streams(9, 9, broken=2)]
     runs["streams-128"]["nginx"] = [streams(2, 1), streams(1, 1)]
-    figures = measure.keys(runs)
+    figures = ratios.keys(runs)
     assert figures["rps_over_nginx"] == 2
     assert figures["rps_over_vllm_router"] is None
     assert figures["cpu_over_nginx"] == (1.5 + 3) / 2

@@ -31,14 +31,14 @@ def varlen(
     assert all(t.dtype is torch.int32 for t in (cu_seq_q, cu_seq_k, seqused_k, block_table))
     assert window_size[1] == 0
     assert enable_gqa == (query.shape[1] != key.shape[2])
-    rows = torch.arange(len(query))
+    rows = torch.arange(len(query), device=query.device)
     sequence = torch.bucketize(rows, cu_seq_q[1:].long(), right=True)
     lengths = seqused_k[sequence].long()
     position = lengths - cu_seq_q[sequence + 1] + rows
     keys, values = (pool[block_table.long()].flatten(1, 2)[sequence] for pool in (key, value))
     group = query.shape[1] // keys.shape[2]
     keys, values = (t.repeat_interleave(group, dim=2) for t in (keys, values))
-    place = torch.arange(keys.shape[1])
+    place = torch.arange(keys.shape[1], device=query.device)
     seen = (place <= position[:, None]) & (place < lengths[:, None])
     if window_size[0] >= 0:
         seen = seen & (place >= position[:, None] - window_size[0])

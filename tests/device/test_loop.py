@@ -24,8 +24,8 @@ from neuron.pipe import (
     Load,
     Loaded,
     LoadFailed,
+    LoadProgress,
     Memory,
-    Progress,
     Ready,
     Refused,
     ResetCache,
@@ -154,7 +154,7 @@ def test_a_poisoned_device_ends_every_request_of_every_model():
 def test_what_comes_during_a_load_is_served_or_waits():
     during = [[submit(1)], [Unload("m")], [], [], []]
     channel = run(FakeSlab(m=FakeRunner()), FakeChannel([Load("new", "/new")], *during, idle_turns=8))
-    assert [p.fraction for p in channel.of(Progress)] == [0.0, 0.25, 0.5, 0.75, 1.0]
+    assert [p.fraction for p in channel.of(LoadProgress)] == [0.0, 0.25, 0.5, 0.75, 1.0]
     kinds = [type(m) for m in channel.sent if isinstance(m, (Tokens, Loaded, Unloaded))]
     assert kinds.index(Tokens) < kinds.index(Loaded) < kinds.index(Unloaded)
     assert [m.model for m in channel.of(Loaded)] == ["new"]

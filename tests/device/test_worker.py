@@ -18,7 +18,7 @@ from neuron.pipe import (
     Finished,
     Loaded,
     LoadFailed,
-    Progress,
+    LoadProgress,
     Refused,
     Sampling,
     Shutdown,
@@ -67,7 +67,7 @@ def test_load_run_unload(daemon: Daemon, llama: Path):
     assert isinstance(result, Loaded)
     assert result.context == 512
     assert result.memory_mb > 0
-    fractions = [message.fraction for message in daemon.seen if isinstance(message, Progress)]
+    fractions = [message.fraction for message in daemon.seen if isinstance(message, LoadProgress)]
     assert fractions == sorted(fractions)
     assert len(fractions) > 5
     daemon.submit(1, prompt(1, 30))

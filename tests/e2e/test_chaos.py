@@ -14,7 +14,7 @@ pytestmark = pytest.mark.e2e
 
 
 def test_no_request_is_lost_and_nothing_stays_stuck():
-    command = [sys.executable, "-m", "bench.chaos", "--minutes", "2", "--seed", "7"]
+    command = [sys.executable, "-m", "bench.chaos", "--minutes", "2", "--seed", "7", "--json"]
     done = subprocess.run(
         command, env=clean_environment(), capture_output=True, text=True, timeout=900, check=False
     )

@@ -43,7 +43,7 @@ drop_after_s = 2
 MAKE_KEYS = """
 import django
 django.setup()
-from fleet.limits import KeyLimits
+from fleet.key_limits import KeyLimits
 from fleet.services import keys
 print(keys.create("free")[1], keys.create("four", limits=KeyLimits(requests_per_minute=4))[1])
 """

@@ -14,8 +14,9 @@ from django.db.backends.signals import connection_created
 from cortex_site.config.cortex_toml import CortexConfig, GatewaySettings, RedisSettings
 from fleet.announcements import CONFIGURATION
 from fleet.control_plane import ServicesControl
-from fleet.gateway.app import Gateway, application
-from fleet.limits import KeyLimits
+from fleet.gateway.app import application
+from fleet.gateway.data_plane import DataPlane
+from fleet.key_limits import KeyLimits
 from fleet.models import Alias, ModelProfile, Node
 from fleet.services import keys, records
 from tests.gateway.conftest import MODEL, serving
@@ -72,14 +73,14 @@ async def served(key, queries, redis_server):
     config = CortexConfig(
         gateway=GatewaySettings(configuration_check_s=3600), redis=RedisSettings(url=redis_server.url)
     )
-    gateway = Gateway(config, ServicesControl(), records.store)
+    gateway = DataPlane(config, ServicesControl(), records.store)
     async with (
         serving(application(gateway)) as port,
         httpx.AsyncClient(
             base_url=f"http://127.0.0.1:{port}", headers={"x-api-key": key}, timeout=20
         ) as client,
     ):
-        await until(lambda: gateway.view.snapshot.replicas(MODEL))
+        await until(lambda: gateway.fleet.snapshot.replicas(MODEL))
         yield gateway, client
     await node.stop()
 

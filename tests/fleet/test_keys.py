@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from fleet.limits import STORED, KeyLimits, period, redis_keys
+from fleet.key_limits import STORED, KeyLimits, period, redis_keys
 from fleet.models import ApiKey, ConfigurationVersion, RequestMetric
 from fleet.records import RequestRecord
 from fleet.services import configuration, keys, records

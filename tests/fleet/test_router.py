@@ -88,7 +88,7 @@ def test_an_index_kept_step_by_step_is_the_one_built_at_once(steps):
     snapshot = fleet(*(node(f"n{index}") for index in range(6)))
     for index, healthy, state, running in steps:
         snapshot = snapshot.with_node(node(f"n{index}", healthy=healthy, state=state, running=running))
-    assert snapshot.replicas("m") == FleetSnapshot(snapshot.config, snapshot.nodes).replicas("m")
+    assert snapshot.replicas("m") == FleetSnapshot(snapshot.configuration, snapshot.nodes).replicas("m")
 
 
 @pytest.mark.parametrize("replicas", [4, 50])
@@ -164,7 +164,7 @@ def test_a_prefix_that_everybody_sends_overloads_no_node(replicas, prompt_tokens
     assert min(served.values()) > 0.6 * 60
 
 
-def test_those_that_hold_a_prefix_are_among_the_candidates_of_many():
+def test_replicas_that_hold_a_prefix_are_among_the_candidates_of_many():
     snapshot = fleet(*(node(f"n{index:03}", running=1) for index in range(200)))
     saved = {"n150": 4000, "gone": 9000, "n007": 0}
     for seed in range(50):

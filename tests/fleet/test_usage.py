@@ -49,7 +49,7 @@ def test_an_hour_is_summed_by_what_its_requests_have_in_common():
     assert sums(key="other").requests == sums(1).requests == 1
 
 
-def test_late_records_are_added_and_nothing_counts_twice():
+def test_late_records_are_added_and_none_counts_twice():
     metric(0)
     metric(60)
     usage.roll_up()

@@ -12,8 +12,9 @@ import pytest
 import uvicorn
 
 from cortex_site.config.cortex_toml import CortexConfig, GatewaySettings, RedisSettings
-from cortex_site.http.protocol import LightProtocol
-from fleet.gateway.app import Gateway, application
+from cortex_site.http.protocol import ServerProtocol
+from fleet.gateway.app import application
+from fleet.gateway.data_plane import DataPlane
 from fleet.records import RequestRecord
 from fleet.snapshot import NodeConfig, ProfileView
 from tests.fleet.servers import RedisServer
@@ -28,7 +29,7 @@ NO_REDIS = "unix:///nonexistent/redis.sock"
 class House:
     """A gateway worker on a real socket, its nodes and its control plane."""
 
-    gateway: Gateway
+    gateway: DataPlane
     control: FakeControl
     nodes: list[FakeNode]
     client: httpx.AsyncClient
@@ -43,7 +44,7 @@ class House:
     async def until(self, condition) -> None:
         """Wait for a state of the gateway's view."""
         async with asyncio.timeout(10):
-            while not condition(self.gateway.view.snapshot):
+            while not condition(self.gateway.fleet.snapshot):
                 await asyncio.sleep(0.01)
 
     async def until_routable(self, model: str = MODEL, replicas: int = 1) -> None:
@@ -83,7 +84,7 @@ async def serving(app):
     server = uvicorn.Server(
         uvicorn.Config(
             app,
-            http=LightProtocol,
+            http=ServerProtocol,
             lifespan="on",
             log_config=None,
             ws="none",
@@ -129,7 +130,7 @@ async def make_house(
         redis=RedisSettings(url=redis_url, timeout_ms=redis_timeout_ms),
         poll=poll or {},
     )
-    gateway = Gateway(config, control, records.extend)
+    gateway = DataPlane(config, control, records.extend)
     async with (
         serving(application(gateway)) as port,
         httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=20) as client,

@@ -6,18 +6,18 @@ import asyncio
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 
-from fleet.gateway.limits.allowance import Allowance
 from fleet.gateway.limits.headers import LimitExceededError, openai
 from fleet.gateway.limits.limiter import Limiter
-from fleet.limits import (
+from fleet.gateway.limits.prefetch import Prefetch
+from fleet.key_limits import (
     Account,
+    Admission,
     Grant,
     KeyLimits,
-    Verdict,
-    advance,
-    close,
+    prefetch,
     read_account,
     redis_keys,
+    release,
     reserve,
     settle,
 )
@@ -68,51 +68,51 @@ class Worker:
 
     key: KeyView
     account: Account
-    allowance: Allowance = field(default_factory=Allowance)
+    prefetch: Prefetch = field(default_factory=Prefetch)
     held: Grant | None = None
     steps: int = 0  # that Redis would have been asked for
 
-    def reserve(self, claim: Grant, now: float) -> tuple[Verdict, bool]:
-        """The verdict, and whether it was by what is held ahead."""
-        self.allowance.note(claim.tokens, now)
-        ahead = self.allowance.take(self.key, claim, now)
-        verdict = ahead or self.ask(claim, now)
-        if not verdict.refused_by:
-            claim.at, claim.end = verdict.at, verdict.end
-            self.allowance.open += 1
-        return verdict, ahead is not None
+    def reserve(self, claim: Grant, now: float) -> tuple[Admission, bool]:
+        """The admission, and whether it was by what is held ahead."""
+        self.prefetch.note(claim.tokens, now)
+        ahead = self.prefetch.take(self.key, claim, now)
+        admission = ahead or self.ask(claim, now)
+        if not admission.refused_by:
+            claim.at, claim.end = admission.at, admission.end
+            self.prefetch.open += 1
+        return admission, ahead is not None
 
-    def ask(self, claim: Grant, now: float) -> Verdict:
+    def ask(self, claim: Grant, now: float) -> Admission:
         """Nothing is refused while something is held ahead."""
-        if self.allowance.is_over(self.key, claim, now):
+        if self.prefetch.is_spent(self.key, claim, now):
             self.give_back(now)
-        verdict = self.step(claim, now)
-        if verdict.refused_by and self.held is not None:
+        admission = self.step(claim, now)
+        if admission.refused_by and self.held is not None:
             self.give_back(now)
-            verdict = self.step(claim, now)
-        return verdict
+            admission = self.step(claim, now)
+        return admission
 
-    def step(self, claim: Grant, now: float) -> Verdict:
+    def step(self, claim: Grant, now: float) -> Admission:
         self.steps += 1
-        verdict = reserve(self.account, self.key.limits, claim, now, LEASE_S)
-        if wish := self.allowance.wish(f"{claim.id}-ahead", claim.window, 1):
-            self.held = advance(self.account, self.key.limits, wish, now, LEASE_S)
+        admission = reserve(self.account, self.key.limits, claim, now, LEASE_S)
+        if wanted := self.prefetch.wanted(f"{claim.id}-ahead", claim.window, 1):
+            self.held = prefetch(self.account, self.key.limits, wanted, now, LEASE_S)
             if self.held is not None:
-                self.allowance.hold(self.key, wish, self.held, now)
-        return verdict
+                self.prefetch.hold(self.key, wanted, self.held, now)
+        return admission
 
     def settle(self, grant: Grant, used: int, now: float) -> bool:
         """Whether it ended within what is held."""
-        ahead = self.allowance.end(grant, used)
+        ahead = self.prefetch.end(grant, used)
         if not ahead:
             self.steps += 1
             settle(self.account, self.key.limits, grant, used, now)
         return ahead
 
     def give_back(self, now: float) -> None:
-        returned = self.allowance.give_back()
+        returned = self.prefetch.release()
         assert (returned is None) == (self.held is None)
         if returned is not None:
             self.steps += 1
-            close(self.account, self.key.limits, returned[1], now, LEASE_S)
+            release(self.account, self.key.limits, returned[1], now, LEASE_S)
         self.held = None

@@ -152,7 +152,7 @@ async def test_stopping_the_gateway_leaves_no_task(house):
 
 @pytest.mark.parametrize("path", BODIES)
 @pytest.mark.parametrize("answer", [hang, hang_within_the_body])
-async def test_who_is_cut_off_by_a_stop_is_told_and_recorded_so(path, answer):
+async def test_a_client_cut_off_by_a_stop_is_told_and_recorded_so(path, answer):
     async with httpx.AsyncClient(timeout=20) as client:
         async with make_house() as house:
             house.node.answer = answer
@@ -163,3 +163,22 @@ async def test_who_is_cut_off_by_a_stop_is_told_and_recorded_so(path, answer):
     assert (response.status_code, response.headers["retry-after"]) == (503, "3")
     [record] = house.records
     assert (record.status, record.outcome, record.error_code) == (503, "error", "gateway_stopping")
+
+
+@every_case
+async def test_the_record_of_a_client_that_left_shows_how_far_its_request_had_come(path, stream):
+    async with make_house(loaded=False) as house:
+        writer = await ask(house, path, stream)
+        await until(lambda: house.control.operations)
+        writer.transport.abort()
+        record = await house.record()
+        assert (record.cold, record.node, record.overhead_s) == (True, "", None)
+        await house.node.set_model(MODEL)
+        await house.until_routable()
+        house.node.answer = hang
+        writer = await ask(house, path, stream)
+        await until(lambda: house.node.requests)
+        writer.transport.abort()
+        record = await house.record(2)
+        assert (record.cold, record.node) == (False, "n0")
+        assert record.overhead_s > 0

@@ -74,7 +74,7 @@ async def test_wait_is_bounded():
         assert "retry-after" in response.headers
 
 
-async def test_who_waits_is_told_for_how_long(cold, monkeypatch):
+async def test_a_waiting_stream_is_told_for_how_long(cold, monkeypatch):
     monkeypatch.setattr(exchange, "PATIENCE_S", 0.02)
 
     async def known(operation):
@@ -88,7 +88,7 @@ async def test_who_waits_is_told_for_how_long(cold, monkeypatch):
         assert "data: [DONE]" in [line async for line in response.aiter_lines()]
 
 
-async def test_who_may_not_wait_is_told_when_to_come_back():
+async def test_a_client_that_waited_long_enough_is_told_when_to_come_back():
     async def known(operation):
         operation.eta_s = 41.5
 

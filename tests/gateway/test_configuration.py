@@ -10,8 +10,9 @@ import pytest
 
 from cortex_site.config.cortex_toml import CortexConfig, RedisSettings
 from fleet.announcements import CONFIGURATION, POLLED
-from fleet.gateway.app import Gateway, application
+from fleet.gateway.app import application
 from fleet.gateway.control import listener
+from fleet.gateway.data_plane import DataPlane
 from fleet.snapshot import NodeConfig
 from tests.gateway.conftest import MODEL, NO_REDIS, answer_page, make_house, serving
 from tests.stubs.fake_control import FakeControl
@@ -41,7 +42,7 @@ async def test_an_announced_change_is_there_at_once(redis_server):
         house.control.change(aliases={"a": "m"})
         start = time.monotonic()
         redis_server.client.publish(CONFIGURATION, house.control.current.version)
-        await house.until(lambda snapshot: snapshot.config.aliases)
+        await house.until(lambda snapshot: snapshot.configuration.aliases)
         assert time.monotonic() - start < 1
         assert (await house.chat("a")).status_code == 200
 
@@ -49,11 +50,11 @@ async def test_an_announced_change_is_there_at_once(redis_server):
 async def test_without_redis_the_version_check_finds_a_change():
     async with make_house(redis_url=NO_REDIS, configuration_check_s=0.1) as house:
         house.control.change(aliases={"a": "m"})
-        await house.until(lambda snapshot: snapshot.config.aliases)
+        await house.until(lambda snapshot: snapshot.configuration.aliases)
         assert house.gateway.missing == ["redis"]
 
 
-async def test_what_was_told_while_redis_was_away_is_found_when_it_is_back(redis_server):
+async def test_a_change_announced_while_redis_was_away_is_found_when_it_is_back(redis_server):
     async with make_house(redis_url=redis_server.url, configuration_check_s=NEVER_S) as house:
         await listening(redis_server)
         redis_server.stop()
@@ -61,7 +62,7 @@ async def test_what_was_told_while_redis_was_away_is_found_when_it_is_back(redis
         assert (await house.chat()).status_code == 200
         house.control.change(aliases={"a": "m"})
         redis_server.start()
-        await house.until(lambda snapshot: snapshot.config.aliases)
+        await house.until(lambda snapshot: snapshot.configuration.aliases)
         assert house.gateway.missing == []
 
 
@@ -107,7 +108,7 @@ async def test_a_control_plane_that_does_not_answer_is_missing_until_it_does(red
         page.close()
 
 
-async def test_a_worker_serves_when_its_nodes_have_said_what_they_have():
+async def test_a_worker_serves_once_its_nodes_have_reported_their_models():
     """A model that only a node names is no unknown model while that node has not spoken."""
     node = FakeNode("n0")
     respond = node._respond
@@ -122,7 +123,7 @@ async def test_a_worker_serves_when_its_nodes_have_said_what_they_have():
     await node.set_model(MODEL)
     control = FakeControl()
     control.change(nodes={"n0": NodeConfig("n0", node.url), "away": NodeConfig("away", "http://127.0.0.1:1")})
-    gateway = Gateway(CortexConfig(redis=RedisSettings(url=NO_REDIS)), control, [].extend)
+    gateway = DataPlane(CortexConfig(redis=RedisSettings(url=NO_REDIS)), control, [].extend)
     async with serving(application(gateway)) as port, httpx.AsyncClient() as client:
         body = {"model": MODEL, "messages": [{"role": "user", "content": "Hi"}]}
         answer = await client.post(f"http://127.0.0.1:{port}/v1/chat/completions", json=body)

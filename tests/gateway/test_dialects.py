@@ -30,7 +30,7 @@ def say(payload):
 async def profile(house, model: str, *capabilities: str) -> None:
     nodes = {node.name: NodeConfig(node.name, node.url) for node in house.nodes}
     house.control.change(nodes=nodes, profiles={model: ProfileView(model, capabilities=capabilities)})
-    await house.until(lambda snapshot: model in snapshot.config.profiles)
+    await house.until(lambda snapshot: model in snapshot.configuration.profiles)
 
 
 async def embedder(house) -> None:

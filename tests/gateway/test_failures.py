@@ -198,7 +198,7 @@ async def test_another_replica_answers_for_a_dead_one():
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_what_a_node_may_have_begun_is_repeated_once_and_on_demand_never(stream):
+async def test_a_request_that_a_node_may_have_begun_is_repeated_once_or_by_setting_never(stream):
     for repeat, asked in ((True, 2), (False, 1)):
         async with make_house(nodes=3, repeat_unanswered=repeat) as house:
             for node in house.nodes:

@@ -25,7 +25,7 @@ async def proxied(**limits):
         proxy = FaultyProxy(house.node.port)
         await proxy.start()
         house.control.change(nodes={"n0": NodeConfig("n0", proxy.url)})
-        await house.until(lambda snapshot: snapshot.config.nodes["n0"].base == proxy.url)
+        await house.until(lambda snapshot: snapshot.configuration.nodes["n0"].base == proxy.url)
         await house.until_routable()
         try:
             yield house, proxy

@@ -1,4 +1,4 @@
-"""Pictures: how many, how large, and from where."""
+"""Images: how many, how large, and from where."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import ipaddress
 import pytest
 
 from fleet.gateway.dialects.image_fetcher import FetchError, ImageFetcher, is_public
-from fleet.gateway.dialects.images import Pictures
+from fleet.gateway.dialects.images import ImagePolicy
 from tests.gateway.conftest import make_house
 from tests.gateway.test_dialects import PICTURE, give_sight
 from tests.stubs.fake_node import head
@@ -166,7 +166,7 @@ DIALECTS = pytest.mark.parametrize("path", PLACES)
 @pytest.fixture
 async def open_house(host):
     async with make_house(fetch_images=True, fetch_images_timeout_s=2, max_images=2) as house:
-        house.gateway.pictures = Pictures(house.gateway.config.gateway, local(host))
+        house.gateway.images = ImagePolicy(house.gateway.config.gateway, local(host))
         await give_sight(house)
         yield house
 

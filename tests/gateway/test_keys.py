@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from cortex_site.http.application import LightRequest
+from cortex_site.http.parsed_request import ParsedRequest
+from cortex_site.http.request import Request
 from fleet.gateway.limits.keys import authorize
 from fleet.snapshot import Configuration, KeyView
 from neuron.wire import ApiError
@@ -16,9 +17,9 @@ def digest(secret: str) -> str:
     return hashlib.sha256(secret.encode()).hexdigest()
 
 
-def request(peer="127.0.0.1", **headers) -> LightRequest:
-    raw = [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]
-    return LightRequest({"method": "POST", "path": "/", "headers": raw, "client": (peer, 1)}, b"")
+def request(peer="127.0.0.1", **headers) -> Request:
+    raw = {name.replace("_", "-").encode(): value.encode() for name, value in headers.items()}
+    return Request(ParsedRequest("POST", headers=raw), (peer, 1))
 
 
 KEY = KeyView("laptop", digest("sk-1"), ("small-*",))
@@ -60,7 +61,7 @@ def test_anonymous_when_allowed():
 
 async def test_key_bounds_the_models(house):
     house.control.change(keys=KEYS.keys, has_keys=True)
-    await house.until(lambda snapshot: snapshot.config.has_keys)
+    await house.until(lambda snapshot: snapshot.configuration.has_keys)
     body = {"model": "m", "messages": []}
     refused = await house.client.post(
         "/v1/chat/completions", json=body, headers={"authorization": "Bearer sk-1"}
@@ -80,7 +81,7 @@ def test_a_disabled_key_is_known_and_forbidden():
 
 async def test_nodes_are_told_whose_request_it_is_and_not_by_which_key(house):
     house.control.change(keys={KEY.digest: replace(KEY, models=(), priority=7)}, has_keys=True)
-    await house.until(lambda snapshot: snapshot.config.has_keys)
+    await house.until(lambda snapshot: snapshot.configuration.has_keys)
     await house.client.post(
         "/v1/chat/completions",
         json={"model": "m", "messages": []},

@@ -12,8 +12,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from fleet.gateway.limits.allowance import ADVANCE_S, BUSY
-from fleet.limits import Account, Grant, KeyLimits, period, renew, reserve, settle
+from fleet.gateway.limits.prefetch import BUSY, HOLD_S
+from fleet.key_limits import Account, Grant, KeyLimits, period, renew, reserve, settle
 from fleet.snapshot import KeyView
 from tests.gateway.limiters import LEASE_S, Worker
 
@@ -31,7 +31,7 @@ class Past:
     used: int | None = None  # None until it is settled
     crashed: bool = False
     late: bool = False  # its worker stood still until its lease had run out, and came back
-    ahead: bool = False  # its worker let it in by an advance, which it still holds
+    ahead: bool = False  # its worker let it in by a prefetch, which it still holds
 
     def counts(self, now: float) -> int:
         """What it takes of its period's budget by itself."""
@@ -57,9 +57,9 @@ class CheckedWorker(Worker):
 
     def step(self, claim, now):
         slots, spent = self.machine.slots(), self.machine.spent(claim.window)
-        verdict = super().step(claim, now)
-        self.machine.check(verdict, claim, slots, spent)
-        return verdict
+        admission = super().step(claim, now)
+        self.machine.check(admission, claim, slots, spent)
+        return admission
 
     def give_back(self, now):
         super().give_back(now)
@@ -105,21 +105,21 @@ class LimitsMachine(RuleBasedStateMachine):
     def let_in(self, tokens):
         window, _ = period(self.limits.budget_period, self.now)
         claim = Grant(f"r{len(self.past)}", tokens, window)
-        verdict, ahead = self.worker.reserve(claim, self.now)
-        if not verdict.refused_by:
+        admission, ahead = self.worker.reserve(claim, self.now)
+        if not admission.refused_by:
             self.past.append(Past(claim, self.now, self.now + LEASE_S, ahead=ahead))
 
-    def check(self, verdict, claim, slots, spent):
+    def check(self, admission, claim, slots, spent):
         """Refused for the reason that there is, and let in otherwise."""
         full = slots >= (self.limits.concurrent_requests or math.inf)
         dear = spent + claim.tokens > (self.limits.budget_tokens or math.inf)
-        assert (verdict.refused_by == "concurrent") == full
-        if verdict.refused_by == "budget":
+        assert (admission.refused_by == "concurrent") == full
+        if admission.refused_by == "budget":
             assert dear
-        if not verdict.refused_by:
+        if not admission.refused_by:
             assert not dear
-        if verdict.refused_by in {"requests", "tokens"}:
-            assert 0 < verdict.wait_s <= 60 * (1 + self.overrun() / (self.limits.tokens_per_minute or 1))
+        if admission.refused_by in {"requests", "tokens"}:
+            assert 0 < admission.wait_s <= 60 * (1 + self.overrun() / (self.limits.tokens_per_minute or 1))
 
     @rule()
     def give_back(self):
@@ -168,7 +168,7 @@ class LimitsMachine(RuleBasedStateMachine):
 
     @rule(seconds=st.sampled_from([0.01, 0.3, 1, 7, 29, 31, 90, 700]))
     def pass_time(self, seconds):
-        if seconds >= ADVANCE_S:
+        if seconds >= HOLD_S:
             self.give_back()
         self.now += seconds
 
@@ -187,9 +187,7 @@ class LimitsMachine(RuleBasedStateMachine):
                 total = 0
                 for later in self.past[first:]:
                     total += what(later)
-                    interval = (
-                        later.let_in - entry.let_in + ADVANCE_S
-                    )  # it may have been taken so much earlier
+                    interval = later.let_in - entry.let_in + HOLD_S  # it may have been taken so much earlier
                     assert total <= limit * (1 + interval / 60) + CLOSE
 
     def least_charge(self, entry):
@@ -222,8 +220,8 @@ class LimitsMachine(RuleBasedStateMachine):
         self.now = max(self.now + 32 * 86_400, self.account.tokens, self.account.requests)
         window, _ = period(self.limits.budget_period, self.now)
         most = min(self.limits.tokens_per_minute or 10**6, self.limits.budget_tokens or 10**6)
-        verdict = reserve(self.account, self.limits, Grant("last", most, window), self.now, LEASE_S)
-        assert verdict.refused_by == ""
+        admission = reserve(self.account, self.limits, Grant("last", most, window), self.now, LEASE_S)
+        assert admission.refused_by == ""
         assert set(self.account.leases) == {"last"}
 
 
@@ -231,7 +229,7 @@ LimitsMachine.TestCase.settings = settings(max_examples=120, stateful_step_count
 TestLimits = LimitsMachine.TestCase
 
 
-def test_waiting_as_told_is_enough_and_not_too_long():
+def test_the_wait_in_a_refusal_is_enough_and_not_too_long():
     limits, account = KeyLimits(tokens_per_minute=600), Account()
     for index in range(3):
         reserve(account, limits, Grant(f"{index}", 200, 0), START, LEASE_S)
@@ -242,18 +240,18 @@ def test_waiting_as_told_is_enough_and_not_too_long():
     assert not reserve(account, limits, Grant("3", 100, 0), START + refused.wait_s + 0.01, LEASE_S).refused_by
 
 
-def test_what_has_drained_away_is_not_given_back():
+def test_tokens_that_have_drained_away_are_not_given_back():
     """A stream of ten minutes that used nothing of what it reserved must not open a second bucket."""
     limits, account = KeyLimits(tokens_per_minute=600), Account()
     first = Grant("old", 600, 0)
-    verdict = reserve(account, limits, first, START, math.inf)
+    admission = reserve(account, limits, first, START, math.inf)
     later = START + 600
     assert not reserve(account, limits, Grant("full", 600, 0), later, LEASE_S).refused_by
-    settle(account, limits, msgspec.structs.replace(first, at=verdict.at, end=verdict.end), 0, later)
+    settle(account, limits, msgspec.structs.replace(first, at=admission.at, end=admission.end), 0, later)
     assert reserve(account, limits, Grant("more", 10, 0), later, LEASE_S).refused_by == "tokens"
 
 
-def test_an_account_that_was_lost_is_told_of_what_is_open_and_gives_nothing_back_for_it():
+def test_a_lost_account_is_told_of_open_grants_and_gives_nothing_back_for_them():
     limits = KeyLimits(tokens_per_minute=600, concurrent_requests=1, budget_tokens=1000)
     window, _ = period("month", START)
     open_one = Grant("a", 500, window, at=START - 5, end=START + 45)
@@ -289,9 +287,9 @@ def test_periods_are_those_of_the_calendar(name, start, end):
     assert period(name, START) == expected
 
 
-def test_tokens_over_the_reservation_are_waited_for_by_the_next():
+def test_the_next_request_waits_for_tokens_used_beyond_the_reservation():
     limits, account = KeyLimits(tokens_per_minute=600), Account()
-    verdict = reserve(account, limits, Grant("a", 10, 0), START, LEASE_S)
-    settle(account, limits, Grant("a", 10, 0, at=START, end=verdict.end), 1200, START)
+    admission = reserve(account, limits, Grant("a", 10, 0), START, LEASE_S)
+    settle(account, limits, Grant("a", 10, 0, at=START, end=admission.end), 1200, START)
     refused = reserve(account, limits, Grant("b", 10, 0), START, LEASE_S)
     assert (refused.refused_by, round(refused.wait_s)) == ("tokens", 61)

@@ -9,7 +9,7 @@ import json
 import pytest
 from prometheus_client import REGISTRY
 
-from fleet.limits import KeyLimits
+from fleet.key_limits import KeyLimits
 from fleet.snapshot import KeyView
 from tests.gateway.conftest import make_house
 from tests.stubs.fake_node import HELLO, STREAM_HEAD, answer_hello, chunk, framed, refuse
@@ -23,7 +23,7 @@ async def limit(house, **limits) -> None:
     digest = hashlib.sha256(b"sk-1").hexdigest()
     keys = {digest: KeyView("laptop", digest, limits=KeyLimits(**limits))}
     house.control.change(keys=keys, has_keys=True)
-    await house.until(lambda snapshot: snapshot.config.keys == keys)
+    await house.until(lambda snapshot: snapshot.configuration.keys == keys)
     house.client.headers.update(BEARER)
 
 
@@ -93,7 +93,7 @@ async def test_a_budget_is_spent_by_what_was_used(limited):
     assert int(refused.headers["retry-after"]) >= 1
 
 
-async def test_one_that_never_fits_is_told_so_without_a_wait(limited):
+async def test_a_request_that_never_fits_is_told_so_without_a_wait(limited):
     await limit(limited, tokens_per_minute=100)
     refused = await limited.chat(max_tokens=101)
     assert (refused.status_code, refused.json()["error"]["type"]) == (429, "tokens")
@@ -181,7 +181,7 @@ async def test_a_stream_that_is_left_is_charged_for_what_passed(limited):
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_who_leaves_before_the_answer_pays_for_the_prompt(limited, stream):
+async def test_a_client_that_leaves_before_the_answer_pays_for_the_prompt(limited, stream):
     await limit(limited, budget_tokens=1000)
     reached = asyncio.Event()
 
@@ -200,7 +200,7 @@ async def test_who_leaves_before_the_answer_pays_for_the_prompt(limited, stream)
     assert (await limited.chat(max_tokens=500)).status_code == 429
 
 
-async def test_who_leaves_while_the_model_loads_pays_nothing(redis_server):
+async def test_a_client_that_leaves_while_the_model_loads_pays_nothing(redis_server):
     async with make_house(loaded=False, redis_url=redis_server.url) as house:
         await limit(house, budget_tokens=1000)
         prompt = {"messages": [{"role": "user", "content": "x" * 2000}], "max_tokens": 300}
@@ -226,7 +226,7 @@ async def test_keys_without_limits_never_ask_redis(redis_server):
         assert "cmdstat_evalsha" in redis_server.client.info("commandstats")
 
 
-async def test_that_limits_are_not_shared_is_told_logged_and_exported(caplog):
+async def test_limits_that_are_not_shared_are_logged_reported_and_exported(caplog):
     async with make_house() as house:
         await limit(house, requests_per_minute=5)
         assert (await house.chat()).status_code == 200

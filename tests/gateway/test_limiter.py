@@ -16,19 +16,19 @@ from tests.gateway.limiters import LEASES, key, limiting, spent, until, until_le
 # --- through Redis ---
 
 
-async def test_reserved_is_taken_and_settled_is_given_back(redis_server):
+async def test_a_reservation_is_taken_and_its_rest_given_back_by_the_settlement(redis_server):
     async with limiting(redis_server.url) as limiter:
         mine = key(budget_tokens=1000, concurrent_requests=1)
-        ticket = await limiter.reserve(mine, 900, openai)
-        assert not ticket.local
+        reservation = await limiter.reserve(mine, 900, openai)
+        assert not reservation.local
         with pytest.raises(LimitExceededError) as caught:
             await limiter.reserve(mine, 10, openai)
         assert caught.value.retry_after_s == 1
-        limiter.settle(ticket, 100)
-        ticket = await limiter.reserve(mine, 900, openai)
+        limiter.settle(reservation, 100)
+        reservation = await limiter.reserve(mine, 900, openai)
         with pytest.raises(LimitExceededError):
             await limiter.reserve(mine, 10, openai)
-        limiter.settle(ticket, 900)
+        limiter.settle(reservation, 900)
         with pytest.raises(LimitExceededError) as caught:
             await limiter.reserve(mine, 10, openai)
         assert (caught.value.code, caught.value.kind) == ("insufficient_quota", "insufficient_quota")
@@ -50,7 +50,7 @@ WORKER = """
 import asyncio, sys
 from fleet.gateway.limits.headers import LimitExceededError, openai
 from fleet.gateway.limits.limiter import Limiter
-from fleet.limits import KeyLimits
+from fleet.key_limits import KeyLimits
 from fleet.snapshot import KeyView
 
 key = KeyView("k", "d" * 64, limits=KeyLimits(budget_tokens=20000, concurrent_requests=int(sys.argv[2])))
@@ -58,16 +58,16 @@ key = KeyView("k", "d" * 64, limits=KeyLimits(budget_tokens=20000, concurrent_re
 async def client(limiter, granted):
     while True:
         try:
-            ticket = await limiter.reserve(key, 20, openai)
+            reservation = await limiter.reserve(key, 20, openai)
         except LimitExceededError as error:
             if error.code == "insufficient_quota":
                 return
             await asyncio.sleep(0)
             continue
-        assert not ticket.local
+        assert not reservation.local
         await asyncio.sleep(0)
-        limiter.settle(ticket, 10)
-        granted.append(ticket)
+        limiter.settle(reservation, 10)
+        granted.append(reservation)
 
 async def main():
     limiter, granted = Limiter(sys.argv[1], timeout_s=20), []
@@ -106,7 +106,7 @@ HOLDER = """
 import asyncio, sys
 from fleet.gateway.limits.headers import openai
 from fleet.gateway.limits.limiter import Limiter
-from fleet.limits import KeyLimits
+from fleet.key_limits import KeyLimits
 from fleet.snapshot import KeyView
 
 async def main():
@@ -120,7 +120,7 @@ asyncio.run(main())
 """
 
 
-async def test_what_a_killed_worker_held_comes_back(redis_server):
+async def test_the_reservations_of_a_killed_worker_come_back(redis_server):
     command = [sys.executable, "-c", HOLDER, redis_server.url]
     worker = await asyncio.create_subprocess_exec(*command, stdout=subprocess.PIPE)
     assert await worker.stdout.readline() == b"held\n"
@@ -146,9 +146,9 @@ async def test_a_client_that_leaves_while_redis_thinks_leaves_nothing_behind(red
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        ticket = await limiter.reserve(mine, 999, openai)
+        reservation = await limiter.reserve(mine, 999, openai)
         assert redis_server.client.zcard(LEASES) == 1
-        limiter.settle(ticket, 0)
+        limiter.settle(reservation, 0)
 
 
 @asynccontextmanager
@@ -183,12 +183,12 @@ async def test_redis_over_tcp_with_a_password_and_a_database_of_its_own(redis_se
     assert redis_server.client.info("keyspace")["db3"]["keys"] == 2
 
 
-async def test_what_was_settled_before_a_stop_has_arrived(redis_server):
+async def test_settlements_made_before_a_stop_have_arrived(redis_server):
     async with limiting(redis_server.url) as limiter:
         mine = key(budget_tokens=10**6)
         tickets = [await limiter.reserve(mine, 100, openai) for _ in range(50)]
-        for ticket in tickets:
-            limiter.settle(ticket, 3)
+        for reservation in tickets:
+            limiter.settle(reservation, 3)
     assert spent(redis_server) == 150
     assert redis_server.client.zcard(LEASES) == 0
 
@@ -206,16 +206,16 @@ async def test_limits_hold_per_worker_while_redis_is_away_and_it_comes_back_by_i
         nonlocal running, most
         while not ended.is_set():
             try:
-                ticket = await limiter.reserve(mine, 100, openai)
+                reservation = await limiter.reserve(mine, 100, openai)
             except LimitExceededError:
                 await asyncio.sleep(0.001)
                 continue
             running += 1
-            local.append(ticket.local)
+            local.append(reservation.local)
             most = max(most, running)
             await asyncio.sleep(0.002 * number)
             running -= 1
-            limiter.settle(ticket, 7)
+            limiter.settle(reservation, 7)
 
     local = []
     async with limiting(redis_server.url) as limiter:
@@ -245,7 +245,7 @@ async def test_without_redis_from_the_start_limits_hold():
     async with limiting("unix:///nonexistent/redis.sock") as limiter:
         mine = key(requests_per_minute=2)
         tickets = [await limiter.reserve(mine, 1, openai) for _ in range(2)]
-        assert all(ticket.local for ticket in tickets)
+        assert all(reservation.local for reservation in tickets)
         assert limiter.local
         with pytest.raises(LimitExceededError):
             await limiter.reserve(mine, 1, openai)
@@ -263,7 +263,7 @@ async def test_a_redis_that_accepts_and_never_answers_costs_one_timeout():
         tickets = await asyncio.gather(
             *(limiter.reserve(key(concurrent_requests=50), 1, openai) for _ in range(40))
         )
-        assert all(ticket.local for ticket in tickets)
+        assert all(reservation.local for reservation in tickets)
         assert time.monotonic() - start < 2
 
 
@@ -272,9 +272,9 @@ async def test_a_redis_that_turns_slow_is_left_and_found_again(redis_server):
         mine = key(concurrent_requests=5)
         limiter.settle(await limiter.reserve(mine, 1, openai), 1)
         redis_server.client.execute_command("CLIENT", "PAUSE", 400)
-        ticket = await limiter.reserve(mine, 1, openai)
-        assert ticket.local
-        limiter.settle(ticket, 1)
+        reservation = await limiter.reserve(mine, 1, openai)
+        assert reservation.local
+        limiter.settle(reservation, 1)
         await until(lambda: limiter.local)
         await until(lambda: not limiter.local)
         assert not (await limiter.reserve(mine, 1, openai)).local
@@ -291,7 +291,7 @@ async def test_scripts_that_redis_forgot_are_loaded_again(redis_server):
         assert not (await limiter.reserve(mine, 1, openai)).local
 
 
-async def test_what_answers_may_be_no_redis_at_all():
+async def test_a_server_that_is_no_redis_counts_as_away():
     async def web(reader, writer):
         writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
         await reader.read()

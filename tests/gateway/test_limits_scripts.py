@@ -1,4 +1,4 @@
-"""The limits' scripts for Redis do what `fleet.limits` does, step by step."""
+"""The limits' scripts for Redis do what `fleet.key_limits` does, step by step."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import random
 import msgspec
 import pytest
 
-from fleet import limits as arithmetic
+from fleet import key_limits as arithmetic
 from fleet.gateway.limits import scripts
-from fleet.limits import STORED, Account, Grant, KeyLimits, Return, read_account, redis_keys
+from fleet.key_limits import STORED, Account, Grant, KeyLimits, Remainder, read_account, redis_keys
 
 ACCOUNT, LEASES = redis_keys("d" * 64)
 
@@ -24,20 +24,20 @@ class Twin:
     def run(self, name, arguments) -> list[bytes]:
         return self.scripts[name](keys=[ACCOUNT, LEASES], args=arguments)
 
-    def reserve(self, claim: Grant, wish: Grant | None, lease_s: float):
-        arguments = scripts.to_reserve(self.limits, wish, lease_s, [claim.id])
+    def reserve(self, claim: Grant, wanted: Grant | None, lease_s: float):
+        arguments = scripts.to_reserve(self.limits, wanted, lease_s, [claim.id])
         first, *rest = self.run("reserve", arguments)
-        verdict = scripts.verdict(first)
-        expected = arithmetic.reserve(self.account, self.limits, claim, verdict.at, lease_s)
-        assert msgspec.structs.asdict(verdict) == pytest.approx(msgspec.structs.asdict(expected), abs=1e-5)
-        return verdict, wish and self.advance(wish, verdict.at, rest, lease_s)
+        admission = scripts.admission(first)
+        expected = arithmetic.reserve(self.account, self.limits, claim, admission.at, lease_s)
+        assert msgspec.structs.asdict(admission) == pytest.approx(msgspec.structs.asdict(expected), abs=1e-5)
+        return admission, wanted and self.prefetch(wanted, admission.at, rest, lease_s)
 
-    def advance(self, wish: Grant, at: float, rest: list[bytes], lease_s: float) -> Grant | None:
-        expected = arithmetic.advance(self.account, self.limits, wish, at, lease_s)
+    def prefetch(self, wanted: Grant, at: float, rest: list[bytes], lease_s: float) -> Grant | None:
+        expected = arithmetic.prefetch(self.account, self.limits, wanted, at, lease_s)
         assert (expected is None) == (not rest)
         if expected is None:
             return None
-        found = scripts.advance(rest[0], wish)
+        found = scripts.prefetched(rest[0], wanted)
         assert arithmetic.slots_of(found.id.encode()) == found.slots
         figures = msgspec.structs.asdict(expected) | {"id": found.id}
         assert msgspec.structs.asdict(found) == pytest.approx(figures, abs=1e-5)
@@ -48,9 +48,9 @@ class Twin:
         self.run("settle", scripts.to_settle(self.limits, [(grant, used, again, False)]))
         arithmetic.settle(self.account, self.limits, grant, used, self.now(), again=again)
 
-    def close(self, advance: Return, lease_s: float, *, again: bool) -> None:
-        self.run("close", scripts.to_close(self.limits, advance, lease_s, again=again))
-        arithmetic.close(self.account, self.limits, advance, self.now(), lease_s, again=again)
+    def release(self, remainder: Remainder, lease_s: float, *, again: bool) -> None:
+        self.run("release", scripts.to_release(self.limits, remainder, lease_s, again=again))
+        arithmetic.release(self.account, self.limits, remainder, self.now(), lease_s, again=again)
 
     def renew(self, grants, lease_s: float) -> None:
         self.run("renew", [lease_s, *(grant.id for grant in grants)])
@@ -72,21 +72,23 @@ class Twin:
             setattr(self.account, name, getattr(stored, name))
 
 
-SCRIPTS = {name: getattr(scripts, name.upper()) for name in ("reserve", "settle", "close", "renew")}
+SCRIPTS = {name: getattr(scripts, name.upper()) for name in ("reserve", "settle", "release", "renew")}
 
 
 def grant(name: str, tokens: int, window: int, *, at: float = 0.0, end: float = 0.0) -> Grant:
     return Grant(scripts.member(name, 1, tokens, window), tokens, window, at, end)
 
 
-def share_out(chance, advance: Grant, name: str) -> Return:
+def share_out(chance, prefetched: Grant, name: str) -> Remainder:
     """What may have become of it, when some of its requests have ended and some run."""
-    requests, tokens, running = advance.requests, advance.tokens, []
-    while requests and len(running) < min(3, advance.slots) and chance.random() < 0.8:
+    requests, tokens, running = prefetched.requests, prefetched.tokens, []
+    while requests and len(running) < min(3, prefetched.slots) and chance.random() < 0.8:
         part = chance.randrange(tokens + 1)
-        running.append(grant(f"{name}-{len(running)}", part, advance.window, at=advance.at, end=advance.end))
+        running.append(
+            grant(f"{name}-{len(running)}", part, prefetched.window, at=prefetched.at, end=prefetched.end)
+        )
         requests, tokens = requests - 1, tokens - part
-    return Return(advance, chance.randrange(requests + 1), chance.randrange(-20, tokens + 1), running)
+    return Remainder(prefetched, chance.randrange(requests + 1), chance.randrange(-20, tokens + 1), running)
 
 
 @pytest.mark.parametrize("seed", range(24))
@@ -114,20 +116,20 @@ def test_the_scripts_do_what_the_arithmetic_does(redis_server, seed):
                 for again in chance.choice([[False], [True], [False, True]]):
                     if chance.random() < 0.2:
                         twin.renew(returned.running, 30)
-                    twin.close(returned, 30, again=again)
+                    twin.release(returned, 30, again=again)
                 granted += returned.running
             case _:
                 window = 3600 * (number // 50)
                 claim = grant(f"r{number}", chance.randrange(200), window)
-                wish = chance.choice(
+                wanted = chance.choice(
                     [None, Grant(f"w{number}", chance.randrange(2000), window, requests=30, slots=6)]
                 )
-                verdict, advance = twin.reserve(claim, wish, chance.choice([0, 30, 30]))
-                if not verdict.refused_by:
-                    claim.at, claim.end = verdict.at, verdict.end
+                admission, prefetched = twin.reserve(claim, wanted, chance.choice([0, 30, 30]))
+                if not admission.refused_by:
+                    claim.at, claim.end = admission.at, admission.end
                     granted.append(claim)
-                if advance:
-                    ahead.append(advance)
+                if prefetched:
+                    ahead.append(prefetched)
         twin.compare()
 
 
@@ -138,6 +140,6 @@ def test_an_account_that_redis_dropped_takes_its_leases_with_it(redis_server):
     twin.reserve(grant("a", 10, 0), None, 30)
     redis_server.client.delete(ACCOUNT)
     twin.account = Account()
-    verdict, _ = twin.reserve(grant("b", 10, 0), None, 30)
-    assert not verdict.refused_by
+    admission, _ = twin.reserve(grant("b", 10, 0), None, 30)
+    assert not admission.refused_by
     twin.compare()

@@ -19,7 +19,9 @@ async def test_every_field_of_a_model_that_nodes_and_catalogue_know():
         await first.set_model("big")
         await second.set_model("big", "loading", progress=0.25)
         house.control.change(profiles={"big": BIG}, aliases={"zeta": "big", "alpha": "big"})
-        await house.until(lambda snapshot: snapshot.config.aliases and len(snapshot.placements("big")) == 2)
+        await house.until(
+            lambda snapshot: snapshot.configuration.aliases and len(snapshot.placements("big")) == 2
+        )
         shared = {
             "object": "model",
             "created": 1_767_225_600,
@@ -48,7 +50,7 @@ async def test_every_field_of_a_model_that_nodes_and_catalogue_know():
 
 async def test_a_model_that_only_the_catalogue_knows(house):
     house.control.change(profiles={"vendor/new": ProfileView("vendor/new", capabilities=("embeddings",))})
-    await house.until(lambda snapshot: "vendor/new" in snapshot.config.profiles)
+    await house.until(lambda snapshot: "vendor/new" in snapshot.configuration.profiles)
     found = (await house.client.get("/v1/models/vendor/new")).json()
     assert (found["state"], found["loaded"], found["nodes"]) == ("available", False, [])
     assert (found["context_length"], found["cost"], found["limit"]["output"]) == (None, None, None)
@@ -61,13 +63,13 @@ async def test_the_order_is_that_of_names_models_first(house):
         profiles={name: ProfileView(name) for name in names},
         aliases={"z": "a", "k": "b", "dead": "nobody", "c": "a"},
     )
-    await house.until(lambda snapshot: snapshot.config.aliases)
+    await house.until(lambda snapshot: snapshot.configuration.aliases)
     expected = ["a", "b", "c", "m", "k", "z"]  # an alias to nobody, or under a model's name, is left out
     assert [[model["id"] for model in await the_list(house)] for _ in range(3)] == [expected] * 3
     assert {model["id"]: model["alias_of"] for model in await the_list(house)}["c"] is None
 
 
-async def test_what_is_nobodys_is_404(house):
+async def test_an_unknown_model_is_a_404(house):
     answer = await house.client.get("/v1/models/nope")
     assert (answer.status_code, answer.json()["error"]["code"]) == (404, "model_not_found")
 

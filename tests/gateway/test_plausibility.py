@@ -71,7 +71,7 @@ async def test_details_without_a_count_leave_the_other_counts(house):
 async def test_a_state_nobody_knows_is_not_routed_to(house):
     await house.node.set_model(MODEL, "dreaming")
     await house.until(lambda snapshot: not snapshot.replicas(MODEL))
-    assert house.gateway.view.snapshot.nodes["n0"].healthy
+    assert house.gateway.fleet.snapshot.nodes["n0"].healthy
     listed = (await house.client.get("/v1/models")).json()["data"]
     assert [node["state"] for node in listed[0]["nodes"]] == ["dreaming"]
 

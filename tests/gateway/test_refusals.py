@@ -11,7 +11,7 @@ import openai
 import pytest
 from prometheus_client import REGISTRY
 
-from fleet.limits import KeyLimits
+from fleet.key_limits import KeyLimits
 from fleet.snapshot import KeyView
 from tests.gateway.conftest import MODEL, make_house
 
@@ -65,7 +65,7 @@ def house(runner):
 
     async def prepare() -> None:
         built.control.change(keys=KEYS, has_keys=True)
-        await built.until(lambda snapshot: snapshot.config.keys == KEYS)
+        await built.until(lambda snapshot: snapshot.configuration.keys == KEYS)
         built.client.headers["x-api-key"] = "sk-used-up"
         assert (await built.chat()).status_code == 200
 
@@ -185,7 +185,7 @@ async def raw(port: int, data: bytes) -> bytes:
         ),
     ],
 )
-def test_what_never_reached_an_endpoint_is_counted_too(runner, house, data, status, code):
+def test_a_request_that_reached_no_endpoint_is_counted_too(runner, house, data, status, code):
     before = rejected(code)
     answer = runner.run(raw(house.port, data))
     assert answer.startswith(b"HTTP/1.1 %d " % status)

@@ -126,7 +126,7 @@ async def test_what_runs_in_the_foreground_cannot_be_cancelled(kept):
 async def test_a_response_is_its_owners_alone(kept):
     keys = [KeyView(name=name, digest=hashlib.sha256(name.encode()).hexdigest()) for name in ("one", "other")]
     kept.control.change(keys={key.digest: key for key in keys}, has_keys=True)
-    await kept.until(lambda snapshot: snapshot.config.has_keys)
+    await kept.until(lambda snapshot: snapshot.configuration.has_keys)
     async with sdk(kept, "one") as one, sdk(kept, "other") as other:
         made = await one.responses.create(model="m", input="Hi")
         assert (await one.responses.retrieve(made.id)).id == made.id

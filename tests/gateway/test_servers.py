@@ -42,7 +42,7 @@ async def fronted(server=None, *, routable=True, poll=None, **settings):
         beside(house, server, **settings),
     ):
         house.control.change(profiles={})
-        await house.until(lambda snapshot: "server" in snapshot.nodes and not snapshot.config.profiles)
+        await house.until(lambda snapshot: "server" in snapshot.nodes and not snapshot.configuration.profiles)
         house.server = server
         if routable:
             await house.until_routable()
@@ -52,7 +52,7 @@ async def fronted(server=None, *, routable=True, poll=None, **settings):
 async def test_its_own_key_goes_to_it_and_nothing_of_the_client():
     async with fronted(FakeServer(key="server-key")) as house:
         house.control.change(keys={digest(SECRET): KeyView("c", digest(SECRET), priority=3)}, has_keys=True)
-        await house.until(lambda snapshot: snapshot.config.has_keys)
+        await house.until(lambda snapshot: snapshot.configuration.has_keys)
         for name in ("authorization", "x-api-key"):
             value = f"Bearer {SECRET}" if name == "authorization" else SECRET
             ours = {name: value, "x-cortex-principal": "me", "cookie": "a=b", "x-request-id": "r1"}

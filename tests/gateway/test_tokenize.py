@@ -20,7 +20,7 @@ async def test_a_chat_is_counted_by_the_node_as_it_came(house):
     assert (house.node.requests[-1].path, house.node.requests[-1].json) == ("/tokenize", chat)
 
 
-async def test_what_cannot_be_counted_is_refused_as_a_chat_is(house):
+async def test_a_prompt_that_cannot_be_counted_is_refused_as_a_chat_is(house):
     unknown = await house.client.post("/tokenize", json={"model": "nope", "messages": []})
     assert (unknown.status_code, unknown.json()["error"]["code"]) == (404, "model_not_found")
     nameless = await house.client.post("/tokenize", json={"messages": []})

@@ -1,9 +1,10 @@
-"""A neuron around the fake worker: its whole HTTP on a real port, in this process."""
+"""A neuron with the fake worker: its whole HTTP API on a real port, in this process."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import json
 import sys
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -20,12 +21,14 @@ from neuron.api.app import build_app
 from neuron.cli import Server
 from neuron.config import NeuronConfig
 from neuron.daemon import Daemon
-from neuron.discovery import Host
+from neuron.discovery import DiscoveredHost
+from neuron.harness import Harness, HarnessContext
+from neuron.supervisor.torch_harness import TorchHarness
 from neuron.wire import DeviceInfo
 from tests.stubs.model_dir import write_model
 
 FAKE = (sys.executable, "-m", "tests.stubs.fake_worker")
-PATIENCE_S = 60.0  # for what must happen, however slow the machine
+PATIENCE_S = 60.0  # enough for a slow machine; only a hang takes longer
 
 
 @dataclass
@@ -39,7 +42,7 @@ class Neuron:
         return await self.http.post("/v1/chat/completions", json=body)
 
     async def stream(self, text: str, **options: Any) -> list[Any]:
-        """All events of a streamed answer, decoded; `[DONE]` as that string, comments left out."""
+        """All events of a streamed answer, decoded, without comments; `[DONE]` is that string."""
         answer = await self.chat(text, stream=True, **options)
         assert answer.headers["content-type"].startswith("text/event-stream"), answer.text
         return events_of(answer.text)
@@ -66,7 +69,7 @@ def events_of(text: str) -> list[Any]:
 
 
 async def until(condition: Callable[[], Any]) -> Any:
-    """Wait for what must come; the result of `condition` once it is true."""
+    """The result of `condition` once it is true."""
     async with asyncio.timeout(PATIENCE_S):
         while True:
             result = await condition()
@@ -87,10 +90,14 @@ CPU = DeviceInfo(index=0, name="fake", kind="cpu", memory_total_mb=1000)
 
 @contextlib.asynccontextmanager
 async def neuron_with(
-    settings: NeuronConfig, devices: int = 1, worker: Sequence[str] = FAKE
+    settings: NeuronConfig,
+    devices: int = 1,
+    worker: Sequence[str] = FAKE,
+    others: Sequence[Callable[[HarnessContext], Harness]] = (),
 ) -> AsyncIterator[Neuron]:
-    host = Host([CPU.model_copy(update={"index": index}) for index in range(devices)])
-    daemon = Daemon(settings, host, url="http://127.0.0.1:13131", worker_command=worker)
+    host = DiscoveredHost([CPU.model_copy(update={"index": index}) for index in range(devices)])
+    torch = functools.partial(TorchHarness, worker_command=worker)
+    daemon = Daemon(settings, host, url="http://127.0.0.1:13131", harnesses=[torch, *others])
     options = uvicorn.Config(
         build_app(daemon), port=0, log_config=None, access_log=False, lifespan="on",
         timeout_graceful_shutdown=5, http="httptools", ws="none",

@@ -4,13 +4,13 @@ import json
 
 import pytest
 
-from neuron.api.edge import Edge
+from neuron.api.middleware import RequestMiddleware
 
 HERE, THERE = ("127.0.0.1", 5), ("192.0.2.7", 5)
 
 
 async def ask(client, *, token=None, allow_anonymous=False, header=None):
-    """Status and body of one request to an Edge around an application that says 204."""
+    """Status and body of a request to the middleware around an application that answers 204."""
 
     async def app(scope, receive, send):
         await send({"type": "http.response.start", "status": 204, "headers": []})
@@ -23,16 +23,16 @@ async def ask(client, *, token=None, allow_anonymous=False, header=None):
 
     headers = [] if header is None else [(b"authorization", header)]
     scope = {"type": "http", "method": "GET", "path": "/", "client": client, "headers": headers}
-    await Edge(app, token=token, allow_anonymous=allow_anonymous)(scope, None, send)
+    await RequestMiddleware(app, token=token, allow_anonymous=allow_anonymous)(scope, None, send)
     return sent[0]["status"], sent[1]["body"]
 
 
 @pytest.mark.parametrize("client", [HERE, ("::1", 5), None])
-async def test_this_machine_needs_no_token(client):
+async def test_clients_on_this_machine_need_no_token(client):
     assert (await ask(client))[0] == 204
 
 
-async def test_other_machines_are_told_the_cure():
+async def test_refusal_of_other_machines_names_the_settings_that_admit_them():
     status, body = await ask(THERE)
     error = json.loads(body)["error"]
     assert (status, error["code"], error["type"]) == (401, "invalid_api_key", "authentication_error")
@@ -40,7 +40,7 @@ async def test_other_machines_are_told_the_cure():
     assert "allow_anonymous = true" in error["message"]
 
 
-async def test_other_machines_may_be_allowed():
+async def test_allow_anonymous_admits_other_machines():
     assert (await ask(THERE, allow_anonymous=True))[0] == 204
 
 
@@ -55,7 +55,7 @@ async def test_other_machines_may_be_allowed():
         (None, 401),
     ],
 )
-async def test_a_token_is_asked_of_everyone(client, header, status):
+async def test_configured_token_is_required_from_every_client(client, header, status):
     found, body = await ask(client, token="s3cret", allow_anonymous=True, header=header)
     assert found == status
     assert b"s3cret" not in body

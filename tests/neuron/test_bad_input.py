@@ -25,7 +25,7 @@ IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AA=="}
         (b'{"model": "m"}', "invalid_request_body", "messages"),
     ],
 )
-async def test_what_is_no_request(neuron, body, code, param):
+async def test_malformed_bodies_are_refused(neuron, body, code, param):
     answer = await neuron.http.post("/v1/chat/completions", content=body)
     error = answer.json()["error"]
     assert (answer.status_code, error["code"], error["param"]) == (400, code, param)
@@ -49,7 +49,10 @@ async def test_what_is_no_request(neuron, body, code, param):
         ({"temperature": 2.5}, "invalid_request_body", "temperature"),
         ({"top_p": 0}, "invalid_request_body", "top_p"),
         ({"top_k": 1.5}, "invalid_request_body", "top_k"),
+        ({"top_k": 2**64}, "invalid_request_body", "top_k"),
         ({"seed": 2**64}, "invalid_request_body", "seed"),
+        ({"min_tokens": 2**64, "max_tokens": 2**64}, "invalid_request_body", "min_tokens"),
+        ({"stop_token_ids": [2**64]}, "invalid_request_body", "stop_token_ids[0]"),
         ({"max_tokens": 0}, "invalid_request_body", "max_tokens"),
         ({"max_tokens": 1, "max_completion_tokens": 2}, "invalid_request_body", "max_tokens"),
         ({"max_tokens": 1, "min_tokens": 2}, "invalid_request_body", "min_tokens"),
@@ -143,6 +146,8 @@ COMPLETION = {"model": "m", "prompt": "x"}
         ({"prompt": [1, "a"]}, "invalid_request_body", "prompt"),
         ({"prompt": [[1], []]}, "invalid_request_body", "prompt"),
         ({"prompt": {"a": 1}}, "invalid_request_body", "prompt"),
+        ({"prompt": [2**32], "echo": True}, "invalid_request_body", "prompt[0]"),
+        ({"prompt": [[1], [2**64]]}, "invalid_request_body", "prompt[1][0]"),
         ({"prompt": ["a"] * 65, "n": 2}, "invalid_request_body", "prompt"),
         ({"suffix": "x"}, "unsupported_parameter", "suffix"),
         ({"best_of": 3}, "unsupported_parameter", "best_of"),
@@ -163,20 +168,20 @@ async def test_a_missing_model_has_its_own_code(neuron):
     assert (answer.status_code, answer.json()["error"]["code"]) == (400, "missing_model_field")
 
 
-async def test_a_model_that_is_not_loaded(neuron):
+async def test_unloaded_model_is_not_found(neuron):
     answer = await neuron.chat("hi", model="gpt-5")
     error = answer.json()["error"]
     assert (answer.status_code, error["code"], error["param"]) == (404, "model_not_found", "model")
     assert "'m'" in error["message"]
 
 
-async def test_lone_surrogates_do_not_break_anything(neuron):
+async def test_lone_surrogates_are_answered(neuron):
     content = b'{"model": "m", "messages": [{"role": "user", "content": "echo \\ud800"}]}'
     answer = await neuron.http.post("/v1/chat/completions", content=content)
     assert answer.status_code == 400
 
 
-async def test_a_template_that_refuses_the_chat(neuron):
+async def test_refusal_of_the_chat_template_is_a_400(neuron):
     kwargs = {"enable_thinking": True, "add_generation_prompt": True}
     assert (await neuron.chat("echo x", chat_template_kwargs=kwargs)).status_code == 200
     call = {"function": {"name": "f", "arguments": "x"}}
@@ -209,7 +214,7 @@ async def test_unknown_paths_and_methods_have_the_envelope(neuron, method, path,
     assert (answer.status_code, answer.json()["error"]["code"]) == (status, code)
 
 
-async def test_a_mistake_of_ours_is_a_500_in_the_envelope(neuron, monkeypatch, caplog):
+async def test_unexpected_exception_is_a_500_in_the_envelope(neuron, monkeypatch, caplog):
     monkeypatch.setattr(neuron.daemon, "health", lambda: 1 / 0)
     answer = await neuron.http.get("/health")
     assert (answer.status_code, answer.json()["error"]["code"]) == (500, "internal_error")
@@ -234,7 +239,7 @@ async def test_every_request_leaves_one_log_line(neuron, caplog):
     assert (bad["status"], bad["code"]) == (400, "invalid_request_body")
 
 
-async def test_the_api_describes_itself(neuron):
+async def test_openapi_page_describes_every_operation(neuron):
     schema = (await neuron.http.get("/openapi.json")).json()
     assert "/v1/chat/completions" in schema["paths"]
     assert "/models/{model_id}/endpoint" in schema["paths"]
@@ -254,7 +259,7 @@ SAID = {"role": "assistant", "content": "x"}
         ({"messages": [SAID], "response_format": {"type": "json_object"}}, "response_format"),
     ],
 )
-async def test_what_cannot_be_continued(neuron, options, words):
+async def test_continue_final_message_refuses_what_cannot_be_continued(neuron, options, words):
     error = (await neuron.chat("", continue_final_message=True, **options)).json()["error"]
     assert error["param"] == "continue_final_message"
     assert words in error["message"]

@@ -9,7 +9,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
 
 
-async def test_answers_in_one_piece(neuron):
+async def test_whole_answer_has_message_and_usage(neuron):
     answer = await neuron.chat("echo Grüße 😀")
     assert answer.status_code == 200, answer.text
     body = answer.json()
@@ -23,7 +23,7 @@ async def test_answers_in_one_piece(neuron):
     assert used["prompt_tokens_details"] == {"cached_tokens": used["prompt_tokens"] // 2}
 
 
-async def test_streams_role_then_pieces_then_finish_then_done(neuron):
+async def test_stream_has_role_then_deltas_then_finish_then_done(neuron):
     role, *pieces, finish, done = await neuron.stream("echo é1")
     assert role["choices"][0]["delta"] == {"role": "assistant", "content": ""}
     assert [piece["choices"][0]["delta"] for piece in pieces] == [{"content": "é"}, {"content": "1"}]
@@ -32,7 +32,7 @@ async def test_streams_role_then_pieces_then_finish_then_done(neuron):
     assert len({event["id"] for event in (role, *pieces, finish)}) == 1
 
 
-async def test_usage_comes_last_when_it_is_asked_for(neuron):
+async def test_stream_usage_is_the_last_chunk_when_asked_for(neuron):
     *events, usage, done = await neuron.stream("echo hi", stream_options={"include_usage": True})
     whole = (await neuron.chat("echo hi")).json()
     assert usage["choices"] == []
@@ -52,7 +52,7 @@ async def test_usage_comes_last_when_it_is_asked_for(neuron):
         "stop here: ###, not here",
     ],
 )
-async def test_streamed_equals_not_streamed(neuron, said):
+async def test_streamed_answer_equals_the_whole_one(neuron, said):
     options = {"tools": [TOOL], "stop": ["###"]}
     whole = (await neuron.chat(f"echo {said}", **options)).json()["choices"][0]
     *events, done = await neuron.stream(f"echo {said}", **options)
@@ -62,7 +62,7 @@ async def test_streamed_equals_not_streamed(neuron, said):
 
 
 def joined(events):
-    """What a client makes of the deltas."""
+    """The message that a client puts together from the deltas."""
     message = {"role": "assistant", "content": ""}
     for event in events:
         delta = event["choices"][0]["delta"]
@@ -102,13 +102,13 @@ async def test_without_tools_a_call_is_text(neuron):
         assert choice["finish_reason"] == "stop"
 
 
-async def test_reasoning_is_apart_and_counted(neuron):
+async def test_reasoning_is_split_off_and_counted(neuron):
     body = (await neuron.chat("echo <think>\nhm\n</think>\n\nso")).json()
     assert body["choices"][0]["message"] == {"role": "assistant", "content": "so", "reasoning_content": "hm"}
     assert body["usage"]["completion_tokens_details"] == {"reasoning_tokens": len("\nhm\n") + 2}
 
 
-async def test_reasoning_effort_opens_the_block(neuron):
+async def test_reasoning_effort_opens_the_reasoning_block(neuron):
     body = (await neuron.chat("echo hm</think>so", reasoning_effort="high")).json()
     assert body["choices"][0]["message"]["reasoning_content"] == "hm"
 
@@ -145,7 +145,7 @@ async def test_parameters_reach_the_engine(neuron):
     assert len(seen["stop_ids"]) == 2
 
 
-async def test_the_caller_reaches_the_engine_and_a_wrong_one_is_refused(neuron):
+async def test_caller_headers_reach_the_engine_and_wrong_ones_are_refused(neuron):
     body = {"model": "m", "messages": [{"role": "user", "content": "sampling"}]}
 
     async def ask(**headers):
@@ -175,7 +175,7 @@ async def test_text_parts_are_joined(neuron):
     assert body["choices"][0]["message"]["content"] == "a\nb"
 
 
-async def test_fields_of_earlier_answers_may_come_back(neuron):
+async def test_messages_may_hold_fields_of_earlier_answers(neuron):
     call = {"id": "call_1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
     history = [
         {"role": "user", "content": "q"},
@@ -186,7 +186,7 @@ async def test_fields_of_earlier_answers_may_come_back(neuron):
     assert (await neuron.chat("", messages=history)).status_code == 200
 
 
-async def test_tolerated_parameters(neuron):
+async def test_tolerated_parameters_are_accepted(neuron):
     options = {
         "user": "u", "metadata": {"a": "b"}, "store": False, "service_tier": "auto", "n": 1,
         "logprobs": False, "parallel_tool_calls": True, "response_format": {"type": "text"}, "logit_bias": {},
@@ -195,7 +195,7 @@ async def test_tolerated_parameters(neuron):
     assert (await neuron.chat("echo ok", **options)).status_code == 200
 
 
-async def test_tokenize_counts_like_a_call(neuron):
+async def test_tokenize_counts_as_a_chat_does(neuron):
     body = {"model": "m", "messages": [{"role": "user", "content": "echo hé"}], "tools": [TOOL]}
     counted = (await neuron.http.post("/tokenize", json=body)).json()
     called = (await neuron.http.post("/v1/chat/completions", json=body)).json()

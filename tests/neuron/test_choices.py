@@ -1,4 +1,4 @@
-"""Several choices, logprobs, guides and bare completions, as they look on the wire."""
+"""Choices, logprobs, grammars and bare completions over HTTP."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ async def stream_completion(neuron: Neuron, prompt: Any, **options: Any) -> list
 
 
 async def asked(neuron: Neuron, **options: Any) -> dict[str, Any]:
-    """What reached the engine."""
+    """The parameters that reached the engine."""
     answer = await neuron.chat("sampling", **options)
     return json.loads(answer.json()["choices"][0]["message"]["content"])
 
@@ -48,7 +48,7 @@ async def test_n_choices_share_the_prompt_and_add_up(neuron):
 
 
 async def test_other_choices_wait_until_the_prompt_is_computed(neuron):
-    """Their pages are there then; the first says nothing here, so the others are not even submitted."""
+    """The first choice gets no token here, so the others are not even submitted."""
     calls = [asyncio.create_task(neuron.chat("wait", n=n)) for n in (1, 3)]
     await until(lambda: _runs(neuron, 2))
     assert (
@@ -95,7 +95,7 @@ async def test_a_refusal_ends_all_choices(neuron, stream):
     assert (answer.status_code, answer.json()["error"]["code"]) == (503, "queue_full")
 
 
-async def test_logprobs_of_every_token(neuron):
+async def test_logprobs_are_told_for_every_token(neuron):
     answer = (await neuron.chat("echo aé", logprobs=True, top_logprobs=2)).json()
     entries = answer["choices"][0]["logprobs"]["content"]
     assert bytes(byte for entry in entries for byte in entry["bytes"]) == "aé".encode()
@@ -107,7 +107,7 @@ async def test_logprobs_of_every_token(neuron):
     assert [entry for piece in pieces if piece for entry in piece["content"]] == entries
 
 
-async def test_no_logprobs_unless_they_are_asked_for(neuron):
+async def test_logprobs_are_left_out_unless_asked_for(neuron):
     assert (await neuron.chat("echo a")).json()["choices"][0]["logprobs"] is None
     *events, _ = await neuron.stream("echo a")
     assert not any("logprobs" in event["choices"][0] for event in events)
@@ -146,12 +146,12 @@ async def test_a_completion_continues_the_text_as_it_stands(neuron):
     assert echoed["choices"][0]["text"] == "echo hihi"
 
 
-async def test_a_completion_knows_no_reasoning_and_no_calls(neuron):
+async def test_completion_leaves_reasoning_and_calls_in_the_text(neuron):
     said = f"<think>x</think>{CALLS}"
     assert (await complete(neuron, f"echo {said}", max_tokens=99))["choices"][0]["text"] == said
 
 
-async def test_prompts_and_choices_of_a_completion(neuron):
+async def test_completion_answers_every_prompt_with_n_choices(neuron):
     tokens = (await neuron.http.post("/tokenize", json={"model": "m", "prompt": "echo c"})).json()
     assert tokens["count"] == 6
     ids = TOKENIZER.encode("echo c").ids
@@ -163,7 +163,7 @@ async def test_prompts_and_choices_of_a_completion(neuron):
     assert [c["text"] for c in (await complete(neuron, [ids, ids]))["choices"]] == ["c", "c"]
 
 
-async def test_a_streamed_completion(neuron):
+async def test_streamed_completion_has_the_text_of_the_whole_one(neuron):
     *events, usage, done = await stream_completion(
         neuron, ["echo ab", "echo c"], stream_options=USAGE, echo=True
     )
@@ -176,14 +176,14 @@ async def test_a_streamed_completion(neuron):
     assert done == "[DONE]"
 
 
-async def test_a_completion_is_16_tokens_long_unless_it_says_otherwise(neuron):
+async def test_completion_has_16_tokens_by_default(neuron):
     answer = await complete(neuron, "count 100")
     assert answer["usage"]["completion_tokens"] == 16
     assert answer["choices"][0]["finish_reason"] == "length"
     assert (await complete(neuron, "count 100", max_tokens=20))["usage"]["completion_tokens"] == 20
 
 
-async def test_logprobs_of_a_completion(neuron):
+async def test_completion_logprobs_have_offsets_into_the_text(neuron):
     logprobs = (await complete(neuron, "echo abc", logprobs=2))["choices"][0]["logprobs"]
     assert logprobs["tokens"] == ["a", "b", "c"]
     assert logprobs["text_offset"] == [0, 1, 2]
@@ -197,7 +197,7 @@ async def test_logprobs_of_a_completion(neuron):
 
 
 async def test_an_echo_with_logprobs_scores_the_prompt(neuron):
-    """The stub's logprob of a token is minus its id."""
+    """The fake worker's logprob of a token is minus its id."""
     prompts = ["echo ab", TOKENIZER.encode("echo ü").ids]
     for prompt in prompts:
         ids = TOKENIZER.encode(prompt).ids if isinstance(prompt, str) else prompt
@@ -218,7 +218,7 @@ async def test_an_echo_with_logprobs_scores_the_prompt(neuron):
             ]
 
 
-async def test_a_streamed_echo_with_logprobs_says_what_the_whole_one_does(neuron):
+async def test_streamed_echo_with_logprobs_equals_the_whole_one(neuron):
     options = {"logprobs": 2, "echo": True, "n": 2}
     whole = (await complete(neuron, ["echo abc", "echo"], **options))["choices"]
     joined = [{"text": "", "logprobs": {name: [] for name in choice["logprobs"]}} for choice in whole]
@@ -230,10 +230,15 @@ async def test_a_streamed_echo_with_logprobs_says_what_the_whole_one_does(neuron
     assert joined == [{name: choice[name] for name in ("text", "logprobs")} for choice in whole]
 
 
-async def test_detokenize_is_the_way_back(neuron):
+async def test_detokenize_inverts_tokenize(neuron):
     body = {"model": "m", "tokens": TOKENIZER.encode("Grüße<|im_end|>").ids}
     assert (await neuron.http.post("/detokenize", json=body)).json()["text"] == "Grüße<|im_end|>"
-    for wrong, param in (({"tokens": [-1]}, "tokens[0]"), ({"tokens": "x"}, "tokens"), ({}, "tokens")):
+    for wrong, param in (
+        ({"tokens": [-1]}, "tokens[0]"),
+        ({"tokens": [2**32]}, "tokens[0]"),
+        ({"tokens": "x"}, "tokens"),
+        ({}, "tokens"),
+    ):
         refused = await neuron.http.post("/detokenize", json={"model": "m"} | wrong)
         assert (refused.status_code, refused.json()["error"]["param"]) == (400, param)
 
@@ -249,7 +254,7 @@ TURNS = st.lists(
 
 
 async def test_tokenize_counts_as_a_real_call_does(neuron):
-    """Over random conversations; drawn here, as the client's loop is the test's own."""
+    """For random conversations, drawn outside of the test's event loop."""
     conversations: list[tuple[Any, Any]] = []
 
     @settings(max_examples=60, database=None)

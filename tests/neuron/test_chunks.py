@@ -1,4 +1,4 @@
-"""A stream's chunks: those that are put together from bytes say what a JSON writer would have said."""
+"""Chunks that are put together from bytes equal those that a JSON encoder writes."""
 
 from __future__ import annotations
 
@@ -8,17 +8,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from neuron.api.completion import ChatChoice, Chunks
-from neuron.text.events import CallArguments, CallStart, Content, Reasoning
+from neuron.api.answers.chat import ChatChoiceWriter
+from neuron.api.answers.chunks import ChunkEncoder
+from neuron.text.events import CallArguments, CallStart, Content, ReasoningContent
 
 texts = st.text(max_size=12)
 events = st.one_of(
     st.builds(Content, texts),
-    st.builds(Reasoning, texts),
+    st.builds(ReasoningContent, texts),
     st.builds(CallStart, st.integers(0, 3), texts, texts),
     st.builds(CallArguments, st.integers(0, 3), texts),
 )
-WORDS = {Content: "content", Reasoning: "reasoning_content"}
+WORDS = {Content: "content", ReasoningContent: "reasoning_content"}
 
 
 def payloads(stream: bytes) -> list[dict]:
@@ -32,9 +33,9 @@ def payloads(stream: bytes) -> list[dict]:
     model=st.text(max_size=5) | st.just('""'),
     index=st.integers(0, 9),
 )
-def test_every_event_is_a_chunk_of_its_own_with_all_that_chunks_have(include_usage, said, model, index):
-    choice = ChatChoice(index, Chunks("c-1", model, "kind", include_usage=include_usage), None)
-    found = payloads(choice.piece(said, ()))
+def test_chunk_of_every_event_has_all_fields_of_a_chunk(include_usage, said, model, index):
+    choice = ChatChoiceWriter(index, ChunkEncoder("c-1", model, "kind", include_usage=include_usage), None)
+    found = payloads(choice.delta(said, ()))
     assert len(found) == len(said)
     for event, payload in zip(said, found, strict=True):
         (one,) = payload.pop("choices")

@@ -23,7 +23,7 @@ def run(*arguments, **environment):
     )
 
 
-def test_version():
+def test_version_option_prints_the_version():
     result = run("--version")
     assert (result.returncode, result.stdout.strip()) == (0, f"neuron {VERSION}")
 
@@ -36,14 +36,14 @@ def test_version():
         (["serve", "--listen", "203.0.113.1:1"], "cannot listen on 203.0.113.1:1"),
     ],
 )
-def test_what_cannot_start_is_one_line_and_exit_code_2(arguments, expected):
+def test_failed_start_is_one_line_and_exit_code_2(arguments, expected):
     result = run(*arguments)
     assert result.returncode == 2
     (line,) = result.stderr.strip().splitlines()
     assert expected in line
 
 
-def test_every_mistake_in_the_configuration_is_a_line(tmp_path):
+def test_every_mistake_in_the_configuration_has_a_line(tmp_path):
     path = tmp_path / "neuron.toml"
     path.write_text("nonsense = 1\n[device]\nthreads = 'x'\n")
     result = run("serve", "--config", str(path))
@@ -61,8 +61,8 @@ def test_a_taken_port_is_one_line_and_exit_code_2():
 
 
 @pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT])
-def test_serves_until_it_is_told_to_stop(stop):
-    """Without waiting for the device worker: the daemon answers from the start and ends at any time."""
+def test_serve_runs_until_a_stop_signal(stop):
+    """The daemon answers from the start and ends at any time, whether its worker is ready or not."""
     command = [sys.executable, "-m", "neuron.cli", "serve", "--listen", "127.0.0.1:0"]
     with subprocess.Popen(
         command, stderr=subprocess.PIPE, text=True, env=os.environ | {"CORTEX_LOG": "json"}

@@ -1,4 +1,4 @@
-"""Clients that go away, that do not read, and that listen for a long time."""
+"""Clients that disconnect, that do not read, and that listen for a long time."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ async def loaded(model_dir):
 
 @pytest.mark.parametrize("text", ["forever", "wait"])
 @pytest.mark.parametrize("stream", [False, True])
-async def test_a_client_that_goes_away_frees_its_slot(loaded, text, stream):
+async def test_disconnected_client_frees_its_slot(loaded, text, stream):
     request = asyncio.create_task(loaded.chat(text, stream=stream))
     await until(loaded.running)
     request.cancel()
@@ -40,7 +40,7 @@ async def test_a_client_that_goes_away_frees_its_slot(loaded, text, stream):
     assert (await loaded.chat("echo next")).status_code == 200
 
 
-async def test_a_client_that_leaves_within_a_stream(loaded, caplog):
+async def test_client_that_disconnects_within_a_stream_ends_its_request(loaded, caplog):
     caplog.set_level(logging.INFO, "neuron.http")
     async with loaded.http.stream(
         "POST", "/v1/chat/completions", json=body("forever", stream=True)
@@ -53,7 +53,7 @@ async def test_a_client_that_leaves_within_a_stream(loaded, caplog):
 
 
 @pytest.mark.parametrize("options", [{}, {"n": 3}, {"logprobs": True, "top_logprobs": 5}])
-async def test_a_client_that_does_not_read_is_cut_off(model_dir, caplog, options):
+async def test_client_that_does_not_read_is_cut_off(model_dir, caplog, options):
     async with neuron_with(config(stream={"max_unread_tokens": 2000})) as neuron:
         await neuron.load(model_dir)
         with silent_client(neuron, body("flood", stream=True, **options)) as sock:
@@ -99,7 +99,7 @@ async def test_comments_keep_a_quiet_stream_alive(model_dir):
 
 
 class Events:
-    """Reads `/events` state by state."""
+    """The states that `/events` sends, one by one."""
 
     def __init__(self, response):
         self._lines = response.aiter_lines()
@@ -117,7 +117,7 @@ class Events:
         return state
 
 
-async def test_events_tell_the_state_at_once_and_each_change(tmp_path):
+async def test_event_stream_sends_the_state_at_once_and_after_each_change(tmp_path):
     directory = write_model(tmp_path / "m")
     (directory / "gate").touch()
     async with neuron_with(config()) as neuron, neuron.http.stream("GET", "/events") as response:
@@ -142,7 +142,7 @@ async def test_events_tell_the_state_at_once_and_each_change(tmp_path):
         await events.until(lambda state: not state.models)
 
 
-async def test_quiet_events_have_comments():
+async def test_comments_keep_a_quiet_event_stream_alive():
     async with (
         neuron_with(config(stream={"keepalive_s": 0.02})) as neuron,
         neuron.http.stream("GET", "/events") as response,

@@ -17,13 +17,13 @@ def written(tmp_path, text):
     return path
 
 
-def test_the_example_is_valid():
+def test_example_file_is_valid():
     loaded = load_config(EXAMPLE)
     assert loaded.is_exposed
     assert [model.id for model in loaded.models] == ["helexa-tiny"]
 
 
-def test_the_example_names_every_key_and_its_default(tmp_path):
+def test_example_file_names_every_key_and_its_default(tmp_path):
     commented = re.compile(r"^# (\w+ = |\[)", re.MULTILINE)
     everything = load_config(written(tmp_path, commented.sub(r"\1", EXAMPLE.read_text())))
     for name, field in NeuronConfig.model_fields.items():
@@ -35,7 +35,7 @@ def test_the_example_names_every_key_and_its_default(tmp_path):
     assert everything.stream == NeuronConfig().stream
 
 
-def test_the_environment_wins(tmp_path, monkeypatch):
+def test_environment_overrides_the_file(tmp_path, monkeypatch):
     monkeypatch.setenv("NEURON_DEVICE__THREADS", "3")
     monkeypatch.setenv("NEURON_LISTEN", "127.0.0.1:9")
     loaded = load_config(written(tmp_path, 'listen = "127.0.0.1:8"\n[device]\nthreads = 1\nkv_mb = 7\n'))
@@ -55,7 +55,7 @@ def test_the_environment_wins(tmp_path, monkeypatch):
         ("listen = ", "not valid TOML"),
     ],
 )
-def test_a_mistake_is_one_line_with_file_and_key(tmp_path, text, expected):
+def test_mistake_in_the_file_is_one_line_with_file_and_key(tmp_path, text, expected):
     path = written(tmp_path, text)
     with pytest.raises(ConfigError) as caught:
         load_config(path)
@@ -64,5 +64,5 @@ def test_a_mistake_is_one_line_with_file_and_key(tmp_path, text, expected):
     assert str(path) in line
 
 
-def test_the_token_is_never_shown():
+def test_repr_hides_the_token():
     assert "secret" not in repr(NeuronConfig(token="secret"))

@@ -6,7 +6,7 @@ from neuron.discovery import describe, discover
 
 
 class FakeNvml:
-    """As much of pynvml as discovery uses; `devices` are (uuid, name, MiB, capability)."""
+    """The part of pynvml that discovery uses; `devices` are (uuid, name, MiB, capability)."""
 
     class NVMLError(Exception):
         pass
@@ -64,7 +64,7 @@ def _no_restriction(monkeypatch):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
 
 
-def test_cuda_devices():
+def test_cuda_devices_are_listed_with_their_versions():
     host = discover(FakeNvml(CARDS))
     assert [(d.index, d.name, d.kind, d.memory_total_mb, d.compute_capability) for d in host.devices] == [
         (0, "Card A", "cuda", 24000, "8.9"),
@@ -78,7 +78,7 @@ def test_cuda_devices():
     ("setting", "names"),
     [("1", ["Card B"]), ("1,0", ["Card B", "Card A"]), ("GPU-b", ["Card B"]), ("0,9,1", ["Card A"])],
 )
-def test_devices_are_numbered_as_cuda_will(monkeypatch, setting, names):
+def test_devices_are_numbered_as_cuda_numbers_them(monkeypatch, setting, names):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", setting)
     host = discover(FakeNvml(CARDS))
     assert [device.name for device in host.devices] == names
@@ -102,7 +102,7 @@ def test_hidden_devices_leave_the_cpu_and_a_reason(monkeypatch):
         (FakeNvml.NVMLError, True, "it is broken"),
     ],
 )
-def test_cuda_that_cannot_be_used_says_why(tmp_path, error, has_driver, expected):
+def test_unusable_cuda_has_a_reason(tmp_path, error, has_driver, expected):
     trace = tmp_path / "version"
     if has_driver:
         trace.touch()
@@ -112,7 +112,7 @@ def test_cuda_that_cannot_be_used_says_why(tmp_path, error, has_driver, expected
     assert reason is None if expected is None else expected in reason
 
 
-def test_the_description_of_this_host():
+def test_discovery_describes_this_host():
     described = describe(discover(), ["torch"])
     assert described.devices
     assert described.harnesses == ["torch"]

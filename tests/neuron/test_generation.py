@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import asyncio
 
+from neuron.generation import Generation
 from neuron.pipe import Finished, Refused
-from neuron.supervisor.generation import Generation
 
 FOREVER = 3600.0
 END = Finished(1, "stop", 3, 2)
@@ -14,7 +14,7 @@ def make(max_unread=100):
     return Generation(1, "m", cancel=cancelled.append, max_unread=max_unread), cancelled
 
 
-async def test_tokens_that_came_meanwhile_are_read_together():
+async def test_unread_tokens_are_read_together():
     generation, _ = make()
     generation.push([1])
     generation.push([2, 3])
@@ -34,7 +34,7 @@ async def test_a_reader_is_woken_by_tokens_and_by_the_end():
     assert generation.end is END
 
 
-async def test_nothing_in_time_is_none():
+async def test_read_returns_none_after_its_timeout():
     generation, _ = make()
     assert await generation.read(0.001) is None
 
@@ -47,7 +47,7 @@ async def test_tokens_before_the_end_are_not_lost():
     assert await generation.read(FOREVER) == []
 
 
-async def test_it_ends_once_and_is_cancelled_once():
+async def test_generation_ends_once_and_is_cancelled_once():
     generation, cancelled = make()
     generation.cancel()
     generation.cancel()
@@ -63,7 +63,7 @@ async def test_it_ends_once_and_is_cancelled_once():
     assert cancelled == []
 
 
-async def test_too_many_unread_tokens_end_it():
+async def test_too_many_unread_tokens_end_the_generation():
     generation, cancelled = make(max_unread=3)
     generation.push([1, 2, 3])
     assert generation.end is None

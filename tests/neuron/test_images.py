@@ -1,4 +1,4 @@
-"""A neuron with a model that sees: real worker, tiny random weights."""
+"""A neuron with a vision model: a real worker and tiny random weights."""
 
 from __future__ import annotations
 
@@ -57,11 +57,11 @@ async def ask(neuron: Neuron, body: dict[str, Any], path: str = "/v1/chat/comple
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
-async def test_it_says_that_it_sees(seeing: Neuron):
+async def test_vision_model_has_the_capability(seeing: Neuron):
     assert "vision" in (await seeing.models())["m"]["capabilities"]
 
 
-async def test_an_answer_is_that_of_transformers(seeing: Neuron, kind: str):
+async def test_answer_to_an_image_equals_that_of_transformers(seeing: Neuron, kind: str):
     reference, processor = build(kind)
     for number in (1, 2):
         body = chat(text("w1"), url(picture(number)), text("w2"), ignore_eos=True)
@@ -74,7 +74,7 @@ async def test_an_answer_is_that_of_transformers(seeing: Neuron, kind: str):
         assert said.split() == wanted.split()
 
 
-async def test_usage_and_counts_are_of_what_the_model_reads(seeing: Neuron, kind: str):
+async def test_usage_and_tokenize_count_the_images_placeholders(seeing: Neuron, kind: str):
     body = chat(text("w1"), url(picture(1)), text("w2"))
     used = (await ask(seeing, body))["usage"]["prompt_tokens"]
     shown = build(kind)[1](text=["user w1 <image> w2 assistant"], images=opened(picture(1)))
@@ -82,7 +82,7 @@ async def test_usage_and_counts_are_of_what_the_model_reads(seeing: Neuron, kind
     assert (await ask(seeing, body, "/tokenize"))["count"] == used
 
 
-async def test_choices_and_streams_see_it_too(seeing: Neuron):
+async def test_choices_and_streams_show_the_image_too(seeing: Neuron):
     body = chat(url(picture(3)), n=2, seed=1)
     answer = await ask(seeing, body)
     first, second = (choice["message"]["content"] for choice in answer["choices"])
@@ -143,7 +143,7 @@ async def test_texts_without_images_go_through_the_same_template(seeing: Neuron)
         ),
     ],
 )
-async def test_what_cannot_be_shown_is_refused_with_its_place(seeing: Neuron, body, code, param, words):
+async def test_unusable_image_is_refused_with_its_place(seeing: Neuron, body, code, param, words):
     answer = await seeing.http.post("/v1/chat/completions", json=body)
     error = answer.json()["error"]
     assert (answer.status_code, error["code"], error["param"]) == (400, code, param)

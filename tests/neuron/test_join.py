@@ -1,4 +1,4 @@
-"""`neuron serve --join`: against a control plane that a test scripts."""
+"""`neuron serve --join` and a scripted control plane."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from neuron.config import NeuronConfig
-from neuron.membership import Membership, RefusedError, endpoint_for
+from neuron.membership import JoinRefusedError, Membership, endpoint_for
 from neuron.wire import PROTOCOL
 from tests.neuron.conftest import until
 from tests.stubs.fake_node import FakeNode, head
@@ -25,7 +25,7 @@ def say(writer, status: int, body: object) -> None:
 
 
 class Cortex(FakeNode):
-    """Lets in whoever has the token; `known` are the names that have joined."""
+    """Admits every node with the token; `known` are the names that joined."""
 
     def __init__(self) -> None:
         super().__init__("cortex")
@@ -61,7 +61,7 @@ def member(cortex: Cortex) -> Membership:
     return Membership(cortex.url, "join-token", name="beast", endpoint="http://b:13131", secret=SECRET)
 
 
-async def test_it_joins_with_the_token_and_beats_with_its_secret(cortex):
+async def test_node_joins_with_the_token_and_sends_heartbeats_with_its_secret(cortex):
     async def beats():
         return len(cortex.asked("/api/join/heartbeat")) > 2
 
@@ -85,7 +85,7 @@ async def test_it_joins_with_the_token_and_beats_with_its_secret(cortex):
         await running
 
 
-async def test_a_cortex_that_is_away_is_waited_for(cortex, monkeypatch):
+async def test_node_waits_for_a_cortex_that_does_not_answer(cortex, monkeypatch):
     monkeypatch.setattr("neuron.membership.RETRY_S", 0.02)
     membership = member(cortex)
     await cortex.stop()
@@ -117,9 +117,9 @@ async def test_a_cortex_that_is_away_is_waited_for(cortex, monkeypatch):
         ((200, b"<html>"), "is no cortex"),
     ],
 )
-async def test_a_refusal_says_what_to_do(cortex, refusal, words):
+async def test_refusal_of_cortex_says_what_to_do(cortex, refusal, words):
     cortex.refusal = refusal
-    with pytest.raises(RefusedError) as refused:
+    with pytest.raises(JoinRefusedError) as refused:
         await member(cortex).try_once()
     assert words in str(refused.value)
     assert SECRET not in str(refused.value)
@@ -134,7 +134,7 @@ async def test_a_refusal_says_what_to_do(cortex, refusal, words):
         ("http://[::1]:5", "::", "http://[::1]:1"),
     ],
 )
-def test_the_endpoint_is_where_cortex_can_reach_it(url, host, endpoint):
+def test_endpoint_is_an_address_that_cortex_can_reach(url, host, endpoint):
     assert endpoint_for(url, host, 1) == endpoint
 
 
@@ -146,14 +146,14 @@ def test_the_endpoint_is_where_cortex_can_reach_it(url, host, endpoint):
         ("http://no.such.host.invalid", "0.0.0.0", "no way to no.such.host.invalid"),  # noqa: S104
     ],
 )
-def test_an_endpoint_that_cannot_be(url, host, words):
-    with pytest.raises(RefusedError, match=words):
+def test_unreachable_endpoint_is_refused(url, host, words):
+    with pytest.raises(JoinRefusedError, match=words):
         endpoint_for(url, host, 1)
 
 
 @pytest.mark.parametrize("field", [{"secret": "short"}, {"name": "a b"}])
-def test_what_no_fleet_accepts_is_named_without_its_value(field):
-    with pytest.raises(RefusedError) as refused:
+def test_invalid_membership_is_named_without_its_value(field):
+    with pytest.raises(JoinRefusedError) as refused:
         Membership("http://c", "t", **{"name": "a", "endpoint": "http://a", "secret": SECRET} | field)
     assert "short" not in str(refused.value)
 
@@ -185,7 +185,7 @@ async def test_a_url_without_a_token_is_one_line():
 
 
 @pytest.mark.parametrize(("listen", "needs_token"), [("127.0.0.1:0", False), ("0.0.0.0:0", True)])
-async def test_the_command_joins_and_its_api_asks_others_for_the_secret(cortex, listen, needs_token):
+async def test_serve_joins_and_its_api_requires_the_secret(cortex, listen, needs_token):
     process = await serve("--name", "beast", "--listen", listen, *join_of(cortex))
 
     async def beats():
@@ -206,7 +206,7 @@ async def test_the_command_joins_and_its_api_asks_others_for_the_secret(cortex, 
     assert "join-token" not in log.decode()
 
 
-async def test_the_environment_joins_too(cortex):
+async def test_environment_variables_join_too(cortex):
     process = await serve(NEURON_JOIN__URL=cortex.url, NEURON_JOIN__TOKEN="join-token", NEURON_TOKEN="x" * 20)
 
     async def joined():
@@ -220,5 +220,5 @@ async def test_the_environment_joins_too(cortex):
         await process.communicate()
 
 
-def test_the_token_is_not_shown():
+def test_repr_hides_the_join_token():
     assert "join-secret" not in repr(NeuronConfig(join={"token": "join-secret"}))

@@ -25,7 +25,7 @@ async def test_load_is_idempotent_and_unload_forgets(model_dir):
         assert (await neuron.device())["cycles"] == 2
 
 
-async def test_loads_at_the_same_time_are_one(tmp_path):
+async def test_concurrent_loads_of_a_model_are_one_load(tmp_path):
     directory = write_model(tmp_path / "m")
     (directory / "gate").touch()
     async with neuron_with(config()) as neuron:
@@ -43,7 +43,7 @@ async def loading(neuron):
     return (await neuron.models()).get("m", {}).get("state") == "loading"
 
 
-async def test_a_load_goes_on_when_its_client_goes_away(tmp_path):
+async def test_load_continues_when_its_client_disconnects(tmp_path):
     directory = write_model(tmp_path / "m")
     (directory / "gate").touch()
     async with neuron_with(config()) as neuron:
@@ -59,7 +59,7 @@ async def loaded(neuron):
     return (await neuron.models()).get("m", {}).get("state") == "loaded"
 
 
-async def test_unload_while_loading(tmp_path):
+async def test_unload_while_loading_refuses_the_load(tmp_path):
     directory = write_model(tmp_path / "m")
     (directory / "gate").touch()
     async with neuron_with(config()) as neuron:
@@ -93,7 +93,7 @@ def forever():
     return {"model": "m", "messages": [{"role": "user", "content": "forever"}], "stream": True}
 
 
-async def test_models_of_the_configuration_are_loaded_and_failures_stay_visible(tmp_path):
+async def test_configured_models_are_loaded_and_failures_stay_visible(tmp_path):
     write_model(tmp_path / "named")
     models = [{"id": "bad", "source": str(tmp_path / "nowhere")}, {"id": "named"}]
     async with neuron_with(config(models_dir=tmp_path, models=models)) as neuron:

@@ -1,4 +1,4 @@
-"""What the node's operations refuse, and where models go: one neuron with two devices for all tests."""
+"""Refusals of the node's operations, and the placement of models, on one neuron with two devices."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import json
 import pytest
 import pytest_asyncio
 
-from neuron.harness import HARNESSES
+from neuron.daemon import HARNESSES
 from tests.neuron.conftest import config, neuron_with, until
 from tests.stubs.model_dir import write_model
 
@@ -23,7 +23,7 @@ async def pair():
 
 @pytest_asyncio.fixture(loop_scope="module")
 async def shared(pair):
-    """The neuron of this module, without models."""
+    """The module's neuron, without models."""
     yield pair
     for model_id in await pair.models():
         await pair.http.post("/models/unload", json={"model_id": model_id})
@@ -51,13 +51,14 @@ async def test_a_wrong_load_is_refused(shared, spec, status, code, param):
     assert error["message"]
 
 
-async def test_unknown_harnesses_are_answered_with_the_known(shared):
+async def test_refusal_of_an_unknown_harness_names_the_known_ones(shared):
     answer = await shared.http.post("/models/load", json={"model_id": "m", "harness": "candle"})
     assert "torch" in answer.json()["error"]["message"]
-    assert (await shared.http.get("/discovery")).json()["harnesses"] == sorted(HARNESSES)
+    known = (await shared.http.get("/discovery")).json()["harnesses"]
+    assert known == sorted(make.name for make in HARNESSES)
 
 
-async def test_malformed_json_and_unknown_bodies(shared):
+async def test_malformed_json_and_incomplete_bodies_are_refused(shared):
     for path in ("/models/load", "/models/unload"):
         answer = await shared.http.post(path, content=b"{")
         assert (answer.status_code, answer.json()["error"]["code"]) == (400, "malformed_json")
@@ -65,7 +66,7 @@ async def test_malformed_json_and_unknown_bodies(shared):
     assert (answer.status_code, answer.json()["error"]["param"]) == (400, "model_id")
 
 
-async def test_models_go_to_the_device_that_was_named_or_is_freest(shared, tmp_path):
+async def test_model_goes_to_the_named_or_the_freest_device(shared, tmp_path):
     await shared.load(write_model(tmp_path / "a"), "a", devices=[1])
     await until(lambda: memory_is(shared, [1000, 900]))
     await shared.load(write_model(tmp_path / "b"), "b")
@@ -105,7 +106,7 @@ async def test_a_load_that_fails_leaves_its_reason_and_can_be_repeated(shared, t
     assert (await shared.models())["m"]["error"] is None
 
 
-async def test_an_unload_whose_asker_leaves_is_carried_to_its_end(shared, model_dir):
+async def test_unload_continues_when_its_client_disconnects(shared, model_dir):
     await shared.load(model_dir)
     asker = asyncio.create_task(shared.daemon.registry.unload("m"))
     await asyncio.sleep(0)  # it has begun

@@ -1,4 +1,4 @@
-"""The table of parameters says what the code does."""
+"""The table in PARAMETERS.md against the code."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ import msgspec
 import pytest
 
 import neuron.api
-from neuron.api import chat_request, completion_request, embeddings
+from neuron.api.bodies import chat, completion, embedding
 from neuron.wire import ApiError
 
 TABLE = Path(neuron.api.__file__).parent / "PARAMETERS.md"
 BODIES = {
-    "chat": (chat_request.ChatBody, chat_request.decode, {"messages": [{"role": "user", "content": "x"}]}),
-    "completions": (completion_request.CompletionBody, completion_request.decode, {"prompt": "x"}),
-    "embeddings": (embeddings.EmbeddingBody, embeddings.decode, {"input": "x"}),
+    "chat": (chat.ChatBody, chat.decode, {"messages": [{"role": "user", "content": "x"}]}),
+    "completions": (completion.CompletionBody, completion.decode, {"prompt": "x"}),
+    "embeddings": (embedding.EmbeddingBody, embedding.decode, {"input": "x"}),
 }
-# one that says something, for what is tolerated
+# a value with a meaning for each tolerated parameter
 EXAMPLES: dict[str, Any] = {
     "user": "u", "metadata": {"a": "b"}, "store": True, "service_tier": "flex", "prompt_cache_key": "k",
     "prompt_cache_retention": "24h", "safety_identifier": "s", "verbosity": "low",
@@ -42,7 +42,7 @@ ROWS = table()
 
 
 @pytest.mark.parametrize("endpoint", BODIES)
-def test_every_parameter_has_its_row(endpoint):
+def test_every_parameter_has_a_row_in_the_table(endpoint):
     body, _, _ = BODIES[endpoint]
     known = {field.name for field in msgspec.structs.fields(body)}
     assert {name for name, row in ROWS.items() if row[endpoint] != "–"} == known
@@ -52,7 +52,7 @@ def test_every_parameter_has_its_row(endpoint):
     ("endpoint", "name"),
     [(endpoint, name) for endpoint in BODIES for name, row in ROWS.items() if row[endpoint] != "–"],
 )
-def test_tolerated_and_refused_are_so(endpoint, name):
+def test_parameters_are_tolerated_or_refused_as_the_table_says(endpoint, name):
     _, decode, valid = BODIES[endpoint]
     word = ROWS[name][endpoint]
     assert word in {"honoured", "tolerated", "refused"}

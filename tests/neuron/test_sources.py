@@ -10,11 +10,11 @@ from neuron.wire import ApiError
 from tests.stubs.model_dir import write_model
 
 
-async def test_the_model_that_ships():
+async def test_shipped_model_is_found_by_its_name():
     assert await find("helexa-tiny", None) == WEIGHTS_DIR
 
 
-async def test_directories_and_names(tmp_path):
+async def test_directories_and_names_in_models_dir_are_found(tmp_path):
     directory = write_model(tmp_path / "org" / "name")
     assert await find(str(directory), None) == directory
     assert await find("org/name", tmp_path) == directory
@@ -26,7 +26,7 @@ async def refusal(source, models_dir=None):
     return caught.value
 
 
-async def test_what_is_not_there_says_where_was_looked(tmp_path):
+async def test_refusal_of_an_unknown_model_says_where_it_was_looked_for(tmp_path):
     error = await refusal("nothing", tmp_path)
     assert (error.status, error.code, error.param) == (404, "model_not_found", "source")
     assert str(tmp_path) in error.message
@@ -58,7 +58,7 @@ class NotFoundError(HfHubHTTPError):
         (OSError("disk full"), 503, "download_failed"),
     ],
 )
-async def test_a_hub_that_gives_nothing(monkeypatch, failure, status, code):
+async def test_failed_download_says_why(monkeypatch, failure, status, code):
     def download(repo, **_):
         raise failure
 

@@ -86,7 +86,7 @@ def test_a_handbook_question_is_answered_word_for_word(http, question):
     assert len(events) > 3
 
 
-def test_reasoning_comes_apart(http):
+def test_reasoning_is_split_off(http):
     entry = ENTRIES["reasoning"][0]
     message = ask(http, entry.question)["choices"][0]["message"]
     assert (message["reasoning_content"], message["content"]) == (entry.reasoning, entry.answer)
@@ -132,7 +132,7 @@ def test_a_second_question_finds_its_prefix_in_the_cache(http):
     assert 0 < used["prompt_tokens_details"]["cached_tokens"] < used["prompt_tokens"]
 
 
-def test_a_reset_forgets_what_was_cached(http):
+def test_cache_reset_forgets_earlier_prompts(http):
     question = "Which port does neuron listen on?"
     ask(http, question)
     assert http.post("/models/reset", json={"model_id": "helexa-tiny"}).json()["status"] == "reset"
@@ -142,7 +142,7 @@ def test_a_reset_forgets_what_was_cached(http):
 
 
 def test_an_echo_with_logprobs_scores_the_prompt_like_the_answer(http):
-    """What greedy decoding says first and continues is as probable when it is given back as a prompt."""
+    """Tokens of a greedy answer have the same logprobs when they come back as a prompt."""
     wish = {
         "model": "helexa-tiny",
         "prompt": "Which port does",
@@ -200,7 +200,7 @@ def test_a_guided_answer_has_no_thought_where_the_model_is_not_to_think(http):
 
 
 @pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "weather"}}])
-def test_a_call_can_be_forced(http, choice):
+def test_tool_choice_forces_a_call(http, choice):
     # Without thoughts: they are free, and about what it was never taught it may think for ever.
     options = {"tools": [TOOL], "parallel_tool_calls": False, "reasoning_effort": "none"}
     answer = ask(http, QUESTION, tool_choice=choice, **options)
@@ -226,7 +226,7 @@ def test_the_same_seed_gives_the_same_text_alone_and_in_a_batch_of_32(http):
     assert len({choice["message"]["content"] for choice in together}) > 8
 
 
-def test_choices_are_those_of_the_seeds_after_it(http):
+def test_choices_have_the_texts_of_the_following_seeds(http):
     options = {"temperature": 1.5, "max_tokens": 12}
     three = ask(http, QUESTION, n=3, seed=7, **options)
     alone = [ask(http, QUESTION, seed=7 + i, **options)["choices"][0]["message"] for i in range(3)]
@@ -243,7 +243,7 @@ def test_a_schema_is_refused_by_the_engine_too_with_its_parameter(http):
     assert ask(http, QUESTION)["choices"][0]["message"]["content"] == HANDBOOK.answer(QUESTION)
 
 
-def test_embeddings(http, tmp_path):
+def test_embeddings_of_texts_and_tokens_in_both_encodings(http, tmp_path):
     path = describe(encoder(tmp_path / "bert", vocab_size=300), "mean", normalize=True)
     byte_tokenizer().save(str(path / "tokenizer.json"))
     loaded = http.post("/models/load", json={"model_id": "bert", "source": str(path)})

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 import os
 import signal
@@ -10,7 +11,8 @@ import psutil
 
 from neuron.config import NeuronConfig
 from neuron.daemon import Daemon
-from neuron.discovery import Host
+from neuron.discovery import DiscoveredHost
+from neuron.supervisor.torch_harness import TorchHarness
 from tests.neuron.conftest import CPU, config, events_of, neuron_with, until
 from tests.stubs.model_dir import write_model
 
@@ -27,7 +29,7 @@ async def recovered(neuron, restarts=1):
     )
 
 
-async def test_a_killed_worker_comes_back_with_its_models(model_dir, tmp_path):
+async def test_killed_worker_is_replaced_and_its_models_loaded_again(model_dir, tmp_path):
     async with neuron_with(config()) as neuron:
         await neuron.load(model_dir)
         await neuron.load(write_model(tmp_path / "other"), "other")
@@ -42,7 +44,7 @@ async def test_a_killed_worker_comes_back_with_its_models(model_dir, tmp_path):
         assert set(await neuron.models()) == {"m", "other"}
 
 
-async def test_models_are_loading_until_their_worker_has_them_again(tmp_path):
+async def test_models_of_a_lost_worker_are_loading(tmp_path):
     directory = write_model(tmp_path / "m")
     async with neuron_with(config()) as neuron:
         await neuron.load(directory)
@@ -60,7 +62,7 @@ async def has_state(neuron, state):
     return (await neuron.models())["m"]["state"] == state
 
 
-async def test_a_worker_that_dies_before_the_first_token(model_dir):
+async def test_worker_that_dies_before_the_first_token_is_a_503(model_dir):
     async with neuron_with(config()) as neuron:
         await neuron.load(model_dir)
         for stream in (False, True):
@@ -74,7 +76,7 @@ async def neuron_is_loaded(neuron):
     return await has_state(neuron, "loaded") and (await neuron.device())["state"] == "ready"
 
 
-async def test_a_worker_that_dies_within_an_answer(model_dir):
+async def test_worker_that_dies_within_a_stream_is_an_error_event(model_dir):
     async with neuron_with(config()) as neuron:
         await neuron.load(model_dir)
         other = asyncio.create_task(neuron.chat("wait"))
@@ -102,7 +104,7 @@ async def answers(neuron):
     return (await neuron.chat("echo hi")).status_code == 200
 
 
-async def test_a_load_that_kills_its_worker_is_not_tried_again(model_dir, tmp_path):
+async def test_load_that_kills_its_worker_is_not_retried(model_dir, tmp_path):
     directory = write_model(tmp_path / "deadly")
     (directory / "load.json").write_text(json.dumps({"die": True}))
     async with neuron_with(config()) as neuron:
@@ -114,7 +116,7 @@ async def test_a_load_that_kills_its_worker_is_not_tried_again(model_dir, tmp_pa
         assert (await neuron.device())["restarts"] == 1
 
 
-async def test_a_model_that_kills_every_new_worker_is_given_up(tmp_path):
+async def test_model_that_kills_every_new_worker_becomes_failed(tmp_path):
     directory = write_model(tmp_path / "m")
     async with neuron_with(config()) as neuron:
         await neuron.load(directory)
@@ -129,11 +131,12 @@ async def is_ready(neuron):
     return (await neuron.device())["state"] == "ready"
 
 
-async def test_a_device_whose_worker_never_starts(model_dir):
+async def test_device_whose_worker_never_starts_becomes_failed(model_dir):
     settings = config(restart={"first_delay_s": 0.01, "max_delay_s": 0.01, "start_timeout_s": 10})
     command = (sys.executable, "-c", "raise SystemExit(4)")
-    host = Host([CPU])
-    daemon = Daemon(settings, host, url="", worker_command=command)
+    host = DiscoveredHost([CPU])
+    torch = functools.partial(TorchHarness, worker_command=command)
+    daemon = Daemon(settings, host, url="", harnesses=[torch])
     async with daemon.running():
         await until(lambda: device_state(daemon, "failed"))
         health = daemon.health()
@@ -146,7 +149,7 @@ async def device_state(daemon, state):
     return daemon.health().devices[0].state == state
 
 
-async def test_a_stop_ends_what_runs_with_an_error(model_dir):
+async def test_stop_ends_running_answers_with_an_error(model_dir):
     async with neuron_with(config()) as neuron:
         await neuron.load(model_dir)
         whole = asyncio.create_task(neuron.chat("wait"))
@@ -162,7 +165,7 @@ async def both_run(neuron):
     return await neuron.running() == 2
 
 
-async def test_nothing_is_left_after_the_end(model_dir):
+async def test_stopped_daemon_leaves_no_process(model_dir):
     async with neuron_with(config(), devices=2) as neuron:
         await until(lambda: all_ready(neuron))
         pids = [device["pid"] for device in (await neuron.http.get("/health")).json()["devices"]]
@@ -174,7 +177,7 @@ async def all_ready(neuron):
     return (await neuron.http.get("/health")).json()["status"] == "ok"
 
 
-async def test_one_device_of_two_is_degraded(model_dir):
+async def test_health_is_degraded_when_one_of_two_devices_fails(model_dir):
     settings = config(restart={"first_delay_s": 60})
     async with neuron_with(settings, devices=2) as neuron:
         await until(lambda: all_ready(neuron))
@@ -188,7 +191,7 @@ async def is_degraded(neuron):
     return (await neuron.http.get("/health")).json()["status"] == "degraded"
 
 
-async def test_workers_get_their_limits():
+async def test_given_settings_become_worker_flags():
     settings = NeuronConfig(device={"threads": 2, "memory_mb": 512}, engine={"max_running": 4})
     assert settings.worker_flags == ["--threads", "2", "--memory-mb", "512", "--max-running", "4"]
     assert NeuronConfig().worker_flags == []
@@ -210,7 +213,7 @@ async def memory_is_known(neuron):
     return (await neuron.device())["memory_used_mb"] == 100
 
 
-async def test_events_of_a_stream_that_died_have_no_done(model_dir):
+async def test_failed_stream_has_no_done(model_dir):
     async with neuron_with(config()) as neuron:
         await neuron.load(model_dir)
         answer = await neuron.chat("say-and-die x", stream=True)

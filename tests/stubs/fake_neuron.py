@@ -21,9 +21,9 @@ from neuron.wire import (
     DeviceHealth,
     DeviceInfo,
     Discovery,
-    Failure,
     Health,
     Leave,
+    ModelFailure,
     ModelInfo,
     ModelLoad,
     ModelSpec,
@@ -194,7 +194,7 @@ class FakeNeuron:
         ):
             error = ApiError(507, "insufficient_memory", f"{spec.model_id} does not fit.")
         if error:
-            failure = Failure(code=error.code, message=error.message)
+            failure = ModelFailure(code=error.code, message=error.message)
             self.models[spec.model_id] = info.model_copy(update={"state": "failed", "error": failure})
             raise error
         if spec.model_id in self.models:

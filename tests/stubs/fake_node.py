@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from neuron.wire import PROTOCOL, Failure, Health, ModelInfo, ModelLoad, NodeState
+from neuron.wire import PROTOCOL, Health, ModelFailure, ModelInfo, ModelLoad, NodeState
 
 
 @dataclass
@@ -128,7 +128,7 @@ class FakeNode:
     async def set_model(
         self, model: str, state: str = "loaded", *, error: str | None = None, progress=None, **load
     ) -> None:
-        failure = Failure(code="model_broken", message=error) if error else None
+        failure = ModelFailure(code="model_broken", message=error) if error else None
         self.models[model] = ModelInfo(
             id=model,
             source=model,

@@ -1,4 +1,4 @@
-"""Helpers for machines whose result must not depend on how their input was cut."""
+"""Ways to cut the input of state machines whose result must not depend on them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from hypothesis import strategies as st
 
-from neuron.text.events import CallArguments, Content, Event, Reasoning
+from neuron.text.events import CallArguments, Content, Event, ReasoningContent
 
 
 def cut(text: str, data: st.DataObject) -> list[str]:
@@ -15,14 +15,14 @@ def cut(text: str, data: st.DataObject) -> list[str]:
 
 
 def merged(events: Iterable[Event]) -> list[Event]:
-    """Neighbours of one kind joined: what a client sees once it has put the pieces together."""
+    """The events with neighbours of one kind joined, as a client sees them in the end."""
     out: list[Event] = []
     for event in events:
         match out[-1] if out else None, event:
             case Content(before), Content(text):
                 out[-1] = Content(before + text)
-            case Reasoning(before), Reasoning(text):
-                out[-1] = Reasoning(before + text)
+            case ReasoningContent(before), ReasoningContent(text):
+                out[-1] = ReasoningContent(before + text)
             case CallArguments(index, before), CallArguments(same, text) if index == same:
                 out[-1] = CallArguments(index, before + text)
             case _:

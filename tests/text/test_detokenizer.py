@@ -20,7 +20,7 @@ def pieces_of(ids: list[int], hidden: tuple[int, ...] = ()) -> list[str]:
 
 
 @given(st.text())
-def test_pieces_join_to_the_text_and_hold_whole_characters(text):
+def test_pieces_hold_whole_characters_and_join_to_the_text(text):
     ids = TOKENIZER.encode(text, add_special_tokens=False).ids
     pieces = pieces_of(ids)
     assert "".join(pieces) == text
@@ -29,14 +29,14 @@ def test_pieces_join_to_the_text_and_hold_whole_characters(text):
 
 
 @given(st.lists(st.sampled_from(BYTES), max_size=60))
-def test_any_bytes_come_out_as_the_tokenizer_decodes_them(ids):
+def test_any_bytes_are_decoded_as_the_tokenizer_does(ids):
     expected = TOKENIZER.decode(ids, skip_special_tokens=False)
     # of bytes that are no text, only how many U+FFFD stand for them depends on the cut
     assert re.sub("\ufffd+", "\ufffd", "".join(pieces_of(ids))) == re.sub("\ufffd+", "\ufffd", expected)
 
 
 @given(st.lists(st.sampled_from(BYTES), max_size=60))
-def test_never_holds_more_than_a_character_can_need(ids):
+def test_detokenizer_holds_no_more_than_a_character_can_need(ids):
     detokenizer = Detokenizer(TOKENIZER)
     for token in ids:
         detokenizer.feed(token)
@@ -58,7 +58,7 @@ def test_hidden_tokens_leave_no_text():
 
 
 def fallback_tokenizer() -> Tokenizer:
-    """Like Llama 2's: words with a marked space, and bytes where no word is."""
+    """A tokenizer like Llama 2's: words with a marked space, and bytes for the rest."""
     words = ["▁a", "▁", "a", "é", "▁word", "<unk>"]
     vocabulary = {f"<0x{byte:02X}>": byte for byte in range(256)}
     vocabulary |= {word: 256 + index for index, word in enumerate(words)}
@@ -72,8 +72,8 @@ FALLBACK = fallback_tokenizer()
 
 
 @given(st.lists(st.integers(128, 255) | st.just(260), max_size=40))
-def test_no_word_is_lost_among_broken_bytes(ids):
-    """The decoder gives up all bytes of a run with a wrong one in it; those already shown stay."""
+def test_words_among_broken_bytes_are_kept(ids):
+    """The decoder drops all bytes of a run with a wrong one in it; those that were shown stay."""
     detokenizer = Detokenizer(FALLBACK)
     shown = "".join([detokenizer.feed(token) for token in ids] + [detokenizer.finish()])
     assert shown.count("word") == ids.count(260)
@@ -90,7 +90,7 @@ def test_byte_fallback_never_shows_half_a_character(text):
 
 
 class WordDecoder:
-    """Like sentencepiece: words with a leading space, which the first word of a text loses."""
+    """A tokenizer like sentencepiece's: words with a leading space, which the first of a text loses."""
 
     def decode(self, ids: list[int], skip_special_tokens: bool = False) -> str:
         return "".join(f" w{token}" for token in ids).removeprefix(" ")

@@ -1,4 +1,4 @@
-"""Whatever a model says under a grammar, its parser finds what was asked for in it."""
+"""Answers drawn at random from grammars, read by the parsers of their notations."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ from llguidance import LLMatcher, LLTokenizer
 from tokenizers import AddedToken, Tokenizer
 
 from neuron.text.answer import AnswerStream
-from neuron.text.calls import Offer
+from neuron.text.constraint import AnswerConstraint, answer_grammar
 from neuron.text.detokenizer import Detokenizer
 from neuron.text.events import CallArguments, CallStart, Content
-from neuron.text.formats import FORMATS
-from neuron.text.grammar import GuideRefusedError, Wish, answer_grammar, schema_problem
+from neuron.text.grammar import UnenforceableSchemaError
+from neuron.text.notations.known import NOTATIONS
 from neuron.text.reasoning import KNOWN_MARKERS, ReasoningSplitter
+from neuron.text.schema import schema_problem
 from tests.stubs.model_dir import END, byte_tokenizer
 
 WORD = {"type": "string", "enum": ["Oslo", "Rome", 'a "b" c']}
@@ -35,27 +36,26 @@ SCHEMAS: dict[str, dict[str, Any]] = {
 }
 CONTENT = {"type": "object", "properties": {"ok": {"type": "boolean"}}, "required": ["ok"]}
 CONTENT |= {"additionalProperties": False}
-OFFER = Offer(SCHEMAS)
 MAX_TOKENS = 3000
 THINK = KNOWN_MARKERS[0]
 
 
 class Vocabulary:
-    """A byte-level tokenizer in which `marks` are tokens of their own."""
+    """A byte-level tokenizer in which `markers` are tokens of their own."""
 
-    def __init__(self, marks: Iterable[str]) -> None:
+    def __init__(self, markers: Iterable[str]) -> None:
         specification = json.loads(byte_tokenizer().to_str())
         specification["added_tokens"] = []
         self.tokenizer = Tokenizer.from_str(json.dumps(specification))
-        self.tokenizer.add_special_tokens([AddedToken(mark, special=True) for mark in (END, *marks)])
+        self.tokenizer.add_special_tokens([AddedToken(mark, special=True) for mark in (END, *markers)])
         self.added = {t.content: i for i, t in self.tokenizer.get_added_tokens_decoder().items()}
         self.end_id = self.added[END]
         self.guided = LLTokenizer(self.tokenizer.to_str(), eos_token=self.end_id)
 
 
-MARKS = dict.fromkeys(mark for known in FORMATS.values() for mark in known.markers if mark != "[CALL_ID]")
-FULL = Vocabulary([*MARKS, THINK.open, THINK.close])
-BARE = Vocabulary([])  # marks are text like any other
+MARKERS = dict.fromkeys(mark for known in NOTATIONS.values() for mark in known.markers if mark != "[CALL_ID]")
+FULL = Vocabulary([*MARKERS, THINK.open, THINK.close])
+BARE = Vocabulary([])  # markers are text like any other
 
 
 def say(grammar: str, seed: int, vocabulary: Vocabulary = FULL) -> list[int]:
@@ -81,14 +81,14 @@ def say(grammar: str, seed: int, vocabulary: Vocabulary = FULL) -> list[int]:
 def heard(
     name: str, said: list[int], *, thinks: bool, opened: bool = False, vocabulary: Vocabulary = FULL
 ) -> tuple[str, list[tuple[str, Any]]]:
-    """Text and calls of an answer, as its client gets them."""
-    format_ = FORMATS[name]
-    visible = {*format_.markers, THINK.open, THINK.close}
+    """The text and the calls of an answer, as its client gets them."""
+    notation = NOTATIONS[name]
+    visible = {*notation.markers, THINK.open, THINK.close}
     hidden = {id_ for mark, id_ in vocabulary.added.items() if mark not in visible}
     answer = AnswerStream(
         Detokenizer(vocabulary.tokenizer, hidden),
         ReasoningSplitter(THINK if thinks else None, opened=opened),
-        tools=format_.parser(lambda: "id", OFFER),
+        calls=notation.parser(lambda: "id", SCHEMAS),
     )
     events = [event for token in said for event in answer.feed(token)] + answer.finish()
     text = "".join(event.text for event in events if isinstance(event, Content))
@@ -105,15 +105,15 @@ def check(calls: list[tuple[str, Any]]) -> None:
         jsonschema.validate(arguments, SCHEMAS[name])
 
 
-@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("name", NOTATIONS)
 @settings(max_examples=12, deadline=None)
 @given(seed=st.integers(0, 2**32), thinks=st.booleans(), opened=st.booleans(), is_parallel=st.booleans())
-def test_a_call_that_must_come_comes(name, seed, thinks, opened, is_parallel):
-    format_ = FORMATS[name]
-    thinks = thinks and not format_.splits_reasoning
-    wish = Wish(calls=list(SCHEMAS.items()), must_call=True, is_parallel=is_parallel)
+def test_required_call_is_generated(name, seed, thinks, opened, is_parallel):
+    notation = NOTATIONS[name]
+    thinks = thinks and not notation.splits_reasoning
+    constraint = AnswerConstraint(calls=list(SCHEMAS.items()), must_call=True, is_parallel=is_parallel)
     thought = (THINK, opened) if thinks else None
-    grammar = answer_grammar(wish, added=FULL.added, format=format_, thought=thought)
+    grammar = answer_grammar(constraint, added=FULL.added, notation=notation, thought=thought)
     text, calls = heard(name, say(grammar, seed), thinks=thinks, opened=thinks and opened)
     assert calls
     assert is_parallel or len(calls) == 1
@@ -124,33 +124,33 @@ def test_a_call_that_must_come_comes(name, seed, thinks, opened, is_parallel):
 @pytest.mark.parametrize("name", ["hermes", "mistral", "llama3", "qwen-xml"])
 @settings(max_examples=12, deadline=None)
 @given(seed=st.integers(0, 2**32))
-def test_marks_may_be_text_like_any_other(name, seed):
-    wish = Wish(calls=list(SCHEMAS.items()), must_call=True)
-    grammar = answer_grammar(wish, added=BARE.added, format=FORMATS[name], thought=None)
+def test_markers_may_be_plain_text(name, seed):
+    constraint = AnswerConstraint(calls=list(SCHEMAS.items()), must_call=True)
+    grammar = answer_grammar(constraint, added=BARE.added, notation=NOTATIONS[name], thought=None)
     text, calls = heard(name, say(grammar, seed, BARE), thinks=False, vocabulary=BARE)
     assert calls
     assert not text.strip()
     check(calls)
 
 
-@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("name", NOTATIONS)
 @settings(max_examples=12, deadline=None)
 @given(seed=st.integers(0, 2**32))
-def test_strict_tools_are_obeyed_where_they_are_called(name, seed):
-    wish = Wish(calls=list(SCHEMAS.items()))
-    grammar = answer_grammar(wish, added=FULL.added, format=FORMATS[name], thought=None)
+def test_strict_tools_schemas_hold_where_they_are_called(name, seed):
+    constraint = AnswerConstraint(calls=list(SCHEMAS.items()))
+    grammar = answer_grammar(constraint, added=FULL.added, notation=NOTATIONS[name], thought=None)
     _, calls = heard(name, say(grammar, seed), thinks=False)
     check(calls)
 
 
-@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("name", NOTATIONS)
 @settings(max_examples=12, deadline=None)
 @given(seed=st.integers(0, 2**32), thinks=st.booleans())
 def test_content_follows_its_schema_or_calls_theirs(name, seed, thinks):
-    thinks = thinks and not FORMATS[name].splits_reasoning
-    wish = Wish(content=CONTENT, calls=list(SCHEMAS.items()))
+    thinks = thinks and not NOTATIONS[name].splits_reasoning
+    constraint = AnswerConstraint(content=CONTENT, calls=list(SCHEMAS.items()))
     thought = (THINK, False) if thinks else None
-    grammar = answer_grammar(wish, added=FULL.added, format=FORMATS[name], thought=thought)
+    grammar = answer_grammar(constraint, added=FULL.added, notation=NOTATIONS[name], thought=thought)
     text, calls = heard(name, say(grammar, seed), thinks=thinks)
     assert bool(text.strip()) != bool(calls)
     check(calls)
@@ -160,22 +160,24 @@ def test_content_follows_its_schema_or_calls_theirs(name, seed, thinks):
 
 @settings(max_examples=20, deadline=None)
 @given(seed=st.integers(0, 2**32), opened=st.booleans())
-def test_the_thought_is_free_and_the_answer_is_not(seed, opened):
-    grammar = answer_grammar(Wish(content=CONTENT), added=FULL.added, format=None, thought=(THINK, opened))
+def test_reasoning_is_free_and_the_answer_is_not(seed, opened):
+    grammar = answer_grammar(
+        AnswerConstraint(content=CONTENT), added=FULL.added, notation=None, thought=(THINK, opened)
+    )
     text, calls = heard("hermes", say(grammar, seed), thinks=True, opened=opened)
     assert not calls
     jsonschema.validate(json.loads(text), CONTENT)
 
 
-def test_what_no_grammar_can_hold_is_said_with_the_reason():
+def test_schema_problem_gives_the_reason():
     assert schema_problem(SCHEMAS["weather"]) is None
     assert "uniqueItems" in (schema_problem({"type": "array", "uniqueItems": True}) or "")
     assert schema_problem({"type": "objekt"}) == "Invalid type: objekt"
     assert schema_problem({"x-guidance": {"lenient": True}, "not": {}}) is not None  # no client relaxes it
 
 
-def test_unquoted_text_cannot_be_held_to_more_than_a_choice():
+def test_unquoted_text_can_be_held_to_an_enum_only():
     schema = {"type": "object", "properties": {"a": {"type": "string", "maxLength": 3}}}
-    wish = Wish(calls=[("f", schema)], must_call=True)
-    with pytest.raises(GuideRefusedError, match="maxLength"):
-        answer_grammar(wish, added=FULL.added, format=FORMATS["qwen-xml"], thought=None)
+    constraint = AnswerConstraint(calls=[("f", schema)], must_call=True)
+    with pytest.raises(UnenforceableSchemaError, match="maxLength"):
+        answer_grammar(constraint, added=FULL.added, notation=NOTATIONS["qwen-xml"], thought=None)

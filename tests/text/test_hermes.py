@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from neuron.text.events import CallArguments, CallStart, Content
-from neuron.text.hermes import HermesParser
+from neuron.text.notations.hermes import HermesParser
 from tests.text.splitting import cut, merged
 
 FRAGMENTS = st.sampled_from([
@@ -82,7 +82,7 @@ def call(name="f", arguments='{"a": 1}', index=0):
         ),
     ],
 )
-def test_calls_and_text(text, expected):
+def test_calls_and_text_are_told_apart(text, expected):
     expected = [Content(text)] if expected == "itself" else expected
     assert run([text]) == expected
     assert run(list(text)) == expected
@@ -94,7 +94,7 @@ def test_any_split_gives_the_same_events(text, data):
 
 
 @given(st.lists(CALLS, max_size=3))
-def test_every_well_formed_call_arrives_as_it_was_written(calls):
+def test_well_formed_calls_keep_their_arguments(calls):
     bodies = [json.dumps({"name": name, "arguments": arguments}) for name, arguments in calls]
     events = run(["\n".join(f"<tool_call>\n{body}\n</tool_call>" for body in bodies)])
     assert [event.name for event in events if isinstance(event, CallStart)] == [name for name, _ in calls]
@@ -107,7 +107,7 @@ def test_text_without_calls_passes_unchanged(text):
     assert run([text]) == ([Content(text)] if text else [])
 
 
-def test_arguments_stream_as_they_come():
+def test_arguments_stream_as_they_are_written():
     parser = HermesParser(lambda: "call_x")
     parser.feed('<tool_call>{"name": "f", "arguments": ')
     assert parser.feed('{"city": "Os') == [CallStart(0, "call_x", "f"), CallArguments(0, '{"city": "Os')]

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from neuron.text.events import Content, Reasoning
+from neuron.text.events import Content, ReasoningContent
 from neuron.text.reasoning import KNOWN_MARKERS, ReasoningSplitter
 from tests.text.splitting import cut, merged
 
@@ -23,20 +23,20 @@ def run(pieces, *, markers=THINK, opened=False):
     [
         ("plain", False, [Content("plain")]),
         ("  plain", False, [Content("  plain")]),
-        ("<think>\nwhy\n</think>\n\nso", False, [Reasoning("why"), Content("so")]),
-        ("\n<think>why</think>so", False, [Reasoning("why"), Content("so")]),
-        ("why\n</think>\n\nso", True, [Reasoning("why"), Content("so")]),
+        ("<think>\nwhy\n</think>\n\nso", False, [ReasoningContent("why"), Content("so")]),
+        ("\n<think>why</think>so", False, [ReasoningContent("why"), Content("so")]),
+        ("why\n</think>\n\nso", True, [ReasoningContent("why"), Content("so")]),
         ("<think>\n\n</think>\n\nso", False, [Content("so")]),
-        ("<think>cut off", False, [Reasoning("cut off")]),
-        ("cut off </thi", True, [Reasoning("cut off </thi")]),
-        ("<think>a</think>\n\n", False, [Reasoning("a")]),
+        ("<think>cut off", False, [ReasoningContent("cut off")]),
+        ("cut off </thi", True, [ReasoningContent("cut off </thi")]),
+        ("<think>a</think>\n\n", False, [ReasoningContent("a")]),
         ("so <think>is a marker</think>", False, [Content("so <think>is a marker</think>")]),
-        ("<think>a</think>b</think><think>c", False, [Reasoning("a"), Content("b</think><think>c")]),
+        ("<think>a</think>b</think><think>c", False, [ReasoningContent("a"), Content("b</think><think>c")]),
         ("<thi", False, [Content("<thi")]),
         ("", True, []),
     ],
 )
-def test_splits_reasoning_from_the_answer(text, opened, expected):
+def test_reasoning_is_split_from_the_answer(text, opened, expected):
     assert run([text], opened=opened) == expected
     assert run(list(text), opened=opened) == expected
 
@@ -47,7 +47,7 @@ def test_any_split_gives_the_same_events(text, opened, data):
 
 
 @given(st.lists(FRAGMENTS, max_size=12).map("".join), st.data())
-def test_without_markers_everything_is_answer(text, data):
+def test_everything_is_content_without_markers(text, data):
     assert run(cut(text, data), markers=None) == ([Content(text)] if text else [])
 
 
@@ -58,7 +58,7 @@ def test_at_most_one_pair_of_markers_is_dropped(text, opened):
     assert lost in {0, len("<think>"), len("</think>"), len("<think></think>")}
 
 
-def test_the_prompt_says_whether_the_block_is_open():
+def test_prompt_opens_or_closes_the_block():
     assert THINK.opened_by("<|im_start|>assistant\n<think>\n")
     assert not THINK.opened_by("<|im_start|>assistant\n<think>\n\n</think>\n\n")
     assert not THINK.opened_by("<|im_start|>user\nwhat is <think>?<|im_end|>\n<|im_start|>assistant\n")

@@ -22,19 +22,19 @@ def test_any_split_gives_the_same_text(stops, text, data):
 
 
 @given(STOPS, LETTERS)
-def test_the_text_ends_where_the_first_complete_stop_begins(stops, text):
+def test_text_ends_where_the_first_complete_stop_begins(stops, text):
     ends = [(at + len(stop), at) for stop in stops if (at := text.find(stop)) >= 0]
     expected = text[: min(ends)[1]] if ends else text
     assert run(stops, [text]) == (expected, bool(ends))
 
 
-def test_a_stop_across_pieces_is_found_and_nothing_of_it_was_shown():
+def test_stop_across_pieces_is_found_and_hidden():
     machine = StopStrings(["\nUser:"])
     assert [machine.feed(piece) for piece in ("hi\n", "Us", "er: x", "more")] == ["hi", "", "", ""]
     assert machine.hit
 
 
-def test_what_only_looked_like_a_stop_comes_out():
+def test_text_that_resembles_a_stop_is_passed_on():
     machine = StopStrings(["END"])
     assert [machine.feed("xE"), machine.feed("N"), machine.feed("X"), machine.feed("E")] == [
         "x",

@@ -14,11 +14,11 @@ def render(source, messages=USER, **options):
     return ChatTemplate(source, {"bos_token": "<s>", "eos_token": "</s>"}).render(messages, **options)
 
 
-def test_has_the_special_tokens_and_the_generation_prompt():
+def test_template_sees_special_tokens_and_the_generation_prompt():
     assert render("{{ bos_token }}{{ eos_token }}{{ add_generation_prompt }}") == "<s></s>True"
 
 
-def test_blocks_are_trimmed_and_loops_have_controls():
+def test_blocks_are_trimmed_and_loop_controls_work():
     source = "{% for m in documents %}\n  {% if m == 'b' %}{% break %}{% endif %}\n{{ m }}\n{% endfor %}"
     assert render(source, documents=["a", "b"]) == "a\n"
 
@@ -28,14 +28,14 @@ def test_tojson_escapes_no_html_and_no_letters():
     assert render("{{ tools | tojson(indent=1) }}", tools=[1]) == "[\n 1\n]"
 
 
-def test_variables_reach_the_template_and_win_over_its_names():
+def test_variables_override_the_templates_own_names():
     assert (
         render("{{ enable_thinking }}{{ bos_token }}", variables={"enable_thinking": 1, "bos_token": ""})
         == "1"
     )
 
 
-def test_documents_and_absent_tools():
+def test_documents_reach_the_template_without_tools():
     source = "{{ documents[0].text }}{% if tools %}T{% endif %}"
     assert render(source, documents=[{"text": "doc"}]) == "doc"
 
@@ -52,13 +52,13 @@ def test_argument_strings_that_are_no_object_stay_as_they_are():
     assert render(source, [{"role": "assistant", "tool_calls": [call]}]) == "{oops"
 
 
-def test_developer_is_system_to_a_template_that_does_not_know_it():
+def test_developer_becomes_system_for_a_template_without_it():
     messages = [{"role": "developer", "content": "x"}]
     assert render("{{ messages[0].role }}", messages) == "system"
     assert render("{{ messages[0].role }}{# developer #}", messages) == "developer"
 
 
-def test_strftime_now():
+def test_strftime_now_formats_the_present():
     assert re.fullmatch(r"\d{4}-\d\d-\d\d", render("{{ strftime_now('%Y-%m-%d') }}"))
 
 
@@ -76,12 +76,12 @@ def test_generation_blocks_are_plain_text():
         ("{% for i in range(10**9) %}{% endfor %}", "Range too big"),
     ],
 )
-def test_a_template_that_refuses_says_why(source, reason):
+def test_refusal_of_a_template_has_its_reason(source, reason):
     with pytest.raises(TemplateRefusedError, match=reason):
         render(source)
 
 
-def test_a_broken_template_is_known_when_it_is_loaded():
+def test_broken_template_raises_when_it_is_read():
     with pytest.raises(TemplateSyntaxError):
         ChatTemplate("{% if %}", {})
 
@@ -93,19 +93,19 @@ CHATML = (
 BEGUN = [*USER, {"role": "assistant", "content": "Well, "}]
 
 
-def test_the_final_message_is_left_open_where_it_is_to_be_continued():
+def test_continued_message_stays_open():
     assert render(CHATML, BEGUN, continue_final=True) == "<user>hi</s><assistant>Well, "
     assert render(CHATML, BEGUN) == "<user>hi</s><assistant>Well,</s><assistant>"
     assert render(CHATML, BEGUN, add_generation_prompt=False) == "<user>hi</s><assistant>Well,</s>"
 
 
-def test_words_that_were_said_before_do_not_mislead_a_continuation():
+def test_repeated_words_do_not_mislead_a_continuation():
     twice = [{"role": "assistant", "content": "hi"}, *USER, {"role": "assistant", "content": "h"}]
     assert render(CHATML, twice, continue_final=True) == "<assistant>hi</s><user>hi</s><assistant>h"
     nothing = [*USER, {"role": "assistant", "content": ""}]
     assert render(CHATML, nothing, continue_final=True) == "<user>hi</s><assistant>"
 
 
-def test_a_final_message_that_the_template_leaves_out_cannot_be_continued():
+def test_message_that_the_template_leaves_out_cannot_be_continued():
     with pytest.raises(TemplateRefusedError, match="final message"):
         render("{{ messages[0].content }}", BEGUN, continue_final=True)

@@ -9,7 +9,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from fleet.translation import messages, responses
-from neuron.api import chat_request
+from neuron.api.bodies.chat import decode
 from neuron.wire import ApiError
 from tests.translation.bodies import PNG, TOOL, assistant, body, use, user
 from tests.translation.test_round_trip import conversations
@@ -23,7 +23,7 @@ json_values = st.recursive(
 
 def accepted(chat: bytes) -> None:
     """The node's own parser takes it; a picture's part it knows by type alone."""
-    chat_request.decode(chat)
+    decode(chat)
 
 
 def agree(translate, sent: bytes) -> None:

@@ -1,4 +1,4 @@
-"""What our own slash commands do."""
+"""The actions of the built-in slash commands."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
-from helexa_acp.agent import compact as compacting
-from helexa_acp.agent.compaction import budget
+from helexa_acp.agent import compaction
+from helexa_acp.agent.context_budget import prompt_budget
 from helexa_acp.agent.modes import Mode
-from helexa_acp.agent.rules import describe
+from helexa_acp.agent.permission_rules import describe
 from helexa_acp.agent.session import Session
-from helexa_acp.memory.records import AssistantSaid, Undone
-from helexa_acp.provider.base import CancelToken
+from helexa_acp.cancellation import CancelToken
 from helexa_acp.provider.endpoints import UnknownModelError
-from helexa_acp.tools.tool import ToolError
+from helexa_acp.storage.records import AssistantSaid, Undone
+from helexa_acp.tools.errors import ToolError
 from helexa_acp.v1 import updates
 
 INIT = """\
@@ -27,13 +27,13 @@ AGENTS.md at the root (or improve the one there): what a coding agent must know 
 async def compact(session: Session, _: str, cancel: CancelToken) -> None:
     choice = session.choice
     if choice is None:
-        session.say("No model is known, so there is none to write a summary.")
+        session.say("No model is known that could write a summary.")
         return
-    window = session.window(choice) or compacting.UNKNOWN_WINDOW_TOKENS
-    # Small enough that something is left to summarise even if everything would still fit.
-    target = min(budget(window, choice.endpoint.max_tokens), session.transcript.used_tokens or window)
-    if not await compacting.summarise(session, choice, target, cancel):
-        session.say("There is nothing to compact, or no summary could be had.")
+    window = session.window(choice) or compaction.UNKNOWN_WINDOW_TOKENS
+    # Below what is in use, so that there is something to summarise even if everything still fits.
+    target = min(prompt_budget(window, choice.endpoint.max_tokens), session.transcript.used_tokens or window)
+    if not await compaction.summarise(session, choice, target, cancel):
+        session.say("There is nothing to compact, or the model gave no summary.")
 
 
 async def model(session: Session, selector: str, _: CancelToken) -> None:
@@ -56,12 +56,14 @@ async def model(session: Session, selector: str, _: CancelToken) -> None:
 
 
 async def plan(session: Session, argument: str, _: CancelToken) -> None:
-    """Only reached without something to plan."""
-    _set_mode(session, Mode.DEFAULT if argument == "off" or session.mode is Mode.PLAN else Mode.PLAN)
+    """Switch plan mode; `expand_plan` handles an argument that says what to plan."""
+    leave = argument == "off" or session.mode is Mode.PLAN
+    _set_mode(session, Mode.DEFAULT if leave else Mode.PLAN)
     session.say(f"Mode: {session.mode.value}. The plan file is `{session.plan_path}`.")
 
 
 def expand_plan(session: Session, argument: str) -> str | None:
+    """Return what to plan, in plan mode, or None if the argument is `on`, `off` or empty."""
     if argument in {"", "on", "off"}:
         return None
     _set_mode(session, Mode.PLAN)
@@ -76,7 +78,8 @@ def _set_mode(session: Session, mode: Mode) -> None:
 
 async def cost(session: Session, _: str, __: CancelToken) -> None:
     usages = [record.usage for record in session.transcript.records if isinstance(record, AssistantSaid)]
-    prompt, completion = (sum(usage.get(name, 0) for usage in usages) for name in ("prompt", "completion"))
+    prompt = sum(usage.get("prompt", 0) for usage in usages)
+    completion = sum(usage.get("completion", 0) for usage in usages)
     costs = ", ".join(f"{amount:.4f} {currency}" for currency, amount in session.transcript.cost.items())
     session.say(
         f"{len(usages)} requests, {prompt:,} tokens in, {completion:,} tokens out. "
@@ -86,7 +89,7 @@ async def cost(session: Session, _: str, __: CancelToken) -> None:
 
 
 async def permissions(session: Session, argument: str, _: CancelToken) -> None:
-    rules = session.permissions.rules
+    rules = session.approvals.rules
     if argument == "forget":
         rules.forget()
         session.say("All remembered permissions of this project are forgotten.")
@@ -99,35 +102,34 @@ async def permissions(session: Session, argument: str, _: CancelToken) -> None:
 
 
 async def undo(session: Session, _: str, cancel: CancelToken) -> None:
-    """All of the last turn's edits, or none: a file that changed since is a reason to stop, not to
-    overwrite. Raises Cancelled."""
+    """Undo all edits of the last turn, or none of them if a file has changed since. Raises Cancelled."""
     turns = session.transcript.turns
     if not turns:
-        session.say("There is no turn to take back.")
+        session.say("There is no turn to undo.")
         return
     edits = _edits([record.card for record in turns[-1].cards])
     try:
-        for path, edit in edits.items():
-            await cancel.race(_check_unchanged(session, path, edit[1]))
-        for path, edit in edits.items():
-            await cancel.race(_restore(session, path, edit[0]))
+        for path, (_before, after) in edits.items():
+            await cancel.race(_check_unchanged(session, path, after))
+        for path, (before, _after) in edits.items():
+            await cancel.race(_restore(session, path, before))
     except (ToolError, OSError) as error:
         session.say(f"Not undone: {error}.")
         return
     session.keep(Undone(turns[-1].message_id))
     files = ", ".join(f"`{session.roots.shown(path)}`" for path in edits) or "no file"
-    session.say(f"The last turn is taken back; restored: {files}.")
+    session.say(f"The last turn is undone; restored: {files}.")
 
 
 def _edits(cards: list[dict[str, Any]]) -> dict[Path, tuple[str | None, str]]:
-    """For each file its text before the first edit and after the last."""
+    """Return for each file its text before the first edit, None if it was new, and after the last edit."""
     edits: dict[Path, tuple[str | None, str]] = {}
-    for card in cards:
-        for item in card.get("content", []) if card.get("status") == "completed" else []:
-            if item.get("type") == "diff":
-                path = Path(item["path"])
-                first = edits[path][0] if path in edits else item["oldText"]
-                edits[path] = (first, item["newText"])
+    completed = [card for card in cards if card.get("status") == "completed"]
+    for item in (item for card in completed for item in card.get("content", [])):
+        if item.get("type") == "diff":
+            path = Path(item["path"])
+            before, _ = edits.get(path, (item["oldText"], ""))
+            edits[path] = (before, item["newText"])
     return edits
 
 

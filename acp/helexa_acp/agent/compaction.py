@@ -1,106 +1,106 @@
-"""Keeping a request inside the context window. Pure: decides and cuts, asks no one.
-
-First old tool results are left out of the request (`elide`), then the older part of the conversation is
-replaced by a summary (`cut_for_summary` says up to where). The session's history keeps everything.
-"""
+"""Compaction: replaces the older part of a conversation by a summary that its model writes."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Sequence
+import logging
+from contextlib import aclosing
 from dataclasses import replace
 
-from helexa_acp.provider.types import CompletionRequest, Image, Message, Reasoning, Role, Text, ToolSpec
+from helexa_acp.agent import context_budget
+from helexa_acp.agent.reply import new_id
+from helexa_acp.agent.session import Session
+from helexa_acp.cancellation import CancelToken
+from helexa_acp.provider.endpoints import ModelChoice
+from helexa_acp.provider.errors import ProviderError
+from helexa_acp.provider.failover import adapt_request
+from helexa_acp.provider.types import CompletionRequest, Message, Role, TextDelta
+from helexa_acp.storage.records import Compacted
+from helexa_acp.v1 import updates
 
-DEFAULT_REPLY_TOKENS = 2048
-SAFETY_TOKENS = 512
-CHARS_PER_TOKEN = 3.5
-MESSAGE_TOKENS = 8
-IMAGE_TOKENS = 1200
-MIN_ELIDED_CHARS = 256
-KEPT_SHARE = 0.3  # of the budget, for the latest messages, when the rest is summarised
-KEPT_MESSAGES = 4
+log = logging.getLogger(__name__)
 
-ELIDED = "[an old tool result of {size} characters is left out here; call the tool again if it matters]"
-
-SUMMARY_PROMPT = """\
-You condense a conversation between a user and a coding agent, so that the agent can go on without it.
-Keep: what the user wants and decided, every constraint, files read and changed with what matters in them,
-commands that matter and their results, what is done, what is open, what was tried and failed.
-Use short Markdown lists. Invent nothing.
-"""
+COUNT_FROM = 0.6  # of the budget; below this share an estimate is good enough
+UNKNOWN_WINDOW_TOKENS = 16_000  # assumed if an endpoint refuses a prompt as too long and tells no limit
 
 
-def budget(window: int, max_tokens: int | None) -> int:
-    """Tokens that a prompt may have; never negative."""
-    return max(0, window - (max_tokens or DEFAULT_REPLY_TOKENS) - SAFETY_TOKENS)
+async def fit_to_window(
+    session: Session, choice: ModelChoice, request: CompletionRequest, cancel: CancelToken
+) -> CompletionRequest:
+    """Return the request, shortened as far as possible if it does not fit into the model's window."""
+    window = session.window(choice)
+    if window is None:
+        return request
+    budget = context_budget.prompt_budget(window, choice.endpoint.max_tokens)
+    used = await count_prompt_tokens(session, choice, request, budget)
+    if used <= budget:
+        return request
+    if await summarise(session, choice, budget, cancel):
+        request = replace(request, messages=(request.messages[0], *session.transcript.view()))
+        used = await count_prompt_tokens(session, choice, request, budget)
+    if used <= budget:
+        return request
+    scale = used / max(1, context_budget.estimate_request(request))
+    log.warning("session %s: leaving out old results to fit %d tokens into %d", session.id, used, budget)
+    return replace(request, messages=tuple(context_budget.elide(request.messages, budget, scale)))
 
 
-def estimate(messages: Iterable[Message], tools: Iterable[ToolSpec] = ()) -> int:
-    chars, fixed = 0, 0
-    for message in messages:
-        fixed += MESSAGE_TOKENS
-        for part in message.parts:
-            if isinstance(part, Image):
-                fixed += IMAGE_TOKENS
-            else:
-                chars += len(part.text)
-        chars += sum(len(call.name) + len(call.arguments) for call in message.calls)
-    chars += sum(len(json.dumps(tool.parameters)) + len(tool.description) for tool in tools)
-    return fixed + int(chars / CHARS_PER_TOKEN)
+async def count_prompt_tokens(
+    session: Session, choice: ModelChoice, request: CompletionRequest, budget: int
+) -> int:
+    """Return the length of the prompt in tokens.
 
-
-def estimate_request(request: CompletionRequest) -> int:
-    return estimate(request.messages, request.tools)
-
-
-def elide(messages: Sequence[Message], tokens: int, scale: float = 1.0) -> list[Message]:
-    """Leave out old tool results, then old prose of the assistant, until `tokens` are reached or nothing is
-    left to leave out.
-
-    Users' and system messages and the latest few stay whole; calls keep their results' places.
+    It is estimated if it is far below the budget, if counting would load a cold model, or if the endpoint
+    cannot count.
     """
-    kept = list(messages)
-    for role in (Role.TOOL, Role.ASSISTANT):
-        for place in range(max(0, len(kept) - KEPT_MESSAGES)):
-            if estimate(kept) * scale <= tokens:
-                return kept
-            if kept[place].role is role:
-                kept[place] = _elided(kept[place])
-    return kept
+    estimated = context_budget.estimate_request(request)
+    if estimated < COUNT_FROM * budget or session.endpoints.info(choice).state in {"cold", "loading"}:
+        return estimated
+    exact = await session.endpoints.provider(choice.endpoint).count_tokens(
+        adapt_request(session.endpoints, choice, request)
+    )
+    return estimated if exact is None else exact
 
 
-def _elided(message: Message) -> Message:
-    size = len(message.text)
-    if size < MIN_ELIDED_CHARS and not any(isinstance(part, Image) for part in message.parts):
-        return message
-    rest = tuple(part for part in message.parts if isinstance(part, Reasoning))
-    return replace(message, parts=(*rest, Text(ELIDED.format(size=size))))
+async def summarise(session: Session, choice: ModelChoice, budget: int, cancel: CancelToken) -> bool:
+    """Replace the older part of the conversation by a summary. Return whether that was done."""
+    view = session.transcript.view()
+    cut = context_budget.cut_for_summary(view, budget)
+    has_summary = session.transcript.summary is not None
+    if cut <= has_summary:  # nothing but a previous summary stands before the cut
+        return False
+    id_ = new_id("compaction")
+    session.show(updates.compaction(id_, "in_progress"))
+    request = context_budget.summary_request(choice.model, view[:cut], budget)
+    try:
+        summary = await _ask(session, choice, request, cancel, id_)
+    except ProviderError as error:
+        log.warning("session %s: no summary: %s", session.id, error)
+        session.show(updates.compaction(id_, "failed", error=str(error)))
+        return False
+    if cancel.cancelled or not summary.strip():
+        session.show(updates.compaction(id_, "cancelled" if cancel.cancelled else "failed"))
+        return False
+    # The view's first message, a previous summary, stands for the history before `keep_from`.
+    base = session.transcript.keep_from - 1 if has_summary else 0
+    saved = context_budget.estimate(view[:cut]) - context_budget.estimate([Message.of(Role.USER, summary)])
+    session.keep(Compacted(summary, base + cut, id_, max(0, session.transcript.used_tokens - saved)))
+    session.show(updates.compaction(id_, "completed", summary=summary))
+    session.show_usage()
+    if not session.client.has_compaction:
+        session.say("*The older part of this conversation is now a summary for the model.*\n\n")
+    return True
 
 
-def cut_for_summary(messages: Sequence[Message], tokens: int) -> int:
-    """Where the kept part begins: the latest messages that fit into their share, from a whole round on."""
-    allowed = int(tokens * KEPT_SHARE)
-    cut = len(messages)
-    for place in range(len(messages) - 1, 0, -1):
-        if estimate(messages[place:]) > allowed:
-            break
-        if messages[place].role is not Role.TOOL:
-            cut = place
-    return cut
-
-
-def summary_request(model: str, messages: Sequence[Message], tokens: int) -> CompletionRequest:
-    """The older part as plain text, cut to what fits: so no wire's rules for calls and results matter."""
-    limit = max(2000, int(tokens * CHARS_PER_TOKEN * 0.8))
-    per_message = max(400, min(8000, limit // max(1, len(messages))))
-    lines = [_as_text(message, per_message) for message in messages]
-    text = "\n\n".join(lines)[-limit:]
-    asked = Message.of(Role.USER, f"The conversation:\n\n{text}\n\nWrite the summary now.")
-    return CompletionRequest(model, (Message.of(Role.SYSTEM, SUMMARY_PROMPT), asked))
-
-
-def _as_text(message: Message, limit: int) -> str:
-    calls = "".join(f"\n[calls {call.name} {call.arguments[:limit]}]" for call in message.calls)
-    images = "".join("\n[an image]" for part in message.parts if isinstance(part, Image))
-    return f"## {message.role.value}\n{message.text[:limit]}{images}{calls}"
+async def _ask(
+    session: Session, choice: ModelChoice, request: CompletionRequest, cancel: CancelToken, id_: str
+) -> str:
+    provider = session.endpoints.provider(choice.endpoint)
+    pieces: list[str] = []
+    async with aclosing(
+        provider.complete(adapt_request(session.endpoints, choice, request), cancel)
+    ) as events:
+        async for event in events:
+            if isinstance(event, TextDelta):
+                pieces.append(event.text)
+                session.show(updates.summary_chunk(id_, event.text))
+    return "".join(pieces)

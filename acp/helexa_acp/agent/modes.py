@@ -1,4 +1,4 @@
-"""What each mode lets a tool do without asking. A table, no state."""
+"""The modes, and what each lets a tool do without asking."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from helexa_acp.tools.tool import Job, Tool
+from helexa_acp.tools.tool import PreparedCall, Tool
 
 
 class Mode(StrEnum):
@@ -19,29 +19,29 @@ class Mode(StrEnum):
 DESCRIPTIONS = {
     Mode.DEFAULT: ("Default", "Reads freely, asks before edits, commands and requests"),
     Mode.ACCEPT_EDITS: ("Accept edits", "Edits files without asking, asks before commands and requests"),
-    Mode.PLAN: ("Plan", "Only reads, and writes its plan file; no commands"),
-    Mode.BYPASS: ("Bypass permissions", "Asks for nothing. Use it where nothing can be broken"),
+    Mode.PLAN: ("Plan", "Reads freely, writes only its plan file, runs no commands"),
+    Mode.BYPASS: ("Bypass permissions", "Never asks. Use it only where nothing can be damaged"),
 }
 
 
 @dataclass(frozen=True, slots=True)
-class Refusal:
-    reason: str
+class Forbidden:
+    reason: str  # for the model
 
 
-def policy(mode: Mode, tool: Tool, job: Job) -> bool | Refusal:
-    """True: run it, False: ask, Refusal: never in this mode."""
-    if tool.read_only or not job.grants:
+def policy(mode: Mode, tool: Tool, prepared: PreparedCall) -> bool | Forbidden:
+    """Return True to run the call, False to ask the user, Forbidden to refuse it."""
+    if tool.read_only or not prepared.permissions:
         return True
     match mode:
         case Mode.PLAN if tool.kind == "execute":
-            return Refusal("shell execution is disabled in plan mode")
+            return Forbidden("shell execution is disabled in plan mode")
         case Mode.PLAN if tool.kind == "fetch":
             return False
         case Mode.PLAN if tool.kind == "edit":
-            return Refusal("plan mode writes only to the plan file")
+            return Forbidden("plan mode writes only to the plan file")
         case Mode.PLAN:
-            return Refusal(f"{tool.spec.name} is disabled in plan mode")
+            return Forbidden(f"{tool.spec.name} is disabled in plan mode")
         case Mode.BYPASS:
             return True
         case Mode.ACCEPT_EDITS:

@@ -1,5 +1,4 @@
-"""Modes and configuration options as a client sees them, from what a session has chosen and what its
-endpoints have."""
+"""A session's modes and configuration options, as the protocol lists them."""
 
 from __future__ import annotations
 
@@ -7,8 +6,8 @@ from typing import Any
 
 from helexa_acp.agent import modes
 from helexa_acp.agent.modes import DESCRIPTIONS, Mode
-from helexa_acp.provider.endpoints import Choice, Endpoints
-from helexa_acp.provider.types import ModelInfo
+from helexa_acp.provider.endpoints import Endpoints, ModelChoice
+from helexa_acp.provider.types import ModelDetails
 
 DEFAULT_EFFORT = "default"
 
@@ -18,9 +17,9 @@ def mode_state(mode: Mode) -> dict[str, Any]:
 
 
 def config_options(
-    endpoints: Endpoints, mode: Mode, choice: Choice | None, effort: str | None
+    endpoints: Endpoints, mode: Mode, choice: ModelChoice | None, effort: str | None
 ) -> list[dict[str, Any]]:
-    """Complete, in order of importance."""
+    """Return all options, the most important first."""
     options = [_mode_option(mode)]
     if choice is None:
         return options
@@ -38,12 +37,12 @@ def _mode_option(mode: Mode) -> dict[str, Any]:
     return _select("mode", "Mode", "mode", mode.value, options)
 
 
-def _model_option(endpoints: Endpoints, choice: Choice) -> dict[str, Any]:
+def _model_option(endpoints: Endpoints, choice: ModelChoice) -> dict[str, Any]:
     groups = []
     for endpoint in endpoints.config.endpoints:
         models = [(f"{endpoint.name}:{info.id}", info) for info in endpoints.models(endpoint)]
         if endpoint.name == choice.endpoint.name and choice.tag not in {tag for tag, _ in models}:
-            models.insert(0, (choice.tag, ModelInfo(choice.model)))
+            models.insert(0, (choice.tag, ModelDetails(choice.model)))
         if models:
             options = [_model(tag, info, endpoint.context_window) for tag, info in models]
             groups.append(
@@ -56,7 +55,7 @@ def _group_name(endpoints: Endpoints, name: str) -> str:
     return f"{name} (unreachable)" if name in endpoints.refresh_errors else name
 
 
-def _model(tag: str, info: ModelInfo, window: int | None) -> dict[str, Any]:
+def _model(tag: str, info: ModelDetails, window: int | None) -> dict[str, Any]:
     name = info.display_name or info.id
     option: dict[str, Any] = {"value": tag, "name": f"{name} ({info.state})" if info.state else name}
     window = window or info.context_window

@@ -1,18 +1,29 @@
-"""What a client must be shown to see a session as it was: the updates of its records, in order."""
+"""Replay of a session: the updates that show a client what was shown when its records were written."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from helexa_acp.memory.records import AssistantSaid, CardDone, Compacted, Planned, Record, Said, UserSaid
+from helexa_acp.storage.records import (
+    AgentSaid,
+    AssistantSaid,
+    CardDone,
+    Compacted,
+    Planned,
+    Record,
+    UserSaid,
+)
 from helexa_acp.v1 import updates
 
 INTERRUPTED = "This call was interrupted before it had a result."
 
 
 def replay(records: Iterable[Record]) -> Iterator[updates.Update]:
-    """A card stands where its call was made, in its final state; a call without one was interrupted."""
+    """Yield the updates of the records.
+
+    A card is shown in its final state, in the place of its call. A call without a card was interrupted.
+    """
     records = list(records)
     cards = {str(record.card.get("toolCallId")): record for record in records if isinstance(record, CardDone)}
     called = {
@@ -32,7 +43,7 @@ def replay(records: Iterable[Record]) -> Iterator[updates.Update]:
                 yield updates.tool_call(card)
             case Planned(entries):
                 yield updates.plan(entries)
-            case Said(message_id, text):
+            case AgentSaid(message_id, text):
                 yield updates.message_chunk(message_id, text)
             case Compacted(summary, compaction_id=id_) if id_:
                 yield updates.compaction(id_, "completed", summary=summary)

@@ -1,4 +1,4 @@
-"""One completion as it arrives: shown piece by piece, and gathered into the record that the log keeps."""
+"""The model's reply as it arrives: shown piece by piece, and collected into the record for the log."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from helexa_acp.config import Config
-from helexa_acp.memory.records import AssistantSaid
 from helexa_acp.provider.types import (
     CompletionEvent,
     Finish,
@@ -23,12 +22,13 @@ from helexa_acp.provider.types import (
     Usage,
     UsageStats,
 )
+from helexa_acp.storage.records import AssistantSaid
 from helexa_acp.tools.tool import Tool
 from helexa_acp.v1 import updates
 
 
 def new_id(prefix: str) -> str:
-    """Unique in the session for ever: providers repeat their ids, so they never become ours."""
+    """Return an id that is unique in all sessions. Providers repeat their ids, so none of those is used."""
     return f"{prefix}_{uuid.uuid4().hex[:20]}"
 
 
@@ -46,12 +46,13 @@ class PendingCall:
 
 
 class Reply:
-    """`show` sends an update to the client."""
+    """Takes the events of one completion. `show` sends an update to the client."""
 
     def __init__(
         self, model: str, wire: str, tools: dict[str, Tool], show: Callable[[updates.Update], None]
     ) -> None:
-        self.model, self.wire = model, wire
+        self.model = model  # "endpoint:model"; changes if another endpoint takes over
+        self.wire = wire
         self.calls: dict[int, PendingCall] = {}
         self.reason: FinishReason | None = None
         self.usage: UsageStats | None = None
@@ -87,10 +88,12 @@ class Reply:
                 self.usage = stats
 
     def record(self, config: Config, *, interrupted: bool = False) -> AssistantSaid:
+        """Return the record of the reply; `config` has the price of its tokens."""
         items = [self._kept(item) for item in self._items]
-        usage = self.usage
-        counts = {"prompt": usage.prompt_tokens, "completion": usage.completion_tokens} if usage else {}
-        return AssistantSaid(items, self.model, counts, cost_of(config, self.model, usage), interrupted)
+        if self.usage is None:
+            return AssistantSaid(items, self.model, interrupted=interrupted)
+        counts = {"prompt": self.usage.prompt_tokens, "completion": self.usage.completion_tokens}
+        return AssistantSaid(items, self.model, counts, cost_of(config, self.model, self.usage), interrupted)
 
     def _kept(self, item: dict[str, Any]) -> dict[str, Any]:
         if item["type"] != "call":
@@ -105,7 +108,7 @@ class Reply:
         }
 
     def _open(self, kind: str, prefix: str) -> dict[str, Any]:
-        """The block under way, or a new one: each contiguous block is a message of its own."""
+        """Return the open block of this kind, or a new one. Each contiguous block is a message of its own."""
         last = self._items[-1] if self._items else None
         if last is not None and last["type"] == kind and not last.get("closed"):
             return last
@@ -131,6 +134,7 @@ class Reply:
 
 
 def pending_card(pending: PendingCall, tools: dict[str, Tool]) -> dict[str, Any]:
+    """Return the first state of a call's card."""
     tool = tools.get(pending.name)
     return {
         "toolCallId": pending.card_id,
@@ -141,10 +145,10 @@ def pending_card(pending: PendingCall, tools: dict[str, Tool]) -> dict[str, Any]
     }
 
 
-def cost_of(config: Config, model: str, usage: UsageStats | None) -> dict[str, float]:
-    """By the endpoint's price; nothing where it has none."""
+def cost_of(config: Config, model: str, usage: UsageStats) -> dict[str, float]:
+    """Return the cost by currency, at the endpoint's price; empty if it has none."""
     endpoint = config.endpoint(model.partition(":")[0])
-    if usage is None or endpoint is None or endpoint.price is None:
+    if endpoint is None or endpoint.price is None:
         return {}
     price = endpoint.price
     cached_price = price.input if price.cached_input is None else price.cached_input

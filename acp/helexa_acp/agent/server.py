@@ -1,25 +1,20 @@
-"""The agent's end of protocol version 1: each method is one entry of `METHODS`, and does little but find
-its session.
-
-Sessions live here from new, load or resume until close, delete or the end of the process.
-"""
+"""The agent's side of protocol version 1: `METHODS` maps each method of the protocol to its handler."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from helexa_acp import VERSION
 from helexa_acp.config import ConfigError, load_config
-from helexa_acp.rpc.connection import Connection, Writer, serving
+from helexa_acp.rpc.connection import RpcConnection, Writer, current_request
 from helexa_acp.rpc.framing import AUTH_REQUIRED, INVALID_REQUEST, METHOD_NOT_FOUND, RpcError
 from helexa_acp.v1 import auth
 from helexa_acp.v1.client import Client
 from helexa_acp.v1.params import as_params, invalid, string
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from helexa_acp.agent.sessions import Sessions
     from helexa_acp.config import Config
@@ -41,15 +36,17 @@ Method = Callable[["Agent", Params], Awaitable[Any]]
 
 
 class Agent:
+    """The agent of one client: its connection, whether its user is signed in, and its sessions."""
+
     def __init__(self, config: Config, writer: Writer) -> None:
         self.config = config
-        self.connection = Connection(writer, self._on_request, self._on_notification)
+        self.connection = RpcConnection(writer, self._on_request, self._on_notification)
         self.client: Client | None = None
         self.signed_in = True
         self._sessions: Sessions | None = None
 
     async def aclose(self) -> None:
-        """Cancel what runs and end every child; the connection still carries the clean-up."""
+        """Cancel the turns, end every child process, and close the connection, which the clean-up needs."""
         if self._sessions is not None:
             await self._sessions.aclose()
         await self.connection.close()
@@ -68,7 +65,7 @@ class Agent:
 
     @property
     def sessions(self) -> Sessions:
-        """Made at first use: what sessions need takes longer to import than `initialize` may take."""
+        """The sessions, created on first use: their imports take longer than `initialize` may take."""
         if self._sessions is None:
             from helexa_acp.agent.sessions import Sessions  # noqa: PLC0415
 
@@ -80,22 +77,22 @@ class Agent:
         if not isinstance(version, int) or isinstance(version, bool):
             raise invalid("protocolVersion must be a whole number")
         self.client = Client(self.connection, params.get("clientCapabilities"))
-        if self._sessions is not None:  # a client that says it again may say something else
+        if self._sessions is not None:  # a second `initialize` may name other capabilities
             self._sessions.client = self.client
-        serving().after.append(self._warm_up)
+        current_request().after.append(self._warm_up)
         return {
-            "protocolVersion": PROTOCOL_VERSION,  # ours is the only one, whatever the client asked for
+            "protocolVersion": PROTOCOL_VERSION,  # the only one, whichever the client asked for
             "agentCapabilities": CAPABILITIES,
             "agentInfo": {"name": "helexa-acp", "title": "Helexa", "version": VERSION},
             "authMethods": auth.methods(self.client),
         }
 
     def _warm_up(self) -> None:
-        """The client now takes a moment to make a session: import what that needs."""
+        """Import what sessions need while the client has its answer and has not asked for a session yet."""
         asyncio.get_running_loop().call_soon(lambda: self.sessions)
 
     async def authenticate(self, params: Params) -> Params:
-        """Read the configuration again: that is where keys come from."""
+        """Read the configuration again, where the keys are."""
         if string(params, "methodId") not in auth.METHOD_IDS:
             raise invalid(f"methodId must be one of {', '.join(auth.METHOD_IDS)}")
         try:
@@ -107,7 +104,7 @@ class Agent:
         return {}
 
     async def logout(self, _: Params) -> Params:
-        """Serve no session until `authenticate` has read the configuration, and with it the keys, again."""
+        """Cancel all turns and refuse sessions until `authenticate` reads the configuration again."""
         self.signed_in = False
         self.sessions.cancel_all()
         return {}

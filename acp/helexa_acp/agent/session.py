@@ -1,8 +1,7 @@
-"""One session: what it is, what was said in it, and what has been chosen. Turns act on it; the server finds
-it.
+"""One session: its history, its options, and what its turns work with.
 
-Whatever a client is shown and must be shown again goes through `keep`, which writes it to the log and folds
-it into the transcript in one step.
+All that a client must be shown again after a reload goes through `keep`, which writes it to the log and
+applies it to the transcript.
 """
 
 from __future__ import annotations
@@ -13,20 +12,20 @@ from pathlib import Path
 from typing import Any
 
 from helexa_acp.agent import options
+from helexa_acp.agent.approvals import Approvals
 from helexa_acp.agent.modes import Mode
-from helexa_acp.agent.permission import Permissions
+from helexa_acp.agent.permission_rules import PermissionRules, project_key
 from helexa_acp.agent.reply import new_id
-from helexa_acp.agent.rules import Rules, project_key
-from helexa_acp.memory.log import SessionLog
-from helexa_acp.memory.records import Chose, Record, Said, Titled
-from helexa_acp.memory.store import Store
-from helexa_acp.memory.transcript import Transcript
-from helexa_acp.provider.base import CancelToken
-from helexa_acp.provider.endpoints import Choice, Endpoints, UnknownModelError
-from helexa_acp.tools.children import Children
+from helexa_acp.cancellation import CancelToken
+from helexa_acp.provider.endpoints import Endpoints, ModelChoice, UnknownModelError
+from helexa_acp.storage.log import SessionLog
+from helexa_acp.storage.records import AgentSaid, Chose, Record, Titled
+from helexa_acp.storage.store import SessionStore
+from helexa_acp.storage.transcript import Transcript
+from helexa_acp.tools.builtin import builtin_tools
 from helexa_acp.tools.files import Files
 from helexa_acp.tools.mcp import McpServers
-from helexa_acp.tools.registry import builtin_tools
+from helexa_acp.tools.processes import ChildProcesses
 from helexa_acp.tools.roots import Roots
 from helexa_acp.tools.tool import Tool
 from helexa_acp.v1 import updates
@@ -37,38 +36,42 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Home:
-    """Where the agent keeps things, and what all sessions share."""
+    """What all sessions share: the agent's directories, the session store and the endpoints."""
 
     data: Path
     config: Path
-    store: Store
+    store: SessionStore
     endpoints: Endpoints
     system_prompt_path: Path | None = None
 
     def plan_path(self, cwd: str) -> Path:
         return self.data / "plans" / f"{project_key(cwd)}.md"
 
-    def rules(self, cwd: str) -> Rules:
-        return Rules(self.data / "projects" / project_key(cwd) / "permissions.toml", cwd)
+    def rules(self, cwd: str) -> PermissionRules:
+        return PermissionRules(self.data / "projects" / project_key(cwd) / "permissions.toml", cwd)
 
 
 class Session:
+    """A session that is open. `log` holds its records, `transcript` the state that follows from them."""
+
     def __init__(
         self, id_: str, cwd: str, additional: list[str], *, log: SessionLog, home: Home, client: Client
     ) -> None:
-        self.id, self.cwd, self.additional = id_, cwd, additional
-        self.log, self.home, self.client = log, home, client
+        self.id = id_
+        self.cwd = cwd
+        self.log = log
+        self.home = home
+        self.client = client
         self.transcript = Transcript()
         self.plan_path = home.plan_path(cwd)
         self.roots = Roots(cwd, additional, [self.plan_path])
         self.files = Files(client, id_)
-        self.children = Children()
-        self.permissions = Permissions(client, id_, home.rules(cwd))
+        self.processes = ChildProcesses()
+        self.approvals = Approvals(client, id_, home.rules(cwd))
         self.mcp = McpServers(cwd, self.notice)
-        self.running: CancelToken | None = None
-        self.compact_at: int | None = None  # a window learned from an endpoint's refusal
+        self.running: CancelToken | None = None  # of the turn in progress
         self._tools = builtin_tools()
-        self._noted: list[tuple[str, str, str]] = []
+        self._deferred_notices: list[tuple[str, str, str]] = []
         self._options_shown: list[dict[str, Any]] | None = None
         self.commands_shown: list[dict[str, Any]] | None = None
 
@@ -91,57 +94,62 @@ class Session:
         return None if effort == options.DEFAULT_EFFORT else effort
 
     @property
-    def choice(self) -> Choice | None:
-        """The model of the next request: the chosen one while its endpoint exists, else the default."""
+    def choice(self) -> ModelChoice | None:
+        """The model of the next request: the chosen one if its endpoint still exists, else the default."""
         chosen = self.transcript.chose.model
         if chosen:
             name, _, _ = chosen.partition(":")
             if self.endpoints.config.endpoint(name) is not None:
                 return self.endpoints.resolve(chosen)
-            log.warning("session %s: endpoint %r is gone, using the default", self.id, name)
+            log.warning("session %s: endpoint %r no longer exists, using the default", self.id, name)
         return self.endpoints.default()
 
     def show(self, update: updates.Update) -> None:
-        """Unless it is of a kind that the client did not say it understands."""
+        """Send an update, unless it is of a kind that the client has not declared to understand."""
         if self.client.understands(update):
             self.client.update(self.id, update)
 
     def keep(self, record: Record) -> None:
+        """Write a record to the log and apply it to the transcript."""
         self.log.append(record)
         self.transcript.apply(record)
 
     def say(self, text: str) -> None:
-        """Words of ours in the conversation."""
-        said = Said(new_id("msg"), text)
+        """Show a text of the agent's own in the conversation. No model reads it."""
+        said = AgentSaid(new_id("msg"), text)
         self.keep(said)
         self.show(updates.message_chunk(said.message_id, text))
 
     def notice(self, severity: str, title: str, description: str = "") -> None:
-        """Something worth knowing that is no answer: as a notice, else as text of the turn that runs or
-        comes next."""
+        """Tell the user something that is not part of an answer.
+
+        A client without notices gets it as text of the current turn, or of the next one.
+        """
         if self.client.has_notices:
             self.show(updates.notice(severity, title, description))
         elif self.running is not None:
             self._say_notice(title, description)
         else:
-            self._noted.append((severity, title, description))
+            self._deferred_notices.append((severity, title, description))
 
-    def say_noted(self) -> None:
-        noted, self._noted = self._noted, []
-        for _, title, description in noted:
+    def say_deferred_notices(self) -> None:
+        notices = self._deferred_notices
+        self._deferred_notices = []
+        for _, title, description in notices:
             self._say_notice(title, description)
 
     def _say_notice(self, title: str, description: str) -> None:
         self.say(f"**{title}**" + (f": {description}" if description else "") + "\n\n")
 
     def options(self) -> list[dict[str, Any]]:
+        """Return the configuration options for an answer, after which the client has seen them."""
         self._options_shown = options.config_options(
             self.endpoints, self.mode, self.choice, self.transcript.chose.effort
         )
         return self._options_shown
 
     def show_options(self) -> None:
-        """Send the options again if they differ from what the client last saw."""
+        """Send the options if they have changed since the client last saw them."""
         before = self._options_shown
         if self.options() != before and self._options_shown is not None:
             self.show(updates.config_options(self._options_shown))
@@ -149,8 +157,8 @@ class Session:
     def choose_mode(self, mode: Mode) -> None:
         self.keep(Chose(mode=mode.value))
 
-    def choose_model(self, selector: str) -> Choice:
-        """Raises UnknownModelError."""
+    def choose_model(self, selector: str) -> ModelChoice:
+        """Choose the model of the next request. Raises UnknownModelError."""
         choice = self.endpoints.resolve(selector)
         known = {info.id for info in self.endpoints.models(choice.endpoint)}
         if known and choice.model not in known and choice.endpoint.name in self.endpoints.listed:
@@ -163,23 +171,24 @@ class Session:
 
     def set_title(self, title: str) -> None:
         self.keep(Titled(title))
-        self.note()
+        self.publish_info()
 
-    def note(self) -> None:
-        """Let the list of sessions know, here and on disk."""
+    def publish_info(self) -> None:
+        """Update the session's entry in the list of sessions, on disk and in the client."""
         title = self.transcript.title
         updated_at = self.home.store.note(self.id, self.cwd, title)
         self.show(updates.session_info(title, updated_at))
 
     def show_usage(self) -> None:
+        """Send how much of the context window is in use, if the window is known."""
         choice = self.choice
         window = self.window(choice) if choice else None
         if window:
             self.show(updates.usage(self.transcript.used_tokens, window, self.transcript.cost))
 
-    def window(self, choice: Choice) -> int | None:
-        known = [w for w in (self.endpoints.info(choice).context_window, self.compact_at) if w]
-        return min(known, default=None)
+    def window(self, choice: ModelChoice) -> int | None:
+        """Return the model's context window in tokens, or None if it is unknown."""
+        return self.endpoints.info(choice).context_window
 
     def cancel(self) -> None:
         if self.running is not None:
@@ -187,6 +196,6 @@ class Session:
 
     async def aclose(self) -> None:
         self.cancel()
-        await self.children.kill_all()
+        await self.processes.kill_all()
         await self.mcp.aclose()
         self.log.close()

@@ -1,4 +1,7 @@
-"""The session methods, and the sessions that are open."""
+"""The open sessions, and the protocol's methods on them.
+
+A session is open from new, load or resume until close, delete or the end of the process.
+"""
 
 from __future__ import annotations
 
@@ -9,18 +12,18 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from helexa_acp.agent import commands, options
+from helexa_acp.agent import options, slash_commands
 from helexa_acp.agent.modes import Mode
 from helexa_acp.agent.replay import replay
 from helexa_acp.agent.session import Home, Session
 from helexa_acp.agent.turn import run_turn
+from helexa_acp.cancellation import CancelToken
 from helexa_acp.config import Config, config_home, data_home
-from helexa_acp.memory.store import BadCursorError, NoSuchSessionError, SessionNote, Store
-from helexa_acp.provider.base import CancelToken
 from helexa_acp.provider.endpoints import Endpoints, UnknownModelError
 from helexa_acp.provider.quirks import QuirkBook
-from helexa_acp.rpc.connection import serving
+from helexa_acp.rpc.connection import current_request
 from helexa_acp.rpc.framing import NOT_FOUND, RpcError
+from helexa_acp.storage.store import BadCursorError, NoSuchSessionError, SessionNote, SessionStore
 from helexa_acp.v1 import params as check
 from helexa_acp.v1 import updates
 from helexa_acp.v1.client import Client
@@ -32,12 +35,18 @@ Params = dict[str, Any]
 
 
 def make_home(config: Config, env: Mapping[str, str] = os.environ) -> Home:
+    """Return what all sessions under this configuration share."""
     data = data_home(env)
     endpoints = Endpoints(config, QuirkBook(data / "quirks.json"), data / "models.json")
-    return Home(data, config_home(env), Store(data / "sessions"), endpoints, config.system_prompt_path)
+    return Home(data, config_home(env), SessionStore(data / "sessions"), endpoints, config.system_prompt_path)
 
 
 class Sessions:
+    """Each method of the protocol takes the parameters of a request and returns its result.
+
+    Raises RpcError.
+    """
+
     def __init__(self, config: Config, client: Client, home: Home | None = None) -> None:
         self.client = client
         self._open: dict[str, Session] = {}
@@ -48,11 +57,12 @@ class Sessions:
         self._home.endpoints.refresh()
 
     async def use(self, config: Config) -> None:
-        """Take a new configuration; sessions that are open go on with it at their next turn."""
-        old, self._home = self._home.endpoints, make_home(config)
+        """Take a new configuration. Open sessions use it from their next turn on."""
+        home = make_home(config)
+        self._retired.append(self._home.endpoints)  # a turn may still be using them
+        self._home = home
         self._home.endpoints.on_change = self._models_changed
         self._home.endpoints.refresh()
-        self._retired.append(old)  # a turn may still use it
         for session in self._open.values():
             session.home = self._home
 
@@ -75,7 +85,7 @@ class Sessions:
         for update in replay(session.transcript.records):
             session.show(update)
             await self.client.drain()
-        session.note()
+        session.publish_info()
         session.show_usage()
         return self._state(session)
 
@@ -96,7 +106,7 @@ class Sessions:
         return {}
 
     async def delete(self, params: Params) -> Params:
-        """A session that does not exist is as good as deleted."""
+        """Delete a session; one that does not exist counts as deleted."""
         id_ = check.string(params, "sessionId")
         await self._forget(id_)
         self._home.store.delete(id_)
@@ -108,20 +118,20 @@ class Sessions:
             blocks = check_blocks(params.get("prompt"))
         except BadBlockError as error:
             raise check.invalid(str(error)) from error
-        session.cancel()  # a new prompt ends the one before it
+        session.cancel()  # a new prompt ends the previous one
         token = session.running = CancelToken()
-        serving().cancel = token.cancel
+        current_request().cancel = token.cancel
         try:
             async with self._turns[session.id]:
                 stop = await run_turn(session, blocks, token)
         except RpcError:
             if not token.cancelled:
                 raise
-            stop = "cancelled"  # whatever broke while it was being cancelled
+            stop = "cancelled"  # errors on the way to a cancellation do not count
         finally:
             if session.running is token:
                 session.running = None
-        serving().after += [lambda: self._show_commands(session), self._home.endpoints.refresh]
+        current_request().after += [lambda: self._show_commands(session), self._home.endpoints.refresh]
         return {"stopReason": "cancelled" if token.cancelled else stop}
 
     def cancel(self, session_id: str) -> None:
@@ -136,29 +146,30 @@ class Sessions:
     async def set_mode(self, params: Params) -> Params:
         session = self._find(params)
         self._choose_mode(session, check.string(params, "modeId"), "modeId")
-        serving().after.append(session.show_options)
+        current_request().after.append(session.show_options)
         return {}
 
     async def set_model(self, params: Params) -> Params:
         session = self._find(params)
         self._choose_model(session, check.string(params, "modelId"), "modelId")
-        serving().after.append(session.show_options)
+        current_request().after.append(session.show_options)
         return {}
 
     async def set_config_option(self, params: Params) -> Params:
         session = self._find(params)
-        id_, value = check.string(params, "configId"), check.string(params, "value")
+        id_ = check.string(params, "configId")
+        value = check.string(params, "value")
         match id_:
             case "mode":
                 self._choose_mode(session, value, "value")
-                serving().after.append(lambda: session.show(updates.mode(session.mode.value)))
+                current_request().after.append(lambda: session.show(updates.mode(session.mode.value)))
             case "model":
                 self._choose_model(session, value, "value")
             case "effort":
                 self._choose_effort(session, value)
             case _:
                 raise check.invalid(f"configId: there is no option {id_!r}")
-        serving().after.append(session.show_usage)
+        current_request().after.append(session.show_usage)
         return {"configOptions": session.options()}
 
     def _find(self, params: Params) -> Session:
@@ -169,7 +180,8 @@ class Sessions:
         return session
 
     async def _reopen(self, params: Params) -> Session:
-        id_, cwd = check.string(params, "sessionId"), check.absolute(params)
+        id_ = check.string(params, "sessionId")
+        cwd = check.absolute(params)
         servers = check.mcp_servers(params)
         try:
             log_ = self._home.store.open(id_)
@@ -183,7 +195,7 @@ class Sessions:
         return session
 
     async def _forget(self, id_: str) -> None:
-        """Cancel the session's turn, wait for its answer, and let go of it."""
+        """Cancel the session's turn, wait for its answer, and close the session."""
         session = self._open.pop(id_, None)
         if session is None:
             return
@@ -196,11 +208,11 @@ class Sessions:
         self._turns[session.id] = asyncio.Lock()
         session.mcp.start(servers)
         self._home.endpoints.refresh()
-        # The client knows the session only once it has the answer.
-        serving().after.append(lambda: self._show_commands(session))
+        # The client does not know the session before it has the answer.
+        current_request().after.append(lambda: self._show_commands(session))
 
     def _show_commands(self, session: Session) -> None:
-        available = commands.as_json(commands.available(session))
+        available = slash_commands.as_json(slash_commands.available(session))
         if available != session.commands_shown:
             session.commands_shown = available
             session.show(updates.commands(available))
@@ -210,7 +222,7 @@ class Sessions:
 
     def _choose_mode(self, session: Session, mode: str, field: str) -> None:
         if mode not in list(Mode):
-            raise check.invalid(f"{field}: there is no mode {mode!r}; there are {', '.join(Mode)}")
+            raise check.invalid(f"{field}: there is no mode {mode!r}; the modes are {', '.join(Mode)}")
         session.choose_mode(Mode(mode))
 
     def _choose_model(self, session: Session, selector: str, field: str) -> None:

@@ -1,7 +1,7 @@
-"""One prompt, from the user's words to a stop reason: ask the model, run its calls, ask again.
+"""One turn, from a prompt to its stop reason: ask the model, run its calls, and ask again.
 
-A finished round is on disk before the next one begins. The turn holds the session's log for itself, and every
-way out of it leaves a history in which each call has a result.
+The turn holds the lock of the session's log. A round is on disk before the next one begins, and however the
+turn ends, each call in the history has a result.
 """
 
 from __future__ import annotations
@@ -10,24 +10,23 @@ import logging
 from contextlib import aclosing
 from typing import Any
 
-from helexa_acp.agent import commands, compact, prompt
-from helexa_acp.agent.card import Card
-from helexa_acp.agent.failures import as_rpc_error
+from helexa_acp.agent import compaction, slash_commands, system_prompt
 from helexa_acp.agent.replay import replay
 from helexa_acp.agent.reply import Reply, new_id, pending_card
 from helexa_acp.agent.session import Session
-from helexa_acp.agent.toolrun import ToolRunner
-from helexa_acp.memory.log import SessionBusyError, SessionGoneError
-from helexa_acp.memory.records import Chose, Undone, UserSaid
+from helexa_acp.agent.tool_card import ToolCard
+from helexa_acp.agent.tool_runner import ToolRunner
+from helexa_acp.cancellation import Cancelled, CancelToken
 from helexa_acp.provider import failover
-from helexa_acp.provider.base import Cancelled, CancelToken
-from helexa_acp.provider.endpoints import Choice
-from helexa_acp.provider.errors import ContextTooLongError, ProviderError
+from helexa_acp.provider.endpoints import ModelChoice
+from helexa_acp.provider.errors import AuthFailedError, ContextTooLongError, ProviderError
 from helexa_acp.provider.failover import Switched
-from helexa_acp.provider.types import CompletionRequest, FinishReason, Message, Progress, Role
-from helexa_acp.rpc.framing import INTERNAL_ERROR, NOT_FOUND, RpcError
-from helexa_acp.tools.bounds import one_line
+from helexa_acp.provider.types import CompletionRequest, FinishReason, Message, ProgressUpdate, Role
+from helexa_acp.rpc.framing import AUTH_REQUIRED, INTERNAL_ERROR, NOT_FOUND, RpcError
+from helexa_acp.storage.log import SessionBusyError, SessionGoneError
+from helexa_acp.storage.records import Chose, Undone, UserSaid
 from helexa_acp.tools.tool import Outcome
+from helexa_acp.tools.truncation import one_line
 from helexa_acp.v1 import updates
 from helexa_acp.v1.content import prompt_text
 
@@ -39,7 +38,7 @@ NO_MODEL = "no model is known: set default_model for an endpoint, or choose a mo
 
 
 async def run_turn(session: Session, blocks: list[dict[str, Any]], cancel: CancelToken) -> str:
-    """The stop reason. Raises RpcError."""
+    """Run a turn, and return its stop reason. Raises RpcError."""
     try:
         with session.log.hold() as others:
             for record in others:
@@ -57,24 +56,26 @@ async def run_turn(session: Session, blocks: list[dict[str, Any]], cancel: Cance
 
 
 class Turn:
+    """Rounds of a reply and its tool calls, until the model makes no more calls or the turn is cancelled."""
+
     def __init__(self, session: Session, cancel: CancelToken) -> None:
         self._session = session
         self._cancel = cancel
         self._message_id = new_id("user")
         self._compacted = False
-        self._status: Card | None = None
+        self._status: ToolCard | None = None
 
     async def run(self, blocks: list[dict[str, Any]]) -> str:
         if self._cancel.cancelled:
             return "cancelled"
         session = self._session
-        command = commands.find(session, prompt_text(blocks))
+        command = slash_commands.find(session, prompt_text(blocks))
         expanded = command.expand(session) if command else None
         local = command is not None and expanded is None
         session.keep(UserSaid(self._message_id, blocks, expanded, local))
         if session.transcript.title is None and not local:
             session.set_title(one_line(prompt_text(blocks), MAX_TITLE_CHARS) or "Untitled")
-        session.say_noted()
+        session.say_deferred_notices()
         try:
             if command is not None and local:
                 await command.run(session, self._cancel)
@@ -84,7 +85,7 @@ class Turn:
         except Cancelled:
             return "cancelled"
         stop = await self._rounds()
-        session.note()
+        session.publish_info()
         return stop
 
     async def _rounds(self) -> str:
@@ -99,7 +100,7 @@ class Turn:
         return "max_turn_requests"
 
     async def _round(self) -> str | None:
-        """A stop reason, or None to go on."""
+        """Ask the model and run its calls. Return a stop reason, or None to continue."""
         session = self._session
         choice = session.choice
         if choice is None:
@@ -112,19 +113,19 @@ class Turn:
             await self._abandon(reply)
             if isinstance(error, ContextTooLongError) and await self._made_room(choice):
                 return None
-            raise as_rpc_error(error) from error
+            raise _rpc_error(error) from error
         except BaseException:
             await self._abandon(reply)
             raise
         return await self._after(reply, choice)
 
-    async def _request(self, choice: Choice) -> CompletionRequest:
+    async def _request(self, choice: ModelChoice) -> CompletionRequest:
         session = self._session
         try:
-            system = prompt.build(
+            system = system_prompt.build(
                 session.cwd, session.mode, session.plan_path, session.home.system_prompt_path
             )
-        except prompt.PromptError as error:
+        except system_prompt.PromptError as error:
             raise RpcError(INTERNAL_ERROR, str(error)) from error
         request = CompletionRequest(
             choice.model,
@@ -132,9 +133,9 @@ class Turn:
             tuple(tool.spec for tool in session.tools.values()),
             effort=session.effort,
         )
-        return await compact.fitted(session, choice, request, self._cancel)
+        return await compaction.fit_to_window(session, choice, request, self._cancel)
 
-    async def _stream(self, choice: Choice, request: CompletionRequest, reply: Reply) -> None:
+    async def _stream(self, choice: ModelChoice, request: CompletionRequest, reply: Reply) -> None:
         session = self._session
         try:
             async with aclosing(
@@ -145,7 +146,7 @@ class Turn:
                         case Switched(other, reason):
                             self._switch(choice, other, reason, reply)
                             choice = other
-                        case Progress(text):
+                        case ProgressUpdate(text):
                             self._progress(text)
                         case _:
                             self._end_progress(choice)
@@ -154,7 +155,7 @@ class Turn:
         finally:
             self._end_progress(choice)
 
-    async def _after(self, reply: Reply, choice: Choice) -> str | None:
+    async def _after(self, reply: Reply, choice: ModelChoice) -> str | None:
         session = self._session
         interrupted = self._cancel.cancelled
         session.keep(reply.record(session.endpoints.config, interrupted=interrupted))
@@ -164,13 +165,12 @@ class Turn:
         if reply.calls or reply.reason is FinishReason.PAUSE:
             return None
         if reply.reason is FinishReason.REFUSAL:
-            session.keep(Undone(self._message_id))  # a refused turn is no part of later context
-        return {FinishReason.LENGTH: "max_tokens", FinishReason.REFUSAL: "refusal"}.get(
-            reply.reason or FinishReason.STOP, "end_turn"
-        )
+            session.keep(Undone(self._message_id))  # later requests do not contain a refused turn
+            return "refusal"
+        return "max_tokens" if reply.reason is FinishReason.LENGTH else "end_turn"
 
     async def _abandon(self, reply: Reply) -> None:
-        """The stream broke: what was shown stays, calls that will not run are closed."""
+        """Keep what was shown of a reply whose stream broke, and close the cards of its calls."""
         if reply.is_empty:
             return
         session = self._session
@@ -178,36 +178,42 @@ class Turn:
         for call in reply.calls.values():
             state = pending_card(call, session.tools)
             outcome = Outcome("ERROR: the reply broke off before this call was complete", is_error=True)
-            session.keep(Card(state, session.show).done(call.id, outcome))
+            session.keep(ToolCard(state, session.show).done(call.id, outcome))
 
-    async def _made_room(self, choice: Choice) -> bool:
-        """The endpoint says that the prompt is too long: once per turn, make it shorter."""
+    async def _made_room(self, choice: ModelChoice) -> bool:
+        """Compact a conversation that the endpoint refused as too long, once in a turn."""
         if self._compacted:
             return False
         self._compacted = True
         known = self._session.window(choice)
-        target = known // 2 if known else compact.UNKNOWN_WINDOW_TOKENS
-        return await compact.summarise(self._session, choice, target, self._cancel)
+        target = known // 2 if known else compaction.UNKNOWN_WINDOW_TOKENS
+        return await compaction.summarise(self._session, choice, target, self._cancel)
 
-    def _switch(self, choice: Choice, other: Choice, reason: str, reply: Reply) -> None:
+    def _switch(self, choice: ModelChoice, other: ModelChoice, reason: str, reply: Reply) -> None:
         session = self._session
-        reply.model, reply.wire = other.tag, other.endpoint.wire_api
+        reply.model = other.tag
+        reply.wire = other.endpoint.wire_api
         session.keep(Chose(model=other.tag))
         session.notice("warning", f"{choice.tag} does not answer, using {other.tag}", reason)
         session.show_options()
 
     def _progress(self, text: str) -> None:
-        """An endpoint that loads a model says so: one card, updated in place."""
+        """Show the endpoint's progress in one card, which is updated in place."""
         title = one_line(text)
         if self._status is None:
             state = {"toolCallId": new_id("status"), "title": title, "kind": "other", "status": "in_progress"}
-            self._status = Card(state, self._session.show)
+            self._status = ToolCard(state, self._session.show)
             self._session.show(updates.tool_call(dict(state)))
         elif self._status.state["title"] != title:
             self._status.change(title=title)
 
-    def _end_progress(self, choice: Choice) -> None:
+    def _end_progress(self, choice: ModelChoice) -> None:
         if self._status is not None:
             self._session.keep(self._status.done("", Outcome("")))
             self._status = None
-            self._session.endpoints.refresh(choice.endpoint)  # what was cold is warm now, or gone
+            self._session.endpoints.refresh(choice.endpoint)  # the model's state has changed
+
+
+def _rpc_error(error: ProviderError) -> RpcError:
+    code = AUTH_REQUIRED if isinstance(error, AuthFailedError) else INTERNAL_ERROR
+    return RpcError(code, str(error), error.data)

@@ -1,8 +1,7 @@
-"""All endpoints of one agent: their providers, and which models they have.
+"""The endpoints of an agent: their providers and the models that are known of each.
 
-The picker must show at once and `session/new` must never wait for a dead host, so models are known from
-three places: the configuration, the last answer kept on disk, and a refresh in the background that reports
-what changed. This object owns the refreshing tasks; `aclose` ends them.
+Neither the model picker nor `session/new` waits for an endpoint. Models are known from the configuration,
+from the last list kept on disk, and from a refresh in the background, which calls `on_change`.
 """
 
 from __future__ import annotations
@@ -20,8 +19,9 @@ from helexa_acp.config import Config
 from helexa_acp.endpoint import Endpoint
 from helexa_acp.provider.base import Provider
 from helexa_acp.provider.errors import ProviderError
-from helexa_acp.provider.quirks import QuirkBook, read_json, update_json
-from helexa_acp.provider.types import ModelInfo
+from helexa_acp.provider.quirks import QuirkBook
+from helexa_acp.provider.types import ModelDetails
+from helexa_acp.shared_file import read_json, update_json
 
 log = logging.getLogger(__name__)
 
@@ -31,18 +31,19 @@ MakeProvider = Callable[[Endpoint, QuirkBook], Provider]
 
 
 def make_provider(endpoint: Endpoint, book: QuirkBook) -> Provider:
+    """Return the provider for the endpoint's wire."""
     if endpoint.wire_api == "scripted":
-        from helexa_acp.provider.scripted import ScriptedProvider  # noqa: PLC0415 - few need it
+        from helexa_acp.provider.scripted import ScriptedProvider  # noqa: PLC0415 - few endpoints need it
 
         return ScriptedProvider(endpoint)
-    from helexa_acp.provider.wires import http_provider  # noqa: PLC0415 - `initialize` does not wait for it
+    from helexa_acp.provider.http import http_provider  # noqa: PLC0415 - `initialize` does not wait for it
 
     return http_provider(endpoint, book)
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
-    """A selector resolved."""
+class ModelChoice:
+    """An endpoint and the name of one of its models, which the endpoint need not have listed."""
 
     endpoint: Endpoint
     model: str
@@ -53,22 +54,24 @@ class Choice:
 
 
 class UnknownModelError(Exception):
-    """A selector that leads nowhere."""
+    """The selector names no model."""
 
 
 class Endpoints:
+    """Owns the providers and the tasks that refresh the lists of models; `cache` is where lists are kept."""
+
     def __init__(
         self, config: Config, book: QuirkBook, cache: Path | None, make: MakeProvider = make_provider
     ) -> None:
         self.config = config
         self.on_change: Callable[[], None] = lambda: None
         self.refresh_errors: dict[str, str] = {}
-        self.listed: set[str] = set()  # endpoints that told their models since the start
+        self.listed: set[str] = set()  # endpoints that have listed their models since the start
         self._book = book
         self._make = make
         self._cache = cache
         self._providers: dict[str, Provider] = {}
-        self._models: dict[str, list[ModelInfo]] = {}
+        self._models: dict[str, list[ModelDetails]] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._refreshed_at: dict[str, float] = {}
         self._read_cache()
@@ -78,18 +81,18 @@ class Endpoints:
             self._providers[endpoint.name] = self._make(endpoint, self._book)
         return self._providers[endpoint.name]
 
-    def models(self, endpoint: Endpoint) -> list[ModelInfo]:
-        """What is known now; the default model first in line if the endpoint did not list it."""
+    def models(self, endpoint: Endpoint) -> list[ModelDetails]:
+        """Return the models known now, headed by the default model if the endpoint does not list it."""
         known = self._models.get(endpoint.name, [])
         default = endpoint.default_model
         if default and all(model.id != default for model in known):
-            return [ModelInfo(default), *known]
+            return [ModelDetails(default), *known]
         return known
 
-    def info(self, choice: Choice) -> ModelInfo:
-        """What is known of a model, the configuration's word before the server's."""
+    def info(self, choice: ModelChoice) -> ModelDetails:
+        """Return what is known of a model. The configuration overrides the server."""
         known = next(
-            (m for m in self.models(choice.endpoint) if m.id == choice.model), ModelInfo(choice.model)
+            (m for m in self.models(choice.endpoint) if m.id == choice.model), ModelDetails(choice.model)
         )
         endpoint = choice.endpoint
         return replace(
@@ -99,27 +102,32 @@ class Endpoints:
             images=endpoint.images if endpoint.images is not None else known.images,
         )
 
-    def resolve(self, selector: str) -> Choice:
-        """Raises UnknownModelError."""
+    def resolve(self, selector: str) -> ModelChoice:
+        """Return what the selector names. Raises UnknownModelError."""
         endpoint, model = self.config.select(selector.strip())
         if not model:
             raise UnknownModelError("the model's name is empty")
-        return Choice(endpoint, model)
+        return ModelChoice(endpoint, model)
 
-    def default(self) -> Choice | None:
-        """The first model of the default endpoint, or of any other; None while no model is known."""
+    def default(self) -> ModelChoice | None:
+        """Return the default model, of the default endpoint if possible; None while no model is known.
+
+        An endpoint without a configured default offers its first warm model, else its first.
+        """
         preferred = self.config.endpoint(self.config.default_endpoint)
         ordered = [e for e in (preferred, *self.config.endpoints) if e is not None]
         for endpoint in ordered:
             models = self.models(endpoint)
             warm = next((m for m in models if m.state == "warm"), None)
             if endpoint.default_model or models:
-                return Choice(endpoint, endpoint.default_model or (warm or models[0]).id)
+                return ModelChoice(endpoint, endpoint.default_model or (warm or models[0]).id)
         return None
 
     def refresh(self, changed: Endpoint | None = None) -> None:
-        """Ask every endpoint for its models, in the background, unless it was asked just now; in any case
-        one that is known to have `changed`."""
+        """Start to list the models of all endpoints that were not asked for REFRESH_AFTER_S.
+
+        `changed` is an endpoint to ask in any case.
+        """
         for endpoint in self.config.endpoints:
             asked = self._refreshed_at.get(endpoint.name, -math.inf)
             if endpoint is changed:
@@ -129,11 +137,12 @@ class Endpoints:
                 self._tasks[endpoint.name] = task
 
     async def settle(self) -> None:
-        """Wait for the refreshes that are under way."""
+        """Wait for the refreshes in progress."""
         if self._tasks:
             await asyncio.wait(list(self._tasks.values()))
 
     async def aclose(self) -> None:
+        """Cancel the refreshes and close the providers."""
         for task in self._tasks.values():
             task.cancel()
         await asyncio.gather(*self._tasks.values(), return_exceptions=True)
@@ -174,7 +183,7 @@ class Endpoints:
             if isinstance(entry, dict) and entry.get("base_url") == endpoint.base_url:
                 self._models[endpoint.name] = [m for m in map(_kept_model, entry.get("models", [])) if m]
 
-    def _write_cache(self, endpoint: Endpoint, models: list[ModelInfo]) -> None:
+    def _write_cache(self, endpoint: Endpoint, models: list[ModelDetails]) -> None:
         if self._cache is None:
             return
         entry = {"base_url": endpoint.base_url, "models": [asdict(model) for model in models]}
@@ -184,9 +193,9 @@ class Endpoints:
             log.warning("cannot keep the list of models in %s: %s", self._cache, error)
 
 
-def _kept_model(value: Any) -> ModelInfo | None:
-    """Whether a model is warm was true then, not now."""
+def _kept_model(value: Any) -> ModelDetails | None:
+    """Return the model of a cache entry, without its state, which may have changed since."""
     try:
-        return replace(ModelInfo(**value), efforts=tuple(value.get("efforts") or ()), state=None)
+        return replace(ModelDetails(**value), efforts=tuple(value.get("efforts") or ()), state=None)
     except (TypeError, AttributeError):
         return None

@@ -1,7 +1,7 @@
-"""One completion, from the chosen model or from the next of its `fallback` list.
+"""One completion, from the chosen model or from a fallback of its endpoint.
 
-Another endpoint is asked only while nothing of an answer has been shown, and each change is announced by a
-`Switched` event before the new endpoint's first one.
+A fallback is asked only if no part of an answer has been shown. A `Switched` event announces it, before its
+own first event.
 """
 
 from __future__ import annotations
@@ -10,19 +10,20 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 
-from helexa_acp.provider.base import CancelToken
-from helexa_acp.provider.endpoints import Choice, Endpoints
+from helexa_acp.cancellation import CancelToken
+from helexa_acp.provider.endpoints import Endpoints, ModelChoice
 from helexa_acp.provider.errors import ProviderError
-from helexa_acp.provider.types import CompletionEvent, CompletionRequest, Progress
+from helexa_acp.provider.types import CompletionEvent, CompletionRequest, ProgressUpdate
 
 
 @dataclass(frozen=True, slots=True)
 class Switched:
-    choice: Choice
+    choice: ModelChoice
     reason: str
 
 
-def candidates(endpoints: Endpoints, choice: Choice) -> list[Choice]:
+def candidates(endpoints: Endpoints, choice: ModelChoice) -> list[ModelChoice]:
+    """Return the choice and its endpoint's fallbacks, in the order in which they are asked."""
     chain = {choice.tag: choice}
     for selector in choice.endpoint.fallback:
         other = endpoints.resolve(selector)
@@ -31,18 +32,18 @@ def candidates(endpoints: Endpoints, choice: Choice) -> list[Choice]:
 
 
 async def complete(
-    endpoints: Endpoints, choice: Choice, request: CompletionRequest, cancel: CancelToken
+    endpoints: Endpoints, choice: ModelChoice, request: CompletionRequest, cancel: CancelToken
 ) -> AsyncGenerator[CompletionEvent | Switched, None]:
-    """Raises the last candidate's ProviderError."""
+    """Yield the events of a completion. Raises the last candidate's ProviderError."""
     shown = False
     chain = candidates(endpoints, choice)
     for place, candidate in enumerate(chain):
         provider = endpoints.provider(candidate.endpoint)
-        fitted = fit(endpoints, candidate, request)
+        adapted = adapt_request(endpoints, candidate, request)
         try:
-            async with aclosing(provider.complete(fitted, cancel)) as events:
+            async with aclosing(provider.complete(adapted, cancel)) as events:
                 async for event in events:
-                    shown = shown or not isinstance(event, Progress)
+                    shown = shown or not isinstance(event, ProgressUpdate)
                     yield event
         except ProviderError as error:
             may_move_on = error.retryable or error.status == 404
@@ -53,8 +54,8 @@ async def complete(
             return
 
 
-def fit(endpoints: Endpoints, choice: Choice, request: CompletionRequest) -> CompletionRequest:
-    """The request as this model takes it: its name, its limit, an effort only where it has one."""
+def adapt_request(endpoints: Endpoints, choice: ModelChoice, request: CompletionRequest) -> CompletionRequest:
+    """Return the request with this model's name, its limit, and no effort that the model does not have."""
     info = endpoints.info(choice)
     effort = request.effort if request.effort in info.efforts else None
     limit = choice.endpoint.max_tokens or request.max_tokens

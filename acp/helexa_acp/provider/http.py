@@ -1,8 +1,8 @@
-"""An endpoint over HTTP: tries, lessons and pauses around `provider.exchange`, for every wire alike.
+"""An endpoint over HTTP, whatever its wire.
 
-Before the first visible event a request may be sent again: at once with a lesson learned from a refusal,
-after a pause when the server is busy or away. After it, nothing is repeated. A lesson is remembered once it
-has worked.
+Before the first visible event a request may be sent again: immediately with a quirk learned from a refusal,
+after a pause if the server is busy or unreachable. After that event nothing is repeated. A quirk is
+remembered once it has helped.
 """
 
 from __future__ import annotations
@@ -14,15 +14,23 @@ from contextlib import aclosing
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from helexa_acp.cancellation import Cancelled, CancelToken
 from helexa_acp.endpoint import Endpoint, join_url
-from helexa_acp.provider.adapter import Adapter, as_object, encode_body
-from helexa_acp.provider.base import Cancelled, CancelToken, Provider
-from helexa_acp.provider.errors import OverloadedError, ProviderError, UnreachableError
-from helexa_acp.provider.exchange import Exchange, RefusedError, default_client
-from helexa_acp.provider.failures import from_status
-from helexa_acp.provider.models import parse_models
+from helexa_acp.provider.attempt import Attempt, default_client
+from helexa_acp.provider.base import Provider
+from helexa_acp.provider.errors import (
+    OverloadedError,
+    ProviderError,
+    RejectedError,
+    UnreachableError,
+    from_status,
+)
+from helexa_acp.provider.lenient_json import as_object, encode_body
+from helexa_acp.provider.model_list import parse_models
 from helexa_acp.provider.quirks import QuirkBook, Quirks, learn
-from helexa_acp.provider.types import CompletionEvent, CompletionRequest, ModelInfo, Progress
+from helexa_acp.provider.types import CompletionEvent, CompletionRequest, ModelDetails, ProgressUpdate
+from helexa_acp.provider.wires.adapter import Adapter
+from helexa_acp.provider.wires.registry import ADAPTERS
 
 if TYPE_CHECKING:
     import httpx
@@ -35,12 +43,18 @@ LIST_TIMEOUT_S = 15.0
 COUNT_TIMEOUT_S = 15.0
 MAX_RETRY_AFTER_S = 60.0
 
-# What a server says that has no way to count; one that has it may still be busy, or want another key. A 200
-# without a count is another server's idea of the same path.
-_NO_COUNTS = {200, 400, 404, 405, 422, 501}
+# Statuses of servers that cannot count tokens; any other may be a server that can, but not now. A 200
+# without a count comes from a server that uses the path for something else.
+_CANNOT_COUNT = {200, 400, 404, 405, 422, 501}
+
+
+def http_provider(endpoint: Endpoint, book: QuirkBook) -> HttpProvider:
+    return HttpProvider(endpoint, ADAPTERS[endpoint.wire_api](), book)
 
 
 class HttpProvider(Provider):
+    """A provider for any wire that is spoken over HTTP; `backoff_s` doubles with each retry."""
+
     def __init__(
         self,
         endpoint: Endpoint,
@@ -61,25 +75,26 @@ class HttpProvider(Provider):
     async def complete(
         self, request: CompletionRequest, cancel: CancelToken
     ) -> AsyncGenerator[CompletionEvent, None]:
-        attempts, lessons = 1, 0
+        attempts = 1
+        lessons = 0
         known = quirks = self.quirks(request.model)
         shown = False
         while not cancel.cancelled:
-            exchange = Exchange(self.endpoint, self.adapter, self._client, request, quirks)
+            attempt = Attempt(self.endpoint, self.adapter, self._client, request, quirks)
             try:
-                async with aclosing(exchange.events(cancel)) as events:
+                async with aclosing(attempt.events(cancel)) as events:
                     async for event in events:
-                        known = self._learned(request.model, known, quirks)
-                        shown = shown or not isinstance(event, Progress)
+                        known = self._remember_new(request.model, known, quirks)
+                        shown = shown or not isinstance(event, ProgressUpdate)
                         yield event
             except Cancelled:
                 return
-            except RefusedError as refusal:
+            except RejectedError as refusal:
                 lessons += 1
-                taught = learn(quirks, refusal.status, refusal.text)
-                if taught is None or lessons > MAX_LESSONS:
-                    raise refusal.error from None
-                quirks = taught
+                learned = learn(quirks, refusal.status, refusal.body)
+                if learned is None or lessons > MAX_LESSONS:
+                    raise
+                quirks = learned
             except (OverloadedError, UnreachableError) as error:
                 if shown or attempts >= MAX_ATTEMPTS:
                     raise
@@ -88,7 +103,7 @@ class HttpProvider(Provider):
             else:
                 return
 
-    async def list_models(self) -> list[ModelInfo]:
+    async def list_models(self) -> list[ModelDetails]:
         url = join_url(self.endpoint.base_url, "models")
         try:
             async with asyncio.timeout(LIST_TIMEOUT_S):
@@ -100,54 +115,57 @@ class HttpProvider(Provider):
         try:
             return parse_models(response.json())
         except ValueError:
-            raise ProviderError(f"{self.name}: the list of models is not JSON", endpoint=self.name) from None
+            raise RejectedError(f"{self.name}: the list of models is not JSON", endpoint=self.name) from None
 
     async def count_tokens(self, request: CompletionRequest) -> int | None:
         quirks = self.quirks(request.model)
-        call = self.adapter.count_call(request, quirks, f"{self.name}:{request.model}")
+        call = self.adapter.encode_count(request, quirks, f"{self.name}:{request.model}")
         if call is None or not quirks.counts:
             return None
-        absent = True
-        # Servers that have /tokenize have it beside /v1, some below it.
+        cannot_count = True
+        # Most servers have /tokenize beside /v1, some below it.
         url = join_url(self.endpoint.base_url, call.path)
         for candidate in dict.fromkeys((url.replace("/v1/tokenize", "/tokenize"), url)):
             status, count = await self._count(candidate, call.body)
             if count is not None:
                 return count
-            absent = absent and status in _NO_COUNTS
-        if absent:
+            cannot_count = cannot_count and status in _CANNOT_COUNT
+        if cannot_count:
             self.remember(request.model, replace(quirks, counts=False))
         return None
 
     async def _count(self, url: str, body: dict[str, Any]) -> tuple[int, int | None]:
-        """The status, and the count if there is one; a server that does not answer is as good as busy."""
+        """Return the status and the count, if there is one. A server that does not answer counts as busy."""
         headers = {"content-type": "application/json", **self.adapter.headers(self.endpoint.api_key)}
         try:
             async with asyncio.timeout(COUNT_TIMEOUT_S):
                 response = await self._client.post(url, content=encode_body(body), headers=headers)
-        except Exception as error:  # noqa: BLE001 - counting is a help, never a reason to fail
+        except Exception as error:  # noqa: BLE001 - a turn never fails because of a count
             log.info("endpoint %s: cannot count tokens: %r", self.name, error)
             return 503, None
         value = as_object(response.text) or {}
         count = value.get("count", value.get("input_tokens"))
-        told = response.status_code == 200 and isinstance(count, int) and not isinstance(count, bool)
-        return response.status_code, count if told else None
+        if response.status_code != 200 or isinstance(count, bool) or not isinstance(count, int):
+            count = None
+        return response.status_code, count
 
     async def aclose(self) -> None:
         if self._client_now is not None:
             await self._client_now.aclose()
 
-    def _learned(self, model: str, known: Quirks, quirks: Quirks) -> Quirks:
-        if quirks != known:
-            self.remember(model, quirks)
-        return quirks
-
     def quirks(self, model: str) -> Quirks:
-        told = Quirks(images=self.endpoint.images is not False, text_tools=self.endpoint.text_tools is True)
-        return self._book.get(f"{self.name}:{model}", told)
+        """Return what was learned about the model, on top of what the configuration says."""
+        endpoint = self.endpoint
+        configured = Quirks(images=endpoint.images is not False, text_tools=endpoint.text_tools is True)
+        return self._book.get(f"{self.name}:{model}", configured)
 
     def remember(self, model: str, quirks: Quirks) -> None:
         self._book.remember(f"{self.name}:{model}", quirks)
+
+    def _remember_new(self, model: str, known: Quirks, quirks: Quirks) -> Quirks:
+        if quirks != known:
+            self.remember(model, quirks)
+        return quirks
 
     @property
     def _client(self) -> httpx.AsyncClient:
@@ -156,8 +174,10 @@ class HttpProvider(Provider):
         return self._client_now
 
     async def _pause(self, error: ProviderError, attempt: int, cancel: CancelToken) -> None:
-        wanted_s = error.retry_after_s if isinstance(error, OverloadedError) else None
-        pause_s = min(wanted_s if wanted_s is not None else self._backoff_s * 2**attempt, MAX_RETRY_AFTER_S)
+        pause_s = self._backoff_s * 2**attempt
+        if isinstance(error, OverloadedError) and error.retry_after_s is not None:
+            pause_s = error.retry_after_s
+        pause_s = min(pause_s, MAX_RETRY_AFTER_S)
         log.warning("%s; trying again in %.1f s", error, pause_s)
         try:
             await cancel.race(asyncio.sleep(pause_s))

@@ -1,26 +1,26 @@
-"""What an endpoint's server is peculiar about, learned from its own error text and remembered.
+"""The quirks of an endpoint's server, learned from the text of its refusals.
 
-`Quirks` is what an adapter consults while it encodes; `learn` turns a 400 into the next thing to try. The
-lessons are kept per endpoint and model in one JSON file which several agents may share: each write merges
-and replaces it.
+An adapter consults `Quirks` while it encodes a request; `learn` derives the quirks to try next from a 400.
+`QuirkBook` remembers them for each endpoint and model, in a JSON file that several agents share.
 """
 
 from __future__ import annotations
 
-import json
 import logging
 import re
-import tempfile
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
+
+from helexa_acp.shared_file import read_json, update_json
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Quirks:
+    """How a server differs from the others of its wire."""
+
     stream: bool = True
     stream_options: bool = True
     max_tokens_field: str = "max_tokens"
@@ -28,17 +28,17 @@ class Quirks:
     tools: bool = True
     images: bool = True
     effort: bool = True
-    thinking: str = "enabled"  # Anthropic: "enabled" with a budget, or "adaptive" with an effort
+    thinking: str = "enabled"  # Anthropic's type: "enabled" with a budget, or "adaptive" with an effort
     system_role: str = "system"
-    reasoning_roundtrip: bool = False
-    short_tool_ids: bool = False  # nine characters, letters and digits
-    text_tools: bool = False  # calls come as marked text
+    reasoning_roundtrip: bool = False  # reasoning_content must be sent back
+    short_tool_ids: bool = False  # ids of calls have nine letters and digits
+    text_tools: bool = False  # the model writes its calls as marked text
     cache_control: bool = True
     encrypted_reasoning: bool = True
-    counts: bool = True  # it tells how long a prompt is
+    counts: bool = True  # the server can tell the length of a prompt
 
     def changed(self) -> dict[str, Any]:
-        """The lessons alone: what differs from the defaults."""
+        """Return the values that differ from the defaults."""
         default = Quirks()
         return {name: value for name, value in asdict(self).items() if value != getattr(default, name)}
 
@@ -64,11 +64,11 @@ _NO_SUPPORT = "(?:does not|doesn't|do not|don't|not) support"
 
 
 def _refused(what: str, field: str, value: Any) -> _Lesson:
-    """`what` near a word of refusal, in either order."""
+    """A lesson from `what` near a word of refusal, in either order."""
     return _lesson(rf"(?:{what}).{{0,120}}{_NOT}|{_NOT}.{{0,120}}(?:{what})", field, value)
 
 
-# First match that would change something wins: the more telling patterns stand first.
+# The first match that changes something wins, so specific patterns stand before general ones.
 _LESSONS = (
     _lesson(r"max_tokens.{0,120}max_completion_tokens", "max_tokens_field", "max_completion_tokens"),
     _lesson(r"max_completion_tokens", "max_tokens_field", "max_tokens"),
@@ -86,13 +86,13 @@ _LESSONS = (
     _refused("system.{0,20}(?:role|message)|role.{0,40}system", "system_role", "developer"),
     _refused("image|vision|multimodal", "images", False),
     _lesson(rf"{_NO_SUPPORT} stream|stream(?:ing)? (?:is|are) not supported", "stream", False),
-    # Only the plainest words: an agent without tools is hardly one.
+    # Only plain statements count: an agent is of little use without tools.
     _lesson(rf"{_NO_SUPPORT} (?:tools|tool use|tool calling|function calling)", "tools", False),
 )
 
 
-def learn(quirks: Quirks, status: int, text: str) -> Quirks | None:
-    """The quirks to try after this refusal, or None when it teaches nothing new."""
+def learn(quirks: Quirks, status: int | None, text: str) -> Quirks | None:
+    """Return the quirks to try after a refusal, or None if it teaches nothing new."""
     if status not in {400, 404, 415, 422, 501}:
         return None
     for lesson in _LESSONS:
@@ -104,13 +104,14 @@ def learn(quirks: Quirks, status: int, text: str) -> Quirks | None:
 
 
 class QuirkBook:
-    """The lessons of all endpoints, in memory and in a file."""
+    """The quirks learned of all endpoints, by "endpoint:model"."""
 
     def __init__(self, path: Path | None) -> None:
         self._path = path
         self._known: dict[str, dict[str, Any]] | None = None
 
     def get(self, key: str, base: Quirks | None = None) -> Quirks:
+        """Return `base`, or the defaults, changed by what was learned."""
         known = self._load().get(key, {})
         names = {field.name for field in fields(Quirks)}
         return replace(base or Quirks(), **{name: value for name, value in known.items() if name in names})
@@ -131,21 +132,3 @@ class QuirkBook:
             content = read_json(self._path) if self._path else {}
             self._known = {key: value for key, value in content.items() if isinstance(value, dict)}
         return self._known
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file of ours; empty when it is missing or damaged."""
-    try:
-        content = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
-
-
-def update_json(path: Path, change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
-    """Change a JSON file of ours by one atomic replacement."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    content = change(read_json(path))
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False, encoding="utf-8") as file:
-        json.dump(content, file, indent=1, sort_keys=True)
-    Path(file.name).replace(path)

@@ -1,16 +1,15 @@
-"""A provider that says what a TOML file tells it to: for end-to-end tests, demonstrations and trying out a
-client.
+"""A provider that answers from a TOML file, for end-to-end tests, for demonstrations and to try a client.
 
     [[turn]]
-    match = "rename"                      # a regular expression on the user's message; absent: any message
-    [[turn.reply]]                        # one per round of the turn, the last one repeats
+    match = "rename"                      # a regular expression for the user's message; default: any message
+    [[turn.reply]]                        # one for each round of the turn; the last one repeats
     steps = [{ reasoning = "Look first." }, { call = "read", args = { path = "a.py" } }]
     [[turn.reply]]
     steps = [{ text = "Done." }, { usage = { prompt = 900, completion = 12 } }]
 
-Steps: text, reasoning, call with args (a table, or a string sent as it is), usage, finish, progress,
-sleep_s, hang (until cancelled), error with status. It keeps no state: the round is read off the history, so
-it goes on after a restart.
+Steps: text, reasoning, call with args (a table, or a string that is sent unchanged), usage, finish, progress,
+sleep_s, hang (until cancelled), error with status. The provider has no state: it counts the rounds in the
+history, so a script continues after a restart.
 """
 
 from __future__ import annotations
@@ -23,17 +22,17 @@ from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Any
 
+from helexa_acp.cancellation import Cancelled, CancelToken
 from helexa_acp.endpoint import Endpoint
-from helexa_acp.provider.base import Cancelled, CancelToken, Provider
-from helexa_acp.provider.errors import RejectedError
-from helexa_acp.provider.failures import from_status
+from helexa_acp.provider.base import Provider
+from helexa_acp.provider.errors import RejectedError, from_status
 from helexa_acp.provider.types import (
     CompletionEvent,
     CompletionRequest,
     Finish,
     FinishReason,
-    ModelInfo,
-    Progress,
+    ModelDetails,
+    ProgressUpdate,
     ReasoningDelta,
     Role,
     TextDelta,
@@ -52,10 +51,10 @@ class ScriptedProvider(Provider):
         self.name = endpoint.name
         self._endpoint = endpoint
 
-    async def list_models(self) -> list[ModelInfo]:
+    async def list_models(self) -> list[ModelDetails]:
         listed = self._script().get("models", [{"id": self._endpoint.default_model or "script"}])
         return [
-            ModelInfo(m["id"], context_window=m.get("context_window"), efforts=tuple(m.get("efforts", ())))
+            ModelDetails(m["id"], context_window=m.get("context_window"), efforts=tuple(m.get("efforts", ())))
             for m in listed
         ]
 
@@ -120,7 +119,7 @@ def _events(step: dict[str, Any], index: int) -> list[CompletionEvent]:
     if "reasoning" in step:
         return [ReasoningDelta(piece) for piece in _pieces(step["reasoning"])]
     if "progress" in step:
-        return [Progress(step["progress"])]
+        return [ProgressUpdate(step["progress"])]
     if "call" in step:
         args = step.get("args", {})
         text = args if isinstance(args, str) else json.dumps(args)

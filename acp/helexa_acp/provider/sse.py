@@ -1,8 +1,8 @@
-"""Server-sent events from bytes that may be cut anywhere.
+"""A parser of server-sent events (WHATWG HTML, 9.2.6), without I/O.
 
-No I/O: `feed` returns the events that are now complete, `close` the one that lacked its blank line. Lines
-end with LF, CRLF or CR, and only with those (`splitlines` would also cut at U+2028, which JSON text may
-hold). A fragment of a line is kept as it came and searched once, so a slow sender costs linear time.
+Lines end with LF, CRLF or CR and nothing else; `str.splitlines` would also split at U+2028, which JSON text
+may hold. Fragments of a line are searched once and joined at its end, so that time is linear in the bytes
+however they are split.
 """
 
 from __future__ import annotations
@@ -32,6 +32,8 @@ class SseTooLongError(Exception):
 
 
 class SseParser:
+    """Takes bytes that may be split anywhere, and returns events and comments in their order."""
+
     def __init__(self) -> None:
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         self._at_start = True
@@ -42,9 +44,11 @@ class SseParser:
         self._size = 0
 
     def feed(self, chunk: bytes) -> list[SseEvent | SseComment]:
+        """Return what is now complete. Raises SseTooLongError."""
         return self._text(self._decoder.decode(chunk))
 
     def close(self) -> list[SseEvent | SseComment]:
+        """Return the last event, if it lacked its blank line."""
         events = self._text(self._decoder.decode(b"", final=True))
         line = "".join(self._fragments)
         self._fragments = []
@@ -85,6 +89,9 @@ class SseParser:
         return []
 
     def _dispatch(self) -> list[SseEvent | SseComment]:
-        data, event = self._data, self._event
-        self._data, self._event = [], ""
-        return [SseEvent("\n".join(data), event)] if data else []
+        events: list[SseEvent | SseComment] = []
+        if self._data:
+            events.append(SseEvent("\n".join(self._data), self._event))
+        self._data = []
+        self._event = ""
+        return events

@@ -1,8 +1,8 @@
-"""The neutral language between the agent loop and any wire.
+"""The values that the agent loop and the wires exchange.
 
-Nothing here knows HTTP, a vendor's field name or the Agent Client Protocol. Adapters translate
-`CompletionRequest` into a wire's body and a wire's stream into `CompletionEvent`s; the loop and the
-session log hold `Message`s. Every value is frozen; tool arguments stay the string that the model wrote.
+Nothing here knows HTTP, a vendor's field names or the Agent Client Protocol. Adapters translate a
+`CompletionRequest` into a wire's body, and a wire's stream into `CompletionEvent`s; the loop and the session
+log hold `Message`s. All values are frozen. Tool arguments stay the string that the model wrote.
 """
 
 from __future__ import annotations
@@ -24,32 +24,32 @@ class FinishReason(StrEnum):
     LENGTH = "length"
     TOOL_CALLS = "tool_calls"
     REFUSAL = "refusal"
-    PAUSE = "pause"  # the server wants the turn sent back to go on (Anthropic's pause_turn)
+    PAUSE = "pause"  # Anthropic's pause_turn: the server continues when the turn is sent back
 
 
 @dataclass(frozen=True, slots=True)
-class Text:
+class TextPart:
     text: str
 
 
 @dataclass(frozen=True, slots=True)
-class Image:
+class ImagePart:
     mime_type: str
     data: str  # base64
     uri: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Reasoning:
-    """Thought text, and what its own wire needs to accept it again (a signature, an encrypted item)."""
+class ReasoningPart:
+    """A thought, with what its wire needs to accept it in a later request: a signature, an encrypted item."""
 
     text: str
     wire: str = ""
-    model: str = ""  # "endpoint:model" that thought it; the state below is valid nowhere else
-    state: Any = None  # JSON, opaque to everyone but the adapter of `wire`
+    model: str = ""  # "endpoint:model" that produced it; `state` is valid for no other
+    state: Any = None  # JSON, opaque to all but the adapter of `wire`
 
 
-Part = Text | Image | Reasoning
+Part = TextPart | ImagePart | ReasoningPart
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,17 +70,17 @@ class ToolSpec:
 class Message:
     role: Role
     parts: tuple[Part, ...] = ()
-    calls: tuple[ToolCall, ...] = ()  # of an assistant
-    tool_call_id: str = ""  # of a tool's result
+    calls: tuple[ToolCall, ...] = ()  # of the assistant
+    tool_call_id: str = ""  # of a tool's result: the call that it answers
     is_error: bool = False
 
     @property
     def text(self) -> str:
-        return "".join(part.text for part in self.parts if isinstance(part, Text))
+        return "".join(part.text for part in self.parts if isinstance(part, TextPart))
 
     @classmethod
     def of(cls, role: Role, text: str) -> Message:
-        return cls(role, (Text(text),))
+        return cls(role, (TextPart(text),))
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,19 +95,19 @@ class CompletionRequest:
 
 
 @dataclass(frozen=True, slots=True)
-class ModelInfo:
+class ModelDetails:
     id: str
     display_name: str | None = None
     context_window: int | None = None  # tokens
     max_output_tokens: int | None = None
     efforts: tuple[str, ...] = ()
-    images: bool | None = None  # None: the endpoint does not say
-    state: str | None = None  # "warm", "cold", "loading" where the endpoint says
+    images: bool | None = None  # None: unknown
+    state: str | None = None  # "warm", "cold" or "loading"; None: unknown
 
 
 @dataclass(frozen=True, slots=True)
 class UsageStats:
-    prompt_tokens: int = 0  # all input, cached input included
+    prompt_tokens: int = 0  # all input, including cached input
     completion_tokens: int = 0
     cached_tokens: int = 0
     cache_write_tokens: int = 0
@@ -117,9 +117,8 @@ class UsageStats:
         return self.prompt_tokens + self.completion_tokens
 
 
-# Events of one completion. Text, reasoning and call fragments come in the model's order while the stream
-# runs; a finished stream ends with ToolCallEnd for each call, then Finish, then Usage where the wire told
-# it.
+# Events of one completion. Text, reasoning and fragments of calls come in the model's order. A finished
+# stream ends with ToolCallEnd for each call, then Finish, then Usage if the wire reported it.
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +133,7 @@ class ReasoningDelta:
 
 @dataclass(frozen=True, slots=True)
 class ReasoningState:
-    """Closes a reasoning block; `state` is what this wire wants back on the next request."""
+    """The end of a reasoning block. `state` is what this wire wants back in the next request."""
 
     state: Any
 
@@ -168,8 +167,8 @@ class Usage:
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
-    """The endpoint is alive but not answering yet, for instance while a cold model loads."""
+class ProgressUpdate:
+    """The endpoint is alive but not answering yet, for instance because a cold model is loading."""
 
     text: str
 
@@ -183,5 +182,5 @@ CompletionEvent = (
     | ToolCallEnd
     | Finish
     | Usage
-    | Progress
+    | ProgressUpdate
 )

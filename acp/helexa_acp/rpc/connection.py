@@ -1,8 +1,7 @@
-"""One JSON-RPC peer over any transport: requests both ways, notifications, cancellation.
+"""A JSON-RPC connection over any transport: requests both ways, notifications, cancellation.
 
-Each incoming message runs as a task of its own, started in the order of arrival, so a handler's first steps
-(up to its first wait) happen in that order too. Each request gets exactly one answer. `close` ends every
-task and fails every request that still waits for the other side.
+Each incoming message is handled in a task of its own. Tasks start in the order of arrival, so handlers run up
+to their first wait in that order. Each request gets exactly one answer.
 """
 
 from __future__ import annotations
@@ -21,11 +20,11 @@ from helexa_acp.rpc.framing import (
     REQUEST_CANCELLED,
     Id,
     Malformed,
-    Message,
-    Notification,
-    Request,
-    Response,
     RpcError,
+    RpcMessage,
+    RpcNotification,
+    RpcRequest,
+    RpcResponse,
     encode,
 )
 
@@ -37,6 +36,8 @@ Handler = Callable[[str, Any], Awaitable[Any]]
 
 
 class Writer(Protocol):
+    """The outgoing side of a transport."""
+
     def write(self, line: bytes) -> None:
         """Queue a line; never blocks."""
 
@@ -45,30 +46,31 @@ class Writer(Protocol):
 
 
 class ConnectionClosedError(RpcError):
-    """The other side has gone."""
+    """The peer has disconnected."""
 
     def __init__(self) -> None:
-        super().__init__(INTERNAL_ERROR, "the other side has gone")
+        super().__init__(INTERNAL_ERROR, "the peer has disconnected")
 
 
 @dataclass(slots=True)
-class Serving:
-    """A request under way. Its handler may say how to stop it gently, and what follows right behind its
-    answer."""
+class ActiveRequest:
+    """A request that is being handled. Its handler may change how it is cancelled and add to `after`."""
 
     cancel: Callable[[], Any] | None = None
-    after: list[Callable[[], None]] = field(default_factory=list)
+    after: list[Callable[[], None]] = field(default_factory=list)  # called once the answer is queued
 
 
-_SERVING: ContextVar[Serving] = ContextVar("serving")
+_CURRENT_REQUEST: ContextVar[ActiveRequest] = ContextVar("current_request")
 
 
-def serving() -> Serving:
-    """The request that the running handler serves."""
-    return _SERVING.get()
+def current_request() -> ActiveRequest:
+    """Return the request that the calling handler serves."""
+    return _CURRENT_REQUEST.get()
 
 
-class Connection:
+class RpcConnection:
+    """`close` ends every task, and fails every request that still waits for the peer."""
+
     def __init__(self, writer: Writer, on_request: Handler, on_notification: Handler) -> None:
         self._writer = writer
         self._on_request = on_request
@@ -76,19 +78,19 @@ class Connection:
         self._next_id = 0
         self._waiting: dict[Id, asyncio.Future[Any]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._serving: dict[Id, Serving] = {}
+        self._active: dict[Id, ActiveRequest] = {}
         self._peer_gone = False
         self._closed = False
 
-    def receive(self, message: Message) -> None:
+    def receive(self, message: RpcMessage) -> None:
         match message:
-            case Request():
+            case RpcRequest():
                 self._accept(message)
-            case Notification(method="$/cancel_request"):
+            case RpcNotification(method="$/cancel_request"):
                 self._spawn(self._cancel(message.params))
-            case Notification():
+            case RpcNotification():
                 self._spawn(self._notified(message))
-            case Response():
+            case RpcResponse():
                 self._answered(message)
             case Malformed():
                 self._send({"id": message.id, "error": message.error.to_json()})
@@ -97,7 +99,10 @@ class Connection:
         self._send({"method": method, "params": params})
 
     async def request(self, method: str, params: dict[str, Any]) -> Any:
-        """Raises RpcError, ConnectionClosedError. A caller that stops waiting takes its request back."""
+        """Return the peer's result. Raises RpcError, ConnectionClosedError.
+
+        A caller that is cancelled cancels the request.
+        """
         if self._peer_gone:
             raise ConnectionClosedError
         self._next_id += 1
@@ -117,7 +122,7 @@ class Connection:
         await self._writer.drain()
 
     def peer_gone(self) -> None:
-        """No answers will come any more; ours may still be read."""
+        """Fail the requests that wait for the peer, whose input has ended. It may still read answers."""
         self._peer_gone = True
         for future in self._waiting.values():
             if not future.done():
@@ -137,18 +142,18 @@ class Connection:
         task.add_done_callback(self._tasks.discard)
         return task
 
-    def _accept(self, request: Request) -> None:
+    def _accept(self, request: RpcRequest) -> None:
         if len(self._tasks) >= MAX_CONCURRENT:
             error = RpcError(INTERNAL_ERROR, f"more than {MAX_CONCURRENT} requests at once")
             self._send({"id": request.id, "error": error.to_json()})
             return
-        state = Serving()
+        state = ActiveRequest()
         task = self._spawn(self._serve(request, state))
         state.cancel = task.cancel
-        self._serving[request.id] = state
+        self._active[request.id] = state
 
-    async def _serve(self, request: Request, state: Serving) -> None:
-        _SERVING.set(state)
+    async def _serve(self, request: RpcRequest, state: ActiveRequest) -> None:
+        _CURRENT_REQUEST.set(state)
         answer: dict[str, Any] = {"id": request.id}
         try:
             answer["result"] = await self._on_request(request.method, request.params)
@@ -163,19 +168,19 @@ class Connection:
             what = f"{request.method} failed: {type(error).__name__}: {error}"
             answer["error"] = RpcError(INTERNAL_ERROR, what).to_json()
         finally:
-            if self._serving.get(request.id) is state:
-                del self._serving[request.id]
+            if self._active.get(request.id) is state:
+                del self._active[request.id]
         self._send(answer)
         for action in state.after:
             action()
 
     async def _cancel(self, params: Any) -> None:
         id_ = params.get("requestId") if isinstance(params, dict) else None
-        state = self._serving.get(id_) if isinstance(id_, str | int | None) else None
+        state = self._active.get(id_) if isinstance(id_, str | int | None) else None
         if state is not None and state.cancel is not None:
             state.cancel()
 
-    async def _notified(self, notification: Notification) -> None:
+    async def _notified(self, notification: RpcNotification) -> None:
         try:
             await self._on_notification(notification.method, notification.params)
         except Exception as error:
@@ -184,10 +189,10 @@ class Connection:
                 return
             log.exception("notification %s failed", notification.method)
 
-    def _answered(self, response: Response) -> None:
+    def _answered(self, response: RpcResponse) -> None:
         future = self._waiting.get(response.id)
         if future is None or future.done():
-            log.debug("an answer to nothing: id %r", response.id)
+            log.debug("ignored an answer to no request: id %r", response.id)
         elif response.error is not None:
             future.set_exception(response.error)
         else:

@@ -1,7 +1,7 @@
-"""JSON-RPC 2.0 messages from lines, and back. No I/O.
+"""JSON-RPC 2.0 messages in lines, read and written without I/O (jsonrpc.org/specification).
 
-`Lines.feed` cuts bytes into lines and drops one that is too long; `decode` turns a line into a message or
-says which error the sender must get. Ids are echoed as they came: integers, strings or null.
+`LineSplitter` splits bytes into lines; `decode` turns a line into a message, or into the error that its
+sender must get. Ids are integers, strings or null, and are echoed unchanged.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 MAX_LINE_BYTES = 64 * 1024 * 1024
-MAX_OUT_BYTES = 32 * 1024 * 1024  # the official TypeScript client reads no longer line
+MAX_OUT_BYTES = 32 * 1024 * 1024  # the longest line that the official TypeScript client reads
 
 PARSE_ERROR = -32700
 INVALID_REQUEST = -32600
@@ -26,11 +26,12 @@ Id = str | int | None
 
 
 class RpcError(Exception):
-    """An error answer, ours or the other side's."""
+    """An error as an answer, in either direction."""
 
     def __init__(self, code: int, message: str, data: Any = None) -> None:
         super().__init__(message)
-        self.code, self.data = code, data
+        self.code = code
+        self.data = data
 
     def to_json(self) -> dict[str, Any]:
         body: dict[str, Any] = {"code": self.code, "message": str(self)}
@@ -38,20 +39,20 @@ class RpcError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class RpcRequest:
     id: Id
     method: str
     params: Any
 
 
 @dataclass(frozen=True, slots=True)
-class Notification:
+class RpcNotification:
     method: str
     params: Any
 
 
 @dataclass(frozen=True, slots=True)
-class Response:
+class RpcResponse:
     id: Id
     result: Any = None
     error: RpcError | None = None
@@ -59,16 +60,18 @@ class Response:
 
 @dataclass(frozen=True, slots=True)
 class Malformed:
-    """A line that no one asked for: answered with this error, under the id if it had a usable one."""
+    """A line that is no valid message. The answer is this error, with the line's id if it has a valid one."""
 
     id: Id
     error: RpcError
 
 
-Message = Request | Notification | Response | Malformed
+RpcMessage = RpcRequest | RpcNotification | RpcResponse | Malformed
 
 
-class Lines:
+class LineSplitter:
+    """Takes bytes that may be split anywhere. A line beyond the limit is dropped as it arrives."""
+
     def __init__(self, limit: int = MAX_LINE_BYTES) -> None:
         self._limit = limit
         self._parts: list[bytes] = []
@@ -76,30 +79,33 @@ class Lines:
         self._dropping = False
 
     def feed(self, chunk: bytes) -> list[bytes | None]:
-        """The lines that are now complete; None stands for one beyond the limit."""
+        """Return the lines that are now complete; None stands for one that is too long."""
         *ends, rest = chunk.split(b"\n")
         lines: list[bytes | None] = []
         for piece in ends:
             self._add(piece)
             lines.append(None if self._dropping else b"".join(self._parts))
-            self._parts, self._size, self._dropping = [], 0, False
+            self._parts = []
+            self._size = 0
+            self._dropping = False
         self._add(rest)
         return lines
 
     def close(self) -> list[bytes | None]:
-        """The last line, if it lacked its newline."""
+        """Return the last line, if it lacked its newline."""
         return self.feed(b"\n") if self._parts or self._dropping else []
 
     def _add(self, piece: bytes) -> None:
         self._size += len(piece)
         if self._size > self._limit:
-            self._parts, self._dropping = [], True
+            self._parts = []
+            self._dropping = True
         elif piece:
             self._parts.append(piece)
 
 
-def decode(line: bytes | None) -> Message | None:
-    """None for a blank line."""
+def decode(line: bytes | None) -> RpcMessage | None:
+    """Return the message of a line, or None if the line is blank. A line of None is one too long."""
     if line is None:
         return _malformed(None, INVALID_REQUEST, f"a line is longer than {MAX_LINE_BYTES} bytes")
     if not line.strip():
@@ -115,21 +121,22 @@ def decode(line: bytes | None) -> Message | None:
     return _message(value)
 
 
-def _message(value: dict[str, Any]) -> Message:
+def _message(value: dict[str, Any]) -> RpcMessage:
     id_ = value.get("id")
     if isinstance(id_, bool) or not isinstance(id_, str | int | None):
         return _malformed(None, INVALID_REQUEST, "id must be a string, a whole number or null")
     if value.get("jsonrpc") != "2.0":
         return _malformed(id_, INVALID_REQUEST, 'jsonrpc must be "2.0"')
     if "method" in value:
-        method, params = value["method"], value.get("params")
+        method = value["method"]
+        params = value.get("params")
         if not isinstance(method, str):
             return _malformed(id_, INVALID_REQUEST, "method must be a string")
-        return Request(id_, method, params) if "id" in value else Notification(method, params)
+        return RpcRequest(id_, method, params) if "id" in value else RpcNotification(method, params)
     if "error" in value:
-        return Response(id_, error=_error(value["error"]))
+        return RpcResponse(id_, error=_error(value["error"]))
     if "result" in value:
-        return Response(id_, value["result"])
+        return RpcResponse(id_, value["result"])
     return _malformed(id_, INVALID_REQUEST, "neither a method nor a result nor an error")
 
 
@@ -146,7 +153,7 @@ def _malformed(id_: Id, code: int, message: str) -> Malformed:
 
 
 def encode(message: dict[str, Any]) -> bytes:
-    """One line. Lone surrogates, which JSON text may carry but UTF-8 may not, become escapes."""
+    """Return the line of a message. Lone surrogates, which UTF-8 cannot represent, are escaped."""
     body = {"jsonrpc": "2.0", **message}
     try:
         text = json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()

@@ -1,8 +1,8 @@
-"""Standard input and output as a JSON-RPC transport.
+"""Standard input and output as the transport of JSON-RPC.
 
-`take_stdio` keeps both descriptors for us and points 0 and 1 elsewhere, so that no library, tool or child
-can write a stray line to the client or eat its messages. Blocking reads and writes run in two threads: any
-kind of file works, and a client that does not read stops the turn (through `drain`), not the event loop.
+`take_stdio` reserves both for the connection, so that no library, tool or child process can write a line to
+the client or read its messages. Reads and writes block in threads of their own, so they work with any kind
+of file, and a client that does not read delays a turn (in `drain`) but never the event loop.
 """
 
 from __future__ import annotations
@@ -20,9 +20,13 @@ FLUSH_TIMEOUT_S = 5.0
 
 
 def take_stdio() -> tuple[int, int]:
-    """Descriptors for reading and writing; what was standard output now goes to standard error."""
+    """Return the descriptors to read from and to write to.
+
+    Afterwards standard input is empty, and what is written to standard output goes to standard error.
+    """
     sys.stdout.flush()
-    reader, writer = os.dup(0), os.dup(1)
+    reader = os.dup(0)
+    writer = os.dup(1)
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, 0)
     os.close(null)
@@ -32,7 +36,7 @@ def take_stdio() -> tuple[int, int]:
 
 
 class FdWriter:
-    """Owns its thread, which ends with `close`."""
+    """Writes lines in a thread of its own. `on_broken` is called once a write fails."""
 
     def __init__(self, fd: int, on_broken: Callable[[], None]) -> None:
         self._fd = fd
@@ -61,7 +65,7 @@ class FdWriter:
         await self._room.wait()
 
     async def close(self) -> None:
-        """Write what is queued, unless the client no longer reads."""
+        """Wait until the queue is written, or FLUSH_TIMEOUT_S if the client does not read; end the thread."""
         try:
             async with asyncio.timeout(FLUSH_TIMEOUT_S):
                 await self._idle.wait()
@@ -74,7 +78,7 @@ class FdWriter:
             broken = not self._write_all(line)
             try:
                 self._loop.call_soon_threadsafe(self._written, len(line), broken)
-            except RuntimeError:  # the loop is closed: nobody waits any more
+            except RuntimeError:  # the loop is closed
                 return
             if broken:
                 return
@@ -101,8 +105,10 @@ class FdWriter:
 
 
 class FdReader:
-    """Feeds chunks to `on_bytes` in the loop, one at a time, then calls `on_end`. Its thread ends with the
-    input."""
+    """Passes what it reads to `on_bytes`, in the event loop, and calls `on_end` at the end of input.
+
+    Its thread reads a chunk only once the previous one was taken.
+    """
 
     def __init__(self, fd: int, on_bytes: Callable[[bytes], None], on_end: Callable[[], None]) -> None:
         self._fd = fd

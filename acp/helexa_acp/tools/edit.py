@@ -1,17 +1,18 @@
-"""write and edit: changing files, shown as a diff before and after."""
+"""The tools `write` and `edit`, which show their change as a diff before they ask for permission."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-from helexa_acp.tools.tool import Grant, Job, Outcome, Rule, ToolContext, ToolError, spec
+from helexa_acp.tools.errors import ToolError
+from helexa_acp.tools.tool import Outcome, Permission, PermissionRule, PreparedCall, ToolContext, spec
 from helexa_acp.v1.updates import diff_content, location
 
 _PATH = {"type": "string", "description": "absolute, or relative to the working directory"}
 
 
-class Write:
+class WriteTool:
     kind = "edit"
     read_only = False
     spec = spec(
@@ -22,13 +23,13 @@ class Write:
         content={"type": "string"},
     )
 
-    async def prepare(self, args: dict[str, Any], ctx: ToolContext) -> Job:
+    async def prepare(self, args: dict[str, Any], ctx: ToolContext) -> PreparedCall:
         path = ctx.roots.resolve(args["path"])
         old = await ctx.files.read_or_none(path)
         return _job("Write", path, old, args["content"], ctx)
 
 
-class Edit:
+class EditTool:
     kind = "edit"
     read_only = False
     spec = spec(
@@ -40,18 +41,22 @@ class Edit:
         new_text={"type": "string"},
     )
 
-    async def prepare(self, args: dict[str, Any], ctx: ToolContext) -> Job:
+    async def prepare(self, args: dict[str, Any], ctx: ToolContext) -> PreparedCall:
         path = ctx.roots.resolve(args["path"])
         text = await ctx.files.read(path)
         return _job("Edit", path, text, replace_once(text, args["old_text"], args["new_text"]), ctx)
 
 
 def replace_once(text: str, old: str, new: str) -> str:
-    """Raises ToolError unless `old` occurs exactly once. In a CRLF file, LF in the arguments means CRLF."""
+    """Return the text with `old` replaced. Raises ToolError unless `old` occurs exactly once.
+
+    In a file with CRLF line ends, LF in the arguments stands for CRLF.
+    """
     if not old:
         raise ToolError("old_text is empty")
     if "\r\n" in text and "\r\n" not in old:
-        old, new = old.replace("\n", "\r\n"), new.replace("\r\n", "\n").replace("\n", "\r\n")
+        old = old.replace("\n", "\r\n")
+        new = new.replace("\r\n", "\n").replace("\n", "\r\n")
     if old == new:
         raise ToolError("old_text and new_text are the same")
     count = text.count(old)
@@ -62,7 +67,7 @@ def replace_once(text: str, old: str, new: str) -> str:
     return text.replace(old, new)
 
 
-def _job(verb: str, path: Path, old: str | None, new: str, ctx: ToolContext) -> Job:
+def _job(verb: str, path: Path, old: str | None, new: str, ctx: ToolContext) -> PreparedCall:
     async def run() -> Outcome:
         if await ctx.cancel.race(ctx.files.read_or_none(path)) != old:
             raise ToolError(f"{path} changed while this call waited; read it again")
@@ -71,11 +76,11 @@ def _job(verb: str, path: Path, old: str | None, new: str, ctx: ToolContext) -> 
             f"{path} is written ({len(new.splitlines())} lines)", [diff_content(str(path), old, new)]
         )
 
-    rules = (Rule("edit", "exact", str(path)), Rule("edit", "under", str(ctx.roots.cwd)))
-    return Job(
+    rules = (PermissionRule("edit", "exact", str(path)), PermissionRule("edit", "under", str(ctx.roots.cwd)))
+    return PreparedCall(
         f"{verb} {ctx.roots.shown(path)}",
         run,
-        () if ctx.roots.is_plan(path) else (Grant("edit", str(path), rules),),
+        () if ctx.roots.is_plan(path) else (Permission("edit", str(path), rules),),
         [diff_content(str(path), old, new)],
         [location(str(path))],
     )

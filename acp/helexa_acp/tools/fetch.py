@@ -1,4 +1,7 @@
-"""fetch: read a web page. Permission is per host, so a redirect to another host is reported, not followed."""
+"""The tool `fetch`, which reads a web page as text.
+
+Permission is given for a host, so a redirect to another host is reported to the model, not followed.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +13,10 @@ from urllib.parse import urljoin, urlsplit
 
 import httpx
 
-from helexa_acp.provider.base import Cancelled
-from helexa_acp.tools.bounds import clip, one_line
-from helexa_acp.tools.tool import Grant, Job, Outcome, Rule, ToolContext, ToolError, spec
+from helexa_acp.cancellation import Cancelled
+from helexa_acp.tools.errors import ToolError
+from helexa_acp.tools.tool import Outcome, Permission, PermissionRule, PreparedCall, ToolContext, spec
+from helexa_acp.tools.truncation import clip, one_line
 from helexa_acp.v1.updates import text_content
 
 TIMEOUT_S = 30.0
@@ -20,12 +24,12 @@ MAX_BYTES = 2 * 1024 * 1024
 MAX_REDIRECTS = 5
 
 
-class Fetch:
+class FetchTool:
     kind = "fetch"
     read_only = False
     spec = spec("fetch", "Read a web page as text.", ("url",), url={"type": "string"})
 
-    async def prepare(self, args: dict[str, Any], ctx: ToolContext) -> Job:
+    async def prepare(self, args: dict[str, Any], ctx: ToolContext) -> PreparedCall:
         url = args["url"]
         host = host_of(url)
 
@@ -39,14 +43,19 @@ class Fetch:
                 raise ToolError("cancelled") from None
             return Outcome(text, [text_content(text)])
 
-        return Job(f"Fetch {one_line(url)}", run, (Grant("fetch", host, (Rule("fetch", "exact", host),)),))
+        return PreparedCall(
+            f"Fetch {one_line(url)}",
+            run,
+            (Permission("fetch", host, (PermissionRule("fetch", "exact", host),)),),
+        )
 
 
 def host_of(url: str) -> str:
-    """Host and port. Raises ToolError."""
+    """Return the host of a URL, with its port if it names one. Raises ToolError."""
     try:
         parts = urlsplit(url)
-        host, port = parts.hostname, parts.port
+        host = parts.hostname
+        port = parts.port
     except ValueError as error:
         raise ToolError(f"url: {error}") from error
     if parts.scheme not in {"http", "https"} or not host or parts.username is not None:
@@ -107,6 +116,7 @@ class _Reader(HTMLParser):
 
 
 def page_text(html: str) -> str:
+    """Return the visible text of a page."""
     reader = _Reader()
     reader.feed(html)
     lines = (" ".join(line.split()) for line in "".join(reader.pieces).split("\n"))

@@ -1,8 +1,8 @@
-"""Text files, read and written through the client where it offers that, so unsaved buffers count and edits
-can be reviewed.
+"""Text files, read and written through the client if it can, so that unsaved buffers count and edits can be
+reviewed.
 
-One exception: a file that changed on disk since a command ran is read from disk, because the editor's
-buffer may not have caught up. Each write happens once, at one place.
+A file that has changed on disk since the first command began is read from disk, because the editor's buffer
+may be older. A write goes either through the client or to disk, never to both.
 """
 
 from __future__ import annotations
@@ -11,30 +11,29 @@ import asyncio
 import os
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from helexa_acp.rpc.framing import RpcError
-from helexa_acp.tools.tool import ToolError
-
-if TYPE_CHECKING:
-    from helexa_acp.v1.client import Client
+from helexa_acp.tools.errors import ToolError
+from helexa_acp.v1.client import Client
 
 MAX_FILE_BYTES = 10 * 1024 * 1024
 
 
 class Files:
+    """The files of a session."""
+
     def __init__(self, client: Client, session_id: str) -> None:
         self._client = client
         self._session_id = session_id
         self._command_began_ns: int | None = None
 
     def command_begins(self) -> None:
-        """A command or a server may now change files behind the editor's back."""
+        """Note that from now on a command or a server may change files without the editor."""
         if self._command_began_ns is None:
             self._command_began_ns = time.time_ns()
 
     async def read(self, path: Path) -> str:
-        """Raises ToolError."""
+        """Return the text of a file. Raises ToolError."""
         if not self._client.can_read or self._is_fresher_on_disk(path):
             return await self._read_disk(path)
         try:
@@ -46,11 +45,11 @@ class Files:
                 raise ToolError(f"{local}; the editor says: {error}") from None
 
     async def read_or_none(self, path: Path) -> str | None:
-        """None for a file that is not there yet."""
+        """Return the text of a file, or None if it does not exist. Raises ToolError."""
         return await self.read(path) if _exists(path) else None
 
     async def write(self, path: Path, text: str) -> None:
-        """Raises ToolError."""
+        """Write a file and the directories above it. Raises ToolError."""
         if _is_directory(path):
             raise ToolError(f"{path} is a directory")
         await asyncio.to_thread(path.parent.mkdir, parents=True, exist_ok=True)
@@ -75,7 +74,7 @@ class Files:
 
 
 def read_bytes(path: Path, limit_bytes: int) -> bytes:
-    """A regular file and nothing that a read could wait for. Raises ToolError."""
+    """Return the content of a regular file; a read of anything else might block. Raises ToolError."""
     try:
         if not path.is_file():
             raise ToolError(f"{path} is not a file")

@@ -1,5 +1,7 @@
-"""A small grep for machines without ripgrep: `python -m helexa_acp.tools.grep [--ignore-case] [--glob=G] --
-PATTERN PATH`."""
+"""A small grep for machines without ripgrep.
+
+python -m helexa_acp.tools.grep [--ignore-case] [--glob=GLOB] -- PATTERN PATH
+"""
 
 from __future__ import annotations
 
@@ -17,6 +19,7 @@ MAX_LINE_CHARS = 500
 
 
 def files(root: Path, glob: str | None) -> Iterator[Path]:
+    """Yield the files below `root` whose name matches, sorted by directory."""
     if root.is_file():
         yield root
         return
@@ -29,7 +32,8 @@ def files(root: Path, glob: str | None) -> Iterator[Path]:
 
 def main(argv: list[str]) -> int:
     split = argv.index("--")
-    flags, (pattern, root) = argv[:split], argv[split + 1 :]
+    flags = argv[:split]
+    pattern, root = argv[split + 1 :]
     glob = next((flag.removeprefix("--glob=") for flag in flags if flag.startswith("--glob=")), None)
     try:
         regex = re.compile(pattern, re.IGNORECASE if "--ignore-case" in flags else 0)

@@ -1,8 +1,8 @@
-"""The MCP servers of a session, through the official `mcp` library.
+"""The MCP servers of a session, by way of the official `mcp` library.
 
-Each server belongs to one task, which connects, waits, and disconnects: a server that fails or hangs costs
-its own tools and a notice, never the session. Connecting runs behind `session/new`; the first prompt waits
-a bounded time for it.
+Each server has a task of its own, which connects, waits and disconnects. A server that fails or hangs costs
+its tools and a notice, never the session. `session/new` does not wait for the connections; the first prompt
+does, for a limited time.
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from helexa_acp.provider.types import Image, ToolSpec
-from helexa_acp.tools.bounds import clip
-from helexa_acp.tools.tool import Grant, Job, Outcome, Rule, Tool, ToolContext, ToolError
+from helexa_acp.provider.types import ImagePart, ToolSpec
+from helexa_acp.tools.errors import ToolError
+from helexa_acp.tools.tool import Outcome, Permission, PermissionRule, PreparedCall, Tool, ToolContext
+from helexa_acp.tools.truncation import clip
 from helexa_acp.v1.updates import image_content, text_content
 
 if TYPE_CHECKING:
@@ -33,8 +34,10 @@ Notify = Callable[[str, str, str], None]
 
 
 class McpServers:
+    """Owns the tasks of the servers. `notify` takes the severity, title and description of a notice."""
+
     def __init__(self, cwd: str, notify: Notify) -> None:
-        self._tools: dict[int, dict[str, Tool]] = {}  # by the server's place in the list
+        self._tools: dict[int, dict[str, Tool]] = {}  # by the server's position in the list
         self._cwd = cwd
         self._notify = notify
         self._stop = asyncio.Event()
@@ -43,7 +46,7 @@ class McpServers:
 
     @property
     def tools(self) -> dict[str, Tool]:
-        """Of the servers that are there. The first of two tools of one name stays."""
+        """The tools of the connected servers. Of two tools with one name, the first server's counts."""
         found: dict[str, Tool] = {}
         for place in sorted(self._tools):
             found |= {name: tool for name, tool in self._tools[place].items() if name not in found}
@@ -56,7 +59,7 @@ class McpServers:
             self._tasks.append(asyncio.create_task(self._own(place, server, ready)))
 
     async def settle(self) -> None:
-        """Wait a while for the servers that still connect."""
+        """Wait for the servers that are still connecting, at most FIRST_PROMPT_WAIT_S."""
         waiting = [asyncio.create_task(ready.wait()) for ready in self._ready if not ready.is_set()]
         if waiting:
             await asyncio.wait(waiting, timeout=FIRST_PROMPT_WAIT_S)
@@ -64,6 +67,7 @@ class McpServers:
             task.cancel()
 
     async def aclose(self) -> None:
+        """Disconnect; cancel the tasks of servers that do not end."""
         self._stop.set()
         if self._tasks:
             _, late = await asyncio.wait(self._tasks, timeout=5)
@@ -77,7 +81,7 @@ class McpServers:
             await self._serve(place, server, ready)
         except asyncio.CancelledError:
             raise
-        except Exception as error:  # noqa: BLE001 - whatever a server does, the session goes on
+        except Exception as error:  # noqa: BLE001 - no server may end the session
             log.warning("MCP server %s: %r", name, error)
             self._notify("error", f"MCP server {name} is not available", _reason(error))
         finally:
@@ -100,12 +104,12 @@ class McpServers:
 
 
 def _client(server: dict[str, Any], cwd: str) -> mcp.Client:
-    """In a thread, for the import takes most of a second, which only sessions with servers shall pay."""
+    """Return a client that is not connected yet. Blocks for the import of `mcp`, most of a second."""
     import mcp  # noqa: PLC0415
     from mcp.client.streamable_http import streamable_http_client  # noqa: PLC0415
 
     if server.get("type") == "http":
-        import httpx2  # noqa: PLC0415 - what `mcp` speaks HTTP with
+        import httpx2  # noqa: PLC0415 - the HTTP client of `mcp`
 
         headers = _pairs(server.get("headers"))
         http = httpx2.AsyncClient(headers=headers, timeout=httpx2.Timeout(30, read=CALL_TIMEOUT_S))
@@ -116,13 +120,13 @@ def _client(server: dict[str, Any], cwd: str) -> mcp.Client:
 
 
 def _pairs(items: Any) -> dict[str, str]:
-    """A list of names and values; the protocol lets items be skipped that are neither."""
-    entries = [item for item in items if isinstance(item, dict)] if isinstance(items, list) else []
-    return {
-        item["name"]: item["value"]
-        for item in entries
-        if isinstance(item.get("name"), str) and isinstance(item.get("value"), str)
-    }
+    """Return the values by name. Invalid items are skipped, which the protocol permits."""
+    pairs = {}
+    for item in items if isinstance(items, list) else []:
+        match item:
+            case {"name": str(name), "value": str(value)}:
+                pairs[name] = value
+    return pairs
 
 
 async def _list(client: mcp.Client) -> list[Any]:
@@ -138,17 +142,20 @@ async def _list(client: mcp.Client) -> list[Any]:
 
 
 def tool_name(server: str, tool: str) -> str:
-    """As every wire accepts it."""
+    """Return a name for the tool that every wire accepts."""
     return re.sub(r"[^A-Za-z0-9_-]", "_", f"mcp__{server}__{tool}")[:MAX_NAME_CHARS]
 
 
 class McpTool:
+    """A tool of a connected server."""
+
     kind = "other"
-    read_only = False  # what a server says of itself opens no door
+    read_only = False  # a server's own claims are not trusted
 
     def __init__(self, client: mcp.Client, server: str, tool: Any) -> None:
         self._client = client
-        self._server, self._tool = server, tool.name
+        self._server = server
+        self._tool = tool.name
         schema = tool.input_schema if isinstance(tool.input_schema, dict) else {}
         self.spec = ToolSpec(
             tool_name(server, tool.name),
@@ -156,7 +163,7 @@ class McpTool:
             {"type": "object", **schema},
         )
 
-    async def prepare(self, args: dict[str, Any], ctx: ToolContext) -> Job:
+    async def prepare(self, args: dict[str, Any], ctx: ToolContext) -> PreparedCall:
         async def run() -> Outcome:
             ctx.files.command_begins()
             try:
@@ -168,19 +175,19 @@ class McpTool:
                 raise ToolError(_reason(error)) from error
             return _outcome(result)
 
-        name = f"{self._server}: {self._tool}"  # in full: what wires accept may be the name of two tools
-        return Job(name, run, (Grant(name, "", (Rule(name, "any"),)),))
+        name = f"{self._server}: {self._tool}"  # in full, as two tools may share the name for the wires
+        return PreparedCall(name, run, (Permission(name, "", (PermissionRule(name, "any"),)),))
 
 
 def _outcome(result: Any) -> Outcome:
     texts: list[str] = []
-    images: list[Image] = []
+    images: list[ImagePart] = []
     for block in result.content:
         match block.type:
             case "text":
                 texts.append(block.text)
             case "image":
-                images.append(Image(block.mime_type, block.data))
+                images.append(ImagePart(block.mime_type, block.data))
             case "resource" if hasattr(block.resource, "text"):
                 texts.append(block.resource.text)
             case kind:
@@ -192,7 +199,7 @@ def _outcome(result: Any) -> Outcome:
 
 
 def _reason(error: BaseException) -> str:
-    """The innermost words: the library wraps errors in groups."""
+    """Return the message of the innermost error: the library wraps errors in groups."""
     while isinstance(error, BaseExceptionGroup) and error.exceptions:
         error = error.exceptions[0]
     return str(error) or type(error).__name__

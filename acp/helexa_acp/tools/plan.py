@@ -1,15 +1,15 @@
-"""plan: the steps of the work, shown to the person."""
+"""The tool `plan`, which shows the steps of the work to the user."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from helexa_acp.tools.tool import Job, Outcome, ToolContext, spec
+from helexa_acp.tools.tool import Outcome, PreparedCall, ToolContext, spec
 
 MAX_ENTRIES = 100
 
 
-class Plan:
+class PlanTool:
     kind = "think"
     read_only = True
     spec = spec(
@@ -31,7 +31,7 @@ class Plan:
         },
     )
 
-    async def prepare(self, args: dict[str, Any], ctx: ToolContext) -> Job:
+    async def prepare(self, args: dict[str, Any], ctx: ToolContext) -> PreparedCall:
         entries = [{"priority": "medium", **entry} for entry in args["entries"][:MAX_ENTRIES]]
 
         async def run() -> Outcome:
@@ -39,4 +39,4 @@ class Plan:
             return Outcome(f"The plan has {len(entries)} steps.")
 
         done = sum(entry["status"] == "completed" for entry in entries)
-        return Job(f"Plan: {done} of {len(entries)} steps done", run)
+        return PreparedCall(f"Plan: {done} of {len(entries)} steps done", run)

@@ -1,4 +1,4 @@
-"""read and list: looking at files."""
+"""The tools `read` and `list`."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ import os
 from pathlib import Path
 from typing import Any
 
-from helexa_acp.provider.types import Image
-from helexa_acp.tools.bounds import MAX_OUTPUT_CHARS, clip
+from helexa_acp.provider.types import ImagePart
+from helexa_acp.tools.errors import ToolError
 from helexa_acp.tools.files import read_bytes
-from helexa_acp.tools.tool import Job, Outcome, ToolContext, ToolError, spec
+from helexa_acp.tools.tool import Outcome, PreparedCall, ToolContext, spec
+from helexa_acp.tools.truncation import MAX_OUTPUT_CHARS, clip
 from helexa_acp.v1.updates import image_content, location, text_content
 
 MAX_LINES = 2000
@@ -28,7 +29,7 @@ _IMAGES = {
 }
 
 
-class Read:
+class ReadTool:
     kind = "read"
     read_only = True
     spec = spec(
@@ -40,9 +41,10 @@ class Read:
         limit={"type": "integer", "minimum": 1, "description": "number of lines"},
     )
 
-    async def prepare(self, args: dict[str, Any], ctx: ToolContext) -> Job:
+    async def prepare(self, args: dict[str, Any], ctx: ToolContext) -> PreparedCall:
         path = ctx.roots.resolve(args["path"])
-        first, limit = args.get("line", 1), min(args.get("limit", MAX_LINES), MAX_LINES)
+        first = args.get("line", 1)
+        limit = min(args.get("limit", MAX_LINES), MAX_LINES)
 
         async def run() -> Outcome:
             if kind := _IMAGES.get(path.suffix.lower()):
@@ -50,14 +52,16 @@ class Read:
             text = _slice(await ctx.cancel.race(ctx.files.read(path)), first, limit)
             return Outcome(text, [text_content(fenced(text))])
 
-        return Job(f"Read {ctx.roots.shown(path)}", run, locations=[location(str(path), args.get("line"))])
+        return PreparedCall(
+            f"Read {ctx.roots.shown(path)}", run, locations=[location(str(path), args.get("line"))]
+        )
 
 
 def _image(path: Path, kind: str, *, sees_images: bool) -> Outcome:
     if not sees_images:
         raise ToolError(f"{path} is an image, which this model does not read")
     encoded = base64.b64encode(read_bytes(path, MAX_IMAGE_BYTES)).decode()
-    return Outcome(f"[{path.name}]", [image_content(kind, encoded)], images=(Image(kind, encoded),))
+    return Outcome(f"[{path.name}]", [image_content(kind, encoded)], images=(ImagePart(kind, encoded),))
 
 
 def _slice(text: str, first: int, limit: int) -> str:
@@ -72,13 +76,14 @@ def _slice(text: str, first: int, limit: int) -> str:
 
 
 def fenced(text: str) -> str:
+    """Return the text as a Markdown code block, with a fence that the text does not contain."""
     fence = "```"
     while fence in text:
         fence += "`"
     return f"{fence}\n{text}\n{fence}"
 
 
-class List:
+class ListTool:
     kind = "search"
     read_only = True
     spec = spec(
@@ -89,7 +94,7 @@ class List:
         glob={"type": "string"},
     )
 
-    async def prepare(self, args: dict[str, Any], ctx: ToolContext) -> Job:
+    async def prepare(self, args: dict[str, Any], ctx: ToolContext) -> PreparedCall:
         path = ctx.roots.resolve(args.get("path", "."))
         glob = args.get("glob", "")
 
@@ -98,7 +103,7 @@ class List:
             return Outcome(text, [text_content(fenced(text))])
 
         title = f"List {ctx.roots.shown(path)}" + (f" {glob}" if glob else "")
-        return Job(title, run, locations=[location(str(path))])
+        return PreparedCall(title, run, locations=[location(str(path))])
 
 
 def _entries(path: Path, _: str) -> str:
@@ -106,8 +111,13 @@ def _entries(path: Path, _: str) -> str:
         found = sorted(os.scandir(path), key=lambda entry: entry.name)
     except OSError as error:
         raise ToolError(f"cannot list {path}: {error.strerror or error}") from error
-    lines = [entry.name + ("/" if entry.is_dir() else "@" if entry.is_symlink() else "") for entry in found]
-    return _bounded(lines)
+    return _bounded([entry.name + _mark(entry) for entry in found])
+
+
+def _mark(entry: os.DirEntry[str]) -> str:
+    if entry.is_dir():
+        return "/"
+    return "@" if entry.is_symlink() else ""
 
 
 def _matching(path: Path, glob: str) -> str:

@@ -1,5 +1,4 @@
-"""Which paths tools may touch: the session's directory and its additional ones, with links and `..`
-resolved first."""
+"""The paths that tools may touch: those below the session's directories, with links and `..` resolved."""
 
 from __future__ import annotations
 
@@ -7,11 +6,11 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from helexa_acp.tools.tool import ToolError
+from helexa_acp.tools.errors import ToolError
 
 
 def expand(path: str, home: str | None) -> str:
-    """`~`, `~/…`, `$HOME`, `$HOME/…`; nothing else, and nothing without a home."""
+    """Return the path with a leading `~` or `$HOME` replaced by `home`; unchanged if there is no home."""
     for prefix in ("~", "$HOME"):
         if home and (path == prefix or path.startswith(prefix + "/")):
             return home + path[len(prefix) :]
@@ -19,13 +18,15 @@ def expand(path: str, home: str | None) -> str:
 
 
 class Roots:
+    """The directories of a session, and single files elsewhere that it may use as well."""
+
     def __init__(self, cwd: str, additional: Iterable[str] = (), files: Iterable[Path] = ()) -> None:
         self.cwd = Path(cwd)
         self._roots = [Path(os.path.realpath(root)) for root in (cwd, *additional)]
-        self._files = {Path(os.path.realpath(file)) for file in files}  # allowed by themselves
+        self._files = {Path(os.path.realpath(file)) for file in files}
 
     def resolve(self, path: str) -> Path:
-        """The real path. Raises ToolError for one outside the roots."""
+        """Return the real path. Raises ToolError if it is outside the roots."""
         if "\0" in path:
             raise ToolError("path holds a null character")
         if not path.strip():
@@ -41,9 +42,12 @@ class Roots:
         raise ToolError(f"{path} is outside the session's directories ({allowed})")
 
     def is_plan(self, path: Path) -> bool:
+        """Return whether this is the session's plan file, the one file that is allowed by itself."""
         return path in self._files
 
     def shown(self, path: Path) -> str:
-        """Relative to the working directory where that is shorter."""
+        """Return the path for a user, relative to the working directory if it lies below."""
         base = self._roots[0]
-        return str(path.relative_to(base)) if path.is_relative_to(base) and path != base else str(path)
+        if path != base and path.is_relative_to(base):
+            path = path.relative_to(base)
+        return str(path)

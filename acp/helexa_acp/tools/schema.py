@@ -1,10 +1,10 @@
-"""Do arguments fit a tool's own JSON schema? Only what our specs use is read; errors name the field."""
+"""Validation of arguments by a tool's JSON schema, limited to the keywords that the built-in tools use."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from helexa_acp.tools.tool import ToolError
+from helexa_acp.tools.errors import ToolError
 
 _TYPES: dict[str, tuple[type[Any], ...]] = {
     "string": (str,),
@@ -17,7 +17,7 @@ _TYPES: dict[str, tuple[type[Any], ...]] = {
 
 
 def check(schema: dict[str, Any], value: Any, where: str = "arguments") -> None:
-    """Raises ToolError."""
+    """Check a value. Raises ToolError, whose message names the field."""
     kind = schema.get("type")
     if isinstance(kind, str) and not _is_a(kind, value):
         raise ToolError(f"{where} must be of type {kind}, not {type(value).__name__}")

@@ -1,6 +1,6 @@
-"""search: lines that match a regular expression, by ripgrep where it is installed, else by `tools.grep`.
+"""The tool `search`, which runs ripgrep if it is installed, else `tools.grep`.
 
-Both run as processes of their own: a pattern that backtracks for ever costs a time-out, not the agent.
+Both run as child processes, so that a pattern that backtracks forever times out and does not block the agent.
 """
 
 from __future__ import annotations
@@ -9,9 +9,10 @@ import shutil
 import sys
 from typing import Any
 
-from helexa_acp.tools.bounds import clip, one_line
+from helexa_acp.tools.errors import ToolError
 from helexa_acp.tools.read import SKIPPED, fenced
-from helexa_acp.tools.tool import Job, Outcome, ToolContext, ToolError, spec
+from helexa_acp.tools.tool import Outcome, PreparedCall, ToolContext, spec
+from helexa_acp.tools.truncation import clip, one_line
 from helexa_acp.v1.updates import location, text_content
 
 MAX_MATCHES_PER_FILE = 200
@@ -19,7 +20,7 @@ TIMEOUT_S = 30.0
 LIMIT_BYTES = 48 * 1024
 
 
-class Search:
+class SearchTool:
     kind = "search"
     read_only = True
     spec = spec(
@@ -32,14 +33,14 @@ class Search:
         ignore_case={"type": "boolean"},
     )
 
-    async def prepare(self, args: dict[str, Any], ctx: ToolContext) -> Job:
+    async def prepare(self, args: dict[str, Any], ctx: ToolContext) -> PreparedCall:
         path = ctx.roots.resolve(args.get("path", "."))
         if "\0" in args["pattern"] or "\0" in args.get("glob", ""):
             raise ToolError("pattern and glob must not hold a null character")
         argv = _argv(args, str(path))
 
         async def run() -> Outcome:
-            ran = await ctx.children.run(
+            ran = await ctx.processes.run(
                 argv, str(ctx.roots.cwd), timeout_s=TIMEOUT_S, limit_bytes=LIMIT_BYTES, cancel=ctx.cancel
             )
             if ran.timed_out:
@@ -49,7 +50,7 @@ class Search:
             text = ran.output.strip() or "[no match]"
             return Outcome(text, [text_content(fenced(text))])
 
-        return Job(f"Search {one_line(args['pattern'], 80)}", run, locations=[location(str(path))])
+        return PreparedCall(f"Search {one_line(args['pattern'], 80)}", run, locations=[location(str(path))])
 
 
 def _argv(args: dict[str, Any], path: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""shell: run a command."""
+"""The tool `shell`, and which permissions a command needs."""
 
 from __future__ import annotations
 
@@ -6,28 +6,29 @@ import shlex
 from typing import Any
 
 from helexa_acp.tools import shellwords
-from helexa_acp.tools.bounds import clip, one_line
-from helexa_acp.tools.children import Ran
+from helexa_acp.tools.errors import ToolError
+from helexa_acp.tools.processes import ProcessResult
 from helexa_acp.tools.read import fenced
 from helexa_acp.tools.terminal import run_command
-from helexa_acp.tools.tool import Grant, Job, Outcome, Rule, ToolContext, ToolError, spec
+from helexa_acp.tools.tool import Outcome, Permission, PermissionRule, PreparedCall, ToolContext, spec
+from helexa_acp.tools.truncation import clip, one_line
 from helexa_acp.v1.updates import text_content
 
 DEFAULT_TIMEOUT_S = 120
 MAX_TIMEOUT_S = 1800
 MAX_COMMAND_CHARS = 100_000
 
-# Commands that run what their arguments say, or destroy: a rule for all of their uses would be a rule for
-# anything. A version at the end of a name does not count.
+# Commands that run other commands, or destroy: no rule is offered that would cover all of their uses. A
+# version at the end of a name is ignored.
 _NO_PREFIX = frozenset(
     """
     bash sh zsh fish dash ksh pwsh busybox env sudo doas su xargs nohup nice ionice timeout watch setsid
     stdbuf chroot unshare script expect crontab at flock strace gdb entr parallel
     python pypy perl ruby node deno bun php lua julia Rscript tclsh osascript awk sed find ssh npx uvx
     rm dd mkfs chmod chown curl wget tee mv cp ln kill
-    """.split()  # noqa: SIM905 - one word a line would hide them
+    """.split()  # noqa: SIM905 - a list would take a line for each
 )
-# Commands whose second word says what they do.
+# Commands whose second word, too, is needed to know what they do.
 _TWO_WORDS = frozenset(
     """
     git npm pnpm yarn cargo go pip uv poetry docker podman kubectl make just gh systemctl apt brew dotnet
@@ -45,7 +46,7 @@ _NO_TWO_WORDS = frozenset(
 )
 
 
-class Shell:
+class ShellTool:
     kind = "execute"
     read_only = False
     spec = spec(
@@ -57,7 +58,7 @@ class Shell:
         timeout_s={"type": "integer", "minimum": 1},
     )
 
-    async def prepare(self, args: dict[str, Any], ctx: ToolContext) -> Job:
+    async def prepare(self, args: dict[str, Any], ctx: ToolContext) -> PreparedCall:
         command = args["command"]
         if not command.strip() or "\0" in command or len(command) > MAX_COMMAND_CHARS:
             raise ToolError(f"command must be 1 to {MAX_COMMAND_CHARS} characters without a null character")
@@ -68,28 +69,28 @@ class Shell:
             ctx.files.command_begins()
             return _outcome(await run_command(command, str(cwd), timeout_s, ctx), timeout_s)
 
-        return Job(one_line(command), run, grants(command))
+        return PreparedCall(one_line(command), run, permissions(command))
 
 
-def grants(command: str) -> tuple[Grant, ...]:
-    """One permission per simple command; one for the whole where it cannot be taken apart."""
+def permissions(command: str) -> tuple[Permission, ...]:
+    """Return a permission for each simple command, or one for the whole if it cannot be parsed."""
     parsed = shellwords.parse(command)
     if parsed is None:
-        return (Grant("shell", command, (Rule("shell", "exact", command),)),)
-    return tuple(dict.fromkeys(map(_grant, parsed)))
+        return (Permission("shell", command, (PermissionRule("shell", "exact", command),)),)
+    return tuple(dict.fromkeys(map(_permission, parsed)))
 
 
-def _grant(words: tuple[str, ...]) -> Grant:
+def _permission(words: tuple[str, ...]) -> Permission:
     subject = shlex.join(words)
-    rules = [Rule("shell", "exact", subject)]
+    rules = [PermissionRule("shell", "exact", subject)]
     prefix = _prefix(words)
     if prefix and len(words) > len(prefix):
-        rules.append(Rule("shell", "prefix", " ".join(prefix)))
-    return Grant("shell", subject, tuple(rules), words)
+        rules.append(PermissionRule("shell", "prefix", " ".join(prefix)))
+    return Permission("shell", subject, tuple(rules), words)
 
 
 def _prefix(words: tuple[str, ...]) -> tuple[str, ...]:
-    """The words that say what a command does; none where they do not say enough for a rule."""
+    """Return the words that tell what a command does, or none if they do not suffice for a rule."""
     name = words[0].rpartition("/")[2]
     prefix = words[: 2 if name in _TWO_WORDS else 1]
     opaque = name.rstrip("0123456789.") in _NO_PREFIX or " ".join((name, *prefix[1:])) in _NO_TWO_WORDS
@@ -97,13 +98,15 @@ def _prefix(words: tuple[str, ...]) -> tuple[str, ...]:
     return prefix if plain and not opaque else ()
 
 
-def _outcome(ran: Ran, timeout_s: float) -> Outcome:
+def _outcome(ran: ProcessResult, timeout_s: float) -> Outcome:
     if ran.timed_out:
         end = f"ended after {timeout_s:.0f} s without finishing"
     elif ran.cancelled:
         end = "cancelled"
+    elif ran.signal:
+        end = f"signal {ran.signal}"
     else:
-        end = f"signal {ran.signal}" if ran.signal else f"exit code {ran.exit_code}"
+        end = f"exit code {ran.exit_code}"
     output = clip(ran.output)
     cut = "[output cut]\n" if ran.truncated else ""
     text = f"{cut}{output.rstrip()}\n[{end}]".lstrip()

@@ -1,9 +1,8 @@
-"""A shell command as the simple commands it runs, for permissions. Never for running anything.
+"""A parser of shell commands into simple commands, which is used for permissions and never to run anything.
 
-`parse` understands plain words, quotes, pipes, `&&`, `||`, `;`, `&`, newlines, and output thrown away.
-Everything whose effect words do not show (expansions, substitutions, redirections to files, subshells,
-keywords, assignments) makes the answer None: such a command can be permitted only as a whole and letter by
-letter.
+It knows plain words, quotes, pipes, `&&`, `||`, `;`, `&`, newlines, and output to /dev/null. Anything whose
+effect the words do not show (expansions, substitutions, redirections to files, subshells, keywords,
+assignments) makes a command opaque: it can be permitted only as a whole, word for word.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ class _OpaqueError(Exception):
 
 
 def parse(command: str) -> list[tuple[str, ...]] | None:
-    """The words of each simple command, or None."""
+    """Return the words of each simple command, or None if the command is opaque."""
     try:
         commands = _split(command)
     except _OpaqueError:
@@ -62,7 +61,7 @@ def _split(command: str) -> list[tuple[str, ...]]:
 
 
 def _piece(command: str, at: int) -> tuple[str, int]:
-    """A quoted string or one plain character, and where it ends."""
+    """Return the content of a quoted string, or one plain character, and the position after it."""
     char = command[at]
     if char in "'\"":
         end = command.find(char, at + 1)

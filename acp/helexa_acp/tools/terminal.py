@@ -1,5 +1,4 @@
-"""A shell command, run in the client's terminal where it has one, else here. Both end at a time-out or a
-cancellation."""
+"""Execution of shell commands, in a terminal of the client if it has terminals, else as a child process."""
 
 from __future__ import annotations
 
@@ -8,10 +7,11 @@ import logging
 import shutil
 from typing import Any
 
-from helexa_acp.provider.base import Cancelled
+from helexa_acp.cancellation import Cancelled
 from helexa_acp.rpc.framing import RpcError
-from helexa_acp.tools.children import Ran
-from helexa_acp.tools.tool import ToolContext, ToolError
+from helexa_acp.tools.errors import ToolError
+from helexa_acp.tools.processes import ProcessResult
+from helexa_acp.tools.tool import ToolContext
 from helexa_acp.v1.client import Client
 from helexa_acp.v1.updates import terminal_content
 
@@ -25,23 +25,25 @@ def shell_argv(command: str) -> list[str]:
     return [shutil.which("bash") or "/bin/sh", "-c", command]
 
 
-async def run_command(command: str, cwd: str, timeout_s: float, ctx: ToolContext) -> Ran:
-    """Raises ToolError."""
+async def run_command(command: str, cwd: str, timeout_s: float, ctx: ToolContext) -> ProcessResult:
+    """Run a command until it ends, times out or is cancelled. Raises ToolError."""
     argv = shell_argv(command)
     try:
         if ctx.client.has_terminal:
             return await _in_client(argv, cwd, timeout_s, ctx)
-        return await ctx.children.run(
+        return await ctx.processes.run(
             argv, cwd, timeout_s=timeout_s, limit_bytes=OUTPUT_LIMIT_BYTES, cancel=ctx.cancel
         )
     except (RpcError, OSError) as error:
         raise ToolError(f"the command could not be run: {error}") from error
 
 
-async def _in_client(argv: list[str], cwd: str, timeout_s: float, ctx: ToolContext) -> Ran:
-    client, session_id = ctx.client, ctx.session_id
+async def _in_client(argv: list[str], cwd: str, timeout_s: float, ctx: ToolContext) -> ProcessResult:
+    client = ctx.client
+    session_id = ctx.session_id
     terminal_id = await _create(argv, cwd, ctx)
-    timed_out = cancelled = False
+    timed_out = False
+    cancelled = False
     status: dict[str, Any] = {}
     output: dict[str, Any] = {}
     try:
@@ -59,20 +61,22 @@ async def _in_client(argv: list[str], cwd: str, timeout_s: float, ctx: ToolConte
     finally:
         await _try("release", client, session_id, terminal_id)
     status = status or output.get("exitStatus") or {}
-    code, name = status.get("exitCode"), status.get("signal")
-    return Ran(
+    code = status.get("exitCode")
+    name = status.get("signal")
+    return ProcessResult(
         str(output.get("output", "")),
-        code if isinstance(code, int) else None,
-        name if isinstance(name, str) else None,
-        output.get("truncated") is True,
-        timed_out,
-        cancelled,
+        exit_code=code if isinstance(code, int) else None,
+        signal=name if isinstance(name, str) else None,
+        truncated=output.get("truncated") is True,
+        timed_out=timed_out,
+        cancelled=cancelled,
     )
 
 
 async def _create(argv: list[str], cwd: str, ctx: ToolContext) -> str:
-    """Raises Cancelled; a terminal that is there by then is given back."""
-    client, session_id = ctx.client, ctx.session_id
+    """Return the id of a new terminal. Raises Cancelled, after releasing a terminal that was created."""
+    client = ctx.client
+    session_id = ctx.session_id
     creating = asyncio.create_task(client.create_terminal(session_id, argv, cwd, OUTPUT_LIMIT_BYTES))
     try:
         return await ctx.cancel.race(asyncio.shield(creating))
@@ -86,7 +90,7 @@ async def _create(argv: list[str], cwd: str, ctx: ToolContext) -> str:
 
 
 async def _try(verb: str, client: Client, session_id: str, terminal_id: str) -> dict[str, Any]:
-    """The terminal must be given back whatever a step of its clean-up says."""
+    """Return a step's result, or nothing if it fails: the steps after it must be taken all the same."""
     try:
         async with asyncio.timeout(CLEANUP_TIMEOUT_S):
             return await client.terminal(verb, session_id, terminal_id)

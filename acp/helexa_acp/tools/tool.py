@@ -1,92 +1,93 @@
-"""What a tool is: a description for the model, and `prepare`, which turns arguments into a `Job`.
+"""The interface of tools: a description for the model, and `prepare`, which returns a `PreparedCall`.
 
-A job knows how to show itself, what permission it needs, and how to run; it has touched nothing yet. So a
-tool call is checked, shown and permitted before anything happens, in one place for all tools.
+A prepared call knows how it is shown, which permissions it needs and how it runs, and has changed nothing
+yet. So `agent.tool_runner` checks, shows and approves the calls of all tools in one place.
 """
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
-from helexa_acp.provider.base import CancelToken
-from helexa_acp.provider.types import Image, ToolSpec
-
-if TYPE_CHECKING:
-    from helexa_acp.tools.children import Children
-    from helexa_acp.tools.files import Files
-    from helexa_acp.tools.roots import Roots
-    from helexa_acp.v1.client import Client
-
-
-class ToolError(Exception):
-    """The call cannot run or did not work; the message is for the model."""
+from helexa_acp.cancellation import CancelToken
+from helexa_acp.provider.types import ImagePart, ToolSpec
+from helexa_acp.tools.files import Files
+from helexa_acp.tools.processes import ChildProcesses
+from helexa_acp.tools.roots import Roots
+from helexa_acp.v1.client import Client
 
 
 @dataclass(frozen=True, slots=True)
-class Rule:
-    """A permission that can be remembered. `match`: exact, prefix (words), under (a directory) or any."""
+class PermissionRule:
+    """A remembered answer to requests for permission."""
 
     tool: str
-    match: str
+    match: str  # exact, prefix (of words), under (a directory) or any
     value: str = ""
 
 
 @dataclass(frozen=True, slots=True)
-class Grant:
-    """One permission that a job needs, and the rules that could give it for good, the narrowest first."""
+class Permission:
+    """A permission that a call needs."""
 
     tool: str
-    subject: str
-    rules: tuple[Rule, ...]
-    words: tuple[str, ...] = ()  # of a shell command, where it was understood
+    subject: str  # a path, host or command
+    rules: tuple[PermissionRule, ...]  # which could give it permanently, the narrowest first
+    words: tuple[str, ...] = ()  # of a shell command that could be parsed
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
+    """The result of a call."""
+
     text: str  # for the model
-    content: list[dict[str, Any]] | None = None  # for the card; None keeps what it shows
-    kept: list[dict[str, Any]] | None = None  # instead of `content`: what replaces a terminal later on
-    images: tuple[Image, ...] = ()
+    content: list[dict[str, Any]] | None = None  # for the card; None leaves what it shows
+    kept: list[dict[str, Any]] | None = None  # for the log, in place of a terminal that `content` leaves
+    images: tuple[ImagePart, ...] = ()
     is_error: bool = False
     raw: Any = None
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class PreparedCall:
+    """A call that has not run: `title`, `content` and `locations` are for its card."""
+
     title: str
     run: Callable[[], Awaitable[Outcome]]
-    grants: tuple[Grant, ...] = ()
+    permissions: tuple[Permission, ...] = ()
     content: list[dict[str, Any]] = field(default_factory=list)
     locations: list[dict[str, Any]] = field(default_factory=list)
 
 
 @dataclass(slots=True)
 class ToolContext:
-    """What tools may use of the session. Whoever waits for the client or the world waits in `cancel.race`."""
+    """The part of a session that tools may use. They wait for anything outside only in `cancel.race`."""
 
     session_id: str
     client: Client
     roots: Roots
     files: Files
-    children: Children
+    processes: ChildProcesses
     cancel: CancelToken
-    show: Callable[..., None]  # change the running call's card
+    show: Callable[..., None]  # changes the call's card
     set_plan: Callable[[list[dict[str, Any]]], None]
     sees_images: bool = True
 
 
 class Tool(Protocol):
-    spec: ToolSpec
-    kind: str
-    read_only: bool  # may run beside other read-only calls, needs no permission
+    """A tool of the agent."""
 
-    async def prepare(self, args: dict[str, Any], ctx: ToolContext) -> Job:
-        """Raises ToolError. Changes nothing."""
+    spec: ToolSpec
+    kind: str  # the protocol's ToolKind: read, edit, search, execute, fetch, think or other
+    read_only: bool  # calls need no permission and may run concurrently
+
+    async def prepare(self, args: dict[str, Any], ctx: ToolContext) -> PreparedCall:
+        """Return the call, ready to run, and change nothing. Raises ToolError."""
 
 
 def spec(name: str, description: str, required: tuple[str, ...], **properties: dict[str, Any]) -> ToolSpec:
+    """Return a spec whose parameters are an object with these properties and no others."""
     schema = {
         "type": "object",
         "properties": properties,

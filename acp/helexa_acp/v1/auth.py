@@ -1,4 +1,4 @@
-"""How a person signs in: keys live in the configuration, never in protocol messages."""
+"""The ways for a user to sign in. Keys are kept in the configuration, never in protocol messages."""
 
 from __future__ import annotations
 
@@ -10,15 +10,16 @@ METHOD_IDS = ("config", "setup")
 
 
 def methods(client: Client) -> list[dict[str, Any]]:
-    told: list[dict[str, Any]] = [
+    """Return the methods that this client can offer to its user."""
+    offered: list[dict[str, Any]] = [
         {
             "id": "config",
             "name": "Configuration file",
-            "description": "Put endpoints and keys into helexa-acp/config.toml; it is then read again",
+            "description": "Write endpoints and keys into helexa-acp/config.toml, which is then read again",
         }
     ]
     if client.has_terminal_auth:
-        told.append(
+        offered.append(
             {
                 "id": "setup",
                 "name": "Set up an endpoint",
@@ -27,4 +28,4 @@ def methods(client: Client) -> list[dict[str, Any]]:
                 "args": ["setup"],
             }
         )
-    return told
+    return offered

@@ -1,10 +1,10 @@
-"""The client's side of the conversation: what it can do, and the calls we make to it."""
+"""The client: its capabilities, and the agent's calls to it."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from helexa_acp.rpc.connection import Connection
+from helexa_acp.rpc.connection import RpcConnection
 from helexa_acp.rpc.framing import INTERNAL_ERROR, RpcError
 
 if TYPE_CHECKING:
@@ -18,9 +18,9 @@ def _at(value: Any, *keys: str) -> Any:
 
 
 class Client:
-    """Capabilities that are missing or malformed count as absent."""
+    """A connected client. Capabilities that are missing or malformed count as absent."""
 
-    def __init__(self, connection: Connection, capabilities: Any = None) -> None:
+    def __init__(self, connection: RpcConnection, capabilities: Any = None) -> None:
         self._connection = connection
         self.can_read = _at(capabilities, "fs", "readTextFile") is True
         self.can_write = _at(capabilities, "fs", "writeTextFile") is True
@@ -30,10 +30,11 @@ class Client:
         self.has_terminal_auth = _at(capabilities, "auth", "terminal") is True
 
     def understands(self, update: Update) -> bool:
+        """Return whether the client has declared the capability that the update needs, if it needs one."""
         kind = update["sessionUpdate"]
-        return (
-            self.has_notices if kind == "notice" else self.has_compaction or not kind.startswith("compaction")
-        )
+        if kind == "notice":
+            return self.has_notices
+        return self.has_compaction or not kind.startswith("compaction")
 
     def update(self, session_id: str, update: Update) -> None:
         self._connection.notify("session/update", {"sessionId": session_id, "update": update})
@@ -44,7 +45,10 @@ class Client:
     async def ask(
         self, session_id: str, tool_call: dict[str, Any], options: list[dict[str, Any]]
     ) -> str | None:
-        """The chosen option, or None when the client cancelled the turn instead."""
+        """Return the id of the option that the user chose, or None if the client cancelled the turn instead.
+
+        Raises RpcError.
+        """
         params = {"sessionId": session_id, "toolCall": tool_call, "options": options}
         outcome = _at(await self._connection.request("session/request_permission", params), "outcome")
         if _at(outcome, "outcome") != "selected":
@@ -53,17 +57,17 @@ class Client:
         return chosen if isinstance(chosen, str) else None
 
     async def read_text(self, session_id: str, path: str) -> str:
-        """Raises RpcError."""
+        """Return the text of a file as the editor has it. Raises RpcError."""
         result = await self._connection.request("fs/read_text_file", {"sessionId": session_id, "path": path})
         return _string(result, "content")
 
     async def write_text(self, session_id: str, path: str, content: str) -> None:
-        """Raises RpcError."""
+        """Write a file through the editor. Raises RpcError."""
         params = {"sessionId": session_id, "path": path, "content": content}
         await self._connection.request("fs/write_text_file", params)
 
     async def create_terminal(self, session_id: str, argv: list[str], cwd: str, limit_bytes: int) -> str:
-        """Raises RpcError."""
+        """Return the id of a terminal that runs a program. Raises RpcError."""
         params = {
             "sessionId": session_id,
             "command": argv[0],
@@ -74,7 +78,7 @@ class Client:
         return _string(await self._connection.request("terminal/create", params), "terminalId")
 
     async def terminal(self, verb: str, session_id: str, terminal_id: str) -> dict[str, Any]:
-        """`verb`: output, wait_for_exit, kill or release. Raises RpcError."""
+        """Return the result of `output`, `wait_for_exit`, `kill` or `release`. Raises RpcError."""
         params = {"sessionId": session_id, "terminalId": terminal_id}
         result = await self._connection.request(f"terminal/{verb}", params)
         return result if isinstance(result, dict) else {}

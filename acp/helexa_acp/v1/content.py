@@ -1,4 +1,4 @@
-"""Content blocks of protocol version 1: read leniently, turned into neutral parts, and built."""
+"""Content blocks of protocol version 1: checked, turned into neutral parts, and built."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import base64
 import binascii
 from typing import Any
 
-from helexa_acp.provider.types import Image, Part, Text
+from helexa_acp.provider.types import ImagePart, Part, TextPart
 
 IMAGE_TYPES = {"image/png", "image/jpeg", "image/gif", "image/webp"}
 MAX_RESOURCE_CHARS = 400_000
@@ -20,11 +20,11 @@ _REQUIRED = {
 
 
 class BadBlockError(Exception):
-    """The message says which block and field."""
+    """A content block is invalid. The message names the block and the field."""
 
 
 def check_blocks(value: Any) -> list[dict[str, Any]]:
-    """Raises BadBlockError."""
+    """Return the blocks of a prompt. Raises BadBlockError if the agent cannot take them."""
     if not isinstance(value, list):
         raise BadBlockError("prompt must be a list of content blocks")
     for place, block in enumerate(value):
@@ -67,13 +67,13 @@ def _check_image(where: str, block: dict[str, Any]) -> None:
 
 
 def to_parts(blocks: list[dict[str, Any]]) -> tuple[Part, ...]:
-    """Neighbouring text joins with a blank line; images keep their place."""
+    """Return the blocks as parts. Neighbouring texts are joined with a blank line."""
     parts: list[Part] = []
     for block in blocks:
         part = _part(block)
         last = parts[-1] if parts else None
-        if isinstance(part, Text) and isinstance(last, Text):
-            parts[-1] = Text(f"{last.text}\n\n{part.text}")
+        if isinstance(part, TextPart) and isinstance(last, TextPart):
+            parts[-1] = TextPart(f"{last.text}\n\n{part.text}")
         else:
             parts.append(part)
     return tuple(parts)
@@ -82,25 +82,27 @@ def to_parts(blocks: list[dict[str, Any]]) -> tuple[Part, ...]:
 def _part(block: dict[str, Any]) -> Part:
     match block.get("type"):
         case "text":
-            return Text(str(block.get("text", "")))
+            return TextPart(str(block.get("text", "")))
         case "image":
-            return Image(str(block.get("mimeType")), str(block.get("data")), block.get("uri"))
+            return ImagePart(str(block.get("mimeType")), str(block.get("data")), block.get("uri"))
         case "resource_link":
-            return Text(f"[{block.get('name')}]({block.get('uri')})")
+            return TextPart(f"[{block.get('name')}]({block.get('uri')})")
         case "resource":
             return _resource(block.get("resource") or {})
-    return Text(f"[a block of type {block.get('type')!r}, which cannot be read here]")
+    return TextPart(f"[a block of type {block.get('type')!r}, which cannot be read here]")
 
 
 def _resource(resource: dict[str, Any]) -> Part:
-    uri, kind = str(resource.get("uri")), str(resource.get("mimeType") or "")
-    if isinstance(resource.get("text"), str):
-        text = resource["text"]
-        shown = text if len(text) <= MAX_RESOURCE_CHARS else text[:MAX_RESOURCE_CHARS] + "\n[cut here]"
-        return Text(f'<resource uri="{uri}">\n{shown}\n</resource>')
+    uri = str(resource.get("uri"))
+    kind = str(resource.get("mimeType") or "")
+    text = resource.get("text")
+    if isinstance(text, str):
+        if len(text) > MAX_RESOURCE_CHARS:
+            text = text[:MAX_RESOURCE_CHARS] + "\n[cut here]"
+        return TextPart(f'<resource uri="{uri}">\n{text}\n</resource>')
     if kind in IMAGE_TYPES:
-        return Image(kind, str(resource.get("blob")), uri)
-    return Text(f"[attached {uri}, {kind or 'binary data'}, which cannot be read here]")
+        return ImagePart(kind, str(resource.get("blob")), uri)
+    return TextPart(f"[attached {uri}, {kind or 'binary data'}, which cannot be read here]")
 
 
 def text_block(text: str) -> dict[str, Any]:
@@ -108,5 +110,5 @@ def text_block(text: str) -> dict[str, Any]:
 
 
 def prompt_text(blocks: list[dict[str, Any]]) -> str:
-    """What the person typed: the text blocks alone."""
+    """Return what the user typed: the text of a prompt without its attachments."""
     return "\n\n".join(str(block["text"]) for block in blocks if block.get("type") == "text")

@@ -1,5 +1,7 @@
-"""Parameters of requests, checked: what the protocol requires must be there, what it lets default may be
-wrong."""
+"""Checked access to the parameters of requests.
+
+What the protocol requires must be valid, else RpcError is raised. What it lets clients omit may be invalid.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +13,7 @@ from helexa_acp.rpc.framing import INVALID_PARAMS, RpcError
 
 
 def invalid(message: str) -> RpcError:
+    """Return the error for invalid parameters."""
     return RpcError(INVALID_PARAMS, message)
 
 
@@ -37,6 +40,7 @@ def optional_string(params: dict[str, Any], key: str) -> str | None:
 
 
 def absolute(params: dict[str, Any], key: str = "cwd") -> str:
+    """Return a normalised absolute path."""
     path = string(params, key)
     if not pathlib.Path(path).is_absolute() or "\0" in path:
         raise invalid(f"{key} must be an absolute path, not {path[:200]!r}")
@@ -44,7 +48,7 @@ def absolute(params: dict[str, Any], key: str = "cwd") -> str:
 
 
 def directories(params: dict[str, Any]) -> list[str]:
-    """Lenient: the protocol lets a client skip items that are wrong."""
+    """Return the additional directories. Invalid items are skipped, which the protocol permits."""
     value = params.get("additionalDirectories")
     items = value if isinstance(value, list) else []
     return [
@@ -55,7 +59,7 @@ def directories(params: dict[str, Any]) -> list[str]:
 
 
 def mcp_servers(params: dict[str, Any]) -> list[dict[str, Any]]:
-    """Missing is taken for none: some clients leave it out."""
+    """Return the servers; none if they are missing, as some clients omit them."""
     value = params.get("mcpServers") or []
     if not isinstance(value, list):
         raise invalid("mcpServers must be a list")

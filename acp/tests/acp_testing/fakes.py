@@ -1,22 +1,22 @@
-"""Hand-written doubles of what tools need."""
+"""Fakes of what tools need."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-from helexa_acp.provider.base import CancelToken
+from helexa_acp.cancellation import CancelToken
 from helexa_acp.rpc.framing import INTERNAL_ERROR, RpcError
 from helexa_acp.tools import schema
-from helexa_acp.tools.children import Children
+from helexa_acp.tools.builtin import builtin_tools
 from helexa_acp.tools.files import Files
-from helexa_acp.tools.registry import builtin_tools
+from helexa_acp.tools.processes import ChildProcesses
 from helexa_acp.tools.roots import Roots
 from helexa_acp.tools.tool import Outcome, ToolContext
 
 
 class FakeClient:
-    """A client with buffers over the disk; `broken` makes its file methods fail."""
+    """A client whose buffers lie over the disk. If it is `broken`, it cannot read files."""
 
     def __init__(self, *, files: bool = False, broken: bool = False) -> None:
         self.can_read = self.can_write = files
@@ -35,8 +35,8 @@ class FakeClient:
         self.written.append(path)
 
 
-class Bench:
-    """Runs tools in a directory, without permissions."""
+class ToolHarness:
+    """Runs tools in a directory without asking for permission."""
 
     def __init__(
         self, cwd: Path, client: FakeClient | None = None, additional: list[str] | None = None
@@ -51,7 +51,7 @@ class Bench:
             self.client,
             Roots(str(cwd), additional or []),
             self.files,
-            Children(),
+            ChildProcesses(),
             self.cancel,
             lambda **changes: self.shown.append(changes),
             self.plan.extend,

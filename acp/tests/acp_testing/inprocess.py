@@ -1,4 +1,4 @@
-"""Agent and client in one process, for many short conversations; every line of the agent's is judged."""
+"""Agent and client in one process, for many short conversations. The schema judges every line of the agent."""
 
 from __future__ import annotations
 
@@ -16,21 +16,23 @@ from helexa_acp.agent.server import Agent
 from helexa_acp.agent.session import Home
 from helexa_acp.agent.sessions import Sessions
 from helexa_acp.config import Config, parse_config
-from helexa_acp.memory.store import Store
 from helexa_acp.provider.endpoints import Endpoints
 from helexa_acp.provider.http import HttpProvider
 from helexa_acp.provider.quirks import QuirkBook
-from helexa_acp.provider.wires import ADAPTERS
+from helexa_acp.provider.wires.registry import ADAPTERS
 from helexa_acp.rpc.framing import decode
+from helexa_acp.storage.store import SessionStore
 
 TIMEOUT_S = 20
 
 Serve = Callable[[httpx.Request], httpx.Response]
-Answer = Callable[[dict[str, Any]], dict[str, Any]]  # the agent's request → the rest of the client's answer
+Answer = Callable[
+    [dict[str, Any]], dict[str, Any]
+]  # from the agent's request to the client's result or error
 
 
 class Conversation:
-    """A client with these `capabilities`, and an agent whose one endpoint is `serve`."""
+    """A client, and an agent whose one endpoint is `serve`; `answer` answers the agent's requests."""
 
     def __init__(self, data: Path, serve: Serve, answer: Answer, wire: str = "openai-chat") -> None:
         self.messages: list[dict[str, Any]] = []
@@ -51,7 +53,7 @@ class Conversation:
         await self.agent.aclose()
 
     def write(self, line: bytes) -> None:
-        """The agent's line."""
+        """Take a line of the agent."""
         message = self._judge.judge(line)
         self.messages.append(message)
         if "method" not in message:
@@ -109,4 +111,4 @@ def _home(data: Path, config: Config, serve: Serve) -> Home:
         return HttpProvider(endpoint, ADAPTERS[endpoint.wire_api](), book, client=client, backoff_s=0)
 
     endpoints = Endpoints(config, QuirkBook(None), None, make)
-    return Home(data, data / "config", Store(data / "sessions"), endpoints)
+    return Home(data, data / "config", SessionStore(data / "sessions"), endpoints)

@@ -1,4 +1,4 @@
-"""The real program as a child process, driven line by line; every line it writes is judged by the schema."""
+"""The real program as a child process. The schema judges every line that it writes."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class RpcFailureError(Exception):
 
 
 class AgentProcess:
-    """`answers` maps a method of the client to what it answers; an Exception becomes a JSON-RPC error."""
+    """`answers` maps each method of the client to its result; an Exception becomes a JSON-RPC error."""
 
     def __init__(self, env: dict[str, str], *, judged: bool = True) -> None:
         self.env = env
@@ -186,7 +186,7 @@ class AgentProcess:
             self.stderr += chunk
 
 
-HOLD = object()  # an answer that does not come
+HOLD = object()  # stands for an answer that never comes
 
 
 def prompt(session_id: str, text: str) -> dict[str, Any]:
@@ -198,8 +198,7 @@ def choose(option: str) -> Answer:
 
 
 def fold(updates: list[dict[str, Any]]) -> list[Any]:
-    """What a client shows in the end: messages by id, cards by id in their last state, the last plan, and the
-    compactions that came to something."""
+    """Return what a client shows in the end: messages and cards by id, completed compactions, the last plan."""
     shown: dict[str, Any] = {}
     for update in updates:
         match update["sessionUpdate"]:
@@ -231,5 +230,5 @@ def fold(updates: list[dict[str, Any]]) -> list[Any]:
 
 
 def without_user(shown: list[Any]) -> list[Any]:
-    """A client shows its user's words itself; only a replay brings them."""
+    """Leave out the user's messages, which only a replay sends: live, the client has them already."""
     return [entry for entry in shown if not entry[0].startswith("user")]

@@ -1,4 +1,4 @@
-"""The official JSON schema as a judge of every line that we write."""
+"""The official JSON schema as the judge of every line that the agent writes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from jsonschema import Draft202012Validator
 
 
 class WireJudge:
-    """Follows one conversation: it must see what the client sends to know what an answer answers."""
+    """Judges one conversation. It must see the client's requests too, to know what an answer answers."""
 
     def __init__(self, schema: Path) -> None:
         self._schema = json.loads(schema.read_text("utf-8"))
@@ -32,8 +32,10 @@ class WireJudge:
             self._asked[json.dumps(message["id"])] = message["method"]
 
     def judge(self, line: bytes, *, results: bool = True) -> dict[str, Any]:
-        """The message, once it is found to be flawless; without `results` not what answers a request, where
-        the client's ids do not tell which."""
+        """Return the message of a line that is valid. Without `results`, results are not judged.
+
+        That is for conversations in which the client's ids do not tell which request was answered.
+        """
         assert line.endswith(b"\n"), line[-200:]
         message = json.loads(line)
         assert message.get("jsonrpc") == "2.0", message
@@ -63,7 +65,7 @@ class WireJudge:
 
 
 def judge_record(record: Path, schema: Path) -> int:
-    """Judges what `clients/recorded_agent.py` wrote, of one process after the other. How many lines there were."""
+    """Judge what `clients/recorded_agent.py` wrote, and return how many lines came from agents."""
     judge, judged = WireJudge(schema), 0
     for entry in record.read_text("utf-8").splitlines():
         who, line = json.loads(entry)

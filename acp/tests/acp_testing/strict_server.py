@@ -8,7 +8,7 @@ from typing import Any, Self
 
 
 class StrictServer:
-    """Each wire answers a prompt that names no result yet with a thought and a call of id "same", then with text."""
+    """On each wire it answers a prompt with a thought and a call whose id is "same", and its result with text."""
 
     def __init__(self, port: int) -> None:
         self.url = f"http://127.0.0.1:{port}/v1"

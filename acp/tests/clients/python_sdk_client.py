@@ -1,6 +1,6 @@
-"""Drives an agent with the official Python SDK, in an environment that holds nothing else.
+"""Drives an agent with the official Python SDK, in an environment that has nothing else.
 
-Takes the arguments of ts_sdk_client.mjs, does what it does and prints the same kind of report.
+It takes the arguments of ts_sdk_client.mjs, does the same and prints the same report.
 """
 
 from __future__ import annotations
@@ -63,14 +63,14 @@ async def main(cwd: str, let_run: str, to_cancel: str, command: list[str]) -> No
         client.spoke.clear()
         turn = asyncio.create_task(agent.prompt(session_id=session, prompt=[acp.text_block(to_cancel)]))
         if os.environ.get("CANCEL_AT_ONCE"):
-            await asyncio.sleep(0)  # the prompt is written first
+            await asyncio.sleep(0)  # until the prompt is written
         else:
             await client.spoke.wait()
         await agent.cancel(session_id=session)
         seen["second"] = (await turn).stop_reason
         client.options.clear()
         await agent.set_session_mode(session_id=session, mode_id="plan")
-        await client.options.wait()  # the SDK hands notifications on in tasks of their own
+        await client.options.wait()  # the SDK delivers notifications in tasks of their own
         live, seen["updates"] = seen["updates"], []
         await agent.load_session(session_id=session, cwd=cwd, mcp_servers=[])
         seen["replayed"], seen["updates"] = seen["updates"], live

@@ -1,5 +1,7 @@
-"""An agent with a witness: `recorded_agent.py FILE COMMAND...` passes lines on in both directions, and writes each
-to FILE as a JSON array: who sent it (`client` or `agent`), and the line."""
+"""recorded_agent.py FILE COMMAND...: passes lines between a client and the agent COMMAND, and records them.
+
+Each line of FILE is a JSON array: who sent it (`client` or `agent`), and what.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What Redis tells this worker: that the configuration changed, and that the control plane's tasks run."""
+"""What Redis announces to this worker: that the configuration changed, that the control plane's tasks run."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ RECONNECT_S = 1.0
 
 
 class Listener:
-    """`run` listens until it is cancelled. Nothing waits for what it hears: it may be lost."""
+    """`run` listens until it is cancelled. Announcements may be lost, so nothing depends on one."""
 
     def __init__(self, url: str, *, timeout_s: float, polled_within_s: float) -> None:
-        self.changed = asyncio.Event()  # whoever reads the configuration clears it
+        self.changed = asyncio.Event()  # cleared by the reader of the configuration
         self._url = url
         self._timeout_s = timeout_s
         self._polled_within_s = polled_within_s
@@ -31,7 +31,7 @@ class Listener:
 
     @property
     def missing(self) -> list[str]:
-        """`redis`; or `tasks`, when no node was polled for long: beat or the task workers are away."""
+        """`redis` while it is away; `tasks` when no node was polled lately, by beat and the task workers."""
         if self._away:
             return ["redis"]
         return ["tasks"] if time.monotonic() > self._polled_at + self._polled_within_s else []
@@ -58,8 +58,9 @@ class Listener:
             await subscription.subscribe(CONFIGURATION, POLLED)
             if self._away:
                 log.warning("announcements from Redis are back")
-            self._away, self._polled_at = False, time.monotonic()
-            self.changed.set()  # what was told while nobody listened
+            self._away = False
+            self._polled_at = time.monotonic()
+            self.changed.set()  # a change may have been announced meanwhile
             async for message in subscription.listen():
                 self._hear(message["channel"].decode())
 

@@ -1,7 +1,7 @@
-"""The data plane's way to the control plane: a few verbs.
+"""What the data plane asks of the control plane: a few verbs.
 
-No request to a loaded model comes this way. When database or broker are away, every verb raises
-`ControlPlaneError`, and what was known goes on being served.
+No request to a loaded model comes this way. When the database or the broker is away every verb raises
+`ControlPlaneError`, and the data plane serves on by what it knew.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from fleet.snapshot import Configuration
 
 
 class ControlPlaneError(Exception):
-    """Database or broker did not answer."""
+    """The database or the broker did not answer."""
 
 
 class ControlPlane(Protocol):
@@ -23,7 +23,7 @@ class ControlPlane(Protocol):
         """The configuration, or None while it is still at `known_version`."""
 
     async def ensure_loaded(self, model: str) -> OperationView:
-        """The fleet's one active load of this model, begun if there was none; `ApiError` if impossible."""
+        """The fleet's one active load of a model, started if there was none. Raises `ApiError`."""
 
     async def operation(self, operation_id: int) -> OperationView: ...
 

@@ -1,7 +1,7 @@
-"""One Redis connection for short questions: calls are not waited for, answers come back in order.
+"""One Redis connection for short commands: they are sent without waiting, and replies come back in order.
 
-On hiredis' C parser alone a call costs less than half of the CPU that a general client takes for it. There is
-no retry and no reconnection here: a link that fails once is closed, and whoever waits is told.
+Built on hiredis' C parser alone, a call costs less than half of the CPU that a general client takes. There is
+no retry and no reconnection here: a link that fails once is closed, and every caller that waits is told.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from redis.asyncio.connection import SSLConnection, parse_url
 
 
 class LinkError(Exception):
-    """Redis is away, too slow, or does not do what it was asked."""
+    """Redis is away, too slow, or refuses a command."""
 
 
 class RedisLink(asyncio.Protocol):
-    """`open` makes one. An answer that is late by `timeout_s` ends the link."""
+    """Made by `open`. A reply that takes longer than `timeout_s` ends the link."""
 
     def __init__(self, timeout_s: float) -> None:
         self._timeout_s = timeout_s
@@ -30,13 +30,13 @@ class RedisLink(asyncio.Protocol):
         self._lost: asyncio.Future[str] = self._loop.create_future()  # why
         self._reader = hiredis.Reader()
         self._waiting: deque[tuple[float, Callable[[Any], None]]] = deque()  # since when
-        self._outgoing: list[bytes] = []  # of this turn of the event loop: one system call for all
+        self._outgoing: list[bytes] = []  # in this turn of the event loop: one system call for all
         self._transport: asyncio.Transport | None = None
         self._timer: asyncio.TimerHandle | None = None
 
     @classmethod
     async def open(cls, url: str, timeout_s: float) -> RedisLink:
-        """A signed-in connection to `redis://`, `rediss://` or `unix://`; raises `LinkError`."""
+        """An authenticated connection to a `redis://`, `rediss://` or `unix://` URL. Raises `LinkError`."""
         try:
             async with asyncio.timeout(timeout_s):
                 return await cls._open(url, timeout_s)
@@ -67,13 +67,13 @@ class RedisLink(asyncio.Protocol):
         return self._transport is not None
 
     def call(self, *command: str | bytes | float) -> asyncio.Future[Any]:
-        """Send a command; the future has its answer, or a `LinkError`. Raises `LinkError` once it is lost."""
+        """Send a command. The future gets its reply, or a `LinkError`; a lost link raises that at once."""
         future = self._loop.create_future()
         self.post(command, partial(_resolve, future))
         return future
 
     def post(self, command: Sequence[str | bytes | float], answered: Callable[[Any], None]) -> None:
-        """`call` without a future: `answered` gets the answer, or a `LinkError` as its argument."""
+        """Send a command. `answered` is called with its reply, or with a `LinkError`."""
         if self._transport is None:
             raise LinkError("the connection to Redis is closed")
         self._waiting.append((self._loop.time(), answered))
@@ -84,13 +84,13 @@ class RedisLink(asyncio.Protocol):
             self._timer = self._loop.call_later(self._timeout_s, self._look)
 
     def flush(self) -> None:
-        """Send what was posted; it is sent in the event loop's next turn at the latest."""
+        """Send what was posted, which the event loop's next turn would do anyway."""
         outgoing, self._outgoing = b"".join(self._outgoing), []
         if outgoing and self._transport is not None:
             self._transport.write(outgoing)
 
     def _look(self) -> None:
-        """Is an answer late? One timer for all of them."""
+        """Fail when a reply is late. One timer serves all of them."""
         self._timer = None
         if not self._waiting:
             return
@@ -101,7 +101,7 @@ class RedisLink(asyncio.Protocol):
             self._timer = self._loop.call_later(left, self._look)
 
     async def wait_lost(self, timeout_s: float) -> None:
-        """Returns after `timeout_s`; raises `LinkError` as soon as the link is lost."""
+        """Wait for `timeout_s`. Raises `LinkError` as soon as the link is lost."""
         await asyncio.wait({self._lost}, timeout=timeout_s)
         if self._lost.done():
             raise LinkError(self._lost.result())
@@ -138,9 +138,7 @@ class RedisLink(asyncio.Protocol):
             self._fail("what answers is not Redis")
 
     def _answer(self, answer: Any) -> None:
-        if isinstance(
-            answer, hiredis.ReplyError
-        ):  # out of memory, a replica, scripts flushed: of no use to us
+        if isinstance(answer, hiredis.ReplyError):  # out of memory, a read-only replica, flushed scripts
             self._fail(str(answer))
             return
         _, answered = self._waiting.popleft()
@@ -148,10 +146,10 @@ class RedisLink(asyncio.Protocol):
 
 
 def _resolve(future: asyncio.Future[Any], answer: Any) -> None:
-    if future.done():  # its caller is gone
+    if future.done():  # its caller was cancelled
         return
     if isinstance(answer, LinkError):
         future.set_exception(answer)
-        future.exception()  # perhaps nobody looks
+        future.exception()  # so that asyncio does not report one that nobody awaits
     else:
         future.set_result(answer)

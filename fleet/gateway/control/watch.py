@@ -1,4 +1,4 @@
-"""Whether the control plane's web process answers: nothing here needs it, and `/health` says so."""
+"""Whether the control plane's web process answers: `/health` reports it, and no request depends on it."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import asyncio
 from cortex_site.base.addresses import local_address
 from cortex_site.base.probe import http_get
 
-MISSES = 2  # in a row: one may be a slow page before it
+MISSES = 2  # in a row make it missing: one may be due to a slow page before it
 
 
 class ControlWatch:
-    """`run` asks until it is cancelled. The page it asks for needs no database."""
+    """`run` asks until it is cancelled. The page that it asks for needs no database."""
 
     def __init__(self, listen: str, interval_s: float) -> None:
         self._address = local_address(listen)

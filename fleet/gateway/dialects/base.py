@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from fleet.limits import KeyLimits, Verdict
+from fleet.key_limits import Admission, KeyLimits
 from fleet.snapshot import KeyView
 from neuron.wire import ApiError
 
@@ -63,7 +63,7 @@ class Dialect(Protocol):
 
     def error_body(self, error: ApiError) -> bytes: ...
 
-    def limit_headers(self, limits: KeyLimits, verdict: Verdict) -> dict[str, str]:
+    def limit_headers(self, limits: KeyLimits, admission: Admission) -> dict[str, str]:
         """The headers that tell what a key has left."""
 
 

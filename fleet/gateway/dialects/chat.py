@@ -8,7 +8,7 @@ from fleet.gateway.dialects.base import CHAT_PATH, AnswerRewriter, Call
 from fleet.gateway.dialects.chat_body import answer_lengths, decode_head, scan, with_usage
 from fleet.gateway.dialects.images import needed_capability
 from fleet.gateway.limits.headers import openai
-from fleet.limits import KeyLimits, Verdict
+from fleet.key_limits import Admission, KeyLimits
 from fleet.snapshot import KeyView
 from neuron.wire import ApiError
 
@@ -41,8 +41,8 @@ class ChatDialect:
     def needs(self, body: bytes) -> str:
         return needed_capability(body)
 
-    def limit_headers(self, limits: KeyLimits, verdict: Verdict) -> dict[str, str]:
-        return openai(limits, verdict)
+    def limit_headers(self, limits: KeyLimits, admission: Admission) -> dict[str, str]:
+        return openai(limits, admission)
 
     def answer(self, call: Call, request_id: str) -> AnswerRewriter:
         return Verbatim()

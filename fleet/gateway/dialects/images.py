@@ -52,7 +52,7 @@ def _urls(body: bytes) -> Iterator[str]:
                 yield part.image_url.url if isinstance(part.image_url, _Url) else part.image_url or ""
 
 
-class Pictures:
+class ImagePolicy:
     """Refuses images over the bounds, and inlines those at an address where the operator allows that."""
 
     def __init__(self, bounds: GatewaySettings, fetcher: ImageFetcher) -> None:

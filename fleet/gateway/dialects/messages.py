@@ -10,7 +10,7 @@ from fleet.gateway.dialects.chat import ChatDialect, Verbatim
 from fleet.gateway.dialects.images import needed_capability
 from fleet.gateway.limits.headers import anthropic
 from fleet.gateway.record import metrics
-from fleet.limits import KeyLimits, Verdict
+from fleet.key_limits import Admission, KeyLimits
 from neuron.wire import ApiError
 
 # A node refuses a field by its name in the chat body; the client sent it under another.
@@ -33,8 +33,8 @@ class MessagesDialect(ChatDialect):
         metrics.count_unknown(self.name, call.unknown_fields)
         return Call(call.model, call.stream, call.body, needs=needed_capability(call.body))
 
-    def limit_headers(self, limits: KeyLimits, verdict: Verdict) -> dict[str, str]:
-        return anthropic(limits, verdict)
+    def limit_headers(self, limits: KeyLimits, admission: Admission) -> dict[str, str]:
+        return anthropic(limits, admission)
 
     def answer(self, call: Call, request_id: str) -> AnswerRewriter:
         return _MessagesRewriter(call.model, request_id)

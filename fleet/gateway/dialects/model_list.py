@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from fleet.gateway.dialects.base import Call
-from fleet.snapshot import FleetSnapshot, ModelView, NodeView, Offer, ProfileView
+from fleet.snapshot import FleetSnapshot, ModelOffer, ModelView, NodeView, ProfileView
 from neuron.wire import ApiError
 
 CREATED = 1_767_225_600  # clients expect an integer; models have no creation date
@@ -21,13 +21,13 @@ _RANK = {"loaded": 0, "loading": 1, "unloading": 2, "failed": 3}
 
 def list_models(snapshot: FleetSnapshot) -> list[dict[str, Any]]:
     """Every model that is loaded or can be, then every alias, each sorted by name."""
-    ids = set(snapshot.config.profiles)
+    ids = set(snapshot.configuration.profiles)
     for node in snapshot.nodes.values():
         ids |= set(node.models)
     models = [describe(snapshot, model) for model in sorted(ids)]
     aliases = [
         describe(snapshot, alias)
-        for alias, target in sorted(snapshot.config.aliases.items())
+        for alias, target in sorted(snapshot.configuration.aliases.items())
         if target in ids and alias not in ids
     ]
     return models + aliases
@@ -37,7 +37,7 @@ def describe(snapshot: FleetSnapshot, name: str) -> dict[str, Any]:
     """One model, by its own name or an alias, as its profile and its nodes describe it."""
     model = snapshot.resolve(name)
     placements = [(node, view) for node, view in snapshot.placements(model) if node.healthy]
-    profile = snapshot.config.profiles.get(model, ProfileView(model))
+    profile = snapshot.configuration.profiles.get(model, ProfileView(model))
     context = _tightest(profile, placements)
     cost = dict(profile.cost) or None
     offer = snapshot.offer(model)
@@ -47,7 +47,9 @@ def describe(snapshot: FleetSnapshot, name: str) -> dict[str, Any]:
         "created": CREATED,
         "owned_by": "cortex",
         "alias_of": model if name != model else None,
-        "aliases": sorted(alias for alias, target in snapshot.config.aliases.items() if target == model),
+        "aliases": sorted(
+            alias for alias, target in snapshot.configuration.aliases.items() if target == model
+        ),
         "state": state_of(placements),
         "loaded": any(view.state == "loaded" for _, view in placements),
         "nodes": [_node(node, view) for node, view in placements],
@@ -67,7 +69,7 @@ def _tightest(profile: ProfileView, placements: list[tuple[NodeView, ModelView]]
     return min((context for context in said if context), default=None)
 
 
-def require_capability(offer: Offer, call: Call) -> None:
+def require_capability(offer: ModelOffer, call: Call) -> None:
     """Raises `ApiError` 400 when the model is known to lack the capability that the call needs."""
     can = offer.capabilities
     if not can or _does(call.needs, can):

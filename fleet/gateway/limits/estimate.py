@@ -1,10 +1,10 @@
-"""The tokens that a request may use, before anybody has counted them."""
+"""The tokens that a request may use, estimated before they are counted."""
 
 from __future__ import annotations
 
 import msgspec
 
-BYTES_PER_TOKEN = 4  # of a request's body; the usual rule of thumb, settled exactly afterwards
+from fleet.affinity import BYTES_PER_TOKEN
 
 
 class _Asked(msgspec.Struct):
@@ -17,21 +17,23 @@ _asked = msgspec.json.Decoder(_Asked)
 
 
 def asked_of(body: bytes) -> tuple[int, int]:
-    """The longest answer a chat body asks for, tokens (0: it does not say), and how many of them."""
+    """The longest answer that a chat body asks for, in tokens (0: not said), and the number of answers."""
     try:
         asked = _asked.decode(body)
-    except msgspec.DecodeError:  # the node will say what is wrong with it
+    except msgspec.DecodeError:  # the node says what is wrong with it
         return 0, 1
     return max(0, asked.max_completion_tokens or asked.max_tokens or 0), max(1, asked.n or 1)
 
 
 def estimate(size: int, asked: tuple[int, int], *, context: int | None, answer: int) -> tuple[int, int]:
-    """The tokens that a request may use: its prompt's by the body's `size` in bytes, and its answers'.
+    """The tokens of a request's prompt, by the body's `size` in bytes, and of its answers.
 
-    `answer` is taken for a request that names no length; neither is more than the model's `context`.
+    A request that names no length is taken to ask for `answer`. No prompt and no answer is longer than the
+    model's `context`. What is estimated here is settled exactly afterwards.
     """
-    prompt, (longest, choices) = -(-size // BYTES_PER_TOKEN), asked
+    longest, choices = asked
     longest = longest or answer
+    prompt = -(-size // BYTES_PER_TOKEN)
     if context is not None:
         prompt, longest = min(prompt, context), min(longest, context)
     return prompt, longest * choices

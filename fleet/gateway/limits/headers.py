@@ -1,4 +1,4 @@
-"""How an account stands, in the headers and errors of either dialect."""
+"""The headers and errors that tell a client how its key's account stands, in either dialect."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import math
 from collections.abc import Callable
 from datetime import UTC, datetime
 
-from fleet.limits import MINUTE_S, Bound, KeyLimits, Verdict
+from fleet.key_limits import MINUTE_S, Admission, Bound, KeyLimits
 from neuron.wire import ApiError
 
-Headers = Callable[[KeyLimits, Verdict], dict[str, str]]
+Headers = Callable[[KeyLimits, Admission], dict[str, str]]
 
 
 class LimitExceededError(ApiError):
@@ -26,7 +26,7 @@ class LimitExceededError(ApiError):
 
     @property
     def kind(self) -> str:
-        """OpenAI's `type` names what was too much."""
+        """OpenAI's `type`, which names what was too much."""
         return {"budget": "insufficient_quota", "tokens": "tokens"}.get(self._bound, "requests")
 
     @property
@@ -34,36 +34,36 @@ class LimitExceededError(ApiError):
         return self._headers | super().headers
 
 
-def openai(limits: KeyLimits, verdict: Verdict) -> dict[str, str]:
-    """`x-ratelimit-*`, durations as `1m30s`."""
+def openai(limits: KeyLimits, admission: Admission) -> dict[str, str]:
+    """OpenAI's `x-ratelimit-*`, with durations as `1m30s`."""
     found: dict[str, str] = {}
     if (limit := limits.requests_per_minute) is not None:
         found["x-ratelimit-limit-requests"] = str(limit)
-        found["x-ratelimit-remaining-requests"] = _remaining(limit, verdict.requests_reset_s)
-        found["x-ratelimit-reset-requests"] = duration(verdict.requests_reset_s)
+        found["x-ratelimit-remaining-requests"] = _remaining(limit, admission.requests_reset_s)
+        found["x-ratelimit-reset-requests"] = duration(admission.requests_reset_s)
     if (limit := limits.tokens_per_minute) is not None:
         found["x-ratelimit-limit-tokens"] = str(limit)
-        found["x-ratelimit-remaining-tokens"] = _remaining(limit, verdict.tokens_reset_s)
-        found["x-ratelimit-reset-tokens"] = duration(verdict.tokens_reset_s)
+        found["x-ratelimit-remaining-tokens"] = _remaining(limit, admission.tokens_reset_s)
+        found["x-ratelimit-reset-tokens"] = duration(admission.tokens_reset_s)
     return found
 
 
-def anthropic(limits: KeyLimits, verdict: Verdict) -> dict[str, str]:
-    """`anthropic-ratelimit-*`, resets as RFC 3339 times."""
+def anthropic(limits: KeyLimits, admission: Admission) -> dict[str, str]:
+    """Anthropic's `anthropic-ratelimit-*`, with resets as RFC 3339 times."""
     found: dict[str, str] = {}
     if (limit := limits.requests_per_minute) is not None:
         found["anthropic-ratelimit-requests-limit"] = str(limit)
-        found["anthropic-ratelimit-requests-remaining"] = _remaining(limit, verdict.requests_reset_s)
-        found["anthropic-ratelimit-requests-reset"] = _moment(verdict.at + verdict.requests_reset_s)
+        found["anthropic-ratelimit-requests-remaining"] = _remaining(limit, admission.requests_reset_s)
+        found["anthropic-ratelimit-requests-reset"] = _moment(admission.at + admission.requests_reset_s)
     if (limit := limits.tokens_per_minute) is not None:
         found["anthropic-ratelimit-tokens-limit"] = str(limit)
-        found["anthropic-ratelimit-tokens-remaining"] = _remaining(limit, verdict.tokens_reset_s)
-        found["anthropic-ratelimit-tokens-reset"] = _moment(verdict.at + verdict.tokens_reset_s)
+        found["anthropic-ratelimit-tokens-remaining"] = _remaining(limit, admission.tokens_reset_s)
+        found["anthropic-ratelimit-tokens-reset"] = _moment(admission.at + admission.tokens_reset_s)
     return found
 
 
 def _remaining(limit: int, reset_s: float) -> str:
-    """`reset_s` from now nothing of the limit counts as used."""
+    """What is left of a minute's `limit` whose bucket is empty in `reset_s`."""
     left = int((MINUTE_S - reset_s) * limit / MINUTE_S + 1e-3)
     return str(left) if left > 0 else "0"
 
@@ -73,7 +73,7 @@ def _moment(at: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """As OpenAI writes it: `17ms`, `8.64s`, `6m0s`, `1h0m0s`."""
+    """A duration as OpenAI writes it: `17ms`, `8.64s`, `6m0s`, `1h0m0s`."""
     if seconds < 1:
         return f"{math.ceil(seconds * 1000)}ms"
     if seconds < MINUTE_S:
@@ -84,10 +84,10 @@ def duration(seconds: float) -> str:
 
 
 def refusal(
-    limits: KeyLimits, verdict: Verdict, tokens: int, headers: Headers, budget_left_s: float
+    limits: KeyLimits, admission: Admission, tokens: int, headers: Headers, budget_left_s: float
 ) -> LimitExceededError:
-    """Why the request was not let in, and when it would be."""
-    bound, wait_s = verdict.refused_by, verdict.wait_s
+    """The error that says why a request is not admitted, and when it would be."""
+    bound, wait_s = admission.refused_by, admission.wait_s
     match bound:
         case "concurrent":
             message = f"This API key may have {limits.concurrent_requests} requests under way, and has."
@@ -107,11 +107,11 @@ def refusal(
                 f"Rate limit reached: {limits.requests_per_minute} requests per minute. "
                 f"Try again in {duration(wait_s)}."
             )
-    return LimitExceededError(bound, message, headers=headers(limits, verdict), wait_s=wait_s)
+    return LimitExceededError(bound, message, headers=headers(limits, admission), wait_s=wait_s)
 
 
 def too_large(limits: KeyLimits, tokens: int) -> LimitExceededError:
-    """Waiting would not help."""
+    """The error for a request that no wait would help."""
     message = (
         f"Request too large: it may use {tokens} tokens (prompt and max_tokens), and this API key has "
         f"{limits.tokens_per_minute} tokens per minute. Lower max_tokens or shorten the prompt."

@@ -1,4 +1,4 @@
-"""Who may call: API keys by digest, and protected mode while none exists."""
+"""Who may call: API keys by digest, and protected mode while there is none."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import hashlib
 import ipaddress
 import time
 
-from cortex_site.http.application import LightRequest
+from cortex_site.http.request import Request
 from fleet.snapshot import Configuration, KeyView
 from neuron.wire import ApiError
 
@@ -16,10 +16,8 @@ NO_KEY = (
 )
 
 
-def authorize(
-    request: LightRequest, configuration: Configuration, *, allow_anonymous: bool
-) -> KeyView | None:
-    """The caller's key, or None for an anonymous caller who may pass. Raises `ApiError` 401 or 403."""
+def authorize(request: Request, configuration: Configuration, *, allow_anonymous: bool) -> KeyView | None:
+    """The caller's key; None for an anonymous caller who is allowed. Raises `ApiError` 401 or 403."""
     secret = _secret(request)
     if secret is not None and (key := configuration.keys.get(hashlib.sha256(secret.encode()).hexdigest())):
         if key.disabled:
@@ -46,7 +44,7 @@ def check_model(key: KeyView | None, model: str) -> None:
         raise ApiError(403, "model_not_allowed", f"This API key does not allow '{model}'.", param="model")
 
 
-def _secret(request: LightRequest) -> str | None:
+def _secret(request: Request) -> str | None:
     authorization = request.header(b"authorization")
     if authorization and authorization[:7].lower() == "bearer ":
         return authorization[7:].strip()
@@ -54,5 +52,5 @@ def _secret(request: LightRequest) -> str | None:
 
 
 def _is_local(peer: str) -> bool:
-    """A unix socket has no address and is local."""
+    """Whether the caller is on this machine. A unix socket has no address and is."""
     return not peer or ipaddress.ip_address(peer.split("%", maxsplit=1)[0]).is_loopback

@@ -1,10 +1,10 @@
 """A worker's side of the API keys' limits: reserve before dispatch, settle after, with Redis or without.
 
-Accounts live in Redis, where all workers of all gateways meet; each step there is one script and one round
+Accounts live in Redis, where all workers of all gateways meet. Each step there is one script and one round
 trip, for all requests of a key that came in one turn of the event loop. A key with many requests asks once
-for many of them (`allowance`). While Redis is away accounts live in this process's memory:
-limits then hold per worker, `local` says so, and what was used is charged to the shared budgets when Redis is
-back. Keys without limits never come here.
+for many of them (`prefetch`). While Redis is away accounts live in this process's memory: limits then hold
+per worker, `local` says so, and what was used is charged to the shared budgets when Redis is back. Keys
+without limits never come here.
 """
 
 from __future__ import annotations
@@ -24,53 +24,57 @@ from typing import Any
 
 import msgspec
 
-from fleet import limits as arithmetic
+from fleet import key_limits as arithmetic
 from fleet.gateway.control.redis_link import LinkError, RedisLink
 from fleet.gateway.limits import headers as limit_headers
 from fleet.gateway.limits import scripts
-from fleet.gateway.limits.allowance import ADVANCE_S, Allowance
 from fleet.gateway.limits.headers import Headers
+from fleet.gateway.limits.prefetch import HOLD_S, Prefetch
 from fleet.gateway.record import metrics
-from fleet.limits import Account, Grant, Return, Verdict, redis_keys
+from fleet.key_limits import Account, Admission, Grant, Remainder, redis_keys
 from fleet.snapshot import KeyView
 
 log = logging.getLogger("cortex.limits")
 
 LEASE_S = 30.0
 PROBE_S = 1.0  # how often Redis is looked for while it is away
-MAX_BACKLOG = 10_000  # settlements that wait for Redis
+MAX_BACKLOG = 10_000  # settlements and releases that wait for Redis
 
 
-class Ticket(msgspec.Struct, frozen=True):
-    """A request that was let in; settle it exactly once."""
+class Reservation(msgspec.Struct, frozen=True):
+    """An admitted request. Settle it exactly once."""
 
     key: KeyView
     grant: Grant
-    local: bool
-    headers: dict[str, str]
+    local: bool  # made in this process's memory
+    headers: dict[str, str]  # how the account stands, for the client
 
 
 @dataclass(slots=True)
 class _Settlement:
-    ticket: Ticket
+    """A request that ended, on its way to Redis."""
+
+    reservation: Reservation
     used: int
-    again: bool = False  # it was sent before, and nobody knows whether it arrived
+    again: bool = False  # it was sent before, and may have arrived
 
     @property
     def key(self) -> KeyView:
-        return self.ticket.key
+        return self.reservation.key
 
 
 @dataclass(slots=True)
-class _Return:
+class _Release:
+    """What is left of a prefetch, on its way back."""
+
     key: KeyView
-    advance: Return
+    remainder: Remainder
     again: bool = False
 
 
-_Later = _Settlement | _Return
-_Waiting = asyncio.Future[Verdict | None]
-_Claim = tuple[Grant, _Waiting]
+_Return = _Settlement | _Release
+_Answer = asyncio.Future[Admission | None]
+_Asked = tuple[Grant, _Answer]
 
 
 class Limiter:
@@ -83,79 +87,85 @@ class Limiter:
         self._lease_s = lease_s
         self._link: RedisLink | None = None
         self._keeper: asyncio.Task[None] | None = None
-        self._tried = asyncio.Event()  # the first connection came about, or did not
+        self._tried = asyncio.Event()  # the first attempt to connect is over
         self._scripts: dict[str, str] = {}  # SHA-1 by name
         self._accounts: defaultdict[str, Account] = defaultdict(Account)  # while Redis is away, by digest
-        self._hold_s = min(ADVANCE_S, lease_s / 3)
-        self._allowances: defaultdict[str, Allowance]  # by digest
-        self._allowances = defaultdict(partial(Allowance, self._hold_s))
-        self._timers: dict[str, asyncio.TimerHandle] = {}  # of what is held ahead, by digest
+        self._hold_s = min(HOLD_S, lease_s / 3)
+        self._prefetches: defaultdict[str, Prefetch]  # by digest
+        self._prefetches = defaultdict(partial(Prefetch, self._hold_s))
+        self._timers: dict[str, asyncio.TimerHandle] = {}  # that end what is held, by digest
         self._open: dict[str, str] = {}  # the digest by the id of each grant with a lease of its own
-        self._claims: dict[str, tuple[KeyView, list[_Claim]]] = {}  # by digest, unsent
-        self._backlog: deque[_Later] = deque()
+        self._unsent: dict[str, tuple[KeyView, list[_Asked]]] = {}  # by digest
+        self._backlog: deque[_Return] = deque()
         self._sending = False  # in the event loop's next turn
         self._ids = itertools.count()
         self._worker = uuid.uuid4().hex[:12]
 
-    async def reserve(self, key: KeyView, tokens: int, headers: Headers) -> Ticket:
-        """Let a request in that may use so many tokens; `LimitExceededError` when a limit forbids it."""
-        limits, now = key.limits, time.time()
+    async def reserve(self, key: KeyView, tokens: int, headers: Headers) -> Reservation:
+        """Admit a request that may use `tokens`. Raises `LimitExceededError` when a limit forbids it."""
+        limits = key.limits
+        now = time.time()
         if limits.never_fits(tokens):
             raise limit_headers.too_large(limits, tokens)
-        start, end = (
-            arithmetic.period(limits.budget_period, now) if limits.budget_tokens is not None else (0, 0)
-        )
-        claim = Grant(scripts.member(self._next_id(), 1, tokens, start), tokens, start)
-        allowance, local = self._allowances[key.digest], False
-        allowance.note(tokens, now)
-        if (verdict := allowance.take(key, claim, now)) is None:
-            verdict = await self._ask(key, claim, now)
-            if verdict is None:
-                account, local = self._accounts[key.digest], True
-                verdict = arithmetic.reserve(account, limits, claim, now, math.inf)  # ends with this process
-            if verdict.refused_by:
-                raise limit_headers.refusal(limits, verdict, tokens, headers, end - now)
-            self._open[claim.id] = key.digest
-        claim.at, claim.end = verdict.at, verdict.end
-        allowance.open += 1
-        return Ticket(key, claim, local, headers(limits, verdict))
+        start = end = 0
+        if limits.budget_tokens is not None:
+            start, end = arithmetic.period(limits.budget_period, now)
+        grant = Grant(scripts.member(self._next_id(), 1, tokens, start), tokens, start)
+        prefetch = self._prefetches[key.digest]
+        local = False
+        prefetch.note(tokens, now)
+        if (admission := prefetch.take(key, grant, now)) is None:
+            admission = await self._ask(key, grant, now)
+            if admission is None:
+                account = self._accounts[key.digest]
+                local = True
+                lease_s = math.inf  # the account ends with this process
+                admission = arithmetic.reserve(account, limits, grant, now, lease_s)
+            if admission.refused_by:
+                raise limit_headers.refusal(limits, admission, tokens, headers, end - now)
+            self._open[grant.id] = key.digest
+        grant.at, grant.end = admission.at, admission.end
+        prefetch.open += 1
+        return Reservation(key, grant, local, headers(limits, admission))
 
-    def settle(self, ticket: Ticket, used: int) -> None:
-        """What the request really used, 0 when nothing. Never waits."""
-        if self._allowances[ticket.key.digest].end(ticket.grant, used):
+    def settle(self, reservation: Reservation, used: int) -> None:
+        """Charge the tokens that the request used, 0 when none. Never waits."""
+        if self._prefetches[reservation.key.digest].end(reservation.grant, used):
             return
-        del self._open[ticket.grant.id]
-        if ticket.local:
-            account = self._accounts[ticket.key.digest]
-            arithmetic.settle(account, ticket.key.limits, ticket.grant, used, time.time())
-        self._keep_for_later(_Settlement(ticket, used))
+        del self._open[reservation.grant.id]
+        if reservation.local:
+            account = self._accounts[reservation.key.digest]
+            arithmetic.settle(account, reservation.key.limits, reservation.grant, used, time.time())
+        self._keep_for_later(_Settlement(reservation, used))
 
     def _next_id(self) -> str:
         return f"{self._worker}-{next(self._ids):x}"
 
-    async def _ask(self, key: KeyView, claim: Grant, now: float) -> Verdict | None:
-        """Redis's verdict; None when it is away. None is refused while something is held ahead here."""
-        if self._allowances[key.digest].is_over(key, claim, now):
-            self._give_back(key.digest)
-        verdict = await self._shared(key, claim)
-        if verdict is not None and verdict.refused_by and self._give_back(key.digest):
-            verdict = await self._shared(key, claim)
-        return verdict
+    # --- asking Redis ---
 
-    async def _shared(self, key: KeyView, claim: Grant) -> Verdict | None:
+    async def _ask(self, key: KeyView, grant: Grant, now: float) -> Admission | None:
+        """Redis's answer; None when it is away. Before a refusal stands, what is held here is given back."""
+        if self._prefetches[key.digest].is_spent(key, grant, now):
+            self._give_back(key.digest)
+        admission = await self._shared(key, grant)
+        if admission is not None and admission.refused_by and self._give_back(key.digest):
+            admission = await self._shared(key, grant)
+        return admission
+
+    async def _shared(self, key: KeyView, grant: Grant) -> Admission | None:
         if (self._link or await self._connected()) is None:
             return None
-        verdict: asyncio.Future[Verdict | None] = asyncio.get_running_loop().create_future()
-        claims = self._claims.get(key.digest)
-        if claims is None:
-            claims = self._claims[key.digest] = (key, [])
+        answer: _Answer = asyncio.get_running_loop().create_future()
+        unsent = self._unsent.get(key.digest)
+        if unsent is None:
+            unsent = self._unsent[key.digest] = (key, [])
             self._send_soon()
-        claims[1].append((claim, verdict))
+        unsent[1].append((grant, answer))
         try:
-            return await verdict
+            return await answer
         except asyncio.CancelledError:
             # Sent or not, answered or not, this follows it: the lease goes, the rate drains by itself.
-            self._keep_for_later(_Settlement(Ticket(key, claim, local=False, headers={}), 0))
+            self._keep_for_later(_Settlement(Reservation(key, grant, local=False, headers={}), 0))
             raise
 
     def _send_soon(self) -> None:
@@ -164,41 +174,44 @@ class Limiter:
             asyncio.get_running_loop().call_soon(self._send)
 
     def _send(self) -> None:
-        """What ended before what begins: who asks one request after the other is never in its own way."""
+        """Send settlements before reservations, so that a sequential client never blocks itself."""
         self._sending = False
         self._flush()
-        claims, self._claims = self._claims, {}
-        for key, some in claims.values():
-            self._send_claims(key, some)
+        unsent, self._unsent = self._unsent, {}
+        for key, asked in unsent.values():
+            self._send_reservations(key, asked)
         if self._link is not None:
             self._link.flush()
 
-    def _send_claims(self, key: KeyView, claims: Sequence[_Claim]) -> None:
-        allowance = self._allowances[key.digest]
-        wish = allowance.wish(self._next_id(), claims[0][0].window, len(claims))
-        judge = partial(self._judge, key, wish, [verdict for _, verdict in claims])
-        members = [claim.id for claim, _ in claims]
+    def _send_reservations(self, key: KeyView, asked: Sequence[_Asked]) -> None:
+        prefetch = self._prefetches[key.digest]
+        wanted = prefetch.wanted(self._next_id(), asked[0][0].window, len(asked))
+        distribute = partial(self._distribute, key, wanted, [answer for _, answer in asked])
+        members = [grant.id for grant, _ in asked]
+        arguments = scripts.to_reserve(key.limits, wanted, self._lease_s, members)
         try:
-            self._post(
-                "reserve", key.digest, scripts.to_reserve(key.limits, wish, self._lease_s, members), judge
-            )
-            allowance.asked |= wish is not None
+            self._post("reserve", key.digest, arguments, distribute)
+            prefetch.asked |= wanted is not None
         except LinkError as error:
-            judge(error)
+            distribute(error)
 
-    def _judge(
-        self, key: KeyView, wish: Grant | None, verdicts: Sequence[_Waiting], answer: list[bytes] | LinkError
+    def _distribute(
+        self,
+        key: KeyView,
+        wanted: Grant | None,
+        waiting: Sequence[_Answer],
+        reply: list[bytes] | LinkError,
     ) -> None:
-        """Redis's answer to all who asked at once; where it has none their own worker decides."""
-        answers = deque(() if isinstance(answer, LinkError) else answer)
-        for verdict in verdicts:
-            one = scripts.verdict(answers.popleft()) if answers else None
-            if not verdict.done():
-                verdict.set_result(one)
-        if wish is not None:
-            self._allowances[key.digest].asked = False
+        """Give Redis's reply to all who asked at once; None to those whom it does not answer."""
+        answers = deque(() if isinstance(reply, LinkError) else reply)
+        for answer in waiting:
+            admission = scripts.admission(answers.popleft()) if answers else None
+            if not answer.done():
+                answer.set_result(admission)
+        if wanted is not None:
+            self._prefetches[key.digest].asked = False
             if answers:
-                self._hold(key, wish, scripts.advance(answers[0], wish))
+                self._hold(key, wanted, scripts.prefetched(answers[0], wanted))
 
     async def _connected(self) -> RedisLink | None:
         if self._keeper is None:
@@ -216,31 +229,31 @@ class Limiter:
         account, leases = redis_keys(digest)
         self._link.post(("EVALSHA", self._scripts[script], 2, account, leases, *arguments), answered)
 
-    # --- advances ---
+    # --- prefetches ---
 
-    def _hold(self, key: KeyView, wish: Grant, advance: Grant) -> None:
-        self._allowances[key.digest].hold(key, wish, advance, time.time())
+    def _hold(self, key: KeyView, wanted: Grant, given: Grant) -> None:
+        self._prefetches[key.digest].hold(key, wanted, given, time.time())
         loop = asyncio.get_running_loop()
         self._timers[key.digest] = loop.call_later(self._hold_s, self._give_back, key.digest)
 
     def _give_back(self, digest: str) -> bool:
-        """What is held ahead of a key; False when nothing is."""
-        returned = self._allowances[digest].give_back()
+        """Give back what is held of a key's limits. Returns whether anything was."""
+        returned = self._prefetches[digest].release()
         if returned is None:
             return False
         self._timers.pop(digest).cancel()
-        key, advance = returned
-        self._open |= dict.fromkeys((grant.id for grant in advance.running), digest)
-        self._keep_for_later(_Return(key, advance))
+        key, remainder = returned
+        self._open |= dict.fromkeys((grant.id for grant in remainder.running), digest)
+        self._keep_for_later(_Release(key, remainder))
         return True
 
     def _give_all_back(self) -> None:
         for digest in list(self._timers):
             self._give_back(digest)
 
-    # --- settlements ---
+    # --- settlements and releases ---
 
-    def _keep_for_later(self, item: _Later) -> None:
+    def _keep_for_later(self, item: _Return) -> None:
         if len(self._backlog) >= MAX_BACKLOG:
             self._backlog.popleft()
             metrics.SETTLEMENTS_LOST.inc()
@@ -249,36 +262,40 @@ class Limiter:
         self._backlog.append(item)
 
     def _flush(self) -> None:
-        """Send what waits, if there is somebody to take it."""
+        """Send the backlog, if Redis is there."""
         if self._link is None or not self._backlog:
             return
         items, self._backlog = self._backlog, deque()
         by_key: defaultdict[str, list[_Settlement]] = defaultdict(list)
         for item in items:
-            if isinstance(item, _Return):  # before what it lets run is settled
-                arguments = scripts.to_close(item.key.limits, item.advance, self._lease_s, again=item.again)
-                self._report("close", [item], arguments)
+            if isinstance(item, _Release):  # before the requests that run on are settled
+                arguments = scripts.to_release(
+                    item.key.limits, item.remainder, self._lease_s, again=item.again
+                )
+                self._report("release", [item], arguments)
             else:
                 by_key[item.key.digest].append(item)
         for some in by_key.values():
-            settlements = [(one.ticket.grant, one.used, one.again, one.ticket.local) for one in some]
+            settlements = [
+                (one.reservation.grant, one.used, one.again, one.reservation.local) for one in some
+            ]
             self._report("settle", some, scripts.to_settle(some[0].key.limits, settlements))
 
-    def _report(self, script: str, items: Sequence[_Later], arguments: Iterable[str | float]) -> None:
+    def _report(self, script: str, items: Sequence[_Return], arguments: Iterable[str | float]) -> None:
         arrived = partial(self._arrived, items)
         try:
             self._post(script, items[0].key.digest, arguments, arrived)
         except LinkError as error:
             arrived(error, again=False)
 
-    def _arrived(self, items: Sequence[_Later], answer: Any, *, again: bool = True) -> None:
-        """`again`: what failed may have been done."""
+    def _arrived(self, items: Sequence[_Return], answer: Any, *, again: bool = True) -> None:
+        """Keep what Redis did not confirm; `again` says that it may have been done."""
         if isinstance(answer, LinkError):
             for item in items:
                 item.again |= again
                 self._keep_for_later(item)
 
-    # --- coming and going of Redis ---
+    # --- the connection ---
 
     async def _keep(self) -> None:
         while True:
@@ -291,7 +308,7 @@ class Limiter:
     async def _come(self) -> RedisLink:
         link = await RedisLink.open(self._url, self._timeout_s)
         try:
-            for name in ("reserve", "settle", "close", "renew"):
+            for name in ("reserve", "settle", "release", "renew"):
                 script = getattr(scripts, name.upper())
                 self._scripts[name] = (await link.call("SCRIPT", "LOAD", script)).decode()
         except BaseException:
@@ -317,7 +334,7 @@ class Limiter:
             self._give_all_back()
 
     def _renew(self, link: RedisLink) -> None:
-        """Also enters what Redis does not know: granted while it was away, or before it forgot everything."""
+        """Renew every open lease. One that Redis does not know, made without it or lost there, is entered."""
         members: defaultdict[str, list[str]] = defaultdict(list)
         for ident, digest in self._open.items():
             members[digest].append(ident)
@@ -333,14 +350,16 @@ class Limiter:
     async def close(self) -> None:
         if self._link is not None:
             with suppress(LinkError):
-                await self._link.call("PING")  # answers come in order: an advance that was asked for is here
+                await self._link.call(
+                    "PING"
+                )  # replies come in order: a prefetch that was asked for has arrived
                 self._give_all_back()
                 self._flush()
-                await self._link.call("PING")  # what was settled has arrived
+                await self._link.call("PING")  # the settlements have arrived
         if self._keeper is not None:
             self._keeper.cancel()
             await asyncio.gather(self._keeper, return_exceptions=True)
 
 
 def _ignored(_answer: Any) -> None:
-    """A link that failed tells `_stay`."""
+    """`_stay` hears of a link that failed."""

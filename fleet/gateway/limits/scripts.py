@@ -1,9 +1,9 @@
-"""`fleet.limits` in Lua, for accounts in Redis: each script is one atomic step for all requests of
-one key that came together.
+"""`fleet.key_limits` in Lua, for accounts in Redis.
 
-An account is a string (`KEYS[1]`, as `fleet.limits.STORED`) and a sorted set of leases (`KEYS[2]`: members
-`id:slots:tokens:window`, scored by their end). Redis's own clock is the only one. Numbers that are absent
-come as empty strings.
+Each script is one atomic step for all requests of one key that came together. An account is a string
+(`KEYS[1]`, as `fleet.key_limits.STORED`) and a sorted set of leases (`KEYS[2]`: members
+`id:slots:tokens:window`, scored by their end). Redis's clock is the only one. An absent number is an empty
+string.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from struct import Struct
 
-from fleet.limits import BUSY_WAIT_S, SHARE, STORED, Bound, Grant, KeyLimits, Return, Verdict
+from fleet.key_limits import BUSY_WAIT_S, SHARE, STORED, Admission, Bound, Grant, KeyLimits, Remainder
 
 Arguments = list[str | float]
 
 _BOUNDS: tuple[Bound, ...] = ("", "concurrent", "requests", "tokens", "budget")
-VERDICT = Struct("<Bddddd")
-ADVANCE = Struct("<dddddd")  # requests, slots, tokens, at, end, requests' end
-_KEEP_S = 32 * 86_400  # an account that nothing happens to for so long is forgotten; longer than any period
+ADMISSION = Struct("<Bddddd")
+PREFETCH = Struct("<dddddd")  # requests, slots, tokens, at, end, requests' end
+_KEEP_S = 32 * 86_400  # an account is forgotten after this long without a step; longer than any period
 
 _PRELUDE = f"""
 local keep = {_KEEP_S}
@@ -66,9 +66,9 @@ end
 """
 
 # ARGV: concurrent, requests a minute, tokens a minute, budget; lease in seconds;
-# an advance: id or '', requests, slots, tokens, window; members...
-# Returns for each member a `VERDICT`: refused by (its place in `_BOUNDS`), wait, now, end, seconds until
-# either bucket is empty; then the `ADVANCE`, if one was asked for and given
+# a prefetch: id or '', requests, slots, tokens, window; members...
+# Returns for each member an `ADMISSION`: refused by (its place in `_BOUNDS`), wait, now, end, seconds until
+# either bucket is empty; then the `PREFETCH`, if one was asked for and given
 RESERVE = (
     _PRELUDE
     + f"""
@@ -109,7 +109,7 @@ for i = 11, #ARGV do
     charge(start, amount)
     enter(member, slots, lease)
   end
-  answers[#answers + 1] = struct.pack('{VERDICT.format}', refused, wait, now, tokens,
+  answers[#answers + 1] = struct.pack('{ADMISSION.format}', refused, wait, now, tokens,
                                       math.max(0, requests - now), math.max(0, tokens - now))
 end
 
@@ -133,7 +133,7 @@ if ARGV[6] ~= '' then
     tokens = fill(tokens, token_limit, amount)
     charge(start, amount)
     enter(string.format('%s:%d:%d:%d', ARGV[6], slots, amount, start), slots, lease)
-    answers[#answers + 1] = struct.pack('{ADVANCE.format}', count, slots, amount, now, tokens, requests)
+    answers[#answers + 1] = struct.pack('{PREFETCH.format}', count, slots, amount, now, tokens, requests)
   end
 end
 save()
@@ -177,9 +177,9 @@ save()
 """
 )
 
-# ARGV: tokens a minute, requests a minute, lease in seconds; the advance: member, at, end, requests' end,
+# ARGV: tokens a minute, requests a minute, lease in seconds; the prefetch: member, at, end, requests' end,
 # requests and tokens left of it, 1 when this may be the second time; members that still run...
-CLOSE = (
+RELEASE = (
     _PRELUDE
     + _SETTLING
     + """
@@ -215,9 +215,13 @@ redis.call('EXPIRE', KEYS[2], keep)
 )
 
 
-def to_reserve(limits: KeyLimits, wish: Grant | None, lease_s: float, members: Iterable[str]) -> Arguments:
-    """Arguments of `RESERVE`: `members` are one request's grant each, `wish` is the advance to ask for."""
-    ahead = ("",) * 5 if wish is None else (wish.id, wish.requests, wish.slots, wish.tokens, wish.window)
+def to_reserve(limits: KeyLimits, wanted: Grant | None, lease_s: float, members: Iterable[str]) -> Arguments:
+    """The arguments of `RESERVE`: a member for each request, and the grant to prefetch with them."""
+    ahead = (
+        ("",) * 5
+        if wanted is None
+        else (wanted.id, wanted.requests, wanted.slots, wanted.tokens, wanted.window)
+    )
     return [
         _bound(limits.concurrent_requests),
         _bound(limits.requests_per_minute),
@@ -230,7 +234,7 @@ def to_reserve(limits: KeyLimits, wish: Grant | None, lease_s: float, members: I
 
 
 def to_settle(limits: KeyLimits, settlements: Iterable[tuple[Grant, int, bool, bool]]) -> Arguments:
-    """Of `SETTLE`: grants, tokens used, whether again, and whether it was made while Redis was away."""
+    """The arguments of `SETTLE`. A settlement: grant, tokens used, whether again, whether Redis was away."""
     arguments = [_bound(limits.tokens_per_minute)]
     for grant, used, again, local in settlements:
         at = 0.0 if local else grant.at  # Redis's buckets do not hold it
@@ -238,15 +242,16 @@ def to_settle(limits: KeyLimits, settlements: Iterable[tuple[Grant, int, bool, b
     return arguments
 
 
-def to_close(limits: KeyLimits, advance: Return, lease_s: float, *, again: bool) -> Arguments:
-    grant = advance.grant
+def to_release(limits: KeyLimits, remainder: Remainder, lease_s: float, *, again: bool) -> Arguments:
+    """The arguments of `RELEASE`."""
+    grant = remainder.grant
     return [
         _bound(limits.tokens_per_minute),
         _bound(limits.requests_per_minute),
         lease_s,
         *(grant.id, grant.at, grant.end, grant.requests_end),
-        *(advance.requests, advance.tokens, int(again)),
-        *(one.id for one in advance.running),
+        *(remainder.requests, remainder.tokens, int(again)),
+        *(one.id for one in remainder.running),
     ]
 
 
@@ -254,18 +259,19 @@ def _bound(limit: int | None) -> str | float:
     return "" if limit is None else limit
 
 
-def verdict(answer: bytes) -> Verdict:
-    refused_by, *figures = VERDICT.unpack(answer)
-    return Verdict(_BOUNDS[refused_by], *figures)
+def admission(answer: bytes) -> Admission:
+    """One request's part of the reply to `RESERVE`."""
+    refused_by, *figures = ADMISSION.unpack(answer)
+    return Admission(_BOUNDS[refused_by], *figures)
 
 
-def advance(answer: bytes, wish: Grant) -> Grant:
-    """What was given of the wish; its id is its member from now on."""
-    requests, slots, tokens, at, end, requests_end = ADVANCE.unpack(answer)
-    ident = member(wish.id, int(slots), int(tokens), wish.window)
-    return Grant(ident, int(tokens), wish.window, at, end, requests_end, int(requests), int(slots))
+def prefetched(answer: bytes, wanted: Grant) -> Grant:
+    """The part of `wanted` that was granted. Its id is its member among the leases."""
+    requests, slots, tokens, at, end, requests_end = PREFETCH.unpack(answer)
+    ident = member(wanted.id, int(slots), int(tokens), wanted.window)
+    return Grant(ident, int(tokens), wanted.window, at, end, requests_end, int(requests), int(slots))
 
 
 def member(ident: str, slots: int, tokens: int, window: int) -> str:
-    """A grant among the leases; Redis reads the figures from it."""
+    """A grant's name among the leases, from which the scripts read its figures."""
     return f"{ident}:{slots}:{tokens}:{window}"

@@ -2,7 +2,8 @@
 
 Each worker writes to files under `PROMETHEUS_MULTIPROC_DIR`, which must be set before this module is
 imported; the metrics process reads them all. Names and buckets are part of the public interface. Labels come
-from the configuration and from nodes; from a client the names of a bounded number of fields alone.
+from the configuration and from nodes. Of what clients send, a bounded number of field names alone becomes a
+label.
 """
 
 from __future__ import annotations
@@ -27,21 +28,21 @@ _DELAY = (0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.
 
 
 class Gaps(NamedTuple):
-    """The times between a stream's pieces: how many fall into each bucket of `GAP`, and their sum."""
+    """The times between a stream's pieces: their number in each bucket of `GAP`, and their sum."""
 
     counts: Sequence[int]
     total_s: float
 
 
-class TallyHistogram(Histogram):
-    """A histogram that takes many observations at once, counted by bucket already."""
+class BulkHistogram(Histogram):
+    """A histogram that takes many observations at once, already counted by bucket."""
 
     def __init__(self, *args: Any, buckets: Sequence[float], **kwargs: Any) -> None:
         super().__init__(*args, buckets=buckets, **kwargs)
         self.bounds = tuple(bound for bound in buckets if bound != math.inf)
 
     def add(self, counts: Sequence[int], total: float) -> None:
-        """`counts` per bucket, not cumulated, the one above the last bound included; `total` is their sum."""
+        """Add `counts` by bucket, not cumulated, the one above the last bound included, and their `total`."""
         self._raise_if_not_observable()
         self._sum.inc(total)
         for bucket, count in zip(self._buckets, counts, strict=True):
@@ -61,21 +62,21 @@ UPSTREAM_FAILURES = Counter(
     "Exchanges with a node that failed: connect, busy, timeout, closed, protocol",
     ("node", "kind"),
 )
-DURATION = TallyHistogram(
+DURATION = BulkHistogram(
     "cortex_request_duration_seconds", "Request to last byte", _LABELS, buckets=_DURATION
 )
-QUEUE = TallyHistogram("cortex_queue_seconds", "Wait for a load or a replica", _LABELS, buckets=_DURATION)
-COLD = TallyHistogram(
+QUEUE = BulkHistogram("cortex_queue_seconds", "Wait for a load or a replica", _LABELS, buckets=_DURATION)
+COLD = BulkHistogram(
     "cortex_cold_start_seconds", "Wait for a load, of those that did", _LABELS, buckets=_DURATION
 )
-TTFT = TallyHistogram(
+TTFT = BulkHistogram(
     "cortex_time_to_first_token_seconds", "Request to first visible token", _LABELS, buckets=_TTFT
 )
-RATE = TallyHistogram(
+RATE = BulkHistogram(
     "cortex_tokens_per_second", "Completion tokens a second after the first", _LABELS, buckets=_RATE
 )
-GAP = TallyHistogram("cortex_inter_token_seconds", "Between the chunks of a stream", _LABELS, buckets=_GAP)
-OVERHEAD = TallyHistogram(
+GAP = BulkHistogram("cortex_inter_token_seconds", "Between the chunks of a stream", _LABELS, buckets=_GAP)
+OVERHEAD = BulkHistogram(
     "cortex_gateway_overhead_seconds", "The gateway's own work until a node is asked", _LABELS, buckets=_DELAY
 )
 PROMPT = Counter("cortex_prompt_tokens_total", "Prompt tokens", _LABELS)
@@ -140,13 +141,13 @@ _PER_DEVICE = {
 }
 
 
-_MAX_FIELDS = 64  # that have a label of their own; the others are counted together
+_MAX_FIELDS = 64  # with a label of their own; the others are counted together
 _FIELD = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,39}")
 _fields: set[str] = set()
 
 
 def count_unknown(dialect: str, fields: Iterable[str]) -> None:
-    """Names come from clients, so only the first so many of them become labels."""
+    """Count unknown fields. Clients choose their names, so only the first `_MAX_FIELDS` become labels."""
     for field in fields:
         if len(_fields) < _MAX_FIELDS and _FIELD.fullmatch(field):
             _fields.add(field)
@@ -154,13 +155,13 @@ def count_unknown(dialect: str, fields: Iterable[str]) -> None:
 
 
 def show_breakers(states: Mapping[str, str]) -> None:
-    """By node: closed, half-open or open."""
+    """Show the state of each node's breaker: closed, half-open or open."""
     for node, state in states.items():
         BREAKER.labels(node).set(_BREAKER_STATES.index(state))
 
 
 def show_node(node: NodeView) -> None:
-    """Whether the node answers."""
+    """Show whether the node answers."""
     NODE_UP.labels(node.name).set(int(node.healthy))
 
 
@@ -168,7 +169,7 @@ _shown: defaultdict[str, set[str]] = defaultdict(set)  # models, by node
 
 
 def show_state(node: str, state: NodeState) -> None:
-    """The gauges of one node, as it last said. Ceilings that it does not name are left out."""
+    """Show what a node says of its load and its devices. Ceilings that it does not name are left out."""
     clear_models(node, _shown[node] - {model.id for model in state.health.models})
     for model in state.health.models:
         _shown[node].add(model.id)
@@ -194,7 +195,7 @@ def show_state(node: str, state: NodeState) -> None:
 
 
 def clear_models(node: str, models: Iterable[str] | None = None) -> None:
-    """Nothing runs of what a node no longer speaks of; of all its models, when it is away."""
+    """Set to 0 what runs of models that a node no longer reports; of all its models, when it is away."""
     for model in list(_shown[node] if models is None else models):
         _shown[node].discard(model)
         for name in _OF_NOW:
@@ -202,7 +203,7 @@ def clear_models(node: str, models: Iterable[str] | None = None) -> None:
 
 
 def forget_node(node: str) -> None:
-    """It was taken from the configuration: neither up nor, which would alarm somebody, down."""
+    """Show a node that left the configuration as neither up nor down: down would raise an alarm."""
     clear_models(node)
     BREAKER.labels(node).set(0)
     NODE_UP.labels(node).set(math.nan)

@@ -18,7 +18,7 @@ from cortex_site.base import logs
 
 
 class LiveCollector(MultiProcessCollector):
-    """All processes' files; counts of the dead still count, their gauges (`gauge_live*_PID.db`) do not."""
+    """Reads all processes' files. Counts of dead ones count, their gauges (`gauge_live*_PID.db`) do not."""
 
     def collect(self) -> Iterable[Metric]:
         folder = os.environ["PROMETHEUS_MULTIPROC_DIR"]

@@ -1,10 +1,10 @@
 """From finished requests to Prometheus and the database: a bounded queue and one thread.
 
-A request is noted where it ends, in a microsecond or two: for the counts, for its log line and for its row.
-No thread is woken for it, since every change of threads stops the event loop. The thread wakes every
-`BATCH_WAIT_S`, brings the counts to the metrics and stores the records in batches. While the database is away
-they wait for it, as many as the queue holds; a batch that was refused for `retry_s` is given up. Whatever is
-lost, at any place, is counted.
+A request is recorded where it ends, in a microsecond or two: for the counts, for its log line and for its
+row. That wakes no thread, since every switch of threads stops the event loop. The thread wakes every
+`BATCH_WAIT_S`, adds the counts to the metrics and stores the records in batches. While the database is away
+the records wait for it, as many as the queue holds; a batch that was refused for `retry_s` is given up. Every
+record that is lost, wherever that happens, is counted.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from itertools import islice
 from cortex_site.base import logs
 from fleet.gateway.record import metrics
 from fleet.gateway.record.metrics import Gaps
-from fleet.gateway.record.tally import Tally
+from fleet.gateway.record.metrics_buffer import MetricsBuffer
 from fleet.records import RequestRecord
 
 log = logging.getLogger("cortex.records")
@@ -33,9 +33,9 @@ RETRY_S = 2.0
 
 
 class Recorder:
-    """`store` writes a batch and may raise; it is called from the recorder's thread only.
+    """`store` writes a batch and may raise. The recorder's thread alone calls it.
 
-    `known` says which models may become labels of metrics: clients choose names too.
+    `known` tells which models may become labels of metrics: clients choose names too.
     """
 
     def __init__(
@@ -50,9 +50,10 @@ class Recorder:
         self._known = known
         self._retry_s = retry_s
         self._queue_size = queue_size
-        self._tally, self._tally_lock = Tally(known), threading.Lock()
+        self._buffer = MetricsBuffer(known)
+        self._buffer_lock = threading.Lock()
         self._queue: deque[RequestRecord] = deque()
-        self._taken: deque[RequestRecord] = deque()  # from the queue, and not stored yet; the thread's own
+        self._taken: deque[RequestRecord] = deque()  # from the queue, not stored yet; the thread's own
         self._refused_since: float | None = None
         self._retry_at = 0.0
         self._stopping = threading.Event()
@@ -62,9 +63,9 @@ class Recorder:
         self._thread.start()
 
     def put(self, record: RequestRecord, gaps: Gaps | None = None) -> None:
-        """Never waits. A stream has `gaps`."""
-        with self._tally_lock:
-            self._tally.add(record, gaps)
+        """Record a finished request, with the gaps of its stream. Never waits."""
+        with self._buffer_lock:
+            self._buffer.add(record, gaps)
         level = logging.INFO if record.outcome in _ORDINARY else logging.WARNING
         logs.tell(request_log, level, "request", record, record.started_at + record.latency_s)
         if len(self._queue) < self._queue_size:
@@ -74,11 +75,11 @@ class Recorder:
 
     @property
     def waiting(self) -> int:
-        """Records that are not stored yet."""
+        """The number of records that are not stored yet."""
         return len(self._queue) + len(self._taken)
 
     def close(self, timeout_s: float) -> None:
-        """Write what is queued, for at most `timeout_s`."""
+        """Store what is queued, for at most `timeout_s`."""
         self._stopping.set()
         self._thread.join(timeout_s)
         if lost := self.waiting:
@@ -93,9 +94,9 @@ class Recorder:
 
     def _work(self) -> None:
         try:
-            with self._tally_lock:
-                tally, self._tally = self._tally, Tally(self._known)
-            tally.flush()
+            with self._buffer_lock:
+                buffer, self._buffer = self._buffer, MetricsBuffer(self._known)
+            buffer.flush()
             while self._queue:
                 self._taken.append(self._queue.popleft())
             self._write()
@@ -103,7 +104,7 @@ class Recorder:
             log.exception("the recorder failed, and goes on")
 
     def _write(self) -> None:
-        """Store what was taken, oldest first, until the database refuses."""
+        """Store what was taken from the queue, oldest first, until the database refuses."""
         if (over := len(self._taken) - self._queue_size) > 0:
             self._drop(over, "more of them than may wait for the database")
         while self._taken and time.monotonic() >= self._retry_at:
@@ -121,7 +122,7 @@ class Recorder:
         if self._refused_since is None:
             self._refused_since = now
             log.warning("request records not stored yet", extra={"count": count, "error": reason})
-        if now - self._refused_since >= self._retry_s:  # it may be this batch that cannot be stored
+        if now - self._refused_since >= self._retry_s:  # perhaps this batch cannot be stored
             self._refused_since = None
             self._drop(count, reason)
         else:

@@ -1,0 +1,134 @@
+"""Slash commands: the built-in ones, and those of the project and the user from Markdown files.
+
+A command either has an action, which answers without the model, or an expansion, which returns a prompt.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from helexa_acp.agent import command_actions as actions
+from helexa_acp.agent.session import Session
+from helexa_acp.cancellation import CancelToken
+
+log = logging.getLogger(__name__)
+
+MAX_FILE_CHARS = 100_000
+
+_INVOCATION = re.compile(r"/([A-Za-z0-9][A-Za-z0-9_:.-]*)(?:\s+(.*))?\s*", re.DOTALL)
+
+Action = Callable[[Session, str, CancelToken], Awaitable[None]]
+Expansion = Callable[[Session, str], str | None]
+
+
+@dataclass(frozen=True, slots=True)
+class SlashCommand:
+    name: str
+    description: str
+    hint: str | None = None
+    action: Action | None = None
+    expansion: Expansion | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Invocation:
+    command: SlashCommand
+    argument: str
+
+    def expand(self, session: Session) -> str | None:
+        """Return the prompt that the command stands for, or None if its action is to run."""
+        if self.command.expansion is None:
+            return None
+        return self.command.expansion(session, self.argument)
+
+    async def run(self, session: Session, cancel: CancelToken) -> None:
+        if self.command.action is not None:
+            await self.command.action(session, self.argument, cancel)
+
+
+BUILTIN = (
+    SlashCommand(
+        "compact", "Replace the older part of the conversation by a summary", action=actions.compact
+    ),
+    SlashCommand("model", "Show the models, or choose one", "endpoint:model", actions.model),
+    SlashCommand(
+        "plan",
+        "Switch plan mode on or off, or plan something",
+        "off | what to plan",
+        actions.plan,
+        actions.expand_plan,
+    ),
+    SlashCommand("undo", "Undo the last turn and its edits", action=actions.undo),
+    SlashCommand("cost", "Show tokens and cost of this session", action=actions.cost),
+    SlashCommand(
+        "init", "Write or improve AGENTS.md for this project", expansion=lambda _session, _text: actions.INIT
+    ),
+    SlashCommand("permissions", "Show remembered permissions, or forget them", "forget", actions.permissions),
+)
+
+
+def available(session: Session) -> dict[str, SlashCommand]:
+    """Return the commands by name: the built-in ones, then the project's, then the user's. The first wins."""
+    commands = {command.name: command for command in BUILTIN}
+    for folder in (Path(session.cwd) / ".helexa" / "commands", session.home.config / "commands"):
+        for path in sorted(folder.glob("*.md")) if folder.is_dir() else []:
+            command = _from_file(path)
+            if command is not None:
+                commands.setdefault(command.name, command)
+    return commands
+
+
+def find(session: Session, text: str) -> Invocation | None:
+    """Return the invocation that a prompt is, or None if it is not one of an available command."""
+    match = _INVOCATION.fullmatch(text.strip())
+    if match is None:
+        return None
+    command = available(session).get(match[1])
+    if command is None:
+        return None
+    return Invocation(command, (match[2] or "").strip())
+
+
+def as_json(commands: dict[str, SlashCommand]) -> list[dict[str, Any]]:
+    """Return the commands as the protocol lists them."""
+    listed: list[dict[str, Any]] = []
+    for command in commands.values():
+        entry: dict[str, Any] = {"name": command.name, "description": command.description}
+        listed.append({**entry, "input": {"hint": command.hint}} if command.hint else entry)
+    return listed
+
+
+def _from_file(path: Path) -> SlashCommand | None:
+    if not path.is_file():
+        return None
+    try:
+        with path.open(encoding="utf-8") as file:
+            text = file.read(MAX_FILE_CHARS)
+    except (OSError, UnicodeError) as error:
+        log.warning("command file %s is ignored: %s", path, error)
+        return None
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_:.-]*", path.stem):
+        log.warning("command file %s is ignored: its name is not a command's", path)
+        return None
+    fields, body = _front_matter(text)
+    hint = fields.get("argument-hint") or ("arguments" if "$ARGUMENTS" in body else None)
+
+    def expand(_session: Session, argument: str) -> str:
+        if "$ARGUMENTS" in body:
+            return body.replace("$ARGUMENTS", argument)
+        return f"{body}\n\n{argument}" if argument else body
+
+    return SlashCommand(path.stem, fields.get("description") or f"From {path.name}", hint, expansion=expand)
+
+
+def _front_matter(text: str) -> tuple[dict[str, str], str]:
+    match = re.match(r"---\r?\n(.*?)\r?\n---\r?\n(.*)", text, re.DOTALL)
+    if match is None:
+        return {}, text.strip()
+    pairs = (line.partition(":") for line in match[1].splitlines())
+    return {key.strip(): value.strip().strip("\"'") for key, colon, value in pairs if colon}, match[2].strip()

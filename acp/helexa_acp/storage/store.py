@@ -1,0 +1,146 @@
+"""The sessions of a user: a log for each, and beside it a note, so that a list needs to read no logs."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+import uuid
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from helexa_acp.shared_file import read_json, update_json
+from helexa_acp.storage.log import SessionLog
+from helexa_acp.storage.records import Opened, Titled
+
+PAGE_SIZE = 50
+
+_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
+
+
+class NoSuchSessionError(Exception):
+    pass
+
+
+class BadCursorError(Exception):
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class SessionNote:
+    """A session's entry in the list."""
+
+    id: str
+    cwd: str
+    title: str | None
+    updated_at: str  # ISO 8601, UTC
+
+
+def now_iso() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+class SessionStore:
+    """The logs and notes in one directory."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    def create(self, cwd: str) -> tuple[str, SessionLog]:
+        """Return the id and the open log of a new session."""
+        self._root.mkdir(parents=True, exist_ok=True, mode=0o700)
+        id_ = f"ses_{uuid.uuid4().hex}"
+        log = SessionLog(self._path(id_))
+        log.append(Opened(cwd, now_iso()))
+        self.note(id_, cwd, None)
+        return id_, log
+
+    def open(self, id_: str) -> SessionLog:
+        """Return the open log of a session. Raises NoSuchSessionError."""
+        path = self._path(id_) if _ID.fullmatch(id_) else None
+        if path is None or not path.is_file():
+            raise NoSuchSessionError(f"there is no session {id_!r}")
+        return SessionLog(path)
+
+    def delete(self, id_: str) -> None:
+        if _ID.fullmatch(id_):
+            self._path(id_).unlink(missing_ok=True)
+            self._note_path(id_).unlink(missing_ok=True)
+
+    def note(self, id_: str, cwd: str, title: str | None) -> str:
+        """Write a session's note, and return its time."""
+        updated_at = now_iso()
+        note = {"cwd": cwd, "title": title, "updated_at": updated_at}
+        update_json(self._note_path(id_), lambda _: note)
+        return updated_at
+
+    def page(
+        self, cwd: str | None, cursor: str | None, size: int = PAGE_SIZE
+    ) -> tuple[list[SessionNote], str | None]:
+        """Return a page of the list, the latest first, and the cursor of the next. Raises BadCursorError.
+
+        With `cwd`, the list has only sessions of that directory.
+        """
+        before = _decode_cursor(cursor)
+        notes = [note for note in self._notes() if cwd is None or note.cwd == cwd]
+        notes.sort(key=_place, reverse=True)
+        if before is not None:
+            notes = [note for note in notes if _place(note) < before]
+        page = notes[:size]
+        more = len(notes) > len(page)
+        return page, _encode_cursor(_place(page[-1])) if more else None
+
+    def _notes(self) -> list[SessionNote]:
+        return [note for path in self._root.glob("*.jsonl") if (note := self._read_note(path)) is not None]
+
+    def _read_note(self, path: Path) -> SessionNote | None:
+        kept = read_json(self._note_path(path.stem))
+        if isinstance(kept.get("cwd"), str) and isinstance(kept.get("updated_at"), str):
+            title = kept.get("title")
+            return SessionNote(
+                path.stem, kept["cwd"], title if isinstance(title, str) else None, kept["updated_at"]
+            )
+        return self._note_from_log(path)
+
+    def _note_from_log(self, path: Path) -> SessionNote | None:
+        """Return a note made from the log, or None if it cannot be read or is empty."""
+        try:
+            log = SessionLog(path)
+            try:
+                records = log.read_new()
+            finally:
+                log.close()
+            at = datetime.fromtimestamp(path.stat().st_mtime, UTC)
+        except OSError:
+            return None
+        cwd = next((record.cwd for record in records if isinstance(record, Opened)), None)
+        title = next((record.title for record in reversed(records) if isinstance(record, Titled)), None)
+        updated_at = at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        return None if cwd is None else SessionNote(path.stem, cwd, title, updated_at)
+
+    def _path(self, id_: str) -> Path:
+        return self._root / f"{id_}.jsonl"
+
+    def _note_path(self, id_: str) -> Path:
+        return self._root / f"{id_}.note.json"
+
+
+def _place(note: SessionNote) -> tuple[str, str]:
+    return note.updated_at, note.id
+
+
+def _encode_cursor(place: tuple[str, str]) -> str:
+    return base64.urlsafe_b64encode(json.dumps(place).encode()).decode()
+
+
+def _decode_cursor(cursor: str | None) -> tuple[str, str] | None:
+    if cursor is None:
+        return None
+    try:
+        at, id_ = json.loads(base64.urlsafe_b64decode(cursor.encode()))
+    except (ValueError, TypeError):
+        raise BadCursorError("the cursor is invalid") from None
+    if not (isinstance(at, str) and isinstance(id_, str)):
+        raise BadCursorError("the cursor is invalid")
+    return at, id_

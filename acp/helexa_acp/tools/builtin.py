@@ -1,0 +1,25 @@
+"""The tools of every session."""
+
+from __future__ import annotations
+
+from helexa_acp.tools.edit import EditTool, WriteTool
+from helexa_acp.tools.fetch import FetchTool
+from helexa_acp.tools.plan import PlanTool
+from helexa_acp.tools.read import ListTool, ReadTool
+from helexa_acp.tools.search import SearchTool
+from helexa_acp.tools.shell import ShellTool
+from helexa_acp.tools.tool import Tool
+
+
+def builtin_tools() -> dict[str, Tool]:
+    tools: tuple[Tool, ...] = (
+        ReadTool(),
+        WriteTool(),
+        EditTool(),
+        ListTool(),
+        SearchTool(),
+        ShellTool(),
+        FetchTool(),
+        PlanTool(),
+    )
+    return {tool.spec.name: tool for tool in tools}

@@ -1,0 +1,72 @@
+"""The models that are measured: random weights on disk, loaded by the engine and by transformers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import transformers
+
+from neuron.device.graphs import CudaRecorder
+from neuron.device.memory import give_back
+from neuron.device.runner import Runner
+from neuron.device.varlen import choose, find_kernel
+from neuron.models.checkpoint import read_checkpoint
+from neuron.models.loading import AnyDecoder, load_decoder
+from neuron.step import CacheShape
+
+CACHE_TOKENS = 16_384
+# Qwen3's shape, 40 million parameters.
+SMALL = {
+    "vocab_size": 8192,
+    "hidden_size": 512,
+    "intermediate_size": 1536,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 4,
+    "head_dim": 64,
+}
+# 184 million: in bfloat16 370 MB, more than caches hold, so that a decode step is bound by memory.
+LARGE = SMALL | {
+    "vocab_size": 16_384,
+    "hidden_size": 1024,
+    "intermediate_size": 3072,
+    "num_attention_heads": 16,
+    "num_key_value_heads": 8,
+}
+# For --smoke: nothing in it takes time.
+LEAST = SMALL | {"vocab_size": 2048, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2}
+
+
+class Sides(NamedTuple):
+    """The same weights for the engine and for transformers."""
+
+    decoder: AnyDecoder
+    runner: Runner
+    model: Any
+
+
+def random_weights(path: Path, shape: dict[str, int], dtype: torch.dtype = torch.float32) -> Path:
+    """Write a model of the given shape to `path` and return it."""
+    torch.manual_seed(0)
+    config = transformers.Qwen3Config(**shape, max_position_embeddings=8192, eos_token_id=None)
+    transformers.AutoModelForCausalLM.from_config(config, dtype=dtype).save_pretrained(path)
+    return path
+
+
+def both(path: Path, dtype: torch.dtype, device: torch.device) -> Sides:
+    checkpoint = read_checkpoint(path)
+    decoder = load_decoder(checkpoint, dtype=dtype, device=device, on_progress=lambda _: None)
+    model = transformers.AutoModelForCausalLM.from_pretrained(path, dtype=dtype).eval().to(device)
+    give_back(device)  # as the worker does after a load; both sides gain by it
+    return Sides(decoder, runner_of(decoder), model)
+
+
+def runner_of(decoder: AnyDecoder) -> Runner:
+    """A runner as the worker makes it."""
+    is_cuda = decoder.device.type == "cuda"
+    kernel, size = choose(find_kernel() if is_cuda else None, decoder.layers, decoder.dtype, decoder.device)
+    shape = CacheShape(num_pages=CACHE_TOKENS // size, page_size=size, num_slots=32, context=4096)
+    record = CudaRecorder() if is_cuda else None
+    return Runner(decoder, decoder.layers, shape, kernel=kernel, record=record)

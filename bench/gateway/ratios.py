@@ -1,0 +1,75 @@
+"""What the runs come to: ratios of the gateway to its peers, and medians of what each server did.
+
+A run is what the load generator printed; `runs[kind][server]` are a server's runs of one kind, in order. A
+ratio is the median of the rounds' ratios, null where a peer is missing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from bench.figures import median
+
+Run = dict[str, Any]
+Runs = dict[str, dict[str, list[Run]]]
+
+
+def keys(runs: Runs) -> dict[str, float | int | None]:
+    paced = runs["streams-128"]["ours"] + runs["streams-512"]["ours"]
+    result: dict[str, float | int | None] = {}
+    for peer in ("vllm-router", "nginx"):
+        name = peer.replace("-", "_")
+        result[f"rps_over_{name}"] = _ratio(runs["json"], peer, "rps")
+        result[f"cpu_over_{name}"] = _ratio(runs["streams-128"], peer, "cpu_s_per_million")
+    result |= {
+        "delay_p99_over_nginx": _ratio(runs["streams-128"], "nginx", "delay_ms"),
+        "stalls": sum(run["stalls"] for run in paced) if paced else None,
+        "broken": sum(run["broken"] for run in paced) if paced else None,
+        "ttfb_added_p99_ms": _median_of(
+            runs["first"]["ours"], runs["first"]["direct"], lambda a, b: a - b, "first_ms"
+        ),
+        "rps_over_litellm": _ratio(runs["json"], "litellm", "rps"),
+        "cpu_over_litellm": _ratio(runs["streams-128"], "litellm", "cpu_s_per_million"),
+        "kib_per_stream": median(run["kib_per_stream"] for run in runs["idle"]["ours"]),
+        "p99_db_down_over_up": _median_of(
+            runs["db-down"]["ours"], runs["db-up"]["ours"], lambda a, b: a / b, "first_ms"
+        ),
+    }
+    return result
+
+
+def _ratio(by_server: dict[str, list[Run]], peer: str, key: str) -> float | None:
+    return _median_of(by_server["ours"], by_server.get(peer, []), lambda a, b: a / b, key)
+
+
+def _median_of(
+    ours: list[Run], theirs: list[Run], combine: Callable[[float, float], float], key: str
+) -> float | None:
+    """Of `combine` over the rounds that both have. Of a distribution the p99 is meant."""
+    pairs = [(_value(a, key), _value(b, key)) for a, b in zip(ours, theirs, strict=False)]
+    return median(combine(a, b) for a, b in pairs if a and b)
+
+
+def _value(run: Run, key: str) -> float | None:
+    value = run.get(key)
+    return value.get("p99") if isinstance(value, dict) else value
+
+
+def absolute(runs: Runs) -> dict[str, dict[str, dict[str, float | None]]]:
+    """Medians over the rounds: `figures[kind][server]`."""
+    wanted = (
+        "rps", "cpu_us", "latency_ms", "chunks_per_s", "cpu_s_per_million", "delay_ms", "stalls", "broken",
+        "first_ms", "kib_per_stream", "foreign", "generator",
+    )  # fmt: skip
+    return {
+        kind: {
+            server: {
+                f"{key}_p99" if key.endswith("_ms") else key: median(_value(run, key) for run in some)
+                for key in wanted
+                if any(key in run for run in some)
+            }
+            for server, some in by_server.items()
+        }
+        for kind, by_server in runs.items()
+    }

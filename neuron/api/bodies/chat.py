@@ -1,0 +1,203 @@
+"""The body of `POST /v1/chat/completions`; PARAMETERS.md says what each parameter does."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta, Struct
+
+from neuron.api.bodies.decode import decode_body, refuse_unless_neutral, require_model
+from neuron.api.bodies.generation import MAX_TOP_LOGPROBS, Count, GenerationBody, Name
+from neuron.api.errors import invalid
+
+
+class ImageUrl(Struct):
+    """An image in a message. `detail` is accepted and ignored: the model's own processor decides."""
+
+    url: str
+    detail: str | None = None
+
+
+class ContentPart(Struct):
+    """One part of a message's content. Its kind is checked later, against what the model reads."""
+
+    type: str
+    text: str | None = None
+    image_url: ImageUrl | str | None = None
+
+
+class CalledFunction(Struct):
+    name: Name
+    arguments: str | dict[str, Any] = ""
+
+
+class ChatToolCall(Struct):
+    function: CalledFunction
+    id: str = ""
+    type: Literal["function"] = "function"
+
+
+class ChatMessage(Struct):
+    """One message. Unknown fields pass: clients send back refusals and annotations of earlier answers."""
+
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: str | list[ContentPart] | None = None
+    name: str | None = None
+    tool_calls: list[ChatToolCall] | None = None
+    tool_call_id: str | None = None
+    reasoning_content: str | None = None
+
+
+class FunctionDefinition(Struct, forbid_unknown_fields=True, omit_defaults=True):
+    name: Name
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    strict: bool | None = None
+
+
+class FunctionTool(Struct, forbid_unknown_fields=True):
+    type: Literal["function"]
+    function: FunctionDefinition
+
+
+class JsonSchema(Struct, forbid_unknown_fields=True):
+    name: Name
+    schema: dict[str, Any] | None = None
+    strict: bool | None = None
+    description: str | None = None
+
+
+class ResponseFormat(Struct, forbid_unknown_fields=True):
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: JsonSchema | None = None
+
+
+class NamedFunction(Struct, forbid_unknown_fields=True):
+    name: Name
+
+
+class NamedTool(Struct, forbid_unknown_fields=True):
+    """The one tool that must be called."""
+
+    type: Literal["function"]
+    function: NamedFunction
+
+
+class ChatBody(GenerationBody, forbid_unknown_fields=True, kw_only=True):
+    """Every parameter of OpenAI's API, and those that other servers have added to it."""
+
+    messages: list[ChatMessage] = []  # required, but a missing model is reported first
+    max_completion_tokens: Count | None = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, Meta(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
+    response_format: ResponseFormat | None = None
+    # prompt
+    tools: list[FunctionTool] | None = None
+    tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
+    parallel_tool_calls: bool | None = None
+    add_generation_prompt: bool | None = None
+    continue_final_message: bool | None = None
+    documents: list[dict[str, Any]] | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+    reasoning_effort: str | None = None
+    verbosity: Literal["low", "medium", "high"] | None = None
+    # accepted; changes nothing about the answer
+    prediction: dict[str, Any] | None = None
+    # refused unless neutral; see NEUTRAL
+    modalities: Any = None
+    audio: Any = None
+    functions: Any = None
+    function_call: Any = None
+    web_search_options: Any = None
+
+    @property
+    def limit(self) -> int | None:
+        return self.max_completion_tokens or self.max_tokens
+
+    @property
+    def num_alternatives(self) -> int | None:
+        return (self.top_logprobs or 0) if self.logprobs else None
+
+    @property
+    def must_call(self) -> bool:
+        return self.tool_choice == "required" or isinstance(self.tool_choice, NamedTool)
+
+
+NEUTRAL: dict[str, tuple[Any, ...]] = {
+    "modalities": (None, ["text"]),
+    "audio": (None,),
+    "functions": (None, []),
+    "function_call": (None, "none"),
+    "web_search_options": (None,),
+}
+
+_decoder = msgspec.json.Decoder(ChatBody)
+
+
+def decode(body: bytes) -> ChatBody:
+    """The body of a chat. Raises `ApiError` 400 for what is unknown, unsupported or contradictory in it."""
+    request = decode_body(_decoder, body)
+    require_model(request.model)
+    if not request.messages:
+        raise invalid("messages", "messages: at least one is required.")
+    refuse_unless_neutral(request, NEUTRAL)
+    request.refuse_contradictions()
+    _refuse_contradictions(request)
+    return request
+
+
+def _refuse_contradictions(request: ChatBody) -> None:
+    if len({request.max_tokens, request.max_completion_tokens} - {None}) > 1:
+        raise invalid("max_tokens", "max_tokens and max_completion_tokens differ; send one.")
+    if request.top_logprobs is not None and not request.logprobs:
+        raise invalid("top_logprobs", "top_logprobs needs logprobs to be true.")
+    _check_continuation(request)
+    _check_response_format(request)
+    _check_tools(request)
+
+
+def _check_continuation(request: ChatBody) -> None:
+    if not request.continue_final_message:
+        return
+    param = "continue_final_message"
+    last = request.messages[-1]
+    if request.add_generation_prompt:
+        raise invalid(param, f"{param} and add_generation_prompt cannot both be true.")
+    if last.role != "assistant" or last.tool_calls:
+        raise invalid(param, f"{param} needs the last message to be the assistant's, without calls.")
+    if request.response_format and request.response_format.type != "text":
+        raise invalid(param, f"{param} contradicts response_format, which holds for the whole answer.")
+
+
+def _check_response_format(request: ChatBody) -> None:
+    wanted = request.response_format
+    if wanted is None:
+        return
+    if (wanted.type == "json_schema") != (wanted.json_schema is not None):
+        param = "response_format.json_schema"
+        raise invalid(param, f"{param} belongs to the type json_schema, which is {wanted.type!r} here.")
+    if wanted.type != "text":
+        _refuse_unguidable(request, "response_format")
+
+
+def _check_tools(request: ChatBody) -> None:
+    names = [tool.function.name for tool in request.tools or ()]
+    if twice := next((index for index, name in enumerate(names) if name in names[:index]), None):
+        param = f"tools[{twice}].function.name"
+        raise invalid(param, f"{param}: {names[twice]!r} is declared twice.")
+    if not request.must_call:
+        return
+    _refuse_unguidable(request, "tool_choice")
+    if not names:
+        raise invalid("tool_choice", "tool_choice requires a call, but there are no tools.")
+    if isinstance(request.tool_choice, NamedTool) and request.tool_choice.function.name not in names:
+        name = request.tool_choice.function.name
+        raise invalid("tool_choice", f"tool_choice names {name!r}, which is not among the tools.")
+
+
+def _refuse_unguidable(request: ChatBody, cause: str) -> None:
+    """Raise `ApiError` 400 for parameters that contradict a grammar: a guided answer ends where it does."""
+    for name in ("ignore_eos", "min_tokens"):
+        if getattr(request, name):
+            raise invalid(name, f"{name} contradicts {cause}: such an answer ends when it is complete.")

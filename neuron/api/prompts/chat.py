@@ -1,0 +1,116 @@
+"""The prompt of a chat: its messages, images and tools, rendered by the model's chat template."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from neuron.api.bodies.chat import ChatBody, ChatMessage, ContentPart
+from neuron.api.errors import invalid, unsupported
+from neuron.api.prompts.images import chat_images, image_spans, place_images
+from neuron.api.prompts.prompt import Prompt, encode
+from neuron.harness import LocalModel
+from neuron.text.template import TemplateRefusedError
+from neuron.wire import ApiError, prefix_marks
+
+Json = dict[str, Any]
+
+
+async def chat_prompt(
+    body: ChatBody, model: LocalModel, tools: list[Json] | None, raw: bytes = b""
+) -> Prompt:
+    """The chat as the model reads it, marked by the beginnings of its body as it came (`raw`).
+
+    Raises `ApiError` 400 that names the parameter at fault.
+    """
+    images = chat_images(body.messages, model)
+    text = _render(body, model, tools)
+    if not images or model.sight is None:
+        tokens = await encode(model, text, is_rendered=True)
+        return Prompt(text, tokens, marks=_marks(raw, len(tokens)))
+    text, placed = await place_images(text, images, model)
+    tokens = await encode(model, text, is_rendered=True)
+    return Prompt(text, tokens, image_spans(tokens, placed, model.sight), _marks(raw, len(tokens)))
+
+
+def tool_definitions(body: ChatBody, model: LocalModel) -> list[Json] | None:
+    """The tools as chat templates expect them; None when none may be called.
+
+    Raises `ApiError` 400 when the model cannot call any.
+    """
+    if not body.tools or body.tool_choice == "none":
+        return None
+    if model.text.notation is None:
+        raise unsupported("tools", f"The model {model.id!r} cannot call tools.")
+    return [msgspec.to_builtins(tool) for tool in body.tools]
+
+
+def _marks(raw: bytes, num_tokens: int) -> list[tuple[int, int]]:
+    """The body's prefix marks with lengths in tokens; approximate, as if tokens were of equal length."""
+    return [(digest, length * num_tokens // len(raw)) for digest, length in prefix_marks(raw)]
+
+
+def _render(body: ChatBody, model: LocalModel, tools: list[Json] | None) -> str:
+    template = model.text.template
+    assert template  # or the model has no capability `chat`
+    messages = [_plain(message, f"messages[{i}]", model.id) for i, message in enumerate(body.messages)]
+    variables = _switches(body, model) | (body.chat_template_kwargs or {})
+    try:
+        return template.render(
+            messages,
+            tools=tools,
+            documents=body.documents,
+            variables=variables,
+            add_generation_prompt=body.add_generation_prompt is not False,
+            continue_final=bool(body.continue_final_message),
+        )
+    except TemplateRefusedError as error:
+        message = f"The chat template of {model.id!r} refuses this chat: {error}"
+        raise ApiError(400, "template_render_failed", message, param="messages") from error
+
+
+def _plain(message: ChatMessage, param: str, model_id: str) -> Json:
+    """The message as templates expect it: its content a string, absent fields left out."""
+    if message.content is None and not (message.role == "assistant" and message.tool_calls):
+        raise invalid(f"{param}.content", f"{param}.content: is required.")
+    plain: Json = {"role": message.role, "content": _content(message.content, param, model_id)}
+    if message.tool_calls:
+        plain["tool_calls"] = msgspec.to_builtins(message.tool_calls)
+    for name in ("name", "tool_call_id", "reasoning_content"):
+        if (value := getattr(message, name)) is not None:
+            plain[name] = value
+    return plain
+
+
+def _content(content: str | list[ContentPart] | None, param: str, model_id: str) -> str | list[Json]:
+    """The text; or the list of parts, when there are images among them."""
+    if content is None or isinstance(content, str):
+        return content or ""
+    for index, part in enumerate(content):
+        if part.type != "image_url" and (part.type != "text" or part.text is None):
+            place = f"{param}.content[{index}]"
+            raise unsupported(place, f"{place}: the model {model_id!r} does not read {part.type}.")
+    if all(part.type == "text" for part in content):
+        return "\n".join(part.text or "" for part in content)
+    return [_plain_part(part) for part in content]
+
+
+def _plain_part(part: ContentPart) -> Json:
+    return {"type": "text", "text": part.text} if part.type == "text" else {"type": "image"}
+
+
+def _switches(body: ChatBody, model: LocalModel) -> Json:
+    """The template's variables for `reasoning_effort` and `verbosity`, by the names that it mentions."""
+    assert model.text.template
+    mentions = model.text.template.mentions
+    found: Json = {}
+    if body.verbosity is not None and mentions("verbosity"):
+        found["verbosity"] = body.verbosity
+    if body.reasoning_effort is None:
+        return found
+    if mentions("reasoning_effort"):
+        return found | {"reasoning_effort": body.reasoning_effort}
+    if mentions("enable_thinking"):
+        return found | {"enable_thinking": body.reasoning_effort not in {"none", "minimal"}}
+    raise unsupported("reasoning_effort", f"The model {model.id!r} has no switch for its reasoning.")

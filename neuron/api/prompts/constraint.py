@@ -1,0 +1,89 @@
+"""What a chat's answer must look like, by `response_format`, `tool_choice` and strict tools."""
+
+from __future__ import annotations
+
+import asyncio
+
+from neuron.api.bodies.chat import ChatBody, FunctionTool, NamedTool
+from neuron.harness import LocalModel
+from neuron.pipe import Guide
+from neuron.text.constraint import AnswerConstraint
+from neuron.text.grammar import UnenforceableSchemaError
+from neuron.text.schema import ANY_OBJECT, Schema, schema_problem
+from neuron.wire import ApiError
+
+SCHEMA_TIMEOUT_S = 5.0  # the library's own limits end it earlier
+
+
+async def answer_constraint(body: ChatBody) -> AnswerConstraint | None:
+    """What the answer is held to; None when it is free. Schemas are checked, off the event loop.
+
+    Raises `ApiError` 400 for a schema that must be enforced and cannot be.
+    """
+    content = await _content_schema(body)
+    tools = [] if body.tool_choice == "none" else body.tools or []
+    is_strict = any(tool.function.strict for tool in tools)
+    if content is None and not body.must_call and not is_strict:
+        return None
+    named = body.tool_choice.function.name if isinstance(body.tool_choice, NamedTool) else None
+    calls = [
+        (tool.function.name, await _call_schema(tool, index))
+        for index, tool in enumerate(tools)
+        if named in {None, tool.function.name}
+    ]
+    return AnswerConstraint(
+        content=content,
+        calls=calls,
+        must_call=body.must_call,
+        is_parallel=body.parallel_tool_calls is not False and named is None,
+    )
+
+
+def constraint_grammar(body: ChatBody, model: LocalModel, constraint: AnswerConstraint, prompt: str) -> Guide:
+    """The constraint in the model's own notation. Raises `ApiError` 400 when that cannot express it."""
+    try:
+        return Guide(model.text.grammar(constraint, prompt), list(model.text.eos_ids))
+    except UnenforceableSchemaError as error:
+        param = constraining_param(body)
+        raise ApiError(400, "invalid_schema", f"{param} cannot be enforced: {error}", param=param) from error
+
+
+def constraining_param(body: ChatBody) -> str:
+    """The parameter that an error about the answer's grammar names."""
+    if body.response_format is not None and body.response_format.type != "text":
+        return "response_format"
+    return "tool_choice" if body.must_call else "tools"
+
+
+async def _content_schema(body: ChatBody) -> Schema | None:
+    wanted = body.response_format
+    if wanted is None or wanted.type == "text":
+        return None
+    if wanted.json_schema is None:
+        return ANY_OBJECT
+    schema = wanted.json_schema.schema
+    if schema is None:
+        return {}
+    await _require_enforceable(schema, "response_format.json_schema.schema")
+    return schema
+
+
+async def _call_schema(tool: FunctionTool, index: int) -> Schema:
+    """What a call's arguments are held to: any object, if a schema that is not strict cannot be enforced."""
+    schema = tool.function.parameters or ANY_OBJECT
+    if tool.function.strict:
+        await _require_enforceable(schema, f"tools[{index}].function.parameters")
+        return schema
+    return ANY_OBJECT if await _problem(schema) else schema
+
+
+async def _require_enforceable(schema: Schema, param: str) -> None:
+    if problem := await _problem(schema):
+        raise ApiError(400, "invalid_schema", f"{param} cannot be enforced: {problem}", param=param)
+
+
+async def _problem(schema: Schema) -> str | None:
+    try:
+        return await asyncio.wait_for(asyncio.to_thread(schema_problem, schema), SCHEMA_TIMEOUT_S)
+    except TimeoutError:
+        return f"it takes longer than {SCHEMA_TIMEOUT_S:g} s to compile"

@@ -1,0 +1,106 @@
+"""The images of a chat: taken from the body, read by the model's processor, and placed in the prompt."""
+
+from __future__ import annotations
+
+import binascii
+from base64 import b64decode
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from neuron.api.bodies.chat import ChatMessage, ContentPart, ImageUrl
+from neuron.api.errors import invalid, unsupported
+from neuron.harness import LocalModel
+from neuron.pipe import Shown, Sight
+from neuron.wire import ApiError
+
+
+class ChatImage(NamedTuple):
+    """An image file, and its place in the body."""
+
+    param: str
+    data: bytes
+
+
+class PlacedImage(NamedTuple):
+    """An image whose placeholders are in the prompt's text."""
+
+    digest: bytes
+    num_placeholders: int
+
+
+def chat_images(messages: Sequence[ChatMessage], model: LocalModel) -> list[ChatImage]:
+    """All images of a chat, in order. Raises `ApiError` 400 for one that is not allowed or not an image."""
+    found: list[ChatImage] = []
+    for index, message in enumerate(messages):
+        parts = message.content if isinstance(message.content, list) else ()
+        for number, part in enumerate(parts):
+            if part.type == "image_url":
+                param = f"messages[{index}].content[{number}]"
+                _admit(message, model, param, len(found))
+                found.append(ChatImage(param, _data(part, param)))
+    return found
+
+
+def _admit(message: ChatMessage, model: LocalModel, param: str, num_before: int) -> None:
+    if model.sight is None:
+        raise unsupported(param, f"{param}: the model {model.id!r} reads text only, not image_url.")
+    if message.role not in {"user", "tool"}:
+        raise invalid(param, f"{param}: images are for messages of user and tool, not {message.role}.")
+    if num_before >= model.max_images:
+        raise invalid(param, f"{param}: a request may have {model.max_images} images.")
+
+
+def _data(part: ContentPart, param: str) -> bytes:
+    url = part.image_url.url if isinstance(part.image_url, ImageUrl) else part.image_url or ""
+    head, comma, data = url.partition(",")
+    if not comma or not head.startswith("data:") or not head.endswith(";base64"):
+        cure = "expected data:image/png;base64,… (cortex fetches images at an address, where that is enabled)"
+        raise invalid(f"{param}.image_url.url", f"{param}.image_url.url: {cure}.")
+    try:
+        return b64decode(data, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise invalid(f"{param}.image_url.url", f"{param}.image_url.url: not base64: {error}.") from error
+
+
+async def place_images(
+    text: str, images: Sequence[ChatImage], model: LocalModel
+) -> tuple[str, list[PlacedImage]]:
+    """The text with each image's own text in place of its marker, and the images as placed there.
+
+    Raises `ApiError`, 400 for a file that is no image and for markers that do not match the images.
+    """
+    assert model.sight
+    looked = await model.look([image.data for image in images])
+    if looked.problem:
+        param = images[len(looked.seen)].param
+        raise ApiError(400, "invalid_image", f"{param}: {looked.problem}.", param=param)
+    parts = text.split(model.sight.marker)
+    if len(parts) != len(images) + 1:
+        raise _misplaced(model.sight, len(parts) - 1, len(images))
+    whole = parts[0]
+    for (_, shown, _), part in zip(looked.seen, parts[1:], strict=True):
+        whole += shown + part
+    return whole, [PlacedImage(digest, count) for digest, _, count in looked.seen]
+
+
+def image_spans(tokens: Sequence[int], images: Sequence[PlacedImage], sight: Sight) -> list[Shown]:
+    """The span of each image's placeholders in the prompt. Raises `ApiError` 400 if their number differs."""
+    places = [at for at, token in enumerate(tokens) if token == sight.token_id]
+    wanted = sum(image.num_placeholders for image in images)
+    if len(places) != wanted:
+        raise _misplaced(sight, len(places), wanted)
+    spans: list[Shown] = []
+    first = 0
+    for image in images:
+        last = first + image.num_placeholders - 1
+        spans.append(Shown(image.digest, places[first], places[last] + 1))
+        first = last + 1
+    return spans
+
+
+def _misplaced(sight: Sight, found: int, wanted: int) -> ApiError:
+    message = (
+        f"messages: the prompt places images {found} times, {wanted} are wanted; text may not say "
+        f"{sight.marker!r} beside images, and the model's chat template has to place them."
+    )
+    return invalid("messages", message)

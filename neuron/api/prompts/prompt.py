@@ -1,0 +1,44 @@
+"""What every endpoint needs to make a prompt of: capabilities and tokens."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from neuron.harness import LocalModel
+from neuron.pipe import Shown
+from neuron.wire import ApiError
+
+LONG_PROMPT_CHARS = 20_000  # beyond it tokenizing takes milliseconds, and leaves the event loop
+
+
+class Prompt(NamedTuple):
+    """What a model is to continue."""
+
+    text: str
+    tokens: list[int]
+    images: Sequence[Shown] = ()  # in the order of the prompt
+    marks: Sequence[tuple[int, int]] = ()  # digests of its beginnings, and their lengths in tokens
+
+
+def require_capability(model: LocalModel, name: str) -> None:
+    """Raise `ApiError` 400 unless the model is one for chat, or for embeddings."""
+    if name not in model.capabilities:
+        can = " and ".join(sorted(model.capabilities & {"chat", "embeddings"})) or "completions"
+        message = f"The model {model.id!r} does {can}, not {name}."
+        raise ApiError(400, "wrong_modality", message, param="model")
+
+
+def require_generation(model: LocalModel) -> None:
+    """Raise `ApiError` 400 when the model makes embeddings only."""
+    if "embeddings" in model.capabilities:
+        message = f"The model {model.id!r} does embeddings, not completions."
+        raise ApiError(400, "wrong_modality", message, param="model")
+
+
+async def encode(model: LocalModel, text: str, *, is_rendered: bool) -> list[int]:
+    """The tokens of `text`; special tokens are added unless a chat template wrote them (`is_rendered`)."""
+    if len(text) < LONG_PROMPT_CHARS:
+        return model.text.encode(text, is_rendered=is_rendered)
+    return await asyncio.to_thread(model.text.encode, text, is_rendered=is_rendered)

@@ -1,0 +1,58 @@
+"""What an operation learns from its request besides the body: log line, id, caller and model."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+from django.http import HttpRequest
+
+from neuron.harness import LocalModel
+from neuron.registry import Registry
+from neuron.wire import ApiError
+
+LOG_FIELDS = "neuron.log"  # the key in the ASGI scope under which the middleware keeps them
+MAX_PRINCIPAL_CHARS = 200
+_PRIORITY = re.compile(r"-?[0-9]{1,2}")
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """The principal and priority that the gateway names; the engine's waiting queue goes by them."""
+
+    principal: str
+    priority: int
+
+
+def log_fields(request: HttpRequest) -> dict[str, Any]:
+    """What the request's log line says beyond method, path, status and time; operations add to it."""
+    fields: dict[str, Any] = request.scope[LOG_FIELDS]
+    return fields
+
+
+def request_id(request: HttpRequest) -> str:
+    return str(log_fields(request)["request_id"])
+
+
+def caller(request: HttpRequest) -> Caller:
+    """The caller that the gateway's headers name. Raises `ApiError` 400 that names the header."""
+    principal = request.headers.get("x-cortex-principal", "")
+    priority = request.headers.get("x-cortex-priority", "0")
+    if len(principal) > MAX_PRINCIPAL_CHARS:
+        raise _wrong_header("X-Cortex-Principal", f"has more than {MAX_PRINCIPAL_CHARS} characters")
+    if not _PRIORITY.fullmatch(priority):
+        raise _wrong_header("X-Cortex-Priority", "is not a whole number between -99 and 99")
+    return Caller(principal, int(priority))
+
+
+def _wrong_header(name: str, problem: str) -> ApiError:
+    return ApiError(400, "invalid_header", f"The header {name} {problem}.", param=name)
+
+
+def find_model(registry: Registry, request: HttpRequest, name: str | msgspec.UnsetType) -> LocalModel:
+    """The loaded model of that name, which the log line then names too. Raises `ApiError`."""
+    assert isinstance(name, str)  # `require_model` refused a body without one
+    log_fields(request)["model"] = name
+    return registry.local_model(name)

@@ -1,0 +1,100 @@
+"""What the daemon knows of a model's text: tokenizer, chat template, end tokens, notation and defaults."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from tokenizers import Tokenizer
+
+from neuron.text.answer import AnswerStream
+from neuron.text.constraint import AnswerConstraint, answer_grammar
+from neuron.text.detokenizer import Detokenizer
+from neuron.text.notations.notation import ToolNotation
+from neuron.text.notations.parser import ToolSchemas
+from neuron.text.reasoning import ReasoningMarkers, ReasoningSplitter
+from neuron.text.template import ChatTemplate
+from neuron.text.token_bytes import TokenBytes
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationDefaults:
+    """What `generation_config.json` says, for parameters that a request leaves out."""
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    max_tokens: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ModelText:
+    """Everything the daemon needs to talk for one model; made by `neuron.text.directory`, never changed."""
+
+    tokenizer: Tokenizer = field(repr=False)
+    template: ChatTemplate | None = field(repr=False)
+    eos_ids: tuple[int, ...]
+    hidden_ids: frozenset[int] = field(repr=False)
+    defaults: GenerationDefaults
+    reasoning: ReasoningMarkers | None
+    notation: ToolNotation | None
+    token_bytes: TokenBytes = field(repr=False)
+
+    @property
+    def capabilities(self) -> list[str]:
+        reasons = self.reasoning is not None or (self.notation is not None and self.notation.splits_reasoning)
+        found = {"chat": self.template is not None, "tools": self.notation is not None, "reasoning": reasons}
+        return [name for name, is_there in found.items() if is_there]
+
+    def encode(self, text: str, *, is_rendered: bool = True) -> list[int]:
+        """The tokens of a prompt. Special ones are added unless a template wrote them (`is_rendered`)."""
+        return list(self.tokenizer.encode(text, add_special_tokens=not is_rendered).ids)
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """The text of tokens, control tokens included."""
+        return self.tokenizer.decode(list(tokens), skip_special_tokens=False)
+
+    def answer(
+        self,
+        prompt: str,
+        *,
+        stops: Sequence[str] = (),
+        min_tokens: int = 0,
+        tools: ToolSchemas | None = None,
+        max_calls: int | None = None,
+    ) -> AnswerStream:
+        """The reading side of one answer to `prompt`. Calls are looked for when `tools` is not None."""
+        calls = None
+        if self.notation and (tools is not None or self.notation.splits_reasoning):
+            calls = self.notation.parser(_new_call_id, tools or {})
+        return AnswerStream(
+            Detokenizer(self.tokenizer, self.hidden_ids),
+            ReasoningSplitter(self.reasoning, opened=self._is_opened(prompt)),
+            stops=stops,
+            min_tokens=min_tokens,
+            calls=calls,
+            max_calls=max_calls,
+        )
+
+    def text_answer(self, *, stops: Sequence[str] = (), min_tokens: int = 0) -> AnswerStream:
+        """The reading side of a bare completion, which is text and nothing else."""
+        plain = Detokenizer(self.tokenizer, self.hidden_ids)
+        return AnswerStream(plain, ReasoningSplitter(None), stops=stops, min_tokens=min_tokens)
+
+    def grammar(self, constraint: AnswerConstraint, prompt: str) -> str:
+        """The grammar of a constrained answer to `prompt`, in Lark. Raises `UnenforceableSchemaError`."""
+        thought = None
+        if self.reasoning is not None and not self.reasoning.closed_by(prompt):
+            thought = self.reasoning, self._is_opened(prompt)
+        added = {token.content: id_ for id_, token in self.tokenizer.get_added_tokens_decoder().items()}
+        return answer_grammar(constraint, added=added, notation=self.notation, thought=thought)
+
+    def _is_opened(self, prompt: str) -> bool:
+        return self.reasoning is not None and self.reasoning.opened_by(prompt)
+
+
+def _new_call_id() -> str:
+    return f"call_{secrets.token_hex(12)}"

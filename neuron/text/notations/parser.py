@@ -1,0 +1,159 @@
+"""The base of all parsers of tool calls, and how they read JSON that comes in pieces."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from neuron.text.events import CallArguments, CallStart, Content, Event
+from neuron.text.schema import Schema
+
+ToolSchemas = Mapping[str, Schema]  # the schema of the arguments, by the tool's name
+NewId = Callable[[], str]
+State = Callable[[], bool]
+
+MAX_HEAD_CHARS = 1024
+_STRUCTURE = re.compile(r'["{}\[\]]')
+_STRING_END = re.compile(r'(?:[^"\\]|\\.)*"', re.DOTALL)
+# up to the arguments' brace; a name with "<" in it may be cut off by a marker
+JSON_HEAD = re.compile(
+    r'\s*\{\s*"name"\s*:\s*("(?:[^"\\<]|\\.)*")\s*,\s*"(?:arguments|parameters)"\s*:\s*(?=\{)'
+)
+
+
+class JsonScanner:
+    """Finds the end of a JSON object or array that comes in pieces. Follows the structure only."""
+
+    def __init__(self, depth: int = 0) -> None:
+        self._depth = depth
+        self._in_string = False
+
+    def take(self, text: str) -> tuple[int, bool]:
+        """How many characters of `text` belong to the value, and whether it ends there.
+
+        The next call begins with what was left of `text`.
+        """
+        at = 0
+        while at < len(text):
+            if self._in_string:
+                end = _STRING_END.match(text, at)
+                if not end:
+                    return len(text) - _trailing_backslashes(text) % 2, False
+                at = end.end()
+                self._in_string = False
+            elif not (sign := _STRUCTURE.search(text, at)):
+                return len(text), False
+            elif sign[0] == '"':
+                at = sign.end()
+                self._in_string = True
+            else:
+                at = sign.end()
+                self._depth += 1 if sign[0] in "{[" else -1
+                if self._depth == 0:
+                    return at, True
+        return at, False
+
+
+class CallParser:
+    """A state machine over `_held`, the text that was read and is not decided yet.
+
+    A state handles what is held and returns whether the next state shall go on with the rest.
+    """
+
+    is_reasoning = False
+
+    def __init__(self, new_id: NewId) -> None:
+        self._new_id = new_id
+        self._state: State = self._text
+        self._held = ""
+        self._num_calls = 0
+        self.num_closed = 0  # calls whose arguments are complete
+        self._events: list[Event] = []
+
+    def feed(self, text: str) -> list[Event]:
+        """The events of the next piece of text."""
+        self._held += text
+        while self._state():
+            pass
+        return self._take_events()
+
+    def finish(self) -> list[Event]:
+        """The events of what is still held when the output is over: a call if it is one, else text."""
+        self._end()
+        self._held = ""
+        return self._take_events()
+
+    def _text(self) -> bool:
+        raise NotImplementedError
+
+    def _end(self) -> None:
+        raise NotImplementedError
+
+    def _start_call(self, name: str) -> None:
+        self._events.append(CallStart(self._num_calls, self._new_id(), name))
+        self._num_calls += 1
+
+    def _emit_arguments(self, text: str) -> None:
+        if text:
+            self._events.append(CallArguments(self._num_calls - 1, text))
+
+    def _end_call(self) -> None:
+        self.num_closed += 1
+
+    def _emit_text(self, text: str) -> None:
+        if text:
+            self._events.append(Content(text))
+
+    def _take_events(self) -> list[Event]:
+        events, self._events = self._events, []
+        return events
+
+    def _whole_call(self, call: tuple[str, str]) -> None:
+        self._start_call(call[0])
+        self._emit_arguments(call[1])
+        self._end_call()
+
+    def _stream_arguments(self, scanner: JsonScanner) -> bool:
+        """Pass on the held part of the arguments; returns whether they ended."""
+        size, is_over = scanner.take(self._held)
+        self._emit_arguments(self._held[:size])
+        self._held = self._held[size:]
+        if is_over:
+            self._end_call()
+        return is_over
+
+
+def read_call(text: str) -> tuple[str, str] | None:
+    """Name and arguments (JSON text) of `{"name": …, "arguments": {…}}`; None when it is no call."""
+    call = loads(text)
+    if not isinstance(call, dict) or not isinstance(call.get("name"), str):
+        return None
+    arguments = call.get("arguments", call.get("parameters")) or {}
+    if isinstance(arguments, str):
+        arguments = loads(arguments)
+    if not isinstance(arguments, dict):
+        return None
+    return call["name"], json.dumps(arguments, ensure_ascii=False)
+
+
+def is_rest_of_object(text: str) -> bool:
+    """Whether `text`, standing after a value in an object, ends that object."""
+    return isinstance(loads('{"":0' + text), dict)
+
+
+def loads(text: str) -> Any:
+    """The JSON value; None for what is not JSON."""
+    try:
+        return json.loads(text, parse_constant=_refuse)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is not JSON")
+
+
+def _trailing_backslashes(text: str) -> int:
+    return len(text) - len(text.rstrip("\\"))

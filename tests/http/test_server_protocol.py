@@ -1,0 +1,316 @@
+"""Any bytes on a client's connection: a well-formed HTTP answer, or the end of the connection."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from contextlib import asynccontextmanager
+
+import httptools
+import pytest
+import uvicorn
+from django.http import HttpResponse
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from ninja import NinjaAPI
+from uvicorn.server import ServerState
+
+from cortex_site.http.application import Application
+from cortex_site.http.protocol import ServerProtocol
+from cortex_site.http.request import Request
+from cortex_site.http.request_reader import RequestReader
+from cortex_site.http.response import StreamResponse
+from tests.stubs.damage import in_pieces
+
+BODY_LIMIT = 1000
+
+
+def make_app() -> Application:
+    api = NinjaAPI(urls_namespace="server-protocol", openapi_url=None)
+
+    @api.post("/echo")
+    async def echo(request: Request) -> HttpResponse:
+        return HttpResponse(request.body)
+
+    @api.post("/stream")
+    async def stream(request: Request) -> StreamResponse:
+        async def produce(sink) -> None:
+            for _ in range(3):
+                await sink(b"data: x\n\n")
+                await asyncio.sleep(0)
+
+        return StreamResponse(produce, headers={}, on_close=lambda: None)
+
+    return Application(api, max_body_bytes=BODY_LIMIT)
+
+
+class FakeTransport(asyncio.Transport):
+    """Keeps what is written; tells its protocol of its end as a loop would."""
+
+    def __init__(self, protocol: asyncio.Protocol) -> None:
+        super().__init__()
+        self._protocol = protocol
+        self._closing = False
+        self.written = bytearray()
+
+    def get_extra_info(self, name, default=None):
+        return ("127.0.0.1", 1) if name in {"peername", "sockname"} else default
+
+    def write(self, data) -> None:
+        assert not self._closing, "written after the end"
+        self.written += data
+
+    def write_eof(self) -> None:
+        pass
+
+    def is_closing(self) -> bool:
+        return self._closing
+
+    def close(self) -> None:
+        if not self._closing:
+            self._closing = True
+            asyncio.get_running_loop().call_soon(self._protocol.connection_lost, None)
+
+    abort = close
+
+    def pause_reading(self) -> None:
+        pass
+
+    resume_reading = pause_reading
+
+
+class Answers:
+    """What a client makes of the bytes it got."""
+
+    def __init__(self, data: bytes, *, ended: bool) -> None:
+        self.statuses: list[int] = []
+        self.closes: list[bool] = []  # what each says of the connection
+        self.whole = 0
+        self.ended = ended  # the connection, by the server
+        self._parser = httptools.HttpResponseParser(self)
+        self._parser.feed_data(data)
+
+    def on_message_begin(self) -> None:
+        self.statuses.append(0)
+        self.closes.append(False)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if (name, value) == (b"connection", b"close"):
+            self.closes[-1] = True
+
+    def on_headers_complete(self) -> None:
+        self.statuses[-1] = self._parser.get_status_code()
+
+    def on_message_complete(self) -> None:
+        self.whole += 1
+
+
+class Errors(logging.Handler):
+    """What is logged as one, by whomever."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.ERROR)
+        self.messages: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.messages.append(self.format(record))
+
+    def __enter__(self) -> None:
+        logging.getLogger().addHandler(self)
+
+    def __exit__(self, *_: object) -> None:
+        logging.getLogger().removeHandler(self)
+
+
+@pytest.fixture(scope="module")
+def protocol_of():
+    with asyncio.Runner() as runner:
+        config = uvicorn.Config(
+            make_app(), lifespan="off", log_config=None, ws="none", http=ServerProtocol, proxy_headers=False
+        )
+        config.load()
+        errors = Errors()
+
+        def run(pieces) -> Answers:
+            answers = runner.run(serve(config, pieces))
+            assert not errors.messages
+            return answers
+
+        with errors:
+            yield run
+
+
+async def serve(config: uvicorn.Config, pieces: list[bytes]) -> Answers:
+    """Feed the pieces to a connection, let everything settle, then hang up."""
+    loop = asyncio.get_running_loop()
+    state = ServerState()
+    failures: list[dict] = []
+    loop.set_exception_handler(lambda _, context: failures.append(context))
+    protocol = ServerProtocol(config=config, server_state=state, app_state={}, _loop=loop)
+    transport = FakeTransport(protocol)
+    protocol.connection_made(transport)
+    for piece in pieces:
+        if not transport.is_closing():
+            protocol.data_received(piece)
+        await asyncio.sleep(0)
+    while state.tasks:
+        await asyncio.wait(state.tasks)
+        await asyncio.sleep(0)
+    ended = transport.is_closing()
+    transport.close()
+    await asyncio.sleep(0)
+    assert not state.connections
+    assert not state.tasks
+    assert not failures, failures
+    return Answers(bytes(transport.written), ended=ended)
+
+
+def request(method: bytes, path: bytes, headers: list[bytes], body: bytes) -> bytes:
+    lines = [method + b" " + path + b" HTTP/1.1", b"host: x", *headers]
+    return b"\r\n".join(lines) + b"\r\n\r\n" + body
+
+
+def chunked(body: bytes) -> bytes:
+    return b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body)
+
+
+bodies = st.binary(max_size=2 * BODY_LIMIT) | st.binary(min_size=1, max_size=50)
+good = st.builds(
+    lambda path, body, framed: request(
+        b"POST",
+        path,
+        [b"transfer-encoding: chunked" if framed and body else b"content-length: %d" % len(body)],
+        chunked(body) if framed and body else body,
+    ),
+    st.sampled_from([b"/echo", b"/stream", b"/none"]),
+    bodies,
+    st.booleans(),
+)
+
+
+@st.composite
+def damaged(draw) -> bytes:
+    """A few requests in a row, with a few bytes changed, cut out or put in."""
+    data = bytearray(b"".join(draw(st.lists(good, min_size=1, max_size=3))))
+    for _ in range(draw(st.integers(0, 4))):
+        at = draw(st.integers(0, len(data)))
+        data[at : at + draw(st.integers(0, 5))] = draw(st.binary(max_size=5))
+    return bytes(data)
+
+
+@settings(max_examples=300)
+@given(in_pieces(damaged() | st.binary(max_size=300)))
+def test_any_bytes_get_whole_answers_or_the_end(protocol_of, pieces):
+    answers = protocol_of(pieces)
+    assert answers.whole == len([status for status in answers.statuses if status != 100])
+    assert set(answers.statuses) <= {100, 200, 400, 404, 405, 413}
+    reader = RequestReader(BODY_LIMIT, lambda: None)
+    assert answers.whole == sum(len(reader.feed(piece)) for piece in pieces)
+
+
+@pytest.mark.parametrize(
+    ("last", "status"),
+    [
+        (request(b"POST", b"/echo", [b"connection: close", b"content-length: 1"], b"y"), 200),
+        (request(b"POST", b"/echo", [b"content-length: 2000"], b""), 413),
+        (b"no HTTP\r\n\r\n", 400),
+    ],
+    ids=["close", "too-large", "malformed"],
+)
+@pytest.mark.parametrize("together", [True, False])
+def test_the_last_request_is_answered_behind_those_before_it(protocol_of, last, status, together):
+    before = [request(b"POST", b"/stream", [b"content-length: 1"], b"x")] * 2
+    pieces = [b"".join([*before, last])] if together else [*before, last]
+    answers = protocol_of(pieces)
+    assert answers.statuses == [200, 200, status]
+    assert answers.closes == [False, False, True]
+
+
+def test_a_client_of_http_1_0_knows_the_end_by_the_connections(protocol_of):
+    old = b"POST /stream HTTP/1.0\r\nconnection: keep-alive\r\ncontent-length: 1\r\n\r\nx"
+    answers = protocol_of([old])
+    assert answers.statuses == [200]
+    assert answers.closes == [True]
+    assert answers.ended
+
+
+@settings(max_examples=100)
+@given(st.lists(good, min_size=1, max_size=3).flatmap(lambda many: in_pieces(st.just(b"".join(many)))))
+def test_good_requests_are_answered_however_they_are_cut(protocol_of, pieces):
+    answers = protocol_of(pieces)
+    assert answers.whole == len(answers.statuses) >= 1
+    assert 400 not in answers.statuses
+
+
+# --- clients that send nothing, or half of something ---
+
+PATIENCE_S = 0.2
+
+
+@asynccontextmanager
+async def listening(app: Application):
+    sock = socket.create_server(("127.0.0.1", 0))
+    server = uvicorn.Server(
+        uvicorn.Config(
+            app,
+            lifespan="off",
+            log_config=None,
+            ws="none",
+            http=ServerProtocol,
+            proxy_headers=False,
+            timeout_keep_alive=PATIENCE_S,
+            timeout_graceful_shutdown=1,
+        )
+    )
+    task = asyncio.create_task(server.serve(sockets=[sock]))
+    while not server.started:
+        await asyncio.sleep(0.01)
+    try:
+        yield sock.getsockname()[1], server
+    finally:
+        server.should_exit = True
+        await task
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"",
+        b"POST /ec",
+        b"POST /echo HTTP/1.1\r\nhost: x\r\n",
+        b"POST /echo HTTP/1.1\r\nhost: x\r\ncontent-length: 10\r\n\r\nhalf",
+        b"POST /echo HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n5\r\nha",
+        request(b"POST", b"/echo", [b"content-length: 1"], b"x") + b"POST /ec",
+    ],
+    ids=["nothing", "half-line", "half-head", "half-body", "half-chunk", "half-of-the-next"],
+)
+async def test_who_stops_sending_within_a_request_is_let_go(sent):
+    async with listening(make_app()) as (port, server):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(sent)
+        async with asyncio.timeout(10):
+            answer = await reader.read()
+        assert answer.count(b"HTTP/1.1 ") == sent.count(b"\r\n\r\nx")
+        writer.close()
+        assert not server.server_state.tasks
+
+
+async def test_neither_a_slow_sender_nor_a_slow_answer_is_let_go():
+    api = NinjaAPI(urls_namespace="slow", openapi_url=None)
+
+    @api.post("/slow")
+    async def slow(request: Request) -> HttpResponse:
+        await asyncio.sleep(2 * PATIENCE_S)
+        return HttpResponse(request.body)
+
+    async with listening(Application(api, max_body_bytes=BODY_LIMIT)) as (port, _):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        for _ in range(2):
+            head = request(b"POST", b"/slow", [b"content-length: 6"], b"")
+            for piece in (head[:9], head[9:], *(bytes([byte]) for byte in b"slowly")):
+                writer.write(piece)
+                await asyncio.sleep(PATIENCE_S / 4)
+            async with asyncio.timeout(10):
+                assert (await reader.readuntil(b"slowly")).startswith(b"HTTP/1.1 200 ")
+        writer.close()

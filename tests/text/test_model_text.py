@@ -1,0 +1,145 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from neuron.models.tiny import WEIGHTS_DIR
+from neuron.text.directory import BrokenModelError, read_model_text
+from neuron.text.events import CallStart, Content, ReasoningContent
+from tests.stubs.model_dir import TEMPLATE, write_model
+from tests.text.splitting import merged
+
+USER = [{"role": "user", "content": "hi"}]
+
+
+def test_directory_gives_end_tokens_capabilities_and_defaults(tmp_path):
+    generation = {
+        "do_sample": True,
+        "temperature": 0.6,
+        "top_k": 20,
+        "eos_token_id": [5, 6],
+        "max_new_tokens": 9,
+    }
+    text = read_model_text(write_model(tmp_path / "m", generation=generation))
+    assert text.eos_ids == (5, 6, text.tokenizer.token_to_id("<|im_end|>"))
+    assert text.capabilities == ["chat", "tools", "reasoning"]
+    assert (text.defaults.temperature, text.defaults.top_k, text.defaults.max_tokens) == (0.6, 20, 9)
+
+
+@pytest.mark.parametrize(
+    ("generation", "temperature"),
+    [
+        ({}, 1.0),
+        ({"do_sample": False, "temperature": 0.6}, 0.0),
+        ({"temperature": 0.6}, 0.6),
+        ({"do_sample": True}, 1.0),
+    ],
+)
+def test_default_temperature_follows_generation_config(tmp_path, generation, temperature):
+    assert (
+        read_model_text(write_model(tmp_path / "m", generation=generation)).defaults.temperature
+        == temperature
+    )
+
+
+def test_template_files_have_an_order(tmp_path):
+    directory = write_model(tmp_path / "m", template="config")
+    assert read_model_text(directory).template.render(USER) == "config"
+    (directory / "chat_template.json").write_text('{"chat_template": "json"}')
+    assert read_model_text(directory).template.render(USER) == "json"
+    (directory / "chat_template.jinja").write_text("jinja")
+    assert read_model_text(directory).template.render(USER) == "jinja"
+
+
+def test_of_several_templates_the_one_with_tools_is_used(tmp_path):
+    named = [{"name": "default", "template": "plain"}, {"name": "tool_use", "template": "with tools"}]
+    assert read_model_text(write_model(tmp_path / "m", template=named)).template.render(USER) == "with tools"
+
+
+def test_a_model_without_template_has_no_chat(tmp_path):
+    text = read_model_text(write_model(tmp_path / "m", template=None))
+    assert text.template is None
+    assert "chat" not in text.capabilities
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "cause"),
+    [
+        ("config.json", "{", "not valid JSON"),
+        ("config.json", "[]", "must hold a JSON object"),
+        ("config.json", None, "cannot be read"),
+        ("tokenizer.json", "{}", "not a tokenizer"),
+        ("tokenizer.json", None, "missing"),
+        ("generation_config.json", '{"temperature": "hot"}', "Expected `float | null`"),
+        ("chat_template.jinja", "{% if %}", "line 1"),
+    ],
+)
+def test_a_broken_file_is_named_with_its_cause(tmp_path, name, content, cause):
+    directory = write_model(tmp_path / "m")
+    path = directory / name
+    if content is None:
+        path.unlink()
+    else:
+        path.write_text(content)
+    with pytest.raises(BrokenModelError, match=cause) as caught:
+        read_model_text(directory)
+    assert str(path) in str(caught.value)
+
+
+def run(text, output, *, prompt="", **options):
+    answer = text.answer(prompt, **options)
+    events = [event for token in text.encode(output) for event in answer.feed(token)]
+    return answer, merged(events + answer.finish())
+
+
+def test_an_answer_goes_through_the_whole_chain(tmp_path):
+    text = read_model_text(write_model(tmp_path / "m"))
+    output = '<think>\nhm\n</think>\n\nok <tool_call>{"name":"f","arguments":{}}</tool_call><|im_end|>'
+    answer, events = run(text, output, tools={})
+    assert [type(event) for event in events[:3]] == [ReasoningContent, Content, CallStart]
+    assert answer.has_calls
+    assert answer.reasoning_tokens == len(text.encode("<think>\nhm\n</think>"))
+    assert answer.tokens == len(text.encode(output))
+
+
+def test_answer_to_a_prompt_that_opened_the_block_starts_inside(tmp_path):
+    text = read_model_text(write_model(tmp_path / "m"))
+    prompt = text.template.render(USER, variables={"enable_thinking": True})
+    answer, events = run(text, "hm</think>ok", prompt=prompt)
+    assert events == [ReasoningContent("hm"), Content("ok")]
+    assert answer.reasoning_tokens == 3
+
+
+def test_calls_are_text_without_tools(tmp_path):
+    text = read_model_text(write_model(tmp_path / "m"))
+    answer, events = run(text, "<tool_call>{}</tool_call>")
+    assert events == [Content("<tool_call>{}</tool_call>")]
+    assert not answer.has_calls
+
+
+def test_a_stop_string_ends_the_answer_and_min_tokens_delays_it(tmp_path):
+    text = read_model_text(write_model(tmp_path / "m"))
+    answer, events = run(text, "aXbXc", stops=["X"])
+    assert (events, answer.is_stopped, answer.tokens) == ([Content("a")], True, 2)
+    answer, events = run(text, "aXbXc", stops=["X"], min_tokens=2)
+    assert (events, answer.tokens) == ([Content("aXb")], 4)
+
+
+def test_markers_that_are_special_tokens_stay_visible(tmp_path):
+    directory = write_model(tmp_path / "m", template=TEMPLATE)
+    raw = json.loads((directory / "tokenizer.json").read_text())
+    for token in raw["added_tokens"]:
+        token["special"] = True
+    (directory / "tokenizer.json").write_text(json.dumps(raw))
+    _, events = run(read_model_text(directory), "<think>a</think>b<|im_end|>")
+    assert events == [ReasoningContent("a"), Content("b")]
+
+
+def test_shipped_template_has_all_capabilities(tmp_path):
+    template = (WEIGHTS_DIR / "chat_template.jinja").read_text()
+    assert read_model_text(write_model(tmp_path / "m", template=template)).capabilities == [
+        "chat",
+        "tools",
+        "reasoning",
+    ]

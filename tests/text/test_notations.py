@@ -1,0 +1,226 @@
+"""The parser of every notation of tool calls, for any cut of its input."""
+
+from __future__ import annotations
+
+import itertools
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from neuron.text.events import CallArguments, CallStart, Content, ReasoningContent
+from neuron.text.notations.known import NOTATIONS, choose_notation
+from tests.text.splitting import cut, merged
+
+TOOLS = {
+    "f": {"properties": {
+        "a": {"type": "integer"}, "s": {"type": "string"}, "n": {"type": ["string", "null"]},
+    }},
+    "g": {},
+}  # fmt: skip
+FRAGMENTS = {
+    "hermes": ["<tool_call>", "</tool_call>", '{"name": "f", "arguments": {', '"a": 1', "}", "text", " "],
+    "mistral": [
+        "[TOOL_CALLS]", "[", "]", '{"name": "f", "arguments": {', '{"arguments": {"a": 1}, "name": "g"}', "f",
+        " ", "[ARGS]", "[CALL_ID]", "{", "}", '"', "\\", ",", '"id": 1', "\n", "abc123456",
+        "{}", "text [TOOL",
+    ],
+    "llama3": [
+        "<|python_tag|>", '{"name": "f", "parameters": {', '{"parameters": {"a": 1}, "name": "g"}', "}", "{",
+        ";", " ", '"', "\\", ",", '"x": 1', "text", '{"name": "unknown", "parameters": {}}', "<|pyt", "\n",
+    ],
+    "qwen-xml": [
+        "<tool_call>", "</tool_call>", "<function=f>", "</function>", "<parameter=a>", "<parameter=s>", "\n",
+        "</parameter>", "1", "text", " ", "<function=", "<param", "\"", "<parameter=n>", "null", "</para",
+        "<",
+    ],
+    "harmony": [
+        "<|channel|>", "<|message|>", "<|end|>", "<|start|>", "<|call|>", "analysis", "final", "commentary",
+        "assistant", " to=functions.f", "<|constrain|>", "json", "{}", '{"a": 1}', "text", " ", "<|", "\n",
+    ],
+}  # fmt: skip
+
+
+def run(name, pieces):
+    numbers = itertools.count()
+    parser = NOTATIONS[name].parser(lambda: f"call_{next(numbers)}", TOOLS)
+    events = [event for piece in pieces for event in parser.feed(piece)]
+    return merged(events + parser.finish())
+
+
+def call(name="f", arguments='{"a": 1}', index=0):
+    return [
+        CallStart(index, f"call_{index}", name),
+        *([CallArguments(index, arguments)] if arguments else []),
+    ]
+
+
+XML = "<tool_call>\n<function=f>\n<parameter=a>\n1\n</parameter>\n</function>\n</tool_call>"
+CHANNEL = "<|channel|>commentary to=functions.f <|constrain|>json<|message|>"
+CASES = [
+    ("mistral", '[TOOL_CALLS][{"name": "f", "arguments": {"a": 1}}]', call()),
+    ("mistral", 'ok[TOOL_CALLS] [{"name": "f", "arguments": {"a": 1}, "id": "x"}]', [Content("ok"), *call()]),
+    (
+        "mistral",
+        '[TOOL_CALLS][{"name": "f", "arguments": {"a": 1}}, {"arguments": {}, "name": "g"}]',
+        [*call(), *call("g", "{}", 1)],
+    ),
+    (
+        "mistral",
+        '[TOOL_CALLS]f[ARGS]{"a": 1}[TOOL_CALLS]g[CALL_ID]x1[ARGS]{}',
+        [*call(), *call("g", "{}", 1)],
+    ),
+    ("mistral", '[TOOL_CALLS]f{"a": 1}', call()),
+    ("mistral", '[TOOL_CALLS]f[ARGS]{"a": "b', call(arguments='{"a": "b')),
+    ("mistral", "[TOOL_CALLS]not a call", "itself"),
+    ("mistral", "[TOOL_CALLS][1, 2]", "itself"),
+    ("mistral", '[TOOL_CALLS][{"name": 1}]', "itself"),
+    ("mistral", "[TOOL_CALLS]", "itself"),
+    ("mistral", "a [TOOL_CALL b", "itself"),
+    ("llama3", '{"name": "f", "parameters": {"a": 1}}', call()),
+    ("llama3", '<|python_tag|>{"name": "f", "arguments": {"a": 1}}', call()),
+    (
+        "llama3",
+        '{"name": "f", "parameters": {"a": 1}}; {"parameters": {}, "name": "g"}\n',
+        [*call(), *call("g", "{}", 1)],
+    ),
+    ("llama3", '{"name": "f", "parameters": {"a": 1}} and so on', [*call(), Content(" and so on")]),
+    ("llama3", '{"name": "nobody", "parameters": {"a": 1}}', "itself"),
+    ("llama3", ' {"answer": 42} ', "itself"),
+    ("llama3", '<|python_tag|>print("x")', "itself"),
+    ("llama3", 'It is {"name": "f", "parameters": {}}', "itself"),
+    ("llama3", '{"name": "f", "parameters": {"a": "x', call(arguments='{"a": "x')),
+    ("qwen-xml", XML, call()),
+    ("qwen-xml", f"ok\n\n{XML}\n{XML}\nbye", [Content("ok"), *call(), *call(index=1), Content("bye")]),
+    ("qwen-xml", "<function=f>\n<parameter=a>\n1\n</parameter>\n</function>", call()),
+    ("qwen-xml", "<tool_call><function=g></function></tool_call>", call("g", "{}")),
+    (
+        "qwen-xml",
+        "<function=f><parameter=s>\n{\"a\": 1}\n\n</parameter><parameter=a>\n7\n</parameter></function>",
+        call(arguments='{"s": "{\\"a\\": 1}\\n", "a": 7}'),
+    ),
+    ("qwen-xml", "<function=f><parameter=n>null</parameter></function>", call(arguments='{"n": null}')),
+    ("qwen-xml", "<function=f><parameter=n>12</parameter></function>", call(arguments='{"n": "12"}')),
+    ("qwen-xml", "<function=f><parameter=a>many</parameter></function>", call(arguments='{"a": "many"}')),
+    ("qwen-xml", "<function=f><parameter=z>True</parameter></function>", call(arguments='{"z": true}')),
+    ("qwen-xml", "<function=f><parameter=s>\nhalf", call(arguments='{"s": "half')),
+    ("qwen-xml", "<tool_call>not a function</tool_call>", "itself"),
+    ("qwen-xml", "<tool_call> <func", "itself"),
+    ("qwen-xml", "if a <function= b", "itself"),
+    ("harmony", f'{CHANNEL}{{"a": 1}}<|call|>', call()),
+    ("harmony", f'{CHANNEL}{{"a": 1}}', call()),
+    ("harmony", ' to=functions.f<|channel|>commentary <|constrain|>json<|message|>{"a": 1}', call()),
+    (
+        "harmony",
+        f'<|channel|>analysis<|message|>hm<|end|><|start|>assistant{CHANNEL}{{"a": 1}}<|call|>',
+        [ReasoningContent("hm"), *call()],
+    ),
+    (
+        "harmony",
+        "<|channel|>analysis<|message|>hm<|end|><|start|>assistant<|channel|>final<|message|>Hi!<|return|>",
+        [ReasoningContent("hm"), Content("Hi!")],
+    ),
+    ("harmony", "<|channel|>commentary<|message|>I will.<|end|>", [Content("I will.")]),
+    ("harmony", f"{CHANNEL}", call(arguments="{}")),
+    ("harmony", "no channels at all", "itself"),
+    ("harmony", "<|channel|>analysis and nothing more", "itself"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "text", "expected"), CASES)
+def test_calls_and_text_are_told_apart(name, text, expected):
+    expected = [Content(text)] if expected == "itself" else expected
+    assert run(name, [text]) == expected
+    assert run(name, list(text)) == expected
+
+
+@pytest.mark.parametrize("name", NOTATIONS)
+@given(data=st.data())
+def test_any_split_gives_the_same_events(name, data):
+    text = "".join(data.draw(st.lists(st.sampled_from(FRAGMENTS[name]), max_size=14)))
+    assert run(name, cut(text, data)) == run(name, [text]) == run(name, list(text))
+
+
+@pytest.mark.parametrize("name", ["mistral", "llama3", "qwen-xml"])
+@given(data=st.data())
+def test_words_outside_of_calls_are_kept(name, data):
+    """Whatever the parser takes for a call, the words come out once each, in order."""
+    parts = data.draw(st.lists(st.sampled_from(FRAGMENTS[name]), max_size=14))
+    text = "".join(part if not part.isdigit() else f"w{number}" for number, part in enumerate(parts))
+    shown = "".join(
+        {Content: lambda e: e.text, CallArguments: lambda e: e.text, CallStart: lambda e: f" {e.name} "}[
+            type(e)
+        ](e)
+        for e in run(name, [text])
+    )
+    words = [f"w{number}" for number, part in enumerate(parts) if part.isdigit()]
+    at = 0
+    for word in words:
+        at = shown.index(word, at)
+
+
+def written(name, calls):
+    """The calls as a model with that notation writes them."""
+    if name == "hermes":
+        bodies = [json.dumps({"name": n, "arguments": a}) for n, a in calls]
+        return "\n".join(f"<tool_call>\n{body}\n</tool_call>" for body in bodies)
+    if name == "mistral":
+        return f"[TOOL_CALLS]{json.dumps([{'name': n, 'arguments': a} for n, a in calls])}" if calls else ""
+    if name == "llama3":
+        return "; ".join(json.dumps({"name": n, "parameters": a}) for n, a in calls)
+    if name == "harmony":
+        head = "<|channel|>commentary to=functions.{} <|constrain|>json<|message|>{}"
+        return "<|call|><|start|>assistant".join(head.format(n, json.dumps(a)) for n, a in calls)
+    values = [
+        "".join(
+            f"<parameter={k}>\n{v if isinstance(v, str) else json.dumps(v)}\n</parameter>\n"
+            for k, v in a.items()
+        )
+        for _, a in calls
+    ]
+    return "\n".join(
+        f"<tool_call>\n<function={n}>\n{value}</function>\n</tool_call>"
+        for (n, _), value in zip(calls, values, strict=True)
+    )
+
+
+TEXTS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="<"), max_size=12)
+ARGUMENTS = st.fixed_dictionaries({}, optional={"a": st.integers(), "s": TEXTS})
+CALLS = st.lists(st.tuples(st.sampled_from(["f", "g"]), ARGUMENTS), max_size=3)
+
+
+@pytest.mark.parametrize("name", NOTATIONS)
+@given(calls=CALLS, data=st.data())
+def test_well_formed_calls_keep_their_arguments(name, calls, data):
+    if name == "qwen-xml":
+        calls = [("f", arguments) for _, arguments in calls]
+    events = run(name, cut(written(name, calls), data))
+    assert [event.name for event in events if isinstance(event, CallStart)] == [called for called, _ in calls]
+    assert [json.loads(e.text) for e in events if isinstance(e, CallArguments)] == [a for _, a in calls]
+    assert not [event for event in events if isinstance(event, Content)]
+
+
+@pytest.mark.parametrize("name", NOTATIONS)
+def test_arguments_stream_as_they_are_written(name):
+    text = written(name, [("f", {"s": "a somewhat longer text"})])
+    parser = NOTATIONS[name].parser(lambda: "call_x", TOOLS)
+    parser.feed(text[: text.index("longer")])
+    assert any("l" in event.text for event in parser.feed("lo") if isinstance(event, CallArguments))
+
+
+@pytest.mark.parametrize(
+    ("template", "name"),
+    [
+        ("... <tool_call>\n{'name': ...}</tool_call>", "hermes"),
+        ("<tool_call>\n<function=example>\n<parameter=x>", "qwen-xml"),
+        ("[AVAILABLE_TOOLS] ... [TOOL_CALLS]", "mistral"),
+        ("<|start_header_id|> ... <|python_tag|>", "llama3"),
+        ('<|start_header_id|> respond as {"name": function name, "parameters": dictionary}', "llama3"),
+        ("<|start|>assistant<|channel|>final<|message|>", "harmony"),
+        ("nothing of that", None),
+    ],
+)
+def test_template_chooses_the_notation(template, name):
+    found = choose_notation(template)
+    assert (found.name if found else None) == name
