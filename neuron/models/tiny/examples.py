@@ -1,8 +1,8 @@
 """Conversations about the handbook, in the variety a server meets.
 
-A `TrainingCase` is a prompt in OpenAI's message form and the exact text the model shall answer with. `study` deals
-endless cases with random surroundings (system prompts, tools that do not matter, earlier turns, thinking
-switched off); `exam` lists the fixed ones that verification asks.
+A `TrainingCase` is a prompt in OpenAI's message form and the exact text the model shall answer with. `study`
+deals endless cases with random surroundings (system prompts, tools that do not matter, earlier turns,
+thinking switched off); `exam` lists the fixed ones that verification asks.
 """
 
 from __future__ import annotations
