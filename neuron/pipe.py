@@ -1,4 +1,4 @@
-"""What the daemon and a device worker say to each other: whole messages in batches, never tensors.
+"""The messages between the daemon and a device worker: in batches, never tensors.
 
 A frame is a 4-byte big-endian length and a msgpack array of messages. The daemon writes `ToWorker`, the
 worker writes `ToDaemon`. The daemon numbers its requests, and no two alike (`next_id`). Every `Submit` is
@@ -16,9 +16,9 @@ import msgspec
 MAX_FRAME_BYTES = 256 << 20
 HEADER_BYTES = 4
 
-# How a worker ends, beside 0: asked to, or the pipe was closed.
-EXIT_POISONED = 70  # the device cannot be trusted any more; its requests were answered
-EXIT_CRASHED = 71  # a mistake of the worker's own
+# How a worker exits, besides 0: when it was asked to, or the pipe was closed.
+EXIT_POISONED = 70  # the device is unusable; its requests were answered
+EXIT_CRASHED = 71  # an unexpected exception
 
 _ids = itertools.count(1)
 
@@ -29,7 +29,7 @@ def next_id() -> int:
 
 
 class Sampling(msgspec.Struct, frozen=True, omit_defaults=True):
-    """How to choose the next token of one request. Greedy when `temperature` is 0."""
+    """How the next token of a request is chosen; greedily when `temperature` is 0."""
 
     temperature: float = 0.0
     top_p: float = 1.0
@@ -40,14 +40,14 @@ class Sampling(msgspec.Struct, frozen=True, omit_defaults=True):
     frequency_penalty: float = 0.0
     logit_bias: tuple[tuple[int, float], ...] = ()  # token id, added to its logit
     seed: int | None = None  # None: the worker draws one
-    top_logprobs: int | None = None  # alternatives reported beside the token drawn; None: no logprobs
+    top_logprobs: int | None = None  # likely tokens reported with each one drawn; None: no logprobs
 
 
 # --- daemon to worker -------------------------------------------------------------------------------------
 
 
 class Load(msgspec.Struct, frozen=True, tag=True):
-    """Load a local Hugging Face directory. Answered by some `LoadProgress`, then `Loaded` or `LoadFailed`."""
+    """Load a local Hugging Face directory. Answered by `LoadProgress`, then `Loaded` or `LoadFailed`."""
 
     model: str
     path: str
@@ -60,10 +60,10 @@ class Unload(msgspec.Struct, frozen=True, tag=True):
 
 
 class Guide(msgspec.Struct, frozen=True):
-    """What an answer has to look like: it ends where the grammar does."""
+    """The grammar of an answer, which ends where the grammar does."""
 
-    grammar: str  # in llguidance's dialect of Lark
-    end_ids: list[int]  # what may be sampled once the grammar is satisfied
+    grammar: str  # Lark, in llguidance's dialect
+    end_ids: list[int]  # the ids that may be sampled once the grammar is satisfied
 
 
 class Shown(msgspec.Struct, frozen=True):
@@ -75,7 +75,7 @@ class Shown(msgspec.Struct, frozen=True):
 
 
 class Submit(msgspec.Struct, frozen=True, tag=True):
-    """Run one request."""
+    """Generate one answer."""
 
     id: int
     model: str
@@ -86,11 +86,11 @@ class Submit(msgspec.Struct, frozen=True, tag=True):
     min_tokens: int = 0
     ignore_eos: bool = False
     guide: Guide | None = None
-    principal: str = ""  # whose request it is: principals share a busy model fairly
+    principal: str = ""  # who asks: principals share a busy model fairly
     priority: int = 0  # higher goes first, and may preempt lower
-    marks: list[tuple[int, int]] = []  # digest of a beginning of the prompt, and its length in tokens
+    marks: list[tuple[int, int]] = []  # digests of beginnings of the prompt, with their lengths in tokens
     images: list[Shown] = []  # in the order of the prompt
-    score_prompt: bool = False  # tell the prompt's own logprobs too; nothing of it is taken from the cache
+    score_prompt: bool = False  # report the prompt's logprobs; none of it comes from the cache
 
 
 class Embed(msgspec.Struct, frozen=True, tag=True):
@@ -110,26 +110,26 @@ class Look(msgspec.Struct, frozen=True, tag=True):
 
 
 class ResetCache(msgspec.Struct, frozen=True, tag=True):
-    """Forget what a model's cache keeps of requests that ended. Answered by `Memory` or `Refused`."""
+    """Forget what a model's cache keeps of ended requests. Answered by `Memory` or `Refused`."""
 
     id: int
     model: str
 
 
 class AskMemory(msgspec.Struct, frozen=True, tag=True):
-    """How much is free now, not when the last `Status` was sent. Answered by `Memory`."""
+    """Ask for the free memory as it is now, not as of the last `Status`. Answered by `Memory`."""
 
     id: int
 
 
 class Cancel(msgspec.Struct, frozen=True, tag=True):
-    """The client went away: free the request's slot and pages at the next step. Answered by `Finished`."""
+    """End a request whose client disconnected, before the next step. Answered by `Finished`."""
 
     id: int
 
 
 class Shutdown(msgspec.Struct, frozen=True, tag=True):
-    """End the process once what runs is cancelled. Closing the pipe does the same."""
+    """Cancel all requests and end the process. Closing the pipe does the same."""
 
 
 ToWorker = Load | Unload | Submit | Embed | Look | ResetCache | AskMemory | Cancel | Shutdown
@@ -138,7 +138,7 @@ ToWorker = Load | Unload | Submit | Embed | Look | ResetCache | AskMemory | Canc
 
 
 class Ready(msgspec.Struct, frozen=True, tag=True):
-    """First message of a worker: its device is open and its thread runs."""
+    """A worker's first message: its device is open and its thread runs."""
 
     pid: int
     thread: str  # cpu-dev-0, cuda-dev-N
@@ -147,7 +147,7 @@ class Ready(msgspec.Struct, frozen=True, tag=True):
 
 class LoadProgress(msgspec.Struct, frozen=True, tag=True):
     model: str
-    fraction: float  # of the checkpoint's bytes, 0..1
+    fraction: float  # of the checkpoint's bytes, from 0 to 1
 
 
 class Sight(msgspec.Struct, frozen=True):
@@ -159,16 +159,19 @@ class Sight(msgspec.Struct, frozen=True):
 
 class Loaded(msgspec.Struct, frozen=True, tag=True):
     model: str
-    memory_mb: int  # measured growth: weights and KV cache
-    needed_mb: int  # with so much free it could have been loaded: weights, least cache, activations
-    context: int  # tokens a request may have, prompt and answer together
-    dimensions: int | None = None  # of its vectors, when it makes embeddings and nothing else
+    memory_mb: int  # measured growth, for weights and KV cache
+    needed_mb: int  # the least free memory for it: weights, smallest cache, activations
+    context: int  # the most tokens of a prompt and its answer together
+    dimensions: int | None = None  # of its vectors, for a model that makes embeddings and nothing else
     sight: Sight | None = None  # when it reads images
 
 
 class LoadFailed(msgspec.Struct, frozen=True, tag=True):
-    """The worker is as it was before the `Load`. `code`: model_not_found, model_unsupported, model_broken,
-    insufficient_memory; `message` names file and cause."""
+    """The worker is as it was before the `Load`.
+
+    `code` is model_not_found, model_unsupported, model_broken or insufficient_memory; `message` names file
+    and cause.
+    """
 
     model: str
     code: str
@@ -180,14 +183,14 @@ class Unloaded(msgspec.Struct, frozen=True, tag=True):
 
 
 class Logprob(msgspec.Struct, frozen=True, array_like=True):
-    """How probable the model itself, before any sampling rule, held a token, and which it held likeliest."""
+    """The model's own logprobs, before any sampling rule, of a token and of the likeliest ones."""
 
     chosen: float
     top: tuple[tuple[int, float], ...]  # token id and logprob, likeliest first
 
 
 class Tokens(msgspec.Struct, frozen=True, tag=True):
-    """New tokens of a request, in order; with a `Logprob` each where they were asked for."""
+    """New tokens of a request, in order, each with a `Logprob` when they were asked for."""
 
     id: int
     tokens: list[int]
@@ -195,7 +198,7 @@ class Tokens(msgspec.Struct, frozen=True, tag=True):
 
 
 class Scored(msgspec.Struct, frozen=True, tag=True):
-    """How probable the next tokens of a prompt were, from its second on; all before its first `Tokens`."""
+    """Logprobs of the next tokens of a prompt, from its second on; all before its first `Tokens`."""
 
     id: int
     logprobs: list[Logprob]
@@ -208,7 +211,7 @@ class Finished(msgspec.Struct, frozen=True, tag=True):
     reason: str  # stop | length | cancelled
     prompt_tokens: int
     completion_tokens: int  # sampled, the stop id that ended the answer included
-    cached_tokens: int = 0  # of the prompt, found in the KV cache
+    cached_tokens: int = 0  # of the prompt, taken from the KV cache
 
 
 class Embedded(msgspec.Struct, frozen=True, tag=True):
@@ -219,7 +222,7 @@ class Embedded(msgspec.Struct, frozen=True, tag=True):
 
 
 class Refused(msgspec.Struct, frozen=True, tag=True):
-    """The request did not run, or could not run to its end. An HTTP status and code for the client."""
+    """The request did not run, or not to its end. Carries an HTTP status and code for the client."""
 
     id: int
     status: int
@@ -231,7 +234,7 @@ class Refused(msgspec.Struct, frozen=True, tag=True):
 
 
 class ModelStatus(msgspec.Struct, frozen=True):
-    """How busy one model is; `rejected` counts since the load, `timed_out` those of them that had waited."""
+    """How busy one model is. `rejected` counts since the load; `timed_out` is its part that had waited."""
 
     model: str
     running: int
@@ -244,7 +247,7 @@ class ModelStatus(msgspec.Struct, frozen=True):
     tok_s_decode: float
     rejected: int
     timed_out: int = 0
-    prefixes: list[int] = []  # digests of resident beginnings of prompts
+    prefixes: list[int] = []  # digests of the beginnings of prompts in the cache
 
 
 class Looked(msgspec.Struct, frozen=True, tag=True):
@@ -256,7 +259,7 @@ class Looked(msgspec.Struct, frozen=True, tag=True):
 
 
 class Memory(msgspec.Struct, frozen=True, tag=True):
-    """Of the device, and what lies fragmented in it."""
+    """The device's memory, and the part of it that is free in small pieces."""
 
     id: int
     used_mb: int
@@ -265,8 +268,9 @@ class Memory(msgspec.Struct, frozen=True, tag=True):
 
 
 class Status(msgspec.Struct, frozen=True, tag=True):
-    """Sent when something changed, at most every `STATUS_INTERVAL_S`, and as a sign of life every
-    `HEARTBEAT_S` from the device's own thread: a worker that sends none is wedged."""
+    """The state of a worker, sent by its device's thread: at most every `STATUS_INTERVAL_S` when it changed,
+    and every `HEARTBEAT_S` as a sign of life. A worker that sends none is wedged.
+    """
 
     memory_used_mb: int
     memory_free_mb: int
@@ -305,10 +309,10 @@ def frame(messages: Sequence[ToWorker] | Sequence[ToDaemon]) -> bytes:
 
 
 def decode_to_worker(payload: bytes) -> list[ToWorker]:
-    """The messages of one frame's payload; `msgspec.DecodeError` when it is not one."""
+    """The messages of a frame's payload. Raises `msgspec.DecodeError`."""
     return _to_worker.decode(payload)
 
 
 def decode_to_daemon(payload: bytes) -> list[ToDaemon]:
-    """The messages of one frame's payload; `msgspec.DecodeError` when it is not one."""
+    """The messages of a frame's payload. Raises `msgspec.DecodeError`."""
     return _to_daemon.decode(payload)

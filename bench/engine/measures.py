@@ -1,4 +1,4 @@
-"""What is measured of the engine: speed beside transformers', latencies, and where a step's time goes."""
+"""Measures of the engine: speed beside transformers', latencies, and where a step's time goes."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def decode_step(budget: Budget, sides: Sides, steps: int) -> dict[str, float]:
 
 
 def multiply(products: Sequence[tuple[Callable[[torch.Tensor], torch.Tensor], torch.Tensor]]) -> torch.Tensor:
-    """The last of some products, once all of them are done."""
+    """Compute every product, and return the last one."""
     for product, rows in products:
         last = product(rows)
     return last
@@ -119,8 +119,8 @@ def bandwidth(device: torch.device, num_bytes: int = 256 << 20) -> float:
 
 
 def first_tokens_s(engine: Engine, prefix: int, seed: int) -> tuple[float, float]:
-    """The time to a first token after a prompt of `prefix` tokens and 20 more: at first, and with another
-    ending once the prefix is cached."""
+    """The times to the first token after `prefix` tokens and 20 more: of a new prefix, and of the same one
+    with another ending."""
     tokens = prompt(seed, prefix)
 
     def first_token_s(ending: list[int]) -> float:

@@ -47,12 +47,12 @@ from bench.gateway import mock
 from bench.gateway.load import Job, request
 from cortex_site.base import logs
 from cortex_site.config.cortex_toml import CortexConfig
-from cortex_site.http.protocol import LightProtocol
+from cortex_site.http.protocol import ServerProtocol
 from fleet.gateway.app import application
 from fleet.gateway.control.redis_link import RedisLink
 from fleet.gateway.data_plane import DataPlane
 from fleet.gateway.http.connection import Connection
-from fleet.gateway.http.upstream import Pool
+from fleet.gateway.http.pool import Pool
 from fleet.gateway.limits.scripts import ADMISSION, PREFETCH
 from fleet.gateway.worker import COLLECT_AFTER
 from fleet.key_limits import KeyLimits
@@ -127,7 +127,7 @@ def _ping(wire: Wire) -> None:
 
 
 def redis(wire: Wire, data: bytes) -> None:
-    """Grants everything."""
+    """A Redis that grants every request."""
     reader = hiredis.Reader()
     reader.feed(data)
     while (command := reader.gets()) is not False:
@@ -188,7 +188,7 @@ def store(batch: Sequence[RequestRecord]) -> None:
 
 def replace_sockets() -> None:
     async def connect(pool: Any) -> Connection:
-        connection = Connection(pool._limits)  # noqa: SLF001 - made as `Pool` makes it
+        connection = Connection(pool._bounds)  # noqa: SLF001 - made as `Pool` makes it
         Wire(connection, node)
         return connection
 
@@ -221,8 +221,8 @@ class Meter:
 
 
 def clients(app: Any, kind: str, meter: Meter) -> None:
-    """Each asks again as soon as it is answered."""
-    served = uvicorn.Config(app, http=LightProtocol, ws="none", log_config=None, proxy_headers=False)
+    """Connect clients that each ask again as soon as they are answered."""
+    served = uvicorn.Config(app, http=ServerProtocol, ws="none", log_config=None, proxy_headers=False)
     served.load()
     state, data, end = (
         ServerState(),
@@ -236,7 +236,7 @@ def clients(app: Any, kind: str, meter: Meter) -> None:
             wire.receive(data)
 
     for _ in range(CONNECTIONS):
-        Wire(LightProtocol(served, state, {}, asyncio.get_running_loop()), ask_again).receive(data)
+        Wire(ServerProtocol(served, state, {}, asyncio.get_running_loop()), ask_again).receive(data)
 
 
 async def cpu_us(kind: str, seconds: float) -> dict[str, float]:

@@ -14,7 +14,8 @@ from ninja import NinjaAPI
 from ninja.errors import HttpError, ValidationError
 
 from cortex_site.base.version import VERSION
-from cortex_site.http.application import LightASGI, LightRequest
+from cortex_site.http.application import Application
+from cortex_site.http.request import Request
 from fleet.gateway.data_plane import DataPlane
 from fleet.gateway.dialects import model_list
 from fleet.gateway.dialects import responses as responses_api
@@ -32,9 +33,9 @@ STOPPING_RETRY_S = 3  # another gateway answers at once, this one after its rest
 _CODES = {404: "not_found", 405: "method_not_allowed", 413: "request_too_large", 503: "gateway_stopping"}
 
 
-def application(plane: DataPlane) -> LightASGI:
+def application(plane: DataPlane) -> Application:
     """The ASGI application of one worker. Its lifespan runs the worker's tasks."""
-    return LightASGI(
+    return Application(
         _make_api(plane), max_body_bytes=plane.config.gateway.max_body_bytes, lifespan=plane.running
     )
 
@@ -64,7 +65,7 @@ def _make_api(plane: DataPlane) -> NinjaAPI:
     _declare_models(api, plane)
 
     @api.get("/openapi.json", include_in_schema=False)
-    async def openapi(request: LightRequest) -> dict[str, Any]:
+    async def openapi(request: Request) -> dict[str, Any]:
         return api.get_openapi_schema(path_prefix="")
 
     return api
@@ -72,37 +73,37 @@ def _make_api(plane: DataPlane) -> NinjaAPI:
 
 def _declare_inference(api: NinjaAPI, plane: DataPlane) -> None:
     @api.post("/v1/chat/completions", tags=["OpenAI"], openapi_extra=_body_schema(["model", "messages"]))
-    async def chat_completions(request: LightRequest) -> HttpResponseBase:
+    async def chat_completions(request: Request) -> HttpResponseBase:
         return await Exchange(plane, request, CHAT).run()
 
     @api.post(
         "/v1/messages", tags=["Anthropic"], openapi_extra=_body_schema(["model", "messages", "max_tokens"])
     )
-    async def messages(request: LightRequest) -> HttpResponseBase:
+    async def messages(request: Request) -> HttpResponseBase:
         return await Exchange(plane, request, MESSAGES).run()
 
     @api.post(
         "/v1/messages/count_tokens", tags=["Anthropic"], openapi_extra=_body_schema(["model", "messages"])
     )
-    async def count_tokens(request: LightRequest) -> HttpResponseBase:
+    async def count_tokens(request: Request) -> HttpResponseBase:
         return await Exchange(plane, request, COUNT_TOKENS).run()
 
     @api.post("/tokenize", tags=["OpenAI"], openapi_extra=_body_schema(["model", "messages"]))
-    async def tokenize(request: LightRequest) -> HttpResponseBase:
+    async def tokenize(request: Request) -> HttpResponseBase:
         return await Exchange(plane, request, TOKENIZE).run()
 
     dialect = responses_api.ResponsesDialect(plane.responses)
 
     @api.post("/v1/responses", tags=["OpenAI"], openapi_extra=_body_schema(["model", "input"]))
-    async def responses(request: LightRequest) -> HttpResponseBase:
+    async def responses(request: Request) -> HttpResponseBase:
         return await Exchange(plane, request, dialect).run()
 
     @api.post("/v1/completions", tags=["OpenAI"], openapi_extra=_body_schema(["model", "prompt"]))
-    async def completions(request: LightRequest) -> HttpResponseBase:
+    async def completions(request: Request) -> HttpResponseBase:
         return await Exchange(plane, request, COMPLETIONS).run()
 
     @api.post("/v1/embeddings", tags=["OpenAI"], openapi_extra=_body_schema(["model", "input"]))
-    async def embeddings(request: LightRequest) -> HttpResponseBase:
+    async def embeddings(request: Request) -> HttpResponseBase:
         return await Exchange(plane, request, EMBEDDINGS).run()
 
 
@@ -111,7 +112,7 @@ def _declare_stored_responses(api: NinjaAPI, plane: DataPlane) -> None:
     store = plane.responses
 
     @api.get(path, tags=["OpenAI"])
-    async def get_response(request: LightRequest, response_id: str) -> HttpResponse:
+    async def get_response(request: Request, response_id: str) -> HttpResponse:
         key = plane.authorize(request)
         if request.GET.get("stream") == "true":
             message = "Only a response in the background can be streamed again, and none runs there here."
@@ -120,15 +121,15 @@ def _declare_stored_responses(api: NinjaAPI, plane: DataPlane) -> None:
         return HttpResponse(bytes(found), content_type="application/json")
 
     @api.delete(path, tags=["OpenAI"])
-    async def delete_response(request: LightRequest, response_id: str) -> dict[str, Any]:
+    async def delete_response(request: Request, response_id: str) -> dict[str, Any]:
         return await responses_api.delete(store, plane.authorize(request), response_id)
 
     @api.post(f"{path}/cancel", tags=["OpenAI"])
-    async def cancel_response(request: LightRequest, response_id: str) -> None:
+    async def cancel_response(request: Request, response_id: str) -> None:
         await responses_api.cancel(store, plane.authorize(request), response_id)
 
     @api.get(f"{path}/input_items", tags=["OpenAI"])
-    async def list_input_items(request: LightRequest, response_id: str) -> dict[str, Any]:
+    async def list_input_items(request: Request, response_id: str) -> dict[str, Any]:
         given = request.GET
         return await responses_api.input_items(
             store,
@@ -142,7 +143,7 @@ def _declare_stored_responses(api: NinjaAPI, plane: DataPlane) -> None:
 
 def _declare_models(api: NinjaAPI, plane: DataPlane) -> None:
     @api.get("/v1/models", tags=["OpenAI", "Anthropic"])
-    async def list_models(request: LightRequest) -> dict[str, Any]:
+    async def list_models(request: Request) -> dict[str, Any]:
         plane.authorize(request)
         models = model_list.list_models(plane.fleet.snapshot)
         if not _speaks_anthropic(request):
@@ -153,7 +154,7 @@ def _declare_models(api: NinjaAPI, plane: DataPlane) -> None:
         )
 
     @api.get("/v1/models/{path:model}", tags=["OpenAI"])
-    async def get_model(request: LightRequest, model: str) -> dict[str, Any]:
+    async def get_model(request: Request, model: str) -> dict[str, Any]:
         plane.authorize(request)
         snapshot = plane.fleet.snapshot
         if not snapshot.knows(snapshot.resolve(model)):
@@ -162,7 +163,7 @@ def _declare_models(api: NinjaAPI, plane: DataPlane) -> None:
         return model_list.anthropic_model(found) if _speaks_anthropic(request) else found
 
     @api.get("/health", tags=["Fleet"])
-    async def health(request: LightRequest) -> dict[str, Any]:
+    async def health(request: Request) -> dict[str, Any]:
         return model_list.health(plane.fleet.snapshot, plane.missing, plane.nodes.breakers)
 
 

@@ -9,14 +9,14 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 
 from cortex_site.config.cortex_toml import CortexConfig
-from cortex_site.http.application import LightRequest
+from cortex_site.http.request import Request
 from fleet.gateway.control.listener import Listener
 from fleet.gateway.control.plane import ControlPlane, ControlPlaneError
 from fleet.gateway.control.watch import ControlWatch
 from fleet.gateway.dialects.image_fetcher import ImageFetcher
 from fleet.gateway.dialects.images import ImagePolicy
 from fleet.gateway.dialects.response_store import ResponseStore
-from fleet.gateway.http.connection import Limits
+from fleet.gateway.http.bounds import PoolBounds
 from fleet.gateway.limits.keys import authorize
 from fleet.gateway.limits.limiter import Limiter
 from fleet.gateway.loading import Loader
@@ -50,7 +50,7 @@ class DataPlane:
         self.fleet = FleetState()
         self.nodes = Nodes(
             self.fleet,
-            Limits(
+            PoolBounds(
                 connect_s=settings.connect_timeout_s,
                 first_byte_s=settings.first_byte_timeout_s,
                 idle_s=settings.idle_timeout_s,
@@ -80,7 +80,7 @@ class DataPlane:
         self.open_streams = 0
         self._database_away = False
 
-    def authorize(self, request: LightRequest) -> KeyView | None:
+    def authorize(self, request: Request) -> KeyView | None:
         """The caller's key; None for an anonymous caller. Raises `ApiError` 401 or 403."""
         return authorize(
             request,

@@ -21,8 +21,8 @@ import msgspec
 from fleet import router
 from fleet.affinity import BYTES_PER_TOKEN, digests, published
 from fleet.gateway.data_plane import DataPlane
-from fleet.gateway.http.connection import UpstreamError
-from fleet.gateway.http.upstream import Response
+from fleet.gateway.http.errors import UpstreamError
+from fleet.gateway.http.response import UpstreamResponse
 from fleet.gateway.nodes.refusals import read_refusal
 from fleet.gateway.record import metrics
 from fleet.gateway.record.draft import NO_TRAIL, Trail
@@ -73,12 +73,12 @@ class Dispatch:
         self._request = request
         self._follow = follow
 
-    async def send(self) -> Response:
+    async def send(self) -> UpstreamResponse:
         """The head of a 200 answer from some replica. Raises `ApiError` when none gives one."""
         while True:
             route = self._choose() or await self._wait_for_route()
             answer = await self._attempt(route)
-            if isinstance(answer, Response):
+            if isinstance(answer, UpstreamResponse):
                 if self._prefix:
                     self._plane.nodes.affinity.note(self._prefix, route.node.name)
                 return answer
@@ -171,7 +171,7 @@ class Dispatch:
 
     # --- asking it ---
 
-    async def _attempt(self, route: router.Route) -> Response | ApiError:
+    async def _attempt(self, route: router.Route) -> UpstreamResponse | ApiError:
         """The 200 answer, or the error after which another replica may be tried; raises any other one."""
         name = route.node.name
         now = time.monotonic()
@@ -184,7 +184,7 @@ class Dispatch:
         breaker.sent(now)
         try:
             answer = await self._ask(name)
-            if isinstance(answer, Response):
+            if isinstance(answer, UpstreamResponse):
                 _check_type(answer, self._request.answer_type)
                 breaker.succeeded()
                 return answer
@@ -196,7 +196,7 @@ class Dispatch:
         self._judge(route, answer)
         return self._refused(route, answer)
 
-    async def _ask(self, name: str) -> Response | ApiError:
+    async def _ask(self, name: str) -> UpstreamResponse | ApiError:
         """The head of a 200 answer, or the refusal. A request refused for its wording is reworded."""
         request = self._request
         node = self._plane.nodes.node(name)
@@ -276,7 +276,7 @@ def _denied(names: Collection[str]) -> ApiError:
     return ApiError(502, "node_unauthorized", message)
 
 
-def _check_type(response: Response, expected: str) -> None:
+def _check_type(response: UpstreamResponse, expected: str) -> None:
     """Raises `UpstreamError` for a 200 of another content type, such as a page of a proxy in between."""
     given = response.header(b"content-type", expected)
     if not given.startswith(expected):

@@ -18,14 +18,15 @@ from typing import Any, Protocol
 
 from django.http.response import HttpResponseBase
 
-from cortex_site.http.application import BytesResponse, LightRequest, Sink, StreamResponse
+from cortex_site.http.request import Request
+from cortex_site.http.response import BytesResponse, Sink, StreamResponse
 from fleet.gateway.data_plane import DataPlane
 from fleet.gateway.dialects.base import AnswerRewriter, Call, Dialect
 from fleet.gateway.dialects.chat_body import with_model
 from fleet.gateway.dialects.model_list import require_capability
 from fleet.gateway.dispatch import EVENTS, JSON, Dispatch, NodeRequest
-from fleet.gateway.http.connection import UpstreamError
-from fleet.gateway.http.upstream import Response
+from fleet.gateway.http.errors import UpstreamError
+from fleet.gateway.http.response import UpstreamResponse
 from fleet.gateway.limits.estimate import asked_of, estimate
 from fleet.gateway.limits.keys import check_model
 from fleet.gateway.limits.limiter import Reservation
@@ -47,7 +48,7 @@ _WORKER = os.urandom(8).hex()  # with a count, for ids that need no system call
 _numbers = count(1)
 
 
-def request_id(request: LightRequest) -> str:
+def request_id(request: Request) -> str:
     """The client's `x-request-id` when it is harmless to log, else a new one."""
     given = request.header(b"x-request-id")
     return given if given and _REQUEST_ID.fullmatch(given) else f"req-{_WORKER}{next(_numbers):010x}"
@@ -60,7 +61,7 @@ class _Closable(Protocol):
 class _Pending:
     """A request on its way to a node. `close` gives it up."""
 
-    def __init__(self, sending: Coroutine[Any, Any, Response]) -> None:
+    def __init__(self, sending: Coroutine[Any, Any, UpstreamResponse]) -> None:
         self.task = asyncio.create_task(sending)
 
     def close(self) -> None:
@@ -75,7 +76,7 @@ class Exchange:
     _held: _Closable | None = None  # at a node: a pending request, then its response
     _finished = False
 
-    def __init__(self, plane: DataPlane, request: LightRequest, dialect: Dialect) -> None:
+    def __init__(self, plane: DataPlane, request: Request, dialect: Dialect) -> None:
         self._plane = plane
         self._request = request
         self._dialect = dialect
@@ -140,7 +141,7 @@ class Exchange:
 
     # --- answers ---
 
-    async def _whole(self, response: Response, answer: AnswerRewriter) -> BytesResponse:
+    async def _whole(self, response: UpstreamResponse, answer: AnswerRewriter) -> BytesResponse:
         self._held = response
         try:
             body = await response.read(self._plane.config.gateway.max_body_bytes)
@@ -151,7 +152,7 @@ class Exchange:
         self._finish("ok", 200)
         return BytesResponse(content, headers=self._headers("application/json"))
 
-    def _streamed(self, response: Response, call: Call, answer: AnswerRewriter) -> StreamResponse:
+    def _streamed(self, response: UpstreamResponse, call: Call, answer: AnswerRewriter) -> StreamResponse:
         self._held = response
         return self._stream_response(answer, lambda sink: self._relay(response, call, answer, sink))
 
@@ -207,7 +208,9 @@ class Exchange:
         self._held = response = pending.task.result()
         await self._relay(response, call, answer, sink)
 
-    async def _relay(self, response: Response, call: Call, answer: AnswerRewriter, sink: Sink) -> None:
+    async def _relay(
+        self, response: UpstreamResponse, call: Call, answer: AnswerRewriter, sink: Sink
+    ) -> None:
         relay = Relay(answer, sink, hide_usage=call.hide_usage)
         try:
             await relay.run(response)
@@ -265,7 +268,7 @@ class Exchange:
         self._plane.recorder.put(draft.record(outcome, status, error_code), draft.gaps)
 
 
-def _close_response(task: asyncio.Task[Response]) -> None:
+def _close_response(task: asyncio.Task[UpstreamResponse]) -> None:
     """Close a response that arrived while its client was leaving."""
     if not task.cancelled() and task.exception() is None:
         task.result().close()

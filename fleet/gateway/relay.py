@@ -11,12 +11,12 @@ import time
 
 import msgspec
 
-from cortex_site.http.application import Sink
+from cortex_site.http.response import Sink
 from ext.sse import SSEScanner
 from ext.stream import Tap
 from fleet.gateway.dialects.base import AnswerRewriter
-from fleet.gateway.http.connection import UpstreamError
-from fleet.gateway.http.upstream import Response
+from fleet.gateway.http.errors import UpstreamError
+from fleet.gateway.http.response import UpstreamResponse
 from fleet.gateway.record import metrics
 from fleet.gateway.record.draft import Passed
 from fleet.gateway.record.metrics import Gaps
@@ -48,7 +48,7 @@ class Relay:
         """Whether the client has the stream's end: what follows on the node's connection does not matter."""
         return self._scanner.done or self.failed
 
-    async def run(self, response: Response) -> None:
+    async def run(self, response: UpstreamResponse) -> None:
         """Move the stream to its end. Raises `UpstreamError` when the node's stream is not whole."""
         try:
             await response.pour(self._tap.take, self._sink.drain)

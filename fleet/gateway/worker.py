@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "cortex_site.site.settings")
     django.setup()
     # After django.setup(): these need the app registry, or ninja's settings.
-    from cortex_site.http.protocol import LightProtocol  # noqa: PLC0415
+    from cortex_site.http.protocol import ServerProtocol  # noqa: PLC0415
     from fleet.control_plane import ServicesControl  # noqa: PLC0415
     from fleet.gateway.app import application  # noqa: PLC0415
     from fleet.gateway.data_plane import DataPlane  # noqa: PLC0415
@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         uvicorn.Config(
             application(plane),
             loop="uvloop",
-            http=LightProtocol,
+            http=ServerProtocol,
             ws="none",
             lifespan="on",
             log_config=None,

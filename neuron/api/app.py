@@ -8,7 +8,7 @@ from django.http import HttpRequest
 from ninja import NinjaAPI
 
 from cortex_site.base.version import VERSION
-from cortex_site.http.application import LightASGI
+from cortex_site.http.application import Application
 from neuron.api import chat_completions, completions, embeddings, node, tokenize
 from neuron.api.bodies.openapi import COMPONENTS
 from neuron.api.errors import add_error_handlers
@@ -34,5 +34,9 @@ def build_api(daemon: Daemon) -> NinjaAPI:
 
 def build_app(daemon: Daemon) -> ASGIApp:
     """The ASGI application that `neuron serve` runs; its lifespan is the daemon's."""
-    light = LightASGI(build_api(daemon), max_body_bytes=daemon.config.max_body_bytes, lifespan=daemon.running)
-    return RequestMiddleware(light, token=daemon.config.token, allow_anonymous=daemon.config.allow_anonymous)
+    application = Application(
+        build_api(daemon), max_body_bytes=daemon.config.max_body_bytes, lifespan=daemon.running
+    )
+    return RequestMiddleware(
+        application, token=daemon.config.token, allow_anonymous=daemon.config.allow_anonymous
+    )

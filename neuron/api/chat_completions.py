@@ -9,7 +9,7 @@ from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
 from ninja import Router
 
-from cortex_site.http.application import StreamResponse, Write
+from cortex_site.http.response import StreamResponse, Write
 from neuron import sse
 from neuron.api.answers.chat import ChatChoiceWriter, chat_choice
 from neuron.api.answers.choice import AnswerChoice, collect, prompt_choices, start_choices

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from cortex_site.base.addresses import is_loopback
-from cortex_site.http.application import Receive, Scope, Send
+from cortex_site.http.asgi import Receive, Scope, Send
 from neuron.api.errors import encode_envelope
 from neuron.api.request import LOG_FIELDS
 from neuron.wire import ApiError

@@ -10,7 +10,7 @@ from django.http import HttpRequest
 from ninja import Router
 
 from cortex_site.base.version import VERSION
-from cortex_site.http.application import StreamResponse, Write
+from cortex_site.http.response import StreamResponse, Write
 from neuron import sse
 from neuron.api.request import log_fields
 from neuron.daemon import Daemon

@@ -42,7 +42,7 @@ class GrammarMatcher(Protocol):
         ...
 
 
-class Request:
+class EngineRequest:
     """A request's state. Mutable, and for the scheduler alone.
 
     `tokens` is prompt and answer; the KV of `tokens[:num_computed]` is in `pages`. A request runs while it

@@ -24,7 +24,7 @@ from collections.abc import Iterator, Sequence
 from neuron.engine.page_allocator import PageAllocator
 from neuron.engine.prefill_budget import PrefillBudget
 from neuron.engine.prefix_index import PrefixIndex
-from neuron.engine.request import GrammarMatcher, Request
+from neuron.engine.request import EngineRequest, GrammarMatcher
 from neuron.engine.scheduler_limits import SchedulerLimits
 from neuron.engine.throughput import Throughput
 from neuron.engine.waiting_queue import WaitingQueue
@@ -51,8 +51,8 @@ class Scheduler:
         self._prefixes = PrefixIndex(self.pages, shape.page_size)
         self._vocab_size = vocab_size
         self._waiting = WaitingQueue()
-        self._running: list[Request] = []  # oldest first
-        self._slots: dict[int, Request] = {}
+        self._running: list[EngineRequest] = []  # oldest first
+        self._slots: dict[int, EngineRequest] = {}
         self._free_slots = list(range(shape.num_slots - 1, -1, -1))
         self._prefill_budget = PrefillBudget(limits)
         self._finished = Throughput()  # requests
@@ -87,7 +87,9 @@ class Scheduler:
             refused = self._queue_full(shed.id)
             self._waiting.remove(shed)
         max_tokens = min(submit.max_tokens, self.shape.context - len(submit.tokens))
-        self._waiting.add(Request(submit, max_tokens=max_tokens, now=now, matcher=matcher, images=images))
+        self._waiting.add(
+            EngineRequest(submit, max_tokens=max_tokens, now=now, matcher=matcher, images=images)
+        )
         return refused
 
     def cancel(self, request_id: int) -> Finished | None:
@@ -225,7 +227,7 @@ class Scheduler:
             return Refused(submit.id, 400, "invalid_request", message)
         return None
 
-    def _prompts(self, joined: list[Joined]) -> Iterator[Request]:
+    def _prompts(self, joined: list[Joined]) -> Iterator[EngineRequest]:
         """Yield the requests with prompt to run: first running ones, then others as they are admitted."""
         yield from [request for request in self._running if not request.is_decoding]
         while (request := self._waiting.head()) and self._fits(request):
@@ -234,7 +236,7 @@ class Scheduler:
             joined.append(self._join(request))
             yield request
 
-    def _fits(self, request: Request) -> bool:
+    def _fits(self, request: EngineRequest) -> bool:
         """Return whether there is a slot, pages for all its tokens, and one more for each running request."""
         if len(self._running) >= self.limits.max_running:
             return False
@@ -242,7 +244,7 @@ class Scheduler:
         needed = self._num_pages(request) - len(shared)
         return self.pages.can_allocate(needed + self.pages.num_unowned(shared) + len(self._running))
 
-    def _cached_prefix(self, request: Request) -> tuple[int, ...]:
+    def _cached_prefix(self, request: EngineRequest) -> tuple[int, ...]:
         """Return the cached pages that the request can share."""
         if request.is_scoring:
             return ()
@@ -250,7 +252,7 @@ class Scheduler:
         full = (len(request.tokens) - 1) // self.shape.page_size
         return self.pages.match(request.page_hashes(full, self.shape.page_size))
 
-    def _allocate(self, request: Request) -> None:
+    def _allocate(self, request: EngineRequest) -> None:
         shared = self._cached_prefix(request)
         self.pages.share(shared)
         request.pages = [*shared, *self.pages.allocate(self._num_pages(request) - len(shared))]
@@ -258,7 +260,7 @@ class Scheduler:
         if request.num_cached is None:
             request.num_cached = request.num_computed
 
-    def _join(self, request: Request) -> Joined:
+    def _join(self, request: EngineRequest) -> Joined:
         slot = self._free_slots.pop()
         request.slot = slot
         request.has_run = True
@@ -271,7 +273,7 @@ class Scheduler:
 
     # --- progress ---------------------------------------------------------------------------------------
 
-    def _num_pages(self, request: Request) -> int:
+    def _num_pages(self, request: EngineRequest) -> int:
         return -(-len(request.tokens) // self.shape.page_size)
 
     def _allocate_for_decoding(self) -> None:
@@ -292,16 +294,16 @@ class Scheduler:
                 return
             self._preempt(victim)
 
-    def _preemption_victim(self) -> Request:
+    def _preemption_victim(self) -> EngineRequest:
         """Return the newest running request of the lowest priority."""
         return min(reversed(self._running), key=lambda request: request.priority)
 
-    def _preempt(self, request: Request) -> None:
+    def _preempt(self, request: EngineRequest) -> None:
         self._release_slot(request)
         request.num_computed = 0
         self._waiting.requeue(request)
 
-    def _chunk(self, request: Request, count: int) -> Chunk:
+    def _chunk(self, request: EngineRequest, count: int) -> Chunk:
         assert request.slot is not None
         start = request.num_computed
         end = start + count
@@ -312,7 +314,7 @@ class Scheduler:
         images = request.images_in(start, end)
         return Chunk(request.slot, tokens, start, new_pages, draw, images, request.scored(start, end))
 
-    def _advance(self, request: Request, end: int) -> None:
+    def _advance(self, request: EngineRequest, end: int) -> None:
         """Record that the cache holds `end` tokens of the request, and share the pages that became full."""
         size = self.shape.page_size
         first, last = request.num_computed // size, end // size
@@ -325,13 +327,13 @@ class Scheduler:
             self._prefixes.add(request.marks, request.page_hashes(last, size))
             request.marks = []
 
-    def _score(self, request: Request, start: int, scores: Sequence[Logprob]) -> list[Event]:
+    def _score(self, request: EngineRequest, start: int, scores: Sequence[Logprob]) -> list[Event]:
         """Return the prompt's logprobs from token `start` on, without those sent before a preemption."""
         news = list(scores[max(0, request.num_scored - start) :])
         request.num_scored = max(request.num_scored, start + len(scores))
         return [Scored(request.id, news)] if news else []
 
-    def _append(self, request: Request, token: int, logprob: Logprob | None) -> list[Event]:
+    def _append(self, request: EngineRequest, token: int, logprob: Logprob | None) -> list[Event]:
         request.tokens.append(token)
         if token in request.stop_ids and request.num_output > request.min_tokens:
             return [self._finish(request, "stop")]
@@ -347,23 +349,23 @@ class Scheduler:
 
     # --- the end ----------------------------------------------------------------------------------------
 
-    def _finish(self, request: Request, reason: str) -> Finished:
+    def _finish(self, request: EngineRequest, reason: str) -> Finished:
         self._remove(request)
         return Finished(request.id, reason, request.num_prompt, request.num_output, request.num_cached or 0)
 
     def _refuse(
-        self, request: Request, status: int, code: str, *, message: str, retry: int | None
+        self, request: EngineRequest, status: int, code: str, *, message: str, retry: int | None
     ) -> Refused:
         self._remove(request)
         return Refused(request.id, status, code, message, retry)
 
-    def _remove(self, request: Request) -> None:
+    def _remove(self, request: EngineRequest) -> None:
         if request.slot is None:
             self._waiting.remove(request)
         else:
             self._release_slot(request)
 
-    def _release_slot(self, request: Request) -> None:
+    def _release_slot(self, request: EngineRequest) -> None:
         """Take slot and pages from a running request."""
         assert request.slot is not None
         self._running.remove(request)

@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Iterator
 from itertools import chain
 
-from neuron.engine.request import Request
+from neuron.engine.request import EngineRequest
 
 DECODE_WEIGHT = 2.0  # of an answer's token against a prompt's: the paper's choice
 MAX_COUNTERS = 1024  # beyond it, only those of waiting principals are kept
@@ -22,16 +22,16 @@ class _PriorityClass:
     """The waiting requests of one priority."""
 
     def __init__(self) -> None:
-        self.preempted: deque[Request] = deque()  # have run already; they go first
-        self.by_principal: dict[str, deque[Request]] = {}  # none is empty
+        self.preempted: deque[EngineRequest] = deque()  # have run already; they go first
+        self.by_principal: dict[str, deque[EngineRequest]] = {}  # none is empty
 
-    def __iter__(self) -> Iterator[Request]:
+    def __iter__(self) -> Iterator[EngineRequest]:
         return chain(self.preempted, *self.by_principal.values())
 
     def __bool__(self) -> bool:
         return bool(self.preempted or self.by_principal)
 
-    def remove(self, request: Request) -> None:
+    def remove(self, request: EngineRequest) -> None:
         if request.has_run:
             self.preempted.remove(request)
             return
@@ -42,7 +42,7 @@ class _PriorityClass:
 
 
 class WaitingQueue:
-    """The waiting requests of one model, higher `Request.priority` first.
+    """The waiting requests of one model, higher `EngineRequest.priority` first.
 
     Has no bound of its own: the scheduler asks for a `shed_candidate` when there are too many.
     """
@@ -56,10 +56,10 @@ class WaitingQueue:
     def __len__(self) -> int:
         return self._len
 
-    def __iter__(self) -> Iterator[Request]:
+    def __iter__(self) -> Iterator[EngineRequest]:
         return chain.from_iterable(self._classes.values())
 
-    def add(self, request: Request) -> None:
+    def add(self, request: EngineRequest) -> None:
         """Add a request that has never run."""
         principal = request.principal
         if not any(principal in members.by_principal for members in self._classes.values()):
@@ -68,12 +68,12 @@ class WaitingQueue:
         members.by_principal.setdefault(principal, deque()).append(request)
         self._len += 1
 
-    def requeue(self, request: Request) -> None:
+    def requeue(self, request: EngineRequest) -> None:
         """Add a preempted request as the next of its class."""
         self._classes.setdefault(request.priority, _PriorityClass()).preempted.appendleft(request)
         self._len += 1
 
-    def head(self) -> Request | None:
+    def head(self) -> EngineRequest | None:
         """Return the request to admit next, or None when none waits."""
         if not self._classes:
             return None
@@ -83,7 +83,7 @@ class WaitingQueue:
         principal = min(first.by_principal, key=self._counters.__getitem__)
         return first.by_principal[principal][0]
 
-    def admit(self, request: Request) -> None:
+    def admit(self, request: EngineRequest) -> None:
         """Remove the head, which runs from now on."""
         if not request.has_run:
             self._virtual_time = max(self._virtual_time, self._counters[request.principal])
@@ -91,7 +91,7 @@ class WaitingQueue:
         if len(self._counters) > MAX_COUNTERS:
             self._drop_absent_counters()
 
-    def remove(self, request: Request) -> None:
+    def remove(self, request: EngineRequest) -> None:
         members = self._classes[request.priority]
         members.remove(request)
         if not members:
@@ -100,13 +100,13 @@ class WaitingQueue:
         if not self._len:  # nobody had to wait for anybody: counters do not matter
             self._drop_absent_counters()
 
-    def charge(self, request: Request, tokens: int) -> None:
+    def charge(self, request: EngineRequest, tokens: int) -> None:
         """Charge the request's principal for `tokens` that were run: of its prompt, or one of its answer."""
         weight = DECODE_WEIGHT if request.is_decoding else 1.0
         counter = self._counters.get(request.principal, self._virtual_time)
         self._counters[request.principal] = counter + weight * tokens
 
-    def shed_candidate(self, principal: str, priority: int) -> Request | None:
+    def shed_candidate(self, principal: str, priority: int) -> EngineRequest | None:
         """Return the waiting request that a full queue drops for a new one of `principal`, or None.
 
         It is the newest of a lower class, or of a principal that has more requests waiting in the same class

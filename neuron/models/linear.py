@@ -43,7 +43,7 @@ def activation_dtype(device: torch.device, dtype: torch.dtype) -> torch.dtype:
 def pack_linear(modules: Sequence[Any]) -> PackedLinear:
     """Return one linear layer in place of several that have the same input.
 
-    `modules` are torch's `Linear`; they give up their weights, so that none is held twice.
+    `modules` are torch's linear modules; they give up their weights, so that none is held twice.
     """
     weight = modules[0].weight if len(modules) == 1 else torch.cat([module.weight for module in modules])
     biases = [module.bias for module in modules]

@@ -45,6 +45,12 @@ ROOMS: dict[str, set[str]] = {
     },
     "fleet": {"fleet", "cortex_site.base", "cortex_site.config", "neuron.wire"},
     "neuron.wire": set(),
+    "neuron.pipe": set(),
+    "neuron.generation": {"neuron.pipe"},
+    "neuron.text": set(),
+    # The seam for engines knows none of them.
+    "neuron.harness": {"neuron.config", "neuron.generation", "neuron.pipe", "neuron.text", "neuron.wire"},
+    "neuron.registry": {"neuron.config", "neuron.harness", "neuron.wire"},
     "neuron": {"neuron", "cortex_site.base", "cortex_site.http", "ext"},
     "helexa_acp": set(),
 }

@@ -10,6 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tests.ext.conftest import variants
+from tests.stubs.damage import spoiled
 
 MODULES = variants("http")
 ALL = [module.values[0] for module in MODULES]
@@ -50,27 +51,6 @@ ANSWERS = [
     b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
     b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n",
 ]
-SPICE = [
-    b"\r\n",
-    b"\n",
-    b" ",
-    b":",
-    b"\t",
-    b"\0",
-    b"\x80",
-    b"content-length: 3\r\n",
-    b"Connection: close\r\n",
-]
-SPICE += [b"transfer-encoding: chunked\r\n", b"Upgrade: h2c\r\n", b"HTTP/1.0", b" x\r\n", b"%41", b"#"]
-
-
-@st.composite
-def spoiled(draw, texts) -> bytes:
-    data = bytearray(draw(st.sampled_from(texts)))
-    for _ in range(draw(st.integers(0, 3))):
-        at = draw(st.integers(0, len(data)))
-        data[at : at + draw(st.integers(0, 12))] = draw(st.sampled_from(SPICE) | st.binary(max_size=4))
-    return bytes(data)
 
 
 def heads(name: str, data: bytes) -> list:

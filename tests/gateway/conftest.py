@@ -12,7 +12,7 @@ import pytest
 import uvicorn
 
 from cortex_site.config.cortex_toml import CortexConfig, GatewaySettings, RedisSettings
-from cortex_site.http.protocol import LightProtocol
+from cortex_site.http.protocol import ServerProtocol
 from fleet.gateway.app import application
 from fleet.gateway.data_plane import DataPlane
 from fleet.records import RequestRecord
@@ -84,7 +84,7 @@ async def serving(app):
     server = uvicorn.Server(
         uvicorn.Config(
             app,
-            http=LightProtocol,
+            http=ServerProtocol,
             lifespan="on",
             log_config=None,
             ws="none",

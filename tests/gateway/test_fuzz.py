@@ -11,8 +11,11 @@ import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from fleet.gateway.http.connection import Connection, Limits, UpstreamError
+from fleet.gateway.http.bounds import PoolBounds
+from fleet.gateway.http.connection import Connection
+from fleet.gateway.http.errors import UpstreamError
 from tests.gateway.conftest import MODEL, make_house
+from tests.stubs.damage import in_pieces
 from tests.stubs.fake_node import STREAM_HEAD, USAGE, answer_hello, chunk, framed, head, sse
 
 EVENTS = [chunk({"content": "Hel"}), chunk({"content": "lo ü"}), chunk({}, "stop")]
@@ -41,15 +44,17 @@ def answers(draw) -> bytes:
     return bytes(data) if draw(st.integers(0, 9)) else draw(st.binary(max_size=200))
 
 
-@st.composite
-def pieces(draw) -> list[bytes]:
-    data = draw(answers())
-    cuts = sorted(draw(st.sets(st.integers(0, len(data)), max_size=8)))
-    return [data[a:b] for a, b in zip([0, *cuts], [*cuts, len(data)], strict=True) if a < b]
+def pieces() -> st.SearchStrategy[list[bytes]]:
+    return in_pieces(answers())
 
 
 class FakeTransport(asyncio.Transport):
     closed = False
+
+    def __init__(self, protocol) -> None:
+        super().__init__()
+        self.protocol = protocol
+        protocol.connection_made(self)
 
     def write(self, data) -> None:
         pass
@@ -61,7 +66,7 @@ class FakeTransport(asyncio.Transport):
         self.closed = True
 
     def set_protocol(self, protocol) -> None:
-        pass  # the pieces go to the connection itself, which passes them on
+        self.protocol = protocol
 
     def pause_reading(self) -> None:
         pass
@@ -71,8 +76,8 @@ class FakeTransport(asyncio.Transport):
 
 async def receive(parts: list[bytes]) -> bytes | str:
     """The body that a connection makes of the pieces; the kind of failure when there is none."""
-    connection, transport = Connection(Limits(first_byte_s=5, idle_s=5)), FakeTransport()
-    connection.connection_made(transport)
+    connection = Connection(PoolBounds(first_byte_s=5, idle_s=5))
+    transport = FakeTransport(connection)
     body = bytearray()
 
     def take(data: bytes) -> bool:
@@ -87,9 +92,9 @@ async def receive(parts: list[bytes]) -> bytes | str:
     await asyncio.sleep(0)
     for part in parts:
         if not transport.closed:
-            connection.data_received(part)
+            transport.protocol.data_received(part)
         await asyncio.sleep(0)
-    connection.connection_lost(None)
+    transport.protocol.connection_lost(None)
     try:
         await task
     except UpstreamError as error:

@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from cortex_site.http.application import LightRequest
+from cortex_site.http.parsed_request import ParsedRequest
+from cortex_site.http.request import Request
 from fleet.gateway.limits.keys import authorize
 from fleet.snapshot import Configuration, KeyView
 from neuron.wire import ApiError
@@ -16,9 +17,9 @@ def digest(secret: str) -> str:
     return hashlib.sha256(secret.encode()).hexdigest()
 
 
-def request(peer="127.0.0.1", **headers) -> LightRequest:
-    raw = [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]
-    return LightRequest({"method": "POST", "path": "/", "headers": raw, "client": (peer, 1)}, b"")
+def request(peer="127.0.0.1", **headers) -> Request:
+    raw = {name.replace("_", "-").encode(): value.encode() for name, value in headers.items()}
+    return Request(ParsedRequest("POST", headers=raw), (peer, 1))
 
 
 KEY = KeyView("laptop", digest("sk-1"), ("small-*",))

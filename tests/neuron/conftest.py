@@ -1,4 +1,4 @@
-"""A neuron around the fake worker: its whole HTTP on a real port, in this process."""
+"""A neuron with the fake worker: its whole HTTP API on a real port, in this process."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from neuron.wire import DeviceInfo
 from tests.stubs.model_dir import write_model
 
 FAKE = (sys.executable, "-m", "tests.stubs.fake_worker")
-PATIENCE_S = 60.0  # for what must happen, however slow the machine
+PATIENCE_S = 60.0  # enough for a slow machine; only a hang takes longer
 
 
 @dataclass
@@ -42,7 +42,7 @@ class Neuron:
         return await self.http.post("/v1/chat/completions", json=body)
 
     async def stream(self, text: str, **options: Any) -> list[Any]:
-        """All events of a streamed answer, decoded; `[DONE]` as that string, comments left out."""
+        """All events of a streamed answer, decoded, without comments; `[DONE]` is that string."""
         answer = await self.chat(text, stream=True, **options)
         assert answer.headers["content-type"].startswith("text/event-stream"), answer.text
         return events_of(answer.text)
@@ -69,7 +69,7 @@ def events_of(text: str) -> list[Any]:
 
 
 async def until(condition: Callable[[], Any]) -> Any:
-    """Wait for what must come; the result of `condition` once it is true."""
+    """The result of `condition` once it is true."""
     async with asyncio.timeout(PATIENCE_S):
         while True:
             result = await condition()

@@ -10,7 +10,7 @@ HERE, THERE = ("127.0.0.1", 5), ("192.0.2.7", 5)
 
 
 async def ask(client, *, token=None, allow_anonymous=False, header=None):
-    """Status and body of one request to a RequestMiddleware around an application that says 204."""
+    """Status and body of a request to the middleware around an application that answers 204."""
 
     async def app(scope, receive, send):
         await send({"type": "http.response.start", "status": 204, "headers": []})

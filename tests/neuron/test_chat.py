@@ -62,7 +62,7 @@ async def test_streamed_answer_equals_the_whole_one(neuron, said):
 
 
 def joined(events):
-    """What a client makes of the deltas."""
+    """The message that a client puts together from the deltas."""
     message = {"role": "assistant", "content": ""}
     for event in events:
         delta = event["choices"][0]["delta"]

@@ -1,4 +1,4 @@
-"""Several choices, logprobs, guides and bare completions, as they look on the wire."""
+"""Choices, logprobs, grammars and bare completions over HTTP."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ async def stream_completion(neuron: Neuron, prompt: Any, **options: Any) -> list
 
 
 async def asked(neuron: Neuron, **options: Any) -> dict[str, Any]:
-    """What reached the engine."""
+    """The parameters that reached the engine."""
     answer = await neuron.chat("sampling", **options)
     return json.loads(answer.json()["choices"][0]["message"]["content"])
 
@@ -48,7 +48,7 @@ async def test_n_choices_share_the_prompt_and_add_up(neuron):
 
 
 async def test_other_choices_wait_until_the_prompt_is_computed(neuron):
-    """Their pages are there then; the first says nothing here, so the others are not even submitted."""
+    """The first choice gets no token here, so the others are not even submitted."""
     calls = [asyncio.create_task(neuron.chat("wait", n=n)) for n in (1, 3)]
     await until(lambda: _runs(neuron, 2))
     assert (
@@ -197,7 +197,7 @@ async def test_completion_logprobs_have_offsets_into_the_text(neuron):
 
 
 async def test_an_echo_with_logprobs_scores_the_prompt(neuron):
-    """The stub's logprob of a token is minus its id."""
+    """The fake worker's logprob of a token is minus its id."""
     prompts = ["echo ab", TOKENIZER.encode("echo ü").ids]
     for prompt in prompts:
         ids = TOKENIZER.encode(prompt).ids if isinstance(prompt, str) else prompt
@@ -254,7 +254,7 @@ TURNS = st.lists(
 
 
 async def test_tokenize_counts_as_a_real_call_does(neuron):
-    """Over random conversations; drawn here, as the client's loop is the test's own."""
+    """For random conversations, drawn outside of the test's event loop."""
     conversations: list[tuple[Any, Any]] = []
 
     @settings(max_examples=60, database=None)

@@ -1,4 +1,4 @@
-"""A stream's chunks: those that are put together from bytes say what a JSON writer would have said."""
+"""Chunks that are put together from bytes equal those that a JSON encoder writes."""
 
 from __future__ import annotations
 

@@ -62,7 +62,7 @@ def test_a_taken_port_is_one_line_and_exit_code_2():
 
 @pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT])
 def test_serve_runs_until_a_stop_signal(stop):
-    """Without waiting for the device worker: the daemon answers from the start and ends at any time."""
+    """The daemon answers from the start and ends at any time, whether its worker is ready or not."""
     command = [sys.executable, "-m", "neuron.cli", "serve", "--listen", "127.0.0.1:0"]
     with subprocess.Popen(
         command, stderr=subprocess.PIPE, text=True, env=os.environ | {"CORTEX_LOG": "json"}

@@ -1,4 +1,4 @@
-"""Clients that go away, that do not read, and that listen for a long time."""
+"""Clients that disconnect, that do not read, and that listen for a long time."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ async def test_comments_keep_a_quiet_stream_alive(model_dir):
 
 
 class Events:
-    """Reads `/events` state by state."""
+    """The states that `/events` sends, one by one."""
 
     def __init__(self, response):
         self._lines = response.aiter_lines()

@@ -6,7 +6,7 @@ from neuron.discovery import describe, discover
 
 
 class FakeNvml:
-    """As much of pynvml as discovery uses; `devices` are (uuid, name, MiB, capability)."""
+    """The part of pynvml that discovery uses; `devices` are (uuid, name, MiB, capability)."""
 
     class NVMLError(Exception):
         pass

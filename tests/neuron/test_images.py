@@ -1,4 +1,4 @@
-"""A neuron with a model that sees: real worker, tiny random weights."""
+"""A neuron with a vision model: a real worker and tiny random weights."""
 
 from __future__ import annotations
 

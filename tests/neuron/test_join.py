@@ -1,4 +1,4 @@
-"""`neuron serve --join`: against a control plane that a test scripts."""
+"""`neuron serve --join` and a scripted control plane."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def say(writer, status: int, body: object) -> None:
 
 
 class Cortex(FakeNode):
-    """Lets in whoever has the token; `known` are the names that have joined."""
+    """Admits every node with the token; `known` are the names that joined."""
 
     def __init__(self) -> None:
         super().__init__("cortex")

@@ -1,4 +1,4 @@
-"""What the node's operations refuse, and where models go: one neuron with two devices for all tests."""
+"""Refusals of the node's operations, and the placement of models, on one neuron with two devices."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ async def pair():
 
 @pytest_asyncio.fixture(loop_scope="module")
 async def shared(pair):
-    """The neuron of this module, without models."""
+    """The module's neuron, without models."""
     yield pair
     for model_id in await pair.models():
         await pair.http.post("/models/unload", json={"model_id": model_id})

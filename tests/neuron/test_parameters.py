@@ -1,4 +1,4 @@
-"""The table of parameters says what the code does."""
+"""The table in PARAMETERS.md against the code."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ BODIES = {
     "completions": (completion.CompletionBody, completion.decode, {"prompt": "x"}),
     "embeddings": (embedding.EmbeddingBody, embedding.decode, {"input": "x"}),
 }
-# one that says something, for what is tolerated
+# a value with a meaning for each tolerated parameter
 EXAMPLES: dict[str, Any] = {
     "user": "u", "metadata": {"a": "b"}, "store": True, "service_tier": "flex", "prompt_cache_key": "k",
     "prompt_cache_retention": "24h", "safety_identifier": "s", "verbosity": "low",

@@ -142,7 +142,7 @@ def test_cache_reset_forgets_earlier_prompts(http):
 
 
 def test_an_echo_with_logprobs_scores_the_prompt_like_the_answer(http):
-    """What greedy decoding says first and continues is as probable when it is given back as a prompt."""
+    """Tokens of a greedy answer have the same logprobs when they come back as a prompt."""
     wish = {
         "model": "helexa-tiny",
         "prompt": "Which port does",

@@ -1,4 +1,4 @@
-"""A device worker without a device: it speaks `neuron.pipe` and does what the last user message says.
+"""A device worker without a device. It speaks `neuron.pipe` and follows the last user message:
 
     echo TEXT          answers TEXT and stops
     count N            answers 1, 2, 3 … up to N, one token a byte, one frame a number
@@ -6,14 +6,14 @@
     flood              answers dots as fast as it can until cancelled
     wait               answers nothing until cancelled
     refuse CODE        is refused with 503 CODE
-    die                the process ends without a word
-    say-and-die TEXT   answers TEXT, then the process ends
-    wedge              the process stays and says nothing any more
+    die                ends the process
+    say-and-die TEXT   answers TEXT, then ends the process
+    wedge              stays and sends nothing any more
     long               is refused with context_length_exceeded
-    sampling           answers what the engine was asked for, as JSON
+    sampling           answers the parameters of its request, as JSON
 
-A model directory with a file `load.json` decides its load: {"fail": CODE} or {"die": true}; with a file
-`gate`, its load waits, a quarter done, until that file is gone.
+A file `load.json` in a model's directory decides its load: {"fail": CODE} or {"die": true}. With a file
+`gate`, the load waits, a quarter done, until that file is gone.
 """
 
 from __future__ import annotations
@@ -134,50 +134,52 @@ class FakeWorker:
                 self.send(pipe.Refused(number, 503, "model_unloaded", f"{model} was unloaded", 5))
         self.send(pipe.Unloaded(model))
 
-    def _submit(self, job: pipe.Submit) -> None:
-        text = self._models[job.model]
-        prompt = text.tokenizer.decode(job.tokens, skip_special_tokens=False)
+    def _submit(self, submit: pipe.Submit) -> None:
+        text = self._models[submit.model]
+        prompt = text.tokenizer.decode(submit.tokens, skip_special_tokens=False)
         said = prompt.rpartition("<|im_start|>user\n")[2].partition("<|im_end|>")[0]
         verb, _, rest = said.partition(" ")
         match verb:
             case "echo":
-                self._answer(job, [text.encode(rest)])
+                self._answer(submit, [text.encode(rest)])
             case "count":
-                self._answer(job, [text.encode(f"{number} ") for number in range(1, int(rest) + 1)])
+                self._answer(submit, [text.encode(f"{number} ") for number in range(1, int(rest) + 1)])
             case "forever" | "wait" | "flood":
                 dots = {"forever": 1, "wait": 0, "flood": 500}[verb]
-                self._endless[job.id] = (job.model, len(job.tokens), dots)
+                self._endless[submit.id] = (submit.model, len(submit.tokens), dots)
             case "refuse":
-                self.send(pipe.Refused(job.id, 503, rest, f"refused: {rest}", 7))
+                self.send(pipe.Refused(submit.id, 503, rest, f"refused: {rest}", 7))
             case "long":
                 message = f"This model's maximum context length is {CONTEXT} tokens."
-                self.send(pipe.Refused(job.id, 400, "context_length_exceeded", message))
+                self.send(pipe.Refused(submit.id, 400, "context_length_exceeded", message))
             case "say-and-die":
-                self.send(pipe.Tokens(job.id, text.encode(rest)))
+                self.send(pipe.Tokens(submit.id, text.encode(rest)))
                 os._exit(9)
             case "die":
                 os._exit(9)
             case "wedge":
                 self._wedged = True
             case "sampling":
-                self._answer(job, [text.encode(json.dumps(_seen(job)))])
+                self._answer(submit, [text.encode(json.dumps(_seen(submit)))])
 
-    def _answer(self, job: pipe.Submit, parts: list[list[int]]) -> None:
+    def _answer(self, submit: pipe.Submit, parts: list[list[int]]) -> None:
         sent = 0
-        if job.score_prompt:
-            self.send(pipe.Scored(job.id, _logprobs(job, job.tokens[1:])))
+        if submit.score_prompt:
+            self.send(pipe.Scored(submit.id, _logprobs(submit, submit.tokens[1:])))
         for part in parts:
-            piece = part[: job.max_tokens - sent]
+            piece = part[: submit.max_tokens - sent]
             sent += len(piece)
             if piece:
-                self.send(pipe.Tokens(job.id, piece, _logprobs(job, piece)))
+                self.send(pipe.Tokens(submit.id, piece, _logprobs(submit, piece)))
         reason = "length" if sum(map(len, parts)) > sent else "stop"
-        self.send(pipe.Finished(job.id, reason, len(job.tokens), sent, cached_tokens=len(job.tokens) // 2))
+        self.send(
+            pipe.Finished(submit.id, reason, len(submit.tokens), sent, cached_tokens=len(submit.tokens) // 2)
+        )
 
 
-def _logprobs(job: pipe.Submit, tokens: list[int]) -> list[pipe.Logprob]:
+def _logprobs(submit: pipe.Submit, tokens: list[int]) -> list[pipe.Logprob]:
     """A token's logprob is minus its id, and its alternatives are the ids after it."""
-    wanted = job.sampling.top_logprobs
+    wanted = submit.sampling.top_logprobs
     if wanted is None:
         return []
     return [
@@ -186,12 +188,12 @@ def _logprobs(job: pipe.Submit, tokens: list[int]) -> list[pipe.Logprob]:
     ]
 
 
-def _seen(job: pipe.Submit) -> dict[str, object]:
-    """What the engine was asked for, for tests of how parameters arrive."""
-    sampling = {name: getattr(job.sampling, name) for name in job.sampling.__struct_fields__}
+def _seen(submit: pipe.Submit) -> dict[str, object]:
+    """The parameters of a request, for tests of how they arrive."""
+    sampling = {name: getattr(submit.sampling, name) for name in submit.sampling.__struct_fields__}
     names = ("max_tokens", "min_tokens", "ignore_eos", "stop_ids", "principal", "priority")
-    grammar = job.guide.grammar if job.guide else None
-    return sampling | {name: getattr(job, name) for name in names} | {"grammar": grammar}
+    grammar = submit.guide.grammar if submit.guide else None
+    return sampling | {name: getattr(submit, name) for name in names} | {"grammar": grammar}
 
 
 def main() -> None:

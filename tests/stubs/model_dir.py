@@ -1,4 +1,4 @@
-"""A model directory without weights: a tokenizer of one token a byte, ChatML with tools and reasoning."""
+"""A model directory without weights: a tokenizer with a token per byte, ChatML with tools and reasoning."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Helpers for machines whose result must not depend on how their input was cut."""
+"""Ways to cut the input of state machines whose result must not depend on them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def cut(text: str, data: st.DataObject) -> list[str]:
 
 
 def merged(events: Iterable[Event]) -> list[Event]:
-    """Neighbours of one kind joined: what a client sees once it has put the pieces together."""
+    """The events with neighbours of one kind joined, as a client sees them in the end."""
     out: list[Event] = []
     for event in events:
         match out[-1] if out else None, event:

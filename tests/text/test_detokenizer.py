@@ -58,7 +58,7 @@ def test_hidden_tokens_leave_no_text():
 
 
 def fallback_tokenizer() -> Tokenizer:
-    """Like Llama 2's: words with a marked space, and bytes where no word is."""
+    """A tokenizer like Llama 2's: words with a marked space, and bytes for the rest."""
     words = ["▁a", "▁", "a", "é", "▁word", "<unk>"]
     vocabulary = {f"<0x{byte:02X}>": byte for byte in range(256)}
     vocabulary |= {word: 256 + index for index, word in enumerate(words)}
@@ -73,7 +73,7 @@ FALLBACK = fallback_tokenizer()
 
 @given(st.lists(st.integers(128, 255) | st.just(260), max_size=40))
 def test_words_among_broken_bytes_are_kept(ids):
-    """The decoder gives up all bytes of a run with a wrong one in it; those already shown stay."""
+    """The decoder drops all bytes of a run with a wrong one in it; those that were shown stay."""
     detokenizer = Detokenizer(FALLBACK)
     shown = "".join([detokenizer.feed(token) for token in ids] + [detokenizer.finish()])
     assert shown.count("word") == ids.count(260)
@@ -90,7 +90,7 @@ def test_byte_fallback_never_shows_half_a_character(text):
 
 
 class WordDecoder:
-    """Like sentencepiece: words with a leading space, which the first word of a text loses."""
+    """A tokenizer like sentencepiece's: words with a leading space, which the first of a text loses."""
 
     def decode(self, ids: list[int], skip_special_tokens: bool = False) -> str:
         return "".join(f" w{token}" for token in ids).removeprefix(" ")

@@ -1,4 +1,4 @@
-"""Whatever a model says under a grammar, its parser finds what was asked for in it."""
+"""Answers drawn at random from grammars, read by the parsers of their notations."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def say(grammar: str, seed: int, vocabulary: Vocabulary = FULL) -> list[int]:
 def heard(
     name: str, said: list[int], *, thinks: bool, opened: bool = False, vocabulary: Vocabulary = FULL
 ) -> tuple[str, list[tuple[str, Any]]]:
-    """Text and calls of an answer, as its client gets them."""
+    """The text and the calls of an answer, as its client gets them."""
     notation = NOTATIONS[name]
     visible = {*notation.markers, THINK.open, THINK.close}
     hidden = {id_ for mark, id_ in vocabulary.added.items() if mark not in visible}

@@ -1,4 +1,4 @@
-"""Every notation of tool calls: read, streamed, however it is cut, and nothing lost."""
+"""The parser of every notation of tool calls, for any cut of its input."""
 
 from __future__ import annotations
 
@@ -145,7 +145,7 @@ def test_any_split_gives_the_same_events(name, data):
 @pytest.mark.parametrize("name", ["mistral", "llama3", "qwen-xml"])
 @given(data=st.data())
 def test_words_outside_of_calls_are_kept(name, data):
-    """Whatever the notation makes of it, the words come out once each, in their order."""
+    """Whatever the parser takes for a call, the words come out once each, in order."""
     parts = data.draw(st.lists(st.sampled_from(FRAGMENTS[name]), max_size=14))
     text = "".join(part if not part.isdigit() else f"w{number}" for number, part in enumerate(parts))
     shown = "".join(
@@ -161,7 +161,7 @@ def test_words_outside_of_calls_are_kept(name, data):
 
 
 def written(name, calls):
-    """`calls` as a model of that notation writes them."""
+    """The calls as a model with that notation writes them."""
     if name == "hermes":
         bodies = [json.dumps({"name": n, "arguments": a}) for n, a in calls]
         return "\n".join(f"<tool_call>\n{body}\n</tool_call>" for body in bodies)

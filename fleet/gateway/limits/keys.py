@@ -6,7 +6,7 @@ import hashlib
 import ipaddress
 import time
 
-from cortex_site.http.application import LightRequest
+from cortex_site.http.request import Request
 from fleet.snapshot import Configuration, KeyView
 from neuron.wire import ApiError
 
@@ -16,9 +16,7 @@ NO_KEY = (
 )
 
 
-def authorize(
-    request: LightRequest, configuration: Configuration, *, allow_anonymous: bool
-) -> KeyView | None:
+def authorize(request: Request, configuration: Configuration, *, allow_anonymous: bool) -> KeyView | None:
     """The caller's key; None for an anonymous caller who is allowed. Raises `ApiError` 401 or 403."""
     secret = _secret(request)
     if secret is not None and (key := configuration.keys.get(hashlib.sha256(secret.encode()).hexdigest())):
@@ -46,7 +44,7 @@ def check_model(key: KeyView | None, model: str) -> None:
         raise ApiError(403, "model_not_allowed", f"This API key does not allow '{model}'.", param="model")
 
 
-def _secret(request: LightRequest) -> str | None:
+def _secret(request: Request) -> str | None:
     authorization = request.header(b"authorization")
     if authorization and authorization[:7].lower() == "bearer ":
         return authorization[7:].strip()

@@ -13,11 +13,12 @@ from pydantic import ValidationError
 
 from fleet.affinity import Affinity
 from fleet.breaker import Breaker, State
-from fleet.gateway.http.connection import Limits, UpstreamError
-from fleet.gateway.http.upstream import Pool
+from fleet.gateway.http.bounds import PoolBounds
+from fleet.gateway.http.errors import UpstreamError
+from fleet.gateway.http.pool import Pool
 from fleet.gateway.nodes.adapter import RequestAdapter
 from fleet.gateway.nodes.fleet_state import FleetState
-from fleet.gateway.nodes.watcher import EVENT_LIMITS, WatchPolicy, watch_neuron, watch_server
+from fleet.gateway.nodes.watcher import EVENT_BOUNDS, WatchPolicy, watch_neuron, watch_server
 from fleet.gateway.record import metrics
 from fleet.snapshot import NodeConfig, NodeView
 from fleet.translation.sse import SseTooLarge
@@ -31,15 +32,17 @@ RECONNECT_S = (0.2, 0.5, 1.0, 2.0)  # the last one goes on
 class Node:
     """One node: `pool` for requests, and the follower of its state. `close` ends both."""
 
-    def __init__(self, config: NodeConfig, fleet: FleetState, limits: Limits, asking: WatchPolicy) -> None:
+    def __init__(
+        self, config: NodeConfig, fleet: FleetState, bounds: PoolBounds, asking: WatchPolicy
+    ) -> None:
         self.config = config
-        self.pool = Pool(config.base, limits, token=config.token)
+        self.pool = Pool(config.base, bounds, token=config.token)
         self.breaker = Breaker()
         self.adapter = RequestAdapter(config)
         self.heard = asyncio.Event()  # what it has, or that it is away
         self._fleet = fleet
         self._asking = asking
-        self._control = Pool(config.base, EVENT_LIMITS, token=config.token)
+        self._control = Pool(config.base, EVENT_BOUNDS, token=config.token)
         self._task = asyncio.create_task(self._follow(), name=f"follow-{config.name}")
 
     def _views(self) -> AsyncIterator[NodeView]:
@@ -91,9 +94,11 @@ class Node:
 class Nodes:
     """All of them, kept in step with the configuration."""
 
-    def __init__(self, fleet: FleetState, limits: Limits, asking: WatchPolicy, *, workers: int = 1) -> None:
+    def __init__(
+        self, fleet: FleetState, bounds: PoolBounds, asking: WatchPolicy, *, workers: int = 1
+    ) -> None:
         self._fleet = fleet
-        self._limits = limits
+        self._bounds = bounds
         self._asking = asking
         self._workers = workers  # that share what a node takes at once
         self._nodes: dict[str, Node] = {}
@@ -162,7 +167,7 @@ class Nodes:
                 metrics.forget_node(name)
         for name, config in wanted.items():
             if name not in self._nodes:
-                self._nodes[name] = Node(config, self._fleet, self._limits_of(config), self._asking)
+                self._nodes[name] = Node(config, self._fleet, self._bounds_of(config), self._asking)
 
     async def heard(self, within_s: float) -> None:
         """Returns when each has said what it has, or was found away; after `within_s` in any case."""
@@ -170,9 +175,9 @@ class Nodes:
             async with asyncio.timeout(within_s):
                 await asyncio.gather(*(node.heard.wait() for node in self._nodes.values()))
 
-    def _limits_of(self, config: NodeConfig) -> Limits:
+    def _bounds_of(self, config: NodeConfig) -> PoolBounds:
         """The gateway's, with what the node has of its own."""
-        ours = self._limits
+        ours = self._bounds
         return replace(
             ours,
             first_byte_s=config.first_byte_timeout_s or ours.first_byte_s,

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from fleet.foreign.errors import MAX_ERROR_BYTES, read_error
-from fleet.gateway.http.upstream import Response
+from fleet.gateway.http.response import UpstreamResponse
 from neuron.wire import ApiError
 
 
-async def read_refusal(response: Response) -> ApiError:
+async def read_refusal(response: UpstreamResponse) -> ApiError:
     """The error that an answer states; a 502 that quotes its status where it states none.
 
     Closes the response. Raises `UpstreamError` when the answer breaks off.

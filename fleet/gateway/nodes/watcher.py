@@ -8,15 +8,16 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from fleet.foreign.models import MAX_BYTES, PATH, ModelsError, ServedModel, read_answer
-from fleet.gateway.http.connection import Limits, UpstreamError
-from fleet.gateway.http.upstream import Pool
+from fleet.gateway.http.bounds import PoolBounds
+from fleet.gateway.http.errors import UpstreamError
+from fleet.gateway.http.pool import Pool
 from fleet.gateway.record import metrics
 from fleet.snapshot import ModelView, NodeConfig, NodeView
 from fleet.translation.sse import SseSplitter
 from neuron.wire import PROTOCOL, NodeState
 
 # A neuron sends at least a comment every few seconds: one that is silent for longer is away.
-EVENT_LIMITS = Limits(connect_s=3.0, first_byte_s=5.0, idle_s=15.0, max_connections=2)
+EVENT_BOUNDS = PoolBounds(connect_s=3.0, first_byte_s=5.0, idle_s=15.0, max_connections=2)
 MISSED_S = 1.0  # until a server that did not answer is asked again
 REST_S = 30.0  # until one that answered 429 is
 

@@ -9,7 +9,7 @@ from typing import Annotated, NamedTuple
 
 import msgspec
 
-from fleet.gateway.http.connection import UpstreamError
+from fleet.gateway.http.errors import UpstreamError
 from fleet.gateway.record.metrics import Gaps
 from fleet.records import Outcome, RequestRecord
 

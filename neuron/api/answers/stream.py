@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from contextlib import aclosing
 from typing import Protocol
 
-from cortex_site.http.application import Write
+from cortex_site.http.response import Write
 from neuron.api.answers.choice import AnswerChoice, concurrently
 from neuron.api.answers.chunks import DONE, error_chunk
 from neuron.api.answers.logprobs import DrawnToken

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 
 import httptools
 import pytest
@@ -16,21 +16,25 @@ from hypothesis import strategies as st
 from ninja import NinjaAPI
 from uvicorn.server import ServerState
 
-from cortex_site.http.application import LightASGI, LightRequest, StreamResponse
-from cortex_site.http.protocol import LightProtocol
+from cortex_site.http.application import Application
+from cortex_site.http.protocol import ServerProtocol
+from cortex_site.http.request import Request
+from cortex_site.http.request_reader import RequestReader
+from cortex_site.http.response import StreamResponse
+from tests.stubs.damage import in_pieces
 
 BODY_LIMIT = 1000
 
 
-def make_app() -> LightASGI:
-    api = NinjaAPI(urls_namespace="light-http", openapi_url=None)
+def make_app() -> Application:
+    api = NinjaAPI(urls_namespace="server-protocol", openapi_url=None)
 
     @api.post("/echo")
-    async def echo(request: LightRequest) -> HttpResponse:
+    async def echo(request: Request) -> HttpResponse:
         return HttpResponse(request.body)
 
     @api.post("/stream")
-    async def stream(request: LightRequest) -> StreamResponse:
+    async def stream(request: Request) -> StreamResponse:
         async def produce(sink) -> None:
             for _ in range(3):
                 await sink(b"data: x\n\n")
@@ -38,7 +42,7 @@ def make_app() -> LightASGI:
 
         return StreamResponse(produce, headers={}, on_close=lambda: None)
 
-    return LightASGI(api, max_body_bytes=BODY_LIMIT)
+    return Application(api, max_body_bytes=BODY_LIMIT)
 
 
 class FakeTransport(asyncio.Transport):
@@ -79,14 +83,21 @@ class FakeTransport(asyncio.Transport):
 class Answers:
     """What a client makes of the bytes it got."""
 
-    def __init__(self, data: bytes) -> None:
+    def __init__(self, data: bytes, *, ended: bool) -> None:
         self.statuses: list[int] = []
+        self.closes: list[bool] = []  # what each says of the connection
         self.whole = 0
+        self.ended = ended  # the connection, by the server
         self._parser = httptools.HttpResponseParser(self)
         self._parser.feed_data(data)
 
     def on_message_begin(self) -> None:
         self.statuses.append(0)
+        self.closes.append(False)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if (name, value) == (b"connection", b"close"):
+            self.closes[-1] = True
 
     def on_headers_complete(self) -> None:
         self.statuses[-1] = self._parser.get_status_code()
@@ -116,7 +127,7 @@ class Errors(logging.Handler):
 def protocol_of():
     with asyncio.Runner() as runner:
         config = uvicorn.Config(
-            make_app(), lifespan="off", log_config=None, ws="none", http=LightProtocol, proxy_headers=False
+            make_app(), lifespan="off", log_config=None, ws="none", http=ServerProtocol, proxy_headers=False
         )
         config.load()
         errors = Errors()
@@ -136,7 +147,7 @@ async def serve(config: uvicorn.Config, pieces: list[bytes]) -> Answers:
     state = ServerState()
     failures: list[dict] = []
     loop.set_exception_handler(lambda _, context: failures.append(context))
-    protocol = LightProtocol(config=config, server_state=state, app_state={}, _loop=loop)
+    protocol = ServerProtocol(config=config, server_state=state, app_state={}, _loop=loop)
     transport = FakeTransport(protocol)
     protocol.connection_made(transport)
     for piece in pieces:
@@ -146,14 +157,13 @@ async def serve(config: uvicorn.Config, pieces: list[bytes]) -> Answers:
     while state.tasks:
         await asyncio.wait(state.tasks)
         await asyncio.sleep(0)
+    ended = transport.is_closing()
     transport.close()
     await asyncio.sleep(0)
     assert not state.connections
     assert not state.tasks
-    with suppress(AttributeError):
-        protocol.timeout_keep_alive_task.cancel()
     assert not failures, failures
-    return Answers(bytes(transport.written))
+    return Answers(bytes(transport.written), ended=ended)
 
 
 def request(method: bytes, path: bytes, headers: list[bytes], body: bytes) -> bytes:
@@ -189,19 +199,40 @@ def damaged(draw) -> bytes:
     return bytes(data)
 
 
-@st.composite
-def in_pieces(draw, data) -> list[bytes]:
-    whole = draw(data)
-    cuts = sorted(draw(st.sets(st.integers(0, len(whole)), max_size=6)))
-    return [whole[a:b] for a, b in zip([0, *cuts], [*cuts, len(whole)], strict=True) if a < b]
-
-
 @settings(max_examples=300)
 @given(in_pieces(damaged() | st.binary(max_size=300)))
 def test_any_bytes_get_whole_answers_or_the_end(protocol_of, pieces):
     answers = protocol_of(pieces)
     assert answers.whole == len([status for status in answers.statuses if status != 100])
     assert set(answers.statuses) <= {100, 200, 400, 404, 405, 413}
+    reader = RequestReader(BODY_LIMIT, lambda: None)
+    assert answers.whole == sum(len(reader.feed(piece)) for piece in pieces)
+
+
+@pytest.mark.parametrize(
+    ("last", "status"),
+    [
+        (request(b"POST", b"/echo", [b"connection: close", b"content-length: 1"], b"y"), 200),
+        (request(b"POST", b"/echo", [b"content-length: 2000"], b""), 413),
+        (b"no HTTP\r\n\r\n", 400),
+    ],
+    ids=["close", "too-large", "malformed"],
+)
+@pytest.mark.parametrize("together", [True, False])
+def test_the_last_request_is_answered_behind_those_before_it(protocol_of, last, status, together):
+    before = [request(b"POST", b"/stream", [b"content-length: 1"], b"x")] * 2
+    pieces = [b"".join([*before, last])] if together else [*before, last]
+    answers = protocol_of(pieces)
+    assert answers.statuses == [200, 200, status]
+    assert answers.closes == [False, False, True]
+
+
+def test_a_client_of_http_1_0_knows_the_end_by_the_connections(protocol_of):
+    old = b"POST /stream HTTP/1.0\r\nconnection: keep-alive\r\ncontent-length: 1\r\n\r\nx"
+    answers = protocol_of([old])
+    assert answers.statuses == [200]
+    assert answers.closes == [True]
+    assert answers.ended
 
 
 @settings(max_examples=100)
@@ -218,7 +249,7 @@ PATIENCE_S = 0.2
 
 
 @asynccontextmanager
-async def listening(app: LightASGI):
+async def listening(app: Application):
     sock = socket.create_server(("127.0.0.1", 0))
     server = uvicorn.Server(
         uvicorn.Config(
@@ -226,7 +257,7 @@ async def listening(app: LightASGI):
             lifespan="off",
             log_config=None,
             ws="none",
-            http=LightProtocol,
+            http=ServerProtocol,
             proxy_headers=False,
             timeout_keep_alive=PATIENCE_S,
             timeout_graceful_shutdown=1,
@@ -269,11 +300,11 @@ async def test_neither_a_slow_sender_nor_a_slow_answer_is_let_go():
     api = NinjaAPI(urls_namespace="slow", openapi_url=None)
 
     @api.post("/slow")
-    async def slow(request: LightRequest) -> HttpResponse:
+    async def slow(request: Request) -> HttpResponse:
         await asyncio.sleep(2 * PATIENCE_S)
         return HttpResponse(request.body)
 
-    async with listening(LightASGI(api, max_body_bytes=BODY_LIMIT)) as (port, _):
+    async with listening(Application(api, max_body_bytes=BODY_LIMIT)) as (port, _):
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         for _ in range(2):
             head = request(b"POST", b"/slow", [b"content-length: 6"], b"")

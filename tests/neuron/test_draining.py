@@ -1,4 +1,4 @@
-"""Models that go while requests are under way: by patience, by force, or for a new worker."""
+"""Unloads, drains and restarts while requests are under way, with a grace or by force."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.stubs.model_dir import write_model
 
 @asynccontextmanager
 async def request_under_way(neuron):
-    """It ends when its client leaves."""
+    """A stream that ends when its client disconnects."""
     async with neuron.http.stream("POST", "/v1/chat/completions", json=forever()) as answer:
         lines = answer.aiter_lines()
         await anext(lines)

@@ -2,76 +2,39 @@
 
 `Pool.request` sends one request and returns when the answer's head is there. A kept connection that turns out
 to be closed before a byte of the answer came is replaced by a fresh one, once: servers close idle connections
-at any moment. Nearly always the request was not read; `Limits.resend` is off where nearly is not enough.
+at any moment. Nearly always the request was not read; `PoolBounds.resend` is off where nearly is not enough.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
-from typing import Any
 from urllib.parse import urlsplit
 
-from fleet.gateway.http.connection import Connection, Limits, UpstreamError
-
-
-class Response:
-    """The head of an answer, and its body still to come. `close` must be called, and may be called twice."""
-
-    def __init__(self, pool: Pool, connection: Connection, queued_s: float) -> None:
-        self._pool = pool
-        self._connection: Connection | None = connection
-        self._headers = connection.headers
-        self.status = connection.status
-        self.queued_s = queued_s  # the request waited so long for a connection
-
-    def header(self, name: bytes, default: str = "") -> str:
-        """By its name in lower case."""
-        value = self._headers.get(name)
-        return default if value is None else str(value, "latin-1")
-
-    @property
-    def _open(self) -> Connection:
-        assert self._connection is not None
-        return self._connection
-
-    def chunks(self) -> AsyncIterator[bytes]:
-        return self._open.chunks()
-
-    def pour(
-        self, take: Callable[[bytes], bool], drain: Callable[[], Awaitable[None]]
-    ) -> Coroutine[Any, Any, None]:
-        return self._open.pour(take, drain)
-
-    def read(self, max_bytes: int) -> Coroutine[Any, Any, bytes]:
-        """The whole body; `UpstreamError` when it is longer than `max_bytes`."""
-        return self._open.read(max_bytes)
-
-    def close(self) -> None:
-        """Give the connection back if the body was read to its end; else cut it, which tells the node."""
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            self._pool.release(connection)
+from fleet.gateway.http.bounds import PoolBounds
+from fleet.gateway.http.connection import Connection
+from fleet.gateway.http.errors import UnansweredError, UpstreamError
+from fleet.gateway.http.response import UpstreamResponse
 
 
 class Pool:
     """The connections to one endpoint (`http://host:port`)."""
 
-    def __init__(self, endpoint: str, limits: Limits, *, token: str | None = None) -> None:
+    def __init__(self, endpoint: str, bounds: PoolBounds, *, token: str | None = None) -> None:
         parts = urlsplit(endpoint)
         self._host = parts.hostname or ""
         self._port = parts.port or (443 if parts.scheme == "https" else 80)
         self._tls = parts.scheme == "https"
         self._base = parts.path.rstrip("/")
-        self._limits = limits
+        self._bounds = bounds
         self._static = f"host: {parts.netloc}\r\n"
         if token:
             self._static += f"authorization: Bearer {token}\r\n"
         self._idle: list[Connection] = []
         self._busy: set[Connection] = set()
-        self._places = limits.max_connections  # that are free
+        self._places = bounds.max_connections  # that are free
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._closed = False
 
@@ -86,7 +49,7 @@ class Pool:
 
     async def request(
         self, method: str, path: str, *, headers: Mapping[str, str] | None = None, body: bytes = b""
-    ) -> Response:
+    ) -> UpstreamResponse:
         """Send one request; the answer's head when it is there. Raises `UpstreamError`."""
         given = "".join([f"{name}: {value}\r\n" for name, value in headers.items()]) if headers else ""
         size = f"content-length: {len(body)}\r\n" if body or method == "POST" else ""
@@ -97,28 +60,28 @@ class Pool:
         else:
             queued_s = await self._queue()
         try:
-            return Response(self, await self._send(head, body), queued_s)
+            return UpstreamResponse(await self._send(head, body), self.release, queued_s)
         except BaseException:
             self._free()
             raise
 
     async def _queue(self) -> float:
         """Wait for one of `max_connections` places, in order of arrival; the seconds that took."""
-        if len(self._waiting) >= self._limits.max_queue:
-            raise UpstreamError("busy", f"{self._limits.max_queue} requests wait for a connection already")
+        if len(self._waiting) >= self._bounds.max_queue:
+            raise UpstreamError("busy", f"{self._bounds.max_queue} requests wait for a connection already")
         loop = asyncio.get_running_loop()
         start, turn = loop.time(), loop.create_future()
         self._waiting.append(turn)
         try:
-            async with asyncio.timeout(self._limits.queue_s):
+            async with asyncio.timeout(self._bounds.queue_s):
                 await turn
         except (TimeoutError, asyncio.CancelledError) as error:
             if turn.done() and not turn.cancelled():
                 self._free()  # called, and gone: the next one's turn
             if isinstance(error, asyncio.CancelledError):
                 raise
-            message = f"all {self._limits.max_connections} connections stayed in use"
-            raise UpstreamError("busy", f"{message} for {self._limits.queue_s:g} s") from error
+            message = f"all {self._bounds.max_connections} connections stayed in use"
+            raise UpstreamError("busy", f"{message} for {self._bounds.queue_s:g} s") from error
         return loop.time() - start
 
     def _free(self) -> None:
@@ -141,15 +104,15 @@ class Pool:
             except BaseException as error:
                 connection.abort()
                 self._busy.discard(connection)
-                closed = isinstance(error, UpstreamError) and error.kind == "closed"
-                if kept is None or not closed or kept.answered or not self._limits.resend:
+                is_lost = isinstance(error, UnansweredError) and connection is kept
+                if not (is_lost and self._bounds.resend):
                     raise
                 kept = None
             else:
                 return connection
 
     def _pop_idle(self) -> Connection | None:
-        horizon = asyncio.get_running_loop().time() - self._limits.keep_alive_s
+        horizon = asyncio.get_running_loop().time() - self._bounds.keep_alive_s
         while self._idle:
             connection = self._idle.pop()
             if connection.is_open and connection.idle_since > horizon:
@@ -162,12 +125,12 @@ class Pool:
             raise UpstreamError("connect", "the node was removed from the fleet")
         loop = asyncio.get_running_loop()
         try:
-            async with asyncio.timeout(self._limits.connect_s):
+            async with asyncio.timeout(self._bounds.connect_s):
                 _, connection = await loop.create_connection(
-                    lambda: Connection(self._limits), self._host, self._port, ssl=self._tls or None
+                    lambda: Connection(self._bounds), self._host, self._port, ssl=self._tls or None
                 )
         except TimeoutError as error:
-            raise UpstreamError("connect", f"no connection within {self._limits.connect_s:g} s") from error
+            raise UpstreamError("connect", f"no connection within {self._bounds.connect_s:g} s") from error
         except OSError as error:
             raise UpstreamError("connect", f"no connection: {error.strerror or error}") from error
         return connection

@@ -10,13 +10,14 @@ from django.http import HttpResponse
 from ninja import NinjaAPI
 from ninja.errors import HttpError
 
-from cortex_site.http.application import LightASGI, StreamResponse
+from cortex_site.http.application import Application
+from cortex_site.http.response import StreamResponse
 
 _names = itertools.count()
 
 
 def make_app(**options):
-    api = NinjaAPI(urls_namespace=f"light-{next(_names)}", docs_url=None)
+    api = NinjaAPI(urls_namespace=f"application-{next(_names)}", docs_url=None)
 
     @api.exception_handler(HttpError)
     def on_http_error(request, error):
@@ -54,7 +55,7 @@ def make_app(**options):
     async def bug(request):
         raise KeyError("oops")
 
-    return LightASGI(api, max_body_bytes=1000, **options)
+    return Application(api, max_body_bytes=1000, **options)
 
 
 @pytest.fixture
@@ -101,14 +102,14 @@ async def test_declared_and_actual_size_are_both_bounded(client):
 
 
 async def test_a_synchronous_operation_is_refused():
-    api = NinjaAPI(urls_namespace="light-sync", docs_url=None)
+    api = NinjaAPI(urls_namespace="application-sync", docs_url=None)
 
     @api.get("/sync")
     def sync(request):
         return {}
 
     with pytest.raises(TypeError, match="must be async"):
-        LightASGI(api, max_body_bytes=1)
+        Application(api, max_body_bytes=1)
 
 
 async def test_lifespan_tells_of_a_failure():
@@ -131,7 +132,7 @@ async def test_lifespan_tells_of_a_failure():
 
 async def test_client_leaving_cancels_a_stream_and_closes_it():
     events = []
-    api = NinjaAPI(urls_namespace="light-cancel", docs_url=None)
+    api = NinjaAPI(urls_namespace="application-cancel", docs_url=None)
 
     @api.get("/forever")
     async def forever(request):
@@ -160,5 +161,5 @@ async def test_client_leaving_cancels_a_stream_and_closes_it():
 
     scope = {"type": "http", "method": "GET", "path": "/forever", "headers": [], "query_string": b""}
     async with asyncio.timeout(5):
-        await LightASGI(api, max_body_bytes=1)(scope, receive, send)
+        await Application(api, max_body_bytes=1)(scope, receive, send)
     assert events == ["cancelled", "closed"]

@@ -1,0 +1,39 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+
+class Deadline:
+    """Calls `on_due` when the loop's clock has passed `due`.
+
+    To put it off costs an assignment to `due`: when the loop's one timer fires, it is set again unless it is
+    time. To cancel and make a timer for every piece that arrives would cost more.
+    """
+
+    __slots__ = ("_loop", "_on_due", "_timer", "due")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, on_due: Callable[[], None]) -> None:
+        self._loop = loop
+        self._on_due = on_due
+        self._timer: asyncio.TimerHandle | None = None
+        self.due = 0.0
+
+    def set(self, due: float) -> None:
+        """Start to look, or look earlier than before."""
+        self.due = due
+        if self._timer is None or self._timer.when() > due:
+            self.cancel()
+            self._timer = self._loop.call_at(due, self._look)
+
+    def cancel(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _look(self) -> None:
+        self._timer = None
+        if self._loop.time() < self.due:
+            self.set(self.due)
+        else:
+            self._on_due()

@@ -1,0 +1,55 @@
+"""What is read of a request before anybody knows what it asks; needs neither Django nor a socket."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import NamedTuple
+from urllib.parse import unquote
+
+import httptools
+
+
+class BadRequestError(Exception):
+    """A request cannot be read: 400 malformed, 413 its body is too large."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class ParsedRequest(NamedTuple):
+    """A request that was read whole, or one with a `refusal` as far as it was read."""
+
+    method: str = ""
+    path: str = "/"  # decoded, without the query
+    query: bytes = b""
+    version: str = "1.1"
+    headers: Mapping[bytes, bytes] = MappingProxyType({})  # by name in lower case; of several, the first
+    body: bytes = b""
+    keep_alive: bool = False  # False: nothing that follows on the connection is read
+    refusal: BadRequestError | None = None
+
+
+NOTHING_READ = ParsedRequest()
+
+
+def split_target(url: bytes) -> tuple[str, bytes]:
+    """Return the path, decoded, and the query of a request's target. Raises `BadRequestError`."""
+    try:
+        parsed = httptools.parse_url(url)
+        path = parsed.path.decode("ascii")
+    except (httptools.HttpParserInvalidURLError, UnicodeDecodeError, AttributeError) as error:
+        raise BadRequestError(400, "The request's URL is malformed.") from error
+    return unquote(path) if "%" in path else path, parsed.query or b""
+
+
+def check_length(headers: Mapping[bytes, bytes], max_body_bytes: int) -> None:
+    """Raises `BadRequestError` 413 when a request announces a larger body."""
+    length = headers.get(b"content-length", b"")
+    if length.isdigit() and int(length) > max_body_bytes:
+        raise too_large(max_body_bytes)
+
+
+def too_large(max_body_bytes: int) -> BadRequestError:
+    return BadRequestError(413, f"The request body is larger than {max_body_bytes} bytes.")

@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import MutableMapping
+from functools import cached_property
+from typing import Any
+
+from django.http import HttpRequest, QueryDict
+
+from cortex_site.http.parsed_request import ParsedRequest
+
+
+class Request(HttpRequest):
+    """A Django request: everything but method, path and body is built when it is first asked for."""
+
+    resolver_match = None
+    body = b""  # in the place of a property
+    scope: MutableMapping[str, Any]  # of a request that came over ASGI
+
+    def __init__(
+        self,
+        parsed: ParsedRequest,
+        client: tuple[str, int] | None = None,
+        transport: asyncio.BaseTransport | None = None,
+    ) -> None:
+        # HttpRequest's own __init__ is left out: it builds containers that no operation here reads.
+        self.parsed = parsed
+        self.method = parsed.method
+        self.path = self.path_info = parsed.path
+        self.body = self._body = parsed.body
+        self._client = client
+        self._transport = transport
+
+    def header(self, name: bytes) -> str | None:
+        """The first header of that name (lower case), decoded; None when absent."""
+        value = self.parsed.headers.get(name)
+        return None if value is None else str(value, "latin-1")
+
+    @property
+    def is_open(self) -> bool:
+        """False once the client has left, and where that cannot be known."""
+        return self._transport is not None and not self._transport.is_closing()
+
+    @property
+    def peer(self) -> str:
+        """The client's address; empty on a unix socket."""
+        return self._client[0] if self._client else ""
+
+    @cached_property
+    def GET(self) -> QueryDict:  # noqa: N802 - Django's name
+        return QueryDict(self.parsed.query)
+
+    @cached_property
+    def COOKIES(self) -> dict[str, str]:  # noqa: N802 - Django's name
+        return {}
+
+    @cached_property
+    def META(self) -> dict[str, Any]:  # noqa: N802 - Django's name
+        meta: dict[str, Any] = {
+            "REQUEST_METHOD": self.method,
+            "PATH_INFO": self.path,
+            "REMOTE_ADDR": self.peer,
+        }
+        for key, value in self.parsed.headers.items():
+            name = str(key, "latin-1").upper().replace("-", "_")
+            meta[name if name in {"CONTENT_TYPE", "CONTENT_LENGTH"} else f"HTTP_{name}"] = str(
+                value, "latin-1"
+            )
+        return meta

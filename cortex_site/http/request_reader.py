@@ -1,0 +1,174 @@
+"""Reads a client's HTTP/1.1 requests from its bytes; knows no socket, no loop and no clock.
+
+Requests of the ordinary kind are read by `ext.http`, all others by httptools' complete parser; both give the
+same, however the bytes are cut.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import httptools
+
+from cortex_site.http.parsed_request import (
+    NOTHING_READ,
+    BadRequestError,
+    ParsedRequest,
+    check_length,
+    split_target,
+    too_large,
+)
+from cortex_site.http.states import BODY, END, ERROR, HEAD, MAX_HEAD_BYTES, WAITING
+from ext import http
+
+
+class RequestReader:
+    """The requests of one connection, in order. `state` (`cortex_site.http.states`) is of the one under way.
+
+    A request that is refused, and one that ends its connection, is the last: what follows is dropped.
+    `on_continue` is called when a client waits for `100 Continue` before it sends a body.
+    """
+
+    __slots__ = (
+        "_body_size",
+        "_head_size",
+        "_headers",
+        "_max_body_bytes",
+        "_on_continue",
+        "_parser",
+        "_parts",
+        "_piece_size",
+        "_request",
+        "_requests",
+        "_url",
+        "state",
+    )
+
+    # A whole head at once, or None. As Python this is slower than the complete parser in C.
+    read_head = staticmethod(http.request if http.COMPILED else lambda _: None)
+
+    def __init__(self, max_body_bytes: int, on_continue: Callable[[], None]) -> None:
+        self.state = WAITING
+        self._max_body_bytes = max_body_bytes
+        self._on_continue = on_continue
+        self._parser: httptools.HttpRequestParser | None = None
+        self._requests: list[ParsedRequest] = []  # that the piece under way completed
+        self._piece_size = self._head_size = 0
+        self._request = NOTHING_READ  # as far as it is read
+        self._url = b""
+        self._headers: dict[bytes, bytes] = {}
+        self._parts: list[bytes] = []  # of the body
+        self._body_size = 0
+
+    def feed(self, data: bytes) -> Sequence[ParsedRequest]:
+        """Return the requests that `data` completes, and the one that has to be refused for it."""
+        if self.state is WAITING:
+            head = self.read_head(data)
+            if (
+                head is not None
+                and head.size + head.length == len(data)
+                and head.length <= self._max_body_bytes
+            ):
+                if not head.keep_alive:
+                    self.state = END
+                body = data[head.size :]
+                return (
+                    ParsedRequest(
+                        head.method, head.path, head.query, "1.1", head.headers, body, head.keep_alive
+                    ),
+                )
+        elif self.state is END or self.state is ERROR:
+            return ()
+        return self._parse(data)
+
+    def close(self) -> None:
+        """The client ended the connection."""
+        self._parser, self._parts = None, []
+        if self.state is WAITING:
+            self.state = END
+        elif self.state is not END:
+            self.state = ERROR
+
+    # --- what is not ordinary; httptools calls `on_...` ---
+
+    def _parse(self, data: bytes) -> Sequence[ParsedRequest]:
+        self._piece_size = len(data)
+        try:
+            self._feed_parser(data)
+        except httptools.HttpParserError:
+            self._refuse(BadRequestError(400, "Invalid HTTP request received."))
+        self._head_size = self._head_size + len(data) if self.state is HEAD else 0
+        if self._head_size > MAX_HEAD_BYTES:
+            self._refuse(BadRequestError(400, f"The request's head is over {MAX_HEAD_BYTES} bytes."))
+        if self.state is END or self.state is ERROR:
+            self._parser = None  # it holds the reader
+        requests, self._requests = self._requests, []
+        return requests
+
+    def _feed_parser(self, data: bytes) -> None:
+        if self._parser is None:
+            self._parser = httptools.HttpRequestParser(self)
+            # What follows a last request is dropped here; it must not spoil that request.
+            self._parser.set_dangerous_leniencies(lenient_data_after_close=True)
+        while data:
+            try:
+                self._parser.feed_data(data)
+            except httptools.HttpParserUpgrade as offered:  # not taken up: HTTP/1.1 goes on behind it
+                data = data[offered.args[0] :]
+            else:
+                return
+
+    def _refuse(self, refusal: BadRequestError) -> None:
+        if self.state is not END and self.state is not ERROR:
+            self.state, self._parts = ERROR, []
+            self._requests.append(self._request._replace(keep_alive=False, refusal=refusal))
+
+    def on_message_begin(self) -> None:
+        if self.state is WAITING:
+            self.state = HEAD
+            self._url, self._headers = b"", {}
+
+    def on_url(self, url: bytes) -> None:
+        self._url += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self.state is HEAD:  # not a trailer
+            self._headers.setdefault(name.lower(), value.rstrip(b" \t"))
+
+    def on_headers_complete(self) -> None:
+        if self.state is not HEAD:
+            return
+        assert self._parser is not None
+        self.state = BODY
+        version = self._parser.get_http_version()
+        self._request = ParsedRequest(
+            method=self._parser.get_method().decode("ascii"),
+            version=version,
+            headers=self._headers,
+            keep_alive=version != "1.0" and self._parser.should_keep_alive(),
+        )
+        try:
+            path, query = split_target(self._url)
+            self._request = self._request._replace(path=path, query=query)
+            check_length(self._headers, self._max_body_bytes)
+        except BadRequestError as error:
+            self._refuse(error)
+            return
+        if self._headers.get(b"expect", b"").lower() == b"100-continue":
+            self._on_continue()
+
+    def on_body(self, body: bytes) -> None:
+        if self.state is BODY:
+            self._parts.append(body)
+            self._body_size += len(body)
+            if self._body_size > self._max_body_bytes:
+                self._refuse(too_large(self._max_body_bytes))
+
+    def on_message_complete(self) -> None:
+        if self.state is BODY:
+            parts, self._parts, self._body_size = self._parts, [], 0
+            request, self._request = self._request, NOTHING_READ
+            body = parts[0] if len(parts) == 1 else b"".join(parts)
+            self._requests.append(request._replace(body=body))
+            self.state = WAITING if request.keep_alive else END
+            self._head_size = -self._piece_size  # what is left of this piece is not counted for the next head

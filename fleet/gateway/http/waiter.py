@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from cortex_site.http.deadline import Deadline
+
+
+class Waiter:
+    """The one task that waits for what the callbacks of a connection bring.
+
+    `on_silence` is called when nothing came in time; it fails the wait, or puts it off.
+    """
+
+    __slots__ = ("_deadline", "_loop", "_on_silence", "_wake", "error")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, on_silence: Callable[[], None]) -> None:
+        self._loop = loop
+        self._deadline = Deadline(loop, self._look)
+        self._on_silence = on_silence
+        self._wake: asyncio.Future[None] | None = None
+        self.error: Exception | None = None  # raised by this wait and all that follow
+
+    async def wait(self, until: float) -> None:
+        """Wait for `notify`, up to a time of the loop's clock. Raises the `error`."""
+        if self.error is not None:
+            raise self.error
+        self._deadline.set(until)
+        self._wake = self._loop.create_future()
+        try:
+            await self._wake
+        finally:
+            self._wake = None
+
+    def put_off(self, until: float) -> None:
+        """Give what is waited for more time."""
+        self._deadline.set(until)
+
+    def notify(self) -> None:
+        if self._wake is not None and not self._wake.done():
+            self._wake.set_result(None)
+
+    def fail(self, error: Exception) -> None:
+        """The first failure counts."""
+        if self.error is None:
+            self.error = error
+        self.notify()
+
+    def close(self) -> None:
+        self._deadline.cancel()
+
+    def _look(self) -> None:
+        if self._wake is not None and not self._wake.done():
+            self._on_silence()

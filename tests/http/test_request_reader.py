@@ -1,0 +1,138 @@
+"""`RequestReader`: the fast path and the complete parser make the same of any bytes, however they are cut."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from cortex_site.http.request_reader import RequestReader
+from cortex_site.http.states import BODY, END, ERROR, HEAD, MAX_HEAD_BYTES, WAITING
+from ext import http
+from tests.http.conftest import watched
+from tests.stubs.damage import in_pieces, spoiled
+
+MAX_BODY = 100
+
+
+class Fast(watched(RequestReader)):
+    read_head = staticmethod(http.request)
+
+
+class Complete(watched(RequestReader)):
+    read_head = staticmethod(lambda _: None)
+
+
+def head(*lines: bytes, line: bytes = b"POST /v1/chat?x=1 HTTP/1.1") -> bytes:
+    return b"\r\n".join([line, b"Host: a", *lines, b"", b""])
+
+
+PLAIN = head(b"Content-Type: application/json", b"content-length: 5 ") + b"hello"
+CHUNKED = head(b"transfer-encoding: chunked") + b"5\r\nhello\r\n0\r\n\r\n"
+LAST = head(b"connection: close", b"content-length: 0")
+OLD = head(b"connection: keep-alive", line=b"GET /a%20b HTTP/1.0")
+EXPECTING = head(b"expect: 100-Continue", b"content-length: 2") + b"ab"
+LARGE = head(b"content-length: 101")
+LARGE_CHUNK = head(b"transfer-encoding: chunked") + b"65\r\n" + b"x" * 101
+UPGRADE = head(b"connection: upgrade", b"upgrade: h2c", line=b"GET //a/b;c?d?e HTTP/1.1")
+REQUESTS = [PLAIN, CHUNKED, LAST, OLD, EXPECTING, LARGE, LARGE_CHUNK, UPGRADE]
+
+
+def read(kind: type[RequestReader], pieces: list[bytes]) -> dict:
+    """All that a reader says of a connection: as it stood when that ended, and then."""
+    leave: list[None] = []
+    reader = kind(MAX_BODY, lambda: leave.append(None))
+    requests = [request for piece in pieces for request in reader.feed(piece)]
+    state = reader.state
+    reader.close()
+    told = [
+        (*request[:-1], str(request.refusal), getattr(request.refusal, "status", 0)) for request in requests
+    ]
+    return {"requests": told, "continues": len(leave), "state": state, "end": reader.state}
+
+
+def feed(kind: type[RequestReader], *pieces: bytes) -> tuple[list, RequestReader]:
+    reader = kind(MAX_BODY, lambda: None)
+    return [request for piece in pieces for request in reader.feed(piece)], reader
+
+
+@settings(max_examples=500)
+@given(in_pieces(st.lists(spoiled(REQUESTS), min_size=1, max_size=3).map(b"".join) | st.binary(max_size=60)))
+@example([PLAIN, PLAIN[:9], PLAIN[9:]])
+@example([UPGRADE + PLAIN])
+@example([LAST + PLAIN])
+def test_fast_and_complete_say_the_same_in_any_pieces(pieces):
+    whole = [b"".join(pieces)]
+    said, *others = [read(kind, cut) for kind in (Fast, Complete) for cut in (pieces, whole)]
+    assert all(other == said for other in others)
+    assert said["end"] in {END, ERROR}
+    assert not any(
+        request.keep_alive for request in feed(Fast, *pieces)[0][-1:] if said["state"] in {END, ERROR}
+    )
+
+
+@pytest.mark.parametrize("kind", [RequestReader, Fast, Complete])
+def test_requests_of_one_piece_come_in_order(kind):
+    requests, reader = feed(kind, PLAIN + CHUNKED + UPGRADE + PLAIN)
+    assert [request.body for request in requests] == [b"hello", b"hello", b"", b"hello"]
+    assert [request.path for request in requests] == ["/v1/chat", "/v1/chat", "//a/b;c", "/v1/chat"]
+    assert requests[2].query == b"d?e"
+    assert requests[0].headers[b"content-length"] == b"5"
+    assert reader.state is WAITING
+
+
+@pytest.mark.parametrize("kind", [Fast, Complete])
+@pytest.mark.parametrize("last", [LAST, OLD], ids=["close", "1.0"])
+def test_nothing_is_read_behind_the_last_request(kind, last):
+    requests, reader = feed(kind, PLAIN + last + PLAIN, PLAIN)
+    assert [request.keep_alive for request in requests] == [True, False]
+    assert reader.state is END
+
+
+@pytest.mark.parametrize(
+    ("data", "status", "path"),
+    [
+        (LARGE, 413, "/v1/chat"),
+        (LARGE_CHUNK, 413, "/v1/chat"),
+        (head(line=b"POST http://[ HTTP/1.1"), 400, "/"),
+        (b"\0\1", 400, "/"),
+        (head(b"transfer-encoding: chunked") + b"zz\r\n", 400, "/v1/chat"),
+    ],
+    ids=["length", "chunks", "target", "noise", "chunk-size"],
+)
+def test_a_refusal_is_the_last_thing_read(data, status, path):
+    requests, reader = feed(Fast, PLAIN + data, b"x" * 200, PLAIN)
+    assert [request.refusal and request.refusal.status for request in requests] == [None, status]
+    assert requests[1].path == path
+    assert reader.state is ERROR
+
+
+@pytest.mark.parametrize("kind", [Fast, Complete])
+def test_states_follow_the_bytes(kind):
+    reader, seen = kind(MAX_BODY, lambda: None), []
+    for piece in (PLAIN, b"POST / HTTP/1.1\r\n", b"content-length: 2\r\n\r\n", b"a", b"b", LAST):
+        seen.append(reader.state)
+        reader.feed(piece)
+    assert [*seen, reader.state] == [WAITING, WAITING, HEAD, BODY, BODY, WAITING, END]
+
+
+def test_leave_to_go_on_is_asked_for_before_the_body():
+    asked: list[str] = []
+    reader = RequestReader(MAX_BODY, lambda: asked.append("continue"))
+    assert not reader.feed(EXPECTING[:-2])
+    assert asked == ["continue"]
+    assert [request.body for request in reader.feed(b"ab")] == [b"ab"]
+
+
+def test_a_head_that_does_not_end_is_refused():
+    endless = [b"GET / HTTP/1.1\r\nx: ", *[b"x" * 1024] * (MAX_HEAD_BYTES // 1024)]
+    (request,), reader = feed(RequestReader, *endless)
+    assert str(request.refusal) == f"The request's head is over {MAX_HEAD_BYTES} bytes."
+    assert reader.state is ERROR
+
+
+def test_a_body_does_not_count_for_the_head_behind_it():
+    reader = RequestReader(2 * MAX_HEAD_BYTES, lambda: None)
+    large = head(b"content-length: %d" % (MAX_HEAD_BYTES + 1)) + b"x" * (MAX_HEAD_BYTES + 1)
+    requests = [*reader.feed(large + PLAIN[:9]), *reader.feed(PLAIN[9:])]
+    assert [request.refusal for request in requests] == [None, None]
