@@ -1,4 +1,4 @@
-"""The daemon's end of a device worker: starts the real process and speaks the pipe, blocking."""
+"""The daemon's end of the pipe, blocking: starts the real worker process."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from neuron.pipe import (
     frame,
 )
 
-DEADLINE_S = 60.0  # for any one message; only a hang takes so long
+DEADLINE_S = 60.0  # for one message; only a hang takes this long
 
 Message = TypeVar("Message", bound=ToDaemon)
 
@@ -86,7 +86,7 @@ class Daemon:
             data += part
         return bytes(data)
 
-    # --- what a daemon does ---------------------------------------------------------------------------------
+    # --- requests -------------------------------------------------------------------------------------------
 
     def load(self, path: Path, model: str = "m") -> Loaded | LoadFailed:
         self.send(Load(model, str(path)))
@@ -103,7 +103,7 @@ class Daemon:
         return self.wait_for(Finished, lambda finished: finished.id == number)
 
     def end(self, number: int) -> Finished | Refused:
-        """The end of a request, which may have been seen already."""
+        """The end of a request, which may have been received already."""
         while True:
             ends = [m for m in self.seen if isinstance(m, (Finished, Refused)) and m.id == number]
             if ends:

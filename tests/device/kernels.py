@@ -1,4 +1,4 @@
-"""What a GPU brings, for tests without one: torch's paged kernel in plain torch, recordings by tracing."""
+"""Stand-ins for a GPU: torch's paged kernel in plain torch, and captures by tracing."""
 
 from __future__ import annotations
 
@@ -26,8 +26,10 @@ def varlen(
     seqused_k: torch.Tensor,
     block_table: torch.Tensor,
 ) -> torch.Tensor:
-    """`torch.nn.attention.varlen.varlen_attn` as its documentation has it. Nothing here reads a tensor's
-    values on the host, so that it can be traced."""
+    """Do what `torch.nn.attention.varlen.varlen_attn` documents.
+
+    Nothing here reads a tensor's values on the host, so it can be traced.
+    """
     assert all(t.dtype is torch.int32 for t in (cu_seq_q, cu_seq_k, seqused_k, block_table))
     assert window_size[1] == 0
     assert enable_gqa == (query.shape[1] != key.shape[2])
@@ -48,7 +50,7 @@ def varlen(
 
 
 class TracingCapture:
-    """Traces once, like a CUDA graph: a replay runs the same operations on the same tensors, no Python."""
+    """Traces once. Replays run the same operations on the same tensors without Python, like a CUDA graph."""
 
     def __init__(self) -> None:
         self.replays: list[int] = []  # rows of each

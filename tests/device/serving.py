@@ -1,4 +1,4 @@
-"""Scheduler, runner and a loaded model put together as the worker does, driven to the end in one call."""
+"""Scheduler, runner and a loaded model as the worker puts them together, driven to the end in one call."""
 
 from __future__ import annotations
 

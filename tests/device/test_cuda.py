@@ -1,4 +1,4 @@
-"""`pytest -m gpu`: what a CUDA device does is what the CPU does, also by its own ways."""
+"""`pytest -m gpu`: a CUDA device gives the CPU's texts, also by its own kernel and by captured steps."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ NEW = 12
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_texts_are_those_of_the_cpu(family: str, tmp_path: Path):
+def test_cuda_texts_equal_the_cpus(family: str, tmp_path: Path):
     path = save(tmp_path, family)
     prompts = {length: prompt(length, length) for length in (3, 21, 70)}
     for sampling in (GREEDY, Sampling(temperature=1.0, top_p=0.9, seed=3)):
@@ -45,8 +45,10 @@ def serving_of(loaded: AnyDecoder, *, by_kernel: bool, captured: bool) -> Servin
 
 @pytest.mark.parametrize("family", ["llama", "mistral", "qwen3"])
 @pytest.mark.parametrize("captured", [False, True], ids=["kernel", "captured"])
-def test_the_paged_kernel_and_recordings_say_what_gathering_says(family: str, captured: bool, tmp_path: Path):
-    """In bfloat16 roundings differ, so nearly all of the tokens at the beginning, not all."""
+def test_the_paged_kernel_and_captured_steps_agree_with_gathering(
+    family: str, captured: bool, tmp_path: Path
+):
+    """Rounding differs in bfloat16, so nearly all texts begin alike, not all."""
     loaded = decoder(save(tmp_path, family), "bfloat16", CUDA)
     told = []
     for by_kernel in (False, True):
@@ -59,8 +61,8 @@ def test_the_paged_kernel_and_recordings_say_what_gathering_says(family: str, ca
     assert begun_alike >= 18
 
 
-def test_recorded_steps_are_those_that_were_recorded(tmp_path: Path):
-    """The same kernels on the same sizes of batch: not a bit differs."""
+def test_a_replayed_step_equals_the_captured_one(tmp_path: Path):
+    """With the same kernels and sizes, not a bit differs."""
     loaded = decoder(save(tmp_path), "bfloat16", CUDA)
     serving = serving_of(loaded, by_kernel=True, captured=True)
     graphs = serving.runner._graphs

@@ -1,4 +1,4 @@
-"""The fused decoder says what transformers' own code says, and takes only what it knows."""
+"""The fused decoder agrees with transformers' own code, and takes no other shapes."""
 
 from __future__ import annotations
 
@@ -49,7 +49,9 @@ PROMPTS = {number: prompt(number, length) for number, length in enumerate((1, 5,
 
 
 @pytest.mark.parametrize(("family", "changes"), SHAPES)
-def test_greedy_texts_are_those_of_the_general_decoder(family: str, changes: dict[str, Any], tmp_path: Path):
+def test_fused_greedy_texts_equal_those_of_transformers_decoder(
+    family: str, changes: dict[str, Any], tmp_path: Path
+):
     path = save(tmp_path, family=family, **changes)
     ours, general = decoder(path, "float32"), decoder(path, "float32", fused=False)
     assert isinstance(ours, FusedDecoder)
@@ -64,7 +66,7 @@ def test_greedy_texts_are_those_of_the_general_decoder(family: str, changes: dic
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen3"])
-def test_bfloat16_logits_are_close(family: str, tmp_path: Path):
+def test_fused_bfloat16_logits_are_close(family: str, tmp_path: Path):
     path = save(tmp_path, family=family)
     ours, general = (_logits(decoder(path, "bfloat16", fused=fused)) for fused in (True, False))
     exact = _logits(decoder(path, "float32", fused=False))
@@ -73,7 +75,7 @@ def test_bfloat16_logits_are_close(family: str, tmp_path: Path):
 
 
 def _logits(loaded: Any) -> torch.Tensor:
-    """Of the tokens of one prompt, without a cache."""
+    """The logits after each token of one prompt, without a cache."""
     tokens = torch.tensor(PROMPTS[2])
     places = torch.arange(len(tokens))
     with torch.inference_mode(), use_backend(AttentionProbe()):
@@ -91,7 +93,7 @@ def _logits(loaded: Any) -> torch.Tensor:
         ("llama", {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 2.0}}),
     ],
 )
-def test_what_it_does_not_know_is_left_to_transformers(family: str, changes: dict[str, Any], tmp_path: Path):
+def test_other_shapes_are_left_to_transformers(family: str, changes: dict[str, Any], tmp_path: Path):
     assert isinstance(decoder(save(tmp_path, family=family, **changes)), TransformersDecoder)
 
 

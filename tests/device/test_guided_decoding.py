@@ -1,4 +1,4 @@
-"""Guided answers of a model with random weights: whatever it would rather say, the schema holds."""
+"""Guided answers of a model with random weights follow their schema."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from llguidance import LLMatcher
 
 from neuron.engine.grammar_matcher import GrammarCompiler, GrammarError
-from neuron.models.decoder import TransformersDecoder
+from neuron.models.decoder import AnyDecoder
 from neuron.pipe import Finished, Sampling, Submit
 from neuron.step import CacheShape
 from tests.device.serving import Serving, decoder, prompt
@@ -52,7 +52,7 @@ SCHEMAS = st.recursive(
 
 
 @pytest.fixture(scope="module")
-def loaded(tmp_path_factory: pytest.TempPathFactory) -> TransformersDecoder:
+def loaded(tmp_path_factory: pytest.TempPathFactory) -> AnyDecoder:
     path = tmp_path_factory.mktemp("guided") / "model"
     return decoder(save(path, vocab_size=TOKENIZER.get_vocab_size(), max_position_embeddings=1024))
 
@@ -75,7 +75,7 @@ def grammar(schema: Any) -> str:
 
 
 class GuidedServing(Serving):
-    def __init__(self, loaded: TransformersDecoder, shape: CacheShape = SHAPE) -> None:
+    def __init__(self, loaded: AnyDecoder, shape: CacheShape = SHAPE) -> None:
         super().__init__(loaded, shape, vocab=TOKENIZER.get_vocab_size())
 
     def guided(self, number: int, guide: Any, sampling: Sampling = WARM, max_tokens: int = 400) -> None:
@@ -92,8 +92,8 @@ class GuidedServing(Serving):
 def test_answers_validate_and_end_with_the_grammar(loaded, grammars, schemas, temperature):
     serving = GuidedServing(loaded)
     for number, schema in enumerate(schemas):
-        rules = Sampling(temperature=temperature, seed=number)
-        serving.guided(number, grammars.compile(grammar(schema), [END_ID]), rules)
+        sampling = Sampling(temperature=temperature, seed=number)
+        serving.guided(number, grammars.compile(grammar(schema), [END_ID]), sampling)
     serving.submit(99, prompt(99, 9), WARM, max_tokens=20)
     serving.drain()
     for number, schema in enumerate(schemas):
@@ -101,7 +101,7 @@ def test_answers_validate_and_end_with_the_grammar(loaded, grammars, schemas, te
         assert isinstance(end, Finished)
         assert end.reason == "stop"
         jsonschema.validate(json.loads(serving.text(number)), schema)
-    assert len(serving.tokens[99]) == 20  # one without a grammar beside them is not held to any
+    assert len(serving.tokens[99]) == 20  # a request without a grammar is not constrained
 
 
 def test_preempted_and_batched_answers_are_the_same(loaded, grammars):
@@ -128,7 +128,7 @@ def test_the_token_limit_cuts_a_guided_answer_short(loaded, grammars):
     assert end.reason == "length"
 
 
-def test_grammars_are_compiled_once_and_forgotten_when_there_are_many(tokenizer_file, monkeypatch):
+def test_grammars_are_compiled_once_and_the_oldest_dropped(tokenizer_file, monkeypatch):
     compiled: list[str] = []
 
     def compile_counted(tokenizer: Any, text: str, **options: Any) -> LLMatcher:
@@ -141,14 +141,14 @@ def test_grammars_are_compiled_once_and_forgotten_when_there_are_many(tokenizer_
     a, b, c = (grammar({"const": name}) for name in "abc")
     for text in (a, a, b, a, c, a, b):
         used = grammars.compile(text, [END_ID])
-        assert used.accept_token(TOKENIZER.encode('"').ids[0]) is None  # a used one leaves the next untouched
+        assert used.accept_token(TOKENIZER.encode('"').ids[0]) is None  # the next matcher is not affected
     assert compiled == [a, b, c, b]
 
 
 @pytest.mark.parametrize(
     "text", ['start: %json {"type": "objekt"}', "start: nothing", "", "start: /(?<=a)b/"]
 )
-def test_a_grammar_that_is_none_is_refused_with_the_reason(grammars, text):
+def test_an_invalid_grammar_is_refused_with_the_reason(grammars, text):
     with pytest.raises(GrammarError, match=r"\w+"):
         grammars.compile(text, [END_ID])
 

@@ -1,4 +1,4 @@
-"""Images on their way to a request: who holds their pixels, and what is answered when there are too many."""
+"""Images before their request: who holds their pixels, and what is answered when there are too many."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def pixels(name: str) -> Pixels:
 
 
 class FakeImageProcessor:
-    """Makes pixels of any file but an empty one; waits for `gate` where there is one."""
+    """Makes pixels of any file but an empty one. Waits for `gate` if there is one."""
 
     def __init__(self) -> None:
         self.cache = PixelCache()
@@ -72,7 +72,7 @@ def names(answer: Any) -> list[bytes]:
 
 
 @pytest.mark.usefixtures("small")
-def test_the_gallery_forgets_the_oldest_and_finds_what_anybody_holds():
+def test_the_pixel_cache_drops_the_oldest_and_finds_what_anybody_holds():
     held, made = pixels("a"), PixelCache()
     for each in (held, pixels("b"), pixels("c")):
         made.add(each)
@@ -90,7 +90,7 @@ def test_the_gallery_forgets_the_oldest_and_finds_what_anybody_holds():
 
 
 @pytest.mark.usefixtures("small")
-def test_a_request_with_more_images_than_the_gallery_holds_finds_all_of_them():
+def test_a_request_with_more_images_than_the_cache_holds_finds_all_of_them():
     processor, desk = FakeImageProcessor(), Desk()
     assert names(desk.ask(processor, b"a", b"b", b"c", b"d")) == [b"a", b"b", b"c", b"d"]
     assert all(processor.cache.find(name) for name in (b"a", b"b", b"c", b"d"))
@@ -99,7 +99,7 @@ def test_a_request_with_more_images_than_the_gallery_holds_finds_all_of_them():
 
 
 @pytest.mark.usefixtures("small")
-def test_what_nobody_uses_makes_way_for_what_comes():
+def test_unused_pixels_make_room_for_new_ones():
     processor, desk = FakeImageProcessor(), Desk()
     for number in range(5):
         answer = desk.ask(processor, *(f"{number}{name}".encode() for name in "abcd"), number=number)
@@ -107,7 +107,7 @@ def test_what_nobody_uses_makes_way_for_what_comes():
 
 
 @pytest.mark.usefixtures("small")
-def test_pixels_of_others_are_waited_for():
+def test_images_are_refused_while_requests_hold_too_many_pixels():
     processor, desk = FakeImageProcessor(), Desk()
     held = [pixels(name) for name in "vwxyz"]
     for each in held:
@@ -121,7 +121,7 @@ def test_pixels_of_others_are_waited_for():
     assert names(desk.ask(processor, b"a")) == [b"a"]
 
 
-def test_the_image_that_is_one_too_many_is_told(monkeypatch: pytest.MonkeyPatch):
+def test_the_first_image_beyond_the_limit_is_reported(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(pixel_cache, "MAX_PIXEL_BYTES", 2 * SIZE)
     answer = Desk().ask(FakeImageProcessor(), b"a", b"b", b"c")
     assert isinstance(answer, ImagesProcessed)
@@ -135,7 +135,7 @@ def test_a_processor_that_fails_fails_its_image():
     assert (names(answer), answer.problem) == ([b"a"], "the model's processor failed: ZeroDivisionError")
 
 
-def test_what_waits_is_bounded_in_number_and_bytes(monkeypatch: pytest.MonkeyPatch):
+def test_pending_images_are_bounded_in_number_and_bytes(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(image_thread, "MAX_PENDING", 3)
     monkeypatch.setattr(image_thread, "MAX_PENDING_BYTES", 10)
     processor, desk = FakeImageProcessor(), Desk()
@@ -149,7 +149,7 @@ def test_what_waits_is_bounded_in_number_and_bytes(monkeypatch: pytest.MonkeyPat
         processor.gate.put(None)
 
 
-def test_who_left_is_not_looked_for():
+def test_images_of_a_cancelled_request_are_not_processed():
     processor, desk = FakeImageProcessor(), Desk()
     processor.gate = queue.SimpleQueue()
     for number, name in enumerate((b"a", b"b", b"c")):
@@ -163,7 +163,7 @@ def test_who_left_is_not_looked_for():
     assert not desk.thread.pop(1)
 
 
-def test_a_model_that_was_unloaded_meanwhile_is_not_held():
+def test_pending_images_do_not_keep_an_unloaded_model():
     processor, gone, desk = FakeImageProcessor(), FakeImageProcessor(), Desk()
     processor.gate = queue.SimpleQueue()
     assert desk.thread.enqueue(ProcessImages(1, "m", [b"a"]), processor)

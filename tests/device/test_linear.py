@@ -1,4 +1,4 @@
-"""Products say what torch's `linear` says, whichever library multiplies."""
+"""Packed linear layers agree with torch's `linear`, whichever library multiplies."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def machine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.mark.usefixtures("machine")
 @pytest.mark.parametrize(("dtype", "scale"), CASES)
 @pytest.mark.parametrize("bias", [False, True])
-def test_one_product_in_place_of_several(dtype: torch.dtype, scale: float, bias: bool):
+def test_a_packed_linear_equals_the_linears_it_replaces(dtype: torch.dtype, scale: float, bias: bool):
     modules = layers(dtype, bias=bias, scale=scale)
     x = torch.randn(5, 48).to(dtype).to(activation_dtype(CPU, dtype))
     wanted = torch.cat([exactly(module, x) for module in modules], -1)
@@ -63,8 +63,8 @@ def exactly(module: torch.nn.Linear, x: torch.Tensor) -> torch.Tensor:
 
 @pytest.mark.usefixtures("machine")
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-def test_a_model_says_nearly_the_same_on_every_machine(dtype: str, tmp_path: Path):
-    """Roundings differ, so the beginnings of nearly all texts, not all."""
+def test_texts_are_nearly_equal_with_every_library(dtype: str, tmp_path: Path):
+    """Rounding differs, so nearly all texts begin alike, not all."""
     path = save(tmp_path, "qwen3")
     prompts = {number: prompt(number, 12 + number) for number in range(24)}
     ours, general = (

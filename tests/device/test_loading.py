@@ -218,7 +218,7 @@ def test_a_broken_directory_is_refused_with_file_and_cause(name: str, tmp_path: 
     assert str(tmp_path) in raised.value.message
 
 
-def test_a_directory_that_is_not_there():
+def test_a_missing_directory_is_refused():
     with pytest.raises(ModelLoadError, match="no such directory") as raised:
         read_checkpoint(Path("/nowhere/at/all"))
     assert raised.value.code == "model_not_found"

@@ -1,4 +1,4 @@
-"""The device thread's turns, without device or process: scripted pool, channel and clock."""
+"""The device thread's turns without device or process: pool, channel and clock are scripted."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ PROMPT = [1, 2, 3]
 
 
 class FakeRunner(FakeDevice):
-    """Fails as often as it is told to."""
+    """Raises `failures` first, one a step."""
 
     def __init__(self, *failures: Exception) -> None:
         super().__init__(SHAPE)
@@ -158,7 +158,7 @@ def test_a_poisoned_device_ends_every_request_of_every_model():
     }
 
 
-def test_what_comes_during_a_load_is_served_or_waits():
+def test_messages_during_a_load_are_served_or_deferred():
     during = [[submit(1)], [Unload("m")], [], [], []]
     channel = run(FakeModelPool(m=FakeRunner()), FakeChannel([Load("new", "/new")], *during, idle_turns=8))
     assert [p.fraction for p in channel.of(LoadProgress)] == [0.0, 0.25, 0.5, 0.75, 1.0]
@@ -168,7 +168,7 @@ def test_what_comes_during_a_load_is_served_or_waits():
 
 
 class CompilingChannel(FakeChannel):
-    """Once its turns are over it waits for what the compiler delivers before `Shutdown`."""
+    """After its turns, waits for what the grammar thread delivers before `Shutdown`."""
 
     def receive(self, timeout_s: float) -> list[ToWorker]:
         if self.turns or self.of(Refused) or self.of(Finished):
@@ -190,7 +190,7 @@ def test_a_request_can_be_cancelled_while_its_grammar_is_compiled():
     assert not channel.of(Refused)
 
 
-def test_memory_is_told_as_it_is_now_also_during_a_load():
+def test_memory_is_answered_during_a_load():
     channel = run(
         FakeModelPool(), FakeChannel([Load("new", "/new")], [AskMemory(7)], [], [], [], idle_turns=2)
     )
@@ -199,7 +199,7 @@ def test_memory_is_told_as_it_is_now_also_during_a_load():
     assert kinds.index(Memory) < kinds.index(Loaded)
 
 
-def test_a_reset_forgets_what_ended_and_leaves_alone_what_runs():
+def test_a_cache_reset_drops_the_pages_of_ended_requests_only():
     pool = FakeModelPool(m=FakeRunner())
     running = msgspec.structs.replace(submit(2, max_tokens=60), tokens=PROMPT * 6)
     like_running = msgspec.structs.replace(submit(3), tokens=PROMPT * 6)
@@ -213,7 +213,7 @@ def test_a_reset_forgets_what_ended_and_leaves_alone_what_runs():
     assert channel.text(2) == continuation(PROMPT * 6, 60)
 
 
-def test_a_failed_load_is_told_with_its_cause():
+def test_a_failed_load_is_reported_with_its_cause():
     channel = run(FakeModelPool(), FakeChannel([Load("new", "/broken")], idle_turns=8))
     assert channel.of(LoadFailed) == [LoadFailed("new", "model_broken", "it is broken")]
 
@@ -231,7 +231,7 @@ def test_status_is_sent_on_change_but_not_with_every_step():
     assert any(status.models[0].running for status in channel.of(Status))
 
 
-def test_an_idle_worker_gives_signs_of_life():
+def test_an_idle_worker_sends_heartbeats():
     channel = FakeChannel(idle_turns=10)
     run(FakeModelPool(m=FakeRunner()), channel)
     statuses = channel.of(Status)

@@ -56,7 +56,7 @@ def test_an_estimate_of_an_unknown_configuration_counts_its_weights(tmp_path: Pa
     assert found.total == found.weights > 0
 
 
-def test_a_failed_load_takes_nothing(llama: Path, tmp_path: Path):
+def test_a_failed_load_leaves_nothing_behind(llama: Path, tmp_path: Path):
     models = pool()
     with pytest.raises(ModelLoadError):
         models.load("m", tmp_path, ignore)
@@ -75,7 +75,7 @@ def test_the_cache_is_sized_by_its_setting_and_bounds_the_context(llama: Path):
     assert resident.num_bytes >= resident.runner.cache.num_bytes
 
 
-def test_what_it_needed_does_not_grow_with_the_cache(llama: Path):
+def test_needed_memory_does_not_grow_with_the_cache(llama: Path):
     small, large = (pool(kv_mb=size).load("m", llama, ignore) for size in (1, 40))
     assert large.memory_mb > 3 * small.memory_mb
     assert large.needed_mb <= 2 * small.needed_mb
@@ -89,7 +89,7 @@ def test_a_context_longer_than_the_cache_is_cut(tmp_path: Path):
 
 
 def test_models_share_one_budget(llama: Path, tmp_path: Path):
-    """The second does not fit beside the first, is not read, and fits once that is gone."""
+    """The second does not fit beside the first and is not read; it fits once the first is gone."""
     large = save(tmp_path, intermediate_size=20_000, num_hidden_layers=4)
     models = pool(kv_mb=30)
     needed = estimate_memory(
@@ -109,7 +109,7 @@ def test_models_share_one_budget(llama: Path, tmp_path: Path):
     assert read[-1] == 1.0
 
 
-def test_unloading_gives_the_memory_back(tmp_path: Path):
+def test_unloading_frees_the_memory(tmp_path: Path):
     path = save(tmp_path, intermediate_size=20_000, num_hidden_layers=4)
     models = pool()
     models.load("m", path, ignore)
@@ -121,7 +121,7 @@ def test_unloading_gives_the_memory_back(tmp_path: Path):
     assert models.unload("m") is None
 
 
-def test_what_a_load_leaves_is_no_work_for_the_collector_and_goes_all_the_same(tmp_path: Path):
+def test_a_loaded_model_is_exempt_from_collection_and_still_freed(tmp_path: Path):
     models = pool()
     models.load("m", save(tmp_path), ignore)
     try:

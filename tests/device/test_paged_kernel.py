@@ -1,4 +1,4 @@
-"""The ways of a GPU, as far as they go without one: the paged kernel, and decode steps that are recorded."""
+"""The paged kernel and captured decode steps, as far as they can be tested without a GPU."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ def test_a_torch_without_the_kernel_is_no_error(monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.parametrize("family", ["llama", "mistral", "gemma2", "gpt_oss"])
-def test_texts_are_those_of_gathering(family: str, tmp_path: Path):
-    """Rules that the kernel does not know (soft caps, sinks) are not its business."""
+def test_texts_by_the_kernel_equal_those_by_gathering(family: str, tmp_path: Path):
+    """Soft caps and sinks are not left to the kernel, which lacks them."""
     loaded = decoder(save(tmp_path, family), fused=False)
     for sampling in (GREEDY, WARM):
         assert texts(loaded, PROMPTS, sampling, kernel=varlen) == texts(loaded, PROMPTS, sampling)
@@ -75,7 +75,7 @@ def test_the_smallest_page_that_works_is_chosen():
     ],
     ids=["window", "scale", "pages"],
 )
-def test_a_kernel_that_says_something_else_is_not_used(change: dict[str, Any]):
+def test_a_kernel_that_disagrees_is_not_used(change: dict[str, Any]):
     def wrong(*arguments: Any, **options: Any) -> torch.Tensor:
         return varlen(*arguments, **options | change)
 
@@ -83,12 +83,12 @@ def test_a_kernel_that_says_something_else_is_not_used(change: dict[str, Any]):
 
 
 def test_a_build_without_flash_attention_gathers():
-    """As torch's own is here."""
+    """As on this machine."""
     assert select_kernel(find_varlen_kernel(), LAYERS, torch.bfloat16, CPU) == (None, 16)
 
 
 @pytest.mark.parametrize("most", [1, 2, 3, 8, 9, 32, 40])
-def test_batch_sizes(most: int):
+def test_capture_sizes_leave_few_rows_over(most: int):
     sizes = capture_sizes(most)
     assert sizes == sorted(set(sizes))
     assert sizes[-1] == most
@@ -98,32 +98,32 @@ def test_batch_sizes(most: int):
     )
 
 
-# --- recordings -------------------------------------------------------------------------------------------
+# --- captured steps ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("family", "dtype"),
     [("llama", "float32"), ("mistral", "float32"), ("qwen3", "float32"), ("llama", "bfloat16")],
 )
-def test_recorded_steps_say_what_others_say(family: str, dtype: str, tmp_path: Path):
+def test_captured_steps_equal_others(family: str, dtype: str, tmp_path: Path):
     loaded = decoder(save(tmp_path, family), dtype)
     assert isinstance(loaded, FusedDecoder)
     capture = TracingCapture()
     assert mixed(loaded, capture) == mixed(loaded, None)
     assert len(capture.replays) > 20
-    assert {8} < set(capture.replays) <= {1, 2, 4, 8}, "five rows take the place of eight"
+    assert {8} < set(capture.replays) <= {1, 2, 4, 8}, "five rows run in the capture for eight"
 
 
 def mixed(loaded: FusedDecoder, capture: Capture | None) -> dict[int, list[int]]:
-    """Greedy and drawn answers at once, some of them while prompts are read."""
+    """Greedy and sampled answers at once, some of them beside prompts."""
     serving = Serving(loaded, SMALL, kernel=varlen, capture=capture, max_running=5)
     for number, tokens in PROMPTS.items():
         serving.submit(number, tokens, WARM if number % 2 else GREEDY)
     return serving.drain()
 
 
-def test_rows_that_are_nobodys_touch_nothing(tmp_path: Path):
-    """Five rows run in the recording for eight."""
+def test_padding_rows_touch_the_padding_page_only(tmp_path: Path):
+    """Five rows run in the capture for eight."""
 
     def embed_padding(model: torch.nn.Module) -> None:
         torch.nn.init.normal_(model.get_input_embeddings().weight)  # type: ignore[operator]
@@ -137,11 +137,11 @@ def test_rows_that_are_nobodys_touch_nothing(tmp_path: Path):
     serving.drain()
     keys, values = serving.runner.cache.pools(0)
     assert len(keys) == SMALL.num_pages + 1
-    assert keys[-1].any(), "the spare page took what belongs to nobody"
+    assert keys[-1].any(), "the padding page took what belongs to nobody"
     assert not any(pool[page].any() for pool in (keys, values) for page in free)
 
 
-def test_preempted_requests_resume_within_recordings(tmp_path: Path):
+def test_preempted_requests_resume_in_captured_steps(tmp_path: Path):
     loaded = decoder(save(tmp_path))
     tight = CacheShape(num_pages=20, page_size=8, num_slots=8, context=128)
     prompts = {seed: prompt(seed, 20) for seed in range(6)}
@@ -156,7 +156,7 @@ def test_preempted_requests_resume_within_recordings(tmp_path: Path):
         assert alone.drain()[number] == crowded[number]
 
 
-def test_steps_run_also_where_they_cannot_be_recorded(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+def test_steps_run_where_they_cannot_be_captured(tmp_path: Path, caplog: pytest.LogCaptureFixture):
     def refuse(_: Any) -> Any:
         raise RuntimeError("operation not permitted when stream is capturing")
 
@@ -165,7 +165,7 @@ def test_steps_run_also_where_they_cannot_be_recorded(tmp_path: Path, caplog: py
     assert "cannot be captured" in caplog.text
 
 
-def test_models_of_unknown_operations_are_not_recorded(tmp_path: Path):
+def test_a_model_that_is_not_capturable_is_not_captured(tmp_path: Path):
     capture = TracingCapture()
     loaded = decoder(save(tmp_path, "qwen3_moe"))
     assert texts(loaded, PROMPTS, kernel=varlen, capture=capture) == texts(loaded, PROMPTS)

@@ -20,7 +20,7 @@ from tests.device.serving import Serving, decoder
 from tests.device.vision_models import IMAGE, IMAGE_ID, KINDS, build, picture, save
 
 NEW = 12
-# texts with their pictures, by number
+# Texts with the numbers of their pictures.
 PROMPTS: list[tuple[str, tuple[int, ...]]] = [
     (f"user w1 {IMAGE} w2 w3 assistant", (1,)),
     (f"user w1 {IMAGE} w2 w3 assistant", (2,)),  # the same words, another picture
@@ -42,13 +42,13 @@ def model(kind: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save(tmp_path_factory.mktemp("sight") / "model", kind)
 
 
-def test_the_table_is_what_we_say_is_tested():
+def test_every_vision_family_that_is_called_tested_has_a_test():
     assert sorted(KINDS) == sorted(TESTED_VISION_FAMILIES)
 
 
 @pytest.fixture(scope="module")
 def wanted(kind: str) -> list[list[int]]:
-    """What transformers generates."""
+    """The answers that transformers generates."""
     reference, processor = build(kind)
     found = []
     for text, pictures in PROMPTS:
@@ -93,13 +93,13 @@ def serve(loaded: AnyDecoder, **options: Any) -> list[list[int]]:
 
 @pytest.mark.parametrize("fused", [True, False])
 @pytest.mark.parametrize("step_tokens", [34, 37, 200])
-def test_texts_about_images_are_those_of_generate(model: Path, wanted, step_tokens: int, fused: bool):
-    """In one batch, their placeholders cut anywhere by the parts in which prompts are read."""
+def test_texts_about_images_equal_those_of_generate(model: Path, wanted, step_tokens: int, fused: bool):
+    """In one batch, with placeholders cut anywhere by the chunks of prompts."""
     assert serve(decoder(model, fused=fused), step_tokens=step_tokens) == wanted
 
 
-def test_a_request_that_gave_way_resumes_with_its_images(model: Path, wanted):
-    """The newest starts anew after every other step, within an image or behind it."""
+def test_a_preempted_request_resumes_with_its_images(model: Path, wanted):
+    """Every other step preempts the newest request, inside an image or after it."""
     serving = Serving(decoder(model), max_running=8, step_tokens=11)
     for number, (text, pictures) in enumerate(PROMPTS):
         tokens, images = request(serving.loaded, text, pictures)
@@ -125,7 +125,7 @@ def test_equal_images_share_pages_and_others_do_not(model: Path, wanted):
     assert [bool(cached[number]) for number in range(5)] == [False, True, False, True, True]
 
 
-def test_nothing_is_kept_of_an_image_once_it_was_read(model: Path):
+def test_no_embeddings_are_kept_once_an_image_has_run(model: Path):
     serving = Serving(decoder(model))
     tokens, images = request(serving.loaded, *PROMPTS[2])
     serving.submit(1, tokens, images=images)
@@ -147,7 +147,7 @@ def test_pixels_go_with_the_request_that_is_cancelled_within_its_image(model: Pa
     assert pixels() is None
 
 
-def test_each_image_is_embedded_once_a_reading(model: Path, monkeypatch: pytest.MonkeyPatch):
+def test_each_image_is_embedded_once(model: Path, monkeypatch: pytest.MonkeyPatch):
     serving = Serving(decoder(model), max_running=4, step_tokens=7)
     looks: list[Any] = []
     embed = serving.loaded.vision_encoder.embed
@@ -183,14 +183,14 @@ def test_files_that_do_not_go_together_fail_the_load(model: Path, tmp_path: Path
         (picture(1)[:-200], "damaged"),
     ],
 )
-def test_what_is_no_image_is_said(model: Path, data: bytes, words: str):
+def test_an_unreadable_image_is_refused_with_the_reason(model: Path, data: bytes, words: str):
     processor = decoder(model).image_processor
     assert processor
     with pytest.raises(UnreadableImageError, match=words):
         processor.process(data)
 
 
-def test_an_image_that_would_be_too_large_is_not_unpacked(model: Path, monkeypatch: pytest.MonkeyPatch):
+def test_an_image_with_too_many_pixels_is_not_decoded(model: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("neuron.models.image_processor.MAX_PIXELS", 1000)
     processor = decoder(model).image_processor
     assert processor

@@ -1,4 +1,4 @@
-"""Tiny random models that see, with tokenizer and image processor, as Hugging Face directories."""
+"""Tiny random vision models with tokenizer and image processor, as Hugging Face directories."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def _llava() -> tuple[Any, Any]:
 
 
 def _idefics3() -> tuple[Any, Any]:
-    """Cuts an image into tiles, up to four here and a small one of the whole, of 4 placeholders each."""
+    """Cuts an image into up to four tiles and a small one of the whole, with 4 placeholders each."""
     vision = {
         "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4,
         "image_size": SIDE, "patch_size": PATCH, "initializer_range": 0.3,

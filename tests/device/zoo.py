@@ -24,7 +24,7 @@ _COMMON: dict[str, Any] = {
     "bos_token_id": 1,
     "eos_token_id": 2,
     "tie_word_embeddings": False,
-    "initializer_range": 0.3,  # so that greedy texts do not settle on one token
+    "initializer_range": 0.3,  # so that greedy texts do not repeat one token
 }
 _MOE = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
 _YARN = {
@@ -74,7 +74,7 @@ def save(
     dtype: torch.dtype = torch.float32,
     **changes: Any,
 ) -> Path:
-    """A directory with the model, after `edit` had a go at it."""
+    """Save the model as a directory, after `edit` has changed it."""
     model = build(family, **changes)
     edit(model)
     transformers.logging.disable_progress_bar()

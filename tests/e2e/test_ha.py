@@ -18,7 +18,6 @@ import httpx
 import pytest
 
 from tests.e2e.conftest import TINY, clean_environment, free_base_port
-from tests.fleet.servers import PostgresServer, RedisServer
 
 pytestmark = pytest.mark.e2e
 
@@ -139,14 +138,10 @@ class Pair:
 
 
 @pytest.fixture(scope="module")
-def pair(tmp_path_factory) -> Iterator[Pair]:
+def pair(tmp_path_factory, redis, database) -> Iterator[Pair]:
     folder = tmp_path_factory.mktemp("ha")
-    redis, database = RedisServer(folder), PostgresServer(folder)
-    redis.start()
     env = clean_environment() | {"CORTEX_DATABASE__URL": database.url, "CORTEX_REDIS__URL": redis.url}
-    base = free_base_port()
-    gateways = [gateway(folder / "first", base, env)]
-    gateways.append(gateway(folder / "second", free_base_port(base + 7), env))
+    gateways = [gateway(folder / name, free_base_port(), env) for name in ("first", "second")]
     neuron = None
     try:
         for one in gateways:  # together: the database is empty
@@ -165,9 +160,6 @@ def pair(tmp_path_factory) -> Iterator[Pair]:
         if neuron is not None:
             neuron.terminate()
             neuron.wait(60)
-        redis.client.close()
-        redis.stop()
-        database.remove()
 
 
 def gateway(folder: Path, base: int, env: dict[str, str]) -> Gateway:

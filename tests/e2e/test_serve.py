@@ -14,7 +14,6 @@ import pytest
 from neuron.models.tiny import WEIGHTS_DIR
 from tests.device.vision_models import picture, save
 from tests.e2e.conftest import TINY, Stack, clean_environment, free_base_port
-from tests.fleet.servers import PostgresServer, RedisServer
 
 pytestmark = pytest.mark.e2e
 
@@ -85,22 +84,6 @@ def served(folder, redis, database):
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     return tmp_path_factory.mktemp("serve")
-
-
-@pytest.fixture(scope="module")
-def redis(folder):
-    server = RedisServer(folder)
-    server.start()
-    yield server
-    server.client.close()
-    server.stop()
-
-
-@pytest.fixture(scope="module")
-def database(folder):
-    server = PostgresServer(folder)
-    yield server
-    server.remove()
 
 
 def serve(folder: Path, base: int, env: dict[str, str]):

@@ -9,7 +9,7 @@ from neuron.engine.page_allocator import ROOT, PageAllocator, page_hash
 NUM_PAGES = 6
 
 
-def test_a_released_page_with_a_name_is_found_again():
+def test_a_released_page_is_found_by_its_hash():
     pages = PageAllocator(4)
     first, second = page_hash(ROOT, [1, 2]), page_hash(page_hash(ROOT, [1, 2]), [3, 4])
     owned = pages.allocate(2)
@@ -20,7 +20,7 @@ def test_a_released_page_with_a_name_is_found_again():
     assert pages.match([first, second, page_hash(second, [5, 6])]) == tuple(owned)
 
 
-def test_the_end_of_a_text_is_forgotten_before_its_beginning():
+def test_the_end_of_a_prefix_is_evicted_before_its_beginning():
     pages = PageAllocator(3)
     names = [b"a", b"b", b"c"]
     owned = pages.allocate(3)
@@ -31,13 +31,13 @@ def test_the_end_of_a_text_is_forgotten_before_its_beginning():
     assert pages.match(names) == tuple(owned[:2])
 
 
-def test_the_same_tokens_after_another_beginning_have_another_name():
+def test_equal_tokens_after_another_prefix_have_another_hash():
     assert page_hash(page_hash(ROOT, [1]), [2]) != page_hash(page_hash(ROOT, [3]), [2])
     assert page_hash(ROOT, [1, 2]) != page_hash(ROOT, [2, 1])
 
 
 class Pages(RuleBasedStateMachine):
-    """Requests that hold pages; `held` is the model: who owns what, and what is written on it."""
+    """Requests that hold pages. `held` is the model: the pages of each request, with hash if registered."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""The beginnings of prompts that the cache holds, by the names that gateways know."""
+"""The prefixes that the cache holds, by the digests that gateways know."""
 
 from __future__ import annotations
 
@@ -25,29 +25,29 @@ def test_a_prompts_marks_are_published_once_it_is_computed():
     bench.step()
     assert resident(bench) == [7, 9]
     bench.drain()
-    assert resident(bench) == [7, 9]  # the pages stay when the request is over
+    assert resident(bench) == [7, 9]  # the pages stay when the request has ended
 
 
-def test_a_mark_shorter_than_a_page_names_nothing():
+def test_a_mark_shorter_than_a_page_is_not_published():
     bench = Bench(SHAPE)
     bench.submit(1, prompt(1, 20), 1, marks=[(7, 3), (8, 4)])
     bench.drain()
     assert resident(bench) == [8]
 
 
-def test_marks_of_pages_that_were_given_away_disappear():
+def test_marks_of_evicted_pages_disappear():
     bench = Bench(SHAPE)
     bench.submit(1, prompt(1, 20), 1, marks=[(7, 8), (9, 20)])
     bench.drain()
     bench.submit(2, prompt(2, 30), 1, marks=[(11, 28)])
     bench.drain()
-    assert resident(bench) == [7, 11]  # of a prompt its end goes first
+    assert resident(bench) == [7, 11]  # the end of a prompt is evicted first
     bench.submit(3, prompt(3, 38), 1)
     bench.drain()
     assert 7 not in resident(bench)
 
 
-def test_only_so_many_are_kept(monkeypatch: pytest.MonkeyPatch):
+def test_the_prefix_index_is_bounded(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("neuron.engine.prefix_index.MAX_PREFIXES", 2)
     bench = Bench(SHAPE)
     for digest in (1, 2, 3):
@@ -57,12 +57,12 @@ def test_only_so_many_are_kept(monkeypatch: pytest.MonkeyPatch):
 
 
 @given(st.binary(max_size=3000), st.binary(max_size=3000), st.binary(max_size=100))
-def test_bodies_share_the_marks_of_what_they_share(common: bytes, rest: bytes, head: bytes):
+def test_bodies_with_a_common_prefix_share_its_marks(common: bytes, rest: bytes, head: bytes):
     prefix = b'"messages"' + common
     first, second = prefix_marks(b"{" + prefix), prefix_marks(b'{"model":1,' + prefix + rest)
     assert second[: len(first)] == first
     assert [length for _, length in second] == [n for n in PREFIX_BYTES if n <= len(prefix + rest)]
 
 
-def test_other_bytes_have_other_marks():
+def test_different_bodies_have_different_marks():
     assert not set(prefix_marks(b"a" * 5000)) & set(prefix_marks(b"b" * 5000))

@@ -1,4 +1,4 @@
-"""Requests come, go and crowd each other out in any order; each must get its text and end exactly once."""
+"""Requests are submitted, cancelled and shed in any order; each must get its text and end exactly once."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Serving(RuleBasedStateMachine):
         self.ends: dict[int, Finished | Refused] = {}
         self.now = 0.0
 
-    # Few beginnings, so that prefixes are shared.
+    # Few prefixes, so that they are shared.
     @rule(
         head=st.sampled_from([0, 3, 6, 9, 12]),
         tail=st.lists(st.integers(0, 1), max_size=9),

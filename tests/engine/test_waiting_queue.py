@@ -1,4 +1,4 @@
-"""Who is admitted when not all can be: the shares of principals, and what a class is worth."""
+"""The order of admission when not all can run: fair shares of principals, and priorities."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def flood(bench: Bench, principal: str, numbers: range, **options: Any) -> None:
         assert bench.submit(number, prompt(number, 4), 4, principal=principal, **options) is None
 
 
-def test_a_flood_of_one_principal_does_not_hold_up_another():
+def test_a_flood_of_one_principal_does_not_delay_another():
     bench = Bench(max_running=1)
     flood(bench, "loud", range(10))
     bench.step()
@@ -37,7 +37,7 @@ def test_long_answers_count_for_more_than_many_requests():
     assert ended.index(15) < ended.index(2)  # 64 tokens' worth of one against 8 each of the others
 
 
-def test_who_was_idle_has_saved_nothing_up():
+def test_an_idle_principal_saves_nothing_up():
     bench = Bench(max_running=1, max_waiting=40)
     flood(bench, "busy", range(20))
     for _ in range(40):
@@ -50,14 +50,14 @@ def test_who_was_idle_has_saved_nothing_up():
     assert abs(sum(served) - len(served) / 2) <= 1.5
 
 
-def test_one_principal_is_served_in_order():
+def test_one_principals_requests_are_served_in_order():
     bench = Bench(max_running=1)
     flood(bench, "", range(6))
     bench.drain()
     assert list(bench.ends) == list(range(6))
 
 
-def test_a_higher_class_goes_first_and_preempts_a_lower_one():
+def test_a_higher_priority_goes_first_and_preempts_a_lower_one():
     bench = Bench(max_running=1)
     bench.submit(1, prompt(1, 6), 30)
     for _ in range(5):
@@ -66,11 +66,11 @@ def test_a_higher_class_goes_first_and_preempts_a_lower_one():
     bench.submit(2, prompt(2, 6), 3, priority=1)
     bench.drain()
     assert list(bench.ends) == [2, 1]
-    assert bench.tokens[1] == continuation(prompt(1, 6), 30)  # and loses nothing by it
+    assert bench.tokens[1] == continuation(prompt(1, 6), 30)  # the preemption changes nothing
     assert bench.tokens[2] == continuation(prompt(2, 6), 3)
 
 
-def test_an_equal_class_preempts_nobody():
+def test_an_equal_priority_preempts_nobody():
     bench = Bench(max_running=1)
     bench.submit(1, prompt(1, 6), 30, priority=1)
     bench.step()
@@ -79,7 +79,7 @@ def test_an_equal_class_preempts_nobody():
     assert list(bench.ends) == [1, 2]
 
 
-def test_the_newest_of_the_lowest_class_gives_its_pages_up():
+def test_the_newest_request_of_the_lowest_priority_is_preempted():
     bench = Bench(max_running=4)
     for number, priority in ((1, 0), (2, 1), (3, 0), (4, 1)):
         bench.submit(number, prompt(number, 28), 60, priority=priority)
@@ -90,7 +90,7 @@ def test_the_newest_of_the_lowest_class_gives_its_pages_up():
 
 
 @pytest.mark.parametrize(("principal", "priority"), [("quiet", 0), ("loud", 1)])
-def test_a_full_queue_makes_room_at_the_cost_of_who_crowds_it(principal: str, priority: int):
+def test_a_full_queue_sheds_a_request_of_the_principal_that_crowds_it(principal: str, priority: int):
     bench = Bench(max_running=1, max_waiting=3)
     bench.submit(0, prompt(0, 4), 4, principal="loud")
     bench.step()
@@ -103,7 +103,7 @@ def test_a_full_queue_makes_room_at_the_cost_of_who_crowds_it(principal: str, pr
     assert set(bench.ends) == {0, 1, 2, 9}
 
 
-def test_a_full_queue_refuses_its_own_crowder_and_keeps_fair_shares():
+def test_a_full_queue_refuses_the_principal_that_crowds_it():
     bench = Bench(max_running=1, max_waiting=4)
     bench.submit(0, prompt(0, 4), 4, principal="a")
     bench.step()
@@ -115,7 +115,7 @@ def test_a_full_queue_refuses_its_own_crowder_and_keeps_fair_shares():
         assert refused.id == 9
 
 
-def test_a_preempted_request_is_never_crowded_out():
+def test_a_preempted_request_is_never_shed():
     bench = Bench(max_running=1, max_waiting=1)
     bench.submit(1, prompt(1, 6), 30)
     for _ in range(3):

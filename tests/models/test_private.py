@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def signature_of(named: Any) -> str:
-    """The parameters with their defaults, without types; an operation's schema; anything else as it is."""
+    """Return parameters with defaults but without types, an operation's schema, or else the value itself."""
     if isinstance(named, torch._ops.OpOverloadPacket):
         return str(named.default._schema)
     if not inspect.isfunction(named):
@@ -32,7 +32,7 @@ def signature_of(named: Any) -> str:
 
 
 def problem(name: PrivateName) -> str | None:
-    """What a maintainer has to know when a private name is not what it was."""
+    """Return what a maintainer has to know about a private name that has changed, or None."""
     module, _, attribute = name.path.partition(":")
     library = module.partition(".")[0]
     read_at = " and ".join(READ_AT[library])
