@@ -66,8 +66,8 @@ class Guide(msgspec.Struct, frozen=True):
     end_ids: list[int]  # the ids that may be sampled once the grammar is satisfied
 
 
-class Shown(msgspec.Struct, frozen=True):
-    """An image in a prompt, as `Looked` told of it; its placeholders lie among `tokens[start:end]`."""
+class ImageSpan(msgspec.Struct, frozen=True):
+    """An image in a prompt, processed before; its placeholders are among `tokens[start:end]`."""
 
     digest: bytes
     start: int
@@ -89,7 +89,7 @@ class Submit(msgspec.Struct, frozen=True, tag=True):
     principal: str = ""  # who asks: principals share a busy model fairly
     priority: int = 0  # higher goes first, and may preempt lower
     marks: list[tuple[int, int]] = []  # digests of beginnings of the prompt, with their lengths in tokens
-    images: list[Shown] = []  # in the order of the prompt
+    images: list[ImageSpan] = []  # in the order of the prompt
     score_prompt: bool = False  # report the prompt's logprobs; none of it comes from the cache
 
 
@@ -101,8 +101,8 @@ class Embed(msgspec.Struct, frozen=True, tag=True):
     inputs: list[list[int]]
 
 
-class Look(msgspec.Struct, frozen=True, tag=True):
-    """Read image files, for a `Submit` that shows them. Answered by `Looked` or `Refused`, at any time."""
+class ProcessImages(msgspec.Struct, frozen=True, tag=True):
+    """Process image files for a `Submit` that shows them. Answered by `ProcessedImages` or `Refused`."""
 
     id: int
     model: str
@@ -132,7 +132,7 @@ class Shutdown(msgspec.Struct, frozen=True, tag=True):
     """Cancel all requests and end the process. Closing the pipe does the same."""
 
 
-ToWorker = Load | Unload | Submit | Embed | Look | ResetCache | AskMemory | Cancel | Shutdown
+ToWorker = Load | Unload | Submit | Embed | ProcessImages | ResetCache | AskMemory | Cancel | Shutdown
 
 # --- worker to daemon -------------------------------------------------------------------------------------
 
@@ -150,11 +150,11 @@ class LoadProgress(msgspec.Struct, frozen=True, tag=True):
     fraction: float  # of the checkpoint's bytes, from 0 to 1
 
 
-class Sight(msgspec.Struct, frozen=True):
-    """How a model is shown images."""
+class ImageToken(msgspec.Struct, frozen=True):
+    """The placeholder token of a vision model."""
 
-    marker: str  # what its chat template writes for an image
-    token_id: int  # of a placeholder
+    text: str  # what its chat template writes for an image
+    id: int
 
 
 class Loaded(msgspec.Struct, frozen=True, tag=True):
@@ -163,7 +163,7 @@ class Loaded(msgspec.Struct, frozen=True, tag=True):
     needed_mb: int  # the least free memory for it: weights, smallest cache, activations
     context: int  # the most tokens of a prompt and its answer together
     dimensions: int | None = None  # of its vectors, for a model that makes embeddings and nothing else
-    sight: Sight | None = None  # when it reads images
+    image_token: ImageToken | None = None  # of a vision model
 
 
 class LoadFailed(msgspec.Struct, frozen=True, tag=True):
@@ -250,12 +250,12 @@ class ModelStatus(msgspec.Struct, frozen=True):
     prefixes: list[int] = []  # digests of the beginnings of prompts in the cache
 
 
-class Looked(msgspec.Struct, frozen=True, tag=True):
-    """Of each image its digest, the text that stands for it, and the placeholders in that."""
+class ProcessedImages(msgspec.Struct, frozen=True, tag=True):
+    """Of each image its digest, the text that stands for it, and the number of placeholders in that text."""
 
     id: int
-    seen: list[tuple[bytes, str, int]]
-    problem: str = ""  # of the image after those: why it is not taken
+    images: list[tuple[bytes, str, int]]
+    problem: str = ""  # why the image after these is refused
 
 
 class Memory(msgspec.Struct, frozen=True, tag=True):
@@ -288,7 +288,7 @@ ToDaemon = (
     | Scored
     | Finished
     | Embedded
-    | Looked
+    | ProcessedImages
     | Memory
     | Refused
     | Status

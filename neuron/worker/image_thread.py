@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 from neuron.models import pixel_cache
 from neuron.models.image_input import ImageProcessor, PixelCacheFullError, Pixels, UnreadableImageError
-from neuron.pipe import Look, Looked, Refused
+from neuron.pipe import ProcessedImages, ProcessImages, Refused
 
 log = logging.getLogger("neuron.worker")
 
@@ -22,22 +22,24 @@ MAX_PENDING_BYTES = 256 << 20  # of their files; a single request may have more
 class ImageThread:
     """Methods are for the device's thread; `deliver` is called on the image thread."""
 
-    def __init__(self, deliver: Callable[[Looked | Refused], None]) -> None:
+    def __init__(self, deliver: Callable[[ProcessedImages | Refused], None]) -> None:
         self._deliver = deliver
         # Weak references: a model that is unloaded meanwhile must not be kept.
-        self._queue: queue.SimpleQueue[tuple[Look, weakref.ref[ImageProcessor]]] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[tuple[ProcessImages, weakref.ref[ImageProcessor]]] = (
+            queue.SimpleQueue()
+        )
         self._pending: dict[int, int] = {}  # bytes of the files, by request
         self._thread: threading.Thread | None = None
 
-    def enqueue(self, look: Look, processor: ImageProcessor) -> bool:
-        """Have the answer to `look` delivered. Return False when too much waits for that."""
-        num_bytes = sum(map(len, look.images))
+    def enqueue(self, request: ProcessImages, processor: ImageProcessor) -> bool:
+        """Have the answer to `request` delivered. Return False when too much waits for that."""
+        num_bytes = sum(map(len, request.images))
         num_waiting = sum(self._pending.values())
         is_too_large = num_waiting and num_waiting + num_bytes > MAX_PENDING_BYTES
         if len(self._pending) >= MAX_PENDING or is_too_large:
             return False
-        self._pending[look.id] = num_bytes
-        self._queue.put((look, weakref.ref(processor)))
+        self._pending[request.id] = num_bytes
+        self._queue.put((request, weakref.ref(processor)))
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="images", daemon=True)
             self._thread.start()
@@ -49,19 +51,19 @@ class ImageThread:
 
     def _run(self) -> None:
         while True:
-            look, processor = self._queue.get()
-            if look.id in self._pending:
-                self._deliver(_answer(look, processor()))
-            del look  # its files are large
+            request, processor = self._queue.get()
+            if request.id in self._pending:
+                self._deliver(_answer(request, processor()))
+            del request  # its files are large
 
 
-def _answer(look: Look, processor: ImageProcessor | None) -> Looked | Refused:
+def _answer(request: ProcessImages, processor: ImageProcessor | None) -> ProcessedImages | Refused:
     if processor is None:
-        return Refused(look.id, 503, "model_unloaded", f"{look.model} was unloaded", RETRY_AFTER_S)
+        return Refused(request.id, 503, "model_unloaded", f"{request.model} was unloaded", RETRY_AFTER_S)
     images: list[Pixels] = []
     problem = ""
     try:
-        for data in look.images:
+        for data in request.images:
             pixels = processor.process(data)
             _check_size(pixels, images)
             images.append(pixels)
@@ -69,14 +71,14 @@ def _answer(look: Look, processor: ImageProcessor | None) -> Looked | Refused:
         problem = str(error)
     except PixelCacheFullError:
         message = "requests in progress hold too many images"
-        return Refused(look.id, 429, "queue_full", message, RETRY_AFTER_S)
+        return Refused(request.id, 429, "queue_full", message, RETRY_AFTER_S)
     except Exception as error:
-        log.exception("an image could not be processed", extra={"model": look.model})
+        log.exception("an image could not be processed", extra={"model": request.model})
         problem = f"the model's processor failed: {type(error).__name__}"
     processor.keep(images)
     placeholders = [pixels.placeholder for pixels in images]
-    seen = [(placeholder.digest, placeholder.text, placeholder.num_tokens) for placeholder in placeholders]
-    return Looked(look.id, seen, problem)
+    processed = [(each.digest, each.text, each.num_tokens) for each in placeholders]
+    return ProcessedImages(request.id, processed, problem)
 
 
 def _check_size(pixels: Pixels, others: Sequence[Pixels]) -> None:
