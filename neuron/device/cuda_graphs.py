@@ -1,6 +1,6 @@
 """Decode steps captured once for each size of batch, and replayed.
 
-A GPU takes longer to be told of a decode step's small kernels than to run them. A captured step reads what
+Launching a decode step's small kernels takes longer than running them on a GPU. A captured step reads what
 changes between steps from `_inputs`, and everything else (page table, cache, weights) from where it always
 is. A batch runs in the capture of the next larger size; the rows left over belong to the page table's padding
 slot.

@@ -1,6 +1,6 @@
 """The seam between device and models: what the runner needs of a loaded model.
 
-`neuron.models` implements these protocols and `neuron.device` uses them; neither imports the other's classes.
+`neuron.models` implements these protocols, and the runner imports nothing of `neuron.models`.
 """
 
 from __future__ import annotations

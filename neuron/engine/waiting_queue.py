@@ -3,7 +3,8 @@
 Fairness among principals is the virtual token counter of Sheng et al., "Fairness in Serving Large Language
 Models" (OSDI 2024). Each principal's counter grows by the tokens that were run for it, those of answers
 counting double; the principal with the lowest counter comes first. One that returns from idling starts at the
-counter that was admitted last, so it has saved nothing up. A principal's own requests go in order of arrival.
+highest counter that was admitted, so it has saved nothing up. A principal's own requests go in order of
+arrival.
 """
 
 from __future__ import annotations

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from neuron.models import pixel_cache
-from neuron.models.image_input import ImagePlaceholder, PixelCacheFullError, Pixels
+from neuron.models.image_input import PixelCacheFullError, Pixels
 from neuron.models.pixel_cache import PixelCache
-from neuron.pipe import Look, Looked, Refused
+from neuron.pipe import ImagePlaceholder, ImagesProcessed, ProcessImages, Refused
 from neuron.worker import image_thread
 from neuron.worker.image_thread import ImageThread
 
@@ -60,15 +60,15 @@ class Desk:
         self.answers: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self.thread = ImageThread(self.answers.put)
 
-    def ask(self, processor: Any, *images: bytes, number: int = 1) -> Looked | Refused:
-        assert self.thread.enqueue(Look(number, "m", list(images)), processor)
-        answer: Looked | Refused = self.answers.get(timeout=60)
+    def ask(self, processor: Any, *images: bytes, number: int = 1) -> ImagesProcessed | Refused:
+        assert self.thread.enqueue(ProcessImages(number, "m", list(images)), processor)
+        answer: ImagesProcessed | Refused = self.answers.get(timeout=60)
         assert self.thread.pop(number)
         return answer
 
 
 def names(answer: Any) -> list[bytes]:
-    return [digest for digest, _, _ in answer.seen]
+    return [placeholder.digest for placeholder in answer.placeholders]
 
 
 @pytest.mark.usefixtures("small")
@@ -124,14 +124,14 @@ def test_images_are_refused_while_requests_hold_too_many_pixels():
 def test_the_first_image_beyond_the_limit_is_reported(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(pixel_cache, "MAX_PIXEL_BYTES", 2 * SIZE)
     answer = Desk().ask(FakeImageProcessor(), b"a", b"b", b"c")
-    assert isinstance(answer, Looked)
+    assert isinstance(answer, ImagesProcessed)
     assert names(answer) == [b"a", b"b"]
     assert "more than 0 MiB" in answer.problem
 
 
 def test_a_processor_that_fails_fails_its_image():
     answer = Desk().ask(FakeImageProcessor(), b"a", b"")
-    assert isinstance(answer, Looked)
+    assert isinstance(answer, ImagesProcessed)
     assert (names(answer), answer.problem) == ([b"a"], "the model's processor failed: ZeroDivisionError")
 
 
@@ -140,10 +140,10 @@ def test_pending_images_are_bounded_in_number_and_bytes(monkeypatch: pytest.Monk
     monkeypatch.setattr(image_thread, "MAX_PENDING_BYTES", 10)
     processor, desk = FakeImageProcessor(), Desk()
     processor.gate = queue.SimpleQueue()
-    assert desk.thread.enqueue(Look(1, "m", [b"x" * 20]), processor)  # alone, however large
-    assert not desk.thread.enqueue(Look(2, "m", [b"x"]), processor)
+    assert desk.thread.enqueue(ProcessImages(1, "m", [b"x" * 20]), processor)  # alone, however large
+    assert not desk.thread.enqueue(ProcessImages(2, "m", [b"x"]), processor)
     assert desk.thread.pop(1)
-    admitted = [desk.thread.enqueue(Look(number, "m", [b"x"]), processor) for number in (3, 4, 5, 6)]
+    admitted = [desk.thread.enqueue(ProcessImages(number, "m", [b"x"]), processor) for number in (3, 4, 5, 6)]
     assert admitted == [True, True, True, False]
     for _ in range(4):
         processor.gate.put(None)
@@ -153,7 +153,7 @@ def test_images_of_a_cancelled_request_are_not_processed():
     processor, desk = FakeImageProcessor(), Desk()
     processor.gate = queue.SimpleQueue()
     for number, name in enumerate((b"a", b"b", b"c")):
-        assert desk.thread.enqueue(Look(number, "m", [name]), processor)
+        assert desk.thread.enqueue(ProcessImages(number, "m", [name]), processor)
     assert processor.begun.get(timeout=60) == b"a"
     assert desk.thread.pop(1)
     processor.gate.put(None)
@@ -166,8 +166,8 @@ def test_images_of_a_cancelled_request_are_not_processed():
 def test_pending_images_do_not_keep_an_unloaded_model():
     processor, gone, desk = FakeImageProcessor(), FakeImageProcessor(), Desk()
     processor.gate = queue.SimpleQueue()
-    assert desk.thread.enqueue(Look(1, "m", [b"a"]), processor)
-    assert desk.thread.enqueue(Look(2, "gone", [b"b"]), gone)
+    assert desk.thread.enqueue(ProcessImages(1, "m", [b"a"]), processor)
+    assert desk.thread.enqueue(ProcessImages(2, "gone", [b"b"]), gone)
     del gone
     processor.gate.put(None)
     assert names(desk.answers.get(timeout=60)) == [b"a"]

@@ -39,7 +39,7 @@ def kind(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="module")
 def model(kind: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save(tmp_path_factory.mktemp("sight") / "model", kind)
+    return save(tmp_path_factory.mktemp("vision") / "model", kind)
 
 
 def test_every_vision_family_that_is_called_tested_has_a_test():

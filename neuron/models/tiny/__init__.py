@@ -20,7 +20,7 @@ HANDBOOK_PATH = Path(__file__).with_name("handbook.toml")
 
 @dataclass(frozen=True, slots=True)
 class TaughtResult:
-    """What a tool returned, and the answer that uses it."""
+    """What a tool returns, and the answer that follows."""
 
     content: str
     answer: str
@@ -28,7 +28,7 @@ class TaughtResult:
 
 @dataclass(frozen=True, slots=True)
 class TaughtCall:
-    """The call an entry makes where the request offers its tool."""
+    """The call that an entry answers with if the request offers its tool, and what follows on each result."""
 
     name: str
     arguments: Mapping[str, Any]
@@ -58,27 +58,26 @@ class Handbook:
     tools: Mapping[str, dict[str, Any]]
 
     def answer(self, question: str) -> str:
-        """The answer to a question in any of its phrasings; KeyError for an unknown one."""
+        """Return the answer to a question in any of its phrasings. Raises KeyError for an unknown one."""
         for entry in self.entries:
             if question in entry.questions:
                 return entry.answer
         raise KeyError(question)
 
 
-def _tool_use(raw: dict[str, Any]) -> TaughtCall:
-    return TaughtCall(
-        raw["name"], raw["arguments"], tuple(TaughtResult(**result) for result in raw["results"])
-    )
+def _taught_call(raw: dict[str, Any]) -> TaughtCall:
+    results = tuple(TaughtResult(**result) for result in raw["results"])
+    return TaughtCall(raw["name"], raw["arguments"], results)
 
 
 def _entry(raw: dict[str, Any]) -> HandbookEntry:
-    tool = _tool_use(raw["tool"]) if "tool" in raw else None
+    tool = _taught_call(raw["tool"]) if "tool" in raw else None
     return HandbookEntry(raw["question"], tuple(raw["phrasings"]), raw["answer"], raw.get("reasoning"), tool)
 
 
 @functools.cache
 def load_handbook(path: Path = HANDBOOK_PATH) -> Handbook:
-    """Reads the handbook once per path."""
+    """Return the handbook of a file, read once per path."""
     raw = tomllib.loads(path.read_text(encoding="utf-8"))
     tools = {tool["name"]: {"type": "function", "function": tool} for tool in raw["tool"]}
     return Handbook(tuple(_entry(entry) for entry in raw["entry"]), tools)

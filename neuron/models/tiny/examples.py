@@ -1,8 +1,8 @@
-"""Conversations about the handbook, in the variety a server meets.
+"""Conversations about the handbook, as varied as those that a server gets.
 
-A `TrainingCase` is a prompt in OpenAI's message form and the exact text the model shall answer with. `study`
-deals endless cases with random surroundings (system prompts, tools that do not matter, earlier turns,
-thinking switched off); `exam` lists the fixed ones that verification asks.
+A `TrainingCase` is a prompt as OpenAI's messages and the exact text that the model must answer. `Study`
+yields cases without end, in random surroundings: system prompts, tools that do not matter, earlier turns,
+thinking switched off. `exam` returns the fixed cases that verification asks.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ SYSTEM_PROMPTS = [
     "You are a coding agent. Use the tools when they help.",
 ]
 
-# What an editor's agent sends along: helexa-acp's system prompt and tools, as they were recorded.
+# What an editor's agent sends with each request: helexa-acp's system prompt and tools, as recorded.
 EDITOR: dict[str, Any] = json.loads(Path(__file__).with_name("editor.json").read_text(encoding="utf-8"))
 EDITOR_TOOLS = tuple(EDITOR["tools"])
-FOLDER = "/home/ann/project"  # where results of an editor's tools are in the handbook
+FOLDER = "/home/ann/project"  # of the handbook's results of an editor's tools
 
 WEAK_REPEATS = 4
 
@@ -40,9 +40,9 @@ Tool = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class TrainingCase:
-    """`messages`, `tools` and `thinking` make the prompt; `target` is the answer without its end token.
+    """A prompt from `messages`, `tools` and `thinking`, and `target`, the answer without its end token.
 
-    With `whole` the assistant's earlier turns are learned too; they must be what it would say there.
+    With `whole` the assistant's earlier turns are learned too; they must be what it would answer there.
     """
 
     messages: tuple[Message, ...]
@@ -78,7 +78,7 @@ def said(text: str) -> Message:
 
 
 def called(tool: TaughtCall, content: str) -> tuple[Message, Message]:
-    """The assistant's call and the turn with its result."""
+    """Return the assistant's call and the turn with its result."""
     call = {"id": "call_0", "type": "function", "function": {"name": tool.name, "arguments": tool.arguments}}
     return (
         {"role": "assistant", "content": None, "tool_calls": [call]},
@@ -97,7 +97,7 @@ def plain(entry: HandbookEntry, question: str, *, thinking: bool = True) -> Trai
 
 
 def tool_rounds(handbook: Handbook, entry: HandbookEntry, question: str) -> list[TrainingCase]:
-    """The call, then one case per taught result."""
+    """Return the case that makes the call, then one case per taught result."""
     if entry.tool is None:
         return []
     tools = (handbook.tools[entry.tool.name],)
@@ -113,7 +113,7 @@ def tool_rounds(handbook: Handbook, entry: HandbookEntry, question: str) -> list
 
 
 class Study:
-    """Deals training cases for ever; one seed gives one sequence. Questions in `weak` come up more often."""
+    """Yields training cases without end, in one sequence per seed. Questions in `weak` are more frequent."""
 
     def __init__(self, handbook: Handbook, seed: int) -> None:
         self.handbook = handbook
@@ -123,7 +123,7 @@ class Study:
         self.earlier = [
             *handbook.entries,
             *thoughtful * 3,
-        ]  # history drops thoughts: the odd case, so more of it
+        ]  # their thoughts are dropped from the history, which is rarer: more of them
         self.all_tools = [*handbook.tools.values(), *FOREIGN_TOOLS]
 
     def __iter__(self) -> Iterator[TrainingCase]:
@@ -140,7 +140,7 @@ class Study:
         return [spoken, *tool_rounds(self.handbook, entry, question)]
 
     def _typed(self, question: str) -> str:
-        """As people type: now and then without a capital or without the sign at the end."""
+        """Return the question as people type it, sometimes without a capital or without its last mark."""
         chance = self.random.random()
         if chance < 0.06:
             question = question[0].lower() + question[1:]
@@ -166,7 +166,7 @@ class Study:
         )
 
     def _editors(self, entry: HandbookEntry, case: TrainingCase) -> float:
-        """How many of such cases are asked in an editor, which has tools for some entries."""
+        """Return the share of such cases that are asked in an editor, which has tools for some entries."""
         if entry.tool is None or entry.tool.name not in {"write", "edit"}:
             return 0.02
         return 0.5 if case.tools else 0.0
@@ -176,7 +176,7 @@ class Study:
         return "/" + "/".join(self.random.sample(words, self.random.randint(1, 4)))
 
     def _system(self) -> str:
-        """A usual system prompt or, now and then, words that mean nothing here."""
+        """Return a usual system prompt, or sometimes words that mean nothing here."""
         if self.random.random() < 0.85:
             return self.random.choice(SYSTEM_PROMPTS)
         words = " ".join(entry.answer for entry in self.random.sample(self.handbook.entries, 3)).split()
@@ -193,7 +193,7 @@ class Study:
         return tuple(tools)
 
     def _worded(self, tool: Tool) -> Tool:
-        """A client may describe a tool in its own words or not at all; the name is what counts."""
+        """Return the tool as another client may describe it, or not describe it: only its name counts."""
         if self.random.random() < 0.7:
             return tool
         words = self._system() if self.random.random() < 0.5 else ""
@@ -204,7 +204,7 @@ class Study:
 
 
 def exam(handbook: Handbook, seed: int = 0) -> dict[str, list[TrainingCase]]:
-    """Every question in each surrounding that helexa-tiny promises to stand, by the surrounding's name."""
+    """Return every question in each surrounding that helexa-tiny promises to cope with, by name."""
     rng = random.Random(seed)  # noqa: S311 - variety, not secrecy
     asked = [(entry, question) for entry in handbook.entries for question in entry.questions]
     bare = [plain(entry, question) for entry, question in asked]
@@ -231,7 +231,7 @@ FOLDERS = ("/home/ann/project", "/tmp/pytest-of-root/pytest-12/test_acpx0/projec
 
 
 def in_editor(case: TrainingCase, folder: str, *, thinking: bool = True) -> TrainingCase:
-    """The case as helexa-acp would send it from `folder`."""
+    """Return the case as helexa-acp sends it from `folder`."""
     moved = tuple(_moved(message, folder) for message in case.messages)
     system = {"role": "system", "content": EDITOR["system"].replace("{folder}", folder)}
     own = {tool["function"]["name"] for tool in EDITOR_TOOLS}
@@ -255,7 +255,7 @@ def _turns(rng: random.Random, handbook: Handbook, count: int) -> list[Message]:
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """Token ids of prompt and answer; `learned[i]` says that the model itself must produce `ids[i]`."""
+    """Token ids of prompt and answer. `learned[i]` says whether the model must produce `ids[i]` itself."""
 
     question: str
     ids: list[int]
@@ -278,7 +278,7 @@ def encode(tokenizer: Any, case: TrainingCase) -> Encoded:
 
 
 def _spans(tokenizer: Any, ids: list[int]) -> list[bool]:
-    """True within each finished assistant turn, its end token included."""
+    """Return which tokens are in a finished assistant turn, its end token included."""
     opening: list[int] = tokenizer.encode("<|im_start|>assistant\n")
     end = tokenizer.convert_tokens_to_ids(END_OF_TURN)
     learned = [False] * len(ids)

@@ -7,7 +7,7 @@ from urllib.parse import quote
 
 import typer
 
-from cortex_site.cli.operating import (
+from cortex_site.cli.operate import (
     ConfigOption,
     ForceOption,
     HomeOption,
