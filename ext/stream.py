@@ -69,8 +69,8 @@ class Tap:
         if self.first_token is None and self._scanner.visible:
             self.first_token = now
         if passed:
-            full: bool = self._put(passed)
-            return full
+            has_room: bool = self._put(passed)
+            return has_room
         return True
 
 
