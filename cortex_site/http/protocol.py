@@ -32,7 +32,7 @@ from cortex_site.http.states import WAITING
 log = logging.getLogger("cortex.http")
 
 MAX_AHEAD, MAX_AHEAD_BYTES = 16, 1 << 18  # requests that wait for one before; with more nothing is read
-LINGER_S = 2.0  # a client that is still sending may read its refusal for so long
+LINGER_S = 2.0  # a client that is still sending has this long to read its refusal
 
 
 class ServerProtocol(asyncio.Protocol):
