@@ -65,7 +65,9 @@ def changed(library: str, what: str, file: str) -> str:
 
 
 @pytest.mark.parametrize(
-    ("library", "name", "parameters", "file"), CALLABLES, ids=lambda value: str(value)[:60]
+    ("library", "name", "parameters", "file"),
+    CALLABLES,
+    ids=[name.__qualname__ for _, name, _, _ in CALLABLES],
 )
 def test_a_callable_takes_what_it_took(library, name, parameters, file):
     assert list(inspect.signature(name).parameters) == parameters, changed(library, name.__qualname__, file)
