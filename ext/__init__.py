@@ -1,6 +1,6 @@
-"""Modules that know bytes and nothing else, compiled by Cython where a compiler was at hand.
+"""Modules that know bytes and nothing else. Cython compiles them if there is a C compiler at build time.
 
-Each is one Python file that also runs as it stands. `CORTEX_PURE_PYTHON=1` takes the Python file even where
+Each is one Python file that also runs without Cython. `CORTEX_PURE_PYTHON=1` imports the Python file even if
 a compiled module lies beside it.
 """
 

@@ -1,7 +1,7 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, annotation_typing=False
-"""The chunks of a stream differ in their text alone: text as a JSON string between bytes that stay the same.
+"""Encodes the chunks of a stream, which differ in their text alone, without encoding the rest each time.
 
-One Python file that also runs as it stands; `chunk.pxd` beside it has the types that make it fast compiled.
+The file runs as plain Python; compiled, `chunk.pxd` beside it adds the types that make it fast.
 """
 
 from __future__ import annotations
@@ -24,9 +24,10 @@ _ESCAPES = {b"%c" % c: b"\\u%04x" % c for c in range(0x20)} | {
 
 
 def enclose(before: bytes, text: str, after: bytes) -> bytes:
-    """`before` ends with the string's opening quote, `after` begins with its closing one.
+    """Return `text` as the content of a JSON string between two pieces of JSON.
 
-    Raises `UnicodeEncodeError` for half of a surrogate pair, which UTF-8 cannot say.
+    `before` ends with the string's opening quote, `after` begins with its closing one. Raises
+    `UnicodeEncodeError` for half of a surrogate pair, which UTF-8 cannot encode.
     """
     data = text.encode()
     if not (_is_plain(data, len(data)) if _COMPILED else _SPECIAL.search(data) is None):
@@ -35,7 +36,7 @@ def enclose(before: bytes, text: str, after: bytes) -> bytes:
 
 
 def _is_plain(data: bytes, end: int) -> bool:
-    """Whether the text stands in a JSON string as it is."""
+    """Return whether no byte needs an escape in a JSON string."""
     for i in range(end):  # noqa: SIM110 - a loop in C
         if data[i] < _SPACE or data[i] == _QUOTE or data[i] == _BACKSLASH:
             return False

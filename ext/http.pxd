@@ -21,7 +21,7 @@ cdef class Head:
     @cython.locals(text="const unsigned char*", table="const unsigned char*", start=Py_ssize_t, stop=Py_ssize_t, name=bytes, capitals=int)
     cdef bint _read_headers(self, bytes data, Py_ssize_t at, Py_ssize_t end)
     @cython.locals(headers=dict, length=bytes, coding=bytes, connection=bytes)
-    cdef bint _weigh_headers(self)
+    cdef bint _read_framing(self)
 
 
 @cython.locals(line=Py_ssize_t, start=Py_ssize_t, end=Py_ssize_t, method=bytes, at=Py_ssize_t, text="const unsigned char*", table="const unsigned char*", head=Head, query=Py_ssize_t)

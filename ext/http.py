@@ -1,22 +1,23 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, annotation_typing=False
-"""Heads of HTTP/1.1 messages as well-behaved programs write them, read at once.
+"""Reads HTTP/1.1 heads and chunks as well-behaved programs write them, in one call.
 
-`request` and `answer` say something only where the head is there in full and a complete parser would say the
-same; wherever that takes more (a name given twice, a line that is continued, a version other than 1.1, an
-upgrade, a byte out of place) they return None: then parse in full.
+`request` and `answer` return a head only if it is complete and any complete parser would read the same. In
+all other cases (a header given twice, a continued line, another version than 1.1, an upgrade, a byte out of
+place) they return None, and the caller needs a complete parser.
 
-One Python file that also runs as it stands; `http.pxd` beside it has the types that make it fast compiled.
+The file runs as plain Python; compiled, `http.pxd` beside it adds the types that make it fast.
 """
 
 from __future__ import annotations
 
-COMPILED = not __file__.endswith(".py")  # as Python this is slower than a complete parser in C
+COMPILED = not __file__.endswith(".py")  # as plain Python it is slower than a complete parser in C
 MAX_HEAD_BYTES = 1 << 16
-_MAX_DIGITS = 15  # of a length
+_MAX_DIGITS = 15  # of a content length
 
 _CR, _LF, _SPACE, _TAB, _COLON, _SLASH, _ZERO, _NINE = 0x0D, 0x0A, 0x20, 0x09, 0x3A, 0x2F, 0x30, 0x39
 
-# What a byte may be in: a header's name (RFC 9110, 5.6.2), its value, a target that needs no decoding.
+# Where a byte may stand: in a header's name (RFC 9110, 5.6.2), in its value, in a target that needs no
+# decoding.
 _NAME, _VALUE, _TARGET, _CAPITAL = 1, 2, 4, 8
 _TABLE = bytes(
     ((chr(c).isalnum() and c < 128) or c in b"!#$%&'*+-.^_`|~") * _NAME
@@ -30,7 +31,10 @@ _METHODS = (b"POST", b"GET", b"DELETE", b"HEAD", b"PUT")
 
 
 class Head:
-    """A message's head. `headers` by name in lower case; `length` is the body's, -1 where none is named."""
+    """The head of a message.
+
+    `headers` are by name in lower case; `length` is that of the body, or -1 if the head does not give one.
+    """
 
     def __init__(self) -> None:
         self.method = ""
@@ -41,10 +45,10 @@ class Head:
         self.length = -1
         self.chunked = False
         self.keep_alive = True
-        self.size = 0  # of the head, the empty line included
+        self.size = 0  # bytes of the head, the empty line included
 
     def _read_headers(self, data: bytes, at: int, end: int) -> bool:
-        """Lines until the empty one; False where one is not as it must be."""
+        """Read the lines up to the empty one. Return False if one is malformed or a name comes twice."""
         text, table = data, _TABLE
         while True:
             start, capitals = at, 0
@@ -75,8 +79,11 @@ class Head:
                 return False
             self.headers[name] = data[start:stop]
 
-    def _weigh_headers(self) -> bool:
-        """What they say of the body and of the connection; False where that is out of the ordinary."""
+    def _read_framing(self) -> bool:
+        """Read from the headers how the body ends and whether the connection is kept.
+
+        Return False if a complete parser is needed for that.
+        """
         headers = self.headers
         if b"upgrade" in headers or b"expect" in headers:
             return False
@@ -99,7 +106,7 @@ class Head:
 
 
 def request(data: bytes) -> Head | None:
-    """The head that `data` begins with, of a request whose body has `length` bytes."""
+    """Return the head of the request that `data` begins with, or None. Its body is `length` bytes long."""
     line = data.find(b"\r\n", 0, MAX_HEAD_BYTES)
     if line < 0 or not data.startswith(b" HTTP/1.1", line - 9):
         return None
@@ -113,7 +120,7 @@ def request(data: bytes) -> Head | None:
     head = Head()
     if at < end or not head._read_headers(data, line + 2, min(len(data), MAX_HEAD_BYTES)):  # noqa: SLF001
         return None
-    if not head._weigh_headers() or head.chunked:  # noqa: SLF001 - made of these
+    if not head._read_framing() or head.chunked:  # noqa: SLF001 - its constructor
         return None
     query = data.find(b"?", start, end)
     head.method = method.decode("ascii")
@@ -124,12 +131,15 @@ def request(data: bytes) -> Head | None:
 
 
 def answer(data: bytes) -> Head | None:
-    """The head that `data` begins with, of an answer whose body is chunked or has `length` bytes."""
+    """Return the head of the answer that `data` begins with, or None.
+
+    Its body is `chunked` or `length` bytes long.
+    """
     if len(data) < 17 or not data.startswith(b"HTTP/1.1 ") or data[12] != _SPACE:
         return None
     status = _number(data[9:12], 3)
     line = data.find(b"\r\n", 13, MAX_HEAD_BYTES)
-    if status < 200 or status in (204, 304) or line < 0:  # no final answer, or one without a body
+    if status < 200 or status in (204, 304) or line < 0:  # not final, or without a body
         return None
     at, text, table = 13, data, _TABLE
     while at < line and table[text[at]] & _VALUE:
@@ -137,14 +147,14 @@ def answer(data: bytes) -> Head | None:
     head = Head()
     if at < line or not head._read_headers(data, line + 2, min(len(data), MAX_HEAD_BYTES)):  # noqa: SLF001
         return None
-    if not head._weigh_headers() or (head.length < 0 and not head.chunked):  # noqa: SLF001 - made of these
+    if not head._read_framing() or (head.length < 0 and not head.chunked):  # noqa: SLF001 - its constructor
         return None
     head.status = status
     return head
 
 
 def _number(text: bytes, size: int) -> int:
-    """The decimal number that `text` is; -1 where it is none."""
+    """Return the decimal number in `text`, or -1 if it is not one."""
     if not 0 < size <= _MAX_DIGITS:
         return -1
     value = 0
@@ -157,18 +167,18 @@ def _number(text: bytes, size: int) -> int:
 
 
 class Chunks:
-    """Takes the framing off a chunked body (RFC 9112, 7.1). `feed` returns what the chunks hold.
+    """Decodes a chunked body (RFC 9112, 7.1). `feed` returns the content of the chunks.
 
-    It has `stopped` when the last chunk `ended` the body; where it is `odd` (extension, trailer, no size), so
-    that a complete parser has to read on; and where it is `broken`, a chunk longer than it said. `rest` is
-    what follows: what is odd begins with a chunk.
+    It has `stopped` for one of three reasons: the last chunk `ended` the body; the framing is `odd` (an
+    extension, a trailer, no size), and a complete parser must read on; or it is `broken`, a chunk longer
+    than its size. `rest` is what was not decoded. If odd, it begins with the line of a chunk's size.
     """
 
     def __init__(self) -> None:
         self.stopped = self.ended = self.odd = self.broken = False
         self.rest = b""
-        self._left = 0  # of the chunk under way, the line's end behind it included
-        self._tail = b""  # the beginning of a line
+        self._left = 0  # bytes of the chunk under way, the line's end behind it included
+        self._tail = b""  # the beginning of a line that has not ended
 
     def feed(self, data: bytes) -> bytes:
         if self._tail:
@@ -192,7 +202,10 @@ class Chunks:
         return held[0] if len(held) == 1 else b"".join(held)
 
     def _begin(self, data: bytes, at: int, end: int) -> int:
-        """The line with a chunk's size, and the empty one behind the last; where the reading goes on."""
+        """Read the line with a chunk's size, and the empty line behind the last one.
+
+        Return the position behind it.
+        """
         text, digits, i, size = data, _HEX, at, 0
         while i < end and i - at < 8 and digits[text[i]] < 16:
             size = size * 16 + digits[text[i]]

@@ -1,26 +1,27 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, annotation_typing=False
-"""What a gateway must know of a chat body, and small changes to it, without building its JSON.
+"""Reads what the gateway needs of a chat body, and makes small changes to it, without building its JSON.
 
-`peek` reads the top level of an object and checks the syntax of all the rest, once. It answers only where a
-full parse would certainly say the same; wherever that takes more (an escape in a key or in the model's name,
-a key given twice, a value of another type, a mistake anywhere) it returns None: then parse in full.
+`peek` reads the top level of an object and checks the syntax of the rest, in one pass. It returns a result
+only if a full parse would certainly give the same. In all other cases (an escape in a key or in the model's
+name, a key given twice, a value of another type, a syntax error) it returns None, and the caller needs a
+full parse.
 
-One Python file that also runs as it stands; `peek.pxd` beside it has the types that make it fast compiled.
+The file runs as plain Python; compiled, `peek.pxd` beside it adds the types that make it fast.
 """
 
 from __future__ import annotations
 
-COMPILED = not __file__.endswith(".py")  # as Python this is much slower than a full parse in C
-MAX_DEPTH = 256  # of nested values; a full parse bears more
+COMPILED = not __file__.endswith(".py")  # as plain Python it is much slower than a full parse in C
+MAX_DEPTH = 256  # of nested values; a full parse takes more
 
 _QUOTE, _BACKSLASH, _COMMA, _COLON = 0x22, 0x5C, 0x2C, 0x3A
 _OPEN_OBJECT, _CLOSE_OBJECT, _OPEN_LIST, _CLOSE_LIST = 0x7B, 0x7D, 0x5B, 0x5D
 _ZERO, _NINE, _MINUS, _POINT = 0x30, 0x39, 0x2D, 0x2E
 _LARGE = 1 << 14  # bytes
-_MAX_DIGITS = 18  # of a whole number that 64 bits hold whatever it is
+_MAX_DIGITS = 18  # every whole number of so many fits into 64 bits
 
-# What a byte is in a string: to be looked at closely (control characters, quote, backslash), or good behind a
-# backslash.
+# Kinds of bytes in a string: those that need a closer look (control characters, quote, backslash), and those
+# that may follow a backslash.
 _SPECIAL, _ESCAPED = 1, 2
 _TABLE = bytes((c < 0x20 or c in b'"\\') * _SPECIAL | (c in b'"\\/bfnrt') * _ESCAPED for c in range(256))
 
@@ -28,13 +29,16 @@ _MODEL, _STREAM, _MAX_TOKENS, _MAX_COMPLETION, _CHOICES, _OPTIONS = 1, 2, 4, 8, 
 
 
 def peek(body: bytes) -> Peek | None:
-    """What `body`, a JSON object with a `model`, says; None where only a full parse can tell."""
+    """Return what `body` says, or None if it is no JSON object with a `model` or needs a full parse."""
     seen = Peek(body)
-    return seen if seen._read() else None  # noqa: SLF001 - it is made of this
+    return seen if seen._read() else None  # noqa: SLF001 - its constructor
 
 
 class Peek:
-    """What a body says. Counts are -1 where it names none; spans, of values, are 0 where there is none."""
+    """The fields of a chat body that the gateway reads.
+
+    A count that the body does not give is -1. The spans are those of values, and 0 if there is no such value.
+    """
 
     def __init__(self, body: bytes) -> None:
         self.model = ""
@@ -52,14 +56,14 @@ class Peek:
         self._at = 0
         self._end = len(body)
         self._escaped = False  # the last string had an escape
-        self._found = 0  # which of our keys were there
+        self._found = 0  # bits of the keys that were read
 
     def with_model(self, model: bytes) -> bytes:
-        """The body with `model`, JSON's text of it, in place of its own."""
+        """Return the body with another model; `model` is a JSON string, quotes included."""
         return self._replaced(self._model_start, self._model_end, model)
 
     def with_usage(self) -> bytes:
-        """The body with `stream_options.include_usage` true, everything else as it was."""
+        """Return the body with `stream_options.include_usage` true and everything else unchanged."""
         if self._usage_end:
             return self._replaced(self._usage_start, self._usage_end, b"true")
         if not self._options_end:
@@ -78,7 +82,7 @@ class Peek:
         view = memoryview(body)  # copied once
         return b"".join((view[:start], text, view[end:]))
 
-    # --- reading: methods return False, or -1, where something is not as it must be ---
+    # --- reading: methods return False, or -1, if a full parse is needed ---
 
     def _read(self) -> bool:
         self._space()
@@ -88,7 +92,7 @@ class Peek:
         return self._at == self._end
 
     def _members(self, level: int) -> bool:
-        """An object. Of level 0 the keys of the body are read, of level 1 those of `stream_options`."""
+        """Read an object. Level 0 is the body, level 1 `stream_options`; deeper ones are only checked."""
         if level > MAX_DEPTH or not self._take(_OPEN_OBJECT):
             return False
         self._space()
@@ -135,7 +139,7 @@ class Peek:
         return self._value(2)
 
     def _once(self, key: int) -> bool:
-        """False for a key that was there before."""
+        """Return False if the key was read before."""
         before = self._found
         self._found |= key
         return not before & key
@@ -157,7 +161,7 @@ class Peek:
         return value >= 0
 
     def _boolean(self) -> int:
-        """1 for true, 0 for false."""
+        """Return 1 for true, 0 for false, -1 for anything else."""
         if self._literal(b"true", 4):
             return 1
         return 0 if self._literal(b"false", 5) else -1
@@ -233,7 +237,7 @@ class Peek:
         return False
 
     def _string(self) -> bool:
-        """From quote to quote. Bytes over 127 are taken as they come, as a full parse takes what it skips."""
+        """Read from quote to quote. Bytes over 127 are not checked, just as a full parse skips them."""
         if not self._take(_QUOTE):
             return False
         at, end, data, table, escaped = self._at, self._end, self._data, _TABLE, False
@@ -265,7 +269,7 @@ class Peek:
         return False
 
     def _unicode_escape(self, at: int) -> int:
-        """Length of the `\\uXXXX` at `at`: 6, or 12 for a surrogate pair."""
+        """Return the length of the `\\uXXXX` at `at`: 6, or 12 for a surrogate pair."""
         high = self._hex(at)
         if high < 0xD800 or high > 0xDFFF:
             return -1 if high < 0 else 6
@@ -273,7 +277,7 @@ class Peek:
         return 12 if high < 0xDC00 and 0xDC00 <= low <= 0xDFFF else -1
 
     def _hex(self, at: int) -> int:
-        """The value of `\\uXXXX` at `at`."""
+        """Return the value of the `\\uXXXX` at `at`."""
         if at + 6 > self._end or self._data[at] != _BACKSLASH or self._data[at + 1] != 0x75:
             return -1
         value = 0

@@ -1,27 +1,27 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, annotation_typing=False
-"""A scanner for OpenAI's server-sent events as they pass: what happened, without building JSON.
+"""Scans OpenAI's server-sent events as they pass, without building their JSON.
 
-Bytes go in at any chunk boundary, the same bytes come out, except that a chunk holding nothing but usage can
-be held back from a client that did not ask for it. setup.py compiles this very file with the types of
-`sse.pxd`; without a compiler it runs as it stands, and regular expressions look for the keys.
+Bytes go in, cut anywhere, and the same bytes come out, except that an event with nothing but usage can be
+held back from a client that did not ask for it. The file runs as plain Python, where regular expressions
+look for the keys; compiled, `sse.pxd` beside it adds the types that make it fast.
 
-Why searching for keys is sound: inside a JSON string every quote is escaped, so the bytes `"usage":` can only
-be a key. The reader decides what to do with `usage` and `error`; they hold an event's data as it came.
+Searching for keys is sound: inside a JSON string every quote is escaped, so the bytes `"usage":` can only be
+a key. `usage` and `error` hold an event's data as it came, for the caller to parse.
 """
 
 from __future__ import annotations
 
 import re
 
-MAX_EVENT_BYTES = 1 << 20  # an event longer than this passes unread
+MAX_EVENT_BYTES = 1 << 20  # a longer event passes without being scanned
 
 _COMPILED = not __file__.endswith(".py")
 
 _QUOTE, _COLON, _OPEN_LIST, _CLOSE_LIST, _OPEN_OBJECT = 0x22, 0x3A, 0x5B, 0x5D, 0x7B
 _C, _E, _F, _R, _T, _U = 0x63, 0x65, 0x66, 0x72, 0x74, 0x75
 
-# What an event says.
-_VISIBLE = 1  # a person or a program would see it: text, reasoning, a tool call that is not an empty list
+# What an event holds.
+_VISIBLE = 1  # text, reasoning or a tool call: something that a person or a program sees
 _FINISH = 2
 _USAGE = 4
 _ERROR = 8
@@ -40,7 +40,7 @@ _PATTERNS = (
 
 
 class SSEScanner:
-    """Watches one stream. `feed` returns what to pass on."""
+    """Scans one stream. `feed` returns the bytes to pass on."""
 
     def __init__(self, hide_usage: bool = False) -> None:
         self.visible = False  # something visible has passed
@@ -50,11 +50,11 @@ class SSEScanner:
         self.error = b""  # data of the first error event
         self.events = 0  # events with data, [DONE] not counted
         self._hide_usage = hide_usage
-        self._tail = b""  # the event that is not complete yet
-        self._searched = 0  # how much of the tail holds no event's end
+        self._tail = b""  # the beginning of an event that has not ended
+        self._searched = 0  # bytes of it that hold no event's end
 
     def feed(self, data: bytes) -> bytes:
-        """Look at `data`; the bytes to pass on now (all of it, unless usage is hidden)."""
+        """Return the bytes to pass on now: `data` itself, unless usage is hidden."""
         if not self._tail and _is_plain(data):
             is_shown = self._note(data[6 : len(data) - 2]) or not self._hide_usage
             return data if is_shown else b""
@@ -82,7 +82,7 @@ class SSEScanner:
         return b"".join(kept) if self._hide_usage else data
 
     def close(self) -> bytes:
-        """The stream ended: what was still held back (an event without its blank line)."""
+        """End the stream. Return what was still held back: an event without its blank line."""
         tail = self._tail
         self._tail = b""
         if tail and not self._look(tail):
@@ -90,7 +90,7 @@ class SSEScanner:
         return tail if self._hide_usage else b""
 
     def _look(self, event: bytes) -> bool:
-        """Note what an event says; False when it holds nothing but usage."""
+        """Note what an event holds. Return False if that is nothing but usage."""
         data = _data(event)
         if not data:
             return True
@@ -100,7 +100,7 @@ class SSEScanner:
         return self._note(data)
 
     def _note(self, data: bytes) -> bool:
-        """The same of an event's data."""
+        """Like `_look`, for the data of an event."""
         self.events += 1
         facts = _facts(data, len(data)) if _COMPILED else _facts_by_patterns(data)
         if facts & _VISIBLE:
@@ -116,7 +116,7 @@ class SSEScanner:
 
 
 def _is_plain(data: bytes) -> bool:
-    """Whether it is one event as every server sends them: `data: {…}` on one line and an empty one."""
+    """Return whether it is one event as every server sends them: a line `data: {…}` and an empty line."""
     if not data.startswith(b"data: {") or not data.endswith(b"\n\n"):
         return False
     return data.find(b"\n") == len(data) - 2 and data.find(b"\r") < 0
@@ -131,7 +131,7 @@ def _facts_by_patterns(data: bytes) -> int:
 
 
 def _facts(data: bytes, end: int) -> int:
-    """What the patterns find, in one pass."""
+    """Return what the patterns find, in one pass."""
     facts, at = 0, 0
     while True:
         while at < end and data[at] != _QUOTE:
@@ -188,25 +188,25 @@ def _space(data: bytes, at: int, end: int) -> int:
 
 
 def _colon(data: bytes, at: int, end: int) -> int:
-    """Where the value of the key that ends at `at` begins; `end` when there is none."""
+    """Return where the value of the key that ends at `at` begins, or `end` if there is no value."""
     at = _space(data, at, end)
     return _space(data, at + 1, end) if at < end and data[at] == _COLON else end
 
 
 def _value(data: bytes, at: int, end: int, first: int, fact: int) -> int:
-    """`fact` when the key's value begins with `first`."""
+    """Return `fact` if the key's value begins with `first`, else 0."""
     at = _colon(data, at, end)
     return fact if at < end and data[at] == first else 0
 
 
 def _text(data: bytes, at: int, end: int) -> int:
-    """_VISIBLE when the key's value is a string that is not empty."""
+    """Return _VISIBLE if the key's value is a string that is not empty, else 0."""
     at = _colon(data, at, end)
     return _VISIBLE if at + 1 < end and data[at] == _QUOTE and data[at + 1] != _QUOTE else 0
 
 
 def _list(data: bytes, at: int, end: int, first: int, fact: int) -> int:
-    """`fact` when the key's value is a list and `first` the first thing in it."""
+    """Return `fact` if the key's value is a list that begins with `first`, else 0."""
     at = _colon(data, at, end)
     if at >= end or data[at] != _OPEN_LIST:
         return 0
@@ -215,7 +215,7 @@ def _list(data: bytes, at: int, end: int, first: int, fact: int) -> int:
 
 
 def _event_end(buffer: bytes, start: int) -> int:
-    """The index after the first blank line at or after `start`, or -1. Lines end in LF, CR or CRLF."""
+    """Return the index after the first blank line at or after `start`, or -1. Lines end in LF, CR or CRLF."""
     lf = buffer.find(b"\n\n", start)
     if buffer.find(b"\r", start) < 0:
         return lf + 2 if lf >= 0 else -1
@@ -228,7 +228,7 @@ def _event_end(buffer: bytes, start: int) -> int:
 
 
 def _data(event: bytes) -> bytes:
-    """The `data:` lines of an event, joined as the standard says; comments and other fields are skipped."""
+    """Return the `data:` lines of an event, joined as the standard says; other fields are skipped."""
     if event.startswith(b"data: ") and event.count(b"\n") == 2 and event.endswith(b"\n\n"):
         return event[6 : len(event) - 2]  # what every server sends
     lines = []

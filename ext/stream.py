@@ -1,9 +1,9 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, annotation_typing=False
-"""A stream's way through the gateway, piece by piece: `Inlet` takes what a node's socket has, `Tap` looks at
-it, `Outlet` hands it to the client's.
+"""The three parts that a piece of a stream passes on its way through the gateway.
 
-The three call one another and nothing else happens in between, so that compiled no line of Python runs for a
-piece. They know bytes and the functions they are given; sockets, clocks and tasks are their owner's.
+`Inlet` receives it from the node's socket, `Tap` observes it, `Outlet` writes it to the client's transport.
+They call one another directly: compiled, no line of Python runs for a piece. They know bytes and the
+functions that they are given; sockets, clocks and tasks belong to their owner.
 """
 
 from __future__ import annotations
@@ -17,7 +17,10 @@ from ext.sse import SSEScanner
 
 
 class Outlet:
-    """To a client: HTTP chunks, or bare bytes where not `chunked`. It is slow while `flow.write_paused`."""
+    """Writes to a client: HTTP chunks if `chunked`, else bare bytes.
+
+    The client is slow while `flow.write_paused`.
+    """
 
     def __init__(self, write: Callable[[bytes], None], flow: Any, chunked: bool) -> None:
         self._write = write
@@ -25,16 +28,17 @@ class Outlet:
         self.chunked = chunked
 
     def put(self, data: bytes) -> bool:
-        """Send without waiting; False while the client is slow."""
+        """Write without waiting. Return False while the client is slow."""
         if data:
             self._write(b"%x\r\n%b\r\n" % (len(data), data) if self.chunked else data)
         return not self.flow.write_paused
 
 
 class Tap:
-    """What a stream says as it passes. Times are those of `clock`.
+    """Observes a stream as it passes. Times are those of `clock`.
 
-    `gaps` counts the times between two pieces by bucket: up to and with each of `bounds`, and above the last.
+    `gaps` counts the times between two pieces by bucket: one for each of `bounds`, its upper limit included,
+    and one above the last.
     """
 
     def __init__(
@@ -45,9 +49,9 @@ class Tap:
         clock: Callable[[], float],
         bounds: Sequence[float] = (),
     ) -> None:
-        self.first_token: float | None = None
-        self.first: float | None = None  # piece
-        self.last = 0.0
+        self.first_token: float | None = None  # when something visible passed
+        self.first: float | None = None  # when the first piece passed
+        self.last = 0.0  # when the last one did
         self.gaps = [0] * (len(bounds) + 1)
         self._bounds = bounds
         self._scanner = scanner
@@ -56,7 +60,7 @@ class Tap:
         self._clock = clock
 
     def take(self, data: bytes) -> bool:
-        """Scan a piece, rewrite it and put it on the transport. False while the client is slow."""
+        """Scan a piece, rewrite it and pass it on. Return False while the client is slow."""
         now = self._clock()
         if self.first is None:
             self.first = now
@@ -75,10 +79,10 @@ class Tap:
 
 
 class Inlet:
-    """The protocol of a node's connection while a chunked body streams: every piece goes to `take`.
+    """The asyncio protocol of a node's connection while a chunked body streams. Every piece goes to `take`.
 
-    `owner` is the connection itself: told when `take` wants no more (`on_full`), when the chunks have stopped
-    (`on_stopped`) and what `take` raised (`on_failed`); the rest of a protocol's life is its own.
+    `owner` is the connection itself. `on_full` tells it that `take` wants no more, `on_stopped` that the
+    chunks have stopped, `on_failed` what `take` raised. All other events of a protocol are passed to it.
     """
 
     def __init__(
