@@ -11,12 +11,13 @@ EXTRAS := gateway,postgres,neuron,embedded,dev
 SOURCES := $(wildcard ext/*.py ext/*.pxd)
 PIP := $(BIN)/pip --disable-pip-version-check
 PYTEST := $(BIN)/python -m pytest
+BESIDE := $(MAKE) --no-print-directory --jobs 2 --output-sync
 # The tests of decisions: no torch, no processes, no sockets. Their packages' coverage costs little to measure.
 DECISIONS := tests/engine tests/text tests/translation
 VERSIONS := 3.12 3.13
 
 .DEFAULT_GOAL := help
-.PHONY: help up test checks lint types types-acp imports decisions unit e2e pure acp matrix without-torch gpu hooks clean
+.PHONY: help up test checks lint types types-acp imports decisions unit e2e rest pure acp matrix without-torch gpu hooks clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -31,10 +32,13 @@ $(VENV)/installed: pyproject.toml constraints.txt setup.py acp/pyproject.toml $(
 up: $(VENV)/installed  ## install, build and run everything here; Ctrl-C ends it
 	@exec $(BIN)/cortex up $(ARGS)
 
-test: checks decisions unit e2e pure acp  ## lint, types and all tests
+test: checks decisions unit e2e rest  ## lint, types and all tests
 
 checks: $(VENV)/installed
-	@$(MAKE) --no-print-directory --jobs 2 --output-sync types lint types-acp imports
+	@$(BESIDE) types lint types-acp imports
+
+rest: $(VENV)/installed
+	@$(BESIDE) pure acp
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .

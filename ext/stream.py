@@ -56,7 +56,7 @@ class Tap:
         self._clock = clock
 
     def take(self, data: bytes) -> bool:
-        """Look at it, rewrite it, put it on; False while the client is slow."""
+        """Scan a piece, rewrite it and put it on the transport. False while the client is slow."""
         now = self._clock()
         if self.first is None:
             self.first = now
@@ -69,8 +69,8 @@ class Tap:
         if self.first_token is None and self._scanner.visible:
             self.first_token = now
         if passed:
-            full: bool = self._put(passed)
-            return full
+            has_room: bool = self._put(passed)
+            return has_room
         return True
 
 

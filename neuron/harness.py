@@ -13,7 +13,7 @@ from typing import NamedTuple, Protocol
 
 from neuron.config import NeuronConfig
 from neuron.generation import Generation
-from neuron.pipe import ImageToken, ProcessedImages, Submit
+from neuron.pipe import ImagesProcessed, ImageToken, Submit
 from neuron.text.model_text import ModelText
 from neuron.wire import DeviceHealth, DeviceInfo, Leave, ModelInfo, ModelLoad, ModelSpec
 
@@ -48,7 +48,7 @@ class LocalModel(Protocol):
 
     @property
     def image_token(self) -> ImageToken | None:
-        """The placeholder of images in its prompts; None when it reads text only."""
+        """How its prompts show images; None when it reads text only."""
         ...
 
     @property
@@ -56,8 +56,8 @@ class LocalModel(Protocol):
         """The most images that one request may have."""
         ...
 
-    async def process_images(self, images: list[bytes]) -> ProcessedImages:
-        """The texts that stand for image files in a prompt. Raises `ApiError`."""
+    async def process_images(self, files: list[bytes]) -> ImagesProcessed:
+        """How the prompt is to show these images. Raises `ApiError`."""
         ...
 
     async def embed(self, inputs: list[list[int]]) -> bytes:

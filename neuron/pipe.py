@@ -59,17 +59,17 @@ class Unload(msgspec.Struct, frozen=True, tag=True):
     model: str
 
 
-class Guide(msgspec.Struct, frozen=True):
+class AnswerGrammar(msgspec.Struct, frozen=True):
     """The grammar of an answer, which ends where the grammar does."""
 
-    grammar: str  # Lark, in llguidance's dialect
+    lark: str  # in llguidance's dialect
     end_ids: list[int]  # the ids that may be sampled once the grammar is satisfied
 
 
 class ImageSpan(msgspec.Struct, frozen=True):
-    """An image in a prompt, processed before; its placeholders are among `tokens[start:end]`."""
+    """An image in a prompt: its placeholders are among `tokens[start:end]`."""
 
-    digest: bytes
+    digest: bytes  # as `ImagesProcessed` tells it
     start: int
     end: int
 
@@ -85,7 +85,7 @@ class Submit(msgspec.Struct, frozen=True, tag=True):
     stop_ids: list[int]  # generation ends when one is sampled; it is not reported
     min_tokens: int = 0
     ignore_eos: bool = False
-    guide: Guide | None = None
+    grammar: AnswerGrammar | None = None
     principal: str = ""  # who asks: principals share a busy model fairly
     priority: int = 0  # higher goes first, and may preempt lower
     marks: list[tuple[int, int]] = []  # digests of beginnings of the prompt, with their lengths in tokens
@@ -102,7 +102,7 @@ class Embed(msgspec.Struct, frozen=True, tag=True):
 
 
 class ProcessImages(msgspec.Struct, frozen=True, tag=True):
-    """Process image files for a `Submit` that shows them. Answered by `ProcessedImages` or `Refused`."""
+    """Process image files for a later `Submit`. Answered by `ImagesProcessed` or `Refused`, at any time."""
 
     id: int
     model: str
@@ -151,10 +151,10 @@ class LoadProgress(msgspec.Struct, frozen=True, tag=True):
 
 
 class ImageToken(msgspec.Struct, frozen=True):
-    """The placeholder token of a vision model."""
+    """How a model's prompts show images."""
 
     text: str  # what its chat template writes for an image
-    id: int
+    id: int  # of a placeholder
 
 
 class Loaded(msgspec.Struct, frozen=True, tag=True):
@@ -163,7 +163,7 @@ class Loaded(msgspec.Struct, frozen=True, tag=True):
     needed_mb: int  # the least free memory for it: weights, smallest cache, activations
     context: int  # the most tokens of a prompt and its answer together
     dimensions: int | None = None  # of its vectors, for a model that makes embeddings and nothing else
-    image_token: ImageToken | None = None  # of a vision model
+    image_token: ImageToken | None = None  # of a model that reads images
 
 
 class LoadFailed(msgspec.Struct, frozen=True, tag=True):
@@ -250,12 +250,20 @@ class ModelStatus(msgspec.Struct, frozen=True):
     prefixes: list[int] = []  # digests of the beginnings of prompts in the cache
 
 
-class ProcessedImages(msgspec.Struct, frozen=True, tag=True):
-    """Of each image its digest, the text that stands for it, and the number of placeholders in that text."""
+class ImagePlaceholder(msgspec.Struct, frozen=True, array_like=True):
+    """How a prompt shows an image: `text` stands for it, with `num_tokens` placeholders in it."""
+
+    digest: bytes  # of the file
+    text: str
+    num_tokens: int
+
+
+class ImagesProcessed(msgspec.Struct, frozen=True, tag=True):
+    """The placeholders of the images, up to the first that is not accepted: `problem` says why."""
 
     id: int
-    images: list[tuple[bytes, str, int]]
-    problem: str = ""  # why the image after these is refused
+    placeholders: list[ImagePlaceholder]
+    problem: str = ""
 
 
 class Memory(msgspec.Struct, frozen=True, tag=True):
@@ -288,7 +296,7 @@ ToDaemon = (
     | Scored
     | Finished
     | Embedded
-    | ProcessedImages
+    | ImagesProcessed
     | Memory
     | Refused
     | Status

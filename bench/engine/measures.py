@@ -50,15 +50,17 @@ def over_generate(budget: Budget, sides: Sides, requests: int, new: int, repeats
 
 
 def over_generate_batch(
-    budget: Budget, sides: Sides, new: int, repeats: int, *, memory: float | None = None
+    budget: Budget, sides: Sides, new: int, repeats: int, *, blocks: int | None = None
 ) -> float:
     """The engine's tokens a second, 16 requests at once, over transformers' continuous batching, whose cache
-    takes `memory`, a share of what is free (None: as much as it wants)."""
+    has `blocks` of 256 tokens (None: as many as it finds memory for)."""
     decoder, runner, model = sides
     prompts = [prompt(seed, PROMPT_TOKENS) for seed in range(BATCH)]
     config = transformers.GenerationConfig(max_new_tokens=new, do_sample=False, eos_token_id=-1)
 
-    batching = transformers.ContinuousBatchingConfig(max_memory_percent=memory)
+    batching = transformers.ContinuousBatchingConfig()
+    if blocks is not None:
+        batching = transformers.ContinuousBatchingConfig(num_blocks=blocks, max_batch_tokens=256)
 
     def theirs() -> None:
         done = model.generate_batch(prompts, generation_config=config, continuous_batching_config=batching)

@@ -7,10 +7,11 @@ transformers' processors, which take a second; `image_processor` does, once a vi
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
 from torch import Tensor
+
+from neuron.pipe import ImagePlaceholder
 
 
 class UnreadableImageError(Exception):
@@ -19,15 +20,6 @@ class UnreadableImageError(Exception):
 
 class PixelCacheFullError(Exception):
     """The images of requests in progress take all the memory there is for images."""
-
-
-@dataclass(frozen=True, slots=True)
-class ImagePlaceholder:
-    """How a prompt shows an image: `text` stands for it, with `num_tokens` placeholders in it."""
-
-    digest: bytes  # of the file
-    text: str
-    num_tokens: int
 
 
 class Pixels:

@@ -17,8 +17,9 @@ from transformers import AutoProcessor
 
 from neuron.models import private
 from neuron.models.checkpoint import model_broken
-from neuron.models.image_input import ImagePlaceholder, Pixels, UnreadableImageError
+from neuron.models.image_input import Pixels, UnreadableImageError
 from neuron.models.pixel_cache import PixelCache
+from neuron.pipe import ImagePlaceholder
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF")
 MAX_PIXELS = 64_000_000  # of the stored file: bounds what decoding it may cost

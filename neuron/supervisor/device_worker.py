@@ -252,11 +252,10 @@ class DeviceWorker:
         answer: pipe.Embedded = await self._ask(model, pipe.Embed(pipe.next_id(), model, inputs))
         return answer.vectors
 
-    async def process_images(self, model: str, images: list[bytes]) -> pipe.ProcessedImages:
-        """The texts that stand for image files in a prompt. Raises `ApiError`."""
-        answer: pipe.ProcessedImages = await self._ask(
-            model, pipe.ProcessImages(pipe.next_id(), model, images)
-        )
+    async def process_images(self, model: str, files: list[bytes]) -> pipe.ImagesProcessed:
+        """How the prompt is to show these images. Raises `ApiError`."""
+        question = pipe.ProcessImages(pipe.next_id(), model, files)
+        answer: pipe.ImagesProcessed = await self._ask(model, question)
         return answer
 
     async def reset_cache(self, model: str) -> None:

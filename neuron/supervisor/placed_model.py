@@ -30,8 +30,8 @@ class TorchModel:
     image_token: pipe.ImageToken | None = None
     max_images: int = 0
 
-    async def process_images(self, images: list[bytes]) -> pipe.ProcessedImages:
-        return await self.worker.process_images(self.id, images)
+    async def process_images(self, files: list[bytes]) -> pipe.ImagesProcessed:
+        return await self.worker.process_images(self.id, files)
 
     async def embed(self, inputs: list[list[int]]) -> bytes:
         return await self.worker.embed(self.id, inputs)

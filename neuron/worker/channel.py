@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from neuron.pipe import (
     HEADER_BYTES,
     MAX_FRAME_BYTES,
-    ProcessedImages,
+    ImagesProcessed,
     Refused,
     ToDaemon,
     ToWorker,
@@ -23,7 +23,7 @@ from neuron.pipe import (
 from neuron.worker.grammar_thread import CompiledRequest
 
 # From the daemon, or from another thread of this process.
-Delivery = ToWorker | CompiledRequest | ProcessedImages | Refused
+Delivery = ToWorker | CompiledRequest | ImagesProcessed | Refused
 
 MAX_UNSENT_BYTES = 16 << 20  # a daemon that does not read stalls the device instead of filling memory
 CLOSE_GRACE_S = 5.0  # for the daemon to read the last messages
@@ -58,7 +58,7 @@ class Channel:
         except queue.Empty:
             return messages
 
-    def deliver(self, message: CompiledRequest | ProcessedImages | Refused) -> None:
+    def deliver(self, message: CompiledRequest | ImagesProcessed | Refused) -> None:
         """Pass a message from another thread of this process to the device's thread."""
         self._inbox.put(message)
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from neuron.engine.grammar_matcher import GrammarCompiler, GrammarError, LLGuidanceMatcher
-from neuron.pipe import Guide, Submit
+from neuron.pipe import AnswerGrammar, Submit
 
 MAX_PENDING = 256  # requests whose grammar is still to be compiled
 
@@ -28,16 +28,16 @@ class GrammarThread:
     def __init__(self, deliver: Callable[[CompiledRequest], None]) -> None:
         self._deliver = deliver
         self._compilers: dict[Path, GrammarCompiler] = {}
-        self._queue: queue.SimpleQueue[tuple[Submit, Guide, Path]] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[tuple[Submit, AnswerGrammar, Path]] = queue.SimpleQueue()
         self._pending: dict[int, Submit] = {}
         self._thread: threading.Thread | None = None
 
-    def enqueue(self, submit: Submit, guide: Guide, tokenizer_file: Path) -> bool:
+    def enqueue(self, submit: Submit, grammar: AnswerGrammar, tokenizer_file: Path) -> bool:
         """Have `submit` delivered once its grammar is compiled. Return False when too many wait for that."""
         if len(self._pending) >= MAX_PENDING:
             return False
         self._pending[submit.id] = submit
-        self._queue.put((submit, guide, tokenizer_file))
+        self._queue.put((submit, grammar, tokenizer_file))
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="grammars", daemon=True)
             self._thread.start()
@@ -55,13 +55,13 @@ class GrammarThread:
 
     def _run(self) -> None:
         while True:
-            submit, guide, file = self._queue.get()
+            submit, grammar, file = self._queue.get()
             if submit.id in self._pending:
-                self._deliver(CompiledRequest(submit, self._compile(guide, file)))
+                self._deliver(CompiledRequest(submit, self._compile(grammar, file)))
 
-    def _compile(self, guide: Guide, file: Path) -> LLGuidanceMatcher | GrammarError:
+    def _compile(self, grammar: AnswerGrammar, file: Path) -> LLGuidanceMatcher | GrammarError:
         compiler = self._compilers.setdefault(file, GrammarCompiler(file))
         try:
-            return compiler.compile(guide.grammar, guide.end_ids)
+            return compiler.compile(grammar.lark, grammar.end_ids)
         except GrammarError as error:
             return error

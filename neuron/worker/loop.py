@@ -27,6 +27,7 @@ from neuron.pipe import (
     Cancel,
     Embed,
     Finished,
+    ImagesProcessed,
     ImageToken,
     Load,
     Loaded,
@@ -34,7 +35,6 @@ from neuron.pipe import (
     LoadProgress,
     Memory,
     ModelStatus,
-    ProcessedImages,
     ProcessImages,
     Ready,
     Refused,
@@ -124,7 +124,7 @@ class DeviceLoop:
                 self._submit_compiled(message)
             case ProcessImages():
                 self._process_images(message)
-            case ProcessedImages() | Refused():
+            case ImagesProcessed() | Refused():
                 if self._image_thread.pop(message.id):
                     self._outbox.append(message)
             case Cancel():
@@ -155,8 +155,8 @@ class DeviceLoop:
         elif not isinstance(message, resident.scheduler.request_type):
             makes = "makes embeddings only" if isinstance(message, Submit) else "makes no embeddings"
             self._outbox.append(Refused(message.id, 400, "wrong_modality", f"{message.model} {makes}"))
-        elif isinstance(message, Submit) and message.guide is not None and matcher is None:
-            if not self._grammar_thread.enqueue(message, message.guide, resident.path / "tokenizer.json"):
+        elif isinstance(message, Submit) and message.grammar is not None and matcher is None:
+            if not self._grammar_thread.enqueue(message, message.grammar, resident.path / "tokenizer.json"):
                 text = "too many requests wait for their schema to be compiled"
                 self._outbox.append(Refused(message.id, 429, "queue_full", text, RETRY_AFTER_S))
         elif (images := _images(message, resident)) is None:
@@ -169,17 +169,17 @@ class DeviceLoop:
         text = f"{model} is not loaded"
         self._outbox.append(Refused(request_id, 503, "model_not_loaded", text, RETRY_AFTER_S))
 
-    def _process_images(self, request: ProcessImages) -> None:
-        resident = self._pool.models.get(request.model)
+    def _process_images(self, message: ProcessImages) -> None:
+        resident = self._pool.models.get(message.model)
         if resident is None:
-            text = f"{request.model} is not loaded"
-            self._outbox.append(Refused(request.id, 503, "model_not_loaded", text))
+            text = f"{message.model} is not loaded"
+            self._outbox.append(Refused(message.id, 503, "model_not_loaded", text))
         elif resident.image_processor is None:
-            text = f"{request.model} does not read images"
-            self._outbox.append(Refused(request.id, 400, "wrong_modality", text))
-        elif not self._image_thread.enqueue(request, resident.image_processor):
+            text = f"{message.model} does not read images"
+            self._outbox.append(Refused(message.id, 400, "wrong_modality", text))
+        elif not self._image_thread.enqueue(message, resident.image_processor):
             text = "too many requests wait for their images to be processed"
-            self._outbox.append(Refused(request.id, 429, "queue_full", text, RETRY_AFTER_S))
+            self._outbox.append(Refused(message.id, 429, "queue_full", text, RETRY_AFTER_S))
 
     def _submit_compiled(self, compiled: CompiledRequest) -> None:
         submit, matcher = compiled.submit, compiled.matcher

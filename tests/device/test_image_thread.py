@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from neuron.models import pixel_cache
-from neuron.models.image_input import ImagePlaceholder, PixelCacheFullError, Pixels
+from neuron.models.image_input import PixelCacheFullError, Pixels
 from neuron.models.pixel_cache import PixelCache
-from neuron.pipe import ProcessedImages, ProcessImages, Refused
+from neuron.pipe import ImagePlaceholder, ImagesProcessed, ProcessImages, Refused
 from neuron.worker import image_thread
 from neuron.worker.image_thread import ImageThread
 
@@ -60,15 +60,15 @@ class Desk:
         self.answers: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self.thread = ImageThread(self.answers.put)
 
-    def ask(self, processor: Any, *images: bytes, number: int = 1) -> ProcessedImages | Refused:
+    def ask(self, processor: Any, *images: bytes, number: int = 1) -> ImagesProcessed | Refused:
         assert self.thread.enqueue(ProcessImages(number, "m", list(images)), processor)
-        answer: ProcessedImages | Refused = self.answers.get(timeout=60)
+        answer: ImagesProcessed | Refused = self.answers.get(timeout=60)
         assert self.thread.pop(number)
         return answer
 
 
 def names(answer: Any) -> list[bytes]:
-    return [digest for digest, _, _ in answer.images]
+    return [placeholder.digest for placeholder in answer.placeholders]
 
 
 @pytest.mark.usefixtures("small")
@@ -124,14 +124,14 @@ def test_images_are_refused_while_requests_hold_too_many_pixels():
 def test_the_first_image_beyond_the_limit_is_reported(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(pixel_cache, "MAX_PIXEL_BYTES", 2 * SIZE)
     answer = Desk().ask(FakeImageProcessor(), b"a", b"b", b"c")
-    assert isinstance(answer, ProcessedImages)
+    assert isinstance(answer, ImagesProcessed)
     assert names(answer) == [b"a", b"b"]
     assert "more than 0 MiB" in answer.problem
 
 
 def test_a_processor_that_fails_fails_its_image():
     answer = Desk().ask(FakeImageProcessor(), b"a", b"")
-    assert isinstance(answer, ProcessedImages)
+    assert isinstance(answer, ImagesProcessed)
     assert (names(answer), answer.problem) == ([b"a"], "the model's processor failed: ZeroDivisionError")
 
 

@@ -17,10 +17,10 @@ from neuron.models.checkpoint import ModelLoadError
 from neuron.pipe import (
     HEARTBEAT_S,
     STATUS_INTERVAL_S,
+    AnswerGrammar,
     AskMemory,
     Cancel,
     Finished,
-    Guide,
     Load,
     Loaded,
     LoadFailed,
@@ -177,14 +177,14 @@ class CompilingChannel(FakeChannel):
 
 
 def test_a_grammar_that_cannot_be_compiled_refuses_its_request():
-    guided = msgspec.structs.replace(submit(1), guide=Guide("start: %json {}", [0]))
+    guided = msgspec.structs.replace(submit(1), grammar=AnswerGrammar("start: %json {}", [0]))
     channel = run(FakeModelPool(m=FakeRunner()), CompilingChannel([guided]))
     assert [(r.id, r.status, r.code) for r in channel.of(Refused)] == [(1, 400, "invalid_grammar")]
     assert "tokenizer" in channel.of(Refused)[0].message
 
 
 def test_a_request_can_be_cancelled_while_its_grammar_is_compiled():
-    guided = msgspec.structs.replace(submit(1), guide=Guide("start: %json {}", [0]))
+    guided = msgspec.structs.replace(submit(1), grammar=AnswerGrammar("start: %json {}", [0]))
     channel = run(FakeModelPool(m=FakeRunner()), FakeChannel([guided, Cancel(1)], idle_turns=3))
     assert channel.of(Finished) == [Finished(1, "cancelled", 3, 0)]
     assert not channel.of(Refused)

@@ -25,6 +25,7 @@ import pytest
 
 from tests.e2e.workers import pytest_collection_modifyitems, pytest_xdist_make_scheduler  # noqa: F401
 from tests.fleet.servers import PostgresServer, RedisServer
+from tests.stubs.tls import TLS, post
 
 READY_S = 180
 TINY = "helexa-tiny"
@@ -140,7 +141,7 @@ class Stack:
 
     def chat(self, question: str, **extra) -> httpx.Response:
         body = {"model": TINY, "messages": [{"role": "user", "content": question}], "temperature": 0} | extra
-        return httpx.post(f"{self.api}/v1/chat/completions", json=body, timeout=120)
+        return post(f"{self.api}/v1/chat/completions", json=body, timeout=120)
 
     def cortex(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         return cortex(*arguments, "--home", str(self.home))
@@ -220,7 +221,7 @@ def database(server_folder: Path) -> Iterator[PostgresServer]:
 @pytest.fixture(scope="session")
 def admin(stack):
     """A browser's session in the admin."""
-    with httpx.Client(base_url=stack.admin, follow_redirects=True, timeout=30) as client:
+    with httpx.Client(verify=TLS, base_url=stack.admin, follow_redirects=True, timeout=30) as client:
         client.get("/admin/login/")
         form = {
             "username": "admin",

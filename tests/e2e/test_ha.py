@@ -18,6 +18,7 @@ import httpx
 import pytest
 
 from tests.e2e.conftest import TINY, clean_environment, free_base_port
+from tests.stubs.tls import get, post
 
 pytestmark = pytest.mark.e2e
 
@@ -104,9 +105,7 @@ class Gateway:
 
     def ask(self, **extra) -> httpx.Response:
         body = {"model": TINY, "messages": [{"role": "user", "content": QUESTION}], "temperature": 0} | extra
-        return httpx.post(
-            f"{self.api}/v1/chat/completions", json=body, headers=self.headers, timeout=PATIENCE_S
-        )
+        return post(f"{self.api}/v1/chat/completions", json=body, headers=self.headers, timeout=PATIENCE_S)
 
     def cortex(self, *arguments: str) -> str:
         command = [
@@ -122,7 +121,7 @@ class Gateway:
         return done.stdout
 
     def models(self) -> list[dict]:
-        return httpx.get(f"{self.api}/v1/models", headers=self.headers).json()["data"]
+        return get(f"{self.api}/v1/models", headers=self.headers).json()["data"]
 
     def loads(self) -> int:
         operations = json.loads(self.cortex("ops", "--json", "--limit", "500"))["operations"]
@@ -189,7 +188,7 @@ def make_keys(one: Gateway) -> list[str]:
 
 def test_both_say_the_same(pair):
     def nodes(one: Gateway) -> dict:
-        return httpx.get(f"{one.api}/health").json()["nodes"]
+        return get(f"{one.api}/health").json()["nodes"]
 
     for one in (pair.first, pair.second):
         eventually(lambda one=one: nodes(one) == {"healthy": 1, "total": 1}, "the neuron is not there")
@@ -211,7 +210,7 @@ def test_a_cold_model_asked_for_at_both_is_loaded_once(pair):
 def test_a_keys_limit_holds_over_both(pair):
     def ask(one: Gateway) -> int:
         body = {"model": TINY, "messages": [{"role": "user", "content": QUESTION}], "max_tokens": 1}
-        return httpx.post(
+        return post(
             f"{one.api}/v1/chat/completions", json=body, headers=pair.limited, timeout=PATIENCE_S
         ).status_code
 

@@ -7,7 +7,7 @@ from urllib.parse import quote
 
 import typer
 
-from cortex_site.cli.operating import (
+from cortex_site.cli.operate import (
     ConfigOption,
     ForceOption,
     HomeOption,
@@ -86,7 +86,7 @@ def _nodes_with(api: OperatorApi, model: str) -> list[str]:
 @app.command()
 def pin(
     model: str,
-    node: Annotated[str | None, typer.Option(help="Kept loaded there; wherever it is when absent")] = None,
+    node: Annotated[str | None, typer.Option(help="Keep it loaded there")] = None,
     reason: ReasonOption = "",
     config: ConfigOption = None,
     home: HomeOption = None,
@@ -100,13 +100,13 @@ def pin(
 @app.command()
 def unpin(
     model: str,
-    node: Annotated[str | None, typer.Option(help="From there; altogether when absent")] = None,
+    node: Annotated[str | None, typer.Option(help="The pin on that node; all pins when absent")] = None,
     reason: ReasonOption = "",
     config: ConfigOption = None,
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Let a model be evicted again."""
+    """Remove a model's pins: it may be evicted again."""
     told = f"{model} is not pinned on {node} any more" if node else f"{model} is not pinned any more"
     _tell(settings_of(config, home), "/models/unpin", _pin_of(model, node, reason), told, as_json)
 
@@ -119,7 +119,7 @@ def cordon(
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Load nothing new on a node; what it has goes on."""
+    """Load nothing new on a node; its models stay."""
     told = f"nothing new is loaded on {node}"
     _tell(settings_of(config, home), f"/nodes/{quote(node)}/cordon", {"reason": reason}, told, as_json)
 
@@ -132,7 +132,7 @@ def uncordon(
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Load models on a node again."""
+    """Allow loads on a node again."""
     told = f"models may be loaded on {node} again"
     _tell(settings_of(config, home), f"/nodes/{quote(node)}/uncordon", {"reason": reason}, told, as_json)
 
@@ -147,7 +147,7 @@ def drain(  # noqa: PLR0913 - each is an option
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Cordon a node, and have all of its models leave."""
+    """Cordon a node and unload all of its models."""
 
     def start(api: OperatorApi) -> list[Any]:
         return [api.post(f"/nodes/{quote(node)}/drain", {"force": force, "reason": reason})]
@@ -158,7 +158,7 @@ def drain(  # noqa: PLR0913 - each is an option
 @app.command()
 def defrag(  # noqa: PLR0913 - each is an option
     node: str,
-    device: Annotated[int | None, typer.Option(min=0, help="Its index; all of them when absent")] = None,
+    device: Annotated[int | None, typer.Option(min=0, help="Its index; default: all devices")] = None,
     force: ForceOption = False,
     reason: ReasonOption = "",
     wait: WaitOption = True,
@@ -166,7 +166,7 @@ def defrag(  # noqa: PLR0913 - each is an option
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Give a device of a node a new worker, with its memory in one piece, and its models back."""
+    """Restart a device's worker, for memory in one piece, and load its models again."""
 
     def start(api: OperatorApi) -> list[Any]:
         devices = _devices_of(api, node) if device is None else [device]
@@ -198,9 +198,9 @@ def _tell(settings: CortexConfig, path: str, wish: dict[str, Any], told: str, as
 
 @app.command()
 def ops(  # noqa: PLR0913 - each is an option
-    operation: Annotated[int | None, typer.Argument(help="One of them, watched to its end")] = None,
-    retry: Annotated[bool, typer.Option("--retry", help="Start it once more, if it failed")] = False,
-    cancel: Annotated[bool, typer.Option("--cancel", help="Cancel it, if it has not begun")] = False,
+    operation: Annotated[int | None, typer.Argument(help="An operation's id: watch it to its end")] = None,
+    retry: Annotated[bool, typer.Option("--retry", help="Ask once more for what failed")] = False,
+    cancel: Annotated[bool, typer.Option("--cancel", help="Cancel an operation that has not begun")] = False,
     state: Annotated[str | None, typer.Option(help="Only those in this state")] = None,
     limit: Annotated[int, typer.Option(min=1, max=500)] = 20,
     wait: WaitOption = True,
@@ -231,7 +231,7 @@ def ops(  # noqa: PLR0913 - each is an option
 @app.command(name="join-token")
 def join_token(  # noqa: PLR0913 - each is an option
     name: Annotated[str, typer.Option(help="What it is for")] = "",
-    ttl_s: Annotated[int | None, typer.Option(min=1, help="Seconds it is good for; join.token_ttl_s")] = None,
+    ttl_s: Annotated[int | None, typer.Option(min=1, help="Its lifetime; default: join.token_ttl_s")] = None,
     revoke: Annotated[int | None, typer.Option(help="Revoke the token of this number instead")] = None,
     listed: Annotated[bool, typer.Option("--list", help="List the tokens instead")] = False,
     config: ConfigOption = None,

@@ -46,8 +46,8 @@ def operate(
     settings: CortexConfig, start: Callable[[OperatorApi], list[Any]], *, wait: bool, as_json: bool
 ) -> None:
     """Start operations, watch them unless told not to, and end with what came of them."""
-    from cortex_site.cli.following import InterruptedWatchError, follow  # noqa: PLC0415 - httpx takes 0.1 s
     from cortex_site.cli.operator_api import OperatorApi, OperatorError  # noqa: PLC0415
+    from cortex_site.cli.watch import InterruptedWatchError, follow  # noqa: PLC0415 - httpx takes 0.1 s
     from fleet.operations import UNSUCCESSFUL  # noqa: PLC0415 - the command line starts without it
 
     try:
@@ -89,7 +89,7 @@ def show(answer: Any, shown: Callable[[Any], str], as_json: bool) -> None:
 
 
 def verdicts(answer: Any) -> str:
-    from cortex_site.cli.following import verdict  # noqa: PLC0415 - rich's progress takes its time
+    from cortex_site.cli.watch import verdict  # noqa: PLC0415 - rich's progress takes its time
 
     return "\n".join(verdict(operation) for operation in answer["operations"])
 

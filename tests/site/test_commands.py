@@ -17,7 +17,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 from typer.testing import CliRunner
 
-from cortex_site.cli import following
+from cortex_site.cli import watch
 from cortex_site.cli.app import app
 from cortex_site.cli.operator_api import OperatorApi, OperatorError
 
@@ -79,7 +79,7 @@ def control(monkeypatch, tmp_path) -> Iterator[Control]:
     monkeypatch.setenv("CORTEX_STATE_DIR", str(tmp_path))
     monkeypatch.setenv("CORTEX_ADMIN_URL", made.url)
     monkeypatch.setenv("CORTEX_OPERATOR_TOKEN", TOKEN)
-    monkeypatch.setattr(following, "LOOK_EVERY_S", 0.01)
+    monkeypatch.setattr(watch, "LOOK_EVERY_S", 0.01)
     yield made
     made.stop()
 
@@ -229,7 +229,7 @@ def test_a_control_plane_that_is_away_for_a_moment_is_waited_for(control, monkey
 
     monkeypatch.setattr(OperatorApi, "get", get)
     assert cortex("load", "m").exit_code == 0
-    monkeypatch.setattr(following, "SILENCE_S", 0.0)
+    monkeypatch.setattr(watch, "SILENCE_S", 0.0)
     away = iter([True, True])
     told = cortex("load", "m")
     assert (told.exit_code, told.stderr) == (1, "cortex: it does not answer\n")
