@@ -296,5 +296,5 @@ def test_a_body_is_the_same_call_with_and_without_a_full_parse(body, monkeypatch
 
 def test_a_body_nested_beyond_measure_is_refused():
     with pytest.raises(ApiError) as error:
-        chat.CHAT.decode(b'{"model": "m", "x": ' + b"[" * 5000 + b"]" * 5000 + b"}")
+        chat.CHAT.decode(b'{"model": "m", "x": ' + b"[" * 100_000 + b"]" * 100_000 + b"}")
     assert (error.value.status, error.value.code) == (400, "malformed_json")
