@@ -52,7 +52,7 @@ types-acp: $(VENV)/installed
 
 # Compiles in one process what each worker would compile for itself.
 imports: $(VENV)/installed
-	$(PYTEST) --collect-only --quiet > /dev/null
+	@$(PYTEST) --collect-only --quiet > $(VENV)/imports.log || { cat $(VENV)/imports.log; exit 1; }
 
 decisions: $(VENV)/installed
 	$(PYTEST) -n $(WORKERS) --cov --cov-report term:skip-covered $(DECISIONS)
