@@ -12,7 +12,7 @@ SOURCES := $(wildcard ext/*.py ext/*.pxd)
 PIP := $(BIN)/pip --disable-pip-version-check
 PYTEST := $(BIN)/python -m pytest
 BESIDE := $(MAKE) --no-print-directory --jobs 2 --output-sync
-# The tests of decisions: no torch, no processes, no sockets. Their packages' coverage costs little to measure.
+# The tests of decisions: no torch, no processes, no sockets, and no waiting. Measuring coverage doubles their time.
 DECISIONS := tests/engine tests/text tests/translation
 VERSIONS := 3.12 3.13
 
@@ -55,7 +55,7 @@ imports: $(VENV)/installed
 	@$(PYTEST) --collect-only --quiet > $(VENV)/imports.log || { cat $(VENV)/imports.log; exit 1; }
 
 decisions: $(VENV)/installed
-	$(PYTEST) -n $(WORKERS) --cov --cov-report term:skip-covered $(DECISIONS)
+	$(PYTEST) -n 2 --cov --cov-report term:skip-covered $(DECISIONS)
 
 unit: $(VENV)/installed
 	$(PYTEST) -n $(WORKERS) --ignore tests/e2e $(DECISIONS:%=--ignore %)
