@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 
 from fleet.gateway.control.plane import ControlPlaneError
+from fleet.operations import OperationView
 from fleet.snapshot import Configuration
 
 
@@ -19,6 +20,9 @@ class FakeOperation:
     message: str = ""
     error_code: str = ""
     eta_s: float | None = None
+
+    def view(self) -> OperationView:
+        return OperationView(kind="load", **asdict(self))
 
 
 @dataclass
@@ -46,16 +50,16 @@ class FakeControl:
         self._check()
         active = [item for item in self.operations if item.model == model and item.state == "running"]
         if active:
-            return active[0]
+            return active[0].view()
         operation = FakeOperation(len(self.operations) + 1, model)
         self.operations.append(operation)
         if self.on_load:
             await self.on_load(operation)
-        return operation
+        return operation.view()
 
     async def operation(self, operation_id):
         self._check()
-        return self.operations[operation_id - 1]
+        return self.operations[operation_id - 1].view()
 
     def close(self) -> None:
         self.closed = True
