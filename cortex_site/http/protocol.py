@@ -31,14 +31,14 @@ from cortex_site.http.states import WAITING
 
 log = logging.getLogger("cortex.http")
 
-MAX_AHEAD, MAX_AHEAD_BYTES = 16, 1 << 18  # requests that wait for one before; with more nothing is read
-LINGER_S = 2.0  # a client that is still sending may read its refusal for so long
+MAX_AHEAD, MAX_AHEAD_BYTES = 16, 1 << 18  # pipelined requests that may wait; with more, reading stops
+LINGER_S = 2.0  # the time that a client which is still sending has to read its refusal
 
 
 class ServerProtocol(asyncio.Protocol):
     """One client connection. It answers one request at a time; pipelined ones wait.
 
-    uvicorn makes it, calls `shutdown`, and counts by the `ServerState` that it shares with all others.
+    uvicorn creates it, calls `shutdown`, and watches connections and tasks in the shared `ServerState`.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class ServerProtocol(asyncio.Protocol):
         self._task: asyncio.Task[None] | None = None  # that answers
         self._stopping = False  # the answer under way is the last one
 
-    # --- a connection's life ---
+    # --- the connection ---
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         self._server.connections.add(self)  # type: ignore[arg-type]  # uvicorn lists its own classes
@@ -118,7 +118,7 @@ class ServerProtocol(asyncio.Protocol):
 
     @property
     def _is_far_ahead(self) -> bool:
-        """Until then reading goes on: nothing else tells that the client has left."""
+        """Reading goes on until then, because only reading shows that the client has left."""
         waiting = self._pipelined
         return len(waiting) >= MAX_AHEAD or sum(len(item.body) for item in waiting) > MAX_AHEAD_BYTES
 

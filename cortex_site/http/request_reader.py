@@ -44,7 +44,7 @@ class RequestReader:
         "state",
     )
 
-    # A whole head at once, or None. As Python this is slower than the complete parser in C.
+    # Returns a whole head or None. As plain Python it is slower than the complete parser in C.
     read_head = staticmethod(http.request if http.COMPILED else lambda _: None)
 
     def __init__(self, max_body_bytes: int, on_continue: Callable[[], None]) -> None:
