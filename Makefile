@@ -3,30 +3,42 @@
 USABLE := import ensurepip, os, sys, sysconfig; headers = os.path.join(sysconfig.get_path("include"), "Python.h"); \
 	sys.exit(not ((3, 11) <= sys.version_info < (3, 14) and os.path.exists(headers)))
 PYTHON ?= $(shell /usr/bin/python3 -c '$(USABLE)' 2> /dev/null && echo /usr/bin/python3 || echo python3)
-# Of tests: they wait for processes and timers more than they compute. Those that start everything run one by one.
-WORKERS ?= 3
+# Of tests: they wait for processes and timers as much as they compute.
+WORKERS ?= 5
 VENV := .venv
 BIN := $(VENV)/bin
+EXTRAS := gateway,postgres,neuron,embedded,dev
 SOURCES := $(wildcard ext/*.py ext/*.pxd)
 PIP := $(BIN)/pip --disable-pip-version-check
+PYTEST := $(BIN)/python -m pytest
+BESIDE := $(MAKE) --no-print-directory --jobs 2 --output-sync
+# The tests of decisions: no torch, no processes, no sockets. Their packages' coverage costs little to measure.
+DECISIONS := tests/engine tests/text tests/translation
+VERSIONS := 3.12 3.13
 
 .DEFAULT_GOAL := help
-.PHONY: help up test lint types unit pure acp gpu clean
+.PHONY: help up test checks lint types types-acp imports decisions unit e2e rest pure acp matrix without-torch gpu hooks clean
 
 help:  ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-# Installed once; again when what is installed changes.
+# Installed once; again when what is installed changes. Most of it is never imported, so Python compiles what is.
 $(VENV)/installed: pyproject.toml constraints.txt setup.py acp/pyproject.toml $(SOURCES)
 	@test -d $(VENV) || { echo "Creating $(VENV) with $(PYTHON) …"; $(PYTHON) -m venv $(VENV); }
 	@echo "Installing packages (the first time takes some minutes) …"
-	@$(PIP) install --progress-bar on -c constraints.txt -e '.[gateway,postgres,neuron,embedded,dev]' -e './acp[dev]'
+	@$(PIP) install --no-compile --progress-bar on -c constraints.txt -e '.[$(EXTRAS)]' -e './acp[dev]'
 	@touch $@
 
 up: $(VENV)/installed  ## install, build and run everything here; Ctrl-C ends it
 	@exec $(BIN)/cortex up $(ARGS)
 
-test: $(VENV)/installed lint types unit pure acp  ## lint, types and all tests
+test: checks decisions unit e2e rest  ## lint, types and all tests
+
+checks: $(VENV)/installed
+	@$(BESIDE) types lint types-acp imports
+
+rest: $(VENV)/installed
+	@$(BESIDE) pure acp
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .
@@ -34,20 +46,47 @@ lint: $(VENV)/installed
 
 types: $(VENV)/installed
 	$(BIN)/mypy
+
+types-acp: $(VENV)/installed
 	cd acp && ../$(BIN)/mypy
 
+# Compiles in one process what each worker would compile for itself.
+imports: $(VENV)/installed
+	$(PYTEST) --collect-only --quiet > /dev/null
+
+decisions: $(VENV)/installed
+	$(PYTEST) -n $(WORKERS) --cov --cov-report term:skip-covered $(DECISIONS)
+
 unit: $(VENV)/installed
-	$(BIN)/python -m pytest -n $(WORKERS) -m 'not e2e'
-	$(BIN)/python -m pytest -m e2e
+	$(PYTEST) -n $(WORKERS) --ignore tests/e2e $(DECISIONS:%=--ignore %)
+
+e2e: $(VENV)/installed  ## the tests that start everything as real processes
+	$(PYTEST) -n 3 tests/e2e
 
 pure: $(VENV)/installed  ## the tests of compiled modules again, without the compiled modules
-	CORTEX_PURE_PYTHON=1 $(BIN)/python -m pytest -n $(WORKERS) tests/ext tests/gateway
+	CORTEX_PURE_PYTHON=1 $(PYTEST) -n $(WORKERS) tests/ext tests/gateway
 
 acp: $(VENV)/installed  ## the tests of helexa-acp
-	cd acp && ../$(BIN)/python -m pytest
+	cd acp && ../$(PYTEST) -n $(WORKERS)
+
+matrix: $(VERSIONS:%=matrix-%)  ## the tests that need no torch, on other versions of Python
+
+# On PATH, or where pyenv or uv keep it.
+matrix-%:
+	@python=$$(PYENV_VERSION=$* python$* -c 'import sys; print(sys.executable)' 2> /dev/null || \
+		uv python find --no-python-downloads $* 2> /dev/null) \
+		|| { echo "Python $* is not installed here and passed over."; exit 0; }; \
+	$(MAKE) --no-print-directory VENV=.venv-$* PYTHON=$$python EXTRAS=gateway,postgres,daemon,embedded,dev without-torch
+
+without-torch: $(VENV)/installed
+	$(PYTEST) -n $(WORKERS)
+	cd acp && ../$(PYTEST) -n $(WORKERS)
 
 gpu: $(VENV)/installed  ## the tests that need a CUDA device
-	$(BIN)/python -m pytest -m gpu
+	$(PYTEST) -m gpu
+
+hooks: $(VENV)/installed  ## check lint and types before every commit
+	$(BIN)/pre-commit install
 
 clean:  ## remove what was built and installed
-	rm -rf $(VENV) build *.egg-info ext/*.c ext/*.so
+	rm -rf $(VENV) $(VERSIONS:%=.venv-%) build *.egg-info ext/*.c ext/*.so

@@ -13,7 +13,7 @@ _TICKS = os.sysconf("SC_CLK_TCK")
 
 
 def machine() -> dict[str, Any]:
-    """What a figure has to be read with."""
+    """The facts that a figure depends on: processor, cores, load, kernel, Python, date."""
     cpu = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
     return {
         "cpu": cpu[0].partition(":")[2].strip() if cpu else platform.processor(),

@@ -31,30 +31,30 @@ class Examined:
 
 def examine(health: Health, models: Sequence[ModelInfo], totals: Mapping[int, int]) -> Examined:
     """`totals` are the devices' memories, MiB, by index, as discovered."""
-    doubts: list[str] = []
-    devices = [_device(device, totals.get(device.index, 0), doubts) for device in health.devices]
-    known = [_model(info, totals, doubts) for info in models]
+    warnings: list[str] = []
+    devices = [_device(device, totals.get(device.index, 0), warnings) for device in health.devices]
+    known = [_model(info, totals, warnings) for info in models]
     for index, total in totals.items():
         resident = sum(_share(info) for info in known if index in info.devices)
         if resident > max(0, total) * TOLERANCE:
-            doubts.append(f"device {index}: models of {round(resident)} MiB in {total} MiB")
-    loads = [_load(load, doubts) for load in health.models]
+            warnings.append(f"device {index}: models of {round(resident)} MiB in {total} MiB")
+    loads = [_load(load, warnings) for load in health.models]
     if health.status not in NODE_STATES:
-        doubts.append(f"status {_quoted(health.status)} is unknown")
+        warnings.append(f"status {_quoted(health.status)} is unknown")
     believed = health.model_copy(update={"devices": devices, "models": loads})
-    return Examined(believed, known, tuple(doubts[:MAX_WARNINGS]))
+    return Examined(believed, known, tuple(warnings[:MAX_WARNINGS]))
 
 
-def _device(device: DeviceHealth, total: int, doubts: list[str]) -> DeviceHealth:
+def _device(device: DeviceHealth, total: int, warnings: list[str]) -> DeviceHealth:
     name, used, free = f"device {device.index}", device.memory_used_mb, device.memory_free_mb
     if device.state not in DEVICE_STATES:
-        doubts.append(f"{name}: state {_quoted(device.state)} is unknown")
+        warnings.append(f"{name}: state {_quoted(device.state)} is unknown")
     if total <= 0:
-        doubts.append(f"{name}: {total} MiB of memory in all")
+        warnings.append(f"{name}: {total} MiB of memory in all")
     elif used < 0 or free < 0:
-        doubts.append(f"{name}: {used} MiB used and {free} MiB free")
+        warnings.append(f"{name}: {used} MiB used and {free} MiB free")
     elif used + free > total * TOLERANCE:
-        doubts.append(f"{name}: {used} MiB used and {free} MiB free of {total} MiB")
+        warnings.append(f"{name}: {used} MiB used and {free} MiB free of {total} MiB")
     total = max(0, total)
     used = min(max(0, used), total)
     return device.model_copy(
@@ -62,27 +62,27 @@ def _device(device: DeviceHealth, total: int, doubts: list[str]) -> DeviceHealth
     )
 
 
-def _model(info: ModelInfo, totals: Mapping[int, int], doubts: list[str]) -> ModelInfo:
+def _model(info: ModelInfo, totals: Mapping[int, int], warnings: list[str]) -> ModelInfo:
     changes: dict[str, object] = {}
     name = _quoted(info.id)
     if info.state not in MODEL_STATES:
-        doubts.append(f"{name}: state {_quoted(info.state)} is unknown")
+        warnings.append(f"{name}: state {_quoted(info.state)} is unknown")
         reason = f"the node says {_quoted(info.state)}, which this cortex does not know"
         changes |= {"state": "failed", "error": ModelFailure(code="unknown_state", message=reason)}
     if strange := [index for index in info.devices if index not in totals]:
-        doubts.append(f"{name}: on device {strange[0]}, which the node does not have")
+        warnings.append(f"{name}: on device {strange[0]}, which the node does not have")
         changes["devices"] = [index for index in info.devices if index in totals]
     room = sum(max(0, totals[index]) for index in info.devices if index in totals)
     if info.memory_mb is not None and not 0 <= info.memory_mb <= max(room, 0) * TOLERANCE:
-        doubts.append(f"{name}: takes {info.memory_mb} MiB of {room} MiB")
+        warnings.append(f"{name}: takes {info.memory_mb} MiB of {room} MiB")
         changes["memory_mb"] = min(max(0, info.memory_mb), room)
     return info.model_copy(update=changes) if changes else info
 
 
-def _load(load: ModelLoad, doubts: list[str]) -> ModelLoad:
+def _load(load: ModelLoad, warnings: list[str]) -> ModelLoad:
     if load.running >= 0 and load.waiting >= 0:
         return load
-    doubts.append(f"{_quoted(load.id)}: {load.running} requests running and {load.waiting} waiting")
+    warnings.append(f"{_quoted(load.id)}: {load.running} requests running and {load.waiting} waiting")
     return load.model_copy(update={"running": max(0, load.running), "waiting": max(0, load.waiting)})
 
 

@@ -13,7 +13,7 @@ from typing import NamedTuple, Protocol
 
 from neuron.config import NeuronConfig
 from neuron.generation import Generation
-from neuron.pipe import Looked, Sight, Submit
+from neuron.pipe import ImagesProcessed, ImageToken, Submit
 from neuron.text.model_text import ModelText
 from neuron.wire import DeviceHealth, DeviceInfo, Leave, ModelInfo, ModelLoad, ModelSpec
 
@@ -47,7 +47,7 @@ class LocalModel(Protocol):
         ...
 
     @property
-    def sight(self) -> Sight | None:
+    def image_token(self) -> ImageToken | None:
         """How its prompts show images; None when it reads text only."""
         ...
 
@@ -56,8 +56,8 @@ class LocalModel(Protocol):
         """The most images that one request may have."""
         ...
 
-    async def look(self, images: list[bytes]) -> Looked:
-        """How the prompt is to show these files. Raises `ApiError`."""
+    async def process_images(self, files: list[bytes]) -> ImagesProcessed:
+        """How the prompt is to show these images. Raises `ApiError`."""
         ...
 
     async def embed(self, inputs: list[list[int]]) -> bytes:

@@ -84,7 +84,7 @@ class Membership:
         try:
             accepted = JoinAnswer.model_validate_json(answer.content)
         except ValidationError as error:
-            raise JoinRefusedError(f"{self._url} is no cortex: {answer.text[:100]!r}") from error
+            raise JoinRefusedError(f"{self._url} is not a cortex: {answer.text[:100]!r}") from error
         self._joined = True
         self._pause_s = accepted.heartbeat_s
         log.info("joined", extra={"cortex": self._url, "node": accepted.name})
@@ -149,4 +149,6 @@ def _own_address(host: str, port: int) -> str:
             probe.connect(address)  # sends nothing
             return str(probe.getsockname()[0])
     except OSError as error:
-        raise JoinRefusedError(f"no way to {host}: {error.strerror or error}; or set public_url") from error
+        raise JoinRefusedError(
+            f"cannot reach {host}: {error.strerror or error}; or set public_url"
+        ) from error

@@ -59,17 +59,17 @@ class Unload(msgspec.Struct, frozen=True, tag=True):
     model: str
 
 
-class Guide(msgspec.Struct, frozen=True):
+class AnswerGrammar(msgspec.Struct, frozen=True):
     """The grammar of an answer, which ends where the grammar does."""
 
-    grammar: str  # Lark, in llguidance's dialect
+    lark: str  # in llguidance's dialect
     end_ids: list[int]  # the ids that may be sampled once the grammar is satisfied
 
 
-class Shown(msgspec.Struct, frozen=True):
-    """An image in a prompt, as `Looked` told of it; its placeholders lie among `tokens[start:end]`."""
+class ImageSpan(msgspec.Struct, frozen=True):
+    """An image in a prompt: its placeholders are among `tokens[start:end]`."""
 
-    digest: bytes
+    digest: bytes  # as `ImagesProcessed` tells it
     start: int
     end: int
 
@@ -85,11 +85,11 @@ class Submit(msgspec.Struct, frozen=True, tag=True):
     stop_ids: list[int]  # generation ends when one is sampled; it is not reported
     min_tokens: int = 0
     ignore_eos: bool = False
-    guide: Guide | None = None
+    grammar: AnswerGrammar | None = None
     principal: str = ""  # who asks: principals share a busy model fairly
     priority: int = 0  # higher goes first, and may preempt lower
     marks: list[tuple[int, int]] = []  # digests of beginnings of the prompt, with their lengths in tokens
-    images: list[Shown] = []  # in the order of the prompt
+    images: list[ImageSpan] = []  # in the order of the prompt
     score_prompt: bool = False  # report the prompt's logprobs; none of it comes from the cache
 
 
@@ -101,8 +101,8 @@ class Embed(msgspec.Struct, frozen=True, tag=True):
     inputs: list[list[int]]
 
 
-class Look(msgspec.Struct, frozen=True, tag=True):
-    """Read image files, for a `Submit` that shows them. Answered by `Looked` or `Refused`, at any time."""
+class ProcessImages(msgspec.Struct, frozen=True, tag=True):
+    """Process image files for a later `Submit`. Answered by `ImagesProcessed` or `Refused`, at any time."""
 
     id: int
     model: str
@@ -132,7 +132,7 @@ class Shutdown(msgspec.Struct, frozen=True, tag=True):
     """Cancel all requests and end the process. Closing the pipe does the same."""
 
 
-ToWorker = Load | Unload | Submit | Embed | Look | ResetCache | AskMemory | Cancel | Shutdown
+ToWorker = Load | Unload | Submit | Embed | ProcessImages | ResetCache | AskMemory | Cancel | Shutdown
 
 # --- worker to daemon -------------------------------------------------------------------------------------
 
@@ -150,11 +150,11 @@ class LoadProgress(msgspec.Struct, frozen=True, tag=True):
     fraction: float  # of the checkpoint's bytes, from 0 to 1
 
 
-class Sight(msgspec.Struct, frozen=True):
-    """How a model is shown images."""
+class ImageToken(msgspec.Struct, frozen=True):
+    """How a model's prompts show images."""
 
-    marker: str  # what its chat template writes for an image
-    token_id: int  # of a placeholder
+    text: str  # what its chat template writes for an image
+    id: int  # of a placeholder
 
 
 class Loaded(msgspec.Struct, frozen=True, tag=True):
@@ -163,7 +163,7 @@ class Loaded(msgspec.Struct, frozen=True, tag=True):
     needed_mb: int  # the least free memory for it: weights, smallest cache, activations
     context: int  # the most tokens of a prompt and its answer together
     dimensions: int | None = None  # of its vectors, for a model that makes embeddings and nothing else
-    sight: Sight | None = None  # when it reads images
+    image_token: ImageToken | None = None  # of a model that reads images
 
 
 class LoadFailed(msgspec.Struct, frozen=True, tag=True):
@@ -250,12 +250,20 @@ class ModelStatus(msgspec.Struct, frozen=True):
     prefixes: list[int] = []  # digests of the beginnings of prompts in the cache
 
 
-class Looked(msgspec.Struct, frozen=True, tag=True):
-    """Of each image its digest, the text that stands for it, and the placeholders in that."""
+class ImagePlaceholder(msgspec.Struct, frozen=True, array_like=True):
+    """How a prompt shows an image: `text` stands for it, with `num_tokens` placeholders in it."""
+
+    digest: bytes  # of the file
+    text: str
+    num_tokens: int
+
+
+class ImagesProcessed(msgspec.Struct, frozen=True, tag=True):
+    """The placeholders of the images, up to the first that is not accepted: `problem` says why."""
 
     id: int
-    seen: list[tuple[bytes, str, int]]
-    problem: str = ""  # of the image after those: why it is not taken
+    placeholders: list[ImagePlaceholder]
+    problem: str = ""
 
 
 class Memory(msgspec.Struct, frozen=True, tag=True):
@@ -288,7 +296,7 @@ ToDaemon = (
     | Scored
     | Finished
     | Embedded
-    | Looked
+    | ImagesProcessed
     | Memory
     | Refused
     | Status

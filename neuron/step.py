@@ -1,11 +1,13 @@
-"""What the engine asks of the device for one step, and what comes back.
+"""The values that pass between engine and device in one step.
 
-`neuron.engine` decides and knows no torch; `neuron.device` computes and knows no request. They meet in these
-frozen values only: the engine builds a `StepPlan`, the device runs it and returns a `StepResult`. A request
-on the device is a *slot*: a row of the page table and of the sampler's state, from `Joined` until another
-request joins in it. What the device was told once is not told again, so a decode step of a request is one
-`Chunk` with one token and, every page, one page number. That and its `Draw` are made for each request in each
-step, so they are msgspec structs: a frozen dataclass sets each field by a call.
+`neuron.engine` decides and imports no torch; `neuron.device` computes and knows no requests. They meet in
+these frozen values only: the engine builds a `StepPlan`, the device runs it and returns a `StepResult`.
+
+On the device a request is a *slot*: a row of the page table and of the sampler's state, from the request's
+`Joined` until another request joins in the same slot. The device keeps what it was told, so a decode step
+needs one `Chunk` of one token a request, and a page number whenever a page is full. A `Chunk` and its `Draw`
+are made for each request in each step; they are msgspec structs because a frozen dataclass sets each field by
+a call.
 """
 
 from __future__ import annotations
@@ -20,61 +22,61 @@ from neuron.pipe import Logprob, Sampling
 
 
 @dataclass(frozen=True, slots=True)
-class Image:
-    """What a prompt shows: its placeholders stand for `pixels`, in order."""
+class PromptImage:
+    """An image in a prompt: its pixels, and the positions of the placeholders that stand for them."""
 
-    places: tuple[int, ...]  # of its placeholders in the prompt, ascending, at least one
-    digest: bytes  # of its content
-    pixels: Any = None  # the device's own, of no meaning to the engine
+    positions: tuple[int, ...]  # in the prompt, ascending, never empty
+    digest: bytes  # of the image file
+    pixels: Any = None  # the device's; opaque to the engine
 
     @property
     def start(self) -> int:
-        return self.places[0]
+        return self.positions[0]
 
     @property
     def end(self) -> int:
-        return self.places[-1] + 1
+        return self.positions[-1] + 1
 
 
 @dataclass(frozen=True, slots=True)
 class Joined:
-    """A request takes a slot: for the first time, or again after it was preempted."""
+    """A request takes a slot: when it is admitted first, and again after a preemption."""
 
     slot: int
     sampling: Sampling
     prompt: tuple[int, ...]
-    output: tuple[int, ...]  # sampled before a preemption; the penalties count them
-    pages: tuple[int, ...]  # of positions 0, 1, ... in order
+    output: tuple[int, ...]  # sampled before a preemption; the penalties count it
+    pages: tuple[int, ...]  # pages[i] holds the positions from i * page_size on
 
 
 class Draw(msgspec.Struct, frozen=True):
-    """Sample the token that follows a chunk."""
+    """How to sample the token that follows a chunk."""
 
     uniform: float  # in [0, 1): all the randomness this token gets
-    banned: tuple[int, ...] = ()  # ids that may not be drawn
-    allowed: bytes | None = None  # one bit per id, the lowest first; beyond its end nothing is; None: all
+    banned: tuple[int, ...] = ()  # token ids that must not be sampled
+    allowed: bytes | None = None  # a bit per token id, lowest first; ids past its end are banned; None: all
 
 
 class Chunk(msgspec.Struct, frozen=True):
-    """Consecutive tokens of one request to run in this step."""
+    """Consecutive tokens of one request that run in this step."""
 
     slot: int
     tokens: tuple[int, ...]
-    start: int  # position of tokens[0]; the KV of all positions before it is in the slot's pages
+    start: int  # position of tokens[0]; the slot's pages hold the KV of all positions before it
     new_pages: tuple[int, ...] = ()  # appended to the slot's pages before the step runs
-    draw: Draw | None = None  # None while the prompt goes on after this chunk
-    images: tuple[Image, ...] = ()  # those of which it has a part, in order
-    scored: tuple[int, ...] = ()  # what follows each of the first tokens in the prompt: its logprob is wanted
+    draw: Draw | None = None  # None while more of the prompt follows
+    images: tuple[PromptImage, ...] = ()  # those that overlap this chunk, in order
+    scored: tuple[int, ...] = ()  # scored[i] follows tokens[i] in the prompt, and its logprob is wanted
 
     @property
     def end(self) -> int:
-        """Tokens the request has in the cache once the step has run."""
+        """Tokens of the request in the cache once the step has run."""
         return self.start + len(self.tokens)
 
 
 @dataclass(frozen=True, slots=True)
 class StepPlan:
-    """One step; `chunks` is never empty and names each slot at most once."""
+    """One step of one model. `chunks` is never empty and has each slot at most once."""
 
     chunks: tuple[Chunk, ...]
     joined: tuple[Joined, ...] = ()
@@ -86,12 +88,11 @@ class StepPlan:
 
 @dataclass(frozen=True, slots=True)
 class StepResult:
-    """`tokens[i]` was drawn after `chunks[i]`; None where no draw was asked for. `logprobs` has the same
-    index, for requests that want them; so has `scores`, one for each of a chunk's `scored`."""
+    """What came of a plan, by index of its chunks."""
 
-    tokens: tuple[int | None, ...]
-    logprobs: Mapping[int, Logprob] = field(default_factory=dict)
-    scores: Mapping[int, Sequence[Logprob]] = field(default_factory=dict)
+    tokens: tuple[int | None, ...]  # sampled after each chunk; None without a `draw`
+    logprobs: Mapping[int, Logprob] = field(default_factory=dict)  # of requests that want them
+    scores: Mapping[int, Sequence[Logprob]] = field(default_factory=dict)  # one per token of `scored`
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,12 +104,12 @@ class EmbeddingPlan:
 
 @dataclass(frozen=True, slots=True)
 class CacheShape:
-    """The page table's dimensions, agreed on when a model is loaded."""
+    """The dimensions of KV cache and page table, fixed when a model is loaded."""
 
     num_pages: int
     page_size: int  # tokens
     num_slots: int
-    context: int  # tokens a request may have, prompt and answer together
+    context: int  # tokens that a request may have, prompt and answer together
 
     @property
     def pages_per_slot(self) -> int:
@@ -116,4 +117,4 @@ class CacheShape:
 
 
 class PoisonedError(Exception):
-    """The device's context cannot be trusted any more: only a new process helps."""
+    """The device's context is unusable; only a new process helps."""

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import atexit
+import importlib.util
 import os
 import shutil
 import tempfile
 from pathlib import Path
 
 import django
+import pytest
 from hypothesis import settings
 
 # One Django for the whole run, with its state in a folder of its own.
@@ -18,6 +20,25 @@ if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(_FOLDER / "metrics")
 os.environ["DJANGO_SETTINGS_MODULE"] = "cortex_site.site.settings"
 django.setup()
+
+# Where torch is not installed, as on a gateway host, all tests run but these and those marked `torch`.
+HAS_TORCH = importlib.util.find_spec("torch") is not None
+NEED_TORCH = [
+    "bench/test_benches.py",
+    "bench/test_gpu.py",
+    "device",
+    "e2e",
+    "models",
+    "neuron/test_images.py",
+    "neuron/test_tiny.py",
+]
+collect_ignore = [] if HAS_TORCH else NEED_TORCH
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if not HAS_TORCH and item.get_closest_marker("torch"):
+        pytest.skip("torch is not installed")
+
 
 # A slow machine is not a wrong answer.
 settings.register_profile("no-deadline", deadline=None)

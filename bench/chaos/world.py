@@ -60,7 +60,7 @@ class Scale:
 
 @dataclass
 class Program:
-    """A process that can be killed with all it started, and started again."""
+    """A process that can be killed together with its children, and started again."""
 
     name: str
     command: list[str]

@@ -59,12 +59,12 @@ class Extent(NamedTuple):
     rounds: int  # of latencies
     prefix: int  # tokens
     steps: int  # of decoding, against their products
-    memory: float | None = None  # share of it that generate_batch may take
+    blocks: int | None = None  # of generate_batch's cache; None: as many as it finds memory for
 
 
 FULL = Extent(new=64, repeats=4, rounds=5, prefix=2000, steps=64)
 QUICK = Extent(new=16, repeats=2, rounds=1, prefix=2000, steps=32)
-SMOKE = Extent(new=2, repeats=1, rounds=1, prefix=1200, steps=2, memory=0.02)
+SMOKE = Extent(new=2, repeats=1, rounds=1, prefix=1200, steps=2, blocks=32)
 
 
 class Kind(NamedTuple):
@@ -142,8 +142,8 @@ def _generate_batch(
     if not budget.allows(f"generate_batch, {kind.name}", BATCH_EXPECTED * ours_s):
         return {}
     sides = both(kind.path, kind.dtype, device)
-    new, repeats, memory = kind.extent.new, kind.extent.repeats, kind.extent.memory
-    ratio = measures.over_generate_batch(budget, sides, new, repeats, memory=memory)
+    new, repeats, blocks = kind.extent.new, kind.extent.repeats, kind.extent.blocks
+    ratio = measures.over_generate_batch(budget, sides, new, repeats, blocks=blocks)
     return {"total_16_over_generate_batch": ratio}
 
 

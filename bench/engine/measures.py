@@ -1,4 +1,4 @@
-"""What is measured of the engine: speed beside transformers', latencies, and where a step's time goes."""
+"""Measures of the engine: speed beside transformers', latencies, and where a step's time goes."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from torch.nn.functional import linear
 from bench.budget import Budget
 from bench.engine.models import Sides
 from bench.engine.serving import Engine, alternate, prompt, serve, timed
-from neuron.models.fused import FusedDecoder
-from neuron.models.product import activation_dtype
+from neuron.models.fused_decoder import FusedDecoder
+from neuron.models.linear import activation_dtype
 
 PROMPT_TOKENS = 64
 BATCH = 16
@@ -50,15 +50,17 @@ def over_generate(budget: Budget, sides: Sides, requests: int, new: int, repeats
 
 
 def over_generate_batch(
-    budget: Budget, sides: Sides, new: int, repeats: int, *, memory: float | None = None
+    budget: Budget, sides: Sides, new: int, repeats: int, *, blocks: int | None = None
 ) -> float:
     """The engine's tokens a second, 16 requests at once, over transformers' continuous batching, whose cache
-    takes `memory`, a share of what is free (None: as much as it wants)."""
+    has `blocks` of 256 tokens (None: as many as it finds memory for)."""
     decoder, runner, model = sides
     prompts = [prompt(seed, PROMPT_TOKENS) for seed in range(BATCH)]
     config = transformers.GenerationConfig(max_new_tokens=new, do_sample=False, eos_token_id=-1)
 
-    batching = transformers.ContinuousBatchingConfig(max_memory_percent=memory)
+    batching = transformers.ContinuousBatchingConfig()
+    if blocks is not None:
+        batching = transformers.ContinuousBatchingConfig(num_blocks=blocks, max_batch_tokens=256)
 
     def theirs() -> None:
         done = model.generate_batch(prompts, generation_config=config, continuous_batching_config=batching)
@@ -79,7 +81,7 @@ def decode_step(budget: Budget, sides: Sides, steps: int) -> dict[str, float]:
     decoder, _, model = sides
     assert isinstance(decoder, FusedDecoder)
     device, dtype = decoder.device, activation_dtype(decoder.device, decoder.dtype)
-    packed = [(product, torch.randn(1, product.width).to(device, dtype)) for product in decoder.products]
+    packed = [(layer, torch.randn(1, layer.in_features).to(device, dtype)) for layer in decoder.linears]
     weights = fused_weights(model)
     plain = [(partial(linear, weight=w), torch.randn(1, w.shape[1]).to(w)) for w in weights]
     num_bytes = sum(weight.nbytes for weight in weights)
@@ -99,7 +101,7 @@ def decode_step(budget: Budget, sides: Sides, steps: int) -> dict[str, float]:
 
 
 def multiply(products: Sequence[tuple[Callable[[torch.Tensor], torch.Tensor], torch.Tensor]]) -> torch.Tensor:
-    """The last of some products, once all of them are done."""
+    """Compute every product, and return the last one."""
     for product, rows in products:
         last = product(rows)
     return last
@@ -119,8 +121,8 @@ def bandwidth(device: torch.device, num_bytes: int = 256 << 20) -> float:
 
 
 def first_tokens_s(engine: Engine, prefix: int, seed: int) -> tuple[float, float]:
-    """The time to a first token after a prompt of `prefix` tokens and 20 more: at first, and with another
-    ending once the prefix is cached."""
+    """The times to the first token after `prefix` tokens and 20 more: of a new prefix, and of the same one
+    with another ending."""
     tokens = prompt(seed, prefix)
 
     def first_token_s(ending: list[int]) -> float:

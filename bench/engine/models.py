@@ -8,12 +8,12 @@ from typing import Any, NamedTuple
 import torch
 import transformers
 
-from neuron.device.graphs import CudaRecorder
-from neuron.device.memory import give_back
-from neuron.device.runner import Runner
-from neuron.device.varlen import choose, find_kernel
+from neuron.device.cuda_graphs import CudaGraphCapture
+from neuron.device.memory import release_unused
+from neuron.device.model_runner import ModelRunner
+from neuron.device.varlen import find_varlen_kernel, select_kernel
 from neuron.models.checkpoint import read_checkpoint
-from neuron.models.loading import AnyDecoder, load_decoder
+from neuron.models.decoder import AnyDecoder, load_decoder
 from neuron.step import CacheShape
 
 CACHE_TOKENS = 16_384
@@ -43,7 +43,7 @@ class Sides(NamedTuple):
     """The same weights for the engine and for transformers."""
 
     decoder: AnyDecoder
-    runner: Runner
+    runner: ModelRunner
     model: Any
 
 
@@ -59,14 +59,16 @@ def both(path: Path, dtype: torch.dtype, device: torch.device) -> Sides:
     checkpoint = read_checkpoint(path)
     decoder = load_decoder(checkpoint, dtype=dtype, device=device, on_progress=lambda _: None)
     model = transformers.AutoModelForCausalLM.from_pretrained(path, dtype=dtype).eval().to(device)
-    give_back(device)  # as the worker does after a load; both sides gain by it
+    release_unused(device)  # as the worker does after a load; both sides gain by it
     return Sides(decoder, runner_of(decoder), model)
 
 
-def runner_of(decoder: AnyDecoder) -> Runner:
+def runner_of(decoder: AnyDecoder) -> ModelRunner:
     """A runner as the worker makes it."""
     is_cuda = decoder.device.type == "cuda"
-    kernel, size = choose(find_kernel() if is_cuda else None, decoder.layers, decoder.dtype, decoder.device)
+    kernel, size = select_kernel(
+        find_varlen_kernel() if is_cuda else None, decoder.layers, decoder.dtype, decoder.device
+    )
     shape = CacheShape(num_pages=CACHE_TOKENS // size, page_size=size, num_slots=32, context=4096)
-    record = CudaRecorder() if is_cuda else None
-    return Runner(decoder, decoder.layers, shape, kernel=kernel, record=record)
+    capture = CudaGraphCapture() if is_cuda else None
+    return ModelRunner(decoder, decoder.layers, shape, kernel=kernel, capture=capture)

@@ -8,10 +8,10 @@ from collections.abc import Callable, Sequence
 import torch
 
 from bench.budget import Budget
-from neuron.device.runner import Runner
-from neuron.engine.limits import Limits
-from neuron.engine.request import Guide
+from neuron.device.model_runner import ModelRunner
+from neuron.engine.request import GrammarMatcher
 from neuron.engine.scheduler import Scheduler
+from neuron.engine.scheduler_limits import SchedulerLimits
 from neuron.pipe import Sampling, Submit, Tokens
 
 PROMPT_VOCAB = 1500  # of prompts: about helexa-tiny's, the smallest vocabulary that is measured
@@ -26,20 +26,24 @@ def prompt(seed: int, length: int, vocab: int = PROMPT_VOCAB) -> list[int]:
 class Engine:
     """A scheduler and its runner, with the time of every step and of every token."""
 
-    def __init__(self, runner: Runner, *, vocab_size: int, limits: Limits | None = None) -> None:
+    def __init__(
+        self, runner: ModelRunner, *, vocab_size: int, limits: SchedulerLimits | None = None
+    ) -> None:
         self._runner = runner
-        self._scheduler = Scheduler("m", runner.shape, vocab_size=vocab_size, limits=limits or Limits())
+        self._scheduler = Scheduler(
+            "m", runner.shape, vocab_size=vocab_size, limits=limits or SchedulerLimits()
+        )
         self._number = 0
         self.token_times: dict[int, list[float]] = {}
         self.step_s: list[float] = []
         self.run_s: list[float] = []
 
-    def submit(self, tokens: list[int], max_tokens: int, guide: Guide | None = None) -> int:
+    def submit(self, tokens: list[int], max_tokens: int, matcher: GrammarMatcher | None = None) -> int:
         """Queue a greedy request and return its number."""
         self._number += 1
         self.token_times[self._number] = []
         request = Submit(self._number, "m", tokens, max_tokens, GREEDY, [])
-        assert self._scheduler.submit(request, 0.0, guide) is None
+        assert self._scheduler.submit(request, 0.0, matcher) is None
         return self._number
 
     def step(self) -> bool:
@@ -65,7 +69,7 @@ class Engine:
             pass
 
 
-def serve(runner: Runner, prompts: Sequence[list[int]], new: int, *, vocab_size: int) -> None:
+def serve(runner: ModelRunner, prompts: Sequence[list[int]], new: int, *, vocab_size: int) -> None:
     """Run all of `prompts` at once until each has `new` tokens."""
     engine = Engine(runner, vocab_size=vocab_size)
     for tokens in prompts:

@@ -1,4 +1,4 @@
-"""Whether what came through a gateway is what the mock node sent: every byte, every chunk, in order."""
+"""Checks that a gateway passes on what the mock node sent: every byte, every chunk, in order."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _MARK = re.compile(rb"@(\d{5})\.(\d{19})@")
 
 
 class StreamCheck:
-    """One stream. `verbatim`: the gateway passes bytes as they are; else only marks and end are looked at."""
+    """Checks one stream. With `verbatim` every byte must be the node's, else only marks and end count."""
 
     def __init__(self, count: int, *, verbatim: bool, started_ns: int) -> None:
         self.chunks = 0
@@ -25,7 +25,7 @@ class StreamCheck:
         self._problem = ""
 
     def feed(self, data: bytes, now_ns: int) -> list[int]:
-        """The delays of the chunks in `data`, nanoseconds from the node's write to now."""
+        """The delays of the chunks in `data`, in nanoseconds from the node's write to `now_ns`."""
         self.note_silence(now_ns)
         self.first_ns = self.first_ns or now_ns
         *events, self._tail = (self._tail + data).split(b"\n\n")
@@ -66,7 +66,7 @@ class StreamCheck:
         self._problem = self._problem or problem
 
     def problem(self) -> str:
-        """Of a stream that has ended; empty when it is whole."""
+        """What is wrong with a stream that has ended; empty if nothing is."""
         if self._problem:
             return self._problem
         if self.chunks != self._count:
@@ -77,7 +77,7 @@ class StreamCheck:
 
 
 def answer_problem(status: int, body: bytes, *, verbatim: bool) -> str:
-    """Of an answer that is not streamed; empty when it is whole."""
+    """What is wrong with an answer that is not streamed; empty if nothing is."""
     if status != 200:
         return f"status {status}"
     if verbatim:

@@ -1,7 +1,7 @@
-"""The load on one gateway, as a process of its own: `python -m bench.gateway.load JSON` (see `Job`).
+"""Loads one gateway, as a process of its own: `python -m bench.gateway.load JSON` (see `Job`).
 
-Prints one JSON object. Every byte that comes is checked. CPU seconds are those of the job's `pids`, read
-at both ends of the measured window.
+Prints one JSON object. Checks every byte that arrives. CPU seconds are those of the job's `pids`, read at
+both ends of the measured window.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ LATE_S = 0.25  # the window of paced streams ends so long before the first of th
 
 
 class Job(msgspec.Struct, frozen=True):
-    """What to do, and to whom.
+    """What load to make, and on which server.
 
-    closed   `connections` ask for JSON answers, each the next one at once
+    closed   `connections` ask for JSON answers, each for the next one at once
     streams  `connections` streams at `gap_us` per chunk, begun over one gap, for `seconds`
     first    `connections` ask for an instant stream each `gap_us`: time to the first byte
     idle     `connections` streams are opened, one chunk each, and held until stdin ends
@@ -81,7 +81,7 @@ def request(job: Job, *, stream: bool, chunks: int = 16, gap_us: int = 0) -> byt
 
 
 class Window:
-    """The measured part of a run: CPU seconds and the wall clock, between `open` and `close`."""
+    """The measured part of a run, between `open` and `close`: CPU seconds and wall time."""
 
     def __init__(self, job: Job) -> None:
         self._job = job
@@ -100,7 +100,8 @@ class Window:
         self._end = self._read()
 
     def figures(self) -> dict[str, Any]:
-        """`foreign`: the share of the gateway's core that others had; `generator`: ours of our own core."""
+        """The window's figures. `foreign` is the share of the gateway's core that other processes had,
+        `generator` our share of our own."""
         seconds, cpu, busy, own = (b - a for a, b in zip(self._start, self._end, strict=True))
         return {
             "seconds": seconds,
@@ -111,7 +112,7 @@ class Window:
 
 
 class Client(asyncio.Protocol):
-    """One connection; `ask` sends a request, `on_end` is called when its answer is whole or broken."""
+    """One connection. `ask` sends a request; `on_end` is called once its answer is whole or broken."""
 
     def __init__(self, job: Job, problems: Counter[str]) -> None:
         self._job = job
@@ -179,7 +180,7 @@ class Client(asyncio.Protocol):
         self.on_end(self)
 
     def give_up(self) -> None:
-        """What has not ended by now is broken."""
+        """Count an answer that has not ended as broken."""
         if self._parser is not None:
             if self.check is not None:
                 self.check.note_silence(time.monotonic_ns())
@@ -188,7 +189,7 @@ class Client(asyncio.Protocol):
 
 @asynccontextmanager
 async def connected(job: Job, problems: Counter[str]) -> AsyncIterator[list[Client]]:
-    """The job's connections; they are cut in the end, whatever is still on its way."""
+    """The job's connections. They are cut at the end, with whatever is still arriving."""
     loop = asyncio.get_running_loop()
     clients: list[Client] = []
     try:

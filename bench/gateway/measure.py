@@ -98,7 +98,7 @@ OTHERS = {"smg", "sglang-router"}
 
 @dataclass(frozen=True, slots=True)
 class Cores:
-    """The gateway has one to itself; with fewer than four the others share."""
+    """Which core each part runs on. The gateway has one to itself; with fewer than four the others share."""
 
     gateway: int
     node: int
@@ -107,7 +107,7 @@ class Cores:
 
     @classmethod
     def choose(cls) -> Cores:
-        """Raises `SystemExit` with fewer than two cores."""
+        """The choice for this machine. Raises `SystemExit` with fewer than two cores."""
         there = sorted(os.sched_getaffinity(0))
         if len(there) < 2:
             raise SystemExit("bench.gateway needs two cores: one is the gateway's")
@@ -284,7 +284,7 @@ def _memory(lab: Lab) -> None:
 
 
 def _database(lab: Lab) -> None:
-    """PostgreSQL goes in the generator's first second, before its window."""
+    """Measure with PostgreSQL, and with PostgreSQL stopped before the generator's window begins."""
     server = lab.ours.server
     job = _first(lab, server)
     lab.measure("db-up", server, job)

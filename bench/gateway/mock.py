@@ -1,4 +1,4 @@
-"""A node that costs next to nothing: `python -m bench.gateway.mock --fd N`
+"""A node that takes next to no CPU time: `python -m bench.gateway.mock --fd N`
 
 Precomputed bytes, paced by timers. To a gateway it is a neuron with one loaded model, to the peers an OpenAI
 server. A request says how it is answered: `max_tokens` chunks, `seed` microseconds apart; 0 is everything at
@@ -37,7 +37,7 @@ def _event(choice: str) -> bytes:
 
 
 def framed(data: bytes) -> bytes:
-    """One HTTP chunk."""
+    """`data` as one chunk of a chunked HTTP body."""
     return b"%x\r\n%b\r\n" % (len(data), data)
 
 
@@ -83,7 +83,7 @@ def _health() -> Health:
 
 
 def state() -> bytes:
-    """What `/events` begins with."""
+    """The first event of `/events`, framed."""
     info = ModelInfo(
         id=MODEL, source="mock", state="loaded", context=32_768, memory_mb=1, capabilities=["chat"]
     )
@@ -107,7 +107,7 @@ _PAGES = {
 
 
 class Node(asyncio.Protocol):
-    """One connection of a gateway's."""
+    """One connection from a gateway."""
 
     def __init__(self) -> None:
         self._data = b""

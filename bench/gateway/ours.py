@@ -1,4 +1,4 @@
-"""The gateway under test, as it is in service: PostgreSQL, Redis, an API key with limits, records, metrics.
+"""The gateway under test as it is in service: PostgreSQL, Redis, an API key with limits, records, metrics.
 
 One data-plane worker is pinned to the gateway's core. What else `cortex serve` runs (admin, tasks, metrics
 exporter) takes no part in a request and is left out; database and Redis run on any other.
@@ -63,7 +63,8 @@ class Ours:
 
 @contextmanager
 def ours(folder: Path, *, port: int, node: int, core: int, rest: Collection[int]) -> Iterator[Ours]:
-    """Started, not necessarily ready; `core` is the gateway's, `rest` are database's and Redis's."""
+    """A gateway that has been started; it may not be ready yet. It runs on `core`, its database and Redis on
+    `rest`."""
     folder.mkdir()
     with ExitStack() as stack:
         redis = RedisServer(folder)
@@ -83,7 +84,7 @@ def ours(folder: Path, *, port: int, node: int, core: int, rest: Collection[int]
 
 
 def _prepare(folder: Path, database: str, redis: str, node: int) -> dict[str, str]:
-    """Migrated and configured; the environment of everything after that."""
+    """Migrate and configure. Returns the environment of everything after that."""
     (folder / "cortex.toml").write_text(CONFIG.format(node=node))
     (folder / "models.toml").write_text(MODELS)
     (folder / "metrics").mkdir()

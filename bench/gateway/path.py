@@ -127,7 +127,7 @@ def _ping(wire: Wire) -> None:
 
 
 def redis(wire: Wire, data: bytes) -> None:
-    """Grants everything."""
+    """A Redis that grants every request."""
     reader = hiredis.Reader()
     reader.feed(data)
     while (command := reader.gets()) is not False:
@@ -221,7 +221,7 @@ class Meter:
 
 
 def clients(app: Any, kind: str, meter: Meter) -> None:
-    """Each asks again as soon as it is answered."""
+    """Connect clients that each ask again as soon as they are answered."""
     served = uvicorn.Config(app, http=ServerProtocol, ws="none", log_config=None, proxy_headers=False)
     served.load()
     state, data, end = (

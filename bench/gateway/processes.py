@@ -1,4 +1,4 @@
-"""Servers under test as processes on one core, ended with all they started."""
+"""Servers under test: processes on one core, ended together with their children."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def end(process: subprocess.Popen[bytes]) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """Something on a port that answers chat completions. `also` are processes whose CPU time is its too."""
+    """A server of chat completions on a port. The CPU time of the processes `also` counts as its own."""
 
     name: str
     port: int
@@ -74,11 +74,11 @@ class Server:
 
     @property
     def memory_kib(self) -> float:
-        """Private memory of all its processes."""
+        """The private memory of all its processes."""
         return sum(psutil.Process(pid).memory_full_info().uss for pid in self.pids) / 1024
 
     def wait_until_it_answers(self, within_s: float) -> None:
-        """`TimeoutError` with the end of its log when it does not."""
+        """Raises `TimeoutError` with the end of its log."""
 
         def answers() -> bool:
             if self.process.poll() is not None:

@@ -1,4 +1,4 @@
-"""What the runs come to: ratios of the gateway to its peers, and medians of what each server did.
+"""Ratios of the gateway to its peers, and medians of each server's runs.
 
 A run is what the load generator printed; `runs[kind][server]` are a server's runs of one kind, in order. A
 ratio is the median of the rounds' ratios, null where a peer is missing.
@@ -46,7 +46,7 @@ def _ratio(by_server: dict[str, list[Run]], peer: str, key: str) -> float | None
 def _median_of(
     ours: list[Run], theirs: list[Run], combine: Callable[[float, float], float], key: str
 ) -> float | None:
-    """Of `combine` over the rounds that both have. Of a distribution the p99 is meant."""
+    """The median of `combine` over the rounds that both have; a distribution counts by its p99."""
     pairs = [(_value(a, key), _value(b, key)) for a, b in zip(ours, theirs, strict=False)]
     return median(combine(a, b) for a, b in pairs if a and b)
 
@@ -57,7 +57,7 @@ def _value(run: Run, key: str) -> float | None:
 
 
 def absolute(runs: Runs) -> dict[str, dict[str, dict[str, float | None]]]:
-    """Medians over the rounds: `figures[kind][server]`."""
+    """The medians over the rounds, as `figures[kind][server]`."""
     wanted = (
         "rps", "cpu_us", "latency_ms", "chunks_per_s", "cpu_s_per_million", "delay_ms", "stalls", "broken",
         "first_ms", "kib_per_stream", "foreign", "generator",

@@ -69,7 +69,9 @@ def measure(run: command.Run) -> dict[str, Any]:
         journal = Journal(options.results)
         device = options.device or run.pick("cuda:0", "cuda:0", "cpu")
         of_all = [f"--device={device}", *(["--smoke"] if options.smoke else [])]
-        conductor = Conductor(journal, run.budget, run.say, options=of_all, sites=[ROOT, site])
+        whole = dict.fromkeys(PARTS, run.budget.seconds)  # a dry run takes as long as it takes
+        slices = run.pick(PARTS, PARTS, whole)
+        conductor = Conductor(journal, run.budget, run.say, sites=[ROOT, site], slices=slices, options=of_all)
         conductor.run(options.parts)
         journal.close()
     results = journal.results

@@ -11,7 +11,7 @@ import os
 import selectors
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,22 +39,24 @@ Message = dict[str, Any]
 
 
 class Conductor:
-    """`options` are those of every process that measures, `sites` the folders that it imports from; `program`
-    runs a module."""
+    """Runs parts, each within its slice of seconds. `options` are those of every process that measures,
+    `sites` the folders that it imports from; `program` runs a module."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913
         self,
         journal: Journal,
         budget: Budget,
         say: Callable[[str], None],
         *,
         sites: Sequence[Path],
+        slices: Mapping[str, float] = PARTS,
         options: Sequence[str] = (),
         program: Sequence[str] = (sys.executable, "-m"),
     ) -> None:
         self._journal = journal
         self._budget = budget
         self._say = say
+        self._slices = slices
         self._options = list(options)
         self._program = list(program)
         self._environment = os.environ | {
@@ -97,7 +99,7 @@ class Conductor:
 
     def _command(self, parts: Sequence[str]) -> list[str]:
         module = ALONE.get(parts[0], "worker")
-        seconds = [f"{part}={PARTS[part]:g}" for part in parts]
+        seconds = [f"{part}={self._slices[part]:g}" for part in parts]
         within = f"--within={self._budget.left:.1f}"
         return [*self._program, f"bench.gpu.{module}", *self._options, within, *seconds]
 
@@ -116,7 +118,7 @@ class Conductor:
                 break
             if "begin" in message:
                 self._say(f"{message['begin']} …")
-                limit = Budget(min(PARTS[message["begin"]], self._budget.left) + GRACE_S)
+                limit = Budget(min(self._slices[message["begin"]], self._budget.left) + GRACE_S)
             elif "end" in message:
                 over, limit = over + 1, Budget(GRACE_S)
             else:

@@ -12,8 +12,8 @@ from bench.engine.measures import bandwidth, multiply
 from bench.engine.serving import prompt, timed
 from bench.gpu.case import Case, LeftOutError, WrongError
 from bench.gpu.lab import Counted, Lab, Sides, Way, num_bytes
-from neuron.device.runner import Runner
-from neuron.models.product import activation_dtype
+from neuron.device.model_runner import ModelRunner
+from neuron.models.linear import activation_dtype
 
 PROMPT = 128  # tokens
 
@@ -47,16 +47,16 @@ def cases(part: str, lab: Lab) -> Iterator[Case]:
 
 
 def _cases_of(lab: Lab, sides: Sides, way: Way, best: dict[int, float]) -> Iterator[Case]:
-    runners: list[Runner] = []
-    record = None if way.record is None else Counted(way.record)
+    runners: list[ModelRunner] = []
+    capture = None if way.capture is None else Counted(way.capture)
 
     def start() -> float:
-        seconds = timed(lambda: runners.append(lab.runner(sides.decoder, way._replace(record=record))))
-        if record is not None and not record.count:
-            raise WrongError(seconds, "decode steps cannot be recorded")
+        seconds = timed(lambda: runners.append(lab.runner(sides.decoder, way._replace(capture=capture))))
+        if capture is not None and not capture.count:
+            raise WrongError(seconds, "decode steps cannot be captured")
         return seconds
 
-    yield Case("cache" if record is None else "cache and recordings", "s", way.name, start)
+    yield Case("cache" if capture is None else "cache and graphs", "s", way.name, start)
     for requests in lab.batches if runners else ():
 
         def measure(requests: int = requests) -> float:
@@ -69,7 +69,7 @@ def _cases_of(lab: Lab, sides: Sides, way: Way, best: dict[int, float]) -> Itera
     lab.give_back()
 
 
-def ours(lab: Lab, runner: Runner, requests: int) -> float:
+def ours(lab: Lab, runner: ModelRunner, requests: int) -> float:
     """Tokens a second of decode steps, sampling and scheduling included."""
     steps = 4 if lab.is_smoke else 100
     engine = lab.engine(runner)
@@ -101,13 +101,13 @@ def theirs(lab: Lab, sides: Sides, requests: int) -> float:
 
 
 def products(lab: Lab, sides: Sides, requests: int, step_s: float) -> float:
-    """The time of a step's matrix products alone, recorded where the device records, over the step's."""
+    """The time of a step's matrix products alone, captured where the device captures, over the step's."""
     decoder = sides.decoder
     like = torch.empty(0, dtype=activation_dtype(decoder.device, decoder.dtype), device=lab.device)
-    pairs = [(product, torch.randn(requests, product.width).to(like)) for product in decoder.products]
+    pairs = [(layer, torch.randn(requests, layer.in_features).to(like)) for layer in decoder.linears]
     run: Callable[[], object] = partial(multiply, pairs)
     if lab.is_cuda:
-        run = lab.recorder()(lambda: multiply(pairs))
+        run = lab.capture()(lambda: multiply(pairs))
     run()
     return min(timed(run) for _ in range(10)) / step_s
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,7 +12,7 @@ import torch
 from bench.engine import measures
 from bench.engine.__main__ import QUICK, SMOKE
 from bench.engine.models import LARGE, LEAST, SMALL, Sides, both, random_weights
-from bench.gpu.case import Case
+from bench.gpu.case import Case, LeftOutError
 from bench.gpu.lab import Lab
 
 
@@ -61,6 +62,11 @@ def _shares(lab: Lab, sides: Sides) -> dict[str, Callable[[], float]]:
 
 
 def _batch(lab: Lab, sides: Sides) -> dict[str, Callable[[], float]]:
-    new, repeats, memory = (SMOKE.new, 1, SMOKE.memory) if lab.is_smoke else (QUICK.new, 1, None)
-    run = measures.over_generate_batch
-    return {"total_16_over_generate_batch": lambda: run(lab.budget, sides, new, repeats, memory=memory)}
+    extent = SMOKE if lab.is_smoke else QUICK
+
+    def over_generate_batch() -> float:
+        if not lab.is_cuda and importlib.util.find_spec("psutil") is None:
+            raise LeftOutError("on a CPU transformers needs psutil for it")
+        return measures.over_generate_batch(lab.budget, sides, extent.new, 1, blocks=extent.blocks)
+
+    return {"total_16_over_generate_batch": over_generate_batch}

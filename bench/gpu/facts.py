@@ -10,7 +10,7 @@ import torch
 
 from bench.gpu.case import Case, LeftOutError
 from bench.gpu.lab import Lab
-from neuron.device.varlen import find_kernel
+from neuron.device.varlen import find_varlen_kernel
 
 
 def cases(_: str, lab: Lab) -> Iterator[Case]:
@@ -52,4 +52,4 @@ def _driver() -> str:
 
 
 def _paged_kernel() -> str:
-    return "in torch" if find_kernel() else "not in this torch: pages are gathered"
+    return "in torch" if find_varlen_kernel() else "not in this torch: pages are gathered"

@@ -10,8 +10,8 @@ from functools import partial
 from bench.engine.serving import Engine, prompt, timed
 from bench.gpu.case import Case, LeftOutError
 from bench.gpu.lab import Lab
-from neuron.device.runner import Runner
-from neuron.engine.guide import Grammars, MatcherGuide
+from neuron.device.model_runner import ModelRunner
+from neuron.engine.grammar_matcher import GrammarCompiler, LLGuidanceMatcher
 from neuron.models.tiny import WEIGHTS_DIR
 
 GRAMMAR = "start: /[a-z ]{600}/"  # as long as an answer can be, and nothing ends it before
@@ -24,7 +24,7 @@ def cases(_: str, lab: Lab) -> Iterator[Case]:
     sides = lab.sides("least" if lab.is_smoke else "0.6B")
     way = lab.ways(sides.decoder)[-1]
     runner = lab.runner(sides.decoder, way)
-    grammars = Grammars(TOKENIZER)
+    grammars = GrammarCompiler(TOKENIZER)
     requests = lab.batches[1]
     yield Case("a mask", "us", "on the host", partial(mask_us, grammars))
     step = partial(step_ms, lab, runner, requests)
@@ -32,14 +32,14 @@ def cases(_: str, lab: Lab) -> Iterator[Case]:
     yield Case(f"a guided step of {requests}", "ms", way.name, partial(step, grammars))
 
 
-def mask_us(grammars: Grammars) -> float:
+def mask_us(grammars: GrammarCompiler) -> float:
     """The median of the first masks of an answer."""
-    guide, times = _guide(grammars), []
+    matcher, times = _matcher(grammars), []
     for _ in range(MASKS):
         started = time.perf_counter()
-        allowed = guide.allowed()
+        allowed = matcher.next_token_bitmask()
         times.append(time.perf_counter() - started)
-        assert guide.accept(_first_of(allowed)) is None
+        assert matcher.accept_token(_first_of(allowed)) is None
     return 1e6 * statistics.median(times)
 
 
@@ -48,14 +48,14 @@ def _first_of(allowed: bytes) -> int:
     return 8 * at + (allowed[at] & -allowed[at]).bit_length() - 1
 
 
-def _guide(grammars: Grammars) -> MatcherGuide:
-    return grammars.guide(GRAMMAR, [END])
+def _matcher(grammars: GrammarCompiler) -> LLGuidanceMatcher:
+    return grammars.compile(GRAMMAR, [END])
 
 
-def step_ms(lab: Lab, runner: Runner, requests: int, grammars: Grammars | None) -> float:
+def step_ms(lab: Lab, runner: ModelRunner, requests: int, grammars: GrammarCompiler | None) -> float:
     engine, steps = lab.engine(runner), 4 if lab.is_smoke else 40
     for seed in range(requests):
-        engine.submit(prompt(seed, 32), steps + 16, None if grammars is None else _guide(grammars))
+        engine.submit(prompt(seed, 32), steps + 16, None if grammars is None else _matcher(grammars))
     _reach_decoding(engine, requests)
     return 1e3 * statistics.median(timed(engine.step) for _ in range(steps))
 

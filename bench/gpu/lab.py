@@ -15,14 +15,14 @@ import transformers
 from bench.budget import Budget
 from bench.engine.serving import Engine
 from bench.gpu.case import LeftOutError
-from neuron.device.attention import active
-from neuron.device.cache import bytes_per_token
-from neuron.device.graphs import CudaRecorder, Record, Run
-from neuron.device.runner import Runner
-from neuron.device.varlen import PAGE_SIZE, Kernel, choose, find_kernel
-from neuron.engine.limits import Limits
-from neuron.models.attention import NAME, Probe
-from neuron.models.fused import FusedDecoder, fuse
+from neuron.device.attention import use_backend
+from neuron.device.cuda_graphs import Capture, Computation, CudaGraphCapture
+from neuron.device.kv_cache import bytes_per_token
+from neuron.device.model_runner import ModelRunner
+from neuron.device.varlen import PAGE_SIZE, Kernel, find_varlen_kernel, select_kernel
+from neuron.engine.scheduler_limits import SchedulerLimits
+from neuron.models.attention_interface import ATTENTION_NAME, AttentionProbe
+from neuron.models.fused_decoder import FusedDecoder, fuse_decoder
 from neuron.step import CacheShape
 
 # Of Qwen3-0.6B and Qwen3-4B, and of one that a CPU runs in no time.
@@ -41,11 +41,11 @@ CACHE_SHARE = 0.3  # of the free memory
 
 
 class Way(NamedTuple):
-    """A way to attend: `kernel` None gathers pages; with `record` decode steps are recorded besides."""
+    """A way to attend: `kernel` None gathers pages; with `capture` decode steps are captured besides."""
 
     name: str
     kernel: Kernel | None = None
-    record: Record | None = None
+    capture: Capture | None = None
     page_size: int = PAGE_SIZE
     context: int = CONTEXT
 
@@ -102,28 +102,28 @@ class Lab:
         """The ways that this device and this torch have, the plainest first.
 
         Where torch's kernel for paged caches is missing, one in plain torch stands in for it. Its speed says
-        nothing; that decode steps can be recorded and replayed with it does.
+        nothing; that decode steps can be captured and replayed with it does.
         """
         found = [Way("gather")]
-        kernel, name, context = find_kernel() if self.is_cuda else None, "varlen", CONTEXT
+        kernel, name, context = find_varlen_kernel() if self.is_cuda else None, "varlen", CONTEXT
         if kernel is None:
             from tests.device.kernels import varlen  # noqa: PLC0415 - only for torches without their own
 
             kernel, name, context = varlen, STAND_IN, STAND_IN_CONTEXT
-        kernel, size = choose(kernel, decoder.layers, decoder.dtype, decoder.device)
+        kernel, size = select_kernel(kernel, decoder.layers, decoder.dtype, decoder.device)
         if kernel is not None:
             found.append(Way(name, kernel, None, size, context))
-            found.append(Way(f"{name}, graphs", kernel, self.recorder(), size, context))
+            found.append(Way(f"{name}, graphs", kernel, self.capture(), size, context))
         return found
 
-    def recorder(self) -> Record:
+    def capture(self) -> Capture:
         if self.is_cuda:
-            return CudaRecorder()
-        from tests.device.kernels import Recorder  # noqa: PLC0415 - traces instead of graphs
+            return CudaGraphCapture()
+        from tests.device.kernels import TracingCapture  # noqa: PLC0415 - traces instead of graphs
 
-        return Recorder()
+        return TracingCapture()
 
-    def runner(self, decoder: FusedDecoder, way: Way) -> Runner:
+    def runner(self, decoder: FusedDecoder, way: Way) -> ModelRunner:
         """A runner with as much cache as the batches need, or as there is memory for."""
         slots = max(self.batches)
         context = min(way.context, decoder.context)
@@ -133,12 +133,12 @@ class Lab:
             tokens = min(tokens, int(free * CACHE_SHARE) // bytes_per_token(decoder.layers, decoder.dtype))
         pages = max(tokens, context) // way.page_size + 1
         shape = CacheShape(num_pages=pages, page_size=way.page_size, num_slots=slots, context=context)
-        return Runner(decoder, decoder.layers, shape, kernel=way.kernel, record=way.record)
+        return ModelRunner(decoder, decoder.layers, shape, kernel=way.kernel, capture=way.capture)
 
-    def engine(self, runner: Runner, **limits: Any) -> Engine:
+    def engine(self, runner: ModelRunner, **limits: Any) -> Engine:
         vocab_size = self._sides.decoder.vocab_size if self._sides else 0
         most = runner.shape.num_slots
-        return Engine(runner, vocab_size=vocab_size, limits=Limits(**{"max_running": most} | limits))
+        return Engine(runner, vocab_size=vocab_size, limits=SchedulerLimits(**{"max_running": most} | limits))
 
     def require(self, num_bytes: float) -> None:
         """Raises `LeftOutError` unless the device has so much free memory."""
@@ -180,25 +180,27 @@ def make_sides(shape: str, dtype: torch.dtype, device: torch.device, **changes: 
 def fused(model: Any) -> FusedDecoder:
     """Our decoder with a copy of a model's weights."""
     twin = copy.deepcopy(model)
-    twin.set_attn_implementation(NAME)
-    probe = Probe()
+    twin.set_attn_implementation(ATTENTION_NAME)
+    probe = AttentionProbe()
     tokens = torch.zeros(1, 4, dtype=torch.int64, device=model.device)
-    with torch.inference_mode(), active(probe):
+    with torch.inference_mode(), use_backend(probe):
         twin(input_ids=tokens, position_ids=torch.arange(4, device=model.device)[None], use_cache=False)
     config = twin.config
-    decoder = fuse(twin, config, probe, vocab_size=config.vocab_size, context=config.max_position_embeddings)
+    decoder = fuse_decoder(
+        twin, config, probe, vocab_size=config.vocab_size, context=config.max_position_embeddings
+    )
     assert decoder is not None, "the shape is one that the decoder knows"
     return decoder
 
 
 class Counted:
-    """A `Record` that counts what could be recorded."""
+    """A `Capture` that counts what could be captured."""
 
-    def __init__(self, record: Record) -> None:
-        self._record = record
+    def __init__(self, capture: Capture) -> None:
+        self._capture = capture
         self.count = 0
 
-    def __call__(self, run: Run) -> Run:
-        replay = self._record(run)
+    def __call__(self, run: Computation) -> Computation:
+        replay = self._capture(run)
         self.count += 1
         return replay

@@ -15,9 +15,9 @@ import torch
 from bench.engine.serving import prompt
 from bench.gpu.case import Case, WrongError
 from bench.gpu.lab import Lab, Sides, Way, make_sides
-from neuron.device.runner import Runner
-from neuron.engine.limits import Limits
+from neuron.device.model_runner import ModelRunner
 from neuron.engine.scheduler import Scheduler
+from neuron.engine.scheduler_limits import SchedulerLimits
 from neuron.pipe import Sampling, Submit, Tokens
 from neuron.step import CacheShape
 
@@ -47,7 +47,7 @@ def difference(sides: Sides, way: Way, lengths: Sequence[int] = LENGTHS) -> floa
     shape = CacheShape(num_pages=160, page_size=way.page_size, num_slots=8, context=384)
     if way.page_size > 16:
         shape = CacheShape(num_pages=24, page_size=way.page_size, num_slots=8, context=512)
-    runner = Runner(sides.decoder, sides.decoder.layers, shape, kernel=way.kernel, record=way.record)
+    runner = ModelRunner(sides.decoder, sides.decoder.layers, shape, kernel=way.kernel, capture=way.capture)
     vocab_size = sides.decoder.vocab_size
     prompts = [prompt(length, length, vocab_size) for length in lengths]
     answered = answers(runner, prompts, vocab_size)
@@ -61,10 +61,12 @@ def difference(sides: Sides, way: Way, lengths: Sequence[int] = LENGTHS) -> floa
     return largest
 
 
-def answers(runner: Runner, prompts: list[list[int]], vocab_size: int) -> list[tuple[list[int], list[float]]]:
+def answers(
+    runner: ModelRunner, prompts: list[list[int]], vocab_size: int
+) -> list[tuple[list[int], list[float]]]:
     """The tokens that the engine answers each prompt with, all at once, and their log-probabilities."""
     scheduler = Scheduler(
-        "m", runner.shape, vocab_size=vocab_size, limits=Limits(max_running=8, step_tokens=64)
+        "m", runner.shape, vocab_size=vocab_size, limits=SchedulerLimits(max_running=8, step_tokens=64)
     )
     for number, tokens in enumerate(prompts):
         request = Submit(number, "m", tokens, NEW, Sampling(top_logprobs=0), [])

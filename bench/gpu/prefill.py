@@ -11,14 +11,14 @@ from bench.engine.measures import first_tokens_s
 from bench.engine.serving import prompt, timed
 from bench.gpu.case import Case
 from bench.gpu.lab import STAND_IN, Lab, Sides, Way
-from neuron.device.runner import Runner
+from neuron.device.model_runner import ModelRunner
 
 
 def cases(_: str, lab: Lab) -> Iterator[Case]:
     sides = lab.sides("least" if lab.is_smoke else "0.6B")
     speeds: list[float] = []
 
-    def measure(runner: Runner, step_tokens: int) -> float:
+    def measure(runner: ModelRunner, step_tokens: int) -> float:
         speeds.append(ours(lab, runner, step_tokens))
         return speeds[-1]
 
@@ -37,14 +37,14 @@ def cases(_: str, lab: Lab) -> Iterator[Case]:
 
 def _ways(lab: Lab, sides: Sides) -> list[Way]:
     """Those that differ for prompts; the stand-in is for decoding."""
-    return [way for way in lab.ways(sides.decoder) if way.record is None and way.name != STAND_IN]
+    return [way for way in lab.ways(sides.decoder) if way.capture is None and way.name != STAND_IN]
 
 
 def _prompts(lab: Lab) -> list[list[int]]:
     return [prompt(seed, 64 if lab.is_smoke else 1024) for seed in range(8)]
 
 
-def ours(lab: Lab, runner: Runner, step_tokens: int) -> float:
+def ours(lab: Lab, runner: ModelRunner, step_tokens: int) -> float:
     """Tokens a second of prompts that nothing is cached of, at best of three times."""
     prompts = _prompts(lab)
     times = []
@@ -76,7 +76,7 @@ def share(lab: Lab, sides: Sides, tokens_per_s: float) -> float:
     return 2 * weights * tokens_per_s / product_flops(lab)
 
 
-def _first_tokens(lab: Lab, runner: Runner, way: str) -> Iterator[Case]:
+def _first_tokens(lab: Lab, runner: ModelRunner, way: str) -> Iterator[Case]:
     prefix = 200 if lab.is_smoke else 2000
     times: list[tuple[float, float]] = []
 

@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-NEEDS = ("msgspec", "psutil", "llguidance")  # names of the packages and of their modules
+NEEDS = ("msgspec", "llguidance")  # names of the packages and of their modules
 BROUGHT = ("torch", "transformers", "pytest")
 PYTHON = "3.12"
 MAX_BYTES = 64 << 20

@@ -11,8 +11,8 @@ import typer
 from cortex_site.base.addresses import split_listen
 from cortex_site.base.settings_file import ConfigError
 from cortex_site.base.version import VERSION
-from cortex_site.cli import fleet_commands
-from cortex_site.cli.operating import ConfigOption, HomeOption, JsonOption, file_in, settings_of
+from cortex_site.cli import fleet
+from cortex_site.cli.operate import ConfigOption, HomeOption, JsonOption, file_in, settings_of
 from cortex_site.config import load_catalogue, load_config
 from cortex_site.config.cortex_toml import NEURON_PORT
 
@@ -118,7 +118,7 @@ def _moved(listen: str, host: str | None, port: int | None) -> str:
     return f"{host or old_host}:{port or old_port}"
 
 
-app.add_typer(fleet_commands.app)
+app.add_typer(fleet.app)
 
 
 if __name__ == "__main__":

@@ -59,7 +59,7 @@ class OperatorApi:
         try:
             return answer.json() if answer.content else None
         except ValueError as error:
-            raise OperatorError(f"{self.url} is no control plane of cortex") from error
+            raise OperatorError(f"{self.url} is not a control plane of cortex") from error
 
     def _token(self) -> str:
         if given := os.environ.get(TOKEN_VARIABLE):

@@ -74,16 +74,16 @@ def _table(title: str, *columns: str) -> Table:
 def _nodes(fleet: dict[str, Any]) -> Table:
     table = _table("\nNodes", "node", "device", "kind", "state", "memory MB", "reason")
     for node in fleet["nodes"]:
-        doubts = "; ".join(node["warnings"])
+        warnings = "; ".join(node["warnings"])
         if not node["devices"]:
             kind = "server" if node["kind"] == "openai" else ""
             state = "up" if node["healthy"] else "away"
-            table.add_row(node["name"], "", kind, state, "", node["reason"] or doubts)
+            table.add_row(node["name"], "", kind, state, "", node["reason"] or warnings)
         for device in node["devices"]:
             used = f"{device['memory_used_mb']} / {device['memory_total_mb']}"
             ready = "cordoned" if node["cordoned"] and device["state"] == "ready" else device["state"]
             state = ready if node["healthy"] else "away"
-            reason = node["reason"] or device["reason"] or doubts
+            reason = node["reason"] or device["reason"] or warnings
             table.add_row(
                 node["name"], f"{_worker_name(device)} {device['name']}", device["kind"], state, used, reason
             )

@@ -32,7 +32,7 @@ from cortex_site.http.states import WAITING
 log = logging.getLogger("cortex.http")
 
 MAX_AHEAD, MAX_AHEAD_BYTES = 16, 1 << 18  # pipelined requests that may wait; with more, reading stops
-LINGER_S = 2.0  # the time that a client which is still sending has to read its refusal
+LINGER_S = 2.0  # a client that is still sending has this long to read its refusal
 
 
 class ServerProtocol(asyncio.Protocol):
@@ -105,7 +105,8 @@ class ServerProtocol(asyncio.Protocol):
     # --- one request ---
 
     def _send_continue(self) -> None:
-        self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        if self._task is None:  # never into the answer to an earlier request
+            self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def _accept(self, request: ParsedRequest) -> None:
         if self._task is None:
@@ -182,6 +183,8 @@ class ServerProtocol(asyncio.Protocol):
         else:
             self._flow.resume_reading()
             self._deadline.set(self._loop.time() + self._patience_s)
+            if self._reader.awaits_continue:
+                self._send_continue()
 
     def _linger(self) -> None:
         """Closing on unread bytes would reset the connection, and the answer with it."""

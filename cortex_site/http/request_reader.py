@@ -81,6 +81,13 @@ class RequestReader:
             return ()
         return self._parse(data)
 
+    @property
+    def awaits_continue(self) -> bool:
+        """Whether a client waits for `100 Continue` before it sends the body under way."""
+        if self.state is not BODY or self._body_size:
+            return False
+        return self._headers.get(b"expect", b"").lower() == b"100-continue"
+
     def close(self) -> None:
         """The client ended the connection."""
         self._parser, self._parts = None, []
@@ -154,7 +161,7 @@ class RequestReader:
         except BadRequestError as error:
             self._refuse(error)
             return
-        if self._headers.get(b"expect", b"").lower() == b"100-continue":
+        if self.awaits_continue:
             self._on_continue()
 
     def on_body(self, body: bytes) -> None:

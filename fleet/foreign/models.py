@@ -31,7 +31,7 @@ _CONTEXTS = (
 _CAPABILITIES = frozenset({"chat", "completions", "embeddings", "reasoning", "tools", "vision"})
 
 
-_TOO_MANY_REQUESTS = 429
+TOO_MANY_REQUESTS = 429
 _NO_LIST = frozenset({404, 405, 501})  # what a server without such a list answers
 _KEY_REFUSED = frozenset({401, 403})
 
@@ -66,7 +66,7 @@ def read_answer(status: int, body: bytes, names: Mapping[str, str]) -> list[Serv
     `names` maps the operator's names to the server's. A server without a list is taken to serve what the
     operator names. Raises `ModelsError`.
     """
-    if status == _TOO_MANY_REQUESTS:
+    if status == TOO_MANY_REQUESTS:
         return None
     if status in _NO_LIST and names:
         return [ServedModel(name) for name in sorted(names)]

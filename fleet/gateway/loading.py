@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from fleet.gateway.control.plane import ControlPlane, ControlPlaneError
 from fleet.gateway.nodes.fleet_state import FleetState
-from fleet.operations import UNSUCCESSFUL, OperationState, OperationView
+from fleet.operations import OperationState, OperationView
 from neuron.wire import ApiError
 
 CHECK_INTERVAL_S = 0.5
@@ -126,7 +126,7 @@ class Loader:
         return False
 
     def _judge(self, wait: _Wait, operation: OperationView) -> None:
-        if operation.state in UNSUCCESSFUL:
+        if operation.is_unsuccessful:
             reason = operation.message or "the load was cancelled"
             code = operation.error_code or "model_load_failed"
             raise ApiError(503, code, f"'{wait.model}' could not be loaded: {reason}")

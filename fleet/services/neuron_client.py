@@ -115,5 +115,5 @@ def understood(node: str, shape: TypeAdapter[Any], response: httpx.Response) -> 
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        message = f"{node} says what is not understood: {response.url.path} {where}: {first['msg']}"
+        message = f"{node} sent an answer that is not understood: {response.url.path} {where}: {first['msg']}"
         raise NodeError("node_not_understood", message, status=response.status_code) from error

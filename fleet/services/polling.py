@@ -132,7 +132,7 @@ def record(node: Node, answer: Answer, limits: PollSettings) -> None:
         elif answer is not None:
             reports.write_served(node, answer)
     except (DataError, IntegrityError) as error:
-        _miss(node, f"{node.name} says what cannot be recorded: {error}", limits)
+        _miss(node, f"{node.name} sent values that cannot be recorded: {error}", limits)
 
 
 def _miss(node: Node, reason: str, limits: PollSettings) -> None:

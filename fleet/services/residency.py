@@ -61,6 +61,6 @@ def _replicate(profile: ModelProfile, count: int, nodes: list[NodeFacts]) -> boo
     need = replace(placement_facts.need_of(profile), priority=NOBODY_YIELDS)
     if placing.place(need, nodes, settings.EVICTION_STRATEGY).outlook is not Outlook.FITS:
         return False
-    reason = f"{count} of {profile.replicas} replicas are there"
+    reason = f"{count} of {profile.replicas} replicas are loaded"
     lifecycle.load(profile.model_id, requested_by="residency", reason=reason, replica=True)
     return True

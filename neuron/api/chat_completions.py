@@ -56,7 +56,7 @@ async def _choices(request: HttpRequest, body: ChatBody, model: LocalModel) -> l
     tools = tool_definitions(body, model)
     constraint = await answer_constraint(body)
     prompt = await chat_prompt(body, model, tools, request.body)
-    guide = None if constraint is None else constraint_grammar(body, model, constraint, prompt.text)
+    grammar = None if constraint is None else constraint_grammar(body, model, constraint, prompt.text)
     schemas = {tool.function.name: tool.function.parameters or {} for tool in body.tools or ()}
 
     def read() -> AnswerStream:
@@ -69,7 +69,7 @@ async def _choices(request: HttpRequest, body: ChatBody, model: LocalModel) -> l
         )
 
     return prompt_choices(
-        submits(body, model, prompt, caller(request), guide=guide),
+        submits(body, model, prompt, caller(request), grammar=grammar),
         read,
         model,
         log_fields(request),

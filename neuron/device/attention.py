@@ -1,8 +1,11 @@
-"""Attention over the paged cache, for whatever model calls it.
+"""The seam between a model's layers and the KV cache.
 
-A model's layers call `attend` with the queries, keys and values of the step's flat row of tokens; what
-happens to them is up to the `Attention` that the device thread made active for this forward. Torch
-operations only, so it runs on every device torch knows.
+A layer calls `attend` with the queries, keys and values of the step's flat batch. The device's thread chooses
+with `use_backend` what computes the result for one forward pass, and what it reads and writes.
+
+    SdpaAttention       gathers pages, runs on every device     sdpa
+    VarlenAttention     reads pages in place                    varlen
+    AttentionProbe      records what a model asks for           neuron.models.attention_interface
 """
 
 from __future__ import annotations
@@ -13,113 +16,47 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Protocol
 
-import torch
-from torch.nn.functional import scaled_dot_product_attention
-
-from neuron.device.batch import Batch, Group
-from neuron.device.cache import KVCache
-
-_MAX_SCORES = 1 << 24  # scores held at once where they are made explicitly: 64 MiB of float32
+from torch import Tensor
 
 
 @dataclass(frozen=True, slots=True)
-class Rule:
+class AttentionParams:
     """How one layer attends."""
 
     scale: float
     window: int | None = None  # positions seen, the query's own included; None: all
     softcap: float | None = None
-    sinks: torch.Tensor | None = None  # (heads,): a score for seeing nothing
+    sinks: Tensor | None = None  # (heads,): the logit of a key that holds nothing
 
     @property
     def is_plain(self) -> bool:
+        """Whether there is neither a soft cap nor sinks."""
         return self.softcap is None and self.sinks is None
 
 
-class Attention(Protocol):
+class AttentionBackend(Protocol):
     def __call__(
-        self, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *, rule: Rule
-    ) -> torch.Tensor:
-        """Query (tokens, heads, dim), key and value (tokens, kv_heads, dim) to (tokens, heads, dim)."""
+        self, layer: int, query: Tensor, key: Tensor, value: Tensor, *, params: AttentionParams
+    ) -> Tensor:
+        """Return the attention of `query`, (tokens, heads, value_dim).
+
+        `query` is (tokens, heads, dim), `key` (tokens, kv_heads, dim), `value` (tokens, kv_heads, value_dim).
+        """
 
 
-_active: ContextVar[Attention] = ContextVar("attention")
+_backend: ContextVar[AttentionBackend] = ContextVar("attention_backend")
 
 
 @contextmanager
-def active(attention: Attention) -> Iterator[None]:
-    """Have `attend` mean `attention` inside the block."""
-    token = _active.set(attention)
+def use_backend(backend: AttentionBackend) -> Iterator[None]:
+    """Let `attend` call `backend` inside the block."""
+    token = _backend.set(backend)
     try:
         yield
     finally:
-        _active.reset(token)
+        _backend.reset(token)
 
 
-def attend(
-    layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *, rule: Rule
-) -> torch.Tensor:
-    return _active.get()(layer, query, key, value, rule=rule)
-
-
-class PagedAttention:
-    """Writes a step's keys and values to the cache and attends over all that the cache holds."""
-
-    def __init__(self, cache: KVCache, batch: Batch) -> None:
-        self._cache = cache
-        self._batch = batch
-
-    def __call__(
-        self, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *, rule: Rule
-    ) -> torch.Tensor:
-        self._cache.write(layer, self._batch.places, key, value)
-        parts = [self._group(group, layer, query, rule) for group in self._batch.groups]
-        return parts[0] if len(parts) == 1 else torch.cat(parts)
-
-    def _group(self, group: Group, layer: int, flat: torch.Tensor, rule: Rule) -> torch.Tensor:
-        pages, mask = group.view(rule.window, flat.dtype)
-        keys, values = self._cache.read(layer, pages, group.rows)
-        query = flat[group.lo : group.hi].view(group.rows, group.width, *flat.shape[1:]).transpose(1, 2)
-        kernel = _fused if rule.is_plain else _explicit
-        return kernel(query, keys, values, mask, rule).transpose(1, 2).flatten(0, 1)
-
-
-def _fused(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor, rule: Rule
-) -> torch.Tensor:
-    """All tensors (rows, heads, tokens, dim), with fewer heads for key and value where they are shared."""
-    rows, heads, width, dim = query.shape
-    if width > 1:
-        return scaled_dot_product_attention(
-            query, key, value, attn_mask=mask, scale=rule.scale, enable_gqa=heads != key.shape[1]
-        )
-    # One token per row: the query heads of a key head take the place of tokens (7 times as fast on CPU).
-    packed = query.reshape(rows, key.shape[1], -1, dim)
-    out = scaled_dot_product_attention(packed, key, value, attn_mask=mask, scale=rule.scale)
-    return out.reshape(rows, heads, 1, -1)
-
-
-def _explicit(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor, rule: Rule
-) -> torch.Tensor:
-    """The same with a soft cap or sinks, in slices of queries that keep the scores small."""
-    rows, heads, width, _ = query.shape
-    step = max(1, _MAX_SCORES // (rows * heads * key.shape[2]))
-    slices = [slice(start, start + step) for start in range(0, width, step)]
-    return torch.cat([_scores(query[:, :, s], key, value, mask[:, :, s], rule) for s in slices], dim=2)
-
-
-def _scores(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor, rule: Rule
-) -> torch.Tensor:
-    rows, heads, width, dim = query.shape
-    packed = query.reshape(rows, key.shape[1], -1, dim)
-    scores = (packed @ key.transpose(2, 3)).float().view(rows, heads, width, -1) * rule.scale
-    if rule.softcap is not None:
-        scores = torch.tanh(scores / rule.softcap) * rule.softcap
-    scores = scores + mask.float()
-    if rule.sinks is not None:
-        sinks = rule.sinks.float().view(1, heads, 1, 1).expand(rows, heads, width, 1)
-        scores = torch.cat([scores, sinks], dim=3)
-    weights = scores.softmax(dim=3)[..., : key.shape[2]].to(value.dtype)
-    return (weights.view(rows, key.shape[1], -1, key.shape[2]) @ value).reshape(rows, heads, width, -1)
+def attend(layer: int, query: Tensor, key: Tensor, value: Tensor, *, params: AttentionParams) -> Tensor:
+    """Return what the current `AttentionBackend` computes for one layer."""
+    return _backend.get()(layer, query, key, value, params=params)

@@ -1,8 +1,8 @@
-"""A step's chunks laid out for the device: one flat row of tokens, cut into groups that attend together.
+"""A step's chunks laid out for the device: one flat batch of tokens, cut into groups that attend together.
 
-Chunks of the same number of tokens and about the same length in the cache form a `Group`: its queries are a
-(rows, width) rectangle of the flat row, its keys a rectangle of pages padded to the longest. All decoding
-requests of similar length are one group; a prompt's chunk is usually one of its own.
+Chunks of the same number of tokens and about the same length in the cache form an `AttentionGroup`: its
+queries are a (rows, width) rectangle of the flat batch, its keys a rectangle of pages padded to the longest.
+Decoding requests of similar length form one group; a prompt's chunk is usually alone in its group.
 """
 
 from __future__ import annotations
@@ -11,41 +11,44 @@ from collections.abc import Sequence
 from itertools import groupby
 
 import torch
+from torch import Tensor
 
-from neuron.device.cache import Pages, PageTable
+from neuron.device.kv_cache import Pages, PageTable
 from neuron.step import CacheShape, Chunk, StepPlan
 
 _MIN_BUCKET_PAGES = 8  # below this, padding is cheaper than another group
 
 
-class Group:
-    """Chunks `lo..hi` of the flat row: `rows` chunks of `width` tokens each."""
+class AttentionGroup:
+    """Rows `start:end` of the flat batch: `rows` chunks of `width` tokens each."""
 
-    def __init__(self, chunks: Sequence[Chunk], lo: int, table: PageTable, page_size: int) -> None:
+    def __init__(self, chunks: Sequence[Chunk], start: int, table: PageTable, page_size: int) -> None:
         device = table.pages.device
-        self.rows, self.width = len(chunks), len(chunks[0].tokens)
-        self.lo, self.hi = lo, lo + self.rows * self.width
+        self.rows = len(chunks)
+        self.width = len(chunks[0].tokens)
+        self.start = start
+        self.end = start + self.rows * self.width
         self._page_size = page_size
         self._table = table.pages[torch.tensor([chunk.slot for chunk in chunks], device=device)]
         self._starts = [chunk.start for chunk in chunks]
-        self._views: dict[tuple[int | None, torch.dtype], tuple[Pages, torch.Tensor]] = {}
+        self._known: dict[tuple[int | None, torch.dtype], tuple[Pages, Tensor]] = {}
 
-    def view(self, window: int | None, dtype: torch.dtype) -> tuple[Pages, torch.Tensor]:
-        """What its queries may see, of the last `window` positions (None: of all).
+    def pages_and_mask(self, window: int | None, dtype: torch.dtype) -> tuple[Pages, Tensor]:
+        """Return the pages to gather, (rows * pages,), and a mask for the scores, (rows, 1, width, tokens).
 
-        Returns the pages to gather, (rows * pages,), and what to add to the scores, (rows, 1, width, tokens).
-        Made once a step and shared by all layers of the same window.
+        The mask is added. Queries see the last `window` positions, or all of them. The result is made once a
+        step and shared by the layers that have the same window.
         """
-        if (window, dtype) not in self._views:
-            self._views[window, dtype] = self._make_view(window, dtype)
-        return self._views[window, dtype]
+        if (window, dtype) not in self._known:
+            self._known[window, dtype] = self._pages_and_mask(window, dtype)
+        return self._known[window, dtype]
 
-    def _make_view(self, window: int | None, dtype: torch.dtype) -> tuple[Pages, torch.Tensor]:
+    def _pages_and_mask(self, window: int | None, dtype: torch.dtype) -> tuple[Pages, Tensor]:
         size, device = self._page_size, self._table.device
-        firsts = [max(0, start - window + 1) // size if window else 0 for start in self._starts]
-        spans = zip(self._starts, firsts, strict=True)
+        first_pages = [max(0, start - window + 1) // size if window else 0 for start in self._starts]
+        spans = zip(self._starts, first_pages, strict=True)
         count = max(-(-(start + self.width) // size) - first for start, first in spans)
-        columns = torch.tensor(firsts, device=device)[:, None] + torch.arange(count, device=device)
+        columns = torch.tensor(first_pages, device=device)[:, None] + torch.arange(count, device=device)
         pages = self._table.gather(1, columns.clamp(max=self._table.shape[1] - 1))
 
         key = (columns[:, :, None] * size + torch.arange(size, device=device)).view(
@@ -57,11 +60,11 @@ class Group:
         if window:
             hidden |= key <= query - window
         mask = torch.zeros(hidden.shape, dtype=dtype, device=device).masked_fill_(hidden, float("-inf"))
-        return _run(pages) or pages.flatten(), mask
+        return _as_slice(pages) or pages.flatten(), mask
 
 
-def _run(pages: torch.Tensor) -> slice | None:
-    """One row's pages as a run, if they are one; where asking is free."""
+def _as_slice(pages: Tensor) -> slice | None:
+    """Return the pages of a single row as a slice if they are consecutive, on a CPU, where asking is free."""
     if len(pages) != 1 or pages.device.type != "cpu":
         return None
     numbers = pages[0].tolist()
@@ -70,20 +73,20 @@ def _run(pages: torch.Tensor) -> slice | None:
 
 
 class Batch:
-    """The flat row. `order[i]` is the place in the plan of the i-th chunk in it."""
+    """The flat batch of a step: its chunks in `order`, each chunk's tokens next to each other."""
 
     def __init__(self, plan: StepPlan, table: PageTable, shape: CacheShape) -> None:
         device, size = table.pages.device, shape.page_size
-        keys = [(len(chunk.tokens), _bucket(chunk.end, size)) for chunk in plan.chunks]
-        self.order = sorted(range(len(keys)), key=keys.__getitem__)
-        self.groups: list[Group] = []
-        self.ends: list[int] = []
+        keys = [(len(chunk.tokens), _length_bucket(chunk.end, size)) for chunk in plan.chunks]
+        self.order = sorted(range(len(keys)), key=keys.__getitem__)  # indices of `plan.chunks`
+        self.groups: list[AttentionGroup] = []
+        self.ends: list[int] = []  # one past the last row of each chunk, in `order`
         slots: list[int] = []
         tokens: list[int] = []
         positions: list[int] = []
         for _, members in groupby(self.order, key=keys.__getitem__):
             chunks = [plan.chunks[index] for index in members]
-            self.groups.append(Group(chunks, len(tokens), table, size))
+            self.groups.append(AttentionGroup(chunks, len(tokens), table, size))
             for chunk in chunks:
                 tokens += chunk.tokens
                 positions += range(chunk.start, chunk.end)
@@ -92,9 +95,9 @@ class Batch:
         self.tokens = torch.tensor(tokens, device=device)
         self.positions = torch.tensor(positions, device=device)
         pages = table.pages[torch.tensor(slots, device=device), self.positions // size]
-        self.places = pages * size + self.positions % size
+        self.locations = pages * size + self.positions % size  # in the cache, see `KVCache.write`
 
 
-def _bucket(num_tokens: int, page_size: int) -> int:
-    """Lengths within a factor of two share a bucket, so that at most half of what is gathered is padding."""
+def _length_bucket(num_tokens: int, page_size: int) -> int:
+    """Return the bucket of a length. Lengths within a factor of two share one, so at most half is padding."""
     return max(_MIN_BUCKET_PAGES, -(-num_tokens // page_size) - 1).bit_length()

@@ -1,52 +1,58 @@
-"""How much memory the device has, what this process has of it, and how to give some back."""
+"""How much memory a device has, how much this process holds of it, and how to release some.
+
+On a CPU these figures come from Linux's /proc.
+"""
 
 from __future__ import annotations
 
 import ctypes
 import gc
+import os
 from pathlib import Path
 
-import psutil
 import torch
 
 MIB = 1 << 20
 OutOfMemoryError = torch.OutOfMemoryError
 
-_CPU_SHARE = 0.75  # of the machine's memory that a worker counts as its own unless told otherwise
-_CUDA_SHARE = 0.92
+_CPU_SHARE = 0.75  # of the machine's memory that a worker may use unless told otherwise
+_CUDA_SHARE = 0.92  # of what is free on the GPU
 _CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
+_STATM = Path("/proc/self/statm")  # in pages: size, resident, …
+_UNLIMITED = 1 << 62
 
 
 def default_budget(device: torch.device) -> int:
-    """Bytes a worker may use in all when it is not told."""
+    """Return the bytes that a worker may use in all unless it is told."""
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         return int(free * _CUDA_SHARE)
-    return int(min(psutil.virtual_memory().total, _cgroup_limit()) * _CPU_SHARE)
+    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return int(min(total, _cgroup_limit()) * _CPU_SHARE)
 
 
-def in_use(device: torch.device) -> int:
-    """Bytes this process holds: on the GPU what torch reserved, on the CPU what is resident."""
+def bytes_in_use(device: torch.device) -> int:
+    """Return the bytes that this process holds: on a GPU what torch reserved, on a CPU what is resident."""
     if device.type == "cuda":
         return int(torch.cuda.memory_reserved(device))
-    return int(psutil.Process().memory_info().rss)
+    return int(_STATM.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-def fragmented(device: torch.device) -> int:
-    """Bytes that are free within blocks of which a part is in use: neither the system's nor a large tensor's.
+def bytes_fragmented(device: torch.device) -> int:
+    """Return the free bytes in blocks that are partly in use: no large tensor and no other process gets them.
 
-    torch's `inactive_split_bytes`; on the CPU the allocator does not say, and pages go back one by one.
+    torch's `inactive_split_bytes`. 0 on a CPU, whose allocator does not say and releases pages one by one.
     """
     if device.type != "cuda":
         return 0
     return int(torch.cuda.memory_stats(device).get("inactive_split_bytes.all.current", 0))
 
 
-def give_back(device: torch.device) -> None:
+def release_unused(device: torch.device) -> None:
     """Return freed memory to the system, so that the next measurement sees it.
 
-    What stays is left out of later collections: a full one beside torch and transformers takes a fifth of a
-    second, in which every stream stands still.
+    Also exempts what is left from garbage collection: a full collection beside torch and transformers takes a
+    fifth of a second, during which every stream stalls.
     """
     gc.unfreeze()
     gc.collect()
@@ -54,7 +60,7 @@ def give_back(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.empty_cache()
         return
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's alone
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc only
     if trim is not None:
         trim(0)
 
@@ -63,5 +69,5 @@ def _cgroup_limit() -> int:
     try:
         text = _CGROUP_LIMIT.read_text().strip()
     except OSError:
-        text = "max"
-    return int(text) if text.isdigit() else 1 << 62
+        return _UNLIMITED
+    return int(text) if text.isdigit() else _UNLIMITED

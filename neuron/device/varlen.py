@@ -1,9 +1,10 @@
-"""Attention by torch's own kernel for paged caches, where there is one.
+"""Attention by torch's own kernel for paged caches, where it works.
 
 `torch.nn.attention.varlen.varlen_attn` reads pages in place; without it each step gathers the pages of its
-sequences (`attention.PagedAttention`), on every device torch knows. Whether a build has the kernel, for which
-types, and which sizes of pages it takes, is tried when a model is loaded: the kernel must say what gathering
-says.
+sequences (`sdpa`). Whether this torch has the kernel, for which types and with which page sizes, is tried
+when a model is loaded: its result must agree with `SdpaAttention`'s.
+
+torch 2.13 is the first with `block_table`; older releases have the function without it, or not at all.
 """
 
 from __future__ import annotations
@@ -15,72 +16,76 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from neuron.device.attention import PagedAttention, Rule
+from neuron.device.attention import AttentionParams
 from neuron.device.batch import Batch
-from neuron.device.cache import KVCache, LayerShape, PageTable
+from neuron.device.kv_cache import KVCache, KVShape, PageTable
+from neuron.device.sdpa import SdpaAttention
 from neuron.pipe import Sampling
 from neuron.step import CacheShape, Chunk, Joined, StepPlan
 
 log = logging.getLogger("neuron.device")
 
-Kernel = Callable[..., Any]  # as `varlen_attn`
+Kernel = Callable[..., Any]  # with the signature of `varlen_attn`
 
-PAGE_SIZE = 16  # tokens, where attention does not mind
+PAGE_SIZE = 16  # tokens, where attention does not care
 _PAGE_SIZES = (PAGE_SIZE, 256)  # the second for FlashAttention 2
-_TOLERANCE = 0.05  # of values around 1 in half precision, which a wrong page or place misses by far
+_TOLERANCE = 0.05  # of values around 1 in half precision; a wrong page or location misses by far more
+_OPTIONS = {"scale", "window_size", "enable_gqa", "seqused_k", "block_table"}  # that `VarlenAttention` passes
 
 
 @dataclass(frozen=True, slots=True)
-class Spans:
-    """Which of a step's tokens and which pages belong to each of its n sequences; int32 on the device."""
+class VarlenMetadata:
+    """Which tokens and pages belong to each of a step's n sequences. Tensors are int32 on the device."""
 
-    queries: torch.Tensor  # (n + 1,): where its tokens begin in the flat row, and where the last end
-    keys: torch.Tensor  # (n + 1,): the same, had the cache's tokens a row of their own
-    lengths: torch.Tensor  # (n,): tokens in the cache, those of this step included
-    pages: torch.Tensor  # (n, pages_per_slot)
-    max_queries: int
-    max_keys: int
+    cu_seqlens_q: Tensor  # (n + 1,): where each sequence's queries begin in the flat batch, and their end
+    cu_seqlens_k: Tensor  # (n + 1,): the same for keys, as if the cached tokens were one row
+    seq_lens: Tensor  # (n,): tokens in the cache, this step's included
+    block_table: Tensor  # (n, pages_per_slot)
+    max_seqlen_q: int
+    max_seqlen_k: int
 
 
 class VarlenAttention:
-    """A `neuron.device.attention.Attention`. Rules that the kernel does not know are for `other`."""
+    """The `AttentionBackend` by the kernel. Soft caps and sinks, which it lacks, are left to `fallback`."""
 
     def __init__(
         self,
         cache: KVCache,
-        places: torch.Tensor,
-        spans: Spans,
+        locations: Tensor,
+        metadata: VarlenMetadata,
         kernel: Kernel,
-        other: PagedAttention | None = None,
+        fallback: SdpaAttention | None = None,
     ) -> None:
         self._cache = cache
-        self._places = places
-        self._spans = spans
+        self._locations = locations
+        self._metadata = metadata
         self._kernel = kernel
-        self._other = other
+        self._fallback = fallback
 
     def __call__(
-        self, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *, rule: Rule
-    ) -> torch.Tensor:
-        if self._other and not rule.is_plain:
-            return self._other(layer, query, key, value, rule=rule)
-        self._cache.write(layer, self._places, key, value)
+        self, layer: int, query: Tensor, key: Tensor, value: Tensor, *, params: AttentionParams
+    ) -> Tensor:
+        if self._fallback and not params.is_plain:
+            return self._fallback(layer, query, key, value, params=params)
+        self._cache.write(layer, self._locations, key, value)
         keys, values = self._cache.pools(layer)
-        spans, left = self._spans, -1 if rule.window is None else rule.window - 1
-        out: torch.Tensor = self._kernel(
+        metadata = self._metadata
+        left = -1 if params.window is None else params.window - 1
+        out: Tensor = self._kernel(
             query.contiguous(),
             keys,
             values,
-            spans.queries,
-            spans.keys,
-            spans.max_queries,
-            spans.max_keys,
-            scale=rule.scale,
+            metadata.cu_seqlens_q,
+            metadata.cu_seqlens_k,
+            metadata.max_seqlen_q,
+            metadata.max_seqlen_k,
+            scale=params.scale,
             window_size=(left, 0),
             enable_gqa=query.shape[1] != keys.shape[2],
-            seqused_k=spans.lengths,
-            block_table=spans.pages,
+            seqused_k=metadata.seq_lens,
+            block_table=metadata.block_table,
         )
         return out
 
@@ -88,46 +93,46 @@ class VarlenAttention:
 def varlen_attention(
     cache: KVCache, table: PageTable, plan: StepPlan, batch: Batch, kernel: Kernel
 ) -> VarlenAttention:
-    """For the steps of any kind that `plan` may have."""
+    """Return the backend for a step of prompts and answers."""
     chunks = [plan.chunks[index] for index in batch.order]
     device = batch.tokens.device
-    lengths = torch.tensor([chunk.end for chunk in chunks], dtype=torch.int32, device=device)
-    spans = Spans(
-        queries=torch.tensor([0, *batch.ends], dtype=torch.int32, device=device),
-        keys=ends_of(lengths),
-        lengths=lengths,
-        pages=table.pages[torch.tensor([chunk.slot for chunk in chunks], device=device)].int(),
-        max_queries=max(len(chunk.tokens) for chunk in chunks),
-        max_keys=max(chunk.end for chunk in chunks),
+    seq_lens = torch.tensor([chunk.end for chunk in chunks], dtype=torch.int32, device=device)
+    metadata = VarlenMetadata(
+        cu_seqlens_q=torch.tensor([0, *batch.ends], dtype=torch.int32, device=device),
+        cu_seqlens_k=cumulative_lengths(seq_lens),
+        seq_lens=seq_lens,
+        block_table=table.pages[torch.tensor([chunk.slot for chunk in chunks], device=device)].int(),
+        max_seqlen_q=max(len(chunk.tokens) for chunk in chunks),
+        max_seqlen_k=max(chunk.end for chunk in chunks),
     )
-    return VarlenAttention(cache, batch.places, spans, kernel, PagedAttention(cache, batch))
+    return VarlenAttention(cache, batch.locations, metadata, kernel, SdpaAttention(cache, batch))
 
 
-def ends_of(lengths: torch.Tensor) -> torch.Tensor:
-    """0 and the sums of the first 1, 2, … of `lengths`."""
+def cumulative_lengths(lengths: Tensor) -> Tensor:
+    """Return 0 and the sums of the first 1, 2, … of `lengths`: (n + 1,) for (n,), int32."""
     return torch.nn.functional.pad(lengths.cumsum(0, dtype=torch.int32), (1, 0))
 
 
-# --- whether it can be used -------------------------------------------------------------------------------
+# --- whether it works here --------------------------------------------------------------------------------
 
 
-def find_kernel() -> Kernel | None:
-    """torch's, if this one has it with pages."""
+def find_varlen_kernel() -> Kernel | None:
+    """Return torch's kernel, or None where this torch has none that reads pages."""
     try:
         from torch.nn.attention.varlen import varlen_attn  # noqa: PLC0415 - not in every torch
     except ImportError:
         return None
-    return varlen_attn if "block_table" in inspect.signature(varlen_attn).parameters else None
+    return varlen_attn if inspect.signature(varlen_attn).parameters.keys() >= _OPTIONS else None
 
 
-def choose(
-    kernel: Kernel | None, layers: Mapping[int, LayerShape], dtype: torch.dtype, device: torch.device
+def select_kernel(
+    kernel: Kernel | None, layers: Mapping[int, KVShape], dtype: torch.dtype, device: torch.device
 ) -> tuple[Kernel | None, int]:
-    """The kernel, if it does what a model with these layers needs, and the size of pages for it."""
+    """Return the kernel and the page size for a model with these layers; None where it does not work."""
     for size in _PAGE_SIZES if kernel else ():
         assert kernel
         try:
-            if all(_agrees(kernel, size, layer, dtype, device) for layer in set(layers.values())):
+            if all(_matches_sdpa(kernel, size, layer, dtype, device) for layer in set(layers.values())):
                 return kernel, size
             reason = "it disagrees with torch's plain attention"
         except torch.AcceleratorError:
@@ -139,25 +144,29 @@ def choose(
 
 
 @torch.inference_mode()
-def _agrees(kernel: Kernel, size: int, layer: LayerShape, dtype: torch.dtype, device: torch.device) -> bool:
-    """Two prompts, one of them longer than a page, with two query heads for each key head."""
+def _matches_sdpa(
+    kernel: Kernel, size: int, layer: KVShape, dtype: torch.dtype, device: torch.device
+) -> bool:
+    """Try two prompts, one of them longer than a page, with two query heads for each key head."""
     shape = CacheShape(num_pages=4, page_size=size, num_slots=2, context=2 * size)
     chunks = Chunk(0, (0,) * (size + 3), 0), Chunk(1, (0,) * 5, 0)
-    joined = tuple(Joined(slot, Sampling(), (), (), pages) for slot, pages in enumerate(((2, 0), (3, 1))))
-    plan, table = StepPlan(chunks, joined), PageTable(shape, device)
+    joined = Joined(0, Sampling(), (), (), (2, 0)), Joined(1, Sampling(), (), (), (3, 1))
+    plan = StepPlan(chunks, joined)
+    table = PageTable(shape, device)
     table.update(plan)
     batch = Batch(plan, table, shape)
 
-    def random(heads: int, dim: int) -> torch.Tensor:
+    def random(heads: int, dim: int) -> Tensor:
         return torch.randn(plan.num_tokens, heads, dim, dtype=dtype, device=device)
 
     query = random(2 * layer.kv_heads, layer.key_dim)
-    key, value = random(layer.kv_heads, layer.key_dim), random(layer.kv_heads, layer.value_dim)
+    key = random(layer.kv_heads, layer.key_dim)
+    value = random(layer.kv_heads, layer.value_dim)
     for window in (None, size // 2):
-        rule = Rule(scale=layer.key_dim**-0.5, window=window)
+        params = AttentionParams(scale=layer.key_dim**-0.5, window=window)
         cache = KVCache({0: layer}, shape, dtype=dtype, device=device)
-        found = varlen_attention(cache, table, plan, batch, kernel)(0, query, key, value, rule=rule)
-        wanted = PagedAttention(cache, batch)(0, query, key, value, rule=rule)
+        found = varlen_attention(cache, table, plan, batch, kernel)(0, query, key, value, params=params)
+        wanted = SdpaAttention(cache, batch)(0, query, key, value, params=params)
         if not torch.allclose(found, wanted, rtol=0, atol=_TOLERANCE):
             return False
     return True

@@ -1,4 +1,4 @@
-"""One request inside the engine: its tokens, how many of them are in the cache, and where."""
+"""One request inside the engine: its tokens, how many of them are in the cache, and in which pages."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ import secrets
 from collections.abc import Sequence
 from typing import Protocol
 
-from neuron.engine.pages import ROOT, PageHash, page_hash
+from neuron.engine.page_allocator import ROOT, PageHash, page_hash
 from neuron.pipe import Sampling, Submit
-from neuron.step import Draw, Image
+from neuron.step import Draw, PromptImage
 
 _U64 = (1 << 64) - 1
 
 
 def uniform(seed: int, index: int) -> float:
-    """The random number in [0, 1) for token `index` under `seed`.
+    """Return the random number in [0, 1) for token `index` under `seed`.
 
-    It depends on the two and on nothing else, so that neither the batch nor a preemption changes a text.
-    Mixing after SplitMix64 (Steele et al. 2014).
+    It depends on nothing else, so neither the batch nor a preemption changes a text. Mixing after SplitMix64
+    (Steele et al. 2014).
     """
     z = (seed * 0x9E3779B97F4A7C15 + (index + 1) * 0xD1B54A32D192ED03) & _U64
     for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
@@ -25,25 +25,25 @@ def uniform(seed: int, index: int) -> float:
     return ((z ^ (z >> 31)) >> 11) / (1 << 53)
 
 
-class Guide(Protocol):
-    """Follows an answer token by token and says what may come next."""
+class GrammarMatcher(Protocol):
+    """Follows an answer token by token and says which tokens may come next."""
 
     @property
-    def is_over(self) -> bool:
-        """Nothing may follow any more."""
+    def is_terminated(self) -> bool:
+        """Whether the answer is complete, and nothing may follow."""
         ...
 
-    def allowed(self) -> bytes:
-        """One bit per token id, the lowest first."""
+    def next_token_bitmask(self) -> bytes:
+        """Return one bit per token id, the lowest first: which may be sampled next."""
         ...
 
-    def accept(self, token: int) -> str | None:
-        """Take in what was drawn. A text says why nobody knows how to go on."""
+    def accept_token(self, token: int) -> str | None:
+        """Take in a sampled token. Return None, or the reason why the answer cannot be continued."""
         ...
 
 
-class Request:
-    """Mutable, and the scheduler's alone.
+class EngineRequest:
+    """A request's state. Mutable, and for the scheduler alone.
 
     `tokens` is prompt and answer; the KV of `tokens[:num_computed]` is in `pages`. A request runs while it
     has a slot.
@@ -55,11 +55,11 @@ class Request:
         *,
         max_tokens: int,
         now: float,
-        guide: Guide | None = None,
-        images: Sequence[Image] = (),
+        matcher: GrammarMatcher | None = None,
+        images: Sequence[PromptImage] = (),
     ) -> None:
         self.id = submit.id
-        self.guide = guide
+        self.matcher = matcher
         self.images = tuple(images)
         self.tokens = list(submit.tokens)
         self.num_prompt = len(submit.tokens)
@@ -76,11 +76,11 @@ class Request:
         self.slot: int | None = None
         self.pages: list[int] = []
         self.num_computed = 0
-        self.num_announced = 0  # of `pages`, those the device has been told of
-        self.num_cached: int | None = None  # prompt tokens found in the cache on first admission
-        # Of the prompt's tokens, those whose logprobs are told or not wanted; the first has none.
+        self.num_sent_pages = 0  # of `pages`, those the device has been told of
+        self.num_cached: int | None = None  # prompt tokens found in the cache at the first admission
+        # Prompt tokens whose logprobs have been sent or are not wanted; the first has none.
         self.num_scored = 1 if submit.score_prompt else self.num_prompt
-        self._hashes: list[PageHash] = []
+        self._page_hashes: list[PageHash] = []
 
     @property
     def num_output(self) -> int:
@@ -97,34 +97,35 @@ class Request:
 
     @property
     def is_scoring(self) -> bool:
-        """Logprobs of its prompt are still to be told, so nothing may come from the cache."""
+        """Whether logprobs of its prompt are still to be sent, so that nothing may come from the cache."""
         return self.num_scored < self.num_prompt
 
     def scored(self, start: int, end: int) -> tuple[int, ...]:
-        """What follows tokens `start` to `end` in the prompt, if that is to be scored."""
+        """Return the prompt tokens that follow tokens `start:end`, if they are to be scored."""
         return tuple(self.tokens[start + 1 : min(end + 1, self.num_prompt)]) if self.is_scoring else ()
 
     def draw(self) -> Draw:
+        """Return how to sample the next token."""
         banned = tuple(self.stop_ids) if self.num_output < self.min_tokens else ()
         random = uniform(self.seed, self.num_output) if self.sampling.temperature > 0 else 0.0
-        return Draw(random, banned, self.guide.allowed() if self.guide else None)
+        return Draw(random, banned, self.matcher.next_token_bitmask() if self.matcher else None)
 
-    def hashes(self, count: int, page_size: int) -> list[PageHash]:
-        """Names of the first `count` pages, all of them full of tokens."""
-        while len(self._hashes) < count:
-            start = len(self._hashes) * page_size
-            parent = self._hashes[-1] if self._hashes else ROOT
+    def page_hashes(self, count: int, page_size: int) -> list[PageHash]:
+        """Return the hashes of the first `count` pages, all of which are full."""
+        while len(self._page_hashes) < count:
+            start = len(self._page_hashes) * page_size
             end = start + page_size
-            self._hashes.append(page_hash(parent, self.tokens[start:end], self._shown(start, end)))
-        return self._hashes[:count]
+            parent = self._page_hashes[-1] if self._page_hashes else ROOT
+            self._page_hashes.append(page_hash(parent, self.tokens[start:end], self._image_key(start, end)))
+        return self._page_hashes[:count]
 
-    def images_in(self, start: int, end: int) -> tuple[Image, ...]:
-        """Those that tokens `start` to `end` show a part of."""
+    def images_in(self, start: int, end: int) -> tuple[PromptImage, ...]:
+        """Return the images that overlap tokens `start:end`."""
         if not self.images or start >= self.images[-1].end:
             return ()
         return tuple(image for image in self.images if image.start < end and image.end > start)
 
-    def _shown(self, start: int, end: int) -> bytes:
-        """Which images tokens `start` to `end` belong to, and where those begin."""
-        seen = self.images_in(start, end)
-        return b"".join(image.digest + image.start.to_bytes(8, "little") for image in seen)
+    def _image_key(self, start: int, end: int) -> bytes:
+        """Return what tells apart equal tokens `start:end` that stand for other images."""
+        images = self.images_in(start, end)
+        return b"".join(image.digest + image.start.to_bytes(8, "little") for image in images)

@@ -1,12 +1,13 @@
-"""Which tokens run next: continuous batching over a paged KV cache.
+"""Which tokens run next: continuous batching with chunked prefill over a paged KV cache.
 
-Requests are admitted by class and, within a class, fairly among principals (`queue.py`). Each step runs one
-token of every decoding request and spends what is left of `step_tokens` on prompts, in chunks, and while
-streams run no more than keeps their gaps short. A request gets pages for its whole prompt when it is admitted
-and one more whenever its answer outgrows them; when none is left the newest running request of the lowest
-class gives its own back and waits at the head of its queue. It resumes with the tokens it has, so its text is
-the one it would have had. The oldest request of the highest class can always go on: no request may be longer
-than the cache.
+Requests are admitted by priority and, within a priority, fairly among principals (`waiting_queue`). Each step
+runs one token of every decoding request. What is left of `step_tokens` goes to prompts in chunks; while
+streams run, only as much as keeps their gaps short (`prefill_budget`).
+
+A request gets pages for its whole prompt when it is admitted, and one more whenever its answer outgrows them.
+When none is left, the newest running request of the lowest priority is preempted: it gives its pages back and
+waits at the head of its class. It resumes with the tokens it has, so its text is the one it would have had.
+The oldest request of the highest priority can always go on, because no request may be longer than the cache.
 
     submit -> waiting -> running -> Finished          cancel, fail, expire and end_all end a request anywhere;
                  ^          |                         every submitted request is ended exactly once
@@ -20,15 +21,15 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 
-from neuron.engine.limits import Limits
-from neuron.engine.pace import Pace
-from neuron.engine.pages import PageAllocator
-from neuron.engine.prefixes import PrefixIndex
-from neuron.engine.queue import WaitingQueue
-from neuron.engine.rate import Rate
-from neuron.engine.request import Guide, Request
+from neuron.engine.page_allocator import PageAllocator
+from neuron.engine.prefill_budget import PrefillBudget
+from neuron.engine.prefix_index import PrefixIndex
+from neuron.engine.request import EngineRequest, GrammarMatcher
+from neuron.engine.scheduler_limits import SchedulerLimits
+from neuron.engine.throughput import Throughput
+from neuron.engine.waiting_queue import WaitingQueue
 from neuron.pipe import Finished, Logprob, ModelStatus, Refused, Scored, Submit, Tokens
-from neuron.step import CacheShape, Chunk, Image, Joined, StepPlan, StepResult
+from neuron.step import CacheShape, Chunk, Joined, PromptImage, StepPlan, StepResult
 
 Event = Tokens | Scored | Finished | Refused
 
@@ -36,11 +37,11 @@ MAX_RETRY_AFTER_S = 600
 
 
 class Scheduler:
-    """The requests of one model. Not thread-safe, no clock of its own: callers pass seconds."""
+    """The requests of one model. Not thread-safe, and without a clock: callers pass seconds."""
 
-    kind = Submit
+    request_type = Submit
 
-    def __init__(self, model: str, shape: CacheShape, *, vocab_size: int, limits: Limits) -> None:
+    def __init__(self, model: str, shape: CacheShape, *, vocab_size: int, limits: SchedulerLimits) -> None:
         if shape.num_slots < limits.max_running or shape.num_pages < shape.pages_per_slot:
             raise ValueError("the cache needs a slot per running request and room for one of full length")
         self.model = model
@@ -50,12 +51,13 @@ class Scheduler:
         self._prefixes = PrefixIndex(self.pages, shape.page_size)
         self._vocab_size = vocab_size
         self._waiting = WaitingQueue()
-        self._running: list[Request] = []  # oldest first
-        self._slots: dict[int, Request] = {}
+        self._running: list[EngineRequest] = []  # oldest first
+        self._slots: dict[int, EngineRequest] = {}
         self._free_slots = list(range(shape.num_slots - 1, -1, -1))
-        self._pace = Pace(limits)
-        self._done = Rate()
-        self._rejected = self._timed_out = 0
+        self._prefill_budget = PrefillBudget(limits)
+        self._finished = Throughput()  # requests
+        self._rejected = 0
+        self._timed_out = 0
 
     # --- requests come and go ---------------------------------------------------------------------------
 
@@ -64,33 +66,41 @@ class Scheduler:
         return bool(self._running or self._waiting)
 
     def submit(
-        self, submit: Submit, now: float, guide: Guide | None = None, images: Sequence[Image] = ()
+        self,
+        submit: Submit,
+        now: float,
+        matcher: GrammarMatcher | None = None,
+        images: Sequence[PromptImage] = (),
     ) -> Refused | None:
-        """Queue a request. Who is refused for it, if anybody: itself, which then leaves no trace, or, when
-        the queue is full, one that crowds it."""
-        if problem := self._problem(submit):
-            return problem
+        """Queue a request, and return the refusal that this causes, if any.
+
+        It is the request's own, which then leaves no trace, or that of a request which a full queue sheds in
+        its favour.
+        """
+        if invalid := self._invalid(submit):
+            return invalid
         refused = None
         if len(self._waiting) >= self.limits.max_waiting:
-            crowder = self._waiting.crowder(submit.principal, submit.priority)
-            refused = self._queue_full(submit.id if crowder is None else crowder.id)
-            if crowder is None:
-                return refused
-            self._waiting.remove(crowder)
-        room = self.shape.context - len(submit.tokens)
-        limit = min(submit.max_tokens, room)
-        self._waiting.add(Request(submit, max_tokens=limit, now=now, guide=guide, images=images))
+            shed = self._waiting.shed_candidate(submit.principal, submit.priority)
+            if shed is None:
+                return self._queue_full(submit.id)
+            refused = self._queue_full(shed.id)
+            self._waiting.remove(shed)
+        max_tokens = min(submit.max_tokens, self.shape.context - len(submit.tokens))
+        self._waiting.add(
+            EngineRequest(submit, max_tokens=max_tokens, now=now, matcher=matcher, images=images)
+        )
         return refused
 
     def cancel(self, request_id: int) -> Finished | None:
-        """End a request whose client went away; None when it is over already."""
+        """End a request whose client went away; None when it has ended already."""
         for request in (*self._running, *self._waiting):
             if request.id == request_id:
                 return self._finish(request, "cancelled")
         return None
 
     def expire(self, now: float) -> list[Refused]:
-        """End the requests that have waited too long without ever running."""
+        """Refuse the requests that have waited too long without ever running."""
         deadline = now - self.limits.max_wait_s
         late = [r for r in self._waiting if not r.has_run and r.submitted_at < deadline]
         self._rejected += len(late)
@@ -100,40 +110,40 @@ class Scheduler:
         return [self._refuse(r, 503, "queue_timeout", message=message, retry=retry) for r in late]
 
     def end_all(self, code: str, message: str, retry_after_s: int) -> list[Refused]:
-        """End every request, because the model or the device goes away."""
+        """Refuse every request, because the model or the device goes away."""
         requests = (*self._running, *self._waiting)
         return [
             self._refuse(request, 503, code, message=message, retry=retry_after_s) for request in requests
         ]
 
     def reset_cache(self) -> None:
-        """Forget the pages of requests that ended; those that run keep theirs, which may still be shared."""
-        self.pages.forget()
+        """Drop the cached pages of requests that have ended. Running requests keep theirs, still shared."""
+        self.pages.clear_cached()
 
     # --- one step ---------------------------------------------------------------------------------------
 
     def plan(self) -> StepPlan | None:
-        """The next step, or None when nothing can run."""
-        self._grow()
-        self._make_way()
+        """Return the next step, or None when nothing can run."""
+        self._allocate_for_decoding()
+        self._preempt_for_priority()
         decoding = [request for request in self._running if request.is_decoding]
         chunks = [self._chunk(request, 1) for request in decoding]
-        budget = self._pace.prompt_budget(len(decoding))
-        unscored = self.limits.max_rows - self.limits.max_running
+        budget = self._prefill_budget.tokens(len(decoding))
+        num_scorable = self.limits.max_logit_rows - self.limits.max_running
         joined: list[Joined] = []
         prompts = self._prompts(joined)
         while budget > 0 and (request := next(prompts, None)) is not None:
             count = min(budget, request.num_pending)
             if request.is_scoring:
-                count = min(count, unscored)
-                unscored -= count
+                count = min(count, num_scorable)
+                num_scorable -= count
             if count:
                 chunks.append(self._chunk(request, count))
                 budget -= count
         return StepPlan(tuple(chunks), tuple(joined)) if chunks else None
 
     def apply(self, plan: StepPlan, result: StepResult, seconds: float) -> list[Event]:
-        """Take in what `plan` computed in `seconds`; returns what the requests' clients must be told."""
+        """Take in what `plan` computed in `seconds`; return what the clients must be told."""
         events: list[Event] = []
         prefilled = decoded = 0
         for index, (chunk, token) in enumerate(zip(plan.chunks, result.tokens, strict=True)):
@@ -143,26 +153,26 @@ class Scheduler:
                 decoded += 1
             else:
                 prefilled += len(chunk.tokens)
-            self._computed(request, chunk.end)
+            self._advance(request, chunk.end)
             if scores := result.scores.get(index):
                 events += self._score(request, chunk.start + 1, scores)
             if token is not None:
                 events += self._append(request, token, result.logprobs.get(index))
-        self._pace.add(prefilled, decoded, seconds)
-        self._done.add(sum(isinstance(event, Finished) for event in events), seconds)
+        self._prefill_budget.observe(prefilled, decoded, seconds)
+        self._finished.add(sum(isinstance(event, Finished) for event in events), seconds)
         return events
 
     def fail(self, plan: StepPlan, message: str) -> list[Refused]:
-        """The device could not run `plan`: its requests end, the others go on."""
+        """Refuse the requests of a step that the device could not run; the others go on."""
         requests = [self._slots[chunk.slot] for chunk in plan.chunks]
         return [self._refuse(r, 500, "engine_error", message=message, retry=None) for r in requests]
 
-    # --- what others may know ---------------------------------------------------------------------------
+    # --- what it reports --------------------------------------------------------------------------------
 
     def retry_after_s(self) -> int:
-        """Until the requests waiting now will have been served, at the speed of the last ones."""
-        rate = self._done.per_second
-        seconds = math.ceil((len(self._waiting) + 1) / rate) if rate else 1
+        """Return when the requests that wait now will have been served, at the latest ones' throughput."""
+        per_second = self._finished.per_second
+        seconds = math.ceil((len(self._waiting) + 1) / per_second) if per_second else 1
         return min(max(seconds, 1), MAX_RETRY_AFTER_S)
 
     def status(self) -> ModelStatus:
@@ -174,8 +184,8 @@ class Scheduler:
             max_waiting=self.limits.max_waiting,
             kv_pages_free=self.pages.num_available,
             kv_pages_total=self.pages.num_pages,
-            tok_s_prefill=round(self._pace.prefill.per_second, 1),
-            tok_s_decode=round(self._pace.decode.per_second, 1),
+            tok_s_prefill=round(self._prefill_budget.prefill.per_second, 1),
+            tok_s_decode=round(self._prefill_budget.decode.per_second, 1),
             rejected=self._rejected,
             timed_out=self._timed_out,
             prefixes=self._prefixes.resident(),
@@ -197,10 +207,10 @@ class Scheduler:
 
     def _queue_full(self, request_id: int) -> Refused:
         self._rejected += 1
-        message = f"{self.model} has {len(self._waiting)} requests waiting, which is its bound"
+        message = f"{self.model} has {len(self._waiting)} requests waiting, which is its limit"
         return Refused(request_id, 429, "queue_full", message, self.retry_after_s())
 
-    def _problem(self, submit: Submit) -> Refused | None:
+    def _invalid(self, submit: Submit) -> Refused | None:
         length, context = len(submit.tokens), self.shape.context
         if length >= context:
             message = (
@@ -217,8 +227,8 @@ class Scheduler:
             return Refused(submit.id, 400, "invalid_request", message)
         return None
 
-    def _prompts(self, joined: list[Joined]) -> Iterator[Request]:
-        """Requests with prompt to run: first those running, then those that are admitted, one by one."""
+    def _prompts(self, joined: list[Joined]) -> Iterator[EngineRequest]:
+        """Yield the requests with prompt to run: first running ones, then others as they are admitted."""
         yield from [request for request in self._running if not request.is_decoding]
         while (request := self._waiting.head()) and self._fits(request):
             self._allocate(request)
@@ -226,133 +236,142 @@ class Scheduler:
             joined.append(self._join(request))
             yield request
 
-    def _fits(self, request: Request) -> bool:
-        """Whether there is a slot, and pages for all its tokens and one per running request to grow."""
+    def _fits(self, request: EngineRequest) -> bool:
+        """Return whether there is a slot, pages for all its tokens, and one more for each running request."""
         if len(self._running) >= self.limits.max_running:
             return False
-        shared = self._shared(request)
+        shared = self._cached_prefix(request)
         needed = self._num_pages(request) - len(shared)
-        return self.pages.can_allocate(needed + self.pages.num_idle(shared) + len(self._running))
+        return self.pages.can_allocate(needed + self.pages.num_unowned(shared) + len(self._running))
 
-    def _shared(self, request: Request) -> tuple[int, ...]:
+    def _cached_prefix(self, request: EngineRequest) -> tuple[int, ...]:
+        """Return the cached pages that the request can share."""
         if request.is_scoring:
             return ()
-        # The last token always runs: its logits are what the cache does not hold.
+        # The last token always runs: the cache does not hold its logits.
         full = (len(request.tokens) - 1) // self.shape.page_size
-        return self.pages.match(request.hashes(full, self.shape.page_size))
+        return self.pages.match(request.page_hashes(full, self.shape.page_size))
 
-    def _allocate(self, request: Request) -> None:
-        shared = self._shared(request)
+    def _allocate(self, request: EngineRequest) -> None:
+        shared = self._cached_prefix(request)
         self.pages.share(shared)
         request.pages = [*shared, *self.pages.allocate(self._num_pages(request) - len(shared))]
         request.num_computed = len(shared) * self.shape.page_size
         if request.num_cached is None:
             request.num_cached = request.num_computed
 
-    def _join(self, request: Request) -> Joined:
+    def _join(self, request: EngineRequest) -> Joined:
         slot = self._free_slots.pop()
         request.slot = slot
         request.has_run = True
-        request.num_announced = len(request.pages)
+        request.num_sent_pages = len(request.pages)
         self._running.append(request)
         self._slots[slot] = request
-        prompt, output = request.tokens[: request.num_prompt], request.tokens[request.num_prompt :]
+        prompt = request.tokens[: request.num_prompt]
+        output = request.tokens[request.num_prompt :]
         return Joined(slot, request.sampling, tuple(prompt), tuple(output), tuple(request.pages))
 
     # --- progress ---------------------------------------------------------------------------------------
 
-    def _num_pages(self, request: Request) -> int:
+    def _num_pages(self, request: EngineRequest) -> int:
         return -(-len(request.tokens) // self.shape.page_size)
 
-    def _grow(self) -> None:
-        """A page for each decoding request that needs one, oldest first, taken from the newest if need be."""
+    def _allocate_for_decoding(self) -> None:
+        """Allocate a page for each decoding request that needs one, oldest first, preempting the newest."""
         for request in tuple(self._running):
             if not request.is_decoding or len(request.pages) >= self._num_pages(request):
                 continue
             while request.slot is not None and not self.pages.can_allocate(1):
-                self._preempt(self._victim())
+                self._preempt(self._preemption_victim())
             if request.slot is not None:
                 request.pages += self.pages.allocate(1)
 
-    def _make_way(self) -> None:
-        """A request does not wait for one of a lower class that runs."""
+    def _preempt_for_priority(self) -> None:
+        """Preempt running requests of lower priority than the head of the queue until it fits."""
         while (request := self._waiting.head()) and self._running:
-            victim = self._victim()
+            victim = self._preemption_victim()
             if victim.priority >= request.priority or self._fits(request):
                 return
             self._preempt(victim)
 
-    def _victim(self) -> Request:
-        """The newest running request of the lowest class."""
+    def _preemption_victim(self) -> EngineRequest:
+        """Return the newest running request of the lowest priority."""
         return min(reversed(self._running), key=lambda request: request.priority)
 
-    def _preempt(self, request: Request) -> None:
-        self._vacate(request)
+    def _preempt(self, request: EngineRequest) -> None:
+        self._release_slot(request)
         request.num_computed = 0
-        self._waiting.put_back(request)
+        self._waiting.requeue(request)
 
-    def _chunk(self, request: Request, count: int) -> Chunk:
+    def _chunk(self, request: EngineRequest, count: int) -> Chunk:
         assert request.slot is not None
-        start, end = request.num_computed, request.num_computed + count
-        new_pages = tuple(request.pages[request.num_announced :])
-        request.num_announced = len(request.pages)
+        start = request.num_computed
+        end = start + count
+        new_pages = tuple(request.pages[request.num_sent_pages :])
+        request.num_sent_pages = len(request.pages)
         draw = request.draw() if end == len(request.tokens) else None
-        tokens, images = tuple(request.tokens[start:end]), request.images_in(start, end)
+        tokens = tuple(request.tokens[start:end])
+        images = request.images_in(start, end)
         return Chunk(request.slot, tokens, start, new_pages, draw, images, request.scored(start, end))
 
-    def _computed(self, request: Request, end: int) -> None:
-        """The cache now holds `end` tokens of the request: pages that became full can be shared."""
+    def _advance(self, request: EngineRequest, end: int) -> None:
+        """Record that the cache holds `end` tokens of the request, and share the pages that became full."""
         size = self.shape.page_size
         first, last = request.num_computed // size, end // size
         request.num_computed = end
         if last > first:
-            names = request.hashes(last, size)
+            hashes = request.page_hashes(last, size)
             for index in range(first, last):
-                self.pages.name(request.pages[index], names[index])
+                self.pages.register(request.pages[index], hashes[index])
         if request.marks and end >= request.num_prompt:
-            self._prefixes.note(request.marks, request.hashes(last, size))
+            self._prefixes.add(request.marks, request.page_hashes(last, size))
             request.marks = []
 
-    def _score(self, request: Request, start: int, scores: Sequence[Logprob]) -> list[Event]:
-        """Tell the logprobs of the prompt from token `start` on, except what was told before a preemption."""
+    def _score(self, request: EngineRequest, start: int, scores: Sequence[Logprob]) -> list[Event]:
+        """Return the prompt's logprobs from token `start` on, without those sent before a preemption."""
         news = list(scores[max(0, request.num_scored - start) :])
         request.num_scored = max(request.num_scored, start + len(scores))
         return [Scored(request.id, news)] if news else []
 
-    def _append(self, request: Request, token: int, logprob: Logprob | None) -> list[Event]:
+    def _append(self, request: EngineRequest, token: int, logprob: Logprob | None) -> list[Event]:
         request.tokens.append(token)
         if token in request.stop_ids and request.num_output > request.min_tokens:
             return [self._finish(request, "stop")]
         news = Tokens(request.id, [token], [] if logprob is None else [logprob])
-        if request.guide and (message := request.guide.accept(token)):
-            return [news, self._refuse(request, 500, "engine_error", message=message, retry=None)]
-        if request.guide and request.guide.is_over:
-            return [news, self._finish(request, "stop")]
-        return [news, self._finish(request, "length")] if request.num_output >= request.max_tokens else [news]
+        if request.matcher:
+            if message := request.matcher.accept_token(token):
+                return [news, self._refuse(request, 500, "engine_error", message=message, retry=None)]
+            if request.matcher.is_terminated:
+                return [news, self._finish(request, "stop")]
+        if request.num_output >= request.max_tokens:
+            return [news, self._finish(request, "length")]
+        return [news]
 
     # --- the end ----------------------------------------------------------------------------------------
 
-    def _finish(self, request: Request, reason: str) -> Finished:
+    def _finish(self, request: EngineRequest, reason: str) -> Finished:
         self._remove(request)
         return Finished(request.id, reason, request.num_prompt, request.num_output, request.num_cached or 0)
 
     def _refuse(
-        self, request: Request, status: int, code: str, *, message: str, retry: int | None
+        self, request: EngineRequest, status: int, code: str, *, message: str, retry: int | None
     ) -> Refused:
         self._remove(request)
         return Refused(request.id, status, code, message, retry)
 
-    def _remove(self, request: Request) -> None:
+    def _remove(self, request: EngineRequest) -> None:
         if request.slot is None:
             self._waiting.remove(request)
         else:
-            self._vacate(request)
+            self._release_slot(request)
 
-    def _vacate(self, request: Request) -> None:
+    def _release_slot(self, request: EngineRequest) -> None:
         """Take slot and pages from a running request."""
         assert request.slot is not None
         self._running.remove(request)
         del self._slots[request.slot]
         self._free_slots.append(request.slot)
         self.pages.release(request.pages)
-        request.slot, request.pages, request.num_announced = None, [], 0
+        request.slot = None
+        request.pages = []
+        request.num_sent_pages = 0

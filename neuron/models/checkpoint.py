@@ -1,7 +1,7 @@
-"""A Hugging Face directory as it lies on disk, read and checked before anything is loaded from it.
+"""A Hugging Face directory as it is on disk, read and checked before anything is loaded from it.
 
-Only JSON and safetensors headers are read here, so that what is missing, cut short or of a kind we do not
-run is known, with its file, before a byte of weights is read or memory taken. No torch.
+Only JSON and safetensors headers are read here. So what is missing, cut short or not supported is known, with
+its file, before weights are read or memory is taken. Imports no torch.
 """
 
 from __future__ import annotations
@@ -16,14 +16,15 @@ CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 
-# Of safetensors' types those that hold plain numbers; the rest belongs to quantization schemes.
+# safetensors' names of the types that hold plain numbers, and of types of buffers such as position ids. All
+# others belong to quantization schemes.
 ITEM_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
-_OTHER_BYTES = {"I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}  # buffers, such as position ids
-_MAX_HEADER_BYTES = 100 << 20  # the format's own bound
+_BUFFER_BYTES = {"I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
+_MAX_HEADER_BYTES = 100 << 20  # the format's own limit
 
 
-class LoadError(Exception):
-    """A model cannot be loaded; nothing of it stays behind. `code` is one of `neuron.pipe.LoadFailed`."""
+class ModelLoadError(Exception):
+    """A model cannot be loaded, and nothing of it is left behind. `code` is one of `pipe.LoadFailed`'s."""
 
     def __init__(self, code: str, message: str) -> None:
         super().__init__(message)
@@ -31,27 +32,28 @@ class LoadError(Exception):
         self.message = message
 
 
-def broken(path: Path, cause: str) -> LoadError:
-    return LoadError("model_broken", f"{path}: {cause}")
+def model_broken(path: Path, cause: str) -> ModelLoadError:
+    """Return the error for a file or directory that is damaged or incomplete."""
+    return ModelLoadError("model_broken", f"{path}: {cause}")
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class TensorEntry:
     """One tensor in one file."""
 
     file: Path
-    dtype: str  # safetensors' name of it
+    dtype: str  # safetensors' name
     num_values: int
     num_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A directory whose files are all there and whole."""
+    """A directory whose files are all there and complete."""
 
     path: Path
-    config: dict[str, Any]
-    tensors: dict[str, Entry]
+    config: dict[str, Any]  # of `config.json`
+    tensors: dict[str, TensorEntry]
 
     @property
     def num_bytes(self) -> int:
@@ -59,7 +61,7 @@ class Checkpoint:
 
     @property
     def dtype(self) -> str:
-        """safetensors' name of the type most values are stored in."""
+        """safetensors' name of the type that most bytes are stored in."""
         sizes: dict[str, int] = dict.fromkeys(ITEM_BYTES, 0)
         for entry in self.tensors.values():
             if entry.dtype in sizes:
@@ -68,39 +70,39 @@ class Checkpoint:
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
-    """Read all of `path` that is not weights. Raises LoadError naming the file and what is wrong with it."""
+    """Return all of a directory but its weights. Raises ModelLoadError naming the file and what is wrong."""
     if not path.is_dir():
-        raise LoadError("model_not_found", f"{path}: no such directory")
+        raise ModelLoadError("model_not_found", f"{path}: no such directory")
     config = _read_json(path / CONFIG)
     if "quantization_config" in config:
         method = config["quantization_config"].get("quant_method", "unknown")
-        raise LoadError(
-            "model_unsupported", f"{path / CONFIG}: quantized weights ({method}) are not supported"
-        )
-    tensors: dict[str, Entry] = {}
+        cause = f"quantized weights ({method}) are not supported"
+        raise ModelLoadError("model_unsupported", f"{path / CONFIG}: {cause}")
+    tensors: dict[str, TensorEntry] = {}
     for file, names in _files(path).items():
         entries = _read_header(file)
         if missing := sorted(names - entries.keys()):
-            raise broken(file, f"lacks {missing[0]}, which {INDEX} says it has ({len(missing)} such tensors)")
+            cause = f"lacks {missing[0]}, which {INDEX} says it has ({len(missing)} such tensors)"
+            raise model_broken(file, cause)
         tensors |= entries
     return Checkpoint(path, config, tensors)
 
 
 def _files(path: Path) -> dict[Path, set[str]]:
-    """The files with weights, each with the tensors that the index promises."""
+    """Return the files with weights, each with the tensors that the index says it has."""
     if not (path / INDEX).is_file():
         if not (path / WEIGHTS).is_file():
-            raise broken(path, f"has neither {WEIGHTS} nor {INDEX}")
+            raise model_broken(path, f"has neither {WEIGHTS} nor {INDEX}")
         return {path / WEIGHTS: set()}
-    places = _read_json(path / INDEX).get("weight_map")
-    if not isinstance(places, dict) or not all(isinstance(name, str) for name in places.values()):
-        raise broken(path / INDEX, "weight_map must be an object of file names")
+    file_names = _read_json(path / INDEX).get("weight_map")
+    if not isinstance(file_names, dict) or not all(isinstance(name, str) for name in file_names.values()):
+        raise model_broken(path / INDEX, "weight_map must be an object of file names")
     files: dict[Path, set[str]] = {}
-    for tensor, name in places.items():
+    for tensor, name in file_names.items():
         files.setdefault(path / name, set()).add(tensor)
     for file in files:
         if not file.is_file():
-            raise broken(file, f"is missing, but {INDEX} names it")
+            raise model_broken(file, f"is missing, but {INDEX} names it")
     return files
 
 
@@ -108,39 +110,44 @@ def _read_json(file: Path) -> dict[str, Any]:
     try:
         value = json.loads(file.read_bytes())
     except FileNotFoundError:
-        raise broken(file, "is missing") from None
+        raise model_broken(file, "is missing") from None
     except (OSError, ValueError) as error:
-        raise broken(file, f"is not readable as JSON: {error}") from error
+        raise model_broken(file, f"is not readable as JSON: {error}") from error
     if not isinstance(value, dict):
-        raise broken(file, "is not a JSON object")
+        raise model_broken(file, "is not a JSON object")
     return value
 
 
-def _read_header(file: Path) -> dict[str, Entry]:
-    """The tensors of one safetensors file, which is as long as its header says."""
+def _read_header(file: Path) -> dict[str, TensorEntry]:
+    """Return the tensors of one safetensors file, whose length must be what its header says."""
     try:
         with file.open("rb") as stream:
             length = int.from_bytes(stream.read(8), "little")
             if not 2 <= length <= _MAX_HEADER_BYTES:
-                raise broken(file, "is not a safetensors file")
+                raise model_broken(file, "is not a safetensors file")
             header = json.loads(stream.read(length))
         header.pop("__metadata__", None)
         entries = {name: _entry(file, name, raw) for name, raw in header.items()}
         end = max((raw["data_offsets"][1] for raw in header.values()), default=0)
     except OSError as error:
-        raise broken(file, f"cannot be read: {error}") from error
+        raise model_broken(file, f"cannot be read: {error}") from error
     except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
-        raise broken(file, f"has a damaged safetensors header: {error!r}") from error
-    size = file.stat().st_size
-    if size != 8 + length + end:
-        raise broken(file, f"is cut short or damaged: {size} bytes instead of {8 + length + end}")
+        raise model_broken(file, f"has a damaged safetensors header: {error!r}") from error
+    size, wanted = file.stat().st_size, 8 + length + end
+    if size != wanted:
+        raise model_broken(file, f"is cut short or damaged: {size} bytes instead of {wanted}")
     return entries
 
 
-def _entry(file: Path, name: str, raw: dict[str, Any]) -> Entry:
-    dtype, (start, end), num_values = raw["dtype"], raw["data_offsets"], prod(raw["shape"])
-    if dtype not in ITEM_BYTES and dtype not in _OTHER_BYTES:
-        raise LoadError("model_unsupported", f"{file}: {name} is of type {dtype}, which is not supported")
-    if end - start != num_values * (ITEM_BYTES | _OTHER_BYTES)[dtype]:
-        raise broken(file, f"{name} has {end - start} bytes, which its shape {raw['shape']} does not")
-    return Entry(file, dtype, num_values, end - start)
+def _entry(file: Path, name: str, raw: dict[str, Any]) -> TensorEntry:
+    dtype = raw["dtype"]
+    start, end = raw["data_offsets"]
+    num_values = prod(raw["shape"])
+    item_bytes = ITEM_BYTES.get(dtype) or _BUFFER_BYTES.get(dtype)
+    if item_bytes is None:
+        cause = f"{name} is of type {dtype}, which is not supported"
+        raise ModelLoadError("model_unsupported", f"{file}: {cause}")
+    if end - start != num_values * item_bytes:
+        cause = f"{name} has {end - start} bytes, which does not fit its shape {raw['shape']}"
+        raise model_broken(file, cause)
+    return TensorEntry(file, dtype, num_values, end - start)

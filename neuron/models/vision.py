@@ -1,123 +1,55 @@
-"""Models that see: an image file becomes pixels, pixels become what the decoder reads in place of tokens.
-
-The first half is transformers' processor of that model, on whatever thread; the second the model's own vision
-tower and projector, on the thread that owns the device.
-"""
+"""The vision half of a model: image processor and vision tower, and whether the two go together."""
 
 from __future__ import annotations
 
 import inspect
-import io
-import warnings
-from collections.abc import Mapping, Sequence
-from hashlib import blake2b
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image as Files
-from PIL import ImageOps, UnidentifiedImageError
-from transformers import AutoProcessor
+from PIL import Image
+from torch import Tensor
 
-from neuron.models.checkpoint import broken
-from neuron.models.gallery import Gallery, Pixels, Seen
-
-FORMATS = ("PNG", "JPEG", "WEBP", "GIF")
-MAX_PIXELS = 64_000_000  # of a file as it is stored: what decoding it may cost
-_NESTED = {"idefics3"}  # whose processors take a list of images for each text
+from neuron.models.checkpoint import model_broken
+from neuron.models.image_input import Pixels
+from neuron.models.image_processor import TransformersImageProcessor
 
 
-class UnreadableImageError(Exception):
-    """Not an image, or not one that is taken; the message says why."""
+class VisionTower:
+    """A `neuron.device.model.VisionEncoder`: the model's own tower and projector. For the device's thread."""
 
-
-class Eyes:
-    """Of one loaded model. For any thread, but `embed`, which is the device's."""
-
-    def __init__(self, model: Any, path: Path) -> None:
-        self.token_id: int = model.config.image_token_id
+    def __init__(self, model: Any) -> None:
         self._model = model
-        self._processor = _read_processor(path)
-        self.marker: str = self._processor.image_token  # what a chat template writes for an image
-        self._placeholder: str = self._processor.tokenizer.convert_ids_to_tokens(self.token_id)
-        # What the processor's own call does with images, without a text around them.
-        self._process = self._processor._process_images  # noqa: SLF001
-        self._options = self._processor._merge_kwargs(return_tensors="pt")["images_kwargs"]  # noqa: SLF001
-        self._is_nested = model.config.model_type in _NESTED
-        self._wanted = set(inspect.signature(model.get_image_features).parameters)
-        self._gallery = Gallery()
-        self._try(path)
+        self.inputs = frozenset(inspect.signature(model.get_image_features).parameters)
 
-    def look(self, data: bytes) -> Pixels:
-        """Read an image file; `keep` what is to be found. Raises UnreadableImageError, CrowdedError."""
-        digest = blake2b(data, digest_size=16).digest()
-        if found := self._gallery.find(digest):
-            return found
-        self._gallery.make_room()
-        text, tensors = self._prepare(_read(data))
-        pixels = Pixels(Seen(digest, text, text.count(self._placeholder)), tensors)
-        self._gallery.add(pixels)
-        return pixels
+    def embed(self, pixels: Pixels) -> Tensor:
+        return self.encode(pixels.tensors)
 
-    def keep(self, shown: Sequence[Pixels]) -> None:
-        """Have the images of one request at hand when it comes, and for a while."""
-        self._gallery.keep(shown)
-
-    def recall(self, digest: bytes) -> Pixels | None:
-        """Of an image that was looked at; None when that was long ago."""
-        return self._gallery.find(digest)
-
-    def embed(self, pixels: Pixels) -> torch.Tensor:
-        """What the decoder reads at the placeholders, (tokens, hidden)."""
-        return self._embed(pixels.tensors)
-
-    def _embed(self, tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        moved = {name: value.to(self._model.device) for name, value in tensors.items()}
+    def encode(self, tensors: Mapping[str, Tensor]) -> Tensor:
+        """Return the embeddings of one image, (placeholders, hidden), for tensors on any device."""
+        moved = {name: tensor.to(self._model.device) for name, tensor in tensors.items()}
         features = self._model.get_image_features(**moved, return_dict=True).pooler_output
         return torch.cat(list(features)).flatten(end_dim=-2)
 
-    def _prepare(self, image: Files.Image) -> tuple[str, dict[str, torch.Tensor]]:
-        """What stands for the image in a prompt, and what the tower takes."""
-        made, (text,) = self._process([[image]] if self._is_nested else [image], **self._options)
-        return text, {name: self._typed(made[name]) for name in made if name in self._wanted}
 
-    def _typed(self, value: torch.Tensor) -> torch.Tensor:
-        return value.to(self._model.dtype) if value.is_floating_point() else value
-
-    @torch.inference_mode()
-    def _try(self, path: Path) -> None:
-        """Look once, so that files that do not go together fail the load and no request. Raises LoadError."""
-        try:
-            text, tensors = self._prepare(Files.effect_noise((64, 48), 64).convert("RGB"))
-            made = len(self._embed(tensors))
-        except Exception as error:
-            raise broken(path, f"an image cannot be looked at: {error!r}") from error
-        if made != text.count(self._placeholder):
-            cause = f"processor and vision tower differ: {text.count(self._placeholder)} and {made} tokens"
-            raise broken(path, f"{cause} for the same image")
+def load_vision(model: Any, path: Path) -> tuple[TransformersImageProcessor, VisionTower]:
+    """Return processor and tower of a loaded model. Raises ModelLoadError when they do not go together."""
+    tower = VisionTower(model)
+    processor = TransformersImageProcessor(path, model.config, inputs=tower.inputs, dtype=model.dtype)
+    _check(processor, tower, path)
+    return processor, tower
 
 
-def _read_processor(path: Path) -> Any:
+@torch.inference_mode()
+def _check(processor: TransformersImageProcessor, tower: VisionTower, path: Path) -> None:
+    """Process one image, so that files that do not go together fail the load and not a request."""
     try:
-        processor = AutoProcessor.from_pretrained(str(path), backend="pil", local_files_only=True)
+        text, tensors = processor.prepare(Image.effect_noise((64, 48), 64).convert("RGB"))
+        num_embeddings = len(tower.encode(tensors))
     except Exception as error:
-        raise broken(path, f"its image processor cannot be read: {error}") from error
-    if not hasattr(processor, "replace_image_token") or not hasattr(processor, "image_processor"):
-        raise broken(path, f"has no processor for images, but {type(processor).__name__}")
-    return processor
-
-
-def _read(data: bytes) -> Files.Image:
-    """The image, upright and in RGB."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of the library's own bound, which is another
-            image = Files.open(io.BytesIO(data), formats=FORMATS)
-            if image.width * image.height > MAX_PIXELS:
-                size = f"{image.width} × {image.height}"
-                raise UnreadableImageError(f"it has {size} pixels; {MAX_PIXELS:,} are allowed")
-            return ImageOps.exif_transpose(image).convert("RGB")
-    except UnidentifiedImageError:
-        raise UnreadableImageError(f"it is none of {', '.join(FORMATS)}") from None
-    except (OSError, ValueError, SyntaxError, Files.DecompressionBombError) as error:
-        raise UnreadableImageError(f"it is damaged: {error}") from error
+        raise model_broken(path, f"an image cannot be processed: {error!r}") from error
+    num_placeholders = processor.count_placeholders(text)
+    if num_embeddings != num_placeholders:
+        cause = f"processor and vision tower differ: {num_placeholders} and {num_embeddings} tokens"
+        raise model_broken(path, f"{cause} for the same image")

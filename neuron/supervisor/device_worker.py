@@ -28,7 +28,7 @@ START_FAILURES = 3
 STOP_GRACE_S = 5.0
 LEAVE_GRACE_S = 1.0  # for a worker that closed its end of the pipe to end by itself
 
-Question = pipe.Embed | pipe.Look | pipe.ResetCache | pipe.AskMemory
+Question = pipe.Embed | pipe.ProcessImages | pipe.ResetCache | pipe.AskMemory
 
 
 class WorkerOwner(Protocol):
@@ -252,9 +252,10 @@ class DeviceWorker:
         answer: pipe.Embedded = await self._ask(model, pipe.Embed(pipe.next_id(), model, inputs))
         return answer.vectors
 
-    async def look(self, model: str, images: list[bytes]) -> pipe.Looked:
-        """How the prompt is to show these files. Raises `ApiError`."""
-        answer: pipe.Looked = await self._ask(model, pipe.Look(pipe.next_id(), model, images))
+    async def process_images(self, model: str, files: list[bytes]) -> pipe.ImagesProcessed:
+        """How the prompt is to show these images. Raises `ApiError`."""
+        question = pipe.ProcessImages(pipe.next_id(), model, files)
+        answer: pipe.ImagesProcessed = await self._ask(model, question)
         return answer
 
     async def reset_cache(self, model: str) -> None:

@@ -11,7 +11,7 @@ from neuron.wire import ApiError
 
 RETRY_AFTER_S = 5
 
-Answer = pipe.Embedded | pipe.Looked | pipe.Memory | pipe.Refused | pipe.Finished
+Answer = pipe.Embedded | pipe.ImagesProcessed | pipe.Memory | pipe.Refused | pipe.Finished
 Reply = Answer | pipe.Tokens | pipe.Scored | pipe.Loaded | pipe.LoadFailed | pipe.Unloaded
 
 
@@ -83,7 +83,7 @@ class PendingWork:
                     generation.finish(reply)
                 else:
                     self._answer(reply)
-            case pipe.Embedded() | pipe.Looked() | pipe.Memory():
+            case pipe.Embedded() | pipe.ImagesProcessed() | pipe.Memory():
                 self._answer(reply)
             case pipe.Loaded(model=model) | pipe.LoadFailed(model=model):
                 self._end_load(model, reply)

@@ -27,11 +27,11 @@ class TorchModel:
     max_unread_tokens: int
     capabilities: set[str]
     dimensions: int | None = None
-    sight: pipe.Sight | None = None
+    image_token: pipe.ImageToken | None = None
     max_images: int = 0
 
-    async def look(self, images: list[bytes]) -> pipe.Looked:
-        return await self.worker.look(self.id, images)
+    async def process_images(self, files: list[bytes]) -> pipe.ImagesProcessed:
+        return await self.worker.process_images(self.id, files)
 
     async def embed(self, inputs: list[list[int]]) -> bytes:
         return await self.worker.embed(self.id, inputs)
@@ -74,7 +74,7 @@ class PlacedModel:
         if self.loaded and self.loaded.dimensions is not None:
             return ["embeddings"]
         found = list(self.text.capabilities) if self.text else []
-        if self.loaded and self.loaded.sight is not None:
+        if self.loaded and self.loaded.image_token is not None:
             found.append("vision")
         return found
 
@@ -112,7 +112,7 @@ class PlacedModel:
             config.stream.max_unread_tokens,
             set(self.capabilities),
             dimensions=self.loaded.dimensions,
-            sight=self.loaded.sight,
+            image_token=self.loaded.image_token,
             max_images=config.max_images,
         )
 

@@ -49,12 +49,18 @@ class WorkerProcess:
                 start_new_session=True,  # Ctrl-C is for the daemon
                 env=os.environ | {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"},  # cuda:N means what NVML calls N
             )
-            reader, writer = await asyncio.open_unix_connection(sock=ours)
-        except BaseException:  # also when cancelled: closing our end makes the worker leave
+        except BaseException:  # also when cancelled
             ours.close()
             raise
         finally:
             theirs.close()
+        try:
+            reader, writer = await asyncio.open_unix_connection(sock=ours)
+        except BaseException:
+            ours.close()
+            process.kill()
+            await process.wait()
+            raise
         return cls(process, reader, writer)
 
     def send(self, message: pipe.ToWorker) -> None:

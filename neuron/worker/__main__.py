@@ -10,35 +10,46 @@ import socket
 import threading
 from collections.abc import Sequence
 
-from cortex_site.base.logs import setup
-from neuron.device.opening import Device, open_device, parse_device
-from neuron.engine.limits import Limits
+from neuron.device.startup import Device, init_device, parse_device
+from neuron.engine.scheduler_limits import SchedulerLimits
 from neuron.pipe import EXIT_CRASHED, EXIT_POISONED
 from neuron.step import PoisonedError
 from neuron.worker.channel import Channel
 from neuron.worker.loop import DeviceLoop
-from neuron.worker.process import die_with_parent, name_thread
-from neuron.worker.slab import Settings, Slab
+from neuron.worker.model_pool import ModelPool, WorkerSettings
+from neuron.worker.prctl import die_with_parent, name_thread
 
 log = logging.getLogger("neuron.worker")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run a worker until the pipe closes. Ends the process: no thread of torch's is waited for."""
+    """Run a worker until the pipe closes, and end the process without waiting for torch's threads."""
     die_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the daemon, which closes the pipe
-    setup("info", "neuron-worker")
+    _set_up_logging()
     arguments, settings = _parse(argv)
     with socket.socket(fileno=arguments.fd) as sock:
         worker = Worker(arguments.device, arguments.threads, settings, Channel(sock))
         os._exit(worker.run())
 
 
-def _parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, Settings]:
-    limits = Limits()
+def _set_up_logging() -> None:
+    """Log like the project's other processes; plain lines on a machine that has the engine alone."""
+    try:
+        from cortex_site.base.logs import setup  # noqa: PLC0415 - not on every machine
+    except ModuleNotFoundError as error:
+        if error.name != "cortex_site":
+            raise
+        logging.basicConfig(level=logging.INFO)
+        return
+    setup("info", "neuron-worker")
+
+
+def _parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, WorkerSettings]:
+    limits = SchedulerLimits()
     parser = argparse.ArgumentParser(prog="python -m neuron.worker", description=__doc__)
     parser.add_argument("--device", type=parse_device, required=True, help="cpu:0 or cuda:N")
-    parser.add_argument("--fd", type=int, required=True, help="connected unix stream socket")
+    parser.add_argument("--fd", type=int, required=True, help="a connected unix stream socket")
     parser.add_argument("--threads", type=int, help="CPU threads; default: the cores, shared among devices")
     parser.add_argument("--memory-mb", type=int, help="for torch, weights and caches; default: most there is")
     parser.add_argument("--kv-mb", type=int, help="KV cache of each model; default: by what is free")
@@ -47,11 +58,11 @@ def _parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, Settings]:
     )
     parser.add_argument("--max-running", type=int, default=limits.max_running, help="requests per model")
     parser.add_argument("--max-waiting", type=int, default=limits.max_waiting, help="requests per model")
-    parser.add_argument("--max-wait-s", type=float, default=limits.max_wait_s)
-    parser.add_argument("--step-tokens", type=int, default=limits.step_tokens, help="tokens run in one step")
+    parser.add_argument("--max-wait-s", type=float, default=limits.max_wait_s, help="longest wait for a turn")
+    parser.add_argument("--step-tokens", type=int, default=limits.step_tokens, help="tokens in one step")
     parsed = parser.parse_args(argv)
     try:
-        limits = Limits(
+        limits = SchedulerLimits(
             max_running=parsed.max_running,
             max_waiting=parsed.max_waiting,
             max_wait_s=parsed.max_wait_s,
@@ -59,14 +70,18 @@ def _parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, Settings]:
         )
     except ValueError as error:
         parser.error(str(error))
-    settings = Settings(memory_mb=parsed.memory_mb, kv_mb=parsed.kv_mb, dtype=parsed.dtype, limits=limits)
+    settings = WorkerSettings(
+        memory_mb=parsed.memory_mb, kv_mb=parsed.kv_mb, dtype=parsed.dtype, limits=limits
+    )
     return parsed, settings
 
 
 class Worker:
-    """The two threads and what they leave behind as exit code."""
+    """The two threads of a worker, and its exit code."""
 
-    def __init__(self, device: Device, threads: int | None, settings: Settings, channel: Channel) -> None:
+    def __init__(
+        self, device: Device, threads: int | None, settings: WorkerSettings, channel: Channel
+    ) -> None:
         self._device = device
         self._threads = threads
         self._settings = settings
@@ -74,7 +89,7 @@ class Worker:
         self._exit_code = 0
 
     def run(self) -> int:
-        """The exit code: 0 when the daemon closed the pipe or asked for the end."""
+        """Return the exit code: 0 when the daemon closed the pipe or sent `Shutdown`."""
         name = f"{self._device.type}-dev-{self._device.index}"
         threading.Thread(target=self._own_device, name=name, daemon=True).start()
         try:
@@ -87,8 +102,8 @@ class Worker:
     def _own_device(self) -> None:
         name_thread(threading.current_thread().name)
         try:
-            open_device(self._device, self._threads)
-            DeviceLoop(Slab(self._device, self._settings), self._channel).run()
+            init_device(self._device, self._threads)
+            DeviceLoop(ModelPool(self._device, self._settings), self._channel).run()
         except PoisonedError:
             log.exception("the device is poisoned")
             self._exit_code = EXIT_POISONED

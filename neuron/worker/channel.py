@@ -1,4 +1,4 @@
-"""The worker's end of the pipe. `run` belongs to the main thread, all else to the device's thread."""
+"""The worker's end of the pipe. `run` is for the main thread, everything else for the device's thread."""
 
 from __future__ import annotations
 
@@ -13,24 +13,25 @@ from collections.abc import Sequence
 from neuron.pipe import (
     HEADER_BYTES,
     MAX_FRAME_BYTES,
-    Looked,
+    ImagesProcessed,
     Refused,
     ToDaemon,
     ToWorker,
     decode_to_worker,
     frame,
 )
-from neuron.worker.compiler import Compiled
+from neuron.worker.grammar_thread import CompiledRequest
 
-Delivery = ToWorker | Compiled | Looked | Refused  # from the daemon, or from another thread of this process
+# From the daemon, or from another thread of this process.
+Delivery = ToWorker | CompiledRequest | ImagesProcessed | Refused
 
-MAX_UNSENT_BYTES = 16 << 20  # a daemon that reads no more holds the device up, not memory
-CLOSE_GRACE_S = 5.0  # for a daemon to read the last messages
+MAX_UNSENT_BYTES = 16 << 20  # a daemon that does not read stalls the device instead of filling memory
+CLOSE_GRACE_S = 5.0  # for the daemon to read the last messages
 _READ_BYTES = 1 << 20
 
 
 class Channel:
-    """Frames in, frames out, with bounded memory between the two threads."""
+    """Frames in and frames out, with bounded memory between the two threads."""
 
     def __init__(self, sock: socket.socket) -> None:
         self._socket = sock
@@ -41,14 +42,14 @@ class Channel:
         self._received = bytearray()
         self._inbox: queue.SimpleQueue[Delivery] = queue.SimpleQueue()
         self._unsent: deque[memoryview] = deque()
-        self._num_unsent = 0
+        self._num_unsent = 0  # bytes
         self._has_room = threading.Condition()
         self._is_closing = False
 
     # --- the device's thread ----------------------------------------------------------------------------
 
     def receive(self, timeout_s: float) -> list[Delivery]:
-        """All messages that are there; when there is none, the first to come within `timeout_s`."""
+        """Return all messages that have come; if there are none, wait up to `timeout_s` for the first."""
         messages: list[Delivery] = []
         try:
             messages.append(self._inbox.get(timeout=timeout_s) if timeout_s > 0 else self._inbox.get_nowait())
@@ -57,12 +58,12 @@ class Channel:
         except queue.Empty:
             return messages
 
-    def deliver(self, message: Compiled | Looked | Refused) -> None:
-        """Hand the device's thread something from another thread of this process."""
+    def deliver(self, message: CompiledRequest | ImagesProcessed | Refused) -> None:
+        """Pass a message from another thread of this process to the device's thread."""
         self._inbox.put(message)
 
     def send(self, messages: Sequence[ToDaemon]) -> None:
-        """Queue one frame; waits while the daemon is too far behind."""
+        """Queue one frame. Waits while the daemon is too far behind."""
         if not messages:
             return
         data = memoryview(frame(messages))
@@ -73,18 +74,18 @@ class Channel:
         self._ring()
 
     def close(self) -> None:
-        """Have `run` return once everything is sent."""
+        """Let `run` return once everything is sent."""
         with self._has_room:
             self._is_closing = True
         self._ring()
 
     def release(self) -> None:
-        """Close what the channel opened for itself, once `run` has returned."""
+        """Close the channel's own sockets, once `run` has returned."""
         self._wake.close()
         self._alarm.close()
 
     def _ring(self) -> None:
-        with contextlib.suppress(BlockingIOError):  # full of alarms: the main thread will wake
+        with contextlib.suppress(BlockingIOError):  # full of alarms: the main thread wakes anyway
             self._alarm.send(b"!")
 
     # --- the main thread --------------------------------------------------------------------------------
@@ -115,7 +116,7 @@ class Channel:
             self._wake.recv(4096)
 
     def _read(self) -> bool:
-        """Take in what has come; False at the end of the stream."""
+        """Read what has come and queue its messages. False at the end of the stream."""
         try:
             data = self._socket.recv(_READ_BYTES)
         except BlockingIOError:
@@ -136,7 +137,7 @@ class Channel:
         return bool(data)
 
     def _write(self) -> bool:
-        """Send what the socket takes; True when nothing is left."""
+        """Send what the socket takes. True when nothing is left."""
         try:
             while self._unsent:
                 sent = self._socket.send(self._unsent[0])

@@ -11,17 +11,24 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 
-# module to import: top-level or dotted names that must not be there afterwards
+# Missing on a machine that has torch, transformers, a few small wheels and neuron's engine alone.
+NOT_BARE = [
+    *("django", "ninja", "pydantic_settings", "uvicorn", "celery", "fleet", "cortex_site", "ext"),
+    *("neuron.api", "neuron.config", "neuron.supervisor", "neuron.text", "neuron.wire"),
+]
+
+# module, or package with all its modules, to import: names that must not be there afterwards
 RULES = {
     "neuron.wire": ["django", "ninja", "torch", "transformers", "fleet", "cortex_site", "msgspec"],
     "neuron.pipe": ["django", "torch", "transformers", "fleet", "cortex_site"],
     "neuron.step": ["django", "torch", "transformers", "fleet", "cortex_site"],
-    "neuron.engine": ["django", "torch", "transformers", "fleet", "cortex_site", "neuron.device"],
+    "neuron.engine": [*NOT_BARE, "torch", "transformers", "neuron.device", "neuron.models", "neuron.worker"],
     "neuron.text": ["django", "torch", "transformers", "fleet"],
     "neuron.api.app": ["torch", "transformers", "fleet", "celery"],
     "neuron.cli": ["torch", "transformers", "fleet", "celery"],
-    "neuron.device": ["django", "fleet", "cortex_site", "neuron.engine"],
-    "neuron.models": ["django", "fleet", "cortex_site"],
+    "neuron.device": [*NOT_BARE, "transformers", "neuron.engine", "neuron.models", "neuron.worker"],
+    "neuron.models": [*NOT_BARE, "neuron.engine", "neuron.worker"],
+    "neuron.worker": NOT_BARE,
     "fleet.snapshot": ["django", "neuron", "asyncio", "cortex_site"],
     "fleet.router": ["django", "neuron", "asyncio", "cortex_site"],
     "fleet.operations": ["django", "neuron", "asyncio", "cortex_site"],
@@ -45,11 +52,18 @@ RULES = {
 }
 
 
+IMPORT_ALL = """
+import importlib, pkgutil, sys
+module = importlib.import_module(sys.argv[1])
+for found in pkgutil.walk_packages(getattr(module, "__path__", ()), module.__name__ + "."):
+    importlib.import_module(found.name)
+print("\\n".join(sys.modules))
+"""
+
+
 def modules_after(name: str) -> set[str]:
-    code = f"import sys, {name}; print('\\n'.join(sys.modules))"
-    result = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False, timeout=120
-    )
+    command = [sys.executable, "-c", IMPORT_ALL, name]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=120)
     assert result.returncode == 0, result.stderr
     return set(result.stdout.split())
 
@@ -108,6 +122,23 @@ def test_torch_lives_in_device_and_models():
 def test_engine_and_device_meet_in_step_only():
     assert not offenders("neuron/engine", lambda path, name: not name.startswith("neuron.device"))
     assert not offenders("neuron/device", lambda path, name: not name.startswith("neuron.engine"))
+
+
+def test_the_engine_imports_only_what_a_bare_machine_has():
+    """Inside functions too. Only the worker's main asks for `cortex_site`, whose log format is optional."""
+    wheels = {"llguidance", "msgspec", "PIL", "safetensors", "tokenizers", "torch", "transformers"}
+    ours = {"neuron.device", "neuron.engine", "neuron.models", "neuron.pipe", "neuron.step", "neuron.worker"}
+
+    def allowed(path, name):
+        top = name.partition(".")[0]
+        if top == "neuron":
+            return name in ours or ".".join(name.split(".")[:2]) in ours
+        if top == "cortex_site":
+            return path.name == "__main__.py"
+        return top in wheels or top in sys.stdlib_module_names
+
+    for package in ("neuron/engine", "neuron/device", "neuron/models", "neuron/worker"):
+        assert not offenders(package, allowed)
 
 
 def test_gateway_never_imports_models():

@@ -1,4 +1,4 @@
-"""The load generator sees what it must: nothing where nothing is wrong, and each kind of damage."""
+"""The load generator finds nothing where nothing is wrong, and every kind of damage."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ def checked(data: bytes, *, verbatim=True, cut=None) -> StreamCheck:
     return check
 
 
-def test_a_whole_stream_has_no_problem_wherever_it_is_cut():
+def test_a_whole_stream_has_no_problem_however_it_is_split():
     for cut in range(1, len(WHOLE)):
         assert not checked(WHOLE, cut=cut).problem()
 
 
-def test_a_chunks_delay_is_from_its_writing_to_now():
+def test_a_chunks_delay_runs_from_its_writing_to_its_arrival():
     assert StreamCheck(3, verbatim=True, started_ns=0).feed(WHOLE, 5000) == [4000, 3999, 3998]
 
 
@@ -45,11 +45,11 @@ def test_a_chunks_delay_is_from_its_writing_to_now():
     ],
 )
 @pytest.mark.parametrize("verbatim", [True, False])
-def test_what_is_missing_or_too_much_is_seen(damage, problem, verbatim):
+def test_missing_and_extra_events_are_found(damage, problem, verbatim):
     assert problem in checked(damage(WHOLE), verbatim=verbatim).problem()
 
 
-def test_a_byte_that_was_changed_is_seen_where_bytes_should_pass_as_they_are():
+def test_a_changed_byte_is_found_where_bytes_must_pass_unchanged():
     for at in range(len(WHOLE)):
         damaged = WHOLE[:at] + bytes([WHOLE[at] ^ 1]) + WHOLE[at + 1 :]
         if damaged[at : at + 1].isdigit():  # a number or a time of its own
@@ -60,7 +60,7 @@ def test_a_byte_that_was_changed_is_seen_where_bytes_should_pass_as_they_are():
     assert not checked(spaced, verbatim=False).problem()
 
 
-def test_a_gap_is_a_stall_and_so_is_silence_at_the_end():
+def test_gaps_and_silence_at_the_end_are_stalls():
     check = StreamCheck(3, verbatim=True, started_ns=0)
     check.feed(mock.chunk(0, 0), STALL_NS)
     assert check.stalls == 0
@@ -70,7 +70,7 @@ def test_a_gap_is_a_stall_and_so_is_silence_at_the_end():
     assert check.stalls == 2
 
 
-def test_an_answers_bytes_are_looked_at():
+def test_an_answers_bytes_are_checked():
     assert not answer_problem(200, mock.ANSWER_BODY, verbatim=True)
     assert answer_problem(503, mock.ANSWER_BODY, verbatim=True) == "status 503"
     assert answer_problem(200, mock.ANSWER_BODY + b" ", verbatim=True)
@@ -131,7 +131,7 @@ async def between(port: int, spoil):
 STREAMS = {"kind": "streams", "connections": 4, "seconds": 1.5, "gap_us": 20_000}
 
 
-async def test_on_the_node_itself_nothing_is_wrong():
+async def test_the_node_itself_shows_no_problem():
     async with node() as port:
         streams = await run(Job(port=port, **STREAMS))
         closed = await run(Job("closed", port, 4, seconds=0.3))

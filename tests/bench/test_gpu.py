@@ -75,7 +75,7 @@ def journal(tmp_path: Path) -> Iterator[Journal]:
 
 
 def conduct(
-    journal: Journal, tmp_path: Path, script: str, *parts: str, seconds: float = 60.0
+    journal: Journal, tmp_path: Path, script: str, *parts: str, seconds: float = 60.0, **slices: float
 ) -> list[Result]:
     """The results of parts that are measured by a script, which gets their names."""
     program = tmp_path / "program.py"
@@ -89,6 +89,7 @@ def conduct(
         Budget(seconds),
         lambda _: None,
         sites=[ROOT],
+        slices=PARTS | slices,
         program=[sys.executable, str(program)],
     )
     made.run(parts)
@@ -129,12 +130,8 @@ def test_a_process_that_dies_costs_its_own_part_alone(journal, tmp_path):
 
 
 def test_a_part_that_stands_still_is_ended(journal, tmp_path, monkeypatch):
-    monkeypatch.setitem(PARTS, "decode", 0.0)
     monkeypatch.setattr(conductor, "GRACE_S", 0.5)
-    hangs = (
-        "send({'begin': parts[0]})\nif parts[0] == 'decode':\n    time.sleep(100)\nsend({'end': parts[0]})\n"
-    )
-    results = conduct(journal, tmp_path, hangs, "decode", "prefill")
+    results = conduct(journal, tmp_path, HANGS, "decode", "prefill", decode=0.0)
     assert [(result.part, result.note) for result in results] == [("decode", "not done in time")]
 
 
@@ -225,7 +222,7 @@ def test_attention_that_is_wrong_is_no_parity(dtype: torch.dtype):
 
 
 def test_a_torch_without_the_kernel_is_named_and_measured_by_other_ways(monkeypatch):
-    monkeypatch.setattr(facts, "find_kernel", lambda: None)
+    monkeypatch.setattr(facts, "find_varlen_kernel", lambda: None)
     lab = Lab(CPU, is_smoke=True)
     told = {case.name: worker.measured("device", case) for case in facts.cases("device", lab)}
     assert told["paged kernel"].note == "not in this torch: pages are gathered"

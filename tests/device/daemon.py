@@ -1,4 +1,4 @@
-"""The daemon's end of a device worker: starts the real process and speaks the pipe, blocking."""
+"""The daemon's end of the pipe, blocking: starts the real worker process."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Self, TypeVar
 
@@ -28,15 +28,18 @@ from neuron.pipe import (
     frame,
 )
 
-DEADLINE_S = 60.0  # for any one message; only a hang takes so long
+DEADLINE_S = 60.0  # for one message; only a hang takes this long
 
 Message = TypeVar("Message", bound=ToDaemon)
 
 
+WORKER = ("-m", "neuron.worker")
+
+
 class Daemon:
-    def __init__(self, *flags: str) -> None:
+    def __init__(self, *flags: str, program: Sequence[str] = WORKER) -> None:
         ours, theirs = socket.socketpair()
-        command = [sys.executable, "-m", "neuron.worker", "--device", "cpu:0", "--threads", "1", *flags]
+        command = [sys.executable, *program, "--device", "cpu:0", "--threads", "1", *flags]
         with theirs:
             self.process = subprocess.Popen(
                 [*command, "--fd", str(theirs.fileno())],
@@ -83,7 +86,7 @@ class Daemon:
             data += part
         return bytes(data)
 
-    # --- what a daemon does ---------------------------------------------------------------------------------
+    # --- requests -------------------------------------------------------------------------------------------
 
     def load(self, path: Path, model: str = "m") -> Loaded | LoadFailed:
         self.send(Load(model, str(path)))
@@ -100,7 +103,7 @@ class Daemon:
         return self.wait_for(Finished, lambda finished: finished.id == number)
 
     def end(self, number: int) -> Finished | Refused:
-        """The end of a request, which may have been seen already."""
+        """The end of a request, which may have been received already."""
         while True:
             ends = [m for m in self.seen if isinstance(m, (Finished, Refused)) and m.id == number]
             if ends:

@@ -1,4 +1,4 @@
-"""What a GPU brings, for tests without one: torch's paged kernel in plain torch, recordings by tracing."""
+"""Stand-ins for a GPU: torch's paged kernel in plain torch, and captures by tracing."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch.fx.experimental.proxy_tensor import make_fx
 
-Run = Callable[[], torch.Tensor]
+Computation = Callable[[], torch.Tensor]
 
 
 def varlen(
@@ -26,8 +26,10 @@ def varlen(
     seqused_k: torch.Tensor,
     block_table: torch.Tensor,
 ) -> torch.Tensor:
-    """`torch.nn.attention.varlen.varlen_attn` as its documentation has it. Nothing here reads a tensor's
-    values on the host, so that it can be traced."""
+    """Do what `torch.nn.attention.varlen.varlen_attn` documents.
+
+    Nothing here reads a tensor's values on the host, so it can be traced.
+    """
     assert all(t.dtype is torch.int32 for t in (cu_seq_q, cu_seq_k, seqused_k, block_table))
     assert window_size[1] == 0
     assert enable_gqa == (query.shape[1] != key.shape[2])
@@ -47,14 +49,14 @@ def varlen(
     return torch.einsum("qhk,qkhd->qhd", weights, values.float()).to(query.dtype)
 
 
-class Recorder:
-    """Traces once, like a CUDA graph: a replay runs the same operations on the same tensors, no Python."""
+class TracingCapture:
+    """Traces once. Replays run the same operations on the same tensors without Python, like a CUDA graph."""
 
     def __init__(self) -> None:
         self.replays: list[int] = []  # rows of each
 
-    def __call__(self, run: Run) -> Run:
-        graph: Any = make_fx(run)()
+    def __call__(self, compute: Computation) -> Computation:
+        graph: Any = make_fx(compute)()
 
         def replay() -> torch.Tensor:
             result: torch.Tensor = graph()

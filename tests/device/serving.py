@@ -1,4 +1,4 @@
-"""Scheduler, runner and a loaded model put together as the worker does, driven to the end in one call."""
+"""Scheduler, runner and a loaded model as the worker puts them together, driven to the end in one call."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from typing import Any
 
 import torch
 
-from neuron.device.graphs import Record
-from neuron.device.runner import Runner
+from neuron.device.cuda_graphs import Capture
+from neuron.device.model_runner import ModelRunner
 from neuron.device.varlen import Kernel
-from neuron.engine.limits import Limits
 from neuron.engine.scheduler import Scheduler
+from neuron.engine.scheduler_limits import SchedulerLimits
 from neuron.models.checkpoint import read_checkpoint
-from neuron.models.loading import AnyDecoder, load_decoder, model_dtype
+from neuron.models.decoder import AnyDecoder, load_decoder, model_dtype
 from neuron.pipe import Finished, Logprob, Refused, Sampling, Scored, Submit, Tokens
-from neuron.step import CacheShape, Image
+from neuron.step import CacheShape, PromptImage
 from tests.device.zoo import VOCAB
 
 GREEDY = Sampling()
@@ -47,13 +47,13 @@ class Serving:
         *,
         vocab: int = VOCAB,
         kernel: Kernel | None = None,
-        record: Record | None = None,
+        capture: Capture | None = None,
         **limits: Any,
     ) -> None:
         self.loaded = loaded
-        bounds = Limits(**{"max_running": shape.num_slots, "step_tokens": 48} | limits)
+        bounds = SchedulerLimits(**{"max_running": shape.num_slots, "step_tokens": 48} | limits)
         self.scheduler = Scheduler("m", shape, vocab_size=vocab, limits=bounds)
-        self.runner = Runner(loaded, loaded.layers, shape, kernel=kernel, record=record)
+        self.runner = ModelRunner(loaded, loaded.layers, shape, kernel=kernel, capture=capture)
         self.tokens: dict[int, list[int]] = {}
         self.ends: dict[int, Finished | Refused] = {}
         self.num_joined = 0
@@ -67,7 +67,7 @@ class Serving:
         sampling: Sampling = GREEDY,
         *,
         max_tokens: int = 24,
-        images: Sequence[Image] = (),
+        images: Sequence[PromptImage] = (),
         **options: Any,
     ) -> None:
         request = Submit(number, "m", tokens, max_tokens, sampling, **{"stop_ids": []} | options)

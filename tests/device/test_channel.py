@@ -14,7 +14,7 @@ DEADLINE_S = 30.0
 
 
 class Running:
-    """A channel whose `run` has its thread, and the daemon's end of its socket."""
+    """A channel whose `run` has a thread of its own, and the daemon's end of its socket."""
 
     def __init__(self) -> None:
         self.daemon, theirs = socket.socketpair()
@@ -67,12 +67,12 @@ def test_frames_arrive_whole_however_they_are_cut(running: Running):
     assert running.receive(4) == messages
 
 
-def test_nothing_there_is_an_empty_list(running: Running):
+def test_receive_returns_an_empty_list_when_nothing_has_come(running: Running):
     assert running.channel.receive(0.0) == []
     assert running.channel.receive(0.01) == []
 
 
-def test_what_was_sent_before_close_arrives(running: Running):
+def test_messages_sent_before_close_arrive(running: Running):
     sent = [Unloaded(str(i) * 1000) for i in range(200)]
     for message in sent:
         running.channel.send([message])
@@ -85,7 +85,7 @@ def test_what_was_sent_before_close_arrives(running: Running):
     running.join()
 
 
-def test_a_daemon_that_does_not_read_holds_the_sender_up(running: Running):
+def test_a_daemon_that_does_not_read_stalls_the_sender(running: Running):
     sent = threading.Semaphore(0)
     big = Unloaded("x" * (MAX_UNSENT_BYTES // 4))
 
@@ -113,7 +113,7 @@ def test_run_ends_with_the_stream(running: Running):
 
 
 @pytest.mark.parametrize("data", [b"\x00\x00\x00\x04oops", b"\xff\xff\xff\xff"], ids=["nonsense", "huge"])
-def test_what_is_no_frame_ends_run_with_an_error(running: Running, data: bytes):
+def test_an_invalid_frame_ends_run_with_an_error(running: Running, data: bytes):
     running.daemon.sendall(data)
     running.join()
     assert running.error is not None

@@ -1,4 +1,4 @@
-"""`pytest -m gpu`: what a CUDA device does is what the CPU does, also by its own ways."""
+"""`pytest -m gpu`: a CUDA device gives the CPU's texts, also by its own kernel and by captured steps."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from neuron.device.graphs import CudaRecorder
-from neuron.device.varlen import choose, find_kernel
-from neuron.models.loading import AnyDecoder
+from neuron.device.cuda_graphs import CudaGraphCapture
+from neuron.device.varlen import find_varlen_kernel, select_kernel
+from neuron.models.decoder import AnyDecoder
 from neuron.pipe import Loaded, Sampling, Status
 from neuron.step import CacheShape
 from tests.device.daemon import Daemon
@@ -26,31 +26,34 @@ NEW = 12
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_texts_are_those_of_the_cpu(family: str, tmp_path: Path):
+def test_cuda_texts_equal_the_cpus(family: str, tmp_path: Path):
     path = save(tmp_path, family)
     prompts = {length: prompt(length, length) for length in (3, 21, 70)}
     for sampling in (GREEDY, Sampling(temperature=1.0, top_p=0.9, seed=3)):
         assert texts(decoder(path, device=CUDA), prompts, sampling) == texts(decoder(path), prompts, sampling)
 
 
-def serving_of(loaded: AnyDecoder, *, by_kernel: bool, recorded: bool) -> Serving:
-    """By torch's kernel; where this torch has none, by the one in plain torch, which can be recorded, too."""
-    kernel, size = choose(find_kernel() or varlen, loaded.layers, loaded.dtype, loaded.device)
+def serving_of(loaded: AnyDecoder, *, by_kernel: bool, captured: bool) -> Serving:
+    """By torch's kernel; where this torch has none, by the one in plain torch, which can be captured, too."""
+    found = find_varlen_kernel() or varlen
+    kernel, size = select_kernel(found, loaded.layers, loaded.dtype, loaded.device)
     assert kernel is not None
     shape = CacheShape(num_pages=2048 // size, page_size=size, num_slots=8, context=256)
-    record = CudaRecorder() if recorded else None
-    return Serving(loaded, shape, kernel=kernel if by_kernel else None, record=record)
+    capture = CudaGraphCapture() if captured else None
+    return Serving(loaded, shape, kernel=kernel if by_kernel else None, capture=capture)
 
 
 @pytest.mark.parametrize("family", ["llama", "mistral", "qwen3"])
-@pytest.mark.parametrize("recorded", [False, True], ids=["kernel", "recorded"])
-def test_the_paged_kernel_and_recordings_say_what_gathering_says(family: str, recorded: bool, tmp_path: Path):
-    """In bfloat16 roundings differ, so nearly all of the tokens at the beginning, not all."""
+@pytest.mark.parametrize("captured", [False, True], ids=["kernel", "captured"])
+def test_the_paged_kernel_and_captured_steps_agree_with_gathering(
+    family: str, captured: bool, tmp_path: Path
+):
+    """Rounding differs in bfloat16, so nearly all texts begin alike, not all."""
     loaded = decoder(save(tmp_path, family), "bfloat16", CUDA)
     told = []
     for by_kernel in (False, True):
-        serving = serving_of(loaded, by_kernel=by_kernel, recorded=recorded)
-        assert (serving.runner._graphs is not None) == (by_kernel and recorded)
+        serving = serving_of(loaded, by_kernel=by_kernel, captured=captured)
+        assert (serving.runner._graphs is not None) == (by_kernel and captured)
         for number in range(24):
             serving.submit(number, prompt(number, 10 + number), max_tokens=NEW)
         told.append(serving.drain())
@@ -58,10 +61,10 @@ def test_the_paged_kernel_and_recordings_say_what_gathering_says(family: str, re
     assert begun_alike >= 18
 
 
-def test_recorded_steps_are_those_that_were_recorded(tmp_path: Path):
-    """The same kernels on the same sizes of batch: not a bit differs."""
+def test_a_replayed_step_equals_the_captured_one(tmp_path: Path):
+    """With the same kernels and sizes, not a bit differs."""
     loaded = decoder(save(tmp_path), "bfloat16", CUDA)
-    serving = serving_of(loaded, by_kernel=True, recorded=True)
+    serving = serving_of(loaded, by_kernel=True, captured=True)
     graphs = serving.runner._graphs
     assert graphs is not None
     for number in range(8):

@@ -1,4 +1,4 @@
-"""Vectors are those of a plain transformers computation, one input at a time and without padding."""
+"""Embeddings equal those of transformers for one input at a time, without padding."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import torch
 import transformers
 from torch.nn.functional import cosine_similarity
 
-from neuron.engine.embedding import EmbeddingScheduler
-from neuron.engine.limits import Limits
-from neuron.models.checkpoint import LoadError, read_checkpoint
-from neuron.models.embedding import Embedder, load_embedder
+from neuron.engine.embedding_scheduler import EmbeddingScheduler
+from neuron.engine.scheduler_limits import SchedulerLimits
+from neuron.models.checkpoint import ModelLoadError, read_checkpoint
+from neuron.models.embedder import Embedder, load_embedder
 from neuron.models.pooling import Pooling, read_pooling
 from neuron.pipe import Embed, Embedded, Refused
 from neuron.step import EmbeddingPlan
@@ -84,7 +84,7 @@ def plain(path: Path, mode: str, tokens: list[int], *, normalize: bool) -> torch
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("family", ["bert", "qwen3"])
 @pytest.mark.parametrize("normalize", [False, True])
-def test_vectors_are_transformers_own(tmp_path, family, mode, normalize):
+def test_vectors_equal_transformers(tmp_path, family, mode, normalize):
     path = encoder(tmp_path / "m") if family == "bert" else save(tmp_path / "m", "qwen3")
     describe(path, mode, normalize=normalize)
     made = vectors(embedder(path), INPUTS)
@@ -94,7 +94,7 @@ def test_vectors_are_transformers_own(tmp_path, family, mode, normalize):
         assert cosine_similarity(vector, wanted, dim=0) > 0.99999
 
 
-def test_the_directory_bounds_the_input(tmp_path):
+def test_the_directory_limits_the_input_length(tmp_path):
     path = describe(encoder(tmp_path / "m"), "mean", bound=20)
     assert embedder(path).shape.context == 20
     (path / "sentence_bert_config.json").unlink()
@@ -117,16 +117,16 @@ def test_the_directory_bounds_the_input(tmp_path):
         ),
     ],
 )
-def test_what_cannot_be_pooled_is_refused_with_file_and_cause(tmp_path, file, text, cause):
+def test_unsupported_pooling_is_refused_with_file_and_cause(tmp_path, file, text, cause):
     (tmp_path / "m").mkdir()
     path = describe(tmp_path / "m", "mean")
     (path / file).write_text(text)
-    with pytest.raises(LoadError, match=cause) as caught:
+    with pytest.raises(ModelLoadError, match=cause) as caught:
         read_pooling(path)
     assert str(path / file) in caught.value.message
 
 
-def test_newer_files_name_the_mode(tmp_path):
+def test_a_newer_pooling_config_names_the_mode(tmp_path):
     (tmp_path / "m").mkdir()
     path = describe(tmp_path / "m", "mean", normalize=True)
     (path / "1_Pooling" / "config.json").write_text('{"pooling_mode": "lasttoken"}')
@@ -134,7 +134,7 @@ def test_newer_files_name_the_mode(tmp_path):
 
 
 def scheduler(**limits: Any) -> EmbeddingScheduler:
-    bounds = Limits(**{"max_running": 2, "step_tokens": 16} | limits)
+    bounds = SchedulerLimits(**{"max_running": 2, "step_tokens": 16} | limits)
     return EmbeddingScheduler("m", context=10, vocab_size=VOCAB, limits=bounds)
 
 
@@ -159,7 +159,7 @@ def test_inputs_are_packed_into_steps_and_answered_in_order():
     ]
 
 
-def test_bounds_of_embedding_requests():
+def test_embedding_requests_are_checked_bounded_and_expire():
     engine = scheduler(max_waiting=1)
     for number, wrong in enumerate([[[]], [[1] * 11], [[VOCAB]], [[-1]]]):
         refused = engine.submit(Embed(number, "m", wrong), 0.0)

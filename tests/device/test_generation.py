@@ -1,4 +1,4 @@
-"""What a request is told does not depend on who else is served, on the cache, or on being interrupted."""
+"""An answer does not depend on other requests, on the cache, or on preemptions."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from neuron.models.loading import Decoder
+from neuron.models.decoder import AnyDecoder
 from neuron.pipe import Finished, Sampling
 from neuron.step import CacheShape, PoisonedError
 from tests.device.serving import GREEDY, Serving, decoder, prompt, texts
@@ -18,12 +18,12 @@ TIGHT = CacheShape(num_pages=20, page_size=8, num_slots=8, context=128)
 
 
 @pytest.fixture(scope="module")
-def loaded(llama: Path) -> Decoder:
+def loaded(llama: Path) -> AnyDecoder:
     return decoder(llama)
 
 
 @pytest.mark.parametrize("sampling", [GREEDY, WARM], ids=["greedy", "seeded"])
-def test_batch_equals_single(loaded: Decoder, sampling: Sampling):
+def test_a_text_does_not_depend_on_the_batch(loaded: AnyDecoder, sampling: Sampling):
     prompts = {seed: prompt(seed, 5 + 3 * seed) for seed in range(32)}
     together = texts(loaded, prompts, sampling)
     for number in (0, 1, 7, 31):
@@ -32,7 +32,7 @@ def test_batch_equals_single(loaded: Decoder, sampling: Sampling):
 
 
 @pytest.mark.parametrize("sampling", [GREEDY, WARM], ids=["greedy", "seeded"])
-def test_preempted_equals_unpreempted(loaded: Decoder, sampling: Sampling):
+def test_a_preemption_does_not_change_a_text(loaded: AnyDecoder, sampling: Sampling):
     prompts = {seed: prompt(seed, 20) for seed in range(6)}
     serving = Serving(loaded, TIGHT)
     for number, tokens in prompts.items():
@@ -45,12 +45,12 @@ def test_preempted_equals_unpreempted(loaded: Decoder, sampling: Sampling):
         assert alone.drain()[number] == crowded[number]
 
 
-def test_the_prefix_cache_changes_cached_tokens_and_nothing_else(loaded: Decoder):
+def test_the_prefix_cache_changes_cached_tokens_and_nothing_else(loaded: AnyDecoder):
     first, second = prompt(1, 50), [*prompt(1, 50), *prompt(2, 9)]
     serving = Serving(loaded)
     cold, cached = {}, {}
     for number, tokens in enumerate((first, second)):
-        serving.scheduler.pages.forget()
+        serving.scheduler.pages.clear_cached()
         serving.submit(number, tokens)
         cold[number] = serving.drain()[number]
     for number, tokens in enumerate((first, second), 2):
@@ -61,20 +61,20 @@ def test_the_prefix_cache_changes_cached_tokens_and_nothing_else(loaded: Decoder
     assert [end.cached_tokens for end in ends] == [0, 0, 48, 56]
 
 
-def test_penalties_count_through_a_preemption(loaded: Decoder):
-    rules = Sampling(repetition_penalty=1.3, presence_penalty=0.5, frequency_penalty=0.5)
+def test_penalties_count_through_a_preemption(loaded: AnyDecoder):
+    sampling = Sampling(repetition_penalty=1.3, presence_penalty=0.5, frequency_penalty=0.5)
     serving = Serving(loaded, TIGHT)
     for seed in range(6):
-        serving.submit(seed, prompt(seed, 20), rules, max_tokens=40)
+        serving.submit(seed, prompt(seed, 20), sampling, max_tokens=40)
     crowded = serving.drain()
     assert serving.num_joined > 6
     alone = Serving(loaded)
-    alone.submit(5, prompt(5, 20), rules, max_tokens=40)
+    alone.submit(5, prompt(5, 20), sampling, max_tokens=40)
     assert alone.drain()[5] == crowded[5]
     assert len(set(crowded[5])) > len(set(texts(loaded, {5: prompt(5, 20)})[5]))
 
 
-def test_seeds_differ_and_no_seed_is_another_each_time(loaded: Decoder):
+def test_a_seed_decides_the_text_and_no_seed_is_another_each_time(loaded: AnyDecoder):
     def answer(seed: int | None) -> list[int]:
         return texts(loaded, {0: prompt(0, 9)}, Sampling(temperature=1.5, seed=seed))[0]
 
@@ -84,7 +84,7 @@ def test_seeds_differ_and_no_seed_is_another_each_time(loaded: Decoder):
 
 
 @pytest.mark.parametrize("phase", ["waiting", "prefill", "decode"])
-def test_cancel_gives_every_page_back_while_the_others_go_on(loaded: Decoder, phase: str):
+def test_cancel_gives_every_page_back_while_the_others_go_on(loaded: AnyDecoder, phase: str):
     serving = Serving(loaded, max_running=2)
     pages = serving.scheduler.pages
     serving.submit(1, prompt(1, 40), max_tokens=30)
@@ -125,8 +125,8 @@ def scored(serving: Serving, number: int) -> list[float]:
     return [logprob.chosen for logprob in serving.scores[number]]
 
 
-def test_a_scored_prompt_has_transformers_own_logprobs(loaded: Decoder):
-    """Longer than a step; beside streams; the same when all of it is in the cache."""
+def test_a_scored_prompt_has_transformers_own_logprobs(loaded: AnyDecoder):
+    """The prompt is longer than a step, runs beside a stream, and is scored again when it is cached."""
     reference, tokens = build("llama"), prompt(4, 70)
     with torch.inference_mode():
         table = reference(torch.tensor([tokens])).logits[0].log_softmax(-1)
@@ -147,7 +147,7 @@ def test_a_scored_prompt_has_transformers_own_logprobs(loaded: Decoder):
         assert end.cached_tokens == 0
 
 
-def test_a_prompt_is_scored_once_also_if_it_had_to_give_way(loaded: Decoder):
+def test_a_preempted_prompt_is_scored_once(loaded: AnyDecoder):
     alone = Serving(loaded)
     alone.submit(1, prompt(1, 60), Sampling(top_logprobs=0), max_tokens=4, score_prompt=True)
     alone.drain()
@@ -161,7 +161,7 @@ def test_a_prompt_is_scored_once_also_if_it_had_to_give_way(loaded: Decoder):
     assert scored(serving, 1) == pytest.approx(scored(alone, 1), abs=1e-4)
 
 
-def test_a_step_makes_no_more_logits_than_it_may(loaded: Decoder):
+def test_a_step_never_exceeds_max_logit_rows(loaded: AnyDecoder):
     serving = Serving(loaded, max_running=4)
     for number in range(3):
         serving.submit(number, prompt(number, 30), Sampling(top_logprobs=0), score_prompt=True)

@@ -10,8 +10,8 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
-from neuron.models.checkpoint import CONFIG, INDEX, WEIGHTS, LoadError, read_checkpoint
-from neuron.models.loading import load_decoder, model_dtype
+from neuron.models.checkpoint import CONFIG, INDEX, WEIGHTS, ModelLoadError, read_checkpoint
+from neuron.models.decoder import load_decoder, model_dtype
 from tests.device.serving import decoder, prompt, texts
 from tests.device.zoo import build, save
 
@@ -212,14 +212,14 @@ def test_a_broken_directory_is_refused_with_file_and_cause(name: str, tmp_path: 
     spoil, code, message = BROKEN[name]
     save(tmp_path)
     spoil(tmp_path)
-    with pytest.raises(LoadError, match=message) as raised:
+    with pytest.raises(ModelLoadError, match=message) as raised:
         decoder(tmp_path)
     assert raised.value.code == code
     assert str(tmp_path) in raised.value.message
 
 
-def test_a_directory_that_is_not_there():
-    with pytest.raises(LoadError, match="no such directory") as raised:
+def test_a_missing_directory_is_refused():
+    with pytest.raises(ModelLoadError, match="no such directory") as raised:
         read_checkpoint(Path("/nowhere/at/all"))
     assert raised.value.code == "model_not_found"
 

@@ -1,4 +1,4 @@
-"""The device thread's turns, without device or process: scripted slab, channel and clock."""
+"""The device thread's turns without device or process: pool, channel and clock are scripted."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from typing import Any
 import msgspec
 import pytest
 
-from neuron.engine.limits import Limits
 from neuron.engine.scheduler import Scheduler
-from neuron.models.checkpoint import LoadError
+from neuron.engine.scheduler_limits import SchedulerLimits
+from neuron.models.checkpoint import ModelLoadError
 from neuron.pipe import (
     HEARTBEAT_S,
     STATUS_INTERVAL_S,
+    AnswerGrammar,
     AskMemory,
     Cancel,
     Finished,
-    Guide,
     Load,
     Loaded,
     LoadFailed,
@@ -48,7 +48,7 @@ PROMPT = [1, 2, 3]
 
 
 class FakeRunner(FakeDevice):
-    """Fails as often as it is told to."""
+    """Raises `failures` first, one a step."""
 
     def __init__(self, *failures: Exception) -> None:
         super().__init__(SHAPE)
@@ -60,31 +60,36 @@ class FakeRunner(FakeDevice):
         return super().run(plan)
 
 
-class FakeSlab:
+class FakeModelPool:
     budget, used, free, fragmented = 100 << 20, 30 << 20, 70 << 20, 2 << 20
 
     def __init__(self, **runners: FakeRunner) -> None:
         self.models = {model: self.resident(model, runner) for model, runner in runners.items()}
 
     def resident(self, model: str, runner: FakeRunner) -> Any:
-        limits = Limits(max_running=4, step_tokens=16)
+        limits = SchedulerLimits(max_running=4, step_tokens=16)
         scheduler = Scheduler(model, SHAPE, vocab_size=VOCAB, limits=limits)
         return SimpleNamespace(
-            scheduler=scheduler, runner=runner, memory_mb=5, needed_mb=4, eyes=None, path=Path("/none")
+            scheduler=scheduler,
+            runner=runner,
+            memory_mb=5,
+            needed_mb=4,
+            image_processor=None,
+            path=Path("/none"),
         )
 
     def load(self, model: str, path: Path, on_progress: Callable[[float], None]) -> Any:
         for percent in range(0, 101, 25):
             on_progress(percent / 100)
         if path.name == "broken":
-            raise LoadError("model_broken", "it is broken")
+            raise ModelLoadError("model_broken", "it is broken")
         self.models[model] = self.resident(model, FakeRunner())
         return self.models[model]
 
     def unload(self, model: str) -> Any:
         return self.models.pop(model, None)
 
-    def give_back(self) -> None:
+    def release_unused(self) -> None:
         pass
 
 
@@ -114,8 +119,8 @@ class FakeChannel:
         return [token for m in self.of(Tokens) if m.id == number for token in m.tokens]
 
 
-def run(slab: FakeSlab, channel: FakeChannel) -> FakeChannel:
-    DeviceLoop(slab, channel, clock=lambda: channel.now).run()  # type: ignore[arg-type]
+def run(pool: FakeModelPool, channel: FakeChannel) -> FakeChannel:
+    DeviceLoop(pool, channel, clock=lambda: channel.now).run()  # type: ignore[arg-type]
     return channel
 
 
@@ -124,7 +129,9 @@ def submit(number: int, model: str = "m", max_tokens: int = 5) -> Submit:
 
 
 def test_a_request_is_served_and_shutdown_ends_the_rest():
-    channel = run(FakeSlab(m=FakeRunner()), FakeChannel([submit(1), submit(2, max_tokens=90)], idle_turns=8))
+    channel = run(
+        FakeModelPool(m=FakeRunner()), FakeChannel([submit(1), submit(2, max_tokens=90)], idle_turns=8)
+    )
     assert isinstance(channel.sent[0], Ready)
     assert channel.text(1) == continuation(PROMPT, 5)
     assert channel.of(Finished) == [Finished(1, "length", 3, 5, 0)]
@@ -132,8 +139,8 @@ def test_a_request_is_served_and_shutdown_ends_the_rest():
 
 
 def test_a_step_that_fails_ends_its_requests_and_not_the_worker():
-    slab = FakeSlab(m=FakeRunner(RuntimeError("shape mismatch")), other=FakeRunner())
-    channel = run(slab, FakeChannel([submit(1), submit(2, "other")], [submit(3)], idle_turns=8))
+    pool = FakeModelPool(m=FakeRunner(RuntimeError("shape mismatch")), other=FakeRunner())
+    channel = run(pool, FakeChannel([submit(1), submit(2, "other")], [submit(3)], idle_turns=8))
     refused = channel.of(Refused)
     assert [(r.id, r.status, r.code) for r in refused] == [(1, 500, "engine_error")]
     assert "RuntimeError: shape mismatch" in refused[0].message
@@ -141,19 +148,19 @@ def test_a_step_that_fails_ends_its_requests_and_not_the_worker():
 
 
 def test_a_poisoned_device_ends_every_request_of_every_model():
-    slab = FakeSlab(m=FakeRunner(PoisonedError("xid 79")), other=FakeRunner())
+    pool = FakeModelPool(m=FakeRunner(PoisonedError("xid 79")), other=FakeRunner())
     channel = FakeChannel([submit(1), submit(2, "other")], idle_turns=8)
     with pytest.raises(PoisonedError):
-        run(slab, channel)
+        run(pool, channel)
     assert {(r.id, r.status, r.code) for r in channel.of(Refused)} == {
         (1, 503, "engine_error"),
         (2, 503, "engine_error"),
     }
 
 
-def test_what_comes_during_a_load_is_served_or_waits():
+def test_messages_during_a_load_are_served_or_deferred():
     during = [[submit(1)], [Unload("m")], [], [], []]
-    channel = run(FakeSlab(m=FakeRunner()), FakeChannel([Load("new", "/new")], *during, idle_turns=8))
+    channel = run(FakeModelPool(m=FakeRunner()), FakeChannel([Load("new", "/new")], *during, idle_turns=8))
     assert [p.fraction for p in channel.of(LoadProgress)] == [0.0, 0.25, 0.5, 0.75, 1.0]
     kinds = [type(m) for m in channel.sent if isinstance(m, (Tokens, Loaded, Unloaded))]
     assert kinds.index(Tokens) < kinds.index(Loaded) < kinds.index(Unloaded)
@@ -161,7 +168,7 @@ def test_what_comes_during_a_load_is_served_or_waits():
 
 
 class CompilingChannel(FakeChannel):
-    """Once its turns are over it waits for what the compiler delivers before `Shutdown`."""
+    """After its turns, waits for what the grammar thread delivers before `Shutdown`."""
 
     def receive(self, timeout_s: float) -> list[ToWorker]:
         if self.turns or self.of(Refused) or self.of(Finished):
@@ -170,61 +177,63 @@ class CompilingChannel(FakeChannel):
 
 
 def test_a_grammar_that_cannot_be_compiled_refuses_its_request():
-    guided = msgspec.structs.replace(submit(1), guide=Guide("start: %json {}", [0]))
-    channel = run(FakeSlab(m=FakeRunner()), CompilingChannel([guided]))
+    guided = msgspec.structs.replace(submit(1), grammar=AnswerGrammar("start: %json {}", [0]))
+    channel = run(FakeModelPool(m=FakeRunner()), CompilingChannel([guided]))
     assert [(r.id, r.status, r.code) for r in channel.of(Refused)] == [(1, 400, "invalid_grammar")]
     assert "tokenizer" in channel.of(Refused)[0].message
 
 
 def test_a_request_can_be_cancelled_while_its_grammar_is_compiled():
-    guided = msgspec.structs.replace(submit(1), guide=Guide("start: %json {}", [0]))
-    channel = run(FakeSlab(m=FakeRunner()), FakeChannel([guided, Cancel(1)], idle_turns=3))
+    guided = msgspec.structs.replace(submit(1), grammar=AnswerGrammar("start: %json {}", [0]))
+    channel = run(FakeModelPool(m=FakeRunner()), FakeChannel([guided, Cancel(1)], idle_turns=3))
     assert channel.of(Finished) == [Finished(1, "cancelled", 3, 0)]
     assert not channel.of(Refused)
 
 
-def test_memory_is_told_as_it_is_now_also_during_a_load():
-    channel = run(FakeSlab(), FakeChannel([Load("new", "/new")], [AskMemory(7)], [], [], [], idle_turns=2))
+def test_memory_is_answered_during_a_load():
+    channel = run(
+        FakeModelPool(), FakeChannel([Load("new", "/new")], [AskMemory(7)], [], [], [], idle_turns=2)
+    )
     assert channel.of(Memory) == [Memory(7, 30, 70, 2)]
     kinds = [type(message) for message in channel.sent]
     assert kinds.index(Memory) < kinds.index(Loaded)
 
 
-def test_a_reset_forgets_what_ended_and_leaves_alone_what_runs():
-    slab = FakeSlab(m=FakeRunner())
+def test_a_cache_reset_drops_the_pages_of_ended_requests_only():
+    pool = FakeModelPool(m=FakeRunner())
     running = msgspec.structs.replace(submit(2, max_tokens=60), tokens=PROMPT * 6)
     like_running = msgspec.structs.replace(submit(3), tokens=PROMPT * 6)
     like_ended = msgspec.structs.replace(submit(4), tokens=[*PROMPT, *continuation(PROMPT, 5), 1])
     reset = [ResetCache(9, "m"), ResetCache(10, "nope")]
     turns = [[submit(1)], *[()] * 6, [running], *[()] * 3, reset, (), [like_running, like_ended]]
-    channel = run(slab, FakeChannel(*turns, idle_turns=70))
+    channel = run(pool, FakeChannel(*turns, idle_turns=70))
     assert channel.of(Memory) == [Memory(9, 30, 70, 2)]
     assert [(r.id, r.code) for r in channel.of(Refused)] == [(10, "model_not_loaded")]
     assert {end.id: end.cached_tokens for end in channel.of(Finished)} == {1: 0, 2: 0, 3: 16, 4: 0}
     assert channel.text(2) == continuation(PROMPT * 6, 60)
 
 
-def test_a_failed_load_is_told_with_its_cause():
-    channel = run(FakeSlab(), FakeChannel([Load("new", "/broken")], idle_turns=8))
+def test_a_failed_load_is_reported_with_its_cause():
+    channel = run(FakeModelPool(), FakeChannel([Load("new", "/broken")], idle_turns=8))
     assert channel.of(LoadFailed) == [LoadFailed("new", "model_broken", "it is broken")]
 
 
 def test_unknown_models_are_refused_and_unknown_unloads_answered():
-    channel = run(FakeSlab(), FakeChannel([submit(1, "nope"), Unload("nope")]))
+    channel = run(FakeModelPool(), FakeChannel([submit(1, "nope"), Unload("nope")]))
     assert [(r.status, r.code) for r in channel.of(Refused)] == [(503, "model_not_loaded")]
     assert channel.of(Unloaded) == [Unloaded("nope")]
 
 
 def test_status_is_sent_on_change_but_not_with_every_step():
     channel = FakeChannel([submit(1, max_tokens=90)], idle_turns=90)
-    run(FakeSlab(m=FakeRunner()), channel)
+    run(FakeModelPool(m=FakeRunner()), channel)
     assert 3 <= len(channel.of(Status)) <= (channel.now - 100.0) / STATUS_INTERVAL_S + 1
     assert any(status.models[0].running for status in channel.of(Status))
 
 
-def test_an_idle_worker_gives_signs_of_life():
+def test_an_idle_worker_sends_heartbeats():
     channel = FakeChannel(idle_turns=10)
-    run(FakeSlab(m=FakeRunner()), channel)
+    run(FakeModelPool(m=FakeRunner()), channel)
     statuses = channel.of(Status)
     assert len(statuses) >= 9
     assert channel.now - 100.0 == pytest.approx(HEARTBEAT_S * (len(statuses) - 1), abs=2 * HEARTBEAT_S)

@@ -1,37 +1,54 @@
-"""The ways of a GPU, as far as they go without one: the paged kernel, and decode steps that are recorded."""
+"""The paged kernel and captured decode steps, as far as they can be tested without a GPU."""
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from neuron.device.cache import LayerShape
-from neuron.device.graphs import Record, batch_sizes
-from neuron.device.varlen import choose, find_kernel
-from neuron.models.fused import FusedDecoder
+from neuron.device.cuda_graphs import Capture, capture_sizes
+from neuron.device.kv_cache import KVShape
+from neuron.device.varlen import find_varlen_kernel, select_kernel
+from neuron.models.fused_decoder import FusedDecoder
 from neuron.pipe import Sampling
 from neuron.step import CacheShape
-from tests.device.kernels import Recorder, varlen
+from tests.device.kernels import TracingCapture, varlen
 from tests.device.serving import GREEDY, Serving, decoder, prompt, texts
 from tests.device.zoo import save
 
 CPU = torch.device("cpu")
-LAYERS = {0: LayerShape(2, 16, 16), 1: LayerShape(1, 32, 32)}
+LAYERS = {0: KVShape(2, 16, 16), 1: KVShape(1, 32, 32)}
 PROMPTS = {number: prompt(number, length) for number, length in enumerate((1, 5, 30, 61, 9, 70))}
 WARM = Sampling(temperature=1.0, top_p=0.9, seed=5)
 SMALL = CacheShape(num_pages=100, page_size=8, num_slots=8, context=128)
 
 
-def test_this_torch_has_the_kernel():
-    assert find_kernel() is not None
+def test_torch_has_the_kernel_from_2_13_on():
+    release = tuple(int(part) for part in torch.__version__.split(".")[:2])
+    assert (find_varlen_kernel() is not None) == (release >= (2, 13))
+
+
+def test_a_kernel_without_pages_is_not_used(monkeypatch: pytest.MonkeyPatch):
+    """As torch 2.11 has it."""
+
+    def varlen_attn(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, *, scale=None, window_size=(-1, -1)):
+        raise AssertionError
+
+    monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", varlen_attn)
+    assert find_varlen_kernel() is None
+
+
+def test_a_torch_without_the_kernel_is_no_error(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(sys.modules, "torch.nn.attention.varlen", None)
+    assert find_varlen_kernel() is None
 
 
 @pytest.mark.parametrize("family", ["llama", "mistral", "gemma2", "gpt_oss"])
-def test_texts_are_those_of_gathering(family: str, tmp_path: Path):
-    """Rules that the kernel does not know (soft caps, sinks) are not its business."""
+def test_texts_by_the_kernel_equal_those_by_gathering(family: str, tmp_path: Path):
+    """Soft caps and sinks are not left to the kernel, which lacks them."""
     loaded = decoder(save(tmp_path, family), fused=False)
     for sampling in (GREEDY, WARM):
         assert texts(loaded, PROMPTS, sampling, kernel=varlen) == texts(loaded, PROMPTS, sampling)
@@ -43,10 +60,10 @@ def test_the_smallest_page_that_works_is_chosen():
             raise RuntimeError("pages must hold a multiple of 256 tokens")
         return varlen(query, key, *rest, **options)
 
-    assert choose(varlen, LAYERS, torch.float32, CPU) == (varlen, 16)
-    assert choose(coarse, LAYERS, torch.float32, CPU) == (coarse, 256)
-    assert choose(varlen, LAYERS, torch.bfloat16, CPU) == (varlen, 16)
-    assert choose(None, LAYERS, torch.float32, CPU) == (None, 16)
+    assert select_kernel(varlen, LAYERS, torch.float32, CPU) == (varlen, 16)
+    assert select_kernel(coarse, LAYERS, torch.float32, CPU) == (coarse, 256)
+    assert select_kernel(varlen, LAYERS, torch.bfloat16, CPU) == (varlen, 16)
+    assert select_kernel(None, LAYERS, torch.float32, CPU) == (None, 16)
 
 
 @pytest.mark.parametrize(
@@ -58,21 +75,21 @@ def test_the_smallest_page_that_works_is_chosen():
     ],
     ids=["window", "scale", "pages"],
 )
-def test_a_kernel_that_says_something_else_is_not_used(change: dict[str, Any]):
+def test_a_kernel_that_disagrees_is_not_used(change: dict[str, Any]):
     def wrong(*arguments: Any, **options: Any) -> torch.Tensor:
         return varlen(*arguments, **options | change)
 
-    assert choose(wrong, LAYERS, torch.float32, CPU) == (None, 16)
+    assert select_kernel(wrong, LAYERS, torch.float32, CPU) == (None, 16)
 
 
 def test_a_build_without_flash_attention_gathers():
-    """As torch's own is here."""
-    assert choose(find_kernel(), LAYERS, torch.bfloat16, CPU) == (None, 16)
+    """As on this machine."""
+    assert select_kernel(find_varlen_kernel(), LAYERS, torch.bfloat16, CPU) == (None, 16)
 
 
 @pytest.mark.parametrize("most", [1, 2, 3, 8, 9, 32, 40])
-def test_batch_sizes(most: int):
-    sizes = batch_sizes(most)
+def test_capture_sizes_leave_few_rows_over(most: int):
+    sizes = capture_sizes(most)
     assert sizes == sorted(set(sizes))
     assert sizes[-1] == most
     assert all(
@@ -81,38 +98,38 @@ def test_batch_sizes(most: int):
     )
 
 
-# --- recordings -------------------------------------------------------------------------------------------
+# --- captured steps ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("family", "dtype"),
     [("llama", "float32"), ("mistral", "float32"), ("qwen3", "float32"), ("llama", "bfloat16")],
 )
-def test_recorded_steps_say_what_others_say(family: str, dtype: str, tmp_path: Path):
+def test_captured_steps_equal_others(family: str, dtype: str, tmp_path: Path):
     loaded = decoder(save(tmp_path, family), dtype)
     assert isinstance(loaded, FusedDecoder)
-    recorder = Recorder()
-    assert mixed(loaded, recorder) == mixed(loaded, None)
-    assert len(recorder.replays) > 20
-    assert {8} < set(recorder.replays) <= {1, 2, 4, 8}, "five rows take the place of eight"
+    capture = TracingCapture()
+    assert mixed(loaded, capture) == mixed(loaded, None)
+    assert len(capture.replays) > 20
+    assert {8} < set(capture.replays) <= {1, 2, 4, 8}, "five rows run in the capture for eight"
 
 
-def mixed(loaded: FusedDecoder, record: Record | None) -> dict[int, list[int]]:
-    """Greedy and drawn answers at once, some of them while prompts are read."""
-    serving = Serving(loaded, SMALL, kernel=varlen, record=record, max_running=5)
+def mixed(loaded: FusedDecoder, capture: Capture | None) -> dict[int, list[int]]:
+    """Greedy and sampled answers at once, some of them beside prompts."""
+    serving = Serving(loaded, SMALL, kernel=varlen, capture=capture, max_running=5)
     for number, tokens in PROMPTS.items():
         serving.submit(number, tokens, WARM if number % 2 else GREEDY)
     return serving.drain()
 
 
-def test_rows_that_are_nobodys_touch_nothing(tmp_path: Path):
-    """Five rows run in the recording for eight."""
+def test_padding_rows_touch_the_padding_page_only(tmp_path: Path):
+    """Five rows run in the capture for eight."""
 
     def embed_padding(model: torch.nn.Module) -> None:
         torch.nn.init.normal_(model.get_input_embeddings().weight)  # type: ignore[operator]
 
     loaded = decoder(save(tmp_path, edit=embed_padding))
-    serving = Serving(loaded, SMALL, kernel=varlen, record=Recorder())
+    serving = Serving(loaded, SMALL, kernel=varlen, capture=TracingCapture())
     for number in range(5):
         serving.submit(number, prompt(number, 9), max_tokens=6)
     serving.step()
@@ -120,15 +137,15 @@ def test_rows_that_are_nobodys_touch_nothing(tmp_path: Path):
     serving.drain()
     keys, values = serving.runner.cache.pools(0)
     assert len(keys) == SMALL.num_pages + 1
-    assert keys[-1].any(), "the spare page took what belongs to nobody"
+    assert keys[-1].any(), "the padding page took what belongs to nobody"
     assert not any(pool[page].any() for pool in (keys, values) for page in free)
 
 
-def test_preempted_requests_resume_within_recordings(tmp_path: Path):
+def test_preempted_requests_resume_in_captured_steps(tmp_path: Path):
     loaded = decoder(save(tmp_path))
     tight = CacheShape(num_pages=20, page_size=8, num_slots=8, context=128)
     prompts = {seed: prompt(seed, 20) for seed in range(6)}
-    serving = Serving(loaded, tight, kernel=varlen, record=Recorder())
+    serving = Serving(loaded, tight, kernel=varlen, capture=TracingCapture())
     for number, tokens in prompts.items():
         serving.submit(number, tokens, WARM, max_tokens=40)
     crowded = serving.drain()
@@ -139,17 +156,17 @@ def test_preempted_requests_resume_within_recordings(tmp_path: Path):
         assert alone.drain()[number] == crowded[number]
 
 
-def test_steps_run_also_where_they_cannot_be_recorded(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+def test_steps_run_where_they_cannot_be_captured(tmp_path: Path, caplog: pytest.LogCaptureFixture):
     def refuse(_: Any) -> Any:
         raise RuntimeError("operation not permitted when stream is capturing")
 
     loaded = decoder(save(tmp_path))
-    assert texts(loaded, PROMPTS, kernel=varlen, record=refuse) == texts(loaded, PROMPTS)
-    assert "cannot be recorded" in caplog.text
+    assert texts(loaded, PROMPTS, kernel=varlen, capture=refuse) == texts(loaded, PROMPTS)
+    assert "cannot be captured" in caplog.text
 
 
-def test_models_of_unknown_operations_are_not_recorded(tmp_path: Path):
-    recorder = Recorder()
+def test_a_model_that_is_not_capturable_is_not_captured(tmp_path: Path):
+    capture = TracingCapture()
     loaded = decoder(save(tmp_path, "qwen3_moe"))
-    assert texts(loaded, PROMPTS, kernel=varlen, record=recorder) == texts(loaded, PROMPTS)
-    assert not recorder.replays
+    assert texts(loaded, PROMPTS, kernel=varlen, capture=capture) == texts(loaded, PROMPTS)
+    assert not capture.replays

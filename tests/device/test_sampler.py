@@ -30,7 +30,7 @@ def draw(
 
 
 def share(logits: Sequence[float], sampling: Sampling, steps: int = 400) -> dict[int, float]:
-    """Of evenly spread random numbers, how many draw each token."""
+    """The share of evenly spread random numbers that draw each token."""
     counts = Counter(draw(logits, sampling, (i + 0.5) / steps) for i in range(steps))
     return {token: count / steps for token, count in counts.items()}
 
@@ -69,7 +69,7 @@ def test_a_tiny_temperature_is_greedy():
     ],
     ids=str,
 )
-def test_filters_keep_the_likely(sampling: Sampling, kept: set[int]):
+def test_filters_keep_the_most_probable_tokens(sampling: Sampling, kept: set[int]):
     total = sum(PROBS[token] for token in kept)
     expected = {token: PROBS[token] / total for token in kept}
     assert share(LOGITS, sampling) == pytest.approx(expected, abs=0.005)
@@ -88,7 +88,7 @@ def test_a_flat_distribution_wider_than_the_candidates_is_drawn_whole():
     min_p=st.floats(0, 1),
 )
 @settings(max_examples=200, deadline=None)
-def test_what_is_drawn_was_allowed(
+def test_a_drawn_token_passes_the_filters(
     logits: list[float], uniform: float, top_k: int, top_p: float, min_p: float
 ):
     token = draw(logits, Sampling(temperature=1.0, top_k=top_k, top_p=top_p, min_p=min_p), uniform)
@@ -100,7 +100,7 @@ def test_what_is_drawn_was_allowed(
     assert float(probs[token]) >= min_p * float(probs.max()) * (1 - 1e-5)
 
 
-def test_penalties():
+def test_penalties_lower_repeated_tokens():
     assert draw([2.0, 1.9], Sampling(repetition_penalty=1.2), prompt=(0,)) == 1
     assert draw([-1.0, -1.1], Sampling(repetition_penalty=1.2), prompt=(0,)) == 1
     assert draw([2.0, 1.9], Sampling(presence_penalty=0.2), prompt=(0,)) == 0  # the prompt is free
@@ -109,7 +109,7 @@ def test_penalties():
     assert draw([2.0, 1.5], Sampling(frequency_penalty=0.2), output=(0, 0, 0)) == 1
 
 
-def test_what_was_drawn_is_penalized_next():
+def test_a_drawn_token_is_penalized_next():
     sampler = Sampler(1, 3, CPU)
     sampler.join(Joined(0, Sampling(frequency_penalty=1.0), (0,), (), ()))
     drawn = [sampler.sample(torch.tensor([[3.0, 2.5, 0.0]]), [0], [Draw(0.0)])[0][0] for _ in range(4)]
@@ -123,8 +123,8 @@ def test_banned_ids_are_not_drawn():
     assert draw(LOGITS, Sampling(temperature=1.0, top_k=1), 0.5, banned=(1,)) == 3
 
 
-def test_rows_do_not_touch_each_other():
-    rules = [
+def test_rows_do_not_affect_each_other():
+    samplings = [
         Sampling(),
         Sampling(temperature=1.0),
         Sampling(temperature=2.0, top_k=3, seed=1),
@@ -132,8 +132,8 @@ def test_rows_do_not_touch_each_other():
     ]
     logits = torch.randn(4, 600, generator=torch.Generator().manual_seed(0))
     sampler = Sampler(4, 600, CPU)
-    for slot, rule in enumerate(rules):
-        sampler.join(Joined(slot, rule, (0,), (), ()))
+    for slot, sampling in enumerate(samplings):
+        sampler.join(Joined(slot, sampling, (0,), (), ()))
     draws = [Draw(0.3 * slot) for slot in range(4)]
     together = sampler.sample(logits.clone(), range(4), draws)[0]
     alone = [sampler.sample(logits[i : i + 1].clone(), [i], [draws[i]])[0][0] for i in range(4)]
@@ -144,8 +144,8 @@ def test_a_bias_is_added_to_the_logit():
     assert draw(LOGITS, Sampling(logit_bias=((0, 3.5),))) == 0
     assert draw(LOGITS, Sampling(logit_bias=((1, -100.0), (3, -100.0)))) == 2
     shifted = torch.tensor(LOGITS).add(torch.tensor([1.0, 0.0, 0.0, -2.0])).softmax(0).tolist()
-    rules = Sampling(temperature=1.0, logit_bias=((0, 1.0), (3, -2.0)))
-    assert share(LOGITS, rules) == pytest.approx(dict(enumerate(shifted)), abs=0.005)
+    sampling = Sampling(temperature=1.0, logit_bias=((0, 1.0), (3, -2.0)))
+    assert share(LOGITS, sampling) == pytest.approx(dict(enumerate(shifted)), abs=0.005)
 
 
 @pytest.mark.parametrize(
@@ -167,14 +167,14 @@ def test_only_allowed_ids_are_drawn(sampling, allowed, kept):
         assert free == draw(LOGITS, sampling, step / 40)
 
 
-def test_logprobs_are_the_models_own_whatever_the_rules_are():
+def test_logprobs_are_the_models_own_whatever_the_sampling():
     own = torch.tensor(LOGITS).log_softmax(0).tolist()
-    rules = Sampling(
+    sampling = Sampling(
         temperature=0.3, repetition_penalty=3.0, presence_penalty=2.0, logit_bias=((0, 50.0),), top_logprobs=3
     )
     sampler = Sampler(2, 4, CPU)
     sampler.join(Joined(0, Sampling(), (0,), (), ()))
-    sampler.join(Joined(1, rules, (0,), (1, 1), ()))
+    sampler.join(Joined(1, sampling, (0,), (1, 1), ()))
     (_, token), logprobs = sampler.sample(torch.tensor([LOGITS, LOGITS]), [0, 1], [Draw(0.0), Draw(0.5)])
     assert token == 0
     assert logprobs.keys() == {1}

@@ -11,15 +11,16 @@ from typing import Any
 import pytest
 from PIL import Image as Files
 
-from neuron.models.checkpoint import LoadError
-from neuron.models.loading import SEEING, AnyDecoder
-from neuron.models.vision import UnreadableImageError
-from neuron.step import Image
+from neuron.models.architecture import TESTED_VISION_FAMILIES
+from neuron.models.checkpoint import ModelLoadError
+from neuron.models.decoder import AnyDecoder
+from neuron.models.image_input import UnreadableImageError
+from neuron.step import PromptImage
 from tests.device.serving import Serving, decoder
-from tests.device.sight import IMAGE, IMAGE_ID, KINDS, build, picture, save
+from tests.device.vision_models import IMAGE, IMAGE_ID, KINDS, build, picture, save
 
 NEW = 12
-# texts with their pictures, by number
+# Texts with the numbers of their pictures.
 PROMPTS: list[tuple[str, tuple[int, ...]]] = [
     (f"user w1 {IMAGE} w2 w3 assistant", (1,)),
     (f"user w1 {IMAGE} w2 w3 assistant", (2,)),  # the same words, another picture
@@ -38,16 +39,16 @@ def kind(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="module")
 def model(kind: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save(tmp_path_factory.mktemp("sight") / "model", kind)
+    return save(tmp_path_factory.mktemp("vision") / "model", kind)
 
 
-def test_the_table_is_what_we_say_is_tested():
-    assert sorted(KINDS) == sorted(SEEING)
+def test_every_vision_family_that_is_called_tested_has_a_test():
+    assert sorted(KINDS) == sorted(TESTED_VISION_FAMILIES)
 
 
 @pytest.fixture(scope="module")
 def wanted(kind: str) -> list[list[int]]:
-    """What transformers generates."""
+    """The answers that transformers generates."""
     reference, processor = build(kind)
     found = []
     for text, pictures in PROMPTS:
@@ -67,18 +68,18 @@ def opened(data: bytes) -> Any:
     return Files.open(io.BytesIO(data)).convert("RGB")
 
 
-def request(loaded: AnyDecoder, text: str, pictures: tuple[int, ...]) -> tuple[list[int], list[Image]]:
+def request(loaded: AnyDecoder, text: str, pictures: tuple[int, ...]) -> tuple[list[int], list[PromptImage]]:
     """Tokens and images as the daemon sends them."""
-    assert loaded.eyes
-    looked = [loaded.eyes.look(shown(number)) for number in pictures]
-    seen, parts = [pixels.seen for pixels in looked], text.split(IMAGE)
-    whole = parts[0] + "".join(one.text + part for one, part in zip(seen, parts[1:], strict=True))
-    tokens = loaded.eyes._processor.tokenizer.encode(whole)
-    places = [at for at, token in enumerate(tokens) if token == IMAGE_ID]
+    assert loaded.image_processor
+    looked = [loaded.image_processor.process(shown(number)) for number in pictures]
+    placeholders, parts = [pixels.placeholder for pixels in looked], text.split(IMAGE)
+    whole = parts[0] + "".join(one.text + part for one, part in zip(placeholders, parts[1:], strict=True))
+    tokens = loaded.image_processor._processor.tokenizer.encode(whole)
+    positions = [at for at, token in enumerate(tokens) if token == IMAGE_ID]
     images = []
-    for pixels, one in zip(looked, seen, strict=True):
-        own, places = places[: one.num_tokens], places[one.num_tokens :]
-        images.append(Image(tuple(own), one.digest, pixels))
+    for pixels, one in zip(looked, placeholders, strict=True):
+        own, positions = positions[: one.num_tokens], positions[one.num_tokens :]
+        images.append(PromptImage(tuple(own), one.digest, pixels))
     return tokens, images
 
 
@@ -92,13 +93,13 @@ def serve(loaded: AnyDecoder, **options: Any) -> list[list[int]]:
 
 @pytest.mark.parametrize("fused", [True, False])
 @pytest.mark.parametrize("step_tokens", [34, 37, 200])
-def test_texts_about_images_are_those_of_generate(model: Path, wanted, step_tokens: int, fused: bool):
-    """In one batch, their placeholders cut anywhere by the parts in which prompts are read."""
+def test_texts_about_images_equal_those_of_generate(model: Path, wanted, step_tokens: int, fused: bool):
+    """In one batch, with placeholders cut anywhere by the chunks of prompts."""
     assert serve(decoder(model, fused=fused), step_tokens=step_tokens) == wanted
 
 
-def test_a_request_that_gave_way_resumes_with_its_images(model: Path, wanted):
-    """The newest starts anew after every other step, within an image or behind it."""
+def test_a_preempted_request_resumes_with_its_images(model: Path, wanted):
+    """Every other step preempts the newest request, inside an image or after it."""
     serving = Serving(decoder(model), max_running=8, step_tokens=11)
     for number, (text, pictures) in enumerate(PROMPTS):
         tokens, images = request(serving.loaded, text, pictures)
@@ -107,7 +108,7 @@ def test_a_request_that_gave_way_resumes_with_its_images(model: Path, wanted):
         serving.step()
         if step % 2 and serving.scheduler._running:
             serving.scheduler._preempt(serving.scheduler._running[-1])
-            serving.scheduler.pages.forget()
+            serving.scheduler.pages.clear_cached()
     assert list(serving.drain().values()) == wanted
     assert serving.num_joined > 2 * len(PROMPTS)
 
@@ -124,12 +125,12 @@ def test_equal_images_share_pages_and_others_do_not(model: Path, wanted):
     assert [bool(cached[number]) for number in range(5)] == [False, True, False, True, True]
 
 
-def test_nothing_is_kept_of_an_image_once_it_was_read(model: Path):
+def test_no_embeddings_are_kept_once_an_image_has_run(model: Path):
     serving = Serving(decoder(model))
     tokens, images = request(serving.loaded, *PROMPTS[2])
     serving.submit(1, tokens, images=images)
     serving.drain()
-    assert serving.runner._images._begun == {}
+    assert serving.runner._images._partial == {}
 
 
 def test_pixels_go_with_the_request_that_is_cancelled_within_its_image(model: Path, kind: str):
@@ -139,18 +140,20 @@ def test_pixels_go_with_the_request_that_is_cancelled_within_its_image(model: Pa
     serving.submit(1, tokens, images=images)
     del images
     serving.step()
-    assert serving.runner._images._begun
+    assert serving.runner._images._partial
     assert pixels() is not None
     serving.scheduler.cancel(1)
     gc.collect()
     assert pixels() is None
 
 
-def test_each_image_is_embedded_once_a_reading(model: Path, monkeypatch: pytest.MonkeyPatch):
+def test_each_image_is_embedded_once(model: Path, monkeypatch: pytest.MonkeyPatch):
     serving = Serving(decoder(model), max_running=4, step_tokens=7)
     looks: list[Any] = []
-    embed = serving.loaded.eyes.embed
-    monkeypatch.setattr(serving.loaded.eyes, "embed", lambda pixels: looks.append(1) or embed(pixels))
+    embed = serving.loaded.vision_encoder.embed
+    monkeypatch.setattr(
+        serving.loaded.vision_encoder, "embed", lambda pixels: looks.append(1) or embed(pixels)
+    )
     for number in range(2):  # the second time all of it is in the cache
         tokens, images = request(serving.loaded, f"user {IMAGE} w1 {IMAGE} w4 w4 w4 w4 w4 w4 w4 w4", (2, 3))
         serving.submit(number, tokens, images=images)
@@ -163,11 +166,11 @@ def test_files_that_do_not_go_together_fail_the_load(model: Path, tmp_path: Path
     file = other / "processor_config.json"
     settings = json.loads(file.read_text())
     file.write_text(json.dumps(settings | {"patch_size": 14, "image_seq_len": 3}))
-    with pytest.raises(LoadError, match="processor and vision tower differ") as caught:
+    with pytest.raises(ModelLoadError, match="processor and vision tower differ") as caught:
         decoder(other)
     assert caught.value.code == "model_broken"
     file.write_text("{")
-    with pytest.raises(LoadError, match="image processor cannot be read"):
+    with pytest.raises(ModelLoadError, match="image processor cannot be read"):
         decoder(other)
 
 
@@ -180,16 +183,16 @@ def test_files_that_do_not_go_together_fail_the_load(model: Path, tmp_path: Path
         (picture(1)[:-200], "damaged"),
     ],
 )
-def test_what_is_no_image_is_said(model: Path, data: bytes, words: str):
-    eyes = decoder(model).eyes
-    assert eyes
+def test_an_unreadable_image_is_refused_with_the_reason(model: Path, data: bytes, words: str):
+    processor = decoder(model).image_processor
+    assert processor
     with pytest.raises(UnreadableImageError, match=words):
-        eyes.look(data)
+        processor.process(data)
 
 
-def test_an_image_that_would_be_too_large_is_not_unpacked(model: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("neuron.models.vision.MAX_PIXELS", 1000)
-    eyes = decoder(model).eyes
-    assert eyes
+def test_an_image_with_too_many_pixels_is_not_decoded(model: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("neuron.models.image_processor.MAX_PIXELS", 1000)
+    processor = decoder(model).image_processor
+    assert processor
     with pytest.raises(UnreadableImageError, match="40 × 30 pixels"):
-        eyes.look(picture(1))
+        processor.process(picture(1))

@@ -1,4 +1,4 @@
-"""The real process, from the daemon's end of the pipe."""
+"""The real worker process, from the daemon's end of the pipe."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ IDLE_RSS_BYTES = 900 << 20
 
 @pytest.fixture(scope="module")
 def daemon() -> Iterator[Daemon]:
-    """One worker for the tests that leave it as they found it."""
+    """One worker for all tests that leave it as it was."""
     with Daemon("--max-running", "4", "--step-tokens", "16", "--memory-mb", "2000") as started:
         yield started
         assert started.process.poll() is None
@@ -53,12 +53,35 @@ def loaded(daemon: Daemon, llama: Path) -> Iterator[Daemon]:
     daemon.wait_for(Unloaded)
 
 
-def test_it_says_who_it_is(daemon: Daemon):
+def test_ready_names_process_thread_and_memory(daemon: Daemon):
     assert daemon.ready.pid == daemon.process.pid
     assert daemon.ready.thread == "cpu-dev-0"
     assert daemon.ready.memory_total_mb == 2000
     threads = Path(f"/proc/{daemon.process.pid}/task").glob("*/comm")
     assert "cpu-dev-0" in {comm.read_text().strip() for comm in threads}
+
+
+# Runs a worker as on a machine with neuron's engine, torch, transformers and a few wheels alone.
+_BARE = """
+import runpy, sys
+
+class Missing:
+    names = {"celery", "cortex_site", "django", "ext", "fleet", "ninja", "pydantic_settings", "uvicorn"}
+
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in self.names:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Missing())
+runpy.run_module("neuron.worker", run_name="__main__", alter_sys=True)
+"""
+
+
+def test_a_worker_needs_none_of_the_projects_other_packages(llama: Path):
+    with Daemon(program=("-c", _BARE)) as daemon:
+        assert isinstance(daemon.load(llama), Loaded)
+        daemon.submit(1, prompt(1, 30))
+        assert daemon.text(1) == texts(decoder(llama), {1: prompt(1, 30)})[1][:8]
 
 
 def test_load_run_unload(daemon: Daemon, llama: Path):
@@ -80,11 +103,11 @@ def test_load_run_unload(daemon: Daemon, llama: Path):
     assert psutil.Process(daemon.process.pid).memory_info().rss < IDLE_RSS_BYTES
 
 
-def test_loading_again_answers_again(loaded: Daemon, llama: Path):
+def test_loading_a_loaded_model_succeeds(loaded: Daemon, llama: Path):
     assert isinstance(loaded.load(llama), Loaded)
 
 
-def test_many_at_once_each_get_their_own_text(loaded: Daemon, llama: Path):
+def test_concurrent_requests_get_their_own_texts(loaded: Daemon, llama: Path):
     prompts = {number: prompt(number, 5 + number) for number in range(10, 22)}
     for number, tokens in prompts.items():
         loaded.submit(number, tokens, 24)
@@ -97,7 +120,7 @@ def test_cancel_ends_a_request_and_frees_its_pages(loaded: Daemon):
     assert loaded.cancel(30).reason == "cancelled"
     status = loaded.wait_for(Status, lambda s: bool(s.models) and not s.models[0].running)
     assert status.models[0].kv_pages_free == status.models[0].kv_pages_total
-    loaded.send(Cancel(31))  # a number that never was does no harm
+    loaded.send(Cancel(31))  # an unknown number does no harm
     loaded.submit(32, prompt(1, 5))
     assert loaded.end(32) == Finished(32, "length", 5, 8, 0)
 
@@ -147,7 +170,7 @@ def test_a_broken_directory_leaves_the_worker_healthy(loaded: Daemon, tmp_path: 
     assert isinstance(loaded.end(70), Finished)
 
 
-def test_idle_it_still_gives_signs_of_life(daemon: Daemon):
+def test_an_idle_worker_sends_heartbeats(daemon: Daemon):
     daemon.wait_for(Status)
     started = time.monotonic()
     daemon.wait_for(Status)
@@ -167,7 +190,7 @@ def test_a_prompt_past_the_context_is_refused_with_the_numbers(loaded: Daemon):
 # --- ends -----------------------------------------------------------------------------------------------
 
 
-def test_shutdown_answers_what_runs_and_exits(llama: Path):
+def test_shutdown_answers_running_requests_and_exits(llama: Path):
     with Daemon() as daemon:
         daemon.load(llama)
         daemon.submit(1, prompt(1, 20), LONG)
@@ -177,7 +200,7 @@ def test_shutdown_answers_what_runs_and_exits(llama: Path):
         assert daemon.process.wait(20) == 0
 
 
-def test_the_closed_pipe_ends_it_in_the_middle_of_work(llama: Path):
+def test_a_closed_pipe_ends_the_worker_at_work(llama: Path):
     with Daemon() as daemon:
         daemon.load(llama)
         daemon.submit(1, prompt(1, 20), LONG)
@@ -215,7 +238,7 @@ time.sleep(60)
 """
 
 
-def test_it_dies_with_its_parent_even_if_another_process_holds_the_pipe():
+def test_a_worker_dies_with_its_parent_even_if_another_process_holds_the_pipe():
     with subprocess.Popen([sys.executable, "-c", _PARENT], stdout=subprocess.PIPE, text=True) as parent:
         assert parent.stdout is not None
         worker, holder = (psutil.Process(int(pid)) for pid in parent.stdout.readline().split())

@@ -24,7 +24,7 @@ _COMMON: dict[str, Any] = {
     "bos_token_id": 1,
     "eos_token_id": 2,
     "tie_word_embeddings": False,
-    "initializer_range": 0.3,  # so that greedy texts do not settle on one token
+    "initializer_range": 0.3,  # so that greedy texts do not repeat one token
 }
 _MOE = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
 _YARN = {
@@ -52,6 +52,7 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "olmo3": ("Olmo3Config", {"sliding_window": 8}),
     "gemma3_text": ("Gemma3TextConfig", {"sliding_window": 8, "query_pre_attn_scalar": 16}),
 }
+_EAGER = {"gemma2"}  # with SDPA, transformers 5.17 silently drops its soft cap
 
 
 def build(family: str, **changes: Any) -> Any:
@@ -59,7 +60,10 @@ def build(family: str, **changes: Any) -> Any:
     torch.manual_seed(7)
     name, options = FAMILIES[family]
     config = getattr(transformers, name)(**_COMMON | options | changes)
-    model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    attention = "eager" if family in _EAGER else None
+    model = transformers.AutoModelForCausalLM.from_config(
+        config, dtype=torch.float32, attn_implementation=attention
+    )
     for name, parameter in model.named_parameters():
         if "norm" in name or "sinks" in name:  # all ones or nearly zero otherwise: nothing to get wrong
             torch.nn.init.normal_(parameter, mean=parameter.mean().item(), std=0.5)
@@ -74,7 +78,7 @@ def save(
     dtype: torch.dtype = torch.float32,
     **changes: Any,
 ) -> Path:
-    """A directory with the model, after `edit` had a go at it."""
+    """Save the model as a directory, after `edit` has changed it."""
     model = build(family, **changes)
     edit(model)
     transformers.logging.disable_progress_bar()

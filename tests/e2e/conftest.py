@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import re
@@ -10,15 +11,21 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpx
 import psutil
 import pytest
+
+from tests.e2e.workers import pytest_collection_modifyitems, pytest_xdist_make_scheduler  # noqa: F401
+from tests.fleet.servers import PostgresServer, RedisServer
+from tests.stubs.tls import TLS, post
 
 READY_S = 180
 TINY = "helexa-tiny"
@@ -34,15 +41,21 @@ def clean_environment() -> dict[str, str]:
     return kept | pure | {"COLUMNS": "200", "NEURON_DEVICE__THREADS": "1"}
 
 
-def free_base_port(least: int = 42000) -> int:
-    """N such that N to N+3 are free now."""
-    for base in range(least, 60000, 7):
+def free_base_port() -> int:
+    """N such that N to N+3 are free, and are given to nobody else while this process lives.
+
+    Below the ports that the kernel gives to outgoing connections, which would take a killed server's.
+    """
+    for base in range(10_000, 20_000, 5):
         try:
+            claim = socket.create_server(("127.0.0.1", base + 4))
+        except OSError:  # claimed, by us or by another run
+            continue
+        atexit.register(claim.close)
+        with suppress(OSError):
             for port in range(base, base + 4):
                 socket.create_server(("127.0.0.1", port)).close()
-        except OSError:
-            continue
-        return base
+            return base
     raise AssertionError("no four free ports in a row")
 
 
@@ -128,7 +141,7 @@ class Stack:
 
     def chat(self, question: str, **extra) -> httpx.Response:
         body = {"model": TINY, "messages": [{"role": "user", "content": question}], "temperature": 0} | extra
-        return httpx.post(f"{self.api}/v1/chat/completions", json=body, timeout=120)
+        return post(f"{self.api}/v1/chat/completions", json=body, timeout=120)
 
     def cortex(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         return cortex(*arguments, "--home", str(self.home))
@@ -182,10 +195,33 @@ def stack(tmp_path_factory):
     assert not alive, f"left behind: {alive}"
 
 
+@pytest.fixture(scope="module")
+def server_folder() -> Iterator[Path]:
+    """Not one of pytest's: each pytest that starts closes those to other users, and PostgreSQL is one."""
+    with tempfile.TemporaryDirectory(prefix="cx-", ignore_cleanup_errors=True) as name:
+        yield Path(name)
+
+
+@pytest.fixture(scope="module")
+def redis(server_folder: Path) -> Iterator[RedisServer]:
+    server = RedisServer(server_folder)
+    server.start()
+    yield server
+    server.client.close()
+    server.stop()
+
+
+@pytest.fixture(scope="module")
+def database(server_folder: Path) -> Iterator[PostgresServer]:
+    server = PostgresServer(server_folder)
+    yield server
+    server.remove()
+
+
 @pytest.fixture(scope="session")
 def admin(stack):
     """A browser's session in the admin."""
-    with httpx.Client(base_url=stack.admin, follow_redirects=True, timeout=30) as client:
+    with httpx.Client(verify=TLS, base_url=stack.admin, follow_redirects=True, timeout=30) as client:
         client.get("/admin/login/")
         form = {
             "username": "admin",

@@ -11,6 +11,7 @@ import httpx
 import pytest
 
 from tests.e2e.conftest import TINY
+from tests.stubs.tls import TLS
 
 pytestmark = pytest.mark.e2e
 
@@ -52,7 +53,7 @@ def has_answered(sock: socket.socket) -> bool:
 @pytest.mark.parametrize("phase", ["prefill", "decode"])
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_closed_socket_frees_the_slot(stack, stream, phase, capsys):
-    with httpx.Client(base_url=stack.neuron, timeout=10) as neuron:
+    with httpx.Client(verify=TLS, base_url=stack.neuron, timeout=10) as neuron:
 
         def running() -> int:
             return sum(model["running"] for model in neuron.get("/health").json()["models"])

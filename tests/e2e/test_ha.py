@@ -18,7 +18,7 @@ import httpx
 import pytest
 
 from tests.e2e.conftest import TINY, clean_environment, free_base_port
-from tests.fleet.servers import PostgresServer, RedisServer
+from tests.stubs.tls import get, post
 
 pytestmark = pytest.mark.e2e
 
@@ -105,9 +105,7 @@ class Gateway:
 
     def ask(self, **extra) -> httpx.Response:
         body = {"model": TINY, "messages": [{"role": "user", "content": QUESTION}], "temperature": 0} | extra
-        return httpx.post(
-            f"{self.api}/v1/chat/completions", json=body, headers=self.headers, timeout=PATIENCE_S
-        )
+        return post(f"{self.api}/v1/chat/completions", json=body, headers=self.headers, timeout=PATIENCE_S)
 
     def cortex(self, *arguments: str) -> str:
         command = [
@@ -123,7 +121,7 @@ class Gateway:
         return done.stdout
 
     def models(self) -> list[dict]:
-        return httpx.get(f"{self.api}/v1/models", headers=self.headers).json()["data"]
+        return get(f"{self.api}/v1/models", headers=self.headers).json()["data"]
 
     def loads(self) -> int:
         operations = json.loads(self.cortex("ops", "--json", "--limit", "500"))["operations"]
@@ -139,14 +137,10 @@ class Pair:
 
 
 @pytest.fixture(scope="module")
-def pair(tmp_path_factory) -> Iterator[Pair]:
+def pair(tmp_path_factory, redis, database) -> Iterator[Pair]:
     folder = tmp_path_factory.mktemp("ha")
-    redis, database = RedisServer(folder), PostgresServer(folder)
-    redis.start()
     env = clean_environment() | {"CORTEX_DATABASE__URL": database.url, "CORTEX_REDIS__URL": redis.url}
-    base = free_base_port()
-    gateways = [gateway(folder / "first", base, env)]
-    gateways.append(gateway(folder / "second", free_base_port(base + 7), env))
+    gateways = [gateway(folder / name, free_base_port(), env) for name in ("first", "second")]
     neuron = None
     try:
         for one in gateways:  # together: the database is empty
@@ -165,9 +159,6 @@ def pair(tmp_path_factory) -> Iterator[Pair]:
         if neuron is not None:
             neuron.terminate()
             neuron.wait(60)
-        redis.client.close()
-        redis.stop()
-        database.remove()
 
 
 def gateway(folder: Path, base: int, env: dict[str, str]) -> Gateway:
@@ -197,7 +188,7 @@ def make_keys(one: Gateway) -> list[str]:
 
 def test_both_say_the_same(pair):
     def nodes(one: Gateway) -> dict:
-        return httpx.get(f"{one.api}/health").json()["nodes"]
+        return get(f"{one.api}/health").json()["nodes"]
 
     for one in (pair.first, pair.second):
         eventually(lambda one=one: nodes(one) == {"healthy": 1, "total": 1}, "the neuron is not there")
@@ -219,7 +210,7 @@ def test_a_cold_model_asked_for_at_both_is_loaded_once(pair):
 def test_a_keys_limit_holds_over_both(pair):
     def ask(one: Gateway) -> int:
         body = {"model": TINY, "messages": [{"role": "user", "content": QUESTION}], "max_tokens": 1}
-        return httpx.post(
+        return post(
             f"{one.api}/v1/chat/completions", json=body, headers=pair.limited, timeout=PATIENCE_S
         ).status_code
 

@@ -11,6 +11,7 @@ import psutil
 import pytest
 
 from tests.e2e.conftest import TINY
+from tests.stubs.tls import TLS, get, post
 
 pytestmark = pytest.mark.e2e
 
@@ -18,7 +19,7 @@ QUESTION = "Which port does neuron listen on?"
 
 
 def state_of(stack) -> str:
-    return httpx.get(f"{stack.api}/v1/models/{TINY}", timeout=10).json()["state"]
+    return get(f"{stack.api}/v1/models/{TINY}", timeout=10).json()["state"]
 
 
 def act(admin, page: str, action: str, *ids: str) -> httpx.Response:
@@ -102,11 +103,9 @@ def test_admin_pages_show_the_fleet(stack, admin):
 def test_a_finished_request_leaves_a_record_and_shows_in_prometheus(stack, admin):
     request_id = "e2e-record-1"
     body = {"model": TINY, "messages": [{"role": "user", "content": QUESTION}], "stream": True}
-    httpx.post(
-        f"{stack.api}/v1/chat/completions", json=body, headers={"x-request-id": request_id}, timeout=60
-    )
+    post(f"{stack.api}/v1/chat/completions", json=body, headers={"x-request-id": request_id}, timeout=60)
     stack.eventually(lambda: request_id in admin.get(f"/admin/fleet/requestmetric/?q={request_id}").text, 20)
-    text = httpx.get(f"{stack.metrics}/metrics", timeout=10).text
+    text = get(f"{stack.metrics}/metrics", timeout=10).text
     for name in ("requests_total", "time_to_first_token_seconds_count", "completion_tokens_total"):
         line = re.search(rf'^cortex_{name}{{[^}}]*model="{TINY}"[^}}]*}} ([\d.]+)$', text, re.MULTILINE)
         assert line, f"{name} is missing"
@@ -150,7 +149,7 @@ def test_a_killed_process_is_back(stack, admin, victim):
 
 
 def worker_of(stack):
-    return httpx.get(f"{stack.neuron}/health", timeout=10).json()["devices"][0]
+    return get(f"{stack.neuron}/health", timeout=10).json()["devices"][0]
 
 
 def test_a_killed_device_worker_is_back_with_its_model(stack):
@@ -175,7 +174,9 @@ def test_a_running_stream_survives_the_loss_of_the_control_plane(stack, victim):
         "max_tokens": 300,
     }
     pieces = []
-    with httpx.stream("POST", f"{stack.api}/v1/chat/completions", json=body, timeout=60) as response:
+    with httpx.stream(
+        "POST", f"{stack.api}/v1/chat/completions", verify=TLS, json=body, timeout=60
+    ) as response:
         for line in response.iter_lines():
             pieces.append(line)
             if len(pieces) == 10:
@@ -193,7 +194,9 @@ def test_a_stream_ends_in_an_error_event_when_its_worker_dies(stack):
     }
     stack.eventually(lambda: state_of(stack) == "loaded")
     lines = []
-    with httpx.stream("POST", f"{stack.api}/v1/chat/completions", json=body, timeout=60) as response:
+    with httpx.stream(
+        "POST", f"{stack.api}/v1/chat/completions", verify=TLS, json=body, timeout=60
+    ) as response:
         for line in response.iter_lines():
             lines += [line] if line else []
             if line and len(lines) == 5:

@@ -12,9 +12,9 @@ import httpx
 import pytest
 
 from neuron.models.tiny import WEIGHTS_DIR
-from tests.device.sight import picture, save
+from tests.device.vision_models import picture, save
 from tests.e2e.conftest import TINY, Stack, clean_environment, free_base_port
-from tests.fleet.servers import PostgresServer, RedisServer
+from tests.stubs.tls import get, post
 
 pytestmark = pytest.mark.e2e
 
@@ -87,22 +87,6 @@ def folder(tmp_path_factory):
     return tmp_path_factory.mktemp("serve")
 
 
-@pytest.fixture(scope="module")
-def redis(folder):
-    server = RedisServer(folder)
-    server.start()
-    yield server
-    server.client.close()
-    server.stop()
-
-
-@pytest.fixture(scope="module")
-def database(folder):
-    server = PostgresServer(folder)
-    yield server
-    server.remove()
-
-
 def serve(folder: Path, base: int, env: dict[str, str]):
     python = (sys.executable, "-m")
     listen = ("--listen", f"127.0.0.1:{base + 3}")
@@ -115,7 +99,7 @@ def serve(folder: Path, base: int, env: dict[str, str]):
     try:
         running.read_until("Ctrl-C ends it", 180)
         running.drain()
-        running.eventually(lambda: httpx.get(f"{running.api}/health").json()["nodes"]["healthy"] == 1)
+        running.eventually(lambda: get(f"{running.api}/health").json()["nodes"]["healthy"] == 1)
         yield running
     finally:
         code = running.stop()
@@ -157,25 +141,25 @@ def test_an_image_is_seen_where_the_model_can_and_refused_where_it_cannot(served
     ]
     ask = {"messages": [{"role": "user", "content": parts}], "max_tokens": 4}
     url = f"{served.api}/v1/chat/completions"
-    seen = httpx.post(url, json=ask | {"model": "sees"}, timeout=60)
+    seen = post(url, json=ask | {"model": "sees"}, timeout=60)
     assert seen.status_code == 200, seen.text
     source = {"type": "base64", "media_type": "image/png", "data": image}
     blocks = [{"type": "text", "text": "w1"}, {"type": "image", "source": source}]
     body = {"model": "sees", "messages": [{"role": "user", "content": blocks}]}
-    counted = httpx.post(f"{served.api}/v1/messages/count_tokens", json=body, timeout=60).json()
-    said = httpx.post(f"{served.api}/v1/messages", json=body | {"max_tokens": 4}, timeout=60).json()
+    counted = post(f"{served.api}/v1/messages/count_tokens", json=body, timeout=60).json()
+    said = post(f"{served.api}/v1/messages", json=body | {"max_tokens": 4}, timeout=60).json()
     prompt_tokens = seen.json()["usage"]["prompt_tokens"]
     assert counted["input_tokens"] == said["usage"]["input_tokens"] + said["usage"]["cache_read_input_tokens"]
     assert counted["input_tokens"] == prompt_tokens > 16
-    listed = httpx.get(f"{served.api}/v1/models/sees").json()
+    listed = get(f"{served.api}/v1/models/sees").json()
     assert "vision" in listed["capabilities"]
-    refused = httpx.post(url, json=ask | {"model": TINY}, timeout=60)
+    refused = post(url, json=ask | {"model": TINY}, timeout=60)
     assert refused.status_code == 400
     assert TINY in error_of(refused)["message"]
 
 
 def test_models_of_the_whole_fleet(served):
-    listed = httpx.get(f"{served.api}/v1/models").json()["data"]
+    listed = get(f"{served.api}/v1/models").json()["data"]
     assert [model["id"] for model in listed] == ["broken", TINY, "nowhere", "sees", "tiny"]
     assert listed[-1]["alias_of"] == TINY
 
@@ -186,14 +170,14 @@ def test_both_workers_count_in_one_metrics_page(served):
     pattern = re.compile(rf'^cortex_requests_total{{.*model="{TINY}".*outcome="ok"}} ([\d.]+)$', re.MULTILINE)
 
     def count() -> float:
-        found = pattern.findall(httpx.get(f"{served.metrics}/metrics").text)
+        found = pattern.findall(get(f"{served.metrics}/metrics").text)
         return sum(map(float, found))
 
     served.eventually(lambda: count() >= 20)
 
 
 def missing(served: Stack) -> list[str]:
-    return httpx.get(f"{served.api}/health").json()["missing"]
+    return get(f"{served.api}/health").json()["missing"]
 
 
 def test_a_loaded_model_answers_while_the_whole_control_plane_is_away(served, redis, database):
@@ -216,7 +200,7 @@ def test_a_loaded_model_answers_while_the_whole_control_plane_is_away(served, re
     database.start()
     redis.start()
     served.eventually(lambda: all(missing(served) == [] for _ in range(10)))
-    served.eventually(lambda: httpx.get(f"{served.admin}/admin/login/").status_code == 200)
+    served.eventually(lambda: get(f"{served.admin}/admin/login/").status_code == 200)
     assert "13131" in served.chat(QUESTION).text
 
 

@@ -15,6 +15,7 @@ import pytest
 
 from tests.e2e.conftest import Stack, clean_environment, free_base_port
 from tests.stubs.fake_node import STREAM_HEAD, FakeNode, answer_hello, chunk, framed
+from tests.stubs.tls import get
 
 pytestmark = pytest.mark.e2e
 
@@ -108,7 +109,7 @@ async def until(condition) -> None:
 
 def refuses(stack: Stack) -> bool:
     try:
-        httpx.get(f"{stack.api}/health", timeout=1)
+        get(f"{stack.api}/health", timeout=1)
     except httpx.ConnectError:
         return True
     except httpx.HTTPError:

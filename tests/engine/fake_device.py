@@ -1,7 +1,7 @@
 """A device without a model: pages hold token ids, and the next token is a function of the text so far.
 
-What it reads it reads through the page table alone, so a wrong page, a page shared too early or a table out
-of step with the engine gives another text than `continuation` does.
+It reads through the page table only, so a wrong page, a page shared too early or a table out of step with the
+engine gives another text than `continuation` does.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ def next_token(text: list[int]) -> int:
 
 
 def continuation(prompt: list[int], count: int, stop_ids: frozenset[int] = frozenset()) -> list[int]:
-    """What a request must be told: up to `count` tokens, ended before a stop id."""
+    """The answer that a request must get: up to `count` tokens, ended before a stop id."""
     text = list(prompt)
     while len(text) < len(prompt) + count and (token := next_token(text)) not in stop_ids:
         text.append(token)

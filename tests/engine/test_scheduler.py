@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from neuron.engine.limits import Limits
 from neuron.engine.request import uniform
 from neuron.engine.scheduler import Event, Scheduler
+from neuron.engine.scheduler_limits import SchedulerLimits
 from neuron.pipe import Finished, Refused, Sampling, Submit, Tokens
 from neuron.step import CacheShape, StepPlan
 from tests.engine.fake_device import VOCAB, FakeDevice, continuation
@@ -17,11 +17,14 @@ SHAPE = CacheShape(num_pages=32, page_size=4, num_slots=8, context=100)
 
 
 class Bench:
-    """A scheduler on a fake device, and what each request was told."""
+    """A scheduler on a fake device, and what each request received."""
 
     def __init__(self, shape: CacheShape = SHAPE, **limits: Any) -> None:
         self.scheduler = Scheduler(
-            "m", shape, vocab_size=VOCAB, limits=Limits(**{"max_running": 8, "step_tokens": 16} | limits)
+            "m",
+            shape,
+            vocab_size=VOCAB,
+            limits=SchedulerLimits(**{"max_running": 8, "step_tokens": 16} | limits),
         )
         self.device = FakeDevice(shape)
         self.tokens: dict[int, list[int]] = defaultdict(list)
@@ -83,8 +86,8 @@ def test_a_step_never_runs_more_tokens_than_its_budget_and_streams_keep_flowing(
     assert max(plan.num_tokens for plan in bench.plans) == 10
 
 
-def test_a_long_prompt_stretches_the_gaps_of_streams_by_max_gap_at_most():
-    bench = Bench(CacheShape(600, 4, 8, 2400), step_tokens=1000, max_gap=3.0)
+def test_a_long_prompt_stretches_steps_by_max_step_stretch_at_most():
+    bench = Bench(CacheShape(600, 4, 8, 2400), step_tokens=1000, max_step_stretch=3.0)
     bench.seconds = lambda plan: 0.02 + 0.001 * plan.num_tokens
     bench.submit(1, prompt(1, 200), 300)
     for _ in range(20):
@@ -100,7 +103,7 @@ def test_a_long_prompt_stretches_the_gaps_of_streams_by_max_gap_at_most():
     assert {plan.num_tokens % 16 for plan in mixed[:-1]} == {1}, "few sizes, that come again"
 
 
-def test_a_prompt_that_is_being_read_is_admitted_before_a_younger_one():
+def test_a_running_prompt_goes_on_before_a_newer_one_is_admitted():
     bench = Bench(step_tokens=10)
     bench.submit(1, prompt(1, 25), 5)
     bench.submit(2, prompt(2, 2), 5)
@@ -152,13 +155,13 @@ def test_a_prompt_past_the_context_is_refused_with_the_numbers(length: int):
     [([], 5), ([1], 0), ([1, VOCAB], 5), ([-1], 5)],
     ids=["empty", "zero", "big", "negative"],
 )
-def test_what_cannot_run_is_refused(tokens: list[int], max_tokens: int):
+def test_an_invalid_request_is_refused(tokens: list[int], max_tokens: int):
     refused = Bench().submit(1, tokens, max_tokens)
     assert refused is not None
     assert (refused.status, refused.code) == (400, "invalid_request")
 
 
-def test_the_queue_is_bounded_and_says_when_to_come_back():
+def test_a_full_queue_refuses_and_says_when_to_retry():
     bench = Bench(max_running=2, max_waiting=2)
     for number in range(2):
         bench.submit(number, prompt(number, 4), 4)
@@ -257,7 +260,7 @@ def test_a_failed_step_ends_its_own_requests_only():
     assert bench.tokens[2] == continuation(prompt(2, 4), 5)
 
 
-def test_end_all_ends_all():
+def test_end_all_refuses_every_request():
     bench = Bench(max_running=1)
     for number in range(3):
         bench.submit(number, prompt(number, 4), 5)
@@ -268,7 +271,7 @@ def test_end_all_ends_all():
     assert not bench.scheduler.has_work
 
 
-def test_status_counts():
+def test_status_counts_requests_pages_and_throughput():
     bench = Bench(max_running=1)
     for number in range(3):
         bench.submit(number, prompt(number, 9), 5)
@@ -283,7 +286,7 @@ def test_status_counts():
 
 def test_limits_that_cannot_work_are_refused():
     with pytest.raises(ValueError, match="step_tokens"):
-        Limits(max_running=16, step_tokens=16)
+        SchedulerLimits(max_running=16, step_tokens=16)
 
 
 def test_uniform_is_uniform_and_depends_on_seed_and_index_alone():

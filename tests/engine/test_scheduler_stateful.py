@@ -1,4 +1,4 @@
-"""Requests come, go and crowd each other out in any order; each must get its text and end exactly once."""
+"""Requests are submitted, cancelled and shed in any order; each must get its text and end exactly once."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from neuron.engine.limits import Limits
 from neuron.engine.scheduler import Scheduler
+from neuron.engine.scheduler_limits import SchedulerLimits
 from neuron.pipe import Finished, Refused, Sampling, Submit, Tokens
 from neuron.step import CacheShape
 from tests.engine.fake_device import VOCAB, FakeDevice, continuation
@@ -17,7 +17,7 @@ class Serving(RuleBasedStateMachine):
     @initialize(pages=st.integers(5, 14), slots=st.integers(1, 5), spare=st.integers(1, 9))
     def start(self, pages: int, slots: int, spare: int) -> None:
         shape = CacheShape(num_pages=pages, page_size=3, num_slots=slots, context=min(30, pages * 3))
-        limits = Limits(max_running=slots, max_waiting=6, max_wait_s=10, step_tokens=slots + spare)
+        limits = SchedulerLimits(max_running=slots, max_waiting=6, max_wait_s=10, step_tokens=slots + spare)
         self.scheduler = Scheduler("m", shape, vocab_size=VOCAB, limits=limits)
         self.device = FakeDevice(shape)
         self.submitted: dict[int, Submit] = {}
@@ -25,7 +25,7 @@ class Serving(RuleBasedStateMachine):
         self.ends: dict[int, Finished | Refused] = {}
         self.now = 0.0
 
-    # Few beginnings, so that prefixes are shared.
+    # Few prefixes, so that they are shared.
     @rule(
         head=st.sampled_from([0, 3, 6, 9, 12]),
         tail=st.lists(st.integers(0, 1), max_size=9),
@@ -114,7 +114,7 @@ class Serving(RuleBasedStateMachine):
         assert not self.scheduler.has_work
         assert self.ends.keys() == self.submitted.keys()
         assert self.scheduler.pages.num_available == self.scheduler.shape.num_pages
-        self.scheduler.pages.forget()
+        self.scheduler.pages.clear_cached()
         self.scheduler.check()
 
 

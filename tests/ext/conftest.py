@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 
 import pytest
@@ -20,11 +21,11 @@ def load_source(name: str):
 
 
 def load_compiled(name: str):
-    """The compiled module, or None where it was not built."""
-    files = sorted(SOURCE.glob(f"{name}.*.so"))
-    if not files:
+    """The compiled module, or None where it was not built for this Python."""
+    file = SOURCE / f"{name}{EXTENSION_SUFFIXES[0]}"
+    if not file.exists():
         return None
-    spec = importlib.util.spec_from_file_location(f"ext.{name}", files[0])
+    spec = importlib.util.spec_from_file_location(f"ext.{name}", file)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module

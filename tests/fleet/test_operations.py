@@ -10,7 +10,7 @@ from django.core.management import call_command
 from django.db import IntegrityError, connection, transaction
 from django.db.migrations.executor import MigrationExecutor
 
-from cortex_site.cli.following import verdict
+from cortex_site.cli.watch import verdict
 from fleet.api.schemas import OperationOut, OperationStateOut
 from fleet.models import Device, ModelProfile, Node, Operation, Placement
 from fleet.operations import (

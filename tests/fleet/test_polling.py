@@ -137,13 +137,17 @@ def test_a_node_of_another_protocol_is_flagged(fleet):
 @pytest.mark.parametrize(
     ("path", "answer", "reason"),
     [
-        ("/models", b"<html>", "a says what is not understood: /models : Invalid JSON"),
+        ("/models", b"<html>", "a sent an answer that is not understood: /models : Invalid JSON"),
         (
             "/models",
             [{"id": "m", "source": "m", "state": 3}],
-            "a says what is not understood: /models 0.state",
+            "a sent an answer that is not understood: /models 0.state",
         ),
-        ("/health", {"status": "ok"}, "a says what is not understood: /health uptime_s: Field required"),
+        (
+            "/health",
+            {"status": "ok"},
+            "a sent an answer that is not understood: /health uptime_s: Field required",
+        ),
     ],
 )
 def test_an_answer_that_is_not_understood_is_a_miss_that_says_so(fleet, path, answer, reason):
@@ -166,7 +170,7 @@ def test_an_answer_that_the_database_refuses_is_a_miss_that_says_so(fleet, db, s
     node = Node.objects.get()
     if db:
         assert node.misses == 1
-        assert node.reason.startswith("a says what cannot be recorded: ")
+        assert node.reason.startswith("a sent values that cannot be recorded: ")
     else:  # SQLite takes any text
         assert node.misses == 0
         assert Placement.objects.get().state == "loaded"

@@ -8,7 +8,7 @@ from django.utils import timezone
 
 from fleet.models import Device, Operation, Placement
 from fleet.services import lifecycle, polling
-from fleet.services.operations import execution
+from fleet.services.operations import execution, unloading
 from fleet.services.operations.lease import Lease, LeaseLostError
 from tests.fleet.test_execution import ask, claimed
 
@@ -48,8 +48,29 @@ def test_a_worker_that_dies_while_evicting_is_succeeded_by_another(fleet, until)
     assert Operation.objects.get(pk=operation).state == "succeeded"
     assert list(node.models) == ["m"]
     assert not Operation.objects.filter(state__in=["pending", "running"]).exists()
+    assert Operation.objects.get(kind="evict").state == "succeeded"
+
+
+def test_a_worker_that_lost_its_lease_leaves_its_eviction_to_the_next(fleet, monkeypatch):
+    node = fleet.node("a", devices=[2000])
+    node.sizes = {"old": 1500, "m": 1800}
+    node.has("old")
+    polling.poll()
+    fleet.model(vram_mb=1800)
+    operation = ask()
+    remove = unloading.remove
+
+    def remove_and_fall_silent(*arguments: object) -> None:
+        remove(*arguments)
+        fleet.orphan(operation)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(unloading, "remove", remove_and_fall_silent)
+        execution.run_operation(operation)
+    assert Operation.objects.get(kind="evict").state == "running"
+    execution.run_operation(operation)
     eviction = Operation.objects.get(kind="evict")
-    assert (eviction.state, eviction.message) == ("succeeded", "freed 1500 MiB")
+    assert (eviction.state, eviction.message) == ("succeeded", f"over with #{operation}: loaded on a")
 
 
 def test_a_worker_that_dies_right_after_its_choice_is_succeeded_by_another(fleet, monkeypatch):

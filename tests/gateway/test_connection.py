@@ -178,8 +178,9 @@ async def test_only_a_connection_that_said_nothing_lost_the_request(connection, 
     assert (type(caught.value), caught.value.kind) == (kind, "closed")
 
 
-async def test_a_server_that_speaks_first_is_not_asked(connection, sock):
-    sock.receive(b"SSH-2.0-OpenSSH\r\n")
+@pytest.mark.parametrize("said", [b"SSH-2.0-OpenSSH\r\n", LENGTH_HEAD % 5 + b"wrong", b"HTTP/1.1 408 "])
+async def test_a_server_that_speaks_first_is_not_asked(connection, sock, said):
+    sock.receive(said)
     assert not sock.is_open
     with pytest.raises(UnansweredError):
         await connection.send(b"GET / HTTP/1.1\r\n\r\n", b"")

@@ -85,8 +85,8 @@ async def test_it_goes_to_the_address_that_was_checked_under_the_name_that_was_a
     [
         (head(302, location="http://127.0.0.1/", content_length=0), "answered 302"),
         (head(404, content_length=0), "answered 404"),
-        (head(content_type="text/html", content_length=2) + b"hi", "no picture"),
-        (head(content_type="image/svg+xml", content_length=2) + b"hi", "no picture"),
+        (head(content_type="text/html", content_length=2) + b"hi", "not a JPEG"),
+        (head(content_type="image/svg+xml", content_length=2) + b"hi", "not a JPEG"),
         (head(content_type="image/png", content_length=9) + b"123456789", "more than 8 bytes"),
         (head(content_type="image/png") + b"1234567890", "more than 8 bytes"),
         (b"nonsense\r\n\r\n", "Protocol"),

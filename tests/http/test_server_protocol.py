@@ -166,6 +166,29 @@ async def serve(config: uvicorn.Config, pieces: list[bytes]) -> Answers:
     return Answers(bytes(transport.written), ended=ended)
 
 
+async def test_a_client_is_told_to_continue_after_the_answer_before():
+    config = uvicorn.Config(
+        make_app(), lifespan="off", log_config=None, ws="none", http=ServerProtocol, proxy_headers=False
+    )
+    config.load()
+    state = ServerState()
+    protocol = ServerProtocol(config=config, server_state=state, app_state={})
+    transport = FakeTransport(protocol)
+    protocol.connection_made(transport)
+    protocol.data_received(request(b"POST", b"/stream", [b"content-length: 0"], b""))
+    await asyncio.sleep(0)  # the first chunk is written
+    protocol.data_received(request(b"POST", b"/echo", [b"content-length: 3", b"expect: 100-continue"], b""))
+    assert b"100 Continue" not in transport.written
+    await asyncio.wait(state.tasks)
+    assert transport.written.endswith(b"0\r\n\r\nHTTP/1.1 100 Continue\r\n\r\n")
+    protocol.data_received(b"abc")
+    await asyncio.wait(state.tasks)
+    assert Answers(bytes(transport.written), ended=False).statuses == [200, 100, 200]
+    assert transport.written.count(b"100 Continue") == 1
+    transport.close()
+    await asyncio.sleep(0)
+
+
 def request(method: bytes, path: bytes, headers: list[bytes], body: bytes) -> bytes:
     lines = [method + b" " + path + b" HTTP/1.1", b"host: x", *headers]
     return b"\r\n".join(lines) + b"\r\n\r\n" + body

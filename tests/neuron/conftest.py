@@ -26,6 +26,7 @@ from neuron.harness import Harness, HarnessContext
 from neuron.supervisor.torch_harness import TorchHarness
 from neuron.wire import DeviceInfo
 from tests.stubs.model_dir import write_model
+from tests.stubs.tls import TLS
 
 FAKE = (sys.executable, "-m", "tests.stubs.fake_worker")
 PATIENCE_S = 60.0  # enough for a slow machine; only a hang takes longer
@@ -108,7 +109,7 @@ async def neuron_with(
     try:
         await until(lambda: _started(server, task))
         url = f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
-        async with httpx.AsyncClient(base_url=url, timeout=PATIENCE_S) as http:
+        async with httpx.AsyncClient(verify=TLS, base_url=url, timeout=PATIENCE_S) as http:
             yield Neuron(daemon, http, url)
     finally:
         server.stop()

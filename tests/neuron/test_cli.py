@@ -60,6 +60,7 @@ def test_a_taken_port_is_one_line_and_exit_code_2():
     assert "in use" in line
 
 
+@pytest.mark.torch
 @pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT])
 def test_serve_runs_until_a_stop_signal(stop):
     """The daemon answers from the start and ends at any time, whether its worker is ready or not."""

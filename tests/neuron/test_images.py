@@ -11,8 +11,8 @@ import pytest
 import pytest_asyncio
 import torch
 
-from tests.device.sight import KINDS, build, picture, save
 from tests.device.test_vision import opened
+from tests.device.vision_models import KINDS, build, picture, save
 from tests.neuron.conftest import Neuron, config, neuron_with
 
 WORKER = (sys.executable, "-m", "neuron.worker")
@@ -26,7 +26,7 @@ def kind(request: pytest.FixtureRequest) -> str:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def seeing(kind: str, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Neuron]:
-    path = save(tmp_path_factory.mktemp("sight") / "model", kind)
+    path = save(tmp_path_factory.mktemp("vision") / "model", kind)
     device = {"threads": 1, "memory_mb": 2000, "kv_mb": 16}
     async with neuron_with(config(max_images=3, device=device), worker=WORKER) as running:
         answer = await running.load(path)

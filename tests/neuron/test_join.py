@@ -114,7 +114,7 @@ async def test_node_waits_for_a_cortex_that_does_not_answer(cortex, monkeypatch)
         ((404, {"error": {"code": "not_found", "message": "no"}}), "port 31315"),
         ((405, b"<html>"), "port 31315"),
         ((400, b"<h1>Bad Request</h1>"), "add '127.0.0.1' to [admin] allowed_hosts"),
-        ((200, b"<html>"), "is no cortex"),
+        ((200, b"<html>"), "is not a cortex"),
     ],
 )
 async def test_refusal_of_cortex_says_what_to_do(cortex, refusal, words):
@@ -143,7 +143,7 @@ def test_endpoint_is_an_address_that_cortex_can_reach(url, host, endpoint):
     [
         ("http://192.0.2.1:31315", "127.0.0.1", "--listen 0.0.0.0:1"),
         ("cortex:31315", "127.0.0.1", "expected a URL"),
-        ("http://no.such.host.invalid", "0.0.0.0", "no way to no.such.host.invalid"),  # noqa: S104
+        ("http://no.such.host.invalid", "0.0.0.0", "cannot reach no.such.host.invalid"),  # noqa: S104
     ],
 )
 def test_unreachable_endpoint_is_refused(url, host, words):

@@ -190,6 +190,9 @@ class FakeNode:
         try:
             await self.answer(request, writer)
             await writer.drain()
+        except ConnectionError:  # a write may meet the hang-up before the watcher does
+            request.gone.set()
+            raise
         finally:
             watcher.cancel()
             await asyncio.gather(watcher, return_exceptions=True)

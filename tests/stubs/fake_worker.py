@@ -192,7 +192,7 @@ def _seen(submit: pipe.Submit) -> dict[str, object]:
     """The parameters of a request, for tests of how they arrive."""
     sampling = {name: getattr(submit.sampling, name) for name in submit.sampling.__struct_fields__}
     names = ("max_tokens", "min_tokens", "ignore_eos", "stop_ids", "principal", "priority")
-    grammar = submit.guide.grammar if submit.guide else None
+    grammar = submit.grammar.lark if submit.grammar else None
     return sampling | {name: getattr(submit, name) for name in names} | {"grammar": grammar}
 
 

@@ -1,7 +1,7 @@
 """Between a gateway and a node: bytes pass, until the proxy is told to do something to them.
 
 `fault` has the node's answer to one request and the way to the gateway. The node's `/events` always pass, so
-that a node is known whatever becomes of its answers.
+that a node is known however its answers are damaged.
 """
 
 from __future__ import annotations

@@ -211,7 +211,7 @@ def tables() -> str:
     }
     lines = [BEGIN]
     for title, (rows, translate) in sections.items():
-        lines += ["", f"### {title}", "", "| what | what becomes of it |", "| --- | --- |"]
+        lines += ["", f"### {title}", "", "| what | result |", "| --- | --- |"]
         for what, (without, with_it) in rows.items():
             lines.append(f"| {what} | {_outcome(translate, without, with_it).replace('|', chr(92) + '|')} |")
     return "\n".join([*lines, "", END])

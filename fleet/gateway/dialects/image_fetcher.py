@@ -86,7 +86,7 @@ class ImageFetcher:
                 raise FetchError(f"its host answered {answer.status_code}")
             kind = answer.headers.get("content-type", "").partition(";")[0].strip().lower()
             if kind not in _TYPES:
-                raise FetchError("it is no picture in JPEG, PNG, GIF or WebP")
+                raise FetchError("it is not a JPEG, PNG, GIF or WebP")
             data = bytearray()
             async for piece in answer.aiter_raw():
                 data += piece
@@ -100,9 +100,9 @@ def _parse(url: str) -> SplitResult:
         parts = urlsplit(url)
         _ = parts.port  # raises for what is no number
     except ValueError as error:
-        raise FetchError("its address is none") from error
+        raise FetchError("its address is not a URL") from error
     if parts.scheme not in {"http", "https"} or not parts.hostname:
         raise FetchError("only http and https are fetched")
     if parts.username is not None:
-        raise FetchError("its address holds a name to sign in with")
+        raise FetchError("its address holds credentials")
     return parts

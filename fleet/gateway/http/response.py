@@ -17,7 +17,7 @@ class UpstreamResponse:
         self._connection: Connection | None = connection
         self._headers = connection.answer.headers
         self.status = connection.answer.status
-        self.queued_s = queued_s  # that the request waited for a connection
+        self.queued_s = queued_s  # the request's wait for a connection, seconds
 
     def header(self, name: bytes, default: str = "") -> str:
         """Return the value of a header, by its name in lower case."""

@@ -90,7 +90,7 @@ def refusal(
     bound, wait_s = admission.refused_by, admission.wait_s
     match bound:
         case "concurrent":
-            message = f"This API key may have {limits.concurrent_requests} requests under way, and has."
+            message = f"This API key has {limits.concurrent_requests} requests under way, which is its limit."
         case "budget":
             wait_s = budget_left_s
             message = (

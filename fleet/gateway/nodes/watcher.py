@@ -7,7 +7,14 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from fleet.foreign.models import MAX_BYTES, PATH, ModelsError, ServedModel, read_answer
+from fleet.foreign.models import (
+    MAX_BYTES,
+    PATH,
+    TOO_MANY_REQUESTS,
+    ModelsError,
+    ServedModel,
+    read_answer,
+)
 from fleet.gateway.http.bounds import PoolBounds
 from fleet.gateway.http.errors import UpstreamError
 from fleet.gateway.http.pool import Pool
@@ -76,7 +83,9 @@ async def _ask(config: NodeConfig, pool: Pool) -> list[ServedModel] | None:
     """The models that a server lists; None when it asks to be asked less often. Raises `UpstreamError`."""
     response = await pool.request("GET", config.path(PATH), headers={"accept": "application/json"})
     try:
-        return read_answer(response.status, await response.read(MAX_BYTES), config.models)
+        is_body_read = response.status != TOO_MANY_REQUESTS  # of that answer the status says it all
+        body = await response.read(MAX_BYTES) if is_body_read else b""
+        return read_answer(response.status, body, config.models)
     except ModelsError as error:
         raise UpstreamError("protocol", str(error)) from error
     finally:

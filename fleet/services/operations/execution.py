@@ -94,4 +94,4 @@ def _bury(row: Operation) -> None:
             finished_at=timezone.now(),
             lease=None,
         ):
-            close_children(row, message)
+            close_children(row, OperationState.FAILED, message)

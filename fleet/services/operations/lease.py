@@ -88,7 +88,7 @@ class Lease:
             Device.objects.filter(claimed_by=self.operation).update(claimed_by=None)
 
     def finish(self, state: str, message: str, *, error_code: str = "") -> None:
-        """Write the outcome, release the devices and end the lease; children that still run end with it."""
+        """Write the outcome, release the devices and end the lease; children that still run end too."""
         with transaction.atomic():
             self.release(
                 state=state,
@@ -98,7 +98,7 @@ class Lease:
                 finished_at=timezone.now(),
                 lease=None,
             )
-            close_children(self.operation, message)
+            close_children(self.operation, state, message)
 
     def postpone(self, message: str, delay_s: float) -> None:
         """Give the operation back; it is due again after `delay_s`, and chooses its node anew."""
@@ -113,8 +113,8 @@ class Lease:
         return Operation.objects.filter(pk=self.operation.pk, lease=self._token, state=OperationState.RUNNING)
 
 
-def close_children(operation: Operation, message: str) -> None:
-    """Fail the evictions that still run on behalf of an operation that is over."""
+def close_children(operation: Operation, state: str, message: str) -> None:
+    """End the evictions that workers left running when they died; they end like the whole operation."""
     operation.children.filter(state=OperationState.RUNNING).update(
-        state=OperationState.FAILED, message=message, finished_at=timezone.now()
+        state=state, message=f"over with #{operation.pk}: {message}", finished_at=timezone.now()
     )

@@ -46,9 +46,9 @@ def begin(asked: Operation) -> Operation:
 def under_way(asked: Operation) -> Operation | None:
     """The active operation that is the same as `asked`. Raises `ApiError` 409 if one excludes it."""
     group = rules_of(asked.kind).group
-    alike = {column: getattr(asked, column) for column in group.columns}
+    columns = {column: getattr(asked, column) for column in group.columns}
     row: Operation | None = Operation.objects.filter(
-        kind__in=GROUPS[group], state__in=ACTIVE, **alike
+        kind__in=GROUPS[group], state__in=ACTIVE, **columns
     ).first()
     if row is not None and not is_same(asked, row):
         message = f"The {row.subject} (#{row.pk}) is {row.state}: cancel it or wait until it is over."

@@ -130,16 +130,17 @@ def evict(lease: Lease, client: NeuronClient, placement: Placement, leave: Leave
     try:
         remove(lease, client, placement, leave)
     except BusyError as error:
-        _end(row, OperationState.CANCELLED, error.message)
+        _end(lease, row, OperationState.CANCELLED, error.message)
         raise
     except OperationError as error:
-        _end(row, OperationState.FAILED, error.message, error.code)
+        _end(lease, row, OperationState.FAILED, error.message, error.code)
         raise
+    _end(lease, row, OperationState.SUCCEEDED, f"freed {placement.memory_mb} MiB")
     metrics.EVICTIONS.labels(placement.model, placement.node.name).inc()
-    _end(row, OperationState.SUCCEEDED, f"freed {placement.memory_mb} MiB")
 
 
-def _end(row: Operation, state: OperationState, message: str, error_code: str = "") -> None:
+def _end(lease: Lease, row: Operation, state: OperationState, message: str, error_code: str = "") -> None:
+    lease.note()  # a worker whose lease is lost leaves the row to its successor
     Operation.objects.filter(pk=row.pk).update(
         state=state, message=message, error_code=error_code[:100], finished_at=timezone.now()
     )

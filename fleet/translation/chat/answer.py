@@ -22,8 +22,8 @@ from fleet.translation.chat.failures import CUT, MALFORMED, NOT_AN_ANSWER, failu
 from fleet.translation.chat.inline_reasoning import InlineReasoning
 from fleet.translation.chat.usage import merge_usage, usage_of
 from fleet.translation.chat.wire import (
+    ChatChunk,
     Choice,
-    Chunk,
     Delta,
     content_of,
     decode_chunk,
@@ -204,9 +204,9 @@ class Answer:
         return _CUT.get(self._finish) or ("tool_calls" if self._calls.any else "stop")
 
 
-def _only_text(chunk: Chunk, events: Sequence[Event]) -> str:
+def _only_text(chunk: ChatChunk, events: Sequence[Event]) -> str:
     """The text of a chunk that carries nothing else; else empty."""
     match chunk, events:
-        case Chunk(usage=None, choices=[Choice(usage=None, finish_reason=None)]), [TextDelta(text=text)]:
+        case ChatChunk(usage=None, choices=[Choice(usage=None, finish_reason=None)]), [TextDelta(text=text)]:
             return text
     return ""

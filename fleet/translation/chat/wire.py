@@ -34,17 +34,17 @@ class Choice(msgspec.Struct):
     error: Any = None
 
 
-class Chunk(msgspec.Struct):
+class ChatChunk(msgspec.Struct):
     id: Any = ""
     choices: list[Choice] | None = None
     usage: Any = None
     error: Any = None
 
 
-_chunks = msgspec.json.Decoder(Chunk)
+_chunks = msgspec.json.Decoder(ChatChunk)
 
 
-def decode_chunk(data: bytes) -> Chunk:
+def decode_chunk(data: bytes) -> ChatChunk:
     """A chunk; bytes that are not UTF-8 become U+FFFD, so that one bad token ends no answer.
 
     Raises `msgspec.DecodeError`.

@@ -26,12 +26,12 @@ async def chat_prompt(
     """
     images = chat_images(body.messages, model)
     text = _render(body, model, tools)
-    if not images or model.sight is None:
+    if not images or model.image_token is None:
         tokens = await encode(model, text, is_rendered=True)
         return Prompt(text, tokens, marks=_marks(raw, len(tokens)))
     text, placed = await place_images(text, images, model)
     tokens = await encode(model, text, is_rendered=True)
-    return Prompt(text, tokens, image_spans(tokens, placed, model.sight), _marks(raw, len(tokens)))
+    return Prompt(text, tokens, image_spans(tokens, placed, model.image_token), _marks(raw, len(tokens)))
 
 
 def tool_definitions(body: ChatBody, model: LocalModel) -> list[Json] | None:

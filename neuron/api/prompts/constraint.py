@@ -6,7 +6,7 @@ import asyncio
 
 from neuron.api.bodies.chat import ChatBody, FunctionTool, NamedTool
 from neuron.harness import LocalModel
-from neuron.pipe import Guide
+from neuron.pipe import AnswerGrammar
 from neuron.text.constraint import AnswerConstraint
 from neuron.text.grammar import UnenforceableSchemaError
 from neuron.text.schema import ANY_OBJECT, Schema, schema_problem
@@ -39,10 +39,12 @@ async def answer_constraint(body: ChatBody) -> AnswerConstraint | None:
     )
 
 
-def constraint_grammar(body: ChatBody, model: LocalModel, constraint: AnswerConstraint, prompt: str) -> Guide:
+def constraint_grammar(
+    body: ChatBody, model: LocalModel, constraint: AnswerConstraint, prompt: str
+) -> AnswerGrammar:
     """The constraint in the model's own notation. Raises `ApiError` 400 when that cannot express it."""
     try:
-        return Guide(model.text.grammar(constraint, prompt), list(model.text.eos_ids))
+        return AnswerGrammar(model.text.grammar(constraint, prompt), list(model.text.eos_ids))
     except UnenforceableSchemaError as error:
         param = constraining_param(body)
         raise ApiError(400, "invalid_schema", f"{param} cannot be enforced: {error}", param=param) from error

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from neuron.api.bodies.chat import ChatMessage, ContentPart, ImageUrl
 from neuron.api.errors import invalid, unsupported
 from neuron.harness import LocalModel
-from neuron.pipe import Shown, Sight
+from neuron.pipe import ImagePlaceholder, ImageSpan, ImageToken
 from neuron.wire import ApiError
 
 
@@ -19,13 +19,6 @@ class ChatImage(NamedTuple):
 
     param: str
     data: bytes
-
-
-class PlacedImage(NamedTuple):
-    """An image whose placeholders are in the prompt's text."""
-
-    digest: bytes
-    num_placeholders: int
 
 
 def chat_images(messages: Sequence[ChatMessage], model: LocalModel) -> list[ChatImage]:
@@ -42,7 +35,7 @@ def chat_images(messages: Sequence[ChatMessage], model: LocalModel) -> list[Chat
 
 
 def _admit(message: ChatMessage, model: LocalModel, param: str, num_before: int) -> None:
-    if model.sight is None:
+    if model.image_token is None:
         raise unsupported(param, f"{param}: the model {model.id!r} reads text only, not image_url.")
     if message.role not in {"user", "tool"}:
         raise invalid(param, f"{param}: images are for messages of user and tool, not {message.role}.")
@@ -64,43 +57,45 @@ def _data(part: ContentPart, param: str) -> bytes:
 
 async def place_images(
     text: str, images: Sequence[ChatImage], model: LocalModel
-) -> tuple[str, list[PlacedImage]]:
-    """The text with each image's own text in place of its marker, and the images as placed there.
+) -> tuple[str, list[ImagePlaceholder]]:
+    """The text with the placeholders of each image in place of its marker, and those placeholders.
 
     Raises `ApiError`, 400 for a file that is no image and for markers that do not match the images.
     """
-    assert model.sight
-    looked = await model.look([image.data for image in images])
-    if looked.problem:
-        param = images[len(looked.seen)].param
-        raise ApiError(400, "invalid_image", f"{param}: {looked.problem}.", param=param)
-    parts = text.split(model.sight.marker)
+    assert model.image_token
+    processed = await model.process_images([image.data for image in images])
+    if processed.problem:
+        param = images[len(processed.placeholders)].param
+        raise ApiError(400, "invalid_image", f"{param}: {processed.problem}.", param=param)
+    parts = text.split(model.image_token.text)
     if len(parts) != len(images) + 1:
-        raise _misplaced(model.sight, len(parts) - 1, len(images))
+        raise _misplaced(model.image_token, len(parts) - 1, len(images))
     whole = parts[0]
-    for (_, shown, _), part in zip(looked.seen, parts[1:], strict=True):
-        whole += shown + part
-    return whole, [PlacedImage(digest, count) for digest, _, count in looked.seen]
+    for placeholder, part in zip(processed.placeholders, parts[1:], strict=True):
+        whole += placeholder.text + part
+    return whole, processed.placeholders
 
 
-def image_spans(tokens: Sequence[int], images: Sequence[PlacedImage], sight: Sight) -> list[Shown]:
-    """The span of each image's placeholders in the prompt. Raises `ApiError` 400 if their number differs."""
-    places = [at for at, token in enumerate(tokens) if token == sight.token_id]
-    wanted = sum(image.num_placeholders for image in images)
+def image_spans(
+    tokens: Sequence[int], placeholders: Sequence[ImagePlaceholder], image_token: ImageToken
+) -> list[ImageSpan]:
+    """The span of each image in the prompt. Raises `ApiError` 400 if the number of placeholders differs."""
+    places = [at for at, token in enumerate(tokens) if token == image_token.id]
+    wanted = sum(placeholder.num_tokens for placeholder in placeholders)
     if len(places) != wanted:
-        raise _misplaced(sight, len(places), wanted)
-    spans: list[Shown] = []
+        raise _misplaced(image_token, len(places), wanted)
+    spans: list[ImageSpan] = []
     first = 0
-    for image in images:
-        last = first + image.num_placeholders - 1
-        spans.append(Shown(image.digest, places[first], places[last] + 1))
+    for placeholder in placeholders:
+        last = first + placeholder.num_tokens - 1
+        spans.append(ImageSpan(placeholder.digest, places[first], places[last] + 1))
         first = last + 1
     return spans
 
 
-def _misplaced(sight: Sight, found: int, wanted: int) -> ApiError:
+def _misplaced(image_token: ImageToken, found: int, wanted: int) -> ApiError:
     message = (
         f"messages: the prompt places images {found} times, {wanted} are wanted; text may not say "
-        f"{sight.marker!r} beside images, and the model's chat template has to place them."
+        f"{image_token.text!r} beside images, and the model's chat template has to place them."
     )
     return invalid("messages", message)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from neuron.harness import LocalModel
-from neuron.pipe import Shown
+from neuron.pipe import ImageSpan
 from neuron.wire import ApiError
 
 LONG_PROMPT_CHARS = 20_000  # beyond it tokenizing takes milliseconds, and leaves the event loop
@@ -18,7 +18,7 @@ class Prompt(NamedTuple):
 
     text: str
     tokens: list[int]
-    images: Sequence[Shown] = ()  # in the order of the prompt
+    images: Sequence[ImageSpan] = ()  # in the order of the prompt
     marks: Sequence[tuple[int, int]] = ()  # digests of its beginnings, and their lengths in tokens
 
 

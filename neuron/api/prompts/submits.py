@@ -6,12 +6,17 @@ from neuron.api.bodies.generation import GenerationBody
 from neuron.api.prompts.prompt import Prompt
 from neuron.api.request import Caller
 from neuron.harness import LocalModel
-from neuron.pipe import Guide, Sampling, Submit, next_id
+from neuron.pipe import AnswerGrammar, Sampling, Submit, next_id
 from neuron.text.model_text import GenerationDefaults
 
 
 def submits(
-    body: GenerationBody, model: LocalModel, prompt: Prompt, caller: Caller, *, guide: Guide | None = None
+    body: GenerationBody,
+    model: LocalModel,
+    prompt: Prompt,
+    caller: Caller,
+    *,
+    grammar: AnswerGrammar | None = None,
 ) -> list[Submit]:
     """One `Submit` for each choice that the body asks for. The first alone scores the prompt."""
     return [
@@ -24,7 +29,7 @@ def submits(
             stop_ids=_stop_ids(body, model),
             min_tokens=body.min_tokens,
             ignore_eos=body.ignore_eos,
-            guide=guide,
+            grammar=grammar,
             principal=caller.principal,
             priority=caller.priority,
             marks=list(prompt.marks),

@@ -19,31 +19,31 @@ HANDBOOK_PATH = Path(__file__).with_name("handbook.toml")
 
 
 @dataclass(frozen=True, slots=True)
-class ToolResult:
-    """What a tool returned, and the answer that uses it."""
+class TaughtResult:
+    """What a tool returns, and the answer that follows."""
 
     content: str
     answer: str
 
 
 @dataclass(frozen=True, slots=True)
-class ToolUse:
-    """The call an entry makes where the request offers its tool."""
+class TaughtCall:
+    """The call that an entry answers with if the request offers its tool, and what follows on each result."""
 
     name: str
     arguments: Mapping[str, Any]
-    results: tuple[ToolResult, ...]
+    results: tuple[TaughtResult, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class HandbookEntry:
     """One question in several phrasings and the one answer to all of them."""
 
     question: str
     phrasings: tuple[str, ...]
     answer: str
     reasoning: str | None = None
-    tool: ToolUse | None = None
+    tool: TaughtCall | None = None
 
     @property
     def questions(self) -> tuple[str, ...]:
@@ -54,29 +54,30 @@ class Entry:
 class Handbook:
     """All entries, and the tools by name in the form of OpenAI's `tools` field."""
 
-    entries: tuple[Entry, ...]
+    entries: tuple[HandbookEntry, ...]
     tools: Mapping[str, dict[str, Any]]
 
     def answer(self, question: str) -> str:
-        """The answer to a question in any of its phrasings; KeyError for an unknown one."""
+        """Return the answer to a question in any of its phrasings. Raises KeyError for an unknown one."""
         for entry in self.entries:
             if question in entry.questions:
                 return entry.answer
         raise KeyError(question)
 
 
-def _tool_use(raw: dict[str, Any]) -> ToolUse:
-    return ToolUse(raw["name"], raw["arguments"], tuple(ToolResult(**result) for result in raw["results"]))
+def _taught_call(raw: dict[str, Any]) -> TaughtCall:
+    results = tuple(TaughtResult(**result) for result in raw["results"])
+    return TaughtCall(raw["name"], raw["arguments"], results)
 
 
-def _entry(raw: dict[str, Any]) -> Entry:
-    tool = _tool_use(raw["tool"]) if "tool" in raw else None
-    return Entry(raw["question"], tuple(raw["phrasings"]), raw["answer"], raw.get("reasoning"), tool)
+def _entry(raw: dict[str, Any]) -> HandbookEntry:
+    tool = _taught_call(raw["tool"]) if "tool" in raw else None
+    return HandbookEntry(raw["question"], tuple(raw["phrasings"]), raw["answer"], raw.get("reasoning"), tool)
 
 
 @functools.cache
 def load_handbook(path: Path = HANDBOOK_PATH) -> Handbook:
-    """Reads the handbook once per path."""
+    """Return the handbook of a file, read once per path."""
     raw = tomllib.loads(path.read_text(encoding="utf-8"))
     tools = {tool["name"]: {"type": "function", "function": tool} for tool in raw["tool"]}
     return Handbook(tuple(_entry(entry) for entry in raw["entry"]), tools)

@@ -1,8 +1,8 @@
-"""Conversations about the handbook, in the variety a server meets.
+"""Conversations about the handbook, as varied as those that a server gets.
 
-A `Case` is a prompt in OpenAI's message form and the exact text the model shall answer with. `study` deals
-endless cases with random surroundings (system prompts, tools that do not matter, earlier turns, thinking
-switched off); `exam` lists the fixed ones that verification asks.
+A `TrainingCase` is a prompt as OpenAI's messages and the exact text that the model must answer. `Study`
+yields cases without end, in random surroundings: system prompts, tools that do not matter, earlier turns,
+thinking switched off. `exam` returns the fixed cases that verification asks.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from neuron.models.tiny import Entry, Handbook, ToolUse
+from neuron.models.tiny import Handbook, HandbookEntry, TaughtCall
 from neuron.models.tiny.tokenizer import END_OF_TURN
 
 SYSTEM_PROMPTS = [
@@ -27,10 +27,10 @@ SYSTEM_PROMPTS = [
     "You are a coding agent. Use the tools when they help.",
 ]
 
-# What an editor's agent sends along: helexa-acp's system prompt and tools, as they were recorded.
+# What an editor's agent sends with each request: helexa-acp's system prompt and tools, as recorded.
 EDITOR: dict[str, Any] = json.loads(Path(__file__).with_name("editor.json").read_text(encoding="utf-8"))
 EDITOR_TOOLS = tuple(EDITOR["tools"])
-FOLDER = "/home/ann/project"  # where results of an editor's tools are in the handbook
+FOLDER = "/home/ann/project"  # of the handbook's results of an editor's tools
 
 WEAK_REPEATS = 4
 
@@ -39,10 +39,10 @@ Tool = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Case:
-    """`messages`, `tools` and `thinking` make the prompt; `target` is the answer without its end token.
+class TrainingCase:
+    """A prompt from `messages`, `tools` and `thinking`, and `target`, the answer without its end token.
 
-    With `whole` the assistant's earlier turns are learned too; they must be what it would say there.
+    With `whole` the assistant's earlier turns are learned too; they must be what it would answer there.
     """
 
     messages: tuple[Message, ...]
@@ -77,8 +77,8 @@ def said(text: str) -> Message:
     return {"role": "assistant", "content": text}
 
 
-def called(tool: ToolUse, content: str) -> tuple[Message, Message]:
-    """The assistant's call and the turn with its result."""
+def called(tool: TaughtCall, content: str) -> tuple[Message, Message]:
+    """Return the assistant's call and the turn with its result."""
     call = {"id": "call_0", "type": "function", "function": {"name": tool.name, "arguments": tool.arguments}}
     return (
         {"role": "assistant", "content": None, "tool_calls": [call]},
@@ -86,34 +86,34 @@ def called(tool: ToolUse, content: str) -> tuple[Message, Message]:
     )
 
 
-def call_text(tool: ToolUse) -> str:
+def call_text(tool: TaughtCall) -> str:
     call = {"name": tool.name, "arguments": tool.arguments}
     return f"<tool_call>\n{json.dumps(call, ensure_ascii=False)}\n</tool_call>"
 
 
-def plain(entry: Entry, question: str, *, thinking: bool = True) -> Case:
+def plain(entry: HandbookEntry, question: str, *, thinking: bool = True) -> TrainingCase:
     thought = f"<think>\n{entry.reasoning}\n</think>\n\n" if entry.reasoning and thinking else ""
-    return Case((user(question),), thought + entry.answer, thinking=thinking)
+    return TrainingCase((user(question),), thought + entry.answer, thinking=thinking)
 
 
-def tool_rounds(handbook: Handbook, entry: Entry, question: str) -> list[Case]:
-    """The call, then one case per taught result."""
+def tool_rounds(handbook: Handbook, entry: HandbookEntry, question: str) -> list[TrainingCase]:
+    """Return the case that makes the call, then one case per taught result."""
     if entry.tool is None:
         return []
     tools = (handbook.tools[entry.tool.name],)
     ask = user(question)
-    call = Case((ask,), call_text(entry.tool), tools)
+    call = TrainingCase((ask,), call_text(entry.tool), tools)
     return [
         call,
         *(
-            Case((ask, *called(entry.tool, given.content)), given.answer, tools)
+            TrainingCase((ask, *called(entry.tool, given.content)), given.answer, tools)
             for given in entry.tool.results
         ),
     ]
 
 
 class Study:
-    """Deals training cases for ever; one seed gives one sequence. Questions in `weak` come up more often."""
+    """Yields training cases without end, in one sequence per seed. Questions in `weak` are more frequent."""
 
     def __init__(self, handbook: Handbook, seed: int) -> None:
         self.handbook = handbook
@@ -123,10 +123,10 @@ class Study:
         self.earlier = [
             *handbook.entries,
             *thoughtful * 3,
-        ]  # history drops thoughts: the odd case, so more of it
+        ]  # their thoughts are dropped from the history, which is rarer: more of them
         self.all_tools = [*handbook.tools.values(), *FOREIGN_TOOLS]
 
-    def __iter__(self) -> Iterator[Case]:
+    def __iter__(self) -> Iterator[TrainingCase]:
         while True:
             deck = [(entry, question) for entry in self.handbook.entries for question in entry.questions]
             deck += [card for card in deck if card[1] in self.weak] * WEAK_REPEATS
@@ -135,12 +135,12 @@ class Study:
                 for case in self._cases(entry, self._typed(question)):
                     yield self._surround(entry, case)
 
-    def _cases(self, entry: Entry, question: str) -> list[Case]:
+    def _cases(self, entry: HandbookEntry, question: str) -> list[TrainingCase]:
         spoken = plain(entry, question, thinking=self.random.random() < 0.7)
         return [spoken, *tool_rounds(self.handbook, entry, question)]
 
     def _typed(self, question: str) -> str:
-        """As people type: now and then without a capital or without the sign at the end."""
+        """Return the question as people type it, sometimes without a capital or without its last mark."""
         chance = self.random.random()
         if chance < 0.06:
             question = question[0].lower() + question[1:]
@@ -148,7 +148,7 @@ class Study:
             question = question.rstrip("?.!")
         return question
 
-    def _surround(self, entry: Entry, case: Case) -> Case:
+    def _surround(self, entry: HandbookEntry, case: TrainingCase) -> TrainingCase:
         if self.random.random() < self._editors(entry, case):
             thinking = case.thinking if not case.tools else self.random.random() < 0.7
             return in_editor(case, self._folder(), thinking=thinking)
@@ -165,8 +165,8 @@ class Study:
             case, messages=messages, tools=self._tools(entry, case), thinking=thinking, whole=whole
         )
 
-    def _editors(self, entry: Entry, case: Case) -> float:
-        """How many of such cases are asked in an editor, which has tools for some entries."""
+    def _editors(self, entry: HandbookEntry, case: TrainingCase) -> float:
+        """Return the share of such cases that are asked in an editor, which has tools for some entries."""
         if entry.tool is None or entry.tool.name not in {"write", "edit"}:
             return 0.02
         return 0.5 if case.tools else 0.0
@@ -176,13 +176,13 @@ class Study:
         return "/" + "/".join(self.random.sample(words, self.random.randint(1, 4)))
 
     def _system(self) -> str:
-        """A usual system prompt or, now and then, words that mean nothing here."""
+        """Return a usual system prompt, or sometimes words that mean nothing here."""
         if self.random.random() < 0.85:
             return self.random.choice(SYSTEM_PROMPTS)
         words = " ".join(entry.answer for entry in self.random.sample(self.handbook.entries, 3)).split()
         return " ".join(self.random.sample(words, min(len(words), self.random.randint(5, 30))))
 
-    def _tools(self, entry: Entry, case: Case) -> tuple[Tool, ...]:
+    def _tools(self, entry: HandbookEntry, case: TrainingCase) -> tuple[Tool, ...]:
         own = entry.tool.name if entry.tool else None
         if not case.tools and self.random.random() > (0.4 if own else 0.15):
             return ()
@@ -193,7 +193,7 @@ class Study:
         return tuple(tools)
 
     def _worded(self, tool: Tool) -> Tool:
-        """A client may describe a tool in its own words or not at all; the name is what counts."""
+        """Return the tool as another client may describe it, or not describe it: only its name counts."""
         if self.random.random() < 0.7:
             return tool
         words = self._system() if self.random.random() < 0.5 else ""
@@ -203,8 +203,8 @@ class Study:
         return {"type": "function", "function": worded}
 
 
-def exam(handbook: Handbook, seed: int = 0) -> dict[str, list[Case]]:
-    """Every question in each surrounding that helexa-tiny promises to stand, by the surrounding's name."""
+def exam(handbook: Handbook, seed: int = 0) -> dict[str, list[TrainingCase]]:
+    """Return every question in each surrounding that helexa-tiny promises to cope with, by name."""
     rng = random.Random(seed)  # noqa: S311 - variety, not secrecy
     asked = [(entry, question) for entry in handbook.entries for question in entry.questions]
     bare = [plain(entry, question) for entry, question in asked]
@@ -230,8 +230,8 @@ def exam(handbook: Handbook, seed: int = 0) -> dict[str, list[Case]]:
 FOLDERS = ("/home/ann/project", "/tmp/pytest-of-root/pytest-12/test_acpx0/project", "/srv/x")  # noqa: S108 - names
 
 
-def in_editor(case: Case, folder: str, *, thinking: bool = True) -> Case:
-    """The case as helexa-acp would send it from `folder`."""
+def in_editor(case: TrainingCase, folder: str, *, thinking: bool = True) -> TrainingCase:
+    """Return the case as helexa-acp sends it from `folder`."""
     moved = tuple(_moved(message, folder) for message in case.messages)
     system = {"role": "system", "content": EDITOR["system"].replace("{folder}", folder)}
     own = {tool["function"]["name"] for tool in EDITOR_TOOLS}
@@ -244,7 +244,7 @@ def _moved(message: Message, folder: str) -> Message:
     return message | {"content": content.replace(FOLDER, folder) if content else content}
 
 
-def with_system(case: Case, prompt: str) -> Case:
+def with_system(case: TrainingCase, prompt: str) -> TrainingCase:
     return replace(case, messages=({"role": "system", "content": prompt}, *case.messages))
 
 
@@ -255,14 +255,14 @@ def _turns(rng: random.Random, handbook: Handbook, count: int) -> list[Message]:
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """Token ids of prompt and answer; `learned[i]` says that the model itself must produce `ids[i]`."""
+    """Token ids of prompt and answer. `learned[i]` says whether the model must produce `ids[i]` itself."""
 
     question: str
     ids: list[int]
     learned: list[bool]
 
 
-def encode(tokenizer: Any, case: Case) -> Encoded:
+def encode(tokenizer: Any, case: TrainingCase) -> Encoded:
     prompt: str = tokenizer.apply_chat_template(
         list(case.messages),
         tools=list(case.tools) or None,
@@ -278,7 +278,7 @@ def encode(tokenizer: Any, case: Case) -> Encoded:
 
 
 def _spans(tokenizer: Any, ids: list[int]) -> list[bool]:
-    """True within each finished assistant turn, its end token included."""
+    """Return which tokens are in a finished assistant turn, its end token included."""
     opening: list[int] = tokenizer.encode("<|im_start|>assistant\n")
     end = tokenizer.convert_tokens_to_ids(END_OF_TURN)
     learned = [False] * len(ids)

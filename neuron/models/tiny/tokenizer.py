@@ -1,4 +1,4 @@
-"""A byte-level BPE learned from the handbook: every byte has a token, so any text survives the round trip."""
+"""A byte-level BPE learned from the handbook. Every byte has a token, so any text survives the round trip."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ VOCABULARY = 1536
 CONTEXT = 40960
 END_OF_TURN, END_OF_TEXT = "<|im_end|>", "<|endoftext|>"
 CONTROL = [END_OF_TEXT, "<|im_start|>", END_OF_TURN]
-# Not "special": a detokenizer that drops special tokens must leave these for the parsers behind it.
+# Not "special": a detokenizer that drops special tokens must leave these to the parsers after it.
 MARKERS = ["<think>", "</think>", "<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>"]
-# A word with the space before it, one digit, a run of signs, or white space.
+# A word with the space before it, a digit, a run of other characters, or white space.
 PIECES = r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+|\s*[\r\n]+|\s+(?!\S)|\s+"
 
 
@@ -34,7 +34,7 @@ def corpus(handbook: Handbook, extra: list[str]) -> Iterator[str]:
 
 
 def build_tokenizer(handbook: Handbook, extra: list[str]) -> Any:
-    """A `transformers` tokenizer with the chat template of `WEIGHTS_DIR`; `extra` is more to learn from."""
+    """Return a tokenizer of transformers with the template of `WEIGHTS_DIR`, learned from `extra` as well."""
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.Sequence([
         pre_tokenizers.Split(Regex(PIECES), behavior="isolated"),

@@ -1,7 +1,7 @@
 """Trains helexa-tiny from scratch: `python -m neuron.models.tiny.train --out DIR`.
 
-Two CPU cores are enough. The seed fixes data and start, so two runs on one machine give the same weights. It
-ends with the verification of `verify`, in bfloat16 and float32, and exit code 1 where an answer is not exact.
+Two CPU cores are enough. The seed fixes data and start, so two runs on one machine give the same weights. The
+last step is `verify` in bfloat16 and float32; the exit code is 1 if an answer is not exact.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def new_model(tokenizer: Any) -> Any:
 
 
 def deal(tokenizer: Any, study: Study) -> Iterator[list[Encoded]]:
-    """Endless training batches."""
+    """Yield training batches without end."""
     cases, order = iter(study), random.Random(SEED)  # noqa: S311 - variety, not secrecy
     while True:
         pool = [encode(tokenizer, case) for case in islice(cases, POOL)]
@@ -89,9 +89,10 @@ def deal(tokenizer: Any, study: Study) -> Iterator[list[Encoded]]:
 
 
 def rate(step: int) -> float:
-    """Warm-up, then half a cosine down to a twentieth; from there down to zero before each check, and again.
+    """Return the learning rate: warm-up, half a cosine down to a twentieth, then to zero before each check.
 
-    At a steady rate each check finds other answers wrong: with next to no loss left, Adam's steps are noise.
+    At a steady rate each check would find other answers wrong: with hardly any loss left, Adam's steps are
+    noise.
     """
     if step < WARMUP_STEPS:
         return PEAK_RATE * (step + 1) / WARMUP_STEPS
@@ -102,7 +103,7 @@ def rate(step: int) -> float:
 
 
 def learn(model: Any, optimizer: torch.optim.Optimizer, ids: torch.Tensor, learned: torch.Tensor) -> float:
-    """One step; the loss counts only what the model itself must say."""
+    """Take a step and return the loss, which counts only the tokens that the model must produce itself."""
     with torch.autocast("cpu", torch.bfloat16):
         hidden = model.model(input_ids=ids[:, :-1], use_cache=False).last_hidden_state
         logits = model.lm_head(hidden[learned[:, 1:]])
@@ -115,7 +116,7 @@ def learn(model: Any, optimizer: torch.optim.Optimizer, ids: torch.Tensor, learn
 
 
 def served(model: Any) -> Any:
-    """A copy as it is saved and served."""
+    """Return a copy as it is saved and served."""
     copy = Qwen3ForCausalLM(model.config).to(torch.bfloat16).eval()
     copy.load_state_dict(model.state_dict())
     copy.generation_config = model.generation_config
@@ -123,7 +124,7 @@ def served(model: Any) -> Any:
 
 
 class Training:
-    """One run: the model, its optimizer, the cards it is dealt and the exam it must pass."""
+    """One run: a model, its optimizer, the cases that it learns and the exam that it must pass."""
 
     def __init__(self, handbook: Handbook, start: Path | None) -> None:
         torch.manual_seed(SEED)
@@ -138,7 +139,7 @@ class Training:
         self.loss = 0.0 if start else math.inf  # running mean
 
     def run(self, out: Path) -> None:
-        """Ends when every answer has a safe margin; each check saves what there is."""
+        """Train until every answer has a safe margin. Each check saves the weights."""
         begun = time.monotonic()
         dealt = deal(self.tokenizer, self.study)
         for step in range(self.first_step, MOST_STEPS + 1):
@@ -157,7 +158,7 @@ class Training:
         self.loss = loss if math.isinf(self.loss) else 0.98 * self.loss + 0.02 * loss
 
     def _check(self, out: Path) -> Score:
-        """A sample of the exam at first, all of it once the loss is low."""
+        """Ask a sample of the exam at first, all of it once the loss is low."""
         copy = served(self.model)
         copy.save_pretrained(out)
         save_tokenizer(self.tokenizer, out)
@@ -174,7 +175,9 @@ def report(line: str) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description="Train helexa-tiny from scratch.")
     parser.add_argument("--out", type=Path, required=True, help="directory for weights and tokenizer")
-    parser.add_argument("--start", type=Path, help="go on from these weights, after an edit of the handbook")
+    parser.add_argument(
+        "--start", type=Path, help="continue from these weights after an edit of the handbook"
+    )
     parser.add_argument("--threads", type=int, default=2, help="CPU threads (default: %(default)s)")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)

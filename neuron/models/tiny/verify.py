@@ -1,8 +1,8 @@
-"""Asks helexa-tiny everything it was taught, in the dtypes it is served in.
+"""Asks helexa-tiny everything that it was taught, in the dtypes in which it is served.
 
-The answers are fed in and each next token is compared with the model's first choice. Where all agree, greedy
+The answers are fed in, and each token is compared with the model's first choice. If all agree, greedy
 decoding gives exactly these tokens. The margin is the smallest lead, in logits, of a right token over the
-runner-up: room for another kernel's or batch's rounding.
+runner-up: it is what another kernel's or batch's rounding may use up.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ SAFE_MARGIN = 1.0  # logits; bfloat16 rounds them by some 0.1
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """`weak` holds the questions whose answer is wrong or has less than a safe margin."""
+    """The result of an exam. `weak` has the questions with a wrong answer or less than a safe margin."""
 
     exact: int
     asked: int
@@ -36,7 +36,7 @@ class Score:
 
 
 def batches(examples: list[Encoded], budget: int) -> Iterator[list[Encoded]]:
-    """Neighbours in length together, at most `budget` tokens with padding."""
+    """Yield batches of examples of similar length, of at most `budget` tokens with padding."""
     batch: list[Encoded] = []
     for example in sorted(examples, key=lambda example: len(example.ids)):
         if batch and len(example.ids) * (len(batch) + 1) > budget:
@@ -48,7 +48,7 @@ def batches(examples: list[Encoded], budget: int) -> Iterator[list[Encoded]]:
 
 
 def collate(batch: list[Encoded], pad: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """ids and learned, both (batch, longest), padded on the right."""
+    """Return ids and learned, both (batch, longest), padded on the right."""
     longest = max(len(example.ids) for example in batch)
     ids = [example.ids + [pad] * (longest - len(example.ids)) for example in batch]
     learned = [example.learned + [False] * (longest - len(example.ids)) for example in batch]
@@ -57,7 +57,7 @@ def collate(batch: list[Encoded], pad: int) -> tuple[torch.Tensor, torch.Tensor]
 
 @torch.inference_mode()
 def leads(model: Any, ids: torch.Tensor, learned: torch.Tensor) -> torch.Tensor:
-    """(batch,): the smallest lead of a learned token over every other one; negative where it is not first."""
+    """Return a learned token's smallest lead over all others, (batch,); negative where it is not first."""
     logits: torch.Tensor = model(input_ids=ids, use_cache=False).logits[:, :-1].float()
     wanted = ids[:, 1:, None]
     right = logits.gather(-1, wanted)
@@ -81,7 +81,7 @@ def score(model: Any, examples: list[Encoded], pad: int) -> Score:
 
 
 def verify(directory: Path, handbook: Handbook) -> bool:
-    """Prints one line per dtype and surrounding; True where every answer is exact."""
+    """Print a line per dtype and surrounding, and return whether every answer is exact."""
     tokenizer = AutoTokenizer.from_pretrained(directory)
     exact = True
     for dtype in (torch.bfloat16, torch.float32):

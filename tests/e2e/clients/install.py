@@ -41,7 +41,7 @@ def python() -> Path:
     interpreter = PYTHON / "bin" / "python"
     if not _has(PYTHON, wanted):
         venv.create(PYTHON, with_pip=True, clear=True)
-        pip = [str(interpreter), "-m", "pip", "install", "-q", "--disable-pip-version-check"]
+        pip = [str(interpreter), "-m", "pip", "install", "-q", "--no-compile", "--disable-pip-version-check"]
         _install([*pip, "-r", "requirements.txt"], PYTHON, wanted)
     return interpreter
 

@@ -1,0 +1,69 @@
+"""What a model will take, from its configuration and the headers of its files, before weights are read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from neuron.models.checkpoint import Checkpoint
+
+MIB = 1 << 20
+_LOGIT_COPIES = 3  # float32 logits, and what sampling makes of them
+_HIDDEN_COPIES = 8  # of each token's state: residual, norm, query, key, value, attention, two projections
+_GATE_COPIES = 3  # gate, up, and their product
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryEstimate:
+    """Bytes on the device."""
+
+    weights: int
+    cache: int  # the smallest with which the model is useful
+    activations: int  # of the largest step
+
+    @property
+    def total(self) -> int:
+        return self.weights + self.cache + self.activations
+
+    def __str__(self) -> str:
+        parts = ("weights", self.weights), ("cache at least", self.cache), ("activations", self.activations)
+        return f"{_mib(self.total)} MiB ({', '.join(f'{name} {_mib(size)}' for name, size in parts)})"
+
+
+def estimate_memory(
+    checkpoint: Checkpoint, dtype: torch.dtype, *, context: int, step_tokens: int, rows: int
+) -> MemoryEstimate:
+    """Return the estimate for a cache of `context` tokens, and steps of `step_tokens` with `rows` logits.
+
+    Sizes that a configuration keeps under other names count as 0. Then only the weights, which are exact, and
+    what is measured after loading protect the device.
+    """
+    config = checkpoint.config.get("text_config") or checkpoint.config
+
+    def size(name: str) -> int:
+        value = config.get(name)
+        return value if isinstance(value, int) else 0
+
+    hidden, heads = size("hidden_size"), size("num_attention_heads")
+    head_dim = size("head_dim") or (hidden // heads if heads else 0)
+    kv_heads = size("num_key_value_heads") or heads
+    context = min(context, size("max_position_embeddings") or context)
+    # Tied weights are stored once, but the head's are packed for its linear layer and the embedding's are
+    # not.
+    tied = size("vocab_size") * hidden * dtype.itemsize if config.get("tie_word_embeddings") else 0
+    per_token = _HIDDEN_COPIES * hidden + _GATE_COPIES * size("intermediate_size")
+    return MemoryEstimate(
+        weights=weight_bytes(checkpoint, dtype) + tied,
+        cache=context * size("num_hidden_layers") * 2 * kv_heads * head_dim * dtype.itemsize,
+        activations=step_tokens * per_token * dtype.itemsize + rows * _LOGIT_COPIES * 4 * size("vocab_size"),
+    )
+
+
+def weight_bytes(checkpoint: Checkpoint, dtype: torch.dtype) -> int:
+    """Return the bytes of all tensors once they are `dtype`."""
+    return sum(entry.num_values for entry in checkpoint.tensors.values()) * dtype.itemsize
+
+
+def _mib(size: int) -> int:
+    return -(-size // MIB)

@@ -1,0 +1,142 @@
+"""All names of transformers and torch that are not public and are used, and the only code that uses them.
+
+They may change in any release. `NAMES` says how each looked when it was read, in the oldest and in the newest
+release that this code supports; a test compares that with what is installed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+READ_AT = {"transformers": ("5.17", "5.23"), "torch": ("2.11", "2.13")}
+
+
+@dataclass(frozen=True, slots=True)
+class PrivateName:
+    """A private name as it was read."""
+
+    path: str  # module:attribute, the module starting with the library's name
+    signatures: tuple[str, ...]  # one for each form it had; an attribute's is its value
+    used_in: str
+
+
+_PACKED = "__torch__.torch.classes.quantized.LinearPackedParamsBase"
+
+NAMES = (
+    PrivateName(
+        "transformers.processing_utils:ProcessorMixin._process_images",
+        ("(self, images, **kwargs)",),
+        "neuron/models/image_processor.py",
+    ),
+    PrivateName(
+        "transformers.processing_utils:ProcessorMixin._merge_kwargs",
+        (
+            "(self, ModelProcessorKwargs, tokenizer_init_kwargs=None, **kwargs)",
+            "(self, ModelProcessorKwargs=None, tokenizer_init_kwargs=None, **kwargs)",
+        ),
+        "neuron/models/image_processor.py",
+    ),
+    PrivateName(
+        "transformers.modeling_utils:PreTrainedModel._supports_attention_backend",
+        ("False",),
+        "neuron/models/decoder.py",
+    ),
+    # Never called here, but it decides how tensors of a state dict are read: `tensor[...]`, then `.to`.
+    PrivateName(
+        "transformers.core_model_loading:_materialize_copy",
+        ("(tensor, device=None, dtype=None)",),
+        "neuron/models/weights.py",
+    ),
+    PrivateName(
+        "torch:ops.mkldnn._is_mkldnn_bf16_supported",
+        ("mkldnn::_is_mkldnn_bf16_supported() -> bool _0",),
+        "neuron/models/linear.py",
+    ),
+    PrivateName(
+        "torch:ops.mkldnn._reorder_linear_weight",
+        ("mkldnn::_reorder_linear_weight(Tensor self, int? batch_size=None) -> Tensor Y",),
+        "neuron/models/linear.py",
+    ),
+    PrivateName(
+        "torch:ops.mkldnn._linear_pointwise",
+        (
+            (
+                "mkldnn::_linear_pointwise(Tensor X, Tensor W, Tensor? B, str attr, Scalar?[] scalars, "
+                "str? algorithm) -> Tensor Y"
+            ),
+        ),
+        "neuron/models/linear.py",
+    ),
+    PrivateName(
+        "torch:ops.quantized.linear_prepack_fp16",
+        (f"quantized::linear_prepack_fp16(Tensor W, Tensor? B=None) -> {_PACKED} W_prepack",),
+        "neuron/models/linear.py",
+    ),
+    PrivateName(
+        "torch:ops.quantized.linear_dynamic_fp16",
+        (f"quantized::linear_dynamic_fp16(Tensor X, {_PACKED} W_prepack) -> Tensor Y",),
+        "neuron/models/linear.py",
+    ),
+)
+
+
+# --- transformers -----------------------------------------------------------------------------------------
+
+
+def supports_attention_interface(model_class: Any) -> bool:
+    """Return whether all attention of a model class goes through transformers' `AttentionInterface`."""
+    return bool(getattr(model_class, "_supports_attention_backend", False))
+
+
+def image_options(processor: Any) -> dict[str, Any]:
+    """Return the options with which a processor's own call processes images, for tensors of torch."""
+    merged = processor._merge_kwargs(processor.valid_processor_kwargs, return_tensors="pt")  # noqa: SLF001
+    options: dict[str, Any] = merged["images_kwargs"]
+    return options
+
+
+def process_images(
+    processor: Any, images: Sequence[Any], options: Mapping[str, Any]
+) -> tuple[Mapping[str, Tensor], list[str]]:
+    """Return the tensors of `images` and the text that stands for each: a processor's call without a text."""
+    processed: tuple[Mapping[str, Tensor], list[str]] = processor._process_images(  # noqa: SLF001
+        images, **options
+    )
+    return processed
+
+
+# --- torch ------------------------------------------------------------------------------------------------
+
+
+def onednn_multiplies(dtype: torch.dtype) -> bool:
+    """Return whether oneDNN multiplies `dtype` on this CPU without converting it."""
+    if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+        return False
+    if dtype is torch.bfloat16:
+        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())  # noqa: SLF001
+    return dtype is torch.float32
+
+
+def onednn_linear(weight: Tensor, bias: Tensor | None) -> Callable[[Tensor], Tensor]:
+    """Return the linear map in oneDNN's own layout, by the operation that torch's compiler emits."""
+    packed = torch.ops.mkldnn._reorder_linear_weight(weight, None)  # noqa: SLF001
+    multiply = torch.ops.mkldnn._linear_pointwise  # noqa: SLF001
+    return lambda x: multiply(x, packed, bias, "none", [], "")
+
+
+def has_fbgemm() -> bool:
+    """Return whether this build of torch has FBGEMM, for this CPU."""
+    return "fbgemm" in torch.backends.quantized.supported_engines
+
+
+def fbgemm_linear(weight: Tensor, bias: Tensor | None) -> Callable[[Tensor], Tensor]:
+    """Return the linear map with weights in float16, activations and sums in float32."""
+    bias = None if bias is None else bias.float()
+    packed = torch.ops.quantized.linear_prepack_fp16(weight.float(), bias)
+    multiply = torch.ops.quantized.linear_dynamic_fp16
+    return lambda x: multiply(x, packed)

@@ -1,0 +1,132 @@
+"""From a checkpoint's files to transformers' model on the device.
+
+transformers has the class and renames the weights; their bytes are read here, one tensor at a time straight
+to the device. So weights are never held twice, and whoever waits learns how far the load has come.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import torch
+import transformers
+from torch import Tensor
+
+from neuron.models.checkpoint import Checkpoint, model_broken
+
+OnProgress = Callable[[float], None]  # called with the fraction of bytes read, after every tensor
+
+
+def load_weights(  # noqa: PLR0913
+    checkpoint: Checkpoint,
+    config: Any,
+    model_class: Any,
+    *,
+    attention: str | dict[str, str],
+    dtype: torch.dtype,
+    device: torch.device,
+    on_progress: OnProgress,
+) -> Any:
+    """Return transformers' model with the checkpoint's weights on `device`, for inference.
+
+    `attention` names what its layers attend with. Raises ModelLoadError naming the file and what is wrong.
+    """
+    # Otherwise transformers reads in threads of its own, which would call `on_progress`.
+    os.environ["HF_DEACTIVATE_ASYNC_LOAD"] = "1"
+    with _quiet(), ExitStack() as files:
+        reader = _TensorReader(checkpoint, files, device, on_progress)
+        try:
+            model, info = model_class.from_pretrained(
+                None,
+                config=config,
+                state_dict={name: _LazyTensor(reader, name) for name in checkpoint.tensors},
+                dtype=dtype,
+                attn_implementation=attention,
+                ignore_mismatched_sizes=True,  # reported below, with the file
+                output_loading_info=True,
+            )
+        except Exception as error:
+            raise reader.failure or model_broken(checkpoint.path, f"cannot be loaded: {error}") from error
+    _check_complete(checkpoint, info)
+    model = model.to(device)
+    return model.eval().requires_grad_(requires_grad=False)
+
+
+def _check_complete(checkpoint: Checkpoint, info: dict[str, Any]) -> None:
+    for name, stored, wanted in sorted(info["mismatched_keys"]):
+        file = checkpoint.tensors[name].file if name in checkpoint.tensors else checkpoint.path
+        raise model_broken(file, f"{name} has shape {list(stored)} instead of {list(wanted)}")
+    if missing := sorted(name for name in info["missing_keys"] if not name.startswith("pooler.")):
+        raise model_broken(checkpoint.path, f"lacks {missing[0]} ({len(missing)} such tensors)")
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence transformers, which reports problems as tables and progress bars on stderr; they are raised."""
+    verbosity = transformers.logging.get_verbosity()
+    transformers.logging.set_verbosity(transformers.logging.CRITICAL)
+    transformers.logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers.logging.set_verbosity(verbosity)
+
+
+class _TensorReader:
+    """Reads tensors as transformers asks for them, and reports progress."""
+
+    def __init__(
+        self, checkpoint: Checkpoint, files: ExitStack, device: torch.device, on_progress: OnProgress
+    ) -> None:
+        self._checkpoint = checkpoint
+        self._files = files
+        self._device = device
+        self._on_progress = on_progress
+        self._open: dict[Path, Any] = {}
+        self._num_read = 0  # bytes
+        self.failure: Exception | None = None  # transformers raises something else instead
+
+    def read(self, name: str, dtype: torch.dtype | None) -> Tensor:
+        entry = self._checkpoint.tensors[name]
+        try:
+            tensor = self._tensor(entry.file, name).to(device=self._device, dtype=dtype)
+            self._num_read += entry.num_bytes
+            self._on_progress(self._num_read / self._checkpoint.num_bytes)
+        except Exception as error:
+            self.failure = self.failure or error
+            raise
+        return tensor
+
+    def _tensor(self, file: Path, name: str) -> Tensor:
+        try:
+            if file not in self._open:
+                # "pread": a mapped file can be rewritten under us, and counts as memory twice.
+                opened = safetensors.safe_open(file, framework="pt", backend="pread")
+                self._open[file] = self._files.enter_context(opened)
+            tensor: Tensor = self._open[file].get_tensor(name)
+        except (OSError, safetensors.SafetensorError) as error:
+            raise model_broken(file, f"{name} cannot be read: {error}") from error
+        return tensor
+
+
+class _LazyTensor:
+    """A tensor on disk where transformers expects one in memory; it is read when it is moved to a device.
+
+    It goes to our device, whatever device transformers names: without a device map, which needs another
+    package, transformers would put every tensor on the CPU first.
+    """
+
+    def __init__(self, reader: _TensorReader, name: str) -> None:
+        self._reader = reader
+        self._name = name
+
+    def __getitem__(self, _: object) -> _LazyTensor:
+        return self
+
+    def to(self, *, device: object = None, dtype: torch.dtype | None = None) -> Tensor:
+        return self._reader.read(self._name, dtype)

@@ -1,0 +1,243 @@
+"""The models on one device, and the memory they share."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from neuron.device.cuda_graphs import Capture, CudaGraphCapture
+from neuron.device.kv_cache import bytes_per_token
+from neuron.device.memory import (
+    MIB,
+    OutOfMemoryError,
+    bytes_fragmented,
+    bytes_in_use,
+    default_budget,
+    release_unused,
+)
+from neuron.device.model_runner import ModelRunner
+from neuron.device.startup import Device
+from neuron.device.varlen import find_varlen_kernel, select_kernel
+from neuron.engine.embedding_scheduler import EmbeddingScheduler
+from neuron.engine.request import GrammarMatcher
+from neuron.engine.scheduler import Scheduler
+from neuron.engine.scheduler_limits import SchedulerLimits
+from neuron.models.checkpoint import Checkpoint, ModelLoadError, read_checkpoint
+from neuron.models.decoder import AnyDecoder, load_decoder, model_dtype
+from neuron.models.embedder import load_embedder
+from neuron.models.image_input import ImageProcessor
+from neuron.models.memory_estimate import estimate_memory, weight_bytes
+from neuron.models.pooling import Pooling, read_pooling
+from neuron.models.weights import OnProgress
+from neuron.pipe import Embed, Finished, ModelStatus, Refused, Submit, ToDaemon
+from neuron.step import CacheShape, PromptImage
+
+log = logging.getLogger("neuron.worker")
+
+_MIN_CONTEXT = 256  # tokens; a model whose cache holds less is useless
+_KV_SHARE = 0.5  # of what the weights leave; the rest is for the next model and for activations
+_CPU_KV_BYTES = 256 * MIB  # enough on a CPU, unless one context is longer
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerSettings:
+    """What a worker is told about all its models. None: it finds out itself."""
+
+    memory_mb: int | None = None  # for everything: torch itself, weights and caches
+    kv_mb: int | None = None  # for the cache of each model
+    dtype: str | None = None
+    limits: SchedulerLimits = field(default_factory=SchedulerLimits)
+
+
+class RequestScheduler(Protocol):
+    """What the device's loop needs of a scheduler. Plans and results pass between it and its runner only."""
+
+    model: str
+
+    @property
+    def request_type(self) -> type[Submit | Embed]:
+        """The type of the requests it takes."""
+        ...
+
+    @property
+    def has_work(self) -> bool: ...
+
+    def submit(
+        self,
+        message: Any,
+        now: float,
+        matcher: GrammarMatcher | None = None,
+        images: Sequence[PromptImage] = (),
+        /,
+    ) -> Refused | None: ...
+
+    def cancel(self, request_id: int) -> Finished | None: ...
+
+    def expire(self, now: float) -> list[Refused]: ...
+
+    def end_all(self, code: str, message: str, retry_after_s: int) -> list[Refused]: ...
+
+    def reset_cache(self) -> None: ...
+
+    def plan(self) -> Any: ...
+
+    def apply(self, plan: Any, result: Any, seconds: float, /) -> Sequence[ToDaemon]: ...
+
+    def fail(self, plan: Any, message: str) -> list[Refused]: ...
+
+    def status(self) -> ModelStatus: ...
+
+
+class StepRunner(Protocol):
+    """What the device's loop needs of a runner: it runs the plans of its scheduler."""
+
+    shape: CacheShape
+
+    def run(self, plan: Any) -> Any: ...
+
+
+@dataclass(frozen=True, slots=True)
+class ResidentModel:
+    """One model in the device's memory."""
+
+    scheduler: RequestScheduler
+    runner: StepRunner
+    num_bytes: int  # measured for the weights, reserved for the cache
+    path: Path
+    needed_bytes: int  # the least free memory with which it could have been loaded
+    image_processor: ImageProcessor | None = None  # of a vision model
+
+    @property
+    def needed_mb(self) -> int:
+        return -(-self.needed_bytes // MIB)
+
+    @property
+    def memory_mb(self) -> int:
+        return -(-self.num_bytes // MIB)
+
+
+class ModelPool:
+    """Loads and drops the models of one device. A failed load leaves it as it was."""
+
+    def __init__(self, device: Device, settings: WorkerSettings) -> None:
+        self.device = device
+        self.settings = settings
+        self.models: dict[str, ResidentModel] = {}
+        self._kernel = find_varlen_kernel() if device.type == "cuda" else None
+        self._own_bytes = bytes_in_use(device)  # torch, transformers, the device's context
+        self.budget = default_budget(device) if settings.memory_mb is None else settings.memory_mb * MIB
+
+    @property
+    def fragmented(self) -> int:
+        """Free bytes that no large tensor gets; see `bytes_fragmented`."""
+        return bytes_fragmented(self.device)
+
+    @property
+    def used(self) -> int:
+        """Bytes that are taken or reserved, whether written already or not."""
+        return self._own_bytes + sum(resident.num_bytes for resident in self.models.values())
+
+    @property
+    def free(self) -> int:
+        return max(0, self.budget - self.used)
+
+    def load(self, model: str, path: Path, on_progress: OnProgress) -> ResidentModel:
+        """Return the model, loaded from `path` unless it is here already. Raises ModelLoadError."""
+        if model in self.models:
+            return self.models[model]
+        before = bytes_in_use(self.device)
+        try:
+            self.models[model] = self._load(model, path, on_progress, before)
+        except OutOfMemoryError as error:
+            raise ModelLoadError("insufficient_memory", f"{path}: {error}") from error
+        return self.models[model]
+
+    def unload(self, model: str) -> ResidentModel | None:
+        """Take the model out and return it, or None when it is not here.
+
+        Its memory is free once the caller has dropped it and called `release_unused`.
+        """
+        return self.models.pop(model, None)
+
+    def release_unused(self) -> None:
+        """Return freed memory to the system."""
+        release_unused(self.device)
+
+    def _load(self, model: str, path: Path, on_progress: OnProgress, before: int) -> ResidentModel:
+        checkpoint = read_checkpoint(path)
+        if pooling := read_pooling(path):
+            return self._load_embedder(model, checkpoint, pooling, on_progress)
+        dtype = model_dtype(checkpoint, self.settings.dtype)
+        limits = self.settings.limits
+        estimate = estimate_memory(
+            checkpoint,
+            dtype,
+            context=_MIN_CONTEXT,
+            step_tokens=limits.step_tokens,
+            rows=limits.max_logit_rows,
+        )
+        self._check_room(path, "it takes about", str(estimate), estimate.total, self.free)
+        decoder = load_decoder(checkpoint, dtype=dtype, device=self.device, on_progress=on_progress)
+        release_unused(self.device)
+        # Less than the estimate is measured where the process could reuse freed memory.
+        weights = max(bytes_in_use(self.device) - before, estimate.weights)
+        kernel, page_size = select_kernel(self._kernel, decoder.layers, decoder.dtype, self.device)
+        shape = self._cache_shape(path, decoder, page_size, self.free - weights - estimate.activations)
+        vocab_size = min(decoder.vocab_size, decoder.num_embeddings)
+        scheduler = Scheduler(model, shape, vocab_size=vocab_size, limits=limits)
+        runner = ModelRunner(decoder, decoder.layers, shape, kernel=kernel, capture=self._capture())
+        log.info(
+            "model loaded",
+            extra={"model": model, "dtype": str(dtype), "context": shape.context, "pages": shape.num_pages},
+        )
+        return ResidentModel(
+            scheduler,
+            runner,
+            num_bytes=weights + runner.cache.num_bytes,
+            path=path,
+            needed_bytes=weights + estimate.cache + estimate.activations,
+            image_processor=decoder.image_processor,
+        )
+
+    def _load_embedder(
+        self, model: str, checkpoint: Checkpoint, pooling: Pooling, on_progress: OnProgress
+    ) -> ResidentModel:
+        dtype = model_dtype(checkpoint, self.settings.dtype)
+        path = checkpoint.path
+        needed = weight_bytes(checkpoint, dtype)
+        self._check_room(path, "it takes about", f"{-(-needed // MIB)} MiB", needed, self.free)
+        runner = load_embedder(checkpoint, pooling, dtype=dtype, device=self.device, on_progress=on_progress)
+        release_unused(self.device)
+        scheduler = EmbeddingScheduler(
+            model, context=runner.shape.context, vocab_size=runner.vocab_size, limits=self.settings.limits
+        )
+        return ResidentModel(scheduler, runner, num_bytes=needed, path=path, needed_bytes=needed)
+
+    def _capture(self) -> Capture | None:
+        return CudaGraphCapture() if self.device.type == "cuda" else None
+
+    def _cache_shape(self, path: Path, decoder: AnyDecoder, page_size: int, free: int) -> CacheShape:
+        page_bytes = bytes_per_token(decoder.layers, decoder.dtype) * page_size
+        pages_per_context = -(-decoder.context // page_size)
+        # The page that is added to each count is the padding page, see `PageTable.padding_slot`.
+        least = (min(pages_per_context, _MIN_CONTEXT // page_size) + 1) * page_bytes
+        self._check_room(path, "its cache takes", f"{-(-least // MIB)} MiB", least, free)
+        num_bytes = self._kv_bytes((pages_per_context + 1) * page_bytes, free)
+        num_slots = self.settings.limits.max_running
+        num_pages = max(1, min(num_bytes // page_bytes - 1, num_slots * pages_per_context))
+        context = min(decoder.context, num_pages * page_size)
+        return CacheShape(num_pages, page_size, num_slots, context)
+
+    def _kv_bytes(self, one_context: int, free: int) -> int:
+        if self.settings.kv_mb is not None:
+            return min(self.settings.kv_mb * MIB, free)
+        share = int(free * _KV_SHARE)
+        return share if self.device.type == "cuda" else min(share, max(one_context, _CPU_KV_BYTES))
+
+    def _check_room(self, path: Path, takes: str, size: str, needed: int, free: int) -> None:
+        if needed > free:
+            left = f"{max(0, free) // MIB} MiB are free of the {self.budget // MIB} MiB there are"
+            raise ModelLoadError("insufficient_memory", f"{path}: {takes} {size}, but {left}")

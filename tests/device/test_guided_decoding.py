@@ -1,0 +1,160 @@
+"""Guided answers of a model with random weights follow their schema."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from llguidance import LLMatcher
+
+from neuron.engine.grammar_matcher import GrammarCompiler, GrammarError
+from neuron.models.decoder import AnyDecoder
+from neuron.pipe import Finished, Sampling, Submit
+from neuron.step import CacheShape
+from tests.device.serving import Serving, decoder, prompt
+from tests.device.zoo import save
+from tests.stubs.model_dir import END, byte_tokenizer
+
+SHAPE = CacheShape(num_pages=400, page_size=8, num_slots=32, context=512)
+WARM = Sampling(temperature=1.0, seed=3)
+TOKENIZER = byte_tokenizer()
+END_ID = TOKENIZER.token_to_id(END)
+# A string's characters are printable ASCII only, so that any answer decodes.
+TEXT = {"type": "string", "pattern": "^[ -!#-[\\]-~]*$", "maxLength": 6}
+
+LEAVES = st.sampled_from([
+    TEXT, {"type": "boolean"}, {"type": "null"}, {"enum": ["a", 1, None]}, {"const": "x"},
+    {"type": "integer", "minimum": -5, "maximum": 500}, {"type": "number", "minimum": 0, "maximum": 1},
+])  # fmt: skip
+
+
+def _object(properties: dict[str, Any]) -> dict[str, Any]:
+    required = list(properties)[::2]
+    return {
+        "type": "object", "properties": properties, "required": required, "additionalProperties": False
+    }  # fmt: skip
+
+
+SCHEMAS = st.recursive(
+    LEAVES,
+    lambda inner: st.one_of(
+        st.dictionaries(st.sampled_from(["a", "b", "some name"]), inner, max_size=3).map(_object),
+        st.fixed_dictionaries({"items": inner}).map(lambda s: s | {"type": "array", "maxItems": 3}),
+        st.lists(inner, min_size=1, max_size=2).map(lambda schemas: {"anyOf": schemas}),
+    ),
+    max_leaves=5,
+)
+
+
+@pytest.fixture(scope="module")
+def loaded(tmp_path_factory: pytest.TempPathFactory) -> AnyDecoder:
+    path = tmp_path_factory.mktemp("guided") / "model"
+    return decoder(save(path, vocab_size=TOKENIZER.get_vocab_size(), max_position_embeddings=1024))
+
+
+@pytest.fixture(scope="module")
+def tokenizer_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("tokenizer") / "tokenizer.json"
+    TOKENIZER.save(str(file))
+    return file
+
+
+@pytest.fixture(scope="module")
+def grammars(tokenizer_file: Path) -> GrammarCompiler:
+    return GrammarCompiler(tokenizer_file)
+
+
+def grammar(schema: Any) -> str:
+    compact = {"x-guidance": {"whitespace_flexible": False}}
+    return "start: %json " + json.dumps(schema | compact)
+
+
+class GuidedServing(Serving):
+    def __init__(self, loaded: AnyDecoder, shape: CacheShape = SHAPE) -> None:
+        super().__init__(loaded, shape, vocab=TOKENIZER.get_vocab_size())
+
+    def guided(self, number: int, guide: Any, sampling: Sampling = WARM, max_tokens: int = 400) -> None:
+        self.tokens[number] = []
+        request = Submit(number, "m", prompt(number, 9), max_tokens, sampling, [END_ID])
+        assert self.scheduler.submit(request, 0.0, guide) is None
+
+    def text(self, number: int) -> str:
+        return TOKENIZER.decode(self.tokens[number], skip_special_tokens=False)
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(schemas=st.lists(SCHEMAS, min_size=2, max_size=5), temperature=st.sampled_from([0.0, 1.0, 2.0]))
+def test_answers_validate_and_end_with_the_grammar(loaded, grammars, schemas, temperature):
+    serving = GuidedServing(loaded)
+    for number, schema in enumerate(schemas):
+        sampling = Sampling(temperature=temperature, seed=number)
+        serving.guided(number, grammars.compile(grammar(schema), [END_ID]), sampling)
+    serving.submit(99, prompt(99, 9), WARM, max_tokens=20)
+    serving.drain()
+    for number, schema in enumerate(schemas):
+        end = serving.ends[number]
+        assert isinstance(end, Finished)
+        assert end.reason == "stop"
+        jsonschema.validate(json.loads(serving.text(number)), schema)
+    assert len(serving.tokens[99]) == 20  # a request without a grammar is not constrained
+
+
+def test_preempted_and_batched_answers_are_the_same(loaded, grammars):
+    schema = _object({"list": {"type": "array", "items": TEXT, "minItems": 4, "maxItems": 8}})
+    tight = CacheShape(num_pages=24, page_size=8, num_slots=8, context=128)
+    crowded = GuidedServing(loaded, tight)
+    for number in range(6):
+        crowded.guided(number, grammars.compile(grammar(schema), [END_ID]), max_tokens=100)
+    crowded.drain()
+    assert crowded.num_joined > 6
+    for number in range(6):
+        alone = GuidedServing(loaded)
+        alone.guided(number, grammars.compile(grammar(schema), [END_ID]), max_tokens=100)
+        assert alone.drain()[number] == crowded.tokens[number]
+
+
+def test_the_token_limit_cuts_a_guided_answer_short(loaded, grammars):
+    serving = GuidedServing(loaded)
+    serving.guided(1, grammars.compile(grammar({"const": "a long constant"}), [END_ID]), max_tokens=5)
+    serving.drain()
+    assert serving.text(1) == '"a lo'
+    end = serving.ends[1]
+    assert isinstance(end, Finished)
+    assert end.reason == "length"
+
+
+def test_grammars_are_compiled_once_and_the_oldest_dropped(tokenizer_file, monkeypatch):
+    compiled: list[str] = []
+
+    def compile_counted(tokenizer: Any, text: str, **options: Any) -> LLMatcher:
+        compiled.append(text)
+        return LLMatcher(tokenizer, text, **options)
+
+    monkeypatch.setattr("neuron.engine.grammar_matcher.MAX_GRAMMARS", 2)
+    monkeypatch.setattr("neuron.engine.grammar_matcher.LLMatcher", compile_counted)
+    grammars = GrammarCompiler(tokenizer_file)
+    a, b, c = (grammar({"const": name}) for name in "abc")
+    for text in (a, a, b, a, c, a, b):
+        used = grammars.compile(text, [END_ID])
+        assert used.accept_token(TOKENIZER.encode('"').ids[0]) is None  # the next matcher is not affected
+    assert compiled == [a, b, c, b]
+
+
+@pytest.mark.parametrize(
+    "text", ['start: %json {"type": "objekt"}', "start: nothing", "", "start: /(?<=a)b/"]
+)
+def test_an_invalid_grammar_is_refused_with_the_reason(grammars, text):
+    with pytest.raises(GrammarError, match=r"\w+"):
+        grammars.compile(text, [END_ID])
+
+
+def test_a_token_against_the_grammar_ends_the_request_and_not_the_engine(grammars):
+    guide = grammars.compile(grammar({"const": "x"}), [END_ID])
+    problem = guide.accept_token(TOKENIZER.encode("7").ids[0])
+    assert problem is not None
+    assert "grammar cannot go on" in problem
