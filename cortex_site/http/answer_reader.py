@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import httptools
 
-from cortex_site.http.states import BODY, END, ERROR, HEAD, MAX_HEAD_BYTES, WAITING
+from cortex_site.http.states import BODY, END, ERROR, HEAD, MAX_HEAD_BYTES, WAITING, ReadState
 from ext import http
 
 # Puts the complete parser into the state in which the chunks of a body begin.
@@ -38,8 +38,9 @@ class AnswerReader:
     # Returns a whole head or None. As plain Python it is slower than the complete parser in C.
     read_head = staticmethod(http.answer if http.COMPILED else lambda _: None)
 
-    def __init__(self) -> None:
-        self.state = WAITING
+    def __init__(self, state: ReadState = WAITING) -> None:
+        """With END it expects no answer."""
+        self.state = state
         self.status = 0  # this and the headers are there from BODY on
         self.headers: dict[bytes, bytes] = {}  # by name in lower case
         self.keep_alive = False  # from END on: the connection may carry another exchange

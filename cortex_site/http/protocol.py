@@ -55,7 +55,7 @@ class ServerProtocol(asyncio.Protocol):
         self._server = server_state
         self._patience_s = config.timeout_keep_alive
         self._deadline = Deadline(self._loop, self._on_silence)
-        self._reader = RequestReader(self._application.max_body_bytes, self._send_continue)
+        self._reader = RequestReader(self._application.max_body_bytes)
         self._heads = ResponseHeads(server_state)
         self._pipelined: deque[ParsedRequest] = deque()
         self._task: asyncio.Task[None] | None = None  # that answers
@@ -76,6 +76,8 @@ class ServerProtocol(asyncio.Protocol):
             self._deadline.due = self._loop.time() + self._patience_s
         for request in requests:
             self._accept(request)
+        if self._task is None:
+            self._send_continue()
 
     def pause_writing(self) -> None:
         self._flow.pause_writing()
@@ -103,10 +105,6 @@ class ServerProtocol(asyncio.Protocol):
             self._transport.close()
 
     # --- one request ---
-
-    def _send_continue(self) -> None:
-        if self._task is None:  # never into the answer to an earlier request
-            self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def _accept(self, request: ParsedRequest) -> None:
         if self._task is None:
@@ -183,8 +181,12 @@ class ServerProtocol(asyncio.Protocol):
         else:
             self._flow.resume_reading()
             self._deadline.set(self._loop.time() + self._patience_s)
-            if self._reader.awaits_continue:
-                self._send_continue()
+            self._send_continue()
+
+    def _send_continue(self) -> None:
+        """Called between two answers: a `100 Continue` must not get into one."""
+        if self._reader.awaits_continue:
+            self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def _linger(self) -> None:
         """Closing on unread bytes would reset the connection, and the answer with it."""

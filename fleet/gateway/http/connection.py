@@ -31,8 +31,7 @@ class Connection(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
         self._waiter = Waiter(self._loop, self._on_silence)
-        self.answer = AnswerReader()
-        self.answer.state = END  # until a request is sent, nothing is expected
+        self.answer = AnswerReader(END)  # to the request under way
         self.body = BodyBuffer()
         self._take: Callable[[bytes], bool] | None = None  # gets body bytes as they come
         self._inlet: Inlet | None = None  # stands in for this protocol
