@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import httptools
 
-from cortex_site.http.states import BODY, END, ERROR, HEAD, MAX_HEAD_BYTES, WAITING
+from cortex_site.http.states import BODY, END, ERROR, HEAD, MAX_HEAD_BYTES, WAITING, ReadState
 from ext import http
 
-# Brings the complete parser to where the chunks of a body begin.
+# Puts the complete parser into the state in which the chunks of a body begin.
 _CHUNKED_HEAD = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
 _LAST_CHUNKED_HEAD = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\nconnection: close\r\n\r\n"
 
@@ -20,7 +20,7 @@ class AnswerReader:
     """The answer to one request. `state` (`cortex_site.http.states`) says how far it is.
 
     `feed` returns body bytes instead of events, so that a piece of a stream costs one call and no object.
-    While `chunks` is not None it may be fed in place of the reader; once it has stopped, `resume` goes on.
+    While `chunks` is not None, a caller may feed it directly; once it has stopped, `resume` continues.
     """
 
     __slots__ = (
@@ -35,11 +35,12 @@ class AnswerReader:
         "status",
     )
 
-    # A whole head at once, or None. As Python this is slower than the complete parser in C.
+    # Returns a whole head or None. As plain Python it is slower than the complete parser in C.
     read_head = staticmethod(http.answer if http.COMPILED else lambda _: None)
 
-    def __init__(self) -> None:
-        self.state = WAITING
+    def __init__(self, state: ReadState = WAITING) -> None:
+        """With END it expects no answer."""
+        self.state = state
         self.status = 0  # this and the headers are there from BODY on
         self.headers: dict[bytes, bytes] = {}  # by name in lower case
         self.keep_alive = False  # from END on: the connection may carry another exchange
@@ -50,7 +51,7 @@ class AnswerReader:
         self._head_size = 0
 
     def feed(self, data: bytes) -> bytes:
-        """Return the body bytes in `data`. They belong to the answer even if `state` is ERROR afterwards."""
+        """Return the body bytes in `data`. They belong to the answer even if `state` is then ERROR."""
         if self.chunks is not None:
             return self._feed_chunks(self.chunks, data)
         if self.state is WAITING:
@@ -69,7 +70,7 @@ class AnswerReader:
         return self._parse(data)
 
     def close(self) -> None:
-        """The connection ended. That ends a body that names neither length nor chunks, and cuts any other."""
+        """End the connection. It ends a body that has neither length nor chunks, and cuts off any other."""
         is_framed = b"content-length" in self.headers or b"transfer-encoding" in self.headers
         if self.state is BODY and not is_framed:
             self.state = END
@@ -82,7 +83,7 @@ class AnswerReader:
         return body + self.resume() if chunks.stopped else body
 
     def resume(self) -> bytes:
-        """Go on from where `chunks` stopped, and return the body bytes that follow."""
+        """Continue where `chunks` stopped. Return the body bytes that follow."""
         chunks, self.chunks = self.chunks, None
         assert chunks is not None
         assert chunks.stopped

@@ -1,11 +1,11 @@
-"""The HTTP application around a `NinjaAPI`: the gateway's `/v1` and neuron's API run on it.
+"""The HTTP application around a `NinjaAPI`. The gateway's `/v1` and neuron's API run on it.
 
-Django's own ASGI handler starts a thread context, fires signals and walks the URL resolver for every request;
-this one finds the operation in a dictionary and awaits it. Admin and operator API keep Django's. It needs no
-app registry and no database.
+For every request Django's own ASGI handler starts a thread context, sends signals and walks the URL
+resolver; this one finds the operation in a dictionary and awaits it. It needs no app registry and no
+database. Admin and operator API use Django's.
 
-A client that disconnects cancels the operation, in any phase. An operation answers with an `HttpResponse`, or
-with one of `cortex_site.http.response`.
+A client that disconnects cancels its operation at any point. An operation returns an `HttpResponse`, or one
+of the responses in `cortex_site.http.response`.
 """
 
 from __future__ import annotations
@@ -35,11 +35,10 @@ from cortex_site.http.resolver import Resolver
 
 
 class Application:
-    """Answers requests by the operations of one API. It is an ASGI application, too.
+    """Answers requests with the operations of one API. It is an ASGI application as well.
 
-    `max_body_bytes` bounds a request's body (413 beyond it); `lifespan` is entered at start-up and left at
-    shut-down. Unknown paths and methods raise ninja's `HttpError` through the API's own handlers, so that
-    every error has the API's envelope.
+    A body of more than `max_body_bytes` is refused with 413. `lifespan` is entered at start-up and left at
+    shut-down. Every error passes the API's own exception handlers, so that it has the API's envelope.
     """
 
     def __init__(
@@ -56,7 +55,7 @@ class Application:
         self._bare = self._resolver.bare
 
     def respond(self, request: Request) -> Coroutine[Any, Any, HttpResponseBase]:
-        """Return the response to a request, read whole or refused; an error is a response, too."""
+        """Return the response to a request. Errors, and requests that are refused, have one as well."""
         if request.parsed.refusal is not None:
             return self._answer_refused(request, request.parsed.refusal)
         operation = self._bare.get((request.path, request.method))
@@ -108,7 +107,7 @@ class Application:
         try:
             await send_response(await self.respond(request), send)
         except asyncio.CancelledError:
-            if not watcher.done():  # the server itself is stopping, not the client going away
+            if not watcher.done():  # the server is stopping; the client is still there
                 raise
         finally:
             watcher.cancel()

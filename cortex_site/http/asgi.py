@@ -1,4 +1,4 @@
-"""ASGI's messages, read into a request and written from a response, and its lifespan."""
+"""ASGI: reads a request from its messages, writes a response as messages, and runs the lifespan."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ log = logging.getLogger("cortex.http")
 
 
 class ClientGoneError(Exception):
-    """The client closed its connection before its request was read."""
+    """The client closed its connection before its request was complete."""
 
 
 async def read_request(scope: Scope, receive: Receive, max_body_bytes: int) -> ParsedRequest:
-    """Return the request, with a refusal where its body is too large. Raises `ClientGoneError`."""
+    """Return the request, with a refusal if its body is too large. Raises `ClientGoneError`."""
     parsed = ParsedRequest(
         method=scope["method"],
         path=scope["path"],
@@ -82,9 +82,9 @@ async def send_response(response: HttpResponseBase, send: Send) -> None:
 
 
 class _AsgiSink:
-    """A `Sink` on any ASGI server: what is put waits for `drain`."""
+    """A `Sink` on any ASGI server: `put` keeps chunks until `drain`."""
 
-    is_open = False  # it cannot be known here: whoever is cancelled takes the client for gone
+    is_open = False  # not known here, so that a cancelled stream assumes that its client has left
 
     def __init__(self, send: Send) -> None:
         self._send = send

@@ -27,5 +27,5 @@ class ClientSink(Outlet):
 
     @property
     def is_open(self) -> bool:
-        """False once the client has left."""
+        """False once the client has disconnected."""
         return not self._transport.is_closing()

@@ -7,8 +7,8 @@ from collections.abc import Callable
 class Deadline:
     """Calls `on_due` when the loop's clock has passed `due`.
 
-    To put it off costs an assignment to `due`: when the loop's one timer fires, it is set again unless it is
-    time. To cancel and make a timer for every piece that arrives would cost more.
+    Assign to `due` to postpone it: a timer that fires too early is set again. A new timer for every piece
+    that arrives would cost more.
     """
 
     __slots__ = ("_loop", "_on_due", "_timer", "due")
@@ -20,7 +20,7 @@ class Deadline:
         self.due = 0.0
 
     def set(self, due: float) -> None:
-        """Start to look, or look earlier than before."""
+        """Start the timer, or let it fire earlier."""
         self.due = due
         if self._timer is None or self._timer.when() > due:
             self.cancel()

@@ -1,4 +1,4 @@
-"""What is read of a request before anybody knows what it asks; needs neither Django nor a socket."""
+"""A request as it is read from the wire, before Django or an operation sees it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import httptools
 
 
 class BadRequestError(Exception):
-    """A request cannot be read: 400 malformed, 413 its body is too large."""
+    """A request cannot be read. `status` is 400 if it is malformed, 413 if its body is too large."""
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
@@ -19,7 +19,7 @@ class BadRequestError(Exception):
 
 
 class ParsedRequest(NamedTuple):
-    """A request that was read whole, or one with a `refusal` as far as it was read."""
+    """A request that was read whole or, if it has a `refusal`, as far as it could be read."""
 
     method: str = ""
     path: str = "/"  # decoded, without the query
@@ -45,7 +45,7 @@ def split_target(url: bytes) -> tuple[str, bytes]:
 
 
 def check_length(headers: Mapping[bytes, bytes], max_body_bytes: int) -> None:
-    """Raises `BadRequestError` 413 when a request announces a larger body."""
+    """Check the announced length of a body. Raises `BadRequestError` 413 if it is larger."""
     length = headers.get(b"content-length", b"")
     if length.isdigit() and int(length) > max_body_bytes:
         raise too_large(max_body_bytes)

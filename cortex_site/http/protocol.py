@@ -31,14 +31,14 @@ from cortex_site.http.states import WAITING
 
 log = logging.getLogger("cortex.http")
 
-MAX_AHEAD, MAX_AHEAD_BYTES = 16, 1 << 18  # requests that wait for one before; with more nothing is read
+MAX_AHEAD, MAX_AHEAD_BYTES = 16, 1 << 18  # pipelined requests that may wait; with more, reading stops
 LINGER_S = 2.0  # a client that is still sending has this long to read its refusal
 
 
 class ServerProtocol(asyncio.Protocol):
     """One client connection. It answers one request at a time; pipelined ones wait.
 
-    uvicorn makes it, calls `shutdown`, and counts by the `ServerState` that it shares with all others.
+    uvicorn creates it, calls `shutdown`, and watches connections and tasks in the shared `ServerState`.
     """
 
     def __init__(
@@ -55,13 +55,13 @@ class ServerProtocol(asyncio.Protocol):
         self._server = server_state
         self._patience_s = config.timeout_keep_alive
         self._deadline = Deadline(self._loop, self._on_silence)
-        self._reader = RequestReader(self._application.max_body_bytes, self._send_continue)
+        self._reader = RequestReader(self._application.max_body_bytes)
         self._heads = ResponseHeads(server_state)
         self._pipelined: deque[ParsedRequest] = deque()
         self._task: asyncio.Task[None] | None = None  # that answers
         self._stopping = False  # the answer under way is the last one
 
-    # --- a connection's life ---
+    # --- the connection ---
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         self._server.connections.add(self)  # type: ignore[arg-type]  # uvicorn lists its own classes
@@ -76,6 +76,8 @@ class ServerProtocol(asyncio.Protocol):
             self._deadline.due = self._loop.time() + self._patience_s
         for request in requests:
             self._accept(request)
+        if self._task is None:
+            self._send_continue()
 
     def pause_writing(self) -> None:
         self._flow.pause_writing()
@@ -104,10 +106,6 @@ class ServerProtocol(asyncio.Protocol):
 
     # --- one request ---
 
-    def _send_continue(self) -> None:
-        if self._task is None:  # never into the answer to an earlier request
-            self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-
     def _accept(self, request: ParsedRequest) -> None:
         if self._task is None:
             self._task = self._loop.create_task(self._serve(request))
@@ -119,7 +117,7 @@ class ServerProtocol(asyncio.Protocol):
 
     @property
     def _is_far_ahead(self) -> bool:
-        """Until then reading goes on: nothing else tells that the client has left."""
+        """Reading goes on until then, because only reading shows that the client has left."""
         waiting = self._pipelined
         return len(waiting) >= MAX_AHEAD or sum(len(item.body) for item in waiting) > MAX_AHEAD_BYTES
 
@@ -183,8 +181,12 @@ class ServerProtocol(asyncio.Protocol):
         else:
             self._flow.resume_reading()
             self._deadline.set(self._loop.time() + self._patience_s)
-            if self._reader.awaits_continue:
-                self._send_continue()
+            self._send_continue()
+
+    def _send_continue(self) -> None:
+        """Called between two answers: a `100 Continue` must not get into one."""
+        if self._reader.awaits_continue:
+            self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def _linger(self) -> None:
         """Closing on unread bytes would reset the connection, and the answer with it."""

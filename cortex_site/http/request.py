@@ -11,10 +11,10 @@ from cortex_site.http.parsed_request import ParsedRequest
 
 
 class Request(HttpRequest):
-    """A Django request: everything but method, path and body is built when it is first asked for."""
+    """A Django request that builds everything but method, path and body on first access."""
 
     resolver_match = None
-    body = b""  # in the place of a property
+    body = b""  # replaces a property
     scope: MutableMapping[str, Any]  # of a request that came over ASGI
 
     def __init__(
@@ -23,7 +23,7 @@ class Request(HttpRequest):
         client: tuple[str, int] | None = None,
         transport: asyncio.BaseTransport | None = None,
     ) -> None:
-        # HttpRequest's own __init__ is left out: it builds containers that no operation here reads.
+        # HttpRequest.__init__ is not called: it builds containers that no operation here reads.
         self.parsed = parsed
         self.method = parsed.method
         self.path = self.path_info = parsed.path
@@ -32,18 +32,18 @@ class Request(HttpRequest):
         self._transport = transport
 
     def header(self, name: bytes) -> str | None:
-        """The first header of that name (lower case), decoded; None when absent."""
+        """Return the header of that name in lower case, decoded, or None."""
         value = self.parsed.headers.get(name)
         return None if value is None else str(value, "latin-1")
 
     @property
     def is_open(self) -> bool:
-        """False once the client has left, and where that cannot be known."""
+        """False once the client has disconnected, and over ASGI, where that is not known."""
         return self._transport is not None and not self._transport.is_closing()
 
     @property
     def peer(self) -> str:
-        """The client's address; empty on a unix socket."""
+        """The client's address, or "" on a unix socket."""
         return self._client[0] if self._client else ""
 
     @cached_property

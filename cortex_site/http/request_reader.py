@@ -6,7 +6,7 @@ same, however the bytes are cut.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import httptools
 
@@ -26,7 +26,6 @@ class RequestReader:
     """The requests of one connection, in order. `state` (`cortex_site.http.states`) is of the one under way.
 
     A request that is refused, and one that ends its connection, is the last: what follows is dropped.
-    `on_continue` is called when a client waits for `100 Continue` before it sends a body.
     """
 
     __slots__ = (
@@ -34,7 +33,6 @@ class RequestReader:
         "_head_size",
         "_headers",
         "_max_body_bytes",
-        "_on_continue",
         "_parser",
         "_parts",
         "_piece_size",
@@ -44,13 +42,12 @@ class RequestReader:
         "state",
     )
 
-    # A whole head at once, or None. As Python this is slower than the complete parser in C.
+    # Returns a whole head or None. As plain Python it is slower than the complete parser in C.
     read_head = staticmethod(http.request if http.COMPILED else lambda _: None)
 
-    def __init__(self, max_body_bytes: int, on_continue: Callable[[], None]) -> None:
+    def __init__(self, max_body_bytes: int) -> None:
         self.state = WAITING
         self._max_body_bytes = max_body_bytes
-        self._on_continue = on_continue
         self._parser: httptools.HttpRequestParser | None = None
         self._requests: list[ParsedRequest] = []  # that the piece under way completed
         self._piece_size = self._head_size = 0
@@ -83,10 +80,9 @@ class RequestReader:
 
     @property
     def awaits_continue(self) -> bool:
-        """Whether a client waits for `100 Continue` before it sends the body under way."""
-        if self.state is not BODY or self._body_size:
-            return False
-        return self._headers.get(b"expect", b"").lower() == b"100-continue"
+        """True while the client waits for `100 Continue` before it sends the body under way."""
+        expects = self.state is BODY and not self._body_size
+        return expects and self._headers.get(b"expect", b"").lower() == b"100-continue"
 
     def close(self) -> None:
         """The client ended the connection."""
@@ -160,9 +156,6 @@ class RequestReader:
             check_length(self._headers, self._max_body_bytes)
         except BadRequestError as error:
             self._refuse(error)
-            return
-        if self.awaits_continue:
-            self._on_continue()
 
     def on_body(self, body: bytes) -> None:
         if self.state is BODY:

@@ -1,4 +1,4 @@
-"""The operations of a `NinjaAPI` by path and method. Only this file uses what ninja does not document."""
+"""Finds the operations of a `NinjaAPI`. Only this file uses what ninja does not document."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ NONE: Mapping[str, Operation] = {}
 
 
 class Resolver:
-    """Finds operations in a dictionary. Raises `TypeError` for one that is not async."""
+    """Finds operations by path and method in a dictionary. Raises `TypeError` if one is not async."""
 
     def __init__(self, api: NinjaAPI) -> None:
         self._api = api
@@ -35,7 +35,10 @@ class Resolver:
                 self.bare[path, method] = operation
 
     def find(self, path: str) -> tuple[Mapping[str, Operation], dict[str, str]]:
-        """Return the operations of a path by method (none for an unknown path), and the path's arguments."""
+        """Return the operations of a path by method, and the arguments in the path.
+
+        There are none for an unknown path.
+        """
         operations = self._static.get(path)
         if operations is not None:
             return operations, {}
@@ -45,7 +48,7 @@ class Resolver:
         return NONE, {}
 
     async def run_bare(self, operation: Operation, request: HttpRequest) -> HttpResponseBase:
-        """What `operation.run` does for an operation of `bare`, and nothing else."""
+        """Return the response of an operation in `bare`: what `operation.run` does, and nothing else."""
         try:
             result = await operation.view_func(request)
             if isinstance(result, HttpResponseBase):

@@ -9,35 +9,36 @@ Write = Callable[[bytes], Awaitable[None]]
 
 
 class Sink(Protocol):
-    """Where a stream's chunks go."""
+    """Takes the chunks of a stream to its client."""
 
     async def __call__(self, chunk: bytes) -> None:
-        """Send a chunk, and wait while the client is slow."""
+        """Send a chunk and wait while the client is slow."""
 
     def put(self, chunk: bytes) -> bool:
-        """Send without waiting, from any callback; False when `drain` is to be awaited before more."""
+        """Send from any callback, without waiting. Return False if `drain` must be awaited before more."""
 
-    async def drain(self) -> None: ...
+    async def drain(self) -> None:
+        """Wait while the client is slow."""
 
     @property
     def is_open(self) -> bool:
-        """False once the client has left."""
+        """False once the client has disconnected."""
 
 
 class Response(HttpResponseBase):
     """A Django response whose headers are a plain dict with lower-case names; no cookies, no charset."""
 
     def __init__(self, status: int, headers: dict[str, str]) -> None:
-        # HttpResponseBase's own __init__ is left out: it checks and re-encodes what is written here only.
+        # HttpResponseBase.__init__ is not called: it checks and re-encodes headers, and these are ours.
         self.status_code = status
         self.headers = headers
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Do nothing: it holds nothing that Django would have to close."""
 
 
 class BytesResponse(Response):
-    """An answer that is there."""
+    """A response whose whole content is known."""
 
     def __init__(self, content: bytes, *, status: int = 200, headers: dict[str, str]) -> None:
         super().__init__(status, headers)
@@ -45,11 +46,10 @@ class BytesResponse(Response):
 
 
 class StreamResponse(Response):
-    """An answer that writes itself: `produce` is awaited with the `Sink` that sends its chunks.
+    """A response that writes itself: `produce` is awaited with the `Sink` that sends its chunks.
 
-    `produce` must handle its own failures: once the head is sent, nobody else can tell the client. It is
-    cancelled when the client goes away. `on_close` is called once the answer is over, also when `produce`
-    was never reached.
+    `produce` must handle its own failures, because nothing else can report them once the head is sent. It is
+    cancelled if the client disconnects. `on_close` is called at the end, even if `produce` was never called.
     """
 
     streaming = True

@@ -40,19 +40,18 @@ REQUESTS = [PLAIN, CHUNKED, LAST, OLD, EXPECTING, LARGE, LARGE_CHUNK, UPGRADE]
 
 def read(kind: type[RequestReader], pieces: list[bytes]) -> dict:
     """All that a reader says of a connection: as it stood when that ended, and then."""
-    leave: list[None] = []
-    reader = kind(MAX_BODY, lambda: leave.append(None))
+    reader = kind(MAX_BODY)
     requests = [request for piece in pieces for request in reader.feed(piece)]
-    state = reader.state
+    state, awaits_continue = reader.state, reader.awaits_continue
     reader.close()
     told = [
         (*request[:-1], str(request.refusal), getattr(request.refusal, "status", 0)) for request in requests
     ]
-    return {"requests": told, "continues": len(leave), "state": state, "end": reader.state}
+    return {"requests": told, "awaits_continue": awaits_continue, "state": state, "end": reader.state}
 
 
 def feed(kind: type[RequestReader], *pieces: bytes) -> tuple[list, RequestReader]:
-    reader = kind(MAX_BODY, lambda: None)
+    reader = kind(MAX_BODY)
     return [request for piece in pieces for request in reader.feed(piece)], reader
 
 
@@ -109,19 +108,21 @@ def test_a_refusal_is_the_last_thing_read(data, status, path):
 
 @pytest.mark.parametrize("kind", [Fast, Complete])
 def test_states_follow_the_bytes(kind):
-    reader, seen = kind(MAX_BODY, lambda: None), []
+    reader, seen = kind(MAX_BODY), []
     for piece in (PLAIN, b"POST / HTTP/1.1\r\n", b"content-length: 2\r\n\r\n", b"a", b"b", LAST):
         seen.append(reader.state)
         reader.feed(piece)
     assert [*seen, reader.state] == [WAITING, WAITING, HEAD, BODY, BODY, WAITING, END]
 
 
-def test_leave_to_go_on_is_asked_for_before_the_body():
-    asked: list[str] = []
-    reader = RequestReader(MAX_BODY, lambda: asked.append("continue"))
+def test_a_client_awaits_continue_until_its_body_comes():
+    reader = RequestReader(MAX_BODY)
     assert not reader.feed(EXPECTING[:-2])
-    assert asked == ["continue"]
-    assert [request.body for request in reader.feed(b"ab")] == [b"ab"]
+    assert reader.awaits_continue
+    assert not reader.feed(b"a")
+    assert not reader.awaits_continue
+    assert [request.body for request in reader.feed(b"b" + PLAIN)] == [b"ab", b"hello"]
+    assert not reader.awaits_continue
 
 
 def test_a_head_that_does_not_end_is_refused():
@@ -132,7 +133,7 @@ def test_a_head_that_does_not_end_is_refused():
 
 
 def test_a_body_does_not_count_for_the_head_behind_it():
-    reader = RequestReader(2 * MAX_HEAD_BYTES, lambda: None)
+    reader = RequestReader(2 * MAX_HEAD_BYTES)
     large = head(b"content-length: %d" % (MAX_HEAD_BYTES + 1)) + b"x" * (MAX_HEAD_BYTES + 1)
     requests = [*reader.feed(large + PLAIN[:9]), *reader.feed(PLAIN[9:])]
     assert [request.refusal for request in requests] == [None, None]

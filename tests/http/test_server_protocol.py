@@ -228,7 +228,7 @@ def test_any_bytes_get_whole_answers_or_the_end(protocol_of, pieces):
     answers = protocol_of(pieces)
     assert answers.whole == len([status for status in answers.statuses if status != 100])
     assert set(answers.statuses) <= {100, 200, 400, 404, 405, 413}
-    reader = RequestReader(BODY_LIMIT, lambda: None)
+    reader = RequestReader(BODY_LIMIT)
     assert answers.whole == sum(len(reader.feed(piece)) for piece in pieces)
 
 

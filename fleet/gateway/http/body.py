@@ -4,7 +4,7 @@ import asyncio
 
 
 class BodyBuffer:
-    """Body bytes that arrived and were not taken. While it `is_paused` the socket is not read."""
+    """Body bytes that arrived and were not taken yet. While it `is_paused`, the socket is not read."""
 
     __slots__ = ("_parts", "_transport", "is_paused", "size")
 
@@ -23,7 +23,7 @@ class BodyBuffer:
             self.size += len(data)
 
     def take(self) -> bytes:
-        """Return everything that is there."""
+        """Return all of them."""
         parts, self._parts, self.size = self._parts, [], 0
         return parts[0] if len(parts) == 1 else b"".join(parts)
 

@@ -1,6 +1,6 @@
 """One HTTP/1.1 connection to a node: the socket, and how long it may be silent.
 
-What arrives is read by an `AnswerReader`. Everything that goes wrong is an `UpstreamError`.
+An `AnswerReader` reads what arrives. Every failure is raised as an `UpstreamError`.
 """
 
 from __future__ import annotations
@@ -24,15 +24,14 @@ LARGE_BYTES = 1 << 16  # a request's body of this size is not copied to be sent 
 
 
 class Connection(asyncio.Protocol):
-    """One connection; at most one exchange at a time: `send`, then the body by `has_body` or by `pour`."""
+    """One connection, for one exchange at a time: `send`, then `has_body` and `body.take`, or `pour`."""
 
     def __init__(self, bounds: PoolBounds) -> None:
         self._bounds = bounds
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
         self._waiter = Waiter(self._loop, self._on_silence)
-        self.answer = AnswerReader()
-        self.answer.state = END  # until a request is sent, nothing is expected
+        self.answer = AnswerReader(END)  # to the request under way
         self.body = BodyBuffer()
         self._take: Callable[[bytes], bool] | None = None  # gets body bytes as they come
         self._inlet: Inlet | None = None  # stands in for this protocol
@@ -49,7 +48,7 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         answer = self.answer
-        if answer.state is END:  # the server broke the protocol, but not the answer
+        if answer.state is END:  # the node broke the protocol, but not the answer
             self.abort()
             return
         self.body.add(answer.feed(data))
@@ -59,7 +58,7 @@ class Connection(asyncio.Protocol):
             self._pass_on_at_once(self._take)
             if answer.state is BODY and not self.body.is_paused:
                 self._waiter.put_off(self._loop.time() + self._bounds.idle_s)
-                return  # nobody need wake for that
+                return  # without waking `pour`
         elif self.body.size > HIGH_WATER_BYTES:
             self.body.pause()
         self._waiter.notify()
@@ -94,7 +93,7 @@ class Connection(asyncio.Protocol):
             await self._waiter.wait(deadline)
 
     async def has_body(self) -> bool:
-        """Wait until there is more of the body to take; False at its end. Raises `UpstreamError`."""
+        """Wait for more of the body. Return False at its end. Raises `UpstreamError`."""
         while not self.body.size:
             if self.answer.state is END:
                 return False
@@ -103,10 +102,10 @@ class Connection(asyncio.Protocol):
         return True
 
     async def pour(self, take: Callable[[bytes], bool], drain: Callable[[], Awaitable[None]]) -> None:
-        """Give the whole body to `take`, called by the socket's callback: no task wakes for a piece.
+        """Pass the whole body to `take` from the socket's own callback, so that no task wakes for a piece.
 
-        When `take` returns False the socket is paused until `drain` has returned. What `take` raises is
-        raised here.
+        If `take` returns False, the socket is paused until `drain` has returned. Raises what `take` raises,
+        and `UpstreamError`.
         """
         self._take = take
         try:
@@ -129,7 +128,7 @@ class Connection(asyncio.Protocol):
             self.body.pause()
 
     def _pass_on_at_once(self, take: Callable[[bytes], bool]) -> None:
-        """From the socket's own callback: what `take` raises is for the task that waits in `pour`."""
+        """Pass on from the socket's callback: `pour` raises what `take` raises."""
         try:
             self._pass_on(take)
         except Exception as error:  # noqa: BLE001
@@ -194,7 +193,7 @@ class Connection(asyncio.Protocol):
         return self.is_open and self.answer.state is END and self.answer.keep_alive and not self.body.size
 
     def rest(self) -> None:
-        """Between two exchanges."""
+        """Make ready for the next exchange."""
         if self.body.is_paused:
             self.body.resume()
         self.idle_since = self._loop.time()

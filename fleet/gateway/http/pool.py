@@ -1,8 +1,9 @@
 """Keep-alive connections to one node.
 
-`Pool.request` sends one request and returns when the answer's head is there. A kept connection that turns out
-to be closed before a byte of the answer came is replaced by a fresh one, once: servers close idle connections
-at any moment. Nearly always the request was not read; `PoolBounds.resend` is off where nearly is not enough.
+`Pool.request` sends one request and returns once the head of its answer is there. Servers close idle
+connections at any moment: a request that a kept connection lost before a byte of the answer came is sent
+again, once, on a new one. Nearly always the node had not read it; without `PoolBounds.resend` that is not
+risked.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ class Pool:
             self._static += f"authorization: Bearer {token}\r\n"
         self._idle: list[Connection] = []
         self._busy: set[Connection] = set()
-        self._places = bounds.max_connections  # that are free
+        self._places = bounds.max_connections  # how many more exchanges may run at once
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._closed = False
 
@@ -50,7 +51,7 @@ class Pool:
     async def request(
         self, method: str, path: str, *, headers: Mapping[str, str] | None = None, body: bytes = b""
     ) -> UpstreamResponse:
-        """Send one request; the answer's head when it is there. Raises `UpstreamError`."""
+        """Send one request and return the head of its answer. Raises `UpstreamError`."""
         given = "".join([f"{name}: {value}\r\n" for name, value in headers.items()]) if headers else ""
         size = f"content-length: {len(body)}\r\n" if body or method == "POST" else ""
         head = f"{method} {self._base}{path} HTTP/1.1\r\n{self._static}{given}{size}\r\n".encode("latin-1")
@@ -66,7 +67,7 @@ class Pool:
             raise
 
     async def _queue(self) -> float:
-        """Wait for one of `max_connections` places, in order of arrival; the seconds that took."""
+        """Wait for a free place, first come, first served. Return the seconds that it took."""
         if len(self._waiting) >= self._bounds.max_queue:
             raise UpstreamError("busy", f"{self._bounds.max_queue} requests wait for a connection already")
         loop = asyncio.get_running_loop()
@@ -77,7 +78,7 @@ class Pool:
                 await turn
         except (TimeoutError, asyncio.CancelledError) as error:
             if turn.done() and not turn.cancelled():
-                self._free()  # called, and gone: the next one's turn
+                self._free()  # it got a place and cannot use it
             if isinstance(error, asyncio.CancelledError):
                 raise
             message = f"all {self._bounds.max_connections} connections stayed in use"
@@ -85,7 +86,7 @@ class Pool:
         return loop.time() - start
 
     def _free(self) -> None:
-        """Hand a place to who waits longest."""
+        """Give a place to the request that has waited longest."""
         while self._waiting:
             turn = self._waiting.popleft()
             if not turn.done():
@@ -94,7 +95,7 @@ class Pool:
         self._places += 1
 
     async def _send(self, head: bytes, body: bytes) -> Connection:
-        """The connection with the head of its answer; a kept one that turns out closed is replaced."""
+        """Send on a kept connection or a new one. Return it once it has the head of the answer."""
         kept = self._pop_idle()
         while True:
             connection = kept or await self._connect()
@@ -145,7 +146,7 @@ class Pool:
         self._idle.append(connection)
 
     def close(self) -> None:
-        """Cut every connection; running exchanges end with `UpstreamError`."""
+        """Cut every connection. Exchanges under way end with `UpstreamError`."""
         self._closed = True
         for connection in [*self._idle, *self._busy]:
             with suppress(RuntimeError):  # the loop may be closing

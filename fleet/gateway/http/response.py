@@ -8,7 +8,7 @@ from fleet.gateway.http.errors import UpstreamError
 
 
 class UpstreamResponse:
-    """The head of an answer, and its body still to come. `close` must be called, and may be called twice."""
+    """A node's response: its head, and its body as it arrives. `close` must be called; twice is harmless."""
 
     def __init__(
         self, connection: Connection, release: Callable[[Connection], None], queued_s: float
@@ -20,7 +20,7 @@ class UpstreamResponse:
         self.queued_s = queued_s  # the request's wait for a connection, seconds
 
     def header(self, name: bytes, default: str = "") -> str:
-        """By its name in lower case."""
+        """Return the value of a header, by its name in lower case."""
         value = self._headers.get(name)
         return default if value is None else str(value, "latin-1")
 
@@ -30,7 +30,7 @@ class UpstreamResponse:
         return self._connection
 
     async def chunks(self) -> AsyncIterator[bytes]:
-        """The body as it comes, everything that is there at once. Raises `UpstreamError`."""
+        """Yield the body as it arrives. Raises `UpstreamError`."""
         connection = self._open
         while await connection.has_body():
             yield connection.body.take()
@@ -49,11 +49,11 @@ class UpstreamResponse:
     def pour(
         self, take: Callable[[bytes], bool], drain: Callable[[], Awaitable[None]]
     ) -> Coroutine[Any, Any, None]:
-        """Give the whole body to `take`, as `Connection.pour` says."""
+        """Pass the whole body to `take`; see `Connection.pour`."""
         return self._open.pour(take, drain)
 
     def close(self) -> None:
-        """Give the connection back if the body was read to its end; else cut it, which tells the node."""
+        """Return the connection to the pool, or cut it if the body was not read to its end."""
         connection, self._connection = self._connection, None
         if connection is not None:
             self._release(connection)

@@ -7,9 +7,9 @@ from cortex_site.http.deadline import Deadline
 
 
 class Waiter:
-    """The one task that waits for what the callbacks of a connection bring.
+    """Lets one task wait for the callbacks of a connection.
 
-    `on_silence` is called when nothing came in time; it fails the wait, or puts it off.
+    `on_silence` is called if nothing came in time. It calls `fail`, or `put_off` to wait longer.
     """
 
     __slots__ = ("_deadline", "_loop", "_on_silence", "_wake", "error")
@@ -19,10 +19,10 @@ class Waiter:
         self._deadline = Deadline(loop, self._look)
         self._on_silence = on_silence
         self._wake: asyncio.Future[None] | None = None
-        self.error: Exception | None = None  # raised by this wait and all that follow
+        self.error: Exception | None = None  # raised by this wait and by all later ones
 
     async def wait(self, until: float) -> None:
-        """Wait for `notify`, up to a time of the loop's clock. Raises the `error`."""
+        """Wait for `notify`, until a time of the loop's clock. Raises `error`."""
         if self.error is not None:
             raise self.error
         self._deadline.set(until)
@@ -33,7 +33,7 @@ class Waiter:
             self._wake = None
 
     def put_off(self, until: float) -> None:
-        """Give what is waited for more time."""
+        """Postpone the end of the wait."""
         self._deadline.set(until)
 
     def notify(self) -> None:
@@ -41,7 +41,7 @@ class Waiter:
             self._wake.set_result(None)
 
     def fail(self, error: Exception) -> None:
-        """The first failure counts."""
+        """Let `wait` raise the error. Only the first one counts."""
         if self.error is None:
             self.error = error
         self.notify()
