@@ -33,6 +33,7 @@ log = logging.getLogger("cortex.http")
 
 MAX_AHEAD, MAX_AHEAD_BYTES = 16, 1 << 18  # pipelined requests that may wait; with more, reading stops
 LINGER_S = 2.0  # a client that is still sending has this long to read its refusal
+LAST_CALL_S = 1.0  # after a stop, an idle connection may still bring a request that was on its way
 
 
 class ServerProtocol(asyncio.Protocol):
@@ -86,10 +87,10 @@ class ServerProtocol(asyncio.Protocol):
         self._flow.resume_writing()
 
     def shutdown(self) -> None:
-        """The server stops: a request that has begun is still answered."""
+        """The server stops: a request that has begun, or is on its way already, is still answered."""
         self._stopping = True
         if self._task is None and self._reader.state is WAITING:
-            self._transport.close()
+            self._deadline.set(self._loop.time() + LAST_CALL_S)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._server.connections.discard(self)

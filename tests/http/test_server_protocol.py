@@ -337,3 +337,23 @@ async def test_neither_a_slow_sender_nor_a_slow_answer_is_let_go():
             async with asyncio.timeout(10):
                 assert (await reader.readuntil(b"slowly")).startswith(b"HTTP/1.1 200 ")
         writer.close()
+
+
+async def test_a_request_that_was_on_its_way_when_the_server_stopped_is_answered():
+    async with listening(make_app()) as (port, server):
+        connections = [await asyncio.open_connection("127.0.0.1", port) for _ in range(2)]
+        async with asyncio.timeout(10):
+            while len(server.server_state.connections) < 2:
+                await asyncio.sleep(0)
+            server.should_exit = True
+            for connection in list(server.server_state.connections):
+                connection.shutdown()
+            (reader, writer), (idle, unused) = connections
+            writer.write(request(b"POST", b"/echo", [b"content-length: 1"], b"x"))
+            answer = await reader.read()
+            assert answer.startswith(b"HTTP/1.1 200")
+            assert answer.endswith(b"x")
+            assert b"connection: close" in answer.lower()
+            assert await idle.read() == b""
+        writer.close()
+        unused.close()
