@@ -52,6 +52,8 @@ class Registry:
                 harness=model.harness,
                 devices=model.devices,
                 tool_format=model.tool_format,
+                reasoning_format=model.reasoning_format,
+                chat_template=model.chat_template,
             )
             with contextlib.suppress(ApiError):  # logged, and kept with the model
                 await self.load(spec)

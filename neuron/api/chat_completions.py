@@ -38,20 +38,25 @@ def router(daemon: Daemon) -> Router:
         """OpenAI's chat completion, streamed or not."""
         body = decode(request.body)
         model = find_model(daemon.registry, request, body.model)
-        choices = await _choices(request, body, model)
+        choices, headers = await _choices(request, body, model)
         start_choices([choices])
         answer_id = f"chatcmpl-{request_id(request)}"
         if not body.stream:
-            return await _whole(body, model, choices, answer_id)
+            return await _whole(body, model, choices, answer_id, headers)
         settings = daemon.config.stream
         await choices[0].wait_for_head(settings.head_wait_s)
-        return _streamed(body, model, choices, answer_id, settings)
+        return _streamed(body, model, choices, answer_id, settings, headers)
 
     return chat
 
 
-async def _choices(request: HttpRequest, body: ChatBody, model: LocalModel) -> list[AnswerChoice]:
-    """The choices of the chat. Raises `ApiError` that names what cannot be done."""
+async def _choices(
+    request: HttpRequest, body: ChatBody, model: LocalModel
+) -> tuple[list[AnswerChoice], dict[str, str]]:
+    """The choices of the chat, and the headers that tell what became of it.
+
+    Raises `ApiError` that names what cannot be done.
+    """
     require_capability(model, "chat")
     tools = tool_definitions(body, model)
     constraint = await answer_constraint(body)
@@ -66,19 +71,27 @@ async def _choices(request: HttpRequest, body: ChatBody, model: LocalModel) -> l
             min_tokens=body.min_tokens,
             tools=None if tools is None else schemas,
             max_calls=1 if body.parallel_tool_calls is False else None,
+            calls_before=prompt.num_calls,
         )
 
-    return prompt_choices(
+    headers = prompt.headers
+    log_fields(request).update({name.removeprefix("x-cortex-"): text for name, text in headers.items()})
+    choices = prompt_choices(
         submits(body, model, prompt, caller(request), grammar=grammar),
         read,
         model,
         log_fields(request),
         blame={"context_length_exceeded": "messages", "invalid_grammar": constraining_param(body)},
     )
+    return choices, headers
 
 
 async def _whole(
-    body: ChatBody, model: LocalModel, choices: Sequence[AnswerChoice], answer_id: str
+    body: ChatBody,
+    model: LocalModel,
+    choices: Sequence[AnswerChoice],
+    answer_id: str,
+    headers: dict[str, str],
 ) -> HttpResponse:
     written: list[dict[str, Any]] = []
     for index, (choice, delta) in enumerate(zip(choices, await collect(choices), strict=True)):
@@ -86,7 +99,7 @@ async def _whole(
         written.append(chat_choice(index, delta.events, logprobs, choice.finish_reason))
     used = total_usage([[choice.usage for choice in choices]])
     content = whole_answer(answer_id, model.id, "chat.completion", choices=written, used=used)
-    return HttpResponse(content, content_type="application/json")
+    return HttpResponse(content, content_type="application/json", headers=headers)
 
 
 def _streamed(
@@ -95,6 +108,7 @@ def _streamed(
     choices: Sequence[AnswerChoice],
     answer_id: str,
     settings: StreamSettings,
+    headers: dict[str, str],
 ) -> StreamResponse:
     chunks = ChunkEncoder(answer_id, model.id, "chat.completion.chunk", include_usage=body.include_usage)
 
@@ -111,4 +125,4 @@ def _streamed(
     async def produce(write: Write) -> None:
         await stream(choices, writers, write, keepalive_s=settings.keepalive_s, usage=usage)
 
-    return StreamResponse(produce, headers=sse.HEADERS)
+    return StreamResponse(produce, headers=sse.HEADERS | headers)

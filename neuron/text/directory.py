@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import msgspec
-from jinja2 import TemplateSyntaxError
 from tokenizers import Tokenizer
 
 from neuron.text.model_text import GenerationDefaults, ModelText
-from neuron.text.notations.known import NOTATIONS, choose_notation
+from neuron.text.notations.known import NOTATIONS
 from neuron.text.notations.notation import Notation
 from neuron.text.reasoning import KNOWN_MARKERS, ReasoningMarkers
 from neuron.text.template import ChatTemplate
+from neuron.text.template_files import BrokenTemplateError, read_templates
 from neuron.text.token_bytes import TokenBytes
+from neuron.text.traits.fitted_template import FittedTemplate
+from neuron.text.traits.probing import known_thoughts, probe_template
 
 Json = dict[str, Any]
 
@@ -38,37 +41,84 @@ class _Generation(msgspec.Struct, frozen=True):
     max_new_tokens: int | None = None
 
 
-def read_model_text(directory: Path, tool_format: str | None = None) -> ModelText:
-    """What the Hugging Face directory says about text; blocks on the disk.
+@dataclass(frozen=True, slots=True)
+class TextSettings:
+    """What an operator says of a model's text; what is None the directory says.
 
-    `tool_format` is a key of NOTATIONS; when absent, the chat template decides. Raises `BrokenModelError`.
+    `chat_template` is a template or the path of one, `tool_format` a key of NOTATIONS, `reasoning_format` one
+    of `reasoning_formats`.
+    """
+
+    chat_template: str | None = None
+    tool_format: str | None = None
+    reasoning_format: str | None = None
+
+
+_NO_SETTINGS = TextSettings()
+
+
+def read_model_text(directory: Path, settings: TextSettings = _NO_SETTINGS) -> ModelText:
+    """What the Hugging Face directory says about text; blocks on the disk, and probes the chat templates.
+
+    Raises `BrokenModelError`.
     """
     config = _read_json(directory / "config.json", required=True)
     generation = _read_generation(directory / "generation_config.json")
     naming = _read_json(directory / "tokenizer_config.json")
     tokenizer = _read_tokenizer(directory / "tokenizer.json")
     tokens = _named_tokens(naming, tokenizer, config)
-    template = _read_template(directory, naming, tokens)
-    notation = _notation(template, tool_format)
+    try:
+        templates = read_templates(directory, naming, tokens, settings.chat_template)
+    except BrokenTemplateError as error:
+        raise BrokenModelError(str(error)) from error
+    default, tool_use = (_fitted(template, tokenizer, settings) for template in templates)
+    notation = NOTATIONS.get(((tool_use or default).traits.notation or "") if default else "")
     splits_reasoning = notation is not None and notation.splits_reasoning
     return ModelText(
         tokenizer=tokenizer,
-        template=template,
+        template=default,
+        tool_template=tool_use,
         eos_ids=_eos_ids(generation, config, tokenizer, tokens),
         hidden_ids=_hidden_ids(tokenizer, notation),
         defaults=_defaults(generation),
-        reasoning=None if splits_reasoning else _reasoning(tokenizer, template),
+        reasoning=None if splits_reasoning else _reasoning(default, tokenizer, settings),
         notation=notation,
         token_bytes=TokenBytes(tokenizer),
     )
 
 
-def _notation(template: ChatTemplate | None, named: str | None) -> Notation | None:
-    if named is not None:
-        return NOTATIONS[named]
-    if template is None or not template.mentions("tools"):
+def reasoning_formats() -> dict[str, ReasoningMarkers | None]:
+    """The markers of thoughts by the name that settings give them: the opening one."""
+    known = known_thoughts(NOTATIONS.values())
+    return {"none": None} | {markers.open: markers for markers in known if markers.open}
+
+
+def _fitted(
+    template: ChatTemplate | None, tokenizer: Tokenizer, settings: TextSettings
+) -> FittedTemplate | None:
+    if template is None:
         return None
-    return choose_notation(template.source)
+    named = settings.tool_format
+    added = tokenizer.get_added_tokens_decoder().values()
+    traits = probe_template(
+        template,
+        NOTATIONS.values() if named is None else [NOTATIONS[named]],
+        hidden={token.content for token in added if token.special},
+        known_tokens={token.content for token in added},
+    )
+    return FittedTemplate(template, traits if named is None else replace(traits, notation=named))
+
+
+def _reasoning(
+    template: FittedTemplate | None, tokenizer: Tokenizer, settings: TextSettings
+) -> ReasoningMarkers | None:
+    if settings.reasoning_format is not None:
+        return reasoning_formats()[settings.reasoning_format]
+    if template is not None:
+        return ReasoningMarkers(*template.traits.thought) if template.traits.thought else None
+    known = known_thoughts(NOTATIONS.values())
+    knows = tokenizer.token_to_id
+    return next((pair for pair in known if None not in {knows(pair.open), knows(pair.close)}), None)
 
 
 def _read_json(path: Path, *, required: bool = False) -> Json:
@@ -111,27 +161,6 @@ def _named_tokens(naming: Json, tokenizer: Tokenizer, config: Json) -> dict[str,
     return found
 
 
-def _read_template(directory: Path, naming: Json, tokens: Mapping[str, str]) -> ChatTemplate | None:
-    path = directory / "chat_template.jinja"
-    if path.exists():
-        source: Any = path.read_text(encoding="utf-8")
-    else:
-        path = directory / "chat_template.json"
-        source = _read_json(path).get("chat_template")
-        if source is None:
-            path = directory / "tokenizer_config.json"
-            source = naming.get("chat_template")
-    if isinstance(source, list):
-        named = {entry["name"]: entry["template"] for entry in source}
-        source = named.get("tool_use") or named.get("default") or next(iter(named.values()), None)
-    if not isinstance(source, str):
-        return None
-    try:
-        return ChatTemplate(source, tokens)
-    except TemplateSyntaxError as error:
-        raise BrokenModelError(f"{path}: chat template, line {error.lineno}: {error.message}") from error
-
-
 def _eos_ids(
     generation: _Generation, config: Json, tokenizer: Tokenizer, tokens: Mapping[str, str]
 ) -> tuple[int, ...]:
@@ -169,10 +198,3 @@ def _defaults(generation: _Generation) -> GenerationDefaults:
         max_tokens=generation.max_new_tokens,
         **{name: value for name, value in given.items() if value is not None},
     )
-
-
-def _reasoning(tokenizer: Tokenizer, template: ChatTemplate | None) -> ReasoningMarkers | None:
-    def knows(marker: str) -> bool:
-        return tokenizer.token_to_id(marker) is not None or bool(template and template.mentions(marker))
-
-    return next((known for known in KNOWN_MARKERS if knows(known.open) and knows(known.close)), None)

@@ -29,7 +29,7 @@ class ContentPart(Struct):
 
 class CalledFunction(Struct):
     name: Name
-    arguments: str | dict[str, Any] = ""
+    arguments: str | dict[str, Any] | None = ""
 
 
 class ChatToolCall(Struct):
@@ -47,6 +47,8 @@ class ChatMessage(Struct):
     tool_calls: list[ChatToolCall] | None = None
     tool_call_id: str | None = None
     reasoning_content: str | None = None
+    reasoning: Any = None  # other servers' names for it; only text is kept
+    thinking: Any = None
 
 
 class FunctionDefinition(Struct, forbid_unknown_fields=True, omit_defaults=True):

@@ -35,9 +35,6 @@ _TAIL = re.compile(r"\s*\}\s*")
 
 
 class HermesNotation(Notation):
-    def fits(self, template: str) -> bool:
-        return OPEN in template and "<function=" not in template and "<arg_key>" not in template
-
     def parser(self, new_id: NewId, tools: ToolSchemas) -> HermesParser:
         return HermesParser(new_id)
 

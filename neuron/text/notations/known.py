@@ -12,7 +12,7 @@ from neuron.text.notations.qwen_xml import QwenXmlNotation
 
 TOOL_CALL = ("<tool_call>", "</tool_call>")
 
-# The first that fits a template is chosen, so the more particular come first.
+# The first that reads what a template writes is chosen, so the more particular come first.
 NOTATIONS: dict[str, Notation] = {
     notation.name: notation
     for notation in (
@@ -25,8 +25,3 @@ NOTATIONS: dict[str, Notation] = {
         LlamaNotation(name="llama3", openers=(PYTHON_TAG,), markers=(PYTHON_TAG,)),
     )
 }
-
-
-def choose_notation(template: str) -> Notation | None:
-    """The notation that a chat template asks for; None when it is not a known one."""
-    return next((notation for notation in NOTATIONS.values() if notation.fits(template)), None)

@@ -28,9 +28,6 @@ _BEFORE = re.compile(r"[\s;]*(?:<\|python_tag\|>[\s;]*)?")
 
 
 class LlamaNotation(Notation):
-    def fits(self, template: str) -> bool:
-        return PYTHON_TAG in template or ("<|start_header_id|>" in template and '"parameters"' in template)
-
     def parser(self, new_id: NewId, tools: ToolSchemas) -> LlamaParser:
         return LlamaParser(new_id, tools)
 

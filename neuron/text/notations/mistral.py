@@ -34,9 +34,6 @@ _MAY_BECOME_HEAD = re.compile(r"\s*[\w.-]*\s*(?:\[[\w\]\s-]*)*")
 
 
 class MistralNotation(Notation):
-    def fits(self, template: str) -> bool:
-        return OPEN in template
-
     def parser(self, new_id: NewId, tools: ToolSchemas) -> MistralParser:
         return MistralParser(new_id)
 

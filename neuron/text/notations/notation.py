@@ -54,10 +54,6 @@ class Notation:
     call_id: NewId = hex_id  # makes a new id in the shape that the templates take
     splits_reasoning: ClassVar[bool] = False  # whether the parser does, and therefore reads every answer
 
-    def fits(self, template: str) -> bool:
-        """Whether this source of a template asks for the notation. Deprecated: render and read back."""
-        return False
-
     def parser(self, new_id: NewId, tools: ToolSchemas) -> CallParser:
         """A parser of one answer to a request with these tools. `new_id` makes the calls' ids."""
         raise NotImplementedError

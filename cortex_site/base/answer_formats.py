@@ -1,0 +1,42 @@
+"""The names that settings give to the ways in which models write calls and thoughts.
+
+The rooms of the gateway may not import what reads them; a test holds the lists to `neuron.text`.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import AfterValidator
+
+TOOL_FORMATS = ("harmony", "qwen-xml", "hermes", "mistral", "llama3")
+REASONING_FORMATS = (
+    "none",
+    "<think>",
+    "[THINK]",
+    "<thought>",
+    "<reasoning>",
+    "<seed:think>",
+    "<|START_THINKING|>",
+    "◁think▷",
+)
+
+
+def known_tool_format(name: str) -> str:
+    """The name. Raises `ValueError` with the list for an unknown one."""
+    return _known(name, TOOL_FORMATS)
+
+
+def known_reasoning_format(name: str) -> str:
+    """The name. Raises `ValueError` with the list for an unknown one."""
+    return _known(name, REASONING_FORMATS)
+
+
+def _known(name: str, names: tuple[str, ...]) -> str:
+    if name not in names:
+        raise ValueError(f"must be one of {', '.join(names)}")
+    return name
+
+
+ToolFormat = Annotated[str, AfterValidator(known_tool_format)]
+ReasoningFormat = Annotated[str, AfterValidator(known_reasoning_format)]
