@@ -124,6 +124,11 @@ class Registry:
     def list(self) -> list[ModelInfo]:
         return [model for harness in self._harnesses.values() for model in harness.list()]
 
+    def model(self, model_id: str) -> ModelInfo:
+        """The model of that name, in whatever state. Raises `ApiError` 404."""
+        found = self._owner(model_id, param="model_id").list()
+        return next(model for model in found if model.id == model_id)
+
     def health(self) -> HarnessHealth:
         reports = [harness.health() for harness in self._harnesses.values()]
         return HarnessHealth(

@@ -152,6 +152,9 @@ class ModelInfo(BaseModel):
         None, ge=0, le=1, description="While loading: the share of the bytes that is read"
     )
     capabilities: list[str] = []
+    text: dict[str, str] = Field(
+        {}, description="What its chat template takes, as probing found it; empty in events"
+    )
     error: ModelFailure | None = None
 
 

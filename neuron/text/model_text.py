@@ -15,6 +15,7 @@ from neuron.text.notations.parser import ToolSchemas
 from neuron.text.reasoning import ReasoningMarkers, ReasoningSplitter
 from neuron.text.token_bytes import TokenBytes
 from neuron.text.traits.call_ids import new_ids
+from neuron.text.traits.description import describe
 from neuron.text.traits.fitted_template import FittedTemplate
 from neuron.text.traits.template_traits import TemplateTraits
 
@@ -52,6 +53,13 @@ class ModelText:
         reasons = self.reasoning is not None or (self.notation is not None and self.notation.splits_reasoning)
         found = {"chat": self.template is not None, "tools": self.notation is not None, "reasoning": reasons}
         return [name for name, is_there in found.items() if is_there]
+
+    @property
+    def description(self) -> dict[str, str]:
+        """What its chat templates take, in words; empty without one."""
+        if self.template is None:
+            return {}
+        return describe(self.template.traits, self.tool_template.traits if self.tool_template else None)
 
     def encode(self, text: str, *, is_rendered: bool = True) -> list[int]:
         """The tokens of a prompt. Special ones are added unless a template wrote them (`is_rendered`)."""
