@@ -141,12 +141,8 @@ class Exchange:
 
     # --- answers ---
 
-    def _hold(self, response: UpstreamResponse) -> None:
-        self._held = response
-        self._draft.note_head(response)
-
     async def _whole(self, response: UpstreamResponse, answer: AnswerRewriter) -> BytesResponse:
-        self._hold(response)
+        self._held = response
         try:
             body = await response.read(self._plane.config.gateway.max_body_bytes)
             self._draft.note_answer(body)
@@ -157,7 +153,7 @@ class Exchange:
         return BytesResponse(content, headers=self._headers("application/json"))
 
     def _streamed(self, response: UpstreamResponse, call: Call, answer: AnswerRewriter) -> StreamResponse:
-        self._hold(response)
+        self._held = response
         return self._stream_response(answer, lambda sink: self._relay(response, call, answer, sink))
 
     async def _stream_cold(self, pending: _Pending, call: Call, answer: AnswerRewriter) -> HttpResponseBase:
@@ -209,8 +205,7 @@ class Exchange:
         while not pending.task.done():
             await sink(f": {self._plane.loader.progress(self._draft.model)}\n\n".encode())
             await asyncio.wait({pending.task}, timeout=PATIENCE_S)
-        response = pending.task.result()
-        self._hold(response)
+        self._held = response = pending.task.result()
         await self._relay(response, call, answer, sink)
 
     async def _relay(
@@ -253,7 +248,6 @@ class Exchange:
             headers["x-cortex-queue-ms"] = f"{trail.queue_s * 1e3:.0f}"
             headers["x-cortex-retries"] = str(trail.retries)
             headers["x-cortex-overhead-us"] = f"{(trail.overhead_s or 0.0) * 1e6:.0f}"
-            headers |= self._draft.notes
         elif (wait_s := self._plane.loader.expected_wait_s(self._draft.model)) is not None:
             headers["x-cortex-expected-wait-s"] = str(math.ceil(wait_s))
         if self._reservation is not None:

@@ -10,16 +10,12 @@ from typing import Annotated, NamedTuple
 import msgspec
 
 from fleet.gateway.http.errors import UpstreamError
-from fleet.gateway.http.response import UpstreamResponse
 from fleet.gateway.record.metrics import Gaps
 from fleet.records import Outcome, RequestRecord
 
 log = logging.getLogger("cortex.request")
 
 _FINISH = re.compile(rb'"finish_reason"\s*:\s*"(\w{1,30})"')
-
-NOTES = (b"x-cortex-adjusted", b"x-cortex-ignored", b"x-cortex-unenforced")  # headers of neurons
-MAX_NOTE_CHARS = 200
 
 # Budgets are charged by these: an impossible count must not give anything back.
 _Count = Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]
@@ -76,7 +72,6 @@ class RecordDraft:
     stream = False
     key = ""
     trail = NO_TRAIL
-    notes: tuple[tuple[str, str], ...] = ()  # headers of the node's answer, for the client and the record
     usage = _NO_USAGE
     finish_reason = ""
     first_token: float | None = None
@@ -92,11 +87,6 @@ class RecordDraft:
     def follow(self, trail: Trail) -> None:
         """Keep the trail as it now is."""
         self.trail = trail
-
-    def note_head(self, response: UpstreamResponse) -> None:
-        """Keep what the node tells in its answer's head of what it did with the request."""
-        told = ((name.decode(), response.header(name)[:MAX_NOTE_CHARS]) for name in NOTES)
-        self.notes = tuple(note for note in told if note[1])
 
     def note_answer(self, body: bytes) -> None:
         """Read an answer that is not streamed. Raises `UpstreamError` when it is no JSON object."""
@@ -179,5 +169,4 @@ class RecordDraft:
             finish_reason=self.finish_reason,
             attempts=trail.failures,
             waits_s=trail.waits_s,
-            notes=self.notes,
         )
