@@ -29,13 +29,19 @@ class ContentPart(Struct):
 
 class CalledFunction(Struct):
     name: Name
-    arguments: str | dict[str, Any] = ""
+    arguments: str | dict[str, Any] | None = ""
+
+    def __post_init__(self) -> None:
+        self.arguments = self.arguments or ""
 
 
 class ChatToolCall(Struct):
     function: CalledFunction
-    id: str = ""
-    type: Literal["function"] = "function"
+    id: str | None = ""
+    type: Literal["function"] | None = "function"
+
+    def __post_init__(self) -> None:
+        self.id, self.type = self.id or "", "function"
 
 
 class ChatMessage(Struct):
@@ -150,7 +156,7 @@ def decode(body: bytes) -> ChatBody:
 def _refuse_contradictions(request: ChatBody) -> None:
     if len({request.max_tokens, request.max_completion_tokens} - {None}) > 1:
         raise invalid("max_tokens", "max_tokens and max_completion_tokens differ; send one.")
-    if request.top_logprobs is not None and not request.logprobs:
+    if request.top_logprobs and not request.logprobs:
         raise invalid("top_logprobs", "top_logprobs needs logprobs to be true.")
     _check_continuation(request)
     _check_response_format(request)
