@@ -39,7 +39,7 @@ def read(pieces: list[str], *stops: str, min_tokens: int = 0, max_calls: int | N
         ReasoningSplitter(KNOWN_MARKERS[0]),
         stops=stops,
         min_tokens=min_tokens,
-        calls=NOTATIONS["hermes"].parser(lambda: f"call_{next(numbers)}", {"f": {}}),
+        calls=NOTATIONS["hermes"].parser(lambda name, index: f"call_{next(numbers)}", {"f": {}}),
         max_calls=max_calls,
     )
     events = [event for token in range(len(pieces)) for event in answer.feed(token)]
