@@ -13,6 +13,11 @@ BROKEN_SCHEMA = {"type": "array", "uniqueItems": True}
 IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AA=="}}
 
 
+def allowed(mode, *names):
+    tools = [{"type": "function", "function": {"name": name}} for name in names]
+    return {"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": tools}}
+
+
 @pytest.mark.parametrize(
     ("body", "code", "param"),
     [
@@ -85,7 +90,19 @@ async def test_malformed_bodies_are_refused(neuron, body, code, param):
         ({"tool_choice": {"type": "function", "function": {"name": "f"}}}, "invalid_request_body",
          "tool_choice"),
         ({"tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "g"}}},
-         "invalid_request_body", "tool_choice"),
+         "invalid_request_body", "tool_choice.function.name"),
+        ({"tools": [TOOL], "tool_choice": {"type": "function"}}, "invalid_request_body",
+         "tool_choice.function"),
+        ({"tools": [TOOL], "tool_choice": {"type": "tool"}}, "invalid_request_body", "tool_choice.type"),
+        ({"tools": [TOOL], "tool_choice": allowed("auto", "f", "g")}, "invalid_request_body",
+         "tool_choice.allowed_tools.tools[1].function.name"),
+        ({"tools": [TOOL], "tool_choice": allowed("auto")}, "invalid_request_body",
+         "tool_choice.allowed_tools.tools"),
+        ({"tools": [TOOL], "tool_choice": allowed("none", "f")}, "invalid_request_body",
+         "tool_choice.allowed_tools.mode"),
+        ({"tools": [TOOL], "tool_choice": allowed("auto", "f"), "min_tokens": 3}, "invalid_request_body",
+         "min_tokens"),
+        ({"max_completion_tokens": 0}, "invalid_request_body", "max_completion_tokens"),
         ({"verbosity": "loud"}, "invalid_request_body", "verbosity"),
         ({"reasoning_effort": 3}, "invalid_request_body", "reasoning_effort"),
         ({"tools": [{"type": "function", "function": {}}]}, "invalid_request_body", "tools[0].function.name"),

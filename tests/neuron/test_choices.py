@@ -137,6 +137,17 @@ async def test_logit_bias_and_guides_reach_the_engine(neuron):
     assert (await asked(neuron, tools=[TOOL]))["grammar"] is None
 
 
+@pytest.mark.parametrize("mode", ["auto", "required"])
+async def test_only_allowed_tools_are_called(neuron, mode):
+    other = {"type": "function", "function": {"name": "g"}}
+    choice = {"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": [other]}}
+    grammar = (await asked(neuron, tools=[TOOL, other], tool_choice=choice))["grammar"]
+    assert '\\"name\\": \\"g\\"' in grammar
+    assert '\\"name\\": \\"f\\"' not in grammar
+    alone = (await asked(neuron, tools=[other], tool_choice="required"))["grammar"]
+    assert (grammar == alone) is (mode == "required")
+
+
 async def test_a_completion_continues_the_text_as_it_stands(neuron):
     answer = await complete(neuron, "echo hi")
     assert answer["object"] == "text_completion"
