@@ -18,6 +18,7 @@ from neuron.text.reasoning import KNOWN_MARKERS, ReasoningMarkers
 from neuron.text.template import ChatTemplate
 from neuron.text.template_files import BrokenTemplateError, read_templates
 from neuron.text.token_bytes import TokenBytes
+from neuron.text.tokenizer_file import BrokenTokenizerError, read_tokenizer
 from neuron.text.traits.fitted_template import FittedTemplate
 from neuron.text.traits.probing import known_thoughts, probe_template
 
@@ -65,11 +66,11 @@ def read_model_text(directory: Path, settings: TextSettings = _NO_SETTINGS) -> M
     config = _read_json(directory / "config.json", required=True)
     generation = _read_generation(directory / "generation_config.json")
     naming = _read_json(directory / "tokenizer_config.json")
-    tokenizer = _read_tokenizer(directory / "tokenizer.json")
-    tokens = _named_tokens(naming, tokenizer, config)
     try:
+        tokenizer = read_tokenizer(directory)
+        tokens = _named_tokens(naming, tokenizer, config)
         templates = read_templates(directory, naming, tokens, settings.chat_template)
-    except BrokenTemplateError as error:
+    except (BrokenTokenizerError, BrokenTemplateError) as error:
         raise BrokenModelError(str(error)) from error
     default, tool_use = (_fitted(template, tokenizer, settings) for template in templates)
     notation = NOTATIONS.get(((tool_use or default).traits.notation or "") if default else "")
@@ -133,18 +134,6 @@ def _read_json(path: Path, *, required: bool = False) -> Json:
     if not isinstance(value, dict):
         raise BrokenModelError(f"{path}: must hold a JSON object")
     return value
-
-
-def _read_tokenizer(path: Path) -> Tokenizer:
-    if not path.exists():
-        raise BrokenModelError(f"{path}: missing; a model needs a fast tokenizer file")
-    try:
-        tokenizer = Tokenizer.from_file(str(path))
-    except Exception as error:  # the library raises bare Exception
-        raise BrokenModelError(f"{path}: not a tokenizer: {error}") from error
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
-    return tokenizer
 
 
 def _named_tokens(naming: Json, tokenizer: Tokenizer, config: Json) -> dict[str, str]:
