@@ -7,7 +7,8 @@ from collections.abc import Collection, Iterable
 from neuron.text.notations.notation import Notation
 from neuron.text.reasoning import KNOWN_MARKERS, ReasoningMarkers
 from neuron.text.template import ChatTemplate
-from neuron.text.traits.call_probes import CALL, call_traits
+from neuron.text.traits.call_form import CALL
+from neuron.text.traits.call_probes import call_traits
 from neuron.text.traits.message_probes import find_base, message_traits
 from neuron.text.traits.prober import Prober
 from neuron.text.traits.template_traits import TemplateTraits
