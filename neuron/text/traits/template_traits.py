@@ -34,6 +34,7 @@ EFFORTS = {
     "max": 6,
 }
 BUDGETS = {0: 0, 1: 512, 2: 1024, 3: 4096, 4: 8192, 5: 16384, 6: -1}  # tokens by effort; -1: no limit
+MODES = frozenset({"disabled", "off", "adaptive", "auto", "enabled", "on"})  # words that no request says
 MEDIUM = EFFORTS["medium"]
 
 
@@ -60,8 +61,8 @@ class Switch:
         if effort in self.values:
             return effort
         known = [EFFORTS[value] for value in self.values]
-        is_beyond = wanted > max(known) >= EFFORTS["high"] or wanted < min(known) <= EFFORTS["low"]
-        if self.is_open and not is_beyond:
+        is_beyond = wanted >= max(known) >= EFFORTS["high"] or wanted <= min(known) <= EFFORTS["low"]
+        if self.is_open and not is_beyond and MODES.isdisjoint(self.values):
             return effort
         return min(self.values, key=lambda value: (abs(EFFORTS[value] - wanted), -EFFORTS[value]))
 
