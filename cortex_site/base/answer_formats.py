@@ -9,7 +9,39 @@ from typing import Annotated
 
 from pydantic import AfterValidator
 
-TOOL_FORMATS = ("harmony", "qwen-xml", "hermes", "mistral", "llama3")
+TOOL_FORMATS = (
+    "harmony",
+    "qwen-xml",
+    "ernie",
+    "hermes",
+    "longcat",
+    "mistral",
+    "deepseek-v3",
+    "deepseek-v3.1",
+    "kimi-k2",
+    "solar",
+    "cohere",
+    "apertus",
+    "granite",
+    "granite-20b",
+    "nemotron",
+    "hunyuan",
+    "apriel",
+    "tool-calls",
+    "minimax-m1",
+    "internlm2",
+    "gigachat",
+    "gigachat-3.1",
+    "command-r",
+    "functionary-3.1",
+    "xlam",
+    "llama3",
+    "llama4",
+    "functools",
+    "lfm2",
+    "olmo",
+    "pythonic",
+)
 REASONING_FORMATS = (
     "none",
     "<think>",
@@ -19,6 +51,10 @@ REASONING_FORMATS = (
     "<seed:think>",
     "<|START_THINKING|>",
     "◁think▷",
+    "<longcat_think>",
+    "<|think|>",
+    "<|inner_prefix|>",
+    "Here are my reasoning steps:",
 )
 
 

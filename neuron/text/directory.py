@@ -73,16 +73,18 @@ def read_model_text(directory: Path, settings: TextSettings = _NO_SETTINGS) -> M
     except (BrokenTokenizerError, BrokenTemplateError) as error:
         raise BrokenModelError(str(error)) from error
     default, tool_use = (_fitted(template, tokenizer, settings) for template in templates)
-    notation = NOTATIONS.get(((tool_use or default).traits.notation or "") if default else "")
-    splits_reasoning = notation is not None and notation.splits_reasoning
+    notation = _notation(tool_use or default)
+    reasoning = _reasoning(default, tokenizer, settings)
+    if notation is not None and notation.splits_reasoning:
+        reasoning = None  # its parser does that
     return ModelText(
         tokenizer=tokenizer,
         template=default,
         tool_template=tool_use,
         eos_ids=_eos_ids(generation, config, tokenizer, tokens),
-        hidden_ids=_hidden_ids(tokenizer, notation),
+        hidden_ids=_hidden_ids(tokenizer, notation, reasoning),
         defaults=_defaults(generation),
-        reasoning=None if splits_reasoning else _reasoning(default, tokenizer, settings),
+        reasoning=reasoning,
         notation=notation,
         token_bytes=TokenBytes(tokenizer),
     )
@@ -108,6 +110,11 @@ def _fitted(
         known_tokens={token.content for token in added},
     )
     return FittedTemplate(template, traits if named is None else replace(traits, notation=named))
+
+
+def _notation(template: FittedTemplate | None) -> Notation | None:
+    name = template.traits.notation if template else None
+    return None if name is None else NOTATIONS[name]
 
 
 def _reasoning(
@@ -163,9 +170,12 @@ def _eos_ids(
     return tuple(dict.fromkeys([*ids, *([] if named is None else [named])]))
 
 
-def _hidden_ids(tokenizer: Tokenizer, notation: Notation | None) -> frozenset[int]:
+def _hidden_ids(
+    tokenizer: Tokenizer, notation: Notation | None, reasoning: ReasoningMarkers | None
+) -> frozenset[int]:
     """The special tokens, which leave no text, without those that parsers look for."""
-    visible = {marker for known in KNOWN_MARKERS for marker in (known.open, known.close)}
+    pairs = [*KNOWN_MARKERS, reasoning] if reasoning else KNOWN_MARKERS
+    visible = {marker for known in pairs for marker in (known.open, known.close)}
     if notation:
         visible |= set(notation.markers)
     added = tokenizer.get_added_tokens_decoder()

@@ -208,6 +208,7 @@ BAD = {
     "required of none": (body(tools=[], tool_choice="required"), "tool_choice"),
     "schema missing": (body(text={"format": {"type": "json_schema", "name": "n"}}), "text.format.schema"),
     "format unknown": (body(text={"format": {"type": "xml"}}), "text.format.type"),
+    "metadata of numbers": (body(metadata={"a": 5}), "metadata"),
     "tokens zero": (body(max_output_tokens=0), "max_output_tokens"),
     "conversation": (body(conversation="conv_1"), "conversation"),
     "background": (body(background=True), "background"),

@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-from neuron.text.notations import harmony, mistral
+from neuron.text.notations import harmony, json_rows, python_rows
 from neuron.text.notations.harmony import HarmonyNotation
-from neuron.text.notations.hermes import HermesNotation
-from neuron.text.notations.llama import PYTHON_TAG, LlamaNotation
-from neuron.text.notations.mistral import MistralNotation
-from neuron.text.notations.notation import Notation, short_id
+from neuron.text.notations.notation import Notation
 from neuron.text.notations.qwen_xml import QwenXmlNotation
 
-TOOL_CALL = ("<tool_call>", "</tool_call>")
-
-# The first that reads what a template writes is chosen, so the more particular come first.
+# The more particular come first: of two that read a template's calls the first is taken.
 NOTATIONS: dict[str, Notation] = {
     notation.name: notation
     for notation in (
         HarmonyNotation(name="harmony", openers=harmony.OPENERS, markers=harmony.MARKERS),
-        QwenXmlNotation(name="qwen-xml", openers=("<tool_call>", "<function="), markers=TOOL_CALL),
-        HermesNotation(name="hermes", openers=TOOL_CALL[:1], markers=TOOL_CALL),
-        MistralNotation(
-            name="mistral", openers=mistral.MARKERS[:1], markers=mistral.MARKERS, call_id=short_id
+        QwenXmlNotation(
+            name="qwen-xml",
+            openers=("<tool_call>", "<function="),
+            markers=("<tool_call>", "</tool_call>"),
+            thoughts=(json_rows.THINK,),
         ),
-        LlamaNotation(name="llama3", openers=(PYTHON_TAG,), markers=(PYTHON_TAG,)),
+        *json_rows.ROWS,
+        *python_rows.ROWS,
     )
 }

@@ -60,9 +60,13 @@ class Notation:
 
     # --- the grammar; each method returns an expression in Lark -----------------------------------------
 
-    def opener(self) -> str:
-        """The text with which every call begins."""
-        return self.openers[0]
+    def free_text(self, grammar: GrammarBuilder) -> str:
+        """At least a character of text that holds no call."""
+        return grammar.anything_without(self.openers)
+
+    def enclose(self, grammar: GrammarBuilder, calls: str) -> str:
+        """All calls of an answer, with what stands once around them."""
+        return calls
 
     def call(self, grammar: GrammarBuilder, name: str, schema: Schema) -> str:
         """One call whose arguments follow `schema`. Raises `UnenforceableSchemaError`."""

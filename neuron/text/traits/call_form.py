@@ -10,6 +10,8 @@ from neuron.text.traits.call_ids import example_id
 from neuron.text.traits.prober import OTHER_TOOL, RESULT, TOOL_NAME, USER, Json, message
 from neuron.text.traits.template_traits import ArgumentForm, IdShape
 
+Call = tuple[str, Mapping[str, Any]]  # name and arguments
+
 _user = message("user", USER)
 
 
@@ -27,7 +29,7 @@ class CallForm(NamedTuple):
     has_null_content: bool = False
     ids: IdShape = "any"
 
-    def round(self, *calls: tuple[str, Mapping[str, Any]], short_ids: bool = False) -> list[Json]:
+    def round(self, *calls: Call, short_ids: bool = False) -> list[Json]:
         """A user's message, an answer that calls, and the results."""
         ids = [example_id(self.ids, index, name) for index, (name, _) in enumerate(calls)]
         ids = [id_[-1:] for id_ in ids] if short_ids else ids
@@ -49,8 +51,9 @@ class CallForm(NamedTuple):
         return _JsonText(arguments) if self.arguments == "repr" else dict(arguments)
 
 
-CALL = (TOOL_NAME, {"city": 'Zürich "A"', "days": 3})
-OTHER_CALL = (OTHER_TOOL, {"city": "Oslo", "days": 4})
+SIMPLE_CALL: Call = (TOOL_NAME, {"days": 3})  # for templates that neither quote nor escape
+CALL: Call = (TOOL_NAME, {"city": 'Zürich "A"', "days": 3})
+OTHER_CALL: Call = (OTHER_TOOL, {"city": "Oslo", "days": 4})
 OTHER_WORDS = (OTHER_TOOL, "Oslo", "4")  # what a rendering of it has
 FORMS = [
     CallForm(arguments, has_null_content, ids)

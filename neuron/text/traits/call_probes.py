@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any, NamedTuple
 
 from neuron.text.notations.notation import Notation
 from neuron.text.reasoning import ReasoningMarkers
-from neuron.text.traits.call_form import CALL, FORMS, OTHER_CALL, OTHER_WORDS, CallForm
+from neuron.text.traits.call_form import CALL, FORMS, OTHER_CALL, OTHER_WORDS, SIMPLE_CALL, CallForm
 from neuron.text.traits.notation_choice import Instructions, Reader, find_instructions, find_starts
 from neuron.text.traits.prober import (
     RESULT,
@@ -20,6 +21,8 @@ from neuron.text.traits.prober import (
     message,
 )
 from neuron.text.traits.template_traits import AfterTool
+
+_PYTHON_KEY = re.compile(r"'(?:city|days)':")  # an object that was printed as it is, not as JSON
 
 _user = message("user", USER)
 
@@ -40,6 +43,9 @@ def call_traits(
     shows_alone = probe.prints([TOOL_NAME], _user, tools=TOOLS)
     shows_tools = shows_alone or probe.prints([TOOL_NAME], message("system", SYSTEM), _user, tools=TOOLS)
     found = _read_back(probe, reader)
+    if found.notation is None:
+        simple = _read_back(probe, reader._replace(call=SIMPLE_CALL))
+        found = simple if simple.notation else found
     form, notation = found.form, found.notation
     if form.ids == "any" and _refuses_short_ids(probe, form):
         form = form._replace(ids="alphanumeric9")
@@ -78,14 +84,14 @@ def _read_back(probe: Prober, reader: Reader) -> _Found:
     taken: list[CallForm] = []
     printed: list[CallForm] = []
     for form in FORMS:
-        call = form.round(CALL)
+        call = form.round(reader.call)
         rendered = probe(*call[:2], tools=TOOLS)
         if rendered is None:
             rendered = _until_result(probe(*call, tools=TOOLS))
         if rendered is None:
             continue
         taken.append(form)
-        if TOOL_NAME not in reader.behind(rendered):
+        if TOOL_NAME not in reader.behind(rendered) or _PYTHON_KEY.search(rendered):
             continue
         printed.append(form)
         if notation := reader.notation_of(rendered):
