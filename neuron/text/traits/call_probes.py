@@ -79,26 +79,30 @@ class _Found(NamedTuple):
 def _read_back(probe: Prober, reader: Reader) -> _Found:
     """The first form in which a call reads back with nothing left over, and the notation that reads it.
 
-    Without one: the first form that the template prints, else the first that it takes.
+    Objects that are printed as Python writes them are a last resort: as text they come out as JSON. Without
+    a notation: the first form that the template prints, else the first that it takes.
     """
-    taken: list[CallForm] = []
-    printed: list[CallForm] = []
+    taken: list[_Found] = []
+    printed: list[_Found] = []
+    as_python: list[_Found] = []
     for form in FORMS:
         call = form.round(reader.call)
-        rendered = probe(*call[:2], tools=TOOLS)
-        if rendered is None:
-            rendered = _until_result(probe(*call, tools=TOOLS))
+        rendered = probe(*call[:2], tools=TOOLS) or _until_result(probe(*call, tools=TOOLS))
         if rendered is None:
             continue
-        taken.append(form)
-        if TOOL_NAME not in reader.behind(rendered) or _PYTHON_KEY.search(rendered):
+        taken.append(_Found(form))
+        answer = reader.behind(rendered)
+        if TOOL_NAME not in answer:
             continue
-        printed.append(form)
-        if notation := reader.notation_of(rendered):
-            answer = reader.behind(rendered)
-            markers = (*notation.openers, *notation.markers)
-            return _Found(form, notation, not any(marker in answer for marker in markers))
-    return _Found((printed or taken or FORMS)[0])
+        printed.append(_Found(form))
+        if (notation := reader.notation_of(rendered)) is None:
+            continue
+        markers = (*notation.openers, *notation.markers)
+        found = _Found(form, notation, not any(marker in answer for marker in markers))
+        if not _PYTHON_KEY.search(rendered):
+            return found
+        as_python.append(found)
+    return (as_python or printed or taken or [_Found(FORMS[0])])[0]
 
 
 def _refuses_short_ids(probe: Prober, form: CallForm) -> bool:

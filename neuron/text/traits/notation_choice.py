@@ -202,7 +202,9 @@ class Instructions(NamedTuple):
         found = shown | {text for text in markers if text in self.tokens}
         if not shown and (needs_text or found != markers):
             return 0
-        return len(found) + len(shown) - len(markers - found)
+        hidden = [pair.open for pair in notation.answers if pair.open not in self.with_tools]
+        is_other = bool(hidden) and not any(marker in self.tokens for marker in hidden)
+        return len(found) + len(shown) - len(markers - found) - is_other
 
 
 def find_instructions(probe: Prober, tokens: Collection[str]) -> Instructions:
