@@ -177,7 +177,7 @@ def _hidden_ids(
     pairs = [*KNOWN_MARKERS, reasoning] if reasoning else KNOWN_MARKERS
     visible = {marker for known in pairs for marker in (known.open, known.close)}
     if notation:
-        visible |= set(notation.markers)
+        visible |= notation.visible
     added = tokenizer.get_added_tokens_decoder()
     return frozenset(id_ for id_, token in added.items() if token.special and token.content not in visible)
 

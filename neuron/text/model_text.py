@@ -89,7 +89,11 @@ class ModelText:
 
         `calls_before` is how many calls the conversation has already.
         """
-        calls = None
+        calls = openers = None
+        if self.notation and tools is not None:
+            openers = self.notation.call_openers(
+                lambda marker: self.tokenizer.token_to_id(marker) is not None
+            )
         if self.notation and (tools is not None or self.notation.splits_reasoning):
             new_id = new_ids(self._tool_traits.ids, self.notation.call_id, calls_before)
             calls = self.notation.parser(new_id, tools or {})
@@ -97,7 +101,12 @@ class ModelText:
             max_calls = self._tool_traits.max_calls
         return AnswerStream(
             Detokenizer(self.tokenizer, self.hidden_ids),
-            ReasoningSplitter(self.reasoning, opened=self._is_opened(prompt)),
+            ReasoningSplitter(
+                self.reasoning,
+                opened=self._is_opened(prompt),
+                calls=openers,
+                answers=self.notation.answers if self.notation else (),
+            ),
             stops=stops,
             min_tokens=min_tokens,
             calls=calls,

@@ -101,7 +101,7 @@ def _read_back(probe: Prober, reader: Reader) -> _Found:
         found = _Found(form, notation, not any(marker in answer for marker in markers))
         if not _PYTHON_KEY.search(rendered):
             return found
-        as_python.append(found)
+        as_python.append(found._replace(form=form._replace(arguments="repr")))
     return (as_python or printed or taken or [_Found(FORMS[0])])[0]
 
 

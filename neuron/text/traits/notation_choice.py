@@ -15,10 +15,11 @@ from llguidance import LLMatcher, LLTokenizer
 
 from neuron.text.events import CallArguments, CallStart
 from neuron.text.grammar import GrammarBuilder, UnenforceableSchemaError
-from neuron.text.notations.notation import AnswerMarkers, Notation
+from neuron.text.notations.notation import Notation
 from neuron.text.reasoning import ReasoningMarkers
 from neuron.text.traits.call_form import CALL, Call
 from neuron.text.traits.prober import ANSWER, TOOLS, USER, Prober, message
+from neuron.text.wrapped import AnswerMarkers
 
 SCHEMAS = {entry["function"]["name"]: entry["function"]["parameters"] for entry in TOOLS}
 ANSWER_HEAD_CHARS = 200  # before an answer, where a template writes the markers around it
