@@ -1,0 +1,119 @@
+"""Parameters' values, as families write them between tags, and what they are in JSON.
+
+A value's text does not tell its type: the tool's schema does. Where that allows text only, the value is its
+text; where it allows something else, JSON is read, then Python's way to write the same (`{'a': True}`,
+`None`), and what is neither stays text. Everything that comes out is JSON, whatever the model wrote.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Collection
+from typing import Any
+
+from neuron.text.notations.parser import loads
+from neuron.text.schema import Schema
+
+Kinds = frozenset[str]
+
+TEXT: Kinds = frozenset({"string"})
+ANYTHING: Kinds = frozenset()
+MAX_SCHEMA_DEPTH = 16
+_WORDS = {"none": "null", "null": "null", "true": "true", "false": "false"}
+_STRUCTURES = {"object": dict, "array": list}
+# Strings and bare words of a Python literal; a string that does not end takes the rest, so that each character
+# is looked at once.
+_PYTHON = re.compile(
+    r"""'((?:[^'\\]|\\.)*+)(?:'|\\?\Z)|"((?:[^"\\]|\\.)*+)(?:"|\\?\Z)|\b(True|False|None)\b""", re.DOTALL
+)
+_ESCAPE = re.compile(r"\\(?:x([0-9a-fA-F]{2})|u([0-9a-fA-F]{4})|U([0-9a-fA-F]{8})|(.))", re.DOTALL)
+_ESCAPED = {"n": "\n", "t": "\t", "r": "\r", "b": "\b", "f": "\f", "a": "\a", "v": "\v", "0": "\0", "\n": ""}
+
+
+def kinds_of(schema: Any, root: Schema) -> Kinds:
+    """The JSON types that a schema allows; empty when it leaves them open.
+
+    References into `root` are followed, `MAX_SCHEMA_DEPTH` levels deep.
+    """
+    return _kinds(schema, root, MAX_SCHEMA_DEPTH)
+
+
+def _kinds(schema: Any, root: Schema, depth: int) -> Kinds:
+    if not isinstance(schema, dict) or not depth:
+        return ANYTHING
+    named = schema.get("type")
+    found = {named} if isinstance(named, str) else {kind for kind in named or () if isinstance(kind, str)}
+    if "$ref" in schema:
+        found |= _kinds(_referred(schema["$ref"], root), root, depth - 1)
+    if not found:
+        found |= {_kind(value) for value in [*_list(schema, "enum"), *([schema["const"]] if "const" in schema else [])]}
+    for alternative in [*_list(schema, "anyOf"), *_list(schema, "oneOf"), *_list(schema, "allOf")]:
+        found |= _kinds(alternative, root, depth - 1)
+    return frozenset(found | {"null"} if found and schema.get("nullable") is True else found)
+
+
+def _list(schema: Schema, keyword: str) -> list[Any]:
+    value = schema.get(keyword)
+    return value if isinstance(value, list) else []
+
+
+def _kind(value: Any) -> str:
+    kinds = {bool: "boolean", int: "integer", float: "number", str: "string", list: "array", dict: "object"}
+    return kinds.get(type(value), "null")
+
+
+def _referred(reference: Any, root: Schema) -> Any:
+    """What a local reference, `#/$defs/city`, names; None for any other."""
+    if not isinstance(reference, str) or not reference.startswith("#"):
+        return None
+    found: Any = root
+    for part in reference[1:].split("/")[1:]:
+        found = found.get(part.replace("~1", "/").replace("~0", "~")) if isinstance(found, dict) else None
+    return found
+
+
+def quoted(text: str) -> str:
+    """The text as a JSON string."""
+    return json.dumps(text, ensure_ascii=False)
+
+
+def as_json(text: str, kinds: Collection[str] = ANYTHING) -> str:
+    """The JSON text of a value that may have these types; text where it is none of them."""
+    if kinds == TEXT:
+        return quoted(text)
+    stripped = text.strip()
+    word = _WORDS.get(stripped.lower())
+    if word is not None:
+        return word if not kinds or _allows(kinds, json.loads(word)) else quoted(text)
+    for candidate in (stripped, python_to_json(stripped)):
+        value = loads(candidate)
+        if value is not None:
+            return candidate if "string" not in kinds or _is_structure(value, kinds) else quoted(text)
+    return quoted(text)
+
+
+def _allows(kinds: Collection[str], value: Any) -> bool:
+    """Whether a bare word may be that value: where text is allowed too, only if its type is named."""
+    return _kind(value) in kinds or "string" not in kinds
+
+
+def _is_structure(value: Any, kinds: Collection[str]) -> bool:
+    return any(kind in kinds and isinstance(value, known) for kind, known in _STRUCTURES.items())
+
+
+def python_to_json(text: str) -> str:
+    """A Python literal's text with its strings and constants as JSON writes them. Nothing is evaluated."""
+    return _PYTHON.sub(_translated, text)
+
+
+def _translated(found: re.Match[str]) -> str:
+    if found[3]:
+        return _WORDS[found[3].lower()]
+    return quoted(_ESCAPE.sub(_character, found[1] or found[2] or ""))
+
+
+def _character(found: re.Match[str]) -> str:
+    if code := found[1] or found[2] or found[3]:
+        return chr(int(code, 16)) if int(code, 16) < 0x110000 else found[0]
+    return _ESCAPED.get(found[4], found[4] if found[4] in "\\'\"" else found[0])
