@@ -76,6 +76,10 @@ class Notation:
         """The separator of two calls."""
         return grammar.literal("\n")
 
+    def calls(self, grammar: GrammarBuilder, call: str, *, is_parallel: bool) -> str:
+        """One call that matches `call`, or, if `is_parallel`, several."""
+        return f"{call} ({self.between(grammar)} {call})*" if is_parallel else call
+
     def thought(self, grammar: GrammarBuilder) -> str:
         """The reasoning before everything else, for a notation that splits it."""
         return ""

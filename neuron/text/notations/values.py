@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from typing import Any
 
 from neuron.text.notations.parser import loads
@@ -19,11 +19,10 @@ Kinds = frozenset[str]
 
 TEXT: Kinds = frozenset({"string"})
 ANYTHING: Kinds = frozenset()
-MAX_SCHEMA_DEPTH = 16
 _WORDS = {"none": "null", "null": "null", "true": "true", "false": "false"}
 _STRUCTURES = {"object": dict, "array": list}
-# Strings and bare words of a Python literal; a string that does not end takes the rest, so that each character
-# is looked at once.
+# Strings and constants of a Python literal. A string that does not end takes the rest: no character is looked
+# at twice.
 _PYTHON = re.compile(
     r"""'((?:[^'\\]|\\.)*+)(?:'|\\?\Z)|"((?:[^"\\]|\\.)*+)(?:"|\\?\Z)|\b(True|False|None)\b""", re.DOTALL
 )
@@ -32,25 +31,34 @@ _ESCAPED = {"n": "\n", "t": "\t", "r": "\r", "b": "\b", "f": "\f", "a": "\a", "v
 
 
 def kinds_of(schema: Any, root: Schema) -> Kinds:
-    """The JSON types that a schema allows; empty when it leaves them open.
+    """The JSON types that a schema allows; empty when it leaves them open. Takes time with its size only."""
+    found: set[str] = set()
+    for part in alternatives(schema, root):
+        named = part.get("type")
+        values = [*_list(part, "enum"), *([part["const"]] if "const" in part else [])]
+        if isinstance(named, str):
+            found.add(named)
+        elif isinstance(named, list):
+            found.update(kind for kind in named if isinstance(kind, str))
+        else:
+            found.update(_kind(value) for value in values)
+        if found and part.get("nullable") is True:
+            found.add("null")
+    return frozenset(found)
 
-    References into `root` are followed, `MAX_SCHEMA_DEPTH` levels deep.
-    """
-    return _kinds(schema, root, MAX_SCHEMA_DEPTH)
 
-
-def _kinds(schema: Any, root: Schema, depth: int) -> Kinds:
-    if not isinstance(schema, dict) or not depth:
-        return ANYTHING
-    named = schema.get("type")
-    found = {named} if isinstance(named, str) else {kind for kind in named or () if isinstance(kind, str)}
-    if "$ref" in schema:
-        found |= _kinds(_referred(schema["$ref"], root), root, depth - 1)
-    if not found:
-        found |= {_kind(value) for value in [*_list(schema, "enum"), *([schema["const"]] if "const" in schema else [])]}
-    for alternative in [*_list(schema, "anyOf"), *_list(schema, "oneOf"), *_list(schema, "allOf")]:
-        found |= _kinds(alternative, root, depth - 1)
-    return frozenset(found | {"null"} if found and schema.get("nullable") is True else found)
+def alternatives(schema: Any, root: Schema) -> Iterator[Schema]:
+    """The schema and those it is put together from, each once; references into `root` are followed."""
+    waiting, seen = [schema], set[int]()
+    while waiting:
+        part = waiting.pop()
+        if not isinstance(part, dict) or id(part) in seen:
+            continue
+        seen.add(id(part))
+        yield part
+        waiting += [_referred(part.get("$ref"), root)]
+        for keyword in ("anyOf", "oneOf", "allOf"):
+            waiting += _list(part, keyword)
 
 
 def _list(schema: Schema, keyword: str) -> list[Any]:
