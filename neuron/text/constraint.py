@@ -64,7 +64,8 @@ def _body(grammar: GrammarBuilder, constraint: AnswerConstraint, notation: Notat
 
 def _calls(grammar: GrammarBuilder, constraint: AnswerConstraint, notation: Notation) -> str:
     call = grammar.rule(_one_of(notation.call(grammar, name, schema) for name, schema in constraint.calls))
-    return notation.calls(grammar, call, is_parallel=constraint.is_parallel)
+    calls = f"{call} ({notation.between(grammar)} {call})*" if constraint.is_parallel else call
+    return notation.enclose(grammar, calls)
 
 
 def _one_of(alternatives: Iterable[str]) -> str:

@@ -68,7 +68,7 @@ class ModelText:
         """The reading side of one answer to `prompt`. Calls are looked for when `tools` is not None."""
         calls = None
         if self.notation and (tools is not None or self.notation.splits_reasoning):
-            calls = self.notation.parser(self.notation.call_id, tools or {})
+            calls = self.notation.parser_after(prompt, self.notation.call_id, tools or {})
         return AnswerStream(
             Detokenizer(self.tokenizer, self.hidden_ids),
             ReasoningSplitter(self.reasoning, opened=self._is_opened(prompt)),

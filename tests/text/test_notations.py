@@ -135,7 +135,7 @@ def test_calls_and_text_are_told_apart(name, text, expected):
     assert run(name, list(text)) == expected
 
 
-@pytest.mark.parametrize("name", NOTATIONS)
+@pytest.mark.parametrize("name", FRAGMENTS)
 @given(data=st.data())
 def test_any_split_gives_the_same_events(name, data):
     text = "".join(data.draw(st.lists(st.sampled_from(FRAGMENTS[name]), max_size=14)))
@@ -190,7 +190,7 @@ ARGUMENTS = st.fixed_dictionaries({}, optional={"a": st.integers(), "s": TEXTS})
 CALLS = st.lists(st.tuples(st.sampled_from(["f", "g"]), ARGUMENTS), max_size=3)
 
 
-@pytest.mark.parametrize("name", NOTATIONS)
+@pytest.mark.parametrize("name", FRAGMENTS)
 @given(calls=CALLS, data=st.data())
 def test_well_formed_calls_keep_their_arguments(name, calls, data):
     if name == "qwen-xml":
@@ -201,7 +201,7 @@ def test_well_formed_calls_keep_their_arguments(name, calls, data):
     assert not [event for event in events if isinstance(event, Content)]
 
 
-@pytest.mark.parametrize("name", NOTATIONS)
+@pytest.mark.parametrize("name", FRAGMENTS)
 def test_arguments_stream_as_they_are_written(name):
     text = written(name, [("f", {"s": "a somewhat longer text"})])
     parser = NOTATIONS[name].parser(lambda name, index: "call_x", TOOLS)

@@ -8,6 +8,7 @@ from neuron.text.notations.hermes import HermesNotation
 from neuron.text.notations.llama import PYTHON_TAG, LlamaNotation
 from neuron.text.notations.mistral import MistralNotation
 from neuron.text.notations.notation import Notation, short_id
+from neuron.text.notations.own_rows import OWN_ROWS
 from neuron.text.notations.tag_rows import ROWS
 
 TOOL_CALL = ("<tool_call>", "</tool_call>")
@@ -18,6 +19,7 @@ NOTATIONS: dict[str, Notation] = {
     for notation in (
         HarmonyNotation(name="harmony", openers=harmony.OPENERS, markers=harmony.MARKERS),
         *ROWS,
+        *OWN_ROWS,
         HermesNotation(name="hermes", openers=TOOL_CALL[:1], markers=TOOL_CALL),
         MistralNotation(
             name="mistral", openers=mistral.MARKERS[:1], markers=mistral.MARKERS, call_id=short_id

@@ -62,6 +62,10 @@ class Notation:
         """A parser of one answer to a request with these tools. `new_id` makes the calls' ids."""
         raise NotImplementedError
 
+    def parser_after(self, prompt: str, new_id: NewId, tools: ToolSchemas) -> CallParser:
+        """As `parser`, of an answer to `prompt`, which may have begun what the answer goes on with."""
+        return self.parser(new_id, tools)
+
     # --- the grammar; each method returns an expression in Lark -----------------------------------------
 
     def opener(self) -> str:
@@ -76,9 +80,9 @@ class Notation:
         """The separator of two calls."""
         return grammar.literal("\n")
 
-    def calls(self, grammar: GrammarBuilder, call: str, *, is_parallel: bool) -> str:
-        """One call that matches `call`, or, if `is_parallel`, several."""
-        return f"{call} ({self.between(grammar)} {call})*" if is_parallel else call
+    def enclose(self, grammar: GrammarBuilder, calls: str) -> str:
+        """All calls of an answer, with what stands once around them."""
+        return calls
 
     def thought(self, grammar: GrammarBuilder) -> str:
         """The reasoning before everything else, for a notation that splits it."""

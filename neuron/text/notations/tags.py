@@ -23,13 +23,13 @@ from neuron.text.grammar import GrammarBuilder, UnenforceableSchemaError
 from neuron.text.notations.notation import Notation
 from neuron.text.notations.parser import NewId, ToolSchemas
 from neuron.text.notations.tag_parser import TagParser, TagSpelling
+from neuron.text.notations.unquoted import TEXT_RULES, refuse_rules, with_definitions
 from neuron.text.notations.values import Kinds, alternatives, kinds_of
 from neuron.text.schema import Schema
 
 _GAP = r"/[ \n]{0,2}/"
 _NUMBER = "/[1-9][0-9]{0,3}/"
 _PARTS = re.compile(r"\[([^\]]*)\]|\n+|\{index\}|(?:(?!\{index\})[^\[\n])+")
-_TEXT_RULES = {"pattern", "format", "minLength", "maxLength", "const"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,17 +51,18 @@ class TagNotation(Notation):
         for key, value in (schema.get("properties") or {}).items():
             parameter = self._parameter(grammar, key, value, schema)
             parts.append(parameter if key in required else f"({parameter})?")
-        parts.append(_spelled(grammar, self.spelling.end))
-        return " ".join(parts)
+        call = " ".join([*parts, _spelled(grammar, self.spelling.end)])
+        return call if self.spelling.holds_many else self._in_block(grammar, call)
 
-    def calls(self, grammar: GrammarBuilder, call: str, *, is_parallel: bool) -> str:
-        spelling = self.spelling
-        opening, closing = (_spelled(grammar, text) for text in spelling.block)
-        gap = grammar.terminal(_GAP)
-        if spelling.holds_many:
-            return f"{opening} {call} {f'({gap} {call})*' if is_parallel else ''} {closing}"
-        one = grammar.rule(f"{opening} {call} {closing}")
-        return f"{one} ({gap} {one})*" if is_parallel else one
+    def between(self, grammar: GrammarBuilder) -> str:
+        return grammar.terminal(_GAP)
+
+    def enclose(self, grammar: GrammarBuilder, calls: str) -> str:
+        return self._in_block(grammar, calls) if self.spelling.holds_many else calls
+
+    def _in_block(self, grammar: GrammarBuilder, calls: str) -> str:
+        opening, closing = (_spelled(grammar, text) for text in self.spelling.block)
+        return f"{opening} {calls} {closing}"
 
     def _parameter(self, grammar: GrammarBuilder, key: str, value: Schema, root: Schema) -> str:
         """One parameter with its value. Text is unquoted, so only `enum` of its rules can be enforced."""
@@ -72,8 +73,7 @@ class TagNotation(Notation):
         word = _word(self.spelling.kinds, kinds)
         before = _spelled(grammar, head.replace("{kind}", word), value_follows=True)
         if "string" not in kinds:
-            definitions = {name: root[name] for name in ("$defs", "definitions") if name in root}
-            return f"{before} {grammar.json(value | definitions)} {grammar.literal(closer)} {tail}"
+            return f"{before} {grammar.json(with_definitions(value, root))} {grammar.literal(closer)} {tail}"
         _check_text(value, root, kinds)
         if choices := value.get("enum"):
             written = " | ".join(grammar.literal(_written(choice)) for choice in choices)
@@ -93,10 +93,7 @@ def _word(words: tuple[str, str] | None, kinds: Kinds) -> str:
 
 def _check_text(value: Schema, root: Schema, kinds: Kinds) -> None:
     for part in alternatives(value, root):
-        if rules := sorted(part.keys() & _TEXT_RULES):
-            raise UnenforceableSchemaError(
-                f"this model writes text unquoted, where {rules[0]} cannot be enforced"
-            )
+        refuse_rules(part, TEXT_RULES)
     if kinds & {"object", "array"}:
         raise UnenforceableSchemaError("this model writes text unquoted, which may stand for an object")
 

@@ -1,0 +1,23 @@
+"""What a schema may ask of values that a notation writes without JSON's quotes."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from neuron.text.grammar import UnenforceableSchemaError
+from neuron.text.schema import Schema
+
+TEXT_RULES = frozenset({"pattern", "format", "minLength", "maxLength", "const"})
+
+
+def refuse_rules(schema: Schema, rules: Collection[str]) -> None:
+    """Raise `UnenforceableSchemaError` when the schema has one of these keywords."""
+    if found := sorted(schema.keys() & rules):
+        raise UnenforceableSchemaError(
+            f"this model writes values unquoted, where {found[0]} cannot be enforced"
+        )
+
+
+def with_definitions(schema: Schema, root: Schema) -> Schema:
+    """The schema, from which references into `root` still find what they name."""
+    return schema | {name: root[name] for name in ("$defs", "definitions") if name in root}
