@@ -61,8 +61,9 @@ class GrammarBuilder:
 
     def anything_until(self, marker: str) -> str:
         """Free text and the marker that ends it."""
-        if self.knows(marker):
-            return f"{self.terminal(_ANYTHING)} {self.literal(marker)}"
+        if token := self._markers.search(marker):  # free text cannot hold it
+            text = f"/(?s:.*){_escaped(marker[: token.start()])}/"
+            return f"{self.terminal(text)} {self.literal(marker[token.start() :])}"
         return self.rule(_ANYTHING, f"[suffix={json.dumps(marker)}]")
 
     def anything_without(self, marker: str) -> str:

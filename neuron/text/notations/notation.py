@@ -62,9 +62,9 @@ class Notation:
         """A parser of one answer to a request with these tools. `new_id` makes the calls' ids."""
         raise NotImplementedError
 
-    def parser_after(self, prompt: str, new_id: NewId, tools: ToolSchemas) -> CallParser:
-        """As `parser`, of an answer to `prompt`, which may have begun what the answer goes on with."""
-        return self.parser(new_id, tools)
+    def after(self, prompt: str) -> Notation:
+        """The notation of an answer to `prompt`, which may have begun what the answer goes on with."""
+        return self
 
     # --- the grammar; each method returns an expression in Lark -----------------------------------------
 

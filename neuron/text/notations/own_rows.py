@@ -4,13 +4,59 @@ from __future__ import annotations
 
 from neuron.text.notations.gemma import ChannelNotation, GemmaNotation
 from neuron.text.notations.gemma_parser import GemmaMarkers
+from neuron.text.notations.section_parser import Section
+from neuron.text.notations.sections import SectionNotation
+from neuron.text.notations.tag_parser import TagSpelling
 
 _GEMMA = GemmaMarkers("<|tool_call>", "<tool_call|>", '<|"|>', ("<|channel>", "<channel|>"), is_typed=True)
 _FUNCTION_GEMMA = GemmaMarkers(
     "<start_function_call>", "<end_function_call>", "<escape>", ("", ""), is_typed=False
 )
 
+_MUSE_ENDS = ("<|eom|>", "<|eot|>")
+_MUSE_HEAD = "[<|start|>assistant]\nto={}<|message|>"
+
 OWN_ROWS = (
+    SectionNotation(
+        name="kimi-k3",
+        openers=("<|open|>tools<|sep|>",),
+        markers=("<|open|>", "<|sep|>", "<|close|>", "<|end_of_msg|>"),
+        sections=(
+            Section("thought", "<|open|>think<|sep|>", ("<|close|>think<|sep|>",)),
+            Section("answer", "<|open|>response<|sep|>", ("<|close|>response<|sep|>",)),
+            Section("block", "<|open|>tools<|sep|>", ("<|close|>tools<|sep|>",)),
+        ),
+        dropped=(
+            '<|open|>message role="assistant"<|sep|>',
+            "<|close|>message<|sep|>",
+            "<|end_of_msg|>",
+        ),
+        spelling=TagSpelling(
+            block=("<|open|>tools<|sep|>", "<|close|>tools<|sep|>"),
+            call='<|open|>call tool="{name}" index="{index}"<|sep|>',
+            parameter='<|open|>argument key="{key}" type="{kind}"<|sep|>{value}<|close|>argument<|sep|>',
+            end="<|close|>call<|sep|>",
+            kinds=("string", ""),
+        ),
+    ),
+    SectionNotation(
+        name="muse",
+        openers=("<atem:function_calls>",),
+        markers=("<|start|>", "<|message|>", *_MUSE_ENDS),
+        sections=(
+            Section("thought", _MUSE_HEAD.format("self"), _MUSE_ENDS),
+            Section("answer", _MUSE_HEAD.format("user"), _MUSE_ENDS),
+            Section("calls", _MUSE_HEAD.format("{name}"), _MUSE_ENDS),
+        ),
+        dropped=("<|start|>assistant",),
+        spelling=TagSpelling(
+            block=("<atem:function_calls>\n", "</atem:function_calls>"),
+            holds_many=False,
+            call='<atem:invoke name="{name}">\n',
+            parameter='<atem:parameter name="{key}">{value}</atem:parameter>\n',
+            end="</atem:invoke>\n",
+        ),
+    ),
     ChannelNotation(
         name="gemma4",
         openers=(_GEMMA.open,),

@@ -130,12 +130,4 @@ ROWS = (
         end="</function>\n",
         has_cdata=True,
     ),
-    row(
-        "kimi-k3",
-        block=("<|open|>tools<|sep|>", "<|close|>tools<|sep|>"),
-        call='<|open|>call tool="{name}" index="{index}"<|sep|>',
-        parameter='<|open|>argument key="{key}" type="{kind}"<|sep|>{value}<|close|>argument<|sep|>',
-        end="<|close|>call<|sep|>",
-        kinds=("string", ""),
-    ),
 )

@@ -47,11 +47,11 @@ class TagNotation(Notation):
 
     def call(self, grammar: GrammarBuilder, name: str, schema: Schema) -> str:
         required = schema.get("required") or ()
-        parts = [_spelled(grammar, self.spelling.call.replace("{name}", name))]
+        parts = [spelled(grammar, self.spelling.call.replace("{name}", name))]
         for key, value in (schema.get("properties") or {}).items():
             parameter = self._parameter(grammar, key, value, schema)
             parts.append(parameter if key in required else f"({parameter})?")
-        call = " ".join([*parts, _spelled(grammar, self.spelling.end)])
+        call = " ".join([*parts, spelled(grammar, self.spelling.end)])
         return call if self.spelling.holds_many else self._in_block(grammar, call)
 
     def between(self, grammar: GrammarBuilder) -> str:
@@ -61,17 +61,17 @@ class TagNotation(Notation):
         return self._in_block(grammar, calls) if self.spelling.holds_many else calls
 
     def _in_block(self, grammar: GrammarBuilder, calls: str) -> str:
-        opening, closing = (_spelled(grammar, text) for text in self.spelling.block)
+        opening, closing = (spelled(grammar, text) for text in self.spelling.block)
         return f"{opening} {calls} {closing}"
 
     def _parameter(self, grammar: GrammarBuilder, key: str, value: Schema, root: Schema) -> str:
         """One parameter with its value. Text is unquoted, so only `enum` of its rules can be enforced."""
         head, _, end = self.spelling.parameter.replace("{key}", key).partition("{value}")
         closer = end.rstrip()
-        tail = _spelled(grammar, end[len(closer) :])
+        tail = spelled(grammar, end[len(closer) :])
         kinds = kinds_of(value, root)
         word = _word(self.spelling.kinds, kinds)
-        before = _spelled(grammar, head.replace("{kind}", word), value_follows=True)
+        before = spelled(grammar, head.replace("{kind}", word), value_follows=True)
         if "string" not in kinds:
             return f"{before} {grammar.json(with_definitions(value, root))} {grammar.literal(closer)} {tail}"
         _check_text(value, root, kinds)
@@ -102,7 +102,7 @@ def _written(choice: Any) -> str:
     return choice if isinstance(choice, str) else json.dumps(choice, ensure_ascii=False)
 
 
-def _spelled(grammar: GrammarBuilder, spelling: str, *, value_follows: bool = False) -> str:
+def spelled(grammar: GrammarBuilder, spelling: str, *, value_follows: bool = False) -> str:
     """The expression of a spelling.
 
     Line breaks may be missing or doubled, except before a value; what is in brackets may be missing.
@@ -111,7 +111,7 @@ def _spelled(grammar: GrammarBuilder, spelling: str, *, value_follows: bool = Fa
     for part in _PARTS.finditer(spelling):
         is_break = part[0].startswith("\n") and not (value_follows and part.end() == len(spelling))
         if part[1] is not None:
-            parts.append(f"({_spelled(grammar, part[1])})?")
+            parts.append(f"({spelled(grammar, part[1])})?")
         elif is_break or part[0] == "{index}":
             parts.append(grammar.terminal(_GAP if is_break else _NUMBER))
         else:

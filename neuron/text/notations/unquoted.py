@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from typing import Any
 
 from neuron.text.grammar import UnenforceableSchemaError
 from neuron.text.schema import Schema
@@ -18,6 +19,7 @@ def refuse_rules(schema: Schema, rules: Collection[str]) -> None:
         )
 
 
-def with_definitions(schema: Schema, root: Schema) -> Schema:
-    """The schema, from which references into `root` still find what they name."""
-    return schema | {name: root[name] for name in ("$defs", "definitions") if name in root}
+def with_definitions(schema: Any, root: Schema) -> Schema:
+    """The schema, from which references into `root` still find what they name; an empty one for a boolean."""
+    known: Schema = schema if isinstance(schema, dict) else {}
+    return known | {name: root[name] for name in ("$defs", "definitions") if name in root}
