@@ -18,14 +18,18 @@ from neuron.text.grammar import GrammarBuilder, UnenforceableSchemaError
 from neuron.text.notations.gemma_parser import GemmaMarkers, GemmaParser
 from neuron.text.notations.notation import Notation
 from neuron.text.notations.parser import NewId, ToolSchemas
-from neuron.text.notations.unquoted import TEXT_RULES, refuse_rules, with_definitions
+from neuron.text.notations.unquoted import (
+    ARRAY_RULES,
+    OBJECT_RULES,
+    TEXT_RULES,
+    refuse_rules,
+    with_definitions,
+)
 from neuron.text.notations.values import TEXT, alternatives, kinds_of
 from neuron.text.schema import Schema
 
 _MAX_DEPTH = 6  # of the values that a grammar describes
 _KEY = r"/[A-Za-z_][A-Za-z0-9_]*/"
-_ARRAY_RULES = {"minItems", "maxItems", "uniqueItems", "contains", "prefixItems"}
-_OBJECT_RULES = {"minProperties", "maxProperties", "patternProperties", "propertyNames"}
 _SCALARS = ("boolean", "integer", "null", "number")
 
 
@@ -69,7 +73,7 @@ class _ValueGrammar:
         self._root = root
 
     def object(self, schema: Schema, depth: int) -> str:
-        refuse_rules(schema, _OBJECT_RULES)
+        refuse_rules(schema, OBJECT_RULES)
         required = schema.get("required") or ()
         properties = schema.get("properties") or {}
         keys = sorted(properties, key=str.lower) if self._spelling.is_typed else list(properties)
@@ -129,7 +133,7 @@ class _ValueGrammar:
         if kind == "object":
             return self.object(part, depth) if part.get("properties") else self._any_object(depth)
         if kind == "array":
-            refuse_rules(part, _ARRAY_RULES)
+            refuse_rules(part, ARRAY_RULES)
             return self._array(self.value(part.get("items") or {}, depth - 1))
         return self._grammar.json(part | {"type": kind})
 

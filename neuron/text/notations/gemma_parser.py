@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from neuron.text.events import ReasoningContent
 from neuron.text.markers import MarkerSet
 from neuron.text.notations.parser import MAX_HEAD_CHARS, CallParser, NewId, ToolSchemas
-from neuron.text.notations.values import ANYTHING, TEXT, Kinds, as_json, kinds_of, quoted
+from neuron.text.notations.values import ANYTHING, JSON, TEXT, Kinds, as_json, kinds_of, quoted
 from neuron.text.schema import Schema
 
 _HEAD = re.compile(r"\s*(?:call)?:\s*([^\s{}<>:]+)\s*\{")
@@ -230,7 +230,7 @@ class GemmaParser(CallParser):
             self._emit_key(word)
         else:
             self._before_value()
-            self._emit_arguments(as_json(word, self._value_kinds))
+            self._emit_arguments(as_json(word, self._value_kinds or JSON))
 
     def _begin_string(self) -> None:
         self._begin_piece(self._string)

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from neuron.text.notations.functionary import FunctionaryNotation
 from neuron.text.notations.gemma import ChannelNotation, GemmaNotation
 from neuron.text.notations.gemma_parser import GemmaMarkers
+from neuron.text.notations.minimax_m3 import MiniMaxM3Notation
+from neuron.text.notations.minimax_m3_parser import OPEN, SIGN
+from neuron.text.notations.notation import AnswerMarkers
 from neuron.text.notations.section_parser import Section
 from neuron.text.notations.sections import SectionNotation
 from neuron.text.notations.tag_parser import TagSpelling
+from neuron.text.reasoning import ReasoningMarkers
 
 _GEMMA = GemmaMarkers("<|tool_call>", "<tool_call|>", '<|"|>', ("<|channel>", "<channel|>"), is_typed=True)
 _FUNCTION_GEMMA = GemmaMarkers(
@@ -56,6 +61,16 @@ OWN_ROWS = (
             parameter='<atem:parameter name="{key}">{value}</atem:parameter>\n',
             end="</atem:invoke>\n",
         ),
+    ),
+    MiniMaxM3Notation(
+        name="minimax-m3",
+        openers=(OPEN,),
+        markers=(SIGN, "<mm:think>", "</mm:think>", "<tool_call>", "</tool_call>", "</invoke>"),
+        thoughts=(ReasoningMarkers("<mm:think>", "</mm:think>"),),
+        answers=(AnswerMarkers("</mm:think>"),),  # before an answer without a thought
+    ),
+    FunctionaryNotation(
+        name="functionary", openers=(">>>",), markers=(">>>",), answers=(AnswerMarkers("all\n"),)
     ),
     ChannelNotation(
         name="gemma4",

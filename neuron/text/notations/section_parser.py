@@ -133,7 +133,7 @@ class SectionParser(TagParser):
 
 
 class Layout:
-    """The sections of a family, ready to be looked for. `dropped` may stand between them and means nothing."""
+    """The sections of a family, ready to be looked for. `dropped` are between them and mean nothing."""
 
     def __init__(self, sections: tuple[Section, ...], dropped: tuple[str, ...]) -> None:
         ends = dict.fromkeys(end for section in sections for end in section.ends)

@@ -9,6 +9,8 @@ from neuron.text.grammar import UnenforceableSchemaError
 from neuron.text.schema import Schema
 
 TEXT_RULES = frozenset({"pattern", "format", "minLength", "maxLength", "const"})
+ARRAY_RULES = frozenset({"minItems", "maxItems", "uniqueItems", "contains", "prefixItems"})
+OBJECT_RULES = frozenset({"minProperties", "maxProperties", "patternProperties", "propertyNames"})
 
 
 def refuse_rules(schema: Schema, rules: Collection[str]) -> None:

@@ -19,6 +19,9 @@ Kinds = frozenset[str]
 
 TEXT: Kinds = frozenset({"string"})
 ANYTHING: Kinds = frozenset()
+JSON: Kinds = frozenset(
+    {"object", "array", "number", "integer", "boolean", "null"}
+)  # a string has its quotes
 _WORDS = {"none": "null", "null": "null", "true": "true", "false": "false"}
 _STRUCTURES = {"object": dict, "array": list}
 # Strings and constants of a Python literal. A string that does not end takes the rest: no character is looked
@@ -97,7 +100,7 @@ def as_json(text: str, kinds: Collection[str] = ANYTHING) -> str:
     for candidate in (stripped, python_to_json(stripped)):
         value = loads(candidate)
         if value is not None:
-            return candidate if "string" not in kinds or _is_structure(value, kinds) else quoted(text)
+            return candidate if _may_be(value, kinds) else quoted(text)
     return quoted(text)
 
 
@@ -106,7 +109,12 @@ def _allows(kinds: Collection[str], value: Any) -> bool:
     return _kind(value) in kinds or "string" not in kinds
 
 
-def _is_structure(value: Any, kinds: Collection[str]) -> bool:
+def _may_be(value: Any, kinds: Collection[str]) -> bool:
+    """Whether a text that reads as `value` is meant so. Text that has quotes of its own keeps them."""
+    if not kinds:
+        return not isinstance(value, str)
+    if "string" not in kinds:
+        return True
     return any(kind in kinds and isinstance(value, known) for kind, known in _STRUCTURES.items())
 
 
@@ -118,6 +126,8 @@ def python_to_json(text: str) -> str:
 def _translated(found: re.Match[str]) -> str:
     if found[3]:
         return _WORDS[found[3].lower()]
+    if len(found[0]) == 1 or found[0][-1] != found[0][0]:
+        return found[0]
     return quoted(_ESCAPE.sub(_character, found[1] or found[2] or ""))
 
 
@@ -125,3 +135,16 @@ def _character(found: re.Match[str]) -> str:
     if code := found[1] or found[2] or found[3]:
         return chr(int(code, 16)) if int(code, 16) < 0x110000 else found[0]
     return _ESCAPED.get(found[4], found[4] if found[4] in "\\'\"" else found[0])
+
+
+def member_of(schema: Any, name: str, root: Schema) -> Any:
+    """The schema of an object's member, or of an array's items; None where nothing is said of it."""
+    found = None
+    for part in alternatives(schema, root):
+        properties = part.get("properties")
+        if isinstance(properties, dict) and name in properties:
+            return properties[name]
+        if name == "item" and "items" in part:
+            return part["items"]
+        found = found or part.get("additionalProperties")
+    return found
