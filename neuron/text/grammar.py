@@ -84,4 +84,4 @@ class GrammarBuilder:
 
 def _escaped(text: str) -> str:
     """`text` as part of a regular expression between slashes."""
-    return re.escape(text).replace("/", r"\/")
+    return re.escape(text).replace("/", r"\/").replace("\\\n", r"\n")

@@ -112,9 +112,12 @@ class _ValueGrammar:
         quote = self._spelling.quote
         opening, closing = self._grammar.literal(quote), self._grammar.literal(quote)
         kinds = kinds_of(schema, self._root)
-        if kinds == TEXT:
-            return self._text(schema)
-        if "string" in kinds:
+        parts = list(alternatives(schema, self._root))
+        if kinds == TEXT and (choices := next((part for part in parts if "enum" in part), None)):
+            return self._text(choices)
+        if "string" in kinds or not kinds:
+            for part in parts:
+                refuse_rules(part, TEXT_RULES)
             return f"{opening} {self._grammar.anything_until(quote)}"
         return f"{opening} {self._grammar.json(with_definitions(schema, self._root))} {closing}"
 

@@ -24,6 +24,7 @@ from neuron.text.notations.unquoted import (
 from neuron.text.notations.values import alternatives, kinds_of
 from neuron.text.schema import Schema
 
+_GAP = r"/[ \n]{0,2}/"
 _MAX_DEPTH = 6  # of the values that a grammar describes
 
 
@@ -36,15 +37,15 @@ class MiniMaxM3Notation(Notation):
         return MiniMaxM3Parser(new_id, tools)
 
     def call(self, grammar: GrammarBuilder, name: str, schema: Schema) -> str:
-        head = grammar.literal(f'\n{SIGN}<invoke name="{name}">')
-        return f"{head} {_members(grammar, schema, schema, _MAX_DEPTH)} {grammar.literal(f'{SIGN}</invoke>')}"
+        head, end = grammar.literal(f'{SIGN}<invoke name="{name}">'), grammar.literal(f"{SIGN}</invoke>")
+        return f"{head} {_members(grammar, schema, schema, _MAX_DEPTH)} {end} {grammar.terminal(_GAP)}"
 
     def between(self, grammar: GrammarBuilder) -> str:
         return '""'
 
     def enclose(self, grammar: GrammarBuilder, calls: str) -> str:
-        newline = grammar.literal("\n")
-        return f"{grammar.literal(OPEN)} {calls} {newline} {grammar.literal(CLOSE)}"
+        gap = grammar.terminal(_GAP)
+        return f"{grammar.literal(OPEN)} {gap} {calls} {grammar.literal(CLOSE)}"
 
 
 def _members(grammar: GrammarBuilder, schema: Schema, root: Schema, depth: int) -> str:

@@ -68,7 +68,7 @@ def _dsml(name: str, *, block: str, gap: str = "") -> TagNotation:
     return row(
         name,
         tokens=(DSML,),
-        block=(f"<{mark}{block}>\n", f"</{mark}{block}>"),
+        block=(f"\n\n<{mark}{block}>\n", f"</{mark}{block}>"),
         call=f'<{mark}invoke name="{{name}}">\n',
         parameter=f'<{mark}parameter name="{{key}}"[ string="{{kind}}"]>{{value}}</{mark}parameter>\n',
         end=f"</{mark}invoke>\n",
