@@ -31,6 +31,14 @@ class MarkerSet:
         """The first marker in `text`, the longest where several begin."""
         return self._any.search(text, start)
 
+    def find(self, text: str) -> tuple[int, re.Match[str] | None]:
+        """How much of `text` stands before any marker, and the marker; one may also begin at the end."""
+        if self._firsts.isdisjoint(text):
+            return len(text), None
+        if found := self._any.search(text):
+            return found.start(), found
+        return len(text) - self.held(text), None
+
     def match(self, text: str) -> re.Match[str] | None:
         """The marker that `text` begins with."""
         return self._any.match(text)

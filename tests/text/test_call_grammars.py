@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import jsonschema
 import pytest
 from hypothesis import given, settings

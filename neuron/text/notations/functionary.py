@@ -78,8 +78,7 @@ class FunctionaryParser(CallParser):
         if self._after_call:
             self._held = self._held.lstrip()
             self._after_call = not self._held
-        found = self._in_text.search(self._held)
-        end = found.start() if found else len(self._held) - self._in_text.held(self._held)
+        end, found = self._in_text.find(self._held)
         text = self._held[:end].rstrip()
         self._emit_text(text)
         self._held = self._held[len(text) :]

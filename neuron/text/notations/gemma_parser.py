@@ -67,8 +67,7 @@ class GemmaParser(CallParser):
         if self._is_after:
             self._held = self._held.lstrip()
             self._is_after = not self._held
-        found = self._in_text.search(self._held)
-        end = found.start() if found else len(self._held) - self._in_text.held(self._held)
+        end, found = self._in_text.find(self._held)
         text = self._held[:end].rstrip()
         self._emit_text(text)
         self._held = self._held[len(text) :]
@@ -93,8 +92,7 @@ class GemmaParser(CallParser):
             if _THOUGHT.startswith(self._held):
                 return self._held == _THOUGHT and self._begin_channel()
             self._begin_channel()
-        found = self._in_channel.search(self._held)
-        end = found.start() if found else len(self._held) - self._in_channel.held(self._held)
+        end, found = self._in_channel.find(self._held)
         text = self._held[:end].rstrip()
         self._emit_reasoning(text)
         self._held = self._held[len(text) :]
@@ -215,8 +213,7 @@ class GemmaParser(CallParser):
     def _word(self) -> bool:
         """A key or a value without quotes, up to the sign that ends it."""
         signs = self._in_key if self._is_key else self._in_word
-        found = signs.search(self._held)
-        end = found.start() if found else len(self._held) - signs.held(self._held)
+        end, found = signs.find(self._held)
         self._pass(self._held[:end])
         self._held = self._held[end:]
         if found:
@@ -246,8 +243,7 @@ class GemmaParser(CallParser):
             self._emit_arguments(quoted(text)[1:-1])
 
     def _string(self) -> bool:
-        found = self._quote.search(self._held)
-        end = found.start() if found else len(self._held) - self._quote.held(self._held)
+        end, found = self._quote.find(self._held)
         self._pass(self._held[:end])
         self._held = self._held[found.end() if found else end :]
         if found:

@@ -69,8 +69,7 @@ class MiniMaxM3Parser(CallParser):
         if self._after_call:
             self._held = self._held.lstrip()
             self._after_call = not self._held
-        found = _OPENERS.search(self._held)
-        end = found.start() if found else len(self._held) - _OPENERS.held(self._held)
+        end, found = _OPENERS.find(self._held)
         text = self._held[:end].rstrip()
         self._emit_text(text)
         self._held = self._held[len(text) :]
@@ -110,8 +109,7 @@ class MiniMaxM3Parser(CallParser):
 
     def _elements(self) -> bool:
         """The call's parameters and what is in them, tag by tag."""
-        found = _SIGNS.search(self._held)
-        end = found.start() if found else len(self._held) - _SIGNS.held(self._held)
+        end, _ = _SIGNS.find(self._held)
         self._pass(self._held[:end])
         self._held = self._held[end:]
         tag = _tag_of(self._held)

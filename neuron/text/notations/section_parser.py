@@ -91,8 +91,7 @@ class SectionParser(TagParser):
 
     def _inside(self, section: Section) -> bool:
         stops = self._layout.stops(section)
-        found = stops.search(self._raw)
-        end = found.start() if found else len(self._raw) - stops.held(self._raw)
+        end, found = stops.find(self._raw)
         text = self._raw[:end]
         if section.kind == "thought":
             text = text.rstrip()

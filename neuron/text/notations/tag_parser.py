@@ -102,8 +102,7 @@ class TagParser(CallParser):
         if self._after_call:
             self._held = self._held.lstrip()
             self._after_call = not self._held
-        found = self._reader.openers.search(self._held)
-        end = found.start() if found else len(self._held) - self._reader.openers.held(self._held)
+        end, found = self._reader.openers.find(self._held)
         text = self._held[:end].rstrip()
         self._emit_text(text)
         self._held = self._held[len(text) :]
@@ -233,8 +232,7 @@ class TagParser(CallParser):
             return False
         if self._in_cdata:
             return self._cdata()
-        found = reader.in_value.search(self._held)
-        end = found.start() if found else len(self._held) - reader.in_value.held(self._held)
+        end, found = reader.in_value.find(self._held)
         self._pass(self._held[:end])
         self._held = self._held[end:]
         if not found:
@@ -263,8 +261,7 @@ class TagParser(CallParser):
         return True
 
     def _cdata(self) -> bool:
-        found = self._reader.cdata_end.search(self._held)
-        end = found.start() if found else len(self._held) - self._reader.cdata_end.held(self._held)
+        end, found = self._reader.cdata_end.find(self._held)
         self._pass(self._held[:end])
         self._held = self._held[found.end() if found else end :]
         if found:

@@ -16,6 +16,7 @@ from neuron.text.notations.parser import loads
 from neuron.text.schema import Schema
 
 Kinds = frozenset[str]
+quoted = json.JSONEncoder(ensure_ascii=False).encode  # a text as a JSON string
 
 TEXT: Kinds = frozenset({"string"})
 ANYTHING: Kinds = frozenset()
@@ -82,11 +83,6 @@ def _referred(reference: Any, root: Schema) -> Any:
     for part in reference[1:].split("/")[1:]:
         found = found.get(part.replace("~1", "/").replace("~0", "~")) if isinstance(found, dict) else None
     return found
-
-
-def quoted(text: str) -> str:
-    """The text as a JSON string."""
-    return json.dumps(text, ensure_ascii=False)
 
 
 def as_json(text: str, kinds: Collection[str] = ANYTHING) -> str:
