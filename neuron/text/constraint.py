@@ -59,7 +59,7 @@ def _body(grammar: GrammarBuilder, constraint: AnswerConstraint, notation: Notat
         return calls
     if constraint.content is not None:
         return f"({notation.content(grammar, grammar.json(constraint.content))} | {calls})"
-    return f"({notation.content(grammar, grammar.anything_without(notation.opener()))})? ({calls})?"
+    return f"({notation.content(grammar, notation.free_text(grammar))})? ({calls})?"
 
 
 def _calls(grammar: GrammarBuilder, constraint: AnswerConstraint, notation: Notation) -> str:

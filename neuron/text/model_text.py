@@ -68,7 +68,7 @@ class ModelText:
         """The reading side of one answer to `prompt`. Calls are looked for when `tools` is not None."""
         calls = None
         if self.notation and (tools is not None or self.notation.splits_reasoning):
-            calls = self.notation.after(prompt).parser(self.notation.call_id, tools or {})
+            calls = self.notation.answering(prompt).parser(self.notation.call_id, tools or {})
         return AnswerStream(
             Detokenizer(self.tokenizer, self.hidden_ids),
             ReasoningSplitter(self.reasoning, opened=self._is_opened(prompt)),
@@ -89,7 +89,7 @@ class ModelText:
         if self.reasoning is not None and not self.reasoning.closed_by(prompt):
             thought = self.reasoning, self._is_opened(prompt)
         added = {token.content: id_ for id_, token in self.tokenizer.get_added_tokens_decoder().items()}
-        notation = self.notation and self.notation.after(prompt)
+        notation = self.notation and self.notation.answering(prompt)
         return answer_grammar(constraint, added=added, notation=notation, thought=thought)
 
     def _is_opened(self, prompt: str) -> bool:

@@ -102,7 +102,7 @@ def test_any_schema_of_a_parameter_has_a_grammar_or_a_reason(name):
 @pytest.mark.parametrize("name", ["kimi-k3"])
 @pytest.mark.parametrize("section", ["think", "response"])
 def test_the_prompt_may_have_opened_a_section(name, section):
-    notation = NOTATIONS[name].after(f"<|open|>{section}<|sep|>")
+    notation = NOTATIONS[name].answering(f"<|open|>{section}<|sep|>")
     constraint = AnswerConstraint(calls=list(TOOLS.items()), must_call=True)
     grammar = answer_grammar(constraint, added=FULL.added, notation=notation, thought=None)
     call = written(name, [("f", {"n": 3})]).removesuffix("<|close|>message<|sep|>")

@@ -55,7 +55,7 @@ ALL_ENDS += ["]]>", "<param", "<tool_call", "<function", "<invoke", "<minimax", 
 
 
 def read(name, pieces, *, tools=TOOLS, prompt=""):
-    parser = NOTATIONS[name].after(prompt).parser(lambda name, index: f"{name}:{index}", tools)
+    parser = NOTATIONS[name].answering(prompt).parser(lambda name, index: f"{name}:{index}", tools)
     events = [event for piece in pieces for event in parser.feed(piece)]
     return merged(events + parser.finish())
 

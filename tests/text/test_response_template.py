@@ -70,7 +70,7 @@ def notation(spec, written=None):
 
 
 def read(spec, pieces, prompt=""):
-    parser = notation(spec).after(prompt).parser(lambda name, index: f"{name}:{index}", TOOLS)
+    parser = notation(spec).answering(prompt).parser(lambda name, index: f"{name}:{index}", TOOLS)
     return merged([event for piece in pieces for event in parser.feed(piece)] + parser.finish())
 
 
@@ -84,8 +84,8 @@ def call(arguments, index=0):
         (
             QUOTED,
             "U<|turn>model\n",
-            '<|channel>thought\nHm.\n<channel|> Hi.<|tool_call>call:f{s:<|"|>a"b<|"|>,n:3}<tool_call|><turn|>',
-            [ReasoningContent("Hm."), Content("Hi."), *call('{"s": "a\\"b", "n": 3}')],
+            '<|channel>thought\nH.\n<channel|> Hi.<|tool_call>call:f{s:<|"|>a"b<|"|>,n:3}<tool_call|><turn|>',
+            [ReasoningContent("H."), Content("Hi."), *call('{"s": "a\\"b", "n": 3}')],
         ),
         (
             QUOTED,

@@ -22,7 +22,7 @@ class SectionNotation(TagNotation):
     opened: Section | None = None  # by the prompt
     splits_reasoning: ClassVar[bool] = True
 
-    def after(self, prompt: str) -> Notation:
+    def answering(self, prompt: str) -> Notation:
         end = prompt.rstrip()
         opened = next((known for known in self.sections if known.is_plain and end.endswith(known.head)), None)
         return replace(self, opened=opened)

@@ -62,7 +62,7 @@ class TagNotation(Notation):
 
     def _in_block(self, grammar: GrammarBuilder, calls: str) -> str:
         opening, closing = (spelled(grammar, text) for text in self.spelling.block)
-        return f"{opening} {calls} {closing}"
+        return f"{opening} {calls} {grammar.terminal(_GAP)} {closing}"
 
     def _parameter(self, grammar: GrammarBuilder, key: str, value: Schema, root: Schema) -> str:
         """One parameter with its value. Text is unquoted, so only `enum` of its rules can be enforced."""

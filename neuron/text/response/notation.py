@@ -23,8 +23,8 @@ class DescribedNotation(Notation):
     prefix: str = ""
     splits_reasoning: ClassVar[bool] = True
 
-    def after(self, prompt: str) -> Notation:
-        written = self.written and self.written.after(prompt)
+    def answering(self, prompt: str) -> Notation:
+        written = self.written and self.written.answering(prompt)
         return replace(self, prefix=self.template.begun_by(prompt), written=written)
 
     def parser(self, new_id: NewId, tools: ToolSchemas) -> CallParser:
