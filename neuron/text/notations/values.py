@@ -8,11 +8,11 @@ text; where it allows something else, JSON is read, then Python's way to write t
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Collection, Iterator
 from typing import Any
 
 from neuron.text.notations.parser import loads
+from neuron.text.notations.python_literal import literal_as_json
 from neuron.text.schema import Schema
 
 Kinds = frozenset[str]
@@ -25,13 +25,6 @@ JSON: Kinds = frozenset(
 )  # a string has its quotes
 _WORDS = {"none": "null", "null": "null", "true": "true", "false": "false"}
 _STRUCTURES = {"object": dict, "array": list}
-# Strings and constants of a Python literal. A string that does not end takes the rest: no character is looked
-# at twice.
-_PYTHON = re.compile(
-    r"""'((?:[^'\\]|\\.)*+)(?:'|\\?\Z)|"((?:[^"\\]|\\.)*+)(?:"|\\?\Z)|\b(True|False|None)\b""", re.DOTALL
-)
-_ESCAPE = re.compile(r"\\(?:x([0-9a-fA-F]{2})|u([0-9a-fA-F]{4})|U([0-9a-fA-F]{8})|(.))", re.DOTALL)
-_ESCAPED = {"n": "\n", "t": "\t", "r": "\r", "b": "\b", "f": "\f", "a": "\a", "v": "\v", "0": "\0", "\n": ""}
 
 
 def kinds_of(schema: Any, root: Schema) -> Kinds:
@@ -93,11 +86,10 @@ def as_json(text: str, kinds: Collection[str] = ANYTHING) -> str:
     word = _WORDS.get(stripped.lower())
     if word is not None:
         return word if not kinds or _allows(kinds, json.loads(word)) else quoted(text)
-    for candidate in (stripped, python_to_json(stripped)):
-        value = loads(candidate)
-        if value is not None:
-            return candidate if _may_be(value, kinds) else quoted(text)
-    return quoted(text)
+    found: str | None = stripped
+    if loads(stripped) is None:  # a literal's words may be bare, so that without a type any text might be one
+        found = literal_as_json(stripped) if kinds else None
+    return found if found is not None and _may_be(loads(found), kinds) else quoted(text)
 
 
 def _allows(kinds: Collection[str], value: Any) -> bool:
@@ -112,25 +104,6 @@ def _may_be(value: Any, kinds: Collection[str]) -> bool:
     if "string" not in kinds:
         return True
     return any(kind in kinds and isinstance(value, known) for kind, known in _STRUCTURES.items())
-
-
-def python_to_json(text: str) -> str:
-    """A Python literal's text with its strings and constants as JSON writes them. Nothing is evaluated."""
-    return _PYTHON.sub(_translated, text)
-
-
-def _translated(found: re.Match[str]) -> str:
-    if found[3]:
-        return _WORDS[found[3].lower()]
-    if len(found[0]) == 1 or found[0][-1] != found[0][0]:
-        return found[0]
-    return quoted(_ESCAPE.sub(_character, found[1] or found[2] or ""))
-
-
-def _character(found: re.Match[str]) -> str:
-    if code := found[1] or found[2] or found[3]:
-        return chr(int(code, 16)) if int(code, 16) < 0x110000 else found[0]
-    return _ESCAPED.get(found[4], found[4] if found[4] in "\\'\"" else found[0])
 
 
 def member_of(schema: Any, name: str, root: Schema) -> Any:

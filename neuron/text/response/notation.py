@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
@@ -9,9 +10,12 @@ from typing import Any, ClassVar
 from neuron.text.grammar import GrammarBuilder, UnenforceableSchemaError
 from neuron.text.notations.notation import Notation, hex_id
 from neuron.text.notations.parser import CallParser, NewId, ToolSchemas
+from neuron.text.response.delimiters import UnreadableTemplateError
 from neuron.text.response.fields import ResponseTemplate, read_template
 from neuron.text.response.parser import ResponseParser
 from neuron.text.schema import Schema
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +54,17 @@ class DescribedNotation(Notation):
         if self.written is None:
             raise UnenforceableSchemaError("this model's notation of calls is known for reading only")
         return self.written
+
+
+def notation_of_checkpoint(spec: Any, *, tokens: Iterable[str], written: Notation | None) -> Notation | None:
+    """As `described_notation`; `written` where there is no template, or one that cannot be used."""
+    if spec is None:
+        return written
+    try:
+        return described_notation(spec, tokens=tokens, written=written)
+    except UnreadableTemplateError as error:
+        logger.warning("response_template is left aside: %s", error)
+        return written
 
 
 def described_notation(spec: Any, *, tokens: Iterable[str], written: Notation | None) -> DescribedNotation:
