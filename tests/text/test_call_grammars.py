@@ -48,7 +48,8 @@ WRITES_PYTHON = {"seed", "minicpm5", "functiongemma"}
 
 def grammar_of(name, vocabulary, *, is_parallel=True, tools=TOOLS):
     constraint = AnswerConstraint(calls=list(tools.items()), must_call=True, is_parallel=is_parallel)
-    return answer_grammar(constraint, added=vocabulary.added, notation=NOTATIONS[name], thought=None)
+    notation = NOTATIONS[name].answering(">>>" if name == "functionary" else "")
+    return answer_grammar(constraint, added=vocabulary.added, notation=notation, thought=None)
 
 
 def takes(grammar, vocabulary, text):

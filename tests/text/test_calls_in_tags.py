@@ -11,7 +11,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from neuron.text.events import CallArguments, CallStart, Content, ReasoningContent
-from neuron.text.notations.known import NOTATIONS
+from neuron.text.notations.known import NOTATIONS, notations_for
 from tests.text.call_templates import TEMPLATES, notation_of, written
 from tests.text.splitting import cut, merged
 
@@ -285,3 +285,12 @@ def test_a_call_ends_an_open_thought(name, prompt, thought):
     events = read(name, list(thought + written(name, [("f", {"n": 1})])), prompt=prompt)
     assert events[0] == ReasoningContent("Hm.")
     assert calls_of(events) == [("f", {"n": 1})]
+
+
+def test_the_tokenizer_tells_the_suffix_of_tags():
+    notation = notations_for(["<s>", "<tool_calls:v2>"])["hy3"]
+    assert "</arg_value:v2>" in notation.markers
+    parser = notation.parser(lambda name, index: f"{name}:{index}", TOOLS)
+    text = written("hy3", SAMPLE).replace(":opensource", ":v2")
+    assert calls_of(merged(parser.feed(text) + parser.finish())) == SAMPLE
+    assert notations_for(["<s>"]) == NOTATIONS

@@ -8,12 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from neuron.text.directory import read_model_text
 from neuron.text.events import CallArguments, CallStart, Content, ReasoningContent
 from neuron.text.grammar import GrammarBuilder, UnenforceableSchemaError
 from neuron.text.notations.known import NOTATIONS
 from neuron.text.response import delimiters
 from neuron.text.response.delimiters import MAX_PATTERN_CHARS, UnreadableTemplateError
 from neuron.text.response.notation import described_notation
+from tests.stubs.model_dir import write_model
 from tests.text.splitting import cut, merged
 
 CALL = {"type": "function", "function": {"name": "{name}", "arguments": "{content}"}}
@@ -179,3 +181,26 @@ def test_calls_are_forced_in_the_notation_that_the_template_writes():
     assert "<tool_call>f" in json.loads(f'"{forced[1:].partition(chr(34))[0]}"')
     with pytest.raises(UnenforceableSchemaError, match="for reading only"):
         notation(LISTED).call(grammar, "f", TOOLS["f"])
+
+
+def described_model(directory, spec):
+    write_model(directory)
+    path = directory / "tokenizer_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"response_template": spec}))
+    return read_model_text(directory)
+
+
+def test_a_directory_with_a_response_template_is_read_by_it(tmp_path):
+    text = described_model(tmp_path / "m", LISTED)
+    answer = text.answer("A:", tools=TOOLS)
+    said = text.encode('Hi [[[{"tool": "f", "given": {"args": {"n": 1}}}]]]')
+    events = merged([event for token in said for event in answer.feed(token)] + answer.finish())
+    assert [event.text for event in events if isinstance(event, Content | CallArguments)] == [
+        "Hi",
+        '{"n": 1}',
+    ]
+
+
+def test_a_response_template_that_cannot_be_used_is_left_aside(tmp_path, caplog):
+    assert described_model(tmp_path / "m", {"fields": {}}).notation == NOTATIONS["hermes"]
+    assert "from one to 16 fields" in caplog.text

@@ -10,7 +10,7 @@ Only names of the request's own tools are recipients; any other `>>>` is text.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from neuron.text.grammar import GrammarBuilder
 from neuron.text.markers import MarkerSet
@@ -23,8 +23,10 @@ SIGN, ALL = ">>>", "all"
 
 @dataclass(frozen=True, kw_only=True)
 class FunctionaryNotation(Notation):
-    def fits(self, template: str) -> bool:
-        return f"{SIGN}{ALL}" in template
+    is_opened: bool = False  # whether the prompt ends in the sign
+
+    def answering(self, prompt: str) -> Notation:
+        return replace(self, is_opened=prompt.rstrip().endswith(SIGN))
 
     def parser(self, new_id: NewId, tools: ToolSchemas) -> FunctionaryParser:
         return FunctionaryParser(new_id, tools)
@@ -39,7 +41,7 @@ class FunctionaryNotation(Notation):
         return " ".join([grammar.literal(f"{ALL}\n"), body])
 
     def enclose(self, grammar: GrammarBuilder, calls: str) -> str:
-        return f"({grammar.literal(SIGN)})? {calls}"
+        return f"{grammar.literal(SIGN)}{'?' if self.is_opened else ''} {calls}"
 
 
 class FunctionaryParser(CallParser):

@@ -55,9 +55,6 @@ class ChannelNotation(GemmaNotation):
 
     splits_reasoning: ClassVar[bool] = True
 
-    def fits(self, template: str) -> bool:
-        return self.spelling.open in template and self.spelling.quote in template
-
     def thought(self, grammar: GrammarBuilder) -> str:
         opening, closing = self.spelling.channel
         head = grammar.literal(f"{opening}thought\n")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
+
 from neuron.text.notations import harmony, json_rows, python_rows, tag_rows
 from neuron.text.notations.harmony import HarmonyNotation
 from neuron.text.notations.notation import Notation
@@ -18,6 +21,15 @@ NOTATIONS: dict[str, Notation] = {
         *python_rows.ROWS,
     )
 }
+
+_SUFFIXED = re.compile(r"<tool_calls(:[\w.-]{1,64})>")
+
+
+def notations_for(tokens: Iterable[str]) -> dict[str, Notation]:
+    """NOTATIONS, for a tokenizer with these added tokens: they tell the suffix of Hunyuan 3's tags."""
+    suffix = next((found[1] for token in tokens if (found := _SUFFIXED.fullmatch(token))), None)
+    return NOTATIONS if suffix is None else NOTATIONS | {"hy3": tag_rows.suffixed_row("hy3", suffix)}
+
 
 # What a template's source must hold, until templates are tried by reading back what they render.
 _SIGNS = {

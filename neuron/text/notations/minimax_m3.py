@@ -30,9 +30,6 @@ _MAX_DEPTH = 6  # of the values that a grammar describes
 
 @dataclass(frozen=True, kw_only=True)
 class MiniMaxM3Notation(Notation):
-    def fits(self, template: str) -> bool:
-        return SIGN in template
-
     def parser(self, new_id: NewId, tools: ToolSchemas) -> MiniMaxM3Parser:
         return MiniMaxM3Parser(new_id, tools)
 

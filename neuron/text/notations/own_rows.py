@@ -7,11 +7,11 @@ from neuron.text.notations.gemma import ChannelNotation, GemmaNotation
 from neuron.text.notations.gemma_parser import GemmaMarkers
 from neuron.text.notations.minimax_m3 import MiniMaxM3Notation
 from neuron.text.notations.minimax_m3_parser import OPEN, SIGN
-from neuron.text.notations.notation import AnswerMarkers
-from neuron.text.notations.section_parser import Section
+from neuron.text.notations.section_parser import AnswerSection
 from neuron.text.notations.sections import SectionNotation
 from neuron.text.notations.tag_parser import TagSpelling
 from neuron.text.reasoning import ReasoningMarkers
+from neuron.text.wrapped import AnswerMarkers
 
 _GEMMA = GemmaMarkers("<|tool_call>", "<tool_call|>", '<|"|>', ("<|channel>", "<channel|>"), is_typed=True)
 _FUNCTION_GEMMA = GemmaMarkers(
@@ -27,9 +27,9 @@ OWN_ROWS = (
         openers=("<|open|>tools<|sep|>",),
         markers=("<|open|>", "<|sep|>", "<|close|>", "<|end_of_msg|>"),
         sections=(
-            Section("thought", "<|open|>think<|sep|>", ("<|close|>think<|sep|>",)),
-            Section("answer", "<|open|>response<|sep|>", ("<|close|>response<|sep|>",)),
-            Section("block", "<|open|>tools<|sep|>", ("<|close|>tools<|sep|>",)),
+            AnswerSection("thought", "<|open|>think<|sep|>", ("<|close|>think<|sep|>",)),
+            AnswerSection("answer", "<|open|>response<|sep|>", ("<|close|>response<|sep|>",)),
+            AnswerSection("block", "<|open|>tools<|sep|>", ("<|close|>tools<|sep|>",)),
         ),
         dropped=(
             '<|open|>message role="assistant"<|sep|>',
@@ -49,9 +49,9 @@ OWN_ROWS = (
         openers=("<atem:function_calls>",),
         markers=("<|start|>", "<|message|>", *_MUSE_ENDS),
         sections=(
-            Section("thought", _MUSE_HEAD.format("self"), _MUSE_ENDS),
-            Section("answer", _MUSE_HEAD.format("user"), _MUSE_ENDS),
-            Section("calls", _MUSE_HEAD.format("{name}"), _MUSE_ENDS),
+            AnswerSection("thought", _MUSE_HEAD.format("self"), _MUSE_ENDS),
+            AnswerSection("answer", _MUSE_HEAD.format("user"), _MUSE_ENDS),
+            AnswerSection("calls", _MUSE_HEAD.format("{name}"), _MUSE_ENDS),
         ),
         dropped=("<|start|>assistant",),
         spelling=TagSpelling(
@@ -67,7 +67,6 @@ OWN_ROWS = (
         openers=(OPEN,),
         markers=(SIGN, "<mm:think>", "</mm:think>", "<tool_call>", "</tool_call>", "</invoke>"),
         thoughts=(ReasoningMarkers("<mm:think>", "</mm:think>"),),
-        answers=(AnswerMarkers("</mm:think>"),),  # before an answer without a thought
     ),
     FunctionaryNotation(
         name="functionary", openers=(">>>",), markers=(">>>",), answers=(AnswerMarkers("all\n"),)

@@ -17,7 +17,7 @@ from neuron.text.notations.tag_pattern import TagHead
 
 
 @dataclass(frozen=True, slots=True)
-class Section:
+class AnswerSection:
     """A kind of section; `head` as `TagHead` takes it. The head and end of a `block` belong to its calls."""
 
     kind: Literal["thought", "answer", "calls", "block"]
@@ -40,14 +40,14 @@ class SectionParser(TagParser):
         self,
         spelling: TagSpelling,
         layout: Layout,
-        opened: Section | None,
+        opened: AnswerSection | None,
         new_id: NewId,
         tools: ToolSchemas,
     ) -> None:
         super().__init__(spelling, new_id, tools)
         self._layout = layout
         self._raw = ""
-        self._section: Section | None = None
+        self._section: AnswerSection | None = None
         self._is_fresh = True  # whether nothing but white space was read of the section
         if opened:
             self._enter(opened)
@@ -84,12 +84,12 @@ class SectionParser(TagParser):
         self._enter(self._layout.plain)
         return True
 
-    def _enter(self, section: Section) -> None:
+    def _enter(self, section: AnswerSection) -> None:
         self._section = section
         self._is_fresh = True
         self.is_reasoning = section.kind == "thought"
 
-    def _inside(self, section: Section) -> bool:
+    def _inside(self, section: AnswerSection) -> bool:
         stops = self._layout.stops(section)
         end, found = stops.find(self._raw)
         text = self._raw[:end]
@@ -105,7 +105,7 @@ class SectionParser(TagParser):
         self._leave(section)
         return True
 
-    def _hand(self, section: Section, text: str) -> None:
+    def _hand(self, section: AnswerSection, text: str) -> None:
         if section.kind == "answer":
             self._emit_text(text)
         elif section.kind == "thought":
@@ -121,7 +121,7 @@ class SectionParser(TagParser):
         if shown:
             self._events.append(ReasoningContent(shown))
 
-    def _leave(self, section: Section) -> None:
+    def _leave(self, section: AnswerSection) -> None:
         if section.kind in {"calls", "block"}:
             self._end()
             self._held = ""
@@ -134,9 +134,9 @@ class SectionParser(TagParser):
 class Layout:
     """The sections of a family, ready to be looked for. `dropped` are between them and mean nothing."""
 
-    def __init__(self, sections: tuple[Section, ...], dropped: tuple[str, ...]) -> None:
+    def __init__(self, sections: tuple[AnswerSection, ...], dropped: tuple[str, ...]) -> None:
         ends = dict.fromkeys(end for section in sections for end in section.ends)
-        self.plain = Section("answer", "", tuple(ends))
+        self.plain = AnswerSection("answer", "", tuple(ends))
         self.heads = [(section, TagHead(section.head)) for section in sections]
         self.dropped = MarkerSet([*dropped, *ends])
         plain_heads = [section.head for section in sections if section.is_plain]
@@ -147,7 +147,7 @@ class Layout:
             for section in (*sections, self.plain)
         }
 
-    def stops(self, section: Section) -> MarkerSet:
+    def stops(self, section: AnswerSection) -> MarkerSet:
         """What ends a section: its own ends, and heads that stand for themselves."""
         return self._stops[section]
 

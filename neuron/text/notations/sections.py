@@ -8,7 +8,7 @@ from typing import ClassVar
 from neuron.text.grammar import GrammarBuilder
 from neuron.text.notations.notation import Notation
 from neuron.text.notations.parser import NewId, ToolSchemas
-from neuron.text.notations.section_parser import Section, SectionParser, layout_of
+from neuron.text.notations.section_parser import AnswerSection, SectionParser, layout_of
 from neuron.text.notations.tags import TagNotation, spelled
 from neuron.text.schema import Schema
 
@@ -17,9 +17,9 @@ from neuron.text.schema import Schema
 class SectionNotation(TagNotation):
     """`sections` are thought, answer and calls, in this order."""
 
-    sections: tuple[Section, Section, Section]
+    sections: tuple[AnswerSection, AnswerSection, AnswerSection]
     dropped: tuple[str, ...] = ()
-    opened: Section | None = None  # by the prompt
+    opened: AnswerSection | None = None  # by the prompt
     splits_reasoning: ClassVar[bool] = True
 
     def answering(self, prompt: str) -> Notation:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from neuron.text.notations.notation import AnswerMarkers
 from neuron.text.notations.tag_parser import TagSpelling
 from neuron.text.notations.tags import TagNotation
 from neuron.text.reasoning import ReasoningMarkers
@@ -29,13 +28,12 @@ def row(
     name: str,
     *,
     tokens: tuple[str, ...] = (),
-    thoughts: tuple[str, ...] = (),
-    answers: tuple[AnswerMarkers, ...] = (),
+    thoughts: tuple[str, ...] = ("think",),
     **spelling: Any,
 ) -> TagNotation:
     """A family's notation. Tags of the spelling are tokens that stay visible, and so are `tokens`.
 
-    `thoughts` are names of tags around the reasoning, beside those that all families share.
+    `thoughts` are the names of the tags around its reasoning.
     """
     spelled = TagSpelling(**spelling)
     return TagNotation(
@@ -43,7 +41,6 @@ def row(
         openers=spelled.openers,
         markers=tuple(dict.fromkeys([*_TAG.findall(spelled.text), *tokens])),
         thoughts=tuple(ReasoningMarkers(f"<{tag}>", f"</{tag}>") for tag in thoughts),
-        answers=answers,
         spelling=spelled,
     )
 

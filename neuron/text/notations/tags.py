@@ -38,10 +38,6 @@ class TagNotation(Notation):
 
     spelling: TagSpelling
 
-    def fits(self, template: str) -> bool:
-        heads = (self.spelling.call, self.spelling.parameter)
-        return all(head.partition("{")[0] in template for head in heads)
-
     def parser(self, new_id: NewId, tools: ToolSchemas) -> TagParser:
         return TagParser(self.spelling, new_id, tools)
 

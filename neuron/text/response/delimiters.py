@@ -125,7 +125,7 @@ def compiled(source: Any, scope: str) -> Any:
 
 
 def read_delimiter(scope: str, spec: dict[str, Any], name: str) -> Delimiter | None:
-    """The delimiter that `name` or `name_pattern` gives. Raises `UnreadableTemplateError`."""
+    """The delimiter of that name, given as texts or as a pattern. Raises `UnreadableTemplateError`."""
     literal, pattern = spec.get(name), spec.get(f"{name}_pattern")
     if literal is not None and pattern is not None:
         raise UnreadableTemplateError(f"{scope}: has both {name} and {name}_pattern")

@@ -1,6 +1,6 @@
 """A response template, checked and ready to be read with.
 
-The format is version 1 of what `transformers.utils.chat_parsing` reads: fields have an opening and a closing
+The format is version 1 of what transformers 5.23 reads: fields have an opening and a closing
 delimiter and a parser of what stands between; one field without an opening takes what is in no other; a start
 anchor says where in the prompt the answer's own message begins.
 """
