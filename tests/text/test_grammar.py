@@ -21,7 +21,6 @@ from neuron.text.events import CallArguments, CallStart, Content
 from neuron.text.grammar import UnenforceableSchemaError
 from neuron.text.notations.known import NOTATIONS
 from neuron.text.reasoning import KNOWN_MARKERS, ReasoningSplitter
-from neuron.text.schema import schema_problem
 from tests.stubs.model_dir import END, byte_tokenizer
 
 WORD = {"type": "string", "enum": ["Oslo", "Rome", 'a "b" c']}
@@ -167,13 +166,6 @@ def test_reasoning_is_free_and_the_answer_is_not(seed, opened):
     text, calls = heard("hermes", say(grammar, seed), thinks=True, opened=opened)
     assert not calls
     jsonschema.validate(json.loads(text), CONTENT)
-
-
-def test_schema_problem_gives_the_reason():
-    assert schema_problem(SCHEMAS["weather"]) is None
-    assert "uniqueItems" in (schema_problem({"type": "array", "uniqueItems": True}) or "")
-    assert schema_problem({"type": "objekt"}) == "Invalid type: objekt"
-    assert schema_problem({"x-guidance": {"lenient": True}, "not": {}}) is not None  # no client relaxes it
 
 
 def test_unquoted_text_can_be_held_to_an_enum_only():
