@@ -6,20 +6,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
-
-from llguidance import LLMatcher
 
 from neuron.text.json_schema.bounds import refuse_too_much
 from neuron.text.json_schema.disjoint import one_of_to_any_of, settle_one_of, subschemas
 from neuron.text.json_schema.finite import refuse_endless
+from neuron.text.json_schema.library import (
+    TOO_LARGE,
+    UNSATISFIABLE,
+    Parts,
+    TooMuchTriedError,
+    library_problem,
+)
 from neuron.text.json_schema.normaliser import Normaliser
 from neuron.text.json_schema.problem import SchemaError
 from neuron.text.schema import Schema, grammar_source
 
 MAX_CONCESSIONS = 32  # keywords that are left out of one schema because the library refuses them
-MAX_CHECKED = 256  # sources whose verdict is remembered
-_UNSATISFIABLE = "Unsatisfiable schema: "
 # Where several keywords of a schema could be at fault, the first of these is blamed.
 _SUSPECTS = (
     *("oneOf", "pattern", "format", "minProperties", "maxProperties", "multipleOf", "patternProperties"),
@@ -64,62 +66,65 @@ def _check(schema: Schema, *, is_strict: bool) -> CheckedSchema:
     refuse_endless(root, normaliser.places)
     settle_one_of(root)
     refuse_too_much(root, normaliser.places)
-    unenforced = normaliser.unenforced
+    concessions = _Concessions(root, normaliser, is_strict=is_strict)
     for _ in range(MAX_CONCESSIONS):
         problem = library_problem(grammar_source(root))
         if problem is None:
-            return CheckedSchema(root, tuple(unenforced))
-        if problem.startswith(_UNSATISFIABLE):
-            raise SchemaError("", f"no value satisfies it: {problem.removeprefix(_UNSATISFIABLE)}")
-        node = _culprit(root, root, set())
-        keyword = _suspect(root, node)
-        pointer = normaliser.places.get(id(node), "") + (f"/{keyword}" if keyword else "")
-        if is_strict:
+            return CheckedSchema(root, tuple(normaliser.unenforced))
+        if problem == TOO_LARGE:
+            raise SchemaError("", "it has too many parts")
+        if problem.startswith(UNSATISFIABLE):
+            raise SchemaError("", f"no value satisfies it: {problem.removeprefix(UNSATISFIABLE)}")
+        try:
+            concessions.make(problem)
+        except TooMuchTriedError:
+            break
+    raise SchemaError("", problem or "")
+
+
+class _Concessions:
+    """Leaves out of a schema what the library refuses, by name; of a strict one nothing."""
+
+    def __init__(self, root: Schema, normaliser: Normaliser, *, is_strict: bool) -> None:
+        self._root = root
+        self._normaliser = normaliser
+        self._is_strict = is_strict
+        self._parts = Parts(root)
+
+    def make(self, problem: str) -> None:
+        """Leave out one keyword; of `oneOf`, all that are refused. Raises `SchemaError` where strict."""
+        if not self._count_nowhere(problem):
+            node = self._parts.culprit()
+            self._concede(node, self._suspect(node), problem)
+
+    def _count_nowhere(self, problem: str) -> bool:
+        """Concede each `oneOf` that is at fault by itself, the innermost first: there may be dozens."""
+        if "oneOf" not in problem:
+            return False
+        before = len(self._normaliser.unenforced)
+        for node in reversed(list(subschemas(self._root, deep=True))):
+            if "oneOf" in node and self._parts.is_refused(node) and self._suspect(node) == "oneOf":
+                self._concede(node, "oneOf", problem)
+        return len(self._normaliser.unenforced) > before
+
+    def _suspect(self, node: Schema) -> str | None:
+        """The keyword without which the library would take `node`; None when there is no single one."""
+        known = [keyword for keyword in _SUSPECTS if keyword in node]
+        for keyword in [*known, *(other for other in node if other not in {*known, "$defs"})]:
+            without = {key: value for key, value in node.items() if key != keyword}
+            if not self._parts.is_refused(without):
+                return keyword
+        return None
+
+    def _concede(self, node: Schema, keyword: str | None, problem: str) -> None:
+        pointer = self._normaliser.places.get(id(node), "") + (f"/{keyword}" if keyword else "")
+        if self._is_strict:
             raise SchemaError(pointer, _REASONS.get(keyword or "", problem))
-        _concede(node, keyword)
-        unenforced.append(pointer)
-    raise SchemaError("", f"more than {MAX_CONCESSIONS} of its keywords cannot be enforced: {problem}")
-
-
-def _concede(node: Schema, keyword: str | None) -> None:
-    if keyword == "oneOf" and "anyOf" not in node:
-        one_of_to_any_of(node)
-    elif keyword:
-        del node[keyword]
-    else:
-        for each in set(node) - {"$defs"}:
-            del node[each]
-
-
-def _culprit(root: Schema, node: Schema, seen: set[int]) -> Schema:
-    """The smallest schema at or below `node` that the library refuses by itself."""
-    seen.add(id(node))
-    below = [child for child in subschemas(node) if node is not root or child is not root.get("$defs")]
-    if target := root.get("$defs", {}).get(node.get("$ref", "").rpartition("/")[2]):
-        below.append(target)
-    for child in below:
-        if id(child) not in seen and _is_refused(root, child):
-            return _culprit(root, child, seen)
-    return node
-
-
-def _suspect(root: Schema, node: Schema) -> str | None:
-    """The keyword without which the library would take `node`; None when there is no single one."""
-    known = [keyword for keyword in _SUSPECTS if keyword in node]
-    for keyword in [*known, *(other for other in node if other not in {*known, "$defs"})]:
-        without = {key: value for key, value in node.items() if key != keyword}
-        if not _is_refused(root, without):
-            return keyword
-    return None
-
-
-def _is_refused(root: Schema, node: Schema) -> bool:
-    problem = library_problem(grammar_source({**node, "$defs": root.get("$defs", {})}))
-    return problem is not None and not problem.startswith(_UNSATISFIABLE)
-
-
-@lru_cache(MAX_CHECKED)
-def library_problem(source: str) -> str | None:
-    """Why the library makes no grammar of `source`, whole; None when it does."""
-    found = LLMatcher.validate_grammar(LLMatcher.grammar_from_json_schema(source))
-    return found.strip() or None
+        self._normaliser.unenforced.append(pointer)
+        if keyword == "oneOf" and "anyOf" not in node:
+            one_of_to_any_of(node)
+        elif keyword:
+            del node[keyword]
+        else:
+            for each in set(node) - {"$defs"}:
+                del node[each]
