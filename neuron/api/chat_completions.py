@@ -56,9 +56,11 @@ async def _choices(request: HttpRequest, body: ChatBody, model: LocalModel) -> l
     tools = tool_definitions(body, model)
     unenforced: list[str] = []
     constraint = await answer_constraint(body, unenforced)
-    tell_unenforced(request, unenforced)
     prompt = await chat_prompt(body, model, tools, request.body)
-    grammar = None if constraint is None else constraint_grammar(body, model, constraint, prompt.text)
+    grammar = (
+        None if constraint is None else constraint_grammar(body, model, constraint, prompt.text, unenforced)
+    )
+    tell_unenforced(request, unenforced)
     schemas = {tool.function.name: tool.function.parameters or {} for tool in body.tools or ()}
 
     def read() -> AnswerStream:

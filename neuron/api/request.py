@@ -17,7 +17,7 @@ from neuron.wire import ApiError
 LOG_FIELDS = "neuron.log"  # the key in the ASGI scope under which the middleware keeps them
 HEADERS = "neuron.headers"  # the same for headers of the response
 MAX_PRINCIPAL_CHARS = 200
-MAX_TOLD = 20  # places in a header
+MAX_TOLD_CHARS = 480  # of places in a header: the gateway passes 512
 _PRIORITY = re.compile(r"-?[0-9]{1,2}")
 
 
@@ -37,11 +37,17 @@ def log_fields(request: HttpRequest) -> dict[str, Any]:
 
 def tell_unenforced(request: HttpRequest, places: list[str]) -> None:
     """Say in the log line and in a header which keywords of the body's schemas are not enforced."""
-    if places:
-        log_fields(request)["unenforced"] = places[:MAX_TOLD]
-        told = ", ".join(quote(place, safe="/$[]. ") for place in places[:MAX_TOLD])
-        more = f", and {len(places) - MAX_TOLD} more" if len(places) > MAX_TOLD else ""
-        request.scope[HEADERS].append((b"x-cortex-unenforced", f"{told}{more}".encode()))
+    if not places:
+        return
+    told = ""
+    for index, place in enumerate(places):
+        more = f", {quote(place, safe='/$[]. ')}"
+        if len(told) + len(more) > MAX_TOLD_CHARS:
+            told += f", and {len(places) - index} more"
+            break
+        told += more
+    log_fields(request)["unenforced"] = told[2:]
+    request.scope[HEADERS].append((b"x-cortex-unenforced", told[2:].encode()))
 
 
 def request_id(request: HttpRequest) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 from neuron.api.bodies.chat import ChatBody, FunctionTool, NamedTool
 from neuron.api.bodies.guided import GuidedBody
@@ -12,6 +13,7 @@ from neuron.text.constraint import AnswerConstraint
 from neuron.text.content import AnswerContent, ChoiceContent, GrammarContent, RegexContent, content_problem
 from neuron.text.grammar import UnenforceableSchemaError
 from neuron.text.json_schema.check import CheckedSchema, check_schema
+from neuron.text.json_schema.objects import outline
 from neuron.text.schema import ANY_OBJECT, Schema
 from neuron.wire import ApiError
 
@@ -44,14 +46,40 @@ async def answer_constraint(body: ChatBody, unenforced: list[str]) -> AnswerCons
 
 
 def constraint_grammar(
-    body: ChatBody, model: LocalModel, constraint: AnswerConstraint, prompt: str
+    body: ChatBody, model: LocalModel, constraint: AnswerConstraint, prompt: str, unenforced: list[str]
 ) -> AnswerGrammar:
-    """The constraint in the model's own notation. Raises `ApiError` 400 when that cannot express it."""
+    """The constraint in the model's own notation. Raises `ApiError` 400 when that cannot express it.
+
+    Of tools that are not strict it holds the outline, where it can express no more.
+    """
     try:
-        return AnswerGrammar(model.text.grammar(constraint, prompt), list(model.text.eos_ids))
+        try:
+            lark = model.text.grammar(constraint, prompt)
+        except UnenforceableSchemaError:
+            lark = model.text.grammar(_outlined(body, model, constraint, unenforced), prompt)
     except UnenforceableSchemaError as error:
         param = constraining_param(body)
         raise ApiError(400, "invalid_schema", f"{param} cannot be enforced: {error}", param=param) from error
+    return AnswerGrammar(lark, list(model.text.eos_ids))
+
+
+def _outlined(
+    body: ChatBody, model: LocalModel, constraint: AnswerConstraint, unenforced: list[str]
+) -> AnswerConstraint:
+    """The constraint with outlines of the tools that are not strict and that the notation cannot express."""
+    places = {tool.function.name: index for index, tool in enumerate(body.tools or ())}
+    strict = {tool.function.name for tool in body.tools or () if tool.function.strict}
+    calls: list[tuple[str, Schema]] = []
+    for name, schema in constraint.calls:
+        try:
+            model.text.grammar(AnswerConstraint(calls=[(name, schema)], must_call=True), "")
+            calls.append((name, schema))
+        except UnenforceableSchemaError:
+            if name in strict:
+                raise
+            calls.append((name, outline(schema)))
+            unenforced.append(f"tools[{places[name]}].function.parameters")
+    return replace(constraint, calls=calls)
 
 
 async def completion_grammar(

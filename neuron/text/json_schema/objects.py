@@ -10,6 +10,14 @@ def dependency(name: str, then: Schema) -> Schema:
     return {"anyOf": [{"properties": {name: False}}, then]}
 
 
+def outline(schema: Schema) -> Schema:
+    """The names and types of an object's properties, and which it must have: any notation can say that."""
+    properties = schema.get("properties", {})
+    types = {name: node.get("type") for name, node in properties.items()}
+    outlined = {name: {"type": type_} if isinstance(type_, str) else {} for name, type_ in types.items()}
+    return {"type": "object", "properties": outlined, "required": schema.get("required", [])}
+
+
 def object_of_names(names: Schema | bool) -> Schema | None:
     """An object whose names follow the schema `names`; empty if all do, None if that cannot be said."""
     if isinstance(names, bool):
