@@ -90,6 +90,8 @@ def test_what_asks_nothing_goes(asks_nothing, plain):
         ({"type": "string", "nullable": True, "enum": ["a", None]}, "null", '"b"'),
         ({"type": "integer", "maximum": 2**63 - 1}, "7", "9223372036854775808"),
         ({"type": "number", "minimum": 4, "exclusiveMinimum": True}, "5", "4"),
+        ({"type": "integer", "minimum": 3, "maximum": 10**400}, "7", "2"),
+        ({"type": "number", "minimum": -3.5e38, "maximum": 3}, "-7", "4"),
     ],
 )  # fmt: skip
 def test_what_can_be_said_otherwise_is_enforced(schema, admitted, refused):
@@ -130,6 +132,10 @@ def test_alternatives_that_exclude_each_other_need_no_count():
         ({"$defs": {"s": {"contains": STRING}}, "items": {"$ref": "#/$defs/s"}}, ["/$defs/s/contains"]),
         ({"patternProperties": {"a": STRING, "b": NUMBER}}, ["/patternProperties"]),
         ({"maxItems": 10**9}, ["/maxItems"]),
+        ({"pattern": "^" + 20 * "(?=a)"}, ["/pattern"]),
+        ({"pattern": "^(?=a)*b"}, ["/pattern"]),
+        ({"pattern": "^(?=a)b|c"}, ["/pattern"]),
+        ({"pattern": "^(?=(a"}, ["/pattern"]),
         ({"allOf": [{"contains": A}, {"uniqueItems": True}]}, ["/allOf/0/contains", "/allOf/1/uniqueItems"]),
     ],
 )

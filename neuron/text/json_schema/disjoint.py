@@ -10,16 +10,16 @@ from typing import Any
 from neuron.text.json_schema.keywords import TYPES
 from neuron.text.schema import Schema
 
-MAX_DEPTH = 8  # of references and alternatives
+MAX_HOPS = 8  # from reference to reference
 MAX_ALTERNATIVES = 200  # each is compared with each
 
 
 def settle_one_of(root: Schema) -> None:
     """Make each `oneOf` of a normalised schema an `anyOf` where its alternatives exclude each other."""
-    definitions = root.get("$defs", {})
+    proofs = _Proofs(root.get("$defs", {}))
     for node in subschemas(root, deep=True):
         options = node.get("oneOf")
-        if options and "anyOf" not in node and are_disjoint(options, definitions):
+        if options and "anyOf" not in node and proofs.are_disjoint(options):
             one_of_to_any_of(node)
 
 
@@ -28,13 +28,6 @@ def one_of_to_any_of(node: Schema) -> None:
     items = [("anyOf" if key == "oneOf" else key, value) for key, value in node.items()]
     node.clear()
     node.update(items)
-
-
-def are_disjoint(options: list[Any], definitions: Schema) -> bool:
-    """Whether no value follows two of these schemas, as far as that can be seen."""
-    if len(options) > MAX_ALTERNATIVES:
-        return False
-    return all(_excludes(one, other, definitions, MAX_DEPTH) for one, other in combinations(options, 2))
 
 
 def subschemas(node: Schema, *, deep: bool = False) -> Iterator[Schema]:
@@ -53,44 +46,63 @@ def subschemas(node: Schema, *, deep: bool = False) -> Iterator[Schema]:
 _MAPS = {"properties", "patternProperties", "$defs"}
 
 
-def _excludes(one: Any, other: Any, definitions: Schema, depth: int) -> bool:
-    one, other = _resolved(one, definitions), _resolved(other, definitions)
-    if one is False or other is False:
-        return True
-    if not isinstance(one, dict) or not isinstance(other, dict) or not depth:
-        return False
-    for node, opposite in ((one, other), (other, one)):
-        for key in ("anyOf", "oneOf"):
-            if key in node and all(_excludes(o, opposite, definitions, depth - 1) for o in node[key]):
-                return True
-        if any(_excludes(part, opposite, definitions, depth - 1) for part in node.get("allOf", ())):
+class _Proofs:
+    """Shows of pairs of schemas that no value follows both, as far as that can be seen. Each is tried once."""
+
+    def __init__(self, definitions: Schema) -> None:
+        self._definitions = definitions
+        self._known: dict[tuple[int, int], bool] = {}
+
+    def are_disjoint(self, options: list[Any]) -> bool:
+        if len(options) > MAX_ALTERNATIVES:
+            return False
+        return all(self._exclude(one, other) for one, other in combinations(options, 2))
+
+    def _exclude(self, one: Any, other: Any) -> bool:
+        one, other = self._resolved(one), self._resolved(other)
+        if one is False or other is False:
             return True
-    if (left := _values(one)) is not None and (right := _values(other)) is not None:
-        return not left & right
-    common = _types(one) & _types(other)
-    return not common or (common == {"object"} and _objects_exclude(one, other, definitions, depth))
+        if not isinstance(one, dict) or not isinstance(other, dict):
+            return False
+        pair = id(one), id(other)
+        if pair not in self._known:
+            self._known[pair] = False  # as long as it is being tried: a circle proves nothing
+            self._known[pair] = self._parts_exclude(one, other) or self._values_exclude(one, other)
+        return self._known[pair]
 
+    def _parts_exclude(self, one: Schema, other: Schema) -> bool:
+        for node, opposite in ((one, other), (other, one)):
+            for key in ("anyOf", "oneOf"):
+                if key in node and all(self._exclude(option, opposite) for option in node[key]):
+                    return True
+            if any(self._exclude(part, opposite) for part in node.get("allOf", ())):
+                return True
+        return False
 
-def _objects_exclude(one: Schema, other: Schema, definitions: Schema, depth: int) -> bool:
-    """Whether a property that one of them requires cannot be in both."""
-    names = dict.fromkeys([*one.get("required", ()), *other.get("required", ())])
-    return any(
-        _excludes(_property(one, name), _property(other, name), definitions, depth - 1) for name in names
-    )
+    def _values_exclude(self, one: Schema, other: Schema) -> bool:
+        left, right = _values(one), _values(other)
+        if left is not None and right is not None:
+            return not left & right
+        common = _types(one) & _types(other)
+        return not common or (common == {"object"} and self._objects_exclude(one, other))
+
+    def _objects_exclude(self, one: Schema, other: Schema) -> bool:
+        """Whether a property that one of them requires cannot be in both."""
+        names = dict.fromkeys([*one.get("required", ()), *other.get("required", ())])
+        return any(self._exclude(_property(one, name), _property(other, name)) for name in names)
+
+    def _resolved(self, node: Any) -> Any:
+        for _ in range(MAX_HOPS):
+            if not isinstance(node, dict) or set(node) != {"$ref"}:
+                break
+            node = self._definitions.get(node["$ref"].rpartition("/")[2])
+        return node
 
 
 def _property(node: Schema, name: str) -> Any:
     if name in node.get("properties", {}):
         return node["properties"][name]
     return True if node.get("patternProperties") else node.get("additionalProperties", True)
-
-
-def _resolved(node: Any, definitions: Schema) -> Any:
-    for _ in range(MAX_DEPTH):
-        if not isinstance(node, dict) or set(node) != {"$ref"}:
-            break
-        node = definitions.get(node["$ref"].rpartition("/")[2])
-    return node
 
 
 def _values(node: Schema) -> set[str] | None:

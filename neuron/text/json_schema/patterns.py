@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+MAX_LOOK_AHEADS = 16
+
 
 def conjuncts(pattern: str) -> list[str]:
     """Patterns that together say the same as `pattern`, without the look-aheads `(?=…)` at its beginning."""
@@ -11,7 +13,7 @@ def conjuncts(pattern: str) -> list[str]:
     rest = pattern[1:]
     while rest.startswith("(?="):
         end = _closing(rest)
-        if end is None:
+        if end is None or len(found) == MAX_LOOK_AHEADS:
             return [pattern]
         found.append(f"^(?:{rest[3:end]})")
         rest = rest[end + 1 :]
