@@ -47,7 +47,7 @@ _MAPS = {"properties", "patternProperties", "$defs"}
 
 
 class _Proofs:
-    """Shows of pairs of schemas that no value follows both, as far as that can be seen. Each is tried once."""
+    """Shows of pairs of schemas that no value follows both, as far as can be seen. Each is tried once."""
 
     def __init__(self, definitions: Schema) -> None:
         self._definitions = definitions
