@@ -9,6 +9,7 @@ from tokenizers import Tokenizer
 
 from neuron.text.answer import AnswerStream
 from neuron.text.constraint import AnswerConstraint, answer_grammar
+from neuron.text.content import AnswerContent
 from neuron.text.detokenizer import Detokenizer
 from neuron.text.notations.notation import Notation
 from neuron.text.notations.parser import ToolSchemas
@@ -100,6 +101,10 @@ class ModelText:
         added = {token.content: id_ for id_, token in self.tokenizer.get_added_tokens_decoder().items()}
         notation = self.notation and self.notation.answering(prompt)
         return answer_grammar(constraint, added=added, notation=notation, thought=thought)
+
+    def text_grammar(self, content: AnswerContent) -> str:
+        """The grammar of a bare completion, in Lark. Raises `UnenforceableSchemaError`."""
+        return answer_grammar(AnswerConstraint(content), added={}, notation=None, thought=None)
 
     def _is_opened(self, prompt: str) -> bool:
         return self.reasoning is not None and self.reasoning.opened_by(prompt)
