@@ -120,7 +120,7 @@ def test_an_answer_is_cut_as_the_template_says(spec, prompt, text, events):
 @pytest.mark.parametrize("text", ["[[not json]]", "[[[1, 2]]]", '[[[{"tool": 1}]]]', "[[NaN]]", '[["f"]]'])
 def test_what_is_no_call_stays_text(text):
     parser = notation(LISTED).parser(lambda name, index: "id", TOOLS)
-    assert merged(parser.feed(text) + parser.finish()) == [Content(text)]
+    assert merged(parser.feed(f"a {text}") + parser.finish()) == [Content(f"a {text}")]
     assert parser.num_malformed == 1
 
 
@@ -193,7 +193,7 @@ def described_model(directory, spec):
 def test_a_directory_with_a_response_template_is_read_by_it(tmp_path):
     text = described_model(tmp_path / "m", LISTED)
     answer = text.answer("A:", tools=TOOLS)
-    said = text.encode('Hi [[[{"tool": "f", "given": {"args": {"n": 1}}}]]]')
+    said = text.encode('Hi [[[{"tool": "f", "given": {"args": {"n": 1}}}] ]]')
     events = merged([event for token in said for event in answer.feed(token)] + answer.finish())
     assert [event.text for event in events if isinstance(event, Content | CallArguments)] == [
         "Hi",

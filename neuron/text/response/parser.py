@@ -59,9 +59,9 @@ class ResponseParser(CallParser):
             return False
         self._read(self._held[: found.start])
         delimiter, self._held = self._held[found.start : found.end], self._held[found.end :]
-        had_text = self._has_begun
+        had_text, before = self._has_begun, self._space
         self._leave(delimiter if field is None else "")
-        self._enter(field or self._template.rest, delimiter if field else "", found.groups)
+        self._enter(field or self._template.rest, before + delimiter if field else "", found.groups)
         return bool(delimiter) or had_text
 
     def _next(self, *, is_end: bool) -> tuple[Found | None, Field | None, int]:
@@ -89,7 +89,7 @@ class ResponseParser(CallParser):
 
     def _enter(self, field: Field | None, opening: str, groups: dict[str, str]) -> None:
         self._field = field
-        self._opening = opening
+        self._opening = opening  # and the white space before it: text if the field holds no call
         self._groups = groups
         self._body: list[str] = []
         self._space = ""  # at the end of the text, dropped if the field ends there
