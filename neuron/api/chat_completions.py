@@ -29,6 +29,8 @@ from neuron.daemon import Daemon
 from neuron.harness import LocalModel
 from neuron.text.answer import AnswerStream
 
+GRAMMAR_CODES = ("invalid_grammar", "grammar_exhausted")  # when a worker cannot follow the answer's grammar
+
 
 def router(daemon: Daemon) -> Router:
     chat = Router(tags=["inference"])
@@ -73,7 +75,8 @@ async def _choices(request: HttpRequest, body: ChatBody, model: LocalModel) -> l
         read,
         model,
         log_fields(request),
-        blame={"context_length_exceeded": "messages", "invalid_grammar": constraining_param(body)},
+        blame=dict.fromkeys(GRAMMAR_CODES, constraining_param(body))
+        | {"context_length_exceeded": "messages"},
     )
 
 
