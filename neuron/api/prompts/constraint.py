@@ -2,32 +2,29 @@
 
 from __future__ import annotations
 
-import asyncio
-
 from neuron.api.bodies.chat import ChatBody, FunctionTool, NamedTool
+from neuron.api.prompts.checks import Checks
 from neuron.harness import LocalModel
 from neuron.pipe import AnswerGrammar
 from neuron.text.constraint import AnswerConstraint
 from neuron.text.grammar import UnenforceableSchemaError
-from neuron.text.schema import ANY_OBJECT, Schema, schema_problem
+from neuron.text.schema import ANY_OBJECT, Schema
 from neuron.wire import ApiError
 
-SCHEMA_TIMEOUT_S = 5.0  # the library's own limits end it earlier
 
+async def answer_constraint(body: ChatBody, checks: Checks) -> AnswerConstraint | None:
+    """What the answer is held to; None when it is free.
 
-async def answer_constraint(body: ChatBody) -> AnswerConstraint | None:
-    """What the answer is held to; None when it is free. Schemas are checked, off the event loop.
-
-    Raises `ApiError` 400 for a schema that must be enforced and cannot be.
+    Raises `ApiError`, 400 for a schema that must be enforced and cannot be.
     """
-    content = await _content_schema(body)
+    content = await _content_schema(body, checks)
     tools = [] if body.tool_choice == "none" else body.tools or []
     is_strict = any(tool.function.strict for tool in tools)
     if content is None and not body.must_call and not is_strict:
         return None
     named = body.tool_choice.function.name if isinstance(body.tool_choice, NamedTool) else None
     calls = [
-        (tool.function.name, await _call_schema(tool, index))
+        (tool.function.name, await _call_schema(tool, index, checks))
         for index, tool in enumerate(tools)
         if named in {None, tool.function.name}
     ]
@@ -39,15 +36,21 @@ async def answer_constraint(body: ChatBody) -> AnswerConstraint | None:
     )
 
 
-def constraint_grammar(
-    body: ChatBody, model: LocalModel, constraint: AnswerConstraint, prompt: str
+async def constraint_grammar(
+    body: ChatBody, model: LocalModel, constraint: AnswerConstraint, prompt: str, checks: Checks
 ) -> AnswerGrammar:
-    """The constraint in the model's own notation. Raises `ApiError` 400 when that cannot express it."""
+    """The constraint in the model's own notation.
+
+    Raises `ApiError`, 400 when that cannot express it and when compiling it takes too much.
+    """
+    param = constraining_param(body)
     try:
-        return AnswerGrammar(model.text.grammar(constraint, prompt), list(model.text.eos_ids))
+        grammar = AnswerGrammar(model.text.grammar(constraint, prompt), list(model.text.eos_ids))
     except UnenforceableSchemaError as error:
-        param = constraining_param(body)
         raise ApiError(400, "invalid_schema", f"{param} cannot be enforced: {error}", param=param) from error
+    if problem := await checks.grammar_problem(grammar, model.text.vocab_size):
+        raise ApiError(400, "invalid_grammar", f"{param} cannot be enforced: {problem}", param=param)
+    return grammar
 
 
 def constraining_param(body: ChatBody) -> str:
@@ -57,7 +60,7 @@ def constraining_param(body: ChatBody) -> str:
     return "tool_choice" if body.must_call else "tools"
 
 
-async def _content_schema(body: ChatBody) -> Schema | None:
+async def _content_schema(body: ChatBody, checks: Checks) -> Schema | None:
     wanted = body.response_format
     if wanted is None or wanted.type == "text":
         return None
@@ -66,26 +69,19 @@ async def _content_schema(body: ChatBody) -> Schema | None:
     schema = wanted.json_schema.schema
     if schema is None:
         return {}
-    await _require_enforceable(schema, "response_format.json_schema.schema")
+    await _require_enforceable(schema, "response_format.json_schema.schema", checks)
     return schema
 
 
-async def _call_schema(tool: FunctionTool, index: int) -> Schema:
+async def _call_schema(tool: FunctionTool, index: int, checks: Checks) -> Schema:
     """What a call's arguments are held to: any object, if a schema that is not strict cannot be enforced."""
     schema = tool.function.parameters or ANY_OBJECT
     if tool.function.strict:
-        await _require_enforceable(schema, f"tools[{index}].function.parameters")
+        await _require_enforceable(schema, f"tools[{index}].function.parameters", checks)
         return schema
-    return ANY_OBJECT if await _problem(schema) else schema
+    return ANY_OBJECT if await checks.schema_problem(schema) else schema
 
 
-async def _require_enforceable(schema: Schema, param: str) -> None:
-    if problem := await _problem(schema):
+async def _require_enforceable(schema: Schema, param: str, checks: Checks) -> None:
+    if problem := await checks.schema_problem(schema):
         raise ApiError(400, "invalid_schema", f"{param} cannot be enforced: {problem}", param=param)
-
-
-async def _problem(schema: Schema) -> str | None:
-    try:
-        return await asyncio.wait_for(asyncio.to_thread(schema_problem, schema), SCHEMA_TIMEOUT_S)
-    except TimeoutError:
-        return f"it takes longer than {SCHEMA_TIMEOUT_S:g} s to compile"

@@ -1,0 +1,73 @@
+"""`python -m neuron.sandbox`: reads calls from standard input and answers each on standard output.
+
+A call that takes too much ends this process: CPU time by SIGXCPU, memory by SIGABRT (what native code does
+when it gets none) unless Python notices first. The kernel counts CPU time in whole seconds, so that a call
+gets up to one more. Memory is address space on top of what the process has when the call comes.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import resource
+import signal
+import sys
+from pathlib import Path
+from typing import IO
+
+from neuron.prctl import die_with_parent
+from neuron.sandbox.messages import (
+    HEADER_BYTES,
+    Answer,
+    Call,
+    OutOfMemory,
+    Raised,
+    Returned,
+    decode_call,
+    encode_answer,
+)
+
+MIB = 1 << 20
+
+
+def main() -> None:
+    """Serve until standard input is closed."""
+    die_with_parent()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the daemon
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    with os.fdopen(os.dup(1), "wb") as answers:
+        os.dup2(2, 1)  # what a library prints is no answer
+        while payload := _read(sys.stdin.buffer):
+            answers.write(encode_answer(_answer(payload)))
+            answers.flush()
+
+
+def _read(calls: IO[bytes]) -> bytes:
+    return calls.read(int.from_bytes(calls.read(HEADER_BYTES), "big"))
+
+
+def _answer(payload: bytes) -> Answer:
+    try:
+        call = decode_call(payload)
+        _limit(call)
+        return Returned(call.function(*call.arguments))
+    except MemoryError:
+        return OutOfMemory()
+    except BaseException as error:  # noqa: BLE001 - a panic in native code is no Exception
+        return Raised(f"{type(error).__name__}: {error}")
+
+
+def _limit(call: Call) -> None:
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    cpu_s = math.ceil(used.ru_utime + used.ru_stime) + call.cpu_s
+    resource.setrlimit(resource.RLIMIT_CPU, (cpu_s, resource.RLIM_INFINITY))
+    resource.setrlimit(resource.RLIMIT_AS, (_address_space() + call.memory_mb * MIB, resource.RLIM_INFINITY))
+
+
+def _address_space() -> int:
+    """The bytes that this process has mapped."""
+    return int(Path("/proc/self/statm").read_text("ascii").split()[0]) * resource.getpagesize()
+
+
+if __name__ == "__main__":
+    main()
