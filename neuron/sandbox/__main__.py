@@ -19,10 +19,10 @@ from neuron.prctl import die_with_parent
 from neuron.sandbox.messages import (
     HEADER_BYTES,
     Answer,
-    Call,
     OutOfMemory,
     Raised,
     Returned,
+    SandboxCall,
     decode_call,
     encode_answer,
 )
@@ -57,7 +57,7 @@ def _answer(payload: bytes) -> Answer:
         return Raised(f"{type(error).__name__}: {error}")
 
 
-def _limit(call: Call) -> None:
+def _limit(call: SandboxCall) -> None:
     used = resource.getrusage(resource.RUSAGE_SELF)
     cpu_s = math.ceil(used.ru_utime + used.ru_stime) + call.cpu_s
     resource.setrlimit(resource.RLIMIT_CPU, (cpu_s, resource.RLIM_INFINITY))

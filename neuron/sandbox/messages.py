@@ -15,7 +15,7 @@ import msgspec
 HEADER_BYTES = 4
 
 
-class Call(NamedTuple):
+class SandboxCall(NamedTuple):
     """Run a function, which is found by its module and name, with at most so much CPU time and memory."""
 
     function: Callable[..., Any]
@@ -44,13 +44,13 @@ _encoder = msgspec.msgpack.Encoder()
 _answer: msgspec.msgpack.Decoder[Answer] = msgspec.msgpack.Decoder(Answer)
 
 
-def encode_call(call: Call) -> bytes:
+def encode_call(call: SandboxCall) -> bytes:
     """The frame of a call. Raises RecursionError for arguments that are nested too deeply."""
     return _frame(pickle.dumps(tuple(call)))
 
 
-def decode_call(payload: bytes) -> Call:
-    return Call(*pickle.loads(payload))  # noqa: S301 - the daemon wrote it
+def decode_call(payload: bytes) -> SandboxCall:
+    return SandboxCall(*pickle.loads(payload))  # noqa: S301 - the daemon wrote it
 
 
 def encode_answer(answer: Answer) -> bytes:

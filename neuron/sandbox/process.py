@@ -14,10 +14,10 @@ import msgspec
 
 from neuron.sandbox.messages import (
     HEADER_BYTES,
-    Call,
     OutOfMemory,
     Raised,
     Returned,
+    SandboxCall,
     decode_answer,
     encode_call,
 )
@@ -31,7 +31,7 @@ class ProcessEndedError(Exception):
     """The process ended during a call, or is not fit for another; the message says how."""
 
 
-class LimitExceededError(Exception):
+class CallLimitError(Exception):
     """A call took more than it may; the message says of what."""
 
 
@@ -56,8 +56,8 @@ class SandboxProcess:
     def pid(self) -> int:
         return self._process.pid
 
-    async def call(self, call: Call) -> Returned | Raised:
-        """The answer of `call`. Raises `LimitExceededError`, `ProcessEndedError` and RecursionError."""
+    async def call(self, call: SandboxCall) -> Returned | Raised:
+        """The answer of `call`. Raises `CallLimitError`, `ProcessEndedError` and RecursionError."""
         assert self._process.stdin
         assert self._process.stdout
         self.num_calls += 1
@@ -72,16 +72,16 @@ class SandboxProcess:
         except msgspec.DecodeError as error:
             raise ProcessEndedError(f"it spoke nonsense: {error}") from error
         if isinstance(answer, OutOfMemory):
-            raise LimitExceededError(_memory(call))
+            raise CallLimitError(_memory(call))
         return answer
 
-    async def _ended(self, call: Call) -> ProcessEndedError | LimitExceededError:
+    async def _ended(self, call: SandboxCall) -> ProcessEndedError | CallLimitError:
         # Not killed, though that would be sure: `kill` polls first, which takes the status away from asyncio.
         match await self._process.wait():
             case code if code == -signal.SIGXCPU:
-                return LimitExceededError(f"more than {call.cpu_s} s of CPU time")
+                return CallLimitError(f"more than {call.cpu_s} s of CPU time")
             case code if code == -signal.SIGABRT:
-                return LimitExceededError(_memory(call))
+                return CallLimitError(_memory(call))
             case code if code < 0:
                 return ProcessEndedError(f"killed by {signal.Signals(-code).name}")
             case code:
@@ -96,5 +96,5 @@ class SandboxProcess:
         await self._process.wait()
 
 
-def _memory(call: Call) -> str:
+def _memory(call: SandboxCall) -> str:
     return f"more than {call.memory_mb} MiB of memory"

@@ -9,7 +9,7 @@ from typing import Any, TypeVar, TypeVarTuple, cast
 
 from neuron.config import SandboxSettings
 from neuron.fair_queue import FairQueue
-from neuron.sandbox.messages import Call, Raised
+from neuron.sandbox.messages import Raised, SandboxCall
 from neuron.sandbox.process import COMMAND, ProcessEndedError, SandboxProcess
 from neuron.wire import ApiError
 
@@ -45,11 +45,11 @@ class Sandbox:
     async def run(self, principal: str, function: Callable[[*Arguments], T], *arguments: *Arguments) -> T:
         """What `function` of a module returns for `arguments`: values that msgpack can carry.
 
-        Raises `LimitExceededError`, `CallError`, and `ApiError` 503: when too many calls wait, and when its
+        Raises `CallLimitError`, `CallError`, and `ApiError` 503: when too many calls wait, and when its
         processes are killed by something else or give no answer in time. RecursionError for arguments that
         are nested too deeply.
         """
-        call = Call(function, arguments, self._settings.cpu_s, self._settings.memory_mb)
+        call = SandboxCall(function, arguments, self._settings.cpu_s, self._settings.memory_mb)
         await self._wait_for_turn(principal)
         try:
             return cast("T", await self._run(call))
@@ -98,7 +98,7 @@ class Sandbox:
 
     # --- calls ------------------------------------------------------------------------------------------
 
-    async def _run(self, call: Call) -> Any:
+    async def _run(self, call: SandboxCall) -> Any:
         for _ in range(ATTEMPTS):
             try:
                 return await self._run_once(call)
@@ -108,7 +108,7 @@ class Sandbox:
         message = "neuron's sandbox fails; its log has the details."
         raise ApiError(503, "sandbox_failed", message, retry_after_s=RETRY_AFTER_S)
 
-    async def _run_once(self, call: Call) -> Any:
+    async def _run_once(self, call: SandboxCall) -> Any:
         process = self._idle.pop() if self._idle else await SandboxProcess.start(self._command)
         is_fit = False
         try:

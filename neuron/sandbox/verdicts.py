@@ -7,7 +7,7 @@ from collections.abc import Callable
 from hashlib import blake2b
 from typing import TypeVarTuple
 
-from neuron.sandbox.process import LimitExceededError
+from neuron.sandbox.process import CallLimitError
 from neuron.sandbox.sandbox import Sandbox
 
 MAX_VERDICTS = 4096
@@ -47,7 +47,7 @@ class Verdicts:
     ) -> str | None:
         try:
             return await self._sandbox.run(principal, check, *arguments)
-        except LimitExceededError as error:
+        except CallLimitError as error:
             return f"it takes {error}"
 
     def _keep(self, key: bytes, problem: str | None) -> None:

@@ -17,7 +17,7 @@ import pytest_asyncio
 import uvloop
 
 from neuron.config import SandboxSettings
-from neuron.sandbox.process import LimitExceededError
+from neuron.sandbox.process import CallLimitError
 from neuron.sandbox.sandbox import CallError, Sandbox
 from neuron.sandbox.verdicts import Verdicts
 from neuron.wire import ApiError
@@ -78,7 +78,7 @@ async def test_a_process_is_started_by_the_first_call_and_kept(sandbox):
 
 async def test_cpu_time_is_limited_and_the_process_replaced(sandbox):
     before = await sandbox.run("", calls.pid)
-    with pytest.raises(LimitExceededError, match="more than 1 s of CPU time"):
+    with pytest.raises(CallLimitError, match="more than 1 s of CPU time"):
         await sandbox.run("", calls.spin)
     assert await sandbox.run("", calls.pid) != before
 
@@ -86,7 +86,7 @@ async def test_cpu_time_is_limited_and_the_process_replaced(sandbox):
 @pytest.mark.parametrize("greedy", [calls.allocate, calls.abort])
 async def test_memory_is_limited_and_the_process_replaced(sandbox, greedy):
     before = await sandbox.run("", calls.pid)
-    with pytest.raises(LimitExceededError, match="more than 256 MiB of memory"):
+    with pytest.raises(CallLimitError, match="more than 256 MiB of memory"):
         await sandbox.run("", greedy)
     assert await sandbox.run("", calls.pid) != before
     assert await gone(before)
@@ -250,7 +250,7 @@ def test_it_works_on_uvloop():
             pid = await sandbox.run("", calls.pid)
             os.kill(pid, signal.SIGKILL)
             assert await sandbox.run("", calls.pid) != pid
-            with pytest.raises(LimitExceededError):
+            with pytest.raises(CallLimitError):
                 await sandbox.run("", calls.abort)
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
