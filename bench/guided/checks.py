@@ -30,14 +30,14 @@ async def _measured(path: Path, vocab_size: int, rounds: int) -> dict[str, Any]:
     sandbox = Sandbox(SandboxSettings(processes=1))
     verdicts = Verdicts(sandbox)
     compiler = GrammarCompiler(path)
-    start_ms = await _ms(verdicts.problem("", schema_problem, {}))
+    start_ms = await _ms(verdicts.ask("", schema_problem, {}))
     figures: dict[str, Any] = {"start_ms": start_ms}
     await _checked(verdicts, _grammar({}), vocab_size)  # makes the sandbox's tokenizer
     compiler.compile(_grammar({}), END_IDS)
     for case, (schema, _) in CASES.items():
         new = [schema | {"$comment": f"round {index}"} for index in range(rounds)]
         figures[case] = {
-            "schema_ms": await _median([verdicts.problem("", schema_problem, one) for one in new]),
+            "schema_ms": await _median([verdicts.ask("", schema_problem, one) for one in new]),
             "grammar_ms": await _median([_checked(verdicts, _grammar(one), vocab_size) for one in new]),
             "known_ms": await _median([_checked(verdicts, _grammar(one), vocab_size) for one in new]),
             "worker_ms": statistics.median(_compile_ms(compiler, _grammar(one)) for one in new),
@@ -47,7 +47,7 @@ async def _measured(path: Path, vocab_size: int, rounds: int) -> dict[str, Any]:
 
 
 async def _checked(verdicts: Verdicts, grammar: str, vocab_size: int) -> str | None:
-    return await verdicts.problem("", grammar_problem, grammar, END_IDS, vocab_size)
+    return await verdicts.ask("", grammar_problem, grammar, END_IDS, vocab_size)
 
 
 def _grammar(schema: Any) -> str:

@@ -16,10 +16,10 @@ from neuron.engine.grammar_matcher import GrammarError, compiled
 NUM_BYTES = 256
 
 
-def grammar_problem(grammar: str, end_ids: Sequence[int], vocab_size: int) -> str | None:
+def grammar_problem(grammar: str, end_ids: Sequence[int] = (0,), vocab_size: int = 0) -> str | None:
     """Why no answer can follow `grammar`; None when one can begin.
 
-    It may name any token id below `vocab_size`, and so do `end_ids`.
+    It may name token ids below `vocab_size`, `end_ids` among them.
     """
     try:
         compiled(grammar, _byte_tokenizer(vocab_size, tuple(end_ids)))

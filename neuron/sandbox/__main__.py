@@ -24,7 +24,7 @@ from neuron.sandbox.messages import (
     Returned,
     SandboxCall,
     decode_call,
-    encode_answer,
+    encode,
 )
 
 MIB = 1 << 20
@@ -38,7 +38,7 @@ def main() -> None:
     with os.fdopen(os.dup(1), "wb") as answers:
         os.dup2(2, 1)  # what a library prints is no answer
         while payload := _read(sys.stdin.buffer):
-            answers.write(encode_answer(_answer(payload)))
+            answers.write(_answer(payload))
             answers.flush()
 
 
@@ -46,15 +46,18 @@ def _read(calls: IO[bytes]) -> bytes:
     return calls.read(int.from_bytes(calls.read(HEADER_BYTES), "big"))
 
 
-def _answer(payload: bytes) -> Answer:
+def _answer(payload: bytes) -> bytes:
+    """The frame of the answer to a call."""
+    answer: Answer
     try:
         call = decode_call(payload)
         _limit(call)
-        return Returned(call.function(*call.arguments))
+        return encode(Returned(call.function(*call.arguments, **call.options)))
     except MemoryError:
-        return OutOfMemory()
+        answer = OutOfMemory()
     except BaseException as error:  # noqa: BLE001 - a panic in native code is no Exception
-        return Raised(f"{type(error).__name__}: {error}")
+        answer = Raised(f"{type(error).__name__}: {error}")
+    return encode(answer)
 
 
 def _limit(call: SandboxCall) -> None:

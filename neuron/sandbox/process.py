@@ -5,12 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import pickle
 import signal
 import sys
 from asyncio.subprocess import PIPE, Process
 from collections.abc import Sequence
-
-import msgspec
 
 from neuron.sandbox.messages import (
     HEADER_BYTES,
@@ -19,7 +18,7 @@ from neuron.sandbox.messages import (
     Returned,
     SandboxCall,
     decode_answer,
-    encode_call,
+    encode,
 )
 
 COMMAND = (sys.executable, "-m", "neuron.sandbox")
@@ -61,7 +60,7 @@ class SandboxProcess:
         assert self._process.stdin
         assert self._process.stdout
         self.num_calls += 1
-        request = encode_call(call)
+        request = encode(call)
         try:
             self._process.stdin.write(request)
             header = await self._process.stdout.readexactly(HEADER_BYTES)
@@ -69,7 +68,7 @@ class SandboxProcess:
             answer = decode_answer(payload)
         except (asyncio.IncompleteReadError, ConnectionError) as error:
             raise await self._ended(call) from error
-        except msgspec.DecodeError as error:
+        except pickle.UnpicklingError as error:
             raise ProcessEndedError(f"it spoke nonsense: {error}") from error
         if isinstance(answer, OutOfMemory):
             raise CallLimitError(_memory(call))

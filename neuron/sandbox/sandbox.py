@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar, TypeVarTuple, cast
+from typing import Any, ParamSpec, TypeVar, cast
 
 from neuron.config import SandboxSettings
 from neuron.fair_queue import FairQueue
@@ -19,7 +19,7 @@ ATTEMPTS = 2  # of a call whose process is killed by something else
 MAX_CALLS = 1000  # of one process: native libraries do not give all their memory back
 RETRY_AFTER_S = 2
 
-Arguments = TypeVarTuple("Arguments")
+P = ParamSpec("P")
 T = TypeVar("T")
 
 
@@ -42,14 +42,14 @@ class Sandbox:
         self._turns: FairQueue[asyncio.Future[None]] = FairQueue(settings.max_waiting)
         self._is_closed = False
 
-    async def run(self, principal: str, function: Callable[[*Arguments], T], *arguments: *Arguments) -> T:
-        """What `function` of a module returns for `arguments`: values that msgpack can carry.
+    async def run(self, principal: str, function: Callable[P, T], *args: P.args, **options: P.kwargs) -> T:
+        """What `function`, which must be found in a module, returns.
 
         Raises `CallLimitError`, `CallError`, and `ApiError` 503: when too many calls wait, and when its
         processes are killed by something else or give no answer in time. RecursionError for arguments that
         are nested too deeply.
         """
-        call = SandboxCall(function, arguments, self._settings.cpu_s, self._settings.memory_mb)
+        call = SandboxCall(function, args, options, self._settings.cpu_s, self._settings.memory_mb)
         await self._wait_for_turn(principal)
         try:
             return cast("T", await self._run(call))

@@ -59,14 +59,15 @@ async def test_a_schema_that_takes_too_much_is_refused_with_the_limit(neuron, mo
 
 async def test_a_grammar_that_takes_too_much_is_refused_with_the_limit(neuron, monkeypatch):
     monkeypatch.setattr(f"{PLACE}.grammar_problem", calls.allocate)
-    answer = await neuron.chat("echo no", stream=True, **guided(OBJECT))
+    answer = await neuron.chat("echo no", stream=True, response_format={"type": "json_object"})
     error = answer.json()["error"]
     assert (answer.status_code, error["code"], error["param"]) == (400, "invalid_grammar", "response_format")
     assert "256 MiB of memory" in error["message"]
 
 
-async def test_a_tool_that_is_not_strict_is_offered_without_its_schema(neuron, monkeypatch):
-    monkeypatch.setattr(f"{PLACE}.schema_problem", calls.allocate)
+@pytest.mark.parametrize("check", ["schema_problem", "grammar_problem"])
+async def test_a_tool_that_is_not_strict_is_offered_without_its_schema(neuron, monkeypatch, check):
+    monkeypatch.setattr(f"{PLACE}.{check}", calls.only_strings_take_too_much)
     answer = await neuron.chat("sampling", tool_choice="required", **strict(OBJECT))
     assert answer.status_code == 200
     assert '"type": "string"' not in answer.text

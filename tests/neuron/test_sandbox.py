@@ -263,9 +263,9 @@ def test_it_works_on_uvloop():
 class CountedSandbox(Sandbox):
     runs = 0
 
-    async def run(self, *call: Any) -> Any:
+    async def run(self, *args: Any, **options: Any) -> Any:
         self.runs += 1
-        return await super().run(*call)
+        return await super().run(*args, **options)
 
 
 async def test_verdicts_are_remembered_also_those_of_what_takes_too_much(monkeypatch):
@@ -273,11 +273,31 @@ async def test_verdicts_are_remembered_also_those_of_what_takes_too_much(monkeyp
     sandbox = CountedSandbox(settings())
     verdicts = Verdicts(sandbox)
     for _ in range(2):
-        assert await verdicts.problem("", calls.nothing, {"type": "object"}) is None
-        assert await verdicts.problem("", calls.allocate, 1) == "it takes more than 256 MiB of memory"
+        assert await verdicts.ask("", calls.same, {"type": "object"}) == {"type": "object"}
+        with pytest.raises(CallLimitError, match="256 MiB"):
+            await verdicts.ask("", calls.allocate, 1)
     assert sandbox.runs == 2
-    await verdicts.problem("", calls.nothing, 2)  # the oldest is forgotten
-    await verdicts.problem("", calls.nothing, {"type": "object"})
+    await verdicts.ask("", calls.same, 2)  # the oldest is forgotten
+    await verdicts.ask("", calls.same, {"type": "object"})
+    assert sandbox.runs == 4
+    await sandbox.close()
+
+
+async def test_verdicts_are_told_apart_by_check_values_and_options(sandbox):
+    verdicts = Verdicts(sandbox)
+    for value in (1, "1", True, 10**30, (1,), [1], "\ud800", {"a": 1}, {"b": 1}):
+        for option in (False, True):
+            found = await verdicts.ask("", calls.same, value, option=option)
+            assert (found, type(found)) == (value, type(value))
+    assert await verdicts.ask("", calls.nothing, 1) is None
+
+
+async def test_verdicts_of_long_texts_are_forgotten_early(monkeypatch):
+    monkeypatch.setattr("neuron.sandbox.verdicts.MAX_CHARS", 1000)
+    sandbox = CountedSandbox(settings())
+    verdicts = Verdicts(sandbox)
+    for text in ("a" * 600, "b" * 600, "b" * 600, "a" * 600, "c" * 2000, "c" * 2000):
+        await verdicts.ask("", calls.nothing, text)
     assert sandbox.runs == 4
     await sandbox.close()
 
@@ -285,13 +305,14 @@ async def test_verdicts_are_remembered_also_those_of_what_takes_too_much(monkeyp
 async def test_a_failure_of_the_sandbox_is_no_verdict(sandbox):
     verdicts = Verdicts(sandbox)
     with pytest.raises(ApiError):
-        await verdicts.problem("", calls.fall, 1)
+        await verdicts.ask("", calls.fall, 1)
     with pytest.raises(CallError):
-        await verdicts.problem("", calls.fail, 1)
+        await verdicts.ask("", calls.fail, 1)
 
 
-async def test_arguments_nested_too_deeply_have_a_verdict(sandbox):
+async def test_arguments_nested_too_deeply_are_a_limit(sandbox):
     nested: Any = []
     for _ in range(100_000):
         nested = [nested]
-    assert await Verdicts(sandbox).problem("", calls.nothing, nested) == "it is nested too deeply"
+    with pytest.raises(CallLimitError, match="nesting"):
+        await Verdicts(sandbox).ask("", calls.nothing, nested)

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import ParamSpec
+
 from neuron.engine.grammar_trial import grammar_problem
 from neuron.pipe import AnswerGrammar
+from neuron.sandbox.process import CallLimitError
 from neuron.sandbox.verdicts import Verdicts
-from neuron.text.schema import Schema, schema_problem
+from neuron.text.schema import Schema, grammar_source, schema_problem
+
+P = ParamSpec("P")
 
 
 class Checks:
@@ -16,10 +22,18 @@ class Checks:
         self._principal = principal
 
     async def schema_problem(self, schema: Schema) -> str | None:
-        """Why `schema` cannot be enforced; None when it can."""
-        return await self._verdicts.problem(self._principal, schema_problem, schema)
+        """Why `schema` cannot be enforced; None when it can. One that compiles too slowly cannot."""
+        problem = await self._problem(schema_problem, schema)
+        return problem or await self._problem(grammar_problem, f"start: %json {grammar_source(schema)}")
 
     async def grammar_problem(self, grammar: AnswerGrammar, vocab_size: int) -> str | None:
         """Why no answer can follow `grammar`; None when a worker can compile it within the limits."""
-        check = (grammar.lark, tuple(grammar.end_ids), vocab_size)
-        return await self._verdicts.problem(self._principal, grammar_problem, *check)
+        return await self._problem(grammar_problem, grammar.lark, tuple(grammar.end_ids), vocab_size)
+
+    async def _problem(
+        self, check: Callable[P, str | None], *args: P.args, **options: P.kwargs
+    ) -> str | None:
+        try:
+            return await self._verdicts.ask(self._principal, check, *args, **options)
+        except CallLimitError as error:
+            return f"it takes {error}"
