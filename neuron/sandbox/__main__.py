@@ -62,9 +62,14 @@ def _answer(payload: bytes) -> bytes:
 
 def _limit(call: SandboxCall) -> None:
     used = resource.getrusage(resource.RUSAGE_SELF)
-    cpu_s = math.ceil(used.ru_utime + used.ru_stime) + call.cpu_s
-    resource.setrlimit(resource.RLIMIT_CPU, (cpu_s, resource.RLIM_INFINITY))
-    resource.setrlimit(resource.RLIMIT_AS, (_address_space() + call.memory_mb * MIB, resource.RLIM_INFINITY))
+    _set_limit(resource.RLIMIT_CPU, math.ceil(used.ru_utime + used.ru_stime) + call.cpu_s)
+    _set_limit(resource.RLIMIT_AS, _address_space() + call.memory_mb * MIB)
+
+
+def _set_limit(kind: int, value: int) -> None:
+    """Set a limit that the next call may raise again, as far as this process was allowed to from the start."""
+    hard = resource.getrlimit(kind)[1]
+    resource.setrlimit(kind, (value if hard == resource.RLIM_INFINITY else min(value, hard), hard))
 
 
 def _address_space() -> int:

@@ -92,6 +92,15 @@ async def test_memory_is_limited_and_the_process_replaced(sandbox, greedy):
     assert await gone(before)
 
 
+async def test_limits_of_its_own_stay_below_those_of_its_surroundings():
+    limited = 'ulimit -v 1000000; exec "$0" -m neuron.sandbox'
+    sandbox = Sandbox(settings(memory_mb=4096), command=("sh", "-c", limited, sys.executable))
+    assert await sandbox.run("", calls.pid)
+    with pytest.raises(CallLimitError):
+        await sandbox.run("", calls.allocate)
+    await sandbox.close()
+
+
 async def test_a_call_without_an_answer_in_time_is_nobodys_fault(tmp_path):
     async with sandbox_with(wall_s=0.05) as sandbox:
         held = Held(sandbox, tmp_path)
