@@ -71,7 +71,7 @@ async def _choices(
         return model.text.answer(
             prompt.text,
             stops=body.stops,
-            min_tokens=body.min_tokens,
+            min_tokens=body.min_tokens or 0,
             tools=None if tools is None else schemas,
             max_calls=1 if body.parallel_tool_calls is False else None,
         )

@@ -27,7 +27,7 @@ from neuron.daemon import Daemon
 from neuron.harness import LocalModel
 
 KIND = "text_completion"
-BLAME = {"context_length_exceeded": "prompt", "invalid_request": "prompt"}
+BLAME = {"context_length_exceeded": "prompt", "tokens": "prompt"}
 
 
 def router(daemon: Daemon) -> Router:
@@ -64,7 +64,7 @@ class _Answer:
         self.groups = [
             prompt_choices(
                 submits(body, model, prompt, whom),
-                lambda: model.text.text_answer(stops=body.stops, min_tokens=body.min_tokens),
+                lambda: model.text.text_answer(stops=body.stops, min_tokens=body.min_tokens or 0),
                 model,
                 log_fields(request),
                 blame=BLAME,

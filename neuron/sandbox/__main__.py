@@ -67,7 +67,7 @@ def _limit(call: SandboxCall) -> None:
 
 
 def _set_limit(kind: int, value: int) -> None:
-    """Set a limit that the next call may raise again, as far as this process was allowed to from the start."""
+    """Set a limit that the next call may raise again, as far as this process was ever allowed to."""
     hard = resource.getrlimit(kind)[1]
     resource.setrlimit(kind, (value if hard == resource.RLIM_INFINITY else min(value, hard), hard))
 

@@ -59,12 +59,13 @@ def _body(grammar: GrammarBuilder, constraint: AnswerConstraint, notation: Notat
         return calls
     if constraint.content is not None:
         return f"({notation.content(grammar, grammar.json(constraint.content))} | {calls})"
-    return f"({notation.content(grammar, grammar.anything_without(notation.opener()))})? ({calls})?"
+    return f"({notation.content(grammar, notation.free_text(grammar))})? ({calls})?"
 
 
 def _calls(grammar: GrammarBuilder, constraint: AnswerConstraint, notation: Notation) -> str:
     call = grammar.rule(_one_of(notation.call(grammar, name, schema) for name, schema in constraint.calls))
-    return f"{call} ({notation.between(grammar)} {call})*" if constraint.is_parallel else call
+    calls = f"{call} ({notation.between(grammar)} {call})*" if constraint.is_parallel else call
+    return notation.enclose(grammar, calls)
 
 
 def _one_of(alternatives: Iterable[str]) -> str:

@@ -19,10 +19,12 @@ from neuron.text.constraint import AnswerConstraint, answer_grammar
 from neuron.text.detokenizer import Detokenizer
 from neuron.text.events import CallArguments, CallStart, Content
 from neuron.text.grammar import UnenforceableSchemaError
+from neuron.text.notations import json_rows, python_rows
 from neuron.text.notations.known import NOTATIONS
 from neuron.text.reasoning import KNOWN_MARKERS, ReasoningSplitter
 from neuron.text.schema import schema_problem
 from tests.stubs.model_dir import END, byte_tokenizer
+from tests.text.families import MISTRAL_LIST, rendered, written
 
 WORD = {"type": "string", "enum": ["Oslo", "Rome", 'a "b" c']}
 SCHEMAS: dict[str, dict[str, Any]] = {
@@ -38,6 +40,7 @@ CONTENT = {"type": "object", "properties": {"ok": {"type": "boolean"}}, "require
 CONTENT |= {"additionalProperties": False}
 MAX_TOKENS = 3000
 THINK = KNOWN_MARKERS[0]
+FAMILIES = [row.name for row in (*json_rows.ROWS, *python_rows.ROWS)]
 
 
 class Vocabulary:
@@ -53,7 +56,7 @@ class Vocabulary:
         self.guided = LLTokenizer(self.tokenizer.to_str(), eos_token=self.end_id)
 
 
-MARKERS = dict.fromkeys(mark for known in NOTATIONS.values() for mark in known.markers if mark != "[CALL_ID]")
+MARKERS = dict.fromkeys(mark for known in NOTATIONS.values() for mark in known.markers)
 FULL = Vocabulary([*MARKERS, THINK.open, THINK.close])
 BARE = Vocabulary([])  # markers are text like any other
 
@@ -121,7 +124,7 @@ def test_required_call_is_generated(name, seed, thinks, opened, is_parallel):
     check(calls)
 
 
-@pytest.mark.parametrize("name", ["hermes", "mistral", "llama3", "qwen-xml"])
+@pytest.mark.parametrize("name", [name for name in NOTATIONS if name != "harmony"])
 @settings(max_examples=12, deadline=None)
 @given(seed=st.integers(0, 2**32))
 def test_markers_may_be_plain_text(name, seed):
@@ -131,6 +134,23 @@ def test_markers_may_be_plain_text(name, seed):
     assert calls
     assert not text.strip()
     check(calls)
+
+
+def accepts(grammar: str, text: str, vocabulary: Vocabulary) -> bool:
+    matcher = LLMatcher(vocabulary.guided, grammar)
+    tokens = vocabulary.tokenizer.encode(text, add_special_tokens=False).ids
+    return all(matcher.consume_token(token) for token in tokens) and matcher.is_accepting()
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("vocabulary", [FULL, BARE], ids=["tokens", "text"])
+def test_what_a_template_writes_is_accepted(name, vocabulary):
+    calls = [("weather", {"city": 'a "b" c', "days": 3}), ("stop", {}), ("weather", {"city": "Oslo"})]
+    constraint = AnswerConstraint(calls=list(SCHEMAS.items()), must_call=True)
+    grammar = answer_grammar(constraint, added=vocabulary.added, notation=NOTATIONS[name], thought=None)
+    text = rendered(MISTRAL_LIST, calls) if (name, vocabulary) == ("mistral", BARE) else written(name, calls)
+    assert accepts(grammar, text.strip(), vocabulary)
+    assert not accepts(grammar, text.replace("Oslo", "Bonn").strip(), vocabulary)
 
 
 @pytest.mark.parametrize("name", NOTATIONS)

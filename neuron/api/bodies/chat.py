@@ -29,13 +29,19 @@ class ContentPart(Struct):
 
 class CalledFunction(Struct):
     name: Name
-    arguments: str | dict[str, Any] = ""
+    arguments: str | dict[str, Any] | None = ""
+
+    def __post_init__(self) -> None:
+        self.arguments = self.arguments or ""
 
 
 class ChatToolCall(Struct):
     function: CalledFunction
-    id: str = ""
-    type: Literal["function"] = "function"
+    id: str | None = ""
+    type: Literal["function"] | None = "function"
+
+    def __post_init__(self) -> None:
+        self.id, self.type = self.id or "", "function"
 
 
 class ChatMessage(Struct):
@@ -77,11 +83,24 @@ class NamedFunction(Struct, forbid_unknown_fields=True):
     name: Name
 
 
-class NamedTool(Struct, forbid_unknown_fields=True):
+class NamedTool(Struct, forbid_unknown_fields=True, tag_field="type", tag="function"):
     """The one tool that must be called."""
 
-    type: Literal["function"]
     function: NamedFunction
+
+
+class AllowedTools(Struct, forbid_unknown_fields=True):
+    mode: Literal["auto", "required"]
+    tools: Annotated[list[NamedTool], Meta(min_length=1)]
+
+
+class AllowedToolChoice(Struct, forbid_unknown_fields=True, tag_field="type", tag="allowed_tools"):
+    """Some of the tools: the prompt shows them all, so that it stays cached, and only these are called."""
+
+    allowed_tools: AllowedTools
+
+
+ToolChoice = Literal["none", "auto", "required"] | NamedTool | AllowedToolChoice
 
 
 class ChatBody(GenerationBody, forbid_unknown_fields=True, kw_only=True):
@@ -94,7 +113,7 @@ class ChatBody(GenerationBody, forbid_unknown_fields=True, kw_only=True):
     response_format: ResponseFormat | None = None
     # prompt
     tools: list[FunctionTool] | None = None
-    tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
+    tool_choice: ToolChoice | None = None
     parallel_tool_calls: bool | None = None
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None
@@ -121,7 +140,25 @@ class ChatBody(GenerationBody, forbid_unknown_fields=True, kw_only=True):
 
     @property
     def must_call(self) -> bool:
+        if isinstance(self.tool_choice, AllowedToolChoice):
+            return self.tool_choice.allowed_tools.mode == "required"
         return self.tool_choice == "required" or isinstance(self.tool_choice, NamedTool)
+
+    @property
+    def chosen_tools(self) -> dict[str, str]:
+        """The names of the tools that `tool_choice` names, by their places in the body."""
+        match self.tool_choice:
+            case NamedTool(function=function):
+                return {function.name: "tool_choice.function.name"}
+            case AllowedToolChoice(allowed_tools=allowed):
+                place = "tool_choice.allowed_tools.tools[{}].function.name"
+                return {tool.function.name: place.format(i) for i, tool in enumerate(allowed.tools)}
+        return {}
+
+    def may_call(self, tool: FunctionTool) -> bool:
+        """Whether `tool_choice` admits calls of a tool."""
+        chosen = self.chosen_tools
+        return self.tool_choice != "none" and (not chosen or tool.function.name in chosen)
 
 
 NEUTRAL: dict[str, tuple[Any, ...]] = {
@@ -150,7 +187,7 @@ def decode(body: bytes) -> ChatBody:
 def _refuse_contradictions(request: ChatBody) -> None:
     if len({request.max_tokens, request.max_completion_tokens} - {None}) > 1:
         raise invalid("max_tokens", "max_tokens and max_completion_tokens differ; send one.")
-    if request.top_logprobs is not None and not request.logprobs:
+    if request.top_logprobs and not request.logprobs:
         raise invalid("top_logprobs", "top_logprobs needs logprobs to be true.")
     _check_continuation(request)
     _check_response_format(request)
@@ -186,14 +223,14 @@ def _check_tools(request: ChatBody) -> None:
     if twice := next((index for index, name in enumerate(names) if name in names[:index]), None):
         param = f"tools[{twice}].function.name"
         raise invalid(param, f"{param}: {names[twice]!r} is declared twice.")
-    if not request.must_call:
+    if not request.must_call and not request.chosen_tools:
         return
     _refuse_unguidable(request, "tool_choice")
     if not names:
-        raise invalid("tool_choice", "tool_choice requires a call, but there are no tools.")
-    if isinstance(request.tool_choice, NamedTool) and request.tool_choice.function.name not in names:
-        name = request.tool_choice.function.name
-        raise invalid("tool_choice", f"tool_choice names {name!r}, which is not among the tools.")
+        raise invalid("tool_choice", "tool_choice asks for calls, but there are no tools.")
+    for name, param in request.chosen_tools.items():
+        if name not in names:
+            raise invalid(param, f"{param}: {name!r} is not among the tools.")
 
 
 def _refuse_unguidable(request: ChatBody, cause: str) -> None:

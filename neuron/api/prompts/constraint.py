@@ -18,21 +18,16 @@ async def answer_constraint(body: ChatBody, checks: Checks) -> AnswerConstraint 
     Raises `ApiError`, 400 for a schema that must be enforced and cannot be.
     """
     content = await _content_schema(body, checks)
-    tools = [] if body.tool_choice == "none" else body.tools or []
-    is_strict = any(tool.function.strict for tool in tools)
-    if content is None and not body.must_call and not is_strict:
+    tools = [(index, tool) for index, tool in enumerate(body.tools or ()) if body.may_call(tool)]
+    is_strict = any(tool.function.strict for _, tool in tools)
+    if content is None and not body.must_call and not body.chosen_tools and not is_strict:
         return None
-    named = body.tool_choice.function.name if isinstance(body.tool_choice, NamedTool) else None
-    calls = [
-        (tool.function.name, await _call_schema(tool, index, checks))
-        for index, tool in enumerate(tools)
-        if named in {None, tool.function.name}
-    ]
+    calls = [(tool.function.name, await _call_schema(tool, index, checks)) for index, tool in tools]
     return AnswerConstraint(
         content=content,
         calls=calls,
         must_call=body.must_call,
-        is_parallel=body.parallel_tool_calls is not False and named is None,
+        is_parallel=body.parallel_tool_calls is not False and not isinstance(body.tool_choice, NamedTool),
     )
 
 
@@ -57,7 +52,7 @@ def constraining_param(body: ChatBody) -> str:
     """The parameter that an error about the answer's grammar names."""
     if body.response_format is not None and body.response_format.type != "text":
         return "response_format"
-    return "tool_choice" if body.must_call else "tools"
+    return "tool_choice" if body.must_call or body.chosen_tools else "tools"
 
 
 async def _content_schema(body: ChatBody, checks: Checks) -> Schema | None:

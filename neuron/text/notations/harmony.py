@@ -31,9 +31,6 @@ _OPENINGS = (START, CHANNEL, "to=functions.")
 class HarmonyNotation(Notation):
     splits_reasoning = True
 
-    def fits(self, template: str) -> bool:
-        return CHANNEL in template and MESSAGE in template
-
     def parser(self, new_id: NewId, tools: ToolSchemas) -> HarmonyParser:
         return HarmonyParser(new_id)
 

@@ -54,19 +54,19 @@ class Notation:
     call_id: NewId = hex_id  # makes a new id in the shape that the templates take
     splits_reasoning: ClassVar[bool] = False  # whether the parser does, and therefore reads every answer
 
-    def fits(self, template: str) -> bool:
-        """Whether this source of a template asks for the notation. Deprecated: render and read back."""
-        return False
-
     def parser(self, new_id: NewId, tools: ToolSchemas) -> CallParser:
         """A parser of one answer to a request with these tools. `new_id` makes the calls' ids."""
         raise NotImplementedError
 
     # --- the grammar; each method returns an expression in Lark -----------------------------------------
 
-    def opener(self) -> str:
-        """The text with which every call begins."""
-        return self.openers[0]
+    def free_text(self, grammar: GrammarBuilder) -> str:
+        """At least a character of text that holds no call."""
+        return grammar.anything_without(self.openers)
+
+    def enclose(self, grammar: GrammarBuilder, calls: str) -> str:
+        """All calls of an answer, with what stands once around them."""
+        return calls
 
     def call(self, grammar: GrammarBuilder, name: str, schema: Schema) -> str:
         """One call whose arguments follow `schema`. Raises `UnenforceableSchemaError`."""
