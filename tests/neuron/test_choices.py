@@ -133,7 +133,7 @@ async def test_logit_bias_and_guides_reach_the_engine(neuron):
     assert '"a": {"type": "integer"}' in (await asked(neuron, response_format=named))["grammar"]
     assert '{"type": "object"' in (await asked(neuron, response_format={"type": "json_object"}))["grammar"]
     forced = (await asked(neuron, tools=[TOOL], tool_choice="required"))["grammar"]
-    assert '\\"name\\": \\"f\\"' in forced
+    assert '\\"f\\"' in forced
     assert (await asked(neuron, tools=[TOOL]))["grammar"] is None
 
 
@@ -157,8 +157,8 @@ async def test_only_allowed_tools_are_called(neuron, mode):
     other = {"type": "function", "function": {"name": "g"}}
     choice = {"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": [other]}}
     grammar = (await asked(neuron, tools=[TOOL, other], tool_choice=choice))["grammar"]
-    assert '\\"name\\": \\"g\\"' in grammar
-    assert '\\"name\\": \\"f\\"' not in grammar
+    assert '\\"g\\"' in grammar
+    assert '\\"f\\"' not in grammar
     alone = (await asked(neuron, tools=[other], tool_choice="required"))["grammar"]
     assert (grammar == alone) is (mode == "required")
 

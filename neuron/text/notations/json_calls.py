@@ -32,10 +32,10 @@ from neuron.text.schema import Schema
 class JsonNotation(BlockNotation):
     """The rows are in `json_rows.py`.
 
-    `heads` are the ways to write a call's name before its arguments (`CallHead`); the grammar takes the first.
-    Without them a call is an object. In the grammar `before` and `after` stand around each call; `first` and
-    `last` are members of its object, as regular expressions, that may stand before the name and behind the
-    arguments.
+    `heads` are the ways to write a call's name before its arguments (`CallHead`); the grammar takes the
+    first. Without them a call is an object. In the grammar `before` and `after` stand around each call;
+    `first` and `last` are members of its object, as regular expressions, that may stand before the name and
+    behind the arguments.
     """
 
     heads: tuple[str, ...] = ()
