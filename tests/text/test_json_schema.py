@@ -132,6 +132,7 @@ def test_alternatives_that_exclude_each_other_need_no_count():
         ({"$defs": {"s": {"contains": STRING}}, "items": {"$ref": "#/$defs/s"}}, ["/$defs/s/contains"]),
         ({"patternProperties": {"a": STRING, "b": NUMBER}}, ["/patternProperties"]),
         ({"maxItems": 10**9}, ["/maxItems"]),
+        ({"type": "object", "minProperties": 2, "required": ["a"]}, ["/minProperties"]),
         ({"pattern": "^" + 20 * "(?=a)"}, ["/pattern"]),
         ({"pattern": "^(?=a)*b"}, ["/pattern"]),
         ({"pattern": "^(?=a)b|c"}, ["/pattern"]),
@@ -280,6 +281,7 @@ def _objects(properties: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]
 MORE = st.sampled_from([
     {}, {"additionalProperties": False}, {"additionalProperties": NUMBER}, {"unevaluatedProperties": False},
     {"propertyNames": {"pattern": "^[abc]"}}, {"propertyNames": {"enum": ["a", "b", "c"]}},
+    {"minProperties": 1}, {"minProperties": 2}, {"maxProperties": 2},
     {"dependentRequired": {"a": ["b"]}}, {"not": {"type": "null"}}, {"propertyNames": {"minLength": 1}},
 ])  # fmt: skip
 SCHEMAS = st.recursive(

@@ -69,6 +69,8 @@ class KeywordRules:
             self._unsupported(place, f"a grammar counts up to {MAX_COUNT}")
         elif count or keyword.startswith("max"):
             out[keyword] = count
+        if keyword == "minProperties" and count > max(1, len(given.get("required") or ())):
+            self._unsupported(place, "names that the schema does not list may repeat, and count once")
 
     def _bound(self, out: Schema, value: Any, place: Place, given: Given) -> None:
         keyword = place.keyword
