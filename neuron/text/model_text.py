@@ -72,12 +72,21 @@ class ModelText:
         max_calls: int | None = None,
     ) -> AnswerStream:
         """The reading side of one answer to `prompt`. Calls are looked for when `tools` is not None."""
-        calls = None
+        calls = openers = None
+        if self.notation and tools is not None:
+            openers = self.notation.call_openers(
+                lambda marker: self.tokenizer.token_to_id(marker) is not None
+            )
         if self.notation and (tools is not None or self.notation.splits_reasoning):
             calls = self.notation.parser(self.notation.call_id, tools or {})
         return AnswerStream(
             Detokenizer(self.tokenizer, self.hidden_ids),
-            ReasoningSplitter(self.reasoning, opened=self._is_opened(prompt)),
+            ReasoningSplitter(
+                self.reasoning,
+                opened=self._is_opened(prompt),
+                calls=openers,
+                answers=self.notation.answers if self.notation else (),
+            ),
             stops=stops,
             min_tokens=min_tokens,
             calls=calls,

@@ -256,6 +256,16 @@ async def test_every_request_leaves_one_log_line(neuron, caplog):
     assert (bad["status"], bad["code"]) == (400, "invalid_request_body")
 
 
+async def test_the_log_line_says_how_many_calls_were_none(neuron, caplog):
+    caplog.set_level(logging.INFO, "neuron.http")
+    tool = {"type": "function", "function": {"name": "f"}}
+    await neuron.chat("echo <tool_call>broken</tool_call>", tools=[tool])
+    await neuron.chat("echo plain", tools=[tool])
+    broken, plain = [vars(record) for record in caplog.records if record.name == "neuron.http"]
+    assert broken["malformed_calls"] == 1
+    assert "malformed_calls" not in plain
+
+
 async def test_openapi_page_describes_every_operation(neuron):
     schema = (await neuron.http.get("/openapi.json")).json()
     assert "/v1/chat/completions" in schema["paths"]

@@ -86,11 +86,11 @@ def heard(
 ) -> tuple[str, list[tuple[str, Any]]]:
     """The text and the calls of an answer, as its client gets them."""
     notation = NOTATIONS[name]
-    visible = {*notation.markers, THINK.open, THINK.close}
+    visible = {*notation.visible, THINK.open, THINK.close}
     hidden = {id_ for mark, id_ in vocabulary.added.items() if mark not in visible}
     answer = AnswerStream(
         Detokenizer(vocabulary.tokenizer, hidden),
-        ReasoningSplitter(THINK if thinks else None, opened=opened),
+        ReasoningSplitter(THINK if thinks else None, opened=opened, answers=notation.answers),
         calls=notation.parser(lambda name, index: "id", SCHEMAS),
     )
     events = [event for token in said for event in answer.feed(token)] + answer.finish()
@@ -187,6 +187,19 @@ def test_reasoning_is_free_and_the_answer_is_not(seed, opened):
     text, calls = heard("hermes", say(grammar, seed), thinks=True, opened=opened)
     assert not calls
     jsonschema.validate(json.loads(text), CONTENT)
+
+
+@pytest.mark.parametrize(
+    ("name", "before", "after"),
+    [("hunyuan", "<answer>\n", "\n</answer>"), ("solar", "<|content|>", "<|end|>")],
+)
+def test_content_may_stand_in_the_familys_wrapper(name, before, after):
+    vocabulary = Vocabulary(NOTATIONS[name].visible)
+    constraint = AnswerConstraint(content=CONTENT)
+    grammar = answer_grammar(constraint, added=vocabulary.added, notation=NOTATIONS[name], thought=None)
+    assert accepts(grammar, before + '{"ok": true}' + after, vocabulary)
+    assert accepts(grammar, '{"ok": true}', vocabulary)
+    assert not accepts(grammar, before + '{"ok": 1}' + after, vocabulary)
 
 
 def test_schema_problem_gives_the_reason():

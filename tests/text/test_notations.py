@@ -81,6 +81,9 @@ CASES = [
     ),
     ("harmony", "<|channel|>commentary<|message|>I will.<|end|>", [Content("I will.")]),
     ("harmony", f"{CHANNEL}", call(arguments="{}")),
+    ("harmony", '<|channel|>commentary to=f <|constrain|>json<|message|>{"a": 1}<|call|>', call()),
+    ("harmony", " to=f<|channel|>commentary json<|message|>{}", call(arguments="{}")),
+    ("harmony", "<|channel|>commentary to=user<|message|>Hi.", [Content("Hi.")]),
     ("harmony", "no channels at all", "itself"),
     ("harmony", "<|channel|>analysis and nothing more", "itself"),
 ]  # fmt: skip

@@ -9,11 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from neuron.text.events import CallArguments, CallStart, Content
+from neuron.text.events import CallArguments, CallStart, Content, ReasoningContent
 from neuron.text.notations import json_rows, python_rows
 from neuron.text.notations.blocks import BlockNotation
 from neuron.text.notations.json_calls import JsonNotation
 from neuron.text.notations.notation import hex_id, numbered_id, short_id
+from neuron.text.reasoning import ReasoningSplitter
 from tests.text.families import MISTRAL_LIST, Calls, rendered, written
 from tests.text.splitting import cut, merged
 
@@ -179,3 +180,40 @@ def test_kimi_counts_its_calls_itself():
     parser = row.parser(row.call_id, {})
     text = "<|tool_call_begin|>functions.f:7<|tool_call_argument_begin|>{}"
     assert parser.feed(text)[0] == CallStart(0, "functions.f:7", "f")
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("apertus", "<|inner_prefix|>Hm.<|inner_suffix|>Hi."),
+        ("apriel", "Here are my reasoning steps:\nHm.\n[BEGIN FINAL RESPONSE]\nHi.\n[END FINAL RESPONSE]\n"),
+        ("cohere", "<|START_THINKING|>Hm.<|END_THINKING|><|START_RESPONSE|>Hi.<|END_RESPONSE|>"),
+        ("cohere", "<|START_THINKING|>Hm.<|END_THINKING|><|START_TEXT|>Hi.<|END_TEXT|>"),
+        ("ernie", "<think>\nHm.\n</think>\n\n<response>\nHi.\n</response>\n"),
+        ("granite", "<think>Hm.</think><response>Hi.</response>"),
+        ("hunyuan", "<think>\nHm.\n</think>\n<answer>\nHi.\n</answer>"),
+        ("longcat", "<longcat_think>Hm.</longcat_think>Hi."),
+        ("solar", "<|think|>Hm.<|end|><|begin|>assistant<|content|>Hi.<|end|>"),
+    ],
+)
+def test_no_marker_leaks_into_a_plain_chat(name, text):
+    row = ROWS[name]
+    for pieces in ([text], list(text)):
+        splitter = ReasoningSplitter(row.thoughts[0], answers=row.answers)
+        events = [event for piece in pieces for event in splitter.feed(piece)] + splitter.finish()
+        assert merged(events) == [ReasoningContent("Hm."), Content("Hi.")]
+
+
+@pytest.mark.parametrize(
+    "row", [row for row in ROWS.values() if row.thoughts and not row.is_bare], ids=lambda row: row.name
+)
+def test_a_call_in_an_open_thought_is_a_call(row):
+    """Whether its opener is a token or begins a line; and the thought's end behind it is no text."""
+    thought = row.thoughts[0]
+    calls = [("f", {"a": 1})]
+    text = f"{thought.open}Hm.\n{written(row.name, calls).strip()}\n{thought.close}"
+    for own in (frozenset(), row.visible):
+        splitter = ReasoningSplitter(thought, calls=row.call_openers(own.__contains__))
+        pieces = [piece for sign in text for piece in splitter.feed(sign)] + splitter.finish()
+        assert merged(pieces)[0] == ReasoningContent("Hm.")
+        assert heard(row, [piece.text for piece in pieces if isinstance(piece, Content)]) == ("", calls)

@@ -150,6 +150,8 @@ class AnswerChoice:
         self._fields["prompt_tokens"] = end.prompt_tokens
         self._fields["cached_tokens"] = end.cached_tokens
         self._fields["finish_reason"] = self.ending.finish_reason
+        if self._answer.malformed_calls:
+            self._count("malformed_calls", self._answer.malformed_calls)
         self._count("completion_tokens", self._num_completion(end) - self._answer.tokens)
 
     def _count(self, name: str, amount: int) -> None:

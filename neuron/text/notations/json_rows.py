@@ -6,9 +6,10 @@ from dataclasses import replace
 
 from neuron.text.grammar import GrammarBuilder
 from neuron.text.notations.json_calls import JsonNotation
-from neuron.text.notations.notation import AnswerMarkers, numbered_id, short_id
+from neuron.text.notations.notation import numbered_id, short_id
 from neuron.text.reasoning import ReasoningMarkers
 from neuron.text.schema import Schema
+from neuron.text.wrapped import AnswerMarkers
 
 THINK = ReasoningMarkers("<think>", "</think>")
 RESPONSE = AnswerMarkers("<response>", "</response>")
@@ -112,7 +113,10 @@ APRIEL = replace(
     TOOL_CALLS,
     name="apriel",
     thoughts=(ReasoningMarkers("Here are my reasoning steps:", "[BEGIN FINAL RESPONSE]"),),
-    answers=(AnswerMarkers("[BEGIN FINAL RESPONSE]", "[END FINAL RESPONSE]"),),
+    answers=(
+        AnswerMarkers("", "[END FINAL RESPONSE]"),  # the thought's end is its beginning
+        AnswerMarkers("[BEGIN FINAL RESPONSE]", "[END FINAL RESPONSE]"),
+    ),
 )
 MINIMAX_M1 = replace(
     TOOL_CALLS, name="minimax-m1", begin="<tool_calls>\n", end="\n</tool_calls>", separator="\n"

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
 from neuron.text.grammar import GrammarBuilder
 from neuron.text.notations.parser import CallParser, NewId, ToolSchemas
-from neuron.text.reasoning import ReasoningMarkers
+from neuron.text.reasoning import CallOpeners, ReasoningMarkers
 from neuron.text.schema import Schema
+from neuron.text.wrapped import AnswerMarkers
 
 _ALPHANUMERIC = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 
@@ -27,14 +29,6 @@ def short_id(name: str, index: int) -> str:
 def numbered_id(name: str, index: int) -> str:
     """`functions.NAME:N`, Kimi K2's ids."""
     return f"functions.{name}:{index}"
-
-
-@dataclass(frozen=True, slots=True)
-class AnswerMarkers:
-    """The texts around the visible answer; either may be missing from one."""
-
-    open: str
-    close: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,5 +75,27 @@ class Notation:
         return ""
 
     def content(self, grammar: GrammarBuilder, body: str) -> str:
-        """Visible text that matches `body`."""
-        return body
+        """Visible text that matches `body`, with or without what the family writes around it."""
+        if not self.answers:
+            return body
+        inner = grammar.rule(body)
+        return f"({' | '.join([inner, *(_wrapped(grammar, around, inner) for around in self.answers)])})"
+
+    @property
+    def visible(self) -> frozenset[str]:
+        """The tokens that must leave text: those of calls, thoughts and what stands around the answer."""
+        thoughts = (marker for known in self.thoughts for marker in (known.open, known.close))
+        answers = (marker for known in self.answers for marker in (known.open, known.close))
+        return frozenset((*self.markers, *thoughts, *answers))
+
+    def call_openers(self, is_token: Callable[[str], bool]) -> CallOpeners:
+        """The openers that end an open thought; `is_token` says which markers are tokens of their own."""
+        tokens = [marker for marker in self.markers if is_token(marker)]
+        own = tuple(opener for opener in self.openers if opener.startswith(tuple(tokens)))
+        return CallOpeners(own, tuple(opener for opener in self.openers if opener not in own))
+
+
+def _wrapped(grammar: GrammarBuilder, around: AnswerMarkers, inner: str) -> str:
+    before = f"{grammar.literal(around.open)} {grammar.space()}" if around.open else ""
+    after = f"({grammar.space()} {grammar.literal(around.close)})?" if around.close else ""
+    return " ".join(filter(None, (before, inner, after)))
