@@ -55,6 +55,10 @@ class SandboxProcess:
     def pid(self) -> int:
         return self._process.pid
 
+    @property
+    def has_ended(self) -> bool:
+        return self._process.returncode is not None
+
     async def call(self, call: SandboxCall) -> Returned | Raised:
         """The answer of `call`. Raises `CallLimitError`, `ProcessEndedError` and RecursionError."""
         assert self._process.stdin

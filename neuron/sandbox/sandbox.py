@@ -109,7 +109,7 @@ class Sandbox:
         raise ApiError(503, "sandbox_failed", message, retry_after_s=RETRY_AFTER_S)
 
     async def _run_once(self, call: SandboxCall) -> Any:
-        process = self._idle.pop() if self._idle else await SandboxProcess.start(self._command)
+        process = await self._fit_process()
         is_fit = False
         try:
             async with asyncio.timeout(self._settings.wall_s):
@@ -126,6 +126,14 @@ class Sandbox:
         if isinstance(answer, Raised):
             raise CallError(f"{call.function.__qualname__}: {answer.text}")
         return answer.value
+
+    async def _fit_process(self) -> SandboxProcess:
+        while self._idle:
+            process = self._idle.pop()
+            if not process.has_ended:
+                return process
+            await process.end()
+        return await SandboxProcess.start(self._command)
 
 
 def _full() -> ApiError:

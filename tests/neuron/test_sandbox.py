@@ -130,10 +130,24 @@ async def test_a_call_whose_processes_are_killed_twice_is_a_503(sandbox):
     assert await sandbox.run("", calls.pid)
 
 
-async def test_an_idle_process_that_is_killed_costs_no_call(sandbox):
-    pid = await sandbox.run("", calls.pid)
-    os.kill(pid, signal.SIGKILL)
-    assert await sandbox.run("", calls.pid) != pid
+async def killed_idle(sandbox: Sandbox, count: int) -> set[int]:
+    """The ids of `count` idle processes that were killed, and which the event loop knows to be gone."""
+    pids = set(await asyncio.gather(*(sandbox.run("", calls.pid) for _ in range(count))))
+    assert len(pids) == count
+    for pid in pids:
+        os.kill(pid, signal.SIGKILL)
+
+    async def are_reaped() -> bool:
+        return not any(map(psutil.pid_exists, pids))
+
+    await until(are_reaped)
+    return pids
+
+
+async def test_idle_processes_that_are_killed_cost_no_call():
+    async with sandbox_with(processes=3) as sandbox:
+        pids = await killed_idle(sandbox, 3)
+        assert await sandbox.run("", calls.pid) not in pids
 
 
 async def test_what_a_function_raises_is_told_and_the_process_kept(sandbox):
@@ -259,6 +273,8 @@ def test_it_works_on_uvloop():
             pid = await sandbox.run("", calls.pid)
             os.kill(pid, signal.SIGKILL)
             assert await sandbox.run("", calls.pid) != pid
+            pids = await killed_idle(sandbox, 1)
+            assert await sandbox.run("", calls.pid) not in pids
             with pytest.raises(CallLimitError):
                 await sandbox.run("", calls.abort)
 
