@@ -30,20 +30,24 @@ async def _measured(path: Path, vocab_size: int, rounds: int) -> dict[str, Any]:
     sandbox = Sandbox(SandboxSettings(processes=1))
     verdicts = Verdicts(sandbox)
     compiler = GrammarCompiler(path)
-    start_ms = await _ms(verdicts.ask("", check_schema, {}, is_strict=True))
+    start_ms = await _ms(_read(verdicts, {}))
     figures: dict[str, Any] = {"start_ms": start_ms}
     await _checked(verdicts, _grammar({}), vocab_size)  # makes the sandbox's tokenizer
     compiler.compile(_grammar({}), END_IDS)
     for case, (schema, _) in CASES.items():
         new = [schema | {"$comment": f"round {index}"} for index in range(rounds)]
         figures[case] = {
-            "schema_ms": await _median([verdicts.ask("", check_schema, one, is_strict=True) for one in new]),
+            "schema_ms": await _median([_read(verdicts, one) for one in new]),
             "grammar_ms": await _median([_checked(verdicts, _grammar(one), vocab_size) for one in new]),
             "known_ms": await _median([_checked(verdicts, _grammar(one), vocab_size) for one in new]),
             "worker_ms": statistics.median(_compile_ms(compiler, _grammar(one)) for one in new),
         }
     await sandbox.close()
     return figures
+
+
+async def _read(verdicts: Verdicts, schema: Any) -> str | None:
+    return (await verdicts.ask("", check_schema, schema, is_strict=True)).problem
 
 
 async def _checked(verdicts: Verdicts, grammar: str, vocab_size: int) -> str | None:
@@ -54,11 +58,11 @@ def _grammar(schema: Any) -> str:
     return "start: %json " + json.dumps(schema)
 
 
-async def _median(checks: Sequence[Awaitable[Any]]) -> float:
+async def _median(checks: Sequence[Awaitable[str | None]]) -> float:
     return statistics.median([await _ms(check) for check in checks])
 
 
-async def _ms(check: Awaitable[Any]) -> float:
+async def _ms(check: Awaitable[str | None]) -> float:
     started = time.perf_counter()
     problem = await check
     assert problem is None, problem
