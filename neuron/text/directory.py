@@ -12,9 +12,10 @@ import msgspec
 from tokenizers import Tokenizer
 
 from neuron.text.model_text import GenerationDefaults, ModelText
-from neuron.text.notations.known import NOTATIONS
+from neuron.text.notations.known import NOTATIONS, notations_for
 from neuron.text.notations.notation import Notation
 from neuron.text.reasoning import KNOWN_MARKERS, ReasoningMarkers
+from neuron.text.response.notation import notation_of_checkpoint
 from neuron.text.template import ChatTemplate
 from neuron.text.template_files import BrokenTemplateError, read_templates
 from neuron.text.token_bytes import TokenBytes
@@ -72,8 +73,16 @@ def read_model_text(directory: Path, settings: TextSettings = _NO_SETTINGS) -> M
         templates = read_templates(directory, naming, tokens, settings.chat_template)
     except (BrokenTokenizerError, BrokenTemplateError) as error:
         raise BrokenModelError(str(error)) from error
-    default, tool_use = (_fitted(template, tokenizer, settings) for template in templates)
-    notation = _notation(tool_use or default)
+    added = tokenizer.get_added_tokens_decoder().values()
+    notations = notations_for(token.content for token in added)
+    default, tool_use = (_fitted(template, tokenizer, notations, settings) for template in templates)
+    told = tool_use or default
+    name = told.traits.notation if told else None
+    notation = notation_of_checkpoint(
+        naming.get("response_template") if settings.tool_format is None else None,
+        tokens=[token.content for token in added if token.special],
+        written=None if name is None else notations[name],
+    )
     reasoning = _reasoning(default, tokenizer, settings)
     if notation is not None and notation.splits_reasoning:
         reasoning = None  # its parser does that
@@ -97,7 +106,10 @@ def reasoning_formats() -> dict[str, ReasoningMarkers | None]:
 
 
 def _fitted(
-    template: ChatTemplate | None, tokenizer: Tokenizer, settings: TextSettings
+    template: ChatTemplate | None,
+    tokenizer: Tokenizer,
+    notations: Mapping[str, Notation],
+    settings: TextSettings,
 ) -> FittedTemplate | None:
     if template is None:
         return None
@@ -105,16 +117,11 @@ def _fitted(
     added = tokenizer.get_added_tokens_decoder().values()
     traits = probe_template(
         template,
-        NOTATIONS.values() if named is None else [NOTATIONS[named]],
+        notations.values() if named is None else [notations[named]],
         hidden={token.content for token in added if token.special},
         known_tokens={token.content for token in added},
     )
     return FittedTemplate(template, traits if named is None else replace(traits, notation=named))
-
-
-def _notation(template: FittedTemplate | None) -> Notation | None:
-    name = template.traits.notation if template else None
-    return None if name is None else NOTATIONS[name]
 
 
 def _reasoning(

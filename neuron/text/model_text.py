@@ -9,6 +9,7 @@ from tokenizers import Tokenizer
 
 from neuron.text.answer import AnswerStream
 from neuron.text.constraint import AnswerConstraint, answer_grammar
+from neuron.text.content import AnswerContent
 from neuron.text.detokenizer import Detokenizer
 from neuron.text.notations.notation import Notation
 from neuron.text.notations.parser import ToolSchemas
@@ -61,6 +62,12 @@ class ModelText:
             return {}
         return describe(self.template.traits, self.tool_template.traits if self.tool_template else None)
 
+    @property
+    def vocab_size(self) -> int:
+        """One more than the largest token id, or more."""
+        added = self.tokenizer.get_added_tokens_decoder()
+        return 1 + max(self.tokenizer.get_vocab_size(), *added, *self.eos_ids)
+
     def encode(self, text: str, *, is_rendered: bool = True) -> list[int]:
         """The tokens of a prompt. Special ones are added unless a template wrote them (`is_rendered`)."""
         return list(self.tokenizer.encode(text, add_special_tokens=not is_rendered).ids)
@@ -96,7 +103,7 @@ class ModelText:
             )
         if self.notation and (tools is not None or self.notation.splits_reasoning):
             new_id = new_ids(self._tool_traits.ids, self.notation.call_id, calls_before)
-            calls = self.notation.parser(new_id, tools or {})
+            calls = self.notation.answering(prompt).parser(new_id, tools or {})
         if tools is not None and max_calls is None:
             max_calls = self._tool_traits.max_calls
         return AnswerStream(
@@ -126,7 +133,12 @@ class ModelText:
         if self._tool_traits.max_calls == 1:
             constraint = replace(constraint, is_parallel=False)
         added = {token.content: id_ for id_, token in self.tokenizer.get_added_tokens_decoder().items()}
-        return answer_grammar(constraint, added=added, notation=self.notation, thought=thought)
+        notation = self.notation and self.notation.answering(prompt)
+        return answer_grammar(constraint, added=added, notation=notation, thought=thought)
+
+    def text_grammar(self, content: AnswerContent) -> str:
+        """The grammar of a bare completion, in Lark. Raises `UnenforceableSchemaError`."""
+        return answer_grammar(AnswerConstraint(content), added={}, notation=None, thought=None)
 
     @property
     def _tool_traits(self) -> TemplateTraits:

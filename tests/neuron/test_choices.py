@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.neuron.conftest import Neuron, events_of, until
+from tests.stubs.byte_matcher import admits
 from tests.stubs.model_dir import byte_tokenizer
 
 TOKENIZER = byte_tokenizer()
@@ -130,11 +131,28 @@ async def test_logit_bias_and_guides_reach_the_engine(neuron):
     assert (await asked(neuron))["grammar"] is None
     schema = {"type": "object", "properties": {"a": {"type": "integer"}}}
     named = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
-    assert '"a": {"type": "integer"}' in (await asked(neuron, response_format=named))["grammar"]
+    guided = (await asked(neuron, response_format=named))["grammar"]
+    assert admits(guided, '{"a": 1}')
+    assert not admits(guided, '{"a": "x"}')
     assert '{"type": "object"' in (await asked(neuron, response_format={"type": "json_object"}))["grammar"]
     forced = (await asked(neuron, tools=[TOOL], tool_choice="required"))["grammar"]
     assert '\\"f\\"' in forced
     assert (await asked(neuron, tools=[TOOL]))["grammar"] is None
+
+
+async def test_a_used_up_grammar_ends_the_answer_as_an_error_and_never_as_stop(neuron):
+    guided = {"response_format": {"type": "json_object"}}
+    answer = await neuron.chat('exhaust {"a": "b', **guided)
+    error = answer.json()["error"]
+    assert (answer.status_code, error["code"], error["param"]) == (
+        400,
+        "grammar_exhausted",
+        "response_format",
+    )
+    *chunks, last = await neuron.stream('exhaust {"a": "b', **guided)
+    assert last["error"]["code"] == "grammar_exhausted"
+    assert "".join(chunk["choices"][0]["delta"].get("content", "") for chunk in chunks) == '{"a": "b'
+    assert all(chunk["choices"][0]["finish_reason"] is None for chunk in chunks)
 
 
 @pytest.mark.parametrize("mode", ["auto", "required"])

@@ -41,9 +41,20 @@ CHAT = GENERATION | {
 }  # fmt: skip
 COMPLETION = GENERATION | {"prompt": "x", "echo": True, "logprobs": 2, "best_of": 2, "suffix": ""}
 EMBEDDING = {"model": "m", "input": "x", "encoding_format": "base64", "dimensions": 3, "user": "u"}
-FREE = {"logit_bias", "metadata", "parameters", "schema", "documents", "chat_template_kwargs", "prediction"}
-BODIES = {"chat": (chat.decode, CHAT), "completions": (completion.decode, COMPLETION),
-          "embeddings": (embedding.decode, EMBEDDING)}  # fmt: skip
+FORMS = {  # of an answer; each excludes the others, and response_format
+    "structured_outputs": {"choice": ["a"], "json_object": False, "disable_fallback": False},
+    "guided_json": {"type": "object"}, "guided_regex": "a", "guided_choice": ["a"],
+    "guided_grammar": "start: \"a\"",
+}  # fmt: skip
+FREE = {
+    "logit_bias", "metadata", "parameters", "schema", "documents", "chat_template_kwargs", "prediction",
+    "guided_json",
+}  # fmt: skip
+BODIES = {
+    "chat": (chat.decode, CHAT),
+    "completions": (completion.decode, COMPLETION | {"response_format": CHAT["response_format"]}),
+    "embeddings": (embedding.decode, EMBEDDING),
+} | {name: (completion.decode, COMPLETION | {name: form}) for name, form in FORMS.items()}
 
 
 def is_accepted(decode, body) -> bool:
@@ -79,8 +90,8 @@ def test_all_fields_at_once_may_be_null(endpoint):
 
 
 def test_every_parameter_is_in_the_bodies_above():
-    assert set(chat.ChatBody.__struct_fields__) - {"audio", "web_search_options"} == set(CHAT)
-    assert set(completion.CompletionBody.__struct_fields__) == set(COMPLETION)
+    assert set(chat.ChatBody.__struct_fields__) - {"audio", "web_search_options"} == {*CHAT, *FORMS}
+    assert set(completion.CompletionBody.__struct_fields__) == {*COMPLETION, *FORMS, "response_format"}
     assert set(embedding.EmbeddingBody.__struct_fields__) == set(EMBEDDING)
 
 

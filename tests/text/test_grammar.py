@@ -22,7 +22,6 @@ from neuron.text.grammar import UnenforceableSchemaError
 from neuron.text.notations import json_rows, python_rows
 from neuron.text.notations.known import NOTATIONS
 from neuron.text.reasoning import KNOWN_MARKERS, ReasoningSplitter
-from neuron.text.schema import schema_problem
 from tests.stubs.model_dir import END, byte_tokenizer
 from tests.text.families import MISTRAL_LIST, rendered, written
 
@@ -124,7 +123,7 @@ def test_required_call_is_generated(name, seed, thinks, opened, is_parallel):
     check(calls)
 
 
-@pytest.mark.parametrize("name", [name for name in NOTATIONS if name != "harmony"])
+@pytest.mark.parametrize("name", [name for name, known in NOTATIONS.items() if not known.splits_reasoning])
 @settings(max_examples=12, deadline=None)
 @given(seed=st.integers(0, 2**32))
 def test_markers_may_be_plain_text(name, seed):
@@ -200,13 +199,6 @@ def test_content_may_stand_in_the_familys_wrapper(name, before, after):
     assert accepts(grammar, before + '{"ok": true}' + after, vocabulary)
     assert accepts(grammar, '{"ok": true}', vocabulary)
     assert not accepts(grammar, before + '{"ok": 1}' + after, vocabulary)
-
-
-def test_schema_problem_gives_the_reason():
-    assert schema_problem(SCHEMAS["weather"]) is None
-    assert "uniqueItems" in (schema_problem({"type": "array", "uniqueItems": True}) or "")
-    assert schema_problem({"type": "objekt"}) == "Invalid type: objekt"
-    assert schema_problem({"x-guidance": {"lenient": True}, "not": {}}) is not None  # no client relaxes it
 
 
 def test_unquoted_text_can_be_held_to_an_enum_only():

@@ -8,7 +8,8 @@ import msgspec
 from msgspec import Meta, Struct
 
 from neuron.api.bodies.decode import decode_body, refuse_unless_neutral, require_model
-from neuron.api.bodies.generation import MAX_TOP_LOGPROBS, Count, GenerationBody, Name
+from neuron.api.bodies.generation import MAX_TOP_LOGPROBS, Count, Name
+from neuron.api.bodies.guided import GuidedBody, refuse_unguidable
 from neuron.api.errors import invalid
 
 
@@ -69,18 +70,6 @@ class FunctionTool(Struct, forbid_unknown_fields=True):
     function: FunctionDefinition
 
 
-class JsonSchema(Struct, forbid_unknown_fields=True):
-    name: Name
-    schema: dict[str, Any] | None = None
-    strict: bool | None = None
-    description: str | None = None
-
-
-class ResponseFormat(Struct, forbid_unknown_fields=True):
-    type: Literal["text", "json_object", "json_schema"]
-    json_schema: JsonSchema | None = None
-
-
 class NamedFunction(Struct, forbid_unknown_fields=True):
     name: Name
 
@@ -105,14 +94,13 @@ class AllowedToolChoice(Struct, forbid_unknown_fields=True, tag_field="type", ta
 ToolChoice = Literal["none", "auto", "required"] | NamedTool | AllowedToolChoice
 
 
-class ChatBody(GenerationBody, forbid_unknown_fields=True, kw_only=True):
+class ChatBody(GuidedBody, forbid_unknown_fields=True, kw_only=True):
     """Every parameter of OpenAI's API, and those that other servers have added to it."""
 
     messages: list[ChatMessage] = []  # required, but a missing model is reported first
     max_completion_tokens: Count | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Meta(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
-    response_format: ResponseFormat | None = None
     # prompt
     tools: list[FunctionTool] | None = None
     tool_choice: ToolChoice | None = None
@@ -192,7 +180,6 @@ def _refuse_contradictions(request: ChatBody) -> None:
     if request.top_logprobs and not request.logprobs:
         raise invalid("top_logprobs", "top_logprobs needs logprobs to be true.")
     _check_continuation(request)
-    _check_response_format(request)
     _check_tools(request)
 
 
@@ -205,29 +192,23 @@ def _check_continuation(request: ChatBody) -> None:
         raise invalid(param, f"{param} and add_generation_prompt cannot both be true.")
     if last.role != "assistant" or last.tool_calls:
         raise invalid(param, f"{param} needs the last message to be the assistant's, without calls.")
-    if request.response_format and request.response_format.type != "text":
-        raise invalid(param, f"{param} contradicts response_format, which holds for the whole answer.")
-
-
-def _check_response_format(request: ChatBody) -> None:
-    wanted = request.response_format
-    if wanted is None:
-        return
-    if (wanted.type == "json_schema") != (wanted.json_schema is not None):
-        param = "response_format.json_schema"
-        raise invalid(param, f"{param} belongs to the type json_schema, which is {wanted.type!r} here.")
-    if wanted.type != "text":
-        _refuse_unguidable(request, "response_format")
+    if wanted := request.wanted:
+        raise invalid(param, f"{param} contradicts {wanted.param}, which holds for the whole answer.")
 
 
 def _check_tools(request: ChatBody) -> None:
     names = [tool.function.name for tool in request.tools or ()]
+    for index, tool in enumerate(request.tools or ()):
+        _check_parameters(tool.function, f"tools[{index}].function.parameters")
     if twice := next((index for index, name in enumerate(names) if name in names[:index]), None):
         param = f"tools[{twice}].function.name"
         raise invalid(param, f"{param}: {names[twice]!r} is declared twice.")
     if not request.must_call and not request.chosen_tools:
         return
-    _refuse_unguidable(request, "tool_choice")
+    refuse_unguidable(request, "tool_choice")
+    if request.wanted and request.must_call and not request.response_format:
+        param = request.wanted.param
+        raise invalid(param, f"{param} contradicts tool_choice, by which the answer is a call.")
     if not names:
         raise invalid("tool_choice", "tool_choice asks for calls, but there are no tools.")
     for name, param in request.chosen_tools.items():
@@ -235,8 +216,7 @@ def _check_tools(request: ChatBody) -> None:
             raise invalid(param, f"{param}: {name!r} is not among the tools.")
 
 
-def _refuse_unguidable(request: ChatBody, cause: str) -> None:
-    """Raise `ApiError` 400 for parameters that contradict a grammar: a guided answer ends where it does."""
-    for name in ("ignore_eos", "min_tokens"):
-        if getattr(request, name):
-            raise invalid(name, f"{name} contradicts {cause}: such an answer ends when it is complete.")
+def _check_parameters(function: FunctionDefinition, param: str) -> None:
+    type_ = (function.parameters or {}).get("type", "object")
+    if type_ != "object" and not (isinstance(type_, list) and "object" in type_):
+        raise invalid(param, f"{param}: arguments are an object, the schema's type is {type_!r}.")

@@ -8,13 +8,14 @@ import msgspec
 from msgspec import Meta
 
 from neuron.api.bodies.decode import decode_body, require_model
-from neuron.api.bodies.generation import MAX_CHOICES, MAX_TOP_LOGPROBS, GenerationBody, Inputs, each_input
+from neuron.api.bodies.generation import MAX_CHOICES, MAX_TOP_LOGPROBS, Inputs, each_input
+from neuron.api.bodies.guided import GuidedBody
 from neuron.api.errors import invalid, unsupported
 
 DEFAULT_MAX_TOKENS = 16  # OpenAI's
 
 
-class CompletionBody(GenerationBody, forbid_unknown_fields=True, kw_only=True):
+class CompletionBody(GuidedBody, forbid_unknown_fields=True, kw_only=True):
     prompt: Inputs = None
     max_tokens: Annotated[int, Meta(ge=0)] | None = None  # 0: nothing is added to the prompt
     echo: bool | None = None

@@ -91,8 +91,9 @@ class Reader(NamedTuple):
         yield from (rendered[size:] for size in sizes)
 
     def _reads(self, notation: Notation, answers: Iterable[str]) -> bool:
-        seen = dict.fromkeys(text for answer in answers for text in self._seen(answer, {*notation.markers}))
-        return any(_is_read(_calls(notation, text), self.call) for text in seen)
+        seen = dict.fromkeys(text for answer in answers for text in self._seen(answer, notation.visible))
+        prompted = notation.answering(self.starts.opened), notation
+        return any(_is_read(_calls(way, text), self.call) for text in seen for way in prompted)
 
     def _seen(self, answer: str, markers: Collection[str]) -> Iterable[str]:
         """The answer as a parser with these markers gets it: without control tokens, end and thought."""
