@@ -14,7 +14,7 @@ from neuron.text.notations.parser import MAX_HEAD_CHARS
 _PARTS = re.compile(r"\{(\w+)\}|\[([^\]]*)\]|\n|(?<=>)(?=<)|.")
 _SEAM = re.compile(r"\n+|(?<=>)(?=<)")
 _SPACE = r"\s*"
-_WORD = r"""[^\s<>{}\[\]"']+(?=[\s<])"""  # a field that no sign ends
+_WORD = r"""[^\s<>{}\[\]"']+(?=[\n<])"""  # a field that no sign ends
 
 
 class TagHead:
