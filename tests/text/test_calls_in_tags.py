@@ -220,6 +220,8 @@ FORGOTTEN = [
         "",
     ),
     ("qwen-xml", "<function=f><parameter=n>\n1\n</parameter></func", {"n": 1}, ""),
+    ("qwen-xml", f"{FUNCTION}<parameter=n>\n1\n</parameter>\n", {"n": 1}, ""),
+    ("qwen-xml", FUNCTION, {}, ""),
     ("glm", "<tool_call>f\n<arg_key>n</arg_key>\n<arg_value>1</tool_call>", {"n": 1}, ""),
     ("minimax-m2", '<minimax:tool_call><invoke name="f"></minimax:tool_call>!', {}, "!"),
     ("gemma4", "<|tool_call>call:f{n:1<tool_call|>", {"n": 1}, ""),

@@ -39,9 +39,8 @@ def _compiled(spelling: str) -> tuple[re.Pattern[str], re.Pattern[str]]:
     return re.compile("".join(_whole(unit) for unit in units)), re.compile(_begun(units))
 
 
-Unit = (
-    tuple[str, str] | list["Unit"]
-)  # a part's expression when it is whole and when it is the last; or brackets
+# A part's expressions, when it is whole and when it is the last; or the parts that stand in brackets.
+Unit = tuple[str, str] | list["Unit"]
 
 
 def _units(spelling: str) -> list[Unit]:
