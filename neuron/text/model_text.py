@@ -49,6 +49,12 @@ class ModelText:
         found = {"chat": self.template is not None, "tools": self.notation is not None, "reasoning": reasons}
         return [name for name, is_there in found.items() if is_there]
 
+    @property
+    def vocab_size(self) -> int:
+        """One more than the largest token id, or more."""
+        added = self.tokenizer.get_added_tokens_decoder()
+        return 1 + max(self.tokenizer.get_vocab_size(), *added, *self.eos_ids)
+
     def encode(self, text: str, *, is_rendered: bool = True) -> list[int]:
         """The tokens of a prompt. Special ones are added unless a template wrote them (`is_rendered`)."""
         return list(self.tokenizer.encode(text, add_special_tokens=not is_rendered).ids)
