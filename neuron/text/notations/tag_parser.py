@@ -2,8 +2,8 @@
 
 A value ends at its closing tag. Where a model forgets that tag, the closing tag of the call or of the block
 ends it, but only if no closing tag of the value follows before the next head: until that shows, such a tag
-may be part of a text. The end of the answer ends a call too, but one that is cut off within a value leaves its
-JSON cut off, as in other notations.
+may be part of a text. The end of the answer ends a call too, unless it cuts a value off: then the JSON is cut
+off, as in other notations.
 """
 
 from __future__ import annotations
