@@ -95,11 +95,14 @@ def _read_back(probe: Prober, reader: Reader) -> _Found:
         if TOOL_NAME not in answer:
             continue
         printed.append(_Found(form))
+        is_python = bool(_PYTHON_KEY.search(rendered))
+        if probe.is_over or (is_python and as_python):
+            continue
         if (notation := reader.notation_of(rendered)) is None:
             continue
         markers = (*notation.openers, *notation.markers)
         found = _Found(form, notation, not any(marker in answer for marker in markers))
-        if not _PYTHON_KEY.search(rendered):
+        if not is_python:
             return found
         as_python.append(found._replace(form=form._replace(arguments="repr")))
     return (as_python or printed or taken or [_Found(FORMS[0])])[0]

@@ -202,11 +202,12 @@ class Instructions(NamedTuple):
         markers = {text for text in (*openers, *notation.markers) if len(text) > 2}
         shown = {text for text in markers if text in self.with_tools and text not in self.without}
         found = shown | {text for text in markers if text in self.tokens}
-        if not shown and (needs_text or found != markers):
+        is_token = openers[0] in self.tokens
+        if not shown and (needs_text or not is_token):
             return 0
         hidden = [pair.open for pair in notation.answers if pair.open not in self.with_tools]
         is_other = bool(hidden) and not any(marker in self.tokens for marker in hidden)
-        return len(found) + len(shown) - len(markers - found) - is_other
+        return 3 * is_token + len(found) + len(shown) - len(markers - found) - is_other
 
 
 def find_instructions(probe: Prober, tokens: Collection[str]) -> Instructions:

@@ -54,7 +54,7 @@ class Prober:
         opens_answer: bool = False,
     ) -> str | None:
         """The rendering; None when the template refuses, or the bounds are reached."""
-        if self.num_renders >= MAX_RENDERS or self._clock() > self._end:
+        if self.is_over:
             return None
         self.num_renders += 1
         try:
@@ -66,6 +66,11 @@ class Prober:
             )
         except TemplateRefusedError:
             return None
+
+    @property
+    def is_over(self) -> bool:
+        """Whether a bound is reached: every further probe counts as refused."""
+        return self.num_renders >= MAX_RENDERS or self._clock() > self._end
 
     def prints(self, words: Sequence[str], *messages: Json, **options: Any) -> bool:
         """Whether the rendering has all of these words."""
