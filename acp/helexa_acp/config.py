@@ -59,6 +59,11 @@ def data_home(env: Mapping[str, str]) -> Path:
     return _home(env, "XDG_DATA_HOME", ".local/share")
 
 
+def models_path(env: Mapping[str, str]) -> Path:
+    """Return the file that keeps the endpoints' last lists of models."""
+    return data_home(env) / "models.json"
+
+
 def _home(env: Mapping[str, str], variable: str, below: str) -> Path:
     named = env.get(variable)
     base = Path(named) if named else Path(env.get("HOME") or Path.home()) / below

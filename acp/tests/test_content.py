@@ -20,7 +20,6 @@ def text(words):
 @pytest.mark.parametrize(
     ("blocks", "parts"),
     [
-        ([], ()),
         ([text("a"), text("b")], (TextPart("a\n\nb"),)),
         ([{"type": "resource_link", "uri": "file:///a", "name": "a"}], (TextPart("[a](file:///a)"),)),
         ([text("a"), IMAGE, text("b")], (TextPart("a"), ImagePart("image/png", "AAAA"), TextPart("b"))),

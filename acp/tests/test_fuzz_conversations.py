@@ -83,7 +83,6 @@ CHOICES = st.sampled_from(
     [
         "allow_once",
         "allow_always",
-        "allow_always_wide",
         "reject_once",
         "reject_always",
         "cancelled",

@@ -59,6 +59,7 @@ class Session:
     ) -> None:
         self.id = id_
         self.cwd = cwd
+        self.additional = additional
         self.log = log
         self.home = home
         self.client = client
@@ -66,12 +67,14 @@ class Session:
         self.plan_path = home.plan_path(cwd)
         self.roots = Roots(cwd, additional, [self.plan_path])
         self.files = Files(client, id_)
+        self.copies = home.store.copies(id_)
         self.processes = ChildProcesses()
         self.approvals = Approvals(client, id_, home.rules(cwd))
         self.mcp = McpServers(cwd, self.notice)
         self.running: CancelToken | None = None  # of the turn in progress
         self._tools = builtin_tools()
         self._deferred_notices: list[tuple[str, str, str]] = []
+        self.is_listed = False  # has an entry in the list of sessions, as from its first prompt on
         self._options_shown: list[dict[str, Any]] | None = None
         self.commands_shown: list[dict[str, Any]] | None = None
 
@@ -176,8 +179,14 @@ class Session:
     def publish_info(self) -> None:
         """Update the session's entry in the list of sessions, on disk and in the client."""
         title = self.transcript.title
-        updated_at = self.home.store.note(self.id, self.cwd, title)
+        updated_at = self.home.store.note(self.id, self.cwd, title, self.additional)
+        self.is_listed = True
         self.show(updates.session_info(title, updated_at))
+
+    def sees_images(self, choice: ModelChoice) -> bool:
+        """Return whether images are sent to the model: as far as is known, it reads them."""
+        provider = self.endpoints.provider(choice.endpoint)
+        return self.endpoints.info(choice).images is not False and provider.takes_images(choice.model)
 
     def show_usage(self) -> None:
         """Send how much of the context window is in use, if the window is known."""

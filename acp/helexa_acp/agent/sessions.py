@@ -18,11 +18,12 @@ from helexa_acp.agent.replay import replay
 from helexa_acp.agent.session import Home, Session
 from helexa_acp.agent.turn import run_turn
 from helexa_acp.cancellation import CancelToken
-from helexa_acp.config import Config, config_home, data_home
+from helexa_acp.config import Config, config_home, data_home, models_path
 from helexa_acp.provider.endpoints import Endpoints, UnknownModelError
 from helexa_acp.provider.quirks import QuirkBook
 from helexa_acp.rpc.connection import current_request
 from helexa_acp.rpc.framing import NOT_FOUND, RpcError
+from helexa_acp.storage.records import UserSaid
 from helexa_acp.storage.store import BadCursorError, NoSuchSessionError, SessionNote, SessionStore
 from helexa_acp.v1 import params as check
 from helexa_acp.v1 import updates
@@ -37,7 +38,7 @@ Params = dict[str, Any]
 def make_home(config: Config, env: Mapping[str, str] = os.environ) -> Home:
     """Return what all sessions under this configuration share."""
     data = data_home(env)
-    endpoints = Endpoints(config, QuirkBook(data / "quirks.json"), data / "models.json")
+    endpoints = Endpoints(config, QuirkBook(data / "quirks.json"), models_path(env))
     return Home(data, config_home(env), SessionStore(data / "sessions"), endpoints, config.system_prompt_path)
 
 
@@ -74,9 +75,11 @@ class Sessions:
 
     async def new(self, params: Params) -> Params:
         cwd = check.absolute(params)
+        additional = check.directories(params)
         servers = check.mcp_servers(params)
+        await asyncio.to_thread(check.exist, cwd, additional)
         id_, log_ = self._home.store.create(cwd)
-        session = Session(id_, cwd, check.directories(params), log=log_, home=self._home, client=self.client)
+        session = Session(id_, cwd, additional, log=log_, home=self._home, client=self.client)
         self._adopt(session, servers)
         return {"sessionId": id_, **self._state(session)}
 
@@ -85,7 +88,8 @@ class Sessions:
         for update in replay(session.transcript.records):
             session.show(update)
             await self.client.drain()
-        session.publish_info()
+        if session.is_listed:
+            session.publish_info()
         session.show_usage()
         return self._state(session)
 
@@ -191,6 +195,7 @@ class Sessions:
         session = Session(id_, cwd, check.directories(params), log=log_, home=self._home, client=self.client)
         for record in log_.read_new():
             session.transcript.apply(record)
+            session.is_listed = session.is_listed or isinstance(record, UserSaid)
         self._adopt(session, servers)
         return session
 
@@ -246,4 +251,6 @@ class Sessions:
 
 def _note_json(note: SessionNote) -> Params:
     body: Params = {"sessionId": note.id, "cwd": note.cwd, "updatedAt": note.updated_at}
+    if note.additional:
+        body["additionalDirectories"] = list(note.additional)
     return {**body, "title": note.title} if note.title else body

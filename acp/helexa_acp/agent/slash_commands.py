@@ -13,7 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from helexa_acp.agent import command_actions as actions
+from helexa_acp.agent import permission_command
+from helexa_acp.agent.permission_command import permissions
 from helexa_acp.agent.session import Session
+from helexa_acp.agent.undo import undo
 from helexa_acp.cancellation import CancelToken
 
 log = logging.getLogger(__name__)
@@ -23,7 +26,7 @@ MAX_FILE_CHARS = 100_000
 _INVOCATION = re.compile(r"/([A-Za-z0-9][A-Za-z0-9_:.-]*)(?:\s+(.*))?\s*", re.DOTALL)
 
 Action = Callable[[Session, str, CancelToken], Awaitable[None]]
-Expansion = Callable[[Session, str], str | None]
+Expansion = Callable[[Session, str], Awaitable[str | None]]  # may raise ToolError
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,12 +42,16 @@ class SlashCommand:
 class Invocation:
     command: SlashCommand
     argument: str
+    place: int  # index of its block in the prompt
 
-    def expand(self, session: Session) -> str | None:
-        """Return the prompt that the command stands for, or None if its action is to run."""
+    async def expand(self, session: Session) -> str | None:
+        """Return the prompt that the command stands for, or None if its action is to run.
+
+        Raises ToolError.
+        """
         if self.command.expansion is None:
             return None
-        return self.command.expansion(session, self.argument)
+        return await self.command.expansion(session, self.argument)
 
     async def run(self, session: Session, cancel: CancelToken) -> None:
         if self.command.action is not None:
@@ -63,12 +70,12 @@ BUILTIN = (
         actions.plan,
         actions.expand_plan,
     ),
-    SlashCommand("undo", "Undo the last turn and its edits", action=actions.undo),
+    SlashCommand("undo", "Undo the last turn and its edits", action=undo),
     SlashCommand("cost", "Show tokens and cost of this session", action=actions.cost),
+    SlashCommand("init", "Write or improve AGENTS.md for this project", expansion=actions.expand_init),
     SlashCommand(
-        "init", "Write or improve AGENTS.md for this project", expansion=lambda _session, _text: actions.INIT
+        "permissions", "Show, add or remove remembered permissions", permission_command.HINT, permissions
     ),
-    SlashCommand("permissions", "Show remembered permissions, or forget them", "forget", actions.permissions),
 )
 
 
@@ -83,15 +90,20 @@ def available(session: Session) -> dict[str, SlashCommand]:
     return commands
 
 
-def find(session: Session, text: str) -> Invocation | None:
-    """Return the invocation that a prompt is, or None if it is not one of an available command."""
-    match = _INVOCATION.fullmatch(text.strip())
-    if match is None:
-        return None
-    command = available(session).get(match[1])
-    if command is None:
-        return None
-    return Invocation(command, (match[2] or "").strip())
+def find(session: Session, blocks: list[dict[str, Any]]) -> Invocation | None:
+    """Return the invocation in a prompt: its first text that is one of an available command.
+
+    The other blocks accompany it: clients put files and selections before what the user typed.
+    """
+    commands: dict[str, SlashCommand] | None = None
+    for place, block in enumerate(blocks):
+        match = _INVOCATION.fullmatch(block["text"].strip()) if block.get("type") == "text" else None
+        if match is None:
+            continue
+        commands = available(session) if commands is None else commands
+        if match[1] in commands:
+            return Invocation(commands[match[1]], (match[2] or "").strip(), place)
+    return None
 
 
 def as_json(commands: dict[str, SlashCommand]) -> list[dict[str, Any]]:
@@ -118,7 +130,7 @@ def _from_file(path: Path) -> SlashCommand | None:
     fields, body = _front_matter(text)
     hint = fields.get("argument-hint") or ("arguments" if "$ARGUMENTS" in body else None)
 
-    def expand(_session: Session, argument: str) -> str:
+    async def expand(_session: Session, argument: str) -> str:
         if "$ARGUMENTS" in body:
             return body.replace("$ARGUMENTS", argument)
         return f"{body}\n\n{argument}" if argument else body

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from itertools import groupby
+from pathlib import Path
 from typing import Any
 
 from helexa_acp.agent.approvals import PermissionDecision
@@ -13,7 +14,8 @@ from helexa_acp.agent.session import Session
 from helexa_acp.agent.tool_card import ToolCard, raw_input
 from helexa_acp.cancellation import Cancelled, CancelToken
 from helexa_acp.provider.tool_arguments import BadArgumentsError, parse_arguments
-from helexa_acp.storage.records import Planned
+from helexa_acp.storage.copies import digest
+from helexa_acp.storage.records import Edited, Planned
 from helexa_acp.tools import schema
 from helexa_acp.tools.errors import ToolError
 from helexa_acp.tools.mcp import McpTool
@@ -106,12 +108,21 @@ class ToolRunner:
             cancel=self._cancel,
             show=card.change,
             set_plan=self._set_plan,
+            keep_copy=self._keep_copy,
             sees_images=self._sees_images,
         )
 
     def _set_plan(self, entries: list[dict[str, Any]]) -> None:
         self._session.keep(Planned(entries))
         self._session.show(updates.plan(entries))
+
+    async def _keep_copy(self, path: Path, before: bytes | None, after: bytes) -> None:
+        session = self._session
+        try:
+            name = None if before is None else await asyncio.to_thread(session.copies.keep, before)
+        except OSError as error:
+            raise ToolError(f"not changed, as no copy of {path} can be kept: {error}") from error
+        session.keep(Edited(str(path), name, digest(after)))
 
 
 def _arguments(call: PendingCall, tool: Tool, *, truncated: bool) -> dict[str, Any]:

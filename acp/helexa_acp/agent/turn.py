@@ -25,15 +25,17 @@ from helexa_acp.provider.types import CompletionRequest, FinishReason, Message, 
 from helexa_acp.rpc.framing import AUTH_REQUIRED, INTERNAL_ERROR, NOT_FOUND, RpcError
 from helexa_acp.storage.log import SessionBusyError, SessionGoneError
 from helexa_acp.storage.records import Chose, Undone, UserSaid
+from helexa_acp.tools.errors import ToolError
 from helexa_acp.tools.tool import Outcome
 from helexa_acp.tools.truncation import one_line
 from helexa_acp.v1 import updates
-from helexa_acp.v1.content import prompt_text
+from helexa_acp.v1.content import prompt_text, unreadable
 
 log = logging.getLogger(__name__)
 
 MAX_ROUNDS = 100
 MAX_TITLE_CHARS = 80
+UNREAD = "It answers without that. Choose another model for it, or send it as text"
 NO_MODEL = "no model is known: set default_model for an endpoint, or choose a model"
 
 
@@ -62,6 +64,8 @@ class Turn:
         self._session = session
         self._cancel = cancel
         self._message_id = new_id("user")
+        self._blocks: list[dict[str, Any]] = []
+        self._unread: tuple[str, ...] = ()  # what the user was told that the model cannot read
         self._compacted = False
         self._status: ToolCard | None = None
 
@@ -69,12 +73,20 @@ class Turn:
         if self._cancel.cancelled:
             return "cancelled"
         session = self._session
-        command = slash_commands.find(session, prompt_text(blocks))
-        expanded = command.expand(session) if command else None
+        self._blocks = blocks
+        command = slash_commands.find(session, blocks)
+        try:
+            expanded = await self._cancel.race(command.expand(session)) if command else None
+        except Cancelled:
+            return "cancelled"
+        except ToolError as error:
+            raise RpcError(INTERNAL_ERROR, str(error), {"details": str(error)}) from error
         local = command is not None and expanded is None
-        session.keep(UserSaid(self._message_id, blocks, expanded, local))
+        session.keep(UserSaid(self._message_id, blocks, expanded, local, command.place if command else 0))
         if session.transcript.title is None and not local:
             session.set_title(one_line(prompt_text(blocks), MAX_TITLE_CHARS) or "Untitled")
+        elif not session.is_listed:
+            session.publish_info()
         session.say_deferred_notices()
         try:
             if command is not None and local:
@@ -104,7 +116,8 @@ class Turn:
         session = self._session
         choice = session.choice
         if choice is None:
-            raise RpcError(INTERNAL_ERROR, NO_MODEL)
+            raise RpcError(INTERNAL_ERROR, NO_MODEL, {"details": NO_MODEL})
+        self._tell_unread(choice)
         request = await self._request(choice)
         reply = Reply(choice.tag, choice.endpoint.wire_api, session.tools, session.show)
         try:
@@ -117,6 +130,7 @@ class Turn:
         except BaseException:
             await self._abandon(reply)
             raise
+        self._tell_unread(session.choice or choice)  # another model may have answered, or this one refused
         return await self._after(reply, choice)
 
     async def _request(self, choice: ModelChoice) -> CompletionRequest:
@@ -126,7 +140,7 @@ class Turn:
                 session.cwd, session.mode, session.plan_path, session.home.system_prompt_path
             )
         except system_prompt.PromptError as error:
-            raise RpcError(INTERNAL_ERROR, str(error)) from error
+            raise RpcError(INTERNAL_ERROR, str(error), {"details": str(error)}) from error
         request = CompletionRequest(
             choice.model,
             (Message.of(Role.SYSTEM, system), *session.transcript.view()),
@@ -159,8 +173,7 @@ class Turn:
         session = self._session
         interrupted = self._cancel.cancelled
         session.keep(reply.record(session.endpoints.config, interrupted=interrupted))
-        sees_images = session.endpoints.info(choice).images is not False
-        runner = ToolRunner(session, self._cancel, sees_images=sees_images)
+        runner = ToolRunner(session, self._cancel, sees_images=session.sees_images(choice))
         await runner.run(list(reply.calls.values()), truncated=reply.reason is FinishReason.LENGTH)
         if reply.calls or reply.reason is FinishReason.PAUSE:
             return None
@@ -189,6 +202,14 @@ class Turn:
         target = known // 2 if known else compaction.UNKNOWN_WINDOW_TOKENS
         return await compaction.summarise(self._session, choice, target, self._cancel)
 
+    def _tell_unread(self, choice: ModelChoice) -> None:
+        """Tell the user what of the prompt this model cannot read, unless it has been told."""
+        session = self._session
+        unread = unreadable(self._blocks, images=session.sees_images(choice))
+        if set(unread) > set(self._unread):
+            self._unread = unread
+            session.notice("warning", f"{choice.tag} cannot read {', '.join(unread)}", UNREAD)
+
     def _switch(self, choice: ModelChoice, other: ModelChoice, reason: str, reply: Reply) -> None:
         session = self._session
         reply.model = other.tag
@@ -216,4 +237,6 @@ class Turn:
 
 def _rpc_error(error: ProviderError) -> RpcError:
     code = AUTH_REQUIRED if isinstance(error, AuthFailedError) else INTERNAL_ERROR
-    return RpcError(code, str(error), error.data)
+    return RpcError(
+        code, str(error), {**error.data, "details": str(error)}
+    )  # some clients show only `details`

@@ -27,8 +27,9 @@ class Opened:
 class UserSaid:
     message_id: str
     blocks: list[dict[str, Any]]  # content blocks as the client sent them
-    expanded: str | None = None  # what the model reads instead, if this was a slash command
+    expanded: str | None = None  # what the model reads instead of a slash command
     local: bool = False  # answered without the model, which never sees it
+    command: int = 0  # index of the block that is the slash command, if there is one
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +57,15 @@ class CardDone:
     # What the model gets, each {text} or {mime_type, data}.
     result: list[dict[str, Any]] = field(default_factory=list)
     is_error: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Edited:
+    """A file that a call of the turn is about to change."""
+
+    path: str
+    before: str | None  # name of the copy (`storage.copies`); None: the file did not exist
+    after: str  # digest of the bytes that the change writes
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +109,17 @@ class Undone:
 
 
 Record = (
-    Opened | UserSaid | AssistantSaid | CardDone | Planned | Chose | Titled | AgentSaid | Compacted | Undone
+    Opened
+    | UserSaid
+    | AssistantSaid
+    | CardDone
+    | Edited
+    | Planned
+    | Chose
+    | Titled
+    | AgentSaid
+    | Compacted
+    | Undone
 )
 
 _KINDS: dict[str, type[Any]] = {
@@ -107,6 +127,7 @@ _KINDS: dict[str, type[Any]] = {
     "user": UserSaid,
     "assistant": AssistantSaid,
     "card": CardDone,
+    "edited": Edited,
     "plan": Planned,
     "chose": Chose,
     "title": Titled,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from helexa_acp.provider.types import ImagePart, Message, Part, ReasoningPart, Role, TextPart, ToolCall
@@ -12,6 +12,7 @@ from helexa_acp.storage.records import (
     CardDone,
     Chose,
     Compacted,
+    Edited,
     Opened,
     Planned,
     Record,
@@ -19,7 +20,7 @@ from helexa_acp.storage.records import (
     Undone,
     UserSaid,
 )
-from helexa_acp.v1.content import to_parts
+from helexa_acp.v1.content import text_block, to_parts
 
 SUMMARY_INTRO = "The conversation so far, summarised:\n\n"
 
@@ -30,7 +31,7 @@ class TurnSpan:
 
     message_id: str
     start: int  # index of its first message
-    cards: list[CardDone]
+    edits: list[Edited] = field(default_factory=list)
 
 
 class Transcript:
@@ -62,12 +63,15 @@ class Transcript:
         self.records.append(record)
         match record:
             case UserSaid(local=False):
-                self.turns.append(TurnSpan(record.message_id, len(self.messages), []))
+                self.turns.append(TurnSpan(record.message_id, len(self.messages)))
                 self.messages.append(Message(Role.USER, user_parts(record)))
             case AssistantSaid():
                 self._assistant(record)
             case CardDone():
                 self._card(record)
+            case Edited():
+                if self.turns:
+                    self.turns[-1].edits.append(record)
             case Planned():
                 self.plan = record.entries
             case Chose():
@@ -110,8 +114,6 @@ class Transcript:
 
     def _card(self, record: CardDone) -> None:
         self.cards[str(record.card.get("toolCallId"))] = record
-        if self.turns:
-            self.turns[-1].cards.append(record)
         if record.call:
             parts = tuple(_result_part(part) for part in record.result)
             self.messages.append(
@@ -127,11 +129,11 @@ class Transcript:
 
 
 def user_parts(record: UserSaid) -> tuple[Part, ...]:
-    """Return what the model reads of a prompt: an expansion takes the place of the text."""
+    """Return what the model reads of a prompt: an expansion takes the place of its slash command."""
     if record.expanded is None:
         return to_parts(record.blocks)
-    others = tuple(part for part in to_parts(record.blocks) if not isinstance(part, TextPart))
-    return (TextPart(record.expanded), *others)
+    expanded = text_block(record.expanded)
+    return to_parts([expanded if i == record.command else block for i, block in enumerate(record.blocks)])
 
 
 def _result_part(part: dict[str, Any]) -> Part:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 from helexa_acp.cancellation import CancelToken
@@ -72,6 +73,8 @@ class ToolContext:
     cancel: CancelToken
     show: Callable[..., None]  # changes the call's card
     set_plan: Callable[[list[dict[str, Any]]], None]
+    # Keeps what a file is (None: not there) before a call gives it other bytes, for an undo.
+    keep_copy: Callable[[Path, bytes | None, bytes], Awaitable[None]]
     sees_images: bool = True
 
 

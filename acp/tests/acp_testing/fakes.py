@@ -45,6 +45,7 @@ class ToolHarness:
         self.cancel = CancelToken()
         self.shown: list[dict[str, Any]] = []
         self.plan: list[dict[str, Any]] = []
+        self.copies: list[tuple[Path, bytes | None]] = []
         self.files = Files(self.client, "s")
         self.context = ToolContext(
             "s",
@@ -55,7 +56,11 @@ class ToolHarness:
             self.cancel,
             lambda **changes: self.shown.append(changes),
             self.plan.extend,
+            self._keep_copy,
         )
+
+    async def _keep_copy(self, path: Path, before: bytes | None, after: bytes) -> None:
+        self.copies.append((path, before))
 
     async def prepare(self, name: str, **args: Any):
         tool = builtin_tools()[name]
