@@ -10,7 +10,7 @@ from helexa_acp.agent.modes import Forbidden, Mode, policy
 from helexa_acp.agent.permission_rules import PermissionRules, describe
 from helexa_acp.cancellation import CancelToken
 from helexa_acp.rpc.framing import RpcError
-from helexa_acp.tools.tool import Permission, PermissionRule, PreparedCall, Tool
+from helexa_acp.tools.tool import Asking, Permission, PermissionRule, PreparedCall
 from helexa_acp.tools.truncation import one_line
 from helexa_acp.v1.client import Client
 
@@ -55,7 +55,7 @@ class Approvals:
         self._asking = asyncio.Lock()
 
     async def decide(
-        self, mode: Mode, tool: Tool, prepared: PreparedCall, card: dict[str, Any], cancel: CancelToken
+        self, mode: Mode, tool: Asking, prepared: PreparedCall, card: dict[str, Any], cancel: CancelToken
     ) -> PermissionDecision:
         """Decide whether a call may run; `card` is what the client shows of it. Raises Cancelled."""
         by_rules = [self.rules.decide(permission) for permission in prepared.permissions]

@@ -6,6 +6,7 @@ applies it to the transcript.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +25,7 @@ from helexa_acp.storage.store import SessionStore
 from helexa_acp.storage.transcript import Transcript
 from helexa_acp.tools.builtin import builtin_tools
 from helexa_acp.tools.files import Files
-from helexa_acp.tools.mcp import McpServers
+from helexa_acp.tools.mcp.servers import McpServers
 from helexa_acp.tools.processes import ChildProcesses
 from helexa_acp.tools.roots import Roots
 from helexa_acp.tools.tool import Tool
@@ -70,7 +71,7 @@ class Session:
         self.copies = home.store.copies(id_)
         self.processes = ChildProcesses()
         self.approvals = Approvals(client, id_, home.rules(cwd))
-        self.mcp = McpServers(cwd, self.notice)
+        self.mcp = McpServers(cwd)
         self.running: CancelToken | None = None  # of the turn in progress
         self._tools = builtin_tools()
         self._deferred_notices: list[tuple[str, str, str]] = []
@@ -205,6 +206,5 @@ class Session:
 
     async def aclose(self) -> None:
         self.cancel()
-        await self.processes.kill_all()
-        await self.mcp.aclose()
+        await asyncio.gather(self.processes.kill_all(), self.mcp.aclose())
         self.log.close()

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from helexa_acp.agent import options, slash_commands
+from helexa_acp.agent.mcp_host import SessionHost
 from helexa_acp.agent.modes import Mode
 from helexa_acp.agent.replay import replay
 from helexa_acp.agent.session import Home, Session
@@ -211,7 +212,7 @@ class Sessions:
     def _adopt(self, session: Session, servers: list[dict[str, Any]]) -> None:
         self._open[session.id] = session
         self._turns[session.id] = asyncio.Lock()
-        session.mcp.start(servers)
+        session.mcp.start(servers, SessionHost(session, lambda: self._show_commands(session)))
         self._home.endpoints.refresh()
         # The client does not know the session before it has the answer.
         current_request().after.append(lambda: self._show_commands(session))

@@ -1,4 +1,4 @@
-"""Slash commands: the built-in ones, and those of the project and the user from Markdown files.
+"""Slash commands: the built-in ones, Markdown files of the project and of the user, prompts of MCP servers.
 
 A command either has an action, which answers without the model, or an expansion, which returns a prompt.
 """
@@ -18,6 +18,7 @@ from helexa_acp.agent.permission_command import permissions
 from helexa_acp.agent.session import Session
 from helexa_acp.agent.undo import undo
 from helexa_acp.cancellation import CancelToken
+from helexa_acp.tools.mcp.prompts import McpPrompt
 
 log = logging.getLogger(__name__)
 
@@ -80,13 +81,15 @@ BUILTIN = (
 
 
 def available(session: Session) -> dict[str, SlashCommand]:
-    """Return the commands by name: the built-in ones, then the project's, then the user's. The first wins."""
+    """Return the commands by name. The built-in ones win, then the project's, the user's, the servers'."""
     commands = {command.name: command for command in BUILTIN}
     for folder in (Path(session.cwd) / ".helexa" / "commands", session.home.config / "commands"):
         for path in sorted(folder.glob("*.md")) if folder.is_dir() else []:
             command = _from_file(path)
             if command is not None:
                 commands.setdefault(command.name, command)
+    for prompt in session.mcp.prompts:
+        commands.setdefault(prompt.name, _from_server(prompt))
     return commands
 
 
@@ -113,6 +116,19 @@ def as_json(commands: dict[str, SlashCommand]) -> list[dict[str, Any]]:
         entry: dict[str, Any] = {"name": command.name, "description": command.description}
         listed.append({**entry, "input": {"hint": command.hint}} if command.hint else entry)
     return listed
+
+
+def may_be_of_server(blocks: list[dict[str, Any]]) -> bool:
+    """Return whether a prompt may invoke a command of an MCP server, which may still be connecting."""
+    texts = (block["text"].strip() for block in blocks if block.get("type") == "text")
+    return any((match := _INVOCATION.fullmatch(text)) and ":" in match[1] for text in texts)
+
+
+def _from_server(prompt: McpPrompt) -> SlashCommand:
+    async def expand(_session: Session, argument: str) -> str:
+        return await prompt.expand(argument)
+
+    return SlashCommand(prompt.name, prompt.description, prompt.hint or None, expansion=expand)
 
 
 def _from_file(path: Path) -> SlashCommand | None:

@@ -18,7 +18,7 @@ from helexa_acp.storage.copies import digest
 from helexa_acp.storage.records import Edited, Planned
 from helexa_acp.tools import schema
 from helexa_acp.tools.errors import ToolError
-from helexa_acp.tools.mcp import McpTool
+from helexa_acp.tools.mcp.call import McpTool
 from helexa_acp.tools.tool import Outcome, PreparedCall, Tool, ToolContext
 from helexa_acp.tools.truncation import one_line
 from helexa_acp.v1 import updates

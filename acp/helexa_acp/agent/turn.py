@@ -74,8 +74,10 @@ class Turn:
             return "cancelled"
         session = self._session
         self._blocks = blocks
-        command = slash_commands.find(session, blocks)
         try:
+            if slash_commands.may_be_of_server(blocks):
+                await self._cancel.race(session.mcp.settle())
+            command = slash_commands.find(session, blocks)
             expanded = await self._cancel.race(command.expand(session)) if command else None
         except Cancelled:
             return "cancelled"

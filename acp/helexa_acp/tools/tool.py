@@ -78,12 +78,16 @@ class ToolContext:
     sees_images: bool = True
 
 
-class Tool(Protocol):
-    """A tool of the agent."""
+class Asking(Protocol):
+    """What a mode decides by: a tool, or anything else for which the user is asked."""
 
     spec: ToolSpec
     kind: str  # the protocol's ToolKind: read, edit, search, execute, fetch, think or other
     read_only: bool  # calls need no permission and may run concurrently
+
+
+class Tool(Asking, Protocol):
+    """A tool of the agent."""
 
     async def prepare(self, args: dict[str, Any], ctx: ToolContext) -> PreparedCall:
         """Return the call, ready to run, and change nothing. Raises ToolError."""
