@@ -84,7 +84,6 @@ class Submit(msgspec.Struct, frozen=True, tag=True):
     sampling: Sampling
     stop_ids: list[int]  # generation ends when one is sampled; it is not reported
     min_tokens: int = 0
-    ignore_eos: bool = False
     grammar: AnswerGrammar | None = None
     principal: str = ""  # who asks: principals share a busy model fairly
     priority: int = 0  # higher goes first, and may preempt lower
@@ -212,6 +211,7 @@ class Finished(msgspec.Struct, frozen=True, tag=True):
     prompt_tokens: int
     completion_tokens: int  # sampled, the stop id that ended the answer included
     cached_tokens: int = 0  # of the prompt, taken from the KV cache
+    stop_id: int | None = None  # the one that ended the answer
 
 
 class Embedded(msgspec.Struct, frozen=True, tag=True):

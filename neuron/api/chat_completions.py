@@ -83,7 +83,7 @@ async def _whole(
     written: list[dict[str, Any]] = []
     for index, (choice, delta) in enumerate(zip(choices, await collect(choices), strict=True)):
         logprobs = chat_shape(delta.drawn, model.text.token_bytes) if body.logprobs else None
-        written.append(chat_choice(index, delta.events, logprobs, choice.finish_reason))
+        written.append(chat_choice(index, delta.events, logprobs, choice.ending))
     used = total_usage([[choice.usage for choice in choices]])
     content = whole_answer(answer_id, model.id, "chat.completion", choices=written, used=used)
     return HttpResponse(content, content_type="application/json")

@@ -76,7 +76,7 @@ class _Answer:
     async def whole(self) -> HttpResponse:
         deltas = await collect(self.choices)
         choices = [
-            writer.whole(delta.events, delta.drawn, choice.finish_reason)
+            writer.whole(delta.events, delta.drawn, choice.ending)
             for writer, delta, choice in zip(self._writers(None), deltas, self.choices, strict=True)
         ]
         content = whole_answer(self._id, self._model.id, KIND, choices=choices, used=self._usage())

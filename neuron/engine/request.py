@@ -69,7 +69,7 @@ class EngineRequest:
         self.marks = submit.marks
         self.max_tokens = max_tokens
         self.min_tokens = submit.min_tokens
-        self.stop_ids = frozenset() if submit.ignore_eos else frozenset(submit.stop_ids)
+        self.stop_ids = frozenset(submit.stop_ids)
         self.sampling: Sampling = submit.sampling
         self.seed = secrets.randbits(63) if submit.sampling.seed is None else submit.sampling.seed
         self.submitted_at = now

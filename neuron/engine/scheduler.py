@@ -336,7 +336,7 @@ class Scheduler:
     def _append(self, request: EngineRequest, token: int, logprob: Logprob | None) -> list[Event]:
         request.tokens.append(token)
         if token in request.stop_ids and request.num_output > request.min_tokens:
-            return [self._finish(request, "stop")]
+            return [self._finish(request, "stop", stop_id=token)]
         news = Tokens(request.id, [token], [] if logprob is None else [logprob])
         if request.matcher:
             if message := request.matcher.accept_token(token):
@@ -349,9 +349,10 @@ class Scheduler:
 
     # --- the end ----------------------------------------------------------------------------------------
 
-    def _finish(self, request: EngineRequest, reason: str) -> Finished:
+    def _finish(self, request: EngineRequest, reason: str, *, stop_id: int | None = None) -> Finished:
         self._remove(request)
-        return Finished(request.id, reason, request.num_prompt, request.num_output, request.num_cached or 0)
+        prompt, output, cached = request.num_prompt, request.num_output, request.num_cached or 0
+        return Finished(request.id, reason, prompt, output, cached, stop_id)
 
     def _refuse(
         self, request: EngineRequest, status: int, code: str, *, message: str, retry: int | None

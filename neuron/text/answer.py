@@ -8,15 +8,16 @@ from neuron.text.detokenizer import Detokenizer
 from neuron.text.events import CallStart, Content, Event, ReasoningContent
 from neuron.text.notations.parser import CallParser
 from neuron.text.reasoning import ReasoningSplitter
-from neuron.text.stops import StopStrings
+from neuron.text.stops import VisibleStops
 
 
 class AnswerStream:
     """One answer: `feed` returns the events of a token, `finish` those of what was held back.
 
     `is_stopped` turns true when a stop string was found, or the last of `max_calls` calls is complete; tokens
-    fed after that are ignored. Stop strings count only after `min_tokens`. `reasoning_tokens` are those of
-    the reasoning block, its closing marker included.
+    fed after that are ignored. Stop strings count in visible text alone, neither in thoughts nor in calls,
+    and only in what comes out after `min_tokens`. `reasoning_tokens` are those of the reasoning block, its
+    closing marker included.
     """
 
     def __init__(
@@ -31,7 +32,7 @@ class AnswerStream:
     ) -> None:
         self._detokenizer = detokenizer
         self._splitter = splitter
-        self._stops = StopStrings(stops)
+        self._stops = VisibleStops(stops)
         self._min_tokens = min_tokens
         self._calls = calls
         self._max_calls = max_calls
@@ -41,7 +42,12 @@ class AnswerStream:
 
     @property
     def is_stopped(self) -> bool:
-        return self._stops.hit or self._has_all_calls
+        return self.stop_string is not None or self._has_all_calls
+
+    @property
+    def stop_string(self) -> str | None:
+        """The stop string that ended the answer."""
+        return self._stops.matched
 
     @property
     def _has_all_calls(self) -> bool:
@@ -57,27 +63,21 @@ class AnswerStream:
         if self.is_stopped:
             return []
         self.tokens += 1
-        text = self._detokenizer.feed(token)
-        if self.tokens > self._min_tokens:
-            text = self._stops.feed(text)
         was_reasoning = self._is_reasoning
-        events = self._split(text)
+        events = self._split(self._detokenizer.feed(token))
         if was_reasoning or self._is_reasoning:
             self.reasoning_tokens += 1
-        return events
+        return self._shown(events)
 
     def finish(self) -> list[Event]:
-        if self._has_all_calls:
+        if self.is_stopped:
             return []
-        text = ""
-        if not self.is_stopped:
-            text = self._stops.feed(self._detokenizer.finish()) + self._stops.finish()
-        events = self._split(text)
+        events = self._split(self._detokenizer.finish())
         for piece in self._splitter.finish():
             events += self._parse(piece)
         if self._calls:
-            events += self._noted(self._calls.finish())
-        return events
+            events += self._calls.finish()
+        return self._shown(events) + self._stops.finish()
 
     def _split(self, text: str) -> list[Event]:
         events: list[Event] = []
@@ -89,13 +89,16 @@ class AnswerStream:
         if self._calls is None or isinstance(piece, ReasoningContent):
             return [piece]
         if self._max_calls is None:
-            return self._noted(self._calls.feed(piece.text))
+            return self._calls.feed(piece.text)
         events: list[Event] = []
         for character in piece.text:  # one by one: text behind the last call is dropped
             if not self._has_all_calls:
                 events += self._calls.feed(character)
-        return self._noted(events)
+        return events
 
-    def _noted(self, events: list[Event]) -> list[Event]:
+    def _shown(self, events: list[Event]) -> list[Event]:
+        """What comes before a stop string."""
+        if self.tokens > self._min_tokens:
+            events = self._stops.feed(events)
         self.has_calls = self.has_calls or any(isinstance(event, CallStart) for event in events)
         return events

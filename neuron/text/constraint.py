@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from neuron.text.grammar import GrammarBuilder
-from neuron.text.notations.notation import ToolNotation
+from neuron.text.notations.notation import Notation
 from neuron.text.reasoning import ReasoningMarkers
 from neuron.text.schema import ANY_OBJECT, Schema
 
@@ -27,7 +27,7 @@ def answer_grammar(
     constraint: AnswerConstraint,
     *,
     added: Mapping[str, int],
-    notation: ToolNotation | None,
+    notation: Notation | None,
     thought: tuple[ReasoningMarkers, bool] | None,
 ) -> str:
     """The grammar of an answer, in Lark.
@@ -49,7 +49,7 @@ def _thought(grammar: GrammarBuilder, markers: ReasoningMarkers, is_opened: bool
     return rest if is_opened else f"({grammar.literal(markers.open)} {rest})?"
 
 
-def _body(grammar: GrammarBuilder, constraint: AnswerConstraint, notation: ToolNotation | None) -> str:
+def _body(grammar: GrammarBuilder, constraint: AnswerConstraint, notation: Notation | None) -> str:
     if notation is None:
         return grammar.json(constraint.content or ANY_OBJECT)
     if not constraint.calls:
@@ -62,7 +62,7 @@ def _body(grammar: GrammarBuilder, constraint: AnswerConstraint, notation: ToolN
     return f"({notation.content(grammar, grammar.anything_without(notation.opener()))})? ({calls})?"
 
 
-def _calls(grammar: GrammarBuilder, constraint: AnswerConstraint, notation: ToolNotation) -> str:
+def _calls(grammar: GrammarBuilder, constraint: AnswerConstraint, notation: Notation) -> str:
     call = grammar.rule(_one_of(notation.call(grammar, name, schema) for name, schema in constraint.calls))
     return f"{call} ({notation.between(grammar)} {call})*" if constraint.is_parallel else call
 

@@ -13,7 +13,7 @@ from tokenizers import Tokenizer
 
 from neuron.text.model_text import GenerationDefaults, ModelText
 from neuron.text.notations.known import NOTATIONS, choose_notation
-from neuron.text.notations.notation import ToolNotation
+from neuron.text.notations.notation import Notation
 from neuron.text.reasoning import KNOWN_MARKERS, ReasoningMarkers
 from neuron.text.template import ChatTemplate
 from neuron.text.token_bytes import TokenBytes
@@ -63,7 +63,7 @@ def read_model_text(directory: Path, tool_format: str | None = None) -> ModelTex
     )
 
 
-def _notation(template: ChatTemplate | None, named: str | None) -> ToolNotation | None:
+def _notation(template: ChatTemplate | None, named: str | None) -> Notation | None:
     if named is not None:
         return NOTATIONS[named]
     if template is None or not template.mentions("tools"):
@@ -145,7 +145,7 @@ def _eos_ids(
     return tuple(dict.fromkeys([*ids, *([] if named is None else [named])]))
 
 
-def _hidden_ids(tokenizer: Tokenizer, notation: ToolNotation | None) -> frozenset[int]:
+def _hidden_ids(tokenizer: Tokenizer, notation: Notation | None) -> frozenset[int]:
     """The special tokens, which leave no text, without those that parsers look for."""
     visible = {marker for known in KNOWN_MARKERS for marker in (known.open, known.close)}
     if notation:

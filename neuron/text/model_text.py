@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -11,7 +10,7 @@ from tokenizers import Tokenizer
 from neuron.text.answer import AnswerStream
 from neuron.text.constraint import AnswerConstraint, answer_grammar
 from neuron.text.detokenizer import Detokenizer
-from neuron.text.notations.notation import ToolNotation
+from neuron.text.notations.notation import Notation
 from neuron.text.notations.parser import ToolSchemas
 from neuron.text.reasoning import ReasoningMarkers, ReasoningSplitter
 from neuron.text.template import ChatTemplate
@@ -40,7 +39,7 @@ class ModelText:
     hidden_ids: frozenset[int] = field(repr=False)
     defaults: GenerationDefaults
     reasoning: ReasoningMarkers | None
-    notation: ToolNotation | None
+    notation: Notation | None
     token_bytes: TokenBytes = field(repr=False)
 
     @property
@@ -69,7 +68,7 @@ class ModelText:
         """The reading side of one answer to `prompt`. Calls are looked for when `tools` is not None."""
         calls = None
         if self.notation and (tools is not None or self.notation.splits_reasoning):
-            calls = self.notation.parser(_new_call_id, tools or {})
+            calls = self.notation.parser(self.notation.call_id, tools or {})
         return AnswerStream(
             Detokenizer(self.tokenizer, self.hidden_ids),
             ReasoningSplitter(self.reasoning, opened=self._is_opened(prompt)),
@@ -94,7 +93,3 @@ class ModelText:
 
     def _is_opened(self, prompt: str) -> bool:
         return self.reasoning is not None and self.reasoning.opened_by(prompt)
-
-
-def _new_call_id() -> str:
-    return f"call_{secrets.token_hex(12)}"

@@ -4,6 +4,9 @@ import json
 
 import pytest
 
+from tests.stubs.model_dir import byte_tokenizer
+
+TOKENIZER = byte_tokenizer()
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
@@ -27,7 +30,7 @@ async def test_stream_has_role_then_deltas_then_finish_then_done(neuron):
     role, *pieces, finish, done = await neuron.stream("echo é1")
     assert role["choices"][0]["delta"] == {"role": "assistant", "content": ""}
     assert [piece["choices"][0]["delta"] for piece in pieces] == [{"content": "é"}, {"content": "1"}]
-    assert finish["choices"][0] == {"index": 0, "delta": {}, "finish_reason": "stop"}
+    assert finish["choices"][0] == {"index": 0, "delta": {}, "finish_reason": "stop", "stop_reason": None}
     assert done == "[DONE]"
     assert len({event["id"] for event in (role, *pieces, finish)}) == 1
 
@@ -116,8 +119,29 @@ async def test_reasoning_effort_opens_the_reasoning_block(neuron):
 async def test_a_stop_string_across_tokens_ends_the_answer(neuron):
     body = (await neuron.chat("echo one END two", stop=["END"])).json()
     assert body["choices"][0]["message"]["content"] == "one "
-    assert body["choices"][0]["finish_reason"] == "stop"
+    assert ending(body["choices"][0]) == ("stop", "END")
     assert body["usage"]["completion_tokens"] == len("one END")
+
+
+def ending(choice):
+    return choice["finish_reason"], choice["stop_reason"]
+
+
+@pytest.mark.parametrize(
+    ("said", "ends"),
+    [
+        ("<think>\nEND\n</think>\n\nso END!", ("stop", "END")),
+        ('<tool_call>{"name": "f", "arguments": {"a": "END"}}</tool_call>', ("tool_calls", None)),
+        ("halt", ("stop", TOKENIZER.encode("h").ids[0])),
+        ("so", ("stop", None)),
+    ],
+)
+async def test_what_stopped_an_answer_is_told(neuron, said, ends):
+    options = {"tools": [TOOL], "stop": ["END"], "stop_token_ids": TOKENIZER.encode("h").ids}
+    choice = (await neuron.chat(f"echo {said}", **options)).json()["choices"][0]
+    assert ending(choice) == ends
+    finish = (await neuron.stream(f"echo {said}", **options))[-2]
+    assert ending(finish["choices"][0]) == ends
 
 
 async def test_a_stop_string_stops_an_endless_answer(neuron):
@@ -138,7 +162,7 @@ async def test_parameters_reach_the_engine(neuron):
         "stop_token_ids": [5],
     }  # fmt: skip
     seen = json.loads((await neuron.chat("sampling", **options)).json()["choices"][0]["message"]["content"])
-    sent = options | {"top_k": 0, "ignore_eos": False}
+    sent = options | {"top_k": 0}
     sent.pop("stop_token_ids")
     assert {name: seen[name] for name in sent} == sent
     assert seen["stop_ids"][0] == 5

@@ -163,18 +163,21 @@ class FakeWorker:
                 self._answer(submit, [text.encode(json.dumps(_seen(submit)))])
 
     def _answer(self, submit: pipe.Submit, parts: list[list[int]]) -> None:
-        sent = 0
+        sent, stop = 0, None
         if submit.score_prompt:
             self.send(pipe.Scored(submit.id, _logprobs(submit, submit.tokens[1:])))
         for part in parts:
             piece = part[: submit.max_tokens - sent]
+            stop = next((token for token in piece if token in submit.stop_ids), None)
+            piece = piece if stop is None else piece[: piece.index(stop)]
             sent += len(piece)
             if piece:
                 self.send(pipe.Tokens(submit.id, piece, _logprobs(submit, piece)))
-        reason = "length" if sum(map(len, parts)) > sent else "stop"
-        self.send(
-            pipe.Finished(submit.id, reason, len(submit.tokens), sent, cached_tokens=len(submit.tokens) // 2)
-        )
+            if stop is not None:
+                break
+        reason = "length" if stop is None and sum(map(len, parts)) > sent else "stop"
+        prompt = len(submit.tokens)
+        self.send(pipe.Finished(submit.id, reason, prompt, sent, cached_tokens=prompt // 2, stop_id=stop))
 
 
 def _logprobs(submit: pipe.Submit, tokens: list[int]) -> list[pipe.Logprob]:
@@ -191,7 +194,7 @@ def _logprobs(submit: pipe.Submit, tokens: list[int]) -> list[pipe.Logprob]:
 def _seen(submit: pipe.Submit) -> dict[str, object]:
     """The parameters of a request, for tests of how they arrive."""
     sampling = {name: getattr(submit.sampling, name) for name in submit.sampling.__struct_fields__}
-    names = ("max_tokens", "min_tokens", "ignore_eos", "stop_ids", "principal", "priority")
+    names = ("max_tokens", "min_tokens", "stop_ids", "principal", "priority")
     grammar = submit.grammar.lark if submit.grammar else None
     return sampling | {name: getattr(submit, name) for name in names} | {"grammar": grammar}
 

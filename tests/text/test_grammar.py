@@ -88,7 +88,7 @@ def heard(
     answer = AnswerStream(
         Detokenizer(vocabulary.tokenizer, hidden),
         ReasoningSplitter(THINK if thinks else None, opened=opened),
-        calls=notation.parser(lambda: "id", SCHEMAS),
+        calls=notation.parser(lambda name, index: "id", SCHEMAS),
     )
     events = [event for token in said for event in answer.feed(token)] + answer.finish()
     text = "".join(event.text for event in events if isinstance(event, Content))

@@ -27,7 +27,7 @@ CALLS = st.tuples(NAMES, st.dictionaries(st.text(), JSON_VALUES, max_size=4))
 
 def run(pieces):
     numbers = itertools.count()
-    parser = HermesParser(lambda: f"call_{next(numbers)}")
+    parser = HermesParser(lambda name, index: f"call_{next(numbers)}")
     events = [event for piece in pieces for event in parser.feed(piece)]
     return merged(events + parser.finish())
 
@@ -108,7 +108,7 @@ def test_text_without_calls_passes_unchanged(text):
 
 
 def test_arguments_stream_as_they_are_written():
-    parser = HermesParser(lambda: "call_x")
+    parser = HermesParser(lambda name, index: "call_x")
     parser.feed('<tool_call>{"name": "f", "arguments": ')
     assert parser.feed('{"city": "Os') == [CallStart(0, "call_x", "f"), CallArguments(0, '{"city": "Os')]
     assert parser.feed('lo"') == [CallArguments(0, 'lo"')]

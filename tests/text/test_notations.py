@@ -44,7 +44,7 @@ FRAGMENTS = {
 
 def run(name, pieces):
     numbers = itertools.count()
-    parser = NOTATIONS[name].parser(lambda: f"call_{next(numbers)}", TOOLS)
+    parser = NOTATIONS[name].parser(lambda name, index: f"call_{next(numbers)}", TOOLS)
     events = [event for piece in pieces for event in parser.feed(piece)]
     return merged(events + parser.finish())
 
@@ -204,7 +204,7 @@ def test_well_formed_calls_keep_their_arguments(name, calls, data):
 @pytest.mark.parametrize("name", NOTATIONS)
 def test_arguments_stream_as_they_are_written(name):
     text = written(name, [("f", {"s": "a somewhat longer text"})])
-    parser = NOTATIONS[name].parser(lambda: "call_x", TOOLS)
+    parser = NOTATIONS[name].parser(lambda name, index: "call_x", TOOLS)
     parser.feed(text[: text.index("longer")])
     assert any("l" in event.text for event in parser.feed("lo") if isinstance(event, CallArguments))
 

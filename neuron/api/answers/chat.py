@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from ext.chunk import enclose
+from neuron.api.answers.choice import ChoiceEnd
 from neuron.api.answers.chunks import ChunkEncoder
 from neuron.api.answers.logprobs import DrawnToken
 from neuron.text.events import CallArguments, CallStart, Content, Event, ReasoningContent
@@ -34,8 +35,8 @@ class ChatChoiceWriter:
             deltas = [{"content": ""}]
         return b"".join([self._chunk(delta, () if i else drawn) for i, delta in enumerate(deltas)])
 
-    def finish(self, reason: str) -> bytes:
-        return self._chunk({}, finish_reason=reason)
+    def finish(self, ending: ChoiceEnd) -> bytes:
+        return self._chunk({}, ending=ending)
 
     def _halves(self, name: str) -> tuple[bytes, bytes]:
         return self._chunks.around({"index": self._index, "delta": {name: ""}, "finish_reason": None})
@@ -48,18 +49,18 @@ class ChatChoiceWriter:
         return self._chunk(_delta(event))
 
     def _chunk(
-        self, delta: dict[str, Any], drawn: Sequence[DrawnToken] = (), finish_reason: str | None = None
+        self, delta: dict[str, Any], drawn: Sequence[DrawnToken] = (), ending: ChoiceEnd | None = None
     ) -> bytes:
-        choice = {"index": self._index, "delta": delta, "finish_reason": finish_reason}
+        ends = ending._asdict() if ending else {"finish_reason": None}
+        choice = {"index": self._index, "delta": delta, **ends}
         if self._shape:
             choice["logprobs"] = self._shape(drawn) if drawn else None
         return self._chunks.choice(choice)
 
 
-def chat_choice(index: int, events: Iterable[Event], logprobs: Any, finish_reason: str) -> dict[str, Any]:
+def chat_choice(index: int, events: Iterable[Event], logprobs: Any, ending: ChoiceEnd) -> dict[str, Any]:
     """One whole choice: the same that a client puts together from the stream's deltas."""
-    message = _message(events)
-    return {"index": index, "message": message, "logprobs": logprobs, "finish_reason": finish_reason}
+    return {"index": index, "message": _message(events), "logprobs": logprobs, **ending._asdict()}
 
 
 def _delta(event: Event) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from neuron.api.answers.logprobs import DrawnToken, ScoredToken
 from neuron.api.answers.usage import Usage, usage
@@ -25,6 +25,13 @@ class AnswerDelta:
 
     events: list[Event] = field(default_factory=list)
     drawn: list[DrawnToken] = field(default_factory=list)
+
+
+class ChoiceEnd(NamedTuple):
+    """How a choice ended: OpenAI's stop, length or tool_calls; and what stopped it, as vLLM tells it."""
+
+    finish_reason: str
+    stop_reason: str | int | None  # a stop string, or the id of a stop token that is no end token
 
 
 class AnswerChoice:
@@ -139,7 +146,7 @@ class AnswerChoice:
     def _log_end(self, end: Finished) -> None:
         self._fields["prompt_tokens"] = end.prompt_tokens
         self._fields["cached_tokens"] = end.cached_tokens
-        self._fields["finish_reason"] = self.finish_reason
+        self._fields["finish_reason"] = self.ending.finish_reason
         self._count("completion_tokens", self._num_completion(end) - self._answer.tokens)
 
     def _count(self, name: str, amount: int) -> None:
@@ -163,11 +170,17 @@ class AnswerChoice:
         return self._generation.end
 
     @property
-    def finish_reason(self) -> str:
-        """OpenAI's: stop, length or tool_calls. Only for a choice that finished."""
+    def ending(self) -> ChoiceEnd:
+        """Only for a choice that finished."""
         if self._end.reason == "length" and not self._answer.is_stopped:
-            return "length"
-        return "tool_calls" if self._answer.has_calls else "stop"
+            return ChoiceEnd("length", None)
+        return ChoiceEnd("tool_calls" if self._answer.has_calls else "stop", self._stop_reason)
+
+    @property
+    def _stop_reason(self) -> str | int | None:
+        if self._answer.is_stopped:
+            return self._answer.stop_string
+        return None if self._end.stop_id in self._model.text.eos_ids else self._end.stop_id
 
     @property
     def usage(self) -> Usage:

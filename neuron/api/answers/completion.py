@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from neuron.api.answers.choice import AnswerChoice
+from neuron.api.answers.choice import AnswerChoice, ChoiceEnd
 from neuron.api.answers.chunks import ChunkEncoder
 from neuron.api.answers.logprobs import DrawnToken, ScoredToken, TextShape
 from neuron.text.events import Content, Event
@@ -53,19 +53,22 @@ class CompletionChoiceWriter:
             return b""
         return self._echo_once() + self._chunk(text, drawn)
 
-    def finish(self, reason: str) -> bytes:
-        return self._echo_once() + self._chunk("", finish_reason=reason)
+    def finish(self, ending: ChoiceEnd) -> bytes:
+        return self._echo_once() + self._chunk("", ending=ending)
 
-    def whole(self, events: Sequence[Event], drawn: Sequence[DrawnToken], reason: str) -> dict[str, Any]:
-        return self._choice(self._echo + _text(events), [*self._scored_prompt(), *drawn], reason)
+    def whole(
+        self, events: Sequence[Event], drawn: Sequence[DrawnToken], ending: ChoiceEnd
+    ) -> dict[str, Any]:
+        return self._choice(self._echo + _text(events), [*self._scored_prompt(), *drawn], ending)
 
-    def _chunk(self, text: str, drawn: Sequence[ScoredToken] = (), finish_reason: str | None = None) -> bytes:
+    def _chunk(self, text: str, drawn: Sequence[ScoredToken] = (), ending: ChoiceEnd | None = None) -> bytes:
         assert self._chunks
-        return self._chunks.choice(self._choice(text, drawn, finish_reason))
+        return self._chunks.choice(self._choice(text, drawn, ending))
 
-    def _choice(self, text: str, drawn: Sequence[ScoredToken], finish_reason: str | None) -> dict[str, Any]:
+    def _choice(self, text: str, drawn: Sequence[ScoredToken], ending: ChoiceEnd | None) -> dict[str, Any]:
         logprobs = self._shape(drawn) if self._shape and drawn else None
-        return {"index": self._index, "text": text, "logprobs": logprobs, "finish_reason": finish_reason}
+        ends = ending._asdict() if ending else {"finish_reason": None}
+        return {"index": self._index, "text": text, "logprobs": logprobs, **ends}
 
 
 def _text(events: Sequence[Event]) -> str:

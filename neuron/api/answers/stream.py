@@ -8,7 +8,7 @@ from contextlib import aclosing
 from typing import Protocol
 
 from cortex_site.http.response import Write
-from neuron.api.answers.choice import AnswerChoice, concurrently
+from neuron.api.answers.choice import AnswerChoice, ChoiceEnd, concurrently
 from neuron.api.answers.chunks import DONE, error_chunk
 from neuron.api.answers.logprobs import DrawnToken
 from neuron.api.errors import internal_error
@@ -26,7 +26,7 @@ class ChoiceWriter(Protocol):
 
     def delta(self, events: Sequence[Event], drawn: Sequence[DrawnToken]) -> bytes: ...
 
-    def finish(self, reason: str) -> bytes: ...
+    def finish(self, ending: ChoiceEnd) -> bytes: ...
 
 
 async def stream(
@@ -50,7 +50,7 @@ async def stream(
         async with aclosing(choice.deltas(keepalive_s)) as deltas:
             async for delta in deltas:
                 await write(writer.delta(delta.events, delta.drawn) or KEEPALIVE)
-        end = writer.finish(choice.finish_reason)
+        end = writer.finish(choice.ending)
         await write(end if len(choices) > 1 else end + usage() + DONE)
 
     try:

@@ -28,7 +28,6 @@ def submits(
             sampling=_sampling(body, model.text.defaults, choice),
             stop_ids=_stop_ids(body, model),
             min_tokens=body.min_tokens,
-            ignore_eos=body.ignore_eos,
             grammar=grammar,
             principal=caller.principal,
             priority=caller.priority,

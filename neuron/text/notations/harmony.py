@@ -14,21 +14,21 @@ import re
 from neuron.text.events import ReasoningContent
 from neuron.text.grammar import GrammarBuilder
 from neuron.text.markers import held_suffix
-from neuron.text.notations.notation import ToolNotation
+from neuron.text.notations.notation import Notation
 from neuron.text.notations.parser import MAX_HEAD_CHARS, CallParser, NewId, ToolSchemas
 from neuron.text.schema import Schema
 
 START, CHANNEL, MESSAGE = "<|start|>", "<|channel|>", "<|message|>"
 CONSTRAIN = "<|constrain|>"
 ENDS = ("<|end|>", "<|call|>", "<|return|>")
+MARKERS = (START, CHANNEL, MESSAGE, CONSTRAIN, *ENDS)
+OPENERS = (f"{CHANNEL}commentary to=",)
 _RECIPIENT = re.compile(r"\bto=functions\.([\w.-]+)")
 _CHANNEL = re.compile(r"<\|channel\|>\s*(\w+)")
 _OPENINGS = (START, CHANNEL, "to=functions.")
 
 
-class HarmonyNotation(ToolNotation):
-    name = "harmony"
-    markers = (START, CHANNEL, MESSAGE, CONSTRAIN, *ENDS)
+class HarmonyNotation(Notation):
     splits_reasoning = True
 
     def fits(self, template: str) -> bool:
@@ -36,9 +36,6 @@ class HarmonyNotation(ToolNotation):
 
     def parser(self, new_id: NewId, tools: ToolSchemas) -> HarmonyParser:
         return HarmonyParser(new_id)
-
-    def opener(self) -> str:
-        return f"{CHANNEL}commentary to="
 
     def call(self, grammar: GrammarBuilder, name: str, schema: Schema) -> str:
         head = f"{CHANNEL}commentary to=functions.{name} {CONSTRAIN}json{MESSAGE}"

@@ -16,7 +16,7 @@ import re
 
 from neuron.text.grammar import GrammarBuilder
 from neuron.text.markers import held_suffix
-from neuron.text.notations.notation import ToolNotation
+from neuron.text.notations.notation import Notation
 from neuron.text.notations.parser import (
     JSON_HEAD,
     MAX_HEAD_CHARS,
@@ -34,18 +34,12 @@ OPEN, CLOSE = "<tool_call>", "</tool_call>"
 _TAIL = re.compile(r"\s*\}\s*")
 
 
-class HermesNotation(ToolNotation):
-    name = "hermes"
-    markers = (OPEN, CLOSE)
-
+class HermesNotation(Notation):
     def fits(self, template: str) -> bool:
         return OPEN in template and "<function=" not in template and "<arg_key>" not in template
 
     def parser(self, new_id: NewId, tools: ToolSchemas) -> HermesParser:
         return HermesParser(new_id)
-
-    def opener(self) -> str:
-        return OPEN
 
     def call(self, grammar: GrammarBuilder, name: str, schema: Schema) -> str:
         head = f'\n{{"name": {json.dumps(name)}, "arguments": '

@@ -9,7 +9,7 @@ import json
 import re
 
 from neuron.text.grammar import GrammarBuilder
-from neuron.text.notations.notation import ToolNotation
+from neuron.text.notations.notation import Notation
 from neuron.text.notations.parser import (
     JSON_HEAD,
     MAX_HEAD_CHARS,
@@ -27,10 +27,7 @@ PYTHON_TAG = "<|python_tag|>"
 _BEFORE = re.compile(r"[\s;]*(?:<\|python_tag\|>[\s;]*)?")
 
 
-class LlamaNotation(ToolNotation):
-    name = "llama3"
-    markers = (PYTHON_TAG,)
-
+class LlamaNotation(Notation):
     def fits(self, template: str) -> bool:
         return PYTHON_TAG in template or ("<|start_header_id|>" in template and '"parameters"' in template)
 

@@ -13,7 +13,7 @@ import re
 
 from neuron.text.grammar import GrammarBuilder
 from neuron.text.markers import held_suffix
-from neuron.text.notations.notation import ToolNotation
+from neuron.text.notations.notation import Notation
 from neuron.text.notations.parser import (
     JSON_HEAD,
     MAX_HEAD_CHARS,
@@ -28,23 +28,17 @@ from neuron.text.notations.parser import (
 )
 from neuron.text.schema import Schema
 
-OPEN, CALL_ID, ARGS = "[TOOL_CALLS]", "[CALL_ID]", "[ARGS]"
+MARKERS = OPEN, CALL_ID, ARGS = "[TOOL_CALLS]", "[CALL_ID]", "[ARGS]"
 _NAMED_HEAD = re.compile(r"\s*([\w.-]+)\s*(?:\[CALL_ID\]\s*[\w-]*\s*)?(?:\[ARGS\]\s*)?(?=\{)")
 _MAY_BECOME_HEAD = re.compile(r"\s*[\w.-]*\s*(?:\[[\w\]\s-]*)*")
 
 
-class MistralNotation(ToolNotation):
-    name = "mistral"
-    markers = (OPEN, CALL_ID, ARGS)
-
+class MistralNotation(Notation):
     def fits(self, template: str) -> bool:
         return OPEN in template
 
     def parser(self, new_id: NewId, tools: ToolSchemas) -> MistralParser:
         return MistralParser(new_id)
-
-    def opener(self) -> str:
-        return OPEN
 
     def call(self, grammar: GrammarBuilder, name: str, schema: Schema) -> str:
         if grammar.knows(ARGS):

@@ -1,27 +1,62 @@
-"""The base of all notations of tool calls. `known.py` lists them."""
+"""What is known of one family's answers: thought, answer and calls. `known.py` lists the families."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import secrets
+from dataclasses import dataclass
+from typing import ClassVar
 
 from neuron.text.grammar import GrammarBuilder
 from neuron.text.notations.parser import CallParser, NewId, ToolSchemas
+from neuron.text.reasoning import ReasoningMarkers
 from neuron.text.schema import Schema
 
+_ALPHANUMERIC = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 
-class ToolNotation:
-    """One way in which models write tool calls: how to read it, and a grammar that holds a model to it.
+
+def hex_id(name: str, index: int) -> str:
+    """`call_` and 24 hexadecimal digits, as OpenAI's ids look."""
+    return f"call_{secrets.token_hex(12)}"
+
+
+def short_id(name: str, index: int) -> str:
+    """Nine letters and digits, the only ids that some of Mistral's templates take."""
+    return "".join(secrets.choice(_ALPHANUMERIC) for _ in range(9))
+
+
+def numbered_id(name: str, index: int) -> str:
+    """`functions.NAME:N`, Kimi K2's ids."""
+    return f"functions.{name}:{index}"
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerMarkers:
+    """The texts around the visible answer; either may be missing from one."""
+
+    open: str
+    close: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Notation:
+    """The way in which one family of models writes: how to read it, and a grammar that holds a model to it.
 
     A parser never loses a character that means something: what is no call comes out as text.
     """
 
     name: str  # as `tool_format` in the configuration and in a `ModelSpec` says it
-    markers: Sequence[str]  # tokens that must stay visible to the parser
-    splits_reasoning = False  # whether the parser does, and therefore reads every answer
+    openers: tuple[
+        str, ...
+    ]  # the texts of which one begins a call; inside a thought it also ends the thought
+    markers: tuple[str, ...]  # tokens that must stay visible to the parser
+    thoughts: tuple[ReasoningMarkers, ...] = ()  # how it marks its reasoning, the usual spelling first
+    answers: tuple[AnswerMarkers, ...] = ()  # what it writes around the visible answer, the usual one first
+    call_id: NewId = hex_id  # makes a new id in the shape that the templates take
+    splits_reasoning: ClassVar[bool] = False  # whether the parser does, and therefore reads every answer
 
     def fits(self, template: str) -> bool:
-        """Whether a model with this chat template writes its calls in this notation."""
-        raise NotImplementedError
+        """Whether this source of a template asks for the notation. Deprecated: render and read back."""
+        return False
 
     def parser(self, new_id: NewId, tools: ToolSchemas) -> CallParser:
         """A parser of one answer to a request with these tools. `new_id` makes the calls' ids."""
@@ -31,7 +66,7 @@ class ToolNotation:
 
     def opener(self) -> str:
         """The text with which every call begins."""
-        raise NotImplementedError
+        return self.openers[0]
 
     def call(self, grammar: GrammarBuilder, name: str, schema: Schema) -> str:
         """One call whose arguments follow `schema`. Raises `UnenforceableSchemaError`."""

@@ -11,7 +11,7 @@ from neuron.text.events import CallArguments, CallStart, Content, Event
 from neuron.text.schema import Schema
 
 ToolSchemas = Mapping[str, Schema]  # the schema of the arguments, by the tool's name
-NewId = Callable[[], str]
+NewId = Callable[[str, int], str]  # the id of the call of that name, by its place in the answer
 State = Callable[[], bool]
 
 MAX_HEAD_CHARS = 1024
@@ -70,6 +70,7 @@ class CallParser:
         self._held = ""
         self._num_calls = 0
         self.num_closed = 0  # calls whose arguments are complete
+        self.num_malformed = 0  # what opened like a call and came out as text
         self._events: list[Event] = []
 
     def feed(self, text: str) -> list[Event]:
@@ -92,7 +93,7 @@ class CallParser:
         raise NotImplementedError
 
     def _start_call(self, name: str) -> None:
-        self._events.append(CallStart(self._num_calls, self._new_id(), name))
+        self._events.append(CallStart(self._num_calls, self._new_id(name, self._num_calls), name))
         self._num_calls += 1
 
     def _emit_arguments(self, text: str) -> None:
@@ -105,6 +106,11 @@ class CallParser:
     def _emit_text(self, text: str) -> None:
         if text:
             self._events.append(Content(text))
+
+    def _emit_malformed(self, text: str) -> None:
+        """Show what opened like a call and is none."""
+        self.num_malformed += 1
+        self._emit_text(text)
 
     def _take_events(self) -> list[Event]:
         events, self._events = self._events, []

@@ -21,7 +21,7 @@ from typing import Any
 
 from neuron.text.grammar import GrammarBuilder, UnenforceableSchemaError
 from neuron.text.markers import held_suffix
-from neuron.text.notations.notation import ToolNotation
+from neuron.text.notations.notation import Notation
 from neuron.text.notations.parser import MAX_HEAD_CHARS, CallParser, NewId, ToolSchemas, loads
 from neuron.text.schema import Schema
 
@@ -36,18 +36,12 @@ _MISSING = object()
 _CONSTANTS = {"None": None, "null": None, "True": True, "False": False}  # models also write Python's
 
 
-class QwenXmlNotation(ToolNotation):
-    name = "qwen-xml"
-    markers = (OPEN, CLOSE)
-
+class QwenXmlNotation(Notation):
     def fits(self, template: str) -> bool:
         return FUNCTION in template and PARAMETER in template
 
     def parser(self, new_id: NewId, tools: ToolSchemas) -> QwenXmlParser:
         return QwenXmlParser(new_id, tools)
-
-    def opener(self) -> str:
-        return OPEN
 
     def call(self, grammar: GrammarBuilder, name: str, schema: Schema) -> str:
         required = schema.get("required") or ()
