@@ -59,6 +59,12 @@ BEHAVIOURS = {
     "the model is told why a call failed": "test_rejected_calls_reach_the_model_as_errors",
     "calls to unknown tools or with arguments that are not JSON get clear errors": "test_broken_calls_get_clear_errors",
     "an endless loop of calls ends": "test_endless_rounds_are_capped",
+    "commands in the background end with their session": "test_a_command_outlives_its_turn_but_not_its_session",
+    "no byte of a file is lost by an edit": "test_an_edit_keeps_the_other_bytes_of_a_file",
+    "an undo restores the bytes of before": "test_undo_restores_the_bytes",
+    "a request for permission offers one option of each kind": "test_at_most_one_option_of_each_kind_is_offered",
+    "what the model cannot read is said": "test_an_image_that_the_model_cannot_read_is_said",
+    "MCP servers end with their session, with their children": "test_a_stubborn_server_and_its_children_end_with_the_session",
     "commands and their children end with the turn": "test_cancel_kills_the_command_and_its_children",
     # storage
     "two editors share a session": "test_two_processes_take_turns_and_see_each_other",

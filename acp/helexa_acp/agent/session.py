@@ -23,6 +23,7 @@ from helexa_acp.storage.log import SessionLog
 from helexa_acp.storage.records import AgentSaid, Chose, Record, Titled
 from helexa_acp.storage.store import SessionStore
 from helexa_acp.storage.transcript import Transcript
+from helexa_acp.tools.background import BackgroundCommands
 from helexa_acp.tools.builtin import builtin_tools
 from helexa_acp.tools.files import Files
 from helexa_acp.tools.mcp.servers import McpServers
@@ -70,6 +71,7 @@ class Session:
         self.files = Files(client, id_)
         self.copies = home.store.copies(id_)
         self.processes = ChildProcesses()
+        self.background = BackgroundCommands(self.processes)
         self.approvals = Approvals(client, id_, home.rules(cwd))
         self.mcp = McpServers(cwd)
         self.running: CancelToken | None = None  # of the turn in progress

@@ -105,6 +105,7 @@ class ToolRunner:
             roots=session.roots,
             files=session.files,
             processes=session.processes,
+            background=session.background,
             cancel=self._cancel,
             show=card.change,
             set_plan=self._set_plan,

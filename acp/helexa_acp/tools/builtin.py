@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from helexa_acp.tools.background_tool import BackgroundTool
 from helexa_acp.tools.edit import EditTool, WriteTool
 from helexa_acp.tools.fetch import FetchTool
 from helexa_acp.tools.plan import PlanTool
@@ -19,6 +20,7 @@ def builtin_tools() -> dict[str, Tool]:
         ListTool(),
         SearchTool(),
         ShellTool(),
+        BackgroundTool(),
         FetchTool(),
         PlanTool(),
     )

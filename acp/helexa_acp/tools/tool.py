@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from helexa_acp.cancellation import CancelToken
 from helexa_acp.provider.types import ImagePart, ToolSpec
+from helexa_acp.tools.background import BackgroundCommands
 from helexa_acp.tools.files import Files
 from helexa_acp.tools.processes import ChildProcesses
 from helexa_acp.tools.roots import Roots
@@ -70,6 +71,7 @@ class ToolContext:
     roots: Roots
     files: Files
     processes: ChildProcesses
+    background: BackgroundCommands
     cancel: CancelToken
     show: Callable[..., None]  # changes the call's card
     set_plan: Callable[[list[dict[str, Any]]], None]

@@ -8,6 +8,7 @@ from typing import Any
 from helexa_acp.cancellation import CancelToken
 from helexa_acp.rpc.framing import INTERNAL_ERROR, RpcError
 from helexa_acp.tools import schema
+from helexa_acp.tools.background import BackgroundCommands
 from helexa_acp.tools.builtin import builtin_tools
 from helexa_acp.tools.files import Files
 from helexa_acp.tools.processes import ChildProcesses
@@ -47,12 +48,14 @@ class ToolHarness:
         self.plan: list[dict[str, Any]] = []
         self.copies: list[tuple[Path, bytes | None]] = []
         self.files = Files(self.client, "s")
+        self.processes = processes = ChildProcesses()
         self.context = ToolContext(
             "s",
             self.client,
             Roots(str(cwd), additional or []),
             self.files,
-            ChildProcesses(),
+            processes,
+            BackgroundCommands(processes),
             self.cancel,
             lambda **changes: self.shown.append(changes),
             self.plan.extend,
