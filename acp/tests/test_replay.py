@@ -97,6 +97,7 @@ FORMAT_1 = [
     b'{"t":"chose","mode":"plan","model":"e:m","effort":"low"}',
     b'{"t":"title","title":"T"}',
     b'{"t":"said","message_id":"msg_2","text":"note"}',
+    b'{"t":"hook","message_id":"hook_1","text":"go on"}',
     b'{"t":"compacted","summary":"S","keep_from":1}',
     b'{"t":"undone","message_id":"user_1"}',
 ]
@@ -113,9 +114,15 @@ def test_old_logs_can_be_read():
         "tool_call",
         "plan",
         "agent_message_chunk",
+        "agent_message_chunk",
     ]
     transcript = Transcript()
     for record in records[:-2]:
         transcript.apply(record)
-    assert [message.role for message in transcript.messages] == [Role.USER, Role.ASSISTANT, Role.TOOL]
+    assert [message.role for message in transcript.messages] == [
+        Role.USER,
+        Role.ASSISTANT,
+        Role.TOOL,
+        Role.USER,
+    ]
     assert (transcript.chose.mode, transcript.title, transcript.cost) == ("plan", "T", {"USD": 0.1})

@@ -14,6 +14,7 @@ from typing import Any
 
 from helexa_acp.agent import options
 from helexa_acp.agent.approvals import Approvals
+from helexa_acp.agent.hooks import Hooks
 from helexa_acp.agent.modes import Mode
 from helexa_acp.agent.permission_rules import PermissionRules, project_key
 from helexa_acp.agent.reply import new_id
@@ -29,6 +30,8 @@ from helexa_acp.tools.files import Files
 from helexa_acp.tools.mcp.servers import McpServers
 from helexa_acp.tools.processes import ChildProcesses
 from helexa_acp.tools.roots import Roots
+from helexa_acp.tools.skill_tool import SkillTool
+from helexa_acp.tools.skills import Skill, find_skills, skill_folders
 from helexa_acp.tools.tool import Tool
 from helexa_acp.v1 import updates
 from helexa_acp.v1.client import Client
@@ -72,6 +75,7 @@ class Session:
         self.copies = home.store.copies(id_)
         self.processes = ChildProcesses()
         self.background = BackgroundCommands(self.processes)
+        self.skills: dict[str, Skill] = {}
         self.approvals = Approvals(client, id_, home.rules(cwd))
         self.mcp = McpServers(cwd)
         self.running: CancelToken | None = None  # of the turn in progress
@@ -87,7 +91,17 @@ class Session:
 
     @property
     def tools(self) -> dict[str, Tool]:
-        return {**self._tools, **self.mcp.tools}
+        skill_tools: dict[str, Tool] = {"skill": SkillTool(self.skills)} if self.skills else {}
+        return {**self._tools, **skill_tools, **self.mcp.tools}
+
+    @property
+    def hooks(self) -> Hooks:
+        hooks = self.endpoints.config.extensions.hooks
+        return Hooks(hooks, self.processes, session_id=self.id, cwd=self.cwd)
+
+    def find_skills(self) -> None:
+        """Look for skills anew. A turn does so once, so that its requests begin alike."""
+        self.skills = find_skills(skill_folders(self.cwd, self.home.config))
 
     @property
     def mode(self) -> Mode:

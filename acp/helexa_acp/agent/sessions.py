@@ -212,6 +212,9 @@ class Sessions:
     def _adopt(self, session: Session, servers: list[dict[str, Any]]) -> None:
         self._open[session.id] = session
         self._turns[session.id] = asyncio.Lock()
+        names = {server["name"] for server in servers}
+        own = self._home.endpoints.config.extensions.mcp_servers
+        servers = [*servers, *(server for server in own if server["name"] not in names)]
         session.mcp.start(servers, SessionHost(session, lambda: self._show_commands(session)))
         self._home.endpoints.refresh()
         # The client does not know the session before it has the answer.

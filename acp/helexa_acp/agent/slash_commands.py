@@ -18,7 +18,9 @@ from helexa_acp.agent.permission_command import permissions
 from helexa_acp.agent.session import Session
 from helexa_acp.agent.undo import undo
 from helexa_acp.cancellation import CancelToken
+from helexa_acp.front_matter import split_front_matter
 from helexa_acp.tools.mcp.prompts import McpPrompt
+from helexa_acp.tools.skills import Skill, find_skills, skill_folders
 
 log = logging.getLogger(__name__)
 
@@ -81,13 +83,15 @@ BUILTIN = (
 
 
 def available(session: Session) -> dict[str, SlashCommand]:
-    """Return the commands by name. The built-in ones win, then the project's, the user's, the servers'."""
+    """Return the commands by name. Of two with one name the first counts: built-in, file, skill, server."""
     commands = {command.name: command for command in BUILTIN}
     for folder in (Path(session.cwd) / ".helexa" / "commands", session.home.config / "commands"):
         for path in sorted(folder.glob("*.md")) if folder.is_dir() else []:
             command = _from_file(path)
             if command is not None:
                 commands.setdefault(command.name, command)
+    for skill in find_skills(skill_folders(session.cwd, session.home.config)).values():
+        commands.setdefault(skill.name, _from_skill(skill))
     for prompt in session.mcp.prompts:
         commands.setdefault(prompt.name, _from_server(prompt))
     return commands
@@ -124,6 +128,14 @@ def may_be_of_server(blocks: list[dict[str, Any]]) -> bool:
     return any((match := _INVOCATION.fullmatch(text)) and ":" in match[1] for text in texts)
 
 
+def _from_skill(skill: Skill) -> SlashCommand:
+    async def expand(_session: Session, argument: str) -> str:
+        body = f"Follow the skill {skill.name} from {skill.folder}:\n\n{skill.text}"
+        return f"{body}\n\n{argument}" if argument else body
+
+    return SlashCommand(skill.name, skill.description, "what to do", expansion=expand)
+
+
 def _from_server(prompt: McpPrompt) -> SlashCommand:
     async def expand(_session: Session, argument: str) -> str:
         return await prompt.expand(argument)
@@ -143,7 +155,7 @@ def _from_file(path: Path) -> SlashCommand | None:
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_:.-]*", path.stem):
         log.warning("command file %s is ignored: its name is not a command's", path)
         return None
-    fields, body = _front_matter(text)
+    fields, body = split_front_matter(text)
     hint = fields.get("argument-hint") or ("arguments" if "$ARGUMENTS" in body else None)
 
     async def expand(_session: Session, argument: str) -> str:
@@ -152,11 +164,3 @@ def _from_file(path: Path) -> SlashCommand | None:
         return f"{body}\n\n{argument}" if argument else body
 
     return SlashCommand(path.stem, fields.get("description") or f"From {path.name}", hint, expansion=expand)
-
-
-def _front_matter(text: str) -> tuple[dict[str, str], str]:
-    match = re.match(r"---\r?\n(.*?)\r?\n---\r?\n(.*)", text, re.DOTALL)
-    if match is None:
-        return {}, text.strip()
-    pairs = (line.partition(":") for line in match[1].splitlines())
-    return {key.strip(): value.strip().strip("\"'") for key, colon, value in pairs if colon}, match[2].strip()

@@ -83,11 +83,17 @@ class ToolRunner:
         context = self._context(card)
         prepared = await self._cancel.race(tool.prepare(args, context))  # changes nothing yet
         card.change(**_described(prepared, args))
+        hooks = self._session.hooks
+        objection = await hooks.before(call.name, args, self._cancel)
+        if objection is not None:
+            raise ToolError(f"a hook of the user's refuses this call: {objection}")
         verdict = await self._permitted(tool, prepared, card)
         if not verdict.allowed:
             raise ToolError(verdict.reason)
         card.change(status="in_progress")
-        return await prepared.run()
+        outcome = await prepared.run()
+        words = await hooks.after(call.name, args, outcome, self._cancel)
+        return outcome if words is None else outcome.with_words(f"A hook of the user's says: {words}")
 
     async def _permitted(self, tool: Tool, prepared: PreparedCall, card: ToolCard) -> PermissionDecision:
         session = self._session

@@ -6,6 +6,7 @@ turn ends, each call in the history has a result.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from contextlib import aclosing
 from typing import Any
@@ -24,7 +25,7 @@ from helexa_acp.provider.failover import Switched
 from helexa_acp.provider.types import CompletionRequest, FinishReason, Message, ProgressUpdate, Role
 from helexa_acp.rpc.framing import AUTH_REQUIRED, INTERNAL_ERROR, NOT_FOUND, RpcError
 from helexa_acp.storage.log import SessionBusyError, SessionGoneError
-from helexa_acp.storage.records import Chose, Undone, UserSaid
+from helexa_acp.storage.records import Chose, HookSaid, Undone, UserSaid
 from helexa_acp.tools.errors import ToolError
 from helexa_acp.tools.tool import Outcome
 from helexa_acp.tools.truncation import one_line
@@ -34,6 +35,7 @@ from helexa_acp.v1.content import prompt_text, unreadable
 log = logging.getLogger(__name__)
 
 MAX_ROUNDS = 100
+MAX_OBJECTIONS = 3  # of hooks to the end of one turn
 MAX_TITLE_CHARS = 80
 UNREAD = "It answers without that. Choose another model for it, or send it as text"
 NO_MODEL = "no model is known: set default_model for an endpoint, or choose a model"
@@ -66,6 +68,7 @@ class Turn:
         self._message_id = new_id("user")
         self._blocks: list[dict[str, Any]] = []
         self._unread: tuple[str, ...] = ()  # what the user was told that the model cannot read
+        self._num_objections = 0
         self._compacted = False
         self._status: ToolCard | None = None
 
@@ -74,6 +77,7 @@ class Turn:
             return "cancelled"
         session = self._session
         self._blocks = blocks
+        await asyncio.to_thread(session.find_skills)
         try:
             if slash_commands.may_be_of_server(blocks):
                 await self._cancel.race(session.mcp.settle())
@@ -139,7 +143,11 @@ class Turn:
         session = self._session
         try:
             system = system_prompt.build(
-                session.cwd, session.mode, session.plan_path, session.home.system_prompt_path
+                session.cwd,
+                session.mode,
+                session.plan_path,
+                session.home.system_prompt_path,
+                session.skills.values(),
             )
         except system_prompt.PromptError as error:
             raise RpcError(INTERNAL_ERROR, str(error), {"details": str(error)}) from error
@@ -182,7 +190,26 @@ class Turn:
         if reply.reason is FinishReason.REFUSAL:
             session.keep(Undone(self._message_id))  # later requests do not contain a refused turn
             return "refusal"
-        return "max_tokens" if reply.reason is FinishReason.LENGTH else "end_turn"
+        if reply.reason is FinishReason.LENGTH:
+            return "max_tokens"
+        return None if await self._must_go_on(reply) else "end_turn"
+
+    async def _must_go_on(self, reply: Reply) -> bool:
+        """Return whether a hook objects to the end of the turn, which it may do a few times."""
+        session = self._session
+        if self._num_objections == MAX_OBJECTIONS or self._cancel.cancelled:
+            return False
+        self._num_objections += 1
+        try:
+            words = await session.hooks.stop(reply.text, self._cancel)
+        except Cancelled:
+            return False
+        if words is None:
+            return False
+        said = HookSaid(new_id("hook"), f"A hook of the user's objects to the end of the turn:\n\n{words}")
+        session.keep(said)
+        session.show(updates.message_chunk(said.message_id, said.text))
+        return True
 
     async def _abandon(self, reply: Reply) -> None:
         """Keep what was shown of a reply whose stream broke, and close the cards of its calls."""

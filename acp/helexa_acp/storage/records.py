@@ -94,6 +94,14 @@ class AgentSaid:
 
 
 @dataclass(frozen=True, slots=True)
+class HookSaid:
+    """Why a hook lets a turn go on: shown in the conversation, and read by the model as the user's words."""
+
+    message_id: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class Compacted:
     summary: str
     keep_from: int  # the summary replaces the messages before this index of the whole history
@@ -118,6 +126,7 @@ Record = (
     | Chose
     | Titled
     | AgentSaid
+    | HookSaid
     | Compacted
     | Undone
 )
@@ -132,6 +141,7 @@ _KINDS: dict[str, type[Any]] = {
     "chose": Chose,
     "title": Titled,
     "said": AgentSaid,
+    "hook": HookSaid,
     "compacted": Compacted,
     "undone": Undone,
 }

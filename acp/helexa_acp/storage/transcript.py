@@ -13,6 +13,7 @@ from helexa_acp.storage.records import (
     Chose,
     Compacted,
     Edited,
+    HookSaid,
     Opened,
     Planned,
     Record,
@@ -70,8 +71,9 @@ class Transcript:
             case CardDone():
                 self._card(record)
             case Edited():
-                if self.turns:
-                    self.turns[-1].edits.append(record)
+                self._edited(record)
+            case HookSaid(text=text):
+                self.messages.append(Message.of(Role.USER, text))
             case Planned():
                 self.plan = record.entries
             case Chose():
@@ -119,6 +121,10 @@ class Transcript:
             self.messages.append(
                 Message(Role.TOOL, parts, tool_call_id=record.call, is_error=record.is_error)
             )
+
+    def _edited(self, record: Edited) -> None:
+        if self.turns:
+            self.turns[-1].edits.append(record)
 
     def _undo(self, record: Undone) -> None:
         if not self.turns or self.turns[-1].message_id != record.message_id:

@@ -6,8 +6,10 @@ import asyncio
 import contextlib
 import os
 import signal
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import IO
 
 from helexa_acp.cancellation import Cancelled, CancelToken
 from helexa_acp.tools.truncation import HeadAndTail
@@ -81,15 +83,18 @@ class ChildProcesses:
     def __init__(self) -> None:
         self._running: set[RunningProcess] = set()
 
-    async def start(self, argv: Sequence[str], cwd: str, limit_bytes: int) -> RunningProcess:
+    async def start(
+        self, argv: Sequence[str], cwd: str, limit_bytes: int, stdin: bytes = b""
+    ) -> RunningProcess:
         """Return a program that runs until it or the session ends. Raises OSError."""
         # With asyncio's own pipe, `wait` would also wait for every process that inherited it.
         read_fd, write_fd = os.pipe()
+        source = _file_of(stdin) if stdin else None
         try:
             process = await asyncio.create_subprocess_exec(
                 *argv,
                 cwd=cwd,
-                stdin=asyncio.subprocess.DEVNULL,
+                stdin=asyncio.subprocess.DEVNULL if source is None else source,
                 stdout=write_fd,
                 stderr=asyncio.subprocess.STDOUT,
                 start_new_session=True,
@@ -99,15 +104,24 @@ class ChildProcesses:
             raise
         finally:
             os.close(write_fd)
+            if source is not None:
+                source.close()
         running = RunningProcess(process, read_fd, limit_bytes)
         self._running.add(running)
         return running
 
     async def run(
-        self, argv: Sequence[str], cwd: str, *, timeout_s: float, limit_bytes: int, cancel: CancelToken
+        self,
+        argv: Sequence[str],
+        cwd: str,
+        *,
+        timeout_s: float,
+        limit_bytes: int,
+        cancel: CancelToken,
+        stdin: bytes = b"",
     ) -> ProcessResult:
         """Run a program until it ends, times out or is cancelled. Raises OSError if it cannot be started."""
-        running = await self.start(argv, cwd, limit_bytes)
+        running = await self.start(argv, cwd, limit_bytes, stdin)
         timed_out = False
         cancelled = False
         try:
@@ -128,6 +142,14 @@ class ChildProcesses:
 
     async def kill_all(self) -> None:
         await asyncio.gather(*(self.end(running) for running in list(self._running)))
+
+
+def _file_of(data: bytes) -> IO[bytes]:
+    """Return a file to read the data from: unlike a pipe, it takes all of it at once."""
+    file = tempfile.TemporaryFile()  # noqa: SIM115 - the caller closes it
+    file.write(data)
+    file.seek(0)
+    return file
 
 
 async def _end(process: asyncio.subprocess.Process) -> None:

@@ -7,7 +7,7 @@ yet. So `agent.tool_runner` checks, shows and approves the calls of all tools in
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -49,6 +49,10 @@ class Outcome:
     images: tuple[ImagePart, ...] = ()
     is_error: bool = False
     raw: Any = None
+
+    def with_words(self, words: str) -> Outcome:
+        """Return the outcome with words added for the model."""
+        return replace(self, text=f"{self.text}\n\n{words}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +99,7 @@ class Tool(Asking, Protocol):
         """Return the call, ready to run, and change nothing. Raises ToolError."""
 
 
-def spec(name: str, description: str, required: tuple[str, ...], **properties: dict[str, Any]) -> ToolSpec:
+def spec(name: str, description: str, required: tuple[str, ...], /, **properties: dict[str, Any]) -> ToolSpec:
     """Return a spec whose parameters are an object with these properties and no others."""
     schema = {
         "type": "object",
