@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from helexa_acp.agent import options
+from helexa_acp.agent import options, system_prompt
 from helexa_acp.agent.approvals import Approvals
 from helexa_acp.agent.hooks import Hooks
 from helexa_acp.agent.modes import Mode
@@ -80,6 +80,7 @@ class Session:
         self.mcp = McpServers(cwd)
         self.running: CancelToken | None = None  # of the turn in progress
         self._tools = builtin_tools()
+        self.added_tools: dict[str, Tool] = {}  # those that need the session itself
         self._deferred_notices: list[tuple[str, str, str]] = []
         self.is_listed = False  # has an entry in the list of sessions, as from its first prompt on
         self._options_shown: list[dict[str, Any]] | None = None
@@ -92,12 +93,17 @@ class Session:
     @property
     def tools(self) -> dict[str, Tool]:
         skill_tools: dict[str, Tool] = {"skill": SkillTool(self.skills)} if self.skills else {}
-        return {**self._tools, **skill_tools, **self.mcp.tools}
+        return {**self._tools, **self.added_tools, **skill_tools, **self.mcp.tools}
 
     @property
     def hooks(self) -> Hooks:
         hooks = self.endpoints.config.extensions.hooks
         return Hooks(hooks, self.processes, session_id=self.id, cwd=self.cwd)
+
+    def system_text(self) -> str:
+        """Return the system prompt. Raises PromptError."""
+        override = self.home.system_prompt_path
+        return system_prompt.build(self.cwd, self.mode, self.plan_path, override, self.skills.values())
 
     def find_skills(self) -> None:
         """Look for skills anew. A turn does so once, so that its requests begin alike."""
