@@ -1,4 +1,4 @@
-"""What a user adds to the agent in the configuration: MCP servers and hooks."""
+"""What a user adds to the agent in the configuration: MCP servers, hooks and sub-agents."""
 
 from __future__ import annotations
 
@@ -7,8 +7,18 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
-from helexa_acp.config_values import BadValueError, positive_number, string_table, strings, text, url
+from helexa_acp.config_values import (
+    BadValueError,
+    positive_int,
+    positive_number,
+    string,
+    string_table,
+    strings,
+    text,
+    url,
+)
 
+MODES = ("plan", "default", "accept_edits", "bypass")  # the narrowest first
 EVENTS = ("before_tool", "after_tool", "stop")
 
 
@@ -26,9 +36,30 @@ class Hook:
 
 
 @dataclass(frozen=True, slots=True)
+class AgentKind:
+    """A kind of sub-agent, to which the model may give a task."""
+
+    name: str
+    description: str  # for the model: what to give it
+    model: str | None = None  # a selector; None: the session's model
+    mode: str | None = None  # None, or a wider one than the session's: the session's mode
+    tools: tuple[str, ...] = ("*",)  # patterns of names
+    prompt: str = ""
+    token_limit: int = 1_000_000  # prompts and replies of one task
+    time_limit_s: float = 1800.0
+
+    def may_use(self, tool: str) -> bool:
+        return any(fnmatchcase(tool, pattern) for pattern in self.tools)
+
+
+GENERAL = AgentKind("general", "any task that can be described on its own: it has all tools")
+
+
+@dataclass(frozen=True, slots=True)
 class Extensions:
     mcp_servers: tuple[dict[str, Any], ...] = ()  # as the protocol describes them
     hooks: tuple[Hook, ...] = ()
+    agents: tuple[AgentKind, ...] = (GENERAL,)
 
 
 def parse_extensions(table: dict[str, Any]) -> tuple[Extensions, list[str]]:
@@ -42,10 +73,11 @@ def parse_extensions(table: dict[str, Any]) -> tuple[Extensions, list[str]]:
     hooks = _parsed(table, "hooks", _hook, broken)
     if broken:
         raise BadValueError(broken[0])
-    return Extensions(_distinct(servers, notes), tuple(hooks)), notes
+    agents = {agent.name: agent for agent in [GENERAL, *_parsed(table, "agents", _agent, notes)]}
+    return Extensions(_distinct(servers, notes), tuple(hooks), tuple(agents.values())), notes
 
 
-KEYS = {"mcp_servers", "hooks"}
+KEYS = {"mcp_servers", "hooks", "agents"}
 
 
 def _parsed(table: dict[str, Any], key: str, parse: Callable[[Any], Any], notes: list[str]) -> list[Any]:
@@ -109,6 +141,20 @@ def _hook(entry: Any) -> Hook:
     return Hook(**values)
 
 
+def _agent(entry: Any) -> AgentKind:
+    values = _values(entry, _AGENT_KEYS)
+    for key in ("name", "description"):
+        if key not in values:
+            raise BadValueError(f"{key}: is missing")
+    return AgentKind(**values)
+
+
+def _mode(key: str, value: Any) -> str:
+    if value not in MODES:
+        raise BadValueError(f"{key}: {value!r} is none of {', '.join(MODES)}")
+    return str(value)
+
+
 def _event(key: str, value: Any) -> str:
     if value not in EVENTS:
         raise BadValueError(f"{key}: {value!r} is none of {', '.join(EVENTS)}")
@@ -128,4 +174,14 @@ _HOOK_KEYS: dict[str, Callable[[str, Any], Any]] = {
     "command": text,
     "tools": strings,
     "timeout_s": positive_number,
+}
+_AGENT_KEYS: dict[str, Callable[[str, Any], Any]] = {
+    "name": text,
+    "description": text,
+    "model": text,
+    "mode": _mode,
+    "tools": strings,
+    "prompt": string,
+    "token_limit": positive_int,
+    "time_limit_s": positive_number,
 }

@@ -18,6 +18,7 @@ from helexa_acp.storage.records import (
     Compacted,
     Edited,
     Opened,
+    Spent,
     Titled,
     Undone,
     UserSaid,
@@ -59,7 +60,10 @@ RECORDS = [
 ]
 
 
-@pytest.mark.parametrize("record", [*RECORDS, Compacted("sum", 3), Undone("u1"), Edited("/a", None, "0f")])
+@pytest.mark.parametrize(
+    "record",
+    [*RECORDS, Compacted("sum", 3), Undone("u1"), Edited("/a", None, "0f"), Spent("e:m", {"prompt": 1})],
+)
 def test_records_survive_a_round_trip(record):
     assert decode(encode(record)) == record
 

@@ -35,6 +35,10 @@ class Hooks:
         self._processes = processes
         self._about = {"session_id": session_id, "cwd": cwd}
 
+    def without(self, event: str) -> Hooks:
+        hooks = tuple(hook for hook in self._hooks if hook.event != event)
+        return Hooks(hooks, self._processes, **self._about)
+
     async def before(self, tool: str, args: dict[str, Any], cancel: CancelToken) -> str | None:
         """Return why a hook refuses the call, or None. Raises Cancelled."""
         return await self._objection("before_tool", tool, {"tool": tool, "arguments": args}, cancel)

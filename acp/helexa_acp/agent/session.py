@@ -80,6 +80,7 @@ class Session:
         self.mcp = McpServers(cwd)
         self.running: CancelToken | None = None  # of the turn in progress
         self._tools = builtin_tools()
+        self.label = ""  # stands before the titles of cards
         self.added_tools: dict[str, Tool] = {}  # those that need the session itself
         self._deferred_notices: list[tuple[str, str, str]] = []
         self.is_listed = False  # has an entry in the list of sessions, as from its first prompt on

@@ -17,6 +17,7 @@ from helexa_acp.agent.mcp_host import SessionHost
 from helexa_acp.agent.modes import Mode
 from helexa_acp.agent.replay import replay
 from helexa_acp.agent.session import Home, Session
+from helexa_acp.agent.task_tool import TaskTool
 from helexa_acp.agent.turn import run_turn
 from helexa_acp.cancellation import CancelToken
 from helexa_acp.config import Config, config_home, data_home, models_path
@@ -215,6 +216,7 @@ class Sessions:
         names = {server["name"] for server in servers}
         own = self._home.endpoints.config.extensions.mcp_servers
         servers = [*servers, *(server for server in own if server["name"] not in names)]
+        session.added_tools["task"] = TaskTool(session)
         session.mcp.start(servers, SessionHost(session, lambda: self._show_commands(session)))
         self._home.endpoints.refresh()
         # The client does not know the session before it has the answer.

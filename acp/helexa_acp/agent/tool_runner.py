@@ -82,7 +82,7 @@ class ToolRunner:
         args = _arguments(call, tool, truncated=truncated)
         context = self._context(card)
         prepared = await self._cancel.race(tool.prepare(args, context))  # changes nothing yet
-        card.change(**_described(prepared, args))
+        card.change(**_described(prepared, args, self._session.label))
         hooks = self._session.hooks
         objection = await hooks.before(call.name, args, self._cancel)
         if objection is not None:
@@ -117,6 +117,7 @@ class ToolRunner:
             set_plan=self._set_plan,
             keep_copy=self._keep_copy,
             sees_images=self._sees_images,
+            card_id=card.id,
         )
 
     def _set_plan(self, entries: list[dict[str, Any]]) -> None:
@@ -145,8 +146,8 @@ def _arguments(call: PendingCall, tool: Tool, *, truncated: bool) -> dict[str, A
     return args
 
 
-def _described(prepared: PreparedCall, args: dict[str, Any]) -> dict[str, Any]:
-    changes: dict[str, Any] = {"title": one_line(prepared.title), "rawInput": raw_input(args)}
+def _described(prepared: PreparedCall, args: dict[str, Any], label: str) -> dict[str, Any]:
+    changes: dict[str, Any] = {"title": one_line(label + prepared.title), "rawInput": raw_input(args)}
     if prepared.content:
         changes["content"] = prepared.content
     if prepared.locations:

@@ -49,6 +49,15 @@ class AssistantSaid:
 
 
 @dataclass(frozen=True, slots=True)
+class Spent:
+    """What a reply to a sub-agent took. The reply itself is in no history but the sub-agent's."""
+
+    model: str
+    usage: dict[str, int] = field(default_factory=dict)
+    cost: dict[str, float] = field(default_factory=dict)  # by currency
+
+
+@dataclass(frozen=True, slots=True)
 class CardDone:
     """A tool card in its final state, and the result of its call."""
 
@@ -120,6 +129,7 @@ Record = (
     Opened
     | UserSaid
     | AssistantSaid
+    | Spent
     | CardDone
     | Edited
     | Planned
@@ -135,6 +145,7 @@ _KINDS: dict[str, type[Any]] = {
     "opened": Opened,
     "user": UserSaid,
     "assistant": AssistantSaid,
+    "spent": Spent,
     "card": CardDone,
     "edited": Edited,
     "plan": Planned,

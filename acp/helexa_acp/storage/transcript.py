@@ -7,16 +7,15 @@ from typing import Any
 
 from helexa_acp.provider.types import ImagePart, Message, Part, ReasoningPart, Role, TextPart, ToolCall
 from helexa_acp.storage.records import (
-    AgentSaid,
     AssistantSaid,
     CardDone,
     Chose,
     Compacted,
     Edited,
     HookSaid,
-    Opened,
     Planned,
     Record,
+    Spent,
     Titled,
     Undone,
     UserSaid,
@@ -68,6 +67,8 @@ class Transcript:
                 self.messages.append(Message(Role.USER, user_parts(record)))
             case AssistantSaid():
                 self._assistant(record)
+            case Spent(cost=cost):
+                self._spent(cost)
             case CardDone():
                 self._card(record)
             case Edited():
@@ -91,8 +92,6 @@ class Transcript:
                 self.used_tokens = record.used_tokens or self.used_tokens
             case Undone():
                 self._undo(record)
-            case UserSaid() | AgentSaid() | Opened():
-                pass
 
     def _assistant(self, record: AssistantSaid) -> None:
         parts: list[Part] = []
@@ -111,7 +110,10 @@ class Transcript:
         self.messages.append(Message(Role.ASSISTANT, tuple(parts), tuple(calls)))
         used = record.usage.get("prompt", 0) + record.usage.get("completion", 0)
         self.used_tokens = used or self.used_tokens
-        for currency, amount in record.cost.items():
+        self._spent(record.cost)
+
+    def _spent(self, cost: dict[str, float]) -> None:
+        for currency, amount in cost.items():
             self.cost[currency] = self.cost.get(currency, 0.0) + amount
 
     def _card(self, record: CardDone) -> None:

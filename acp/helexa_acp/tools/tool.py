@@ -82,6 +82,7 @@ class ToolContext:
     # Keeps what a file is (None: not there) before a call gives it other bytes, for an undo.
     keep_copy: Callable[[Path, bytes | None, bytes], Awaitable[None]]
     sees_images: bool = True
+    card_id: str = ""  # of the call's card
 
 
 class Asking(Protocol):
