@@ -60,6 +60,8 @@ BEHAVIOURS = {
     "calls to unknown tools or with arguments that are not JSON get clear errors": "test_broken_calls_get_clear_errors",
     "an endless loop of calls ends": "test_endless_rounds_are_capped",
     "commands in the background end with their session": "test_a_command_outlives_its_turn_but_not_its_session",
+    "a rewind goes back to before a turn, with the files": "test_rewind_goes_back_in_the_conversation_and_in_the_files",
+    "the project's own repository is not touched": "test_the_projects_own_repository_is_not_touched",
     "a sub-agent does no more than its session may": "test_the_narrower_mode_counts",
     "a sub-agent ends at its limits": "test_a_limit_of_tokens_ends_the_task_and_not_the_turn",
     "a hook that fails lets no call through": "test_a_hook_that_objects_or_fails_refuses_the_call_before_it_is_asked_about",

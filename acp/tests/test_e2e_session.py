@@ -46,7 +46,7 @@ async def test_ids_are_echoed_and_unknown_methods_refused(script, start, project
         agent.send({"id": None, "method": "initialize", "params": {"protocolVersion": 1}})
         await agent.until(lambda: [m for m in agent.messages if "id" in m and m["id"] is None])
         with pytest.raises(RpcFailureError) as unknown:
-            await agent.request("session/fork")
+            await agent.request("session/no_such_method")
         assert unknown.value.error["code"] == -32601
         agent.notify("_vendor/whatever", x=1)
         agent.notify("session/cancel", sessionId="none")
@@ -269,7 +269,17 @@ async def test_slash_commands_act_or_expand(script, start, project):
         session = await agent.new_session(project)
         await agent.until(lambda: "available_commands_update" in agent.kinds())
         offered = {c["name"]: c for u in agent.updates for c in u.get("availableCommands", [])}
-        assert {"compact", "model", "plan", "undo", "cost", "init", "permissions", "shout"} <= offered.keys()
+        assert {
+            "compact",
+            "model",
+            "plan",
+            "undo",
+            "rewind",
+            "cost",
+            "init",
+            "permissions",
+            "shout",
+        } <= offered.keys()
         assert offered["shout"]["description"] == "Say it loud"
 
         async def run(text):

@@ -92,6 +92,7 @@ FORMAT_1 = [
     b'{"t":"user","message_id":"user_1","blocks":[{"type":"text","text":"hi"}],"expanded":null,"local":false}',
     b'{"t":"assistant","items":[{"type":"thought","id":"think_1","text":"hm","wire":"openai-chat","state":null},{"type":"text","id":"msg_1","text":"Looking."},{"type":"call","card":"call_1","id":"c","name":"read","arguments":"{}"}],"model":"e:m","usage":{"prompt":3,"completion":4},"cost":{"USD":0.1},"interrupted":false}',
     b'{"t":"card","card":{"toolCallId":"call_1","title":"Read a","kind":"read","status":"completed"},"call":"c","result":[{"text":"one"}],"is_error":false}',
+    b'{"t":"checkpoint","message_id":"user_1","commit":"0f"}',
     b'{"t":"spent","model":"e:m","usage":{"prompt":1},"cost":{}}',
     b'{"t":"edited","path":"/a","before":null,"after":"0f"}',
     b'{"t":"plan","entries":[{"content":"x","priority":"low","status":"pending"}]}',

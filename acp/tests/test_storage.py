@@ -14,6 +14,7 @@ from helexa_acp.storage.records import (
     AgentSaid,
     AssistantSaid,
     CardDone,
+    Checkpoint,
     Chose,
     Compacted,
     Edited,
@@ -62,7 +63,14 @@ RECORDS = [
 
 @pytest.mark.parametrize(
     "record",
-    [*RECORDS, Compacted("sum", 3), Undone("u1"), Edited("/a", None, "0f"), Spent("e:m", {"prompt": 1})],
+    [
+        *RECORDS,
+        Compacted("sum", 3),
+        Undone("u1"),
+        Edited("/a", None, "0f"),
+        Spent("e:m", {"prompt": 1}),
+        Checkpoint("u1", "0f"),
+    ],
 )
 def test_records_survive_a_round_trip(record):
     assert decode(encode(record)) == record

@@ -27,6 +27,7 @@ def capabilities(config: Config, env: Mapping[str, str] = os.environ) -> dict[st
             "delete": {},
             "resume": {},
             "close": {},
+            "fork": {},  # unstable; a client that does not know it ignores it
             "additionalDirectories": {},
         },
         "auth": {"logout": {}},

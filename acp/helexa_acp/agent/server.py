@@ -125,6 +125,7 @@ METHODS: dict[str, Method] = {
     "session/load": _on_sessions("load"),
     "session/resume": _on_sessions("resume"),
     "session/list": _on_sessions("list_page"),
+    "session/fork": _on_sessions("fork"),  # unstable
     "session/close": _on_sessions("close"),
     "session/delete": _on_sessions("delete"),
     "session/prompt": _on_sessions("prompt"),

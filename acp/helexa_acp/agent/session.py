@@ -14,6 +14,7 @@ from typing import Any
 
 from helexa_acp.agent import options, system_prompt
 from helexa_acp.agent.approvals import Approvals
+from helexa_acp.agent.checkpoints import Checkpoints
 from helexa_acp.agent.hooks import Hooks
 from helexa_acp.agent.modes import Mode
 from helexa_acp.agent.permission_rules import PermissionRules, project_key
@@ -22,6 +23,7 @@ from helexa_acp.cancellation import CancelToken
 from helexa_acp.provider.endpoints import Endpoints, ModelChoice, UnknownModelError
 from helexa_acp.storage.log import SessionLog
 from helexa_acp.storage.records import AgentSaid, Chose, Record, Titled
+from helexa_acp.storage.shadow_git import ShadowGit
 from helexa_acp.storage.store import SessionStore
 from helexa_acp.storage.transcript import Transcript
 from helexa_acp.tools.background import BackgroundCommands
@@ -52,6 +54,9 @@ class Home:
     def plan_path(self, cwd: str) -> Path:
         return self.data / "plans" / f"{project_key(cwd)}.md"
 
+    def shadow_git(self, id_: str, cwd: str) -> ShadowGit:
+        return ShadowGit(self.data / "checkpoints" / f"{project_key(cwd)}.git", cwd, id_)
+
     def rules(self, cwd: str) -> PermissionRules:
         return PermissionRules(self.data / "projects" / project_key(cwd) / "permissions.toml", cwd)
 
@@ -75,6 +80,7 @@ class Session:
         self.copies = home.store.copies(id_)
         self.processes = ChildProcesses()
         self.background = BackgroundCommands(self.processes)
+        self.checkpoints = Checkpoints(home.shadow_git(id_, cwd))
         self.skills: dict[str, Skill] = {}
         self.approvals = Approvals(client, id_, home.rules(cwd))
         self.mcp = McpServers(cwd)
@@ -229,5 +235,5 @@ class Session:
 
     async def aclose(self) -> None:
         self.cancel()
-        await asyncio.gather(self.processes.kill_all(), self.mcp.aclose())
+        await asyncio.gather(self.processes.kill_all(), self.mcp.aclose(), self.checkpoints.aclose())
         self.log.close()

@@ -15,6 +15,7 @@ from typing import Any
 from helexa_acp.agent import command_actions as actions
 from helexa_acp.agent import permission_command
 from helexa_acp.agent.permission_command import permissions
+from helexa_acp.agent.rewind import HINT, rewind
 from helexa_acp.agent.session import Session
 from helexa_acp.agent.undo import undo
 from helexa_acp.cancellation import CancelToken
@@ -74,6 +75,7 @@ BUILTIN = (
         actions.expand_plan,
     ),
     SlashCommand("undo", "Undo the last turn and its edits", action=undo),
+    SlashCommand("rewind", "Go back to before a turn, with the project's files", HINT, rewind),
     SlashCommand("cost", "Show tokens and cost of this session", action=actions.cost),
     SlashCommand("init", "Write or improve AGENTS.md for this project", expansion=actions.expand_init),
     SlashCommand(

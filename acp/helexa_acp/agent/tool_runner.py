@@ -91,6 +91,8 @@ class ToolRunner:
         if not verdict.allowed:
             raise ToolError(verdict.reason)
         card.change(status="in_progress")
+        if not tool.read_only:
+            await self._cancel.race(self._session.checkpoints.ready())
         outcome = await prepared.run()
         words = await hooks.after(call.name, args, outcome, self._cancel)
         return outcome if words is None else outcome.with_words(f"A hook of the user's says: {words}")

@@ -76,6 +76,13 @@ class Turn:
             await self._cancel.race(session.mcp.settle())
         except Cancelled:
             return "cancelled"
-        stop = await Rounds(session, self._cancel, self._message_id, blocks).run()
+        session.checkpoints.begin(self._message_id, session.keep)
+        try:
+            stop = await Rounds(session, self._cancel, self._message_id, blocks).run()
+            await self._cancel.race(session.checkpoints.ready())
+        except Cancelled:
+            return "cancelled"
+        finally:
+            session.checkpoints.drop()
         session.publish_info()
         return stop

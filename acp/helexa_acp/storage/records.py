@@ -78,6 +78,14 @@ class Edited:
 
 
 @dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """The state of the project's files (`storage.shadow_git`) before the turn with this message id."""
+
+    message_id: str
+    commit: str
+
+
+@dataclass(frozen=True, slots=True)
 class Planned:
     entries: list[dict[str, Any]]
 
@@ -132,6 +140,7 @@ Record = (
     | Spent
     | CardDone
     | Edited
+    | Checkpoint
     | Planned
     | Chose
     | Titled
@@ -148,6 +157,7 @@ _KINDS: dict[str, type[Any]] = {
     "spent": Spent,
     "card": CardDone,
     "edited": Edited,
+    "checkpoint": Checkpoint,
     "plan": Planned,
     "chose": Chose,
     "title": Titled,

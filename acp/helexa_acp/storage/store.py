@@ -53,7 +53,7 @@ class SessionStore:
     def create(self, cwd: str) -> tuple[str, SessionLog]:
         """Return the id and the open log of a new session, which is not listed before its first note."""
         self._root.mkdir(parents=True, exist_ok=True, mode=0o700)
-        id_ = f"ses_{uuid.uuid4().hex}"
+        id_ = _new_id()
         log = SessionLog(self._path(id_))
         log.append(Opened(cwd, now_iso()))
         return id_, log
@@ -70,6 +70,22 @@ class SessionStore:
             self._path(id_).unlink(missing_ok=True)
             self._note_path(id_).unlink(missing_ok=True)
             self.copies(id_).delete()
+
+    def copy(self, id_: str) -> str:
+        """Return the id of a copy of a session. Raises NoSuchSessionError."""
+        self.open(id_).close()
+        copy = _new_id()
+        data = self._path(id_).read_bytes()
+        self._path(copy).touch(mode=0o600)
+        self._path(copy).write_bytes(data[: data.rfind(b"\n") + 1])
+        self.copies(id_).copy_to(self.copies(copy))
+        return copy
+
+    def cwd_of(self, id_: str) -> str | None:
+        """Return the directory of a session, or None if there is no such session or it has no prompt."""
+        path = self._path(id_) if _ID.fullmatch(id_) else None
+        note = self._read_note(path) if path is not None and path.is_file() else None
+        return note.cwd if note else None
 
     def copies(self, id_: str) -> FileCopies:
         """Return the copies of the files that a session has changed."""
@@ -138,6 +154,10 @@ class SessionStore:
 
     def _note_path(self, id_: str) -> Path:
         return self._root / f"{id_}.note.json"
+
+
+def _new_id() -> str:
+    return f"ses_{uuid.uuid4().hex}"
 
 
 def _place(note: SessionNote) -> tuple[str, str]:

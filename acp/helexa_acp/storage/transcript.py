@@ -9,6 +9,7 @@ from helexa_acp.provider.types import ImagePart, Message, Part, ReasoningPart, R
 from helexa_acp.storage.records import (
     AssistantSaid,
     CardDone,
+    Checkpoint,
     Chose,
     Compacted,
     Edited,
@@ -50,8 +51,16 @@ class Transcript:
         self.plan: list[dict[str, Any]] = []
         self.cost: dict[str, float] = {}
         self.used_tokens = 0
-        self.summary: str | None = None
-        self.keep_from = 0
+        self.checkpoints: dict[str, str] = {}  # by message id
+        self.compactions: list[Compacted] = []  # the last one counts
+
+    @property
+    def summary(self) -> str | None:
+        return self.compactions[-1].summary if self.compactions else None
+
+    @property
+    def keep_from(self) -> int:
+        return self.compactions[-1].keep_from if self.compactions else 0
 
     def view(self) -> list[Message]:
         """Return the messages for the model: all, or the summary and those that it does not replace."""
@@ -67,12 +76,10 @@ class Transcript:
                 self.messages.append(Message(Role.USER, user_parts(record)))
             case AssistantSaid():
                 self._assistant(record)
-            case Spent(cost=cost):
-                self._spent(cost)
+            case Spent() | Edited() | Checkpoint():
+                self._beside(record)
             case CardDone():
                 self._card(record)
-            case Edited():
-                self._edited(record)
             case HookSaid(text=text):
                 self.messages.append(Message.of(Role.USER, text))
             case Planned():
@@ -87,8 +94,7 @@ class Transcript:
             case Titled():
                 self.title = record.title
             case Compacted():
-                self.summary = record.summary
-                self.keep_from = record.keep_from
+                self.compactions.append(record)
                 self.used_tokens = record.used_tokens or self.used_tokens
             case Undone():
                 self._undo(record)
@@ -124,16 +130,23 @@ class Transcript:
                 Message(Role.TOOL, parts, tool_call_id=record.call, is_error=record.is_error)
             )
 
-    def _edited(self, record: Edited) -> None:
-        if self.turns:
-            self.turns[-1].edits.append(record)
+    def _beside(self, record: Spent | Edited | Checkpoint) -> None:
+        """Apply a record of which no model reads."""
+        match record:
+            case Spent(cost=cost):
+                self._spent(cost)
+            case Checkpoint(message_id, commit):
+                self.checkpoints[message_id] = commit
+            case Edited() if self.turns:
+                self.turns[-1].edits.append(record)
 
     def _undo(self, record: Undone) -> None:
         if not self.turns or self.turns[-1].message_id != record.message_id:
             return
         turn = self.turns.pop()
         del self.messages[turn.start :]
-        self.keep_from = min(self.keep_from, len(self.messages))
+        while self.keep_from > turn.start:  # a summary that tells of the turn
+            self.compactions.pop()
 
 
 def user_parts(record: UserSaid) -> tuple[Part, ...]:
