@@ -60,6 +60,7 @@ BEHAVIOURS = {
     "calls to unknown tools or with arguments that are not JSON get clear errors": "test_broken_calls_get_clear_errors",
     "an endless loop of calls ends": "test_endless_rounds_are_capped",
     "commands in the background end with their session": "test_a_command_outlives_its_turn_but_not_its_session",
+    "the model may ask the user, in any client": "test_without_a_form_the_questions_are_text_and_end_the_turn",
     "a rewind goes back to before a turn, with the files": "test_rewind_goes_back_in_the_conversation_and_in_the_files",
     "the project's own repository is not touched": "test_the_projects_own_repository_is_not_touched",
     "a sub-agent does no more than its session may": "test_the_narrower_mode_counts",

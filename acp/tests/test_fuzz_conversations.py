@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from helexa_acp.agent.modes import Mode
 
 STOPS = {"end_turn", "max_tokens", "max_turn_requests", "refusal", "cancelled"}
-TOOLS = ["read", "write", "edit", "list", "search", "shell", "background", "fetch", "plan"]
+TOOLS = ["read", "write", "edit", "list", "search", "shell", "background", "fetch", "plan", "ask", "task"]
 
 # A model that says anything
 
@@ -51,6 +51,8 @@ ARGUMENTS = st.one_of(
     st.sampled_from(["file:///etc/passwd", "http://127.0.0.1:9/", "x"]).map(lambda url: {"url": url}),
     st.sampled_from(["list", "wait", "stop"]).map(lambda action: {"action": action, "id": "bg1"}),
     st.just({"command": "sleep 300", "background": True}),
+    st.just({"questions": [{"question": "why?", "options": ["a", "b"]}]}),
+    st.just({"title": "t", "prompt": "do it"}),
     st.just({"entries": [{"content": "x", "status": "pending"}]}),
     st.sampled_from([{}, [], 3, None, "{", '{"path": "a.txt"', '{"path": "a.txt"}}', "[" * 2000]),
 )

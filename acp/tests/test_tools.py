@@ -37,6 +37,7 @@ def test_every_tool_takes_an_object_and_nothing_unknown():
         "background",
         "fetch",
         "plan",
+        "ask",
     ]
     for tool in builtin_tools().values():
         assert tool.spec.parameters["type"] == "object"

@@ -122,6 +122,8 @@ class Rounds:
         session.keep(reply.record(session.endpoints.config, interrupted=interrupted))
         runner = ToolRunner(session, self._cancel, sees_images=session.sees_images(choice))
         await runner.run(list(reply.calls.values()), truncated=reply.reason is FinishReason.LENGTH)
+        if runner.ends_turn:
+            return "end_turn"
         if reply.calls or reply.reason is FinishReason.PAUSE:
             return None
         if reply.reason is FinishReason.REFUSAL:

@@ -19,7 +19,7 @@ from helexa_acp.storage.records import AssistantSaid, CardDone, Edited, Record, 
 from helexa_acp.tools.tool import Tool
 from helexa_acp.v1 import updates
 
-WITHHELD = {"plan"}  # it is the session's plan
+WITHHELD = {"plan", "ask"}  # the plan is the session's, and nobody answers
 PROMPT = """
 You are a sub-agent with the task in the first message. Nobody answers questions, so decide yourself what it
 leaves open. Your last message is your report: all that the one who gave the task needs to know, and no more.

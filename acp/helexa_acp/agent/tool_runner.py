@@ -40,6 +40,7 @@ class ToolRunner:
         self._cancel = cancel
         self._sees_images = sees_images
         self._slots = asyncio.Semaphore(MAX_PARALLEL)
+        self.ends_turn = False  # a call waits for what the user says next
 
     async def run(self, calls: list[PendingCall], *, truncated: bool) -> None:
         for read_only, group in groupby(calls, key=self._is_read_only):
@@ -69,6 +70,7 @@ class ToolRunner:
                 outcome = Outcome(
                     f"ERROR: {call.name} failed: {type(error).__name__}: {error}", is_error=True
                 )
+        self.ends_turn = self.ends_turn or outcome.ends_turn
         self._session.keep(card.done(call.id, outcome))
         await self._session.client.drain()
 
@@ -117,6 +119,7 @@ class ToolRunner:
             cancel=self._cancel,
             show=card.change,
             set_plan=self._set_plan,
+            say=session.say,
             keep_copy=self._keep_copy,
             sees_images=self._sees_images,
             card_id=card.id,

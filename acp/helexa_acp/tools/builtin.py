@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from helexa_acp.tools.ask import AskTool
 from helexa_acp.tools.background_tool import BackgroundTool
 from helexa_acp.tools.edit import EditTool, WriteTool
 from helexa_acp.tools.fetch import FetchTool
@@ -23,5 +24,6 @@ def builtin_tools() -> dict[str, Tool]:
         BackgroundTool(),
         FetchTool(),
         PlanTool(),
+        AskTool(),
     )
     return {tool.spec.name: tool for tool in tools}

@@ -49,6 +49,7 @@ class Outcome:
     images: tuple[ImagePart, ...] = ()
     is_error: bool = False
     raw: Any = None
+    ends_turn: bool = False  # the user is to say something before the model goes on
 
     def with_words(self, words: str) -> Outcome:
         """Return the outcome with words added for the model."""
@@ -79,6 +80,7 @@ class ToolContext:
     cancel: CancelToken
     show: Callable[..., None]  # changes the call's card
     set_plan: Callable[[list[dict[str, Any]]], None]
+    say: Callable[[str], None]  # shows a text of the agent's own
     # Keeps what a file is (None: not there) before a call gives it other bytes, for an undo.
     keep_copy: Callable[[Path, bytes | None, bytes], Awaitable[None]]
     sees_images: bool = True

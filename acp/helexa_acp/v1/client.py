@@ -59,14 +59,14 @@ class Client:
         return chosen if isinstance(chosen, str) else None
 
     async def fill_form(
-        self, session_id: str, message: str, schema: dict[str, Any]
+        self, session_id: str, message: str, schema: dict[str, Any], card_id: str | None = None
     ) -> tuple[str, dict[str, Any] | None]:
         """Ask the user to fill in a form. Return accept, decline or cancel, and what was filled in.
 
         Raises RpcError.
         """
         params = {"sessionId": session_id, "mode": "form", "message": message, "requestedSchema": schema}
-        return await self._elicit(params)
+        return await self._elicit({**params, "toolCallId": card_id} if card_id else params)
 
     async def open_url(
         self, session_id: str, message: str, url: str, elicitation_id: str

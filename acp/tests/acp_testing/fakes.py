@@ -22,6 +22,7 @@ class FakeClient:
     def __init__(self, *, files: bool = False, broken: bool = False) -> None:
         self.can_read = self.can_write = files
         self.has_terminal = False
+        self.can_fill_forms = False
         self.broken = broken
         self.buffers: dict[str, str] = {}
         self.written: list[str] = []
@@ -45,6 +46,7 @@ class ToolHarness:
         self.client = client or FakeClient()
         self.cancel = CancelToken()
         self.shown: list[dict[str, Any]] = []
+        self.said: list[str] = []
         self.plan: list[dict[str, Any]] = []
         self.copies: list[tuple[Path, bytes | None]] = []
         self.files = Files(self.client, "s")
@@ -59,6 +61,7 @@ class ToolHarness:
             self.cancel,
             lambda **changes: self.shown.append(changes),
             self.plan.extend,
+            self.said.append,
             self._keep_copy,
         )
 
