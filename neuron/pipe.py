@@ -80,7 +80,7 @@ class Submit(msgspec.Struct, frozen=True, tag=True):
     id: int
     model: str
     tokens: list[int]
-    max_tokens: int
+    max_tokens: int  # 0: the prompt is computed, and scored where that is asked for, and nothing else
     sampling: Sampling
     stop_ids: list[int]  # generation ends when one is sampled; it is not reported
     min_tokens: int = 0
@@ -231,6 +231,7 @@ class Refused(msgspec.Struct, frozen=True, tag=True):
     code: str
     message: str
     retry_after_s: int | None = None
+    field: str = ""  # the field at fault: tokens, stop_ids or logit_bias of a `Submit`
 
 
 class ModelStatus(msgspec.Struct, frozen=True):

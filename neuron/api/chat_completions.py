@@ -23,7 +23,7 @@ from neuron.api.prompts.chat import chat_prompt, tool_definitions
 from neuron.api.prompts.constraint import answer_constraint, constraining_param, constraint_grammar
 from neuron.api.prompts.prompt import require_capability
 from neuron.api.prompts.submits import submits
-from neuron.api.request import caller, find_model, log_fields, request_id
+from neuron.api.request import caller, find_model, log_fields, request_id, tell_unenforced
 from neuron.config import StreamSettings
 from neuron.daemon import Daemon
 from neuron.harness import LocalModel
@@ -54,16 +54,20 @@ async def _choices(request: HttpRequest, body: ChatBody, model: LocalModel) -> l
     """The choices of the chat. Raises `ApiError` that names what cannot be done."""
     require_capability(model, "chat")
     tools = tool_definitions(body, model)
-    constraint = await answer_constraint(body)
+    unenforced: list[str] = []
+    constraint = await answer_constraint(body, unenforced)
     prompt = await chat_prompt(body, model, tools, request.body)
-    grammar = None if constraint is None else constraint_grammar(body, model, constraint, prompt.text)
+    grammar = (
+        None if constraint is None else constraint_grammar(body, model, constraint, prompt.text, unenforced)
+    )
+    tell_unenforced(request, unenforced)
     schemas = {tool.function.name: tool.function.parameters or {} for tool in body.tools or ()}
 
     def read() -> AnswerStream:
         return model.text.answer(
             prompt.text,
             stops=body.stops,
-            min_tokens=body.min_tokens,
+            min_tokens=body.min_tokens or 0,
             tools=None if tools is None else schemas,
             max_calls=1 if body.parallel_tool_calls is False else None,
         )

@@ -149,7 +149,7 @@ def _hidden_ids(tokenizer: Tokenizer, notation: Notation | None) -> frozenset[in
     """The special tokens, which leave no text, without those that parsers look for."""
     visible = {marker for known in KNOWN_MARKERS for marker in (known.open, known.close)}
     if notation:
-        visible |= set(notation.markers)
+        visible |= notation.visible
     added = tokenizer.get_added_tokens_decoder()
     return frozenset(id_ for id_, token in added.items() if token.special and token.content not in visible)
 

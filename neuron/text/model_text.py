@@ -9,6 +9,7 @@ from tokenizers import Tokenizer
 
 from neuron.text.answer import AnswerStream
 from neuron.text.constraint import AnswerConstraint, answer_grammar
+from neuron.text.content import AnswerContent
 from neuron.text.detokenizer import Detokenizer
 from neuron.text.notations.notation import Notation
 from neuron.text.notations.parser import ToolSchemas
@@ -66,12 +67,21 @@ class ModelText:
         max_calls: int | None = None,
     ) -> AnswerStream:
         """The reading side of one answer to `prompt`. Calls are looked for when `tools` is not None."""
-        calls = None
+        calls = openers = None
+        if self.notation and tools is not None:
+            openers = self.notation.call_openers(
+                lambda marker: self.tokenizer.token_to_id(marker) is not None
+            )
         if self.notation and (tools is not None or self.notation.splits_reasoning):
             calls = self.notation.parser(self.notation.call_id, tools or {})
         return AnswerStream(
             Detokenizer(self.tokenizer, self.hidden_ids),
-            ReasoningSplitter(self.reasoning, opened=self._is_opened(prompt)),
+            ReasoningSplitter(
+                self.reasoning,
+                opened=self._is_opened(prompt),
+                calls=openers,
+                answers=self.notation.answers if self.notation else (),
+            ),
             stops=stops,
             min_tokens=min_tokens,
             calls=calls,
@@ -90,6 +100,10 @@ class ModelText:
             thought = self.reasoning, self._is_opened(prompt)
         added = {token.content: id_ for id_, token in self.tokenizer.get_added_tokens_decoder().items()}
         return answer_grammar(constraint, added=added, notation=self.notation, thought=thought)
+
+    def text_grammar(self, content: AnswerContent) -> str:
+        """The grammar of a bare completion, in Lark. Raises `UnenforceableSchemaError`."""
+        return answer_grammar(AnswerConstraint(content), added={}, notation=None, thought=None)
 
     def _is_opened(self, prompt: str) -> bool:
         return self.reasoning is not None and self.reasoning.opened_by(prompt)

@@ -37,9 +37,6 @@ _CONSTANTS = {"None": None, "null": None, "True": True, "False": False}  # model
 
 
 class QwenXmlNotation(Notation):
-    def fits(self, template: str) -> bool:
-        return FUNCTION in template and PARAMETER in template
-
     def parser(self, new_id: NewId, tools: ToolSchemas) -> QwenXmlParser:
         return QwenXmlParser(new_id, tools)
 
