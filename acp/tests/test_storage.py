@@ -14,7 +14,7 @@ from helexa_acp.storage.records import (
     AgentSaid,
     AssistantSaid,
     CardDone,
-    Checkpoint,
+    Checkpointed,
     Chose,
     Compacted,
     Edited,
@@ -69,7 +69,7 @@ RECORDS = [
         Undone("u1"),
         Edited("/a", None, "0f"),
         Spent("e:m", {"prompt": 1}),
-        Checkpoint("u1", "0f"),
+        Checkpointed("u1", "0f"),
     ],
 )
 def test_records_survive_a_round_trip(record):

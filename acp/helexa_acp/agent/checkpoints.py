@@ -9,7 +9,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 
-from helexa_acp.storage.records import Checkpoint
+from helexa_acp.storage.records import Checkpointed
 from helexa_acp.storage.shadow_git import ShadowGit, ShadowGitError
 
 log = logging.getLogger(__name__)
@@ -23,7 +23,7 @@ class Checkpoints:
         self.problem = ""
         self._task: asyncio.Task[None] | None = None
 
-    def begin(self, message_id: str, keep: Callable[[Checkpoint], None]) -> None:
+    def begin(self, message_id: str, keep: Callable[[Checkpointed], None]) -> None:
         """Start to take the checkpoint of a turn; `keep` gets its record."""
         self._task = asyncio.create_task(self._take(message_id, keep))
 
@@ -42,7 +42,7 @@ class Checkpoints:
         self.drop()
         await asyncio.to_thread(self.git.abort)
 
-    async def _take(self, message_id: str, keep: Callable[[Checkpoint], None]) -> None:
+    async def _take(self, message_id: str, keep: Callable[[Checkpointed], None]) -> None:
         try:
             commit = await asyncio.to_thread(self.git.save, message_id)
         except (ShadowGitError, OSError) as error:
@@ -51,4 +51,4 @@ class Checkpoints:
             self.problem = str(error)
             return
         self.problem = ""
-        keep(Checkpoint(message_id, commit))
+        keep(Checkpointed(message_id, commit))

@@ -6,7 +6,7 @@ import asyncio
 
 from helexa_acp.agent.session import Session
 from helexa_acp.cancellation import CancelToken
-from helexa_acp.storage.records import Checkpoint, Undone, UserSaid
+from helexa_acp.storage.records import Checkpointed, Undone, UserSaid
 from helexa_acp.storage.shadow_git import ShadowGitError
 from helexa_acp.tools.truncation import one_line
 from helexa_acp.v1.content import prompt_text
@@ -40,7 +40,7 @@ async def rewind(session: Session, argument: str, _: CancelToken) -> None:
         session.say(f"Nothing is rewound: {error}.")
         return
     session.files.command_begins()  # the editor's buffers may be older now
-    session.keep(Checkpoint(BEFORE_REWIND, before))
+    session.keep(Checkpointed(BEFORE_REWIND, before))
     for message_id in reversed(undone):
         session.keep(Undone(message_id))
     session.say(_done(len(undone), changed))

@@ -78,7 +78,7 @@ class Edited:
 
 
 @dataclass(frozen=True, slots=True)
-class Checkpoint:
+class Checkpointed:
     """The state of the project's files (`storage.shadow_git`) before the turn with this message id."""
 
     message_id: str
@@ -140,7 +140,7 @@ Record = (
     | Spent
     | CardDone
     | Edited
-    | Checkpoint
+    | Checkpointed
     | Planned
     | Chose
     | Titled
@@ -157,7 +157,7 @@ _KINDS: dict[str, type[Any]] = {
     "spent": Spent,
     "card": CardDone,
     "edited": Edited,
-    "checkpoint": Checkpoint,
+    "checkpoint": Checkpointed,
     "plan": Planned,
     "chose": Chose,
     "title": Titled,

@@ -9,7 +9,7 @@ from helexa_acp.provider.types import ImagePart, Message, Part, ReasoningPart, R
 from helexa_acp.storage.records import (
     AssistantSaid,
     CardDone,
-    Checkpoint,
+    Checkpointed,
     Chose,
     Compacted,
     Edited,
@@ -76,7 +76,7 @@ class Transcript:
                 self.messages.append(Message(Role.USER, user_parts(record)))
             case AssistantSaid():
                 self._assistant(record)
-            case Spent() | Edited() | Checkpoint():
+            case Spent() | Edited() | Checkpointed():
                 self._beside(record)
             case CardDone():
                 self._card(record)
@@ -130,12 +130,12 @@ class Transcript:
                 Message(Role.TOOL, parts, tool_call_id=record.call, is_error=record.is_error)
             )
 
-    def _beside(self, record: Spent | Edited | Checkpoint) -> None:
+    def _beside(self, record: Spent | Edited | Checkpointed) -> None:
         """Apply a record of which no model reads."""
         match record:
             case Spent(cost=cost):
                 self._spent(cost)
-            case Checkpoint(message_id, commit):
+            case Checkpointed(message_id, commit):
                 self.checkpoints[message_id] = commit
             case Edited() if self.turns:
                 self.turns[-1].edits.append(record)

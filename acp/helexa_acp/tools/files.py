@@ -123,13 +123,21 @@ def _read_text(path: Path) -> FileText:
 
 
 def _fits_the_protocol(path: Path) -> bool:
-    """Return whether the client can read the file without loss: it is in UTF-8, or is no file yet."""
-    if not path.is_file():
-        return True
+    """Return whether the client can read the file without loss, as far as can be seen from here.
+
+    Raises ToolError if it is too long.
+    """
     try:
-        read_bytes(path, MAX_CLIENT_BYTES).decode()
+        if not path.is_file():
+            return True
+        size = path.stat().st_size
+        if size > MAX_CLIENT_BYTES:
+            raise ToolError(f"{path} has {size} bytes; at most {MAX_CLIENT_BYTES} are read")
+        path.read_bytes().decode()
     except UnicodeDecodeError:
         return False
+    except OSError:  # the client may be able to read it
+        return True
     return True
 
 

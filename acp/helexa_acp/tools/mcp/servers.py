@@ -43,7 +43,7 @@ class McpServers:
         """The tools of the connected servers. Of two tools with one name, the first server's counts."""
         found: dict[str, Tool] = {}
         for _, offer in self._in_order():
-            found = {**offer.tools, **found}
+            found |= {name: tool for name, tool in offer.tools.items() if name not in found}
         readable = {name: offer.client for name, offer in self._in_order() if offer.has_resources}
         if readable:
             resources = McpResourceTool(readable)

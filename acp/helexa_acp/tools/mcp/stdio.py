@@ -118,7 +118,8 @@ async def _end(process: asyncio.subprocess.Process) -> None:
     for number in (0, signal.SIGTERM, signal.SIGKILL):
         if not _signal_group(process, number) or await _gone(process):
             return
-    log.warning("process %d is still alive after SIGKILL", process.pid)
+    if process.returncode is None:  # else it is a child that nobody has waited for
+        log.warning("process %d is still alive after SIGKILL", process.pid)
 
 
 async def _gone(process: asyncio.subprocess.Process) -> bool:
