@@ -79,7 +79,7 @@ ARGUMENTS = st.dictionaries(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(name=st.sampled_from(sorted(builtin_tools())), args=ARGUMENTS)
 async def test_any_arguments_prepare_a_call_or_raise_a_tool_error(tmp_path_factory, name, args):
     bench = ToolHarness(tmp_path_factory.mktemp("p"))

@@ -142,7 +142,7 @@ def cards(updates):
     return states
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=60, suppress_health_check=list(HealthCheck))
 @given(
     rounds=st.lists(ANSWERS, max_size=5),
     mode=st.sampled_from(list(Mode)),

@@ -65,7 +65,7 @@ def lay(project, files):
         (project / name).write_bytes(data)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(st.lists(FILES, min_size=2, max_size=3))
 def test_any_state_is_restored_from_any_other(tmp_path_factory, states):
     folder = tmp_path_factory.mktemp("git")
