@@ -20,6 +20,7 @@ from neuron.api.answers.usage import total_usage
 from neuron.api.bodies.chat import ChatBody, decode
 from neuron.api.bodies.openapi import body_of
 from neuron.api.prompts.chat import chat_prompt, tool_definitions
+from neuron.api.prompts.checks import GRAMMAR_CODES, Checks
 from neuron.api.prompts.constraint import answer_constraint, constraining_param, constraint_grammar
 from neuron.api.prompts.prompt import require_capability
 from neuron.api.prompts.submits import submits
@@ -38,7 +39,8 @@ def router(daemon: Daemon) -> Router:
         """OpenAI's chat completion, streamed or not."""
         body = decode(request.body)
         model = find_model(daemon.registry, request, body.model)
-        choices = await _choices(request, body, model)
+        checks = Checks(daemon.verdicts, caller(request).principal)
+        choices = await _choices(request, body, model, checks)
         start_choices([choices])
         answer_id = f"chatcmpl-{request_id(request)}"
         if not body.stream:
@@ -50,17 +52,18 @@ def router(daemon: Daemon) -> Router:
     return chat
 
 
-async def _choices(request: HttpRequest, body: ChatBody, model: LocalModel) -> list[AnswerChoice]:
+async def _choices(
+    request: HttpRequest, body: ChatBody, model: LocalModel, checks: Checks
+) -> list[AnswerChoice]:
     """The choices of the chat. Raises `ApiError` that names what cannot be done."""
     require_capability(model, "chat")
     tools = tool_definitions(body, model)
-    unenforced: list[str] = []
-    constraint = await answer_constraint(body, unenforced)
+    constraint = await answer_constraint(body, checks)
     prompt = await chat_prompt(body, model, tools, request.body)
-    grammar = (
-        None if constraint is None else constraint_grammar(body, model, constraint, prompt.text, unenforced)
-    )
-    tell_unenforced(request, unenforced)
+    grammar = None
+    if constraint is not None:
+        grammar = await constraint_grammar(body, model, constraint, prompt.text, checks)
+    tell_unenforced(request, checks.unenforced)
     schemas = {tool.function.name: tool.function.parameters or {} for tool in body.tools or ()}
 
     def read() -> AnswerStream:
@@ -77,7 +80,8 @@ async def _choices(request: HttpRequest, body: ChatBody, model: LocalModel) -> l
         read,
         model,
         log_fields(request),
-        blame={"context_length_exceeded": "messages", "invalid_grammar": constraining_param(body)},
+        blame=dict.fromkeys(GRAMMAR_CODES, constraining_param(body))
+        | {"context_length_exceeded": "messages"},
     )
 
 

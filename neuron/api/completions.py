@@ -18,6 +18,7 @@ from neuron.api.answers.stream import stream
 from neuron.api.answers.usage import Usage, total_usage
 from neuron.api.bodies.completion import CompletionBody, decode
 from neuron.api.bodies.openapi import body_of
+from neuron.api.prompts.checks import GRAMMAR_CODES, Checks
 from neuron.api.prompts.completion import completion_prompt
 from neuron.api.prompts.constraint import completion_grammar
 from neuron.api.prompts.prompt import Prompt, require_generation
@@ -42,9 +43,9 @@ def router(daemon: Daemon) -> Router:
         model = find_model(daemon.registry, request, body.model)
         require_generation(model)
         prompts = [await completion_prompt(body, model, index) for index in range(len(body.prompts))]
-        unenforced: list[str] = []
-        grammar = await completion_grammar(body, model, unenforced)
-        tell_unenforced(request, unenforced)
+        checks = Checks(daemon.verdicts, caller(request).principal)
+        grammar = await completion_grammar(body, model, checks)
+        tell_unenforced(request, checks.unenforced)
         answer = _Answer(request, body, model, prompts, grammar)
         start_choices(answer.groups)
         if not body.stream:
@@ -71,7 +72,7 @@ class _Answer:
         self._model = model
         self._prompts = prompts
         whom = caller(request)
-        blame = BLAME | ({"invalid_grammar": body.wanted.param} if body.wanted else {})
+        blame = BLAME | dict.fromkeys(GRAMMAR_CODES, body.wanted.param if body.wanted else "prompt")
         self.groups = [
             prompt_choices(
                 submits(body, model, prompt, whom, grammar=grammar),

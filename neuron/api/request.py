@@ -41,7 +41,7 @@ def tell_unenforced(request: HttpRequest, places: list[str]) -> None:
         return
     told = ""
     for index, place in enumerate(places):
-        more = f", {quote(place, safe='/$[]. ')}"
+        more = f", {quote(place, safe='/$[]. ', errors='replace')}"
         if len(told) + len(more) > MAX_TOLD_CHARS:
             told += f", and {len(places) - index} more"
             break

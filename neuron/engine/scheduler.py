@@ -342,8 +342,9 @@ class Scheduler:
             return [self._finish(request, "stop", stop_id=token)]
         news = Tokens(request.id, [token], [] if logprob is None else [logprob])
         if request.matcher:
-            if message := request.matcher.accept_token(token):
-                return [news, self._refuse(request, 500, "engine_error", message=message, retry=None)]
+            if failed := request.matcher.accept_token(token):
+                status, code, message = failed
+                return [news, self._refuse(request, status, code, message=message, retry=None)]
             if request.matcher.is_terminated:
                 return [news, self._finish(request, "stop")]
         if request.num_output >= request.max_tokens:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from llguidance import LLMatcher, regex_to_lark
 from llguidance.gbnf_to_lark import any_to_lark
 
-from neuron.text.grammar import GrammarBuilder, UnenforceableSchemaError
+from neuron.text.grammar import GrammarBuilder
 from neuron.text.schema import Schema
 
 
@@ -28,7 +28,7 @@ class RegexContent:
 
 @dataclass(frozen=True, slots=True)
 class GrammarContent:
-    """Text of a grammar: in llguidance's dialect of Lark, or in GBNF, llama.cpp's dialect of EBNF."""
+    """Text of a grammar in llguidance's dialect of Lark; before it is checked, maybe in llama.cpp's GBNF."""
 
     grammar: str
 
@@ -36,27 +36,38 @@ class GrammarContent:
 AnswerContent = Schema | ChoiceContent | RegexContent | GrammarContent
 
 
+@dataclass(frozen=True, slots=True)
+class CheckedContent:
+    """The form of an answer as `content_expression` takes it, unless there is a problem."""
+
+    content: AnswerContent
+    problem: str | None = None
+
+
 def content_expression(grammar: GrammarBuilder, content: AnswerContent) -> str:
-    """The expression of `content`. Raises `UnenforceableSchemaError` for a grammar that cannot be read."""
+    """The expression of `content`, which is checked."""
     match content:
         case ChoiceContent(texts):
             return grammar.rule(" | ".join(grammar.literal(text) for text in texts))
         case RegexContent(pattern):
             return grammar.terminal(f"/{regex_to_lark(_unanchored(pattern), 'd')}/")
         case GrammarContent(text):
-            return grammar.rule(f"%lark {{\n{_as_lark(text)}\n}}")
+            return grammar.rule(f"%lark {{\n{text}\n}}")
         case _:
             return grammar.json(content)
 
 
-def content_problem(content: AnswerContent) -> str | None:
-    """Why no grammar can be made of `content`, whole; None when one can. May take as long as a schema."""
+def check_content(content: AnswerContent) -> CheckedContent:
+    """Whether a grammar can be made of `content`, and the whole reason if not. May take very long."""
+    if isinstance(content, GrammarContent):
+        try:
+            content = GrammarContent(any_to_lark(content.grammar))
+        except Exception as error:  # noqa: BLE001 (the library's own class is private, and others leak out)
+            return CheckedContent(content, f"it is neither Lark nor GBNF: {error}")
     grammar = GrammarBuilder({})
-    try:
-        lark = grammar.text(content_expression(grammar, content))
-    except UnenforceableSchemaError as error:
-        return str(error)
-    return LLMatcher.validate_grammar(LLMatcher.grammar_from_lark(lark)).strip() or None
+    lark = grammar.text(content_expression(grammar, content))
+    problem = LLMatcher.validate_grammar(LLMatcher.grammar_from_lark(lark)).strip()
+    return CheckedContent(content, problem or None)
 
 
 def _unanchored(pattern: str) -> str:
@@ -65,10 +76,3 @@ def _unanchored(pattern: str) -> str:
     before = pattern.removesuffix("$")
     is_escaped = (len(before) - len(before.rstrip("\\"))) % 2
     return pattern if is_escaped else before
-
-
-def _as_lark(text: str) -> str:
-    try:
-        return any_to_lark(text)
-    except Exception as error:  # the library's own class is private, and others leak out of it
-        raise UnenforceableSchemaError(f"it is neither Lark nor GBNF: {error}") from error

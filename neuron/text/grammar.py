@@ -74,8 +74,9 @@ class GrammarBuilder:
 
     def anything_until(self, marker: str) -> str:
         """Free text and the marker that ends it."""
-        if self.knows(marker):
-            return f"{self.terminal(_ANYTHING)} {self.literal(marker)}"
+        if token := self._markers.search(marker):  # free text cannot hold it
+            text = f"/(?s:.*){_slashed(re.escape(marker[: token.start()]))}/"
+            return f"{self.terminal(text)} {self.literal(marker[token.start() :])}"
         return self.rule(_ANYTHING, f"[suffix={json.dumps(marker)}]")
 
     def anything_without(self, markers: Iterable[str], line_starts: str = "") -> str:
@@ -96,4 +97,4 @@ class GrammarBuilder:
 
 def _slashed(expression: str) -> str:
     """A regular expression as it stands between slashes."""
-    return expression.replace("/", r"\/")
+    return expression.replace("/", r"\/").replace("\\\n", r"\n")

@@ -49,6 +49,12 @@ class ModelText:
         found = {"chat": self.template is not None, "tools": self.notation is not None, "reasoning": reasons}
         return [name for name, is_there in found.items() if is_there]
 
+    @property
+    def vocab_size(self) -> int:
+        """One more than the largest token id, or more."""
+        added = self.tokenizer.get_added_tokens_decoder()
+        return 1 + max(self.tokenizer.get_vocab_size(), *added, *self.eos_ids)
+
     def encode(self, text: str, *, is_rendered: bool = True) -> list[int]:
         """The tokens of a prompt. Special ones are added unless a template wrote them (`is_rendered`)."""
         return list(self.tokenizer.encode(text, add_special_tokens=not is_rendered).ids)
@@ -73,7 +79,7 @@ class ModelText:
                 lambda marker: self.tokenizer.token_to_id(marker) is not None
             )
         if self.notation and (tools is not None or self.notation.splits_reasoning):
-            calls = self.notation.parser(self.notation.call_id, tools or {})
+            calls = self.notation.answering(prompt).parser(self.notation.call_id, tools or {})
         return AnswerStream(
             Detokenizer(self.tokenizer, self.hidden_ids),
             ReasoningSplitter(
@@ -99,7 +105,8 @@ class ModelText:
         if self.reasoning is not None and not self.reasoning.closed_by(prompt):
             thought = self.reasoning, self._is_opened(prompt)
         added = {token.content: id_ for id_, token in self.tokenizer.get_added_tokens_decoder().items()}
-        return answer_grammar(constraint, added=added, notation=self.notation, thought=thought)
+        notation = self.notation and self.notation.answering(prompt)
+        return answer_grammar(constraint, added=added, notation=notation, thought=thought)
 
     def text_grammar(self, content: AnswerContent) -> str:
         """The grammar of a bare completion, in Lark. Raises `UnenforceableSchemaError`."""

@@ -140,6 +140,21 @@ async def test_logit_bias_and_guides_reach_the_engine(neuron):
     assert (await asked(neuron, tools=[TOOL]))["grammar"] is None
 
 
+async def test_a_used_up_grammar_ends_the_answer_as_an_error_and_never_as_stop(neuron):
+    guided = {"response_format": {"type": "json_object"}}
+    answer = await neuron.chat('exhaust {"a": "b', **guided)
+    error = answer.json()["error"]
+    assert (answer.status_code, error["code"], error["param"]) == (
+        400,
+        "grammar_exhausted",
+        "response_format",
+    )
+    *chunks, last = await neuron.stream('exhaust {"a": "b', **guided)
+    assert last["error"]["code"] == "grammar_exhausted"
+    assert "".join(chunk["choices"][0]["delta"].get("content", "") for chunk in chunks) == '{"a": "b'
+    assert all(chunk["choices"][0]["finish_reason"] is None for chunk in chunks)
+
+
 @pytest.mark.parametrize("mode", ["auto", "required"])
 async def test_only_allowed_tools_are_called(neuron, mode):
     other = {"type": "function", "function": {"name": "g"}}

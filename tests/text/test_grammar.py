@@ -123,7 +123,7 @@ def test_required_call_is_generated(name, seed, thinks, opened, is_parallel):
     check(calls)
 
 
-@pytest.mark.parametrize("name", [name for name in NOTATIONS if name != "harmony"])
+@pytest.mark.parametrize("name", [name for name, known in NOTATIONS.items() if not known.splits_reasoning])
 @settings(max_examples=12, deadline=None)
 @given(seed=st.integers(0, 2**32))
 def test_markers_may_be_plain_text(name, seed):

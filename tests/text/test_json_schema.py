@@ -8,11 +8,12 @@ from typing import Any
 
 import jsonschema
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from neuron.text.json_schema.bounds import MAX_OPTIONAL, MAX_SHAPES
 from neuron.text.json_schema.check import check_schema
+from neuron.text.json_schema.rules import KeywordRules
 from tests.stubs.byte_matcher import drawn, schema_admits
 
 MADE = [json.loads(line) for line in Path(__file__).with_name("made_schemas.jsonl").read_text().splitlines()]
@@ -21,6 +22,7 @@ NOT_STRICT = {
     **dict.fromkeys(("zod duration",), "/pattern"),
     **dict.fromkeys(("pydantic set", "pydantic conset", "pydantic frozenset"), "/uniqueItems"),
 }
+RULES = list(KeywordRules.rules)
 STRING, NUMBER = {"type": "string"}, {"type": "number"}
 A, B = {"type": "object", "properties": {"a": NUMBER}}, {"type": "object", "properties": {"b": NUMBER}}
 
@@ -132,6 +134,7 @@ def test_alternatives_that_exclude_each_other_need_no_count():
         ({"$defs": {"s": {"contains": STRING}}, "items": {"$ref": "#/$defs/s"}}, ["/$defs/s/contains"]),
         ({"patternProperties": {"a": STRING, "b": NUMBER}}, ["/patternProperties"]),
         ({"maxItems": 10**9}, ["/maxItems"]),
+        ({"type": "object", "minProperties": 2, "required": ["a"]}, ["/minProperties"]),
         ({"pattern": "^" + 20 * "(?=a)"}, ["/pattern"]),
         ({"pattern": "^(?=a)*b"}, ["/pattern"]),
         ({"pattern": "^(?=a)b|c"}, ["/pattern"]),
@@ -280,6 +283,7 @@ def _objects(properties: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]
 MORE = st.sampled_from([
     {}, {"additionalProperties": False}, {"additionalProperties": NUMBER}, {"unevaluatedProperties": False},
     {"propertyNames": {"pattern": "^[abc]"}}, {"propertyNames": {"enum": ["a", "b", "c"]}},
+    {"minProperties": 1}, {"minProperties": 2}, {"maxProperties": 2},
     {"dependentRequired": {"a": ["b"]}}, {"not": {"type": "null"}}, {"propertyNames": {"minLength": 1}},
 ])  # fmt: skip
 SCHEMAS = st.recursive(
@@ -302,6 +306,34 @@ def test_every_text_of_a_strict_schema_is_valid(schema, seed):
     checked = check_schema(schema, is_strict=True)
     if checked.problem is None and (text := drawn(checked.schema, seed)):
         jsonschema.Draft202012Validator(schema).validate(json.loads(text))
+
+
+ANYTHING = st.recursive(
+    st.one_of(
+        st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=5), st.just("#/properties")
+    ),
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=3),
+        st.dictionaries(
+            st.sampled_from([*RULES, "$id", "$anchor", "$schema", "nullable", "then"]), inner, max_size=4
+        ),
+    ),
+    max_leaves=12,
+)
+
+
+@settings(max_examples=400, deadline=None)
+@given(
+    schema=st.dictionaries(st.sampled_from([*RULES, "$id", "minContains", "else"]), ANYTHING, max_size=5),
+    is_strict=st.booleans(),
+)
+@example(schema={"enum": 5, "type": "string", "nullable": True}, is_strict=True)
+@example(schema={"minProperties": 2, "required": True}, is_strict=True)
+@example(schema={"$id": "http://[", "$ref": "//["}, is_strict=True)
+@example(schema={"$ref": "#/allOf/" + "9" * 5000, "allOf": [{}]}, is_strict=False)
+def test_whatever_a_client_sends_is_taken_or_refused(schema, is_strict):
+    checked = check_schema(schema, is_strict=is_strict)
+    assert checked.problem or isinstance(checked.schema, dict)
 
 
 @settings(max_examples=100, deadline=None)

@@ -120,7 +120,8 @@ class _Concessions:
         pointer = self._normaliser.places.get(id(node), "") + (f"/{keyword}" if keyword else "")
         if self._is_strict:
             raise SchemaError(pointer, _REASONS.get(keyword or "", problem))
-        self._normaliser.unenforced.append(pointer)
+        if pointer not in self._normaliser.unenforced:
+            self._normaliser.unenforced.append(pointer)
         if keyword == "oneOf" and "anyOf" not in node:
             one_of_to_any_of(node)
         elif keyword:

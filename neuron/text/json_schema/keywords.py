@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import sys
-from typing import Any
+from typing import Any, TypeGuard
 
 from neuron.text.json_schema.problem import SchemaError
 
@@ -40,6 +40,7 @@ FORMATS = {
 
 WIDEST = 2**53
 WIDEST_INTEGER = 2**63 - 1024  # the last double below 2^63
+MAX_SHOWN_CHARS = 100
 MAX_DOUBLE = sys.float_info.max
 
 
@@ -61,7 +62,7 @@ def count(value: Any, pointer: str) -> int:
     """The value of a keyword that counts. Raises `SchemaError`."""
     number = integral(value)
     if not isinstance(number, int) or isinstance(number, bool) or number < 0:
-        raise SchemaError(pointer, f"expected a whole number from 0 on, got {value!r}")
+        raise SchemaError(pointer, f"expected a whole number from 0 on, got {shown(value)}")
     return number
 
 
@@ -73,7 +74,13 @@ def other_types(types: str | list[str]) -> list[str]:
     return [type_ for type_ in TYPES if type_ != "integer" and type_ not in refused]
 
 
-def is_names(value: Any) -> bool:
+def shown(value: Any) -> str:
+    """The beginning of a value, for a message."""
+    text = repr(value)
+    return text if len(text) <= MAX_SHOWN_CHARS else f"{text[:MAX_SHOWN_CHARS]}…"
+
+
+def is_names(value: Any) -> TypeGuard[list[str]]:
     return isinstance(value, list) and all(isinstance(name, str) for name in value)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from functools import lru_cache
 from typing import Any
 
 from llguidance import LLMatcher
@@ -14,7 +13,6 @@ from neuron.text.schema import Schema
 
 MAX_TRIED = 500  # parts of one schema, and
 MAX_TRIED_BYTES = 8 << 20  # of their JSON in all
-MAX_REMEMBERED = 256  # verdicts
 UNSATISFIABLE = "Unsatisfiable schema: "
 TOO_LARGE = "schema too large"
 
@@ -75,7 +73,6 @@ class Parts:
         return found
 
 
-@lru_cache(MAX_REMEMBERED)
 def library_problem(source: str) -> str | None:
     """Why the library makes no grammar of the schema `source`, whole; None when it does."""
     found = LLMatcher.validate_grammar(LLMatcher.grammar_from_json_schema(source))

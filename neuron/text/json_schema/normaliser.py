@@ -79,7 +79,9 @@ class Normaliser(KeywordRules):
         names = wanted if isinstance(wanted, list) else [wanted]
         for name in names:
             if name not in TYPES:
-                raise SchemaError(f"{place.pointer}/type", f"{name!r} is not a type of JSON Schema")
+                raise SchemaError(
+                    f"{place.pointer}/type", f"{keywords.shown(name)} is not a type of JSON Schema"
+                )
         return set(names)
 
     def _unsupported(self, place: Place, reason: str) -> None:

@@ -5,13 +5,15 @@ Nothing is ever fetched: a reference leads to a place in the same document, or n
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
-from urllib.parse import unquote, urldefrag, urljoin
+from urllib.parse import unquote, urljoin
 
 from neuron.text.json_schema.problem import Place
 
+_INDEX = re.compile(r"[0-9]{1,9}")
 _DATA = {"enum", "const", "default", "examples"}  # keywords whose values are no schemas
 
 
@@ -28,7 +30,7 @@ class References:
 
     def resolve(self, reference: str, base: str) -> tuple[Any, Place] | None:
         """The schema that `reference` means, and its place; None when it is not in the document."""
-        uri, fragment = urldefrag(_joined(base, reference))
+        uri, _, fragment = _joined(base, reference).partition("#")
         if fragment and not fragment.startswith("/"):
             return self._found.get(f"{uri}#{fragment}")
         found = self._found.get(uri)
@@ -40,7 +42,7 @@ class References:
         is_void = self._ref_stands_alone and "$ref" in node
         if not isinstance(own, str) or own.startswith("#") or is_void:
             return place
-        return replace(place, base=urldefrag(_joined(place.base, own)).url)
+        return replace(place, base=_joined(place.base, own).partition("#")[0])
 
     def _named(self, node: Any, place: Place) -> Iterator[tuple[str, tuple[Any, Place]]]:
         """The schemas at and below `node` that have a URI of their own."""
@@ -62,7 +64,7 @@ class References:
             step = escaped.replace("~1", "/").replace("~0", "~")
             if isinstance(node, dict) and step in node:
                 node = node[step]
-            elif isinstance(node, list) and step.isdecimal() and int(step) < len(node):
+            elif isinstance(node, list) and _INDEX.fullmatch(step) and int(step) < len(node):
                 node = node[int(step)]
             else:
                 return None
@@ -73,4 +75,9 @@ class References:
 
 
 def _joined(base: str, reference: str) -> str:
-    return base + reference if reference.startswith("#") else urljoin(base, reference)
+    if reference.startswith("#"):
+        return base + reference
+    try:
+        return urljoin(base, reference)
+    except ValueError:  # an address that is none
+        return reference

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any, ClassVar
 
 from neuron.text.json_schema import keywords
-from neuron.text.json_schema.keywords import integral, inward, is_names, is_number
+from neuron.text.json_schema.keywords import integral, inward, is_names, is_number, shown
 from neuron.text.json_schema.objects import dependency, object_of_names
 from neuron.text.json_schema.patterns import conjuncts
 from neuron.text.json_schema.problem import Place, SchemaError
@@ -50,7 +50,8 @@ class KeywordRules:
 
     def _type(self, out: Schema, value: Any, place: Place, given: Given) -> None:
         names = list(dict.fromkeys(value)) if isinstance(value, list) else value
-        if given.get("nullable") is True and None in (given.get("enum") or ()):  # as OpenAPI 3.0 means it
+        choices = given.get("enum")
+        if given.get("nullable") is True and isinstance(choices, list) and None in choices:  # OpenAPI 3.0
             names = list(dict.fromkeys([*(names if isinstance(names, list) else [names]), "null"]))
         out["type"] = names
 
@@ -69,6 +70,9 @@ class KeywordRules:
             self._unsupported(place, f"a grammar counts up to {MAX_COUNT}")
         elif count or keyword.startswith("max"):
             out[keyword] = count
+        required = given.get("required")
+        if keyword == "minProperties" and count > max(1, len(required) if is_names(required) else 0):
+            self._unsupported(place, "names that the schema does not list may repeat, and count once")
 
     def _bound(self, out: Schema, value: Any, place: Place, given: Given) -> None:
         keyword = place.keyword
@@ -76,11 +80,11 @@ class KeywordRules:
             if value and is_number(given.get(plain := keyword[9:].lower())):
                 out[keyword] = self._inward(given[plain], plain, given)
         elif not is_number(value):
-            raise SchemaError(place.pointer, f"expected a number, got {value!r}")
+            raise SchemaError(place.pointer, f"expected a number, got {shown(value)}")
         elif keyword != "multipleOf":
             out[keyword] = self._inward(value, keyword, given)
         elif value <= 0:
-            raise SchemaError(place.pointer, f"expected a number above 0, got {value!r}")
+            raise SchemaError(place.pointer, f"expected a number above 0, got {shown(value)}")
         else:
             out[keyword] = integral(value)
 
@@ -97,7 +101,7 @@ class KeywordRules:
             self._also(out, {"pattern": other}, place)
 
     def _format(self, out: Schema, value: Any, place: Place, given: Given) -> None:
-        if value in keywords.FORMATS:
+        if isinstance(value, str) and value in keywords.FORMATS:
             out["format"] = value
 
     def _schema(self, out: Schema, value: Any, place: Place, given: Given) -> None:
@@ -136,7 +140,7 @@ class KeywordRules:
     def _ref(self, out: Schema, value: Any, place: Place, given: Given) -> None:
         found = self._reference(value, place) if isinstance(value, str) else None
         if found is None:
-            self._unsupported(place, f"the reference {value!r} leads out of the schema or nowhere")
+            self._unsupported(place, f"the reference {shown(value)} leads out of the schema or nowhere")
         else:
             out["$ref"] = self._define(*found)
 
@@ -148,7 +152,7 @@ class KeywordRules:
         refused = self._node(value, place)
         is_whole = len(self.unenforced) == before  # or what is refused would be more than what was asked
         del self.unenforced[before:]
-        if is_whole and refused in (True, {}):
+        if is_whole and _is_true(refused):
             return False
         types = refused.get("type") if is_whole and isinstance(refused, dict) and len(refused) == 1 else None
         if types is not None and (others := keywords.other_types(types)):
@@ -166,7 +170,7 @@ class KeywordRules:
     def _contains(self, out: Schema, value: Any, place: Place, given: Given) -> None:
         least = keywords.count(given.get("minContains", 1), _beside(place, "minContains").pointer)
         most = given.get("maxContains")
-        if value in (True, {}):
+        if _is_true(value):
             self._also(out, {"minItems": least}, place)
             if most is not None:
                 most = keywords.count(most, _beside(place, "maxContains").pointer)
@@ -175,8 +179,8 @@ class KeywordRules:
             self._unsupported(place, "a grammar cannot search an array")
 
     def _if(self, out: Schema, value: Any, place: Place, given: Given) -> None:
-        branches = {name: given[name] for name in ("then", "else") if given.get(name, True) not in (True, {})}
-        if value in (True, False, {}):
+        branches = {name: given[name] for name in ("then", "else") if not _is_true(given.get(name, True))}
+        if value is False or _is_true(value):
             taken = "else" if value is False else "then"
             if taken in branches:
                 self._also(out, self._node(branches[taken], _beside(place, taken)), place)
@@ -214,7 +218,7 @@ class KeywordRules:
     def _unevaluated(self, out: Schema, value: Any, place: Place, given: Given) -> None:
         keyword = place.keyword
         own = "additionalProperties" if keyword.endswith("Properties") else "items"
-        if value in (True, {}) or not isinstance(given.get(own, []), list):
+        if _is_true(value) or not isinstance(given.get(own, []), list):
             return
         if keywords.IN_PLACE & set(given) or (own == "items" and "contains" in given):
             self._unsupported(place, "a grammar cannot look back at what was evaluated")
@@ -247,6 +251,10 @@ class KeywordRules:
         **dict.fromkeys(("dependentRequired", "dependentSchemas", "dependencies"), _dependencies),
         **dict.fromkeys(("unevaluatedProperties", "unevaluatedItems"), _unevaluated),
     }
+
+
+def _is_true(schema: Any) -> bool:
+    return schema is True or schema == {}
 
 
 def _as_object(node: Schema | bool) -> Schema:

@@ -52,6 +52,10 @@ class Notation:
         """A parser of one answer to a request with these tools. `new_id` makes the calls' ids."""
         raise NotImplementedError
 
+    def answering(self, prompt: str) -> Notation:
+        """The notation of an answer to `prompt`, which may have begun what the answer goes on with."""
+        return self
+
     # --- the grammar; each method returns an expression in Lark -----------------------------------------
 
     def free_text(self, grammar: GrammarBuilder) -> str:
