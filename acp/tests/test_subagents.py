@@ -187,7 +187,7 @@ async def test_several_run_at_once_up_to_a_bound(script, start, project):
 
 
 async def test_they_nest_to_a_depth(script, start, project):
-    nest = '[[turn]]\nmatch = "^{}"\n[[turn.reply]]\nsteps = [{{ call = "task", args = {{ title = "t", prompt = "{}" }} }}]\n[[turn.reply]]\nsteps = [{{ text = "{} done" }}]\n'
+    nest = '[[turn]]\nmatch = "^{}"\n[[turn.reply]]\nsteps = [{{ call = "task", args = {{ title = "t", prompt = "{}" }} }}, {{ usage = {{ prompt = 10, completion = 1 }} }}]\n[[turn.reply]]\nsteps = [{{ text = "{} done" }}, {{ usage = {{ prompt = 10, completion = 1 }} }}]\n'
     script(
         nest.format("go", "ONE", "go") + nest.format("ONE", "TWO", "one") + nest.format("TWO", "THREE", "two")
     )
@@ -199,6 +199,9 @@ async def test_they_nest_to_a_depth(script, start, project):
         assert "one done" in shown
         assert "two done" in shown
         assert "there is no tool 'task'" in shown
+        agent.messages.clear()
+        await agent.prompt(session, "/cost")
+        assert agent.text().startswith("6 requests, 60 tokens in, 6 tokens out.")
 
 
 @pytest.mark.parametrize(

@@ -101,6 +101,9 @@ class Subagent(Session):
             case AssistantSaid():
                 self._parent.keep(Spent(record.model, record.usage, record.cost))
                 self._count(record.usage)
+            case Spent():  # by a sub-agent of its own
+                self._parent.keep(record)
+                self._count(record.usage)
 
     def show(self, update: updates.Update) -> None:
         """Show its calls among the session's, each with the card that it belongs to."""
