@@ -80,6 +80,13 @@ async def test_read_tells_the_encoding(project):
     )
 
 
+async def test_search_finds_and_shows_text_of_other_encodings(project, monkeypatch):
+    monkeypatch.setenv("PATH", "/nowhere")  # without ripgrep
+    (project / "a").write_bytes(LATIN)
+    found = await ToolHarness(project).run("search", pattern="caf\u00e9")
+    assert found.text == f"{project}/a:1:café naïve"
+
+
 async def test_the_bytes_before_the_change_are_kept(project):
     (project / "a").write_bytes(b"one\r\ntwo\r\n")
     client = FakeClient(files=True)
