@@ -44,7 +44,7 @@ def model_unsupported(path: Path, cause: str) -> ModelLoadError:
 def read_config(checkpoint: Checkpoint) -> Any:
     """Return transformers' configuration object. Raises ModelLoadError when it knows none of this type."""
     file = checkpoint.path / CONFIG
-    model_type = checkpoint.config.get("model_type")
+    model_type = checkpoint.config["model_type"]
     if model_type not in CONFIG_MAPPING:
         cause = f"model_type {model_type!r} is unknown to transformers {transformers.__version__}"
         raise model_unsupported(file, cause)

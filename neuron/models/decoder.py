@@ -30,7 +30,7 @@ from neuron.models.attention_interface import ATTENTION_NAME, AttentionProbe, Un
 from neuron.models.checkpoint import CONFIG, Checkpoint, ModelLoadError, model_broken
 from neuron.models.fused_decoder import FusedDecoder, fuse_decoder, insert_image_embeddings
 from neuron.models.image_input import ImageProcessor
-from neuron.models.weights import OnProgress, load_weights
+from neuron.models.weights import LoadOptions, load_weights
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _STORED_DTYPES = {"F64": "float32", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
@@ -88,14 +88,7 @@ def model_dtype(checkpoint: Checkpoint, configured: str | None = None) -> torch.
     return DTYPES[name]
 
 
-def load_decoder(
-    checkpoint: Checkpoint,
-    *,
-    dtype: torch.dtype,
-    device: torch.device,
-    on_progress: OnProgress,
-    fused: bool = True,
-) -> AnyDecoder:
+def load_decoder(checkpoint: Checkpoint, options: LoadOptions, *, fused: bool = True) -> AnyDecoder:
     """Return the decoder of a checkpoint, loaded and probed. Raises ModelLoadError.
 
     Unless `fused`, transformers' own code runs the model, whatever its shape.
@@ -106,15 +99,8 @@ def load_decoder(
     attention: str | dict[str, str] = ATTENTION_NAME
     if has_vision:
         attention = {"": ATTENTION_NAME, "text_config": ATTENTION_NAME, "vision_config": "sdpa"}
-    model = load_weights(
-        checkpoint,
-        config,
-        _decoder_class(checkpoint, config),
-        attention=attention,
-        dtype=dtype,
-        device=device,
-        on_progress=on_progress,
-    )
+    decoder_class = _decoder_class(checkpoint, config)
+    model = load_weights(checkpoint, config, decoder_class, options, attention=attention)
     probe, vocab_size = _probe(checkpoint, model, text_config)
     context = context_length(text_config)
     vision = None
@@ -156,6 +142,8 @@ def _probe(checkpoint: Checkpoint, model: Any, text_config: Any) -> tuple[Attent
         _check_probe(probe, text_config)
     except UnsupportedAttentionError as error:
         raise model_unsupported(checkpoint.path, str(error)) from error
+    except (torch.AcceleratorError, torch.OutOfMemoryError):
+        raise
     except Exception as error:
         raise model_unsupported(checkpoint.path, f"it does not run: {error!r}") from error
     if bool(logits.isnan().any()):

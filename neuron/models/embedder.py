@@ -13,7 +13,7 @@ from transformers.models.auto.modeling_auto import MODEL_MAPPING
 from neuron.models.architecture import context_length, model_class, model_unsupported, read_config
 from neuron.models.checkpoint import CONFIG, Checkpoint
 from neuron.models.pooling import Pooling, PoolingMode
-from neuron.models.weights import OnProgress, load_weights
+from neuron.models.weights import LoadOptions, load_weights
 from neuron.step import CacheShape, EmbeddingPlan, PoisonedError
 
 _OFFSET_POSITIONS = {"camembert", "mpnet", "roberta", "xlm-roberta"}  # the first two positions are padding's
@@ -26,9 +26,10 @@ class Embedder:
     def __init__(self, model: Any, pooling: Pooling, context: int) -> None:
         self._model = model
         self._pooling = pooling
-        self.dimensions: int = model.config.hidden_size
         self.vocab_size: int = model.get_input_embeddings().num_embeddings
         self.shape = CacheShape(num_pages=0, page_size=1, num_slots=0, context=context)
+        with torch.inference_mode():
+            self.dimensions = self._embed([(_PAD,)]).shape[1]
 
     @torch.inference_mode()
     def run(self, plan: EmbeddingPlan) -> list[bytes]:
@@ -69,10 +70,7 @@ def _pool(hidden: Tensor, mask: Tensor, lengths: Tensor, mode: PoolingMode) -> T
 def load_embedder(
     checkpoint: Checkpoint,
     pooling: Pooling,
-    *,
-    dtype: torch.dtype,
-    device: torch.device,
-    on_progress: OnProgress,
+    options: LoadOptions,
 ) -> Embedder:
     """Return the embedding model of a checkpoint. Raises ModelLoadError."""
     config = read_config(checkpoint)
@@ -80,18 +78,16 @@ def load_embedder(
     if embedder_class is None:
         cause = f"{config.model_type} has no hidden states to pool"
         raise model_unsupported(checkpoint.path / CONFIG, cause)
-    model = load_weights(
-        checkpoint,
-        config,
-        embedder_class,
-        attention="sdpa",
-        dtype=dtype,
-        device=device,
-        on_progress=on_progress,
-    )
-    context = context_length(config)
+    model = load_weights(checkpoint, config, embedder_class, options, attention=None, is_headless=True)
+    context = context_length(config.get_text_config())
     if config.model_type in _OFFSET_POSITIONS:
         context -= 2
     if pooling.max_tokens:
         context = min(context, pooling.max_tokens)
-    return Embedder(model, pooling, context)
+    try:
+        return Embedder(model, pooling, context)
+    except (torch.AcceleratorError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        cause = f"{config.model_type} makes no hidden states of text alone: {error!r}"
+        raise model_unsupported(checkpoint.path / CONFIG, cause) from error
