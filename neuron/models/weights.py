@@ -36,6 +36,7 @@ class LoadOptions:
     device: torch.device
     on_progress: OnProgress
     allow_unexpected: bool = False  # tensors that the model has no place for
+    images: bool = True  # of a model that sees; otherwise it only reads and writes text
 
 
 def load_weights(

@@ -246,7 +246,22 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str, str]] = {
     "no decoder": (
         lambda p: edit_json(p / CONFIG, model_type="vit"),
         "model_unsupported",
-        "vit is not a decoder",
+        "no class of vit that writes text",
+    ),
+    "encoder-decoder": (
+        lambda p: edit_json(p / CONFIG, model_type="t5"),
+        "model_unsupported",
+        "t5 is not a decoder, it has an encoder before it",
+    ),
+    "fills in": (
+        lambda p: edit_json(p / CONFIG, model_type="bert"),
+        "model_unsupported",
+        "bert reads in both directions: it fills in masked tokens",
+    ),
+    "labels": (
+        lambda p: edit_json(p / CONFIG, architectures=["LlamaForSequenceClassification"]),
+        "model_unsupported",
+        "LlamaForSequenceClassification labels texts and writes none",
     ),
     "recurrent": (mamba, "model_unsupported", "mamba has layers of type linear_attention"),
     "own attention": (
