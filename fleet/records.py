@@ -36,6 +36,7 @@ class RequestRecord(msgspec.Struct, frozen=True):
     finish_reason: str = ""
     attempts: tuple[tuple[str, str], ...] = ()  # nodes that did not answer it: name, error code
     waits_s: tuple[tuple[str, float], ...] = ()  # nodes that were compared: name, expected wait
+    notes: tuple[tuple[str, str], ...] = ()  # how the node took it: name, text
     tokens_per_second: float | None = None  # from the first one to the end; None when unknown
 
     def __post_init__(self) -> None:

@@ -89,6 +89,20 @@ class StreamSettings(Section):
     max_unread_tokens: PositiveInt = Field(4096, description="A client with more unread tokens is cut off")
 
 
+class SandboxSettings(Section):
+    """The processes in which a stranger's schemas are checked, and what one check may take."""
+
+    processes: PositiveInt = Field(2, description="Checks at a time")
+    cpu_s: PositiveInt = Field(
+        2, description="CPU time of one check, and up to a second more; one that needs more is a 400"
+    )
+    memory_mb: PositiveInt = Field(512, description="Memory of one check; one that needs more is a 400")
+    wall_s: PositiveFloat = Field(
+        30.0, description="A check without an answer for this long, on a busy machine, is a 503"
+    )
+    max_waiting: PositiveInt = Field(256, description="Checks in the queue; more are refused with 503")
+
+
 class MembershipSettings(Section):
     """The fleet that this node registers itself with."""
 
@@ -128,6 +142,7 @@ class NeuronConfig(Settings):
     engine: EngineSettings = EngineSettings()
     restart: RestartSettings = RestartSettings()
     stream: StreamSettings = StreamSettings()
+    sandbox: SandboxSettings = SandboxSettings()
     join: MembershipSettings = MembershipSettings()
 
     @model_validator(mode="after")

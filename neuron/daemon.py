@@ -15,6 +15,8 @@ from neuron.discovery import DiscoveredHost, describe
 from neuron.events import Events
 from neuron.harness import Harness, HarnessContext
 from neuron.registry import Registry
+from neuron.sandbox.sandbox import Sandbox
+from neuron.sandbox.verdicts import Verdicts
 from neuron.supervisor.device_worker import rss_mb
 from neuron.supervisor.torch_harness import TorchHarness
 from neuron.wire import DeviceHealth, Discovery, Health, NodeState
@@ -41,6 +43,8 @@ class Daemon:
         self._host = host
         self._tasks: list[asyncio.Task[None]] = []
         self._started = time.monotonic()
+        self.sandbox = Sandbox(config.sandbox)
+        self.verdicts = Verdicts(self.sandbox)
         self.events = Events(
             self.state,
             interval_s=config.events_interval_ms / 1000,
@@ -64,6 +68,7 @@ class Daemon:
             self.events.close()
             self._end_work()
             await asyncio.gather(*self._tasks, return_exceptions=True)
+            await self.sandbox.close()
 
     async def _run_registry(self) -> None:
         try:

@@ -80,7 +80,7 @@ class Submit(msgspec.Struct, frozen=True, tag=True):
     id: int
     model: str
     tokens: list[int]
-    max_tokens: int
+    max_tokens: int  # 0: the prompt is computed, and scored where that is asked for, and nothing else
     sampling: Sampling
     stop_ids: list[int]  # generation ends when one is sampled; it is not reported
     min_tokens: int = 0
@@ -226,11 +226,12 @@ class Refused(msgspec.Struct, frozen=True, tag=True):
 
     id: int
     status: int
-    # context_length_exceeded, invalid_request, invalid_grammar, queue_full, queue_timeout, model_not_loaded,
-    # model_unloaded, shutting_down, engine_error
+    # context_length_exceeded, invalid_request, invalid_grammar, grammar_exhausted, queue_full, queue_timeout,
+    # model_not_loaded, model_unloaded, shutting_down, engine_error
     code: str
     message: str
     retry_after_s: int | None = None
+    field: str = ""  # the field at fault: tokens, stop_ids or logit_bias of a `Submit`
 
 
 class ModelStatus(msgspec.Struct, frozen=True):

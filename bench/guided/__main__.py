@@ -6,6 +6,9 @@ sources.
 
     runs                    `runs[library][vocabulary][schema]`: compile_ms, mask_p50_us, mask_p99_us,
                             mask_max_us; and tokenizer_ms, once a vocabulary
+    checks                  `checks[vocabulary][schema]`: a new schema's schema_ms and grammar_ms in the
+                            sandbox, known_ms when it was checked before, worker_ms for compiling it once
+                            more; start_ms of a process, with its first check
     compile_over_xgrammar   time to compile, the median over the schemas at the largest vocabulary
     mask_over_xgrammar      the same of a mask's p99
 
@@ -25,6 +28,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from bench import command
 from bench.figures import median, ratio
+from bench.guided.checks import measured
 from bench.guided.walk import CASES
 from bench.peers import Peer
 from bench.processes import clean_environment
@@ -40,12 +44,17 @@ XGRAMMAR = Peer("xgrammar", "xgrammar==0.2.8", beside_ours=True)
 def measure(run: command.Run) -> dict[str, Any]:
     pythons = {"llguidance": sys.executable} | {peer.name: peer.program("python") for peer in run.peers}
     runs: dict[str, dict[str, Any]] = {library: {} for library in pythons}
+    checks: dict[str, Any] = {}
     for name, path in vocabularies(run).items():
         for library, python in pythons.items():
             if run.budget.allows(f"{library} on {name}"):
                 runs[library][name] = walked(run, python, library, path)
                 run.say(f"{library} on {name}: {json.dumps(runs[library][name])}")
-    return {"runs": runs, **over_xgrammar(runs)}
+        if run.budget.allows(f"checks on {name}"):
+            vocab_size = Tokenizer.from_file(str(path)).get_vocab_size()
+            checks[name] = measured(path, vocab_size, int(run.pick("25", "25", "3")))
+            run.say(f"checks on {name}: {json.dumps(checks[name])}")
+    return {"runs": runs, "checks": checks, **over_xgrammar(runs)}
 
 
 def vocabularies(run: command.Run) -> dict[str, Path]:

@@ -209,6 +209,8 @@ class Dispatch:
             if response.queued_s:
                 self._note(queue_s=self._trail.queue_s + response.queued_s)
             if response.status == 200:
+                if notes := adapter.notes(response.headers):
+                    self._note(notes=notes)
                 return response
             refusal = await read_refusal(response)
             if not adapter.learn(refusal, body):

@@ -30,6 +30,7 @@ from fleet.gateway.http.response import UpstreamResponse
 from fleet.gateway.limits.estimate import asked_of, estimate
 from fleet.gateway.limits.keys import check_model
 from fleet.gateway.limits.limiter import Reservation
+from fleet.gateway.nodes.adapter import INTERNAL
 from fleet.gateway.record import metrics
 from fleet.gateway.record.draft import RecordDraft
 from fleet.gateway.relay import Relay
@@ -244,6 +245,7 @@ class Exchange:
         trail = self._draft.trail
         headers = {"content-type": content_type, "x-request-id": self.request_id}
         if trail.node:
+            headers |= {f"{INTERNAL}{name}": text for name, text in trail.notes}
             headers["x-cortex-node"] = trail.node
             headers["x-cortex-queue-ms"] = f"{trail.queue_s * 1e3:.0f}"
             headers["x-cortex-retries"] = str(trail.retries)

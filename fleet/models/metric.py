@@ -30,6 +30,7 @@ class RequestMetric(models.Model):
     finish_reason = models.CharField(max_length=30, blank=True)
     attempts = models.JSONField(default=list, help_text="Nodes that failed it, in order: [node, error code]")
     waits_s = models.JSONField("expected waits, s", default=list, help_text="Nodes compared: [node, wait]")
+    notes = models.JSONField(default=list, help_text="How the node took it: [name, text]")
 
     class Meta:
         ordering = ["-started_at", "-id"]

@@ -51,11 +51,12 @@ def operations(metric: RequestMetric) -> QuerySet:
 
 
 def story(metric: RequestMetric) -> list[str]:
-    """Sentences on how replicas compared, which attempts failed, and how the request ended."""
+    """Sentences on how replicas compared, which attempts failed, what the node notes, and the end."""
     lines = [_comparison(metric)] if metric.waits_s else []
     lines += [
         f"{node or 'No node'} failed it: {code}. Another attempt was made." for node, code in metric.attempts
     ]
+    lines += [f"The node notes, {name}: {text}" for name, text in metric.notes]
     where = f"on {metric.node}" if metric.node else "before it reached a node"
     match metric.outcome:
         case "cancelled":

@@ -60,7 +60,7 @@ def reject(param: str, message: str) -> NoReturn:
 def _reject_shape(text: str, at: str) -> NoReturn:
     found = _PATH.match(text)
     what, path = (found["what"], found["path"] or "") if found else (text, "")
-    path = ".".join(part for part in (at, path) if part)
+    path = ".".join(part for part in (at, path) if part).replace("[...]", "")  # the dots stand for a key
     if missing := _MISSING.match(what):
         param = f"{path}.{missing['name']}" if path else missing["name"]
         raise ApiError(400, "missing_field", "This field is required.", param=param) from None

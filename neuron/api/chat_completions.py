@@ -20,10 +20,11 @@ from neuron.api.answers.usage import total_usage
 from neuron.api.bodies.chat import ChatBody, decode
 from neuron.api.bodies.openapi import body_of
 from neuron.api.prompts.chat import chat_prompt, tool_definitions
+from neuron.api.prompts.checks import GRAMMAR_CODES, Checks
 from neuron.api.prompts.constraint import answer_constraint, constraining_param, constraint_grammar
 from neuron.api.prompts.prompt import require_capability
 from neuron.api.prompts.submits import submits
-from neuron.api.request import caller, find_model, log_fields, request_id
+from neuron.api.request import caller, find_model, log_fields, request_id, tell_unenforced
 from neuron.config import StreamSettings
 from neuron.daemon import Daemon
 from neuron.harness import LocalModel
@@ -38,7 +39,8 @@ def router(daemon: Daemon) -> Router:
         """OpenAI's chat completion, streamed or not."""
         body = decode(request.body)
         model = find_model(daemon.registry, request, body.model)
-        choices = await _choices(request, body, model)
+        checks = Checks(daemon.verdicts, caller(request).principal)
+        choices = await _choices(request, body, model, checks)
         start_choices([choices])
         answer_id = f"chatcmpl-{request_id(request)}"
         if not body.stream:
@@ -50,20 +52,25 @@ def router(daemon: Daemon) -> Router:
     return chat
 
 
-async def _choices(request: HttpRequest, body: ChatBody, model: LocalModel) -> list[AnswerChoice]:
+async def _choices(
+    request: HttpRequest, body: ChatBody, model: LocalModel, checks: Checks
+) -> list[AnswerChoice]:
     """The choices of the chat. Raises `ApiError` that names what cannot be done."""
     require_capability(model, "chat")
     tools = tool_definitions(body, model)
-    constraint = await answer_constraint(body)
+    constraint = await answer_constraint(body, checks)
     prompt = await chat_prompt(body, model, tools, request.body)
-    grammar = None if constraint is None else constraint_grammar(body, model, constraint, prompt.text)
+    grammar = None
+    if constraint is not None:
+        grammar = await constraint_grammar(body, model, constraint, prompt.text, checks)
+    tell_unenforced(request, checks.unenforced)
     schemas = {tool.function.name: tool.function.parameters or {} for tool in body.tools or ()}
 
     def read() -> AnswerStream:
         return model.text.answer(
             prompt.text,
             stops=body.stops,
-            min_tokens=body.min_tokens,
+            min_tokens=body.min_tokens or 0,
             tools=None if tools is None else schemas,
             max_calls=1 if body.parallel_tool_calls is False else None,
         )
@@ -73,7 +80,8 @@ async def _choices(request: HttpRequest, body: ChatBody, model: LocalModel) -> l
         read,
         model,
         log_fields(request),
-        blame={"context_length_exceeded": "messages", "invalid_grammar": constraining_param(body)},
+        blame=dict.fromkeys(GRAMMAR_CODES, constraining_param(body))
+        | {"context_length_exceeded": "messages"},
     )
 
 

@@ -18,16 +18,19 @@ from neuron.api.answers.stream import stream
 from neuron.api.answers.usage import Usage, total_usage
 from neuron.api.bodies.completion import CompletionBody, decode
 from neuron.api.bodies.openapi import body_of
+from neuron.api.prompts.checks import GRAMMAR_CODES, Checks
 from neuron.api.prompts.completion import completion_prompt
+from neuron.api.prompts.constraint import completion_grammar
 from neuron.api.prompts.prompt import Prompt, require_generation
 from neuron.api.prompts.submits import submits
-from neuron.api.request import caller, find_model, log_fields, request_id
+from neuron.api.request import caller, find_model, log_fields, request_id, tell_unenforced
 from neuron.config import StreamSettings
 from neuron.daemon import Daemon
 from neuron.harness import LocalModel
+from neuron.pipe import AnswerGrammar
 
 KIND = "text_completion"
-BLAME = {"context_length_exceeded": "prompt", "invalid_request": "prompt"}
+BLAME = {"context_length_exceeded": "prompt", "tokens": "prompt"}
 
 
 def router(daemon: Daemon) -> Router:
@@ -40,7 +43,10 @@ def router(daemon: Daemon) -> Router:
         model = find_model(daemon.registry, request, body.model)
         require_generation(model)
         prompts = [await completion_prompt(body, model, index) for index in range(len(body.prompts))]
-        answer = _Answer(request, body, model, prompts)
+        checks = Checks(daemon.verdicts, caller(request).principal)
+        grammar = await completion_grammar(body, model, checks)
+        tell_unenforced(request, checks.unenforced)
+        answer = _Answer(request, body, model, prompts, grammar)
         start_choices(answer.groups)
         if not body.stream:
             return await answer.whole()
@@ -54,20 +60,26 @@ class _Answer:
     """The choices of all prompts, in order, and how they are written."""
 
     def __init__(
-        self, request: HttpRequest, body: CompletionBody, model: LocalModel, prompts: Sequence[Prompt]
+        self,
+        request: HttpRequest,
+        body: CompletionBody,
+        model: LocalModel,
+        prompts: Sequence[Prompt],
+        grammar: AnswerGrammar | None,
     ) -> None:
         self._id = f"cmpl-{request_id(request)}"
         self._body = body
         self._model = model
         self._prompts = prompts
         whom = caller(request)
+        blame = BLAME | dict.fromkeys(GRAMMAR_CODES, body.wanted.param if body.wanted else "prompt")
         self.groups = [
             prompt_choices(
-                submits(body, model, prompt, whom),
-                lambda: model.text.text_answer(stops=body.stops, min_tokens=body.min_tokens),
+                submits(body, model, prompt, whom, grammar=grammar),
+                lambda: model.text.text_answer(stops=body.stops, min_tokens=body.min_tokens or 0),
                 model,
                 log_fields(request),
-                blame=BLAME,
+                blame=blame,
             )
             for prompt in prompts
         ]

@@ -79,8 +79,8 @@ def _cut(vector: array[float], size: int) -> array[float]:
     return array("f", [factor * number for number in short])
 
 
-def _written(vector: array[float], encoding_format: str) -> Any:
-    if encoding_format == "float":
+def _written(vector: array[float], encoding_format: str | None) -> Any:
+    if encoding_format != "base64":
         return vector.tolist()
     little = vector if sys.byteorder == "little" else array("f", vector.tolist())
     if sys.byteorder == "big":

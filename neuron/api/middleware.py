@@ -13,7 +13,7 @@ from typing import Any
 from cortex_site.base.addresses import is_loopback
 from cortex_site.http.asgi import Receive, Scope, Send
 from neuron.api.errors import encode_envelope
-from neuron.api.request import LOG_FIELDS
+from neuron.api.request import HEADERS, LOG_FIELDS
 from neuron.wire import ApiError
 
 log = logging.getLogger("neuron.http")
@@ -45,12 +45,14 @@ class RequestMiddleware:
         number = given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(12).encode()
         fields: dict[str, Any] = {"request_id": number.decode(), "status": None}
         scope[LOG_FIELDS] = fields
+        told: list[tuple[bytes, bytes]] = []
+        scope[HEADERS] = told
         started = time.monotonic()
 
         async def send_with_id(message: Any) -> None:
             if message["type"] == "http.response.start":
                 fields["status"] = message["status"]
-                message["headers"] = [*message["headers"], (b"x-request-id", number)]
+                message["headers"] = [*message["headers"], (b"x-request-id", number), *told]
             await send(message)
 
         try:

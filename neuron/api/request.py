@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import quote
 
 import msgspec
 from django.http import HttpRequest
@@ -14,7 +15,9 @@ from neuron.registry import Registry
 from neuron.wire import ApiError
 
 LOG_FIELDS = "neuron.log"  # the key in the ASGI scope under which the middleware keeps them
+HEADERS = "neuron.headers"  # the same for headers of the response
 MAX_PRINCIPAL_CHARS = 200
+MAX_TOLD_CHARS = 480  # of places in a header: the gateway passes 512
 _PRIORITY = re.compile(r"-?[0-9]{1,2}")
 
 
@@ -30,6 +33,21 @@ def log_fields(request: HttpRequest) -> dict[str, Any]:
     """What the request's log line says beyond method, path, status and time; operations add to it."""
     fields: dict[str, Any] = request.scope[LOG_FIELDS]
     return fields
+
+
+def tell_unenforced(request: HttpRequest, places: list[str]) -> None:
+    """Say in the log line and in a header which keywords of the body's schemas are not enforced."""
+    if not places:
+        return
+    told = ""
+    for index, place in enumerate(places):
+        more = f", {quote(place, safe='/$[]. ', errors='replace')}"
+        if len(told) + len(more) > MAX_TOLD_CHARS:
+            told += f", and {len(places) - index} more"
+            break
+        told += more
+    log_fields(request)["unenforced"] = told[2:]
+    request.scope[HEADERS].append((b"x-cortex-unenforced", told[2:].encode()))
 
 
 def request_id(request: HttpRequest) -> str:

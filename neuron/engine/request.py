@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from neuron.engine.page_allocator import ROOT, PageHash, page_hash
 from neuron.pipe import Sampling, Submit
@@ -25,6 +25,14 @@ def uniform(seed: int, index: int) -> float:
     return ((z ^ (z >> 31)) >> 11) / (1 << 53)
 
 
+class GrammarFailure(NamedTuple):
+    """Why an answer cannot be continued under its grammar, as its client is told."""
+
+    status: int
+    code: str
+    message: str
+
+
 class GrammarMatcher(Protocol):
     """Follows an answer token by token and says which tokens may come next."""
 
@@ -33,12 +41,13 @@ class GrammarMatcher(Protocol):
         """Whether the answer is complete, and nothing may follow."""
         ...
 
-    def next_token_bitmask(self) -> bytes:
-        """Return one bit per token id, the lowest first: which may be sampled next."""
+    @property
+    def allowed(self) -> bytes:
+        """One bit per token id, the lowest first: which may be sampled next."""
         ...
 
-    def accept_token(self, token: int) -> str | None:
-        """Take in a sampled token. Return None, or the reason why the answer cannot be continued."""
+    def accept_token(self, token: int) -> GrammarFailure | None:
+        """Take in a sampled token and find which may follow it. Return the failure if none can be found."""
         ...
 
 
@@ -108,7 +117,7 @@ class EngineRequest:
         """Return how to sample the next token."""
         banned = tuple(self.stop_ids) if self.num_output < self.min_tokens else ()
         random = uniform(self.seed, self.num_output) if self.sampling.temperature > 0 else 0.0
-        return Draw(random, banned, self.matcher.next_token_bitmask() if self.matcher else None)
+        return Draw(random, banned, self.matcher.allowed if self.matcher else None)
 
     def page_hashes(self, count: int, page_size: int) -> list[PageHash]:
         """Return the hashes of the first `count` pages, all of which are full."""

@@ -218,13 +218,14 @@ class Scheduler:
                 "tokens, which leaves no room for an answer. Please shorten it."
             )
             return Refused(submit.id, 400, "context_length_exceeded", message)
-        if not length or submit.max_tokens < 1:
-            message = "a request needs a prompt and max_tokens of at least 1"
+        if not length or submit.max_tokens < 0:
+            message = "a request needs a prompt, and max_tokens that are not negative"
             return Refused(submit.id, 400, "invalid_request", message)
-        ids = (*submit.tokens, *submit.stop_ids, *(token for token, _ in submit.sampling.logit_bias))
-        if min(ids) < 0 or max(ids) >= self._vocab_size:
-            message = f"the request has token ids outside the model's vocabulary of {self._vocab_size}"
-            return Refused(submit.id, 400, "invalid_request", message)
+        biased = [token for token, _ in submit.sampling.logit_bias]
+        for field, ids in (("tokens", submit.tokens), ("stop_ids", submit.stop_ids), ("logit_bias", biased)):
+            if ids and not 0 <= min(ids) <= max(ids) < self._vocab_size:
+                message = f"the model's token ids end at {self._vocab_size - 1}; {max(ids)} is none of them"
+                return Refused(submit.id, 400, "invalid_request", message, field=field)
         return None
 
     def _prompts(self, joined: list[Joined]) -> Iterator[EngineRequest]:
@@ -334,13 +335,16 @@ class Scheduler:
         return [Scored(request.id, news)] if news else []
 
     def _append(self, request: EngineRequest, token: int, logprob: Logprob | None) -> list[Event]:
+        if not request.max_tokens:
+            return [self._finish(request, "length")]
         request.tokens.append(token)
         if token in request.stop_ids and request.num_output > request.min_tokens:
             return [self._finish(request, "stop", stop_id=token)]
         news = Tokens(request.id, [token], [] if logprob is None else [logprob])
         if request.matcher:
-            if message := request.matcher.accept_token(token):
-                return [news, self._refuse(request, 500, "engine_error", message=message, retry=None)]
+            if failed := request.matcher.accept_token(token):
+                status, code, message = failed
+                return [news, self._refuse(request, status, code, message=message, retry=None)]
             if request.matcher.is_terminated:
                 return [news, self._finish(request, "stop")]
         if request.num_output >= request.max_tokens:

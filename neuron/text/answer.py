@@ -50,6 +50,11 @@ class AnswerStream:
         return self._stops.matched
 
     @property
+    def malformed_calls(self) -> int:
+        """How often the answer opened a call and wrote none."""
+        return self._calls.num_malformed if self._calls else 0
+
+    @property
     def _has_all_calls(self) -> bool:
         if self._max_calls is None or self._calls is None:
             return False

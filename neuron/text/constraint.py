@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from neuron.text.content import AnswerContent, content_expression
 from neuron.text.grammar import GrammarBuilder
 from neuron.text.notations.notation import Notation
 from neuron.text.reasoning import ReasoningMarkers
@@ -17,7 +18,7 @@ _GAP = r"/[ \n]{0,4}/"  # between a thought and the answer
 class AnswerConstraint:
     """What an answer is held to. `calls` are the tools that it may call, with the arguments' schemas."""
 
-    content: Schema | None = None  # None: free text
+    content: AnswerContent | None = None  # None: free text
     calls: Sequence[tuple[str, Schema]] = ()
     must_call: bool = False
     is_parallel: bool = True
@@ -51,20 +52,21 @@ def _thought(grammar: GrammarBuilder, markers: ReasoningMarkers, is_opened: bool
 
 def _body(grammar: GrammarBuilder, constraint: AnswerConstraint, notation: Notation | None) -> str:
     if notation is None:
-        return grammar.json(constraint.content or ANY_OBJECT)
+        return content_expression(grammar, constraint.content or ANY_OBJECT)
     if not constraint.calls:
-        return notation.content(grammar, grammar.json(constraint.content or ANY_OBJECT))
+        return notation.content(grammar, content_expression(grammar, constraint.content or ANY_OBJECT))
     calls = _calls(grammar, constraint, notation)
     if constraint.must_call:
         return calls
     if constraint.content is not None:
-        return f"({notation.content(grammar, grammar.json(constraint.content))} | {calls})"
-    return f"({notation.content(grammar, grammar.anything_without(notation.opener()))})? ({calls})?"
+        return f"({notation.content(grammar, content_expression(grammar, constraint.content))} | {calls})"
+    return f"({notation.content(grammar, notation.free_text(grammar))})? ({calls})?"
 
 
 def _calls(grammar: GrammarBuilder, constraint: AnswerConstraint, notation: Notation) -> str:
     call = grammar.rule(_one_of(notation.call(grammar, name, schema) for name, schema in constraint.calls))
-    return f"{call} ({notation.between(grammar)} {call})*" if constraint.is_parallel else call
+    calls = f"{call} ({notation.between(grammar)} {call})*" if constraint.is_parallel else call
+    return notation.enclose(grammar, calls)
 
 
 def _one_of(alternatives: Iterable[str]) -> str:

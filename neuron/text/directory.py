@@ -12,9 +12,10 @@ from jinja2 import TemplateSyntaxError
 from tokenizers import Tokenizer
 
 from neuron.text.model_text import GenerationDefaults, ModelText
-from neuron.text.notations.known import NOTATIONS, choose_notation
+from neuron.text.notations.known import choose_notation, notations_for
 from neuron.text.notations.notation import Notation
 from neuron.text.reasoning import KNOWN_MARKERS, ReasoningMarkers
+from neuron.text.response.notation import notation_of_checkpoint
 from neuron.text.template import ChatTemplate
 from neuron.text.token_bytes import TokenBytes
 
@@ -41,7 +42,7 @@ class _Generation(msgspec.Struct, frozen=True):
 def read_model_text(directory: Path, tool_format: str | None = None) -> ModelText:
     """What the Hugging Face directory says about text; blocks on the disk.
 
-    `tool_format` is a key of NOTATIONS; when absent, the chat template decides. Raises `BrokenModelError`.
+    `tool_format` names a known notation; when absent, the chat template decides. Raises `BrokenModelError`.
     """
     config = _read_json(directory / "config.json", required=True)
     generation = _read_generation(directory / "generation_config.json")
@@ -49,7 +50,10 @@ def read_model_text(directory: Path, tool_format: str | None = None) -> ModelTex
     tokenizer = _read_tokenizer(directory / "tokenizer.json")
     tokens = _named_tokens(naming, tokenizer, config)
     template = _read_template(directory, naming, tokens)
-    notation = _notation(template, tool_format)
+    special = [token.content for token in tokenizer.get_added_tokens_decoder().values() if token.special]
+    notation = notation_of_checkpoint(
+        naming.get("response_template"), tokens=special, written=_notation(template, tool_format, tokenizer)
+    )
     splits_reasoning = notation is not None and notation.splits_reasoning
     return ModelText(
         tokenizer=tokenizer,
@@ -63,9 +67,10 @@ def read_model_text(directory: Path, tool_format: str | None = None) -> ModelTex
     )
 
 
-def _notation(template: ChatTemplate | None, named: str | None) -> Notation | None:
+def _notation(template: ChatTemplate | None, named: str | None, tokenizer: Tokenizer) -> Notation | None:
+    known = notations_for(token.content for token in tokenizer.get_added_tokens_decoder().values())
     if named is not None:
-        return NOTATIONS[named]
+        return known[named]
     if template is None or not template.mentions("tools"):
         return None
     return choose_notation(template.source)
@@ -149,7 +154,7 @@ def _hidden_ids(tokenizer: Tokenizer, notation: Notation | None) -> frozenset[in
     """The special tokens, which leave no text, without those that parsers look for."""
     visible = {marker for known in KNOWN_MARKERS for marker in (known.open, known.close)}
     if notation:
-        visible |= set(notation.markers)
+        visible |= notation.visible
     added = tokenizer.get_added_tokens_decoder()
     return frozenset(id_ for id_, token in added.items() if token.special and token.content not in visible)
 

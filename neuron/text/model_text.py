@@ -9,6 +9,7 @@ from tokenizers import Tokenizer
 
 from neuron.text.answer import AnswerStream
 from neuron.text.constraint import AnswerConstraint, answer_grammar
+from neuron.text.content import AnswerContent
 from neuron.text.detokenizer import Detokenizer
 from neuron.text.notations.notation import Notation
 from neuron.text.notations.parser import ToolSchemas
@@ -48,6 +49,12 @@ class ModelText:
         found = {"chat": self.template is not None, "tools": self.notation is not None, "reasoning": reasons}
         return [name for name, is_there in found.items() if is_there]
 
+    @property
+    def vocab_size(self) -> int:
+        """One more than the largest token id, or more."""
+        added = self.tokenizer.get_added_tokens_decoder()
+        return 1 + max(self.tokenizer.get_vocab_size(), *added, *self.eos_ids)
+
     def encode(self, text: str, *, is_rendered: bool = True) -> list[int]:
         """The tokens of a prompt. Special ones are added unless a template wrote them (`is_rendered`)."""
         return list(self.tokenizer.encode(text, add_special_tokens=not is_rendered).ids)
@@ -66,12 +73,21 @@ class ModelText:
         max_calls: int | None = None,
     ) -> AnswerStream:
         """The reading side of one answer to `prompt`. Calls are looked for when `tools` is not None."""
-        calls = None
+        calls = openers = None
+        if self.notation and tools is not None:
+            openers = self.notation.call_openers(
+                lambda marker: self.tokenizer.token_to_id(marker) is not None
+            )
         if self.notation and (tools is not None or self.notation.splits_reasoning):
-            calls = self.notation.parser(self.notation.call_id, tools or {})
+            calls = self.notation.answering(prompt).parser(self.notation.call_id, tools or {})
         return AnswerStream(
             Detokenizer(self.tokenizer, self.hidden_ids),
-            ReasoningSplitter(self.reasoning, opened=self._is_opened(prompt)),
+            ReasoningSplitter(
+                self.reasoning,
+                opened=self._is_opened(prompt),
+                calls=openers,
+                answers=self.notation.answers if self.notation else (),
+            ),
             stops=stops,
             min_tokens=min_tokens,
             calls=calls,
@@ -89,7 +105,12 @@ class ModelText:
         if self.reasoning is not None and not self.reasoning.closed_by(prompt):
             thought = self.reasoning, self._is_opened(prompt)
         added = {token.content: id_ for id_, token in self.tokenizer.get_added_tokens_decoder().items()}
-        return answer_grammar(constraint, added=added, notation=self.notation, thought=thought)
+        notation = self.notation and self.notation.answering(prompt)
+        return answer_grammar(constraint, added=added, notation=notation, thought=thought)
+
+    def text_grammar(self, content: AnswerContent) -> str:
+        """The grammar of a bare completion, in Lark. Raises `UnenforceableSchemaError`."""
+        return answer_grammar(AnswerConstraint(content), added={}, notation=None, thought=None)
 
     def _is_opened(self, prompt: str) -> bool:
         return self.reasoning is not None and self.reasoning.opened_by(prompt)

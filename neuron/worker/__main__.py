@@ -13,11 +13,11 @@ from collections.abc import Sequence
 from neuron.device.startup import Device, init_device, parse_device
 from neuron.engine.scheduler_limits import SchedulerLimits
 from neuron.pipe import EXIT_CRASHED, EXIT_POISONED
+from neuron.prctl import die_with_parent, name_thread
 from neuron.step import PoisonedError
 from neuron.worker.channel import Channel
 from neuron.worker.loop import DeviceLoop
 from neuron.worker.model_pool import ModelPool, WorkerSettings
-from neuron.worker.prctl import die_with_parent, name_thread
 
 log = logging.getLogger("neuron.worker")
 

@@ -156,9 +156,10 @@ class DeviceLoop:
             makes = "makes embeddings only" if isinstance(message, Submit) else "makes no embeddings"
             self._outbox.append(Refused(message.id, 400, "wrong_modality", f"{message.model} {makes}"))
         elif isinstance(message, Submit) and message.grammar is not None and matcher is None:
-            if not self._grammar_thread.enqueue(message, message.grammar, resident.path / "tokenizer.json"):
+            tokenizer_file = resident.path / "tokenizer.json"
+            if dropped := self._grammar_thread.enqueue(message, message.grammar, tokenizer_file):
                 text = "too many requests wait for their schema to be compiled"
-                self._outbox.append(Refused(message.id, 429, "queue_full", text, RETRY_AFTER_S))
+                self._outbox.append(Refused(dropped.id, 429, "queue_full", text, RETRY_AFTER_S))
         elif (images := _images(message, resident)) is None:
             text = "an image of the request was dropped before its turn; send it again"
             self._outbox.append(Refused(message.id, 503, "image_forgotten", text, 1))

@@ -24,6 +24,8 @@ RULES = {
     "neuron.step": ["django", "torch", "transformers", "fleet", "cortex_site"],
     "neuron.engine": [*NOT_BARE, "torch", "transformers", "neuron.device", "neuron.models", "neuron.worker"],
     "neuron.text": ["django", "torch", "transformers", "fleet"],
+    "neuron.sandbox": ["django", "torch", "transformers", "fleet", "llguidance"],
+    "neuron.sandbox.__main__": ["django", "torch", "fleet", "asyncio", "pydantic", "neuron.wire"],
     "neuron.api.app": ["torch", "transformers", "fleet", "celery"],
     "neuron.cli": ["torch", "transformers", "fleet", "celery"],
     "neuron.device": [*NOT_BARE, "transformers", "neuron.engine", "neuron.models", "neuron.worker"],
@@ -131,6 +133,7 @@ def test_the_engine_imports_only_what_a_bare_machine_has():
     """Inside functions too. Only the worker's main asks for `cortex_site`, whose log format is optional."""
     wheels = {"llguidance", "msgspec", "PIL", "safetensors", "tokenizers", "torch", "transformers"}
     ours = {"neuron.device", "neuron.engine", "neuron.models", "neuron.pipe", "neuron.step", "neuron.worker"}
+    ours |= {"neuron.fair_queue", "neuron.prctl"}
 
     def allowed(path, name):
         top = name.partition(".")[0]

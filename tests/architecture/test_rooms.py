@@ -48,6 +48,9 @@ ROOMS: dict[str, set[str]] = {
     "neuron.pipe": set(),
     "neuron.generation": {"neuron.pipe"},
     "neuron.text": set(),
+    "neuron.fair_queue": set(),
+    "neuron.prctl": set(),
+    "neuron.sandbox": {"neuron.config", "neuron.fair_queue", "neuron.prctl", "neuron.wire"},
     # The seam for engines knows none of them.
     "neuron.harness": {"neuron.config", "neuron.generation", "neuron.pipe", "neuron.text", "neuron.wire"},
     "neuron.registry": {"neuron.config", "neuron.harness", "neuron.wire"},

@@ -17,6 +17,8 @@ PARTS = {
     "bench.gpu.tests",
     "bench.gpu.worker",
     "bench.guided.walk",
+    "bench.schemas.child",
+    "bench.schemas.vendor",
     "bench.translate.adapter",
 }
 

@@ -126,7 +126,7 @@ def scored(serving: Serving, number: int) -> list[float]:
 
 
 def test_a_scored_prompt_has_transformers_own_logprobs(loaded: AnyDecoder):
-    """The prompt is longer than a step, runs beside a stream, and is scored again when it is cached."""
+    """The prompt is longer than a step, runs beside a stream, is scored again when cached, and alone."""
     reference, tokens = build("llama"), prompt(4, 70)
     with torch.inference_mode():
         table = reference(torch.tensor([tokens])).logits[0].log_softmax(-1)
@@ -134,11 +134,12 @@ def test_a_scored_prompt_has_transformers_own_logprobs(loaded: AnyDecoder):
     serving = Serving(loaded)
     serving.submit(1, prompt(1, 20), max_tokens=30)
     serving.step()
-    for number in (2, 3):
-        serving.submit(number, tokens, Sampling(top_logprobs=3), max_tokens=4, score_prompt=True)
+    for number, max_tokens in ((2, 4), (3, 4), (4, 0)):
+        serving.submit(number, tokens, Sampling(top_logprobs=3), max_tokens=max_tokens, score_prompt=True)
     told = serving.drain()
     assert told[2] == told[3] == texts(loaded, {0: tokens})[0][:4]
-    for number in (2, 3):
+    assert not told.get(4)
+    for number in (2, 3, 4):
         assert scored(serving, number) == pytest.approx(wanted, abs=1e-3)
         best = [[token for token, _ in logprob.top] for logprob in serving.scores[number]]
         assert best == table[:-1].topk(3).indices.tolist()

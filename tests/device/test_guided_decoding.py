@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,12 @@ import jsonschema
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from llguidance import LLMatcher
+from llguidance import LLParserLimits
 
-from neuron.engine.grammar_matcher import GrammarCompiler, GrammarError
+from neuron.engine.grammar_matcher import GrammarCompiler, GrammarError, LLGuidanceMatcher
+from neuron.engine.request import GrammarFailure
 from neuron.models.decoder import AnyDecoder
-from neuron.pipe import Finished, Sampling, Submit
+from neuron.pipe import Finished, Refused, Sampling, Submit
 from neuron.step import CacheShape
 from tests.device.serving import Serving, decoder, prompt
 from tests.device.zoo import save
@@ -128,21 +130,60 @@ def test_the_token_limit_cuts_a_guided_answer_short(loaded, grammars):
     assert end.reason == "length"
 
 
-def test_grammars_are_compiled_once_and_the_oldest_dropped(tokenizer_file, monkeypatch):
-    compiled: list[str] = []
+LONG = {f"field {index}": {"type": "string", "maxLength": 500 + index} for index in range(20)}
 
-    def compile_counted(tokenizer: Any, text: str, **options: Any) -> LLMatcher:
-        compiled.append(text)
-        return LLMatcher(tokenizer, text, **options)
 
-    monkeypatch.setattr("neuron.engine.grammar_matcher.MAX_GRAMMARS", 2)
-    monkeypatch.setattr("neuron.engine.grammar_matcher.LLMatcher", compile_counted)
-    grammars = GrammarCompiler(tokenizer_file)
-    a, b, c = (grammar({"const": name}) for name in "abc")
-    for text in (a, a, b, a, c, a, b):
-        used = grammars.compile(text, [END_ID])
-        assert used.accept_token(TOKENIZER.encode('"').ids[0]) is None  # the next matcher is not affected
-    assert compiled == [a, b, c, b]
+def written(guide: LLGuidanceMatcher, text: str) -> GrammarFailure | None:
+    """How the grammar ends the answer `text`; None when it can go on."""
+    return next(filter(None, map(guide.accept_token, TOKENIZER.encode(text).ids)), None)
+
+
+def long_answer(seed: int) -> str:
+    draw = random.Random(seed)  # noqa: S311
+    return json.dumps({name: "".join(draw.choices("abc ,.", k=500)) for name in LONG}, separators=(",", ":"))
+
+
+def test_twenty_long_answers_to_one_schema_are_all_valid(grammars):
+    for seed in range(20):
+        guide = grammars.compile(grammar(_object(LONG) | {"required": list(LONG)}), [END_ID])
+        answer = long_answer(seed)
+        assert written(guide, answer) is None
+        assert guide.is_terminated
+        jsonschema.validate(json.loads(answer), _object(LONG))
+
+
+@pytest.fixture
+def few_states(monkeypatch):
+    limits = LLParserLimits(max_lexer_states=600)
+    monkeypatch.setattr("neuron.engine.grammar_matcher.LIMITS", limits)
+
+
+def test_an_answer_that_uses_up_the_states_fails_and_the_next_one_does_not_notice(grammars, few_states):
+    text = grammar(_object(LONG) | {"required": list(LONG)})
+    failed = written(grammars.compile(text, [END_ID]), long_answer(0))
+    assert failed is not None
+    assert (failed.status, failed.code) == (400, "grammar_exhausted")
+    assert "too many states" in failed.message
+    assert written(grammars.compile(text, [END_ID]), long_answer(1)[:40]) is None
+
+
+def test_a_used_up_grammar_ends_its_request_as_an_error_and_others_go_on(loaded, grammars, few_states):
+    serving = GuidedServing(loaded)
+    endless = {"type": "string", "minLength": 450, "maxLength": 500}
+    serving.guided(1, grammars.compile(grammar(endless), [END_ID]))
+    serving.guided(2, grammars.compile(grammar({"const": "short"}), [END_ID]))
+    serving.drain()
+    end = serving.ends[1]
+    assert isinstance(end, Refused)
+    assert (end.status, end.code) == (400, "grammar_exhausted")
+    assert serving.tokens[1]  # it had begun
+    assert serving.text(2) == '"short"'
+
+
+def test_a_grammar_whose_first_mask_takes_too_much_is_refused(grammars, monkeypatch):
+    monkeypatch.setattr("neuron.engine.grammar_matcher.LIMITS", LLParserLimits(max_lexer_states=4))
+    with pytest.raises(GrammarError, match="too many states"):
+        grammars.compile("start: /[a-z]{0,9}[0-9]/", [END_ID])
 
 
 @pytest.mark.parametrize(
@@ -155,6 +196,7 @@ def test_an_invalid_grammar_is_refused_with_the_reason(grammars, text):
 
 def test_a_token_against_the_grammar_ends_the_request_and_not_the_engine(grammars):
     guide = grammars.compile(grammar({"const": "x"}), [END_ID])
-    problem = guide.accept_token(TOKENIZER.encode("7").ids[0])
-    assert problem is not None
-    assert "grammar cannot go on" in problem
+    failed = guide.accept_token(TOKENIZER.encode("7").ids[0])
+    assert failed is not None
+    assert (failed.status, failed.code) == (500, "engine_error")
+    assert "grammar cannot go on" in failed.message

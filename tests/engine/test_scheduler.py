@@ -34,7 +34,9 @@ class Bench:
         self.seconds: Callable[[StepPlan], float] = lambda plan: 0.5
 
     def submit(self, number: int, prompt: list[int], max_tokens: int = 10, **options: Any) -> Refused | None:
-        request = Submit(number, "m", prompt, max_tokens, Sampling(), **{"stop_ids": []} | options)
+        request = Submit(
+            number, "m", prompt, max_tokens, **{"sampling": Sampling(), "stop_ids": []} | options
+        )
         return self.scheduler.submit(request, self.now)
 
     def step(self) -> bool:
@@ -149,14 +151,31 @@ def test_a_prompt_past_the_context_is_refused_with_the_numbers(length: int):
 
 
 @pytest.mark.parametrize(
-    ("tokens", "max_tokens"),
-    [([], 5), ([1], 0), ([1, VOCAB], 5), ([-1], 5)],
-    ids=["empty", "zero", "big", "negative"],
+    ("tokens", "options", "field"),
+    [
+        ([], {}, ""),
+        ([1], {"max_tokens": -1}, ""),
+        ([1, VOCAB], {}, "tokens"),
+        ([-1], {}, "tokens"),
+        ([1], {"stop_ids": [VOCAB]}, "stop_ids"),
+        ([1], {"sampling": Sampling(logit_bias=((VOCAB, 1.0),))}, "logit_bias"),
+    ],
 )
-def test_an_invalid_request_is_refused(tokens: list[int], max_tokens: int):
-    refused = Bench().submit(1, tokens, max_tokens)
+def test_an_invalid_request_is_refused(tokens: list[int], options: dict[str, Any], field: str):
+    refused = Bench().submit(1, tokens, **options)
     assert refused is not None
-    assert (refused.status, refused.code) == (400, "invalid_request")
+    assert (refused.status, refused.code, refused.field) == (400, "invalid_request", field)
+
+
+@pytest.mark.parametrize("length", [1, 25])
+def test_a_request_for_no_tokens_computes_its_prompt(length: int):
+    bench = Bench(step_tokens=10)
+    bench.submit(1, prompt(1, length), 0)
+    bench.submit(2, prompt(1, length), 2)
+    bench.drain()
+    assert bench.ends[1] == Finished(1, "length", length, 0, 0)
+    assert 1 not in bench.tokens
+    assert len(bench.tokens[2]) == 2
 
 
 def test_a_full_queue_refuses_and_says_when_to_retry():

@@ -116,8 +116,10 @@ def test_a_record_marks_its_key_as_used_without_moving_the_configuration(key):
 def test_what_a_client_calls_a_model_never_holds_up_the_records(db):
     """PostgreSQL takes neither NUL nor more than the column holds."""
     names = ["x" * 5000, "a\0b", "\\\0", "\\u0000", "'; \"%s {}"]
-    records.store([*(record(model=name) for name in names), record(attempts=(("n1", "node\0lost"),))])
-    *named, tried = RequestMetric.objects.order_by("id")
+    tried = record(attempts=(("n1", "node\0lost"),), notes=(("adjusted", "x"),))
+    records.store([*(record(model=name) for name in names), tried])
+    *named, stored = RequestMetric.objects.order_by("id")
     assert [row.model for row in named] == ["x" * 200, "a\ufffdb", "\\\ufffd", "\\u0000", "'; \"%s {}"]
-    assert tried.waits_s == []
-    assert tried.attempts == [["n1", "node\N{REPLACEMENT CHARACTER}lost"]]
+    assert stored.waits_s == []
+    assert stored.attempts == [["n1", "node\N{REPLACEMENT CHARACTER}lost"]]
+    assert stored.notes == [["adjusted", "x"]]

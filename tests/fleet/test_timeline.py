@@ -107,11 +107,15 @@ def test_the_story_says_how_replicas_compared():
 
 
 def test_the_page_of_a_request_shows_its_timeline(staff):
-    row = metric(queue_s=3.0, load_s=3.0, ttft_s=4.0, latency_s=5.0, attempts=[["n2", "node_lost"]])
+    notes = [["unenforced", "tools[0].function.parameters/pattern"]]
+    row = metric(
+        queue_s=3.0, load_s=3.0, ttft_s=4.0, latency_s=5.0, attempts=[["n2", "node_lost"]], notes=notes
+    )
     row.save()
     load = operation(row)
     page = staff.get(f"/admin/fleet/requestmetric/{row.pk}/change/").content.decode()
     assert "n2 failed it: node_lost" in page
+    assert "The node notes, unenforced: tools[0].function.parameters/pattern" in page
     assert f"/admin/fleet/operation/{load.pk}/change/" in page
     assert "the model was not loaded" in page
     assert "margin-left: 60.00%; width: 20.00%" in page

@@ -85,6 +85,23 @@ async def test_completions_pass_as_they_are(house):
     assert (await house.record()).dialect == "openai-completions"
 
 
+@pytest.mark.parametrize("stream", [False, True])
+async def test_what_a_completion_must_look_like_reaches_the_node(house, stream):
+    guides = {
+        "structured_outputs": {"choice": ["a", "b"]},
+        "guided_regex": "[ab]+",
+        "response_format": {
+            "type": "json_schema",
+            "json_schema": {"name": "x", "schema": {"type": "object"}},
+        },
+    }
+    body = {"model": "m", "prompt": "x", "stream": stream, "max_tokens": 0, "echo": None} | guides
+    response = await house.client.post("/v1/completions", json=body)
+    assert response.status_code == 200
+    sent = house.node.requests[0].json
+    assert sent == body | ({"stream_options": {"include_usage": True}} if stream else {})
+
+
 async def test_a_streamed_completion_is_recorded_with_its_usage(house):
     response = await house.client.post("/v1/completions", json={"model": "m", "prompt": "Hi", "stream": True})
     assert response.text.endswith("data: [DONE]\n\n")
@@ -259,15 +276,39 @@ def test_clients_cannot_make_labels_without_end(monkeypatch):
     assert len(set(rows)) <= 65
 
 
-async def test_what_a_node_refuses_is_named_in_the_clients_words(house):
+CHAT_SCHEMA = "response_format.json_schema.schema/properties/a"
+WORDS = [
+    # chat's, Anthropic's, those of the Responses API
+    ("messages[3].content", "messages", "input"),
+    ("messages", "messages", "input"),
+    ("max_tokens", "max_tokens", "max_output_tokens"),
+    ("stop", "stop_sequences", "stop"),
+    ("stop_token_ids", "stop_token_ids", "stop_token_ids"),
+    ("tools[1].function.parameters", "tools[1].input_schema", "tools"),
+    ("tools[1].function.name", "tools[1].name", "tools"),
+    ("tool_choice.function.name", "tool_choice.name", "tool_choice.name"),
+    ("tool_choice.allowed_tools.tools[1].function.name", ..., "tool_choice.tools[1].name"),
+    ("response_format", "output_config.format", "text.format"),
+    (CHAT_SCHEMA, "output_config.format.schema/properties/a", "text.format.schema/properties/a"),
+    ("reasoning_effort", "output_config.effort", "reasoning.effort"),
+    ("chat_template_kwargs.enable_thinking", "thinking", "reasoning"),
+    ("top_p", "top_p", "top_p"),
+]
+
+
+@pytest.mark.parametrize(("chats", "anthropics", "responses"), WORDS)
+async def test_what_a_node_refuses_is_named_in_the_clients_words(house, chats, anthropics, responses):
     async def refused(request, writer):
-        error = {"message": "too long", "type": "t", "code": "c", "param": "messages[3].content"}
-        body = json.dumps({"error": error}).encode()
+        body = json.dumps({"error": {"message": "no", "type": "t", "code": "c", "param": chats}}).encode()
         writer.write(head(400, content_length=len(body)) + body)
 
     house.node.answer = refused
     answer = await house.client.post("/v1/responses", json={"model": "m", "input": "Hi"})
-    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "input")
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, responses)
+    if anthropics is not ...:
+        ask = {"model": "m", "max_tokens": 1, "messages": [{"role": "user", "content": "Hi"}]}
+        answer = await house.client.post("/v1/messages", json=ask)
+        assert (answer.status_code, answer.json()["error"]["message"]) == (400, f"{anthropics}: no")
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.neuron.conftest import Neuron, events_of, until
+from tests.stubs.byte_matcher import admits
 from tests.stubs.model_dir import byte_tokenizer
 
 TOKENIZER = byte_tokenizer()
@@ -130,11 +131,39 @@ async def test_logit_bias_and_guides_reach_the_engine(neuron):
     assert (await asked(neuron))["grammar"] is None
     schema = {"type": "object", "properties": {"a": {"type": "integer"}}}
     named = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
-    assert '"a": {"type": "integer"}' in (await asked(neuron, response_format=named))["grammar"]
+    guided = (await asked(neuron, response_format=named))["grammar"]
+    assert admits(guided, '{"a": 1}')
+    assert not admits(guided, '{"a": "x"}')
     assert '{"type": "object"' in (await asked(neuron, response_format={"type": "json_object"}))["grammar"]
     forced = (await asked(neuron, tools=[TOOL], tool_choice="required"))["grammar"]
-    assert '\\"name\\": \\"f\\"' in forced
+    assert '\\"f\\"' in forced
     assert (await asked(neuron, tools=[TOOL]))["grammar"] is None
+
+
+async def test_a_used_up_grammar_ends_the_answer_as_an_error_and_never_as_stop(neuron):
+    guided = {"response_format": {"type": "json_object"}}
+    answer = await neuron.chat('exhaust {"a": "b', **guided)
+    error = answer.json()["error"]
+    assert (answer.status_code, error["code"], error["param"]) == (
+        400,
+        "grammar_exhausted",
+        "response_format",
+    )
+    *chunks, last = await neuron.stream('exhaust {"a": "b', **guided)
+    assert last["error"]["code"] == "grammar_exhausted"
+    assert "".join(chunk["choices"][0]["delta"].get("content", "") for chunk in chunks) == '{"a": "b'
+    assert all(chunk["choices"][0]["finish_reason"] is None for chunk in chunks)
+
+
+@pytest.mark.parametrize("mode", ["auto", "required"])
+async def test_only_allowed_tools_are_called(neuron, mode):
+    other = {"type": "function", "function": {"name": "g"}}
+    choice = {"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": [other]}}
+    grammar = (await asked(neuron, tools=[TOOL, other], tool_choice=choice))["grammar"]
+    assert '\\"g\\"' in grammar
+    assert '\\"f\\"' not in grammar
+    alone = (await asked(neuron, tools=[other], tool_choice="required"))["grammar"]
+    assert (grammar == alone) is (mode == "required")
 
 
 async def test_a_completion_continues_the_text_as_it_stands(neuron):
@@ -217,6 +246,41 @@ async def test_an_echo_with_logprobs_scores_the_prompt(neuron):
             assert found["text_offset"] == [
                 len("".join(found["tokens"][:i])) for i in range(len(found["tokens"]))
             ]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_no_tokens_are_answered_where_none_are_asked_for(neuron, stream):
+    async def ask(**options):
+        if not stream:
+            return (await complete(neuron, "echo ab", max_tokens=0, **options))["choices"]
+        events = (await stream_completion(neuron, "echo ab", max_tokens=0, **options))[:-1]
+        return [choice for event in events for choice in event["choices"]]
+
+    for options in ({}, {"n": 2}, {"logprobs": 1}, {"stop": ["e"]}):
+        choices = await ask(**options)
+        assert {(choice["text"], choice["finish_reason"]) for choice in choices} == {("", "length")}
+        assert {choice["index"] for choice in choices} == set(range(options.get("n", 1)))
+    choices = await ask(echo=True)
+    assert "".join(choice["text"] for choice in choices) == "echo ab"
+    scored = (await ask(echo=True, logprobs=1))[0]
+    ids = TOKENIZER.encode("echo ab").ids
+    assert scored["text"] == "echo ab"
+    assert scored["logprobs"]["token_logprobs"] == [None, *(-id_ for id_ in ids[1:])]
+
+
+async def test_the_sampled_token_is_among_the_likeliest(neuron):
+    """The fake worker tells of as many alternatives as were asked for."""
+    logprobs = (await complete(neuron, "echo ab", logprobs=0, echo=True))["choices"][0]["logprobs"]
+    tokens, scores = logprobs["tokens"], logprobs["token_logprobs"]
+    assert logprobs["top_logprobs"] == [
+        None, *({token: score} for token, score in zip(tokens[1:], scores[1:], strict=True))
+    ]  # fmt: skip
+
+
+async def test_a_share_of_zero_and_no_alternatives_are_taken(neuron):
+    seen = await asked(neuron, top_p=0, top_logprobs=0)
+    assert (seen["top_p"], seen["top_logprobs"]) == (0, None)
+    assert (await asked(neuron, logprobs=True, top_logprobs=0))["top_logprobs"] == 0
 
 
 async def test_streamed_echo_with_logprobs_equals_the_whole_one(neuron):

@@ -8,6 +8,7 @@
     refuse CODE        is refused with 503 CODE
     die                ends the process
     say-and-die TEXT   answers TEXT, then ends the process
+    exhaust TEXT       answers TEXT, and then its grammar can go on no more
     wedge              stays and sends nothing any more
     long               is refused with context_length_exceeded
     sampling           answers the parameters of its request, as JSON
@@ -155,6 +156,9 @@ class FakeWorker:
             case "say-and-die":
                 self.send(pipe.Tokens(submit.id, text.encode(rest)))
                 os._exit(9)
+            case "exhaust":
+                self.send(pipe.Tokens(submit.id, text.encode(rest)))
+                self.send(pipe.Refused(submit.id, 400, "grammar_exhausted", "too many states"))
             case "die":
                 os._exit(9)
             case "wedge":

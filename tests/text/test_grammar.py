@@ -19,10 +19,11 @@ from neuron.text.constraint import AnswerConstraint, answer_grammar
 from neuron.text.detokenizer import Detokenizer
 from neuron.text.events import CallArguments, CallStart, Content
 from neuron.text.grammar import UnenforceableSchemaError
+from neuron.text.notations import json_rows, python_rows
 from neuron.text.notations.known import NOTATIONS
 from neuron.text.reasoning import KNOWN_MARKERS, ReasoningSplitter
-from neuron.text.schema import schema_problem
 from tests.stubs.model_dir import END, byte_tokenizer
+from tests.text.families import MISTRAL_LIST, rendered, written
 
 WORD = {"type": "string", "enum": ["Oslo", "Rome", 'a "b" c']}
 SCHEMAS: dict[str, dict[str, Any]] = {
@@ -38,6 +39,7 @@ CONTENT = {"type": "object", "properties": {"ok": {"type": "boolean"}}, "require
 CONTENT |= {"additionalProperties": False}
 MAX_TOKENS = 3000
 THINK = KNOWN_MARKERS[0]
+FAMILIES = [row.name for row in (*json_rows.ROWS, *python_rows.ROWS)]
 
 
 class Vocabulary:
@@ -53,7 +55,7 @@ class Vocabulary:
         self.guided = LLTokenizer(self.tokenizer.to_str(), eos_token=self.end_id)
 
 
-MARKERS = dict.fromkeys(mark for known in NOTATIONS.values() for mark in known.markers if mark != "[CALL_ID]")
+MARKERS = dict.fromkeys(mark for known in NOTATIONS.values() for mark in known.markers)
 FULL = Vocabulary([*MARKERS, THINK.open, THINK.close])
 BARE = Vocabulary([])  # markers are text like any other
 
@@ -83,11 +85,11 @@ def heard(
 ) -> tuple[str, list[tuple[str, Any]]]:
     """The text and the calls of an answer, as its client gets them."""
     notation = NOTATIONS[name]
-    visible = {*notation.markers, THINK.open, THINK.close}
+    visible = {*notation.visible, THINK.open, THINK.close}
     hidden = {id_ for mark, id_ in vocabulary.added.items() if mark not in visible}
     answer = AnswerStream(
         Detokenizer(vocabulary.tokenizer, hidden),
-        ReasoningSplitter(THINK if thinks else None, opened=opened),
+        ReasoningSplitter(THINK if thinks else None, opened=opened, answers=notation.answers),
         calls=notation.parser(lambda name, index: "id", SCHEMAS),
     )
     events = [event for token in said for event in answer.feed(token)] + answer.finish()
@@ -121,7 +123,7 @@ def test_required_call_is_generated(name, seed, thinks, opened, is_parallel):
     check(calls)
 
 
-@pytest.mark.parametrize("name", ["hermes", "mistral", "llama3", "qwen-xml"])
+@pytest.mark.parametrize("name", [name for name, known in NOTATIONS.items() if not known.splits_reasoning])
 @settings(max_examples=12, deadline=None)
 @given(seed=st.integers(0, 2**32))
 def test_markers_may_be_plain_text(name, seed):
@@ -131,6 +133,23 @@ def test_markers_may_be_plain_text(name, seed):
     assert calls
     assert not text.strip()
     check(calls)
+
+
+def accepts(grammar: str, text: str, vocabulary: Vocabulary) -> bool:
+    matcher = LLMatcher(vocabulary.guided, grammar)
+    tokens = vocabulary.tokenizer.encode(text, add_special_tokens=False).ids
+    return all(matcher.consume_token(token) for token in tokens) and matcher.is_accepting()
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("vocabulary", [FULL, BARE], ids=["tokens", "text"])
+def test_what_a_template_writes_is_accepted(name, vocabulary):
+    calls = [("weather", {"city": 'a "b" c', "days": 3}), ("stop", {}), ("weather", {"city": "Oslo"})]
+    constraint = AnswerConstraint(calls=list(SCHEMAS.items()), must_call=True)
+    grammar = answer_grammar(constraint, added=vocabulary.added, notation=NOTATIONS[name], thought=None)
+    text = rendered(MISTRAL_LIST, calls) if (name, vocabulary) == ("mistral", BARE) else written(name, calls)
+    assert accepts(grammar, text.strip(), vocabulary)
+    assert not accepts(grammar, text.replace("Oslo", "Bonn").strip(), vocabulary)
 
 
 @pytest.mark.parametrize("name", NOTATIONS)
@@ -169,11 +188,17 @@ def test_reasoning_is_free_and_the_answer_is_not(seed, opened):
     jsonschema.validate(json.loads(text), CONTENT)
 
 
-def test_schema_problem_gives_the_reason():
-    assert schema_problem(SCHEMAS["weather"]) is None
-    assert "uniqueItems" in (schema_problem({"type": "array", "uniqueItems": True}) or "")
-    assert schema_problem({"type": "objekt"}) == "Invalid type: objekt"
-    assert schema_problem({"x-guidance": {"lenient": True}, "not": {}}) is not None  # no client relaxes it
+@pytest.mark.parametrize(
+    ("name", "before", "after"),
+    [("hunyuan", "<answer>\n", "\n</answer>"), ("solar", "<|content|>", "<|end|>")],
+)
+def test_content_may_stand_in_the_familys_wrapper(name, before, after):
+    vocabulary = Vocabulary(NOTATIONS[name].visible)
+    constraint = AnswerConstraint(content=CONTENT)
+    grammar = answer_grammar(constraint, added=vocabulary.added, notation=NOTATIONS[name], thought=None)
+    assert accepts(grammar, before + '{"ok": true}' + after, vocabulary)
+    assert accepts(grammar, '{"ok": true}', vocabulary)
+    assert not accepts(grammar, before + '{"ok": 1}' + after, vocabulary)
 
 
 def test_unquoted_text_can_be_held_to_an_enum_only():

@@ -5,15 +5,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from neuron.text.events import Content, ReasoningContent
-from neuron.text.reasoning import KNOWN_MARKERS, ReasoningSplitter
+from neuron.text.reasoning import KNOWN_MARKERS, CallOpeners, ReasoningSplitter
 from tests.text.splitting import cut, merged
 
 THINK = KNOWN_MARKERS[0]
 FRAGMENTS = st.sampled_from(["<think>", "</think>", "<", "think", "</", ">", "\n", " ", "a", "b c"])
 
 
-def run(pieces, *, markers=THINK, opened=False):
-    splitter = ReasoningSplitter(markers, opened=opened)
+def run(pieces, *, markers=THINK, **options):
+    splitter = ReasoningSplitter(markers, **options)
     events = [event for piece in pieces for event in splitter.feed(piece)]
     return merged(events + splitter.finish())
 
@@ -34,6 +34,8 @@ def run(pieces, *, markers=THINK, opened=False):
         ("<think>a</think>b</think><think>c", False, [ReasoningContent("a"), Content("b</think><think>c")]),
         ("<thi", False, [Content("<thi")]),
         ("", True, []),
+        ("</think>\n\nso", False, [Content("so")]),
+        ("</thin", False, [Content("</thin")]),
     ],
 )
 def test_reasoning_is_split_from_the_answer(text, opened, expected):
@@ -56,6 +58,33 @@ def test_at_most_one_pair_of_markers_is_dropped(text, opened):
     shown = "".join(event.text for event in run([text], opened=opened))
     lost = len("".join(text.split())) - len("".join(shown.split()))
     assert lost in {0, len("<think>"), len("</think>"), len("<think></think>")}
+
+
+CALLS = CallOpeners(tokens=("<|call|>",), texts=("<call>",))
+CALL_FRAGMENTS = st.sampled_from(["<think>", "</think>", "<|call|>", "<call>", "<", "\n", " ", "a", "<|ca"])
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("<think>hm\n<call>{}</call>", [ReasoningContent("hm"), Content("<call>{}</call>")]),
+        ("<think>hm\n  <call>", [ReasoningContent("hm"), Content("<call>")]),
+        ("<think>hm <|call|>{}", [ReasoningContent("hm"), Content("<|call|>{}")]),
+        ("<think><call>", [Content("<call>")]),
+        ("<think>a <call> b</think>c", [ReasoningContent("a <call> b"), Content("c")]),
+        ("<think>a</think>\n<call>", [ReasoningContent("a"), Content("<call>")]),
+        ("<think>hm\n<ca", [ReasoningContent("hm\n<ca")]),
+    ],
+)
+def test_a_call_closes_an_open_thought(text, expected):
+    assert run([text], calls=CALLS) == expected
+    assert run(list(text), calls=CALLS) == expected
+
+
+@given(st.lists(CALL_FRAGMENTS, max_size=12).map("".join), st.booleans(), st.data())
+def test_any_split_gives_the_same_events_with_calls(text, opened, data):
+    pieces = cut(text, data)
+    assert run(pieces, opened=opened, calls=CALLS) == run([text], opened=opened, calls=CALLS)
 
 
 def test_prompt_opens_or_closes_the_block():

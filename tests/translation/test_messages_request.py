@@ -178,7 +178,7 @@ FIELDS = {
         {"temperature": 0.5, "top_p": 0.9, "top_k": 40, "stop_sequences": ["a", "b"]},
         {"temperature": 0.5, "top_p": 0.9, "top_k": 40, "stop": ["a", "b"]},
     ),
-    "zero temperature": ({"temperature": 0}, {"temperature": 0.0}),
+    "zeros": ({"temperature": 0, "top_p": 0}, {"temperature": 0.0, "top_p": 0.0}),
     "no stop sequences": ({"stop_sequences": []}, {}),
     "user": ({"metadata": {"user_id": "u"}}, {"user": "u"}),
     "no user": ({"metadata": {"user_id": None}}, {}),
@@ -216,6 +216,10 @@ FIELDS = {
                 }
             ]
         },
+    ),
+    "strict tool": (
+        {"tools": [TOOL | {"strict": True}]},
+        {"tools": [{"type": "function", "function": CHAT_TOOL["function"] | {"strict": True}}]},
     ),
     "tool in chat's shape": ({"tools": [CHAT_TOOL]}, {"tools": [CHAT_TOOL]}),
     "choice of a tool in chat's shape": (

@@ -8,6 +8,12 @@ from fleet.translation import responses
 from neuron.wire import ApiError
 from tests.translation.items import CHAT_TOOL, TOOL, body, called, chat, made, message, output, thought
 
+
+def allowed(mode, *names):
+    tools = [{"type": "function", "name": name} for name in names]
+    return {"type": "allowed_tools", "mode": mode, "tools": tools}
+
+
 ITEMS = {
     "no parts": ([message("user", [])], [message("user", "")]),
     "untyped": ([message("user", "a")], [message("user", "a")]),
@@ -145,6 +151,16 @@ FIELDS = {
         {"tools": [TOOL], "tool_choice": {"type": "function", "name": "f"}},
         {"tools": [CHAT_TOOL], "tool_choice": {"type": "function", "function": {"name": "f"}}},
     ),
+    "some tools": (
+        {"tools": [TOOL], "tool_choice": allowed("auto", "f")},
+        {
+            "tools": [CHAT_TOOL],
+            "tool_choice": {
+                "type": "allowed_tools",
+                "allowed_tools": {"mode": "auto", "tools": [{"type": "function", "function": {"name": "f"}}]},
+            },
+        },
+    ),
     "no tools": ({"tools": [], "tool_choice": "auto", "parallel_tool_calls": True}, {}),
     "tool without parameters": (
         {"tools": [{"type": "function", "name": "f", "parameters": None}]},
@@ -176,9 +192,23 @@ BAD = {
         "tool_choice.name",
     ),
     "choice of a hosted tool": (body(tools=[TOOL], tool_choice={"type": "web_search"}), "tool_choice.type"),
+    "allowed tool that is none": (
+        body(tools=[TOOL], tool_choice=allowed("auto", "f", "g")),
+        "tool_choice.tools[1].name",
+    ),
+    "no allowed tools": (body(tools=[TOOL], tool_choice=allowed("required")), "tool_choice.tools"),
+    "allowed tools without mode": (
+        body(tools=[TOOL], tool_choice=allowed(None, "f")),
+        "tool_choice.mode",
+    ),
+    "allowed tools in another mode": (
+        body(tools=[TOOL], tool_choice=allowed("none", "f")),
+        "tool_choice.mode",
+    ),
     "required of none": (body(tools=[], tool_choice="required"), "tool_choice"),
     "schema missing": (body(text={"format": {"type": "json_schema", "name": "n"}}), "text.format.schema"),
     "format unknown": (body(text={"format": {"type": "xml"}}), "text.format.type"),
+    "metadata of numbers": (body(metadata={"a": 5}), "metadata"),
     "tokens zero": (body(max_output_tokens=0), "max_output_tokens"),
     "conversation": (body(conversation="conv_1"), "conversation"),
     "background": (body(background=True), "background"),

@@ -68,10 +68,15 @@ class Dialect(Protocol):
 
 
 def in_client_words(words: Mapping[str, str], error: ApiError) -> ApiError:
-    """The error with the client's name for the field, where chat has another; a path inside it is dropped."""
-    name = re.split(r"[.\[]", error.param or "", maxsplit=1)[0]
-    if name in words:
-        return ApiError(
-            error.status, error.code, error.message, param=words[name], retry_after_s=error.retry_after_s
-        )
+    """The error with the client's name for the field, where chat has another.
+
+    `words` are patterns for the beginnings of paths in a chat body, and what stands there for the client; the
+    first that matches counts.
+    """
+    for pattern, word in words.items():
+        if found := re.match(rf"(?:{pattern})(?![\w])", error.param or ""):
+            param = found.expand(word) + (error.param or "")[found.end() :]
+            return ApiError(
+                error.status, error.code, error.message, param=param, retry_after_s=error.retry_after_s
+            )
     return error

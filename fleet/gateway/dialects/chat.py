@@ -25,12 +25,12 @@ class ChatDialect:
     def decode(self, body: bytes) -> Call:
         seen = scan(body)
         head = decode_head(body) if seen is None else seen
-        hide_usage = head.stream and not head.include_usage
+        hide_usage = bool(head.stream) and not head.include_usage
         if hide_usage:
             body = with_usage(body) if seen is None else seen.with_usage()
         return Call(
             head.model,
-            head.stream,
+            bool(head.stream),
             body,
             hide_usage=hide_usage,
             node_path=self.path,

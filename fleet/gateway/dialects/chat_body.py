@@ -9,19 +9,19 @@ from neuron.wire import ApiError
 
 
 class StreamOptions(msgspec.Struct):
-    include_usage: bool = False
+    include_usage: bool | None = None
 
 
 class ChatHead(msgspec.Struct):
     """The fields of a chat body that the gateway reads."""
 
     model: str
-    stream: bool = False
+    stream: bool | None = None
     stream_options: StreamOptions | None = None
 
     @property
     def include_usage(self) -> bool:
-        return self.stream_options is not None and self.stream_options.include_usage
+        return self.stream_options is not None and bool(self.stream_options.include_usage)
 
 
 _head_decoder = msgspec.json.Decoder(ChatHead)

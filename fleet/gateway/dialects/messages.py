@@ -13,12 +13,17 @@ from fleet.gateway.record import metrics
 from fleet.key_limits import Admission, KeyLimits
 from neuron.wire import ApiError
 
-# A node refuses a field by its name in the chat body; the client sent it under another.
+# A node refuses a field by its name in the chat body; the client sent it under another. Tools have the same
+# numbers there, messages have not.
 _MESSAGES_WORDS = {
+    r"messages\b.*": "messages",
     "stop": "stop_sequences",
-    "response_format": "output_config.format",
+    r"tools(\[\d+\])\.function\.parameters": r"tools\1.input_schema",
+    r"tools(\[\d+\])\.function": r"tools\1",
+    r"tool_choice\.function": "tool_choice",
+    r"response_format(\.json_schema)?": "output_config.format",
     "reasoning_effort": "output_config.effort",
-    "chat_template_kwargs": "thinking",
+    r"chat_template_kwargs\b.*": "thinking",
 }
 
 

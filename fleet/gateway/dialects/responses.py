@@ -29,12 +29,16 @@ T = TypeVar("T")
 
 
 _WORDS = {
-    "messages": "input",
+    r"messages\b.*": "input",
     "max_tokens": "max_output_tokens",
-    "response_format": "text.format",
+    r"tools\b.*": "tools",  # those of a namespace have other numbers
+    r"tool_choice\.allowed_tools\.(tools\[\d+\])\.function": r"tool_choice.\1",
+    r"tool_choice\.function": "tool_choice",
+    r"tool_choice\.allowed_tools": "tool_choice",
+    r"response_format(\.json_schema)?": "text.format",
     "reasoning_effort": "reasoning.effort",
     "verbosity": "text.verbosity",
-    "chat_template_kwargs": "reasoning",
+    r"chat_template_kwargs\b.*": "reasoning",
 }
 
 

@@ -15,13 +15,13 @@ class UpstreamResponse:
     ) -> None:
         self._release = release
         self._connection: Connection | None = connection
-        self._headers = connection.answer.headers
+        self.headers = connection.answer.headers  # by name in lower case
         self.status = connection.answer.status
         self.queued_s = queued_s  # the request's wait for a connection, seconds
 
     def header(self, name: bytes, default: str = "") -> str:
         """Return the value of a header, by its name in lower case."""
-        value = self._headers.get(name)
+        value = self.headers.get(name)
         return default if value is None else str(value, "latin-1")
 
     @property

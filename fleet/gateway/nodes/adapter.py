@@ -1,10 +1,12 @@
 """Adapting requests to a node: a neuron gets them unchanged, another server under its own names.
 
 Neither gets a header of the client. The headers that tell a neuron whose request it is stay in the fleet.
+What a neuron notes about an answer, in headers of its own, reaches the client.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 import msgspec
@@ -15,6 +17,14 @@ from neuron.wire import ApiError
 
 INTERNAL = "x-cortex-"  # headers between gateway and neurons
 USAGE = "stream_options"
+MAX_NOTES = 8
+MAX_NOTE_CHARS = 512
+_NOTE = re.compile(rb"x-cortex-([a-z][a-z0-9-]{0,40})")
+_UNSAFE = re.compile(r"[^ -~]")
+# the gateway's own names for what it says to clients and neurons
+_OWN = frozenset({"node", "queue-ms", "retries", "overhead-us", "expected-wait-s", "principal", "priority"})
+
+Note = tuple[str, str]  # the header's name without `INTERNAL`, and its value
 
 
 class RequestAdapter:
@@ -29,6 +39,20 @@ class RequestAdapter:
         if not self._is_foreign:
             return headers
         return {name: value for name, value in headers.items() if not name.startswith(INTERNAL)}
+
+    def notes(self, headers: Mapping[bytes, bytes]) -> tuple[Note, ...]:
+        """What a neuron's answer says about how the request was taken; nothing of another server's.
+
+        At most `MAX_NOTES` of at most `MAX_NOTE_CHARS` printable characters each.
+        """
+        if self._is_foreign:
+            return ()
+        found = [
+            (match[1].decode(), _UNSAFE.sub("?", value.decode("latin-1"))[:MAX_NOTE_CHARS])
+            for name, value in headers.items()
+            if (match := _NOTE.fullmatch(name))
+        ]
+        return tuple((name, value) for name, value in found if name not in _OWN)[:MAX_NOTES]
 
     def body(self, model: str, body: bytes) -> bytes:
         """The body to send for a (resolved) model."""

@@ -50,6 +50,7 @@ class Trail(msgspec.Struct, frozen=True):
     overhead_s: float | None = None  # from receipt to the first request to a node, without `queue_s`
     failures: tuple[tuple[str, str], ...] = ()  # nodes that did not answer: name, error code
     waits_s: tuple[tuple[str, float], ...] = ()  # replicas that were compared last: node, expected wait
+    notes: tuple[tuple[str, str], ...] = ()  # of the node about its answer: name, text
 
 
 NO_TRAIL = Trail()
@@ -169,4 +170,5 @@ class RecordDraft:
             finish_reason=self.finish_reason,
             attempts=trail.failures,
             waits_s=trail.waits_s,
+            notes=trail.notes,
         )

@@ -158,6 +158,8 @@ def _tool(tool: Tool, path: str) -> Json:
     function: Json = {"name": tool.name}
     if tool.description is not None:
         function["description"] = tool.description
+    if tool.strict is not None:
+        function["strict"] = tool.strict
     function["parameters"] = require_object(tool.input_schema, f"{path}.input_schema")
     return {"type": "function", "function": function}
 

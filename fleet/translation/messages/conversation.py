@@ -129,7 +129,7 @@ def _reasoning(blocks: Sequence[Thinking | RedactedThinking]) -> Json:
 def _detail(block: Thinking | RedactedThinking) -> Json | None:
     if isinstance(block, RedactedThinking):
         return {"type": "reasoning.encrypted", "data": block.data}
-    if block.signature in {"", UNSIGNED}:
+    if block.signature in {None, "", UNSIGNED}:
         return None
     return {"type": "reasoning.text", "text": block.thinking, "signature": block.signature}
 

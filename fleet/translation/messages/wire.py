@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 NonEmpty = Annotated[str, msgspec.Meta(min_length=1)]
-Share = Annotated[float, msgspec.Meta(gt=0, le=1)]
+Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 MAX_STOPS = 16  # a node's
 
 
@@ -69,7 +69,7 @@ class ToolUse(msgspec.Struct, tag="tool_use"):
 
 class Thinking(msgspec.Struct, tag="thinking"):
     thinking: str
-    signature: str = ""
+    signature: str | None = None
 
 
 class RedactedThinking(msgspec.Struct, tag="redacted_thinking"):
@@ -106,6 +106,7 @@ class Tool(msgspec.Struct):
     name: NonEmpty = ""
     description: str | None = None
     input_schema: msgspec.Raw = msgspec.Raw()
+    strict: bool | None = None
     type: str | None = None
     function: Function | None = None  # some clients send tools in OpenAI's shape
 

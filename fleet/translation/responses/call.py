@@ -76,8 +76,8 @@ def to_chat(body: bytes, earlier: Sequence[msgspec.Raw] = ()) -> ResponsesCall:
     )
 
 
-def _items(given: str | list[msgspec.Raw]) -> list[msgspec.Raw]:
-    if not isinstance(given, str):
+def _items(given: str | list[msgspec.Raw] | None) -> list[msgspec.Raw]:
+    if isinstance(given, list):
         return given
     return [msgspec.Raw(msgspec.json.encode({"role": "user", "content": given}))] if given else []
 

@@ -70,7 +70,8 @@ def chat_messages(
 def _item(raw: msgspec.Raw, path: str) -> Item:
     body = bytes(raw)
     if decode_body(KINDS, body, at=path).type is None:
-        return decode_body(MESSAGES, body, at=path)
+        message = decode_body(MESSAGES, body, at=path)
+        return Message(message.role, message.content)
     return decode_body(ITEMS, body, at=path)
 
 

@@ -122,8 +122,26 @@ def _choice(choice: str | ToolChoice, origins: dict[str, Origin]) -> str | Json:
         if choice == "required" and not origins:
             reject("tool_choice", "A tool is to be called, but `tools` offers none.")
         return choice
-    if choice.type not in {"function", "custom"}:
-        reject("tool_choice.type", f"{choice.type!r} cannot be chosen here; a function or custom tool can.")
-    if choice.name is None or choice.name not in origins:
-        reject("tool_choice.name", "This must be the name of one of `tools`.")
-    return {"type": "function", "function": {"name": choice.name}}
+    if choice.type == "allowed_tools":
+        return _allowed(choice, origins)
+    return _named(choice.type, choice.name, origins, "tool_choice")
+
+
+def _allowed(choice: ToolChoice, origins: dict[str, Origin]) -> Json:
+    if choice.mode is None:
+        reject("tool_choice.mode", "This field is required; it is 'auto' or 'required'.")
+    if not choice.tools:
+        reject("tool_choice.tools", "At least one of `tools` must be allowed.")
+    tools = [
+        _named(tool.type, tool.name, origins, f"tool_choice.tools[{number}]")
+        for number, tool in enumerate(choice.tools)
+    ]
+    return {"type": "allowed_tools", "allowed_tools": {"mode": choice.mode, "tools": tools}}
+
+
+def _named(kind: str, name: str | None, origins: dict[str, Origin], path: str) -> Json:
+    if kind not in {"function", "custom"}:
+        reject(f"{path}.type", f"{kind!r} cannot be chosen here; a function or custom tool can.")
+    if name is None or name not in origins:
+        reject(f"{path}.name", "This must be the name of one of `tools`.")
+    return {"type": "function", "function": {"name": name}}

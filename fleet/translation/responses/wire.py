@@ -38,9 +38,13 @@ class InputImage(msgspec.Struct, tag="input_image"):
 Part = InputText | OutputText | PlainText | Refusal | InputImage
 
 
-class Message(msgspec.Struct, tag="message"):
+class UntypedMessage(msgspec.Struct):
     role: Literal["user", "assistant", "system", "developer"]
     content: str | list[Part]
+
+
+class Message(UntypedMessage, tag="message"):
+    pass
 
 
 class FunctionCall(msgspec.Struct, tag="function_call"):
@@ -84,7 +88,7 @@ class Reasoning(msgspec.Struct, tag="reasoning"):
 Item = Message | FunctionCall | FunctionCallOutput | CustomToolCall | CustomToolCallOutput | Reasoning
 
 ITEMS: msgspec.json.Decoder[Item] = msgspec.json.Decoder(Item)
-MESSAGES = msgspec.json.Decoder(Message)
+MESSAGES = msgspec.json.Decoder(UntypedMessage)
 
 
 class Kind(msgspec.Struct):
@@ -97,9 +101,12 @@ KINDS = msgspec.json.Decoder(Kind)
 
 
 class CustomFormat(msgspec.Struct):
-    type: str = "text"
+    type: str | None = "text"
     syntax: str | None = None
     definition: str | None = None
+
+    def __post_init__(self) -> None:
+        self.type = self.type or "text"
 
 
 class Tool(msgspec.Struct):
@@ -112,9 +119,16 @@ class Tool(msgspec.Struct):
     tools: list[Tool] | None = None  # of a namespace
 
 
+class AllowedTool(msgspec.Struct):
+    type: str
+    name: NonEmpty
+
+
 class ToolChoice(msgspec.Struct):
     type: str
     name: str | None = None
+    mode: Literal["auto", "required"] | None = None  # of allowed tools
+    tools: list[AllowedTool] | None = None
 
 
 class Format(msgspec.Struct):
@@ -137,12 +151,12 @@ class ReasoningConfig(msgspec.Struct):
 
 class ResponsesBody(msgspec.Struct):
     model: NonEmpty
-    input: str | list[msgspec.Raw] = ""
+    input: str | list[msgspec.Raw] | None = None
     instructions: str | None = None
     stream: bool | None = None
     max_output_tokens: Annotated[int, msgspec.Meta(ge=1)] | None = None
     temperature: Annotated[float, msgspec.Meta(ge=0, le=2)] | None = None
-    top_p: Annotated[float, msgspec.Meta(gt=0, le=1)] | None = None
+    top_p: Annotated[float, msgspec.Meta(ge=0, le=1)] | None = None
     tools: list[Tool] | None = None
     tool_choice: Literal["auto", "none", "required"] | ToolChoice | None = None
     parallel_tool_calls: bool | None = None

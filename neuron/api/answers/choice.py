@@ -18,6 +18,9 @@ from neuron.text.answer import AnswerStream
 from neuron.text.events import Event
 from neuron.wire import ApiError
 
+# fields of a `Submit` that every endpoint has under one name
+_SUBMIT_PARAMS = {"stop_ids": "stop_token_ids", "logit_bias": "logit_bias"}
+
 
 @dataclass(slots=True)
 class AnswerDelta:
@@ -39,7 +42,7 @@ class AnswerChoice:
 
     With `after`, a choice of the same prompt, it is submitted once that one has its first token: by then the
     prompt's pages are computed, and shared. `fields` is the request's log line. `blame` names the parameter
-    at fault when the engine refuses, by its code.
+    at fault when the engine refuses, by the field of the `Submit` that it names, else by its code.
     """
 
     def __init__(
@@ -147,6 +150,8 @@ class AnswerChoice:
         self._fields["prompt_tokens"] = end.prompt_tokens
         self._fields["cached_tokens"] = end.cached_tokens
         self._fields["finish_reason"] = self.ending.finish_reason
+        if self._answer.malformed_calls:
+            self._count("malformed_calls", self._answer.malformed_calls)
         self._count("completion_tokens", self._num_completion(end) - self._answer.tokens)
 
     def _count(self, name: str, amount: int) -> None:
@@ -196,7 +201,7 @@ class AnswerChoice:
         self._fields["code"] = error.code
 
     def _refusal(self, end: Refused) -> ApiError:
-        param = self._blame.get(end.code)
+        param = self._blame.get(end.field or end.code, _SUBMIT_PARAMS.get(end.field))
         return ApiError(end.status, end.code, end.message, param=param, retry_after_s=end.retry_after_s)
 
 

@@ -50,12 +50,17 @@ class TextShape:
         return {
             "tokens": tokens,
             "token_logprobs": [logprob and _number(logprob.chosen) for _, logprob in drawn],
-            "top_logprobs": [logprob and self._top(logprob) for _, logprob in drawn],
+            "top_logprobs": [logprob and self._top(token, logprob) for token, logprob in drawn],
             "text_offset": offsets,
         }
 
-    def _top(self, logprob: Logprob) -> dict[str, float]:
-        return {self._text(token): _number(value) for token, value in logprob.top}
+    def _top(self, token: int, logprob: Logprob) -> dict[str, float]:
+        """The likeliest tokens and `token` itself, by text; of others that read alike, the likeliest."""
+        top: dict[str, float] = {}
+        for other, value in logprob.top:
+            top.setdefault(self._text(other), _number(value))
+        top[self._text(token)] = _number(logprob.chosen)
+        return top
 
     def _text(self, token: int) -> str:
         return self._token_bytes(token).decode(errors="replace")

@@ -8,7 +8,8 @@ import msgspec
 from msgspec import Meta, Struct
 
 from neuron.api.bodies.decode import decode_body, refuse_unless_neutral, require_model
-from neuron.api.bodies.generation import MAX_TOP_LOGPROBS, Count, GenerationBody, Name
+from neuron.api.bodies.generation import MAX_TOP_LOGPROBS, Count, Name
+from neuron.api.bodies.guided import GuidedBody, refuse_unguidable
 from neuron.api.errors import invalid
 
 
@@ -29,13 +30,19 @@ class ContentPart(Struct):
 
 class CalledFunction(Struct):
     name: Name
-    arguments: str | dict[str, Any] = ""
+    arguments: str | dict[str, Any] | None = ""
+
+    def __post_init__(self) -> None:
+        self.arguments = self.arguments or ""
 
 
 class ChatToolCall(Struct):
     function: CalledFunction
-    id: str = ""
-    type: Literal["function"] = "function"
+    id: str | None = ""
+    type: Literal["function"] | None = "function"
+
+    def __post_init__(self) -> None:
+        self.id, self.type = self.id or "", "function"
 
 
 class ChatMessage(Struct):
@@ -61,40 +68,40 @@ class FunctionTool(Struct, forbid_unknown_fields=True):
     function: FunctionDefinition
 
 
-class JsonSchema(Struct, forbid_unknown_fields=True):
-    name: Name
-    schema: dict[str, Any] | None = None
-    strict: bool | None = None
-    description: str | None = None
-
-
-class ResponseFormat(Struct, forbid_unknown_fields=True):
-    type: Literal["text", "json_object", "json_schema"]
-    json_schema: JsonSchema | None = None
-
-
 class NamedFunction(Struct, forbid_unknown_fields=True):
     name: Name
 
 
-class NamedTool(Struct, forbid_unknown_fields=True):
+class NamedTool(Struct, forbid_unknown_fields=True, tag_field="type", tag="function"):
     """The one tool that must be called."""
 
-    type: Literal["function"]
     function: NamedFunction
 
 
-class ChatBody(GenerationBody, forbid_unknown_fields=True, kw_only=True):
+class AllowedTools(Struct, forbid_unknown_fields=True):
+    mode: Literal["auto", "required"]
+    tools: Annotated[list[NamedTool], Meta(min_length=1)]
+
+
+class AllowedToolChoice(Struct, forbid_unknown_fields=True, tag_field="type", tag="allowed_tools"):
+    """Some of the tools: the prompt shows them all, so that it stays cached, and only these are called."""
+
+    allowed_tools: AllowedTools
+
+
+ToolChoice = Literal["none", "auto", "required"] | NamedTool | AllowedToolChoice
+
+
+class ChatBody(GuidedBody, forbid_unknown_fields=True, kw_only=True):
     """Every parameter of OpenAI's API, and those that other servers have added to it."""
 
     messages: list[ChatMessage] = []  # required, but a missing model is reported first
     max_completion_tokens: Count | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Meta(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
-    response_format: ResponseFormat | None = None
     # prompt
     tools: list[FunctionTool] | None = None
-    tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
+    tool_choice: ToolChoice | None = None
     parallel_tool_calls: bool | None = None
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None
@@ -121,7 +128,25 @@ class ChatBody(GenerationBody, forbid_unknown_fields=True, kw_only=True):
 
     @property
     def must_call(self) -> bool:
+        if isinstance(self.tool_choice, AllowedToolChoice):
+            return self.tool_choice.allowed_tools.mode == "required"
         return self.tool_choice == "required" or isinstance(self.tool_choice, NamedTool)
+
+    @property
+    def chosen_tools(self) -> dict[str, str]:
+        """The names of the tools that `tool_choice` names, by their places in the body."""
+        match self.tool_choice:
+            case NamedTool(function=function):
+                return {function.name: "tool_choice.function.name"}
+            case AllowedToolChoice(allowed_tools=allowed):
+                place = "tool_choice.allowed_tools.tools[{}].function.name"
+                return {tool.function.name: place.format(i) for i, tool in enumerate(allowed.tools)}
+        return {}
+
+    def may_call(self, tool: FunctionTool) -> bool:
+        """Whether `tool_choice` admits calls of a tool."""
+        chosen = self.chosen_tools
+        return self.tool_choice != "none" and (not chosen or tool.function.name in chosen)
 
 
 NEUTRAL: dict[str, tuple[Any, ...]] = {
@@ -150,10 +175,9 @@ def decode(body: bytes) -> ChatBody:
 def _refuse_contradictions(request: ChatBody) -> None:
     if len({request.max_tokens, request.max_completion_tokens} - {None}) > 1:
         raise invalid("max_tokens", "max_tokens and max_completion_tokens differ; send one.")
-    if request.top_logprobs is not None and not request.logprobs:
+    if request.top_logprobs and not request.logprobs:
         raise invalid("top_logprobs", "top_logprobs needs logprobs to be true.")
     _check_continuation(request)
-    _check_response_format(request)
     _check_tools(request)
 
 
@@ -166,38 +190,31 @@ def _check_continuation(request: ChatBody) -> None:
         raise invalid(param, f"{param} and add_generation_prompt cannot both be true.")
     if last.role != "assistant" or last.tool_calls:
         raise invalid(param, f"{param} needs the last message to be the assistant's, without calls.")
-    if request.response_format and request.response_format.type != "text":
-        raise invalid(param, f"{param} contradicts response_format, which holds for the whole answer.")
-
-
-def _check_response_format(request: ChatBody) -> None:
-    wanted = request.response_format
-    if wanted is None:
-        return
-    if (wanted.type == "json_schema") != (wanted.json_schema is not None):
-        param = "response_format.json_schema"
-        raise invalid(param, f"{param} belongs to the type json_schema, which is {wanted.type!r} here.")
-    if wanted.type != "text":
-        _refuse_unguidable(request, "response_format")
+    if wanted := request.wanted:
+        raise invalid(param, f"{param} contradicts {wanted.param}, which holds for the whole answer.")
 
 
 def _check_tools(request: ChatBody) -> None:
     names = [tool.function.name for tool in request.tools or ()]
+    for index, tool in enumerate(request.tools or ()):
+        _check_parameters(tool.function, f"tools[{index}].function.parameters")
     if twice := next((index for index, name in enumerate(names) if name in names[:index]), None):
         param = f"tools[{twice}].function.name"
         raise invalid(param, f"{param}: {names[twice]!r} is declared twice.")
-    if not request.must_call:
+    if not request.must_call and not request.chosen_tools:
         return
-    _refuse_unguidable(request, "tool_choice")
+    refuse_unguidable(request, "tool_choice")
+    if request.wanted and request.must_call and not request.response_format:
+        param = request.wanted.param
+        raise invalid(param, f"{param} contradicts tool_choice, by which the answer is a call.")
     if not names:
-        raise invalid("tool_choice", "tool_choice requires a call, but there are no tools.")
-    if isinstance(request.tool_choice, NamedTool) and request.tool_choice.function.name not in names:
-        name = request.tool_choice.function.name
-        raise invalid("tool_choice", f"tool_choice names {name!r}, which is not among the tools.")
+        raise invalid("tool_choice", "tool_choice asks for calls, but there are no tools.")
+    for name, param in request.chosen_tools.items():
+        if name not in names:
+            raise invalid(param, f"{param}: {name!r} is not among the tools.")
 
 
-def _refuse_unguidable(request: ChatBody, cause: str) -> None:
-    """Raise `ApiError` 400 for parameters that contradict a grammar: a guided answer ends where it does."""
-    for name in ("ignore_eos", "min_tokens"):
-        if getattr(request, name):
-            raise invalid(name, f"{name} contradicts {cause}: such an answer ends when it is complete.")
+def _check_parameters(function: FunctionDefinition, param: str) -> None:
+    type_ = (function.parameters or {}).get("type", "object")
+    if type_ != "object" and not (isinstance(type_, list) and "object" in type_):
+        raise invalid(param, f"{param}: arguments are an object, the schema's type is {type_!r}.")

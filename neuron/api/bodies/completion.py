@@ -8,15 +8,17 @@ import msgspec
 from msgspec import Meta
 
 from neuron.api.bodies.decode import decode_body, require_model
-from neuron.api.bodies.generation import MAX_CHOICES, MAX_TOP_LOGPROBS, GenerationBody, Inputs, each_input
+from neuron.api.bodies.generation import MAX_CHOICES, MAX_TOP_LOGPROBS, Inputs, each_input
+from neuron.api.bodies.guided import GuidedBody
 from neuron.api.errors import invalid, unsupported
 
 DEFAULT_MAX_TOKENS = 16  # OpenAI's
 
 
-class CompletionBody(GenerationBody, forbid_unknown_fields=True, kw_only=True):
+class CompletionBody(GuidedBody, forbid_unknown_fields=True, kw_only=True):
     prompt: Inputs = None
-    echo: bool = False
+    max_tokens: Annotated[int, Meta(ge=0)] | None = None  # 0: nothing is added to the prompt
+    echo: bool | None = None
     logprobs: Annotated[int, Meta(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
     best_of: Any = None  # refused unless it is n
     suffix: str | None = None  # refused
@@ -27,11 +29,11 @@ class CompletionBody(GenerationBody, forbid_unknown_fields=True, kw_only=True):
 
     @property
     def scores_prompts(self) -> bool:
-        return self.echo and self.logprobs is not None
+        return bool(self.echo) and self.logprobs is not None
 
     @property
-    def limit(self) -> int | None:
-        return self.max_tokens or DEFAULT_MAX_TOKENS
+    def limit(self) -> int:
+        return DEFAULT_MAX_TOKENS if self.max_tokens is None else self.max_tokens
 
     @property
     def prompts(self) -> list[str | list[int]]:

@@ -18,13 +18,25 @@ _UNKNOWN = re.compile(r"unknown field `(.*?)`")
 
 
 def decode_body(decoder: msgspec.json.Decoder[Body], body: bytes) -> Body:
-    """The struct that a body's JSON holds. Raises `ApiError` 400 for an unknown or badly typed parameter."""
+    """The struct that a body's JSON holds. Raises `ApiError` 400 for an unknown or badly typed parameter.
+
+    An unknown parameter that is null asks for nothing.
+    """
     try:
         return decoder.decode(body)
     except msgspec.ValidationError as error:
+        if _UNKNOWN.search(str(error)) and (rest := _without_nulls(body)):
+            return decode_body(decoder, rest)
         raise _named_error(str(error)) from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ApiError(400, "malformed_json", f"The body is not valid JSON: {error}.") from error
+
+
+def _without_nulls(body: bytes) -> bytes:
+    """The body without parameters that are null; empty where it has none."""
+    given = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
+    kept = {name: value for name, value in given.items() if bytes(value) != b"null"}
+    return msgspec.json.encode(kept) if len(kept) < len(given) else b""
 
 
 def require_model(model: Any) -> None:
@@ -43,7 +55,7 @@ def refuse_unless_neutral(body: Any, neutral: dict[str, tuple[Any, ...]]) -> Non
 def _named_error(text: str) -> ApiError:
     """msgspec's message as an error that names the parameter."""
     place = _PLACE.search(text)
-    param = place[1] if place else ""
+    param = place[1].replace("[...]", "") if place else ""  # the dots stand for a key
     reason = _PLACE.sub("", text)
     if unknown := _UNKNOWN.search(reason):
         param = f"{param}.{unknown[1]}".lstrip(".")

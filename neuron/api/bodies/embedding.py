@@ -17,7 +17,7 @@ MAX_INPUTS = 2048  # OpenAI's
 class EmbeddingBody(Struct, forbid_unknown_fields=True, kw_only=True):
     model: Name | UnsetType = UNSET
     input: Inputs = None
-    encoding_format: Literal["float", "base64"] = "float"
+    encoding_format: Literal["float", "base64"] | None = None
     dimensions: Annotated[int, Meta(ge=1)] | None = None
     user: str | None = None  # accepted; changes nothing
 

@@ -1,4 +1,7 @@
-"""The parameters that chats and completions share: sampling, length, streaming, and those without effect."""
+"""The parameters that chats and completions share: sampling, length, streaming, and those without effect.
+
+Each may be null, which is its default: generated clients send all that they know.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +36,7 @@ def each_input(given: Inputs) -> list[str | list[int]]:
 
 
 class StreamOptions(Struct, forbid_unknown_fields=True):
-    include_usage: bool = False
+    include_usage: bool | None = None
     include_obfuscation: bool | None = None
 
 
@@ -41,7 +44,7 @@ class GenerationBody(Struct, forbid_unknown_fields=True, kw_only=True):
     model: Name | UnsetType = UNSET
     # sampling
     temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
-    top_p: Annotated[float, Meta(gt=0, le=1)] | None = None
+    top_p: Share | None = None
     top_k: Annotated[int, Meta(ge=-1, le=2**63 - 1)] | None = None
     min_p: Share | None = None
     repetition_penalty: Annotated[float, Meta(gt=0, le=10)] | None = None
@@ -52,10 +55,10 @@ class GenerationBody(Struct, forbid_unknown_fields=True, kw_only=True):
     n: Annotated[int, Meta(ge=1, le=MAX_CHOICES)] | None = None
     # length
     max_tokens: Count | None = None
-    min_tokens: Annotated[int, Meta(ge=0, le=2**63 - 1)] = 0
+    min_tokens: Annotated[int, Meta(ge=0, le=2**63 - 1)] | None = None
     stop: str | list[str] | None = None
     stop_token_ids: list[TokenId] | None = None
-    ignore_eos: bool = False
+    ignore_eos: bool | None = None
     # answer
     stream: bool | None = None
     stream_options: StreamOptions | None = None
@@ -95,12 +98,12 @@ class GenerationBody(Struct, forbid_unknown_fields=True, kw_only=True):
 
     @property
     def include_usage(self) -> bool:
-        return self.stream_options is not None and self.stream_options.include_usage
+        return self.stream_options is not None and bool(self.stream_options.include_usage)
 
     def refuse_contradictions(self) -> None:
         """Raise `ApiError` 400 for parameters that contradict each other, and for too many of anything."""
-        if self.limit is not None and self.min_tokens > self.limit:
-            raise invalid("min_tokens", "min_tokens is greater than max_tokens.")
+        if self.limit is not None and (self.min_tokens or 0) > self.limit:
+            raise invalid("min_tokens", f"min_tokens is greater than the {self.limit} tokens allowed.")
         if self.stream_options and not self.stream:
             raise invalid("stream_options", "stream_options needs stream to be true.")
         if len(self.stops) > MAX_STOPS:

@@ -1,91 +1,142 @@
-"""What a chat's answer must look like, by `response_format`, `tool_choice` and strict tools."""
+"""What an answer must look like, by `response_format` and its like, `tool_choice` and strict tools."""
 
 from __future__ import annotations
 
-import asyncio
+from dataclasses import replace
 
 from neuron.api.bodies.chat import ChatBody, FunctionTool, NamedTool
+from neuron.api.bodies.guided import GuidedBody
+from neuron.api.prompts.checks import Checks
 from neuron.harness import LocalModel
 from neuron.pipe import AnswerGrammar
 from neuron.text.constraint import AnswerConstraint
+from neuron.text.content import AnswerContent, ChoiceContent, GrammarContent, RegexContent
 from neuron.text.grammar import UnenforceableSchemaError
-from neuron.text.schema import ANY_OBJECT, Schema, schema_problem
+from neuron.text.json_schema.check import CheckedSchema
+from neuron.text.json_schema.objects import outline
+from neuron.text.schema import ANY_OBJECT, Schema
 from neuron.wire import ApiError
 
-SCHEMA_TIMEOUT_S = 5.0  # the library's own limits end it earlier
 
+async def answer_constraint(body: ChatBody, checks: Checks) -> AnswerConstraint | None:
+    """What the answer is held to; None when it is free.
 
-async def answer_constraint(body: ChatBody) -> AnswerConstraint | None:
-    """What the answer is held to; None when it is free. Schemas are checked, off the event loop.
-
-    Raises `ApiError` 400 for a schema that must be enforced and cannot be.
+    Raises `ApiError`, 400 for a schema that must be enforced and cannot be.
     """
-    content = await _content_schema(body)
-    tools = [] if body.tool_choice == "none" else body.tools or []
-    is_strict = any(tool.function.strict for tool in tools)
-    if content is None and not body.must_call and not is_strict:
+    content = await _content(body, checks)
+    tools = [(index, tool) for index, tool in enumerate(body.tools or ()) if body.may_call(tool)]
+    is_strict = any(tool.function.strict for _, tool in tools)
+    if content is None and not body.must_call and not body.chosen_tools and not is_strict:
         return None
-    named = body.tool_choice.function.name if isinstance(body.tool_choice, NamedTool) else None
-    calls = [
-        (tool.function.name, await _call_schema(tool, index))
-        for index, tool in enumerate(tools)
-        if named in {None, tool.function.name}
-    ]
+    calls = [(tool.function.name, await _call_schema(tool, index, checks)) for index, tool in tools]
     return AnswerConstraint(
         content=content,
         calls=calls,
         must_call=body.must_call,
-        is_parallel=body.parallel_tool_calls is not False and named is None,
+        is_parallel=body.parallel_tool_calls is not False and not isinstance(body.tool_choice, NamedTool),
     )
 
 
-def constraint_grammar(
-    body: ChatBody, model: LocalModel, constraint: AnswerConstraint, prompt: str
+async def constraint_grammar(
+    body: ChatBody, model: LocalModel, constraint: AnswerConstraint, prompt: str, checks: Checks
 ) -> AnswerGrammar:
-    """The constraint in the model's own notation. Raises `ApiError` 400 when that cannot express it."""
+    """The constraint in the model's own notation. Of tools that are not strict, what that can express.
+
+    Raises `ApiError`, 400 when it cannot express the rest and when compiling it takes too much.
+    """
+    param = constraining_param(body)
     try:
-        return AnswerGrammar(model.text.grammar(constraint, prompt), list(model.text.eos_ids))
+        try:
+            lark = model.text.grammar(constraint, prompt)
+        except UnenforceableSchemaError:
+            lark = model.text.grammar(_outlined(body, model, constraint, checks), prompt)
     except UnenforceableSchemaError as error:
-        param = constraining_param(body)
         raise ApiError(400, "invalid_schema", f"{param} cannot be enforced: {error}", param=param) from error
+    return await _tried(lark, param, model, checks)
+
+
+async def completion_grammar(body: GuidedBody, model: LocalModel, checks: Checks) -> AnswerGrammar | None:
+    """The grammar of a bare completion; None when it is free. Raises `ApiError`, as `constraint_grammar`."""
+    content = await _content(body, checks)
+    if content is None or body.wanted is None:
+        return None
+    return await _tried(model.text.text_grammar(content), body.wanted.param, model, checks)
 
 
 def constraining_param(body: ChatBody) -> str:
     """The parameter that an error about the answer's grammar names."""
-    if body.response_format is not None and body.response_format.type != "text":
-        return "response_format"
-    return "tool_choice" if body.must_call else "tools"
+    if wanted := body.wanted:
+        return wanted.param
+    return "tool_choice" if body.must_call or body.chosen_tools else "tools"
 
 
-async def _content_schema(body: ChatBody) -> Schema | None:
-    wanted = body.response_format
-    if wanted is None or wanted.type == "text":
+async def _tried(lark: str, param: str, model: LocalModel, checks: Checks) -> AnswerGrammar:
+    grammar = AnswerGrammar(lark, list(model.text.eos_ids))
+    if problem := await checks.grammar_problem(grammar, model.text.vocab_size):
+        raise ApiError(400, "invalid_grammar", f"{param} cannot be enforced: {problem}", param=param)
+    return grammar
+
+
+async def _content(body: GuidedBody, checks: Checks) -> AnswerContent | None:
+    """The form of the answer's text; None when it is free."""
+    wanted = body.wanted
+    if wanted is None:
         return None
-    if wanted.json_schema is None:
-        return ANY_OBJECT
-    schema = wanted.json_schema.schema
-    if schema is None:
-        return {}
-    await _require_enforceable(schema, "response_format.json_schema.schema")
-    return schema
+    content: AnswerContent
+    match wanted.kind:
+        case "json_object":
+            return ANY_OBJECT
+        case "json":
+            checked = await checks.schema(wanted.value, is_strict=wanted.is_strict)
+            return _enforced(checked, wanted.param, checks)
+        case "choice":
+            content = ChoiceContent(wanted.value)
+        case "regex":
+            content = RegexContent(wanted.value)
+        case "grammar":
+            content = GrammarContent(wanted.value)
+    found = await checks.content(content)
+    if found.problem:
+        raise _unenforceable(wanted.param, found.problem)
+    return found.content
 
 
-async def _call_schema(tool: FunctionTool, index: int) -> Schema:
+async def _call_schema(tool: FunctionTool, index: int, checks: Checks) -> Schema:
     """What a call's arguments are held to: any object, if a schema that is not strict cannot be enforced."""
+    param = f"tools[{index}].function.parameters"
     schema = tool.function.parameters or ANY_OBJECT
-    if tool.function.strict:
-        await _require_enforceable(schema, f"tools[{index}].function.parameters")
-        return schema
-    return ANY_OBJECT if await _problem(schema) else schema
+    checked = await checks.schema(schema | ANY_OBJECT, is_strict=tool.function.strict is True)
+    if checked.problem and not tool.function.strict:
+        checks.unenforced.append(param)
+        return ANY_OBJECT
+    return _enforced(checked, param, checks)
 
 
-async def _require_enforceable(schema: Schema, param: str) -> None:
-    if problem := await _problem(schema):
-        raise ApiError(400, "invalid_schema", f"{param} cannot be enforced: {problem}", param=param)
+def _enforced(checked: CheckedSchema, param: str, checks: Checks) -> Schema:
+    if checked.problem:
+        raise _unenforceable(param, checked.problem, checked.pointer)
+    checks.unenforced += (f"{param}{pointer}" for pointer in checked.unenforced)
+    return checked.schema
 
 
-async def _problem(schema: Schema) -> str | None:
-    try:
-        return await asyncio.wait_for(asyncio.to_thread(schema_problem, schema), SCHEMA_TIMEOUT_S)
-    except TimeoutError:
-        return f"it takes longer than {SCHEMA_TIMEOUT_S:g} s to compile"
+def _unenforceable(param: str, problem: str, pointer: str = "") -> ApiError:
+    return ApiError(400, "invalid_schema", f"{param}{pointer}: {problem}", param=param)
+
+
+def _outlined(
+    body: ChatBody, model: LocalModel, constraint: AnswerConstraint, checks: Checks
+) -> AnswerConstraint:
+    """The constraint with outlines of the tools that are not strict and that the notation cannot express."""
+    places = {tool.function.name: index for index, tool in enumerate(body.tools or ())}
+    strict = {tool.function.name for tool in body.tools or () if tool.function.strict}
+    calls: list[tuple[str, Schema]] = []
+    for name, schema in constraint.calls:
+        try:
+            model.text.grammar(AnswerConstraint(calls=[(name, schema)], must_call=True), "")
+            calls.append((name, schema))
+        except UnenforceableSchemaError:
+            if name in strict:
+                raise
+            calls.append((name, outline(schema)))
+            checks.unenforced.append(f"tools[{places[name]}].function.parameters")
+    return replace(constraint, calls=calls)

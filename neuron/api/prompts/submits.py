@@ -27,7 +27,7 @@ def submits(
             max_tokens=_max_tokens(body, model, prompt),
             sampling=_sampling(body, model.text.defaults, choice),
             stop_ids=_stop_ids(body, model),
-            min_tokens=body.min_tokens,
+            min_tokens=body.min_tokens or 0,
             grammar=grammar,
             principal=caller.principal,
             priority=caller.priority,
@@ -41,8 +41,8 @@ def submits(
 
 def _max_tokens(body: GenerationBody, model: LocalModel, prompt: Prompt) -> int:
     room = model.context - len(prompt.tokens)  # when none is left, the engine refuses with the numbers
-    limit = body.limit or model.text.defaults.max_tokens or room
-    return max(1, min(limit, room))
+    limit = model.text.defaults.max_tokens or room if body.limit is None else body.limit
+    return min(limit, max(1, room))
 
 
 def _stop_ids(body: GenerationBody, model: LocalModel) -> list[int]:

@@ -23,19 +23,16 @@ CONSTRAIN = "<|constrain|>"
 ENDS = ("<|end|>", "<|call|>", "<|return|>")
 MARKERS = (START, CHANNEL, MESSAGE, CONSTRAIN, *ENDS)
 OPENERS = (f"{CHANNEL}commentary to=",)
-_RECIPIENT = re.compile(r"\bto=functions\.([\w.-]+)")
+_RECIPIENT = re.compile(r"\bto=(functions\.)?([\w.-]+)")
 _CHANNEL = re.compile(r"<\|channel\|>\s*(\w+)")
-_OPENINGS = (START, CHANNEL, "to=functions.")
+_OPENINGS = (START, CHANNEL, "to=")
 
 
 class HarmonyNotation(Notation):
     splits_reasoning = True
 
-    def fits(self, template: str) -> bool:
-        return CHANNEL in template and MESSAGE in template
-
     def parser(self, new_id: NewId, tools: ToolSchemas) -> HarmonyParser:
-        return HarmonyParser(new_id)
+        return HarmonyParser(new_id, tools)
 
     def call(self, grammar: GrammarBuilder, name: str, schema: Schema) -> str:
         head = f"{CHANNEL}commentary to=functions.{name} {CONSTRAIN}json{MESSAGE}"
@@ -55,8 +52,9 @@ class HarmonyNotation(Notation):
 class HarmonyParser(CallParser):
     """States: text (a message's head) → body → text …, or plain for good."""
 
-    def __init__(self, new_id: NewId) -> None:
+    def __init__(self, new_id: NewId, tools: ToolSchemas) -> None:
         super().__init__(new_id)
+        self._names = tools.keys()
         self._emit = self._emit_text
         self._is_call = False
         self._has_arguments = False
@@ -80,7 +78,10 @@ class HarmonyParser(CallParser):
             return False
         recipient = _RECIPIENT.search(head)
         channel = _CHANNEL.search(head)
-        self._route(recipient[1] if recipient else "", channel[1] if channel else "final")
+        function = ""
+        if recipient and (recipient[1] or recipient[2] in self._names):
+            function = recipient[2]
+        self._route(function, channel[1] if channel else "final")
         self._held = self._held[len(head) + len(MESSAGE) :]
         self._state = self._body
         return True

@@ -2,31 +2,49 @@
 
 from __future__ import annotations
 
-from neuron.text.notations import harmony, mistral
+import re
+from collections.abc import Iterable
+
+from neuron.text.notations import harmony, json_rows, python_rows, tag_rows
 from neuron.text.notations.harmony import HarmonyNotation
-from neuron.text.notations.hermes import HermesNotation
-from neuron.text.notations.llama import PYTHON_TAG, LlamaNotation
-from neuron.text.notations.mistral import MistralNotation
-from neuron.text.notations.notation import Notation, short_id
-from neuron.text.notations.qwen_xml import QwenXmlNotation
+from neuron.text.notations.notation import Notation
+from neuron.text.notations.own_rows import OWN_ROWS
 
-TOOL_CALL = ("<tool_call>", "</tool_call>")
-
-# The first that fits a template is chosen, so the more particular come first.
+# The more particular come first: of two that read a template's calls the first is taken.
 NOTATIONS: dict[str, Notation] = {
     notation.name: notation
     for notation in (
         HarmonyNotation(name="harmony", openers=harmony.OPENERS, markers=harmony.MARKERS),
-        QwenXmlNotation(name="qwen-xml", openers=("<tool_call>", "<function="), markers=TOOL_CALL),
-        HermesNotation(name="hermes", openers=TOOL_CALL[:1], markers=TOOL_CALL),
-        MistralNotation(
-            name="mistral", openers=mistral.MARKERS[:1], markers=mistral.MARKERS, call_id=short_id
-        ),
-        LlamaNotation(name="llama3", openers=(PYTHON_TAG,), markers=(PYTHON_TAG,)),
+        *tag_rows.ROWS,
+        *OWN_ROWS,
+        *json_rows.ROWS,
+        *python_rows.ROWS,
     )
+}
+
+_SUFFIXED = re.compile(r"<tool_calls(:[\w.-]{1,64})>")
+
+
+def notations_for(tokens: Iterable[str]) -> dict[str, Notation]:
+    """NOTATIONS, for a tokenizer with these added tokens: they tell the suffix of Hunyuan 3's tags."""
+    suffix = next((found[1] for token in tokens if (found := _SUFFIXED.fullmatch(token))), None)
+    return NOTATIONS if suffix is None else NOTATIONS | {"hy3": tag_rows.suffixed_row("hy3", suffix)}
+
+
+# What a template's source must hold, until templates are tried by reading back what they render.
+_SIGNS = {
+    "harmony": ("<|channel|>", "<|message|>"),
+    "qwen-xml": ("<function=", "<parameter="),
+    "hermes": ("<tool_call>",),
+    "mistral": ("[TOOL_CALLS]",),
+    "llama3": ("<|python_tag|>",),
 }
 
 
 def choose_notation(template: str) -> Notation | None:
     """The notation that a chat template asks for; None when it is not a known one."""
-    return next((notation for notation in NOTATIONS.values() if notation.fits(template)), None)
+    for name, signs in _SIGNS.items():
+        if all(sign in template for sign in signs) and not (name == "hermes" and "<arg_key>" in template):
+            return NOTATIONS[name]
+    is_llama = "<|start_header_id|>" in template and '"parameters"' in template
+    return NOTATIONS["llama3"] if is_llama else None

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
 from neuron.text.grammar import GrammarBuilder
 from neuron.text.notations.parser import CallParser, NewId, ToolSchemas
-from neuron.text.reasoning import ReasoningMarkers
+from neuron.text.reasoning import CallOpeners, ReasoningMarkers
 from neuron.text.schema import Schema
+from neuron.text.wrapped import AnswerMarkers
 
 _ALPHANUMERIC = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 
@@ -29,14 +31,6 @@ def numbered_id(name: str, index: int) -> str:
     return f"functions.{name}:{index}"
 
 
-@dataclass(frozen=True, slots=True)
-class AnswerMarkers:
-    """The texts around the visible answer; either may be missing from one."""
-
-    open: str
-    close: str = ""
-
-
 @dataclass(frozen=True, kw_only=True)
 class Notation:
     """The way in which one family of models writes: how to read it, and a grammar that holds a model to it.
@@ -54,19 +48,23 @@ class Notation:
     call_id: NewId = hex_id  # makes a new id in the shape that the templates take
     splits_reasoning: ClassVar[bool] = False  # whether the parser does, and therefore reads every answer
 
-    def fits(self, template: str) -> bool:
-        """Whether this source of a template asks for the notation. Deprecated: render and read back."""
-        return False
-
     def parser(self, new_id: NewId, tools: ToolSchemas) -> CallParser:
         """A parser of one answer to a request with these tools. `new_id` makes the calls' ids."""
         raise NotImplementedError
 
+    def answering(self, prompt: str) -> Notation:
+        """The notation of an answer to `prompt`, which may have begun what the answer goes on with."""
+        return self
+
     # --- the grammar; each method returns an expression in Lark -----------------------------------------
 
-    def opener(self) -> str:
-        """The text with which every call begins."""
-        return self.openers[0]
+    def free_text(self, grammar: GrammarBuilder) -> str:
+        """At least a character of text that holds no call."""
+        return grammar.anything_without(self.openers)
+
+    def enclose(self, grammar: GrammarBuilder, calls: str) -> str:
+        """All calls of an answer, with what stands once around them."""
+        return calls
 
     def call(self, grammar: GrammarBuilder, name: str, schema: Schema) -> str:
         """One call whose arguments follow `schema`. Raises `UnenforceableSchemaError`."""
@@ -81,5 +79,27 @@ class Notation:
         return ""
 
     def content(self, grammar: GrammarBuilder, body: str) -> str:
-        """Visible text that matches `body`."""
-        return body
+        """Visible text that matches `body`, with or without what the family writes around it."""
+        if not self.answers:
+            return body
+        inner = grammar.rule(body)
+        return f"({' | '.join([inner, *(_wrapped(grammar, around, inner) for around in self.answers)])})"
+
+    @property
+    def visible(self) -> frozenset[str]:
+        """The tokens that must leave text: those of calls, thoughts and what stands around the answer."""
+        thoughts = (marker for known in self.thoughts for marker in (known.open, known.close))
+        answers = (marker for known in self.answers for marker in (known.open, known.close))
+        return frozenset((*self.markers, *thoughts, *answers))
+
+    def call_openers(self, is_token: Callable[[str], bool]) -> CallOpeners:
+        """The openers that end an open thought; `is_token` says which markers are tokens of their own."""
+        tokens = [marker for marker in self.markers if is_token(marker)]
+        own = tuple(opener for opener in self.openers if opener.startswith(tuple(tokens)))
+        return CallOpeners(own, tuple(opener for opener in self.openers if opener not in own))
+
+
+def _wrapped(grammar: GrammarBuilder, around: AnswerMarkers, inner: str) -> str:
+    before = f"{grammar.literal(around.open)} {grammar.space()}" if around.open else ""
+    after = f"({grammar.space()} {grammar.literal(around.close)})?" if around.close else ""
+    return " ".join(filter(None, (before, inner, after)))

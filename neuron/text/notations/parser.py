@@ -16,19 +16,20 @@ State = Callable[[], bool]
 
 MAX_HEAD_CHARS = 1024
 _STRUCTURE = re.compile(r'["{}\[\]]')
-_STRING_END = re.compile(r'(?:[^"\\]|\\.)*"', re.DOTALL)
-# up to the arguments' brace; a name with "<" in it may be cut off by a marker
-JSON_HEAD = re.compile(
-    r'\s*\{\s*"name"\s*:\s*("(?:[^"\\<]|\\.)*")\s*,\s*"(?:arguments|parameters)"\s*:\s*(?=\{)'
-)
+_STRUCTURE_OF_PYTHON = re.compile(r"""["'{}\[\]]""")
+_STRING_ENDS = {quote: re.compile(rf"(?:[^{quote}\\]|\\.)*{quote}", re.DOTALL) for quote in ('"', "'")}
 
 
 class JsonScanner:
-    """Finds the end of a JSON object or array that comes in pieces. Follows the structure only."""
+    """Finds the end of a JSON object or array that comes in pieces. Follows the structure only.
 
-    def __init__(self, depth: int = 0) -> None:
+    With `has_apostrophes` strings may stand between apostrophes, too, as in Python.
+    """
+
+    def __init__(self, depth: int = 0, *, has_apostrophes: bool = False) -> None:
         self._depth = depth
-        self._in_string = False
+        self._quote = ""  # of the string that is open
+        self._structure = _STRUCTURE_OF_PYTHON if has_apostrophes else _STRUCTURE
 
     def take(self, text: str) -> tuple[int, bool]:
         """How many characters of `text` belong to the value, and whether it ends there.
@@ -37,17 +38,17 @@ class JsonScanner:
         """
         at = 0
         while at < len(text):
-            if self._in_string:
-                end = _STRING_END.match(text, at)
+            if self._quote:
+                end = _STRING_ENDS[self._quote].match(text, at)
                 if not end:
                     return len(text) - _trailing_backslashes(text) % 2, False
                 at = end.end()
-                self._in_string = False
-            elif not (sign := _STRUCTURE.search(text, at)):
+                self._quote = ""
+            elif not (sign := self._structure.search(text, at)):
                 return len(text), False
-            elif sign[0] == '"':
+            elif sign[0] in "\"'":
                 at = sign.end()
-                self._in_string = True
+                self._quote = sign[0]
             else:
                 at = sign.end()
                 self._depth += 1 if sign[0] in "{[" else -1
@@ -92,8 +93,10 @@ class CallParser:
     def _end(self) -> None:
         raise NotImplementedError
 
-    def _start_call(self, name: str) -> None:
-        self._events.append(CallStart(self._num_calls, self._new_id(name, self._num_calls), name))
+    def _start_call(self, name: str, number: int | None = None) -> None:
+        """Start the call of `name`; `number` is its place where the model writes one."""
+        index = self._num_calls
+        self._events.append(CallStart(index, self._new_id(name, index if number is None else number), name))
         self._num_calls += 1
 
     def _emit_arguments(self, text: str) -> None:
@@ -129,19 +132,6 @@ class CallParser:
         if is_over:
             self._end_call()
         return is_over
-
-
-def read_call(text: str) -> tuple[str, str] | None:
-    """Name and arguments (JSON text) of `{"name": …, "arguments": {…}}`; None when it is no call."""
-    call = loads(text)
-    if not isinstance(call, dict) or not isinstance(call.get("name"), str):
-        return None
-    arguments = call.get("arguments", call.get("parameters")) or {}
-    if isinstance(arguments, str):
-        arguments = loads(arguments)
-    if not isinstance(arguments, dict):
-        return None
-    return call["name"], json.dumps(arguments, ensure_ascii=False)
 
 
 def is_rest_of_object(text: str) -> bool:

@@ -1,19 +1,24 @@
-"""Clients that nobody here wrote, with a scripted node behind the gateway."""
+"""Clients that nobody here wrote, with a scripted node or a scripted model behind the gateway."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 
 from fleet.snapshot import NodeConfig, ProfileView
+from neuron.supervisor.torch_harness import WORKER
 from tests.e2e.clients.install import HERE, npm_client, python
-from tests.gateway.conftest import make_house
+from tests.gateway.conftest import House, make_house
+from tests.neuron.conftest import config, neuron_with
 from tests.stubs.fake_node import USAGE
-from tests.stubs.script import follow
+from tests.stubs.script import Call, follow
+from tests.stubs.scripted_model import write_scripted_model
 
 pytestmark = [pytest.mark.e2e, pytest.mark.asyncio]
 
@@ -65,15 +70,12 @@ def results(house) -> list[str]:
     return [str(message["content"]) for message in messages if message["role"] == "tool"]
 
 
-async def test_claude_code_reads_a_file_and_edits_it(house, project, tmp_path):
-    notes = str(project / "notes.txt")
-    edit = {"file_path": notes, "old_string": "red", "new_string": "blue"}
-    house.node.answer = follow([("Read", {"file_path": notes}), ("Edit", edit)], reasoning="Let me see.")
-    claude = await asyncio.to_thread(npm_client, "claude")
-    told = await run(
-        [claude, "-p", "Make it blue.", "--model", "m", "--permission-mode", "acceptEdits"],
+async def claude_code(house, project, home: Path) -> str:
+    command = await asyncio.to_thread(npm_client, "claude")
+    return await run(
+        [command, "-p", "Make it blue.", "--model", "m", "--permission-mode", "acceptEdits"],
         project,
-        tmp_path,
+        home,
         ANTHROPIC_BASE_URL=f"http://127.0.0.1:{house.port}",
         ANTHROPIC_API_KEY="none",
         ANTHROPIC_SMALL_FAST_MODEL="m",
@@ -82,7 +84,13 @@ async def test_claude_code_reads_a_file_and_edits_it(house, project, tmp_path):
         DISABLE_ERROR_REPORTING="1",
         DISABLE_TELEMETRY="1",
     )
-    assert "All done." in told
+
+
+async def test_claude_code_reads_a_file_and_edits_it(house, project, tmp_path):
+    notes = str(project / "notes.txt")
+    edit = {"file_path": notes, "old_string": "red", "new_string": "blue"}
+    house.node.answer = follow([("Read", {"file_path": notes}), ("Edit", edit)], reasoning="Let me see.")
+    assert "All done." in await claude_code(house, project, tmp_path)
     assert (project / "notes.txt").read_text() == "colour = blue\n"
     assert "colour = red" in results(house)[0]
     await house.record(3)  # reading, editing, the last word
@@ -147,6 +155,41 @@ async def test_codex_edits_with_its_freeform_patch_tool(house, project, tmp_path
     assert "All done." in await codex(house, project, tmp_path, await with_patch_tool(tmp_path))
     assert (project / "notes.txt").read_text() == "colour = blue\n"
     assert "M notes.txt" in results(house)[1]
+
+
+@asynccontextmanager
+async def strict_house(directory: Path, calls: list[Call]) -> AsyncIterator[House]:
+    """A gateway with a neuron, whose model wants one system message, first, and roles that take turns."""
+    write_scripted_model(directory, calls)
+    async with (
+        neuron_with(config(device={"threads": 1}), worker=WORKER) as neuron,
+        make_house(nodes=0, loaded=False) as built,
+    ):
+        assert (await neuron.load(directory)).status_code == 200
+        built.control.change(nodes={"n": NodeConfig("n", neuron.url)})
+        await built.until_routable()
+        yield built
+
+
+async def test_claude_code_completes_its_turn_where_roles_must_take_turns(project, tmp_path):
+    notes = str(project / "notes.txt")
+    edit = {"file_path": notes, "old_string": "red", "new_string": "blue"}
+    async with strict_house(tmp_path / "m", [("Read", {"file_path": notes}), ("Edit", edit)]) as house:
+        assert "All done." in await claude_code(house, project, tmp_path)
+        assert (project / "notes.txt").read_text() == "colour = blue\n"
+        await house.record(3)
+        assert {record.status for record in house.records} == {200}
+
+
+async def test_codex_completes_its_turn_where_roles_must_take_turns(project, tmp_path):
+    commands = ["cat notes.txt", "sed -i s/red/blue/ notes.txt"]
+    calls = [("exec_command", {"cmd": command}) for command in commands]
+    async with strict_house(tmp_path / "m", calls) as house:
+        assert "All done." in await codex(house, project, tmp_path)
+        assert (project / "notes.txt").read_text() == "colour = blue\n"
+        await house.record(3)
+        assert {record.status for record in house.records} == {200}
+        assert all("adjusted" in dict(record.notes) for record in house.records)
 
 
 @pytest.mark.parametrize(

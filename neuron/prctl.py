@@ -1,4 +1,4 @@
-"""What a worker tells Linux about itself: the parent it dies with, the name of its thread."""
+"""What a process of neuron tells Linux about itself: the parent it dies with, the name of its thread."""
 
 from __future__ import annotations
 

@@ -1,0 +1,75 @@
+"""What it costs to check a schema and its grammar in the sandbox before a worker compiles it once more."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import statistics
+import time
+from collections.abc import Awaitable, Sequence
+from pathlib import Path
+from typing import Any
+
+from bench.guided.walk import CASES
+from neuron.config import SandboxSettings
+from neuron.engine.grammar_matcher import GrammarCompiler
+from neuron.engine.grammar_trial import grammar_problem
+from neuron.sandbox.sandbox import Sandbox
+from neuron.sandbox.verdicts import Verdicts
+from neuron.text.json_schema.check import check_schema
+
+END_IDS = (0,)
+
+
+def measured(path: Path, vocab_size: int, rounds: int) -> dict[str, Any]:
+    """Milliseconds by schema, and those of starting a process with its first check."""
+    return asyncio.run(_measured(path, vocab_size, rounds))
+
+
+async def _measured(path: Path, vocab_size: int, rounds: int) -> dict[str, Any]:
+    sandbox = Sandbox(SandboxSettings(processes=1))
+    verdicts = Verdicts(sandbox)
+    compiler = GrammarCompiler(path)
+    start_ms = await _ms(_read(verdicts, {}))
+    figures: dict[str, Any] = {"start_ms": start_ms}
+    await _checked(verdicts, _grammar({}), vocab_size)  # makes the sandbox's tokenizer
+    compiler.compile(_grammar({}), END_IDS)
+    for case, (schema, _) in CASES.items():
+        new = [schema | {"$comment": f"round {index}"} for index in range(rounds)]
+        figures[case] = {
+            "schema_ms": await _median([_read(verdicts, one) for one in new]),
+            "grammar_ms": await _median([_checked(verdicts, _grammar(one), vocab_size) for one in new]),
+            "known_ms": await _median([_checked(verdicts, _grammar(one), vocab_size) for one in new]),
+            "worker_ms": statistics.median(_compile_ms(compiler, _grammar(one)) for one in new),
+        }
+    await sandbox.close()
+    return figures
+
+
+async def _read(verdicts: Verdicts, schema: Any) -> str | None:
+    return (await verdicts.ask("", check_schema, schema, is_strict=True)).problem
+
+
+async def _checked(verdicts: Verdicts, grammar: str, vocab_size: int) -> str | None:
+    return await verdicts.ask("", grammar_problem, grammar, END_IDS, vocab_size)
+
+
+def _grammar(schema: Any) -> str:
+    return "start: %json " + json.dumps(schema)
+
+
+async def _median(checks: Sequence[Awaitable[str | None]]) -> float:
+    return statistics.median([await _ms(check) for check in checks])
+
+
+async def _ms(check: Awaitable[str | None]) -> float:
+    started = time.perf_counter()
+    problem = await check
+    assert problem is None, problem
+    return 1e3 * (time.perf_counter() - started)
+
+
+def _compile_ms(compiler: GrammarCompiler, grammar: str) -> float:
+    started = time.perf_counter()
+    compiler.compile(grammar, END_IDS)
+    return 1e3 * (time.perf_counter() - started)

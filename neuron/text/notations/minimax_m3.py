@@ -1,0 +1,99 @@
+"""MiniMax M3's notation: a parameter's name is its tag, values nest, and a sign stands before every tag.
+
+]<]minimax[>[<tool_call>
+]<]minimax[>[<invoke name="f">]<]minimax[>[<city>Oslo]<]minimax[>[</city>]<]minimax[>[</invoke>
+]<]minimax[>[</tool_call>
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from neuron.text.grammar import GrammarBuilder, UnenforceableSchemaError
+from neuron.text.notations.minimax_m3_parser import CLOSE, OPEN, SIGN, MiniMaxM3Parser
+from neuron.text.notations.notation import Notation
+from neuron.text.notations.parser import NewId, ToolSchemas
+from neuron.text.notations.unquoted import (
+    ARRAY_RULES,
+    OBJECT_RULES,
+    TEXT_RULES,
+    refuse_rules,
+    with_definitions,
+)
+from neuron.text.notations.values import alternatives, kinds_of
+from neuron.text.schema import Schema
+
+_GAP = r"/[ \n]{0,2}/"
+_MAX_DEPTH = 6  # of the values that a grammar describes
+
+
+@dataclass(frozen=True, kw_only=True)
+class MiniMaxM3Notation(Notation):
+    def parser(self, new_id: NewId, tools: ToolSchemas) -> MiniMaxM3Parser:
+        return MiniMaxM3Parser(new_id, tools)
+
+    def call(self, grammar: GrammarBuilder, name: str, schema: Schema) -> str:
+        head, end = grammar.literal(f'{SIGN}<invoke name="{name}">'), grammar.literal(f"{SIGN}</invoke>")
+        return f"{head} {_members(grammar, schema, schema, _MAX_DEPTH)} {end} {grammar.terminal(_GAP)}"
+
+    def between(self, grammar: GrammarBuilder) -> str:
+        return '""'
+
+    def enclose(self, grammar: GrammarBuilder, calls: str) -> str:
+        gap = grammar.terminal(_GAP)
+        return f"{grammar.literal(OPEN)} {gap} {calls} {grammar.literal(CLOSE)}"
+
+
+def _members(grammar: GrammarBuilder, schema: Schema, root: Schema, depth: int) -> str:
+    refuse_rules(schema, OBJECT_RULES)
+    required = schema.get("required") or ()
+    parts = []
+    for name, value in (schema.get("properties") or {}).items():
+        member = _element(grammar, name, value, root, depth)
+        parts.append(member if name in required else f"({member})?")
+    return " ".join(parts) or '""'
+
+
+def _element(grammar: GrammarBuilder, name: str, value: Any, root: Schema, depth: int) -> str:
+    """One value between its tags. Where it may be text it is free up to the closing tag."""
+    if depth <= 0:
+        raise UnenforceableSchemaError("values are nested too deeply for this model's notation of calls")
+    opening, closing = grammar.literal(f"{SIGN}<{name}>"), f"{SIGN}</{name}>"
+    parts = list(alternatives(value, root))
+    kinds = kinds_of(value, root)
+    if not kinds & {"object", "array"}:
+        return f"{opening} {_leaf(grammar, value, root, closing)}"
+    found = [_structure(grammar, part, root, depth) for part in parts if _is_structure(part)]
+    if "string" in kinds or not found:
+        raise UnenforceableSchemaError("this model writes text unquoted, which may stand for an object")
+    return f"{opening} ({' | '.join(found)}) {grammar.literal(closing)}"
+
+
+def _is_structure(part: Schema) -> bool:
+    return bool({"object", "array"}.intersection(_listed(part.get("type"))))
+
+
+def _listed(kinds: Any) -> list[Any]:
+    return kinds if isinstance(kinds, list) else [kinds]
+
+
+def _structure(grammar: GrammarBuilder, part: Schema, root: Schema, depth: int) -> str:
+    found = []
+    if "object" in _listed(part.get("type")):
+        found.append(_members(grammar, part, root, depth - 1))
+    if "array" in _listed(part.get("type")):
+        refuse_rules(part, ARRAY_RULES)
+        found.append(f"({_element(grammar, 'item', part.get('items') or {}, root, depth - 1)})*")
+    return " | ".join(f"({written})" for written in found)
+
+
+def _leaf(grammar: GrammarBuilder, value: Any, root: Schema, closing: str) -> str:
+    if kinds_of(value, root) and "string" not in kinds_of(value, root):
+        return f"{grammar.json(with_definitions(value, root))} {grammar.literal(closing)}"
+    for part in alternatives(value, root):
+        refuse_rules(part, TEXT_RULES)
+        if choices := part.get("enum"):
+            written = " | ".join(grammar.literal(str(choice)) for choice in choices)
+            return f"({written}) {grammar.literal(closing)}"
+    return grammar.anything_until(closing)

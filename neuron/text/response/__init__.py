@@ -1,0 +1,1 @@
+"""A checkpoint's own description of its answers: `response_template`, as transformers 5.23 reads it."""
