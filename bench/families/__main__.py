@@ -123,6 +123,7 @@ def keep(path: Path, row: Row) -> None:
 def listing(rows: list[Row]) -> Iterator[str]:
     """The lines of FAMILIES.md."""
     yield from INTRODUCTION.format(transformers.__version__).splitlines()
+    yield ""
     yield "| kind | " + " | ".join(RESULTS) + " |"
     yield "| --- |" + " --- |" * len(RESULTS)
     for kind in KINDS:

@@ -19,7 +19,7 @@ from neuron.engine.scheduler import Scheduler
 from neuron.engine.scheduler_limits import SchedulerLimits
 from neuron.models.architecture import decoder_class
 from neuron.models.checkpoint import Checkpoint, ModelLoadError, read_checkpoint
-from neuron.models.decoder import load_decoder
+from neuron.models.decoder import AnyDecoder, load_decoder
 from neuron.models.embedder import load_embedder
 from neuron.models.pooling import Pooling
 from neuron.models.weights import LoadOptions
@@ -33,6 +33,7 @@ NEW = 16
 SAME = 0.9999  # cosine of two vectors that are equal but for rounding
 SHAPE = CacheShape(num_pages=200, page_size=8, num_slots=8, context=256)
 STEP_TOKENS = 48
+NOTHING = Checkpoint(Path(), {}, {})
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,26 +55,30 @@ def check(case: Case) -> Verdict:
 
 
 def _writes(case: Case) -> Verdict:
-    nothing = Checkpoint(Path(), {}, {})
     config_class = CONFIG_MAPPING[case.model_type]
     try:
         config = tiny_config(config_class, **case.changes)
     except Exception as error:  # noqa: BLE001 - transformers' own
-        decoder_class(nothing, config_class())  # is refused, or is of no size that we know
+        _refuse_default(config_class)
         return Verdict("not built", f"configuration: {_line(error)}")
-    found = decoder_class(nothing, config)
+    found = decoder_class(NOTHING, config)
     try:
         model = tiny_model(found, config)
     except Exception as error:  # noqa: BLE001 - transformers' own
         return Verdict("not built", f"model: {_line(error)}")
-    with tempfile.TemporaryDirectory() as folder:
-        model.save_pretrained(folder)
-        options = LoadOptions(torch.float32, torch.device("cpu"), lambda _: None, images=False)
-        decoder = load_decoder(read_checkpoint(Path(folder)), options)
+    failure = ""
     try:
         rounds, references = _rounds(model)
     except Exception as error:  # noqa: BLE001 - transformers' own
-        return Verdict("not built", f"generate: {_line(error)}")
+        failure = f"generate: {_line(error)}"
+    try:
+        decoder = _loaded(model)
+    except ModelLoadError as error:
+        if failure and "it does not run" in error.message:
+            return Verdict("not built", failure)
+        raise
+    if failure:
+        return Verdict("not built", failure)
     served = _served(decoder, rounds)
     name = type(decoder).__name__
     if difference := _difference(served, references):
@@ -83,6 +88,22 @@ def _writes(case: Case) -> Verdict:
         return Verdict("equal", f"{name}; to `generate` without a cache, which differs from that with one")
     distinct = {token for text in references[0] for token in text}
     return Verdict("equal", name if len(distinct) > 8 else f"{name}; few distinct tokens")
+
+
+def _loaded(model: Any) -> AnyDecoder:
+    with tempfile.TemporaryDirectory() as folder:
+        model.save_pretrained(folder)
+        options = LoadOptions(torch.float32, torch.device("cpu"), lambda _: None, images=False)
+        return load_decoder(read_checkpoint(Path(folder)), options)
+
+
+def _refuse_default(config_class: Any) -> None:
+    """Raise ModelLoadError if the kind is refused whatever its sizes."""
+    try:
+        config = config_class()
+    except Exception:  # noqa: BLE001 - transformers' own
+        return
+    decoder_class(NOTHING, config)
 
 
 def _difference(served: Sequence[Sequence[list[int]]], wanted: Sequence[Sequence[list[int]]]) -> str:
@@ -125,7 +146,7 @@ def _generate(model: Any, tokens: list[int], *, use_cache: bool = True) -> list[
     return answer
 
 
-def _served(decoder: Any, rounds: Sequence[Sequence[list[int]]]) -> list[list[list[int]]]:
+def _served(decoder: AnyDecoder, rounds: Sequence[Sequence[list[int]]]) -> list[list[list[int]]]:
     """The answers to each round, its prompts in one batch, the cache kept from round to round."""
     limits = SchedulerLimits(max_running=SHAPE.num_slots, step_tokens=STEP_TOKENS)
     scheduler = Scheduler("m", SHAPE, vocab_size=decoder.vocab_size, limits=limits)

@@ -62,7 +62,7 @@ _LAYER_COUNT = re.compile(r"num_hidden_layers|n_layers?|num_layers")
 _TOKEN = re.compile(r".*(token|tokens)_(id|index)|(pad|bos|eos|sep|cls|mask|unk|decoder_start)_token_id")
 _ORDINARY = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 1}
 
-_ROTATES_WHOLE_HEADS = ("glm46v", "glm4v", "glm_ocr", "hunyuan_vl", "paddleocr_vl")
+_ROTATES_WHOLE_HEADS = ("glm46v", "glm4v", "glm_ocr", "hunyuan_vl", "paddleocr_vl", "qwen2_5_vl", "qwen2_vl")
 _ROTATES_HALF_HEADS = ("glm4v_moe", "glmga")
 
 
@@ -72,8 +72,12 @@ def _rotation(*sections: int) -> dict[str, Any]:
 
 # What no key says: by model type, changes to the tiny configuration (of its text, where that is a part).
 EXCEPTIONS: dict[str, dict[str, Any]] = {
+    "chameleon": {"vocabulary_map": {"<image>": SPECIAL}},
     "deepseek_ocr2": {"mlp_layer_types": ["dense", "sparse"] * 2},
     "diffusion_gemma": {"num_experts": 8, "top_k_experts": 2, "moe_intermediate_size": 32},
+    "emu3": {"vocabulary_map": {"<image>": SPECIAL}},
+    "ernie4_5_vl_moe": {"rope_parameters": _rotation(3, 3, 2)},
+    "granite4_vision": {"deepstack_layer_map": [], "downsample_rate": "1/2"},
     "lfm2_moe": {"layer_types": ["conv", "full_attention"] * 2},
     "mamba2": {"head_dim": 2 * HEAD_DIM},
     "mistral4": {"head_dim": 2 * HEAD_DIM},
@@ -87,7 +91,9 @@ def tiny_config(config_class: Any, **changes: Any) -> Any:
     plain = config_class().to_dict()
     shrunk = _shrunk(plain)
     text = next((shrunk[key] for key in ("text_config", "language_config") if shrunk.get(key)), shrunk)
-    text.update(EXCEPTIONS.get(plain["model_type"], {}) | changes)
+    for key, value in (EXCEPTIONS.get(plain["model_type"], {}) | changes).items():
+        place = shrunk if key in shrunk and key not in text else text
+        place[key] = value
     return config_class.from_dict(shrunk)
 
 

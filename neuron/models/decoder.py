@@ -130,6 +130,7 @@ def _probe(checkpoint: Checkpoint, model: Any, text_config: Any) -> tuple[Attent
     try:
         probe, logits = _run_probe(model)
         _check_probe(probe, text_config)
+        _check_positions(model, logits)
     except UnsupportedAttentionError as error:
         raise model_unsupported(checkpoint.path, str(error)) from error
     except (torch.AcceleratorError, torch.OutOfMemoryError):
@@ -142,17 +143,32 @@ def _probe(checkpoint: Checkpoint, model: Any, text_config: Any) -> tuple[Attent
 
 
 @torch.inference_mode()
-def _run_probe(model: Any) -> tuple[AttentionProbe, Tensor]:
+def _run_probe(model: Any, *, with_positions: bool = True) -> tuple[AttentionProbe, Tensor]:
     """Return what a few tokens' way through the layers recorded, and the logits after the last."""
     probe = AttentionProbe()
-    tokens = torch.zeros(1, _PROBE_TOKENS, dtype=torch.int64, device=model.device)
+    zeros = torch.zeros(1, _PROBE_TOKENS, dtype=torch.int64, device=model.device)
     positions = torch.arange(_PROBE_TOKENS, device=model.device)
-    inputs = {"input_ids": tokens, "position_ids": positions[None]}
+    is_padding = model.config.get_text_config(decoder=True).pad_token_id == 0
+    inputs = {"input_ids": zeros + 1 if is_padding else zeros}
+    if with_positions:
+        inputs["position_ids"] = positions[None]
     if "token_type_ids" in inspect.signature(model.forward).parameters:
-        inputs["token_type_ids"] = tokens  # a prompt of text, which some let attend to itself as a whole
+        inputs["token_type_ids"] = zeros  # a prompt of text, which some let attend to itself as a whole
     with use_backend(probe), probe.recording():
         out = model(**inputs, use_cache=False, logits_to_keep=positions[-1:])
     return probe, out.logits
+
+
+def _check_positions(model: Any, logits: Tensor) -> None:
+    """Refuse a model that counts otherwise than from 0 when it is told no positions."""
+    try:
+        _, own = _run_probe(model, with_positions=False)
+    except (torch.AcceleratorError, torch.OutOfMemoryError):
+        raise
+    except Exception:  # noqa: BLE001 - it must be told them, and is
+        return
+    if not torch.allclose(own, logits, rtol=0.0, atol=0.01 * float(logits.std())):
+        raise UnsupportedAttentionError("its positions do not count from 0")
 
 
 def _check_probe(probe: AttentionProbe, text_config: Any) -> None:

@@ -60,7 +60,7 @@ def edited(source: Path, target: Path, **changes: Any) -> Path:
 
 
 @settings(
-    max_examples=60,
+    max_examples=25,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
