@@ -130,14 +130,16 @@ def _probe(checkpoint: Checkpoint, model: Any, text_config: Any) -> tuple[Attent
     try:
         probe, logits = _run_probe(model)
         _check_probe(probe, text_config)
-        _check_positions(model, logits)
+        is_number = not bool(logits.isnan().any())
+        if is_number:
+            _check_positions(model, logits)
     except UnsupportedAttentionError as error:
         raise model_unsupported(checkpoint.path, str(error)) from error
     except (torch.AcceleratorError, torch.OutOfMemoryError):
         raise
     except Exception as error:
         raise model_unsupported(checkpoint.path, f"it does not run: {error!r}") from error
-    if bool(logits.isnan().any()):
+    if not is_number:
         raise model_broken(checkpoint.path, "its weights give logits that are not numbers")
     return probe, logits.shape[-1]
 
