@@ -9,6 +9,7 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_va
 from pydantic_settings import SettingsConfigDict
 
 from cortex_site.base.addresses import Listen, is_loopback, split_listen
+from cortex_site.base.answer_formats import ReasoningFormat, ToolFormat
 from cortex_site.base.settings_file import Section, Settings, load
 
 MIB = 1 << 20
@@ -23,8 +24,15 @@ class ModelSettings(Section):
     devices: list[NonNegativeInt] | None = Field(
         None, description="By default the one with the most free memory"
     )
-    tool_format: Literal["hermes", "qwen-xml", "mistral", "llama3", "harmony"] | None = Field(
-        None, description="The notation of its tool calls; by default what its chat template uses"
+    chat_template: str | None = Field(
+        None, description="A template, or the path of one, from the model's directory on"
+    )
+    tool_format: ToolFormat | None = Field(
+        None,
+        description="The notation of its tool calls; by default the one that reads what its template writes",
+    )
+    reasoning_format: ReasoningFormat | None = Field(
+        None, description="The marker that opens its thoughts, or `none`; by default found by probing"
     )
 
 

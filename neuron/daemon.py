@@ -106,7 +106,8 @@ class Daemon:
         return device.model_copy(update={"utilization_pct": utilization, "temperature_c": temperature})
 
     def state(self, seq: int) -> NodeState:
-        return NodeState(seq=seq, health=self.health(), models=self.registry.list())
+        models = [model.model_copy(update={"text": {}}) for model in self.registry.list()]
+        return NodeState(seq=seq, health=self.health(), models=models)
 
 
 def _status(devices: Sequence[DeviceHealth]) -> str:

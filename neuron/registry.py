@@ -52,6 +52,8 @@ class Registry:
                 harness=model.harness,
                 devices=model.devices,
                 tool_format=model.tool_format,
+                reasoning_format=model.reasoning_format,
+                chat_template=model.chat_template,
             )
             with contextlib.suppress(ApiError):  # logged, and kept with the model
                 await self.load(spec)
@@ -121,6 +123,11 @@ class Registry:
 
     def list(self) -> list[ModelInfo]:
         return [model for harness in self._harnesses.values() for model in harness.list()]
+
+    def model(self, model_id: str) -> ModelInfo:
+        """The model of that name, in whatever state. Raises `ApiError` 404."""
+        found = self._owner(model_id, param="model_id").list()
+        return next(model for model in found if model.id == model_id)
 
     def health(self) -> HarnessHealth:
         reports = [harness.health() for harness in self._harnesses.values()]

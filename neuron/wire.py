@@ -96,7 +96,13 @@ class ModelSpec(BaseModel):
     harness: str = "torch"
     quant: str | None = None
     tool_format: str | None = Field(
-        None, description="The notation of its tool calls; by default what its chat template uses"
+        None, description="The notation of its tool calls; by default the one that reads its template's calls"
+    )
+    reasoning_format: str | None = Field(
+        None, description="The marker that opens its thoughts, or `none`; by default found by probing"
+    )
+    chat_template: str | None = Field(
+        None, description="A template, or the path of one, from the model's directory on"
     )
     devices: list[int] | None = Field(
         None, description="Device indices; by default the device with the most free memory"
@@ -146,6 +152,9 @@ class ModelInfo(BaseModel):
         None, ge=0, le=1, description="While loading: the share of the bytes that is read"
     )
     capabilities: list[str] = []
+    text: dict[str, str] = Field(
+        {}, description="What its chat template takes, as probing found it; empty in events"
+    )
     error: ModelFailure | None = None
 
 

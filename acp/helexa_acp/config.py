@@ -10,11 +10,14 @@ from __future__ import annotations
 import os
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from helexa_acp.endpoint import Endpoint, EndpointError, parse_endpoint, url_problem
+from helexa_acp import extensions
+from helexa_acp.config_values import BadValueError, url_problem
+from helexa_acp.endpoint import Endpoint, parse_endpoint
+from helexa_acp.extensions import Extensions, parse_extensions
 
 DEFAULT_BASE_URL = "http://127.0.0.1:31313/v1"
 ENVIRONMENT = "the environment"
@@ -31,6 +34,7 @@ class Config:
     source: str
     system_prompt_path: Path | None = None
     warnings: tuple[str, ...] = ()
+    extensions: Extensions = field(default_factory=Extensions)
 
     def endpoint(self, name: str) -> Endpoint | None:
         return next((endpoint for endpoint in self.endpoints if endpoint.name == name), None)
@@ -57,6 +61,11 @@ def config_home(env: Mapping[str, str]) -> Path:
 
 def data_home(env: Mapping[str, str]) -> Path:
     return _home(env, "XDG_DATA_HOME", ".local/share")
+
+
+def models_path(env: Mapping[str, str]) -> Path:
+    """Return the file that keeps the endpoints' last lists of models."""
+    return data_home(env) / "models.json"
 
 
 def _home(env: Mapping[str, str], variable: str, below: str) -> Path:
@@ -124,7 +133,7 @@ def parse_config(table: dict[str, Any], *, source: str, env: Mapping[str, str]) 
     for position, entry in enumerate(entries):
         try:
             endpoint, notes = parse_endpoint(entry, env)
-        except EndpointError as error:
+        except BadValueError as error:
             where = names[position] or f"number {position + 1}"
             warnings.append(f"{source}: endpoint {where!r} is skipped: {error}")
             continue
@@ -140,10 +149,15 @@ def parse_config(table: dict[str, Any], *, source: str, env: Mapping[str, str]) 
     warnings += [
         f"{source}: {note}" for endpoint in endpoints for note in _fallback_notes(endpoint, endpoints)
     ]
-    return Config(tuple(endpoints), default, source, path, tuple(warnings))
+    try:
+        added, notes = parse_extensions(table)
+    except BadValueError as error:
+        raise ConfigError(f"{source}: {error}") from error
+    warnings += [f"{source}: skipped: {note}" for note in notes]
+    return Config(tuple(endpoints), default, source, path, tuple(warnings), added)
 
 
-_TOP_KEYS = {"endpoints", "default_endpoint", "system_prompt_path"}
+_TOP_KEYS = {"endpoints", "default_endpoint", "system_prompt_path", *extensions.KEYS}
 
 
 def _names(entries: list[Any], source: str) -> list[str]:

@@ -8,6 +8,10 @@ from pathlib import Path
 import pytest
 from acp_testing import clients
 from acp_testing.process import AgentProcess
+from hypothesis import settings
+
+settings.register_profile("no-deadline", deadline=None)  # other tests run at the same time
+settings.load_profile("no-deadline")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -20,7 +20,6 @@ def text(words):
 @pytest.mark.parametrize(
     ("blocks", "parts"),
     [
-        ([], ()),
         ([text("a"), text("b")], (TextPart("a\n\nb"),)),
         ([{"type": "resource_link", "uri": "file:///a", "name": "a"}], (TextPart("[a](file:///a)"),)),
         ([text("a"), IMAGE, text("b")], (TextPart("a"), ImagePart("image/png", "AAAA"), TextPart("b"))),
@@ -80,7 +79,7 @@ ARGUMENTS = st.dictionaries(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(name=st.sampled_from(sorted(builtin_tools())), args=ARGUMENTS)
 async def test_any_arguments_prepare_a_call_or_raise_a_tool_error(tmp_path_factory, name, args):
     bench = ToolHarness(tmp_path_factory.mktemp("p"))

@@ -194,7 +194,7 @@ LINES = st.one_of(
 )
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(lines=st.lists(LINES, max_size=60))
 def test_a_hostile_client_gets_errors_and_no_crash(script, lines):
     env = script(ECHO)

@@ -329,6 +329,7 @@ async def test_provider_errors_reach_the_client_and_the_session_continues(script
             "model": "m",
             "status": 400,
             "retryable": False,
+            "details": broken.value.error["message"],
         }
         assert await agent.prompt(session, "hello") == "end_turn"
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from helexa_acp.agent.modes import Mode
 
 STOPS = {"end_turn", "max_tokens", "max_turn_requests", "refusal", "cancelled"}
-TOOLS = ["read", "write", "edit", "list", "search", "shell", "fetch", "plan"]
+TOOLS = ["read", "write", "edit", "list", "search", "shell", "background", "fetch", "plan", "ask", "task"]
 
 # A model that says anything
 
@@ -49,6 +49,10 @@ ARGUMENTS = st.one_of(
         lambda command: {"command": command}
     ),
     st.sampled_from(["file:///etc/passwd", "http://127.0.0.1:9/", "x"]).map(lambda url: {"url": url}),
+    st.sampled_from(["list", "wait", "stop"]).map(lambda action: {"action": action, "id": "bg1"}),
+    st.just({"command": "sleep 300", "background": True}),
+    st.just({"questions": [{"question": "why?", "options": ["a", "b"]}]}),
+    st.just({"title": "t", "prompt": "do it"}),
     st.just({"entries": [{"content": "x", "status": "pending"}]}),
     st.sampled_from([{}, [], 3, None, "{", '{"path": "a.txt"', '{"path": "a.txt"}}', "[" * 2000]),
 )
@@ -83,7 +87,6 @@ CHOICES = st.sampled_from(
     [
         "allow_once",
         "allow_always",
-        "allow_always_wide",
         "reject_once",
         "reject_always",
         "cancelled",
@@ -139,7 +142,7 @@ def cards(updates):
     return states
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=60, suppress_health_check=list(HealthCheck))
 @given(
     rounds=st.lists(ANSWERS, max_size=5),
     mode=st.sampled_from(list(Mode)),

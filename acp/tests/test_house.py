@@ -17,7 +17,7 @@ import helexa_acp
 PACKAGE = Path(helexa_acp.__file__).parent
 PROJECT = Path(__file__).parent.parent
 FILES = sorted(PACKAGE.rglob("*.py"))
-ALLOWED = {"helexa_acp", "httpx", "httpx2", "mcp"}
+ALLOWED = {"helexa_acp", "httpx", "httpx2", "anyio", "mcp", "mcp_types"}
 
 
 def module_name(path):

@@ -92,10 +92,14 @@ FORMAT_1 = [
     b'{"t":"user","message_id":"user_1","blocks":[{"type":"text","text":"hi"}],"expanded":null,"local":false}',
     b'{"t":"assistant","items":[{"type":"thought","id":"think_1","text":"hm","wire":"openai-chat","state":null},{"type":"text","id":"msg_1","text":"Looking."},{"type":"call","card":"call_1","id":"c","name":"read","arguments":"{}"}],"model":"e:m","usage":{"prompt":3,"completion":4},"cost":{"USD":0.1},"interrupted":false}',
     b'{"t":"card","card":{"toolCallId":"call_1","title":"Read a","kind":"read","status":"completed"},"call":"c","result":[{"text":"one"}],"is_error":false}',
+    b'{"t":"checkpoint","message_id":"user_1","commit":"0f"}',
+    b'{"t":"spent","model":"e:m","usage":{"prompt":1},"cost":{}}',
+    b'{"t":"edited","path":"/a","before":null,"after":"0f"}',
     b'{"t":"plan","entries":[{"content":"x","priority":"low","status":"pending"}]}',
     b'{"t":"chose","mode":"plan","model":"e:m","effort":"low"}',
     b'{"t":"title","title":"T"}',
     b'{"t":"said","message_id":"msg_2","text":"note"}',
+    b'{"t":"hook","message_id":"hook_1","text":"go on"}',
     b'{"t":"compacted","summary":"S","keep_from":1}',
     b'{"t":"undone","message_id":"user_1"}',
 ]
@@ -112,9 +116,15 @@ def test_old_logs_can_be_read():
         "tool_call",
         "plan",
         "agent_message_chunk",
+        "agent_message_chunk",
     ]
     transcript = Transcript()
     for record in records[:-2]:
         transcript.apply(record)
-    assert [message.role for message in transcript.messages] == [Role.USER, Role.ASSISTANT, Role.TOOL]
+    assert [message.role for message in transcript.messages] == [
+        Role.USER,
+        Role.ASSISTANT,
+        Role.TOOL,
+        Role.USER,
+    ]
     assert (transcript.chose.mode, transcript.title, transcript.cost) == ("plan", "T", {"USD": 0.1})

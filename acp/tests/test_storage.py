@@ -14,9 +14,12 @@ from helexa_acp.storage.records import (
     AgentSaid,
     AssistantSaid,
     CardDone,
+    Checkpointed,
     Chose,
     Compacted,
+    Edited,
     Opened,
+    Spent,
     Titled,
     Undone,
     UserSaid,
@@ -58,7 +61,17 @@ RECORDS = [
 ]
 
 
-@pytest.mark.parametrize("record", [*RECORDS, Compacted("sum", 3), Undone("u1")])
+@pytest.mark.parametrize(
+    "record",
+    [
+        *RECORDS,
+        Compacted("sum", 3),
+        Undone("u1"),
+        Edited("/a", None, "0f"),
+        Spent("e:m", {"prompt": 1}),
+        Checkpointed("u1", "0f"),
+    ],
+)
 def test_records_survive_a_round_trip(record):
     assert decode(encode(record)) == record
 
@@ -238,6 +251,16 @@ def test_expanded_commands_reach_the_model_as_text():
     assert fold(user("u1", "/fix", expanded="Fix it.")).messages[0].text == "Fix it."
 
 
+def test_an_expanded_command_leaves_the_other_blocks():
+    blocks = [
+        {"type": "text", "text": "a selection"},
+        {"type": "text", "text": "/fix"},
+        {"type": "resource", "resource": {"uri": "file:///a", "text": "x"}},
+    ]
+    (message,) = fold(UserSaid("u1", blocks, expanded="Fix it.", command=1)).messages
+    assert message.text == 'a selection\n\nFix it.\n\n<resource uri="file:///a">\nx\n</resource>'
+
+
 def test_compaction_replaces_the_view_and_keeps_the_history():
     transcript = fold(user("u1"), said("a"), user("u2", "later"), said("b"), Compacted("sum", 2))
     assert len(transcript.messages) == 4
@@ -260,8 +283,10 @@ def test_pages_are_the_latest_first_and_complete(tmp_path):
     store = SessionStore(tmp_path)
     ids = []
     for number in range(7):
-        id_, log = store.create("/a" if number % 2 else "/b")
+        cwd = "/a" if number % 2 else "/b"
+        id_, log = store.create(cwd)
         log.close()
+        store.note(id_, cwd, None)
         ids.append(id_)
     seen, cursor = [], None
     while True:
@@ -290,11 +315,23 @@ def test_ids_of_no_session_are_refused(tmp_path, id_):
 def test_a_lost_note_is_found_in_the_log(tmp_path):
     store = SessionStore(tmp_path)
     id_, log = store.create("/p")
+    log.append(user("u1"))
     log.append(Titled("T"))
     log.close()
     (tmp_path / f"{id_}.note.json").write_text("{")
     (note,) = store.page(None, None)[0]
     assert (note.id, note.cwd, note.title) == (id_, "/p", "T")
+
+
+def test_a_session_is_listed_from_its_first_prompt_on(tmp_path):
+    store = SessionStore(tmp_path)
+    id_, log = store.create("/p")
+    assert store.page(None, None) == ([], None)
+    log.append(user("u1"))
+    log.close()
+    assert [note.id for note in store.page(None, None)[0]] == [id_]
+    store.note(id_, "/p", None, ["/q"])
+    assert store.page(None, None)[0][0].additional == ("/q",)
 
 
 def test_sessions_are_private(tmp_path):

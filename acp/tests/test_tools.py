@@ -27,7 +27,18 @@ def tools(project):
 
 
 def test_every_tool_takes_an_object_and_nothing_unknown():
-    assert list(builtin_tools()) == ["read", "write", "edit", "list", "search", "shell", "fetch", "plan"]
+    assert list(builtin_tools()) == [
+        "read",
+        "write",
+        "edit",
+        "list",
+        "search",
+        "shell",
+        "background",
+        "fetch",
+        "plan",
+        "ask",
+    ]
     for tool in builtin_tools().values():
         assert tool.spec.parameters["type"] == "object"
         assert tool.spec.parameters["additionalProperties"] is False

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pydantic import Field, NonNegativeInt, PositiveInt
 from pydantic_settings import SettingsConfigDict
 
+from cortex_site.base.answer_formats import ReasoningFormat, ToolFormat
 from cortex_site.base.settings_file import Section, Settings
 from cortex_site.config.cortex_toml import Label
 
@@ -33,6 +34,13 @@ class Profile(Section):
     source: str | None = Field(None, description="Directory or hub id; default: the id")
     harness: str = "torch"
     quant: str | None = None
+    chat_template: str | None = Field(
+        None, description="A template, or the path of one on the node, from the model's directory on"
+    )
+    tool_format: ToolFormat | None = Field(None, description="Its notation of calls; default: probed")
+    reasoning_format: ReasoningFormat | None = Field(
+        None, description="The marker that opens its thoughts, or `none`; default: probed"
+    )
     vram_mb: NonNegativeInt | None = None
     min_devices: PositiveInt = 1
     min_device_vram_mb: NonNegativeInt | None = None

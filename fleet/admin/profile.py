@@ -7,6 +7,8 @@ from typing import Any, TypeVar
 from django.contrib import admin
 from django.db.models import QuerySet
 from django.http import HttpRequest
+from django.utils.html import format_html, format_html_join
+from django.utils.safestring import SafeString
 
 from fleet.admin.base import ConfiguredAdmin, Operates, do_each, origin, start_each
 from fleet.models import Alias, ModelProfile, Placement
@@ -32,7 +34,7 @@ class ModelProfileAdmin(Operates, ConfiguredAdmin):
     )
     list_filter = ("harness", "pinned", "from_file")
     search_fields = ("model_id", "source")
-    readonly_fields = ("needed_mb", "measured_mb", "from_file")
+    readonly_fields = ("chat_traits", "needed_mb", "measured_mb", "from_file")
     actions = ("load", "unload", "pin", "unpin")
 
     def get_changelist_instance(self, request: HttpRequest) -> Any:
@@ -42,6 +44,16 @@ class ModelProfileAdmin(Operates, ConfiguredAdmin):
         for row in page.result_list:
             row.loaded_on = nodes.get(row.model_id, [])
         return page
+
+    @admin.display(description="what its chat template takes")
+    def chat_traits(self, profile: ModelProfile) -> SafeString | str:
+        """What a node found out when it loaded the model; a table, in the node's words."""
+        placed = Placement.objects.filter(model=profile.model_id).exclude(text={}).order_by("-changed_at")
+        told = placed.values_list("text", flat=True).first()
+        if not told:
+            return "Known once the model was loaded."
+        rows = format_html_join("", "<tr><th>{}</th><td>{}</td></tr>", told.items())
+        return format_html("<table>{}</table>", rows)
 
     @admin.display(description="loaded on")
     def loaded_on(self, profile: Any) -> str:

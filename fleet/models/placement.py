@@ -43,6 +43,7 @@ class Placement(models.Model):
     memory_mb = models.PositiveIntegerField("memory, MiB", null=True)
     context = models.PositiveIntegerField(null=True)
     capabilities = models.JSONField(default=list)
+    text = models.JSONField(default=dict, help_text="What its chat template takes")
     progress = models.FloatField(null=True)
     error_code = models.CharField(max_length=100, blank=True)
     error_message = models.TextField(blank=True)

@@ -1,13 +1,31 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
+from django.core.exceptions import ValidationError
 from django.core.validators import MinValueValidator
 from django.db import models
 
+from cortex_site.base.answer_formats import known_reasoning_format, known_tool_format
 from cortex_site.config.models_toml import DEFAULT_PRIORITY, PINNED_PRIORITY
 from fleet.models.node import names
 from fleet.models.version import Configured
+
+
+def tool_format(name: str) -> None:
+    _known(known_tool_format, name)
+
+
+def reasoning_format(name: str) -> None:
+    _known(known_reasoning_format, name)
+
+
+def _known(check: Callable[[str], str], name: str) -> None:
+    try:
+        check(name)
+    except ValueError as error:
+        raise ValidationError(f"The name {error}.") from error
 
 
 class ModelProfile(Configured):
@@ -19,6 +37,24 @@ class ModelProfile(Configured):
     )
     harness = models.CharField(max_length=50, default="torch")
     quant = models.CharField(max_length=50, blank=True)
+    chat_template = models.TextField(
+        blank=True,
+        help_text="A template, or the path of one on the node and in the model's directory; empty: its own.",
+    )
+    tool_format = models.CharField(
+        "notation of calls",
+        max_length=50,
+        blank=True,
+        validators=[tool_format],
+        help_text="Empty: found by probing the chat template.",
+    )
+    reasoning_format = models.CharField(
+        "opening marker of thoughts",
+        max_length=50,
+        blank=True,
+        validators=[reasoning_format],
+        help_text="Empty: found by probing the chat template.",
+    )
     vram_mb = models.PositiveIntegerField(
         "memory, MiB", null=True, blank=True, help_text="On all of its devices together."
     )

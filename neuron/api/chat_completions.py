@@ -40,22 +40,25 @@ def router(daemon: Daemon) -> Router:
         body = decode(request.body)
         model = find_model(daemon.registry, request, body.model)
         checks = Checks(daemon.verdicts, caller(request).principal)
-        choices = await _choices(request, body, model, checks)
+        choices, headers = await _choices(request, body, model, checks)
         start_choices([choices])
         answer_id = f"chatcmpl-{request_id(request)}"
         if not body.stream:
-            return await _whole(body, model, choices, answer_id)
+            return await _whole(body, model, choices, answer_id, headers)
         settings = daemon.config.stream
         await choices[0].wait_for_head(settings.head_wait_s)
-        return _streamed(body, model, choices, answer_id, settings)
+        return _streamed(body, model, choices, answer_id, settings, headers)
 
     return chat
 
 
 async def _choices(
     request: HttpRequest, body: ChatBody, model: LocalModel, checks: Checks
-) -> list[AnswerChoice]:
-    """The choices of the chat. Raises `ApiError` that names what cannot be done."""
+) -> tuple[list[AnswerChoice], dict[str, str]]:
+    """The choices of the chat, and the headers that tell what became of it.
+
+    Raises `ApiError` that names what cannot be done.
+    """
     require_capability(model, "chat")
     tools = tool_definitions(body, model)
     constraint = await answer_constraint(body, checks)
@@ -73,9 +76,12 @@ async def _choices(
             min_tokens=body.min_tokens or 0,
             tools=None if tools is None else schemas,
             max_calls=1 if body.parallel_tool_calls is False else None,
+            calls_before=prompt.num_calls,
         )
 
-    return prompt_choices(
+    headers = prompt.headers
+    log_fields(request).update({name.removeprefix("x-cortex-"): text for name, text in headers.items()})
+    choices = prompt_choices(
         submits(body, model, prompt, caller(request), grammar=grammar),
         read,
         model,
@@ -83,10 +89,15 @@ async def _choices(
         blame=dict.fromkeys(GRAMMAR_CODES, constraining_param(body))
         | {"context_length_exceeded": "messages"},
     )
+    return choices, headers
 
 
 async def _whole(
-    body: ChatBody, model: LocalModel, choices: Sequence[AnswerChoice], answer_id: str
+    body: ChatBody,
+    model: LocalModel,
+    choices: Sequence[AnswerChoice],
+    answer_id: str,
+    headers: dict[str, str],
 ) -> HttpResponse:
     written: list[dict[str, Any]] = []
     for index, (choice, delta) in enumerate(zip(choices, await collect(choices), strict=True)):
@@ -94,7 +105,7 @@ async def _whole(
         written.append(chat_choice(index, delta.events, logprobs, choice.ending))
     used = total_usage([[choice.usage for choice in choices]])
     content = whole_answer(answer_id, model.id, "chat.completion", choices=written, used=used)
-    return HttpResponse(content, content_type="application/json")
+    return HttpResponse(content, content_type="application/json", headers=headers)
 
 
 def _streamed(
@@ -103,6 +114,7 @@ def _streamed(
     choices: Sequence[AnswerChoice],
     answer_id: str,
     settings: StreamSettings,
+    headers: dict[str, str],
 ) -> StreamResponse:
     chunks = ChunkEncoder(answer_id, model.id, "chat.completion.chunk", include_usage=body.include_usage)
 
@@ -119,4 +131,4 @@ def _streamed(
     async def produce(write: Write) -> None:
         await stream(choices, writers, write, keepalive_s=settings.keepalive_s, usage=usage)
 
-    return StreamResponse(produce, headers=sse.HEADERS)
+    return StreamResponse(produce, headers=sse.HEADERS | headers)

@@ -49,6 +49,11 @@ def _add_state(node: Router, daemon: Daemon) -> None:
         """The URL under which the model answers."""
         return {"url": daemon.registry.endpoint(model_id)}
 
+    @node.get("/models/{path:model_id}", response=ModelInfo)
+    async def model(request: HttpRequest, model_id: str) -> ModelInfo:
+        """One model, with what its chat template takes."""
+        return daemon.registry.model(model_id)
+
     @node.get("/events")
     async def events(request: HttpRequest) -> StreamResponse:
         """Server-sent events: a `NodeState` now, and another after each change."""

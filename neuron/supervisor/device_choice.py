@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from operator import itemgetter
 
 from neuron.supervisor.device_worker import DeviceWorker
 from neuron.supervisor.pending import WorkerLoadError
+from neuron.text.directory import reasoning_formats
 from neuron.text.notations.known import NOTATIONS
 from neuron.wire import ApiError, ModelSpec
 
@@ -16,9 +17,8 @@ def allowed_workers(spec: ModelSpec, workers: Sequence[DeviceWorker]) -> Sequenc
     """The workers that may get the model. Raises `ApiError` 400 for a spec that none can follow."""
     if spec.quant:
         raise ApiError(400, "unsupported_parameter", "quant is not supported yet.", param="quant")
-    if spec.tool_format not in {None, *NOTATIONS}:
-        message = f"tool_format: {spec.tool_format!r} is none of {', '.join(NOTATIONS)}."
-        raise ApiError(400, "invalid_request_body", message, param="tool_format")
+    _require_known("tool_format", spec.tool_format, NOTATIONS)
+    _require_known("reasoning_format", spec.reasoning_format, reasoning_formats())
     if spec.devices is None:
         return workers
     known = {worker.device.index: worker for worker in workers}
@@ -29,6 +29,12 @@ def allowed_workers(spec: ModelSpec, workers: Sequence[DeviceWorker]) -> Sequenc
         message = f"There is no device {unknown[0]}; this neuron has {sorted(known)}."
         raise ApiError(400, "unknown_device", message, param="devices")
     return [known[index] for index in spec.devices]
+
+
+def _require_known(param: str, name: str | None, known: Collection[str]) -> None:
+    if name not in {None, *known}:
+        message = f"{param}: {name!r} is none of {', '.join(known)}."
+        raise ApiError(400, "invalid_request_body", message, param=param)
 
 
 async def freest(workers: Sequence[DeviceWorker]) -> DeviceWorker:

@@ -91,6 +91,7 @@ class PlacedModel:
             context=loaded.context if loaded else None,
             progress=self.worker.progress.get(self.id) if self.worker else None,
             capabilities=self.capabilities,
+            text=self.text.description if self.text else {},
             error=self.error,
         )
 

@@ -19,7 +19,7 @@ from neuron.supervisor.device_choice import allowed_workers, freest
 from neuron.supervisor.device_worker import DeviceWorker
 from neuron.supervisor.pending import WorkerLoadError
 from neuron.supervisor.placed_model import RETRY_AFTER_S, PlacedModel, TorchModel, not_loaded
-from neuron.text.directory import BrokenModelError, read_model_text
+from neuron.text.directory import BrokenModelError, TextSettings, read_model_text
 from neuron.wire import ApiError, Leave, ModelFailure, ModelInfo, ModelLoad, ModelSpec, ModelState
 
 log = logging.getLogger("neuron.models")
@@ -101,7 +101,9 @@ class TorchHarness:
     async def _place(self, model: PlacedModel, workers: Sequence[DeviceWorker]) -> None:
         model.path = await sources.find(model.source, self._config.models_dir)
         try:
-            model.text = await asyncio.to_thread(read_model_text, model.path, model.spec.tool_format)
+            spec = model.spec
+            settings = TextSettings(spec.chat_template, spec.tool_format, spec.reasoning_format)
+            model.text = await asyncio.to_thread(read_model_text, model.path, settings)
         except BrokenModelError as error:
             raise ApiError(422, "model_broken", str(error)) from error
         model.worker = await freest(workers)

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import msgspec
-from jinja2 import TemplateSyntaxError
 from tokenizers import Tokenizer
 
 from neuron.text.model_text import GenerationDefaults, ModelText
-from neuron.text.notations.known import choose_notation, notations_for
+from neuron.text.notations.known import NOTATIONS, notations_for
 from neuron.text.notations.notation import Notation
 from neuron.text.reasoning import KNOWN_MARKERS, ReasoningMarkers
 from neuron.text.response.notation import notation_of_checkpoint
 from neuron.text.template import ChatTemplate
+from neuron.text.template_files import BrokenTemplateError, read_templates
 from neuron.text.token_bytes import TokenBytes
+from neuron.text.tokenizer_file import BrokenTokenizerError, read_tokenizer
+from neuron.text.traits.fitted_template import FittedTemplate
+from neuron.text.traits.probing import known_thoughts, probe_template
 
 Json = dict[str, Any]
 
@@ -39,41 +43,97 @@ class _Generation(msgspec.Struct, frozen=True):
     max_new_tokens: int | None = None
 
 
-def read_model_text(directory: Path, tool_format: str | None = None) -> ModelText:
-    """What the Hugging Face directory says about text; blocks on the disk.
+@dataclass(frozen=True, slots=True)
+class TextSettings:
+    """What an operator says of a model's text; what is None the directory says.
 
-    `tool_format` names a known notation; when absent, the chat template decides. Raises `BrokenModelError`.
+    `chat_template` is a template or the path of one, `tool_format` a key of NOTATIONS, `reasoning_format` one
+    of `reasoning_formats`.
+    """
+
+    chat_template: str | None = None
+    tool_format: str | None = None
+    reasoning_format: str | None = None
+
+
+_NO_SETTINGS = TextSettings()
+
+
+def read_model_text(directory: Path, settings: TextSettings = _NO_SETTINGS) -> ModelText:
+    """What the Hugging Face directory says about text; blocks on the disk, and probes the chat templates.
+
+    Raises `BrokenModelError`.
     """
     config = _read_json(directory / "config.json", required=True)
     generation = _read_generation(directory / "generation_config.json")
     naming = _read_json(directory / "tokenizer_config.json")
-    tokenizer = _read_tokenizer(directory / "tokenizer.json")
-    tokens = _named_tokens(naming, tokenizer, config)
-    template = _read_template(directory, naming, tokens)
-    special = [token.content for token in tokenizer.get_added_tokens_decoder().values() if token.special]
+    try:
+        tokenizer = read_tokenizer(directory)
+        tokens = _named_tokens(naming, tokenizer, config)
+        templates = read_templates(directory, naming, tokens, settings.chat_template)
+    except (BrokenTokenizerError, BrokenTemplateError) as error:
+        raise BrokenModelError(str(error)) from error
+    added = tokenizer.get_added_tokens_decoder().values()
+    notations = notations_for(token.content for token in added)
+    default, tool_use = (_fitted(template, tokenizer, notations, settings) for template in templates)
+    told = tool_use or default
+    name = told.traits.notation if told else None
     notation = notation_of_checkpoint(
-        naming.get("response_template"), tokens=special, written=_notation(template, tool_format, tokenizer)
+        naming.get("response_template") if settings.tool_format is None else None,
+        tokens=[token.content for token in added if token.special],
+        written=None if name is None else notations[name],
     )
-    splits_reasoning = notation is not None and notation.splits_reasoning
+    reasoning = _reasoning(default, tokenizer, settings)
+    if notation is not None and notation.splits_reasoning:
+        reasoning = None  # its parser does that
     return ModelText(
         tokenizer=tokenizer,
-        template=template,
+        template=default,
+        tool_template=tool_use,
         eos_ids=_eos_ids(generation, config, tokenizer, tokens),
-        hidden_ids=_hidden_ids(tokenizer, notation),
+        hidden_ids=_hidden_ids(tokenizer, notation, reasoning),
         defaults=_defaults(generation),
-        reasoning=None if splits_reasoning else _reasoning(tokenizer, template),
+        reasoning=reasoning,
         notation=notation,
         token_bytes=TokenBytes(tokenizer),
     )
 
 
-def _notation(template: ChatTemplate | None, named: str | None, tokenizer: Tokenizer) -> Notation | None:
-    known = notations_for(token.content for token in tokenizer.get_added_tokens_decoder().values())
-    if named is not None:
-        return known[named]
-    if template is None or not template.mentions("tools"):
+def reasoning_formats() -> dict[str, ReasoningMarkers | None]:
+    """The markers of thoughts by the name that settings give them: the opening one."""
+    known = known_thoughts(NOTATIONS.values())
+    return {"none": None} | {markers.open: markers for markers in known if markers.open}
+
+
+def _fitted(
+    template: ChatTemplate | None,
+    tokenizer: Tokenizer,
+    notations: Mapping[str, Notation],
+    settings: TextSettings,
+) -> FittedTemplate | None:
+    if template is None:
         return None
-    return choose_notation(template.source)
+    named = settings.tool_format
+    added = tokenizer.get_added_tokens_decoder().values()
+    traits = probe_template(
+        template,
+        notations.values() if named is None else [notations[named]],
+        hidden={token.content for token in added if token.special},
+        known_tokens={token.content for token in added},
+    )
+    return FittedTemplate(template, traits if named is None else replace(traits, notation=named))
+
+
+def _reasoning(
+    template: FittedTemplate | None, tokenizer: Tokenizer, settings: TextSettings
+) -> ReasoningMarkers | None:
+    if settings.reasoning_format is not None:
+        return reasoning_formats()[settings.reasoning_format]
+    if template is not None:
+        return ReasoningMarkers(*template.traits.thought) if template.traits.thought else None
+    known = known_thoughts(NOTATIONS.values())
+    knows = tokenizer.token_to_id
+    return next((pair for pair in known if None not in {knows(pair.open), knows(pair.close)}), None)
 
 
 def _read_json(path: Path, *, required: bool = False) -> Json:
@@ -90,18 +150,6 @@ def _read_json(path: Path, *, required: bool = False) -> Json:
     return value
 
 
-def _read_tokenizer(path: Path) -> Tokenizer:
-    if not path.exists():
-        raise BrokenModelError(f"{path}: missing; a model needs a fast tokenizer file")
-    try:
-        tokenizer = Tokenizer.from_file(str(path))
-    except Exception as error:  # the library raises bare Exception
-        raise BrokenModelError(f"{path}: not a tokenizer: {error}") from error
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
-    return tokenizer
-
-
 def _named_tokens(naming: Json, tokenizer: Tokenizer, config: Json) -> dict[str, str]:
     """bos_token, eos_token and their like, by name; by their ids in config.json where they are not named."""
     found: dict[str, str] = {}
@@ -114,27 +162,6 @@ def _named_tokens(naming: Json, tokenizer: Tokenizer, config: Json) -> dict[str,
         if name.endswith("_token") and isinstance(text, str):
             found[name] = text
     return found
-
-
-def _read_template(directory: Path, naming: Json, tokens: Mapping[str, str]) -> ChatTemplate | None:
-    path = directory / "chat_template.jinja"
-    if path.exists():
-        source: Any = path.read_text(encoding="utf-8")
-    else:
-        path = directory / "chat_template.json"
-        source = _read_json(path).get("chat_template")
-        if source is None:
-            path = directory / "tokenizer_config.json"
-            source = naming.get("chat_template")
-    if isinstance(source, list):
-        named = {entry["name"]: entry["template"] for entry in source}
-        source = named.get("tool_use") or named.get("default") or next(iter(named.values()), None)
-    if not isinstance(source, str):
-        return None
-    try:
-        return ChatTemplate(source, tokens)
-    except TemplateSyntaxError as error:
-        raise BrokenModelError(f"{path}: chat template, line {error.lineno}: {error.message}") from error
 
 
 def _eos_ids(
@@ -150,9 +177,12 @@ def _eos_ids(
     return tuple(dict.fromkeys([*ids, *([] if named is None else [named])]))
 
 
-def _hidden_ids(tokenizer: Tokenizer, notation: Notation | None) -> frozenset[int]:
+def _hidden_ids(
+    tokenizer: Tokenizer, notation: Notation | None, reasoning: ReasoningMarkers | None
+) -> frozenset[int]:
     """The special tokens, which leave no text, without those that parsers look for."""
-    visible = {marker for known in KNOWN_MARKERS for marker in (known.open, known.close)}
+    pairs = [*KNOWN_MARKERS, reasoning] if reasoning else KNOWN_MARKERS
+    visible = {marker for known in pairs for marker in (known.open, known.close)}
     if notation:
         visible |= notation.visible
     added = tokenizer.get_added_tokens_decoder()
@@ -174,10 +204,3 @@ def _defaults(generation: _Generation) -> GenerationDefaults:
         max_tokens=generation.max_new_tokens,
         **{name: value for name, value in given.items() if value is not None},
     )
-
-
-def _reasoning(tokenizer: Tokenizer, template: ChatTemplate | None) -> ReasoningMarkers | None:
-    def knows(marker: str) -> bool:
-        return tokenizer.token_to_id(marker) is not None or bool(template and template.mentions(marker))
-
-    return next((known for known in KNOWN_MARKERS if knows(known.open) and knows(known.close)), None)

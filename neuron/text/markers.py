@@ -58,7 +58,7 @@ class MarkerSet:
 def any_of(markers: Iterable[str]) -> str:
     """A regular expression of the markers, longest first; of nothing when there are none.
 
-    White space in a marker may be left out, or be more.
+    White space in a marker may be left out, or be somewhat more.
     """
     longest_first = sorted(filter(None, markers), key=len, reverse=True)
     return "|".join("".join(_signs(marker)) for marker in longest_first) or "(?!)"
@@ -87,4 +87,4 @@ def beginnings_of(markers: Iterable[str]) -> str:
 
 def _signs(text: str) -> list[str]:
     """Regular expressions of the characters of `text`; one for each run of white space."""
-    return [r"\s*" if sign.isspace() else re.escape(sign) for sign in re.findall(r"\s+|\S", text)]
+    return [r"\s{0,32}" if sign.isspace() else re.escape(sign) for sign in re.findall(r"\s+|\S", text)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from tokenizers import Tokenizer
 
@@ -14,8 +14,13 @@ from neuron.text.detokenizer import Detokenizer
 from neuron.text.notations.notation import Notation
 from neuron.text.notations.parser import ToolSchemas
 from neuron.text.reasoning import ReasoningMarkers, ReasoningSplitter
-from neuron.text.template import ChatTemplate
 from neuron.text.token_bytes import TokenBytes
+from neuron.text.traits.call_ids import new_ids
+from neuron.text.traits.description import describe
+from neuron.text.traits.fitted_template import FittedTemplate
+from neuron.text.traits.template_traits import TemplateTraits
+
+_NO_TRAITS = TemplateTraits()
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,19 +40,27 @@ class ModelText:
     """Everything the daemon needs to talk for one model; made by `neuron.text.directory`, never changed."""
 
     tokenizer: Tokenizer = field(repr=False)
-    template: ChatTemplate | None = field(repr=False)
+    template: FittedTemplate | None
     eos_ids: tuple[int, ...]
     hidden_ids: frozenset[int] = field(repr=False)
     defaults: GenerationDefaults
     reasoning: ReasoningMarkers | None
     notation: Notation | None
     token_bytes: TokenBytes = field(repr=False)
+    tool_template: FittedTemplate | None = None  # of chats with tools, where the model has another for them
 
     @property
     def capabilities(self) -> list[str]:
         reasons = self.reasoning is not None or (self.notation is not None and self.notation.splits_reasoning)
         found = {"chat": self.template is not None, "tools": self.notation is not None, "reasoning": reasons}
         return [name for name, is_there in found.items() if is_there]
+
+    @property
+    def description(self) -> dict[str, str]:
+        """What its chat templates take, in words; empty without one."""
+        if self.template is None:
+            return {}
+        return describe(self.template.traits, self.tool_template.traits if self.tool_template else None)
 
     @property
     def vocab_size(self) -> int:
@@ -63,6 +76,12 @@ class ModelText:
         """The text of tokens, control tokens included."""
         return self.tokenizer.decode(list(tokens), skip_special_tokens=False)
 
+    def template_for(self, *, tools: bool) -> FittedTemplate:
+        """The template that renders a chat, with tools or without; the model must have one for chats."""
+        template = (self.tool_template if tools else None) or self.template
+        assert template
+        return template
+
     def answer(
         self,
         prompt: str,
@@ -71,15 +90,22 @@ class ModelText:
         min_tokens: int = 0,
         tools: ToolSchemas | None = None,
         max_calls: int | None = None,
+        calls_before: int = 0,
     ) -> AnswerStream:
-        """The reading side of one answer to `prompt`. Calls are looked for when `tools` is not None."""
+        """The reading side of one answer to `prompt`. Calls are looked for when `tools` is not None.
+
+        `calls_before` is how many calls the conversation has already.
+        """
         calls = openers = None
         if self.notation and tools is not None:
             openers = self.notation.call_openers(
                 lambda marker: self.tokenizer.token_to_id(marker) is not None
             )
         if self.notation and (tools is not None or self.notation.splits_reasoning):
-            calls = self.notation.answering(prompt).parser(self.notation.call_id, tools or {})
+            new_id = new_ids(self._tool_traits.ids, self.notation.call_id, calls_before)
+            calls = self.notation.answering(prompt).parser(new_id, tools or {})
+        if tools is not None and max_calls is None:
+            max_calls = self._tool_traits.max_calls
         return AnswerStream(
             Detokenizer(self.tokenizer, self.hidden_ids),
             ReasoningSplitter(
@@ -104,6 +130,8 @@ class ModelText:
         thought = None
         if self.reasoning is not None and not self.reasoning.closed_by(prompt):
             thought = self.reasoning, self._is_opened(prompt)
+        if self._tool_traits.max_calls == 1:
+            constraint = replace(constraint, is_parallel=False)
         added = {token.content: id_ for id_, token in self.tokenizer.get_added_tokens_decoder().items()}
         notation = self.notation and self.notation.answering(prompt)
         return answer_grammar(constraint, added=added, notation=notation, thought=thought)
@@ -111,6 +139,11 @@ class ModelText:
     def text_grammar(self, content: AnswerContent) -> str:
         """The grammar of a bare completion, in Lark. Raises `UnenforceableSchemaError`."""
         return answer_grammar(AnswerConstraint(content), added={}, notation=None, thought=None)
+
+    @property
+    def _tool_traits(self) -> TemplateTraits:
+        template = self.tool_template or self.template
+        return template.traits if template else _NO_TRAITS
 
     def _is_opened(self, prompt: str) -> bool:
         return self.reasoning is not None and self.reasoning.opened_by(prompt)

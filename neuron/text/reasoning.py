@@ -59,7 +59,7 @@ class CallOpeners:
 
     def find(self, text: str) -> int:
         """Where the first call in `text`, which does not begin a line, begins; -1 for nowhere."""
-        found = self._pattern.search(text) if self.all else None
+        found = self._pattern.search(text) if self.all and not text.isspace() else None
         return found.end("before") if found else -1
 
     @cached_property

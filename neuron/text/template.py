@@ -11,19 +11,17 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from functools import cached_property
 from typing import Any, NoReturn
 
-from jinja2 import Template, TemplateError, nodes
+from jinja2 import Template, TemplateError, meta, nodes
 from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 Json = dict[str, Any]
 
-# Of the private use area, so that no chat holds them.
+# Of the private use area, so that no chat holds it.
 _CUT = "\ue000cut here\ue001"  # follows a message to be continued
-_PROBE = "\ue000probe\ue001"
 
 
 class TemplateRefusedError(Exception):
@@ -66,13 +64,13 @@ class ChatTemplate:
     """
 
     def __init__(self, source: str, tokens: Mapping[str, str]) -> None:
-        self.source = source
+        environment = _environment()
         self._tokens = dict(tokens)
-        self._template: Template = _environment().from_string(source)
-
-    def mentions(self, name: str) -> bool:
-        """Whether the template may use a variable or role of that name."""
-        return name in self.source
+        self._template: Template = environment.from_string(source)
+        found = meta.find_undeclared_variables(environment.parse(source))
+        self.variables = frozenset(
+            found - environment.globals.keys()
+        )  # read before they are set, or never set
 
     def render(
         self,
@@ -84,16 +82,19 @@ class ChatTemplate:
         add_generation_prompt: bool = True,
         continue_final: bool = False,
     ) -> str:
-        """The prompt; with `continue_final` it ends within the last message, else where a reply begins.
+        """The prompt, with messages and tools as they are given.
+
+        With `continue_final` it ends within the last message, else where a reply begins.
 
         Raises `TemplateRefusedError`.
         """
         add_generation_prompt = add_generation_prompt and not continue_final
         context = self._tokens | {"add_generation_prompt": add_generation_prompt} | dict(variables or {})
         if continue_final:
-            messages = [*messages[:-1], messages[-1] | {"content": messages[-1]["content"] + _CUT}]
-        prepared = [self._prepare(message) for message in messages]
-        rendered = self._render(context | {"messages": prepared, "tools": tools, "documents": documents})
+            messages = [*messages[:-1], messages[-1] | {"content": _cut(messages[-1]["content"])}]
+        rendered = self._render(
+            context | {"messages": list(messages), "tools": tools, "documents": documents}
+        )
         if not continue_final:
             return rendered
         begun, mark, _ = rendered.rpartition(_CUT)
@@ -106,41 +107,14 @@ class ChatTemplate:
             return self._template.render(context)
         except TemplateError as error:
             raise TemplateRefusedError(error.message or type(error).__name__) from error
-        except (TypeError, ValueError, LookupError, ArithmeticError, AttributeError, RecursionError) as error:
-            # a template that fails on a chat fails that chat, not the server
+        except Exception as error:
+            # a stranger's program: whatever it raises fails this chat, and not the server
             raise TemplateRefusedError(f"{type(error).__name__}: {error}") from error
 
-    @cached_property
-    def _wants_parts(self) -> bool:
-        """Whether it reads contents only as lists of parts, as some templates of vision models do."""
 
-        def reads(content: Any) -> bool:
-            try:
-                return _PROBE in self._render(
-                    self._tokens | {"messages": [{"role": "user", "content": content}]}
-                )
-            except TemplateRefusedError:
-                return False
-
-        return not reads(_PROBE) and reads([{"type": "text", "text": _PROBE}])
-
-    def _prepare(self, message: Json) -> Json:
-        if self._wants_parts and isinstance(message.get("content"), str):
-            message = message | {"content": [{"type": "text", "text": message["content"]}]}
-        if message.get("role") == "developer" and not self.mentions("developer"):
-            message = message | {"role": "system"}
-        if calls := message.get("tool_calls"):
-            message = message | {"tool_calls": [_with_object_arguments(call) for call in calls]}
-        return message
-
-
-def _with_object_arguments(call: Json) -> Json:
-    """The call with its arguments as an object, which templates expect; clients send them as JSON text."""
-    function = call["function"]
-    try:
-        arguments = json.loads(function["arguments"] or "{}")
-    except (ValueError, RecursionError):
-        return call
-    if not isinstance(arguments, dict):
-        return call
-    return call | {"function": function | {"arguments": arguments}}
+def _cut(content: Any) -> Any:
+    """The content with the mark behind its last text."""
+    if isinstance(content, str):
+        return content + _CUT
+    *parts, last = content
+    return [*parts, last | {"text": last["text"] + _CUT}]

@@ -155,6 +155,19 @@ def test_models_file_errors(tmp_path):
     assert caught.value.lines[0].startswith(f"{path}:3: models.0.vram_mb")
 
 
+@pytest.mark.parametrize("key", ["tool_format", "reasoning_format"])
+def test_an_unknown_format_is_an_error_with_the_list(tmp_path, key):
+    path = tmp_path / "models.toml"
+    path.write_text(f'[[models]]\nid = "m"\n{key} = "morse"\n')
+    with pytest.raises(ConfigError) as caught:
+        load(Catalogue, path)
+    known = {"tool_format": "hermes", "reasoning_format": "<think>"}[key]
+    (line,) = caught.value.lines
+    assert line.startswith(f"{path}:3: models.0.{key}: must be one of ")
+    assert known in line
+    assert line.endswith("(found 'morse')")
+
+
 def test_check_warns_of_contradictions(tmp_path):
     (tmp_path / "models.toml").write_text('[[models]]\nid = "m"\npinned_on = ["moon"]\n[aliases]\na = "zz"\n')
     config = load_config(write(tmp_path, 'models_config = "models.toml"\n[gateway]\nlisten = "0.0.0.0:1"'))

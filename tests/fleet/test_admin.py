@@ -198,6 +198,24 @@ def test_actions_steer_nodes_and_devices_and_are_audited(rows, staff):
     assert "beast" in page
 
 
+def test_a_models_page_shows_what_its_template_takes_and_refuses_unknown_names(rows, staff):
+    profile = ModelProfile.objects.get()
+    page = f"/admin/fleet/modelprofile/{profile.pk}/change/"
+    assert "Known once the model was loaded." in staff.get(page).content.decode()
+    rows.node("n1").has(profile.model_id)
+    polling.poll()
+    Placement.objects.filter(model=profile.model_id).update(text={"turns": "must <alternate>"})
+    assert "<th>turns</th><td>must &lt;alternate&gt;</td>" in staff.get(page).content.decode()
+    form = {
+        "model_id": "model-one",
+        "harness": "torch",
+        "min_devices": 1,
+        "replicas": 1,
+        "tool_format": "morse",
+    }
+    assert "must be one of harmony, " in staff.post(page, form).content.decode()
+
+
 def test_changes_of_the_configuration_are_in_the_audit_log_without_secrets(rows, staff):
     profile = ModelProfile.objects.get()
     form = {

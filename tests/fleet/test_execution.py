@@ -73,6 +73,14 @@ def test_the_spec_names_source_and_devices(fleet):
     assert node.models["m"].devices == [1]
 
 
+def test_template_and_formats_go_to_the_node_and_what_it_found_comes_back(fleet):
+    fleet.node("a")
+    formats = {"chat_template": "mine.jinja", "tool_format": "hermes", "reasoning_format": "<think>"}
+    fleet.model(**formats)
+    fleet.run(ask())
+    assert Placement.objects.get().text == formats
+
+
 def test_progress_is_shown_while_it_loads(fleet, until):
     node = fleet.node("a")
     fleet.model()

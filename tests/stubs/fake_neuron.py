@@ -29,6 +29,8 @@ from neuron.wire import (
     ModelSpec,
 )
 
+FORMATS = ("chat_template", "tool_format", "reasoning_format")  # told back as what the template takes
+
 
 class _Server(uvicorn.Server):
     """uvicorn's, without its ticks of a tenth of a second: it ends at once, as a killed process does."""
@@ -250,6 +252,7 @@ class FakeNeuron:
             context=4096,
             progress=0.5 if state == "loading" else None,
             capabilities=["chat"],
+            text={name: value for name in FORMATS if (value := getattr(spec, name))},
         )
 
     def _used(self, extra: ModelInfo | None = None) -> list[int]:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from neuron.text.events import CallArguments, CallStart, Content, ReasoningContent
 from neuron.text.notations.known import NOTATIONS, notations_for
+from neuron.text.reasoning import ReasoningSplitter
 from tests.text.call_templates import TEMPLATES, notation_of, written
 from tests.text.splitting import cut, merged
 
@@ -219,6 +220,8 @@ FORGOTTEN = [
         "",
     ),
     ("qwen-xml", "<function=f><parameter=n>\n1\n</parameter></func", {"n": 1}, ""),
+    ("qwen-xml", f"{FUNCTION}<parameter=n>\n1\n</parameter>\n", {"n": 1}, ""),
+    ("qwen-xml", FUNCTION, {}, ""),
     ("glm", "<tool_call>f\n<arg_key>n</arg_key>\n<arg_value>1</tool_call>", {"n": 1}, ""),
     ("minimax-m2", '<minimax:tool_call><invoke name="f"></minimax:tool_call>!', {}, "!"),
     ("gemma4", "<|tool_call>call:f{n:1<tool_call|>", {"n": 1}, ""),
@@ -294,3 +297,30 @@ def test_the_tokenizer_tells_the_suffix_of_tags():
     text = written("hy3", SAMPLE).replace(":opensource", ":v2")
     assert calls_of(merged(parser.feed(text) + parser.finish())) == SAMPLE
     assert notations_for(["<s>"]) == NOTATIONS
+
+
+@pytest.mark.parametrize(
+    ("name", "prompt", "text", "thought", "content"),
+    [
+        ("hy3", "", "<think:opensource>Hm.</think:opensource>Hi.", "Hm.", "Hi."),
+        ("hy3", "<think:opensource></think:opensource>", "Hi.", "", "Hi."),
+        ("minimax-m3", "", "<mm:think>Hm.</mm:think>Hi.", "Hm.", "Hi."),
+        ("minimax-m3", "", "</mm:think>Hi.", "", "Hi."),
+        ("seed", "", "<seed:think>Hm.</seed:think>Hi.", "Hm.", "Hi."),
+        ("k2-horizon", "<ifm|think>", "Hm.</ifm|think>Hi.", "Hm.", "Hi."),
+        ("functionary", ">>>", "all\nHi.", "", "Hi."),
+    ],
+)
+def test_no_marker_leaks_into_a_chat_without_tools(name, prompt, text, thought, content):
+    notation = NOTATIONS[name]
+    markers = notation.thoughts[0] if notation.thoughts else None
+    opened = markers is not None and markers.opened_by(prompt)
+    splitter = ReasoningSplitter(markers, opened=opened, answers=notation.answers)
+    pieces = [piece for sign in text for piece in splitter.feed(sign)] + splitter.finish()
+    assert "".join(piece.text for piece in pieces if isinstance(piece, ReasoningContent)) == thought
+    assert text_of(pieces) == content
+
+
+def test_a_word_behind_a_marker_is_no_call():
+    text = "<tool_call>tag is what GLM writes"
+    assert read("glm", list(text)) == [Content(text)]

@@ -127,7 +127,8 @@ def test_required_call_is_generated(name, seed, thinks, opened, is_parallel):
 @settings(max_examples=12, deadline=None)
 @given(seed=st.integers(0, 2**32))
 def test_markers_may_be_plain_text(name, seed):
-    constraint = AnswerConstraint(calls=list(SCHEMAS.items()), must_call=True)
+    # one call: drawn byte by byte, many calls may not end in time
+    constraint = AnswerConstraint(calls=list(SCHEMAS.items()), must_call=True, is_parallel=False)
     grammar = answer_grammar(constraint, added=BARE.added, notation=NOTATIONS[name], thought=None)
     text, calls = heard(name, say(grammar, seed, BARE), thinks=False, vocabulary=BARE)
     assert calls

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 
 import pytest
 from hypothesis import given
@@ -137,6 +138,26 @@ def test_each_row_knows_its_spellings(name, text, expected):
     expected = [Content(text)] if expected == "itself" else expected
     assert run(name, [text]) == expected
     assert run(name, list(text)) == expected
+
+
+HALF = "\\ud83d"  # of a character, which JSON can spell and UTF-8 cannot hold
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("hermes", f'<tool_call>{{"arguments": {{"a": "{HALF}"}}, "name": "f{HALF}"}}</tool_call>'),
+        ("hermes", f'<tool_call>{{"name": "f{HALF}", "arguments": {{"a": "{HALF}"}}}}</tool_call>'),
+        ("apertus", f'<|tools_prefix|>[{{"f{HALF}": {{"a": "{HALF}"}}}}]'),
+        ("lfm2", f"<|tool_call_start|>[f(a='{HALF}', b={{'{HALF}': 1}})]"),
+    ],
+)
+def test_half_a_character_can_be_sent(name, text):
+    called, arguments = run(name, [text])
+    assert called.name.encode()
+    assert arguments.text.encode()
+    assert HALF in arguments.text
+    json.loads(arguments.text)
 
 
 def test_deep_nesting_is_text_or_arguments_as_it_stands():

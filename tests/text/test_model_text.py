@@ -4,9 +4,11 @@ import json
 
 import pytest
 
+from cortex_site.base.answer_formats import REASONING_FORMATS, TOOL_FORMATS
 from neuron.models.tiny import WEIGHTS_DIR
-from neuron.text.directory import BrokenModelError, read_model_text
+from neuron.text.directory import BrokenModelError, TextSettings, read_model_text, reasoning_formats
 from neuron.text.events import CallStart, Content, ReasoningContent
+from neuron.text.notations.known import NOTATIONS
 from tests.stubs.model_dir import TEMPLATE, write_model
 from tests.text.splitting import merged
 
@@ -45,16 +47,63 @@ def test_default_temperature_follows_generation_config(tmp_path, generation, tem
 
 def test_template_files_have_an_order(tmp_path):
     directory = write_model(tmp_path / "m", template="config")
-    assert read_model_text(directory).template.render(USER) == "config"
+    assert read_model_text(directory).template.render(USER).text == "config"
     (directory / "chat_template.json").write_text('{"chat_template": "json"}')
-    assert read_model_text(directory).template.render(USER) == "json"
+    assert read_model_text(directory).template.render(USER).text == "json"
     (directory / "chat_template.jinja").write_text("jinja")
-    assert read_model_text(directory).template.render(USER) == "jinja"
+    assert read_model_text(directory).template.render(USER).text == "jinja"
 
 
-def test_of_several_templates_the_one_with_tools_is_used(tmp_path):
-    named = [{"name": "default", "template": "plain"}, {"name": "tool_use", "template": "with tools"}]
-    assert read_model_text(write_model(tmp_path / "m", template=named)).template.render(USER) == "with tools"
+NAMED = [{"name": "default", "template": "plain"}, {"name": "tool_use", "template": "with tools"}]
+
+
+def rendered(text, *, tools):
+    return text.template_for(tools=tools).render(USER).text
+
+
+@pytest.mark.parametrize("template", [NAMED, {"default": "plain", "tool_use": "with tools"}])
+def test_of_several_templates_the_request_chooses(tmp_path, template):
+    text = read_model_text(write_model(tmp_path / "m", template=template))
+    assert (rendered(text, tools=False), rendered(text, tools=True)) == ("plain", "with tools")
+
+
+def test_templates_stand_in_files_of_their_own_too(tmp_path):
+    directory = write_model(tmp_path / "m", template="plain")
+    (directory / "additional_chat_templates").mkdir()
+    (directory / "additional_chat_templates" / "tool_use.jinja").write_text("with tools")
+    text = read_model_text(directory)
+    assert (rendered(text, tools=False), rendered(text, tools=True)) == ("plain", "with tools")
+    (directory / "chat_template.jinja").write_text("of the file")
+    assert rendered(read_model_text(directory), tools=False) == "of the file"
+
+
+def test_an_only_template_serves_chats_of_both_kinds(tmp_path):
+    text = read_model_text(write_model(tmp_path / "m", template=NAMED[1:]))
+    assert (rendered(text, tools=False), rendered(text, tools=True)) == ("with tools", "with tools")
+
+
+def test_a_setting_replaces_the_template(tmp_path):
+    directory = write_model(tmp_path / "m", template=NAMED)
+    (directory / "mine.jinja").write_text("{{ 'of a file' }}")
+    for setting, wanted in (("{{ 'of a text' }}", "of a text"), ("mine.jinja", "of a file")):
+        text = read_model_text(directory, TextSettings(chat_template=setting))
+        assert (rendered(text, tools=False), rendered(text, tools=True)) == (wanted, wanted)
+    with pytest.raises(BrokenModelError, match=r"missing\.jinja: cannot be read"):
+        read_model_text(directory, TextSettings(chat_template="missing.jinja"))
+
+
+def test_a_setting_names_the_markers_of_thoughts(tmp_path):
+    directory = write_model(tmp_path / "m")
+    text = read_model_text(directory, TextSettings(reasoning_format="[THINK]"))
+    assert run(text, "[THINK]a[/THINK]b")[1] == [ReasoningContent("a"), Content("b")]
+    text = read_model_text(directory, TextSettings(reasoning_format="none"))
+    assert run(text, "<think>a</think>b")[1] == [Content("<think>a</think>b")]
+
+
+def test_settings_files_know_every_name():
+    """A new notation, or new markers of thoughts, belong into `cortex_site.base.answer_formats` too."""
+    assert set(TOOL_FORMATS) == NOTATIONS.keys()
+    assert set(REASONING_FORMATS) == reasoning_formats().keys()
 
 
 def test_a_model_without_template_has_no_chat(tmp_path):
@@ -73,6 +122,9 @@ def test_a_model_without_template_has_no_chat(tmp_path):
         ("tokenizer.json", None, "missing"),
         ("generation_config.json", '{"temperature": "hot"}', "Expected `float | null`"),
         ("chat_template.jinja", "{% if %}", "line 1"),
+        ("chat_template.json", "{", "not valid JSON"),
+        ("tokenizer_config.json", '{"chat_template": [{"name": 1}]}', "templates with their names"),
+        ("tokenizer_config.json", '{"chat_template": 3}', "templates with their names"),
     ],
 )
 def test_a_broken_file_is_named_with_its_cause(tmp_path, name, content, cause):
@@ -105,7 +157,7 @@ def test_an_answer_goes_through_the_whole_chain(tmp_path):
 
 def test_answer_to_a_prompt_that_opened_the_block_starts_inside(tmp_path):
     text = read_model_text(write_model(tmp_path / "m"))
-    prompt = text.template.render(USER, variables={"enable_thinking": True})
+    prompt = text.template.render(USER, variables={"enable_thinking": True}).text
     answer, events = run(text, "hm</think>ok", prompt=prompt)
     assert events == [ReasoningContent("hm"), Content("ok")]
     assert answer.reasoning_tokens == 3

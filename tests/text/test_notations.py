@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from neuron.text.events import CallArguments, CallStart, Content, ReasoningContent
-from neuron.text.notations.known import NOTATIONS, choose_notation
+from neuron.text.notations.known import NOTATIONS
 from tests.text.splitting import cut, merged
 
 TOOLS = {
@@ -161,20 +161,3 @@ def test_arguments_stream_as_they_are_written(name):
     parser = NOTATIONS[name].parser(lambda name, index: "call_x", TOOLS)
     parser.feed(text[: text.index("longer")])
     assert any("l" in event.text for event in parser.feed("lo") if isinstance(event, CallArguments))
-
-
-@pytest.mark.parametrize(
-    ("template", "name"),
-    [
-        ("... <tool_call>\n{'name': ...}</tool_call>", "hermes"),
-        ("<tool_call>\n<function=example>\n<parameter=x>", "qwen-xml"),
-        ("[AVAILABLE_TOOLS] ... [TOOL_CALLS]", "mistral"),
-        ("<|start_header_id|> ... <|python_tag|>", "llama3"),
-        ('<|start_header_id|> respond as {"name": function name, "parameters": dictionary}', "llama3"),
-        ("<|start|>assistant<|channel|>final<|message|>", "harmony"),
-        ("nothing of that", None),
-    ],
-)
-def test_template_chooses_the_notation(template, name):
-    found = choose_notation(template)
-    assert (found.name if found else None) == name

@@ -72,6 +72,24 @@ def test_calls_and_text_are_told_apart(name, text, expected):
     assert run(name, list(text)) == expected
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("[f(days='3', city='3', any='3')]", '{"days": 3, "city": "3", "any": "3"}'),
+        ("[f(opts=\"{'x': [True]}\")]", '{"opts": {"x":[true]}}'),
+        ("[f(days='many')]", '{"days": "many"}'),
+        ("[f(days='3", '{"days": "3'),
+    ],
+)
+def test_text_is_read_again_where_the_schema_allows_none(text, expected):
+    kinds = {"days": "integer", "city": "string", "opts": "object"}
+    tools = {"f": {"properties": {key: {"type": kind} for key, kind in kinds.items()}}}
+    for pieces in ([text], list(text)):
+        parser = NOTATIONS["pythonic"].parser(lambda name, index: "id", tools)
+        events = [event for piece in pieces for event in parser.feed(piece)] + parser.finish()
+        assert merged(events) == call(expected)
+
+
 @given(VALUES)
 def test_python_writes_what_json_reads(value):
     found = literal_as_json(repr(value))

@@ -217,3 +217,10 @@ def test_a_call_in_an_open_thought_is_a_call(row):
         pieces = [piece for sign in text for piece in splitter.feed(sign)] + splitter.finish()
         assert merged(pieces)[0] == ReasoningContent("Hm.")
         assert heard(row, [piece.text for piece in pieces if isinstance(piece, Content)]) == ("", calls)
+
+
+@pytest.mark.parametrize("row", ROWS.values(), ids=ROWS)
+def test_white_space_before_a_block_may_be_long(row):
+    text = "a" + " \n" * 5_000
+    events, _ = run(row, [*(text + written(row.name, [("f", {})]))])
+    assert [type(event) for event in events] == [Content, CallStart, CallArguments]

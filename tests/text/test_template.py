@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import re
 
 import pytest
@@ -40,22 +41,15 @@ def test_documents_reach_the_template_without_tools():
     assert render(source, documents=[{"text": "doc"}]) == "doc"
 
 
-def test_argument_strings_become_objects():
-    source = "{{ messages[0].tool_calls[0].function.arguments.city }}"
-    call = {"function": {"name": "f", "arguments": '{"city": "Oslo"}'}}
-    assert render(source, [{"role": "assistant", "tool_calls": [call]}]) == "Oslo"
+def test_messages_pass_as_they_are_given():
+    source = "{{ messages | tojson }}"
+    message = {"role": "developer", "content": None, "tool_calls": [{"function": {"arguments": "{oops"}}]}
+    assert json.loads(render(source, [message])) == [message]
 
 
-def test_argument_strings_that_are_no_object_stay_as_they_are():
-    source = "{{ messages[0].tool_calls[0].function.arguments }}"
-    call = {"function": {"name": "f", "arguments": "{oops"}}
-    assert render(source, [{"role": "assistant", "tool_calls": [call]}]) == "{oops"
-
-
-def test_developer_becomes_system_for_a_template_without_it():
-    messages = [{"role": "developer", "content": "x"}]
-    assert render("{{ messages[0].role }}", messages) == "system"
-    assert render("{{ messages[0].role }}{# developer #}", messages) == "developer"
+def test_variables_are_those_that_the_template_reads_and_does_not_set():
+    source = "{% set a = b %}{{ a }}{{ raise_exception }}{% for c in messages %}{{ c }}{% endfor %}"
+    assert ChatTemplate(source, {}).variables == {"b", "messages"}
 
 
 def test_strftime_now_formats_the_present():

@@ -10,7 +10,7 @@ from helexa_acp.agent.modes import Forbidden, Mode, policy
 from helexa_acp.agent.permission_rules import PermissionRules, describe
 from helexa_acp.cancellation import CancelToken
 from helexa_acp.rpc.framing import RpcError
-from helexa_acp.tools.tool import Permission, PermissionRule, PreparedCall, Tool
+from helexa_acp.tools.tool import Asking, Permission, PermissionRule, PreparedCall
 from helexa_acp.tools.truncation import one_line
 from helexa_acp.v1.client import Client
 
@@ -51,10 +51,11 @@ class Approvals:
         self._client = client
         self._session_id = session_id
         self.rules = rules
+        self.wider: dict[PermissionRule, None] = {}  # would have covered what was asked, oldest first
         self._asking = asyncio.Lock()
 
     async def decide(
-        self, mode: Mode, tool: Tool, prepared: PreparedCall, card: dict[str, Any], cancel: CancelToken
+        self, mode: Mode, tool: Asking, prepared: PreparedCall, card: dict[str, Any], cancel: CancelToken
     ) -> PermissionDecision:
         """Decide whether a call may run; `card` is what the client shows of it. Raises Cancelled."""
         by_rules = [self.rules.decide(permission) for permission in prepared.permissions]
@@ -73,6 +74,7 @@ class Approvals:
             missing = [p for p in prepared.permissions if not self.rules.decide(p)]
             if not missing:
                 return ALLOWED
+            self.wider |= {p.rules[-1]: None for p in missing if len(p.rules) > 1}
             options = {option.id: option for option in _options(missing)}
             offered = [option.as_json() for option in options.values()]
             try:
@@ -93,23 +95,18 @@ class Approvals:
 
 
 def _options(permissions: list[Permission]) -> list[_Option]:
-    narrow = tuple(permission.rules[0] for permission in permissions)
-    wide = tuple(permission.rules[-1] for permission in permissions)
-    options = [
+    """Return one option of each kind: clients label and pick options by their kind.
+
+    What is offered to keep is the narrowest rule; `agent.permission_command` takes wider ones.
+    """
+    rules = tuple(permission.rules[0] for permission in permissions)
+    names = _names(rules)
+    return [
         _Option("allow_once", "allow_once", "Allow once"),
-        _Option("allow_always", "allow_always", _always(narrow), narrow),
-    ]
-    if wide != narrow:
-        options.append(_Option("allow_always_wide", "allow_always", _always(wide), wide))
-    options += [
+        _Option("allow_always", "allow_always", f"Always allow {names} in this project", rules),
         _Option("reject_once", "reject_once", "Reject"),
-        _Option("reject_always", "reject_always", f"Always reject {_names(narrow)}", narrow),
+        _Option("reject_always", "reject_always", f"Always reject {names}", rules),
     ]
-    return options
-
-
-def _always(rules: tuple[PermissionRule, ...]) -> str:
-    return f"Always allow {_names(rules)} in this project"
 
 
 def _names(rules: tuple[PermissionRule, ...]) -> str:

@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
-from pathlib import Path
-from typing import Any
-
 from helexa_acp.agent import compaction
 from helexa_acp.agent.context_budget import prompt_budget
 from helexa_acp.agent.modes import Mode
-from helexa_acp.agent.permission_rules import describe
 from helexa_acp.agent.session import Session
 from helexa_acp.cancellation import CancelToken
 from helexa_acp.provider.endpoints import UnknownModelError
-from helexa_acp.storage.records import AssistantSaid, Undone
-from helexa_acp.tools.errors import ToolError
+from helexa_acp.storage.records import AssistantSaid, Spent
 from helexa_acp.v1 import updates
 
 INIT = """\
@@ -22,6 +16,10 @@ Look at this project: its layout, how it is built, tested and checked, and its c
 AGENTS.md at the root (or improve the one there): what a coding agent must know to work here, in at most
 60 lines, nothing that is obvious.
 """
+
+
+async def expand_init(_: Session, __: str) -> str:
+    return INIT
 
 
 async def compact(session: Session, _: str, cancel: CancelToken) -> None:
@@ -62,7 +60,7 @@ async def plan(session: Session, argument: str, _: CancelToken) -> None:
     session.say(f"Mode: {session.mode.value}. The plan file is `{session.plan_path}`.")
 
 
-def expand_plan(session: Session, argument: str) -> str | None:
+async def expand_plan(session: Session, argument: str) -> str | None:
     """Return what to plan, in plan mode, or None if the argument is `on`, `off` or empty."""
     if argument in {"", "on", "off"}:
         return None
@@ -77,7 +75,8 @@ def _set_mode(session: Session, mode: Mode) -> None:
 
 
 async def cost(session: Session, _: str, __: CancelToken) -> None:
-    usages = [record.usage for record in session.transcript.records if isinstance(record, AssistantSaid)]
+    records = session.transcript.records
+    usages = [record.usage for record in records if isinstance(record, AssistantSaid | Spent)]
     prompt = sum(usage.get("prompt", 0) for usage in usages)
     completion = sum(usage.get("completion", 0) for usage in usages)
     costs = ", ".join(f"{amount:.4f} {currency}" for currency, amount in session.transcript.cost.items())
@@ -86,60 +85,3 @@ async def cost(session: Session, _: str, __: CancelToken) -> None:
         f"Cost: {costs or 'unknown, the endpoints have no price'}. "
         f"In context now: {session.transcript.used_tokens:,} tokens."
     )
-
-
-async def permissions(session: Session, argument: str, _: CancelToken) -> None:
-    rules = session.approvals.rules
-    if argument == "forget":
-        rules.forget()
-        session.say("All remembered permissions of this project are forgotten.")
-        return
-    known = rules.read()
-    lines = [f"- {verdict} {describe(rule)}" for verdict, entries in known.items() for rule in entries]
-    session.say(
-        "\n".join(lines or ["No permissions are remembered."]) + f"\n\nThey are kept in `{rules.path}`."
-    )
-
-
-async def undo(session: Session, _: str, cancel: CancelToken) -> None:
-    """Undo all edits of the last turn, or none of them if a file has changed since. Raises Cancelled."""
-    turns = session.transcript.turns
-    if not turns:
-        session.say("There is no turn to undo.")
-        return
-    edits = _edits([record.card for record in turns[-1].cards])
-    try:
-        for path, (_before, after) in edits.items():
-            await cancel.race(_check_unchanged(session, path, after))
-        for path, (before, _after) in edits.items():
-            await cancel.race(_restore(session, path, before))
-    except (ToolError, OSError) as error:
-        session.say(f"Not undone: {error}.")
-        return
-    session.keep(Undone(turns[-1].message_id))
-    files = ", ".join(f"`{session.roots.shown(path)}`" for path in edits) or "no file"
-    session.say(f"The last turn is undone; restored: {files}.")
-
-
-def _edits(cards: list[dict[str, Any]]) -> dict[Path, tuple[str | None, str]]:
-    """Return for each file its text before the first edit, None if it was new, and after the last edit."""
-    edits: dict[Path, tuple[str | None, str]] = {}
-    completed = [card for card in cards if card.get("status") == "completed"]
-    for item in (item for card in completed for item in card.get("content", [])):
-        if item.get("type") == "diff":
-            path = Path(item["path"])
-            before, _ = edits.get(path, (item["oldText"], ""))
-            edits[path] = (before, item["newText"])
-    return edits
-
-
-async def _check_unchanged(session: Session, path: Path, text: str) -> None:
-    if await session.files.read_or_none(path) != text:
-        raise ToolError(f"{path} has changed since")
-
-
-async def _restore(session: Session, path: Path, old: str | None) -> None:
-    if old is None:
-        await asyncio.to_thread(path.unlink, missing_ok=True)
-    else:
-        await session.files.write(path, old)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from helexa_acp.tools.tool import PreparedCall, Tool
+from helexa_acp.tools.tool import Asking, PreparedCall
 
 
 class Mode(StrEnum):
@@ -29,7 +29,7 @@ class Forbidden:
     reason: str  # for the model
 
 
-def policy(mode: Mode, tool: Tool, prepared: PreparedCall) -> bool | Forbidden:
+def policy(mode: Mode, tool: Asking, prepared: PreparedCall) -> bool | Forbidden:
     """Return True to run the call, False to ask the user, Forbidden to refuse it."""
     if tool.read_only or not prepared.permissions:
         return True

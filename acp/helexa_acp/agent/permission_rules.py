@@ -68,6 +68,15 @@ class PermissionRules:
         except (OSError, UnicodeError, tomllib.TOMLDecodeError) as error:
             log.warning("a permission is not remembered, as %s cannot be changed: %s", self.path, error)
 
+    def remove(self, verdict: str, rule: PermissionRule) -> None:
+        """Remove a rule from `verdict`, as `remember` adds one."""
+        try:
+            rules = self._read()
+            rules[verdict] = [other for other in rules[verdict] if other != rule]
+            self._write(rules)
+        except (OSError, UnicodeError, tomllib.TOMLDecodeError) as error:
+            log.warning("a permission is not removed, as %s cannot be changed: %s", self.path, error)
+
     def forget(self) -> None:
         self.path.unlink(missing_ok=True)
 

@@ -10,6 +10,7 @@ from helexa_acp.storage.records import (
     AssistantSaid,
     CardDone,
     Compacted,
+    HookSaid,
     Planned,
     Record,
     UserSaid,
@@ -43,7 +44,7 @@ def replay(records: Iterable[Record]) -> Iterator[updates.Update]:
                 yield updates.tool_call(card)
             case Planned(entries):
                 yield updates.plan(entries)
-            case AgentSaid(message_id, text):
+            case AgentSaid(message_id, text) | HookSaid(message_id, text):
                 yield updates.message_chunk(message_id, text)
             case Compacted(summary, compaction_id=id_) if id_:
                 yield updates.compaction(id_, "completed", summary=summary)

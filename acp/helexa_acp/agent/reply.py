@@ -64,6 +64,10 @@ class Reply:
     def is_empty(self) -> bool:
         return not self._items
 
+    @property
+    def text(self) -> str:
+        return "".join(item["text"] for item in self._items if item["type"] == "text")
+
     def feed(self, event: CompletionEvent) -> None:
         match event:
             case TextDelta(text):

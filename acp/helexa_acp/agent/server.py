@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
 from helexa_acp import VERSION
+from helexa_acp.agent.capabilities import capabilities
 from helexa_acp.config import ConfigError, load_config
 from helexa_acp.rpc.connection import RpcConnection, Writer, current_request
 from helexa_acp.rpc.framing import AUTH_REQUIRED, INVALID_REQUEST, METHOD_NOT_FOUND, RpcError
@@ -22,14 +23,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 PROTOCOL_VERSION = 1
-
-CAPABILITIES = {
-    "loadSession": True,
-    "promptCapabilities": {"image": True, "audio": False, "embeddedContext": True},
-    "mcpCapabilities": {"http": True, "sse": False},
-    "sessionCapabilities": {"list": {}, "delete": {}, "resume": {}, "close": {}, "additionalDirectories": {}},
-    "auth": {"logout": {}},
-}
 
 Params = dict[str, Any]
 Method = Callable[["Agent", Params], Awaitable[Any]]
@@ -82,7 +75,7 @@ class Agent:
         current_request().after.append(self._warm_up)
         return {
             "protocolVersion": PROTOCOL_VERSION,  # the only one, whichever the client asked for
-            "agentCapabilities": CAPABILITIES,
+            "agentCapabilities": capabilities(self.config),
             "agentInfo": {"name": "helexa-acp", "title": "Helexa", "version": VERSION},
             "authMethods": auth.methods(self.client),
         }
@@ -132,6 +125,7 @@ METHODS: dict[str, Method] = {
     "session/load": _on_sessions("load"),
     "session/resume": _on_sessions("resume"),
     "session/list": _on_sessions("list_page"),
+    "session/fork": _on_sessions("fork"),  # unstable
     "session/close": _on_sessions("close"),
     "session/delete": _on_sessions("delete"),
     "session/prompt": _on_sessions("prompt"),

@@ -6,13 +6,16 @@ applies it to the transcript.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from helexa_acp.agent import options
+from helexa_acp.agent import options, system_prompt
 from helexa_acp.agent.approvals import Approvals
+from helexa_acp.agent.checkpoints import Checkpoints
+from helexa_acp.agent.hooks import Hooks
 from helexa_acp.agent.modes import Mode
 from helexa_acp.agent.permission_rules import PermissionRules, project_key
 from helexa_acp.agent.reply import new_id
@@ -20,13 +23,17 @@ from helexa_acp.cancellation import CancelToken
 from helexa_acp.provider.endpoints import Endpoints, ModelChoice, UnknownModelError
 from helexa_acp.storage.log import SessionLog
 from helexa_acp.storage.records import AgentSaid, Chose, Record, Titled
+from helexa_acp.storage.shadow_git import ShadowGit
 from helexa_acp.storage.store import SessionStore
 from helexa_acp.storage.transcript import Transcript
+from helexa_acp.tools.background import BackgroundCommands
 from helexa_acp.tools.builtin import builtin_tools
 from helexa_acp.tools.files import Files
-from helexa_acp.tools.mcp import McpServers
+from helexa_acp.tools.mcp.servers import McpServers
 from helexa_acp.tools.processes import ChildProcesses
 from helexa_acp.tools.roots import Roots
+from helexa_acp.tools.skill_tool import SkillTool
+from helexa_acp.tools.skills import Skill, find_skills, skill_folders
 from helexa_acp.tools.tool import Tool
 from helexa_acp.v1 import updates
 from helexa_acp.v1.client import Client
@@ -47,6 +54,9 @@ class Home:
     def plan_path(self, cwd: str) -> Path:
         return self.data / "plans" / f"{project_key(cwd)}.md"
 
+    def shadow_git(self, id_: str, cwd: str) -> ShadowGit:
+        return ShadowGit(self.data / "checkpoints" / f"{project_key(cwd)}.git", cwd, id_)
+
     def rules(self, cwd: str) -> PermissionRules:
         return PermissionRules(self.data / "projects" / project_key(cwd) / "permissions.toml", cwd)
 
@@ -59,6 +69,7 @@ class Session:
     ) -> None:
         self.id = id_
         self.cwd = cwd
+        self.additional = additional
         self.log = log
         self.home = home
         self.client = client
@@ -66,12 +77,19 @@ class Session:
         self.plan_path = home.plan_path(cwd)
         self.roots = Roots(cwd, additional, [self.plan_path])
         self.files = Files(client, id_)
+        self.copies = home.store.copies(id_)
         self.processes = ChildProcesses()
+        self.background = BackgroundCommands(self.processes)
+        self.checkpoints = Checkpoints(home.shadow_git(id_, cwd))
+        self.skills: dict[str, Skill] = {}
         self.approvals = Approvals(client, id_, home.rules(cwd))
-        self.mcp = McpServers(cwd, self.notice)
+        self.mcp = McpServers(cwd)
         self.running: CancelToken | None = None  # of the turn in progress
         self._tools = builtin_tools()
+        self.label = ""  # stands before the titles of cards
+        self.added_tools: dict[str, Tool] = {}  # those that need the session itself
         self._deferred_notices: list[tuple[str, str, str]] = []
+        self.is_listed = False  # has an entry in the list of sessions, as from its first prompt on
         self._options_shown: list[dict[str, Any]] | None = None
         self.commands_shown: list[dict[str, Any]] | None = None
 
@@ -81,7 +99,22 @@ class Session:
 
     @property
     def tools(self) -> dict[str, Tool]:
-        return {**self._tools, **self.mcp.tools}
+        skill_tools: dict[str, Tool] = {"skill": SkillTool(self.skills)} if self.skills else {}
+        return {**self._tools, **self.added_tools, **skill_tools, **self.mcp.tools}
+
+    @property
+    def hooks(self) -> Hooks:
+        hooks = self.endpoints.config.extensions.hooks
+        return Hooks(hooks, self.processes, session_id=self.id, cwd=self.cwd)
+
+    def system_text(self) -> str:
+        """Return the system prompt. Raises PromptError."""
+        override = self.home.system_prompt_path
+        return system_prompt.build(self.cwd, self.mode, self.plan_path, override, self.skills.values())
+
+    def find_skills(self) -> None:
+        """Look for skills anew. A turn does so once, so that its requests begin alike."""
+        self.skills = find_skills(skill_folders(self.cwd, self.home.config))
 
     @property
     def mode(self) -> Mode:
@@ -176,8 +209,14 @@ class Session:
     def publish_info(self) -> None:
         """Update the session's entry in the list of sessions, on disk and in the client."""
         title = self.transcript.title
-        updated_at = self.home.store.note(self.id, self.cwd, title)
+        updated_at = self.home.store.note(self.id, self.cwd, title, self.additional)
+        self.is_listed = True
         self.show(updates.session_info(title, updated_at))
+
+    def sees_images(self, choice: ModelChoice) -> bool:
+        """Return whether images are sent to the model: as far as is known, it reads them."""
+        provider = self.endpoints.provider(choice.endpoint)
+        return self.endpoints.info(choice).images is not False and provider.takes_images(choice.model)
 
     def show_usage(self) -> None:
         """Send how much of the context window is in use, if the window is known."""
@@ -196,6 +235,5 @@ class Session:
 
     async def aclose(self) -> None:
         self.cancel()
-        await self.processes.kill_all()
-        await self.mcp.aclose()
+        await asyncio.gather(self.processes.kill_all(), self.mcp.aclose(), self.checkpoints.aclose())
         self.log.close()

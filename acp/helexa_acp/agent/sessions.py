@@ -12,17 +12,20 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from helexa_acp.agent import options, slash_commands
-from helexa_acp.agent.modes import Mode
+from helexa_acp.agent import choices, options, slash_commands
+from helexa_acp.agent.mcp_host import SessionHost
 from helexa_acp.agent.replay import replay
 from helexa_acp.agent.session import Home, Session
+from helexa_acp.agent.task_tool import TaskTool
 from helexa_acp.agent.turn import run_turn
 from helexa_acp.cancellation import CancelToken
-from helexa_acp.config import Config, config_home, data_home
-from helexa_acp.provider.endpoints import Endpoints, UnknownModelError
+from helexa_acp.config import Config, config_home, data_home, models_path
+from helexa_acp.provider.endpoints import Endpoints
 from helexa_acp.provider.quirks import QuirkBook
 from helexa_acp.rpc.connection import current_request
 from helexa_acp.rpc.framing import NOT_FOUND, RpcError
+from helexa_acp.storage.records import Titled, UserSaid
+from helexa_acp.storage.shadow_git import ShadowGitError
 from helexa_acp.storage.store import BadCursorError, NoSuchSessionError, SessionNote, SessionStore
 from helexa_acp.v1 import params as check
 from helexa_acp.v1 import updates
@@ -37,7 +40,7 @@ Params = dict[str, Any]
 def make_home(config: Config, env: Mapping[str, str] = os.environ) -> Home:
     """Return what all sessions under this configuration share."""
     data = data_home(env)
-    endpoints = Endpoints(config, QuirkBook(data / "quirks.json"), data / "models.json")
+    endpoints = Endpoints(config, QuirkBook(data / "quirks.json"), models_path(env))
     return Home(data, config_home(env), SessionStore(data / "sessions"), endpoints, config.system_prompt_path)
 
 
@@ -74,9 +77,11 @@ class Sessions:
 
     async def new(self, params: Params) -> Params:
         cwd = check.absolute(params)
+        additional = check.directories(params)
         servers = check.mcp_servers(params)
+        await asyncio.to_thread(check.exist, cwd, additional)
         id_, log_ = self._home.store.create(cwd)
-        session = Session(id_, cwd, check.directories(params), log=log_, home=self._home, client=self.client)
+        session = Session(id_, cwd, additional, log=log_, home=self._home, client=self.client)
         self._adopt(session, servers)
         return {"sessionId": id_, **self._state(session)}
 
@@ -85,7 +90,8 @@ class Sessions:
         for update in replay(session.transcript.records):
             session.show(update)
             await self.client.drain()
-        session.publish_info()
+        if session.is_listed:
+            session.publish_info()
         session.show_usage()
         return self._state(session)
 
@@ -109,8 +115,29 @@ class Sessions:
         """Delete a session; one that does not exist counts as deleted."""
         id_ = check.string(params, "sessionId")
         await self._forget(id_)
+        cwd = self._home.store.cwd_of(id_)
+        if cwd is not None:
+            await asyncio.to_thread(self._home.shadow_git(id_, cwd).forget)
         self._home.store.delete(id_)
         return {}
+
+    async def fork(self, params: Params) -> Params:
+        """Return a new session that begins with all that a session contains."""
+        id_ = check.string(params, "sessionId")
+        check.absolute(params)
+        try:
+            copy = self._home.store.copy(id_)
+        except NoSuchSessionError as error:
+            raise RpcError(NOT_FOUND, str(error)) from error
+        session = await self._reopen({**params, "sessionId": copy})
+        commits = session.transcript.checkpoints.values()
+        with contextlib.suppress(ShadowGitError):
+            await asyncio.to_thread(session.checkpoints.git.keep, list(commits))
+        title = session.transcript.title
+        if title is not None:
+            session.keep(Titled(f"{title} (fork)"))
+        current_request().after.append(session.publish_info)
+        return {"sessionId": copy, **self._state(session)}
 
     async def prompt(self, params: Params) -> Params:
         session = self._find(params)
@@ -144,33 +171,13 @@ class Sessions:
             session.cancel()
 
     async def set_mode(self, params: Params) -> Params:
-        session = self._find(params)
-        self._choose_mode(session, check.string(params, "modeId"), "modeId")
-        current_request().after.append(session.show_options)
-        return {}
+        return choices.set_mode(self._find(params), params)
 
     async def set_model(self, params: Params) -> Params:
-        session = self._find(params)
-        self._choose_model(session, check.string(params, "modelId"), "modelId")
-        current_request().after.append(session.show_options)
-        return {}
+        return choices.set_model(self._find(params), params)
 
     async def set_config_option(self, params: Params) -> Params:
-        session = self._find(params)
-        id_ = check.string(params, "configId")
-        value = check.string(params, "value")
-        match id_:
-            case "mode":
-                self._choose_mode(session, value, "value")
-                current_request().after.append(lambda: session.show(updates.mode(session.mode.value)))
-            case "model":
-                self._choose_model(session, value, "value")
-            case "effort":
-                self._choose_effort(session, value)
-            case _:
-                raise check.invalid(f"configId: there is no option {id_!r}")
-        current_request().after.append(session.show_usage)
-        return {"configOptions": session.options()}
+        return choices.set_config_option(self._find(params), params)
 
     def _find(self, params: Params) -> Session:
         id_ = check.string(params, "sessionId")
@@ -191,6 +198,7 @@ class Sessions:
         session = Session(id_, cwd, check.directories(params), log=log_, home=self._home, client=self.client)
         for record in log_.read_new():
             session.transcript.apply(record)
+            session.is_listed = session.is_listed or isinstance(record, UserSaid)
         self._adopt(session, servers)
         return session
 
@@ -206,7 +214,11 @@ class Sessions:
     def _adopt(self, session: Session, servers: list[dict[str, Any]]) -> None:
         self._open[session.id] = session
         self._turns[session.id] = asyncio.Lock()
-        session.mcp.start(servers)
+        names = {server["name"] for server in servers}
+        own = self._home.endpoints.config.extensions.mcp_servers
+        servers = [*servers, *(server for server in own if server["name"] not in names)]
+        session.added_tools["task"] = TaskTool(session)
+        session.mcp.start(servers, SessionHost(session, lambda: self._show_commands(session)))
         self._home.endpoints.refresh()
         # The client does not know the session before it has the answer.
         current_request().after.append(lambda: self._show_commands(session))
@@ -220,24 +232,6 @@ class Sessions:
     def _state(self, session: Session) -> Params:
         return {"modes": options.mode_state(session.mode), "configOptions": session.options()}
 
-    def _choose_mode(self, session: Session, mode: str, field: str) -> None:
-        if mode not in list(Mode):
-            raise check.invalid(f"{field}: there is no mode {mode!r}; the modes are {', '.join(Mode)}")
-        session.choose_mode(Mode(mode))
-
-    def _choose_model(self, session: Session, selector: str, field: str) -> None:
-        try:
-            session.choose_model(selector)
-        except UnknownModelError as error:
-            raise check.invalid(f"{field}: {error}") from error
-
-    def _choose_effort(self, session: Session, effort: str) -> None:
-        choice = session.choice
-        efforts = self._home.endpoints.info(choice).efforts if choice else ()
-        if effort not in {options.DEFAULT_EFFORT, *efforts}:
-            raise check.invalid(f"value: this model has no effort {effort!r}")
-        session.choose_effort(effort)
-
     def _models_changed(self) -> None:
         for session in self._open.values():
             with contextlib.suppress(OSError):
@@ -246,4 +240,6 @@ class Sessions:
 
 def _note_json(note: SessionNote) -> Params:
     body: Params = {"sessionId": note.id, "cwd": note.cwd, "updatedAt": note.updated_at}
+    if note.additional:
+        body["additionalDirectories"] = list(note.additional)
     return {**body, "title": note.title} if note.title else body

@@ -1,4 +1,4 @@
-"""Slash commands: the built-in ones, and those of the project and the user from Markdown files.
+"""Slash commands: the built-in ones, Markdown files of the project and of the user, prompts of MCP servers.
 
 A command either has an action, which answers without the model, or an expansion, which returns a prompt.
 """
@@ -13,8 +13,15 @@ from pathlib import Path
 from typing import Any
 
 from helexa_acp.agent import command_actions as actions
+from helexa_acp.agent import permission_command
+from helexa_acp.agent.permission_command import permissions
+from helexa_acp.agent.rewind import HINT, rewind
 from helexa_acp.agent.session import Session
+from helexa_acp.agent.undo import undo
 from helexa_acp.cancellation import CancelToken
+from helexa_acp.front_matter import split_front_matter
+from helexa_acp.tools.mcp.prompts import McpPrompt
+from helexa_acp.tools.skills import Skill, find_skills, skill_folders
 
 log = logging.getLogger(__name__)
 
@@ -23,7 +30,7 @@ MAX_FILE_CHARS = 100_000
 _INVOCATION = re.compile(r"/([A-Za-z0-9][A-Za-z0-9_:.-]*)(?:\s+(.*))?\s*", re.DOTALL)
 
 Action = Callable[[Session, str, CancelToken], Awaitable[None]]
-Expansion = Callable[[Session, str], str | None]
+Expansion = Callable[[Session, str], Awaitable[str | None]]  # may raise ToolError
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,12 +46,16 @@ class SlashCommand:
 class Invocation:
     command: SlashCommand
     argument: str
+    place: int  # index of its block in the prompt
 
-    def expand(self, session: Session) -> str | None:
-        """Return the prompt that the command stands for, or None if its action is to run."""
+    async def expand(self, session: Session) -> str | None:
+        """Return the prompt that the command stands for, or None if its action is to run.
+
+        Raises ToolError.
+        """
         if self.command.expansion is None:
             return None
-        return self.command.expansion(session, self.argument)
+        return await self.command.expansion(session, self.argument)
 
     async def run(self, session: Session, cancel: CancelToken) -> None:
         if self.command.action is not None:
@@ -63,35 +74,45 @@ BUILTIN = (
         actions.plan,
         actions.expand_plan,
     ),
-    SlashCommand("undo", "Undo the last turn and its edits", action=actions.undo),
+    SlashCommand("undo", "Undo the last turn and its edits", action=undo),
+    SlashCommand("rewind", "Go back to before a turn, with the project's files", HINT, rewind),
     SlashCommand("cost", "Show tokens and cost of this session", action=actions.cost),
+    SlashCommand("init", "Write or improve AGENTS.md for this project", expansion=actions.expand_init),
     SlashCommand(
-        "init", "Write or improve AGENTS.md for this project", expansion=lambda _session, _text: actions.INIT
+        "permissions", "Show, add or remove remembered permissions", permission_command.HINT, permissions
     ),
-    SlashCommand("permissions", "Show remembered permissions, or forget them", "forget", actions.permissions),
 )
 
 
 def available(session: Session) -> dict[str, SlashCommand]:
-    """Return the commands by name: the built-in ones, then the project's, then the user's. The first wins."""
+    """Return the commands by name. Of two with one name the first counts: built-in, file, skill, server."""
     commands = {command.name: command for command in BUILTIN}
     for folder in (Path(session.cwd) / ".helexa" / "commands", session.home.config / "commands"):
         for path in sorted(folder.glob("*.md")) if folder.is_dir() else []:
             command = _from_file(path)
             if command is not None:
                 commands.setdefault(command.name, command)
+    for skill in find_skills(skill_folders(session.cwd, session.home.config)).values():
+        commands.setdefault(skill.name, _from_skill(skill))
+    for prompt in session.mcp.prompts:
+        commands.setdefault(prompt.name, _from_server(prompt))
     return commands
 
 
-def find(session: Session, text: str) -> Invocation | None:
-    """Return the invocation that a prompt is, or None if it is not one of an available command."""
-    match = _INVOCATION.fullmatch(text.strip())
-    if match is None:
-        return None
-    command = available(session).get(match[1])
-    if command is None:
-        return None
-    return Invocation(command, (match[2] or "").strip())
+def find(session: Session, blocks: list[dict[str, Any]]) -> Invocation | None:
+    """Return the invocation in a prompt: its first text that is one of an available command.
+
+    The other blocks accompany it: clients put files and selections before what the user typed.
+    """
+    commands: dict[str, SlashCommand] | None = None
+    for place, block in enumerate(blocks):
+        match = _INVOCATION.fullmatch(block["text"].strip()) if block.get("type") == "text" else None
+        if match is None:
+            continue
+        commands = available(session) if commands is None else commands
+        if match[1] in commands:
+            return Invocation(commands[match[1]], (match[2] or "").strip(), place)
+    return None
 
 
 def as_json(commands: dict[str, SlashCommand]) -> list[dict[str, Any]]:
@@ -101,6 +122,27 @@ def as_json(commands: dict[str, SlashCommand]) -> list[dict[str, Any]]:
         entry: dict[str, Any] = {"name": command.name, "description": command.description}
         listed.append({**entry, "input": {"hint": command.hint}} if command.hint else entry)
     return listed
+
+
+def may_be_of_server(blocks: list[dict[str, Any]]) -> bool:
+    """Return whether a prompt may invoke a command of an MCP server, which may still be connecting."""
+    texts = (block["text"].strip() for block in blocks if block.get("type") == "text")
+    return any((match := _INVOCATION.fullmatch(text)) and ":" in match[1] for text in texts)
+
+
+def _from_skill(skill: Skill) -> SlashCommand:
+    async def expand(_session: Session, argument: str) -> str:
+        body = f"Follow the skill {skill.name} from {skill.folder}:\n\n{skill.text}"
+        return f"{body}\n\n{argument}" if argument else body
+
+    return SlashCommand(skill.name, skill.description, "what to do", expansion=expand)
+
+
+def _from_server(prompt: McpPrompt) -> SlashCommand:
+    async def expand(_session: Session, argument: str) -> str:
+        return await prompt.expand(argument)
+
+    return SlashCommand(prompt.name, prompt.description, prompt.hint or None, expansion=expand)
 
 
 def _from_file(path: Path) -> SlashCommand | None:
@@ -115,20 +157,12 @@ def _from_file(path: Path) -> SlashCommand | None:
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_:.-]*", path.stem):
         log.warning("command file %s is ignored: its name is not a command's", path)
         return None
-    fields, body = _front_matter(text)
+    fields, body = split_front_matter(text)
     hint = fields.get("argument-hint") or ("arguments" if "$ARGUMENTS" in body else None)
 
-    def expand(_session: Session, argument: str) -> str:
+    async def expand(_session: Session, argument: str) -> str:
         if "$ARGUMENTS" in body:
             return body.replace("$ARGUMENTS", argument)
         return f"{body}\n\n{argument}" if argument else body
 
     return SlashCommand(path.stem, fields.get("description") or f"From {path.name}", hint, expansion=expand)
-
-
-def _front_matter(text: str) -> tuple[dict[str, str], str]:
-    match = re.match(r"---\r?\n(.*?)\r?\n---\r?\n(.*)", text, re.DOTALL)
-    if match is None:
-        return {}, text.strip()
-    pairs = (line.partition(":") for line in match[1].splitlines())
-    return {key.strip(): value.strip().strip("\"'") for key, colon, value in pairs if colon}, match[2].strip()

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 import platform
+from collections.abc import Iterable
 from pathlib import Path
 
 from helexa_acp.agent.modes import Mode
+from helexa_acp.tools.skills import Skill
 
 log = logging.getLogger(__name__)
 
@@ -37,13 +39,16 @@ class PromptError(Exception):
     """The file that `system_prompt_path` names cannot be read."""
 
 
-def build(cwd: str, mode: Mode, plan_path: Path, override: Path | None) -> str:
+def build(cwd: str, mode: Mode, plan_path: Path, override: Path | None, skills: Iterable[Skill] = ()) -> str:
     """Return the system prompt; `override` is a file that replaces the built-in text. Raises PromptError."""
     template = DEFAULT_PROMPT if override is None else _read_override(override)
     text = template.replace("{cwd}", cwd).replace("{platform}", platform.system())
     text += "".join(
         f"\n# Instructions of the project, from {path}\n\n{body}\n" for path, body in guides_for(cwd)
     )
+    lines = "".join(f"- {skill.name}: {skill.description}\n" for skill in skills)
+    if lines:
+        text += f"\n# Skills, which the tool skill reads\n\n{lines}"
     if mode is Mode.PLAN:
         text += PLAN_ADDENDUM.format(plan=plan_path)
     return text

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from itertools import groupby
+from pathlib import Path
 from typing import Any
 
 from helexa_acp.agent.approvals import PermissionDecision
@@ -13,10 +14,11 @@ from helexa_acp.agent.session import Session
 from helexa_acp.agent.tool_card import ToolCard, raw_input
 from helexa_acp.cancellation import Cancelled, CancelToken
 from helexa_acp.provider.tool_arguments import BadArgumentsError, parse_arguments
-from helexa_acp.storage.records import Planned
+from helexa_acp.storage.copies import digest
+from helexa_acp.storage.records import Edited, Planned
 from helexa_acp.tools import schema
 from helexa_acp.tools.errors import ToolError
-from helexa_acp.tools.mcp import McpTool
+from helexa_acp.tools.mcp.call import McpTool
 from helexa_acp.tools.tool import Outcome, PreparedCall, Tool, ToolContext
 from helexa_acp.tools.truncation import one_line
 from helexa_acp.v1 import updates
@@ -38,6 +40,7 @@ class ToolRunner:
         self._cancel = cancel
         self._sees_images = sees_images
         self._slots = asyncio.Semaphore(MAX_PARALLEL)
+        self.ends_turn = False  # a call waits for what the user says next
 
     async def run(self, calls: list[PendingCall], *, truncated: bool) -> None:
         for read_only, group in groupby(calls, key=self._is_read_only):
@@ -67,6 +70,7 @@ class ToolRunner:
                 outcome = Outcome(
                     f"ERROR: {call.name} failed: {type(error).__name__}: {error}", is_error=True
                 )
+        self.ends_turn = self.ends_turn or outcome.ends_turn
         self._session.keep(card.done(call.id, outcome))
         await self._session.client.drain()
 
@@ -80,12 +84,20 @@ class ToolRunner:
         args = _arguments(call, tool, truncated=truncated)
         context = self._context(card)
         prepared = await self._cancel.race(tool.prepare(args, context))  # changes nothing yet
-        card.change(**_described(prepared, args))
+        card.change(**_described(prepared, args, self._session.label))
+        hooks = self._session.hooks
+        objection = await hooks.before(call.name, args, self._cancel)
+        if objection is not None:
+            raise ToolError(f"a hook of the user's refuses this call: {objection}")
         verdict = await self._permitted(tool, prepared, card)
         if not verdict.allowed:
             raise ToolError(verdict.reason)
         card.change(status="in_progress")
-        return await prepared.run()
+        if not tool.read_only:
+            await self._cancel.race(self._session.checkpoints.ready())
+        outcome = await prepared.run()
+        words = await hooks.after(call.name, args, outcome, self._cancel)
+        return outcome if words is None else outcome.with_words(f"A hook of the user's says: {words}")
 
     async def _permitted(self, tool: Tool, prepared: PreparedCall, card: ToolCard) -> PermissionDecision:
         session = self._session
@@ -103,15 +115,27 @@ class ToolRunner:
             roots=session.roots,
             files=session.files,
             processes=session.processes,
+            background=session.background,
             cancel=self._cancel,
             show=card.change,
             set_plan=self._set_plan,
+            say=session.say,
+            keep_copy=self._keep_copy,
             sees_images=self._sees_images,
+            card_id=card.id,
         )
 
     def _set_plan(self, entries: list[dict[str, Any]]) -> None:
         self._session.keep(Planned(entries))
         self._session.show(updates.plan(entries))
+
+    async def _keep_copy(self, path: Path, before: bytes | None, after: bytes) -> None:
+        session = self._session
+        try:
+            name = None if before is None else await asyncio.to_thread(session.copies.keep, before)
+        except OSError as error:
+            raise ToolError(f"not changed, as no copy of {path} can be kept: {error}") from error
+        session.keep(Edited(str(path), name, digest(after)))
 
 
 def _arguments(call: PendingCall, tool: Tool, *, truncated: bool) -> dict[str, Any]:
@@ -127,8 +151,8 @@ def _arguments(call: PendingCall, tool: Tool, *, truncated: bool) -> dict[str, A
     return args
 
 
-def _described(prepared: PreparedCall, args: dict[str, Any]) -> dict[str, Any]:
-    changes: dict[str, Any] = {"title": one_line(prepared.title), "rawInput": raw_input(args)}
+def _described(prepared: PreparedCall, args: dict[str, Any], label: str) -> dict[str, Any]:
+    changes: dict[str, Any] = {"title": one_line(label + prepared.title), "rawInput": raw_input(args)}
     if prepared.content:
         changes["content"] = prepared.content
     if prepared.locations:

@@ -115,5 +115,7 @@ def _set_up_logging(path: str | None) -> None:
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logging.basicConfig(level=level, handlers=[handler])
     logging.getLogger("httpx").setLevel(logging.WARNING)
+    if not isinstance(handler, logging.FileHandler):  # the words of MCP servers go to a log file or nowhere
+        logging.getLogger("helexa_acp.tools.mcp.stdio").setLevel(logging.WARNING)
     if problem is not None:
         log.warning("cannot write the log to %s: %s", path, problem)

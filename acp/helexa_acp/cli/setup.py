@@ -11,7 +11,8 @@ import os
 import sys
 
 from helexa_acp.config import DEFAULT_BASE_URL, config_home, load_config
-from helexa_acp.endpoint import WIRES, url_problem
+from helexa_acp.config_values import url_problem
+from helexa_acp.endpoint import WIRES
 
 
 def main(argv: list[str]) -> int:

@@ -33,5 +33,10 @@ class Provider(ABC):
         del request
         return None
 
+    def takes_images(self, model: str) -> bool:
+        """Return False if it was learned that the server refuses images for this model."""
+        del model
+        return True
+
     async def aclose(self) -> None:  # noqa: B027 - an optional hook
         """Close the connections."""

@@ -153,6 +153,9 @@ class HttpProvider(Provider):
         if self._client_now is not None:
             await self._client_now.aclose()
 
+    def takes_images(self, model: str) -> bool:
+        return self.quirks(model).images
+
     def quirks(self, model: str) -> Quirks:
         """Return what was learned about the model, on top of what the configuration says."""
         endpoint = self.endpoint

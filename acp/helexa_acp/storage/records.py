@@ -27,8 +27,9 @@ class Opened:
 class UserSaid:
     message_id: str
     blocks: list[dict[str, Any]]  # content blocks as the client sent them
-    expanded: str | None = None  # what the model reads instead, if this was a slash command
+    expanded: str | None = None  # what the model reads instead of a slash command
     local: bool = False  # answered without the model, which never sees it
+    command: int = 0  # index of the block that is the slash command, if there is one
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +49,15 @@ class AssistantSaid:
 
 
 @dataclass(frozen=True, slots=True)
+class Spent:
+    """What a reply to a sub-agent took. The reply itself is in no history but the sub-agent's."""
+
+    model: str
+    usage: dict[str, int] = field(default_factory=dict)
+    cost: dict[str, float] = field(default_factory=dict)  # by currency
+
+
+@dataclass(frozen=True, slots=True)
 class CardDone:
     """A tool card in its final state, and the result of its call."""
 
@@ -56,6 +66,23 @@ class CardDone:
     # What the model gets, each {text} or {mime_type, data}.
     result: list[dict[str, Any]] = field(default_factory=list)
     is_error: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Edited:
+    """A file that a call of the turn is about to change."""
+
+    path: str
+    before: str | None  # name of the copy (`storage.copies`); None: the file did not exist
+    after: str  # digest of the bytes that the change writes
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpointed:
+    """The state of the project's files (`storage.shadow_git`) before the turn with this message id."""
+
+    message_id: str
+    commit: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +111,14 @@ class AgentSaid:
 
 
 @dataclass(frozen=True, slots=True)
+class HookSaid:
+    """Why a hook lets a turn go on: shown in the conversation, and read by the model as the user's words."""
+
+    message_id: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class Compacted:
     summary: str
     keep_from: int  # the summary replaces the messages before this index of the whole history
@@ -99,18 +134,35 @@ class Undone:
 
 
 Record = (
-    Opened | UserSaid | AssistantSaid | CardDone | Planned | Chose | Titled | AgentSaid | Compacted | Undone
+    Opened
+    | UserSaid
+    | AssistantSaid
+    | Spent
+    | CardDone
+    | Edited
+    | Checkpointed
+    | Planned
+    | Chose
+    | Titled
+    | AgentSaid
+    | HookSaid
+    | Compacted
+    | Undone
 )
 
 _KINDS: dict[str, type[Any]] = {
     "opened": Opened,
     "user": UserSaid,
     "assistant": AssistantSaid,
+    "spent": Spent,
     "card": CardDone,
+    "edited": Edited,
+    "checkpoint": Checkpointed,
     "plan": Planned,
     "chose": Chose,
     "title": Titled,
     "said": AgentSaid,
+    "hook": HookSaid,
     "compacted": Compacted,
     "undone": Undone,
 }

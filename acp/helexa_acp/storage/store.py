@@ -6,13 +6,15 @@ import base64
 import json
 import re
 import uuid
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 from helexa_acp.shared_file import read_json, update_json
+from helexa_acp.storage.copies import FileCopies
 from helexa_acp.storage.log import SessionLog
-from helexa_acp.storage.records import Opened, Titled
+from helexa_acp.storage.records import Opened, Titled, UserSaid
 
 PAGE_SIZE = 50
 
@@ -35,6 +37,7 @@ class SessionNote:
     cwd: str
     title: str | None
     updated_at: str  # ISO 8601, UTC
+    additional: tuple[str, ...] = ()  # the directories that it was last opened with, beside `cwd`
 
 
 def now_iso() -> str:
@@ -48,12 +51,11 @@ class SessionStore:
         self._root = root
 
     def create(self, cwd: str) -> tuple[str, SessionLog]:
-        """Return the id and the open log of a new session."""
+        """Return the id and the open log of a new session, which is not listed before its first note."""
         self._root.mkdir(parents=True, exist_ok=True, mode=0o700)
-        id_ = f"ses_{uuid.uuid4().hex}"
+        id_ = _new_id()
         log = SessionLog(self._path(id_))
         log.append(Opened(cwd, now_iso()))
-        self.note(id_, cwd, None)
         return id_, log
 
     def open(self, id_: str) -> SessionLog:
@@ -67,11 +69,32 @@ class SessionStore:
         if _ID.fullmatch(id_):
             self._path(id_).unlink(missing_ok=True)
             self._note_path(id_).unlink(missing_ok=True)
+            self.copies(id_).delete()
 
-    def note(self, id_: str, cwd: str, title: str | None) -> str:
+    def copy(self, id_: str) -> str:
+        """Return the id of a copy of a session. Raises NoSuchSessionError."""
+        self.open(id_).close()
+        copy = _new_id()
+        data = self._path(id_).read_bytes()
+        self._path(copy).touch(mode=0o600)
+        self._path(copy).write_bytes(data[: data.rfind(b"\n") + 1])
+        self.copies(id_).copy_to(self.copies(copy))
+        return copy
+
+    def cwd_of(self, id_: str) -> str | None:
+        """Return the directory of a session, or None if there is no such session or it has no prompt."""
+        path = self._path(id_) if _ID.fullmatch(id_) else None
+        note = self._read_note(path) if path is not None and path.is_file() else None
+        return note.cwd if note else None
+
+    def copies(self, id_: str) -> FileCopies:
+        """Return the copies of the files that a session has changed."""
+        return FileCopies(self._root / f"{id_}.copies")
+
+    def note(self, id_: str, cwd: str, title: str | None, additional: Iterable[str] = ()) -> str:
         """Write a session's note, and return its time."""
         updated_at = now_iso()
-        note = {"cwd": cwd, "title": title, "updated_at": updated_at}
+        note = {"cwd": cwd, "title": title, "updated_at": updated_at, "additional": list(additional)}
         update_json(self._note_path(id_), lambda _: note)
         return updated_at
 
@@ -98,13 +121,18 @@ class SessionStore:
         kept = read_json(self._note_path(path.stem))
         if isinstance(kept.get("cwd"), str) and isinstance(kept.get("updated_at"), str):
             title = kept.get("title")
+            additional = kept.get("additional")
             return SessionNote(
-                path.stem, kept["cwd"], title if isinstance(title, str) else None, kept["updated_at"]
+                path.stem,
+                kept["cwd"],
+                title if isinstance(title, str) else None,
+                kept["updated_at"],
+                tuple(map(str, additional)) if isinstance(additional, list) else (),
             )
         return self._note_from_log(path)
 
     def _note_from_log(self, path: Path) -> SessionNote | None:
-        """Return a note made from the log, or None if it cannot be read or is empty."""
+        """Return a note made from the log, or None if it cannot be read or has no prompt."""
         try:
             log = SessionLog(path)
             try:
@@ -115,6 +143,8 @@ class SessionStore:
         except OSError:
             return None
         cwd = next((record.cwd for record in records if isinstance(record, Opened)), None)
+        if not any(isinstance(record, UserSaid) for record in records):
+            return None
         title = next((record.title for record in reversed(records) if isinstance(record, Titled)), None)
         updated_at = at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
         return None if cwd is None else SessionNote(path.stem, cwd, title, updated_at)
@@ -124,6 +154,10 @@ class SessionStore:
 
     def _note_path(self, id_: str) -> Path:
         return self._root / f"{id_}.note.json"
+
+
+def _new_id() -> str:
+    return f"ses_{uuid.uuid4().hex}"
 
 
 def _place(note: SessionNote) -> tuple[str, str]:

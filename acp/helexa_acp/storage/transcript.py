@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from helexa_acp.provider.types import ImagePart, Message, Part, ReasoningPart, Role, TextPart, ToolCall
 from helexa_acp.storage.records import (
-    AgentSaid,
     AssistantSaid,
     CardDone,
+    Checkpointed,
     Chose,
     Compacted,
-    Opened,
+    Edited,
+    HookSaid,
     Planned,
     Record,
+    Spent,
     Titled,
     Undone,
     UserSaid,
 )
-from helexa_acp.v1.content import to_parts
+from helexa_acp.v1.content import text_block, to_parts
 
 SUMMARY_INTRO = "The conversation so far, summarised:\n\n"
 
@@ -30,7 +32,7 @@ class TurnSpan:
 
     message_id: str
     start: int  # index of its first message
-    cards: list[CardDone]
+    edits: list[Edited] = field(default_factory=list)
 
 
 class Transcript:
@@ -49,8 +51,16 @@ class Transcript:
         self.plan: list[dict[str, Any]] = []
         self.cost: dict[str, float] = {}
         self.used_tokens = 0
-        self.summary: str | None = None
-        self.keep_from = 0
+        self.checkpoints: dict[str, str] = {}  # by message id
+        self.compactions: list[Compacted] = []  # the last one counts
+
+    @property
+    def summary(self) -> str | None:
+        return self.compactions[-1].summary if self.compactions else None
+
+    @property
+    def keep_from(self) -> int:
+        return self.compactions[-1].keep_from if self.compactions else 0
 
     def view(self) -> list[Message]:
         """Return the messages for the model: all, or the summary and those that it does not replace."""
@@ -62,12 +72,16 @@ class Transcript:
         self.records.append(record)
         match record:
             case UserSaid(local=False):
-                self.turns.append(TurnSpan(record.message_id, len(self.messages), []))
+                self.turns.append(TurnSpan(record.message_id, len(self.messages)))
                 self.messages.append(Message(Role.USER, user_parts(record)))
             case AssistantSaid():
                 self._assistant(record)
+            case Spent() | Edited() | Checkpointed():
+                self._beside(record)
             case CardDone():
                 self._card(record)
+            case HookSaid(text=text):
+                self.messages.append(Message.of(Role.USER, text))
             case Planned():
                 self.plan = record.entries
             case Chose():
@@ -80,13 +94,10 @@ class Transcript:
             case Titled():
                 self.title = record.title
             case Compacted():
-                self.summary = record.summary
-                self.keep_from = record.keep_from
+                self.compactions.append(record)
                 self.used_tokens = record.used_tokens or self.used_tokens
             case Undone():
                 self._undo(record)
-            case UserSaid() | AgentSaid() | Opened():
-                pass
 
     def _assistant(self, record: AssistantSaid) -> None:
         parts: list[Part] = []
@@ -105,33 +116,45 @@ class Transcript:
         self.messages.append(Message(Role.ASSISTANT, tuple(parts), tuple(calls)))
         used = record.usage.get("prompt", 0) + record.usage.get("completion", 0)
         self.used_tokens = used or self.used_tokens
-        for currency, amount in record.cost.items():
+        self._spent(record.cost)
+
+    def _spent(self, cost: dict[str, float]) -> None:
+        for currency, amount in cost.items():
             self.cost[currency] = self.cost.get(currency, 0.0) + amount
 
     def _card(self, record: CardDone) -> None:
         self.cards[str(record.card.get("toolCallId"))] = record
-        if self.turns:
-            self.turns[-1].cards.append(record)
         if record.call:
             parts = tuple(_result_part(part) for part in record.result)
             self.messages.append(
                 Message(Role.TOOL, parts, tool_call_id=record.call, is_error=record.is_error)
             )
 
+    def _beside(self, record: Spent | Edited | Checkpointed) -> None:
+        """Apply a record of which no model reads."""
+        match record:
+            case Spent(cost=cost):
+                self._spent(cost)
+            case Checkpointed(message_id, commit):
+                self.checkpoints[message_id] = commit
+            case Edited() if self.turns:
+                self.turns[-1].edits.append(record)
+
     def _undo(self, record: Undone) -> None:
         if not self.turns or self.turns[-1].message_id != record.message_id:
             return
         turn = self.turns.pop()
         del self.messages[turn.start :]
-        self.keep_from = min(self.keep_from, len(self.messages))
+        while self.keep_from > turn.start:  # a summary that tells of the turn
+            self.compactions.pop()
 
 
 def user_parts(record: UserSaid) -> tuple[Part, ...]:
-    """Return what the model reads of a prompt: an expansion takes the place of the text."""
+    """Return what the model reads of a prompt: an expansion takes the place of its slash command."""
     if record.expanded is None:
         return to_parts(record.blocks)
-    others = tuple(part for part in to_parts(record.blocks) if not isinstance(part, TextPart))
-    return (TextPart(record.expanded), *others)
+    expanded = text_block(record.expanded)
+    return to_parts([expanded if i == record.command else block for i, block in enumerate(record.blocks)])
 
 
 def _result_part(part: dict[str, Any]) -> Part:

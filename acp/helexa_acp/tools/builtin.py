@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from helexa_acp.tools.ask import AskTool
+from helexa_acp.tools.background_tool import BackgroundTool
 from helexa_acp.tools.edit import EditTool, WriteTool
 from helexa_acp.tools.fetch import FetchTool
 from helexa_acp.tools.plan import PlanTool
@@ -19,7 +21,9 @@ def builtin_tools() -> dict[str, Tool]:
         ListTool(),
         SearchTool(),
         ShellTool(),
+        BackgroundTool(),
         FetchTool(),
         PlanTool(),
+        AskTool(),
     )
     return {tool.spec.name: tool for tool in tools}

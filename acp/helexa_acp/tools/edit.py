@@ -1,13 +1,17 @@
-"""The tools `write` and `edit`, which show their change as a diff before they ask for permission."""
+"""The tools `write` and `edit`, which show their change as a diff before they ask for permission.
+
+A file keeps its encoding. A character that the encoding lacks is refused before anything is asked.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
+from helexa_acp.tools.changes import shown_change
 from helexa_acp.tools.errors import ToolError
+from helexa_acp.tools.text_file import FileText
 from helexa_acp.tools.tool import Outcome, Permission, PermissionRule, PreparedCall, ToolContext, spec
-from helexa_acp.v1.updates import diff_content, location
 
 _PATH = {"type": "string", "description": "absolute, or relative to the working directory"}
 
@@ -43,8 +47,8 @@ class EditTool:
 
     async def prepare(self, args: dict[str, Any], ctx: ToolContext) -> PreparedCall:
         path = ctx.roots.resolve(args["path"])
-        text = await ctx.files.read(path)
-        return _job("Edit", path, text, replace_once(text, args["old_text"], args["new_text"]), ctx)
+        old = await ctx.files.read(path)
+        return _job("Edit", path, old, replace_once(old.text, args["old_text"], args["new_text"]), ctx)
 
 
 def replace_once(text: str, old: str, new: str) -> str:
@@ -67,20 +71,24 @@ def replace_once(text: str, old: str, new: str) -> str:
     return text.replace(old, new)
 
 
-def _job(verb: str, path: Path, old: str | None, new: str, ctx: ToolContext) -> PreparedCall:
+def _job(verb: str, path: Path, old: FileText | None, new: str, ctx: ToolContext) -> PreparedCall:
+    changed = (old or FileText("")).with_text(new)
+    after = changed.data
+
     async def run() -> Outcome:
         if await ctx.cancel.race(ctx.files.read_or_none(path)) != old:
             raise ToolError(f"{path} changed while this call waited; read it again")
-        await ctx.cancel.race(ctx.files.write(path, new))
-        return Outcome(
-            f"{path} is written ({len(new.splitlines())} lines)", [diff_content(str(path), old, new)]
-        )
+        before = None if old is None else await ctx.files.copy_of(path, old)
+        await ctx.keep_copy(path, before, after)
+        await ctx.cancel.race(ctx.files.write(path, changed))
+        return Outcome(f"{path} is written ({len(new.splitlines())} lines{changed.note})")
 
     rules = (PermissionRule("edit", "exact", str(path)), PermissionRule("edit", "under", str(ctx.roots.cwd)))
+    shown = shown_change(str(path), old.text if old else None, new)
     return PreparedCall(
-        f"{verb} {ctx.roots.shown(path)}",
+        f"{verb} {ctx.roots.shown(path)}{changed.note}",
         run,
         () if ctx.roots.is_plan(path) else (Permission("edit", str(path), rules),),
-        [diff_content(str(path), old, new)],
-        [location(str(path))],
+        shown.content,
+        shown.locations,
     )

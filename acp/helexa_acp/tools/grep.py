@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from helexa_acp.tools.read import SKIPPED
+from helexa_acp.tools.text_file import decode
 
 MAX_FILE_BYTES = 5 * 1024 * 1024
 MAX_LINE_CHARS = 500
@@ -54,8 +55,9 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
         data = path.read_bytes() if path.stat().st_size <= MAX_FILE_BYTES else b""
     except OSError:
         return
-    if b"\0" not in data[:8192]:
-        yield from enumerate(data.decode("utf-8", "replace").split("\n"), 1)
+    found = decode(data)
+    if found is not None:
+        yield from enumerate(found.text.split("\n"), 1)
 
 
 if __name__ == "__main__":

@@ -49,8 +49,10 @@ class ReadTool:
         async def run() -> Outcome:
             if kind := _IMAGES.get(path.suffix.lower()):
                 return await asyncio.to_thread(_image, path, kind, sees_images=ctx.sees_images)
-            text = _slice(await ctx.cancel.race(ctx.files.read(path)), first, limit)
-            return Outcome(text, [text_content(fenced(text))])
+            found = await ctx.cancel.race(ctx.files.read(path))
+            text = _slice(found.text, first, limit)
+            note = f"\n[the file is in {found.encoding}, which edits keep]" if found.note else ""
+            return Outcome(text + note, [text_content(fenced(text) + note)])
 
         return PreparedCall(
             f"Read {ctx.roots.shown(path)}", run, locations=[location(str(path), args.get("line"))]

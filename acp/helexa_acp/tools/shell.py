@@ -9,7 +9,7 @@ from helexa_acp.tools import shellwords
 from helexa_acp.tools.errors import ToolError
 from helexa_acp.tools.processes import ProcessResult
 from helexa_acp.tools.read import fenced
-from helexa_acp.tools.terminal import run_command
+from helexa_acp.tools.terminal import run_command, shell_argv
 from helexa_acp.tools.tool import Outcome, Permission, PermissionRule, PreparedCall, ToolContext, spec
 from helexa_acp.tools.truncation import clip, one_line
 from helexa_acp.v1.updates import text_content
@@ -51,11 +51,13 @@ class ShellTool:
     read_only = False
     spec = spec(
         "shell",
-        f"Run a shell command and get its output. It ends after timeout_s ({DEFAULT_TIMEOUT_S} if absent).",
+        f"Run a shell command and get its output. It ends after timeout_s ({DEFAULT_TIMEOUT_S} if absent), "
+        "or with background=true runs on, and the tool background tells of it: for servers and watchers.",
         ("command",),
         command={"type": "string"},
         cwd={"type": "string", "description": "the working directory if absent"},
         timeout_s={"type": "integer", "minimum": 1},
+        background={"type": "boolean"},
     )
 
     async def prepare(self, args: dict[str, Any], ctx: ToolContext) -> PreparedCall:
@@ -69,6 +71,14 @@ class ShellTool:
             ctx.files.command_begins()
             return _outcome(await run_command(command, str(cwd), timeout_s, ctx), timeout_s)
 
+        async def start() -> Outcome:
+            ctx.files.command_begins()
+            started = await ctx.background.start(command, shell_argv(command), str(cwd))
+            text = f"{started.id} runs in the background"
+            return Outcome(text, [text_content(text)])
+
+        if args.get("background"):
+            return PreparedCall(f"{one_line(command)} (in the background)", start, permissions(command))
         return PreparedCall(one_line(command), run, permissions(command))
 
 

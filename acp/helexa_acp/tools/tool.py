@@ -7,11 +7,13 @@ yet. So `agent.tool_runner` checks, shows and approves the calls of all tools in
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Protocol
 
 from helexa_acp.cancellation import CancelToken
 from helexa_acp.provider.types import ImagePart, ToolSpec
+from helexa_acp.tools.background import BackgroundCommands
 from helexa_acp.tools.files import Files
 from helexa_acp.tools.processes import ChildProcesses
 from helexa_acp.tools.roots import Roots
@@ -47,6 +49,11 @@ class Outcome:
     images: tuple[ImagePart, ...] = ()
     is_error: bool = False
     raw: Any = None
+    ends_turn: bool = False  # the user is to say something before the model goes on
+
+    def with_words(self, words: str) -> Outcome:
+        """Return the outcome with words added for the model."""
+        return replace(self, text=f"{self.text}\n\n{words}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,24 +76,33 @@ class ToolContext:
     roots: Roots
     files: Files
     processes: ChildProcesses
+    background: BackgroundCommands
     cancel: CancelToken
     show: Callable[..., None]  # changes the call's card
     set_plan: Callable[[list[dict[str, Any]]], None]
+    say: Callable[[str], None]  # shows a text of the agent's own
+    # Keeps what a file is (None: not there) before a call gives it other bytes, for an undo.
+    keep_copy: Callable[[Path, bytes | None, bytes], Awaitable[None]]
     sees_images: bool = True
+    card_id: str = ""  # of the call's card
 
 
-class Tool(Protocol):
-    """A tool of the agent."""
+class Asking(Protocol):
+    """What a mode decides by: a tool, or anything else for which the user is asked."""
 
     spec: ToolSpec
     kind: str  # the protocol's ToolKind: read, edit, search, execute, fetch, think or other
     read_only: bool  # calls need no permission and may run concurrently
 
+
+class Tool(Asking, Protocol):
+    """A tool of the agent."""
+
     async def prepare(self, args: dict[str, Any], ctx: ToolContext) -> PreparedCall:
         """Return the call, ready to run, and change nothing. Raises ToolError."""
 
 
-def spec(name: str, description: str, required: tuple[str, ...], **properties: dict[str, Any]) -> ToolSpec:
+def spec(name: str, description: str, required: tuple[str, ...], /, **properties: dict[str, Any]) -> ToolSpec:
     """Return a spec whose parameters are an object with these properties and no others."""
     schema = {
         "type": "object",

@@ -27,6 +27,8 @@ class Client:
         self.has_terminal = _at(capabilities, "terminal") is True
         self.has_notices = isinstance(_at(capabilities, "session", "notices"), dict)
         self.has_compaction = isinstance(_at(capabilities, "session", "compaction"), dict)
+        self.can_fill_forms = isinstance(_at(capabilities, "elicitation", "form"), dict)
+        self.can_open_urls = isinstance(_at(capabilities, "elicitation", "url"), dict)
         self.has_terminal_auth = _at(capabilities, "auth", "terminal") is True
 
     def understands(self, update: Update) -> bool:
@@ -55,6 +57,30 @@ class Client:
             return None
         chosen = _at(outcome, "optionId")
         return chosen if isinstance(chosen, str) else None
+
+    async def fill_form(
+        self, session_id: str, message: str, schema: dict[str, Any], card_id: str | None = None
+    ) -> tuple[str, dict[str, Any] | None]:
+        """Ask the user to fill in a form. Return accept, decline or cancel, and what was filled in.
+
+        Raises RpcError.
+        """
+        params = {"sessionId": session_id, "mode": "form", "message": message, "requestedSchema": schema}
+        return await self._elicit({**params, "toolCallId": card_id} if card_id else params)
+
+    async def open_url(
+        self, session_id: str, message: str, url: str, elicitation_id: str
+    ) -> tuple[str, dict[str, Any] | None]:
+        """Ask the user to open a page, as `fill_form` asks for a form. Raises RpcError."""
+        params = {"sessionId": session_id, "mode": "url", "message": message, "url": url}
+        return await self._elicit({**params, "elicitationId": elicitation_id})
+
+    async def _elicit(self, params: dict[str, Any]) -> tuple[str, dict[str, Any] | None]:
+        result = await self._connection.request("elicitation/create", params)
+        action, content = _at(result, "action"), _at(result, "content")
+        if action not in {"accept", "decline"}:
+            return "cancel", None
+        return action, content if action == "accept" and isinstance(content, dict) else None
 
     async def read_text(self, session_id: str, path: str) -> str:
         """Return the text of a file as the editor has it. Raises RpcError."""

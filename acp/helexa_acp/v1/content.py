@@ -29,6 +29,8 @@ def check_blocks(value: Any) -> list[dict[str, Any]]:
         raise BadBlockError("prompt must be a list of content blocks")
     for place, block in enumerate(value):
         _check(place, block)
+    if all(block["type"] == "text" and not block["text"].strip() for block in value):
+        raise BadBlockError("prompt is empty")
     return value
 
 
@@ -90,6 +92,22 @@ def _part(block: dict[str, Any]) -> Part:
         case "resource":
             return _resource(block.get("resource") or {})
     return TextPart(f"[a block of type {block.get('type')!r}, which cannot be read here]")
+
+
+def unreadable(blocks: list[dict[str, Any]], *, images: bool) -> tuple[str, ...]:
+    """Return the names of what a model cannot read of a prompt; `images` is whether it reads those."""
+    names = [_unread_name(block, images=images) for block in blocks]
+    return tuple(dict.fromkeys(name for name in names if name))
+
+
+def _unread_name(block: dict[str, Any], *, images: bool) -> str | None:
+    if block.get("type") == "image":
+        return None if images else f"the image {block['uri']}" if block.get("uri") else "the image"
+    if block.get("type") != "resource" or isinstance(block["resource"].get("text"), str):
+        return None
+    resource = block["resource"]
+    is_image = resource.get("mimeType") in IMAGE_TYPES
+    return None if is_image and images else str(resource["uri"])
 
 
 def _resource(resource: dict[str, Any]) -> Part:

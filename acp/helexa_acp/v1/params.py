@@ -58,6 +58,13 @@ def directories(params: dict[str, Any]) -> list[str]:
     ]
 
 
+def exist(cwd: str, additional: list[str]) -> None:
+    """Check that the directories of a new session exist."""
+    for key, path in [("cwd", cwd), *(("additionalDirectories", path) for path in additional)]:
+        if not pathlib.Path(path).is_dir():
+            raise invalid(f"{key}: there is no directory {path[:200]!r}")
+
+
 def mcp_servers(params: dict[str, Any]) -> list[dict[str, Any]]:
     """Return the servers; none if they are missing, as some clients omit them."""
     value = params.get("mcpServers") or []

@@ -86,6 +86,10 @@ def image_content(mime_type: str, data: str) -> dict[str, Any]:
     return {"type": "content", "content": {"type": "image", "mimeType": mime_type, "data": data}}
 
 
+def link_content(uri: str, name: str, **more: str) -> dict[str, Any]:
+    return {"type": "content", "content": {"type": "resource_link", "uri": uri, "name": name, **more}}
+
+
 def diff_content(path: str, old: str | None, new: str) -> dict[str, Any]:
     return {"type": "diff", "path": path, "oldText": old, "newText": new}
 

@@ -8,6 +8,7 @@ from typing import Any
 from helexa_acp.cancellation import CancelToken
 from helexa_acp.rpc.framing import INTERNAL_ERROR, RpcError
 from helexa_acp.tools import schema
+from helexa_acp.tools.background import BackgroundCommands
 from helexa_acp.tools.builtin import builtin_tools
 from helexa_acp.tools.files import Files
 from helexa_acp.tools.processes import ChildProcesses
@@ -21,6 +22,7 @@ class FakeClient:
     def __init__(self, *, files: bool = False, broken: bool = False) -> None:
         self.can_read = self.can_write = files
         self.has_terminal = False
+        self.can_fill_forms = False
         self.broken = broken
         self.buffers: dict[str, str] = {}
         self.written: list[str] = []
@@ -44,18 +46,27 @@ class ToolHarness:
         self.client = client or FakeClient()
         self.cancel = CancelToken()
         self.shown: list[dict[str, Any]] = []
+        self.said: list[str] = []
         self.plan: list[dict[str, Any]] = []
+        self.copies: list[tuple[Path, bytes | None]] = []
         self.files = Files(self.client, "s")
+        self.processes = processes = ChildProcesses()
         self.context = ToolContext(
             "s",
             self.client,
             Roots(str(cwd), additional or []),
             self.files,
-            ChildProcesses(),
+            processes,
+            BackgroundCommands(processes),
             self.cancel,
             lambda **changes: self.shown.append(changes),
             self.plan.extend,
+            self.said.append,
+            self._keep_copy,
         )
+
+    async def _keep_copy(self, path: Path, before: bytes | None, after: bytes) -> None:
+        self.copies.append((path, before))
 
     async def prepare(self, name: str, **args: Any):
         tool = builtin_tools()[name]

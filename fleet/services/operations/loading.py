@@ -163,6 +163,9 @@ def _spec(row: Placement) -> ModelSpec:
         source=profile.source or None,
         harness=profile.harness,
         quant=profile.quant or None,
+        chat_template=profile.chat_template or None,
+        tool_format=profile.tool_format or None,
+        reasoning_format=profile.reasoning_format or None,
         devices=row.devices,
     )
 

@@ -54,6 +54,8 @@ class ChatMessage(Struct):
     tool_calls: list[ChatToolCall] | None = None
     tool_call_id: str | None = None
     reasoning_content: str | None = None
+    reasoning: Any = None  # other servers' names for it; only text is kept
+    thinking: Any = None
 
 
 class FunctionDefinition(Struct, forbid_unknown_fields=True, omit_defaults=True):

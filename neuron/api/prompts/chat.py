@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -11,7 +12,9 @@ from neuron.api.errors import invalid, unsupported
 from neuron.api.prompts.images import chat_images, image_spans, place_images
 from neuron.api.prompts.prompt import Prompt, encode
 from neuron.harness import LocalModel
+from neuron.pipe import ImageSpan
 from neuron.text.template import TemplateRefusedError
+from neuron.text.traits.fitted_template import RenderedChat
 from neuron.wire import ApiError, prefix_marks
 
 Json = dict[str, Any]
@@ -25,13 +28,17 @@ async def chat_prompt(
     Raises `ApiError` 400 that names the parameter at fault.
     """
     images = chat_images(body.messages, model)
-    text = _render(body, model, tools)
+    rendered, ignored = _render(body, model, tools)
+    text = rendered.text
+    spans: Sequence[ImageSpan] = ()
     if not images or model.image_token is None:
         tokens = await encode(model, text, is_rendered=True)
-        return Prompt(text, tokens, marks=_marks(raw, len(tokens)))
-    text, placed = await place_images(text, images, model)
-    tokens = await encode(model, text, is_rendered=True)
-    return Prompt(text, tokens, image_spans(tokens, placed, model.image_token), _marks(raw, len(tokens)))
+    else:
+        text, placed = await place_images(text, images, model)
+        tokens = await encode(model, text, is_rendered=True)
+        spans = image_spans(tokens, placed, model.image_token)
+    num_calls = sum(len(message.tool_calls or ()) for message in body.messages)
+    return Prompt(text, tokens, spans, _marks(raw, len(tokens)), rendered.changes, ignored, num_calls)
 
 
 def tool_definitions(body: ChatBody, model: LocalModel) -> list[Json] | None:
@@ -51,23 +58,26 @@ def _marks(raw: bytes, num_tokens: int) -> list[tuple[int, int]]:
     return [(digest, length * num_tokens // len(raw)) for digest, length in prefix_marks(raw)]
 
 
-def _render(body: ChatBody, model: LocalModel, tools: list[Json] | None) -> str:
-    template = model.text.template
-    assert template  # or the model has no capability `chat`
+def _render(
+    body: ChatBody, model: LocalModel, tools: list[Json] | None
+) -> tuple[RenderedChat, tuple[str, ...]]:
+    """The rendered chat, and the parameters that its template has no switch for."""
+    template = model.text.template_for(tools=bool(tools))
     messages = [_plain(message, f"messages[{i}]", model.id) for i, message in enumerate(body.messages)]
-    variables = _switches(body, model) | (body.chat_template_kwargs or {})
+    settings, ignored = template.settings(effort=body.reasoning_effort, verbosity=body.verbosity)
     try:
-        return template.render(
+        rendered = template.render(
             messages,
             tools=tools,
             documents=body.documents,
-            variables=variables,
+            variables=settings | (body.chat_template_kwargs or {}),
             add_generation_prompt=body.add_generation_prompt is not False,
             continue_final=bool(body.continue_final_message),
         )
     except TemplateRefusedError as error:
         message = f"The chat template of {model.id!r} refuses this chat: {error}"
         raise ApiError(400, "template_render_failed", message, param="messages") from error
+    return rendered, ignored
 
 
 def _plain(message: ChatMessage, param: str, model_id: str) -> Json:
@@ -77,8 +87,8 @@ def _plain(message: ChatMessage, param: str, model_id: str) -> Json:
     plain: Json = {"role": message.role, "content": _content(message.content, param, model_id)}
     if message.tool_calls:
         plain["tool_calls"] = msgspec.to_builtins(message.tool_calls)
-    for name in ("name", "tool_call_id", "reasoning_content"):
-        if (value := getattr(message, name)) is not None:
+    for name in ("name", "tool_call_id", "reasoning_content", "reasoning", "thinking"):
+        if isinstance(value := getattr(message, name), str):
             plain[name] = value
     return plain
 
@@ -98,19 +108,3 @@ def _content(content: str | list[ContentPart] | None, param: str, model_id: str)
 
 def _plain_part(part: ContentPart) -> Json:
     return {"type": "text", "text": part.text} if part.type == "text" else {"type": "image"}
-
-
-def _switches(body: ChatBody, model: LocalModel) -> Json:
-    """The template's variables for `reasoning_effort` and `verbosity`, by the names that it mentions."""
-    assert model.text.template
-    mentions = model.text.template.mentions
-    found: Json = {}
-    if body.verbosity is not None and mentions("verbosity"):
-        found["verbosity"] = body.verbosity
-    if body.reasoning_effort is None:
-        return found
-    if mentions("reasoning_effort"):
-        return found | {"reasoning_effort": body.reasoning_effort}
-    if mentions("enable_thinking"):
-        return found | {"enable_thinking": body.reasoning_effort not in {"none", "minimal"}}
-    raise unsupported("reasoning_effort", f"The model {model.id!r} has no switch for its reasoning.")

@@ -20,6 +20,15 @@ class Prompt(NamedTuple):
     tokens: list[int]
     images: Sequence[ImageSpan] = ()  # in the order of the prompt
     marks: Sequence[tuple[int, int]] = ()  # digests of its beginnings, and their lengths in tokens
+    adjusted: Sequence[str] = ()  # what was changed in a chat so that its template takes it
+    ignored: Sequence[str] = ()  # parameters that its template has no switch for
+    num_calls: int = 0  # tool calls in a chat
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """The answer's headers that tell what became of the chat."""
+        told = {"x-cortex-adjusted": self.adjusted, "x-cortex-ignored": self.ignored}
+        return {name: ", ".join(values) for name, values in told.items() if values}
 
 
 def require_capability(model: LocalModel, name: str) -> None:

@@ -20,6 +20,7 @@ from neuron.text.markers import any_of, beginning_of, beginnings_of
 from neuron.text.notations.notation import Notation
 from neuron.text.notations.parser import MAX_HEAD_CHARS, CallParser, NewId, ToolSchemas
 
+MAX_INDENT = 64  # of a line that may be calls
 _FENCE = re.compile(r"```\w*\s*(?=[^\w\s`])")
 _MAY_BECOME_FENCE = re.compile("`" + beginning_of(["`", "`", r"\w*", r"\s*"]))
 _SEPARATORS = re.compile(r"[\s,;]*")
@@ -47,7 +48,12 @@ class BlockNotation(Notation):
         return f"{grammar.spaced(self.begin)} {calls} {grammar.spaced(self.end)}"
 
     def free_text(self, grammar: GrammarBuilder) -> str:
-        return grammar.anything_without(self.openers, self.bare_starts + "`" if self.is_bare else "")
+        return grammar.anything_without(self.openers, "".join(self.bare_openers))
+
+    @cached_property
+    def bare_openers(self) -> tuple[str, ...]:
+        """The signs with which a line of calls begins; none where calls need an opener."""
+        return (*self.bare_starts, "`") if self.is_bare else ()
 
     @cached_property
     def after_call(self) -> tuple[str, ...]:
@@ -57,7 +63,11 @@ class BlockNotation(Notation):
     @cached_property
     def in_text(self) -> re.Pattern[str]:
         """An opener, the beginning of a line that may be calls, or an end of the text to be held back."""
-        line = rf"|(?P<line>\n[ \t]*(?=[{re.escape(self.bare_starts)}`]))" if self.is_bare else ""
+        line = (
+            rf"|(?P<line>\n[ \t]{{0,{MAX_INDENT}}}(?=[{re.escape(self.bare_starts)}`]))"
+            if self.is_bare
+            else ""
+        )
         return re.compile(
             rf"(?P<open>{any_of(self.openers)}){line}|(?P<part>(?:{beginnings_of(self.openers)})\Z)"
         )
@@ -80,6 +90,7 @@ class BlockParser(CallParser):
         self._notation = notation
         self._names = tools.keys()
         self._opening = ""  # read since the block began, or since its last call; text if no call follows
+        self._num_space = 0  # characters of white space with which the held text begins
         self._is_fresh = True  # whether the answer's text has not begun
         self._is_bare = False
         self._is_open = False  # whether no closer was read yet
@@ -110,19 +121,30 @@ class BlockParser(CallParser):
     # --- text -----------------------------------------------------------------------------------------
 
     def _text(self) -> bool:
-        if self._is_fresh and self._notation.is_bare:
-            text = self._held.lstrip()
-            if not text:
-                return False
-            if text[0] in self._notation.bare_starts or text[0] == "`":
-                return self._open_block(len(self._held) - len(text), len(self._held) - len(text))
-        found = self._notation.in_text.search(self._held)
+        self._skip_space()
+        if self._is_fresh and self._held.startswith(self._notation.bare_openers, self._num_space):
+            return self._open_block(self._num_space, self._num_space)
+        found = self._notation.in_text.search(self._held, self._resume())
         if found and found.lastgroup != "part":
             return self._open_block(found.start(), found.end())
-        shown = self._held[: found.start() if found else len(self._held)].rstrip()
-        self._show(shown)
-        self._held = self._held[len(shown) :]
+        end = found.start() if found else len(self._held)
+        if end > self._num_space:
+            shown = self._held[:end].rstrip()
+            self._show(shown)
+            self._held = self._held[len(shown) :]
+            self._num_space = 0
+            self._skip_space()
         return False
+
+    def _skip_space(self) -> None:
+        """Count the white space with which the held text begins, looking at none of it twice."""
+        space = _SPACE.match(self._held, self._num_space)
+        self._num_space = space.end() if space else 0
+
+    def _resume(self) -> int:
+        """From where on the held text may hold a block: the beginning of the line, if it is not too far."""
+        line = self._held.rfind("\n", max(0, self._num_space - MAX_INDENT - 1), self._num_space)
+        return line if line >= 0 else self._num_space
 
     def _show(self, text: str) -> None:
         if text:
@@ -131,6 +153,7 @@ class BlockParser(CallParser):
 
     def _open_block(self, start: int, end: int) -> bool:
         before = self._held[:start].rstrip()
+        self._num_space = 0
         self._show(before)
         opener = self._held[start:end].strip()
         self._opening = self._held[len(before) : end]

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import re
 from typing import Any
 
-from neuron.text.notations.parser import loads
+from neuron.text.notations.parser import dumps, loads
 from neuron.text.notations.python_literal import literal_as_json
 
 NAME_KEYS = ("name", "tool_name", "function")
@@ -62,7 +61,7 @@ def read_keyed_call(text: str) -> tuple[str, str] | None:
 def _call(name: Any, arguments: Any) -> tuple[str, str] | None:
     if not isinstance(name, str) or not name or not isinstance(arguments, dict):
         return None
-    return name, json.dumps(arguments, ensure_ascii=False)
+    return name, dumps(arguments)
 
 
 def _read(text: str) -> Any:

@@ -317,8 +317,8 @@ ROWS = (
     GIGACHAT_31,
     COMMAND_R,
     FUNCTIONARY,
-    FUNCTOOLS,
     XLAM,
     LLAMA,
     LLAMA_4,
+    FUNCTOOLS,
 )

@@ -29,22 +29,3 @@ def notations_for(tokens: Iterable[str]) -> dict[str, Notation]:
     """NOTATIONS, for a tokenizer with these added tokens: they tell the suffix of Hunyuan 3's tags."""
     suffix = next((found[1] for token in tokens if (found := _SUFFIXED.fullmatch(token))), None)
     return NOTATIONS if suffix is None else NOTATIONS | {"hy3": tag_rows.suffixed_row("hy3", suffix)}
-
-
-# What a template's source must hold, until templates are tried by reading back what they render.
-_SIGNS = {
-    "harmony": ("<|channel|>", "<|message|>"),
-    "qwen-xml": ("<function=", "<parameter="),
-    "hermes": ("<tool_call>",),
-    "mistral": ("[TOOL_CALLS]",),
-    "llama3": ("<|python_tag|>",),
-}
-
-
-def choose_notation(template: str) -> Notation | None:
-    """The notation that a chat template asks for; None when it is not a known one."""
-    for name, signs in _SIGNS.items():
-        if all(sign in template for sign in signs) and not (name == "hermes" and "<arg_key>" in template):
-            return NOTATIONS[name]
-    is_llama = "<|start_header_id|>" in template and '"parameters"' in template
-    return NOTATIONS["llama3"] if is_llama else None

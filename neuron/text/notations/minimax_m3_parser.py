@@ -131,10 +131,7 @@ class MiniMaxM3Parser(CallParser):
                 pass
             return True
         if read == CLOSE or name == "invoke" or _INVOKE.fullmatch(name):
-            while self._path:
-                self._close_element()
-            self._emit_arguments("}" if self._num_parameters else "{}")
-            self._end_call()
+            self._close_call()
             self._held = self._held.removeprefix(f"{SIGN}</invoke>")
             self._state = self._call
             return True
@@ -142,6 +139,12 @@ class MiniMaxM3Parser(CallParser):
             return False
         self._open_element(name)
         return True
+
+    def _close_call(self) -> None:
+        while self._path:
+            self._close_element()
+        self._emit_arguments("}" if self._num_parameters else "{}")
+        self._end_call()
 
     def _open_element(self, name: str) -> None:
         if self._path:
@@ -176,6 +179,8 @@ class MiniMaxM3Parser(CallParser):
         if self._state == self._text:
             self._emit_text(self._held.lstrip() if self._after_call else self._held)
         elif self._state == self._elements:
+            if not self._path and not self._held.strip():
+                self._close_call()
             self._pass(self._held)
         elif not self._after_call:
             self._emit_malformed(self._opening + self._held)

@@ -39,9 +39,7 @@ class Notation:
     """
 
     name: str  # as `tool_format` in the configuration and in a `ModelSpec` says it
-    openers: tuple[
-        str, ...
-    ]  # the texts of which one begins a call; inside a thought it also ends the thought
+    openers: tuple[str, ...]  # one of them begins a call, and within a thought ends the thought
     markers: tuple[str, ...]  # tokens that must stay visible to the parser
     thoughts: tuple[ReasoningMarkers, ...] = ()  # how it marks its reasoning, the usual spelling first
     answers: tuple[AnswerMarkers, ...] = ()  # what it writes around the visible answer, the usual one first

@@ -96,6 +96,7 @@ class CallParser:
     def _start_call(self, name: str, number: int | None = None) -> None:
         """Start the call of `name`; `number` is its place where the model writes one."""
         index = self._num_calls
+        name = name.encode(errors="replace").decode()  # JSON can spell half a character, UTF-8 cannot
         self._events.append(CallStart(index, self._new_id(name, index if number is None else number), name))
         self._num_calls += 1
 
@@ -145,6 +146,16 @@ def loads(text: str) -> Any:
         return json.loads(text, parse_constant=_refuse)
     except (ValueError, RecursionError):
         return None
+
+
+def dumps(value: Any) -> str:
+    """The JSON text of a value; characters are escaped where one is a lone half, which UTF-8 cannot hold."""
+    text = json.dumps(value, ensure_ascii=False)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return json.dumps(value)
+    return text
 
 
 def _refuse(constant: str) -> None:

@@ -2,7 +2,7 @@
 
 Values are Python's literals, with JSON's constants; they become JSON token by token (`python_literal`), so
 that arguments stream and no nesting is too deep. A value that is no literal leaves arguments that are no
-JSON, for the client to see.
+JSON, for the client to see. Text where the tool's schema allows none is read once more: Llama 4 quotes all.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from neuron.text.grammar import GrammarBuilder, UnenforceableSchemaError
 from neuron.text.notations.blocks import BlockNotation, BlockParser
 from neuron.text.notations.parser import MAX_HEAD_CHARS, NewId, ToolSchemas
 from neuron.text.notations.python_literal import SIGNS, escaped, whole_part, word_as_json
+from neuron.text.notations.values import ANYTHING, Kinds, as_json, kinds_of, member_of
 from neuron.text.schema import Schema
 
 _NAME = r"[A-Za-z_][\w.-]{0,127}"
@@ -86,6 +87,10 @@ class PythonParser(BlockParser):
 
     def __init__(self, notation: PythonNotation, new_id: NewId, tools: ToolSchemas) -> None:
         super().__init__(notation, new_id, tools)
+        self._tools = tools
+        self._schema: Schema = {}
+        self._kinds: Kinds = ANYTHING  # that the value may have
+        self._quoted: str | None = None  # of text that is no text by its schema, the part read
         self._num_pairs = 0
         self._depth = 0  # brackets that are open within the value
         self._comma = False  # read within the value and not written: none stands before a closing bracket
@@ -95,7 +100,8 @@ class PythonParser(BlockParser):
         if self._state == self._value and self._held.strip():
             self._emit_token(word_as_json(self._held.strip()))
         elif self._state == self._string:
-            self._emit_arguments(escaped(self._held))
+            before = "" if self._quoted is None else f'"{self._quoted}'
+            self._emit_arguments(before + escaped(self._held))
         elif self._state in {self._block, self._text}:
             super()._end()
         elif self._state == self._pairs:
@@ -107,6 +113,7 @@ class PythonParser(BlockParser):
         if head and self._is_call(head[1]):
             self._start_call(head[1])
             self._emit_arguments("{")
+            self._schema = self._tools.get(head[1], {})
             self._num_pairs = 0
             self._held = self._held[head.end() :]
             self._state = self._pairs
@@ -127,6 +134,7 @@ class PythonParser(BlockParser):
             self._emit_arguments(f"{', ' if self._num_pairs else ''}{json.dumps(pair[1])}: ")
             self._num_pairs += 1
             self._held = self._held[pair.end() :]
+            self._kinds = kinds_of(member_of(self._schema, pair[1], self._schema), self._schema)
             self._depth = 0
             self._comma = False
             self._state = self._value
@@ -144,7 +152,9 @@ class PythonParser(BlockParser):
             return False
         sign = self._held[0]
         if sign in "\"'":
-            self._emit_token('"')
+            is_other = self._kinds and "string" not in self._kinds and not self._depth
+            self._quoted = "" if is_other else None
+            self._emit_token("" if is_other else '"')
             self._quote = sign
             self._held = self._held[1:]
             self._state = self._string
@@ -184,11 +194,21 @@ class PythonParser(BlockParser):
 
     def _string(self) -> bool:
         size = whole_part(self._held, self._quote)
-        self._emit_arguments(escaped(self._held[:size]))
+        self._emit_inside(escaped(self._held[:size]))
         self._held = self._held[size:]
         if not self._held.startswith(self._quote):
             return False
         self._held = self._held[1:]
-        self._emit_arguments('"')
+        if self._quoted is None:
+            self._emit_arguments('"')
+        else:
+            text = json.loads(f'"{self._quoted}"').encode(errors="replace").decode()
+            self._emit_arguments(as_json(text, self._kinds))
         self._state = self._value
         return True
+
+    def _emit_inside(self, text: str) -> None:
+        if self._quoted is None:
+            self._emit_arguments(text)
+        else:
+            self._quoted += text

@@ -2,7 +2,8 @@
 
 A value ends at its closing tag. Where a model forgets that tag, the closing tag of the call or of the block
 ends it, but only if no closing tag of the value follows before the next head: until that shows, such a tag
-may be part of a text. A call that is cut off within a value leaves its JSON cut off, as other notations do.
+may be part of a text. The end of the answer ends a call too, unless it cuts a value off: then the JSON is cut
+off, as in other notations.
 """
 
 from __future__ import annotations
@@ -316,7 +317,9 @@ class TagParser(CallParser):
                 self._emit_arguments("".join(self._value_text))
 
     def _end_parameters(self) -> None:
-        if len(self._held) > 1 and self._reader.closing.may_become(self._held):
-            self._close()
-        else:
+        """Between parameters, where the ends of the call may be missing: what was read of it is whole."""
+        held = self._held.strip()
+        if held == "<" or not self._reader.closing.may_become(held):
             self._emit_text(self._held)
+        else:
+            self._close()

@@ -14,7 +14,8 @@ from neuron.text.notations.parser import MAX_HEAD_CHARS
 _PARTS = re.compile(r"\{(\w+)\}|\[([^\]]*)\]|\n|(?<=>)(?=<)|.")
 _SEAM = re.compile(r"\n+|(?<=>)(?=<)")
 _SPACE = r"\s*"
-_WORD = r"""[^\s<>{}\[\]"']+(?=[\s<])"""  # a field that no sign ends
+_WORD = r"""[^\s<>{}\[\]"']+"""  # a field that no sign ends but a tag or the line's end
+_WORD_END = r"(?=[ \t]*[\n<])"
 
 
 class TagHead:
@@ -38,18 +39,15 @@ def _compiled(spelling: str) -> tuple[re.Pattern[str], re.Pattern[str]]:
     return re.compile("".join(_whole(unit) for unit in units)), re.compile(_begun(units))
 
 
-Unit = (
-    tuple[str, str] | list["Unit"]
-)  # a part's expression when it is whole and when it is the last; or brackets
+# A part's expressions, when it is whole and when it is the last; or the parts that stand in brackets.
+Unit = tuple[str, str] | list["Unit"]
 
 
 def _units(spelling: str) -> list[Unit]:
     units: list[Unit] = []
     for part in _PARTS.finditer(spelling):
         if part[1]:
-            following = spelling[part.end() : part.end() + 1].strip()
-            field = rf"[^\n{re.escape(following)}{'<' if following == '>' else ''}]+" if following else _WORD
-            units.append((f"(?P<{part[1]}>{field})", field.partition("(?=")[0]))
+            units.append(_field(part[1], spelling[part.end() : part.end() + 1].strip()))
         elif part[2]:
             units.append(_units(part[2]))
         elif part[0].strip() or part[0] == " ":
@@ -57,6 +55,14 @@ def _units(spelling: str) -> list[Unit]:
         else:
             units.append((_SPACE, _SPACE))
     return units
+
+
+def _field(name: str, following: str) -> Unit:
+    """A field that ends at the sign that follows it."""
+    if not following:
+        return f"(?P<{name}>{_WORD}){_WORD_END}", rf"{_WORD}[ \t]*"
+    field = rf"[^\n{re.escape(following)}{'<' if following == '>' else ''}]+"
+    return f"(?P<{name}>{field})", field
 
 
 def _whole(unit: Unit) -> str:
@@ -71,7 +77,7 @@ def _begun(units: list[Unit]) -> str:
             expression = f"(?:{_begun(unit)}|{_whole(unit)}{expression})"
         else:
             expression = f"(?:{unit[1]}{expression})?"
-    return re.sub(r"\(\?P<\w+>", "(?:", expression)
+    return re.sub(r"\(\?P<\w+>", "(?:", expression)  # a group's name may stand but once
 
 
 def segments(spelling: str) -> list[str]:

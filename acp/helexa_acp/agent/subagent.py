@@ -1,0 +1,141 @@
+"""Sub-agents: rounds of a model in a fresh context, inside a call of the session's model.
+
+A sub-agent works in its session: in its directories, with its permissions and under its cancellation. Its
+history is its own, so the session's log holds only what was shown, what was changed and what it cost.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from helexa_acp.agent.hooks import Hooks
+from helexa_acp.agent.modes import Mode
+from helexa_acp.agent.session import Session
+from helexa_acp.cancellation import CancelToken
+from helexa_acp.extensions import MODES, AgentKind
+from helexa_acp.provider.types import Message, Role
+from helexa_acp.storage.records import AssistantSaid, CardDone, Edited, Record, Spent
+from helexa_acp.tools.tool import Tool
+from helexa_acp.v1 import updates
+
+WITHHELD = {"plan", "ask"}  # the plan is the session's, and nobody answers
+PROMPT = """
+You are a sub-agent with the task in the first message. Nobody answers questions, so decide yourself what it
+leaves open. Your last message is your report: all that the one who gave the task needs to know, and no more.
+"""
+
+
+class Subagent(Session):
+    """A session within a session. `card_id` is the card of the call that runs it.
+
+    Raises UnknownModelError.
+    """
+
+    def __init__(self, parent: Session, kind: AgentKind, card_id: str, cancel: CancelToken) -> None:
+        super().__init__(
+            parent.id,
+            parent.cwd,
+            parent.additional,
+            log=parent.log,
+            home=parent.home,
+            client=parent.client,
+        )
+        self.label = f"{kind.name}: "
+        self.approvals = parent.approvals
+        self.checkpoints = parent.checkpoints
+        self.copies = parent.copies
+        self.files = parent.files
+        self.mcp = parent.mcp
+        self.skills = parent.skills
+        self.running = cancel
+        self.limit = ""  # the one that it has reached
+        self._cancel = cancel
+        self._parent = parent
+        self._kind = kind
+        self._card_id = card_id
+        self._num_tokens = 0
+        chose = parent.transcript.chose
+        model = self.endpoints.resolve(kind.model).tag if kind.model else chose.model
+        self.transcript.apply(replace(chose, model=model))
+
+    @property
+    def tools(self) -> dict[str, Tool]:
+        return {
+            name: tool
+            for name, tool in super().tools.items()
+            if name not in WITHHELD and self._kind.may_use(name)
+        }
+
+    @property
+    def hooks(self) -> Hooks:
+        """The session's hooks, without those for the end of its turns."""
+        return super().hooks.without("stop")
+
+    @property
+    def mode(self) -> Mode:
+        """The narrower of its kind's mode and of the session's, which the user may change meanwhile."""
+        modes = [mode for mode in (self._kind.mode, self._parent.mode.value) if mode is not None]
+        return Mode(min(modes, key=MODES.index))
+
+    @property
+    def report(self) -> str:
+        """The text of its last message."""
+        said = [message for message in self.transcript.messages if message.role is Role.ASSISTANT]
+        return said[-1].text if said else ""
+
+    def system_text(self) -> str:
+        extra = f"\n{self._kind.prompt}\n" if self._kind.prompt else ""
+        return super().system_text() + PROMPT + extra
+
+    def begin(self, task: str) -> None:
+        self.transcript.messages.append(Message.of(Role.USER, task))
+
+    def keep(self, record: Record) -> None:
+        self.transcript.apply(record)
+        match record:
+            case CardDone(card=card):
+                self._parent.keep(CardDone(self._nested(card)))
+            case Edited():
+                self._parent.keep(record)
+            case AssistantSaid():
+                self._parent.keep(Spent(record.model, record.usage, record.cost))
+                self._count(record.usage)
+            case Spent():  # by a sub-agent of its own
+                self._parent.keep(record)
+                self._count(record.usage)
+
+    def show(self, update: updates.Update) -> None:
+        """Show its calls among the session's, each with the card that it belongs to."""
+        match update["sessionUpdate"]:
+            case "tool_call":
+                self._parent.show(self._nested(update))
+            case "tool_call_update" | "notice":
+                self._parent.show(update)
+
+    def say(self, text: str) -> None:
+        """Say nothing: what concerns its context alone is not for the user."""
+
+    def notice(self, severity: str, title: str, description: str = "") -> None:
+        self._parent.notice(severity, f"{self.label}{title}", description)
+
+    def show_options(self) -> None:
+        """Show nothing: the options are the session's."""
+
+    def show_usage(self) -> None:
+        self._parent.show_usage()
+
+    def _nested(self, card: dict[str, Any]) -> dict[str, Any]:
+        title = str(card["title"])
+        labelled = title if title.startswith(self.label) else f"{self.label}{title}"
+        return {"_meta": {"parentToolCallId": self._card_id}, **card, "title": labelled}
+
+    def _count(self, usage: dict[str, int]) -> None:
+        self._num_tokens += usage.get("prompt", 0) + usage.get("completion", 0)
+        if self._num_tokens > self._kind.token_limit:
+            self.stop_at_limit(f"{self._kind.token_limit} tokens")
+
+    def stop_at_limit(self, limit: str) -> None:
+        if not self._cancel.cancelled:
+            self.limit = limit
+            self._cancel.cancel()

@@ -1,0 +1,70 @@
+"""Checks of the values in the configuration. Each takes the name of the key, for the message."""
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import urlsplit
+
+
+class BadValueError(Exception):
+    """A table of the configuration cannot be used. The message names the key."""
+
+
+def string(key: str, value: Any) -> str:
+    if not isinstance(value, str):
+        raise BadValueError(f"{key}: must be a string, not {type(value).__name__}")
+    return value
+
+
+def text(key: str, value: Any) -> str:
+    """Return a string that is not blank."""
+    if not string(key, value).strip():
+        raise BadValueError(f"{key}: must not be empty")
+    return str(value)
+
+
+def url(key: str, value: Any) -> str:
+    problem = url_problem(string(key, value))
+    if problem:
+        raise BadValueError(f"{key}: {problem}")
+    return str(value)
+
+
+def positive_int(key: str, value: Any) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value <= 0:
+        raise BadValueError(f"{key}: must be a positive whole number, not {value!r}")
+    return value
+
+
+def positive_number(key: str, value: Any) -> float:
+    if not isinstance(value, int | float) or isinstance(value, bool) or value <= 0:
+        raise BadValueError(f"{key}: must be a positive number, not {value!r}")
+    return float(value)
+
+
+def boolean(key: str, value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise BadValueError(f"{key}: must be true or false, not {value!r}")
+    return value
+
+
+def strings(key: str, value: Any) -> tuple[str, ...]:
+    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+        raise BadValueError(f"{key}: must be a list of strings")
+    return tuple(value)
+
+
+def string_table(key: str, value: Any) -> dict[str, str]:
+    if not isinstance(value, dict) or not all(isinstance(item, str) for item in value.values()):
+        raise BadValueError(f"{key}: must be a table of strings")
+    return value
+
+
+def url_problem(url: str) -> str | None:
+    """Return what is wrong with a base URL, or None if it can be used."""
+    try:
+        parts = urlsplit(url)
+        valid = parts.scheme in {"http", "https"} and bool(parts.hostname) and (parts.port or 1) > 0
+    except ValueError:
+        valid = False
+    return None if valid else f"must be an http or https URL with a host, not {url!r}"

@@ -1,0 +1,187 @@
+"""What a user adds to the agent in the configuration: MCP servers, hooks and sub-agents."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any
+
+from helexa_acp.config_values import (
+    BadValueError,
+    positive_int,
+    positive_number,
+    string,
+    string_table,
+    strings,
+    text,
+    url,
+)
+
+MODES = ("plan", "default", "accept_edits", "bypass")  # the narrowest first
+EVENTS = ("before_tool", "after_tool", "stop")
+
+
+@dataclass(frozen=True, slots=True)
+class Hook:
+    """A command that runs at an event of a turn."""
+
+    event: str
+    command: str
+    tools: tuple[str, ...] = ("*",)  # patterns of names, for the events of tools
+    timeout_s: float = 30.0
+
+    def concerns(self, event: str, tool: str) -> bool:
+        return event == self.event and (not tool or any(fnmatchcase(tool, p) for p in self.tools))
+
+
+@dataclass(frozen=True, slots=True)
+class AgentKind:
+    """A kind of sub-agent, to which the model may give a task."""
+
+    name: str
+    description: str  # for the model: what to give it
+    model: str | None = None  # a selector; None: the session's model
+    mode: str | None = None  # None, or a wider one than the session's: the session's mode
+    tools: tuple[str, ...] = ("*",)  # patterns of names
+    prompt: str = ""
+    token_limit: int = 1_000_000  # prompts and replies of one task
+    time_limit_s: float = 1800.0
+
+    def may_use(self, tool: str) -> bool:
+        return any(fnmatchcase(tool, pattern) for pattern in self.tools)
+
+
+GENERAL = AgentKind("general", "any task that can be described on its own: it has all tools")
+
+
+@dataclass(frozen=True, slots=True)
+class Extensions:
+    mcp_servers: tuple[dict[str, Any], ...] = ()  # as the protocol describes them
+    hooks: tuple[Hook, ...] = ()
+    agents: tuple[AgentKind, ...] = (GENERAL,)
+
+
+def parse_extensions(table: dict[str, Any]) -> tuple[Extensions, list[str]]:
+    """Return the extensions in a parsed file, and a note for each that is left out.
+
+    Raises BadValueError for a mistake in a hook: what it guards must not run unguarded.
+    """
+    notes: list[str] = []
+    servers = _parsed(table, "mcp_servers", _server, notes)
+    broken: list[str] = []
+    hooks = _parsed(table, "hooks", _hook, broken)
+    if broken:
+        raise BadValueError(broken[0])
+    agents = {agent.name: agent for agent in [GENERAL, *_parsed(table, "agents", _agent, notes)]}
+    return Extensions(_distinct(servers, notes), tuple(hooks), tuple(agents.values())), notes
+
+
+KEYS = {"mcp_servers", "hooks", "agents"}
+
+
+def _parsed(table: dict[str, Any], key: str, parse: Callable[[Any], Any], notes: list[str]) -> list[Any]:
+    entries = table.get(key, [])
+    if not isinstance(entries, list):
+        notes.append(f"{key}: write each as a [[{key}]] table")
+        return []
+    parsed = []
+    for number, entry in enumerate(entries, 1):
+        try:
+            parsed.append(parse(entry))
+        except BadValueError as error:
+            notes.append(f"[[{key}]] number {number}: {error}")
+    return parsed
+
+
+def _values(entry: Any, keys: dict[str, Callable[[str, Any], Any]]) -> dict[str, Any]:
+    """Return the values of a table, each checked by its key's function. Raises BadValueError."""
+    if not isinstance(entry, dict):
+        raise BadValueError("must be a table")
+    unknown = entry.keys() - keys.keys()
+    if unknown:
+        raise BadValueError(f"unknown key {min(unknown)!r}; the keys are {', '.join(keys)}")
+    return {key: check(key, entry[key]) for key, check in keys.items() if key in entry}
+
+
+def _server(entry: Any) -> dict[str, Any]:
+    values = _values(entry, _SERVER_KEYS)
+    if "name" not in values:
+        raise BadValueError("name: is missing")
+    if ("command" in values) == ("url" in values):
+        raise BadValueError("needs either command or url")
+    if "url" in values:
+        headers = _pairs(values.get("headers", {}))
+        return {"type": "http", "name": values["name"], "url": values["url"], "headers": headers}
+    return {
+        "name": values["name"],
+        "command": values["command"],
+        "args": list(values.get("args", ())),
+        "env": _pairs(values.get("env", {})),
+    }
+
+
+def _pairs(table: dict[str, str]) -> list[dict[str, str]]:
+    return [{"name": name, "value": value} for name, value in table.items()]
+
+
+def _distinct(servers: list[dict[str, Any]], notes: list[str]) -> tuple[dict[str, Any], ...]:
+    """Return the servers without those whose name another one has, which are noted."""
+    found: dict[str, dict[str, Any]] = {}
+    twice = [server for server in servers if found.setdefault(server["name"], server) is not server]
+    notes += [f"[[mcp_servers]] {server['name']!r}: name: another server has it already" for server in twice]
+    return tuple(found.values())
+
+
+def _hook(entry: Any) -> Hook:
+    values = _values(entry, _HOOK_KEYS)
+    for key in ("event", "command"):
+        if key not in values:
+            raise BadValueError(f"{key}: is missing")
+    return Hook(**values)
+
+
+def _agent(entry: Any) -> AgentKind:
+    values = _values(entry, _AGENT_KEYS)
+    for key in ("name", "description"):
+        if key not in values:
+            raise BadValueError(f"{key}: is missing")
+    return AgentKind(**values)
+
+
+def _mode(key: str, value: Any) -> str:
+    if value not in MODES:
+        raise BadValueError(f"{key}: {value!r} is none of {', '.join(MODES)}")
+    return str(value)
+
+
+def _event(key: str, value: Any) -> str:
+    if value not in EVENTS:
+        raise BadValueError(f"{key}: {value!r} is none of {', '.join(EVENTS)}")
+    return str(value)
+
+
+_SERVER_KEYS: dict[str, Callable[[str, Any], Any]] = {
+    "name": text,
+    "command": text,
+    "args": strings,
+    "env": string_table,
+    "url": url,
+    "headers": string_table,
+}
+_HOOK_KEYS: dict[str, Callable[[str, Any], Any]] = {
+    "event": _event,
+    "command": text,
+    "tools": strings,
+    "timeout_s": positive_number,
+}
+_AGENT_KEYS: dict[str, Callable[[str, Any], Any]] = {
+    "name": text,
+    "description": text,
+    "model": text,
+    "mode": _mode,
+    "tools": strings,
+    "prompt": string,
+    "token_limit": positive_int,
+    "time_limit_s": positive_number,
+}

@@ -1,0 +1,122 @@
+"""The chat templates of a model directory: one for chats, and sometimes another for chats with tools."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from jinja2 import TemplateSyntaxError
+
+from neuron.text.template import ChatTemplate
+
+_TEXT = re.compile(r"\{[{%#]")  # in a setting: a template and not the path of one
+_CONFIG = "tokenizer_config.json"
+
+
+class BrokenTemplateError(Exception):
+    """A file with templates is wrong; the message names it and the cause."""
+
+
+class NamedTemplates(NamedTuple):
+    """The template of plain chats, and that of chats with tools if there is another."""
+
+    default: ChatTemplate | None = None
+    tool_use: ChatTemplate | None = None
+
+
+class _Source(NamedTuple):
+    path: Path | str
+    text: str
+
+
+def read_templates(
+    directory: Path, naming: Mapping[str, Any], tokens: Mapping[str, str], setting: str | None = None
+) -> NamedTemplates:
+    """The templates of a directory, whose `tokenizer_config.json` is `naming`.
+
+    `setting` replaces them: a template, or the path of one, from the directory on. Raises
+    `BrokenTemplateError`.
+    """
+    sources = _sources(directory, naming) if setting is None else {"default": _set(directory, setting)}
+    usual = next((name for name in sources if name != "tool_use"), None)
+    default = sources.get("default") or sources.get(usual or "tool_use")
+    tool_use = sources.get("tool_use")
+    return NamedTemplates(
+        _parsed(default, tokens), _parsed(tool_use, tokens) if tool_use is not default else None
+    )
+
+
+def _sources(directory: Path, naming: Mapping[str, Any]) -> dict[str, _Source]:
+    """The templates by name. A file of its own goes before the configurations."""
+    found = {
+        path.stem: _Source(path, _text(path))
+        for path in sorted((directory / "additional_chat_templates").glob("*.jinja"))
+    }
+    path = directory / "chat_template.jinja"
+    if path.exists():
+        return found | {"default": _Source(path, _text(path))}
+    path = directory / "chat_template.json"
+    configured = _configured(path)
+    if configured is None:
+        path, configured = directory / _CONFIG, naming.get("chat_template")
+    return {name: _Source(path, text) for name, text in _named(configured, path).items()} | found
+
+
+def _configured(path: Path) -> Any:
+    if not path.exists():
+        return None
+    try:
+        value = json.loads(_text(path))
+    except ValueError as error:
+        raise BrokenTemplateError(f"{path}: not valid JSON: {error}") from error
+    return value.get("chat_template") if isinstance(value, dict) else None
+
+
+def _named(configured: Any, path: Path) -> dict[str, str]:
+    """A text, a table of texts by name, or a list of tables with name and template."""
+    if configured is None:
+        return {}
+    if isinstance(configured, str):
+        return {"default": configured}
+    if isinstance(configured, dict):
+        named = configured
+    else:
+        entries = (
+            [entry for entry in configured if isinstance(entry, dict)] if isinstance(configured, list) else []
+        )
+        named = {entry.get("name"): entry.get("template") for entry in entries}
+    if not named or not all(isinstance(text, str) for item in named.items() for text in item):
+        raise BrokenTemplateError(f"{path}: chat_template must be a text, or templates with their names")
+    return named
+
+
+def _set(directory: Path, setting: str) -> _Source:
+    if _TEXT.search(setting):
+        return _Source("chat_template", setting)
+    path = directory / setting
+    return _Source(path, _text(path))
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise BrokenTemplateError(f"{path}: cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise BrokenTemplateError(f"{path}: is not UTF-8 text (byte {error.start})") from error
+
+
+def _parsed(source: _Source | None, tokens: Mapping[str, str]) -> ChatTemplate | None:
+    if source is None:
+        return None
+    try:
+        return ChatTemplate(source.text, tokens)
+    except TemplateSyntaxError as error:
+        raise BrokenTemplateError(
+            f"{source.path}: chat template, line {error.lineno}: {error.message}"
+        ) from error
+    except RecursionError as error:
+        raise BrokenTemplateError(f"{source.path}: the chat template is nested too deeply") from error
