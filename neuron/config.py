@@ -51,6 +51,9 @@ class DeviceSettings(Section):
     dtype: Literal["float32", "bfloat16", "float16"] | None = Field(
         None, description="By default the model's own"
     )
+    allow_unexpected_tensors: bool = Field(
+        default=False, description="Load models with tensors that their configuration has no place for"
+    )
 
 
 class EngineSettings(Section):
@@ -168,7 +171,9 @@ class NeuronConfig(Settings):
         given = self.device.model_dump(exclude_none=True) | self.engine.model_dump(exclude_none=True)
         flags: list[str] = []
         for key, value in given.items():
-            flags += [f"--{key.replace('_', '-')}", str(value)]
+            flag = f"--{key.replace('_', '-')}"
+            if value is not False:
+                flags += [flag] if value is True else [flag, str(value)]
         return flags
 
 

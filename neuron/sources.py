@@ -6,12 +6,15 @@ import asyncio
 import re
 from pathlib import Path
 
+from neuron.models.checkpoint import CONFIG, WEIGHTS, model_broken, wrong_files
 from neuron.models.tiny import WEIGHTS_DIR
 from neuron.wire import ApiError
 
 SHIPPED = {"helexa-tiny": WEIGHTS_DIR}
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
-_WEIGHTS_ONLY = ["*.safetensors", "*.json", "*.jinja", "*.txt", "*.model"]
+# Of the hub's files: the weights once, not the publisher's own layout or another precision of them as well.
+_NEEDED = ["model*.safetensors", "*.json", "*.jinja", "*.txt", "*.model"]
+_DOUBLE = ["original/*", "model.fp16*", "model.bf16*", "model.fp32*"]
 
 
 async def find(source: str, models_dir: Path | None) -> Path:
@@ -36,10 +39,14 @@ def _local(source: str, models_dir: Path | None) -> Path | None:
 
 
 def _directory(path: Path) -> Path:
+    if path.is_file():
+        known = f"a model is a directory with {CONFIG} and {WEIGHTS}"
+        raise ApiError(422, "model_unsupported", f"{path} is a file; {known}.", param="source")
     if not path.is_dir():
         raise _not_found(f"{path} is not a directory.")
-    if not (path / "config.json").is_file():
-        raise ApiError(422, "model_broken", f"{path / 'config.json'}: missing; this is no model directory.")
+    if not (path / CONFIG).is_file():
+        error = wrong_files(path) or model_broken(path / CONFIG, "missing; this is no model directory.")
+        raise ApiError(422, error.code, error.message)
     return path.resolve()
 
 
@@ -49,7 +56,7 @@ def _download(repo: str) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError  # noqa: PLC0415
 
     try:
-        return Path(snapshot_download(repo, allow_patterns=_WEIGHTS_ONLY))
+        return Path(snapshot_download(repo, allow_patterns=_NEEDED, ignore_patterns=_DOUBLE))
     except LocalEntryNotFoundError as error:
         message = (
             f"{repo!r} is neither on this machine nor in the hub's cache, and the hub cannot be reached."

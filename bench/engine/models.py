@@ -14,6 +14,7 @@ from neuron.device.model_runner import ModelRunner
 from neuron.device.varlen import find_varlen_kernel, select_kernel
 from neuron.models.checkpoint import read_checkpoint
 from neuron.models.decoder import AnyDecoder, load_decoder
+from neuron.models.weights import LoadOptions
 from neuron.step import CacheShape
 
 CACHE_TOKENS = 16_384
@@ -57,7 +58,7 @@ def random_weights(path: Path, shape: dict[str, int], dtype: torch.dtype = torch
 
 def both(path: Path, dtype: torch.dtype, device: torch.device) -> Sides:
     checkpoint = read_checkpoint(path)
-    decoder = load_decoder(checkpoint, dtype=dtype, device=device, on_progress=lambda _: None)
+    decoder = load_decoder(checkpoint, LoadOptions(dtype, device, on_progress=lambda _: None))
     model = transformers.AutoModelForCausalLM.from_pretrained(path, dtype=dtype).eval().to(device)
     release_unused(device)  # as the worker does after a load; both sides gain by it
     return Sides(decoder, runner_of(decoder), model)

@@ -25,13 +25,19 @@ class AttentionParams:
 
     scale: float
     window: int | None = None  # positions seen, the query's own included; None: all
+    chunk: int | None = None  # positions in a chunk; a query sees its own chunk only
     softcap: float | None = None
     sinks: Tensor | None = None  # (heads,): the logit of a key that holds nothing
 
     @property
-    def is_plain(self) -> bool:
+    def is_softmax(self) -> bool:
         """Whether there is neither a soft cap nor sinks."""
         return self.softcap is None and self.sinks is None
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether every kernel computes it: a softmax over all positions or a window of them."""
+        return self.is_softmax and self.chunk is None
 
 
 class AttentionBackend(Protocol):

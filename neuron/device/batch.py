@@ -31,21 +31,26 @@ class AttentionGroup:
         self._page_size = page_size
         self._table = table.pages[torch.tensor([chunk.slot for chunk in chunks], device=device)]
         self._starts = [chunk.start for chunk in chunks]
-        self._known: dict[tuple[int | None, torch.dtype], tuple[Pages, Tensor]] = {}
+        self._known: dict[tuple[int | None, int | None, torch.dtype], tuple[Pages, Tensor]] = {}
 
-    def pages_and_mask(self, window: int | None, dtype: torch.dtype) -> tuple[Pages, Tensor]:
+    def pages_and_mask(
+        self, window: int | None, chunk: int | None, dtype: torch.dtype
+    ) -> tuple[Pages, Tensor]:
         """Return the pages to gather, (rows * pages,), and a mask for the scores, (rows, 1, width, tokens).
 
-        The mask is added. Queries see the last `window` positions, or all of them. The result is made once a
-        step and shared by the layers that have the same window.
+        The mask is added. Queries see the last `window` positions, or all of them; with `chunk` those of
+        their own chunk of positions. The result is made once a step and shared by the layers that see alike.
         """
-        if (window, dtype) not in self._known:
-            self._known[window, dtype] = self._pages_and_mask(window, dtype)
-        return self._known[window, dtype]
+        rule = window, chunk, dtype
+        if rule not in self._known:
+            self._known[rule] = self._pages_and_mask(*rule)
+        return self._known[rule]
 
-    def _pages_and_mask(self, window: int | None, dtype: torch.dtype) -> tuple[Pages, Tensor]:
+    def _pages_and_mask(
+        self, window: int | None, chunk: int | None, dtype: torch.dtype
+    ) -> tuple[Pages, Tensor]:
         size, device = self._page_size, self._table.device
-        first_pages = [max(0, start - window + 1) // size if window else 0 for start in self._starts]
+        first_pages = [_first_seen(start, window, chunk) // size for start in self._starts]
         spans = zip(self._starts, first_pages, strict=True)
         count = max(-(-(start + self.width) // size) - first for start, first in spans)
         columns = torch.tensor(first_pages, device=device)[:, None] + torch.arange(count, device=device)
@@ -59,8 +64,16 @@ class AttentionGroup:
         hidden = key > query
         if window:
             hidden |= key <= query - window
+        if chunk:
+            hidden |= key < query // chunk * chunk
         mask = torch.zeros(hidden.shape, dtype=dtype, device=device).masked_fill_(hidden, float("-inf"))
         return _as_slice(pages) or pages.flatten(), mask
+
+
+def _first_seen(position: int, window: int | None, chunk: int | None) -> int:
+    """Return the first position that a query sees."""
+    first = max(0, position - window + 1) if window else 0
+    return max(first, position // chunk * chunk) if chunk else first
 
 
 def _as_slice(pages: Tensor) -> slice | None:

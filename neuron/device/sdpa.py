@@ -28,10 +28,10 @@ class SdpaAttention:
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def _group(self, group: AttentionGroup, layer: int, flat: Tensor, params: AttentionParams) -> Tensor:
-        pages, mask = group.pages_and_mask(params.window, flat.dtype)
+        pages, mask = group.pages_and_mask(params.window, params.chunk, flat.dtype)
         keys, values = self._cache.gather(layer, pages, group.rows)
         query = flat[group.start : group.end].view(group.rows, group.width, *flat.shape[1:]).transpose(1, 2)
-        kernel = _sdpa if params.is_plain else _eager
+        kernel = _sdpa if params.is_softmax else _eager
         return kernel(query, keys, values, mask, params).transpose(1, 2).flatten(0, 1)
 
 

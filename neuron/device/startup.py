@@ -7,6 +7,7 @@ import os
 import torch
 
 Device = torch.device
+AcceleratorError = torch.AcceleratorError
 
 
 def parse_device(text: str) -> Device:

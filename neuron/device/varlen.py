@@ -48,7 +48,7 @@ class VarlenMetadata:
 
 
 class VarlenAttention:
-    """The `AttentionBackend` by the kernel. Soft caps and sinks, which it lacks, are left to `fallback`."""
+    """The `AttentionBackend` by the kernel. Soft caps, sinks and chunks, which it lacks, go to `fallback`."""
 
     def __init__(
         self,

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 import transformers
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
+    MODEL_FOR_MASKED_LM_MAPPING,
+)
 
+from neuron.models import private
 from neuron.models.checkpoint import CONFIG, Checkpoint, ModelLoadError, model_broken
 
 # Equal to transformers' `generate`, token for token, in tests/device/test_parity.py.
@@ -16,11 +23,13 @@ TESTED_FAMILIES = (
     "gemma3_text",
     "gpt_oss",
     "llama",
+    "llama4_text",
     "mistral",
     "olmo",
     "olmo2",
     "olmo3",
     "phi3",
+    "phimoe",
     "qwen2",
     "qwen3",
     "qwen3_moe",
@@ -31,6 +40,8 @@ TESTED_FAMILIES = (
 # images.
 TESTED_VISION_FAMILIES = ("idefics3", "llava")
 
+_RUNNABLE_LAYERS = {"full_attention", "sliding_attention", "chunked_attention"}
+_OTHER_HEADS = re.compile(r"For(Sequence|Token)Classification$|ForQuestionAnswering$")
 _DEFAULT_CONTEXT = 4096  # tokens, for a model that names no limit
 
 
@@ -44,7 +55,7 @@ def model_unsupported(path: Path, cause: str) -> ModelLoadError:
 def read_config(checkpoint: Checkpoint) -> Any:
     """Return transformers' configuration object. Raises ModelLoadError when it knows none of this type."""
     file = checkpoint.path / CONFIG
-    model_type = checkpoint.config.get("model_type")
+    model_type = checkpoint.config["model_type"]
     if model_type not in CONFIG_MAPPING:
         cause = f"model_type {model_type!r} is unknown to transformers {transformers.__version__}"
         raise model_unsupported(file, cause)
@@ -60,6 +71,43 @@ def model_class(mapping: Any, config: Any) -> Any | None:
         return None
     known = mapping[type(config)]
     return known[0] if isinstance(known, tuple) else known
+
+
+def decoder_class(checkpoint: Checkpoint, config: Any) -> Any:
+    """Return transformers' class of a decoder that looks as if it runs. Raises ModelLoadError."""
+    file, name = checkpoint.path / CONFIG, config.model_type
+    if config.is_encoder_decoder:
+        raise model_unsupported(file, f"{name} is not a decoder, it has an encoder before it")
+    if others := [cls for cls in _architectures(checkpoint) if _OTHER_HEADS.search(cls)]:
+        raise model_unsupported(file, f"{others[0]} labels texts and writes none")
+    if type(config) in MODEL_FOR_MASKED_LM_MAPPING and not getattr(config, "is_decoder", False):
+        raise model_unsupported(file, f"{name} reads in both directions: it fills in masked tokens")
+    found = _text_class(checkpoint, config)
+    if found is None:
+        raise model_unsupported(file, f"transformers has no class of {name} that writes text")
+    layers = set(getattr(config.get_text_config(decoder=True), "layer_types", None) or ())
+    if others := sorted(layers - _RUNNABLE_LAYERS):
+        raise model_unsupported(file, f"{name} has layers of type {', '.join(others)}")
+    if not private.supports_attention_interface(found):
+        raise model_unsupported(file, f"{name} does not use the attention interface")
+    return found
+
+
+def _text_class(checkpoint: Checkpoint, config: Any) -> Any | None:
+    """Return the class that a checkpoint was saved from if it writes text, else the first that does."""
+    mappings = MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+    if config.model_type in TESTED_VISION_FAMILIES:
+        mappings = mappings[::-1]
+    found = [cls for mapping in mappings if (cls := model_class(mapping, config))]
+    part = config.sub_configs.get("text_config")
+    found = [cls for cls in found if part is None or cls.config_class is not part]  # of the whole model
+    named = [cls for cls in found if cls.__name__ in _architectures(checkpoint)]
+    return next(iter(named or found), None)
+
+
+def _architectures(checkpoint: Checkpoint) -> list[str]:
+    names = checkpoint.config.get("architectures")
+    return [name for name in names if isinstance(name, str)] if isinstance(names, list) else []
 
 
 def context_length(config: Any) -> int:

@@ -7,19 +7,39 @@ its file, before weights are read or memory is taken. Imports no torch.
 from __future__ import annotations
 
 import json
+import logging
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from typing import Any
 
+log = logging.getLogger("neuron.models")
+
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+ADAPTER = "adapter_config.json"
 
 # safetensors' names of the types that hold plain numbers, and of types of buffers such as position ids. All
 # others belong to quantization schemes.
 ITEM_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
 _BUFFER_BYTES = {"I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
+_LAYER_COUNTS = {"num_hidden_layers", "num_layers", "n_layer", "n_layers"}
+
+# What else models are published as: pattern, what it is, and the cure. The first that is there is named.
+_CONVERT = "load it with transformers and `save_pretrained`, or use the model's safetensors release"
+_OTHER_FILES = (
+    ("*.gguf", "a GGUF file, which is not read here", "use the model's safetensors release"),
+    (ADAPTER, "a LoRA adapter without its model", "merge it into its base model first"),
+    (
+        "consolidated*.safetensors",
+        "in the publisher's own layout, without Hugging Face's names",
+        f"use a release with {WEIGHTS} and {CONFIG}",
+    ),
+    ("consolidated*.pth", "pickled in the publisher's own layout", f"use a release with {WEIGHTS}"),
+    ("*.bin", "pickled, and pickles run code when they are read", _CONVERT),
+    ("*.pt", "pickled, and pickles run code when they are read", _CONVERT),
+)
 _MAX_HEADER_BYTES = 100 << 20  # the format's own limit
 
 
@@ -73,11 +93,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
     """Return all of a directory but its weights. Raises ModelLoadError naming the file and what is wrong."""
     if not path.is_dir():
         raise ModelLoadError("model_not_found", f"{path}: no such directory")
-    config = _read_json(path / CONFIG)
-    if "quantization_config" in config:
-        method = config["quantization_config"].get("quant_method", "unknown")
-        cause = f"quantized weights ({method}) are not supported"
-        raise ModelLoadError("model_unsupported", f"{path / CONFIG}: {cause}")
+    config = _read_config(path)
     tensors: dict[str, TensorEntry] = {}
     for file, names in _files(path).items():
         entries = _read_header(file)
@@ -85,14 +101,53 @@ def read_checkpoint(path: Path) -> Checkpoint:
             cause = f"lacks {missing[0]}, which {INDEX} says it has ({len(missing)} such tensors)"
             raise model_broken(file, cause)
         tensors |= entries
+    _check_layers(path / CONFIG, config, len(tensors))
+    if (path / ADAPTER).is_file():
+        log.warning("a LoRA adapter beside the model is not applied", extra={"file": str(path / ADAPTER)})
     return Checkpoint(path, config, tensors)
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    """Return a configuration of weights that are stored as plain numbers."""
+    file = path / CONFIG
+    if not file.is_file():
+        raise wrong_files(path) or model_broken(file, "is missing")
+    config = _read_json(file)
+    if not isinstance(config.get("model_type"), str):
+        raise model_broken(file, "model_type is not a name")
+    text_config = config.get("text_config") or {}
+    if not isinstance(text_config, dict):
+        raise model_broken(file, "text_config is not a JSON object")
+    for part in (config, text_config):
+        if (quantization := part.get("quantization_config")) is not None:
+            known = quantization if isinstance(quantization, dict) else {}
+            cause = f"quantized weights ({known.get('quant_method', 'unknown')}) are not supported"
+            raise ModelLoadError("model_unsupported", f"{file}: {cause}")
+    return config
+
+
+def _check_layers(file: Path, config: dict[str, Any], num_tensors: int) -> None:
+    """Refuse a number of layers that takes longer to build than to contradict."""
+    for part in (config, *(value for value in config.values() if isinstance(value, dict))):
+        for key in _LAYER_COUNTS & part.keys():
+            if isinstance(part[key], (int, float)) and part[key] > num_tensors:
+                cause = f"{key} is {part[key]}, but the weights are {num_tensors} tensors in all"
+                raise model_broken(file, cause)
+
+
+def wrong_files(path: Path) -> ModelLoadError | None:
+    """Return what a directory holds instead of Hugging Face's layout, and the cure; None when nothing."""
+    for pattern, kind, cure in _OTHER_FILES:
+        if found := sorted(file.name for file in path.glob(pattern)):
+            return ModelLoadError("model_unsupported", f"{path / found[0]}: is {kind}; {cure}")
+    return None
 
 
 def _files(path: Path) -> dict[Path, set[str]]:
     """Return the files with weights, each with the tensors that the index says it has."""
     if not (path / INDEX).is_file():
         if not (path / WEIGHTS).is_file():
-            raise model_broken(path, f"has neither {WEIGHTS} nor {INDEX}")
+            raise wrong_files(path) or _no_weights(path)
         return {path / WEIGHTS: set()}
     file_names = _read_json(path / INDEX).get("weight_map")
     if not isinstance(file_names, dict) or not all(isinstance(name, str) for name in file_names.values()):
@@ -106,16 +161,30 @@ def _files(path: Path) -> dict[Path, set[str]]:
     return files
 
 
+def _no_weights(path: Path) -> ModelLoadError:
+    cause = f"has neither {WEIGHTS} nor {INDEX}"
+    if others := sorted(file.name for file in path.glob("*.safetensors")):
+        cause += f", but {others[0]}: rename it if it is the model"
+    return model_broken(path, cause)
+
+
 def _read_json(file: Path) -> dict[str, Any]:
     try:
-        value = json.loads(file.read_bytes())
+        value = json.loads(file.read_bytes(), object_hook=_special_float)
     except FileNotFoundError:
         raise model_broken(file, "is missing") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise model_broken(file, f"is not readable as JSON: {error}") from error
     if not isinstance(value, dict):
         raise model_broken(file, "is not a JSON object")
     return value
+
+
+def _special_float(value: dict[str, Any]) -> Any:
+    """Return the float that transformers writes as an object because JSON has none; else `value`."""
+    name = value.get("__float__")
+    is_name = isinstance(name, str) and name in {"Infinity", "-Infinity", "NaN"}
+    return float(str(name)) if is_name and len(value) == 1 else value
 
 
 def _read_header(file: Path) -> dict[str, TensorEntry]:

@@ -13,22 +13,28 @@ from transformers.models.auto.modeling_auto import MODEL_MAPPING
 from neuron.models.architecture import context_length, model_class, model_unsupported, read_config
 from neuron.models.checkpoint import CONFIG, Checkpoint
 from neuron.models.pooling import Pooling, PoolingMode
-from neuron.models.weights import OnProgress, load_weights
+from neuron.models.weights import LoadOptions, load_weights
 from neuron.step import CacheShape, EmbeddingPlan, PoisonedError
 
 _OFFSET_POSITIONS = {"camembert", "mpnet", "roberta", "xlm-roberta"}  # the first two positions are padding's
 _PAD = 0  # any id: padding is masked
+_SHORT, _LONG = (2,), (2,) * 12  # inputs that show whether padding is
+_SAME = 0.999  # cosine, also in half precision
 
 
 class Embedder:
-    """Runs the inputs of one step as one padded batch. For the device's thread."""
+    """Runs the inputs of one step as one padded batch, where the model allows. For the device's thread."""
 
     def __init__(self, model: Any, pooling: Pooling, context: int) -> None:
         self._model = model
         self._pooling = pooling
-        self.dimensions: int = model.config.hidden_size
         self.vocab_size: int = model.get_input_embeddings().num_embeddings
         self.shape = CacheShape(num_pages=0, page_size=1, num_slots=0, context=context)
+        with torch.inference_mode():
+            alone, padded = self._embed([_SHORT]), self._embed([_SHORT, _LONG])[:1]
+        self.dimensions = alone.shape[1]
+        # Otherwise padding leaks into vectors, by convolutions or Fourier transforms over tokens.
+        self._is_batched = float(torch.cosine_similarity(alone.float(), padded.float())) > _SAME
 
     @torch.inference_mode()
     def run(self, plan: EmbeddingPlan) -> list[bytes]:
@@ -37,7 +43,8 @@ class Embedder:
         Raises PoisonedError when the device is unusable from now on.
         """
         try:
-            vectors = self._embed(plan.inputs).float().cpu()
+            batches = [plan.inputs] if self._is_batched else [[tokens] for tokens in plan.inputs]
+            vectors = torch.cat([self._embed(inputs) for inputs in batches]).float().cpu()
         except torch.AcceleratorError as error:
             raise PoisonedError(f"the device failed: {error}") from error
         if bool(vectors.isnan().any()):
@@ -69,10 +76,7 @@ def _pool(hidden: Tensor, mask: Tensor, lengths: Tensor, mode: PoolingMode) -> T
 def load_embedder(
     checkpoint: Checkpoint,
     pooling: Pooling,
-    *,
-    dtype: torch.dtype,
-    device: torch.device,
-    on_progress: OnProgress,
+    options: LoadOptions,
 ) -> Embedder:
     """Return the embedding model of a checkpoint. Raises ModelLoadError."""
     config = read_config(checkpoint)
@@ -80,18 +84,16 @@ def load_embedder(
     if embedder_class is None:
         cause = f"{config.model_type} has no hidden states to pool"
         raise model_unsupported(checkpoint.path / CONFIG, cause)
-    model = load_weights(
-        checkpoint,
-        config,
-        embedder_class,
-        attention="sdpa",
-        dtype=dtype,
-        device=device,
-        on_progress=on_progress,
-    )
-    context = context_length(config)
+    model = load_weights(checkpoint, config, embedder_class, options, attention=None, is_headless=True)
+    context = context_length(config.get_text_config())
     if config.model_type in _OFFSET_POSITIONS:
         context -= 2
     if pooling.max_tokens:
         context = min(context, pooling.max_tokens)
-    return Embedder(model, pooling, context)
+    try:
+        return Embedder(model, pooling, context)
+    except (torch.AcceleratorError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        cause = f"{config.model_type} makes no hidden states of text alone: {error!r}"
+        raise model_unsupported(checkpoint.path / CONFIG, cause) from error

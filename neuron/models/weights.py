@@ -7,8 +7,10 @@ to the device. So weights are never held twice, and whoever waits learns how far
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,43 +19,64 @@ import torch
 import transformers
 from torch import Tensor
 
-from neuron.models.checkpoint import Checkpoint, model_broken
+from neuron.models.checkpoint import ITEM_BYTES, Checkpoint, ModelLoadError, TensorEntry, model_broken
 
 OnProgress = Callable[[float], None]  # called with the fraction of bytes read, after every tensor
 
+# Causal masks, frequencies and positions, which older releases of transformers stored.
+_OLD_BUFFERS = re.compile(r"(^|\.)((attn|attention)\.(masked_)?bias|inv_freq|position_ids)$")
+_MAX_LISTED = 5  # names in an error
 
-def load_weights(  # noqa: PLR0913
+
+@dataclass(frozen=True, slots=True)
+class LoadOptions:
+    """How a checkpoint is loaded."""
+
+    dtype: torch.dtype
+    device: torch.device
+    on_progress: OnProgress
+    allow_unexpected: bool = False  # tensors that the model has no place for
+    images: bool = True  # of a model that sees; otherwise it only reads and writes text
+
+
+def load_weights(
     checkpoint: Checkpoint,
     config: Any,
     model_class: Any,
+    options: LoadOptions,
     *,
-    attention: str | dict[str, str],
-    dtype: torch.dtype,
-    device: torch.device,
-    on_progress: OnProgress,
+    attention: str | dict[str, str] | None,
+    is_headless: bool = False,
 ) -> Any:
-    """Return transformers' model with the checkpoint's weights on `device`, for inference.
+    """Return transformers' model with the checkpoint's weights on the device, for inference.
 
-    `attention` names what its layers attend with. Raises ModelLoadError naming the file and what is wrong.
+    `attention` names what its layers attend with; None leaves it to transformers. A model that `is_headless`
+    may be stored with the heads that it was trained with. Raises ModelLoadError naming the file and what is
+    wrong.
     """
     # Otherwise transformers reads in threads of its own, which would call `on_progress`.
     os.environ["HF_DEACTIVATE_ASYNC_LOAD"] = "1"
     with _quiet(), ExitStack() as files:
-        reader = _TensorReader(checkpoint, files, device, on_progress)
+        reader = _TensorReader(checkpoint, files, options)
         try:
             model, info = model_class.from_pretrained(
                 None,
                 config=config,
                 state_dict={name: _LazyTensor(reader, name) for name in checkpoint.tensors},
-                dtype=dtype,
+                dtype=options.dtype,
                 attn_implementation=attention,
                 ignore_mismatched_sizes=True,  # reported below, with the file
                 output_loading_info=True,
             )
+        except torch.AcceleratorError:
+            raise
         except Exception as error:
             raise reader.failure or model_broken(checkpoint.path, f"cannot be loaded: {error}") from error
     _check_complete(checkpoint, info)
-    model = model.to(device)
+    if not options.allow_unexpected:
+        heads_of = model if is_headless else None
+        _check_expected(checkpoint, info["unexpected_keys"], heads_of)
+    model = model.to(options.device)
     return model.eval().requires_grad_(requires_grad=False)
 
 
@@ -63,6 +86,22 @@ def _check_complete(checkpoint: Checkpoint, info: dict[str, Any]) -> None:
         raise model_broken(file, f"{name} has shape {list(stored)} instead of {list(wanted)}")
     if missing := sorted(name for name in info["missing_keys"] if not name.startswith("pooler.")):
         raise model_broken(checkpoint.path, f"lacks {missing[0]} ({len(missing)} such tensors)")
+
+
+def _check_expected(checkpoint: Checkpoint, unexpected: Iterable[str], headless: Any | None) -> None:
+    """Refuse tensors that would change the result if the model had a place for them.
+
+    Of a `headless` model those beside its modules are heads, which are not used.
+    """
+    found = sorted(name for name in unexpected if not _OLD_BUFFERS.search(name))
+    if headless is not None:
+        modules = {name for name, _ in headless.named_children()}
+        found = [name for name in found if modules & set(name.split(".")[:2])]
+    if found:
+        listed = ", ".join(found[:_MAX_LISTED]) + (", …" if len(found) > _MAX_LISTED else "")
+        cause = f"has {len(found)} tensors that its configuration has no place for: {listed}"
+        cure = "correct the configuration, or set allow_unexpected_tensors under [device] to ignore them"
+        raise ModelLoadError("model_unsupported", f"{checkpoint.path}: {cause}; {cure}")
 
 
 @contextmanager
@@ -80,13 +119,11 @@ def _quiet() -> Iterator[None]:
 class _TensorReader:
     """Reads tensors as transformers asks for them, and reports progress."""
 
-    def __init__(
-        self, checkpoint: Checkpoint, files: ExitStack, device: torch.device, on_progress: OnProgress
-    ) -> None:
+    def __init__(self, checkpoint: Checkpoint, files: ExitStack, options: LoadOptions) -> None:
         self._checkpoint = checkpoint
         self._files = files
-        self._device = device
-        self._on_progress = on_progress
+        self._device = options.device
+        self._on_progress = options.on_progress
         self._open: dict[Path, Any] = {}
         self._num_read = 0  # bytes
         self.failure: Exception | None = None  # transformers raises something else instead
@@ -94,6 +131,7 @@ class _TensorReader:
     def read(self, name: str, dtype: torch.dtype | None) -> Tensor:
         entry = self._checkpoint.tensors[name]
         try:
+            _check_stored(name, entry, dtype)
             tensor = self._tensor(entry.file, name).to(device=self._device, dtype=dtype)
             self._num_read += entry.num_bytes
             self._on_progress(self._num_read / self._checkpoint.num_bytes)
@@ -112,6 +150,12 @@ class _TensorReader:
         except (OSError, safetensors.SafetensorError) as error:
             raise model_broken(file, f"{name} cannot be read: {error}") from error
         return tensor
+
+
+def _check_stored(name: str, entry: TensorEntry, dtype: torch.dtype | None) -> None:
+    if dtype and dtype.is_floating_point and entry.dtype not in ITEM_BYTES:
+        cause = f"{name} is stored as {entry.dtype}: quantized weights are not supported"
+        raise ModelLoadError("model_unsupported", f"{entry.file}: {cause}")
 
 
 class _LazyTensor:

@@ -56,6 +56,11 @@ def _parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, WorkerSettin
     parser.add_argument(
         "--dtype", choices=("float32", "bfloat16", "float16"), help="default: the model's own"
     )
+    parser.add_argument(
+        "--allow-unexpected-tensors",
+        action="store_true",
+        help="load models with tensors that their configuration has no place for",
+    )
     parser.add_argument("--max-running", type=int, default=limits.max_running, help="requests per model")
     parser.add_argument("--max-waiting", type=int, default=limits.max_waiting, help="requests per model")
     parser.add_argument("--max-wait-s", type=float, default=limits.max_wait_s, help="longest wait for a turn")
@@ -71,7 +76,11 @@ def _parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, WorkerSettin
     except ValueError as error:
         parser.error(str(error))
     settings = WorkerSettings(
-        memory_mb=parsed.memory_mb, kv_mb=parsed.kv_mb, dtype=parsed.dtype, limits=limits
+        memory_mb=parsed.memory_mb,
+        kv_mb=parsed.kv_mb,
+        dtype=parsed.dtype,
+        allow_unexpected_tensors=parsed.allow_unexpected_tensors,
+        limits=limits,
     )
     return parsed, settings
 

@@ -213,14 +213,22 @@ class DeviceLoop:
             processor = resident.image_processor
             image_token = ImageToken(processor.image_token, processor.image_token_id) if processor else None
             self._outbox.append(Loaded(message.model, *sizes, context, dimensions, image_token))
+        except PoisonedError:
+            raise
         except ModelLoadError as error:
-            log.warning(
-                "load failed", extra={"model": message.model, "code": error.code, "cause": error.message}
-            )
-            self._outbox.append(LoadFailed(message.model, error.code, error.message))
+            self._fail_load(message, error.code, error.message)
+        except Exception as error:
+            log.exception("load crashed", extra={"model": message.model})
+            lines = str(error).strip().splitlines()
+            cause = ": ".join([type(error).__name__, *lines[:1]])
+            self._fail_load(message, "model_broken", f"{message.path}: cannot be loaded: {cause}")
         finally:
             self._is_loading = False
             self._pool.release_unused()  # after a failed load, all of it: no traceback holds it any more
+
+    def _fail_load(self, message: Load, code: str, cause: str) -> None:
+        log.warning("load failed", extra={"model": message.model, "code": code, "cause": cause})
+        self._outbox.append(LoadFailed(message.model, code, cause))
 
     def _on_progress(self, model: str) -> OnProgress:
         reported = -PROGRESS_STEP

@@ -19,7 +19,7 @@ from neuron.device.memory import (
     release_unused,
 )
 from neuron.device.model_runner import ModelRunner
-from neuron.device.startup import Device
+from neuron.device.startup import AcceleratorError, Device
 from neuron.device.varlen import find_varlen_kernel, select_kernel
 from neuron.engine.embedding_scheduler import EmbeddingScheduler
 from neuron.engine.request import GrammarMatcher
@@ -31,9 +31,9 @@ from neuron.models.embedder import load_embedder
 from neuron.models.image_input import ImageProcessor
 from neuron.models.memory_estimate import estimate_memory, weight_bytes
 from neuron.models.pooling import Pooling, read_pooling
-from neuron.models.weights import OnProgress
+from neuron.models.weights import LoadOptions, OnProgress
 from neuron.pipe import Embed, Finished, ModelStatus, Refused, Submit, ToDaemon
-from neuron.step import CacheShape, PromptImage
+from neuron.step import CacheShape, PoisonedError, PromptImage
 
 log = logging.getLogger("neuron.worker")
 
@@ -49,6 +49,7 @@ class WorkerSettings:
     memory_mb: int | None = None  # for everything: torch itself, weights and caches
     kv_mb: int | None = None  # for the cache of each model
     dtype: str | None = None
+    allow_unexpected_tensors: bool = False  # that a model's configuration has no place for
     limits: SchedulerLimits = field(default_factory=SchedulerLimits)
 
 
@@ -145,14 +146,19 @@ class ModelPool:
         return max(0, self.budget - self.used)
 
     def load(self, model: str, path: Path, on_progress: OnProgress) -> ResidentModel:
-        """Return the model, loaded from `path` unless it is here already. Raises ModelLoadError."""
+        """Return the model, loaded from `path` unless it is here already.
+
+        Raises ModelLoadError, and PoisonedError when the device is unusable from now on.
+        """
         if model in self.models:
             return self.models[model]
         before = bytes_in_use(self.device)
         try:
             self.models[model] = self._load(model, path, on_progress, before)
-        except OutOfMemoryError as error:
-            raise ModelLoadError("insufficient_memory", f"{path}: {error}") from error
+        except (OutOfMemoryError, MemoryError) as error:
+            raise ModelLoadError("insufficient_memory", f"{path}: {error or 'out of memory'}") from error
+        except AcceleratorError as error:
+            raise PoisonedError(f"the device failed: {error}") from error
         return self.models[model]
 
     def unload(self, model: str) -> ResidentModel | None:
@@ -180,7 +186,8 @@ class ModelPool:
             rows=limits.max_logit_rows,
         )
         self._check_room(path, "it takes about", str(estimate), estimate.total, self.free)
-        decoder = load_decoder(checkpoint, dtype=dtype, device=self.device, on_progress=on_progress)
+        options = LoadOptions(dtype, self.device, on_progress, self.settings.allow_unexpected_tensors)
+        decoder = load_decoder(checkpoint, options)
         release_unused(self.device)
         # Less than the estimate is measured where the process could reuse freed memory.
         weights = max(bytes_in_use(self.device) - before, estimate.weights)
@@ -209,7 +216,8 @@ class ModelPool:
         path = checkpoint.path
         needed = weight_bytes(checkpoint, dtype)
         self._check_room(path, "it takes about", f"{-(-needed // MIB)} MiB", needed, self.free)
-        runner = load_embedder(checkpoint, pooling, dtype=dtype, device=self.device, on_progress=on_progress)
+        options = LoadOptions(dtype, self.device, on_progress, self.settings.allow_unexpected_tensors)
+        runner = load_embedder(checkpoint, pooling, options)
         release_unused(self.device)
         scheduler = EmbeddingScheduler(
             model, context=runner.shape.context, vocab_size=runner.vocab_size, limits=self.settings.limits

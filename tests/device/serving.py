@@ -16,6 +16,7 @@ from neuron.engine.scheduler import Scheduler
 from neuron.engine.scheduler_limits import SchedulerLimits
 from neuron.models.checkpoint import read_checkpoint
 from neuron.models.decoder import AnyDecoder, load_decoder, model_dtype
+from neuron.models.weights import LoadOptions
 from neuron.pipe import Finished, Logprob, Refused, Sampling, Scored, Submit, Tokens
 from neuron.step import CacheShape, PromptImage
 from tests.device.zoo import VOCAB
@@ -26,13 +27,8 @@ SHAPE = CacheShape(num_pages=200, page_size=8, num_slots=32, context=256)
 
 def decoder(path: Path, dtype: str | None = None, device: str = "cpu", *, fused: bool = True) -> AnyDecoder:
     checkpoint = read_checkpoint(path)
-    return load_decoder(
-        checkpoint,
-        dtype=model_dtype(checkpoint, dtype),
-        device=torch.device(device),
-        on_progress=lambda _: None,
-        fused=fused,
-    )
+    options = LoadOptions(model_dtype(checkpoint, dtype), torch.device(device), on_progress=lambda _: None)
+    return load_decoder(checkpoint, options, fused=fused)
 
 
 def prompt(seed: int, length: int) -> list[int]:

@@ -16,6 +16,7 @@ from neuron.engine.scheduler_limits import SchedulerLimits
 from neuron.models.checkpoint import ModelLoadError, read_checkpoint
 from neuron.models.embedder import Embedder, load_embedder
 from neuron.models.pooling import Pooling, read_pooling
+from neuron.models.weights import LoadOptions
 from neuron.pipe import Embed, Embedded, Refused
 from neuron.step import EmbeddingPlan
 from tests.device.zoo import VOCAB, save
@@ -59,13 +60,8 @@ def describe(path: Path, mode: str, *, normalize: bool = False, bound: int | Non
 def embedder(path: Path) -> Embedder:
     pooling = read_pooling(path)
     assert pooling
-    return load_embedder(
-        read_checkpoint(path),
-        pooling,
-        dtype=torch.float32,
-        device=torch.device("cpu"),
-        on_progress=lambda _: None,
-    )
+    options = LoadOptions(torch.float32, torch.device("cpu"), on_progress=lambda _: None)
+    return load_embedder(read_checkpoint(path), pooling, options)
 
 
 def vectors(loaded: Embedder, inputs: list[list[int]]) -> list[torch.Tensor]:

@@ -10,10 +10,13 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
-from neuron.models.checkpoint import CONFIG, INDEX, WEIGHTS, ModelLoadError, read_checkpoint
+from neuron.models.checkpoint import ADAPTER, CONFIG, INDEX, WEIGHTS, ModelLoadError, read_checkpoint
 from neuron.models.decoder import load_decoder, model_dtype
+from neuron.models.weights import LoadOptions
 from tests.device.serving import decoder, prompt, texts
 from tests.device.zoo import build, save
+
+QUERY = "model.layers.1.self_attn.q_proj"
 
 
 def edit_json(file: Path, **changes: Any) -> None:
@@ -33,7 +36,7 @@ def shard(path: Path) -> None:
 def test_progress_grows_to_one(llama: Path):
     seen: list[float] = []
     checkpoint = read_checkpoint(llama)
-    load_decoder(checkpoint, dtype=torch.float32, device=torch.device("cpu"), on_progress=seen.append)
+    load_decoder(checkpoint, LoadOptions(torch.float32, torch.device("cpu"), seen.append))
     assert seen == sorted(seen)
     assert seen[-1] == 1.0
     assert len(seen) == len(checkpoint.tensors)
@@ -64,6 +67,39 @@ def test_the_dtype_is_the_checkpoints_own(
     loaded = decoder(tmp_path, configured)
     assert loaded.dtype == computed
     assert len(texts(loaded, {1: prompt(1, 5)})[1]) == 24
+
+
+def test_unexpected_tensors_may_be_allowed(llama: Path, tmp_path: Path):
+    path = save(tmp_path)
+    edit_weights(path / WEIGHTS, lambda tensors: tensors.update({f"{QUERY}.bias": torch.zeros(64)}))
+    options = LoadOptions(torch.float32, torch.device("cpu"), lambda _: None, allow_unexpected=True)
+    prompts = {1: prompt(1, 12)}
+    assert texts(load_decoder(read_checkpoint(path), options), prompts) == texts(decoder(llama), prompts)
+
+
+def test_buffers_that_older_releases_stored_are_expected(tmp_path: Path):
+    path = save(tmp_path)
+    name = "model.layers.0.self_attn.rotary_emb.inv_freq"
+    edit_weights(path / WEIGHTS, lambda tensors: tensors.update({name: torch.ones(8)}))
+    assert decoder(path).vocab_size == 128
+
+
+def test_an_adapter_beside_a_model_is_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    path = save(tmp_path)
+    (path / ADAPTER).write_text("{}")
+    decoder(path)
+    assert [record.message for record in caplog.records if record.name == "neuron.models"] == [
+        "a LoRA adapter beside the model is not applied"
+    ]
+
+
+def test_floats_that_json_lacks_are_read_as_transformers_writes_them(tmp_path: Path):
+    (tmp_path / CONFIG).write_text(
+        '{"model_type": "x", "time_step_limit": [0.0, {"__float__": "Infinity"}], "odd": {"__float__": "?"}}'
+    )
+    save_file({"x": torch.ones(1)}, tmp_path / WEIGHTS)
+    assert read_checkpoint(tmp_path).config["time_step_limit"] == [0.0, float("inf")]
+    assert read_checkpoint(tmp_path).config["odd"] == {"__float__": "?"}
 
 
 def test_longrope_ends_at_the_original_context(tmp_path: Path):
@@ -112,6 +148,26 @@ def not_numbers(path: Path) -> None:
 def to_fp8(tensors: dict[str, torch.Tensor]) -> None:
     for name, tensor in tensors.items():
         tensors[name] = tensor.to(torch.float8_e4m3fn)
+
+
+def to_int8(tensors: dict[str, torch.Tensor]) -> None:
+    tensors[f"{QUERY}.weight"] = tensors[f"{QUERY}.weight"].to(torch.int8)
+    tensors[f"{QUERY}.weight_scale"] = torch.ones(64)
+
+
+def as_pickle(path: Path) -> None:
+    (path / WEIGHTS).unlink()
+    (path / "pytorch_model.bin").write_bytes(b"")
+
+
+def only_gguf(path: Path) -> None:
+    (path / WEIGHTS).rename(path / "llama-q4.gguf")
+    (path / CONFIG).unlink()
+
+
+def only_adapter(path: Path) -> None:
+    (path / WEIGHTS).rename(path / "adapter_model.safetensors")
+    (path / CONFIG).rename(path / ADAPTER)
 
 
 def mamba(path: Path) -> None:
@@ -190,7 +246,22 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str, str]] = {
     "no decoder": (
         lambda p: edit_json(p / CONFIG, model_type="vit"),
         "model_unsupported",
-        "vit is not a decoder",
+        "no class of vit that writes text",
+    ),
+    "encoder-decoder": (
+        lambda p: edit_json(p / CONFIG, model_type="t5"),
+        "model_unsupported",
+        "t5 is not a decoder, it has an encoder before it",
+    ),
+    "fills in": (
+        lambda p: edit_json(p / CONFIG, model_type="bert"),
+        "model_unsupported",
+        "bert reads in both directions: it fills in masked tokens",
+    ),
+    "labels": (
+        lambda p: edit_json(p / CONFIG, architectures=["LlamaForSequenceClassification"]),
+        "model_unsupported",
+        "LlamaForSequenceClassification labels texts and writes none",
     ),
     "recurrent": (mamba, "model_unsupported", "mamba has layers of type linear_attention"),
     "own attention": (
@@ -198,6 +269,39 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str, str]] = {
         "model_unsupported",
         "bloom does not use the attention interface",
     ),
+    "a bias that is not configured": (
+        lambda p: edit_weights(p / WEIGHTS, lambda t: t.update({f"{QUERY}.bias": torch.zeros(64)})),
+        "model_unsupported",
+        rf"has 1 tensors that its configuration has no place for: {QUERY}.bias; .*allow_unexpected_tensors",
+    ),
+    "a layer more than configured": (
+        lambda p: edit_json(p / CONFIG, num_hidden_layers=2),
+        "model_unsupported",
+        r"has 9 tensors that .* no place for: model.layers.2.*, …",
+    ),
+    "integers without a quantization": (
+        lambda p: edit_weights(p / WEIGHTS, to_int8),
+        "model_unsupported",
+        f"{QUERY}.weight is stored as I8: quantized weights",
+    ),
+    "pickles": (as_pickle, "model_unsupported", "pytorch_model.bin: is pickled.*save_pretrained"),
+    "gguf": (
+        lambda p: (p / WEIGHTS).rename(p / "llama-q4.gguf"),
+        "model_unsupported",
+        "llama-q4.gguf: is a GGUF file.*use the model's safetensors",
+    ),
+    "gguf alone": (only_gguf, "model_unsupported", "llama-q4.gguf: is a GGUF file"),
+    "publisher's own": (
+        lambda p: (p / WEIGHTS).rename(p / "consolidated.safetensors"),
+        "model_unsupported",
+        "consolidated.safetensors: is in the publisher's own layout",
+    ),
+    "other name": (
+        lambda p: (p / WEIGHTS).rename(p / "model.fp16.safetensors"),
+        "model_broken",
+        "has neither model.safetensors nor .*, but model.fp16.safetensors: rename it",
+    ),
+    "adapter": (only_adapter, "model_unsupported", "adapter_config.json: is a LoRA adapter.*merge it"),
     "odd value": (
         lambda p: edit_json(p / CONFIG, hidden_size="wide"),
         "model_broken",

@@ -83,6 +83,10 @@ class FakeModelPool:
             on_progress(percent / 100)
         if path.name == "broken":
             raise ModelLoadError("model_broken", "it is broken")
+        if path.name == "crashing":
+            raise AttributeError("no attribute 'x'\nand more")
+        if path.name == "poisoned":
+            raise PoisonedError("xid 79")
         self.models[model] = self.resident(model, FakeRunner())
         return self.models[model]
 
@@ -216,6 +220,21 @@ def test_a_cache_reset_drops_the_pages_of_ended_requests_only():
 def test_a_failed_load_is_reported_with_its_cause():
     channel = run(FakeModelPool(), FakeChannel([Load("new", "/broken")], idle_turns=8))
     assert channel.of(LoadFailed) == [LoadFailed("new", "model_broken", "it is broken")]
+
+
+def test_a_load_that_crashes_is_a_failed_load_and_others_keep_running():
+    channel = FakeChannel([submit(1, max_tokens=8), Load("new", "/crashing")], idle_turns=12)
+    run(FakeModelPool(m=FakeRunner()), channel)
+    cause = "/crashing: cannot be loaded: AttributeError: no attribute 'x'"
+    assert channel.of(LoadFailed) == [LoadFailed("new", "model_broken", cause)]
+    assert channel.text(1) == continuation(PROMPT, 8)
+
+
+def test_a_load_that_poisons_the_device_ends_the_worker():
+    channel = FakeChannel([submit(1)], [Load("new", "/poisoned")])
+    with pytest.raises(PoisonedError):
+        run(FakeModelPool(m=FakeRunner()), channel)
+    assert not channel.of(LoadFailed)
 
 
 def test_unknown_models_are_refused_and_unknown_unloads_answered():

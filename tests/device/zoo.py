@@ -50,6 +50,17 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "olmo": ("OlmoConfig", {"clip_qkv": 2.0}),
     "olmo2": ("Olmo2Config", {}),
     "olmo3": ("Olmo3Config", {"sliding_window": 8}),
+    "llama4_text": (
+        "Llama4TextConfig",
+        {
+            "attention_chunk_size": 16,
+            "intermediate_size_mlp": 96,
+            "num_local_experts": 4,
+            "num_experts_per_tok": 1,
+            "no_rope_layers": [1, 1, 0],
+        },
+    ),
+    "phimoe": ("PhimoeConfig", {"sliding_window": 8, "num_local_experts": 4}),
     "gemma3_text": ("Gemma3TextConfig", {"sliding_window": 8, "query_pre_attn_scalar": 16}),
 }
 _EAGER = {"gemma2"}  # with SDPA, transformers 5.17 silently drops its soft cap

@@ -66,3 +66,9 @@ def test_mistake_in_the_file_is_one_line_with_file_and_key(tmp_path, text, expec
 
 def test_repr_hides_the_token():
     assert "secret" not in repr(NeuronConfig(token="secret"))
+
+
+def test_switches_are_passed_to_workers_as_flags(tmp_path):
+    assert "--allow-unexpected-tensors" not in load_config(written(tmp_path, "")).worker_flags
+    switched = load_config(written(tmp_path, "[device]\nallow_unexpected_tensors = true\nthreads = 2\n"))
+    assert switched.worker_flags == ["--threads", "2", "--allow-unexpected-tensors"]

@@ -40,6 +40,33 @@ async def test_a_directory_without_config_is_no_model(tmp_path):
     assert "config.json" in error.message
 
 
+async def test_other_formats_are_named_as_what_they_are(tmp_path):
+    (tmp_path / "x").mkdir()
+    (tmp_path / "x" / "tiny-q4.gguf").write_bytes(b"GGUF")
+    file = str(tmp_path / "x" / "tiny-q4.gguf")
+    for source, words in {"x": "is a GGUF file", file: "is a file; a model"}.items():
+        error = await refusal(source, tmp_path)
+        assert (error.status, error.code) == (422, "model_unsupported")
+        assert words in error.message
+
+
+async def test_each_weight_is_downloaded_once(tmp_path, monkeypatch):
+    """The layouts of gpt-oss, Mistral and sentence-transformers repositories."""
+    needed = ["config.json", "tokenizer.json", "model.safetensors.index.json", "1_Pooling/config.json"]
+    needed += ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
+    others = ["original/model.safetensors", "consolidated-00001-of-00001.safetensors", "metal/model.bin"]
+    others += ["pytorch_model.bin", "model.fp16.safetensors", "onnx/model.onnx"]
+    wanted: list[str] = []
+
+    def download(repo, **patterns):
+        wanted.extend(huggingface_hub.utils.filter_repo_objects(needed + others, **patterns))
+        return str(tmp_path)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    await find("org/name", None)
+    assert wanted == needed
+
+
 async def test_hub_ids_are_downloaded(tmp_path, monkeypatch):
     monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda repo, **_: str(tmp_path / repo))
     assert await find("org/name", None) == tmp_path / "org" / "name"

@@ -1,0 +1,183 @@
+"""Any architecture of transformers as a tiny random model of the same kind.
+
+A default configuration is rewritten by the names of its keys: sizes become small and stay in the proportions
+that layers need, every kind of layer stays, tokens that mean something move to the vocabulary's end. Weights
+are drawn so that greedy texts don't repeat one token, and so that each norm and bias changes something.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from itertools import zip_longest
+from typing import Any
+
+import torch
+from torch import nn
+
+VOCAB = 128
+SPECIAL = 100  # tokens from here on may stand for images and the like; prompts have none
+HIDDEN, HEADS, KV_HEADS, HEAD_DIM = 64, 4, 2, 16
+WINDOW, CHUNK = 8, 16  # shorter than prompts
+LAYERS = 4
+
+# By key: the first pattern that matches all of it decides.
+_SIZES: tuple[tuple[str, int], ...] = (
+    (r"vocab_size(_per_layer_input)?|encoder_vocab_size|padded_vocab_size", VOCAB),
+    (r"max_position_embeddings|n_positions|n_ctx|max_seq_len(gth)?|max_sequence_length|seq_length", 512),
+    (r"sliding_window(_size)?|local_attention|window_size", WINDOW),
+    (r"attention_chunk_size", CHUNK),
+    (r"(num_|n_)?(local_|routed_)?experts|moe_num_experts|num_local_experts|n_routed_experts", 8),
+    (r"num_experts_per_tok|moe_topk|moe_top_?k|top_k_experts|num_selected_experts|moe_k", 2),
+    (r"n_group|topk_group|num_expert_groups?|n_shared_experts|num_shared_experts|moe_num_shared_experts", 1),
+    (r"first_k_dense_replace|num_dense_layers|moe_layer_start_index", 1),
+    (r"num_kv_shared_layers", LAYERS // 2),
+    (r"moe_.*intermediate_size|.*expert.*intermediate_size|expert_ffn_hidden_size|moe_ffn.*", 32),
+    (r"(.*_)?intermediate_size|(.*_)?ffn_dim|n_inner|d_ff|ffn_hidden_size|mlp_hidden_.*", 96),
+    (r"q_lora_rank", 24),
+    (r"kv_lora_rank|lora_rank", HEAD_DIM),
+    (r"qk_head_dim|mamba_d_head|mamba_head_dim", 2 * HEAD_DIM),
+    (r"mamba_d_ssm", 2 * HIDDEN),
+    (r"d_head", HEAD_DIM),
+    (r"(.*_)?head_dim|kv_channels", HEAD_DIM),
+    (r"hidden_size_per_layer_input", HEAD_DIM),
+    (r"(.*_)?(num|n)_?(key_value_heads|kv_heads|head_kv)|num_key_value_heads.*|num_kv_heads", KV_HEADS),
+    (r"(.*_)?(num_attention_heads|num_heads|n_heads?|attention_heads)|index_n_heads", HEADS),
+    (r"(.*_)?hidden_size|hidden_dim|d_model|n_embd|(word_|token_)?embed_dim|embedding_size", HIDDEN),
+    (r"dim|projection_dim|width", HIDDEN),
+    (r"image_size|max_image_size|input_size", 28),
+    (r"patch_size", 14),
+    (r"depth|num_blocks|encoder_layers|decoder_layers", 2),
+    (r"query_pre_attn_scalar", HEAD_DIM),
+    (r"d_state|state_size|ssm_state_size|mamba_d_state", 8),
+)  # fmt: skip
+# Sizes that default to None and are needed.
+_NEEDED = {"head_dim", "num_key_value_heads", "num_experts_per_tok"} | {
+    "n_routed_experts",
+    "n_shared_experts",
+}
+_LEFT_OUT = {"transformers_version", "architectures", "dtype", "torch_dtype", "id2label", "label2id"}
+_LAYER_COUNT = re.compile(r"num_hidden_layers|n_layers?|num_layers")
+_TOKEN = re.compile(r".*(token|tokens)_(id|index)|(pad|bos|eos|sep|cls|mask|unk|decoder_start)_token_id")
+_ORDINARY = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 1}
+
+_ROTATES_WHOLE_HEADS = ("glm46v", "glm4v", "glm_ocr", "hunyuan_vl", "paddleocr_vl", "qwen2_5_vl", "qwen2_vl")
+_ROTATES_HALF_HEADS = ("glm4v_moe", "glmga")
+
+
+def _rotation(*sections: int) -> dict[str, Any]:
+    return {"rope_type": "default", "rope_theta": 10_000.0, "mrope_section": list(sections)}
+
+
+# What no key says: by model type, changes to the tiny configuration (of its text, where that is a part).
+EXCEPTIONS: dict[str, dict[str, Any]] = {
+    "chameleon": {"vocabulary_map": {"<image>": SPECIAL}},
+    "deepseek_ocr2": {"mlp_layer_types": ["dense", "sparse"] * 2},
+    "diffusion_gemma": {"num_experts": 8, "top_k_experts": 2, "moe_intermediate_size": 32},
+    "emu3": {"vocabulary_map": {"<image>": SPECIAL}},
+    "ernie4_5_vl_moe": {"rope_parameters": _rotation(3, 3, 2)},
+    "granite4_vision": {"deepstack_layer_map": [], "downsample_rate": "1/2"},
+    "lfm2_moe": {"layer_types": ["conv", "full_attention"] * 2},
+    "mamba2": {"head_dim": 2 * HEAD_DIM},
+    "mistral4": {"head_dim": 2 * HEAD_DIM},
+    **{name: {"rope_parameters": _rotation(2, 3, 3)} for name in _ROTATES_WHOLE_HEADS},
+    **{name: {"rope_parameters": _rotation(1, 1, 2)} for name in _ROTATES_HALF_HEADS},
+}
+
+
+def tiny_config(config_class: Any, **changes: Any) -> Any:
+    """The configuration of `config_class` made tiny; `changes` are made to its text part."""
+    plain = config_class().to_dict()
+    shrunk = _shrunk(plain)
+    text = next((shrunk[key] for key in ("text_config", "language_config") if shrunk.get(key)), shrunk)
+    for key, value in (EXCEPTIONS.get(plain["model_type"], {}) | changes).items():
+        place = shrunk if key in shrunk and key not in text else text
+        place[key] = value
+    return config_class.from_dict(shrunk)
+
+
+def tiny_model(model_class: Any, config: Any, seed: int = 7) -> Any:
+    """The model itself in float32, the same for the same arguments."""
+    torch.manual_seed(seed)
+    attention = "eager"  # some drop soft caps and sinks with other kinds
+    model = model_class._from_config(config, dtype=torch.float32, attn_implementation=attention)  # noqa: SLF001
+    _draw(model)
+    return model.eval()
+
+
+def _shrunk(plain: Mapping[str, Any]) -> dict[str, Any]:
+    """One level of a configuration, and those in it."""
+    if not all(isinstance(key, str) for key in plain):
+        return dict(plain)
+    plain = {key: value for key, value in plain.items() if key not in _LEFT_OUT}
+    counts = [key for key in plain if _LAYER_COUNT.fullmatch(key) and isinstance(plain[key], int)]
+    count_key = counts[0] if counts else ""
+    kept = _kept_layers(plain, plain.get(count_key) or 0)
+    shrunk: dict[str, Any] = {}
+    for key, value in plain.items():
+        if key == count_key:
+            shrunk[key] = len(kept)
+        elif key == "per_layer_config" and value:
+            layers = {int(index): changes for index, changes in value.items()}
+            shrunk[key] = {at: _shrunk(layers[index]) for at, index in enumerate(kept) if index in layers}
+        elif isinstance(value, list) and kept and len(value) == plain[count_key]:
+            shrunk[key] = [_value(key, value[index], plain) for index in kept]
+        else:
+            shrunk[key] = _value(key, value, plain)
+    return shrunk
+
+
+def _kept_layers(plain: Mapping[str, Any], count: int) -> list[int]:
+    """The indices of the layers that stay: one of each kind, and some more."""
+    kinds = plain.get("layer_types") or plain.get("layers_block_type") or []
+    if len(kinds) != count:
+        return list(range(min(count, LAYERS)))
+    by_kind = [[at for at, other in enumerate(kinds) if other == kind] for kind in dict.fromkeys(kinds)]
+    firsts = [indices[0] for indices in by_kind]
+    later = ([at for at in indices if at > max(firsts)] for indices in by_kind)
+    others = [at for rank in zip_longest(*later) for at in rank if at is not None]
+    return sorted(firsts + others[: max(0, LAYERS - len(firsts))])
+
+
+def _value(key: str, value: Any, plain: Mapping[str, Any]) -> Any:
+    if isinstance(value, dict):
+        return _rope(value, plain) if key.startswith("rope") else _shrunk(value)
+    if key in _ORDINARY:
+        return _ORDINARY[key]
+    if _TOKEN.fullmatch(key) and isinstance(value, int):
+        return SPECIAL + sum(map(ord, key)) % (VOCAB - SPECIAL)
+    if isinstance(value, bool) or (not isinstance(value, int) and not (value is None and key in _NEEDED)):
+        return value
+    size = next((size for pattern, size in _SIZES if re.fullmatch(pattern, key)), None)
+    if size is None or value == 0:
+        return value
+    if size == KV_HEADS and value == plain.get("num_attention_heads"):
+        return HEADS
+    return min(size, value or size) if size < HEADS else size
+
+
+def _rope(rope: Mapping[str, Any], plain: Mapping[str, Any]) -> dict[str, Any]:
+    """The parameters of rotations; where layers of different kinds have their own, of each."""
+    made = {key: _rope(value, plain) if isinstance(value, dict) else value for key, value in rope.items()}
+    if "mrope_section" in made:
+        made["mrope_section"] = [2, 3, 3]
+    if "original_max_position_embeddings" in made:
+        made["original_max_position_embeddings"] = 128
+    for key in ("short_factor", "long_factor"):
+        if isinstance(made.get(key), list):
+            made[key] = made[key][: HEAD_DIM // 2]
+    return made
+
+
+@torch.no_grad()
+def _draw(model: nn.Module) -> None:
+    for name, parameter in model.named_parameters():
+        if parameter.ndim > 1:
+            parameter.normal_(std=1.5 / math.sqrt(parameter.shape[-1]))
+            if "embed" in name or "wte" in name:
+                parameter.normal_(std=0.2)
+        elif "norm" in name or "ln" in name:
+            parameter.add_(torch.randn_like(parameter), alpha=0.3)
+        else:
+            parameter.add_(torch.randn_like(parameter), alpha=0.1)
