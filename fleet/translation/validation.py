@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection
-from typing import NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import msgspec
 
@@ -49,6 +49,21 @@ def require_object(raw: msgspec.Raw, param: str) -> msgspec.Raw:
     """`raw`, which must be an object. Raises `ApiError` 400."""
     if not bytes(raw).startswith(b"{"):
         raise ApiError(400, "invalid_type", "Expected `object`.", param=param)
+    return raw
+
+
+class _SchemaHead(msgspec.Struct):
+    type: Any = "object"
+
+
+_head_decoder = msgspec.json.Decoder(_SchemaHead)
+
+
+def require_object_schema(raw: msgspec.Raw, param: str) -> msgspec.Raw:
+    """`raw`, which must be a schema of objects, as a call's arguments are. Raises `ApiError` 400."""
+    kind = _head_decoder.decode(require_object(raw, param)).type
+    if kind != "object" and not (isinstance(kind, list) and "object" in kind):
+        reject(f"{param}.type", "The arguments of a call are an object, so this must be `object`.")
     return raw
 
 

@@ -250,3 +250,18 @@ def test_the_path_says_where():
     with pytest.raises(ApiError) as caught:
         messages.to_chat(json.dumps(spoiled).encode())
     assert caught.value.param == "messages[2].content[0].tool_use_id"
+
+
+@pytest.mark.parametrize(
+    ("good", "translate", "path"),
+    [
+        (GOOD, messages.to_chat, ("tools", 0, "input_schema", "type")),
+        (ASKED, responses.to_chat, ("tools", 0, "parameters", "type")),
+    ],
+)
+@pytest.mark.parametrize("kind", [None, "string", ["string", "null"], 7])
+def test_a_tool_whose_arguments_are_no_object_is_a_400(good, translate, path, kind):
+    error = refusal(translate, replaced(good, path, kind))
+    assert error is not None
+    assert (error.status, error.param) == (400, written(path))
+    assert refusal(translate, replaced(good, path, ["object", "null"])) is None

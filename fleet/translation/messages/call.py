@@ -18,7 +18,14 @@ from fleet.translation.messages.wire import (
     ToolChoice,
     ToolUse,
 )
-from fleet.translation.validation import decode_body, is_given, reject, require_object, unknown_fields
+from fleet.translation.validation import (
+    decode_body,
+    is_given,
+    reject,
+    require_object,
+    require_object_schema,
+    unknown_fields,
+)
 from neuron.wire import ApiError
 
 Json = dict[str, Any]
@@ -160,7 +167,7 @@ def _tool(tool: Tool, path: str) -> Json:
         function["description"] = tool.description
     if tool.strict is not None:
         function["strict"] = tool.strict
-    function["parameters"] = require_object(tool.input_schema, f"{path}.input_schema")
+    function["parameters"] = require_object_schema(tool.input_schema, f"{path}.input_schema")
     return {"type": "function", "function": function}
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 
 from fleet.translation.responses.wire import Tool, ToolChoice
-from fleet.translation.validation import is_given, reject, require_object
+from fleet.translation.validation import is_given, reject, require_object_schema
 
 Json = dict[str, Any]
 
@@ -106,7 +106,7 @@ def _function(tool: Tool, name: str, path: str) -> Json:
     if tool.strict is not None:
         function["strict"] = tool.strict
     if is_given(tool.parameters):
-        function["parameters"] = require_object(tool.parameters, f"{path}.parameters")
+        function["parameters"] = require_object_schema(tool.parameters, f"{path}.parameters")
     return function
 
 
