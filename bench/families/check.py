@@ -149,8 +149,10 @@ def _generate(model: Any, tokens: list[int], *, use_cache: bool = True) -> list[
 def _served(decoder: AnyDecoder, rounds: Sequence[Sequence[list[int]]]) -> list[list[list[int]]]:
     """The answers to each round, its prompts in one batch, the cache kept from round to round."""
     limits = SchedulerLimits(max_running=SHAPE.num_slots, step_tokens=STEP_TOKENS)
-    scheduler = Scheduler("m", SHAPE, vocab_size=decoder.vocab_size, limits=limits)
-    runner = ModelRunner(decoder, decoder.layers, SHAPE)
+    scheduler = Scheduler(
+        "m", SHAPE, vocab_size=decoder.vocab_size, limits=limits, shares_prefixes=not decoder.states
+    )
+    runner = ModelRunner(decoder, decoder.layers, SHAPE, states=decoder.states)
     answers: list[list[list[int]]] = []
     for prompts in rounds:
         texts: dict[int, list[int]] = {}

@@ -72,15 +72,30 @@ def _rotation(*sections: int) -> dict[str, Any]:
 
 # What no key says: by model type, changes to the tiny configuration (of its text, where that is a part).
 EXCEPTIONS: dict[str, dict[str, Any]] = {
+    "bamba": {"attn_layer_indices": [1, 3]},
     "chameleon": {"vocabulary_map": {"<image>": SPECIAL}},
     "deepseek_ocr2": {"mlp_layer_types": ["dense", "sparse"] * 2},
     "diffusion_gemma": {"num_experts": 8, "top_k_experts": 2, "moe_intermediate_size": 32},
     "emu3": {"vocabulary_map": {"<image>": SPECIAL}},
     "ernie4_5_vl_moe": {"rope_parameters": _rotation(3, 3, 2)},
     "granite4_vision": {"deepstack_layer_map": [], "downsample_rate": "1/2"},
+    "granitemoehybrid": {"layer_types": ["linear_attention", "full_attention"] * 2},
+    "jamba": {"attn_layer_offset": 1, "attn_layer_period": 2},
     "lfm2_moe": {"layer_types": ["conv", "full_attention"] * 2},
-    "mamba2": {"head_dim": 2 * HEAD_DIM},
+    "mamba2": {"head_dim": 2 * HEAD_DIM, "n_groups": 2},
     "mistral4": {"head_dim": 2 * HEAD_DIM},
+    **dict.fromkeys(("nemotron_h", "nemotron_h_omni"), {"n_groups": 2}),
+    "zamba": {
+        "attention_hidden_size": 2 * HIDDEN,
+        "attention_head_dim": 2 * HEAD_DIM,
+        "layer_types": ["linear_attention", "hybrid"] * 2,
+    },
+    "zamba2": {
+        "attention_hidden_size": 2 * HIDDEN,
+        "attention_head_dim": 2 * HEAD_DIM,
+        "mamba_headdim": HEAD_DIM,
+        "n_mamba_heads": 2 * HIDDEN // HEAD_DIM,
+    },
     **{name: {"rope_parameters": _rotation(2, 3, 3)} for name in _ROTATES_WHOLE_HEADS},
     **{name: {"rope_parameters": _rotation(1, 1, 2)} for name in _ROTATES_HALF_HEADS},
 }

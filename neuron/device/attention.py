@@ -35,6 +35,11 @@ class AttentionParams:
         return self.softcap is None and self.sinks is None
 
     @property
+    def is_local(self) -> bool:
+        """Whether a query sees some of the positions before it only."""
+        return self.window is not None or self.chunk is not None
+
+    @property
     def is_plain(self) -> bool:
         """Whether every kernel computes it: a softmax over all positions or a window of them."""
         return self.is_softmax and self.chunk is None

@@ -48,7 +48,9 @@ class KVCache:
         self, layers: Mapping[int, KVShape], shape: CacheShape, *, dtype: torch.dtype, device: torch.device
     ) -> None:
         def pool(heads: int, dim: int) -> Tensor:
-            return _zeros((shape.num_pages + 1, shape.page_size, heads, dim), dtype=dtype, device=device)
+            return allocate_zeros(
+                (shape.num_pages + 1, shape.page_size, heads, dim), dtype=dtype, device=device
+            )
 
         self.shape = shape
         self.num_bytes = bytes_per_token(layers, dtype) * (shape.num_pages + 1) * shape.page_size
@@ -79,7 +81,7 @@ def _select(pool: Tensor, pages: Pages) -> Tensor:
     return pool[pages] if isinstance(pages, slice) else pool.index_select(0, pages)
 
 
-def _zeros(shape: tuple[int, ...], *, dtype: torch.dtype, device: torch.device) -> Tensor:
+def allocate_zeros(shape: tuple[int, ...], *, dtype: torch.dtype, device: torch.device) -> Tensor:
     """Return zeros. On a CPU they are a mapping of their own: the first write takes a page of memory, and all
     of it goes back to the system with the tensor."""
     if device.type != "cpu":

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor
@@ -19,6 +20,7 @@ from neuron.device.kv_cache import KVCache, KVShape, PageTable
 from neuron.device.model import DecoderModel
 from neuron.device.sampler import Sampler
 from neuron.device.sdpa import SdpaAttention
+from neuron.device.state_pool import StateName, StatePool, StateShape, group_states, use_state_groups
 from neuron.device.varlen import Kernel, varlen_attention
 from neuron.pipe import Logprob
 from neuron.step import CacheShape, Chunk, PoisonedError, StepPlan, StepResult
@@ -27,7 +29,7 @@ log = logging.getLogger("neuron.device")
 
 
 class ModelRunner:
-    """A model with its KV cache, page table and sampler.
+    """A model with its KV cache, page table and sampler, and the pool of its `states` if its layers keep any.
 
     With a `kernel`, attention reads pages in place. With `capture` as well, decode steps of a model that
     `is_capturable` are captured and replayed.
@@ -41,9 +43,11 @@ class ModelRunner:
         *,
         kernel: Kernel | None = None,
         capture: Capture | None = None,
+        states: Mapping[StateName, StateShape] | None = None,
     ) -> None:
         self.shape = shape
         self.cache = KVCache(layers, shape, dtype=model.dtype, device=model.device)
+        self._states = StatePool(states, shape.num_slots, model.device) if states else None
         self._model = model
         self._kernel = kernel
         self._table = PageTable(shape, model.device)
@@ -52,6 +56,11 @@ class ModelRunner:
         self._graphs: DecodeGraphs | None = None
         if kernel and capture and model.is_capturable:
             self._graphs = self._capture_decode(kernel, capture)
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of everything that is kept of sequences."""
+        return self.cache.num_bytes + (self._states.num_bytes if self._states else 0)
 
     @torch.inference_mode()
     def _capture_decode(self, kernel: Kernel, capture: Capture) -> DecodeGraphs | None:
@@ -89,7 +98,7 @@ class ModelRunner:
         rows = _LogitsRows(plan, batch.order, batch.ends)
         logits_indices = torch.tensor(rows.indices, dtype=torch.int64, device=batch.tokens.device)
         image_embeddings = self._images.embed(plan, batch) if self._images else ()
-        with use_backend(self._attention(plan, batch)):
+        with use_backend(self._attention(plan, batch)), self._use_states(plan, batch):
             logits = self._model(batch.tokens, batch.positions, logits_indices, image_embeddings)
         return self._result(plan, rows, logits)
 
@@ -97,6 +106,11 @@ class ModelRunner:
         if self._kernel is None:
             return SdpaAttention(self.cache, batch)
         return varlen_attention(self.cache, self._table, plan, batch, self._kernel)
+
+    def _use_states(self, plan: StepPlan, batch: Batch) -> AbstractContextManager[None]:
+        if self._states is None:
+            return nullcontext()
+        return use_state_groups(group_states(self._states, plan, batch))
 
     def _result(self, plan: StepPlan, rows: _LogitsRows, logits: Tensor) -> StepResult:
         tokens: list[int | None] = [None] * len(plan.chunks)

@@ -37,11 +37,23 @@ MAX_RETRY_AFTER_S = 600
 
 
 class Scheduler:
-    """The requests of one model. Not thread-safe, and without a clock: callers pass seconds."""
+    """The requests of one model. Not thread-safe, and without a clock: callers pass seconds.
+
+    Without `shares_prefixes` every request computes its whole prompt: what the model keeps of a prefix is not
+    in its pages alone.
+    """
 
     request_type = Submit
 
-    def __init__(self, model: str, shape: CacheShape, *, vocab_size: int, limits: SchedulerLimits) -> None:
+    def __init__(
+        self,
+        model: str,
+        shape: CacheShape,
+        *,
+        vocab_size: int,
+        limits: SchedulerLimits,
+        shares_prefixes: bool = True,
+    ) -> None:
         if shape.num_slots < limits.max_running or shape.num_pages < shape.pages_per_slot:
             raise ValueError("the cache needs a slot per running request and room for one of full length")
         self.model = model
@@ -50,6 +62,7 @@ class Scheduler:
         self.pages = PageAllocator(shape.num_pages)
         self._prefixes = PrefixIndex(self.pages, shape.page_size)
         self._vocab_size = vocab_size
+        self._shares_prefixes = shares_prefixes
         self._waiting = WaitingQueue()
         self._running: list[EngineRequest] = []  # oldest first
         self._slots: dict[int, EngineRequest] = {}
@@ -247,7 +260,7 @@ class Scheduler:
 
     def _cached_prefix(self, request: EngineRequest) -> tuple[int, ...]:
         """Return the cached pages that the request can share."""
-        if request.is_scoring:
+        if request.is_scoring or not self._shares_prefixes:
             return ()
         # The last token always runs: the cache does not hold its logits.
         full = (len(request.tokens) - 1) // self.shape.page_size
@@ -320,6 +333,8 @@ class Scheduler:
         size = self.shape.page_size
         first, last = request.num_computed // size, end // size
         request.num_computed = end
+        if not self._shares_prefixes:
+            return
         if last > first:
             hashes = request.page_hashes(last, size)
             for index in range(first, last):

@@ -16,15 +16,25 @@ from transformers.models.auto.modeling_auto import (
 
 from neuron.models import private
 from neuron.models.checkpoint import CONFIG, Checkpoint, ModelLoadError, model_broken
+from neuron.models.state_interface import SILENT_LAYERS, STATE_LAYERS, keeps_states, layer_types
 
 # Equal to transformers' `generate`, token for token, in tests/device/test_parity.py.
 TESTED_FAMILIES = (
+    "bamba",
+    "falcon_h1",
     "gemma2",
     "gemma3_text",
     "gpt_oss",
+    "granitemoehybrid",
+    "jamba",
+    "lfm2",
     "llama",
     "llama4_text",
+    "mamba",
+    "mamba2",
+    "minimax",
     "mistral",
+    "nemotron_h",
     "olmo",
     "olmo2",
     "olmo3",
@@ -32,7 +42,9 @@ TESTED_FAMILIES = (
     "phimoe",
     "qwen2",
     "qwen3",
+    "qwen3_5_text",
     "qwen3_moe",
+    "qwen3_next",
 )
 
 # The same with images, in tests/device/test_vision.py. Other vision models have positions in more than one
@@ -40,7 +52,7 @@ TESTED_FAMILIES = (
 # images.
 TESTED_VISION_FAMILIES = ("idefics3", "llava")
 
-_RUNNABLE_LAYERS = {"full_attention", "sliding_attention", "chunked_attention"}
+_RUNNABLE_LAYERS = {"full_attention", "sliding_attention", "chunked_attention"} | STATE_LAYERS | SILENT_LAYERS
 _OTHER_HEADS = re.compile(r"For(Sequence|Token)Classification$|ForQuestionAnswering$")
 _DEFAULT_CONTEXT = 4096  # tokens, for a model that names no limit
 
@@ -85,10 +97,11 @@ def decoder_class(checkpoint: Checkpoint, config: Any) -> Any:
     found = _text_class(checkpoint, config)
     if found is None:
         raise model_unsupported(file, f"transformers has no class of {name} that writes text")
-    layers = set(getattr(config.get_text_config(decoder=True), "layer_types", None) or ())
-    if others := sorted(layers - _RUNNABLE_LAYERS):
+    text_config = config.get_text_config(decoder=True)
+    if others := sorted(set(layer_types(text_config)) - _RUNNABLE_LAYERS):
         raise model_unsupported(file, f"{name} has layers of type {', '.join(others)}")
-    if not private.supports_attention_interface(found):
+    # Models that keep states do not say so; which of their layers attend by it is seen when they are probed.
+    if not keeps_states(text_config) and not private.supports_attention_interface(found):
         raise model_unsupported(file, f"{name} does not use the attention interface")
     return found
 

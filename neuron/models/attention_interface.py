@@ -78,6 +78,8 @@ def paged_attention(
         if isinstance(option, Tensor) and name != "s_aux" and name not in _IGNORED:
             raise UnsupportedAttentionError(f"its attention needs {name}")
     layer: Any = module.layer_idx
+    if layer is None:
+        raise UnsupportedAttentionError("its layers share an attention that does not know whose it is")
     recorder = _masks.get()
     span = recorder.span(attention_mask, options) if recorder else _spans.get()[layer]
     scale = options.get("scaling")

@@ -11,6 +11,7 @@ that is not exactly of this shape stays with transformers' own code.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
@@ -21,6 +22,7 @@ from torch.nn.functional import embedding, silu
 
 from neuron.device.attention import AttentionParams, attend
 from neuron.device.model import ImageEmbeddings, VisionEncoder
+from neuron.device.state_pool import StateName, StateShape
 from neuron.models.attention_interface import AttentionProbe
 from neuron.models.image_input import ImageProcessor
 from neuron.models.linear import PackedLinear, activation_dtype, pack_linear
@@ -54,6 +56,7 @@ class FusedDecoder:
         body = model.get_decoder()  # of a vision model, the part for text
         shape = probe.layers[0]
         self.layers = probe.layers
+        self.states: Mapping[StateName, StateShape] = {}
         self.vocab_size = vocab_size
         self.context = context
         self.num_embeddings: int = body.embed_tokens.num_embeddings

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from neuron.models.checkpoint import Checkpoint
+from neuron.models.state_interface import SILENT_LAYERS
 
 MIB = 1 << 20
 _LOGIT_COPIES = 3  # float32 logits, and what sampling makes of them
@@ -37,7 +38,8 @@ def estimate_memory(
     """Return the estimate for a cache of `context` tokens, and steps of `step_tokens` with `rows` logits.
 
     Sizes that a configuration keeps under other names count as 0. Then only the weights, which are exact, and
-    what is measured after loading protect the device.
+    what is measured after loading protect the device. States that layers keep beside the cache are counted
+    after loading, too.
     """
     config = checkpoint.config.get("text_config") or checkpoint.config
 
@@ -49,13 +51,16 @@ def estimate_memory(
     head_dim = size("head_dim") or (hidden // heads if heads else 0)
     kv_heads = size("num_key_value_heads") or heads
     context = min(context, size("max_position_embeddings") or context)
+    kinds = config.get("layer_types")
+    silent = [kind for kind in kinds if kind in SILENT_LAYERS] if isinstance(kinds, list) else []
+    num_attending = max(0, size("num_hidden_layers") - len(silent))
     # Tied weights are stored once, but the head's are packed for its linear layer and the embedding's are
     # not.
     tied = size("vocab_size") * hidden * dtype.itemsize if config.get("tie_word_embeddings") else 0
     per_token = _HIDDEN_COPIES * hidden + _GATE_COPIES * size("intermediate_size")
     return MemoryEstimate(
         weights=weight_bytes(checkpoint, dtype) + tied,
-        cache=context * size("num_hidden_layers") * 2 * kv_heads * head_dim * dtype.itemsize,
+        cache=context * num_attending * 2 * kv_heads * head_dim * dtype.itemsize,
         activations=step_tokens * per_token * dtype.itemsize + rows * _LOGIT_COPIES * 4 * size("vocab_size"),
     )
 

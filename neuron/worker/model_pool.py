@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,6 +20,7 @@ from neuron.device.memory import (
 )
 from neuron.device.model_runner import ModelRunner
 from neuron.device.startup import AcceleratorError, Device
+from neuron.device.state_pool import bytes_per_slot
 from neuron.device.varlen import find_varlen_kernel, select_kernel
 from neuron.engine.embedding_scheduler import EmbeddingScheduler
 from neuron.engine.request import GrammarMatcher
@@ -39,6 +40,7 @@ log = logging.getLogger("neuron.worker")
 
 _MIN_CONTEXT = 256  # tokens; a model whose cache holds less is useless
 _KV_SHARE = 0.5  # of what the weights leave; the rest is for the next model and for activations
+_STATE_SHARE = 0.25  # of the same, for what layers keep of sequences besides keys and values
 _CPU_KV_BYTES = 256 * MIB  # enough on a CPU, unless one context is longer
 
 
@@ -193,9 +195,16 @@ class ModelPool:
         weights = max(bytes_in_use(self.device) - before, estimate.weights)
         kernel, page_size = select_kernel(self._kernel, decoder.layers, decoder.dtype, self.device)
         shape = self._cache_shape(path, decoder, page_size, self.free - weights - estimate.activations)
-        vocab_size = min(decoder.vocab_size, decoder.num_embeddings)
-        scheduler = Scheduler(model, shape, vocab_size=vocab_size, limits=limits)
-        runner = ModelRunner(decoder, decoder.layers, shape, kernel=kernel, capture=self._capture())
+        scheduler = Scheduler(
+            model,
+            shape,
+            vocab_size=min(decoder.vocab_size, decoder.num_embeddings),
+            limits=replace(limits, max_running=shape.num_slots),
+            shares_prefixes=not decoder.states,
+        )
+        runner = ModelRunner(
+            decoder, decoder.layers, shape, kernel=kernel, capture=self._capture(), states=decoder.states
+        )
         log.info(
             "model loaded",
             extra={"model": model, "dtype": str(dtype), "context": shape.context, "pages": shape.num_pages},
@@ -203,9 +212,9 @@ class ModelPool:
         return ResidentModel(
             scheduler,
             runner,
-            num_bytes=weights + runner.cache.num_bytes,
+            num_bytes=weights + runner.num_bytes,
             path=path,
-            needed_bytes=weights + estimate.cache + estimate.activations,
+            needed_bytes=weights + estimate.cache + estimate.activations + bytes_per_slot(decoder.states),
             image_processor=decoder.image_processor,
         )
 
@@ -229,15 +238,26 @@ class ModelPool:
 
     def _cache_shape(self, path: Path, decoder: AnyDecoder, page_size: int, free: int) -> CacheShape:
         page_bytes = bytes_per_token(decoder.layers, decoder.dtype) * page_size
+        state_bytes = bytes_per_slot(decoder.states)
         pages_per_context = -(-decoder.context // page_size)
         # The page that is added to each count is the padding page, see `PageTable.padding_slot`.
         least = (min(pages_per_context, _MIN_CONTEXT // page_size) + 1) * page_bytes
-        self._check_room(path, "its cache takes", f"{-(-least // MIB)} MiB", least, free)
+        self._check_room(path, "its cache takes", f"{-(-least // MIB)} MiB", least + state_bytes, free)
+        num_slots = self._num_slots(state_bytes, free - least)
+        free -= num_slots * state_bytes
         num_bytes = self._kv_bytes((pages_per_context + 1) * page_bytes, free)
-        num_slots = self.settings.limits.max_running
-        num_pages = max(1, min(num_bytes // page_bytes - 1, num_slots * pages_per_context))
+        num_pages = num_slots * pages_per_context
+        if page_bytes:
+            num_pages = max(1, min(num_bytes // page_bytes - 1, num_pages))
         context = min(decoder.context, num_pages * page_size)
         return CacheShape(num_pages, page_size, num_slots, context)
+
+    def _num_slots(self, state_bytes: int, free: int) -> int:
+        """Return how many requests may run at once: fewer than configured if their states take too much."""
+        most = self.settings.limits.max_running
+        if not state_bytes:
+            return most
+        return min(most, max(1, int(free * _STATE_SHARE) // state_bytes))
 
     def _kv_bytes(self, one_context: int, free: int) -> int:
         if self.settings.kv_mb is not None:

@@ -48,8 +48,12 @@ class Serving:
     ) -> None:
         self.loaded = loaded
         bounds = SchedulerLimits(**{"max_running": shape.num_slots, "step_tokens": 48} | limits)
-        self.scheduler = Scheduler("m", shape, vocab_size=vocab, limits=bounds)
-        self.runner = ModelRunner(loaded, loaded.layers, shape, kernel=kernel, capture=capture)
+        self.scheduler = Scheduler(
+            "m", shape, vocab_size=vocab, limits=bounds, shares_prefixes=not loaded.states
+        )
+        self.runner = ModelRunner(
+            loaded, loaded.layers, shape, kernel=kernel, capture=capture, states=loaded.states
+        )
         self.tokens: dict[int, list[int]] = {}
         self.ends: dict[int, Finished | Refused] = {}
         self.num_joined = 0

@@ -33,6 +33,14 @@ _YARN = {
     "factor": 4.0,
     "original_max_position_embeddings": 128,
 }
+_HYBRID = {"layer_types": ["linear_attention", "full_attention", "linear_attention"]}
+_MAMBA = {"mamba_n_heads": 4, "mamba_d_head": 32, "mamba_d_state": 8}
+_DELTA = _HYBRID | {
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4,
+    "linear_key_head_dim": 16,
+    "linear_value_head_dim": 16,
+}
 
 # Windows are smaller than the prompts of the tests.
 FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
@@ -62,6 +70,37 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "phimoe": ("PhimoeConfig", {"sliding_window": 8, "num_local_experts": 4}),
     "gemma3_text": ("Gemma3TextConfig", {"sliding_window": 8, "query_pre_attn_scalar": 16}),
+    # Layers of these keep states.
+    "lfm2": ("Lfm2Config", {"layer_types": ["conv", "full_attention", "conv"]}),
+    "mamba": ("MambaConfig", {"state_size": 8}),
+    "mamba2": ("Mamba2Config", {"state_size": 8, "num_heads": 4, "head_dim": 32, "n_groups": 2}),
+    "jamba": (
+        "JambaConfig",
+        {"attn_layer_period": 2, "attn_layer_offset": 1, "num_experts": 4, "mamba_d_state": 8},
+    ),
+    "bamba": ("BambaConfig", _MAMBA | {"attn_layer_indices": [1]}),
+    "falcon_h1": ("FalconH1Config", _MAMBA | {"mamba_d_ssm": 128}),
+    "granitemoehybrid": (
+        "GraniteMoeHybridConfig",
+        _MAMBA | _HYBRID | {"num_local_experts": 4, "num_experts_per_tok": 2, "shared_intermediate_size": 32},
+    ),
+    "nemotron_h": (
+        "NemotronHConfig",
+        {
+            "layer_types": ["linear_attention", "full_attention", "moe"],
+            "mamba_num_heads": 4,
+            "mamba_head_dim": 32,
+            "ssm_state_size": 8,
+            "n_groups": 2,
+            "n_routed_experts": 4,
+            "num_experts_per_tok": 2,
+            "moe_intermediate_size": 32,
+            "moe_shared_expert_intermediate_size": 32,
+        },
+    ),
+    "qwen3_next": ("Qwen3NextConfig", _DELTA | _MOE | {"shared_expert_intermediate_size": 32}),
+    "qwen3_5_text": ("Qwen3_5TextConfig", _DELTA),
+    "minimax": ("MiniMaxConfig", _HYBRID | {"num_local_experts": 4}),
 }
 _EAGER = {"gemma2"}  # with SDPA, transformers 5.17 silently drops its soft cap
 

@@ -1,0 +1,190 @@
+"""What a loaded model asks of attention and states, learned by running it.
+
+A model that would run wrongly is refused here: a few tokens go through every layer, and what the layers ask
+of their attention and which states they keep is recorded. A model that keeps states must come to the same
+logits when it reads those tokens piece by piece.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from neuron.device.attention import use_backend
+from neuron.device.batch import Batch
+from neuron.device.kv_cache import KVCache, PageTable
+from neuron.device.model import DecoderModel
+from neuron.device.sdpa import SdpaAttention
+from neuron.device.state_pool import StatePool, group_states, use_state_groups
+from neuron.models.architecture import model_unsupported
+from neuron.models.attention_interface import AttentionProbe, UnsupportedAttentionError
+from neuron.models.checkpoint import Checkpoint, model_broken
+from neuron.models.state_interface import (
+    SILENT_LAYERS,
+    STATE_LAYERS,
+    StatefulModule,
+    StateProbe,
+    cache_argument,
+    keeps_states,
+    layer_types,
+)
+from neuron.pipe import Sampling
+from neuron.step import CacheShape, Chunk, Joined, StepPlan
+
+_TOKENS = 4
+_STATE_TOKENS = 16  # of models that keep states: enough to remember
+_PIECES = (0, 7, 13, 15, _STATE_TOKENS)  # bounds between what is read at once
+# By which logits may differ, in their standard deviations: far more than rounding does, far less than a
+# forgotten state.
+_TOLERANCES = {torch.float32: 0.01, torch.float16: 0.05, torch.bfloat16: 0.1}
+_SHAPE = CacheShape(num_pages=2, page_size=_STATE_TOKENS, num_slots=2, context=_STATE_TOKENS)
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """What was found: the logits follow the last of the `tokens`."""
+
+    attention: AttentionProbe
+    states: StateProbe | None  # of a model that keeps some
+    tokens: tuple[int, ...]
+    logits: Tensor  # (vocab,)
+
+    @property
+    def vocab_size(self) -> int:
+        return self.logits.shape[-1]
+
+
+def probe_model(checkpoint: Checkpoint, model: Any, text_config: Any) -> Probe:
+    """Return what the layers of a model with `PROBE_NAME` ask for. Raises ModelLoadError."""
+    with _refusing(checkpoint.path):
+        probe = _run(model, text_config)
+        _check_layers(probe, text_config)
+        is_number = not bool(probe.logits.isnan().any())
+        if is_number:
+            _check_positions(model, text_config, probe.logits)
+    if not is_number:
+        raise model_broken(checkpoint.path, "its weights give logits that are not numbers")
+    return probe
+
+
+@contextmanager
+def _refusing(path: Path) -> Iterator[None]:
+    """Turn what a model raises inside the block into a ModelLoadError, unless the device is at fault."""
+    try:
+        yield
+    except UnsupportedAttentionError as error:
+        raise model_unsupported(path, str(error)) from error
+    except (torch.AcceleratorError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        raise model_unsupported(path, f"it does not run: {error!r}") from error
+
+
+@torch.inference_mode()
+def _run(model: Any, text_config: Any, *, with_positions: bool = True) -> Probe:
+    """Return what a few tokens' way through the layers recorded."""
+    attention = AttentionProbe()
+    states = StateProbe(model.config) if keeps_states(text_config) else None
+    count = _STATE_TOKENS if states else _TOKENS
+    zeros = torch.zeros(1, count, dtype=torch.int64, device=model.device)
+    positions = torch.arange(count, device=model.device)
+    tokens = zeros + 1 if text_config.pad_token_id == 0 else zeros
+    inputs: dict[str, Any] = {"input_ids": tokens}
+    if with_positions:
+        inputs["position_ids"] = positions[None]
+    if "token_type_ids" in inspect.signature(model.forward).parameters:
+        inputs["token_type_ids"] = zeros  # a prompt of text, which some let attend to itself as a whole
+    with use_backend(attention), attention.recording(), ExitStack() as watching:
+        if states:
+            inputs[cache_argument(model)] = states
+            watching.enter_context(states.watching(model))
+        out = model(**inputs, use_cache=False, logits_to_keep=positions[-1:])
+    return Probe(attention, states, tuple(tokens[0].tolist()), out.logits[0, -1])
+
+
+def _check_positions(model: Any, text_config: Any, logits: Tensor) -> None:
+    """Refuse a model that counts otherwise than from 0 when it is told no positions."""
+    try:
+        own = _run(model, text_config, with_positions=False).logits
+    except (torch.AcceleratorError, torch.OutOfMemoryError):
+        raise
+    except Exception:  # noqa: BLE001 - it must be told them, and is
+        return
+    if not torch.allclose(own, logits, rtol=0.0, atol=0.01 * float(logits.std())):
+        raise UnsupportedAttentionError("its positions do not count from 0")
+
+
+def _check_layers(probe: Probe, text_config: Any) -> None:
+    types = layer_types(text_config)
+    silent = [kind for kind in types if kind in SILENT_LAYERS]
+    num_others = text_config.num_hidden_layers - len(silent) - len(probe.attention.layers)
+    if num_others:
+        raise UnsupportedAttentionError(f"{num_others} of its layers do not attend")
+    if probe.states:
+        keeping = {name.layer for name in probe.states.shapes}
+        if missing := {index for index, kind in enumerate(types) if kind in STATE_LAYERS} - keeping:
+            raise UnsupportedAttentionError(
+                f"{len(missing)} of its layers keep no state where it is looked for"
+            )
+    if "sliding_attention" in types and not any(params.window for params in probe.attention.params.values()):
+        raise UnsupportedAttentionError("its sliding layers do not tell their window")
+
+
+def check_continuation(
+    checkpoint: Checkpoint, decoder: DecoderModel, probe: Probe, modules: Sequence[StatefulModule]
+) -> None:
+    """Make the modules with states go step by step if the decoder otherwise forgets what it has read.
+
+    Raises ModelLoadError if it comes to other logits than transformers even so.
+    """
+    with _refusing(checkpoint.path):
+        if _continues(decoder, probe):
+            return
+        for module in modules:
+            module.is_stepwise = True
+        if not _continues(decoder, probe):
+            raise UnsupportedAttentionError("it comes to other results piece by piece than at once")
+
+
+def _continues(decoder: DecoderModel, probe: Probe) -> bool:
+    """Return whether the decoder comes to the same logits at once and piece by piece, and to the probe's.
+
+    The probe itself attends to everything.
+    """
+    at_once, *others = _read_in_pieces(decoder, probe)
+    if all(params.is_softmax and not params.is_local for params in probe.attention.params.values()):
+        others.append(probe.logits.float())
+    allowed = _TOLERANCES[decoder.dtype] * float(at_once.std())
+    return all(torch.allclose(logits, at_once, rtol=0.0, atol=allowed) for logits in others)
+
+
+@torch.inference_mode()
+def _read_in_pieces(decoder: DecoderModel, probe: Probe) -> Iterator[Tensor]:
+    """Yield the logits after the probe's tokens, read at once and read in `_PIECES`."""
+    assert probe.states
+    device = decoder.device
+    cache = KVCache(probe.attention.layers, _SHAPE, dtype=decoder.dtype, device=device)
+    states = StatePool(probe.states.shapes, _SHAPE.num_slots, device)
+    table = PageTable(_SHAPE, device)
+    last = torch.tensor([0], device=device)
+    for slot, ends in enumerate(((0, _STATE_TOKENS), _PIECES)):
+        joined: tuple[Joined, ...] = (Joined(slot, Sampling(), probe.tokens, (), (slot,)),)
+        for start, end in pairwise(ends):
+            plan = StepPlan((Chunk(slot, probe.tokens[start:end], start),), joined)
+            table.update(plan)
+            batch = Batch(plan, table, _SHAPE)
+            joined = ()
+            with (
+                use_backend(SdpaAttention(cache, batch)),
+                use_state_groups(group_states(states, plan, batch)),
+            ):
+                logits = decoder(batch.tokens, batch.positions, last + end - start - 1)
+        yield logits[0]

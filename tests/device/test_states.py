@@ -1,0 +1,104 @@
+"""What a model keeps in its slots besides pages: it is one request's, and begins with it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from neuron.device.memory import MIB
+from neuron.device.state_pool import bytes_per_slot
+from neuron.engine.scheduler_limits import SchedulerLimits
+from neuron.models.checkpoint import ModelLoadError
+from neuron.models.decoder import AnyDecoder
+from neuron.pipe import Finished
+from neuron.step import CacheShape
+from neuron.worker.model_pool import ModelPool, WorkerSettings
+from tests.device.serving import Serving, decoder, prompt, texts
+from tests.device.zoo import save
+
+KINDS = ("lfm2", "jamba", "bamba", "falcon_h1", "qwen3_next", "minimax")  # each way to keep a state
+TIGHT = CacheShape(num_pages=20, page_size=8, num_slots=8, context=128)
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def loaded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> AnyDecoder:
+    return decoder(save(tmp_path_factory.mktemp("model"), request.param))
+
+
+def alone(loaded: AnyDecoder, tokens: list[int], max_tokens: int = 24) -> list[int]:
+    return texts(loaded, {0: tokens}, max_tokens=max_tokens)[0]
+
+
+def test_a_preemption_does_not_change_a_text(loaded: AnyDecoder):
+    prompts = {seed: prompt(seed, 20) for seed in range(5)}
+    serving = Serving(loaded, TIGHT)
+    for number, tokens in prompts.items():
+        serving.submit(number, tokens, max_tokens=40)
+    crowded = serving.drain()
+    assert serving.num_joined > len(prompts)
+    assert crowded == {number: alone(loaded, tokens, 40) for number, tokens in prompts.items()}
+
+
+def test_small_chunks_come_to_the_same_text(loaded: AnyDecoder):
+    prompts = {length: prompt(length, length) for length in (1, 2, 5, 30)}
+    expected = {length: alone(loaded, tokens) for length, tokens in prompts.items()}
+    shape = CacheShape(num_pages=200, page_size=8, num_slots=4, context=256)
+    assert texts(loaded, prompts, shape=shape, step_tokens=5) == expected
+
+
+def test_a_slot_forgets_the_request_that_had_it(loaded: AnyDecoder):
+    serving = Serving(loaded, CacheShape(num_pages=40, page_size=8, num_slots=1, context=128))
+    serving.submit(0, prompt(0, 30), max_tokens=40)
+    serving.step()
+    serving.step()
+    assert serving.scheduler.cancel(0)
+    serving.submit(1, prompt(1, 1))
+    serving.submit(2, prompt(2, 9))
+    answers = serving.drain()
+    assert answers[1] == alone(loaded, prompt(1, 1))
+    assert answers[2] == alone(loaded, prompt(2, 9))
+
+
+def test_a_prompt_that_was_read_before_is_read_again_and_said_to_be(loaded: AnyDecoder):
+    serving = Serving(loaded)
+    for number in range(2):
+        serving.submit(number, prompt(1, 50))
+        serving.drain()
+    assert serving.tokens[0] == serving.tokens[1]
+    ends = [end for end in serving.ends.values() if isinstance(end, Finished)]
+    assert [end.cached_tokens for end in ends] == [0, 0]
+
+
+def test_states_are_counted_and_bound_how_many_requests_run(tmp_path: Path):
+    path = save(
+        tmp_path, "qwen3_next", linear_num_value_heads=32, linear_key_head_dim=128, linear_value_head_dim=128
+    )
+    size = bytes_per_slot(decoder(path).states)
+    assert size > MIB
+    limits = SchedulerLimits(max_running=64)
+
+    def load(memory_mb: int) -> ModelPool:
+        settings = WorkerSettings(memory_mb=memory_mb, kv_mb=1, limits=limits)
+        models = ModelPool(torch.device("cpu"), settings)
+        models.load("m", path, lambda _: None)
+        return models
+
+    roomy = load(32_000).models["m"]
+    assert roomy.runner.shape.num_slots == 64
+    assert roomy.num_bytes > 64 * size
+    needed = load(32_000).used // MIB - 64 * size // MIB
+    crowded = load(needed + 40 * size // MIB).models["m"]
+    assert 1 <= crowded.runner.shape.num_slots < 64
+    assert crowded.scheduler.status().max_running == crowded.runner.shape.num_slots
+    with pytest.raises(ModelLoadError) as raised:
+        load(needed - 8)
+    assert raised.value.code == "insufficient_memory"
+
+
+def test_the_states_of_a_model_in_bfloat16_keep_their_own_types(tmp_path: Path):
+    loaded = decoder(save(tmp_path, "qwen3_next"), "bfloat16")
+    kinds = {name.kind: shape.dtype for name, shape in loaded.states.items()}
+    assert kinds == {"conv": torch.bfloat16, "recurrent": torch.float32}
+    assert len(alone(loaded, prompt(0, 20))) == 24
