@@ -16,8 +16,8 @@ from neuron.text.notations.notation import Notation
 from neuron.text.notations.parser import NewId, ToolSchemas
 from neuron.text.notations.unquoted import (
     ARRAY_RULES,
-    OBJECT_RULES,
     TEXT_RULES,
+    members,
     refuse_rules,
     with_definitions,
 )
@@ -46,10 +46,9 @@ class MiniMaxM3Notation(Notation):
 
 
 def _members(grammar: GrammarBuilder, schema: Schema, root: Schema, depth: int) -> str:
-    refuse_rules(schema, OBJECT_RULES)
-    required = schema.get("required") or ()
+    properties, required = members(schema, root)
     parts = []
-    for name, value in (schema.get("properties") or {}).items():
+    for name, value in properties.items():
         member = _element(grammar, name, value, root, depth)
         parts.append(member if name in required else f"({member})?")
     return " ".join(parts) or '""'

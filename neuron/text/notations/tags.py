@@ -16,15 +16,16 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from neuron.text.grammar import GrammarBuilder, UnenforceableSchemaError
 from neuron.text.notations.notation import Notation
-from neuron.text.notations.parser import NewId, ToolSchemas
+from neuron.text.notations.parser import NewId, ToolSchemas, loads
 from neuron.text.notations.tag_parser import TagParser, TagSpelling
-from neuron.text.notations.unquoted import TEXT_RULES, refuse_rules, with_definitions
-from neuron.text.notations.values import Kinds, alternatives, kinds_of
+from neuron.text.notations.unquoted import TEXT_RULES, members, refuse_rules, with_definitions
+from neuron.text.notations.values import Kinds, alternatives, as_json, kinds_of
 from neuron.text.schema import Schema
 
 _GAP = r"/[ \n]{0,2}/"
@@ -42,9 +43,9 @@ class TagNotation(Notation):
         return TagParser(self.spelling, new_id, tools)
 
     def call(self, grammar: GrammarBuilder, name: str, schema: Schema) -> str:
-        required = schema.get("required") or ()
+        properties, required = members(schema, schema)
         parts = [spelled(grammar, self.spelling.call.replace("{name}", name))]
-        for key, value in (schema.get("properties") or {}).items():
+        for key, value in properties.items():
             parameter = self._parameter(grammar, key, value, schema)
             parts.append(parameter if key in required else f"({parameter})?")
         call = " ".join([*parts, spelled(grammar, self.spelling.end)])
@@ -72,6 +73,7 @@ class TagNotation(Notation):
             return f"{before} {grammar.json(with_definitions(value, root))} {grammar.literal(closer)} {tail}"
         _check_text(value, root, kinds)
         if choices := value.get("enum"):
+            _check_choices(choices, kinds, closer.strip())
             written = " | ".join(grammar.literal(_written(choice)) for choice in choices)
             return f"{before} ({written}) {grammar.literal(closer)} {tail}"
         return f"{before} {grammar.anything_until(closer)} {tail}"
@@ -92,6 +94,15 @@ def _check_text(value: Schema, root: Schema, kinds: Kinds) -> None:
         refuse_rules(part, TEXT_RULES)
     if kinds & {"object", "array"}:
         raise UnenforceableSchemaError("this model writes text unquoted, which may stand for an object")
+
+
+def _check_choices(choices: Sequence[Any], kinds: Kinds, closer: str) -> None:
+    """Raise `UnenforceableSchemaError` unless each choice is read back as what it is."""
+    for choice in choices:
+        if closer in _written(choice) or loads(as_json(_written(choice), kinds)) != choice:
+            raise UnenforceableSchemaError(
+                f"this model's notation of calls cannot tell that {choice!r} is meant"
+            )
 
 
 def _written(choice: Any) -> str:
