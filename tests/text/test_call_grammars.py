@@ -120,10 +120,29 @@ def test_the_reference_of_all_arguments_is_followed(name):
     assert calls_of(read(name, [text], tools={"f": schema})) == [("f", {"n": 7})]
 
 
-@pytest.mark.parametrize("choices", [[1, "x"], ["null", None], ["</parameter>"]])
-def test_choices_that_would_not_read_back_are_refused(choices):
-    with pytest.raises(UnenforceableSchemaError, match="meant"):
-        grammar_of("qwen-xml", FULL, tools={"f": {"type": "object", "properties": {"a": {"enum": choices}}}})
+@pytest.mark.parametrize(
+    ("name", "choices"),
+    [
+        ("qwen-xml", [1, "x"]),
+        ("qwen-xml", ["null", None]),
+        ("qwen-xml", ["</parameter>"]),
+        ("gemma4", [1, "x"]),
+        ("functiongemma", [1, "x"]),
+        ("minimax-m3", [1, "x"]),
+    ],
+)
+def test_choices_that_would_not_read_back_are_refused(name, choices):
+    with pytest.raises(UnenforceableSchemaError, match="meant|enum"):
+        grammar_of(name, FULL, tools={"f": {"type": "object", "properties": {"a": {"enum": choices}}}})
+
+
+@pytest.mark.parametrize("never", [False, {"anyOf": []}])
+def test_a_member_that_nothing_follows_is_left_out(never):
+    schema = {"type": "object", "properties": {"a": never, "b": {"type": "null"}}, "required": ["b"]}
+    for name in NAMES[:-1]:
+        said = say(grammar_of(name, FULL, tools={"f": schema}, is_parallel=False), seed=1)
+        text = FULL.tokenizer.decode(said, skip_special_tokens=False)
+        assert calls_of(read(name, [text], tools={"f": schema})) == [("f", {"b": None})]
 
 
 def test_members_of_a_map_follow_its_schema():

@@ -21,6 +21,7 @@ from neuron.text.notations.parser import NewId, ToolSchemas
 from neuron.text.notations.unquoted import (
     ARRAY_RULES,
     TEXT_RULES,
+    check_choices,
     members,
     refuse_rules,
     with_definitions,
@@ -112,7 +113,7 @@ class _ValueGrammar:
             return self._text(choices)
         if "string" in kinds or not kinds:
             for part in parts:
-                refuse_rules(part, TEXT_RULES)
+                refuse_rules(part, TEXT_RULES | {"enum"})
             return f"{opening} {self._grammar.anything_until(quote)}"
         return f"{opening} {self._grammar.json(with_definitions(schema, self._root))} {closing}"
 
@@ -121,7 +122,10 @@ class _ValueGrammar:
         if len(part.get("allOf") or ()) > 1:
             raise UnenforceableSchemaError("this model's notation of calls cannot enforce allOf")
         if "enum" in part or "const" in part:
-            return [self._constant(value) for value in part.get("enum", [part.get("const")])]
+            choices = part.get("enum", [part.get("const")])
+            bare = [choice for choice in choices if not isinstance(choice, str)]
+            check_choices(bare, kinds_of(part, self._root))
+            return [self._constant(choice) for choice in choices]
         kinds = part.get("type") or []
         return [self._kind(part, kind, depth) for kind in ([kinds] if isinstance(kinds, str) else kinds)]
 

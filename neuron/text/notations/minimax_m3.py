@@ -17,9 +17,11 @@ from neuron.text.notations.parser import NewId, ToolSchemas
 from neuron.text.notations.unquoted import (
     ARRAY_RULES,
     TEXT_RULES,
+    check_choices,
     members,
     refuse_rules,
     with_definitions,
+    written_choice,
 )
 from neuron.text.notations.values import alternatives, kinds_of
 from neuron.text.schema import Schema
@@ -93,6 +95,7 @@ def _leaf(grammar: GrammarBuilder, value: Any, root: Schema, closing: str) -> st
     for part in alternatives(value, root):
         refuse_rules(part, TEXT_RULES)
         if choices := part.get("enum"):
-            written = " | ".join(grammar.literal(str(choice)) for choice in choices)
+            check_choices(choices, kinds_of(value, root), closing)
+            written = " | ".join(grammar.literal(written_choice(choice)) for choice in choices)
             return f"({written}) {grammar.literal(closing)}"
     return grammar.anything_until(closing)

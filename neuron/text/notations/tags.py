@@ -14,18 +14,22 @@ its schema but `enum`.
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from neuron.text.grammar import GrammarBuilder, UnenforceableSchemaError
 from neuron.text.notations.notation import Notation
-from neuron.text.notations.parser import NewId, ToolSchemas, loads
+from neuron.text.notations.parser import NewId, ToolSchemas
 from neuron.text.notations.tag_parser import TagParser, TagSpelling
-from neuron.text.notations.unquoted import TEXT_RULES, members, refuse_rules, with_definitions
-from neuron.text.notations.values import Kinds, alternatives, as_json, kinds_of
+from neuron.text.notations.unquoted import (
+    TEXT_RULES,
+    check_choices,
+    members,
+    refuse_rules,
+    with_definitions,
+    written_choice,
+)
+from neuron.text.notations.values import Kinds, alternatives, kinds_of
 from neuron.text.schema import Schema
 
 _GAP = r"/[ \n]{0,2}/"
@@ -73,8 +77,8 @@ class TagNotation(Notation):
             return f"{before} {grammar.json(with_definitions(value, root))} {grammar.literal(closer)} {tail}"
         _check_text(value, root, kinds)
         if choices := value.get("enum"):
-            _check_choices(choices, kinds, closer.strip())
-            written = " | ".join(grammar.literal(_written(choice)) for choice in choices)
+            check_choices(choices, kinds, closer.strip())
+            written = " | ".join(grammar.literal(written_choice(choice)) for choice in choices)
             return f"{before} ({written}) {grammar.literal(closer)} {tail}"
         return f"{before} {grammar.anything_until(closer)} {tail}"
 
@@ -94,19 +98,6 @@ def _check_text(value: Schema, root: Schema, kinds: Kinds) -> None:
         refuse_rules(part, TEXT_RULES)
     if kinds & {"object", "array"}:
         raise UnenforceableSchemaError("this model writes text unquoted, which may stand for an object")
-
-
-def _check_choices(choices: Sequence[Any], kinds: Kinds, closer: str) -> None:
-    """Raise `UnenforceableSchemaError` unless each choice is read back as what it is."""
-    for choice in choices:
-        if closer in _written(choice) or loads(as_json(_written(choice), kinds)) != choice:
-            raise UnenforceableSchemaError(
-                f"this model's notation of calls cannot tell that {choice!r} is meant"
-            )
-
-
-def _written(choice: Any) -> str:
-    return choice if isinstance(choice, str) else json.dumps(choice, ensure_ascii=False)
 
 
 def spelled(grammar: GrammarBuilder, spelling: str, *, value_follows: bool = False) -> str:

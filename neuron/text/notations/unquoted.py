@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
 from neuron.text.grammar import UnenforceableSchemaError
-from neuron.text.notations.values import referred
+from neuron.text.notations.parser import loads
+from neuron.text.notations.values import Kinds, as_json, referred
 from neuron.text.schema import Schema
 
 TEXT_RULES = frozenset({"pattern", "format", "minLength", "maxLength", "const"})
@@ -49,12 +51,29 @@ def members(schema: Schema, root: Schema) -> Members:
     refuse_rules(schema, _MEMBER_RULES)
     required = schema.get("required") or ()
     given = schema.get("properties") or {}
-    written = {
-        key: value for key, value in given.items() if value is not False and _WRITABLE_KEY.fullmatch(key)
-    }
+    written = {key: given[key] for key in given if not _is_never(given[key]) and _WRITABLE_KEY.fullmatch(key)}
     if missing := [name for name in required if name not in written]:
         raise UnenforceableSchemaError(f"this model cannot be made to write a parameter named {missing[0]!r}")
     return Members(written, required)
+
+
+def check_choices(choices: Sequence[Any], kinds: Kinds, closer: str = "") -> None:
+    """Raise `UnenforceableSchemaError` unless each choice is read back as what it is."""
+    for choice in choices:
+        text = written_choice(choice)
+        if (closer and closer in text) or loads(as_json(text, kinds)) != choice:
+            raise UnenforceableSchemaError(
+                f"this model's notation of calls cannot tell that {choice!r} is meant"
+            )
+
+
+def written_choice(choice: Any) -> str:
+    return choice if isinstance(choice, str) else json.dumps(choice, ensure_ascii=False)
+
+
+def _is_never(schema: Any) -> bool:
+    """Whether no value follows the schema, as the normaliser or a client says it."""
+    return schema is False or (isinstance(schema, dict) and schema.get("anyOf") == [])
 
 
 def _followed(schema: Schema, root: Schema) -> Schema:
