@@ -132,7 +132,7 @@ def test_the_reference_of_all_arguments_is_followed(name):
     ],
 )
 def test_choices_that_would_not_read_back_are_refused(name, choices):
-    with pytest.raises(UnenforceableSchemaError, match="meant|enum"):
+    with pytest.raises(UnenforceableSchemaError, match=r"meant|enum"):
         grammar_of(name, FULL, tools={"f": {"type": "object", "properties": {"a": {"enum": choices}}}})
 
 
