@@ -84,7 +84,8 @@ EXCEPTIONS: dict[str, dict[str, Any]] = {
     "lfm2_moe": {"layer_types": ["conv", "full_attention"] * 2},
     "mamba2": {"head_dim": 2 * HEAD_DIM, "n_groups": 2},
     "mistral4": {"head_dim": 2 * HEAD_DIM},
-    **dict.fromkeys(("nemotron_h", "nemotron_h_omni"), {"n_groups": 2}),
+    "nemotron_h": {"n_groups": 2},
+    "nemotron_h_omni": {"n_groups": 2},
     "zamba": {
         "attention_hidden_size": 2 * HIDDEN,
         "attention_head_dim": 2 * HEAD_DIM,

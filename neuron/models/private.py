@@ -44,7 +44,7 @@ NAMES = (
     PrivateName(
         "transformers.modeling_utils:PreTrainedModel._supports_attention_backend",
         ("False",),
-        "neuron/models/decoder.py",
+        "neuron/models/architecture.py",
     ),
     # Never called here, but it decides how tensors of a state dict are read: `tensor[...]`, then `.to`.
     PrivateName(
