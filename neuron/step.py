@@ -47,6 +47,7 @@ class Joined:
     prompt: tuple[int, ...]
     output: tuple[int, ...]  # sampled before a preemption; the penalties count it
     pages: tuple[int, ...]  # pages[i] holds the positions from i * page_size on
+    snapshot: int | None = None  # whose states the slot takes on; None when it begins with the first token
 
 
 class Draw(msgspec.Struct, frozen=True):
@@ -67,6 +68,7 @@ class Chunk(msgspec.Struct, frozen=True):
     draw: Draw | None = None  # None while more of the prompt follows
     images: tuple[PromptImage, ...] = ()  # those that overlap this chunk, in order
     scored: tuple[int, ...] = ()  # scored[i] follows tokens[i] in the prompt, and its logprob is wanted
+    snapshot: int | None = None  # which takes on the slot's states once the step has run
 
     @property
     def end(self) -> int:
@@ -110,6 +112,7 @@ class CacheShape:
     page_size: int  # tokens
     num_slots: int
     context: int  # tokens that a request may have, prompt and answer together
+    num_snapshots: int = 0  # of a slot's states, of models that keep some
 
     @property
     def pages_per_slot(self) -> int:

@@ -31,7 +31,7 @@ LENGTHS = (5, 37, 90)  # within a page, within a step, longer than a step
 ROUNDS = ("in a batch", "from the prefix cache", "in the next turn")
 NEW = 16
 SAME = 0.9999  # cosine of two vectors that are equal but for rounding
-SHAPE = CacheShape(num_pages=200, page_size=8, num_slots=8, context=256)
+SHAPE = CacheShape(num_pages=200, page_size=8, num_slots=8, context=256, num_snapshots=16)
 STEP_TOKENS = 48
 NOTHING = Checkpoint(Path(), {}, {})
 
@@ -150,7 +150,7 @@ def _served(decoder: AnyDecoder, rounds: Sequence[Sequence[list[int]]]) -> list[
     """The answers to each round, its prompts in one batch, the cache kept from round to round."""
     limits = SchedulerLimits(max_running=SHAPE.num_slots, step_tokens=STEP_TOKENS)
     scheduler = Scheduler(
-        "m", SHAPE, vocab_size=decoder.vocab_size, limits=limits, shares_prefixes=not decoder.states
+        "m", SHAPE, vocab_size=decoder.vocab_size, limits=limits, has_states=bool(decoder.states)
     )
     runner = ModelRunner(decoder, decoder.layers, SHAPE, states=decoder.states)
     answers: list[list[list[int]]] = []

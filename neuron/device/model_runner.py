@@ -6,8 +6,8 @@ Only the thread that owns the device calls it, and no tensor leaves that thread.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 from torch import Tensor
@@ -47,7 +47,7 @@ class ModelRunner:
     ) -> None:
         self.shape = shape
         self.cache = KVCache(layers, shape, dtype=model.dtype, device=model.device)
-        self._states = StatePool(states, shape.num_slots, model.device) if states else None
+        self._states = StatePool(states, shape, model.device) if states else None
         self._model = model
         self._kernel = kernel
         self._table = PageTable(shape, model.device)
@@ -110,7 +110,7 @@ class ModelRunner:
     def _use_states(self, plan: StepPlan, batch: Batch) -> AbstractContextManager[None]:
         if self._states is None:
             return nullcontext()
-        return use_state_groups(group_states(self._states, plan, batch))
+        return _use_states(self._states, plan, batch)
 
     def _result(self, plan: StepPlan, rows: _LogitsRows, logits: Tensor) -> StepResult:
         tokens: list[int | None] = [None] * len(plan.chunks)
@@ -139,6 +139,14 @@ class ModelRunner:
         for index, logprob in zip(rows.scored, logprobs, strict=True):
             scores[index].append(logprob)
         return scores
+
+
+@contextmanager
+def _use_states(states: StatePool, plan: StepPlan, batch: Batch) -> Iterator[None]:
+    states.restore(plan)
+    with use_state_groups(group_states(states, plan, batch)):
+        yield
+    states.keep(plan)
 
 
 def _is_decode(chunk: Chunk) -> bool:

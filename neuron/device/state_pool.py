@@ -21,7 +21,7 @@ from torch import Tensor
 
 from neuron.device.batch import Batch
 from neuron.device.kv_cache import allocate_zeros
-from neuron.step import StepPlan
+from neuron.step import CacheShape, StepPlan
 
 
 class StateName(NamedTuple):
@@ -46,14 +46,34 @@ def bytes_per_slot(shapes: Mapping[StateName, StateShape]) -> int:
 
 
 class StatePool:
-    """The states of every slot, (num_slots, *dims) each."""
+    """The states of every slot and after them those of every snapshot, (slots + snapshots, *dims) each."""
 
-    def __init__(self, shapes: Mapping[StateName, StateShape], num_slots: int, device: torch.device) -> None:
-        self.num_bytes = bytes_per_slot(shapes) * num_slots
+    def __init__(
+        self, states: Mapping[StateName, StateShape], shape: CacheShape, device: torch.device
+    ) -> None:
+        count = shape.num_slots + shape.num_snapshots
+        self.num_bytes = bytes_per_slot(states) * count
+        self._first_snapshot = shape.num_slots
         self._states = {
-            name: allocate_zeros((num_slots, *shape.dims), dtype=shape.dtype, device=device)
-            for name, shape in shapes.items()
+            name: allocate_zeros((count, *state.dims), dtype=state.dtype, device=device)
+            for name, state in states.items()
         }
+
+    def restore(self, plan: StepPlan) -> None:
+        """Give the slots that join with a snapshot its states."""
+        for joined in plan.joined:
+            if joined.snapshot is not None:
+                self._copy(self._first_snapshot + joined.snapshot, joined.slot)
+
+    def keep(self, plan: StepPlan) -> None:
+        """Take the snapshots that a plan asks for, after it has run."""
+        for chunk in plan.chunks:
+            if chunk.snapshot is not None:
+                self._copy(chunk.slot, self._first_snapshot + chunk.snapshot)
+
+    def _copy(self, source: int, target: int) -> None:
+        for states in self._states.values():
+            states[target] = states[source]
 
     def read(self, name: StateName, slots: Tensor) -> Tensor:
         """Return a copy of some slots' states, (slots, *dims)."""

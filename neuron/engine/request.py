@@ -89,6 +89,8 @@ class EngineRequest:
         self.num_cached: int | None = None  # prompt tokens found in the cache at the first admission
         # Prompt tokens whose logprobs have been sent or are not wanted; the first has none.
         self.num_scored = 1 if submit.score_prompt else self.num_prompt
+        self.snapshot: int | None = None  # of states, that it began with when it was admitted
+        self.snapshot_in_answer: PageHash | None = None  # the last that was taken of it while it decoded
         self._page_hashes: list[PageHash] = []
 
     @property

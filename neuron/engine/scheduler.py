@@ -23,7 +23,7 @@ from collections.abc import Iterator, Sequence
 
 from neuron.engine.page_allocator import PageAllocator
 from neuron.engine.prefill_budget import PrefillBudget
-from neuron.engine.prefix_index import PrefixIndex
+from neuron.engine.prefix_cache import PrefixCache
 from neuron.engine.request import EngineRequest, GrammarMatcher
 from neuron.engine.scheduler_limits import SchedulerLimits
 from neuron.engine.throughput import Throughput
@@ -39,8 +39,7 @@ MAX_RETRY_AFTER_S = 600
 class Scheduler:
     """The requests of one model. Not thread-safe, and without a clock: callers pass seconds.
 
-    Without `shares_prefixes` every request computes its whole prompt: what the model keeps of a prefix is not
-    in its pages alone.
+    If it `has_states`, its pages alone do not hold all that it keeps of a prefix.
     """
 
     request_type = Submit
@@ -52,7 +51,7 @@ class Scheduler:
         *,
         vocab_size: int,
         limits: SchedulerLimits,
-        shares_prefixes: bool = True,
+        has_states: bool = False,
     ) -> None:
         if shape.num_slots < limits.max_running or shape.num_pages < shape.pages_per_slot:
             raise ValueError("the cache needs a slot per running request and room for one of full length")
@@ -60,9 +59,8 @@ class Scheduler:
         self.shape = shape
         self.limits = limits
         self.pages = PageAllocator(shape.num_pages)
-        self._prefixes = PrefixIndex(self.pages, shape.page_size)
+        self._prefixes = PrefixCache(self.pages, shape, has_states=has_states)
         self._vocab_size = vocab_size
-        self._shares_prefixes = shares_prefixes
         self._waiting = WaitingQueue()
         self._running: list[EngineRequest] = []  # oldest first
         self._slots: dict[int, EngineRequest] = {}
@@ -131,7 +129,7 @@ class Scheduler:
 
     def reset_cache(self) -> None:
         """Drop the cached pages of requests that have ended. Running requests keep theirs, still shared."""
-        self.pages.clear_cached()
+        self._prefixes.clear()
 
     # --- one step ---------------------------------------------------------------------------------------
 
@@ -146,7 +144,7 @@ class Scheduler:
         joined: list[Joined] = []
         prompts = self._prompts(joined)
         while budget > 0 and (request := next(prompts, None)) is not None:
-            count = min(budget, request.num_pending)
+            count = self._prefixes.chunk_size(request, min(budget, request.num_pending))
             if request.is_scoring:
                 count = min(count, num_scorable)
                 num_scorable -= count
@@ -166,7 +164,8 @@ class Scheduler:
                 decoded += 1
             else:
                 prefilled += len(chunk.tokens)
-            self._advance(request, chunk.end)
+            request.num_computed = chunk.end
+            self._prefixes.add(request, chunk)
             if scores := result.scores.get(index):
                 events += self._score(request, chunk.start + 1, scores)
             if token is not None:
@@ -177,6 +176,7 @@ class Scheduler:
 
     def fail(self, plan: StepPlan, message: str) -> list[Refused]:
         """Refuse the requests of a step that the device could not run; the others go on."""
+        self._prefixes.give_up(plan.chunks)
         requests = [self._slots[chunk.slot] for chunk in plan.chunks]
         return [self._refuse(r, 500, "engine_error", message=message, retry=None) for r in requests]
 
@@ -206,7 +206,7 @@ class Scheduler:
 
     def check(self) -> None:
         """Raise AssertionError unless slots, pages and requests add up."""
-        self.pages.check()
+        self._prefixes.check()
         assert sorted([*self._free_slots, *self._slots]) == list(range(self.shape.num_slots))
         assert list(self._slots.values()) == self._running
         owned = {page for request in self._running for page in request.pages}
@@ -254,20 +254,12 @@ class Scheduler:
         """Return whether there is a slot, pages for all its tokens, and one more for each running request."""
         if len(self._running) >= self.limits.max_running:
             return False
-        shared = self._cached_prefix(request)
+        shared, _ = self._prefixes.find(request)
         needed = self._num_pages(request) - len(shared)
         return self.pages.can_allocate(needed + self.pages.num_unowned(shared) + len(self._running))
 
-    def _cached_prefix(self, request: EngineRequest) -> tuple[int, ...]:
-        """Return the cached pages that the request can share."""
-        if request.is_scoring or not self._shares_prefixes:
-            return ()
-        # The last token always runs: the cache does not hold its logits.
-        full = (len(request.tokens) - 1) // self.shape.page_size
-        return self.pages.match(request.page_hashes(full, self.shape.page_size))
-
     def _allocate(self, request: EngineRequest) -> None:
-        shared = self._cached_prefix(request)
+        shared, request.snapshot = self._prefixes.find(request)
         self.pages.share(shared)
         request.pages = [*shared, *self.pages.allocate(self._num_pages(request) - len(shared))]
         request.num_computed = len(shared) * self.shape.page_size
@@ -283,7 +275,8 @@ class Scheduler:
         self._slots[slot] = request
         prompt = request.tokens[: request.num_prompt]
         output = request.tokens[request.num_prompt :]
-        return Joined(slot, request.sampling, tuple(prompt), tuple(output), tuple(request.pages))
+        pages = tuple(request.pages)
+        return Joined(slot, request.sampling, tuple(prompt), tuple(output), pages, request.snapshot)
 
     # --- progress ---------------------------------------------------------------------------------------
 
@@ -325,23 +318,9 @@ class Scheduler:
         request.num_sent_pages = len(request.pages)
         draw = request.draw() if end == len(request.tokens) else None
         tokens = tuple(request.tokens[start:end])
-        images = request.images_in(start, end)
-        return Chunk(request.slot, tokens, start, new_pages, draw, images, request.scored(start, end))
-
-    def _advance(self, request: EngineRequest, end: int) -> None:
-        """Record that the cache holds `end` tokens of the request, and share the pages that became full."""
-        size = self.shape.page_size
-        first, last = request.num_computed // size, end // size
-        request.num_computed = end
-        if not self._shares_prefixes:
-            return
-        if last > first:
-            hashes = request.page_hashes(last, size)
-            for index in range(first, last):
-                self.pages.register(request.pages[index], hashes[index])
-        if request.marks and end >= request.num_prompt:
-            self._prefixes.add(request.marks, request.page_hashes(last, size))
-            request.marks = []
+        images, scored = request.images_in(start, end), request.scored(start, end)
+        snapshot = self._prefixes.snapshot(end)
+        return Chunk(request.slot, tokens, start, new_pages, draw, images, scored, snapshot)
 
     def _score(self, request: EngineRequest, start: int, scores: Sequence[Logprob]) -> list[Event]:
         """Return the prompt's logprobs from token `start` on, without those sent before a preemption."""

@@ -200,7 +200,7 @@ class ModelPool:
             shape,
             vocab_size=min(decoder.vocab_size, decoder.num_embeddings),
             limits=replace(limits, max_running=shape.num_slots),
-            shares_prefixes=not decoder.states,
+            has_states=bool(decoder.states),
         )
         runner = ModelRunner(
             decoder, decoder.layers, shape, kernel=kernel, capture=self._capture(), states=decoder.states
@@ -243,21 +243,24 @@ class ModelPool:
         # The page that is added to each count is the padding page, see `PageTable.padding_slot`.
         least = (min(pages_per_context, _MIN_CONTEXT // page_size) + 1) * page_bytes
         self._check_room(path, "its cache takes", f"{-(-least // MIB)} MiB", least + state_bytes, free)
-        num_slots = self._num_slots(state_bytes, free - least)
-        free -= num_slots * state_bytes
+        num_slots, num_snapshots = self._state_counts(state_bytes, free - least)
+        free -= (num_slots + num_snapshots) * state_bytes
         num_bytes = self._kv_bytes((pages_per_context + 1) * page_bytes, free)
         num_pages = num_slots * pages_per_context
         if page_bytes:
             num_pages = max(1, min(num_bytes // page_bytes - 1, num_pages))
         context = min(decoder.context, num_pages * page_size)
-        return CacheShape(num_pages, page_size, num_slots, context)
+        return CacheShape(num_pages, page_size, num_slots, context, num_snapshots)
 
-    def _num_slots(self, state_bytes: int, free: int) -> int:
-        """Return how many requests may run at once: fewer than configured if their states take too much."""
+    def _state_counts(self, state_bytes: int, free: int) -> tuple[int, int]:
+        """Return how many requests may run at once, fewer than configured if their states take too much, and
+        how many snapshots of states are kept: two for each, if there is room."""
         most = self.settings.limits.max_running
         if not state_bytes:
-            return most
-        return min(most, max(1, int(free * _STATE_SHARE) // state_bytes))
+            return most, 0
+        count = max(1, int(free * _STATE_SHARE) // state_bytes)
+        num_slots = min(most, max(1, count // 3))
+        return num_slots, min(2 * num_slots, count - num_slots)
 
     def _kv_bytes(self, one_context: int, free: int) -> int:
         if self.settings.kv_mb is not None:

@@ -49,7 +49,7 @@ class Serving:
         self.loaded = loaded
         bounds = SchedulerLimits(**{"max_running": shape.num_slots, "step_tokens": 48} | limits)
         self.scheduler = Scheduler(
-            "m", shape, vocab_size=vocab, limits=bounds, shares_prefixes=not loaded.states
+            "m", shape, vocab_size=vocab, limits=bounds, has_states=bool(loaded.states)
         )
         self.runner = ModelRunner(
             loaded, loaded.layers, shape, kernel=kernel, capture=capture, states=loaded.states

@@ -19,6 +19,7 @@ from tests.device.serving import Serving, decoder, prompt, texts
 from tests.device.zoo import save
 
 KINDS = ("lfm2", "jamba", "bamba", "falcon_h1", "qwen3_next", "minimax")  # each way to keep a state
+SNAPSHOTS = CacheShape(num_pages=200, page_size=8, num_slots=8, context=256, num_snapshots=16)
 TIGHT = CacheShape(num_pages=20, page_size=8, num_slots=8, context=128)
 
 
@@ -61,14 +62,45 @@ def test_a_slot_forgets_the_request_that_had_it(loaded: AnyDecoder):
     assert answers[2] == alone(loaded, prompt(2, 9))
 
 
-def test_a_prompt_that_was_read_before_is_read_again_and_said_to_be(loaded: AnyDecoder):
+def cached(serving: Serving) -> list[int]:
+    return [end.cached_tokens for end in serving.ends.values() if isinstance(end, Finished)]
+
+
+def test_a_prompt_that_was_read_before_begins_at_its_snapshot(loaded: AnyDecoder):
+    serving = Serving(loaded, SNAPSHOTS)
+    first = prompt(1, 50)
+    for number in range(2):
+        serving.submit(number, first)
+        serving.drain()
+    assert serving.tokens[0] == serving.tokens[1] == alone(loaded, first)
+    turn = [*first, *serving.tokens[0], *prompt(2, 9)]
+    other = [*first[:20], *prompt(3, 20)]  # shares pages, but none of them ends with a snapshot
+    for number, tokens in ((2, turn), (3, other)):
+        serving.submit(number, tokens)
+    answers = serving.drain()
+    assert answers[2] == alone(loaded, turn)
+    assert answers[3] == alone(loaded, other)
+    assert cached(serving) == [0, 48, 72, 0]
+
+
+def test_without_room_for_snapshots_nothing_is_shared(loaded: AnyDecoder):
     serving = Serving(loaded)
     for number in range(2):
         serving.submit(number, prompt(1, 50))
         serving.drain()
     assert serving.tokens[0] == serving.tokens[1]
-    ends = [end for end in serving.ends.values() if isinstance(end, Finished)]
-    assert [end.cached_tokens for end in ends] == [0, 0]
+    assert cached(serving) == [0, 0]
+
+
+def test_a_preempted_request_goes_on_from_a_snapshot(loaded: AnyDecoder):
+    shape = CacheShape(num_pages=20, page_size=8, num_slots=8, context=128, num_snapshots=6)
+    prompts = {seed: prompt(seed % 2, 20) for seed in range(5)}
+    serving = Serving(loaded, shape)
+    for number, tokens in prompts.items():
+        serving.submit(number, tokens, max_tokens=40)
+    crowded = serving.drain()
+    assert serving.num_joined > len(prompts)
+    assert crowded == {number: alone(loaded, tokens, 40) for number, tokens in prompts.items()}
 
 
 def test_states_are_counted_and_bound_how_many_requests_run(tmp_path: Path):
@@ -87,14 +119,23 @@ def test_states_are_counted_and_bound_how_many_requests_run(tmp_path: Path):
 
     roomy = load(32_000).models["m"]
     assert roomy.runner.shape.num_slots == 64
-    assert roomy.num_bytes > 64 * size
-    needed = load(32_000).used // MIB - 64 * size // MIB
+    assert roomy.runner.shape.num_snapshots == 128
+    assert roomy.num_bytes > (64 + 128) * size
+    needed = load(32_000).used // MIB - (64 + 128) * size // MIB
     crowded = load(needed + 40 * size // MIB).models["m"]
     assert 1 <= crowded.runner.shape.num_slots < 64
     assert crowded.scheduler.status().max_running == crowded.runner.shape.num_slots
     with pytest.raises(ModelLoadError) as raised:
         load(needed - 8)
     assert raised.value.code == "insufficient_memory"
+
+
+def test_a_model_without_attention_has_pages_that_take_nothing(tmp_path: Path):
+    models = ModelPool(torch.device("cpu"), WorkerSettings(limits=SchedulerLimits(max_running=4)))
+    resident = models.load("m", save(tmp_path, "mamba"), lambda _: None)
+    assert resident.runner.shape.context == 512
+    assert resident.scheduler.status().kv_pages_free > 0
+    assert resident.num_bytes < 64 * MIB
 
 
 def test_the_states_of_a_model_in_bfloat16_keep_their_own_types(tmp_path: Path):

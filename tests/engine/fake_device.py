@@ -30,20 +30,35 @@ class FakeDevice:
         self.shape = shape
         self.pages: list[list[int]] = [[-1] * shape.page_size for _ in range(shape.num_pages)]
         self.table: list[list[int]] = [[] for _ in range(shape.num_slots)]
+        # The tokens that each slot's state, and after these each snapshot's, has seen.
+        self.states: list[list[int]] = [[] for _ in range(shape.num_slots + shape.num_snapshots)]
 
     def run(self, plan: StepPlan) -> StepResult:
         assert plan.chunks
         assert len({chunk.slot for chunk in plan.chunks}) == len(plan.chunks)
         for joined in plan.joined:
             self.table[joined.slot] = list(joined.pages)
+            if joined.snapshot is not None:
+                self.states[joined.slot] = list(self.states[self.shape.num_slots + joined.snapshot])
         for chunk in plan.chunks:
+            if not chunk.start:
+                self.states[chunk.slot] = []
             pages = self.table[chunk.slot]
             pages += chunk.new_pages
             assert len(pages) <= self.shape.pages_per_slot
             for position, token in enumerate(chunk.tokens, chunk.start):
                 self.pages[pages[position // self.shape.page_size]][position % self.shape.page_size] = token
+            if self.shape.num_snapshots:
+                assert len(self.states[chunk.slot]) == chunk.start
+            self.states[chunk.slot] += chunk.tokens
+        for chunk in plan.chunks:
+            if chunk.snapshot is not None:
+                self.states[self.shape.num_slots + chunk.snapshot] = list(self.states[chunk.slot])
         return StepResult(tuple(self._draw(c.slot, c.end) if c.draw else None for c in plan.chunks))
 
     def _draw(self, slot: int, end: int) -> int:
         size, pages = self.shape.page_size, self.table[slot]
-        return next_token([self.pages[pages[p // size]][p % size] for p in range(end)])
+        text = [self.pages[pages[p // size]][p % size] for p in range(end)]
+        if self.shape.num_snapshots:
+            assert text == self.states[slot]
+        return next_token(text)

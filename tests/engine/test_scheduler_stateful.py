@@ -14,11 +14,16 @@ from tests.engine.fake_device import VOCAB, FakeDevice, continuation
 
 
 class Serving(RuleBasedStateMachine):
-    @initialize(pages=st.integers(5, 14), slots=st.integers(1, 5), spare=st.integers(1, 9))
-    def start(self, pages: int, slots: int, spare: int) -> None:
-        shape = CacheShape(num_pages=pages, page_size=3, num_slots=slots, context=min(30, pages * 3))
+    @initialize(
+        pages=st.integers(5, 14),
+        slots=st.integers(1, 5),
+        spare=st.integers(1, 9),
+        snapshots=st.integers(0, 4),
+    )
+    def start(self, pages: int, slots: int, spare: int, snapshots: int) -> None:
+        shape = CacheShape(pages, 3, slots, context=min(30, pages * 3), num_snapshots=snapshots)
         limits = SchedulerLimits(max_running=slots, max_waiting=6, max_wait_s=10, step_tokens=slots + spare)
-        self.scheduler = Scheduler("m", shape, vocab_size=VOCAB, limits=limits)
+        self.scheduler = Scheduler("m", shape, vocab_size=VOCAB, limits=limits, has_states=bool(snapshots))
         self.device = FakeDevice(shape)
         self.submitted: dict[int, Submit] = {}
         self.told: dict[int, list[int]] = {}
