@@ -51,21 +51,22 @@ class PrefixCache:
             return None
         return self._snapshots.take()
 
-    def add(self, request: EngineRequest, chunk: Chunk) -> None:
-        """Share the pages that became full by a chunk that has run, and its snapshot."""
-        first, last = chunk.start // self._page_size, chunk.end // self._page_size
+    def add(self, request: EngineRequest, end: int, snapshot: int | None) -> None:
+        """Share the pages that became full by a request's chunk up to `end`, and the snapshot taken there."""
+        size, start = self._page_size, request.num_computed
+        first, last = start // size, end // size
         if last > first:
-            hashes = request.page_hashes(last, self._page_size)
+            hashes = request.page_hashes(last, size)
             for index in range(first, last):
                 self._pages.register(request.pages[index], hashes[index])
-            if self._snapshots and chunk.snapshot is not None:
-                self._snapshots.add(hashes[last - 1], chunk.snapshot)
-                if chunk.start >= request.num_prompt:  # of an answer the end alone is of use
+            if self._snapshots and snapshot is not None:
+                self._snapshots.add(hashes[last - 1], snapshot)
+                if start >= request.num_prompt:  # of an answer the end alone is of use
                     if request.snapshot_in_answer:
                         self._snapshots.drop(request.snapshot_in_answer)
                     request.snapshot_in_answer = hashes[last - 1]
-        if request.marks and chunk.end >= request.num_prompt:
-            self._index.add(request.marks, request.page_hashes(last, self._page_size))
+        if request.marks and end >= request.num_prompt:
+            self._index.add(request.marks, request.page_hashes(last, size))
             request.marks = []
 
     def give_up(self, chunks: Sequence[Chunk]) -> None:

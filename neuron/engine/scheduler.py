@@ -164,8 +164,8 @@ class Scheduler:
                 decoded += 1
             else:
                 prefilled += len(chunk.tokens)
-            request.num_computed = chunk.end
-            self._prefixes.add(request, chunk)
+            self._prefixes.add(request, end := chunk.end, chunk.snapshot)
+            request.num_computed = end
             if scores := result.scores.get(index):
                 events += self._score(request, chunk.start + 1, scores)
             if token is not None:
@@ -319,7 +319,7 @@ class Scheduler:
         draw = request.draw() if end == len(request.tokens) else None
         tokens = tuple(request.tokens[start:end])
         images, scored = request.images_in(start, end), request.scored(start, end)
-        snapshot = self._prefixes.snapshot(end)
+        snapshot = self._prefixes.snapshot(end) if self.shape.num_snapshots else None
         return Chunk(request.slot, tokens, start, new_pages, draw, images, scored, snapshot)
 
     def _score(self, request: EngineRequest, start: int, scores: Sequence[Logprob]) -> list[Event]:
