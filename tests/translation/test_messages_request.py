@@ -140,6 +140,23 @@ MESSAGES = {
             {"role": "user", "content": "b"},
         ],
     ),
+    "two turns with calls in a row": (
+        [assistant([use("t1")]), assistant(text("a"), use("t2")), user(result("t1"), result("t2"))],
+        [
+            {"role": "assistant", "content": "a", "tool_calls": [called("t1"), called("t2")]},
+            {"role": "tool", "tool_call_id": "t1", "content": ""},
+            {"role": "tool", "tool_call_id": "t2", "content": ""},
+        ],
+    ),
+    "system turn between call and result": (
+        [assistant([use()]), {"role": "system", "content": "s"}, user(result(), text("b"))],
+        [
+            {"role": "assistant", "content": None, "tool_calls": [called()]},
+            {"role": "tool", "tool_call_id": "t1", "content": ""},
+            {"role": "system", "content": "s"},
+            {"role": "user", "content": "b"},
+        ],
+    ),
     "same role twice": (
         [user("a"), user("b")],
         [{"role": "user", "content": "a"}, {"role": "user", "content": "b"}],
@@ -294,10 +311,18 @@ def test_input_reaches_the_model_as_the_client_wrote_it():
 
 
 @pytest.mark.parametrize(("turn", "continues"), [(assistant("{"), True), (assistant([use()]), False)])
-def test_a_last_assistant_turn_is_continued(turn, continues):
-    asked = chat(user("Hi"), turn)
+@pytest.mark.parametrize("before", [[], [assistant("a")]], ids=["a turn", "two turns"])
+def test_a_last_assistant_turn_is_continued(before, turn, continues):
+    asked = chat(user("Hi"), *before, turn)
     assert asked.get("continue_final_message", False) is continues
     assert asked.get("add_generation_prompt", True) is not continues
+
+
+def test_a_last_result_is_answered_where_it_moves_forward():
+    moved = assistant([use()]), user("b"), assistant("a"), user([result()])
+    asked = chat(*moved)
+    assert [message["role"] for message in asked["messages"]] == ["assistant", "tool", "user", "assistant"]
+    assert "continue_final_message" not in asked
 
 
 def test_unknown_fields_are_counted():

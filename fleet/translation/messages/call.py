@@ -16,7 +16,7 @@ from fleet.translation.messages.wire import (
     OutputConfig,
     Tool,
     ToolChoice,
-    ToolUse,
+    Turn,
 )
 from fleet.translation.validation import (
     decode_body,
@@ -76,9 +76,10 @@ def _prompt(asked: CountBody) -> Json:
         reject("mcp_servers", "MCP servers are not connected to from here; offer their tools in `tools`.")
     if asked.thread is not None:
         raise ApiError(400, "thread_unsupported_request", _NO_THREADS, param="thread")
-    prompt: Json = {"model": asked.model, "messages": chat_messages(asked.system, asked.messages)}
+    messages = chat_messages(asked.system, asked.messages)
+    prompt: Json = {"model": asked.model, "messages": messages}
     prompt |= _tooling(asked) | _reasoning(asked) | _output(asked.output_config)
-    if _is_prefill(asked):
+    if _is_prefill(asked.messages[-1], messages[-1]):
         if "response_format" in prompt:
             reject("output_config.format", "This holds for a whole answer; the last turn has begun one.")
         prompt |= {"add_generation_prompt": False, "continue_final_message": True}
@@ -116,15 +117,9 @@ def _output(config: OutputConfig | None) -> Json:
     return fields
 
 
-def _is_prefill(asked: CountBody) -> bool:
-    """Whether the last turn is the beginning of the answer."""
-    match asked.messages[-1]:
-        case AssistantTurn(content=str()):
-            return True
-        case AssistantTurn(content=blocks):
-            return not any(isinstance(block, ToolUse) for block in blocks)
-        case _:
-            return False
+def _is_prefill(turn: Turn, message: Json) -> bool:
+    """Whether the last turn, which is part of the last message, is the beginning of the answer."""
+    return isinstance(turn, AssistantTurn) and "tool_calls" not in message
 
 
 def _tooling(asked: CountBody) -> Json:
