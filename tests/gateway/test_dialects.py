@@ -210,6 +210,18 @@ async def test_system_prompts_arrive_as_they_are_and_where_they_are(house):
     assert await reached(house, "/v1/responses", asked) == [first, developer, USER]
 
 
+async def test_an_attribution_line_is_dropped_and_counted(house):
+    def dropped():
+        return REGISTRY.get_sample_value("cortex_attributions_dropped_total")
+
+    before = dropped()
+    note = {"type": "text", "text": "x-anthropic-billing-header: cc_version=2.1.7; cch=0f3a1;"}
+    asked = {"max_tokens": 1, "system": [note, {"type": "text", "text": "A"}], "messages": [USER]}
+    assert await reached(house, "/v1/messages", asked) == [{"role": "system", "content": "A"}, USER]
+    assert await reached(house, "/v1/messages", asked | {"system": "A"})
+    assert dropped() == before + 1
+
+
 # --- the list of models ---
 
 

@@ -66,6 +66,10 @@ MESSAGES: dict[str, tuple[Json, Json]] = {
     ),
     "`thread`": (PLAIN, PLAIN | {"thread": {"type": "create"}}),
     "`tool_result.is_error`": (_result(), _result(is_error=True)),
+    "an attribution line `x-anthropic-billing-header: …` as the first block of `system`": (
+        PLAIN | {"system": [_text("a")]},
+        PLAIN | {"system": [_text("x-anthropic-billing-header: cc_version=1; cch=2;"), _text("a")]},
+    ),
     "a block of thinking with another's signature": (
         _assistant(_text("b")),
         _assistant({"type": "thinking", "thinking": "h", "signature": "s"}, _text("b")),

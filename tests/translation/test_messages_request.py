@@ -186,6 +186,20 @@ SYSTEM = {
     "blocks": ([text("a"), text("b")], [{"role": "system", "content": [text("a"), text("b")]}]),
 }
 
+NOTE = "x-anthropic-billing-header: cc_version=2.1.7; cc_entrypoint=cli; cch=0f3a1;"
+ATTRIBUTED = {
+    "alone": ([text(NOTE)], []),
+    "first": ([text(NOTE), text("a")], [{"role": "system", "content": "a"}]),
+    "with a line break": ([text(NOTE + "\n"), text("a")], [{"role": "system", "content": "a"}]),
+    "twice": ([text(NOTE), text(NOTE)], [{"role": "system", "content": NOTE}]),
+}
+KEPT = {
+    "not first": [text("a"), text(NOTE)],
+    "followed by a prompt": [text(NOTE + "\nYou are terse."), text("a")],
+    "quoted": [text(f"Never write {NOTE}"), text("a")],
+    "another note": [text("x-anthropic-other: 1"), text("a")],
+}
+
 CHAT_TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
 SCHEMA = {"type": "object", "properties": {}}
 
@@ -279,6 +293,23 @@ def test_tool_result(row):
 def test_system_prompt_is_the_application_s(row):
     system, expected = SYSTEM[row]
     assert chat(system=system)["messages"] == [*expected, {"role": "user", "content": "Hi"}]
+
+
+@pytest.mark.parametrize("translate", [messages.to_chat, messages.to_count])
+@pytest.mark.parametrize("row", ATTRIBUTED)
+def test_an_attribution_line_is_no_part_of_the_prompt(row, translate):
+    system, expected = ATTRIBUTED[row]
+    call = translate(body(system=system))
+    assert json.loads(call.body)["messages"] == [*expected, {"role": "user", "content": "Hi"}]
+    assert call.attributed
+
+
+@pytest.mark.parametrize("row", KEPT)
+def test_what_only_resembles_an_attribution_line_is_the_application_s(row):
+    call = messages.to_chat(body(system=KEPT[row]))
+    assert json.loads(call.body)["messages"][0] == {"role": "system", "content": KEPT[row]}
+    assert not call.attributed
+    assert not messages.to_chat(body(system=NOTE)).attributed
 
 
 @pytest.mark.parametrize("row", FIELDS)

@@ -34,9 +34,13 @@ class MessagesDialect(ChatDialect):
     path = "/v1/messages"
 
     def decode(self, body: bytes) -> Call:
-        call = translation.messages.to_chat(body)
-        metrics.count_unknown(self.name, call.unknown_fields)
+        call = self._counted(translation.messages.to_chat(body))
         return Call(call.model, call.stream, call.body, needs=needed_capability(call.body))
+
+    def _counted(self, call: translation.ChatCall) -> translation.ChatCall:
+        metrics.count_unknown(self.name, call.unknown_fields)
+        metrics.ATTRIBUTIONS.inc(call.attributed)
+        return call
 
     def limit_headers(self, limits: KeyLimits, admission: Admission) -> dict[str, str]:
         return anthropic(limits, admission)
@@ -77,8 +81,7 @@ class CountTokensDialect(MessagesDialect):
     path = "/v1/messages/count_tokens"
 
     def decode(self, body: bytes) -> Call:
-        call = translation.messages.to_count(body)
-        metrics.count_unknown(self.name, call.unknown_fields)
+        call = self._counted(translation.messages.to_count(body))
         return Call(
             call.model,
             False,

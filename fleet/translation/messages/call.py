@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from fleet.translation.messages.attribution import is_attributed
 from fleet.translation.messages.conversation import chat_messages
 from fleet.translation.messages.wire import (
     TOLERATED,
@@ -43,7 +44,8 @@ class ChatCall(msgspec.Struct, frozen=True):
     """A request in the upstream's dialect, with the facts that the gateway needs.
 
     `max_tokens` is 0 where the request only counts tokens. `unknown_fields` are the top-level fields of the
-    client's body that this version does not know.
+    client's body that this version does not know. `attributed` says whether the system prompt began with an
+    attribution line, which the chat body is without.
     """
 
     body: bytes
@@ -51,6 +53,7 @@ class ChatCall(msgspec.Struct, frozen=True):
     stream: bool
     max_tokens: int
     unknown_fields: tuple[str, ...] = ()
+    attributed: bool = False
 
 
 def to_chat(body: bytes) -> ChatCall:
@@ -60,14 +63,24 @@ def to_chat(body: bytes) -> ChatCall:
     chat = _prompt(asked) | {"max_tokens": asked.max_tokens, "stream": stream} | _sampling(asked)
     if stream:
         chat["stream_options"] = {"include_usage": True}
-    unknown = unknown_fields(body, _KNOWN)
-    return ChatCall(msgspec.json.encode(chat), asked.model, stream, asked.max_tokens, unknown)
+    return _call(asked, chat, body, stream=stream, max_tokens=asked.max_tokens)
 
 
 def to_count(body: bytes) -> ChatCall:
     """The chat request whose prompt counts the same. Raises `ApiError` 400 with the field's name."""
     asked = decode_body(_counts, body)
-    return ChatCall(msgspec.json.encode(_prompt(asked)), asked.model, False, 0, unknown_fields(body, _KNOWN))
+    return _call(asked, _prompt(asked), body, stream=False, max_tokens=0)
+
+
+def _call(asked: CountBody, chat: Json, body: bytes, *, stream: bool, max_tokens: int) -> ChatCall:
+    return ChatCall(
+        msgspec.json.encode(chat),
+        asked.model,
+        stream,
+        max_tokens,
+        unknown_fields(body, _KNOWN),
+        is_attributed(asked.system),
+    )
 
 
 def _prompt(asked: CountBody) -> Json:
@@ -76,7 +89,8 @@ def _prompt(asked: CountBody) -> Json:
         reject("mcp_servers", "MCP servers are not connected to from here; offer their tools in `tools`.")
     if asked.thread is not None:
         raise ApiError(400, "thread_unsupported_request", _NO_THREADS, param="thread")
-    messages = chat_messages(asked.system, asked.messages)
+    system = asked.system[1:] if is_attributed(asked.system) and asked.system else asked.system
+    messages = chat_messages(system, asked.messages)
     prompt: Json = {"model": asked.model, "messages": messages}
     prompt |= _tooling(asked) | _reasoning(asked) | _output(asked.output_config)
     if _is_prefill(asked.messages[-1], messages[-1]):
