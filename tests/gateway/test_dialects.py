@@ -222,6 +222,26 @@ async def test_an_attribution_line_is_dropped_and_counted(house):
     assert dropped() == before + 1
 
 
+# --- no answer, only its prompt ---
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_anthropics_sdk_warms_a_prompt_without_an_answer(house, stream):
+    ask = {"model": "m", "max_tokens": 0, "messages": [USER]}
+    async with anthropic.AsyncAnthropic(base_url=str(house.client.base_url), api_key="none") as client:
+        if stream:
+            async with client.messages.stream(**ask) as answer:
+                found = await answer.get_final_message()
+        else:
+            found = await client.messages.create(**ask)
+    assert (found.content, found.stop_reason) == ([], "max_tokens")
+    assert (found.usage.input_tokens + found.usage.cache_read_input_tokens, found.usage.output_tokens) == (
+        7,
+        0,
+    )
+    assert house.node.requests[-1].json["max_tokens"] == 1
+
+
 # --- the list of models ---
 
 

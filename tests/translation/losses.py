@@ -22,6 +22,7 @@ BEGIN, END = "<!-- tables: python -m tests.translation.losses --write -->", "<!-
 PDF = {"type": "base64", "media_type": "application/pdf", "data": "AAAA"}
 USE = {"type": "tool_use", "id": "t", "name": "f", "input": {}}
 TOOL = {"name": "f", "input_schema": {"type": "object"}}
+FORMAT = {"type": "json_schema", "schema": {"type": "object"}}
 FUNCTION = {"type": "function", "name": "f", "parameters": {"type": "object"}}
 
 
@@ -54,9 +55,14 @@ MESSAGES: dict[str, tuple[Json, Json]] = {
     "`container`": (PLAIN, PLAIN | {"container": "c"}),
     "`context_management`": (PLAIN, PLAIN | {"context_management": {"edits": []}}),
     "`inference_geo`": (PLAIN, PLAIN | {"inference_geo": "eu"}),
+    "`max_tokens` `0`: the prompt is computed, the answer is empty": (
+        PLAIN | {"max_tokens": 2},
+        PLAIN | {"max_tokens": 0},
+    ),
     "`mcp_servers`": (PLAIN, PLAIN | {"mcp_servers": [{"type": "url", "url": "https://h", "name": "s"}]}),
     "`metadata.user_id`": (PLAIN, PLAIN | {"metadata": {"user_id": "u"}}),
     "`output_config.effort` above `high`": (PLAIN, PLAIN | {"output_config": {"effort": "max"}}),
+    "`output_format`, the older name of `output_config.format`": (PLAIN, PLAIN | {"output_format": FORMAT}),
     "`service_tier`": (PLAIN, PLAIN | {"service_tier": "auto"}),
     "`speed`": (PLAIN, PLAIN | {"speed": "fast"}),
     "`thinking`": (PLAIN, PLAIN | {"thinking": {"type": "enabled", "budget_tokens": 2048}}),
@@ -69,6 +75,10 @@ MESSAGES: dict[str, tuple[Json, Json]] = {
     "an attribution line `x-anthropic-billing-header: …` as the first block of `system`": (
         PLAIN | {"system": [_text("a")]},
         PLAIN | {"system": [_text("x-anthropic-billing-header: cc_version=1; cch=2;"), _text("a")]},
+    ),
+    "a `tool_reference`": (
+        _result(content=[]),
+        _result(content=[{"type": "tool_reference", "tool_name": "f"}]),
     ),
     "a block of thinking with another's signature": (
         _assistant(_text("b")),

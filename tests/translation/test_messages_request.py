@@ -169,6 +169,11 @@ RESULTS = {
     "one block": ({"content": [text("a")]}, "a"),
     "blocks": ({"content": [text("a"), text("b")]}, [text("a"), text("b")]),
     "image": ({"content": [text("a"), {"type": "image", "source": PNG}]}, [text("a"), IMAGE_PART]),
+    "reference": ({"content": [{"type": "tool_reference", "tool_name": "f"}]}, "f"),
+    "references": (
+        {"content": [text("a"), {"type": "tool_reference", "tool_name": "f", "cache_control": None}]},
+        [text("a"), text("f")],
+    ),
     "error": ({"content": "a", "is_error": True}, "Error: a"),
     "error without content": ({"is_error": True}, "Error: "),
     "error of blocks": (
@@ -236,6 +241,17 @@ FIELDS = {
             }
         },
     ),
+    "format by its older name": (
+        {"output_format": {"type": "json_schema", "schema": SCHEMA}, "output_config": {"effort": "low"}},
+        {
+            "reasoning_effort": "low",
+            "response_format": {
+                "type": "json_schema",
+                "json_schema": {"name": "output", "schema": SCHEMA, "strict": True},
+            },
+        },
+    ),
+    "no answer": ({"max_tokens": 0}, {"max_tokens": 1}),
     "tools": ({"tools": [TOOL]}, {"tools": [CHAT_TOOL]}),
     "tool with description": (
         {"tools": [TOOL | {"type": "custom", "description": "d", "cache_control": None}]},

@@ -43,8 +43,9 @@ _EFFORT = {"xhigh": "high", "max": "high"}  # chat knows low, medium and high
 class ChatCall(msgspec.Struct, frozen=True):
     """A request in the upstream's dialect, with the facts that the gateway needs.
 
-    `max_tokens` is 0 where the request only counts tokens. `unknown_fields` are the top-level fields of the
-    client's body that this version does not know. `attributed` says whether the system prompt began with an
+    `max_tokens` is 0 where the request only counts tokens, or asks for no answer: chat knows no such request,
+    so the body asks for one token, to be dropped. `unknown_fields` are the top-level fields of the client's
+    body that this version does not know. `attributed` says whether the system prompt began with an
     attribution line, which the chat body is without.
     """
 
@@ -60,7 +61,8 @@ def to_chat(body: bytes) -> ChatCall:
     """The equivalent chat request. Raises `ApiError` 400 with the field's name."""
     asked = decode_body(_bodies, body)
     stream = bool(asked.stream)
-    chat = _prompt(asked) | {"max_tokens": asked.max_tokens, "stream": stream} | _sampling(asked)
+    limit = max(asked.max_tokens, 1)
+    chat = _prompt(asked) | {"max_tokens": limit, "stream": stream} | _sampling(asked)
     if stream:
         chat["stream_options"] = {"include_usage": True}
     return _call(asked, chat, body, stream=stream, max_tokens=asked.max_tokens)
@@ -92,7 +94,7 @@ def _prompt(asked: CountBody) -> Json:
     system = asked.system[1:] if is_attributed(asked.system) and asked.system else asked.system
     messages = chat_messages(system, asked.messages)
     prompt: Json = {"model": asked.model, "messages": messages}
-    prompt |= _tooling(asked) | _reasoning(asked) | _output(asked.output_config)
+    prompt |= _tooling(asked) | _reasoning(asked) | _output(asked)
     if _is_prefill(asked.messages[-1], messages[-1]):
         if "response_format" in prompt:
             reject("output_config.format", "This holds for a whole answer; the last turn has begun one.")
@@ -118,12 +120,16 @@ def _reasoning(asked: CountBody) -> Json:
     return {"chat_template_kwargs": {"enable_thinking": asked.thinking.type != "disabled"}}
 
 
-def _output(config: OutputConfig | None) -> Json:
+def _output(asked: CountBody) -> Json:
+    config = asked.output_config or OutputConfig()
     fields: Json = {}
-    if config and config.effort:
+    if config.effort:
         fields["reasoning_effort"] = _EFFORT.get(config.effort, config.effort)
-    if config and config.format:
-        schema = require_object(config.format.schema, "output_config.format.schema")
+    if config.format and asked.output_format:
+        reject("output_format", "This is the older name of `output_config.format`; send one of them.")
+    if wanted := config.format or asked.output_format:
+        name = "output_config.format" if config.format else "output_format"
+        schema = require_object(wanted.schema, f"{name}.schema")
         fields["response_format"] = {
             "type": "json_schema",
             "json_schema": {"name": "output", "schema": schema, "strict": True},

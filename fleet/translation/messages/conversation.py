@@ -4,6 +4,7 @@ system                a system message: a string or a lone block as a string, se
 text, image           content parts, or a string where a text stands alone
 document, search      one text part: title, context or source, text
 tool_use              an entry of `tool_calls`; its arguments are the input's JSON text as it came
+tool_reference        a text part: the tool's name
 tool_result           a `tool` message right after the message that called. Chat has no mark for a call
                       that failed: its content begins with "Error: "
 thinking              `reasoning_content` (several blocks joined by a newline)
@@ -32,6 +33,7 @@ from fleet.translation.messages.wire import (
     Text,
     TextSource,
     Thinking,
+    ToolReference,
     ToolResult,
     ToolUse,
     Turn,
@@ -137,12 +139,12 @@ def _detail(block: Thinking | RedactedThinking) -> Json | None:
     return {"type": "reasoning.text", "text": block.thinking, "signature": block.signature}
 
 
-def _content(content: str | Sequence[Part]) -> str | list[Json]:
+def _content(content: str | Sequence[Part | ToolReference]) -> str | list[Json]:
     """Chat content: a string, also for a single text block, or else a list of parts."""
     if isinstance(content, str):
         return content
     match content:
-        case [Text(text=text)]:
+        case [Text(text=text)] | [ToolReference(tool_name=text)]:
             return text
         case []:
             return ""
@@ -150,9 +152,9 @@ def _content(content: str | Sequence[Part]) -> str | list[Json]:
             return [part for block in content for part in _parts(block)]
 
 
-def _parts(block: Part) -> Iterable[Json]:
+def _parts(block: Part | ToolReference) -> Iterable[Json]:
     match block:
-        case Text(text=text):
+        case Text(text=text) | ToolReference(tool_name=text):
             yield {"type": "text", "text": text}
         case Image():
             yield _image(block)

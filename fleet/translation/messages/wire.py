@@ -55,9 +55,15 @@ class SearchResult(msgspec.Struct, tag="search_result"):
 Part = Text | Image | Document | SearchResult
 
 
+class ToolReference(msgspec.Struct, tag="tool_reference"):
+    """The name of a tool that the client's own search found; `tools` has its definition."""
+
+    tool_name: NonEmpty
+
+
 class ToolResult(msgspec.Struct, tag="tool_result"):
     tool_use_id: NonEmpty
-    content: str | list[Part] | None = None
+    content: str | list[Part | ToolReference] | None = None
     is_error: bool | None = None
 
 
@@ -145,12 +151,13 @@ class CountBody(msgspec.Struct, kw_only=True):
     tool_choice: ToolChoice | None = None
     thinking: ThinkingSwitch | None = None
     output_config: OutputConfig | None = None
+    output_format: OutputFormat | None = None  # the name of `output_config.format` in the beta of 2025
     mcp_servers: list[Any] | None = None
     thread: Any = None
 
 
 class MessagesBody(CountBody, kw_only=True):
-    max_tokens: Annotated[int, msgspec.Meta(ge=1)]
+    max_tokens: Annotated[int, msgspec.Meta(ge=0)]
     stream: bool | None = None
     temperature: Annotated[float, msgspec.Meta(ge=0, le=2)] | None = None
     top_p: Share | None = None
