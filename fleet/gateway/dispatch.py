@@ -62,6 +62,7 @@ class Dispatch:
     """
 
     _trail = NO_TRAIL
+    _route: router.Route  # to the last replica
     _error: ApiError | None = None  # of the last replica
     _excluded: frozenset[str] = frozenset()  # nodes that failed this request
     _repeated = False
@@ -76,13 +77,23 @@ class Dispatch:
     async def send(self) -> UpstreamResponse:
         """The head of a 200 answer from some replica. Raises `ApiError` when none gives one."""
         while True:
-            route = self._choose() or await self._wait_for_route()
+            self._route = route = self._choose() or await self._wait_for_route()
             answer = await self._attempt(route)
             if isinstance(answer, UpstreamResponse):
                 if self._prefix:
                     self._plane.nodes.affinity.note(self._prefix, route.node.name)
                 return answer
             self._pass_over(route.node.name, answer)
+
+    def refuse(self, error: ApiError) -> None:
+        """Take an error that the last answer stated in place of an answer: `send` then tries another replica.
+
+        Raises the error where no other replica may be tried, or would say anything else.
+        """
+        self._judge(self._route, error)
+        if error.status < 500 or error.code in _GONE:
+            error = self._refused(self._route, error)
+        self._pass_over(self._route.node.name, error)
 
     def _note(self, **changes: Any) -> None:
         self._trail = msgspec.structs.replace(self._trail, **changes)
