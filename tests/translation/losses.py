@@ -52,6 +52,7 @@ MESSAGES: dict[str, tuple[Json, Json]] = {
         _user({"type": "document", "source": {"type": "text", "data": "a"}}),
         _user({"type": "document", "source": {"type": "text", "data": "a"}, "citations": {"enabled": True}}),
     ),
+    "`compaction`": (PLAIN, PLAIN | {"compaction": {"type": "auto"}}),
     "`container`": (PLAIN, PLAIN | {"container": "c"}),
     "`context_management`": (PLAIN, PLAIN | {"context_management": {"edits": []}}),
     "`inference_geo`": (PLAIN, PLAIN | {"inference_geo": "eu"}),
@@ -97,6 +98,10 @@ MESSAGES: dict[str, tuple[Json, Json]] = {
         PLAIN,
         _user({"type": "search_result", "source": "s", "title": "T", "content": [_text("a")]}),
     ),
+    "a system turn that is to be cleared": (
+        PLAIN,
+        {"messages": [U, {"role": "system", "content": "b", "clear_at": "next_user_message"}]},
+    ),
     "text between thoughts": (
         _assistant({"type": "thinking", "thinking": "h", "signature": ""}, _text("b")),
         _assistant(_text("b"), {"type": "thinking", "thinking": "h", "signature": ""}),
@@ -116,6 +121,7 @@ RESPONSES: dict[str, tuple[Json, Json]] = {
     "`include`": (ASK, ASK | {"include": ["reasoning.encrypted_content"]}),
     "`max_tool_calls`": (ASK, ASK | {"max_tool_calls": 3}),
     "`metadata`": (ASK, ASK | {"metadata": {"a": "b"}}),
+    "`moderation`": (ASK, ASK | {"moderation": {"type": "auto"}}),
     "`prompt`": (ASK, ASK | {"prompt": {"id": "p"}}),
     "`prompt_cache_key`": (ASK, ASK | {"prompt_cache_key": "k"}),
     "`reasoning.effort` `none`": (ASK, ASK | {"reasoning": {"effort": "none"}}),

@@ -101,6 +101,11 @@ BAD = {
     ),
     "thinking unknown": (body(thinking={"type": "x"}), "thinking.type"),
     "user number": (body(metadata={"user_id": 1}), "metadata.user_id"),
+    "compaction": (body(compaction={"type": "auto"}), "compaction"),
+    "a system turn for a while": (
+        body(user("a"), {"role": "system", "content": "b", "clear_at": "next_user_message"}),
+        "messages[1].clear_at",
+    ),
     "thread": (body(thread={"type": "create"}), "thread"),
     "mcp servers": (body(mcp_servers=[{"type": "url", "url": "https://h"}]), "mcp_servers"),
     "no JSON": (b"{", None),

@@ -250,6 +250,7 @@ BAD = {
     "tokens zero": (body(max_output_tokens=0), "max_output_tokens"),
     "conversation": (body(conversation="conv_1"), "conversation"),
     "background": (body(background=True), "background"),
+    "moderation": (body(moderation={"model": "x"}), "moderation"),
     "log probabilities": (body(top_logprobs=3), "top_logprobs"),
     "no JSON": (b"{", None),
 }

@@ -89,6 +89,8 @@ def _prompt(asked: CountBody) -> Json:
     """The fields that make the model's prompt."""
     if asked.mcp_servers:
         reject("mcp_servers", "MCP servers are not connected to from here; offer their tools in `tools`.")
+    if asked.compaction is not None:
+        reject("compaction", "Conversations are not compacted here; ask for a summary in `messages`.")
     if asked.thread is not None:
         raise ApiError(400, "thread_unsupported_request", _NO_THREADS, param="thread")
     system = asked.system[1:] if is_attributed(asked.system) and asked.system else asked.system

@@ -92,6 +92,7 @@ class AssistantTurn(msgspec.Struct, tag_field="role", tag="assistant"):
 
 class SystemTurn(msgspec.Struct, tag_field="role", tag="system"):
     content: str | list[Text]
+    clear_at: Literal["never"] | None = None
 
 
 Turn = UserTurn | AssistantTurn | SystemTurn
@@ -154,6 +155,7 @@ class CountBody(msgspec.Struct, kw_only=True):
     output_format: OutputFormat | None = None  # the name of `output_config.format` in the beta of 2025
     mcp_servers: list[Any] | None = None
     thread: Any = None
+    compaction: Any = None
 
 
 class MessagesBody(CountBody, kw_only=True):
@@ -168,5 +170,16 @@ class MessagesBody(CountBody, kw_only=True):
 
 # Documented fields without an effect on the models here.
 TOLERATED = frozenset(
-    {"cache_control", "container", "context_management", "inference_geo", "service_tier", "speed"}
+    {
+        "billing_policy",
+        "cache_control",
+        "container",
+        "context_management",
+        "diagnostics",
+        "fallback_credit_token",
+        "fallbacks",
+        "inference_geo",
+        "service_tier",
+        "speed",
+    }
 )
