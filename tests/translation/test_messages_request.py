@@ -241,17 +241,16 @@ FIELDS = {
             }
         },
     ),
-    "format by its older name": (
-        {"output_format": {"type": "json_schema", "schema": SCHEMA}, "output_config": {"effort": "low"}},
+    "no answer": ({"max_tokens": 0}, {"max_tokens": 1}),
+    "format by the beta's name": (
+        {"output_format": {"type": "json_schema", "schema": SCHEMA}},
         {
-            "reasoning_effort": "low",
             "response_format": {
                 "type": "json_schema",
                 "json_schema": {"name": "output", "schema": SCHEMA, "strict": True},
-            },
+            }
         },
     ),
-    "no answer": ({"max_tokens": 0}, {"max_tokens": 1}),
     "tools": ({"tools": [TOOL]}, {"tools": [CHAT_TOOL]}),
     "tool with description": (
         {"tools": [TOOL | {"type": "custom", "description": "d", "cache_control": None}]},

@@ -15,6 +15,7 @@ from fleet.translation.messages.wire import (
     CountBody,
     MessagesBody,
     OutputConfig,
+    OutputFormat,
     Tool,
     ToolChoice,
     Turn,
@@ -96,7 +97,11 @@ def _prompt(asked: CountBody) -> Json:
     system = asked.system[1:] if is_attributed(asked.system) and asked.system else asked.system
     messages = chat_messages(system, asked.messages)
     prompt: Json = {"model": asked.model, "messages": messages}
-    prompt |= _tooling(asked) | _reasoning(asked) | _output(asked)
+    prompt |= (
+        _tooling(asked)
+        | _reasoning(asked)
+        | _output(asked.output_config or OutputConfig(), asked.output_format)
+    )
     if _is_prefill(asked.messages[-1], messages[-1]):
         if "response_format" in prompt:
             reject("output_config.format", "This holds for a whole answer; the last turn has begun one.")
@@ -122,16 +127,15 @@ def _reasoning(asked: CountBody) -> Json:
     return {"chat_template_kwargs": {"enable_thinking": asked.thinking.type != "disabled"}}
 
 
-def _output(asked: CountBody) -> Json:
-    config = asked.output_config or OutputConfig()
+def _output(config: OutputConfig, beta: OutputFormat | None) -> Json:
     fields: Json = {}
     if config.effort:
         fields["reasoning_effort"] = _EFFORT.get(config.effort, config.effort)
-    if config.format and asked.output_format:
-        reject("output_format", "This is the older name of `output_config.format`; send one of them.")
-    if wanted := config.format or asked.output_format:
-        name = "output_config.format" if config.format else "output_format"
-        schema = require_object(wanted.schema, f"{name}.schema")
+    if config.format and beta:
+        reject("output_format", "`output_config.format` says the same; send one of them.")
+    if asked := config.format or beta:
+        param = "output_config.format.schema" if config.format else "output_format.schema"
+        schema = require_object(asked.schema, param)
         fields["response_format"] = {
             "type": "json_schema",
             "json_schema": {"name": "output", "schema": schema, "strict": True},
