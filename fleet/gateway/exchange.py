@@ -149,7 +149,6 @@ class Exchange:
         while failure := failure_alone(body):
             dispatch.refuse(failure.as_error())
             body = await self._read(await dispatch.send())
-        self._draft.note_answer(body)
         content = answer.whole(body)
         self._finish("ok", 200)
         return BytesResponse(content, headers=self._headers("application/json"))
@@ -157,9 +156,11 @@ class Exchange:
     async def _read(self, response: UpstreamResponse) -> bytes:
         self._held = response
         try:
-            return await response.read(self._plane.config.gateway.max_body_bytes)
+            body = await response.read(self._plane.config.gateway.max_body_bytes)
+            self._draft.note_answer(body)
         except UpstreamError as error:
             raise self._lost(error) from error
+        return body
 
     def _streamed(self, response: UpstreamResponse, call: Call, answer: AnswerRewriter) -> StreamResponse:
         self._held = response
