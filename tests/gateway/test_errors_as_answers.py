@@ -19,6 +19,20 @@ WORKER_DIED = {"error": {"message": "worker died", "code": 500}}
 
 
 @pytest.mark.parametrize("path", ASKED)
+async def test_json_with_an_error_alone_is_no_stream(path):
+    async with make_house(nodes=2) as house:
+        asked = {"model": "m", "stream": True} | ASKED[path]
+        await house.burden_all_but(house.nodes[0])
+        house.nodes[0].answer = say(WORKER_DIED)
+        response = await house.client.post(path, json=asked)
+        assert (response.status_code, response.headers["x-cortex-node"]) == (200, "n1")
+        assert "there" in response.text
+        house.nodes[1].answer = say(WORKER_DIED)
+        response = await house.client.post(path, json=asked)
+        assert (response.status_code, error_of(response)["message"]) == (500, "worker died")
+
+
+@pytest.mark.parametrize("path", ASKED)
 async def test_a_200_with_an_error_alone_is_no_answer(path):
     async with make_house(nodes=2) as house:
         await house.burden_all_but(house.nodes[0])
