@@ -59,7 +59,10 @@ class GatewaySettings(Section):
     admin_listen: Listen = f"127.0.0.1:{ADMIN_PORT}"
     workers: PositiveInt = 1
     allow_anonymous: bool = Field(False, description="Serve clients without a key, from any address")
-    max_body_bytes: PositiveInt = 64 * MIB
+    max_body_bytes: PositiveInt = Field(64 * MIB, description="Of a request, decompressed")
+    compress_from_bytes: NonNegativeInt = Field(
+        16_384, description="Whole answers from this size are compressed for clients that accept it; 0: none"
+    )
     connect_timeout_s: PositiveFloat = 3.0
     first_byte_timeout_s: PositiveFloat = Field(600.0, description="From request to the answer's head")
     idle_timeout_s: PositiveFloat = Field(300.0, description="Longest silence within an answer")

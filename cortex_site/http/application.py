@@ -11,10 +11,12 @@ of the responses in `cortex_site.http.response`.
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import Any
 
+from django.http import HttpResponse
 from django.http.response import HttpResponseBase
 from ninja import NinjaAPI
 from ninja.errors import HttpError
@@ -29,16 +31,20 @@ from cortex_site.http.asgi import (
     run_lifespan,
     send_response,
 )
+from cortex_site.http.content_coding import COMPRESS_FROM_BYTES, KNOWN, compress, decoded
 from cortex_site.http.parsed_request import BadRequestError
 from cortex_site.http.request import Request
 from cortex_site.http.resolver import Resolver
+from cortex_site.http.response import BytesResponse
 
 
 class Application:
     """Answers requests with the operations of one API. It is an ASGI application as well.
 
-    A body of more than `max_body_bytes` is refused with 413. `lifespan` is entered at start-up and left at
-    shut-down. Every error passes the API's own exception handlers, so that it has the API's envelope.
+    A body of more than `max_body_bytes`, decoded or not, is refused with 413. Whole answers of at least
+    `compress_from_bytes` are compressed for clients that accept it, none if that is 0. `lifespan` is entered
+    at start-up and left at shut-down. Every error passes the API's own exception handlers, so that it has the
+    API's envelope.
     """
 
     def __init__(
@@ -46,18 +52,23 @@ class Application:
         api: NinjaAPI,
         *,
         max_body_bytes: int,
+        compress_from_bytes: int = COMPRESS_FROM_BYTES,
         lifespan: Callable[[], AbstractAsyncContextManager[Any]] = nullcontext,
     ) -> None:
         self._api = api
         self.max_body_bytes = max_body_bytes
+        self._compress_from_bytes = compress_from_bytes or sys.maxsize
         self._lifespan = lifespan
         self._resolver = Resolver(api)
         self._bare = self._resolver.bare
 
     def respond(self, request: Request) -> Coroutine[Any, Any, HttpResponseBase]:
         """Return the response to a request. Errors, and requests that are refused, have one as well."""
-        if request.parsed.refusal is not None:
-            return self._answer_refused(request, request.parsed.refusal)
+        parsed = request.parsed
+        if parsed.refusal is not None:
+            return self._answer_refused(request, parsed.refusal)
+        if b"content-encoding" in parsed.headers:
+            return self._run_encoded(request)
         operation = self._bare.get((request.path, request.method))
         if operation is not None:
             return self._resolver.run_bare(operation, request)
@@ -66,15 +77,25 @@ class Application:
     async def _answer_refused(self, request: Request, refusal: BadRequestError) -> HttpResponseBase:
         return self.refuse(request, refusal.status, str(refusal))
 
+    async def _run_encoded(self, request: Request) -> HttpResponseBase:
+        try:
+            request.set_body(await decoded(request.parsed, self.max_body_bytes))
+        except BadRequestError as refusal:
+            response = self.refuse(request, refusal.status, str(refusal))
+            if refusal.status == 415:
+                response["Accept-Encoding"] = KNOWN
+            return response
+        return await self._run(request)
+
     async def _run(self, request: Request) -> HttpResponseBase:
         operations, arguments = self._resolver.find(request.path)
-        operation = operations.get(request.method)
+        operation = operations.get("GET" if request.method == "HEAD" else request.method)
         if operation is not None:
             result: HttpResponseBase = await operation.run(request, **arguments)
             return result
         if not operations:
             return self.refuse(request, 404, f"There is no {request.path} here.")
-        allowed = ", ".join(sorted(operations))
+        allowed = ", ".join(sorted({*operations, "HEAD"} if "GET" in operations else operations))
         response = self.refuse(
             request, 405, f"{request.path} does not take {request.method}; it takes {allowed}."
         )
@@ -84,6 +105,11 @@ class Application:
     def refuse(self, request: Request, status: int, message: str) -> HttpResponseBase:
         """Return an error in the API's envelope."""
         return self._api.on_exception(request, HttpError(status, message))
+
+    async def finish(self, request: Request, response: HttpResponse | BytesResponse) -> None:
+        """Compress a large whole answer if the client accepts that."""
+        if len(response.content) >= self._compress_from_bytes:
+            await compress(response, request.header(b"accept-encoding"))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         match scope["type"]:
@@ -105,7 +131,10 @@ class Application:
         assert task is not None
         watcher = asyncio.create_task(cancel_on_disconnect(receive, task))
         try:
-            await send_response(await self.respond(request), send)
+            response = await self.respond(request)
+            if isinstance(response, BytesResponse | HttpResponse):
+                await self.finish(request, response)
+            await send_response(response, send, head_only=request.method == "HEAD")
         except asyncio.CancelledError:
             if not watcher.done():  # the server is stopping; the client is still there
                 raise

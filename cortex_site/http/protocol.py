@@ -126,11 +126,13 @@ class ServerProtocol(asyncio.Protocol):
         task, failed = self._task, True
         assert task is not None
         try:
-            response = await self._respond(Request(parsed, self._client, self._transport))
+            request = Request(parsed, self._client, self._transport)
+            response = await self._respond(request)
             if isinstance(response, StreamResponse):
                 await self._stream(parsed, response)
             else:
                 assert isinstance(response, BytesResponse | HttpResponse)
+                await self._application.finish(request, response)
                 self._send(parsed, response)
             failed = False
         except Exception:
@@ -162,9 +164,10 @@ class ServerProtocol(asyncio.Protocol):
             framing = "transfer-encoding: chunked\r\n" if chunked else ""
             head = self._heads.make(response, framing, keep_alive=keep_alive)
             self._transport.write(head)
-            sink = ClientSink(self._transport, self._flow, chunked=chunked)
-            await response.produce(sink)
-            sink.end()
+            if parsed.method != "HEAD":
+                sink = ClientSink(self._transport, self._flow, chunked=chunked)
+                await response.produce(sink)
+                sink.end()
         finally:
             response.on_close()
 

@@ -30,13 +30,23 @@ log = logging.getLogger("cortex.http")
 
 STOPPING_RETRY_S = 3  # another gateway answers at once, this one after its restart
 
-_CODES = {404: "not_found", 405: "method_not_allowed", 413: "request_too_large", 503: "gateway_stopping"}
+_CODES = {
+    404: "not_found",
+    405: "method_not_allowed",
+    413: "request_too_large",
+    415: "unsupported_encoding",
+    503: "gateway_stopping",
+}
 
 
 def application(plane: DataPlane) -> Application:
     """The ASGI application of one worker. Its lifespan runs the worker's tasks."""
+    settings = plane.config.gateway
     return Application(
-        _make_api(plane), max_body_bytes=plane.config.gateway.max_body_bytes, lifespan=plane.running
+        _make_api(plane),
+        max_body_bytes=settings.max_body_bytes,
+        compress_from_bytes=settings.compress_from_bytes,
+        lifespan=plane.running,
     )
 
 
