@@ -32,6 +32,7 @@ from cortex_site.http.asgi import (
     send_response,
 )
 from cortex_site.http.content_coding import COMPRESS_FROM_BYTES, KNOWN, compress, decoded
+from cortex_site.http.origins import Origins
 from cortex_site.http.parsed_request import BadRequestError
 from cortex_site.http.request import Request
 from cortex_site.http.resolver import Resolver
@@ -42,9 +43,9 @@ class Application:
     """Answers requests with the operations of one API. It is an ASGI application as well.
 
     A body of more than `max_body_bytes`, decoded or not, is refused with 413. Whole answers of at least
-    `compress_from_bytes` are compressed for clients that accept it, none if that is 0. `lifespan` is entered
-    at start-up and left at shut-down. Every error passes the API's own exception handlers, so that it has the
-    API's envelope.
+    `compress_from_bytes` are compressed for clients that accept it, none if that is 0. Pages of `origins` may
+    read answers. `lifespan` is entered at start-up and left at shut-down. Every error passes the API's own
+    exception handlers, so that it has the API's envelope.
     """
 
     def __init__(
@@ -53,10 +54,12 @@ class Application:
         *,
         max_body_bytes: int,
         compress_from_bytes: int = COMPRESS_FROM_BYTES,
+        origins: Origins | None = None,
         lifespan: Callable[[], AbstractAsyncContextManager[Any]] = nullcontext,
     ) -> None:
         self._api = api
         self.max_body_bytes = max_body_bytes
+        self._origins = origins
         self._compress_from_bytes = compress_from_bytes or sys.maxsize
         self._lifespan = lifespan
         self._resolver = Resolver(api)
@@ -88,6 +91,8 @@ class Application:
         return await self._run(request)
 
     async def _run(self, request: Request) -> HttpResponseBase:
+        if self._origins is not None and (preflight := self._origins.preflight(request)) is not None:
+            return preflight
         operations, arguments = self._resolver.find(request.path)
         operation = operations.get("GET" if request.method == "HEAD" else request.method)
         if operation is not None:
@@ -106,9 +111,12 @@ class Application:
         """Return an error in the API's envelope."""
         return self._api.on_exception(request, HttpError(status, message))
 
-    async def finish(self, request: Request, response: HttpResponse | BytesResponse) -> None:
-        """Compress a large whole answer if the client accepts that."""
-        if len(response.content) >= self._compress_from_bytes:
+    async def finish(self, request: Request, response: HttpResponseBase) -> None:
+        """Make a response ready to be sent: what depends on the request alone, and not on its endpoint."""
+        if self._origins is not None:
+            self._origins.share(request, response)
+        is_whole = isinstance(response, BytesResponse | HttpResponse)
+        if is_whole and len(response.content) >= self._compress_from_bytes:
             await compress(response, request.header(b"accept-encoding"))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -132,8 +140,7 @@ class Application:
         watcher = asyncio.create_task(cancel_on_disconnect(receive, task))
         try:
             response = await self.respond(request)
-            if isinstance(response, BytesResponse | HttpResponse):
-                await self.finish(request, response)
+            await self.finish(request, response)
             await send_response(response, send, head_only=request.method == "HEAD")
         except asyncio.CancelledError:
             if not watcher.done():  # the server is stopping; the client is still there

@@ -69,7 +69,8 @@ async def compress(response: HttpResponse | BytesResponse, accepted: str | None)
     if coding is not None:
         response.content = await _in_thread(_ENCODE[coding], response.content)
         response.headers["content-encoding"] = coding
-        response.headers["vary"] = "accept-encoding"
+        varies = response.headers.get("vary")
+        response.headers["vary"] = f"{varies}, accept-encoding" if varies else "accept-encoding"
 
 
 def _choose(accepted: str) -> str | None:

@@ -128,11 +128,11 @@ class ServerProtocol(asyncio.Protocol):
         try:
             request = Request(parsed, self._client, self._transport)
             response = await self._respond(request)
+            await self._application.finish(request, response)
             if isinstance(response, StreamResponse):
                 await self._stream(parsed, response)
             else:
                 assert isinstance(response, BytesResponse | HttpResponse)
-                await self._application.finish(request, response)
                 self._send(parsed, response)
             failed = False
         except Exception:

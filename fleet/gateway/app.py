@@ -15,6 +15,7 @@ from ninja.errors import HttpError, ValidationError
 
 from cortex_site.base.version import VERSION
 from cortex_site.http.application import Application
+from cortex_site.http.origins import Origins
 from cortex_site.http.request import Request
 from fleet.gateway.data_plane import DataPlane
 from fleet.gateway.dialects import model_list
@@ -46,6 +47,7 @@ def application(plane: DataPlane) -> Application:
         _make_api(plane),
         max_body_bytes=settings.max_body_bytes,
         compress_from_bytes=settings.compress_from_bytes,
+        origins=Origins(settings.allowed_origins) if settings.allowed_origins else None,
         lifespan=plane.running,
     )
 

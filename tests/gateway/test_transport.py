@@ -48,3 +48,80 @@ async def test_a_large_answer_is_compressed_and_a_stream_is_not():
     async with make_house(compress_from_bytes=0) as house:
         answer = await house.client.get("/v1/models", headers=headers)
         assert "content-encoding" not in answer.headers
+
+
+# --- pages of other origins ---
+
+PAGE = "http://localhost:5173"
+ASKED = "authorization,content-type,x-stainless-lang"
+
+
+def preflight(house, path: str = "/v1/chat/completions", origin: str = PAGE):
+    headers = {
+        "origin": origin,
+        "access-control-request-method": "POST",
+        "access-control-request-headers": ASKED,
+    }
+    return house.client.request("OPTIONS", path, headers=headers)
+
+
+def sharing(answer) -> dict[str, str]:
+    return {name: value for name, value in answer.headers.items() if name.startswith("access-control-")}
+
+
+async def test_no_page_may_read_anything_by_default(house):
+    answer = await preflight(house)
+    assert (answer.status_code, sharing(answer)) == (405, {})
+    answer = await house.client.get("/v1/models", headers={"origin": PAGE})
+    assert (answer.status_code, sharing(answer), answer.headers.get("vary")) == (200, {}, None)
+
+
+async def test_a_page_of_an_allowed_origin_streams():
+    async with make_house(allowed_origins=["http://localhost:*"]) as house:
+        answer = await preflight(house)
+        assert (answer.status_code, answer.content) == (200, b"")
+        assert sharing(answer) == {
+            "access-control-allow-origin": PAGE,
+            "access-control-expose-headers": "*",
+            "access-control-allow-methods": "POST",
+            "access-control-allow-headers": ASKED,
+            "access-control-max-age": "600",
+        }
+        shared = {"access-control-allow-origin": PAGE, "access-control-expose-headers": "*"}
+        for stream in (True, False):
+            answer = await house.client.post(
+                "/v1/chat/completions", json=CHAT | {"stream": stream}, headers={"origin": PAGE}
+            )
+            assert (answer.status_code, sharing(answer), answer.headers["vary"]) == (200, shared, "origin")
+            assert "x-request-id" in answer.headers
+            assert not stream or b"data: [DONE]" in answer.content
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/messages", "/v1/none"])
+async def test_a_page_of_an_allowed_origin_reads_errors(path):
+    async with make_house(allowed_origins=[PAGE]) as house:
+        assert (await preflight(house, path)).status_code == 200
+        for body, coding in ((b"{", ""), (b"x", "lzma")):
+            headers = {"origin": PAGE, "content-encoding": coding}
+            answer = await house.client.post(path, content=body, headers=headers)
+            assert answer.status_code in {400, 404, 415}
+            assert answer.headers["access-control-allow-origin"] == PAGE
+
+
+async def test_pages_of_other_origins_get_answers_that_they_cannot_read():
+    async with make_house(allowed_origins=[PAGE], compress_from_bytes=1) as house:
+        for origin in ("http://localhost:5174", "null"):
+            assert sharing(await preflight(house, origin=origin)) == {}
+            answer = await house.client.get(
+                "/v1/models", headers={"origin": origin, "accept-encoding": "identity"}
+            )
+            assert (sharing(answer), answer.headers["vary"]) == ({}, "origin")
+        answer = await house.client.get("/v1/models", headers={"origin": PAGE, "accept-encoding": "br"})
+        assert answer.headers["vary"] == "origin, accept-encoding"
+        assert (await house.client.get("/v1/models")).headers["vary"] == "origin, accept-encoding"
+
+
+async def test_options_that_are_no_preflight_are_another_method():
+    async with make_house(allowed_origins=[PAGE]) as house:
+        answer = await house.client.request("OPTIONS", "/v1/models", headers={"origin": PAGE})
+        assert (answer.status_code, answer.headers["allow"]) == (405, "GET, HEAD")
