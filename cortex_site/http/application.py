@@ -99,13 +99,18 @@ class Application:
             result: HttpResponseBase = await operation.run(request, **arguments)
             return result
         if not operations:
-            return self.refuse(request, 404, f"There is no {request.path} here.")
+            return self._refuse_unknown(request)
         allowed = ", ".join(sorted({*operations, "HEAD"} if "GET" in operations else operations))
         response = self.refuse(
             request, 405, f"{request.path} does not take {request.method}; it takes {allowed}."
         )
         response["Allow"] = allowed
         return response
+
+    def _refuse_unknown(self, request: Request) -> HttpResponseBase:
+        meant = self._resolver.meant(request.path)
+        hint = f", but there is {meant}: check the client's base address" if meant else ""
+        return self.refuse(request, 404, f"There is no {request.path} here{hint}.")
 
     def refuse(self, request: Request, status: int, message: str) -> HttpResponseBase:
         """Return an error in the API's envelope."""

@@ -8,6 +8,7 @@ import json
 import pytest
 from backports import zstd
 
+from cortex_site.base.version import VERSION
 from tests.gateway.conftest import MODEL, make_house
 
 CHAT = {"model": MODEL, "messages": [{"role": "user", "content": "Hi"}]}
@@ -125,3 +126,57 @@ async def test_options_that_are_no_preflight_are_another_method():
     async with make_house(allowed_origins=[PAGE]) as house:
         answer = await house.client.request("OPTIONS", "/v1/models", headers={"origin": PAGE})
         assert (answer.status_code, answer.headers["allow"]) == (405, "GET, HEAD")
+
+
+# --- wrong base addresses, and probes ---
+
+
+@pytest.mark.parametrize(
+    ("path", "meant"),
+    [
+        ("/messages", "/v1/messages"),
+        ("/chat/completions", "/v1/chat/completions"),
+        ("/v1/v1/chat/completions", "/v1/chat/completions"),
+        ("/v1/chat/completions/chat/completions", "/v1/chat/completions"),
+        ("/v1/messages/v1/messages", "/v1/messages"),
+        ("/api/v1/responses", "/v1/responses"),
+        ("/openai/responses/resp_1/input_items", "/v1/responses/resp_1/input_items"),
+        ("/v1/tokenize", "/tokenize"),
+        ("/v1/messages/", "/v1/messages"),
+        ("//v1//messages", "/v1/messages"),
+        ("/models/org/name", "/v1/models/org/name"),
+    ],
+)
+async def test_a_wrong_base_address_is_told_which_path_was_meant(house, path, meant):
+    answer = await house.client.post(house.client.base_url.copy_with(raw_path=path.encode()), json=CHAT)
+    assert answer.status_code == 404
+    message = answer.json()["error"]["message"]
+    assert message == f"There is no {path} here, but there is {meant}: check the client's base address."
+
+
+@pytest.mark.parametrize("path", ["/", "/v1", "/v1/none", "/favicon.ico", "/x" * 20_000])
+async def test_nothing_is_guessed_of_other_paths(house, path):
+    answer = await house.client.get(path)
+    assert (answer.status_code, answer.json()["error"]["message"]) == (404, f"There is no {path} here.")
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+async def test_a_worker_is_ready_while_it_hears_a_node(house, method):
+    async def statuses() -> list[int]:
+        answers = [await house.client.request(method, path) for path in ("/healthz", "/ready", "/version")]
+        return [answer.status_code for answer in answers]
+
+    assert await statuses() == [200, 200, 200]
+    await house.node.stop()
+    await house.until(lambda snapshot: not any(node.healthy for node in snapshot.nodes.values()))
+    assert await statuses() == [200, 503, 200]
+
+
+async def test_probes_say_what_they_know():
+    async with make_house(nodes=0) as house:
+        assert (await house.client.get("/healthz")).json() == {"status": "ok"}
+        assert (await house.client.get("/version")).json() == {"version": VERSION}
+        answer = await house.client.get("/ready")
+        assert (answer.status_code, answer.json()["error"]["code"]) == (503, "not_ready")
+        assert answer.json()["error"]["message"] == "No node answers this worker: 0 of 0 do."
+        assert "retry-after" in answer.headers
