@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import json
 
@@ -180,3 +181,24 @@ async def test_probes_say_what_they_know():
         assert (answer.status_code, answer.json()["error"]["code"]) == (503, "not_ready")
         assert answer.json()["error"]["message"] == "No node answers this worker: 0 of 0 do."
         assert "retry-after" in answer.headers
+
+
+@pytest.mark.parametrize("together", [True, False])
+async def test_an_upgrade_is_ignored_and_its_body_read(house, together):
+    body = json.dumps(CHAT).encode()
+    head = (
+        b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nconnection: Upgrade, HTTP2-Settings\r\n"
+        b"upgrade: h2c\r\nhttp2-settings: AAEAAEAAAAIAAAAA\r\ncontent-length: %d\r\n\r\n"
+    ) % len(body)
+    reader, writer = await asyncio.open_connection("127.0.0.1", house.port)
+    writer.write(head + body if together else head)
+    if not together:
+        await asyncio.sleep(0.05)  # a segment of its own
+        writer.write(body)
+    writer.write(b"GET /healthz HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+    async with asyncio.timeout(10):
+        answers = await reader.read()
+    writer.close()
+    assert answers.count(b"HTTP/1.1 200 ") == answers.count(b"HTTP/1.1 ") == 2
+    (seen,) = house.node.requests
+    assert seen.json == CHAT
