@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import Any
 
@@ -36,7 +36,7 @@ from cortex_site.http.origins import Origins
 from cortex_site.http.parsed_request import BadRequestError
 from cortex_site.http.request import Request
 from cortex_site.http.resolver import Resolver
-from cortex_site.http.response import BytesResponse
+from cortex_site.http.response import BytesResponse, StreamResponse
 
 
 class Application:
@@ -116,13 +116,19 @@ class Application:
         """Return an error in the API's envelope."""
         return self._api.on_exception(request, HttpError(status, message))
 
-    async def finish(self, request: Request, response: HttpResponseBase) -> None:
-        """Make a response ready to be sent: what depends on the request alone, and not on its endpoint."""
+    def finish(self, request: Request, response: HttpResponseBase) -> Awaitable[None] | None:
+        """Make a response ready to be sent: what depends on the request alone, and not on its endpoint.
+
+        Return what is to be awaited for it, if anything.
+        """
         if self._origins is not None:
             self._origins.share(request, response)
-        is_whole = isinstance(response, BytesResponse | HttpResponse)
-        if is_whole and len(response.content) >= self._compress_from_bytes:
-            await compress(response, request.header(b"accept-encoding"))
+        if isinstance(response, StreamResponse):
+            return None
+        assert isinstance(response, BytesResponse | HttpResponse)
+        if len(response.content) < self._compress_from_bytes:
+            return None
+        return compress(response, request.header(b"accept-encoding"))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         match scope["type"]:
@@ -145,7 +151,8 @@ class Application:
         watcher = asyncio.create_task(cancel_on_disconnect(receive, task))
         try:
             response = await self.respond(request)
-            await self.finish(request, response)
+            if (compressing := self.finish(request, response)) is not None:
+                await compressing
             await send_response(response, send, head_only=request.method == "HEAD")
         except asyncio.CancelledError:
             if not watcher.done():  # the server is stopping; the client is still there

@@ -128,7 +128,8 @@ class ServerProtocol(asyncio.Protocol):
         try:
             request = Request(parsed, self._client, self._transport)
             response = await self._respond(request)
-            await self._application.finish(request, response)
+            if (compressing := self._application.finish(request, response)) is not None:
+                await compressing
             if isinstance(response, StreamResponse):
                 await self._stream(parsed, response)
             else:
