@@ -21,7 +21,7 @@ from neuron.device.kv_cache import bytes_per_token
 from neuron.device.model_runner import ModelRunner
 from neuron.device.varlen import PAGE_SIZE, Kernel, find_varlen_kernel, select_kernel
 from neuron.engine.scheduler_limits import SchedulerLimits
-from neuron.models.attention_interface import ATTENTION_NAME, AttentionProbe
+from neuron.models.attention_interface import ATTENTION_NAME, PROBE_NAME, AttentionProbe
 from neuron.models.fused_decoder import FusedDecoder, fuse_decoder
 from neuron.step import CacheShape
 
@@ -180,11 +180,12 @@ def make_sides(shape: str, dtype: torch.dtype, device: torch.device, **changes: 
 def fused(model: Any) -> FusedDecoder:
     """Our decoder with a copy of a model's weights."""
     twin = copy.deepcopy(model)
-    twin.set_attn_implementation(ATTENTION_NAME)
+    twin.set_attn_implementation(PROBE_NAME)
     probe = AttentionProbe()
     tokens = torch.zeros(1, 4, dtype=torch.int64, device=model.device)
-    with torch.inference_mode(), use_backend(probe):
+    with torch.inference_mode(), use_backend(probe), probe.recording():
         twin(input_ids=tokens, position_ids=torch.arange(4, device=model.device)[None], use_cache=False)
+    twin.set_attn_implementation(ATTENTION_NAME)
     config = twin.config
     decoder = fuse_decoder(
         twin, config, probe, vocab_size=config.vocab_size, context=config.max_position_embeddings

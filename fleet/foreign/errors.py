@@ -23,8 +23,12 @@ _WORD = re.compile(r"[\w.:-]{1,64}", re.ASCII)  # codes become labels of metrics
 _TOO_LONG = re.compile(r"maximum context length|exceeds? the (available )?context|exceed_context_size")
 
 
+class StatedError(ApiError):
+    """An error that a server stated. Its `param` is a path in the body that this server got."""
+
+
 def read_error(status: int, body: bytes, retry_after: str = "") -> ApiError:
-    """The error in an answer with `status`; a 502 that quotes the status where the body states none.
+    """The `StatedError` in an answer; a 502 that quotes `status` where the body states none.
 
     `retry_after` is the header's value.
     """
@@ -33,7 +37,7 @@ def read_error(status: int, body: bytes, retry_after: str = "") -> ApiError:
     if status < 400 or not isinstance(message, str) or not message:
         return ApiError(502, "node_error", f"The node answered {status} without an error envelope.")
     param = error.get("param")
-    return ApiError(
+    return StatedError(
         status,
         _code(status, error, message),
         message[:MAX_MESSAGE_CHARS],

@@ -9,8 +9,10 @@ and gives masks that allow the end alone, as if the answer were complete. It is 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 
@@ -78,7 +80,7 @@ class GrammarCompiler:
     def _tokenizer(self, end_ids: tuple[int, ...]) -> LLTokenizer:
         if end_ids not in self._tokenizers:
             try:
-                self._tokenizers = {end_ids: LLTokenizer(str(self._file), eos_token=list(end_ids))}
+                self._tokenizers = {end_ids: LLTokenizer(_guidable(self._file), eos_token=list(end_ids))}
             except Exception as error:  # the library raises bare Exception
                 cause = _first_line(str(error))
                 raise GrammarError(f"this model's tokenizer cannot be guided: {cause}") from error
@@ -91,6 +93,33 @@ def compiled(grammar: str, tokenizer: LLTokenizer) -> LLGuidanceMatcher:
     if matcher.is_error():
         raise GrammarError(_first_line(matcher.get_error()))
     return LLGuidanceMatcher(matcher)
+
+
+def _guidable(tokenizer_file: Path) -> str:
+    """The tokenizer's JSON, with names of control tokens that no text has.
+
+    Where a grammar leaves no choice, llguidance takes the tokens of the text that must come. Within a string
+    `</tool_call>` would be its control token, which the same grammar then refuses.
+    """
+    tokenizer = json.loads(tokenizer_file.read_text(encoding="utf-8"))
+    added, model = tokenizer.get("added_tokens", []), tokenizer["model"]
+    names = {token["content"]: f"<\ue000{token['id']}>" for token in added if _is_control(token)}
+    for token in added:
+        token["content"] = names.get(token["content"], token["content"])
+    vocab = model.get("vocab", {})
+    if isinstance(vocab, dict):
+        model["vocab"] = {names.get(text, text): id_ for text, id_ in vocab.items()}
+    else:
+        model["vocab"] = [[names.get(text, text), score] for text, score in vocab]
+    if "unk_token" in model:
+        model["unk_token"] = names.get(model["unk_token"], model["unk_token"])
+    return json.dumps(tokenizer)
+
+
+def _is_control(token: Any) -> bool:
+    """Whether llguidance holds an added token for a control token."""
+    name = token["content"]
+    return bool(token["special"] or (name.startswith("<") and name.endswith(">")))
 
 
 def _first_line(text: str) -> str:

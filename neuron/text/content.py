@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -48,7 +49,9 @@ def content_expression(grammar: GrammarBuilder, content: AnswerContent) -> str:
     """The expression of `content`, which is checked."""
     match content:
         case ChoiceContent(texts):
-            return grammar.rule(" | ".join(grammar.literal(text) for text in texts))
+            return grammar.rule(
+                " | ".join(map(json.dumps, texts))
+            )  # text, where it names a control token, too
         case RegexContent(pattern):
             return grammar.terminal(f"/{regex_to_lark(_unanchored(pattern), 'd')}/")
         case GrammarContent(text):

@@ -130,6 +130,14 @@ def test_the_token_limit_cuts_a_guided_answer_short(loaded, grammars):
     assert end.reason == "length"
 
 
+@pytest.mark.parametrize("text", ["<think>", "a</think>b", "<|im_end|>"])
+def test_text_that_must_come_may_spell_a_control_token(loaded, grammars, text):
+    serving = GuidedServing(loaded)
+    serving.guided(1, grammars.compile(grammar({"const": text}), [END_ID]), max_tokens=50)
+    serving.drain()
+    assert json.loads(serving.text(1)) == text
+
+
 LONG = {f"field {index}": {"type": "string", "maxLength": 500 + index} for index in range(20)}
 
 

@@ -171,6 +171,17 @@ async def test_a_tool_that_is_not_strict_is_outlined_where_the_notation_says_no_
     assert (answer.status_code, answer.json()["error"]["code"]) == (400, "invalid_schema")
 
 
+async def test_a_tool_that_is_not_strict_may_have_a_parameter_that_the_notation_cannot_write(
+    neuron, tmp_path
+):
+    await neuron.load(write_model(tmp_path / "xml", template=XML_TEMPLATE), "xml")
+    parameters = {"type": "object", "properties": {"": {}}, "required": [""]}
+    tools = [{"type": "function", "function": {"name": "f", "parameters": parameters}}]
+    answer = await neuron.chat("echo x", model="xml", tools=tools, tool_choice="required")
+    assert answer.status_code == 200, answer.text
+    assert answer.headers["x-cortex-unenforced"] == "tools[0].function.parameters"
+
+
 async def test_many_places_are_told_in_part(neuron):
     items = {"type": "array", "uniqueItems": True}
     schema = {"type": "object", "properties": {f"é{i}": items for i in range(30)}}

@@ -91,6 +91,68 @@ def test_rules_of_unquoted_text_are_refused(name):
         grammar_of(name, FULL, tools={"f": schema})
 
 
+ONE = {"type": "object", "properties": {"n": {"type": "integer", "enum": [7]}}, "required": ["n"]}
+UNWRITTEN = {
+    "alternatives": {"type": "object", "anyOf": [ONE, G]},
+    "all of": {"type": "object", "allOf": [ONE]},
+    "number of properties": {"type": "object", "minProperties": 1},
+    "enum": {"type": "object", "enum": [{"n": 7}]},
+    "dependency": ONE | {"dependentRequired": {"n": ["m"]}},
+    "unknown member": {"type": "object", "required": ["n"]},
+    "member without a name": {"type": "object", "properties": {"": {"type": "null"}}, "required": [""]},
+    "member in two lines": {"type": "object", "properties": {"a\nb": {"type": "null"}}, "required": ["a\nb"]},
+    "endless reference": {"$ref": "#/$defs/a", "$defs": {"a": {"$ref": "#/$defs/a"}}},
+}
+
+
+@pytest.mark.parametrize("schema", UNWRITTEN.values(), ids=UNWRITTEN)
+@pytest.mark.parametrize("name", [*(name for name in NAMES if name != "functionary"), "lfm2"])
+def test_what_members_cannot_say_is_refused(name, schema):
+    with pytest.raises(UnenforceableSchemaError):
+        grammar_of(name, FULL, tools={"f": schema})
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_reference_of_all_arguments_is_followed(name):
+    schema = {"type": "object", "$ref": "#/$defs/f", "$defs": {"f": ONE}}
+    said = say(grammar_of(name, FULL, tools={"f": schema}, is_parallel=False), seed=1)
+    text = FULL.tokenizer.decode(said, skip_special_tokens=False)
+    assert calls_of(read(name, [text], tools={"f": schema})) == [("f", {"n": 7})]
+
+
+@pytest.mark.parametrize(
+    ("name", "choices"),
+    [
+        ("qwen-xml", [1, "x"]),
+        ("qwen-xml", ["null", None]),
+        ("qwen-xml", ["</parameter>"]),
+        ("gemma4", [1, "x"]),
+        ("functiongemma", [1, "x"]),
+        ("minimax-m3", [1, "x"]),
+    ],
+)
+def test_choices_that_would_not_read_back_are_refused(name, choices):
+    with pytest.raises(UnenforceableSchemaError, match=r"meant|enum"):
+        grammar_of(name, FULL, tools={"f": {"type": "object", "properties": {"a": {"enum": choices}}}})
+
+
+@pytest.mark.parametrize("never", [False, {"anyOf": []}])
+def test_a_member_that_nothing_follows_is_left_out(never):
+    schema = {"type": "object", "properties": {"a": never, "b": {"type": "null"}}, "required": ["b"]}
+    for name in NAMES[:-1]:
+        said = say(grammar_of(name, FULL, tools={"f": schema}, is_parallel=False), seed=1)
+        text = FULL.tokenizer.decode(said, skip_special_tokens=False)
+        assert calls_of(read(name, [text], tools={"f": schema})) == [("f", {"b": None})]
+
+
+def test_members_of_a_map_follow_its_schema():
+    counts = {"type": "object", "additionalProperties": {"type": "boolean"}}
+    schema = {"type": "object", "properties": {"c": counts}, "required": ["c"]}
+    grammar = grammar_of("gemma4", FULL, tools={"f": schema})
+    assert takes(grammar, FULL, written("gemma4", [("f", {"c": {"a": True}})]))
+    assert not takes(grammar, FULL, written("gemma4", [("f", {"c": {"a": 1}})]))
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_any_schema_of_a_parameter_has_a_grammar_or_a_reason(name):
     for value in VALUES:

@@ -324,3 +324,11 @@ def test_no_marker_leaks_into_a_chat_without_tools(name, prompt, text, thought, 
 def test_a_word_behind_a_marker_is_no_call():
     text = "<tool_call>tag is what GLM writes"
     assert read("glm", list(text)) == [Content(text)]
+
+
+@pytest.mark.parametrize("template", ["qwen-xml", "gemma4", "functiongemma"])
+def test_values_are_typed_by_what_the_schema_refers_to(template):
+    inner = {"type": "object", "properties": {"zip": {"type": "string"}}}
+    tools = {"f": {"$ref": "#/$defs/f", "$defs": {"f": inner}}}
+    text = written(template, [("f", {"zip": "815"})])
+    assert calls_of(read(template, [text], tools=tools)) == [("f", {"zip": "815"})]

@@ -16,6 +16,7 @@ from tokenizers import AddedToken, Tokenizer
 
 from neuron.text.answer import AnswerStream
 from neuron.text.constraint import AnswerConstraint, answer_grammar
+from neuron.text.content import ChoiceContent
 from neuron.text.detokenizer import Detokenizer
 from neuron.text.events import CallArguments, CallStart, Content
 from neuron.text.grammar import UnenforceableSchemaError
@@ -207,3 +208,12 @@ def test_unquoted_text_can_be_held_to_an_enum_only():
     constraint = AnswerConstraint(calls=[("f", schema)], must_call=True)
     with pytest.raises(UnenforceableSchemaError, match="maxLength"):
         answer_grammar(constraint, added=FULL.added, notation=NOTATIONS["qwen-xml"], thought=None)
+
+
+def test_a_choice_that_names_a_control_token_is_text():
+    constraint = AnswerConstraint(ChoiceContent(["<think>", f"a{END}"]))
+    grammar = answer_grammar(constraint, added=FULL.added, notation=None, thought=None)
+    plain = byte_tokenizer().encode("<").ids[0]
+    matcher = LLMatcher(FULL.guided, grammar)
+    assert not matcher.try_consume_tokens([FULL.added["<think>"]])
+    assert matcher.try_consume_tokens([plain])

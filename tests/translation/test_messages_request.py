@@ -205,6 +205,15 @@ FIELDS = {
             }
         },
     ),
+    "format by the beta's name": (
+        {"output_format": {"type": "json_schema", "schema": SCHEMA}},
+        {
+            "response_format": {
+                "type": "json_schema",
+                "json_schema": {"name": "output", "schema": SCHEMA, "strict": True},
+            }
+        },
+    ),
     "tools": ({"tools": [TOOL]}, {"tools": [CHAT_TOOL]}),
     "tool with description": (
         {"tools": [TOOL | {"type": "custom", "description": "d", "cache_control": None}]},

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 import msgspec
 
+from fleet.foreign.errors import StatedError
 from fleet.key_limits import Admission, KeyLimits
 from fleet.snapshot import KeyView
 from neuron.wire import ApiError
@@ -68,11 +69,13 @@ class Dialect(Protocol):
 
 
 def in_client_words(words: Mapping[str, str], error: ApiError) -> ApiError:
-    """The error with the client's name for the field, where chat has another.
+    """The error with the client's name for the field, where a node named it as in the chat body that it got.
 
     `words` are patterns for the beginnings of paths in a chat body, and what stands there for the client; the
-    first that matches counts.
+    first that matches counts. The gateway's own errors have the client's words already.
     """
+    if not isinstance(error, StatedError):
+        return error
     for pattern, word in words.items():
         if found := re.match(rf"(?:{pattern})(?![\w])", error.param or ""):
             param = found.expand(word) + (error.param or "")[found.end() :]

@@ -14,6 +14,7 @@ from fleet.translation.messages.wire import (
     CountBody,
     MessagesBody,
     OutputConfig,
+    OutputFormat,
     Tool,
     ToolChoice,
     ToolUse,
@@ -77,7 +78,11 @@ def _prompt(asked: CountBody) -> Json:
     if asked.thread is not None:
         raise ApiError(400, "thread_unsupported_request", _NO_THREADS, param="thread")
     prompt: Json = {"model": asked.model, "messages": chat_messages(asked.system, asked.messages)}
-    prompt |= _tooling(asked) | _reasoning(asked) | _output(asked.output_config)
+    prompt |= (
+        _tooling(asked)
+        | _reasoning(asked)
+        | _output(asked.output_config or OutputConfig(), asked.output_format)
+    )
     if _is_prefill(asked):
         if "response_format" in prompt:
             reject("output_config.format", "This holds for a whole answer; the last turn has begun one.")
@@ -103,12 +108,15 @@ def _reasoning(asked: CountBody) -> Json:
     return {"chat_template_kwargs": {"enable_thinking": asked.thinking.type != "disabled"}}
 
 
-def _output(config: OutputConfig | None) -> Json:
+def _output(config: OutputConfig, beta: OutputFormat | None) -> Json:
     fields: Json = {}
-    if config and config.effort:
+    if config.effort:
         fields["reasoning_effort"] = _EFFORT.get(config.effort, config.effort)
-    if config and config.format:
-        schema = require_object(config.format.schema, "output_config.format.schema")
+    if config.format and beta:
+        reject("output_format", "`output_config.format` says the same; send one of them.")
+    if asked := config.format or beta:
+        param = "output_config.format.schema" if config.format else "output_format.schema"
+        schema = require_object(asked.schema, param)
         fields["response_format"] = {
             "type": "json_schema",
             "json_schema": {"name": "output", "schema": schema, "strict": True},

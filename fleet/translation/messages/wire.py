@@ -145,6 +145,7 @@ class CountBody(msgspec.Struct, kw_only=True):
     tool_choice: ToolChoice | None = None
     thinking: ThinkingSwitch | None = None
     output_config: OutputConfig | None = None
+    output_format: OutputFormat | None = None  # the beta's name of output_config.format
     mcp_servers: list[Any] | None = None
     thread: Any = None
 

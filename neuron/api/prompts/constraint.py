@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 
 from neuron.api.bodies.chat import ChatBody, FunctionTool, NamedTool
@@ -131,12 +133,18 @@ def _outlined(
     strict = {tool.function.name for tool in body.tools or () if tool.function.strict}
     calls: list[tuple[str, Schema]] = []
     for name, schema in constraint.calls:
-        try:
-            model.text.grammar(AnswerConstraint(calls=[(name, schema)], must_call=True), "")
-            calls.append((name, schema))
-        except UnenforceableSchemaError:
-            if name in strict:
-                raise
-            calls.append((name, outline(schema)))
+        forms = [schema] if name in strict else [schema, outline(schema), ANY_OBJECT]
+        calls.append((name, _expressible(forms, name, model)))
+        if calls[-1][1] is not schema:
             checks.unenforced.append(f"tools[{places[name]}].function.parameters")
     return replace(constraint, calls=calls)
+
+
+def _expressible(forms: Sequence[Schema], name: str, model: LocalModel) -> Schema:
+    """The first form of a tool's arguments that the notation can express; raises for the last one."""
+    for schema in forms[:-1]:
+        with suppress(UnenforceableSchemaError):
+            model.text.grammar(AnswerConstraint(calls=[(name, schema)], must_call=True), "")
+            return schema
+    model.text.grammar(AnswerConstraint(calls=[(name, forms[-1])], must_call=True), "")
+    return forms[-1]

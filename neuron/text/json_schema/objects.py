@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from neuron.text.notations.values import alternatives
 from neuron.text.schema import Schema
 
 
@@ -11,11 +12,21 @@ def dependency(name: str, then: Schema) -> Schema:
 
 
 def outline(schema: Schema) -> Schema:
-    """The names and types of an object's properties, and which it must have: any notation can say that."""
-    properties = schema.get("properties", {})
-    types = {name: node.get("type") for name, node in properties.items()}
-    outlined = {name: {"type": type_} if isinstance(type_, str) else {} for name, type_ in types.items()}
-    return {"type": "object", "properties": outlined, "required": schema.get("required", [])}
+    """The names and types of an object's properties, and which it must have: any notation can say that.
+
+    Those of its alternatives, too, all of which may be left out.
+    """
+    properties: Schema = {}
+    for part in alternatives(schema, schema):
+        properties = part.get("properties", {}) | properties
+    outlined = {name: _typed(node) for name, node in properties.items() if node is not False}
+    required = [name for name in schema.get("required", ()) if name in outlined]
+    return {"type": "object", "properties": outlined, "required": required}
+
+
+def _typed(schema: Schema | bool) -> Schema:
+    type_ = schema.get("type") if isinstance(schema, dict) else None
+    return {"type": type_} if isinstance(type_, str) else {}
 
 
 def object_of_names(names: Schema | bool) -> Schema | None:

@@ -20,8 +20,9 @@ from neuron.text.notations.notation import Notation
 from neuron.text.notations.parser import NewId, ToolSchemas
 from neuron.text.notations.unquoted import (
     ARRAY_RULES,
-    OBJECT_RULES,
     TEXT_RULES,
+    check_choices,
+    members,
     refuse_rules,
     with_definitions,
 )
@@ -70,9 +71,7 @@ class _ValueGrammar:
         self._root = root
 
     def object(self, schema: Schema, depth: int) -> str:
-        refuse_rules(schema, OBJECT_RULES)
-        required = schema.get("required") or ()
-        properties = schema.get("properties") or {}
+        properties, required = members(schema, self._root)
         keys = sorted(properties, key=str.lower) if self._spelling.is_typed else list(properties)
         return self._members(
             [
@@ -114,7 +113,7 @@ class _ValueGrammar:
             return self._text(choices)
         if "string" in kinds or not kinds:
             for part in parts:
-                refuse_rules(part, TEXT_RULES)
+                refuse_rules(part, TEXT_RULES | {"enum"})
             return f"{opening} {self._grammar.anything_until(quote)}"
         return f"{opening} {self._grammar.json(with_definitions(schema, self._root))} {closing}"
 
@@ -123,7 +122,10 @@ class _ValueGrammar:
         if len(part.get("allOf") or ()) > 1:
             raise UnenforceableSchemaError("this model's notation of calls cannot enforce allOf")
         if "enum" in part or "const" in part:
-            return [self._constant(value) for value in part.get("enum", [part.get("const")])]
+            choices = part.get("enum", [part.get("const")])
+            bare = [choice for choice in choices if not isinstance(choice, str)]
+            check_choices(bare, kinds_of(part, self._root))
+            return [self._constant(choice) for choice in choices]
         kinds = part.get("type") or []
         return [self._kind(part, kind, depth) for kind in ([kinds] if isinstance(kinds, str) else kinds)]
 
@@ -131,7 +133,7 @@ class _ValueGrammar:
         if kind == "string":
             return self._text(part)
         if kind == "object":
-            return self.object(part, depth) if part.get("properties") else self._any_object(depth)
+            return self.object(part, depth) if _is_closed(part) else self._any_object(part, depth)
         if kind == "array":
             refuse_rules(part, ARRAY_RULES)
             return self._array(self.value(part.get("items") or {}, depth - 1))
@@ -157,14 +159,22 @@ class _ValueGrammar:
         literal = self._grammar.literal
         return f"{literal('[')} ({item} ({literal(',')} {item})*)? {literal(']')}"
 
-    def _any_object(self, depth: int) -> str:
+    def _any_object(self, part: Schema, depth: int) -> str:
+        members(part, self._root)
+        values = part.get("additionalProperties")
         literal = self._grammar.literal
-        member = f"{self._grammar.terminal(_KEY)} {literal(':')} {self._anything(depth - 1)}"
+        value = self.value(values, depth - 1) if isinstance(values, dict) else self._anything(depth - 1)
+        member = f"{self._grammar.terminal(_KEY)} {literal(':')} {value}"
         return f"{literal('{')} ({member} ({literal(',')} {member})*)? {literal('}')}"
 
     def _anything(self, depth: int) -> str:
         scalars = self._grammar.json({"type": list(_SCALARS)})
         found = [self._text({}), scalars]
         if depth > 1:
-            found += [self._array(self._anything(min(depth - 1, 2))), self._any_object(min(depth - 1, 2))]
+            found += [self._array(self._anything(min(depth - 1, 2))), self._any_object({}, min(depth - 1, 2))]
         return self._grammar.rule(" | ".join(f"({written})" for written in found))
+
+
+def _is_closed(part: Schema) -> bool:
+    """Whether only the properties that an object lists are written."""
+    return bool(part.get("properties")) or "$ref" in part or part.get("additionalProperties") is False

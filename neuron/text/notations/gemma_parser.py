@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from neuron.text.events import ReasoningContent
 from neuron.text.markers import MarkerSet
 from neuron.text.notations.parser import MAX_HEAD_CHARS, CallParser, NewId, ToolSchemas
-from neuron.text.notations.values import ANYTHING, JSON, TEXT, Kinds, as_json, kinds_of, quoted
+from neuron.text.notations.values import ANYTHING, JSON, TEXT, Kinds, as_json, kinds_of, member_of, quoted
 from neuron.text.schema import Schema
 
 _HEAD = re.compile(r"\s*(?:call)?:\s*([^\s{}<>:]+)\s*\{")
@@ -195,10 +195,7 @@ class GemmaParser(CallParser):
         self._emit_arguments(f"{', ' if frame.num_values else ''}{quoted(key)}: ")
         frame.has_key = True
         if len(self._frames) == 1:
-            properties = self._schema.get("properties")
-            self._kinds = (
-                kinds_of(properties.get(key), self._schema) if isinstance(properties, dict) else ANYTHING
-            )
+            self._kinds = kinds_of(member_of(self._schema, key, self._schema), self._schema)
 
     @property
     def _value_kinds(self) -> Kinds:

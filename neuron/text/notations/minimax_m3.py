@@ -16,10 +16,12 @@ from neuron.text.notations.notation import Notation
 from neuron.text.notations.parser import NewId, ToolSchemas
 from neuron.text.notations.unquoted import (
     ARRAY_RULES,
-    OBJECT_RULES,
     TEXT_RULES,
+    check_choices,
+    members,
     refuse_rules,
     with_definitions,
+    written_choice,
 )
 from neuron.text.notations.values import alternatives, kinds_of
 from neuron.text.schema import Schema
@@ -46,10 +48,9 @@ class MiniMaxM3Notation(Notation):
 
 
 def _members(grammar: GrammarBuilder, schema: Schema, root: Schema, depth: int) -> str:
-    refuse_rules(schema, OBJECT_RULES)
-    required = schema.get("required") or ()
+    properties, required = members(schema, root)
     parts = []
-    for name, value in (schema.get("properties") or {}).items():
+    for name, value in properties.items():
         member = _element(grammar, name, value, root, depth)
         parts.append(member if name in required else f"({member})?")
     return " ".join(parts) or '""'
@@ -94,6 +95,7 @@ def _leaf(grammar: GrammarBuilder, value: Any, root: Schema, closing: str) -> st
     for part in alternatives(value, root):
         refuse_rules(part, TEXT_RULES)
         if choices := part.get("enum"):
-            written = " | ".join(grammar.literal(str(choice)) for choice in choices)
+            check_choices(choices, kinds_of(value, root), closing)
+            written = " | ".join(grammar.literal(written_choice(choice)) for choice in choices)
             return f"({written}) {grammar.literal(closing)}"
     return grammar.anything_until(closing)

@@ -15,6 +15,7 @@ from neuron.text.grammar import GrammarBuilder, UnenforceableSchemaError
 from neuron.text.notations.blocks import BlockNotation, BlockParser
 from neuron.text.notations.parser import MAX_HEAD_CHARS, NewId, ToolSchemas
 from neuron.text.notations.python_literal import SIGNS, escaped, whole_part, word_as_json
+from neuron.text.notations.unquoted import members
 from neuron.text.notations.values import ANYTHING, Kinds, as_json, kinds_of, member_of
 from neuron.text.schema import Schema
 
@@ -46,10 +47,10 @@ class PythonNotation(BlockNotation):
 
     def call(self, grammar: GrammarBuilder, name: str, schema: Schema) -> str:
         """One call. Of `schema` its properties are enforced, in their order."""
-        required = schema.get("required") or ()
+        properties, required = members(schema, schema)
         definitions: Schema = {key: schema[key] for key in ("$defs", "definitions") if key in schema}
         pairs: list[tuple[str, bool]] = []
-        for key, value in (schema.get("properties") or {}).items():
+        for key, value in properties.items():
             if re.fullmatch(_KEY, key):
                 pair = f"{grammar.literal(key)} {grammar.spaced(' = ')} {_value(grammar, value, definitions)}"
                 pairs.append((grammar.rule(pair), key in required))

@@ -14,7 +14,7 @@ from functools import lru_cache
 from neuron.text.markers import MarkerSet
 from neuron.text.notations.parser import CallParser, NewId, ToolSchemas
 from neuron.text.notations.tag_pattern import TagHead, segments
-from neuron.text.notations.values import ANYTHING, JSON, TEXT, Kinds, as_json, kinds_of, quoted
+from neuron.text.notations.values import ANYTHING, JSON, TEXT, Kinds, as_json, kinds_of, member_of, quoted
 from neuron.text.schema import Schema
 
 CDATA, END_CDATA = "<![CDATA[", "]]>"
@@ -222,8 +222,7 @@ class TagParser(CallParser):
     def _kinds_of(self, key: str, kind: str | None) -> Kinds:
         if kind is not None:
             return TEXT if kind == self._reader.text_kind else JSON
-        properties = self._schema.get("properties")
-        return kinds_of(properties.get(key), self._schema) if isinstance(properties, dict) else ANYTHING
+        return kinds_of(member_of(self._schema, key, self._schema), self._schema)
 
     # --- inside of a value ----------------------------------------------------------------------------
 

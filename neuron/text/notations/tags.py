@@ -14,16 +14,21 @@ its schema but `enum`.
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass
-from typing import Any
 
 from neuron.text.grammar import GrammarBuilder, UnenforceableSchemaError
 from neuron.text.notations.notation import Notation
 from neuron.text.notations.parser import NewId, ToolSchemas
 from neuron.text.notations.tag_parser import TagParser, TagSpelling
-from neuron.text.notations.unquoted import TEXT_RULES, refuse_rules, with_definitions
+from neuron.text.notations.unquoted import (
+    TEXT_RULES,
+    check_choices,
+    members,
+    refuse_rules,
+    with_definitions,
+    written_choice,
+)
 from neuron.text.notations.values import Kinds, alternatives, kinds_of
 from neuron.text.schema import Schema
 
@@ -42,9 +47,9 @@ class TagNotation(Notation):
         return TagParser(self.spelling, new_id, tools)
 
     def call(self, grammar: GrammarBuilder, name: str, schema: Schema) -> str:
-        required = schema.get("required") or ()
+        properties, required = members(schema, schema)
         parts = [spelled(grammar, self.spelling.call.replace("{name}", name))]
-        for key, value in (schema.get("properties") or {}).items():
+        for key, value in properties.items():
             parameter = self._parameter(grammar, key, value, schema)
             parts.append(parameter if key in required else f"({parameter})?")
         call = " ".join([*parts, spelled(grammar, self.spelling.end)])
@@ -72,7 +77,8 @@ class TagNotation(Notation):
             return f"{before} {grammar.json(with_definitions(value, root))} {grammar.literal(closer)} {tail}"
         _check_text(value, root, kinds)
         if choices := value.get("enum"):
-            written = " | ".join(grammar.literal(_written(choice)) for choice in choices)
+            check_choices(choices, kinds, closer.strip())
+            written = " | ".join(grammar.literal(written_choice(choice)) for choice in choices)
             return f"{before} ({written}) {grammar.literal(closer)} {tail}"
         return f"{before} {grammar.anything_until(closer)} {tail}"
 
@@ -92,10 +98,6 @@ def _check_text(value: Schema, root: Schema, kinds: Kinds) -> None:
         refuse_rules(part, TEXT_RULES)
     if kinds & {"object", "array"}:
         raise UnenforceableSchemaError("this model writes text unquoted, which may stand for an object")
-
-
-def _written(choice: Any) -> str:
-    return choice if isinstance(choice, str) else json.dumps(choice, ensure_ascii=False)
 
 
 def spelled(grammar: GrammarBuilder, spelling: str, *, value_follows: bool = False) -> str:

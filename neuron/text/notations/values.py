@@ -53,7 +53,7 @@ def alternatives(schema: Any, root: Schema) -> Iterator[Schema]:
             continue
         seen.add(id(part))
         yield part
-        waiting += [_referred(part.get("$ref"), root)]
+        waiting += [referred(part.get("$ref"), root)]
         for keyword in ("anyOf", "oneOf", "allOf"):
             waiting += _list(part, keyword)
 
@@ -68,7 +68,7 @@ def _kind(value: Any) -> str:
     return kinds.get(type(value), "null")
 
 
-def _referred(reference: Any, root: Schema) -> Any:
+def referred(reference: Any, root: Schema) -> Any:
     """What a local reference, `#/$defs/city`, names; None for any other."""
     if not isinstance(reference, str) or not reference.startswith("#"):
         return None

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from neuron.text.notations.parser import ToolSchemas, loads
-from neuron.text.notations.values import TEXT, as_json, kinds_of, quoted
+from neuron.text.notations.values import TEXT, as_json, kinds_of, member_of, quoted
 from neuron.text.response.contents import transformed
 from neuron.text.response.delimiters import TimeBudget
 from neuron.text.response.fields import Field
@@ -45,10 +45,9 @@ def _calls(value: Any, tools: ToolSchemas) -> Iterator[tuple[str, str]]:
 
 def _typed(arguments: dict[str, Any], schema: dict[str, Any]) -> str:
     """The arguments in JSON; a text whose type the schema knows better is read as that."""
-    properties = schema.get("properties")
-    known = properties if isinstance(properties, dict) else {}
     members = [
-        f"{quoted(str(key))}: {_argument(value, known.get(key), schema)}" for key, value in arguments.items()
+        f"{quoted(str(key))}: {_argument(value, member_of(schema, str(key), schema), schema)}"
+        for key, value in arguments.items()
     ]
     return "{" + ", ".join(members) + "}"
 
