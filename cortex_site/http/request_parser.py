@@ -8,7 +8,7 @@ import httptools
 
 
 class RequestEvents(Protocol):
-    """What a parser tells. Of a head that offers an `Upgrade` it tells the beginning twice."""
+    """What a parser tells. Of a head that offers an upgrade it tells the beginning twice."""
 
     def on_message_begin(self) -> None: ...
     def on_url(self, url: bytes, /) -> None: ...
@@ -19,7 +19,7 @@ class RequestEvents(Protocol):
 
 
 class RequestParser:
-    """Reads requests, and an `Upgrade` as if it were not there (RFC 9110, 7.8).
+    """Reads requests, and an offered upgrade as if it were not there (RFC 9110, 7.8).
 
     httptools takes what follows such a head for the other protocol's bytes: it drops the request's body, or
     reads it as the next request. So the head is read once more by a new parser, without the offer. CONNECT is

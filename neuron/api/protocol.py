@@ -8,7 +8,7 @@ from cortex_site.http.request_parser import RequestParser
 
 
 class NeuronProtocol(HttpToolsProtocol):
-    """uvicorn's protocol, reading the body behind an `Upgrade` as a body: uvicorn itself loses it."""
+    """uvicorn's protocol, reading the body behind an offered upgrade as a body: uvicorn itself loses it."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
