@@ -133,6 +133,13 @@ async def test_a_body_may_have_members_but_not_any_number(client, coding):
     assert "members" in (await send(client, 100 * member, coding)).text
 
 
+async def test_zstd_may_not_ask_for_a_larger_window_than_http_allows(client):
+    for log, status in ((23, 200), (24, 400)):
+        coder = zstd.ZstdCompressor(options={zstd.CompressionParameter.window_log: log})
+        body = coder.compress(b"some") + coder.flush()
+        assert (await send(client, body, "zstd")).status_code == status
+
+
 @pytest.mark.parametrize("coding", ["lzma", "gzip, gzip"])
 async def test_an_unknown_coding_is_refused_with_those_that_are_known(client, coding):
     answer = await send(client, b"x", coding)
