@@ -14,7 +14,7 @@ from neuron.api.prompts.prompt import Prompt, encode
 from neuron.harness import LocalModel
 from neuron.pipe import ImageSpan
 from neuron.text.template import TemplateRefusedError
-from neuron.text.traits.fitted_template import RenderedChat
+from neuron.text.traits.fitted_template import ArgumentsRefusedError, RenderedChat
 from neuron.wire import ApiError, prefix_marks
 
 Json = dict[str, Any]
@@ -76,7 +76,8 @@ def _render(
         )
     except TemplateRefusedError as error:
         message = f"The chat template of {model.id!r} refuses this chat: {error}"
-        raise ApiError(400, "template_render_failed", message, param="messages") from error
+        param = error.place if isinstance(error, ArgumentsRefusedError) else "messages"
+        raise ApiError(400, "template_render_failed", message, param=param) from error
     return rendered, ignored
 
 
