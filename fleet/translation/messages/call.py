@@ -25,6 +25,7 @@ from fleet.translation.validation import (
     reject,
     require_object,
     require_object_schema,
+    require_tool_name,
     unknown_fields,
 )
 from neuron.wire import ApiError
@@ -163,6 +164,7 @@ def _choice(choice: ToolChoice, names: set[str]) -> str | Json:
 
 def _tool(tool: Tool, path: str) -> Json:
     if tool.function is not None:
+        require_tool_name(tool.function.name, f"{path}.function.name")
         return {"type": "function", "function": tool.function}
     if tool.type not in {None, "custom"}:
         reject(f"{path}.type", f"{tool.type!r} is run by Anthropic; only a client's own tools work here.")
@@ -170,7 +172,7 @@ def _tool(tool: Tool, path: str) -> Json:
         reject(f"{path}.name", "This field is required.")
     if not is_given(tool.input_schema):
         reject(f"{path}.input_schema", "This field is required.")
-    function: Json = {"name": tool.name}
+    function: Json = {"name": require_tool_name(tool.name, f"{path}.name")}
     if tool.description is not None:
         function["description"] = tool.description
     if tool.strict is not None:

@@ -21,7 +21,7 @@ class RenderedChat(NamedTuple):
 
 
 class ArgumentsRefusedError(TemplateRefusedError):
-    """The template cannot render the arguments of an earlier call, which are no object; `place` is their path."""
+    """The template cannot render arguments of an earlier call that are no object; `place` is their path."""
 
     def __init__(self, message: str, place: str) -> None:
         super().__init__(message)
