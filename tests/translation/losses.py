@@ -56,7 +56,6 @@ MESSAGES: dict[str, tuple[Json, Json]] = {
     "`inference_geo`": (PLAIN, PLAIN | {"inference_geo": "eu"}),
     "`mcp_servers`": (PLAIN, PLAIN | {"mcp_servers": [{"type": "url", "url": "https://h", "name": "s"}]}),
     "`metadata.user_id`": (PLAIN, PLAIN | {"metadata": {"user_id": "u"}}),
-    "`output_config.effort` above `high`": (PLAIN, PLAIN | {"output_config": {"effort": "max"}}),
     "`service_tier`": (PLAIN, PLAIN | {"service_tier": "auto"}),
     "`speed`": (PLAIN, PLAIN | {"speed": "fast"}),
     "`thinking`": (PLAIN, PLAIN | {"thinking": {"type": "enabled", "budget_tokens": 2048}}),

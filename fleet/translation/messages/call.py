@@ -38,7 +38,6 @@ _counts = msgspec.json.Decoder(CountBody)
 _KNOWN = frozenset(MessagesBody.__struct_fields__) | TOLERATED
 # On this code Anthropic's SDK sends the whole conversation again, and no thread from then on.
 _NO_THREADS = "No message threads are kept here; send the whole conversation as `messages`."
-_EFFORT = {"xhigh": "high", "max": "high"}  # chat knows low, medium and high
 
 
 class ChatCall(msgspec.Struct, frozen=True):
@@ -112,7 +111,7 @@ def _reasoning(asked: CountBody) -> Json:
 def _output(config: OutputConfig, beta: OutputFormat | None) -> Json:
     fields: Json = {}
     if config.effort:
-        fields["reasoning_effort"] = _EFFORT.get(config.effort, config.effort)
+        fields["reasoning_effort"] = config.effort
     if config.format and beta:
         reject("output_format", "`output_config.format` says the same; send one of them.")
     if asked := config.format or beta:

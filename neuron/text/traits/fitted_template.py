@@ -77,7 +77,10 @@ class FittedTemplate:
     def settings(
         self, *, effort: str | None = None, verbosity: str | None = None
     ) -> tuple[dict[str, Any], tuple[str, ...]]:
-        """The template's variables for what a request asks for, and parameters that it has no switch for."""
+        """The template's variables for what a request asks for, and parameters that it has no switch for.
+
+        Raises `UnknownEffortError`.
+        """
         found: dict[str, Any] = {}
         ignored: list[str] = []
         if effort is not None:
