@@ -105,15 +105,22 @@ def test_verbosity_is_for_templates_that_read_it():
 @pytest.mark.parametrize(
     "source",
     [
-        "",
         "{{ 1 / 0 }}",
         "{{ raise_exception('never') }}",
         "{{ messages[9].x.y }}",
-        "{{ ''.__class__ }}",
         "{{ [] | first | int }}",
     ],
 )
-def test_a_template_that_takes_nothing_is_probed_all_the_same(source):
+def test_a_template_that_takes_nothing_is_refused_with_its_first_reason(source):
+    with pytest.raises(TemplateRefusedError) as of_probing:
+        traits(source)
+    with pytest.raises(TemplateRefusedError) as of_rendering:
+        ChatTemplate(source, {}).render([USER])
+    assert str(of_probing.value) == str(of_rendering.value)
+
+
+@pytest.mark.parametrize("source", ["", "{{ ''.__class__ }}"])
+def test_a_template_that_prints_nothing_is_probed_all_the_same(source):
     found = traits(source)
     assert (found.notation, found.reasoning_key, found.switches) == (None, None, ())
     assert found.num_renders < MAX_RENDERS
