@@ -3,8 +3,8 @@
 cimport cython
 
 cdef bint _COMPILED
-cdef int _VISIBLE, _FINISH, _USAGE, _ERROR, _NO_CHOICES
-cdef int _QUOTE, _COLON, _OPEN_LIST, _CLOSE_LIST, _OPEN_OBJECT
+cdef int _VISIBLE, _FINISH, _USAGE, _ERROR, _CHOICES
+cdef int _QUOTE, _COLON, _OPEN_LIST, _OPEN_OBJECT
 cdef int _C, _E, _F, _R, _T, _U
 cdef Py_ssize_t MAX_EVENT_BYTES
 
@@ -46,7 +46,7 @@ cdef Py_ssize_t _space(const unsigned char* data, Py_ssize_t at, Py_ssize_t end)
 cdef Py_ssize_t _colon(const unsigned char* data, Py_ssize_t at, Py_ssize_t end) noexcept
 cdef int _value(const unsigned char* data, Py_ssize_t at, Py_ssize_t end, int first, int fact) noexcept
 cdef int _text(const unsigned char* data, Py_ssize_t at, Py_ssize_t end) noexcept
-cdef int _list(const unsigned char* data, Py_ssize_t at, Py_ssize_t end, int first, int fact) noexcept
+cdef int _list(const unsigned char* data, Py_ssize_t at, Py_ssize_t end, int fact) noexcept
 
 cdef Py_ssize_t _event_end(bytes buffer, Py_ssize_t start)
 cdef bytes _data(bytes event)

@@ -17,7 +17,7 @@ MAX_EVENT_BYTES = 1 << 20  # a longer event passes without being scanned
 
 _COMPILED = not __file__.endswith(".py")
 
-_QUOTE, _COLON, _OPEN_LIST, _CLOSE_LIST, _OPEN_OBJECT = 0x22, 0x3A, 0x5B, 0x5D, 0x7B
+_QUOTE, _COLON, _OPEN_LIST, _OPEN_OBJECT = 0x22, 0x3A, 0x5B, 0x7B
 _C, _E, _F, _R, _T, _U = 0x63, 0x65, 0x66, 0x72, 0x74, 0x75
 
 # What an event holds.
@@ -25,7 +25,7 @@ _VISIBLE = 1  # text, reasoning or a tool call: something that a person or a pro
 _FINISH = 2
 _USAGE = 4
 _ERROR = 8
-_NO_CHOICES = 16
+_CHOICES = 16
 
 _PATTERNS = (
     (
@@ -35,7 +35,7 @@ _PATTERNS = (
     (_FINISH, re.compile(rb'"finish_reason"\s*:\s*"')),
     (_USAGE, re.compile(rb'"usage"\s*:\s*\{')),
     (_ERROR, re.compile(rb'"error"\s*:\s*[{"]')),
-    (_NO_CHOICES, re.compile(rb'"choices"\s*:\s*\[\s*\]')),
+    (_CHOICES, re.compile(rb'"choices"\s*:\s*\[\s*\{')),
 )
 
 
@@ -111,7 +111,7 @@ class SSEScanner:
             self.error = data
         if facts & _USAGE:
             self.usage = data
-            return not facts & _NO_CHOICES
+            return bool(facts & (_CHOICES | _ERROR))
         return True
 
 
@@ -150,7 +150,7 @@ def _delta_fact(data: bytes, at: int, end: int) -> int:
     if _has(data, at, end, b'content"', 8):
         return _text(data, at + 8, end)
     if _has(data, at, end, b'choices"', 8):
-        return _list(data, at + 8, end, _CLOSE_LIST, _NO_CHOICES)
+        return _list(data, at + 8, end, _CHOICES)
     if _has(data, at, end, b'reasoning_content"', 18):
         return _text(data, at + 18, end)
     if _has(data, at, end, b'reasoning"', 10):
@@ -158,7 +158,7 @@ def _delta_fact(data: bytes, at: int, end: int) -> int:
     if _has(data, at, end, b'text"', 5):
         return _text(data, at + 5, end)
     if _has(data, at, end, b'tool_calls"', 11):
-        return _list(data, at + 11, end, _OPEN_OBJECT, _VISIBLE)
+        return _list(data, at + 11, end, _VISIBLE)
     return 0
 
 
@@ -205,13 +205,13 @@ def _text(data: bytes, at: int, end: int) -> int:
     return _VISIBLE if at + 1 < end and data[at] == _QUOTE and data[at + 1] != _QUOTE else 0
 
 
-def _list(data: bytes, at: int, end: int, first: int, fact: int) -> int:
-    """Return `fact` if the key's value is a list that begins with `first`, else 0."""
+def _list(data: bytes, at: int, end: int, fact: int) -> int:
+    """Return `fact` if the key's value is a list that begins with an object, else 0."""
     at = _colon(data, at, end)
     if at >= end or data[at] != _OPEN_LIST:
         return 0
     at = _space(data, at + 1, end)
-    return fact if at < end and data[at] == first else 0
+    return fact if at < end and data[at] == _OPEN_OBJECT else 0
 
 
 def _event_end(buffer: bytes, start: int) -> int:

@@ -23,6 +23,7 @@ from cortex_site.base.addresses import Listen, http_url, reachable_host, split_l
 from cortex_site.base.settings_file import ConfigError
 from cortex_site.base.version import VERSION
 from neuron.api.app import build_app
+from neuron.api.protocol import NeuronProtocol
 from neuron.config import NeuronConfig, load_config
 from neuron.daemon import Daemon
 from neuron.discovery import discover
@@ -108,7 +109,7 @@ def _serve(settings: NeuronConfig, bound: socket.socket) -> None:
     options = uvicorn.Config(
         build_app(daemon),
         loop="uvloop",
-        http="httptools",
+        http=NeuronProtocol,
         ws="none",
         lifespan="on",
         log_config=None,

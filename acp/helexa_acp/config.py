@@ -11,11 +11,12 @@ import os
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 from helexa_acp import extensions
-from helexa_acp.config_values import BadValueError, url_problem
+from helexa_acp.config_values import BadValueError, strings, url_problem
 from helexa_acp.endpoint import Endpoint, parse_endpoint
 from helexa_acp.extensions import Extensions, parse_extensions
 
@@ -35,6 +36,10 @@ class Config:
     system_prompt_path: Path | None = None
     warnings: tuple[str, ...] = ()
     extensions: Extensions = field(default_factory=Extensions)
+    tools: tuple[str, ...] = ("*",)  # patterns of the names of those that models are offered
+
+    def offers(self, tool: str) -> bool:
+        return any(fnmatchcase(tool, pattern) for pattern in self.tools)
 
     def endpoint(self, name: str) -> Endpoint | None:
         return next((endpoint for endpoint in self.endpoints if endpoint.name == name), None)
@@ -107,7 +112,9 @@ def _from_environment(env: Mapping[str, str]) -> Config:
         context_window=_env_int(env, "HELEXA_ACP_CONTEXT_WINDOW"),
     )
     prompt = env.get("HELEXA_ACP_SYSTEM_PROMPT_PATH")
-    return Config((endpoint,), endpoint.name, ENVIRONMENT, Path(prompt) if prompt else None)
+    path = Path(prompt) if prompt else None
+    tools = tuple((env.get("HELEXA_ACP_TOOLS") or "*").split(","))
+    return Config((endpoint,), endpoint.name, ENVIRONMENT, path, tools=tools)
 
 
 def _env_int(env: Mapping[str, str], name: str) -> int | None:
@@ -151,13 +158,14 @@ def parse_config(table: dict[str, Any], *, source: str, env: Mapping[str, str]) 
     ]
     try:
         added, notes = parse_extensions(table)
+        tools = strings("tools", table.get("tools", ["*"]))
     except BadValueError as error:
         raise ConfigError(f"{source}: {error}") from error
     warnings += [f"{source}: skipped: {note}" for note in notes]
-    return Config(tuple(endpoints), default, source, path, tuple(warnings), added)
+    return Config(tuple(endpoints), default, source, path, tuple(warnings), added, tools)
 
 
-_TOP_KEYS = {"endpoints", "default_endpoint", "system_prompt_path", *extensions.KEYS}
+_TOP_KEYS = {"endpoints", "default_endpoint", "system_prompt_path", "tools", *extensions.KEYS}
 
 
 def _names(entries: list[Any], source: str) -> list[str]:

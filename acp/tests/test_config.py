@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import re
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 from helexa_acp.config import ConfigError, load_config, parse_config
 from helexa_acp.endpoint import WIRES
 from helexa_acp.provider.wires.registry import ADAPTERS
+from helexa_acp.tools.builtin import builtin_tools
 
 
 def parse(table, env=None):
@@ -177,3 +179,20 @@ def test_a_selector_names_endpoint_and_model(selector, expected):
 
 def test_every_configurable_wire_has_an_adapter():
     assert (*ADAPTERS, "scripted") == WIRES
+
+
+def test_few_tools_may_be_offered_alone(tmp_path):
+    config = parse({"endpoints": [endpoint()], "tools": ["read", "mcp__*"]})
+    assert [config.offers(name) for name in ("read", "mcp__a__b", "write")] == [True, True, False]
+    assert parse({"endpoints": [endpoint()]}).offers("write")
+    env = {"HOME": str(tmp_path), "HELEXA_ACP_TOOLS": "read,shell"}
+    config = load_config(env)
+    assert list(builtin_tools(config.offers)) == ["read", "shell"]
+    with pytest.raises(ConfigError, match="tools: must be a list of strings"):
+        parse({"endpoints": [endpoint()], "tools": "read"})
+
+
+def test_a_command_runs_in_the_background_only_where_the_tool_for_that_is_offered():
+    assert "background" in builtin_tools()["shell"].spec.parameters["properties"]
+    alone = builtin_tools(lambda name: name != "background")
+    assert "background" not in json.dumps(alone["shell"].spec.parameters)

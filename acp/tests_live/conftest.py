@@ -18,6 +18,7 @@ def live_env(tmp_path: Path) -> dict[str, str]:
     base_url = os.environ.get("HELEXA_ACP_TEST_BASE_URL")
     assert base_url, "set HELEXA_ACP_TEST_BASE_URL to the endpoint to test against"
     env = {"HOME": str(tmp_path), "PATH": os.environ["PATH"], "HELEXA_ACP_BASE_URL": base_url}
+    env["HELEXA_ACP_TOOLS"] = "read,write,edit,list,search,shell,fetch,plan"  # few, as for any small model
     for name in ("MODEL", "API_KEY"):
         if value := os.environ.get(f"HELEXA_ACP_TEST_{name}"):
             env[f"HELEXA_ACP_{name}"] = value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated
 
 from pydantic import AfterValidator
@@ -18,6 +19,22 @@ def _host_and_port(value: str) -> str:
 
 
 Listen = Annotated[str, AfterValidator(_host_and_port)]
+
+
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://(?:[a-z0-9._-]+|\[[0-9a-f:.]+\])(?::(?:\d{1,5}|\*))?")
+_DEFAULT_PORT = re.compile(r"http:.*:80|https:.*:443")
+
+
+def _origin(value: str) -> str:
+    if not _ORIGIN.fullmatch(value) or _DEFAULT_PORT.fullmatch(value):
+        raise ValueError(
+            "expected an origin as browsers send it, as in https://chat.example.org or http://localhost:*"
+        )
+    return value
+
+
+# What browsers send as `Origin`: without path and default port. A `*` may stand for any port.
+Origin = Annotated[str, AfterValidator(_origin)]
 
 
 def split_listen(listen: str) -> tuple[str, int]:

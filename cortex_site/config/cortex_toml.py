@@ -21,7 +21,7 @@ from pydantic import (
 )
 from pydantic_settings import SettingsConfigDict
 
-from cortex_site.base.addresses import Listen, is_loopback, split_listen
+from cortex_site.base.addresses import Listen, Origin, is_loopback, split_listen
 from cortex_site.base.settings_file import Section, Settings
 
 API_PORT, METRICS_PORT, ADMIN_PORT, NEURON_PORT = 31313, 31314, 31315, 13131
@@ -59,7 +59,13 @@ class GatewaySettings(Section):
     admin_listen: Listen = f"127.0.0.1:{ADMIN_PORT}"
     workers: PositiveInt = 1
     allow_anonymous: bool = Field(False, description="Serve clients without a key, from any address")
-    max_body_bytes: PositiveInt = 64 * MIB
+    allowed_origins: list[Origin] = Field(
+        [], description="Web pages that may read answers; `http://localhost:*` is any port"
+    )
+    max_body_bytes: PositiveInt = Field(64 * MIB, description="Of a request, decompressed")
+    compress_from_bytes: NonNegativeInt = Field(
+        16_384, description="Whole answers from this size are compressed for clients that accept it; 0: none"
+    )
     connect_timeout_s: PositiveFloat = 3.0
     first_byte_timeout_s: PositiveFloat = Field(600.0, description="From request to the answer's head")
     idle_timeout_s: PositiveFloat = Field(300.0, description="Longest silence within an answer")

@@ -11,10 +11,12 @@ of the responses in `cortex_site.http.response`.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+import sys
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import Any
 
+from django.http import HttpResponse
 from django.http.response import HttpResponseBase
 from ninja import NinjaAPI
 from ninja.errors import HttpError
@@ -29,16 +31,21 @@ from cortex_site.http.asgi import (
     run_lifespan,
     send_response,
 )
+from cortex_site.http.content_coding import COMPRESS_FROM_BYTES, KNOWN, compress, decoded
+from cortex_site.http.origins import Origins
 from cortex_site.http.parsed_request import BadRequestError
 from cortex_site.http.request import Request
 from cortex_site.http.resolver import Resolver
+from cortex_site.http.response import BytesResponse, StreamResponse
 
 
 class Application:
     """Answers requests with the operations of one API. It is an ASGI application as well.
 
-    A body of more than `max_body_bytes` is refused with 413. `lifespan` is entered at start-up and left at
-    shut-down. Every error passes the API's own exception handlers, so that it has the API's envelope.
+    A body of more than `max_body_bytes`, decoded or not, is refused with 413. Whole answers of at least
+    `compress_from_bytes` are compressed for clients that accept it, none if that is 0. Pages of `origins` may
+    read answers. `lifespan` is entered at start-up and left at shut-down. Every error passes the API's own
+    exception handlers, so that it has the API's envelope.
     """
 
     def __init__(
@@ -46,18 +53,25 @@ class Application:
         api: NinjaAPI,
         *,
         max_body_bytes: int,
+        compress_from_bytes: int = COMPRESS_FROM_BYTES,
+        origins: Origins | None = None,
         lifespan: Callable[[], AbstractAsyncContextManager[Any]] = nullcontext,
     ) -> None:
         self._api = api
         self.max_body_bytes = max_body_bytes
+        self._origins = origins
+        self._compress_from_bytes = compress_from_bytes or sys.maxsize
         self._lifespan = lifespan
         self._resolver = Resolver(api)
         self._bare = self._resolver.bare
 
     def respond(self, request: Request) -> Coroutine[Any, Any, HttpResponseBase]:
         """Return the response to a request. Errors, and requests that are refused, have one as well."""
-        if request.parsed.refusal is not None:
-            return self._answer_refused(request, request.parsed.refusal)
+        parsed = request.parsed
+        if parsed.refusal is not None:
+            return self._answer_refused(request, parsed.refusal)
+        if b"content-encoding" in parsed.headers:
+            return self._run_encoded(request)
         operation = self._bare.get((request.path, request.method))
         if operation is not None:
             return self._resolver.run_bare(operation, request)
@@ -66,24 +80,55 @@ class Application:
     async def _answer_refused(self, request: Request, refusal: BadRequestError) -> HttpResponseBase:
         return self.refuse(request, refusal.status, str(refusal))
 
+    async def _run_encoded(self, request: Request) -> HttpResponseBase:
+        try:
+            request.set_body(await decoded(request.parsed, self.max_body_bytes))
+        except BadRequestError as refusal:
+            response = self.refuse(request, refusal.status, str(refusal))
+            if refusal.status == 415:
+                response["Accept-Encoding"] = KNOWN
+            return response
+        return await self._run(request)
+
     async def _run(self, request: Request) -> HttpResponseBase:
+        if self._origins is not None and (preflight := self._origins.preflight(request)) is not None:
+            return preflight
         operations, arguments = self._resolver.find(request.path)
-        operation = operations.get(request.method)
+        operation = operations.get("GET" if request.method == "HEAD" else request.method)
         if operation is not None:
             result: HttpResponseBase = await operation.run(request, **arguments)
             return result
         if not operations:
-            return self.refuse(request, 404, f"There is no {request.path} here.")
-        allowed = ", ".join(sorted(operations))
+            return self._refuse_unknown(request)
+        allowed = ", ".join(sorted({*operations, "HEAD"} if "GET" in operations else operations))
         response = self.refuse(
             request, 405, f"{request.path} does not take {request.method}; it takes {allowed}."
         )
         response["Allow"] = allowed
         return response
 
+    def _refuse_unknown(self, request: Request) -> HttpResponseBase:
+        meant = self._resolver.meant(request.path)
+        hint = f", but there is {meant}: check the client's base address" if meant else ""
+        return self.refuse(request, 404, f"There is no {request.path} here{hint}.")
+
     def refuse(self, request: Request, status: int, message: str) -> HttpResponseBase:
         """Return an error in the API's envelope."""
         return self._api.on_exception(request, HttpError(status, message))
+
+    def finish(self, request: Request, response: HttpResponseBase) -> Awaitable[None] | None:
+        """Make a response ready to be sent: what depends on the request alone, and not on its endpoint.
+
+        Return what is to be awaited for it, if anything.
+        """
+        if self._origins is not None:
+            self._origins.share(request, response)
+        if isinstance(response, StreamResponse):
+            return None
+        assert isinstance(response, BytesResponse | HttpResponse)
+        if len(response.content) < self._compress_from_bytes:
+            return None
+        return compress(response, request.header(b"accept-encoding"))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         match scope["type"]:
@@ -105,7 +150,10 @@ class Application:
         assert task is not None
         watcher = asyncio.create_task(cancel_on_disconnect(receive, task))
         try:
-            await send_response(await self.respond(request), send)
+            response = await self.respond(request)
+            if (compressing := self.finish(request, response)) is not None:
+                await compressing
+            await send_response(response, send, head_only=request.method == "HEAD")
         except asyncio.CancelledError:
             if not watcher.done():  # the server is stopping; the client is still there
                 raise

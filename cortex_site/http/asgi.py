@@ -60,7 +60,7 @@ async def cancel_on_disconnect(receive: Receive, task: asyncio.Task[Any]) -> Non
     task.cancel()
 
 
-async def send_response(response: HttpResponseBase, send: Send) -> None:
+async def send_response(response: HttpResponseBase, send: Send, *, head_only: bool = False) -> None:
     headers = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in response.items()]
     start = {"type": "http.response.start", "status": response.status_code, "headers": headers}
     if not isinstance(response, StreamResponse):
@@ -68,14 +68,15 @@ async def send_response(response: HttpResponseBase, send: Send) -> None:
         content = response.content
         headers.append((b"content-length", b"%d" % len(content)))
         await send(start)
-        await send({"type": "http.response.body", "body": content})
+        await send({"type": "http.response.body", "body": b"" if head_only else content})
         return
 
     try:
         await send(start)
-        sink = _AsgiSink(send)
-        await response.produce(sink)
-        await sink.drain()
+        if not head_only:
+            sink = _AsgiSink(send)
+            await response.produce(sink)
+            await sink.drain()
         await send({"type": "http.response.body", "body": b""})
     finally:
         response.on_close()

@@ -126,7 +126,10 @@ class ServerProtocol(asyncio.Protocol):
         task, failed = self._task, True
         assert task is not None
         try:
-            response = await self._respond(Request(parsed, self._client, self._transport))
+            request = Request(parsed, self._client, self._transport)
+            response = await self._respond(request)
+            if (compressing := self._application.finish(request, response)) is not None:
+                await compressing
             if isinstance(response, StreamResponse):
                 await self._stream(parsed, response)
             else:
@@ -162,9 +165,10 @@ class ServerProtocol(asyncio.Protocol):
             framing = "transfer-encoding: chunked\r\n" if chunked else ""
             head = self._heads.make(response, framing, keep_alive=keep_alive)
             self._transport.write(head)
-            sink = ClientSink(self._transport, self._flow, chunked=chunked)
-            await response.produce(sink)
-            sink.end()
+            if parsed.method != "HEAD":
+                sink = ClientSink(self._transport, self._flow, chunked=chunked)
+                await response.produce(sink)
+                sink.end()
         finally:
             response.on_close()
 

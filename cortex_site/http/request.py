@@ -9,6 +9,8 @@ from django.http import HttpRequest, QueryDict
 
 from cortex_site.http.parsed_request import ParsedRequest
 
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+
 
 class Request(HttpRequest):
     """A Django request that builds everything but method, path and body on first access."""
@@ -27,9 +29,13 @@ class Request(HttpRequest):
         self.parsed = parsed
         self.method = parsed.method
         self.path = self.path_info = parsed.path
-        self.body = self._body = parsed.body
+        self.set_body(parsed.body)
         self._client = client
         self._transport = transport
+
+    def set_body(self, body: bytes) -> None:
+        """Take a body, without the mark that some clients put before JSON (RFC 8259, 8.1)."""
+        self.body = self._body = body.removeprefix(_BYTE_ORDER_MARK)
 
     def header(self, name: bytes) -> str | None:
         """Return the header of that name in lower case, decoded, or None."""

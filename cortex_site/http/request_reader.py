@@ -18,6 +18,7 @@ from cortex_site.http.parsed_request import (
     split_target,
     too_large,
 )
+from cortex_site.http.request_parser import RequestParser
 from cortex_site.http.states import BODY, END, ERROR, HEAD, MAX_HEAD_BYTES, WAITING
 from ext import http
 
@@ -48,7 +49,7 @@ class RequestReader:
     def __init__(self, max_body_bytes: int) -> None:
         self.state = WAITING
         self._max_body_bytes = max_body_bytes
-        self._parser: httptools.HttpRequestParser | None = None
+        self._parser: RequestParser | None = None
         self._requests: list[ParsedRequest] = []  # that the piece under way completed
         self._piece_size = self._head_size = 0
         self._request = NOTHING_READ  # as far as it is read
@@ -86,40 +87,35 @@ class RequestReader:
 
     def close(self) -> None:
         """The client ended the connection."""
-        self._parser, self._parts = None, []
+        self._parts = []
+        self._forget_parser()
         if self.state is WAITING:
             self.state = END
         elif self.state is not END:
             self.state = ERROR
 
-    # --- what is not ordinary; httptools calls `on_...` ---
+    # --- what is not ordinary; the parser calls `on_...` ---
 
     def _parse(self, data: bytes) -> Sequence[ParsedRequest]:
         self._piece_size = len(data)
         try:
-            self._feed_parser(data)
+            if self._parser is None:
+                self._parser = RequestParser(self)
+            self._parser.feed_data(data)
         except httptools.HttpParserError:
             self._refuse(BadRequestError(400, "Invalid HTTP request received."))
         self._head_size = self._head_size + len(data) if self.state is HEAD else 0
         if self._head_size > MAX_HEAD_BYTES:
             self._refuse(BadRequestError(400, f"The request's head is over {MAX_HEAD_BYTES} bytes."))
         if self.state is END or self.state is ERROR:
-            self._parser = None  # it holds the reader
+            self._forget_parser()
         requests, self._requests = self._requests, []
         return requests
 
-    def _feed_parser(self, data: bytes) -> None:
-        if self._parser is None:
-            self._parser = httptools.HttpRequestParser(self)
-            # What follows a last request is dropped here; it must not spoil that request.
-            self._parser.set_dangerous_leniencies(lenient_data_after_close=True)
-        while data:
-            try:
-                self._parser.feed_data(data)
-            except httptools.HttpParserUpgrade as offered:  # not taken up: HTTP/1.1 goes on behind it
-                data = data[offered.args[0] :]
-            else:
-                return
+    def _forget_parser(self) -> None:
+        if self._parser is not None:
+            self._parser.close()
+            self._parser = None  # it holds the reader
 
     def _refuse(self, refusal: BadRequestError) -> None:
         if self.state is not END and self.state is not ERROR:
@@ -127,7 +123,7 @@ class RequestReader:
             self._requests.append(self._request._replace(keep_alive=False, refusal=refusal))
 
     def on_message_begin(self) -> None:
-        if self.state is WAITING:
+        if self.state is WAITING or self.state is HEAD:  # the latter: it reads the same head once more
             self.state = HEAD
             self._url, self._headers = b"", {}
 

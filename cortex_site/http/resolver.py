@@ -12,6 +12,8 @@ from ninja import NinjaAPI
 from ninja.operation import Operation
 
 NONE: Mapping[str, Operation] = {}
+MAX_MEANT_PARTS = 8  # of a path, from its end
+_VERSION = re.compile(r"(/v\d+)/")
 
 
 class Resolver:
@@ -21,11 +23,14 @@ class Resolver:
         self._api = api
         self._static: dict[str, dict[str, Operation]] = {}
         self._dynamic: list[tuple[re.Pattern[str], dict[str, Operation]]] = []
+        self._versions: set[str] = set()  # such as `/v1`, before paths
         self.bare: dict[tuple[str, str], Operation] = {}  # by path and method; for `run_bare`
         for path, operations in _operations(api):
             self._add(path, operations)
 
     def _add(self, path: str, operations: dict[str, Operation]) -> None:
+        if version := _VERSION.match(path):
+            self._versions.add(version[1])
         if "{" in path:
             self._dynamic.append((_pattern(path), operations))
             return
@@ -46,6 +51,19 @@ class Resolver:
             if found := pattern.fullmatch(path):
                 return candidates, found.groupdict()
         return NONE, {}
+
+    def meant(self, path: str) -> str | None:
+        """Return the known path that a client with a wrong base address meant by an unknown one, or None.
+
+        The base address may lack the API's version, or have something that the client adds itself.
+        """
+        parts = [part for part in path.split("/") if part][-MAX_MEANT_PARTS:]
+        for start in range(len(parts)):
+            for base in ("", *sorted(self._versions)):
+                candidate = "/".join([base, *parts[start:]])
+                if self.find(candidate)[0]:
+                    return candidate
+        return None
 
     async def run_bare(self, operation: Operation, request: HttpRequest) -> HttpResponseBase:
         """Return the response of an operation in `bare`: what `operation.run` does, and nothing else."""

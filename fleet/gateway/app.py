@@ -6,6 +6,7 @@ Each operation parses, calls one verb, and shapes the answer.
 from __future__ import annotations
 
 import logging
+import math
 from typing import Any
 
 from django.http import HttpRequest, HttpResponse
@@ -15,6 +16,7 @@ from ninja.errors import HttpError, ValidationError
 
 from cortex_site.base.version import VERSION
 from cortex_site.http.application import Application
+from cortex_site.http.origins import Origins
 from cortex_site.http.request import Request
 from fleet.gateway.data_plane import DataPlane
 from fleet.gateway.dialects import model_list
@@ -30,13 +32,24 @@ log = logging.getLogger("cortex.http")
 
 STOPPING_RETRY_S = 3  # another gateway answers at once, this one after its restart
 
-_CODES = {404: "not_found", 405: "method_not_allowed", 413: "request_too_large", 503: "gateway_stopping"}
+_CODES = {
+    404: "not_found",
+    405: "method_not_allowed",
+    413: "request_too_large",
+    415: "unsupported_encoding",
+    503: "gateway_stopping",
+}
 
 
 def application(plane: DataPlane) -> Application:
     """The ASGI application of one worker. Its lifespan runs the worker's tasks."""
+    settings = plane.config.gateway
     return Application(
-        _make_api(plane), max_body_bytes=plane.config.gateway.max_body_bytes, lifespan=plane.running
+        _make_api(plane),
+        max_body_bytes=settings.max_body_bytes,
+        compress_from_bytes=settings.compress_from_bytes,
+        origins=Origins(settings.allowed_origins) if settings.allowed_origins else None,
+        lifespan=plane.running,
     )
 
 
@@ -63,6 +76,7 @@ def _make_api(plane: DataPlane) -> NinjaAPI:
     _declare_inference(api, plane)
     _declare_stored_responses(api, plane)
     _declare_models(api, plane)
+    _declare_probes(api, plane)
 
     @api.get("/openapi.json", include_in_schema=False)
     async def openapi(request: Request) -> dict[str, Any]:
@@ -165,6 +179,24 @@ def _declare_models(api: NinjaAPI, plane: DataPlane) -> None:
     @api.get("/health", tags=["Fleet"])
     async def health(request: Request) -> dict[str, Any]:
         return model_list.health(plane.fleet.snapshot, plane.missing, plane.nodes.breakers)
+
+
+def _declare_probes(api: NinjaAPI, plane: DataPlane) -> None:
+    @api.get("/healthz", tags=["Fleet"])
+    async def healthz(request: Request) -> dict[str, str]:
+        return {"status": "ok"}
+
+    @api.get("/ready", tags=["Fleet"])
+    async def ready(request: Request) -> dict[str, str]:
+        nodes = plane.fleet.snapshot.nodes
+        if not any(node.healthy for node in nodes.values()):
+            message = f"No node answers this worker: 0 of {len(nodes)} do."
+            raise ApiError(503, "not_ready", message, retry_after_s=math.ceil(plane.config.poll.interval_s))
+        return {"status": "ready"}
+
+    @api.get("/version", tags=["Fleet"])
+    async def version(request: Request) -> dict[str, str]:
+        return {"version": VERSION}
 
 
 def _speaks_anthropic(request: HttpRequest) -> bool:

@@ -20,6 +20,7 @@ import msgspec
 
 from fleet import router
 from fleet.affinity import BYTES_PER_TOKEN, digests, published
+from fleet.foreign.errors import MAX_ERROR_BYTES
 from fleet.gateway.data_plane import DataPlane
 from fleet.gateway.http.errors import UpstreamError
 from fleet.gateway.http.response import UpstreamResponse
@@ -27,6 +28,7 @@ from fleet.gateway.nodes.refusals import read_refusal
 from fleet.gateway.record import metrics
 from fleet.gateway.record.draft import NO_TRAIL, Trail
 from fleet.snapshot import Replicas
+from fleet.translation import failure_alone
 from neuron.wire import ApiError, prefix_marks
 
 log = logging.getLogger("cortex.dispatch")
@@ -62,6 +64,7 @@ class Dispatch:
     """
 
     _trail = NO_TRAIL
+    _route: router.Route  # to the last replica
     _error: ApiError | None = None  # of the last replica
     _excluded: frozenset[str] = frozenset()  # nodes that failed this request
     _repeated = False
@@ -76,13 +79,20 @@ class Dispatch:
     async def send(self) -> UpstreamResponse:
         """The head of a 200 answer from some replica. Raises `ApiError` when none gives one."""
         while True:
-            route = self._choose() or await self._wait_for_route()
+            self._route = route = self._choose() or await self._wait_for_route()
             answer = await self._attempt(route)
             if isinstance(answer, UpstreamResponse):
                 if self._prefix:
                     self._plane.nodes.affinity.note(self._prefix, route.node.name)
                 return answer
             self._pass_over(route.node.name, answer)
+
+    def refuse(self, error: ApiError) -> None:
+        """Take an error that the last answer stated in place of an answer: `send` then tries another replica.
+
+        Raises the error where no other replica may be tried, or would say anything else.
+        """
+        self._pass_over(self._route.node.name, self._stated(self._route, error))
 
     def _note(self, **changes: Any) -> None:
         self._trail = msgspec.structs.replace(self._trail, **changes)
@@ -185,9 +195,9 @@ class Dispatch:
         try:
             answer = await self._ask(name)
             if isinstance(answer, UpstreamResponse):
-                _check_type(answer, self._request.answer_type)
+                error = await _error_alone(answer, self._request.answer_type)
                 breaker.succeeded()
-                return answer
+                return answer if error is None else self._stated(route, error)
         except asyncio.CancelledError:
             breaker.abandoned()
             raise
@@ -270,6 +280,13 @@ class Dispatch:
             return error
         raise error  # the request's own fault: every replica would say the same
 
+    def _stated(self, route: router.Route, error: ApiError) -> ApiError:
+        """The node stated an error in place of an answer. Returns or raises as `_attempt` does."""
+        self._judge(route, error)
+        if error.status >= 500 and error.code not in _GONE:
+            return error
+        return self._refused(route, error)
+
 
 def _denied(names: Collection[str]) -> ApiError:
     """Not the client's fault, and nothing that the client can change."""
@@ -278,9 +295,18 @@ def _denied(names: Collection[str]) -> ApiError:
     return ApiError(502, "node_unauthorized", message)
 
 
-def _check_type(response: UpstreamResponse, expected: str) -> None:
-    """Raises `UpstreamError` for a 200 of another content type, such as a page of a proxy in between."""
+async def _error_alone(response: UpstreamResponse, expected: str) -> ApiError | None:
+    """The error that a node states as JSON in place of a stream.
+
+    Raises `UpstreamError` for a 200 of another content type, such as a page of a proxy in between.
+    """
     given = response.header(b"content-type", expected)
-    if not given.startswith(expected):
+    if given.startswith(expected):
+        return None
+    try:
+        body = await response.read(MAX_ERROR_BYTES) if given.startswith(JSON) else b""
+    finally:
         response.close()
-        raise UpstreamError("protocol", f"it answered with {given[:80]!r} instead of {expected}")
+    if failure := failure_alone(body):
+        return failure.as_error()
+    raise UpstreamError("protocol", f"it answered with {given[:80]!r} instead of {expected}")

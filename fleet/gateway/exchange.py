@@ -36,6 +36,7 @@ from fleet.gateway.record.draft import RecordDraft
 from fleet.gateway.relay import Relay
 from fleet.records import Outcome
 from fleet.snapshot import KeyView, ModelOffer
+from fleet.translation import failure_alone
 from neuron.wire import ApiError
 
 log = logging.getLogger("cortex.request")
@@ -124,9 +125,10 @@ class Exchange:
         answer_type = EVENTS if call.stream else JSON
         request = NodeRequest(model, call.node_path, headers, body, answer_type, draft.received)
         answer = self._dialect.answer(call, self.request_id)
-        sending = Dispatch(plane, request, draft.follow).send()
+        dispatch = Dispatch(plane, request, draft.follow)
         if not call.stream:
-            return await self._whole(await sending, answer)
+            return await self._whole(dispatch, answer)
+        sending = dispatch.send()
         if snapshot.replicas(model):
             return self._streamed(await sending, call, answer)
         return await self._stream_cold(_Pending(sending), call, answer)
@@ -142,16 +144,23 @@ class Exchange:
 
     # --- answers ---
 
-    async def _whole(self, response: UpstreamResponse, answer: AnswerRewriter) -> BytesResponse:
+    async def _whole(self, dispatch: Dispatch, answer: AnswerRewriter) -> BytesResponse:
+        body = await self._read(await dispatch.send())
+        while failure := failure_alone(body):
+            dispatch.refuse(failure.as_error())
+            body = await self._read(await dispatch.send())
+        content = answer.whole(body)
+        self._finish("ok", 200)
+        return BytesResponse(content, headers=self._headers("application/json"))
+
+    async def _read(self, response: UpstreamResponse) -> bytes:
         self._held = response
         try:
             body = await response.read(self._plane.config.gateway.max_body_bytes)
             self._draft.note_answer(body)
         except UpstreamError as error:
             raise self._lost(error) from error
-        content = answer.whole(body)
-        self._finish("ok", 200)
-        return BytesResponse(content, headers=self._headers("application/json"))
+        return body
 
     def _streamed(self, response: UpstreamResponse, call: Call, answer: AnswerRewriter) -> StreamResponse:
         self._held = response

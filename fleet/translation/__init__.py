@@ -24,7 +24,15 @@ writer accept bytes cut anywhere, and hold back nothing that they could write.
 from __future__ import annotations
 
 from fleet.translation import messages, responses
-from fleet.translation.chat import ChatReader, read_completion
+from fleet.translation.chat import ChatReader, failure_alone, read_completion
 from fleet.translation.messages import ChatCall, MessagesWriter
 
-__all__ = ["ChatCall", "ChatReader", "MessagesWriter", "messages", "read_completion", "responses"]
+__all__ = [
+    "ChatCall",
+    "ChatReader",
+    "MessagesWriter",
+    "failure_alone",
+    "messages",
+    "read_completion",
+    "responses",
+]

@@ -7,12 +7,15 @@ linear in the bytes, however small the pieces, and an endless event is an error,
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
 MAX_EVENT_BYTES = 32 << 20  # a whole answer fits; an engine's deltas are below 1 KiB
 
 _BOM = b"\xef\xbb\xbf"
+# what proxies and servers send as data to keep a connection open, instead of as a comment
+_COMMENT = re.compile(rb":.*|\W?(?:ping|heart-?beat|keep-?alive)\W?", re.DOTALL | re.IGNORECASE)
 
 
 class SseEvent(NamedTuple):
@@ -20,6 +23,11 @@ class SseEvent(NamedTuple):
 
     data: bytes
     name: bytes = b""
+
+
+def is_comment(data: bytes) -> bool:
+    """Whether an event's data says nothing: a comment that its sender put into a data line."""
+    return _COMMENT.fullmatch(data) is not None
 
 
 class SseTooLarge(Exception):  # noqa: N818 - it names what the sender did

@@ -14,7 +14,13 @@ from neuron.wire import ApiError
 
 log = logging.getLogger("neuron.api")
 
-HTTP_CODES = {400: "malformed_json", 404: "not_found", 405: "method_not_allowed", 413: "body_too_large"}
+HTTP_CODES = {
+    400: "malformed_json",
+    404: "not_found",
+    405: "method_not_allowed",
+    413: "body_too_large",
+    415: "unsupported_encoding",
+}
 
 
 def invalid(param: str, message: str) -> ApiError:

@@ -48,6 +48,9 @@ LIBRARIES = [
             "cortex_site/http/response_head.py": {
                 "uvicorn.server.Server.on_tick": "60ea49b06ccf",  # makes a new list of default headers
             },
+            "neuron/api/protocol.py": {
+                "uvicorn.protocols.http.httptools_impl.HttpToolsProtocol": "18fdf324b11b",
+            },
             "neuron/cli.py": {
                 "uvicorn.server.Server.handle_exit": "553276efa26e",
             },
@@ -88,7 +91,7 @@ LIBRARIES = [
         "httptools",
         "0.9",
         {
-            "cortex_site/http/request_reader.py": {
+            "cortex_site/http/request_parser.py": {
                 "httptools.HttpRequestParser.set_dangerous_leniencies": "",
                 "httptools.HttpParserUpgrade": "d06d201ecc2f",  # its argument is an offset
             },

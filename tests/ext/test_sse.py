@@ -93,6 +93,20 @@ def test_hidden_usage_takes_only_the_chunk_without_choices(sse):
     assert json.loads(facts[3]) == USAGE
 
 
+@pytest.mark.parametrize("more", [{"choices": []}, {"choices": None}, {}, {"choices": [], "error": None}])
+def test_hidden_usage_is_whatever_has_usage_and_no_choice(sse, more):
+    usage = {"id": "c", "usage": {"prompt_tokens": 3}} | more
+    out, facts = run(sse, event(delta(content="x")) + event(usage) + DONE, hide=True)
+    assert out == event(delta(content="x")) + DONE
+    assert json.loads(facts[3]) == usage
+    assert run(sse, event(usage))[0] == event(usage)
+
+
+def test_an_error_with_usage_is_not_hidden(sse):
+    data = event({"error": {"message": "x"}, "usage": {"prompt_tokens": 3}})
+    assert run(sse, data, hide=True)[0] == data
+
+
 @pytest.mark.parametrize("end", ["\n\n", "\r\n\r\n", "\r\r"])
 def test_all_line_ends(sse, end):
     data = event(delta(content="x"), end) + event(USAGE, end) + f"data:[DONE]{end}".encode()
@@ -120,7 +134,7 @@ pieces = st.one_of(
     st.builds(
         event, st.builds(delta, content=st.text(max_size=5)), st.sampled_from(["\n\n", "\r\n\r\n", "\r\r"])
     ),
-    st.just(event(USAGE)),
+    st.sampled_from([event(USAGE), event({"usage": {"prompt_tokens": 3}})]),
     st.just(DONE),
     st.just(b": ping\n\n"),
     st.binary(max_size=12),

@@ -210,6 +210,38 @@ async def test_system_prompts_arrive_as_they_are_and_where_they_are(house):
     assert await reached(house, "/v1/responses", asked) == [first, developer, USER]
 
 
+async def test_an_attribution_line_is_dropped_and_counted(house):
+    def dropped():
+        return REGISTRY.get_sample_value("cortex_attributions_dropped_total")
+
+    before = dropped()
+    note = {"type": "text", "text": "x-anthropic-billing-header: cc_version=2.1.7; cch=0f3a1;"}
+    asked = {"max_tokens": 1, "system": [note, {"type": "text", "text": "A"}], "messages": [USER]}
+    assert await reached(house, "/v1/messages", asked) == [{"role": "system", "content": "A"}, USER]
+    assert await reached(house, "/v1/messages", asked | {"system": "A"})
+    assert dropped() == before + 1
+
+
+# --- no answer, only its prompt ---
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_anthropics_sdk_warms_a_prompt_without_an_answer(house, stream):
+    ask = {"model": "m", "max_tokens": 0, "messages": [USER]}
+    async with anthropic.AsyncAnthropic(base_url=str(house.client.base_url), api_key="none") as client:
+        if stream:
+            async with client.messages.stream(**ask) as answer:
+                found = await answer.get_final_message()
+        else:
+            found = await client.messages.create(**ask)
+    assert (found.content, found.stop_reason) == ([], "max_tokens")
+    assert (found.usage.input_tokens + found.usage.cache_read_input_tokens, found.usage.output_tokens) == (
+        7,
+        0,
+    )
+    assert house.node.requests[-1].json["max_tokens"] == 1
+
+
 # --- the list of models ---
 
 

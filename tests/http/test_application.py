@@ -73,7 +73,7 @@ async def test_methods_of_one_path(client):
     assert (await client.post("/plain", content=b"x" * 10)).json() == {"bytes": 10}
     response = await client.delete("/plain")
     assert response.status_code == 405
-    assert response.headers["allow"] == "GET, POST"
+    assert response.headers["allow"] == "GET, HEAD, POST"
 
 
 async def test_paths_with_slashes_in_names(client):

@@ -35,7 +35,11 @@ EXPECTING = head(b"expect: 100-Continue", b"content-length: 2") + b"ab"
 LARGE = head(b"content-length: 101")
 LARGE_CHUNK = head(b"transfer-encoding: chunked") + b"65\r\n" + b"x" * 101
 UPGRADE = head(b"connection: upgrade", b"upgrade: h2c", line=b"GET //a/b;c?d?e HTTP/1.1")
-REQUESTS = [PLAIN, CHUNKED, LAST, OLD, EXPECTING, LARGE, LARGE_CHUNK, UPGRADE]
+H2C = [b"Connection: Upgrade, HTTP2-Settings", b"Upgrade: h2c", b"HTTP2-Settings: AAEAAEAAAAIAAAAA"]
+UPGRADE_LENGTH = head(*H2C, b"content-length: 5") + b"hello"
+UPGRADE_CHUNKED = head(b"transfer-encoding: chunked", *H2C) + b"5\r\nhello\r\n0\r\n\r\n"
+UPGRADES = [UPGRADE_LENGTH, UPGRADE_CHUNKED]
+REQUESTS = [PLAIN, CHUNKED, LAST, OLD, EXPECTING, LARGE, LARGE_CHUNK, UPGRADE, *UPGRADES]
 
 
 def read(kind: type[RequestReader], pieces: list[bytes]) -> dict:
@@ -103,6 +107,50 @@ def test_a_refusal_is_the_last_thing_read(data, status, path):
     requests, reader = feed(Fast, PLAIN + data, b"x" * 200, PLAIN)
     assert [request.refusal and request.refusal.status for request in requests] == [None, status]
     assert requests[1].path == path
+    assert reader.state is ERROR
+
+
+@pytest.mark.parametrize("offer", UPGRADES, ids=["length", "chunks"])
+@pytest.mark.parametrize("kind", [Fast, Complete])
+def test_the_body_behind_an_upgrade_is_a_body_however_it_is_cut(kind, offer):
+    for at in range(1, len(offer)):
+        requests, reader = feed(kind, PLAIN + offer[:at], offer[at:] + PLAIN)
+        assert [request.body for request in requests] == [b"hello"] * 3
+        assert all(request.method == "POST" and request.path == "/v1/chat" for request in requests)
+        assert requests[1].keep_alive
+        assert b"upgrade" not in requests[1].headers
+        assert reader.state is WAITING
+
+
+@pytest.mark.parametrize("kind", [Fast, Complete])
+def test_a_request_in_the_body_behind_an_upgrade_is_not_run(kind):
+    offer = head(*H2C, b"content-length: %d" % len(PLAIN))
+    requests, _ = feed(kind, offer, PLAIN)
+    assert [request.body for request in requests] == [PLAIN]
+
+
+@pytest.mark.parametrize(
+    ("lines", "bodies"),
+    [
+        ([b"content-length: 101"], [None]),
+        ([b"content-length: 5", b"transfer-encoding: chunked"], [None]),
+        ([b"content-length: 5", b"content-length: 6"], [None]),
+        ([b"content-length: 5", b"connection: close"], [b"hello"]),
+    ],
+    ids=["too-large", "two-framings", "two-lengths", "last"],
+)
+def test_an_upgrade_excuses_nothing(lines, bodies):
+    requests, reader = feed(Complete, head(*H2C, *lines) + b"hello" + PLAIN)
+    assert [None if request.refusal else request.body for request in requests] == bodies
+    assert not requests[-1].keep_alive
+    assert reader.state in {END, ERROR}
+
+
+@pytest.mark.parametrize("target", [b"example.org:80", b"/v1/chat", b"http://a/v1/chat"])
+def test_there_is_no_tunnel_behind_connect(target):
+    requests, reader = feed(Complete, head(line=b"CONNECT " + target + b" HTTP/1.1") + PLAIN, PLAIN)
+    assert requests[0].refusal
+    assert all(request.refusal for request in requests)
     assert reader.state is ERROR
 
 

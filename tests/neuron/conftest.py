@@ -18,6 +18,7 @@ import pytest_asyncio
 import uvicorn
 
 from neuron.api.app import build_app
+from neuron.api.protocol import NeuronProtocol
 from neuron.cli import Server
 from neuron.config import NeuronConfig
 from neuron.daemon import Daemon
@@ -101,7 +102,7 @@ async def neuron_with(
     daemon = Daemon(settings, host, url="http://127.0.0.1:13131", harnesses=[torch, *others])
     options = uvicorn.Config(
         build_app(daemon), port=0, log_config=None, access_log=False, lifespan="on",
-        timeout_graceful_shutdown=5, http="httptools", ws="none",
+        timeout_graceful_shutdown=5, http=NeuronProtocol, ws="none",
     )  # fmt: skip
     server = Server(options, daemon)
     server.capture_signals = contextlib.nullcontext  # the signals are the test runner's

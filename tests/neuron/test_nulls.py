@@ -37,6 +37,7 @@ CHAT = GENERATION | {
     "add_generation_prompt": True, "continue_final_message": False, "documents": [{"title": "t"}],
     "chat_template_kwargs": {"a": 1}, "reasoning_effort": "low", "verbosity": "low",
     "prediction": {"type": "content", "content": "x"}, "modalities": ["text"], "functions": [],
+    "prompt_cache_options": {},
     "function_call": "none",
 }  # fmt: skip
 COMPLETION = GENERATION | {"prompt": "x", "echo": True, "logprobs": 2, "best_of": 2, "suffix": ""}

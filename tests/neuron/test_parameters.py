@@ -22,8 +22,8 @@ BODIES = {
 # a value with a meaning for each tolerated parameter
 EXAMPLES: dict[str, Any] = {
     "user": "u", "metadata": {"a": "b"}, "store": True, "service_tier": "flex", "prompt_cache_key": "k",
-    "prompt_cache_retention": "24h", "safety_identifier": "s", "verbosity": "low",
-    "prediction": {"type": "content", "content": "x"},
+    "prompt_cache_retention": "24h", "prompt_cache_options": {"ttl": "30m"}, "safety_identifier": "s",
+    "verbosity": "low", "prediction": {"type": "content", "content": "x"},
 }  # fmt: skip
 REFUSED: dict[str, Any] = {
     "best_of": 5, "suffix": "s", "modalities": ["audio"], "audio": {"voice": "x"},

@@ -22,6 +22,7 @@ BEGIN, END = "<!-- tables: python -m tests.translation.losses --write -->", "<!-
 PDF = {"type": "base64", "media_type": "application/pdf", "data": "AAAA"}
 USE = {"type": "tool_use", "id": "t", "name": "f", "input": {}}
 TOOL = {"name": "f", "input_schema": {"type": "object"}}
+FORMAT = {"type": "json_schema", "schema": {"type": "object"}}
 FUNCTION = {"type": "function", "name": "f", "parameters": {"type": "object"}}
 
 
@@ -51,11 +52,17 @@ MESSAGES: dict[str, tuple[Json, Json]] = {
         _user({"type": "document", "source": {"type": "text", "data": "a"}}),
         _user({"type": "document", "source": {"type": "text", "data": "a"}, "citations": {"enabled": True}}),
     ),
+    "`compaction`": (PLAIN, PLAIN | {"compaction": {"type": "auto"}}),
     "`container`": (PLAIN, PLAIN | {"container": "c"}),
     "`context_management`": (PLAIN, PLAIN | {"context_management": {"edits": []}}),
     "`inference_geo`": (PLAIN, PLAIN | {"inference_geo": "eu"}),
+    "`max_tokens` `0`: the prompt is computed, the answer is empty": (
+        PLAIN | {"max_tokens": 2},
+        PLAIN | {"max_tokens": 0},
+    ),
     "`mcp_servers`": (PLAIN, PLAIN | {"mcp_servers": [{"type": "url", "url": "https://h", "name": "s"}]}),
     "`metadata.user_id`": (PLAIN, PLAIN | {"metadata": {"user_id": "u"}}),
+    "`output_format`, the older name of `output_config.format`": (PLAIN, PLAIN | {"output_format": FORMAT}),
     "`service_tier`": (PLAIN, PLAIN | {"service_tier": "auto"}),
     "`speed`": (PLAIN, PLAIN | {"speed": "fast"}),
     "`thinking`": (PLAIN, PLAIN | {"thinking": {"type": "enabled", "budget_tokens": 2048}}),
@@ -65,6 +72,14 @@ MESSAGES: dict[str, tuple[Json, Json]] = {
     ),
     "`thread`": (PLAIN, PLAIN | {"thread": {"type": "create"}}),
     "`tool_result.is_error`": (_result(), _result(is_error=True)),
+    "an attribution line `x-anthropic-billing-header: …` as the first block of `system`": (
+        PLAIN | {"system": [_text("a")]},
+        PLAIN | {"system": [_text("x-anthropic-billing-header: cc_version=1; cch=2;"), _text("a")]},
+    ),
+    "a `tool_reference`": (
+        _result(content=[]),
+        _result(content=[{"type": "tool_reference", "tool_name": "f"}]),
+    ),
     "a block of thinking with another's signature": (
         _assistant(_text("b")),
         _assistant({"type": "thinking", "thinking": "h", "signature": "s"}, _text("b")),
@@ -81,6 +96,10 @@ MESSAGES: dict[str, tuple[Json, Json]] = {
     "a `search_result`": (
         PLAIN,
         _user({"type": "search_result", "source": "s", "title": "T", "content": [_text("a")]}),
+    ),
+    "a system turn that is to be cleared": (
+        PLAIN,
+        {"messages": [U, {"role": "system", "content": "b", "clear_at": "next_user_message"}]},
     ),
     "text between thoughts": (
         _assistant({"type": "thinking", "thinking": "h", "signature": ""}, _text("b")),
@@ -101,6 +120,7 @@ RESPONSES: dict[str, tuple[Json, Json]] = {
     "`include`": (ASK, ASK | {"include": ["reasoning.encrypted_content"]}),
     "`max_tool_calls`": (ASK, ASK | {"max_tool_calls": 3}),
     "`metadata`": (ASK, ASK | {"metadata": {"a": "b"}}),
+    "`moderation`": (ASK, ASK | {"moderation": {"type": "auto"}}),
     "`prompt`": (ASK, ASK | {"prompt": {"id": "p"}}),
     "`prompt_cache_key`": (ASK, ASK | {"prompt_cache_key": "k"}),
     "`reasoning.effort` `none`": (ASK, ASK | {"reasoning": {"effort": "none"}}),

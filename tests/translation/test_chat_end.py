@@ -74,6 +74,14 @@ ERRORS = {
         "<html>",
         (502, "upstream_malformed", "the upstream sent an event that is not a chat chunk"),
     ),
+    "a sentence": (
+        "pinging the model failed",
+        (502, "upstream_malformed", "the upstream sent an event that is not a chat chunk"),
+    ),
+    "half a chunk": (
+        '{"choices": [',
+        (502, "upstream_malformed", "the upstream sent an event that is not a chat chunk"),
+    ),
     "wrong shape": (
         {"choices": {"a": 1}},
         (502, "upstream_malformed", "the upstream sent an event that is not a chat chunk"),
@@ -96,7 +104,7 @@ def test_error_by_event_name(data, message):
 
 
 @pytest.mark.parametrize(
-    "data", [b"", b"\n\n", b"<html>bad gateway</html>", b"data: [DONE]\n\n", b": ping\n\n"]
+    "data", [b"", b"\n\n", b"<html>bad gateway</html>", b"data: [DONE]\n\n", b": ping\n\n", b"data: ping\n\n"]
 )
 def test_no_answer_at_all(data):
     assert [event.code for event in read(data)] == ["upstream_malformed"]

@@ -132,6 +132,10 @@ USAGE = {
         [say("stop", content="a"), {"choices": [], "usage": COUNTS}],
         [TextDelta("a"), U, STOP],
     ),
+    "choices null": (
+        [say("stop", content="a"), {"choices": None, "usage": COUNTS}],
+        [TextDelta("a"), U, STOP],
+    ),
     "choices absent": ([say("stop", content="a"), {"usage": COUNTS}], [TextDelta("a"), U, STOP]),
     "in the last chunk": ([say(content="a"), say("stop") | {"usage": COUNTS}], [TextDelta("a"), U, STOP]),
     "zero, then on each": (
@@ -175,6 +179,10 @@ ENDS = {
     "finish on an early chunk": (
         [say("stop", reasoning="r"), say("stop", content="a")],
         [ReasoningDelta("r"), TextDelta("a"), STOP],
+    ),
+    "comments as data": (
+        [": PROCESSING", say(content="a"), ":", "ping", "[HEARTBEAT]", "keep-alive", say("stop")],
+        [TextDelta("a"), STOP],
     ),
     "foreign reason": ([say("end_turn", content="a")], [TextDelta("a"), STOP]),
     "stop where calls were made": (

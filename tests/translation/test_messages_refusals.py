@@ -10,11 +10,13 @@ from fleet.translation import messages
 from neuron.wire import ApiError
 from tests.translation.bodies import PNG, TOOL, assistant, body, result, use, user
 
+FORMAT = {"type": "json_schema", "schema": {"type": "object"}}
+
 BAD = {
     "model missing": (body(model=...), "model"),
     "model empty": (body(model=""), "model"),
     "max_tokens missing": (body(max_tokens=...), "max_tokens"),
-    "max_tokens zero": (body(max_tokens=0), "max_tokens"),
+    "max_tokens below zero": (body(max_tokens=-1), "max_tokens"),
     "messages missing": (body(messages=...), "messages"),
     "messages empty": (body(messages=[]), "messages"),
     "messages no list": (body(messages={}), "messages"),
@@ -88,8 +90,22 @@ BAD = {
         ),
         "output_config.format",
     ),
+    "format by both its names": (
+        body(output_format=FORMAT, output_config={"format": FORMAT}),
+        "output_format",
+    ),
+    "schema of the older format": (body(output_format=FORMAT | {"schema": 1}), "output_format.schema"),
+    "reference without name": (
+        body(assistant([use()]), user([result(content=[{"type": "tool_reference"}])])),
+        "messages[1].content[0].content[0].tool_name",
+    ),
     "thinking unknown": (body(thinking={"type": "x"}), "thinking.type"),
     "user number": (body(metadata={"user_id": 1}), "metadata.user_id"),
+    "compaction": (body(compaction={"type": "auto"}), "compaction"),
+    "a system turn for a while": (
+        body(user("a"), {"role": "system", "content": "b", "clear_at": "next_user_message"}),
+        "messages[1].clear_at",
+    ),
     "thread": (body(thread={"type": "create"}), "thread"),
     "mcp servers": (body(mcp_servers=[{"type": "url", "url": "https://h"}]), "mcp_servers"),
     "no JSON": (b"{", None),

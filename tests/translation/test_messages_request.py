@@ -140,6 +140,23 @@ MESSAGES = {
             {"role": "user", "content": "b"},
         ],
     ),
+    "two turns with calls in a row": (
+        [assistant([use("t1")]), assistant(text("a"), use("t2")), user(result("t1"), result("t2"))],
+        [
+            {"role": "assistant", "content": "a", "tool_calls": [called("t1"), called("t2")]},
+            {"role": "tool", "tool_call_id": "t1", "content": ""},
+            {"role": "tool", "tool_call_id": "t2", "content": ""},
+        ],
+    ),
+    "system turn between call and result": (
+        [assistant([use()]), {"role": "system", "content": "s"}, user(result(), text("b"))],
+        [
+            {"role": "assistant", "content": None, "tool_calls": [called()]},
+            {"role": "tool", "tool_call_id": "t1", "content": ""},
+            {"role": "system", "content": "s"},
+            {"role": "user", "content": "b"},
+        ],
+    ),
     "same role twice": (
         [user("a"), user("b")],
         [{"role": "user", "content": "a"}, {"role": "user", "content": "b"}],
@@ -152,6 +169,11 @@ RESULTS = {
     "one block": ({"content": [text("a")]}, "a"),
     "blocks": ({"content": [text("a"), text("b")]}, [text("a"), text("b")]),
     "image": ({"content": [text("a"), {"type": "image", "source": PNG}]}, [text("a"), IMAGE_PART]),
+    "reference": ({"content": [{"type": "tool_reference", "tool_name": "f"}]}, "f"),
+    "references": (
+        {"content": [text("a"), {"type": "tool_reference", "tool_name": "f", "cache_control": None}]},
+        [text("a"), text("f")],
+    ),
     "error": ({"content": "a", "is_error": True}, "Error: a"),
     "error without content": ({"is_error": True}, "Error: "),
     "error of blocks": (
@@ -167,6 +189,20 @@ SYSTEM = {
     "string": ("You are\n terse. ", [{"role": "system", "content": "You are\n terse. "}]),
     "one block": ([text("a", cache_control={"type": "ephemeral"})], [{"role": "system", "content": "a"}]),
     "blocks": ([text("a"), text("b")], [{"role": "system", "content": [text("a"), text("b")]}]),
+}
+
+NOTE = "x-anthropic-billing-header: cc_version=2.1.7; cc_entrypoint=cli; cch=0f3a1;"
+ATTRIBUTED = {
+    "alone": ([text(NOTE)], []),
+    "first": ([text(NOTE), text("a")], [{"role": "system", "content": "a"}]),
+    "with a line break": ([text(NOTE + "\n"), text("a")], [{"role": "system", "content": "a"}]),
+    "twice": ([text(NOTE), text(NOTE)], [{"role": "system", "content": NOTE}]),
+}
+KEPT = {
+    "not first": [text("a"), text(NOTE)],
+    "followed by a prompt": [text(NOTE + "\nYou are terse."), text("a")],
+    "quoted": [text(f"Never write {NOTE}"), text("a")],
+    "another note": [text("x-anthropic-other: 1"), text("a")],
 }
 
 CHAT_TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
@@ -205,6 +241,7 @@ FIELDS = {
             }
         },
     ),
+    "no answer": ({"max_tokens": 0}, {"max_tokens": 1}),
     "format by the beta's name": (
         {"output_format": {"type": "json_schema", "schema": SCHEMA}},
         {
@@ -273,6 +310,23 @@ def test_system_prompt_is_the_application_s(row):
     assert chat(system=system)["messages"] == [*expected, {"role": "user", "content": "Hi"}]
 
 
+@pytest.mark.parametrize("translate", [messages.to_chat, messages.to_count])
+@pytest.mark.parametrize("row", ATTRIBUTED)
+def test_an_attribution_line_is_no_part_of_the_prompt(row, translate):
+    system, expected = ATTRIBUTED[row]
+    call = translate(body(system=system))
+    assert json.loads(call.body)["messages"] == [*expected, {"role": "user", "content": "Hi"}]
+    assert call.attributed
+
+
+@pytest.mark.parametrize("row", KEPT)
+def test_what_only_resembles_an_attribution_line_is_the_application_s(row):
+    call = messages.to_chat(body(system=KEPT[row]))
+    assert json.loads(call.body)["messages"][0] == {"role": "system", "content": KEPT[row]}
+    assert not call.attributed
+    assert not messages.to_chat(body(system=NOTE)).attributed
+
+
 @pytest.mark.parametrize("row", FIELDS)
 def test_fields(row):
     fields, expected = FIELDS[row]
@@ -303,10 +357,18 @@ def test_input_reaches_the_model_as_the_client_wrote_it():
 
 
 @pytest.mark.parametrize(("turn", "continues"), [(assistant("{"), True), (assistant([use()]), False)])
-def test_a_last_assistant_turn_is_continued(turn, continues):
-    asked = chat(user("Hi"), turn)
+@pytest.mark.parametrize("before", [[], [assistant("a")]], ids=["a turn", "two turns"])
+def test_a_last_assistant_turn_is_continued(before, turn, continues):
+    asked = chat(user("Hi"), *before, turn)
     assert asked.get("continue_final_message", False) is continues
     assert asked.get("add_generation_prompt", True) is not continues
+
+
+def test_a_last_result_is_answered_where_it_moves_forward():
+    moved = assistant([use()]), user("b"), assistant("a"), user([result()])
+    asked = chat(*moved)
+    assert [message["role"] for message in asked["messages"]] == ["assistant", "tool", "user", "assistant"]
+    assert "continue_final_message" not in asked
 
 
 def test_unknown_fields_are_counted():

@@ -59,12 +59,50 @@ ITEMS = {
             message("tool", "no", tool_call_id="c2"),
         ],
     ),
-    "two turns": (
+    "a turn in pieces": (
         [message("assistant", "a"), message("assistant", "b"), called(), thought(), called("c2")],
         [
-            message("assistant", "a"),
-            message("assistant", "b", tool_calls=[made()]),
-            message("assistant", None, reasoning_content="r", tool_calls=[made("c2")]),
+            message(
+                "assistant",
+                [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}],
+                reasoning_content="r",
+                tool_calls=[made(), made("c2")],
+            ),
+        ],
+    ),
+    "text after calls": (
+        [called("c1"), message("assistant", "a"), called("c2"), output("c2"), output("c1", "no")],
+        [
+            message("assistant", "a", tool_calls=[made("c1"), made("c2")]),
+            message("tool", "ok", tool_call_id="c2"),
+            message("tool", "no", tool_call_id="c1"),
+        ],
+    ),
+    "thoughts that were not kept": (
+        [called("c1"), {"type": "reasoning", "summary": []}, called("c2"), output("c1"), output("c2")],
+        [
+            message("assistant", None, tool_calls=[made("c1"), made("c2")]),
+            message("tool", "ok", tool_call_id="c1"),
+            message("tool", "ok", tool_call_id="c2"),
+        ],
+    ),
+    "a message between call and output": (
+        [called(), message("developer", "d"), output(), message("user", "u")],
+        [
+            message("assistant", None, tool_calls=[made()]),
+            message("tool", "ok", tool_call_id="c1"),
+            message("developer", "d"),
+            message("user", "u"),
+        ],
+    ),
+    "an output that comes late": (
+        [called("c1"), message("user", "u"), called("c2"), output("c1"), output("c2")],
+        [
+            message("assistant", None, tool_calls=[made("c1")]),
+            message("tool", "ok", tool_call_id="c1"),
+            message("user", "u"),
+            message("assistant", None, tool_calls=[made("c2")]),
+            message("tool", "ok", tool_call_id="c2"),
         ],
     ),
     "output of parts": (
@@ -212,6 +250,7 @@ BAD = {
     "tokens zero": (body(max_output_tokens=0), "max_output_tokens"),
     "conversation": (body(conversation="conv_1"), "conversation"),
     "background": (body(background=True), "background"),
+    "moderation": (body(moderation={"model": "x"}), "moderation"),
     "log probabilities": (body(top_logprobs=3), "top_logprobs"),
     "no JSON": (b"{", None),
 }

@@ -85,7 +85,7 @@ class Session:
         self.approvals = Approvals(client, id_, home.rules(cwd))
         self.mcp = McpServers(cwd)
         self.running: CancelToken | None = None  # of the turn in progress
-        self._tools = builtin_tools()
+        self._tools = builtin_tools(home.endpoints.config.offers)
         self.label = ""  # stands before the titles of cards
         self.added_tools: dict[str, Tool] = {}  # those that need the session itself
         self._deferred_notices: list[tuple[str, str, str]] = []
@@ -100,7 +100,8 @@ class Session:
     @property
     def tools(self) -> dict[str, Tool]:
         skill_tools: dict[str, Tool] = {"skill": SkillTool(self.skills)} if self.skills else {}
-        return {**self._tools, **self.added_tools, **skill_tools, **self.mcp.tools}
+        tools = {**self._tools, **self.added_tools, **skill_tools, **self.mcp.tools}
+        return {name: tool for name, tool in tools.items() if self.home.endpoints.config.offers(name)}
 
     @property
     def hooks(self) -> Hooks:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from helexa_acp.tools.ask import AskTool
 from helexa_acp.tools.background_tool import BackgroundTool
 from helexa_acp.tools.edit import EditTool, WriteTool
@@ -13,17 +15,18 @@ from helexa_acp.tools.shell import ShellTool
 from helexa_acp.tools.tool import Tool
 
 
-def builtin_tools() -> dict[str, Tool]:
+def builtin_tools(is_offered: Callable[[str], bool] = lambda name: True) -> dict[str, Tool]:
+    """Return the tools by name, without those that are not offered."""
     tools: tuple[Tool, ...] = (
         ReadTool(),
         WriteTool(),
         EditTool(),
         ListTool(),
         SearchTool(),
-        ShellTool(),
+        ShellTool(has_background=is_offered("background")),
         BackgroundTool(),
         FetchTool(),
         PlanTool(),
         AskTool(),
     )
-    return {tool.spec.name: tool for tool in tools}
+    return {tool.spec.name: tool for tool in tools if is_offered(tool.spec.name)}

@@ -49,16 +49,21 @@ _NO_TWO_WORDS = frozenset(
 class ShellTool:
     kind = "execute"
     read_only = False
-    spec = spec(
-        "shell",
-        f"Run a shell command and get its output. It ends after timeout_s ({DEFAULT_TIMEOUT_S} if absent), "
-        "or with background=true runs on, and the tool background tells of it: for servers and watchers.",
-        ("command",),
-        command={"type": "string"},
-        cwd={"type": "string", "description": "the working directory if absent"},
-        timeout_s={"type": "integer", "minimum": 1},
-        background={"type": "boolean"},
-    )
+
+    def __init__(self, *, has_background: bool = True) -> None:
+        in_background = (
+            ", or with background=true runs on, and the tool background tells of it: for servers and watchers"
+        )
+        self.spec = spec(
+            "shell",
+            f"Run a shell command and get its output. It ends after timeout_s ({DEFAULT_TIMEOUT_S} if absent)"
+            f"{in_background if has_background else ''}.",
+            ("command",),
+            command={"type": "string"},
+            cwd={"type": "string", "description": "the working directory if absent"},
+            timeout_s={"type": "integer", "minimum": 1},
+            **({"background": {"type": "boolean"}} if has_background else {}),
+        )
 
     async def prepare(self, args: dict[str, Any], ctx: ToolContext) -> PreparedCall:
         command = args["command"]

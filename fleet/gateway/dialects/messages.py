@@ -11,6 +11,8 @@ from fleet.gateway.dialects.images import needed_capability
 from fleet.gateway.limits.headers import anthropic
 from fleet.gateway.record import metrics
 from fleet.key_limits import Admission, KeyLimits
+from fleet.translation.events import Event
+from fleet.translation.messages import without_answer
 from neuron.wire import ApiError
 
 # A node refuses a field by its name in the chat body; the client sent it under another. Tools have the same
@@ -34,15 +36,21 @@ class MessagesDialect(ChatDialect):
     path = "/v1/messages"
 
     def decode(self, body: bytes) -> Call:
-        call = translation.messages.to_chat(body)
+        call = self._counted(translation.messages.to_chat(body))
+        return Call(
+            call.model, call.stream, call.body, needs=needed_capability(call.body), origin=call.max_tokens
+        )
+
+    def _counted(self, call: translation.ChatCall) -> translation.ChatCall:
         metrics.count_unknown(self.name, call.unknown_fields)
-        return Call(call.model, call.stream, call.body, needs=needed_capability(call.body))
+        metrics.ATTRIBUTIONS.inc(call.attributed)
+        return call
 
     def limit_headers(self, limits: KeyLimits, admission: Admission) -> dict[str, str]:
         return anthropic(limits, admission)
 
     def answer(self, call: Call, request_id: str) -> AnswerRewriter:
-        return _MessagesRewriter(call.model, request_id)
+        return _MessagesRewriter(call.model, request_id, is_silent=call.origin == 0)
 
     def error_body(self, error: ApiError) -> bytes:
         return translation.messages.error_body(in_client_words(_MESSAGES_WORDS, error))
@@ -51,23 +59,29 @@ class MessagesDialect(ChatDialect):
 class _MessagesRewriter:
     is_verbatim = False
 
-    def __init__(self, model: str, request_id: str) -> None:
+    def __init__(self, model: str, request_id: str, *, is_silent: bool) -> None:
         self._model = model
         self._request_id = request_id
+        self._is_silent = is_silent  # the client asked for no token
         self._reader = translation.ChatReader(request_id=request_id)
         self._writer = translation.MessagesWriter(model)
 
     def feed(self, data: bytes) -> bytes:
-        return self._writer.write(self._reader.feed(data))
+        return self._write(self._reader.feed(data))
 
     def close(self) -> bytes:
-        return self._writer.write(self._reader.close())
+        return self._write(self._reader.close())
+
+    def _write(self, events: list[Event]) -> bytes:
+        return self._writer.write(without_answer(events) if self._is_silent else events)
 
     def fail(self, error: ApiError) -> bytes:
         return b"" if self._reader.over else translation.messages.error_event(error)
 
     def whole(self, body: bytes) -> bytes:
-        return translation.messages.from_chat(body, self._model, request_id=self._request_id)
+        return translation.messages.from_chat(
+            body, self._model, request_id=self._request_id, is_silent=self._is_silent
+        )
 
 
 class CountTokensDialect(MessagesDialect):
@@ -77,8 +91,7 @@ class CountTokensDialect(MessagesDialect):
     path = "/v1/messages/count_tokens"
 
     def decode(self, body: bytes) -> Call:
-        call = translation.messages.to_count(body)
-        metrics.count_unknown(self.name, call.unknown_fields)
+        call = self._counted(translation.messages.to_count(body))
         return Call(
             call.model,
             False,

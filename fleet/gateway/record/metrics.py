@@ -95,6 +95,9 @@ UNKNOWN_FIELDS = Counter(
     "Fields of requests that nobody knows, ignored",
     ("dialect", "field"),
 )
+ATTRIBUTIONS = Counter(
+    "cortex_attributions_dropped_total", "Attribution lines of Claude Code, left out of system prompts"
+)
 LOOP_DELAY = Histogram("cortex_event_loop_delay_seconds", "Lateness of a timer", buckets=_DELAY)
 
 _BREAKER_STATES = ("closed", "half-open", "open")

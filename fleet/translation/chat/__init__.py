@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fleet.translation.chat.failures import failure_alone
 from fleet.translation.chat.reader import ChatReader, read_completion
 
-__all__ = ["ChatReader", "read_completion"]
+__all__ = ["ChatReader", "failure_alone", "read_completion"]

@@ -41,7 +41,7 @@ from fleet.translation.events import (
     TextDelta,
     Thought,
 )
-from fleet.translation.sse import SseEvent
+from fleet.translation.sse import SseEvent, is_comment
 
 _CUT: dict[str, StopReason] = {
     "length": "length",
@@ -112,7 +112,7 @@ class Answer:
         try:
             chunk = decode_chunk(data)
         except (msgspec.DecodeError, RecursionError):
-            return self.fail(failure_in(data) or MALFORMED)
+            return [] if is_comment(data) else self.fail(failure_in(data) or MALFORMED)
         if chunk.error:
             return self.fail(failure_of(chunk.error))
         if chunk.choices is None and chunk.usage is None:

@@ -54,6 +54,32 @@ def failure_in(data: bytes) -> Failure | None:
             return None
 
 
+class _Alone(msgspec.Struct):
+    """What a whole answer of any endpoint has, if it is one, and an error."""
+
+    error: Any = None
+    choices: msgspec.Raw = msgspec.Raw()
+    data: msgspec.Raw = msgspec.Raw()  # embeddings
+    count: msgspec.Raw = msgspec.Raw()  # of tokens
+
+
+_whole = msgspec.json.Decoder(_Alone)
+
+
+def failure_alone(body: bytes) -> Failure | None:
+    """The error that a whole answer states in place of one; None of an answer, or of what is no JSON."""
+    if b'"error"' not in body:
+        return None
+    try:
+        found = _whole.decode(body)
+    except (ValueError, RecursionError):
+        return None
+    given = {bytes(part) for part in (found.choices, found.data, found.count)}
+    if not found.error or given - {b"", b"null", b"[]"}:
+        return None
+    return failure_of(found.error)
+
+
 def _status(error: dict[str, Any]) -> int:
     for name in ("status", "status_code", "code"):
         value = error.get(name)

@@ -8,7 +8,7 @@ import msgspec
 
 from fleet.translation.chat import read_completion
 from fleet.translation.events import Event
-from fleet.translation.messages.answer import build_message
+from fleet.translation.messages.answer import build_message, without_answer
 from fleet.translation.messages.call import ChatCall, to_chat, to_count
 from fleet.translation.messages.errors import error_body, error_event
 from fleet.translation.messages.writer import PING, MessagesWriter
@@ -24,16 +24,18 @@ __all__ = [
     "from_chat",
     "to_chat",
     "to_count",
+    "without_answer",
 ]
 
 
-def from_chat(body: bytes, model: str, *, request_id: str = "") -> bytes:
+def from_chat(body: bytes, model: str, *, request_id: str = "", is_silent: bool = False) -> bytes:
     """The body of an Anthropic message from that of a whole chat completion.
 
-    `model` is the name that the client used; `request_id` names an answer without an id. Raises `ApiError`
-    where the body is an error or no answer.
+    `model` is the name that the client used; `request_id` names an answer without an id; `is_silent` leaves
+    out what the model said. Raises `ApiError` where the body is an error or no answer.
     """
-    return encode_message(read_completion(body, request_id=request_id), model)
+    events = read_completion(body, request_id=request_id)
+    return encode_message(without_answer(events) if is_silent else events, model)
 
 
 def count_body(input_tokens: int) -> bytes:

@@ -49,6 +49,20 @@ def build_message(events: Iterable[Event], model: str) -> Json:
     return answer.message
 
 
+def without_answer(events: Iterable[Event]) -> list[Event]:
+    """The events of an answer of no tokens, which `max_tokens: 0` asks for, from those of any answer."""
+    kept: list[Event] = []
+    for event in events:
+        match event:
+            case Usage():
+                kept.append(msgspec.structs.replace(event, completion=0, reasoning=0))
+            case Stop():
+                kept.append(Stop("length"))
+            case MessageStart() | Failure():
+                kept.append(event)
+    return kept
+
+
 class _Answer:
     def __init__(self, model: str) -> None:
         self._grammar = Grammar()

@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from fleet.translation.messages.attribution import is_attributed
 from fleet.translation.messages.conversation import chat_messages
 from fleet.translation.messages.wire import (
     TOLERATED,
@@ -17,7 +18,7 @@ from fleet.translation.messages.wire import (
     OutputFormat,
     Tool,
     ToolChoice,
-    ToolUse,
+    Turn,
 )
 from fleet.translation.validation import (
     decode_body,
@@ -43,8 +44,10 @@ _NO_THREADS = "No message threads are kept here; send the whole conversation as 
 class ChatCall(msgspec.Struct, frozen=True):
     """A request in the upstream's dialect, with the facts that the gateway needs.
 
-    `max_tokens` is 0 where the request only counts tokens. `unknown_fields` are the top-level fields of the
-    client's body that this version does not know.
+    `max_tokens` is 0 where the request only counts tokens, or asks for no answer: chat knows no such request,
+    so the body asks for one token, to be dropped. `unknown_fields` are the top-level fields of the client's
+    body that this version does not know. `attributed` says whether the system prompt began with an
+    attribution line, which the chat body is without.
     """
 
     body: bytes
@@ -52,38 +55,54 @@ class ChatCall(msgspec.Struct, frozen=True):
     stream: bool
     max_tokens: int
     unknown_fields: tuple[str, ...] = ()
+    attributed: bool = False
 
 
 def to_chat(body: bytes) -> ChatCall:
     """The equivalent chat request. Raises `ApiError` 400 with the field's name."""
     asked = decode_body(_bodies, body)
     stream = bool(asked.stream)
-    chat = _prompt(asked) | {"max_tokens": asked.max_tokens, "stream": stream} | _sampling(asked)
+    limit = max(asked.max_tokens, 1)
+    chat = _prompt(asked) | {"max_tokens": limit, "stream": stream} | _sampling(asked)
     if stream:
         chat["stream_options"] = {"include_usage": True}
-    unknown = unknown_fields(body, _KNOWN)
-    return ChatCall(msgspec.json.encode(chat), asked.model, stream, asked.max_tokens, unknown)
+    return _call(asked, chat, body, stream=stream, max_tokens=asked.max_tokens)
 
 
 def to_count(body: bytes) -> ChatCall:
     """The chat request whose prompt counts the same. Raises `ApiError` 400 with the field's name."""
     asked = decode_body(_counts, body)
-    return ChatCall(msgspec.json.encode(_prompt(asked)), asked.model, False, 0, unknown_fields(body, _KNOWN))
+    return _call(asked, _prompt(asked), body, stream=False, max_tokens=0)
+
+
+def _call(asked: CountBody, chat: Json, body: bytes, *, stream: bool, max_tokens: int) -> ChatCall:
+    return ChatCall(
+        msgspec.json.encode(chat),
+        asked.model,
+        stream,
+        max_tokens,
+        unknown_fields(body, _KNOWN),
+        is_attributed(asked.system),
+    )
 
 
 def _prompt(asked: CountBody) -> Json:
     """The fields that make the model's prompt."""
     if asked.mcp_servers:
         reject("mcp_servers", "MCP servers are not connected to from here; offer their tools in `tools`.")
+    if asked.compaction is not None:
+        reject("compaction", "Conversations are not compacted here; ask for a summary in `messages`.")
     if asked.thread is not None:
         raise ApiError(400, "thread_unsupported_request", _NO_THREADS, param="thread")
-    prompt: Json = {"model": asked.model, "messages": chat_messages(asked.system, asked.messages)}
+    system = asked.system[1:] if is_attributed(asked.system) and asked.system else asked.system
+    messages = chat_messages(system, asked.messages)
+    prompt: Json = {"model": asked.model, "messages": messages}
     prompt |= (
         _tooling(asked)
         | _reasoning(asked)
         | _output(asked.output_config or OutputConfig(), asked.output_format)
     )
-    if _is_prefill(asked):
+    if _is_prefill(asked.messages[-1], messages[-1]):
         if "response_format" in prompt:
             reject("output_config.format", "This holds for a whole answer; the last turn has begun one.")
         prompt |= {"add_generation_prompt": False, "continue_final_message": True}
@@ -124,15 +143,9 @@ def _output(config: OutputConfig, beta: OutputFormat | None) -> Json:
     return fields
 
 
-def _is_prefill(asked: CountBody) -> bool:
-    """Whether the last turn is the beginning of the answer."""
-    match asked.messages[-1]:
-        case AssistantTurn(content=str()):
-            return True
-        case AssistantTurn(content=blocks):
-            return not any(isinstance(block, ToolUse) for block in blocks)
-        case _:
-            return False
+def _is_prefill(turn: Turn, message: Json) -> bool:
+    """Whether the last turn, which is part of the last message, is the beginning of the answer."""
+    return isinstance(turn, AssistantTurn) and "tool_calls" not in message
 
 
 def _tooling(asked: CountBody) -> Json:

@@ -4,11 +4,14 @@ system                a system message: a string or a lone block as a string, se
 text, image           content parts, or a string where a text stands alone
 document, search      one text part: title, context or source, text
 tool_use              an entry of `tool_calls`; its arguments are the input's JSON text as it came
-tool_result           a `tool` message; a turn's results come first, in order. Chat has no mark for a
-                      call that failed: its content begins with "Error: "
+tool_reference        a text part: the tool's name
+tool_result           a `tool` message right after the message that called. Chat has no mark for a call
+                      that failed: its content begins with "Error: "
 thinking              `reasoning_content` (several blocks joined by a newline)
 thinking of others,   entries of `reasoning_details`: the upstream that made them understands them,
 redacted_thinking     others ignore them. Our own stand-in for a signature is taken off again.
+
+Turns of the assistant in a row are one, as they are for Anthropic.
 """
 
 from __future__ import annotations
@@ -30,11 +33,13 @@ from fleet.translation.messages.wire import (
     Text,
     TextSource,
     Thinking,
+    ToolReference,
     ToolResult,
     ToolUse,
     Turn,
     UserTurn,
 )
+from fleet.translation.turns import in_chat_order
 from fleet.translation.validation import reject, require_object
 
 Json = dict[str, Any]
@@ -54,7 +59,7 @@ def chat_messages(system: str | list[Text] | None, turns: Sequence[Turn]) -> lis
                 messages.append(_assistant(content, f"messages[{number}]", calls))
             case SystemTurn(content=text):
                 messages += _system(text)
-    return messages
+    return in_chat_order(messages)
 
 
 def _system(content: str | list[Text] | None) -> list[Json]:
@@ -134,12 +139,12 @@ def _detail(block: Thinking | RedactedThinking) -> Json | None:
     return {"type": "reasoning.text", "text": block.thinking, "signature": block.signature}
 
 
-def _content(content: str | Sequence[Part]) -> str | list[Json]:
+def _content(content: str | Sequence[Part | ToolReference]) -> str | list[Json]:
     """Chat content: a string, also for a single text block, or else a list of parts."""
     if isinstance(content, str):
         return content
     match content:
-        case [Text(text=text)]:
+        case [Text(text=text)] | [ToolReference(tool_name=text)]:
             return text
         case []:
             return ""
@@ -147,9 +152,9 @@ def _content(content: str | Sequence[Part]) -> str | list[Json]:
             return [part for block in content for part in _parts(block)]
 
 
-def _parts(block: Part) -> Iterable[Json]:
+def _parts(block: Part | ToolReference) -> Iterable[Json]:
     match block:
-        case Text(text=text):
+        case Text(text=text) | ToolReference(tool_name=text):
             yield {"type": "text", "text": text}
         case Image():
             yield _image(block)

@@ -55,9 +55,15 @@ class SearchResult(msgspec.Struct, tag="search_result"):
 Part = Text | Image | Document | SearchResult
 
 
+class ToolReference(msgspec.Struct, tag="tool_reference"):
+    """The name of a tool that the client's own search found; `tools` has its definition."""
+
+    tool_name: NonEmpty
+
+
 class ToolResult(msgspec.Struct, tag="tool_result"):
     tool_use_id: NonEmpty
-    content: str | list[Part] | None = None
+    content: str | list[Part | ToolReference] | None = None
     is_error: bool | None = None
 
 
@@ -86,6 +92,7 @@ class AssistantTurn(msgspec.Struct, tag_field="role", tag="assistant"):
 
 class SystemTurn(msgspec.Struct, tag_field="role", tag="system"):
     content: str | list[Text]
+    clear_at: Literal["never"] | None = None
 
 
 Turn = UserTurn | AssistantTurn | SystemTurn
@@ -148,10 +155,11 @@ class CountBody(msgspec.Struct, kw_only=True):
     output_format: OutputFormat | None = None  # the beta's name of output_config.format
     mcp_servers: list[Any] | None = None
     thread: Any = None
+    compaction: Any = None
 
 
 class MessagesBody(CountBody, kw_only=True):
-    max_tokens: Annotated[int, msgspec.Meta(ge=1)]
+    max_tokens: Annotated[int, msgspec.Meta(ge=0)]
     stream: bool | None = None
     temperature: Annotated[float, msgspec.Meta(ge=0, le=2)] | None = None
     top_p: Share | None = None
@@ -162,5 +170,16 @@ class MessagesBody(CountBody, kw_only=True):
 
 # Documented fields without an effect on the models here.
 TOLERATED = frozenset(
-    {"cache_control", "container", "context_management", "inference_geo", "service_tier", "speed"}
+    {
+        "billing_policy",
+        "cache_control",
+        "container",
+        "context_management",
+        "diagnostics",
+        "fallback_credit_token",
+        "fallbacks",
+        "inference_geo",
+        "service_tier",
+        "speed",
+    }
 )

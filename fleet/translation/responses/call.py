@@ -85,6 +85,7 @@ def _items(given: str | list[msgspec.Raw] | None) -> list[msgspec.Raw]:
 _REFUSED = {
     "background": "Nothing runs in the background here; ask for a stream, and read it to its end.",
     "conversation": "Conversations are not kept here; continue a response by `previous_response_id`.",
+    "moderation": "Nothing is moderated here; leave this out, and check input and output yourself.",
     "prompt": "Prompts are not kept here; send their text as `instructions` or `input`.",
 }
 

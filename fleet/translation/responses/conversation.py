@@ -2,9 +2,9 @@
 
 instructions              the first system message
 message                   a message of the same role; a lone text becomes a string, parts stay parts
-reasoning, message of     one assistant message, as long as they follow each other in this order: its
+reasoning, message of     one assistant message, up to the first item that is none of them: its
 the assistant, calls      `reasoning_content`, its content, its `tool_calls`
-function_call_output      a `tool` message
+function_call_output      a `tool` message right after the message that called
 custom_tool_call          a call whose arguments are `{"input": …}`
 encrypted reasoning       an entry of `reasoning_details`, for the upstream that made it
 """
@@ -32,6 +32,7 @@ from fleet.translation.responses.wire import (
     Reasoning,
     Refusal,
 )
+from fleet.translation.turns import in_chat_order
 from fleet.translation.validation import decode_body, reject
 
 Json = dict[str, Any]
@@ -46,25 +47,19 @@ def chat_messages(
     """
     messages: list[Json] = [{"role": "system", "content": instructions}] if instructions else []
     calls: set[str] = set()
-    turn: Json = {}  # the assistant's message under construction
     for number, raw in enumerate((*earlier, *given), start=-len(earlier)):
-        item = _item(raw, f"input[{number}]")
-        if not _continues(turn, item):
-            messages += _finished(turn)
-            turn = {}
-        match item:
-            case Reasoning():
-                _add_reasoning(turn, item)
-            case FunctionCall() | CustomToolCall():
+        path = f"input[{number}]"
+        match _item(raw, path):
+            case Reasoning() as item:
+                messages += _reasoning(item)
+            case FunctionCall() | CustomToolCall() as item:
                 calls.add(item.call_id)
-                turn.setdefault("tool_calls", []).append(_call(item))
-            case Message(role="assistant"):
-                turn["content"] = _content(item.content)
+                messages.append({"role": "assistant", "content": None, "tool_calls": [_call(item)]})
             case Message(role=role, content=content):
                 messages.append({"role": role, "content": _content(content)})
-            case FunctionCallOutput() | CustomToolCallOutput():
-                messages.append(_output(item, f"input[{number}]", calls))
-    return messages + _finished(turn)
+            case FunctionCallOutput() | CustomToolCallOutput() as item:
+                messages.append(_output(item, path, calls))
+    return in_chat_order(messages)
 
 
 def _item(raw: msgspec.Raw, path: str) -> Item:
@@ -75,38 +70,18 @@ def _item(raw: msgspec.Raw, path: str) -> Item:
     return decode_body(ITEMS, body, at=path)
 
 
-def _continues(turn: Json, item: Item) -> bool:
-    """Whether an item belongs to the assistant's message before it; the order is reasoning, text, calls."""
-    match item:
-        case Reasoning():
-            return turn.keys() <= {"reasoning_content", "reasoning_details"}
-        case Message(role="assistant"):
-            return not turn.keys() & {"content", "tool_calls"}
-        case FunctionCall() | CustomToolCall():
-            return True
-        case _:
-            return False
-
-
-def _finished(turn: Json) -> list[Json]:
-    if not turn:
-        return []
-    content = turn.get("content", None if "tool_calls" in turn else "")
-    return [{"role": "assistant", "content": content} | turn]
-
-
-def _add_reasoning(turn: Json, item: Reasoning) -> None:
+def _reasoning(item: Reasoning) -> list[Json]:
+    """The assistant's message of a thought; none where nothing of it was kept."""
     text = "".join(part.text for part in item.content or item.summary or ())
-    if text:
-        earlier = turn.get("reasoning_content")
-        turn["reasoning_content"] = f"{earlier}\n{text}" if earlier else text
+    fields: Json = {"reasoning_content": text} if text else {}
     if item.encrypted_content:
         detail = (
             {"type": "reasoning.text", "text": text, "signature": item.encrypted_content}
             if text
             else {"type": "reasoning.encrypted", "data": item.encrypted_content}
         )
-        turn.setdefault("reasoning_details", []).append(detail)
+        fields["reasoning_details"] = [detail]
+    return [{"role": "assistant", "content": ""} | fields] if fields else []
 
 
 def _call(item: FunctionCall | CustomToolCall) -> Json:

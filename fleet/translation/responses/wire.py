@@ -170,15 +170,21 @@ class ResponsesBody(msgspec.Struct):
     previous_response_id: str | None = None
     conversation: Any = None
     prompt: Any = None
+    moderation: Any = None
 
 
 # Documented fields without an effect on the models here.
 TOLERATED = frozenset(
     [
+        "access_programs",
+        "background_options",
         "client_metadata",
+        "context_management",
+        "image",
         "include",
         "max_tool_calls",
         "prompt_cache_key",
+        "prompt_cache_options",
         "prompt_cache_retention",
         "safety_identifier",
         "service_tier",

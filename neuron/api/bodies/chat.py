@@ -114,6 +114,7 @@ class ChatBody(GuidedBody, forbid_unknown_fields=True, kw_only=True):
     verbosity: Literal["low", "medium", "high"] | None = None
     # accepted; changes nothing about the answer
     prediction: dict[str, Any] | None = None
+    prompt_cache_options: dict[str, Any] | None = None
     # refused unless neutral; see NEUTRAL
     modalities: Any = None
     audio: Any = None
