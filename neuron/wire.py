@@ -7,6 +7,7 @@ the changes that break this.
 
 from __future__ import annotations
 
+import re
 from typing import Any, Literal
 from zlib import crc32
 
@@ -63,6 +64,16 @@ class ApiError(Exception):
     @property
     def headers(self) -> dict[str, str]:
         return {} if self.retry_after_s is None else {"Retry-After": str(self.retry_after_s)}
+
+
+# What stands in calls without escapes; OpenAI takes letters, digits, _ and - alone, and 64 of them.
+_TOOL_NAME = re.compile(r"""[^\s"'`<>\x00-\x1f\x7f-\x9f\ud800-\udfff]{1,256}""")
+TOOL_NAME_RULE = "at most 256 characters, without white space, quotes, angle brackets or control characters"
+
+
+def is_tool_name(name: str) -> bool:
+    """Whether models can be offered a tool of this name; `TOOL_NAME_RULE` says it in words."""
+    return _TOOL_NAME.fullmatch(name) is not None
 
 
 PREFIX_BYTES = tuple(1 << power for power in range(10, 17))  # 1 KiB to 64 KiB

@@ -8,7 +8,7 @@ from typing import Any, NoReturn, TypeVar
 
 import msgspec
 
-from neuron.wire import ApiError
+from neuron.wire import TOOL_NAME_RULE, ApiError, is_tool_name
 
 T = TypeVar("T")
 
@@ -65,6 +65,13 @@ def require_object_schema(raw: msgspec.Raw, param: str) -> msgspec.Raw:
     if kind != "object" and not (isinstance(kind, list) and "object" in kind):
         reject(f"{param}.type", "The arguments of a call are an object, so this must be `object`.")
     return raw
+
+
+def require_tool_name(name: str, param: str) -> str:
+    """`name`, if models can be offered a tool of that name. Raises `ApiError` 400."""
+    if not is_tool_name(name):
+        reject(param, f"The name of a tool is {TOOL_NAME_RULE}.")
+    return name
 
 
 def reject(param: str, message: str) -> NoReturn:

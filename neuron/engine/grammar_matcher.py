@@ -38,7 +38,7 @@ class LLGuidanceMatcher:
         self._matcher = matcher
         self.allowed = matcher.compute_bitmask()
         if matcher.is_error():
-            raise GrammarError(_first_line(matcher.get_error()))
+            raise GrammarError(_refusal(matcher.get_error()))
 
     @property
     def is_terminated(self) -> bool:
@@ -91,7 +91,7 @@ def compiled(grammar: str, tokenizer: LLTokenizer) -> LLGuidanceMatcher:
     """Return a matcher at the beginning of `grammar`, with its first mask. Raises GrammarError."""
     matcher = LLMatcher(tokenizer, grammar, log_level=0, limits=LIMITS)
     if matcher.is_error():
-        raise GrammarError(_first_line(matcher.get_error()))
+        raise GrammarError(_refusal(matcher.get_error()))
     return LLGuidanceMatcher(matcher)
 
 
@@ -122,5 +122,12 @@ def _is_control(token: Any) -> bool:
     return bool(token["special"] or (name.startswith("<") and name.endswith(">")))
 
 
-def _first_line(text: str) -> str:
-    return text.strip().partition("\n")[0]
+def _refusal(error: str) -> str:
+    reason = _first_line(error)
+    cause = "no text follows it" if reason == "NoExtensionBias" else reason
+    return f"the grammar cannot be compiled: {cause}" if cause else "the grammar cannot be compiled"
+
+
+def _first_line(error: str) -> str:
+    """What is wrong in one line, without the word that the library puts before what it did not foresee."""
+    return error.strip().removeprefix("panic:").strip().partition("\n")[0]

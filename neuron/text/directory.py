@@ -16,7 +16,7 @@ from neuron.text.notations.known import NOTATIONS, notations_for
 from neuron.text.notations.notation import Notation
 from neuron.text.reasoning import KNOWN_MARKERS, ReasoningMarkers
 from neuron.text.response.notation import notation_of_checkpoint
-from neuron.text.template import ChatTemplate
+from neuron.text.template import ChatTemplate, TemplateRefusedError
 from neuron.text.template_files import BrokenTemplateError, read_templates
 from neuron.text.token_bytes import TokenBytes
 from neuron.text.tokenizer_file import BrokenTokenizerError, read_tokenizer
@@ -75,7 +75,10 @@ def read_model_text(directory: Path, settings: TextSettings = _NO_SETTINGS) -> M
         raise BrokenModelError(str(error)) from error
     added = tokenizer.get_added_tokens_decoder().values()
     notations = notations_for(token.content for token in added)
-    default, tool_use = (_fitted(template, tokenizer, notations, settings) for template in templates)
+    try:
+        default, tool_use = (_fitted(template, tokenizer, notations, settings) for template in templates)
+    except TemplateRefusedError as error:
+        raise BrokenModelError(f"{directory}: the chat template renders no chat: {error}") from error
     told = tool_use or default
     name = told.traits.notation if told else None
     notation = notation_of_checkpoint(

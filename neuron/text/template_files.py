@@ -96,6 +96,8 @@ def _named(configured: Any, path: Path) -> dict[str, str]:
 def _set(directory: Path, setting: str) -> _Source:
     if _TEXT.search(setting):
         return _Source("chat_template", setting)
+    if not setting.strip():
+        raise BrokenTemplateError("chat_template is empty; it is a template, or the path of one")
     path = directory / setting
     return _Source(path, _text(path))
 

@@ -4,7 +4,7 @@ import json
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from neuron.api.bodies import completion, embedding
@@ -34,6 +34,22 @@ def decoded_or_refused(body: bytes) -> ChatBody | ApiError:
     return refusal
 
 
+@pytest.mark.parametrize(
+    "name", ["a b", "a\n", "\t", '"', "it's", "`", "<f>", "a\x00", "a\x7f", "a\u2028b", "a" * 257]
+)
+def test_names_that_calls_cannot_spell_are_no_tools(name):
+    tools = [{"type": "function", "function": {"name": each}} for each in ("f", name)]
+    refusal = decoded_or_refused(json.dumps(VALID | {"tools": tools}).encode())
+    assert refusal.param == "tools[1].function.name"
+    assert len(refusal.message) < 300
+
+
+@pytest.mark.parametrize("name", ["get_time", "mcp__files-2.read:all/x", "größe", "a" * 256])
+def test_names_of_tools_are_those_that_other_servers_take(name):
+    tools = [{"type": "function", "function": {"name": name}}]
+    assert decode(json.dumps(VALID | {"tools": tools}).encode()).tools[0].function.name == name
+
+
 OTHERS = {
     completion.decode: completion.CompletionBody,
     embedding.decode: embedding.EmbeddingBody,
@@ -57,6 +73,8 @@ def test_any_other_body_is_decoded_or_refused_by_name(other, data):
 
 
 @given(st.binary())
+@example(b'{"":')
+@example(b'{"x": 1, "y": ' + b"[" * 100_000)
 def test_any_bytes_are_decoded_or_refused(body):
     decoded_or_refused(body)
 

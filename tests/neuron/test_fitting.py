@@ -68,6 +68,14 @@ async def test_an_effort_without_a_switch_is_ignored_and_told(neuron):
     assert (answer.status_code, "x-cortex-ignored" in answer.headers) == (200, False)
 
 
+@pytest.mark.parametrize("effort", ["bogus", ""])
+async def test_a_word_that_is_no_effort_is_an_error_with_those_that_are(neuron, effort):
+    answer = await post(neuron, "LEVELS", HEAD, reasoning_effort=effort)
+    error = answer.json()["error"]
+    assert (answer.status_code, error["param"]) == (400, "reasoning_effort")
+    assert "none, minimal, low, medium, high, xhigh, max" in error["message"]
+
+
 async def count(neuron, model, messages, **options):
     answer = await neuron.http.post("/tokenize", json={"model": model, "messages": messages} | options)
     assert answer.status_code == 200, answer.text

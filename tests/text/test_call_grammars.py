@@ -145,6 +145,54 @@ def test_a_member_that_nothing_follows_is_left_out(never):
         assert calls_of(read(name, [text], tools={"f": schema})) == [("f", {"b": None})]
 
 
+@pytest.mark.parametrize("template", [name for name in TEMPLATES if name != "functionary"])
+def test_choices_behind_a_reference_are_enforced(template):
+    schema = {"type": "object", "properties": {"w": {"$ref": "#/$defs/w"}}, "required": ["w"]}
+    schema |= {"$defs": {"w": {"type": "string", "enum": ["one", "two"]}}}
+    grammar = grammar_of(notation_of(template), FULL, tools={"f": schema})
+    for word in ("one", "two", "three"):
+        text = written(template, [("f", {"w": word})]).rstrip()
+        text = text.removesuffix("<|eot|>").removesuffix("<|close|>message<|sep|>")
+        assert takes(grammar, FULL, text) == (word != "three")
+
+
+FREE = {"type": "object"}
+CALL = [("f", {"city": 'Zürich "A" <b>', "days": 3, "flag": True})]
+
+
+@pytest.mark.parametrize("vocabulary", [FULL, BARE], ids=["tokens", "text"])
+@pytest.mark.parametrize("schema", [FREE, FREE | {"additionalProperties": True}], ids=["silent", "open"])
+@pytest.mark.parametrize("template", TEMPLATES)
+def test_an_object_that_lists_no_properties_takes_any(template, schema, vocabulary):
+    name = notation_of(template)
+    call = [("f", {"days": 3})] if name in WRITES_PYTHON else CALL
+    grammar = grammar_of(name, vocabulary, tools={"f": schema})
+    for calls in (call, [("f", {})]):
+        text = written(template, calls).rstrip()
+        text = text.removesuffix("<|eot|>").removesuffix("<|close|>message<|sep|>")
+        assert takes(grammar, vocabulary, text)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@settings(max_examples=6, deadline=None)
+@given(seed=st.integers(0, 2**32))
+def test_members_of_the_models_choice_read_back(name, seed):
+    counts = FREE | {"additionalProperties": {"type": "integer"}}
+    said = say(grammar_of(name, FULL, tools={"f": counts}, is_parallel=False), seed)
+    events = read(name, [FULL.tokenizer.decode(said, skip_special_tokens=False)], tools={"f": counts})
+    [(called, arguments)] = calls_of(events)
+    jsonschema.validate(arguments, counts)
+    assert (called, text_of(events).strip()) == ("f", "")
+
+
+@pytest.mark.parametrize("schema", [{}, FREE | {"properties": {}}, FREE | {"additionalProperties": False}])
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "functionary"])
+def test_a_tool_without_parameters_is_called_without(name, schema):
+    said = say(grammar_of(name, FULL, tools={"f": schema}, is_parallel=False), 1)
+    text = FULL.tokenizer.decode(said, skip_special_tokens=False)
+    assert calls_of(read(name, [text], tools={"f": schema})) == [("f", {})]
+
+
 def test_members_of_a_map_follow_its_schema():
     counts = {"type": "object", "additionalProperties": {"type": "boolean"}}
     schema = {"type": "object", "properties": {"c": counts}, "required": ["c"]}

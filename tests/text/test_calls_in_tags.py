@@ -242,6 +242,18 @@ def test_forgotten_ends_still_end_the_call(name, text, arguments, rest):
     assert text_of(events) == rest
 
 
+@pytest.mark.parametrize("template", [name for name in TEMPLATES if name != "functionary"])
+def test_a_call_cut_anywhere_leaks_no_tag(template):
+    text = written(template, [("f", {"n": 1, "s": "x"})])
+    whole = read(notation_of(template), [text])
+    for size in range(len(text)):
+        events = read(notation_of(template), [text[:size]])
+        if starts := [event for event in events if isinstance(event, CallStart)]:
+            assert len(starts) == 1
+            assert text_of(events).strip() == ""
+    assert calls_of(whole) == [("f", {"n": 1, "s": "x"})]
+
+
 def test_two_calls_may_lack_the_end_between_them():
     call = "<tool_call>\n<function=f>\n<parameter=n>\n1\n"
     events = read("qwen-xml", list(f"{call}</function>\n{call}</parameter>\n</function>\n</tool_call>"))

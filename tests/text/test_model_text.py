@@ -92,6 +92,21 @@ def test_a_setting_replaces_the_template(tmp_path):
         read_model_text(directory, TextSettings(chat_template="missing.jinja"))
 
 
+@pytest.mark.parametrize(
+    ("setting", "cause"),
+    [
+        ("{{ 1/0 }}", "renders no chat: ZeroDivisionError"),
+        ("{{ raise_exception('Not for chats') }}", "renders no chat: Not for chats"),
+        ("{{ messages.foo.bar }}", "renders no chat: 'list object' has no attribute 'foo'"),
+        ("", "chat_template is empty"),
+        (" \n", "chat_template is empty"),
+    ],
+)
+def test_a_template_that_renders_nothing_is_refused_in_its_own_words(tmp_path, setting, cause):
+    with pytest.raises(BrokenModelError, match=cause):
+        read_model_text(write_model(tmp_path / "m"), TextSettings(chat_template=setting))
+
+
 def test_a_setting_names_the_markers_of_thoughts(tmp_path):
     directory = write_model(tmp_path / "m")
     text = read_model_text(directory, TextSettings(reasoning_format="[THINK]"))

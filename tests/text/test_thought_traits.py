@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from neuron.text.template import ChatTemplate, TemplateRefusedError
-from neuron.text.traits.fitted_template import FittedTemplate
 from neuron.text.traits.prober import MAX_RENDERS, Prober
+from neuron.text.traits.template_traits import UnknownEffortError
 from tests.text import templates
 from tests.text.chats import NEXT, USER, called, fitted, message, result, traits
 
@@ -78,14 +76,21 @@ def test_an_effort_becomes_the_nearest_accepted_value(name, settings):
         template.render([USER], variables=wanted)
 
 
-@given(effort=st.text(max_size=8))
-def test_an_unknown_effort_is_taken_as_medium(effort):
-    template = FittedTemplate(ChatTemplate(templates.LEVELS, {}), LEVEL_TRAITS)
-    settings, ignored = template.settings(effort=effort)
-    assert (settings["thinking_effort"] in {"low", "high", "max"}, ignored) == (True, ())
+@pytest.mark.parametrize("effort", ["bogus", "", " ", "High", "no"])
+@pytest.mark.parametrize("name", ["LEVELS", "TOGGLE", "BUDGET", "MODE", "VERBATIM"])
+def test_a_word_that_is_no_effort_is_refused_with_those_that_are(name, effort):
+    template = fitted(getattr(templates, name))
+    with pytest.raises(UnknownEffortError, match="none, minimal, low, medium, high, xhigh, max") as caught:
+        template.settings(effort=effort)
+    for known in caught.value.known:
+        template.render([USER], variables=template.settings(effort=known)[0])
 
 
-LEVEL_TRAITS = traits(templates.LEVELS)
+def test_a_template_that_takes_any_word_gets_it():
+    template = fitted(templates.OPEN_LEVELS)
+    assert template.settings(effort="bogus") == ({"reasoning_effort": "bogus"}, ())
+    with pytest.raises(UnknownEffortError):
+        template.settings(effort="")
 
 
 def test_verbosity_is_for_templates_that_read_it():
@@ -100,15 +105,22 @@ def test_verbosity_is_for_templates_that_read_it():
 @pytest.mark.parametrize(
     "source",
     [
-        "",
         "{{ 1 / 0 }}",
         "{{ raise_exception('never') }}",
         "{{ messages[9].x.y }}",
-        "{{ ''.__class__ }}",
         "{{ [] | first | int }}",
     ],
 )
-def test_a_template_that_takes_nothing_is_probed_all_the_same(source):
+def test_a_template_that_takes_nothing_is_refused_with_its_first_reason(source):
+    with pytest.raises(TemplateRefusedError) as of_probing:
+        traits(source)
+    with pytest.raises(TemplateRefusedError) as of_rendering:
+        ChatTemplate(source, {}).render([USER])
+    assert str(of_probing.value) == str(of_rendering.value)
+
+
+@pytest.mark.parametrize("source", ["", "{{ ''.__class__ }}"])
+def test_a_template_that_prints_nothing_is_probed_all_the_same(source):
     found = traits(source)
     assert (found.notation, found.reasoning_key, found.switches) == (None, None, ())
     assert found.num_renders < MAX_RENDERS

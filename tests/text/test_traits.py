@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerFast
 
 from neuron.text.directory import read_model_text
 from neuron.text.template import ChatTemplate
-from neuron.text.traits.fitted_template import FittedTemplate
+from neuron.text.traits.fitted_template import ArgumentsRefusedError, FittedTemplate
 from tests.stubs.model_dir import byte_tokenizer, write_model
 from tests.text import templates
 from tests.text.chats import (
@@ -198,6 +198,41 @@ def test_odd_arguments_are_rendered_and_can_be_encoded(name, arguments):
     calling = called("c")
     calling["tool_calls"][0]["function"]["arguments"] = arguments
     assert fitted(getattr(templates, name)).render([USER, calling]).text.encode()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "written"),
+    [
+        ("not json", {"arguments": "not json"}),
+        ('"text"', {"arguments": '"text"'}),
+        ('{"a":1', {"arguments": '{"a":1'}),
+        ("3", {"arguments": "3"}),
+        ("null", {}),
+        ("[]", {}),
+        (" ", {}),
+    ],
+)
+@pytest.mark.parametrize("pairs", ["c.function.arguments.items()", "c.function.arguments | items"])
+def test_arguments_cut_short_become_an_object_where_the_template_wants_one(pairs, arguments, written):
+    """Such a call comes back at every turn, so that a refusal would end the session."""
+    value = f"{{% for k, v in {pairs} %}}<arg_key>{{{{ k }}}}</arg_key><arg_value>{{{{ v }}}}</arg_value>"
+    call = f"<tool_call>{{{{ c.function.name }}}}{value}{{% endfor %}}</tool_call>"
+    template = fitted(templates.template(calls=f"{{% for c in m.tool_calls or [] %}}{call}{{% endfor %}}"))
+    calling, whole = called("c"), called("c")
+    calling["tool_calls"][0]["function"]["arguments"] = arguments
+    whole["tool_calls"][0]["function"]["arguments"] = written
+    rendered = template.render([USER, calling])
+    assert rendered.text == template.render([USER, whole]).text
+    assert "arguments-wrapped" in rendered.changes
+
+
+def test_arguments_that_fit_in_no_form_are_named():
+    template = fitted(templates.template(calls="{{ raise_exception('no calls') if m.tool_calls }}"))
+    calling = called("b", "c")
+    calling["tool_calls"][1]["function"]["arguments"] = "{"
+    with pytest.raises(ArgumentsRefusedError, match=r"is no JSON object \(no calls\)") as caught:
+        template.render([USER, calling])
+    assert caught.value.place == "messages[1].tool_calls[1].function.arguments"
 
 
 def test_calls_that_must_not_stand_together_become_successive_turns():

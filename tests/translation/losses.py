@@ -62,7 +62,6 @@ MESSAGES: dict[str, tuple[Json, Json]] = {
     ),
     "`mcp_servers`": (PLAIN, PLAIN | {"mcp_servers": [{"type": "url", "url": "https://h", "name": "s"}]}),
     "`metadata.user_id`": (PLAIN, PLAIN | {"metadata": {"user_id": "u"}}),
-    "`output_config.effort` above `high`": (PLAIN, PLAIN | {"output_config": {"effort": "max"}}),
     "`output_format`, the older name of `output_config.format`": (PLAIN, PLAIN | {"output_format": FORMAT}),
     "`service_tier`": (PLAIN, PLAIN | {"service_tier": "auto"}),
     "`speed`": (PLAIN, PLAIN | {"speed": "fast"}),

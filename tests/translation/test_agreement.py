@@ -255,6 +255,27 @@ def test_the_path_says_where():
 @pytest.mark.parametrize(
     ("good", "translate", "path"),
     [
+        (GOOD, messages.to_chat, ("tools", 0, "name")),
+        *((ASKED, responses.to_chat, ("tools", index, "name")) for index in range(3)),
+        (ASKED, responses.to_chat, ("tools", 2, "tools", 0, "name")),
+        (
+            GOOD | {"tools": [{"type": "function", "function": {"name": "f"}}]},
+            messages.to_chat,
+            ("tools", 0, "function", "name"),
+        ),
+    ],
+)
+@pytest.mark.parametrize("name", ["a b", "<f>", 'f"', "f\n", "f" * 257])
+def test_a_name_that_no_tool_can_have_is_a_400(good, translate, path, name):
+    error = refusal(translate, replaced(good, path, name))
+    assert error is not None
+    assert (error.status, error.param) == (400, written(path))
+    assert refusal(translate, replaced(good, path, "a.b:c/d-e_1")) is None
+
+
+@pytest.mark.parametrize(
+    ("good", "translate", "path"),
+    [
         (GOOD, messages.to_chat, ("tools", 0, "input_schema", "type")),
         (ASKED, responses.to_chat, ("tools", 0, "parameters", "type")),
     ],

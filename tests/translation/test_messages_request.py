@@ -231,7 +231,7 @@ FIELDS = {
         {"thinking": {"type": "disabled"}},
         {"chat_template_kwargs": {"enable_thinking": False}},
     ),
-    "effort": ({"output_config": {"effort": "max"}}, {"reasoning_effort": "high"}),
+    "effort": ({"output_config": {"effort": "max"}}, {"reasoning_effort": "max"}),
     "format": (
         {"output_config": {"format": {"type": "json_schema", "schema": SCHEMA}}},
         {

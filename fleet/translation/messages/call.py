@@ -26,6 +26,7 @@ from fleet.translation.validation import (
     reject,
     require_object,
     require_object_schema,
+    require_tool_name,
     unknown_fields,
 )
 from neuron.wire import ApiError
@@ -38,7 +39,6 @@ _counts = msgspec.json.Decoder(CountBody)
 _KNOWN = frozenset(MessagesBody.__struct_fields__) | TOLERATED
 # On this code Anthropic's SDK sends the whole conversation again, and no thread from then on.
 _NO_THREADS = "No message threads are kept here; send the whole conversation as `messages`."
-_EFFORT = {"xhigh": "high", "max": "high"}  # chat knows low, medium and high
 
 
 class ChatCall(msgspec.Struct, frozen=True):
@@ -130,7 +130,7 @@ def _reasoning(asked: CountBody) -> Json:
 def _output(config: OutputConfig, beta: OutputFormat | None) -> Json:
     fields: Json = {}
     if config.effort:
-        fields["reasoning_effort"] = _EFFORT.get(config.effort, config.effort)
+        fields["reasoning_effort"] = config.effort
     if config.format and beta:
         reject("output_format", "`output_config.format` says the same; send one of them.")
     if asked := config.format or beta:
@@ -176,6 +176,7 @@ def _choice(choice: ToolChoice, names: set[str]) -> str | Json:
 
 def _tool(tool: Tool, path: str) -> Json:
     if tool.function is not None:
+        require_tool_name(tool.function.name, f"{path}.function.name")
         return {"type": "function", "function": tool.function}
     if tool.type not in {None, "custom"}:
         reject(f"{path}.type", f"{tool.type!r} is run by Anthropic; only a client's own tools work here.")
@@ -183,7 +184,7 @@ def _tool(tool: Tool, path: str) -> Json:
         reject(f"{path}.name", "This field is required.")
     if not is_given(tool.input_schema):
         reject(f"{path}.input_schema", "This field is required.")
-    function: Json = {"name": tool.name}
+    function: Json = {"name": require_tool_name(tool.name, f"{path}.name")}
     if tool.description is not None:
         function["description"] = tool.description
     if tool.strict is not None:

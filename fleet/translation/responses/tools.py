@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 
 from fleet.translation.responses.wire import Tool, ToolChoice
-from fleet.translation.validation import is_given, reject, require_object_schema
+from fleet.translation.validation import is_given, reject, require_object_schema, require_tool_name
 
 Json = dict[str, Any]
 
@@ -89,6 +89,7 @@ def _flat(tools: Sequence[Tool]) -> Iterator[tuple[str, Tool, str | None]]:
             continue
         if not tool.name:
             reject(f"tools[{number}].name", "This field is required.")
+        require_tool_name(tool.name, f"tools[{number}].name")
         for inner, member in enumerate(tool.tools or ()):
             yield f"tools[{number}].tools[{inner}]", member, tool.name
 
@@ -98,7 +99,7 @@ def _function(tool: Tool, name: str, path: str) -> Json:
         reject(f"{path}.type", _REFUSED.get(tool.type, _HOSTED).format(tool.type))
     if not tool.name:
         reject(f"{path}.name", "This field is required.")
-    function: Json = {"name": name}
+    function: Json = {"name": require_tool_name(name, f"{path}.name")}
     if tool.description is not None:
         function["description"] = tool.description
     if tool.type == "custom":

@@ -11,6 +11,7 @@ from neuron.api.bodies.decode import decode_body, refuse_unless_neutral, require
 from neuron.api.bodies.generation import MAX_TOP_LOGPROBS, Count, Name
 from neuron.api.bodies.guided import GuidedBody, refuse_unguidable
 from neuron.api.errors import invalid
+from neuron.wire import TOOL_NAME_RULE, is_tool_name
 
 
 class ImageUrl(Struct):
@@ -200,6 +201,7 @@ def _check_continuation(request: ChatBody) -> None:
 def _check_tools(request: ChatBody) -> None:
     names = [tool.function.name for tool in request.tools or ()]
     for index, tool in enumerate(request.tools or ()):
+        _check_name(tool.function.name, f"tools[{index}].function.name")
         _check_parameters(tool.function, f"tools[{index}].function.parameters")
     if twice := next((index for index, name in enumerate(names) if name in names[:index]), None):
         param = f"tools[{twice}].function.name"
@@ -215,6 +217,15 @@ def _check_tools(request: ChatBody) -> None:
     for name, param in request.chosen_tools.items():
         if name not in names:
             raise invalid(param, f"{param}: {name!r} is not among the tools.")
+
+
+def _check_name(name: str, param: str) -> None:
+    if not is_tool_name(name):
+        raise invalid(param, f"{param}: {_shown(name)} cannot name a tool, whose name is {TOOL_NAME_RULE}.")
+
+
+def _shown(name: str) -> str:
+    return repr(name if len(name) <= 64 else f"{name[:64]}…")
 
 
 def _check_parameters(function: FunctionDefinition, param: str) -> None:

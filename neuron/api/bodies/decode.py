@@ -14,6 +14,7 @@ Body = TypeVar("Body")
 
 _PLACE = re.compile(r" - at `(?:key` in `)?\$\.?(.*)`$")
 _MISSING = re.compile(r"missing required field `(.*?)`")
+_MALFORMED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 _UNKNOWN = re.compile(r"unknown field `(.*?)`")
 
 
@@ -28,13 +29,19 @@ def decode_body(decoder: msgspec.json.Decoder[Body], body: bytes) -> Body:
         if _UNKNOWN.search(str(error)) and (rest := _without_nulls(body)):
             return decode_body(decoder, rest)
         raise _named_error(str(error)) from error
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise ApiError(400, "malformed_json", f"The body is not valid JSON: {error}.") from error
+    except _MALFORMED as error:
+        raise _malformed(error) from error
 
 
 def _without_nulls(body: bytes) -> bytes:
-    """The body without parameters that are null; empty where it has none."""
-    given = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
+    """The body without parameters that are null; empty where it has none.
+
+    Raises `ApiError` 400 when it is no JSON.
+    """
+    try:
+        given = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
+    except _MALFORMED as error:  # behind the unknown parameter
+        raise _malformed(error) from error
     kept = {name: value for name, value in given.items() if bytes(value) != b"null"}
     return msgspec.json.encode(kept) if len(kept) < len(given) else b""
 
@@ -50,6 +57,10 @@ def refuse_unless_neutral(body: Any, neutral: dict[str, tuple[Any, ...]]) -> Non
     for name, values in neutral.items():
         if getattr(body, name) not in values:
             raise unsupported(name, f"{name} is not supported.")
+
+
+def _malformed(error: Exception) -> ApiError:
+    return ApiError(400, "malformed_json", f"The body is not valid JSON: {error}.")
 
 
 def _named_error(text: str) -> ApiError:

@@ -14,7 +14,8 @@ from neuron.api.prompts.prompt import Prompt, encode
 from neuron.harness import LocalModel
 from neuron.pipe import ImageSpan
 from neuron.text.template import TemplateRefusedError
-from neuron.text.traits.fitted_template import RenderedChat
+from neuron.text.traits.fitted_template import ArgumentsRefusedError, RenderedChat
+from neuron.text.traits.template_traits import UnknownEffortError
 from neuron.wire import ApiError, prefix_marks
 
 Json = dict[str, Any]
@@ -64,8 +65,8 @@ def _render(
     """The rendered chat, and the parameters that its template has no switch for."""
     template = model.text.template_for(tools=bool(tools))
     messages = [_plain(message, f"messages[{i}]", model.id) for i, message in enumerate(body.messages)]
-    settings, ignored = template.settings(effort=body.reasoning_effort, verbosity=body.verbosity)
     try:
+        settings, ignored = template.settings(effort=body.reasoning_effort, verbosity=body.verbosity)
         rendered = template.render(
             messages,
             tools=tools,
@@ -74,9 +75,14 @@ def _render(
             add_generation_prompt=body.add_generation_prompt is not False,
             continue_final=bool(body.continue_final_message),
         )
+    except UnknownEffortError as error:
+        name = "reasoning_effort"
+        message = f"{name}: {body.reasoning_effort!r:.80} is unknown; {model.id!r} knows {error}."
+        raise invalid(name, message) from error
     except TemplateRefusedError as error:
         message = f"The chat template of {model.id!r} refuses this chat: {error}"
-        raise ApiError(400, "template_render_failed", message, param="messages") from error
+        param = error.place if isinstance(error, ArgumentsRefusedError) else "messages"
+        raise ApiError(400, "template_render_failed", message, param=param) from error
     return rendered, ignored
 
 

@@ -20,17 +20,18 @@ from neuron.text.notations.notation import Notation
 from neuron.text.notations.parser import NewId, ToolSchemas
 from neuron.text.notations.unquoted import (
     ARRAY_RULES,
+    FREE_KEY,
+    MAX_DEPTH,
     TEXT_RULES,
+    asks_nothing,
     check_choices,
     members,
     refuse_rules,
-    with_definitions,
+    written_value,
 )
-from neuron.text.notations.values import TEXT, alternatives, kinds_of
+from neuron.text.notations.values import alternatives, kinds_of
 from neuron.text.schema import Schema
 
-_MAX_DEPTH = 6  # of the values that a grammar describes
-_KEY = r"/[A-Za-z_][A-Za-z0-9_]*/"
 _SCALARS = ("boolean", "integer", "null", "number")
 
 
@@ -46,7 +47,7 @@ class GemmaNotation(Notation):
 
     def call(self, grammar: GrammarBuilder, name: str, schema: Schema) -> str:
         head = grammar.literal(f"{self.spelling.open}call:{name}")
-        arguments = _ValueGrammar(grammar, self.spelling, schema).object(schema, _MAX_DEPTH)
+        arguments = _ValueGrammar(grammar, self.spelling, schema).object(schema, MAX_DEPTH)
         return f"{head} {arguments} {grammar.literal(self.spelling.close)}"
 
 
@@ -71,7 +72,9 @@ class _ValueGrammar:
         self._root = root
 
     def object(self, schema: Schema, depth: int) -> str:
-        properties, required = members(schema, self._root)
+        properties, required, others = members(schema, self._root)
+        if others is not None:
+            return self._any_object(others, depth)
         keys = sorted(properties, key=str.lower) if self._spelling.is_typed else list(properties)
         return self._members(
             [
@@ -106,16 +109,7 @@ class _ValueGrammar:
     def _wrapped(self, schema: Any) -> str:
         """A value of any type, between quotes."""
         quote = self._spelling.quote
-        opening, closing = self._grammar.literal(quote), self._grammar.literal(quote)
-        kinds = kinds_of(schema, self._root)
-        parts = list(alternatives(schema, self._root))
-        if kinds == TEXT and (choices := next((part for part in parts if "enum" in part), None)):
-            return self._text(choices)
-        if "string" in kinds or not kinds:
-            for part in parts:
-                refuse_rules(part, TEXT_RULES | {"enum"})
-            return f"{opening} {self._grammar.anything_until(quote)}"
-        return f"{opening} {self._grammar.json(with_definitions(schema, self._root))} {closing}"
+        return f"{self._grammar.literal(quote)} {written_value(self._grammar, schema, self._root, quote)}"
 
     def _written(self, part: Schema, depth: int) -> list[str]:
         """What one alternative allows; nothing when it has only references and alternatives of its own."""
@@ -133,7 +127,7 @@ class _ValueGrammar:
         if kind == "string":
             return self._text(part)
         if kind == "object":
-            return self.object(part, depth) if _is_closed(part) else self._any_object(part, depth)
+            return self.object(part, depth)
         if kind == "array":
             refuse_rules(part, ARRAY_RULES)
             return self._array(self.value(part.get("items") or {}, depth - 1))
@@ -159,22 +153,17 @@ class _ValueGrammar:
         literal = self._grammar.literal
         return f"{literal('[')} ({item} ({literal(',')} {item})*)? {literal(']')}"
 
-    def _any_object(self, part: Schema, depth: int) -> str:
-        members(part, self._root)
-        values = part.get("additionalProperties")
+    def _any_object(self, others: Any, depth: int) -> str:
         literal = self._grammar.literal
-        value = self.value(values, depth - 1) if isinstance(values, dict) else self._anything(depth - 1)
-        member = f"{self._grammar.terminal(_KEY)} {literal(':')} {value}"
+        value = self._anything(depth - 1) if asks_nothing(others) else self.value(others, depth - 1)
+        member = f"{self._grammar.terminal(FREE_KEY)} {literal(':')} {value}"
         return f"{literal('{')} ({member} ({literal(',')} {member})*)? {literal('}')}"
 
     def _anything(self, depth: int) -> str:
+        if not self._spelling.is_typed:
+            return self._wrapped({})
         scalars = self._grammar.json({"type": list(_SCALARS)})
         found = [self._text({}), scalars]
         if depth > 1:
             found += [self._array(self._anything(min(depth - 1, 2))), self._any_object({}, min(depth - 1, 2))]
         return self._grammar.rule(" | ".join(f"({written})" for written in found))
-
-
-def _is_closed(part: Schema) -> bool:
-    """Whether only the properties that an object lists are written."""
-    return bool(part.get("properties")) or "$ref" in part or part.get("additionalProperties") is False

@@ -16,18 +16,19 @@ from neuron.text.notations.notation import Notation
 from neuron.text.notations.parser import NewId, ToolSchemas
 from neuron.text.notations.unquoted import (
     ARRAY_RULES,
-    TEXT_RULES,
-    check_choices,
+    FREE_KEY,
+    GAP,
+    MAX_DEPTH,
+    asks_nothing,
     members,
     refuse_rules,
-    with_definitions,
-    written_choice,
+    written_value,
 )
 from neuron.text.notations.values import alternatives, kinds_of
 from neuron.text.schema import Schema
 
-_GAP = r"/[ \n]{0,2}/"
-_MAX_DEPTH = 6  # of the values that a grammar describes
+# Ends of elements cannot be held to their beginnings; a name that is read as another tag is none.
+_KEY = f"{FREE_KEY} & ~/invoke|tool_call/"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,23 +38,32 @@ class MiniMaxM3Notation(Notation):
 
     def call(self, grammar: GrammarBuilder, name: str, schema: Schema) -> str:
         head, end = grammar.literal(f'{SIGN}<invoke name="{name}">'), grammar.literal(f"{SIGN}</invoke>")
-        return f"{head} {_members(grammar, schema, schema, _MAX_DEPTH)} {end} {grammar.terminal(_GAP)}"
+        return f"{head} {_members(grammar, schema, schema, MAX_DEPTH)} {end} {grammar.terminal(GAP)}"
 
     def between(self, grammar: GrammarBuilder) -> str:
         return '""'
 
     def enclose(self, grammar: GrammarBuilder, calls: str) -> str:
-        gap = grammar.terminal(_GAP)
+        gap = grammar.terminal(GAP)
         return f"{grammar.literal(OPEN)} {gap} {calls} {grammar.literal(CLOSE)}"
 
 
 def _members(grammar: GrammarBuilder, schema: Schema, root: Schema, depth: int) -> str:
-    properties, required = members(schema, root)
+    properties, required, others = members(schema, root)
     parts = []
     for name, value in properties.items():
         member = _element(grammar, name, value, root, depth)
         parts.append(member if name in required else f"({member})?")
+    if others is not None and asks_nothing(others):
+        parts.append(f"({_free_element(grammar)})*")
     return " ".join(parts) or '""'
+
+
+def _free_element(grammar: GrammarBuilder) -> str:
+    """An element with a name of the model's choice, and text."""
+    key, end = grammar.terminal(_KEY), grammar.literal(">")
+    text = grammar.anything_until(f"{SIGN}</")
+    return f"{grammar.literal(f'{SIGN}<')} {key} {end} {text} {key} {end}"
 
 
 def _element(grammar: GrammarBuilder, name: str, value: Any, root: Schema, depth: int) -> str:
@@ -64,7 +74,7 @@ def _element(grammar: GrammarBuilder, name: str, value: Any, root: Schema, depth
     parts = list(alternatives(value, root))
     kinds = kinds_of(value, root)
     if not kinds & {"object", "array"}:
-        return f"{opening} {_leaf(grammar, value, root, closing)}"
+        return f"{opening} {written_value(grammar, value, root, closing)}"
     found = [_structure(grammar, part, root, depth) for part in parts if _is_structure(part)]
     if "string" in kinds or not found:
         raise UnenforceableSchemaError("this model writes text unquoted, which may stand for an object")
@@ -87,15 +97,3 @@ def _structure(grammar: GrammarBuilder, part: Schema, root: Schema, depth: int) 
         refuse_rules(part, ARRAY_RULES)
         found.append(f"({_element(grammar, 'item', part.get('items') or {}, root, depth - 1)})*")
     return " | ".join(f"({written})" for written in found)
-
-
-def _leaf(grammar: GrammarBuilder, value: Any, root: Schema, closing: str) -> str:
-    if kinds_of(value, root) and "string" not in kinds_of(value, root):
-        return f"{grammar.json(with_definitions(value, root))} {grammar.literal(closing)}"
-    for part in alternatives(value, root):
-        refuse_rules(part, TEXT_RULES)
-        if choices := part.get("enum"):
-            check_choices(choices, kinds_of(value, root), closing)
-            written = " | ".join(grammar.literal(written_choice(choice)) for choice in choices)
-            return f"({written}) {grammar.literal(closing)}"
-    return grammar.anything_until(closing)

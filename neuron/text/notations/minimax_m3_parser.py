@@ -179,13 +179,22 @@ class MiniMaxM3Parser(CallParser):
         if self._state == self._text:
             self._emit_text(self._held.lstrip() if self._after_call else self._held)
         elif self._state == self._elements:
-            if not self._path and not self._held.strip():
-                self._close_call()
-            self._pass(self._held)
+            self._end_elements(self._held.strip())
         elif not self._after_call:
             self._emit_malformed(self._opening + self._held)
         elif not (f"{SIGN}<").startswith(self._held.strip()) and not CLOSE.startswith(self._held.strip()):
             self._emit_text(self._held)
+
+    def _end_elements(self, held: str) -> None:
+        """What was read of a call is whole, unless the end cuts off a value or the tag of one more."""
+        if self._path:
+            self._pass(self._held)
+        elif not held or held.startswith(f"{SIGN}</"):
+            self._close_call()
+        elif _may_become_tag(held):
+            self._emit_arguments("" if self._num_parameters else "{")
+        else:
+            self._pass(held)
 
 
 def _tag_of(text: str) -> re.Match[str] | None:

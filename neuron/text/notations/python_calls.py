@@ -47,7 +47,7 @@ class PythonNotation(BlockNotation):
 
     def call(self, grammar: GrammarBuilder, name: str, schema: Schema) -> str:
         """One call. Of `schema` its properties are enforced, in their order."""
-        properties, required = members(schema, schema)
+        properties, required, _ = members(schema, schema)
         definitions: Schema = {key: schema[key] for key in ("$defs", "definitions") if key in schema}
         pairs: list[tuple[str, bool]] = []
         for key, value in properties.items():

@@ -61,6 +61,8 @@ class SectionParser(TagParser):
     def finish(self) -> list[Event]:
         raw, self._raw = self._raw, ""
         if self._section:
+            if self._section.kind == "calls":  # what began its end is no text behind the call
+                raw = raw[: len(raw) - self._layout.stops(self._section).held(raw)]
             self._hand(self._section, raw)
             self._leave(self._section)
         elif raw.strip() and not self._layout.may_go_on(raw.lstrip()):

@@ -316,9 +316,14 @@ class TagParser(CallParser):
                 self._emit_arguments("".join(self._value_text))
 
     def _end_parameters(self) -> None:
-        """Between parameters, where the ends of the call may be missing: what was read of it is whole."""
+        """Between parameters, where the ends of the call may be missing: what was read of it is whole.
+
+        It is not where the head of one more parameter is cut off: then the JSON is.
+        """
         held = self._held.strip()
-        if held == "<" or not self._reader.closing.may_become(held):
-            self._emit_text(self._held)
-        else:
+        if held and self._reader.parameter.may_become(held):
+            self._emit_arguments("" if self._num_parameters else "{")
+        elif self._reader.closing.may_become(held):
             self._close()
+        else:
+            self._emit_text(self._held)

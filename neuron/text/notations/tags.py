@@ -16,25 +16,26 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import Any
 
-from neuron.text.grammar import GrammarBuilder, UnenforceableSchemaError
+from neuron.text.grammar import GrammarBuilder
 from neuron.text.notations.notation import Notation
 from neuron.text.notations.parser import NewId, ToolSchemas
 from neuron.text.notations.tag_parser import TagParser, TagSpelling
 from neuron.text.notations.unquoted import (
-    TEXT_RULES,
-    check_choices,
+    FREE_KEY,
+    GAP,
+    asks_nothing,
     members,
-    refuse_rules,
     with_definitions,
-    written_choice,
+    written_value,
 )
-from neuron.text.notations.values import Kinds, alternatives, kinds_of
+from neuron.text.notations.values import JSON, Kinds, kinds_of
 from neuron.text.schema import Schema
 
-_GAP = r"/[ \n]{0,2}/"
 _NUMBER = "/[1-9][0-9]{0,3}/"
-_PARTS = re.compile(r"\[([^\]]*)\]|\n+|\{index\}|(?:(?!\{index\})[^\[\n])+")
+_PARTS = re.compile(r"\[([^\]]*)\]|\n+|\{(?:index|key)\}|(?:(?!\{(?:index|key)\})[^\[\n])+")
+_FIELDS = {"{index}": _NUMBER, "{key}": FREE_KEY}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,25 +48,36 @@ class TagNotation(Notation):
         return TagParser(self.spelling, new_id, tools)
 
     def call(self, grammar: GrammarBuilder, name: str, schema: Schema) -> str:
-        properties, required = members(schema, schema)
+        properties, required, others = members(schema, schema)
         parts = [spelled(grammar, self.spelling.call.replace("{name}", name))]
         for key, value in properties.items():
             parameter = self._parameter(grammar, key, value, schema)
             parts.append(parameter if key in required else f"({parameter})?")
+        if others is not None:
+            parts.append(self._free_parameters(grammar, others, schema))
         call = " ".join([*parts, spelled(grammar, self.spelling.end)])
         return call if self.spelling.holds_many else self._in_block(grammar, call)
 
     def between(self, grammar: GrammarBuilder) -> str:
-        return grammar.terminal(_GAP)
+        return grammar.terminal(GAP)
 
     def enclose(self, grammar: GrammarBuilder, calls: str) -> str:
         return self._in_block(grammar, calls) if self.spelling.holds_many else calls
 
     def _in_block(self, grammar: GrammarBuilder, calls: str) -> str:
         opening, closing = (spelled(grammar, text) for text in self.spelling.block)
-        return f"{opening} {calls} {grammar.terminal(_GAP)} {closing}"
+        return f"{opening} {calls} {grammar.terminal(GAP)} {closing}"
 
-    def _parameter(self, grammar: GrammarBuilder, key: str, value: Schema, root: Schema) -> str:
+    def _free_parameters(self, grammar: GrammarBuilder, value: Any, root: Schema) -> str:
+        """Any number of parameters with names of the model's choice."""
+        values: list[Any] = [value]
+        if self.spelling.kinds and asks_nothing(value):  # heads tell the type
+            others = [{}] if self.spelling.kinds[1] else [{"type": kind} for kind in sorted(JSON)]
+            values = [{"type": "string"}, *others]
+        written = " | ".join(self._parameter(grammar, "{key}", each, root) for each in values)
+        return f"({written})*"
+
+    def _parameter(self, grammar: GrammarBuilder, key: str, value: Any, root: Schema) -> str:
         """One parameter with its value. Text is unquoted, so only `enum` of its rules can be enforced."""
         head, _, end = self.spelling.parameter.replace("{key}", key).partition("{value}")
         closer = end.rstrip()
@@ -73,14 +85,11 @@ class TagNotation(Notation):
         kinds = kinds_of(value, root)
         word = _word(self.spelling.kinds, kinds)
         before = spelled(grammar, head.replace("{kind}", word), value_follows=True)
-        if "string" not in kinds:
-            return f"{before} {grammar.json(with_definitions(value, root))} {grammar.literal(closer)} {tail}"
-        _check_text(value, root, kinds)
-        if choices := value.get("enum"):
-            check_choices(choices, kinds, closer.strip())
-            written = " | ".join(grammar.literal(written_choice(choice)) for choice in choices)
-            return f"{before} ({written}) {grammar.literal(closer)} {tail}"
-        return f"{before} {grammar.anything_until(closer)} {tail}"
+        if self.spelling.kinds and not kinds:  # its head says that it is JSON
+            written = f"{grammar.json(with_definitions(value, root))} {grammar.literal(closer)}"
+        else:
+            written = written_value(grammar, value, root, closer)
+        return f"{before} {written} {tail}"
 
 
 def _word(words: tuple[str, str] | None, kinds: Kinds) -> str:
@@ -93,13 +102,6 @@ def _word(words: tuple[str, str] | None, kinds: Kinds) -> str:
     return "number" if kinds & {"integer", "number"} else min(kinds)
 
 
-def _check_text(value: Schema, root: Schema, kinds: Kinds) -> None:
-    for part in alternatives(value, root):
-        refuse_rules(part, TEXT_RULES)
-    if kinds & {"object", "array"}:
-        raise UnenforceableSchemaError("this model writes text unquoted, which may stand for an object")
-
-
 def spelled(grammar: GrammarBuilder, spelling: str, *, value_follows: bool = False) -> str:
     """The expression of a spelling.
 
@@ -110,8 +112,8 @@ def spelled(grammar: GrammarBuilder, spelling: str, *, value_follows: bool = Fal
         is_break = part[0].startswith("\n") and not (value_follows and part.end() == len(spelling))
         if part[1] is not None:
             parts.append(f"({spelled(grammar, part[1])})?")
-        elif is_break or part[0] == "{index}":
-            parts.append(grammar.terminal(_GAP if is_break else _NUMBER))
+        elif is_break or part[0] in _FIELDS:
+            parts.append(grammar.terminal(GAP if is_break else _FIELDS[part[0]]))
         else:
             parts.append(grammar.literal(part[0]))
     return " ".join(parts)

@@ -7,11 +7,15 @@ import re
 from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
-from neuron.text.grammar import UnenforceableSchemaError
+from neuron.text.grammar import GrammarBuilder, UnenforceableSchemaError
 from neuron.text.notations.parser import loads
-from neuron.text.notations.values import Kinds, as_json, referred
+from neuron.text.notations.values import Kinds, alternatives, as_json, kinds_of, referred
 from neuron.text.schema import Schema
 
+MAX_DEPTH = 6  # of the values that a grammar describes
+GAP = r"/[ \n]{0,2}/"
+FREE_KEY = "/[A-Za-z_][A-Za-z0-9_]{0,63}/"  # of an object that lists no properties
+_ANNOTATIONS = frozenset({"$comment", "default", "deprecated", "description", "examples", "title"})
 TEXT_RULES = frozenset({"pattern", "format", "minLength", "maxLength", "const"})
 ARRAY_RULES = frozenset({"minItems", "maxItems", "uniqueItems", "contains", "prefixItems"})
 OBJECT_RULES = frozenset({"minProperties", "maxProperties", "patternProperties", "propertyNames"})
@@ -22,10 +26,14 @@ _WRITABLE_KEY = re.compile(r'[^\s<>"]([^\n<>"]*[^\s<>"])?')
 
 
 class Members(NamedTuple):
-    """What an object consists of: its properties in their order, and the names of those it must have."""
+    """What an object consists of: its properties in their order, and the names of those it must have.
+
+    `others` is the schema of all members of an object that lists no properties; None where it has no others.
+    """
 
     properties: dict[str, Any]
     required: Collection[str]
+    others: Any = None
 
 
 def refuse_rules(schema: Schema, rules: Collection[str]) -> None:
@@ -54,7 +62,7 @@ def members(schema: Schema, root: Schema) -> Members:
     written = {key: given[key] for key in given if not _is_never(given[key]) and _WRITABLE_KEY.fullmatch(key)}
     if missing := [name for name in required if name not in written]:
         raise UnenforceableSchemaError(f"this model cannot be made to write a parameter named {missing[0]!r}")
-    return Members(written, required)
+    return Members(written, required, None if given else _others(schema))
 
 
 def check_choices(choices: Sequence[Any], kinds: Kinds, closer: str = "") -> None:
@@ -69,6 +77,39 @@ def check_choices(choices: Sequence[Any], kinds: Kinds, closer: str = "") -> Non
 
 def written_choice(choice: Any) -> str:
     return choice if isinstance(choice, str) else json.dumps(choice, ensure_ascii=False)
+
+
+def written_value(grammar: GrammarBuilder, value: Any, root: Schema, closer: str) -> str:
+    """The grammar of a value without quotes and of the `closer` behind it.
+
+    It is JSON where it cannot be text, one of its choices, or free. Raises `UnenforceableSchemaError`.
+    """
+    kinds = kinds_of(value, root)
+    if "string" not in kinds and not asks_nothing(value):
+        return f"{grammar.json(with_definitions(value, root))} {grammar.literal(closer)}"
+    if kinds & {"object", "array"}:
+        raise UnenforceableSchemaError("this model writes text unquoted, which may stand for an object")
+    parts = list(alternatives(value, root))
+    for part in parts:
+        refuse_rules(part, TEXT_RULES)
+    if choices := next((part["enum"] for part in parts if "enum" in part), None):
+        check_choices(choices, kinds, closer.strip())
+        written = " | ".join(grammar.literal(written_choice(choice)) for choice in choices)
+        return f"({written}) {grammar.literal(closer)}"
+    return grammar.anything_until(closer)
+
+
+def asks_nothing(schema: Any) -> bool:
+    """Whether any value follows the schema."""
+    return schema is True or (isinstance(schema, dict) and schema.keys() <= _ANNOTATIONS)
+
+
+def _others(schema: Schema) -> Any:
+    """The schema of members that no property names. Tools without parameters may say so by an empty list."""
+    unnamed = schema.get("additionalProperties", "properties" not in schema and "type" in schema)
+    if unnamed is True:
+        return {}
+    return unnamed if isinstance(unnamed, dict) else None
 
 
 def _is_never(schema: Any) -> bool:

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from neuron.text.template import ChatTemplate
-from neuron.text.traits.fitting import fit
+from neuron.text.template import ChatTemplate, TemplateRefusedError
+from neuron.text.traits.fitting import fit, with_object_arguments
 from neuron.text.traits.template_traits import TemplateTraits
 
 Json = dict[str, Any]
@@ -18,6 +18,14 @@ class RenderedChat(NamedTuple):
 
     text: str
     changes: tuple[str, ...] = ()
+
+
+class ArgumentsRefusedError(TemplateRefusedError):
+    """The template cannot render arguments of an earlier call that are no object; `place` is their path."""
+
+    def __init__(self, message: str, place: str) -> None:
+        super().__init__(message)
+        self.place = place
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,23 +47,40 @@ class FittedTemplate:
     ) -> RenderedChat:
         """The prompt; with `continue_final` it ends within the last message, else where a reply begins.
 
-        Raises `TemplateRefusedError`.
+        Raises `TemplateRefusedError`; `ArgumentsRefusedError` where it refuses the arguments of a call.
         """
-        fitted = fit(messages, self.traits, has_tools=bool(tools))
-        text = self.template.render(
-            fitted.messages,
-            tools=tools or ([] if self.traits.wants_tool_list else None),
-            documents=documents,
-            variables=variables,
-            add_generation_prompt=add_generation_prompt,
-            continue_final=continue_final,
-        )
-        return RenderedChat(_storable(text), fitted.changes)
+
+        def rendered(messages: Sequence[Json], *changes: str) -> RenderedChat:
+            fitted = fit(messages, self.traits, has_tools=bool(tools))
+            text = self.template.render(
+                fitted.messages,
+                tools=tools or ([] if self.traits.wants_tool_list else None),
+                documents=documents,
+                variables=variables,
+                add_generation_prompt=add_generation_prompt,
+                continue_final=continue_final,
+            )
+            return RenderedChat(_storable(text), (*changes, *fitted.changes))
+
+        try:
+            return rendered(messages)
+        except TemplateRefusedError as error:
+            messages, place = with_object_arguments(messages)
+            if place is None:
+                raise
+            refusal = ArgumentsRefusedError(f"{place} is no JSON object ({error})", place)
+        try:
+            return rendered(messages, "arguments-wrapped")
+        except TemplateRefusedError as error:
+            raise refusal from error
 
     def settings(
         self, *, effort: str | None = None, verbosity: str | None = None
     ) -> tuple[dict[str, Any], tuple[str, ...]]:
-        """The template's variables for what a request asks for, and parameters that it has no switch for."""
+        """The template's variables for what a request asks for, and parameters that it has no switch for.
+
+        Raises `UnknownEffortError`.
+        """
         found: dict[str, Any] = {}
         ignored: list[str] = []
         if effort is not None:

@@ -22,6 +22,7 @@ Json = dict[str, Any]
 Step = Callable[[list[Json], TemplateTraits], list[Json]]
 
 GAP = "\n\n"  # between texts that are joined
+TEXT_KEY = "arguments"  # holds arguments that are no object, where a template wants one
 
 
 class Fitted(NamedTuple):
@@ -32,7 +33,10 @@ class Fitted(NamedTuple):
 
 
 def fit(messages: Sequence[Json], traits: TemplateTraits, *, has_tools: bool = False) -> Fitted:
-    """The messages as a template with these traits takes them."""
+    """The messages as a template with these traits takes them.
+
+    Arguments that are no JSON object stay the text they are; `with_object_arguments` makes objects of them.
+    """
     fitted = [_in_form(message, traits) for message in messages]
     changes: list[str] = []
     for name, step in STEPS.items():
@@ -44,6 +48,25 @@ def fit(messages: Sequence[Json], traits: TemplateTraits, *, has_tools: bool = F
         fitted = [_message("system", "", traits), *fitted]
         changes.append("system-added")
     return Fitted(fitted, tuple(changes))
+
+
+def with_object_arguments(messages: Sequence[Json]) -> tuple[list[Json], str | None]:
+    """The messages with an object for arguments that are none, as a call cut short leaves them.
+
+    Text goes under one key, `TEXT_KEY`. Second comes the path of the first arguments that were none.
+    """
+    found: list[Json] = []
+    place: str | None = None
+    for i, message in enumerate(messages):
+        calls = list(message.get("tool_calls") or ())
+        for j, call in enumerate(calls):
+            function = call["function"]
+            if isinstance(_object(function.get("arguments") or {}), dict):
+                continue
+            calls[j] = call | {"function": function | {"arguments": _holding(function["arguments"])}}
+            place = place or f"messages[{i}].tool_calls[{j}].function.arguments"
+        found.append(message | {"tool_calls": calls} if calls else message)
+    return found, place
 
 
 # --- the form of one message ----------------------------------------------------------------------------
@@ -67,17 +90,28 @@ def _with_arguments(call: Json, traits: TemplateTraits) -> Json:
     arguments = function.get("arguments") or {}
     if traits.arguments == "text":
         arguments = arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
-    elif isinstance(arguments, str):
+    else:
         arguments = _object(arguments)
     return call | {"function": function | {"arguments": arguments}}
 
 
-def _object(text: str) -> Any:
+def _object(arguments: str | Json) -> str | Json:
+    """The object that the text spells; the text where it spells none."""
+    value = arguments if isinstance(arguments, dict) else _read(arguments)
+    return value if isinstance(value, dict) else arguments
+
+
+def _holding(text: str) -> Json:
+    """An object that says what the text says; an empty one where that is nothing."""
+    return {TEXT_KEY: text} if text.strip() and _read(text) not in (None, [], "") else {}
+
+
+def _read(text: str) -> Any:
+    """The JSON value; the text itself where it is none."""
     try:
-        value = json.loads(text)
+        return json.loads(text)
     except (ValueError, RecursionError):
         return text
-    return value if isinstance(value, dict) else text
 
 
 def _with_thought(message: Json, traits: TemplateTraits) -> Json:

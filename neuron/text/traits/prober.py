@@ -42,6 +42,8 @@ class Prober:
         self.template = template
         self.num_renders = 0
         self.wants_parts = False
+        self.has_rendered = False
+        self.refusal: TemplateRefusedError | None = None  # the first
         self.no_tools: list[Json] | None = None  # what stands for no tools; some templates need a list
         self._clock = clock
         self._end = clock() + MAX_SECONDS
@@ -58,14 +60,17 @@ class Prober:
             return None
         self.num_renders += 1
         try:
-            return self.template.render(
+            rendered = self.template.render(
                 [self._in_form(message) for message in messages],
                 tools=tools or self.no_tools,
                 variables={"strftime_now": _same_time} | dict(variables or {}),
                 add_generation_prompt=opens_answer,
             )
-        except TemplateRefusedError:
+        except TemplateRefusedError as error:
+            self.refusal = self.refusal or error
             return None
+        self.has_rendered = True
+        return rendered
 
     @property
     def is_over(self) -> bool:

@@ -25,7 +25,7 @@ def probe_template(
     """What the template takes, by some forty renderings, rarely more; their number and time are bounded.
 
     `hidden` are the special tokens of the tokenizer, which leave no text in an answer; `known_tokens` are
-    all of its added tokens.
+    all of its added tokens. Raises `TemplateRefusedError`, the first, when it refuses every chat.
     """
     notations = list(notations)
     known = known_thoughts(notations)
@@ -35,6 +35,8 @@ def probe_template(
     calls, form = call_traits(probe, notations, known, hidden, known_tokens)
     switches = find_switches(probe)
     thoughts = thought_traits(probe, form.round(CALL), switches, known, known_tokens)
+    if probe.refusal and not probe.has_rendered:
+        raise probe.refusal
     return TemplateTraits(**messages, **calls, **thoughts, switches=switches, num_renders=probe.num_renders)
 
 

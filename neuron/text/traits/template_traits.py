@@ -35,7 +35,16 @@ EFFORTS = {
 }
 BUDGETS = {0: 0, 1: 512, 2: 1024, 3: 4096, 4: 8192, 5: 16384, 6: -1}  # tokens by effort; -1: no limit
 MODES = frozenset({"disabled", "off", "adaptive", "auto", "enabled", "on"})  # words that no request says
+REQUESTED = ("none", "minimal", "low", "medium", "high", "xhigh", "max")  # by clients
 MEDIUM = EFFORTS["medium"]
+
+
+class UnknownEffortError(Exception):
+    """No word for an effort, neither of requests nor of the template; `known` are the words there are."""
+
+    def __init__(self, known: tuple[str, ...]) -> None:
+        super().__init__(", ".join(known))
+        self.known = known
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +60,10 @@ class Switch:
     values: tuple[str, ...] = ()
     is_open: bool = False
 
+    @property
+    def takes_any_word(self) -> bool:
+        return self.is_open and MODES.isdisjoint(self.values)
+
     def setting(self, effort: str) -> bool | int | str:
         """The accepted value nearest to an effort that a client asks for; of two equally near the higher."""
         wanted = EFFORTS.get(effort, MEDIUM)
@@ -62,7 +75,7 @@ class Switch:
             return effort
         known = [EFFORTS[value] for value in self.values]
         is_beyond = wanted >= max(known) >= EFFORTS["high"] or wanted <= min(known) <= EFFORTS["low"]
-        if self.is_open and not is_beyond and MODES.isdisjoint(self.values):
+        if self.takes_any_word and not is_beyond:
             return effort
         return min(self.values, key=lambda value: (abs(EFFORTS[value] - wanted), -EFFORTS[value]))
 
@@ -101,8 +114,23 @@ class TemplateTraits:
     def must_alternate(self) -> bool:
         return self.doubled != TURNS
 
+    @property
+    def efforts(self) -> tuple[str, ...]:
+        """The words for an effort: those of requests, and the template's own."""
+        of_template = [value for switch in self.switches for value in switch.values]
+        return tuple(dict.fromkeys([*REQUESTED, *of_template]))
+
+    def _takes_word(self, word: str) -> bool:
+        is_open = any(switch.takes_any_word for switch in self.switches)
+        return word in self.efforts or bool(is_open and word.strip())
+
     def settings(self, effort: str) -> dict[str, bool | int | str]:
-        """The variables that ask for an effort; empty when the template has no switch."""
+        """The variables that ask for an effort; empty when the template has no switch.
+
+        Raises `UnknownEffortError` for a word that is none, unless the template takes any.
+        """
+        if self.switches and effort not in EFFORTS and not self._takes_word(effort):
+            raise UnknownEffortError(self.efforts)
         has_levels = any(switch.kind != "toggle" for switch in self.switches)
         is_off = effort == "none"
         found: dict[str, bool | int | str] = {}
