@@ -10,7 +10,7 @@ from pathlib import Path
 import httpx
 from acp_testing.inprocess import Conversation
 from acp_testing.process import fold, prompt, without_user
-from hypothesis import HealthCheck, event, given, settings
+from hypothesis import HealthCheck, event, example, given, settings
 from hypothesis import strategies as st
 
 from helexa_acp.agent.modes import Mode
@@ -142,7 +142,12 @@ def cards(updates):
     return states
 
 
+TASK = {"name": "task", "arguments": json.dumps({"title": "t", "prompt": "do it"})}
+DELEGATES = (200, [{"choices": [{"delta": {"tool_calls": [{"index": 0, "function": TASK}]}}]}], False)
+
+
 @settings(max_examples=60, suppress_health_check=list(HealthCheck))
+@example(rounds=[DELEGATES, DELEGATES], mode=Mode.DEFAULT, choices=["allow_once"], cancel_at=None)
 @given(
     rounds=st.lists(ANSWERS, max_size=5),
     mode=st.sampled_from(list(Mode)),

@@ -8,6 +8,7 @@ from typing import Any
 from helexa_acp.storage.records import (
     AgentSaid,
     AssistantSaid,
+    CardBegun,
     CardDone,
     Compacted,
     HookSaid,
@@ -23,7 +24,8 @@ INTERRUPTED = "This call was interrupted before it had a result."
 def replay(records: Iterable[Record]) -> Iterator[updates.Update]:
     """Yield the updates of the records.
 
-    A card is shown in its final state, in the place of its call. A call without a card was interrupted.
+    A card is shown in its final state, in the place of its call, or where a sub-agent's began. A call without
+    a card was interrupted.
     """
     records = list(records)
     cards = {str(record.card.get("toolCallId")): record for record in records if isinstance(record, CardDone)}
@@ -34,13 +36,16 @@ def replay(records: Iterable[Record]) -> Iterator[updates.Update]:
         for item in record.items
         if item.get("type") == "call"
     }
+    placed = called | {record.card for record in records if isinstance(record, CardBegun)}
     for record in records:
         match record:
             case UserSaid(message_id, blocks):
                 yield from (updates.user_chunk(message_id, block) for block in blocks)
             case AssistantSaid(items):
                 yield from (update for item in items for update in _item(item, cards))
-            case CardDone(card) if card.get("toolCallId") not in called:
+            case CardBegun(id_) if id_ in cards and id_ not in called:
+                yield updates.tool_call(cards[id_].card)
+            case CardDone(card) if card.get("toolCallId") not in placed:
                 yield updates.tool_call(card)
             case Planned(entries):
                 yield updates.plan(entries)

@@ -22,7 +22,7 @@ from helexa_acp.agent.reply import new_id
 from helexa_acp.cancellation import CancelToken
 from helexa_acp.provider.endpoints import Endpoints, ModelChoice, UnknownModelError
 from helexa_acp.storage.log import SessionLog
-from helexa_acp.storage.records import AgentSaid, Chose, Record, Titled
+from helexa_acp.storage.records import AgentSaid, CardBegun, Chose, Record, Titled
 from helexa_acp.storage.shadow_git import ShadowGit
 from helexa_acp.storage.store import SessionStore
 from helexa_acp.storage.transcript import Transcript
@@ -142,6 +142,11 @@ class Session:
         """Send an update, unless it is of a kind that the client has not declared to understand."""
         if self.client.understands(update):
             self.client.update(self.id, update)
+
+    def begin_nested_card(self, card: updates.Update) -> None:
+        """Show a card of a sub-agent, and keep its place among the others."""
+        self.keep(CardBegun(card["toolCallId"]))
+        self.show(card)
 
     def keep(self, record: Record) -> None:
         """Write a record to the log and apply it to the transcript."""

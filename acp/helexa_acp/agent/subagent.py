@@ -109,9 +109,12 @@ class Subagent(Session):
         """Show its calls among the session's, each with the card that it belongs to."""
         match update["sessionUpdate"]:
             case "tool_call":
-                self._parent.show(self._nested(update))
+                self.begin_nested_card(update)
             case "tool_call_update" | "notice":
                 self._parent.show(update)
+
+    def begin_nested_card(self, card: updates.Update) -> None:
+        self._parent.begin_nested_card(self._nested(card))
 
     def say(self, text: str) -> None:
         """Say nothing: what concerns its context alone is not for the user."""

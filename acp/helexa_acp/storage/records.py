@@ -58,6 +58,13 @@ class Spent:
 
 
 @dataclass(frozen=True, slots=True)
+class CardBegun:
+    """A card of a sub-agent was shown. What runs at once ends in another order than it began."""
+
+    card: str  # its toolCallId
+
+
+@dataclass(frozen=True, slots=True)
 class CardDone:
     """A tool card in its final state, and the result of its call."""
 
@@ -138,6 +145,7 @@ Record = (
     | UserSaid
     | AssistantSaid
     | Spent
+    | CardBegun
     | CardDone
     | Edited
     | Checkpointed
@@ -155,6 +163,7 @@ _KINDS: dict[str, type[Any]] = {
     "user": UserSaid,
     "assistant": AssistantSaid,
     "spent": Spent,
+    "begun": CardBegun,
     "card": CardDone,
     "edited": Edited,
     "checkpoint": Checkpointed,
