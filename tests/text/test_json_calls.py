@@ -1,31 +1,19 @@
 from __future__ import annotations
 
-import itertools
 import json
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from neuron.text.events import CallArguments, CallStart, Content
-from neuron.text.notations.known import NOTATIONS
-from tests.text.splitting import merged
+from neuron.text.events import Content
+from tests.text.calls import call, read_calls
 
 TOOLS = {"f": {}, "g": {}}
 
 
 def run(name, pieces):
-    numbers = itertools.count()
-    parser = NOTATIONS[name].parser(lambda name, index: f"call_{next(numbers)}", TOOLS)
-    events = [event for piece in pieces for event in parser.feed(piece)]
-    return merged(events + parser.finish())
-
-
-def call(name="f", arguments='{"a": 1}', index=0):
-    return [
-        CallStart(index, f"call_{index}", name),
-        *([CallArguments(index, arguments)] if arguments else []),
-    ]
+    return read_calls(name, pieces, TOOLS)
 
 
 TWO = [*call(), *call("g", "{}", 1)]

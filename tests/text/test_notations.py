@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 
 import pytest
@@ -11,7 +10,8 @@ from hypothesis import strategies as st
 
 from neuron.text.events import CallArguments, CallStart, Content, ReasoningContent
 from neuron.text.notations.known import NOTATIONS
-from tests.text.splitting import cut, merged
+from tests.text.calls import call, read_calls
+from tests.text.splitting import cut
 
 TOOLS = {
     "f": {"properties": {
@@ -33,17 +33,7 @@ FRAGMENTS = {
 
 
 def run(name, pieces):
-    numbers = itertools.count()
-    parser = NOTATIONS[name].parser(lambda name, index: f"call_{next(numbers)}", TOOLS)
-    events = [event for piece in pieces for event in parser.feed(piece)]
-    return merged(events + parser.finish())
-
-
-def call(name="f", arguments='{"a": 1}', index=0):
-    return [
-        CallStart(index, f"call_{index}", name),
-        *([CallArguments(index, arguments)] if arguments else []),
-    ]
+    return read_calls(name, pieces, TOOLS)
 
 
 XML = "<tool_call>\n<function=f>\n<parameter=a>\n1\n</parameter>\n</function>\n</tool_call>"
