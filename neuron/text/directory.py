@@ -73,7 +73,8 @@ def read_model_text(directory: Path, settings: TextSettings = _NO_SETTINGS) -> M
         templates = read_templates(directory, naming, tokens, settings.chat_template)
     except (BrokenTokenizerError, BrokenTemplateError) as error:
         raise BrokenModelError(str(error)) from error
-    added = tokenizer.get_added_tokens_decoder().values()
+    added_by_id = tokenizer.get_added_tokens_decoder()
+    added = added_by_id.values()
     notations = notations_for(token.content for token in added)
     try:
         default, tool_use = (_fitted(template, tokenizer, notations, settings) for template in templates)
@@ -99,6 +100,7 @@ def read_model_text(directory: Path, settings: TextSettings = _NO_SETTINGS) -> M
         reasoning=reasoning,
         notation=notation,
         token_bytes=TokenBytes(tokenizer),
+        added_tokens={token.content: id_ for id_, token in added_by_id.items()},
     )
 
 

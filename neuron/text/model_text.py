@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from tokenizers import Tokenizer
@@ -47,6 +47,7 @@ class ModelText:
     reasoning: ReasoningMarkers | None
     notation: Notation | None
     token_bytes: TokenBytes = field(repr=False)
+    added_tokens: Mapping[str, int] = field(repr=False)  # ids by text; asking the tokenizer copies them all
     tool_template: FittedTemplate | None = None  # of chats with tools, where the model has another for them
 
     @property
@@ -65,8 +66,7 @@ class ModelText:
     @property
     def vocab_size(self) -> int:
         """One more than the largest token id, or more."""
-        added = self.tokenizer.get_added_tokens_decoder()
-        return 1 + max(self.tokenizer.get_vocab_size(), *added, *self.eos_ids)
+        return 1 + max(self.tokenizer.get_vocab_size(), *self.added_tokens.values(), *self.eos_ids)
 
     def encode(self, text: str, *, is_rendered: bool = True) -> list[int]:
         """The tokens of a prompt. Special ones are added unless a template wrote them (`is_rendered`)."""
@@ -132,9 +132,8 @@ class ModelText:
             thought = self.reasoning, self._is_opened(prompt)
         if self._tool_traits.max_calls == 1:
             constraint = replace(constraint, is_parallel=False)
-        added = {token.content: id_ for id_, token in self.tokenizer.get_added_tokens_decoder().items()}
         notation = self.notation and self.notation.answering(prompt)
-        return answer_grammar(constraint, added=added, notation=notation, thought=thought)
+        return answer_grammar(constraint, added=self.added_tokens, notation=notation, thought=thought)
 
     def text_grammar(self, content: AnswerContent) -> str:
         """The grammar of a bare completion, in Lark. Raises `UnenforceableSchemaError`."""
