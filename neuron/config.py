@@ -139,7 +139,13 @@ class NeuronConfig(Settings):
     events_interval_ms: PositiveInt = Field(
         250, description="The shortest time between two events about load"
     )
-    max_body_bytes: PositiveInt = 64 * MIB
+    allowed_hosts: list[str] = Field(
+        [], description="Names of this host, besides localhost, for its own programs without a token"
+    )
+    max_body_bytes: PositiveInt = Field(64 * MIB, description="Of a request, decompressed")
+    max_held_bytes: PositiveInt = Field(256 * MIB, description="Of all requests until they are answered")
+    head_timeout_s: PositiveFloat = Field(20.0, description="For the head of a request to arrive")
+    body_timeout_s: PositiveFloat = Field(300.0, description="For the body of a request to arrive")
     max_images: PositiveInt = Field(64, description="Images that one request may have")
     stop_grace_s: PositiveFloat = Field(
         10.0, description="The time that running answers have to end when neuron stops"

@@ -62,7 +62,15 @@ class GatewaySettings(Section):
     allowed_origins: list[Origin] = Field(
         [], description="Web pages that may read answers; `http://localhost:*` is any port"
     )
+    allowed_hosts: list[str] = Field(
+        [], description="Names of this host, besides localhost, for its own programs while there is no key"
+    )
     max_body_bytes: PositiveInt = Field(64 * MIB, description="Of a request, decompressed")
+    max_held_bytes: PositiveInt = Field(
+        256 * MIB, description="Of all requests of a worker until they are answered"
+    )
+    head_timeout_s: PositiveFloat = Field(20.0, description="For the head of a request to arrive")
+    body_timeout_s: PositiveFloat = Field(300.0, description="For the body of a request to arrive")
     compress_from_bytes: NonNegativeInt = Field(
         16_384, description="Whole answers from this size are compressed for clients that accept it; 0: none"
     )

@@ -6,9 +6,11 @@ from dataclasses import replace
 
 import pytest
 
+from cortex_site.http.locality import Locality
+from cortex_site.http.origins import Origins
 from cortex_site.http.parsed_request import ParsedRequest
 from cortex_site.http.request import Request
-from fleet.gateway.limits.keys import authorize
+from fleet.gateway.limits import keys
 from fleet.snapshot import Configuration, KeyView
 from neuron.wire import ApiError
 
@@ -20,6 +22,10 @@ def digest(secret: str) -> str:
 def request(peer="127.0.0.1", **headers) -> Request:
     raw = {name.replace("_", "-").encode(): value.encode() for name, value in headers.items()}
     return Request(ParsedRequest("POST", headers=raw), (peer, 1))
+
+
+def authorize(request: Request, configuration: Configuration, *, allow_anonymous: bool):
+    return keys.authorize(request, configuration, Locality([], Origins([])), allow_anonymous=allow_anonymous)
 
 
 KEY = KeyView("laptop", digest("sk-1"), ("small-*",))
@@ -48,6 +54,14 @@ def test_protected_mode_serves_loopback_only():
         authorize(request("192.0.2.7"), NO_KEYS, allow_anonymous=False)
     assert "allow_anonymous = true" in caught.value.message
     assert "admin" in caught.value.message
+
+
+def test_protected_mode_refuses_what_a_proxy_or_a_page_sends_from_here():
+    for headers in ({"x_forwarded_for": "192.0.2.7"}, {"origin": "https://evil.example"}):
+        with pytest.raises(ApiError) as caught:
+            authorize(request(**headers), NO_KEYS, allow_anonymous=False)
+        assert caught.value.status == 401
+        assert authorize(request(authorization="Bearer sk-1", **headers), KEYS, allow_anonymous=False) == KEY
 
 
 def test_disabling_every_key_does_not_open_the_gateway():

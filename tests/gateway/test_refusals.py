@@ -174,12 +174,16 @@ async def raw(port: int, data: bytes) -> bytes:
     ("data", "status", "code"),
     [
         (b"\x00\x01garbage\r\n\r\n", 400, "invalid_request"),
-        (b"POST http://[ HTTP/1.1\r\nhost: x\r\n\r\n", 400, "invalid_request"),
-        (b"GET /v1/nothing HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n", 404, "not_found"),
-        (b"GET /v1/messages HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n", 405, "method_not_allowed"),
-        (b"GET /v1/models HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n", 401, "invalid_api_key"),
+        (b"POST http://[ HTTP/1.1\r\nhost: a\r\n\r\n", 400, "invalid_request"),
+        (b"GET /v1/nothing HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n", 404, "not_found"),
         (
-            b"POST /v1/messages HTTP/1.1\r\nhost: x\r\ncontent-length: 999999\r\n\r\n",
+            b"GET /v1/messages HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n",
+            405,
+            "method_not_allowed",
+        ),
+        (b"GET /v1/models HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n", 401, "invalid_api_key"),
+        (
+            b"POST /v1/messages HTTP/1.1\r\nhost: a\r\ncontent-length: 999999\r\n\r\n",
             413,
             "request_too_large",
         ),
