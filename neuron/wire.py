@@ -13,12 +13,15 @@ from zlib import crc32
 
 from pydantic import BaseModel, Field
 
+from cortex_site.base.excerpt import excerpt
+
 PROTOCOL = 1
 
 ModelState = Literal["loading", "loaded", "unloading", "failed"]
 DeviceState = Literal["starting", "ready", "restarting", "failed"]
 
 MIB = 1 << 20
+MAX_MESSAGE_CHARS, MAX_PARAM_CHARS = 2_000, 200  # of an error
 
 
 class ApiError(Exception):
@@ -37,11 +40,12 @@ class ApiError(Exception):
         param: str | None = None,
         retry_after_s: int | None = None,
     ) -> None:
+        message = excerpt(message, MAX_MESSAGE_CHARS)  # it may repeat what a client sent
         super().__init__(message)
         self.status = status
         self.code = code
         self.message = message
-        self.param = param
+        self.param = excerpt(param, MAX_PARAM_CHARS) if param else param
         self.retry_after_s = retry_after_s
 
     @property
