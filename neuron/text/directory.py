@@ -101,6 +101,7 @@ def read_model_text(directory: Path, settings: TextSettings = _NO_SETTINGS) -> M
         notation=notation,
         token_bytes=TokenBytes(tokenizer),
         added_tokens={token.content: id_ for id_, token in added_by_id.items()},
+        longest_token=max(map(len, tokenizer.get_vocab()), default=1),
     )
 
 

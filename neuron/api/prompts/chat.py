@@ -33,10 +33,10 @@ async def chat_prompt(
     text = rendered.text
     spans: Sequence[ImageSpan] = ()
     if not images or model.image_token is None:
-        tokens = await encode(model, text, is_rendered=True)
+        tokens = await encode(model, text, "messages", is_rendered=True)
     else:
         text, placed = await place_images(text, images, model)
-        tokens = await encode(model, text, is_rendered=True)
+        tokens = await encode(model, text, "messages", is_rendered=True)
         spans = image_spans(tokens, placed, model.image_token)
     num_calls = sum(len(message.tool_calls or ()) for message in body.messages)
     return Prompt(text, tokens, spans, _marks(raw, len(tokens)), rendered.changes, ignored, num_calls)
