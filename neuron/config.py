@@ -111,6 +111,13 @@ class SandboxSettings(Section):
     max_waiting: PositiveInt = Field(256, description="Checks in the queue; more are refused with 503")
 
 
+class TemplateSettings(SandboxSettings):
+    """The processes in which a stranger's chat templates are compiled and rendered, likewise."""
+
+    cpu_s: PositiveInt = Field(5, description="CPU time of one chat, and up to a second more")
+    max_waiting: PositiveInt = Field(1024, description="Chats in the queue; more are refused with 503")
+
+
 class MembershipSettings(Section):
     """The fleet that this node registers itself with."""
 
@@ -157,6 +164,7 @@ class NeuronConfig(Settings):
     restart: RestartSettings = RestartSettings()
     stream: StreamSettings = StreamSettings()
     sandbox: SandboxSettings = SandboxSettings()
+    templates: TemplateSettings = TemplateSettings()
     join: MembershipSettings = MembershipSettings()
 
     @model_validator(mode="after")
