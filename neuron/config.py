@@ -116,6 +116,7 @@ class TemplateSettings(SandboxSettings):
 
     cpu_s: PositiveInt = Field(5, description="CPU time of one chat, and up to a second more")
     max_waiting: PositiveInt = Field(1024, description="Chats in the queue; more are refused with 503")
+    max_messages: PositiveInt = Field(10_000, description="Of one chat")
 
 
 class MembershipSettings(Section):

@@ -16,10 +16,10 @@ from neuron.events import Events
 from neuron.harness import Harness, HarnessContext
 from neuron.registry import Registry
 from neuron.sandbox.sandbox import Sandbox
-from neuron.sandbox.templates import Templates
 from neuron.sandbox.verdicts import Verdicts
 from neuron.supervisor.device_worker import rss_mb
 from neuron.supervisor.torch_harness import TorchHarness
+from neuron.templates import Templates
 from neuron.wire import DeviceHealth, Discovery, Health, NodeState
 
 log = logging.getLogger("neuron")

@@ -14,7 +14,7 @@ from typing import NamedTuple, Protocol
 from neuron.config import NeuronConfig
 from neuron.generation import Generation
 from neuron.pipe import ImagesProcessed, ImageToken, Submit
-from neuron.sandbox.templates import Templates
+from neuron.templates import Templates
 from neuron.text.model_text import ModelText
 from neuron.wire import DeviceHealth, DeviceInfo, Leave, ModelInfo, ModelLoad, ModelSpec
 

@@ -13,8 +13,6 @@ from zlib import crc32
 
 from pydantic import BaseModel, Field
 
-from cortex_site.base.excerpt import excerpt
-
 PROTOCOL = 1
 
 ModelState = Literal["loading", "loaded", "unloading", "failed"]
@@ -40,12 +38,13 @@ class ApiError(Exception):
         param: str | None = None,
         retry_after_s: int | None = None,
     ) -> None:
-        message = excerpt(message, MAX_MESSAGE_CHARS)  # it may repeat what a client sent
+        if len(message) > MAX_MESSAGE_CHARS:  # it repeats what a client sent
+            message = f"{message[: MAX_MESSAGE_CHARS - 500]} … {message[-500:]}"
         super().__init__(message)
         self.status = status
         self.code = code
         self.message = message
-        self.param = excerpt(param, MAX_PARAM_CHARS) if param else param
+        self.param = param[:MAX_PARAM_CHARS] if param else param
         self.retry_after_s = retry_after_s
 
     @property

@@ -21,7 +21,7 @@ from neuron.supervisor.device_worker import DeviceWorker
 from neuron.supervisor.pending import WorkerLoadError
 from neuron.supervisor.placed_model import RETRY_AFTER_S, PlacedModel, TorchModel, not_loaded
 from neuron.text.directory import BrokenModelError, FitTemplate, TextSettings, read_model_text
-from neuron.text.rendering import Refusal
+from neuron.text.rendering import TemplateRefusal
 from neuron.text.traits.fitted_template import FittedTemplate
 from neuron.wire import ApiError, Leave, ModelFailure, ModelInfo, ModelLoad, ModelSpec, ModelState
 
@@ -119,13 +119,19 @@ class TorchHarness:
             )
         except BrokenModelError as error:
             raise ApiError(422, "model_broken", str(error)) from error
+        except ApiError:
+            raise
+        except Exception as error:
+            # a stranger's files: whatever is wrong with them fails this load
+            what = f"{model.path}: its files for text cannot be read: {type(error).__name__}: {error}"
+            raise ApiError(422, "model_broken", what) from error
         model.worker = await freest(workers)
 
     def _fit_from_thread(self) -> FitTemplate:
         """A function for a thread that reads a model: templates are probed where they can be killed."""
         loop = asyncio.get_running_loop()
 
-        def fit(*template: Any) -> FittedTemplate | Refusal:
+        def fit(*template: Any) -> FittedTemplate | TemplateRefusal:
             return asyncio.run_coroutine_threadsafe(self._templates.fit(*template), loop).result()
 
         return fit

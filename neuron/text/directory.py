@@ -15,7 +15,7 @@ from neuron.text.model_text import GenerationDefaults, ModelText
 from neuron.text.notations.known import NOTATIONS, notations_for
 from neuron.text.notations.notation import Notation
 from neuron.text.reasoning import KNOWN_MARKERS, ReasoningMarkers
-from neuron.text.rendering import Refusal, fitted_template
+from neuron.text.rendering import TemplateRefusal, fitted_template
 from neuron.text.response.notation import notation_of_checkpoint
 from neuron.text.template import ChatTemplate
 from neuron.text.template_files import BrokenTemplateError, NamedTemplate, read_templates
@@ -23,7 +23,6 @@ from neuron.text.token_bytes import TokenBytes
 from neuron.text.tokenizer_file import BrokenTokenizerError, read_tokenizer
 from neuron.text.traits.fitted_template import FittedTemplate
 from neuron.text.traits.probing import known_thoughts
-from neuron.wire import ApiError
 
 Json = dict[str, Any]
 
@@ -61,7 +60,7 @@ class TextSettings:
 _NO_SETTINGS = TextSettings()
 
 
-FitTemplate = Callable[[ChatTemplate, Mapping[str, bool], str | None], FittedTemplate | Refusal]
+FitTemplate = Callable[[ChatTemplate, Mapping[str, bool], str | None], FittedTemplate | TemplateRefusal]
 
 
 def read_model_text(
@@ -69,18 +68,8 @@ def read_model_text(
 ) -> ModelText:
     """What the Hugging Face directory says about text; blocks on the disk, and while `fit` probes templates.
 
-    Raises `BrokenModelError`, whatever is wrong with a file.
+    Raises `BrokenModelError`, and whatever `fit` raises.
     """
-    try:
-        return _read_model_text(directory, settings, fit)
-    except (BrokenModelError, ApiError):  # the latter: no process is free to probe its template
-        raise
-    except Exception as error:
-        what = f"{type(error).__name__}: {error}"
-        raise BrokenModelError(f"{directory}: its files for text cannot be read: {what}") from error
-
-
-def _read_model_text(directory: Path, settings: TextSettings, fit: FitTemplate) -> ModelText:
     config = _read_json(directory / "config.json", required=True)
     generation = _read_generation(directory / "generation_config.json")
     naming = _read_json(directory / "tokenizer_config.json")
@@ -131,7 +120,7 @@ def _fitted(
     if named is None:
         return None
     found = fit(named.template, added, settings.tool_format)
-    if isinstance(found, Refusal):
+    if isinstance(found, TemplateRefusal):
         raise BrokenModelError(f"{named.place}: the chat template {found.message}")
     return found
 

@@ -16,7 +16,7 @@ from neuron.text.traits.probing import probe_template
 Json = dict[str, Any]
 
 
-class Refusal(NamedTuple):
+class TemplateRefusal(NamedTuple):
     """Why a template cannot be used, or not for this chat; `place` is the path of the argument at fault."""
 
     message: str
@@ -25,7 +25,7 @@ class Refusal(NamedTuple):
 
 def fitted_template(
     template: ChatTemplate, added: Mapping[str, bool], tool_format: str | None = None
-) -> FittedTemplate | Refusal:
+) -> FittedTemplate | TemplateRefusal:
     """Return the template with what probing finds out, or why it renders no chat.
 
     `added` are the tokenizer's added tokens, and whether each is special. With a `tool_format` its calls are
@@ -41,22 +41,24 @@ def fitted_template(
             known_tokens=added.keys(),
         )
     except TemplateSyntaxError as error:
-        return Refusal(f"line {error.lineno}: {error.message}")
+        return TemplateRefusal(f"line {error.lineno}: {error.message}")
     except RecursionError:
-        return Refusal("is nested too deeply")
+        return TemplateRefusal("is nested too deeply")
     except TemplateRefusedError as error:
-        return Refusal(f"renders no chat: {error}")
+        return TemplateRefusal(f"renders no chat: {error}")
     return FittedTemplate(template, traits if tool_format is None else replace(traits, notation=tool_format))
 
 
-def render(template: FittedTemplate, messages: Sequence[Json], **options: Any) -> RenderedChat | Refusal:
+def render(
+    template: FittedTemplate, messages: Sequence[Json], **options: Any
+) -> RenderedChat | TemplateRefusal:
     """Return the rendered chat, or why the template refuses it; for options see `FittedTemplate.render`."""
     try:
         return template.render(messages, **options)
     except ArgumentsRefusedError as error:
-        return Refusal(str(error), error.place)
+        return TemplateRefusal(str(error), error.place)
     except TemplateRefusedError as error:
-        return Refusal(str(error))
+        return TemplateRefusal(str(error))
 
 
 def ready() -> None:

@@ -307,3 +307,11 @@ async def test_a_text_far_beyond_the_context_is_not_read_to_its_end(neuron, path
     assert (answer.status_code, error["code"], error["param"]) == (400, "context_length_exceeded", param)
     least = int(error["message"].partition("at least ")[2].partition(" ")[0])
     assert 4096 < least < len(str(body)) - 1000
+
+
+async def test_a_chat_of_very_many_messages_is_refused(neuron):
+    messages = [{"role": "user", "content": "x"}] * 10_001
+    answer = await neuron.http.post("/v1/chat/completions", json={"model": "m", "messages": messages})
+    error = answer.json()["error"]
+    assert (answer.status_code, error["code"], error["param"]) == (400, "too_many_messages", "messages")
+    assert "10000" in error["message"]

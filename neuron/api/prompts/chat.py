@@ -13,8 +13,8 @@ from neuron.api.prompts.images import chat_images, image_spans, place_images
 from neuron.api.prompts.prompt import Prompt, encode
 from neuron.harness import LocalModel
 from neuron.pipe import ImageSpan
-from neuron.sandbox.templates import Templates
-from neuron.text.rendering import Refusal
+from neuron.templates import Templates
+from neuron.text.rendering import TemplateRefusal
 from neuron.text.traits.fitted_template import RenderedChat
 from neuron.text.traits.template_traits import UnknownEffortError
 from neuron.wire import ApiError, prefix_marks
@@ -71,6 +71,9 @@ async def _render(
     body: ChatBody, model: LocalModel, tools: list[Json] | None, renderer: ChatRenderer
 ) -> tuple[RenderedChat, tuple[str, ...]]:
     """The rendered chat, and the parameters that its template has no switch for."""
+    if len(body.messages) > (limit := renderer.templates.max_messages):
+        message = f"messages: {len(body.messages)} are too many; a chat may have {limit}."
+        raise ApiError(400, "too_many_messages", message, param="messages")
     template = model.text.template_for(tools=bool(tools))
     messages = [_plain(message, f"messages[{i}]", model.id) for i, message in enumerate(body.messages)]
     try:
@@ -89,7 +92,7 @@ async def _render(
         add_generation_prompt=body.add_generation_prompt is not False,
         continue_final=bool(body.continue_final_message),
     )
-    if isinstance(rendered, Refusal):
+    if isinstance(rendered, TemplateRefusal):
         message = f"The chat template of {model.id!r} refuses this chat: {rendered.message}"
         raise ApiError(400, "template_render_failed", message, param=rendered.place or "messages")
     return rendered, ignored

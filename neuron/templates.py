@@ -10,7 +10,7 @@ from neuron.config import TemplateSettings
 from neuron.sandbox.process import CallLimitError
 from neuron.sandbox.sandbox import CallError, Sandbox
 from neuron.text import rendering
-from neuron.text.rendering import Refusal
+from neuron.text.rendering import TemplateRefusal
 from neuron.text.template import ChatTemplate
 from neuron.text.traits.fitted_template import FittedTemplate, RenderedChat
 
@@ -27,6 +27,7 @@ class Templates:
     """
 
     def __init__(self, settings: TemplateSettings) -> None:
+        self.max_messages = settings.max_messages
         self._num_processes = settings.processes
         self._sandbox = Sandbox(settings, max_calls=MAX_CALLS)
         self._calls: set[asyncio.Task[Any]] = set()
@@ -37,18 +38,18 @@ class Templates:
 
     async def fit(
         self, template: ChatTemplate, added: Mapping[str, bool], tool_format: str | None
-    ) -> FittedTemplate | Refusal:
+    ) -> FittedTemplate | TemplateRefusal:
         """What `rendering.fitted_template` returns. Raises `ApiError` 503."""
-        fitted: FittedTemplate | Refusal = await self._run(
+        fitted: FittedTemplate | TemplateRefusal = await self._run(
             "", rendering.fitted_template, template, added, tool_format
         )
         return fitted
 
     async def render(
         self, principal: str, template: FittedTemplate, messages: Sequence[dict[str, Any]], **options: Any
-    ) -> RenderedChat | Refusal:
+    ) -> RenderedChat | TemplateRefusal:
         """What `rendering.render` returns. Raises `ApiError` 503."""
-        rendered: RenderedChat | Refusal = await self._run(
+        rendered: RenderedChat | TemplateRefusal = await self._run(
             principal, rendering.render, template, messages, **options
         )
         return rendered
@@ -64,12 +65,12 @@ class Templates:
         return await asyncio.shield(call)
 
     @staticmethod
-    async def _call(running: Coroutine[Any, Any, T]) -> T | Refusal:
+    async def _call(running: Coroutine[Any, Any, T]) -> T | TemplateRefusal:
         try:
             return await running
         except CallLimitError as error:
-            return Refusal(f"it takes {error}")
+            return TemplateRefusal(f"it takes {error}")
         except CallError as error:
-            return Refusal(str(error))
+            return TemplateRefusal(str(error))
         except RecursionError:
-            return Refusal("the chat is nested too deeply")
+            return TemplateRefusal("the chat is nested too deeply")
