@@ -28,7 +28,7 @@ class SdpaAttention:
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def _group(self, group: AttentionGroup, layer: int, flat: Tensor, params: AttentionParams) -> Tensor:
-        pages, mask = group.pages_and_mask(params.window, params.chunk, flat.dtype)
+        pages, mask = group.pages_and_mask(params.window, params.chunk, flat.dtype, params.prompt)
         keys, values = self._cache.gather(layer, pages, group.rows)
         query = flat[group.start : group.end].view(group.rows, group.width, *flat.shape[1:]).transpose(1, 2)
         kernel = _sdpa if params.is_softmax else _eager

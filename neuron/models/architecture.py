@@ -53,7 +53,8 @@ TESTED_FAMILIES = (
 # images.
 TESTED_VISION_FAMILIES = ("idefics3", "llava")
 
-_RUNNABLE_LAYERS = {"full_attention", "sliding_attention", "chunked_attention"} | STATE_LAYERS | SILENT_LAYERS
+_LOCAL_LAYERS = {"sliding_attention", "chunked_attention", "reference_sliding_attention"}
+_RUNNABLE_LAYERS = {"full_attention"} | _LOCAL_LAYERS | STATE_LAYERS | SILENT_LAYERS
 _OTHER_HEADS = re.compile(r"For(Sequence|Token)Classification$|ForQuestionAnswering$")
 _DEFAULT_CONTEXT = 4096  # tokens, for a model that names no limit
 

@@ -39,6 +39,7 @@ class TransformersDecoder:
         self._model = model
         self._spans = probe.attention.spans
         self.layers = probe.attention.layers
+        self.prompt_rule = probe.prompt_rule
         self._first_position = probe.first_position
         self.states: Mapping[StateName, StateShape] = probe.states.shapes if probe.states else {}
         self._cache_argument = cache_argument(model) if probe.states else None
@@ -117,7 +118,7 @@ def load_decoder(checkpoint: Checkpoint, options: LoadOptions, *, fused: bool = 
 
         vision = load_vision(model, checkpoint.path)
     decoder: AnyDecoder | None = None
-    if fused and not probe.first_position:
+    if fused and not (probe.first_position or probe.prompt_rule):
         decoder = fuse_decoder(
             model, text_config, probe.attention, vocab_size=probe.vocab_size, context=context
         )
@@ -132,5 +133,5 @@ def load_decoder(checkpoint: Checkpoint, options: LoadOptions, *, fused: bool = 
 
 
 def _attention(name: str, config: Any) -> str | dict[str, str]:
-    """Return the attention of each part of a model: `name` for its text, for others what transformers takes."""
+    """Return the attention of each part of a model: `name` for its text, elsewhere transformers' choice."""
     return {"": name, "text_config": name} if "text_config" in config.sub_configs else name

@@ -26,6 +26,7 @@ from neuron.device.state_pool import StateName, StateShape
 from neuron.models.attention_interface import AttentionProbe
 from neuron.models.image_input import ImageProcessor
 from neuron.models.linear import PackedLinear, activation_dtype, pack_linear
+from neuron.step import PromptRule
 
 FAMILIES = frozenset({"llama", "mistral", "qwen2", "qwen3"})
 _STATIC_ROPES = frozenset({"default", "linear", "llama3", "yarn"})  # the same for sequences of every length
@@ -49,6 +50,7 @@ class FusedDecoder:
     """A `neuron.device.model.DecoderModel` with the attributes of `TransformersDecoder`."""
 
     is_capturable = True
+    prompt_rule: PromptRule | None = None
 
     def __init__(
         self, model: Any, text_config: Any, probe: AttentionProbe, *, vocab_size: int, context: int
