@@ -20,7 +20,7 @@ from neuron.models.architecture import (
 from neuron.models.attention_interface import ATTENTION_NAME, PROBE_NAME, use_spans
 from neuron.models.attribute_states import keep_states_in_cache
 from neuron.models.checkpoint import CONFIG, Checkpoint, ModelLoadError
-from neuron.models.fused_decoder import FusedDecoder, fuse_decoder, insert_image_embeddings
+from neuron.models.fused.decoder import FusedDecoder, fuse_decoder, insert_image_embeddings
 from neuron.models.image_input import ImageProcessor
 from neuron.models.probe import Probe, check_continuation, probe_model
 from neuron.models.state_interface import SlotStates, StatefulModule, cache_argument, layer_types
@@ -118,15 +118,14 @@ def load_decoder(checkpoint: Checkpoint, options: LoadOptions, *, fused: bool = 
 
         vision = load_vision(model, checkpoint.path)
     decoder: AnyDecoder | None = None
-    if fused and not (probe.first_position or probe.prompt_rule):
-        decoder = fuse_decoder(
-            model, text_config, probe.attention, vocab_size=probe.vocab_size, context=context
-        )
+    if fused:
+        decoder = fuse_decoder(model, text_config, probe, context=context)
     if decoder is None:
         decoder = TransformersDecoder(model, probe, context=context)
     if probe.needs_proof:
-        modules = [StatefulModule(module) for module in probe.states.modules] if probe.states else []
-        check_continuation(checkpoint, decoder, probe, modules)
+        modules = list(probe.states.modules) if probe.states else []
+        wrapped = [] if isinstance(decoder, FusedDecoder) else [*map(StatefulModule, modules)]
+        check_continuation(checkpoint, decoder, probe, wrapped)
     if vision:
         decoder.image_processor, decoder.vision_encoder = vision
     return decoder

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-import transformers
 from safetensors.torch import load_file, save_file
 
 from neuron.models.checkpoint import ADAPTER, CONFIG, INDEX, WEIGHTS, ModelLoadError, read_checkpoint
