@@ -22,11 +22,13 @@ from neuron.models.state_interface import SILENT_LAYERS, STATE_LAYERS, keeps_sta
 # Equal to transformers' `generate`, token for token, in tests/device/test_parity.py.
 TESTED_FAMILIES = (
     "bamba",
+    "diffllama",
     "falcon_h1",
     "gemma2",
     "gemma3_text",
     "gpt_oss",
     "granitemoehybrid",
+    "hrm_text",
     "jamba",
     "lfm2",
     "llama",
@@ -46,6 +48,9 @@ TESTED_FAMILIES = (
     "qwen3_5_text",
     "qwen3_moe",
     "qwen3_next",
+    "recurrent_gemma",
+    "zamba",
+    "zamba2",
 )
 
 # The same with images, in tests/device/test_vision.py. Other vision models have positions in more than one

@@ -18,10 +18,10 @@ from neuron.models.architecture import (
     read_config,
 )
 from neuron.models.attention_interface import ATTENTION_NAME, PROBE_NAME, use_spans
-from neuron.models.attribute_states import keep_states_in_cache
 from neuron.models.checkpoint import CONFIG, Checkpoint, ModelLoadError
 from neuron.models.fused.decoder import FusedDecoder, fuse_decoder, insert_image_embeddings
 from neuron.models.image_input import ImageProcessor
+from neuron.models.mended_layers import mend_layers
 from neuron.models.probe import Probe, check_continuation, probe_model
 from neuron.models.state_interface import SlotStates, StatefulModule, cache_argument, layer_types
 from neuron.models.weights import LoadOptions, load_weights
@@ -107,7 +107,7 @@ def load_decoder(checkpoint: Checkpoint, options: LoadOptions, *, fused: bool = 
     has_vision = options.images and config.model_type in TESTED_VISION_FAMILIES
     cls = decoder_class(checkpoint, config)
     model = load_weights(checkpoint, config, cls, options, attention=_attention(PROBE_NAME, config))
-    keep_states_in_cache(model, layer_types(text_config))
+    mend_layers(model, layer_types(text_config))
     probe = probe_model(checkpoint, model, text_config)
     model.set_attn_implementation(_attention(ATTENTION_NAME, config))
     context = context_length(text_config)
