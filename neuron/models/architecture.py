@@ -21,12 +21,16 @@ from neuron.models.state_interface import SILENT_LAYERS, STATE_LAYERS, keeps_sta
 
 # Equal to transformers' `generate`, token for token, in tests/device/test_parity.py.
 TESTED_FAMILIES = (
+    "axk2",
     "bamba",
+    "deepseek_v32",
     "falcon_h1",
     "gemma2",
     "gemma3_text",
+    "glm_moe_dsa",
     "gpt_oss",
     "granitemoehybrid",
+    "hy_v4",
     "jamba",
     "lfm2",
     "llama",
@@ -34,6 +38,7 @@ TESTED_FAMILIES = (
     "mamba",
     "mamba2",
     "minimax",
+    "minimax_m3_vl_text",
     "mistral",
     "nemotron_h",
     "olmo",
