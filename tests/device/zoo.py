@@ -57,8 +57,8 @@ _LATENT = {
     "topk_group": 1,
     "mlp_layer_types": ["dense", "sparse", "sparse"],
 }
-# With few heads many scores are 0, and positions are chosen among them by chance.
-_INDEX = {"index_topk": 8, "index_head_dim": 16, "index_n_heads": 16}
+# Among equal scores positions are chosen by chance: many are 0 with few heads, all are of a padding token.
+_INDEX = {"index_topk": 8, "index_head_dim": 16, "index_n_heads": 16, "pad_token_id": None}
 _SHARED_INDEX = _LATENT | _INDEX | {"indexer_types": ["full", "shared", "full"]}
 
 # Windows are smaller than the prompts of the tests.
