@@ -18,6 +18,7 @@ from typing import Protocol
 
 from torch import Tensor
 
+from neuron.device.selection import Selection
 from neuron.step import PromptRule
 
 
@@ -31,6 +32,7 @@ class AttentionParams:
     softcap: float | None = None
     sinks: Tensor | None = None  # (heads,): the logit of a key that holds nothing
     prompt: PromptRule | None = None  # which also lets some queries see keys of the prompt
+    selection: Selection | None = None  # what an indexer chose of the positions; None: all
 
     @property
     def is_softmax(self) -> bool:
@@ -45,7 +47,7 @@ class AttentionParams:
     @property
     def is_plain(self) -> bool:
         """Whether every kernel computes it: a softmax over all positions or a window of them."""
-        return self.is_softmax and self.chunk is None and self.prompt is None
+        return self.is_softmax and self.chunk is None and self.prompt is None and self.selection is None
 
 
 class AttentionBackend(Protocol):

@@ -17,13 +17,14 @@ from neuron.models.architecture import (
     decoder_class,
     read_config,
 )
-from neuron.models.attention_interface import ATTENTION_NAME, PROBE_NAME, use_spans
+from neuron.models.attention_interface import ATTENTION_NAME, INDEXED_NAME, PROBE_NAME, use_spans
 from neuron.models.checkpoint import CONFIG, Checkpoint, ModelLoadError
 from neuron.models.fused.decoder import FusedDecoder, fuse_decoder, insert_image_embeddings
 from neuron.models.image_input import ImageProcessor
+from neuron.models.indexer_interface import IndexedStates
 from neuron.models.mended_layers import mend_layers
 from neuron.models.probe import Probe, check_continuation, probe_model
-from neuron.models.state_interface import SlotStates, StatefulModule, cache_argument, layer_types
+from neuron.models.state_interface import StatefulModule, cache_argument, layer_types
 from neuron.models.weights import LoadOptions, load_weights
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -42,7 +43,7 @@ class TransformersDecoder:
         self.prompt_rule = probe.prompt_rule
         self._first_position = probe.first_position
         self.states: Mapping[StateName, StateShape] = probe.states.shapes if probe.states else {}
-        self._cache_argument = cache_argument(model) if probe.states else None
+        self._cache_argument = cache_argument(model) if probe.states or probe.has_indexers else None
         self.vocab_size = probe.vocab_size
         self.context = context - probe.first_position  # tokens that the model was made for
         self.num_embeddings: int = model.get_input_embeddings().num_embeddings
@@ -69,7 +70,7 @@ class TransformersDecoder:
             embedded = self._model.get_input_embeddings()(tokens)
             inputs = {"inputs_embeds": insert_image_embeddings(embedded, image_embeddings)[None]}
         if self._cache_argument:
-            inputs[self._cache_argument] = SlotStates()
+            inputs[self._cache_argument] = IndexedStates()
         self._kept = logits_indices
         with use_spans(self._spans):
             out = self._model(
@@ -109,7 +110,8 @@ def load_decoder(checkpoint: Checkpoint, options: LoadOptions, *, fused: bool = 
     model = load_weights(checkpoint, config, cls, options, attention=_attention(PROBE_NAME, config))
     mend_layers(model, layer_types(text_config))
     probe = probe_model(checkpoint, model, text_config)
-    model.set_attn_implementation(_attention(ATTENTION_NAME, config))
+    name = INDEXED_NAME if probe.has_indexers else ATTENTION_NAME
+    model.set_attn_implementation(_attention(name, config))
     context = context_length(text_config)
     vision = None
     if has_vision:
@@ -123,9 +125,8 @@ def load_decoder(checkpoint: Checkpoint, options: LoadOptions, *, fused: bool = 
     if decoder is None:
         decoder = TransformersDecoder(model, probe, context=context)
     if probe.needs_proof:
-        modules = list(probe.states.modules) if probe.states else []
-        wrapped = [] if isinstance(decoder, FusedDecoder) else [*map(StatefulModule, modules)]
-        check_continuation(checkpoint, decoder, probe, wrapped)
+        keeping = probe.states.modules if probe.states and not isinstance(decoder, FusedDecoder) else ()
+        check_continuation(checkpoint, decoder, probe, [*map(StatefulModule, keeping)])
     if vision:
         decoder.image_processor, decoder.vision_encoder = vision
     return decoder
