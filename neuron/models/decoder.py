@@ -24,7 +24,7 @@ from neuron.models.image_input import ImageProcessor
 from neuron.models.indexer_interface import IndexedStates
 from neuron.models.mended_layers import mend_layers
 from neuron.models.probe import Probe, check_continuation, probe_model
-from neuron.models.state_interface import StatefulModule, cache_argument, layer_types
+from neuron.models.state_interface import StatefulModule, cache_argument
 from neuron.models.weights import LoadOptions, load_weights
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -108,7 +108,7 @@ def load_decoder(checkpoint: Checkpoint, options: LoadOptions, *, fused: bool = 
     has_vision = options.images and config.model_type in TESTED_VISION_FAMILIES
     cls = decoder_class(checkpoint, config)
     model = load_weights(checkpoint, config, cls, options, attention=_attention(PROBE_NAME, config))
-    mend_layers(model, layer_types(text_config))
+    mend_layers(model, text_config)
     probe = probe_model(checkpoint, model, text_config)
     name = INDEXED_NAME if probe.has_indexers else ATTENTION_NAME
     model.set_attn_implementation(_attention(name, config))

@@ -2,7 +2,7 @@
 
 RecurrentGemma's blocks (Griffin, arXiv 2402.19427) remember one batch from call to call, in attributes: the
 tail of a convolution and the state of a recurrence. Zamba2's layers (arXiv 2411.15242) bound their time steps
-from below when they read a prompt, and not when they read a single token.
+from below when they read a prompt, and not when they read a single token, which `generate` does not hide.
 """
 
 from __future__ import annotations
@@ -15,15 +15,16 @@ import torch
 from torch import Tensor
 
 
-def mend_layers(model: Any, layer_types: list[str]) -> None:
-    """Change the layers in place. `layer_types` are transformers' names of their kinds."""
-    blocks = [module for module in model.modules() if hasattr(module, "conv1d_state")]
-    indices = [index for index, kind in enumerate(layer_types) if kind == "linear_attention"]
-    for block, layer in zip(blocks, indices, strict=bool(blocks)):
-        block.forward = _CachedBlock(block, layer)
-    for module in model.modules():
-        if getattr(module, "time_step_limit", (0.0,))[0] > 0.0:
-            module.in_proj.register_forward_hook(_LeastTimeStep(module))
+def mend_layers(model: Any, text_config: Any) -> None:
+    """Change the layers of a model in place, if they are of these kinds."""
+    if text_config.model_type == "recurrent_gemma":
+        for index, layer in enumerate(model.model.layers):
+            if text_config.layer_types[index] == "linear_attention":
+                layer.temporal_block.forward = _CachedBlock(layer.temporal_block, index)
+    if text_config.model_type == "zamba2":
+        for module in model.modules():
+            if hasattr(module, "time_step_limit"):
+                module.in_proj.register_forward_hook(_LeastTimeStep(module))
 
 
 class _CachedBlock:
