@@ -2,7 +2,7 @@
 
 RecurrentGemma's blocks (Griffin, arXiv 2402.19427) remember one batch from call to call, in attributes: the
 tail of a convolution and the state of a recurrence. Zamba2's layers (arXiv 2411.15242) bound their time steps
-from below when they read a prompt, and not when they read a single token, which `generate` does not hide.
+from below when they read a prompt, and not when they read a single token.
 """
 
 from __future__ import annotations
