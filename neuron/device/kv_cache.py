@@ -1,8 +1,8 @@
 """The tensors of a paged KV cache, and the page table that says which pages hold each slot's tokens.
 
-A layer has two tensors of shape (num_pages + 1, page_size, kv_heads, head_dim). A page is contiguous, so a
-sequence is gathered by copying whole pages. The engine decides which page is whose; here a slot is a row of
-`PageTable`.
+A layer has two tensors of shape (num_pages + 1, page_size, kv_heads, head_dim), or one where its values are
+its keys. A page is contiguous, so a sequence is gathered by copying whole pages. The engine decides which
+page is whose; here a slot is a row of `PageTable`.
 """
 
 from __future__ import annotations
@@ -26,10 +26,11 @@ class KVShape:
     kv_heads: int
     key_dim: int
     value_dim: int
+    values_are_keys: bool = False  # and stored once
 
     @property
     def values_per_token(self) -> int:
-        return self.kv_heads * (self.key_dim + self.value_dim)
+        return self.kv_heads * (self.key_dim + (0 if self.values_are_keys else self.value_dim))
 
 
 def bytes_per_token(layers: Mapping[int, KVShape], dtype: torch.dtype) -> int:
@@ -55,12 +56,17 @@ class KVCache:
         self.shape = shape
         self.num_bytes = bytes_per_token(layers, dtype) * (shape.num_pages + 1) * shape.page_size
         self._keys = {index: pool(layer.kv_heads, layer.key_dim) for index, layer in layers.items()}
-        self._values = {index: pool(layer.kv_heads, layer.value_dim) for index, layer in layers.items()}
+        self._values = {
+            index: self._keys[index] if layer.values_are_keys else pool(layer.kv_heads, layer.value_dim)
+            for index, layer in layers.items()
+        }
 
     def write(self, layer: int, locations: Tensor, key: Tensor, value: Tensor) -> None:
         """Store `key` and `value`, each (tokens, kv_heads, dim). A location is page * page_size + offset."""
-        self._keys[layer].flatten(0, 1).index_copy_(0, locations, key)
-        self._values[layer].flatten(0, 1).index_copy_(0, locations, value)
+        keys, values = self.pools(layer)
+        keys.flatten(0, 1).index_copy_(0, locations, key)
+        if values is not keys:
+            values.flatten(0, 1).index_copy_(0, locations, value)
 
     def pools(self, layer: int) -> tuple[Tensor, Tensor]:
         """Return keys and values of all pages, each (num_pages + 1, page_size, kv_heads, dim)."""
@@ -68,17 +74,14 @@ class KVCache:
 
     def gather(self, layer: int, pages: Pages, rows: int) -> tuple[Tensor, Tensor]:
         """Return keys and values, each (rows, kv_heads, tokens, dim), of `rows` page lists of one length."""
-        keys = _select(self._keys[layer], pages)
-        values = _select(self._values[layer], pages)
-        tokens = len(keys) // rows * self.shape.page_size
-        return (
-            keys.view(rows, tokens, *keys.shape[2:]).transpose(1, 2),
-            values.view(rows, tokens, *values.shape[2:]).transpose(1, 2),
-        )
+        keys, values = self.pools(layer)
+        gathered = _gather(keys, pages, rows)
+        return gathered, gathered if values is keys else _gather(values, pages, rows)
 
 
-def _select(pool: Tensor, pages: Pages) -> Tensor:
-    return pool[pages] if isinstance(pages, slice) else pool.index_select(0, pages)
+def _gather(pool: Tensor, pages: Pages, rows: int) -> Tensor:
+    found = pool[pages] if isinstance(pages, slice) else pool.index_select(0, pages)
+    return found.view(rows, -1, *pool.shape[2:]).transpose(1, 2)
 
 
 def allocate_zeros(shape: tuple[int, ...], *, dtype: torch.dtype, device: torch.device) -> Tensor:

@@ -20,6 +20,7 @@ from neuron.models.attention_interface import ATTENTION_NAME, PROBE_NAME, use_sp
 from neuron.models.checkpoint import CONFIG, Checkpoint, ModelLoadError
 from neuron.models.fused_decoder import FusedDecoder, fuse_decoder, insert_image_embeddings
 from neuron.models.image_input import ImageProcessor
+from neuron.models.latent_interface import keep_latents
 from neuron.models.probe import Probe, check_continuation, probe_model
 from neuron.models.state_interface import SlotStates, StatefulModule, cache_argument
 from neuron.models.weights import LoadOptions, load_weights
@@ -94,6 +95,7 @@ def load_decoder(checkpoint: Checkpoint, options: LoadOptions, *, fused: bool = 
     cls = decoder_class(checkpoint, config)
     attention = _attention(PROBE_NAME, has_vision=has_vision)
     model = load_weights(checkpoint, config, cls, options, attention=attention)
+    keep_latents(model)
     probe = probe_model(checkpoint, model, text_config)
     model.set_attn_implementation(_attention(ATTENTION_NAME, has_vision=has_vision))
     context = context_length(text_config)
