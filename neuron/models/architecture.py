@@ -51,6 +51,7 @@ TESTED_FAMILIES = (
     "qwen3_5_text",
     "qwen3_moe",
     "qwen3_next",
+    "youtu",
 )
 
 # The same with images, in tests/device/test_vision.py. Other vision models have positions in more than one

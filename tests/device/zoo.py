@@ -101,6 +101,7 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
         },
     ),
     "minicpm3": ("MiniCPM3Config", _LATENT),
+    "youtu": ("YoutuConfig", _LATENT),
     "kimi_linear": (
         "KimiLinearConfig",
         _LATENT
