@@ -19,6 +19,7 @@ from typing import Protocol
 from torch import Tensor
 
 from neuron.device.latent import LatentProjection
+from neuron.device.selection import Selection
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +32,7 @@ class AttentionParams:
     softcap: float | None = None
     sinks: Tensor | None = None  # (heads,): the logit of a key that holds nothing
     latent: LatentProjection | None = None  # what is cached is a latent: one head, whose values are its keys
+    selection: Selection | None = None  # what an indexer chose of the positions; None: all
 
     @property
     def is_softmax(self) -> bool:
@@ -45,7 +47,7 @@ class AttentionParams:
     @property
     def is_plain(self) -> bool:
         """Whether every kernel computes it: a softmax over all positions or a window of them."""
-        return self.is_softmax and self.chunk is None
+        return self.is_softmax and self.chunk is None and self.selection is None
 
 
 class AttentionBackend(Protocol):

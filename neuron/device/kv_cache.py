@@ -27,10 +27,12 @@ class KVShape:
     key_dim: int
     value_dim: int
     values_are_keys: bool = False  # and stored once
+    index_dim: int = 0  # of an index key, which an indexer of the layer scores; 0: it has none
 
     @property
     def values_per_token(self) -> int:
-        return self.kv_heads * (self.key_dim + (0 if self.values_are_keys else self.value_dim))
+        value_dim = 0 if self.values_are_keys else self.value_dim
+        return self.kv_heads * (self.key_dim + value_dim) + self.index_dim
 
 
 def bytes_per_token(layers: Mapping[int, KVShape], dtype: torch.dtype) -> int:
@@ -48,10 +50,8 @@ class KVCache:
     def __init__(
         self, layers: Mapping[int, KVShape], shape: CacheShape, *, dtype: torch.dtype, device: torch.device
     ) -> None:
-        def pool(heads: int, dim: int) -> Tensor:
-            return allocate_zeros(
-                (shape.num_pages + 1, shape.page_size, heads, dim), dtype=dtype, device=device
-            )
+        def pool(*dims: int) -> Tensor:
+            return allocate_zeros((shape.num_pages + 1, shape.page_size, *dims), dtype=dtype, device=device)
 
         self.shape = shape
         self.num_bytes = bytes_per_token(layers, dtype) * (shape.num_pages + 1) * shape.page_size
@@ -59,6 +59,9 @@ class KVCache:
         self._values = {
             index: self._keys[index] if layer.values_are_keys else pool(layer.kv_heads, layer.value_dim)
             for index, layer in layers.items()
+        }
+        self._index_keys = {
+            index: pool(layer.index_dim) for index, layer in layers.items() if layer.index_dim
         }
 
     def write(self, layer: int, locations: Tensor, key: Tensor, value: Tensor) -> None:
@@ -78,10 +81,23 @@ class KVCache:
         gathered = _gather(keys, pages, rows)
         return gathered, gathered if values is keys else _gather(values, pages, rows)
 
+    def write_index(self, layer: int, locations: Tensor, keys: Tensor) -> None:
+        """Store index keys, (tokens, dim), at the locations of `write`."""
+        pool = self._index_keys[layer]
+        pool.flatten(0, 1).index_copy_(0, locations, keys.to(pool.dtype))
+
+    def gather_index(self, layer: int, pages: Pages, rows: int) -> Tensor:
+        """Return the index keys, (rows, tokens, dim), of `rows` page lists of one length."""
+        keys = _select(self._index_keys[layer], pages)
+        return keys.reshape(rows, -1, keys.shape[-1])
+
 
 def _gather(pool: Tensor, pages: Pages, rows: int) -> Tensor:
-    found = pool[pages] if isinstance(pages, slice) else pool.index_select(0, pages)
-    return found.view(rows, -1, *pool.shape[2:]).transpose(1, 2)
+    return _select(pool, pages).view(rows, -1, *pool.shape[2:]).transpose(1, 2)
+
+
+def _select(pool: Tensor, pages: Pages) -> Tensor:
+    return pool[pages] if isinstance(pages, slice) else pool.index_select(0, pages)
 
 
 def allocate_zeros(shape: tuple[int, ...], *, dtype: torch.dtype, device: torch.device) -> Tensor:

@@ -45,13 +45,6 @@ SHAPES: list[tuple[str, dict[str, Any]]] = [
     ("qwen2", WINDOWS),
     ("qwen3", {}),
     ("qwen3", WINDOWS | {"attention_bias": True}),
-    ("deepseek_v2", {"first_k_dense_replace": 3, "rope_parameters": YARN}),
-    ("deepseek_v2", {"first_k_dense_replace": 3, "q_lora_rank": 24}),
-    ("deepseek_v3", {"first_k_dense_replace": 3}),
-    (
-        "deepseek_v3",
-        {"first_k_dense_replace": 3, "q_lora_rank": None, "attention_bias": True, "rope_interleave": False},
-    ),
     ("youtu", {}),
 ]
 PROMPTS = {number: prompt(number, length) for number, length in enumerate((1, 5, 30, 61))}

@@ -47,6 +47,7 @@ _LATENT = {
     "n_group": 1,
     "topk_group": 1,
     "moe_intermediate_size": 32,
+    "mlp_layer_types": ["dense", "sparse", "sparse"],
 }
 _HYBRID = {"layer_types": ["linear_attention", "full_attention", "linear_attention"]}
 _MAMBA = {"mamba_n_heads": 4, "mamba_d_head": 32, "mamba_d_state": 8}
@@ -56,6 +57,10 @@ _DELTA = _HYBRID | {
     "linear_key_head_dim": 16,
     "linear_value_head_dim": 16,
 }
+
+# Among equal scores positions are chosen by chance: many are 0 with few heads, all are of a padding token.
+_INDEX = {"index_topk": 8, "index_head_dim": 16, "index_n_heads": 16, "pad_token_id": None}
+_SHARED_INDEX = _LATENT | _INDEX | {"indexer_types": ["full", "shared", "full"]}
 
 # Windows are smaller than the prompts of the tests.
 FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
@@ -109,6 +114,24 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
             "layer_types": ["linear_attention", "full_attention", "linear_attention"],
             "linear_num_heads": 4,
             "linear_head_dim": 16,
+        },
+    ),
+    # Queries of these attend to the positions that an indexer chooses, fewer than the prompts have.
+    "deepseek_v32": ("DeepseekV32Config", _LATENT | _INDEX),
+    "glm_moe_dsa": ("GlmMoeDsaConfig", _SHARED_INDEX),
+    "axk2": ("AXK2Config", _LATENT | _INDEX | {"n_group": None, "topk_group": None}),
+    "hy_v4": ("HYV4Config", _SHARED_INDEX),
+    "minimax_m3_vl_text": (
+        "MiniMaxM3VLTextConfig",
+        {
+            "layer_types": ["full_attention", "minimax_m3_sparse", "minimax_m3_sparse"],
+            "index_n_heads": 2,
+            "index_head_dim": 16,
+            "index_block_size": 4,
+            "index_topk_blocks": 3,
+            "num_local_experts": 4,
+            "num_experts_per_tok": 2,
+            "rotary_dim": 8,
         },
     ),
     # Layers of these keep states.
