@@ -18,6 +18,7 @@ from typing import Protocol
 
 from torch import Tensor
 
+from neuron.device.latent import LatentProjection
 from neuron.device.selection import Selection
 from neuron.step import PromptRule
 
@@ -32,6 +33,7 @@ class AttentionParams:
     softcap: float | None = None
     sinks: Tensor | None = None  # (heads,): the logit of a key that holds nothing
     prompt: PromptRule | None = None  # which also lets some queries see keys of the prompt
+    latent: LatentProjection | None = None  # what is cached is a latent: one head, whose values are its keys
     selection: Selection | None = None  # what an indexer chose of the positions; None: all
 
     @property
@@ -57,6 +59,7 @@ class AttentionBackend(Protocol):
         """Return the attention of `query`, (tokens, heads, value_dim).
 
         `query` is (tokens, heads, dim), `key` (tokens, kv_heads, dim), `value` (tokens, kv_heads, value_dim).
+        With `params.latent`, key and value are one tensor, (tokens, 1, rank + rotated).
         """
 
 
