@@ -10,6 +10,7 @@ from pydantic_settings import SettingsConfigDict
 
 from cortex_site.base.addresses import Listen, is_loopback, split_listen
 from cortex_site.base.answer_formats import ReasoningFormat, ToolFormat
+from cortex_site.base.secret import Secret
 from cortex_site.base.settings_file import Section, Settings, load
 
 MIB = 1 << 20
@@ -123,7 +124,7 @@ class MembershipSettings(Section):
     """The fleet that this node registers itself with."""
 
     url: str | None = Field(None, description="cortex's control plane: http://cortex.internal:31315")
-    token: str | None = Field(None, repr=False, description="Made by `cortex join-token` or in the admin")
+    token: Secret | None = Field(None, repr=False, description="Made by `cortex join-token` or in the admin")
     name: str | None = Field(
         None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$", description="By default this host's name"
     )
@@ -139,7 +140,7 @@ class NeuronConfig(Settings):
     public_url: str | None = Field(
         None, description="How others reach this API; by default made from `listen`"
     )
-    token: str | None = Field(None, repr=False, min_length=1, description="The secret that clients must send")
+    token: Secret | None = Field(None, repr=False, description="The secret that clients must send")
     allow_anonymous: bool = Field(False, description="Serve other machines even without a token")
     models_dir: Path | None = Field(
         None, description="A directory that holds a directory for each model, by name"

@@ -251,7 +251,9 @@ class JoinRequest(BaseModel):
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
     endpoint: str = Field(max_length=300, description="Its URL as seen from the gateways")
-    token: str = Field(min_length=16, max_length=300, description="The secret of its API")
+    token: str = Field(
+        min_length=16, max_length=300, pattern=r"^[!-~]+$", description="The secret of its API"
+    )
     protocol: int = PROTOCOL
     version: str = Field("", max_length=100)
     labels: list[str] = Field([], max_length=100, description="What models may require of a node")

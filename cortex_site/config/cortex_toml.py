@@ -22,6 +22,7 @@ from pydantic import (
 from pydantic_settings import SettingsConfigDict
 
 from cortex_site.base.addresses import Listen, Origin, is_loopback, split_listen
+from cortex_site.base.secret import Secret
 from cortex_site.base.settings_file import Section, Settings
 
 API_PORT, METRICS_PORT, ADMIN_PORT, NEURON_PORT = 31313, 31314, 31315, 13131
@@ -180,7 +181,7 @@ class NeuronEntry(Section):
     name: str = Field(min_length=1, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     kind: Literal["neuron", "openai"] = "neuron"
     endpoint: HttpUrl = Field(validation_alias=AliasChoices("endpoint", "base_url"))
-    token: str | None = Field(
+    token: Secret | None = Field(
         None,
         repr=False,
         validation_alias=AliasChoices("token", "api_key"),
