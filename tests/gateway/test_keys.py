@@ -13,6 +13,7 @@ from cortex_site.http.request import Request
 from fleet.gateway.limits import keys
 from fleet.snapshot import Configuration, KeyView
 from neuron.wire import ApiError
+from tests.gateway.conftest import MODEL
 
 
 def digest(secret: str) -> str:
@@ -84,6 +85,28 @@ async def test_key_bounds_the_models(house):
     anonymous = await house.client.post("/v1/messages", json=body)
     assert anonymous.status_code == 401
     assert anonymous.json()["error"]["type"] == "authentication_error"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"model": "large", "messages": [], "model": "%s"}',
+        b'{"model": "%s", "messages": [], "Model": "large"}',
+        b'{"model": "%s", "messages": [], "MODE\\u004c": "large"}',
+    ],
+    ids=["twice", "case", "escaped"],
+)
+async def test_a_bound_key_names_one_model_whoever_reads_the_body(house, body):
+    key = replace(KEY, models=(MODEL,))
+    house.control.change(keys={key.digest: key}, has_keys=True)
+    await house.until(lambda snapshot: snapshot.configuration.has_keys)
+    answer = await house.client.post(
+        "/v1/chat/completions", content=body % MODEL.encode(), headers={"authorization": "Bearer sk-1"}
+    )
+    assert answer.status_code == 200
+    (sent,) = house.node.requests
+    assert b"large" not in sent.body
+    assert sent.body.lower().count(b'"model"') == 1
 
 
 def test_a_disabled_key_is_known_and_forbidden():
