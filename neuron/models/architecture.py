@@ -21,9 +21,11 @@ from neuron.models.state_interface import SILENT_LAYERS, STATE_LAYERS, keeps_sta
 # Equal to transformers' `generate`, token for token, in tests/device/test_parity.py.
 TESTED_FAMILIES = (
     "bamba",
+    "dots1",
     "falcon_h1",
     "gemma2",
     "gemma3_text",
+    "glm4_moe",
     "gpt_oss",
     "granitemoehybrid",
     "jamba",
@@ -34,6 +36,7 @@ TESTED_FAMILIES = (
     "mamba2",
     "minimax",
     "mistral",
+    "mixtral",
     "nemotron_h",
     "olmo",
     "olmo2",
@@ -41,6 +44,7 @@ TESTED_FAMILIES = (
     "phi3",
     "phimoe",
     "qwen2",
+    "qwen2_moe",
     "qwen3",
     "qwen3_5_text",
     "qwen3_moe",

@@ -89,7 +89,6 @@ def _logits(loaded: Any) -> torch.Tensor:
         ("gemma2", {}),
         ("phi3", {}),
         ("olmo2", {}),
-        ("qwen3_moe", {}),
         ("llama", {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 2.0}}),
     ],
 )

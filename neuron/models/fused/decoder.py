@@ -22,12 +22,13 @@ from torch.nn.functional import embedding
 from neuron.device.kv_cache import KVShape
 from neuron.device.model import ImageEmbeddings, VisionEncoder
 from neuron.device.state_pool import StateName, StateShape
+from neuron.models.float_format import activation_dtype
 from neuron.models.fused.families import FAMILIES, Family
 from neuron.models.fused.layer_kind import ModelFacts, Residual, Step
 from neuron.models.fused.norm import Norm
 from neuron.models.fused.rotation import Rotary
 from neuron.models.image_input import ImageProcessor
-from neuron.models.linear import PackedLinear, activation_dtype, pack_linear
+from neuron.models.linear import PackedLinear, pack_linear
 from neuron.models.probe import Probe
 
 

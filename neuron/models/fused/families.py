@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from neuron.models.fused.attention import attention
-from neuron.models.fused.gated_mlp import gated_mlp
+from neuron.models.fused.experts import mlp
 from neuron.models.fused.layer_kind import Builder
 from neuron.models.fused.norm import NormBuilder, rms_norm
 from neuron.models.fused.rotation import has_static_rope
@@ -39,12 +39,21 @@ class Family:
 
 
 _ATTENTION = Part("self_attn", attention, before="input_layernorm")
-_MLP = Part("mlp", gated_mlp, before="post_attention_layernorm")
+_MLP = Part("mlp", mlp, before="post_attention_layernorm")
 _LLAMA = Family((_ATTENTION, _MLP))
 
-FAMILIES: dict[str, Family] = {
-    "llama": _LLAMA,
-    "mistral": _LLAMA,
-    "qwen2": _LLAMA,
-    "qwen3": _LLAMA,
-}
+FAMILIES: dict[str, Family] = dict.fromkeys(
+    (
+        "dots1",
+        "glm4_moe",
+        "gpt_oss",
+        "llama",
+        "mistral",
+        "mixtral",
+        "qwen2",
+        "qwen2_moe",
+        "qwen3",
+        "qwen3_moe",
+    ),
+    _LLAMA,
+)

@@ -48,6 +48,8 @@ class Rotary:
 
     def _angles(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         cos, sin = self._module(self._like, positions[None])
+        if cos.shape[-1] == self._module.inv_freq.numel():  # of one half of a head, as gpt-oss has them
+            cos, sin = torch.cat([cos, cos], -1), torch.cat([sin, sin], -1)
         return cos[0], sin[0]
 
 
