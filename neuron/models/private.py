@@ -52,15 +52,21 @@ NAMES = (
         ("(tensor, device=None, dtype=None)",),
         "neuron/models/weights.py",
     ),
+    # Of the classes of experts, which all have one.
+    PrivateName(
+        "transformers.integrations.moe:_default_apply_gate",
+        ("(self, gate_up_out)",),
+        "neuron/models/fused/experts.py",
+    ),
     PrivateName(
         "torch:ops.mkldnn._is_mkldnn_bf16_supported",
         ("mkldnn::_is_mkldnn_bf16_supported() -> bool _0",),
-        "neuron/models/linear.py",
+        "neuron/models/float_format.py",
     ),
     PrivateName(
         "torch:ops.mkldnn._reorder_linear_weight",
         ("mkldnn::_reorder_linear_weight(Tensor self, int? batch_size=None) -> Tensor Y",),
-        "neuron/models/linear.py",
+        "neuron/models/float_format.py",
     ),
     PrivateName(
         "torch:ops.mkldnn._linear_pointwise",
@@ -70,17 +76,17 @@ NAMES = (
                 "str? algorithm) -> Tensor Y"
             ),
         ),
-        "neuron/models/linear.py",
+        "neuron/models/float_format.py",
     ),
     PrivateName(
         "torch:ops.quantized.linear_prepack_fp16",
         (f"quantized::linear_prepack_fp16(Tensor W, Tensor? B=None) -> {_PACKED} W_prepack",),
-        "neuron/models/linear.py",
+        "neuron/models/float_format.py",
     ),
     PrivateName(
         "torch:ops.quantized.linear_dynamic_fp16",
         (f"quantized::linear_dynamic_fp16(Tensor X, {_PACKED} W_prepack) -> Tensor Y",),
-        "neuron/models/linear.py",
+        "neuron/models/float_format.py",
     ),
 )
 
@@ -108,6 +114,12 @@ def process_images(
         images, **options
     )
     return processed
+
+
+def experts_activation(module: Any) -> Callable[[Tensor], Tensor]:
+    """Return what a module of experts does between its two products, to (rows, up) or (rows, gate and up)."""
+    activation: Callable[[Tensor], Tensor] = module._apply_gate if module.has_gate else module.act_fn  # noqa: SLF001
+    return activation
 
 
 # --- torch ------------------------------------------------------------------------------------------------

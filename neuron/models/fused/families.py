@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from neuron.models.fused.attention import attention
-from neuron.models.fused.gated_mlp import gated_mlp
-from neuron.models.fused.latent_attention import latent_attention
+from neuron.models.fused.experts import mlp
+from neuron.models.fused.latent_attention import interleaved_latent_attention, latent_attention
 from neuron.models.fused.layer_kind import Builder
 from neuron.models.fused.norm import NormBuilder, rms_norm
 from neuron.models.fused.rotation import has_static_rope
@@ -40,14 +40,26 @@ class Family:
 
 
 _ATTENTION = Part("self_attn", attention, before="input_layernorm")
-_MLP = Part("mlp", gated_mlp, before="post_attention_layernorm")
+_MLP = Part("mlp", mlp, before="post_attention_layernorm")
 _LLAMA = Family((_ATTENTION, _MLP))
-_DEEPSEEK = Family((Part("self_attn", latent_attention, before="input_layernorm"), _MLP))
+_LATENT_ATTENTION = Part("self_attn", latent_attention, before="input_layernorm")
+_INTERLEAVED = Part("self_attn", interleaved_latent_attention, before="input_layernorm")
+_DEEPSEEK = Family((_LATENT_ATTENTION, _MLP))
 
-FAMILIES: dict[str, Family] = {
-    "llama": _LLAMA,
-    "mistral": _LLAMA,
-    "qwen2": _LLAMA,
-    "qwen3": _LLAMA,
-    "youtu": _DEEPSEEK,
-}
+FAMILIES: dict[str, Family] = dict.fromkeys(
+    (
+        "dots1",
+        "glm4_moe",
+        "gpt_oss",
+        "llama",
+        "mistral",
+        "mixtral",
+        "qwen2",
+        "qwen2_moe",
+        "qwen3",
+        "qwen3_moe",
+    ),
+    _LLAMA,
+)
+FAMILIES |= dict.fromkeys(("deepseek_v3", "glm4_moe_lite", "mistral4", "youtu"), _DEEPSEEK)
+FAMILIES["deepseek_v2"] = Family((_INTERLEAVED, _MLP))
