@@ -1,7 +1,7 @@
 """Weights as they are stored: the seam between what reads them and what multiplies by them.
 
-A `Matrix` goes from its file into its product as it is, never by way of floats. Its `Format` knows how to
-multiply by it: `float_format` is that of plain numbers.
+A `Matrix` goes from its file into its product as it is, never by way of floats. Its `MatrixFormat` knows how
+to multiply by it: `float_format` is that of plain numbers.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ Product = Callable[[Tensor], Tensor]  # (tokens, in) to (tokens, out)
 GroupedProduct = Callable[[Tensor, Groups], Tensor]  # (rows, in) to (rows, out)
 
 
-class Format(Protocol):
+class MatrixFormat(Protocol):
     """A way to store weights, and to multiply by them."""
 
     def product(self, matrix: Matrix) -> Product:
@@ -59,7 +59,7 @@ class Matrix:
     Rows are outputs: the first dimension of every block and of the bias, behind the experts' if it has one.
     """
 
-    format: Format
+    format: MatrixFormat
     blocks: tuple[Tensor, ...]
     bias: Tensor | None
     in_features: int
@@ -75,5 +75,15 @@ def stack(matrices: tuple[Matrix, ...]) -> Matrix:
     if len(matrices) == 1:
         return matrices[0]
     blocks = tuple(map(torch.cat, zip(*(matrix.blocks for matrix in matrices), strict=True)))
-    biases = [matrix.bias for matrix in matrices if matrix.bias is not None]
-    return replace(matrices[0], blocks=blocks, bias=torch.cat(biases) if biases else None)
+    return replace(matrices[0], blocks=blocks, bias=_stacked_bias(matrices))
+
+
+def _stacked_bias(matrices: tuple[Matrix, ...]) -> Tensor | None:
+    """Return all biases in a row, zeros for the matrices that have none beside others that do."""
+    found = next((matrix.bias for matrix in matrices if matrix.bias is not None), None)
+    if found is None:
+        return None
+    biases = (
+        found.new_zeros(len(matrix.blocks[0])) if matrix.bias is None else matrix.bias for matrix in matrices
+    )
+    return torch.cat(list(biases))

@@ -134,9 +134,7 @@ def onednn_multiplies(dtype: torch.dtype) -> bool:
     return dtype is torch.float32
 
 
-def onednn_linear(
-    weight: Tensor, bias: Tensor | None, rows: int | None = None
-) -> Callable[[Tensor], Tensor]:
+def onednn_linear(weight: Tensor, bias: Tensor | None, rows: int | None = None) -> Callable[[Tensor], Tensor]:
     """Return the linear map in oneDNN's own layout, by the operation that torch's compiler emits.
 
     The layout is the one that is best for as many `rows`, where it makes a difference.

@@ -13,6 +13,7 @@ from typing import Any
 
 from neuron.models.fused.attention import attention
 from neuron.models.fused.experts import mlp
+from neuron.models.fused.latent_attention import latent_attention
 from neuron.models.fused.layer_kind import Builder
 from neuron.models.fused.norm import NormBuilder, rms_norm
 from neuron.models.fused.rotation import has_static_rope
@@ -41,19 +42,18 @@ class Family:
 _ATTENTION = Part("self_attn", attention, before="input_layernorm")
 _MLP = Part("mlp", mlp, before="post_attention_layernorm")
 _LLAMA = Family((_ATTENTION, _MLP))
+_DEEPSEEK = Family((Part("self_attn", latent_attention, before="input_layernorm"), _MLP))
 
-FAMILIES: dict[str, Family] = dict.fromkeys(
-    (
-        "dots1",
-        "glm4_moe",
-        "gpt_oss",
-        "llama",
-        "mistral",
-        "mixtral",
-        "qwen2",
-        "qwen2_moe",
-        "qwen3",
-        "qwen3_moe",
-    ),
-    _LLAMA,
-)
+FAMILIES: dict[str, Family] = {
+    "dots1": _LLAMA,
+    "glm4_moe": _LLAMA,
+    "gpt_oss": _LLAMA,
+    "llama": _LLAMA,
+    "mistral": _LLAMA,
+    "mixtral": _LLAMA,
+    "qwen2": _LLAMA,
+    "qwen2_moe": _LLAMA,
+    "qwen3": _LLAMA,
+    "qwen3_moe": _LLAMA,
+    "youtu": _DEEPSEEK,
+}

@@ -47,8 +47,12 @@ class Rotary:
         return Rotation(cos.unsqueeze(1), (sin * self._sign).unsqueeze(1))
 
     def _angles(self, positions: Tensor) -> tuple[Tensor, Tensor]:
-        cos, sin = self._module(self._like, positions[None])
-        if cos.shape[-1] == self._module.inv_freq.numel():  # of one half of a head, as gpt-oss has them
+        angles = self._module(self._like, positions[None])
+        if isinstance(angles, Tensor):  # DeepSeek-V2's are complex numbers, once for both halves
+            both = torch.cat([angles[0], angles[0]], dim=-1)
+            return both.real.to(self._like), both.imag.to(self._like)
+        cos, sin = angles
+        if cos.shape[-1] == self._module.inv_freq.numel():  # gpt-oss has them once for both halves, too
             cos, sin = torch.cat([cos, cos], -1), torch.cat([sin, sin], -1)
         return cos[0], sin[0]
 
