@@ -22,7 +22,7 @@ _HALF_MAX = torch.finfo(torch.float16).max
 
 
 class FloatFormat:
-    """The `neuron.models.matrix.Format` whose one block is (out, in). Products are of `activation_dtype`."""
+    """A `neuron.models.matrix.MatrixFormat`: one block, (out, in), and products of `activation_dtype`."""
 
     def product(self, matrix: Matrix) -> Product:
         (weight,), bias = matrix.blocks, matrix.bias

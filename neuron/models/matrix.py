@@ -1,7 +1,7 @@
 """Weights as they are stored: the seam between what reads them and what multiplies by them.
 
-A `Matrix` goes from its file into its product as it is, never by way of floats. Its `Format` knows how to
-multiply by it: `float_format` is that of plain numbers.
+A `Matrix` goes from its file into its product as it is, never by way of floats. Its `MatrixFormat` knows how
+to multiply by it: `float_format` is that of plain numbers.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ Product = Callable[[Tensor], Tensor]  # (tokens, in) to (tokens, out)
 GroupedProduct = Callable[[Tensor, Groups], Tensor]  # (rows, in) to (rows, out)
 
 
-class Format(Protocol):
+class MatrixFormat(Protocol):
     """A way to store weights, and to multiply by them."""
 
     def product(self, matrix: Matrix) -> Product:
@@ -59,7 +59,7 @@ class Matrix:
     Rows are outputs: the first dimension of every block and of the bias, behind the experts' if it has one.
     """
 
-    format: Format
+    format: MatrixFormat
     blocks: tuple[Tensor, ...]
     bias: Tensor | None
     in_features: int
@@ -79,13 +79,11 @@ def stack(matrices: tuple[Matrix, ...]) -> Matrix:
 
 
 def _stacked_bias(matrices: tuple[Matrix, ...]) -> Tensor | None:
-    """Return all biases in a row, zeros of matrices that have none beside others that do."""
-    known = [matrix.bias for matrix in matrices if matrix.bias is not None]
-    if not known:
+    """Return all biases in a row, zeros for the matrices that have none beside others that do."""
+    found = next((matrix.bias for matrix in matrices if matrix.bias is not None), None)
+    if found is None:
         return None
-    return torch.cat(
-        [
-            known[0].new_zeros(len(matrix.blocks[0])) if matrix.bias is None else matrix.bias
-            for matrix in matrices
-        ]
+    biases = (
+        found.new_zeros(len(matrix.blocks[0])) if matrix.bias is None else matrix.bias for matrix in matrices
     )
+    return torch.cat(list(biases))

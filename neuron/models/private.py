@@ -134,9 +134,12 @@ def onednn_multiplies(dtype: torch.dtype) -> bool:
     return dtype is torch.float32
 
 
-def onednn_linear(weight: Tensor, bias: Tensor | None) -> Callable[[Tensor], Tensor]:
-    """Return the linear map in oneDNN's own layout, by the operation that torch's compiler emits."""
-    packed = torch.ops.mkldnn._reorder_linear_weight(weight, None)  # noqa: SLF001
+def onednn_linear(weight: Tensor, bias: Tensor | None, rows: int | None = None) -> Callable[[Tensor], Tensor]:
+    """Return the linear map in oneDNN's own layout, by the operation that torch's compiler emits.
+
+    The layout is the one that is best for as many `rows`, where it makes a difference.
+    """
+    packed = torch.ops.mkldnn._reorder_linear_weight(weight, rows)  # noqa: SLF001
     multiply = torch.ops.mkldnn._linear_pointwise  # noqa: SLF001
     return lambda x: multiply(x, packed, bias, "none", [], "")
 

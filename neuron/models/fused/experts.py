@@ -42,8 +42,8 @@ class Experts:
         groups = Groups(experts, self.up.num_experts)
         rows = x.index_select(0, order.div(chosen.shape[1], rounding_mode="floor"))
         rows = self.down(self.activation(self.up(rows, groups)), groups)
-        unsorted = torch.empty_like(rows).index_copy_(0, order, rows).view(*chosen.shape, -1)
-        return torch.bmm(weights.unsqueeze(1).float(), unsorted.float()).squeeze(1).to(x.dtype)
+        unsorted = rows.index_select(0, order.argsort()).view(*chosen.shape, -1)
+        return torch.bmm(weights.unsqueeze(1).to(rows.dtype), unsorted).squeeze(1)
 
     @property
     def is_capturable(self) -> bool:

@@ -46,20 +46,20 @@ _LATENT_ATTENTION = Part("self_attn", latent_attention, before="input_layernorm"
 _INTERLEAVED = Part("self_attn", interleaved_latent_attention, before="input_layernorm")
 _DEEPSEEK = Family((_LATENT_ATTENTION, _MLP))
 
-FAMILIES: dict[str, Family] = dict.fromkeys(
-    (
-        "dots1",
-        "glm4_moe",
-        "gpt_oss",
-        "llama",
-        "mistral",
-        "mixtral",
-        "qwen2",
-        "qwen2_moe",
-        "qwen3",
-        "qwen3_moe",
-    ),
-    _LLAMA,
-)
-FAMILIES |= dict.fromkeys(("deepseek_v3", "glm4_moe_lite", "mistral4", "youtu"), _DEEPSEEK)
-FAMILIES["deepseek_v2"] = Family((_INTERLEAVED, _MLP))
+FAMILIES: dict[str, Family] = {
+    "deepseek_v2": Family((_INTERLEAVED, _MLP)),
+    "deepseek_v3": _DEEPSEEK,
+    "dots1": _LLAMA,
+    "glm4_moe": _LLAMA,
+    "glm4_moe_lite": _DEEPSEEK,
+    "gpt_oss": _LLAMA,
+    "llama": _LLAMA,
+    "mistral": _LLAMA,
+    "mistral4": _DEEPSEEK,
+    "mixtral": _LLAMA,
+    "qwen2": _LLAMA,
+    "qwen2_moe": _LLAMA,
+    "qwen3": _LLAMA,
+    "qwen3_moe": _LLAMA,
+    "youtu": _DEEPSEEK,
+}
