@@ -58,6 +58,8 @@ class GatewaySettings(Section):
     listen: Listen = f"127.0.0.1:{API_PORT}"
     metrics_listen: Listen = f"127.0.0.1:{METRICS_PORT}"
     admin_listen: Listen = f"127.0.0.1:{ADMIN_PORT}"
+    metrics_token: Secret | None = Field(None, repr=False, description="That `/metrics` asks for; none: open")
+    open_openapi: bool = Field(True, description="`/openapi.json` needs no API key")
     workers: PositiveInt = 1
     allow_anonymous: bool = Field(False, description="Serve clients without a key, from any address")
     allowed_origins: list[Origin] = Field(

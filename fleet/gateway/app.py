@@ -90,6 +90,8 @@ def _make_api(plane: DataPlane) -> NinjaAPI:
 
     @api.get("/openapi.json", include_in_schema=False)
     async def openapi(request: Request) -> dict[str, Any]:
+        if not plane.config.gateway.open_openapi:
+            plane.authorize(request)
         return api.get_openapi_schema(path_prefix="")
 
     return api
