@@ -110,6 +110,20 @@ class AdminSettings(Section):
 
     allowed_hosts: list[str] = ["localhost", "127.0.0.1", "[::1]"]
     csrf_trusted_origins: list[str] = []
+    path_prefix: str = Field(
+        "",
+        pattern=r"^(/[A-Za-z0-9._~-]+)*$",
+        description="Such as /cortex, where a proxy has it below a path",
+    )
+    behind_tls_proxy: bool = Field(
+        False,
+        description="Scheme and address are those of X-Forwarded-Proto and -For; nothing goes without TLS",
+    )
+    hsts_s: NonNegativeInt = Field(31_536_000, description="Strict-Transport-Security, behind a TLS proxy")
+    sign_in_attempts: PositiveInt = Field(
+        10, description="Failed ones of a name from an address, then a pause"
+    )
+    sign_in_pause_s: PositiveInt = 600
 
 
 class EvictionSettings(Section):

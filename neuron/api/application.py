@@ -19,6 +19,7 @@ from cortex_site.http.bounds import RequestBounds
 from cortex_site.http.locality import Locality
 from cortex_site.http.origins import Origins
 from cortex_site.http.request import Request
+from cortex_site.http.response import Response
 from neuron.api.request import RequestLog, account, request_id
 from neuron.config import NeuronConfig
 from neuron.wire import ApiError
@@ -84,7 +85,10 @@ class NeuronApplication(Application):
         return await super().respond(request)
 
     def finish(self, request: Request, response: HttpResponseBase) -> Any:
-        for name, value in {"x-request-id": request_id(request), **account(request).headers}.items():
+        told = {"x-request-id": request_id(request), **account(request).headers}
+        if isinstance(response, Response):
+            response.headers = response.headers | told  # a new one: streams share a constant
+        for name, value in told.items():
             response.headers[name] = value
         return super().finish(request, response)
 
