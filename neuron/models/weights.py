@@ -20,6 +20,7 @@ import transformers
 from torch import Tensor
 
 from neuron.models.checkpoint import ITEM_BYTES, Checkpoint, ModelLoadError, TensorEntry, model_broken
+from neuron.models.contradiction import contradicting_count, contradicting_size, contradicting_zero
 
 OnProgress = Callable[[float], None]  # called with the fraction of bytes read, after every tensor
 
@@ -71,8 +72,8 @@ def load_weights(
         except torch.AcceleratorError:
             raise
         except Exception as error:
-            raise reader.failure or model_broken(checkpoint.path, f"cannot be loaded: {error}") from error
-    _check_complete(checkpoint, info)
+            raise reader.failure or _not_built(checkpoint, model_class, error) from error
+    _check_complete(checkpoint, model_class, info)
     if not options.allow_unexpected:
         heads_of = model if is_headless else None
         _check_expected(checkpoint, info["unexpected_keys"], heads_of)
@@ -80,12 +81,24 @@ def load_weights(
     return model.eval().requires_grad_(requires_grad=False)
 
 
-def _check_complete(checkpoint: Checkpoint, info: dict[str, Any]) -> None:
-    for name, stored, wanted in sorted(info["mismatched_keys"]):
+def _not_built(checkpoint: Checkpoint, model_class: Any, error: Exception) -> ModelLoadError:
+    if cause := contradicting_zero(checkpoint, model_class):
+        return ModelLoadError("model_broken", f"{cause}; correct it: {error}")
+    return model_broken(checkpoint.path, f"cannot be loaded: {error}")
+
+
+def _check_complete(checkpoint: Checkpoint, model_class: Any, info: dict[str, Any]) -> None:
+    if mismatched := sorted(info["mismatched_keys"]):
+        name, stored, wanted = mismatched[0]
         file = checkpoint.tensors[name].file if name in checkpoint.tensors else checkpoint.path
-        raise model_broken(file, f"{name} has shape {list(stored)} instead of {list(wanted)}")
+        shapes = {name: tuple(shape) for name, shape, _ in mismatched}
+        cause = contradicting_size(checkpoint, model_class, shapes)
+        cure = f"; {cause}; correct it" if cause else ""
+        raise model_broken(file, f"{name} has shape {list(stored)} instead of {list(wanted)}{cure}")
     if missing := sorted(name for name in info["missing_keys"] if not name.startswith("pooler.")):
-        raise model_broken(checkpoint.path, f"lacks {missing[0]} ({len(missing)} such tensors)")
+        cause = contradicting_count(checkpoint, missing[0])
+        cure = f"; {cause}; correct it" if cause else ""
+        raise model_broken(checkpoint.path, f"lacks {missing[0]} ({len(missing)} such tensors){cure}")
 
 
 def _check_expected(checkpoint: Checkpoint, unexpected: Iterable[str], headless: Any | None) -> None:
@@ -100,7 +113,8 @@ def _check_expected(checkpoint: Checkpoint, unexpected: Iterable[str], headless:
     if found:
         listed = ", ".join(found[:_MAX_LISTED]) + (", …" if len(found) > _MAX_LISTED else "")
         cause = f"has {len(found)} tensors that its configuration has no place for: {listed}"
-        cure = "correct the configuration, or set allow_unexpected_tensors under [device] to ignore them"
+        cure = contradicting_count(checkpoint, found[0]) or "correct the configuration"
+        cure += ", or set allow_unexpected_tensors under [device] to ignore them"
         raise ModelLoadError("model_unsupported", f"{checkpoint.path}: {cause}; {cure}")
 
 
