@@ -82,10 +82,17 @@ def load_weights(
 
 def _check_complete(checkpoint: Checkpoint, info: dict[str, Any]) -> None:
     for name, stored, wanted in sorted(info["mismatched_keys"]):
-        file = checkpoint.tensors[name].file if name in checkpoint.tensors else checkpoint.path
+        file = _file_of(checkpoint, name)
         raise model_broken(file, f"{name} has shape {list(stored)} instead of {list(wanted)}")
     if missing := sorted(name for name in info["missing_keys"] if not name.startswith("pooler.")):
         raise model_broken(checkpoint.path, f"lacks {missing[0]} ({len(missing)} such tensors)")
+
+
+def _file_of(checkpoint: Checkpoint, name: str) -> Path:
+    """Return where a tensor is, or the first that it is made of."""
+    module, _, _ = name.rpartition(".")
+    found = (entry.file for key, entry in checkpoint.tensors.items() if key.startswith(f"{module}."))
+    return checkpoint.tensors[name].file if name in checkpoint.tensors else next(found, checkpoint.path)
 
 
 def _check_expected(checkpoint: Checkpoint, unexpected: Iterable[str], headless: Any | None) -> None:
