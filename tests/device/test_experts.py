@@ -11,7 +11,7 @@ import torch
 from torch.nn.functional import linear
 
 from neuron.models import float_format
-from neuron.models.checkpoint import CONFIG, ModelLoadError
+from neuron.models.checkpoint import CONFIG, WEIGHTS, ModelLoadError
 from neuron.models.decoder import TransformersDecoder
 from neuron.models.float_format import FLOATS
 from neuron.models.fused.decoder import FusedDecoder
@@ -89,3 +89,27 @@ def test_a_routing_that_cannot_be_is_refused(
         decoder(tmp_path)
     assert caught.value.code == "model_broken"
     assert f"{file}: {message}" in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("family", "changes", "tensor"),
+    [
+        ("mixtral", {"num_local_experts": 6}, "model.layers.0.mlp.experts.down_proj"),
+        ("gpt_oss", {"num_local_experts": 3}, "model.layers.0.mlp.experts.down_proj"),
+        ("glm4_moe", {"n_routed_experts": 4}, "model.layers.1.mlp.experts.down_proj"),
+        ("glm4_moe", {"n_shared_experts": 2}, "model.layers.1.mlp.shared_experts.down_proj.weight"),
+        ("qwen3_moe", {"num_attention_heads": 8}, "model.layers.0.self_attn.o_proj.weight"),
+        ("qwen3_moe", {"num_key_value_heads": 1}, "model.layers.0.self_attn.k_proj.weight"),
+    ],
+)
+def test_counts_that_contradict_the_weights_are_refused(
+    family: str, changes: dict[str, Any], tensor: str, tmp_path: Path
+):
+    file = save(tmp_path, family) / CONFIG
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+    with pytest.raises(ModelLoadError) as caught:
+        decoder(tmp_path)
+    assert caught.value.code == "model_broken"
+    assert f"{tmp_path / WEIGHTS}: {tensor} has shape" in caught.value.message
+    assert f"; correct what {CONFIG} says otherwise than the weights, by " in caught.value.message
+    assert next(iter(changes)) in caught.value.message
