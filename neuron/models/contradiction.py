@@ -23,7 +23,32 @@ Shape = tuple[int, ...]
 Place = tuple[str, ...]  # of a key in a configuration
 
 _LAYERS = 4  # that are built; a whole model takes seconds
-_EXPERT_COUNTS = {"num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts"}
+_EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
+# By a part of tensors' names: the configuration's keys by which transformers makes them.
+_MADE_BY = {
+    ".indexer.": ("index_head_dim", "index_n_heads", "indexer_types", "indexer_head_dim", "indexer_n_heads"),
+    ".compressor.": ("compress_rates", "layer_types", "head_dim"),
+    ".kv_a_layernorm.": ("kv_lora_rank",),
+    ".kv_a_proj_with_mqa.": ("kv_lora_rank", "qk_rope_head_dim"),
+    ".kv_b_proj.": ("kv_lora_rank", "num_attention_heads", "qk_nope_head_dim", "v_head_dim"),
+    ".q_a_": ("q_lora_rank",),
+    ".q_b_proj.": ("q_lora_rank", "num_attention_heads", "qk_nope_head_dim", "qk_rope_head_dim"),
+    ".experts.": (*_EXPERTS, "moe_intermediate_size", "intermediate_size"),
+    ".gate.": _EXPERTS,
+    ".router.": _EXPERTS,
+    ".shared_expert": (
+        "n_shared_experts",
+        "num_shared_experts",
+        "moe_num_shared_experts",
+        "moe_intermediate_size",
+        "shared_expert_intermediate_size",
+    ),
+    ".q_proj.": ("q_lora_rank", "num_attention_heads", "head_dim"),
+    ".k_proj.": ("num_key_value_heads", "head_dim"),
+    ".v_proj.": ("num_key_value_heads", "head_dim"),
+    ".o_proj.": ("num_attention_heads", "head_dim"),
+    ".mlp.": ("intermediate_size",),
+}
 _NUMBERED = re.compile(r"(\w+)\.(\d+)\.")  # a container of modules, and the number of one in it
 
 
@@ -52,11 +77,18 @@ def contradicting_count(checkpoint: Checkpoint, name: str) -> str | None:
     stored = [found for tensor in checkpoint.tensors for found in _NUMBERED.findall(tensor)]
     for container, _ in _NUMBERED.findall(name):
         number = 1 + max((int(index) for other, index in stored if other == container), default=-1)
-        known = _EXPERT_COUNTS if container == "experts" else LAYER_COUNTS
+        known = _EXPERTS if container == "experts" else LAYER_COUNTS
         for path, value in _sizes(checkpoint.config):
             if path[-1] in known and value != number:
                 return f"{_place(checkpoint, path)} is {value}, but the weights have {number}"
     return None
+
+
+def making_keys(checkpoint: Checkpoint, name: str) -> list[str]:
+    """Return the configuration's keys by which a tensor is made, if they are known."""
+    keys = next((keys for part, keys in _MADE_BY.items() if part in name), ())
+    config = checkpoint.config.get("text_config") or checkpoint.config
+    return [key for key in keys if key in config]
 
 
 def contradicting_zero(checkpoint: Checkpoint, model_class: Any) -> str | None:

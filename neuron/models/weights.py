@@ -20,24 +20,18 @@ import transformers
 from torch import Tensor
 
 from neuron.models.checkpoint import CONFIG, ITEM_BYTES, Checkpoint, ModelLoadError, TensorEntry, model_broken
-from neuron.models.contradiction import contradicting_count, contradicting_size, contradicting_zero
+from neuron.models.contradiction import (
+    contradicting_count,
+    contradicting_size,
+    contradicting_zero,
+    making_keys,
+)
 
 OnProgress = Callable[[float], None]  # called with the fraction of bytes read, after every tensor
 
 # Causal masks, frequencies and positions, which older releases of transformers stored.
 _OLD_BUFFERS = re.compile(r"(^|\.)((attn|attention)\.(masked_)?bias|inv_freq|position_ids)$")
 _MAX_LISTED = 5  # names in an error
-# By a part of tensors' names: the configuration's keys by which transformers makes them.
-_MADE_BY = {
-    ".indexer.": ("index_head_dim", "index_n_heads", "indexer_types", "indexer_head_dim", "indexer_n_heads"),
-    ".compressor.": ("compress_rates", "layer_types", "head_dim"),
-    ".kv_a_layernorm.": ("kv_lora_rank",),
-    ".kv_a_proj_with_mqa.": ("kv_lora_rank", "qk_rope_head_dim"),
-    ".kv_b_proj.": ("kv_lora_rank", "num_attention_heads", "qk_nope_head_dim", "v_head_dim"),
-    ".q_a_": ("q_lora_rank",),
-    ".q_b_proj.": ("q_lora_rank", "num_attention_heads", "qk_nope_head_dim", "qk_rope_head_dim"),
-    ".q_proj.": ("q_lora_rank",),
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,11 +95,10 @@ def _not_built(checkpoint: Checkpoint, model_class: Any, error: Exception) -> Mo
 def _check_complete(checkpoint: Checkpoint, model_class: Any, info: dict[str, Any]) -> None:
     if mismatched := sorted(info["mismatched_keys"]):
         name, stored, wanted = mismatched[0]
-        file = checkpoint.tensors[name].file if name in checkpoint.tensors else checkpoint.path
         cause = f"{name} has shape {list(stored)} instead of {list(wanted)}"
         shapes = {name: tuple(shape) for name, shape, _ in mismatched}
         found = contradicting_size(checkpoint, model_class, shapes)
-        raise model_broken(file, cause + _cure(checkpoint, name, found))
+        raise model_broken(_file_of(checkpoint, name), cause + _cure(checkpoint, name, found))
     if missing := sorted(name for name in info["missing_keys"] if not name.startswith("pooler.")):
         cause = f"lacks {missing[0]} ({len(missing)} such tensors)"
         found = contradicting_count(checkpoint, missing[0])
@@ -116,10 +109,18 @@ def _cure(checkpoint: Checkpoint, name: str, found: str | None) -> str:
     """Return which keys of the configuration to correct: what was `found`, or those that make the tensor."""
     if found:
         return f"; {found}; correct it"
-    keys = next((keys for part, keys in _MADE_BY.items() if part in name), ())
-    config = checkpoint.config.get("text_config") or checkpoint.config
-    stated = ", ".join(key for key in keys if key in config)
+    stated = ", ".join(making_keys(checkpoint, name))
     return f"; correct what {CONFIG} says otherwise than the weights, by {stated}" if stated else ""
+
+
+def _file_of(checkpoint: Checkpoint, name: str) -> Path:
+    """Return where a tensor is; of one that is made of others, where the first of its module or layer is."""
+    while name:
+        for stored, entry in checkpoint.tensors.items():
+            if stored == name or stored.startswith(f"{name}."):
+                return entry.file
+        name = name.rpartition(".")[0]
+    return checkpoint.path
 
 
 def _check_expected(checkpoint: Checkpoint, unexpected: Iterable[str], headless: Any | None) -> None:
