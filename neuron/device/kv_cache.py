@@ -78,6 +78,14 @@ class KVCache:
             values.view(rows, tokens, *values.shape[2:]).transpose(1, 2),
         )
 
+    def gather_tokens(self, layer: int, locations: Tensor) -> tuple[Tensor, Tensor]:
+        """Return keys and values of single tokens, each (rows, kv_heads, k, dim).
+
+        Locations are (rows, heads, k): of one head for all, or of each key head.
+        """
+        keys, values = self.pools(layer)
+        return _select_tokens(keys, locations), _select_tokens(values, locations)
+
     def write_index(self, layer: int, locations: Tensor, keys: Tensor) -> None:
         """Store index keys, (tokens, dim), at the locations of `write`."""
         pool = self._index_keys[layer]
@@ -87,6 +95,13 @@ class KVCache:
         """Return the index keys, (rows, tokens, dim), of `rows` page lists of one length."""
         keys = _select(self._index_keys[layer], pages)
         return keys.reshape(rows, -1, keys.shape[-1])
+
+
+def _select_tokens(pool: Tensor, locations: Tensor) -> Tensor:
+    if locations.shape[1] == 1:
+        return pool.flatten(0, 1)[locations[:, 0]].transpose(1, 2)
+    heads = torch.arange(pool.shape[2], device=pool.device)[:, None]
+    return pool.flatten(0, 1)[locations, heads]
 
 
 def _select(pool: Tensor, pages: Pages) -> Tensor:

@@ -29,13 +29,24 @@ class SdpaAttention:
 
     def _part(self, part: int, layer: int, flat: Tensor, params: AttentionParams) -> Tensor:
         group = self._batch.groups[part]
-        pages, mask = group.pages_and_mask(params.window, params.chunk, flat.dtype)
-        if params.selection:
-            mask = params.selection.restrict(mask, part)
-        keys, values = self._cache.gather(layer, pages, group.rows)
+        keys, values, mask = self._gather(part, layer, flat.dtype, params)
         query = flat[group.start : group.end].view(group.rows, group.width, *flat.shape[1:]).transpose(1, 2)
         kernel = _sdpa if params.is_softmax else _eager
         return kernel(query, keys, values, mask, params).transpose(1, 2).flatten(0, 1)
+
+    def _gather(
+        self, part: int, layer: int, dtype: torch.dtype, params: AttentionParams
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return what the queries of a group attend to: keys, values and mask."""
+        group, selection = self._batch.groups[part], params.selection
+        kv_heads = self._cache.pools(layer)[0].shape[2]
+        if selection and selection.is_worth_gathering(part, group, kv_heads):
+            locations, mask = group.locate(selection.parts[part][:, :, 0], dtype)
+            return *self._cache.gather_tokens(layer, locations), mask
+        pages, mask = group.pages_and_mask(params.window, params.chunk, dtype)
+        if selection:
+            mask = selection.restrict(mask, part)
+        return *self._cache.gather(layer, pages, group.rows), mask
 
 
 # Below all tensors are (rows, heads, tokens, dim); key and value may have fewer heads (grouped-query

@@ -29,6 +29,11 @@ class Selection:
 
     parts: tuple[Tensor, ...]
 
+    def is_worth_gathering(self, part: int, group: AttentionGroup, kv_heads: int) -> bool:
+        """Return whether a group's queries, one a row, attend to few of their sequences' tokens."""
+        _, heads, width, count = self.parts[part].shape
+        return width == 1 and heads in {1, kv_heads} and 2 * count <= max(group.lengths)
+
     def restrict(self, mask: Tensor, part: int) -> Tensor:
         """Return the mask of a group, (rows, 1, width, tokens), that hides all else: (rows, heads, …)."""
         positions = self.parts[part]
