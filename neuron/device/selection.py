@@ -60,6 +60,10 @@ class IndexGroup:
         self._locations = locations
         self._part = rows
 
+    @property
+    def device(self) -> torch.device:
+        return self._locations.device
+
     def one_by_one(self) -> list[IndexGroup]:
         """Return a group for each row."""
         each = (range(row, row + 1) for row in self._part)

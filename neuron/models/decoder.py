@@ -111,7 +111,7 @@ def load_decoder(checkpoint: Checkpoint, options: LoadOptions, *, fused: bool = 
     if decoder is None:
         decoder = TransformersDecoder(model, probe, context=context)
     if probe.states or probe.has_indexers:
-        keeping = probe.states.modules if probe.states and not isinstance(decoder, FusedDecoder) else ()
+        keeping = probe.states.outermost if probe.states and not isinstance(decoder, FusedDecoder) else ()
         check_continuation(checkpoint, decoder, probe, [*map(StatefulModule, keeping)])
     if vision:
         decoder.image_processor, decoder.vision_encoder = vision

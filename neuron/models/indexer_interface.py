@@ -101,6 +101,18 @@ class _Layer:
         return self._cache.index.length
 
     @property
+    def indexer_position_ids(self) -> Tensor:
+        """The positions of the longest sequence, (3, 1, tokens): the model rotates by them and by its own."""
+        groups = index_groups()
+        assert groups, "set by every step"
+        longest = max(group.length for group in groups)
+        return torch.arange(longest, device=groups[0].device).expand(3, 1, -1)
+
+    @indexer_position_ids.setter
+    def indexer_position_ids(self, _: Tensor) -> None:
+        """Keep no positions: those of pages are known."""
+
+    @property
     def keys(self) -> Tensor:
         return torch.empty(self.get_seq_length(), 0)  # only asked for its size
 
@@ -136,11 +148,16 @@ class IndexerModule:
         self, cache: IndexedStates, group: IndexGroup, arguments: dict[str, Any], num_tokens: int
     ) -> Tensor:
         """Return the positions that the queries of a group attend to, (rows, heads, width, k)."""
-        own = Cut(group, slice(None), num_tokens)(arguments)
+        cut = Cut(group, slice(None), num_tokens)
+        own = cut(arguments)
         given = arguments.get("attention_mask")
         if given is not None and given.ndim > 2:  # a stand-in for the mask of the group
             mask = group.mask(arguments["hidden_states"].dtype)
             own["attention_mask"] = mask if given.ndim == 4 else mask[:, 0]
+        if rotations := [
+            each for each in arguments.get("position_embeddings", ()) if each.shape[1] > num_tokens
+        ]:
+            own["position_embeddings"] = [_whole_and_own(each, group, cut, num_tokens) for each in rotations]
         with cache.indexing(group):
             return self._positions(self._forward(**own))
 
@@ -154,6 +171,13 @@ class IndexerModule:
         offsets = torch.arange(self._block_size, device=chosen.device)
         positions = chosen.unsqueeze(-1) * self._block_size + offsets
         return positions.where(chosen.unsqueeze(-1) >= 0, -1).flatten(-2)
+
+
+def _whole_and_own(rotation: Tensor, group: IndexGroup, cut: Cut, num_tokens: int) -> Tensor:
+    """Return the rotations of a group's sequences, and after them those of its queries, of `rotation`, which has
+    those of every position and after them those of the flat batch."""
+    own: Tensor = cut(rotation[:, -num_tokens:])
+    return torch.cat([rotation[:, : group.length].expand(group.rows, -1, -1), own], dim=1)
 
 
 @torch.inference_mode()

@@ -52,6 +52,12 @@ class StateProbe(DynamicCache):
         self.modules: dict[torch.nn.Module, None] = {}
         self._running: list[torch.nn.Module] = []
 
+    @property
+    def outermost(self) -> list[torch.nn.Module]:
+        """The modules that keep states, without those that are part of another: it runs them."""
+        parts = [part for whole in self.modules for part in whole.modules() if part is not whole]
+        return [module for module in self.modules if module not in parts]
+
     @contextmanager
     def watching(self, model: torch.nn.Module) -> Iterator[None]:
         """Know inside the block which module of `model` runs."""
