@@ -18,7 +18,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-from neuron.device.selection import Selection
+from neuron.device.selection import Compressed, Selection
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +31,7 @@ class AttentionParams:
     softcap: float | None = None
     sinks: Tensor | None = None  # (heads,): the logit of a key that holds nothing
     selection: Selection | None = None  # what an indexer chose of the positions; None: all
+    compressed: Compressed | None = None  # what is attended to besides tokens
 
     @property
     def is_softmax(self) -> bool:
@@ -45,7 +46,7 @@ class AttentionParams:
     @property
     def is_plain(self) -> bool:
         """Whether every kernel computes it: a softmax over all positions or a window of them."""
-        return self.is_softmax and self.chunk is None and self.selection is None
+        return self.is_softmax and not (self.chunk or self.selection or self.compressed)
 
 
 class AttentionBackend(Protocol):

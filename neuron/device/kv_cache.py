@@ -86,14 +86,14 @@ class KVCache:
         keys, values = self.pools(layer)
         return _select_tokens(keys, locations), _select_tokens(values, locations)
 
-    def write_index(self, layer: int, locations: Tensor, keys: Tensor) -> None:
-        """Store index keys, (tokens, dim), at the locations of `write`."""
-        pool = self._index_keys[layer]
+    def write_index(self, layer: int, locations: Tensor, keys: Tensor, part: slice) -> None:
+        """Store a part of the index keys, (tokens, dim), at the locations of `write`."""
+        pool = self._index_keys[layer][..., part]
         pool.flatten(0, 1).index_copy_(0, locations, keys.to(pool.dtype))
 
-    def gather_index(self, layer: int, pages: Pages, rows: int) -> Tensor:
-        """Return the index keys, (rows, tokens, dim), of `rows` page lists of one length."""
-        keys = _select(self._index_keys[layer], pages)
+    def gather_index(self, layer: int, pages: Pages, rows: int, part: slice) -> Tensor:
+        """Return a part of the index keys, (rows, tokens, dim), of `rows` page lists of one length."""
+        keys = _select(self._index_keys[layer][..., part], pages)
         return keys.reshape(rows, -1, keys.shape[-1])
 
 

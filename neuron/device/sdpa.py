@@ -30,6 +30,10 @@ class SdpaAttention:
     def _part(self, part: int, layer: int, flat: Tensor, params: AttentionParams) -> Tensor:
         group = self._batch.groups[part]
         keys, values, mask = self._gather(part, layer, flat.dtype, params)
+        if params.compressed:
+            entries, hidden = params.compressed.parts[part]
+            keys, values = torch.cat([keys, entries], dim=2), torch.cat([values, entries], dim=2)
+            mask = torch.cat([mask, hidden], dim=3)
         query = flat[group.start : group.end].view(group.rows, group.width, *flat.shape[1:]).transpose(1, 2)
         kernel = _sdpa if params.is_softmax else _eager
         return kernel(query, keys, values, mask, params).transpose(1, 2).flatten(0, 1)

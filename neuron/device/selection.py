@@ -47,6 +47,17 @@ class Selection:
         return self
 
 
+@dataclass(frozen=True, slots=True)
+class Compressed:
+    """Keys that stand for several tokens each, and are values too: a step's queries attend to them as well.
+
+    There is a part for each of the batch's groups: the keys, (rows, 1, entries, dim), and a mask,
+    (rows, 1, width, entries).
+    """
+
+    parts: tuple[tuple[Tensor, Tensor], ...]
+
+
 class IndexGroup:
     """The index keys of some rows of a group: rows `start:end` of the flat batch, `width` tokens each."""
 
@@ -69,13 +80,17 @@ class IndexGroup:
         each = (range(row, row + 1) for row in self._part)
         return [IndexGroup(self._cache, self._group, self._locations, rows) for rows in each]
 
-    def update(self, layer: int, keys: Tensor) -> Tensor:
-        """Store index keys, (rows, width, dim), and return those of the sequences, (rows, length, dim)."""
+    def update(self, layer: int, keys: Tensor, start: int = 0) -> Tensor:
+        """Store index keys, (rows, width, dim), and return those of the sequences, (rows, length, dim).
+
+        They are the part of the layer's index keys that begins at `start`.
+        """
         pages, _ = self._group.pages_and_mask(None, None, keys.dtype)
         if isinstance(pages, Tensor):
             pages = pages.view(self._group.rows, -1)[self._part.start : self._part.stop].flatten()
-        self._cache.write_index(layer, self._locations[self.start : self.end], keys.flatten(0, 1))
-        return self._cache.gather_index(layer, pages, self.rows)[:, : self.length].to(keys.dtype)
+        part = slice(start, start + keys.shape[-1])
+        self._cache.write_index(layer, self._locations[self.start : self.end], keys.flatten(0, 1), part)
+        return self._cache.gather_index(layer, pages, self.rows, part)[:, : self.length].to(keys.dtype)
 
     def mask(self, dtype: torch.dtype) -> Tensor:
         """Return what is added to the queries' scores of these keys, (rows, 1, width, length)."""

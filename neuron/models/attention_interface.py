@@ -21,7 +21,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 
 from neuron.device.attention import AttentionParams, attend
 from neuron.device.kv_cache import KVShape
-from neuron.device.selection import Selection
+from neuron.device.selection import Compressed, Selection
 
 ATTENTION_NAME = "neuron_paged"
 INDEXED_NAME = "neuron_paged_indexed"  # the same with masks, for layers that give them to an indexer
@@ -69,7 +69,7 @@ def paged_attention(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    attention_mask: Tensor | Selection | None,
+    attention_mask: Tensor | Selection | Mapping[int, Compressed] | None,
     **options: Any,
 ) -> tuple[Tensor, None]:
     """Return (1, tokens, heads, dim) for query, key and value of (1, heads, tokens, dim) each.
@@ -95,6 +95,7 @@ def paged_attention(
         softcap=options.get("softcap"),
         sinks=options.get("s_aux"),
         selection=selection,
+        compressed=attention_mask.get(layer) if isinstance(attention_mask, Mapping) else None,
     )
     query, key, value = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
     return attend(layer, query, key, value, params=params).unsqueeze(0), None

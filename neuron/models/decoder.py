@@ -20,9 +20,9 @@ from neuron.models.attention_interface import ATTENTION_NAME, INDEXED_NAME, PROB
 from neuron.models.checkpoint import CONFIG, Checkpoint, ModelLoadError
 from neuron.models.fused.decoder import FusedDecoder, fuse_decoder, insert_image_embeddings
 from neuron.models.image_input import ImageProcessor
-from neuron.models.indexer_interface import IndexedStates
+from neuron.models.index_cache import IndexedStates
 from neuron.models.probe import Probe, check_continuation, probe_model
-from neuron.models.state_interface import StatefulModule, cache_argument
+from neuron.models.state_interface import StatefulModule, cache_argument, outermost
 from neuron.models.weights import LoadOptions, load_weights
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -39,7 +39,8 @@ class TransformersDecoder:
         self._spans = probe.attention.spans
         self.layers = probe.attention.layers
         self.states: Mapping[StateName, StateShape] = probe.states.shapes if probe.states else {}
-        self._cache_argument = cache_argument(model) if probe.states or probe.has_indexers else None
+        self._cache_argument = cache_argument(model) if probe.states or probe.index else None
+        self._index = probe.index
         self.vocab_size = probe.vocab_size
         self.context = context  # tokens that the model was made for
         self.num_embeddings: int = model.get_input_embeddings().num_embeddings
@@ -60,7 +61,10 @@ class TransformersDecoder:
             embedded = self._model.get_input_embeddings()(tokens)
             inputs = {"inputs_embeds": insert_image_embeddings(embedded, image_embeddings)[None]}
         if self._cache_argument:
-            inputs[self._cache_argument] = IndexedStates()
+            cache = IndexedStates(self._index)
+            inputs[self._cache_argument] = cache
+            if self._index and self._index.compressions:
+                inputs["attention_mask"] = {"": cache.compressed}  # passed on to the attention of each layer
         with use_spans(self._spans):
             out = self._model(
                 **inputs, position_ids=positions[None], use_cache=False, logits_to_keep=logits_indices
@@ -96,7 +100,7 @@ def load_decoder(checkpoint: Checkpoint, options: LoadOptions, *, fused: bool = 
     attention = _attention(PROBE_NAME, has_vision=has_vision)
     model = load_weights(checkpoint, config, cls, options, attention=attention)
     probe = probe_model(checkpoint, model, text_config)
-    name = INDEXED_NAME if probe.has_indexers else ATTENTION_NAME
+    name = INDEXED_NAME if probe.index else ATTENTION_NAME
     model.set_attn_implementation(_attention(name, has_vision=has_vision))
     context = context_length(text_config)
     vision = None
@@ -110,9 +114,9 @@ def load_decoder(checkpoint: Checkpoint, options: LoadOptions, *, fused: bool = 
         decoder = fuse_decoder(model, text_config, probe, context=context)
     if decoder is None:
         decoder = TransformersDecoder(model, probe, context=context)
-    if probe.states or probe.has_indexers:
-        keeping = probe.states.outermost if probe.states and not isinstance(decoder, FusedDecoder) else ()
-        check_continuation(checkpoint, decoder, probe, [*map(StatefulModule, keeping)])
+    if probe.states or probe.index:
+        keeping = probe.states.modules if probe.states and not isinstance(decoder, FusedDecoder) else ()
+        check_continuation(checkpoint, decoder, probe, [*map(StatefulModule, outermost(keeping))])
     if vision:
         decoder.image_processor, decoder.vision_encoder = vision
     return decoder

@@ -28,7 +28,8 @@ from neuron.device.state_pool import StatePool, group_states, use_state_groups
 from neuron.models.architecture import model_unsupported
 from neuron.models.attention_interface import PROBE_NAME, AttentionProbe, UnsupportedAttentionError
 from neuron.models.checkpoint import Checkpoint, model_broken
-from neuron.models.indexer_interface import IndexProbe, find_indexers, has_indexers
+from neuron.models.index_cache import IndexProbe
+from neuron.models.indexer_interface import find_indexers, has_indexers
 from neuron.models.state_interface import (
     SILENT_LAYERS,
     STATE_LAYERS,
@@ -58,7 +59,7 @@ class Probe:
     states: StateProbe | None  # of a model that keeps some
     tokens: tuple[int, ...]
     logits: Tensor  # (vocab,)
-    has_indexers: bool = False  # then the logits are those of transformers' own attention
+    index: IndexProbe | None = None  # of a model with indexers: the logits are by transformers' own attention
 
     @property
     def vocab_size(self) -> int:
@@ -121,7 +122,7 @@ def _run(model: Any, text_config: Any, *, with_positions: bool = True) -> Probe:
 def _with_index(probe: Probe, index: IndexProbe) -> Probe:
     for layer, dim in index.dims.items():
         probe.attention.layers[layer] = replace(probe.attention.layers[layer], index_dim=dim)
-    return replace(probe, tokens=index.tokens, logits=index.logits, has_indexers=True)
+    return replace(probe, tokens=index.tokens, logits=index.logits, index=index)
 
 
 def _check_positions(model: Any, text_config: Any, logits: Tensor) -> None:
@@ -174,7 +175,7 @@ def _continues(decoder: DecoderModel, probe: Probe) -> bool:
     The probe's own attention attends to everything.
     """
     at_once, *others = _read_in_pieces(decoder, probe)
-    if probe.has_indexers or all(
+    if probe.index or all(
         params.is_softmax and not params.is_local for params in probe.attention.params.values()
     ):
         others.append(probe.logits.float())

@@ -9,7 +9,7 @@ with as many tokens, all others once for the flat batch.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -43,6 +43,13 @@ def cache_argument(model: Any) -> str:
     return next((name for name in _CACHE_ARGUMENTS if name in parameters), _CACHE_ARGUMENTS[-1])
 
 
+def outermost(modules: Iterable[torch.nn.Module]) -> list[torch.nn.Module]:
+    """Return modules without those that are part of another of them: that one runs them."""
+    wholes = list(modules)
+    parts = {part for whole in wholes for part in whole.modules() if part is not whole}
+    return [module for module in wholes if module not in parts]
+
+
 class StateProbe(DynamicCache):
     """transformers' cache of one short sequence, which notes the states and the modules that keep them."""
 
@@ -51,12 +58,6 @@ class StateProbe(DynamicCache):
         self.shapes: dict[StateName, StateShape] = {}
         self.modules: dict[torch.nn.Module, None] = {}
         self._running: list[torch.nn.Module] = []
-
-    @property
-    def outermost(self) -> list[torch.nn.Module]:
-        """The modules that keep states, without those that are part of another: it runs them."""
-        parts = [part for whole in self.modules for part in whole.modules() if part is not whole]
-        return [module for module in self.modules if module not in parts]
 
     @contextmanager
     def watching(self, model: torch.nn.Module) -> Iterator[None]:
