@@ -53,7 +53,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
 PICKED = {
     CAUSAL: (
         "bert", "bert-generation", "cohere2", "deepseek_v3", "exaone4", "falcon_h1",
-        "gemma3_text, bidirectional", "gemma3n_text", "gemma4_text", "glm4_moe", "gpt2", "gpt_neox",
+        "gemma3_text, bidirectional", "gemma3n_text", "gemma4_text", "glm4_moe", "glm5_next", "gpt2", "gpt_neox",
         "gpt_oss", "gptj", "granite", "hunyuan_v1_moe", "llama4_text", "longcat_flash", "mixtral, window",
         "nemotron", "olmo3", "opt", "phi", "phimoe, window", "qwen2_moe, window", "qwen3_next", "smollm3",
         "whisper",

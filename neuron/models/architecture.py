@@ -24,6 +24,8 @@ TESTED_FAMILIES = (
     "axk2",
     "bamba",
     "deepseek_v32",
+    "deepseek_v4",
+    "dots3_note_text",
     "falcon_h1",
     "gemma2",
     "gemma3_text",
@@ -51,6 +53,7 @@ TESTED_FAMILIES = (
     "qwen3_5_text",
     "qwen3_moe",
     "qwen3_next",
+    "qwen4_exp_text",
 )
 
 # The same with images, in tests/device/test_vision.py. Other vision models have positions in more than one

@@ -29,6 +29,7 @@ PROBE_NAME = "neuron_probe"
 
 # Tensors among the options that do not change what is computed. Any other would.
 _IGNORED = {"position_ids", "cache_position", "logits_to_keep"}
+_CHOSEN = {"indices", "block_indices"}  # by indexers
 
 MaskFunction = Callable[[int, int, Tensor, Tensor], Tensor | bool]  # of batch, head, query and key
 
@@ -80,7 +81,8 @@ def paged_attention(
     selection = next((value for value in given if isinstance(value, Selection)), None)
     for name, option in options.items():
         if isinstance(option, Tensor) and name != "s_aux" and name not in _IGNORED:
-            raise UnsupportedAttentionError(f"its attention needs {name}")
+            unknown = ", but its layer_types name no layer with an indexer" if name in _CHOSEN else ""
+            raise UnsupportedAttentionError(f"its attention needs {name}{unknown}")
     layer: Any = module.layer_idx
     if layer is None:
         raise UnsupportedAttentionError("its layers share an attention that does not know whose it is")

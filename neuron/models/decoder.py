@@ -21,6 +21,7 @@ from neuron.models.checkpoint import CONFIG, Checkpoint, ModelLoadError
 from neuron.models.fused.decoder import FusedDecoder, fuse_decoder, insert_image_embeddings
 from neuron.models.image_input import ImageProcessor
 from neuron.models.index_cache import IndexedStates
+from neuron.models.indexer_interface import check_index
 from neuron.models.probe import Probe, check_continuation, probe_model
 from neuron.models.state_interface import StatefulModule, cache_argument, outermost
 from neuron.models.weights import LoadOptions, load_weights
@@ -97,6 +98,7 @@ def load_decoder(checkpoint: Checkpoint, options: LoadOptions, *, fused: bool = 
     text_config = config.get_text_config(decoder=True)
     has_vision = options.images and config.model_type in TESTED_VISION_FAMILIES
     cls = decoder_class(checkpoint, config)
+    check_index(checkpoint, text_config)
     attention = _attention(PROBE_NAME, has_vision=has_vision)
     model = load_weights(checkpoint, config, cls, options, attention=attention)
     probe = probe_model(checkpoint, model, text_config)

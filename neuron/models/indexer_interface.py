@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from neuron.device.selection import Compressed, IndexGroup, Selection, index_groups
+from neuron.models.checkpoint import CONFIG, Checkpoint, model_broken
 from neuron.models.index_cache import IndexedStates, IndexProbe
 from neuron.models.state_interface import Cut, layer_types, outermost
 
@@ -24,9 +25,29 @@ COMPRESSED_LAYERS = frozenset({"compressed_sparse_attention", "heavily_compresse
 INDEXED_LAYERS = frozenset({"indexed_attention", "minimax_m3_sparse"}) | COMPRESSED_LAYERS
 PROBE_TOKENS = 16
 
+_POSITIVE = ("index_topk", "index_topk_blocks", "index_block_size", "index_n_heads", "index_head_dim")
+
 
 def has_indexers(text_config: Any) -> bool:
     return not INDEXED_LAYERS.isdisjoint(layer_types(text_config))
+
+
+def check_index(checkpoint: Checkpoint, text_config: Any) -> None:
+    """Refuse a configuration by which indexers choose nothing. Raises ModelLoadError."""
+    if not has_indexers(text_config):
+        return
+    file = checkpoint.path / CONFIG
+    for key in _POSITIVE:
+        value = getattr(text_config, key, None)
+        if isinstance(value, int) and value < 1:
+            raise model_broken(file, f"{key} is {value}, but layers with an indexer need 1 or more")
+    modes, types = getattr(text_config, "indexer_types", None), layer_types(text_config)
+    if modes and len(modes) < len(types):
+        raise model_broken(file, f"indexer_types names {len(modes)} of {len(types)} layers; it must name all")
+    indexed = [at for at, kind in enumerate(types) if kind in INDEXED_LAYERS]
+    if modes and modes[indexed[0]] == "shared":
+        cause = f"indexer_types[{indexed[0]}] is shared, but no layer before it chooses; it must be full"
+        raise model_broken(file, cause)
 
 
 class IndexerModule:
