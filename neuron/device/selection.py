@@ -23,8 +23,8 @@ from neuron.device.kv_cache import KVCache
 class Selection:
     """The positions that the queries of a step attend to, of those that they see.
 
-    There is a part for each of the batch's groups: (rows, heads, width, k), no position twice, where -1 selects
-    nothing. Heads are 1, or as many as select for themselves.
+    There is a part for each of the batch's groups: (rows, heads, width, k), where no position comes twice and
+    -1 selects nothing. Heads are 1, or as many as select for themselves.
     """
 
     parts: tuple[Tensor, ...]

@@ -89,10 +89,13 @@ def model_dtype(checkpoint: Checkpoint, configured: str | None = None) -> torch.
     return DTYPES[name]
 
 
-def load_decoder(checkpoint: Checkpoint, options: LoadOptions, *, fused: bool = True) -> AnyDecoder:
+def load_decoder(
+    checkpoint: Checkpoint, options: LoadOptions, *, fused: bool = True, latents: bool = True
+) -> AnyDecoder:
     """Return the decoder of a checkpoint, loaded and probed. Raises ModelLoadError.
 
-    Unless `fused`, transformers' own code runs the model, whatever its shape.
+    Unless `fused`, transformers' own code runs the model, whatever its shape. Unless `latents`, it caches the
+    keys and values of every head, too, in place of what they are made of.
     """
     config = read_config(checkpoint)
     text_config = config.get_text_config(decoder=True)
@@ -101,7 +104,7 @@ def load_decoder(checkpoint: Checkpoint, options: LoadOptions, *, fused: bool = 
     check_index(checkpoint, text_config)
     attention = _attention(PROBE_NAME, has_vision=has_vision)
     model = load_weights(checkpoint, config, cls, options, attention=attention)
-    probe = probe_model(checkpoint, model, text_config)
+    probe = probe_model(checkpoint, model, text_config, latents=latents)
     name = INDEXED_NAME if probe.index else ATTENTION_NAME
     model.set_attn_implementation(_attention(name, has_vision=has_vision))
     context = context_length(text_config)
@@ -112,7 +115,7 @@ def load_decoder(checkpoint: Checkpoint, options: LoadOptions, *, fused: bool = 
 
         vision = load_vision(model, checkpoint.path)
     decoder: AnyDecoder | None = None
-    if fused:
+    if fused and latents:
         decoder = fuse_decoder(model, text_config, probe, context=context)
     if decoder is None:
         decoder = TransformersDecoder(model, probe, context=context)

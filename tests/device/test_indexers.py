@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -88,8 +89,9 @@ def test_index_keys_are_counted(tmp_path: Path):
     path = save(tmp_path, "glm_moe_dsa")  # of three layers, two choose for themselves
     shapes = decoder(path).layers
     assert [shapes[layer].index_dim for layer in range(3)] == [16, 0, 16]
-    without = sum(shape.kv_heads * (shape.key_dim + shape.value_dim) for shape in shapes.values())
-    assert bytes_per_token(shapes, torch.float32) == (without + 2 * 16) * 4
+    without = {layer: replace(shape, index_dim=0) for layer, shape in shapes.items()}
+    taken = [bytes_per_token(layers, torch.float32) for layers in (shapes, without)]
+    assert taken[0] - taken[1] == 2 * 16 * 4
     estimates = [
         estimate_memory(
             read_checkpoint(edited(path, tmp_path / str(dim), index_head_dim=dim)),
