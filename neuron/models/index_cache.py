@@ -113,6 +113,18 @@ class _Layer:
         self._cache = cache
         self._index = index
 
+    # Layers with states look for them here in transformers 5.17.
+
+    record_past = False
+
+    @property
+    def conv_states(self) -> list[Tensor | None]:
+        return [self._cache.get_conv_state(self._index)]
+
+    @property
+    def recurrent_states(self) -> list[Tensor | None]:
+        return [self._cache.get_recurrent_state(self._index)]
+
     def update_index(self, keys: Tensor) -> Tensor:
         return self._cache.update_indexer(keys[:, 0], self._index)[:, None]
 

@@ -22,7 +22,11 @@ from neuron.models.state_interface import Cut, layer_types, outermost
 
 # transformers' types of layers with an indexer, or with a compressor, which has one.
 COMPRESSED_LAYERS = frozenset({"compressed_sparse_attention", "heavily_compressed_attention"})
-INDEXED_LAYERS = frozenset({"indexed_attention", "minimax_m3_sparse"}) | COMPRESSED_LAYERS
+INDEXED_LAYERS = COMPRESSED_LAYERS | {
+    "deepseek_sparse_attention",  # in transformers 5.17 the name of the next
+    "indexed_attention",
+    "minimax_m3_sparse",
+}
 PROBE_TOKENS = 16
 
 _POSITIVE = ("index_topk", "index_topk_blocks", "index_block_size", "index_n_heads", "index_head_dim")
