@@ -60,7 +60,7 @@ class SdpaAttention:
         if selection and selection.is_worth_gathering(part, group, kv_heads):
             locations, mask = group.locate(selection.parts[part][:, :, 0], dtype)
             return *self._cache.gather_tokens(layer, locations), mask
-        pages, mask = group.pages_and_mask(params.window, params.chunk, dtype)
+        pages, mask = group.pages_and_mask(params.window, params.chunk, dtype, params.prompt)
         if selection:
             mask = selection.restrict(mask, part)
         return *self._cache.gather(layer, pages, group.rows), mask

@@ -30,6 +30,12 @@ _MAX_LISTED = 5  # names in an error
 _MADE_BY = {
     ".indexer.": ("index_head_dim", "index_n_heads", "indexer_types", "indexer_head_dim", "indexer_n_heads"),
     ".compressor.": ("compress_rates", "layer_types", "head_dim"),
+    ".kv_a_layernorm.": ("kv_lora_rank",),
+    ".kv_a_proj_with_mqa.": ("kv_lora_rank", "qk_rope_head_dim"),
+    ".kv_b_proj.": ("kv_lora_rank", "num_attention_heads", "qk_nope_head_dim", "v_head_dim"),
+    ".q_a_": ("q_lora_rank",),
+    ".q_b_proj.": ("q_lora_rank", "num_attention_heads", "qk_nope_head_dim", "qk_rope_head_dim"),
+    ".q_proj.": ("q_lora_rank",),
 }
 
 
