@@ -87,9 +87,11 @@ BUILTIN = (
 def available(session: Session) -> dict[str, SlashCommand]:
     """Return the commands by name. Of two with one name the first counts: built-in, file, skill, server."""
     commands = {command.name: command for command in BUILTIN}
-    for folder in (Path(session.cwd) / ".helexa" / "commands", session.home.config / "commands"):
+    project = Path(session.cwd) / ".helexa" / "commands"
+    for folder in (project, session.home.config / "commands"):
         for path in sorted(folder.glob("*.md")) if folder.is_dir() else []:
-            command = _from_file(path)
+            # A link in the project would make a prompt of a file from elsewhere.
+            command = _from_file(path) if folder != project or session.roots.hold(path) else None
             if command is not None:
                 commands.setdefault(command.name, command)
     for skill in find_skills(skill_folders(session.cwd, session.home.config)).values():
