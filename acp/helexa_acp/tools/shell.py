@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import shlex
 from typing import Any
 
 from helexa_acp.tools import shellwords
 from helexa_acp.tools.errors import ToolError
 from helexa_acp.tools.processes import ProcessResult
 from helexa_acp.tools.read import fenced
+from helexa_acp.tools.shellwords import SimpleCommand
 from helexa_acp.tools.terminal import run_command, shell_argv
 from helexa_acp.tools.tool import Outcome, Permission, PermissionRule, PreparedCall, ToolContext, spec
 from helexa_acp.tools.truncation import clip, one_line
@@ -18,31 +18,17 @@ DEFAULT_TIMEOUT_S = 120
 MAX_TIMEOUT_S = 1800
 MAX_COMMAND_CHARS = 100_000
 
-# Commands that run other commands, or destroy: no rule is offered that would cover all of their uses. A
-# version at the end of a name is ignored.
-_NO_PREFIX = frozenset(
+# Programs, and commands of programs, that only read and print, whatever their options and arguments are: they
+# run nothing else and write nowhere. A rule for all of their uses is offered for these alone.
+_ONLY_READING = frozenset(
     """
-    bash sh zsh fish dash ksh pwsh busybox env sudo doas su xargs nohup nice ionice timeout watch setsid
-    stdbuf chroot unshare script expect crontab at flock strace gdb entr parallel
-    python pypy perl ruby node deno bun php lua julia Rscript tclsh osascript awk sed find ssh npx uvx
-    rm dd mkfs chmod chown curl wget tee mv cp ln kill
+    b2sum basename cat cksum cmp comm cut df dirname du echo egrep expand false fgrep fold free grep groups
+    head id jq join ls md5sum nl nproc od paste ps pwd readlink realpath seq sha1sum sha256sum sha512sum stat
+    strings tac tail tr true uname uptime wc which whoami
     """.split()  # noqa: SIM905 - a list would take a line for each
 )
-# Commands whose second word, too, is needed to know what they do.
-_TWO_WORDS = frozenset(
-    """
-    git npm pnpm yarn cargo go pip uv poetry docker podman kubectl make just gh systemctl apt brew dotnet
-    mvn gradle bundle rails terraform helm
-    """.split()  # noqa: SIM905
-)
-_NO_TWO_WORDS = frozenset(
-    f"{command} {verb}"
-    for verb, commands in {
-        "exec": "npm pnpm yarn docker podman kubectl bundle",
-        "dlx": "pnpm yarn",
-        "run": "uv poetry docker podman kubectl go",
-    }.items()
-    for command in commands.split()
+_ONLY_READING_OF_GIT = frozenset(
+    ("check-ignore", "count-objects", "ls-files", "ls-tree", "merge-base", "rev-parse", "show-ref", "status")
 )
 
 
@@ -95,22 +81,19 @@ def permissions(command: str) -> tuple[Permission, ...]:
     return tuple(dict.fromkeys(map(_permission, parsed)))
 
 
-def _permission(words: tuple[str, ...]) -> Permission:
-    subject = shlex.join(words)
-    rules = [PermissionRule("shell", "exact", subject)]
-    prefix = _prefix(words)
-    if prefix and len(words) > len(prefix):
+def _permission(command: SimpleCommand) -> Permission:
+    rules = [PermissionRule("shell", "exact", command.text)]
+    prefix = _prefix(command.words)
+    if prefix and len(command.words) > len(prefix):
         rules.append(PermissionRule("shell", "prefix", " ".join(prefix)))
-    return Permission("shell", subject, tuple(rules), words)
+    return Permission("shell", command.text, tuple(rules), command.words)
 
 
 def _prefix(words: tuple[str, ...]) -> tuple[str, ...]:
-    """Return the words that tell what a command does, or none if they do not suffice for a rule."""
-    name = words[0].rpartition("/")[2]
-    prefix = words[: 2 if name in _TWO_WORDS else 1]
-    opaque = name.rstrip("0123456789.") in _NO_PREFIX or " ".join((name, *prefix[1:])) in _NO_TWO_WORDS
-    plain = all(word and not word.startswith("-") and not set(word) & set(" \t\"'\\") for word in prefix)
-    return prefix if plain and not opaque else ()
+    """Return the words that say that a command only reads, or none if they do not."""
+    if words[0] in _ONLY_READING:
+        return words[:1]
+    return words[:2] if words[0] == "git" and words[1:2] and words[1] in _ONLY_READING_OF_GIT else ()
 
 
 def _outcome(ran: ProcessResult, timeout_s: float) -> Outcome:
