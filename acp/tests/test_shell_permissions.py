@@ -119,7 +119,16 @@ def test_a_prefix_never_covers_an_opaque_command():
 @pytest.mark.parametrize(
     "command",
     [
-        *("bash -c x", "sudo ls", "rm x", "python3.12 x.py", "env ls", "xargs rm", "docker run x", "npm test"),
+        *(
+            "bash -c x",
+            "sudo ls",
+            "rm x",
+            "python3.12 x.py",
+            "env ls",
+            "xargs rm",
+            "docker run x",
+            "npm test",
+        ),
         *("find . -exec x", "sort -o x", "git log --output=x", "git -c a=b status", "git grep -Ox y"),
         *("./ls x", "/bin/ls x", "rg --pre x y", "make x", "tar xf x", "printf -v 'a[$(x)]' y", "LS x"),
         *("test -v 'a[$(x)]'", "uniq a b", "kubectl get --kubeconfig=x pods", "cargo tree --config x"),

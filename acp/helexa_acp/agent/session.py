@@ -78,7 +78,7 @@ class Session:
         self.roots = Roots(cwd, additional, [self.plan_path])
         self.files = Files(client, id_)
         self.copies = home.store.copies(id_)
-        self.processes = ChildProcesses()
+        self.processes = ChildProcesses(home.endpoints.config.command_environment)
         self.background = BackgroundCommands(self.processes)
         self.checkpoints = Checkpoints(home.shadow_git(id_, cwd))
         self.skills: dict[str, Skill] = {}
