@@ -1,9 +1,9 @@
 """A parser of shell commands into simple commands, which is used for permissions and never to run anything.
 
-It knows plain words, quotes, pipes, `&&`, `||`, `;`, `&`, newlines, and output to /dev/null. It splits words as
-`bash` and `dash` do: at spaces, tabs and newlines; any other white space is a letter. Anything whose effect the
-words do not show (expansions, substitutions, redirections to files, subshells, keywords, assignments) makes a
-command opaque: it can be permitted only as a whole, word for word.
+It knows plain words, quotes, pipes, `&&`, `||`, `;`, `&`, newlines, and output to /dev/null. It splits words
+as bash and dash do: at spaces, tabs and newlines; any other white space is a letter. Anything whose
+effect the words do not show (expansions, substitutions, redirections to files, subshells, keywords,
+assignments) makes a command opaque: it can be permitted only as a whole, word for word.
 """
 
 from __future__ import annotations

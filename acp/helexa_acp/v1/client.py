@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from helexa_acp.rpc.connection import RpcConnection
 from helexa_acp.rpc.framing import INTERNAL_ERROR, RpcError
+from helexa_acp.v1.visible import visible_card
 
 if TYPE_CHECKING:
     from helexa_acp.v1.updates import Update
@@ -39,6 +40,8 @@ class Client:
         return self.has_compaction or not kind.startswith("compaction")
 
     def update(self, session_id: str, update: Update) -> None:
+        if update["sessionUpdate"] in {"tool_call", "tool_call_update"}:
+            update = visible_card(update)
         self._connection.notify("session/update", {"sessionId": session_id, "update": update})
 
     async def drain(self) -> None:
@@ -51,7 +54,11 @@ class Client:
 
         Raises RpcError.
         """
-        params = {"sessionId": session_id, "toolCall": tool_call, "options": options}
+        params = {
+            "sessionId": session_id,
+            "toolCall": visible_card(tool_call),
+            "options": visible_card(options),
+        }
         outcome = _at(await self._connection.request("session/request_permission", params), "outcome")
         if _at(outcome, "outcome") != "selected":
             return None
