@@ -1,4 +1,4 @@
-"""What a user adds to the agent in the configuration: MCP servers, hooks and sub-agents."""
+"""What a user adds to the agent in the configuration: MCP servers, hooks, sub-agents, language servers."""
 
 from __future__ import annotations
 
@@ -14,9 +14,12 @@ from helexa_acp.config_values import (
     string,
     string_table,
     strings,
+    table_values,
+    tables,
     text,
     url,
 )
+from helexa_acp.language_servers import DEFAULT_DIAGNOSTICS, DiagnosticsSettings, parse_diagnostics
 
 MODES = ("plan", "default", "accept_edits", "bypass")  # the narrowest first
 EVENTS = ("before_tool", "after_tool", "stop")
@@ -60,6 +63,7 @@ class Extensions:
     mcp_servers: tuple[dict[str, Any], ...] = ()  # as the protocol describes them
     hooks: tuple[Hook, ...] = ()
     agents: tuple[AgentKind, ...] = (GENERAL,)
+    diagnostics: DiagnosticsSettings | None = DEFAULT_DIAGNOSTICS  # None: no language servers
 
 
 def parse_extensions(table: dict[str, Any]) -> tuple[Extensions, list[str]]:
@@ -68,44 +72,21 @@ def parse_extensions(table: dict[str, Any]) -> tuple[Extensions, list[str]]:
     Raises BadValueError for a mistake in a hook: what it guards must not run unguarded.
     """
     notes: list[str] = []
-    servers = _parsed(table, "mcp_servers", _server, notes)
+    servers = tables(table, "mcp_servers", _server, notes)
     broken: list[str] = []
-    hooks = _parsed(table, "hooks", _hook, broken)
+    hooks = tables(table, "hooks", _hook, broken)
     if broken:
         raise BadValueError(broken[0])
-    agents = {agent.name: agent for agent in [GENERAL, *_parsed(table, "agents", _agent, notes)]}
-    return Extensions(_distinct(servers, notes), tuple(hooks), tuple(agents.values())), notes
+    agents = {agent.name: agent for agent in [GENERAL, *tables(table, "agents", _agent, notes)]}
+    diagnostics = parse_diagnostics(table, notes)
+    return Extensions(_distinct(servers, notes), tuple(hooks), tuple(agents.values()), diagnostics), notes
 
 
-KEYS = {"mcp_servers", "hooks", "agents"}
-
-
-def _parsed(table: dict[str, Any], key: str, parse: Callable[[Any], Any], notes: list[str]) -> list[Any]:
-    entries = table.get(key, [])
-    if not isinstance(entries, list):
-        notes.append(f"{key}: write each as a [[{key}]] table")
-        return []
-    parsed = []
-    for number, entry in enumerate(entries, 1):
-        try:
-            parsed.append(parse(entry))
-        except BadValueError as error:
-            notes.append(f"[[{key}]] number {number}: {error}")
-    return parsed
-
-
-def _values(entry: Any, keys: dict[str, Callable[[str, Any], Any]]) -> dict[str, Any]:
-    """Return the values of a table, each checked by its key's function. Raises BadValueError."""
-    if not isinstance(entry, dict):
-        raise BadValueError("must be a table")
-    unknown = entry.keys() - keys.keys()
-    if unknown:
-        raise BadValueError(f"unknown key {min(unknown)!r}; the keys are {', '.join(keys)}")
-    return {key: check(key, entry[key]) for key, check in keys.items() if key in entry}
+KEYS = {"mcp_servers", "hooks", "agents", "diagnostics", "language_servers"}
 
 
 def _server(entry: Any) -> dict[str, Any]:
-    values = _values(entry, _SERVER_KEYS)
+    values = table_values(entry, _SERVER_KEYS)
     if "name" not in values:
         raise BadValueError("name: is missing")
     if ("command" in values) == ("url" in values):
@@ -134,7 +115,7 @@ def _distinct(servers: list[dict[str, Any]], notes: list[str]) -> tuple[dict[str
 
 
 def _hook(entry: Any) -> Hook:
-    values = _values(entry, _HOOK_KEYS)
+    values = table_values(entry, _HOOK_KEYS)
     for key in ("event", "command"):
         if key not in values:
             raise BadValueError(f"{key}: is missing")
@@ -142,7 +123,7 @@ def _hook(entry: Any) -> Hook:
 
 
 def _agent(entry: Any) -> AgentKind:
-    values = _values(entry, _AGENT_KEYS)
+    values = table_values(entry, _AGENT_KEYS)
     for key in ("name", "description"):
         if key not in values:
             raise BadValueError(f"{key}: is missing")

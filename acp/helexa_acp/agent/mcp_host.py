@@ -102,8 +102,7 @@ class SessionHost:
             "status": "pending",
             "content": [updates.text_content(asked)],
         }
-        self._session.show(updates.tool_call(dict(state)))
-        return ToolCard(state, self._session.show)
+        return ToolCard.begun(state, self._session.show)
 
     async def _answer(
         self,

@@ -29,6 +29,7 @@ from helexa_acp.storage.transcript import Transcript
 from helexa_acp.tools.background import BackgroundCommands
 from helexa_acp.tools.builtin import builtin_tools
 from helexa_acp.tools.files import Files
+from helexa_acp.tools.lsp.servers import LanguageServers
 from helexa_acp.tools.mcp.servers import McpServers
 from helexa_acp.tools.processes import ChildProcesses
 from helexa_acp.tools.roots import Roots
@@ -84,6 +85,7 @@ class Session:
         self.skills: dict[str, Skill] = {}
         self.approvals = Approvals(client, id_, home.rules(cwd))
         self.mcp = McpServers(cwd)
+        self.language_servers: LanguageServers | None = None
         self.running: CancelToken | None = None  # of the turn in progress
         self._tools = builtin_tools(home.endpoints.config.offers)
         self.label = ""  # stands before the titles of cards
@@ -241,5 +243,7 @@ class Session:
 
     async def aclose(self) -> None:
         self.cancel()
-        await asyncio.gather(self.processes.kill_all(), self.mcp.aclose(), self.checkpoints.aclose())
+        ending = [self.processes.kill_all(), self.mcp.aclose(), self.checkpoints.aclose()]
+        ending += [self.language_servers.aclose()] if self.language_servers else []
+        await asyncio.gather(*ending)
         self.log.close()

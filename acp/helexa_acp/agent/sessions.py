@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from helexa_acp.agent import choices, options, slash_commands
+from helexa_acp.agent.diagnostics import language_servers
 from helexa_acp.agent.mcp_host import SessionHost
 from helexa_acp.agent.replay import replay
 from helexa_acp.agent.session import Home, Session
@@ -218,6 +219,7 @@ class Sessions:
         own = self._home.endpoints.config.extensions.mcp_servers
         servers = [*servers, *(server for server in own if server["name"] not in names)]
         session.added_tools["task"] = TaskTool(session)
+        session.language_servers = language_servers(session)
         session.mcp.start(servers, SessionHost(session, lambda: self._show_commands(session)))
         self._home.endpoints.refresh()
         # The client does not know the session before it has the answer.

@@ -47,6 +47,7 @@ class Subagent(Session):
         self.copies = parent.copies
         self.files = parent.files
         self.mcp = parent.mcp
+        self.language_servers = parent.language_servers
         self.skills = parent.skills
         self.running = cancel
         self.limit = ""  # the one that it has reached

@@ -19,6 +19,12 @@ class ToolCard:
         self.state = state
         self._show = show
 
+    @classmethod
+    def begun(cls, state: dict[str, Any], show: Callable[[updates.Update], None]) -> ToolCard:
+        """Show a card that is no call of the model's, and return it."""
+        show(updates.tool_call(dict(state)))
+        return cls(state, show)
+
     @property
     def id(self) -> str:
         return str(self.state["toolCallId"])

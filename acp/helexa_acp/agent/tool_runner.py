@@ -121,6 +121,7 @@ class ToolRunner:
             set_plan=self._set_plan,
             say=session.say,
             keep_copy=self._keep_copy,
+            diagnose=self._diagnose,
             sees_images=self._sees_images,
             card_id=card.id,
         )
@@ -128,6 +129,13 @@ class ToolRunner:
     def _set_plan(self, entries: list[dict[str, Any]]) -> None:
         self._session.keep(Planned(entries))
         self._session.show(updates.plan(entries))
+
+    async def _diagnose(self, path: Path, text: str) -> str:
+        session = self._session
+        if session.language_servers is None or session.roots.is_plan(path):
+            return ""
+        have_run = session.files.commands_have_run
+        return await session.language_servers.report(path, text, self._cancel, commands_have_run=have_run)
 
     async def _keep_copy(self, path: Path, before: bytes | None, after: bytes) -> None:
         session = self._session

@@ -83,6 +83,7 @@ class ToolContext:
     say: Callable[[str], None]  # shows a text of the agent's own
     # Keeps what a file is (None: not there) before a call gives it other bytes, for an undo.
     keep_copy: Callable[[Path, bytes | None, bytes], Awaitable[None]]
+    diagnose: Callable[[Path, str], Awaitable[str]]  # says what is wrong in a file that now has this text
     sees_images: bool = True
     card_id: str = ""  # of the call's card
 
