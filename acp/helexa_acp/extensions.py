@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -14,6 +14,7 @@ from helexa_acp.config_values import (
     string,
     string_table,
     strings,
+    table,
     table_values,
     tables,
     text,
@@ -59,30 +60,49 @@ GENERAL = AgentKind("general", "any task that can be described on its own: it ha
 
 
 @dataclass(frozen=True, slots=True)
+class WebSearch:
+    """Where the web is searched: on a SearXNG server, at `url`, or by a tool of an MCP server."""
+
+    url: str = ""
+    tool: str = ""  # its name for models, as in mcp__server__tool
+    argument: str = "query"  # of that tool
+    parameters: dict[str, Any] = field(default_factory=dict)  # more for each search
+    headers: dict[str, str] = field(default_factory=dict, repr=False)
+    max_results: int = 10
+
+
+@dataclass(frozen=True, slots=True)
 class Extensions:
     mcp_servers: tuple[dict[str, Any], ...] = ()  # as the protocol describes them
     hooks: tuple[Hook, ...] = ()
     agents: tuple[AgentKind, ...] = (GENERAL,)
     diagnostics: DiagnosticsSettings | None = DEFAULT_DIAGNOSTICS  # None: no language servers
+    web_search: WebSearch | None = None
 
 
-def parse_extensions(table: dict[str, Any]) -> tuple[Extensions, list[str]]:
+def parse_extensions(config: dict[str, Any]) -> tuple[Extensions, list[str]]:
     """Return the extensions in a parsed file, and a note for each that is left out.
 
     Raises BadValueError for a mistake in a hook: what it guards must not run unguarded.
     """
     notes: list[str] = []
-    servers = tables(table, "mcp_servers", _server, notes)
+    servers = tables(config, "mcp_servers", _server, notes)
     broken: list[str] = []
-    hooks = tables(table, "hooks", _hook, broken)
+    hooks = tables(config, "hooks", _hook, broken)
     if broken:
         raise BadValueError(broken[0])
-    agents = {agent.name: agent for agent in [GENERAL, *tables(table, "agents", _agent, notes)]}
-    diagnostics = parse_diagnostics(table, notes)
-    return Extensions(_distinct(servers, notes), tuple(hooks), tuple(agents.values()), diagnostics), notes
+    agents = {agent.name: agent for agent in [GENERAL, *tables(config, "agents", _agent, notes)]}
+    added = Extensions(
+        _distinct(servers, notes),
+        tuple(hooks),
+        tuple(agents.values()),
+        parse_diagnostics(config, notes),
+        _web_search(config, notes),
+    )
+    return added, notes
 
 
-KEYS = {"mcp_servers", "hooks", "agents", "diagnostics", "language_servers"}
+KEYS = {"mcp_servers", "hooks", "agents", "diagnostics", "language_servers", "web_search"}
 
 
 def _server(entry: Any) -> dict[str, Any]:
@@ -130,6 +150,23 @@ def _agent(entry: Any) -> AgentKind:
     return AgentKind(**values)
 
 
+def _web_search(config: dict[str, Any], notes: list[str]) -> WebSearch | None:
+    if "web_search" not in config:
+        return None
+    try:
+        return _search(config["web_search"])
+    except BadValueError as error:
+        notes.append(f"[web_search]: {error}")
+        return None
+
+
+def _search(entry: Any) -> WebSearch:
+    values = table_values(entry, _SEARCH_KEYS)
+    if ("url" in values) == ("tool" in values):
+        raise BadValueError("needs either url or tool")
+    return WebSearch(**values)
+
+
 def _mode(key: str, value: Any) -> str:
     if value not in MODES:
         raise BadValueError(f"{key}: {value!r} is none of {', '.join(MODES)}")
@@ -165,4 +202,12 @@ _AGENT_KEYS: dict[str, Callable[[str, Any], Any]] = {
     "prompt": string,
     "token_limit": positive_int,
     "time_limit_s": positive_number,
+}
+_SEARCH_KEYS: dict[str, Callable[[str, Any], Any]] = {
+    "url": url,
+    "tool": text,
+    "argument": text,
+    "parameters": table,
+    "headers": string_table,
+    "max_results": positive_int,
 }

@@ -36,6 +36,7 @@ from helexa_acp.tools.roots import Roots
 from helexa_acp.tools.skill_tool import SkillTool
 from helexa_acp.tools.skills import Skill, find_skills, skill_folders
 from helexa_acp.tools.tool import Tool
+from helexa_acp.tools.web_search import web_search_tool
 from helexa_acp.v1 import updates
 from helexa_acp.v1.client import Client
 
@@ -87,7 +88,10 @@ class Session:
         self.mcp = McpServers(cwd)
         self.language_servers: LanguageServers | None = None
         self.running: CancelToken | None = None  # of the turn in progress
-        self._tools = builtin_tools(home.endpoints.config.offers)
+        config = home.endpoints.config
+        search = config.extensions.web_search
+        search_tool = web_search_tool(search, lambda: self.mcp.tools) if search else None
+        self._tools = builtin_tools(config.offers, search_tool)
         self.label = ""  # stands before the titles of cards
         self.added_tools: dict[str, Tool] = {}  # those that need the session itself
         self._deferred_notices: list[tuple[str, str, str]] = []
