@@ -67,14 +67,17 @@ def string_table(key: str, value: Any) -> dict[str, str]:
     return value
 
 
-def table_values(entry: Any, keys: dict[str, Callable[[str, Any], Any]]) -> dict[str, Any]:
-    """Return the values of a table, each checked by its key's function. Raises BadValueError."""
+def table_values(entry: Any, keys: dict[str, Callable[[str, Any], Any]], prefix: str = "") -> dict[str, Any]:
+    """Return the values of a table, each checked by its key's function. Raises BadValueError.
+
+    Its messages have the prefix, with a dot, before the key.
+    """
     if not isinstance(entry, dict):
-        raise BadValueError("must be a table")
+        raise BadValueError(f"{prefix.rstrip('.')}: must be a table" if prefix else "must be a table")
     unknown = entry.keys() - keys.keys()
     if unknown:
-        raise BadValueError(f"unknown key {min(unknown)!r}; the keys are {', '.join(keys)}")
-    return {key: check(key, entry[key]) for key, check in keys.items() if key in entry}
+        raise BadValueError(f"{prefix}unknown key {min(unknown)!r}; the keys are {', '.join(keys)}")
+    return {key: check(prefix + key, entry[key]) for key, check in keys.items() if key in entry}
 
 
 def tables(table: dict[str, Any], key: str, parse: Callable[[Any], Any], notes: list[str]) -> list[Any]:

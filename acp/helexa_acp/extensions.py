@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from pathlib import Path
 from typing import Any
 
 from helexa_acp.config_values import (
     BadValueError,
+    boolean,
     positive_int,
     positive_number,
     string,
@@ -22,7 +24,8 @@ from helexa_acp.config_values import (
 )
 from helexa_acp.language_servers import DEFAULT_DIAGNOSTICS, DiagnosticsSettings, parse_diagnostics
 
-MODES = ("plan", "default", "accept_edits", "bypass")  # the narrowest first
+MODES = ("plan", "default", "accept_edits", "sandbox", "bypass")  # the narrowest first
+SANDBOXES = ("bubblewrap", "landlock")
 EVENTS = ("before_tool", "after_tool", "stop")
 
 
@@ -72,18 +75,29 @@ class WebSearch:
 
 
 @dataclass(frozen=True, slots=True)
+class SandboxSettings:
+    """The sandbox of shell commands, which the mode `sandbox` uses."""
+
+    use: tuple[str, ...] = SANDBOXES  # the first that works
+    always: bool = False  # in every mode
+    network: bool = False  # for every command
+    writable: tuple[str, ...] = ()  # directories beside the session's own
+
+
+@dataclass(frozen=True, slots=True)
 class Extensions:
     mcp_servers: tuple[dict[str, Any], ...] = ()  # as the protocol describes them
     hooks: tuple[Hook, ...] = ()
     agents: tuple[AgentKind, ...] = (GENERAL,)
     diagnostics: DiagnosticsSettings | None = DEFAULT_DIAGNOSTICS  # None: no language servers
     web_search: WebSearch | None = None
+    sandbox: SandboxSettings = field(default_factory=SandboxSettings)
 
 
 def parse_extensions(config: dict[str, Any]) -> tuple[Extensions, list[str]]:
     """Return the extensions in a parsed file, and a note for each that is left out.
 
-    Raises BadValueError for a mistake in a hook: what it guards must not run unguarded.
+    Raises BadValueError for a mistake in a hook or the sandbox: what they guard must not run unguarded.
     """
     notes: list[str] = []
     servers = tables(config, "mcp_servers", _server, notes)
@@ -98,11 +112,12 @@ def parse_extensions(config: dict[str, Any]) -> tuple[Extensions, list[str]]:
         tuple(agents.values()),
         parse_diagnostics(config, notes),
         _web_search(config, notes),
+        SandboxSettings(**table_values(config.get("sandbox", {}), _SANDBOX_KEYS, "sandbox.")),
     )
     return added, notes
 
 
-KEYS = {"mcp_servers", "hooks", "agents", "diagnostics", "language_servers", "web_search"}
+KEYS = {"mcp_servers", "hooks", "agents", "diagnostics", "language_servers", "web_search", "sandbox"}
 
 
 def _server(entry: Any) -> dict[str, Any]:
@@ -173,6 +188,21 @@ def _mode(key: str, value: Any) -> str:
     return str(value)
 
 
+def _sandboxes(key: str, value: Any) -> tuple[str, ...]:
+    if not set(strings(key, value)) <= set(SANDBOXES):
+        raise BadValueError(f"{key}: must be a list of {' and '.join(SANDBOXES)}")
+    return tuple(value)
+
+
+def _folders(key: str, value: Any) -> tuple[str, ...]:
+    """Return absolute paths, with the home directory in place of ~."""
+    folders = tuple(str(Path(folder).expanduser()) for folder in strings(key, value))
+    for folder in folders:
+        if not Path(folder).is_absolute():
+            raise BadValueError(f"{key}: {folder!r} is not absolute")
+    return folders
+
+
 def _event(key: str, value: Any) -> str:
     if value not in EVENTS:
         raise BadValueError(f"{key}: {value!r} is none of {', '.join(EVENTS)}")
@@ -210,4 +240,10 @@ _SEARCH_KEYS: dict[str, Callable[[str, Any], Any]] = {
     "parameters": table,
     "headers": string_table,
     "max_results": positive_int,
+}
+_SANDBOX_KEYS: dict[str, Callable[[str, Any], Any]] = {
+    "use": _sandboxes,
+    "always": boolean,
+    "network": boolean,
+    "writable": _folders,
 }

@@ -14,6 +14,7 @@ from helexa_acp.agent.permission_rules import PermissionRules, describe
 from helexa_acp.agent.session import Session
 from helexa_acp.cancellation import CancelToken
 from helexa_acp.tools.roots import expand
+from helexa_acp.tools.shell import SHELLS
 from helexa_acp.tools.shell import permissions as permissions_of
 from helexa_acp.tools.tool import PermissionRule
 
@@ -25,10 +26,10 @@ USAGE = """\
 - `/permissions remove 2` removes the second of the list, `/permissions forget` all of them\
 """
 
-_MATCHES = {
-    "shell": ("prefix", "exact", "any"),
+_MATCHES = {  # the first is the default
+    **dict.fromkeys(SHELLS.values(), ("prefix", "exact", "any")),
     "edit": ("under", "exact", "any"),
-}  # the first is the default
+}
 _OTHER_MATCHES = ("exact", "any")
 
 
@@ -111,12 +112,12 @@ def _rules(tool: str, rest: list[str], argument: str, cwd: str) -> list[Permissi
         raise UsageError(f"say what of {tool}, or write {tool} any")
     if tool == "edit" and words:
         return [PermissionRule(tool, match, _absolute(" ".join(words), cwd))]
-    if tool != "shell" or not words:
+    if tool not in SHELLS.values() or not words:
         return [PermissionRule(tool, match, " ".join(words))]
     command = argument.strip().split(maxsplit=3 if named else 2)[-1]  # with its quotes
     if match == "prefix":
         return [PermissionRule(tool, match, command)]
-    return [permission.rules[0] for permission in permissions_of(command)]
+    return [permission.rules[0] for permission in permissions_of(command, tool)]
 
 
 def _absolute(path: str, cwd: str) -> str:

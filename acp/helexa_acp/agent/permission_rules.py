@@ -98,7 +98,7 @@ class PermissionRules:
 
 def covers(rule: PermissionRule, permission: Permission) -> bool:
     """Return whether the rule decides about the permission."""
-    if rule.tool != permission.tool:
+    if rule.tool not in {permission.tool, permission.broader}:
         return False
     match rule.match:
         case "any":

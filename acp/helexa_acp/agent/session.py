@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from helexa_acp.agent import options, system_prompt
+from helexa_acp.agent import modes, options, system_prompt
 from helexa_acp.agent.approvals import Approvals
 from helexa_acp.agent.checkpoints import Checkpoints
 from helexa_acp.agent.hooks import Hooks
@@ -33,6 +33,8 @@ from helexa_acp.tools.lsp.servers import LanguageServers
 from helexa_acp.tools.mcp.servers import McpServers
 from helexa_acp.tools.processes import ChildProcesses
 from helexa_acp.tools.roots import Roots
+from helexa_acp.tools.sandbox import Confinement, find_sandbox
+from helexa_acp.tools.shell import ShellTool
 from helexa_acp.tools.skill_tool import SkillTool
 from helexa_acp.tools.skills import Skill, find_skills, skill_folders
 from helexa_acp.tools.tool import Tool
@@ -89,6 +91,12 @@ class Session:
         self.language_servers: LanguageServers | None = None
         self.running: CancelToken | None = None  # of the turn in progress
         config = home.endpoints.config
+        self._sandbox = sandbox = config.extensions.sandbox
+        writable = [cwd, *additional, *sandbox.writable]
+        self.confinement = Confinement(find_sandbox(sandbox.use), writable, network=sandbox.network)
+        self.confined_shell = ShellTool(
+            has_background=config.offers("background"), confinement=self.confinement
+        )
         search = config.extensions.web_search
         search_tool = web_search_tool(search, lambda: self.mcp.tools) if search else None
         self._tools = builtin_tools(config.offers, search_tool)
@@ -106,7 +114,9 @@ class Session:
     @property
     def tools(self) -> dict[str, Tool]:
         skill_tools: dict[str, Tool] = {"skill": SkillTool(self.skills)} if self.skills else {}
-        tools = {**self._tools, **self.added_tools, **skill_tools, **self.mcp.tools}
+        is_confined = self._sandbox.always or self.mode is Mode.SANDBOX
+        shell: dict[str, Tool] = {"shell": self.confined_shell} if is_confined else {}
+        tools = {**self._tools, **shell, **self.added_tools, **skill_tools, **self.mcp.tools}
         return {name: tool for name, tool in tools.items() if self.home.endpoints.config.offers(name)}
 
     @property
@@ -188,10 +198,14 @@ class Session:
 
     def options(self) -> list[dict[str, Any]]:
         """Return the configuration options for an answer, after which the client has seen them."""
-        self._options_shown = options.config_options(
-            self.endpoints, self.mode, self.choice, self.transcript.chose.effort
-        )
+        mode = options.mode_option(self.mode, self.modes())
+        effort = self.transcript.chose.effort
+        self._options_shown = options.config_options(self.endpoints, mode, self.choice, effort)
         return self._options_shown
+
+    def modes(self) -> dict[Mode, tuple[str, str]]:
+        """Return the modes' names and descriptions."""
+        return modes.descriptions(self.confinement, always=self._sandbox.always)
 
     def show_options(self) -> None:
         """Send the options if they have changed since the client last saw them."""
@@ -250,4 +264,5 @@ class Session:
         ending = [self.processes.kill_all(), self.mcp.aclose(), self.checkpoints.aclose()]
         ending += [self.language_servers.aclose()] if self.language_servers else []
         await asyncio.gather(*ending)
+        await asyncio.to_thread(self.confinement.remove_tmp)
         self.log.close()

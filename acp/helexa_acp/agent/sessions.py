@@ -28,6 +28,7 @@ from helexa_acp.rpc.framing import NOT_FOUND, RpcError
 from helexa_acp.storage.records import Titled, UserSaid
 from helexa_acp.storage.shadow_git import ShadowGitError
 from helexa_acp.storage.store import BadCursorError, NoSuchSessionError, SessionNote, SessionStore
+from helexa_acp.tools.sandbox import find_sandbox
 from helexa_acp.v1 import params as check
 from helexa_acp.v1 import updates
 from helexa_acp.v1.client import Client
@@ -81,6 +82,7 @@ class Sessions:
         additional = check.directories(params)
         servers = check.mcp_servers(params)
         await asyncio.to_thread(check.exist, cwd, additional)
+        await self._find_sandbox()
         id_, log_ = self._home.store.create(cwd)
         session = Session(id_, cwd, additional, log=log_, home=self._home, client=self.client)
         self._adopt(session, servers)
@@ -196,12 +198,17 @@ class Sessions:
         except NoSuchSessionError as error:
             raise RpcError(NOT_FOUND, str(error)) from error
         await self._forget(id_)
+        await self._find_sandbox()
         session = Session(id_, cwd, check.directories(params), log=log_, home=self._home, client=self.client)
         for record in log_.read_new():
             session.transcript.apply(record)
             session.is_listed = session.is_listed or isinstance(record, UserSaid)
         self._adopt(session, servers)
         return session
+
+    async def _find_sandbox(self) -> None:
+        """Try once which sandbox works, so that sessions know it."""
+        await asyncio.to_thread(find_sandbox, self._home.endpoints.config.extensions.sandbox.use)
 
     async def _forget(self, id_: str) -> None:
         """Cancel the session's turn, wait for its answer, and close the session."""
@@ -232,7 +239,10 @@ class Sessions:
             session.show(updates.commands(available))
 
     def _state(self, session: Session) -> Params:
-        return {"modes": options.mode_state(session.mode), "configOptions": session.options()}
+        return {
+            "modes": options.mode_state(session.mode, session.modes()),
+            "configOptions": session.options(),
+        }
 
     def _models_changed(self) -> None:
         for session in self._open.values():

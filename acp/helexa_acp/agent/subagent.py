@@ -47,6 +47,8 @@ class Subagent(Session):
         self.copies = parent.copies
         self.files = parent.files
         self.mcp = parent.mcp
+        self.confinement = parent.confinement
+        self.confined_shell = parent.confined_shell
         self.language_servers = parent.language_servers
         self.skills = parent.skills
         self.running = cancel

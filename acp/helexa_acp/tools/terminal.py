@@ -25,9 +25,8 @@ def shell_argv(command: str) -> list[str]:
     return [shutil.which("bash") or "/bin/sh", "-c", command]
 
 
-async def run_command(command: str, cwd: str, timeout_s: float, ctx: ToolContext) -> ProcessResult:
+async def run_command(argv: list[str], cwd: str, timeout_s: float, ctx: ToolContext) -> ProcessResult:
     """Run a command until it ends, times out or is cancelled. Raises ToolError."""
-    argv = shell_argv(command)
     try:
         if ctx.client.has_terminal:
             return await _in_client([*_without(ctx), *argv], cwd, timeout_s, ctx)
