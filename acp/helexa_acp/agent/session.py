@@ -101,6 +101,7 @@ class Session:
         search_tool = web_search_tool(search, lambda: self.mcp.tools) if search else None
         self._tools = builtin_tools(config.offers, search_tool)
         self.label = ""  # stands before the titles of cards
+        self.place = id_  # the session in which the client shows the cards
         self.added_tools: dict[str, Tool] = {}  # those that need the session itself
         self._deferred_notices: list[tuple[str, str, str]] = []
         self.is_listed = False  # has an entry in the list of sessions, as from its first prompt on

@@ -31,7 +31,10 @@ class ToolCard:
 
     def change(self, **changes: Any) -> None:
         self.state.update(changes)
-        self._show(updates.tool_call_update(self.id, **changes))
+        meta = {
+            key: value for key, value in self.state.items() if key == "_meta"
+        }  # as each update replaces it
+        self._show(updates.tool_call_update(self.id, **{**changes, **meta}))
 
     def done(self, call: str, outcome: Outcome) -> CardDone:
         """Show the outcome, and return the record of the closed card for the call of this id."""

@@ -110,7 +110,7 @@ class ToolRunner:
     def _context(self, card: ToolCard) -> ToolContext:
         session = self._session
         return ToolContext(
-            session_id=session.id,
+            session_id=session.place,
             client=session.client,
             roots=session.roots,
             files=session.files,

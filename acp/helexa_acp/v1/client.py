@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from helexa_acp.rpc.connection import RpcConnection
 from helexa_acp.rpc.framing import INTERNAL_ERROR, RpcError
+from helexa_acp.v1.updates import shown_in
 from helexa_acp.v1.visible import visible_card
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ class Client:
         self.has_terminal = _at(capabilities, "terminal") is True
         self.has_notices = isinstance(_at(capabilities, "session", "notices"), dict)
         self.has_compaction = isinstance(_at(capabilities, "session", "compaction"), dict)
+        self.has_subagents = isinstance(_at(capabilities, "subagents"), dict)  # unstable
         self.can_fill_forms = isinstance(_at(capabilities, "elicitation", "form"), dict)
         self.can_open_urls = isinstance(_at(capabilities, "elicitation", "url"), dict)
         self.has_terminal_auth = _at(capabilities, "auth", "terminal") is True
@@ -37,11 +39,16 @@ class Client:
         kind = update["sessionUpdate"]
         if kind == "notice":
             return self.has_notices
+        if kind == "subagent_update" or (kind == "agent_message_chunk" and shown_in(update)):
+            return self.has_subagents
         return self.has_compaction or not kind.startswith("compaction")
 
     def update(self, session_id: str, update: Update) -> None:
+        """Send an update of a session, or of a sub-agent's in it if the client knows of those."""
         if update["sessionUpdate"] in {"tool_call", "tool_call_update"}:
             update = visible_card(update)
+        if self.has_subagents:
+            session_id = shown_in(update) or session_id
         self._connection.notify("session/update", {"sessionId": session_id, "update": update})
 
     async def drain(self) -> None:
