@@ -73,9 +73,10 @@ def _sandbox(confinement: Confinement) -> str:
     if sandbox is None:
         return f"As Accept edits. {_NOT_SANDBOXED}"
     where = f"in a sandbox ({sandbox.name}) that writes only below the session's directories"
+    also = "".join(f"; {able}" for able in sandbox.also)
     if confinement.is_tight:
-        return f"Edits files and runs commands without asking, {where}, without network. Asks for more"
-    return f"Edits files without asking, and asks before commands, {where}; the network is not withheld"
+        return f"Edits files and runs commands without asking, {where}, without network{also}. Asks for more"
+    return f"Edits files without asking, and asks before commands, {where}; they have the network{also}"
 
 
 def as_json(described: dict[Mode, tuple[str, str]]) -> list[dict[str, Any]]:

@@ -18,9 +18,7 @@ from typing import Protocol
 
 PROBE_TIMEOUT_S = 5.0
 NONE_WORKS = "neither bubblewrap nor Landlock works on this machine"
-LANDLOCK = Path(__file__).with_name("landlock.py")
-_NOT_SERVICES = ("/run/current-system", "/run/opengl-driver")  # below /run, where services have their sockets
-_RESOLVER = "/run/systemd/resolve"  # what /etc/resolv.conf often links to
+CONFINE = (sys.executable, "-I", "-S", str(Path(__file__).with_name("confine.py")))
 
 
 class Access(StrEnum):
@@ -46,58 +44,46 @@ class Sandbox(Protocol):
     @property
     def name(self) -> str: ...
 
-    @property
-    def withholds_network(self) -> bool:
-        """Whether it can withhold all of it."""
-
     def wrap(self, argv: list[str], cwd: str, bounds: Bounds) -> list[str]:
         """Return the words that run a program within these bounds."""
 
-    def limits(self, *, network: bool) -> str:
-        """Return what holds for a command besides where it can write, for a user."""
+    @property
+    def also(self) -> tuple[str, ...]:
+        """What a confined command can do besides, for the user."""
 
 
 @dataclass(frozen=True, slots=True)
 class Bubblewrap:
-    """Mounts all else read-only; services of the machine and of the user's session are out of reach."""
+    """Mounts all else read-only, and hides other processes."""
 
     program: str
     name: str = "bubblewrap"
-    withholds_network: bool = True
+    also: tuple[str, ...] = ()
 
     def wrap(self, argv: list[str], cwd: str, bounds: Bounds) -> list[str]:
         words = [self.program, "--die-with-parent", "--new-session"]
         words += ["--unshare-user-try", "--unshare-pid", "--unshare-ipc", "--unshare-uts"]
         words += [] if bounds.network else ["--unshare-net"]
-        words += ["--ro-bind", "/", "/", "--dev", "/dev", "--proc", "/proc", "--tmpfs", "/run"]
-        for folder in (*_NOT_SERVICES, *([_RESOLVER] if bounds.network else [])):
-            words += ["--ro-bind-try", folder, folder]
+        words += ["--ro-bind", "/", "/", "--dev", "/dev", "--proc", "/proc"]
         words += ["--bind", bounds.tmp, "/tmp", "--setenv", "TMPDIR", "/tmp"]  # noqa: S108 - of its own
         for folder in bounds.writable:
             words += ["--bind-try", folder, folder]
-        return [*words, "--chdir", cwd, "--", *argv]
-
-    def limits(self, *, network: bool) -> str:
-        return "the network is open" if network else "there is no network"
+        # Its network is settled. What is left to refuse are sockets to local services.
+        return [*words, "--chdir", cwd, "--", *CONFINE, "--network", "--", *argv]
 
 
 @dataclass(frozen=True, slots=True)
 class Landlock:
-    withholds_network: bool
+    """Needs nothing but the kernel, which leaves some things possible."""
+
+    also: tuple[str, ...]
     name: str = "Landlock"
 
     def wrap(self, argv: list[str], cwd: str, bounds: Bounds) -> list[str]:
-        words = [sys.executable, "-I", "-S", str(LANDLOCK), "--tmp", bounds.tmp]
-        words += ["--network"] if bounds.network else []
+        words = [*CONFINE, "--tmp", bounds.tmp, *(["--network"] if bounds.network else [])]
         for folder in bounds.writable:
             words += ["--write", folder]
         return [*words, "--", *argv]
-
-    def limits(self, *, network: bool) -> str:
-        also = "modes and times of other files can be changed, and local services reached by their sockets"
-        if network:
-            return f"the network is open; {also}"
-        return f"there is no {'network' if self.withholds_network else 'TCP, but UDP'}; {also}"
 
 
 @cache
@@ -110,9 +96,9 @@ def find_sandbox(use: tuple[str, ...]) -> Sandbox | None:
             return found
     if "landlock" not in use:
         return None
-    match _output([sys.executable, "-I", "-S", str(LANDLOCK), "--probe"]):
-        case "off" | "tcp" as network:
-            return Landlock(withholds_network=network == "off")
+    match _output([*CONFINE, "--probe"]).splitlines():
+        case ["confined", *also]:
+            return Landlock(tuple(also))
     return None
 
 
@@ -137,7 +123,7 @@ class Confinement:
     @property
     def is_tight(self) -> bool:
         """Whether a confined command can do nothing that a user would be asked about."""
-        return self.sandbox is not None and self.sandbox.withholds_network and not self._network
+        return self.sandbox is not None and not self._network
 
     def wrap(self, argv: list[str], cwd: str, access: Access) -> list[str]:
         """Return the words that run a program with this access."""
@@ -154,10 +140,13 @@ class Confinement:
             return f"Runs without a sandbox: {NONE_WORKS}."
         if access is Access.ALL:
             return "Runs outside the sandbox: it can write wherever you can, and use the network."
-        limits = self.sandbox.limits(network=self._network or access is Access.NETWORK)
+        network = self._network or access is Access.NETWORK
+        also = "".join(f" Beside that, {able}." for able in self.sandbox.also)
         return (
             f"Runs in a sandbox ({self.sandbox.name}): it can write files only below "
-            f"{', '.join(self._writable)} and in a temporary directory; {limits}. It can read what you can."
+            f"{', '.join(self._writable)} and in a temporary directory, "
+            f"{'it has the network' if network else 'it has no network'}, and it reaches no local services. "
+            f"It can read what you can.{also}"
         )
 
     def remove_tmp(self) -> None:
