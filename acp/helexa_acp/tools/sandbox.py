@@ -5,6 +5,7 @@ What it guarantees is told in the picker of modes and in each request for permis
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -92,8 +93,9 @@ def find_sandbox(use: tuple[str, ...]) -> Sandbox | None:
     program = shutil.which("bwrap") if "bubblewrap" in use else None
     if program is not None:
         found = Bubblewrap(program)
-        if _output(found.wrap(["echo", "works"], "/", Bounds((), tempfile.gettempdir()))) == "works":
-            return found
+        with tempfile.TemporaryDirectory() as tmp:
+            if _output(found.wrap(["echo", "works"], "/", Bounds((), tmp))) == "works":
+                return found
     if "landlock" not in use:
         return None
     match _output([*CONFINE, "--probe"]).splitlines():
@@ -116,7 +118,7 @@ class Confinement:
 
     def __init__(self, sandbox: Sandbox | None, writable: Iterable[str], *, network: bool) -> None:
         self.sandbox = sandbox
-        self._writable = tuple(writable)
+        self._writable = tuple(map(os.path.realpath, writable))
         self._network = network  # for all commands
         self._tmp: str | None = None
 
