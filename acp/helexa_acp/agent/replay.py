@@ -17,6 +17,7 @@ from helexa_acp.storage.records import (
     UserSaid,
 )
 from helexa_acp.v1 import updates
+from helexa_acp.v1.subagents import in_session, shown_in, subagent
 
 INTERRUPTED = "This call was interrupted before it had a result."
 
@@ -77,9 +78,9 @@ def _card(card: dict[str, Any]) -> Iterator[updates.Update]:
     child = card.get("_meta", {}).get("subagentSessionId")
     match card.get("content"):
         case [{"content": {"text": str(report)}}] if child:
-            told = updates.subagent(child, str(card["title"]), {"state": "idle"})
-            yield updates.in_session(updates.shown_in(card), told)
-            yield updates.in_session(child, updates.message_chunk(report_id(child), report))
+            told = subagent(child, str(card["title"]), {"state": "idle"})
+            yield in_session(shown_in(card), told)
+            yield in_session(child, updates.message_chunk(report_id(child), report))
 
 
 def _interrupted(item: dict[str, Any]) -> dict[str, Any]:

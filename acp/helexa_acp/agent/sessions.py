@@ -60,6 +60,8 @@ class Sessions:
         self._retired: list[Endpoints] = []
         self._home.endpoints.on_change = self._models_changed
         self._home.endpoints.refresh()
+        use = config.extensions.sandbox.use
+        self._sandbox_sought = asyncio.create_task(asyncio.to_thread(find_sandbox, use))
 
     async def use(self, config: Config) -> None:
         """Take a new configuration. Open sessions use it from their next turn on."""
@@ -74,7 +76,9 @@ class Sessions:
     async def aclose(self) -> None:
         await asyncio.gather(*(self._forget(id_) for id_ in list(self._open)), return_exceptions=True)
         await asyncio.gather(
-            *(e.aclose() for e in (*self._retired, self._home.endpoints)), return_exceptions=True
+            *(e.aclose() for e in (*self._retired, self._home.endpoints)),
+            self._sandbox_sought,
+            return_exceptions=True,
         )
 
     async def new(self, params: Params) -> Params:
@@ -207,7 +211,8 @@ class Sessions:
         return session
 
     async def _find_sandbox(self) -> None:
-        """Try once which sandbox works, so that sessions know it."""
+        """Wait until it is known which sandbox works, so that sessions know it."""
+        await asyncio.shield(self._sandbox_sought)
         await asyncio.to_thread(find_sandbox, self._home.endpoints.config.extensions.sandbox.use)
 
     async def _forget(self, id_: str) -> None:

@@ -20,6 +20,7 @@ from helexa_acp.provider.types import Message, Role
 from helexa_acp.storage.records import AssistantSaid, CardDone, Edited, Record, Spent
 from helexa_acp.tools.tool import Tool
 from helexa_acp.v1 import updates
+from helexa_acp.v1.subagents import in_session, shown_in, subagent
 
 WITHHELD = {"plan", "ask"}  # the plan is the session's, and nobody answers
 PROMPT = """
@@ -121,20 +122,18 @@ class Subagent(Session):
                 self.begin_nested_card(update)
             case "tool_call_update" | "subagent_update":
                 self._parent.show({**update, "_meta": self._meta(update)})
-            case "agent_message_chunk" if updates.shown_in(update):  # of one of its own
+            case "agent_message_chunk" if shown_in(update):  # of one of its own
                 self._parent.show(update)
             case "notice":
                 self._parent.show(update)
 
     def announce(self, title: str, state: str, **more: Any) -> None:
         """Tell a client with sub-agents that this one is running or idle."""
-        self._parent.show(updates.subagent(self.child_id, title, {"state": state, **more}))
+        self._parent.show(subagent(self.child_id, title, {"state": state, **more}))
 
     def show_report(self, text: str) -> None:
         """Show the report in the sub-agent's own session."""
-        self._parent.show(
-            updates.in_session(self.child_id, updates.message_chunk(report_id(self.child_id), text))
-        )
+        self._parent.show(in_session(self.child_id, updates.message_chunk(report_id(self.child_id), text)))
 
     def begin_nested_card(self, card: updates.Update) -> None:
         self._parent.begin_nested_card(self._nested(card))

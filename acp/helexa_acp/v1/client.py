@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from helexa_acp.rpc.connection import RpcConnection
 from helexa_acp.rpc.framing import INTERNAL_ERROR, RpcError
-from helexa_acp.v1.updates import shown_in
-from helexa_acp.v1.visible import visible_card
+from helexa_acp.v1.subagents import shown_in
+from helexa_acp.v1.visible import visible, visible_card
 
 if TYPE_CHECKING:
     from helexa_acp.v1.updates import Update
@@ -90,7 +90,8 @@ class Client:
         return await self._elicit({**params, "elicitationId": elicitation_id})
 
     async def _elicit(self, params: dict[str, Any]) -> tuple[str, dict[str, Any] | None]:
-        result = await self._connection.request("elicitation/create", params)
+        shown = {**params, "message": visible(params["message"])}
+        result = await self._connection.request("elicitation/create", shown)
         action, content = _at(result, "action"), _at(result, "content")
         if action not in {"accept", "decline"}:
             return "cancel", None

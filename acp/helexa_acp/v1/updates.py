@@ -78,24 +78,6 @@ def summary_chunk(compaction_id: str, text: str) -> Update:
     }
 
 
-def subagent(session_id: str, title: str, state: dict[str, Any]) -> Update:
-    """Return what a session says of the session of a sub-agent that it has (unstable)."""
-    return {"sessionUpdate": "subagent_update", "sessionId": session_id, "title": title, "state": state}
-
-
-def in_session(session_id: str | None, update: Update) -> Update:
-    """Return the update of a sub-agent's session, unless it has one already; None leaves it as it is."""
-    if session_id is None:
-        return update
-    return {**update, "_meta": {"sessionId": session_id, **update.get("_meta", {})}}
-
-
-def shown_in(update: Update) -> str | None:
-    """Return the sub-agent's session to which an update belongs, if it is one's."""
-    place = update.get("_meta", {}).get("sessionId")
-    return place if isinstance(place, str) else None
-
-
 def text_content(text: str) -> dict[str, Any]:
     return {"type": "content", "content": text_block(text)}
 
