@@ -86,6 +86,7 @@ class Session:
         self.mcp = McpServers(cwd)
         self.running: CancelToken | None = None  # of the turn in progress
         self._tools = builtin_tools(home.endpoints.config.offers)
+        self.client_prompt: tuple[str, ...] = ()  # how to take the client's system prompt, and its text
         self.label = ""  # stands before the titles of cards
         self.added_tools: dict[str, Tool] = {}  # those that need the session itself
         self._deferred_notices: list[tuple[str, str, str]] = []
@@ -110,8 +111,8 @@ class Session:
 
     def system_text(self) -> str:
         """Return the system prompt. Raises PromptError."""
-        override = self.home.system_prompt_path
-        return system_prompt.build(self.cwd, self.mode, self.plan_path, override, self.skills.values())
+        given = system_prompt.Instructions(self.home.system_prompt_path, *self.client_prompt)
+        return system_prompt.build(self.cwd, self.mode, self.plan_path, given, self.skills.values())
 
     def find_skills(self) -> None:
         """Look for skills anew. A turn does so once, so that its requests begin alike."""
@@ -208,9 +209,11 @@ class Session:
     def choose_effort(self, effort: str) -> None:
         self.keep(Chose(effort=effort))
 
-    def set_title(self, title: str) -> None:
+    def set_title(self, title: str, *, listed: bool = True) -> None:
+        """Keep the title, and publish it if the session is to be in the list."""
         self.keep(Titled(title))
-        self.publish_info()
+        if listed:
+            self.publish_info()
 
     def publish_info(self) -> None:
         """Update the session's entry in the list of sessions, on disk and in the client."""

@@ -48,6 +48,7 @@ class Subagent(Session):
         self.files = parent.files
         self.mcp = parent.mcp
         self.skills = parent.skills
+        self.client_prompt = parent.client_prompt
         self.running = cancel
         self.limit = ""  # the one that it has reached
         self._cancel = cancel
