@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from helexa_acp import extensions
+from helexa_acp.budget import Budget, parse_budget
 from helexa_acp.config_values import BadValueError, strings, url_problem
 from helexa_acp.endpoint import Endpoint, parse_endpoint
 from helexa_acp.extensions import Extensions, parse_extensions
@@ -37,6 +38,7 @@ class Config:
     warnings: tuple[str, ...] = ()
     extensions: Extensions = field(default_factory=Extensions)
     tools: tuple[str, ...] = ("*",)  # patterns of the names of those that models are offered
+    budget: Budget = field(default_factory=Budget)
 
     def offers(self, tool: str) -> bool:
         return any(fnmatchcase(tool, pattern) for pattern in self.tools)
@@ -114,7 +116,8 @@ def _from_environment(env: Mapping[str, str]) -> Config:
     prompt = env.get("HELEXA_ACP_SYSTEM_PROMPT_PATH")
     path = Path(prompt) if prompt else None
     tools = tuple((env.get("HELEXA_ACP_TOOLS") or "*").split(","))
-    return Config((endpoint,), endpoint.name, ENVIRONMENT, path, tools=tools)
+    budget = Budget(_env_int(env, "HELEXA_ACP_BUDGET_TOKENS"))
+    return Config((endpoint,), endpoint.name, ENVIRONMENT, path, tools=tools, budget=budget)
 
 
 def _env_int(env: Mapping[str, str], name: str) -> int | None:
@@ -159,13 +162,14 @@ def parse_config(table: dict[str, Any], *, source: str, env: Mapping[str, str]) 
     try:
         added, notes = parse_extensions(table)
         tools = strings("tools", table.get("tools", ["*"]))
+        budget = parse_budget(table.get("budget", {}))
     except BadValueError as error:
         raise ConfigError(f"{source}: {error}") from error
     warnings += [f"{source}: skipped: {note}" for note in notes]
-    return Config(tuple(endpoints), default, source, path, tuple(warnings), added, tools)
+    return Config(tuple(endpoints), default, source, path, tuple(warnings), added, tools, budget)
 
 
-_TOP_KEYS = {"endpoints", "default_endpoint", "system_prompt_path", "tools", *extensions.KEYS}
+_TOP_KEYS = {"endpoints", "default_endpoint", "system_prompt_path", "tools", "budget", *extensions.KEYS}
 
 
 def _names(entries: list[Any], source: str) -> list[str]:

@@ -43,6 +43,7 @@ class Subagent(Session):
         )
         self.label = f"{kind.name}: "
         self.approvals = parent.approvals
+        self.budget = parent.budget
         self.checkpoints = parent.checkpoints
         self.copies = parent.copies
         self.files = parent.files
