@@ -9,7 +9,7 @@ from __future__ import annotations
 from contextlib import aclosing
 from typing import Any
 
-from helexa_acp.agent import compaction, context_budget, system_prompt
+from helexa_acp.agent import compaction, context_budget, deferred_tools, system_prompt
 from helexa_acp.agent.budget_guard import Verdict
 from helexa_acp.agent.progress_card import ProgressCard
 from helexa_acp.agent.reply import Reply, new_id, pending_card
@@ -98,7 +98,7 @@ class Rounds:
         request = CompletionRequest(
             choice.model,
             (Message.of(Role.SYSTEM, system), *session.transcript.view()),
-            tuple(tool.spec for tool in session.tools.values()),
+            deferred_tools.offered(session.tools),
             effort=session.effort,
         )
         return await compaction.fit_to_window(session, choice, request, self._cancel)
