@@ -330,7 +330,7 @@ async def test_a_pause_for_a_busy_server_is_shown_while_it_lasts(converse):
 
 async def test_a_budget_of_the_server_s_is_told_at_once(converse):
     server = Server(busy=9, retry_after="86400")
-    talk, say = await converse(server)
+    _, say = await converse(server)
     assert "Rate limit reached" in (await say("hi"))["error"]["message"]
     assert server.asked == 1
 
