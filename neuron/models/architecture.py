@@ -16,23 +16,35 @@ from transformers.models.auto.modeling_auto import (
 
 from neuron.models import private
 from neuron.models.checkpoint import CONFIG, Checkpoint, ModelLoadError, model_broken
+from neuron.models.indexer_interface import INDEXED_LAYERS
 from neuron.models.state_interface import SILENT_LAYERS, STATE_LAYERS, keeps_states, layer_types
 
 # Equal to transformers' `generate`, token for token, in tests/device/test_parity.py.
 TESTED_FAMILIES = (
+    "axk2",
     "bamba",
+    "deepseek_v2",
+    "deepseek_v3",
+    "deepseek_v32",
     "falcon_h1",
     "gemma2",
     "gemma3_text",
+    "glm4_moe_lite",
+    "glm_moe_dsa",
     "gpt_oss",
     "granitemoehybrid",
+    "hy_v4",
     "jamba",
+    "kimi_linear",
     "lfm2",
     "llama",
     "llama4_text",
+    "longcat_flash",
     "mamba",
     "mamba2",
+    "minicpm3",
     "minimax",
+    "minimax_m3_vl_text",
     "mistral",
     "nemotron_h",
     "olmo",
@@ -45,6 +57,7 @@ TESTED_FAMILIES = (
     "qwen3_5_text",
     "qwen3_moe",
     "qwen3_next",
+    "youtu",
 )
 
 # The same with images, in tests/device/test_vision.py. Other vision models have positions in more than one
@@ -52,7 +65,8 @@ TESTED_FAMILIES = (
 # images.
 TESTED_VISION_FAMILIES = ("idefics3", "llava")
 
-_RUNNABLE_LAYERS = {"full_attention", "sliding_attention", "chunked_attention"} | STATE_LAYERS | SILENT_LAYERS
+_RUNNABLE_LAYERS = {"full_attention", "sliding_attention", "chunked_attention"}
+_RUNNABLE_LAYERS |= STATE_LAYERS | SILENT_LAYERS | INDEXED_LAYERS
 _OTHER_HEADS = re.compile(r"For(Sequence|Token)Classification$|ForQuestionAnswering$")
 _DEFAULT_CONTEXT = 4096  # tokens, for a model that names no limit
 

@@ -21,8 +21,11 @@ from transformers import AttentionInterface, AttentionMaskInterface
 
 from neuron.device.attention import AttentionParams, attend
 from neuron.device.kv_cache import KVShape
+from neuron.device.selection import Selection
+from neuron.models.latent_interface import latent_projection
 
 ATTENTION_NAME = "neuron_paged"
+INDEXED_NAME = "neuron_paged_indexed"  # the same with masks, for layers that give them to an indexer
 PROBE_NAME = "neuron_probe"
 
 # Tensors among the options that do not change what is computed. Any other would.
@@ -67,13 +70,15 @@ def paged_attention(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    attention_mask: Tensor | None,
+    attention_mask: Tensor | Selection | None,
     **options: Any,
 ) -> tuple[Tensor, None]:
     """Return (1, tokens, heads, dim) for query, key and value of (1, heads, tokens, dim) each.
 
     The signature is that of transformers' attention functions. Raises UnsupportedAttentionError.
     """
+    given = (attention_mask, *options.values())
+    selection = next((value for value in given if isinstance(value, Selection)), None)
     for name, option in options.items():
         if isinstance(option, Tensor) and name != "s_aux" and name not in _IGNORED:
             raise UnsupportedAttentionError(f"its attention needs {name}")
@@ -81,15 +86,21 @@ def paged_attention(
     if layer is None:
         raise UnsupportedAttentionError("its layers share an attention that does not know whose it is")
     recorder = _masks.get()
-    span = recorder.span(attention_mask, options) if recorder else _spans.get()[layer]
+    mask = attention_mask if isinstance(attention_mask, Tensor) else None
+    span = recorder.span(mask, options) if recorder else _spans.get()[layer]
     scale = options.get("scaling")
+    latent = latent_projection(module)
     params = AttentionParams(
         scale=query.shape[-1] ** -0.5 if scale is None else scale,
         window=span.window,
         chunk=span.chunk,
         softcap=options.get("softcap"),
         sinks=options.get("s_aux"),
+        latent=latent,
+        selection=selection,
     )
+    if latent:
+        key = value = torch.cat([key, value], dim=-1)
     query, key, value = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
     return attend(layer, query, key, value, params=params).unsqueeze(0), None
 
@@ -168,6 +179,11 @@ def _record_mask(
     return recorder.make(mask_function, kv_length, local_size, device) if recorder else None
 
 
+def stand_in_mask(*, device: torch.device, **_: Any) -> Tensor:
+    """Return a mask that nobody reads, with the signature of transformers' mask functions."""
+    return torch.ones(1, 1, 1, 1, dtype=torch.bool, device=device)
+
+
 class AttentionProbe:
     """An `AttentionBackend` for one short sequence, without a cache: records what layers store and ask."""
 
@@ -193,16 +209,22 @@ class AttentionProbe:
     ) -> Tensor:
         if layer in self.layers:
             raise UnsupportedAttentionError(f"layer {layer} attends more than once")
-        self.layers[layer] = KVShape(key.shape[1], key.shape[2], value.shape[2])
+        is_latent = params.latent is not None
+        self.layers[layer] = KVShape(key.shape[1], key.shape[2], value.shape[2], values_are_keys=is_latent)
         self.params[layer] = params
-        is_grouped = query.shape[1] != key.shape[1]
+        is_grouped = query.shape[1] != key.shape[1] and not is_latent
         query, key, value = (tensor.transpose(0, 1).unsqueeze(0) for tensor in (query, key, value))
+        if params.latent:
+            key, value = params.latent.expand(key)
         out = scaled_dot_product_attention(
             query, key, value, is_causal=True, scale=params.scale, enable_gqa=is_grouped
         )
-        return out[0].transpose(0, 1)
+        out = out[0].transpose(0, 1)
+        return out[..., : params.latent.value_dim] if params.latent else out
 
 
 AttentionInterface.register(ATTENTION_NAME, paged_attention)
+AttentionInterface.register(INDEXED_NAME, paged_attention)
 AttentionInterface.register(PROBE_NAME, paged_attention)
+AttentionMaskInterface.register(INDEXED_NAME, stand_in_mask)
 AttentionMaskInterface.register(PROBE_NAME, _record_mask)
