@@ -213,3 +213,20 @@ async def test_the_model_reads_the_client_s_system_prompt(tmp_path, project):
     )
     assert asked == ["Answer in verse.\n"]
     await talk.aclose()
+
+
+async def test_the_usage_of_a_session_is_told_on_resume_and_fork_too(script, start, project):
+    script(
+        '[[turn]]\n[[turn.reply]]\nsteps = [{ text = "Hi." }, { usage = { prompt = 700, completion = 9 } }]\n'
+    )
+    async with start(schema=UNSTABLE_SCHEMA) as agent:
+        await agent.initialize()
+        session = await agent.new_session(project)
+        await agent.prompt(session, "hello")
+        for method in ("session/resume", "session/fork"):
+            agent.messages.clear()
+            await agent.request(method, sessionId=session, cwd=str(project), mcpServers=[])
+            (usage,) = await agent.until(
+                lambda: [u for u in agent.updates if u["sessionUpdate"] == "usage_update"]
+            )
+            assert usage["used"] == 709

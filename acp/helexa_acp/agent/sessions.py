@@ -98,7 +98,9 @@ class Sessions:
         return self._state(session)
 
     async def resume(self, params: Params) -> Params:
-        return self._state(await self._reopen(params))
+        session = await self._reopen(params)
+        current_request().after.append(session.show_usage)
+        return self._state(session)
 
     async def list_page(self, params: Params) -> Params:
         return catalogue.page(self._home.store, params)
@@ -157,7 +159,7 @@ class Sessions:
         title = session.transcript.title
         if title is not None:
             session.keep(Titled(f"{title} (fork)"))
-        current_request().after.append(session.publish_info)
+        current_request().after += [session.publish_info, session.show_usage]
         return {"sessionId": copy, **self._state(session)}
 
     async def prompt(self, params: Params) -> Params:
