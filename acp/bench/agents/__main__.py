@@ -67,7 +67,10 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--smoke", action="store_true", help="helexa-acp alone, from this tree, once")
     options = parser.parse_args()
     options.tasks = [task for task in TASKS if task.name in options.tasks.split(",")]
-    options.agents = [CONTENDERS[name] for name in options.agents.split(",")]
+    names = options.agents.split(",")
+    if unknown := set(names) - CONTENDERS.keys():
+        parser.error(f"--agents: {min(unknown)!r} is none of {', '.join(CONTENDERS)}")
+    options.agents = [CONTENDERS[name] for name in names]
     if options.smoke:
         options.agents, options.runs = [contenders.here()], 1
     return options

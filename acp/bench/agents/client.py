@@ -13,7 +13,6 @@ from typing import Any
 
 from bench.agents.contenders import NODE
 from bench.agents.endpoint import Asked, Endpoint
-from bench.agents.script import text_of
 from bench.agents.tasks import Seen, Task
 
 TAP = Path(__file__).parent / "tap.py"
@@ -166,12 +165,11 @@ def _trial(lines: list[Any], asked: list[Asked]) -> Trial:
 
 
 def _said(message: dict[str, Any]) -> str:
-    update = message.get("params", {}).get("update", {}) if "method" in message else {}
-    return text_of(update) or str((update.get("content") or {}).get("text", "")) if _is_words(update) else ""
-
-
-def _is_words(update: dict[str, Any]) -> bool:
-    return update.get("sessionUpdate") == "agent_message_chunk"
+    """Return the text of a message that is an update with words of the agent, else nothing."""
+    update = message.get("params", {}).get("update", {}) if message.get("method") == "session/update" else {}
+    return (
+        str(update["content"].get("text", "")) if update.get("sessionUpdate") == "agent_message_chunk" else ""
+    )
 
 
 def _seen(folder: Path, lines: list[Any], asked: list[Asked]) -> Seen:
@@ -188,7 +186,6 @@ def _seen(folder: Path, lines: list[Any], asked: list[Asked]) -> Seen:
         folder,
         text,
         tuple(stops),
-        len(asked),
         max((request.tokens for request in mine), default=0),
         any(request.hung_up for request in mine),
         mine[-1].prompt if mine else "",

@@ -14,9 +14,8 @@ class Seen:
     """What a run of a task left behind."""
 
     folder: Path
-    text: str  # of the agent's messages in the last turn
+    text: str  # of all of the agent's messages
     stops: tuple[str, ...]  # the stop reason of each turn
-    requests: int
     longest_prompt: int  # tokens
     hung_up: bool  # the agent closed its connection while the model was answering
     history: str  # the last request's messages
