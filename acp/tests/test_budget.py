@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 import httpx
 import pytest
 from acp_testing.inprocess import Conversation
-from acp_testing.process import FULL_CLIENT, choose
+from acp_testing.process import FULL_CLIENT, HOLD, choose, prompt
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -105,6 +105,17 @@ async def test_cancelling_the_question_cancels_the_turn(talk):
     agent, session = await talk("[budget]\ntokens = 600\n")
     agent.answers["session/request_permission"] = lambda _: {"outcome": {"outcome": "cancelled"}}
     assert await agent.prompt(session, "work") == "cancelled"
+
+
+async def test_cancelling_the_turn_ends_the_question(talk):
+    agent, session = await talk("[budget]\ntokens = 600\n")
+    agent.answers["session/request_permission"] = lambda _: HOLD
+    turn = agent.begin("session/prompt", prompt(session, "work"))
+    await agent.until(lambda: questions(agent))
+    agent.notify("session/cancel", sessionId=session)
+    assert (await agent.result(turn))["stopReason"] == "cancelled"
+    id_ = questions(agent)[0]["toolCall"]["toolCallId"]
+    assert [u["status"] for u in agent.updates if u.get("toolCallId") == id_] == ["pending", "failed"]
 
 
 async def test_a_client_that_cannot_ask_stops(talk):

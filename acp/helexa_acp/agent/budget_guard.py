@@ -96,6 +96,9 @@ class BudgetGuard:
             chosen = await self._client.ask(self._session_id, card.state, _options(more))
         except RpcError as error:
             return self._end(card, Verdict.STOP, f"Stopped: the client could not ask the user: {error}")
+        except asyncio.CancelledError:  # the turn was cancelled meanwhile
+            self._end(card, Verdict.CANCELLED, "Cancelled.")
+            raise
         match chosen:
             case "more":
                 self._keep(more)

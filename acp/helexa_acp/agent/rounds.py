@@ -49,7 +49,7 @@ class Rounds:
         self._compacted = False
 
     async def run(self) -> str:
-        """Return the stop reason. Raises RpcError."""
+        """Return the stop reason. Raises RpcError, Cancelled."""
         for _ in range(MAX_ROUNDS):
             match await self._session.budget.check(self._cancel):
                 case Verdict.STOP:
