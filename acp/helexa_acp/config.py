@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from helexa_acp import extensions
+from helexa_acp.budget import Budget, parse_budget
 from helexa_acp.command_environment import CommandEnvironment
 from helexa_acp.config_values import BadValueError, strings, url_problem
 from helexa_acp.endpoint import Endpoint, parse_endpoint
@@ -39,6 +40,7 @@ class Config:
     extensions: Extensions = field(default_factory=Extensions)
     tools: tuple[str, ...] = ("*",)  # patterns of the names of those that models are offered
     command_environment: CommandEnvironment = field(default_factory=CommandEnvironment)
+    budget: Budget = field(default_factory=Budget)
 
     def offers(self, tool: str) -> bool:
         return any(fnmatchcase(tool, pattern) for pattern in self.tools)
@@ -117,7 +119,15 @@ def _from_environment(env: Mapping[str, str]) -> Config:
     path = Path(prompt) if prompt else None
     tools = tuple((env.get("HELEXA_ACP_TOOLS") or "*").split(","))
     programs = _command_environment(("*",), [], [endpoint], env)
-    return Config((endpoint,), endpoint.name, ENVIRONMENT, path, tools=tools, command_environment=programs)
+    return Config(
+        (endpoint,),
+        endpoint.name,
+        ENVIRONMENT,
+        path,
+        tools=tools,
+        command_environment=programs,
+        budget=Budget(_env_int(env, "HELEXA_ACP_BUDGET_TOKENS")),
+    )
 
 
 def _env_int(env: Mapping[str, str], name: str) -> int | None:
@@ -163,15 +173,16 @@ def parse_config(table: dict[str, Any], *, source: str, env: Mapping[str, str]) 
         added, notes = parse_extensions(table)
         tools = strings("tools", table.get("tools", ["*"]))
         passed = strings("command_variables", table.get("command_variables", ["*"]))
+        budget = parse_budget(table.get("budget", {}))
     except BadValueError as error:
         raise ConfigError(f"{source}: {error}") from error
     warnings += [f"{source}: skipped: {note}" for note in notes]
     programs = _command_environment(passed, entries, endpoints, env)
-    return Config(tuple(endpoints), default, source, path, tuple(warnings), added, tools, programs)
+    return Config(tuple(endpoints), default, source, path, tuple(warnings), added, tools, programs, budget)
 
 
 _TOP_KEYS = {
-    *("endpoints", "default_endpoint", "system_prompt_path", "tools", "command_variables"),
+    *("endpoints", "default_endpoint", "system_prompt_path", "tools", "command_variables", "budget"),
     *extensions.KEYS,
 }
 

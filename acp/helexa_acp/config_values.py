@@ -49,6 +49,14 @@ def boolean(key: str, value: Any) -> bool:
     return value
 
 
+def currency(key: str, value: Any) -> str:
+    """Return an ISO 4217 code."""
+    code = string(key, value)
+    if len(code) != 3 or not code.isascii() or not code.isupper():
+        raise BadValueError(f"{key}: must be an ISO 4217 code such as USD, not {code!r}")
+    return code
+
+
 def strings(key: str, value: Any) -> tuple[str, ...]:
     if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
         raise BadValueError(f"{key}: must be a list of strings")

@@ -50,6 +50,7 @@ class Subagent(Session):
         if self.client.has_subagents:
             self.place = self.child_id
             self.approvals = parent.approvals.within(self.child_id)
+        self.budget = parent.budget
         self.checkpoints = parent.checkpoints
         self.copies = parent.copies
         self.files = parent.files
@@ -58,6 +59,7 @@ class Subagent(Session):
         self.confined_shell = parent.confined_shell
         self.language_servers = parent.language_servers
         self.skills = parent.skills
+        self.client_prompt = parent.client_prompt
         self.running = cancel
         self.limit = ""  # the one that it has reached
         self._cancel = cancel
