@@ -1,8 +1,8 @@
 """A language server for tests, which finds the word BAD. It writes each message that it gets to a file.
 
-    lsp_server.py LOG [pull | push | unversioned | hang-at-start | hang | late | die | nonsense | stubborn]
+    lsp_server.py LOG [pull | push | unversioned | sparing | hang-at-start | hang | late | die | nonsense | stubborn]
 
-`late` answers once the file LOG.go exists. `stubborn` ignores the end of its input and SIGTERM, and has a child.
+`sparing` publishes only what differs from before. `late` answers once the file LOG.go exists. `stubborn` ignores the end of its input and SIGTERM, and has a child.
 """
 
 from __future__ import annotations
@@ -68,6 +68,7 @@ def begin():
 
 
 TEXTS: dict[str, str] = {}
+PUBLISHED: dict[str, list] = {}
 
 
 def take_text(document, text):
@@ -79,7 +80,10 @@ def take_text(document, text):
     while MODE == "late" and not Path(f"{LOG}.go").exists():
         time.sleep(0.01)
     TEXTS[document["uri"]] = text
-    if MODE in {"push", "unversioned", "late", "stubborn"}:
+    if MODE == "sparing" and PUBLISHED.get(document["uri"]) == problems(text):
+        return
+    PUBLISHED[document["uri"]] = problems(text)
+    if MODE in {"push", "unversioned", "sparing", "late", "stubborn"}:
         publish(document["uri"], document["version"], text)
 
 
@@ -104,6 +108,8 @@ def take(message):
         case "textDocument/diagnostic":
             items = problems(TEXTS[params["textDocument"]["uri"]])
             write(id=message["id"], result={"kind": "full", "items": items})
+        case "textDocument/documentSymbol" if MODE != "hang":
+            write(id=message["id"], error={"code": -32601, "message": "not here"})
 
 
 begin()

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from helexa_acp.cancellation import CancelToken
 from helexa_acp.config import parse_config
 from helexa_acp.language_servers import KNOWN, DiagnosticsSettings, LanguageServer
+from helexa_acp.tools.lsp import server
 from helexa_acp.tools.lsp.framing import MAX_BODY_BYTES, MAX_HEAD_BYTES, BadFrameError, FrameSplitter, encode
 from helexa_acp.tools.lsp.problem import MAX_SHOWN, parse_problems, report
 from helexa_acp.tools.lsp.servers import LanguageServers, find_server
@@ -143,7 +144,7 @@ async def house(project, tmp_path):
         await built.servers.aclose()
 
 
-@pytest.mark.parametrize("mode", ["pull", "push", "unversioned"])
+@pytest.mark.parametrize("mode", ["pull", "push", "unversioned", "sparing"])
 async def test_the_problems_of_each_version_are_told(house, mode):
     it = house(mode)
     assert await it.edit("a.x", "fine\n  BAD\n") == "stand-in says of this file:\n2:3 error: it is BAD (7)"
@@ -159,6 +160,14 @@ async def test_the_problems_of_each_version_are_told(house, mode):
     assert answers["c"]["result"] == [5, None]
     assert answers["9"]["error"]["code"] == -32601
     assert len([e for e in it.entries() if "pid" in e]) == 1
+
+
+async def test_what_a_server_does_not_publish_again_still_holds(house, monkeypatch):
+    monkeypatch.setattr(server, "SILENCE_S", 0.3)
+    it = house("sparing")
+    for text in ("BAD\n", "BAD \n", "fine\n", "finer\n", "BAD\n"):
+        assert ("it is BAD" in await it.edit("a.x", text)) is text.startswith("BAD")
+    assert it.notices == []
 
 
 @pytest.mark.parametrize("mode", ["hang-at-start", "hang"])

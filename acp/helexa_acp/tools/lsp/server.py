@@ -10,7 +10,8 @@ import asyncio
 import contextlib
 import logging
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Awaitable, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,9 @@ from helexa_acp.tools.lsp.problem import Problem, parse_problems
 from helexa_acp.tools.process_group import close_pipes, end_group
 
 SETTLE_S = 0.3  # in which no newer diagnostics come: servers publish those of several analyses one by one
+SILENCE_S = 2.0  # after which a server that answers has nothing new to publish
 RETRY_S = 0.1
+MAX_KEPT = 1000  # files whose diagnostics are kept
 READ_BYTES = 65536
 
 _METHOD_NOT_FOUND = -32601
@@ -52,6 +55,13 @@ class RefusedError(ServerError):
         self.code = code
 
 
+@dataclass(frozen=True, slots=True)
+class _Published:
+    number: int  # in the order of arrival
+    version: int | None  # of the file; None if the server does not tell
+    found: Any
+
+
 class RunningServer:
     """A process of a server, which `start` makes and `aclose` ends."""
 
@@ -64,7 +74,8 @@ class RunningServer:
         self._next_id = 0
         self._waiting: dict[int, asyncio.Future[Any]] = {}
         self._open: tuple[str, int] | None = None  # address and version
-        self._published: tuple[str, int | None, Any] | None = None  # the last: address, version, diagnostics
+        self._published: dict[str, _Published] = {}  # the last of each file
+        self._num_published = 0
         self._news = asyncio.Event()
         self._pulls = False
         self._fault = ""  # in what it has written
@@ -118,7 +129,6 @@ class RunningServer:
 
     def _show(self, uri: str, text: str, language: str) -> int:
         """Give the server the text of a file, and return its version."""
-        self._published = None
         document = {"uri": uri, "languageId": language, "version": 1, "text": text}
         before, self._open = self._open, (uri, 1)
         if before is not None and before[0] == uri:
@@ -148,23 +158,41 @@ class RunningServer:
 
     async def _pushed(self, uri: str, version: int) -> Any:
         """Return the diagnostics that are published of this version, the last ones. Raises ServerError."""
-        latest = await self._next_of(uri, version)
-        with contextlib.suppress(TimeoutError):
-            while True:
-                async with asyncio.timeout(SETTLE_S):
-                    latest = await self._next_of(uri, version)
-        return latest
+        seen = await self._first_news(uri, version)
+        while seen is not None:
+            seen = await _within(SETTLE_S, self._news_of(uri, version, seen))
+        return self._published[uri].found if uri in self._published else None
 
-    async def _next_of(self, uri: str, version: int) -> Any:
+    async def _first_news(self, uri: str, version: int) -> int | None:
+        """Return the number of the first diagnostics of this version.
+
+        A server may publish nothing if they are as before: then it is None, once the server has answered
+        something else and stayed silent. Raises ServerError.
+        """
+        news = asyncio.create_task(self._news_of(uri, version, self._num_published))
+        answer = asyncio.create_task(self._answer_to_anything(uri))
+        try:
+            await asyncio.wait({news, answer}, return_when=asyncio.FIRST_COMPLETED)
+            return await _within(SILENCE_S, asyncio.shield(news))
+        finally:
+            news.cancel()
+            answer.cancel()
+            await asyncio.gather(news, answer, return_exceptions=True)
+
+    async def _news_of(self, uri: str, version: int, seen: int) -> int:
+        """Return the number of the next diagnostics of this version after those with the number `seen`."""
         while True:
             self._news.clear()
-            match self._published:
-                case (about, of, found) if about == uri and of in {None, version}:
-                    self._published = None
-                    return found
+            latest = self._published.get(uri)
+            if latest is not None and latest.number > seen and latest.version in {None, version}:
+                return latest.number
             if self._reading.done():
                 raise ServerError(self._why_gone())
             await self._news.wait()
+
+    async def _answer_to_anything(self, uri: str) -> None:
+        with contextlib.suppress(ServerError):
+            await self._request("textDocument/documentSymbol", {"textDocument": {"uri": uri}})
 
     async def _request(self, method: str, params: dict[str, Any]) -> Any:
         if self._reading.done():
@@ -228,11 +256,18 @@ class RunningServer:
                 "method": "textDocument/publishDiagnostics",
                 "params": {"uri": str(uri), "diagnostics": found, **rest},
             }:
-                version = rest.get("version")
-                self._published = (uri, version if isinstance(version, int) else None, found)
-                self._news.set()
+                self._keep(uri, rest.get("version"), found)
             case {"id": int(id_)} if "method" not in message and id_ in self._waiting:
                 self._settle(self._waiting[id_], message)
+
+    def _keep(self, uri: str, version: Any, found: Any) -> None:
+        self._num_published += 1
+        self._published.pop(uri, None)  # the latest come last
+        version = version if isinstance(version, int) else None
+        self._published[uri] = _Published(self._num_published, version, found)
+        if len(self._published) > MAX_KEPT:
+            del self._published[next(iter(self._published))]
+        self._news.set()
 
     def _settle(self, future: asyncio.Future[Any], message: dict[str, Any]) -> None:
         if future.done():
@@ -263,3 +298,11 @@ class RunningServer:
     def _setting(self, item: Any) -> Any:
         section = item.get("section") if isinstance(item, dict) else None
         return self._server.settings.get(section) if isinstance(section, str) else None
+
+
+async def _within(limit_s: float, work: Awaitable[int]) -> int | None:
+    try:
+        async with asyncio.timeout(limit_s):
+            return await work
+    except TimeoutError:
+        return None
