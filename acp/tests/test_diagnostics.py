@@ -181,6 +181,16 @@ async def test_a_server_that_hangs_is_waited_for_once(house, mode):
     assert "stand-in is late with its diagnostics: It has not answered within 0.3 s" in it.notices[0]
 
 
+async def test_edits_at_the_same_time_get_each_their_own_problems(house):
+    it = house("push")
+    said = await asyncio.gather(it.edit("a.x", "BAD\n"), it.edit("b.x", "\nBAD\n"), it.edit("c.x", ""))
+    assert [words.rpartition("file:\n")[2] for words in said] == [
+        "1:1 error: it is BAD (7)",
+        "2:1 error: it is BAD (7)",
+        "",
+    ]
+
+
 async def test_a_late_server_counts_again_once_it_has_answered(house):
     it = house("late", SHORT_S)
     assert await it.edit("a.x", "BAD\n") == ""

@@ -13,7 +13,7 @@ import os
 import shutil
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from helexa_acp.cancellation import Cancelled, CancelToken
@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 
 MAX_WALKED = 20_000  # files that are looked at for changes by commands
 MAX_TOLD = 1000
+MAX_TEXT_CHARS = 2_000_000  # of a file that servers are asked about
 _PROJECT_FOLDERS = (".venv/bin", "venv/bin", "env/bin", "node_modules/.bin")
 _PYTHON_FOLDERS = (".venv", "venv", "env")
 
@@ -47,8 +48,10 @@ class _Slot:
 
     found: FoundServer
     running: RunningServer | None = None
-    asked: asyncio.Task[list[Problem] | None] | None = None  # the last question
+    asked: set[asyncio.Task[list[Problem] | None]] = field(default_factory=set)
+    one_at_a_time: asyncio.Lock = field(default_factory=asyncio.Lock)
     has_failed: bool = False
+    is_late: bool = False
     is_told_late: bool = False
 
     @property
@@ -57,7 +60,7 @@ class _Slot:
 
     @property
     def is_free(self) -> bool:
-        return not self.has_failed and (self.asked is None or self.asked.done())
+        return not (self.has_failed or self.is_late)
 
 
 class LanguageServers:
@@ -83,12 +86,16 @@ class LanguageServers:
     async def report(self, path: Path, text: str, cancel: CancelToken, *, commands_have_run: bool) -> str:
         """Return what the servers say of a file that now has this text; nothing if nothing is wrong."""
         asked: dict[_Slot, asyncio.Task[list[Problem] | None]] = {}
+        if len(text) > MAX_TEXT_CHARS:
+            return ""
         try:
             slots = await cancel.race(self._slots_for(path, cancel))
             if commands_have_run and slots:
                 await cancel.race(self._tell_what_changed())
             for slot in (slot for slot in slots if slot.is_free):
-                asked[slot] = slot.asked = asyncio.create_task(self._ask(slot, path, text))
+                asked[slot] = task = asyncio.create_task(self._ask(slot, path, text))
+                slot.asked.add(task)
+                task.add_done_callback(slot.asked.discard)
             if asked:
                 await cancel.race(asyncio.wait(asked.values(), timeout=self._settings.timeout_s))
         except Cancelled:
@@ -98,7 +105,7 @@ class LanguageServers:
     async def aclose(self) -> None:
         """End all servers at once, also those that are still starting."""
         slots = [slot for slot in self._slots.values() if slot is not None]
-        tasks = [slot.asked for slot in slots if slot.asked is not None]
+        tasks = [task for slot in slots for task in slot.asked]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -121,23 +128,34 @@ class LanguageServers:
     async def _ask(self, slot: _Slot, path: Path, text: str) -> list[Problem] | None:
         """Return the problems of the file; None if the server fails, which is told and remembered."""
         try:
-            if slot.running is None:
-                program = slot.found.program
-                slot.running = await RunningServer.start(slot.found.server, program, self._roots, self._env)
-                await slot.running.initialize()
-            slot.running.changed([path])
-            return await slot.running.problems(path, text)
+            async with slot.one_at_a_time:
+                if slot.has_failed:
+                    return None
+                if slot.running is None:
+                    program, env = slot.found.program, self._env
+                    slot.running = await RunningServer.start(slot.found.server, program, self._roots, env)
+                    await slot.running.initialize()
+                slot.running.changed([path])
+                return await slot.running.problems(path, text)
         except (ServerError, OSError) as error:
-            log.warning("language server %s: %s", slot.name, error)
-            slot.has_failed = True
-            self._notice("warning", f"{slot.name} gives no diagnostics in this session", str(error))
-            if slot.running is not None:
-                await slot.running.aclose()
+            await self._fail(slot, error)
             return None
+        finally:
+            slot.is_late = False
+
+    async def _fail(self, slot: _Slot, error: Exception) -> None:
+        if slot.has_failed:
+            return
+        slot.has_failed = True
+        log.warning("language server %s: %s", slot.name, error)
+        self._notice("warning", f"{slot.name} gives no diagnostics in this session", str(error))
+        if slot.running is not None:
+            await slot.running.aclose()
 
     def _said(self, slot: _Slot, task: asyncio.Task[list[Problem] | None]) -> str:
         if task.done():
             return "" if task.cancelled() else report(slot.name, task.result() or [])
+        slot.is_late = True
         if not slot.is_told_late:
             slot.is_told_late = True
             limit = f"{self._settings.timeout_s:g} s"
@@ -147,7 +165,9 @@ class LanguageServers:
 
     async def _tell_what_changed(self) -> None:
         """Tell the servers of the files that commands may have changed since the last look."""
-        running = [(slot, slot.running) for slot in self._slots.values() if slot and slot.running]
+        running = [
+            (slot, slot.running) for slot in self._slots.values() if slot and slot.is_free and slot.running
+        ]
         suffixes = {suffix for slot, _ in running for suffix in slot.found.server.languages}
         since_ns, self._looked_ns = self._looked_ns, time.time_ns()
         if suffixes:
