@@ -13,7 +13,7 @@ from acp_testing.process import RpcFailureError
 from helexa_acp.agent.capabilities import capabilities
 from helexa_acp.agent.modes import Mode
 from helexa_acp.agent.server import METHODS
-from helexa_acp.agent.system_prompt import Instructions, build
+from helexa_acp.agent.system_prompt import PromptOverrides, build
 from helexa_acp.config import parse_config
 
 SCRIPT = '[[turn]]\n[[turn.reply]]\nsteps = [{ text = "Hi." }]\n'
@@ -167,10 +167,10 @@ PROMPT = {"mode": "append", "content": [{"type": "text", "text": "Answer in vers
 def test_the_client_s_system_prompt_is_added_or_replaces_the_text(project, tmp_path):
     plan = tmp_path / "plan.md"
     (project / "AGENTS.md").write_text("Use tabs.")
-    added = build(str(project), Mode.PLAN, plan, Instructions(None, "append", "Answer in verse."))
+    added = build(str(project), Mode.PLAN, plan, PromptOverrides(None, "append", "Answer in verse."))
     assert added.startswith("You are a coding agent")
     assert added.index("Answer in verse.") < added.index("Use tabs.")
-    alone = build(str(project), Mode.PLAN, plan, Instructions(None, "override", "Answer {cwd}."))
+    alone = build(str(project), Mode.PLAN, plan, PromptOverrides(None, "override", "Answer {cwd}."))
     assert alone.startswith("Answer {cwd}.\n")
     assert "Use tabs." in alone
     assert "plan mode" in alone

@@ -139,7 +139,7 @@ class Session:
 
     def system_text(self) -> str:
         """Return the system prompt. Raises PromptError."""
-        given = system_prompt.Instructions(self.home.system_prompt_path, *self.client_prompt)
+        given = system_prompt.PromptOverrides(self.home.system_prompt_path, *self.client_prompt)
         return system_prompt.build(self.cwd, self.mode, self.plan_path, given, self.skills.values())
 
     def find_skills(self) -> None:

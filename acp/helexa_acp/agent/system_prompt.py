@@ -41,7 +41,7 @@ class PromptError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Instructions:
+class PromptOverrides:
     """What replaces the built-in text, or is added to it: a file of the user's, and words of the client's."""
 
     path: Path | None = None
@@ -49,11 +49,11 @@ class Instructions:
     words: str = ""
 
 
-NONE = Instructions()
+NONE = PromptOverrides()
 
 
 def build(
-    cwd: str, mode: Mode, plan_path: Path, given: Instructions = NONE, skills: Iterable[Skill] = ()
+    cwd: str, mode: Mode, plan_path: Path, given: PromptOverrides = NONE, skills: Iterable[Skill] = ()
 ) -> str:
     """Return the system prompt. Raises PromptError."""
     text = _opening(cwd, given)
@@ -68,7 +68,7 @@ def build(
     return text
 
 
-def _opening(cwd: str, given: Instructions) -> str:
+def _opening(cwd: str, given: PromptOverrides) -> str:
     if given.mode == "override":
         return f"{given.words}\n"
     template = DEFAULT_PROMPT if given.path is None else _read_override(given.path)
