@@ -75,7 +75,7 @@ class WebSearch:
 
 
 @dataclass(frozen=True, slots=True)
-class SandboxSettings:
+class ConfinementSettings:
     """The sandbox of shell commands, which the mode `sandbox` uses."""
 
     use: tuple[str, ...] = SANDBOXES  # the first that works
@@ -91,7 +91,7 @@ class Extensions:
     agents: tuple[AgentKind, ...] = (GENERAL,)
     diagnostics: DiagnosticsSettings | None = DEFAULT_DIAGNOSTICS  # None: no language servers
     web_search: WebSearch | None = None
-    sandbox: SandboxSettings = field(default_factory=SandboxSettings)
+    sandbox: ConfinementSettings = field(default_factory=ConfinementSettings)
 
 
 def parse_extensions(config: dict[str, Any]) -> tuple[Extensions, list[str]]:
@@ -112,7 +112,7 @@ def parse_extensions(config: dict[str, Any]) -> tuple[Extensions, list[str]]:
         tuple(agents.values()),
         parse_diagnostics(config, notes),
         _web_search(config, notes),
-        SandboxSettings(**table_values(config.get("sandbox", {}), _SANDBOX_KEYS, "sandbox.")),
+        ConfinementSettings(**table_values(config.get("sandbox", {}), _SANDBOX_KEYS, "sandbox.")),
     )
     return added, notes
 

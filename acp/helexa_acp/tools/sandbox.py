@@ -39,7 +39,7 @@ class Bounds:
     network: bool = False
 
 
-class Sandbox(Protocol):
+class CommandSandbox(Protocol):
     """A way to confine a command."""
 
     @property
@@ -88,7 +88,7 @@ class Landlock:
 
 
 @cache
-def find_sandbox(use: tuple[str, ...]) -> Sandbox | None:
+def find_sandbox(use: tuple[str, ...]) -> CommandSandbox | None:
     """Return the sandbox that works here, of those to use. They are tried once, which takes a moment."""
     program = shutil.which("bwrap") if "bubblewrap" in use else None
     if program is not None:
@@ -116,7 +116,7 @@ def _output(argv: list[str]) -> str:
 class Confinement:
     """How one session confines its commands: its directories, and a temporary one that ends with it."""
 
-    def __init__(self, sandbox: Sandbox | None, writable: Iterable[str], *, network: bool) -> None:
+    def __init__(self, sandbox: CommandSandbox | None, writable: Iterable[str], *, network: bool) -> None:
         self.sandbox = sandbox
         self._writable = tuple(map(os.path.realpath, writable))
         self._network = network  # for all commands

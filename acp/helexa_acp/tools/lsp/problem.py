@@ -44,7 +44,7 @@ def _problem(item: Any) -> Problem | None:
     match item:
         case {"range": {"start": {"line": int(line), "character": int(character)}}, "message": message}:
             severity = item.get("severity", 1)
-            if severity not in _WORDS:
+            if not isinstance(severity, int) or severity not in _WORDS:
                 return None
             text = message.get("value") if isinstance(message, dict) else message  # it may be in Markdown
             code = item.get("code")
