@@ -102,6 +102,7 @@ EXCEPTIONS: dict[str, dict[str, Any]] = {
     "ernie4_5_vl_moe": {"rope_parameters": _rotation(3, 3, 2)},
     "granite4_vision": {"deepstack_layer_map": [], "downsample_rate": "1/2"},
     "granitemoehybrid": {"layer_types": ["linear_attention", "full_attention"] * 2},
+    "hrm_text": {"num_hidden_layers": 16, "num_layers_per_stack": 2},
     "jamba": {"attn_layer_offset": 1, "attn_layer_period": 2},
     "lfm2_moe": {"layer_types": ["conv", "full_attention"] * 2},
     "mamba2": {"head_dim": 2 * HEAD_DIM, "n_groups": 2},
@@ -118,6 +119,7 @@ EXCEPTIONS: dict[str, dict[str, Any]] = {
     "zamba2": {
         "attention_hidden_size": 2 * HIDDEN,
         "attention_head_dim": 2 * HEAD_DIM,
+        "hybrid_layer_ids": [1, 3],
         "mamba_headdim": HEAD_DIM,
         "n_mamba_heads": 2 * HIDDEN // HEAD_DIM,
     },
