@@ -20,6 +20,7 @@ from neuron.device.kv_cache import KVCache, KVShape, PageTable
 from neuron.device.model import DecoderModel
 from neuron.device.sampler import Sampler
 from neuron.device.sdpa import SdpaAttention
+from neuron.device.sequences import StepSequences, use_sequences
 from neuron.device.state_pool import StateName, StatePool, StateShape, group_states, use_state_groups
 from neuron.device.varlen import Kernel, varlen_attention
 from neuron.pipe import Logprob
@@ -98,7 +99,11 @@ class ModelRunner:
         rows = _LogitsRows(plan, batch.order, batch.ends)
         logits_indices = torch.tensor(rows.indices, dtype=torch.int64, device=batch.tokens.device)
         image_embeddings = self._images.embed(plan, batch) if self._images else ()
-        with use_backend(self._attention(plan, batch)), self._use_states(plan, batch):
+        with (
+            use_backend(self._attention(plan, batch)),
+            use_sequences(StepSequences(self.cache, batch)),
+            self._use_states(plan, batch),
+        ):
             logits = self._model(batch.tokens, batch.positions, logits_indices, image_embeddings)
         return self._result(plan, rows, logits)
 

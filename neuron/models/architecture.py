@@ -100,10 +100,13 @@ def decoder_class(checkpoint: Checkpoint, config: Any) -> Any:
     text_config = config.get_text_config(decoder=True)
     if others := sorted(set(layer_types(text_config)) - _RUNNABLE_LAYERS):
         raise model_unsupported(file, f"{name} has layers of type {', '.join(others)}")
-    # Models that keep states do not say so; which of their layers attend by it is seen when they are probed.
-    if not keeps_states(text_config) and not private.supports_attention_interface(found):
-        raise model_unsupported(file, f"{name} does not use the attention interface")
     return found
+
+
+def uses_attention_interface(model_class: Any, text_config: Any) -> bool:
+    """Return whether a class leaves its attention to transformers' interface, as far as it says."""
+    # Models that keep states do not say so; which of their layers attend by it is seen when they are probed.
+    return keeps_states(text_config) or private.supports_attention_interface(model_class)
 
 
 def _text_class(checkpoint: Checkpoint, config: Any) -> Any | None:

@@ -15,8 +15,10 @@ from neuron.models.architecture import (
     context_length,
     decoder_class,
     read_config,
+    uses_attention_interface,
 )
 from neuron.models.attention_interface import ATTENTION_NAME, PROBE_NAME, use_spans
+from neuron.models.cached_decoder import CachedDecoder, load_cached
 from neuron.models.checkpoint import CONFIG, Checkpoint, ModelLoadError
 from neuron.models.fused_decoder import FusedDecoder, fuse_decoder, insert_image_embeddings
 from neuron.models.image_input import ImageProcessor
@@ -68,7 +70,7 @@ class TransformersDecoder:
         return logits.float()
 
 
-AnyDecoder = TransformersDecoder | FusedDecoder
+AnyDecoder = TransformersDecoder | FusedDecoder | CachedDecoder
 
 
 def model_dtype(checkpoint: Checkpoint, configured: str | None = None) -> torch.dtype:
@@ -92,8 +94,27 @@ def load_decoder(checkpoint: Checkpoint, options: LoadOptions, *, fused: bool = 
     text_config = config.get_text_config(decoder=True)
     has_vision = options.images and config.model_type in TESTED_VISION_FAMILIES
     cls = decoder_class(checkpoint, config)
+    if not uses_attention_interface(cls, text_config):
+        model = load_weights(checkpoint, config, cls, options, attention=None)
+        return load_cached(checkpoint, model, text_config)
     attention = _attention(PROBE_NAME, has_vision=has_vision)
     model = load_weights(checkpoint, config, cls, options, attention=attention)
+    try:
+        return _load_interfaced(checkpoint, model, text_config, has_vision=has_vision, fused=fused)
+    except ModelLoadError as refused:
+        if refused.code != "model_unsupported" or has_vision:
+            raise
+        try:
+            model.set_attn_implementation("eager")
+            return load_cached(checkpoint, model, text_config)
+        except ModelLoadError:
+            raise refused from None
+
+
+def _load_interfaced(
+    checkpoint: Checkpoint, model: Any, text_config: Any, *, has_vision: bool, fused: bool
+) -> AnyDecoder:
+    """Return the decoder of a model whose layers leave their attention to us."""
     probe = probe_model(checkpoint, model, text_config)
     model.set_attn_implementation(_attention(ATTENTION_NAME, has_vision=has_vision))
     context = context_length(text_config)

@@ -23,6 +23,7 @@ from neuron.device.batch import Batch
 from neuron.device.kv_cache import KVCache, PageTable
 from neuron.device.model import DecoderModel
 from neuron.device.sdpa import SdpaAttention
+from neuron.device.sequences import StepSequences, use_sequences
 from neuron.device.state_pool import StatePool, group_states, use_state_groups
 from neuron.models.architecture import model_unsupported
 from neuron.models.attention_interface import AttentionProbe, UnsupportedAttentionError
@@ -40,12 +41,12 @@ from neuron.pipe import Sampling
 from neuron.step import CacheShape, Chunk, Joined, StepPlan
 
 _TOKENS = 4
-_STATE_TOKENS = 16  # of models that keep states: enough to remember
-_PIECES = (0, 7, 13, 15, _STATE_TOKENS)  # bounds between what is read at once
+STATE_TOKENS = 16  # of models that keep states: enough to remember
+_PIECES = (0, 7, 13, 15, STATE_TOKENS)  # bounds between what is read at once
 # How far logits may be from each other, the root of the mean square in their standard deviations: more than
 # rounding brings about, less than a forgotten state.
 _TOLERANCES = {torch.float32: 0.005, torch.float16: 0.05, torch.bfloat16: 0.15}
-_SHAPE = CacheShape(num_pages=2, page_size=_STATE_TOKENS, num_slots=2, context=_STATE_TOKENS)
+_SHAPE = CacheShape(num_pages=2, page_size=STATE_TOKENS, num_slots=2, context=STATE_TOKENS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +65,7 @@ class Probe:
 
 def probe_model(checkpoint: Checkpoint, model: Any, text_config: Any) -> Probe:
     """Return what the layers of a model with `PROBE_NAME` ask for. Raises ModelLoadError."""
-    with _refusing(checkpoint.path):
+    with refusing(checkpoint.path):
         probe = _run(model, text_config)
         _check_layers(probe, text_config)
         is_number = not bool(probe.logits.isnan().any())
@@ -76,7 +77,7 @@ def probe_model(checkpoint: Checkpoint, model: Any, text_config: Any) -> Probe:
 
 
 @contextmanager
-def _refusing(path: Path) -> Iterator[None]:
+def refusing(path: Path) -> Iterator[None]:
     """Turn what a model raises inside the block into a ModelLoadError, unless the device is at fault."""
     try:
         yield
@@ -93,7 +94,7 @@ def _run(model: Any, text_config: Any, *, with_positions: bool = True) -> Probe:
     """Return what a few tokens' way through the layers recorded."""
     attention = AttentionProbe()
     states = StateProbe(model.config) if keeps_states(text_config) else None
-    count = _STATE_TOKENS if states else _TOKENS
+    count = STATE_TOKENS if states else _TOKENS
     zeros = torch.zeros(1, count, dtype=torch.int64, device=model.device)
     positions = torch.arange(count, device=model.device)
     tokens = zeros + 1 if text_config.pad_token_id == 0 else zeros
@@ -145,7 +146,7 @@ def check_continuation(
 
     Raises ModelLoadError if it comes to other logits than transformers even so.
     """
-    with _refusing(checkpoint.path):
+    with refusing(checkpoint.path):
         if _continues(decoder, probe):
             return
         for module in modules:
@@ -169,13 +170,12 @@ def _continues(decoder: DecoderModel, probe: Probe) -> bool:
 @torch.inference_mode()
 def _read_in_pieces(decoder: DecoderModel, probe: Probe) -> Iterator[Tensor]:
     """Yield the logits after the probe's tokens, read at once and read in `_PIECES`."""
-    assert probe.states
     device = decoder.device
     cache = KVCache(probe.attention.layers, _SHAPE, dtype=decoder.dtype, device=device)
-    states = StatePool(probe.states.shapes, _SHAPE, device)
+    states = StatePool(probe.states.shapes if probe.states else {}, _SHAPE, device)
     table = PageTable(_SHAPE, device)
     last = torch.tensor([0], device=device)
-    for slot, ends in enumerate(((0, _STATE_TOKENS), _PIECES)):
+    for slot, ends in enumerate(((0, STATE_TOKENS), _PIECES)):
         joined: tuple[Joined, ...] = (Joined(slot, Sampling(), probe.tokens, (), (slot,)),)
         for start, end in pairwise(ends):
             plan = StepPlan((Chunk(slot, probe.tokens[start:end], start),), joined)
@@ -184,6 +184,7 @@ def _read_in_pieces(decoder: DecoderModel, probe: Probe) -> Iterator[Tensor]:
             joined = ()
             with (
                 use_backend(SdpaAttention(cache, batch)),
+                use_sequences(StepSequences(cache, batch)),
                 use_state_groups(group_states(states, plan, batch)),
             ):
                 logits = decoder(batch.tokens, batch.positions, last + end - start - 1)
