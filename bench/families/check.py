@@ -30,6 +30,7 @@ Result = Literal["equal", "differs", "refused", "crashed", "not built"]
 LENGTHS = (5, 37, 90)  # within a page, within a step, longer than a step
 ROUNDS = ("in a batch", "from the prefix cache", "in the next turn")
 NEW = 16
+PENALTY = 1.5  # for repetition: texts that say one thing again and again would compare little
 SAME = 0.9999  # cosine of two vectors that are equal but for rounding
 SHAPE = CacheShape(num_pages=200, page_size=8, num_slots=8, context=256, num_snapshots=16)
 STEP_TOKENS = 48
@@ -141,6 +142,7 @@ def _generate(model: Any, tokens: list[int], *, use_cache: bool = True) -> list[
         eos_token_id=None,
         pad_token_id=0,
         use_cache=use_cache,
+        repetition_penalty=PENALTY,
     )
     answer: list[int] = out[0, len(tokens) :].tolist()
     return answer
@@ -159,7 +161,7 @@ def _served(decoder: AnyDecoder, rounds: Sequence[Sequence[list[int]]]) -> list[
         for tokens in prompts:
             number = len(texts)
             texts[number] = []
-            assert scheduler.submit(Submit(number, "m", tokens, NEW, Sampling(), []), 0.0) is None
+            assert scheduler.submit(Submit(number, "m", tokens, NEW, Sampling(repetition_penalty=PENALTY), []), 0.0) is None
         while scheduler.has_work:
             plan = scheduler.plan()
             assert plan is not None

@@ -40,11 +40,11 @@ _SIZES: tuple[tuple[str, int], ...] = (
     (r"qk_head_dim|mamba_d_head|mamba_head_dim", 2 * HEAD_DIM),
     (r"mamba_d_ssm", 2 * HIDDEN),
     (r"d_head", HEAD_DIM),
-    (r"(.*_)?head_dim|kv_channels", HEAD_DIM),
+    (r"(.*_)?head_dim|kv_channels|rotary_dim", HEAD_DIM),
     (r"hidden_size_per_layer_input", HEAD_DIM),
     (r"(.*_)?(num|n)_?(key_value_heads|kv_heads|head_kv)|num_key_value_heads.*|num_kv_heads", KV_HEADS),
     (r"(.*_)?(num_attention_heads|num_heads|n_heads?|attention_heads)|index_n_heads", HEADS),
-    (r"(.*_)?hidden_size|hidden_dim|d_model|n_embd|(word_|token_)?embed_dim|embedding_size", HIDDEN),
+    (r"(.*_)?hidden_size(_global)?|hidden_dim|d_model|n_embd|(word_|token_)?embed_dim|embedding_size|embedding_dim", HIDDEN),
     (r"dim|projection_dim|width", HIDDEN),
     (r"image_size|max_image_size|input_size", 28),
     (r"patch_size", 14),
@@ -62,6 +62,8 @@ _LAYER_COUNT = re.compile(r"num_hidden_layers|n_layers?|num_layers")
 _TOKEN = re.compile(r".*(token|tokens)_(id|index)|(pad|bos|eos|sep|cls|mask|unk|decoder_start)_token_id")
 _ORDINARY = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 1}
 
+_SCALE = re.compile(r"(norm|ln)\w*\.weight$")
+_SEES = re.compile(r"vision|image|audio")
 _ROTATES_WHOLE_HEADS = ("glm46v", "glm4v", "glm_ocr", "hunyuan_vl", "paddleocr_vl", "qwen2_5_vl", "qwen2_vl")
 _ROTATES_HALF_HEADS = ("glm4v_moe", "glmga")
 
@@ -197,3 +199,18 @@ def _draw(model: nn.Module) -> None:
             parameter.add_(torch.randn_like(parameter), alpha=0.3)
         else:
             parameter.add_(torch.randn_like(parameter), alpha=0.1)
+    _part_head_from_embedding(model)
+
+
+def _part_head_from_embedding(model: Any) -> None:
+    """Let a head that is the embedding, too, answer with other tokens than the last: by its norm's signs."""
+    head = model.get_output_embeddings()
+    if head is None or head.weight is not model.get_input_embeddings().weight:
+        return
+    scales = [
+        parameter
+        for name, parameter in model.named_parameters()
+        if _SCALE.search(name) and not _SEES.search(name) and parameter.shape == head.weight.shape[1:]
+    ]
+    for scale in scales[-1:]:
+        scale.sub_(2.0)

@@ -23,7 +23,7 @@ from neuron.device.state_pool import StateName, StateShape, split_groups, state_
 from neuron.models.architecture import context_length
 from neuron.models.attention_interface import AttentionProbe, UnsupportedAttentionError
 from neuron.models.checkpoint import Checkpoint
-from neuron.models.probe import STATE_TOKENS, Probe, check_continuation, refusing
+from neuron.models.probe import Probe, check_continuation, refusing, telling_tokens
 from neuron.models.state_interface import SlotStates, StatefulModule, StateProbe, cache_argument
 
 
@@ -44,7 +44,7 @@ class CacheProbe(StateProbe):
 def probe_cached(checkpoint: Checkpoint, model: Any, text_config: Any) -> Probe:
     """Return what a model stores that attends itself. Raises ModelLoadError."""
     with refusing(checkpoint.path):
-        tokens = _telling_tokens(text_config, model.device)
+        tokens = telling_tokens(text_config, model.device)
         states = CacheProbe(model.config)
         positions = torch.arange(len(tokens), device=model.device)
         with torch.inference_mode(), states.watching(model):
@@ -52,13 +52,6 @@ def probe_cached(checkpoint: Checkpoint, model: Any, text_config: Any) -> Probe:
     attention = AttentionProbe()
     attention.layers = states.kv_shapes
     return Probe(attention, states if states.shapes else None, tuple(tokens.tolist()), logits[0])
-
-
-def _telling_tokens(config: Any, device: torch.device) -> Tensor:
-    """Return a text of different tokens that stand for nothing but text."""
-    special = {value for key, value in config.to_dict().items() if "token" in key and isinstance(value, int)}
-    ordinary = [token for token in range(config.vocab_size) if token not in special]
-    return torch.tensor([ordinary[index * 7 % len(ordinary)] for index in range(STATE_TOKENS)], device=device)
 
 
 class SequenceCache(SlotStates):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -23,8 +24,12 @@ from neuron.models.checkpoint import CONFIG, Checkpoint, ModelLoadError
 from neuron.models.fused_decoder import FusedDecoder, fuse_decoder, insert_image_embeddings
 from neuron.models.image_input import ImageProcessor
 from neuron.models.probe import Probe, check_continuation, probe_model
+from neuron.models.recomputing_decoder import RecomputingDecoder, load_recomputing
+from neuron.models.recurrent_decoder import RecurrentDecoder, load_recurrent, state_argument
 from neuron.models.state_interface import SlotStates, StatefulModule, cache_argument
 from neuron.models.weights import LoadOptions, load_weights
+
+log = logging.getLogger("neuron.models")
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _STORED_DTYPES = {"F64": "float32", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
@@ -70,7 +75,7 @@ class TransformersDecoder:
         return logits.float()
 
 
-AnyDecoder = TransformersDecoder | FusedDecoder | CachedDecoder
+AnyDecoder = TransformersDecoder | FusedDecoder | CachedDecoder | RecurrentDecoder | RecomputingDecoder
 
 
 def model_dtype(checkpoint: Checkpoint, configured: str | None = None) -> torch.dtype:
@@ -96,7 +101,7 @@ def load_decoder(checkpoint: Checkpoint, options: LoadOptions, *, fused: bool = 
     cls = decoder_class(checkpoint, config)
     if not uses_attention_interface(cls, text_config):
         model = load_weights(checkpoint, config, cls, options, attention=None)
-        return load_cached(checkpoint, model, text_config)
+        return _load_older(checkpoint, model, text_config)
     attention = _attention(PROBE_NAME, has_vision=has_vision)
     model = load_weights(checkpoint, config, cls, options, attention=attention)
     try:
@@ -109,6 +114,21 @@ def load_decoder(checkpoint: Checkpoint, options: LoadOptions, *, fused: bool = 
             return load_cached(checkpoint, model, text_config)
         except ModelLoadError:
             raise refused from None
+
+
+def _load_older(checkpoint: Checkpoint, model: Any, text_config: Any) -> AnyDecoder:
+    """Return the decoder of a class that knows nothing of the attention interface."""
+    try:
+        if argument := state_argument(model):
+            return load_recurrent(checkpoint, model, text_config, argument)
+        return load_cached(checkpoint, model, text_config)
+    except ModelLoadError as refused:
+        if refused.code != "model_unsupported":
+            raise
+        cause = refused.message
+    decoder = load_recomputing(checkpoint, model, text_config)
+    log.warning("the whole text is read anew for each token", extra={"cause": cause})
+    return decoder
 
 
 def _load_interfaced(

@@ -41,12 +41,12 @@ from neuron.pipe import Sampling
 from neuron.step import CacheShape, Chunk, Joined, StepPlan
 
 _TOKENS = 4
-STATE_TOKENS = 16  # of models that keep states: enough to remember
-_PIECES = (0, 7, 13, 15, STATE_TOKENS)  # bounds between what is read at once
+_STATE_TOKENS = 16  # of models that keep states: enough to remember
+_PIECES = (0, 7, 13, 15, _STATE_TOKENS)  # bounds between what is read at once
 # How far logits may be from each other, the root of the mean square in their standard deviations: more than
 # rounding brings about, less than a forgotten state.
 _TOLERANCES = {torch.float32: 0.005, torch.float16: 0.05, torch.bfloat16: 0.15}
-_SHAPE = CacheShape(num_pages=2, page_size=STATE_TOKENS, num_slots=2, context=STATE_TOKENS)
+_SHAPE = CacheShape(num_pages=2, page_size=_STATE_TOKENS, num_slots=2, context=_STATE_TOKENS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +94,7 @@ def _run(model: Any, text_config: Any, *, with_positions: bool = True) -> Probe:
     """Return what a few tokens' way through the layers recorded."""
     attention = AttentionProbe()
     states = StateProbe(model.config) if keeps_states(text_config) else None
-    count = STATE_TOKENS if states else _TOKENS
+    count = _STATE_TOKENS if states else _TOKENS
     zeros = torch.zeros(1, count, dtype=torch.int64, device=model.device)
     positions = torch.arange(count, device=model.device)
     tokens = zeros + 1 if text_config.pad_token_id == 0 else zeros
@@ -109,6 +109,13 @@ def _run(model: Any, text_config: Any, *, with_positions: bool = True) -> Probe:
             watching.enter_context(states.watching(model))
         out = model(**inputs, use_cache=False, logits_to_keep=positions[-1:])
     return Probe(attention, states, tuple(tokens[0].tolist()), out.logits[0, -1])
+
+
+def telling_tokens(config: Any, device: torch.device) -> Tensor:
+    """Return a text of different tokens that stand for nothing but text."""
+    special = {value for key, value in config.to_dict().items() if "token" in key and isinstance(value, int)}
+    ordinary = [token for token in range(config.vocab_size) if token not in special]
+    return torch.tensor([ordinary[index * 7 % len(ordinary)] for index in range(_STATE_TOKENS)], device=device)
 
 
 def _check_positions(model: Any, text_config: Any, logits: Tensor) -> None:
@@ -175,7 +182,7 @@ def _read_in_pieces(decoder: DecoderModel, probe: Probe) -> Iterator[Tensor]:
     states = StatePool(probe.states.shapes if probe.states else {}, _SHAPE, device)
     table = PageTable(_SHAPE, device)
     last = torch.tensor([0], device=device)
-    for slot, ends in enumerate(((0, STATE_TOKENS), _PIECES)):
+    for slot, ends in enumerate(((0, _STATE_TOKENS), _PIECES)):
         joined: tuple[Joined, ...] = (Joined(slot, Sampling(), probe.tokens, (), (slot,)),)
         for start, end in pairwise(ends):
             plan = StepPlan((Chunk(slot, probe.tokens[start:end], start),), joined)
