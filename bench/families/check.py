@@ -10,9 +10,13 @@ from typing import Any, Literal
 
 import torch
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
-from transformers.models.auto.modeling_auto import MODEL_MAPPING
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_MASKED_LM_MAPPING,
+    MODEL_MAPPING,
+)
 
-from bench.families.catalogue import EMBEDDING, Case
+from bench.families.catalogue import CAUSAL, EMBEDDING, Case
 from bench.families.shrink import SPECIAL, tiny_config, tiny_model
 from neuron.device.model_runner import ModelRunner
 from neuron.engine.scheduler import Scheduler
@@ -62,6 +66,9 @@ def _writes(case: Case) -> Verdict:
     except Exception as error:  # noqa: BLE001 - transformers' own
         _refuse_default(config_class)
         return Verdict("not built", f"configuration: {_line(error)}")
+    how = ""
+    if case.kind == CAUSAL and not case.changes and _makes_decoder(config):
+        how = "; built with is_decoder"
     found = decoder_class(NOTHING, config)
     try:
         model = tiny_model(found, config)
@@ -81,7 +88,7 @@ def _writes(case: Case) -> Verdict:
     if failure:
         return Verdict("not built", failure)
     served = _served(decoder, rounds)
-    name = type(decoder).__name__
+    name = type(decoder).__name__ + how
     if difference := _difference(served, references):
         uncached = [[_generate(model, tokens, use_cache=False) for tokens in prompts] for prompts in rounds]
         if _difference(served, uncached):
@@ -89,6 +96,15 @@ def _writes(case: Case) -> Verdict:
         return Verdict("equal", f"{name}; to `generate` without a cache, which differs from that with one")
     distinct = {token for text in references[0] for token in text}
     return Verdict("equal", name if len(distinct) > 8 else f"{name}; few distinct tokens")
+
+
+def _makes_decoder(config: Any) -> bool:
+    """Make the configuration of an encoder that of the decoder that transformers has of it, if it has one."""
+    is_encoder = type(config) in MODEL_FOR_MASKED_LM_MAPPING or config.is_encoder_decoder
+    if not is_encoder or MODEL_FOR_CAUSAL_LM_MAPPING[type(config)].config_class is not type(config):
+        return False
+    config.is_decoder, config.is_encoder_decoder = True, False
+    return True
 
 
 def _loaded(model: Any) -> AnyDecoder:

@@ -25,6 +25,7 @@ LAYERS = 4
 # By key: the first pattern that matches all of it decides.
 _SIZES: tuple[tuple[str, int], ...] = (
     (r"vocab_size(_per_layer_input)?|encoder_vocab_size|padded_vocab_size", VOCAB),
+    (r"encoder_hash_byte_group_vocab", VOCAB),
     (r"max_position_embeddings|n_positions|n_ctx|max_seq_len(gth)?|max_sequence_length|seq_length", 512),
     (r"sliding_window(_size)?|local_attention|window_size", WINDOW),
     (r"attention_chunk_size", CHUNK),
@@ -88,6 +89,7 @@ EXCEPTIONS: dict[str, dict[str, Any]] = {
     "mistral4": {"head_dim": 2 * HEAD_DIM},
     "nemotron_h": {"n_groups": 2},
     "nemotron_h_omni": {"n_groups": 2},
+    "xlstm": {"hidden_size": 2 * HIDDEN, "embedding_dim": 2 * HIDDEN},  # sizes are rounded up to 64
     "zamba": {
         "attention_hidden_size": 2 * HIDDEN,
         "attention_head_dim": 2 * HEAD_DIM,
