@@ -16,7 +16,7 @@ from torch.nn.functional import linear
 from bench.budget import Budget
 from bench.engine.models import Sides
 from bench.engine.serving import Engine, alternate, prompt, serve, timed
-from neuron.models.fused_decoder import FusedDecoder
+from neuron.models.fused.decoder import FusedDecoder
 from neuron.models.linear import activation_dtype
 
 PROMPT_TOKENS = 64
@@ -31,12 +31,13 @@ FUSED = (
 
 
 def engine_of(sides: Sides) -> Engine:
-    return Engine(sides.runner, vocab_size=sides.decoder.vocab_size)
+    decoder = sides.decoder
+    return Engine(sides.runner, vocab_size=decoder.vocab_size, has_states=bool(decoder.states))
 
 
 def over_generate(budget: Budget, sides: Sides, requests: int, new: int, repeats: int) -> dict[str, float]:
     """Tokens a second of `requests` at once: the engine's, transformers' `generate`'s, and their ratio."""
-    decoder, runner, model = sides
+    model = sides.model
     prompts = [prompt(seed, PROMPT_TOKENS) for seed in range(requests)]
     ids = torch.tensor(prompts, device=model.device)
 
@@ -44,7 +45,9 @@ def over_generate(budget: Budget, sides: Sides, requests: int, new: int, repeats
         mask = torch.ones_like(ids)
         model.generate(ids, attention_mask=mask, max_new_tokens=new, do_sample=False, eos_token_id=None)
 
-    ours = partial(serve, runner, prompts, new, vocab_size=decoder.vocab_size)
+    def ours() -> None:
+        serve(engine_of(sides), prompts, new)
+
     ours_s, theirs_s = alternate(budget, f"generate of {requests}", repeats, ours, theirs)
     return {"ours": requests * new / ours_s, "theirs": requests * new / theirs_s, "ratio": theirs_s / ours_s}
 
@@ -54,7 +57,7 @@ def over_generate_batch(
 ) -> float:
     """The engine's tokens a second, 16 requests at once, over transformers' continuous batching, whose cache
     has `blocks` of 256 tokens (None: as many as it finds memory for)."""
-    decoder, runner, model = sides
+    model = sides.model
     prompts = [prompt(seed, PROMPT_TOKENS) for seed in range(BATCH)]
     config = transformers.GenerationConfig(max_new_tokens=new, do_sample=False, eos_token_id=-1)
 
@@ -66,7 +69,9 @@ def over_generate_batch(
         done = model.generate_batch(prompts, generation_config=config, continuous_batching_config=batching)
         assert sum(len(answer.generated_tokens) for answer in done.values()) == BATCH * new
 
-    ours = partial(serve, runner, prompts, new, vocab_size=decoder.vocab_size)
+    def ours() -> None:
+        serve(engine_of(sides), prompts, new)
+
     ours_s, theirs_s = alternate(budget, "generate_batch", repeats, ours, theirs)
     return theirs_s / ours_s
 
@@ -125,13 +130,8 @@ def first_tokens_s(engine: Engine, prefix: int, seed: int) -> tuple[float, float
     with another ending."""
     tokens = prompt(seed, prefix)
 
-    def first_token_s(ending: list[int]) -> float:
-        started = time.perf_counter()
-        number = engine.submit(tokens + ending, 1)
-        engine.drain()
-        return engine.token_times[number][0] - started
-
-    return first_token_s(prompt(1, 20)), first_token_s(prompt(2, 20))
+    cold_s, warm_s = (turn(engine, tokens + prompt(ending, 20), 1)[0] for ending in (1, 2))
+    return cold_s, warm_s
 
 
 def ttft_warm_over_cold(budget: Budget, sides: Sides, prefix: int, repeats: int) -> float:
@@ -140,6 +140,28 @@ def ttft_warm_over_cold(budget: Budget, sides: Sides, prefix: int, repeats: int)
         first_tokens_s(engine_of(sides), prefix, seed) for seed in budget.rounds(repeats, "first tokens")
     ]
     return min(warm / cold for cold, warm in times)
+
+
+def ttft_turn2_over_turn1(budget: Budget, sides: Sides, prefix: int, answer: int, repeats: int) -> float:
+    """The time to the first token of a chat's second turn, 20 tokens after the first turn and its `answer`,
+    over that of the first turn of `prefix` tokens, at best."""
+
+    def ratio(seed: int) -> float:
+        engine = engine_of(sides)
+        first = prompt(seed, prefix)
+        turn1_s, tokens = turn(engine, first, answer)
+        turn2_s, _ = turn(engine, [*first, *tokens, *prompt(1, 20)], 1)
+        return turn2_s / turn1_s
+
+    return min(map(ratio, budget.rounds(repeats, "turns")))
+
+
+def turn(engine: Engine, tokens: list[int], new: int) -> tuple[float, list[int]]:
+    """The time to the first of the `new` tokens that follow a prompt, and these."""
+    started = time.perf_counter()
+    number = engine.submit(tokens, new)
+    engine.drain()
+    return engine.token_times[number][0] - started, engine.tokens[number]
 
 
 def gap_p99_over_p50(sides: Sides, prefix: int) -> float:

@@ -18,6 +18,7 @@ from neuron.models.weights import LoadOptions
 from neuron.step import CacheShape
 
 CACHE_TOKENS = 16_384
+SLOTS = 32
 # Qwen3's shape, 40 million parameters.
 SMALL = {
     "vocab_size": 8192,
@@ -48,10 +49,13 @@ class Sides(NamedTuple):
     model: Any
 
 
-def random_weights(path: Path, shape: dict[str, int], dtype: torch.dtype = torch.float32) -> Path:
-    """Write a model of the given shape to `path` and return it."""
+def random_weights(
+    path: Path, shape: dict[str, int], dtype: torch.dtype = torch.float32, *, family: str = "Qwen3"
+) -> Path:
+    """Write a model with the configuration `family`Config of the given shape to `path` and return it."""
     torch.manual_seed(0)
-    config = transformers.Qwen3Config(**shape, max_position_embeddings=8192, eos_token_id=None)
+    config_class = getattr(transformers, f"{family}Config")
+    config = config_class(**shape, max_position_embeddings=8192, eos_token_id=None)
     transformers.AutoModelForCausalLM.from_config(config, dtype=dtype).save_pretrained(path)
     return path
 
@@ -70,6 +74,12 @@ def runner_of(decoder: AnyDecoder) -> ModelRunner:
     kernel, size = select_kernel(
         find_varlen_kernel() if is_cuda else None, decoder.layers, decoder.dtype, decoder.device
     )
-    shape = CacheShape(num_pages=CACHE_TOKENS // size, page_size=size, num_slots=32, context=4096)
+    shape = CacheShape(
+        num_pages=CACHE_TOKENS // size,
+        page_size=size,
+        num_slots=SLOTS,
+        context=4096,
+        num_snapshots=2 * SLOTS if decoder.states else 0,
+    )
     capture = CudaGraphCapture() if is_cuda else None
-    return ModelRunner(decoder, decoder.layers, shape, kernel=kernel, capture=capture)
+    return ModelRunner(decoder, decoder.layers, shape, kernel=kernel, capture=capture, states=decoder.states)

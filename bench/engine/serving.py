@@ -27,13 +27,23 @@ class Engine:
     """A scheduler and its runner, with the time of every step and of every token."""
 
     def __init__(
-        self, runner: ModelRunner, *, vocab_size: int, limits: SchedulerLimits | None = None
+        self,
+        runner: ModelRunner,
+        *,
+        vocab_size: int,
+        limits: SchedulerLimits | None = None,
+        has_states: bool = False,
     ) -> None:
         self._runner = runner
         self._scheduler = Scheduler(
-            "m", runner.shape, vocab_size=vocab_size, limits=limits or SchedulerLimits()
+            "m",
+            runner.shape,
+            vocab_size=vocab_size,
+            limits=limits or SchedulerLimits(),
+            has_states=has_states,
         )
         self._number = 0
+        self.tokens: dict[int, list[int]] = {}
         self.token_times: dict[int, list[float]] = {}
         self.step_s: list[float] = []
         self.run_s: list[float] = []
@@ -41,6 +51,7 @@ class Engine:
     def submit(self, tokens: list[int], max_tokens: int, matcher: GrammarMatcher | None = None) -> int:
         """Queue a greedy request and return its number."""
         self._number += 1
+        self.tokens[self._number] = []
         self.token_times[self._number] = []
         request = Submit(self._number, "m", tokens, max_tokens, GREEDY, [])
         assert self._scheduler.submit(request, 0.0, matcher) is None
@@ -59,6 +70,7 @@ class Engine:
         now = time.perf_counter()
         for event in events:
             if isinstance(event, Tokens):
+                self.tokens[event.id] += event.tokens
                 self.token_times[event.id].append(now)
         self.run_s.append(after - before)
         self.step_s.append(now - started)
@@ -69,9 +81,8 @@ class Engine:
             pass
 
 
-def serve(runner: ModelRunner, prompts: Sequence[list[int]], new: int, *, vocab_size: int) -> None:
+def serve(engine: Engine, prompts: Sequence[list[int]], new: int) -> None:
     """Run all of `prompts` at once until each has `new` tokens."""
-    engine = Engine(runner, vocab_size=vocab_size)
     for tokens in prompts:
         engine.submit(tokens, new)
     engine.drain()

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from bench.engine import measures
-from bench.engine.__main__ import QUICK, SMOKE
+from bench.engine.extent import QUICK, SMOKE
 from bench.engine.models import LARGE, LEAST, SMALL, Sides, both, random_weights
 from bench.gpu.case import Case, LeftOutError
 from bench.gpu.lab import Lab

@@ -22,7 +22,8 @@ from neuron.device.model_runner import ModelRunner
 from neuron.device.varlen import PAGE_SIZE, Kernel, find_varlen_kernel, select_kernel
 from neuron.engine.scheduler_limits import SchedulerLimits
 from neuron.models.attention_interface import ATTENTION_NAME, PROBE_NAME, AttentionProbe
-from neuron.models.fused_decoder import FusedDecoder, fuse_decoder
+from neuron.models.fused.decoder import FusedDecoder, fuse_decoder
+from neuron.models.probe import Probe
 from neuron.step import CacheShape
 
 # Of Qwen3-0.6B and Qwen3-4B, and of one that a CPU runs in no time.
@@ -181,15 +182,14 @@ def fused(model: Any) -> FusedDecoder:
     """Our decoder with a copy of a model's weights."""
     twin = copy.deepcopy(model)
     twin.set_attn_implementation(PROBE_NAME)
-    probe = AttentionProbe()
+    attention = AttentionProbe()
     tokens = torch.zeros(1, 4, dtype=torch.int64, device=model.device)
-    with torch.inference_mode(), use_backend(probe), probe.recording():
-        twin(input_ids=tokens, position_ids=torch.arange(4, device=model.device)[None], use_cache=False)
+    positions = torch.arange(4, device=model.device)
+    with torch.inference_mode(), use_backend(attention), attention.recording():
+        out = twin(input_ids=tokens, position_ids=positions[None], use_cache=False)
     twin.set_attn_implementation(ATTENTION_NAME)
-    config = twin.config
-    decoder = fuse_decoder(
-        twin, config, probe, vocab_size=config.vocab_size, context=config.max_position_embeddings
-    )
+    probe = Probe(attention, None, (0,) * 4, out.logits[0, -1])
+    decoder = fuse_decoder(twin, twin.config, probe, context=twin.config.max_position_embeddings)
     assert decoder is not None, "the shape is one that the decoder knows"
     return decoder
 

@@ -21,7 +21,7 @@ from neuron.models.architecture import (
 from neuron.models.attention_interface import ATTENTION_NAME, PROBE_NAME, use_spans
 from neuron.models.cached_decoder import CachedDecoder, load_cached
 from neuron.models.checkpoint import CONFIG, Checkpoint, ModelLoadError
-from neuron.models.fused_decoder import FusedDecoder, fuse_decoder, insert_image_embeddings
+from neuron.models.fused.decoder import FusedDecoder, fuse_decoder, insert_image_embeddings
 from neuron.models.image_input import ImageProcessor
 from neuron.models.probe import Probe, check_continuation, probe_model
 from neuron.models.recomputing_decoder import RecomputingDecoder, load_recomputing
@@ -146,13 +146,11 @@ def _load_interfaced(
         vision = load_vision(model, checkpoint.path)
     decoder: AnyDecoder | None = None
     if fused:
-        decoder = fuse_decoder(
-            model, text_config, probe.attention, vocab_size=probe.vocab_size, context=context
-        )
+        decoder = fuse_decoder(model, text_config, probe, context=context)
     if decoder is None:
         decoder = TransformersDecoder(model, probe, context=context)
     if probe.states:
-        modules = [StatefulModule(module) for module in probe.states.modules]
+        modules = [] if isinstance(decoder, FusedDecoder) else [*map(StatefulModule, probe.states.modules)]
         check_continuation(checkpoint, decoder, probe, modules)
     if vision:
         decoder.image_processor, decoder.vision_encoder = vision

@@ -12,7 +12,7 @@ import torch
 from neuron.device.attention import use_backend
 from neuron.models.attention_interface import AttentionProbe
 from neuron.models.decoder import TransformersDecoder
-from neuron.models.fused_decoder import FusedDecoder
+from neuron.models.fused.decoder import FusedDecoder
 from tests.device.serving import decoder, prompt, texts
 from tests.device.zoo import save
 
@@ -38,6 +38,7 @@ SHAPES: list[tuple[str, dict[str, Any]]] = [
     ("llama", {"num_key_value_heads": 1, "head_dim": 32}),
     ("llama", {"rope_parameters": LLAMA3}),
     ("llama", {"rope_parameters": YARN}),
+    ("llama", {"hidden_act": "gelu"}),
     ("mistral", {}),
     ("mistral", {"sliding_window": None}),
     ("qwen2", {}),
@@ -89,7 +90,6 @@ def _logits(loaded: Any) -> torch.Tensor:
         ("phi3", {}),
         ("olmo2", {}),
         ("qwen3_moe", {}),
-        ("llama", {"hidden_act": "gelu"}),
         ("llama", {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 2.0}}),
     ],
 )

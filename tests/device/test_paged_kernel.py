@@ -12,7 +12,7 @@ import torch
 from neuron.device.cuda_graphs import Capture, capture_sizes
 from neuron.device.kv_cache import KVShape
 from neuron.device.varlen import find_varlen_kernel, select_kernel
-from neuron.models.fused_decoder import FusedDecoder
+from neuron.models.fused.decoder import FusedDecoder
 from neuron.pipe import Sampling
 from neuron.step import CacheShape
 from tests.device.kernels import TracingCapture, varlen

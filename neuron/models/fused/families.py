@@ -1,0 +1,50 @@
+"""The table of families: of which kinds the layers of a model type consist.
+
+A row names the parts of transformers' layer in the order in which they run, and how each is built. A layer
+that lacks a part does without, so that layers of one model may differ. To add a family is to add a row, and
+one to the families of tests/device/zoo.py, which compares its texts with transformers' own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from neuron.models.fused.attention import attention
+from neuron.models.fused.gated_mlp import gated_mlp
+from neuron.models.fused.layer_kind import Builder
+from neuron.models.fused.norm import NormBuilder, rms_norm
+from neuron.models.fused.rotation import has_static_rope
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A part of a layer: which of its modules, how it is built, and the norms before and after it."""
+
+    module: str
+    build: Builder
+    before: str | None = None
+    after: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """A row."""
+
+    parts: tuple[Part, ...]
+    norm: NormBuilder = rms_norm
+    last_norm: str = "norm"  # the decoder's, before its head
+    fits: Callable[[Any], bool] = has_static_rope  # of a text configuration that is computed as it says
+
+
+_ATTENTION = Part("self_attn", attention, before="input_layernorm")
+_MLP = Part("mlp", gated_mlp, before="post_attention_layernorm")
+_LLAMA = Family((_ATTENTION, _MLP))
+
+FAMILIES: dict[str, Family] = {
+    "llama": _LLAMA,
+    "mistral": _LLAMA,
+    "qwen2": _LLAMA,
+    "qwen3": _LLAMA,
+}

@@ -1,0 +1,45 @@
+"""Norms in float32 by few operations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Norm = Callable[[Tensor], Tensor]  # over the last dimension, to the same shape
+
+
+@dataclass(frozen=True, slots=True)
+class RmsNorm:
+    """The root mean square norm (Zhang and Sennrich 2019), to `dtype`.
+
+    Computed in float32, as `weight` is, by fewer operations than torch's own consists of.
+    """
+
+    weight: Tensor  # float32, (dim,), or any shape that ends with it
+    eps: Tensor  # float32, a scalar
+    dtype: torch.dtype
+
+    def __call__(self, x: Tensor) -> Tensor:
+        norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
+        scale = torch.addcmul(self.eps, norm, norm, value=1 / x.shape[-1]).rsqrt_()
+        return (x * scale).mul_(self.weight).to(self.dtype)
+
+
+NormBuilder = Callable[[Any, torch.dtype], RmsNorm]  # of transformers' module, and the dtype of results
+
+
+def rms_norm(module: Any, dtype: torch.dtype) -> RmsNorm:
+    """Return the norm of a module like Llama's."""
+    eps = module.variance_epsilon if hasattr(module, "variance_epsilon") else module.eps
+    weight = module.weight.float()
+    return RmsNorm(weight, torch.tensor(eps, device=weight.device), dtype)
+
+
+def rms_norm_plus_one(module: Any, dtype: torch.dtype) -> RmsNorm:
+    """Return the norm of a module like Gemma's, whose weight is stored as its distance from one."""
+    norm = rms_norm(module, dtype)
+    return RmsNorm(norm.weight + 1, norm.eps, dtype)
