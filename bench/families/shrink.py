@@ -45,7 +45,7 @@ _SIZES: tuple[tuple[str, int], ...] = (
     (r"hidden_size_per_layer_input", HEAD_DIM),
     (r"(.*_)?(num|n)_?(key_value_heads|kv_heads|head_kv)|num_key_value_heads.*|num_kv_heads", KV_HEADS),
     (r"(.*_)?(num_attention_heads|num_heads|n_heads?|attention_heads)|index_n_heads", HEADS),
-    (r"(.*_)?hidden_size(_global)?|hidden_dim|d_model|n_embd|(word_|token_)?embed_dim|embedding_size|embedding_dim", HIDDEN),
+    (r"(.*_)?hidden_size(_global)?|hidden_dim|d_model|n_embd|(word_|token_)?embed_dim|embedding_size|embedding_dim|emb_dim", HIDDEN),
     (r"dim|projection_dim|width", HIDDEN),
     (r"image_size|max_image_size|input_size", 28),
     (r"patch_size", 14),
@@ -83,6 +83,7 @@ EXCEPTIONS: dict[str, dict[str, Any]] = {
     "ernie4_5_vl_moe": {"rope_parameters": _rotation(3, 3, 2)},
     "granite4_vision": {"deepstack_layer_map": [], "downsample_rate": "1/2"},
     "granitemoehybrid": {"layer_types": ["linear_attention", "full_attention"] * 2},
+    "hrm_text": {"num_hidden_layers": 16, "num_layers_per_stack": 2},
     "jamba": {"attn_layer_offset": 1, "attn_layer_period": 2},
     "lfm2_moe": {"layer_types": ["conv", "full_attention"] * 2},
     "mamba2": {"head_dim": 2 * HEAD_DIM, "n_groups": 2},
@@ -90,6 +91,9 @@ EXCEPTIONS: dict[str, dict[str, Any]] = {
     "nemotron_h": {"n_groups": 2},
     "nemotron_h_omni": {"n_groups": 2},
     "xlstm": {"hidden_size": 2 * HIDDEN, "embedding_dim": 2 * HIDDEN},  # sizes are rounded up to 64
+    "xmod": {"default_language": "en_XX"},
+    "dbrx": {"attn_config": {"kv_n_heads": KV_HEADS, "clip_qkv": 8.0, "rope_theta": 10_000.0}},
+    "reformer": {"axial_pos_embds_dim": [HIDDEN // 2] * 2, "axial_pos_shape": [16, 32]},
     "zamba": {
         "attention_hidden_size": 2 * HIDDEN,
         "attention_head_dim": 2 * HEAD_DIM,
@@ -98,6 +102,7 @@ EXCEPTIONS: dict[str, dict[str, Any]] = {
     "zamba2": {
         "attention_hidden_size": 2 * HIDDEN,
         "attention_head_dim": 2 * HEAD_DIM,
+        "hybrid_layer_ids": [1, 3],
         "mamba_headdim": HEAD_DIM,
         "n_mamba_heads": 2 * HIDDEN // HEAD_DIM,
     },

@@ -10,6 +10,7 @@ import transformers
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING,
     MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
     MODEL_FOR_MASKED_LM_MAPPING,
 )
@@ -92,11 +93,15 @@ def decoder_class(checkpoint: Checkpoint, config: Any) -> Any:
         raise model_unsupported(file, f"{name} is not a decoder, it has an encoder before it")
     if others := [cls for cls in _architectures(checkpoint) if _OTHER_HEADS.search(cls)]:
         raise model_unsupported(file, f"{others[0]} labels texts and writes none")
+    if type(config) in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING:
+        raise model_unsupported(file, f"{name} labels images and writes no text")
     if type(config) in MODEL_FOR_MASKED_LM_MAPPING and not getattr(config, "is_decoder", False):
         raise model_unsupported(file, f"{name} reads in both directions: it fills in masked tokens")
     found = _text_class(checkpoint, config)
     if found is None:
         raise model_unsupported(file, f"transformers has no class of {name} that writes text")
+    if found.__name__.endswith("ForBlockDiffusion"):
+        raise model_unsupported(file, f"{name} writes by diffusion: a block of tokens at once")
     text_config = config.get_text_config(decoder=True)
     if others := sorted(set(layer_types(text_config)) - _RUNNABLE_LAYERS):
         raise model_unsupported(file, f"{name} has layers of type {', '.join(others)}")

@@ -48,18 +48,43 @@ class AttentionSpan:
         return key <= query and in_window and in_chunk
 
 
-_spans: ContextVar[Mapping[int, AttentionSpan]] = ContextVar("spans")
-_masks: ContextVar[MaskRecorder | None] = ContextVar("masks", default=None)
+class _Pass:
+    """One way through a model's layers: `spans` are those of its attends, unknown while it is probed."""
+
+    def __init__(self, spans: Mapping[int, AttentionSpan], masks: MaskRecorder | None = None) -> None:
+        self.spans = spans
+        self.masks = masks
+        self._names: set[int] = set()
+
+    def name(self, layer: int | None) -> int:
+        """Return the name under which the next attend stores keys and values, the same in every pass.
+
+        A layer's first attend is named by the layer. Others are -2, -3, …: those of layers that attend again,
+        and of layers that share one attention, which does not know whose it is.
+        """
+        is_first = layer is not None and layer >= 0 and layer not in self._names
+        name = layer if layer is not None and is_first else -2 - sum(known < 0 for known in self._names)
+        self._names.add(name)
+        return name
+
+
+_pass: ContextVar[_Pass] = ContextVar("pass")
 
 
 @contextmanager
 def use_spans(spans: Mapping[int, AttentionSpan]) -> Iterator[None]:
-    """Let each layer of the model that runs inside the block see its span."""
-    token = _spans.set(spans)
+    """Let each attend of the model that runs once inside the block see its span."""
+    with _passing(_Pass(spans)):
+        yield
+
+
+@contextmanager
+def _passing(through: _Pass) -> Iterator[None]:
+    token = _pass.set(through)
     try:
         yield
     finally:
-        _spans.reset(token)
+        _pass.reset(token)
 
 
 def paged_attention(
@@ -77,11 +102,9 @@ def paged_attention(
     for name, option in options.items():
         if isinstance(option, Tensor) and name != "s_aux" and name not in _IGNORED:
             raise UnsupportedAttentionError(f"its attention needs {name}")
-    layer: Any = module.layer_idx
-    if layer is None:
-        raise UnsupportedAttentionError("its layers share an attention that does not know whose it is")
-    recorder = _masks.get()
-    span = recorder.span(attention_mask, options) if recorder else _spans.get()[layer]
+    through = _pass.get()
+    name = through.name(getattr(module, "layer_idx", None))
+    span = through.masks.span(attention_mask, options) if through.masks else through.spans[name]
     scale = options.get("scaling")
     params = AttentionParams(
         scale=query.shape[-1] ** -0.5 if scale is None else scale,
@@ -91,7 +114,7 @@ def paged_attention(
         sinks=options.get("s_aux"),
     )
     query, key, value = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
-    return attend(layer, query, key, value, params=params).unsqueeze(0), None
+    return attend(name, query, key, value, params=params).unsqueeze(0), None
 
 
 class MaskRecorder:
@@ -164,8 +187,8 @@ def _record_mask(
     **_: Any,
 ) -> Tensor | None:
     """Return a mask during a probe, with the signature of transformers' mask functions."""
-    recorder = _masks.get()
-    return recorder.make(mask_function, kv_length, local_size, device) if recorder else None
+    masks = _pass.get().masks
+    return masks.make(mask_function, kv_length, local_size, device) if masks else None
 
 
 class AttentionProbe:
@@ -182,17 +205,12 @@ class AttentionProbe:
     @contextmanager
     def recording(self) -> Iterator[None]:
         """Note the masks that are made inside the block, by models with `PROBE_NAME`."""
-        token = _masks.set(MaskRecorder())
-        try:
+        with _passing(_Pass({}, MaskRecorder())):
             yield
-        finally:
-            _masks.reset(token)
 
     def __call__(
         self, layer: int, query: Tensor, key: Tensor, value: Tensor, *, params: AttentionParams
     ) -> Tensor:
-        if layer in self.layers:
-            raise UnsupportedAttentionError(f"layer {layer} attends more than once")
         self.layers[layer] = KVShape(key.shape[1], key.shape[2], value.shape[2])
         self.params[layer] = params
         is_grouped = query.shape[1] != key.shape[1]

@@ -46,12 +46,18 @@ def probe_cached(checkpoint: Checkpoint, model: Any, text_config: Any) -> Probe:
     with refusing(checkpoint.path):
         tokens = telling_tokens(text_config, model.device)
         states = CacheProbe(model.config)
-        positions = torch.arange(len(tokens), device=model.device)
         with torch.inference_mode(), states.watching(model):
-            logits = CachedInputs(model).run(states, tokens, positions, [len(tokens) - 1])
+            logits = CachedInputs(model).run(states, tokens, [len(tokens) - 1])
     attention = AttentionProbe()
     attention.layers = states.kv_shapes
-    return Probe(attention, states if states.shapes else None, tuple(tokens.tolist()), logits[0])
+    return Probe(
+        attention,
+        states if states.shapes else None,
+        tuple(tokens.tolist()),
+        logits[0],
+        first_position=0,
+        has_silent_layers=True,
+    )
 
 
 class SequenceCache(SlotStates):
@@ -109,7 +115,7 @@ class CachedDecoder:
             kept = [index - rows.start for index in wanted if rows.start <= index < rows.stop]
             cache = SequenceCache(sequence)
             with use_state_groups([group]) if group else nullcontext():
-                parts.append(self._inputs.run(cache, tokens[rows], positions[rows], kept))
+                parts.append(self._inputs.run(cache, tokens[rows], kept))
         return torch.cat(parts).float()
 
 
@@ -121,11 +127,12 @@ class CachedInputs:
         self._cache_argument = cache_argument(model)
         self._taken = inspect.signature(model.forward).parameters.keys()
 
-    def run(self, cache: Any, tokens: Tensor, positions: Tensor | None, kept: Sequence[int]) -> Tensor:
-        """Return the logits of the `kept` of some tokens, (kept, vocab), which follow what `cache` holds."""
+    def run(self, cache: Any, tokens: Tensor, kept: Sequence[int]) -> Tensor:
+        """Return the logits of the `kept` of some tokens, (kept, vocab), which follow what `cache` holds.
+
+        Positions are not told: a class counts on from what its cache holds.
+        """
         inputs = {"input_ids": tokens[None], self._cache_argument: cache, "use_cache": True}
-        if positions is not None and "position_ids" in self._taken:
-            inputs["position_ids"] = positions[None]
         rows = torch.tensor(kept, dtype=torch.int64, device=tokens.device)
         if "logits_to_keep" in self._taken:
             logits: Tensor = self._model(**inputs, logits_to_keep=rows).logits[0]

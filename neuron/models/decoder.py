@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 from collections.abc import Mapping
 from typing import Any
@@ -19,6 +20,7 @@ from neuron.models.architecture import (
     uses_attention_interface,
 )
 from neuron.models.attention_interface import ATTENTION_NAME, PROBE_NAME, use_spans
+from neuron.models.attribute_states import keep_states_in_cache
 from neuron.models.cached_decoder import CachedDecoder, load_cached
 from neuron.models.checkpoint import CONFIG, Checkpoint, ModelLoadError
 from neuron.models.fused.decoder import FusedDecoder, fuse_decoder, insert_image_embeddings
@@ -26,7 +28,7 @@ from neuron.models.image_input import ImageProcessor
 from neuron.models.probe import Probe, check_continuation, probe_model
 from neuron.models.recomputing_decoder import RecomputingDecoder, load_recomputing
 from neuron.models.recurrent_decoder import RecurrentDecoder, load_recurrent, state_argument
-from neuron.models.state_interface import SlotStates, StatefulModule, cache_argument
+from neuron.models.state_interface import SlotStates, StatefulModule, cache_argument, layer_types
 from neuron.models.weights import LoadOptions, load_weights
 
 log = logging.getLogger("neuron.models")
@@ -44,15 +46,22 @@ class TransformersDecoder:
         self._model = model
         self._spans = probe.attention.spans
         self.layers = probe.attention.layers
+        self._first_position = probe.first_position
         self.states: Mapping[StateName, StateShape] = probe.states.shapes if probe.states else {}
         self._cache_argument = cache_argument(model) if probe.states else None
         self.vocab_size = probe.vocab_size
-        self.context = context  # tokens that the model was made for
+        self.context = context - probe.first_position  # tokens that the model was made for
         self.num_embeddings: int = model.get_input_embeddings().num_embeddings
         self.dtype: torch.dtype = model.dtype
         self.device: torch.device = model.device
         self.vision_encoder: VisionEncoder | None = None
         self.image_processor: ImageProcessor | None = None
+        self._kept: Tensor | None = None  # rows whose logits are wanted, of a model that is not told
+        if "logits_to_keep" not in inspect.signature(model.forward).parameters:
+            model.get_output_embeddings().register_forward_pre_hook(self._keep)
+
+    def _keep(self, _: object, hidden: tuple[Tensor]) -> tuple[Tensor]:
+        return (hidden[0][:, self._kept],)
 
     def __call__(
         self,
@@ -67,9 +76,13 @@ class TransformersDecoder:
             inputs = {"inputs_embeds": insert_image_embeddings(embedded, image_embeddings)[None]}
         if self._cache_argument:
             inputs[self._cache_argument] = SlotStates()
+        self._kept = logits_indices
         with use_spans(self._spans):
             out = self._model(
-                **inputs, position_ids=positions[None], use_cache=False, logits_to_keep=logits_indices
+                **inputs,
+                position_ids=positions[None] + self._first_position,
+                use_cache=False,
+                logits_to_keep=logits_indices,
             )
         logits: Tensor = out.logits[0]
         return logits.float()
@@ -102,8 +115,7 @@ def load_decoder(checkpoint: Checkpoint, options: LoadOptions, *, fused: bool = 
     if not uses_attention_interface(cls, text_config):
         model = load_weights(checkpoint, config, cls, options, attention=None)
         return _load_older(checkpoint, model, text_config)
-    attention = _attention(PROBE_NAME, has_vision=has_vision)
-    model = load_weights(checkpoint, config, cls, options, attention=attention)
+    model = load_weights(checkpoint, config, cls, options, attention=_attention(PROBE_NAME, config))
     try:
         return _load_interfaced(checkpoint, model, text_config, has_vision=has_vision, fused=fused)
     except ModelLoadError as refused:
@@ -135,8 +147,9 @@ def _load_interfaced(
     checkpoint: Checkpoint, model: Any, text_config: Any, *, has_vision: bool, fused: bool
 ) -> AnyDecoder:
     """Return the decoder of a model whose layers leave their attention to us."""
+    keep_states_in_cache(model, layer_types(text_config))
     probe = probe_model(checkpoint, model, text_config)
-    model.set_attn_implementation(_attention(ATTENTION_NAME, has_vision=has_vision))
+    model.set_attn_implementation(_attention(ATTENTION_NAME, model.config))
     context = context_length(text_config)
     vision = None
     if has_vision:
@@ -145,18 +158,19 @@ def _load_interfaced(
 
         vision = load_vision(model, checkpoint.path)
     decoder: AnyDecoder | None = None
-    if fused:
+    if fused and not probe.first_position:
         decoder = fuse_decoder(model, text_config, probe, context=context)
     if decoder is None:
         decoder = TransformersDecoder(model, probe, context=context)
-    if probe.states:
-        modules = [] if isinstance(decoder, FusedDecoder) else [*map(StatefulModule, probe.states.modules)]
+    if probe.needs_proof:
+        is_wrapped = probe.states is not None and not isinstance(decoder, FusedDecoder)
+        modules = [*map(StatefulModule, probe.states.modules)] if is_wrapped else []
         check_continuation(checkpoint, decoder, probe, modules)
     if vision:
         decoder.image_processor, decoder.vision_encoder = vision
     return decoder
 
 
-def _attention(name: str, *, has_vision: bool) -> str | dict[str, str]:
-    """Return the attention of each part of a model: `name` for its text."""
-    return {"": name, "text_config": name, "vision_config": "sdpa"} if has_vision else name
+def _attention(name: str, config: Any) -> str | dict[str, str]:
+    """Return the attention of each part of a model: `name` for its text, for others what transformers takes."""
+    return {"": name, "text_config": name} if "text_config" in config.sub_configs else name

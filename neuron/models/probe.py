@@ -1,8 +1,8 @@
 """What a loaded model asks of attention and states, learned by running it.
 
 A model that would run wrongly is refused here: a few tokens go through every layer, and what the layers ask
-of their attention and which states they keep is recorded. A model that keeps states must come to the same
-logits when it reads those tokens piece by piece.
+of their attention and which states they keep is recorded. A model that keeps states, or has layers of which
+nothing was recorded, must come to the same logits when it reads those tokens piece by piece.
 """
 
 from __future__ import annotations
@@ -40,13 +40,12 @@ from neuron.models.state_interface import (
 from neuron.pipe import Sampling
 from neuron.step import CacheShape, Chunk, Joined, StepPlan
 
-_TOKENS = 4
-_STATE_TOKENS = 16  # of models that keep states: enough to remember
-_PIECES = (0, 7, 13, 15, _STATE_TOKENS)  # bounds between what is read at once
+_TOKENS = 16  # enough to remember
+_PIECES = (0, 7, 13, 15, _TOKENS)  # bounds between what is read at once
 # How far logits may be from each other, the root of the mean square in their standard deviations: more than
 # rounding brings about, less than a forgotten state.
 _TOLERANCES = {torch.float32: 0.005, torch.float16: 0.05, torch.bfloat16: 0.15}
-_SHAPE = CacheShape(num_pages=2, page_size=_STATE_TOKENS, num_slots=2, context=_STATE_TOKENS)
+_SHAPE = CacheShape(num_pages=2, page_size=_TOKENS, num_slots=2, context=_TOKENS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +56,13 @@ class Probe:
     states: StateProbe | None  # of a model that keeps some
     tokens: tuple[int, ...]
     logits: Tensor  # (vocab,)
+    first_position: int  # of a sequence's first token, as the model counts
+    has_silent_layers: bool  # which neither attend nor say that they do not
+
+    @property
+    def needs_proof(self) -> bool:
+        """Whether the model may keep what nobody has seen: `check_continuation` finds out."""
+        return self.states is not None or self.has_silent_layers
 
     @property
     def vocab_size(self) -> int:
@@ -70,7 +76,8 @@ def probe_model(checkpoint: Checkpoint, model: Any, text_config: Any) -> Probe:
         _check_layers(probe, text_config)
         is_number = not bool(probe.logits.isnan().any())
         if is_number:
-            _check_positions(model, text_config, probe.logits)
+            first = _first_position(model, text_config, probe.logits)
+            probe = _run(model, text_config, first_position=first) if first else probe
     if not is_number:
         raise model_broken(checkpoint.path, "its weights give logits that are not numbers")
     return probe
@@ -90,52 +97,56 @@ def refusing(path: Path) -> Iterator[None]:
 
 
 @torch.inference_mode()
-def _run(model: Any, text_config: Any, *, with_positions: bool = True) -> Probe:
-    """Return what a few tokens' way through the layers recorded."""
+def _run(model: Any, text_config: Any, *, first_position: int | None = 0) -> Probe:
+    """Return what a few tokens' way through the layers recorded; without a first position it tells none."""
     attention = AttentionProbe()
     states = StateProbe(model.config) if keeps_states(text_config) else None
-    count = _STATE_TOKENS if states else _TOKENS
-    zeros = torch.zeros(1, count, dtype=torch.int64, device=model.device)
-    positions = torch.arange(count, device=model.device)
-    tokens = zeros + 1 if text_config.pad_token_id == 0 else zeros
+    tokens = telling_tokens(text_config, model.device)[None]
+    positions = torch.arange(_TOKENS, device=model.device)
     inputs: dict[str, Any] = {"input_ids": tokens}
-    if with_positions:
-        inputs["position_ids"] = positions[None]
-    if "token_type_ids" in inspect.signature(model.forward).parameters:
-        inputs["token_type_ids"] = zeros  # a prompt of text, which some let attend to itself as a whole
+    if first_position is not None:
+        inputs["position_ids"] = positions[None] + first_position
     with use_backend(attention), attention.recording(), ExitStack() as watching:
         if states:
             inputs[cache_argument(model)] = states
             watching.enter_context(states.watching(model))
         out = model(**inputs, use_cache=False, logits_to_keep=positions[-1:])
-    return Probe(attention, states, tuple(tokens[0].tolist()), out.logits[0, -1])
+    silent = [kind for kind in layer_types(text_config) if kind in SILENT_LAYERS]
+    return Probe(
+        attention,
+        states,
+        tuple(tokens[0].tolist()),
+        out.logits[0, -1],
+        first_position=first_position or 0,
+        has_silent_layers=len(attention.layers) < text_config.num_hidden_layers - len(silent),
+    )
 
 
 def telling_tokens(config: Any, device: torch.device) -> Tensor:
     """Return a text of different tokens that stand for nothing but text."""
     special = {value for key, value in config.to_dict().items() if "token" in key and isinstance(value, int)}
     ordinary = [token for token in range(config.vocab_size) if token not in special]
-    return torch.tensor([ordinary[index * 7 % len(ordinary)] for index in range(_STATE_TOKENS)], device=device)
+    return torch.tensor([ordinary[index * 7 % len(ordinary)] for index in range(_TOKENS)], device=device)
 
 
-def _check_positions(model: Any, text_config: Any, logits: Tensor) -> None:
-    """Refuse a model that counts otherwise than from 0 when it is told no positions."""
+def _first_position(model: Any, text_config: Any, logits: Tensor) -> int:
+    """Return where the model begins to count when it is told no positions; `logits` are those from 0."""
     try:
-        own = _run(model, text_config, with_positions=False).logits
+        own = _run(model, text_config, first_position=None).logits
     except (torch.AcceleratorError, torch.OutOfMemoryError):
         raise
     except Exception:  # noqa: BLE001 - it must be told them, and is
-        return
-    if not torch.allclose(own, logits, rtol=0.0, atol=0.01 * float(logits.std())):
-        raise UnsupportedAttentionError("its positions do not count from 0")
+        return 0
+    for first in (0, 1, (text_config.pad_token_id or 0) + 1):  # the last after fairseq
+        if first:
+            logits = _run(model, text_config, first_position=first).logits
+        if torch.allclose(own, logits, rtol=0.0, atol=0.01 * float(logits.std())):
+            return first
+    raise UnsupportedAttentionError("it counts positions in a way of its own")
 
 
 def _check_layers(probe: Probe, text_config: Any) -> None:
     types = layer_types(text_config)
-    silent = [kind for kind in types if kind in SILENT_LAYERS]
-    num_others = text_config.num_hidden_layers - len(silent) - len(probe.attention.layers)
-    if num_others:
-        raise UnsupportedAttentionError(f"{num_others} of its layers do not attend")
     if probe.states:
         keeping = {name.layer for name in probe.states.shapes}
         if missing := {index for index, kind in enumerate(types) if kind in STATE_LAYERS} - keeping:
@@ -182,7 +193,7 @@ def _read_in_pieces(decoder: DecoderModel, probe: Probe) -> Iterator[Tensor]:
     states = StatePool(probe.states.shapes if probe.states else {}, _SHAPE, device)
     table = PageTable(_SHAPE, device)
     last = torch.tensor([0], device=device)
-    for slot, ends in enumerate(((0, _STATE_TOKENS), _PIECES)):
+    for slot, ends in enumerate(((0, _TOKENS), _PIECES)):
         joined: tuple[Joined, ...] = (Joined(slot, Sampling(), probe.tokens, (), (slot,)),)
         for start, end in pairwise(ends):
             plan = StepPlan((Chunk(slot, probe.tokens[start:end], start),), joined)

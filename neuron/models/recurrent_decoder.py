@@ -90,9 +90,15 @@ def load_recurrent(checkpoint: Checkpoint, model: Any, text_config: Any, argumen
         )
     states = StateProbe(model.config)
     states.shapes = decoder.states
-    check_continuation(
-        checkpoint, decoder, Probe(AttentionProbe(), states, tuple(tokens.tolist()), logits), ()
+    probe = Probe(
+        AttentionProbe(),
+        states,
+        tuple(tokens.tolist()),
+        logits,
+        first_position=0,
+        has_silent_layers=True,
     )
+    check_continuation(checkpoint, decoder, probe, ())
     return decoder
 
 
