@@ -65,12 +65,15 @@ _ORDINARY = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "decoder_s
 
 _SCALE = re.compile(r"(norm|ln)\w*\.weight$")
 _SEES = re.compile(r"vision|image|audio")
-_ROTATES_WHOLE_HEADS = ("glm46v", "glm4v", "glm_ocr", "hunyuan_vl", "paddleocr_vl", "qwen2_5_vl", "qwen2_vl")
-_ROTATES_HALF_HEADS = ("glm4v_moe", "glmga")
+_ROTATES_WHOLE_HEADS = ("glm46v", "glm4v", "glm_ocr", "glmga", "hunyuan_vl", "paddleocr_vl", "qwen2_5_vl", "qwen2_vl")
+_ROTATES_HALF_HEADS = ("glm4v_moe",)
+
+
+_ROPE = {"rope_type": "default", "rope_theta": 10_000.0}
 
 
 def _rotation(*sections: int) -> dict[str, Any]:
-    return {"rope_type": "default", "rope_theta": 10_000.0, "mrope_section": list(sections)}
+    return _ROPE | {"mrope_section": list(sections)}
 
 
 # What no key says: by model type, changes to the tiny configuration (of its text, where that is a part).
@@ -91,6 +94,11 @@ EXCEPTIONS: dict[str, dict[str, Any]] = {
     "nemotron_h": {"n_groups": 2},
     "nemotron_h_omni": {"n_groups": 2},
     "xlstm": {"hidden_size": 2 * HIDDEN, "embedding_dim": 2 * HIDDEN},  # sizes are rounded up to 64
+    **dict.fromkeys(("cohere_compass", "cohere_compass_text"), {"rope_parameters": {"full_attention": _ROPE}}),
+    "molmo2": {"adapter_config": {"vision_feature_layer": [-1, -2]}},
+    "qwen2_5_omni_thinker": {"vision_start_token_id": SPECIAL},
+    "qwen3_omni_moe_thinker": {"vision_start_token_id": SPECIAL},
+    "step3p7": {"sliding_window": WINDOW},
     "xmod": {"default_language": "en_XX"},
     "dbrx": {"attn_config": {"kv_n_heads": KV_HEADS, "clip_qkv": 8.0, "rope_theta": 10_000.0}},
     "reformer": {"axial_pos_embds_dim": [HIDDEN // 2] * 2, "axial_pos_shape": [16, 32]},
@@ -117,8 +125,9 @@ def tiny_config(config_class: Any, **changes: Any) -> Any:
     shrunk = _shrunk(plain)
     text = next((shrunk[key] for key in ("text_config", "language_config") if shrunk.get(key)), shrunk)
     for key, value in (EXCEPTIONS.get(plain["model_type"], {}) | changes).items():
-        place = shrunk if key in shrunk and key not in text else text
-        place[key] = value
+        is_of_whole = key in shrunk or key.endswith("_token_id")
+        place = shrunk if is_of_whole and key not in text else text
+        place[key] = place[key] | value if key.endswith("_config") else value
     return config_class.from_dict(shrunk)
 
 

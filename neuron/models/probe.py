@@ -137,7 +137,7 @@ def _first_position(model: Any, text_config: Any, logits: Tensor) -> int:
         raise
     except Exception:  # noqa: BLE001 - it must be told them, and is
         return 0
-    for first in (0, 1, (text_config.pad_token_id or 0) + 1):  # the last after fairseq
+    for first in (0, 1, (getattr(text_config, "pad_token_id", None) or 0) + 1):  # the last after fairseq
         if first:
             logits = _run(model, text_config, first_position=first).logits
         if torch.allclose(own, logits, rtol=0.0, atol=0.01 * float(logits.std())):
