@@ -193,7 +193,12 @@ def _served(decoder: AnyDecoder, rounds: Sequence[Sequence[list[int]]]) -> list[
         for tokens in prompts:
             number = len(texts)
             texts[number] = []
-            assert scheduler.submit(Submit(number, "m", tokens, NEW, Sampling(repetition_penalty=PENALTY), []), 0.0) is None
+            assert (
+                scheduler.submit(
+                    Submit(number, "m", tokens, NEW, Sampling(repetition_penalty=PENALTY), []), 0.0
+                )
+                is None
+            )
         while scheduler.has_work:
             plan = scheduler.plan()
             assert plan is not None

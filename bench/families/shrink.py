@@ -29,6 +29,10 @@ _SIZES: tuple[tuple[str, int], ...] = (
     (r"max_position_embeddings|n_positions|n_ctx|max_seq_len(gth)?|max_sequence_length|seq_length", 512),
     (r"sliding_window(_size)?|local_attention|window_size", WINDOW),
     (r"attention_chunk_size", CHUNK),
+    (r"index_n_heads|indexer_n_heads", 16),  # with few, scores are often 0, and chosen among by chance
+    (r"index_topk|indexer_budget", WINDOW),
+    (r"index_kpool|indexer_compress_ratio|index_block_size", 4),
+    (r"index_topk_blocks", 2),
     (r"(num_|n_)?(local_|routed_)?experts|moe_num_experts|num_local_experts|n_routed_experts", 8),
     (r"num_experts_per_tok|moe_topk|moe_top_?k|top_k_experts|num_selected_experts|moe_k", 2),
     (r"n_group|topk_group|num_expert_groups?|n_shared_experts|num_shared_experts|moe_num_shared_experts", 1),
@@ -44,9 +48,9 @@ _SIZES: tuple[tuple[str, int], ...] = (
     (r"(.*_)?head_dim|kv_channels|rotary_dim", HEAD_DIM),
     (r"hidden_size_per_layer_input", HEAD_DIM),
     (r"(.*_)?(num|n)_?(key_value_heads|kv_heads|head_kv)|num_key_value_heads.*|num_kv_heads", KV_HEADS),
-    (r"(.*_)?(num_attention_heads|num_heads|n_heads?|attention_heads)|index_n_heads", HEADS),
-    (r"(.*_)?hidden_size(_global)?|hidden_dim|d_model|n_embd|(word_|token_)?embed_dim|embedding_size|embedding_dim|emb_dim", HIDDEN),
-    (r"dim|projection_dim|width", HIDDEN),
+    (r"(.*_)?(num_attention_heads|num_heads|n_heads?|attention_heads)", HEADS),
+    (r"(.*_)?hidden_size(_global)?|hidden_dim|d_model|n_embd|(word_|token_)?embed_dim", HIDDEN),
+    (r"embedding_(size|dim)|emb_dim|dim|projection_dim|width", HIDDEN),
     (r"image_size|max_image_size|input_size", 28),
     (r"patch_size", 14),
     (r"depth|num_blocks|encoder_layers|decoder_layers", 2),
@@ -65,7 +69,16 @@ _ORDINARY = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "decoder_s
 
 _SCALE = re.compile(r"(norm|ln)\w*\.weight$")
 _SEES = re.compile(r"vision|image|audio")
-_ROTATES_WHOLE_HEADS = ("glm46v", "glm4v", "glm_ocr", "glmga", "hunyuan_vl", "paddleocr_vl", "qwen2_5_vl", "qwen2_vl")
+_ROTATES_WHOLE_HEADS = (
+    "glm46v",
+    "glm4v",
+    "glm_ocr",
+    "glmga",
+    "hunyuan_vl",
+    "paddleocr_vl",
+    "qwen2_5_vl",
+    "qwen2_vl",
+)
 _ROTATES_HALF_HEADS = ("glm4v_moe",)
 
 
@@ -76,25 +89,46 @@ def _rotation(*sections: int) -> dict[str, Any]:
     return _ROPE | {"mrope_section": list(sections)}
 
 
+_LATENT_HEADS = {
+    "num_attention_heads": HEADS,
+    "num_key_value_heads": HEADS,
+    "q_lora_rank": 24,
+    "kv_lora_rank": HEAD_DIM,
+    "head_dim": 2 * HEAD_DIM,
+    "qk_nope_head_dim": HEAD_DIM,
+    "qk_rope_head_dim": HEAD_DIM,
+    "v_head_dim": HEAD_DIM,
+}
+_DOTS3_NOTE = {
+    "layer_types": ["indexed_attention", "sliding_attention"] * 2,
+    "per_layer_config": {1: _LATENT_HEADS, 3: _LATENT_HEADS},
+}
+
 # What no key says: by model type, changes to the tiny configuration (of its text, where that is a part).
 EXCEPTIONS: dict[str, dict[str, Any]] = {
     "bamba": {"attn_layer_indices": [1, 3]},
     "chameleon": {"vocabulary_map": {"<image>": SPECIAL}},
     "deepseek_ocr2": {"mlp_layer_types": ["dense", "sparse"] * 2},
     "diffusion_gemma": {"num_experts": 8, "top_k_experts": 2, "moe_intermediate_size": 32},
+    "dots3_note": _DOTS3_NOTE,
+    "dots3_note_text": _DOTS3_NOTE,
     "emu3": {"vocabulary_map": {"<image>": SPECIAL}},
     "ernie4_5_vl_moe": {"rope_parameters": _rotation(3, 3, 2)},
+    "glm4v_moe": {"rope_parameters": _rotation(1, 1, 2)},
     "granite4_vision": {"deepstack_layer_map": [], "downsample_rate": "1/2"},
     "granitemoehybrid": {"layer_types": ["linear_attention", "full_attention"] * 2},
     "hrm_text": {"num_hidden_layers": 16, "num_layers_per_stack": 2},
     "jamba": {"attn_layer_offset": 1, "attn_layer_period": 2},
     "lfm2_moe": {"layer_types": ["conv", "full_attention"] * 2},
     "mamba2": {"head_dim": 2 * HEAD_DIM, "n_groups": 2},
+    "minimax_m3_vl": {"index_n_heads": KV_HEADS},
+    "minimax_m3_vl_text": {"index_n_heads": KV_HEADS},
     "mistral4": {"head_dim": 2 * HEAD_DIM},
     "nemotron_h": {"n_groups": 2},
     "nemotron_h_omni": {"n_groups": 2},
     "xlstm": {"hidden_size": 2 * HIDDEN, "embedding_dim": 2 * HIDDEN},  # sizes are rounded up to 64
-    **dict.fromkeys(("cohere_compass", "cohere_compass_text"), {"rope_parameters": {"full_attention": _ROPE}}),
+    "cohere_compass": {"rope_parameters": {"full_attention": _ROPE}},
+    "cohere_compass_text": {"rope_parameters": {"full_attention": _ROPE}},
     "molmo2": {"adapter_config": {"vision_feature_layer": [-1, -2]}},
     "qwen2_5_omni_thinker": {"vision_start_token_id": SPECIAL},
     "qwen3_omni_moe_thinker": {"vision_start_token_id": SPECIAL},
@@ -115,7 +149,6 @@ EXCEPTIONS: dict[str, dict[str, Any]] = {
         "n_mamba_heads": 2 * HIDDEN // HEAD_DIM,
     },
     **{name: {"rope_parameters": _rotation(2, 3, 3)} for name in _ROTATES_WHOLE_HEADS},
-    **{name: {"rope_parameters": _rotation(1, 1, 2)} for name in _ROTATES_HALF_HEADS},
 }
 
 

@@ -21,8 +21,10 @@ from transformers import AttentionInterface, AttentionMaskInterface
 
 from neuron.device.attention import AttentionParams, attend
 from neuron.device.kv_cache import KVShape
+from neuron.device.selection import Selection
 
 ATTENTION_NAME = "neuron_paged"
+INDEXED_NAME = "neuron_paged_indexed"  # the same with masks, for layers that give them to an indexer
 PROBE_NAME = "neuron_probe"
 
 # Tensors among the options that do not change what is computed. Any other would.
@@ -92,19 +94,22 @@ def paged_attention(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    attention_mask: Tensor | None,
+    attention_mask: Tensor | Selection | None,
     **options: Any,
 ) -> tuple[Tensor, None]:
     """Return (1, tokens, heads, dim) for query, key and value of (1, heads, tokens, dim) each.
 
     The signature is that of transformers' attention functions. Raises UnsupportedAttentionError.
     """
-    for name, option in options.items():
-        if isinstance(option, Tensor) and name != "s_aux" and name not in _IGNORED:
-            raise UnsupportedAttentionError(f"its attention needs {name}")
+    given = (attention_mask, *options.values())
+    selection = next((value for value in given if isinstance(value, Selection)), None)
+    for asked, option in options.items():
+        if isinstance(option, Tensor) and asked != "s_aux" and asked not in _IGNORED:
+            raise UnsupportedAttentionError(f"its attention needs {asked}")
     through = _pass.get()
     name = through.name(getattr(module, "layer_idx", None))
-    span = through.masks.span(attention_mask, options) if through.masks else through.spans[name]
+    mask = attention_mask if isinstance(attention_mask, Tensor) else None
+    span = through.masks.span(mask, options) if through.masks else through.spans[name]
     scale = options.get("scaling")
     params = AttentionParams(
         scale=query.shape[-1] ** -0.5 if scale is None else scale,
@@ -112,6 +117,7 @@ def paged_attention(
         chunk=span.chunk,
         softcap=options.get("softcap"),
         sinks=options.get("s_aux"),
+        selection=selection,
     )
     query, key, value = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
     return attend(name, query, key, value, params=params).unsqueeze(0), None
@@ -191,6 +197,11 @@ def _record_mask(
     return masks.make(mask_function, kv_length, local_size, device) if masks else None
 
 
+def stand_in_mask(*, device: torch.device, **_: Any) -> Tensor:
+    """Return a mask that nobody reads, with the signature of transformers' mask functions."""
+    return torch.ones(1, 1, 1, 1, dtype=torch.bool, device=device)
+
+
 class AttentionProbe:
     """An `AttentionBackend` for one short sequence, without a cache: records what layers store and ask."""
 
@@ -222,5 +233,7 @@ class AttentionProbe:
 
 
 AttentionInterface.register(ATTENTION_NAME, paged_attention)
+AttentionInterface.register(INDEXED_NAME, paged_attention)
 AttentionInterface.register(PROBE_NAME, paged_attention)
+AttentionMaskInterface.register(INDEXED_NAME, stand_in_mask)
 AttentionMaskInterface.register(PROBE_NAME, _record_mask)

@@ -34,7 +34,9 @@ class CacheProbe(StateProbe):
         super().__init__(config)
         self.kv_shapes: dict[int, KVShape] = {}
 
-    def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any) -> Any:
+    def update(
+        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
+    ) -> Any:
         if layer_idx in self.kv_shapes:
             raise UnsupportedAttentionError(f"layer {layer_idx} stores keys more than once")
         self.kv_shapes[layer_idx] = KVShape(key_states.shape[1], key_states.shape[-1], value_states.shape[-1])
@@ -136,8 +138,8 @@ class CachedInputs:
         rows = torch.tensor(kept, dtype=torch.int64, device=tokens.device)
         if "logits_to_keep" in self._taken:
             logits: Tensor = self._model(**inputs, logits_to_keep=rows).logits[0]
-            return logits
-        logits = self._model(**inputs).logits[0, rows]
+        else:
+            logits = self._model(**inputs).logits[0, rows]
         return logits
 
 

@@ -19,16 +19,17 @@ from neuron.models.architecture import (
     read_config,
     uses_attention_interface,
 )
-from neuron.models.attention_interface import ATTENTION_NAME, PROBE_NAME, use_spans
+from neuron.models.attention_interface import ATTENTION_NAME, INDEXED_NAME, PROBE_NAME, use_spans
 from neuron.models.attribute_states import keep_states_in_cache
 from neuron.models.cached_decoder import CachedDecoder, load_cached
 from neuron.models.checkpoint import CONFIG, Checkpoint, ModelLoadError
 from neuron.models.fused.decoder import FusedDecoder, fuse_decoder, insert_image_embeddings
 from neuron.models.image_input import ImageProcessor
+from neuron.models.indexer_interface import IndexedStates
 from neuron.models.probe import Probe, check_continuation, probe_model
 from neuron.models.recomputing_decoder import RecomputingDecoder, load_recomputing
 from neuron.models.recurrent_decoder import RecurrentDecoder, load_recurrent, state_argument
-from neuron.models.state_interface import SlotStates, StatefulModule, cache_argument, layer_types
+from neuron.models.state_interface import StatefulModule, cache_argument, layer_types
 from neuron.models.weights import LoadOptions, load_weights
 
 log = logging.getLogger("neuron.models")
@@ -48,7 +49,7 @@ class TransformersDecoder:
         self.layers = probe.attention.layers
         self._first_position = probe.first_position
         self.states: Mapping[StateName, StateShape] = probe.states.shapes if probe.states else {}
-        self._cache_argument = cache_argument(model) if probe.states else None
+        self._cache_argument = cache_argument(model) if probe.states or probe.has_indexers else None
         self.vocab_size = probe.vocab_size
         self.context = context - probe.first_position  # tokens that the model was made for
         self.num_embeddings: int = model.get_input_embeddings().num_embeddings
@@ -75,7 +76,7 @@ class TransformersDecoder:
             embedded = self._model.get_input_embeddings()(tokens)
             inputs = {"inputs_embeds": insert_image_embeddings(embedded, image_embeddings)[None]}
         if self._cache_argument:
-            inputs[self._cache_argument] = SlotStates()
+            inputs[self._cache_argument] = IndexedStates()
         self._kept = logits_indices
         with use_spans(self._spans):
             out = self._model(
@@ -149,7 +150,8 @@ def _load_interfaced(
     """Return the decoder of a model whose layers leave their attention to us."""
     keep_states_in_cache(model, layer_types(text_config))
     probe = probe_model(checkpoint, model, text_config)
-    model.set_attn_implementation(_attention(ATTENTION_NAME, model.config))
+    name = INDEXED_NAME if probe.has_indexers else ATTENTION_NAME
+    model.set_attn_implementation(_attention(name, model.config))
     context = context_length(text_config)
     vision = None
     if has_vision:
@@ -163,14 +165,13 @@ def _load_interfaced(
     if decoder is None:
         decoder = TransformersDecoder(model, probe, context=context)
     if probe.needs_proof:
-        is_wrapped = probe.states is not None and not isinstance(decoder, FusedDecoder)
-        modules = [*map(StatefulModule, probe.states.modules)] if is_wrapped else []
-        check_continuation(checkpoint, decoder, probe, modules)
+        keeping = probe.states.modules if probe.states and not isinstance(decoder, FusedDecoder) else ()
+        check_continuation(checkpoint, decoder, probe, [*map(StatefulModule, keeping)])
     if vision:
         decoder.image_processor, decoder.vision_encoder = vision
     return decoder
 
 
 def _attention(name: str, config: Any) -> str | dict[str, str]:
-    """Return the attention of each part of a model: `name` for its text, for others what transformers takes."""
+    """Return the attention of each part of a model: `name` for its text, for others transformers' choice."""
     return {"": name, "text_config": name} if "text_config" in config.sub_configs else name

@@ -7,10 +7,9 @@ nothing was recorded, must come to the same logits when it reads those tokens pi
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -23,11 +22,13 @@ from neuron.device.batch import Batch
 from neuron.device.kv_cache import KVCache, PageTable
 from neuron.device.model import DecoderModel
 from neuron.device.sdpa import SdpaAttention
+from neuron.device.selection import use_index_keys
 from neuron.device.sequences import StepSequences, use_sequences
 from neuron.device.state_pool import StatePool, group_states, use_state_groups
 from neuron.models.architecture import model_unsupported
-from neuron.models.attention_interface import AttentionProbe, UnsupportedAttentionError
+from neuron.models.attention_interface import PROBE_NAME, AttentionProbe, UnsupportedAttentionError
 from neuron.models.checkpoint import Checkpoint, model_broken
+from neuron.models.indexer_interface import IndexProbe, find_indexers, has_indexers
 from neuron.models.state_interface import (
     SILENT_LAYERS,
     STATE_LAYERS,
@@ -58,11 +59,12 @@ class Probe:
     logits: Tensor  # (vocab,)
     first_position: int  # of a sequence's first token, as the model counts
     has_silent_layers: bool  # which neither attend nor say that they do not
+    has_indexers: bool = False  # then the logits are those of transformers' own attention
 
     @property
     def needs_proof(self) -> bool:
         """Whether the model may keep what nobody has seen: `check_continuation` finds out."""
-        return self.states is not None or self.has_silent_layers
+        return self.states is not None or self.has_silent_layers or self.has_indexers
 
     @property
     def vocab_size(self) -> int:
@@ -72,12 +74,17 @@ class Probe:
 def probe_model(checkpoint: Checkpoint, model: Any, text_config: Any) -> Probe:
     """Return what the layers of a model with `PROBE_NAME` ask for. Raises ModelLoadError."""
     with refusing(checkpoint.path):
+        index = find_indexers(model) if has_indexers(text_config) else None
+        if index:
+            model.set_attn_implementation(PROBE_NAME)
         probe = _run(model, text_config)
         _check_layers(probe, text_config)
         is_number = not bool(probe.logits.isnan().any())
         if is_number:
             first = _first_position(model, text_config, probe.logits)
             probe = _run(model, text_config, first_position=first) if first else probe
+        if index:
+            probe = _with_index(probe, index)
     if not is_number:
         raise model_broken(checkpoint.path, "its weights give logits that are not numbers")
     return probe
@@ -120,6 +127,12 @@ def _run(model: Any, text_config: Any, *, first_position: int | None = 0) -> Pro
         first_position=first_position or 0,
         has_silent_layers=len(attention.layers) < text_config.num_hidden_layers - len(silent),
     )
+
+
+def _with_index(probe: Probe, index: IndexProbe) -> Probe:
+    for layer, dim in index.dims.items():
+        probe.attention.layers[layer] = replace(probe.attention.layers[layer], index_dim=dim)
+    return replace(probe, tokens=index.tokens, logits=index.logits, has_indexers=True)
 
 
 def telling_tokens(config: Any, device: torch.device) -> Tensor:
@@ -176,10 +189,12 @@ def check_continuation(
 def _continues(decoder: DecoderModel, probe: Probe) -> bool:
     """Return whether the decoder comes to the same logits at once and piece by piece, and to the probe's.
 
-    The probe itself attends to everything.
+    The probe's own attention attends to everything.
     """
     at_once, *others = _read_in_pieces(decoder, probe)
-    if all(params.is_softmax and not params.is_local for params in probe.attention.params.values()):
+    if probe.has_indexers or all(
+        params.is_softmax and not params.is_local for params in probe.attention.params.values()
+    ):
         others.append(probe.logits.float())
     allowed = _TOLERANCES[decoder.dtype] * float(at_once.std())
     return all(float((logits - at_once).square().mean().sqrt()) <= allowed for logits in others)
@@ -203,6 +218,7 @@ def _read_in_pieces(decoder: DecoderModel, probe: Probe) -> Iterator[Tensor]:
             with (
                 use_backend(SdpaAttention(cache, batch)),
                 use_sequences(StepSequences(cache, batch)),
+                use_index_keys(cache, batch),
                 use_state_groups(group_states(states, plan, batch)),
             ):
                 logits = decoder(batch.tokens, batch.positions, last + end - start - 1)

@@ -51,7 +51,9 @@ class RecomputingDecoder:
             rows = sequence.rows
             pieces = _to_bytes(tokens[rows], self.dtype)[None, None]
             text = _from_bytes(sequence.extend(0, pieces, pieces[..., :1])[0][0, 0])
-            ends = [sequence.start + index + 1 - rows.start for index in wanted if rows.start <= index < rows.stop]
+            ends = [
+                sequence.start + index + 1 - rows.start for index in wanted if rows.start <= index < rows.stop
+            ]
             logits += [next_logits(self._model, text[:end]) for end in ends]
         return torch.stack(logits) if logits else torch.empty(0, self.vocab_size, device=self.device)
 
@@ -81,4 +83,6 @@ def _to_bytes(tokens: Tensor, dtype: torch.dtype) -> Tensor:
 
 def _from_bytes(pieces: Tensor) -> Tensor:
     """Return the tokens whose bytes are `pieces`."""
-    return sum((pieces[:, place].long() << shift for place, shift in enumerate(_SHIFTS)), pieces.new_zeros(()).long())
+    return sum(
+        (pieces[:, place].long() << shift for place, shift in enumerate(_SHIFTS)), pieces.new_zeros(()).long()
+    )
