@@ -233,7 +233,7 @@ def _embeds(case: Case) -> Verdict:
 
 
 def _reason(error: ModelLoadError) -> str:
-    reason = error.message.split("; decoders that use")[0]
+    reason = error.message.split("; transformers' decoders run")[0]
     return reason.partition(": ")[2] or reason
 
 

@@ -24,12 +24,18 @@ from neuron.models.state_interface import SILENT_LAYERS, STATE_LAYERS, keeps_sta
 TESTED_FAMILIES = (
     "axk2",
     "bamba",
+    "bart",
+    "bert",
+    "bloom",
     "deepseek_v32",
+    "doge",
+    "falcon",
     "falcon_h1",
     "gemma2",
     "gemma3_text",
     "glm_moe_dsa",
     "gpt_oss",
+    "gptj",
     "granitemoehybrid",
     "hy_v4",
     "jamba",
@@ -41,10 +47,12 @@ TESTED_FAMILIES = (
     "minimax",
     "minimax_m3_vl_text",
     "mistral",
+    "mpt",
     "nemotron_h",
     "olmo",
     "olmo2",
     "olmo3",
+    "openai-gpt",
     "phi3",
     "phimoe",
     "qwen2",
@@ -52,6 +60,8 @@ TESTED_FAMILIES = (
     "qwen3_5_text",
     "qwen3_moe",
     "qwen3_next",
+    "rwkv",
+    "xlstm",
 )
 
 # The same with images, in tests/device/test_vision.py. Other vision models have positions in more than one
@@ -68,7 +78,7 @@ _DEFAULT_CONTEXT = 4096  # tokens, for a model that names no limit
 def model_unsupported(path: Path, cause: str) -> ModelLoadError:
     """Return the error for a model that is not run, with the families that are known to run."""
     families, with_images = ", ".join(TESTED_FAMILIES), ", ".join(TESTED_VISION_FAMILIES)
-    known = f"decoders that use transformers' attention interface run, tested are {families}; "
+    known = f"transformers' decoders run, tested are {families}; "
     return ModelLoadError("model_unsupported", f"{path}: {cause}; {known}with images {with_images}")
 
 

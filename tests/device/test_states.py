@@ -18,7 +18,7 @@ from neuron.worker.model_pool import ModelPool, WorkerSettings
 from tests.device.serving import Serving, decoder, prompt, texts
 from tests.device.zoo import save
 
-KINDS = ("lfm2", "jamba", "bamba", "falcon_h1", "qwen3_next", "minimax")  # each way to keep a state
+KINDS = ("lfm2", "jamba", "bamba", "falcon_h1", "qwen3_next", "minimax", "rwkv")  # each way to keep a state
 SNAPSHOTS = CacheShape(num_pages=200, page_size=8, num_slots=8, context=256, num_snapshots=16)
 TIGHT = CacheShape(num_pages=20, page_size=8, num_slots=8, context=128)
 
