@@ -18,6 +18,7 @@ from typing import Protocol
 
 from torch import Tensor
 
+from neuron.device.latent import LatentProjection
 from neuron.device.selection import Selection
 
 
@@ -30,6 +31,7 @@ class AttentionParams:
     chunk: int | None = None  # positions in a chunk; a query sees its own chunk only
     softcap: float | None = None
     sinks: Tensor | None = None  # (heads,): the logit of a key that holds nothing
+    latent: LatentProjection | None = None  # what is cached is a latent: one head, whose values are its keys
     selection: Selection | None = None  # what an indexer chose of the positions; None: all
 
     @property
@@ -55,6 +57,7 @@ class AttentionBackend(Protocol):
         """Return the attention of `query`, (tokens, heads, value_dim).
 
         `query` is (tokens, heads, dim), `key` (tokens, kv_heads, dim), `value` (tokens, kv_heads, value_dim).
+        With `params.latent`, key and value are one tensor, (tokens, 1, rank + rotated).
         """
 
 

@@ -22,6 +22,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from neuron.device.attention import AttentionParams, attend
 from neuron.device.kv_cache import KVShape
 from neuron.device.selection import Selection
+from neuron.models.latent_interface import latent_projection
 
 ATTENTION_NAME = "neuron_paged"
 INDEXED_NAME = "neuron_paged_indexed"  # the same with masks, for layers that give them to an indexer
@@ -111,14 +112,18 @@ def paged_attention(
     mask = attention_mask if isinstance(attention_mask, Tensor) else None
     span = through.masks.span(mask, options) if through.masks else through.spans[name]
     scale = options.get("scaling")
+    latent = latent_projection(module)
     params = AttentionParams(
         scale=query.shape[-1] ** -0.5 if scale is None else scale,
         window=span.window,
         chunk=span.chunk,
         softcap=options.get("softcap"),
         sinks=options.get("s_aux"),
+        latent=latent,
         selection=selection,
     )
+    if latent:
+        key = value = torch.cat([key, value], dim=-1)
     query, key, value = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
     return attend(name, query, key, value, params=params).unsqueeze(0), None
 
@@ -222,14 +227,18 @@ class AttentionProbe:
     def __call__(
         self, layer: int, query: Tensor, key: Tensor, value: Tensor, *, params: AttentionParams
     ) -> Tensor:
-        self.layers[layer] = KVShape(key.shape[1], key.shape[2], value.shape[2])
+        is_latent = params.latent is not None
+        self.layers[layer] = KVShape(key.shape[1], key.shape[2], value.shape[2], values_are_keys=is_latent)
         self.params[layer] = params
-        is_grouped = query.shape[1] != key.shape[1]
+        is_grouped = query.shape[1] != key.shape[1] and not is_latent
         query, key, value = (tensor.transpose(0, 1).unsqueeze(0) for tensor in (query, key, value))
+        if params.latent:
+            key, value = params.latent.expand(key)
         out = scaled_dot_product_attention(
             query, key, value, is_causal=True, scale=params.scale, enable_gqa=is_grouped
         )
-        return out[0].transpose(0, 1)
+        out = out[0].transpose(0, 1)
+        return out[..., : params.latent.value_dim] if params.latent else out
 
 
 AttentionInterface.register(ATTENTION_NAME, paged_attention)

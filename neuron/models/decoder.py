@@ -104,10 +104,13 @@ def model_dtype(checkpoint: Checkpoint, configured: str | None = None) -> torch.
     return DTYPES[name]
 
 
-def load_decoder(checkpoint: Checkpoint, options: LoadOptions, *, fused: bool = True) -> AnyDecoder:
+def load_decoder(
+    checkpoint: Checkpoint, options: LoadOptions, *, fused: bool = True, latents: bool = True
+) -> AnyDecoder:
     """Return the decoder of a checkpoint, loaded and probed. Raises ModelLoadError.
 
-    Unless `fused`, transformers' own code runs the model, whatever its shape.
+    Unless `fused`, transformers' own code runs the model, whatever its shape. Unless `latents`, it caches the
+    keys and values of every head, too, in place of what they are made of.
     """
     config = read_config(checkpoint)
     text_config = config.get_text_config(decoder=True)
@@ -118,15 +121,19 @@ def load_decoder(checkpoint: Checkpoint, options: LoadOptions, *, fused: bool = 
         return _load_older(checkpoint, model, text_config)
     model = load_weights(checkpoint, config, cls, options, attention=_attention(PROBE_NAME, config))
     try:
-        return _load_interfaced(checkpoint, model, text_config, has_vision=has_vision, fused=fused)
-    except ModelLoadError as refused:
-        if refused.code != "model_unsupported" or has_vision:
+        return _load_interfaced(
+            checkpoint, model, text_config, has_vision=has_vision, fused=fused, latents=latents
+        )
+    except ModelLoadError as error:
+        if error.code != "model_unsupported" or has_vision:
             raise
-        try:
-            model.set_attn_implementation("eager")
-            return load_cached(checkpoint, model, text_config)
-        except ModelLoadError:
-            raise refused from None
+        refused = ModelLoadError(error.code, error.message)  # whose frames do not hold the model
+    del model  # which has been changed for our attention
+    model = load_weights(checkpoint, config, cls, options, attention="eager")
+    try:
+        return load_cached(checkpoint, model, text_config)
+    except ModelLoadError:
+        raise refused from None
 
 
 def _load_older(checkpoint: Checkpoint, model: Any, text_config: Any) -> AnyDecoder:
@@ -145,11 +152,11 @@ def _load_older(checkpoint: Checkpoint, model: Any, text_config: Any) -> AnyDeco
 
 
 def _load_interfaced(
-    checkpoint: Checkpoint, model: Any, text_config: Any, *, has_vision: bool, fused: bool
+    checkpoint: Checkpoint, model: Any, text_config: Any, *, has_vision: bool, fused: bool, latents: bool
 ) -> AnyDecoder:
     """Return the decoder of a model whose layers leave their attention to us."""
     keep_states_in_cache(model, layer_types(text_config))
-    probe = probe_model(checkpoint, model, text_config)
+    probe = probe_model(checkpoint, model, text_config, latents=latents)
     name = INDEXED_NAME if probe.has_indexers else ATTENTION_NAME
     model.set_attn_implementation(_attention(name, model.config))
     context = context_length(text_config)
@@ -160,7 +167,7 @@ def _load_interfaced(
 
         vision = load_vision(model, checkpoint.path)
     decoder: AnyDecoder | None = None
-    if fused and not probe.first_position:
+    if fused and latents and not probe.first_position:
         decoder = fuse_decoder(model, text_config, probe, context=context)
     if decoder is None:
         decoder = TransformersDecoder(model, probe, context=context)

@@ -46,11 +46,22 @@ def pack_linear(modules: Sequence[Any]) -> PackedLinear:
     `modules` are torch's linear modules; they give up their weights, so that none is held twice.
     """
     weight = modules[0].weight if len(modules) == 1 else torch.cat([module.weight for module in modules])
-    biases = [module.bias for module in modules]
-    bias = None if biases[0] is None else torch.cat(biases)
+    bias = _joined_bias(modules)
     for module in modules:
         module.weight = module.bias = None
     return PackedLinear(_multiply(weight, bias), weight.shape[1])
+
+
+def _joined_bias(modules: Sequence[Any]) -> Tensor | None:
+    """Return all biases in a row, zeros for the modules that have none beside others that do."""
+    if all(module.bias is None for module in modules):
+        return None
+    return torch.cat(
+        [
+            module.weight.new_zeros(len(module.weight)) if module.bias is None else module.bias
+            for module in modules
+        ]
+    )
 
 
 def _multiply(weight: Tensor, bias: Tensor | None) -> Callable[[Tensor], Tensor]:

@@ -29,6 +29,7 @@ from neuron.models.architecture import model_unsupported
 from neuron.models.attention_interface import PROBE_NAME, AttentionProbe, UnsupportedAttentionError
 from neuron.models.checkpoint import Checkpoint, model_broken
 from neuron.models.indexer_interface import IndexProbe, find_indexers, has_indexers
+from neuron.models.latent_interface import keep_latents
 from neuron.models.state_interface import (
     SILENT_LAYERS,
     STATE_LAYERS,
@@ -71,12 +72,17 @@ class Probe:
         return self.logits.shape[-1]
 
 
-def probe_model(checkpoint: Checkpoint, model: Any, text_config: Any) -> Probe:
-    """Return what the layers of a model with `PROBE_NAME` ask for. Raises ModelLoadError."""
+def probe_model(checkpoint: Checkpoint, model: Any, text_config: Any, *, latents: bool = True) -> Probe:
+    """Return what the layers of a model with `PROBE_NAME` ask for, from now on also for latents.
+
+    Raises ModelLoadError.
+    """
     with refusing(checkpoint.path):
         index = find_indexers(model) if has_indexers(text_config) else None
         if index:
             model.set_attn_implementation(PROBE_NAME)
+        if latents:
+            keep_latents(model)
         probe = _run(model, text_config)
         _check_layers(probe, text_config)
         is_number = not bool(probe.logits.isnan().any())

@@ -45,6 +45,7 @@ SHAPES: list[tuple[str, dict[str, Any]]] = [
     ("qwen2", WINDOWS),
     ("qwen3", {}),
     ("qwen3", WINDOWS | {"attention_bias": True}),
+    ("youtu", {}),
 ]
 PROMPTS = {number: prompt(number, length) for number, length in enumerate((1, 5, 30, 61))}
 

@@ -33,6 +33,22 @@ _YARN = {
     "factor": 4.0,
     "original_max_position_embeddings": 128,
 }
+_LATENT = {
+    "head_dim": 8,
+    "num_key_value_heads": 4,
+    "kv_lora_rank": 32,
+    "q_lora_rank": 24,
+    "qk_nope_head_dim": 16,
+    "qk_rope_head_dim": 8,
+    "v_head_dim": 12,
+    "first_k_dense_replace": 1,
+    "n_routed_experts": 4,
+    "num_experts_per_tok": 2,
+    "n_group": 1,
+    "topk_group": 1,
+    "moe_intermediate_size": 32,
+    "mlp_layer_types": ["dense", "sparse", "sparse"],
+}
 _HYBRID = {"layer_types": ["linear_attention", "full_attention", "linear_attention"]}
 _MAMBA = {"mamba_n_heads": 4, "mamba_d_head": 32, "mamba_d_state": 8}
 _DELTA = _HYBRID | {
@@ -42,21 +58,6 @@ _DELTA = _HYBRID | {
     "linear_value_head_dim": 16,
 }
 
-_LATENT = {
-    "num_key_value_heads": 4,
-    "q_lora_rank": 24,
-    "kv_lora_rank": 16,
-    "qk_nope_head_dim": 16,
-    "qk_rope_head_dim": 8,
-    "v_head_dim": 16,
-    "n_routed_experts": 4,
-    "n_shared_experts": 1,
-    "num_experts_per_tok": 2,
-    "moe_intermediate_size": 32,
-    "n_group": 1,
-    "topk_group": 1,
-    "mlp_layer_types": ["dense", "sparse", "sparse"],
-}
 # Among equal scores positions are chosen by chance: many are 0 with few heads, all are of a padding token.
 _INDEX = {"index_topk": 8, "index_head_dim": 16, "index_n_heads": 16, "pad_token_id": None}
 _SHARED_INDEX = _LATENT | _INDEX | {"indexer_types": ["full", "shared", "full"]}
@@ -100,6 +101,32 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "phimoe": ("PhimoeConfig", {"sliding_window": 8, "num_local_experts": 4}),
     "gemma3_text": ("Gemma3TextConfig", {"sliding_window": 8, "query_pre_attn_scalar": 16}),
+    # These cache latents.
+    "deepseek_v2": ("DeepseekV2Config", _LATENT | {"q_lora_rank": None, "attention_bias": True}),
+    "deepseek_v3": ("DeepseekV3Config", _LATENT | {"rope_parameters": _YARN | {"mscale_all_dim": 1.0}}),
+    "glm4_moe_lite": ("Glm4MoeLiteConfig", _LATENT),
+    "longcat_flash": (
+        "LongcatFlashConfig",
+        _LATENT
+        | {
+            "num_hidden_layers": 4,  # attentions; two in each layer
+            "ffn_hidden_size": 96,
+            "expert_ffn_hidden_size": 32,
+            "zero_expert_num": 2,
+            "moe_topk": 2,
+        },
+    ),
+    "minicpm3": ("MiniCPM3Config", _LATENT),
+    "youtu": ("YoutuConfig", _LATENT),
+    "kimi_linear": (
+        "KimiLinearConfig",
+        _LATENT
+        | {
+            "layer_types": ["linear_attention", "full_attention", "linear_attention"],
+            "linear_num_heads": 4,
+            "linear_head_dim": 16,
+        },
+    ),
     # Queries of these attend to the positions that an indexer chooses, fewer than the prompts have.
     "deepseek_v32": ("DeepseekV32Config", _LATENT | _INDEX),
     "glm_moe_dsa": ("GlmMoeDsaConfig", _SHARED_INDEX),

@@ -13,6 +13,7 @@ from typing import Any
 
 from neuron.models.fused.attention import attention
 from neuron.models.fused.gated_mlp import gated_mlp
+from neuron.models.fused.latent_attention import latent_attention
 from neuron.models.fused.layer_kind import Builder
 from neuron.models.fused.norm import NormBuilder, rms_norm
 from neuron.models.fused.rotation import has_static_rope
@@ -41,10 +42,12 @@ class Family:
 _ATTENTION = Part("self_attn", attention, before="input_layernorm")
 _MLP = Part("mlp", gated_mlp, before="post_attention_layernorm")
 _LLAMA = Family((_ATTENTION, _MLP))
+_DEEPSEEK = Family((Part("self_attn", latent_attention, before="input_layernorm"), _MLP))
 
 FAMILIES: dict[str, Family] = {
     "llama": _LLAMA,
     "mistral": _LLAMA,
     "qwen2": _LLAMA,
     "qwen3": _LLAMA,
+    "youtu": _DEEPSEEK,
 }

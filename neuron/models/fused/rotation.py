@@ -47,7 +47,11 @@ class Rotary:
         return Rotation(cos.unsqueeze(1), (sin * self._sign).unsqueeze(1))
 
     def _angles(self, positions: Tensor) -> tuple[Tensor, Tensor]:
-        cos, sin = self._module(self._like, positions[None])
+        angles = self._module(self._like, positions[None])
+        if isinstance(angles, Tensor):  # DeepSeek-V2's are complex numbers, once for both halves
+            both = torch.cat([angles[0], angles[0]], dim=-1)
+            return both.real.to(self._like), both.imag.to(self._like)
+        cos, sin = angles
         return cos[0], sin[0]
 
 
