@@ -249,6 +249,9 @@ def _draw(model: nn.Module) -> None:
             parameter.add_(torch.randn_like(parameter), alpha=0.3)
         else:
             parameter.add_(torch.randn_like(parameter), alpha=0.1)
+    for module in model.modules():
+        if isinstance(module, nn.Embedding) and module.padding_idx is not None:
+            module.weight[module.padding_idx] = 0.0  # as some classes make it when they are loaded
     _part_head_from_embedding(model)
 
 
