@@ -43,6 +43,7 @@ OTHER_WAYS: dict[str, dict[str, Any]] = {
 }
 SHAPE = CacheShape(num_pages=200, page_size=8, num_slots=8, context=256, num_snapshots=16)
 STEP_TOKENS = 48
+PROMPT_TYPES = {"hrm_text": 1, "paligemma": 0}  # by which a tokenizer tells that tokens are a prompt
 NOTHING = Checkpoint(Path(), {}, {})
 
 
@@ -165,6 +166,8 @@ def _generate(
     told = {}
     if first_position is not None:
         told["position_ids"] = torch.arange(first_position, first_position + len(tokens))[None]
+    if (kind := PROMPT_TYPES.get(model.config.model_type)) is not None:
+        told["token_type_ids"] = torch.full((1, len(tokens)), kind)
     out = model.generate(
         input_ids=torch.tensor([tokens]),
         attention_mask=torch.ones(1, len(tokens), dtype=torch.int64),
@@ -184,7 +187,12 @@ def _served(decoder: AnyDecoder, rounds: Sequence[Sequence[list[int]]]) -> list[
     """The answers to each round, its prompts in one batch, the cache kept from round to round."""
     limits = SchedulerLimits(max_running=SHAPE.num_slots, step_tokens=STEP_TOKENS)
     scheduler = Scheduler(
-        "m", SHAPE, vocab_size=decoder.vocab_size, limits=limits, has_states=bool(decoder.states)
+        "m",
+        SHAPE,
+        vocab_size=decoder.vocab_size,
+        limits=limits,
+        has_states=bool(decoder.states),
+        prompt_rule=decoder.prompt_rule,
     )
     runner = ModelRunner(decoder, decoder.layers, SHAPE, states=decoder.states)
     answers: list[list[list[int]]] = []

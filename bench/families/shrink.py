@@ -51,7 +51,7 @@ _SIZES: tuple[tuple[str, int], ...] = (
     (r"(.*_)?(num|n)_?(key_value_heads|kv_heads|head_kv)|num_key_value_heads.*|num_kv_heads", KV_HEADS),
     (r"(.*_)?(num_attention_heads|num_heads|n_heads?|attention_heads)", HEADS),
     (r"(.*_)?hidden_size(_global)?|hidden_dim|d_model|n_embd|(word_|token_)?embed_dim", HIDDEN),
-    (r"embedding_(size|dim)|emb_dim|dim|projection_dim|width", HIDDEN),
+    (r"adapter_(in|out)_dim|adapter_input_size|embedding_(size|dim)|emb_dim|dim|projection_dim|width", HIDDEN),
     (r"image_size|max_image_size|input_size", 28),
     (r"patch_size", 14),
     (r"depth|num_blocks|encoder_layers|decoder_layers", 2),

@@ -121,12 +121,14 @@ class PageTable:
         self.pages = torch.zeros(size, dtype=torch.int64, device=device)
         self.padding_slot = shape.num_slots
         self.pages[self.padding_slot] = shape.num_pages
+        self.prompts = [0] * shape.num_slots  # tokens of each slot's prompt
         self._lengths = [0] * shape.num_slots
 
     def update(self, plan: StepPlan) -> None:
         """Write the pages of slots that `plan` assigns or extends."""
         for joined in plan.joined:
             self._lengths[joined.slot] = 0
+            self.prompts[joined.slot] = len(joined.prompt)
             self._append(joined.slot, joined.pages)
         for chunk in plan.chunks:
             if chunk.new_pages:

@@ -33,7 +33,7 @@ class SdpaAttention:
 
     def _part(self, part: int, layer: int, flat: Tensor, params: AttentionParams) -> Tensor:
         group = self._batch.groups[part]
-        pages, mask = group.pages_and_mask(params.window, params.chunk, flat.dtype)
+        pages, mask = group.pages_and_mask(params.window, params.chunk, flat.dtype, params.prompt)
         if params.selection:
             mask = params.selection.restrict(mask, part)
         keys, values = self._cache.gather(layer, pages, group.rows)

@@ -30,6 +30,7 @@ TESTED_FAMILIES = (
     "deepseek_v2",
     "deepseek_v3",
     "deepseek_v32",
+    "diffllama",
     "doge",
     "falcon",
     "falcon_h1",
@@ -40,6 +41,7 @@ TESTED_FAMILIES = (
     "gpt_oss",
     "gptj",
     "granitemoehybrid",
+    "hrm_text",
     "hy_v4",
     "jamba",
     "kimi_linear",
@@ -66,9 +68,12 @@ TESTED_FAMILIES = (
     "qwen3_5_text",
     "qwen3_moe",
     "qwen3_next",
+    "recurrent_gemma",
     "rwkv",
     "xlstm",
     "youtu",
+    "zamba",
+    "zamba2",
 )
 
 # The same with images, in tests/device/test_vision.py. Other vision models have positions in more than one
@@ -76,8 +81,8 @@ TESTED_FAMILIES = (
 # images.
 TESTED_VISION_FAMILIES = ("idefics3", "llava")
 
-_RUNNABLE_LAYERS = {"full_attention", "sliding_attention", "chunked_attention"}
-_RUNNABLE_LAYERS |= STATE_LAYERS | SILENT_LAYERS | INDEXED_LAYERS
+_LOCAL_LAYERS = {"sliding_attention", "chunked_attention", "reference_sliding_attention"}
+_RUNNABLE_LAYERS = {"full_attention"} | _LOCAL_LAYERS | STATE_LAYERS | SILENT_LAYERS | INDEXED_LAYERS
 _OTHER_HEADS = re.compile(r"For(Sequence|Token)Classification$|ForQuestionAnswering$")
 _DEFAULT_CONTEXT = 4096  # tokens, for a model that names no limit
 

@@ -23,7 +23,7 @@ from neuron.device.state_pool import StateName, StateShape, split_groups, state_
 from neuron.models.architecture import context_length
 from neuron.models.attention_interface import AttentionProbe, UnsupportedAttentionError
 from neuron.models.checkpoint import Checkpoint
-from neuron.models.probe import Probe, check_continuation, refusing, telling_tokens
+from neuron.models.probe import Probe, check_continuation, ordinary_tokens, refusing
 from neuron.models.state_interface import SlotStates, StatefulModule, StateProbe, cache_argument
 
 
@@ -46,7 +46,7 @@ class CacheProbe(StateProbe):
 def probe_cached(checkpoint: Checkpoint, model: Any, text_config: Any) -> Probe:
     """Return what a model stores that attends itself. Raises ModelLoadError."""
     with refusing(checkpoint.path):
-        tokens = telling_tokens(text_config, model.device)
+        tokens = ordinary_tokens(model)
         states = CacheProbe(model.config)
         with torch.inference_mode(), states.watching(model):
             logits = CachedInputs(model).run(states, tokens, [len(tokens) - 1])
@@ -94,6 +94,7 @@ class CachedDecoder:
     is_capturable = False
     vision_encoder = None
     image_processor = None
+    prompt_rule = None
 
     def __init__(self, model: Any, probe: Probe, *, context: int) -> None:
         self._model = model

@@ -20,16 +20,16 @@ from neuron.models.architecture import (
     uses_attention_interface,
 )
 from neuron.models.attention_interface import ATTENTION_NAME, INDEXED_NAME, PROBE_NAME, use_spans
-from neuron.models.attribute_states import keep_states_in_cache
 from neuron.models.cached_decoder import CachedDecoder, load_cached
 from neuron.models.checkpoint import CONFIG, Checkpoint, ModelLoadError
 from neuron.models.fused.decoder import FusedDecoder, fuse_decoder, insert_image_embeddings
 from neuron.models.image_input import ImageProcessor
 from neuron.models.indexer_interface import IndexedStates
+from neuron.models.mended_layers import mend_layers
 from neuron.models.probe import Probe, check_continuation, probe_model
 from neuron.models.recomputing_decoder import RecomputingDecoder, load_recomputing
 from neuron.models.recurrent_decoder import RecurrentDecoder, load_recurrent, state_argument
-from neuron.models.state_interface import StatefulModule, cache_argument, layer_types
+from neuron.models.state_interface import StatefulModule, cache_argument
 from neuron.models.weights import LoadOptions, load_weights
 
 log = logging.getLogger("neuron.models")
@@ -47,6 +47,7 @@ class TransformersDecoder:
         self._model = model
         self._spans = probe.attention.spans
         self.layers = probe.attention.layers
+        self.prompt_rule = probe.prompt_rule
         self._first_position = probe.first_position
         self.states: Mapping[StateName, StateShape] = probe.states.shapes if probe.states else {}
         self._cache_argument = cache_argument(model) if probe.states or probe.has_indexers else None
@@ -155,7 +156,7 @@ def _load_interfaced(
     checkpoint: Checkpoint, model: Any, text_config: Any, *, has_vision: bool, fused: bool, latents: bool
 ) -> AnyDecoder:
     """Return the decoder of a model whose layers leave their attention to us."""
-    keep_states_in_cache(model, layer_types(text_config))
+    mend_layers(model, text_config)
     probe = probe_model(checkpoint, model, text_config, latents=latents)
     name = INDEXED_NAME if probe.has_indexers else ATTENTION_NAME
     model.set_attn_implementation(_attention(name, model.config))
@@ -167,7 +168,7 @@ def _load_interfaced(
 
         vision = load_vision(model, checkpoint.path)
     decoder: AnyDecoder | None = None
-    if fused and latents and not probe.first_position:
+    if fused and latents:
         decoder = fuse_decoder(model, text_config, probe, context=context)
     if decoder is None:
         decoder = TransformersDecoder(model, probe, context=context)
@@ -180,5 +181,5 @@ def _load_interfaced(
 
 
 def _attention(name: str, config: Any) -> str | dict[str, str]:
-    """Return the attention of each part of a model: `name` for its text, for others transformers' choice."""
+    """Return the attention of each part of a model: `name` for its text, elsewhere transformers' choice."""
     return {"": name, "text_config": name} if "text_config" in config.sub_configs else name

@@ -7,6 +7,7 @@ nothing was recorded, must come to the same logits when it reads those tokens pi
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -32,7 +33,6 @@ from neuron.models.indexer_interface import IndexProbe, find_indexers, has_index
 from neuron.models.latent_interface import keep_latents
 from neuron.models.state_interface import (
     SILENT_LAYERS,
-    STATE_LAYERS,
     StatefulModule,
     StateProbe,
     cache_argument,
@@ -40,7 +40,7 @@ from neuron.models.state_interface import (
     layer_types,
 )
 from neuron.pipe import Sampling
-from neuron.step import CacheShape, Chunk, Joined, StepPlan
+from neuron.step import CacheShape, Chunk, Joined, PromptRule, StepPlan
 
 _TOKENS = 16  # enough to remember
 _PIECES = (0, 7, 13, 15, _TOKENS)  # bounds between what is read at once
@@ -61,6 +61,11 @@ class Probe:
     first_position: int  # of a sequence's first token, as the model counts
     has_silent_layers: bool  # which neither attend nor say that they do not
     has_indexers: bool = False  # then the logits are those of transformers' own attention
+
+    @property
+    def prompt_rule(self) -> PromptRule | None:
+        rules = (params.prompt for params in self.attention.params.values())
+        return next((rule for rule in rules if rule), None)
 
     @property
     def needs_proof(self) -> bool:
@@ -84,11 +89,11 @@ def probe_model(checkpoint: Checkpoint, model: Any, text_config: Any, *, latents
         if latents:
             keep_latents(model)
         probe = _run(model, text_config)
-        _check_layers(probe, text_config)
+        _check_windows(probe, text_config)
         is_number = not bool(probe.logits.isnan().any())
         if is_number:
-            first = _first_position(model, text_config, probe.logits)
-            probe = _run(model, text_config, first_position=first) if first else probe
+            probe = _counting(model, text_config, probe)
+            probe = _told(model, text_config, probe) or probe
         if index:
             probe = _with_index(probe, index)
     if not is_number:
@@ -110,16 +115,24 @@ def refusing(path: Path) -> Iterator[None]:
 
 
 @torch.inference_mode()
-def _run(model: Any, text_config: Any, *, first_position: int | None = 0) -> Probe:
-    """Return what a few tokens' way through the layers recorded; without a first position it tells none."""
+def _run(
+    model: Any, text_config: Any, *, first_position: int | None = 0, token_type: int | None = None
+) -> Probe:
+    """Return what a few tokens' way through the layers recorded.
+
+    Positions or types of the tokens that are None are not told.
+    """
     attention = AttentionProbe()
     states = StateProbe(model.config) if keeps_states(text_config) else None
-    tokens = telling_tokens(text_config, model.device)[None]
+    tokens = ordinary_tokens(model)[None]
     positions = torch.arange(_TOKENS, device=model.device)
     inputs: dict[str, Any] = {"input_ids": tokens}
     if first_position is not None:
         inputs["position_ids"] = positions[None] + first_position
-    with use_backend(attention), attention.recording(), ExitStack() as watching:
+    if token_type is not None:
+        inputs["token_type_ids"] = torch.full_like(tokens, token_type)
+    recording = attention.recording(is_told=token_type is not None)
+    with use_backend(attention), recording, ExitStack() as watching:
         if states:
             inputs[cache_argument(model)] = states
             watching.enter_context(states.watching(model))
@@ -141,38 +154,40 @@ def _with_index(probe: Probe, index: IndexProbe) -> Probe:
     return replace(probe, tokens=index.tokens, logits=index.logits, has_indexers=True)
 
 
-def telling_tokens(config: Any, device: torch.device) -> Tensor:
-    """Return a text of different tokens that stand for nothing but text."""
-    special = {value for key, value in config.to_dict().items() if "token" in key and isinstance(value, int)}
-    ordinary = [token for token in range(config.vocab_size) if token not in special]
-    return torch.tensor([ordinary[index * 7 % len(ordinary)] for index in range(_TOKENS)], device=device)
+def ordinary_tokens(model: Any) -> Tensor:
+    """Return a few different tokens; those that mean something are the first or the last of a vocabulary."""
+    count: int = model.get_input_embeddings().num_embeddings
+    return (torch.arange(_TOKENS, device=model.device) + count // 2) % count
 
 
-def _first_position(model: Any, text_config: Any, logits: Tensor) -> int:
-    """Return where the model begins to count when it is told no positions; `logits` are those from 0."""
+def _counting(model: Any, text_config: Any, probe: Probe) -> Probe:
+    """Return the probe from the position on where the model begins when it is told none."""
     try:
         own = _run(model, text_config, first_position=None).logits
     except (torch.AcceleratorError, torch.OutOfMemoryError):
         raise
     except Exception:  # noqa: BLE001 - it must be told them, and is
-        return 0
+        return probe
     for first in (0, 1, (getattr(text_config, "pad_token_id", None) or 0) + 1):  # the last after fairseq
         if first:
-            logits = _run(model, text_config, first_position=first).logits
-        if torch.allclose(own, logits, rtol=0.0, atol=0.01 * float(logits.std())):
-            return first
+            probe = _run(model, text_config, first_position=first)
+        if torch.allclose(own, probe.logits, rtol=0.0, atol=0.01 * float(own.std())):
+            return probe
     raise UnsupportedAttentionError("it counts positions in a way of its own")
 
 
-def _check_layers(probe: Probe, text_config: Any) -> None:
-    types = layer_types(text_config)
-    if probe.states:
-        keeping = {name.layer for name in probe.states.shapes}
-        if missing := {index for index, kind in enumerate(types) if kind in STATE_LAYERS} - keeping:
-            raise UnsupportedAttentionError(
-                f"{len(missing)} of its layers keep no state where it is looked for"
-            )
-    if "sliding_attention" in types and not any(params.window for params in probe.attention.params.values()):
+def _told(model: Any, text_config: Any, probe: Probe) -> Probe | None:
+    """Return the probe of a model whose prompts see themselves if it is told that they are prompts."""
+    if "token_type_ids" not in inspect.signature(model.forward).parameters:
+        return None
+    token_type = int(text_config.prefix_lm) if hasattr(text_config, "prefix_lm") else 0
+    told = _run(model, text_config, first_position=probe.first_position, token_type=token_type)
+    return told if told.prompt_rule is PromptRule.WHOLE else None
+
+
+def _check_windows(probe: Probe, text_config: Any) -> None:
+    has_window = any(params.window for params in probe.attention.params.values())
+    if "sliding_attention" in layer_types(text_config) and not has_window:
         raise UnsupportedAttentionError("its sliding layers do not tell their window")
 
 

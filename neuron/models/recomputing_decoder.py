@@ -19,7 +19,7 @@ from neuron.device.sequences import step_sequences
 from neuron.device.state_pool import StateName, StateShape
 from neuron.models.architecture import context_length, model_unsupported
 from neuron.models.checkpoint import Checkpoint
-from neuron.models.probe import refusing, telling_tokens
+from neuron.models.probe import ordinary_tokens, refusing
 
 _OTHER_MEMORIES = ("mems", "past_buckets_states")  # that `generate` goes on from
 _SHIFTS = (0, 8, 16)  # a token is kept as three bytes, which every type of floats holds exactly
@@ -31,6 +31,7 @@ class RecomputingDecoder:
     is_capturable = False
     vision_encoder = None
     image_processor = None
+    prompt_rule = None
 
     def __init__(self, model: Any, *, vocab_size: int, context: int) -> None:
         self._model = model
@@ -60,7 +61,7 @@ class RecomputingDecoder:
 
 def load_recomputing(checkpoint: Checkpoint, model: Any, text_config: Any) -> RecomputingDecoder:
     """Return the decoder of a model that writes text without a cache. Raises ModelLoadError."""
-    tokens = telling_tokens(text_config, model.device)
+    tokens = ordinary_tokens(model)
     taken = inspect.signature(model.forward).parameters
     if others := [name for name in _OTHER_MEMORIES if name in taken]:
         raise model_unsupported(checkpoint.path, f"it remembers by {others[0]}, a way of its own")

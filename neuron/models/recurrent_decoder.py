@@ -21,7 +21,7 @@ from neuron.device.state_pool import StateGroup, StateName, StateShape, split_gr
 from neuron.models.architecture import context_length
 from neuron.models.attention_interface import AttentionProbe
 from neuron.models.checkpoint import Checkpoint
-from neuron.models.probe import Probe, check_continuation, refusing, telling_tokens
+from neuron.models.probe import Probe, check_continuation, ordinary_tokens, refusing
 from neuron.models.state_interface import StateProbe
 
 _ARGUMENTS = ("state", "cache_params")
@@ -39,6 +39,7 @@ class RecurrentDecoder:
     is_capturable = False
     vision_encoder = None
     image_processor = None
+    prompt_rule = None
 
     def __init__(self, model: Any, argument: str, state: Any, *, vocab_size: int, context: int) -> None:
         self._model = model
@@ -82,7 +83,7 @@ class RecurrentDecoder:
 def load_recurrent(checkpoint: Checkpoint, model: Any, text_config: Any, argument: str) -> RecurrentDecoder:
     """Return the decoder of a model that takes its state as `argument`, proven. Raises ModelLoadError."""
     with refusing(checkpoint.path), torch.inference_mode():
-        tokens = telling_tokens(text_config, model.device)
+        tokens = ordinary_tokens(model)
         out = model(input_ids=tokens[None], use_cache=True)
         logits, state = out.logits[0, -1], out[argument]
         decoder = RecurrentDecoder(

@@ -50,6 +50,7 @@ _LATENT = {
     "mlp_layer_types": ["dense", "sparse", "sparse"],
 }
 _HYBRID = {"layer_types": ["linear_attention", "full_attention", "linear_attention"]}
+_SHARED = {"attention_hidden_size": 128, "attention_head_dim": 32, "num_key_value_heads": 4}
 _MAMBA = {"mamba_n_heads": 4, "mamba_d_head": 32, "mamba_d_state": 8}
 _DELTA = _HYBRID | {
     "linear_num_key_heads": 2,
@@ -187,6 +188,30 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "qwen3_next": ("Qwen3NextConfig", _DELTA | _MOE | {"shared_expert_intermediate_size": 32}),
     "qwen3_5_text": ("Qwen3_5TextConfig", _DELTA),
+    "recurrent_gemma": (  # in attributes of their own
+        "RecurrentGemmaConfig",
+        {"lru_width": 64, "attention_window_size": 8, "block_types": ["recurrent", "recurrent", "attention"]},
+    ),
+    # Layers share an attention, by turns with other layers.
+    "zamba": (
+        "ZambaConfig",
+        _SHARED | {"layer_types": ["linear_attention", "hybrid", "hybrid"], "mamba_d_state": 8},
+    ),
+    "zamba2": (
+        "Zamba2Config",
+        _SHARED
+        | {
+            "layers_block_type": ["linear_attention", "hybrid", "hybrid"],
+            "hybrid_layer_ids": [1, 2],
+            "mamba_d_state": 8,
+            "mamba_headdim": 16,
+            "n_mamba_heads": 8,
+            "time_step_min": 1e-6,  # `generate` holds to it in the prompt only
+        },
+    ),
+    # Layers attend twice.
+    "diffllama": ("DiffLlamaConfig", {}),
+    "hrm_text": ("HrmTextConfig", {"num_hidden_layers": 2, "H_cycles": 2, "L_cycles": 1}),
     "minimax": ("MiniMaxConfig", _HYBRID | {"num_local_experts": 4}),
 }
 _EAGER = {"gemma2"}  # with SDPA, transformers 5.17 silently drops its soft cap

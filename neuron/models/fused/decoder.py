@@ -29,10 +29,13 @@ from neuron.models.fused.rotation import Rotary
 from neuron.models.image_input import ImageProcessor
 from neuron.models.linear import PackedLinear, activation_dtype, pack_linear
 from neuron.models.probe import Probe
+from neuron.step import PromptRule
 
 
 class FusedDecoder:
     """A `neuron.device.model.DecoderModel` with the attributes of `TransformersDecoder`."""
+
+    prompt_rule: PromptRule | None = None
 
     def __init__(self, model: Any, family: Family, facts: ModelFacts, *, context: int) -> None:
         body = model.get_decoder()  # of a vision model, the part for text
@@ -101,7 +104,7 @@ def insert_image_embeddings(embedded: Tensor, image_embeddings: ImageEmbeddings)
 def fuse_decoder(model: Any, text_config: Any, probe: Probe, *, context: int) -> FusedDecoder | None:
     """Return a decoder with the weights of `model`, which loses them; None if the table has no row for it."""
     family = FAMILIES.get(text_config.model_type)
-    if family is None or not family.fits(text_config):
+    if family is None or not family.fits(text_config) or probe.first_position or probe.prompt_rule:
         return None
     activations = activation_dtype(model.device, model.dtype)
     facts = ModelFacts(text_config, probe, family.norm, model.dtype, activations, model.device)
