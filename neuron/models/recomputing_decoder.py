@@ -71,7 +71,7 @@ def load_recomputing(checkpoint: Checkpoint, model: Any, text_config: Any) -> Re
 
 
 def next_logits(model: Any, text: Tensor) -> Tensor:
-    """Return the logits after a text, (vocab,), as `generate` computes them without a cache."""
+    """Return the logits after a text, (vocab,), as transformers generates without a cache."""
     inputs = model.prepare_inputs_for_generation(text[None], use_cache=False)
     logits: Tensor = model(**inputs).logits[0, -1]
     return logits.float()
