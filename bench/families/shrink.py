@@ -131,7 +131,7 @@ EXCEPTIONS: dict[str, dict[str, Any]] = {
     "cohere_compass": {"rope_parameters": {"full_attention": _ROPE}},
     "cohere_compass_text": {"rope_parameters": {"full_attention": _ROPE}},
     "molmo2": {"adapter_config": {"vision_feature_layer": [-1, -2]}},
-    "qwen2_5_omni_thinker": {"vision_start_token_id": SPECIAL},
+    "qwen2_5_omni_thinker": {"vision_start_token_id": SPECIAL, "rope_parameters": _rotation(2, 3, 3)},
     "qwen3_omni_moe_thinker": {"vision_start_token_id": SPECIAL},
     "step3p7": {"sliding_window": WINDOW},
     "xmod": {"default_language": "en_XX"},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,16 @@ _COMMON: dict[str, Any] = {
     "initializer_range": 0.3,  # so that greedy texts do not repeat one token
 }
 _MOE = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
+_GROUPED = {
+    "n_routed_experts": 8,
+    "num_experts_per_tok": 3,
+    "n_group": 4,
+    "topk_group": 2,
+    "n_shared_experts": 1,
+    "first_k_dense_replace": 1,
+    "moe_intermediate_size": 32,
+    "routed_scaling_factor": 1.7,
+}
 _YARN = {
     "rope_type": "yarn",
     "rope_theta": 10000.0,
@@ -80,6 +91,10 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "qwen2": ("Qwen2Config", {"tie_word_embeddings": True}),
     "qwen3": ("Qwen3Config", {}),
     "qwen3_moe": ("Qwen3MoeConfig", _MOE),
+    "qwen2_moe": ("Qwen2MoeConfig", _MOE | {"shared_expert_intermediate_size": 32}),
+    "mixtral": ("MixtralConfig", {"num_local_experts": 4, "num_experts_per_tok": 2}),
+    "glm4_moe": ("Glm4MoeConfig", _GROUPED | {"use_qk_norm": True, "attention_bias": True}),
+    "dots1": ("Dots1Config", _GROUPED),
     "mistral": ("MistralConfig", {"sliding_window": 8}),
     "gemma2": ("Gemma2Config", {"sliding_window": 8, "query_pre_attn_scalar": 16}),
     "phi3": ("Phi3Config", {}),
@@ -214,6 +229,14 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "hrm_text": ("HrmTextConfig", {"num_hidden_layers": 2, "H_cycles": 2, "L_cycles": 1}),
     "minimax": ("MiniMaxConfig", _HYBRID | {"num_local_experts": 4}),
 }
+_PLAIN_AT_FIRST = (
+    "norm",
+    "Norm",
+    "ln_",
+    "sinks",
+    "_bias",
+    "attn.A",
+)  # all ones or nearly zero: nothing to get wrong
 _EAGER = {"gemma2"}  # with SDPA, transformers 5.17 silently drops its soft cap
 
 
@@ -229,11 +252,9 @@ def build(family: str, **changes: Any) -> Any:
     model = transformers.AutoModelForCausalLM.from_config(
         config, dtype=torch.float32, attn_implementation=attention
     )
-    for name, parameter in model.named_parameters():
-        if (
-            "norm" in name.lower() or "ln_" in name or name.endswith(("sinks", ".A"))
-        ):  # all ones or nearly zero otherwise: nothing to get wrong
-            torch.nn.init.normal_(parameter, mean=parameter.mean().item(), std=0.5)
+    for name, tensor in chain(model.named_parameters(), model.named_buffers()):
+        if any(part in name for part in _PLAIN_AT_FIRST):
+            torch.nn.init.normal_(tensor, mean=tensor.mean().item(), std=0.5)
     return model.eval()
 
 

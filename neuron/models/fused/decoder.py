@@ -22,14 +22,18 @@ from torch.nn.functional import embedding
 from neuron.device.kv_cache import KVShape
 from neuron.device.model import ImageEmbeddings, VisionEncoder
 from neuron.device.state_pool import StateName, StateShape
+from neuron.models.float_format import activation_dtype
 from neuron.models.fused.families import FAMILIES, Family
 from neuron.models.fused.layer_kind import ModelFacts, Residual, Step
 from neuron.models.fused.norm import Norm
 from neuron.models.fused.rotation import Rotary
 from neuron.models.image_input import ImageProcessor
-from neuron.models.linear import PackedLinear, activation_dtype, pack_linear
+from neuron.models.linear import PackedLinear, pack_linear
 from neuron.models.probe import Probe
 from neuron.step import PromptRule
+
+# Image-text models that embed token 0 where a text has the token of an image.
+_EMBED_OTHERWISE = frozenset({"kimi_k25"})
 
 
 class FusedDecoder:
@@ -104,7 +108,10 @@ def insert_image_embeddings(embedded: Tensor, image_embeddings: ImageEmbeddings)
 def fuse_decoder(model: Any, text_config: Any, probe: Probe, *, context: int) -> FusedDecoder | None:
     """Return a decoder with the weights of `model`, which loses them; None if the table has no row for it."""
     family = FAMILIES.get(text_config.model_type)
-    if family is None or not family.fits(text_config) or probe.first_position or probe.prompt_rule:
+    is_plain = (
+        not (probe.first_position or probe.prompt_rule) and model.config.model_type not in _EMBED_OTHERWISE
+    )
+    if family is None or not family.fits(text_config) or not is_plain:
         return None
     activations = activation_dtype(model.device, model.dtype)
     facts = ModelFacts(text_config, probe, family.norm, model.dtype, activations, model.device)

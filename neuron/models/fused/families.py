@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from neuron.models.fused.attention import attention
-from neuron.models.fused.gated_mlp import gated_mlp
-from neuron.models.fused.latent_attention import latent_attention
+from neuron.models.fused.experts import mlp
+from neuron.models.fused.latent_attention import interleaved_latent_attention, latent_attention
 from neuron.models.fused.layer_kind import Builder
 from neuron.models.fused.norm import NormBuilder, rms_norm
 from neuron.models.fused.rotation import has_static_rope
@@ -40,14 +40,26 @@ class Family:
 
 
 _ATTENTION = Part("self_attn", attention, before="input_layernorm")
-_MLP = Part("mlp", gated_mlp, before="post_attention_layernorm")
+_MLP = Part("mlp", mlp, before="post_attention_layernorm")
 _LLAMA = Family((_ATTENTION, _MLP))
-_DEEPSEEK = Family((Part("self_attn", latent_attention, before="input_layernorm"), _MLP))
+_LATENT_ATTENTION = Part("self_attn", latent_attention, before="input_layernorm")
+_INTERLEAVED = Part("self_attn", interleaved_latent_attention, before="input_layernorm")
+_DEEPSEEK = Family((_LATENT_ATTENTION, _MLP))
 
 FAMILIES: dict[str, Family] = {
+    "deepseek_v2": Family((_INTERLEAVED, _MLP)),
+    "deepseek_v3": _DEEPSEEK,
+    "dots1": _LLAMA,
+    "glm4_moe": _LLAMA,
+    "glm4_moe_lite": _DEEPSEEK,
+    "gpt_oss": _LLAMA,
     "llama": _LLAMA,
     "mistral": _LLAMA,
+    "mistral4": _DEEPSEEK,
+    "mixtral": _LLAMA,
     "qwen2": _LLAMA,
+    "qwen2_moe": _LLAMA,
     "qwen3": _LLAMA,
+    "qwen3_moe": _LLAMA,
     "youtu": _DEEPSEEK,
 }

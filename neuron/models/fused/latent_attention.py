@@ -14,7 +14,8 @@ from neuron.device.kv_cache import KVShape
 from neuron.device.latent import LatentProjection
 from neuron.models.fused.layer_kind import LayerKind, ModelFacts, Step
 from neuron.models.fused.norm import RmsNorm
-from neuron.models.linear import PackedLinear, pack_linear
+from neuron.models.linear import PackedLinear, pack_linear, pack_matrix, take_matrix
+from neuron.models.matrix import Matrix, stack
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,12 +100,13 @@ def _latent_attention(module: Any, facts: ModelFacts, *, is_interleaved: bool) -
     assert params.latent, "`keep_latents` has replaced what expands them"
     latent = replace(params.latent, weight=params.latent.weight.to(facts.activations))
     module.kv_b_proj.weight = None
+    cached = take_matrix(module.kv_a_proj_with_mqa)
     is_direct = module.q_lora_rank is None
-    query = module.q_proj if is_direct else module.q_b_proj
+    query = take_matrix(module.q_proj if is_direct else module.q_b_proj)
     if is_interleaved:
         rotated = module.qk_rope_head_dim
-        _part_neighbours(query, module.qk_head_dim, rotated)
-        _part_neighbours(module.kv_a_proj_with_mqa, module.kv_a_proj_with_mqa.out_features, rotated)
+        query = _parted(query, module.num_heads, rotated)
+        cached = _parted(cached, 1, rotated)
     return LatentAttention(
         layer=layer,
         heads=module.num_heads,
@@ -112,27 +114,25 @@ def _latent_attention(module: Any, facts: ModelFacts, *, is_interleaved: bool) -
         params=replace(params, latent=latent),
         latent=latent,
         dtype=facts.dtype,
-        first=pack_linear([module.q_proj if is_direct else module.q_a_proj, module.kv_a_proj_with_mqa]),
+        first=pack_matrix(stack((query if is_direct else take_matrix(module.q_a_proj), cached))),
         query_norm=None if is_direct else facts.norm(module.q_a_layernorm, facts.activations),
-        query=None if is_direct else pack_linear([module.q_b_proj]),
+        query=None if is_direct else pack_matrix(query),
         query_scale=_query_scale(facts.config),
         latent_norm=facts.norm(module.kv_a_layernorm, facts.activations),
         out=pack_linear([module.o_proj]),
     )
 
 
-def _part_neighbours(linear: Any, dim: int, rotated: int) -> None:
-    """Reorder the last `rotated` outputs of each `dim`: the even ones, then the odd ones.
+def _parted(matrix: Matrix, heads: int, rotated: int) -> Matrix:
+    """Return the matrix with the last `rotated` outputs of each head reordered: the even ones, then the odd.
 
     So neighbours come to lie half of them apart, as `Rotation` has it. The order is the same in queries and
     keys, whose products it does not change.
     """
-    order = torch.arange(linear.out_features, device=linear.weight.device).view(-1, dim)
-    ends = order[:, dim - rotated :]
-    order[:, dim - rotated :] = torch.cat([ends[:, 0::2], ends[:, 1::2]], dim=1)
-    for tensor in (linear.weight, linear.bias):
-        if tensor is not None:
-            tensor.copy_(tensor[order.flatten()])
+    order = torch.arange(len(matrix.blocks[0]), device=matrix.blocks[0].device).view(heads, -1)
+    ends = order[:, -rotated:].clone()
+    order[:, -rotated:] = torch.cat([ends[:, 0::2], ends[:, 1::2]], dim=1)
+    return matrix[order.flatten()]
 
 
 def _query_scale(config: Any) -> PositionScale | None:

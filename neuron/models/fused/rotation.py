@@ -48,10 +48,11 @@ class Rotary:
 
     def _angles(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         angles = self._module(self._like, positions[None])
-        if isinstance(angles, Tensor):  # DeepSeek-V2's are complex numbers, once for both halves
-            both = torch.cat([angles[0], angles[0]], dim=-1)
-            return both.real.to(self._like), both.imag.to(self._like)
+        if isinstance(angles, Tensor):  # DeepSeek-V2's are complex numbers
+            angles = angles.real.to(self._like), angles.imag.to(self._like)
         cos, sin = angles
+        if cos.shape[-1] == self._module.inv_freq.numel():  # of one half of a head, as gpt-oss has them
+            cos, sin = torch.cat([cos, cos], -1), torch.cat([sin, sin], -1)
         return cos[0], sin[0]
 
 
