@@ -16,6 +16,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from neuron.models import private
+
 VOCAB = 128
 SPECIAL = 100  # tokens from here on may stand for images and the like; prompts have none
 HIDDEN, HEADS, KV_HEADS, HEAD_DIM = 64, 4, 2, 16
@@ -51,7 +53,7 @@ _SIZES: tuple[tuple[str, int], ...] = (
     (r"(.*_)?(num|n)_?(key_value_heads|kv_heads|head_kv)|num_key_value_heads.*|num_kv_heads", KV_HEADS),
     (r"(.*_)?(num_attention_heads|num_heads|n_heads?|attention_heads)", HEADS),
     (r"(.*_)?hidden_size(_global)?|hidden_dim|d_model|n_embd|(word_|token_)?embed_dim", HIDDEN),
-    (r"adapter_(in|out)_dim|adapter_input_size|embedding_(size|dim)|emb_dim|dim|projection_dim|width", HIDDEN),
+    (r"adapter_(in_dim|out_dim|input_size)|embedding_(size|dim)|emb_dim|dim|projection_dim|width", HIDDEN),
     (r"image_size|max_image_size|input_size", 28),
     (r"patch_size", 14),
     (r"depth|num_blocks|encoder_layers|decoder_layers", 2),
@@ -168,7 +170,9 @@ def tiny_config(config_class: Any, **changes: Any) -> Any:
 def tiny_model(model_class: Any, config: Any, seed: int = 7) -> Any:
     """The model itself in float32, the same for the same arguments."""
     torch.manual_seed(seed)
-    attention = "eager"  # some drop soft caps and sinks with other kinds
+    # By other kinds than eager, some of those that know the interface drop soft caps and sinks; of the others,
+    # Falcon adds its ALiBi biases twice when it is eager.
+    attention = "eager" if private.supports_attention_interface(model_class) else None
     model = model_class._from_config(config, dtype=torch.float32, attn_implementation=attention)  # noqa: SLF001
     _draw(model)
     return model.eval()

@@ -25,7 +25,6 @@ TESTED_FAMILIES = (
     "axk2",
     "bamba",
     "bart",
-    "bert",
     "bloom",
     "deepseek_v2",
     "deepseek_v3",

@@ -59,12 +59,9 @@ class TransformersDecoder:
         self.vision_encoder: VisionEncoder | None = None
         self.image_processor: ImageProcessor | None = None
         self._kept: Tensor | None = None  # rows whose logits are wanted, of a model that is not told
-        self._makes_all_logits = False
-        if "logits_to_keep" not in inspect.signature(model.forward).parameters:
-            head = model.get_output_embeddings()
-            self._makes_all_logits = head is None
-            if head:
-                head.register_forward_pre_hook(self._keep)
+        head = model.get_output_embeddings()
+        if head and "logits_to_keep" not in inspect.signature(model.forward).parameters:
+            head.register_forward_pre_hook(self._keep)
 
     def _keep(self, _: object, hidden: tuple[Tensor]) -> tuple[Tensor]:
         return (hidden[0][:, self._kept],)
@@ -90,8 +87,8 @@ class TransformersDecoder:
                 use_cache=False,
                 logits_to_keep=logits_indices,
             )
-        logits: Tensor = out.logits[0, logits_indices] if self._makes_all_logits else out.logits[0]
-        return logits.float()
+        logits: Tensor = out.logits[0]
+        return (logits if len(logits) == len(logits_indices) else logits[logits_indices]).float()
 
 
 AnyDecoder = TransformersDecoder | FusedDecoder | CachedDecoder | RecurrentDecoder | RecomputingDecoder

@@ -101,11 +101,18 @@ def test_a_class_that_remembers_in_another_way_is_refused(tmp_path: Path):
     assert raised.value.code == "model_unsupported"
 
 
-def test_an_encoder_is_refused_and_its_decoder_form_is_not(tmp_path: Path):
-    encoder = save(tmp_path / "encoder", "bert", is_decoder=False)
-    with pytest.raises(ModelLoadError, match="bert reads in both directions"):
-        decoder(encoder)
-    assert len(alone(decoder(save(tmp_path / "decoder", "bert")), prompt(0, 9))) == 24
+@pytest.mark.parametrize("is_decoder", [False, True])
+def test_an_encoder_writes_where_its_configuration_says_that_it_is_a_decoder(
+    tmp_path: Path, *, is_decoder: bool
+):
+    sizes = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 96}
+    config = transformers.BertConfig(vocab_size=VOCAB, is_decoder=is_decoder, **sizes)
+    transformers.BertLMHeadModel(config).save_pretrained(tmp_path)
+    if is_decoder:
+        assert len(alone(decoder(tmp_path), prompt(0, 9))) == 24
+    else:
+        with pytest.raises(ModelLoadError, match="bert reads in both directions"):
+            decoder(tmp_path)
 
 
 def test_a_whole_state_has_its_own_decoder(tmp_path: Path):

@@ -168,8 +168,7 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "mpt": ("MptConfig", {}),
     "doge": ("DogeConfig", {"keep_window_size": 8}),
     "bart": ("BartConfig", _DECODER_HALF),
-    # An encoder's class that is made a decoder, whole states, and a text that is read anew for each token.
-    "bert": ("BertConfig", {"is_decoder": True, "initializer_range": 1.2}),
+    # Whole states, and a text that is read anew for each token.
     "rwkv": ("RwkvConfig", {"attention_hidden_size": 64, "context_length": 512}),
     "xlstm": ("xLSTMConfig", {"hidden_size": 128, "embedding_dim": 128, "num_heads": 4}),
     "openai-gpt": ("OpenAIGPTConfig", {}),
