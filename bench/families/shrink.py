@@ -170,8 +170,8 @@ def tiny_config(config_class: Any, **changes: Any) -> Any:
 def tiny_model(model_class: Any, config: Any, seed: int = 7) -> Any:
     """The model itself in float32, the same for the same arguments."""
     torch.manual_seed(seed)
-    # By other kinds than eager, some of those that know the interface drop soft caps and sinks; of the others,
-    # Falcon adds its ALiBi biases twice when it is eager.
+    # Unless it is eager, some that know the interface drop soft caps and sinks. Falcon, which does not, adds
+    # its ALiBi biases twice when it is eager.
     attention = "eager" if private.supports_attention_interface(model_class) else None
     model = model_class._from_config(config, dtype=torch.float32, attn_implementation=attention)  # noqa: SLF001
     _draw(model)

@@ -29,6 +29,7 @@ from neuron.models.mended_layers import mend_layers
 from neuron.models.probe import Probe, check_continuation, probe_model
 from neuron.models.recomputing_decoder import RecomputingDecoder, load_recomputing
 from neuron.models.recurrent_decoder import RecurrentDecoder, load_recurrent, state_argument
+from neuron.models.routing import check_routing
 from neuron.models.state_interface import StatefulModule, cache_argument
 from neuron.models.weights import LoadOptions, load_weights
 
@@ -116,6 +117,7 @@ def load_decoder(
     """
     config = read_config(checkpoint)
     text_config = config.get_text_config(decoder=True)
+    check_routing(checkpoint.path / CONFIG, text_config)
     has_vision = options.images and config.model_type in TESTED_VISION_FAMILIES
     cls = decoder_class(checkpoint, config)
     if not uses_attention_interface(cls, text_config):
