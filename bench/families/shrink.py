@@ -102,7 +102,14 @@ _LATENT_HEADS = {
     "qk_rope_head_dim": HEAD_DIM,
     "v_head_dim": HEAD_DIM,
 }
-_DOTS3_NOTE = {
+_QWEN4_EXP = {
+    "indexer_n_heads": 16,
+    "indexer_kv_heads": 1,
+    "indexer_head_dim": HEAD_DIM,
+    "indexer_budget": WINDOW,
+    "indexer_compress_ratio": 4,
+}
+_DOTS3_NOTE: dict[str, Any] = {
     "layer_types": ["indexed_attention", "sliding_attention"] * 2,
     "per_layer_config": {1: _LATENT_HEADS, 3: _LATENT_HEADS},
 }
@@ -112,6 +119,9 @@ EXCEPTIONS: dict[str, dict[str, Any]] = {
     "bamba": {"attn_layer_indices": [1, 3]},
     "chameleon": {"vocabulary_map": {"<image>": SPECIAL}},
     "deepseek_ocr2": {"mlp_layer_types": ["dense", "sparse"] * 2},
+    "deepseek_v4": {
+        "compress_rates": {"compressed_sparse_attention": 4, "heavily_compressed_attention": CHUNK}
+    },
     "diffusion_gemma": {"num_experts": 8, "top_k_experts": 2, "moe_intermediate_size": 32},
     "dots3_note": _DOTS3_NOTE,
     "dots3_note_text": _DOTS3_NOTE,
@@ -139,6 +149,8 @@ EXCEPTIONS: dict[str, dict[str, Any]] = {
     "xmod": {"default_language": "en_XX"},
     "dbrx": {"attn_config": {"kv_n_heads": KV_HEADS, "clip_qkv": 8.0, "rope_theta": 10_000.0}},
     "reformer": {"axial_pos_embds_dim": [HIDDEN // 2] * 2, "axial_pos_shape": [16, 32]},
+    "qwen4_exp": _QWEN4_EXP,
+    "qwen4_exp_text": _QWEN4_EXP,
     "zamba": {
         "attention_hidden_size": 2 * HIDDEN,
         "attention_head_dim": 2 * HEAD_DIM,
