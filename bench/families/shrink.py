@@ -146,6 +146,7 @@ EXCEPTIONS: dict[str, dict[str, Any]] = {
     "qwen2_5_omni_thinker": {"vision_start_token_id": SPECIAL, "rope_parameters": _rotation(2, 3, 3)},
     "qwen3_omni_moe_thinker": {"vision_start_token_id": SPECIAL},
     "step3p7": {"sliding_window": WINDOW},
+    "youtu": {"pad_token_id": None},  # whose row becomes zeros when the model is loaded
     "xmod": {"default_language": "en_XX"},
     "dbrx": {"attn_config": {"kv_n_heads": KV_HEADS, "clip_qkv": 8.0, "rope_theta": 10_000.0}},
     "reformer": {"axial_pos_embds_dim": [HIDDEN // 2] * 2, "axial_pos_shape": [16, 32]},
@@ -265,9 +266,6 @@ def _draw(model: nn.Module) -> None:
             parameter.add_(torch.randn_like(parameter), alpha=0.3)
         else:
             parameter.add_(torch.randn_like(parameter), alpha=0.1)
-    for module in model.modules():
-        if isinstance(module, nn.Embedding) and module.padding_idx is not None:
-            module.weight[module.padding_idx] = 0.0  # as some classes make it when they are loaded
     _part_head_from_embedding(model)
 
 
