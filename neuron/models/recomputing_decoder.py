@@ -52,10 +52,8 @@ class RecomputingDecoder:
             rows = sequence.rows
             pieces = _to_bytes(tokens[rows], self.dtype)[None, None]
             text = _from_bytes(sequence.extend(0, pieces, pieces[..., :1])[0][0, 0])
-            ends = [
-                sequence.start + index + 1 - rows.start for index in wanted if rows.start <= index < rows.stop
-            ]
-            logits += [next_logits(self._model, text[:end]) for end in ends]
+            kept = [index - rows.start for index in wanted if rows.start <= index < rows.stop]
+            logits += [next_logits(self._model, text[: sequence.start + index + 1]) for index in kept]
         return torch.stack(logits) if logits else torch.empty(0, self.vocab_size, device=self.device)
 
 
@@ -83,7 +81,5 @@ def _to_bytes(tokens: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def _from_bytes(pieces: Tensor) -> Tensor:
-    """Return the tokens whose bytes are `pieces`."""
-    return sum(
-        (pieces[:, place].long() << shift for place, shift in enumerate(_SHIFTS)), pieces.new_zeros(()).long()
-    )
+    """Return the tokens whose bytes are `pieces`, (tokens, 3)."""
+    return (pieces.long() << torch.tensor(_SHIFTS, device=pieces.device)).sum(dim=-1)
