@@ -53,12 +53,14 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
 PICKED = {
     CAUSAL: (
         "bert", "bert-generation", "cohere2", "deepseek_v3", "exaone4", "falcon_h1",
-        "gemma3_text, bidirectional", "gemma3n_text", "gemma4_text", "glm4_moe", "glm5_next", "gpt2",
+        "gemma3_text, bidirectional", "gemma3n_text", "gemma4_text", "glm4_moe", "gpt2",
         "gpt_neox", "gpt_oss", "gptj", "granite", "hunyuan_v1_moe", "llama4_text", "longcat_flash",
         "mixtral, window", "nemotron", "olmo3", "opt", "phi", "phimoe, window", "qwen2_moe, window",
         "qwen3_next", "qwen4_exp_text, n-grams", "smollm3", "whisper",
     ),
-    IMAGE_TEXT: ("internvl", "kosmos-2.5", "llava_next", "mistral3", "paligemma", "qwen2_vl", "qwen3_vl"),
+    IMAGE_TEXT: (
+        "glm5_next", "internvl", "kosmos-2.5", "llava_next", "mistral3", "paligemma", "qwen2_vl", "qwen3_vl",
+    ),
     EMBEDDING: ("bert", "fnet", "mpnet", "qwen3_vl"),
 }  # fmt: skip
 SMOKE = {CAUSAL: ("llama", "bert"), EMBEDDING: ("bert",)}
