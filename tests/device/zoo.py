@@ -27,6 +27,7 @@ _COMMON: dict[str, Any] = {
     "initializer_range": 0.3,  # so that greedy texts do not repeat one token
 }
 _MOE = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
+_ALTERNATE = ["sliding_attention", "full_attention", "sliding_attention"]
 _GROUPED = {
     "n_routed_experts": 8,
     "num_experts_per_tok": 3,
@@ -104,6 +105,23 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "mixtral": ("MixtralConfig", {"num_local_experts": 4, "num_experts_per_tok": 2}),
     "glm4_moe": ("Glm4MoeConfig", _GROUPED | {"use_qk_norm": True, "attention_bias": True}),
     "dots1": ("Dots1Config", _GROUPED),
+    "olmoe": ("OlmoeConfig", {"num_experts": 4, "num_experts_per_tok": 2}),
+    "minimax_m2": (
+        "MiniMaxM2Config",
+        {
+            "num_local_experts": 4,
+            "num_experts_per_tok": 2,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.5},
+        },
+    ),
+    "hy_v3": (
+        "HYV3Config",
+        _MOE | {"num_local_experts": 4, "num_shared_experts": 1, "first_k_dense_replace": 1},
+    ),
+    "solar_open": ("SolarOpenConfig", _GROUPED),
+    "seed_oss": ("SeedOssConfig", {}),
+    "ministral": ("MinistralConfig", {"sliding_window": 8, "layer_types": _ALTERNATE}),
+    "cwm": ("CwmConfig", {"sliding_window": 8, "layer_types": _ALTERNATE}),
     "mistral": ("MistralConfig", {"sliding_window": 8}),
     "gemma2": ("Gemma2Config", {"sliding_window": 8, "query_pre_attn_scalar": 16}),
     "phi3": ("Phi3Config", {}),

@@ -12,8 +12,21 @@ from torch import Tensor
 from neuron.device.attention import AttentionParams, attend
 from neuron.device.kv_cache import KVShape
 from neuron.models.fused.layer_kind import LayerKind, ModelFacts, Step
-from neuron.models.fused.norm import RmsNorm
+from neuron.models.fused.norm import Norm, RmsNorm
 from neuron.models.linear import PackedLinear, pack_linear
+
+
+@dataclass(frozen=True, slots=True)
+class JointNorm:
+    """The norms of queries and keys over all heads at once."""
+
+    query: RmsNorm
+    key: RmsNorm
+    heads: int
+
+    def __call__(self, qk: Tensor) -> Tensor:
+        query, key = qk[:, : self.heads].flatten(1), qk[:, self.heads :].flatten(1)
+        return torch.cat([self.query(query), self.key(key)], -1).view(qk.shape)
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +39,7 @@ class Attention(LayerKind):
     params: AttentionParams
     dtype: torch.dtype  # of what is stored
     qkv: PackedLinear
-    qk_norm: RmsNorm | None  # of each head: its weight is (heads + kv_heads, head_dim)
+    qk_norm: Norm | None  # of queries and keys, (tokens, heads + kv_heads, head_dim)
     out: PackedLinear
 
     def __call__(self, x: Tensor, step: Step) -> Tensor:
@@ -72,10 +85,12 @@ def attention(module: Any, facts: ModelFacts) -> Attention:
     )
 
 
-def _qk_norm(module: Any, heads: int, kv_heads: int, facts: ModelFacts) -> RmsNorm | None:
-    """Return the norms of queries and keys as one."""
+def _qk_norm(module: Any, heads: int, kv_heads: int, facts: ModelFacts) -> Norm | None:
+    """Return the norms of queries and keys as one, be they of each head or of all."""
     if not hasattr(module, "q_norm"):
         return None
     query, key = (facts.norm(norm, facts.activations) for norm in (module.q_norm, module.k_norm))
+    if len(query.weight) * heads != module.q_proj.out_features:
+        return JointNorm(query, key, heads)
     weight = torch.cat([query.weight.expand(heads, -1), key.weight.expand(kv_heads, -1)])
     return RmsNorm(weight, query.eps, query.dtype)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -130,5 +131,7 @@ def _router(module: Any, facts: ModelFacts) -> Router:
     router = module.gate if hasattr(module, "gate") else module.router
     if facts.activations != facts.dtype:
         router.to(facts.activations)
+    if hasattr(module, "e_score_correction_bias"):  # kept beside the router that asks for it
+        return partial(router.forward, e_score_correction_bias=module.e_score_correction_bias)
     route: Router = router.forward
     return route

@@ -39,6 +39,10 @@ class Family:
     fits: Callable[[Any], bool] = has_static_rope  # of a text configuration that is computed as it says
 
 
+def _clips_nothing(text_config: Any) -> bool:
+    return has_static_rope(text_config) and text_config.clip_qkv is None
+
+
 _ATTENTION = Part("self_attn", attention, before="input_layernorm")
 _MLP = Part("mlp", mlp, before="post_attention_layernorm")
 _LLAMA = Family((_ATTENTION, _MLP))
@@ -47,19 +51,26 @@ _INTERLEAVED = Part("self_attn", interleaved_latent_attention, before="input_lay
 _DEEPSEEK = Family((_LATENT_ATTENTION, _MLP))
 
 FAMILIES: dict[str, Family] = {
+    "cwm": _LLAMA,
     "deepseek_v2": Family((_INTERLEAVED, _MLP)),
     "deepseek_v3": _DEEPSEEK,
     "dots1": _LLAMA,
     "glm4_moe": _LLAMA,
     "glm4_moe_lite": _DEEPSEEK,
     "gpt_oss": _LLAMA,
+    "hy_v3": _LLAMA,
     "llama": _LLAMA,
+    "minimax_m2": _LLAMA,
+    "ministral": _LLAMA,
     "mistral": _LLAMA,
     "mistral4": _DEEPSEEK,
     "mixtral": _LLAMA,
+    "olmoe": Family((_ATTENTION, _MLP), fits=_clips_nothing),
     "qwen2": _LLAMA,
     "qwen2_moe": _LLAMA,
     "qwen3": _LLAMA,
     "qwen3_moe": _LLAMA,
+    "seed_oss": _LLAMA,
+    "solar_open": _LLAMA,
     "youtu": _DEEPSEEK,
 }
