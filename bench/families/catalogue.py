@@ -58,7 +58,10 @@ PICKED = {
         "mixtral, window", "nemotron", "olmo3", "opt", "phi", "phimoe, window", "qwen2_moe, window",
         "qwen3_next", "qwen4_exp_text, n-grams", "smollm3", "whisper",
     ),
-    IMAGE_TEXT: ("internvl", "kosmos-2.5", "llava_next", "mistral3", "paligemma", "qwen2_vl", "qwen3_vl"),
+    IMAGE_TEXT: (
+        "deepseek_ocr2", "internvl", "kosmos-2.5", "llava_next", "minicpmv4_6", "mistral3", "paligemma",
+        "qwen2_vl", "qwen3_vl", "unlimited_ocr",
+    ),
     EMBEDDING: ("bert", "fnet", "mpnet", "qwen3_vl"),
 }  # fmt: skip
 SMOKE = {CAUSAL: ("llama", "bert"), EMBEDDING: ("bert",)}
