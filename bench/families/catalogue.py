@@ -59,8 +59,8 @@ PICKED = {
         "qwen3_next", "qwen4_exp_text, n-grams", "smollm3", "whisper",
     ),
     IMAGE_TEXT: (
-        "deepseek_ocr2", "gemma3", "internvl", "kosmos-2.5", "llava_next", "minicpmv4_6", "mistral3", "paligemma",
-        "qwen2_vl", "qwen3_vl", "unlimited_ocr",
+        "deepseek_ocr2", "gemma3", "internvl", "kosmos-2.5", "llava_next", "minicpmv4_6", "mistral3",
+        "paligemma", "qwen2_vl", "qwen3_vl", "unlimited_ocr",
     ),
     EMBEDDING: ("bert", "fnet", "mpnet", "qwen3_vl"),
 }  # fmt: skip
