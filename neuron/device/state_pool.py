@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from math import prod
 from typing import NamedTuple
@@ -114,6 +114,13 @@ def group_states(pool: StatePool, plan: StepPlan, batch: Batch) -> list[StateGro
         groups.append(StateGroup(pool, slots, start, width, is_fresh))
         start = groups[-1].end
     return groups
+
+
+def split_groups(groups: Sequence[StateGroup]) -> Iterator[StateGroup]:
+    """Yield a group for each chunk of `groups`, as if it were the whole flat batch."""
+    for group in groups:
+        for row in range(group.rows):
+            yield replace(group, slots=group.slots[row : row + 1], start=0)
 
 
 _groups: ContextVar[Sequence[StateGroup]] = ContextVar("state_groups")

@@ -26,6 +26,7 @@ KINDS = (
     "qwen3_next",
     "minimax",
     "recurrent_gemma",
+    "rwkv",
     "zamba",
 )  # each way to keep a state
 SNAPSHOTS = CacheShape(num_pages=200, page_size=8, num_slots=8, context=256, num_snapshots=16)
