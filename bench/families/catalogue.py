@@ -64,7 +64,8 @@ PICKED = {
         "qwen3_next", "qwen4_exp_text, n-grams", "smollm3",
     ),
     IMAGE_TEXT: (
-        "glm5_next", "internvl", "kosmos-2.5", "llava_next", "mistral3", "paligemma", "qwen2_vl",
+        "deepseek_ocr2", "gemma3", "glm5_next", "internvl", "kosmos-2.5", "llava_next", "minicpmv4_6",
+        "mistral3", "paligemma", "qwen2_vl", "unlimited_ocr",
     ),
     EMBEDDING: ("bert", "fnet", "mpnet", "qwen3_vl"),
 }  # fmt: skip

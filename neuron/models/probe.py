@@ -182,7 +182,10 @@ def _told(model: Any, text_config: Any, probe: Probe) -> Probe | None:
     if "token_type_ids" not in inspect.signature(model.forward).parameters:
         return None
     token_type = int(text_config.prefix_lm) if hasattr(text_config, "prefix_lm") else 0
-    told = _run(model, text_config, first_position=probe.first_position, token_type=token_type)
+    try:
+        told = _run(model, text_config, first_position=probe.first_position, token_type=token_type)
+    except UnsupportedAttentionError:  # types that tell images from text; of text alone it is not told
+        return None
     return told if told.prompt_rule is PromptRule.WHOLE else None
 
 
