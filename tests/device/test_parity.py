@@ -45,7 +45,7 @@ def test_greedy_texts_equal_those_of_generate(family: str, tmp_path: Path):
     )  # the texts could tell a difference
 
 
-@pytest.mark.parametrize("family", ["llama", "mistral", "gemma2", "gpt_oss"])
+@pytest.mark.parametrize("family", ["llama", "mistral", "gemma2", "gpt_oss", "minimax_m3_vl_text"])
 def test_bfloat16_agrees_with_transformers(family: str, tmp_path: Path):
     """Rounding differs with the shape of a batch, so nearly all next tokens are equal, not all."""
     reference = build(family).to(torch.bfloat16)
