@@ -131,6 +131,7 @@ EXCEPTIONS: dict[str, dict[str, Any]] = {
     "granite4_vision": {"deepstack_layer_map": [], "downsample_rate": "1/2"},
     "granitemoehybrid": {"layer_types": ["linear_attention", "full_attention"] * 2},
     "hrm_text": {"num_hidden_layers": 16, "num_layers_per_stack": 2},
+    "kosmos-2.5": {"pad_token_id": VOCAB - 1},  # `generate` counts no position for one that it writes itself
     "jamba": {"attn_layer_offset": 1, "attn_layer_period": 2},
     "lfm2_moe": {"layer_types": ["conv", "full_attention"] * 2},
     "mamba2": {"head_dim": 2 * HEAD_DIM, "n_groups": 2},
