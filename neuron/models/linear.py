@@ -40,6 +40,30 @@ def activation_dtype(device: torch.device, dtype: torch.dtype) -> torch.dtype:
     return torch.float32 if _uses_fbgemm(device, dtype) else dtype
 
 
+@dataclass(slots=True)
+class LinearPart:
+    """Some rows of a linear module; `pack_linear` takes it for one."""
+
+    weight: Tensor | None
+    bias: Tensor | None
+
+
+def split_rows(module: Any, heads: int, sizes: Sequence[int]) -> list[LinearPart]:
+    """Return the parts of a linear module whose rows come head by head, `sizes` of each part.
+
+    `module` gives up its weights.
+    """
+
+    def parts(rows: Tensor) -> list[Tensor]:
+        by_head = rows.view(heads, -1, *rows.shape[1:])
+        return [part.flatten(0, 1) for part in torch.split(by_head, list(sizes), 1)]
+
+    weights = parts(module.weight)
+    biases = [None] * len(weights) if module.bias is None else parts(module.bias)
+    module.weight = module.bias = None
+    return [*map(LinearPart, weights, biases)]
+
+
 def pack_linear(modules: Sequence[Any]) -> PackedLinear:
     """Return one linear layer in place of several that have the same input.
 

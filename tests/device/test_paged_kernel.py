@@ -103,7 +103,14 @@ def test_capture_sizes_leave_few_rows_over(most: int):
 
 @pytest.mark.parametrize(
     ("family", "dtype"),
-    [("llama", "float32"), ("mistral", "float32"), ("qwen3", "float32"), ("llama", "bfloat16")],
+    [
+        ("llama", "float32"),
+        ("mistral", "float32"),
+        ("qwen3", "float32"),
+        ("llama", "bfloat16"),
+        ("lfm2", "float32"),
+        ("qwen3_5_text", "float32"),
+    ],
 )
 def test_captured_steps_equal_others(family: str, dtype: str, tmp_path: Path):
     loaded = decoder(save(tmp_path, family), dtype)

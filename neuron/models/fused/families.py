@@ -11,11 +11,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from neuron.models.fused.attention import attention
-from neuron.models.fused.gated_mlp import gated_mlp
+from neuron.models.fused.attention import attention, gated_attention
+from neuron.models.fused.delta_rule import delta_rule
+from neuron.models.fused.gated_mlp import gated_mlp, numbered_mlp
 from neuron.models.fused.layer_kind import Builder
-from neuron.models.fused.norm import NormBuilder, rms_norm
+from neuron.models.fused.norm import NormBuilder, rms_norm, rms_norm_plus_one
 from neuron.models.fused.rotation import has_static_rope
+from neuron.models.fused.short_convolution import short_convolution
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,10 +43,35 @@ class Family:
 _ATTENTION = Part("self_attn", attention, before="input_layernorm")
 _MLP = Part("mlp", gated_mlp, before="post_attention_layernorm")
 _LLAMA = Family((_ATTENTION, _MLP))
+_GATED_ATTENTION = Part("self_attn", gated_attention, before="input_layernorm")
+
+
+def _qwen3_5(linear: Builder, mlp: Part = _MLP) -> Family:
+    """Return the row of a model whose layers have a gated delta rule or a gated attention."""
+    parts = Part("linear_attn", linear, before="input_layernorm"), _GATED_ATTENTION, mlp
+    return Family(parts, norm=rms_norm_plus_one, fits=_has_silu)
+
+
+def _has_silu(config: Any) -> bool:
+    """Return whether convolutions are followed by the one activation that ours are."""
+    return has_static_rope(config) and config.hidden_act == "silu"
+
+
+def _lfm2(mlp: Builder) -> Family:
+    """Return the row of a model with a short convolution in most layers and an attention in the others."""
+    parts = (
+        Part("conv", short_convolution, before="operator_norm"),
+        Part("self_attn", attention, before="operator_norm"),
+        Part("feed_forward", mlp, before="ffn_norm"),
+    )
+    return Family(parts, last_norm="embedding_norm")
+
 
 FAMILIES: dict[str, Family] = {
+    "lfm2": _lfm2(numbered_mlp),
     "llama": _LLAMA,
     "mistral": _LLAMA,
     "qwen2": _LLAMA,
     "qwen3": _LLAMA,
+    "qwen3_5_text": _qwen3_5(delta_rule),
 }

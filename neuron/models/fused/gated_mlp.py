@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
+from torch.nn.functional import silu
 
 from neuron.models.fused.layer_kind import LayerKind, ModelFacts, Step
 from neuron.models.linear import PackedLinear, pack_linear
@@ -34,3 +35,8 @@ def gated_mlp(module: Any, _: ModelFacts) -> GatedMlp:
         activation=module.act_fn.forward,  # a module's own call costs more than the activation
         down=pack_linear([module.down_proj]),
     )
+
+
+def numbered_mlp(module: Any, _: ModelFacts) -> GatedMlp:
+    """Return the MLP of a module with `w1`, `w3` and `w2`, as LFM2's."""
+    return GatedMlp(pack_linear([module.w1, module.w3]), silu, pack_linear([module.w2]))

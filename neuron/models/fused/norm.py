@@ -43,3 +43,9 @@ def rms_norm_plus_one(module: Any, dtype: torch.dtype) -> RmsNorm:
     """Return the norm of a module like Gemma's, whose weight is stored as its distance from one."""
     norm = rms_norm(module, dtype)
     return RmsNorm(norm.weight + 1, norm.eps, dtype)
+
+
+def l2_norm(x: Tensor) -> Tensor:
+    """Return `x` divided by its length over the last dimension, in float32."""
+    norm: Tensor = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+    return x * norm.square_().add_(1e-6).rsqrt_()
