@@ -28,6 +28,10 @@ _SIZES: tuple[tuple[str, int], ...] = (
     (r"max_position_embeddings|n_positions|n_ctx|max_seq_len(gth)?|max_sequence_length|seq_length", 512),
     (r"sliding_window(_size)?|local_attention|window_size", WINDOW),
     (r"attention_chunk_size", CHUNK),
+    (r"index_n_heads|indexer_n_heads", 16),  # with few, scores are often 0, and chosen among by chance
+    (r"index_topk|indexer_budget", WINDOW),
+    (r"index_kpool|indexer_compress_ratio|index_block_size", 4),
+    (r"index_topk_blocks", 2),
     (r"(num_|n_)?(local_|routed_)?experts|moe_num_experts|num_local_experts|n_routed_experts", 8),
     (r"num_experts_per_tok|moe_topk|moe_top_?k|top_k_experts|num_selected_experts|moe_k", 2),
     (r"n_group|topk_group|num_expert_groups?|n_shared_experts|num_shared_experts|moe_num_shared_experts", 1),
@@ -43,7 +47,7 @@ _SIZES: tuple[tuple[str, int], ...] = (
     (r"(.*_)?head_dim|kv_channels", HEAD_DIM),
     (r"hidden_size_per_layer_input", HEAD_DIM),
     (r"(.*_)?(num|n)_?(key_value_heads|kv_heads|head_kv)|num_key_value_heads.*|num_kv_heads", KV_HEADS),
-    (r"(.*_)?(num_attention_heads|num_heads|n_heads?|attention_heads)|index_n_heads", HEADS),
+    (r"(.*_)?(num_attention_heads|num_heads|n_heads?|attention_heads)", HEADS),
     (r"(.*_)?hidden_size|hidden_dim|d_model|n_embd|(word_|token_)?embed_dim|embedding_size", HIDDEN),
     (r"dim|projection_dim|width", HIDDEN),
     (r"image_size|max_image_size|input_size", 28),
@@ -70,12 +74,29 @@ def _rotation(*sections: int) -> dict[str, Any]:
     return {"rope_type": "default", "rope_theta": 10_000.0, "mrope_section": list(sections)}
 
 
+_LATENT_HEADS = {
+    "num_attention_heads": HEADS,
+    "num_key_value_heads": HEADS,
+    "q_lora_rank": 24,
+    "kv_lora_rank": HEAD_DIM,
+    "head_dim": 2 * HEAD_DIM,
+    "qk_nope_head_dim": HEAD_DIM,
+    "qk_rope_head_dim": HEAD_DIM,
+    "v_head_dim": HEAD_DIM,
+}
+_DOTS3_NOTE = {
+    "layer_types": ["indexed_attention", "sliding_attention"] * 2,
+    "per_layer_config": {1: _LATENT_HEADS, 3: _LATENT_HEADS},
+}
+
 # What no key says: by model type, changes to the tiny configuration (of its text, where that is a part).
 EXCEPTIONS: dict[str, dict[str, Any]] = {
     "bamba": {"attn_layer_indices": [1, 3]},
     "chameleon": {"vocabulary_map": {"<image>": SPECIAL}},
     "deepseek_ocr2": {"mlp_layer_types": ["dense", "sparse"] * 2},
     "diffusion_gemma": {"num_experts": 8, "top_k_experts": 2, "moe_intermediate_size": 32},
+    "dots3_note": _DOTS3_NOTE,
+    "dots3_note_text": _DOTS3_NOTE,
     "emu3": {"vocabulary_map": {"<image>": SPECIAL}},
     "ernie4_5_vl_moe": {"rope_parameters": _rotation(3, 3, 2)},
     "granite4_vision": {"deepstack_layer_map": [], "downsample_rate": "1/2"},
@@ -83,6 +104,8 @@ EXCEPTIONS: dict[str, dict[str, Any]] = {
     "jamba": {"attn_layer_offset": 1, "attn_layer_period": 2},
     "lfm2_moe": {"layer_types": ["conv", "full_attention"] * 2},
     "mamba2": {"head_dim": 2 * HEAD_DIM, "n_groups": 2},
+    "minimax_m3_vl": {"index_n_heads": KV_HEADS},
+    "minimax_m3_vl_text": {"index_n_heads": KV_HEADS},
     "mistral4": {"head_dim": 2 * HEAD_DIM},
     "nemotron_h": {"n_groups": 2},
     "nemotron_h_omni": {"n_groups": 2},

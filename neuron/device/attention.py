@@ -18,6 +18,8 @@ from typing import Protocol
 
 from torch import Tensor
 
+from neuron.device.selection import Selection
+
 
 @dataclass(frozen=True, slots=True)
 class AttentionParams:
@@ -28,6 +30,7 @@ class AttentionParams:
     chunk: int | None = None  # positions in a chunk; a query sees its own chunk only
     softcap: float | None = None
     sinks: Tensor | None = None  # (heads,): the logit of a key that holds nothing
+    selection: Selection | None = None  # what an indexer chose of the positions; None: all
 
     @property
     def is_softmax(self) -> bool:
@@ -42,7 +45,7 @@ class AttentionParams:
     @property
     def is_plain(self) -> bool:
         """Whether every kernel computes it: a softmax over all positions or a window of them."""
-        return self.is_softmax and self.chunk is None
+        return self.is_softmax and self.chunk is None and self.selection is None
 
 
 class AttentionBackend(Protocol):

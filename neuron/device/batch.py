@@ -28,6 +28,7 @@ class AttentionGroup:
         self.width = len(chunks[0].tokens)
         self.start = start
         self.end = start + self.rows * self.width
+        self.lengths = [chunk.end for chunk in chunks]  # of the sequences, in tokens
         self._page_size = page_size
         self._table = table.pages[torch.tensor([chunk.slot for chunk in chunks], device=device)]
         self._starts = [chunk.start for chunk in chunks]

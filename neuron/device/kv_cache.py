@@ -26,10 +26,11 @@ class KVShape:
     kv_heads: int
     key_dim: int
     value_dim: int
+    index_dim: int = 0  # of an index key, which an indexer of the layer scores; 0: it has none
 
     @property
     def values_per_token(self) -> int:
-        return self.kv_heads * (self.key_dim + self.value_dim)
+        return self.kv_heads * (self.key_dim + self.value_dim) + self.index_dim
 
 
 def bytes_per_token(layers: Mapping[int, KVShape], dtype: torch.dtype) -> int:
@@ -47,15 +48,16 @@ class KVCache:
     def __init__(
         self, layers: Mapping[int, KVShape], shape: CacheShape, *, dtype: torch.dtype, device: torch.device
     ) -> None:
-        def pool(heads: int, dim: int) -> Tensor:
-            return allocate_zeros(
-                (shape.num_pages + 1, shape.page_size, heads, dim), dtype=dtype, device=device
-            )
+        def pool(*dims: int) -> Tensor:
+            return allocate_zeros((shape.num_pages + 1, shape.page_size, *dims), dtype=dtype, device=device)
 
         self.shape = shape
         self.num_bytes = bytes_per_token(layers, dtype) * (shape.num_pages + 1) * shape.page_size
         self._keys = {index: pool(layer.kv_heads, layer.key_dim) for index, layer in layers.items()}
         self._values = {index: pool(layer.kv_heads, layer.value_dim) for index, layer in layers.items()}
+        self._index_keys = {
+            index: pool(layer.index_dim) for index, layer in layers.items() if layer.index_dim
+        }
 
     def write(self, layer: int, locations: Tensor, key: Tensor, value: Tensor) -> None:
         """Store `key` and `value`, each (tokens, kv_heads, dim). A location is page * page_size + offset."""
@@ -75,6 +77,16 @@ class KVCache:
             keys.view(rows, tokens, *keys.shape[2:]).transpose(1, 2),
             values.view(rows, tokens, *values.shape[2:]).transpose(1, 2),
         )
+
+    def write_index(self, layer: int, locations: Tensor, keys: Tensor) -> None:
+        """Store index keys, (tokens, dim), at the locations of `write`."""
+        pool = self._index_keys[layer]
+        pool.flatten(0, 1).index_copy_(0, locations, keys.to(pool.dtype))
+
+    def gather_index(self, layer: int, pages: Pages, rows: int) -> Tensor:
+        """Return the index keys, (rows, tokens, dim), of `rows` page lists of one length."""
+        keys = _select(self._index_keys[layer], pages)
+        return keys.reshape(rows, -1, keys.shape[-1])
 
 
 def _select(pool: Tensor, pages: Pages) -> Tensor:

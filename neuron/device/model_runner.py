@@ -19,6 +19,7 @@ from neuron.device.kv_cache import KVCache, KVShape, PageTable
 from neuron.device.model import DecoderModel
 from neuron.device.sampler import Sampler
 from neuron.device.sdpa import SdpaAttention
+from neuron.device.selection import use_index_keys
 from neuron.device.state_pool import StateName, StatePool, StateShape, group_states, use_state_groups
 from neuron.device.varlen import Kernel, varlen_attention
 from neuron.pipe import Logprob
@@ -111,7 +112,11 @@ class ModelRunner:
         logits_indices = torch.tensor(rows.indices, dtype=torch.int64, device=batch.tokens.device)
         image_embeddings = self._images.embed(plan, batch) if self._images else ()
         groups = group_states(self._states, plan, batch) if self._states else ()
-        with use_backend(self._attention(plan, batch)), use_state_groups(groups):
+        with (
+            use_backend(self._attention(plan, batch)),
+            use_index_keys(self.cache, batch),
+            use_state_groups(groups),
+        ):
             logits = self._model(batch.tokens, batch.positions, logits_indices, image_embeddings)
         return self._result(plan, rows, logits)
 

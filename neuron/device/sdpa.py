@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from neuron.device.attention import AttentionParams
-from neuron.device.batch import AttentionGroup, Batch
+from neuron.device.batch import Batch
 from neuron.device.kv_cache import KVCache
 
 _MAX_SCORES = 1 << 24  # held at once by `_eager`: 64 MiB of float32
@@ -24,11 +24,14 @@ class SdpaAttention:
         self, layer: int, query: Tensor, key: Tensor, value: Tensor, *, params: AttentionParams
     ) -> Tensor:
         self._cache.write(layer, self._batch.locations, key, value)
-        parts = [self._group(group, layer, query, params) for group in self._batch.groups]
+        parts = [self._part(part, layer, query, params) for part in range(len(self._batch.groups))]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
-    def _group(self, group: AttentionGroup, layer: int, flat: Tensor, params: AttentionParams) -> Tensor:
+    def _part(self, part: int, layer: int, flat: Tensor, params: AttentionParams) -> Tensor:
+        group = self._batch.groups[part]
         pages, mask = group.pages_and_mask(params.window, params.chunk, flat.dtype)
+        if params.selection:
+            mask = params.selection.restrict(mask, part)
         keys, values = self._cache.gather(layer, pages, group.rows)
         query = flat[group.start : group.end].view(group.rows, group.width, *flat.shape[1:]).transpose(1, 2)
         kernel = _sdpa if params.is_softmax else _eager
@@ -36,13 +39,14 @@ class SdpaAttention:
 
 
 # Below all tensors are (rows, heads, tokens, dim); key and value may have fewer heads (grouped-query
-# attention).
+# attention), and the mask as many as select for themselves.
 
 
 def _sdpa(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, params: AttentionParams) -> Tensor:
     rows, heads, width, dim = query.shape
-    if width > 1:
+    if width > 1 or mask.shape[1] not in {1, key.shape[1]}:
         is_grouped = heads != key.shape[1]
+        mask = _of_heads(mask, heads)
         return scaled_dot_product_attention(
             query, key, value, attn_mask=mask, scale=params.scale, enable_gqa=is_grouped
         )
@@ -66,9 +70,14 @@ def _eager_slice(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, params
     scores = (packed @ key.transpose(2, 3)).float().view(rows, heads, width, -1) * params.scale
     if params.softcap is not None:
         scores = torch.tanh(scores / params.softcap) * params.softcap
-    scores = scores + mask.float()
+    scores = scores + _of_heads(mask, heads).float()
     if params.sinks is not None:
         sinks = params.sinks.float().view(1, heads, 1, 1).expand(rows, heads, width, 1)
         scores = torch.cat([scores, sinks], dim=3)
     weights = scores.softmax(dim=3)[..., : key.shape[2]].to(value.dtype)
     return (weights.view(rows, key.shape[1], -1, key.shape[2]) @ value).reshape(rows, heads, width, -1)
+
+
+def _of_heads(mask: Tensor, heads: int) -> Tensor:
+    """Return a mask of some heads for `heads` query heads, unless it is one for all."""
+    return mask if mask.shape[1] == 1 else mask.repeat_interleave(heads // mask.shape[1], dim=1)

@@ -16,16 +16,21 @@ from transformers.models.auto.modeling_auto import (
 
 from neuron.models import private
 from neuron.models.checkpoint import CONFIG, Checkpoint, ModelLoadError, model_broken
+from neuron.models.indexer_interface import INDEXED_LAYERS
 from neuron.models.state_interface import SILENT_LAYERS, STATE_LAYERS, keeps_states, layer_types
 
 # Equal to transformers' `generate`, token for token, in tests/device/test_parity.py.
 TESTED_FAMILIES = (
+    "axk2",
     "bamba",
+    "deepseek_v32",
     "falcon_h1",
     "gemma2",
     "gemma3_text",
+    "glm_moe_dsa",
     "gpt_oss",
     "granitemoehybrid",
+    "hy_v4",
     "jamba",
     "lfm2",
     "llama",
@@ -33,6 +38,7 @@ TESTED_FAMILIES = (
     "mamba",
     "mamba2",
     "minimax",
+    "minimax_m3_vl_text",
     "mistral",
     "nemotron_h",
     "olmo",
@@ -52,7 +58,8 @@ TESTED_FAMILIES = (
 # images.
 TESTED_VISION_FAMILIES = ("idefics3", "llava")
 
-_RUNNABLE_LAYERS = {"full_attention", "sliding_attention", "chunked_attention"} | STATE_LAYERS | SILENT_LAYERS
+_RUNNABLE_LAYERS = {"full_attention", "sliding_attention", "chunked_attention"}
+_RUNNABLE_LAYERS |= STATE_LAYERS | SILENT_LAYERS | INDEXED_LAYERS
 _OTHER_HEADS = re.compile(r"For(Sequence|Token)Classification$|ForQuestionAnswering$")
 _DEFAULT_CONTEXT = 4096  # tokens, for a model that names no limit
 

@@ -21,8 +21,10 @@ from transformers import AttentionInterface, AttentionMaskInterface
 
 from neuron.device.attention import AttentionParams, attend
 from neuron.device.kv_cache import KVShape
+from neuron.device.selection import Selection
 
 ATTENTION_NAME = "neuron_paged"
+INDEXED_NAME = "neuron_paged_indexed"  # the same with masks, for layers that give them to an indexer
 PROBE_NAME = "neuron_probe"
 
 # Tensors among the options that do not change what is computed. Any other would.
@@ -67,13 +69,15 @@ def paged_attention(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    attention_mask: Tensor | None,
+    attention_mask: Tensor | Selection | None,
     **options: Any,
 ) -> tuple[Tensor, None]:
     """Return (1, tokens, heads, dim) for query, key and value of (1, heads, tokens, dim) each.
 
     The signature is that of transformers' attention functions. Raises UnsupportedAttentionError.
     """
+    given = (attention_mask, *options.values())
+    selection = next((value for value in given if isinstance(value, Selection)), None)
     for name, option in options.items():
         if isinstance(option, Tensor) and name != "s_aux" and name not in _IGNORED:
             raise UnsupportedAttentionError(f"its attention needs {name}")
@@ -81,7 +85,8 @@ def paged_attention(
     if layer is None:
         raise UnsupportedAttentionError("its layers share an attention that does not know whose it is")
     recorder = _masks.get()
-    span = recorder.span(attention_mask, options) if recorder else _spans.get()[layer]
+    mask = attention_mask if isinstance(attention_mask, Tensor) else None
+    span = recorder.span(mask, options) if recorder else _spans.get()[layer]
     scale = options.get("scaling")
     params = AttentionParams(
         scale=query.shape[-1] ** -0.5 if scale is None else scale,
@@ -89,6 +94,7 @@ def paged_attention(
         chunk=span.chunk,
         softcap=options.get("softcap"),
         sinks=options.get("s_aux"),
+        selection=selection,
     )
     query, key, value = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
     return attend(layer, query, key, value, params=params).unsqueeze(0), None
@@ -168,6 +174,11 @@ def _record_mask(
     return recorder.make(mask_function, kv_length, local_size, device) if recorder else None
 
 
+def stand_in_mask(*, device: torch.device, **_: Any) -> Tensor:
+    """Return a mask that nobody reads, with the signature of transformers' mask functions."""
+    return torch.ones(1, 1, 1, 1, dtype=torch.bool, device=device)
+
+
 class AttentionProbe:
     """An `AttentionBackend` for one short sequence, without a cache: records what layers store and ask."""
 
@@ -204,5 +215,7 @@ class AttentionProbe:
 
 
 AttentionInterface.register(ATTENTION_NAME, paged_attention)
+AttentionInterface.register(INDEXED_NAME, paged_attention)
 AttentionInterface.register(PROBE_NAME, paged_attention)
+AttentionMaskInterface.register(INDEXED_NAME, stand_in_mask)
 AttentionMaskInterface.register(PROBE_NAME, _record_mask)

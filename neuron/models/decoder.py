@@ -16,12 +16,13 @@ from neuron.models.architecture import (
     decoder_class,
     read_config,
 )
-from neuron.models.attention_interface import ATTENTION_NAME, PROBE_NAME, use_spans
+from neuron.models.attention_interface import ATTENTION_NAME, INDEXED_NAME, PROBE_NAME, use_spans
 from neuron.models.checkpoint import CONFIG, Checkpoint, ModelLoadError
 from neuron.models.fused.decoder import FusedDecoder, fuse_decoder, insert_image_embeddings
 from neuron.models.image_input import ImageProcessor
+from neuron.models.indexer_interface import IndexedStates
 from neuron.models.probe import Probe, check_continuation, probe_model
-from neuron.models.state_interface import SlotStates, StatefulModule, cache_argument
+from neuron.models.state_interface import StatefulModule, cache_argument
 from neuron.models.weights import LoadOptions, load_weights
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -38,7 +39,7 @@ class TransformersDecoder:
         self._spans = probe.attention.spans
         self.layers = probe.attention.layers
         self.states: Mapping[StateName, StateShape] = probe.states.shapes if probe.states else {}
-        self._cache_argument = cache_argument(model) if probe.states else None
+        self._cache_argument = cache_argument(model) if probe.states or probe.has_indexers else None
         self.vocab_size = probe.vocab_size
         self.context = context  # tokens that the model was made for
         self.num_embeddings: int = model.get_input_embeddings().num_embeddings
@@ -59,7 +60,7 @@ class TransformersDecoder:
             embedded = self._model.get_input_embeddings()(tokens)
             inputs = {"inputs_embeds": insert_image_embeddings(embedded, image_embeddings)[None]}
         if self._cache_argument:
-            inputs[self._cache_argument] = SlotStates()
+            inputs[self._cache_argument] = IndexedStates()
         with use_spans(self._spans):
             out = self._model(
                 **inputs, position_ids=positions[None], use_cache=False, logits_to_keep=logits_indices
@@ -95,7 +96,8 @@ def load_decoder(checkpoint: Checkpoint, options: LoadOptions, *, fused: bool = 
     attention = _attention(PROBE_NAME, has_vision=has_vision)
     model = load_weights(checkpoint, config, cls, options, attention=attention)
     probe = probe_model(checkpoint, model, text_config)
-    model.set_attn_implementation(_attention(ATTENTION_NAME, has_vision=has_vision))
+    name = INDEXED_NAME if probe.has_indexers else ATTENTION_NAME
+    model.set_attn_implementation(_attention(name, has_vision=has_vision))
     context = context_length(text_config)
     vision = None
     if has_vision:
@@ -108,9 +110,9 @@ def load_decoder(checkpoint: Checkpoint, options: LoadOptions, *, fused: bool = 
         decoder = fuse_decoder(model, text_config, probe, context=context)
     if decoder is None:
         decoder = TransformersDecoder(model, probe, context=context)
-    if probe.states:
-        modules = [] if isinstance(decoder, FusedDecoder) else [*map(StatefulModule, probe.states.modules)]
-        check_continuation(checkpoint, decoder, probe, modules)
+    if probe.states or probe.has_indexers:
+        keeping = probe.states.modules if probe.states and not isinstance(decoder, FusedDecoder) else ()
+        check_continuation(checkpoint, decoder, probe, [*map(StatefulModule, keeping)])
     if vision:
         decoder.image_processor, decoder.vision_encoder = vision
     return decoder

@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -23,10 +23,12 @@ from neuron.device.batch import Batch
 from neuron.device.kv_cache import KVCache, PageTable
 from neuron.device.model import DecoderModel
 from neuron.device.sdpa import SdpaAttention
+from neuron.device.selection import use_index_keys
 from neuron.device.state_pool import StatePool, group_states, use_state_groups
 from neuron.models.architecture import model_unsupported
-from neuron.models.attention_interface import AttentionProbe, UnsupportedAttentionError
+from neuron.models.attention_interface import PROBE_NAME, AttentionProbe, UnsupportedAttentionError
 from neuron.models.checkpoint import Checkpoint, model_broken
+from neuron.models.indexer_interface import IndexProbe, find_indexers, has_indexers
 from neuron.models.state_interface import (
     SILENT_LAYERS,
     STATE_LAYERS,
@@ -56,6 +58,7 @@ class Probe:
     states: StateProbe | None  # of a model that keeps some
     tokens: tuple[int, ...]
     logits: Tensor  # (vocab,)
+    has_indexers: bool = False  # then the logits are those of transformers' own attention
 
     @property
     def vocab_size(self) -> int:
@@ -65,11 +68,16 @@ class Probe:
 def probe_model(checkpoint: Checkpoint, model: Any, text_config: Any) -> Probe:
     """Return what the layers of a model with `PROBE_NAME` ask for. Raises ModelLoadError."""
     with _refusing(checkpoint.path):
+        index = find_indexers(model) if has_indexers(text_config) else None
+        if index:
+            model.set_attn_implementation(PROBE_NAME)
         probe = _run(model, text_config)
         _check_layers(probe, text_config)
         is_number = not bool(probe.logits.isnan().any())
         if is_number:
             _check_positions(model, text_config, probe.logits)
+        if index:
+            probe = _with_index(probe, index)
     if not is_number:
         raise model_broken(checkpoint.path, "its weights give logits that are not numbers")
     return probe
@@ -108,6 +116,12 @@ def _run(model: Any, text_config: Any, *, with_positions: bool = True) -> Probe:
             watching.enter_context(states.watching(model))
         out = model(**inputs, use_cache=False, logits_to_keep=positions[-1:])
     return Probe(attention, states, tuple(tokens[0].tolist()), out.logits[0, -1])
+
+
+def _with_index(probe: Probe, index: IndexProbe) -> Probe:
+    for layer, dim in index.dims.items():
+        probe.attention.layers[layer] = replace(probe.attention.layers[layer], index_dim=dim)
+    return replace(probe, tokens=index.tokens, logits=index.logits, has_indexers=True)
 
 
 def _check_positions(model: Any, text_config: Any, logits: Tensor) -> None:
@@ -157,10 +171,12 @@ def check_continuation(
 def _continues(decoder: DecoderModel, probe: Probe) -> bool:
     """Return whether the decoder comes to the same logits at once and piece by piece, and to the probe's.
 
-    The probe itself attends to everything.
+    The probe's own attention attends to everything.
     """
     at_once, *others = _read_in_pieces(decoder, probe)
-    if all(params.is_softmax and not params.is_local for params in probe.attention.params.values()):
+    if probe.has_indexers or all(
+        params.is_softmax and not params.is_local for params in probe.attention.params.values()
+    ):
         others.append(probe.logits.float())
     allowed = _TOLERANCES[decoder.dtype] * float(at_once.std())
     return all(float((logits - at_once).square().mean().sqrt()) <= allowed for logits in others)
@@ -183,6 +199,7 @@ def _read_in_pieces(decoder: DecoderModel, probe: Probe) -> Iterator[Tensor]:
             joined = ()
             with (
                 use_backend(SdpaAttention(cache, batch)),
+                use_index_keys(cache, batch),
                 use_state_groups(group_states(states, plan, batch)),
             ):
                 logits = decoder(batch.tokens, batch.positions, last + end - start - 1)

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 from transformers import DynamicCache
 
+from neuron.device.selection import IndexGroup
 from neuron.device.state_pool import StateGroup, StateName, StateShape, state_groups
 
 # transformers' types of layers that keep states, and those that do not attend.
@@ -205,7 +206,7 @@ class StatefulModule:
             parts: list[Any] = []
             with cache.using(group):
                 for columns in self._columns(group):
-                    cut = _Cut(group, columns, groups[-1].end)
+                    cut = Cut(group, columns, groups[-1].end)
                     parts.append(self._forward(*cut(args), **cut(kwargs)))
             flat.append(_joined(parts, dim=1))
         return _joined([_flattened(part) for part in flat], dim=1)
@@ -233,10 +234,10 @@ def _flattened(value: Any) -> Any:
     return value.reshape(1, -1, *value.shape[2:]) if isinstance(value, Tensor) else value
 
 
-class _Cut:
+class Cut:
     """Takes a group's part, (rows, columns, …), of each tensor of the flat batch's shape, (1, tokens, …)."""
 
-    def __init__(self, group: StateGroup, columns: slice, num_tokens: int) -> None:
+    def __init__(self, group: StateGroup | IndexGroup, columns: slice, num_tokens: int) -> None:
         self._group = group
         self._columns = columns
         self._shape = (1, num_tokens)

@@ -42,6 +42,25 @@ _DELTA = _HYBRID | {
     "linear_value_head_dim": 16,
 }
 
+_LATENT = {
+    "num_key_value_heads": 4,
+    "q_lora_rank": 24,
+    "kv_lora_rank": 16,
+    "qk_nope_head_dim": 16,
+    "qk_rope_head_dim": 8,
+    "v_head_dim": 16,
+    "n_routed_experts": 4,
+    "n_shared_experts": 1,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 32,
+    "n_group": 1,
+    "topk_group": 1,
+    "mlp_layer_types": ["dense", "sparse", "sparse"],
+}
+# Among equal scores positions are chosen by chance: many are 0 with few heads, all are of a padding token.
+_INDEX = {"index_topk": 8, "index_head_dim": 16, "index_n_heads": 16, "pad_token_id": None}
+_SHARED_INDEX = _LATENT | _INDEX | {"indexer_types": ["full", "shared", "full"]}
+
 # Windows are smaller than the prompts of the tests.
 FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": ("LlamaConfig", {}),
@@ -70,6 +89,24 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "phimoe": ("PhimoeConfig", {"sliding_window": 8, "num_local_experts": 4}),
     "gemma3_text": ("Gemma3TextConfig", {"sliding_window": 8, "query_pre_attn_scalar": 16}),
+    # Queries of these attend to the positions that an indexer chooses, fewer than the prompts have.
+    "deepseek_v32": ("DeepseekV32Config", _LATENT | _INDEX),
+    "glm_moe_dsa": ("GlmMoeDsaConfig", _SHARED_INDEX),
+    "axk2": ("AXK2Config", _LATENT | _INDEX | {"n_group": None, "topk_group": None}),
+    "hy_v4": ("HYV4Config", _SHARED_INDEX),
+    "minimax_m3_vl_text": (
+        "MiniMaxM3VLTextConfig",
+        {
+            "layer_types": ["full_attention", "minimax_m3_sparse", "minimax_m3_sparse"],
+            "index_n_heads": 2,
+            "index_head_dim": 16,
+            "index_block_size": 4,
+            "index_topk_blocks": 3,
+            "num_local_experts": 4,
+            "num_experts_per_tok": 2,
+            "rotary_dim": 8,
+        },
+    ),
     # Layers of these keep states.
     "lfm2": ("Lfm2Config", {"layer_types": ["conv", "full_attention", "conv"]}),
     "mamba": ("MambaConfig", {"state_size": 8}),
