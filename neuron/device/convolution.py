@@ -32,9 +32,9 @@ def convolve(name: StateName, flat: Tensor, weight: Tensor, bias: Tensor | None 
 def _convolve(window: Tensor, weight: Tensor) -> Tensor:
     """Return (rows, width, channels) for a window of (rows, kernel - 1 + width, channels)."""
     width = window.shape[1] - len(weight) + 1
-    if width == 1:
-        return (window * weight).sum(1, keepdim=True)
     window = window.float()
+    if width == 1:
+        return window.mul(weight).sum(1, keepdim=True)
     out = window[:, :width] * weight[0]
     for offset in range(1, len(weight)):
         out.addcmul_(window[:, offset : offset + width], weight[offset])

@@ -13,11 +13,10 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
 from neuron.device.state_pool import StateName, state_groups
 
-_CHUNK = 32  # tokens
+_CHUNK = 32  # tokens at most
 
 
 def gated_delta_rule(
@@ -62,39 +61,50 @@ def _read_token(
 def _read_chunks(
     states: Tensor, query: Tensor, key: Tensor, value: Tensor, log_decay: Tensor, strength: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Return what the queries of (rows, width, …) read, and the states after them."""
-    width = query.shape[1]
-    size = min(_CHUNK, width)
-    if (repeats := states.shape[1] // key.shape[2]) > 1:
-        query, key = (x.repeat_interleave(repeats, 2) for x in (query, key))
-    query, key, value = (_in_chunks(x, size) for x in (query, key, value))
-    decay, strength = (_in_chunks(x[..., None], size) for x in (log_decay, strength))
-    decay = decay.cumsum(3)  # since the chunk began
+    """Return what the queries of (rows, width, …) read, and the states after them.
 
-    # What the tokens write is v' = b (v - k S): S as it was before the chunk, and what its earlier tokens
-    # have written to it.
-    later = torch.ones(size, size, dtype=torch.bool, device=query.device).triu(1)
-    since = (decay - decay.mT).masked_fill(later, float("-inf")).exp()
-    weighted = key * strength
-    wanted = torch.cat([value * strength, weighted * decay.exp()], 4)
-    solved = torch.linalg.solve_triangular(
-        (weighted @ key.mT) * since, wanted, upper=False, unitriangular=True
+    What a chunk's tokens write, their b (v - k S), is T (V - K S): S as it was before the chunk, and T what
+    earlier tokens of the chunk have written already.
+    """
+    rows, width, key_heads = key.shape[:3]
+    heads = value.shape[2]
+    size = -(-width // -(-width // _CHUNK))  # of chunks that are alike, to the token that is missing to each
+    query, key, value, log_decay, strength = (
+        _in_chunks(x, size) for x in (query, key, value, log_decay, strength)
     )
-    values, keys = solved.split([value.shape[4], key.shape[4]], 4)
+    decay = log_decay.cumsum(3)  # since the chunk began
+    later = torch.ones(size, size, dtype=torch.bool, device=value.device).triu(1)
+    since = (decay[..., None] - decay[..., None, :]).masked_fill_(later, float("-inf")).exp_()
+    pair = torch.stack([key, query], 3)  # (chunks, rows, key_heads, 2, size, key_dim)
+    found = pair.flatten(3, 4) @ pair[:, :, :, 0].mT  # of keys, then of queries, for keys
+    found = found.view(*pair.shape[:3], 1, 2, size, size)
+    repeats = heads // key_heads
+    scores = found * since.view(*pair.shape[:3], repeats, 1, size, size)
+    keys, queries = scores.flatten(2, 3).unbind(3)
+    solved = torch.linalg.solve_triangular(
+        keys * strength[..., None], strength.diag_embed(), upper=False, unitriangular=True
+    )
 
-    scores = (query @ key.mT) * since
-    query = query * decay.exp()
-    key = key * (decay[..., -1:, :] - decay).exp()
-    kept = decay[..., -1:, :].exp()
+    # From here on rows and heads are one dimension.
+    pair = pair.flatten(3, 4).repeat_interleave(repeats, 2).flatten(1, 2)
+    key = pair[:, :, :size].mT
+    value, solved, queries = (x.flatten(1, 2) for x in (value, solved, queries))
+    kept = decay.exp().flatten(1, 2)[..., None]
+    left = (decay[..., -1:] - decay).exp_().flatten(1, 2)[..., None]
+    states = states.flatten(0, 1)
     out = torch.empty_like(value)
-    for at in range(value.shape[2]):
-        written = values[:, :, at] - keys[:, :, at] @ states
-        out[:, :, at] = query[:, :, at] @ states + scores[:, :, at] @ written
-        states = states * kept[:, :, at] + key[:, :, at].mT @ written
-    return out.flatten(2, 3)[:, :, :width].transpose(1, 2), states
+    for at in range(len(value)):
+        read = pair[at] @ states
+        written = solved[at] @ torch.addcmul(value[at], read[:, :size], kept[at], value=-1)
+        torch.baddbmm(read[:, size:] * kept[at], queries[at], written, out=out[at])
+        states = (states * kept[at, :, -1:]).baddbmm_(key[at], written * left[at])
+    out = out.view(-1, rows, heads, *out.shape[2:]).permute(1, 0, 3, 2, 4)
+    return out.flatten(1, 2)[:, :width], states.view(rows, heads, *states.shape[1:])
 
 
 def _in_chunks(x: Tensor, size: int) -> Tensor:
-    """Return (rows, heads, chunks, size, dim) for (rows, width, heads, dim), zeros at the end."""
-    x = pad(x.transpose(1, 2), (0, 0, 0, -x.shape[1] % size))
-    return x.reshape(*x.shape[:2], -1, size, x.shape[3])
+    """Return (chunks, rows, heads, size, …) for (rows, width, heads, …), zeros at the end."""
+    if missing := -x.shape[1] % size:
+        x = torch.cat([x, x.new_zeros(len(x), missing, *x.shape[2:])], 1)
+    x = x.view(len(x), -1, size, *x.shape[2:])
+    return x.transpose(0, 1).transpose(2, 3)

@@ -24,7 +24,8 @@ class RmsNorm:
     dtype: torch.dtype
 
     def __call__(self, x: Tensor) -> Tensor:
-        norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
+        x = x.float()  # at once: operations on two types take several times as long
+        norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
         scale = torch.addcmul(self.eps, norm, norm, value=1 / x.shape[-1]).rsqrt_()
         return (x * scale).mul_(self.weight).to(self.dtype)
 
