@@ -14,11 +14,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Any
 
 import msgspec
 
 from neuron.pipe import Logprob, Sampling
+
+
+class PromptRule(StrEnum):
+    """What is special about the prompts of a model: the KV of one depends on where it ends."""
+
+    WHOLE = "whole"  # its tokens see each other, later ones too, so it runs as one chunk
+    KEPT = "kept"  # its tokens are seen from all later ones, whatever the window
 
 
 @dataclass(frozen=True, slots=True)

@@ -166,6 +166,7 @@ class ModelInfo(BaseModel):
     text: dict[str, str] = Field(
         {}, description="What its chat template takes, as probing found it; empty in events"
     )
+    warnings: list[str] = Field([], description="What the load passed over, each with file and cure")
     error: ModelFailure | None = None
 
 

@@ -19,6 +19,12 @@ measured comes in groups, each with a budget of its own. `dense`, in bfloat16; w
     hybrid_decode_1_over_generate  of Qwen3.5's shape (gated delta rule): as above
     hybrid_total_16_over_static    as above
     hybrid_ttft_turn2_over_turn1   time to the first token of a second turn of 20 tokens, over the first's
+    moe_total_16_over_generate_batch  of Qwen3-MoE's shape, 8 of 64 experts active: as above
+    moe_total_16_over_dense        of 16 requests, over a dense model as large as what is active
+    mla_bytes_per_token            of DeepSeek V3's attention: what a token takes, over its latents
+    mla_decode_1_over_heads        decode steps a second with 1000 tokens cached, over those with heads cached
+    mla_decode_16_over_heads       the same of 16 requests
+    mla_prefill_over_heads         prompts of 1000 tokens a second, over those with heads cached
 
 Common to all:
 

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from bench import command
-from bench.engine import hybrid
+from bench.engine import hybrid, mla, moe
 
-PARTS = {"hybrid": hybrid}
+PARTS = {"hybrid": hybrid, "moe": moe, "mla": mla}
 FIGURES = tuple(f"{name}_{key}" for name, part in PARTS.items() for key in part.FIGURES)
 
 

@@ -16,8 +16,8 @@ from torch.nn.functional import linear
 from bench.budget import Budget
 from bench.engine.models import Sides
 from bench.engine.serving import Engine, alternate, prompt, serve, timed
+from neuron.models.float_format import activation_dtype
 from neuron.models.fused.decoder import FusedDecoder
-from neuron.models.linear import activation_dtype
 
 PROMPT_TOKENS = 64
 BATCH = 16

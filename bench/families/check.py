@@ -33,6 +33,7 @@ NEW = 16
 SAME = 0.9999  # cosine of two vectors that are equal but for rounding
 SHAPE = CacheShape(num_pages=200, page_size=8, num_slots=8, context=256, num_snapshots=16)
 STEP_TOKENS = 48
+PROMPT_TYPES = {"hrm_text": 1, "paligemma": 0}  # by which a tokenizer tells that tokens are a prompt
 NOTHING = Checkpoint(Path(), {}, {})
 
 
@@ -133,9 +134,12 @@ def _prompt(length: int) -> list[int]:
 @torch.inference_mode()
 def _generate(model: Any, tokens: list[int], *, use_cache: bool = True) -> list[int]:
     model.generation_config.eos_token_id = None
+    told = PROMPT_TYPES.get(model.config.model_type)
+    types = {} if told is None else {"token_type_ids": torch.full((1, len(tokens)), told)}
     out = model.generate(
         input_ids=torch.tensor([tokens]),
         attention_mask=torch.ones(1, len(tokens), dtype=torch.int64),
+        **types,
         max_new_tokens=NEW,
         do_sample=False,
         eos_token_id=None,
@@ -150,7 +154,12 @@ def _served(decoder: AnyDecoder, rounds: Sequence[Sequence[list[int]]]) -> list[
     """The answers to each round, its prompts in one batch, the cache kept from round to round."""
     limits = SchedulerLimits(max_running=SHAPE.num_slots, step_tokens=STEP_TOKENS)
     scheduler = Scheduler(
-        "m", SHAPE, vocab_size=decoder.vocab_size, limits=limits, has_states=bool(decoder.states)
+        "m",
+        SHAPE,
+        vocab_size=decoder.vocab_size,
+        limits=limits,
+        has_states=bool(decoder.states),
+        prompt_rule=decoder.prompt_rule,
     )
     runner = ModelRunner(decoder, decoder.layers, SHAPE, states=decoder.states)
     answers: list[list[list[int]]] = []

@@ -13,7 +13,7 @@ from bench.engine.serving import prompt, timed
 from bench.gpu.case import Case, LeftOutError, WrongError
 from bench.gpu.lab import Counted, Lab, Sides, Way, num_bytes
 from neuron.device.model_runner import ModelRunner
-from neuron.models.linear import activation_dtype
+from neuron.models.float_format import activation_dtype
 
 PROMPT = 128  # tokens
 

@@ -45,7 +45,7 @@ class ModelProfileAdmin(Operates, ConfiguredAdmin):
             row.loaded_on = nodes.get(row.model_id, [])
         return page
 
-    @admin.display(description="what its chat template takes")
+    @admin.display(description="what a node found")
     def chat_traits(self, profile: ModelProfile) -> SafeString | str:
         """What a node found out when it loaded the model; a table, in the node's words."""
         placed = Placement.objects.filter(model=profile.model_id).exclude(text={}).order_by("-changed_at")

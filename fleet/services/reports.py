@@ -178,7 +178,8 @@ def copy_info(row: Placement, info: ModelInfo, now: datetime) -> None:
     row.memory_mb = _count(info.memory_mb) or row.memory_mb
     row.context = _count(info.context)
     row.capabilities = info.capabilities
-    row.text = info.text or row.text
+    if info.text:  # not in events
+        row.text = info.text | ({"warnings": "; ".join(info.warnings)} if info.warnings else {})
     row.progress = info.progress
     row.error_code = info.error.code[:100] if info.error else ""
     row.error_message = info.error.message if info.error else ""

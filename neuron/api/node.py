@@ -68,11 +68,13 @@ def _add_state(node: Router, daemon: Daemon) -> None:
 
 def _add_verbs(node: Router, daemon: Daemon) -> None:
     @node.post("/models/load")
-    async def load(request: HttpRequest, spec: ModelSpec) -> dict[str, str]:
-        """Answers when the model is loaded; at once when it is loaded already."""
+    async def load(request: HttpRequest, spec: ModelSpec) -> dict[str, Any]:
+        """Answers when the model is loaded; at once when it is loaded already. Says what it passed over."""
         log_fields(request)["model"] = spec.model_id
         await daemon.registry.load(spec)
-        return {"status": "loaded", "model_id": spec.model_id}
+        found = (model for model in daemon.registry.list() if model.id == spec.model_id)
+        warnings = [warning for model in found for warning in model.warnings]
+        return {"status": "loaded", "model_id": spec.model_id} | ({"warnings": warnings} if warnings else {})
 
     @node.post("/models/unload")
     async def unload(request: HttpRequest, body: UnloadRequest) -> dict[str, str]:

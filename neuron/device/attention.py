@@ -18,7 +18,9 @@ from typing import Protocol
 
 from torch import Tensor
 
+from neuron.device.latent import LatentProjection
 from neuron.device.selection import Selection
+from neuron.step import PromptRule
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +32,8 @@ class AttentionParams:
     chunk: int | None = None  # positions in a chunk; a query sees its own chunk only
     softcap: float | None = None
     sinks: Tensor | None = None  # (heads,): the logit of a key that holds nothing
+    prompt: PromptRule | None = None  # which also lets some queries see keys of the prompt
+    latent: LatentProjection | None = None  # what is cached is a latent: one head, whose values are its keys
     selection: Selection | None = None  # what an indexer chose of the positions; None: all
 
     @property
@@ -45,7 +49,7 @@ class AttentionParams:
     @property
     def is_plain(self) -> bool:
         """Whether every kernel computes it: a softmax over all positions or a window of them."""
-        return self.is_softmax and self.chunk is None and self.selection is None
+        return self.is_softmax and self.chunk is None and self.prompt is None and self.selection is None
 
 
 class AttentionBackend(Protocol):
@@ -55,6 +59,7 @@ class AttentionBackend(Protocol):
         """Return the attention of `query`, (tokens, heads, value_dim).
 
         `query` is (tokens, heads, dim), `key` (tokens, kv_heads, dim), `value` (tokens, kv_heads, value_dim).
+        With `params.latent`, key and value are one tensor, (tokens, 1, rank + rotated).
         """
 
 

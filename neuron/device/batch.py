@@ -14,7 +14,9 @@ import torch
 from torch import Tensor
 
 from neuron.device.kv_cache import Pages, PageTable
-from neuron.step import CacheShape, Chunk, StepPlan
+from neuron.step import CacheShape, Chunk, PromptRule, StepPlan
+
+_Rule = tuple[int | None, int | None, PromptRule | None]  # window, chunk, and what prompts do
 
 _MIN_BUCKET_PAGES = 8  # below this, padding is cheaper than another group
 
@@ -32,26 +34,31 @@ class AttentionGroup:
         self._page_size = page_size
         self._table = table.pages[torch.tensor([chunk.slot for chunk in chunks], device=device)]
         self._starts = [chunk.start for chunk in chunks]
-        self._known: dict[tuple[int | None, int | None, torch.dtype], tuple[Pages, Tensor]] = {}
+        self._prompts = [table.prompts[chunk.slot] for chunk in chunks]
+        self._known: dict[tuple[_Rule, torch.dtype], tuple[Pages, Tensor]] = {}
 
     def pages_and_mask(
-        self, window: int | None, chunk: int | None, dtype: torch.dtype
+        self,
+        window: int | None,
+        chunk: int | None,
+        dtype: torch.dtype,
+        prompt: PromptRule | None = None,
     ) -> tuple[Pages, Tensor]:
         """Return the pages to gather, (rows * pages,), and a mask for the scores, (rows, 1, width, tokens).
 
         The mask is added. Queries see the last `window` positions, or all of them; with `chunk` those of
-        their own chunk of positions. The result is made once a step and shared by the layers that see alike.
+        their own chunk of positions, and whatever `prompt` adds. The result is made once a step and shared
+        by the layers that see alike.
         """
-        rule = window, chunk, dtype
-        if rule not in self._known:
-            self._known[rule] = self._pages_and_mask(*rule)
-        return self._known[rule]
+        key = (window, chunk, prompt), dtype
+        if key not in self._known:
+            self._known[key] = self._pages_and_mask(*key)
+        return self._known[key]
 
-    def _pages_and_mask(
-        self, window: int | None, chunk: int | None, dtype: torch.dtype
-    ) -> tuple[Pages, Tensor]:
+    def _pages_and_mask(self, rule: _Rule, dtype: torch.dtype) -> tuple[Pages, Tensor]:
+        window, chunk, prompt = rule
         size, device = self._page_size, self._table.device
-        first_pages = [_first_seen(start, window, chunk) // size for start in self._starts]
+        first_pages = [_first_seen(start, rule) // size for start in self._starts]
         spans = zip(self._starts, first_pages, strict=True)
         count = max(-(-(start + self.width) // size) - first for start, first in spans)
         columns = torch.tensor(first_pages, device=device)[:, None] + torch.arange(count, device=device)
@@ -62,17 +69,23 @@ class AttentionGroup:
         )
         starts = torch.tensor(self._starts, device=device)[:, None] + torch.arange(self.width, device=device)
         query = starts[:, None, :, None]
-        hidden = key > query
+        hidden = later = key > query
         if window:
-            hidden |= key <= query - window
+            hidden = hidden | (key <= query - window)
         if chunk:
-            hidden |= key < query // chunk * chunk
+            hidden = hidden | (key < query // chunk * chunk)
+        if prompt:
+            ends = torch.tensor(self._prompts, device=device)[:, None, None, None]
+            hidden = hidden & ~((key < ends) & (query < ends if prompt is PromptRule.WHOLE else ~later))
         mask = torch.zeros(hidden.shape, dtype=dtype, device=device).masked_fill_(hidden, float("-inf"))
         return _as_slice(pages) or pages.flatten(), mask
 
 
-def _first_seen(position: int, window: int | None, chunk: int | None) -> int:
+def _first_seen(position: int, rule: _Rule) -> int:
     """Return the first position that a query sees."""
+    window, chunk, prompt = rule
+    if prompt:
+        return 0
     first = max(0, position - window + 1) if window else 0
     return max(first, position // chunk * chunk) if chunk else first
 

@@ -1,8 +1,8 @@
 """The tensors of a paged KV cache, and the page table that says which pages hold each slot's tokens.
 
-A layer has two tensors of shape (num_pages + 1, page_size, kv_heads, head_dim). A page is contiguous, so a
-sequence is gathered by copying whole pages. The engine decides which page is whose; here a slot is a row of
-`PageTable`.
+A layer has two tensors of shape (num_pages + 1, page_size, kv_heads, head_dim), or one where its values are
+its keys. A page is contiguous, so a sequence is gathered by copying whole pages. The engine decides which
+page is whose; here a slot is a row of `PageTable`.
 """
 
 from __future__ import annotations
@@ -26,11 +26,13 @@ class KVShape:
     kv_heads: int
     key_dim: int
     value_dim: int
+    values_are_keys: bool = False  # and stored once
     index_dim: int = 0  # of an index key, which an indexer of the layer scores; 0: it has none
 
     @property
     def values_per_token(self) -> int:
-        return self.kv_heads * (self.key_dim + self.value_dim) + self.index_dim
+        value_dim = 0 if self.values_are_keys else self.value_dim
+        return self.kv_heads * (self.key_dim + value_dim) + self.index_dim
 
 
 def bytes_per_token(layers: Mapping[int, KVShape], dtype: torch.dtype) -> int:
@@ -54,15 +56,20 @@ class KVCache:
         self.shape = shape
         self.num_bytes = bytes_per_token(layers, dtype) * (shape.num_pages + 1) * shape.page_size
         self._keys = {index: pool(layer.kv_heads, layer.key_dim) for index, layer in layers.items()}
-        self._values = {index: pool(layer.kv_heads, layer.value_dim) for index, layer in layers.items()}
+        self._values = {
+            index: self._keys[index] if layer.values_are_keys else pool(layer.kv_heads, layer.value_dim)
+            for index, layer in layers.items()
+        }
         self._index_keys = {
             index: pool(layer.index_dim) for index, layer in layers.items() if layer.index_dim
         }
 
     def write(self, layer: int, locations: Tensor, key: Tensor, value: Tensor) -> None:
         """Store `key` and `value`, each (tokens, kv_heads, dim). A location is page * page_size + offset."""
-        self._keys[layer].flatten(0, 1).index_copy_(0, locations, key)
-        self._values[layer].flatten(0, 1).index_copy_(0, locations, value)
+        keys, values = self.pools(layer)
+        keys.flatten(0, 1).index_copy_(0, locations, key)
+        if values is not keys:
+            values.flatten(0, 1).index_copy_(0, locations, value)
 
     def pools(self, layer: int) -> tuple[Tensor, Tensor]:
         """Return keys and values of all pages, each (num_pages + 1, page_size, kv_heads, dim)."""
@@ -70,13 +77,9 @@ class KVCache:
 
     def gather(self, layer: int, pages: Pages, rows: int) -> tuple[Tensor, Tensor]:
         """Return keys and values, each (rows, kv_heads, tokens, dim), of `rows` page lists of one length."""
-        keys = _select(self._keys[layer], pages)
-        values = _select(self._values[layer], pages)
-        tokens = len(keys) // rows * self.shape.page_size
-        return (
-            keys.view(rows, tokens, *keys.shape[2:]).transpose(1, 2),
-            values.view(rows, tokens, *values.shape[2:]).transpose(1, 2),
-        )
+        keys, values = self.pools(layer)
+        gathered = _gather(keys, pages, rows)
+        return gathered, gathered if values is keys else _gather(values, pages, rows)
 
     def write_index(self, layer: int, locations: Tensor, keys: Tensor) -> None:
         """Store index keys, (tokens, dim), at the locations of `write`."""
@@ -87,6 +90,10 @@ class KVCache:
         """Return the index keys, (rows, tokens, dim), of `rows` page lists of one length."""
         keys = _select(self._index_keys[layer], pages)
         return keys.reshape(rows, -1, keys.shape[-1])
+
+
+def _gather(pool: Tensor, pages: Pages, rows: int) -> Tensor:
+    return _select(pool, pages).view(rows, -1, *pool.shape[2:]).transpose(1, 2)
 
 
 def _select(pool: Tensor, pages: Pages) -> Tensor:
@@ -114,12 +121,14 @@ class PageTable:
         self.pages = torch.zeros(size, dtype=torch.int64, device=device)
         self.padding_slot = shape.num_slots
         self.pages[self.padding_slot] = shape.num_pages
+        self.prompts = [0] * shape.num_slots  # tokens of each slot's prompt
         self._lengths = [0] * shape.num_slots
 
     def update(self, plan: StepPlan) -> None:
         """Write the pages of slots that `plan` assigns or extends."""
         for joined in plan.joined:
             self._lengths[joined.slot] = 0
+            self.prompts[joined.slot] = len(joined.prompt)
             self._append(joined.slot, joined.pages)
         for chunk in plan.chunks:
             if chunk.new_pages:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
@@ -9,6 +11,8 @@ from torch.nn.functional import scaled_dot_product_attention
 from neuron.device.attention import AttentionParams
 from neuron.device.batch import Batch
 from neuron.device.kv_cache import KVCache
+
+Kernel = Callable[[Tensor, Tensor, Tensor, Tensor, AttentionParams], Tensor]
 
 _MAX_SCORES = 1 << 24  # held at once by `_eager`: 64 MiB of float32
 
@@ -29,13 +33,22 @@ class SdpaAttention:
 
     def _part(self, part: int, layer: int, flat: Tensor, params: AttentionParams) -> Tensor:
         group = self._batch.groups[part]
-        pages, mask = group.pages_and_mask(params.window, params.chunk, flat.dtype)
+        pages, mask = group.pages_and_mask(params.window, params.chunk, flat.dtype, params.prompt)
         if params.selection:
             mask = params.selection.restrict(mask, part)
         keys, values = self._cache.gather(layer, pages, group.rows)
-        query = flat[group.start : group.end].view(group.rows, group.width, *flat.shape[1:]).transpose(1, 2)
+
+        def attend_by(kernel: Kernel, query: Tensor) -> Tensor:
+            query = query.view(group.rows, group.width, *query.shape[1:]).transpose(1, 2)
+            return kernel(query, keys, values, mask, params).transpose(1, 2).flatten(0, 1)
+
+        query, latent = flat[group.start : group.end], params.latent
         kernel = _sdpa if params.is_softmax else _eager
-        return kernel(query, keys, values, mask, params).transpose(1, 2).flatten(0, 1)
+        if latent is None:
+            return attend_by(kernel, query)
+        if params.is_softmax and latent.is_worth_expanding(group.width):
+            return attend_by(_expanding, query)
+        return latent.project(attend_by(kernel, latent.absorb(query)))
 
 
 # Below all tensors are (rows, heads, tokens, dim); key and value may have fewer heads (grouped-query
@@ -54,6 +67,17 @@ def _sdpa(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, params: Atten
     packed = query.reshape(rows, key.shape[1], -1, dim)
     out = scaled_dot_product_attention(packed, key, value, attn_mask=mask, scale=params.scale)
     return out.reshape(rows, heads, 1, -1)
+
+
+def _expanding(query: Tensor, key: Tensor, _: Tensor, mask: Tensor, params: AttentionParams) -> Tensor:
+    """Make keys and values of latents first, over slices of heads that bound what is held at once."""
+    latent = params.latent
+    assert latent
+    parts = []
+    for heads in latent.head_slices(key.shape[0] * key.shape[2]):
+        keys, values = latent.expand(key, heads)
+        parts.append(_sdpa(query[:, heads], keys, values, mask, params)[..., : latent.value_dim])
+    return torch.cat(parts, dim=1)
 
 
 def _eager(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, params: AttentionParams) -> Tensor:

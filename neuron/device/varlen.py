@@ -69,6 +69,8 @@ class VarlenAttention:
     ) -> Tensor:
         if self._fallback and not params.is_plain:
             return self._fallback(layer, query, key, value, params=params)
+        if params.latent:
+            query = params.latent.absorb(query)
         self._cache.write(layer, self._locations, key, value)
         keys, values = self._cache.pools(layer)
         metadata = self._metadata
@@ -87,7 +89,7 @@ class VarlenAttention:
             seqused_k=metadata.seq_lens,
             block_table=metadata.block_table,
         )
-        return out
+        return params.latent.project(out) if params.latent else out
 
 
 def varlen_attention(
@@ -161,7 +163,7 @@ def _matches_sdpa(
 
     query = random(2 * layer.kv_heads, layer.key_dim)
     key = random(layer.kv_heads, layer.key_dim)
-    value = random(layer.kv_heads, layer.value_dim)
+    value = key if layer.values_are_keys else random(layer.kv_heads, layer.value_dim)
     for window in (None, size // 2):
         params = AttentionParams(scale=layer.key_dim**-0.5, window=window)
         cache = KVCache({0: layer}, shape, dtype=dtype, device=device)

@@ -8,7 +8,7 @@ from typing import NamedTuple, Protocol
 
 from neuron.engine.page_allocator import ROOT, PageHash, page_hash
 from neuron.pipe import Sampling, Submit
-from neuron.step import Draw, PromptImage
+from neuron.step import Draw, PromptImage, PromptRule
 
 _U64 = (1 << 64) - 1
 
@@ -66,6 +66,7 @@ class EngineRequest:
         now: float,
         matcher: GrammarMatcher | None = None,
         images: Sequence[PromptImage] = (),
+        prompt_rule: PromptRule | None = None,
     ) -> None:
         self.id = submit.id
         self.matcher = matcher
@@ -91,6 +92,7 @@ class EngineRequest:
         self.num_scored = 1 if submit.score_prompt else self.num_prompt
         self.snapshot: int | None = None  # of states, that it began with when it was admitted
         self.snapshot_in_answer: PageHash | None = None  # the last that was taken of it while it decoded
+        self._rule = prompt_rule
         self._page_hashes: list[PageHash] = []
 
     @property
@@ -126,9 +128,19 @@ class EngineRequest:
         while len(self._page_hashes) < count:
             start = len(self._page_hashes) * page_size
             end = start + page_size
-            parent = self._page_hashes[-1] if self._page_hashes else ROOT
+            parent = self._page_hashes[-1] if self._page_hashes else self._root()
             self._page_hashes.append(page_hash(parent, self.tokens[start:end], self._image_key(start, end)))
         return self._page_hashes[:count]
+
+    def chunk_size(self, most: int) -> int:
+        """Return how many of the pending tokens run in the next step: `most` unless more run as one chunk."""
+        together = self.num_prompt - self.num_computed if self._rule is PromptRule.WHOLE else 0
+        return max(min(most, self.num_pending), together)
+
+    def _root(self) -> PageHash:
+        """Return the parent of the first page, which names the whole prompt if what its pages hold depends on
+        that."""
+        return page_hash(ROOT, self.tokens[: self.num_prompt]) if self._rule else ROOT
 
     def images_in(self, start: int, end: int) -> tuple[PromptImage, ...]:
         """Return the images that overlap tokens `start:end`."""

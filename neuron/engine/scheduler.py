@@ -29,7 +29,7 @@ from neuron.engine.scheduler_limits import SchedulerLimits
 from neuron.engine.throughput import Throughput
 from neuron.engine.waiting_queue import WaitingQueue
 from neuron.pipe import Finished, Logprob, ModelStatus, Refused, Scored, Submit, Tokens
-from neuron.step import CacheShape, Chunk, Joined, PromptImage, StepPlan, StepResult
+from neuron.step import CacheShape, Chunk, Joined, PromptImage, PromptRule, StepPlan, StepResult
 
 Event = Tokens | Scored | Finished | Refused
 
@@ -39,7 +39,8 @@ MAX_RETRY_AFTER_S = 600
 class Scheduler:
     """The requests of one model. Not thread-safe, and without a clock: callers pass seconds.
 
-    If it `has_states`, its pages alone do not hold all that it keeps of a prefix.
+    If it `has_states`, its pages alone do not hold all that it keeps of a prefix. A prompt that `prompt_rule`
+    makes run as one chunk may take a step beyond `step_tokens`.
     """
 
     request_type = Submit
@@ -52,6 +53,7 @@ class Scheduler:
         vocab_size: int,
         limits: SchedulerLimits,
         has_states: bool = False,
+        prompt_rule: PromptRule | None = None,
     ) -> None:
         if shape.num_slots < limits.max_running or shape.num_pages < shape.pages_per_slot:
             raise ValueError("the cache needs a slot per running request and room for one of full length")
@@ -61,6 +63,7 @@ class Scheduler:
         self.pages = PageAllocator(shape.num_pages)
         self._prefixes = PrefixCache(self.pages, shape, has_states=has_states)
         self._vocab_size = vocab_size
+        self._prompt_rule = prompt_rule
         self._waiting = WaitingQueue()
         self._running: list[EngineRequest] = []  # oldest first
         self._slots: dict[int, EngineRequest] = {}
@@ -99,7 +102,14 @@ class Scheduler:
             self._waiting.remove(shed)
         max_tokens = min(submit.max_tokens, self.shape.context - len(submit.tokens))
         self._waiting.add(
-            EngineRequest(submit, max_tokens=max_tokens, now=now, matcher=matcher, images=images)
+            EngineRequest(
+                submit,
+                max_tokens=max_tokens,
+                now=now,
+                matcher=matcher,
+                images=images,
+                prompt_rule=self._prompt_rule,
+            )
         )
         return refused
 
@@ -144,7 +154,7 @@ class Scheduler:
         joined: list[Joined] = []
         prompts = self._prompts(joined)
         while budget > 0 and (request := next(prompts, None)) is not None:
-            count = self._prefixes.chunk_size(request, min(budget, request.num_pending))
+            count = self._prefixes.chunk_size(request, request.chunk_size(budget))
             if request.is_scoring:
                 count = min(count, num_scorable)
                 num_scorable -= count
@@ -234,6 +244,9 @@ class Scheduler:
         if not length or submit.max_tokens < 0:
             message = "a request needs a prompt, and max_tokens that are not negative"
             return Refused(submit.id, 400, "invalid_request", message)
+        if submit.score_prompt and self._prompt_rule is PromptRule.WHOLE:
+            message = "the tokens of this model's prompts see later ones, so they have no logprobs"
+            return Refused(submit.id, 400, "invalid_request", message, field="echo")
         biased = [token for token, _ in submit.sampling.logit_bias]
         for field, ids in (("tokens", submit.tokens), ("stop_ids", submit.stop_ids), ("logit_bias", biased)):
             if ids and not 0 <= min(ids) <= max(ids) < self._vocab_size:

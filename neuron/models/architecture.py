@@ -10,6 +10,7 @@ import transformers
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING,
     MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
     MODEL_FOR_MASKED_LM_MAPPING,
 )
@@ -23,23 +24,35 @@ from neuron.models.state_interface import SILENT_LAYERS, STATE_LAYERS, keeps_sta
 TESTED_FAMILIES = (
     "axk2",
     "bamba",
+    "deepseek_v2",
+    "deepseek_v3",
     "deepseek_v32",
+    "diffllama",
+    "dots1",
     "falcon_h1",
     "gemma2",
     "gemma3_text",
+    "glm4_moe",
+    "glm4_moe_lite",
     "glm_moe_dsa",
     "gpt_oss",
     "granitemoehybrid",
+    "hrm_text",
     "hy_v4",
     "jamba",
+    "kimi_linear",
     "lfm2",
+    "lfm2_moe",
     "llama",
     "llama4_text",
+    "longcat_flash",
     "mamba",
     "mamba2",
+    "minicpm3",
     "minimax",
     "minimax_m3_vl_text",
     "mistral",
+    "mixtral",
     "nemotron_h",
     "olmo",
     "olmo2",
@@ -47,10 +60,16 @@ TESTED_FAMILIES = (
     "phi3",
     "phimoe",
     "qwen2",
+    "qwen2_moe",
     "qwen3",
+    "qwen3_5_moe_text",
     "qwen3_5_text",
     "qwen3_moe",
     "qwen3_next",
+    "recurrent_gemma",
+    "youtu",
+    "zamba",
+    "zamba2",
 )
 
 # The same with images, in tests/device/test_vision.py. Other vision models have positions in more than one
@@ -58,8 +77,8 @@ TESTED_FAMILIES = (
 # images.
 TESTED_VISION_FAMILIES = ("idefics3", "llava")
 
-_RUNNABLE_LAYERS = {"full_attention", "sliding_attention", "chunked_attention"}
-_RUNNABLE_LAYERS |= STATE_LAYERS | SILENT_LAYERS | INDEXED_LAYERS
+_LOCAL_LAYERS = {"sliding_attention", "chunked_attention", "reference_sliding_attention"}
+_RUNNABLE_LAYERS = {"full_attention"} | _LOCAL_LAYERS | STATE_LAYERS | SILENT_LAYERS | INDEXED_LAYERS
 _OTHER_HEADS = re.compile(r"For(Sequence|Token)Classification$|ForQuestionAnswering$")
 _DEFAULT_CONTEXT = 4096  # tokens, for a model that names no limit
 
@@ -99,11 +118,15 @@ def decoder_class(checkpoint: Checkpoint, config: Any) -> Any:
         raise model_unsupported(file, f"{name} is not a decoder, it has an encoder before it")
     if others := [cls for cls in _architectures(checkpoint) if _OTHER_HEADS.search(cls)]:
         raise model_unsupported(file, f"{others[0]} labels texts and writes none")
+    if type(config) in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING:
+        raise model_unsupported(file, f"{name} labels images and writes no text")
     if type(config) in MODEL_FOR_MASKED_LM_MAPPING and not getattr(config, "is_decoder", False):
         raise model_unsupported(file, f"{name} reads in both directions: it fills in masked tokens")
     found = _text_class(checkpoint, config)
     if found is None:
         raise model_unsupported(file, f"transformers has no class of {name} that writes text")
+    if found.__name__.endswith("ForBlockDiffusion"):
+        raise model_unsupported(file, f"{name} writes by diffusion: a block of tokens at once")
     text_config = config.get_text_config(decoder=True)
     if others := sorted(set(layer_types(text_config)) - _RUNNABLE_LAYERS):
         raise model_unsupported(file, f"{name} has layers of type {', '.join(others)}")

@@ -22,6 +22,8 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from neuron.device.attention import AttentionParams, attend
 from neuron.device.kv_cache import KVShape
 from neuron.device.selection import Selection
+from neuron.models.latent_interface import latent_projection
+from neuron.step import PromptRule
 
 ATTENTION_NAME = "neuron_paged"
 INDEXED_NAME = "neuron_paged_indexed"  # the same with masks, for layers that give them to an indexer
@@ -39,29 +41,58 @@ class UnsupportedAttentionError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class AttentionSpan:
-    """Which positions up to its own a token sees: `AttentionParams`' window and chunk."""
+    """Which positions a token sees: `AttentionParams`' window, chunk and prompt."""
 
     window: int | None = None
     chunk: int | None = None
+    prompt: PromptRule | None = None
 
     def shows(self, query: int, key: int) -> bool:
+        """Return whether a token of a prompt sees another."""
+        if self.prompt:
+            return key <= query or self.prompt is PromptRule.WHOLE
         in_window = self.window is None or key > query - self.window
         in_chunk = self.chunk is None or key // self.chunk == query // self.chunk
         return key <= query and in_window and in_chunk
 
 
-_spans: ContextVar[Mapping[int, AttentionSpan]] = ContextVar("spans")
-_masks: ContextVar[MaskRecorder | None] = ContextVar("masks", default=None)
+class _Pass:
+    """One way through a model's layers: `spans` are those of its attends, unknown while it is probed."""
+
+    def __init__(self, spans: Mapping[int, AttentionSpan], masks: MaskRecorder | None = None) -> None:
+        self.spans = spans
+        self.masks = masks
+        self._names: set[int] = set()
+
+    def name(self, layer: int | None) -> int:
+        """Return the name under which the next attend stores keys and values, the same in every pass.
+
+        A layer's first attend is named by the layer. Others are -2, -3, …: those of layers that attend again,
+        and of layers that share one attention, which does not know whose it is.
+        """
+        is_first = layer is not None and layer >= 0 and layer not in self._names
+        name = layer if layer is not None and is_first else -2 - sum(known < 0 for known in self._names)
+        self._names.add(name)
+        return name
+
+
+_pass: ContextVar[_Pass] = ContextVar("pass")
 
 
 @contextmanager
 def use_spans(spans: Mapping[int, AttentionSpan]) -> Iterator[None]:
-    """Let each layer of the model that runs inside the block see its span."""
-    token = _spans.set(spans)
+    """Let each attend of the model that runs once inside the block see its span."""
+    with _passing(_Pass(spans)):
+        yield
+
+
+@contextmanager
+def _passing(through: _Pass) -> Iterator[None]:
+    token = _pass.set(through)
     try:
         yield
     finally:
-        _spans.reset(token)
+        _pass.reset(token)
 
 
 def paged_attention(
@@ -81,29 +112,36 @@ def paged_attention(
     for name, option in options.items():
         if isinstance(option, Tensor) and name != "s_aux" and name not in _IGNORED:
             raise UnsupportedAttentionError(f"its attention needs {name}")
-    layer: Any = module.layer_idx
-    if layer is None:
-        raise UnsupportedAttentionError("its layers share an attention that does not know whose it is")
-    recorder = _masks.get()
+    through = _pass.get()
+    layer = through.name(getattr(module, "layer_idx", None))
     mask = attention_mask if isinstance(attention_mask, Tensor) else None
-    span = recorder.span(mask, options) if recorder else _spans.get()[layer]
+    span = through.masks.span(mask, options) if through.masks else through.spans[layer]
     scale = options.get("scaling")
+    latent = latent_projection(module)
     params = AttentionParams(
         scale=query.shape[-1] ** -0.5 if scale is None else scale,
         window=span.window,
         chunk=span.chunk,
+        prompt=span.prompt,
         softcap=options.get("softcap"),
         sinks=options.get("s_aux"),
+        latent=latent,
         selection=selection,
     )
+    if latent:
+        key = value = torch.cat([key, value], dim=-1)
     query, key, value = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
     return attend(layer, query, key, value, params=params).unsqueeze(0), None
 
 
 class MaskRecorder:
-    """The masks that a model makes during a probe, each with its rule."""
+    """The masks that a model makes during a probe, each with its rule.
 
-    def __init__(self) -> None:
+    If the model `is_told` that all tokens are a prompt, they may see later ones.
+    """
+
+    def __init__(self, *, is_told: bool) -> None:
+        self._is_told = is_told
         self._masks: list[tuple[Tensor, AttentionSpan | str]] = []  # a rule that we lack is the words for it
 
     def make(
@@ -113,7 +151,11 @@ class MaskRecorder:
         indices = [torch.tensor(position) for position in range(count)]
         rows = [[bool(mask_function(0, 0, query, key)) for key in indices] for query in indices]
         mask = torch.tensor(rows, device=device)[None, None]
-        self._masks.append((mask, _rule(mask_function, rows, local_size)))
+        if self._is_told and bool(mask.all()):
+            rule: AttentionSpan | str = AttentionSpan(window=local_size, prompt=PromptRule.WHOLE)
+        else:
+            rule = _rule(mask_function, rows, local_size)
+        self._masks.append((mask, rule))
         return mask
 
     def span(self, mask: Tensor | None, options: Mapping[str, Any]) -> AttentionSpan:
@@ -140,8 +182,7 @@ def _rule(mask_function: MaskFunction, rows: list[list[bool]], local_size: int |
     if local_size is not None:
         if local_size < 1:
             return _OWN_MASK
-        is_window = _crosses_chunks(mask_function, local_size)
-        span = AttentionSpan(window=local_size) if is_window else AttentionSpan(chunk=local_size)
+        span = _local_span(mask_function, local_size)
     seen = [(query, key) for query, row in enumerate(rows) for key, shown in enumerate(row) if shown]
     if any(key > query for query, key in seen):
         return _BIDIRECTIONAL
@@ -151,14 +192,20 @@ def _rule(mask_function: MaskFunction, rows: list[list[bool]], local_size: int |
     return span
 
 
-def _crosses_chunks(mask_function: MaskFunction, size: int) -> bool:
-    """Return whether the first token of the third chunk sees the last of the second, as in a window."""
-    if size == 1:
-        return True  # either way a token sees itself alone
+def _local_span(mask_function: MaskFunction, size: int) -> AttentionSpan:
+    """Return the span of a rule that says of itself that it is local, and of which size."""
+
+    def shows(query: int, key: int) -> bool:
+        return bool(mask_function(0, 0, torch.tensor(query), torch.tensor(key)))
+
     try:
-        return bool(mask_function(0, 0, torch.tensor(2 * size), torch.tensor(2 * size - 1)))
+        if all(shows(3 * size, key) for key in (0, size, 2 * size)):  # while all tokens are a prompt's
+            return AttentionSpan(window=size, prompt=PromptRule.KEPT)
+        # Whether the first token of the third chunk sees the last of the second.
+        is_window = size == 1 or shows(2 * size, 2 * size - 1)
     except IndexError:  # the rule also looks up the tokens at these positions; only windows come with that
-        return True
+        is_window = True
+    return AttentionSpan(window=size) if is_window else AttentionSpan(chunk=size)
 
 
 def _record_mask(
@@ -170,8 +217,8 @@ def _record_mask(
     **_: Any,
 ) -> Tensor | None:
     """Return a mask during a probe, with the signature of transformers' mask functions."""
-    recorder = _masks.get()
-    return recorder.make(mask_function, kv_length, local_size, device) if recorder else None
+    masks = _pass.get().masks
+    return masks.make(mask_function, kv_length, local_size, device) if masks else None
 
 
 def stand_in_mask(*, device: torch.device, **_: Any) -> Tensor:
@@ -188,30 +235,40 @@ class AttentionProbe:
 
     @property
     def spans(self) -> dict[int, AttentionSpan]:
-        return {layer: AttentionSpan(params.window, params.chunk) for layer, params in self.params.items()}
+        return {
+            name: AttentionSpan(params.window, params.chunk, params.prompt)
+            for name, params in self.params.items()
+        }
 
     @contextmanager
-    def recording(self) -> Iterator[None]:
-        """Note the masks that are made inside the block, by models with `PROBE_NAME`."""
-        token = _masks.set(MaskRecorder())
-        try:
+    def recording(self, *, is_told: bool = False) -> Iterator[None]:
+        """Note the masks that are made inside the block, by models with `PROBE_NAME`.
+
+        The model `is_told` if its inputs say which of the tokens are a prompt.
+        """
+        with _passing(_Pass({}, MaskRecorder(is_told=is_told))):
             yield
-        finally:
-            _masks.reset(token)
 
     def __call__(
         self, layer: int, query: Tensor, key: Tensor, value: Tensor, *, params: AttentionParams
     ) -> Tensor:
-        if layer in self.layers:
-            raise UnsupportedAttentionError(f"layer {layer} attends more than once")
-        self.layers[layer] = KVShape(key.shape[1], key.shape[2], value.shape[2])
+        is_latent = params.latent is not None
+        self.layers[layer] = KVShape(key.shape[1], key.shape[2], value.shape[2], values_are_keys=is_latent)
         self.params[layer] = params
-        is_grouped = query.shape[1] != key.shape[1]
+        is_grouped = query.shape[1] != key.shape[1] and not is_latent
         query, key, value = (tensor.transpose(0, 1).unsqueeze(0) for tensor in (query, key, value))
+        if params.latent:
+            key, value = params.latent.expand(key)
         out = scaled_dot_product_attention(
-            query, key, value, is_causal=True, scale=params.scale, enable_gqa=is_grouped
+            query,
+            key,
+            value,
+            is_causal=params.prompt is not PromptRule.WHOLE,
+            scale=params.scale,
+            enable_gqa=is_grouped,
         )
-        return out[0].transpose(0, 1)
+        out = out[0].transpose(0, 1)
+        return out[..., : params.latent.value_dim] if params.latent else out
 
 
 AttentionInterface.register(ATTENTION_NAME, paged_attention)

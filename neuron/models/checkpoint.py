@@ -102,9 +102,16 @@ def read_checkpoint(path: Path) -> Checkpoint:
             raise model_broken(file, cause)
         tensors |= entries
     _check_layers(path / CONFIG, config, len(tensors))
-    if (path / ADAPTER).is_file():
-        log.warning("a LoRA adapter beside the model is not applied", extra={"file": str(path / ADAPTER)})
+    for warning in load_warnings(path):
+        log.warning(warning)
     return Checkpoint(path, config, tensors)
+
+
+def load_warnings(path: Path) -> list[str]:
+    """Return what a load passes over that its operator may have meant, each with file and cure."""
+    if not (path / ADAPTER).is_file():
+        return []
+    return [f"{path / ADAPTER}: the LoRA adapter beside the model is not applied; merge it into the model"]
 
 
 def _read_config(path: Path) -> dict[str, Any]:

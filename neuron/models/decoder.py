@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
@@ -21,6 +22,7 @@ from neuron.models.checkpoint import CONFIG, Checkpoint, ModelLoadError
 from neuron.models.fused.decoder import FusedDecoder, fuse_decoder, insert_image_embeddings
 from neuron.models.image_input import ImageProcessor
 from neuron.models.indexer_interface import IndexedStates
+from neuron.models.mended_layers import mend_layers
 from neuron.models.probe import Probe, check_continuation, probe_model
 from neuron.models.state_interface import StatefulModule, cache_argument
 from neuron.models.weights import LoadOptions, load_weights
@@ -38,15 +40,23 @@ class TransformersDecoder:
         self._model = model
         self._spans = probe.attention.spans
         self.layers = probe.attention.layers
+        self.prompt_rule = probe.prompt_rule
+        self._first_position = probe.first_position
         self.states: Mapping[StateName, StateShape] = probe.states.shapes if probe.states else {}
         self._cache_argument = cache_argument(model) if probe.states or probe.has_indexers else None
         self.vocab_size = probe.vocab_size
-        self.context = context  # tokens that the model was made for
+        self.context = context - probe.first_position  # tokens that the model was made for
         self.num_embeddings: int = model.get_input_embeddings().num_embeddings
         self.dtype: torch.dtype = model.dtype
         self.device: torch.device = model.device
         self.vision_encoder: VisionEncoder | None = None
         self.image_processor: ImageProcessor | None = None
+        self._kept: Tensor | None = None  # rows whose logits are wanted, of a model that is not told
+        if "logits_to_keep" not in inspect.signature(model.forward).parameters:
+            model.get_output_embeddings().register_forward_pre_hook(self._keep)
+
+    def _keep(self, _: object, hidden: tuple[Tensor]) -> tuple[Tensor]:
+        return (hidden[0][:, self._kept],)
 
     def __call__(
         self,
@@ -61,9 +71,13 @@ class TransformersDecoder:
             inputs = {"inputs_embeds": insert_image_embeddings(embedded, image_embeddings)[None]}
         if self._cache_argument:
             inputs[self._cache_argument] = IndexedStates()
+        self._kept = logits_indices
         with use_spans(self._spans):
             out = self._model(
-                **inputs, position_ids=positions[None], use_cache=False, logits_to_keep=logits_indices
+                **inputs,
+                position_ids=positions[None] + self._first_position,
+                use_cache=False,
+                logits_to_keep=logits_indices,
             )
         logits: Tensor = out.logits[0]
         return logits.float()
@@ -84,20 +98,23 @@ def model_dtype(checkpoint: Checkpoint, configured: str | None = None) -> torch.
     return DTYPES[name]
 
 
-def load_decoder(checkpoint: Checkpoint, options: LoadOptions, *, fused: bool = True) -> AnyDecoder:
+def load_decoder(
+    checkpoint: Checkpoint, options: LoadOptions, *, fused: bool = True, latents: bool = True
+) -> AnyDecoder:
     """Return the decoder of a checkpoint, loaded and probed. Raises ModelLoadError.
 
-    Unless `fused`, transformers' own code runs the model, whatever its shape.
+    Unless `fused`, transformers' own code runs the model, whatever its shape. Unless `latents`, it caches the
+    keys and values of every head, too, in place of what they are made of.
     """
     config = read_config(checkpoint)
     text_config = config.get_text_config(decoder=True)
     has_vision = options.images and config.model_type in TESTED_VISION_FAMILIES
     cls = decoder_class(checkpoint, config)
-    attention = _attention(PROBE_NAME, has_vision=has_vision)
-    model = load_weights(checkpoint, config, cls, options, attention=attention)
-    probe = probe_model(checkpoint, model, text_config)
+    model = load_weights(checkpoint, config, cls, options, attention=_attention(PROBE_NAME, config))
+    mend_layers(model, text_config)
+    probe = probe_model(checkpoint, model, text_config, latents=latents)
     name = INDEXED_NAME if probe.has_indexers else ATTENTION_NAME
-    model.set_attn_implementation(_attention(name, has_vision=has_vision))
+    model.set_attn_implementation(_attention(name, config))
     context = context_length(text_config)
     vision = None
     if has_vision:
@@ -106,11 +123,11 @@ def load_decoder(checkpoint: Checkpoint, options: LoadOptions, *, fused: bool = 
 
         vision = load_vision(model, checkpoint.path)
     decoder: AnyDecoder | None = None
-    if fused:
+    if fused and latents:
         decoder = fuse_decoder(model, text_config, probe, context=context)
     if decoder is None:
         decoder = TransformersDecoder(model, probe, context=context)
-    if probe.states or probe.has_indexers:
+    if probe.needs_proof:
         keeping = probe.states.modules if probe.states and not isinstance(decoder, FusedDecoder) else ()
         check_continuation(checkpoint, decoder, probe, [*map(StatefulModule, keeping)])
     if vision:
@@ -118,6 +135,6 @@ def load_decoder(checkpoint: Checkpoint, options: LoadOptions, *, fused: bool = 
     return decoder
 
 
-def _attention(name: str, *, has_vision: bool) -> str | dict[str, str]:
-    """Return the attention of each part of a model: `name` for its text."""
-    return {"": name, "text_config": name, "vision_config": "sdpa"} if has_vision else name
+def _attention(name: str, config: Any) -> str | dict[str, str]:
+    """Return the attention of each part of a model: `name` for its text, elsewhere transformers' choice."""
+    return {"": name, "text_config": name} if "text_config" in config.sub_configs else name

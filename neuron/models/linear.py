@@ -1,96 +1,75 @@
-"""Linear layers, packed into the layout in which the device's library multiplies them fastest.
-
-    dtype and device                                                packed as
-    float32, and bfloat16 where the CPU has instructions for it     oneDNN's blocks
-    bfloat16 on other CPUs, float16 on a CPU                        FBGEMM: float16, summed in float32
-    everything else, and weights beyond float16's range             not packed
-
-FBGEMM keeps every bit of a bfloat16 weight from 2**-14 on and is off by less than 2**-24 below. Without
-instructions for bfloat16, torch's own product costs nearly as much for every row as for one.
-"""
+"""Linear layers, made of the weights of transformers' modules."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import linear
 
-from neuron.models import private
-
-_HALF_MAX = torch.finfo(torch.float16).max
+from neuron.models.float_format import FLOATS
+from neuron.models.matrix import GroupedProduct, Groups, Matrix, Product, stack
 
 
 @dataclass(frozen=True, slots=True)
 class PackedLinear:
-    """Maps (tokens, `in_features`) to (tokens, out), both of `activation_dtype`."""
+    """Maps (tokens, `in_features`) to (tokens, out), both of `float_format.activation_dtype`."""
 
-    multiply: Callable[[Tensor], Tensor]
+    multiply: Product
     in_features: int
 
     def __call__(self, x: Tensor) -> Tensor:
         return self.multiply(x)
 
 
-def activation_dtype(device: torch.device, dtype: torch.dtype) -> torch.dtype:
-    """Return the dtype of activations in a model of `dtype`: float32 where its linear layers are FBGEMM's."""
-    return torch.float32 if _uses_fbgemm(device, dtype) else dtype
+@dataclass(frozen=True, slots=True)
+class GroupedLinear:
+    """Maps rows sorted by expert, (rows, in), to (rows, out), each by its expert's matrix."""
+
+    multiply: GroupedProduct
+    num_experts: int
+    is_capturable: bool  # as many rows run the same operations, whosever they are
+
+    def __call__(self, x: Tensor, groups: Groups) -> Tensor:
+        return self.multiply(x, groups)
 
 
-@dataclass(slots=True)
-class LinearPart:
-    """Some rows of a linear module; `pack_linear` takes it for one."""
-
-    weight: Tensor | None
-    bias: Tensor | None
-
-
-def split_rows(module: Any, heads: int, sizes: Sequence[int]) -> list[LinearPart]:
-    """Return the parts of a linear module whose rows come head by head, `sizes` of each part.
-
-    `module` gives up its weights.
-    """
-
-    def parts(rows: Tensor) -> list[Tensor]:
-        by_head = rows.view(heads, -1, *rows.shape[1:])
-        return [part.flatten(0, 1) for part in torch.split(by_head, list(sizes), 1)]
-
-    weights = parts(module.weight)
-    biases = [None] * len(weights) if module.bias is None else parts(module.bias)
+def take_matrix(module: Any) -> Matrix:
+    """Return the weight of a linear module of torch, which gives it up, so that none is held twice."""
+    matrix = Matrix(FLOATS, (module.weight,), module.bias, module.weight.shape[1])
     module.weight = module.bias = None
-    return [*map(LinearPart, weights, biases)]
+    return matrix
 
 
 def pack_linear(modules: Sequence[Any]) -> PackedLinear:
-    """Return one linear layer in place of several that have the same input.
-
-    `modules` are torch's linear modules; they give up their weights, so that none is held twice.
-    """
-    weight = modules[0].weight if len(modules) == 1 else torch.cat([module.weight for module in modules])
-    biases = [module.bias for module in modules]
-    bias = None if biases[0] is None else torch.cat(biases)
-    for module in modules:
-        module.weight = module.bias = None
-    return PackedLinear(_multiply(weight, bias), weight.shape[1])
+    """Return one linear layer in place of modules that have the same input; they give up their weights."""
+    return pack_matrix(stack(tuple(map(take_matrix, modules))))
 
 
-def _multiply(weight: Tensor, bias: Tensor | None) -> Callable[[Tensor], Tensor]:
-    if _uses_onednn(weight.device, weight.dtype):
-        return private.onednn_linear(weight, bias)
-    if not _uses_fbgemm(weight.device, weight.dtype):
-        return lambda x: linear(x, weight, bias)
-    if weight.abs().max().item() <= _HALF_MAX:
-        return private.fbgemm_linear(weight, bias)
-    return lambda x: linear(x.to(weight.dtype), weight, bias).to(x.dtype)
+def pack_matrix(matrix: Matrix) -> PackedLinear:
+    return PackedLinear(matrix.format.product(matrix), matrix.in_features)
 
 
-def _uses_onednn(device: torch.device, dtype: torch.dtype) -> bool:
-    return device.type == "cpu" and private.onednn_multiplies(dtype)
+def take_experts_matrix(module: Any, name: str) -> Matrix:
+    """Return a weight of transformers' module of experts, which gives it up: (experts, out, in)."""
+    weight, bias = getattr(module, name), getattr(module, f"{name}_bias", None)
+    setattr(module, name, None)
+    weight = weight.transpose(1, 2) if module.is_transposed else weight
+    return Matrix(FLOATS, (weight,), bias, weight.shape[2])
 
 
-def _uses_fbgemm(device: torch.device, dtype: torch.dtype) -> bool:
-    is_half = dtype in {torch.bfloat16, torch.float16}
-    return device.type == "cpu" and is_half and not _uses_onednn(device, dtype) and private.has_fbgemm()
+def pack_experts(matrix: Matrix) -> GroupedLinear:
+    """Return the linear layers of all experts: multiplied at once where the device can, else one by one."""
+    num_experts = len(matrix.blocks[0])
+    if grouped := matrix.format.grouped_product(matrix):
+        return GroupedLinear(grouped, num_experts, is_capturable=True)
+    products = [matrix.format.product(matrix[index]) for index in range(num_experts)]
+    return GroupedLinear(partial(_one_by_one, products), num_experts, is_capturable=False)
+
+
+def _one_by_one(products: Sequence[Product], x: Tensor, groups: Groups) -> Tensor:
+    parts = zip(products, torch.split(x, groups.sizes), groups.sizes, strict=True)
+    return torch.cat([product(rows) for product, rows, size in parts if size])

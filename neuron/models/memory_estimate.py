@@ -12,6 +12,9 @@ from neuron.models.state_interface import SILENT_LAYERS
 MIB = 1 << 20
 _LOGIT_COPIES = 3  # float32 logits, and what sampling makes of them
 _HIDDEN_COPIES = 8  # of each token's state: residual, norm, query, key, value, attention, two projections
+_HEAD_COPIES = (
+    3  # of heads that share latents and are larger than the hidden state: query, its rotation, output
+)
 _GATE_COPIES = 3  # gate, up, and their product
 
 
@@ -57,10 +60,15 @@ def estimate_memory(
     # Tied weights are stored once, but the head's are packed for its linear layer and the embedding's are
     # not.
     tied = size("vocab_size") * hidden * dtype.itemsize if config.get("tie_word_embeddings") else 0
+    cached = 2 * kv_heads * head_dim
     per_token = _HIDDEN_COPIES * hidden + _GATE_COPIES * size("intermediate_size")
+    if rank := size("kv_lora_rank"):
+        rotated = size("qk_rope_head_dim")
+        cached = rank + rotated
+        per_token += _HEAD_COPIES * heads * (size("qk_nope_head_dim") + rotated)
     return MemoryEstimate(
         weights=weight_bytes(checkpoint, dtype) + tied,
-        cache=context * num_attending * 2 * kv_heads * head_dim * dtype.itemsize,
+        cache=context * num_attending * cached * dtype.itemsize,
         activations=step_tokens * per_token * dtype.itemsize + rows * _LOGIT_COPIES * 4 * size("vocab_size"),
     )
 

@@ -52,15 +52,21 @@ NAMES = (
         ("(tensor, device=None, dtype=None)",),
         "neuron/models/weights.py",
     ),
+    # Of the classes of experts, which all have one.
+    PrivateName(
+        "transformers.integrations.moe:_default_apply_gate",
+        ("(self, gate_up_out)",),
+        "neuron/models/fused/experts.py",
+    ),
     PrivateName(
         "torch:ops.mkldnn._is_mkldnn_bf16_supported",
         ("mkldnn::_is_mkldnn_bf16_supported() -> bool _0",),
-        "neuron/models/linear.py",
+        "neuron/models/float_format.py",
     ),
     PrivateName(
         "torch:ops.mkldnn._reorder_linear_weight",
         ("mkldnn::_reorder_linear_weight(Tensor self, int? batch_size=None) -> Tensor Y",),
-        "neuron/models/linear.py",
+        "neuron/models/float_format.py",
     ),
     PrivateName(
         "torch:ops.mkldnn._linear_pointwise",
@@ -70,17 +76,17 @@ NAMES = (
                 "str? algorithm) -> Tensor Y"
             ),
         ),
-        "neuron/models/linear.py",
+        "neuron/models/float_format.py",
     ),
     PrivateName(
         "torch:ops.quantized.linear_prepack_fp16",
         (f"quantized::linear_prepack_fp16(Tensor W, Tensor? B=None) -> {_PACKED} W_prepack",),
-        "neuron/models/linear.py",
+        "neuron/models/float_format.py",
     ),
     PrivateName(
         "torch:ops.quantized.linear_dynamic_fp16",
         (f"quantized::linear_dynamic_fp16(Tensor X, {_PACKED} W_prepack) -> Tensor Y",),
-        "neuron/models/linear.py",
+        "neuron/models/float_format.py",
     ),
 )
 
@@ -110,6 +116,12 @@ def process_images(
     return processed
 
 
+def experts_activation(module: Any) -> Callable[[Tensor], Tensor]:
+    """Return what a module of experts does between its two products, to (rows, up) or (rows, gate and up)."""
+    activation: Callable[[Tensor], Tensor] = module._apply_gate if module.has_gate else module.act_fn  # noqa: SLF001
+    return activation
+
+
 # --- torch ------------------------------------------------------------------------------------------------
 
 
@@ -122,9 +134,12 @@ def onednn_multiplies(dtype: torch.dtype) -> bool:
     return dtype is torch.float32
 
 
-def onednn_linear(weight: Tensor, bias: Tensor | None) -> Callable[[Tensor], Tensor]:
-    """Return the linear map in oneDNN's own layout, by the operation that torch's compiler emits."""
-    packed = torch.ops.mkldnn._reorder_linear_weight(weight, None)  # noqa: SLF001
+def onednn_linear(weight: Tensor, bias: Tensor | None, rows: int | None = None) -> Callable[[Tensor], Tensor]:
+    """Return the linear map in oneDNN's own layout, by the operation that torch's compiler emits.
+
+    The layout is the one that is best for as many `rows`, where it makes a difference.
+    """
+    packed = torch.ops.mkldnn._reorder_linear_weight(weight, rows)  # noqa: SLF001
     multiply = torch.ops.mkldnn._linear_pointwise  # noqa: SLF001
     return lambda x: multiply(x, packed, bias, "none", [], "")
 

@@ -1,8 +1,8 @@
 """What a loaded model asks of attention and states, learned by running it.
 
 A model that would run wrongly is refused here: a few tokens go through every layer, and what the layers ask
-of their attention and which states they keep is recorded. A model that keeps states must come to the same
-logits when it reads those tokens piece by piece.
+of their attention and which states they keep is recorded. A model that keeps states, or has layers of which
+nothing was recorded, must come to the same logits when it reads those tokens piece by piece.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from neuron.models.architecture import model_unsupported
 from neuron.models.attention_interface import PROBE_NAME, AttentionProbe, UnsupportedAttentionError
 from neuron.models.checkpoint import Checkpoint, model_broken
 from neuron.models.indexer_interface import IndexProbe, find_indexers, has_indexers
+from neuron.models.latent_interface import keep_latents
 from neuron.models.state_interface import (
     SILENT_LAYERS,
-    STATE_LAYERS,
     StatefulModule,
     StateProbe,
     cache_argument,
@@ -39,15 +39,14 @@ from neuron.models.state_interface import (
     layer_types,
 )
 from neuron.pipe import Sampling
-from neuron.step import CacheShape, Chunk, Joined, StepPlan
+from neuron.step import CacheShape, Chunk, Joined, PromptRule, StepPlan
 
-_TOKENS = 4
-_STATE_TOKENS = 16  # of models that keep states: enough to remember
-_PIECES = (0, 7, 13, 15, _STATE_TOKENS)  # bounds between what is read at once
+_TOKENS = 16  # enough to remember
+_PIECES = (0, 7, 13, 15, _TOKENS)  # bounds between what is read at once
 # How far logits may be from each other, the root of the mean square in their standard deviations: more than
 # rounding brings about, less than a forgotten state.
 _TOLERANCES = {torch.float32: 0.005, torch.float16: 0.05, torch.bfloat16: 0.15}
-_SHAPE = CacheShape(num_pages=2, page_size=_STATE_TOKENS, num_slots=2, context=_STATE_TOKENS)
+_SHAPE = CacheShape(num_pages=2, page_size=_TOKENS, num_slots=2, context=_TOKENS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,24 +57,42 @@ class Probe:
     states: StateProbe | None  # of a model that keeps some
     tokens: tuple[int, ...]
     logits: Tensor  # (vocab,)
+    first_position: int  # of a sequence's first token, as the model counts
+    has_silent_layers: bool  # which neither attend nor say that they do not
     has_indexers: bool = False  # then the logits are those of transformers' own attention
+
+    @property
+    def prompt_rule(self) -> PromptRule | None:
+        rules = (params.prompt for params in self.attention.params.values())
+        return next((rule for rule in rules if rule), None)
+
+    @property
+    def needs_proof(self) -> bool:
+        """Whether the model may keep what nobody has seen: `check_continuation` finds out."""
+        return self.states is not None or self.has_silent_layers or self.has_indexers
 
     @property
     def vocab_size(self) -> int:
         return self.logits.shape[-1]
 
 
-def probe_model(checkpoint: Checkpoint, model: Any, text_config: Any) -> Probe:
-    """Return what the layers of a model with `PROBE_NAME` ask for. Raises ModelLoadError."""
+def probe_model(checkpoint: Checkpoint, model: Any, text_config: Any, *, latents: bool = True) -> Probe:
+    """Return what the layers of a model with `PROBE_NAME` ask for, from now on also for latents.
+
+    Raises ModelLoadError.
+    """
     with _refusing(checkpoint.path):
         index = find_indexers(model) if has_indexers(text_config) else None
         if index:
             model.set_attn_implementation(PROBE_NAME)
+        if latents:
+            keep_latents(model)
         probe = _run(model, text_config)
-        _check_layers(probe, text_config)
+        _check_windows(probe, text_config)
         is_number = not bool(probe.logits.isnan().any())
         if is_number:
-            _check_positions(model, text_config, probe.logits)
+            probe = _counting(model, text_config, probe)
+            probe = _told(model, text_config, probe) or probe
         if index:
             probe = _with_index(probe, index)
     if not is_number:
@@ -97,25 +114,39 @@ def _refusing(path: Path) -> Iterator[None]:
 
 
 @torch.inference_mode()
-def _run(model: Any, text_config: Any, *, with_positions: bool = True) -> Probe:
-    """Return what a few tokens' way through the layers recorded."""
+def _run(
+    model: Any, text_config: Any, *, first_position: int | None = 0, token_type: int | None = None
+) -> Probe:
+    """Return what a few tokens' way through the layers recorded.
+
+    Positions or types of the tokens that are None are not told.
+    """
     attention = AttentionProbe()
     states = StateProbe(model.config) if keeps_states(text_config) else None
-    count = _STATE_TOKENS if states else _TOKENS
-    zeros = torch.zeros(1, count, dtype=torch.int64, device=model.device)
-    positions = torch.arange(count, device=model.device)
-    tokens = zeros + 1 if text_config.pad_token_id == 0 else zeros
+    positions = torch.arange(_TOKENS, device=model.device)
+    # Ordinary tokens: those that mean something are the first or the last of a vocabulary.
+    count = model.get_input_embeddings().num_embeddings
+    tokens = (positions[None] + count // 2) % count
     inputs: dict[str, Any] = {"input_ids": tokens}
-    if with_positions:
-        inputs["position_ids"] = positions[None]
-    if "token_type_ids" in inspect.signature(model.forward).parameters:
-        inputs["token_type_ids"] = zeros  # a prompt of text, which some let attend to itself as a whole
-    with use_backend(attention), attention.recording(), ExitStack() as watching:
+    if first_position is not None:
+        inputs["position_ids"] = positions[None] + first_position
+    if token_type is not None:
+        inputs["token_type_ids"] = torch.full_like(tokens, token_type)
+    recording = attention.recording(is_told=token_type is not None)
+    with use_backend(attention), recording, ExitStack() as watching:
         if states:
             inputs[cache_argument(model)] = states
             watching.enter_context(states.watching(model))
         out = model(**inputs, use_cache=False, logits_to_keep=positions[-1:])
-    return Probe(attention, states, tuple(tokens[0].tolist()), out.logits[0, -1])
+    silent = [kind for kind in layer_types(text_config) if kind in SILENT_LAYERS]
+    return Probe(
+        attention,
+        states,
+        tuple(tokens[0].tolist()),
+        out.logits[0, -1],
+        first_position=first_position or 0,
+        has_silent_layers=len(attention.layers) < text_config.num_hidden_layers - len(silent),
+    )
 
 
 def _with_index(probe: Probe, index: IndexProbe) -> Probe:
@@ -124,31 +155,34 @@ def _with_index(probe: Probe, index: IndexProbe) -> Probe:
     return replace(probe, tokens=index.tokens, logits=index.logits, has_indexers=True)
 
 
-def _check_positions(model: Any, text_config: Any, logits: Tensor) -> None:
-    """Refuse a model that counts otherwise than from 0 when it is told no positions."""
+def _counting(model: Any, text_config: Any, probe: Probe) -> Probe:
+    """Return the probe from the position on where the model begins when it is told none."""
     try:
-        own = _run(model, text_config, with_positions=False).logits
+        own = _run(model, text_config, first_position=None).logits
     except (torch.AcceleratorError, torch.OutOfMemoryError):
         raise
     except Exception:  # noqa: BLE001 - it must be told them, and is
-        return
-    if not torch.allclose(own, logits, rtol=0.0, atol=0.01 * float(logits.std())):
-        raise UnsupportedAttentionError("its positions do not count from 0")
+        return probe
+    for first in (0, 1, (text_config.pad_token_id or 0) + 1):  # the last after fairseq
+        if first:
+            probe = _run(model, text_config, first_position=first)
+        if torch.allclose(own, probe.logits, rtol=0.0, atol=0.01 * float(own.std())):
+            return probe
+    raise UnsupportedAttentionError("it counts positions in a way of its own")
 
 
-def _check_layers(probe: Probe, text_config: Any) -> None:
-    types = layer_types(text_config)
-    silent = [kind for kind in types if kind in SILENT_LAYERS]
-    num_others = text_config.num_hidden_layers - len(silent) - len(probe.attention.layers)
-    if num_others:
-        raise UnsupportedAttentionError(f"{num_others} of its layers do not attend")
-    if probe.states:
-        keeping = {name.layer for name in probe.states.shapes}
-        if missing := {index for index, kind in enumerate(types) if kind in STATE_LAYERS} - keeping:
-            raise UnsupportedAttentionError(
-                f"{len(missing)} of its layers keep no state where it is looked for"
-            )
-    if "sliding_attention" in types and not any(params.window for params in probe.attention.params.values()):
+def _told(model: Any, text_config: Any, probe: Probe) -> Probe | None:
+    """Return the probe of a model whose prompts see themselves if it is told that they are prompts."""
+    if "token_type_ids" not in inspect.signature(model.forward).parameters:
+        return None
+    token_type = int(text_config.prefix_lm) if hasattr(text_config, "prefix_lm") else 0
+    told = _run(model, text_config, first_position=probe.first_position, token_type=token_type)
+    return told if told.prompt_rule is PromptRule.WHOLE else None
+
+
+def _check_windows(probe: Probe, text_config: Any) -> None:
+    has_window = any(params.window for params in probe.attention.params.values())
+    if "sliding_attention" in layer_types(text_config) and not has_window:
         raise UnsupportedAttentionError("its sliding layers do not tell their window")
 
 
@@ -190,7 +224,7 @@ def _read_in_pieces(decoder: DecoderModel, probe: Probe) -> Iterator[Tensor]:
     states = StatePool(decoder.states, _SHAPE, device)
     table = PageTable(_SHAPE, device)
     last = torch.tensor([0], device=device)
-    for slot, ends in enumerate(((0, _STATE_TOKENS), _PIECES)):
+    for slot, ends in enumerate(((0, _TOKENS), _PIECES)):
         joined: tuple[Joined, ...] = (Joined(slot, Sampling(), probe.tokens, (), (slot,)),)
         for start, end in pairwise(ends):
             plan = StepPlan((Chunk(slot, probe.tokens[start:end], start),), joined)

@@ -19,13 +19,24 @@ import torch
 import transformers
 from torch import Tensor
 
-from neuron.models.checkpoint import ITEM_BYTES, Checkpoint, ModelLoadError, TensorEntry, model_broken
+from neuron.models.checkpoint import CONFIG, ITEM_BYTES, Checkpoint, ModelLoadError, TensorEntry, model_broken
 
 OnProgress = Callable[[float], None]  # called with the fraction of bytes read, after every tensor
 
 # Causal masks, frequencies and positions, which older releases of transformers stored.
 _OLD_BUFFERS = re.compile(r"(^|\.)((attn|attention)\.(masked_)?bias|inv_freq|position_ids)$")
 _MAX_LISTED = 5  # names in an error
+# By a part of tensors' names: the configuration's keys by which transformers makes them.
+_MADE_BY = {
+    ".indexer.": ("index_head_dim", "index_n_heads", "indexer_types", "indexer_head_dim", "indexer_n_heads"),
+    ".compressor.": ("compress_rates", "layer_types", "head_dim"),
+    ".kv_a_layernorm.": ("kv_lora_rank",),
+    ".kv_a_proj_with_mqa.": ("kv_lora_rank", "qk_rope_head_dim"),
+    ".kv_b_proj.": ("kv_lora_rank", "num_attention_heads", "qk_nope_head_dim", "v_head_dim"),
+    ".q_a_": ("q_lora_rank",),
+    ".q_b_proj.": ("q_lora_rank", "num_attention_heads", "qk_nope_head_dim", "qk_rope_head_dim"),
+    ".q_proj.": ("q_lora_rank",),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,9 +94,19 @@ def load_weights(
 def _check_complete(checkpoint: Checkpoint, info: dict[str, Any]) -> None:
     for name, stored, wanted in sorted(info["mismatched_keys"]):
         file = checkpoint.tensors[name].file if name in checkpoint.tensors else checkpoint.path
-        raise model_broken(file, f"{name} has shape {list(stored)} instead of {list(wanted)}")
+        cause = f"{name} has shape {list(stored)} instead of {list(wanted)}"
+        raise model_broken(file, cause + _cure(checkpoint, name))
     if missing := sorted(name for name in info["missing_keys"] if not name.startswith("pooler.")):
-        raise model_broken(checkpoint.path, f"lacks {missing[0]} ({len(missing)} such tensors)")
+        cause = f"lacks {missing[0]} ({len(missing)} such tensors)"
+        raise model_broken(checkpoint.path, cause + _cure(checkpoint, missing[0]))
+
+
+def _cure(checkpoint: Checkpoint, name: str) -> str:
+    """Return which keys of the configuration to correct, if it is known by which a tensor is made."""
+    keys = next((keys for part, keys in _MADE_BY.items() if part in name), ())
+    config = checkpoint.config.get("text_config") or checkpoint.config
+    stated = ", ".join(key for key in keys if key in config)
+    return f"; correct what {CONFIG} says otherwise than the weights, by {stated}" if stated else ""
 
 
 def _check_expected(checkpoint: Checkpoint, unexpected: Iterable[str], headless: Any | None) -> None:

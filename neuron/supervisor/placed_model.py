@@ -50,6 +50,7 @@ class PlacedModel:
     text: ModelText | None = None
     worker: DeviceWorker | None = None
     loaded: pipe.Loaded | None = None
+    warnings: list[str] = field(default_factory=list)
     error: ModelFailure | None = None
     is_resident: bool = False  # was loaded once, so it is loaded again when its worker is replaced
     reloads: int = 0
@@ -92,6 +93,7 @@ class PlacedModel:
             progress=self.worker.progress.get(self.id) if self.worker else None,
             capabilities=self.capabilities,
             text=self.text.description if self.text else {},
+            warnings=self.warnings,
             error=self.error,
         )
 

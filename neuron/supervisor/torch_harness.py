@@ -15,6 +15,7 @@ from collections.abc import Sequence
 
 from neuron import sources
 from neuron.harness import HarnessContext, HarnessHealth
+from neuron.models.checkpoint import load_warnings
 from neuron.supervisor.device_choice import allowed_workers, freest
 from neuron.supervisor.device_worker import DeviceWorker
 from neuron.supervisor.pending import WorkerLoadError
@@ -100,6 +101,7 @@ class TorchHarness:
 
     async def _place(self, model: PlacedModel, workers: Sequence[DeviceWorker]) -> None:
         model.path = await sources.find(model.source, self._config.models_dir)
+        model.warnings = load_warnings(model.path)
         try:
             spec = model.spec
             settings = TextSettings(spec.chat_template, spec.tool_format, spec.reasoning_format)

@@ -30,11 +30,11 @@ from neuron.models.checkpoint import Checkpoint, ModelLoadError, read_checkpoint
 from neuron.models.decoder import AnyDecoder, load_decoder, model_dtype
 from neuron.models.embedder import load_embedder
 from neuron.models.image_input import ImageProcessor
-from neuron.models.memory_estimate import estimate_memory, weight_bytes
+from neuron.models.memory_estimate import MemoryEstimate, estimate_memory, weight_bytes
 from neuron.models.pooling import Pooling, read_pooling
 from neuron.models.weights import LoadOptions, OnProgress
 from neuron.pipe import Embed, Finished, ModelStatus, Refused, Submit, ToDaemon
-from neuron.step import CacheShape, PoisonedError, PromptImage
+from neuron.step import CacheShape, PoisonedError, PromptImage, PromptRule
 
 log = logging.getLogger("neuron.worker")
 
@@ -180,17 +180,13 @@ class ModelPool:
             return self._load_embedder(model, checkpoint, pooling, on_progress)
         dtype = model_dtype(checkpoint, self.settings.dtype)
         limits = self.settings.limits
-        estimate = estimate_memory(
-            checkpoint,
-            dtype,
-            context=_MIN_CONTEXT,
-            step_tokens=limits.step_tokens,
-            rows=limits.max_logit_rows,
-        )
+        estimate = self._estimate(checkpoint, dtype, step_tokens=limits.step_tokens)
         self._check_room(path, "it takes about", str(estimate), estimate.total, self.free)
         options = LoadOptions(dtype, self.device, on_progress, self.settings.allow_unexpected_tensors)
         decoder = load_decoder(checkpoint, options)
         release_unused(self.device)
+        if decoder.prompt_rule is PromptRule.WHOLE:
+            estimate = self._estimate(checkpoint, dtype, step_tokens=max(limits.step_tokens, decoder.context))
         # Less than the estimate is measured where the process could reuse freed memory.
         weights = max(bytes_in_use(self.device) - before, estimate.weights)
         kernel, page_size = select_kernel(self._kernel, decoder.layers, decoder.dtype, self.device)
@@ -201,6 +197,7 @@ class ModelPool:
             vocab_size=min(decoder.vocab_size, decoder.num_embeddings),
             limits=replace(limits, max_running=shape.num_slots),
             has_states=bool(decoder.states),
+            prompt_rule=decoder.prompt_rule,
         )
         runner = ModelRunner(
             decoder, decoder.layers, shape, kernel=kernel, capture=self._capture(), states=decoder.states
@@ -217,6 +214,10 @@ class ModelPool:
             needed_bytes=weights + estimate.cache + estimate.activations + 2 * bytes_per_slot(decoder.states),
             image_processor=decoder.image_processor,
         )
+
+    def _estimate(self, checkpoint: Checkpoint, dtype: Any, *, step_tokens: int) -> MemoryEstimate:
+        rows = self.settings.limits.max_logit_rows
+        return estimate_memory(checkpoint, dtype, context=_MIN_CONTEXT, step_tokens=step_tokens, rows=rows)
 
     def _load_embedder(
         self, model: str, checkpoint: Checkpoint, pooling: Pooling, on_progress: OnProgress

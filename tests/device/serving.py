@@ -49,7 +49,12 @@ class Serving:
         self.loaded = loaded
         bounds = SchedulerLimits(**{"max_running": shape.num_slots, "step_tokens": 48} | limits)
         self.scheduler = Scheduler(
-            "m", shape, vocab_size=vocab, limits=bounds, has_states=bool(loaded.states)
+            "m",
+            shape,
+            vocab_size=vocab,
+            limits=bounds,
+            has_states=bool(loaded.states),
+            prompt_rule=loaded.prompt_rule,
         )
         self.runner = ModelRunner(
             loaded, loaded.layers, shape, kernel=kernel, capture=capture, states=loaded.states

@@ -20,6 +20,7 @@ from neuron.worker.loop import DeviceLoop
 from neuron.worker.model_pool import ModelPool, WorkerSettings
 from tests.device.test_embedding import describe
 from tests.device.test_loop import FakeChannel
+from tests.device.zoo import save
 
 # What neuron itself reads of config.json; transformers reads more.
 KEYS = (
@@ -70,6 +71,11 @@ def test_any_configuration_loads_or_fails(changes: dict[str, Any], llama: Path, 
     assert isinstance(answer, Loaded) or (answer.code and str(tmp_path) in answer.message)
 
 
+@pytest.fixture(scope="session")
+def deepseek(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save(tmp_path_factory.mktemp("deepseek") / "model", "deepseek_v3")
+
+
 def test_no_quantization_is_none(llama: Path, tmp_path: Path):
     assert isinstance(load(edited(llama, tmp_path, quantization_config=None)), Loaded)
 
@@ -100,6 +106,26 @@ def test_what_a_configuration_says_wrongly_is_named(
     assert isinstance(answer, LoadFailed)
     assert answer.code == code
     assert re.search(message, answer.message)
+
+
+@pytest.mark.parametrize(
+    ("changes", "tensor", "keys"),
+    [
+        ({"kv_lora_rank": 24}, "kv_a_layernorm.weight", "kv_lora_rank"),
+        ({"qk_rope_head_dim": 16}, "kv_a_proj_with_mqa.weight", "kv_lora_rank, qk_rope_head_dim"),
+        ({"num_attention_heads": 8}, "kv_b_proj.weight", "num_attention_heads, qk_nope_head_dim, v_head_dim"),
+        ({"v_head_dim": 16}, "kv_b_proj.weight", "num_attention_heads, qk_nope_head_dim, v_head_dim"),
+        ({"q_lora_rank": 16}, "q_a_layernorm.weight", "q_lora_rank"),
+        ({"q_lora_rank": None}, "q_proj.weight", "q_lora_rank"),
+    ],
+)
+def test_sizes_of_latents_that_contradict_the_weights_are_named(
+    changes: dict[str, Any], tensor: str, keys: str, deepseek: Path, tmp_path: Path
+):
+    answer = load(edited(deepseek, tmp_path / "model", **changes))
+    assert isinstance(answer, LoadFailed)
+    assert answer.code == "model_broken"
+    assert re.search(rf"{tmp_path}.*{tensor}.*correct what config.json says .* by .*{keys}", answer.message)
 
 
 def test_an_embedding_model_with_a_text_part_loads_or_is_refused_by_name(tmp_path: Path):

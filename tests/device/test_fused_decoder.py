@@ -45,6 +45,12 @@ SHAPES: list[tuple[str, dict[str, Any]]] = [
     ("qwen2", WINDOWS),
     ("qwen3", {}),
     ("qwen3", WINDOWS | {"attention_bias": True}),
+    ("deepseek_v2", {"rope_parameters": YARN}),
+    ("deepseek_v2", {"q_lora_rank": 24, "topk_method": "group_limited_greedy"}),
+    ("deepseek_v3", {}),
+    ("deepseek_v3", {"q_lora_rank": None, "attention_bias": True, "rope_interleave": False}),
+    ("glm4_moe_lite", {}),
+    ("youtu", {}),
 ]
 PROMPTS = {number: prompt(number, length) for number, length in enumerate((1, 5, 30, 61))}
 
@@ -66,7 +72,7 @@ def test_fused_greedy_texts_equal_those_of_transformers_decoder(
     assert texts(ours, PROMPTS) == texts(general, PROMPTS)
 
 
-@pytest.mark.parametrize("family", ["llama", "qwen3"])
+@pytest.mark.parametrize("family", ["llama", "qwen3", "youtu"])
 def test_fused_bfloat16_logits_are_close(family: str, tmp_path: Path):
     path = save(tmp_path, family=family)
     ours, general = (_logits(decoder(path, "bfloat16", fused=fused)) for fused in (True, False))
@@ -89,7 +95,6 @@ def _logits(loaded: Any) -> torch.Tensor:
         ("gemma2", {}),
         ("phi3", {}),
         ("olmo2", {}),
-        ("qwen3_moe", {}),
         ("llama", {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 2.0}}),
     ],
 )

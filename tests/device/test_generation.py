@@ -22,6 +22,12 @@ def loaded(llama: Path) -> AnyDecoder:
     return decoder(llama)
 
 
+@pytest.fixture(scope="module", params=["llama", "deepseek_v3"], ids=["heads", "latents"])
+def caching(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> AnyDecoder:
+    """Models that cache all that can be cached."""
+    return decoder(save(tmp_path_factory.mktemp(request.param) / "model", request.param))
+
+
 @pytest.mark.parametrize("sampling", [GREEDY, WARM], ids=["greedy", "seeded"])
 def test_a_text_does_not_depend_on_the_batch(loaded: AnyDecoder, sampling: Sampling):
     prompts = {seed: prompt(seed, 5 + 3 * seed) for seed in range(32)}
@@ -32,22 +38,22 @@ def test_a_text_does_not_depend_on_the_batch(loaded: AnyDecoder, sampling: Sampl
 
 
 @pytest.mark.parametrize("sampling", [GREEDY, WARM], ids=["greedy", "seeded"])
-def test_a_preemption_does_not_change_a_text(loaded: AnyDecoder, sampling: Sampling):
+def test_a_preemption_does_not_change_a_text(caching: AnyDecoder, sampling: Sampling):
     prompts = {seed: prompt(seed, 20) for seed in range(6)}
-    serving = Serving(loaded, TIGHT)
+    serving = Serving(caching, TIGHT)
     for number, tokens in prompts.items():
         serving.submit(number, tokens, sampling, max_tokens=40)
     crowded = serving.drain()
     assert serving.num_joined > len(prompts)
     for number, tokens in prompts.items():
-        alone = Serving(loaded)
+        alone = Serving(caching)
         alone.submit(number, tokens, sampling, max_tokens=40)
         assert alone.drain()[number] == crowded[number]
 
 
-def test_the_prefix_cache_changes_cached_tokens_and_nothing_else(loaded: AnyDecoder):
+def test_the_prefix_cache_changes_cached_tokens_and_nothing_else(caching: AnyDecoder):
     first, second = prompt(1, 50), [*prompt(1, 50), *prompt(2, 9)]
-    serving = Serving(loaded)
+    serving = Serving(caching)
     cold, cached = {}, {}
     for number, tokens in enumerate((first, second)):
         serving.scheduler.pages.clear_cached()

@@ -49,6 +49,14 @@ def test_the_estimate_counts_weights_cache_and_activations(tmp_path: Path):
     assert 2 * half.weights == found.weights
 
 
+def test_the_estimate_of_a_model_with_latents_counts_these(tmp_path: Path):
+    path = save(tmp_path, "deepseek_v3")
+    found = estimate_memory(read_checkpoint(path), torch.float32, context=256, step_tokens=100, rows=8)
+    cache = pool(kv_mb=1).load("m", path, ignore).runner.cache
+    tokens = (cache.shape.num_pages + 1) * cache.shape.page_size
+    assert found.cache == 256 * cache.num_bytes // tokens
+
+
 def test_an_estimate_of_an_unknown_configuration_counts_its_weights(tmp_path: Path):
     checkpoint = read_checkpoint(save(tmp_path))
     nameless = dataclasses.replace(checkpoint, config={"model_type": "other"})

@@ -20,7 +20,7 @@ from tests.device.serving import GREEDY, Serving, decoder, prompt, texts
 from tests.device.zoo import save
 
 CPU = torch.device("cpu")
-LAYERS = {0: KVShape(2, 16, 16), 1: KVShape(1, 32, 32)}
+LAYERS = {0: KVShape(2, 16, 16), 1: KVShape(1, 32, 32), 2: KVShape(1, 40, 40, values_are_keys=True)}
 PROMPTS = {number: prompt(number, length) for number, length in enumerate((1, 5, 30, 61, 9, 70))}
 WARM = Sampling(temperature=1.0, top_p=0.9, seed=5)
 SMALL = CacheShape(num_pages=100, page_size=8, num_slots=8, context=128)
@@ -46,7 +46,7 @@ def test_a_torch_without_the_kernel_is_no_error(monkeypatch: pytest.MonkeyPatch)
     assert find_varlen_kernel() is None
 
 
-@pytest.mark.parametrize("family", ["llama", "mistral", "gemma2", "gpt_oss", "llama4_text"])
+@pytest.mark.parametrize("family", ["llama", "mistral", "gemma2", "gpt_oss", "llama4_text", "deepseek_v3"])
 def test_texts_by_the_kernel_equal_those_by_gathering(family: str, tmp_path: Path):
     """Soft caps and sinks are not left to the kernel, which lacks them."""
     loaded = decoder(save(tmp_path, family), fused=False)
@@ -107,9 +107,10 @@ def test_capture_sizes_leave_few_rows_over(most: int):
         ("llama", "float32"),
         ("mistral", "float32"),
         ("qwen3", "float32"),
-        ("llama", "bfloat16"),
+        ("youtu", "float32"),
         ("lfm2", "float32"),
         ("qwen3_5_text", "float32"),
+        ("llama", "bfloat16"),
     ],
 )
 def test_captured_steps_equal_others(family: str, dtype: str, tmp_path: Path):

@@ -20,8 +20,8 @@ from tests.device.serving import Serving, decoder, prompt, texts
 from tests.device.zoo import save
 
 # Each way to keep a state: of transformers' layers, and of our own.
-GENERAL = ("lfm2", "jamba", "bamba", "falcon_h1", "qwen3_next", "minimax")
-OWN = ("lfm2", "qwen3_5_text")
+GENERAL = ("lfm2", "jamba", "bamba", "falcon_h1", "qwen3_next", "minimax", "recurrent_gemma", "zamba")
+OWN = ("lfm2", "qwen3_5_text", "qwen3_next")
 KINDS = [*((name, False) for name in GENERAL), *((name, True) for name in OWN)]
 SNAPSHOTS = CacheShape(num_pages=200, page_size=8, num_slots=8, context=256, num_snapshots=16)
 TIGHT = CacheShape(num_pages=20, page_size=8, num_slots=8, context=128)
@@ -152,3 +152,10 @@ def test_the_states_of_a_model_in_bfloat16_keep_their_own_types(tmp_path: Path):
     kinds = {name.kind: shape.dtype for name, shape in loaded.states.items()}
     assert kinds == {"conv": torch.bfloat16, "recurrent": torch.float32}
     assert len(alone(loaded, prompt(0, 20))) == 24
+
+
+def test_zamba2_holds_to_its_least_time_step_token_by_token_too(tmp_path: Path):
+    model = decoder(save(tmp_path, "zamba2", time_step_min=0.2))
+    tokens = prompt(3, 30)
+    shape = CacheShape(num_pages=200, page_size=8, num_slots=4, context=256)
+    assert texts(model, {0: tokens}, shape=shape, step_tokens=5)[0] == alone(model, tokens)

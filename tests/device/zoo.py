@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +28,40 @@ _COMMON: dict[str, Any] = {
     "initializer_range": 0.3,  # so that greedy texts do not repeat one token
 }
 _MOE = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
+_GROUPED = {
+    "n_routed_experts": 8,
+    "num_experts_per_tok": 3,
+    "n_group": 4,
+    "topk_group": 2,
+    "n_shared_experts": 1,
+    "first_k_dense_replace": 1,
+    "moe_intermediate_size": 32,
+    "routed_scaling_factor": 1.7,
+}
 _YARN = {
     "rope_type": "yarn",
     "rope_theta": 10000.0,
     "factor": 4.0,
     "original_max_position_embeddings": 128,
 }
+_LATENT = {
+    "head_dim": 8,
+    "num_key_value_heads": 4,
+    "kv_lora_rank": 32,
+    "q_lora_rank": 24,
+    "qk_nope_head_dim": 16,
+    "qk_rope_head_dim": 8,
+    "v_head_dim": 12,
+    "first_k_dense_replace": 1,
+    "n_routed_experts": 4,
+    "num_experts_per_tok": 2,
+    "n_group": 1,
+    "topk_group": 1,
+    "moe_intermediate_size": 32,
+    "mlp_layer_types": ["dense", "sparse", "sparse"],
+}
 _HYBRID = {"layer_types": ["linear_attention", "full_attention", "linear_attention"]}
+_SHARED = {"attention_hidden_size": 128, "attention_head_dim": 32, "num_key_value_heads": 4}
 _MAMBA = {"mamba_n_heads": 4, "mamba_d_head": 32, "mamba_d_state": 8}
 _DELTA = _HYBRID | {
     "linear_num_key_heads": 2,
@@ -42,21 +70,6 @@ _DELTA = _HYBRID | {
     "linear_value_head_dim": 16,
 }
 
-_LATENT = {
-    "num_key_value_heads": 4,
-    "q_lora_rank": 24,
-    "kv_lora_rank": 16,
-    "qk_nope_head_dim": 16,
-    "qk_rope_head_dim": 8,
-    "v_head_dim": 16,
-    "n_routed_experts": 4,
-    "n_shared_experts": 1,
-    "num_experts_per_tok": 2,
-    "moe_intermediate_size": 32,
-    "n_group": 1,
-    "topk_group": 1,
-    "mlp_layer_types": ["dense", "sparse", "sparse"],
-}
 # Among equal scores positions are chosen by chance: many are 0 with few heads, all are of a padding token.
 _INDEX = {"index_topk": 8, "index_head_dim": 16, "index_n_heads": 16, "pad_token_id": None}
 _SHARED_INDEX = _LATENT | _INDEX | {"indexer_types": ["full", "shared", "full"]}
@@ -67,6 +80,10 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "qwen2": ("Qwen2Config", {"tie_word_embeddings": True}),
     "qwen3": ("Qwen3Config", {}),
     "qwen3_moe": ("Qwen3MoeConfig", _MOE),
+    "qwen2_moe": ("Qwen2MoeConfig", _MOE | {"shared_expert_intermediate_size": 32}),
+    "mixtral": ("MixtralConfig", {"num_local_experts": 4, "num_experts_per_tok": 2}),
+    "glm4_moe": ("Glm4MoeConfig", _GROUPED | {"use_qk_norm": True, "attention_bias": True}),
+    "dots1": ("Dots1Config", _GROUPED),
     "mistral": ("MistralConfig", {"sliding_window": 8}),
     "gemma2": ("Gemma2Config", {"sliding_window": 8, "query_pre_attn_scalar": 16}),
     "phi3": ("Phi3Config", {}),
@@ -89,6 +106,32 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "phimoe": ("PhimoeConfig", {"sliding_window": 8, "num_local_experts": 4}),
     "gemma3_text": ("Gemma3TextConfig", {"sliding_window": 8, "query_pre_attn_scalar": 16}),
+    # These cache latents.
+    "deepseek_v2": ("DeepseekV2Config", _LATENT | {"q_lora_rank": None, "attention_bias": True}),
+    "deepseek_v3": ("DeepseekV3Config", _LATENT | {"rope_parameters": _YARN | {"mscale_all_dim": 1.0}}),
+    "glm4_moe_lite": ("Glm4MoeLiteConfig", _LATENT),
+    "longcat_flash": (
+        "LongcatFlashConfig",
+        _LATENT
+        | {
+            "num_hidden_layers": 4,  # attentions; two in each layer
+            "ffn_hidden_size": 96,
+            "expert_ffn_hidden_size": 32,
+            "zero_expert_num": 2,
+            "moe_topk": 2,
+        },
+    ),
+    "minicpm3": ("MiniCPM3Config", _LATENT),
+    "youtu": ("YoutuConfig", _LATENT),
+    "kimi_linear": (
+        "KimiLinearConfig",
+        _LATENT
+        | {
+            "layer_types": ["linear_attention", "full_attention", "linear_attention"],
+            "linear_num_heads": 4,
+            "linear_head_dim": 16,
+        },
+    ),
     # Queries of these attend to the positions that an indexer chooses, fewer than the prompts have.
     "deepseek_v32": ("DeepseekV32Config", _LATENT | _INDEX),
     "glm_moe_dsa": ("GlmMoeDsaConfig", _SHARED_INDEX),
@@ -109,6 +152,10 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     # Layers of these keep states.
     "lfm2": ("Lfm2Config", {"layer_types": ["conv", "full_attention", "conv"]}),
+    "lfm2_moe": (
+        "Lfm2MoeConfig",
+        _MOE | {"layer_types": ["conv", "full_attention", "conv"], "num_dense_layers": 1},
+    ),
     "mamba": ("MambaConfig", {"state_size": 8}),
     "mamba2": ("Mamba2Config", {"state_size": 8, "num_heads": 4, "head_dim": 32, "n_groups": 2}),
     "jamba": (
@@ -135,10 +182,39 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
             "moe_shared_expert_intermediate_size": 32,
         },
     ),
+    "qwen3_5_moe_text": (
+        "Qwen3_5MoeTextConfig",
+        _DELTA | _MOE | {"shared_expert_intermediate_size": 32},
+    ),
     "qwen3_next": ("Qwen3NextConfig", _DELTA | _MOE | {"shared_expert_intermediate_size": 32}),
     "qwen3_5_text": ("Qwen3_5TextConfig", _DELTA),
+    "recurrent_gemma": (  # in attributes of their own
+        "RecurrentGemmaConfig",
+        {"lru_width": 64, "attention_window_size": 8, "block_types": ["recurrent", "recurrent", "attention"]},
+    ),
+    # Layers share an attention, by turns with other layers.
+    "zamba": (
+        "ZambaConfig",
+        _SHARED | {"layer_types": ["linear_attention", "hybrid", "hybrid"], "mamba_d_state": 8},
+    ),
+    "zamba2": (
+        "Zamba2Config",
+        _SHARED
+        | {
+            "layers_block_type": ["linear_attention", "hybrid", "hybrid"],
+            "hybrid_layer_ids": [1, 2],
+            "mamba_d_state": 8,
+            "mamba_headdim": 16,
+            "n_mamba_heads": 8,
+            "time_step_min": 1e-6,  # `generate` holds to it in the prompt only
+        },
+    ),
+    # Layers attend twice.
+    "diffllama": ("DiffLlamaConfig", {}),
+    "hrm_text": ("HrmTextConfig", {"num_hidden_layers": 2, "H_cycles": 2, "L_cycles": 1}),
     "minimax": ("MiniMaxConfig", _HYBRID | {"num_local_experts": 4}),
 }
+_PLAIN_AT_FIRST = ("norm", "sinks", "_bias")  # all ones or nearly zero: nothing to get wrong
 _EAGER = {"gemma2"}  # with SDPA, transformers 5.17 silently drops its soft cap
 
 
@@ -151,9 +227,9 @@ def build(family: str, **changes: Any) -> Any:
     model = transformers.AutoModelForCausalLM.from_config(
         config, dtype=torch.float32, attn_implementation=attention
     )
-    for name, parameter in model.named_parameters():
-        if "norm" in name or "sinks" in name:  # all ones or nearly zero otherwise: nothing to get wrong
-            torch.nn.init.normal_(parameter, mean=parameter.mean().item(), std=0.5)
+    for name, tensor in chain(model.named_parameters(), model.named_buffers()):
+        if any(part in name for part in _PLAIN_AT_FIRST):
+            torch.nn.init.normal_(tensor, mean=tensor.mean().item(), std=0.5)
     return model.eval()
 
 

@@ -5,10 +5,12 @@ import threading
 
 import pytest
 from django.db import connections
+from django.utils import timezone
 
 from cortex_site import config
 from fleet.models import Device, Node, Operation, Placement
-from fleet.services import polling
+from fleet.services import polling, reports
+from neuron.wire import ModelInfo
 
 
 @pytest.fixture
@@ -194,3 +196,13 @@ def test_a_poll_keeps_the_claims_of_operations(fleet):
     Device.objects.update(claimed_by=operation)
     polling.poll()
     assert Device.objects.get().claimed_by == operation
+
+
+def test_what_a_load_passed_over_stands_beside_what_its_template_takes():
+    row = Placement()
+    told = ModelInfo(id="m", source="m", state="loaded", text={"turns": "alternate"}, warnings=["a: b", "c"])
+    reports.copy_info(row, told, timezone.now())
+    assert row.text == {"turns": "alternate", "warnings": "a: b; c"}
+    event = told.model_copy(update={"text": {}})  # an event tells no text
+    reports.copy_info(row, event, timezone.now())
+    assert row.text == {"turns": "alternate", "warnings": "a: b; c"}

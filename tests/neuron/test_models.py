@@ -25,6 +25,14 @@ async def test_load_is_idempotent_and_unload_forgets(model_dir):
         assert (await neuron.device())["cycles"] == 2
 
 
+async def test_a_load_says_what_it_passes_over(model_dir):
+    (model_dir / "adapter_config.json").write_text("{}")
+    async with neuron_with(config()) as neuron:
+        (warning,) = (await neuron.load(model_dir)).json()["warnings"]
+        assert "adapter_config.json: the LoRA adapter beside the model is not applied; merge it" in warning
+        assert (await neuron.models())["m"]["warnings"] == [warning]
+
+
 async def test_concurrent_loads_of_a_model_are_one_load(tmp_path):
     directory = write_model(tmp_path / "m")
     (directory / "gate").touch()

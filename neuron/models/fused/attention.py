@@ -13,7 +13,8 @@ from neuron.device.attention import AttentionParams, attend
 from neuron.device.kv_cache import KVShape
 from neuron.models.fused.layer_kind import LayerKind, ModelFacts, Step
 from neuron.models.fused.norm import RmsNorm
-from neuron.models.linear import PackedLinear, pack_linear, split_rows
+from neuron.models.linear import PackedLinear, pack_linear, pack_matrix, take_matrix
+from neuron.models.matrix import split_heads, stack
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,19 +67,20 @@ class Attention(LayerKind):
 def attention(module: Any, facts: ModelFacts) -> Attention:
     """Return the attention of a module with `q_proj`, `k_proj`, `v_proj` and `o_proj`."""
     heads = module.q_proj.out_features // facts.probe.attention.layers[module.layer_idx].key_dim
-    return _attention(module, heads, [module.q_proj, module.k_proj, module.v_proj], facts)
+    qkv = pack_linear([module.q_proj, module.k_proj, module.v_proj])
+    return _attention(module, heads, qkv, facts)
 
 
 def gated_attention(module: Any, facts: ModelFacts) -> Attention:
     """Return the attention of a module like Qwen3-Next's, whose `q_proj` gives the gates as well."""
     dim = facts.probe.attention.layers[module.layer_idx].key_dim
     heads = module.q_proj.out_features // (2 * dim)
-    query, gate = split_rows(module.q_proj, heads, (dim, dim))
-    linears = [query, module.k_proj, module.v_proj, gate]
-    return replace(_attention(module, heads, linears, facts), is_gated=True)
+    query, gate = split_heads(take_matrix(module.q_proj), heads, (dim, dim))
+    qkv = stack((query, take_matrix(module.k_proj), take_matrix(module.v_proj), gate))
+    return replace(_attention(module, heads, pack_matrix(qkv), facts), is_gated=True)
 
 
-def _attention(module: Any, heads: int, linears: Sequence[Any], facts: ModelFacts) -> Attention:
+def _attention(module: Any, heads: int, qkv: PackedLinear, facts: ModelFacts) -> Attention:
     layer = module.layer_idx
     shape = facts.probe.attention.layers[layer]
     return Attention(
@@ -87,7 +89,7 @@ def _attention(module: Any, heads: int, linears: Sequence[Any], facts: ModelFact
         shape=shape,
         params=facts.probe.attention.params[layer],
         dtype=facts.dtype,
-        qkv=pack_linear(linears),
+        qkv=qkv,
         qk_norm=_qk_norm(module, heads, shape.kv_heads, facts),
         out=pack_linear([_named(module, "o_proj", "out_proj")]),
     )

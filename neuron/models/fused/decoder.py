@@ -22,17 +22,24 @@ from torch.nn.functional import embedding
 from neuron.device.kv_cache import KVShape
 from neuron.device.model import ImageEmbeddings, VisionEncoder
 from neuron.device.state_pool import StateName, StateShape
+from neuron.models.float_format import activation_dtype
 from neuron.models.fused.families import FAMILIES, Family
 from neuron.models.fused.layer_kind import ModelFacts, Residual, Step
 from neuron.models.fused.norm import Norm
 from neuron.models.fused.rotation import Rotary
 from neuron.models.image_input import ImageProcessor
-from neuron.models.linear import PackedLinear, activation_dtype, pack_linear
+from neuron.models.linear import PackedLinear, pack_linear
 from neuron.models.probe import Probe
+from neuron.step import PromptRule
+
+# Image-text models that embed token 0 where a text has the token of an image.
+_EMBED_OTHERWISE = frozenset({"kimi_k25"})
 
 
 class FusedDecoder:
     """A `neuron.device.model.DecoderModel` with the attributes of `TransformersDecoder`."""
+
+    prompt_rule: PromptRule | None = None
 
     def __init__(self, model: Any, family: Family, facts: ModelFacts, *, context: int) -> None:
         body = model.get_decoder()  # of a vision model, the part for text
@@ -45,7 +52,7 @@ class FusedDecoder:
         self.image_processor: ImageProcessor | None = None
         self._dtype = facts.activations
         self._embed = body.embed_tokens.weight
-        rotary = getattr(body, "rotary_emb", None)
+        rotary = getattr(body, family.rotary, None)
         self._rotary = Rotary(rotary, facts.activations, facts.device) if rotary else None
         self._parts = [part for layer in body.layers for part in _parts(layer, family, facts)]
         self._norm = family.norm(getattr(body, family.last_norm), facts.activations)
@@ -101,7 +108,10 @@ def insert_image_embeddings(embedded: Tensor, image_embeddings: ImageEmbeddings)
 def fuse_decoder(model: Any, text_config: Any, probe: Probe, *, context: int) -> FusedDecoder | None:
     """Return a decoder with the weights of `model`, which loses them; None if the table has no row for it."""
     family = FAMILIES.get(text_config.model_type)
-    if family is None or not family.fits(text_config):
+    is_plain = (
+        not (probe.first_position or probe.prompt_rule) and model.config.model_type not in _EMBED_OTHERWISE
+    )
+    if family is None or not family.fits(text_config) or not is_plain:
         return None
     activations = activation_dtype(model.device, model.dtype)
     facts = ModelFacts(text_config, probe, family.norm, model.dtype, activations, model.device)

@@ -16,7 +16,8 @@ from neuron.device.state_pool import StateName, StateShape
 from neuron.models.fused.layer_kind import LayerKind, ModelFacts, Step
 from neuron.models.fused.norm import RmsNorm, l2_norm, rms_norm
 from neuron.models.fused.short_convolution import convolution_weights
-from neuron.models.linear import PackedLinear, pack_linear, split_rows
+from neuron.models.linear import PackedLinear, pack_linear, pack_matrix, take_matrix
+from neuron.models.matrix import split_heads, stack
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +89,7 @@ class DeltaRule(LayerKind):
 def delta_rule(module: Any, facts: ModelFacts) -> DeltaRule:
     """Return the kind of a module like Qwen3.5's `linear_attn`."""
     linears = [module.in_proj_qkv, module.in_proj_z, module.in_proj_b, module.in_proj_a]
-    return _delta_rule(module, linears, facts)
+    return _delta_rule(module, pack_linear(linears), facts)
 
 
 def grouped_delta_rule(module: Any, facts: ModelFacts) -> DeltaRule:
@@ -97,19 +98,19 @@ def grouped_delta_rule(module: Any, facts: ModelFacts) -> DeltaRule:
     heads = shape.heads // shape.key_heads
     values = heads * shape.value_dim
     sizes = shape.key_dim, shape.key_dim, values, values
-    linears = split_rows(module.in_proj_qkvz, shape.key_heads, sizes)
-    linears += split_rows(module.in_proj_ba, shape.key_heads, (heads, heads))
-    return _delta_rule(module, linears, facts)
+    parts = split_heads(take_matrix(module.in_proj_qkvz), shape.key_heads, sizes)
+    parts += split_heads(take_matrix(module.in_proj_ba), shape.key_heads, (heads, heads))
+    return _delta_rule(module, pack_matrix(stack(tuple(parts))), facts)
 
 
-def _delta_rule(module: Any, linears: Sequence[Any], facts: ModelFacts) -> DeltaRule:
+def _delta_rule(module: Any, inputs: PackedLinear, facts: ModelFacts) -> DeltaRule:
     shape = _shape(module)
     norm = rms_norm(module.norm, torch.float32)
     return DeltaRule(
         layer=module.layer_idx,
         shape=shape,
         dtype=facts.dtype,
-        inputs=pack_linear(linears),
+        inputs=inputs,
         convolution=convolution_weights(module.conv1d)[0],
         rate=-module.A_log.float().exp(),
         rate_bias=module.dt_bias.float(),

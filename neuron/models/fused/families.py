@@ -8,12 +8,13 @@ one to the families of tests/device/zoo.py, which compares its texts with transf
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from neuron.models.fused.attention import attention, gated_attention
-from neuron.models.fused.delta_rule import delta_rule
-from neuron.models.fused.gated_mlp import gated_mlp, numbered_mlp
+from neuron.models.fused.delta_rule import delta_rule, grouped_delta_rule
+from neuron.models.fused.experts import mlp
+from neuron.models.fused.latent_attention import interleaved_latent_attention, latent_attention
 from neuron.models.fused.layer_kind import Builder
 from neuron.models.fused.norm import NormBuilder, rms_norm, rms_norm_plus_one
 from neuron.models.fused.rotation import has_static_rope
@@ -37,19 +38,8 @@ class Family:
     parts: tuple[Part, ...]
     norm: NormBuilder = rms_norm
     last_norm: str = "norm"  # the decoder's, before its head
+    rotary: str = "rotary_emb"  # the decoder's, if it has one
     fits: Callable[[Any], bool] = has_static_rope  # of a text configuration that is computed as it says
-
-
-_ATTENTION = Part("self_attn", attention, before="input_layernorm")
-_MLP = Part("mlp", gated_mlp, before="post_attention_layernorm")
-_LLAMA = Family((_ATTENTION, _MLP))
-_GATED_ATTENTION = Part("self_attn", gated_attention, before="input_layernorm")
-
-
-def _qwen3_5(linear: Builder, mlp: Part = _MLP) -> Family:
-    """Return the row of a model whose layers have a gated delta rule or a gated attention."""
-    parts = Part("linear_attn", linear, before="input_layernorm"), _GATED_ATTENTION, mlp
-    return Family(parts, norm=rms_norm_plus_one, fits=_has_silu)
 
 
 def _has_silu(config: Any) -> bool:
@@ -57,21 +47,49 @@ def _has_silu(config: Any) -> bool:
     return has_static_rope(config) and config.hidden_act == "silu"
 
 
-def _lfm2(mlp: Builder) -> Family:
-    """Return the row of a model with a short convolution in most layers and an attention in the others."""
-    parts = (
+_ATTENTION = Part("self_attn", attention, before="input_layernorm")
+_MLP = Part("mlp", mlp, before="post_attention_layernorm")
+_LLAMA = Family((_ATTENTION, _MLP))
+_LATENT_ATTENTION = Part("self_attn", latent_attention, before="input_layernorm")
+_INTERLEAVED = Part("self_attn", interleaved_latent_attention, before="input_layernorm")
+_DEEPSEEK = Family((_LATENT_ATTENTION, _MLP))
+# A short convolution in most layers, and an attention in the others.
+_LFM2 = Family(
+    (
         Part("conv", short_convolution, before="operator_norm"),
         Part("self_attn", attention, before="operator_norm"),
         Part("feed_forward", mlp, before="ffn_norm"),
-    )
-    return Family(parts, last_norm="embedding_norm")
+    ),
+    last_norm="embedding_norm",
+)
+_GATED_ATTENTION = Part("self_attn", gated_attention, before="input_layernorm")
+
+
+def _qwen3_5(linear: Builder) -> Family:
+    """Return a row: a gated delta rule in most layers, and a gated attention in the others."""
+    parts = Part("linear_attn", linear, before="input_layernorm"), _GATED_ATTENTION, _MLP
+    return Family(parts, norm=rms_norm_plus_one, fits=_has_silu)
 
 
 FAMILIES: dict[str, Family] = {
-    "lfm2": _lfm2(numbered_mlp),
+    "deepseek_v2": Family((_INTERLEAVED, _MLP)),
+    "deepseek_v3": _DEEPSEEK,
+    "dots1": _LLAMA,
+    "glm4_moe": _LLAMA,
+    "glm4_moe_lite": _DEEPSEEK,
+    "gpt_oss": _LLAMA,
+    "lfm2": _LFM2,
+    "lfm2_moe": replace(_LFM2, rotary="pos_emb"),
     "llama": _LLAMA,
     "mistral": _LLAMA,
+    "mistral4": _DEEPSEEK,
+    "mixtral": _LLAMA,
     "qwen2": _LLAMA,
+    "qwen2_moe": _LLAMA,
     "qwen3": _LLAMA,
+    "qwen3_5_moe_text": _qwen3_5(delta_rule),
     "qwen3_5_text": _qwen3_5(delta_rule),
+    "qwen3_moe": _LLAMA,
+    "qwen3_next": _qwen3_5(grouped_delta_rule),
+    "youtu": _DEEPSEEK,
 }

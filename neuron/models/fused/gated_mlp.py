@@ -29,14 +29,11 @@ class GatedMlp(LayerKind):
 
 
 def gated_mlp(module: Any, _: ModelFacts) -> GatedMlp:
-    """Return the MLP of a module with `gate_proj`, `up_proj`, `down_proj` and `act_fn`."""
+    """Return the MLP of a module with `gate_proj`, `up_proj`, `down_proj` and `act_fn`, or LFM2's names."""
+    if hasattr(module, "w1"):
+        return GatedMlp(pack_linear([module.w1, module.w3]), silu, pack_linear([module.w2]))
     return GatedMlp(
         gate_up=pack_linear([module.gate_proj, module.up_proj]),
         activation=module.act_fn.forward,  # a module's own call costs more than the activation
         down=pack_linear([module.down_proj]),
     )
-
-
-def numbered_mlp(module: Any, _: ModelFacts) -> GatedMlp:
-    """Return the MLP of a module with `w1`, `w3` and `w2`, as LFM2's."""
-    return GatedMlp(pack_linear([module.w1, module.w3]), silu, pack_linear([module.w2]))

@@ -47,7 +47,12 @@ class Rotary:
         return Rotation(cos.unsqueeze(1), (sin * self._sign).unsqueeze(1))
 
     def _angles(self, positions: Tensor) -> tuple[Tensor, Tensor]:
-        cos, sin = self._module(self._like, positions[None])
+        angles = self._module(self._like, positions[None])
+        if isinstance(angles, Tensor):  # DeepSeek-V2's are complex numbers
+            angles = angles.real.to(self._like), angles.imag.to(self._like)
+        cos, sin = angles
+        if cos.shape[-1] == self._module.inv_freq.numel():  # of one half of a head, as gpt-oss has them
+            cos, sin = torch.cat([cos, cos], -1), torch.cat([sin, sin], -1)
         return cos[0], sin[0]
 
 

@@ -1,0 +1,69 @@
+"""Weights of plain numbers, packed into the layout in which the device's library multiplies them fastest.
+
+    dtype and device                                                packed as
+    float32, and bfloat16 where the CPU has instructions for it     oneDNN's blocks
+    bfloat16 on other CPUs, float16 on a CPU                        FBGEMM: float16, summed in float32
+    everything else, and weights beyond float16's range             not packed
+
+FBGEMM keeps every bit of a bfloat16 weight from 2**-14 on and is off by less than 2**-24 below. Without
+instructions for bfloat16, torch's own product costs nearly as much for every row as for one.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn.functional import grouped_mm, linear
+
+from neuron.models import private
+from neuron.models.matrix import GroupedProduct, Matrix, Product
+
+_HALF_MAX = torch.finfo(torch.float16).max
+
+
+class FloatFormat:
+    """A `neuron.models.matrix.MatrixFormat`: one block, (out, in), and products of `activation_dtype`."""
+
+    def product(self, matrix: Matrix) -> Product:
+        (weight,), bias = matrix.blocks, matrix.bias
+        if _uses_onednn(weight.device, weight.dtype):
+            return private.onednn_linear(weight, bias)
+        if not _uses_fbgemm(weight.device, weight.dtype):
+            return lambda x: linear(x, weight, bias)
+        if weight.abs().max().item() <= _HALF_MAX:
+            return private.fbgemm_linear(weight, bias)
+        return lambda x: linear(x.to(weight.dtype), weight, bias).to(x.dtype)
+
+    def grouped_product(self, matrix: Matrix) -> GroupedProduct | None:
+        weight, bias = matrix.blocks[0].transpose(1, 2), matrix.bias
+        if not _uses_grouped_mm(weight):
+            return None
+        if bias is None:
+            return lambda x, groups: grouped_mm(x, weight, offs=groups.ends)
+        return lambda x, groups: grouped_mm(x, weight, offs=groups.ends).add_(bias[groups.experts])
+
+
+FLOATS = FloatFormat()
+
+
+def activation_dtype(device: torch.device, dtype: torch.dtype) -> torch.dtype:
+    """Return the dtype of activations in a model of `dtype`: float32 where its linear layers are FBGEMM's."""
+    return torch.float32 if _uses_fbgemm(device, dtype) else dtype
+
+
+def _uses_onednn(device: torch.device, dtype: torch.dtype) -> bool:
+    return device.type == "cpu" and private.onednn_multiplies(dtype)
+
+
+def _uses_fbgemm(device: torch.device, dtype: torch.dtype) -> bool:
+    is_half = dtype in {torch.bfloat16, torch.float16}
+    return device.type == "cpu" and is_half and not _uses_onednn(device, dtype) and private.has_fbgemm()
+
+
+def _uses_grouped_mm(weight: Tensor) -> bool:
+    """Return whether one operation multiplies by matrices, (experts, in, out), and the host need not wait.
+
+    CUDA's is for bfloat16, rows of 16 bytes at a time. On a CPU packed products, one by one, are faster.
+    """
+    is_aligned = all(size % 8 == 0 for size in weight.shape[1:])
+    return weight.device.type == "cuda" and weight.dtype is torch.bfloat16 and is_aligned
