@@ -24,6 +24,7 @@ from neuron.models.image_input import ImageProcessor
 from neuron.models.indexer_interface import IndexedStates
 from neuron.models.mended_layers import mend_layers
 from neuron.models.probe import Probe, check_continuation, probe_model
+from neuron.models.routing import check_routing
 from neuron.models.state_interface import StatefulModule, cache_argument
 from neuron.models.weights import LoadOptions, load_weights
 
@@ -108,6 +109,7 @@ def load_decoder(
     """
     config = read_config(checkpoint)
     text_config = config.get_text_config(decoder=True)
+    check_routing(checkpoint.path / CONFIG, text_config)
     has_vision = options.images and config.model_type in TESTED_VISION_FAMILIES
     cls = decoder_class(checkpoint, config)
     model = load_weights(checkpoint, config, cls, options, attention=_attention(PROBE_NAME, config))

@@ -26,6 +26,7 @@ OnProgress = Callable[[float], None]  # called with the fraction of bytes read, 
 # Causal masks, frequencies and positions, which older releases of transformers stored.
 _OLD_BUFFERS = re.compile(r"(^|\.)((attn|attention)\.(masked_)?bias|inv_freq|position_ids)$")
 _MAX_LISTED = 5  # names in an error
+_EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
 # By a part of tensors' names: the configuration's keys by which transformers makes them.
 _MADE_BY = {
     ".indexer.": ("index_head_dim", "index_n_heads", "indexer_types", "indexer_head_dim", "indexer_n_heads"),
@@ -35,7 +36,21 @@ _MADE_BY = {
     ".kv_b_proj.": ("kv_lora_rank", "num_attention_heads", "qk_nope_head_dim", "v_head_dim"),
     ".q_a_": ("q_lora_rank",),
     ".q_b_proj.": ("q_lora_rank", "num_attention_heads", "qk_nope_head_dim", "qk_rope_head_dim"),
-    ".q_proj.": ("q_lora_rank",),
+    ".experts.": (*_EXPERTS, "moe_intermediate_size", "intermediate_size"),
+    ".gate.": _EXPERTS,
+    ".router.": _EXPERTS,
+    ".shared_expert": (
+        "n_shared_experts",
+        "num_shared_experts",
+        "moe_num_shared_experts",
+        "moe_intermediate_size",
+        "shared_expert_intermediate_size",
+    ),
+    ".q_proj.": ("q_lora_rank", "num_attention_heads", "head_dim"),
+    ".k_proj.": ("num_key_value_heads", "head_dim"),
+    ".v_proj.": ("num_key_value_heads", "head_dim"),
+    ".o_proj.": ("num_attention_heads", "head_dim"),
+    ".mlp.": ("intermediate_size",),
 }
 
 
@@ -93,9 +108,8 @@ def load_weights(
 
 def _check_complete(checkpoint: Checkpoint, info: dict[str, Any]) -> None:
     for name, stored, wanted in sorted(info["mismatched_keys"]):
-        file = checkpoint.tensors[name].file if name in checkpoint.tensors else checkpoint.path
         cause = f"{name} has shape {list(stored)} instead of {list(wanted)}"
-        raise model_broken(file, cause + _cure(checkpoint, name))
+        raise model_broken(_file_of(checkpoint, name), cause + _cure(checkpoint, name))
     if missing := sorted(name for name in info["missing_keys"] if not name.startswith("pooler.")):
         cause = f"lacks {missing[0]} ({len(missing)} such tensors)"
         raise model_broken(checkpoint.path, cause + _cure(checkpoint, missing[0]))
@@ -107,6 +121,16 @@ def _cure(checkpoint: Checkpoint, name: str) -> str:
     config = checkpoint.config.get("text_config") or checkpoint.config
     stated = ", ".join(key for key in keys if key in config)
     return f"; correct what {CONFIG} says otherwise than the weights, by {stated}" if stated else ""
+
+
+def _file_of(checkpoint: Checkpoint, name: str) -> Path:
+    """Return where a tensor is; of one that is made of others, where the first of its module or layer is."""
+    while name:
+        for stored, entry in checkpoint.tensors.items():
+            if stored == name or stored.startswith(f"{name}."):
+                return entry.file
+        name = name.rpartition(".")[0]
+    return checkpoint.path
 
 
 def _check_expected(checkpoint: Checkpoint, unexpected: Iterable[str], headless: Any | None) -> None:

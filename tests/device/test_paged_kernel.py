@@ -12,6 +12,7 @@ import torch
 from neuron.device.cuda_graphs import Capture, capture_sizes
 from neuron.device.kv_cache import KVShape
 from neuron.device.varlen import find_varlen_kernel, select_kernel
+from neuron.models import float_format
 from neuron.models.fused.decoder import FusedDecoder
 from neuron.pipe import Sampling
 from neuron.step import CacheShape
@@ -120,6 +121,23 @@ def test_captured_steps_equal_others(family: str, dtype: str, tmp_path: Path):
     assert mixed(loaded, capture) == mixed(loaded, None)
     assert len(capture.replays) > 20
     assert {8} < set(capture.replays) <= {1, 2, 4, 8}, "five rows run in the capture for eight"
+
+
+@pytest.mark.parametrize("family", ["qwen3_moe", "glm4_moe", "qwen2_moe"])
+def test_captured_steps_with_experts_equal_others(
+    family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """As on CUDA, where one operation multiplies by all experts' matrices."""
+    path = save(tmp_path, family)
+    one_by_one = decoder(path)
+    monkeypatch.setattr(float_format, "_uses_grouped_mm", lambda _: True)
+    loaded = decoder(path)
+    assert isinstance(one_by_one, FusedDecoder)
+    assert isinstance(loaded, FusedDecoder)
+    assert (loaded.is_capturable, one_by_one.is_capturable) == (True, False)
+    capture = TracingCapture()
+    assert mixed(loaded, capture) == mixed(loaded, None) == mixed(one_by_one, None)
+    assert len(capture.replays) > 20
 
 
 def mixed(loaded: FusedDecoder, capture: Capture | None) -> dict[int, list[int]]:
