@@ -128,6 +128,40 @@ def test_sizes_of_latents_that_contradict_the_weights_are_named(
     assert re.search(rf"{tmp_path}.*{tensor}.*correct what config.json says .* by .*{keys}", answer.message)
 
 
+_DELTA_KEYS = "linear_num_key_heads, linear_num_value_heads, linear_key_head_dim"
+
+
+@pytest.mark.parametrize(
+    ("family", "changes", "tensor", "keys"),
+    [
+        ("qwen3_next", {"linear_num_value_heads": 8}, "linear_attn.A_log", _DELTA_KEYS),
+        ("qwen3_next", {"linear_key_head_dim": 0}, "linear_attn.conv1d.weight", _DELTA_KEYS),
+        (
+            "qwen3_5_text",
+            {"linear_conv_kernel_dim": 3},
+            "linear_attn.conv1d.weight",
+            "linear_conv_kernel_dim",
+        ),
+        (
+            "qwen3_5_text",
+            {"layer_types": ["full_attention"] * 2 + ["linear_attention"]},
+            "self_attn.k_norm.weight",
+            "layer_types",
+        ),
+        ("lfm2", {"conv_L_cache": 4}, "conv.conv.weight", "conv_L_cache"),
+        ("bamba", {"mamba_d_state": 16}, "mamba.conv1d.bias", "mamba_d_state"),
+        ("mamba2", {"state_size": 16}, "mixer.conv1d.bias", "state_size"),
+    ],
+)
+def test_sizes_of_states_that_contradict_the_weights_are_named(
+    family: str, changes: dict[str, Any], tensor: str, keys: str, tmp_path: Path
+):
+    answer = load(edited(save(tmp_path / "model", family), tmp_path / "edited", **changes))
+    assert isinstance(answer, LoadFailed)
+    assert answer.code == "model_broken"
+    assert re.search(rf"{tmp_path}.*{tensor}.*correct what config.json says .* by .*{keys}", answer.message)
+
+
 def test_an_embedding_model_with_a_text_part_loads_or_is_refused_by_name(tmp_path: Path):
     text = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 2}
     text |= {"num_key_value_heads": 2, "head_dim": 16, "vocab_size": 64}
