@@ -1,8 +1,8 @@
 """Which prefixes of prompts the cache holds, by the digests that gateways know them by.
 
 A gateway sees bytes, the cache holds tokens. So each request brings marks: the digest of a prefix of its
-body, and about how many tokens of the prompt that is (`wire.prefix_marks`). A mark is resident while the cache
-can begin at a page near its end. The digests that are published are hints for routing and prove nothing.
+body, and about how many tokens of the prompt that is (`wire.prefix_marks`). A mark is resident while requests
+can begin after a page near its end. The digests that are published are hints for routing and prove nothing.
 """
 
 from __future__ import annotations

@@ -51,7 +51,7 @@ def test_marks_of_evicted_pages_disappear():
 
 def test_marks_of_a_model_with_states_follow_its_snapshots():
     bench = Bench(replace(SHAPE, num_snapshots=2), step_tokens=12)
-    bench.submit(1, prompt(1, 20), 1, marks=[(7, 8), (9, 19)])
+    bench.submit(1, prompt(1, 19), 1, marks=[(7, 8), (9, 18)])
     bench.drain()
     assert resident(bench) == [7, 9]  # after 12 and after 16 tokens
     bench.submit(2, prompt(2, 9), 1, marks=[(11, 8)])
