@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from helexa_acp import extensions
+from helexa_acp.budget import Budget, parse_budget
+from helexa_acp.command_environment import CommandEnvironment
 from helexa_acp.config_values import BadValueError, strings, url_problem
 from helexa_acp.endpoint import Endpoint, parse_endpoint
 from helexa_acp.extensions import Extensions, parse_extensions
@@ -37,6 +39,8 @@ class Config:
     warnings: tuple[str, ...] = ()
     extensions: Extensions = field(default_factory=Extensions)
     tools: tuple[str, ...] = ("*",)  # patterns of the names of those that models are offered
+    command_environment: CommandEnvironment = field(default_factory=CommandEnvironment)
+    budget: Budget = field(default_factory=Budget)
 
     def offers(self, tool: str) -> bool:
         return any(fnmatchcase(tool, pattern) for pattern in self.tools)
@@ -114,7 +118,16 @@ def _from_environment(env: Mapping[str, str]) -> Config:
     prompt = env.get("HELEXA_ACP_SYSTEM_PROMPT_PATH")
     path = Path(prompt) if prompt else None
     tools = tuple((env.get("HELEXA_ACP_TOOLS") or "*").split(","))
-    return Config((endpoint,), endpoint.name, ENVIRONMENT, path, tools=tools)
+    programs = _command_environment(("*",), [], [endpoint], env)
+    return Config(
+        (endpoint,),
+        endpoint.name,
+        ENVIRONMENT,
+        path,
+        tools=tools,
+        command_environment=programs,
+        budget=Budget(_env_int(env, "HELEXA_ACP_BUDGET_TOKENS")),
+    )
 
 
 def _env_int(env: Mapping[str, str], name: str) -> int | None:
@@ -159,13 +172,30 @@ def parse_config(table: dict[str, Any], *, source: str, env: Mapping[str, str]) 
     try:
         added, notes = parse_extensions(table)
         tools = strings("tools", table.get("tools", ["*"]))
+        passed = strings("command_variables", table.get("command_variables", ["*"]))
+        budget = parse_budget(table.get("budget", {}))
     except BadValueError as error:
         raise ConfigError(f"{source}: {error}") from error
     warnings += [f"{source}: skipped: {note}" for note in notes]
-    return Config(tuple(endpoints), default, source, path, tuple(warnings), added, tools)
+    programs = _command_environment(passed, entries, endpoints, env)
+    return Config(tuple(endpoints), default, source, path, tuple(warnings), added, tools, programs, budget)
 
 
-_TOP_KEYS = {"endpoints", "default_endpoint", "system_prompt_path", "tools", *extensions.KEYS}
+_TOP_KEYS = {
+    *("endpoints", "default_endpoint", "system_prompt_path", "tools", "command_variables", "budget"),
+    *extensions.KEYS,
+}
+
+
+def _command_environment(
+    passed: tuple[str, ...], entries: list[Any], endpoints: list[Endpoint], env: Mapping[str, str]
+) -> CommandEnvironment:
+    """Return what programs get of the environment: no key of an endpoint, nor of one that is not usable."""
+    variables = {entry.get("api_key_env") for entry in entries if isinstance(entry, dict)}
+    names = {name for name in variables if isinstance(name, str) and name}
+    names |= {"HELEXA_ACP_API_KEY"} & env.keys()
+    keys = {endpoint.api_key for endpoint in endpoints if endpoint.api_key}
+    return CommandEnvironment(passed, frozenset(names), frozenset(keys))
 
 
 def _names(entries: list[Any], source: str) -> list[str]:

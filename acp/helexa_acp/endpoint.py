@@ -9,6 +9,7 @@ from typing import Any
 from helexa_acp.config_values import (
     BadValueError,
     boolean,
+    currency,
     positive_int,
     positive_number,
     string,
@@ -86,11 +87,9 @@ def _price(key: str, value: Any) -> Price:
     unknown = value.keys() - {"input", "output", "cached_input", "currency"}
     if unknown:
         raise BadValueError(f"{key}: unknown key {min(unknown)!r}")
-    currency = string(f"{key}.currency", value.get("currency", "USD"))
-    if len(currency) != 3 or not currency.isascii() or not currency.isupper():
-        raise BadValueError(f"{key}.currency: must be an ISO 4217 code such as USD, not {currency!r}")
+    code = currency(f"{key}.currency", value.get("currency", "USD"))
     amounts = {name: _amount(f"{key}.{name}", value[name]) for name in value.keys() - {"currency"}}
-    return Price(**amounts, currency=currency)
+    return Price(**amounts, currency=code)
 
 
 def _amount(key: str, value: Any) -> float:

@@ -21,6 +21,12 @@ def fail() -> str:
     raise ValueError("it went wrong")
 
 
+@server.tool()
+def find(words: str) -> str:
+    """Find something."""
+    return f"found {words}"
+
+
 if __name__ == "__main__":
     if len(sys.argv) > 1:
         server.run("streamable-http", port=int(sys.argv[1]))

@@ -96,8 +96,8 @@ async def test_cold_models_and_windows_show_in_the_picker(configure, project, de
     async with StrictServer(dead_port) as server, AgentProcess(configure(server.url)) as agent:
         await agent.initialize()
         await agent.new_session(project)
-        await agent.until(lambda: [u for u in agent.updates if "(cold)" in json.dumps(u)])
-        assert "50,000 tokens" in json.dumps(agent.updates)
+        await agent.until(lambda: "(cold)" in json.dumps(agent.messages))  # in the answer, or in an update
+        assert "50,000 tokens" in json.dumps(agent.messages)
 
 
 async def test_keys_reach_no_log_and_no_client(configure, project, dead_port):

@@ -225,3 +225,18 @@ def test_setup_writes_a_private_file(env):
     assert 'wire_api = "anthropic-messages"' in path.read_text()
     again = subprocess.run(argv, input="", env=env, capture_output=True, text=True, timeout=60, check=False)
     assert "exists" in again.stdout
+
+
+def test_chat_shows_what_the_endpoint_is_waiting_for(script, project):
+    env = script('[[turn]]\n[[turn.reply]]\nsteps = [{ progress = "loading m 43 %" }, { text = "Hi." }]\n')
+    chat = subprocess.run(
+        [*agent_command(), "chat"],
+        input="hello\n",
+        env=env,
+        cwd=project,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert chat.stdout.index("* loading m 43 %") < chat.stdout.index("Hi."), chat.stderr

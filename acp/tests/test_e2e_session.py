@@ -226,6 +226,8 @@ async def test_slash_commands_act_or_expand(script, start, project):
     folder = project / ".helexa" / "commands"
     folder.mkdir(parents=True)
     (folder / "shout.md").write_text("---\ndescription: Say it loud\n---\nSay $ARGUMENTS loudly.")
+    (project.parent / "secret.md").write_text("from elsewhere")
+    (folder / "leak.md").symlink_to(project.parent / "secret.md")
     async with start() as agent:
         await agent.initialize()
         session = await agent.new_session(project)
@@ -243,6 +245,7 @@ async def test_slash_commands_act_or_expand(script, start, project):
             "shout",
         } <= offered.keys()
         assert offered["shout"]["description"] == "Say it loud"
+        assert "leak" not in offered
 
         async def run(text):
             agent.messages.clear()

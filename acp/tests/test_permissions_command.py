@@ -79,6 +79,11 @@ async def test_rules_are_added_listed_and_removed(talk, project):
     assert "No permissions are remembered" in (await talk("/permissions"))[0]
 
 
+async def test_an_exact_rule_keeps_the_quotes_and_has_a_part_for_each_command(talk):
+    said, _ = await talk("/permissions allow shell exact cat 'a  *' && make test")
+    assert "Remembered: allow shell `cat 'a  *'`, shell `make test`." in said
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -96,5 +101,5 @@ async def test_rules_are_added_listed_and_removed(talk, project):
 async def test_what_is_no_rule_changes_nothing_and_says_how(talk, words, said):
     text, _ = await talk(f"/permissions {words}")
     assert said in text
-    assert "/permissions allow shell git log" in text
+    assert "/permissions allow shell git status" in text
     assert "No permissions are remembered" in (await talk("/permissions"))[0]

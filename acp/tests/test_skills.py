@@ -96,7 +96,7 @@ async def test_the_tool_reads_a_skill_and_its_files_and_nothing_else(places, pro
 
 def test_the_system_prompt_lists_names_and_descriptions_only(places, project):
     skill(project / ".helexa" / "skills", "deploy", "Deploys the site", body="Secret steps.")
-    prompt = system_prompt.build(str(project), Mode.DEFAULT, Path("/plan"), None, places().values())
+    prompt = system_prompt.build(str(project), Mode.DEFAULT, Path("/plan"), skills=places().values())
     assert "- deploy: Deploys the site\n" in prompt
     assert "Secret steps" not in prompt
 

@@ -6,7 +6,8 @@ import json
 from pathlib import Path
 
 import pytest
-from acp_testing.process import HOLD, fold, prompt, without_user
+from acp_testing.clients import UNSTABLE_SCHEMA
+from acp_testing.process import HOLD, choose, fold, prompt, without_user
 
 from helexa_acp.agent.task_tool import MAX_AT_ONCE
 from helexa_acp.config import parse_config
@@ -71,7 +72,9 @@ async def test_a_task_is_a_card_with_the_calls_of_its_agent_below_it(run, projec
     assert (outer["title"], outer["kind"], outer["status"]) == ("general: Look", "think", "completed")
     assert outer["content"][0]["content"]["text"] == "The report."
     assert (inner["title"], inner["status"]) == ("general: Write a", "completed")
-    assert inner["_meta"] == {"parentToolCallId": outer["toolCallId"]}
+    assert inner["_meta"]["parentToolCallId"] == outer["toolCallId"]
+    assert inner["_meta"]["sessionId"] == outer["_meta"]["subagentSessionId"]
+    assert "subagent_update" not in agent.kinds()
     (asked,) = agent.calls("session/request_permission")
     assert asked["params"]["toolCall"]["title"] == "general: Write a"
 
@@ -202,6 +205,78 @@ async def test_they_nest_to_a_depth(script, start, project):
         agent.messages.clear()
         await agent.prompt(session, "/cost")
         assert agent.text().startswith("6 requests, 60 tokens in, 6 tokens out.")
+
+
+# Clients that show sub-agents as sessions
+
+
+def by_session(agent):
+    """Return what each session shows in the end, and the updates about sub-agents by the session that has them."""
+    sent: dict[str, list] = {}
+    for message in agent.calls("session/update"):
+        sent.setdefault(message["params"]["sessionId"], []).append(message["params"]["update"])
+    shown = {id_: dict(without_user(fold(updates))) for id_, updates in sent.items()}
+    told = {
+        id_: [u for u in updates if u["sessionUpdate"] == "subagent_update"] for id_, updates in sent.items()
+    }
+    return shown, told
+
+
+@pytest.fixture
+def sessions(script, start, project):
+    """Run a script in a client with sub-agents, and return its sessions live and replayed."""
+
+    async def run(text, answer="allow_once"):
+        script(text)
+        async with start(schema=UNSTABLE_SCHEMA) as agent:
+            agent.answers["session/request_permission"] = choose(answer)
+            await agent.initialize({"subagents": {}})
+            session = await agent.new_session(project)
+            await agent.prompt(session, "go")
+            asked = [m["params"]["sessionId"] for m in agent.calls("session/request_permission")]
+            live = by_session(agent)
+            agent.messages.clear()
+            await agent.request("session/load", sessionId=session, cwd=str(project), mcpServers=[])
+            return session, live, by_session(agent), asked
+
+    return run
+
+
+async def test_a_client_with_sub_agents_is_shown_a_session_for_each(sessions):
+    parent, (shown, told), (replayed, retold), asked = await sessions(task())
+    (child,) = shown.keys() - {parent}
+    assert [(u["title"], u["state"]) for u in told[parent]] == [
+        ("general: Look", {"state": "running"}),
+        ("general: Look", {"state": "idle", "stopReason": "end_turn"}),
+    ]
+    assert {u["sessionId"] for u in told[parent] + retold[parent]} == {child}
+    assert asked == [child]
+    (card,) = (value for key, value in shown[child].items() if key.startswith("card"))
+    assert (card["title"], card["status"]) == ("general: Write a", "completed")
+    assert shown[child][f"agent_message_chunk {child}-report"] == "The report."
+    assert sum(key.startswith("card") for key in shown[parent]) == 1
+    assert replayed == shown
+
+
+async def test_sessions_of_sub_agents_nest(sessions):
+    nest = '[[turn]]\nmatch = "^{}"\n[[turn.reply]]\nsteps = [{{ call = "task", args = {{ title = "{}", prompt = "{}" }} }}]\n[[turn.reply]]\nsteps = [{{ text = "{} done" }}]\n'
+    write = f'[[turn]]\nmatch = "^TWO"\n[[turn.reply]]\nsteps = [{WRITE}]\n[[turn.reply]]\nsteps = [{{ text = "two done" }}]\n'
+    parent, (shown, told), (replayed, retold), asked = await sessions(
+        nest.format("go", "first", "ONE", "go") + nest.format("ONE", "second", "TWO", "one") + write
+    )
+    one = told[parent][0]["sessionId"]
+    two = told[one][0]["sessionId"]
+    assert set(shown) == {parent, one, two}
+    assert [u["sessionId"] for u in retold[parent]] == [one]
+    assert [u["sessionId"] for u in retold[one]] == [two]
+    assert asked == [two]
+    assert shown[two][f"agent_message_chunk {two}-report"] == "two done"
+    assert replayed == shown
+
+
+async def test_a_sub_agent_that_fails_is_idle_with_an_error(sessions):
+    parent, (_, told), _, _ = await sessions(task(sub='{ error = "no such thing", status = 400 }'))
+    assert told[parent][-1]["state"] == {"state": "idle", "stopReason": "error"}
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import pytest
 
 from helexa_acp.agent import system_prompt
 from helexa_acp.agent.modes import Mode
-from helexa_acp.agent.system_prompt import PromptError, build
+from helexa_acp.agent.system_prompt import PromptError, PromptOverrides, build
 
 PLAN = Path("/data/plans/p.md")
 
@@ -24,7 +24,7 @@ def repository(project):
 
 
 def told(cwd, mode=Mode.DEFAULT, override=None):
-    return build(str(cwd), mode, PLAN, override)
+    return build(str(cwd), mode, PLAN, PromptOverrides(override))
 
 
 def test_agents_md_is_read_from_the_root_down_the_nearest_last(repository):

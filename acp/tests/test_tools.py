@@ -167,6 +167,39 @@ async def test_list_shows_entries_and_matches(tools):
         await tools.run("list", glob="../*")
 
 
+@pytest.fixture
+def links_outside(tools, project, tmp_path):
+    """Return the tools, in a project with links to a file and a folder outside, which hold the word `secret`."""
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "s.txt").write_text("secret\n")
+    (project / "file_link.txt").symlink_to(outside / "s.txt")
+    (project / "folder_link").symlink_to(outside)
+    (project / "sub" / "inside_link.txt").symlink_to(project / "a.txt")
+    return tools
+
+
+async def test_list_follows_no_link_out_of_the_roots(links_outside):
+    tools = links_outside
+    for glob in ("folder_link/*", "*/s.txt", "**/s.txt"):
+        assert (await tools.run("list", glob=glob)).text == "[nothing]"
+    assert (await tools.run("list", glob="*.txt")).text == "a.txt"
+    assert (await tools.run("list", glob="sub/*.txt")).text == "sub/inside_link.txt"
+    assert (await tools.run("list")).text == "a.txt\nfile_link.txt@\nfolder_link@\nsub/"
+
+
+@pytest.mark.parametrize("ripgrep", [False, True])
+async def test_search_follows_no_link_out_of_the_roots(links_outside, monkeypatch, ripgrep):
+    tools = links_outside
+    if not ripgrep:
+        monkeypatch.setenv("PATH", "/nowhere")
+    elif shutil.which("rg") is None:
+        pytest.skip("ripgrep is not installed")
+    assert (await tools.run("search", pattern="secret")).text == "[no match]"
+    with pytest.raises(ToolError, match="outside the session's directories"):
+        await tools.run("search", pattern="secret", path="folder_link")
+
+
 # Writing
 
 

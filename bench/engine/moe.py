@@ -22,7 +22,7 @@ EXPERTS = {"num_experts": 64, "num_experts_per_tok": 8, "norm_topk_prob": True}
 
 
 def measure(run: command.Run, folder: Path, budget: Budget) -> dict[str, Any]:
-    dense = run.pick(DENSE, DENSE, LEAST)
+    dense = run.pick(DENSE, DENSE, LEAST | {"intermediate_size": 128})  # each expert a multiple of eight
     experts = EXPERTS | {
         "moe_intermediate_size": dense["intermediate_size"] // EXPERTS["num_experts_per_tok"]
     }
@@ -43,9 +43,10 @@ def measure(run: command.Run, folder: Path, budget: Budget) -> dict[str, Any]:
 def _total_over(budget: Budget, sides: Sides, other: Sides, new: int, repeats: int) -> float:
     """Tokens a second of 16 requests, over those of another model."""
     prompts = [prompt(seed, measures.PROMPT_TOKENS) for seed in range(measures.BATCH)]
-    ways = [
-        partial(serve, side.runner, prompts, new, vocab_size=side.decoder.vocab_size)
-        for side in (sides, other)
-    ]
+
+    def tell(side: Sides) -> None:
+        serve(measures.engine_of(side), prompts, new)
+
+    ways = [partial(tell, side) for side in (sides, other)]
     ours_s, theirs_s = alternate(budget, "the dense model", repeats, *ways)
     return theirs_s / ours_s

@@ -25,18 +25,27 @@ _ROPE = {"rope_theta": 10_000.0, "original_max_position_embeddings": 128}
 # By label: model type, and changes to its tiny configuration.
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "gemma3_text, bidirectional": ("gemma3_text", {"use_bidirectional_attention": True}),
+    "glm_moe_dsa, shared indexers": ("glm_moe_dsa", {"indexer_types": ["full", "shared"] * 2}),
     "lfm2, with convolutions": ("lfm2", {"layer_types": ["conv", "full_attention"] * 2}),
     "llama, biases": ("llama", {"attention_bias": True, "mlp_bias": True}),
     "llama, llama3 positions": ("llama", {"rope_parameters": _LLAMA3 | _ROPE}),
     "llama, one key head": ("llama", {"num_key_value_heads": 1}),
     "llama, tied": ("llama", {"tie_word_embeddings": True}),
     "llama, yarn": ("llama", {"rope_parameters": _YARN | _ROPE}),
+    "minimax_m3_vl_text, sparse": (
+        "minimax_m3_vl_text",
+        {"layer_types": ["full_attention", "minimax_m3_sparse"] * 2},
+    ),
     "mixtral, window": ("mixtral", {"sliding_window": 8}),
     "phi3, window": ("phi3", {"sliding_window": 8}),
     "phimoe, window": ("phimoe", {"sliding_window": 8}),
     "qwen2, window": ("qwen2", _LAYERS_SLIDE | _SLIDING),
     "qwen2_moe, window": ("qwen2_moe", _LAYERS_SLIDE | _SLIDING),
     "qwen3, window": ("qwen3", _LAYERS_SLIDE | _SLIDING),
+    "qwen4_exp_text, n-grams": (
+        "qwen4_exp_text",
+        {"ple_layer_ids": [1], "number_of_conv_states": 3, "ngram_vocab_size_base": 64, "heads_per_ngram": 2},
+    ),
     "starcoder2, window": ("starcoder2", {"sliding_window": 8}),
 }
 
@@ -44,10 +53,10 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
 PICKED = {
     CAUSAL: (
         "bert", "bert-generation", "cohere2", "deepseek_v3", "exaone4", "falcon_h1",
-        "gemma3_text, bidirectional", "gemma3n_text", "gemma4_text", "glm4_moe", "gpt2", "gpt_neox",
-        "gpt_oss", "gptj", "granite", "hunyuan_v1_moe", "llama4_text", "longcat_flash", "mixtral, window",
-        "nemotron", "olmo3", "opt", "phi", "phimoe, window", "qwen2_moe, window", "qwen3_next", "smollm3",
-        "whisper",
+        "gemma3_text, bidirectional", "gemma3n_text", "gemma4_text", "glm4_moe", "glm5_next", "gpt2",
+        "gpt_neox", "gpt_oss", "gptj", "granite", "hunyuan_v1_moe", "llama4_text", "longcat_flash",
+        "mixtral, window", "nemotron", "olmo3", "opt", "phi", "phimoe, window", "qwen2_moe, window",
+        "qwen3_next", "qwen4_exp_text, n-grams", "smollm3", "whisper",
     ),
     IMAGE_TEXT: ("internvl", "kosmos-2.5", "llava_next", "mistral3", "paligemma", "qwen2_vl", "qwen3_vl"),
     EMBEDDING: ("bert", "fnet", "mpnet", "qwen3_vl"),

@@ -50,7 +50,7 @@ _SIZES: tuple[tuple[str, int], ...] = (
     (r"(.*_)?(num|n)_?(key_value_heads|kv_heads|head_kv)|num_key_value_heads.*|num_kv_heads", KV_HEADS),
     (r"(.*_)?(num_attention_heads|num_heads|n_heads?|attention_heads)", HEADS),
     (r"(.*_)?hidden_size|hidden_dim|d_model|n_embd|(word_|token_)?embed_dim|embedding_size", HIDDEN),
-    (r"dim|projection_dim|width", HIDDEN),
+    (r"dim|projection_dim|width|adapter_(in_dim|out_dim|input_size)", HIDDEN),
     (r"image_size|max_image_size|input_size", 28),
     (r"patch_size", 14),
     (r"depth|num_blocks|encoder_layers|decoder_layers", 2),
@@ -85,7 +85,14 @@ _LATENT_HEADS = {
     "qk_rope_head_dim": HEAD_DIM,
     "v_head_dim": HEAD_DIM,
 }
-_DOTS3_NOTE = {
+_QWEN4_EXP = {
+    "indexer_n_heads": 16,
+    "indexer_kv_heads": 1,
+    "indexer_head_dim": HEAD_DIM,
+    "indexer_budget": WINDOW,
+    "indexer_compress_ratio": 4,
+}
+_DOTS3_NOTE: dict[str, Any] = {
     "layer_types": ["indexed_attention", "sliding_attention"] * 2,
     "per_layer_config": {1: _LATENT_HEADS, 3: _LATENT_HEADS},
 }
@@ -95,6 +102,9 @@ EXCEPTIONS: dict[str, dict[str, Any]] = {
     "bamba": {"attn_layer_indices": [1, 3]},
     "chameleon": {"vocabulary_map": {"<image>": SPECIAL}},
     "deepseek_ocr2": {"mlp_layer_types": ["dense", "sparse"] * 2},
+    "deepseek_v4": {
+        "compress_rates": {"compressed_sparse_attention": 4, "heavily_compressed_attention": CHUNK}
+    },
     "diffusion_gemma": {"num_experts": 8, "top_k_experts": 2, "moe_intermediate_size": 32},
     "dots3_note": _DOTS3_NOTE,
     "dots3_note_text": _DOTS3_NOTE,
@@ -111,6 +121,8 @@ EXCEPTIONS: dict[str, dict[str, Any]] = {
     "mistral4": {"head_dim": 2 * HEAD_DIM},
     "nemotron_h": {"n_groups": 2},
     "nemotron_h_omni": {"n_groups": 2},
+    "qwen4_exp": _QWEN4_EXP,
+    "qwen4_exp_text": _QWEN4_EXP,
     "zamba": {
         "attention_hidden_size": 2 * HIDDEN,
         "attention_head_dim": 2 * HEAD_DIM,

@@ -19,7 +19,7 @@ from typing import Protocol
 from torch import Tensor
 
 from neuron.device.latent import LatentProjection
-from neuron.device.selection import Selection
+from neuron.device.selection import Compressed, Selection
 from neuron.step import PromptRule
 
 
@@ -35,6 +35,7 @@ class AttentionParams:
     prompt: PromptRule | None = None  # which also lets some queries see keys of the prompt
     latent: LatentProjection | None = None  # what is cached is a latent: one head, whose values are its keys
     selection: Selection | None = None  # what an indexer chose of the positions; None: all
+    compressed: Compressed | None = None  # what is attended to besides tokens
 
     @property
     def is_softmax(self) -> bool:
@@ -49,7 +50,7 @@ class AttentionParams:
     @property
     def is_plain(self) -> bool:
         """Whether every kernel computes it: a softmax over all positions or a window of them."""
-        return self.is_softmax and self.chunk is None and self.prompt is None and self.selection is None
+        return self.is_softmax and not (self.chunk or self.prompt or self.selection or self.compressed)
 
 
 class AttentionBackend(Protocol):

@@ -80,6 +80,18 @@ class AttentionGroup:
         mask = torch.zeros(hidden.shape, dtype=dtype, device=device).masked_fill_(hidden, float("-inf"))
         return _as_slice(pages) or pages.flatten(), mask
 
+    def locate(self, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Return where in the cache some positions of each row are, (rows, heads, k) as they are themselves.
+
+        Then a mask for the scores that the row's one query has with them, (rows, heads, 1, k).
+        """
+        size, known = self._page_size, positions.clamp(min=0)
+        pages = self._table.gather(1, known.flatten(1) // size).view_as(known)
+        query = torch.tensor(self._starts, device=known.device)[:, None, None]
+        hidden = ((positions < 0) | (positions > query)).unsqueeze(2)
+        mask = torch.zeros(hidden.shape, dtype=dtype, device=known.device)
+        return pages * size + known % size, mask.masked_fill_(hidden, float("-inf"))
+
 
 def _first_seen(position: int, rule: _Rule) -> int:
     """Return the first position that a query sees."""

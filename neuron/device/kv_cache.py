@@ -81,15 +81,31 @@ class KVCache:
         gathered = _gather(keys, pages, rows)
         return gathered, gathered if values is keys else _gather(values, pages, rows)
 
-    def write_index(self, layer: int, locations: Tensor, keys: Tensor) -> None:
-        """Store index keys, (tokens, dim), at the locations of `write`."""
-        pool = self._index_keys[layer]
+    def gather_tokens(self, layer: int, locations: Tensor) -> tuple[Tensor, Tensor]:
+        """Return keys and values of single tokens, each (rows, kv_heads, k, dim).
+
+        Locations are (rows, heads, k): of one head for all, or of each key head.
+        """
+        keys, values = self.pools(layer)
+        gathered = _select_tokens(keys, locations)
+        return gathered, gathered if values is keys else _select_tokens(values, locations)
+
+    def write_index(self, layer: int, locations: Tensor, keys: Tensor, part: slice) -> None:
+        """Store a part of the index keys, (tokens, dim), at the locations of `write`."""
+        pool = self._index_keys[layer][..., part]
         pool.flatten(0, 1).index_copy_(0, locations, keys.to(pool.dtype))
 
-    def gather_index(self, layer: int, pages: Pages, rows: int) -> Tensor:
-        """Return the index keys, (rows, tokens, dim), of `rows` page lists of one length."""
-        keys = _select(self._index_keys[layer], pages)
+    def gather_index(self, layer: int, pages: Pages, rows: int, part: slice) -> Tensor:
+        """Return a part of the index keys, (rows, tokens, dim), of `rows` page lists of one length."""
+        keys = _select(self._index_keys[layer][..., part], pages)
         return keys.reshape(rows, -1, keys.shape[-1])
+
+
+def _select_tokens(pool: Tensor, locations: Tensor) -> Tensor:
+    if locations.shape[1] == 1:
+        return pool.flatten(0, 1)[locations[:, 0]].transpose(1, 2)
+    heads = torch.arange(pool.shape[2], device=pool.device)[:, None]
+    return pool.flatten(0, 1)[locations, heads]
 
 
 def _gather(pool: Tensor, pages: Pages, rows: int) -> Tensor:

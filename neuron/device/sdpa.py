@@ -33,10 +33,11 @@ class SdpaAttention:
 
     def _part(self, part: int, layer: int, flat: Tensor, params: AttentionParams) -> Tensor:
         group = self._batch.groups[part]
-        pages, mask = group.pages_and_mask(params.window, params.chunk, flat.dtype, params.prompt)
-        if params.selection:
-            mask = params.selection.restrict(mask, part)
-        keys, values = self._cache.gather(layer, pages, group.rows)
+        keys, values, mask = self._gather(part, layer, flat.dtype, params)
+        if params.compressed:
+            entries, hidden = params.compressed.parts[part]
+            keys, values = torch.cat([keys, entries], dim=2), torch.cat([values, entries], dim=2)
+            mask = torch.cat([mask, hidden], dim=3)
 
         def attend_by(kernel: Kernel, query: Tensor) -> Tensor:
             query = query.view(group.rows, group.width, *query.shape[1:]).transpose(1, 2)
@@ -49,6 +50,20 @@ class SdpaAttention:
         if params.is_softmax and latent.is_worth_expanding(group.width):
             return attend_by(_expanding, query)
         return latent.project(attend_by(kernel, latent.absorb(query)))
+
+    def _gather(
+        self, part: int, layer: int, dtype: torch.dtype, params: AttentionParams
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return what the queries of a group attend to: keys, values and mask."""
+        group, selection = self._batch.groups[part], params.selection
+        kv_heads = self._cache.pools(layer)[0].shape[2]
+        if selection and selection.is_worth_gathering(part, group, kv_heads):
+            locations, mask = group.locate(selection.parts[part][:, :, 0], dtype)
+            return *self._cache.gather_tokens(layer, locations), mask
+        pages, mask = group.pages_and_mask(params.window, params.chunk, dtype, params.prompt)
+        if selection:
+            mask = selection.restrict(mask, part)
+        return *self._cache.gather(layer, pages, group.rows), mask
 
 
 # Below all tensors are (rows, heads, tokens, dim); key and value may have fewer heads (grouped-query

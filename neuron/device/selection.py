@@ -23,11 +23,16 @@ from neuron.device.kv_cache import KVCache
 class Selection:
     """The positions that the queries of a step attend to, of those that they see.
 
-    There is a part for each of the batch's groups: (rows, heads, width, k), where -1 selects nothing. Heads
-    are 1, or as many as select for themselves.
+    There is a part for each of the batch's groups: (rows, heads, width, k), where no position comes twice and
+    -1 selects nothing. Heads are 1, or as many as select for themselves.
     """
 
     parts: tuple[Tensor, ...]
+
+    def is_worth_gathering(self, part: int, group: AttentionGroup, kv_heads: int) -> bool:
+        """Return whether a group's queries, one a row, attend to few of their sequences' tokens."""
+        _, heads, width, count = self.parts[part].shape
+        return width == 1 and heads in {1, kv_heads} and 2 * count <= max(group.lengths)
 
     def restrict(self, mask: Tensor, part: int) -> Tensor:
         """Return the mask of a group, (rows, 1, width, tokens), that hides all else: (rows, heads, …)."""
@@ -40,6 +45,17 @@ class Selection:
     def __rand__(self, _: Tensor) -> Selection:
         """Return the selection: its `mask & selection` is how some layers combine it with their own mask."""
         return self
+
+
+@dataclass(frozen=True, slots=True)
+class Compressed:
+    """Keys that stand for several tokens each, and are values too: a step's queries attend to them as well.
+
+    There is a part for each of the batch's groups: the keys, (rows, 1, entries, dim), and a mask,
+    (rows, 1, width, entries).
+    """
+
+    parts: tuple[tuple[Tensor, Tensor], ...]
 
 
 class IndexGroup:
@@ -55,18 +71,26 @@ class IndexGroup:
         self._locations = locations
         self._part = rows
 
+    @property
+    def device(self) -> torch.device:
+        return self._locations.device
+
     def one_by_one(self) -> list[IndexGroup]:
         """Return a group for each row."""
         each = (range(row, row + 1) for row in self._part)
         return [IndexGroup(self._cache, self._group, self._locations, rows) for rows in each]
 
-    def update(self, layer: int, keys: Tensor) -> Tensor:
-        """Store index keys, (rows, width, dim), and return those of the sequences, (rows, length, dim)."""
+    def update(self, layer: int, keys: Tensor, start: int = 0) -> Tensor:
+        """Store index keys, (rows, width, dim), and return those of the sequences, (rows, length, dim).
+
+        They are the part of the layer's index keys that begins at `start`.
+        """
         pages, _ = self._group.pages_and_mask(None, None, keys.dtype)
         if isinstance(pages, Tensor):
             pages = pages.view(self._group.rows, -1)[self._part.start : self._part.stop].flatten()
-        self._cache.write_index(layer, self._locations[self.start : self.end], keys.flatten(0, 1))
-        return self._cache.gather_index(layer, pages, self.rows)[:, : self.length].to(keys.dtype)
+        part = slice(start, start + keys.shape[-1])
+        self._cache.write_index(layer, self._locations[self.start : self.end], keys.flatten(0, 1), part)
+        return self._cache.gather_index(layer, pages, self.rows, part)[:, : self.length].to(keys.dtype)
 
     def mask(self, dtype: torch.dtype) -> Tensor:
         """Return what is added to the queries' scores of these keys, (rows, 1, width, length)."""

@@ -21,7 +21,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 
 from neuron.device.attention import AttentionParams, attend
 from neuron.device.kv_cache import KVShape
-from neuron.device.selection import Selection
+from neuron.device.selection import Compressed, Selection
 from neuron.models.latent_interface import latent_projection
 from neuron.step import PromptRule
 
@@ -31,6 +31,7 @@ PROBE_NAME = "neuron_probe"
 
 # Tensors among the options that do not change what is computed. Any other would.
 _IGNORED = {"position_ids", "cache_position", "logits_to_keep"}
+_CHOSEN = {"indices", "block_indices"}  # by indexers
 
 MaskFunction = Callable[[int, int, Tensor, Tensor], Tensor | bool]  # of batch, head, query and key
 
@@ -100,7 +101,7 @@ def paged_attention(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    attention_mask: Tensor | Selection | None,
+    attention_mask: Tensor | Selection | Mapping[int, Compressed] | None,
     **options: Any,
 ) -> tuple[Tensor, None]:
     """Return (1, tokens, heads, dim) for query, key and value of (1, heads, tokens, dim) each.
@@ -111,7 +112,8 @@ def paged_attention(
     selection = next((value for value in given if isinstance(value, Selection)), None)
     for name, option in options.items():
         if isinstance(option, Tensor) and name != "s_aux" and name not in _IGNORED:
-            raise UnsupportedAttentionError(f"its attention needs {name}")
+            unknown = ", but its layer_types name no layer with an indexer" if name in _CHOSEN else ""
+            raise UnsupportedAttentionError(f"its attention needs {name}{unknown}")
     through = _pass.get()
     layer = through.name(getattr(module, "layer_idx", None))
     mask = attention_mask if isinstance(attention_mask, Tensor) else None
@@ -127,6 +129,7 @@ def paged_attention(
         sinks=options.get("s_aux"),
         latent=latent,
         selection=selection,
+        compressed=attention_mask.get(layer) if isinstance(attention_mask, Mapping) else None,
     )
     if latent:
         key = value = torch.cat([key, value], dim=-1)

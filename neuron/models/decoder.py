@@ -21,11 +21,12 @@ from neuron.models.attention_interface import ATTENTION_NAME, INDEXED_NAME, PROB
 from neuron.models.checkpoint import CONFIG, Checkpoint, ModelLoadError
 from neuron.models.fused.decoder import FusedDecoder, fuse_decoder, insert_image_embeddings
 from neuron.models.image_input import ImageProcessor
-from neuron.models.indexer_interface import IndexedStates
+from neuron.models.index_cache import IndexedStates
+from neuron.models.indexer_interface import check_index
 from neuron.models.mended_layers import mend_layers
 from neuron.models.probe import Probe, check_continuation, probe_model
 from neuron.models.routing import check_routing
-from neuron.models.state_interface import StatefulModule, cache_argument
+from neuron.models.state_interface import StatefulModule, cache_argument, outermost
 from neuron.models.weights import LoadOptions, load_weights
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -44,7 +45,8 @@ class TransformersDecoder:
         self.prompt_rule = probe.prompt_rule
         self._first_position = probe.first_position
         self.states: Mapping[StateName, StateShape] = probe.states.shapes if probe.states else {}
-        self._cache_argument = cache_argument(model) if probe.states or probe.has_indexers else None
+        self._cache_argument = cache_argument(model) if probe.states or probe.index else None
+        self._index = probe.index
         self.vocab_size = probe.vocab_size
         self.context = context - probe.first_position  # tokens that the model was made for
         self.num_embeddings: int = model.get_input_embeddings().num_embeddings
@@ -71,7 +73,10 @@ class TransformersDecoder:
             embedded = self._model.get_input_embeddings()(tokens)
             inputs = {"inputs_embeds": insert_image_embeddings(embedded, image_embeddings)[None]}
         if self._cache_argument:
-            inputs[self._cache_argument] = IndexedStates()
+            cache = IndexedStates(self._index)
+            inputs[self._cache_argument] = cache
+            if self._index and self._index.compressions:
+                inputs["attention_mask"] = {"": cache.compressed}  # passed on to the attention of each layer
         self._kept = logits_indices
         with use_spans(self._spans):
             out = self._model(
@@ -112,10 +117,11 @@ def load_decoder(
     check_routing(checkpoint.path / CONFIG, text_config)
     has_vision = options.images and config.model_type in TESTED_VISION_FAMILIES
     cls = decoder_class(checkpoint, config)
+    check_index(checkpoint, text_config)
     model = load_weights(checkpoint, config, cls, options, attention=_attention(PROBE_NAME, config))
     mend_layers(model, text_config)
     probe = probe_model(checkpoint, model, text_config, latents=latents)
-    name = INDEXED_NAME if probe.has_indexers else ATTENTION_NAME
+    name = INDEXED_NAME if probe.index else ATTENTION_NAME
     model.set_attn_implementation(_attention(name, config))
     context = context_length(text_config)
     vision = None
@@ -131,7 +137,7 @@ def load_decoder(
         decoder = TransformersDecoder(model, probe, context=context)
     if probe.needs_proof:
         keeping = probe.states.modules if probe.states and not isinstance(decoder, FusedDecoder) else ()
-        check_continuation(checkpoint, decoder, probe, [*map(StatefulModule, keeping)])
+        check_continuation(checkpoint, decoder, probe, [*map(StatefulModule, outermost(keeping))])
     if vision:
         decoder.image_processor, decoder.vision_encoder = vision
     return decoder

@@ -9,100 +9,49 @@ unread, to the layer's attention and to layers that share it.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
-from contextlib import contextmanager
-from functools import partial
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from neuron.device.selection import IndexGroup, Selection, index_groups
-from neuron.models.state_interface import Cut, SlotStates, StateProbe, layer_types
+from neuron.device.selection import Compressed, IndexGroup, Selection, index_groups
+from neuron.models.checkpoint import CONFIG, Checkpoint, model_broken
+from neuron.models.index_cache import IndexedStates, IndexProbe
+from neuron.models.state_interface import Cut, layer_types, outermost
 
-# transformers' types of layers with an indexer.
-INDEXED_LAYERS = frozenset({"indexed_attention", "minimax_m3_sparse"})
+# transformers' types of layers with an indexer, or with a compressor, which has one.
+COMPRESSED_LAYERS = frozenset({"compressed_sparse_attention", "heavily_compressed_attention"})
+INDEXED_LAYERS = COMPRESSED_LAYERS | {
+    "deepseek_sparse_attention",  # in transformers 5.17 the name of the next
+    "indexed_attention",
+    "minimax_m3_sparse",
+}
 PROBE_TOKENS = 16
+
+_POSITIVE = ("index_topk", "index_topk_blocks", "index_block_size", "index_n_heads", "index_head_dim")
 
 
 def has_indexers(text_config: Any) -> bool:
     return not INDEXED_LAYERS.isdisjoint(layer_types(text_config))
 
 
-class IndexProbe(StateProbe):
-    """transformers' cache of one short sequence, which also notes the index keys and whose they are."""
-
-    def __init__(self, config: Any) -> None:
-        super().__init__(config)
-        self.dims: dict[int, int] = {}  # of the index keys, by layer
-        self.indexers: dict[torch.nn.Module, None] = {}
-        self.tokens: tuple[int, ...] = ()
-        self.logits = torch.empty(0)  # after the tokens, (vocab,)
-        for index, layer in enumerate(self.layers):
-            for name in ("update_indexer", "update_index"):
-                if update := getattr(layer, name, None):
-                    setattr(layer, name, partial(self._note_keys, index, update))
-
-    def _note_keys(self, layer: int, update: Any, keys: Tensor) -> Tensor:
-        self.dims[layer] = keys.shape[-1]
-        self.indexers[self._running[-1]] = None
-        return cast("Tensor", update(keys))
-
-
-class IndexedStates(SlotStates):
-    """A cache for transformers' layers whose indexers read and write the pages of a step."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._index: IndexGroup | None = None
-
-    @contextmanager
-    def indexing(self, group: IndexGroup) -> Iterator[None]:
-        """Have the index keys of `group` inside the block."""
-        self._index = group
-        yield
-        self._index = None
-
-    @property
-    def index(self) -> IndexGroup:
-        assert self._index, "only indexers that run group by group have index keys"
-        return self._index
-
-    # What follows has the names and signatures of transformers' `Cache`.
-
-    def update_indexer(self, indexer_key_states: Tensor, layer_idx: int) -> Tensor:
-        return self.index.update(layer_idx, indexer_key_states)
-
-    @property
-    def layers(self) -> _Layers:
-        return _Layers(self)
-
-
-class _Layers:
-    def __init__(self, cache: IndexedStates) -> None:
-        self._cache = cache
-
-    def __getitem__(self, index: int) -> _Layer:
-        return _Layer(self._cache, index)
-
-
-class _Layer:
-    """One layer of the cache, with what transformers' indexers look for in theirs."""
-
-    def __init__(self, cache: IndexedStates, index: int) -> None:
-        self._cache = cache
-        self._number = index
-
-    def update_index(self, keys: Tensor) -> Tensor:
-        return self._cache.update_indexer(keys[:, 0], self._number)[:, None]
-
-    def get_seq_length(self) -> int:
-        return self._cache.index.length
-
-    @property
-    def keys(self) -> Tensor:
-        return torch.empty(self.get_seq_length(), 0)  # only asked for its size
+def check_index(checkpoint: Checkpoint, text_config: Any) -> None:
+    """Refuse a configuration by which indexers choose nothing. Raises ModelLoadError."""
+    if not has_indexers(text_config):
+        return
+    file = checkpoint.path / CONFIG
+    for key in _POSITIVE:
+        value = getattr(text_config, key, None)
+        if isinstance(value, int) and value < 1:
+            raise model_broken(file, f"{key} is {value}, but layers with an indexer need 1 or more")
+    modes, types = getattr(text_config, "indexer_types", None), layer_types(text_config)
+    if modes and len(modes) < len(types):
+        raise model_broken(file, f"indexer_types names {len(modes)} of {len(types)} layers; it must name all")
+    indexed = [at for at, kind in enumerate(types) if kind in INDEXED_LAYERS]
+    if modes and modes[indexed[0]] == "shared":
+        cause = f"indexer_types[{indexed[0]}] is shared, but no layer before it chooses; it must be full"
+        raise model_broken(file, cause)
 
 
 class IndexerModule:
@@ -136,11 +85,16 @@ class IndexerModule:
         self, cache: IndexedStates, group: IndexGroup, arguments: dict[str, Any], num_tokens: int
     ) -> Tensor:
         """Return the positions that the queries of a group attend to, (rows, heads, width, k)."""
-        own = Cut(group, slice(None), num_tokens)(arguments)
+        cut = Cut(group, slice(None), num_tokens)
+        own = cut(arguments)
         given = arguments.get("attention_mask")
         if given is not None and given.ndim > 2:  # a stand-in for the mask of the group
             mask = group.mask(arguments["hidden_states"].dtype)
             own["attention_mask"] = mask if given.ndim == 4 else mask[:, 0]
+        if rotations := [
+            each for each in arguments.get("position_embeddings", ()) if each.shape[1] > num_tokens
+        ]:
+            own["position_embeddings"] = [_whole_and_own(each, group, cut, num_tokens) for each in rotations]
         with cache.indexing(group):
             return self._positions(self._forward(**own))
 
@@ -154,6 +108,48 @@ class IndexerModule:
         offsets = torch.arange(self._block_size, device=chosen.device)
         positions = chosen.unsqueeze(-1) * self._block_size + offsets
         return positions.where(chosen.unsqueeze(-1) >= 0, -1).flatten(-2)
+
+
+def _whole_and_own(rotation: Tensor, group: IndexGroup, cut: Cut, num_tokens: int) -> Tensor:
+    """Return the rotations of a group's sequences, and after them those of its queries.
+
+    `rotation` has those of every position, and after them those of the flat batch.
+    """
+    own: Tensor = cut(rotation[:, -num_tokens:])
+    return torch.cat([rotation[:, : group.length].expand(group.rows, -1, -1), own], dim=1)
+
+
+class CompressorModule:
+    """The forward of a compressor, run group by group: its entries go to the attention as `Compressed`."""
+
+    def __init__(self, module: Any) -> None:
+        self._forward = module.forward
+        self._rate: int = module.compress_rate
+        self._head_dim: int = module.head_dim
+        module.forward = self._run
+
+    def _run(
+        self, hidden_states: Tensor, q_residual: Tensor, position_ids: Tensor, cache: Any, layer_idx: int
+    ) -> tuple[Tensor, None]:
+        """Return no entries, since those of the groups are not alike."""
+        parts: list[tuple[Tensor, Tensor]] = []
+        groups = index_groups() or ()
+        for group in groups:
+            cut = Cut(group, slice(None), groups[-1].end)
+            own = cut((hidden_states, q_residual, position_ids))
+            with cache.indexing(group):
+                entries, bias = self._forward(*own, cache, layer_idx)
+            parts.append((entries, self._hidden(entries, own[2]) if bias is None else bias))
+        if groups:
+            cache.compressed[layer_idx] = Compressed(tuple(parts))
+        return hidden_states.new_zeros(1, 1, 0, self._head_dim), None
+
+    def _hidden(self, entries: Tensor, positions: Tensor) -> Tensor:
+        """Return what hides entries of tokens that queries do not see, (rows, 1, width, entries)."""
+        complete = (positions + 1) // self._rate
+        hidden = torch.arange(entries.shape[2], device=entries.device) >= complete[:, None, :, None]
+        mask = entries.new_zeros(hidden.shape)
+        return mask.masked_fill_(hidden, float("-inf"))
 
 
 @torch.inference_mode()
@@ -170,6 +166,8 @@ def find_indexers(model: Any) -> IndexProbe:
     index.tokens, index.logits = tuple(tokens[0].tolist()), out.logits[0, -1]
     for indexer in index.indexers:
         IndexerModule(indexer)
+    for compressor in outermost(index.compressors):
+        CompressorModule(compressor)
     for module in model.modules():
         if hasattr(module, "build_attention_mask_from_topk"):
             module.build_attention_mask_from_topk = _pass_on

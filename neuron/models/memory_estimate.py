@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
 from neuron.models.checkpoint import Checkpoint
+from neuron.models.indexer_interface import INDEXED_LAYERS
 from neuron.models.state_interface import SILENT_LAYERS
 
 MIB = 1 << 20
@@ -68,9 +71,21 @@ def estimate_memory(
         per_token += _HEAD_COPIES * heads * (size("qk_nope_head_dim") + rotated)
     return MemoryEstimate(
         weights=weight_bytes(checkpoint, dtype) + tied,
-        cache=context * num_attending * cached * dtype.itemsize,
+        cache=context * (num_attending * cached + _index_values(config)) * dtype.itemsize,
         activations=step_tokens * per_token * dtype.itemsize + rows * _LOGIT_COPIES * 4 * size("vocab_size"),
     )
+
+
+def _index_values(config: Mapping[str, Any]) -> int:
+    """Return the values of a token's index keys, in all layers whose indexers choose for themselves."""
+    dim, kinds, modes = config.get("index_head_dim"), config.get("layer_types"), config.get("indexer_types")
+    if not isinstance(dim, int) or not isinstance(count := config.get("num_hidden_layers"), int):
+        return 0
+    kinds = kinds if isinstance(kinds, list) else ["indexed_attention"] * count
+    modes = modes if isinstance(modes, list) else ["full"] * count
+    pairs = zip(kinds, modes, strict=False)
+    choosing = [kind for kind, mode in pairs if kind in INDEXED_LAYERS and mode != "shared"]
+    return dim * len(choosing)
 
 
 def weight_bytes(checkpoint: Checkpoint, dtype: torch.dtype) -> int:

@@ -28,7 +28,8 @@ from neuron.device.state_pool import StatePool, group_states, use_state_groups
 from neuron.models.architecture import model_unsupported
 from neuron.models.attention_interface import PROBE_NAME, AttentionProbe, UnsupportedAttentionError
 from neuron.models.checkpoint import Checkpoint, model_broken
-from neuron.models.indexer_interface import IndexProbe, find_indexers, has_indexers
+from neuron.models.index_cache import IndexProbe
+from neuron.models.indexer_interface import find_indexers, has_indexers
 from neuron.models.latent_interface import keep_latents
 from neuron.models.state_interface import (
     SILENT_LAYERS,
@@ -59,7 +60,7 @@ class Probe:
     logits: Tensor  # (vocab,)
     first_position: int  # of a sequence's first token, as the model counts
     has_silent_layers: bool  # which neither attend nor say that they do not
-    has_indexers: bool = False  # then the logits are those of transformers' own attention
+    index: IndexProbe | None = None  # of a model with indexers: the logits are by transformers' own attention
 
     @property
     def prompt_rule(self) -> PromptRule | None:
@@ -69,7 +70,7 @@ class Probe:
     @property
     def needs_proof(self) -> bool:
         """Whether the model may keep what nobody has seen: `check_continuation` finds out."""
-        return self.states is not None or self.has_silent_layers or self.has_indexers
+        return self.states is not None or self.has_silent_layers or self.index is not None
 
     @property
     def vocab_size(self) -> int:
@@ -152,7 +153,7 @@ def _run(
 def _with_index(probe: Probe, index: IndexProbe) -> Probe:
     for layer, dim in index.dims.items():
         probe.attention.layers[layer] = replace(probe.attention.layers[layer], index_dim=dim)
-    return replace(probe, tokens=index.tokens, logits=index.logits, has_indexers=True)
+    return replace(probe, tokens=index.tokens, logits=index.logits, index=index)
 
 
 def _counting(model: Any, text_config: Any, probe: Probe) -> Probe:
@@ -208,7 +209,7 @@ def _continues(decoder: DecoderModel, probe: Probe) -> bool:
     The probe's own attention attends to everything.
     """
     at_once, *others = _read_in_pieces(decoder, probe)
-    if probe.has_indexers or all(
+    if probe.index or all(
         params.is_softmax and not params.is_local for params in probe.attention.params.values()
     ):
         others.append(probe.logits.float())

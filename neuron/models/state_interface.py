@@ -9,7 +9,7 @@ with as many tokens, all others once for the flat batch.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -41,6 +41,13 @@ def cache_argument(model: Any) -> str:
     """Return the name by which a model takes its cache."""
     parameters = inspect.signature(model.forward).parameters
     return next((name for name in _CACHE_ARGUMENTS if name in parameters), _CACHE_ARGUMENTS[-1])
+
+
+def outermost(modules: Iterable[torch.nn.Module]) -> list[torch.nn.Module]:
+    """Return modules without those that are part of another of them: that one runs them."""
+    wholes = list(modules)
+    parts = {part for whole in wholes for part in whole.modules() if part is not whole}
+    return [module for module in wholes if module not in parts]
 
 
 class StateProbe(DynamicCache):

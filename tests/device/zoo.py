@@ -70,6 +70,16 @@ _DELTA = _HYBRID | {
     "linear_value_head_dim": 16,
 }
 
+_LATENT_HEADS = {
+    "num_attention_heads": 4,
+    "num_key_value_heads": 4,
+    "q_lora_rank": 24,
+    "kv_lora_rank": 16,
+    "head_dim": 24,
+    "qk_nope_head_dim": 16,
+    "qk_rope_head_dim": 8,
+    "v_head_dim": 16,
+}
 # Among equal scores positions are chosen by chance: many are 0 with few heads, all are of a padding token.
 _INDEX = {"index_topk": 8, "index_head_dim": 16, "index_n_heads": 16, "pad_token_id": None}
 _SHARED_INDEX = _LATENT | _INDEX | {"indexer_types": ["full", "shared", "full"]}
@@ -150,6 +160,37 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
             "rotary_dim": 8,
         },
     ),
+    "dots3_note_text": (
+        "Dots3NoteTextConfig",
+        _LATENT
+        | _INDEX
+        | {
+            "layer_types": ["indexed_attention", "sliding_attention", "indexed_attention"],
+            "sliding_window": 8,
+            "per_layer_config": {1: _LATENT_HEADS},
+        },
+    ),
+    "deepseek_v4": (
+        "DeepseekV4Config",
+        _INDEX
+        | {
+            "layer_types": [
+                "heavily_compressed_attention",
+                "compressed_sparse_attention",
+                "sliding_attention",
+            ],
+            "compress_rates": {"compressed_sparse_attention": 4, "heavily_compressed_attention": 16},
+            "sliding_window": 8,
+            "num_key_value_heads": 1,
+            "q_lora_rank": 24,
+            "o_lora_rank": 16,
+            "o_groups": 2,
+            "n_routed_experts": 4,
+            "num_experts_per_tok": 2,
+            "moe_intermediate_size": 32,
+            "mlp_layer_types": ["moe"] * 3,
+        },
+    ),
     # Layers of these keep states.
     "lfm2": ("Lfm2Config", {"layer_types": ["conv", "full_attention", "conv"]}),
     "lfm2_moe": (
@@ -188,6 +229,23 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "qwen3_next": ("Qwen3NextConfig", _DELTA | _MOE | {"shared_expert_intermediate_size": 32}),
     "qwen3_5_text": ("Qwen3_5TextConfig", _DELTA),
+    "qwen4_exp_text": (
+        "Qwen4ExpTextConfig",
+        _DELTA
+        | _MOE
+        | {
+            "layer_types": ["linear_attention", "indexed_attention", "linear_attention"],
+            "shared_expert_intermediate_size": 32,
+            "indexer_n_heads": 16,
+            "indexer_kv_heads": 1,
+            "indexer_head_dim": 16,
+            "indexer_budget": 8,
+            "indexer_compress_ratio": 4,
+            "ple_layer_ids": [1],
+            "ngram_vocab_size_base": 64,
+            "heads_per_ngram": 2,
+        },
+    ),
     "recurrent_gemma": (  # in attributes of their own
         "RecurrentGemmaConfig",
         {"lru_width": 64, "attention_window_size": 8, "block_types": ["recurrent", "recurrent", "attention"]},

@@ -54,6 +54,12 @@ class Approvals:
         self.wider: dict[PermissionRule, None] = {}  # would have covered what was asked, oldest first
         self._asking = asyncio.Lock()
 
+    def within(self, session_id: str) -> Approvals:
+        """Return these approvals, with the questions asked in another session of the client's."""
+        other = Approvals(self._client, session_id, self.rules)
+        other.wider, other._asking = self.wider, self._asking
+        return other
+
     async def decide(
         self, mode: Mode, tool: Asking, prepared: PreparedCall, card: dict[str, Any], cancel: CancelToken
     ) -> PermissionDecision:

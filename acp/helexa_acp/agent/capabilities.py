@@ -27,10 +27,15 @@ def capabilities(config: Config, env: Mapping[str, str] = os.environ) -> dict[st
             "delete": {},
             "resume": {},
             "close": {},
-            "fork": {},  # unstable; a client that does not know it ignores it
             "additionalDirectories": {},
+            # Unstable; clients that do not know them ignore them.
+            "fork": {},
+            "archive": {},
+            "status": {},
+            "title": {},
+            "systemPrompt": {"mode": {"override": {}}},
         },
-        "auth": {"logout": {}},
+        "auth": {"logout": {}, "status": {}},
     }
 
 

@@ -23,7 +23,7 @@ def set_mode(session: Session, params: Params) -> Params:
 
 def set_model(session: Session, params: Params) -> Params:
     _choose_model(session, check.string(params, "modelId"), "modelId")
-    current_request().after.append(session.show_options)
+    current_request().after += [session.show_options, session.show_usage]
     return {}
 
 

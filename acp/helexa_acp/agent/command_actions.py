@@ -8,7 +8,6 @@ from helexa_acp.agent.modes import Mode
 from helexa_acp.agent.session import Session
 from helexa_acp.cancellation import CancelToken
 from helexa_acp.provider.endpoints import UnknownModelError
-from helexa_acp.storage.records import AssistantSaid, Spent
 from helexa_acp.v1 import updates
 
 INIT = """\
@@ -72,16 +71,3 @@ def _set_mode(session: Session, mode: Mode) -> None:
     session.choose_mode(mode)
     session.show(updates.mode(mode.value))
     session.show_options()
-
-
-async def cost(session: Session, _: str, __: CancelToken) -> None:
-    records = session.transcript.records
-    usages = [record.usage for record in records if isinstance(record, AssistantSaid | Spent)]
-    prompt = sum(usage.get("prompt", 0) for usage in usages)
-    completion = sum(usage.get("completion", 0) for usage in usages)
-    costs = ", ".join(f"{amount:.4f} {currency}" for currency, amount in session.transcript.cost.items())
-    session.say(
-        f"{len(usages)} requests, {prompt:,} tokens in, {completion:,} tokens out. "
-        f"Cost: {costs or 'unknown, the endpoints have no price'}. "
-        f"In context now: {session.transcript.used_tokens:,} tokens."
-    )

@@ -7,13 +7,13 @@ from contextlib import aclosing
 from dataclasses import replace
 
 from helexa_acp.agent import context_budget
-from helexa_acp.agent.reply import new_id
+from helexa_acp.agent.reply import new_id, spent_on
 from helexa_acp.agent.session import Session
 from helexa_acp.cancellation import CancelToken
 from helexa_acp.provider.endpoints import ModelChoice
 from helexa_acp.provider.errors import ProviderError
 from helexa_acp.provider.failover import adapt_request
-from helexa_acp.provider.types import CompletionRequest, Message, Role, TextDelta
+from helexa_acp.provider.types import CompletionRequest, Message, Role, TextDelta, Usage
 from helexa_acp.storage.records import Compacted
 from helexa_acp.v1 import updates
 
@@ -100,7 +100,10 @@ async def _ask(
         provider.complete(adapt_request(session.endpoints, choice, request), cancel)
     ) as events:
         async for event in events:
-            if isinstance(event, TextDelta):
-                pieces.append(event.text)
-                session.show(updates.summary_chunk(id_, event.text))
+            match event:
+                case TextDelta(text):
+                    pieces.append(text)
+                    session.show(updates.summary_chunk(id_, text))
+                case Usage(stats):
+                    session.keep(spent_on(session.endpoints.config, choice.tag, stats))
     return "".join(pieces)

@@ -7,13 +7,22 @@ from collections.abc import Callable
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
-from helexa_acp.agent.reply import new_id
+from helexa_acp.agent.reply import new_id, spent_on
 from helexa_acp.agent.session import Session
 from helexa_acp.agent.tool_card import ToolCard
 from helexa_acp.cancellation import Cancelled, CancelToken
 from helexa_acp.provider import failover
 from helexa_acp.provider.errors import ProviderError
-from helexa_acp.provider.types import CompletionRequest, ImagePart, Message, Part, Role, TextDelta, TextPart
+from helexa_acp.provider.types import (
+    CompletionRequest,
+    ImagePart,
+    Message,
+    Part,
+    Role,
+    TextDelta,
+    TextPart,
+    Usage,
+)
 from helexa_acp.rpc.framing import RpcError
 from helexa_acp.tools.errors import ToolError
 from helexa_acp.tools.mcp.contents import text_of
@@ -102,8 +111,7 @@ class SessionHost:
             "status": "pending",
             "content": [updates.text_content(asked)],
         }
-        self._session.show(updates.tool_call(dict(state)))
-        return ToolCard(state, self._session.show)
+        return ToolCard.begun(state, self._session.show)
 
     async def _answer(
         self,
@@ -131,7 +139,12 @@ class SessionHost:
         )
         pieces: list[str] = []
         async with aclosing(failover.complete(session.endpoints, choice, request, token)) as events:
-            pieces += [event.text async for event in events if isinstance(event, TextDelta)]
+            async for event in events:
+                match event:
+                    case TextDelta(text):
+                        pieces.append(text)
+                    case Usage(stats):
+                        session.keep(spent_on(session.endpoints.config, choice.tag, stats))
         if token.cancelled:
             raise Cancelled
         return choice.tag, "".join(pieces)

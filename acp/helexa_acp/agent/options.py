@@ -5,22 +5,25 @@ from __future__ import annotations
 from typing import Any
 
 from helexa_acp.agent import modes
-from helexa_acp.agent.modes import DESCRIPTIONS, Mode
+from helexa_acp.agent.modes import Mode
 from helexa_acp.provider.endpoints import Endpoints, ModelChoice
 from helexa_acp.provider.types import ModelDetails
 
 DEFAULT_EFFORT = "default"
 
 
-def mode_state(mode: Mode) -> dict[str, Any]:
-    return {"currentModeId": mode.value, "availableModes": modes.as_json()}
+Described = dict[Mode, tuple[str, str]]  # the modes' names and descriptions
+
+
+def mode_state(mode: Mode, described: Described) -> dict[str, Any]:
+    return {"currentModeId": mode.value, "availableModes": modes.as_json(described)}
 
 
 def config_options(
-    endpoints: Endpoints, mode: Mode, choice: ModelChoice | None, effort: str | None
+    endpoints: Endpoints, mode: dict[str, Any], choice: ModelChoice | None, effort: str | None
 ) -> list[dict[str, Any]]:
-    """Return all options, the most important first."""
-    options = [_mode_option(mode)]
+    """Return all options, the most important first; `mode` is that of the mode."""
+    options = [mode]
     if choice is None:
         return options
     options.insert(0, _model_option(endpoints, choice))
@@ -30,10 +33,8 @@ def config_options(
     return options
 
 
-def _mode_option(mode: Mode) -> dict[str, Any]:
-    options = [
-        {"value": m.value, "name": name, "description": text} for m, (name, text) in DESCRIPTIONS.items()
-    ]
+def mode_option(mode: Mode, described: Described) -> dict[str, Any]:
+    options = [{"value": m.value, "name": name, "description": text} for m, (name, text) in described.items()]
     return _select("mode", "Mode", "mode", mode.value, options)
 
 

@@ -14,20 +14,22 @@ from helexa_acp.agent.permission_rules import PermissionRules, describe
 from helexa_acp.agent.session import Session
 from helexa_acp.cancellation import CancelToken
 from helexa_acp.tools.roots import expand
+from helexa_acp.tools.shell import SHELLS
+from helexa_acp.tools.shell import permissions as permissions_of
 from helexa_acp.tools.tool import PermissionRule
 
 HINT = "allow|reject TOOL [exact|prefix|under|any] VALUE, remove NUMBER, forget"
 USAGE = """\
-- `/permissions allow shell git log` allows commands that begin with these words; `reject` refuses them
+- `/permissions allow shell git status` allows commands that begin with these words; `reject` refuses them
 - `/permissions allow edit under src` allows edits below a directory
 - `/permissions allow shell exact make test`, `/permissions allow "server: tool" any`
 - `/permissions remove 2` removes the second of the list, `/permissions forget` all of them\
 """
 
-_MATCHES = {
-    "shell": ("prefix", "exact", "any"),
+_MATCHES = {  # the first is the default
+    **dict.fromkeys(SHELLS.values(), ("prefix", "exact", "any")),
     "edit": ("under", "exact", "any"),
-}  # the first is the default
+}
 _OTHER_MATCHES = ("exact", "any")
 
 
@@ -63,9 +65,9 @@ def _done(approvals: Approvals, argument: str, cwd: str) -> str:
             rules.remove(verdict, rule)
             return f"Removed: {verdict} {describe(rule)}."
         case [("allow" | "reject") as verdict, tool, *rest]:
-            rule = _rule(tool, rest, cwd)
-            rules.remember(verdict, [rule])
-            return f"Remembered: {verdict} {describe(rule)}."
+            new = _rules(tool, rest, argument, cwd)
+            rules.remember(verdict, new)
+            return f"Remembered: {verdict} {', '.join(map(describe, new))}."
     raise UsageError(f"{words[0]!r} is none of its forms")
 
 
@@ -96,7 +98,8 @@ def _numbered(rules: PermissionRules, number: str) -> tuple[str, PermissionRule]
     return known[int(number) - 1]
 
 
-def _rule(tool: str, rest: list[str], cwd: str) -> PermissionRule:
+def _rules(tool: str, rest: list[str], argument: str, cwd: str) -> list[PermissionRule]:
+    """Return the rules that the words after the tool stand for. Raises UsageError."""
     matches = _MATCHES.get(tool, _OTHER_MATCHES)
     named = bool(rest) and rest[0] in {"exact", "prefix", "under", "any"}
     match = rest[0] if named else matches[0] if rest else "any"
@@ -108,8 +111,13 @@ def _rule(tool: str, rest: list[str], cwd: str) -> PermissionRule:
     if not named and not words and tool in _MATCHES:
         raise UsageError(f"say what of {tool}, or write {tool} any")
     if tool == "edit" and words:
-        return PermissionRule(tool, match, _absolute(" ".join(words), cwd))
-    return PermissionRule(tool, match, shlex.join(words) if tool == "shell" else " ".join(words))
+        return [PermissionRule(tool, match, _absolute(" ".join(words), cwd))]
+    if tool not in SHELLS.values() or not words:
+        return [PermissionRule(tool, match, " ".join(words))]
+    command = argument.strip().split(maxsplit=3 if named else 2)[-1]  # with its quotes
+    if match == "prefix":
+        return [PermissionRule(tool, match, command)]
+    return [permission.rules[0] for permission in permissions_of(command, tool)]
 
 
 def _absolute(path: str, cwd: str) -> str:

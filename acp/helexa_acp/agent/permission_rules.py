@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from helexa_acp.shared_file import replace_text
+from helexa_acp.tools.shellwords import parse
 from helexa_acp.tools.tool import Permission, PermissionRule
 
 log = logging.getLogger(__name__)
@@ -97,7 +98,7 @@ class PermissionRules:
 
 def covers(rule: PermissionRule, permission: Permission) -> bool:
     """Return whether the rule decides about the permission."""
-    if rule.tool != permission.tool:
+    if rule.tool not in {permission.tool, permission.broader}:
         return False
     match rule.match:
         case "any":
@@ -105,7 +106,8 @@ def covers(rule: PermissionRule, permission: Permission) -> bool:
         case "exact":
             return rule.value == permission.subject
         case "prefix":
-            words = tuple(rule.value.split())
+            parsed = parse(rule.value)
+            words = parsed[0].words if parsed is not None and len(parsed) == 1 else ()
             return bool(words) and permission.words[: len(words)] == words
         case "under":
             return Path(permission.subject).is_relative_to(rule.value)

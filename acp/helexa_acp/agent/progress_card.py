@@ -8,7 +8,6 @@ from helexa_acp.agent.tool_card import ToolCard
 from helexa_acp.provider.endpoints import ModelChoice
 from helexa_acp.tools.tool import Outcome
 from helexa_acp.tools.truncation import one_line
-from helexa_acp.v1 import updates
 
 
 class ProgressCard:
@@ -22,8 +21,7 @@ class ProgressCard:
         title = one_line(text)
         if self._card is None:
             state = {"toolCallId": new_id("status"), "title": title, "kind": "other", "status": "in_progress"}
-            self._card = ToolCard(state, self._session.show)
-            self._session.show(updates.tool_call(dict(state)))
+            self._card = ToolCard.begun(state, self._session.show)
         elif self._card.state["title"] != title:
             self._card.change(title=title)
 

@@ -17,6 +17,7 @@ from helexa_acp.storage.records import (
     UserSaid,
 )
 from helexa_acp.v1 import updates
+from helexa_acp.v1.subagents import in_session, shown_in, subagent
 
 INTERRUPTED = "This call was interrupted before it had a result."
 
@@ -44,9 +45,9 @@ def replay(records: Iterable[Record]) -> Iterator[updates.Update]:
             case AssistantSaid(items):
                 yield from (update for item in items for update in _item(item, cards))
             case CardBegun(id_) if id_ in cards and id_ not in called:
-                yield updates.tool_call(cards[id_].card)
+                yield from _card(cards[id_].card)
             case CardDone(card) if card.get("toolCallId") not in placed:
-                yield updates.tool_call(card)
+                yield from _card(card)
             case Planned(entries):
                 yield updates.plan(entries)
             case AgentSaid(message_id, text) | HookSaid(message_id, text):
@@ -63,7 +64,23 @@ def _item(item: dict[str, Any], cards: dict[str, CardDone]) -> Iterator[updates.
             yield updates.thought_chunk(str(item.get("id")), str(item.get("text")))
         case "call":
             done = cards.get(str(item.get("card")))
-            yield updates.tool_call(done.card if done else _interrupted(item))
+            yield from _card(done.card if done else _interrupted(item))
+
+
+def report_id(child_id: str) -> str:
+    """Return the id of the message that shows a sub-agent's report in its own session."""
+    return f"{child_id}-report"
+
+
+def _card(card: dict[str, Any]) -> Iterator[updates.Update]:
+    """Yield a card, and if it ran a sub-agent, that one's session with its report."""
+    yield updates.tool_call(card)
+    child = card.get("_meta", {}).get("subagentSessionId")
+    match card.get("content"):
+        case [{"content": {"text": str(report)}}] if child:
+            told = subagent(child, str(card["title"]), {"state": "idle"})
+            yield in_session(shown_in(card), told)
+            yield in_session(child, updates.message_chunk(report_id(child), report))
 
 
 def _interrupted(item: dict[str, Any]) -> dict[str, Any]:

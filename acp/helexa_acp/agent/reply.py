@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from helexa_acp.agent.context_budget import CHARS_PER_TOKEN
 from helexa_acp.config import Config
 from helexa_acp.provider.types import (
     CompletionEvent,
@@ -22,7 +23,7 @@ from helexa_acp.provider.types import (
     Usage,
     UsageStats,
 )
-from helexa_acp.storage.records import AssistantSaid
+from helexa_acp.storage.records import AssistantSaid, Spent
 from helexa_acp.tools.tool import Tool
 from helexa_acp.v1 import updates
 
@@ -56,6 +57,7 @@ class Reply:
         self.calls: dict[int, PendingCall] = {}
         self.reason: FinishReason | None = None
         self.usage: UsageStats | None = None
+        self.is_estimated = False  # the usage, as the endpoint has not told it
         self._tools = tools
         self._show = show
         self._items: list[dict[str, Any]] = []
@@ -91,13 +93,21 @@ class Reply:
             case Usage(stats):
                 self.usage = stats
 
+    def estimate_usage(self, prompt_tokens: int) -> None:
+        """Estimate what the reply took, if the endpoint has not told it."""
+        if self.usage is None:
+            said = len(self.text) + sum(len(call.arguments) for call in self.calls.values())
+            self.usage = UsageStats(prompt_tokens, int(said / CHARS_PER_TOKEN))
+            self.is_estimated = True
+
     def record(self, config: Config, *, interrupted: bool = False) -> AssistantSaid:
         """Return the record of the reply; `config` has the price of its tokens."""
         items = [self._kept(item) for item in self._items]
         if self.usage is None:
             return AssistantSaid(items, self.model, interrupted=interrupted)
-        counts = {"prompt": self.usage.prompt_tokens, "completion": self.usage.completion_tokens}
-        return AssistantSaid(items, self.model, counts, cost_of(config, self.model, self.usage), interrupted)
+        spent = spent_on(config, self.model, self.usage)
+        counts = {**spent.usage, "estimated": 1} if self.is_estimated else spent.usage
+        return AssistantSaid(items, self.model, counts, spent.cost, interrupted)
 
     def _kept(self, item: dict[str, Any]) -> dict[str, Any]:
         if item["type"] != "call":
@@ -147,6 +157,12 @@ def pending_card(pending: PendingCall, tools: dict[str, Tool]) -> dict[str, Any]
         "kind": tool.kind if tool else "other",
         "status": "pending",
     }
+
+
+def spent_on(config: Config, model: str, usage: UsageStats) -> Spent:
+    """Return the record of what a reply took."""
+    counts = {"prompt": usage.prompt_tokens, "completion": usage.completion_tokens}
+    return Spent(model, counts, cost_of(config, model, usage))
 
 
 def cost_of(config: Config, model: str, usage: UsageStats) -> dict[str, float]:

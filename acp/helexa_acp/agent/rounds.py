@@ -9,7 +9,8 @@ from __future__ import annotations
 from contextlib import aclosing
 from typing import Any
 
-from helexa_acp.agent import compaction, system_prompt
+from helexa_acp.agent import compaction, context_budget, deferred_tools, system_prompt
+from helexa_acp.agent.budget_guard import Verdict
 from helexa_acp.agent.progress_card import ProgressCard
 from helexa_acp.agent.reply import Reply, new_id, pending_card
 from helexa_acp.agent.session import Session
@@ -48,8 +49,14 @@ class Rounds:
         self._compacted = False
 
     async def run(self) -> str:
-        """Return the stop reason. Raises RpcError."""
+        """Return the stop reason. Raises RpcError, Cancelled."""
         for _ in range(MAX_ROUNDS):
+            match await self._session.budget.check(self._cancel):
+                case Verdict.STOP:
+                    return "max_turn_requests"
+                case Verdict.CANCELLED:
+                    self._cancel.cancel()
+                    return "cancelled"
             stop = await self._round()
             await self._session.log.sync()
             self._session.show_usage()
@@ -79,6 +86,7 @@ class Rounds:
             await self._abandon(reply)
             raise
         self._tell_unread(session.choice or choice)  # another model may have answered, or this one refused
+        reply.estimate_usage(context_budget.estimate_request(request))
         return await self._after(reply, choice)
 
     async def _request(self, choice: ModelChoice) -> CompletionRequest:
@@ -90,7 +98,7 @@ class Rounds:
         request = CompletionRequest(
             choice.model,
             (Message.of(Role.SYSTEM, system), *session.transcript.view()),
-            tuple(tool.spec for tool in session.tools.values()),
+            deferred_tools.offered(session.tools),
             effort=session.effort,
         )
         return await compaction.fit_to_window(session, choice, request, self._cancel)
@@ -115,6 +123,7 @@ class Rounds:
                     await session.client.drain()
         finally:
             progress.end(choice)
+        session.tell_low_limits(choice.endpoint)
 
     async def _after(self, reply: Reply, choice: ModelChoice) -> str | None:
         session = self._session

@@ -102,6 +102,9 @@ class Agent:
         self.sessions.cancel_all()
         return {}
 
+    async def auth_status(self, _: Params) -> Params:
+        return auth.status(self.config, signed_in=self.signed_in)
+
     def require_sign_in(self) -> None:
         if not self.signed_in:
             raise RpcError(AUTH_REQUIRED, "signed out: authenticate first")
@@ -125,11 +128,17 @@ METHODS: dict[str, Method] = {
     "session/load": _on_sessions("load"),
     "session/resume": _on_sessions("resume"),
     "session/list": _on_sessions("list_page"),
-    "session/fork": _on_sessions("fork"),  # unstable
     "session/close": _on_sessions("close"),
     "session/delete": _on_sessions("delete"),
     "session/prompt": _on_sessions("prompt"),
     "session/set_mode": _on_sessions("set_mode"),
     "session/set_config_option": _on_sessions("set_config_option"),
+    # Unstable, each declared as a capability.
+    "auth/status": Agent.auth_status,
+    "session/fork": _on_sessions("fork"),
+    "session/archive": _on_sessions("archive"),
+    "session/unarchive": _on_sessions("unarchive"),
+    "session/status": _on_sessions("status"),
+    "session/set_title": _on_sessions("set_title"),
     "session/set_model": _on_sessions("set_model"),  # gone from the schema, still sent by older clients
 }

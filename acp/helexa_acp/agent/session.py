@@ -8,18 +8,20 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from helexa_acp.agent import options, system_prompt
+from helexa_acp.agent import modes, options, system_prompt
 from helexa_acp.agent.approvals import Approvals
+from helexa_acp.agent.budget_guard import BudgetGuard
 from helexa_acp.agent.checkpoints import Checkpoints
 from helexa_acp.agent.hooks import Hooks
 from helexa_acp.agent.modes import Mode
 from helexa_acp.agent.permission_rules import PermissionRules, project_key
 from helexa_acp.agent.reply import new_id
 from helexa_acp.cancellation import CancelToken
+from helexa_acp.endpoint import Endpoint
 from helexa_acp.provider.endpoints import Endpoints, ModelChoice, UnknownModelError
 from helexa_acp.storage.log import SessionLog
 from helexa_acp.storage.records import AgentSaid, CardBegun, Chose, Record, Titled
@@ -29,12 +31,16 @@ from helexa_acp.storage.transcript import Transcript
 from helexa_acp.tools.background import BackgroundCommands
 from helexa_acp.tools.builtin import builtin_tools
 from helexa_acp.tools.files import Files
+from helexa_acp.tools.lsp.servers import LanguageServers
 from helexa_acp.tools.mcp.servers import McpServers
 from helexa_acp.tools.processes import ChildProcesses
 from helexa_acp.tools.roots import Roots
+from helexa_acp.tools.sandbox import Confinement, find_sandbox
+from helexa_acp.tools.shell import ShellTool
 from helexa_acp.tools.skill_tool import SkillTool
 from helexa_acp.tools.skills import Skill, find_skills, skill_folders
 from helexa_acp.tools.tool import Tool
+from helexa_acp.tools.web_search import web_search_tool
 from helexa_acp.v1 import updates
 from helexa_acp.v1.client import Client
 
@@ -78,18 +84,39 @@ class Session:
         self.roots = Roots(cwd, additional, [self.plan_path])
         self.files = Files(client, id_)
         self.copies = home.store.copies(id_)
-        self.processes = ChildProcesses()
+        self.processes = ChildProcesses(home.endpoints.config.command_environment)
         self.background = BackgroundCommands(self.processes)
         self.checkpoints = Checkpoints(home.shadow_git(id_, cwd))
         self.skills: dict[str, Skill] = {}
         self.approvals = Approvals(client, id_, home.rules(cwd))
+        self.budget = BudgetGuard(
+            client,
+            id_,
+            self.transcript,
+            configured=lambda: self.home.endpoints.config.budget,
+            keep=self.keep,
+            show=self.show,
+        )
         self.mcp = McpServers(cwd)
+        self.language_servers: LanguageServers | None = None
         self.running: CancelToken | None = None  # of the turn in progress
-        self._tools = builtin_tools(home.endpoints.config.offers)
+        config = home.endpoints.config
+        self._sandbox = sandbox = config.extensions.sandbox
+        writable = [cwd, *additional, *sandbox.writable]
+        self.confinement = Confinement(find_sandbox(sandbox.use), writable, network=sandbox.network)
+        self.confined_shell = ShellTool(
+            has_background=config.offers("background"), confinement=self.confinement
+        )
+        search = config.extensions.web_search
+        search_tool = web_search_tool(search, lambda: self.mcp.tools) if search else None
+        self._tools = builtin_tools(config.offers, search_tool)
+        self.client_prompt: tuple[str, ...] = ()  # how to take the client's system prompt, and its text
         self.label = ""  # stands before the titles of cards
+        self.place = id_  # the session in which the client shows the cards
         self.added_tools: dict[str, Tool] = {}  # those that need the session itself
         self._deferred_notices: list[tuple[str, str, str]] = []
         self.is_listed = False  # has an entry in the list of sessions, as from its first prompt on
+        self._low_limits: set[tuple[str, str]] = set()  # endpoint and unit, as the user was told
         self._options_shown: list[dict[str, Any]] | None = None
         self.commands_shown: list[dict[str, Any]] | None = None
 
@@ -100,7 +127,9 @@ class Session:
     @property
     def tools(self) -> dict[str, Tool]:
         skill_tools: dict[str, Tool] = {"skill": SkillTool(self.skills)} if self.skills else {}
-        tools = {**self._tools, **self.added_tools, **skill_tools, **self.mcp.tools}
+        is_confined = self._sandbox.always or self.mode is Mode.SANDBOX
+        shell: dict[str, Tool] = {"shell": self.confined_shell} if is_confined else {}
+        tools = {**self._tools, **shell, **self.added_tools, **skill_tools, **self.mcp.tools}
         return {name: tool for name, tool in tools.items() if self.home.endpoints.config.offers(name)}
 
     @property
@@ -110,8 +139,8 @@ class Session:
 
     def system_text(self) -> str:
         """Return the system prompt. Raises PromptError."""
-        override = self.home.system_prompt_path
-        return system_prompt.build(self.cwd, self.mode, self.plan_path, override, self.skills.values())
+        given = system_prompt.PromptOverrides(self.home.system_prompt_path, *self.client_prompt)
+        return system_prompt.build(self.cwd, self.mode, self.plan_path, given, self.skills.values())
 
     def find_skills(self) -> None:
         """Look for skills anew. A turn does so once, so that its requests begin alike."""
@@ -182,10 +211,14 @@ class Session:
 
     def options(self) -> list[dict[str, Any]]:
         """Return the configuration options for an answer, after which the client has seen them."""
-        self._options_shown = options.config_options(
-            self.endpoints, self.mode, self.choice, self.transcript.chose.effort
-        )
+        mode = options.mode_option(self.mode, self.modes())
+        effort = self.transcript.chose.effort
+        self._options_shown = options.config_options(self.endpoints, mode, self.choice, effort)
         return self._options_shown
+
+    def modes(self) -> dict[Mode, tuple[str, str]]:
+        """Return the modes' names and descriptions."""
+        return modes.descriptions(self.confinement, always=self._sandbox.always)
 
     def show_options(self) -> None:
         """Send the options if they have changed since the client last saw them."""
@@ -208,9 +241,11 @@ class Session:
     def choose_effort(self, effort: str) -> None:
         self.keep(Chose(effort=effort))
 
-    def set_title(self, title: str) -> None:
+    def set_title(self, title: str, *, listed: bool = True) -> None:
+        """Keep the title, and publish it if the session is to be in the list."""
         self.keep(Titled(title))
-        self.publish_info()
+        if listed:
+            self.publish_info()
 
     def publish_info(self) -> None:
         """Update the session's entry in the list of sessions, on disk and in the client."""
@@ -228,8 +263,18 @@ class Session:
         """Send how much of the context window is in use, if the window is known."""
         choice = self.choice
         window = self.window(choice) if choice else None
+        limits = self.endpoints.provider(choice.endpoint).rate_limits if choice else ()
         if window:
-            self.show(updates.usage(self.transcript.used_tokens, window, self.transcript.cost))
+            told = [asdict(limit) for limit in limits]
+            self.show(updates.usage(self.transcript.used_tokens, window, self.transcript.cost, told))
+
+    def tell_low_limits(self, endpoint: Endpoint) -> None:
+        """Tell the user what is nearly used up of an endpoint's rate limits, once until more is left."""
+        for limit in self.endpoints.provider(endpoint).rate_limits:
+            place = (endpoint.name, limit.unit)
+            if limit.is_low and place not in self._low_limits:
+                self.notice("warning", f"{endpoint.name}: {limit}")
+            self._low_limits = self._low_limits - {place} | ({place} if limit.is_low else set())
 
     def window(self, choice: ModelChoice) -> int | None:
         """Return the model's context window in tokens, or None if it is unknown."""
@@ -241,5 +286,8 @@ class Session:
 
     async def aclose(self) -> None:
         self.cancel()
-        await asyncio.gather(self.processes.kill_all(), self.mcp.aclose(), self.checkpoints.aclose())
+        ending = [self.processes.kill_all(), self.mcp.aclose(), self.checkpoints.aclose()]
+        ending += [self.language_servers.aclose()] if self.language_servers else []
+        await asyncio.gather(*ending)
+        await asyncio.to_thread(self.confinement.remove_tmp)
         self.log.close()

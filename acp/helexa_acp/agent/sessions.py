@@ -12,7 +12,8 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from helexa_acp.agent import choices, options, slash_commands
+from helexa_acp.agent import catalogue, choices, options, slash_commands
+from helexa_acp.agent.diagnostics import language_servers
 from helexa_acp.agent.mcp_host import SessionHost
 from helexa_acp.agent.replay import replay
 from helexa_acp.agent.session import Home, Session
@@ -26,7 +27,8 @@ from helexa_acp.rpc.connection import current_request
 from helexa_acp.rpc.framing import NOT_FOUND, RpcError
 from helexa_acp.storage.records import Titled, UserSaid
 from helexa_acp.storage.shadow_git import ShadowGitError
-from helexa_acp.storage.store import BadCursorError, NoSuchSessionError, SessionNote, SessionStore
+from helexa_acp.storage.store import NoSuchSessionError, SessionStore
+from helexa_acp.tools.sandbox import find_sandbox
 from helexa_acp.v1 import params as check
 from helexa_acp.v1 import updates
 from helexa_acp.v1.client import Client
@@ -58,6 +60,8 @@ class Sessions:
         self._retired: list[Endpoints] = []
         self._home.endpoints.on_change = self._models_changed
         self._home.endpoints.refresh()
+        use = config.extensions.sandbox.use
+        self._sandbox_sought = asyncio.create_task(asyncio.to_thread(find_sandbox, use))
 
     async def use(self, config: Config) -> None:
         """Take a new configuration. Open sessions use it from their next turn on."""
@@ -72,16 +76,21 @@ class Sessions:
     async def aclose(self) -> None:
         await asyncio.gather(*(self._forget(id_) for id_ in list(self._open)), return_exceptions=True)
         await asyncio.gather(
-            *(e.aclose() for e in (*self._retired, self._home.endpoints)), return_exceptions=True
+            *(e.aclose() for e in (*self._retired, self._home.endpoints)),
+            self._sandbox_sought,
+            return_exceptions=True,
         )
 
     async def new(self, params: Params) -> Params:
         cwd = check.absolute(params)
         additional = check.directories(params)
         servers = check.mcp_servers(params)
+        prompt = check.system_prompt(params)
         await asyncio.to_thread(check.exist, cwd, additional)
+        await self._find_sandbox()
         id_, log_ = self._home.store.create(cwd)
         session = Session(id_, cwd, additional, log=log_, home=self._home, client=self.client)
+        session.client_prompt = prompt
         self._adopt(session, servers)
         return {"sessionId": id_, **self._state(session)}
 
@@ -96,16 +105,36 @@ class Sessions:
         return self._state(session)
 
     async def resume(self, params: Params) -> Params:
-        return self._state(await self._reopen(params))
+        session = await self._reopen(params)
+        current_request().after.append(session.show_usage)
+        return self._state(session)
 
     async def list_page(self, params: Params) -> Params:
-        cwd = check.absolute(params) if params.get("cwd") is not None else None
-        try:
-            notes, cursor = self._home.store.page(cwd, check.optional_string(params, "cursor"))
-        except BadCursorError as error:
-            raise check.invalid(f"cursor: {error}") from error
-        answer: Params = {"sessions": [_note_json(note) for note in notes]}
-        return {**answer, "nextCursor": cursor} if cursor else answer
+        return catalogue.page(self._home.store, params)
+
+    async def archive(self, params: Params) -> Params:
+        """Archive a session, which closes it if it is open."""
+        id_ = check.string(params, "sessionId")
+        answer = catalogue.archive(self._home.store, id_, archived=True)
+        await self._forget(id_)
+        return answer
+
+    async def unarchive(self, params: Params) -> Params:
+        return catalogue.archive(self._home.store, check.string(params, "sessionId"), archived=False)
+
+    async def status(self, params: Params) -> Params:
+        id_ = check.string(params, "sessionId")
+        return {"status": "open"} if id_ in self._open else catalogue.status(self._home.store, id_)
+
+    async def set_title(self, params: Params) -> Params:
+        id_ = check.string(params, "sessionId")
+        title = catalogue.title_of(params)
+        session = self._open.get(id_)
+        if session is None:
+            catalogue.retitle(self._home.store, id_, title)
+        else:
+            session.set_title(title, listed=session.is_listed)
+        return {"title": title}
 
     async def close(self, params: Params) -> Params:
         await self._forget(self._find(params).id)
@@ -125,10 +154,11 @@ class Sessions:
         """Return a new session that begins with all that a session contains."""
         id_ = check.string(params, "sessionId")
         check.absolute(params)
+        check.system_prompt(params)
         try:
             copy = self._home.store.copy(id_)
         except NoSuchSessionError as error:
-            raise RpcError(NOT_FOUND, str(error)) from error
+            raise catalogue.not_found(id_, error) from error
         session = await self._reopen({**params, "sessionId": copy})
         commits = session.transcript.checkpoints.values()
         with contextlib.suppress(ShadowGitError):
@@ -136,7 +166,7 @@ class Sessions:
         title = session.transcript.title
         if title is not None:
             session.keep(Titled(f"{title} (fork)"))
-        current_request().after.append(session.publish_info)
+        current_request().after += [session.publish_info, session.show_usage]
         return {"sessionId": copy, **self._state(session)}
 
     async def prompt(self, params: Params) -> Params:
@@ -190,17 +220,25 @@ class Sessions:
         id_ = check.string(params, "sessionId")
         cwd = check.absolute(params)
         servers = check.mcp_servers(params)
+        prompt = check.system_prompt(params)
         try:
             log_ = self._home.store.open(id_)
         except NoSuchSessionError as error:
-            raise RpcError(NOT_FOUND, str(error)) from error
+            raise catalogue.not_found(id_, error) from error
         await self._forget(id_)
+        await self._find_sandbox()
         session = Session(id_, cwd, check.directories(params), log=log_, home=self._home, client=self.client)
+        session.client_prompt = prompt
         for record in log_.read_new():
             session.transcript.apply(record)
             session.is_listed = session.is_listed or isinstance(record, UserSaid)
         self._adopt(session, servers)
         return session
+
+    async def _find_sandbox(self) -> None:
+        """Wait until it is known which sandbox works, so that sessions know it."""
+        await asyncio.shield(self._sandbox_sought)
+        await asyncio.to_thread(find_sandbox, self._home.endpoints.config.extensions.sandbox.use)
 
     async def _forget(self, id_: str) -> None:
         """Cancel the session's turn, wait for its answer, and close the session."""
@@ -218,6 +256,7 @@ class Sessions:
         own = self._home.endpoints.config.extensions.mcp_servers
         servers = [*servers, *(server for server in own if server["name"] not in names)]
         session.added_tools["task"] = TaskTool(session)
+        session.language_servers = language_servers(session)
         session.mcp.start(servers, SessionHost(session, lambda: self._show_commands(session)))
         self._home.endpoints.refresh()
         # The client does not know the session before it has the answer.
@@ -230,16 +269,12 @@ class Sessions:
             session.show(updates.commands(available))
 
     def _state(self, session: Session) -> Params:
-        return {"modes": options.mode_state(session.mode), "configOptions": session.options()}
+        return {
+            "modes": options.mode_state(session.mode, session.modes()),
+            "configOptions": session.options(),
+        }
 
     def _models_changed(self) -> None:
         for session in self._open.values():
             with contextlib.suppress(OSError):
                 session.show_options()
-
-
-def _note_json(note: SessionNote) -> Params:
-    body: Params = {"sessionId": note.id, "cwd": note.cwd, "updatedAt": note.updated_at}
-    if note.additional:
-        body["additionalDirectories"] = list(note.additional)
-    return {**body, "title": note.title} if note.title else body

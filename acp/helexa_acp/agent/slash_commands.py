@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from helexa_acp.agent import budget_command, permission_command
 from helexa_acp.agent import command_actions as actions
-from helexa_acp.agent import permission_command
 from helexa_acp.agent.permission_command import permissions
 from helexa_acp.agent.rewind import HINT, rewind
 from helexa_acp.agent.session import Session
@@ -76,7 +76,10 @@ BUILTIN = (
     ),
     SlashCommand("undo", "Undo the last turn and its edits", action=undo),
     SlashCommand("rewind", "Go back to before a turn, with the project's files", HINT, rewind),
-    SlashCommand("cost", "Show tokens and cost of this session", action=actions.cost),
+    SlashCommand("cost", "Show tokens, cost and limits of this session", action=budget_command.cost),
+    SlashCommand(
+        "budget", "Show or set when to ask about going on", budget_command.HINT, budget_command.budget
+    ),
     SlashCommand("init", "Write or improve AGENTS.md for this project", expansion=actions.expand_init),
     SlashCommand(
         "permissions", "Show, add or remove remembered permissions", permission_command.HINT, permissions
@@ -87,9 +90,11 @@ BUILTIN = (
 def available(session: Session) -> dict[str, SlashCommand]:
     """Return the commands by name. Of two with one name the first counts: built-in, file, skill, server."""
     commands = {command.name: command for command in BUILTIN}
-    for folder in (Path(session.cwd) / ".helexa" / "commands", session.home.config / "commands"):
+    project = Path(session.cwd) / ".helexa" / "commands"
+    for folder in (project, session.home.config / "commands"):
         for path in sorted(folder.glob("*.md")) if folder.is_dir() else []:
-            command = _from_file(path)
+            # A link in the project would make a prompt of a file from elsewhere.
+            command = _from_file(path) if folder != project or session.roots.hold(path) else None
             if command is not None:
                 commands.setdefault(command.name, command)
     for skill in find_skills(skill_folders(session.cwd, session.home.config)).values():

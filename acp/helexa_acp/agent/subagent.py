@@ -11,6 +11,8 @@ from typing import Any
 
 from helexa_acp.agent.hooks import Hooks
 from helexa_acp.agent.modes import Mode
+from helexa_acp.agent.replay import report_id
+from helexa_acp.agent.reply import new_id
 from helexa_acp.agent.session import Session
 from helexa_acp.cancellation import CancelToken
 from helexa_acp.extensions import MODES, AgentKind
@@ -18,6 +20,7 @@ from helexa_acp.provider.types import Message, Role
 from helexa_acp.storage.records import AssistantSaid, CardDone, Edited, Record, Spent
 from helexa_acp.tools.tool import Tool
 from helexa_acp.v1 import updates
+from helexa_acp.v1.subagents import in_session, shown_in, subagent
 
 WITHHELD = {"plan", "ask"}  # the plan is the session's, and nobody answers
 PROMPT = """
@@ -42,12 +45,21 @@ class Subagent(Session):
             client=parent.client,
         )
         self.label = f"{kind.name}: "
+        self.child_id = new_id("subagent")  # of the session that clients with sub-agents show
         self.approvals = parent.approvals
+        if self.client.has_subagents:
+            self.place = self.child_id
+            self.approvals = parent.approvals.within(self.child_id)
+        self.budget = parent.budget
         self.checkpoints = parent.checkpoints
         self.copies = parent.copies
         self.files = parent.files
         self.mcp = parent.mcp
+        self.confinement = parent.confinement
+        self.confined_shell = parent.confined_shell
+        self.language_servers = parent.language_servers
         self.skills = parent.skills
+        self.client_prompt = parent.client_prompt
         self.running = cancel
         self.limit = ""  # the one that it has reached
         self._cancel = cancel
@@ -110,8 +122,20 @@ class Subagent(Session):
         match update["sessionUpdate"]:
             case "tool_call":
                 self.begin_nested_card(update)
-            case "tool_call_update" | "notice":
+            case "tool_call_update" | "subagent_update":
+                self._parent.show({**update, "_meta": self._meta(update)})
+            case "agent_message_chunk" if shown_in(update):  # of one of its own
                 self._parent.show(update)
+            case "notice":
+                self._parent.show(update)
+
+    def announce(self, title: str, state: str, **more: Any) -> None:
+        """Tell a client with sub-agents that this one is running or idle."""
+        self._parent.show(subagent(self.child_id, title, {"state": state, **more}))
+
+    def show_report(self, text: str) -> None:
+        """Show the report in the sub-agent's own session."""
+        self._parent.show(in_session(self.child_id, updates.message_chunk(report_id(self.child_id), text)))
 
     def begin_nested_card(self, card: updates.Update) -> None:
         self._parent.begin_nested_card(self._nested(card))
@@ -131,7 +155,11 @@ class Subagent(Session):
     def _nested(self, card: dict[str, Any]) -> dict[str, Any]:
         title = str(card["title"])
         labelled = title if title.startswith(self.label) else f"{self.label}{title}"
-        return {"_meta": {"parentToolCallId": self._card_id}, **card, "title": labelled}
+        return {**card, "title": labelled, "_meta": self._meta(card)}
+
+    def _meta(self, update: dict[str, Any]) -> dict[str, Any]:
+        """Return where an update belongs; that of a sub-agent of its own says so already."""
+        return {"parentToolCallId": self._card_id, "sessionId": self.child_id, **update.get("_meta", {})}
 
     def _count(self, usage: dict[str, int]) -> None:
         self._num_tokens += usage.get("prompt", 0) + usage.get("completion", 0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import platform
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 from helexa_acp.agent.modes import Mode
@@ -39,10 +40,23 @@ class PromptError(Exception):
     """The file that `system_prompt_path` names cannot be read."""
 
 
-def build(cwd: str, mode: Mode, plan_path: Path, override: Path | None, skills: Iterable[Skill] = ()) -> str:
-    """Return the system prompt; `override` is a file that replaces the built-in text. Raises PromptError."""
-    template = DEFAULT_PROMPT if override is None else _read_override(override)
-    text = template.replace("{cwd}", cwd).replace("{platform}", platform.system())
+@dataclass(frozen=True, slots=True)
+class PromptOverrides:
+    """What replaces the built-in text, or is added to it: a file of the user's, and words of the client's."""
+
+    path: Path | None = None
+    mode: str = "append"
+    words: str = ""
+
+
+NONE = PromptOverrides()
+
+
+def build(
+    cwd: str, mode: Mode, plan_path: Path, given: PromptOverrides = NONE, skills: Iterable[Skill] = ()
+) -> str:
+    """Return the system prompt. Raises PromptError."""
+    text = _opening(cwd, given)
     text += "".join(
         f"\n# Instructions of the project, from {path}\n\n{body}\n" for path, body in guides_for(cwd)
     )
@@ -52,6 +66,14 @@ def build(cwd: str, mode: Mode, plan_path: Path, override: Path | None, skills: 
     if mode is Mode.PLAN:
         text += PLAN_ADDENDUM.format(plan=plan_path)
     return text
+
+
+def _opening(cwd: str, given: PromptOverrides) -> str:
+    if given.mode == "override":
+        return f"{given.words}\n"
+    template = DEFAULT_PROMPT if given.path is None else _read_override(given.path)
+    text = template.replace("{cwd}", cwd).replace("{platform}", platform.system())
+    return f"{text}\n# Instructions of the editor\n\n{given.words}\n" if given.words else text
 
 
 def guides_for(cwd: str) -> list[tuple[Path, str]]:

@@ -67,13 +67,14 @@ class TaskTool:
             self._tally.num_started += 1
             await ctx.cancel.race(self._slots.acquire())
             try:
-                return await self._run(kind, args["prompt"], ctx)
+                return await self._run(kind, args["prompt"], title, ctx)
             finally:
                 self._slots.release()
 
-        return PreparedCall(f"{kind.name}: {one_line(args['title'])}", run)
+        title = f"{kind.name}: {one_line(args['title'])}"
+        return PreparedCall(title, run)
 
-    async def _run(self, kind: AgentKind, prompt: str, ctx: ToolContext) -> Outcome:
+    async def _run(self, kind: AgentKind, prompt: str, title: str, ctx: ToolContext) -> Outcome:
         cancel = CancelToken()
         ctx.cancel.on_cancel(cancel.cancel)
         try:
@@ -83,7 +84,10 @@ class TaskTool:
         if self._depth < MAX_DEPTH:
             subagent.added_tools["task"] = TaskTool(subagent, self._depth + 1, self._tally)
         subagent.begin(prompt)
+        ctx.show(_meta={"subagentSessionId": subagent.child_id})
+        subagent.announce(title, "running")
         timer = asyncio.get_running_loop().call_later(kind.time_limit_s, subagent.stop_at_limit, TIME_LIMIT)
+        stop = "error"
         try:
             stop = await Rounds(subagent, cancel, new_id("task"), []).run()
         except RpcError as error:
@@ -91,10 +95,13 @@ class TaskTool:
         finally:
             timer.cancel()
             await subagent.processes.kill_all()
+            subagent.announce(title, "idle", stopReason=stop)
         if stop == "cancelled" and not subagent.limit:  # by the user, perhaps in a request for permission
             ctx.cancel.cancel()
             raise Cancelled
-        return _outcome(subagent, stop)
+        outcome = _outcome(subagent, stop)
+        subagent.show_report(outcome.text)
+        return outcome
 
 
 def _outcome(subagent: Subagent, stop: str) -> Outcome:

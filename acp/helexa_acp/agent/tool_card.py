@@ -19,13 +19,22 @@ class ToolCard:
         self.state = state
         self._show = show
 
+    @classmethod
+    def begun(cls, state: dict[str, Any], show: Callable[[updates.Update], None]) -> ToolCard:
+        """Show a card that is no call of the model's, and return it."""
+        show(updates.tool_call(dict(state)))
+        return cls(state, show)
+
     @property
     def id(self) -> str:
         return str(self.state["toolCallId"])
 
     def change(self, **changes: Any) -> None:
         self.state.update(changes)
-        self._show(updates.tool_call_update(self.id, **changes))
+        meta = {
+            key: value for key, value in self.state.items() if key == "_meta"
+        }  # as each update replaces it
+        self._show(updates.tool_call_update(self.id, **{**changes, **meta}))
 
     def done(self, call: str, outcome: Outcome) -> CardDone:
         """Show the outcome, and return the record of the closed card for the call of this id."""

@@ -8,6 +8,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from helexa_acp.agent import deferred_tools
 from helexa_acp.agent.approvals import PermissionDecision
 from helexa_acp.agent.reply import PendingCall, pending_card
 from helexa_acp.agent.session import Session
@@ -56,11 +57,10 @@ class ToolRunner:
         return tool is not None and tool.read_only
 
     async def _one(self, call: PendingCall, *, truncated: bool) -> None:
-        tool = self._session.tools.get(call.name)
         card = ToolCard(pending_card(call, self._session.tools), self._session.show)
         async with self._slots:
             try:
-                outcome = await self._outcome(call, tool, card, truncated=truncated)
+                outcome = await self._outcome(call, card, truncated=truncated)
             except Cancelled:
                 outcome = Outcome(CANCELLED, is_error=True)
             except ToolError as error:
@@ -74,11 +74,13 @@ class ToolRunner:
         self._session.keep(card.done(call.id, outcome))
         await self._session.client.drain()
 
-    async def _outcome(
-        self, call: PendingCall, tool: Tool | None, card: ToolCard, *, truncated: bool
-    ) -> Outcome:
+    async def _outcome(self, called: PendingCall, card: ToolCard, *, truncated: bool) -> Outcome:
         if self._cancel.cancelled:
             raise Cancelled
+        call = deferred_tools.unwrapped(called, self._session.tools)
+        if isinstance(call, Outcome):
+            return call
+        tool = self._session.tools.get(call.name)
         if tool is None:
             raise ToolError(f"there is no tool {call.name!r}; the tools are {', '.join(self._session.tools)}")
         args = _arguments(call, tool, truncated=truncated)
@@ -110,7 +112,7 @@ class ToolRunner:
     def _context(self, card: ToolCard) -> ToolContext:
         session = self._session
         return ToolContext(
-            session_id=session.id,
+            session_id=session.place,
             client=session.client,
             roots=session.roots,
             files=session.files,
@@ -121,6 +123,7 @@ class ToolRunner:
             set_plan=self._set_plan,
             say=session.say,
             keep_copy=self._keep_copy,
+            diagnose=self._diagnose,
             sees_images=self._sees_images,
             card_id=card.id,
         )
@@ -128,6 +131,13 @@ class ToolRunner:
     def _set_plan(self, entries: list[dict[str, Any]]) -> None:
         self._session.keep(Planned(entries))
         self._session.show(updates.plan(entries))
+
+    async def _diagnose(self, path: Path, text: str) -> str:
+        session = self._session
+        if session.language_servers is None or session.roots.is_plan(path):
+            return ""
+        have_run = session.files.commands_have_run
+        return await session.language_servers.report(path, text, self._cancel, commands_have_run=have_run)
 
     async def _keep_copy(self, path: Path, before: bytes | None, after: bytes) -> None:
         session = self._session

@@ -76,6 +76,7 @@ class Turn:
             await self._cancel.race(session.mcp.settle())
         except Cancelled:
             return "cancelled"
+        session.budget.begin_turn()
         session.checkpoints.begin(self._message_id, session.keep)
         try:
             stop = await Rounds(session, self._cancel, self._message_id, blocks).run()

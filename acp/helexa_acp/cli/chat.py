@@ -82,6 +82,8 @@ class ChatClient:
         match update["sessionUpdate"]:
             case "agent_message_chunk" | "agent_thought_chunk" as kind:
                 self._flow(kind, update["content"].get("text", ""))
+            case "tool_call" if update.get("status") == "in_progress":  # a wait for the endpoint
+                self._block(f"* {update['title']}")
             case "tool_call_update" if "title" in update:
                 self._block(f"* {update['title']}")
             case "tool_call_update" if update.get("status") == "failed":

@@ -23,6 +23,7 @@ from helexa_acp.provider.errors import (
 )
 from helexa_acp.provider.lenient_json import as_object, encode_body
 from helexa_acp.provider.quirks import Quirks
+from helexa_acp.provider.rate_limits import RateLimit, parse_rate_limits
 from helexa_acp.provider.sse import SseComment, SseEvent, SseParser, SseTooLongError
 from helexa_acp.provider.types import CompletionEvent, CompletionRequest, ProgressUpdate
 from helexa_acp.provider.wires.adapter import Adapter, StreamDecoder
@@ -69,6 +70,7 @@ class Attempt:
             **adapter.headers(endpoint.api_key),
         }
         self._decoder: StreamDecoder = adapter.decoder(text_tools=quirks.text_tools)
+        self.rate_limits: tuple[RateLimit, ...] = ()  # known once the answer begins
 
     async def events(self, cancel: CancelToken) -> AsyncGenerator[CompletionEvent, None]:
         """Yield the events of the answer. Raises Cancelled, ProviderError."""
@@ -82,6 +84,7 @@ class Attempt:
             if sending.done() and not sending.cancelled() and sending.exception() is None:
                 await sending.result().aclose()  # the answer arrived at the same moment
             raise
+        self.rate_limits = parse_rate_limits(response.headers)
         try:
             if response.status_code != 200:
                 await self._refuse(response, cancel)

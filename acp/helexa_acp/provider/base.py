@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator
 
 from helexa_acp.cancellation import CancelToken
+from helexa_acp.provider.rate_limits import RateLimit
 from helexa_acp.provider.types import CompletionEvent, CompletionRequest, ModelDetails
 
 
@@ -13,6 +14,7 @@ class Provider(ABC):
     """An endpoint that can be asked for completions. To construct one costs no network access."""
 
     name: str
+    rate_limits: tuple[RateLimit, ...] = ()  # as the last answer told them
 
     @abstractmethod
     async def list_models(self) -> list[ModelDetails]:

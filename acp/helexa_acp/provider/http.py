@@ -41,7 +41,8 @@ MAX_ATTEMPTS = 3
 MAX_LESSONS = 6
 LIST_TIMEOUT_S = 15.0
 COUNT_TIMEOUT_S = 15.0
-MAX_RETRY_AFTER_S = 60.0
+MAX_PAUSE_S = 60.0  # a server that wants to be left alone for longer is out of service, or its budget used up
+TOLD_PAUSE_S = 2.0  # a shorter pause is not worth a word to the user
 
 # Statuses of servers that cannot count tokens; any other may be a server that can, but not now. A 200
 # without a count comes from a server that uses the path for something else.
@@ -96,12 +97,18 @@ class HttpProvider(Provider):
                     raise
                 quirks = learned
             except (OverloadedError, UnreachableError) as error:
-                if shown or attempts >= MAX_ATTEMPTS:
+                pause_s = self._pause_s(error, attempts)
+                if shown or attempts >= MAX_ATTEMPTS or pause_s > MAX_PAUSE_S:
                     raise
-                await self._pause(error, attempts, cancel)
+                log.warning("%s; trying again in %.1f s", error, pause_s)
+                if pause_s >= TOLD_PAUSE_S:
+                    yield ProgressUpdate(f"Trying again in {pause_s:.0f} s: {error}")
+                await _pause(pause_s, cancel)
                 attempts += 1
             else:
                 return
+            finally:
+                self.rate_limits = attempt.rate_limits or self.rate_limits
 
     async def list_models(self) -> list[ModelDetails]:
         url = join_url(self.endpoint.base_url, "models")
@@ -176,13 +183,14 @@ class HttpProvider(Provider):
             self._client_now = self._new_client()
         return self._client_now
 
-    async def _pause(self, error: ProviderError, attempt: int, cancel: CancelToken) -> None:
-        pause_s = self._backoff_s * 2**attempt
+    def _pause_s(self, error: ProviderError, attempt: int) -> float:
         if isinstance(error, OverloadedError) and error.retry_after_s is not None:
-            pause_s = error.retry_after_s
-        pause_s = min(pause_s, MAX_RETRY_AFTER_S)
-        log.warning("%s; trying again in %.1f s", error, pause_s)
-        try:
-            await cancel.race(asyncio.sleep(pause_s))
-        except Cancelled:
-            return
+            return error.retry_after_s
+        return float(self._backoff_s * 2**attempt)
+
+
+async def _pause(pause_s: float, cancel: CancelToken) -> None:
+    try:
+        await cancel.race(asyncio.sleep(pause_s))
+    except Cancelled:
+        return

@@ -105,6 +105,14 @@ class Chose:
 
 
 @dataclass(frozen=True, slots=True)
+class Budgeted:
+    """The totals that the session may use, as the user has chosen."""
+
+    tokens: int = 0  # 0: no limit
+    cost: dict[str, float] = field(default_factory=dict)  # by currency
+
+
+@dataclass(frozen=True, slots=True)
 class Titled:
     title: str
 
@@ -151,6 +159,7 @@ Record = (
     | Checkpointed
     | Planned
     | Chose
+    | Budgeted
     | Titled
     | AgentSaid
     | HookSaid
@@ -169,6 +178,7 @@ _KINDS: dict[str, type[Any]] = {
     "checkpoint": Checkpointed,
     "plan": Planned,
     "chose": Chose,
+    "budget": Budgeted,
     "title": Titled,
     "said": AgentSaid,
     "hook": HookSaid,

@@ -6,10 +6,11 @@ import base64
 import json
 import re
 import uuid
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from helexa_acp.shared_file import read_json, update_json
 from helexa_acp.storage.copies import FileCopies
@@ -38,6 +39,7 @@ class SessionNote:
     title: str | None
     updated_at: str  # ISO 8601, UTC
     additional: tuple[str, ...] = ()  # the directories that it was last opened with, beside `cwd`
+    archived: bool = False  # by a client: left out of lists, unless they ask for it
 
 
 def now_iso() -> str:
@@ -95,18 +97,37 @@ class SessionStore:
         """Write a session's note, and return its time."""
         updated_at = now_iso()
         note = {"cwd": cwd, "title": title, "updated_at": updated_at, "additional": list(additional)}
-        update_json(self._note_path(id_), lambda _: note)
+        update_json(self._note_path(id_), lambda kept: {"archived": _is_archived(kept), **note})
         return updated_at
 
+    def archive(self, id_: str, *, archived: bool) -> None:
+        """Archive a session, or take it back. Raises NoSuchSessionError."""
+        self.open(id_).close()
+        update_json(self._note_path(id_), lambda kept: {**kept, "archived": archived})
+
+    def retitle(self, id_: str, title: str) -> None:
+        """Give a session a title. Raises NoSuchSessionError."""
+        log = self.open(id_)
+        try:
+            log.append(Titled(title))
+        finally:
+            log.close()
+        update_json(self._note_path(id_), lambda kept: {**kept, "title": title})
+
     def page(
-        self, cwd: str | None, cursor: str | None, size: int = PAGE_SIZE
+        self,
+        cwd: str | None,
+        cursor: str | None,
+        size: int = PAGE_SIZE,
+        archived: Collection[bool] = (False,),
     ) -> tuple[list[SessionNote], str | None]:
         """Return a page of the list, the latest first, and the cursor of the next. Raises BadCursorError.
 
-        With `cwd`, the list has only sessions of that directory.
+        With `cwd`, the list has only sessions of that directory. Without True in `archived` it has no
+        archived sessions, without False no others.
         """
         before = _decode_cursor(cursor)
-        notes = [note for note in self._notes() if cwd is None or note.cwd == cwd]
+        notes = [note for note in self._notes() if note.archived in archived and cwd in {None, note.cwd}]
         notes.sort(key=_place, reverse=True)
         if before is not None:
             notes = [note for note in notes if _place(note) < before]
@@ -128,8 +149,10 @@ class SessionStore:
                 title if isinstance(title, str) else None,
                 kept["updated_at"],
                 tuple(map(str, additional)) if isinstance(additional, list) else (),
+                _is_archived(kept),
             )
-        return self._note_from_log(path)
+        found = self._note_from_log(path)
+        return replace(found, archived=_is_archived(kept)) if found else None
 
     def _note_from_log(self, path: Path) -> SessionNote | None:
         """Return a note made from the log, or None if it cannot be read or has no prompt."""
@@ -154,6 +177,10 @@ class SessionStore:
 
     def _note_path(self, id_: str) -> Path:
         return self._root / f"{id_}.note.json"
+
+
+def _is_archived(kept: dict[str, Any]) -> bool:
+    return kept.get("archived") is True
 
 
 def _new_id() -> str:

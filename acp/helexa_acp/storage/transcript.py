@@ -8,6 +8,7 @@ from typing import Any
 from helexa_acp.provider.types import ImagePart, Message, Part, ReasoningPart, Role, TextPart, ToolCall
 from helexa_acp.storage.records import (
     AssistantSaid,
+    Budgeted,
     CardDone,
     Checkpointed,
     Chose,
@@ -50,7 +51,9 @@ class Transcript:
         self.title: str | None = None
         self.plan: list[dict[str, Any]] = []
         self.cost: dict[str, float] = {}
-        self.used_tokens = 0
+        self.used_tokens = 0  # by the last request and its reply
+        self.num_tokens = 0  # in all
+        self.budget: Budgeted | None = None
         self.checkpoints: dict[str, str] = {}  # by message id
         self.compactions: list[Compacted] = []  # the last one counts
 
@@ -93,6 +96,8 @@ class Transcript:
                 )
             case Titled():
                 self.title = record.title
+            case Budgeted():
+                self.budget = record
             case Compacted():
                 self.compactions.append(record)
                 self.used_tokens = record.used_tokens or self.used_tokens
@@ -114,13 +119,15 @@ class Transcript:
                 case "call":
                     calls.append(ToolCall(str(item["id"]), str(item["name"]), str(item["arguments"])))
         self.messages.append(Message(Role.ASSISTANT, tuple(parts), tuple(calls)))
-        used = record.usage.get("prompt", 0) + record.usage.get("completion", 0)
-        self.used_tokens = used or self.used_tokens
-        self._spent(record.cost)
+        self.used_tokens = self._spent(record) or self.used_tokens
 
-    def _spent(self, cost: dict[str, float]) -> None:
-        for currency, amount in cost.items():
+    def _spent(self, record: AssistantSaid | Spent) -> int:
+        """Add what a reply took to the totals. Return its tokens."""
+        used = record.usage.get("prompt", 0) + record.usage.get("completion", 0)
+        self.num_tokens += used
+        for currency, amount in record.cost.items():
             self.cost[currency] = self.cost.get(currency, 0.0) + amount
+        return used
 
     def _card(self, record: CardDone) -> None:
         self.cards[str(record.card.get("toolCallId"))] = record
@@ -133,8 +140,8 @@ class Transcript:
     def _beside(self, record: Spent | Edited | Checkpointed) -> None:
         """Apply a record of which no model reads."""
         match record:
-            case Spent(cost=cost):
-                self._spent(cost)
+            case Spent():
+                self._spent(record)
             case Checkpointed(message_id, commit):
                 self.checkpoints[message_id] = commit
             case Edited() if self.turns:

@@ -15,8 +15,10 @@ from helexa_acp.tools.shell import ShellTool
 from helexa_acp.tools.tool import Tool
 
 
-def builtin_tools(is_offered: Callable[[str], bool] = lambda name: True) -> dict[str, Tool]:
-    """Return the tools by name, without those that are not offered."""
+def builtin_tools(
+    is_offered: Callable[[str], bool] = lambda name: True, search: Tool | None = None
+) -> dict[str, Tool]:
+    """Return the tools by name, without those that are not offered; `search` is that of the web."""
     tools: tuple[Tool, ...] = (
         ReadTool(),
         WriteTool(),
@@ -28,5 +30,6 @@ def builtin_tools(is_offered: Callable[[str], bool] = lambda name: True) -> dict
         FetchTool(),
         PlanTool(),
         AskTool(),
+        *([search] if search else []),
     )
     return {tool.spec.name: tool for tool in tools if is_offered(tool.spec.name)}

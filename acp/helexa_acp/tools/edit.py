@@ -10,8 +10,10 @@ from typing import Any
 
 from helexa_acp.tools.changes import shown_change
 from helexa_acp.tools.errors import ToolError
+from helexa_acp.tools.read import fenced
 from helexa_acp.tools.text_file import FileText
 from helexa_acp.tools.tool import Outcome, Permission, PermissionRule, PreparedCall, ToolContext, spec
+from helexa_acp.v1.updates import text_content
 
 _PATH = {"type": "string", "description": "absolute, or relative to the working directory"}
 
@@ -74,6 +76,7 @@ def replace_once(text: str, old: str, new: str) -> str:
 def _job(verb: str, path: Path, old: FileText | None, new: str, ctx: ToolContext) -> PreparedCall:
     changed = (old or FileText("")).with_text(new)
     after = changed.data
+    shown = shown_change(str(path), old.text if old else None, new)
 
     async def run() -> Outcome:
         if await ctx.cancel.race(ctx.files.read_or_none(path)) != old:
@@ -81,10 +84,15 @@ def _job(verb: str, path: Path, old: FileText | None, new: str, ctx: ToolContext
         before = None if old is None else await ctx.files.copy_of(path, old)
         await ctx.keep_copy(path, before, after)
         await ctx.cancel.race(ctx.files.write(path, changed))
-        return Outcome(f"{path} is written ({len(new.splitlines())} lines{changed.note})")
+        text = f"{path} is written ({len(new.splitlines())} lines{changed.note})"
+        said = await ctx.diagnose(path, new)
+        return (
+            Outcome(f"{text}\n{said}", [*shown.content, text_content(fenced(said))])
+            if said
+            else Outcome(text)
+        )
 
     rules = (PermissionRule("edit", "exact", str(path)), PermissionRule("edit", "under", str(ctx.roots.cwd)))
-    shown = shown_change(str(path), old.text if old else None, new)
     return PreparedCall(
         f"{verb} {ctx.roots.shown(path)}{changed.note}",
         run,

@@ -35,6 +35,10 @@ class Files:
         if self._command_began_ns is None:
             self._command_began_ns = time.time_ns()
 
+    @property
+    def commands_have_run(self) -> bool:
+        return self._command_began_ns is not None
+
     async def read(self, path: Path) -> FileText:
         """Return the text of a file. Raises ToolError."""
         if not self._client.can_read or self._is_fresher_on_disk(path):

@@ -1,4 +1,4 @@
-"""A small grep for machines without ripgrep.
+"""A small grep for machines without ripgrep. Like ripgrep, it follows no links.
 
 python -m helexa_acp.tools.grep [--ignore-case] [--glob=GLOB] -- PATTERN PATH
 """
@@ -20,15 +20,16 @@ MAX_LINE_CHARS = 500
 
 
 def files(root: Path, glob: str | None) -> Iterator[Path]:
-    """Yield the files below `root` whose name matches, sorted by directory."""
+    """Yield the files below `root` whose name matches, without links, sorted by directory."""
     if root.is_file():
         yield root
         return
     for folder, names, found in os.walk(root):
         names[:] = sorted(name for name in names if name not in SKIPPED)
         for name in sorted(found):
-            if glob is None or fnmatch.fnmatch(name, glob):
-                yield Path(folder) / name
+            path = Path(folder) / name
+            if (glob is None or fnmatch.fnmatch(name, glob)) and not path.is_symlink():
+                yield path
 
 
 def main(argv: list[str]) -> int:

@@ -12,11 +12,13 @@ from dataclasses import dataclass
 from typing import IO
 
 from helexa_acp.cancellation import Cancelled, CancelToken
+from helexa_acp.command_environment import CommandEnvironment
 from helexa_acp.tools.truncation import HeadAndTail
 
 TERM_GRACE_S = 2.0
 DRAIN_GRACE_S = 1.0  # for output of grandchildren, which keep the pipe open
 READ_BYTES = 65536
+EVERYTHING = CommandEnvironment()
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +82,8 @@ class RunningProcess:
 class ChildProcesses:
     """Runs programs, and can end all that are running."""
 
-    def __init__(self) -> None:
+    def __init__(self, environment: CommandEnvironment = EVERYTHING) -> None:
+        self.environment = environment
         self._running: set[RunningProcess] = set()
 
     async def start(
@@ -94,6 +97,7 @@ class ChildProcesses:
             process = await asyncio.create_subprocess_exec(
                 *argv,
                 cwd=cwd,
+                env=self.environment.variables(),
                 stdin=asyncio.subprocess.DEVNULL if source is None else source,
                 stdout=write_fd,
                 stderr=asyncio.subprocess.STDOUT,

@@ -11,6 +11,7 @@ from typing import Any
 from helexa_acp.provider.types import ImagePart
 from helexa_acp.tools.errors import ToolError
 from helexa_acp.tools.files import read_bytes
+from helexa_acp.tools.roots import Roots
 from helexa_acp.tools.tool import Outcome, PreparedCall, ToolContext, spec
 from helexa_acp.tools.truncation import MAX_OUTPUT_CHARS, clip
 from helexa_acp.v1.updates import image_content, location, text_content
@@ -101,35 +102,37 @@ class ListTool:
         glob = args.get("glob", "")
 
         async def run() -> Outcome:
-            text = await asyncio.to_thread(_matching if glob else _entries, path, glob)
+            look = _matching if glob else _entries
+            text = await asyncio.to_thread(look, path, glob, ctx.roots)
             return Outcome(text, [text_content(fenced(text))])
 
         title = f"List {ctx.roots.shown(path)}" + (f" {glob}" if glob else "")
         return PreparedCall(title, run, locations=[location(str(path))])
 
 
-def _entries(path: Path, _: str) -> str:
+def _entries(path: Path, _: str, roots: Roots) -> str:
     try:
         found = sorted(os.scandir(path), key=lambda entry: entry.name)
     except OSError as error:
         raise ToolError(f"cannot list {path}: {error.strerror or error}") from error
-    return _bounded([entry.name + _mark(entry) for entry in found])
+    return _bounded([entry.name + _mark(entry, roots) for entry in found])
 
 
-def _mark(entry: os.DirEntry[str]) -> str:
-    if entry.is_dir():
-        return "/"
-    return "@" if entry.is_symlink() else ""
+def _mark(entry: os.DirEntry[str], roots: Roots) -> str:
+    if entry.is_symlink() and not roots.hold(entry.path):
+        return "@"
+    return "/" if entry.is_dir() else ""
 
 
-def _matching(path: Path, glob: str) -> str:
+def _matching(path: Path, glob: str, roots: Roots) -> str:
+    """Return what matches. Links are followed within the roots only."""
     if Path(glob).is_absolute() or ".." in Path(glob).parts:
         raise ToolError("glob must stay below path")
     lines: list[str] = []
     try:
         for found in path.glob(glob):
             relative = found.relative_to(path)
-            if SKIPPED.isdisjoint(relative.parts) and len(lines) <= MAX_ENTRIES:
+            if len(lines) <= MAX_ENTRIES and SKIPPED.isdisjoint(relative.parts) and roots.hold(found):
                 lines.append(str(relative) + ("/" if found.is_dir() else ""))
     except (OSError, ValueError, NotImplementedError) as error:
         raise ToolError(f"glob {glob!r}: {error}") from error

@@ -41,6 +41,14 @@ class Roots:
         allowed = ", ".join(map(str, self._roots))
         raise ToolError(f"{path} is outside the session's directories ({allowed})")
 
+    def hold(self, path: str | Path) -> bool:
+        """Return whether a path is inside the roots, with links resolved."""
+        try:
+            self.resolve(str(path))
+        except ToolError:
+            return False
+        return True
+
     def is_plan(self, path: Path) -> bool:
         """Return whether this is the session's plan file, the one file that is allowed by itself."""
         return path in self._files

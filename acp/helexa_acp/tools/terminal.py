@@ -25,17 +25,22 @@ def shell_argv(command: str) -> list[str]:
     return [shutil.which("bash") or "/bin/sh", "-c", command]
 
 
-async def run_command(command: str, cwd: str, timeout_s: float, ctx: ToolContext) -> ProcessResult:
+async def run_command(argv: list[str], cwd: str, timeout_s: float, ctx: ToolContext) -> ProcessResult:
     """Run a command until it ends, times out or is cancelled. Raises ToolError."""
-    argv = shell_argv(command)
     try:
         if ctx.client.has_terminal:
-            return await _in_client(argv, cwd, timeout_s, ctx)
+            return await _in_client([*_without(ctx), *argv], cwd, timeout_s, ctx)
         return await ctx.processes.run(
             argv, cwd, timeout_s=timeout_s, limit_bytes=OUTPUT_LIMIT_BYTES, cancel=ctx.cancel
         )
     except (RpcError, OSError) as error:
         raise ToolError(f"the command could not be run: {error}") from error
+
+
+def _without(ctx: ToolContext) -> list[str]:
+    """Return the words that take from the client's environment what commands do not get."""
+    withheld = ctx.processes.environment.withheld()
+    return ["env", *(word for name in withheld for word in ("-u", name))] if withheld else []
 
 
 async def _in_client(argv: list[str], cwd: str, timeout_s: float, ctx: ToolContext) -> ProcessResult:

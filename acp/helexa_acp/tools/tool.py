@@ -37,6 +37,7 @@ class Permission:
     subject: str  # a path, host or command
     rules: tuple[PermissionRule, ...]  # which could give it permanently, the narrowest first
     words: tuple[str, ...] = ()  # of a shell command that could be parsed
+    broader: str = ""  # a tool whose rules decide this as well, as its permissions include this one
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +66,7 @@ class PreparedCall:
     permissions: tuple[Permission, ...] = ()
     content: list[dict[str, Any]] = field(default_factory=list)
     locations: list[dict[str, Any]] = field(default_factory=list)
+    is_confined: bool = False  # a sandbox keeps it from all that a user would be asked about
 
 
 @dataclass(slots=True)
@@ -83,6 +85,7 @@ class ToolContext:
     say: Callable[[str], None]  # shows a text of the agent's own
     # Keeps what a file is (None: not there) before a call gives it other bytes, for an undo.
     keep_copy: Callable[[Path, bytes | None, bytes], Awaitable[None]]
+    diagnose: Callable[[Path, str], Awaitable[str]]  # says what is wrong in a file that now has this text
     sees_images: bool = True
     card_id: str = ""  # of the call's card
 

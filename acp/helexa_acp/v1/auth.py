@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from helexa_acp.config import Config
 from helexa_acp.v1.client import Client
 
 METHOD_IDS = ("config", "setup")
@@ -29,3 +30,11 @@ def methods(client: Client) -> list[dict[str, Any]]:
             }
         )
     return offered
+
+
+def status(config: Config, *, signed_in: bool) -> dict[str, Any]:
+    """Return whether the user is signed in, and the endpoints that have a key."""
+    with_key = [endpoint.name for endpoint in config.endpoints if endpoint.api_key]
+    state = "unauthenticated" if not signed_in else "authenticated" if with_key else "not_required"
+    accounts = [{"label": name, "active": name == config.default_endpoint} for name in with_key]
+    return {"state": state, "accounts": accounts} if accounts and signed_in else {"state": state}

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from helexa_acp.rpc.connection import RpcConnection
 from helexa_acp.rpc.framing import INTERNAL_ERROR, RpcError
+from helexa_acp.v1.subagents import shown_in
+from helexa_acp.v1.visible import visible, visible_card
 
 if TYPE_CHECKING:
     from helexa_acp.v1.updates import Update
@@ -27,6 +29,7 @@ class Client:
         self.has_terminal = _at(capabilities, "terminal") is True
         self.has_notices = isinstance(_at(capabilities, "session", "notices"), dict)
         self.has_compaction = isinstance(_at(capabilities, "session", "compaction"), dict)
+        self.has_subagents = isinstance(_at(capabilities, "subagents"), dict)  # unstable
         self.can_fill_forms = isinstance(_at(capabilities, "elicitation", "form"), dict)
         self.can_open_urls = isinstance(_at(capabilities, "elicitation", "url"), dict)
         self.has_terminal_auth = _at(capabilities, "auth", "terminal") is True
@@ -36,9 +39,16 @@ class Client:
         kind = update["sessionUpdate"]
         if kind == "notice":
             return self.has_notices
+        if kind == "subagent_update" or (kind == "agent_message_chunk" and shown_in(update)):
+            return self.has_subagents
         return self.has_compaction or not kind.startswith("compaction")
 
     def update(self, session_id: str, update: Update) -> None:
+        """Send an update of a session, or of a sub-agent's in it if the client knows of those."""
+        if update["sessionUpdate"] in {"tool_call", "tool_call_update"}:
+            update = visible_card(update)
+        if self.has_subagents:
+            session_id = shown_in(update) or session_id
         self._connection.notify("session/update", {"sessionId": session_id, "update": update})
 
     async def drain(self) -> None:
@@ -51,7 +61,11 @@ class Client:
 
         Raises RpcError.
         """
-        params = {"sessionId": session_id, "toolCall": tool_call, "options": options}
+        params = {
+            "sessionId": session_id,
+            "toolCall": visible_card(tool_call),
+            "options": visible_card(options),
+        }
         outcome = _at(await self._connection.request("session/request_permission", params), "outcome")
         if _at(outcome, "outcome") != "selected":
             return None
@@ -76,7 +90,8 @@ class Client:
         return await self._elicit({**params, "elicitationId": elicitation_id})
 
     async def _elicit(self, params: dict[str, Any]) -> tuple[str, dict[str, Any] | None]:
-        result = await self._connection.request("elicitation/create", params)
+        shown = {**params, "message": visible(params["message"])}
+        result = await self._connection.request("elicitation/create", shown)
         action, content = _at(result, "action"), _at(result, "content")
         if action not in {"accept", "decline"}:
             return "cancel", None

@@ -65,6 +65,31 @@ def exist(cwd: str, additional: list[str]) -> None:
             raise invalid(f"{key}: there is no directory {path[:200]!r}")
 
 
+def system_prompt(params: dict[str, Any]) -> tuple[str, ...]:
+    """Return the mode, append or override, and the text of the client's own system prompt.
+
+    Empty if it sends none.
+    """
+    value = params.get("systemPrompt")
+    if value is None:
+        return ()
+    if not isinstance(value, dict):
+        raise invalid("systemPrompt must be an object")
+    if value.get("mode") not in {"append", "override"}:
+        raise invalid(f"systemPrompt.mode: {value.get('mode')!r} is neither append nor override")
+    blocks = value.get("content")
+    if not isinstance(blocks, list) or not blocks:
+        raise invalid("systemPrompt.content must be a list of text blocks")
+    for place, block in enumerate(blocks):
+        if (
+            not isinstance(block, dict)
+            or block.get("type") != "text"
+            or not isinstance(block.get("text"), str)
+        ):
+            raise invalid(f"systemPrompt.content[{place}] must be a text block")
+    return value["mode"], "\n\n".join(block["text"] for block in blocks)
+
+
 def mcp_servers(params: dict[str, Any]) -> list[dict[str, Any]]:
     """Return the servers; none if they are missing, as some clients omit them."""
     value = params.get("mcpServers") or []

@@ -49,13 +49,16 @@ def session_info(title: str | None, updated_at: str) -> Update:
     return {"sessionUpdate": "session_info_update", "title": title, "updatedAt": updated_at}
 
 
-def usage(used: int, size: int, cost: dict[str, float]) -> Update:
-    """Return the usage of the context window. The cost is left out if it is in several currencies."""
+def usage(used: int, size: int, cost: dict[str, float], limits: list[dict[str, Any]]) -> Update:
+    """Return the usage of the context window. The cost is left out if it is in several currencies.
+
+    `limits` are the endpoint's rate limits, for which the protocol has no field.
+    """
     body: Update = {"sessionUpdate": "usage_update", "used": used, "size": size}
     if len(cost) == 1:
         ((currency, amount),) = cost.items()
         body["cost"] = {"amount": round(amount, 6), "currency": currency}
-    return body
+    return {**body, "_meta": {"rateLimits": limits}} if limits else body
 
 
 def notice(severity: str, title: str, description: str) -> Update:

@@ -23,6 +23,7 @@ PACKAGES = CLIENTS / "package.json"
 MODULES = CLIENTS / "node_modules"
 INSTALLED = MODULES / ".installed"  # the package.json that was installed, once that is complete
 SCHEMA = MODULES / "@agentclientprotocol" / "sdk" / "schema" / "v1" / "schema.json"
+UNSTABLE_SCHEMA = SCHEMA.with_name("schema.unstable.json")
 ACPX = MODULES / "acpx" / "dist" / "cli.js"
 PYTHON_SDK = CLIENTS / ".python-sdk"
 CLIENT_TIMEOUT_S = 120

@@ -63,10 +63,14 @@ class ToolHarness:
             self.plan.extend,
             self.said.append,
             self._keep_copy,
+            self._diagnose,
         )
 
     async def _keep_copy(self, path: Path, before: bytes | None, after: bytes) -> None:
         self.copies.append((path, before))
+
+    async def _diagnose(self, path: Path, text: str) -> str:
+        return ""
 
     async def prepare(self, name: str, **args: Any):
         tool = builtin_tools()[name]

@@ -34,12 +34,12 @@ class RpcFailureError(Exception):
 class AgentProcess:
     """`answers` maps each method of the client to its result; an Exception becomes a JSON-RPC error."""
 
-    def __init__(self, env: dict[str, str], *, judged: bool = True) -> None:
+    def __init__(self, env: dict[str, str], *, judged: bool = True, schema: Path = SCHEMA) -> None:
         self.env = env
         self.messages: list[dict[str, Any]] = []  # everything the agent wrote, in order
         self.answers: dict[str, Answer] = {"session/request_permission": choose("allow_once")}
         self.stderr = b""
-        self._judge = WireJudge(SCHEMA) if judged else None
+        self._judge = WireJudge(schema) if judged else None
         self._next_id = 100
         self._waiting: dict[str, asyncio.Future[dict[str, Any]]] = {}
         self._tasks: list[asyncio.Task[Any]] = []

@@ -8,14 +8,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
-import signal
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import anyio
+
+from helexa_acp.tools.process_group import close_pipes, end_group
 
 if TYPE_CHECKING:
     from mcp.client._transport import TransportStreams
@@ -24,8 +24,6 @@ log = logging.getLogger(__name__)  # `cli.app` keeps it out of standard error
 
 MAX_LINE_BYTES = 32 * 1024 * 1024
 MAX_LOGGED_CHARS = 500
-STEP_S = 0.12  # to end: after the input is closed, after SIGTERM, after SIGKILL
-POLL_S = 0.01
 
 
 @dataclass(slots=True)
@@ -64,13 +62,13 @@ class StdioServer:
             yield incoming, outgoing
         finally:
             with anyio.CancelScope(shield=True):
-                await _end(process)
+                await end_group(process)
                 for pump in pumps:
                     pump.cancel()
                 await asyncio.gather(*pumps, return_exceptions=True)
                 for stream in (incoming_send, incoming, outgoing, outgoing_receive):
                     await stream.aclose()
-                _close(process)
+                close_pipes(process)
 
     async def _listen(self, process: asyncio.subprocess.Process) -> None:
         assert process.stderr is not None  # noqa: S101 - it is a pipe
@@ -109,41 +107,3 @@ async def _send(process: asyncio.subprocess.Process, outgoing: Any, incoming: An
             await process.stdin.drain()
     except (OSError, anyio.ClosedResourceError):
         await incoming.aclose()  # so that no request waits for an answer
-
-
-async def _end(process: asyncio.subprocess.Process) -> None:
-    """Close the program's input, then signal its group, until nothing of it is left."""
-    assert process.stdin is not None  # noqa: S101 - it is a pipe
-    process.stdin.close()
-    for number in (0, signal.SIGTERM, signal.SIGKILL):
-        if not _signal_group(process, number) or await _gone(process):
-            return
-    if process.returncode is None:  # else it is a child that nobody has waited for
-        log.warning("process %d is still alive after SIGKILL", process.pid)
-
-
-async def _gone(process: asyncio.subprocess.Process) -> bool:
-    for _ in range(int(STEP_S / POLL_S)):
-        if process.returncode is not None and not _signal_group(process, 0):
-            return True
-        await asyncio.sleep(POLL_S)
-    return False
-
-
-def _signal_group(process: asyncio.subprocess.Process, number: int) -> bool:
-    """Send a signal, and return whether the group exists. Its id is the leader's, which may be gone."""
-    try:
-        os.killpg(process.pid, number)
-    except ProcessLookupError:
-        return False
-    except PermissionError:  # of a zombie, on some systems
-        return process.returncode is None
-    return True
-
-
-def _close(process: asyncio.subprocess.Process) -> None:
-    """Close the pipes, which a process that has left the group may hold open."""
-    transport = getattr(process, "_transport", None)  # nothing public closes it
-    if transport is not None:
-        with contextlib.suppress(PermissionError):
-            transport.close()

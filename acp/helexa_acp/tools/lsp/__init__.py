@@ -1,0 +1,1 @@
+"""Language servers: their messages, their processes, and what they say of a file."""
