@@ -22,8 +22,8 @@ from cortex_site.base import logs
 from cortex_site.base.addresses import Listen, http_url, reachable_host, split_listen
 from cortex_site.base.settings_file import ConfigError
 from cortex_site.base.version import VERSION
+from cortex_site.http.protocol import ServerProtocol
 from neuron.api.app import build_app
-from neuron.api.protocol import NeuronProtocol
 from neuron.config import NeuronConfig, load_config
 from neuron.daemon import Daemon
 from neuron.discovery import discover
@@ -109,12 +109,13 @@ def _serve(settings: NeuronConfig, bound: socket.socket) -> None:
     options = uvicorn.Config(
         build_app(daemon),
         loop="uvloop",
-        http=NeuronProtocol,
+        http=ServerProtocol,
         ws="none",
         lifespan="on",
         log_config=None,
         access_log=False,
         server_header=False,
+        proxy_headers=False,
         timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=round(settings.stop_grace_s) + ERROR_GRACE_S,
     )

@@ -10,6 +10,7 @@ from pydantic_settings import SettingsConfigDict
 
 from cortex_site.base.addresses import Listen, is_loopback, split_listen
 from cortex_site.base.answer_formats import ReasoningFormat, ToolFormat
+from cortex_site.base.secret import Secret
 from cortex_site.base.settings_file import Section, Settings, load
 
 MIB = 1 << 20
@@ -111,11 +112,19 @@ class SandboxSettings(Section):
     max_waiting: PositiveInt = Field(256, description="Checks in the queue; more are refused with 503")
 
 
+class TemplateSettings(SandboxSettings):
+    """The processes in which a stranger's chat templates are compiled and rendered, likewise."""
+
+    cpu_s: PositiveInt = Field(5, description="CPU time of one chat, and up to a second more")
+    max_waiting: PositiveInt = Field(1024, description="Chats in the queue; more are refused with 503")
+    max_messages: PositiveInt = Field(10_000, description="Of one chat")
+
+
 class MembershipSettings(Section):
     """The fleet that this node registers itself with."""
 
     url: str | None = Field(None, description="cortex's control plane: http://cortex.internal:31315")
-    token: str | None = Field(None, repr=False, description="Made by `cortex join-token` or in the admin")
+    token: Secret | None = Field(None, repr=False, description="Made by `cortex join-token` or in the admin")
     name: str | None = Field(
         None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$", description="By default this host's name"
     )
@@ -131,7 +140,7 @@ class NeuronConfig(Settings):
     public_url: str | None = Field(
         None, description="How others reach this API; by default made from `listen`"
     )
-    token: str | None = Field(None, repr=False, min_length=1, description="The secret that clients must send")
+    token: Secret | None = Field(None, repr=False, description="The secret that clients must send")
     allow_anonymous: bool = Field(False, description="Serve other machines even without a token")
     models_dir: Path | None = Field(
         None, description="A directory that holds a directory for each model, by name"
@@ -139,7 +148,13 @@ class NeuronConfig(Settings):
     events_interval_ms: PositiveInt = Field(
         250, description="The shortest time between two events about load"
     )
-    max_body_bytes: PositiveInt = 64 * MIB
+    allowed_hosts: list[str] = Field(
+        [], description="Names of this host, besides localhost, for its own programs without a token"
+    )
+    max_body_bytes: PositiveInt = Field(64 * MIB, description="Of a request, decompressed")
+    max_held_bytes: PositiveInt = Field(256 * MIB, description="Of all requests until they are answered")
+    head_timeout_s: PositiveFloat = Field(20.0, description="For the head of a request to arrive")
+    body_timeout_s: PositiveFloat = Field(300.0, description="For the body of a request to arrive")
     max_images: PositiveInt = Field(64, description="Images that one request may have")
     stop_grace_s: PositiveFloat = Field(
         10.0, description="The time that running answers have to end when neuron stops"
@@ -151,6 +166,7 @@ class NeuronConfig(Settings):
     restart: RestartSettings = RestartSettings()
     stream: StreamSettings = StreamSettings()
     sandbox: SandboxSettings = SandboxSettings()
+    templates: TemplateSettings = TemplateSettings()
     join: MembershipSettings = MembershipSettings()
 
     @model_validator(mode="after")

@@ -19,6 +19,7 @@ from neuron.sandbox.sandbox import Sandbox
 from neuron.sandbox.verdicts import Verdicts
 from neuron.supervisor.device_worker import rss_mb
 from neuron.supervisor.torch_harness import TorchHarness
+from neuron.templates import Templates
 from neuron.wire import DeviceHealth, Discovery, Health, NodeState
 
 log = logging.getLogger("neuron")
@@ -50,7 +51,8 @@ class Daemon:
             interval_s=config.events_interval_ms / 1000,
             keepalive_s=config.stream.keepalive_s,
         )
-        context = HarnessContext(config, url, host.devices, self.events.changed)
+        self.templates = Templates(config.templates)
+        context = HarnessContext(config, url, host.devices, self.events.changed, self.templates)
         self.registry = Registry([make(context) for make in harnesses])
 
     @asynccontextmanager
@@ -59,6 +61,7 @@ class Daemon:
         self._tasks = [
             asyncio.create_task(self._run_registry(), name="registry"),
             asyncio.create_task(self.registry.load_all(self.config.models), name="load at start"),
+            asyncio.create_task(self.templates.warm_up(), name="warm up"),
         ]
         if self._beside:
             self._tasks.append(asyncio.create_task(self._beside(), name="beside"))
@@ -69,6 +72,7 @@ class Daemon:
             self._end_work()
             await asyncio.gather(*self._tasks, return_exceptions=True)
             await self.sandbox.close()
+            await self.templates.close()
 
     async def _run_registry(self) -> None:
         try:

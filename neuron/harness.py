@@ -14,6 +14,7 @@ from typing import NamedTuple, Protocol
 from neuron.config import NeuronConfig
 from neuron.generation import Generation
 from neuron.pipe import ImagesProcessed, ImageToken, Submit
+from neuron.templates import Templates
 from neuron.text.model_text import ModelText
 from neuron.wire import DeviceHealth, DeviceInfo, Leave, ModelInfo, ModelLoad, ModelSpec
 
@@ -126,3 +127,4 @@ class HarnessContext:
     url: str  # of this node's API
     devices: Sequence[DeviceInfo]
     changed: Callable[[bool], None]  # called with True when a state changed, with False when load did
+    templates: Templates

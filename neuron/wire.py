@@ -19,6 +19,7 @@ ModelState = Literal["loading", "loaded", "unloading", "failed"]
 DeviceState = Literal["starting", "ready", "restarting", "failed"]
 
 MIB = 1 << 20
+MAX_MESSAGE_CHARS, MAX_PARAM_CHARS = 2_000, 200  # of an error
 
 
 class ApiError(Exception):
@@ -37,11 +38,13 @@ class ApiError(Exception):
         param: str | None = None,
         retry_after_s: int | None = None,
     ) -> None:
+        if len(message) > MAX_MESSAGE_CHARS:  # it repeats what a client sent
+            message = f"{message[: MAX_MESSAGE_CHARS - 500]} … {message[-500:]}"
         super().__init__(message)
         self.status = status
         self.code = code
         self.message = message
-        self.param = param
+        self.param = param[:MAX_PARAM_CHARS] if param else param
         self.retry_after_s = retry_after_s
 
     @property
@@ -248,7 +251,9 @@ class JoinRequest(BaseModel):
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
     endpoint: str = Field(max_length=300, description="Its URL as seen from the gateways")
-    token: str = Field(min_length=16, max_length=300, description="The secret of its API")
+    token: str = Field(
+        min_length=16, max_length=300, pattern=r"^[!-~]+$", description="The secret of its API"
+    )
     protocol: int = PROTOCOL
     version: str = Field("", max_length=100)
     labels: list[str] = Field([], max_length=100, description="What models may require of a node")

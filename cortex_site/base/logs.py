@@ -19,6 +19,8 @@ from typing import Any, TextIO
 
 import msgspec
 
+from cortex_site.base.excerpt import excerpt
+
 # They log every poll and every task; `cortex.operations` logs the outcome of an operation.
 _CHATTY = (
     *("httpx", "httpcore", "asyncio", "daphne", "twisted", "kombu", "amqp"),
@@ -27,6 +29,7 @@ _CHATTY = (
 MAX_WAITING = 10_000  # lines
 GATHER_S = 0.1  # lines within this time share one write
 CLOSE_S = 1.0
+MAX_CHARS, MAX_TRACEBACK_CHARS = 2_000, 20_000  # of one field
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {
     *("message", "asctime", "taskName", "color_message", "fields")
 }
@@ -38,7 +41,20 @@ Deferred = tuple[float, int, str, str, msgspec.Struct]  # time, level, logger, m
 
 
 def _extra(record: logging.LogRecord) -> dict[str, Any]:
-    return {key: value for key, value in vars(record).items() if key not in _STANDARD and value is not None}
+    return {
+        key: _shown(value)
+        for key, value in vars(record).items()
+        if key not in _STANDARD and value is not None
+    }
+
+
+def _shown(value: Any) -> Any:
+    """Return a field as it is logged: values may be a client's, and as long as it likes."""
+    if isinstance(value, str):
+        return excerpt(value, MAX_CHARS)
+    if isinstance(value, list | tuple | dict) and len(text := str(value)) > MAX_CHARS:
+        return excerpt(text, MAX_CHARS)
+    return value
 
 
 class JsonFormatter(logging.Formatter):
@@ -51,13 +67,13 @@ class JsonFormatter(logging.Formatter):
         self._heads: dict[tuple[int, str, str], str] = {}
 
     def format(self, record: logging.LogRecord) -> str:
-        message = record.getMessage()
+        message = excerpt(record.getMessage(), MAX_CHARS)
         if fields := getattr(record, "fields", None):
             return self.line(record.created, record.levelno, record.name, message, fields)
         line = {"time": self._time(record.created)}
         line |= self._words(record.levelno, record.name, message) | _extra(record)
         if record.exc_info:
-            line["exception"] = self.formatException(record.exc_info)
+            line["exception"] = excerpt(self.formatException(record.exc_info), MAX_TRACEBACK_CHARS)
         return _json.encode(line).decode()
 
     def line(self, created: float, level: int, logger: str, message: str, fields: msgspec.Struct) -> str:
@@ -91,7 +107,7 @@ class TextFormatter(logging.Formatter):
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
         fields = msgspec.structs.asdict(record.fields) if hasattr(record, "fields") else {}
         extra = " ".join(f"{key}={value}" for key, value in (_extra(record) | fields).items())
-        return f"{super().formatMessage(record)} {extra}".rstrip()
+        return f"{excerpt(super().formatMessage(record), MAX_CHARS)} {extra}".rstrip()
 
 
 class ThreadHandler(logging.Handler):

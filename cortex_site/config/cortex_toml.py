@@ -22,6 +22,7 @@ from pydantic import (
 from pydantic_settings import SettingsConfigDict
 
 from cortex_site.base.addresses import Listen, Origin, is_loopback, split_listen
+from cortex_site.base.secret import Secret
 from cortex_site.base.settings_file import Section, Settings
 
 API_PORT, METRICS_PORT, ADMIN_PORT, NEURON_PORT = 31313, 31314, 31315, 13131
@@ -57,12 +58,22 @@ class GatewaySettings(Section):
     listen: Listen = f"127.0.0.1:{API_PORT}"
     metrics_listen: Listen = f"127.0.0.1:{METRICS_PORT}"
     admin_listen: Listen = f"127.0.0.1:{ADMIN_PORT}"
+    metrics_token: Secret | None = Field(None, repr=False, description="That `/metrics` asks for; none: open")
+    open_openapi: bool = Field(True, description="`/openapi.json` needs no API key")
     workers: PositiveInt = 1
     allow_anonymous: bool = Field(False, description="Serve clients without a key, from any address")
     allowed_origins: list[Origin] = Field(
         [], description="Web pages that may read answers; `http://localhost:*` is any port"
     )
+    allowed_hosts: list[str] = Field(
+        [], description="Names of this host, besides localhost, for its own programs while there is no key"
+    )
     max_body_bytes: PositiveInt = Field(64 * MIB, description="Of a request, decompressed")
+    max_held_bytes: PositiveInt = Field(
+        256 * MIB, description="Of all requests of a worker until they are answered"
+    )
+    head_timeout_s: PositiveFloat = Field(20.0, description="For the head of a request to arrive")
+    body_timeout_s: PositiveFloat = Field(300.0, description="For the body of a request to arrive")
     compress_from_bytes: NonNegativeInt = Field(
         16_384, description="Whole answers from this size are compressed for clients that accept it; 0: none"
     )
@@ -99,6 +110,20 @@ class AdminSettings(Section):
 
     allowed_hosts: list[str] = ["localhost", "127.0.0.1", "[::1]"]
     csrf_trusted_origins: list[str] = []
+    path_prefix: str = Field(
+        "",
+        pattern=r"^(/[A-Za-z0-9._~-]+)*$",
+        description="Such as /cortex, where a proxy has it below a path",
+    )
+    behind_tls_proxy: bool = Field(
+        False,
+        description="Scheme and address are those of X-Forwarded-Proto and -For; nothing goes without TLS",
+    )
+    hsts_s: NonNegativeInt = Field(31_536_000, description="Strict-Transport-Security, behind a TLS proxy")
+    sign_in_attempts: PositiveInt = Field(
+        10, description="Failed ones of a name from an address, then a pause"
+    )
+    sign_in_pause_s: PositiveInt = 600
 
 
 class EvictionSettings(Section):
@@ -172,7 +197,7 @@ class NeuronEntry(Section):
     name: str = Field(min_length=1, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     kind: Literal["neuron", "openai"] = "neuron"
     endpoint: HttpUrl = Field(validation_alias=AliasChoices("endpoint", "base_url"))
-    token: str | None = Field(
+    token: Secret | None = Field(
         None,
         repr=False,
         validation_alias=AliasChoices("token", "api_key"),

@@ -31,6 +31,7 @@ from cortex_site.http.asgi import (
     run_lifespan,
     send_response,
 )
+from cortex_site.http.bounds import HeldBytes, RequestBounds
 from cortex_site.http.content_coding import COMPRESS_FROM_BYTES, KNOWN, compress, decoded
 from cortex_site.http.origins import Origins
 from cortex_site.http.parsed_request import BadRequestError
@@ -42,23 +43,27 @@ from cortex_site.http.response import BytesResponse, StreamResponse
 class Application:
     """Answers requests with the operations of one API. It is an ASGI application as well.
 
-    A body of more than `max_body_bytes`, decoded or not, is refused with 413. Whole answers of at least
-    `compress_from_bytes` are compressed for clients that accept it, none if that is 0. Pages of `origins` may
-    read answers. `lifespan` is entered at start-up and left at shut-down. Every error passes the API's own
-    exception handlers, so that it has the API's envelope.
+    Requests beyond `bounds` are refused. A request of which `judge` makes an exception, once its head is
+    there, is refused before its body is read. Whole answers of at least `compress_from_bytes` are compressed
+    for clients that accept it, none if that is 0. Pages of `origins` may read answers. `lifespan` is entered
+    at start-up and left at shut-down. Every error passes the API's own exception handlers, so that it has the
+    API's envelope.
     """
 
     def __init__(
         self,
         api: NinjaAPI,
         *,
-        max_body_bytes: int,
+        bounds: RequestBounds,
+        judge: Callable[[Request], Exception | None] = lambda _: None,
         compress_from_bytes: int = COMPRESS_FROM_BYTES,
         origins: Origins | None = None,
         lifespan: Callable[[], AbstractAsyncContextManager[Any]] = nullcontext,
     ) -> None:
         self._api = api
-        self.max_body_bytes = max_body_bytes
+        self.bounds = bounds
+        self.held = HeldBytes(bounds.max_held_bytes)
+        self.judge = judge
         self._origins = origins
         self._compress_from_bytes = compress_from_bytes or sys.maxsize
         self._lifespan = lifespan
@@ -77,12 +82,21 @@ class Application:
             return self._resolver.run_bare(operation, request)
         return self._run(request)
 
-    async def _answer_refused(self, request: Request, refusal: BadRequestError) -> HttpResponseBase:
-        return self.refuse(request, refusal.status, str(refusal))
+    async def _answer_refused(self, request: Request, refusal: Exception) -> HttpResponseBase:
+        if isinstance(refusal, BadRequestError):
+            return self.refuse(request, refusal.status, str(refusal))
+        return self._api.on_exception(request, refusal)
+
+    def overloaded(self) -> BadRequestError:
+        """Return the refusal of a body that has no room beside the others."""
+        message = (
+            f"This server holds {self.bounds.max_held_bytes} bytes of requests already; try again later."
+        )
+        return BadRequestError(429, message)
 
     async def _run_encoded(self, request: Request) -> HttpResponseBase:
         try:
-            request.set_body(await decoded(request.parsed, self.max_body_bytes))
+            request.set_body(await decoded(request.parsed, self.bounds.max_body_bytes))
         except BadRequestError as refusal:
             response = self.refuse(request, refusal.status, str(refusal))
             if refusal.status == 415:
@@ -130,6 +144,9 @@ class Application:
             return None
         return compress(response, request.header(b"accept-encoding"))
 
+    def ended(self, request: Request, response: HttpResponseBase | None) -> None:
+        """Hear of the end of a request: `response` was sent, as far as its client was there to read it."""
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         match scope["type"]:
             case "http":
@@ -141,12 +158,11 @@ class Application:
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            parsed = await read_request(scope, receive, self.max_body_bytes)
+            parsed = await read_request(scope, receive, self.bounds.max_body_bytes)
         except ClientGoneError:
             return
         request = Request(parsed, scope.get("client"))
-        request.scope = scope
-        task = asyncio.current_task()
+        task, response = asyncio.current_task(), None
         assert task is not None
         watcher = asyncio.create_task(cancel_on_disconnect(receive, task))
         try:
@@ -159,3 +175,4 @@ class Application:
                 raise
         finally:
             watcher.cancel()
+            self.ended(request, response)

@@ -11,7 +11,7 @@ import httptools
 
 
 class BadRequestError(Exception):
-    """A request cannot be read. `status` is 400 if it is malformed, 413 if its body is too large."""
+    """A request cannot be read, or is not. `status` is that of the answer: 400 if it is malformed."""
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
@@ -28,7 +28,7 @@ class ParsedRequest(NamedTuple):
     headers: Mapping[bytes, bytes] = MappingProxyType({})  # by name in lower case; of several, the first
     body: bytes = b""
     keep_alive: bool = False  # False: nothing that follows on the connection is read
-    refusal: BadRequestError | None = None
+    refusal: Exception | None = None  # a BadRequestError, or what the application made of the head
 
 
 NOTHING_READ = ParsedRequest()
@@ -42,6 +42,18 @@ def split_target(url: bytes) -> tuple[str, bytes]:
     except (httptools.HttpParserInvalidURLError, UnicodeDecodeError, AttributeError) as error:
         raise BadRequestError(400, "The request's URL is malformed.") from error
     return unquote(path) if "%" in path else path, parsed.query or b""
+
+
+def check_coding(headers: Mapping[bytes, bytes], version: str) -> None:
+    """Check the transfer coding. Raises `BadRequestError` 501 for one that is not known (RFC 9112, 6.1).
+
+    HTTP/1.0 has none: who sends one there may have been misunderstood on the way (RFC 9112, 6.1 again).
+    """
+    coding = headers.get(b"transfer-encoding", b"chunked").lower()
+    if coding != b"chunked":
+        raise BadRequestError(501, "Of transfer codings only `chunked` is known.")
+    if version == "1.0" and b"transfer-encoding" in headers:
+        raise BadRequestError(400, "HTTP/1.0 has no transfer codings.")
 
 
 def check_length(headers: Mapping[bytes, bytes], max_body_bytes: int) -> None:

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections import deque
+from contextlib import suppress
 from typing import Any
 
 from django.http import HttpResponse
@@ -22,12 +24,12 @@ from uvicorn.server import ServerState
 from cortex_site.http.application import Application
 from cortex_site.http.client_sink import ClientSink
 from cortex_site.http.deadline import Deadline
-from cortex_site.http.parsed_request import ParsedRequest
+from cortex_site.http.parsed_request import BadRequestError, ParsedRequest
 from cortex_site.http.request import Request
 from cortex_site.http.request_reader import RequestReader
 from cortex_site.http.response import BytesResponse, StreamResponse
 from cortex_site.http.response_head import ResponseHeads
-from cortex_site.http.states import WAITING
+from cortex_site.http.states import BODY, HEAD, WAITING, ReadState
 
 log = logging.getLogger("cortex.http")
 
@@ -52,11 +54,15 @@ class ServerProtocol(asyncio.Protocol):
         if not isinstance(config.loaded_app, Application):
             raise TypeError("ServerProtocol serves an Application")
         self._application = config.loaded_app
+        self._bounds = config.loaded_app.bounds
+        self._held = config.loaded_app.held
         self._loop = _loop or asyncio.get_running_loop()
         self._server = server_state
         self._patience_s = config.timeout_keep_alive
-        self._deadline = Deadline(self._loop, self._on_silence)
-        self._reader = RequestReader(self._application.max_body_bytes)
+        self._deadline = Deadline(self._loop, self._on_due)
+        self._latest = math.inf  # when the head or body under way must be there
+        self._reader = RequestReader(self._bounds.max_body_bytes, self._judge)
+        self._num_held = 0  # bytes of bodies, from this connection
         self._heads = ResponseHeads(server_state)
         self._pipelined: deque[ParsedRequest] = deque()
         self._task: asyncio.Task[None] | None = None  # that answers
@@ -72,13 +78,32 @@ class ServerProtocol(asyncio.Protocol):
         self._deadline.set(self._loop.time() + self._patience_s)
 
     def data_received(self, data: bytes) -> None:
-        requests = self._reader.feed(data)
-        if not requests:
-            self._deadline.due = self._loop.time() + self._patience_s
+        reader = self._reader
+        before, num_unread = reader.state, reader.body_size
+        requests = reader.feed(data)
+        if reader.state is WAITING:
+            self._latest = math.inf
+        else:
+            self._watch(before)
+        self._hold(reader.body_size - num_unread + sum(len(request.body) for request in requests))
         for request in requests:
             self._accept(request)
+        if self._held.is_over and reader.state is BODY:
+            self._refuse(self._application.overloaded())
         if self._task is None:
             self._send_continue()
+
+    def _watch(self, before: ReadState) -> None:
+        """Give what has begun its time: a head from its first byte on, a body from the head's last."""
+        now, state = self._loop.time(), self._reader.state
+        if state is not before:
+            self._latest = now + (self._bounds.body_s if state is BODY else self._bounds.head_s)
+        self._deadline.set(min(now + self._patience_s, self._latest))
+
+    def _hold(self, size: int) -> None:
+        """Count bytes of bodies that this connection holds, or no more if negative."""
+        self._num_held += size
+        self._held.total += size
 
     def pause_writing(self) -> None:
         self._flow.pause_writing()
@@ -97,13 +122,26 @@ class ServerProtocol(asyncio.Protocol):
         self._deadline.cancel()
         self._reader.close()
         self._pipelined.clear()
+        self._hold(-self._num_held)
         if self._task is not None:
             self._task.add_done_callback(self._server.tasks.discard)  # it may never begin
             self._task.cancel()
 
-    def _on_silence(self) -> None:
-        if self._task is None:
+    def _on_due(self) -> None:
+        if self._task is not None:
+            return
+        if self._reader.state is HEAD or self._reader.state is BODY:
+            self._refuse(BadRequestError(408, "The request did not come to its end in time."))
+        else:
             self._transport.close()
+
+    def _judge(self, parsed: ParsedRequest) -> Exception | None:
+        return self._application.judge(Request(parsed, self._client, self._transport))
+
+    def _refuse(self, refusal: Exception) -> None:
+        self._hold(-self._reader.body_size)
+        for request in self._reader.refuse(refusal):
+            self._accept(request)
 
     # --- one request ---
 
@@ -123,10 +161,10 @@ class ServerProtocol(asyncio.Protocol):
         return len(waiting) >= MAX_AHEAD or sum(len(item.body) for item in waiting) > MAX_AHEAD_BYTES
 
     async def _serve(self, parsed: ParsedRequest) -> None:
-        task, failed = self._task, True
+        task, failed, response = self._task, True, None
         assert task is not None
+        request = Request(parsed, self._client, self._transport)
         try:
-            request = Request(parsed, self._client, self._transport)
             response = await self._respond(request)
             if (compressing := self._application.finish(request, response)) is not None:
                 await compressing
@@ -135,12 +173,23 @@ class ServerProtocol(asyncio.Protocol):
             else:
                 assert isinstance(response, BytesResponse | HttpResponse)
                 self._send(parsed, response)
+            if self._flow.write_paused:
+                await self._let_read()
             failed = False
         except Exception:
             log.exception("request failed")
         finally:
             self._server.tasks.discard(task)
+            self._application.ended(request, response)
             self._served(parsed, failed=failed)
+
+    async def _let_read(self) -> None:
+        """Wait until the client has read most of its answer: the next would only grow on top of it."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._patience_s):
+                await self._flow.drain()
+                return
+        self._transport.abort()
 
     async def _respond(self, request: Request) -> HttpResponseBase:
         try:
@@ -177,6 +226,7 @@ class ServerProtocol(asyncio.Protocol):
         self._server.total_requests += 1
         if self._transport.is_closing():
             return
+        self._hold(-len(parsed.body))
         if parsed.refusal is not None:
             self._linger()
         elif failed or self._stopping or not parsed.keep_alive:
@@ -185,7 +235,7 @@ class ServerProtocol(asyncio.Protocol):
             self._accept(self._pipelined.popleft())
         else:
             self._flow.resume_reading()
-            self._deadline.set(self._loop.time() + self._patience_s)
+            self._deadline.set(min(self._loop.time() + self._patience_s, self._latest))
             self._send_continue()
 
     def _send_continue(self) -> None:

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import MutableMapping
 from functools import cached_property
 from typing import Any
 
@@ -17,7 +16,7 @@ class Request(HttpRequest):
 
     resolver_match = None
     body = b""  # replaces a property
-    scope: MutableMapping[str, Any]  # of a request that came over ASGI
+    account: Any = None  # what the application keeps with it
 
     def __init__(
         self,

@@ -6,7 +6,8 @@ same, however the bytes are cut.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 
 import httptools
 
@@ -14,6 +15,7 @@ from cortex_site.http.parsed_request import (
     NOTHING_READ,
     BadRequestError,
     ParsedRequest,
+    check_coding,
     check_length,
     split_target,
     too_large,
@@ -22,33 +24,46 @@ from cortex_site.http.request_parser import RequestParser
 from cortex_site.http.states import BODY, END, ERROR, HEAD, MAX_HEAD_BYTES, WAITING
 from ext import http
 
+# A host and a port as a URI has them (RFC 3986, 3.2.2), or nothing (RFC 9112, 3.2).
+_HOST = re.compile(rb"(?:(?:[A-Za-z0-9._~!$&'()*+,;=-]|%[0-9A-Fa-f]{2})+|\[[0-9A-Fa-f:.]+\])?(?::[0-9]*)?")
+
 
 class RequestReader:
     """The requests of one connection, in order. `state` (`cortex_site.http.states`) is of the one under way.
 
-    A request that is refused, and one that ends its connection, is the last: what follows is dropped.
+    A request that is refused, and one that ends its connection, is the last: what follows is dropped. The
+    head of a request whose body has not come yet is shown to `judge`, which may refuse it by an exception
+    that it returns: then no body is read.
     """
 
     __slots__ = (
-        "_body_size",
         "_head_size",
         "_headers",
+        "_host",
+        "_judge",
         "_max_body_bytes",
         "_parser",
         "_parts",
         "_piece_size",
         "_request",
         "_requests",
+        "_trailer_size",
         "_url",
+        "body_size",
         "state",
     )
 
     # Returns a whole head or None. As plain Python it is slower than the complete parser in C.
     read_head = staticmethod(http.request if http.COMPILED else lambda _: None)
 
-    def __init__(self, max_body_bytes: int) -> None:
+    def __init__(
+        self, max_body_bytes: int, judge: Callable[[ParsedRequest], Exception | None] = lambda _: None
+    ) -> None:
         self.state = WAITING
+        self.body_size = 0  # bytes that are held of a body that is not whole
         self._max_body_bytes = max_body_bytes
+        self._judge = judge
+        self._host = b""  # the last that was looked at
         self._parser: RequestParser | None = None
         self._requests: list[ParsedRequest] = []  # that the piece under way completed
         self._piece_size = self._head_size = 0
@@ -56,7 +71,7 @@ class RequestReader:
         self._url = b""
         self._headers: dict[bytes, bytes] = {}
         self._parts: list[bytes] = []  # of the body
-        self._body_size = 0
+        self._trailer_size = 0  # of what came behind the last piece of the body, framing included
 
     def feed(self, data: bytes) -> Sequence[ParsedRequest]:
         """Return the requests that `data` completes, and the one that has to be refused for it."""
@@ -66,6 +81,7 @@ class RequestReader:
                 head is not None
                 and head.size + head.length == len(data)
                 and head.length <= self._max_body_bytes
+                and self._knows_host(head.headers.get(b"host"))
             ):
                 if not head.keep_alive:
                     self.state = END
@@ -82,12 +98,24 @@ class RequestReader:
     @property
     def awaits_continue(self) -> bool:
         """True while the client waits for `100 Continue` before it sends the body under way."""
-        expects = self.state is BODY and not self._body_size
+        expects = self.state is BODY and not self.body_size
         return expects and self._headers.get(b"expect", b"").lower() == b"100-continue"
+
+    def refuse(self, refusal: Exception) -> Sequence[ParsedRequest]:
+        """Return the request under way, refused for a reason that is not in its bytes."""
+        self._refuse(refusal)
+        self._forget_parser()
+        requests, self._requests = self._requests, []
+        return requests
+
+    def _knows_host(self, host: bytes | None) -> bool:
+        if host is not None and host != self._host and _HOST.fullmatch(host):
+            self._host = host
+        return host == self._host
 
     def close(self) -> None:
         """The client ended the connection."""
-        self._parts = []
+        self._parts, self.body_size = [], 0
         self._forget_parser()
         if self.state is WAITING:
             self.state = END
@@ -105,8 +133,11 @@ class RequestReader:
         except httptools.HttpParserError:
             self._refuse(BadRequestError(400, "Invalid HTTP request received."))
         self._head_size = self._head_size + len(data) if self.state is HEAD else 0
+        self._trailer_size = self._trailer_size + len(data) if self.state is BODY else 0
         if self._head_size > MAX_HEAD_BYTES:
-            self._refuse(BadRequestError(400, f"The request's head is over {MAX_HEAD_BYTES} bytes."))
+            self._refuse(BadRequestError(431, f"The request's head is over {MAX_HEAD_BYTES} bytes."))
+        if self._trailer_size > MAX_HEAD_BYTES:
+            self._refuse(BadRequestError(431, f"The body's trailers are over {MAX_HEAD_BYTES} bytes."))
         if self.state is END or self.state is ERROR:
             self._forget_parser()
         requests, self._requests = self._requests, []
@@ -117,9 +148,9 @@ class RequestReader:
             self._parser.close()
             self._parser = None  # it holds the reader
 
-    def _refuse(self, refusal: BadRequestError) -> None:
+    def _refuse(self, refusal: Exception) -> None:
         if self.state is not END and self.state is not ERROR:
-            self.state, self._parts = ERROR, []
+            self.state, self._parts, self.body_size = ERROR, [], 0
             self._requests.append(self._request._replace(keep_alive=False, refusal=refusal))
 
     def on_message_begin(self) -> None:
@@ -131,8 +162,12 @@ class RequestReader:
         self._url += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if self.state is HEAD:  # not a trailer
-            self._headers.setdefault(name.lower(), value.rstrip(b" \t"))
+        if self.state is not HEAD:  # a trailer (RFC 9110, 6.5.1)
+            return
+        name = name.lower()
+        if name == b"host" and name in self._headers:
+            self._headers[name] = b"two of them"  # no host
+        self._headers.setdefault(name, value.rstrip(b" \t"))
 
     def on_headers_complete(self) -> None:
         if self.state is not HEAD:
@@ -149,20 +184,36 @@ class RequestReader:
         try:
             path, query = split_target(self._url)
             self._request = self._request._replace(path=path, query=query)
+            self._check_host(version)
+            check_coding(self._headers, version)
             check_length(self._headers, self._max_body_bytes)
         except BadRequestError as error:
             self._refuse(error)
+        else:
+            if (refusal := self._judge(self._request)) is not None:
+                self._refuse(refusal)
+
+    def _check_host(self, version: str) -> None:
+        """Raises `BadRequestError` as RFC 9112, 3.2 says. HTTP/1.0 has no need of a host."""
+        host = self._headers.get(b"host")
+        if host is None and version == "1.0":
+            return
+        if not self._knows_host(host):
+            raise BadRequestError(
+                400, "The request must have one `Host` header, a name or address and a port."
+            )
 
     def on_body(self, body: bytes) -> None:
         if self.state is BODY:
+            self._trailer_size = -self._piece_size  # what is left of this piece is not counted
             self._parts.append(body)
-            self._body_size += len(body)
-            if self._body_size > self._max_body_bytes:
+            self.body_size += len(body)
+            if self.body_size > self._max_body_bytes:
                 self._refuse(too_large(self._max_body_bytes))
 
     def on_message_complete(self) -> None:
         if self.state is BODY:
-            parts, self._parts, self._body_size = self._parts, [], 0
+            parts, self._parts, self.body_size = self._parts, [], 0
             request, self._request = self._request, NOTHING_READ
             body = parts[0] if len(parts) == 1 else b"".join(parts)
             self._requests.append(request._replace(body=body))

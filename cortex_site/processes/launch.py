@@ -10,6 +10,7 @@ import asyncio
 import json
 import os
 import signal
+import stat
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -63,14 +64,20 @@ class LaunchPlan:
 
 
 def prepare_home(home: Path) -> None:
-    """Create the state directory. Raises `ConfigError` when it is not writable."""
+    """Make the state directory, for its owner alone, whoever made it. Raises `ConfigError` if that fails.
+
+    What is written later is the owner's alone too.
+    """
+    os.umask(0o077)
     try:
         home.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if stat.S_IMODE(home.stat().st_mode) & 0o077:
+            home.chmod(0o700)
         with tempfile.TemporaryFile(dir=home):
             pass
     except OSError as error:
         raise ConfigError(
-            [f"{home}: cannot be written: {error.strerror}; choose another with --home"]
+            [f"{home}: cannot be written or made private: {error.strerror}; choose another with --home"]
         ) from error
 
 

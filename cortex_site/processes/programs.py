@@ -79,9 +79,9 @@ def serve_programs(
     metrics = Program(
         "metrics",
         (sys.executable, "-m", "fleet.gateway.record.metrics_server", "--fd", str(sockets.metrics.fileno())),
-        env,
+        {**env, "DJANGO_SETTINGS_MODULE": "cortex_site.site.settings"},
         fds=(sockets.metrics.fileno(),),
-        ready=http_ready(sockets.metrics, "/metrics"),
+        ready=http_ready(sockets.metrics, "/healthz"),
     )
     control = Program(
         "control",

@@ -15,11 +15,13 @@ http = get_asgi_application()  # sets Django up, and what is imported below reac
 from channels.auth import AuthMiddlewareStack  # noqa: E402
 from channels.routing import ProtocolTypeRouter, URLRouter  # noqa: E402
 from channels.security.websocket import AllowedHostsOriginValidator  # noqa: E402
+from django.conf import settings  # noqa: E402
 from django.urls import path  # noqa: E402
 
 from fleet.api.live import FleetConsumer  # noqa: E402
 
-websocket = AllowedHostsOriginValidator(
-    AuthMiddlewareStack(URLRouter([path("ws/fleet", FleetConsumer.as_asgi())]))
-)
+# A proxy may leave the prefix or take it away, as Django allows for HTTP.
+prefixes = {"", settings.CONFIG.admin.path_prefix.lstrip("/")}
+live = [path(f"{prefix}/ws/fleet".lstrip("/"), FleetConsumer.as_asgi()) for prefix in sorted(prefixes)]
+websocket = AllowedHostsOriginValidator(AuthMiddlewareStack(URLRouter(live)))
 application = ProtocolTypeRouter({"http": http, "websocket": websocket})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -20,6 +21,30 @@ CSRF_TRUSTED_ORIGINS = CONFIG.admin.csrf_trusted_origins
 SESSION_COOKIE_NAME = "cortex_session"  # cookies ignore ports: installations on one host must differ
 CSRF_COOKIE_NAME = "cortex_csrf"
 
+if CONFIG.admin.path_prefix:
+    FORCE_SCRIPT_NAME = SESSION_COOKIE_PATH = CSRF_COOKIE_PATH = CONFIG.admin.path_prefix
+if CONFIG.admin.behind_tls_proxy:
+    SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
+    SECURE_SSL_REDIRECT = SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = True
+    SECURE_HSTS_SECONDS = CONFIG.admin.hsts_s
+    # Other programs have other names below this domain: they and browsers' lists are their owner's decision.
+    SILENCED_SYSTEM_CHECKS = ["security.W005", "security.W021"]
+
+# The brake on sign-ins: django-axes counts failures in the database, which a failure to reach Redis leaves.
+AUTHENTICATION_BACKENDS = [
+    "axes.backends.AxesStandaloneBackend",
+    "django.contrib.auth.backends.ModelBackend",
+]
+AXES_FAILURE_LIMIT = CONFIG.admin.sign_in_attempts
+AXES_COOLOFF_TIME = timedelta(seconds=CONFIG.admin.sign_in_pause_s)
+AXES_LOCKOUT_PARAMETERS = [["username", "ip_address"]]
+AXES_CLIENT_IP_CALLABLE = "cortex_site.site.client_address.client_address"
+AXES_RESET_ON_SUCCESS = True
+AXES_DISABLE_ACCESS_LOG = True
+AXES_ENABLE_ADMIN = False
+AXES_HTTP_RESPONSE_CODE = 429
+AXES_VERBOSE = False
+
 # Not daphne: it would only change `runserver`, and bring twisted into every process.
 INSTALLED_APPS = [
     "fleet",  # before the admin, whose templates it extends
@@ -33,6 +58,7 @@ INSTALLED_APPS = [
     "channels",
     "django_celery_beat",
     "ninja",
+    "axes",
 ]
 MIDDLEWARE = [
     "django.middleware.security.SecurityMiddleware",
@@ -43,6 +69,7 @@ MIDDLEWARE = [
     "django.contrib.auth.middleware.AuthenticationMiddleware",
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
+    "axes.middleware.AxesMiddleware",
 ]
 TEMPLATES = [
     {
@@ -64,7 +91,7 @@ USE_TZ = True
 TIME_ZONE = "UTC"
 USE_I18N = False
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
-STATIC_URL = "/static/"
+STATIC_URL = f"{CONFIG.admin.path_prefix}/static/"
 WHITENOISE_USE_FINDERS = True  # straight from the packages: there is no collectstatic step
 WHITENOISE_AUTOREFRESH = False
 AUTH_PASSWORD_VALIDATORS = [

@@ -8,7 +8,7 @@ from fleet.admin.live import live
 from fleet.api import api
 
 urlpatterns = [
-    path("", RedirectView.as_view(url="/admin/")),
+    path("", RedirectView.as_view(pattern_name="admin:index")),
     path("admin/fleet/live/", admin.site.admin_view(live), name="fleet-live"),
     path("admin/", admin.site.urls),
     path("api/", api.urls),

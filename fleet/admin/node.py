@@ -3,6 +3,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 from django import forms
 from django.contrib import admin
@@ -60,6 +61,11 @@ OBSERVED = (
 )
 
 
+def _authority(endpoint: str) -> tuple[str, str]:
+    parts = urlsplit(endpoint)
+    return parts.scheme, parts.netloc
+
+
 class NodeForm(forms.ModelForm):
     """A form that never shows the token: a field left empty keeps it."""
 
@@ -82,8 +88,15 @@ class NodeForm(forms.ModelForm):
         if given.get("forget_token"):
             given["token"] = ""
         elif not given.get("token"):
-            given["token"] = self.initial.get("token", "")
+            given["token"] = self._kept_token(given.get("endpoint", ""))
         return given
+
+    def _kept_token(self, endpoint: str) -> str:
+        """The token as it was. Whoever may not see it must not have it sent to another host, either."""
+        kept: str = self.initial.get("token", "")
+        if kept and _authority(endpoint) != _authority(self.initial["endpoint"]):
+            self.add_error("token", "The address is another: give its token again, or say to forget it.")
+        return kept
 
 
 @admin.register(Node)

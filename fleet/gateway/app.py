@@ -16,7 +16,7 @@ from ninja.errors import HttpError, ValidationError
 
 from cortex_site.base.version import VERSION
 from cortex_site.http.application import Application
-from cortex_site.http.origins import Origins
+from cortex_site.http.bounds import RequestBounds
 from cortex_site.http.request import Request
 from fleet.gateway.data_plane import DataPlane
 from fleet.gateway.dialects import model_list
@@ -30,13 +30,17 @@ from neuron.wire import ApiError
 
 log = logging.getLogger("cortex.http")
 
-STOPPING_RETRY_S = 3  # another gateway answers at once, this one after its restart
+RETRY_S = 3  # another gateway answers at once, this one after its restart or the end of other requests
 
 _CODES = {
     404: "not_found",
     405: "method_not_allowed",
+    408: "request_timeout",
     413: "request_too_large",
     415: "unsupported_encoding",
+    429: "gateway_busy",
+    431: "request_head_too_large",
+    501: "unsupported_transfer_coding",
     503: "gateway_stopping",
 }
 
@@ -46,9 +50,15 @@ def application(plane: DataPlane) -> Application:
     settings = plane.config.gateway
     return Application(
         _make_api(plane),
-        max_body_bytes=settings.max_body_bytes,
+        bounds=RequestBounds(
+            settings.max_body_bytes,
+            settings.max_held_bytes,
+            head_s=settings.head_timeout_s,
+            body_s=settings.body_timeout_s,
+        ),
+        judge=plane.judge,
         compress_from_bytes=settings.compress_from_bytes,
-        origins=Origins(settings.allowed_origins) if settings.allowed_origins else None,
+        origins=plane.origins if settings.allowed_origins else None,
         lifespan=plane.running,
     )
 
@@ -80,6 +90,8 @@ def _make_api(plane: DataPlane) -> NinjaAPI:
 
     @api.get("/openapi.json", include_in_schema=False)
     async def openapi(request: Request) -> dict[str, Any]:
+        if not plane.config.gateway.open_openapi:
+            plane.authorize(request)
         return api.get_openapi_schema(path_prefix="")
 
     return api
@@ -236,7 +248,7 @@ def _handle_errors(api: NinjaAPI) -> None:
     def on_http_error(request: HttpRequest, error: HttpError) -> HttpResponse:
         status = error.status_code
         code = _CODES.get(error.status_code, "invalid_request")
-        retry_s = STOPPING_RETRY_S if status == 503 else None
+        retry_s = RETRY_S if status in {429, 503} else None
         return answer(request, ApiError(status, code, error.message, retry_after_s=retry_s))
 
     @api.exception_handler(ValidationError)

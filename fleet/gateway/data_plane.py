@@ -9,6 +9,8 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 
 from cortex_site.config.cortex_toml import CortexConfig
+from cortex_site.http.locality import Locality
+from cortex_site.http.origins import Origins
 from cortex_site.http.request import Request
 from fleet.gateway.control.listener import Listener
 from fleet.gateway.control.plane import ControlPlane, ControlPlaneError
@@ -27,6 +29,7 @@ from fleet.gateway.record import gauges
 from fleet.gateway.record.recorder import Recorder
 from fleet.records import RequestRecord
 from fleet.snapshot import KeyView
+from neuron.wire import ApiError
 
 log = logging.getLogger("cortex.gateway")
 
@@ -75,6 +78,8 @@ class DataPlane:
             polled_within_s=3 * config.poll.interval_s + config.poll.timeout_s,
         )
         self.responses = ResponseStore(config.redis.url, config.responses, timeout_s=redis_timeout_s)
+        self.origins = Origins(settings.allowed_origins)
+        self._locality = Locality(settings.allowed_hosts, self.origins)
         self.images = ImagePolicy(settings, ImageFetcher())
         self.watch = ControlWatch(settings.admin_listen, config.poll.interval_s)
         self.open_streams = 0
@@ -85,8 +90,18 @@ class DataPlane:
         return authorize(
             request,
             self.fleet.snapshot.configuration,
+            self._locality,
             allow_anonymous=self.config.gateway.allow_anonymous,
         )
+
+    def judge(self, request: Request) -> ApiError | None:
+        """Why the body of a request is not even read: its sender may not send one."""
+        try:
+            if request.method not in {"GET", "HEAD", "OPTIONS"}:
+                self.authorize(request)
+        except ApiError as error:
+            return error
+        return None
 
     def _knows(self, model: str) -> bool:
         return self.fleet.snapshot.knows(model)

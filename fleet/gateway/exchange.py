@@ -22,7 +22,7 @@ from cortex_site.http.request import Request
 from cortex_site.http.response import BytesResponse, Sink, StreamResponse
 from fleet.gateway.data_plane import DataPlane
 from fleet.gateway.dialects.base import AnswerRewriter, Call, Dialect
-from fleet.gateway.dialects.chat_body import with_model
+from fleet.gateway.dialects.chat_body import with_model, with_model_alone
 from fleet.gateway.dialects.model_list import require_capability
 from fleet.gateway.dispatch import EVENTS, JSON, Dispatch, NodeRequest
 from fleet.gateway.http.errors import UpstreamError
@@ -122,6 +122,8 @@ class Exchange:
         if key is not None and key.limits:
             self._reservation = await self._reserve(key, call, offer)
         body = call.body if model == call.model else with_model(call.body, model)
+        if key is not None and key.models:
+            body = with_model_alone(body, model)
         answer_type = EVENTS if call.stream else JSON
         request = NodeRequest(model, call.node_path, headers, body, answer_type, draft.received)
         answer = self._dialect.answer(call, self.request_id)

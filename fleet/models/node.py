@@ -46,6 +46,7 @@ class Node(Configured):
     token = models.CharField(
         max_length=300,
         blank=True,
+        validators=[RegexValidator(r"^[!-~]+\Z", "A secret has visible ASCII characters only.")],
         help_text="The secret of the neuron's API, or the key of the server's.",
     )
     model_names = models.JSONField(

@@ -1,4 +1,4 @@
-"""neuron's HTTP API: the ninja API of all operations, and the ASGI application that serves it."""
+"""neuron's HTTP API: the ninja API of all operations, and the application that serves it."""
 
 from __future__ import annotations
 
@@ -8,11 +8,10 @@ from django.http import HttpRequest
 from ninja import NinjaAPI
 
 from cortex_site.base.version import VERSION
-from cortex_site.http.application import Application
 from neuron.api import chat_completions, completions, embeddings, node, tokenize
+from neuron.api.application import NeuronApplication
 from neuron.api.bodies.openapi import COMPONENTS
 from neuron.api.errors import add_error_handlers
-from neuron.api.middleware import ASGIApp, RequestMiddleware
 from neuron.daemon import Daemon
 
 
@@ -32,11 +31,6 @@ def build_api(daemon: Daemon) -> NinjaAPI:
     return api
 
 
-def build_app(daemon: Daemon) -> ASGIApp:
-    """The ASGI application that `neuron serve` runs; its lifespan is the daemon's."""
-    application = Application(
-        build_api(daemon), max_body_bytes=daemon.config.max_body_bytes, lifespan=daemon.running
-    )
-    return RequestMiddleware(
-        application, token=daemon.config.token, allow_anonymous=daemon.config.allow_anonymous
-    )
+def build_app(daemon: Daemon) -> NeuronApplication:
+    """The application that `neuron serve` runs; its lifespan is the daemon's."""
+    return NeuronApplication(build_api(daemon), daemon.config, daemon.running)

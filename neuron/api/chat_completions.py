@@ -19,7 +19,7 @@ from neuron.api.answers.stream import stream
 from neuron.api.answers.usage import total_usage
 from neuron.api.bodies.chat import ChatBody, decode
 from neuron.api.bodies.openapi import body_of
-from neuron.api.prompts.chat import chat_prompt, tool_definitions
+from neuron.api.prompts.chat import ChatRenderer, chat_prompt, tool_definitions
 from neuron.api.prompts.checks import GRAMMAR_CODES, Checks
 from neuron.api.prompts.constraint import answer_constraint, constraining_param, constraint_grammar
 from neuron.api.prompts.prompt import require_capability
@@ -39,8 +39,10 @@ def router(daemon: Daemon) -> Router:
         """OpenAI's chat completion, streamed or not."""
         body = decode(request.body)
         model = find_model(daemon.registry, request, body.model)
-        checks = Checks(daemon.verdicts, caller(request).principal)
-        choices, headers = await _choices(request, body, model, checks)
+        principal = caller(request).principal
+        checks = Checks(daemon.verdicts, principal)
+        renderer = ChatRenderer(daemon.templates, principal)
+        choices, headers = await _choices(request, body, model, checks, renderer)
         start_choices([choices])
         answer_id = f"chatcmpl-{request_id(request)}"
         if not body.stream:
@@ -53,7 +55,7 @@ def router(daemon: Daemon) -> Router:
 
 
 async def _choices(
-    request: HttpRequest, body: ChatBody, model: LocalModel, checks: Checks
+    request: HttpRequest, body: ChatBody, model: LocalModel, checks: Checks, renderer: ChatRenderer
 ) -> tuple[list[AnswerChoice], dict[str, str]]:
     """The choices of the chat, and the headers that tell what became of it.
 
@@ -62,7 +64,7 @@ async def _choices(
     require_capability(model, "chat")
     tools = tool_definitions(body, model)
     constraint = await answer_constraint(body, checks)
-    prompt = await chat_prompt(body, model, tools, request.body)
+    prompt = await chat_prompt(body, model, tools, renderer, request.body)
     grammar = None
     if constraint is not None:
         grammar = await constraint_grammar(body, model, constraint, prompt.text, checks)

@@ -46,7 +46,7 @@ def router(daemon: Daemon) -> Router:
 
 
 async def _tokens(model: LocalModel, part: str | list[int]) -> list[int]:
-    tokens = await encode(model, part, is_rendered=False) if isinstance(part, str) else part
+    tokens = await encode(model, part, "input", is_rendered=False) if isinstance(part, str) else part
     if not tokens:
         raise invalid("input", "input: an input needs at least one token.")
     return tokens

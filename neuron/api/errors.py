@@ -18,8 +18,12 @@ HTTP_CODES = {
     400: "malformed_json",
     404: "not_found",
     405: "method_not_allowed",
+    408: "request_timeout",
     413: "body_too_large",
     415: "unsupported_encoding",
+    429: "node_busy",
+    431: "request_head_too_large",
+    501: "unsupported_transfer_coding",
 }
 
 

@@ -3,22 +3,35 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote
 
 import msgspec
 from django.http import HttpRequest
 
+from cortex_site.http.request import Request
 from neuron.harness import LocalModel
 from neuron.registry import Registry
 from neuron.wire import ApiError
 
-LOG_FIELDS = "neuron.log"  # the key in the ASGI scope under which the middleware keeps them
-HEADERS = "neuron.headers"  # the same for headers of the response
 MAX_PRINCIPAL_CHARS = 200
 MAX_TOLD_CHARS = 480  # of places in a header: the gateway passes 512
 _PRIORITY = re.compile(r"-?[0-9]{1,2}")
+
+
+@dataclass(slots=True)
+class RequestLog:
+    """What is kept with a request: its id, more fields of its log line, more headers of its response."""
+
+    request_id: str
+    fields: dict[str, Any] = field(init=False)
+    headers: dict[str, str] = field(default_factory=dict)
+    started: float = field(default_factory=time.monotonic)
+
+    def __post_init__(self) -> None:
+        self.fields = {"request_id": self.request_id}
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,10 +42,15 @@ class Caller:
     priority: int
 
 
+def account(request: HttpRequest) -> RequestLog:
+    assert isinstance(request, Request)
+    found: RequestLog = request.account
+    return found
+
+
 def log_fields(request: HttpRequest) -> dict[str, Any]:
     """What the request's log line says beyond method, path, status and time; operations add to it."""
-    fields: dict[str, Any] = request.scope[LOG_FIELDS]
-    return fields
+    return account(request).fields
 
 
 def tell_unenforced(request: HttpRequest, places: list[str]) -> None:
@@ -47,11 +65,11 @@ def tell_unenforced(request: HttpRequest, places: list[str]) -> None:
             break
         told += more
     log_fields(request)["unenforced"] = told[2:]
-    request.scope[HEADERS].append((b"x-cortex-unenforced", told[2:].encode()))
+    account(request).headers["x-cortex-unenforced"] = told[2:]
 
 
 def request_id(request: HttpRequest) -> str:
-    return str(log_fields(request)["request_id"])
+    return account(request).request_id
 
 
 def caller(request: HttpRequest) -> Caller:

@@ -16,10 +16,10 @@ from neuron.api.bodies.decode import decode_body, require_model
 from neuron.api.bodies.generation import Name, TokenId
 from neuron.api.bodies.openapi import body_of
 from neuron.api.errors import invalid
-from neuron.api.prompts.chat import chat_prompt, tool_definitions
+from neuron.api.prompts.chat import ChatRenderer, chat_prompt, tool_definitions
 from neuron.api.prompts.completion import completion_prompt
 from neuron.api.prompts.prompt import require_capability
-from neuron.api.request import find_model
+from neuron.api.request import caller, find_model
 from neuron.daemon import Daemon
 
 
@@ -64,7 +64,8 @@ async def _count_chat(daemon: Daemon, request: HttpRequest) -> dict[str, Any]:
     body = chat.decode(request.body)
     model = find_model(daemon.registry, request, body.model)
     require_capability(model, "chat")
-    prompt = await chat_prompt(body, model, tool_definitions(body, model))
+    renderer = ChatRenderer(daemon.templates, caller(request).principal)
+    prompt = await chat_prompt(body, model, tool_definitions(body, model), renderer)
     return {"model": model.id, "count": len(prompt.tokens), "context": model.context}
 
 

@@ -24,7 +24,7 @@ ADAPTER = "adapter_config.json"
 # others belong to quantization schemes.
 ITEM_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
 _BUFFER_BYTES = {"I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
-_LAYER_COUNTS = {"num_hidden_layers", "num_layers", "n_layer", "n_layers"}
+LAYER_COUNTS = {"num_hidden_layers", "num_layers", "n_layer", "n_layers"}
 
 # What else models are published as: pattern, what it is, and the cure. The first that is there is named.
 _CONVERT = "load it with transformers and `save_pretrained`, or use the model's safetensors release"
@@ -136,7 +136,7 @@ def _read_config(path: Path) -> dict[str, Any]:
 def _check_layers(file: Path, config: dict[str, Any], num_tensors: int) -> None:
     """Refuse a number of layers that takes longer to build than to contradict."""
     for part in (config, *(value for value in config.values() if isinstance(value, dict))):
-        for key in _LAYER_COUNTS & part.keys():
+        for key in LAYER_COUNTS & part.keys():
             if isinstance(part[key], (int, float)) and part[key] > num_tensors:
                 cause = f"{key} is {part[key]}, but the weights are {num_tensors} tensors in all"
                 raise model_broken(file, cause)

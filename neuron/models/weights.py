@@ -20,64 +20,18 @@ import transformers
 from torch import Tensor
 
 from neuron.models.checkpoint import CONFIG, ITEM_BYTES, Checkpoint, ModelLoadError, TensorEntry, model_broken
+from neuron.models.contradiction import (
+    contradicting_count,
+    contradicting_size,
+    contradicting_zero,
+    making_keys,
+)
 
 OnProgress = Callable[[float], None]  # called with the fraction of bytes read, after every tensor
 
 # Causal masks, frequencies and positions, which older releases of transformers stored.
 _OLD_BUFFERS = re.compile(r"(^|\.)((attn|attention)\.(masked_)?bias|inv_freq|position_ids)$")
 _MAX_LISTED = 5  # names in an error
-_EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
-# By a part of tensors' names: the configuration's keys by which transformers makes them.
-_MADE_BY = {
-    ".indexer.": ("index_head_dim", "index_n_heads", "indexer_types", "indexer_head_dim", "indexer_n_heads"),
-    ".compressor.": ("compress_rates", "layer_types", "head_dim"),
-    ".kv_a_layernorm.": ("kv_lora_rank",),
-    ".kv_a_proj_with_mqa.": ("kv_lora_rank", "qk_rope_head_dim"),
-    ".kv_b_proj.": ("kv_lora_rank", "num_attention_heads", "qk_nope_head_dim", "v_head_dim"),
-    ".q_a_": ("q_lora_rank",),
-    ".q_b_proj.": ("q_lora_rank", "num_attention_heads", "qk_nope_head_dim", "qk_rope_head_dim"),
-    ".experts.": (*_EXPERTS, "moe_intermediate_size", "intermediate_size"),
-    ".gate.": _EXPERTS,
-    ".router.": _EXPERTS,
-    ".shared_expert": (
-        "n_shared_experts",
-        "num_shared_experts",
-        "moe_num_shared_experts",
-        "moe_intermediate_size",
-        "shared_expert_intermediate_size",
-    ),
-    ".q_proj.": ("q_lora_rank", "num_attention_heads", "head_dim"),
-    ".k_proj.": ("num_key_value_heads", "head_dim"),
-    ".v_proj.": ("num_key_value_heads", "head_dim"),
-    ".o_proj.": ("num_attention_heads", "head_dim"),
-    ".mlp.": ("intermediate_size",),
-    ".linear_attn.": (
-        "linear_num_key_heads",
-        "linear_num_value_heads",
-        "linear_key_head_dim",
-        "linear_value_head_dim",
-        "linear_conv_kernel_dim",
-        "layer_types",
-    ),
-    ".conv.": ("conv_L_cache", "conv_bias", "layer_types"),
-    ".mamba.": (
-        "mamba_n_heads",
-        "mamba_d_head",
-        "mamba_d_state",
-        "mamba_d_conv",
-        "mamba_n_groups",
-        "layer_types",
-    ),
-    ".mixer.": (
-        "ssm_state_size",
-        "state_size",
-        "mamba_num_heads",
-        "mamba_head_dim",
-        "n_groups",
-        "conv_kernel",
-    ),
-    ".self_attn.": ("layer_types",),
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,8 +77,8 @@ def load_weights(
         except torch.AcceleratorError:
             raise
         except Exception as error:
-            raise reader.failure or model_broken(checkpoint.path, f"cannot be loaded: {error}") from error
-    _check_complete(checkpoint, info)
+            raise reader.failure or _not_built(checkpoint, model_class, error) from error
+    _check_complete(checkpoint, model_class, info)
     if not options.allow_unexpected:
         heads_of = model if is_headless else None
         _check_expected(checkpoint, info["unexpected_keys"], heads_of)
@@ -132,20 +86,30 @@ def load_weights(
     return model.eval().requires_grad_(requires_grad=False)
 
 
-def _check_complete(checkpoint: Checkpoint, info: dict[str, Any]) -> None:
-    for name, stored, wanted in sorted(info["mismatched_keys"]):
+def _not_built(checkpoint: Checkpoint, model_class: Any, error: Exception) -> ModelLoadError:
+    if cause := contradicting_zero(checkpoint, model_class):
+        return ModelLoadError("model_broken", f"{cause}; correct it: {error}")
+    return model_broken(checkpoint.path, f"cannot be loaded: {error}")
+
+
+def _check_complete(checkpoint: Checkpoint, model_class: Any, info: dict[str, Any]) -> None:
+    if mismatched := sorted(info["mismatched_keys"]):
+        name, stored, wanted = mismatched[0]
         cause = f"{name} has shape {list(stored)} instead of {list(wanted)}"
-        raise model_broken(_file_of(checkpoint, name), cause + _cure(checkpoint, name))
+        shapes = {name: tuple(shape) for name, shape, _ in mismatched}
+        found = contradicting_size(checkpoint, model_class, shapes)
+        raise model_broken(_file_of(checkpoint, name), cause + _cure(checkpoint, name, found))
     if missing := sorted(name for name in info["missing_keys"] if not name.startswith("pooler.")):
         cause = f"lacks {missing[0]} ({len(missing)} such tensors)"
-        raise model_broken(checkpoint.path, cause + _cure(checkpoint, missing[0]))
+        found = contradicting_count(checkpoint, missing[0])
+        raise model_broken(checkpoint.path, cause + _cure(checkpoint, missing[0], found))
 
 
-def _cure(checkpoint: Checkpoint, name: str) -> str:
-    """Return which keys of the configuration to correct, if it is known by which a tensor is made."""
-    keys = next((keys for part, keys in _MADE_BY.items() if part in name), ())
-    config = checkpoint.config.get("text_config") or checkpoint.config
-    stated = ", ".join(key for key in keys if key in config)
+def _cure(checkpoint: Checkpoint, name: str, found: str | None) -> str:
+    """Return which keys of the configuration to correct: what was `found`, or those that make the tensor."""
+    if found:
+        return f"; {found}; correct it"
+    stated = ", ".join(making_keys(checkpoint, name))
     return f"; correct what {CONFIG} says otherwise than the weights, by {stated}" if stated else ""
 
 
@@ -171,7 +135,8 @@ def _check_expected(checkpoint: Checkpoint, unexpected: Iterable[str], headless:
     if found:
         listed = ", ".join(found[:_MAX_LISTED]) + (", …" if len(found) > _MAX_LISTED else "")
         cause = f"has {len(found)} tensors that its configuration has no place for: {listed}"
-        cure = "correct the configuration, or set allow_unexpected_tensors under [device] to ignore them"
+        cure = contradicting_count(checkpoint, found[0]) or "correct the configuration"
+        cure += ", or set allow_unexpected_tensors under [device] to ignore them"
         raise ModelLoadError("model_unsupported", f"{checkpoint.path}: {cause}; {cure}")
 
 

@@ -34,9 +34,12 @@ class Sandbox:
     queue, and kills the process of one that runs.
     """
 
-    def __init__(self, settings: SandboxSettings, command: Sequence[str] = COMMAND) -> None:
+    def __init__(
+        self, settings: SandboxSettings, command: Sequence[str] = COMMAND, *, max_calls: int = MAX_CALLS
+    ) -> None:
         self._settings = settings
         self._command = command
+        self._max_calls = max_calls
         self._idle: list[SandboxProcess] = []
         self._num_running = 0  # calls that have their turn
         self._turns: FairQueue[asyncio.Future[None]] = FairQueue(settings.max_waiting)
@@ -114,7 +117,7 @@ class Sandbox:
         try:
             async with asyncio.timeout(self._settings.wall_s):
                 answer = await process.call(call)
-            is_fit = process.num_calls < MAX_CALLS and not self._is_closed
+            is_fit = process.num_calls < self._max_calls and not self._is_closed
         except TimeoutError as error:
             message = f"neuron's sandbox gave no answer within {self._settings.wall_s:g} s."
             raise ApiError(503, "sandbox_timeout", message, retry_after_s=RETRY_AFTER_S) from error

@@ -12,6 +12,7 @@ import logging
 import sys
 import time
 from collections.abc import Sequence
+from typing import Any
 
 from neuron import sources
 from neuron.harness import HarnessContext, HarnessHealth
@@ -20,7 +21,9 @@ from neuron.supervisor.device_choice import allowed_workers, freest
 from neuron.supervisor.device_worker import DeviceWorker
 from neuron.supervisor.pending import WorkerLoadError
 from neuron.supervisor.placed_model import RETRY_AFTER_S, PlacedModel, TorchModel, not_loaded
-from neuron.text.directory import BrokenModelError, TextSettings, read_model_text
+from neuron.text.directory import BrokenModelError, FitTemplate, TextSettings, read_model_text
+from neuron.text.rendering import TemplateRefusal
+from neuron.text.traits.fitted_template import FittedTemplate
 from neuron.wire import ApiError, Leave, ModelFailure, ModelInfo, ModelLoad, ModelSpec, ModelState
 
 log = logging.getLogger("neuron.models")
@@ -38,6 +41,7 @@ class TorchHarness:
 
     def __init__(self, context: HarnessContext, *, worker_command: Sequence[str] = WORKER) -> None:
         self._config = context.config
+        self._templates = context.templates
         self._url = context.url
         self._changed = context.changed
         command = [*worker_command, *context.config.worker_flags]
@@ -98,6 +102,13 @@ class TorchHarness:
             if model.state == "loading":
                 self._set_failed(model, error.code, error.message)
             raise
+        except BaseException as error:
+            if model.state == "loading":
+                log.exception("load failed", extra={"model": model.id})
+                self._set_failed(
+                    model, "internal_error", f"the load ended by {type(error).__name__}: {error}"
+                )
+            raise
 
     async def _place(self, model: PlacedModel, workers: Sequence[DeviceWorker]) -> None:
         model.path = await sources.find(model.source, self._config.models_dir)
@@ -105,10 +116,27 @@ class TorchHarness:
         try:
             spec = model.spec
             settings = TextSettings(spec.chat_template, spec.tool_format, spec.reasoning_format)
-            model.text = await asyncio.to_thread(read_model_text, model.path, settings)
+            model.text = await asyncio.to_thread(
+                read_model_text, model.path, settings, self._fit_from_thread()
+            )
         except BrokenModelError as error:
             raise ApiError(422, "model_broken", str(error)) from error
+        except ApiError:
+            raise
+        except Exception as error:
+            # a stranger's files: whatever is wrong with them fails this load
+            what = f"{model.path}: its files for text cannot be read: {type(error).__name__}: {error}"
+            raise ApiError(422, "model_broken", what) from error
         model.worker = await freest(workers)
+
+    def _fit_from_thread(self) -> FitTemplate:
+        """A function for a thread that reads a model: templates are probed where they can be killed."""
+        loop = asyncio.get_running_loop()
+
+        def fit(*template: Any) -> FittedTemplate | TemplateRefusal:
+            return asyncio.run_coroutine_threadsafe(self._templates.fit(*template), loop).result()
+
+        return fit
 
     async def _load_on_worker(self, model: PlacedModel) -> None:
         assert model.worker

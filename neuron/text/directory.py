@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +15,14 @@ from neuron.text.model_text import GenerationDefaults, ModelText
 from neuron.text.notations.known import NOTATIONS, notations_for
 from neuron.text.notations.notation import Notation
 from neuron.text.reasoning import KNOWN_MARKERS, ReasoningMarkers
+from neuron.text.rendering import TemplateRefusal, fitted_template
 from neuron.text.response.notation import notation_of_checkpoint
-from neuron.text.template import ChatTemplate, TemplateRefusedError
-from neuron.text.template_files import BrokenTemplateError, read_templates
+from neuron.text.template import ChatTemplate
+from neuron.text.template_files import BrokenTemplateError, NamedTemplate, read_templates
 from neuron.text.token_bytes import TokenBytes
 from neuron.text.tokenizer_file import BrokenTokenizerError, read_tokenizer
 from neuron.text.traits.fitted_template import FittedTemplate
-from neuron.text.traits.probing import known_thoughts, probe_template
+from neuron.text.traits.probing import known_thoughts
 
 Json = dict[str, Any]
 
@@ -59,10 +60,15 @@ class TextSettings:
 _NO_SETTINGS = TextSettings()
 
 
-def read_model_text(directory: Path, settings: TextSettings = _NO_SETTINGS) -> ModelText:
-    """What the Hugging Face directory says about text; blocks on the disk, and probes the chat templates.
+FitTemplate = Callable[[ChatTemplate, Mapping[str, bool], str | None], FittedTemplate | TemplateRefusal]
 
-    Raises `BrokenModelError`.
+
+def read_model_text(
+    directory: Path, settings: TextSettings = _NO_SETTINGS, fit: FitTemplate = fitted_template
+) -> ModelText:
+    """What the Hugging Face directory says about text; blocks on the disk, and while `fit` probes templates.
+
+    Raises `BrokenModelError`, and whatever `fit` raises.
     """
     config = _read_json(directory / "config.json", required=True)
     generation = _read_generation(directory / "generation_config.json")
@@ -74,17 +80,14 @@ def read_model_text(directory: Path, settings: TextSettings = _NO_SETTINGS) -> M
     except (BrokenTokenizerError, BrokenTemplateError) as error:
         raise BrokenModelError(str(error)) from error
     added_by_id = tokenizer.get_added_tokens_decoder()
-    added = added_by_id.values()
-    notations = notations_for(token.content for token in added)
-    try:
-        default, tool_use = (_fitted(template, tokenizer, notations, settings) for template in templates)
-    except TemplateRefusedError as error:
-        raise BrokenModelError(f"{directory}: the chat template renders no chat: {error}") from error
+    added = {token.content: token.special for token in added_by_id.values()}
+    notations = notations_for(added)
+    default, tool_use = (_fitted(named, added, settings, fit) for named in templates)
     told = tool_use or default
     name = told.traits.notation if told else None
     notation = notation_of_checkpoint(
         naming.get("response_template") if settings.tool_format is None else None,
-        tokens=[token.content for token in added if token.special],
+        tokens=[token for token, is_special in added.items() if is_special],
         written=None if name is None else notations[name],
     )
     reasoning = _reasoning(default, tokenizer, settings)
@@ -101,6 +104,7 @@ def read_model_text(directory: Path, settings: TextSettings = _NO_SETTINGS) -> M
         notation=notation,
         token_bytes=TokenBytes(tokenizer),
         added_tokens={token.content: id_ for id_, token in added_by_id.items()},
+        longest_token=max(map(len, tokenizer.get_vocab()), default=1),
     )
 
 
@@ -111,22 +115,14 @@ def reasoning_formats() -> dict[str, ReasoningMarkers | None]:
 
 
 def _fitted(
-    template: ChatTemplate | None,
-    tokenizer: Tokenizer,
-    notations: Mapping[str, Notation],
-    settings: TextSettings,
+    named: NamedTemplate | None, added: Mapping[str, bool], settings: TextSettings, fit: FitTemplate
 ) -> FittedTemplate | None:
-    if template is None:
+    if named is None:
         return None
-    named = settings.tool_format
-    added = tokenizer.get_added_tokens_decoder().values()
-    traits = probe_template(
-        template,
-        notations.values() if named is None else [notations[named]],
-        hidden={token.content for token in added if token.special},
-        known_tokens={token.content for token in added},
-    )
-    return FittedTemplate(template, traits if named is None else replace(traits, notation=named))
+    found = fit(named.template, added, settings.tool_format)
+    if isinstance(found, TemplateRefusal):
+        raise BrokenModelError(f"{named.place}: the chat template {found.message}")
+    return found
 
 
 def _reasoning(
@@ -148,7 +144,7 @@ def _read_json(path: Path, *, required: bool = False) -> Json:
         value = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise BrokenModelError(f"{path}: cannot be read: {error.strerror}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BrokenModelError(f"{path}: not valid JSON: {error}") from error
     if not isinstance(value, dict):
         raise BrokenModelError(f"{path}: must hold a JSON object")

@@ -48,6 +48,7 @@ class ModelText:
     notation: Notation | None
     token_bytes: TokenBytes = field(repr=False)
     added_tokens: Mapping[str, int] = field(repr=False)  # ids by text; asking the tokenizer copies them all
+    longest_token: int  # in characters, or more
     tool_template: FittedTemplate | None = None  # of chats with tools, where the model has another for them
 
     @property
@@ -69,8 +70,12 @@ class ModelText:
         return 1 + max(self.tokenizer.get_vocab_size(), *self.added_tokens.values(), *self.eos_ids)
 
     def encode(self, text: str, *, is_rendered: bool = True) -> list[int]:
-        """The tokens of a prompt. Special ones are added unless a template wrote them (`is_rendered`)."""
-        return list(self.tokenizer.encode(text, add_special_tokens=not is_rendered).ids)
+        """The tokens of a prompt. Special ones are added unless a template wrote them (`is_rendered`).
+
+        Other threads run meanwhile: unlike `encode`, a batch lets go of the interpreter's lock.
+        """
+        (encoding,) = self.tokenizer.encode_batch_fast([text], add_special_tokens=not is_rendered)
+        return list(encoding.ids)
 
     def decode(self, tokens: Sequence[int]) -> str:
         """The text of tokens, control tokens included."""

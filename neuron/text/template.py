@@ -11,7 +11,8 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any, NoReturn
+from functools import lru_cache
+from typing import Any, NamedTuple, NoReturn
 
 from jinja2 import Template, TemplateError, meta, nodes
 from jinja2.ext import Extension, loopcontrols
@@ -19,6 +20,8 @@ from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 Json = dict[str, Any]
+
+MAX_COMPILED = 64  # programs that a process keeps
 
 # Of the private use area, so that no chat holds it.
 _CUT = "\ue000cut here\ue001"  # follows a message to be continued
@@ -57,20 +60,36 @@ def _environment() -> ImmutableSandboxedEnvironment:
     return environment
 
 
+class _Program(NamedTuple):
+    template: Template
+    variables: frozenset[str]  # read before they are set, or never set
+
+
+@lru_cache(MAX_COMPILED)
+def _compiled(source: str) -> _Program:
+    environment = _environment()
+    found = meta.find_undeclared_variables(environment.parse(source))
+    return _Program(environment.from_string(source), frozenset(found - environment.globals.keys()))
+
+
 class ChatTemplate:
     """A template and the special tokens that it may name: bos_token, eos_token and so on.
 
-    Raises `jinja2.TemplateSyntaxError` when `source` is no template.
+    It is compiled by the process that first renders with it, and travels to others as text.
     """
 
     def __init__(self, source: str, tokens: Mapping[str, str]) -> None:
-        environment = _environment()
+        self._source = source
         self._tokens = dict(tokens)
-        self._template: Template = environment.from_string(source)
-        found = meta.find_undeclared_variables(environment.parse(source))
-        self.variables = frozenset(
-            found - environment.globals.keys()
-        )  # read before they are set, or never set
+
+    def compile(self) -> None:
+        """Raises `jinja2.TemplateSyntaxError` when the source is no template."""
+        _compiled(self._source)
+
+    @property
+    def variables(self) -> frozenset[str]:
+        """The variables that it expects; those that it sets itself are none of them."""
+        return _compiled(self._source).variables
 
     def render(
         self,
@@ -104,7 +123,7 @@ class ChatTemplate:
 
     def _render(self, context: Json) -> str:
         try:
-            return self._template.render(context)
+            return _compiled(self._source).template.render(context)
         except TemplateError as error:
             raise TemplateRefusedError(error.message or type(error).__name__) from error
         except Exception as error:

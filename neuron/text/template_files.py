@@ -8,8 +8,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jinja2 import TemplateSyntaxError
-
 from neuron.text.template import ChatTemplate
 
 _TEXT = re.compile(r"\{[{%#]")  # in a setting: a template and not the path of one
@@ -20,11 +18,18 @@ class BrokenTemplateError(Exception):
     """A file with templates is wrong; the message names it and the cause."""
 
 
+class NamedTemplate(NamedTuple):
+    """A template, not compiled yet, and where it stands."""
+
+    place: Path | str
+    template: ChatTemplate
+
+
 class NamedTemplates(NamedTuple):
     """The template of plain chats, and that of chats with tools if there is another."""
 
-    default: ChatTemplate | None = None
-    tool_use: ChatTemplate | None = None
+    default: NamedTemplate | None = None
+    tool_use: NamedTemplate | None = None
 
 
 class _Source(NamedTuple):
@@ -45,7 +50,8 @@ def read_templates(
     default = sources.get("default") or sources.get(usual or "tool_use")
     tool_use = sources.get("tool_use")
     return NamedTemplates(
-        _parsed(default, tokens), _parsed(tool_use, tokens) if tool_use is not default else None
+        _named_template(default, tokens),
+        _named_template(tool_use, tokens) if tool_use is not default else None,
     )
 
 
@@ -111,14 +117,5 @@ def _text(path: Path) -> str:
         raise BrokenTemplateError(f"{path}: is not UTF-8 text (byte {error.start})") from error
 
 
-def _parsed(source: _Source | None, tokens: Mapping[str, str]) -> ChatTemplate | None:
-    if source is None:
-        return None
-    try:
-        return ChatTemplate(source.text, tokens)
-    except TemplateSyntaxError as error:
-        raise BrokenTemplateError(
-            f"{source.path}: chat template, line {error.lineno}: {error.message}"
-        ) from error
-    except RecursionError as error:
-        raise BrokenTemplateError(f"{source.path}: the chat template is nested too deeply") from error
+def _named_template(source: _Source | None, tokens: Mapping[str, str]) -> NamedTemplate | None:
+    return source and NamedTemplate(source.path, ChatTemplate(source.text, tokens))

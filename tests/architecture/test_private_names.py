@@ -48,9 +48,6 @@ LIBRARIES = [
             "cortex_site/http/response_head.py": {
                 "uvicorn.server.Server.on_tick": "60ea49b06ccf",  # makes a new list of default headers
             },
-            "neuron/api/protocol.py": {
-                "uvicorn.protocols.http.httptools_impl.HttpToolsProtocol": "18fdf324b11b",
-            },
             "neuron/cli.py": {
                 "uvicorn.server.Server.handle_exit": "553276efa26e",
             },

@@ -51,8 +51,12 @@ ROOMS: dict[str, set[str]] = {
     "neuron.fair_queue": set(),
     "neuron.prctl": set(),
     "neuron.sandbox": {"neuron.config", "neuron.fair_queue", "neuron.prctl", "neuron.wire"},
+    "neuron.templates": {"neuron.config", "neuron.sandbox", "neuron.text"},
     # The seam for engines knows none of them.
-    "neuron.harness": {"neuron.config", "neuron.generation", "neuron.pipe", "neuron.text", "neuron.wire"},
+    "neuron.harness": {
+        *("neuron.config", "neuron.generation", "neuron.pipe"),
+        *("neuron.templates", "neuron.text", "neuron.wire"),
+    },
     "neuron.registry": {"neuron.config", "neuron.harness", "neuron.wire"},
     "neuron": {"neuron", "cortex_site.base", "cortex_site.http", "ext"},
     "helexa_acp": set(),

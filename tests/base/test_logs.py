@@ -90,3 +90,16 @@ def test_a_reader_that_went_away_harms_nobody(handler, pipe):
     for _ in range(3):
         handler.emit(record("into the void"))
     handler.close()
+
+
+def test_what_a_client_sent_is_cut(handler, pipe):
+    made = record("refused " + "m" * 5_000_000)
+    made.model = "m" * 5_000_000
+    made.places = ["p" * 5_000_000]
+    handler.emit(made)
+    line = pipe[0].readline()
+    assert len(line) < 10_000
+    fields = json.loads(line)
+    assert fields["model"].startswith("mmm")
+    assert "more characters" in fields["model"]
+    assert "more characters" in fields["places"]

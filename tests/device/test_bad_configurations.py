@@ -109,57 +109,51 @@ def test_what_a_configuration_says_wrongly_is_named(
 
 
 @pytest.mark.parametrize(
-    ("changes", "tensor", "keys"),
+    ("changes", "tensor", "cure"),
     [
-        ({"kv_lora_rank": 24}, "kv_a_layernorm.weight", "kv_lora_rank"),
-        ({"qk_rope_head_dim": 16}, "kv_a_proj_with_mqa.weight", "kv_lora_rank, qk_rope_head_dim"),
-        ({"num_attention_heads": 8}, "kv_b_proj.weight", "num_attention_heads, qk_nope_head_dim, v_head_dim"),
-        ({"v_head_dim": 16}, "kv_b_proj.weight", "num_attention_heads, qk_nope_head_dim, v_head_dim"),
-        ({"q_lora_rank": 16}, "q_a_layernorm.weight", "q_lora_rank"),
-        ({"q_lora_rank": None}, "q_proj.weight", "q_lora_rank"),
+        ({"kv_lora_rank": 24}, "kv_a_layernorm.weight", "kv_lora_rank is 24, but the weights have 32"),
+        ({"qk_rope_head_dim": 16}, "kv_a_proj_with_mqa.weight", "qk_rope_head_dim is 16, but"),
+        ({"num_attention_heads": 8}, "kv_b_proj.weight", "num_attention_heads is 8, but the weights have 4"),
+        ({"v_head_dim": 16}, "kv_b_proj.weight", "v_head_dim is 16, but the weights have 12"),
+        ({"q_lora_rank": 16}, "q_a_layernorm.weight", "q_lora_rank is 16, but the weights have 24"),
+        ({"q_lora_rank": None}, "q_proj.weight", "correct what config.json says .* by .*q_lora_rank"),
     ],
 )
 def test_sizes_of_latents_that_contradict_the_weights_are_named(
-    changes: dict[str, Any], tensor: str, keys: str, deepseek: Path, tmp_path: Path
+    changes: dict[str, Any], tensor: str, cure: str, deepseek: Path, tmp_path: Path
 ):
     answer = load(edited(deepseek, tmp_path / "model", **changes))
     assert isinstance(answer, LoadFailed)
     assert answer.code == "model_broken"
-    assert re.search(rf"{tmp_path}.*{tensor}.*correct what config.json says .* by .*{keys}", answer.message)
-
-
-_DELTA_KEYS = "linear_num_key_heads, linear_num_value_heads, linear_key_head_dim"
+    assert re.search(rf"{tmp_path}.*{tensor}.*; .*{cure}", answer.message)
 
 
 @pytest.mark.parametrize(
-    ("family", "changes", "tensor", "keys"),
+    ("family", "key", "wrong", "right"),
     [
-        ("qwen3_next", {"linear_num_value_heads": 8}, "linear_attn.A_log", _DELTA_KEYS),
-        ("qwen3_next", {"linear_key_head_dim": 0}, "linear_attn.conv1d.weight", _DELTA_KEYS),
-        (
-            "qwen3_5_text",
-            {"linear_conv_kernel_dim": 3},
-            "linear_attn.conv1d.weight",
-            "linear_conv_kernel_dim",
-        ),
-        (
-            "qwen3_5_text",
-            {"layer_types": ["full_attention"] * 2 + ["linear_attention"]},
-            "self_attn.k_norm.weight",
-            "layer_types",
-        ),
-        ("lfm2", {"conv_L_cache": 4}, "conv.conv.weight", "conv_L_cache"),
-        ("bamba", {"mamba_d_state": 16}, "mamba.conv1d.bias", "mamba_d_state"),
-        ("mamba2", {"state_size": 16}, "mixer.conv1d.bias", "state_size"),
+        ("qwen3_next", "linear_num_value_heads", 8, 4),
+        ("qwen3_next", "linear_key_head_dim", 0, 16),
+        ("qwen3_5_text", "linear_conv_kernel_dim", 3, 4),
+        ("lfm2", "conv_L_cache", 4, 3),
+        ("bamba", "mamba_d_state", 16, 8),
+        ("mamba2", "state_size", 16, 8),
     ],
 )
 def test_sizes_of_states_that_contradict_the_weights_are_named(
-    family: str, changes: dict[str, Any], tensor: str, keys: str, tmp_path: Path
+    family: str, key: str, wrong: int, right: int, tmp_path: Path
 ):
-    answer = load(edited(save(tmp_path / "model", family), tmp_path / "edited", **changes))
+    answer = load(edited(save(tmp_path / "model", family), tmp_path / "edited", **{key: wrong}))
     assert isinstance(answer, LoadFailed)
     assert answer.code == "model_broken"
-    assert re.search(rf"{tmp_path}.*{tensor}.*correct what config.json says .* by .*{keys}", answer.message)
+    assert answer.message.endswith(f"{key} is {wrong}, but the weights have {right}; correct it")
+
+
+def test_a_layer_that_keeps_a_state_where_another_is_expected_is_named(tmp_path: Path):
+    types = ["full_attention", "full_attention", "linear_attention"]
+    answer = load(edited(save(tmp_path / "model", "qwen3_5_text"), tmp_path / "edited", layer_types=types))
+    assert isinstance(answer, LoadFailed)
+    assert answer.code == "model_broken"
+    assert re.search("lacks model.layers.0.self_attn.* by layer_types", answer.message)
 
 
 def test_an_embedding_model_with_a_text_part_loads_or_is_refused_by_name(tmp_path: Path):

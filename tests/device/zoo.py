@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -285,7 +284,7 @@ def build(family: str, **changes: Any) -> Any:
     model = transformers.AutoModelForCausalLM.from_config(
         config, dtype=torch.float32, attn_implementation=attention
     )
-    for name, tensor in chain(model.named_parameters(), model.named_buffers()):
+    for name, tensor in model.state_dict().items():  # with the buffers that are saved
         if any(part in name for part in _PLAIN_AT_FIRST):
             torch.nn.init.normal_(tensor, mean=tensor.mean().item(), std=0.5)
     return model.eval()

@@ -30,7 +30,7 @@ def send(stack, stream: bool, question: str) -> socket.socket:
     body = {"model": TINY, "messages": [turn], "stream": stream, "ignore_eos": True, "max_tokens": 2000}
     content = json.dumps(body).encode()
     sock = socket.create_connection(("127.0.0.1", stack.base_port), timeout=30)
-    head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: {len(content)}\r\n\r\n"
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\ncontent-length: {len(content)}\r\n\r\n"
     sock.sendall(head.encode() + content)
     return sock
 

@@ -13,7 +13,7 @@ from fleet.models import AuditEntry, JoinToken, Node
 from fleet.services import configuration, joining, polling
 from neuron.wire import PROTOCOL
 
-SECRET = "the secret of its own API"
+SECRET = "the-secret-of-its-own-API"
 
 
 @pytest.fixture
@@ -106,6 +106,9 @@ def test_a_join_without_a_token_is_refused(client_for):
     [
         ({"name": "a b"}, 422, "invalid_request"),
         ({"token": "short"}, 422, "invalid_request"),
+        ({"token": "a-secret-of-two\r\nlines: yes"}, 422, "invalid_request"),
+        ({"token": "a-secret-of-two\nlines"}, 422, "invalid_request"),
+        ({"token": "a-secret-of-a-line\n"}, 422, "invalid_request"),
         ({"endpoint": "a:13131"}, 422, "invalid_endpoint"),
         ({"endpoint": "http://a:13131/v1"}, 422, "invalid_endpoint"),
         ({"protocol": PROTOCOL + 1}, 409, "node_protocol"),
@@ -123,8 +126,8 @@ def test_a_join_that_conflicts_is_refused(token, join, wish, status, code):
 
 def test_a_neuron_comes_back_under_its_name(token, join):
     join(token)
-    assert join(token, token="another secret of 16").status_code == 200
-    assert Node.objects.get().token == "another secret of 16"
+    assert join(token, token="another-secret-of-16").status_code == 200
+    assert Node.objects.get().token == "another-secret-of-16"
     silence()
     assert join(token, endpoint="http://elsewhere:1").status_code == 200  # the old one is silent
     assert Node.objects.get().endpoint == "http://elsewhere:1"

@@ -173,9 +173,32 @@ def test_the_admin_takes_a_key_and_never_shows_it(staff):
     assert node.token == ""
 
 
+def test_another_address_does_not_receive_a_key_that_its_editor_may_not_see(staff):
+    staff.post("/admin/fleet/node/add/", FORM | {"token": "sk-server"})
+    node = Node.objects.get()
+    page = f"/admin/fleet/node/{node.pk}/change/"
+    for endpoint in ("https://elsewhere.example/v1", "http://api.example/v1", "https://api.example:444/v1"):
+        answer = staff.post(page, FORM | {"endpoint": endpoint})
+        assert answer.status_code == 200
+        assert "errors field-token" in answer.content.decode()
+        assert "sk-server" not in answer.content.decode()
+    node.refresh_from_db()
+    assert (node.endpoint, node.token) == (FORM["endpoint"], "sk-server")
+    assert staff.post(page, FORM | {"endpoint": "https://api.example/v2"}).status_code == 302
+    assert staff.post(page, FORM | {"endpoint": "https://b.example", "token": "sk-new"}).status_code == 302
+    node.refresh_from_db()
+    assert (node.endpoint, node.token) == ("https://b.example", "sk-new")
+    assert staff.post(page, FORM | {"endpoint": "https://c.example", "forget_token": "on"}).status_code == 302
+    node.refresh_from_db()
+    assert (node.endpoint, node.token) == ("https://c.example", "")
+
+
 @pytest.mark.parametrize(
     ("change", "field"),
     [
+        ({"token": "two\r\nlines"}, "token"),
+        ({"token": "sk-\u00fc"}, "token"),
+        ({"token": "two words"}, "token"),
         ({"kind": "neuron"}, "endpoint"),
         ({"kind": "neuron", "endpoint": "http://x", "model_names": '{"a": "b"}'}, "model_names"),
         ({"model_names": '["m"]'}, "model_names"),

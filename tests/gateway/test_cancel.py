@@ -47,7 +47,9 @@ async def ask(house, path: str, stream: bool) -> asyncio.StreamWriter:
 def send(writer: asyncio.StreamWriter, path: str, stream: bool) -> None:
     body = {"model": MODEL} | BODIES[path] | ({"stream": True} if stream else {})
     content = json.dumps(body).encode()
-    writer.write(b"POST %s HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % (path.encode(), len(content)))
+    writer.write(
+        b"POST %s HTTP/1.1\r\nhost: localhost\r\ncontent-length: %d\r\n\r\n" % (path.encode(), len(content))
+    )
     writer.write(content)
 
 

@@ -6,11 +6,14 @@ from dataclasses import replace
 
 import pytest
 
+from cortex_site.http.locality import Locality
+from cortex_site.http.origins import Origins
 from cortex_site.http.parsed_request import ParsedRequest
 from cortex_site.http.request import Request
-from fleet.gateway.limits.keys import authorize
+from fleet.gateway.limits import keys
 from fleet.snapshot import Configuration, KeyView
 from neuron.wire import ApiError
+from tests.gateway.conftest import MODEL
 
 
 def digest(secret: str) -> str:
@@ -20,6 +23,10 @@ def digest(secret: str) -> str:
 def request(peer="127.0.0.1", **headers) -> Request:
     raw = {name.replace("_", "-").encode(): value.encode() for name, value in headers.items()}
     return Request(ParsedRequest("POST", headers=raw), (peer, 1))
+
+
+def authorize(request: Request, configuration: Configuration, *, allow_anonymous: bool):
+    return keys.authorize(request, configuration, Locality([], Origins([])), allow_anonymous=allow_anonymous)
 
 
 KEY = KeyView("laptop", digest("sk-1"), ("small-*",))
@@ -50,6 +57,14 @@ def test_protected_mode_serves_loopback_only():
     assert "admin" in caught.value.message
 
 
+def test_protected_mode_refuses_what_a_proxy_or_a_page_sends_from_here():
+    for headers in ({"x_forwarded_for": "192.0.2.7"}, {"origin": "https://evil.example"}):
+        with pytest.raises(ApiError) as caught:
+            authorize(request(**headers), NO_KEYS, allow_anonymous=False)
+        assert caught.value.status == 401
+        assert authorize(request(authorization="Bearer sk-1", **headers), KEYS, allow_anonymous=False) == KEY
+
+
 def test_disabling_every_key_does_not_open_the_gateway():
     with pytest.raises(ApiError):
         authorize(request(), Configuration(has_keys=True), allow_anonymous=False)
@@ -70,6 +85,28 @@ async def test_key_bounds_the_models(house):
     anonymous = await house.client.post("/v1/messages", json=body)
     assert anonymous.status_code == 401
     assert anonymous.json()["error"]["type"] == "authentication_error"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"model": "large", "messages": [], "model": "%s"}',
+        b'{"model": "%s", "messages": [], "Model": "large"}',
+        b'{"model": "%s", "messages": [], "MODE\\u004c": "large"}',
+    ],
+    ids=["twice", "case", "escaped"],
+)
+async def test_a_bound_key_names_one_model_whoever_reads_the_body(house, body):
+    key = replace(KEY, models=(MODEL,))
+    house.control.change(keys={key.digest: key}, has_keys=True)
+    await house.until(lambda snapshot: snapshot.configuration.has_keys)
+    answer = await house.client.post(
+        "/v1/chat/completions", content=body % MODEL.encode(), headers={"authorization": "Bearer sk-1"}
+    )
+    assert answer.status_code == 200
+    (sent,) = house.node.requests
+    assert b"large" not in sent.body
+    assert sent.body.lower().count(b'"model"') == 1
 
 
 def test_a_disabled_key_is_known_and_forbidden():

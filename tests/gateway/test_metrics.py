@@ -7,13 +7,14 @@ import math
 import subprocess
 import sys
 
+import httpx
 import pytest
-from prometheus_client import REGISTRY, CollectorRegistry, generate_latest
+from prometheus_client import REGISTRY, CollectorRegistry, Counter, generate_latest
 
 from fleet.breaker import FAILURES
-from fleet.gateway.record.metrics_server import LiveCollector
+from fleet.gateway.record.metrics_server import LiveCollector, application
 from neuron.wire import DeviceHealth, Health, ModelLoad, NodeState
-from tests.gateway.conftest import MODEL, make_house
+from tests.gateway.conftest import MODEL, make_house, serving
 from tests.stubs.fake_node import STREAM_HEAD, chunk, framed
 
 AT = {"model": MODEL, "node": "n0"}
@@ -228,3 +229,30 @@ async def test_breakers_are_shown(house):
 async def test_a_whole_answer_leaves_its_finish_reason(house):
     await house.chat()
     assert (await house.record()).finish_reason == "stop"
+
+
+@pytest.mark.parametrize("token", [None, "scrape-me"])
+async def test_the_metrics_port_is_open_or_asks_for_its_token(token):
+    registry = CollectorRegistry()
+    Counter("things", "Things.", registry=registry).inc()
+    async with (
+        serving(application(registry, token)) as port,
+        httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client,
+    ):
+        assert (await client.get("/healthz")).status_code == 200
+        bare = await client.get("/metrics")
+        wrong = await client.get("/metrics", headers={"authorization": "Bearer scrape-m"})
+        right = await client.get("/metrics", headers={"authorization": "Bearer scrape-me"})
+    assert [bare.status_code, wrong.status_code] == ([200, 200] if token is None else [401, 401])
+    assert right.status_code == 200
+    assert "things_total" in right.text
+    assert token is None or token not in bare.text
+
+
+async def test_the_openapi_page_can_be_for_key_holders_alone():
+    async with make_house() as house:
+        assert (await house.client.get("/openapi.json")).status_code == 200
+    async with make_house(open_openapi=False) as house:
+        foreign = {"x-forwarded-for": "192.0.2.1"}
+        assert (await house.client.get("/openapi.json", headers=foreign)).status_code == 401
+        assert (await house.client.get("/openapi.json")).status_code == 200

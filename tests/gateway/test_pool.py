@@ -29,6 +29,19 @@ async def test_what_follows_an_answer_ends_the_connection_and_harms_nobody(house
     assert len({request.connection for request in house.node.requests}) == 3
 
 
+async def test_a_byte_that_comes_late_does_not_fail_the_next_request(house):
+    async def answer(request, writer):
+        if len({seen.connection for seen in house.node.requests}) == 1 and len(house.node.requests) > 1:
+            writer.write(b"x")  # what the answer before had too much
+        await answer_hello(request, writer)
+
+    house.node.answer = answer
+    for stream in (False, True):
+        response = await house.chat(stream=stream)
+        assert response.status_code == 200
+    assert len({request.connection for request in house.node.requests}) == 2
+
+
 async def test_more_requests_than_connections_wait_their_turn():
     async with make_house(max_connections_per_node=2) as house:
         answers = await asyncio.gather(*(house.chat() for _ in range(20)))

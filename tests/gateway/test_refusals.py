@@ -174,15 +174,25 @@ async def raw(port: int, data: bytes) -> bytes:
     ("data", "status", "code"),
     [
         (b"\x00\x01garbage\r\n\r\n", 400, "invalid_request"),
-        (b"POST http://[ HTTP/1.1\r\nhost: x\r\n\r\n", 400, "invalid_request"),
-        (b"GET /v1/nothing HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n", 404, "not_found"),
-        (b"GET /v1/messages HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n", 405, "method_not_allowed"),
-        (b"GET /v1/models HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n", 401, "invalid_api_key"),
+        (b"POST http://[ HTTP/1.1\r\nhost: a\r\n\r\n", 400, "invalid_request"),
+        (b"GET /v1/nothing HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n", 404, "not_found"),
         (
-            b"POST /v1/messages HTTP/1.1\r\nhost: x\r\ncontent-length: 999999\r\n\r\n",
+            b"GET /v1/messages HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n",
+            405,
+            "method_not_allowed",
+        ),
+        (b"GET /v1/models HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n", 401, "invalid_api_key"),
+        (
+            b"POST /v1/messages HTTP/1.1\r\nhost: a\r\ncontent-length: 999999\r\n\r\n",
             413,
             "request_too_large",
         ),
+        (  # no byte of the body is waited for
+            b"POST /v1/messages HTTP/1.1\r\nhost: a\r\ncontent-length: 50000\r\n\r\n",
+            401,
+            "invalid_api_key",
+        ),
+        (b"POST /v1/messages HTTP/1.1\r\ncontent-length: 5\r\n\r\n", 400, "invalid_request"),
     ],
 )
 def test_a_request_that_reached_no_endpoint_is_counted_too(runner, house, data, status, code):
@@ -190,3 +200,14 @@ def test_a_request_that_reached_no_endpoint_is_counted_too(runner, house, data, 
     answer = runner.run(raw(house.port, data))
     assert answer.startswith(b"HTTP/1.1 %d " % status)
     assert rejected(code) == before + 1
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/messages"])
+async def test_a_model_of_many_characters_is_not_repeated(path):
+    async with make_house() as house:
+        name = "m" * 3_000_000
+        response = await house.client.post(path, json=INFERENCE[path] | {"model": name})
+        assert response.status_code == 404
+        assert len(response.content) < 5_000
+        assert "GET /v1/models" in response.json()["error"]["message"]
+        assert len((await house.record()).model) < 300

@@ -11,6 +11,7 @@ from ninja import NinjaAPI
 from ninja.errors import HttpError
 
 from cortex_site.http.application import Application
+from cortex_site.http.bounds import RequestBounds
 from cortex_site.http.response import StreamResponse
 
 _names = itertools.count()
@@ -55,7 +56,7 @@ def make_app(**options):
     async def bug(request):
         raise KeyError("oops")
 
-    return Application(api, max_body_bytes=1000, **options)
+    return Application(api, bounds=RequestBounds(1000), **options)
 
 
 @pytest.fixture
@@ -109,7 +110,7 @@ async def test_a_synchronous_operation_is_refused():
         return {}
 
     with pytest.raises(TypeError, match="must be async"):
-        Application(api, max_body_bytes=1)
+        Application(api, bounds=RequestBounds(1))
 
 
 async def test_lifespan_tells_of_a_failure():
@@ -161,5 +162,5 @@ async def test_client_leaving_cancels_a_stream_and_closes_it():
 
     scope = {"type": "http", "method": "GET", "path": "/forever", "headers": [], "query_string": b""}
     async with asyncio.timeout(5):
-        await Application(api, max_body_bytes=1)(scope, receive, send)
+        await Application(api, bounds=RequestBounds(1))(scope, receive, send)
     assert events == ["cancelled", "closed"]

@@ -18,6 +18,7 @@ from ninja import NinjaAPI
 from ninja.errors import HttpError
 
 from cortex_site.http.application import Application
+from cortex_site.http.bounds import RequestBounds
 from cortex_site.http.request import Request
 from cortex_site.http.response import StreamResponse
 from tests.gateway.conftest import serving
@@ -72,7 +73,7 @@ def make_app() -> Application:
 
         return StreamResponse(produce, headers={"content-type": "text/event-stream"})
 
-    return Application(api, max_body_bytes=LIMIT, compress_from_bytes=COMPRESS_FROM)
+    return Application(api, bounds=RequestBounds(LIMIT), compress_from_bytes=COMPRESS_FROM)
 
 
 @pytest.fixture(params=["own protocol", "ASGI"])

@@ -157,7 +157,7 @@ def test_there_is_no_tunnel_behind_connect(target):
 @pytest.mark.parametrize("kind", [Fast, Complete])
 def test_states_follow_the_bytes(kind):
     reader, seen = kind(MAX_BODY), []
-    for piece in (PLAIN, b"POST / HTTP/1.1\r\n", b"content-length: 2\r\n\r\n", b"a", b"b", LAST):
+    for piece in (PLAIN, b"POST / HTTP/1.1\r\nhost: a\r\n", b"content-length: 2\r\n\r\n", b"a", b"b", LAST):
         seen.append(reader.state)
         reader.feed(piece)
     assert [*seen, reader.state] == [WAITING, WAITING, HEAD, BODY, BODY, WAITING, END]
@@ -176,6 +176,7 @@ def test_a_client_awaits_continue_until_its_body_comes():
 def test_a_head_that_does_not_end_is_refused():
     endless = [b"GET / HTTP/1.1\r\nx: ", *[b"x" * 1024] * (MAX_HEAD_BYTES // 1024)]
     (request,), reader = feed(RequestReader, *endless)
+    assert request.refusal.status == 431
     assert str(request.refusal) == f"The request's head is over {MAX_HEAD_BYTES} bytes."
     assert reader.state is ERROR
 
@@ -185,3 +186,71 @@ def test_a_body_does_not_count_for_the_head_behind_it():
     large = head(b"content-length: %d" % (MAX_HEAD_BYTES + 1)) + b"x" * (MAX_HEAD_BYTES + 1)
     requests = [*reader.feed(large + PLAIN[:9]), *reader.feed(PLAIN[9:])]
     assert [request.refusal for request in requests] == [None, None]
+
+
+@pytest.mark.parametrize("kind", [Fast, Complete])
+@pytest.mark.parametrize(
+    "hosts",
+    [[], [b"a", b"a"], [b"a", b"b"], [b"a b"], [b"a/b"], [b"user@a"], [b"a:b"], [b"[::1"], [b"a,b c"]],
+    ids=str,
+)
+def test_a_request_without_one_host_is_refused(kind, hosts):
+    lines = [b"GET / HTTP/1.1", *(b"host: " + host for host in hosts), b"", b""]
+    requests, reader = feed(kind, PLAIN + b"\r\n".join(lines))
+    assert [request.refusal and request.refusal.status for request in requests] == [None, 400]
+    assert reader.state is ERROR
+
+
+@pytest.mark.parametrize("kind", [Fast, Complete])
+@pytest.mark.parametrize("host", [b"", b"a", b"a.b-c_d:80", b"127.0.0.1", b"[::1]:8080", b"%41", b"a:"])
+def test_any_host_that_a_uri_may_name_is_read(kind, host):
+    (request,), _ = feed(kind, b"GET / HTTP/1.1\r\nHost: " + host + b"\r\n\r\n")
+    assert (request.refusal, request.headers[b"host"]) == (None, host)
+
+
+def test_http_1_0_needs_no_host():
+    (request,), _ = feed(Complete, b"GET / HTTP/1.0\r\n\r\n")
+    assert request.refusal is None
+
+
+@pytest.mark.parametrize(
+    ("line", "coding", "status"),
+    [
+        (b"POST / HTTP/1.1", b"gzip, chunked", 501),
+        (b"POST / HTTP/1.1", b"gzip", 501),
+        (b"POST / HTTP/1.0", b"chunked", 400),
+    ],
+)
+def test_of_transfer_codings_only_chunked_is_known(line, coding, status):
+    (request,), reader = feed(Complete, head(b"transfer-encoding: " + coding, line=line) + b"0\r\n\r\n")
+    assert request.refusal.status == status
+    assert reader.state is ERROR
+
+
+def test_trailers_are_not_headers_and_not_endless():
+    framed = head(b"transfer-encoding: chunked") + b"5\r\nhello\r\n0\r\n"
+    (request,), _ = feed(Complete, framed + b"x-mine: 1\r\ncontent-type: text/plain\r\n\r\n")
+    assert request.body == b"hello"
+    assert set(request.headers) == {b"host", b"transfer-encoding"}
+    endless = [b"x-mine: " + b"x" * 1024, *[b"x" * 1024] * (MAX_HEAD_BYTES // 1024)]
+    (request,), reader = feed(Complete, framed, *endless)
+    assert request.refusal.status == 431
+    assert reader.state is ERROR
+
+
+def test_a_request_is_judged_by_its_head_before_its_body_is_there():
+    seen = []
+
+    def judge(request):
+        seen.append((request.path, request.body))
+        return PermissionError("no") if request.headers.get(b"x-no") else None
+
+    reader = RequestReader(MAX_BODY, judge)
+    assert not reader.feed(head(b"content-length: 5"))
+    assert [request.body for request in reader.feed(b"hello")] == [b"hello"]
+    (refused,) = reader.feed(head(b"x-no: 1", b"content-length: 5"))
+    assert isinstance(refused.refusal, PermissionError)
+    assert not refused.keep_alive
+    assert not reader.feed(b"hello")
+    assert reader.body_size == 0
+    assert seen == [("/v1/chat", b"")] * 2

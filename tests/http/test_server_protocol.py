@@ -4,45 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import socket
-from contextlib import asynccontextmanager
 
-import httptools
 import pytest
 import uvicorn
-from django.http import HttpResponse
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from ninja import NinjaAPI
 from uvicorn.server import ServerState
 
-from cortex_site.http.application import Application
 from cortex_site.http.protocol import ServerProtocol
-from cortex_site.http.request import Request
 from cortex_site.http.request_reader import RequestReader
-from cortex_site.http.response import StreamResponse
+from tests.http.server import BODY_LIMIT, Answers, make_app, request
 from tests.stubs.damage import in_pieces
-
-BODY_LIMIT = 1000
-
-
-def make_app() -> Application:
-    api = NinjaAPI(urls_namespace="server-protocol", openapi_url=None)
-
-    @api.post("/echo")
-    async def echo(request: Request) -> HttpResponse:
-        return HttpResponse(request.body)
-
-    @api.post("/stream")
-    async def stream(request: Request) -> StreamResponse:
-        async def produce(sink) -> None:
-            for _ in range(3):
-                await sink(b"data: x\n\n")
-                await asyncio.sleep(0)
-
-        return StreamResponse(produce, headers={}, on_close=lambda: None)
-
-    return Application(api, max_body_bytes=BODY_LIMIT)
 
 
 class FakeTransport(asyncio.Transport):
@@ -78,32 +50,6 @@ class FakeTransport(asyncio.Transport):
         pass
 
     resume_reading = pause_reading
-
-
-class Answers:
-    """What a client makes of the bytes it got."""
-
-    def __init__(self, data: bytes, *, ended: bool) -> None:
-        self.statuses: list[int] = []
-        self.closes: list[bool] = []  # what each says of the connection
-        self.whole = 0
-        self.ended = ended  # the connection, by the server
-        self._parser = httptools.HttpResponseParser(self)
-        self._parser.feed_data(data)
-
-    def on_message_begin(self) -> None:
-        self.statuses.append(0)
-        self.closes.append(False)
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        if (name, value) == (b"connection", b"close"):
-            self.closes[-1] = True
-
-    def on_headers_complete(self) -> None:
-        self.statuses[-1] = self._parser.get_status_code()
-
-    def on_message_complete(self) -> None:
-        self.whole += 1
 
 
 class Errors(logging.Handler):
@@ -189,11 +135,6 @@ async def test_a_client_is_told_to_continue_after_the_answer_before():
     await asyncio.sleep(0)
 
 
-def request(method: bytes, path: bytes, headers: list[bytes], body: bytes) -> bytes:
-    lines = [method + b" " + path + b" HTTP/1.1", b"host: x", *headers]
-    return b"\r\n".join(lines) + b"\r\n\r\n" + body
-
-
 def chunked(body: bytes) -> bytes:
     return b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body)
 
@@ -227,7 +168,7 @@ def damaged(draw) -> bytes:
 def test_any_bytes_get_whole_answers_or_the_end(protocol_of, pieces):
     answers = protocol_of(pieces)
     assert answers.whole == len([status for status in answers.statuses if status != 100])
-    assert set(answers.statuses) <= {100, 200, 400, 404, 405, 413}
+    assert set(answers.statuses) <= {100, 200, 400, 404, 405, 413, 501}
     reader = RequestReader(BODY_LIMIT)
     assert answers.whole == sum(len(reader.feed(piece)) for piece in pieces)
 
@@ -264,96 +205,3 @@ def test_good_requests_are_answered_however_they_are_cut(protocol_of, pieces):
     answers = protocol_of(pieces)
     assert answers.whole == len(answers.statuses) >= 1
     assert 400 not in answers.statuses
-
-
-# --- clients that send nothing, or half of something ---
-
-PATIENCE_S = 0.2
-
-
-@asynccontextmanager
-async def listening(app: Application):
-    sock = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(
-        uvicorn.Config(
-            app,
-            lifespan="off",
-            log_config=None,
-            ws="none",
-            http=ServerProtocol,
-            proxy_headers=False,
-            timeout_keep_alive=PATIENCE_S,
-            timeout_graceful_shutdown=1,
-        )
-    )
-    task = asyncio.create_task(server.serve(sockets=[sock]))
-    while not server.started:
-        await asyncio.sleep(0.01)
-    try:
-        yield sock.getsockname()[1], server
-    finally:
-        server.should_exit = True
-        await task
-
-
-@pytest.mark.parametrize(
-    "sent",
-    [
-        b"",
-        b"POST /ec",
-        b"POST /echo HTTP/1.1\r\nhost: x\r\n",
-        b"POST /echo HTTP/1.1\r\nhost: x\r\ncontent-length: 10\r\n\r\nhalf",
-        b"POST /echo HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n5\r\nha",
-        request(b"POST", b"/echo", [b"content-length: 1"], b"x") + b"POST /ec",
-    ],
-    ids=["nothing", "half-line", "half-head", "half-body", "half-chunk", "half-of-the-next"],
-)
-async def test_who_stops_sending_within_a_request_is_let_go(sent):
-    async with listening(make_app()) as (port, server):
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        writer.write(sent)
-        async with asyncio.timeout(10):
-            answer = await reader.read()
-        assert answer.count(b"HTTP/1.1 ") == sent.count(b"\r\n\r\nx")
-        writer.close()
-        assert not server.server_state.tasks
-
-
-async def test_neither_a_slow_sender_nor_a_slow_answer_is_let_go():
-    api = NinjaAPI(urls_namespace="slow", openapi_url=None)
-
-    @api.post("/slow")
-    async def slow(request: Request) -> HttpResponse:
-        await asyncio.sleep(2 * PATIENCE_S)
-        return HttpResponse(request.body)
-
-    async with listening(Application(api, max_body_bytes=BODY_LIMIT)) as (port, _):
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        for _ in range(2):
-            head = request(b"POST", b"/slow", [b"content-length: 6"], b"")
-            for piece in (head[:9], head[9:], *(bytes([byte]) for byte in b"slowly")):
-                writer.write(piece)
-                await asyncio.sleep(PATIENCE_S / 4)
-            async with asyncio.timeout(10):
-                assert (await reader.readuntil(b"slowly")).startswith(b"HTTP/1.1 200 ")
-        writer.close()
-
-
-async def test_a_request_that_was_on_its_way_when_the_server_stopped_is_answered():
-    async with listening(make_app()) as (port, server):
-        connections = [await asyncio.open_connection("127.0.0.1", port) for _ in range(2)]
-        async with asyncio.timeout(10):
-            while len(server.server_state.connections) < 2:
-                await asyncio.sleep(0)
-            server.should_exit = True
-            for connection in list(server.server_state.connections):
-                connection.shutdown()
-            (reader, writer), (idle, unused) = connections
-            writer.write(request(b"POST", b"/echo", [b"content-length: 1"], b"x"))
-            answer = await reader.read()
-            assert answer.startswith(b"HTTP/1.1 200")
-            assert answer.endswith(b"x")
-            assert b"connection: close" in answer.lower()
-            assert await idle.read() == b""
-        writer.close()
-        unused.close()

@@ -17,8 +17,8 @@ import pytest
 import pytest_asyncio
 import uvicorn
 
+from cortex_site.http.protocol import ServerProtocol
 from neuron.api.app import build_app
-from neuron.api.protocol import NeuronProtocol
 from neuron.cli import Server
 from neuron.config import NeuronConfig
 from neuron.daemon import Daemon
@@ -102,7 +102,7 @@ async def neuron_with(
     daemon = Daemon(settings, host, url="http://127.0.0.1:13131", harnesses=[torch, *others])
     options = uvicorn.Config(
         build_app(daemon), port=0, log_config=None, access_log=False, lifespan="on",
-        timeout_graceful_shutdown=5, http=NeuronProtocol, ws="none",
+        timeout_graceful_shutdown=5, http=ServerProtocol, ws="none", proxy_headers=False,
     )  # fmt: skip
     server = Server(options, daemon)
     server.capture_signals = contextlib.nullcontext  # the signals are the test runner's

@@ -290,3 +290,28 @@ async def test_continue_final_message_refuses_what_cannot_be_continued(neuron, o
     error = (await neuron.chat("", continue_final_message=True, **options)).json()["error"]
     assert error["param"] == "continue_final_message"
     assert words in error["message"]
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "param"),
+    [
+        ("/v1/chat/completions", {"messages": [{"role": "user", "content": "x" * 3_000_000}]}, "messages"),
+        ("/v1/completions", {"prompt": "x" * 3_000_000}, "prompt"),
+        ("/v1/completions", {"prompt": "x" * 40_000}, "prompt"),
+        ("/tokenize", {"prompt": "x" * 3_000_000}, "prompt"),
+    ],
+)
+async def test_a_text_far_beyond_the_context_is_not_read_to_its_end(neuron, path, body, param):
+    answer = await neuron.http.post(path, json={"model": "m"} | body)
+    error = answer.json()["error"]
+    assert (answer.status_code, error["code"], error["param"]) == (400, "context_length_exceeded", param)
+    least = int(error["message"].partition("at least ")[2].partition(" ")[0])
+    assert 4096 < least < len(str(body)) - 1000
+
+
+async def test_a_chat_of_very_many_messages_is_refused(neuron):
+    messages = [{"role": "user", "content": "x"}] * 10_001
+    answer = await neuron.http.post("/v1/chat/completions", json={"model": "m", "messages": messages})
+    error = answer.json()["error"]
+    assert (answer.status_code, error["code"], error["param"]) == (400, "too_many_messages", "messages")
+    assert "10000" in error["message"]

@@ -73,7 +73,7 @@ def silent_client(neuron, content):
     parts = urlsplit(neuron.url)
     sock = socket.create_connection((parts.hostname, parts.port))
     payload = json.dumps(content).encode()
-    head = "POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
+    head = "POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
     head += f"Content-Length: {len(payload)}"
     sock.sendall(f"{head}\r\n\r\n".encode() + payload)
     return sock

@@ -32,7 +32,7 @@ async def test_head_is_get_without_the_body(neuron, path):
     assert (answer.status_code, answer.content) == (200, b"")
 
 
-HEAD = b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\n"
+HEAD = b"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\n"
 OFFER = HEAD + b"connection: Upgrade, HTTP2-Settings\r\nupgrade: h2c\r\nhttp2-settings: AAEAAEAAAAIAAAAA\r\n"
 LENGTH = OFFER + b"content-length: %d\r\n\r\n" % len(CHAT)
 CHUNKED = OFFER + b"transfer-encoding: chunked\r\n\r\n"
@@ -59,7 +59,7 @@ async def test_an_upgrade_is_ignored_and_its_body_read(neuron, pieces, statuses)
             writer.write(piece)
             await writer.drain()
             await asyncio.sleep(0.05)  # a segment of its own
-        writer.write(b"GET /none HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+        writer.write(b"GET /none HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")
         async with asyncio.timeout(20):
             answers = await reader.read()
     finally:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import threading
 
 import pytest
 
@@ -210,3 +211,14 @@ def test_shipped_template_has_all_capabilities(tmp_path):
         "tools",
         "reasoning",
     ]
+
+
+def test_other_threads_run_while_a_long_text_is_tokenized(tmp_path):
+    text = read_model_text(write_model(tmp_path / "m"))
+    long = "some words " * 200_000
+    tokenizing = threading.Thread(target=text.encode, args=[long])
+    steps = 0
+    tokenizing.start()
+    while tokenizing.is_alive():
+        steps += 1
+    assert steps > 1_000  # a thread that kept the interpreter's lock would have let a few through

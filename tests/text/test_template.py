@@ -75,9 +75,9 @@ def test_refusal_of_a_template_has_its_reason(source, reason):
         render(source)
 
 
-def test_broken_template_raises_when_it_is_read():
+def test_broken_template_raises_when_it_is_compiled():
     with pytest.raises(TemplateSyntaxError):
-        ChatTemplate("{% if %}", {})
+        ChatTemplate("{% if %}", {}).compile()
 
 
 CHATML = (

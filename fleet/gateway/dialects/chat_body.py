@@ -56,6 +56,17 @@ def with_model(body: bytes, model: str) -> bytes:
     return msgspec.json.encode(fields)
 
 
+def with_model_alone(body: bytes, model: str) -> bytes:
+    """The body written anew with one field that any node could take for `model`, which is that.
+
+    Of a name that is given twice some parsers take the first and some the last, and some read names in any
+    case: what a key allows is checked on one of them.
+    """
+    fields = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
+    fields = {name: value for name, value in fields.items() if name.casefold() != "model"}
+    return msgspec.json.encode({"model": msgspec.Raw(msgspec.json.encode(model)), **fields})
+
+
 def with_usage(body: bytes) -> bytes:
     """The body with `stream_options.include_usage` set: records need the usage that a node reports."""
     fields = msgspec.json.decode(body, type=dict[str, msgspec.Raw])

@@ -188,6 +188,11 @@ class Connection(asyncio.Protocol):
     def is_open(self) -> bool:
         return self._transport is not None and not self._transport.is_closing()
 
+    def is_lost_to(self, error: BaseException) -> bool:
+        """Whether `error` came before the answer. Bytes that are none belonged to the answer before."""
+        is_noise = isinstance(error, UpstreamError) and error.kind == "protocol" and not self.answer.status
+        return is_noise or isinstance(error, UnansweredError)
+
     @property
     def is_reusable(self) -> bool:
         return self.is_open and self.answer.state is END and self.answer.keep_alive and not self.body.size

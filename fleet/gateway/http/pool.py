@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 from fleet.gateway.http.bounds import PoolBounds
 from fleet.gateway.http.connection import Connection
-from fleet.gateway.http.errors import UnansweredError, UpstreamError
+from fleet.gateway.http.errors import UpstreamError
 from fleet.gateway.http.response import UpstreamResponse
 
 
@@ -105,8 +105,7 @@ class Pool:
             except BaseException as error:
                 connection.abort()
                 self._busy.discard(connection)
-                is_lost = isinstance(error, UnansweredError) and connection is kept
-                if not (is_lost and self._bounds.resend):
+                if not (connection is kept and connection.is_lost_to(error) and self._bounds.resend):
                     raise
                 kept = None
             else:

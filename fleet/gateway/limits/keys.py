@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import hashlib
-import ipaddress
 import time
 
+from cortex_site.http.locality import Locality
 from cortex_site.http.request import Request
 from fleet.snapshot import Configuration, KeyView
 from neuron.wire import ApiError
 
 NO_KEY = (
-    "This gateway listens beyond its own machine and has no API key yet, so it serves loopback clients only. "
+    "This gateway has no API key yet and serves only its own machine's user. It refuses this request: {why}. "
     "Make a key in the admin (API keys, Add), or set allow_anonymous = true under [gateway] in cortex.toml."
 )
 
 
-def authorize(request: Request, configuration: Configuration, *, allow_anonymous: bool) -> KeyView | None:
+def authorize(
+    request: Request, configuration: Configuration, locality: Locality, *, allow_anonymous: bool
+) -> KeyView | None:
     """The caller's key; None for an anonymous caller who is allowed. Raises `ApiError` 401 or 403."""
     secret = _secret(request)
     if secret is not None and (key := configuration.keys.get(hashlib.sha256(secret.encode()).hexdigest())):
@@ -28,9 +30,9 @@ def authorize(request: Request, configuration: Configuration, *, allow_anonymous
     if allow_anonymous:
         return None
     if not configuration.has_keys:
-        if _is_local(request.peer):
+        if (why := locality.objection(request)) is None:
             return None
-        raise ApiError(401, "invalid_api_key", NO_KEY)
+        raise ApiError(401, "invalid_api_key", NO_KEY.format(why=why))
     if secret is None:
         raise ApiError(
             401, "invalid_api_key", "No API key: send it as 'Authorization: Bearer' or 'x-api-key'."
@@ -49,8 +51,3 @@ def _secret(request: Request) -> str | None:
     if authorization and authorization[:7].lower() == "bearer ":
         return authorization[7:].strip()
     return request.header(b"x-api-key")
-
-
-def _is_local(peer: str) -> bool:
-    """Whether the caller is on this machine. A unix socket has no address and is."""
-    return not peer or ipaddress.ip_address(peer.split("%", maxsplit=1)[0]).is_loopback

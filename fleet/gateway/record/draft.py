@@ -9,12 +9,14 @@ from typing import Annotated, NamedTuple
 
 import msgspec
 
+from cortex_site.base.excerpt import excerpt
 from fleet.gateway.http.errors import UpstreamError
 from fleet.gateway.record.metrics import Gaps
 from fleet.records import Outcome, RequestRecord
 
 log = logging.getLogger("cortex.request")
 
+MAX_MODEL_CHARS = 200
 _FINISH = re.compile(rb'"finish_reason"\s*:\s*"(\w{1,30})"')
 
 # Budgets are charged by these: an impossible count must not give anything back.
@@ -149,7 +151,7 @@ class RecordDraft:
         return RequestRecord(
             request_id=self.request_id,
             started_at=time.time() - latency_s,
-            model=self.model,
+            model=excerpt(self.model, MAX_MODEL_CHARS),
             node=trail.node,
             dialect=self.dialect,
             stream=self.stream,

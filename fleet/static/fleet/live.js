@@ -123,7 +123,8 @@ function draw(state) {
 
 function connect(delay) {
   const scheme = location.protocol === "https:" ? "wss" : "ws";
-  const socket = new WebSocket(`${scheme}://${location.host}/ws/fleet`);
+  const prefix = location.pathname.split("/admin/")[0];
+  const socket = new WebSocket(`${scheme}://${location.host}${prefix}/ws/fleet`);
   let next = delay;
   socket.onmessage = (event) => { next = RETRY_MS.first; draw(JSON.parse(event.data)); };
   socket.onclose = (event) => {

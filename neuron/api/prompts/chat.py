@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -13,30 +13,38 @@ from neuron.api.prompts.images import chat_images, image_spans, place_images
 from neuron.api.prompts.prompt import Prompt, encode
 from neuron.harness import LocalModel
 from neuron.pipe import ImageSpan
-from neuron.text.template import TemplateRefusedError
-from neuron.text.traits.fitted_template import ArgumentsRefusedError, RenderedChat
+from neuron.templates import Templates
+from neuron.text.rendering import TemplateRefusal
+from neuron.text.traits.fitted_template import RenderedChat
 from neuron.text.traits.template_traits import UnknownEffortError
 from neuron.wire import ApiError, prefix_marks
 
 Json = dict[str, Any]
 
 
+class ChatRenderer(NamedTuple):
+    """Renders the chats of one principal."""
+
+    templates: Templates
+    principal: str
+
+
 async def chat_prompt(
-    body: ChatBody, model: LocalModel, tools: list[Json] | None, raw: bytes = b""
+    body: ChatBody, model: LocalModel, tools: list[Json] | None, renderer: ChatRenderer, raw: bytes = b""
 ) -> Prompt:
     """The chat as the model reads it, marked by the beginnings of its body as it came (`raw`).
 
     Raises `ApiError` 400 that names the parameter at fault.
     """
     images = chat_images(body.messages, model)
-    rendered, ignored = _render(body, model, tools)
+    rendered, ignored = await _render(body, model, tools, renderer)
     text = rendered.text
     spans: Sequence[ImageSpan] = ()
     if not images or model.image_token is None:
-        tokens = await encode(model, text, is_rendered=True)
+        tokens = await encode(model, text, "messages", is_rendered=True)
     else:
         text, placed = await place_images(text, images, model)
-        tokens = await encode(model, text, is_rendered=True)
+        tokens = await encode(model, text, "messages", is_rendered=True)
         spans = image_spans(tokens, placed, model.image_token)
     num_calls = sum(len(message.tool_calls or ()) for message in body.messages)
     return Prompt(text, tokens, spans, _marks(raw, len(tokens)), rendered.changes, ignored, num_calls)
@@ -59,30 +67,34 @@ def _marks(raw: bytes, num_tokens: int) -> list[tuple[int, int]]:
     return [(digest, length * num_tokens // len(raw)) for digest, length in prefix_marks(raw)]
 
 
-def _render(
-    body: ChatBody, model: LocalModel, tools: list[Json] | None
+async def _render(
+    body: ChatBody, model: LocalModel, tools: list[Json] | None, renderer: ChatRenderer
 ) -> tuple[RenderedChat, tuple[str, ...]]:
     """The rendered chat, and the parameters that its template has no switch for."""
+    if len(body.messages) > (limit := renderer.templates.max_messages):
+        message = f"messages: {len(body.messages)} are too many; a chat may have {limit}."
+        raise ApiError(400, "too_many_messages", message, param="messages")
     template = model.text.template_for(tools=bool(tools))
     messages = [_plain(message, f"messages[{i}]", model.id) for i, message in enumerate(body.messages)]
     try:
         settings, ignored = template.settings(effort=body.reasoning_effort, verbosity=body.verbosity)
-        rendered = template.render(
-            messages,
-            tools=tools,
-            documents=body.documents,
-            variables=settings | (body.chat_template_kwargs or {}),
-            add_generation_prompt=body.add_generation_prompt is not False,
-            continue_final=bool(body.continue_final_message),
-        )
     except UnknownEffortError as error:
         name = "reasoning_effort"
         message = f"{name}: {body.reasoning_effort!r:.80} is unknown; {model.id!r} knows {error}."
         raise invalid(name, message) from error
-    except TemplateRefusedError as error:
-        message = f"The chat template of {model.id!r} refuses this chat: {error}"
-        param = error.place if isinstance(error, ArgumentsRefusedError) else "messages"
-        raise ApiError(400, "template_render_failed", message, param=param) from error
+    rendered = await renderer.templates.render(
+        renderer.principal,
+        template,
+        messages,
+        tools=tools,
+        documents=body.documents,
+        variables=settings | (body.chat_template_kwargs or {}),
+        add_generation_prompt=body.add_generation_prompt is not False,
+        continue_final=bool(body.continue_final_message),
+    )
+    if isinstance(rendered, TemplateRefusal):
+        message = f"The chat template of {model.id!r} refuses this chat: {rendered.message}"
+        raise ApiError(400, "template_render_failed", message, param=rendered.place or "messages")
     return rendered, ignored
 
 

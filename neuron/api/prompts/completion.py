@@ -15,7 +15,7 @@ async def completion_prompt(body: CompletionBody, model: LocalModel, index: int)
     """
     given = body.prompts[index]
     if isinstance(given, str):
-        prompt = Prompt(given, await encode(model, given, is_rendered=False))
+        prompt = Prompt(given, await encode(model, given, "prompt", is_rendered=False))
     else:
         prompt = Prompt(model.text.decode(given) if body.echo else "", given)
     if not prompt.tokens:

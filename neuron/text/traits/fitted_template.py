@@ -87,7 +87,7 @@ class FittedTemplate:
             found |= self.traits.settings(effort)
             if not found:
                 ignored.append("reasoning_effort")
-        if verbosity is not None and "verbosity" in self.template.variables:
+        if verbosity is not None and "verbosity" in self.traits.variables:
             found["verbosity"] = verbosity
         elif verbosity is not None:
             ignored.append("verbosity")

@@ -37,7 +37,14 @@ def probe_template(
     thoughts = thought_traits(probe, form.round(CALL), switches, known, known_tokens)
     if probe.refusal and not probe.has_rendered:
         raise probe.refusal
-    return TemplateTraits(**messages, **calls, **thoughts, switches=switches, num_renders=probe.num_renders)
+    return TemplateTraits(
+        **messages,
+        **calls,
+        **thoughts,
+        switches=switches,
+        variables=template.variables,
+        num_renders=probe.num_renders,
+    )
 
 
 def known_thoughts(notations: Iterable[Notation]) -> list[ReasoningMarkers]:

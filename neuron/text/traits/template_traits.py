@@ -107,6 +107,7 @@ class TemplateTraits:
     reasoning_key: str | None = None  # "part": a content part of type thinking
     thought: tuple[str, str] | None = None  # the markers around a thought
     switches: tuple[Switch, ...] = ()
+    variables: frozenset[str] = frozenset()  # that it reads
     # of the probing itself
     num_renders: int = 0
 
