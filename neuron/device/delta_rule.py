@@ -70,11 +70,10 @@ def _read_chunks(
     heads = value.shape[2]
     size = -(-width // -(-width // _CHUNK))  # of chunks that are alike, to the token that is missing to each
     query, key, value, log_decay, strength = (
-        _in_chunks(x, size) for x in (query, key, value, log_decay, strength)
+        in_chunks(x, size) for x in (query, key, value, log_decay, strength)
     )
     decay = log_decay.cumsum(3)  # since the chunk began
-    later = torch.ones(size, size, dtype=torch.bool, device=value.device).triu(1)
-    since = (decay[..., None] - decay[..., None, :]).masked_fill_(later, float("-inf")).exp_()
+    since = decay_between(decay)
     pair = torch.stack([key, query], 3)  # (chunks, rows, key_heads, 2, size, key_dim)
     found = pair.flatten(3, 4) @ pair[:, :, :, 0].mT  # of keys, then of queries, for keys
     found = found.view(*pair.shape[:3], 1, 2, size, size)
@@ -102,9 +101,19 @@ def _read_chunks(
     return out.flatten(1, 2)[:, :width], states.view(rows, heads, *states.shape[1:])
 
 
-def _in_chunks(x: Tensor, size: int) -> Tensor:
+def in_chunks(x: Tensor, size: int) -> Tensor:
     """Return (chunks, rows, heads, size, …) for (rows, width, heads, …), zeros at the end."""
     if missing := -x.shape[1] % size:
         x = torch.cat([x, x.new_zeros(len(x), missing, *x.shape[2:])], 1)
     x = x.view(len(x), -1, size, *x.shape[2:])
     return x.transpose(0, 1).transpose(2, 3)
+
+
+def decay_between(decay: Tensor) -> Tensor:
+    """Return how much of what each token wrote later tokens find, (…, size, size), nothing being earlier.
+
+    `decay` is the logarithm of what is left since the chunk began, (…, size).
+    """
+    size = decay.shape[-1]
+    later = torch.ones(size, size, dtype=torch.bool, device=decay.device).triu(1)
+    return (decay[..., None] - decay[..., None, :]).masked_fill_(later, float("-inf")).exp_()

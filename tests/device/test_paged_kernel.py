@@ -111,6 +111,7 @@ def test_capture_sizes_leave_few_rows_over(most: int):
         ("youtu", "float32"),
         ("lfm2", "float32"),
         ("qwen3_5_text", "float32"),
+        ("bamba", "float32"),
         ("llama", "bfloat16"),
     ],
 )

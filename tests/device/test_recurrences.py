@@ -14,6 +14,7 @@ from neuron.device.convolution import convolve, tail_shape
 from neuron.device.delta_rule import gated_delta_rule
 from neuron.device.kv_cache import PageTable
 from neuron.device.state_pool import StateName, StatePool, StateShape, group_states, use_state_groups
+from neuron.device.state_space import state_space
 from neuron.step import CacheShape, Chunk, StepPlan
 
 CPU = torch.device("cpu")
@@ -90,6 +91,26 @@ def test_the_gated_delta_rule_is_its_definition(lengths: dict[int, int], seed: i
         wanted, state = by_definition(before[slot], *(of_slot[slot] for of_slot in inputs))
         torch.testing.assert_close(out[slot], wanted, atol=1e-4, rtol=1e-4)
         torch.testing.assert_close(after[slot], state, atol=1e-4, rtol=1e-4)
+
+
+@given(some_lengths, st.integers(0, 99))
+def test_a_state_space_is_its_definition(lengths: dict[int, int], seed: int):
+    torch.manual_seed(seed)
+    world = World(StateShape((4, 4, 3), torch.float32))
+    world.pool.write(NAME, torch.tensor(SLOTS), torch.randn(len(SLOTS), 4, 4, 3))
+    before = world.states()
+    query, key, value, log_decay, _ = delta_inputs(lengths)
+    out = world.run(lengths, state_space, query, key, value, log_decay)
+    after = world.states()
+    for slot in SLOTS:
+        state, wanted = before[slot], []
+        for at in range(lengths.get(slot, 0)):
+            state = state * log_decay[slot][at].exp()[:, None, None]
+            state = state + torch.einsum("hk,hv->hkv", key[slot][at].repeat_interleave(2, 0), value[slot][at])
+            wanted.append(torch.einsum("hk,hkv->hv", query[slot][at].repeat_interleave(2, 0), state))
+        torch.testing.assert_close(after[slot], state, atol=1e-4, rtol=1e-4)
+        if wanted:
+            torch.testing.assert_close(out[slot], torch.stack(wanted), atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("slots", [[0, 1, 2], [2, 1, 0], [4, 2, 3], [1, 3], [0, 8], [5]])

@@ -21,7 +21,7 @@ from tests.device.zoo import save
 
 # Each way to keep a state: of transformers' layers, and of our own.
 GENERAL = ("lfm2", "jamba", "bamba", "falcon_h1", "qwen3_next", "minimax", "recurrent_gemma", "zamba")
-OWN = ("lfm2", "qwen3_5_text", "qwen3_next")
+OWN = ("lfm2", "qwen3_5_text", "qwen3_next", "bamba")
 KINDS = [*((name, False) for name in GENERAL), *((name, True) for name in OWN)]
 SNAPSHOTS = CacheShape(num_pages=200, page_size=8, num_slots=8, context=256, num_snapshots=16)
 TIGHT = CacheShape(num_pages=20, page_size=8, num_slots=8, context=128)

@@ -16,6 +16,7 @@ from neuron.models.fused.delta_rule import delta_rule, grouped_delta_rule
 from neuron.models.fused.experts import mlp
 from neuron.models.fused.latent_attention import interleaved_latent_attention, latent_attention
 from neuron.models.fused.layer_kind import Builder
+from neuron.models.fused.mamba2 import mamba2
 from neuron.models.fused.norm import NormBuilder, rms_norm, rms_norm_plus_one
 from neuron.models.fused.rotation import has_static_rope
 from neuron.models.fused.short_convolution import short_convolution
@@ -47,6 +48,11 @@ def _has_silu(config: Any) -> bool:
     return has_static_rope(config) and config.hidden_act == "silu"
 
 
+def _has_free_steps(config: Any) -> bool:
+    """Return whether a state space's step sizes have no bounds, which transformers heeds in prompts alone."""
+    return _has_silu(config) and tuple(config.time_step_limit) == (0.0, float("inf"))
+
+
 _ATTENTION = Part("self_attn", attention, before="input_layernorm")
 _MLP = Part("mlp", mlp, before="post_attention_layernorm")
 _LLAMA = Family((_ATTENTION, _MLP))
@@ -63,6 +69,16 @@ _LFM2 = Family(
     last_norm="embedding_norm",
 )
 _GATED_ATTENTION = Part("self_attn", gated_attention, before="input_layernorm")
+# A state space in most layers, and an attention in the others.
+_BAMBA = Family(
+    (
+        Part("mamba", mamba2, before="input_layernorm"),
+        _ATTENTION,
+        Part("feed_forward", mlp, before="pre_ff_layernorm"),
+    ),
+    last_norm="final_layernorm",
+    fits=_has_free_steps,
+)
 
 
 def _qwen3_5(linear: Builder) -> Family:
@@ -72,6 +88,7 @@ def _qwen3_5(linear: Builder) -> Family:
 
 
 FAMILIES: dict[str, Family] = {
+    "bamba": _BAMBA,
     "deepseek_v2": Family((_INTERLEAVED, _MLP)),
     "deepseek_v3": _DEEPSEEK,
     "dots1": _LLAMA,
