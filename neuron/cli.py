@@ -22,7 +22,6 @@ from cortex_site.base import logs
 from cortex_site.base.addresses import Listen, http_url, reachable_host, split_listen
 from cortex_site.base.settings_file import ConfigError
 from cortex_site.base.version import VERSION
-from cortex_site.http.protocol import ServerProtocol
 from neuron.api.app import build_app
 from neuron.config import NeuronConfig, load_config
 from neuron.daemon import Daemon
@@ -102,6 +101,9 @@ def _bind(listen: str) -> socket.socket:
 
 
 def _serve(settings: NeuronConfig, bound: socket.socket) -> None:
+    # After neuron.api, which configures Django: ninja reads its settings when it is imported.
+    from cortex_site.http.protocol import ServerProtocol  # noqa: PLC0415
+
     url = settings.public_url or _url(bound)
     membership, settings = _join(settings, bound)
     host = discover()

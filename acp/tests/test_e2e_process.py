@@ -121,6 +121,8 @@ def test_doctor_and_chat_work_with_a_scripted_endpoint(script, env, project):
     )
     assert doctor.returncode == 0, doctor.stderr
     assert doctor.stdout.split("\n")[-2].split()[:4] == ["script", "yes", "none", "1"]
+    assert "\nsandbox of commands: " in doctor.stdout
+    assert "\nlanguage servers: " in doctor.stdout
     chat = subprocess.run([*agent_command(), "chat"], input="hello\n", env=env, cwd=project, capture_output=True,
                           text=True, timeout=60, check=False)  # fmt: skip
     assert "You said: hello" in chat.stdout, chat.stderr

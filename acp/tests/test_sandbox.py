@@ -21,9 +21,9 @@ from helexa_acp.config import ConfigError, parse_config
 from helexa_acp.tools.sandbox import (
     CONFINE,
     NONE_WORKS,
-    Access,
     Bounds,
     Bubblewrap,
+    CommandAccess,
     Confinement,
     Landlock,
     find_sandbox,
@@ -207,17 +207,17 @@ def test_the_picker_says_what_holds_here(sandbox, network, said):
 
 def test_what_is_guaranteed_is_said_and_no_more():
     tight = Confinement(Bubblewrap("bwrap"), ["/p", "/q"], network=False)
-    said = tight.guarantee(Access.CONFINED)
+    said = tight.guarantee(CommandAccess.CONFINED)
     assert "(bubblewrap): it can write files only below /p, /q and" in said
     assert "it has no network, and it reaches no local services" in said
-    assert "it has the network" in tight.guarantee(Access.NETWORK)
-    assert "outside the sandbox" in tight.guarantee(Access.ALL)
+    assert "it has the network" in tight.guarantee(CommandAccess.NETWORK)
+    assert "outside the sandbox" in tight.guarantee(CommandAccess.ALL)
     landlock = Confinement(Landlock(("x can be done",)), ["/p"], network=False)
-    assert landlock.guarantee(Access.CONFINED).endswith(
+    assert landlock.guarantee(CommandAccess.CONFINED).endswith(
         "It can read what you can. Beside that, x can be done."
     )
     assert (
-        Confinement(None, ["/p"], network=False).guarantee(Access.CONFINED)
+        Confinement(None, ["/p"], network=False).guarantee(CommandAccess.CONFINED)
         == f"Runs without a sandbox: {NONE_WORKS}."
     )
 
@@ -359,7 +359,7 @@ async def test_without_a_sandbox_nothing_is_claimed_and_commands_are_asked_about
 @needs_sandbox
 async def test_the_temporary_directory_ends_with_the_session(project):
     confinement = Confinement(FAKE, [str(project)], network=False)
-    confinement.wrap(["true"], "/", Access.CONFINED)
+    confinement.wrap(["true"], "/", CommandAccess.CONFINED)
     tmp = Path(confinement._tmp)
     assert tmp.is_dir()
     confinement.remove_tmp()

@@ -44,7 +44,13 @@ What `python -m bench.families` found with transformers {}: each architecture, m
 float32 on a CPU. *Equal* means that every token is the one of `generate`, in batches, in chunks, from the
 prefix cache and in a next turn, or that embeddings agree. *Refused* models are not loaded, for the reason
 given. *Not built* are those that transformers itself does not build or run this way. Image-text models are
-run on text alone. Written by the benchmark; do not edit.
+run on text alone. Encoders, and models with one, are built as the decoder that transformers has of them,
+where it has one: *built with is_decoder*. Both sides draw greedily, with a penalty for repetition. Written by
+the benchmark; do not edit.
+
+What runs a model: *FusedDecoder* is our own; *TransformersDecoder* transformers' layers over our attention, a
+whole batch at once; *CachedDecoder* and *RecurrentDecoder* transformers' model over our pages or slots, one
+sequence after another; *RecomputingDecoder* reads the whole text anew for each token.
 """
 
 Row = dict[str, str]

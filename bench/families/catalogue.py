@@ -24,6 +24,11 @@ _ROPE = {"rope_theta": 10_000.0, "original_max_position_embeddings": 128}
 
 # By label: model type, and changes to its tiny configuration.
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "bart, with its encoder": ("bart", {"is_encoder_decoder": True}),
+    "bert, an encoder": ("bert", {"is_decoder": False}),
+    "falcon, ALiBi": ("falcon", {"alibi": True}),
+    "falcon, new": ("falcon", {"new_decoder_architecture": True, "num_kv_heads": 2}),
+    "falcon, sequential": ("falcon", {"parallel_attn": False, "multi_query": False, "bias": True}),
     "gemma3_text, bidirectional": ("gemma3_text", {"use_bidirectional_attention": True}),
     "glm_moe_dsa, shared indexers": ("glm_moe_dsa", {"indexer_types": ["full", "shared"] * 2}),
     "lfm2, with convolutions": ("lfm2", {"layer_types": ["conv", "full_attention"] * 2}),
@@ -52,13 +57,16 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
 # The suite's own: each way to attend, to route and to be refused, and what people run most.
 PICKED = {
     CAUSAL: (
-        "bert", "bert-generation", "cohere2", "deepseek_v3", "exaone4", "falcon_h1",
-        "gemma3_text, bidirectional", "gemma3n_text", "gemma4_text", "glm4_moe", "glm5_next", "gpt2",
-        "gpt_neox", "gpt_oss", "gptj", "granite", "hunyuan_v1_moe", "llama4_text", "longcat_flash",
-        "mixtral, window", "nemotron", "olmo3", "opt", "phi", "phimoe, window", "qwen2_moe, window",
-        "qwen3_next", "qwen4_exp_text, n-grams", "smollm3", "whisper",
+        "bart, with its encoder", "bert", "bert, an encoder", "bloom", "cohere2", "deepseek_v3", "exaone4",
+        "falcon_h1", "gemma3_text, bidirectional", "gemma3n_text", "gemma4_text", "glm4_moe", "gpt2",
+        "gpt_neox", "gpt_oss", "granite", "hunyuan_v1_moe", "llama4_text", "longcat_flash",
+        "mixtral, window", "nemotron", "olmo3", "openai-gpt", "phi", "phimoe, window", "qwen2_moe, window",
+        "qwen3_next", "qwen4_exp_text, n-grams", "smollm3",
     ),
-    IMAGE_TEXT: ("internvl", "kosmos-2.5", "llava_next", "mistral3", "paligemma", "qwen2_vl", "qwen3_vl"),
+    IMAGE_TEXT: (
+        "deepseek_ocr2", "gemma3", "glm5_next", "internvl", "kosmos-2.5", "llava_next", "minicpmv4_6",
+        "mistral3", "paligemma", "qwen2_vl", "unlimited_ocr",
+    ),
     EMBEDDING: ("bert", "fnet", "mpnet", "qwen3_vl"),
 }  # fmt: skip
 SMOKE = {CAUSAL: ("llama", "bert"), EMBEDDING: ("bert",)}

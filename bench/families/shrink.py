@@ -16,6 +16,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from neuron.models import private
+
 VOCAB = 128
 SPECIAL = 100  # tokens from here on may stand for images and the like; prompts have none
 HIDDEN, HEADS, KV_HEADS, HEAD_DIM = 64, 4, 2, 16
@@ -25,6 +27,7 @@ LAYERS = 4
 # By key: the first pattern that matches all of it decides.
 _SIZES: tuple[tuple[str, int], ...] = (
     (r"vocab_size(_per_layer_input)?|encoder_vocab_size|padded_vocab_size", VOCAB),
+    (r"encoder_hash_byte_group_vocab", VOCAB),
     (r"max_position_embeddings|n_positions|n_ctx|max_seq_len(gth)?|max_sequence_length|seq_length", 512),
     (r"sliding_window(_size)?|local_attention|window_size", WINDOW),
     (r"attention_chunk_size", CHUNK),
@@ -45,12 +48,12 @@ _SIZES: tuple[tuple[str, int], ...] = (
     (r"qk_head_dim|mamba_d_head|mamba_head_dim", 2 * HEAD_DIM),
     (r"mamba_d_ssm", 2 * HIDDEN),
     (r"d_head", HEAD_DIM),
-    (r"(.*_)?head_dim|kv_channels", HEAD_DIM),
+    (r"(.*_)?head_dim|kv_channels|rotary_dim", HEAD_DIM),
     (r"hidden_size_per_layer_input", HEAD_DIM),
     (r"(.*_)?(num|n)_?(key_value_heads|kv_heads|head_kv)|num_key_value_heads.*|num_kv_heads", KV_HEADS),
     (r"(.*_)?(num_attention_heads|num_heads|n_heads?|attention_heads)", HEADS),
-    (r"(.*_)?hidden_size|hidden_dim|d_model|n_embd|(word_|token_)?embed_dim|embedding_size", HIDDEN),
-    (r"dim|projection_dim|width|adapter_(in_dim|out_dim|input_size)", HIDDEN),
+    (r"(.*_)?hidden_size(_global)?|hidden_dim|d_model|n_embd|(word_|token_)?embed_dim", HIDDEN),
+    (r"adapter_(in_dim|out_dim|input_size)|embedding_(size|dim)|emb_dim|dim|projection_dim|width", HIDDEN),
     (r"image_size|max_image_size|input_size", 28),
     (r"patch_size", 14),
     (r"depth|num_blocks|encoder_layers|decoder_layers", 2),
@@ -67,12 +70,26 @@ _LAYER_COUNT = re.compile(r"num_hidden_layers|n_layers?|num_layers")
 _TOKEN = re.compile(r".*(token|tokens)_(id|index)|(pad|bos|eos|sep|cls|mask|unk|decoder_start)_token_id")
 _ORDINARY = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 1}
 
-_ROTATES_WHOLE_HEADS = ("glm46v", "glm4v", "glm_ocr", "hunyuan_vl", "paddleocr_vl", "qwen2_5_vl", "qwen2_vl")
-_ROTATES_HALF_HEADS = ("glm4v_moe", "glmga")
+_SCALE = re.compile(r"(norm|ln)\w*\.weight$")
+_SEES = re.compile(r"vision|image|audio")
+_ROTATES_WHOLE_HEADS = (
+    "glm46v",
+    "glm4v",
+    "glm_ocr",
+    "glmga",
+    "hunyuan_vl",
+    "paddleocr_vl",
+    "qwen2_5_vl",
+    "qwen2_vl",
+)
+_ROTATES_HALF_HEADS = ("glm4v_moe",)
+
+
+_ROPE = {"rope_type": "default", "rope_theta": 10_000.0}
 
 
 def _rotation(*sections: int) -> dict[str, Any]:
-    return {"rope_type": "default", "rope_theta": 10_000.0, "mrope_section": list(sections)}
+    return _ROPE | {"mrope_section": list(sections)}
 
 
 _LATENT_HEADS = {
@@ -110,9 +127,11 @@ EXCEPTIONS: dict[str, dict[str, Any]] = {
     "dots3_note_text": _DOTS3_NOTE,
     "emu3": {"vocabulary_map": {"<image>": SPECIAL}},
     "ernie4_5_vl_moe": {"rope_parameters": _rotation(3, 3, 2)},
+    "glm4v_moe": {"rope_parameters": _rotation(1, 1, 2)},
     "granite4_vision": {"deepstack_layer_map": [], "downsample_rate": "1/2"},
     "granitemoehybrid": {"layer_types": ["linear_attention", "full_attention"] * 2},
     "hrm_text": {"num_hidden_layers": 16, "num_layers_per_stack": 2},
+    "kosmos-2.5": {"pad_token_id": VOCAB - 1},  # `generate` counts no position for one that it writes itself
     "jamba": {"attn_layer_offset": 1, "attn_layer_period": 2},
     "lfm2_moe": {"layer_types": ["conv", "full_attention"] * 2},
     "mamba2": {"head_dim": 2 * HEAD_DIM, "n_groups": 2},
@@ -121,6 +140,17 @@ EXCEPTIONS: dict[str, dict[str, Any]] = {
     "mistral4": {"head_dim": 2 * HEAD_DIM},
     "nemotron_h": {"n_groups": 2},
     "nemotron_h_omni": {"n_groups": 2},
+    "xlstm": {"hidden_size": 2 * HIDDEN, "embedding_dim": 2 * HIDDEN},  # sizes are rounded up to 64
+    "cohere_compass": {"rope_parameters": {"full_attention": _ROPE}},
+    "cohere_compass_text": {"rope_parameters": {"full_attention": _ROPE}},
+    "molmo2": {"adapter_config": {"vision_feature_layer": [-1, -2]}},
+    "qwen2_5_omni_thinker": {"vision_start_token_id": SPECIAL, "rope_parameters": _rotation(2, 3, 3)},
+    "qwen3_omni_moe_thinker": {"vision_start_token_id": SPECIAL},
+    "step3p7": {"sliding_window": WINDOW},
+    "youtu": {"pad_token_id": None},  # whose row becomes zeros when the model is loaded
+    "xmod": {"default_language": "en_XX"},
+    "dbrx": {"attn_config": {"kv_n_heads": KV_HEADS, "clip_qkv": 8.0, "rope_theta": 10_000.0}},
+    "reformer": {"axial_pos_embds_dim": [HIDDEN // 2] * 2, "axial_pos_shape": [16, 32]},
     "qwen4_exp": _QWEN4_EXP,
     "qwen4_exp_text": _QWEN4_EXP,
     "zamba": {
@@ -136,7 +166,6 @@ EXCEPTIONS: dict[str, dict[str, Any]] = {
         "n_mamba_heads": 2 * HIDDEN // HEAD_DIM,
     },
     **{name: {"rope_parameters": _rotation(2, 3, 3)} for name in _ROTATES_WHOLE_HEADS},
-    **{name: {"rope_parameters": _rotation(1, 1, 2)} for name in _ROTATES_HALF_HEADS},
 }
 
 
@@ -146,15 +175,18 @@ def tiny_config(config_class: Any, **changes: Any) -> Any:
     shrunk = _shrunk(plain)
     text = next((shrunk[key] for key in ("text_config", "language_config") if shrunk.get(key)), shrunk)
     for key, value in (EXCEPTIONS.get(plain["model_type"], {}) | changes).items():
-        place = shrunk if key in shrunk and key not in text else text
-        place[key] = value
+        is_of_whole = key in shrunk or key.endswith("_token_id")
+        place = shrunk if is_of_whole and key not in text else text
+        place[key] = place[key] | value if key.endswith("_config") else value
     return config_class.from_dict(shrunk)
 
 
 def tiny_model(model_class: Any, config: Any, seed: int = 7) -> Any:
     """The model itself in float32, the same for the same arguments."""
     torch.manual_seed(seed)
-    attention = "eager"  # some drop soft caps and sinks with other kinds
+    # Unless it is eager, some that know the interface drop soft caps and sinks. Falcon, which does not, adds
+    # its ALiBi biases twice when it is eager.
+    attention = "eager" if private.supports_attention_interface(model_class) else None
     model = model_class._from_config(config, dtype=torch.float32, attn_implementation=attention)  # noqa: SLF001
     _draw(model)
     return model.eval()
@@ -235,3 +267,18 @@ def _draw(model: nn.Module) -> None:
             parameter.add_(torch.randn_like(parameter), alpha=0.3)
         else:
             parameter.add_(torch.randn_like(parameter), alpha=0.1)
+    _part_head_from_embedding(model)
+
+
+def _part_head_from_embedding(model: Any) -> None:
+    """Let a head that is the embedding, too, answer with other tokens than the last: by its norm's signs."""
+    head = model.get_output_embeddings()
+    if head is None or head.weight is not model.get_input_embeddings().weight:
+        return
+    scales = [
+        parameter
+        for name, parameter in model.named_parameters()
+        if _SCALE.search(name) and not _SEES.search(name) and parameter.shape == head.weight.shape[1:]
+    ]
+    for scale in scales[-1:]:
+        scale.sub_(2.0)

@@ -188,7 +188,7 @@ def fused(model: Any) -> FusedDecoder:
     with torch.inference_mode(), use_backend(attention), attention.recording():
         out = twin(input_ids=tokens, position_ids=positions[None], use_cache=False)
     twin.set_attn_implementation(ATTENTION_NAME)
-    probe = Probe(attention, None, (0,) * 4, out.logits[0, -1])
+    probe = Probe(attention, None, (0,) * 4, out.logits[0, -1], first_position=0, has_silent_layers=False)
     decoder = fuse_decoder(twin, twin.config, probe, context=twin.config.max_position_embeddings)
     assert decoder is not None, "the shape is one that the decoder knows"
     return decoder

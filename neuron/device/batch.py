@@ -7,7 +7,7 @@ Decoding requests of similar length form one group; a prompt's chunk is usually 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import groupby
 
 import torch
@@ -36,6 +36,12 @@ class AttentionGroup:
         self._starts = [chunk.start for chunk in chunks]
         self._prompts = [table.prompts[chunk.slot] for chunk in chunks]
         self._known: dict[tuple[_Rule, torch.dtype], tuple[Pages, Tensor]] = {}
+
+    def chunks(self) -> Iterator[tuple[slice, int, Tensor]]:
+        """Yield each chunk's rows of the flat batch, the tokens cached before it, and its slot's pages."""
+        for row, start in enumerate(self._starts):
+            first = self.start + row * self.width
+            yield slice(first, first + self.width), start, self._table[row]
 
     def pages_and_mask(
         self,

@@ -20,6 +20,7 @@ from neuron.device.model import DecoderModel
 from neuron.device.sampler import Sampler
 from neuron.device.sdpa import SdpaAttention
 from neuron.device.selection import use_index_keys
+from neuron.device.sequences import StepSequences, use_sequences
 from neuron.device.state_pool import StateName, StatePool, StateShape, group_states, use_state_groups
 from neuron.device.varlen import Kernel, varlen_attention
 from neuron.pipe import Logprob
@@ -114,6 +115,7 @@ class ModelRunner:
         groups = group_states(self._states, plan, batch) if self._states else ()
         with (
             use_backend(self._attention(plan, batch)),
+            use_sequences(StepSequences(self.cache, batch)),
             use_index_keys(self.cache, batch),
             use_state_groups(groups),
         ):

@@ -72,6 +72,11 @@ class SdpaAttention:
 
 def _sdpa(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, params: AttentionParams) -> Tensor:
     rows, heads, width, dim = query.shape
+    if width > 1 and mask.shape[1] == key.shape[1] > 1:
+        # Each key head selects: its query heads attend like a row of their own, and the mask is not repeated.
+        query = query.reshape(-1, heads // key.shape[1], width, dim)
+        key, value, mask = (tensor.flatten(0, 1).unsqueeze(1) for tensor in (key, value, mask))
+        return _sdpa(query, key, value, mask, params).reshape(rows, heads, width, -1)
     if width > 1 or mask.shape[1] not in {1, key.shape[1]}:
         is_grouped = heads != key.shape[1]
         mask = _of_heads(mask, heads)

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from math import prod
 from typing import NamedTuple
@@ -179,6 +179,13 @@ def _neighbours(slots: Tensor, device: torch.device) -> Neighbours | None:
         return None
     is_in_place = end - first == len(slots) and bool((slots.diff() == 1).all())
     return Neighbours(slice(first, end), None if is_in_place else (slots - first).to(device))
+
+
+def split_groups(groups: Sequence[StateGroup]) -> Iterator[StateGroup]:
+    """Yield a group for each chunk of `groups`, as if it were the whole flat batch."""
+    for group in groups:
+        for row in range(group.rows):
+            yield replace(group, slots=group.slots[row : row + 1], start=0)
 
 
 _groups: ContextVar[Sequence[StateGroup]] = ContextVar("state_groups")

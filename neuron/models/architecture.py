@@ -24,13 +24,18 @@ from neuron.models.state_interface import SILENT_LAYERS, STATE_LAYERS, keeps_sta
 TESTED_FAMILIES = (
     "axk2",
     "bamba",
+    "bart",
+    "bloom",
+    "cwm",
     "deepseek_v2",
     "deepseek_v3",
     "deepseek_v32",
     "deepseek_v4",
     "dots3_note_text",
     "diffllama",
+    "doge",
     "dots1",
+    "falcon",
     "falcon_h1",
     "gemma2",
     "gemma3_text",
@@ -38,8 +43,10 @@ TESTED_FAMILIES = (
     "glm4_moe_lite",
     "glm_moe_dsa",
     "gpt_oss",
+    "gptj",
     "granitemoehybrid",
     "hrm_text",
+    "hy_v3",
     "hy_v4",
     "jamba",
     "kimi_linear",
@@ -52,13 +59,18 @@ TESTED_FAMILIES = (
     "mamba2",
     "minicpm3",
     "minimax",
+    "minimax_m2",
     "minimax_m3_vl_text",
+    "ministral",
     "mistral",
     "mixtral",
+    "mpt",
     "nemotron_h",
     "olmo",
     "olmo2",
     "olmo3",
+    "olmoe",
+    "openai-gpt",
     "phi3",
     "phimoe",
     "qwen2",
@@ -70,6 +82,10 @@ TESTED_FAMILIES = (
     "qwen3_next",
     "qwen4_exp_text",
     "recurrent_gemma",
+    "rwkv",
+    "seed_oss",
+    "solar_open",
+    "xlstm",
     "youtu",
     "zamba",
     "zamba2",
@@ -89,7 +105,7 @@ _DEFAULT_CONTEXT = 4096  # tokens, for a model that names no limit
 def model_unsupported(path: Path, cause: str) -> ModelLoadError:
     """Return the error for a model that is not run, with the families that are known to run."""
     families, with_images = ", ".join(TESTED_FAMILIES), ", ".join(TESTED_VISION_FAMILIES)
-    known = f"decoders that use transformers' attention interface run, tested are {families}; "
+    known = f"transformers' decoders run, tested are {families}; "
     return ModelLoadError("model_unsupported", f"{path}: {cause}; {known}with images {with_images}")
 
 
@@ -133,10 +149,13 @@ def decoder_class(checkpoint: Checkpoint, config: Any) -> Any:
     text_config = config.get_text_config(decoder=True)
     if others := sorted(set(layer_types(text_config)) - _RUNNABLE_LAYERS):
         raise model_unsupported(file, f"{name} has layers of type {', '.join(others)}")
-    # Models that keep states do not say so; which of their layers attend by it is seen when they are probed.
-    if not keeps_states(text_config) and not private.supports_attention_interface(found):
-        raise model_unsupported(file, f"{name} does not use the attention interface")
     return found
+
+
+def uses_attention_interface(model_class: Any, text_config: Any) -> bool:
+    """Return whether a class leaves its attention to transformers' interface, as far as it says."""
+    # Models that keep states do not say so; which of their layers attend by it is seen when they are probed.
+    return keeps_states(text_config) or private.supports_attention_interface(model_class)
 
 
 def _text_class(checkpoint: Checkpoint, config: Any) -> Any | None:

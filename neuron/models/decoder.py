@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,8 +17,10 @@ from neuron.models.architecture import (
     context_length,
     decoder_class,
     read_config,
+    uses_attention_interface,
 )
 from neuron.models.attention_interface import ATTENTION_NAME, INDEXED_NAME, PROBE_NAME, use_spans
+from neuron.models.cached_decoder import CachedDecoder, load_cached
 from neuron.models.checkpoint import CONFIG, Checkpoint, ModelLoadError
 from neuron.models.fused.decoder import FusedDecoder, fuse_decoder, insert_image_embeddings
 from neuron.models.image_input import ImageProcessor
@@ -25,9 +28,13 @@ from neuron.models.index_cache import IndexedStates
 from neuron.models.indexer_interface import check_index
 from neuron.models.mended_layers import mend_layers
 from neuron.models.probe import Probe, check_continuation, probe_model
+from neuron.models.recomputing_decoder import RecomputingDecoder, load_recomputing
+from neuron.models.recurrent_decoder import RecurrentDecoder, load_recurrent, state_argument
 from neuron.models.routing import check_routing
 from neuron.models.state_interface import StatefulModule, cache_argument, outermost
 from neuron.models.weights import LoadOptions, load_weights
+
+log = logging.getLogger("neuron.models")
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _STORED_DTYPES = {"F64": "float32", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
@@ -55,8 +62,9 @@ class TransformersDecoder:
         self.vision_encoder: VisionEncoder | None = None
         self.image_processor: ImageProcessor | None = None
         self._kept: Tensor | None = None  # rows whose logits are wanted, of a model that is not told
-        if "logits_to_keep" not in inspect.signature(model.forward).parameters:
-            model.get_output_embeddings().register_forward_pre_hook(self._keep)
+        head = model.get_output_embeddings()
+        if head and "logits_to_keep" not in inspect.signature(model.forward).parameters:
+            head.register_forward_pre_hook(self._keep)
 
     def _keep(self, _: object, hidden: tuple[Tensor]) -> tuple[Tensor]:
         return (hidden[0][:, self._kept],)
@@ -86,10 +94,10 @@ class TransformersDecoder:
                 logits_to_keep=logits_indices,
             )
         logits: Tensor = out.logits[0]
-        return logits.float()
+        return (logits if len(logits) == len(logits_indices) else logits[logits_indices]).float()
 
 
-AnyDecoder = TransformersDecoder | FusedDecoder
+AnyDecoder = TransformersDecoder | FusedDecoder | CachedDecoder | RecurrentDecoder | RecomputingDecoder
 
 
 def model_dtype(checkpoint: Checkpoint, configured: str | None = None) -> torch.dtype:
@@ -117,12 +125,50 @@ def load_decoder(
     check_routing(checkpoint.path / CONFIG, text_config)
     has_vision = options.images and config.model_type in TESTED_VISION_FAMILIES
     cls = decoder_class(checkpoint, config)
+    if not uses_attention_interface(cls, text_config):
+        model = load_weights(checkpoint, config, cls, options, attention=None)
+        return _load_older(checkpoint, model, text_config)
     check_index(checkpoint, text_config)
     model = load_weights(checkpoint, config, cls, options, attention=_attention(PROBE_NAME, config))
+    try:
+        return _load_interfaced(
+            checkpoint, model, text_config, has_vision=has_vision, fused=fused, latents=latents
+        )
+    except ModelLoadError as error:
+        if error.code != "model_unsupported" or has_vision:
+            raise
+        refused = ModelLoadError(error.code, error.message)  # whose frames do not hold the model
+    del model  # which has been changed for our attention
+    model = load_weights(checkpoint, config, cls, options, attention="eager")
+    try:
+        return load_cached(checkpoint, model, text_config)
+    except ModelLoadError:
+        raise refused from None
+
+
+def _load_older(checkpoint: Checkpoint, model: Any, text_config: Any) -> AnyDecoder:
+    """Return the decoder of a class that knows nothing of the attention interface."""
+    try:
+        if argument := state_argument(model):
+            return load_recurrent(checkpoint, model, text_config, argument)
+        return load_cached(checkpoint, model, text_config)
+    except ModelLoadError as refused:
+        if refused.code != "model_unsupported":
+            raise
+        cause = refused.message
+    decoder = load_recomputing(checkpoint, model, text_config)
+    log.warning("the whole text is read anew for each token", extra={"cause": cause})
+    return decoder
+
+
+def _load_interfaced(
+    checkpoint: Checkpoint, model: Any, text_config: Any, *, has_vision: bool, fused: bool, latents: bool
+) -> AnyDecoder:
+    """Return the decoder of a model whose layers leave their attention to us."""
     mend_layers(model, text_config)
     probe = probe_model(checkpoint, model, text_config, latents=latents)
     name = INDEXED_NAME if probe.index else ATTENTION_NAME
-    model.set_attn_implementation(_attention(name, config))
+    model.set_attn_implementation(_attention(name, model.config))
     context = context_length(text_config)
     vision = None
     if has_vision:

@@ -24,6 +24,7 @@ from neuron.device.kv_cache import KVCache, PageTable
 from neuron.device.model import DecoderModel
 from neuron.device.sdpa import SdpaAttention
 from neuron.device.selection import use_index_keys
+from neuron.device.sequences import StepSequences, use_sequences
 from neuron.device.state_pool import StatePool, group_states, use_state_groups
 from neuron.models.architecture import model_unsupported
 from neuron.models.attention_interface import PROBE_NAME, AttentionProbe, UnsupportedAttentionError
@@ -82,7 +83,7 @@ def probe_model(checkpoint: Checkpoint, model: Any, text_config: Any, *, latents
 
     Raises ModelLoadError.
     """
-    with _refusing(checkpoint.path):
+    with refusing(checkpoint.path):
         index = find_indexers(model) if has_indexers(text_config) else None
         if index:
             model.set_attn_implementation(PROBE_NAME)
@@ -102,7 +103,7 @@ def probe_model(checkpoint: Checkpoint, model: Any, text_config: Any, *, latents
 
 
 @contextmanager
-def _refusing(path: Path) -> Iterator[None]:
+def refusing(path: Path) -> Iterator[None]:
     """Turn what a model raises inside the block into a ModelLoadError, unless the device is at fault."""
     try:
         yield
@@ -124,10 +125,8 @@ def _run(
     """
     attention = AttentionProbe()
     states = StateProbe(model.config) if keeps_states(text_config) else None
+    tokens = ordinary_tokens(model)[None]
     positions = torch.arange(_TOKENS, device=model.device)
-    # Ordinary tokens: those that mean something are the first or the last of a vocabulary.
-    count = model.get_input_embeddings().num_embeddings
-    tokens = (positions[None] + count // 2) % count
     inputs: dict[str, Any] = {"input_ids": tokens}
     if first_position is not None:
         inputs["position_ids"] = positions[None] + first_position
@@ -156,6 +155,12 @@ def _with_index(probe: Probe, index: IndexProbe) -> Probe:
     return replace(probe, tokens=index.tokens, logits=index.logits, index=index)
 
 
+def ordinary_tokens(model: Any) -> Tensor:
+    """Return a few different tokens; those that mean something are the first or the last of a vocabulary."""
+    count: int = model.get_input_embeddings().num_embeddings
+    return (torch.arange(_TOKENS, device=model.device) + count // 2) % count
+
+
 def _counting(model: Any, text_config: Any, probe: Probe) -> Probe:
     """Return the probe from the position on where the model begins when it is told none."""
     try:
@@ -164,7 +169,7 @@ def _counting(model: Any, text_config: Any, probe: Probe) -> Probe:
         raise
     except Exception:  # noqa: BLE001 - it must be told them, and is
         return probe
-    for first in (0, 1, (text_config.pad_token_id or 0) + 1):  # the last after fairseq
+    for first in (0, 1, (getattr(text_config, "pad_token_id", None) or 0) + 1):  # the last after fairseq
         if first:
             probe = _run(model, text_config, first_position=first)
         if torch.allclose(own, probe.logits, rtol=0.0, atol=0.01 * float(own.std())):
@@ -177,7 +182,10 @@ def _told(model: Any, text_config: Any, probe: Probe) -> Probe | None:
     if "token_type_ids" not in inspect.signature(model.forward).parameters:
         return None
     token_type = int(text_config.prefix_lm) if hasattr(text_config, "prefix_lm") else 0
-    told = _run(model, text_config, first_position=probe.first_position, token_type=token_type)
+    try:
+        told = _run(model, text_config, first_position=probe.first_position, token_type=token_type)
+    except UnsupportedAttentionError:  # types that tell images from text; of text alone it is not told
+        return None
     return told if told.prompt_rule is PromptRule.WHOLE else None
 
 
@@ -194,7 +202,7 @@ def check_continuation(
 
     Raises ModelLoadError if it comes to other logits than transformers even so.
     """
-    with _refusing(checkpoint.path):
+    with refusing(checkpoint.path):
         if _continues(decoder, probe):
             return
         for module in modules:
@@ -234,6 +242,7 @@ def _read_in_pieces(decoder: DecoderModel, probe: Probe) -> Iterator[Tensor]:
             joined = ()
             with (
                 use_backend(SdpaAttention(cache, batch)),
+                use_sequences(StepSequences(cache, batch)),
                 use_index_keys(cache, batch),
                 use_state_groups(group_states(states, plan, batch)),
             ):

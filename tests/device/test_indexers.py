@@ -108,11 +108,11 @@ def test_index_keys_are_counted(tmp_path: Path):
         ({"index_topk": 0}, "config.json: index_topk is 0, but layers with an indexer need 1 or more"),
         (
             {"index_head_dim": 32},
-            r"model.safetensors: .*indexer.* has shape .*; correct .* index_head_dim",
+            r"model.safetensors: .*indexer.* has shape .* index_head_dim",
         ),
         (
             {"index_n_heads": 4},
-            r"model.safetensors: .*indexer.* has shape .*; correct .* index_n_heads",
+            r"model.safetensors: .*indexer.* has shape .* index_n_heads",
         ),
         (
             {"indexer_types": ["full"] * 3},

@@ -47,7 +47,9 @@ def test_a_torch_without_the_kernel_is_no_error(monkeypatch: pytest.MonkeyPatch)
     assert find_varlen_kernel() is None
 
 
-@pytest.mark.parametrize("family", ["llama", "mistral", "gemma2", "gpt_oss", "llama4_text", "deepseek_v3"])
+@pytest.mark.parametrize(
+    "family", ["llama", "mistral", "gemma2", "gpt_oss", "llama4_text", "deepseek_v3", "diffllama", "hrm_text"]
+)
 def test_texts_by_the_kernel_equal_those_by_gathering(family: str, tmp_path: Path):
     """Soft caps and sinks are not left to the kernel, which lacks them."""
     loaded = decoder(save(tmp_path, family), fused=False)

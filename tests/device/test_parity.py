@@ -6,11 +6,13 @@ import pytest
 import torch
 
 from neuron.models.architecture import TESTED_FAMILIES
+from neuron.pipe import Sampling
 from tests.device.serving import Serving, decoder, prompt
 from tests.device.zoo import FAMILIES, build, save
 
 LENGTHS = (3, 21, 40, 70)  # one shorter than a page, one longer than a step
 NEW = 24
+PENALTY = 1.5  # for repetition: texts that say one thing again and again would compare little
 PREFIXES = {"hrm_text"}  # whose prompts see themselves if a tokenizer says that they are prompts
 
 
@@ -31,18 +33,19 @@ def test_greedy_texts_equal_those_of_generate(family: str, tmp_path: Path):
             max_new_tokens=NEW,
             do_sample=False,
             eos_token_id=None,
+            repetition_penalty=PENALTY,
         )
         wanted[length] = out[0, length:].tolist()
     serving = Serving(decoder(save(tmp_path / "model", family)))
     for length in LENGTHS:
-        serving.submit(length, prompt(length, length), max_tokens=NEW)
+        serving.submit(length, prompt(length, length), Sampling(repetition_penalty=PENALTY), max_tokens=NEW)
     assert serving.drain() == wanted
     assert (
         len({token for text in wanted.values() for token in text}) > 20
     )  # the texts could tell a difference
 
 
-@pytest.mark.parametrize("family", ["llama", "mistral", "gemma2", "gpt_oss"])
+@pytest.mark.parametrize("family", ["llama", "mistral", "gemma2", "gpt_oss", "minimax_m3_vl_text"])
 def test_bfloat16_agrees_with_transformers(family: str, tmp_path: Path):
     """Rounding differs with the shape of a batch, so nearly all next tokens are equal, not all."""
     reference = build(family).to(torch.bfloat16)

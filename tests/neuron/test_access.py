@@ -6,7 +6,7 @@ import pytest
 
 from cortex_site.http.parsed_request import ParsedRequest
 from cortex_site.http.request import Request
-from neuron.api.application import Access
+from neuron.api.application import TokenCheck
 from neuron.config import NeuronConfig
 
 HERE, THERE = ("127.0.0.1", 5), ("192.0.2.7", 5)
@@ -15,7 +15,7 @@ HERE, THERE = ("127.0.0.1", 5), ("192.0.2.7", 5)
 def ask(client, *, header=None, **settings):
     """The refusal of a request, as its client reads it, or None."""
     headers = {} if header is None else {b"authorization": header}
-    refusal = Access(NeuronConfig(**settings)).refusal(Request(ParsedRequest(headers=headers), client))
+    refusal = TokenCheck(NeuronConfig(**settings)).refusal(Request(ParsedRequest(headers=headers), client))
     return None if refusal is None else (refusal.status, json.dumps(refusal.envelope()))
 
 

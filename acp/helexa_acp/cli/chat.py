@@ -17,6 +17,7 @@ from helexa_acp.agent.server import Agent
 from helexa_acp.config import Config, load_config
 from helexa_acp.rpc.connection import RpcConnection
 from helexa_acp.rpc.framing import METHOD_NOT_FOUND, RpcError, decode
+from helexa_acp.v1.visible import visible
 
 
 class Loopback:
@@ -97,7 +98,7 @@ class ChatClient:
         if kind != self._last:
             _write("\n(thinking) " if kind == "agent_thought_chunk" else "\n")
         self._last = kind
-        _write(text)
+        _write(visible(text))
 
     def _block(self, line: str) -> None:
         self._last = "block"
@@ -107,8 +108,11 @@ class ChatClient:
         if method != "session/request_permission":
             raise RpcError(METHOD_NOT_FOUND, f"this terminal has no {method}")
         for item in params["toolCall"].get("content", []):
-            if item["type"] == "diff":
-                _write(_diff(item))
+            match item:
+                case {"type": "diff"}:
+                    _write(_diff(item))
+                case {"type": "content", "content": {"type": "text", "text": text}}:
+                    _write(f"\n{text}")
         options = params["options"]
         choices = "".join(f"\n  {place} {option['name']}" for place, option in enumerate(options, 1))
         _write(f"\n? {params['toolCall']['title']}{choices}")

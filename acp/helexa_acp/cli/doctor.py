@@ -1,4 +1,4 @@
-"""`helexa-acp doctor`: a table of what each endpoint can do, and the quirks learned by asking it.
+"""`helexa-acp doctor`: what this machine has, what each endpoint can do, and the quirks learned by asking it.
 
 Sends two short completions to each endpoint's default model, or to the first one that it lists. The exit
 status is 1 if an endpoint fails.
@@ -7,15 +7,17 @@ status is 1 if an endpoint fails.
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 import time
 from collections.abc import Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from helexa_acp.agent.sessions import make_home
 from helexa_acp.cancellation import CancelToken
-from helexa_acp.config import load_config
+from helexa_acp.config import Config, load_config
 from helexa_acp.endpoint import Endpoint
 from helexa_acp.provider.endpoints import Endpoints, ModelChoice
 from helexa_acp.provider.errors import AuthFailedError, ProviderError, UnreachableError
@@ -33,6 +35,8 @@ from helexa_acp.provider.types import (
     ToolSpec,
     Usage,
 )
+from helexa_acp.tools.lsp.servers import find_server
+from helexa_acp.tools.sandbox import NONE_WORKS, find_sandbox
 
 HEADERS = (
     "endpoint",
@@ -67,7 +71,7 @@ class Findings:
 
 def main(argv: list[str]) -> int:
     config = load_config()
-    sys.stdout.write(f"configuration: {config.source}\n")
+    sys.stdout.write(f"configuration: {config.source}\n{_tools_here(config)}")
     for warning in config.warnings:
         sys.stdout.write(f"warning: {warning}\n")
     unknown = set(argv) - {endpoint.name for endpoint in config.endpoints}
@@ -84,6 +88,18 @@ def main(argv: list[str]) -> int:
             sys.stdout.write(f"{findings.endpoint}: {note}\n")
     failed = not results or any(findings.failed for findings in results)
     return 1 if failed or config.warnings else 0
+
+
+def _tools_here(config: Config) -> str:
+    """Return which sandbox works here, and which language servers are found from this directory."""
+    sandbox = find_sandbox(config.extensions.sandbox.use)
+    diagnostics = config.extensions.diagnostics
+    servers = diagnostics.servers if diagnostics else ()
+    found = [server.name for server in servers if find_server(server, [Path.cwd()], os.environ.get("PATH"))]
+    return (
+        f"sandbox of commands: {sandbox.name if sandbox else f'none, {NONE_WORKS}'}\n"
+        f"language servers: {', '.join(found) or 'none found'}\n"
+    )
 
 
 async def _examine_all(endpoints: Endpoints, chosen: list[Endpoint]) -> list[Findings]:

@@ -22,7 +22,7 @@ NONE_WORKS = "neither bubblewrap nor Landlock works on this machine"
 CONFINE = (sys.executable, "-I", "-S", str(Path(__file__).with_name("confine.py")))
 
 
-class Access(StrEnum):
+class CommandAccess(StrEnum):
     """What a command gets beside what every sandboxed command does."""
 
     CONFINED = "confined"
@@ -127,22 +127,22 @@ class Confinement:
         """Whether a confined command can do nothing that a user would be asked about."""
         return self.sandbox is not None and not self._network
 
-    def wrap(self, argv: list[str], cwd: str, access: Access) -> list[str]:
+    def wrap(self, argv: list[str], cwd: str, access: CommandAccess) -> list[str]:
         """Return the words that run a program with this access."""
-        if self.sandbox is None or access is Access.ALL:
+        if self.sandbox is None or access is CommandAccess.ALL:
             return argv
         if self._tmp is None:
             self._tmp = tempfile.mkdtemp(prefix="helexa-acp-")
-        network = self._network or access is Access.NETWORK
+        network = self._network or access is CommandAccess.NETWORK
         return self.sandbox.wrap(argv, cwd, Bounds(self._writable, self._tmp, network))
 
-    def guarantee(self, access: Access) -> str:
+    def guarantee(self, access: CommandAccess) -> str:
         """Return what a command with this access can do, for the user."""
         if self.sandbox is None:
             return f"Runs without a sandbox: {NONE_WORKS}."
-        if access is Access.ALL:
+        if access is CommandAccess.ALL:
             return "Runs outside the sandbox: it can write wherever you can, and use the network."
-        network = self._network or access is Access.NETWORK
+        network = self._network or access is CommandAccess.NETWORK
         also = "".join(f" Beside that, {able}." for able in self.sandbox.also)
         return (
             f"Runs in a sandbox ({self.sandbox.name}): it can write files only below "

@@ -59,6 +59,7 @@ def _argv(args: dict[str, Any], path: str) -> list[str]:
     if ripgrep is None:
         flags += [f"--glob={args['glob']}"] if args.get("glob") else []
         return [sys.executable, "-m", "helexa_acp.tools.grep", *flags, "--", args["pattern"], path]
+    flags += ["--no-config", "--no-follow"]  # a link may lead out of the roots
     flags += ["--line-number", "--with-filename", "--no-heading", "--color=never", "--sort=path"]
     flags += [f"--max-count={MAX_MATCHES_PER_FILE}", "--max-columns=500", "--max-columns-preview"]
     flags += [f"--glob={args['glob']}"] if args.get("glob") else []

@@ -8,7 +8,7 @@ from helexa_acp.tools import shellwords
 from helexa_acp.tools.errors import ToolError
 from helexa_acp.tools.processes import ProcessResult
 from helexa_acp.tools.read import fenced
-from helexa_acp.tools.sandbox import Access, Confinement
+from helexa_acp.tools.sandbox import CommandAccess, Confinement
 from helexa_acp.tools.shellwords import SimpleCommand
 from helexa_acp.tools.terminal import run_command, shell_argv
 from helexa_acp.tools.tool import Outcome, Permission, PermissionRule, PreparedCall, ToolContext, spec
@@ -36,7 +36,11 @@ _ONLY_READING_OF_GIT = frozenset(
 
 # The tools of permissions for shell commands: who may run a command by the first may do so by the others.
 UNCONFINED = "shell"
-SHELLS = {Access.ALL: UNCONFINED, Access.NETWORK: "networked-shell", Access.CONFINED: "sandboxed-shell"}
+SHELLS = {
+    CommandAccess.ALL: UNCONFINED,
+    CommandAccess.NETWORK: "networked-shell",
+    CommandAccess.CONFINED: "sandboxed-shell",
+}
 _ACCESS = "what the sandbox withholds, which the user is asked for: the network, or all (no sandbox)"
 
 
@@ -52,7 +56,11 @@ class ShellTool:
         )
         self._confinement = confinement
         has_sandbox = confinement is not None and confinement.sandbox is not None
-        access = {"type": "string", "enum": [Access.NETWORK.value, Access.ALL.value], "description": _ACCESS}
+        access = {
+            "type": "string",
+            "enum": [CommandAccess.NETWORK.value, CommandAccess.ALL.value],
+            "description": _ACCESS,
+        }
         self.spec = spec(
             "shell",
             f"Run a shell command and get its output. It ends after timeout_s ({DEFAULT_TIMEOUT_S} if absent)"
@@ -74,7 +82,7 @@ class ShellTool:
         access, confinement = self._access(args), self._confinement
         argv = shell_argv(command)
         argv = confinement.wrap(argv, cwd, access) if confinement else argv
-        hint = SANDBOX_HINT if confinement and access is not Access.ALL else ""
+        hint = SANDBOX_HINT if confinement and access is not CommandAccess.ALL else ""
 
         async def run() -> Outcome:
             ctx.files.command_begins()
@@ -92,13 +100,13 @@ class ShellTool:
             start if in_background else run,
             permissions(command, SHELLS[access]),
             [text_content(confinement.guarantee(access))] if confinement else [],
-            is_confined=confinement is not None and confinement.is_tight and access is Access.CONFINED,
+            is_confined=confinement is not None and confinement.is_tight and access is CommandAccess.CONFINED,
         )
 
-    def _access(self, args: dict[str, Any]) -> Access:
+    def _access(self, args: dict[str, Any]) -> CommandAccess:
         if self._confinement is None or self._confinement.sandbox is None:
-            return Access.ALL
-        return Access(args.get("access", Access.CONFINED))
+            return CommandAccess.ALL
+        return CommandAccess(args.get("access", CommandAccess.CONFINED))
 
 
 def permissions(command: str, shell: str = UNCONFINED) -> tuple[Permission, ...]:

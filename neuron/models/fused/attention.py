@@ -12,9 +12,22 @@ from torch import Tensor
 from neuron.device.attention import AttentionParams, attend
 from neuron.device.kv_cache import KVShape
 from neuron.models.fused.layer_kind import LayerKind, ModelFacts, Step
-from neuron.models.fused.norm import RmsNorm
+from neuron.models.fused.norm import Norm, RmsNorm
 from neuron.models.linear import PackedLinear, pack_linear, pack_matrix, take_matrix
 from neuron.models.matrix import split_heads, stack
+
+
+@dataclass(frozen=True, slots=True)
+class JointNorm:
+    """The norms of queries and keys over all heads at once."""
+
+    query: RmsNorm
+    key: RmsNorm
+    heads: int
+
+    def __call__(self, qk: Tensor) -> Tensor:
+        query, key = qk[:, : self.heads].flatten(1), qk[:, self.heads :].flatten(1)
+        return torch.cat([self.query(query), self.key(key)], -1).view(qk.shape)
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +43,7 @@ class Attention(LayerKind):
     params: AttentionParams
     dtype: torch.dtype  # of what is stored
     qkv: PackedLinear
-    qk_norm: RmsNorm | None  # of each head: its weight is (heads + kv_heads, head_dim)
+    qk_norm: Norm | None  # of queries and keys, (tokens, heads + kv_heads, head_dim)
     out: PackedLinear
     is_gated: bool = False
 
@@ -90,18 +103,20 @@ def _attention(module: Any, heads: int, qkv: PackedLinear, facts: ModelFacts) ->
         params=facts.probe.attention.params[layer],
         dtype=facts.dtype,
         qkv=qkv,
-        qk_norm=_qk_norm(module, heads, shape.kv_heads, facts),
+        qk_norm=_qk_norm(module, heads, shape, facts),
         out=pack_linear([_named(module, "o_proj", "out_proj")]),
     )
 
 
-def _qk_norm(module: Any, heads: int, kv_heads: int, facts: ModelFacts) -> RmsNorm | None:
-    """Return the norms of queries and keys as one."""
+def _qk_norm(module: Any, heads: int, shape: KVShape, facts: ModelFacts) -> Norm | None:
+    """Return the norms of queries and keys as one, be they of each head or of all."""
     norms = _named(module, "q_norm", "q_layernorm"), _named(module, "k_norm", "k_layernorm")
     if None in norms:
         return None
     query, key = (facts.norm(norm, facts.activations) for norm in norms)
-    weight = torch.cat([query.weight.expand(heads, -1), key.weight.expand(kv_heads, -1)])
+    if len(query.weight) != shape.key_dim:
+        return JointNorm(query, key, heads)
+    weight = torch.cat([query.weight.expand(heads, -1), key.weight.expand(shape.kv_heads, -1)])
     return RmsNorm(weight, query.eps, query.dtype)
 
 

@@ -131,6 +131,9 @@ def _router(module: Any, facts: ModelFacts) -> Router:
     router = module.gate if hasattr(module, "gate") else module.router
     if facts.activations != facts.dtype:
         router.to(facts.activations)
-    is_told = getattr(module, "use_expert_bias", False)  # LFM2's
-    route: Router = partial(router, expert_bias=module.expert_bias) if is_told else router.forward
+    if hasattr(module, "e_score_correction_bias"):  # kept beside the router that asks for it
+        return partial(router.forward, e_score_correction_bias=module.e_score_correction_bias)
+    if getattr(module, "use_expert_bias", False):  # the same by another name
+        return partial(router.forward, expert_bias=module.expert_bias)
+    route: Router = router.forward
     return route

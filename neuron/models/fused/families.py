@@ -53,6 +53,10 @@ def _has_free_steps(config: Any) -> bool:
     return _has_silu(config) and tuple(config.time_step_limit) == (0.0, float("inf"))
 
 
+def _clips_nothing(text_config: Any) -> bool:
+    return has_static_rope(text_config) and text_config.clip_qkv is None
+
+
 _ATTENTION = Part("self_attn", attention, before="input_layernorm")
 _MLP = Part("mlp", mlp, before="post_attention_layernorm")
 _LLAMA = Family((_ATTENTION, _MLP))
@@ -89,18 +93,23 @@ def _qwen3_5(linear: Builder) -> Family:
 
 FAMILIES: dict[str, Family] = {
     "bamba": _BAMBA,
+    "cwm": _LLAMA,
     "deepseek_v2": Family((_INTERLEAVED, _MLP)),
     "deepseek_v3": _DEEPSEEK,
     "dots1": _LLAMA,
     "glm4_moe": _LLAMA,
     "glm4_moe_lite": _DEEPSEEK,
     "gpt_oss": _LLAMA,
+    "hy_v3": _LLAMA,
     "lfm2": _LFM2,
     "lfm2_moe": replace(_LFM2, rotary="pos_emb"),
     "llama": _LLAMA,
+    "minimax_m2": _LLAMA,
+    "ministral": _LLAMA,
     "mistral": _LLAMA,
     "mistral4": _DEEPSEEK,
     "mixtral": _LLAMA,
+    "olmoe": Family((_ATTENTION, _MLP), fits=_clips_nothing),
     "qwen2": _LLAMA,
     "qwen2_moe": _LLAMA,
     "qwen3": _LLAMA,
@@ -108,5 +117,7 @@ FAMILIES: dict[str, Family] = {
     "qwen3_5_text": _qwen3_5(delta_rule),
     "qwen3_moe": _LLAMA,
     "qwen3_next": _qwen3_5(grouped_delta_rule),
+    "seed_oss": _LLAMA,
+    "solar_open": _LLAMA,
     "youtu": _DEEPSEEK,
 }

@@ -91,7 +91,7 @@ class LanguageServers:
         try:
             slots = await cancel.race(self._slots_for(path, cancel))
             if commands_have_run and slots:
-                await cancel.race(self._tell_what_changed())
+                await self._tell_what_changed(cancel)
             for slot in (slot for slot in slots if slot.is_free):
                 asked[slot] = task = asyncio.create_task(self._ask(slot, path, text))
                 slot.asked.add(task)
@@ -163,17 +163,23 @@ class LanguageServers:
             self._notice("info", f"{slot.name} is late with its diagnostics", why)
         return ""
 
-    async def _tell_what_changed(self) -> None:
-        """Tell the servers of the files that commands may have changed since the last look."""
+    async def _tell_what_changed(self, cancel: CancelToken) -> None:
+        """Tell the servers of the files that commands may have changed since the last look.
+
+        Raises Cancelled.
+        """
         running = [
             (slot, slot.running) for slot in self._slots.values() if slot and slot.is_free and slot.running
         ]
         suffixes = {suffix for slot, _ in running for suffix in slot.found.server.languages}
         since_ns, self._looked_ns = self._looked_ns, time.time_ns()
         if suffixes:
-            changed = await asyncio.to_thread(_changed_files, self._roots, suffixes, since_ns)
-            for _, server in running:
-                server.changed(changed)
+            looking = asyncio.to_thread(_changed_files, self._roots, suffixes, since_ns)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._settings.timeout_s):
+                    changed = await cancel.race(looking)
+                    for _, server in running:
+                        server.changed(changed)
 
 
 def find_server(server: LanguageServer, roots: list[Path], path: str | None) -> FoundServer | None:

@@ -1,0 +1,114 @@
+"""Honest streams while strangers throw at gateway and neuron what they can: python -m bench.siege
+
+    minutes                  of all of it; a third of it is without strangers
+    requests, attacks        honest requests, and attacks by their names
+    lost                     honest requests that ended in neither an answer nor an error to act on
+    stuck                    1 if gateway or neuron does not answer a request afterwards
+    gap_p99_ms               between two pieces of a stream, alone and besieged
+    gap_p99_over_alone       the second over the first
+    rss_growth_mib           of each kind of process, the most that one of them had over its start
+    worker_deaths            processes of gateway and neuron that ended, those of the sandbox aside
+    answers                  what the attacks were answered, by status; 0: the connection was ended
+    details                  a line for each that was lost
+
+Options and the other keys of the result are those of `bench.command`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+
+from bench import command
+from bench.chaos.world import KV_MB, Scale, World, world
+from bench.siege.honest import Honest
+from bench.siege.memory import Watch
+from neuron.models.tiny import WEIGHTS_DIR
+
+ALONE_SHARE = 1 / 3
+SCALE = Scale(neurons=1, gateways=1, models=1, clients=4, memory_mb=4000)
+MODEL = "m0"
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--minutes", type=float, help="default: 2, with --quick 1")
+
+
+def measure(run: command.Run) -> dict[str, Any]:
+    asked = run.options.minutes
+    seconds = run.pick(120.0, 60.0, 6.0) if asked is None else 60 * asked
+    with tempfile.TemporaryDirectory(prefix="cx-", ignore_cleanup_errors=True) as name:
+        folder = Path(name)
+        with world(SCALE, folder, WEIGHTS_DIR, KV_MB) as fleet:
+            run.say(f"the house is up after {run.budget.elapsed:.0f} s")
+            return asyncio.run(_besiege(fleet, folder, seconds))
+
+
+async def _besiege(fleet: World, folder: Path, seconds: float) -> dict[str, Any]:
+    honest = Honest(fleet.api_urls[0], MODEL)
+    await honest.drive(3.0)  # loads the model and warms up
+    watch = Watch({"gateway": fleet.gateways[0].process, "neuron": fleet.neurons[0].process})
+    honest.reset()
+    await honest.drive(seconds * ALONE_SHARE)
+    alone = honest.gaps_ms
+    honest.gaps_ms = []
+    attackers = _start_attackers(fleet, folder, seconds * (1 - ALONE_SHARE))
+    watching = asyncio.create_task(watch.run())
+    await honest.drive(seconds * (1 - ALONE_SHARE))
+    told = await asyncio.to_thread(attackers.communicate)
+    watching.cancel()
+    attacks = json.loads(told[0])
+    p99 = [float(np.percentile(gaps, 99)) if gaps else None for gaps in (alone, honest.gaps_ms)]
+    return {
+        "minutes": seconds / 60,
+        "requests": honest.requests,
+        "attacks": attacks["attacks"],
+        "lost": len(honest.lost),
+        "stuck": int(not await _answers(fleet)),
+        "gap_p99_ms": p99,
+        "gap_p99_over_alone": p99[1] / p99[0] if p99[0] and p99[1] else None,
+        "rss_growth_mib": watch.growth_mib(),
+        "worker_deaths": watch.deaths(),
+        "answers": attacks["answers"],
+        "details": honest.lost[:20],
+    }
+
+
+def _start_attackers(fleet: World, folder: Path, seconds: float) -> subprocess.Popen[str]:
+    """A process of their own: their work is not to slow the honest ones' measuring."""
+    addresses = ["--gateway", fleet.api_urls[0], "--neuron", fleet.neuron_urls[0]]
+    options = [*addresses, "--seconds", str(seconds), "--model", MODEL, "--folder", str(folder)]
+    return subprocess.Popen(
+        [sys.executable, "-m", "bench.siege.strangers", *options], stdout=subprocess.PIPE, text=True
+    )
+
+
+async def _answers(fleet: World) -> bool:
+    """Whether both still answer a chat, within a minute."""
+    body = {"model": MODEL, "messages": [{"role": "user", "content": "Hi."}], "max_tokens": 3}
+    left = [f"{url}/v1/chat/completions" for url in (fleet.api_urls[0], fleet.neuron_urls[0])]
+    until = time.monotonic() + 60
+    async with httpx.AsyncClient(timeout=30, trust_env=False) as http:
+        while left and time.monotonic() < until:
+            with suppress(httpx.HTTPError):
+                if (await http.post(left[0], json=body)).status_code == httpx.codes.OK:
+                    left.pop(0)
+                    continue
+            await asyncio.sleep(0.5)
+    return not left
+
+
+if __name__ == "__main__":
+    with suppress(KeyboardInterrupt):
+        command.run("siege", __doc__, measure, add_options=add_options)

@@ -1,0 +1,61 @@
+"""Clients that stream answers one after the other, and the gaps that they see."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import httpx
+
+CLIENTS = 4
+RETRYABLE = {429, 503}
+TOKENS = 60
+
+
+class Honest:
+    """`lost` has a line for each request that ended neither in an answer nor in an error to act on."""
+
+    def __init__(self, url: str, model: str) -> None:
+        self._url = f"{url}/v1/chat/completions"
+        self._model = model
+        self.reset()
+
+    def reset(self) -> None:
+        self.gaps_ms: list[float] = []
+        self.requests = 0
+        self.lost: list[str] = []
+
+    async def drive(self, seconds: float) -> None:
+        """Stream until then, and each one's last answer to its end."""
+        until = time.monotonic() + seconds
+        async with httpx.AsyncClient(timeout=60, trust_env=False) as http:
+            await asyncio.gather(*(self._run(http, number, until) for number in range(CLIENTS)))
+
+    async def _run(self, http: httpx.AsyncClient, number: int, until: float) -> None:
+        while time.monotonic() < until:
+            self.requests += 1
+            try:
+                await self._stream(http, number)
+            except httpx.HTTPError as error:
+                self.lost.append(repr(error))
+            await asyncio.sleep(0.05)
+
+    async def _stream(self, http: httpx.AsyncClient, number: int) -> None:
+        chat = [{"role": "user", "content": f"Count from {number}, as far as you can."}]
+        body = {
+            "model": self._model,
+            "messages": chat,
+            "stream": True,
+            "max_tokens": TOKENS,
+            "ignore_eos": True,
+        }
+        received, last = b"", 0.0
+        async with http.stream("POST", self._url, json=body) as answer:
+            async for piece in answer.aiter_raw():
+                now = time.perf_counter()
+                if last:
+                    self.gaps_ms.append(1e3 * (now - last))
+                last, received = now, (received + piece)[-2000:]
+        is_whole = answer.status_code == httpx.codes.OK and b"data: [DONE]" in received
+        if not is_whole and answer.status_code not in RETRYABLE and b'"error"' not in received:
+            self.lost.append(f"{answer.status_code} {received[-300:]!r}")
