@@ -163,9 +163,16 @@ def _files(path: Path) -> dict[Path, set[str]]:
     for tensor, name in file_names.items():
         files.setdefault(path / name, set()).add(tensor)
     for file in files:
-        if not file.is_file():
+        if not _is_file(file):
             raise model_broken(file, f"is missing, but {INDEX} names it")
     return files
+
+
+def _is_file(file: Path) -> bool:
+    try:
+        return file.is_file()
+    except OSError:  # a name that no file can have
+        return False
 
 
 def _no_weights(path: Path) -> ModelLoadError:
@@ -207,7 +214,7 @@ def _read_header(file: Path) -> dict[str, TensorEntry]:
         end = max((raw["data_offsets"][1] for raw in header.values()), default=0)
     except OSError as error:
         raise model_broken(file, f"cannot be read: {error}") from error
-    except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError) as error:
         raise model_broken(file, f"has a damaged safetensors header: {error!r}") from error
     size, wanted = file.stat().st_size, 8 + length + end
     if size != wanted:
