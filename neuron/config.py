@@ -55,6 +55,9 @@ class DeviceSettings(Section):
     allow_unexpected_tensors: bool = Field(
         default=False, description="Load models with tensors that their configuration has no place for"
     )
+    max_image_pixels: PositiveInt | None = Field(
+        None, description="Of an image's file, by default 20 million; decoding takes 7 bytes for each"
+    )
 
 
 class EngineSettings(Section):

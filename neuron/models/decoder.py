@@ -130,9 +130,10 @@ def load_decoder(
         return _load_older(checkpoint, model, text_config)
     check_index(checkpoint, text_config)
     model = load_weights(checkpoint, config, cls, options, attention=_attention(PROBE_NAME, config))
+    max_pixels = options.max_image_pixels if has_vision else None
     try:
         return _load_interfaced(
-            checkpoint, model, text_config, has_vision=has_vision, fused=fused, latents=latents
+            checkpoint, model, text_config, max_pixels=max_pixels, fused=fused, latents=latents
         )
     except ModelLoadError as error:
         if error.code != "model_unsupported" or has_vision:
@@ -162,20 +163,29 @@ def _load_older(checkpoint: Checkpoint, model: Any, text_config: Any) -> AnyDeco
 
 
 def _load_interfaced(
-    checkpoint: Checkpoint, model: Any, text_config: Any, *, has_vision: bool, fused: bool, latents: bool
+    checkpoint: Checkpoint,
+    model: Any,
+    text_config: Any,
+    *,
+    max_pixels: int | None,
+    fused: bool,
+    latents: bool,
 ) -> AnyDecoder:
-    """Return the decoder of a model whose layers leave their attention to us."""
+    """Return the decoder of a model whose layers leave their attention to us.
+
+    With `max_pixels` it sees, too.
+    """
     mend_layers(model, text_config)
     probe = probe_model(checkpoint, model, text_config, latents=latents)
     name = INDEXED_NAME if probe.index else ATTENTION_NAME
     model.set_attn_implementation(_attention(name, model.config))
     context = context_length(text_config)
     vision = None
-    if has_vision:
+    if max_pixels is not None:
         # Imported here because it takes a second and needs an image library.
         from neuron.models.vision import load_vision  # noqa: PLC0415
 
-        vision = load_vision(model, checkpoint.path)
+        vision = load_vision(model, checkpoint.path, max_pixels)
     decoder: AnyDecoder | None = None
     if fused and latents:
         decoder = fuse_decoder(model, text_config, probe, context=context)

@@ -22,15 +22,18 @@ from neuron.models.pixel_cache import PixelCache
 from neuron.pipe import ImagePlaceholder
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF")
-MAX_PIXELS = 64_000_000  # of the stored file: bounds what decoding it may cost
 _NESTED = {"idefics3"}  # model types whose processors take a list of images for each text
 
 
 class TransformersImageProcessor:
     """An `ImageProcessor`. Holds nothing of the model, so that unloading it frees the model at once."""
 
-    def __init__(self, path: Path, config: Any, *, inputs: AbstractSet[str], dtype: torch.dtype) -> None:
+    def __init__(
+        self, path: Path, config: Any, *, inputs: AbstractSet[str], dtype: torch.dtype, max_pixels: int
+    ) -> None:
         """`inputs` are the tensors that the model's vision encoder takes, in `dtype` if floating point.
+
+        A file of more than `max_pixels` is not decoded: that takes some seven bytes for each.
 
         Raises ModelLoadError when `path` has no processor for images.
         """
@@ -42,6 +45,7 @@ class TransformersImageProcessor:
         self._is_nested = config.model_type in _NESTED
         self._inputs = inputs
         self._dtype = dtype
+        self._max_pixels = max_pixels
         self._cache = PixelCache()
 
     def process(self, data: bytes) -> Pixels:
@@ -49,7 +53,7 @@ class TransformersImageProcessor:
         if found := self._cache.find(digest):
             return found
         self._cache.make_room()
-        text, tensors = self.prepare(_read_image(data))
+        text, tensors = self.prepare(_read_image(data, self._max_pixels))
         pixels = Pixels(ImagePlaceholder(digest, text, self.count_placeholders(text)), tensors)
         self._cache.add(pixels)
         return pixels
@@ -84,15 +88,15 @@ def _read_processor(path: Path) -> Any:
     return processor
 
 
-def _read_image(data: bytes) -> Image.Image:
+def _read_image(data: bytes, max_pixels: int) -> Image.Image:
     """Return the image of a file, upright and in RGB. Raises UnreadableImageError."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about the library's own limit, which is another one
             image = Image.open(io.BytesIO(data), formats=FORMATS)
-            if image.width * image.height > MAX_PIXELS:
+            if image.width * image.height > max_pixels:
                 size = f"{image.width} × {image.height}"
-                raise UnreadableImageError(f"it has {size} pixels; {MAX_PIXELS:,} are allowed")
+                raise UnreadableImageError(f"it has {size} pixels; it may have {max_pixels:,}")
             return ImageOps.exif_transpose(image).convert("RGB")
     except UnidentifiedImageError:
         raise UnreadableImageError(f"it is none of {', '.join(FORMATS)}") from None

@@ -33,10 +33,12 @@ class VisionTower:
         return torch.cat(list(features)).flatten(end_dim=-2)
 
 
-def load_vision(model: Any, path: Path) -> tuple[TransformersImageProcessor, VisionTower]:
+def load_vision(model: Any, path: Path, max_pixels: int) -> tuple[TransformersImageProcessor, VisionTower]:
     """Return processor and tower of a loaded model. Raises ModelLoadError when they do not go together."""
     tower = VisionTower(model)
-    processor = TransformersImageProcessor(path, model.config, inputs=tower.inputs, dtype=model.dtype)
+    processor = TransformersImageProcessor(
+        path, model.config, inputs=tower.inputs, dtype=model.dtype, max_pixels=max_pixels
+    )
     _check(processor, tower, path)
     return processor, tower
 

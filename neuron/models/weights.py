@@ -34,6 +34,9 @@ _OLD_BUFFERS = re.compile(r"(^|\.)((attn|attention)\.(masked_)?bias|inv_freq|pos
 _MAX_LISTED = 5  # names in an error
 
 
+MAX_IMAGE_PIXELS = 20_000_000
+
+
 @dataclass(frozen=True, slots=True)
 class LoadOptions:
     """How a checkpoint is loaded."""
@@ -42,6 +45,7 @@ class LoadOptions:
     device: torch.device
     on_progress: OnProgress
     allow_unexpected: bool = False  # tensors that the model has no place for
+    max_image_pixels: int = MAX_IMAGE_PIXELS  # of one file
     images: bool = True  # of a model that sees; otherwise it only reads and writes text
 
 

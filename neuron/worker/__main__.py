@@ -61,6 +61,8 @@ def _parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, WorkerSettin
         action="store_true",
         help="load models with tensors that their configuration has no place for",
     )
+    pixels = WorkerSettings().max_image_pixels
+    parser.add_argument("--max-image-pixels", type=int, default=pixels, help="of the file of one image")
     parser.add_argument("--max-running", type=int, default=limits.max_running, help="requests per model")
     parser.add_argument("--max-waiting", type=int, default=limits.max_waiting, help="requests per model")
     parser.add_argument("--max-wait-s", type=float, default=limits.max_wait_s, help="longest wait for a turn")
@@ -80,6 +82,7 @@ def _parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, WorkerSettin
         kv_mb=parsed.kv_mb,
         dtype=parsed.dtype,
         allow_unexpected_tensors=parsed.allow_unexpected_tensors,
+        max_image_pixels=parsed.max_image_pixels,
         limits=limits,
     )
     return parsed, settings

@@ -32,7 +32,7 @@ from neuron.models.embedder import load_embedder
 from neuron.models.image_input import ImageProcessor
 from neuron.models.memory_estimate import MemoryEstimate, estimate_memory, weight_bytes
 from neuron.models.pooling import Pooling, read_pooling
-from neuron.models.weights import LoadOptions, OnProgress
+from neuron.models.weights import MAX_IMAGE_PIXELS, LoadOptions, OnProgress
 from neuron.pipe import Embed, Finished, ModelStatus, Refused, Submit, ToDaemon
 from neuron.step import CacheShape, PoisonedError, PromptImage, PromptRule
 
@@ -52,6 +52,7 @@ class WorkerSettings:
     kv_mb: int | None = None  # for the cache of each model
     dtype: str | None = None
     allow_unexpected_tensors: bool = False  # that a model's configuration has no place for
+    max_image_pixels: int = MAX_IMAGE_PIXELS
     limits: SchedulerLimits = field(default_factory=SchedulerLimits)
 
 
@@ -182,7 +183,7 @@ class ModelPool:
         limits = self.settings.limits
         estimate = self._estimate(checkpoint, dtype, step_tokens=limits.step_tokens)
         self._check_room(path, "it takes about", str(estimate), estimate.total, self.free)
-        options = LoadOptions(dtype, self.device, on_progress, self.settings.allow_unexpected_tensors)
+        options = self._load_options(dtype, on_progress)
         decoder = load_decoder(checkpoint, options)
         release_unused(self.device)
         if decoder.prompt_rule is PromptRule.WHOLE:
@@ -211,8 +212,17 @@ class ModelPool:
             runner,
             num_bytes=weights + runner.num_bytes,
             path=path,
-            needed_bytes=weights + estimate.cache + estimate.activations + bytes_per_slot(decoder.states),
+            needed_bytes=weights + estimate.cache + estimate.activations + 2 * bytes_per_slot(decoder.states),
             image_processor=decoder.image_processor,
+        )
+
+    def _load_options(self, dtype: Any, on_progress: OnProgress) -> LoadOptions:
+        return LoadOptions(
+            dtype,
+            self.device,
+            on_progress,
+            allow_unexpected=self.settings.allow_unexpected_tensors,
+            max_image_pixels=self.settings.max_image_pixels,
         )
 
     def _estimate(self, checkpoint: Checkpoint, dtype: Any, *, step_tokens: int) -> MemoryEstimate:
@@ -226,7 +236,7 @@ class ModelPool:
         path = checkpoint.path
         needed = weight_bytes(checkpoint, dtype)
         self._check_room(path, "it takes about", f"{-(-needed // MIB)} MiB", needed, self.free)
-        options = LoadOptions(dtype, self.device, on_progress, self.settings.allow_unexpected_tensors)
+        options = self._load_options(dtype, on_progress)
         runner = load_embedder(checkpoint, pooling, options)
         release_unused(self.device)
         scheduler = EmbeddingScheduler(
@@ -241,11 +251,11 @@ class ModelPool:
         page_bytes = bytes_per_token(decoder.layers, decoder.dtype) * page_size
         state_bytes = bytes_per_slot(decoder.states)
         pages_per_context = -(-decoder.context // page_size)
-        # The page that is added to each count is the padding page, see `PageTable.padding_slot`.
-        least = (min(pages_per_context, _MIN_CONTEXT // page_size) + 1) * page_bytes
+        # What is added to each count is for the padding slot, see `PageTable.padding_slot`.
+        least = (min(pages_per_context, _MIN_CONTEXT // page_size) + 1) * page_bytes + state_bytes
         self._check_room(path, "its cache takes", f"{-(-least // MIB)} MiB", least + state_bytes, free)
         num_slots, num_snapshots = self._state_counts(state_bytes, free - least)
-        free -= (num_slots + num_snapshots) * state_bytes
+        free -= (num_slots + 1 + num_snapshots) * state_bytes
         num_bytes = self._kv_bytes((pages_per_context + 1) * page_bytes, free)
         num_pages = num_slots * pages_per_context
         if page_bytes:

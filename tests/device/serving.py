@@ -25,9 +25,13 @@ GREEDY = Sampling()
 SHAPE = CacheShape(num_pages=200, page_size=8, num_slots=32, context=256)
 
 
-def decoder(path: Path, dtype: str | None = None, device: str = "cpu", *, fused: bool = True) -> AnyDecoder:
+def decoder(
+    path: Path, dtype: str | None = None, device: str = "cpu", *, fused: bool = True, **more: Any
+) -> AnyDecoder:
     checkpoint = read_checkpoint(path)
-    options = LoadOptions(model_dtype(checkpoint, dtype), torch.device(device), on_progress=lambda _: None)
+    options = LoadOptions(
+        model_dtype(checkpoint, dtype), torch.device(device), on_progress=lambda _: None, **more
+    )
     return load_decoder(checkpoint, options, fused=fused)
 
 

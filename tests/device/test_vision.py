@@ -190,9 +190,8 @@ def test_an_unreadable_image_is_refused_with_the_reason(model: Path, data: bytes
         processor.process(data)
 
 
-def test_an_image_with_too_many_pixels_is_not_decoded(model: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("neuron.models.image_processor.MAX_PIXELS", 1000)
-    processor = decoder(model).image_processor
+def test_an_image_with_too_many_pixels_is_not_decoded(model: Path):
+    processor = decoder(model, max_image_pixels=1000).image_processor
     assert processor
     with pytest.raises(UnreadableImageError, match="40 × 30 pixels"):
         processor.process(picture(1))
