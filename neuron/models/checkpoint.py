@@ -165,9 +165,16 @@ def _files(path: Path) -> dict[Path, set[str]]:
             raise model_broken(path / INDEX, f"weight_map names {name!r}, which is outside the directory")
         files.setdefault(path / name, set()).add(tensor)
     for file in files:
-        if not file.is_file():
+        if not _is_file(file):
             raise model_broken(file, f"is missing, but {INDEX} names it")
     return files
+
+
+def _is_file(file: Path) -> bool:
+    try:
+        return file.is_file()
+    except OSError:  # a name that no file can have
+        return False
 
 
 def _no_weights(path: Path) -> ModelLoadError:

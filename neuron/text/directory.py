@@ -27,6 +27,8 @@ from neuron.text.traits.probing import known_thoughts
 Json = dict[str, Any]
 T = TypeVar("T")
 
+MAX_TOKENS = 1 << 24  # of a vocabulary; the largest ones have 300,000
+
 
 class BrokenModelError(Exception):
     """A file of the model directory is missing or wrong; the message names it and the cause."""
@@ -108,7 +110,7 @@ def read_model_text(
         tokenizer=tokenizer,
         template=default,
         tool_template=tool_use,
-        eos_ids=_eos_ids(generation, config, tokenizer, tokens),
+        eos_ids=_eos_ids(directory, generation, config, tokenizer, tokens),
         hidden_ids=_hidden_ids(tokenizer, notation, reasoning),
         defaults=_defaults(generation),
         reasoning=reasoning,
@@ -153,6 +155,7 @@ def _read_json(path: Path, *, required: bool = False) -> Json:
         return {}
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
+        json.dumps(value, ensure_ascii=False).encode()  # JSON can spell half a character, UTF-8 cannot
     except OSError as error:
         raise BrokenModelError(f"{path}: cannot be read: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
@@ -166,7 +169,9 @@ def _named_tokens(naming: Json, tokenizer: Tokenizer, config: _Config) -> dict[s
     """bos_token, eos_token and their like, by name; by their ids in config.json where they are not named."""
     found: dict[str, str] = {}
     for name, token_id in (("bos_token", config.bos_token_id), ("eos_token", config.eos_token_id)):
-        if isinstance(token_id, int) and token_id >= 0 and (token := tokenizer.id_to_token(token_id)):
+        if not isinstance(token_id, int) or not 0 <= token_id < MAX_TOKENS:
+            continue
+        if token := tokenizer.id_to_token(token_id):
             found[name] = token
     for name, value in naming.items():
         text = value.get("content") if isinstance(value, dict) else value
@@ -176,16 +181,21 @@ def _named_tokens(naming: Json, tokenizer: Tokenizer, config: _Config) -> dict[s
 
 
 def _eos_ids(
-    generation: _Generation, config: _Config, tokenizer: Tokenizer, tokens: Mapping[str, str]
+    directory: Path, generation: _Generation, config: _Config, tokenizer: Tokenizer, tokens: Mapping[str, str]
 ) -> tuple[int, ...]:
-    ids: list[int] = []
-    for value in (generation.eos_token_id, config.eos_token_id):
-        if isinstance(value, int):
-            ids.append(value)
-        else:
-            ids += value or []
+    ids = _ids(directory / "generation_config.json", generation.eos_token_id)
+    ids += _ids(directory / "config.json", config.eos_token_id)
     named = tokenizer.token_to_id(tokens.get("eos_token", ""))
     return tuple(dict.fromkeys([*ids, *([] if named is None else [named])]))
+
+
+def _ids(path: Path, value: Any) -> list[int]:
+    """The ids that end an answer; negative ones stand for none."""
+    listed = value if isinstance(value, list) else [] if value is None else [value]
+    for token_id in listed:
+        if not isinstance(token_id, int) or token_id >= MAX_TOKENS:
+            raise BrokenModelError(f"{path}: eos_token_id must be the id of a token, or several")
+    return [token_id for token_id in listed if token_id >= 0]
 
 
 def _hidden_ids(
