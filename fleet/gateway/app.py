@@ -25,7 +25,13 @@ from fleet.gateway.dialects import responses as responses_api
 from fleet.gateway.dialects.base import Dialect
 from fleet.gateway.dialects.chat import CHAT, COMPLETIONS, EMBEDDINGS, TOKENIZE
 from fleet.gateway.dialects.messages import COUNT_TOKENS, MESSAGES
-from fleet.gateway.dialects.ollama import EmbedDialect, EmbeddingsDialect, GenerateDialect, OllamaDialect
+from fleet.gateway.dialects.ollama import (
+    EmbedDialect,
+    EmbeddingsDialect,
+    GenerateDialect,
+    OllamaDialect,
+    is_ollama_path,
+)
 from fleet.gateway.exchange import Exchange, request_id
 from fleet.gateway.record import metrics
 from fleet.translation import ollama
@@ -279,7 +285,7 @@ def _speaks_anthropic(request: HttpRequest) -> bool:
 
 
 def _envelope(request: HttpRequest, error: ApiError) -> bytes:
-    if request.path.startswith("/api/"):
+    if is_ollama_path(request.path):
         return ollama.error_body(error)
     dialect: Dialect = MESSAGES if _speaks_anthropic(request) else CHAT
     return dialect.error_body(error)

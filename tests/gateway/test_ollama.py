@@ -211,7 +211,7 @@ async def test_a_field_that_a_node_refuses_has_the_client_s_name(house, param, p
 
 
 async def test_errors_have_ollama_s_envelope(house):
-    wrong = await house.client.get("/api/nothing")
+    wrong = await house.client.get("/api/create")
     assert (wrong.status_code, list(wrong.json())) == (404, ["error"])
     broken = await house.client.post("/api/chat", content=b"{")
     assert (broken.status_code, list(broken.json())) == (400, ["error"])

@@ -21,6 +21,14 @@ from neuron.wire import ApiError
 LINES = "application/x-ndjson"
 LATEST = ":latest"  # the tag of a name without one
 
+# Those of its server that the gateway does not have included; others below /api are a wrong base address.
+_PATHS = frozenset(
+    [
+        *("chat", "generate", "embed", "embeddings", "pull", "push", "create", "copy", "delete", "blobs"),
+        *("tags", "ps", "show", "version"),
+    ]
+)
+
 _WORDS = {
     r"messages\b.*": "messages",
     "max_tokens": "options.num_predict",
@@ -29,6 +37,12 @@ _WORDS = {
     r"response_format(\.json_schema)?": "format",
     r"reasoning_effort|chat_template_kwargs\b.*": "think",
 }
+
+
+def is_ollama_path(path: str) -> bool:
+    """Whether a path is Ollama's, so that its errors are in Ollama's shape."""
+    _, first, second, *_ = f"{path}//".split("/")
+    return first == "api" and second in _PATHS
 
 
 def known_name(snapshot: FleetSnapshot, name: str) -> str:
