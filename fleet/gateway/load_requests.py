@@ -22,7 +22,7 @@ _STOPPING = ApiError(503, "gateway_stopping", "The gateway was stopped while the
 async def load(plane: DataPlane, request: Request, dialect: OllamaDialect) -> BytesResponse:
     """The answer to a chat or prompt without content, once its model is loaded. Raises `ApiError`."""
     asked = dialect.read(request.body)
-    await plane.loader.wait(_model(plane, request, asked.model))
+    await _wait(plane, request, _model(plane, request, asked.model))
     return _json(dialect.loaded(asked.model))
 
 
@@ -31,7 +31,7 @@ async def pull(plane: DataPlane, request: Request) -> Response:
     asked = ollama.named(request.body)
     model = _model(plane, request, asked.model)
     if not asked.stream:
-        await plane.loader.wait(model)
+        await _wait(plane, request, model)
         return _json(msgspec.json.encode({"status": "success"}))
     return StreamResponse(lambda sink: _report(plane, model, sink), headers={"content-type": LINES})
 
@@ -49,6 +49,16 @@ def _model(plane: DataPlane, request: Request, name: str) -> str:
         message = f"The model '{name}' does not exist; GET /api/tags lists those that do."
         raise ApiError(404, "model_not_found", message, param="model")
     return model
+
+
+async def _wait(plane: DataPlane, request: Request, model: str) -> None:
+    """Return when the model is loaded. Raises `ApiError`."""
+    try:
+        await plane.loader.wait(model)
+    except asyncio.CancelledError:
+        if request.is_open:  # the client is there: this worker stops
+            raise _STOPPING from None
+        raise
 
 
 async def _report(plane: DataPlane, model: str, sink: Sink) -> None:

@@ -339,6 +339,27 @@ async def test_a_load_that_fails(cold):
     assert "no shard 2" in whole.json()["error"]
 
 
+@pytest.mark.parametrize(
+    ("path", "body", "status"),
+    [
+        ("/api/pull", {}, 200),
+        ("/api/pull", {"stream": False}, 503),
+        ("/api/chat", {"messages": []}, 503),
+    ],
+)
+async def test_a_load_cut_off_by_a_stop_is_told_so(path, body, status):
+    async with httpx.AsyncClient(timeout=20) as client:
+        async with make_house(loaded=False) as house:
+            url = f"http://127.0.0.1:{house.port}{path}"
+            asking = asyncio.create_task(client.post(url, json={"model": MODEL} | body))
+            async with asyncio.timeout(10):
+                while not house.control.operations:
+                    await asyncio.sleep(0.01)
+        response = await asking
+    assert response.status_code == status
+    assert "was stopped" in json.loads(response.text.splitlines()[-1])["error"]
+
+
 async def test_a_client_that_leaves_ends_the_wait_alone(cold, monkeypatch):
     monkeypatch.setattr(load_requests, "PROGRESS_S", 0.01)
     cold.control.on_load = None
