@@ -81,7 +81,8 @@ class NeuronApplication(Application):
     async def respond(self, request: Request) -> HttpResponseBase:
         given = request.header(b"x-request-id") or ""
         request.account = RequestLog(given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(12))
-        if (refusal := self._access.refusal(request)) is not None:
+        is_readable = request.parsed.refusal is None  # else that is what its client is told
+        if is_readable and (refusal := self._access.refusal(request)) is not None:
             return self._api.on_exception(request, refusal)
         return await super().respond(request)
 

@@ -67,3 +67,15 @@ async def test_an_upgrade_is_ignored_and_its_body_read(neuron, pieces, statuses)
     lines = [line.split()[1] for line in answers.replace(b"HTTP/1.1 ", b"\nHTTP/1.1 ").splitlines()
              if line.startswith(b"HTTP/1.1 ")]  # fmt: skip
     assert [int(status) for status in lines] == [*statuses, 404]
+
+
+@pytest.mark.parametrize(
+    ("head", "status"), [(b"host: a b", b"400"), (b"x: y", b"400"), (b"host: elsewhere.example", b"401")]
+)
+async def test_a_request_is_refused_for_what_is_wrong_with_it(neuron, head, status):
+    reader, writer = await asyncio.open_connection("127.0.0.1", int(neuron.url.rpartition(":")[2]))
+    writer.write(b"GET /health HTTP/1.1\r\n" + head + b"\r\nconnection: close\r\n\r\n")
+    async with asyncio.timeout(20):
+        answer = await reader.read()
+    writer.close()
+    assert answer.split()[1] == status
