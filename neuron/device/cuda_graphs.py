@@ -2,8 +2,8 @@
 
 Launching a decode step's small kernels takes longer than running them on a GPU. A captured step reads what
 changes between steps from `_inputs`, and everything else (page table, cache, weights) from where it always
-is. A batch runs in the capture of the next larger size; the rows left over belong to the page table's padding
-slot.
+is. A batch runs in the capture of the next larger size; the rows left over belong to the padding slot of page
+table and states.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ from torch import Tensor
 from neuron.device.attention import use_backend
 from neuron.device.kv_cache import KVCache, PageTable
 from neuron.device.model import DecoderModel
+from neuron.device.state_pool import StateGroup, StatePool, use_state_groups
 from neuron.device.varlen import Kernel, VarlenAttention, VarlenMetadata, cumulative_lengths
-from neuron.step import CacheShape, Chunk
+from neuron.step import Chunk
 
 Computation = Callable[[], Tensor]  # reads and writes the same tensors at every call
 Capture = Callable[[Computation], Computation]  # returns the replay
@@ -37,17 +38,18 @@ class DecodeGraphs:
         model: DecoderModel,
         cache: KVCache,
         table: PageTable,
-        shape: CacheShape,
         *,
         kernel: Kernel,
         capture: Capture,
+        states: StatePool | None = None,
     ) -> None:
         self._model = model
         self._cache = cache
         self._table = table
-        self._shape = shape
+        self._shape = cache.shape
         self._kernel = kernel
-        self._sizes = capture_sizes(shape.num_slots)
+        self._states = states
+        self._sizes = capture_sizes(cache.shape.num_slots)
         # Rows: token, position, slot. Columns: the batch.
         self._inputs = torch.zeros(3, self._sizes[-1], dtype=torch.int64, device=model.device)
         self._inputs[2] = table.padding_slot
@@ -78,7 +80,9 @@ class DecodeGraphs:
             max_seqlen_k=self._shape.context,
         )
         locations = page * page_size + positions % page_size
-        with use_backend(VarlenAttention(self._cache, locations, metadata, self._kernel)):
+        groups = [StateGroup(self._states, slots, start=0, width=1, is_fresh=False)] if self._states else []
+        attention = VarlenAttention(self._cache, locations, metadata, self._kernel)
+        with use_backend(attention), use_state_groups(groups):
             return self._model(tokens, positions, rows)
 
 

@@ -5,11 +5,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+
+from neuron.device.state_pool import StateName, StateShape
 
 ImageEmbeddings = Sequence[tuple[Tensor, Tensor]]
 """Pairs of rows in the flat batch, (k,), and the embeddings that replace their tokens' there, (k, hidden)."""
@@ -29,6 +31,11 @@ class DecoderModel(Protocol):
     dtype: torch.dtype
     device: torch.device
     is_capturable: bool  # batches of one size run the same operations on the same tensors
+
+    @property
+    def states(self) -> Mapping[StateName, StateShape]:
+        """What its layers keep of each sequence besides keys and values."""
+        ...
 
     @property
     def vision_encoder(self) -> VisionEncoder | None: ...

@@ -6,8 +6,7 @@ Only the thread that owns the device calls it, and no tensor leaves that thread.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -68,7 +67,12 @@ class ModelRunner:
     def _capture_decode(self, kernel: Kernel, capture: Capture) -> DecodeGraphs | None:
         try:
             return DecodeGraphs(
-                self._model, self.cache, self._table, self.shape, kernel=kernel, capture=capture
+                self._model,
+                self.cache,
+                self._table,
+                kernel=kernel,
+                capture=capture,
+                states=self._states,
             )
         except torch.AcceleratorError:
             raise
@@ -92,6 +96,14 @@ class ModelRunner:
         for joined in plan.joined:
             self._sampler.join(joined)
         self._table.update(plan)
+        if self._states is None:
+            return self._step(plan)
+        self._states.restore(plan)
+        result = self._step(plan)
+        self._states.keep(plan)
+        return result
+
+    def _step(self, plan: StepPlan) -> StepResult:
         if self._graphs and all(_is_decode(chunk) for chunk in plan.chunks):
             count = len(plan.chunks)
             rows = _LogitsRows(plan, range(count), range(1, count + 1))
@@ -100,11 +112,12 @@ class ModelRunner:
         rows = _LogitsRows(plan, batch.order, batch.ends)
         logits_indices = torch.tensor(rows.indices, dtype=torch.int64, device=batch.tokens.device)
         image_embeddings = self._images.embed(plan, batch) if self._images else ()
+        groups = group_states(self._states, plan, batch) if self._states else ()
         with (
             use_backend(self._attention(plan, batch)),
             use_sequences(StepSequences(self.cache, batch)),
             use_index_keys(self.cache, batch),
-            self._use_states(plan, batch),
+            use_state_groups(groups),
         ):
             logits = self._model(batch.tokens, batch.positions, logits_indices, image_embeddings)
         return self._result(plan, rows, logits)
@@ -113,11 +126,6 @@ class ModelRunner:
         if self._kernel is None:
             return SdpaAttention(self.cache, batch)
         return varlen_attention(self.cache, self._table, plan, batch, self._kernel)
-
-    def _use_states(self, plan: StepPlan, batch: Batch) -> AbstractContextManager[None]:
-        if self._states is None:
-            return nullcontext()
-        return _use_states(self._states, plan, batch)
 
     def _result(self, plan: StepPlan, rows: _LogitsRows, logits: Tensor) -> StepResult:
         tokens: list[int | None] = [None] * len(plan.chunks)
@@ -146,14 +154,6 @@ class ModelRunner:
         for index, logprob in zip(rows.scored, logprobs, strict=True):
             scores[index].append(logprob)
         return scores
-
-
-@contextmanager
-def _use_states(states: StatePool, plan: StepPlan, batch: Batch) -> Iterator[None]:
-    states.restore(plan)
-    with use_state_groups(group_states(states, plan, batch)):
-        yield
-    states.keep(plan)
 
 
 def _is_decode(chunk: Chunk) -> bool:

@@ -2,13 +2,13 @@
 
 A state has the same size after one token as after a thousand, and knows its sequence's end only. So it has
 neither pages nor prefixes: there is one in each slot, next to the slot's row in the page table. It begins
-with the sequence's first token, whatever the slot held before, and is lost when another request takes the
-slot.
+as zeros with the sequence's first token, whatever the slot held before, and is lost when another request
+takes the slot.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
@@ -46,24 +46,28 @@ def bytes_per_slot(shapes: Mapping[StateName, StateShape]) -> int:
 
 
 class StatePool:
-    """The states of every slot and after them those of every snapshot, (slots + snapshots, *dims) each."""
+    """The states of every slot, then those of the page table's padding slot, then those of every snapshot:
+    (slots + 1 + snapshots, *dims) each."""
 
     def __init__(
         self, states: Mapping[StateName, StateShape], shape: CacheShape, device: torch.device
     ) -> None:
-        count = shape.num_slots + shape.num_snapshots
+        count = shape.num_slots + 1 + shape.num_snapshots
         self.num_bytes = bytes_per_slot(states) * count
-        self._first_snapshot = shape.num_slots
+        self._first_snapshot = shape.num_slots + 1
         self._states = {
             name: allocate_zeros((count, *state.dims), dtype=state.dtype, device=device)
             for name, state in states.items()
         }
 
     def restore(self, plan: StepPlan) -> None:
-        """Give the slots that join with a snapshot its states."""
+        """Give the slots that join the states of their snapshots, or zeros."""
         for joined in plan.joined:
             if joined.snapshot is not None:
                 self._copy(self._first_snapshot + joined.snapshot, joined.slot)
+            else:
+                for states in self._states.values():
+                    states[joined.slot] = 0
 
     def keep(self, plan: StepPlan) -> None:
         """Take the snapshots that a plan asks for, after it has run."""
@@ -84,6 +88,27 @@ class StatePool:
         pool = self._states[name]
         pool.index_copy_(0, slots, states.to(pool.dtype))
 
+    def view(self, name: StateName, slots: slice) -> Tensor:
+        """Return neighbouring slots' states as they lie in the pool, (slots, *dims)."""
+        return self._states[name][slots]
+
+
+Update = Callable[..., Tensor]
+"""Changes states in place, given inputs with as many rows, and returns a tensor with as many. A row whose
+inputs are all zero leaves its state as it is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Neighbours:
+    """The slots from a group's first to its last, where few of them are others'."""
+
+    slots: slice
+    places: Tensor | None  # of the group's rows among them, (rows,); None where each is in its place
+
+    @property
+    def count(self) -> int:
+        return int(self.slots.stop - self.slots.start)
+
 
 @dataclass(frozen=True, slots=True)
 class StateGroup:
@@ -94,6 +119,7 @@ class StateGroup:
     start: int
     width: int
     is_fresh: bool  # all of them begin their sequences; otherwise none does
+    neighbours: Neighbours | None = None
 
     @property
     def rows(self) -> int:
@@ -103,6 +129,35 @@ class StateGroup:
     def end(self) -> int:
         return self.start + self.rows * self.width
 
+    def cut(self, flat: Tensor) -> Tensor:
+        """Return the group's part of a flat batch's tensor, (rows, width, …) of (tokens, …)."""
+        return flat[self.start : self.end].view(self.rows, self.width, *flat.shape[1:])
+
+    def read(self, name: StateName) -> Tensor:
+        """Return a copy of the states, (rows, *dims)."""
+        return self.pool.read(name, self.slots)
+
+    def write(self, name: StateName, states: Tensor) -> None:
+        self.pool.write(name, self.slots, states)
+
+    def update(self, name: StateName, update: Update, *inputs: Tensor) -> Tensor:
+        """Return what `update` makes of the states and of `inputs`, (rows, …) each.
+
+        States of neighbouring slots are changed where they lie: to copy them out and back would take as long
+        as the arithmetic.
+        """
+        near = self.neighbours
+        if near is None:
+            states = self.read(name)
+            out = update(states, *inputs)
+            self.write(name, states)
+            return out
+        states = self.pool.view(name, near.slots)
+        if near.places is None:
+            return update(states, *inputs)
+        spread = (x.new_zeros(near.count, *x.shape[1:]).index_copy_(0, near.places, x) for x in inputs)
+        return update(states, *spread).index_select(0, near.places)
+
 
 def group_states(pool: StatePool, plan: StepPlan, batch: Batch) -> list[StateGroup]:
     """Return the groups that run together through a layer with states, in the order of the flat batch."""
@@ -110,10 +165,20 @@ def group_states(pool: StatePool, plan: StepPlan, batch: Batch) -> list[StateGro
     start = 0
     alike = groupby(batch.order, key=lambda at: (len(plan.chunks[at].tokens), plan.chunks[at].start == 0))
     for (width, is_fresh), members in alike:
-        slots = torch.tensor([plan.chunks[at].slot for at in members], device=batch.tokens.device)
-        groups.append(StateGroup(pool, slots, start, width, is_fresh))
+        slots = torch.tensor([plan.chunks[at].slot for at in members])
+        near = _neighbours(slots, batch.tokens.device)
+        groups.append(StateGroup(pool, slots.to(batch.tokens.device), start, width, is_fresh, near))
         start = groups[-1].end
     return groups
+
+
+def _neighbours(slots: Tensor, device: torch.device) -> Neighbours | None:
+    """Return the neighbours that a group's slots make up, unless half of these were others'."""
+    first, end = int(slots.min()), int(slots.max()) + 1
+    if end - first > 2 * len(slots) - 1:
+        return None
+    is_in_place = end - first == len(slots) and bool((slots.diff() == 1).all())
+    return Neighbours(slice(first, end), None if is_in_place else (slots - first).to(device))
 
 
 def split_groups(groups: Sequence[StateGroup]) -> Iterator[StateGroup]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from neuron.engine.page_allocator import PageAllocator
+from neuron.engine.page_allocator import PageAllocator, PageHash
 from neuron.engine.prefix_index import PrefixIndex
 from neuron.engine.request import EngineRequest
 from neuron.engine.snapshots import Snapshots
@@ -21,7 +21,7 @@ class PrefixCache:
 
     def __init__(self, pages: PageAllocator, shape: CacheShape, *, has_states: bool) -> None:
         self._pages = pages
-        self._index = PrefixIndex(pages, shape.page_size)
+        self._index = PrefixIndex(self._can_begin, shape.page_size)
         self._page_size = shape.page_size
         self._snapshots = Snapshots(shape.num_snapshots) if has_states else None
 
@@ -82,8 +82,13 @@ class PrefixCache:
             self._snapshots.clear()
 
     def resident(self) -> list[int]:
-        """Return the digests of prefixes whose pages are cached, sorted."""
+        """Return the digests of prefixes that are cached, sorted."""
         return self._index.resident()
+
+    def _can_begin(self, digest: PageHash) -> bool:
+        """Return whether a request that shares this page can begin after it."""
+        has_states = self._snapshots is None or self._snapshots.contains(digest)
+        return has_states and self._pages.contains(digest)
 
     def check(self) -> None:
         """Raise AssertionError unless pages and snapshots add up."""

@@ -28,6 +28,9 @@ class Snapshots:
                 return count, row
         return 0, None
 
+    def contains(self, digest: PageHash) -> bool:
+        return digest in self._row_of
+
     def take(self) -> int | None:
         """Return a row to write to, which `add` or `release` gives back; None when there is none."""
         if self._free:

@@ -48,6 +48,32 @@ _MADE_BY = {
     ".v_proj.": ("num_key_value_heads", "head_dim"),
     ".o_proj.": ("num_attention_heads", "head_dim"),
     ".mlp.": ("intermediate_size",),
+    ".linear_attn.": (
+        "linear_num_key_heads",
+        "linear_num_value_heads",
+        "linear_key_head_dim",
+        "linear_value_head_dim",
+        "linear_conv_kernel_dim",
+        "layer_types",
+    ),
+    ".conv.": ("conv_L_cache", "conv_bias", "layer_types"),
+    ".mamba.": (
+        "mamba_n_heads",
+        "mamba_d_head",
+        "mamba_d_state",
+        "mamba_d_conv",
+        "mamba_n_groups",
+        "layer_types",
+    ),
+    ".mixer.": (
+        "ssm_state_size",
+        "state_size",
+        "mamba_num_heads",
+        "mamba_head_dim",
+        "n_groups",
+        "conv_kernel",
+    ),
+    ".self_attn.": ("layer_types",),
 }
 _NUMBERED = re.compile(r"(\w+)\.(\d+)\.")  # a container of modules, and the number of one in it
 

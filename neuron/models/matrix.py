@@ -6,7 +6,7 @@ to multiply by it: `float_format` is that of plain numbers.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Protocol
@@ -87,3 +87,9 @@ def _stacked_bias(matrices: tuple[Matrix, ...]) -> Tensor | None:
         found.new_zeros(len(matrix.blocks[0])) if matrix.bias is None else matrix.bias for matrix in matrices
     )
     return torch.cat(list(biases))
+
+
+def split_heads(matrix: Matrix, heads: int, sizes: Sequence[int]) -> list[Matrix]:
+    """Return the parts of a matrix whose rows come head by head, `sizes` of each part."""
+    rows = torch.arange(heads * sum(sizes), device=matrix.blocks[0].device).view(heads, -1)
+    return [matrix[part.flatten()] for part in torch.split(rows, list(sizes), 1)]

@@ -230,7 +230,7 @@ def _read_in_pieces(decoder: DecoderModel, probe: Probe) -> Iterator[Tensor]:
     """Yield the logits after the probe's tokens, read at once and read in `_PIECES`."""
     device = decoder.device
     cache = KVCache(probe.attention.layers, _SHAPE, dtype=decoder.dtype, device=device)
-    states = StatePool(probe.states.shapes if probe.states else {}, _SHAPE, device)
+    states = StatePool(decoder.states, _SHAPE, device)
     table = PageTable(_SHAPE, device)
     last = torch.tensor([0], device=device)
     for slot, ends in enumerate(((0, _TOKENS), _PIECES)):

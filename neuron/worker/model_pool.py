@@ -212,7 +212,7 @@ class ModelPool:
             runner,
             num_bytes=weights + runner.num_bytes,
             path=path,
-            needed_bytes=weights + estimate.cache + estimate.activations + bytes_per_slot(decoder.states),
+            needed_bytes=weights + estimate.cache + estimate.activations + 2 * bytes_per_slot(decoder.states),
             image_processor=decoder.image_processor,
         )
 
@@ -251,11 +251,11 @@ class ModelPool:
         page_bytes = bytes_per_token(decoder.layers, decoder.dtype) * page_size
         state_bytes = bytes_per_slot(decoder.states)
         pages_per_context = -(-decoder.context // page_size)
-        # The page that is added to each count is the padding page, see `PageTable.padding_slot`.
-        least = (min(pages_per_context, _MIN_CONTEXT // page_size) + 1) * page_bytes
+        # What is added to each count is for the padding slot, see `PageTable.padding_slot`.
+        least = (min(pages_per_context, _MIN_CONTEXT // page_size) + 1) * page_bytes + state_bytes
         self._check_room(path, "its cache takes", f"{-(-least // MIB)} MiB", least + state_bytes, free)
         num_slots, num_snapshots = self._state_counts(state_bytes, free - least)
-        free -= (num_slots + num_snapshots) * state_bytes
+        free -= (num_slots + 1 + num_snapshots) * state_bytes
         num_bytes = self._kv_bytes((pages_per_context + 1) * page_bytes, free)
         num_pages = num_slots * pages_per_context
         if page_bytes:

@@ -128,6 +128,34 @@ def test_sizes_of_latents_that_contradict_the_weights_are_named(
     assert re.search(rf"{tmp_path}.*{tensor}.*; .*{cure}", answer.message)
 
 
+@pytest.mark.parametrize(
+    ("family", "key", "wrong", "right"),
+    [
+        ("qwen3_next", "linear_num_value_heads", 8, 4),
+        ("qwen3_next", "linear_key_head_dim", 0, 16),
+        ("qwen3_5_text", "linear_conv_kernel_dim", 3, 4),
+        ("lfm2", "conv_L_cache", 4, 3),
+        ("bamba", "mamba_d_state", 16, 8),
+        ("mamba2", "state_size", 16, 8),
+    ],
+)
+def test_sizes_of_states_that_contradict_the_weights_are_named(
+    family: str, key: str, wrong: int, right: int, tmp_path: Path
+):
+    answer = load(edited(save(tmp_path / "model", family), tmp_path / "edited", **{key: wrong}))
+    assert isinstance(answer, LoadFailed)
+    assert answer.code == "model_broken"
+    assert answer.message.endswith(f"{key} is {wrong}, but the weights have {right}; correct it")
+
+
+def test_a_layer_that_keeps_a_state_where_another_is_expected_is_named(tmp_path: Path):
+    types = ["full_attention", "full_attention", "linear_attention"]
+    answer = load(edited(save(tmp_path / "model", "qwen3_5_text"), tmp_path / "edited", layer_types=types))
+    assert isinstance(answer, LoadFailed)
+    assert answer.code == "model_broken"
+    assert re.search("lacks model.layers.0.self_attn.* by layer_types", answer.message)
+
+
 def test_an_embedding_model_with_a_text_part_loads_or_is_refused_by_name(tmp_path: Path):
     text = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 2}
     text |= {"num_key_value_heads": 2, "head_dim": 16, "vocab_size": 64}

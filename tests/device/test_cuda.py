@@ -43,7 +43,21 @@ def serving_of(loaded: AnyDecoder, *, by_kernel: bool, captured: bool) -> Servin
     return Serving(loaded, shape, kernel=kernel if by_kernel else None, capture=capture)
 
 
-@pytest.mark.parametrize("family", ["llama", "mistral", "qwen3", "qwen3_moe", "glm4_moe", "youtu"])
+@pytest.mark.parametrize(
+    "family",
+    [
+        "llama",
+        "mistral",
+        "qwen3",
+        "qwen3_moe",
+        "glm4_moe",
+        "youtu",
+        "lfm2",
+        "qwen3_5_text",
+        "qwen3_next",
+        "bamba",
+    ],
+)
 @pytest.mark.parametrize("captured", [False, True], ids=["kernel", "captured"])
 def test_the_paged_kernel_and_captured_steps_agree_with_gathering(
     family: str, captured: bool, tmp_path: Path

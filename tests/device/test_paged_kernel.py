@@ -111,6 +111,9 @@ def test_capture_sizes_leave_few_rows_over(most: int):
         ("mistral", "float32"),
         ("qwen3", "float32"),
         ("youtu", "float32"),
+        ("lfm2", "float32"),
+        ("qwen3_5_text", "float32"),
+        ("bamba", "float32"),
         ("llama", "bfloat16"),
     ],
 )

@@ -12,30 +12,29 @@ from neuron.device.state_pool import bytes_per_slot
 from neuron.engine.scheduler_limits import SchedulerLimits
 from neuron.models.checkpoint import ModelLoadError
 from neuron.models.decoder import AnyDecoder
+from neuron.models.fused.decoder import FusedDecoder
 from neuron.pipe import Finished
 from neuron.step import CacheShape
 from neuron.worker.model_pool import ModelPool, WorkerSettings
 from tests.device.serving import Serving, decoder, prompt, texts
 from tests.device.zoo import save
 
-KINDS = (
-    "lfm2",
-    "jamba",
-    "bamba",
-    "falcon_h1",
-    "qwen3_next",
-    "minimax",
-    "recurrent_gemma",
-    "rwkv",
-    "zamba",
-)  # each way to keep a state
+# Each way to keep a state: of transformers' layers, and of our own.
+GENERAL = ("lfm2", "jamba", "bamba", "falcon_h1", "qwen3_next", "minimax", "recurrent_gemma", "rwkv", "zamba")
+OWN = ("lfm2", "qwen3_5_text", "qwen3_next", "bamba")
+KINDS = [*((name, False) for name in GENERAL), *((name, True) for name in OWN)]
 SNAPSHOTS = CacheShape(num_pages=200, page_size=8, num_slots=8, context=256, num_snapshots=16)
 TIGHT = CacheShape(num_pages=20, page_size=8, num_slots=8, context=128)
 
 
-@pytest.fixture(scope="module", params=KINDS)
+@pytest.fixture(
+    scope="module", params=KINDS, ids=lambda kind: f"{kind[0]}, {'own' if kind[1] else 'general'}"
+)
 def loaded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> AnyDecoder:
-    return decoder(save(tmp_path_factory.mktemp("model"), request.param))
+    name, is_own = request.param
+    found = decoder(save(tmp_path_factory.mktemp("model"), name), fused=is_own)
+    assert isinstance(found, FusedDecoder) == is_own
+    return found
 
 
 def alone(loaded: AnyDecoder, tokens: list[int], max_tokens: int = 24) -> list[int]:

@@ -232,6 +232,10 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     # Layers of these keep states.
     "lfm2": ("Lfm2Config", {"layer_types": ["conv", "full_attention", "conv"]}),
+    "lfm2_moe": (
+        "Lfm2MoeConfig",
+        _MOE | {"layer_types": ["conv", "full_attention", "conv"], "num_dense_layers": 1},
+    ),
     "mamba": ("MambaConfig", {"state_size": 8}),
     "mamba2": ("Mamba2Config", {"state_size": 8, "num_heads": 4, "head_dim": 32, "n_groups": 2}),
     "jamba": (
@@ -257,6 +261,10 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
             "moe_intermediate_size": 32,
             "moe_shared_expert_intermediate_size": 32,
         },
+    ),
+    "qwen3_5_moe_text": (
+        "Qwen3_5MoeTextConfig",
+        _DELTA | _MOE | {"shared_expert_intermediate_size": 32},
     ),
     "qwen3_next": ("Qwen3NextConfig", _DELTA | _MOE | {"shared_expert_intermediate_size": 32}),
     "qwen3_5_text": ("Qwen3_5TextConfig", _DELTA),

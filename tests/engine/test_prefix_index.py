@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -45,6 +47,16 @@ def test_marks_of_evicted_pages_disappear():
     bench.submit(3, prompt(3, 38), 1)
     bench.drain()
     assert 7 not in resident(bench)
+
+
+def test_marks_of_a_model_with_states_follow_its_snapshots():
+    bench = Bench(replace(SHAPE, num_snapshots=2), step_tokens=12)
+    bench.submit(1, prompt(1, 19), 1, marks=[(7, 8), (9, 18)])
+    bench.drain()
+    assert resident(bench) == [7, 9]  # after 12 and after 16 tokens
+    bench.submit(2, prompt(2, 9), 1, marks=[(11, 8)])
+    bench.drain()
+    assert resident(bench) == [9, 11]  # there is room for two; the pages of the first are all there
 
 
 def test_the_prefix_index_is_bounded(monkeypatch: pytest.MonkeyPatch):

@@ -25,6 +25,7 @@ class Bench:
             shape,
             vocab_size=VOCAB,
             limits=SchedulerLimits(**{"max_running": 8, "step_tokens": 16} | limits),
+            has_states=bool(shape.num_snapshots),
         )
         self.device = FakeDevice(shape)
         self.tokens: dict[int, list[int]] = defaultdict(list)

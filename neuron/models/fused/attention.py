@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -13,7 +13,8 @@ from neuron.device.attention import AttentionParams, attend
 from neuron.device.kv_cache import KVShape
 from neuron.models.fused.layer_kind import LayerKind, ModelFacts, Step
 from neuron.models.fused.norm import Norm, RmsNorm
-from neuron.models.linear import PackedLinear, pack_linear
+from neuron.models.linear import PackedLinear, pack_linear, pack_matrix, take_matrix
+from neuron.models.matrix import split_heads, stack
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +32,10 @@ class JointNorm:
 
 @dataclass(frozen=True, slots=True)
 class Attention(LayerKind):
-    """Grouped-query attention (Ainslie et al. 2023), rotated if its model has rotary embeddings."""
+    """Grouped-query attention (Ainslie et al. 2023), rotated if its model has rotary embeddings.
+
+    Where `is_gated`, `qkv` also returns a gate for each value that the queries' heads read.
+    """
 
     layer: int
     heads: int
@@ -41,19 +45,24 @@ class Attention(LayerKind):
     qkv: PackedLinear
     qk_norm: Norm | None  # of queries and keys, (tokens, heads + kv_heads, head_dim)
     out: PackedLinear
+    is_gated: bool = False
 
     def __call__(self, x: Tensor, step: Step) -> Tensor:
-        # (tokens, heads of query, key and value in this order, head_dim)
+        # (tokens, heads of query, key, value and gate in this order, head_dim)
         qkv = self.qkv(x).view(len(x), -1, self.shape.key_dim)
         num_rotated = self.heads + self.shape.kv_heads
-        qk, value = qkv[:, :num_rotated], qkv[:, num_rotated:].to(self.dtype)
+        num_stored = num_rotated + self.shape.kv_heads
+        qk, value = qkv[:, :num_rotated], qkv[:, num_rotated:num_stored].to(self.dtype)
         if self.qk_norm:
             qk = self.qk_norm(qk)
         if step.rotation:
             qk = step.rotation(qk)
         qk = qk.to(self.dtype)
         out = attend(self.layer, qk[:, : self.heads], qk[:, self.heads :], value, params=self.params)
-        return self.out(out.reshape(len(x), -1).to(x.dtype))
+        out = out.to(x.dtype)
+        if self.is_gated:
+            out = out * qkv[:, num_stored:].sigmoid()
+        return self.out(out.reshape(len(x), -1))
 
     @property
     def linears(self) -> Sequence[PackedLinear]:
@@ -70,27 +79,47 @@ class Attention(LayerKind):
 
 def attention(module: Any, facts: ModelFacts) -> Attention:
     """Return the attention of a module with `q_proj`, `k_proj`, `v_proj` and `o_proj`."""
+    heads = module.q_proj.out_features // facts.probe.attention.layers[module.layer_idx].key_dim
+    qkv = pack_linear([module.q_proj, module.k_proj, module.v_proj])
+    return _attention(module, heads, qkv, facts)
+
+
+def gated_attention(module: Any, facts: ModelFacts) -> Attention:
+    """Return the attention of a module like Qwen3-Next's, whose `q_proj` gives the gates as well."""
+    dim = facts.probe.attention.layers[module.layer_idx].key_dim
+    heads = module.q_proj.out_features // (2 * dim)
+    query, gate = split_heads(take_matrix(module.q_proj), heads, (dim, dim))
+    qkv = stack((query, take_matrix(module.k_proj), take_matrix(module.v_proj), gate))
+    return replace(_attention(module, heads, pack_matrix(qkv), facts), is_gated=True)
+
+
+def _attention(module: Any, heads: int, qkv: PackedLinear, facts: ModelFacts) -> Attention:
     layer = module.layer_idx
     shape = facts.probe.attention.layers[layer]
-    heads = module.q_proj.out_features // shape.key_dim
     return Attention(
         layer=layer,
         heads=heads,
         shape=shape,
         params=facts.probe.attention.params[layer],
         dtype=facts.dtype,
-        qkv=pack_linear([module.q_proj, module.k_proj, module.v_proj]),
-        qk_norm=_qk_norm(module, heads, shape.kv_heads, facts),
-        out=pack_linear([module.o_proj]),
+        qkv=qkv,
+        qk_norm=_qk_norm(module, heads, shape, facts),
+        out=pack_linear([_named(module, "o_proj", "out_proj")]),
     )
 
 
-def _qk_norm(module: Any, heads: int, kv_heads: int, facts: ModelFacts) -> Norm | None:
+def _qk_norm(module: Any, heads: int, shape: KVShape, facts: ModelFacts) -> Norm | None:
     """Return the norms of queries and keys as one, be they of each head or of all."""
-    if not hasattr(module, "q_norm"):
+    norms = _named(module, "q_norm", "q_layernorm"), _named(module, "k_norm", "k_layernorm")
+    if None in norms:
         return None
-    query, key = (facts.norm(norm, facts.activations) for norm in (module.q_norm, module.k_norm))
-    if len(query.weight) * heads != module.q_proj.out_features:
+    query, key = (facts.norm(norm, facts.activations) for norm in norms)
+    if len(query.weight) != shape.key_dim:
         return JointNorm(query, key, heads)
-    weight = torch.cat([query.weight.expand(heads, -1), key.weight.expand(kv_heads, -1)])
+    weight = torch.cat([query.weight.expand(heads, -1), key.weight.expand(shape.kv_heads, -1)])
     return RmsNorm(weight, query.eps, query.dtype)
+
+
+def _named(module: Any, *names: str) -> Any:
+    """Return a module's part by whichever name it has there; None if it has none."""
+    return next((part for name in names if (part := getattr(module, name, None)) is not None), None)

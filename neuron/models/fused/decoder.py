@@ -52,7 +52,7 @@ class FusedDecoder:
         self.image_processor: ImageProcessor | None = None
         self._dtype = facts.activations
         self._embed = body.embed_tokens.weight
-        rotary = getattr(body, "rotary_emb", None)
+        rotary = getattr(body, family.rotary, None)
         self._rotary = Rotary(rotary, facts.activations, facts.device) if rotary else None
         self._parts = [part for layer in body.layers for part in _parts(layer, family, facts)]
         self._norm = family.norm(getattr(body, family.last_norm), facts.activations)

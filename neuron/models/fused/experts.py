@@ -133,5 +133,7 @@ def _router(module: Any, facts: ModelFacts) -> Router:
         router.to(facts.activations)
     if hasattr(module, "e_score_correction_bias"):  # kept beside the router that asks for it
         return partial(router.forward, e_score_correction_bias=module.e_score_correction_bias)
+    if getattr(module, "use_expert_bias", False):  # the same by another name
+        return partial(router.forward, expert_bias=module.expert_bias)
     route: Router = router.forward
     return route

@@ -8,15 +8,18 @@ one to the families of tests/device/zoo.py, which compares its texts with transf
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from neuron.models.fused.attention import attention
+from neuron.models.fused.attention import attention, gated_attention
+from neuron.models.fused.delta_rule import delta_rule, grouped_delta_rule
 from neuron.models.fused.experts import mlp
 from neuron.models.fused.latent_attention import interleaved_latent_attention, latent_attention
 from neuron.models.fused.layer_kind import Builder
-from neuron.models.fused.norm import NormBuilder, rms_norm
+from neuron.models.fused.mamba2 import mamba2
+from neuron.models.fused.norm import NormBuilder, rms_norm, rms_norm_plus_one
 from neuron.models.fused.rotation import has_static_rope
+from neuron.models.fused.short_convolution import short_convolution
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +39,18 @@ class Family:
     parts: tuple[Part, ...]
     norm: NormBuilder = rms_norm
     last_norm: str = "norm"  # the decoder's, before its head
+    rotary: str = "rotary_emb"  # the decoder's, if it has one
     fits: Callable[[Any], bool] = has_static_rope  # of a text configuration that is computed as it says
+
+
+def _has_silu(config: Any) -> bool:
+    """Return whether convolutions are followed by the one activation that ours are."""
+    return has_static_rope(config) and config.hidden_act == "silu"
+
+
+def _has_free_steps(config: Any) -> bool:
+    """Return whether a state space's step sizes have no bounds, which transformers heeds in prompts alone."""
+    return _has_silu(config) and tuple(config.time_step_limit) == (0.0, float("inf"))
 
 
 def _clips_nothing(text_config: Any) -> bool:
@@ -49,8 +63,36 @@ _LLAMA = Family((_ATTENTION, _MLP))
 _LATENT_ATTENTION = Part("self_attn", latent_attention, before="input_layernorm")
 _INTERLEAVED = Part("self_attn", interleaved_latent_attention, before="input_layernorm")
 _DEEPSEEK = Family((_LATENT_ATTENTION, _MLP))
+# A short convolution in most layers, and an attention in the others.
+_LFM2 = Family(
+    (
+        Part("conv", short_convolution, before="operator_norm"),
+        Part("self_attn", attention, before="operator_norm"),
+        Part("feed_forward", mlp, before="ffn_norm"),
+    ),
+    last_norm="embedding_norm",
+)
+_GATED_ATTENTION = Part("self_attn", gated_attention, before="input_layernorm")
+# A state space in most layers, and an attention in the others.
+_BAMBA = Family(
+    (
+        Part("mamba", mamba2, before="input_layernorm"),
+        _ATTENTION,
+        Part("feed_forward", mlp, before="pre_ff_layernorm"),
+    ),
+    last_norm="final_layernorm",
+    fits=_has_free_steps,
+)
+
+
+def _qwen3_5(linear: Builder) -> Family:
+    """Return a row: a gated delta rule in most layers, and a gated attention in the others."""
+    parts = Part("linear_attn", linear, before="input_layernorm"), _GATED_ATTENTION, _MLP
+    return Family(parts, norm=rms_norm_plus_one, fits=_has_silu)
+
 
 FAMILIES: dict[str, Family] = {
+    "bamba": _BAMBA,
     "cwm": _LLAMA,
     "deepseek_v2": Family((_INTERLEAVED, _MLP)),
     "deepseek_v3": _DEEPSEEK,
@@ -59,6 +101,8 @@ FAMILIES: dict[str, Family] = {
     "glm4_moe_lite": _DEEPSEEK,
     "gpt_oss": _LLAMA,
     "hy_v3": _LLAMA,
+    "lfm2": _LFM2,
+    "lfm2_moe": replace(_LFM2, rotary="pos_emb"),
     "llama": _LLAMA,
     "minimax_m2": _LLAMA,
     "ministral": _LLAMA,
@@ -69,7 +113,10 @@ FAMILIES: dict[str, Family] = {
     "qwen2": _LLAMA,
     "qwen2_moe": _LLAMA,
     "qwen3": _LLAMA,
+    "qwen3_5_moe_text": _qwen3_5(delta_rule),
+    "qwen3_5_text": _qwen3_5(delta_rule),
     "qwen3_moe": _LLAMA,
+    "qwen3_next": _qwen3_5(grouped_delta_rule),
     "seed_oss": _LLAMA,
     "solar_open": _LLAMA,
     "youtu": _DEEPSEEK,

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
+from torch.nn.functional import silu
 
 from neuron.models.fused.layer_kind import LayerKind, ModelFacts, Step
 from neuron.models.linear import PackedLinear, pack_linear
@@ -28,7 +29,9 @@ class GatedMlp(LayerKind):
 
 
 def gated_mlp(module: Any, _: ModelFacts) -> GatedMlp:
-    """Return the MLP of a module with `gate_proj`, `up_proj`, `down_proj` and `act_fn`."""
+    """Return the MLP of a module with `gate_proj`, `up_proj`, `down_proj` and `act_fn`, or LFM2's names."""
+    if hasattr(module, "w1"):
+        return GatedMlp(pack_linear([module.w1, module.w3]), silu, pack_linear([module.w2]))
     return GatedMlp(
         gate_up=pack_linear([module.gate_proj, module.up_proj]),
         activation=module.act_fn.forward,  # a module's own call costs more than the activation

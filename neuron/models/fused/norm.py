@@ -24,7 +24,8 @@ class RmsNorm:
     dtype: torch.dtype
 
     def __call__(self, x: Tensor) -> Tensor:
-        norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
+        x = x.float()  # at once: operations on two types take several times as long
+        norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
         scale = torch.addcmul(self.eps, norm, norm, value=1 / x.shape[-1]).rsqrt_()
         return (x * scale).mul_(self.weight).to(self.dtype)
 
@@ -43,3 +44,9 @@ def rms_norm_plus_one(module: Any, dtype: torch.dtype) -> RmsNorm:
     """Return the norm of a module like Gemma's, whose weight is stored as its distance from one."""
     norm = rms_norm(module, dtype)
     return RmsNorm(norm.weight + 1, norm.eps, dtype)
+
+
+def l2_norm(x: Tensor) -> Tensor:
+    """Return `x` divided by its length over the last dimension, in float32."""
+    norm: Tensor = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+    return x * norm.square_().add_(1e-6).rsqrt_()

@@ -1,0 +1,125 @@
+"""Linear attention by the gated delta rule, behind a short convolution."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import silu, softplus
+
+from neuron.device.convolution import convolve, tail_shape
+from neuron.device.delta_rule import gated_delta_rule
+from neuron.device.state_pool import StateName, StateShape
+from neuron.models.fused.layer_kind import LayerKind, ModelFacts, Step
+from neuron.models.fused.norm import RmsNorm, l2_norm, rms_norm
+from neuron.models.fused.short_convolution import convolution_weights
+from neuron.models.linear import PackedLinear, pack_linear, pack_matrix, take_matrix
+from neuron.models.matrix import split_heads, stack
+
+
+@dataclass(frozen=True, slots=True)
+class DeltaShape:
+    """Heads of keys, which queries have as many of, and of values, and their dimensions."""
+
+    key_heads: int
+    heads: int
+    key_dim: int
+    value_dim: int
+
+    @property
+    def widths(self) -> list[int]:
+        """Of what the input becomes: what is convolved, the gates, and each head's strength and rate."""
+        values = self.heads * self.value_dim
+        return [2 * self.key_heads * self.key_dim + values, values, self.heads, self.heads]
+
+
+@dataclass(frozen=True, slots=True)
+class DeltaRule(LayerKind):
+    """The gated delta rule (Yang, Kautz and Hatamizadeh 2024) with a gated norm, as in Qwen3-Next."""
+
+    layer: int
+    shape: DeltaShape
+    dtype: torch.dtype  # of the convolution's tail
+    inputs: PackedLinear
+    convolution: Tensor  # (kernel, channels) of queries, keys and values, in this order
+    rate: Tensor  # (heads,): how fast a state decays
+    rate_bias: Tensor  # (heads,)
+    most: float  # of a strength
+    norm: RmsNorm  # to float32
+    out: PackedLinear
+
+    def __call__(self, x: Tensor, _: Step) -> Tensor:
+        shape = self.shape
+        mixed, gate, strength, rate = torch.split(self.inputs(x), shape.widths, -1)
+        mixed = silu(convolve(self._tail, mixed, self.convolution))
+        num_key = 2 * shape.key_heads * shape.key_dim
+        query, key = l2_norm(mixed[:, :num_key].view(len(x), -1, shape.key_dim)).chunk(2, 1)
+        read = gated_delta_rule(
+            self._memory,
+            query,
+            key,
+            mixed[:, num_key:].view(len(x), -1, shape.value_dim),
+            log_decay=softplus(rate.float().add_(self.rate_bias)).mul_(self.rate),
+            strength=strength.float().sigmoid_().mul_(self.most),
+        )
+        return self.out(self.norm(read).flatten(1).mul_(silu(gate.float())).to(x.dtype))
+
+    @property
+    def linears(self) -> Sequence[PackedLinear]:
+        return self.inputs, self.out
+
+    @property
+    def _tail(self) -> StateName:
+        return StateName(self.layer, "conv", 0)
+
+    @property
+    def _memory(self) -> StateName:
+        return StateName(self.layer, "recurrent", 0)
+
+    @property
+    def states(self) -> Mapping[StateName, StateShape]:
+        shape = self.shape
+        memory = StateShape((shape.heads, shape.key_dim, shape.value_dim), torch.float32)
+        return {self._tail: tail_shape(self.convolution, self.dtype), self._memory: memory}
+
+
+def delta_rule(module: Any, facts: ModelFacts) -> DeltaRule:
+    """Return the kind of a module like Qwen3.5's `linear_attn`."""
+    linears = [module.in_proj_qkv, module.in_proj_z, module.in_proj_b, module.in_proj_a]
+    return _delta_rule(module, pack_linear(linears), facts)
+
+
+def grouped_delta_rule(module: Any, facts: ModelFacts) -> DeltaRule:
+    """Return the kind of a module like Qwen3-Next's, whose linear layers have their rows by heads of keys."""
+    shape = _shape(module)
+    heads = shape.heads // shape.key_heads
+    values = heads * shape.value_dim
+    sizes = shape.key_dim, shape.key_dim, values, values
+    parts = split_heads(take_matrix(module.in_proj_qkvz), shape.key_heads, sizes)
+    parts += split_heads(take_matrix(module.in_proj_ba), shape.key_heads, (heads, heads))
+    return _delta_rule(module, pack_matrix(stack(tuple(parts))), facts)
+
+
+def _delta_rule(module: Any, inputs: PackedLinear, facts: ModelFacts) -> DeltaRule:
+    shape = _shape(module)
+    norm = rms_norm(module.norm, torch.float32)
+    return DeltaRule(
+        layer=module.layer_idx,
+        shape=shape,
+        dtype=facts.dtype,
+        inputs=inputs,
+        convolution=convolution_weights(module.conv1d)[0],
+        rate=-module.A_log.float().exp(),
+        rate_bias=module.dt_bias.float(),
+        most=1.0,
+        # Queries are as long as keys, one, not key_dim**-0.5: what they read is longer by as much.
+        norm=RmsNorm(norm.weight, norm.eps * shape.key_dim, norm.dtype),
+        out=pack_linear([module.out_proj]),
+    )
+
+
+def _shape(module: Any) -> DeltaShape:
+    return DeltaShape(module.num_k_heads, module.num_v_heads, module.head_k_dim, module.head_v_dim)
