@@ -8,6 +8,7 @@ import ssl
 
 import httpx
 import pytest
+import uvloop
 
 from cortex_site.base.certificate import Certificate, CertificateError, server_context
 from cortex_site.base.probe import http_get
@@ -76,6 +77,18 @@ async def test_a_client_that_leaves_is_noticed(house):
         asking.cancel()
         await house.node.requests[-1].gone.wait()
     assert (await house.record()).status == 499
+
+
+def test_it_works_on_uvloop(pair, files):
+    """The loop of a real worker; its TLS is another implementation."""
+
+    async def ask() -> None:
+        async with make_house(verify=pair.trusted(), **files) as house:
+            await test_chat_and_streams(house)
+            await test_a_stream_that_its_client_reads_slowly_is_whole(house)
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(ask())
 
 
 async def test_a_refusal_within_a_body_is_read_whole(house, pair, monkeypatch):
