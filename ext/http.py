@@ -48,7 +48,7 @@ class Head:
         self.size = 0  # bytes of the head, the empty line included
 
     def _read_headers(self, data: bytes, at: int, end: int) -> bool:
-        """Read the lines up to the empty one. Return False if one is malformed or a name comes twice."""
+        """Read the lines up to the empty one. Return False if one is not plain or a name comes twice."""
         text, table = data, _TABLE
         while True:
             start, capitals = at, 0
@@ -72,8 +72,10 @@ class Head:
             if end - at < 2 or text[at] != _CR or text[at + 1] != _LF:
                 return False
             stop = at
-            while stop > start and (text[stop - 1] == _SPACE or text[stop - 1] == _TAB):
+            while stop > start and text[stop - 1] == _SPACE:
                 stop -= 1
+            if stop > start and text[stop - 1] == _TAB:
+                return False  # which complete parsers take for a part of the value
             at += 2
             if name in self.headers:
                 return False

@@ -40,6 +40,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         pytest.skip("torch is not installed")
 
 
-# A slow machine is not a wrong answer.
-settings.register_profile("no-deadline", deadline=None)
+# A slow machine is not a wrong answer. Tests without a number of examples of their own take more.
+EXAMPLES = int(os.environ.get("CORTEX_EXAMPLES", "100"))
+settings.register_profile("no-deadline", deadline=None, max_examples=EXAMPLES)
 settings.load_profile("no-deadline")

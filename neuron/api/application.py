@@ -20,6 +20,7 @@ from cortex_site.http.locality import Locality
 from cortex_site.http.origins import Origins
 from cortex_site.http.request import Request
 from cortex_site.http.response import Response
+from neuron.api.errors import refused
 from neuron.api.request import RequestLog, account, request_id
 from neuron.config import NeuronConfig
 from neuron.wire import ApiError
@@ -83,6 +84,9 @@ class NeuronApplication(Application):
         if (refusal := self._access.refusal(request)) is not None:
             return self._api.on_exception(request, refusal)
         return await super().respond(request)
+
+    def refuse(self, request: Request, status: int, message: str) -> HttpResponseBase:
+        return self._api.on_exception(request, refused(status, message))
 
     def finish(self, request: Request, response: HttpResponseBase) -> Any:
         told = {"x-request-id": request_id(request), **account(request).headers}

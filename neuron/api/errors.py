@@ -24,7 +24,14 @@ HTTP_CODES = {
     429: "node_busy",
     431: "request_head_too_large",
     501: "unsupported_transfer_coding",
+    503: "shutting_down",
 }
+
+
+def refused(status: int, message: str) -> ApiError:
+    """The error for a request that never reached an operation: how it was sent, or where to, is wrong."""
+    code = "invalid_request" if status == 400 else HTTP_CODES.get(status, "http_error")
+    return ApiError(status, code, message)
 
 
 def invalid(param: str, message: str) -> ApiError:

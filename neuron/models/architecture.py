@@ -175,6 +175,13 @@ def _architectures(checkpoint: Checkpoint) -> list[str]:
     return [name for name in names if isinstance(name, str)] if isinstance(names, list) else []
 
 
+def check_context(file: Path, text_config: Any) -> None:
+    """Raise ModelLoadError, which names file and key, if a configuration leaves no room for a token."""
+    most = getattr(text_config, "max_position_embeddings", None)
+    if isinstance(most, int) and most < 0:
+        raise model_broken(file, f"max_position_embeddings is {most}, but must be positive; correct it")
+
+
 def context_length(config: Any) -> int:
     """Return the number of positions that a model computes correctly.
 

@@ -161,11 +161,20 @@ def _files(path: Path) -> dict[Path, set[str]]:
         raise model_broken(path / INDEX, "weight_map must be an object of file names")
     files: dict[Path, set[str]] = {}
     for tensor, name in file_names.items():
+        if Path(name).is_absolute() or ".." in Path(name).parts:
+            raise model_broken(path / INDEX, f"weight_map names {name!r}, which is outside the directory")
         files.setdefault(path / name, set()).add(tensor)
     for file in files:
-        if not file.is_file():
+        if not _is_file(file):
             raise model_broken(file, f"is missing, but {INDEX} names it")
     return files
+
+
+def _is_file(file: Path) -> bool:
+    try:
+        return file.is_file()
+    except OSError:  # a name that no file can have
+        return False
 
 
 def _no_weights(path: Path) -> ModelLoadError:
@@ -207,7 +216,7 @@ def _read_header(file: Path) -> dict[str, TensorEntry]:
         end = max((raw["data_offsets"][1] for raw in header.values()), default=0)
     except OSError as error:
         raise model_broken(file, f"cannot be read: {error}") from error
-    except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError) as error:
         raise model_broken(file, f"has a damaged safetensors header: {error!r}") from error
     size, wanted = file.stat().st_size, 8 + length + end
     if size != wanted:

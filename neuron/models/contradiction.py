@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from copy import deepcopy
 from dataclasses import replace
+from itertools import islice
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ from neuron.models.checkpoint import CONFIG, LAYER_COUNTS, Checkpoint
 Shape = tuple[int, ...]
 Place = tuple[str, ...]  # of a key in a configuration
 
+_MAX_SIZES = 100  # of a configuration that are tried: each costs the time of building a model
 _LAYERS = 4  # that are built; a whole model takes seconds
 _EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
 # By a part of tensors' names: the configuration's keys by which transformers makes them.
@@ -130,13 +132,17 @@ def _place(checkpoint: Checkpoint, path: Place) -> str:
 
 
 def _sizes(config: Mapping[str, Any]) -> Iterator[tuple[Place, int]]:
-    """Yield the whole numbers of a configuration and of its text part that may be sizes."""
+    """Yield the first whole numbers of a configuration and of its text part that may be sizes."""
+    return islice(_whole_numbers(config), _MAX_SIZES)
+
+
+def _whole_numbers(config: Mapping[str, Any]) -> Iterator[tuple[Place, int]]:
     for key, value in config.items():
         if isinstance(value, int) and not isinstance(value, bool) and not key.endswith(("_id", "_index")):
             yield (key,), value
     part = config.get("text_config")
     if isinstance(part, dict):
-        yield from ((("text_config", *path), value) for path, value in _sizes(part))
+        yield from ((("text_config", *path), value) for path, value in _whole_numbers(part))
 
 
 def _fitting(

@@ -14,6 +14,7 @@ from neuron.device.model import ImageEmbeddings, VisionEncoder
 from neuron.device.state_pool import StateName, StateShape
 from neuron.models.architecture import (
     TESTED_VISION_FAMILIES,
+    check_context,
     context_length,
     decoder_class,
     read_config,
@@ -104,7 +105,7 @@ def model_dtype(checkpoint: Checkpoint, configured: str | None = None) -> torch.
     """Return the dtype to compute in: the configured one, else `config.json`'s, else the weights' own."""
     named = configured or checkpoint.config.get("dtype") or checkpoint.config.get("torch_dtype")
     name = str(named).removeprefix("torch.")
-    if named in {None, "auto"}:
+    if named is None or named == "auto":
         name = _STORED_DTYPES[checkpoint.dtype]
     if name not in DTYPES:
         cause = f"dtype {named!r} is not one of {', '.join(DTYPES)}"
@@ -123,6 +124,7 @@ def load_decoder(
     config = read_config(checkpoint)
     text_config = config.get_text_config(decoder=True)
     check_routing(checkpoint.path / CONFIG, text_config)
+    check_context(checkpoint.path / CONFIG, text_config)
     has_vision = options.images and config.model_type in TESTED_VISION_FAMILIES
     cls = decoder_class(checkpoint, config)
     if not uses_attention_interface(cls, text_config):

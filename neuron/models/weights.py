@@ -93,7 +93,8 @@ def load_weights(
 def _not_built(checkpoint: Checkpoint, model_class: Any, error: Exception) -> ModelLoadError:
     if cause := contradicting_zero(checkpoint, model_class):
         return ModelLoadError("model_broken", f"{cause}; correct it: {error}")
-    return model_broken(checkpoint.path, f"cannot be loaded: {error}")
+    what = f"{type(error).__name__}: {error}" if isinstance(error, KeyError) else error
+    return model_broken(checkpoint.path, f"cannot be loaded: {what}; correct what {CONFIG} says of it")
 
 
 def _check_complete(checkpoint: Checkpoint, model_class: Any, info: dict[str, Any]) -> None:

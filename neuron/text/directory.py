@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 from tokenizers import Tokenizer
@@ -25,16 +25,29 @@ from neuron.text.traits.fitted_template import FittedTemplate
 from neuron.text.traits.probing import known_thoughts
 
 Json = dict[str, Any]
+T = TypeVar("T")
+
+MAX_TOKENS = 1 << 24  # of a vocabulary; the largest ones have 300,000
 
 
 class BrokenModelError(Exception):
     """A file of the model directory is missing or wrong; the message names it and the cause."""
 
 
+_TokenId = Annotated[int, msgspec.Meta(ge=-(1 << 31), lt=1 << 32)]  # tokenizers' own; negative: there is none
+
+
+class _Config(msgspec.Struct, frozen=True):
+    """The fields of `config.json` that are read here."""
+
+    bos_token_id: _TokenId | list[_TokenId] | None = None
+    eos_token_id: _TokenId | list[_TokenId] | None = None
+
+
 class _Generation(msgspec.Struct, frozen=True):
     """The fields of `generation_config.json` that are read here."""
 
-    eos_token_id: int | list[int] | None = None
+    eos_token_id: _TokenId | list[_TokenId] | None = None
     do_sample: bool | None = None
     temperature: float | None = None
     top_p: float | None = None
@@ -70,8 +83,8 @@ def read_model_text(
 
     Raises `BrokenModelError`, and whatever `fit` raises.
     """
-    config = _read_json(directory / "config.json", required=True)
-    generation = _read_generation(directory / "generation_config.json")
+    config = _read_fields(directory / "config.json", _Config, required=True)
+    generation = _read_fields(directory / "generation_config.json", _Generation)
     naming = _read_json(directory / "tokenizer_config.json")
     try:
         tokenizer = read_tokenizer(directory)
@@ -97,7 +110,7 @@ def read_model_text(
         tokenizer=tokenizer,
         template=default,
         tool_template=tool_use,
-        eos_ids=_eos_ids(generation, config, tokenizer, tokens),
+        eos_ids=_eos_ids(directory, generation, config, tokenizer, tokens),
         hidden_ids=_hidden_ids(tokenizer, notation, reasoning),
         defaults=_defaults(generation),
         reasoning=reasoning,
@@ -142,6 +155,7 @@ def _read_json(path: Path, *, required: bool = False) -> Json:
         return {}
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
+        json.dumps(value, ensure_ascii=False).encode()  # JSON can spell half a character, UTF-8 cannot
     except OSError as error:
         raise BrokenModelError(f"{path}: cannot be read: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
@@ -151,12 +165,13 @@ def _read_json(path: Path, *, required: bool = False) -> Json:
     return value
 
 
-def _named_tokens(naming: Json, tokenizer: Tokenizer, config: Json) -> dict[str, str]:
+def _named_tokens(naming: Json, tokenizer: Tokenizer, config: _Config) -> dict[str, str]:
     """bos_token, eos_token and their like, by name; by their ids in config.json where they are not named."""
     found: dict[str, str] = {}
-    for name in ("bos_token", "eos_token"):
-        token_id = config.get(name.replace("token", "token_id"))
-        if isinstance(token_id, int) and (token := tokenizer.id_to_token(token_id)):
+    for name, token_id in (("bos_token", config.bos_token_id), ("eos_token", config.eos_token_id)):
+        if not isinstance(token_id, int) or not 0 <= token_id < MAX_TOKENS:
+            continue
+        if token := tokenizer.id_to_token(token_id):
             found[name] = token
     for name, value in naming.items():
         text = value.get("content") if isinstance(value, dict) else value
@@ -166,16 +181,21 @@ def _named_tokens(naming: Json, tokenizer: Tokenizer, config: Json) -> dict[str,
 
 
 def _eos_ids(
-    generation: _Generation, config: Json, tokenizer: Tokenizer, tokens: Mapping[str, str]
+    directory: Path, generation: _Generation, config: _Config, tokenizer: Tokenizer, tokens: Mapping[str, str]
 ) -> tuple[int, ...]:
-    ids: list[int] = []
-    for value in (generation.eos_token_id, config.get("eos_token_id")):
-        if isinstance(value, int):
-            ids.append(value)
-        else:
-            ids += value or []
+    ids = _ids(directory / "generation_config.json", generation.eos_token_id)
+    ids += _ids(directory / "config.json", config.eos_token_id)
     named = tokenizer.token_to_id(tokens.get("eos_token", ""))
     return tuple(dict.fromkeys([*ids, *([] if named is None else [named])]))
+
+
+def _ids(path: Path, value: Any) -> list[int]:
+    """The ids that end an answer; negative ones stand for none."""
+    listed = value if isinstance(value, list) else [] if value is None else [value]
+    for token_id in listed:
+        if not isinstance(token_id, int) or token_id >= MAX_TOKENS:
+            raise BrokenModelError(f"{path}: eos_token_id must be the id of a token, or several")
+    return [token_id for token_id in listed if token_id >= 0]
 
 
 def _hidden_ids(
@@ -190,9 +210,9 @@ def _hidden_ids(
     return frozenset(id_ for id_, token in added.items() if token.special and token.content not in visible)
 
 
-def _read_generation(path: Path) -> _Generation:
+def _read_fields(path: Path, fields: type[T], *, required: bool = False) -> T:
     try:
-        return msgspec.convert(_read_json(path), _Generation)
+        return msgspec.convert(_read_json(path, required=required), fields)
     except msgspec.ValidationError as error:
         raise BrokenModelError(f"{path}: {error}") from error
 

@@ -123,12 +123,14 @@ class ChatTemplate:
 
     def _render(self, context: Json) -> str:
         try:
-            return _compiled(self._source).template.render(context)
+            rendered = _compiled(self._source).template.render(context)
+            rendered.encode()  # a template can spell half a character, which is no text
         except TemplateError as error:
             raise TemplateRefusedError(error.message or type(error).__name__) from error
         except Exception as error:
             # a stranger's program: whatever it raises fails this chat, and not the server
             raise TemplateRefusedError(f"{type(error).__name__}: {error}") from error
+        return rendered
 
 
 def _cut(content: Any) -> Any:

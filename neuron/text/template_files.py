@@ -76,7 +76,7 @@ def _configured(path: Path) -> Any:
         return None
     try:
         value = json.loads(_text(path))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BrokenTemplateError(f"{path}: not valid JSON: {error}") from error
     return value.get("chat_template") if isinstance(value, dict) else None
 
@@ -88,15 +88,13 @@ def _named(configured: Any, path: Path) -> dict[str, str]:
     if isinstance(configured, str):
         return {"default": configured}
     if isinstance(configured, dict):
-        named = configured
+        named = [*configured.items()]
     else:
-        entries = (
-            [entry for entry in configured if isinstance(entry, dict)] if isinstance(configured, list) else []
-        )
-        named = {entry.get("name"): entry.get("template") for entry in entries}
-    if not named or not all(isinstance(text, str) for item in named.items() for text in item):
+        entries = configured if isinstance(configured, list) else []
+        named = [(each.get("name"), each.get("template")) for each in entries if isinstance(each, dict)]
+    if not named or not all(isinstance(text, str) for pair in named for text in pair):
         raise BrokenTemplateError(f"{path}: chat_template must be a text, or templates with their names")
-    return named
+    return dict(named)
 
 
 def _set(directory: Path, setting: str) -> _Source:

@@ -19,6 +19,7 @@ PARTS = {
     "bench.guided.walk",
     "bench.schemas.child",
     "bench.schemas.vendor",
+    "bench.siege.strangers",
     "bench.translate.adapter",
 }
 

@@ -96,8 +96,20 @@ def test_no_quantization_is_none(llama: Path, tmp_path: Path):
             "model_broken",
             "num_hidden_layers is 1000000000, but the weights are 30 tensors",
         ),
+        ({"hidden_act": "nope"}, "model_broken", r"KeyError: 'nope'; correct what config.json says"),
+        ({"dtype": {"a": 1}}, "model_unsupported", r"config.json: dtype {'a': 1} is not one of"),
+        ({"max_position_embeddings": -5}, "model_broken", "max_position_embeddings is -5, but must be"),
     ],
-    ids=["text_config", "model_type", "quantization", "nested quantization", "layers"],
+    ids=[
+        "text_config",
+        "model_type",
+        "quantization",
+        "nested quantization",
+        "layers",
+        "activation",
+        "dtype",
+        "positions",
+    ],
 )
 def test_what_a_configuration_says_wrongly_is_named(
     changes: dict[str, Any], code: str, message: str, llama: Path, tmp_path: Path

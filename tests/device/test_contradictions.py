@@ -80,6 +80,25 @@ def test_a_size_of_nothing_is_named(key: str, tmp_path: Path):
     assert f"{tmp_path / CONFIG}: {key} is 0; correct it" in refusal(tmp_path, key, 0).message
 
 
+def test_a_configuration_of_many_numbers_is_refused_as_soon_as_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    save(tmp_path)
+    file = tmp_path / CONFIG
+    numbers = {f"number_{index}": 1 for index in range(2000)}
+    file.write_text(json.dumps(numbers | json.loads(file.read_text())))
+    builds: list[object] = []
+    init = transformers.LlamaForCausalLM.__init__
+
+    def counted(self: object, config: object) -> None:
+        builds.append(config)
+        init(self, config)
+
+    monkeypatch.setattr(transformers.LlamaForCausalLM, "__init__", counted)
+    assert "has shape" in refusal(tmp_path, "intermediate_size", 128).message
+    assert len(builds) < 300
+
+
 def test_two_sizes_at_once_name_the_tensor_alone(tmp_path: Path):
     save(tmp_path)
     refusal(tmp_path, "vocab_size", 256)

@@ -136,6 +136,11 @@ def bad_header(path: Path) -> None:
     (path / WEIGHTS).write_bytes(data)
 
 
+def nested_header(path: Path) -> None:
+    header = b"[" * 100_000
+    (path / WEIGHTS).write_bytes(len(header).to_bytes(8, "little") + header)
+
+
 def reshape(tensors: dict[str, torch.Tensor]) -> None:
     tensors["model.norm.weight"] = tensors["model.norm.weight"][:-1].clone()
 
@@ -192,6 +197,11 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str, str]] = {
         "model_broken",
         "weight_map must be",
     ),
+    "index that leads elsewhere": (
+        lambda p: (p / INDEX).write_text('{"weight_map": {"a": "../other/model.safetensors"}}'),
+        "model_broken",
+        f"{INDEX}: weight_map names '../other/model.safetensors', which is outside",
+    ),
     "missing shard": (missing_shard, "model_broken", r"model-00002-of-\d+\.safetensors: is missing"),
     "tensor not in shard": (
         missing_tensor_in_shard,
@@ -210,6 +220,7 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str, str]] = {
     ),
     "empty": (lambda p: (p / WEIGHTS).write_bytes(b""), "model_broken", "is not a safetensors file"),
     "bad header": (bad_header, "model_broken", "damaged safetensors header"),
+    "nested header": (nested_header, "model_broken", rf"{WEIGHTS}: has a damaged safetensors header"),
     "missing key": (
         lambda p: edit_weights(p / WEIGHTS, lambda tensors: tensors.pop("model.norm.weight")),
         "model_broken",
@@ -267,10 +278,10 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str, str]] = {
         "model_unsupported",
         "LlamaForSequenceClassification labels texts and writes none",
     ),
-    "own attention": (
+    "another family": (
         lambda p: edit_json(p / CONFIG, model_type="bloom"),
-        "model_unsupported",
-        "bloom does not use the attention interface",
+        "model_broken",
+        "lacks transformer",
     ),
     "a bias that is not configured": (
         lambda p: edit_weights(p / WEIGHTS, lambda t: t.update({f"{QUERY}.bias": torch.zeros(64)})),

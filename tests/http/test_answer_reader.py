@@ -63,6 +63,7 @@ def has_newlines_behind(data: bytes) -> bool:
 @given(in_pieces(spoiled(ANSWERS) | st.binary(max_size=60)))
 @example([head(b"content-length: 0") + b"\0"])
 @example([CHUNKED, b"5\r\nhel", b"lo\r", b"\n0\r\n\r\nx"])
+@example([head(b"transfer-encoding: chunked\t") + b"2;x\r\nab\r\n0\r\n\x80\n"])
 def test_fast_and_complete_say_the_same_in_any_pieces(pieces):
     whole = [b"".join(pieces)] if pieces else []
     said, *others = [read(kind, cut) for kind in (Fast, Complete) for cut in (pieces, whole)]

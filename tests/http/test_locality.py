@@ -19,7 +19,16 @@ def objection(peer="127.0.0.1", **headers) -> str | None:
 
 @pytest.mark.parametrize("peer", ["127.0.0.1", "127.9.9.9", "::1", "::ffff:127.0.0.1", ""])
 @pytest.mark.parametrize(
-    "host", ["localhost", "localhost:31313", "127.0.0.1:31313", "[::1]:31313", "app.localhost", "BOX.lan:80"]
+    "host",
+    [
+        "localhost",
+        "localhost:31313",
+        "localhost.:31313",
+        "127.0.0.1:31313",
+        "[::1]:31313",
+        "app.localhost",
+        "BOX.lan:80",
+    ],
 )
 def test_a_program_on_this_machine_is_local(peer, host):
     assert objection(peer, host=host) is None

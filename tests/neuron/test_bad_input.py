@@ -38,6 +38,13 @@ async def test_malformed_bodies_are_refused(neuron, body, code, param):
     assert error["message"]
 
 
+async def test_a_request_that_is_no_http_is_not_blamed_on_its_json(neuron):
+    answer = await neuron.http.post(
+        "/v1/chat/completions", content=b"{}", headers={"content-encoding": "gzip"}
+    )
+    assert (answer.status_code, answer.json()["error"]["code"]) == (400, "invalid_request")
+
+
 @pytest.mark.parametrize(
     ("change", "code", "param"),
     [

@@ -30,6 +30,25 @@ def test_directory_gives_end_tokens_capabilities_and_defaults(tmp_path):
     assert (text.defaults.temperature, text.defaults.top_k, text.defaults.max_tokens) == (0.6, 20, 9)
 
 
+@pytest.mark.parametrize("key", ["bos_token_id", "eos_token_id"])
+@pytest.mark.parametrize("value", ["2", 2.5, [[1]], {"a": 1}, 1 << 70])
+def test_a_token_id_that_is_none_is_named_with_its_file(tmp_path, key, value):
+    directory = write_model(tmp_path / "m")
+    config = directory / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {key: value}))
+    with pytest.raises(BrokenModelError) as raised:
+        read_model_text(directory)
+    assert str(config) in str(raised.value)
+    assert key in str(raised.value)
+
+
+def test_a_negative_id_names_no_token(tmp_path):
+    directory = write_model(tmp_path / "m")
+    config = directory / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"bos_token_id": -1}))
+    assert read_model_text(directory).eos_ids
+
+
 @pytest.mark.parametrize(
     ("generation", "temperature"),
     [

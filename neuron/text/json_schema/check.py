@@ -60,12 +60,18 @@ def check_schema(schema: Schema, *, is_strict: bool) -> CheckedSchema:
         return CheckedSchema({}, problem="the schema is nested too deeply")
 
 
-def _check(schema: Schema, *, is_strict: bool) -> CheckedSchema:
+def rewritten(schema: Schema, *, is_strict: bool) -> tuple[Schema, Normaliser]:
+    """The schema before the library looks at it, and who rewrote it. Raises `SchemaError`."""
     normaliser = Normaliser(schema, is_strict=is_strict)
     root = normaliser.normalise()
     refuse_endless(root, normaliser.places)
     settle_one_of(root)
     refuse_too_much(root, normaliser.places)
+    return root, normaliser
+
+
+def _check(schema: Schema, *, is_strict: bool) -> CheckedSchema:
+    root, normaliser = rewritten(schema, is_strict=is_strict)
     concessions = _Concessions(root, normaliser, is_strict=is_strict)
     for _ in range(MAX_CONCESSIONS):
         problem = library_problem(grammar_source(root))
