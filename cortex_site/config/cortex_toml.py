@@ -61,6 +61,7 @@ class GatewaySettings(Section, TlsFiles):
     admin_listen: Listen = f"127.0.0.1:{ADMIN_PORT}"
     metrics_token: Secret | None = Field(None, repr=False, description="That `/metrics` asks for; none: open")
     open_openapi: bool = Field(True, description="`/openapi.json` needs no API key")
+    ollama: bool = Field(True, description="Serve Ollama's API below `/api`, too")
     workers: PositiveInt = 1
     allow_anonymous: bool = Field(False, description="Serve clients without a key, from any address")
     allowed_origins: list[Origin] = Field(

@@ -18,14 +18,23 @@ from cortex_site.base.version import VERSION
 from cortex_site.http.application import Application
 from cortex_site.http.bounds import RequestBounds
 from cortex_site.http.request import Request
+from fleet.gateway import load_requests
 from fleet.gateway.data_plane import DataPlane
-from fleet.gateway.dialects import model_list
+from fleet.gateway.dialects import model_list, ollama_models
 from fleet.gateway.dialects import responses as responses_api
 from fleet.gateway.dialects.base import Dialect
 from fleet.gateway.dialects.chat import CHAT, COMPLETIONS, EMBEDDINGS, TOKENIZE
 from fleet.gateway.dialects.messages import COUNT_TOKENS, MESSAGES
+from fleet.gateway.dialects.ollama import (
+    EmbedDialect,
+    EmbeddingsDialect,
+    GenerateDialect,
+    OllamaDialect,
+    is_ollama_path,
+)
 from fleet.gateway.exchange import Exchange, request_id
 from fleet.gateway.record import metrics
+from fleet.translation import ollama
 from neuron.wire import ApiError
 
 log = logging.getLogger("cortex.http")
@@ -86,6 +95,9 @@ def _make_api(plane: DataPlane) -> NinjaAPI:
     _declare_inference(api, plane)
     _declare_stored_responses(api, plane)
     _declare_models(api, plane)
+    if plane.config.gateway.ollama:
+        _declare_ollama(api, plane)
+        _declare_ollama_models(api, plane)
     _declare_probes(api, plane)
 
     @api.get("/openapi.json", include_in_schema=False)
@@ -193,6 +205,62 @@ def _declare_models(api: NinjaAPI, plane: DataPlane) -> None:
         return model_list.health(plane.fleet.snapshot, plane.missing, plane.nodes.breakers)
 
 
+def _declare_ollama(api: NinjaAPI, plane: DataPlane) -> None:
+    chats = OllamaDialect(plane.fleet)
+    prompts = GenerateDialect(plane.fleet)
+    embeds = EmbedDialect(plane.fleet)
+    older = EmbeddingsDialect(plane.fleet)
+
+    @api.post("/api/chat", tags=["Ollama"], openapi_extra=_body_schema(["model", "messages"]))
+    async def ollama_chat(request: Request) -> HttpResponseBase:
+        if ollama.is_load(request.body):
+            return await load_requests.load(plane, request, chats)
+        return await Exchange(plane, request, chats).run()
+
+    @api.post("/api/generate", tags=["Ollama"], openapi_extra=_body_schema(["model", "prompt"]))
+    async def ollama_generate(request: Request) -> HttpResponseBase:
+        if ollama.is_load(request.body):
+            return await load_requests.load(plane, request, prompts)
+        return await Exchange(plane, request, prompts).run()
+
+    @api.post("/api/embed", tags=["Ollama"], openapi_extra=_body_schema(["model", "input"]))
+    async def ollama_embed(request: Request) -> HttpResponseBase:
+        return await Exchange(plane, request, embeds).run()
+
+    @api.post("/api/embeddings", tags=["Ollama"], openapi_extra=_body_schema(["model", "prompt"]))
+    async def ollama_embeddings(request: Request) -> HttpResponseBase:
+        return await Exchange(plane, request, older).run()
+
+    @api.post("/api/pull", tags=["Ollama"], openapi_extra=_body_schema(["model"]))
+    async def ollama_pull(request: Request) -> HttpResponseBase:
+        return await load_requests.pull(plane, request)
+
+
+def _declare_ollama_models(api: NinjaAPI, plane: DataPlane) -> None:
+    @api.get("/", include_in_schema=False)
+    async def ollama_is_running(request: Request) -> HttpResponse:
+        return HttpResponse("Ollama is running", content_type="text/plain")
+
+    @api.get("/api/version", tags=["Ollama"])
+    async def ollama_version(request: Request) -> dict[str, str]:
+        return {"version": ollama_models.API_VERSION}
+
+    @api.get("/api/tags", tags=["Ollama"])
+    async def ollama_tags(request: Request) -> dict[str, Any]:
+        plane.authorize(request)
+        return ollama_models.tags(plane.fleet.snapshot)
+
+    @api.get("/api/ps", tags=["Ollama"])
+    async def ollama_ps(request: Request) -> dict[str, Any]:
+        plane.authorize(request)
+        return ollama_models.running(plane.fleet.snapshot)
+
+    @api.post("/api/show", tags=["Ollama"], openapi_extra=_body_schema(["model"]))
+    async def ollama_show(request: Request) -> dict[str, Any]:
+        plane.authorize(request)
+        return ollama_models.show(plane.fleet.snapshot, ollama.named(request.body).model)
+
+
 def _declare_probes(api: NinjaAPI, plane: DataPlane) -> None:
     @api.get("/healthz", tags=["Fleet"])
     async def healthz(request: Request) -> dict[str, str]:
@@ -216,12 +284,18 @@ def _speaks_anthropic(request: HttpRequest) -> bool:
     return request.path.startswith(MESSAGES.path) or "anthropic-version" in request.headers
 
 
+def _envelope(request: HttpRequest, error: ApiError) -> bytes:
+    if is_ollama_path(request.path):
+        return ollama.error_body(error)
+    dialect: Dialect = MESSAGES if _speaks_anthropic(request) else CHAT
+    return dialect.error_body(error)
+
+
 def _handle_errors(api: NinjaAPI) -> None:
     """Answer whatever an operation raises, and requests that reach none, in the caller's dialect."""
 
     def answer(request: HttpRequest, error: ApiError) -> HttpResponse:
         ident = request_id(request)
-        dialect: Dialect = MESSAGES if _speaks_anthropic(request) else CHAT
         if error.status < 500:
             metrics.REJECTED.labels(error.code).inc()  # inference counts its own in `MetricsBuffer`
         log.warning(
@@ -234,7 +308,7 @@ def _handle_errors(api: NinjaAPI) -> None:
             },
         )
         return HttpResponse(
-            dialect.error_body(error),
+            _envelope(request, error),
             status=error.status,
             content_type="application/json",
             headers={"x-request-id": ident, **error.headers},

@@ -172,7 +172,7 @@ class Exchange:
         return self._stream_response(answer, lambda sink: self._relay(response, call, answer, sink))
 
     async def _stream_cold(self, pending: _Pending, call: Call, answer: AnswerRewriter) -> HttpResponseBase:
-        """A quick load or refusal keeps its status; a long one is waited for with comments."""
+        """A quick load or refusal keeps its status; a long one is waited for with comments, or their like."""
         self._held = pending
         await asyncio.wait({pending.task}, timeout=PATIENCE_S)
         if pending.task.done():
@@ -191,7 +191,7 @@ class Exchange:
             if error is not None:
                 await sink(answer.fail(error))
 
-        headers = self._headers("text/event-stream; charset=utf-8")
+        headers = self._headers(answer.stream_type)
         headers |= {"cache-control": "no-cache", "x-accel-buffering": "no"}
         return StreamResponse(produce, headers=headers, on_close=self.close)
 
@@ -218,7 +218,7 @@ class Exchange:
         self, pending: _Pending, call: Call, answer: AnswerRewriter, sink: Sink
     ) -> None:
         while not pending.task.done():
-            await sink(f": {self._plane.loader.progress(self._draft.model)}\n\n".encode())
+            await sink(answer.waiting(self._plane.loader.progress(self._draft.model)))
             await asyncio.wait({pending.task}, timeout=PATIENCE_S)
         self._held = response = pending.task.result()
         await self._relay(response, call, answer, sink)

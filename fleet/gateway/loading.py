@@ -83,6 +83,14 @@ class Loader:
             text = next(loading, f"waiting for {model}")
         return " ".join(text.split())  # it may quote a node, and a line break would end the comment
 
+    def share(self, model: str) -> float | None:
+        """How much of the model is loaded, 0 to 1; None when nobody says."""
+        wait = self._waits.get(model)
+        if wait is not None and wait.operation is not None:
+            return wait.operation.progress
+        placements = self.fleet.snapshot.placements(model)
+        return next((view.progress for _, view in placements if view.state == "loading"), None)
+
     def expected_wait_s(self, model: str) -> float | None:
         """Seconds until the model is loaded, by earlier loads; None when that is not known."""
         wait = self._waits.get(model)

@@ -2,7 +2,7 @@
 
 Sans-I/O: bytes in, bytes or events out; no Django, no sockets, no clock. The data plane uses it where a
 client's dialect differs from its upstream's. Around one neutral stream (`events`) stand a reader for
-upstreams (`chat`) and a package for each dialect of clients (`messages`, `responses`):
+upstreams (`chat`) and a package for each dialect of clients (`messages`, `responses`, `ollama`):
 
     call = translation.messages.to_chat(body)               ApiError 400 when the body is wrong
     send call.body, streaming when call.stream
@@ -23,7 +23,7 @@ writer accept bytes cut anywhere, and hold back nothing that they could write.
 
 from __future__ import annotations
 
-from fleet.translation import messages, responses
+from fleet.translation import messages, ollama, responses
 from fleet.translation.chat import ChatReader, failure_alone, read_completion
 from fleet.translation.messages import ChatCall, MessagesWriter
 
@@ -33,6 +33,7 @@ __all__ = [
     "MessagesWriter",
     "failure_alone",
     "messages",
+    "ollama",
     "read_completion",
     "responses",
 ]

@@ -146,6 +146,8 @@ async def test_options_that_are_no_preflight_are_another_method():
         ("/v1/messages/", "/v1/messages"),
         ("//v1//messages", "/v1/messages"),
         ("/models/org/name", "/v1/models/org/name"),
+        ("/embeddings", "/v1/embeddings"),
+        ("/v1/api/chat", "/api/chat"),
     ],
 )
 async def test_a_wrong_base_address_is_told_which_path_was_meant(house, path, meant):
@@ -155,7 +157,7 @@ async def test_a_wrong_base_address_is_told_which_path_was_meant(house, path, me
     assert message == f"There is no {path} here, but there is {meant}: check the client's base address."
 
 
-@pytest.mark.parametrize("path", ["/", "/v1", "/v1/none", "/favicon.ico"])
+@pytest.mark.parametrize("path", ["/v1", "/v1/none", "/favicon.ico"])
 async def test_nothing_is_guessed_of_other_paths(house, path):
     answer = await house.client.get(path)
     assert (answer.status_code, answer.json()["error"]["message"]) == (404, f"There is no {path} here.")

@@ -16,7 +16,7 @@ from neuron.wire import PROTOCOL
 from tests.neuron.conftest import until
 from tests.stubs.fake_node import FakeNode, head
 
-SECRET = "a secret of its own"
+SECRET = "a-secret-of-its-own"
 
 
 def say(writer, status: int, body: object) -> None:

@@ -39,6 +39,10 @@ class AnswerRewriter(Protocol):
     """Rewrites one node's answer for the client: a stream by `feed`, then `close` or `fail`; or `whole`."""
 
     is_verbatim: bool  # `feed` changes nothing
+    stream_type: str  # content type of a stream
+
+    def waiting(self, progress: str) -> bytes:
+        """What a stream says while its model is loaded."""
 
     def feed(self, data: bytes) -> bytes: ...
 
@@ -50,6 +54,15 @@ class AnswerRewriter(Protocol):
 
     def whole(self, body: bytes) -> bytes:
         """The body of an answer that is not streamed. Raises `ApiError` when the node's is none."""
+
+
+class EventStream:
+    """What the rewriters of server-sent events share."""
+
+    stream_type = "text/event-stream; charset=utf-8"
+
+    def waiting(self, progress: str) -> bytes:
+        return f": {progress}\n\n".encode()
 
 
 class Dialect(Protocol):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from fleet.gateway.dialects.base import CHAT_PATH, AnswerRewriter, Call
+from fleet.gateway.dialects.base import CHAT_PATH, AnswerRewriter, Call, EventStream
 from fleet.gateway.dialects.chat_body import answer_lengths, decode_head, scan, with_usage
 from fleet.gateway.dialects.images import needed_capability
 from fleet.gateway.limits.headers import openai
@@ -51,7 +51,7 @@ class ChatDialect:
         return msgspec.json.encode(error.envelope())
 
 
-class Verbatim:
+class Verbatim(EventStream):
     is_verbatim = True
 
     def feed(self, data: bytes) -> bytes:

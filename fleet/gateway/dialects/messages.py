@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from fleet import translation
-from fleet.gateway.dialects.base import AnswerRewriter, Call, in_client_words
+from fleet.gateway.dialects.base import AnswerRewriter, Call, EventStream, in_client_words
 from fleet.gateway.dialects.chat import ChatDialect, Verbatim
 from fleet.gateway.dialects.images import needed_capability
 from fleet.gateway.limits.headers import anthropic
@@ -61,7 +61,7 @@ class MessagesDialect(ChatDialect):
         return translation.messages.error_body(in_client_words(_MESSAGES_WORDS, error))
 
 
-class _MessagesRewriter:
+class _MessagesRewriter(EventStream):
     is_verbatim = False
 
     def __init__(self, model: str, request_id: str, *, is_silent: bool) -> None:

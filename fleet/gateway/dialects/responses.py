@@ -11,7 +11,7 @@ import msgspec
 
 from fleet import translation
 from fleet.gateway.control.redis_link import LinkError
-from fleet.gateway.dialects.base import AnswerRewriter, Call, in_client_words
+from fleet.gateway.dialects.base import AnswerRewriter, Call, EventStream, in_client_words
 from fleet.gateway.dialects.chat import ChatDialect
 from fleet.gateway.dialects.images import needed_capability
 from fleet.gateway.dialects.response_store import ResponseStore
@@ -77,7 +77,7 @@ class ResponsesDialect(ChatDialect):
         return _ResponsesRewriter(asked, request_id, self._store, owner)
 
 
-class _ResponsesRewriter:
+class _ResponsesRewriter(EventStream):
     is_verbatim = False
 
     def __init__(
