@@ -34,6 +34,7 @@ async def test_unknown_fields_are_tolerated_and_counted(house, monkeypatch):
 UNKNOWN = {
     "/v1/messages": {"max_tokens": 1, "messages": [USER]},
     "/v1/responses": {"input": "Hi", "store": False},
+    "/api/chat": {"messages": [USER]},
 }
 
 
