@@ -20,8 +20,10 @@ from pydantic import TypeAdapter
 
 from cortex_site.base import logs
 from cortex_site.base.addresses import Listen, http_url, reachable_host, split_listen
+from cortex_site.base.certificate import TlsFiles
 from cortex_site.base.settings_file import ConfigError
 from cortex_site.base.version import VERSION
+from cortex_site.http.server import PLAIN, HttpServer
 from neuron.api.app import build_app
 from neuron.config import NeuronConfig, load_config
 from neuron.daemon import Daemon
@@ -104,7 +106,9 @@ def _serve(settings: NeuronConfig, bound: socket.socket) -> None:
     # After neuron.api, which configures Django: ninja reads its settings when it is imported.
     from cortex_site.http.protocol import ServerProtocol  # noqa: PLC0415
 
-    url = settings.public_url or _url(bound)
+    if (objection := settings.tls_objection()) is not None:
+        _give_up(f"tls_cert, tls_key: {objection}")
+    url = settings.public_url or _url(bound, tls=settings.speaks_tls)
     membership, settings = _join(settings, bound)
     host = discover()
     daemon = Daemon(settings, host, url=url, beside=membership.run if membership else None)
@@ -127,7 +131,7 @@ def _serve(settings: NeuronConfig, bound: socket.socket) -> None:
         log.warning("CUDA cannot be used", extra={"reason": host.cuda_unavailable_reason})
     log.info("neuron listens", extra={"url": url, "version": VERSION})
     gc.freeze()  # what exists by now stays, so no collection needs to look at it
-    server = Server(options, daemon)
+    server = Server(options, daemon, settings)
     server.run(sockets=[bound])
     if not server.started:
         sys.exit(1)
@@ -145,7 +149,9 @@ def _join(settings: NeuronConfig, bound: socket.socket) -> tuple[Membership | No
     secret = settings.token or secrets.token_urlsafe(32)
     name = fleet.name or re.sub(r"[^A-Za-z0-9._-]", "-", socket.gethostname())[:100].lstrip("._-")
     try:
-        endpoint = settings.public_url or endpoint_for(fleet.url, *bound.getsockname()[:2])
+        endpoint = settings.public_url or endpoint_for(
+            fleet.url, *bound.getsockname()[:2], tls=settings.speaks_tls
+        )
         who = {"name": name, "endpoint": endpoint, "secret": secret}
         membership = Membership(fleet.url, fleet.token, **who, labels=fleet.labels)
         asyncio.run(membership.try_once())
@@ -156,16 +162,16 @@ def _join(settings: NeuronConfig, bound: socket.socket) -> tuple[Membership | No
     return membership, settings
 
 
-def _url(bound: socket.socket) -> str:
+def _url(bound: socket.socket, *, tls: bool) -> str:
     host, port = bound.getsockname()[:2]
-    return http_url(reachable_host(host), port)
+    return http_url(reachable_host(host), port, tls=tls)
 
 
-class Server(uvicorn.Server):
-    """uvicorn's server. On a stop signal, running answers have the daemon's grace to end."""
+class Server(HttpServer):
+    """The HTTP server. On a stop signal, running answers have the daemon's grace to end."""
 
-    def __init__(self, config: uvicorn.Config, daemon: Daemon) -> None:
-        super().__init__(config)
+    def __init__(self, config: uvicorn.Config, daemon: Daemon, tls: TlsFiles = PLAIN) -> None:
+        super().__init__(config, tls)
         self._daemon = daemon
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:

@@ -10,6 +10,7 @@ from pydantic_settings import SettingsConfigDict
 
 from cortex_site.base.addresses import Listen, is_loopback, split_listen
 from cortex_site.base.answer_formats import ReasoningFormat, ToolFormat
+from cortex_site.base.certificate import TlsFiles
 from cortex_site.base.secret import Secret
 from cortex_site.base.settings_file import Section, Settings, load
 
@@ -134,7 +135,7 @@ class MembershipSettings(Section):
     labels: list[str] = Field([], description="What models may require of a node: a100, nvlink …")
 
 
-class NeuronConfig(Settings):
+class NeuronConfig(Settings, TlsFiles):
     """Everything `neuron serve` needs to know."""
 
     model_config = SettingsConfigDict(env_prefix="NEURON_")

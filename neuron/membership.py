@@ -125,7 +125,7 @@ class Membership:
         self._away = True
 
 
-def endpoint_for(url: str, host: str, port: int) -> str:
+def endpoint_for(url: str, host: str, port: int, *, tls: bool = False) -> str:
     """Where the control plane at `url` can reach what listens on `host` and `port`.
 
     For a server on every interface, it is the address that this machine has towards `url`. Raises
@@ -139,7 +139,7 @@ def endpoint_for(url: str, host: str, port: int) -> str:
     if is_loopback(host) and not is_loopback(there.hostname):
         message = f"listens on {host} only, where {there.hostname} cannot reach it"
         raise JoinRefusedError(f"{message}: --listen 0.0.0.0:{port}, or set public_url")
-    return http_url(host, port)
+    return http_url(host, port, tls=tls)
 
 
 def _own_address(host: str, port: int) -> str:

@@ -71,11 +71,12 @@ def local_address(listen: str) -> tuple[str, int]:
     return reachable_host(host), port
 
 
-def http_url(host: str, port: int) -> str:
+def http_url(host: str, port: int, *, tls: bool = False) -> str:
     """The URL of a server, with brackets around an IPv6 address."""
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    scheme = "https" if tls else "http"
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
 
-def local_url(listen: str) -> str:
+def local_url(listen: str, *, tls: bool = False) -> str:
     """The URL at which this machine reaches a server that listens on `listen`."""
-    return http_url(*local_address(listen))
+    return http_url(*local_address(listen), tls=tls)

@@ -15,8 +15,9 @@ PATIENCE_S = 2.0
 def describe(config: CortexConfig, catalogue: Catalogue) -> Iterator[str]:
     """The lines to print: effects first, then warnings."""
     gateway = config.gateway
-    yield f"API on {gateway.listen} ({gateway.workers} worker(s)), metrics on {gateway.metrics_listen}"
-    yield f"admin on {gateway.admin_listen}"
+    spoken = ", TLS" if gateway.speaks_tls else ""
+    yield f"API on {gateway.listen} ({gateway.workers} worker(s){spoken})"
+    yield f"metrics on {gateway.metrics_listen}, admin on {gateway.admin_listen}"
     yield f"state in {config.home}; database: {'PostgreSQL' if config.database.url else 'SQLite'}"
     yield f"eviction by {config.eviction.strategy}, defrag after {config.eviction.defrag_after_cycles} cycles"
     for neuron in config.neurons:

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from cortex_site.cli.operator_api import OperatorApi, OperatorError, read_state
+from cortex_site.config.contradictions import tls_objections
 from cortex_site.config.cortex_toml import CortexConfig
 from cortex_site.processes.redis_server import read_server
 
@@ -24,6 +25,8 @@ def show(config: CortexConfig, *, as_json: bool) -> int:
         Console(soft_wrap=True).print_json(data={"error": problem, **fleet, "processes": processes})
         return 1 if problem else 0
     console = Console()
+    for objection in tls_objections(config):
+        Console(stderr=True).print(f"cortex: warning: {objection}", soft_wrap=True)
     if problem:
         Console(stderr=True).print(f"cortex: {problem}", soft_wrap=True)
     else:

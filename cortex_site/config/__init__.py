@@ -9,6 +9,9 @@ from __future__ import annotations
 import os
 from functools import lru_cache
 from pathlib import Path
+from typing import TypeVar
+
+from pydantic import BaseModel
 
 from cortex_site.base.settings_file import load
 from cortex_site.config.cortex_toml import CortexConfig
@@ -16,11 +19,20 @@ from cortex_site.config.models_toml import Catalogue
 
 
 def load_config(path: Path | None) -> CortexConfig:
-    """The configuration in `path`; `models_config` becomes absolute, relative to that file."""
+    """The configuration in `path`; the files that it names become absolute, relative to that file."""
     config = load(CortexConfig, path)
-    if path and config.models_config and not config.models_config.is_absolute():
-        return config.model_copy(update={"models_config": path.parent / config.models_config})
-    return config
+    if path is None:
+        return config
+    gateway = _beside(path, config.gateway, "tls_cert", "tls_key", "node_ca")
+    return _beside(path, config, "models_config").model_copy(update={"gateway": gateway})
+
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def _beside(path: Path, settings: Model, *keys: str) -> Model:
+    given = {key: getattr(settings, key) for key in keys}
+    return settings.model_copy(update={key: path.parent / file for key, file in given.items() if file})
 
 
 def load_catalogue(config: CortexConfig) -> Catalogue:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from cortex_site.base.certificate import CertificateError, trusting
 from cortex_site.base.settings_file import line_of
 from cortex_site.config.cortex_toml import CortexConfig
 from cortex_site.config.models_toml import DEFAULT_PRIORITY, Catalogue, Profile
@@ -27,10 +28,29 @@ class KnownNode:
 
 
 def warnings(config: CortexConfig, catalogue: Catalogue, hosts: Sequence[KnownNode] = ()) -> list[str]:
-    """The warnings about `models.toml`, as `FILE:LINE: key: sentence`; `hosts` adds nodes of no file."""
+    """The warnings about certificates, and about `models.toml` as `FILE:LINE: key: sentence`.
+
+    `hosts` adds nodes of no file.
+    """
     path = config.models_config
     text = _text(path)
-    return [_placed(path, text, loc, what) for loc, what in _all(config, catalogue, _hosts(config, hosts))]
+    return [
+        *tls_objections(config),
+        *(_placed(path, text, loc, what) for loc, what in _all(config, catalogue, _hosts(config, hosts))),
+    ]
+
+
+def tls_objections(config: CortexConfig) -> list[str]:
+    """Why the files of certificates cannot be used as they are now; a running cortex keeps those before."""
+    found = []
+    if (objection := config.gateway.tls_objection()) is not None:
+        found.append(f"gateway.tls_cert, tls_key: {objection}")
+    try:
+        if config.gateway.node_ca is not None:
+            trusting(config.gateway.node_ca)
+    except CertificateError as error:
+        found.append(f"gateway.node_ca: {error}")
+    return found
 
 
 def of_profile(profile: Profile, config: CortexConfig, hosts: Sequence[KnownNode]) -> list[tuple[str, str]]:

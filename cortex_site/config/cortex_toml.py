@@ -22,6 +22,7 @@ from pydantic import (
 from pydantic_settings import SettingsConfigDict
 
 from cortex_site.base.addresses import Listen, Origin, is_loopback, split_listen
+from cortex_site.base.certificate import TlsFiles
 from cortex_site.base.secret import Secret
 from cortex_site.base.settings_file import Section, Settings
 
@@ -52,7 +53,7 @@ Label = Annotated[str, StringConstraints(min_length=1, max_length=100)]
 Names = Annotated[dict[str, str], BeforeValidator(_names)]
 
 
-class GatewaySettings(Section):
+class GatewaySettings(Section, TlsFiles):
     """The data plane: addresses, timeouts and bounds."""
 
     listen: Listen = f"127.0.0.1:{API_PORT}"
@@ -75,6 +76,9 @@ class GatewaySettings(Section):
     )
     head_timeout_s: PositiveFloat = Field(20.0, description="For the head of a request to arrive")
     body_timeout_s: PositiveFloat = Field(300.0, description="For the body of a request to arrive")
+    node_ca: Path | None = Field(
+        None, description="PEM file of authorities for nodes' certificates, besides the system's"
+    )
     compress_from_bytes: NonNegativeInt = Field(
         16_384, description="Whole answers from this size are compressed for clients that accept it; 0: none"
     )

@@ -245,5 +245,6 @@ class ServerProtocol(asyncio.Protocol):
 
     def _linger(self) -> None:
         """Closing on unread bytes would reset the connection, and the answer with it."""
-        self._transport.write_eof()
+        if self._transport.can_write_eof():  # not over TLS, where `connection: close` has to do
+            self._transport.write_eof()
         self._loop.call_later(LINGER_S, self._transport.close)

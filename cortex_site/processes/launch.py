@@ -22,6 +22,7 @@ from rich.console import Console
 
 from cortex_site.base.addresses import is_loopback, local_address, local_url, split_listen
 from cortex_site.base.settings_file import ConfigError
+from cortex_site.config.contradictions import tls_objections
 from cortex_site.config.cortex_toml import CortexConfig, NeuronEntry
 from cortex_site.processes import programs
 from cortex_site.processes.supervisor import STATE_FILE, Program, StartError, Supervisor
@@ -81,8 +82,15 @@ def prepare_home(home: Path) -> None:
         ) from error
 
 
+def _check_tls(config: CortexConfig) -> None:
+    """Raise `ConfigError` before anything starts if a file cannot be used."""
+    if objections := tls_objections(config):
+        raise ConfigError(objections)
+
+
 def plan_serve(config: CortexConfig, config_path: Path | None) -> LaunchPlan:
     """The plan of `cortex serve`."""
+    _check_tls(config)
     prepare_home(config.home)
     env = {"CORTEX_STATE_DIR": str(config.home)}
     if config_path:
@@ -96,6 +104,7 @@ def plan_up(config: CortexConfig, config_path: Path | None, neuron_listen: str) 
     The processes read these additions from their environment, which overrides any file.
     """
     home = config.home
+    _check_tls(config)
     prepare_home(home)
     sockets = programs.Sockets.bind(config)
     programs.bind(neuron_listen).close()  # neuron binds its own; this reports a conflict now
@@ -159,7 +168,7 @@ async def _run(plan: LaunchPlan) -> int:
         log_dir=plan.logs,
     )
     supervisor.facts = {
-        "api": local_url(plan.config.gateway.listen),
+        "api": local_url(plan.config.gateway.listen, tls=plan.config.gateway.speaks_tls),
         "admin": local_url(plan.config.gateway.admin_listen),
     }
     starting = asyncio.create_task(_start(plan, supervisor))
@@ -223,10 +232,11 @@ async def _prepare(plan: LaunchPlan) -> AsyncIterator[tuple[str, str]]:
 
 async def _await_tiny(plan: LaunchPlan, show: Callable[[str], None]) -> None:
     """Wait for the first model, which loads while the rest starts: ready means that it answers."""
-    address = local_address(plan.config.gateway.listen)
+    gateway = plan.config.gateway
+    address = local_address(gateway.listen)
     deadline = asyncio.get_running_loop().time() + TINY_WAIT_S
     while asyncio.get_running_loop().time() < deadline:
-        model = await programs.model_state(address, TINY)
+        model = await programs.model_state(address, TINY, tls=gateway.speaks_tls)
         if model.get("state") == "loaded":
             return
         show(f"Loading {TINY} …")
@@ -236,7 +246,7 @@ async def _await_tiny(plan: LaunchPlan, show: Callable[[str], None]) -> None:
 
 def _say_ready(plan: LaunchPlan, password: str) -> None:
     gateway = plan.config.gateway
-    api = local_url(gateway.listen)
+    api = local_url(gateway.listen, tls=gateway.speaks_tls)
     lines = [
         "",
         "[bold green]cortex is ready.[/bold green]",
@@ -256,10 +266,11 @@ def _say_ready(plan: LaunchPlan, password: str) -> None:
         body = json.dumps(
             {"model": TINY, "messages": [{"role": "user", "content": QUESTION}], "stream": True}
         )
+        curl = "curl -kN" if gateway.speaks_tls else "curl -N"
         lines += [
             "",
             "Try:",
-            f"  curl -N {api}/v1/chat/completions -H 'content-type: application/json' -d '{body}'",
+            f"  {curl} {api}/v1/chat/completions -H 'content-type: application/json' -d '{body}'",
         ]
     lines += ["", "Ctrl-C ends it."]
     plan.console.print("\n".join(lines), soft_wrap=True)

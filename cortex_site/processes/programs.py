@@ -103,7 +103,7 @@ def _gateway_worker(index: int, sock: socket.socket, env: Mapping[str, str], con
         (sys.executable, "-m", "fleet.gateway.worker", "--fd", str(sock.fileno())),
         env,
         fds=(sock.fileno(),),
-        ready=http_ready(sock, "/health"),
+        ready=http_ready(sock, "/health", tls=config.gateway.speaks_tls),
         stop_s=config.gateway.stop_grace_s + 5.0,
     )
 
@@ -131,21 +131,23 @@ def neuron_program(listen: str, config_path: Path) -> Program:
 # --- readiness ---
 
 
-def http_ready(where: socket.socket | tuple[str, int], path: str) -> Callable[[], Awaitable[bool]]:
+def http_ready(
+    where: socket.socket | tuple[str, int], path: str, *, tls: bool = False
+) -> Callable[[], Awaitable[bool]]:
     """A probe that tells whether GET `path` answers 200."""
     address = where.getsockname()[:2] if isinstance(where, socket.socket) else where
     host = reachable_host(address[0])
 
     async def probe() -> bool:
-        status, _ = await http_get(host, address[1], path)
+        status, _ = await http_get(host, address[1], path, tls=tls)
         return status == 200
 
     return probe
 
 
-async def model_state(address: tuple[str, int], model: str) -> dict[str, object]:
+async def model_state(address: tuple[str, int], model: str, *, tls: bool = False) -> dict[str, object]:
     """The gateway's entry of one model; empty while it has none."""
-    status, body = await http_get(*address, f"/v1/models/{model}")
+    status, body = await http_get(*address, f"/v1/models/{model}", tls=tls)
     return json.loads(body) if status == 200 else {}
 
 

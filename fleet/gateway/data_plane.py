@@ -63,6 +63,7 @@ class DataPlane:
             ),
             WatchPolicy(config.poll.interval_s, config.poll.misses_until_unhealthy),
             workers=settings.workers,
+            ca=settings.node_ca,
         )
         self.loader = Loader(self.fleet, control, settings.load_wait_s)
         self.recorder = Recorder(

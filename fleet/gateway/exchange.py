@@ -30,7 +30,7 @@ from fleet.gateway.http.response import UpstreamResponse
 from fleet.gateway.limits.estimate import asked_of, estimate
 from fleet.gateway.limits.keys import check_model
 from fleet.gateway.limits.limiter import Reservation
-from fleet.gateway.nodes.adapter import INTERNAL
+from fleet.gateway.nodes.adapter import INTERNAL, as_note
 from fleet.gateway.record import metrics
 from fleet.gateway.record.draft import RecordDraft
 from fleet.gateway.relay import Relay
@@ -41,6 +41,7 @@ from neuron.wire import ApiError
 
 log = logging.getLogger("cortex.request")
 
+IGNORED = "x-cortex-ignored"
 CLIENT_LEFT = 499  # nginx's status for a client that went away
 PATIENCE_S = 5.0  # how long a streaming client waits for a head, and then between comments
 _BUG = ApiError(500, "internal_error", "The gateway failed; its log has the reason.")
@@ -76,6 +77,7 @@ class Exchange:
 
     _reservation: Reservation | None = None  # of a key with limits
     _held: _Closable | None = None  # at a node: a pending request, then its response
+    _ignored: tuple[str, ...] = ()  # fields of the client's that nobody knows
     _finished = False
 
     def __init__(self, plane: DataPlane, request: Request, dialect: Dialect) -> None:
@@ -111,6 +113,7 @@ class Exchange:
         call = await self._dialect.prepare(self._request.body, key)
         draft.model = model = snapshot.resolve(call.model)
         draft.stream = call.stream
+        self._ignored = call.ignored
         check_model(key, model)
         offer = snapshot.offer(model)
         if offer is None:
@@ -263,6 +266,9 @@ class Exchange:
             headers["x-cortex-overhead-us"] = f"{(trail.overhead_s or 0.0) * 1e6:.0f}"
         elif (wait_s := self._plane.loader.expected_wait_s(self._draft.model)) is not None:
             headers["x-cortex-expected-wait-s"] = str(math.ceil(wait_s))
+        if self._ignored:
+            by_node = headers.get(IGNORED, "")
+            headers[IGNORED] = as_note(", ".join(filter(None, (*self._ignored, by_node))))
         if self._reservation is not None:
             headers |= self._reservation.headers
         return headers

@@ -34,6 +34,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     django.setup()
     # After django.setup(): these need the app registry, or ninja's settings.
     from cortex_site.http.protocol import ServerProtocol  # noqa: PLC0415
+    from cortex_site.http.server import HttpServer  # noqa: PLC0415
     from fleet.control_plane import ServicesControl  # noqa: PLC0415
     from fleet.gateway.app import application  # noqa: PLC0415
     from fleet.gateway.data_plane import DataPlane  # noqa: PLC0415
@@ -43,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     connections.settings["default"] |= {"CONN_MAX_AGE": CONNECTION_AGE_S, "CONN_HEALTH_CHECKS": True}
     settings = config.current()
     plane = DataPlane(settings, ServicesControl(), records.store)
-    server = uvicorn.Server(
+    server = HttpServer(
         uvicorn.Config(
             application(plane),
             loop="uvloop",
@@ -57,7 +58,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             timeout_keep_alive=KEEP_ALIVE_S,
             timeout_graceful_shutdown=round(settings.gateway.stop_grace_s),
             backlog=BACKLOG,
-        )
+        ),
+        settings.gateway,
     )
     server.run(sockets=[socket.socket(fileno=arguments.fd)])
 

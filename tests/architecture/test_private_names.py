@@ -48,6 +48,9 @@ LIBRARIES = [
             "cortex_site/http/response_head.py": {
                 "uvicorn.server.Server.on_tick": "60ea49b06ccf",  # makes a new list of default headers
             },
+            "cortex_site/http/server.py": {
+                "uvicorn.server.Server.startup": "2aa1d70a244b",  # listens on what it is given: on nothing
+            },
             "neuron/cli.py": {
                 "uvicorn.server.Server.handle_exit": "553276efa26e",
             },

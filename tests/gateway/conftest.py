@@ -11,8 +11,11 @@ import httpx
 import pytest
 import uvicorn
 
+from cortex_site.base.addresses import http_url
+from cortex_site.base.certificate import TlsFiles
 from cortex_site.config.cortex_toml import CortexConfig, GatewaySettings, RedisSettings
 from cortex_site.http.protocol import ServerProtocol
+from cortex_site.http.server import PLAIN, HttpServer
 from fleet.gateway.app import application
 from fleet.gateway.data_plane import DataPlane
 from fleet.records import RequestRecord
@@ -79,11 +82,11 @@ async def answer_page(reader, writer) -> None:
     writer.close()
 
 
-class Server(uvicorn.Server):
-    """uvicorn's, without its pauses of a tenth of a second: it ends when it is told to."""
+class Server(HttpServer):
+    """The HTTP server, without its pauses of a tenth of a second: it ends when it is told to."""
 
-    def __init__(self, config: uvicorn.Config) -> None:
-        super().__init__(config)
+    def __init__(self, config: uvicorn.Config, tls: TlsFiles) -> None:
+        super().__init__(config, tls)
         self.ended = asyncio.Event()
 
     async def main_loop(self) -> None:
@@ -96,13 +99,14 @@ class Server(uvicorn.Server):
         if self.server_state.connections:
             await super().shutdown(sockets)
             return
+        self.stop_watching()
         for listener in (*self.servers, *(sockets or ())):
             listener.close()
         await self.lifespan.shutdown()
 
 
 @asynccontextmanager
-async def serving(app):
+async def serving(app, tls=PLAIN):
     sock = socket.create_server(("127.0.0.1", 0))
     server = Server(
         uvicorn.Config(
@@ -113,7 +117,8 @@ async def serving(app):
             ws="none",
             timeout_graceful_shutdown=1,
             proxy_headers=False,
-        )
+        ),
+        tls,
     )
     task = asyncio.create_task(server.serve(sockets=[sock]))
     while not server.started:
@@ -133,9 +138,11 @@ async def make_house(
     redis_url: str = NO_REDIS,
     redis_timeout_ms=200,
     poll=None,
+    verify=TLS,
+    node_tls=None,
     **limits,
 ):
-    fakes = [FakeNode(f"n{index}") for index in range(nodes)]
+    fakes = [FakeNode(f"n{index}", node_tls) for index in range(nodes)]
     for fake in fakes:
         await fake.start()
         if loaded:
@@ -155,8 +162,10 @@ async def make_house(
     )
     gateway = DataPlane(config, control, records.extend)
     async with (
-        serving(application(gateway)) as port,
-        httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=20, verify=TLS) as client,
+        serving(application(gateway), config.gateway) as port,
+        httpx.AsyncClient(
+            base_url=http_url("127.0.0.1", port, tls=config.gateway.speaks_tls), timeout=20, verify=verify
+        ) as client,
     ):
         house = House(gateway, control, fakes, client, records, port, page)
         if loaded:

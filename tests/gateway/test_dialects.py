@@ -10,7 +10,6 @@ import pytest
 from prometheus_client import REGISTRY
 
 from fleet.gateway.dialects import chat, chat_body
-from fleet.gateway.record import metrics
 from fleet.snapshot import NodeConfig, ProfileView
 from neuron.wire import ApiError
 from tests.stubs.fake_node import head, refuse
@@ -275,37 +274,6 @@ async def test_anthropics_sdk_pages_through_the_models(house):
         assert (await client.models.retrieve("a")).display_name == "a"
         with pytest.raises(anthropic.BadRequestError, match="limit"):
             await client.models.list(limit=0)
-
-
-# --- fields that nobody knows ---
-
-
-def counted(dialect: str, field: str) -> float:
-    return (
-        REGISTRY.get_sample_value("cortex_unknown_fields_total", {"dialect": dialect, "field": field}) or 0.0
-    )
-
-
-async def test_unknown_fields_are_tolerated_and_counted(house, monkeypatch):
-    monkeypatch.setattr(metrics, "_fields", set())
-    before = counted("anthropic-messages", "moonphase"), counted("openai-responses", "other")
-    asked = {"model": "m", "max_tokens": 1, "messages": [USER], "moonphase": "full"}
-    assert (await house.client.post("/v1/messages", json=asked)).status_code == 200
-    asked = {"model": "m", "input": "Hi", "store": False, "no such \n name": 1}
-    assert (await house.client.post("/v1/responses", json=asked)).status_code == 200
-    after = counted("anthropic-messages", "moonphase"), counted("openai-responses", "other")
-    assert after == (before[0] + 1, before[1] + 1)
-
-
-def test_clients_cannot_make_labels_without_end(monkeypatch):
-    monkeypatch.setattr(metrics, "_fields", set())
-    metrics.count_unknown("d", [f"field{number}" for number in range(500)])
-    rows = [
-        sample.labels["field"]
-        for sample in metrics.UNKNOWN_FIELDS.collect()[0].samples
-        if sample.labels["dialect"] == "d"
-    ]
-    assert len(set(rows)) <= 65
 
 
 CHAT_SCHEMA = "response_format.json_schema.schema/properties/a"

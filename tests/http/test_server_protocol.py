@@ -33,6 +33,9 @@ class FakeTransport(asyncio.Transport):
         assert not self._closing, "written after the end"
         self.written += data
 
+    def can_write_eof(self) -> bool:
+        return True
+
     def write_eof(self) -> None:
         pass
 

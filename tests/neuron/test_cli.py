@@ -14,6 +14,7 @@ import psutil
 import pytest
 
 from cortex_site.base.version import VERSION
+from tests.stubs.certificates import SelfMade
 
 
 def run(*arguments, **environment):
@@ -83,6 +84,36 @@ def test_serve_runs_until_a_stop_signal(stop):
         assert it.wait() == 0
         watchdog.cancel()
     assert not re.search("Traceback|Exception", rest)
+
+
+def test_it_serves_over_tls(tmp_path):
+    made = SelfMade()
+    files = made.write(tmp_path)
+    config = tmp_path / "neuron.toml"
+    config.write_text("".join(f'{key} = "{path}"\n' for key, path in files.items()))
+    arguments = ("serve", "--listen", "127.0.0.1:0", "--config", str(config))
+    command = [sys.executable, "-m", "neuron.cli", *arguments]
+    environment = os.environ | {"CORTEX_LOG": "json"}
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as it:
+        watchdog = threading.Timer(120, it.kill)
+        watchdog.start()
+        url = next(line["url"] for line in map(json.loads, it.stderr) if line["message"] == "neuron listens")
+        assert url.startswith("https://127.0.0.1:")
+        version = httpx.get(f"{url}/version", verify=made.trusted(), timeout=120)
+        assert version.json()["version"] == VERSION
+        it.send_signal(signal.SIGTERM)
+        it.stderr.read()
+        assert it.wait() == 0
+        watchdog.cancel()
+
+
+def test_a_certificate_that_cannot_be_used_is_one_line(tmp_path):
+    files = SelfMade().write(tmp_path)
+    files["tls_key"].write_bytes(SelfMade().key)
+    result = run("serve", **{f"NEURON_{key.upper()}": str(path) for key, path in files.items()})
+    assert result.returncode == 2
+    (line,) = result.stderr.splitlines()
+    assert f"neuron: tls_cert, tls_key: {files['tls_key']}: is not the key of the first" in line
 
 
 FORBIDDEN = {"torch", "transformers", "numpy", "celery", "fleet", "huggingface_hub"}

@@ -136,6 +136,7 @@ async def test_refusal_of_cortex_says_what_to_do(cortex, refusal, words):
 )
 def test_endpoint_is_an_address_that_cortex_can_reach(url, host, endpoint):
     assert endpoint_for(url, host, 1) == endpoint
+    assert endpoint_for(url, host, 1, tls=True) == endpoint.replace("http:", "https:")
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import ssl
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -88,8 +89,9 @@ def refuse(status: int, code: str, message: str = "no", **headers) -> Answer:
 class FakeNode:
     """`answer` serves chat completions and may be replaced at any time; `requests` holds what came."""
 
-    def __init__(self, name: str = "fake") -> None:
+    def __init__(self, name: str = "fake", tls: ssl.SSLContext | None = None) -> None:
         self.name = name
+        self._tls = tls
         self.answer: Answer = answer_hello
         self.requests: list[Request] = []
         self.models: dict[str, ModelInfo] = {}
@@ -104,10 +106,10 @@ class FakeNode:
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"{'https' if self._tls else 'http'}://127.0.0.1:{self.port}"
 
     async def start(self) -> None:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port, ssl=self._tls)
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def stop(self) -> None:

@@ -31,6 +31,7 @@ class Call(msgspec.Struct, frozen=True):
     prompt_tokens: bool = True  # whether the prompt counts against the key's tokens
     answer_tokens: bool = True  # whether the answer does
     origin: Any = None  # what the dialect needs to write the answer
+    ignored: tuple[str, ...] = ()  # fields of the client's that nobody knows
     asked: tuple[int, int] | None = None  # tokens an answer may have (0: unlimited), and choices
 
 

@@ -38,7 +38,12 @@ class MessagesDialect(ChatDialect):
     def decode(self, body: bytes) -> Call:
         call = self._counted(translation.messages.to_chat(body))
         return Call(
-            call.model, call.stream, call.body, needs=needed_capability(call.body), origin=call.max_tokens
+            call.model,
+            call.stream,
+            call.body,
+            needs=needed_capability(call.body),
+            origin=call.max_tokens,
+            ignored=call.unknown_fields,
         )
 
     def _counted(self, call: translation.ChatCall) -> translation.ChatCall:
@@ -100,6 +105,7 @@ class CountTokensDialect(MessagesDialect):
             needs=needed_capability(call.body),
             prompt_tokens=False,
             answer_tokens=False,
+            ignored=call.unknown_fields,
         )
 
     def answer(self, call: Call, request_id: str) -> AnswerRewriter:

@@ -80,7 +80,8 @@ class OllamaDialect(ChatDialect):
         call = self.read(body)
         metrics.count_unknown(self.name, call.unknown_fields)
         needs = needed_capability(call.body)
-        return Call(call.model, call.stream, call.body, needs=needs, origin=call.model)
+        ignored = call.unknown_fields
+        return Call(call.model, call.stream, call.body, needs=needs, origin=call.model, ignored=ignored)
 
     def answer(self, call: Call, request_id: str) -> AnswerRewriter:
         return _LinesRewriter(ollama.LinesWriter(call.origin, self._line_fields, time.time), request_id)
@@ -160,6 +161,7 @@ class EmbedDialect(OllamaDialect):
             needs="embeddings",
             answer_tokens=False,
             origin=call.model,
+            ignored=call.unknown_fields,
         )
 
     def answer(self, call: Call, request_id: str) -> AnswerRewriter:

@@ -54,8 +54,8 @@ class ResponsesDialect(ChatDialect):
     def decode(self, body: bytes, earlier: Sequence[msgspec.Raw] = ()) -> Call:
         call = translation.responses.to_chat(body, earlier)
         metrics.count_unknown(self.name, call.unknown_fields)
-        needs = needed_capability(call.body)
-        return Call(call.model, call.stream, call.body, needs=needs, origin=call)
+        needs, ignored = needed_capability(call.body), call.unknown_fields
+        return Call(call.model, call.stream, call.body, needs=needs, origin=call, ignored=ignored)
 
     async def prepare(self, body: bytes, key: KeyView | None) -> Call:
         owner, earlier = owner_of(key), []

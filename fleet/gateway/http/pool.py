@@ -12,8 +12,10 @@ import asyncio
 from collections import deque
 from collections.abc import Mapping
 from contextlib import suppress
+from pathlib import Path
 from urllib.parse import urlsplit
 
+from cortex_site.base.certificate import trusting
 from fleet.gateway.http.bounds import PoolBounds
 from fleet.gateway.http.connection import Connection
 from fleet.gateway.http.errors import UpstreamError
@@ -21,13 +23,18 @@ from fleet.gateway.http.response import UpstreamResponse
 
 
 class Pool:
-    """The connections to one endpoint (`http://host:port`)."""
+    """The connections to one endpoint (`http://host:port`).
 
-    def __init__(self, endpoint: str, bounds: PoolBounds, *, token: str | None = None) -> None:
+    Over TLS it is verified by the system's authorities and those in the file `ca`.
+    """
+
+    def __init__(
+        self, endpoint: str, bounds: PoolBounds, *, token: str | None = None, ca: Path | None = None
+    ) -> None:
         parts = urlsplit(endpoint)
         self._host = parts.hostname or ""
         self._port = parts.port or (443 if parts.scheme == "https" else 80)
-        self._tls = parts.scheme == "https"
+        self._tls = trusting(ca) if parts.scheme == "https" else None
         self._base = parts.path.rstrip("/")
         self._bounds = bounds
         self._static = f"host: {parts.netloc}\r\n"
@@ -127,7 +134,7 @@ class Pool:
         try:
             async with asyncio.timeout(self._bounds.connect_s):
                 _, connection = await loop.create_connection(
-                    lambda: Connection(self._bounds), self._host, self._port, ssl=self._tls or None
+                    lambda: Connection(self._bounds), self._host, self._port, ssl=self._tls
                 )
         except TimeoutError as error:
             raise UpstreamError("connect", f"no connection within {self._bounds.connect_s:g} s") from error

@@ -27,6 +27,11 @@ _OWN = frozenset({"node", "queue-ms", "retries", "overhead-us", "expected-wait-s
 Note = tuple[str, str]  # the header's name without `INTERNAL`, and its value
 
 
+def as_note(text: str) -> str:
+    """Return what of a stranger's words may be a header's value: a bounded number of printable characters."""
+    return _UNSAFE.sub("?", text[:MAX_NOTE_CHARS])
+
+
 class RequestAdapter:
     """One node's adapter; it remembers which fields the server refuses."""
 
@@ -48,7 +53,7 @@ class RequestAdapter:
         if self._is_foreign:
             return ()
         found = [
-            (match[1].decode(), _UNSAFE.sub("?", value.decode("latin-1"))[:MAX_NOTE_CHARS])
+            (match[1].decode(), as_note(value.decode("latin-1")))
             for name, value in headers.items()
             if (match := _NOTE.fullmatch(name))
         ]

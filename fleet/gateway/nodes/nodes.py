@@ -8,6 +8,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 
 from pydantic import ValidationError
 
@@ -33,16 +34,21 @@ class Node:
     """One node: `pool` for requests, and the follower of its state. `close` ends both."""
 
     def __init__(
-        self, config: NodeConfig, fleet: FleetState, bounds: PoolBounds, asking: WatchPolicy
+        self,
+        config: NodeConfig,
+        fleet: FleetState,
+        bounds: PoolBounds,
+        asking: WatchPolicy,
+        ca: Path | None,
     ) -> None:
         self.config = config
-        self.pool = Pool(config.base, bounds, token=config.token)
+        self.pool = Pool(config.base, bounds, token=config.token, ca=ca)
         self.breaker = Breaker()
         self.adapter = RequestAdapter(config)
         self.heard = asyncio.Event()  # what it has, or that it is away
         self._fleet = fleet
         self._asking = asking
-        self._control = Pool(config.base, EVENT_BOUNDS, token=config.token)
+        self._control = Pool(config.base, EVENT_BOUNDS, token=config.token, ca=ca)
         self._task = asyncio.create_task(self._follow(), name=f"follow-{config.name}")
 
     def _views(self) -> AsyncIterator[NodeView]:
@@ -95,11 +101,18 @@ class Nodes:
     """All of them, kept in step with the configuration."""
 
     def __init__(
-        self, fleet: FleetState, bounds: PoolBounds, asking: WatchPolicy, *, workers: int = 1
+        self,
+        fleet: FleetState,
+        bounds: PoolBounds,
+        asking: WatchPolicy,
+        *,
+        workers: int = 1,
+        ca: Path | None = None,
     ) -> None:
         self._fleet = fleet
         self._bounds = bounds
         self._asking = asking
+        self._ca = ca  # that they are verified by, besides the system's authorities
         self._workers = workers  # that share what a node takes at once
         self._nodes: dict[str, Node] = {}
         self._troubled: set[str] = set()  # nodes whose breaker is more than closed
@@ -167,7 +180,8 @@ class Nodes:
                 metrics.forget_node(name)
         for name, config in wanted.items():
             if name not in self._nodes:
-                self._nodes[name] = Node(config, self._fleet, self._bounds_of(config), self._asking)
+                bounds = self._bounds_of(config)
+                self._nodes[name] = Node(config, self._fleet, bounds, self._asking, self._ca)
 
     async def heard(self, within_s: float) -> None:
         """Returns when each has said what it has, or was found away; after `within_s` in any case."""
