@@ -177,7 +177,7 @@ def _architectures(checkpoint: Checkpoint) -> list[str]:
 
 def check_context(file: Path, text_config: Any) -> None:
     """Raise ModelLoadError, which names file and key, if a configuration leaves no room for a token."""
-    most = getattr(text_config, "max_position_embeddings", None)
+    most = vars(text_config).get("max_position_embeddings")  # what it says; a class without limits says -1
     if isinstance(most, int) and most < 0:
         raise model_broken(file, f"max_position_embeddings is {most}, but must be positive; correct it")
 
