@@ -22,22 +22,12 @@ QUESTION = "Which port does neuron listen on?"
 LOOK = ToolSpec("look", "Look at a thing.", {"type": "object", "properties": {"thing": {"type": "string"}}})
 
 
-def shown_name(agent: AgentProcess, model: str) -> str | None:
-    """Return the model's name in the picker as last sent."""
-    for update in reversed(agent.updates):
-        if update["sessionUpdate"] == "config_option_update":
-            groups = next(o["options"] for o in update["configOptions"] if o["id"] == "model")
-            names = {option["value"]: option["name"] for group in groups for option in group["options"]}
-            return names.get(f"default:{model}")
-    return None
-
-
 async def test_a_loaded_model_is_warm_and_has_its_window(live_env, folder):
     model = live_env["HELEXA_ACP_MODEL"]
     async with AgentProcess(live_env) as agent:
         await agent.initialize(FULL_CLIENT)
         session = await agent.new_session(folder)
-        await agent.until(lambda: shown_name(agent, model) == f"{model} (warm)")
+        await agent.until(lambda: agent.model_names().get(f"default:{model}") == f"{model} (warm)")
         await agent.prompt(session, QUESTION)
         assert not any(u.get("toolCallId", "").startswith("status_") for u in agent.updates)
         sizes = {u["size"] for u in agent.updates if u["sessionUpdate"] == "usage_update"}

@@ -12,7 +12,6 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -57,18 +56,6 @@ def test_prompts_counts_and_warm_models(stack: Stack, file: str):
     assert_passed(live_tests(f"{stack.api}/v1", TINY, file))
 
 
-def picker_names(updates: list[dict[str, Any]]) -> set[str]:
-    options = [update["configOptions"] for update in updates if "configOptions" in update]
-    groups = [
-        group
-        for option in options
-        for select in option
-        if select["id"] == "model"
-        for group in select["options"]
-    ]
-    return {model["name"] for group in groups for model in group["options"]}
-
-
 async def test_a_cold_model_is_marked_and_its_load_is_a_status(stack: Stack, admin, tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(ACP / "tests")
     from acp_testing.clients import npm_install
@@ -81,7 +68,7 @@ async def test_a_cold_model_is_marked_and_its_load_is_a_status(stack: Stack, adm
     async with AgentProcess(env) as agent:
         await agent.initialize(FULL_CLIENT)
         session = await agent.new_session(tmp_path)
-        await agent.until(lambda: f"{TINY} (cold)" in picker_names(agent.updates))
+        await agent.until(lambda: f"{TINY} (cold)" in agent.model_names().values())
         worker = stack.process_of("tasks")
         worker.suspend()  # the load stays queued until the status was seen
         try:

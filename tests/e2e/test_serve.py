@@ -34,7 +34,7 @@ timeout_s = 1
 [[neurons]]
 name = "here"
 endpoint = "http://127.0.0.1:{neuron}"
-token = "a shared secret"
+token = "a-shared-secret"
 [[neurons]]
 name = "away"
 endpoint = "http://127.0.0.1:9"
@@ -77,7 +77,7 @@ def served(folder, redis, database):
     (folder / "models.toml").write_text(
         MODELS.format(broken=broken_model(folder / "broken"), sees=save(folder / "sees"))
     )
-    (folder / "neuron.toml").write_text('token = "a shared secret"\n')
+    (folder / "neuron.toml").write_text('token = "a-shared-secret"\n')
     env = {"CORTEX_DATABASE__URL": database.url, "CORTEX_REDIS__URL": redis.url}
     yield from serve(folder, base, clean_environment() | env)
 
@@ -217,5 +217,5 @@ def test_tasks_that_hang_are_missing_until_they_run_again(served):
 
 
 def test_no_secret_is_in_the_logs(served):
-    assert "a shared secret" not in served.text
+    assert "a-shared-secret" not in served.text
     assert "Bearer" not in served.text

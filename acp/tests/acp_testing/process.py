@@ -45,6 +45,7 @@ class AgentProcess:
         self._tasks: list[asyncio.Task[Any]] = []
         self._changed = asyncio.Event()
         self.failure: BaseException | None = None
+        self._offered: list[dict[str, Any]] = []  # options in the answer to session/new
 
     async def __aenter__(self) -> Self:
         self.process = await asyncio.create_subprocess_exec(
@@ -129,7 +130,16 @@ class AgentProcess:
         )
 
     async def new_session(self, cwd: Path, **more: Any) -> str:
-        return (await self.request("session/new", cwd=str(cwd), mcpServers=[], **more))["sessionId"]
+        answer = await self.request("session/new", cwd=str(cwd), mcpServers=[], **more)
+        self._offered = answer.get("configOptions", [])
+        return answer["sessionId"]
+
+    def model_names(self) -> dict[str, str]:
+        """The names of the models in the picker by value, as last shown: by an update or the answer itself."""
+        shown = [u["configOptions"] for u in self.updates if u["sessionUpdate"] == "config_option_update"]
+        options = [self._offered, *shown][-1]
+        groups = next((option["options"] for option in options if option["id"] == "model"), [])
+        return {model["value"]: model["name"] for group in groups for model in group["options"]}
 
     async def prompt(self, session_id: str, text: str) -> str:
         return (await self.request("session/prompt", **prompt(session_id, text)))["stopReason"]
