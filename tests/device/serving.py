@@ -116,3 +116,27 @@ def texts(
     for number, tokens in prompts.items():
         serving.submit(number, tokens, sampling, max_tokens=max_tokens)
     return serving.drain()
+
+
+def alone(loaded: AnyDecoder, tokens: list[int], max_tokens: int = 24) -> list[int]:
+    """The answer to a prompt that is served by itself."""
+    return texts(loaded, {0: tokens}, max_tokens=max_tokens)[0]
+
+
+def check_preemption(loaded: AnyDecoder, tight: CacheShape) -> None:
+    """Requests that `tight` has no room for at once get the answers that each gets by itself."""
+    prompts = {seed: prompt(seed, 20) for seed in range(5)}
+    serving = Serving(loaded, tight)
+    for number, tokens in prompts.items():
+        serving.submit(number, tokens, max_tokens=40)
+    crowded = serving.drain()
+    assert serving.num_joined > len(prompts)
+    assert crowded == {number: alone(loaded, tokens, 40) for number, tokens in prompts.items()}
+
+
+def check_small_chunks(loaded: AnyDecoder) -> None:
+    """Prompts of any length that are read a few tokens at a time get the same answers."""
+    prompts = {length: prompt(length, length) for length in (1, 2, 5, 30)}
+    expected = {length: alone(loaded, tokens) for length, tokens in prompts.items()}
+    shape = CacheShape(num_pages=200, page_size=8, num_slots=4, context=256)
+    assert texts(loaded, prompts, shape=shape, step_tokens=5) == expected

@@ -15,7 +15,7 @@ from neuron.models.recomputing_decoder import RecomputingDecoder
 from neuron.models.recurrent_decoder import RecurrentDecoder
 from neuron.pipe import Finished, Sampling
 from neuron.step import CacheShape
-from tests.device.serving import Serving, decoder, prompt, texts
+from tests.device.serving import Serving, alone, check_preemption, check_small_chunks, decoder, prompt
 from tests.device.zoo import VOCAB, build, save
 
 KINDS = {
@@ -39,25 +39,12 @@ def loaded(family: str, tmp_path_factory: pytest.TempPathFactory) -> AnyDecoder:
     return made
 
 
-def alone(loaded: AnyDecoder, tokens: list[int], max_tokens: int = 24) -> list[int]:
-    return texts(loaded, {0: tokens}, max_tokens=max_tokens)[0]
-
-
 def test_a_preemption_does_not_change_a_text(loaded: AnyDecoder):
-    prompts = {seed: prompt(seed, 20) for seed in range(5)}
-    serving = Serving(loaded, TIGHT)
-    for number, tokens in prompts.items():
-        serving.submit(number, tokens, max_tokens=40)
-    crowded = serving.drain()
-    assert serving.num_joined > len(prompts)
-    assert crowded == {number: alone(loaded, tokens, 40) for number, tokens in prompts.items()}
+    check_preemption(loaded, TIGHT)
 
 
 def test_small_chunks_come_to_the_same_text(loaded: AnyDecoder):
-    prompts = {length: prompt(length, length) for length in (1, 2, 5, 30)}
-    expected = {length: alone(loaded, tokens) for length, tokens in prompts.items()}
-    shape = CacheShape(num_pages=200, page_size=8, num_slots=4, context=256)
-    assert texts(loaded, prompts, shape=shape, step_tokens=5) == expected
+    check_small_chunks(loaded)
 
 
 def test_a_prefix_is_shared(loaded: AnyDecoder):

@@ -16,7 +16,7 @@ from neuron.models.decoder import AnyDecoder
 from neuron.models.memory_estimate import estimate_memory
 from neuron.pipe import Finished, LoadFailed
 from neuron.step import CacheShape
-from tests.device.serving import Serving, decoder, prompt, texts
+from tests.device.serving import Serving, alone, check_small_chunks, decoder, prompt, texts
 from tests.device.test_bad_configurations import edited, load
 from tests.device.zoo import save
 
@@ -31,10 +31,6 @@ def loaded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     return decoder(save(tmp_path_factory.mktemp("model"), request.param))
 
 
-def alone(loaded: AnyDecoder, tokens: list[int], max_tokens: int = 24) -> list[int]:
-    return texts(loaded, {0: tokens}, max_tokens=max_tokens)[0]
-
-
 def test_a_preemption_does_not_change_a_text(loaded: AnyDecoder):
     prompts = {seed: prompt(seed, 20) for seed in range(5)}
     serving = Serving(loaded, TIGHT)
@@ -46,10 +42,7 @@ def test_a_preemption_does_not_change_a_text(loaded: AnyDecoder):
 
 
 def test_small_chunks_come_to_the_same_text(loaded: AnyDecoder):
-    prompts = {length: prompt(length, length) for length in (1, 2, 5, 30)}
-    expected = {length: alone(loaded, tokens) for length, tokens in prompts.items()}
-    shape = CacheShape(num_pages=200, page_size=8, num_slots=4, context=256)
-    assert texts(loaded, prompts, shape=shape, step_tokens=5) == expected
+    check_small_chunks(loaded)
 
 
 def test_a_prefix_that_was_read_before_is_not_read_again(loaded: AnyDecoder):

@@ -16,7 +16,7 @@ from neuron.models.fused.decoder import FusedDecoder
 from neuron.pipe import Finished
 from neuron.step import CacheShape
 from neuron.worker.model_pool import ModelPool, WorkerSettings
-from tests.device.serving import Serving, decoder, prompt, texts
+from tests.device.serving import Serving, alone, check_preemption, check_small_chunks, decoder, prompt, texts
 from tests.device.zoo import save
 
 # Each way to keep a state: of transformers' layers, and of our own.
@@ -37,25 +37,12 @@ def loaded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     return found
 
 
-def alone(loaded: AnyDecoder, tokens: list[int], max_tokens: int = 24) -> list[int]:
-    return texts(loaded, {0: tokens}, max_tokens=max_tokens)[0]
-
-
 def test_a_preemption_does_not_change_a_text(loaded: AnyDecoder):
-    prompts = {seed: prompt(seed, 20) for seed in range(5)}
-    serving = Serving(loaded, TIGHT)
-    for number, tokens in prompts.items():
-        serving.submit(number, tokens, max_tokens=40)
-    crowded = serving.drain()
-    assert serving.num_joined > len(prompts)
-    assert crowded == {number: alone(loaded, tokens, 40) for number, tokens in prompts.items()}
+    check_preemption(loaded, TIGHT)
 
 
 def test_small_chunks_come_to_the_same_text(loaded: AnyDecoder):
-    prompts = {length: prompt(length, length) for length in (1, 2, 5, 30)}
-    expected = {length: alone(loaded, tokens) for length, tokens in prompts.items()}
-    shape = CacheShape(num_pages=200, page_size=8, num_slots=4, context=256)
-    assert texts(loaded, prompts, shape=shape, step_tokens=5) == expected
+    check_small_chunks(loaded)
 
 
 def test_a_slot_forgets_the_request_that_had_it(loaded: AnyDecoder):
