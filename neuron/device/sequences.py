@@ -6,7 +6,7 @@ flat batch.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 
@@ -26,6 +26,10 @@ class CachedSequence:
         self._cache = cache
         self._locations = batch.locations[rows]
         self._pages = pages[: -(-self.end // cache.shape.page_size)]
+
+    def chosen(self, indices: Sequence[int]) -> list[int]:
+        """Return those of some rows of the flat batch that are the chunk's, counted from its first."""
+        return [index - self.rows.start for index in indices if self.rows.start <= index < self.rows.stop]
 
     def extend(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """Store the chunk's keys and values and return the sequence's, each (1, kv_heads, tokens, dim)."""

@@ -8,7 +8,7 @@ and the model reads the chunks of a step one after another.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from itertools import repeat
 from typing import Any
@@ -19,11 +19,12 @@ from torch import Tensor
 from neuron.device.kv_cache import KVShape
 from neuron.device.model import ImageEmbeddings
 from neuron.device.sequences import CachedSequence, step_sequences
-from neuron.device.state_pool import StateName, StateShape, split_groups, state_groups, use_state_groups
+from neuron.device.state_pool import split_groups, state_groups, use_state_groups
 from neuron.models.architecture import context_length
 from neuron.models.attention_interface import AttentionProbe, UnsupportedAttentionError
 from neuron.models.checkpoint import Checkpoint
 from neuron.models.probe import Probe, check_continuation, ordinary_tokens, refusing
+from neuron.models.sequential_decoder import SequentialDecoder
 from neuron.models.state_interface import SlotStates, StatefulModule, StateProbe, cache_argument
 
 
@@ -88,24 +89,18 @@ class SequenceCache(SlotStates):
         return self._sequence.start + query_length, 0
 
 
-class CachedDecoder:
+class CachedDecoder(SequentialDecoder):
     """A `neuron.device.model.DecoderModel` that runs transformers' own code, one sequence after another."""
 
-    is_capturable = False
-    vision_encoder = None
-    image_processor = None
-    prompt_rule = None
-
     def __init__(self, model: Any, probe: Probe, *, context: int) -> None:
-        self._model = model
+        super().__init__(
+            model,
+            layers=probe.attention.layers,
+            states=probe.states.shapes if probe.states else {},
+            vocab_size=probe.vocab_size,
+            context=context,
+        )
         self._inputs = CachedInputs(model)
-        self.layers = probe.attention.layers
-        self.states: Mapping[StateName, StateShape] = probe.states.shapes if probe.states else {}
-        self.vocab_size = probe.vocab_size
-        self.context = context  # tokens that the model was made for
-        self.num_embeddings: int = model.get_input_embeddings().num_embeddings
-        self.dtype: torch.dtype = model.dtype
-        self.device: torch.device = model.device
 
     def __call__(
         self, tokens: Tensor, positions: Tensor, logits_indices: Tensor, _: ImageEmbeddings = ()
@@ -115,7 +110,7 @@ class CachedDecoder:
         parts: list[Tensor] = []
         for sequence, group in zip(step_sequences(), groups, strict=False):
             rows = sequence.rows
-            kept = [index - rows.start for index in wanted if rows.start <= index < rows.stop]
+            kept = sequence.chosen(wanted)
             cache = SequenceCache(sequence)
             with use_state_groups([group]) if group else nullcontext():
                 parts.append(self._inputs.run(cache, tokens[rows], kept))

@@ -7,7 +7,6 @@ preemption are those of all other models.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -16,32 +15,21 @@ from torch import Tensor
 from neuron.device.kv_cache import KVShape
 from neuron.device.model import ImageEmbeddings
 from neuron.device.sequences import step_sequences
-from neuron.device.state_pool import StateName, StateShape
 from neuron.models.architecture import context_length, model_unsupported
 from neuron.models.checkpoint import Checkpoint
 from neuron.models.probe import ordinary_tokens, refusing
+from neuron.models.sequential_decoder import SequentialDecoder
 
 _OTHER_MEMORIES = ("mems", "past_buckets_states")  # that `generate` goes on from
 _SHIFTS = (0, 8, 16)  # a token is kept as three bytes, which every type of floats holds exactly
 
 
-class RecomputingDecoder:
+class RecomputingDecoder(SequentialDecoder):
     """A `neuron.device.model.DecoderModel` that reads a text anew for each token after it."""
 
-    is_capturable = False
-    vision_encoder = None
-    image_processor = None
-    prompt_rule = None
-
     def __init__(self, model: Any, *, vocab_size: int, context: int) -> None:
-        self._model = model
-        self.layers = {0: KVShape(kv_heads=1, key_dim=len(_SHIFTS), value_dim=1)}
-        self.states: Mapping[StateName, StateShape] = {}
-        self.vocab_size = vocab_size
-        self.context = context  # tokens that the model was made for
-        self.num_embeddings: int = model.get_input_embeddings().num_embeddings
-        self.dtype: torch.dtype = model.dtype
-        self.device: torch.device = model.device
+        layers = {0: KVShape(kv_heads=1, key_dim=len(_SHIFTS), value_dim=1)}
+        super().__init__(model, layers=layers, states={}, vocab_size=vocab_size, context=context)
 
     def __call__(
         self, tokens: Tensor, positions: Tensor, logits_indices: Tensor, _: ImageEmbeddings = ()
@@ -52,7 +40,7 @@ class RecomputingDecoder:
             rows = sequence.rows
             pieces = _to_bytes(tokens[rows], self.dtype)[None, None]
             text = _from_bytes(sequence.extend(0, pieces, pieces[..., :1])[0][0, 0])
-            kept = [index - rows.start for index in wanted if rows.start <= index < rows.stop]
+            kept = sequence.chosen(wanted)
             logits += [next_logits(self._model, text[: sequence.start + index + 1]) for index in kept]
         return torch.stack(logits) if logits else torch.empty(0, self.vocab_size, device=self.device)
 

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedConfig
 
-from neuron.device.kv_cache import KVShape
 from neuron.device.model import ImageEmbeddings
 from neuron.device.sequences import step_sequences
 from neuron.device.state_pool import StateGroup, StateName, StateShape, split_groups, state_groups
@@ -22,6 +21,7 @@ from neuron.models.architecture import context_length
 from neuron.models.attention_interface import AttentionProbe
 from neuron.models.checkpoint import Checkpoint
 from neuron.models.probe import Probe, check_continuation, ordinary_tokens, refusing
+from neuron.models.sequential_decoder import SequentialDecoder
 from neuron.models.state_interface import StateProbe
 
 _ARGUMENTS = ("state", "cache_params")
@@ -33,28 +33,17 @@ def state_argument(model: Any) -> str | None:
     return next((name for name in _ARGUMENTS if name in taken), None)
 
 
-class RecurrentDecoder:
+class RecurrentDecoder(SequentialDecoder):
     """A `neuron.device.model.DecoderModel` that runs transformers' own code, one sequence after another."""
 
-    is_capturable = False
-    vision_encoder = None
-    image_processor = None
-    prompt_rule = None
-
     def __init__(self, model: Any, argument: str, state: Any, *, vocab_size: int, context: int) -> None:
-        self._model = model
-        self._argument = argument
-        self._example = state  # of one sequence, for its structure
-        self.layers: Mapping[int, KVShape] = {}
-        self.states = {
+        states = {
             StateName(0, "recurrent", number): StateShape(tuple(tensor.shape[1:]), tensor.dtype)
             for number, tensor in enumerate(_tensors(state))
         }
-        self.vocab_size = vocab_size
-        self.context = context  # tokens that the model was made for
-        self.num_embeddings: int = model.get_input_embeddings().num_embeddings
-        self.dtype: torch.dtype = model.dtype
-        self.device: torch.device = model.device
+        super().__init__(model, layers={}, states=states, vocab_size=vocab_size, context=context)
+        self._argument = argument
+        self._example = state  # of one sequence, for its structure
 
     def __call__(
         self, tokens: Tensor, positions: Tensor, logits_indices: Tensor, _: ImageEmbeddings = ()
@@ -90,7 +79,7 @@ def load_recurrent(checkpoint: Checkpoint, model: Any, text_config: Any, argumen
             model, argument, state, vocab_size=len(logits), context=context_length(text_config)
         )
     states = StateProbe(model.config)
-    states.shapes = decoder.states
+    states.shapes = dict(decoder.states)
     probe = Probe(
         AttentionProbe(),
         states,
