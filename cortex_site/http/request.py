@@ -42,6 +42,12 @@ class Request(HttpRequest):
         return None if value is None else str(value, "latin-1")
 
     @property
+    def bearer(self) -> str | None:
+        """The token of `Authorization: Bearer …` (RFC 6750, 2.1), or None."""
+        given = self.header(b"authorization")
+        return given[7:].strip() if given and given[:7].lower() == "bearer " else None
+
+    @property
     def is_open(self) -> bool:
         """False once the client has disconnected, and over ASGI, where that is not known."""
         return self._transport is not None and not self._transport.is_closing()

@@ -47,7 +47,5 @@ def check_model(key: KeyView | None, model: str) -> None:
 
 
 def _secret(request: Request) -> str | None:
-    authorization = request.header(b"authorization")
-    if authorization and authorization[:7].lower() == "bearer ":
-        return authorization[7:].strip()
-    return request.header(b"x-api-key")
+    bearer = request.bearer
+    return request.header(b"x-api-key") if bearer is None else bearer

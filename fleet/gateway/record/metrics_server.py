@@ -62,8 +62,7 @@ def application(registry: CollectorRegistry, token: str | None) -> Application:
 
 
 def _has_token(request: Request, token: str) -> bool:
-    scheme, _, given = (request.header(b"authorization") or "").partition(" ")
-    return scheme.lower() == "bearer" and hmac.compare_digest(given.strip().encode(), token.encode())
+    return hmac.compare_digest((request.bearer or "").encode(), token.encode())
 
 
 def main(argv: Sequence[str] | None = None) -> None:
