@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,11 +9,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import silu, softplus
 
-from neuron.device.convolution import convolve, tail_shape
+from neuron.device.convolution import convolve
 from neuron.device.delta_rule import gated_delta_rule
-from neuron.device.state_pool import StateName, StateShape
-from neuron.models.fused.layer_kind import LayerKind, ModelFacts, Step
+from neuron.models.fused.layer_kind import ModelFacts, Step
 from neuron.models.fused.norm import RmsNorm, l2_norm, rms_norm
+from neuron.models.fused.recurrence import Recurrence
 from neuron.models.fused.short_convolution import convolution_weights
 from neuron.models.linear import PackedLinear, pack_linear, pack_matrix, take_matrix
 from neuron.models.matrix import split_heads, stack
@@ -36,29 +35,25 @@ class DeltaShape:
         return [2 * self.key_heads * self.key_dim + values, values, self.heads, self.heads]
 
 
-@dataclass(frozen=True, slots=True)
-class DeltaRule(LayerKind):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeltaRule(Recurrence):
     """The gated delta rule (Yang, Kautz and Hatamizadeh 2024) with a gated norm, as in Qwen3-Next."""
 
-    layer: int
     shape: DeltaShape
-    dtype: torch.dtype  # of the convolution's tail
-    inputs: PackedLinear
     convolution: Tensor  # (kernel, channels) of queries, keys and values, in this order
     rate: Tensor  # (heads,): how fast a state decays
     rate_bias: Tensor  # (heads,)
     most: float  # of a strength
     norm: RmsNorm  # to float32
-    out: PackedLinear
 
     def __call__(self, x: Tensor, _: Step) -> Tensor:
         shape = self.shape
         mixed, gate, strength, rate = torch.split(self.inputs(x), shape.widths, -1)
-        mixed = silu(convolve(self._tail, mixed, self.convolution))
+        mixed = silu(convolve(self.tail, mixed, self.convolution))
         num_key = 2 * shape.key_heads * shape.key_dim
         query, key = l2_norm(mixed[:, :num_key].view(len(x), -1, shape.key_dim)).chunk(2, 1)
         read = gated_delta_rule(
-            self._memory,
+            self.memory,
             query,
             key,
             mixed[:, num_key:].view(len(x), -1, shape.value_dim),
@@ -68,22 +63,8 @@ class DeltaRule(LayerKind):
         return self.out(self.norm(read).flatten(1).mul_(silu(gate.float())).to(x.dtype))
 
     @property
-    def linears(self) -> Sequence[PackedLinear]:
-        return self.inputs, self.out
-
-    @property
-    def _tail(self) -> StateName:
-        return StateName(self.layer, "conv", 0)
-
-    @property
-    def _memory(self) -> StateName:
-        return StateName(self.layer, "recurrent", 0)
-
-    @property
-    def states(self) -> Mapping[StateName, StateShape]:
-        shape = self.shape
-        memory = StateShape((shape.heads, shape.key_dim, shape.value_dim), torch.float32)
-        return {self._tail: tail_shape(self.convolution, self.dtype), self._memory: memory}
+    def memory_shape(self) -> tuple[int, int, int]:
+        return self.shape.heads, self.shape.key_dim, self.shape.value_dim
 
 
 def delta_rule(module: Any, facts: ModelFacts) -> DeltaRule:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,25 +9,23 @@ import torch
 from torch import Tensor
 from torch.nn.functional import silu, softplus
 
-from neuron.device.convolution import convolve, tail_shape
-from neuron.device.state_pool import StateName, StateShape
+from neuron.device.convolution import convolve
 from neuron.device.state_space import state_space
-from neuron.models.fused.layer_kind import LayerKind, ModelFacts, Step
+from neuron.models.fused.layer_kind import ModelFacts, Step
 from neuron.models.fused.norm import RmsNorm, rms_norm
+from neuron.models.fused.recurrence import Recurrence
 from neuron.models.fused.short_convolution import convolution_weights
 from neuron.models.linear import PackedLinear, pack_linear
 
 
-@dataclass(frozen=True, slots=True)
-class Mamba2(LayerKind):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mamba2(Recurrence):
     """A selective state space (Dao and Gu 2024) with a gate before its norm, as in Bamba."""
 
-    layer: int
     heads: int
     groups: int  # of heads with the same keys and queries
     key_dim: int
     value_dim: int
-    dtype: torch.dtype  # of the convolution's tail
     inputs: PackedLinear  # gates, what is convolved, and each head's step size
     convolution: Tensor  # (kernel, channels) of values, keys and queries, in this order
     convolution_bias: Tensor | None
@@ -36,17 +33,16 @@ class Mamba2(LayerKind):
     step_bias: Tensor  # (heads,)
     passed: Tensor  # (heads, 1): how much of a value passes by the state
     norm: RmsNorm  # of the heads of each group: its weight is (groups, …)
-    out: PackedLinear
 
     def __call__(self, x: Tensor, _: Step) -> Tensor:
         values, keys = self.heads * self.value_dim, self.groups * self.key_dim
         gate, mixed, steps = torch.split(self.inputs(x), [values, values + 2 * keys, self.heads], -1)
-        mixed = silu(convolve(self._tail, mixed, self.convolution, self.convolution_bias))
+        mixed = silu(convolve(self.tail, mixed, self.convolution, self.convolution_bias))
         value, key, query = torch.split(mixed, [values, keys, keys], -1)
         value = value.view(len(x), self.heads, self.value_dim)
         steps = softplus(steps.float() + self.step_bias)
         read = state_space(
-            self._memory,
+            self.memory,
             query.view(len(x), self.groups, self.key_dim),
             key.view(len(x), self.groups, self.key_dim),
             value * steps.unsqueeze(2),
@@ -57,21 +53,8 @@ class Mamba2(LayerKind):
         return self.out(self.norm(read.view(len(x), self.groups, -1)).flatten(1).to(x.dtype))
 
     @property
-    def linears(self) -> Sequence[PackedLinear]:
-        return self.inputs, self.out
-
-    @property
-    def _tail(self) -> StateName:
-        return StateName(self.layer, "conv", 0)
-
-    @property
-    def _memory(self) -> StateName:
-        return StateName(self.layer, "recurrent", 0)
-
-    @property
-    def states(self) -> Mapping[StateName, StateShape]:
-        memory = StateShape((self.heads, self.key_dim, self.value_dim), torch.float32)
-        return {self._tail: tail_shape(self.convolution, self.dtype), self._memory: memory}
+    def memory_shape(self) -> tuple[int, int, int]:
+        return self.heads, self.key_dim, self.value_dim
 
 
 def mamba2(module: Any, facts: ModelFacts) -> Mamba2:
