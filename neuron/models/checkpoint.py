@@ -39,7 +39,6 @@ LAYER_COUNTS = {"num_hidden_layers", "num_layers", "n_layer", "n_layers"}
 # What else models are published as: pattern, what it is, and the cure. The first that is there is named.
 _CONVERT = "load it with transformers and `save_pretrained`, or use the model's safetensors release"
 _OTHER_FILES = (
-    ("*.gguf", "a GGUF file, which is not read here", "use the model's safetensors release"),
     (ADAPTER, "a LoRA adapter without its model", "merge it into its base model first"),
     (
         "consolidated*.safetensors",
@@ -134,11 +133,17 @@ def _open(file: Path) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A directory whose files are all there and complete."""
+    """A model whose files are all there and complete."""
 
-    path: Path
-    config: dict[str, Any]  # of `config.json`
+    path: Path  # of its directory, or of its first file
+    config: dict[str, Any]  # as `config.json` has it
     tensors: dict[str, TensorEntry]
+    rope_divisors: list[float] | None = None  # of its frequencies, beside what `config` says
+
+    @property
+    def config_file(self) -> Path:
+        """Where the configuration stands."""
+        return self.path / CONFIG if self.path.is_dir() else self.path
 
     @property
     def num_bytes(self) -> int:
@@ -169,7 +174,7 @@ def read_directory(path: Path) -> Checkpoint:
             cause = f"lacks {missing[0]}, which {INDEX} says it has ({len(missing)} such tensors)"
             raise model_broken(file, cause)
         tensors |= entries
-    _check_layers(path / CONFIG, config, len(tensors))
+    check_layers(path / CONFIG, config, len(tensors))
     for warning in load_warnings(path):
         log.warning(warning)
     return Checkpoint(path, config, tensors)
@@ -201,7 +206,7 @@ def _read_config(path: Path) -> dict[str, Any]:
     return config
 
 
-def _check_layers(file: Path, config: dict[str, Any], num_tensors: int) -> None:
+def check_layers(file: Path, config: dict[str, Any], num_tensors: int) -> None:
     """Refuse a number of layers that takes longer to build than to contradict."""
     for part in (config, *(value for value in config.values() if isinstance(value, dict))):
         for key in LAYER_COUNTS & part.keys():

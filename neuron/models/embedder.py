@@ -11,7 +11,7 @@ from torch.nn.functional import normalize
 from transformers.models.auto.modeling_auto import MODEL_MAPPING
 
 from neuron.models.architecture import context_length, model_class, model_unsupported, read_config
-from neuron.models.checkpoint import CONFIG, Checkpoint
+from neuron.models.checkpoint import Checkpoint
 from neuron.models.pooling import Pooling, PoolingMode
 from neuron.models.weights import LoadOptions, load_weights
 from neuron.step import CacheShape, EmbeddingPlan, PoisonedError
@@ -83,7 +83,7 @@ def load_embedder(
     embedder_class = model_class(MODEL_MAPPING, config)
     if embedder_class is None:
         cause = f"{config.model_type} has no hidden states to pool"
-        raise model_unsupported(checkpoint.path / CONFIG, cause)
+        raise model_unsupported(checkpoint.config_file, cause)
     model = load_weights(checkpoint, config, embedder_class, options, attention=None, is_headless=True)
     context = context_length(config.get_text_config())
     if config.model_type in _OFFSET_POSITIONS:
@@ -96,4 +96,4 @@ def load_embedder(
         raise
     except Exception as error:
         cause = f"{config.model_type} makes no hidden states of text alone: {error!r}"
-        raise model_unsupported(checkpoint.path / CONFIG, cause) from error
+        raise model_unsupported(checkpoint.config_file, cause) from error

@@ -23,7 +23,7 @@ from neuron.models.checkpoint import (
     check_layers,
     model_broken,
 )
-from neuron.models.formats.block_types import BLOCK_FORMATS
+from neuron.models.formats.block_types import BLOCK_TYPES
 from neuron.models.gguf.config import common_config, require_same_heads
 from neuron.models.gguf.container import StoredTensor
 from neuron.models.gguf.families import FAMILIES, MIXTRAL, Family
@@ -60,11 +60,12 @@ class GgufEntry:
 
     @property
     def dtype(self) -> str:
-        kinds = {tensor.type for tensor in self.parameter.sources}
-        kind = kinds.pop()
-        if kinds or len(self.shape) < 2:  # what differs is joined as plain numbers
-            return "F32" if kinds or not kind.is_plain else kind.name
-        return kind.name if kind.is_plain else kind.name.lower()
+        first, *others = self.parameter.sources
+        if first.type.is_plain and not others:
+            return first.type.name
+        if _is_matrix(first) and all(other.type == first.type for other in others):
+            return first.type.name.lower() if not first.type.is_plain else first.type.name
+        return "F32"  # what is stored differently is joined as plain numbers
 
     @property
     def num_bytes(self) -> int:
@@ -119,8 +120,8 @@ def _config(metadata: Metadata, family: Family, tensors: Tensors) -> dict[str, A
 
 def _entry(parameter: Parameter) -> GgufEntry:
     for tensor in parameter.sources:
-        if not tensor.type.is_plain and tensor.type.name.lower() not in BLOCK_FORMATS:
-            known = ", ".join(sorted(name.upper() for name in BLOCK_FORMATS))
+        if not tensor.type.is_plain and tensor.type.name.lower() not in BLOCK_TYPES:
+            known = ", ".join(sorted(name.upper() for name in BLOCK_TYPES))
             cause = f"{tensor.name} is of type {tensor.type.name}, which is not read here; {known} are"
             raise ModelLoadError("model_unsupported", f"{tensor.file}: {cause}")
     try:
@@ -132,6 +133,11 @@ def _entry(parameter: Parameter) -> GgufEntry:
         cause = f"{names}: of shape {shapes}, which makes no {parameter.name}"
         raise model_broken(parameter.sources[0].file, cause) from error
     return GgufEntry(parameter, shape)
+
+
+def _is_matrix(tensor: StoredTensor) -> bool:
+    """Return whether something is multiplied by a tensor; what is added to it is needed as plain numbers."""
+    return len(tensor.shape) > 1 and not tensor.name.endswith(".bias")
 
 
 def _read(tensor: StoredTensor, files: OpenFiles) -> Tensor:
@@ -148,7 +154,7 @@ def _read(tensor: StoredTensor, files: OpenFiles) -> Tensor:
         aligned = stored if tensor.start % dtype.itemsize == 0 else stored.clone()
         return aligned.view(dtype).view(tensor.shape)
     blocks = stored.view(*tensor.shape[:-1], tensor.row_bytes)
-    matrix = Matrix(BLOCK_FORMATS[tensor.type.name.lower()], (blocks,), None, tensor.shape[-1])
-    if len(tensor.shape) == 1:
+    matrix = Matrix(BLOCK_TYPES[tensor.type.name.lower()], (blocks,), None, tensor.shape[-1])
+    if not _is_matrix(tensor):
         return matrix.dequantize(torch.float32)
     return StoredWeight(matrix, torch.float32)
