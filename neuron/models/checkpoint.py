@@ -174,7 +174,7 @@ def read_directory(path: Path) -> Checkpoint:
             cause = f"lacks {missing[0]}, which {INDEX} says it has ({len(missing)} such tensors)"
             raise model_broken(file, cause)
         tensors |= entries
-    check_layers(path / CONFIG, config, len(tensors))
+    _check_layers(path / CONFIG, config, len(tensors))
     for warning in load_warnings(path):
         log.warning(warning)
     return Checkpoint(path, config, tensors)
@@ -206,7 +206,7 @@ def _read_config(path: Path) -> dict[str, Any]:
     return config
 
 
-def check_layers(file: Path, config: dict[str, Any], num_tensors: int) -> None:
+def _check_layers(file: Path, config: dict[str, Any], num_tensors: int) -> None:
     """Refuse a number of layers that takes longer to build than to contradict."""
     for part in (config, *(value for value in config.values() if isinstance(value, dict))):
         for key in LAYER_COUNTS & part.keys():

@@ -5,6 +5,7 @@ Names come from that package's tables, so that nothing of ours is checked agains
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -175,6 +176,9 @@ EXAMPLES = {
 }
 
 
+_STAYS_PLAIN = re.compile(r"bias$|router|mlp\.gate\.weight$|conv\.conv")  # as conversion leaves it
+
+
 def build(name: str, **sizes: Any) -> Any:
     """Return the random model of an example, of float32."""
     example = EXAMPLES[name]
@@ -188,20 +192,69 @@ def build(name: str, **sizes: Any) -> Any:
     return model
 
 
-def write(path: Path, name: str, model: Any, kind: Kind = Kind.F32, **more: Any) -> None:
-    """Write a model; its own weights become what the stored ones stand for."""
+Tensors = dict[str, Any]
+
+
+def write(
+    path: Path,
+    name: str,
+    model: Any,
+    kind: Kind = Kind.F32,
+    *,
+    keys: dict[str, Any] | None = None,
+    change: Callable[[Tensors], Tensors] = dict,
+    split_max_tensors: int = 0,
+) -> None:
+    """Write a model; its own weights become what the stored ones stand for.
+
+    `keys` go before the model's own (None: without it), and `change` changes what is written.
+    """
     example = EXAMPLES[name]
-    writer = gguf.GGUFWriter(path, example.architecture)
-    for key, value in {**_keys(model.config), **example.keys}.items():
-        _add(writer, f"{example.architecture}.{key}", value)
-    for key, value in more.items():
-        _add(writer, key, value)
-    for tensor_name, blocks, tensor_kind in tensors(example, model, kind):
-        writer.add_tensor(tensor_name, blocks, raw_dtype=tensor_kind)
+    keys = keys or {}
+    writer = gguf.GGUFWriter(
+        path, keys.get("general.architecture", example.architecture), split_max_tensors=split_max_tensors
+    )
+    found = {f"{example.architecture}.{key}": value for key, value in (_keys(model) | example.keys).items()}
+    for key, value in (found | keys).items():
+        if value is not None and key != "general.architecture":
+            _add(writer, key, value)
+    written = {tensor_name: data for tensor_name, *data in tensors(example, model, kind)}
+    plain = {tensor_name: data for tensor_name, (data, _) in written.items()}
+    for tensor_name, data in change(plain).items():
+        writer.add_tensor(tensor_name, data, raw_dtype=_kind_of(written, tensor_name, data))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
+
+
+def _kind_of(written: dict[str, Any], name: str, data: Any) -> Kind | None:
+    return written[name][1] if name in written and data.dtype == np.uint8 else None
+
+
+def fused(tensors: Tensors) -> Tensors:
+    """Return the tensors with those joined that the format allows to be."""
+    joins = {
+        "attn_qkv": (0, ["attn_q", "attn_k", "attn_v"]),
+        "ffn_gate_up_exps": (1, ["ffn_gate_exps", "ffn_up_exps"]),
+    }
+    found = dict(tensors)
+    for target, (axis, stems) in joins.items():
+        for first in [name for name in tensors if f".{stems[0]}." in name]:
+            parts = [found.pop(first.replace(stems[0], stem)) for stem in stems]
+            found[first.replace(stems[0], target)] = np.concatenate(parts, axis)
+    return found
+
+
+def split_experts(tensors: Tensors) -> Tensors:
+    """Return the tensors with those of every expert apart."""
+    found: Tensors = {}
+    for name, data in tensors.items():
+        if "_exps" in name:
+            found |= {name.replace("_exps", f".{expert}"): rows for expert, rows in enumerate(data)}
+        else:
+            found[name] = data
+    return found
 
 
 def _add(writer: Any, key: str, value: Any) -> None:
@@ -217,7 +270,8 @@ def _add(writer: Any, key: str, value: Any) -> None:
         writer.add_array(key, value)
 
 
-def _keys(config: Any) -> dict[str, Any]:
+def _keys(model: Any) -> dict[str, Any]:
+    config = model.config
     rope, heads = config.rope_parameters or {}, config.num_attention_heads
     keys = {
         "block_count": config.num_hidden_layers,
@@ -245,16 +299,15 @@ def tensors(example: Example, model: Any, kind: Kind) -> Iterator[tuple[str, Any
     architecture = next(a for a, name in gguf.MODEL_ARCH_NAMES.items() if name == example.architecture)
     names = gguf.get_tensor_name_map(architecture, model.config.num_hidden_layers)
     for name, parameter in model.named_parameters():
-        rows = parameter.data
         is_turned = example.model_type == "gpt_oss" and name.endswith(("gate_up_proj", "down_proj"))
-        rows = rows.transpose(1, 2) if is_turned else rows
-        plain = rows.ndim < 2 or name.endswith("bias") or "router" in name or name.endswith("mlp.gate.weight") or "conv.conv" in name
-        blocks, stands_for = _stored(rows.contiguous(), Kind.F32 if plain else kind)
+        rows = parameter.data.transpose(1, 2) if is_turned else parameter.data
+        own_kind = Kind.F32 if rows.ndim < 2 or _STAYS_PLAIN.search(name) else kind
+        blocks, stands_for = _stored(rows.contiguous(), own_kind)
         parameter.data = stands_for.transpose(1, 2).contiguous() if is_turned else stands_for
         for part, data in _converted(example, model.config, name, blocks):
             target = names.get_name(part, try_suffixes=(".weight", ".bias"))
             assert target, part
-            yield target, np.ascontiguousarray(data), Kind.F32 if plain else kind
+            yield target, np.ascontiguousarray(data), own_kind
     for name, values in example.tensors.items():
         yield name, np.array(values, dtype=np.float32), Kind.F32
     if example.model_type == "llama" and model.config.rope_parameters["rope_type"] == "llama3":

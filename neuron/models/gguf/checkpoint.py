@@ -20,7 +20,6 @@ from neuron.models.checkpoint import (
     ModelLoadError,
     OpenFiles,
     TensorEntry,
-    check_layers,
     model_broken,
 )
 from neuron.models.formats.block_types import BLOCK_TYPES
@@ -92,7 +91,6 @@ def read_gguf(path: Path) -> Checkpoint:
     metadata = Metadata(files)
     family = _family(metadata)
     config = _config(metadata, family, files.tensors)
-    check_layers(path, config, len(files.tensors))
     entries: dict[str, TensorEntry] = {
         parameter.name: _entry(parameter) for parameter in parameters(family, files.tensors, config)
     }

@@ -24,7 +24,7 @@ def common_config(metadata: Metadata, tensors: Tensors) -> Config:
     embedding = tensors.get(EMBEDDING)
     if embedding is None or len(embedding.shape) != 2:
         raise model_broken(metadata.path, f"lacks the table {EMBEDDING}")
-    hidden, layers = metadata.whole(".embedding_length"), metadata.whole(".block_count")
+    hidden, layers = metadata.whole(".embedding_length"), _num_layers(metadata, tensors)
     if embedding.shape[1] != hidden:
         raise metadata.broken(".embedding_length", f"is {hidden}, but {EMBEDDING} has {embedding.shape[1]}")
     heads = max(metadata.wholes(_HEADS, layers))
@@ -50,6 +50,15 @@ def common_config(metadata: Metadata, tensors: Tensors) -> Config:
         "eos_token_id": metadata.token_id("tokenizer.ggml.eos_token_id"),
         "pad_token_id": None,
     }
+
+
+def _num_layers(metadata: Metadata, tensors: Tensors) -> int:
+    layers = metadata.whole(".block_count")
+    if layers > len(tensors):
+        raise metadata.broken(
+            ".block_count", f"is {layers}, but the weights are {len(tensors)} tensors in all"
+        )
+    return layers
 
 
 def _feed_forward(metadata: Metadata, layers: int) -> int:

@@ -65,9 +65,11 @@ class Metadata:
         return self._whole(name, value, least)
 
     def wholes(self, name: str, count: int) -> list[int]:
-        """Return a whole number for each of `count` layers."""
+        """Return a whole number for each of `count` layers, which is no more than there are tensors."""
         value = self._get(name, None)
-        values = value if isinstance(value, list) else [value] * count
+        if not isinstance(value, list):
+            return [self._whole(name, value, 0)] * count
+        values = value
         if len(values) != count:
             self._refuse(name, f"{len(values)} values", f"a number, or one for each of {count} layers")
         return [self._whole(name, each, 0) for each in values]
