@@ -1,7 +1,7 @@
 """Products of blocks and of scaled codes, on every instruction set of this CPU, against float64.
 
-Inputs of blocks are whole numbers up to 127 times a power of two in every 32: rounding to codes keeps them as they
-are, and the product is held to what float32 sums allow.
+Inputs of blocks are whole numbers up to 127 times a power of two in every 32: rounding to codes keeps them as
+they are, and the product is held to what float32 sums allow.
 """
 
 from __future__ import annotations
@@ -25,10 +25,14 @@ BLOCKS = [name for name in NUMBERS if name in BLOCK_TYPES and BLOCK_TYPES[name].
 HALVES = {"q2_k": (80, 82), "q3_k": (108,), "q6_k": (208,), "tq2_0": (64,), "mxfp4": (), "nvfp4": ()}
 HALVES |= dict.fromkeys(("q4_1", "q5_1", "q4_k", "q5_k"), (0, 2))
 SCALED = {"int4": 4, "int8": 8, "fp8": 8, "nf4": 4, "fp4": 4}
+SCALED_CASES = [*((name, False) for name in SCALED), ("int4", True), ("int8", True)]
+SIZES = (64, 1, 32), (192, 7, 64), (256, 13, 128), (96, 5, 96), (300, 9, 300), (44, 3, 22)
 NEAR = 1e-6  # of the sum of magnitudes
 
 
-def multiply(chosen: str, name: str, x: Tensor, parts: list[Tensor], group: int = 0, ends: Tensor | None = None):
+def multiply(
+    chosen: str, name: str, x: Tensor, parts: list[Tensor], group: int = 0, ends: Tensor | None = None
+):
     outs, matrices = parts[0].shape[-2], len(parts[0]) if parts[0].dim() > 2 else 1
     y = torch.full((len(x) * outs + 8,), torch.nan)
     where = x.data_ptr(), len(x), x.shape[1]
@@ -69,7 +73,7 @@ def test_blocks_are_multiplied_as_what_they_stand_for(name: str, chosen: str):
     elements = BLOCK_TYPES[name].elements
     for ins, outs in (elements, 1), (3 * elements, 7), (768 + elements, 37):
         rows = random_blocks(name, outs, ins)
-        weights = BLOCK_TYPES[name].dequantize(rows, torch.float32)
+        weights = BLOCK_TYPES[name].dequantize([rows], torch.float32)
         for num_rows in (1, 2, 3, 4, 5, 6, 7, 65):
             x = whole_inputs(num_rows, ins)
             assert_near(multiply(chosen, name, x, [rows]), x, weights)
@@ -79,15 +83,17 @@ def test_blocks_are_multiplied_as_what_they_stand_for(name: str, chosen: str):
 @pytest.mark.parametrize("name", BLOCKS)
 def test_codes_at_their_limits_do_not_overflow(name: str, chosen: str):
     kind = BLOCK_TYPES[name]
-    for byte in (0, 0xFF, 0x80, 0x7F):
-        rows = random_blocks(name, 8, 256).view(8, -1, kind.size)
-        rows[..., 4:80] = byte
-        rows = rows.flatten(1)
+    blocks = random_blocks(name, 4, 8, 256).view(4, 8, -1, kind.size)
+    blocks[:] = blocks[:1]  # the same scales
+    for rows, byte in zip(blocks, (0, 0xFF, 0x80, 0x7F), strict=True):
+        rows[..., 4:64] = byte
+    weights = kind.dequantize([blocks.flatten(2)], torch.float64)
+    largest = weights.abs().amax((0, 2))
+    for rows, exact in zip(blocks.flatten(2), weights, strict=True):
         for num_rows in (1, 2):
             x = torch.full((num_rows, 256), 127.0)
-            weights = kind.dequantize(rows, torch.float64)
-            wrong = multiply(chosen, name, x, [rows]) - x.double() @ weights.T
-            assert (wrong.abs() <= NEAR * 256 * 127 * weights.abs().amax(1)).all()
+            wrong = multiply(chosen, name, x, [rows.contiguous()]) - x.double() @ exact.T
+            assert (wrong.abs() <= NEAR * 256 * 127 * largest).all()
 
 
 @pytest.mark.parametrize("name", BLOCKS)
@@ -101,7 +107,7 @@ def test_many_rows_are_multiplied_like_few(name: str):
 @pytest.mark.parametrize("name", BLOCKS)
 def test_rounded_inputs_cost_a_hundredth(name: str):
     rows, x = random_blocks(name, 64, 512), torch.randn(8, 512)
-    wanted = x @ BLOCK_TYPES[name].dequantize(rows, torch.float32).T
+    wanted = x @ BLOCK_TYPES[name].dequantize([rows], torch.float32).T
     assert (multiply(SETS[0], name, x, [rows]) - wanted).std() < 0.02 * wanted.std()
 
 
@@ -110,7 +116,7 @@ def test_experts_have_blocks_of_their_own(name: str):
     experts, ends = random_blocks(name, 3, 9, 256), torch.tensor([1, 1, 5], dtype=torch.int32)
     x = whole_inputs(5, 256)
     found = multiply(SETS[0], name, x, [experts], ends=ends)
-    weights = BLOCK_TYPES[name].dequantize(experts, torch.float32)
+    weights = BLOCK_TYPES[name].dequantize([experts], torch.float32)
     assert_near(found[:1], x[:1], weights[0])
     assert_near(found[1:], x[1:], weights[2])
 
@@ -125,9 +131,16 @@ def random_codes(name: str, outs: int, ins: int, group: int, has_zeros: bool) ->
 
 
 @pytest.mark.parametrize("chosen", SETS)
-@pytest.mark.parametrize(("name", "has_zeros"), [*((n, False) for n in SCALED), ("int4", True), ("int8", True)])
+@pytest.mark.parametrize(("name", "has_zeros"), SCALED_CASES)
 def test_scaled_codes_are_multiplied_as_what_they_stand_for(name: str, has_zeros: bool, chosen: str):
-    for ins, outs, group in (64, 1, 32), (192, 7, 64), (256, 13, 128), (96, 5, 96), (300, 9, 300), (44, 3, 22):
+    for ins, outs, group in (
+        (64, 1, 32),
+        (192, 7, 64),
+        (256, 13, 128),
+        (96, 5, 96),
+        (300, 9, 300),
+        (44, 3, 22),
+    ):
         parts = random_codes(name, outs, ins, group, has_zeros)
         weights = ScaledCodes(name, group, has_zeros).dequantize(parts, torch.float32)
         for num_rows in (1, 2, 5, 33):
@@ -147,7 +160,9 @@ def test_an_fp8_code_that_is_no_number_shows(chosen: str):
 def test_experts_have_scales_of_their_own():
     ends, x = torch.tensor([1, 1, 5], dtype=torch.int32), torch.randn(5, 128)
     experts = [random_codes("int4", 9, 128, 32, has_zeros=True) for _ in range(3)]
-    found = multiply(SETS[0], "int4", x, [torch.stack(parts) for parts in zip(*experts, strict=True)], 32, ends)
+    found = multiply(
+        SETS[0], "int4", x, [torch.stack(parts) for parts in zip(*experts, strict=True)], 32, ends
+    )
     weights = [ScaledCodes("int4", 32, has_zeros=True).dequantize(parts, torch.float32) for parts in experts]
     assert_near(found[:1], x[:1], weights[0])
     assert_near(found[1:], x[1:], weights[2])
