@@ -47,6 +47,7 @@ class PlacedModel:
     spec: ModelSpec
     state: ModelState = "loading"
     path: Path | None = None
+    quant: str | None = None  # how its worker quantizes it
     text: ModelText | None = None
     worker: DeviceWorker | None = None
     loaded: pipe.Loaded | None = None

@@ -70,15 +70,14 @@ def read_gguf_text(path: Path) -> GgufText:
 
 def _stop_ids(metadata: Metadata, vocabulary: Vocabulary) -> list[int]:
     """Return the tokens that end an answer, that of the end of a text first."""
-    named = [special_id(metadata, name) for name in _ENDS]
-    ids = vocabulary.ids
+    named = (vocabulary.text(special_id(metadata, name)) for name in _ENDS)
     added = vocabulary.of(CONTROL, USER_DEFINED)
-    by_text = [ids[text] for text in added if text in _STOPS]
+    found = dict.fromkeys([text for text in named if text is not None])
+    found |= dict.fromkeys(text for text in added if text in _STOPS)
     if set(added) >= _END_ANSWERS:
-        harmless = ids.get(_ENDS_A_MESSAGE)
-        named, by_text = ([id_ for id_ in found if id_ != harmless] for found in (named, by_text))
-    found = dict.fromkeys([*named, *by_text])
-    return [id_ for id_ in found if id_ is not None and id_ < len(vocabulary.texts)]
+        found.pop(_ENDS_A_MESSAGE, None)
+    ids = vocabulary.ids
+    return [ids[text] for text in found]
 
 
 def _naming(metadata: Metadata, vocabulary: Vocabulary) -> dict[str, Any]:

@@ -126,7 +126,7 @@ def _sentencepiece(metadata: Metadata, vocabulary: Vocabulary) -> Tokenizer:
             tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(_SPACE, prepend_scheme="first", split=False)
         else:
             prepend = [normalizers.Prepend(_SPACE), normalizers.Replace(" ", _SPACE)]
-            tokenizer.normalizer = normalizers.Sequence(prepend)  # type: ignore[arg-type]
+            tokenizer.normalizer = normalizers.Sequence(prepend)
     else:
         tokenizer.normalizer = normalizers.Replace(" ", _SPACE)
     tokenizer.decoder = decoders.Sequence(parts)
