@@ -24,7 +24,7 @@ ADD_BOS, ADD_EOS = "tokenizer.ggml.add_bos_token", "tokenizer.ggml.add_eos_token
 _ADD_PREFIX = "tokenizer.ggml.add_space_prefix"
 _SPACE = "▁"  # stands for one in SentencePiece's tokens
 # Ids where a file names none, by the kind of tokenizer.
-_DEFAULT_IDS = {"llama": {"bos": 1, "eos": 2, "unknown": 0}, "gpt2": {"bos": 11, "eos": 11}}
+_DEFAULT_IDS: dict[str, dict[str, int]] = {"llama": {"bos": 1, "eos": 2, "unknown": 0}, "gpt2": {}}
 # Of Mistral's later vocabularies, whose text gets a space at its beginning alone.
 _FIRST_SPACE_ONLY = "[INST]"
 # Tokens of Phi-3 that leave the white space after them alone; its others swallow it.
@@ -180,19 +180,19 @@ def _added(metadata: Metadata, vocabulary: Vocabulary, kind: str) -> list[AddedT
 
 def _add_ends(metadata: Metadata, tokenizer: Tokenizer, vocabulary: Vocabulary, *, adds_bos: bool) -> None:
     """Have the tokenizer write the tokens that begin and end a text which no template has written."""
-    ends: dict[str, str] = {}
+    ends: dict[str, int] = {}
     for name, key, default in (("bos", ADD_BOS, adds_bos), ("eos", ADD_EOS, False)):
         if not metadata.flag(key, default=default):
             continue
-        if (text := vocabulary.text(special_id(metadata, name))) is None:
+        id_ = special_id(metadata, name)
+        if id_ is None or id_ >= len(vocabulary.texts):
             raise metadata.broken(key, f"asks for a token that is not among the {len(vocabulary.texts)}")
-        ends[name] = text
+        ends[name] = id_
     if ends:
-        ids = vocabulary.ids
-        single = [*([ends["bos"]] if "bos" in ends else []), "$A", *([ends["eos"]] if "eos" in ends else [])]
-        tokenizer.post_processor = processors.TemplateProcessing(
-            single=single, special_tokens=[(text, ids[text]) for text in set(ends.values())]
-        )
+        single = [*(["bos"] if "bos" in ends else []), "$A", *(["eos"] if "eos" in ends else [])]
+        texts = vocabulary.texts
+        named = [{"id": name, "ids": [id_], "tokens": [texts[id_]]} for name, id_ in ends.items()]
+        tokenizer.post_processor = processors.TemplateProcessing(single=single, special_tokens=named)
 
 
 def _unsupported(metadata: Metadata, cause: str) -> ModelLoadError:
