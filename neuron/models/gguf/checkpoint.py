@@ -71,12 +71,12 @@ class GgufEntry:
         return sum(tensor.num_bytes for tensor in self.parameter.sources)
 
     def loaded_bytes(self, item_bytes: int) -> int:
-        return prod(self.shape) * item_bytes if self.dtype in _PLAIN else prod(self.shape) * self._bits // 8
+        return prod(self.shape) * item_bytes if self.dtype in _PLAIN else self._stored_bytes
 
     @property
-    def _bits(self) -> int:
+    def _stored_bytes(self) -> int:
         kind = self.parameter.sources[0].type
-        return 8 * kind.num_bytes // kind.num_values
+        return prod(self.shape) // kind.num_values * kind.num_bytes
 
     def read(self, files: OpenFiles) -> Tensor:
         return self.parameter.arrange([_read(tensor, files) for tensor in self.parameter.sources])
