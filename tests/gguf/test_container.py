@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from neuron.models.checkpoint import ModelLoadError
 from neuron.models.gguf.container import read_container
-from neuron.models.gguf.metadata import Metadata
+from neuron.models.gguf.metadata import GgufKeys
 from neuron.models.gguf.split_files import read_files
 from neuron.models.gguf.text import read_gguf_text
 from neuron.models.reading import read_checkpoint
@@ -146,7 +146,7 @@ def test_a_changed_file_is_read_or_refused(small, changes, length):
         raw[place : place + (0 if is_inserted else len(new))] = new
     path = folder / "changed.gguf"
     path.write_bytes(raw[: length or None])
-    for read in (lambda path: Metadata(read_files(path)), read_gguf_text, read_checkpoint):
+    for read in (lambda path: GgufKeys(read_files(path)), read_gguf_text, read_checkpoint):
         try:
             read(path)
         except ModelLoadError as error:
