@@ -13,7 +13,9 @@ from typing import Any
 
 import torch
 from compressed_tensors.compressors import BaseCompressor
+from compressed_tensors.compressors.nvfp4.helpers import unpack_fp4_from_uint8
 from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme
+from compressed_tensors.quantization.lifecycle.forward import dequantize
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers.integrations.finegrained_fp8 import Fp8Dequantize
@@ -75,7 +77,12 @@ def compressed(form: str, **weights: Any) -> Method:
     def store(weight: Tensor) -> Stored:
         state = {"weight": weight, **_observed(weight, args)}
         parts = compressor.compress(state, scheme)
-        numbers = compressor.decompress(dict(parts), scheme)["weight"]
+        if form == "nvfp4-pack-quantized":  # whose own way back ends in bfloat16
+            codes = unpack_fp4_from_uint8(parts["weight_packed"], *weight.shape, torch.float32)
+            scale, overall = parts["weight_scale"].float(), parts["weight_global_scale"]
+            numbers = dequantize(codes, scale, args=args, global_scale=overall)
+        else:
+            numbers = compressor.decompress(dict(parts), scheme)["weight"]
         return {f".{name}": tensor for name, tensor in parts.items()}, numbers
 
     return store

@@ -16,12 +16,17 @@ from neuron.models.fused.decoder import FusedDecoder
 from neuron.models.reading import read_checkpoint
 from neuron.models.stored_weight import StoredWeight, dense
 from tests.device.serving import prompt, texts
-from tests.device.stored import load, logits, q8_0, stored
+from tests.device.stored import load, logits, multiply_plainly, q8_0, stored
 from tests.device.zoo import save
 
 PROMPTS = {number: prompt(number, length) for number, length in enumerate((1, 5, 30))}
 ALL = dict.fromkeys(("proj", "embed_tokens", "lm_head"), q8_0)
 MIXED = dict.fromkeys(("q_proj", "v_proj", "down_proj", "embed_tokens", "experts.1."), q8_0)
+
+
+@pytest.fixture(autouse=True)
+def plain_products(monkeypatch: pytest.MonkeyPatch) -> None:
+    multiply_plainly(monkeypatch)
 
 
 @pytest.mark.parametrize("fused", [True, False])

@@ -17,7 +17,14 @@ from torch import Tensor
 from neuron.models.formats.scaled_codes import ScaledCodes
 from neuron.models.matrix import Matrix
 from neuron.models.quantized.codes import FLOATS, integer_format, integers, unpack
-from neuron.models.quantized.scheme import Parts, QuantizedEntry, Settings, check_groups, check_part, part_of
+from neuron.models.quantized.scheme import (
+    Parts,
+    QuantizedEntry,
+    SchemeSettings,
+    check_groups,
+    check_part,
+    part_of,
+)
 
 _BITS = 4
 _PLACES = [0, 4, 1, 5, 2, 6, 3, 7]  # of eight outputs in their word
@@ -30,7 +37,7 @@ class Awq:
     weight_suffix = ".weight"
     unused = ()
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: SchemeSettings) -> None:
         bits = "w_bit" if "w_bit" in settings.values else "bits"
         settings.one_of(bits, (_BITS,))
         settings.one_of("zero_point", (True,), default=True)

@@ -25,7 +25,7 @@ from neuron.models.checkpoint import ModelLoadError, OpenFiles, TensorEntry, mod
 from neuron.models.formats.scaled_codes import TABLES, ScaledCodes
 from neuron.models.matrix import Matrix
 from neuron.models.quantized.codes import integer_format, integers
-from neuron.models.quantized.scheme import Parts, QuantizedEntry, Settings, check_part
+from neuron.models.quantized.scheme import Parts, QuantizedEntry, SchemeSettings, check_part
 
 _WEIGHT, _SCALE, _MAP = ".weight", ".weight.absmax", ".weight.quant_map"
 _NESTED_SCALE, _NESTED_MAP = ".weight.nested_absmax", ".weight.nested_quant_map"
@@ -40,7 +40,7 @@ class BitsAndBytes:
     weight_suffix = _WEIGHT
     unused = ()
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: SchemeSettings) -> None:
         is_known = any(settings.values.get(key) for key in ("load_in_4bit", "load_in_8bit"))
         if not is_known:
             raise settings.refused("load_in_4bit", "is not set, nor is load_in_8bit; set one of them")

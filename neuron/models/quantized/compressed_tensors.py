@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -36,7 +36,7 @@ from neuron.models.quantized.scheme import (
     CACHE_SCALES,
     Parts,
     QuantizedEntry,
-    Settings,
+    SchemeSettings,
     check_groups,
     check_part,
     part_of,
@@ -77,7 +77,7 @@ class CompressedTensors:
     weight_suffix = _WEIGHT
     unused = ".input_scale", ".input_zero_point", ".input_global_scale", *CACHE_SCALES
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: SchemeSettings) -> None:
         for key in ("sparsity_config", "transform_config"):
             value = settings.values.get(key)
             if value and not (isinstance(value, dict) and value.get("format") == "dense"):
@@ -122,7 +122,7 @@ def _is_class(target: str, _: str) -> bool:
     return target == "Linear"
 
 
-def _read_groups(settings: Settings, groups: Mapping[str, Any]) -> Iterator[_Group]:
+def _read_groups(settings: SchemeSettings, groups: Mapping[str, Any]) -> Iterator[_Group]:
     for name, group in groups.items():
         key = f"config_groups.{name}"
         if not isinstance(group, dict) or not isinstance(group.get("weights"), dict):
@@ -131,7 +131,7 @@ def _read_groups(settings: Settings, groups: Mapping[str, Any]) -> Iterator[_Gro
         if not isinstance(targets, list) or not all(isinstance(target, str) for target in targets):
             raise settings.refused(f"{key}.targets", "must be a list of names")
         _check_patterns(settings, key, targets)
-        weights = Settings(settings.file, f"{settings.place}.{key}.weights", group["weights"])
+        weights = SchemeSettings(settings.file, f"{settings.place}.{key}.weights", group["weights"])
         strategy = weights.one_of("strategy", _STRATEGIES, "tensor")
         yield _Group(
             targets=tuple(targets),
@@ -144,7 +144,7 @@ def _read_groups(settings: Settings, groups: Mapping[str, Any]) -> Iterator[_Gro
         )
 
 
-def _check_patterns(settings: Settings, key: str, targets: list[str]) -> None:
+def _check_patterns(settings: SchemeSettings, key: str, targets: list[str]) -> None:
     for target in targets:
         if target.startswith("re:"):
             try:
@@ -167,7 +167,11 @@ def _packed_integers(module: str, parts: Parts, group: _Group) -> QuantizedEntry
     packed = -(-count * group.bits // 32)
     check_part(module, parts, _PACKED, dtypes=["I32"], shapes=[(out, packed)], key=f"{group.key}.num_bits")
     size = group.inputs_of_scale(count)
-    check_part(module, parts, _SCALE, dtypes=FLOATS, shapes=_scale_shapes(group, out, count), key=group.key)
+    scales = _scale_shapes(group, out, count)
+    check_part(module, parts, _SCALE, dtypes=FLOATS, shapes=scales, key=group.key)
+    _check_zeros(module, parts, group, (out, count))
+    if _GROUPS in parts:
+        check_part(module, parts, _GROUPS, dtypes=["I32"], shapes=[(count,)], key=group.key)
     check_groups(module, parts, count, size)
     kept = integer_format(group.bits, size, has_zeros=_ZEROS in parts)
     return QuantizedEntry(
@@ -178,10 +182,21 @@ def _packed_integers(module: str, parts: Parts, group: _Group) -> QuantizedEntry
 def _unpacked(kept: ScaledCodes, bits: int, shape: tuple[int, int], tensors: Mapping[str, Tensor]) -> Matrix:
     out, count = shape
     if _SHAPE in tensors:
-        count = int(tensors[_SHAPE].flatten()[-1])
+        count = _stored_count(tensors, kept, bits, shape)
+        kept = replace(kept, group_size=count) if kept.group_size == shape[1] else kept
     codes = unpack(tensors[_PACKED], bits, count)
     scales = _scales(kept, tensors, (out, count))
     return integers(kept, bits, codes, scales, _zeros(tensors, scales, bits), tensors.get(_GROUPS))
+
+
+def _stored_count(tensors: Mapping[str, Tensor], kept: ScaledCodes, bits: int, shape: tuple[int, int]) -> int:
+    """Return the number of inputs, which the packed words of a row may have room for more of."""
+    stored = tensors[_SHAPE].flatten().tolist()
+    out, count = shape
+    fits = len(stored) == 2 and stored[0] == out and -(-stored[1] * bits // 32) == -(-count * bits // 32)
+    if not fits or (kept.group_size != count and stored[1] != count):
+        raise ValueError(f"its weight_shape is {stored}, but its weight_packed has room for {list(shape)}")
+    return int(stored[1])
 
 
 def _scales(kept: ScaledCodes, tensors: Mapping[str, Tensor], shape: tuple[int, ...]) -> Tensor:
@@ -201,6 +216,15 @@ def _zeros(tensors: Mapping[str, Tensor], scales: Tensor, bits: int) -> Tensor |
     return unsigned.view(-1, scales.shape[1]).expand_as(scales)
 
 
+def _check_zeros(module: str, parts: Parts, group: _Group, shape: tuple[int, int]) -> None:
+    if _ZEROS not in parts:
+        return
+    shapes = _scale_shapes(group, *shape)
+    if parts[_ZEROS].dtype == "I32":
+        shapes = [(-(-shape[0] * group.bits // 32), *each[1:]) for each in shapes if each]
+    check_part(module, parts, _ZEROS, dtypes=["I8", "I32"], shapes=shapes, key=f"{group.key}.symmetric")
+
+
 def _plain_codes(module: str, parts: Parts, group: _Group) -> QuantizedEntry:
     used = {suffix: part for suffix, part in parts.items() if suffix != _ZEROS or not group.is_float}
     if group.is_float:
@@ -210,6 +234,7 @@ def _plain_codes(module: str, parts: Parts, group: _Group) -> QuantizedEntry:
     check_part(module, parts, _WEIGHT, dtypes=["I8"], key=f"{group.key}.type")
     part_of(module, parts, _SCALE)
     check_part(module, parts, _SCALE, dtypes=FLOATS, shapes=_scale_shapes(group, out, count), key=group.key)
+    _check_zeros(module, parts, group, shape)
     size = group.inputs_of_scale(count)
     check_groups(module, parts, count, size)
     kept = integer_format(8, size, has_zeros=_ZEROS in parts)
@@ -243,7 +268,7 @@ def _four_bit_floats(module: str, parts: Parts, group: _Group) -> QuantizedEntry
     if group.group_size == 32:
         check_part(module, parts, _SCALE, dtypes=["U8", "F8_E8M0"], shapes=[(out, half // 16)], key=key)
         return QuantizedEntry(module, parts, (out, 2 * half), MXFP4, _mxfp4)
-    check_part(module, parts, _PACKED, dtypes=["U8"], shapes=[(out, half // 32 * 32)], key=key)
+    check_groups(module, parts, 2 * half, NVFP4.elements)
     check_part(module, parts, _SCALE, dtypes=["F8_E4M3"], shapes=[(out, half // 8)], key=key)
     check_part(module, parts, _GLOBAL, dtypes=FLOATS, shapes=[(1,), ()], key=key)
     return QuantizedEntry(module, parts, (out, 2 * half), NVFP4, _nvfp4)

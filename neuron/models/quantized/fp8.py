@@ -19,7 +19,7 @@ from torch import Tensor
 from neuron.models.formats.scaled_codes import ScaledCodes
 from neuron.models.matrix import Matrix
 from neuron.models.quantized.codes import FLOATS
-from neuron.models.quantized.scheme import CACHE_SCALES, Parts, QuantizedEntry, Settings, check_part
+from neuron.models.quantized.scheme import CACHE_SCALES, Parts, QuantizedEntry, SchemeSettings, check_part
 
 SCALES = (*FLOATS, "F8_E8M0", "U8")  # the last two are exponents
 Grid = tuple[int, int]  # outputs and inputs that have one scale
@@ -32,7 +32,7 @@ class Fp8:
     weight_suffix = ""
     unused = ".input_scale", ".activation_scale", *CACHE_SCALES
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: SchemeSettings) -> None:
         settings.one_of("fmt", ("e4m3", "float8_e4m3fn"), default="e4m3")
         has_blocks = settings.values.get("weight_block_size") is not None
         self._grid = read_grid(settings, "weight_block_size") if has_blocks else None
@@ -46,11 +46,11 @@ class Fp8:
         return float8_entry(module, used, "", scale or "_scale", grid, key="weight_block_size")
 
 
-def read_grid(settings: Settings, key: str) -> Grid:
+def read_grid(settings: SchemeSettings, key: str) -> Grid:
     """Return how many outputs and inputs have one scale. Raises ModelLoadError."""
     block = settings.values.get(key)
     if not isinstance(block, list) or len(block) != 2 or not all(type(n) is int and n > 0 for n in block):
-        raise settings.refused(key, f"is {block!r}, but must be two sizes")
+        raise settings.refused(key, f"is {block!r:.100}, but must be two sizes")
     return block[0], block[1]
 
 

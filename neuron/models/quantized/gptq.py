@@ -3,7 +3,7 @@
 qweight   int32 (in · bits / 32, out): codes of an output, packed along its inputs
 qzeros    int32 (groups, out · bits / 32): zeros, one less than they are unless the format is gptq_v2
 scales    (groups, out)
-g_idx     int32 (in,): the group of each input, which are in no order if `desc_act`
+g_idx     int32 (in,): the group of each input, which are in no order with act-order ("desc_act")
 """
 
 from __future__ import annotations
@@ -16,7 +16,14 @@ from torch import Tensor
 from neuron.models.formats.scaled_codes import ScaledCodes
 from neuron.models.matrix import Matrix
 from neuron.models.quantized.codes import FLOATS, integer_format, integers, unpack
-from neuron.models.quantized.scheme import Parts, QuantizedEntry, Settings, check_groups, check_part, part_of
+from neuron.models.quantized.scheme import (
+    Parts,
+    QuantizedEntry,
+    SchemeSettings,
+    check_groups,
+    check_part,
+    part_of,
+)
 
 _BITS = (2, 3, 4, 8)
 
@@ -28,7 +35,7 @@ class Gptq:
     weight_suffix = ".weight"
     unused = ()
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: SchemeSettings) -> None:
         self._bits = settings.one_of("bits", _BITS)
         self._group_size = settings.size("group_size", 128)
         version = settings.one_of("checkpoint_format", ("gptq", "gptq_v2"), "gptq")

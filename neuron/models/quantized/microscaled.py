@@ -19,6 +19,8 @@ _MX_INPUTS, _NV_INPUTS = 32, 16  # of one scale
 
 def mxfp4_matrix(packed: Tensor, exponents: Tensor) -> Matrix:
     """Return the matrix of codes, (…, out, in / 2) uint8, and scales, (…, out, in / 32) uint8."""
+    if bool((exponents == 0xFF).any()):
+        raise ValueError("a scale is not a number")
     halves = _in_halves(packed, _MX_INPUTS)  # (…, out, in / 32, 16)
     blocks = torch.cat([exponents.unsqueeze(-1), halves], -1).flatten(-2)
     return Matrix(MXFP4, (blocks,), None, 2 * packed.shape[-1])
@@ -29,6 +31,8 @@ def nvfp4_matrix(packed: Tensor, scales: Tensor, factor: Tensor) -> Matrix:
     halves = _in_halves(packed, _NV_INPUTS)  # (out, in / 16, 8)
     per_block = NVFP4.elements // _NV_INPUTS
     heads = scales.view(torch.uint8).view(len(packed), -1, per_block)
+    if bool((heads >= 0x7F).any()):
+        raise ValueError("a scale is negative or not a number")
     blocks = torch.cat([heads, halves.view(*heads.shape[:2], -1)], -1).flatten(-2)
     factors = factor.float().flatten().expand(len(packed)).unsqueeze(-1).contiguous()
     return Matrix(NVFP4, (blocks,), None, 2 * packed.shape[-1], factor=factors)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from neuron.models.matrix import Matrix
 from neuron.models.quantized.microscaled import MXFP4, mxfp4_matrix
-from neuron.models.quantized.scheme import Parts, QuantizedEntry, Settings, check_part, part_of
+from neuron.models.quantized.scheme import Parts, QuantizedEntry, SchemeSettings, check_part, part_of
 
 
 class Mxfp4:
@@ -24,7 +24,7 @@ class Mxfp4:
     weight_suffix = ""
     unused = ()
 
-    def __init__(self, _: Settings) -> None:
+    def __init__(self, _: SchemeSettings) -> None:
         pass
 
     def entry(self, module: str, parts: Parts) -> QuantizedEntry | None:

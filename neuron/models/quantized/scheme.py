@@ -3,7 +3,7 @@
 A scheme stores a weight as several tensors of a module. Its reader says which they are and checks their types
 and shapes against the configuration, before any is read; then it makes one `TensorEntry` of them, which reads
 as a `StoredWeight` under the weight's own name. Which modules are quantized is seen by their tensors: what
-`ignore` or `modules_to_not_convert` list is stored as plain numbers, and is read so.
+"ignore" or "modules_to_not_convert" list is stored as plain numbers, and is read so.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ class Scheme(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
+class SchemeSettings:
     """A `quantization_config`, or an object in it, whose values are checked as they are asked for."""
 
     file: Path
@@ -104,16 +104,16 @@ class Settings:
     def one_of(self, key: str, known: Collection[Any], default: Any = None) -> Any:
         """Return a value. Raises ModelLoadError that lists those that run, unless it is `known`."""
         value = self.values.get(key, default)
-        if isinstance(value, (dict, list)) or value not in known:
+        if type(value) not in {type(each) for each in known} or value not in known:
             listed = ", ".join(str(each) for each in known)
-            raise self.refused(key, f"is {value!r}, which does not run; {listed} would")
+            raise self.refused(key, f"is {value!r:.100}, which does not run; {listed} would")
         return value
 
     def size(self, key: str, default: int | None = None) -> int:
         """Return a positive whole number, or -1."""
         value = self.values.get(key, default)
         if isinstance(value, bool) or not isinstance(value, int) or value == 0 or value < -1:
-            raise self.refused(key, f"is {value!r}, but must be a size")
+            raise self.refused(key, f"is {value!r:.100}, but must be a size")
         return value
 
 

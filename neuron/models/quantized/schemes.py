@@ -13,9 +13,9 @@ from neuron.models.quantized.compressed_tensors import CompressedTensors
 from neuron.models.quantized.fp8 import Fp8
 from neuron.models.quantized.gptq import Gptq
 from neuron.models.quantized.mxfp4 import Mxfp4
-from neuron.models.quantized.scheme import Scheme, Settings
+from neuron.models.quantized.scheme import Scheme, SchemeSettings
 
-SCHEMES: dict[str, Callable[[Settings], Scheme]] = {
+SCHEMES: dict[str, Callable[[SchemeSettings], Scheme]] = {
     "awq": Awq,
     "bitsandbytes": BitsAndBytes,
     "compressed-tensors": CompressedTensors,
@@ -37,10 +37,8 @@ def read_quantized(checkpoint: Checkpoint) -> Checkpoint:
     checkpoint = replace(checkpoint, config=config)
     for place, values in found.items():
         settings = _settings(checkpoint, place, values)
-        method = settings.values.get("quant_method", "compressed-tensors" if place in _KEYS[1:] else None)
-        if method not in SCHEMES:
-            cause = f"is {method!r}, which does not run; {', '.join(SCHEMES)} would"
-            raise settings.refused("quant_method", cause)
+        old = place.endswith("compression_config")
+        method = settings.one_of("quant_method", SCHEMES, "compressed-tensors" if old else None)
         return replace(checkpoint, tensors=_quantized(checkpoint, SCHEMES[method](settings), settings))
     return checkpoint
 
@@ -59,15 +57,15 @@ def _without_quantization(config: Mapping[str, Any]) -> tuple[dict[str, Any], di
     return rest, found
 
 
-def _settings(checkpoint: Checkpoint, place: str, values: Any) -> Settings:
+def _settings(checkpoint: Checkpoint, place: str, values: Any) -> SchemeSettings:
     file = checkpoint.path / CONFIG
     if not isinstance(values, dict):
         cause = f"{place} is {values!r:.100}, but must be an object with quant_method, or null"
         raise ModelLoadError("model_broken", f"{file}: {cause}")
-    return Settings(file, place, values)
+    return SchemeSettings(file, place, values)
 
 
-def _quantized(checkpoint: Checkpoint, scheme: Scheme, settings: Settings) -> dict[str, TensorEntry]:
+def _quantized(checkpoint: Checkpoint, scheme: Scheme, settings: SchemeSettings) -> dict[str, TensorEntry]:
     modules: dict[str, dict[str, TensorEntry]] = {}
     tensors: dict[str, TensorEntry] = {}
     for name, entry in checkpoint.tensors.items():
