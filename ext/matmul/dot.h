@@ -15,11 +15,11 @@ INLINE void TILE(const Work *work, int row, int out, const int rows, const int o
     const int ins = work->first.ins;
     int at = 0;
     for (; at + STEP <= ins; at += STEP) {
-        STORED weights[DOT_OUTS];
-        UNROLL for (int o = 0; o < outs; o++) weights[o] = LOAD_WEIGHTS(w[o] + at);
-        UNROLL for (int r = 0; r < rows; r++) {
-            TAKEN inputs = LOAD_INPUTS(x[r] + at);
-            UNROLL for (int o = 0; o < outs; o++) sums[r][o] = MULTIPLY_ADD(sums[r][o], weights[o], inputs);
+        TAKEN inputs[DOT_ROWS];
+        UNROLL for (int r = 0; r < rows; r++) inputs[r] = LOAD_INPUTS(x[r] + at);
+        UNROLL for (int o = 0; o < outs; o++) {
+            STORED weights = LOAD_WEIGHTS(w[o] + at);
+            UNROLL for (int r = 0; r < rows; r++) sums[r][o] = MULTIPLY_ADD(sums[r][o], weights, inputs[r]);
         }
     }
     if (at < ins) { /* what is left, with zeros behind it */
@@ -33,20 +33,32 @@ INLINE void TILE(const Work *work, int row, int out, const int rows, const int o
                 sums[r][o] = MULTIPLY_ADD(sums[r][o], LOAD_WEIGHTS(last_weights[o]), inputs);
         }
     }
-    UNROLL for (int r = 0; r < rows; r++) UNROLL for (int o = 0; o < outs; o++)
-        work->y[(size_t)(row + r) * work->y_stride + out + o] =
-            sum(sums[r][o]) + (work->bias ? work->bias[out + o] : 0);
+    UNROLL for (int r = 0; r < rows; r++) {
+        float *y = work->y + (size_t)(row + r) * work->y_stride + out;
+        if (outs == DOT_OUTS) {
+            FourFloats four = sum_each(sums[r]);
+            if (work->bias) four += *(const AnyFour *)(work->bias + out);
+            *(AnyFour *)y = four;
+        } else {
+            UNROLL for (int o = 0; o < outs; o++) y[o] = sum(sums[r][o]) + (work->bias ? work->bias[out + o] : 0);
+        }
+    }
 }
 
 static void DOT(const Work *work) {
-    int out = 0;
-    for (; out + DOT_OUTS <= work->outs; out += DOT_OUTS) {
-        int row = 0;
-        for (; row + DOT_ROWS <= work->rows; row += DOT_ROWS) TILE(work, row, out, DOT_ROWS, DOT_OUTS);
-        for (; row < work->rows; row++) TILE(work, row, out, 1, DOT_OUTS);
+    const int near = rows_near(work);
+    for (int first = 0; first < work->rows; first += near) {
+        const int end = work->rows - first < near ? work->rows : first + near;
+        int out = 0;
+        for (; out + DOT_OUTS <= work->outs; out += DOT_OUTS) {
+            int row = first;
+            for (; row + DOT_ROWS <= end; row += DOT_ROWS) TILE(work, row, out, DOT_ROWS, DOT_OUTS);
+            for (; row + 2 <= end; row += 2) TILE(work, row, out, 2, DOT_OUTS);
+            for (; row < end; row++) TILE(work, row, out, 1, DOT_OUTS);
+        }
+        for (; out < work->outs; out++)
+            for (int row = first; row < end; row++) TILE(work, row, out, 1, 1);
     }
-    for (; out < work->outs; out++)
-        for (int row = 0; row < work->rows; row++) TILE(work, row, out, 1, 1);
 }
 
 #undef DOT

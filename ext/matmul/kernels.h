@@ -1,5 +1,12 @@
 /* Everything that is compiled once for each instruction set: `for_NAME.c` says which, with LANES, DOT_ROWS and
  * DOT_OUTS to suit it, and includes this file. */
+#define NEAR_BYTES (192 * 1024) /* of inputs, which stay in the second cache while weights pass by */
+
+INLINE int rows_near(const Work *work) {
+    int tiles = (int)(NEAR_BYTES / work->x_stride / DOT_ROWS);
+    return (tiles ? tiles : 1) * DOT_ROWS;
+}
+
 #define DOT multiply_f32
 #define TILE tile_f32
 #define WEIGHT float
