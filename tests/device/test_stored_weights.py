@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn.functional import embedding, linear
 
 from neuron.models.decoder import TransformersDecoder
+from neuron.models.formats import block_type
 from neuron.models.fused.decoder import FusedDecoder
 from neuron.models.reading import read_checkpoint
 from neuron.models.stored_weight import StoredWeight, dense
@@ -24,6 +25,13 @@ ALL = dict.fromkeys(("proj", "embed_tokens", "lm_head"), q8_0)
 MIXED = dict.fromkeys(("q_proj", "v_proj", "down_proj", "embed_tokens", "experts.1."), q8_0)
 
 
+@pytest.fixture
+def by_plain_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where `ext` was not built: it rounds inputs to eight bits."""
+    monkeypatch.setattr(block_type, "multiplies", lambda *_: False)
+
+
+@pytest.mark.usefixtures("by_plain_numbers")
 @pytest.mark.parametrize("fused", [True, False])
 @pytest.mark.parametrize("stores", [ALL, MIXED], ids=["all", "mixed"])
 @pytest.mark.parametrize(
@@ -65,9 +73,10 @@ def plain_matrices(shapes: set[tuple[int, ...]]) -> int:
 
 
 @pytest.mark.parametrize("fused", [True, False])
-def test_stored_weights_compute_beside_half_precision(fused: bool, tmp_path: Path):
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_stored_weights_are_multiplied_by_rounded_inputs(dtype: torch.dtype, fused: bool, tmp_path: Path):
     ours, plain = stored(read_checkpoint(save(tmp_path, "qwen3_moe")), ALL)
-    found, wanted = (logits(load(each, torch.bfloat16, fused=fused)) for each in (ours, plain))
+    found, wanted = (logits(load(each, dtype, fused=fused)) for each in (ours, plain))
     assert (found - wanted).abs().mean() < 0.05 * wanted.std()
 
 
@@ -104,6 +113,7 @@ def test_rows_are_moved_as_they_are_stored(weight: StoredWeight):
         assert torch.equal(dense(moved), move(plain))
 
 
+@pytest.mark.usefixtures("by_plain_numbers")
 def test_other_operations_are_done_with_plain_numbers(weight: StoredWeight):
     plain, x, tokens = dense(weight), torch.randn(2, 3, 64), torch.tensor([[0, 5], [2, 2]])
     for operation in (
