@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import re
 from pathlib import Path
+from typing import NamedTuple
 
 from neuron.models.checkpoint import CONFIG, WEIGHTS, model_broken, wrong_files
+from neuron.models.in_situ import AS_STORED, IN_SITU
 from neuron.models.tiny import WEIGHTS_DIR
 from neuron.wire import ApiError
 
@@ -17,8 +19,28 @@ _NEEDED = ["model*.safetensors", "*.json", "*.jinja", "*.txt", "*.model"]
 _DOUBLE = ["original/*", "model.fp16*", "model.bf16*", "model.fp32*"]
 
 
-async def find(source: str, models_dir: Path | None) -> Path:
-    """The directory of a model, downloaded if only the hub has it. Raises `ApiError` with param `source`."""
+class Found(NamedTuple):
+    """Where a model is, and how its weights are quantized while they are loaded."""
+
+    path: Path
+    quant: str | None  # one of `IN_SITU`; None: they stay as they are stored
+
+
+async def find(source: str, models_dir: Path | None, quant: str | None = None) -> Found:
+    """The directory of a model, downloaded if only the hub has it.
+
+    Raises `ApiError` with param `source`, or `quant` for one that it cannot have.
+    """
+    path = await _find(source, models_dir)
+    name = (quant or AS_STORED).lower()
+    if name not in {AS_STORED, *IN_SITU}:
+        known = ", ".join(IN_SITU)
+        message = f"quant: {quant!r} is none of {known} or {AS_STORED}, which {source!r} can have."
+        raise ApiError(400, "unknown_quant", message, param="quant")
+    return Found(path, None if name == AS_STORED else name)
+
+
+async def _find(source: str, models_dir: Path | None) -> Path:
     if local := _local(source, models_dir):
         return local
     if _HUB_ID.fullmatch(source):

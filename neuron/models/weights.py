@@ -48,6 +48,10 @@ class LoadOptions:
     max_image_pixels: int = MAX_IMAGE_PIXELS  # of one file
     images: bool = True  # of a model that sees; otherwise it only reads and writes text
 
+    def __post_init__(self) -> None:
+        if self.device.type == "cpu":  # torch copies what it moves from `cpu` to `cpu:0`
+            object.__setattr__(self, "device", torch.device("cpu"))
+
 
 def load_weights(
     checkpoint: Checkpoint,

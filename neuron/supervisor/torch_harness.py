@@ -91,7 +91,7 @@ class TorchHarness:
         while (model := self._models.get(spec.model_id)) and model.state in {"loading", "unloading"}:
             await model.settled.wait()
         if model and model.state == "loaded":
-            model.require_source_of(spec)
+            model.require_same(spec)
             return
         model = self._models[spec.model_id] = PlacedModel(spec)
         self._changed(True)
@@ -111,7 +111,7 @@ class TorchHarness:
             raise
 
     async def _place(self, model: PlacedModel, workers: Sequence[DeviceWorker]) -> None:
-        model.path = await sources.find(model.source, self._config.models_dir)
+        model.path, model.quant = await sources.find(model.source, self._config.models_dir, model.spec.quant)
         model.warnings = load_warnings(model.path)
         try:
             spec = model.spec
@@ -143,7 +143,7 @@ class TorchHarness:
         assert model.path
         model.require_loading()
         try:
-            loaded = await model.worker.load(model.id, str(model.path))
+            loaded = await model.worker.load(model.id, str(model.path), model.quant)
         except WorkerLoadError as error:
             raise ApiError(LOAD_STATUS.get(error.code, 503), error.code, error.message) from error
         model.require_loading()

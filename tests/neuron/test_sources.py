@@ -11,13 +11,13 @@ from tests.stubs.model_dir import write_model
 
 
 async def test_shipped_model_is_found_by_its_name():
-    assert await find("helexa-tiny", None) == WEIGHTS_DIR
+    assert await find("helexa-tiny", None) == (WEIGHTS_DIR, None)
 
 
 async def test_directories_and_names_in_models_dir_are_found(tmp_path):
     directory = write_model(tmp_path / "org" / "name")
-    assert await find(str(directory), None) == directory
-    assert await find("org/name", tmp_path) == directory
+    assert await find(str(directory), None) == (directory, None)
+    assert await find("org/name", tmp_path) == (directory, None)
 
 
 async def refusal(source, models_dir=None):
@@ -69,7 +69,21 @@ async def test_each_weight_is_downloaded_once(tmp_path, monkeypatch):
 
 async def test_hub_ids_are_downloaded(tmp_path, monkeypatch):
     monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda repo, **_: str(tmp_path / repo))
-    assert await find("org/name", None) == tmp_path / "org" / "name"
+    assert (await find("org/name", None)).path == tmp_path / "org" / "name"
+
+
+@pytest.mark.parametrize(
+    ("quant", "found"), [("q8_0", "q8_0"), ("Q4_K", "q4_k"), ("none", None), ("", None), (None, None)]
+)
+async def test_plain_numbers_are_quantized_as_asked(quant, found):
+    assert await find("helexa-tiny", None, quant) == (WEIGHTS_DIR, found)
+
+
+async def test_refusal_of_a_quant_lists_what_there_is():
+    with pytest.raises(ApiError, match="q8_0, q4_k, int4, fp8 or none") as caught:
+        await find("helexa-tiny", None, "q4_0")
+    error = caught.value
+    assert (error.status, error.code, error.param) == (400, "unknown_quant", "quant")
 
 
 class NotFoundError(HfHubHTTPError):
