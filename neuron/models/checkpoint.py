@@ -38,7 +38,6 @@ LAYER_COUNTS = {"num_hidden_layers", "num_layers", "n_layer", "n_layers"}
 # What else models are published as: pattern, what it is, and the cure. The first that is there is named.
 _CONVERT = "load it with transformers and `save_pretrained`, or use the model's safetensors release"
 _OTHER_FILES = (
-    ("*.gguf", "a GGUF file, which is not read here", "use the model's safetensors release"),
     (ADAPTER, "a LoRA adapter without its model", "merge it into its base model first"),
     (
         "consolidated*.safetensors",
@@ -137,11 +136,17 @@ def _map(file: Path) -> AbstractContextManager[Any]:
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A directory whose files are all there and complete."""
+    """A model whose files are all there and complete."""
 
-    path: Path
-    config: dict[str, Any]  # of `config.json`
+    path: Path  # of its directory, or of its first file
+    config: dict[str, Any]  # as `config.json` has it
     tensors: dict[str, TensorEntry]
+    rope_divisors: list[float] | None = None  # of its frequencies, beside what `config` says
+
+    @property
+    def config_file(self) -> Path:
+        """Where the configuration stands."""
+        return self.path / CONFIG if self.path.is_dir() else self.path
 
     @property
     def num_bytes(self) -> int:

@@ -11,7 +11,7 @@ from torch.nn.functional import normalize
 from transformers.models.auto.modeling_auto import MODEL_MAPPING
 
 from neuron.models.architecture import context_length, model_class, model_unsupported, read_config
-from neuron.models.checkpoint import CONFIG, Checkpoint
+from neuron.models.checkpoint import Checkpoint
 from neuron.models.pooling import Pooling, PoolingMode
 from neuron.models.weights import LoadOptions, load_weights
 from neuron.step import CacheShape, EmbeddingPlan, PoisonedError
@@ -78,7 +78,7 @@ def embedder_class(checkpoint: Checkpoint, config: Any) -> Any:
     found = model_class(MODEL_MAPPING, config)
     if found is None:
         cause = f"{config.model_type} has no hidden states to pool"
-        raise model_unsupported(checkpoint.path / CONFIG, cause)
+        raise model_unsupported(checkpoint.config_file, cause)
     return found
 
 
@@ -102,4 +102,4 @@ def load_embedder(
         raise
     except Exception as error:
         cause = f"{config.model_type} makes no hidden states of text alone: {error!r}"
-        raise model_unsupported(checkpoint.path / CONFIG, cause) from error
+        raise model_unsupported(checkpoint.config_file, cause) from error

@@ -25,6 +25,7 @@ from neuron.models.contradiction import (
     contradicting_zero,
     making_keys,
 )
+from neuron.models.rope_divisors import divide_frequencies
 
 OnProgress = Callable[[float], None]  # called with the fraction of bytes read, after every tensor
 
@@ -90,6 +91,8 @@ def load_weights(
     if not options.allow_unexpected:
         heads_of = model if is_headless else None
         _check_expected(checkpoint, info["unexpected_keys"], heads_of)
+    if checkpoint.rope_divisors:
+        divide_frequencies(model, checkpoint)
     model = model.to(options.device)
     return model.eval().requires_grad_(requires_grad=False)
 

@@ -42,15 +42,15 @@ async def test_a_directory_without_config_is_no_model(tmp_path):
 
 async def test_other_formats_are_named_as_what_they_are(tmp_path):
     (tmp_path / "x").mkdir()
-    (tmp_path / "x" / "tiny-q4.gguf").write_bytes(b"GGUF")
-    file = str(tmp_path / "x" / "tiny-q4.gguf")
-    for source, words in {"x": "is a GGUF file", file: "is a file; a model"}.items():
+    (tmp_path / "x" / "pytorch_model.bin").write_bytes(b"")
+    file = str(tmp_path / "x" / "pytorch_model.bin")
+    for source, words in {"x": "is pickled", file: "is a file; a model"}.items():
         error = await refusal(source, tmp_path)
         assert (error.status, error.code) == (422, "model_unsupported")
         assert words in error.message
 
 
-async def test_each_weight_is_downloaded_once(tmp_path, monkeypatch):
+async def test_each_weight_is_downloaded_once(monkeypatch):
     """The layouts of gpt-oss, Mistral and sentence-transformers repositories."""
     needed = ["config.json", "tokenizer.json", "model.safetensors.index.json", "1_Pooling/config.json"]
     needed += ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
@@ -60,7 +60,7 @@ async def test_each_weight_is_downloaded_once(tmp_path, monkeypatch):
 
     def download(repo, **patterns):
         wanted.extend(huggingface_hub.utils.filter_repo_objects(needed + others, **patterns))
-        return str(tmp_path)
+        return str(WEIGHTS_DIR)
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
     await find("org/name", None)
