@@ -22,7 +22,7 @@ from neuron.models.checkpoint import (
     TensorEntry,
     model_broken,
 )
-from neuron.models.in_situ.choice import Choice, choose
+from neuron.models.in_situ.choice import WeightChoice, choose
 from neuron.models.in_situ.quantization import InSituFormat, format_of, quantize
 from neuron.models.stored_weight import StoredWeight
 
@@ -93,7 +93,7 @@ def in_situ(checkpoint: Checkpoint, quant: str, find_class: FindClass) -> Checkp
     return replace(checkpoint, tensors=tensors)
 
 
-def _format(entry: TensorEntry, choice: Choice) -> InSituFormat | None:
+def _format(entry: TensorEntry, choice: WeightChoice) -> InSituFormat | None:
     return format_of(choice.quant, entry.shape[-2 if choice.is_transposed else -1])
 
 

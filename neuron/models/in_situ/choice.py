@@ -45,14 +45,14 @@ _ON_ROWS = (Chunk, Concatenate, MergeModulelist, Transpose)
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class WeightChoice:
     """How one stored tensor is quantized."""
 
     quant: str  # one of `IN_SITU`
     is_transposed: bool  # its rows are inputs
 
 
-def choose(names: Iterable[str], config: Any, model_class: Any, quant: str) -> dict[str, Choice]:
+def choose(names: Iterable[str], config: Any, model_class: Any, quant: str) -> dict[str, WeightChoice]:
     """Return the choices for those of a checkpoint's tensors that are quantized, by their stored names."""
     with torch.device("meta"):
         model = model_class(config)
@@ -69,7 +69,7 @@ def choose(names: Iterable[str], config: Any, model_class: Any, quant: str) -> d
         if target in wanted and all(isinstance(operation, _ON_ROWS) for operation in operations):
             is_turned = any(isinstance(operation, Transpose) for operation in operations)
             kind, is_transposed = wanted[target]
-            choices[name] = Choice(kind, is_transposed != is_turned)
+            choices[name] = WeightChoice(kind, is_transposed != is_turned)
     return choices
 
 
