@@ -92,7 +92,7 @@ class TorchHarness:
         while (model := self._models.get(spec.model_id)) and model.state in {"loading", "unloading"}:
             await model.settled.wait()
         if model and model.state == "loaded":
-            model.require_source_of(spec)
+            model.require_same(spec)
             return
         model = self._models[spec.model_id] = PlacedModel(spec)
         self._changed(True)
@@ -144,7 +144,7 @@ class TorchHarness:
         assert model.path
         model.require_loading()
         try:
-            loaded = await model.worker.load(model.id, str(model.path))
+            loaded = await model.worker.load(model.id, str(model.path), model.quant)
         except WorkerLoadError as error:
             raise ApiError(LOAD_STATUS.get(error.code, 503), error.code, error.message) from error
         model.require_loading()
