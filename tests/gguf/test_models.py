@@ -11,7 +11,7 @@ from gguf import GGMLQuantizationType as Kind
 
 from neuron.models.architecture import decoder_class, read_config
 from neuron.models.checkpoint import Checkpoint, ModelLoadError
-from neuron.models.decoder import load_decoder
+from neuron.models.decoder import load_decoder, model_dtype
 from neuron.models.gguf.families import FAMILIES
 from neuron.models.gguf.tensor_types import TENSOR_TYPES
 from neuron.models.reading import read_checkpoint
@@ -72,6 +72,14 @@ def test_stored_blocks_give_the_text_of_the_numbers_they_stand_for(tmp_path, mon
     expected = model.generate(torch.tensor([TOKENS]), max_new_tokens=12, do_sample=False, eos_token_id=None)
     decoder = load_decoder(read_checkpoint(tmp_path / "model.gguf"), OPTIONS)
     assert texts(decoder, {0: TOKENS}, max_tokens=12)[0] == expected[0, len(TOKENS) :].tolist()
+
+
+@pytest.mark.parametrize(
+    ("kind", "dtype"), [(Kind.F32, torch.float32), (Kind.F16, torch.float16), (Kind.Q8_0, torch.bfloat16)]
+)
+def test_blocks_are_computed_with_in_bfloat16_and_numbers_as_they_are(tmp_path, kind, dtype):
+    write(tmp_path / "model.gguf", "llama", build("llama"), kind)
+    assert model_dtype(read_checkpoint(tmp_path / "model.gguf")) == dtype
 
 
 def test_weights_stay_in_the_file_and_share_its_memory(tmp_path):

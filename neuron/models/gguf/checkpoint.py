@@ -113,7 +113,17 @@ def _config(metadata: GgufKeys, family: Family, tensors: Tensors) -> dict[str, A
     config = common_config(metadata, tensors)
     if family.same_heads:
         require_same_heads(metadata, config["num_hidden_layers"])
-    return {"model_type": family.model_type, **config, **family.keys(metadata, tensors, config)}
+    own = family.keys(metadata, tensors, config)
+    return {"model_type": family.model_type, **config, **own, "dtype": _dtype(tensors)}
+
+
+def _dtype(tensors: Tensors) -> str | None:
+    """Return what to compute in where most weights are blocks; None: as the plain ones are stored.
+
+    Files do not tell what a model was trained in, and bfloat16 has the range of whatever it was.
+    """
+    plain = sum(tensor.num_bytes for tensor in tensors.values() if tensor.type.is_plain)
+    return "bfloat16" if 2 * plain < sum(tensor.num_bytes for tensor in tensors.values()) else None
 
 
 def _entry(parameter: Parameter) -> GgufEntry:
