@@ -165,6 +165,8 @@ EXAMPLES = {
         permutes=True,
     ),
     "olmo2": Example("olmo2", "olmo2"),
+    "olmoe": Example("olmoe", "olmoe", {"num_experts": 4, "num_experts_per_tok": 2, "norm_topk_prob": False}),
+    "seed_oss": Example("seed_oss", "seed_oss"),
     "glm4": Example(
         "glm4", "glm4", _rope("default", partial_rotary_factor=0.5), {"rope.dimension_count": 32}
     ),

@@ -203,6 +203,21 @@ def gpt_oss(metadata: GgufKeys, _: Tensors, config: Config) -> Config:
     }
 
 
+def olmoe(metadata: GgufKeys, _: Tensors, __: Config) -> Config:
+    return {
+        "num_experts": metadata.whole(".expert_count"),
+        "num_experts_per_tok": metadata.whole(".expert_used_count"),
+        "norm_topk_prob": False,
+    }
+
+
+def seed_oss(_: GgufKeys, tensors: Tensors, __: Config) -> Config:
+    return {
+        "attention_bias": "blk.0.attn_q.bias" in tensors,
+        "attention_out_bias": "blk.0.attn_output.bias" in tensors,
+    }
+
+
 def granite(metadata: GgufKeys, tensors: Tensors, config: Config) -> Config:
     return {
         **llama(metadata, tensors, config),
