@@ -38,6 +38,7 @@ LAYER_COUNTS = {"num_hidden_layers", "num_layers", "n_layer", "n_layers"}
 # What else models are published as: pattern, what it is, and the cure. The first that is there is named.
 _CONVERT = "load it with transformers and `save_pretrained`, or use the model's safetensors release"
 _OTHER_FILES = (
+    ("*.gguf", "a GGUF file", "name the file itself, or its precision as quant"),
     (ADAPTER, "a LoRA adapter without its model", "merge it into its base model first"),
     (
         "consolidated*.safetensors",

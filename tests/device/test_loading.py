@@ -308,7 +308,7 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str, str]] = {
     "gguf": (
         lambda p: (p / WEIGHTS).rename(p / "llama-q4.gguf"),
         "model_unsupported",
-        "llama-q4.gguf: is a GGUF file.*use the model's safetensors",
+        "llama-q4.gguf: is a GGUF file; name the file itself",
     ),
     "gguf alone": (only_gguf, "model_unsupported", "llama-q4.gguf: is a GGUF file"),
     "publisher's own": (
