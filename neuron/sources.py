@@ -72,7 +72,7 @@ def _on_disk(source: str, path: Path, quant: str | None) -> FoundModel:
         if quant is not None and not matching([path.name], quant):
             cause = f"weights of GGUF files stay as they are stored, which is not {quant!r}"
             raise _wrong_quant(f"quant: {source!r}: {cause}.")
-        return FoundModel(path.resolve(), None)
+        return FoundModel(path.absolute(), None)
     if not path.is_dir():
         raise _not_found(f"{path} is not a directory.")
     return _in_directory(source, path, quant)
@@ -86,10 +86,11 @@ def _check_file(path: Path) -> None:
 
 
 def _in_directory(source: str, path: Path, quant: str | None) -> FoundModel:
-    models = models_among(file.relative_to(path).as_posix() for file in path.rglob(f"*{SUFFIX}"))
+    files = [*path.glob(f"*{SUFFIX}"), *path.glob(f"*/*{SUFFIX}")]
+    models = models_among(file.relative_to(path).as_posix() for file in files)
     has_weights = (path / CONFIG).is_file() and any(path.glob("*.safetensors"))
     if name := _chosen(source, models, quant, must=not has_weights):
-        return FoundModel((path / name).resolve(), None)
+        return FoundModel((path / name).absolute(), None)  # the hub's cache has links to files without names
     if not (path / CONFIG).is_file():
         error = wrong_files(path) or model_broken(path / CONFIG, "missing; this is no model directory.")
         raise ApiError(422, error.code, error.message)

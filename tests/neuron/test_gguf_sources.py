@@ -56,6 +56,17 @@ async def test_a_file_and_a_directory_with_one_need_no_choice(tmp_path):
     assert await find(str(expected.path), None, "Q4_0") == expected
 
 
+async def test_a_link_keeps_its_name(tmp_path):
+    """The hub's cache has the files of a repository as links to blobs, whose names say nothing."""
+    (tmp_path / "blob").write_bytes(b"GGUF")
+    snapshot = tmp_path / "snapshot"
+    snapshot.mkdir()
+    (snapshot / "tiny-Q4_0.gguf").symlink_to(tmp_path / "blob")
+    expected = FoundModel(snapshot / "tiny-Q4_0.gguf", None)
+    assert await find(str(snapshot), None) == expected
+    assert await find(str(expected.path), None) == expected
+
+
 @pytest.mark.parametrize(
     ("quant", "words"),
     [
