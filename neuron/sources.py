@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from neuron.models.checkpoint import CONFIG, model_broken, wrong_files
-from neuron.models.gguf.split_files import SUFFIX, is_later_part, part_names
+from neuron.models.gguf.split_files import SUFFIX, is_gguf, is_later_part, part_names
 from neuron.models.in_situ import AS_STORED, IN_SITU
 from neuron.models.tiny import WEIGHTS_DIR
 from neuron.published_files import matching, models_among, precisions
@@ -58,12 +58,8 @@ def _local(source: str, models_dir: Path | None) -> Path | None:
     if source in SHIPPED:
         return SHIPPED[source]
     if models_dir and (candidate := models_dir / source) != models_dir:
-        return candidate if candidate.is_dir() or (candidate.is_file() and _is_gguf(candidate)) else None
+        return candidate if candidate.is_dir() or (candidate.is_file() and is_gguf(candidate)) else None
     return None
-
-
-def _is_gguf(path: Path) -> bool:
-    return path.suffix.lower() == SUFFIX
 
 
 def _on_disk(source: str, path: Path, quant: str | None) -> FoundModel:
@@ -79,7 +75,7 @@ def _on_disk(source: str, path: Path, quant: str | None) -> FoundModel:
 
 
 def _check_file(path: Path) -> None:
-    if not _is_gguf(path):
+    if not is_gguf(path):
         raise _unsupported(f"{path} is a file; a model is a directory with {CONFIG}, or a {SUFFIX} file.")
     if is_later_part(path.name):
         raise _unsupported(f"{path} is a later part of a model; name the first, {part_names(path.name)[0]}.")
