@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
-from neuron.models.checkpoint import WEIGHTS, OpenFiles
+from neuron.models.checkpoint import CONFIG, WEIGHTS, OpenFiles
 from neuron.models.reading import read_checkpoint
 from neuron.models.stored_weight import StoredWeight, dense
 from tests.device.quantized import (
@@ -134,6 +135,22 @@ def test_a_quantized_model_computes_what_its_numbers_do(
 ):
     stored, plain = quantize(models[model], tmp_path, *CASES[name])
     torch.testing.assert_close(logits(decoder(stored)), logits(decoder(plain)), rtol=1e-3, atol=1e-3)
+
+
+def test_experts_in_one_tensor_have_a_grid_of_scales_each(tmp_path: Path):
+    weights = torch.randn(3, 64, 96, generator=torch.Generator().manual_seed(4))
+    parts, numbers = zip(*map(fp8(32, 32), weights), strict=True)
+    name = "model.layers.0.mlp.experts.gate_up_proj"
+    tensors = {
+        name: torch.stack([part[".weight"] for part in parts]),
+        f"{name}_scale_inv": torch.stack([part[".weight_scale_inv"] for part in parts]),
+    }
+    save_file(tensors, tmp_path / WEIGHTS)
+    config = {"model_type": "qwen3_moe", "quantization_config": FP8 | {"weight_block_size": [32, 32]}}
+    (tmp_path / CONFIG).write_text(json.dumps(config))
+    entry = read_checkpoint(tmp_path).tensors[name]
+    with ExitStack() as exits:
+        assert torch.equal(dense(entry.read(OpenFiles(exits))), torch.stack(numbers))
 
 
 def test_gpt_oss_keeps_its_experts_as_they_are(tmp_path: Path):

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from neuron.models.formats.scaled_codes import ScaledCodes
 from neuron.models.matrix import Matrix
-from neuron.models.quantized.codes import FLOATS, integer_format, integers, unpack
+from neuron.models.quantized.codes import FLOATS, column_codes, group_order, integer_format, integers, unpack
 from neuron.models.quantized.scheme import (
     Parts,
     QuantizedEntry,
@@ -61,9 +61,10 @@ class Gptq:
 
     def _build(self, kept: ScaledCodes, tensors: Mapping[str, Tensor]) -> Matrix:
         words, scales = tensors[".qweight"], tensors[".scales"].t()
-        codes = unpack(words.t(), self._bits, len(words) * 32 // self._bits)
+        order = group_order(tensors.get(".g_idx"), kept.group_size)
+        codes = column_codes(words, self._bits, len(words) * 32 // self._bits, order)
         zeros = unpack(tensors[".qzeros"], self._bits, len(scales)).t() + self._offset
-        return integers(kept, self._bits, codes, scales, zeros, tensors.get(".g_idx"))
+        return integers(kept, self._bits, codes, scales, zeros, order)
 
 
 def _shape(shape: tuple[int, ...]) -> tuple[int, int]:
