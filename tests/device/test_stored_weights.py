@@ -77,9 +77,10 @@ def plain_matrices(shapes: set[tuple[int, ...]]) -> int:
 
 
 @pytest.mark.parametrize("fused", [True, False])
-def test_stored_weights_compute_beside_half_precision(fused: bool, tmp_path: Path):
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_stored_weights_are_multiplied_by_rounded_inputs(dtype: torch.dtype, fused: bool, tmp_path: Path):
     ours, plain = stored(read_checkpoint(save(tmp_path, "qwen3_moe")), ALL)
-    found, wanted = (logits(load(each, torch.bfloat16, fused=fused)) for each in (ours, plain))
+    found, wanted = (logits(load(each, dtype, fused=fused)) for each in (ours, plain))
     assert (found - wanted).abs().mean() < 0.05 * wanted.std()
 
 
