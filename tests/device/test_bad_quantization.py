@@ -308,7 +308,7 @@ def test_any_configuration_of_any_tensors_is_read_or_refused(
 ):
     file = Path("/nowhere") / WEIGHTS
     tensors = {
-        NAME + suffix: SafetensorsEntry(file, NAME + suffix, dtype, shape, prod(shape))
+        NAME + suffix: SafetensorsEntry(file, NAME + suffix, dtype, shape, 0, prod(shape))
         for suffix, (dtype, shape) in parts.items()
     }
     said = {"quantization_config": {"quant_method": method} | config}

@@ -24,11 +24,12 @@ ALL = dict.fromkeys(("proj", "embed_tokens", "lm_head"), q8_0)
 MIXED = dict.fromkeys(("q_proj", "v_proj", "down_proj", "embed_tokens", "experts.1."), q8_0)
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def plain_products(monkeypatch: pytest.MonkeyPatch) -> None:
     multiply_plainly(monkeypatch)
 
 
+@pytest.mark.usefixtures("plain_products")
 @pytest.mark.parametrize("fused", [True, False])
 @pytest.mark.parametrize("stores", [ALL, MIXED], ids=["all", "mixed"])
 @pytest.mark.parametrize(
@@ -50,6 +51,7 @@ def test_stored_weights_compute_what_they_stand_for(
     assert texts(found, PROMPTS) == texts(wanted, PROMPTS)
 
 
+@pytest.mark.usefixtures("plain_products")
 @pytest.mark.parametrize("family", ["gemma2", "gptj", "lfm2", "openai-gpt", "qwen3_next", "zamba"])
 def test_every_kind_of_decoder_runs_with_stored_weights(family: str, tmp_path: Path):
     ours, plain = stored(read_checkpoint(save(tmp_path, family)), {"proj": int8, "embed": int8, "head": int8})
@@ -117,6 +119,7 @@ def test_rows_are_moved_as_they_are_stored(weight: StoredWeight):
         assert torch.equal(dense(moved), move(plain))
 
 
+@pytest.mark.usefixtures("plain_products")
 def test_other_operations_are_done_with_plain_numbers(weight: StoredWeight):
     plain, x, tokens = dense(weight), torch.randn(2, 3, 64), torch.tensor([[0, 5], [2, 2]])
     for operation in (
