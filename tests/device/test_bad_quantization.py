@@ -113,6 +113,13 @@ REFUSED: dict[str, tuple[Any, Method, Edit, str]] = {
         as_is,
         "gptq, gptq_v2 would",
     ),
+    "gptq some": (GPTQ | {"dynamic": {"-:a": {}, "+:b": {}}}, CODES, as_is, "dynamic gives modules bits"),
+    "modelopt": (
+        {"quant_method": "modelopt", "quant_algo": "W4A8"},
+        CODES,
+        as_is,
+        "'W4A8', .* FP8, NVFP4 would",
+    ),
     "gptq modules": (
         GPTQ | {"dynamic": {"a": {}}},
         CODES,

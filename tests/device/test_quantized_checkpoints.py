@@ -24,6 +24,7 @@ from tests.device.quantized import (
     eight_bits,
     fp8,
     gptq,
+    modelopt,
     mxfp4,
     quantize,
 )
@@ -88,6 +89,11 @@ CASES: dict[str, tuple[dict[str, Any], Method]] = {
     "fp8 exponents": (FP8 | {"weight_block_size": [16, 32]}, fp8(16, 32, dtype=torch.float8_e8m0fnu)),
     "fp8 tensor": (FP8, fp8(1 << 20, 1 << 20, ".weight_scale")),
     "fp8 channel": ({"quant_method": "fbgemm_fp8"}, fp8(1, 1 << 20, ".weight_scale")),
+    "modelopt fp8": (
+        {"quant_method": "modelopt", "quant_algo": "FP8"},
+        fp8(1 << 20, 1 << 20, ".weight_scale"),
+    ),
+    "modelopt nvfp4": ({"quant_method": "modelopt", "quant_algo": "NVFP4"}, modelopt),
     "bitsandbytes nf4": (BNB, bitsandbytes("nf4", nested=False)),
     "bitsandbytes nf4 nested": (BNB, bitsandbytes("nf4", nested=True)),
     "bitsandbytes fp4": (BNB, bitsandbytes("fp4", nested=False)),
@@ -124,16 +130,13 @@ def test_a_weight_stands_for_the_reference_s_numbers(name: str, models: dict[str
     for key, tensor in read.items():
         assert tensor.shape == found[key].shape == wanted[key].shape
         # The scales of NVFP4 come before the factor of the whole tensor, not after it.
-        close = 2**-22 if name == "nvfp4" else 0.0
+        close = 2**-22 if "nvfp4" in name else 0.0
         torch.testing.assert_close(dense(tensor), wanted[key], rtol=close, atol=0.0)
 
 
-@pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("name", CASES)
-def test_a_quantized_model_computes_what_its_numbers_do(
-    name: str, model: str, models: dict[str, Path], tmp_path: Path
-):
-    stored, plain = quantize(models[model], tmp_path, *CASES[name])
+def test_a_quantized_model_computes_what_its_numbers_do(name: str, models: dict[str, Path], tmp_path: Path):
+    stored, plain = quantize(models["experts"], tmp_path, *CASES[name])
     torch.testing.assert_close(logits(decoder(stored)), logits(decoder(plain)), rtol=1e-3, atol=1e-3)
 
 

@@ -40,7 +40,8 @@ class Gptq:
         self._group_size = settings.size("group_size", 128)
         version = settings.one_of("checkpoint_format", ("gptq", "gptq_v2"), "gptq")
         self._offset = 1 if version == "gptq" else 0
-        if settings.values.get("dynamic"):
+        modules = settings.values.get("dynamic") or {}
+        if not isinstance(modules, dict) or not all(name.startswith("-:") for name in modules):
             raise settings.refused("dynamic", "gives modules bits of their own, which does not run")
 
     def entry(self, module: str, parts: Parts) -> QuantizedEntry | None:
