@@ -246,6 +246,16 @@ def test_an_old_name_of_the_configuration_is_known(tmp_path: Path):
     assert isinstance(read_all(path)[0], StoredWeight)
 
 
+def test_null_in_a_configuration_says_nothing(tmp_path: Path):
+    weights = INT4 | {"strategy": None, "block_structure": None, "actorder": None}
+    groups = {
+        "a": {"targets": ["re:.*self_attn$"], "weights": None},
+        "b": {"targets": ["Linear"], "weights": weights},
+    }
+    path = directory(tmp_path, INTEGERS, as_is, packed() | {"config_groups": groups, "sparsity_config": None})
+    assert isinstance(read_all(path)[0], StoredWeight)
+
+
 def test_a_module_is_read_by_the_group_that_names_it_most_closely(tmp_path: Path):
     wrong = INT4 | {"num_bits": 8}
     groups = {

@@ -125,14 +125,16 @@ def _is_class(target: str, _: str) -> bool:
 def _read_groups(settings: SchemeSettings, groups: Mapping[str, Any]) -> Iterator[_Group]:
     for name, group in groups.items():
         key = f"config_groups.{name}"
-        if not isinstance(group, dict) or not isinstance(group.get("weights"), dict):
+        if not isinstance(group, dict) or not isinstance(group.get("weights") or {}, dict):
             raise settings.refused(key, "must be an object with weights")
+        if not group.get("weights"):
+            continue  # it is of activations
         targets = group.get("targets")
         if not isinstance(targets, list) or not all(isinstance(target, str) for target in targets):
             raise settings.refused(f"{key}.targets", "must be a list of names")
         _check_patterns(settings, key, targets)
         weights = SchemeSettings(settings.file, f"{settings.place}.{key}.weights", group["weights"])
-        strategy = weights.one_of("strategy", _STRATEGIES, "tensor")
+        strategy = weights.one_of("strategy", _STRATEGIES, _strategy(weights.values.get("group_size")))
         yield _Group(
             targets=tuple(targets),
             key=f"{key}.weights",
@@ -142,6 +144,13 @@ def _read_groups(settings: SchemeSettings, groups: Mapping[str, Any]) -> Iterato
             group_size=weights.size("group_size") if strategy in {"group", "tensor_group"} else -1,
             grid=read_grid(weights, "block_structure") if strategy == "block" else None,
         )
+
+
+def _strategy(group_size: Any) -> str:
+    """Return the strategy of weights that name none."""
+    if group_size is None:
+        return "tensor"
+    return "channel" if group_size == -1 else "group"
 
 
 def _check_patterns(settings: SchemeSettings, key: str, targets: list[str]) -> None:

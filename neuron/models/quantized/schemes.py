@@ -37,12 +37,13 @@ def read_quantized(checkpoint: Checkpoint) -> Checkpoint:
     """
     config, found = _without_quantization(checkpoint.config)
     checkpoint = replace(checkpoint, config=config)
-    for place, values in found.items():
-        settings = _settings(checkpoint, place, values)
-        old = place.endswith("compression_config")
-        method = settings.one_of("quant_method", SCHEMES, "compressed-tensors" if old else None)
-        return replace(checkpoint, tensors=_quantized(checkpoint, SCHEMES[method](settings), settings))
-    return checkpoint
+    if not found:
+        return checkpoint
+    place, values = next(iter(found.items()))
+    settings = _settings(checkpoint, place, values)
+    is_old = place.endswith("compression_config")
+    method = settings.one_of("quant_method", SCHEMES, "compressed-tensors" if is_old else None)
+    return replace(checkpoint, tensors=_quantized(checkpoint, SCHEMES[method](settings), settings))
 
 
 def _without_quantization(config: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
