@@ -233,6 +233,17 @@ def test_what_does_not_fit_is_refused(case: str, tmp_path: Path):
     assert re.match(rf"{tmp_path}/({CONFIG}|{WEIGHTS}): ", raised.value.message)
 
 
+def test_a_pattern_has_a_time_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def match(_pattern: str, _name: str, *, timeout: float) -> None:
+        raise TimeoutError(timeout)
+
+    monkeypatch.setattr("regex.match", match)
+    groups = {"g": {"targets": ["re:.*"], "weights": INT4}}
+    path = directory(tmp_path, INTEGERS, as_is, packed() | {"config_groups": groups})
+    with pytest.raises(ModelLoadError, match="config_groups has a pattern that takes too long"):
+        read_all(path)
+
+
 @pytest.mark.parametrize("config", [None, ...], ids=["null", "none"])
 def test_no_quantization_is_plain(config: Any, tmp_path: Path):
     (entry,) = read_all(directory(tmp_path, plain, as_is, config))

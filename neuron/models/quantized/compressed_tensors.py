@@ -17,12 +17,12 @@ where the configuration quantizes them (W8A8): their scales are not used.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
+import regex
 import torch
 from torch import Tensor
 
@@ -52,6 +52,7 @@ _ZEROS, _GROUPS, _SHAPE, _GLOBAL = (
 _CODES = {"I8", "U8", "I32", "F8_E4M3", "F8_E5M2"}
 _STRATEGIES = ("tensor", "channel", "group", "tensor_group", "block")
 _BITS = range(1, 9)
+_PATTERN_S = 1.0  # for a stranger's pattern on one name
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,8 +106,12 @@ class CompressedTensors:
         """Return the group that names a module most closely, as compressed-tensors itself orders them."""
         for matches in (_names, _describes, _is_class):
             for group in self._groups:
-                if any(matches(target, module) for target in group.targets):
-                    return group
+                try:
+                    if any(matches(target, module) for target in group.targets):
+                        return group
+                except TimeoutError as error:
+                    cause = f"has a pattern that takes too long for {module}"
+                    raise self._settings.refused("config_groups", cause) from error
         raise self._settings.refused("config_groups", f"has no target for {module}, which is quantized")
 
 
@@ -115,7 +120,8 @@ def _names(target: str, module: str) -> bool:
 
 
 def _describes(target: str, module: str) -> bool:
-    return target.startswith("re:") and re.match(target.removeprefix("re:"), module) is not None
+    pattern = target.removeprefix("re:")
+    return pattern != target and regex.match(pattern, module, timeout=_PATTERN_S) is not None
 
 
 def _is_class(target: str, _: str) -> bool:
@@ -157,8 +163,8 @@ def _check_patterns(settings: SchemeSettings, key: str, targets: list[str]) -> N
     for target in targets:
         if target.startswith("re:"):
             try:
-                re.compile(target.removeprefix("re:"))
-            except re.error as error:
+                regex.compile(target.removeprefix("re:"))
+            except regex.error as error:
                 raise settings.refused(f"{key}.targets", f"has {target!r}, no pattern: {error}") from error
 
 
