@@ -142,6 +142,7 @@ def test_engine_and_device_meet_in_step_only():
 def test_the_engine_imports_only_what_a_bare_machine_has():
     """Inside functions too. Only the worker's main asks for `cortex_site`, whose log format is optional."""
     wheels = {"llguidance", "msgspec", "PIL", "safetensors", "tokenizers", "torch", "transformers"}
+    wheels.add("regex")  # transformers needs it
     ours = {"neuron.device", "neuron.engine", "neuron.models", "neuron.pipe", "neuron.step", "neuron.worker"}
     ours |= {"neuron.fair_queue", "neuron.prctl"}
 
