@@ -52,6 +52,7 @@
 
 #include "inputs.h"
 #include "bytes.h"
+#include "chunk.h"
 #include "tile.h"
 #include "unpack_32.h"
 #include "unpack_256.h"

@@ -8,6 +8,12 @@ INLINE void floats_of_codes(SignedBytes codes, Floats *values) {
 #if LANES == 16
     values[0] = (Floats)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm256_castsi256_si128((__m256i)codes)));
     values[1] = (Floats)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm256_extracti128_si256((__m256i)codes, 1)));
+#elif defined(HAS_AVX2)
+    const __m128i halves[] = {_mm256_castsi256_si128((__m256i)codes), _mm256_extracti128_si256((__m256i)codes, 1)};
+    UNROLL for (int i = 0; i < 4; i++) {
+        const __m128i eight = i % 2 ? _mm_unpackhi_epi64(halves[i / 2], halves[i / 2]) : halves[i / 2];
+        values[i] = (Floats)_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(eight));
+    }
 #else
     int8_t places[AT_ONCE];
     STORE(SignedBytes, codes, places);
@@ -21,7 +27,11 @@ INLINE void floats_of_codes(SignedBytes codes, Floats *values) {
 
 /* Of 16 bytes: the codes in order, each byte's lower half first. */
 INLINE Bytes load_pairs(const uint8_t *from) {
-    Words16 pairs = __builtin_convertvector(LOAD(Bytes16, from), Words16);
+#ifdef HAS_AVX2
+    const Words16 pairs = (Words16)_mm256_cvtepu8_epi16(LOAD(__m128i, from));
+#else
+    const Words16 pairs = __builtin_convertvector(LOAD(Bytes16, from), Words16);
+#endif
     return (Bytes)(pairs | pairs << 4) & 15;
 }
 
