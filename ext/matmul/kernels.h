@@ -67,5 +67,4 @@ const Kernels KERNELS = {
     .num_formats = sizeof formats / sizeof *formats,
     .input_bytes = {NULL, BFLOAT_INPUT_BYTES, code_input_bytes},
     .prepare = {NULL, BFLOAT_PREPARE, prepare_codes},
-    .scratch_bytes = scratch_bytes,
 };
