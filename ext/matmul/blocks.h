@@ -14,7 +14,8 @@
 #endif
 
 /* Add the products of an output. */
-INLINE void PASTE(dot_, NAME)(const uint8_t *from, int ins, const CodedInput *x, const int rows, Floats8 (*sums)[3]) {
+INLINE void PASTE(dot_, NAME)(const uint8_t *from, int ins, const CodedInput *x, const int rows,
+                              Floats8 (*sums)[3]) {
     enum { SIZE = CHUNK / ELEMENTS * BYTES };
     const int left = ins % CHUNK / ELEMENTS * BYTES;
     Chunk of;

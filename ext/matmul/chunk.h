@@ -7,9 +7,10 @@ typedef struct Chunk {
     Floats8 scales[2], offsets[2]; /* of 32 each, and then there is only the first; or of 16 */
 } Chunk;
 
-/* Add the products by a row's inputs. Lanes are inputs; `run` is how many share a scale. Codes that are signed are 128
- * more than they shall be, and their offsets are for that alone. */
-INLINE void add_products(const Chunk *of, CodedInput x, int chunk, Floats8 *sums, const int run, const int is_signed) {
+/* Add the products by a row's inputs. Lanes are inputs; `run` is how many share a scale. Codes that are signed are
+ * 128 more than they shall be, and their offsets are for that alone. */
+INLINE void add_products(const Chunk *of, CodedInput x, int chunk, Floats8 *sums, const int run,
+                         const int is_signed) {
     const Floats8 inputs = LOAD(Floats8, x.scales + 8 * chunk);
     Floats8 scales[2];
     if (run == 32) {

@@ -1,5 +1,5 @@
-/* Codes with scales beside them, one for each group of inputs, multiplied by inputs as they are. By a few rows their
- * values are multiplied from registers; for more, `multiply_values` makes floats of them. */
+/* Codes with scales beside them, one for each group of inputs, multiplied by inputs as they are. By a few rows
+ * their values are multiplied from registers; for more, `multiply_values` makes floats of them. */
 
 #define AT_ONCE 32
 #define VECTORS (AT_ONCE / LANES)
@@ -74,7 +74,8 @@ INLINE void values_of_table(const float *table, const uint8_t *from, Floats *val
     UNROLL for (int i = 0; i < VECTORS; i++) {
         const __m256i places = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)(codes + 8 * i)));
         const __m256 upper = _mm256_castsi256_ps(_mm256_slli_epi32(places, 28)); /* its sign: whether it is */
-        values[i] = (Floats)_mm256_blendv_ps(_mm256_permutevar8x32_ps(low, places), _mm256_permutevar8x32_ps(high, places), upper);
+        const __m256 of_low = _mm256_permutevar8x32_ps(low, places), of_high = _mm256_permutevar8x32_ps(high, places);
+        values[i] = (Floats)_mm256_blendv_ps(of_low, of_high, upper);
     }
 #else
     uint8_t codes[AT_ONCE];
@@ -141,7 +142,7 @@ INLINE void add_group(Values load, const int bits, const Row *row, int group, co
     UNROLL for (int r = 0; r < rows; r++) sums[r] += (parts[r][0] + parts[r][1]) * scale_of(row, group);
 }
 
-INLINE void multiply_rows_of_output(Values load, const int bits, const Work *work, int out, int first, const int rows) {
+INLINE void multiply_output(Values load, const int bits, const Work *work, int out, int first, const int rows) {
     const Row row = row_at(work, out);
     const float *x[DOT_MOST_ROWS];
     Floats sums[DOT_MOST_ROWS];
@@ -162,10 +163,10 @@ INLINE void multiply_codes(Values load, const int bits, const Work *work) {
     for (int out = 0; out < work->outs; out++) {
         int row = 0;
         for (; row + DOT_MOST_ROWS <= work->rows; row += DOT_MOST_ROWS)
-            multiply_rows_of_output(load, bits, work, out, row, DOT_MOST_ROWS);
-        if (work->rows & 2) multiply_rows_of_output(load, bits, work, out, row, 2);
+            multiply_output(load, bits, work, out, row, DOT_MOST_ROWS);
+        if (work->rows & 2) multiply_output(load, bits, work, out, row, 2);
         row += work->rows & 2;
-        if (work->rows & 1) multiply_rows_of_output(load, bits, work, out, row, 1);
+        if (work->rows & 1) multiply_output(load, bits, work, out, row, 1);
     }
 }
 
@@ -193,10 +194,10 @@ INLINE void dequantize_codes(Values load, const int bits, const Row *row, int at
     }
 }
 
-#define SCALED_CODES(NAME, BITS)                                                                                     \
-    static void dequantize_##NAME(const Row *row, int at, int count, float *to) {                                    \
-        dequantize_codes(values_##NAME, BITS, row, at, count, to);                                                   \
-    }                                                                                                                \
+#define SCALED_CODES(NAME, BITS)                                                                     \
+    static void dequantize_##NAME(const Row *row, int at, int count, float *to) {                    \
+        dequantize_codes(values_##NAME, BITS, row, at, count, to);                                   \
+    }                                                                                                \
     static void multiply_##NAME(const Work *work) { multiply_codes(values_##NAME, BITS, work); }
 SCALED_CODES(int4, 4)
 SCALED_CODES(int8, 8)

@@ -1,5 +1,5 @@
-/* Products of blocks by two rows and more: the codes of as many outputs as there are lanes are transposed, so that no
- * sum crosses lanes, and all rows take from the same tile. */
+/* Products of blocks by two rows and more: the codes of as many outputs as there are lanes are transposed, so that
+ * no sum crosses lanes, and all rows take from the same tile. */
 #ifdef HAS_AVX2
 
 #ifdef HAS_VNNI
@@ -7,9 +7,9 @@
 #else
 #define TILE_OUTS 8
 #endif
-#define TILE_ROWS 256   /* whose sums are kept at a time */
-#define ROWS_AT_ONCE 4  /* whose sums are in registers */
-#define MAX_CHUNK_BYTES 272 /* of q8_0 */
+#define TILE_ROWS 256       /* whose sums are kept at a time */
+#define ROWS_AT_ONCE 4      /* whose sums are in registers */
+#define MAX_CHUNK_BYTES 272 /* q8_0's */
 
 typedef int32_t TileInts __attribute__((vector_size(4 * TILE_OUTS)));
 typedef float TileFloats __attribute__((vector_size(4 * TILE_OUTS)));
@@ -22,8 +22,7 @@ typedef struct Tile {
 /* A type of blocks. */
 typedef struct Blocks {
     int elements, bytes;
-    int run;       /* weights that share a scale: 32 or 16 */
-    int is_signed;
+    int run, is_signed; /* as in `add_products` */
     void (*unpack)(const uint8_t *const *from, Chunk *to); /* eight chunks */
     void (*add_rows)(const Tile *tile, const CodedInput *x, int chunk, int rows, TileFloats *sums);
 } Blocks;
@@ -90,7 +89,8 @@ static void load_tile(const Blocks *of, const Work *work, int out, int chunk, Ti
 }
 
 /* Add `count` times the products of four codes of each output, by the same inputs for all. */
-INLINE TileInts dot_lanes(TileInts sums, const uint8_t *codes, const int8_t *x, const int count, const int is_signed) {
+INLINE TileInts dot_lanes(TileInts sums, const uint8_t *codes, const int8_t *x, const int count,
+                          const int is_signed) {
 #ifdef HAS_VNNI
     (void)is_signed;
     UNROLL for (int i = 0; i < count; i++) {
@@ -138,12 +138,12 @@ INLINE void add_few_rows(const Tile *tile, const CodedInput *x, int chunk, TileF
     UNROLL for (int r = 0; r < rows; r++) sums[r] = sum[r];
 }
 
-#define ADD_ROWS(NAME, RUN, STEP, IS_SIGNED)                                                                         \
-    static void NAME(const Tile *tile, const CodedInput *x, int chunk, int rows, TileFloats *sums) {                 \
-        for (; rows >= ROWS_AT_ONCE; rows -= ROWS_AT_ONCE, x += ROWS_AT_ONCE, sums += ROWS_AT_ONCE)                  \
-            add_few_rows(tile, x, chunk, sums, ROWS_AT_ONCE, RUN, STEP, IS_SIGNED);                                  \
-        if (rows & 2) add_few_rows(tile, x, chunk, sums, 2, RUN, STEP, IS_SIGNED);                                   \
-        if (rows & 1) add_few_rows(tile, x + (rows & 2), chunk, sums + (rows & 2), 1, RUN, STEP, IS_SIGNED);         \
+#define ADD_ROWS(NAME, RUN, STEP, IS_SIGNED)                                                                  \
+    static void NAME(const Tile *tile, const CodedInput *x, int chunk, int rows, TileFloats *sums) {          \
+        for (; rows >= ROWS_AT_ONCE; rows -= ROWS_AT_ONCE, x += ROWS_AT_ONCE, sums += ROWS_AT_ONCE)           \
+            add_few_rows(tile, x, chunk, sums, ROWS_AT_ONCE, RUN, STEP, IS_SIGNED);                           \
+        if (rows & 2) add_few_rows(tile, x, chunk, sums, 2, RUN, STEP, IS_SIGNED);                            \
+        if (rows & 1) add_few_rows(tile, x + (rows & 2), chunk, sums + (rows & 2), 1, RUN, STEP, IS_SIGNED);  \
     }
 ADD_ROWS(add_rows_32_4bits, 32, 8, 0)
 ADD_ROWS(add_rows_32_5bits, 32, 4, 0)

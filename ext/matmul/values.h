@@ -1,5 +1,5 @@
-/* Products of weights that are no whole numbers: a piece of LANES outputs at a time becomes floats, transposed, so that
- * no sum crosses lanes and all rows of inputs take from it. */
+/* Products of weights that are no whole numbers: a piece of LANES outputs at a time becomes floats, transposed, so
+ * that no sum crosses lanes and all rows of inputs take from it. */
 
 #define PIECE 128      /* inputs whose weights are floats at a time */
 #define PIECE_ROWS 256 /* whose sums are kept meanwhile */
