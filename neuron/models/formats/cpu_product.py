@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ext import matmul
-from neuron.models.matrix import GroupedProduct, Groups, Product
+from neuron.models.matrix import GroupedProduct, Groups, Matrix, Product
 
 _native: Any = matmul.load()
 
@@ -36,36 +36,24 @@ def multiplies(format_name: str, device: torch.device) -> bool:
     return device.type == "cpu" and format_name in _formats()
 
 
-def cpu_product(
-    format_name: str, parts: tuple[Tensor, ...], bias: Tensor | None, in_features: int, group: int = 0
-) -> Product:
-    """Return the product of float32 by stored weights, (out, …) each: blocks; or codes, scales and zeros, of
-    which `group` inputs share one."""
-    return _Weights(format_name, parts, bias, in_features, group).multiply
+def cpu_product(format_name: str, matrix: Matrix, group: int = 0) -> Product:
+    """Return the product of float32 by a matrix of blocks; or of codes, scales and zeros, of which `group`
+    inputs share one."""
+    return _Weights(format_name, matrix, group).multiply
 
 
-def cpu_grouped_product(
-    format_name: str, parts: tuple[Tensor, ...], bias: Tensor | None, in_features: int, group: int = 0
-) -> GroupedProduct:
-    """Return the same of several matrices, (experts, out, …) each."""
-    return _Weights(format_name, parts, bias, in_features, group).multiply_grouped
+def cpu_grouped_product(format_name: str, matrix: Matrix, group: int = 0) -> GroupedProduct:
+    """Return the same of all experts' matrices, shared over the threads as one product."""
+    return _Weights(format_name, matrix, group).multiply_grouped
 
 
 class _Weights:
-    def __init__(
-        self,
-        format_name: str,
-        parts: tuple[Tensor, ...],
-        bias: Tensor | None,
-        in_features: int,
-        group: int,
-    ) -> None:
-        self._parts = tuple(part.contiguous() for part in parts)  # kept, for their addresses are
-        self._bias = None if bias is None else bias.float().contiguous()
-        self._in_features = in_features
-        shape = parts[0].shape
-        self._out_features = shape[-2]
-        self._num_matrices = shape[0] if len(shape) > 2 else 1
+    def __init__(self, format_name: str, matrix: Matrix, group: int) -> None:
+        self._parts = tuple(part.contiguous() for part in matrix.blocks)  # kept, for their addresses are
+        self._bias = None if matrix.bias is None else matrix.bias.float().contiguous()
+        self._in_features = matrix.in_features
+        self._out_features = matrix.num_outputs
+        self._num_matrices = len(matrix.blocks[0]) if matrix.ndim > 2 else 1
         self._kind = _instruction_set(), _formats()[format_name]
         addresses = [part.data_ptr() for part in self._parts]
         bias_address = 0 if self._bias is None else self._bias.data_ptr()
@@ -78,10 +66,9 @@ class _Weights:
         return self._multiply(x, groups.ends.data_ptr())
 
     def _multiply(self, x: Tensor, ends: int) -> Tensor:
-        x = x.contiguous()
-        rows = len(x)
-        y = x.new_empty(rows, self._out_features)
-        where = x.data_ptr(), rows, self._in_features
+        floats, rows = x.float().contiguous(), len(x)
+        y = floats.new_empty(rows, self._out_features)
+        where = floats.data_ptr(), rows, self._in_features
         y_address, threads = y.data_ptr(), torch.get_num_threads()
         _native.multiply(*self._kind, *where, *self._stored, y_address, threads, ends, self._num_matrices)
-        return y
+        return y.to(x.dtype)
