@@ -1,9 +1,9 @@
 """Products of weights as they are stored, format by format: python -m bench.products
 
-    fraction      bytes of weights read a second by a product of one row, over those of a loop that only reads:
-                  `fraction[format]`
-    over_torch    speed over torch's, which turns the weights into floats for each product: `over_torch[format]`
-                  by the number of rows
+    fraction      bytes of weights that a product of one row reads a second, over those of a loop that only
+                  reads: `fraction[format]`
+    over_torch    speed over torch's, which makes floats of the weights for each product, by the number of
+                  rows: `over_torch[format]`
     products      GB of weights read and billions of multiplications a second, by the number of rows:
                   `products[format]`
     read_gb_s     what the loop reads a second
@@ -41,7 +41,7 @@ ROWS = (1, 4, 16, 64, 512)
 
 
 class Extent(NamedTuple):
-    """How much is done: matrices of so many outputs by inputs, of each format so many bytes, in so many turns."""
+    """How much is done: matrices of outputs by inputs, so many bytes of each format, in so many turns."""
 
     outs: int
     ins: int
@@ -87,7 +87,7 @@ class Products:
         self.count = count
 
     def seconds(self, x: Tensor) -> float:
-        """The seconds that a product takes, on average over as many as there are matrices, or fewer of many rows."""
+        """The seconds that a product takes, on average over all matrices (fewer of many rows)."""
         count = max(1, self.count // len(x))
         return seconds(lambda: [next(self._products)(x) for _ in range(count)]) / count
 

@@ -17,7 +17,7 @@ INLINE Floats REST(const WEIGHT *w, const INPUT *x, int count) {
     return MULTIPLY_ADD((Floats){0}, LOAD_WEIGHTS(weights), LOAD_INPUTS(inputs));
 }
 
-INLINE void STORE(const Work *work, int row, int out, const Floats *sums, const int outs) {
+INLINE void KEEP(const Work *work, int row, int out, const Floats *sums, const int outs) {
     float *y = work->y + (size_t)row * work->y_stride + out;
     if (outs == DOT_OUTS) {
         FourFloats four = sum_each(sums);
@@ -45,7 +45,7 @@ INLINE void LINE(const Work *work, int row, int out, const int outs) {
         if (at < ins) parts[1] += REST(w + at, x + at, ins - at);
         sums[o] = (parts[0] + parts[1]) + (parts[2] + parts[3]);
     }
-    STORE(work, row, out, sums, outs);
+    KEEP(work, row, out, sums, outs);
 }
 
 /* The first tile of some outputs asks for the next outputs' weights. */
@@ -70,7 +70,7 @@ INLINE void TILE(const Work *work, int row, int out, const int rows, const int o
     if (at < ins)
         UNROLL for (int r = 0; r < rows; r++) UNROLL for (int o = 0; o < outs; o++)
             sums[r][o] += REST(w[o] + at, x[r] + at, ins - at);
-    UNROLL for (int r = 0; r < rows; r++) STORE(work, row + r, out, sums[r], outs);
+    UNROLL for (int r = 0; r < rows; r++) KEEP(work, row + r, out, sums[r], outs);
 }
 
 static void DOT(const Work *work) {
@@ -93,7 +93,7 @@ static void DOT(const Work *work) {
 #undef DOT
 #undef TILE
 #undef LINE
-#undef STORE
+#undef KEEP
 #undef REST
 #undef WEIGHTS
 #undef WEIGHT

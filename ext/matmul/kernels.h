@@ -12,7 +12,7 @@ INLINE int rows_near(const Work *work) {
 #define DOT multiply_f32
 #define TILE tile_f32
 #define LINE line_f32
-#define STORE store_f32
+#define KEEP keep_f32
 #define REST rest_f32
 #define WEIGHTS weights_f32
 #define WEIGHT float
@@ -28,7 +28,7 @@ INLINE int rows_near(const Work *work) {
 #define DOT multiply_f16
 #define TILE tile_f16
 #define LINE line_f16
-#define STORE store_f16
+#define KEEP keep_f16
 #define REST rest_f16
 #define WEIGHTS weights_f16
 #define WEIGHT uint16_t
@@ -45,7 +45,7 @@ INLINE int rows_near(const Work *work) {
 #define DOT multiply_bf16
 #define TILE tile_bf16
 #define LINE line_bf16
-#define STORE store_bf16
+#define KEEP keep_bf16
 #define REST rest_bf16
 #define WEIGHTS weights_bf16
 #define WEIGHT uint16_t
@@ -61,7 +61,7 @@ INLINE int rows_near(const Work *work) {
 #define DOT multiply_bf16
 #define TILE tile_bf16
 #define LINE line_bf16
-#define STORE store_bf16
+#define KEEP keep_bf16
 #define REST rest_bf16
 #define WEIGHTS weights_bf16
 #define WEIGHT uint16_t
