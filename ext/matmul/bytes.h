@@ -1,5 +1,9 @@
 /* Vectors of 32 bytes, or of eight numbers, in the compiler's own terms, and what it has no terms for. */
 
+#ifndef HAS_AVX2 /* all of it is inlined: no such vector is passed in memory or not */
+#pragma GCC diagnostic ignored "-Wpsabi"
+#endif
+
 typedef uint8_t Bytes8 __attribute__((vector_size(8)));
 typedef int8_t SignedBytes8 __attribute__((vector_size(8)));
 typedef uint16_t Words8 __attribute__((vector_size(16)));
