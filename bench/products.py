@@ -2,8 +2,8 @@
 
     fraction      bytes of weights that a product of one row reads a second, over those of a loop that only
                   reads: `fraction[format]`
-    over_torch    speed over torch's, which makes floats of the weights for each product, by the number of
-                  rows: `over_torch[format]`
+    over_torch    CPU time of torch, which makes floats of the weights for each product, over ours, by the
+                  number of rows: `over_torch[format]`
     products      GB of weights read and billions of multiplications a second, by the number of rows:
                   `products[format]`
     read_gb_s     what the loop reads a second, at best
@@ -21,6 +21,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial, reduce
 from itertools import cycle
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -74,10 +75,20 @@ def num_bytes(of: Matrix) -> int:
     return sum(block.nbytes for block in of.blocks)
 
 
-def seconds(call: Callable[[], object]) -> float:
-    started = time.perf_counter()
+class Took(NamedTuple):
+    """Seconds on the clock, and of all threads together."""
+
+    wall: float = float("inf")
+    cpu: float = float("inf")
+
+    def best(self, other: Took) -> Took:
+        return Took(*map(min, self, other))
+
+
+def took(call: Callable[[], object]) -> Took:
+    wall, cpu = time.perf_counter(), time.process_time()
     call()
-    return time.perf_counter() - started
+    return Took(time.perf_counter() - wall, time.process_time() - cpu)
 
 
 class Products:
@@ -92,31 +103,31 @@ class Products:
         self.slow = dequantized_product(first)
         self.count = count
 
-    def seconds(self, x: Tensor) -> float:
-        """The seconds that a product takes at best, of one with each matrix; of fewer, if rows are many."""
+    def took(self, x: Tensor) -> Took:
+        """What a product takes at best, of one with each matrix; of fewer, if rows are many."""
         count = max(1, self.count // len(x))
-        return min(seconds(lambda: next(self._products)(x)) for _ in range(count))
+        return reduce(Took.best, (took(lambda: next(self._products)(x)) for _ in range(count)))
 
 
 def measured(name: str, extent: Extent, memory: Memory, rounds: Iterator[int]) -> dict[str, Any]:
     """A format's figures, each the best of its turns."""
     products = Products(name, extent)
     inputs = {rows: torch.randn(rows, extent.ins) for rows in ROWS}
-    best = dict.fromkeys(ROWS, float("inf"))
+    best = dict.fromkeys(ROWS, Took())
     slow, read = best.copy(), float("inf")
     for _ in rounds:
         read = min(read, memory.read())
         for rows, x in inputs.items():
-            best[rows] = min(best[rows], products.seconds(x))
-            slow[rows] = min(slow[rows], seconds(lambda x=x: products.slow(x)))  # type: ignore[misc]
+            best[rows] = best[rows].best(products.took(x))
+            slow[rows] = slow[rows].best(took(partial(products.slow, x)))
     return {
-        "over_torch": {rows: slow[rows] / best[rows] for rows in ROWS},
+        "over_torch": {rows: slow[rows].cpu / best[rows].cpu for rows in ROWS},
         "products": {
             rows: {
-                "gb_s": products.num_bytes / took / 1e9,
-                "gmul_s": rows * extent.outs * extent.ins / took / 1e9,
+                "gb_s": products.num_bytes / ours.wall / 1e9,
+                "gmul_s": rows * extent.outs * extent.ins / ours.wall / 1e9,
             }
-            for rows, took in best.items()
+            for rows, ours in best.items()
         },
         "read_gb_s": memory.num_bytes / read / 1e9,
     }
