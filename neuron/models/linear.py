@@ -11,8 +11,12 @@ import torch
 from torch import Tensor
 
 from neuron.models.formats.floats import FLOATS
+from neuron.models.mapped_file import is_mapped
 from neuron.models.matrix import GroupedProduct, Groups, Matrix, Product, are_alike, stack
 from neuron.models.stored_weight import StoredWeight, dense
+
+# A product costs some microseconds more than its bytes do; a copy of so few bytes costs a load as little.
+_COPIED_BYTES = 8 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,10 +55,14 @@ def pack_linear(modules: Sequence[Any]) -> PackedLinear:
 
 
 def pack_matrices(matrices: Sequence[Matrix]) -> PackedLinear:
-    """Return one linear layer with the rows of all matrices, one product for neighbours stored alike."""
+    """Return one linear layer with the rows of all matrices, one product for neighbours stored alike.
+
+    Large ones that are a mapped file's stay there, each with a product of its own.
+    """
     runs: list[list[Matrix]] = []
+    stay = sum(matrix.num_bytes for matrix in matrices) > _COPIED_BYTES
     for matrix in matrices:
-        if runs and are_alike([runs[-1][0], matrix]):
+        if runs and are_alike([runs[-1][0], matrix]) and not (stay and is_mapped(matrix.blocks[0])):
             runs[-1].append(matrix)
         else:
             runs.append([matrix])

@@ -53,7 +53,8 @@ class MappedFile(mmap.mmap):
     path: Path
     _descriptor: int
     _mapped: tuple[int, int]  # size and time of change
-    _place: int
+    _address: int
+    _place: int  # of `ext.guard`
 
     def __new__(cls, path: Path) -> Self:
         """Raises OSError, or ValueError for an empty file."""
@@ -66,7 +67,8 @@ class MappedFile(mmap.mmap):
             raise
         self.path, self._descriptor = path, descriptor
         self._mapped = _state(descriptor)
-        self._place = _guard.watch(self.contents.data_ptr(), len(self)) if _guard else -1
+        self._address = self.contents.data_ptr()
+        self._place = _guard.watch(self._address, len(self)) if _guard else -1
         _alive.add(self)
         return self
 
@@ -92,6 +94,10 @@ class MappedFile(mmap.mmap):
             part = part.clone()
         return part.view(item).view(*shape)
 
+    def holds(self, tensor: Tensor) -> bool:
+        """Return whether a tensor's numbers are those of the file, not a copy."""
+        return self._address <= tensor.data_ptr() < self._address + len(self)
+
     def damage(self) -> str | None:
         """Return what has become of the file since it was mapped; None while it is whole."""
         if _guard and _guard.is_lost(self._place):
@@ -116,6 +122,11 @@ def still_mapped(paths: Iterable[Path]) -> list[MappedFile]:
     """Return the mappings of these files that tensors still view."""
     wanted = set(paths)
     return [mapped for mapped in _alive if mapped.path in wanted]
+
+
+def is_mapped(tensor: Tensor) -> bool:
+    """Return whether a tensor's numbers are a file's, not a copy."""
+    return tensor.device.type == "cpu" and any(mapped.holds(tensor) for mapped in _alive)
 
 
 def _state(descriptor: int) -> tuple[int, int]:
