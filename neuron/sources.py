@@ -26,14 +26,14 @@ _NEEDED = ["model*.safetensors", "*.json", "*.jinja", "*.txt", "*.model"]
 _DOUBLE = ["original/*", "model.fp16*", "model.bf16*", "model.fp32*"]
 
 
-class Found(NamedTuple):
+class FoundModel(NamedTuple):
     """Where a model is, and how its weights are quantized while they are loaded."""
 
     path: Path  # of its directory, or of its first GGUF file
     quant: str | None  # one of `IN_SITU`; None: they stay as they are stored
 
 
-async def find(source: str, models_dir: Path | None, quant: str | None = None) -> Found:
+async def find(source: str, models_dir: Path | None, quant: str | None = None) -> FoundModel:
     """The files of a model, downloaded if only the hub has it.
 
     Raises `ApiError` with param `source`, or `quant` for one that it cannot have.
@@ -66,13 +66,13 @@ def _is_gguf(path: Path) -> bool:
     return path.suffix.lower() == SUFFIX
 
 
-def _on_disk(source: str, path: Path, quant: str | None) -> Found:
+def _on_disk(source: str, path: Path, quant: str | None) -> FoundModel:
     if path.is_file():
         _check_file(path)
         if quant is not None and not matching([path.name], quant):
             cause = f"weights of GGUF files stay as they are stored, which is not {quant!r}"
             raise _wrong_quant(f"quant: {source!r}: {cause}.")
-        return Found(path.resolve(), None)
+        return FoundModel(path.resolve(), None)
     if not path.is_dir():
         raise _not_found(f"{path} is not a directory.")
     return _in_directory(source, path, quant)
@@ -85,15 +85,15 @@ def _check_file(path: Path) -> None:
         raise _unsupported(f"{path} is a later part of a model; name the first, {part_names(path.name)[0]}.")
 
 
-def _in_directory(source: str, path: Path, quant: str | None) -> Found:
+def _in_directory(source: str, path: Path, quant: str | None) -> FoundModel:
     models = models_among(file.relative_to(path).as_posix() for file in path.rglob(f"*{SUFFIX}"))
     has_weights = (path / CONFIG).is_file() and any(path.glob("*.safetensors"))
     if name := _chosen(source, models, quant, must=not has_weights):
-        return Found((path / name).resolve(), None)
+        return FoundModel((path / name).resolve(), None)
     if not (path / CONFIG).is_file():
         error = wrong_files(path) or model_broken(path / CONFIG, "missing; this is no model directory.")
         raise ApiError(422, error.code, error.message)
-    return Found(path.resolve(), _in_situ(source, models, quant))
+    return FoundModel(path.resolve(), _in_situ(source, models, quant))
 
 
 def _chosen(source: str, models: Sequence[str], quant: str | None, *, must: bool) -> str | None:
@@ -117,7 +117,7 @@ def _in_situ(source: str, models: Sequence[str], quant: str | None) -> str | Non
 # --- on the hub -------------------------------------------------------------------------------------------
 
 
-def _on_hub(repo: str, quant: str | None) -> Found:
+def _on_hub(repo: str, quant: str | None) -> FoundModel:
     """Download what is meant of a repository, and no other precision of it."""
     models: list[str] = []
     if quant is not None:
@@ -130,13 +130,13 @@ def _on_hub(repo: str, quant: str | None) -> Found:
         models = models or models_among(_listed(repo))
         if name := _chosen(repo, models, quant, must=True):
             return _download_gguf(repo, name)
-    return Found(path, quant)
+    return FoundModel(path, quant)
 
 
-def _download_gguf(repo: str, name: str) -> Found:
+def _download_gguf(repo: str, name: str) -> FoundModel:
     folder = name.rpartition("/")[0]
     parts = [f"{folder}/{part}".lstrip("/") for part in part_names(name.rpartition("/")[2])]
-    return Found(_download(repo, parts) / name, None)
+    return FoundModel(_download(repo, parts) / name, None)
 
 
 def _listed(repo: str) -> list[str]:

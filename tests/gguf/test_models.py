@@ -18,6 +18,7 @@ from neuron.models.reading import read_checkpoint
 from neuron.models.stored_weight import StoredWeight
 from neuron.models.weights import LoadOptions, load_weights
 from tests.device.serving import prompt, texts
+from tests.device.stored import multiply_plainly
 from tests.gguf.models import EXAMPLES, build, fused, split_experts, write
 
 OPTIONS = LoadOptions(torch.float32, torch.device("cpu"), on_progress=lambda _: None)
@@ -64,7 +65,8 @@ def test_every_family_has_an_example():
 
 
 @pytest.mark.parametrize(("name", "kind"), STORED)
-def test_stored_blocks_give_the_text_of_the_numbers_they_stand_for(tmp_path, name, kind):
+def test_stored_blocks_give_the_text_of_the_numbers_they_stand_for(tmp_path, monkeypatch, name, kind):
+    multiply_plainly(monkeypatch)
     model = build(name)
     write(tmp_path / "model.gguf", name, model, kind)
     expected = model.generate(torch.tensor([TOKENS]), max_new_tokens=12, do_sample=False, eos_token_id=None)
@@ -122,7 +124,8 @@ def test_experts_may_be_apart_as_in_files_of_before(tmp_path):
     assert_same_logits(tmp_path / "model.gguf", model)
 
 
-def test_a_gate_and_what_it_gates_may_be_stored_differently(tmp_path):
+def test_a_gate_and_what_it_gates_may_be_stored_differently(tmp_path, monkeypatch):
+    multiply_plainly(monkeypatch)
     model = build("qwen3_moe")
     write(tmp_path / "model.gguf", "qwen3_moe", model, Kind.Q8_0, change=with_plain_experts)
     assert_same_logits(tmp_path / "model.gguf", model)
