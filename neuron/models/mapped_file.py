@@ -3,7 +3,7 @@
 A file under a mapping must not be written to or cut short. To replace a model, rename a new file or directory
 into its place: what is mapped stays the old file until it is unmapped. What happens nevertheless is noticed:
 `MappedFile.damage` says it, and the worker asks before it sends what a step made of the weights. Where the
-file's bytes are gone, `ext.guard` puts zeros in their place, so that the process is there to be asked.
+file's bytes are gone, `ext/guard.c` puts zeros in their place, so that the process is there to be asked.
 """
 
 from __future__ import annotations

@@ -105,6 +105,16 @@ def test_bytes_are_the_same_on_any_number_of_threads(
         assert torch.equal(serial, single)
 
 
+def test_long_work_pauses(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(quantization, "_PIECE", 256)
+    pauses: list[int] = []
+    form = format_of("q8_0", 256)
+    assert form
+    for num_threads in (1, 4):
+        quantize(normal(100, 256), form, num_threads, lambda: pauses.append(1))
+    assert len(pauses) == 2 * (100 // 16)
+
+
 @pytest.mark.parametrize("quant", IN_SITU)
 def test_what_is_lost_is_little(code: str, quant: str):
     weight = normal(64, 1024)

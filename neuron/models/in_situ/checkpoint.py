@@ -64,7 +64,7 @@ class InSituEntry:
         weight = self.plain.read(files)
         rows = weight.transpose(-1, -2) if self.is_transposed else weight
         try:
-            matrix = quantize(rows, self.format, torch.get_num_threads())
+            matrix = quantize(rows, self.format, torch.get_num_threads(), files.pause)
         except ValueError as error:
             raise model_broken(self.file, f"{self.name} {error}") from error
         return StoredWeight(matrix, weight.dtype, is_transposed=self.is_transposed)
