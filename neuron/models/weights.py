@@ -152,6 +152,9 @@ def _check_expected(checkpoint: Checkpoint, unexpected: Iterable[str], headless:
     Of a `headless` model those beside its modules are heads, which are not used.
     """
     found = sorted(name for name in unexpected if not _OLD_BUFFERS.search(name))
+    with ExitStack() as exits:
+        files = OpenFiles(exits)
+        found = [name for name in found if not _is_zero_bias(checkpoint, name, files)]
     if headless is not None:
         modules = {name for name, _ in headless.named_children()}
         found = [name for name in found if modules & set(name.split(".")[:2])]
@@ -161,6 +164,12 @@ def _check_expected(checkpoint: Checkpoint, unexpected: Iterable[str], headless:
         cure = contradicting_count(checkpoint, found[0]) or "correct the configuration"
         cure += ", or set allow_unexpected_tensors under [device] to ignore them"
         raise ModelLoadError("model_unsupported", f"{checkpoint.path}: {cause}; {cure}")
+
+
+def _is_zero_bias(checkpoint: Checkpoint, name: str, files: OpenFiles) -> bool:
+    """Return whether a tensor is a bias that changes nothing, as some quantizers store with every layer."""
+    entry = checkpoint.tensors.get(name) if name.endswith(".bias") else None
+    return entry is not None and not entry.read(files).any()
 
 
 @contextmanager

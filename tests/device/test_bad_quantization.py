@@ -113,6 +113,13 @@ REFUSED: dict[str, tuple[Any, Method, Edit, str]] = {
         as_is,
         "gptq, gptq_v2 would",
     ),
+    "gptq some": (GPTQ | {"dynamic": {"-:a": {}, "+:b": {}}}, CODES, as_is, "dynamic gives modules bits"),
+    "modelopt": (
+        {"quant_method": "modelopt", "quant_algo": "W4A8"},
+        CODES,
+        as_is,
+        "'W4A8', .* FP8, NVFP4 would",
+    ),
     "gptq modules": (
         GPTQ | {"dynamic": {"a": {}}},
         CODES,
@@ -308,7 +315,7 @@ def test_any_configuration_of_any_tensors_is_read_or_refused(
 ):
     file = Path("/nowhere") / WEIGHTS
     tensors = {
-        NAME + suffix: SafetensorsEntry(file, NAME + suffix, dtype, shape, prod(shape))
+        NAME + suffix: SafetensorsEntry(file, NAME + suffix, dtype, shape, 0, prod(shape))
         for suffix, (dtype, shape) in parts.items()
     }
     said = {"quantization_config": {"quant_method": method} | config}

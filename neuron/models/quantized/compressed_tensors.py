@@ -29,7 +29,7 @@ from torch import Tensor
 from neuron.models.checkpoint import model_broken
 from neuron.models.formats.scaled_codes import ScaledCodes
 from neuron.models.matrix import Matrix
-from neuron.models.quantized.codes import FLOATS, integer_format, integers, unpack
+from neuron.models.quantized.codes import FLOATS, group_order, integer_format, integers, row_codes, unpack
 from neuron.models.quantized.fp8 import Grid, float8_entry, read_grid, spread
 from neuron.models.quantized.microscaled import MXFP4, NVFP4, mxfp4_matrix, nvfp4_matrix
 from neuron.models.quantized.scheme import (
@@ -184,9 +184,10 @@ def _unpacked(kept: ScaledCodes, bits: int, shape: tuple[int, int], tensors: Map
     if _SHAPE in tensors:
         count = _stored_count(tensors, kept, bits, shape)
         kept = replace(kept, group_size=count) if kept.group_size == shape[1] else kept
-    codes = unpack(tensors[_PACKED], bits, count)
+    order = group_order(tensors.get(_GROUPS), kept.group_size)
+    codes = row_codes(tensors[_PACKED], bits, count, order)
     scales = _scales(kept, tensors, (out, count))
-    return integers(kept, bits, codes, scales, _zeros(tensors, scales, bits), tensors.get(_GROUPS))
+    return integers(kept, bits, codes, scales, _zeros(tensors, scales, bits), order)
 
 
 def _stored_count(tensors: Mapping[str, Tensor], kept: ScaledCodes, bits: int, shape: tuple[int, int]) -> int:

@@ -12,6 +12,7 @@ from neuron.models.quantized.bitsandbytes import BitsAndBytes
 from neuron.models.quantized.compressed_tensors import CompressedTensors
 from neuron.models.quantized.fp8 import Fp8
 from neuron.models.quantized.gptq import Gptq
+from neuron.models.quantized.modelopt import ModelOpt
 from neuron.models.quantized.mxfp4 import Mxfp4
 from neuron.models.quantized.scheme import Scheme, SchemeSettings
 
@@ -22,6 +23,7 @@ SCHEMES: dict[str, Callable[[SchemeSettings], Scheme]] = {
     "fbgemm_fp8": Fp8,
     "fp8": Fp8,
     "gptq": Gptq,
+    "modelopt": ModelOpt,
     "mxfp4": Mxfp4,
 }
 _KEYS = ("quantization_config", "compression_config")  # the second is the first's name in old checkpoints
