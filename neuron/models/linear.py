@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from neuron.models.formats.floats import FLOATS
-from neuron.models.mapped_file import is_mapped
 from neuron.models.matrix import GroupedProduct, Groups, Matrix, Product, are_alike, stack
 from neuron.models.stored_weight import StoredWeight, dense
 
@@ -57,12 +56,13 @@ def pack_linear(modules: Sequence[Any]) -> PackedLinear:
 def pack_matrices(matrices: Sequence[Matrix]) -> PackedLinear:
     """Return one linear layer with the rows of all matrices, one product for neighbours stored alike.
 
-    Large ones that are a mapped file's stay there, each with a product of its own.
+    Large ones stay where they are, which may be a mapped file, each with a product of its own.
     """
     runs: list[list[Matrix]] = []
-    stay = sum(matrix.num_bytes for matrix in matrices) > _COPIED_BYTES
+    is_small = sum(matrix.num_bytes for matrix in matrices) <= _COPIED_BYTES
+    joins = is_small or matrices[0].blocks[0].device.type != "cpu"
     for matrix in matrices:
-        if runs and are_alike([runs[-1][0], matrix]) and not (stay and is_mapped(matrix.blocks[0])):
+        if runs and joins and are_alike([runs[-1][0], matrix]):
             runs[-1].append(matrix)
         else:
             runs.append([matrix])

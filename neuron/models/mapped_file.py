@@ -94,6 +94,12 @@ class MappedFile(mmap.mmap):
             part = part.clone()
         return part.view(item).view(*shape)
 
+    def drop(self, tensor: Tensor) -> None:
+        """Give back the memory of a tensor's pages, which are read again if they are asked for."""
+        start = tensor.data_ptr() - self._address
+        page = start - start % mmap.PAGESIZE
+        self.madvise(mmap.MADV_DONTNEED, page, start + tensor.nbytes - page)
+
     def holds(self, tensor: Tensor) -> bool:
         """Return whether a tensor's numbers are those of the file, not a copy."""
         return self._address <= tensor.data_ptr() < self._address + len(self)
@@ -124,9 +130,11 @@ def still_mapped(paths: Iterable[Path]) -> list[MappedFile]:
     return [mapped for mapped in _alive if mapped.path in wanted]
 
 
-def is_mapped(tensor: Tensor) -> bool:
-    """Return whether a tensor's numbers are a file's, not a copy."""
-    return tensor.device.type == "cpu" and any(mapped.holds(tensor) for mapped in _alive)
+def mapping_of(tensor: Tensor) -> MappedFile | None:
+    """Return the file that a tensor's numbers are those of; None for a copy."""
+    if tensor.device.type != "cpu":
+        return None
+    return next((mapped for mapped in _alive if mapped.holds(tensor)), None)
 
 
 def _state(descriptor: int) -> tuple[int, int]:

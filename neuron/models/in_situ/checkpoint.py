@@ -24,6 +24,7 @@ from neuron.models.checkpoint import (
 )
 from neuron.models.in_situ.choice import WeightChoice, choose
 from neuron.models.in_situ.quantization import InSituFormat, format_of, quantize
+from neuron.models.mapped_file import mapping_of
 from neuron.models.stored_weight import StoredWeight
 
 log = logging.getLogger("neuron.models")
@@ -69,6 +70,8 @@ class InSituEntry:
             matrix = quantize(rows, self.format, torch.get_num_threads(), files.pause)
         except ValueError as error:
             raise model_broken(self.file, f"{self.name} {error}") from error
+        if mapped := mapping_of(weight):
+            mapped.drop(weight)
         return StoredWeight(matrix, weight.dtype, is_transposed=self.is_transposed)
 
 
