@@ -34,6 +34,8 @@ class PlacementOut(Schema):
     state: str
     devices: list[int]
     memory_mb: int | None
+    format: str
+    bits_per_weight: float | None
     context: int | None
     progress: float | None
     running: int

@@ -36,7 +36,12 @@ class ModelProfile(Configured):
         max_length=500, blank=True, help_text="A directory or hub id; empty: the model's name."
     )
     harness = models.CharField(max_length=50, default="torch")
-    quant = models.CharField(max_length=50, blank=True)
+    quant = models.CharField(
+        max_length=200,
+        blank=True,
+        help_text="How its weights are quantized while they are loaded (q8_0, q4_k, int4, fp8), or which "
+        "GGUF file of its source it is; empty or none: as they are stored.",
+    )
     chat_template = models.TextField(
         blank=True,
         help_text="A template, or the path of one on the node and in the model's directory; empty: its own.",

@@ -69,8 +69,9 @@ def model_broken(path: Path, cause: str) -> ModelLoadError:
 class OpenFiles:
     """The files that a load has open, each opened once."""
 
-    def __init__(self, exits: ExitStack) -> None:
+    def __init__(self, exits: ExitStack, pause: Callable[[], None] = lambda: None) -> None:
         self._exits = exits
+        self.pause = pause  # to be called between pieces of long work: requests of other models go on
         self._open: dict[Path, Any] = {}
 
     def get(self, file: Path, opener: Callable[[Path], AbstractContextManager[Any]]) -> Any:

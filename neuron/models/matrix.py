@@ -104,7 +104,11 @@ class Matrix:
     def bits_per_weight(self) -> float:
         """What the weight takes in memory, all scales included."""
         weights = self.num_outputs * self.in_features * (len(self.blocks[0]) if self.ndim == 3 else 1)
-        return 8 * sum(block.nbytes for block in self.blocks) / weights
+        return 8 * self.num_bytes / weights
+
+    @property
+    def num_bytes(self) -> int:
+        return sum(block.nbytes for block in self.blocks)
 
     def product(self) -> Product:
         """Return the product with one matrix: x, of `activation_dtype`, to the same dtype."""

@@ -72,7 +72,7 @@ def load_weights(
     # Otherwise transformers reads in threads of its own, which would call `on_progress`.
     os.environ["HF_DEACTIVATE_ASYNC_LOAD"] = "1"
     with _quiet(), ExitStack() as files:
-        reader = _TensorReader(checkpoint, OpenFiles(files), options)
+        reader = _TensorReader(checkpoint, files, options)
         try:
             model, info = model_class.from_pretrained(
                 None,
@@ -187,9 +187,9 @@ def _quiet() -> Iterator[None]:
 class _TensorReader:
     """Reads tensors as transformers asks for them, and reports progress."""
 
-    def __init__(self, checkpoint: Checkpoint, files: OpenFiles, options: LoadOptions) -> None:
+    def __init__(self, checkpoint: Checkpoint, exits: ExitStack, options: LoadOptions) -> None:
         self._checkpoint = checkpoint
-        self._files = files
+        self._files = OpenFiles(exits, self._report)
         self._device = options.device
         self._on_progress = options.on_progress
         self._num_read = 0  # bytes
@@ -202,11 +202,14 @@ class _TensorReader:
             _check_stored(name, entry, tensor, dtype)
             tensor = tensor.to(device=self._device, dtype=dtype)
             self._num_read += entry.num_bytes
-            self._on_progress(self._num_read / self._checkpoint.num_bytes)
+            self._report()
         except Exception as error:
             self.failure = self.failure or error
             raise
         return tensor
+
+    def _report(self) -> None:
+        self._on_progress(self._num_read / self._checkpoint.num_bytes)
 
 
 def _check_stored(name: str, entry: TensorEntry, tensor: Tensor, dtype: torch.dtype | None) -> None:

@@ -58,6 +58,14 @@ def test_other_weights_forget_what_was_measured(fleet):
     assert (profile.needed_mb, profile.measured_mb) == (None, None)
 
 
+def test_a_placement_says_how_its_weights_are_stored(fleet):
+    fleet.node("a")
+    fleet.model(quant="q4_k")
+    fleet.run(ask())
+    placement = Placement.objects.get()
+    assert (placement.format, placement.bits_per_weight, placement.weights) == ("q4_k", 4.5, "q4_k 4.5")
+
+
 def test_a_model_goes_where_its_labels_are(fleet):
     fleet.node("a")
     fleet.node("b", labels=["a100"])

@@ -104,6 +104,20 @@ def test_a_gguf_file_of_the_model_answers_as_its_directory_does(http, tmp_path, 
     assert http.post("/models/unload", json={"model_id": "gguf"}).status_code == 200
 
 
+@pytest.mark.parametrize(("quant", "most_bits"), [("q8_0", 8.6), ("q4_k", 5)])
+def test_it_answers_with_its_weights_quantized_too(http, quant, most_bits):
+    spec = {"model_id": quant, "source": "helexa-tiny", "quant": quant}
+    assert http.post("/models/load", json=spec).status_code == 200
+    models = {model["id"]: model for model in http.get("/models").json()}
+    assert models[quant]["format"] == quant
+    assert 4 < models[quant]["bits_per_weight"] < most_bits
+    assert models["helexa-tiny"]["bits_per_weight"] >= 16
+    for entry in ENTRIES["plain"][:3]:
+        message = ask(http, entry.question, model=quant)["choices"][0]["message"]
+        assert message["content"] == entry.answer
+    assert http.post("/models/unload", json={"model_id": quant}).status_code == 200
+
+
 def test_reasoning_is_split_off(http):
     entry = ENTRIES["reasoning"][0]
     message = ask(http, entry.question)["choices"][0]["message"]
