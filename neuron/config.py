@@ -16,6 +16,8 @@ from cortex_site.base.settings_file import Section, Settings, load
 
 MIB = 1 << 20
 
+KVDtype = Literal["auto", "fp8", "int8"]
+
 
 class ModelSettings(Section):
     """A model to load at start."""
@@ -36,6 +38,7 @@ class ModelSettings(Section):
     reasoning_format: ReasoningFormat | None = Field(
         None, description="The marker that opens its thoughts, or `none`; by default found by probing"
     )
+    kv_dtype: KVDtype | None = Field(None, description="By default that of `[device]`")
 
 
 class DeviceSettings(Section):
@@ -52,6 +55,11 @@ class DeviceSettings(Section):
     )
     dtype: Literal["float32", "bfloat16", "float16"] | None = Field(
         None, description="By default the model's own"
+    )
+    kv_dtype: KVDtype | None = Field(
+        None,
+        description="Of cached keys and values: by default `auto`, the model's own; `fp8` and `int8` take "
+        "half the memory of `bfloat16`",
     )
     allow_unexpected_tensors: bool = Field(
         default=False, description="Load models with tensors that their configuration has no place for"

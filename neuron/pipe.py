@@ -51,6 +51,7 @@ class Load(msgspec.Struct, frozen=True, tag=True):
 
     model: str
     path: str
+    kv_dtype: str | None = None  # of its cached keys and values; None: the worker's own choice
 
 
 class Unload(msgspec.Struct, frozen=True, tag=True):
@@ -163,6 +164,7 @@ class Loaded(msgspec.Struct, frozen=True, tag=True):
     context: int  # the most tokens of a prompt and its answer together
     dimensions: int | None = None  # of its vectors, for a model that makes embeddings and nothing else
     image_token: ImageToken | None = None  # of a model that reads images
+    kv_dtype: str | None = None  # of its cached keys and values
 
 
 class LoadFailed(msgspec.Struct, frozen=True, tag=True):

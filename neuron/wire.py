@@ -118,6 +118,10 @@ class ModelSpec(BaseModel):
     chat_template: str | None = Field(
         None, description="A template, or the path of one, from the model's directory on"
     )
+    kv_dtype: str | None = Field(
+        None,
+        description="Of cached keys and values: auto, fp8 or int8; by default as neuron is configured",
+    )
     devices: list[int] | None = Field(
         None, description="Device indices; by default the device with the most free memory"
     )
@@ -162,6 +166,7 @@ class ModelInfo(BaseModel):
     )
     needed_mb: int | None = Field(None, description="Measured: the free memory that the load needed at least")
     context: int | None = Field(None, description="The most tokens of a prompt and its answer together")
+    kv_dtype: str | None = Field(None, description="Of the cached keys and values of a loaded model")
     progress: float | None = Field(
         None, ge=0, le=1, description="While loading: the share of the bytes that is read"
     )

@@ -205,12 +205,12 @@ class DeviceWorker:
         except TimeoutError as error:
             raise WorkerLoadError("worker_lost", f"The device worker {self.name} does not start.") from error
 
-    async def load(self, model: str, path: str) -> pipe.Loaded:
+    async def load(self, model: str, path: str, *, kv_dtype: str | None = None) -> pipe.Loaded:
         """Load a directory, one at a time per model. Raises `WorkerLoadError`."""
         if self._process is None:
             raise WorkerLoadError("worker_lost", self._not_running)
         load = self._pending.add_load(model)
-        self._send(pipe.Load(model, path))
+        self._send(pipe.Load(model, path, kv_dtype=kv_dtype))
         return await load
 
     async def unload(self, model: str) -> None:

@@ -90,6 +90,7 @@ class PlacedModel:
             memory_mb=loaded.memory_mb if loaded else None,
             needed_mb=loaded.needed_mb if loaded else None,
             context=loaded.context if loaded else None,
+            kv_dtype=loaded.kv_dtype if loaded else None,
             progress=self.worker.progress.get(self.id) if self.worker else None,
             capabilities=self.capabilities,
             text=self.text.description if self.text else {},

@@ -143,7 +143,7 @@ class TorchHarness:
         assert model.path
         model.require_loading()
         try:
-            loaded = await model.worker.load(model.id, str(model.path))
+            loaded = await model.worker.load(model.id, str(model.path), kv_dtype=model.spec.kv_dtype)
         except WorkerLoadError as error:
             raise ApiError(LOAD_STATUS.get(error.code, 503), error.code, error.message) from error
         model.require_loading()

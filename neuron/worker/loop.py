@@ -206,13 +206,24 @@ class DeviceLoop:
     def _load(self, message: Load) -> None:
         self._is_loading = True
         try:
-            resident = self._pool.load(message.model, Path(message.path), self._on_progress(message.model))
+            on_progress = self._on_progress(message.model)
+            resident = self._pool.load(
+                message.model, Path(message.path), on_progress, kv_dtype=message.kv_dtype
+            )
             context = resident.runner.shape.context
             dimensions = getattr(resident.runner, "dimensions", None)
-            sizes = resident.memory_mb, resident.needed_mb
             processor = resident.image_processor
             image_token = ImageToken(processor.image_token, processor.image_token_id) if processor else None
-            self._outbox.append(Loaded(message.model, *sizes, context, dimensions, image_token))
+            loaded = Loaded(
+                message.model,
+                resident.memory_mb,
+                resident.needed_mb,
+                context,
+                dimensions,
+                image_token,
+                resident.kv_dtype,
+            )
+            self._outbox.append(loaded)
         except PoisonedError:
             raise
         except ModelLoadError as error:
