@@ -8,7 +8,7 @@ WORKERS ?= 5
 VENV := .venv
 BIN := $(VENV)/bin
 EXTRAS := gateway,postgres,neuron,conversion,embedded,dev
-SOURCES := $(wildcard ext/*.py ext/*.pxd)
+SOURCES := $(wildcard ext/*.py ext/*.pxd ext/matmul/*.c ext/matmul/*.h)
 PIP := $(BIN)/pip --disable-pip-version-check
 PYTEST := $(BIN)/python -m pytest
 BESIDE := $(MAKE) --no-print-directory --jobs 2 --output-sync
@@ -89,4 +89,4 @@ hooks: $(VENV)/installed  ## check lint and types before every commit
 	$(BIN)/pre-commit install
 
 clean:  ## remove what was built and installed
-	rm -rf $(VENV) $(VERSIONS:%=.venv-%) build *.egg-info ext/*.c ext/*.so
+	rm -rf $(VENV) $(VERSIONS:%=.venv-%) build *.egg-info ext/*.c ext/*.so ext/matmul/*.so

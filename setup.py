@@ -1,14 +1,18 @@
 """Builds `ext/` with Cython where a compiler is; without one the same files run as Python.
 
+The products of `ext/matmul/` are C; without a compiler torch multiplies.
+
 `CORTEX_PURE_PYTHON=1` at build time leaves the compiler out on purpose.
 """
 
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 from setuptools import Extension, setup
 
+MATMUL = Path("ext/matmul")
 MODULES = ["ext.chunk", "ext.http", "ext.peek", "ext.sse", "ext.stream"]
 
 
@@ -24,7 +28,19 @@ def extensions() -> list[Extension]:
         for name, path in paths.items()
     ]
     built: list[Extension] = cythonize(modules, force=True, build_dir="build/cython")
-    return built
+    return [*built, matmul()]
+
+
+def matmul() -> Extension:
+    """Its sources say themselves which instructions they are compiled for."""
+    return Extension(
+        "ext.matmul._matmul",
+        sorted(map(str, MATMUL.glob("*.c"))),
+        depends=sorted(map(str, MATMUL.glob("*.h"))),
+        extra_compile_args=["-O3", "-std=gnu11", "-fno-math-errno", "-pthread"],
+        extra_link_args=["-pthread"],
+        optional=True,
+    )
 
 
 setup(ext_modules=extensions())

@@ -16,7 +16,6 @@ from torch.nn.functional import linear
 from bench.budget import Budget
 from bench.engine.models import Sides
 from bench.engine.serving import Engine, alternate, prompt, serve, timed
-from neuron.models.float_format import activation_dtype
 from neuron.models.fused.decoder import FusedDecoder
 
 PROMPT_TOKENS = 64
@@ -85,7 +84,7 @@ def decode_step(budget: Budget, sides: Sides, steps: int) -> dict[str, float]:
     """
     decoder, _, model = sides
     assert isinstance(decoder, FusedDecoder)
-    device, dtype = decoder.device, activation_dtype(decoder.device, decoder.dtype)
+    device, dtype = decoder.device, decoder.activations
     packed = [(layer, torch.randn(1, layer.in_features).to(device, dtype)) for layer in decoder.linears]
     weights = fused_weights(model)
     plain = [(partial(linear, weight=w), torch.randn(1, w.shape[1]).to(w)) for w in weights]

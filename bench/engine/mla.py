@@ -14,8 +14,8 @@ from bench.engine.extent import FULL, QUICK, SMOKE
 from bench.engine.models import LEAST, SMALL, random_weights, runner_of
 from bench.engine.serving import Engine, prompt, timed
 from neuron.device.kv_cache import bytes_per_token
-from neuron.models.checkpoint import read_checkpoint
 from neuron.models.decoder import load_decoder
+from neuron.models.reading import read_checkpoint
 from neuron.models.weights import LoadOptions
 
 FIGURES = ("bytes_per_token", "prefill_over_heads", "decode_1_over_heads", "decode_16_over_heads")

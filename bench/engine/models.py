@@ -12,8 +12,8 @@ from neuron.device.cuda_graphs import CudaGraphCapture
 from neuron.device.memory import release_unused
 from neuron.device.model_runner import ModelRunner
 from neuron.device.varlen import find_varlen_kernel, select_kernel
-from neuron.models.checkpoint import read_checkpoint
 from neuron.models.decoder import AnyDecoder, load_decoder
+from neuron.models.reading import read_checkpoint
 from neuron.models.weights import LoadOptions
 from neuron.step import CacheShape
 

@@ -22,10 +22,11 @@ from neuron.device.model_runner import ModelRunner
 from neuron.engine.scheduler import Scheduler
 from neuron.engine.scheduler_limits import SchedulerLimits
 from neuron.models.architecture import decoder_class
-from neuron.models.checkpoint import Checkpoint, ModelLoadError, read_checkpoint
+from neuron.models.checkpoint import Checkpoint, ModelLoadError
 from neuron.models.decoder import AnyDecoder, load_decoder
 from neuron.models.embedder import load_embedder
 from neuron.models.pooling import Pooling
+from neuron.models.reading import read_checkpoint
 from neuron.models.weights import LoadOptions
 from neuron.pipe import Finished, Sampling, Submit, Tokens
 from neuron.step import CacheShape, EmbeddingPlan

@@ -13,7 +13,6 @@ from bench.engine.serving import prompt, timed
 from bench.gpu.case import Case, LeftOutError, WrongError
 from bench.gpu.lab import Counted, Lab, Sides, Way, num_bytes
 from neuron.device.model_runner import ModelRunner
-from neuron.models.float_format import activation_dtype
 
 PROMPT = 128  # tokens
 
@@ -103,7 +102,7 @@ def theirs(lab: Lab, sides: Sides, requests: int) -> float:
 def products(lab: Lab, sides: Sides, requests: int, step_s: float) -> float:
     """The time of a step's matrix products alone, captured where the device captures, over the step's."""
     decoder = sides.decoder
-    like = torch.empty(0, dtype=activation_dtype(decoder.device, decoder.dtype), device=lab.device)
+    like = torch.empty(0, dtype=decoder.activations, device=lab.device)
     pairs = [(layer, torch.randn(requests, layer.in_features).to(like)) for layer in decoder.linears]
     run: Callable[[], object] = partial(multiply, pairs)
     if lab.is_cuda:

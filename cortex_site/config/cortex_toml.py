@@ -103,11 +103,12 @@ class GatewaySettings(Section, TlsFiles):
 
 
 class ResponsesSettings(Section):
-    """What `/v1/responses` stores in Redis; the oldest are evicted first."""
+    """What `/v1/responses` and `/v1/conversations` store in Redis; the oldest are evicted first."""
 
     ttl_s: PositiveInt = 86_400
     max_bytes: PositiveInt = Field(4 * MIB, description="Of one, with the conversation before it")
     max_total_bytes: PositiveInt = Field(256 * MIB, description="Of all")
+    max_background: PositiveInt = Field(64, description="Made by one worker without their clients at once")
 
 
 class AdminSettings(Section):

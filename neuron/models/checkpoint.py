@@ -1,17 +1,25 @@
 """A Hugging Face directory as it is on disk, read and checked before anything is loaded from it.
 
 Only JSON and safetensors headers are read here. So what is missing, cut short or not supported is known, with
-its file, before weights are read or memory is taken. Imports no torch.
+its file, before weights are read or memory is taken. Imports no torch. Files of other layouts come to be a
+`Checkpoint`, too: `neuron.models.reading` knows all.
 """
 
 from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
+
+import safetensors
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 log = logging.getLogger("neuron.models")
 
@@ -20,10 +28,12 @@ WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 ADAPTER = "adapter_config.json"
 
-# safetensors' names of the types that hold plain numbers, and of types of buffers such as position ids. All
-# others belong to quantization schemes.
+# safetensors' names of the types that hold plain numbers, and of those of buffers such as position ids and of
+# codes of quantized numbers.
 ITEM_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
 _BUFFER_BYTES = {"I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
+_CODE_BYTES = {"F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1, "U16": 2, "U32": 4, "U64": 8}
+_ALL_BYTES = ITEM_BYTES | _BUFFER_BYTES | _CODE_BYTES
 LAYER_COUNTS = {"num_hidden_layers", "num_layers", "n_layer", "n_layers"}
 
 # What else models are published as: pattern, what it is, and the cure. The first that is there is named.
@@ -57,14 +67,69 @@ def model_broken(path: Path, cause: str) -> ModelLoadError:
     return ModelLoadError("model_broken", f"{path}: {cause}")
 
 
+class OpenFiles:
+    """The files that a load has open, each opened once."""
+
+    def __init__(self, exits: ExitStack) -> None:
+        self._exits = exits
+        self._open: dict[Path, Any] = {}
+
+    def get(self, file: Path, opener: Callable[[Path], AbstractContextManager[Any]]) -> Any:
+        """Return what `opener` made of a file, which is closed after the load."""
+        if file not in self._open:
+            self._open[file] = self._exits.enter_context(opener(file))
+        return self._open[file]
+
+
+class TensorEntry(Protocol):
+    """A tensor of a checkpoint that is not read yet."""
+
+    @property
+    def file(self) -> Path:
+        """Where it is, or the most of it: errors name it."""
+
+    @property
+    def dtype(self) -> str:
+        """safetensors' name of plain numbers' type, or the name of the format in which it stays stored."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    @property
+    def num_bytes(self) -> int:
+        """What is read of files for it."""
+
+    def loaded_bytes(self, item_bytes: int) -> int:
+        """Return what it takes in memory if a plain number takes `item_bytes`."""
+
+    def read(self, files: OpenFiles) -> Tensor:
+        """Return its numbers as they are stored: plain, or a `StoredWeight`. Raises ModelLoadError."""
+
+
 @dataclass(frozen=True, slots=True)
-class TensorEntry:
-    """One tensor in one file."""
+class SafetensorsEntry:
+    """A tensor of a safetensors file."""
 
     file: Path
-    dtype: str  # safetensors' name
-    num_values: int
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
     num_bytes: int
+
+    def loaded_bytes(self, item_bytes: int) -> int:
+        return prod(self.shape) * item_bytes
+
+    def read(self, files: OpenFiles) -> Tensor:
+        try:
+            tensor: Tensor = files.get(self.file, _open).get_tensor(self.name)
+        except (OSError, safetensors.SafetensorError) as error:
+            raise model_broken(self.file, f"{self.name} cannot be read: {error}") from error
+        return tensor
+
+
+def _open(file: Path) -> Any:
+    # "pread": a mapped file can be rewritten under us, and counts as memory twice.
+    return safetensors.safe_open(file, framework="pt", backend="pread")
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,8 +154,11 @@ class Checkpoint:
         return max(sizes, key=sizes.__getitem__)
 
 
-def read_checkpoint(path: Path) -> Checkpoint:
-    """Return all of a directory but its weights. Raises ModelLoadError naming the file and what is wrong."""
+def read_directory(path: Path) -> Checkpoint:
+    """Return all of a directory but its weights, each tensor as it is in a safetensors file.
+
+    Raises ModelLoadError naming the file and what is wrong.
+    """
     if not path.is_dir():
         raise ModelLoadError("model_not_found", f"{path}: no such directory")
     config = _read_config(path)
@@ -227,12 +295,12 @@ def _read_header(file: Path) -> dict[str, TensorEntry]:
 def _entry(file: Path, name: str, raw: dict[str, Any]) -> TensorEntry:
     dtype = raw["dtype"]
     start, end = raw["data_offsets"]
-    num_values = prod(raw["shape"])
-    item_bytes = ITEM_BYTES.get(dtype) or _BUFFER_BYTES.get(dtype)
+    shape = tuple(raw["shape"])
+    item_bytes = _ALL_BYTES.get(dtype)
     if item_bytes is None:
         cause = f"{name} is of type {dtype}, which is not supported"
         raise ModelLoadError("model_unsupported", f"{file}: {cause}")
-    if end - start != num_values * item_bytes:
+    if end - start != prod(shape) * item_bytes:
         cause = f"{name} has {end - start} bytes, which does not fit its shape {raw['shape']}"
         raise model_broken(file, cause)
-    return TensorEntry(file, dtype, num_values, end - start)
+    return SafetensorsEntry(file, name, dtype, shape, end - start)

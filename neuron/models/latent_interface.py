@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from neuron.device.latent import LatentProjection
+from neuron.models.stored_weight import dense
 
 _TOLERANCE = 0.02  # of the largest value, in half precision
 
@@ -46,7 +47,7 @@ def _find_projection(module: Any) -> LatentProjection | None:
     """Return the projection of a module that expands latents as `LatentProjection` does."""
     if not hasattr(module, "expand_kv"):
         return None
-    weight, key_dim = module.kv_b_proj.weight, module.qk_nope_head_dim
+    weight, key_dim = dense(module.kv_b_proj.weight), module.qk_nope_head_dim
     projection = LatentProjection(weight.view(-1, key_dim + module.v_head_dim, weight.shape[1]), key_dim)
     rank = projection.rank
     width = rank + module.qk_rope_head_dim

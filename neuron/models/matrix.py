@@ -1,7 +1,7 @@
 """Weights as they are stored: the seam between what reads them and what multiplies by them.
 
-A `Matrix` goes from its file into its product as it is, never by way of floats. Its `MatrixFormat` knows how
-to multiply by it: `float_format` is that of plain numbers.
+A `Matrix` goes from its file into its product as it is, never by way of floats. Its `MatrixFormat` knows what
+its blocks mean and how to multiply by them: `neuron.models.formats` has a module for each kind.
 """
 
 from __future__ import annotations
@@ -40,10 +40,20 @@ GroupedProduct = Callable[[Tensor, Groups], Tensor]  # (rows, in) to (rows, out)
 
 
 class MatrixFormat(Protocol):
-    """A way to store weights, and to multiply by them."""
+    """A way to store weights, and to multiply by them.
+
+    Products know blocks and bias alone: the matrix sees to its `factor` and `input_order`.
+    """
+
+    @property
+    def name(self) -> str:
+        """As GGUF names it in lower case, where it has the format."""
+
+    def dequantize(self, blocks: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
+        """Return the numbers that blocks stand for, (…, out, in), computed in float32."""
 
     def product(self, matrix: Matrix) -> Product:
-        """Return the product with one matrix."""
+        """Return the product with one matrix, of the activations' dtype."""
 
     def grouped_product(self, matrix: Matrix) -> GroupedProduct | None:
         """Return the product with all experts' matrices in one operation, each row with its expert's.
@@ -56,37 +66,138 @@ class MatrixFormat(Protocol):
 class Matrix:
     """A weight with its bias, or those of all experts of a layer.
 
-    Rows are outputs: the first dimension of every block and of the bias, behind the experts' if it has one.
+    Rows are outputs: the last dimension but one of every block, and the last of the bias. The experts'
+    dimension comes first.
     """
 
     format: MatrixFormat
     blocks: tuple[Tensor, ...]
     bias: Tensor | None
     in_features: int
+    factor: Tensor | None = None  # (…, out, 1), float32, by which results are to be multiplied
+    input_order: Tensor | None = None  # (…, 1, in): the input that each column is for, unless its own
 
     def __getitem__(self, index: int | Tensor) -> Matrix:
         """Return an expert's matrix, or some rows of one matrix."""
-        bias = None if self.bias is None else self.bias[index]
-        return replace(self, blocks=tuple(block[index] for block in self.blocks), bias=bias)
+        return replace(
+            self,
+            blocks=tuple(block[index] for block in self.blocks),
+            bias=None if self.bias is None else self.bias[index],
+            factor=None if self.factor is None else self.factor[index],
+            input_order=self.input_order if self.ndim == 2 else _item(self.input_order, index),
+        )
+
+    @property
+    def ndim(self) -> int:
+        return self.blocks[0].ndim
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The weight's, (…, out, in)."""
+        return (*self.blocks[0].shape[:-1], self.in_features)
+
+    @property
+    def num_outputs(self) -> int:
+        return self.blocks[0].shape[-2]
+
+    @property
+    def bits_per_weight(self) -> float:
+        """What the weight takes in memory, all scales included."""
+        weights = self.num_outputs * self.in_features * (len(self.blocks[0]) if self.ndim == 3 else 1)
+        return 8 * sum(block.nbytes for block in self.blocks) / weights
+
+    def product(self) -> Product:
+        """Return the product with one matrix: x, of `activation_dtype`, to the same dtype."""
+        factor, order = self.factor, self.input_order
+        bias = self.bias if factor is None else None
+        multiply = self.format.product(replace(self, bias=bias, factor=None, input_order=None))
+        if order is not None:
+            multiply = _of_ordered(order.flatten(), multiply)
+        if factor is None:
+            return multiply
+        return _scaled(multiply, factor.flatten(), self.bias)
+
+    def grouped_product(self) -> GroupedProduct | None:
+        """Return the product with all experts' matrices in one operation, if the format has one."""
+        if self.factor is None and self.input_order is None:
+            return self.format.grouped_product(self)
+        return None
+
+    def dequantize(self, dtype: torch.dtype) -> Tensor:
+        """Return the weight as plain numbers, (…, out, in)."""
+        if self.factor is None and self.input_order is None:
+            return self.format.dequantize(self.blocks, dtype)
+        weight = self.format.dequantize(self.blocks, torch.float32)
+        if self.factor is not None:
+            weight = weight * self.factor
+        if self.input_order is not None:
+            weight = weight.gather(-1, self.input_order.argsort(-1).expand_as(weight))
+        return weight.to(dtype)
 
 
-def stack(matrices: tuple[Matrix, ...]) -> Matrix:
-    """Return one matrix with the rows of several that are stored alike."""
+def _of_ordered(order: Tensor, multiply: Product) -> Product:
+    return lambda x: multiply(x.index_select(-1, order))
+
+
+def _scaled(multiply: Product, factor: Tensor, bias: Tensor | None) -> Product:
+    def scaled(x: Tensor) -> Tensor:
+        out = multiply(x).mul_(factor)
+        return out if bias is None else out.add_(bias)
+
+    return scaled
+
+
+def _item(tensor: Tensor | None, index: int | Tensor) -> Tensor | None:
+    return None if tensor is None else tensor[index]
+
+
+def are_alike(matrices: Sequence[Matrix], dim: int = 0) -> bool:
+    """Return whether matrices are stored alike, so that `stack` can join them along a dimension of blocks."""
+    first, *others = matrices
+    on_rows = dim == first.ndim - 2
+    return all(
+        _kind(first) == _kind(other) and _are_ordered_alike(first, other, on_rows=on_rows) for other in others
+    )
+
+
+def _kind(matrix: Matrix) -> object:
+    blocks = [(block.dtype, block.device, block.ndim) for block in matrix.blocks]
+    return matrix.format, matrix.in_features, blocks
+
+
+def _are_ordered_alike(matrix: Matrix, other: Matrix, *, on_rows: bool) -> bool:
+    """Return whether inputs have an order in both matrices or in none; all rows of a matrix have the same."""
+    order, another = matrix.input_order, other.input_order
+    if order is None or another is None:
+        return order is another
+    return torch.equal(order, another) if on_rows else True
+
+
+def stack(matrices: Sequence[Matrix], dim: int = 0) -> Matrix:
+    """Return one matrix of several that are stored alike, joined along a dimension of their blocks."""
+    first = matrices[0]
     if len(matrices) == 1:
-        return matrices[0]
-    blocks = tuple(map(torch.cat, zip(*(matrix.blocks for matrix in matrices), strict=True)))
-    return replace(matrices[0], blocks=blocks, bias=_stacked_bias(matrices))
+        return first
+    order = first.input_order
+    if order is not None and dim < first.ndim - 2:
+        order = torch.cat([matrix.input_order for matrix in matrices if matrix.input_order is not None], dim)
+    return replace(
+        first,
+        blocks=tuple(torch.cat(parts, dim) for parts in zip(*(m.blocks for m in matrices), strict=True)),
+        bias=_stacked([(m.shape[:-1], m.bias) for m in matrices], dim, empty=0.0),
+        factor=_stacked([((*m.shape[:-1], 1), m.factor) for m in matrices], dim, empty=1.0),
+        input_order=order,
+    )
 
 
-def _stacked_bias(matrices: tuple[Matrix, ...]) -> Tensor | None:
-    """Return all biases in a row, zeros for the matrices that have none beside others that do."""
-    found = next((matrix.bias for matrix in matrices if matrix.bias is not None), None)
+def _stacked(
+    parts: Sequence[tuple[tuple[int, ...], Tensor | None]], dim: int, *, empty: float
+) -> Tensor | None:
+    """Return all parts in a row, those of a shape `empty` that are None beside others that are not."""
+    found = next((part for _, part in parts if part is not None), None)
     if found is None:
         return None
-    biases = (
-        found.new_zeros(len(matrix.blocks[0])) if matrix.bias is None else matrix.bias for matrix in matrices
-    )
-    return torch.cat(list(biases))
+    return torch.cat([found.new_full(shape, empty) if part is None else part for shape, part in parts], dim)
 
 
 def split_heads(matrix: Matrix, heads: int, sizes: Sequence[int]) -> list[Matrix]:

@@ -98,8 +98,8 @@ def _index_values(config: Mapping[str, Any]) -> int:
 
 
 def weight_bytes(checkpoint: Checkpoint, dtype: torch.dtype) -> int:
-    """Return the bytes of all tensors once they are `dtype`."""
-    return sum(entry.num_values for entry in checkpoint.tensors.values()) * dtype.itemsize
+    """Return the bytes of all tensors once those of plain numbers are `dtype`."""
+    return sum(entry.loaded_bytes(dtype.itemsize) for entry in checkpoint.tensors.values())
 
 
 def _mib(size: int) -> int:

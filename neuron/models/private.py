@@ -59,14 +59,30 @@ NAMES = (
         "neuron/models/fused/experts.py",
     ),
     PrivateName(
+        "torch:_C.DisableTorchFunctionSubclass",
+        ("<class 'torch._C.DisableTorchFunctionSubclass'>",),
+        "neuron/models/stored_weight.py",
+    ),
+    PrivateName(
+        "torch:ops.aten._to_copy",
+        (
+            (
+                "aten::_to_copy(Tensor self, *, ScalarType? dtype=None, Layout? layout=None, "
+                "Device? device=None, bool? pin_memory=None, bool non_blocking=False, "
+                "MemoryFormat? memory_format=None) -> Tensor"
+            ),
+        ),
+        "neuron/models/stored_weight.py",
+    ),
+    PrivateName(
         "torch:ops.mkldnn._is_mkldnn_bf16_supported",
         ("mkldnn::_is_mkldnn_bf16_supported() -> bool _0",),
-        "neuron/models/float_format.py",
+        "neuron/models/formats/floats.py",
     ),
     PrivateName(
         "torch:ops.mkldnn._reorder_linear_weight",
         ("mkldnn::_reorder_linear_weight(Tensor self, int? batch_size=None) -> Tensor Y",),
-        "neuron/models/float_format.py",
+        "neuron/models/formats/floats.py",
     ),
     PrivateName(
         "torch:ops.mkldnn._linear_pointwise",
@@ -76,17 +92,17 @@ NAMES = (
                 "str? algorithm) -> Tensor Y"
             ),
         ),
-        "neuron/models/float_format.py",
+        "neuron/models/formats/floats.py",
     ),
     PrivateName(
         "torch:ops.quantized.linear_prepack_fp16",
         (f"quantized::linear_prepack_fp16(Tensor W, Tensor? B=None) -> {_PACKED} W_prepack",),
-        "neuron/models/float_format.py",
+        "neuron/models/formats/floats.py",
     ),
     PrivateName(
         "torch:ops.quantized.linear_dynamic_fp16",
         (f"quantized::linear_dynamic_fp16(Tensor X, {_PACKED} W_prepack) -> Tensor Y",),
-        "neuron/models/float_format.py",
+        "neuron/models/formats/floats.py",
     ),
 )
 
@@ -123,6 +139,15 @@ def experts_activation(module: Any) -> Callable[[Tensor], Tensor]:
 
 
 # --- torch ------------------------------------------------------------------------------------------------
+
+
+TO_COPY = torch.ops.aten._to_copy.default  # noqa: SLF001 - what `Tensor.to` comes to
+
+
+def call_dispatched(function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+    """Return what a function of torch returns for a subclass of Tensor that only has `__torch_dispatch__`."""
+    with torch._C.DisableTorchFunctionSubclass():  # noqa: SLF001
+        return function(*args, **kwargs)
 
 
 def onednn_multiplies(dtype: torch.dtype) -> bool:

@@ -14,12 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import safetensors
 import torch
 import transformers
 from torch import Tensor
 
-from neuron.models.checkpoint import CONFIG, ITEM_BYTES, Checkpoint, ModelLoadError, TensorEntry, model_broken
+from neuron.models.checkpoint import CONFIG, Checkpoint, ModelLoadError, OpenFiles, TensorEntry, model_broken
 from neuron.models.contradiction import (
     contradicting_count,
     contradicting_size,
@@ -31,6 +30,7 @@ OnProgress = Callable[[float], None]  # called with the fraction of bytes read, 
 
 # Causal masks, frequencies and positions, which older releases of transformers stored.
 _OLD_BUFFERS = re.compile(r"(^|\.)((attn|attention)\.(masked_)?bias|inv_freq|position_ids)$")
+_PLAIN = {torch.float64, torch.float32, torch.float16, torch.bfloat16}
 _MAX_LISTED = 5  # names in an error
 
 
@@ -67,7 +67,7 @@ def load_weights(
     # Otherwise transformers reads in threads of its own, which would call `on_progress`.
     os.environ["HF_DEACTIVATE_ASYNC_LOAD"] = "1"
     with _quiet(), ExitStack() as files:
-        reader = _TensorReader(checkpoint, files, options)
+        reader = _TensorReader(checkpoint, OpenFiles(files), options)
         try:
             model, info = model_class.from_pretrained(
                 None,
@@ -160,20 +160,20 @@ def _quiet() -> Iterator[None]:
 class _TensorReader:
     """Reads tensors as transformers asks for them, and reports progress."""
 
-    def __init__(self, checkpoint: Checkpoint, files: ExitStack, options: LoadOptions) -> None:
+    def __init__(self, checkpoint: Checkpoint, files: OpenFiles, options: LoadOptions) -> None:
         self._checkpoint = checkpoint
         self._files = files
         self._device = options.device
         self._on_progress = options.on_progress
-        self._open: dict[Path, Any] = {}
         self._num_read = 0  # bytes
         self.failure: Exception | None = None  # transformers raises something else instead
 
     def read(self, name: str, dtype: torch.dtype | None) -> Tensor:
         entry = self._checkpoint.tensors[name]
         try:
-            _check_stored(name, entry, dtype)
-            tensor = self._tensor(entry.file, name).to(device=self._device, dtype=dtype)
+            tensor = entry.read(self._files)
+            _check_stored(name, entry, tensor, dtype)
+            tensor = tensor.to(device=self._device, dtype=dtype)
             self._num_read += entry.num_bytes
             self._on_progress(self._num_read / self._checkpoint.num_bytes)
         except Exception as error:
@@ -181,20 +181,9 @@ class _TensorReader:
             raise
         return tensor
 
-    def _tensor(self, file: Path, name: str) -> Tensor:
-        try:
-            if file not in self._open:
-                # "pread": a mapped file can be rewritten under us, and counts as memory twice.
-                opened = safetensors.safe_open(file, framework="pt", backend="pread")
-                self._open[file] = self._files.enter_context(opened)
-            tensor: Tensor = self._open[file].get_tensor(name)
-        except (OSError, safetensors.SafetensorError) as error:
-            raise model_broken(file, f"{name} cannot be read: {error}") from error
-        return tensor
 
-
-def _check_stored(name: str, entry: TensorEntry, dtype: torch.dtype | None) -> None:
-    if dtype and dtype.is_floating_point and entry.dtype not in ITEM_BYTES:
+def _check_stored(name: str, entry: TensorEntry, tensor: Tensor, dtype: torch.dtype | None) -> None:
+    if dtype and dtype.is_floating_point and tensor.dtype not in _PLAIN:
         cause = f"{name} is stored as {entry.dtype}: quantized weights are not supported"
         raise ModelLoadError("model_unsupported", f"{entry.file}: {cause}")
 

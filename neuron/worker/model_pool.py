@@ -27,12 +27,13 @@ from neuron.engine.embedding_scheduler import EmbeddingScheduler
 from neuron.engine.request import GrammarMatcher
 from neuron.engine.scheduler import Scheduler
 from neuron.engine.scheduler_limits import SchedulerLimits
-from neuron.models.checkpoint import Checkpoint, ModelLoadError, read_checkpoint
+from neuron.models.checkpoint import Checkpoint, ModelLoadError
 from neuron.models.decoder import AnyDecoder, load_decoder, model_dtype
 from neuron.models.embedder import load_embedder
 from neuron.models.image_input import ImageProcessor
 from neuron.models.memory_estimate import MemoryEstimate, estimate_memory, weight_bytes
 from neuron.models.pooling import Pooling, read_pooling
+from neuron.models.reading import read_checkpoint
 from neuron.models.weights import MAX_IMAGE_PIXELS, LoadOptions, OnProgress
 from neuron.pipe import Embed, Finished, ModelStatus, Refused, Submit, ToDaemon
 from neuron.step import CacheShape, PoisonedError, PromptImage, PromptRule

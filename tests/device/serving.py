@@ -15,8 +15,8 @@ from neuron.device.page_pool import Coding
 from neuron.device.varlen import Kernel
 from neuron.engine.scheduler import Scheduler
 from neuron.engine.scheduler_limits import SchedulerLimits
-from neuron.models.checkpoint import read_checkpoint
 from neuron.models.decoder import AnyDecoder, load_decoder, model_dtype
+from neuron.models.reading import read_checkpoint
 from neuron.models.weights import LoadOptions
 from neuron.pipe import Finished, Logprob, Refused, Sampling, Scored, Submit, Tokens
 from neuron.step import CacheShape, PromptImage

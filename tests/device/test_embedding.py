@@ -13,9 +13,10 @@ from torch.nn.functional import cosine_similarity
 
 from neuron.engine.embedding_scheduler import EmbeddingScheduler
 from neuron.engine.scheduler_limits import SchedulerLimits
-from neuron.models.checkpoint import ModelLoadError, read_checkpoint
+from neuron.models.checkpoint import ModelLoadError
 from neuron.models.embedder import Embedder, load_embedder
 from neuron.models.pooling import Pooling, read_pooling
+from neuron.models.reading import read_checkpoint
 from neuron.models.weights import LoadOptions
 from neuron.pipe import Embed, Embedded, Refused
 from neuron.step import EmbeddingPlan

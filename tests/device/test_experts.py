@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch.nn.functional import linear
 
-from neuron.models import float_format
 from neuron.models.checkpoint import CONFIG, WEIGHTS, ModelLoadError
 from neuron.models.decoder import TransformersDecoder
-from neuron.models.float_format import FLOATS
+from neuron.models.formats import floats
+from neuron.models.formats.floats import FLOATS
 from neuron.models.fused.decoder import FusedDecoder
 from neuron.models.linear import pack_experts
 from neuron.models.matrix import Groups, Matrix, stack
@@ -30,7 +30,7 @@ CHOSEN = torch.tensor([0, 0, 2, 4, 4, 4])  # two experts have no rows
 def test_rows_are_multiplied_by_their_experts_matrices(
     at_once: bool, dtype: torch.dtype, has_bias: bool, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(float_format, "_uses_grouped_mm", lambda _: at_once)
+    monkeypatch.setattr(floats, "_uses_grouped_mm", lambda _: at_once)
     torch.manual_seed(0)
     weight = torch.randn(EXPERTS, 16, 8, dtype=dtype)
     bias = torch.randn(EXPERTS, 16, dtype=dtype) if has_bias else None

@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from neuron.device.kv_cache import bytes_per_token
-from neuron.models.checkpoint import read_checkpoint
 from neuron.models.decoder import AnyDecoder
 from neuron.models.memory_estimate import estimate_memory
+from neuron.models.reading import read_checkpoint
 from neuron.pipe import Finished, LoadFailed
 from neuron.step import CacheShape
 from tests.device.serving import Serving, alone, check_small_chunks, decoder, prompt, texts

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch.nn.functional import linear
 
-from neuron.models import float_format
-from neuron.models.float_format import activation_dtype
+from neuron.models.formats import floats
+from neuron.models.formats.floats import activation_dtype
 from neuron.models.linear import pack_linear
 from tests.device.serving import decoder, prompt, texts
 from tests.device.zoo import save
@@ -35,9 +35,9 @@ def layers(dtype: torch.dtype, *, bias: bool, scale: float = 1.0) -> list[torch.
 @pytest.fixture(params=["as here", "without oneDNN", "without either"])
 def machine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     if request.param != "as here":
-        monkeypatch.setattr(float_format, "_uses_onednn", lambda *_: False)
+        monkeypatch.setattr(floats, "_uses_onednn", lambda *_: False)
     if request.param == "without either":
-        monkeypatch.setattr(float_format, "_uses_fbgemm", lambda *_: False)
+        monkeypatch.setattr(floats, "_uses_fbgemm", lambda *_: False)
 
 
 @pytest.mark.usefixtures("machine")

@@ -9,8 +9,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from neuron.models.checkpoint import ADAPTER, CONFIG, INDEX, WEIGHTS, ModelLoadError, read_checkpoint
+from neuron.models.checkpoint import ADAPTER, CONFIG, INDEX, WEIGHTS, ModelLoadError
 from neuron.models.decoder import load_decoder, model_dtype
+from neuron.models.reading import read_checkpoint
 from neuron.models.weights import LoadOptions
 from tests.device.serving import decoder, prompt, texts
 from tests.device.zoo import build, save
@@ -237,7 +238,7 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str, str]] = {
         "model_unsupported",
         "config.json: dtype 'float99' is not one of float32",
     ),
-    "fp8": (lambda p: edit_weights(p / WEIGHTS, to_fp8), "model_unsupported", "is of type F8_E4M3"),
+    "fp8": (lambda p: edit_weights(p / WEIGHTS, to_fp8), "model_unsupported", "stored as F8_E4M3"),
     "quantized": (
         lambda p: edit_json(p / CONFIG, quantization_config={"quant_method": "gptq"}),
         "model_unsupported",

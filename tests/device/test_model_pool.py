@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from neuron.device.memory import MIB, bytes_in_use
-from neuron.models.checkpoint import ModelLoadError, read_checkpoint
+from neuron.models.checkpoint import ModelLoadError
 from neuron.models.memory_estimate import estimate_memory
+from neuron.models.reading import read_checkpoint
 from neuron.worker.model_pool import ModelPool, WorkerSettings
 from tests.device.zoo import save
 

@@ -12,7 +12,7 @@ import torch
 from neuron.device.cuda_graphs import Capture, capture_sizes
 from neuron.device.kv_cache import KVShape
 from neuron.device.varlen import find_varlen_kernel, select_kernel
-from neuron.models import float_format
+from neuron.models.formats import floats
 from neuron.models.fused.decoder import FusedDecoder
 from neuron.pipe import Sampling
 from neuron.step import CacheShape
@@ -133,7 +133,7 @@ def test_captured_steps_with_experts_equal_others(
     """As on CUDA, where one operation multiplies by all experts' matrices."""
     path = save(tmp_path, family)
     one_by_one = decoder(path)
-    monkeypatch.setattr(float_format, "_uses_grouped_mm", lambda _: True)
+    monkeypatch.setattr(floats, "_uses_grouped_mm", lambda _: True)
     loaded = decoder(path)
     assert isinstance(one_by_one, FusedDecoder)
     assert isinstance(loaded, FusedDecoder)

@@ -138,6 +138,7 @@ async def make_house(
     redis_url: str = NO_REDIS,
     redis_timeout_ms=200,
     poll=None,
+    responses=None,
     verify=TLS,
     node_tls=None,
     **limits,
@@ -159,6 +160,7 @@ async def make_house(
         gateway=GatewaySettings(**limits),
         redis=RedisSettings(url=redis_url, timeout_ms=redis_timeout_ms),
         poll=poll or {},
+        responses=responses or {},
     )
     gateway = DataPlane(config, control, records.extend)
     async with (

@@ -33,7 +33,7 @@ def test_dequantizes_bit_for_bit_like_gguf(name, seed):
     rows = random_rows(name, (2, 17, 768), seed)
     with np.errstate(all="ignore"):  # random scales may be NaN, infinite, or overflow
         expected = gguf.dequantize(rows, gguf.GGMLQuantizationType[name.upper()])
-    found = BLOCK_TYPES[name].dequantize(torch.from_numpy(rows), torch.float32).numpy()
+    found = BLOCK_TYPES[name].dequantize([torch.from_numpy(rows)], torch.float32).numpy()
     assert found.shape == (2, 17, 768)
     is_number = ~np.isnan(expected)
     assert is_number.mean() > 0.5
@@ -48,18 +48,18 @@ def test_all_scales_of_a_byte_are_gguf_s(name):
     rows[:, 0] = np.arange(ALL_BYTES)
     with np.errstate(over="ignore"):
         expected = gguf.dequantize(rows, gguf.GGMLQuantizationType[name.upper()])
-    found = block_type.dequantize(torch.from_numpy(rows), torch.float32).numpy()
+    found = block_type.dequantize([torch.from_numpy(rows)], torch.float32).numpy()
     np.testing.assert_array_equal(found, expected)
 
 
 def test_rows_may_be_a_view_of_others():
     rows = torch.from_numpy(random_rows("q4_k", (6, 512)))
-    whole = BLOCK_TYPES["q4_k"].dequantize(rows, torch.bfloat16)
-    assert torch.equal(BLOCK_TYPES["q4_k"].dequantize(rows[1::2], torch.bfloat16), whole[1::2])
+    whole = BLOCK_TYPES["q4_k"].dequantize([rows], torch.bfloat16)
+    assert torch.equal(BLOCK_TYPES["q4_k"].dequantize([rows[1::2]], torch.bfloat16), whole[1::2])
 
 
 def test_cut_blocks_are_refused():
     with pytest.raises(ValueError, match="a row of 33 bytes is no multiple of q8_0's 34"):
-        BLOCK_TYPES["q8_0"].dequantize(torch.zeros(2, 33, dtype=torch.uint8), torch.float32)
+        BLOCK_TYPES["q8_0"].dequantize([torch.zeros(2, 33, dtype=torch.uint8)], torch.float32)
     with pytest.raises(ValueError, match="a row of 300 is no multiple of q4_k's 256"):
         BLOCK_TYPES["q4_k"].row_bytes(300)

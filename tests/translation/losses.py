@@ -115,16 +115,12 @@ MESSAGES: dict[str, tuple[Json, Json]] = {
 ASK: Json = {"input": [U]}
 SHOWN = {"role": "user", "content": [{"type": "input_image", "image_url": "data:image/png;base64,AAAA"}]}
 RESPONSES: dict[str, tuple[Json, Json]] = {
-    "`background`": (ASK, ASK | {"background": True}),
-    "`conversation`": (ASK, ASK | {"conversation": "conv_1"}),
-    "`include`": (ASK, ASK | {"include": ["reasoning.encrypted_content"]}),
     "`max_tool_calls`": (ASK, ASK | {"max_tool_calls": 3}),
     "`metadata`": (ASK, ASK | {"metadata": {"a": "b"}}),
     "`moderation`": (ASK, ASK | {"moderation": {"type": "auto"}}),
     "`prompt`": (ASK, ASK | {"prompt": {"id": "p"}}),
     "`prompt_cache_key`": (ASK, ASK | {"prompt_cache_key": "k"}),
     "`reasoning.effort` `none`": (ASK, ASK | {"reasoning": {"effort": "none"}}),
-    "`reasoning.summary`": (ASK, ASK | {"reasoning": {"summary": "auto"}}),
     "`safety_identifier`": (ASK, ASK | {"safety_identifier": "s"}),
     "`service_tier`": (ASK, ASK | {"service_tier": "flex"}),
     "`top_logprobs`": (ASK, ASK | {"top_logprobs": 2}),
@@ -151,7 +147,6 @@ RESPONSES: dict[str, tuple[Json, Json]] = {
         ASK,
         {"input": [{"role": "user", "content": [{"type": "input_image", "file_id": "f"}]}]},
     ),
-    "an `item_reference`": (ASK, {"input": [{"type": "item_reference", "id": "msg_1"}]}),
     "encrypted reasoning of another": (
         ASK,
         {"input": [{"type": "reasoning", "summary": [], "encrypted_content": "e"}, U]},

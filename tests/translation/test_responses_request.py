@@ -214,7 +214,7 @@ BAD = {
     "role unknown": (body(message("user", "a"), message("tool", "a")), "input[1].role"),
     "content missing": (body({"role": "user"}), "input[0].content"),
     "item unknown": (body({"type": "web_search_call", "id": "x"}), "input[0].type"),
-    "item reference": (body({"type": "item_reference", "id": "x"}), "input[0].type"),
+    "item reference": (body({"type": "item_reference", "id": "x"}), "input[0].id"),
     "part unknown": (body(message("user", [{"type": "input_file"}])), "input[0].content[0].type"),
     "image by file": (
         body(message("user", [{"type": "input_image", "file_id": "f"}])),
@@ -248,8 +248,6 @@ BAD = {
     "format unknown": (body(text={"format": {"type": "xml"}}), "text.format.type"),
     "metadata of numbers": (body(metadata={"a": 5}), "metadata"),
     "tokens zero": (body(max_output_tokens=0), "max_output_tokens"),
-    "conversation": (body(conversation="conv_1"), "conversation"),
-    "background": (body(background=True), "background"),
     "moderation": (body(moderation={"model": "x"}), "moderation"),
     "log probabilities": (body(top_logprobs=3), "top_logprobs"),
     "no JSON": (b"{", None),

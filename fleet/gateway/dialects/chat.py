@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import msgspec
 
 from fleet.gateway.dialects.base import CHAT_PATH, AnswerRewriter, Call, EventStream
@@ -66,6 +68,23 @@ class Verbatim(EventStream):
 
     def whole(self, body: bytes) -> bytes:
         return body
+
+
+class CountRewriter(Verbatim):
+    """Shapes the count of a prompt's tokens for a client."""
+
+    def __init__(self, shape: Callable[[int], bytes]) -> None:
+        self._shape = shape
+
+    def whole(self, body: bytes) -> bytes:
+        try:
+            return self._shape(msgspec.json.decode(body, type=_Count).count)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise ApiError(502, "node_error", "The node did not count the prompt's tokens.") from error
+
+
+class _Count(msgspec.Struct):
+    count: int
 
 
 class CompletionsDialect(ChatDialect):

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import msgspec
-
 from fleet import translation
 from fleet.gateway.dialects.base import AnswerRewriter, Call, EventStream, in_client_words
-from fleet.gateway.dialects.chat import ChatDialect, Verbatim
+from fleet.gateway.dialects.chat import ChatDialect, CountRewriter
 from fleet.gateway.dialects.images import needed_capability
 from fleet.gateway.limits.headers import anthropic
 from fleet.gateway.record import metrics
@@ -109,19 +107,7 @@ class CountTokensDialect(MessagesDialect):
         )
 
     def answer(self, call: Call, request_id: str) -> AnswerRewriter:
-        return _CountRewriter()
-
-
-class _CountRewriter(Verbatim):
-    def whole(self, body: bytes) -> bytes:
-        try:
-            return translation.messages.count_body(msgspec.json.decode(body, type=_Count).count)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise ApiError(502, "node_error", "The node did not count the prompt's tokens.") from error
-
-
-class _Count(msgspec.Struct):
-    count: int
+        return CountRewriter(translation.messages.count_body)
 
 
 MESSAGES = MessagesDialect()

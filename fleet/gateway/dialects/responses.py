@@ -1,32 +1,32 @@
-"""The Responses API: a dialect whose answers are stored, and the endpoints on stored responses."""
+"""The Responses API: a dialect whose answers are stored, and its requests to count and to compact."""
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Awaitable, Sequence
-from typing import Any, NoReturn, TypeVar
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
 
 import msgspec
+from django.conf import settings
 
 from fleet import translation
-from fleet.gateway.control.redis_link import LinkError
 from fleet.gateway.dialects.base import AnswerRewriter, Call, EventStream, in_client_words
-from fleet.gateway.dialects.chat import ChatDialect
+from fleet.gateway.dialects.chat import TOKENIZE, ChatDialect, CountRewriter, Verbatim
+from fleet.gateway.dialects.conversations import Conversations
 from fleet.gateway.dialects.images import needed_capability
+from fleet.gateway.dialects.kept_items import ask, owner_of
 from fleet.gateway.dialects.response_store import ResponseStore
 from fleet.gateway.record import metrics
 from fleet.snapshot import KeyView
 from fleet.translation.events import Event, Failure, Stop
-from fleet.translation.responses import stored
+from fleet.translation.responses import ResponsesCall, Sealer, kept, stored
 from neuron.wire import ApiError
 
-MAX_PAGE = 100  # OpenAI's
+Keep = Callable[[dict[str, Any]], None]  # store a response
 
-_NOT_FOUND = "There is no response {!r}: it was not stored, has expired, or was deleted."
-
-T = TypeVar("T")
-
+NOT_FOUND = "There is no response {!r}: it was not stored, has expired, or was deleted."
 
 _WORDS = {
     r"messages\b.*": "input",
@@ -50,31 +50,72 @@ class ResponsesDialect(ChatDialect):
 
     def __init__(self, store: ResponseStore) -> None:
         self._store = store
+        self._conversations = Conversations(store)
 
-    def decode(self, body: bytes, earlier: Sequence[msgspec.Raw] = ()) -> Call:
-        call = translation.responses.to_chat(body, earlier)
-        metrics.count_unknown(self.name, call.unknown_fields)
+    def decode(
+        self, body: bytes, earlier: Sequence[msgspec.Raw] = (), conversation: str | None = None
+    ) -> Call:
+        call = self._counted(translation.responses.to_chat(body, earlier, conversation))
         needs, ignored = needed_capability(call.body), call.unknown_fields
         return Call(call.model, call.stream, call.body, needs=needs, origin=call, ignored=ignored)
 
+    def _counted(self, call: ResponsesCall) -> ResponsesCall:
+        metrics.count_unknown(self.name, call.unknown_fields)
+        return call
+
     async def prepare(self, body: bytes, key: KeyView | None) -> Call:
-        owner, earlier = owner_of(key), []
-        if previous := stored.previous_of(body):
-            found = await _ask(self._store.get(owner, previous))
-            if found is None:
-                message = _NOT_FOUND.format(previous)
-                param = "previous_response_id"
-                raise ApiError(400, "previous_response_not_found", message, param=param)
-            earlier = stored.conversation(stored.decode(found))
-        call = self.decode(body, earlier)
+        owner, asked = owner_of(key), kept.asked_of(body)
+        if asked is None:
+            call = self.decode(body)
+        else:
+            earlier = await self._earlier(owner, asked)
+            body = kept.put_in_place(body, asked, await self._referenced(owner, asked), _sealer(owner))
+            call = self.decode(body, earlier, asked.conversation_id)
         return msgspec.structs.replace(call, origin=(call.origin, owner))
+
+    async def _earlier(self, owner: str, asked: kept.Asked) -> list[msgspec.Raw]:
+        previous, conversation = asked.previous_response_id, asked.conversation_id
+        if previous and conversation:
+            message = "A request continues either a response or a conversation."
+            raise ApiError(400, "invalid_value", message, param="previous_response_id")
+        if conversation:
+            return await self._conversations.items(owner, conversation)
+        if not previous:
+            return []
+        found = await ask(self._store.get(owner, previous))
+        if found is None:
+            message, param = NOT_FOUND.format(previous), "previous_response_id"
+            raise ApiError(400, "previous_response_not_found", message, param=param)
+        return stored.conversation(stored.decode(found))
+
+    async def _referenced(self, owner: str, asked: kept.Asked) -> dict[str, msgspec.Raw]:
+        """The items that a request names by their ids, as far as they are there."""
+        return kept.all_found(asked, {home: await self._items_of(owner, home) for home in asked.homes})
+
+    async def _items_of(self, owner: str, home: str) -> list[msgspec.Raw]:
+        if home.startswith("conv_"):
+            return await self._conversations.items(owner, home)
+        data = await ask(self._store.get(owner, home))
+        return [] if data is None else stored.conversation(stored.decode(data))
 
     def error_body(self, error: ApiError) -> bytes:
         return super().error_body(in_client_words(_WORDS, error))
 
     def answer(self, call: Call, request_id: str) -> AnswerRewriter:
         asked, owner = call.origin
-        return _ResponsesRewriter(asked, request_id, self._store, owner)
+        keep = partial(self._keep, asked, owner)
+        return _ResponsesRewriter(asked, request_id, os.urandom(16).hex(), keep, _sealer(owner))
+
+    def _keep(self, call: ResponsesCall, owner: str, response: dict[str, Any]) -> None:
+        if call.store:
+            self._store.keep(owner, response["id"], stored.encode(call, response))
+        if call.conversation:
+            items = [*stored.given(call, response), *response["output"]]
+            self._conversations.add(owner, call.conversation, items)
+
+
+def _sealer(owner: str) -> Sealer:
+    return Sealer([settings.SECRET_KEY, *settings.SECRET_KEY_FALLBACKS], owner)
 
 
 class _ResponsesRewriter(EventStream):
@@ -82,20 +123,21 @@ class _ResponsesRewriter(EventStream):
 
     def __init__(
         self,
-        call: translation.responses.ResponsesCall,
+        call: ResponsesCall,
         request_id: str,
-        store: ResponseStore,
-        owner: str,
+        ident: str,
+        keep: Keep,
+        sealer: Sealer,
     ) -> None:
         self._call = call
-        self._ident = os.urandom(16).hex()
-        self._store = store
-        self._owner = owner
+        self._ident = ident
+        self._keep = keep
+        self._sealer = sealer
         self._created_at = int(time.time())
         self._started = False
         self._reader = translation.ChatReader(request_id=request_id)
         self._writer = translation.responses.ResponsesWriter(
-            call, created_at=self._created_at, ident=self._ident
+            call, created_at=self._created_at, ident=self._ident, sealer=sealer
         )
 
     def feed(self, data: bytes) -> bytes:
@@ -120,68 +162,80 @@ class _ResponsesRewriter(EventStream):
 
     def whole(self, body: bytes) -> bytes:
         response = translation.responses.from_chat(
-            body, self._call, created_at=self._created_at, ident=self._ident
+            body, self._call, created_at=self._created_at, ident=self._ident, sealer=self._sealer
         )
         self._keep(response)
         return msgspec.json.encode(response)
 
-    def _keep(self, response: dict[str, Any]) -> None:
-        if self._call.store:
-            self._store.keep(self._owner, response["id"], stored.encode(self._call, response))
+
+class BackgroundDialect(ResponsesDialect):
+    """A request that its client does not wait for: what is stored as begun is replaced by the answer."""
+
+    def __init__(self, store: ResponseStore, ident: str) -> None:
+        super().__init__(store)
+        self._ident = ident
+        self._begun = b""
+
+    def begin(self, call: ResponsesCall) -> tuple[bytes, bytes]:
+        """The response as it is before its answer: for the client, and for the store."""
+        now = int(time.time())
+        begun = translation.responses.ResponsesWriter(call, created_at=now, ident=self._ident).response
+        begun["id"] = f"resp_{self._ident}"
+        self._begun = stored.encode(call, begun)
+        return msgspec.json.encode(begun), self._begun
+
+    def answer(self, call: Call, request_id: str) -> AnswerRewriter:
+        asked, owner = call.origin
+        keep = partial(self._keep, asked, owner)
+        return _ResponsesRewriter(asked, request_id, self._ident, keep, _sealer(owner))
+
+    def _keep(self, call: ResponsesCall, owner: str, response: dict[str, Any]) -> None:
+        self._store.keep(owner, response["id"], stored.encode(call, response), instead_of=self._begun)
+        super()._keep(msgspec.structs.replace(call, store=False), owner, response)
 
 
-def owner_of(key: KeyView | None) -> str:
-    """The owner of what a key stores. Clients without a key share one; response ids cannot be guessed."""
-    return "anonymous" if key is None else key.digest
+class InputTokensDialect(ResponsesDialect):
+    """The count of a request's input tokens: the node counts the prompt as a real call would."""
+
+    name = "openai-input-tokens"
+    path = "/v1/responses/input_tokens"
+
+    def decode(
+        self, body: bytes, earlier: Sequence[msgspec.Raw] = (), conversation: str | None = None
+    ) -> Call:
+        call = super().decode(body, earlier, conversation)
+        return msgspec.structs.replace(
+            call, stream=False, node_path=TOKENIZE.path, prompt_tokens=False, answer_tokens=False
+        )
+
+    def answer(self, call: Call, request_id: str) -> AnswerRewriter:
+        return CountRewriter(translation.responses.count_body)
 
 
-async def retrieve(store: ResponseStore, key: KeyView | None, ident: str) -> msgspec.Raw:
-    return (await _found(store, key, ident)).response
+class CompactDialect(ResponsesDialect):
+    """A conversation made shorter: the model summarises it, and the client keeps the summary, sealed."""
+
+    name = "openai-compact"
+    path = "/v1/responses/compact"
+
+    def decode(
+        self, body: bytes, earlier: Sequence[msgspec.Raw] = (), conversation: str | None = None
+    ) -> Call:
+        call = self._counted(translation.responses.to_compact(body, earlier))
+        needs, ignored = needed_capability(call.body), call.unknown_fields
+        return Call(call.model, False, call.body, needs=needs, origin=call, ignored=ignored)
+
+    def answer(self, call: Call, request_id: str) -> AnswerRewriter:
+        return _CompactRewriter(*call.origin)
 
 
-async def delete(store: ResponseStore, key: KeyView | None, ident: str) -> dict[str, Any]:
-    if not await _ask(store.delete(owner_of(key), ident)):
-        raise _unknown(ident)
-    return {"id": ident, "object": "response", "deleted": True}
+class _CompactRewriter(Verbatim):
+    def __init__(self, call: ResponsesCall, owner: str) -> None:
+        self._call = call
+        self._seal = _sealer(owner).seal
 
-
-async def cancel(store: ResponseStore, key: KeyView | None, ident: str) -> NoReturn:
-    """Raises `ApiError`: only a response in the background can be cancelled, and cortex runs none there."""
-    await _found(store, key, ident)
-    message = "Only a response in the background can be cancelled; to end a stream, close its connection."
-    raise ApiError(400, "not_in_background", message)
-
-
-async def input_items(
-    store: ResponseStore, key: KeyView | None, ident: str, *, after: str | None, limit: str, order: str
-) -> dict[str, Any]:
-    """A page of the input items of a response. Raises `ApiError`."""
-    if not limit.isascii() or not limit.isdigit() or not 1 <= int(limit[:9]) <= MAX_PAGE:
-        raise ApiError(400, "invalid_value", f"limit: from 1 to {MAX_PAGE}.", param="limit")
-    if order not in {"asc", "desc"}:
-        raise ApiError(400, "invalid_value", "order: 'asc' or 'desc'.", param="order")
-    items = (await _found(store, key, ident)).input
-    page = stored.page(items, after=after, limit=int(limit), newest_first=order == "desc")
-    if page is None:
-        raise ApiError(400, "invalid_value", f"after: {after!r} is none of the items.", param="after")
-    return page
-
-
-async def _found(store: ResponseStore, key: KeyView | None, ident: str) -> stored.Stored:
-    data = await _ask(store.get(owner_of(key), ident))
-    if data is None:
-        raise _unknown(ident)
-    return stored.decode(data)
-
-
-async def _ask(answer: Awaitable[T]) -> T:
-    try:
-        return await answer
-    except LinkError as error:
-        message = f"Stored responses cannot be reached: {error}. Requests that need none are served."
-        raise ApiError(503, "response_store_away", message, retry_after_s=3) from error
-
-
-def _unknown(ident: str) -> ApiError:
-    message = _NOT_FOUND.format(ident)
-    return ApiError(404, "response_not_found", message)
+    def whole(self, body: bytes) -> bytes:
+        ident, now = os.urandom(16).hex(), int(time.time())
+        response = translation.responses.from_chat(body, self._call, created_at=now, ident=ident)
+        said = [*self._call.earlier, *stored.given(self._call, response)]
+        return msgspec.json.encode(translation.responses.compaction(response, said, self._seal))

@@ -8,22 +8,44 @@ import msgspec
 
 from fleet.translation.chat import read_completion
 from fleet.translation.events import Failure
-from fleet.translation.responses import stored
-from fleet.translation.responses.call import ResponsesCall, to_chat
+from fleet.translation.responses import kept, stored
+from fleet.translation.responses.call import ResponsesCall, to_chat, to_compact
+from fleet.translation.responses.output import compaction
+from fleet.translation.responses.sealed import Sealer
 from fleet.translation.responses.writer import ResponsesWriter
 from neuron.wire import ApiError
 
-__all__ = ["ResponsesCall", "ResponsesWriter", "error_body", "error_event", "from_chat", "stored", "to_chat"]
+__all__ = [
+    "ResponsesCall",
+    "ResponsesWriter",
+    "Sealer",
+    "compaction",
+    "count_body",
+    "error_body",
+    "error_event",
+    "from_chat",
+    "kept",
+    "stored",
+    "to_chat",
+    "to_compact",
+]
 
 
-def from_chat(body: bytes, call: ResponsesCall, *, created_at: int, ident: str = "") -> dict[str, Any]:
+def from_chat(
+    body: bytes, call: ResponsesCall, *, created_at: int, ident: str = "", sealer: Sealer | None = None
+) -> dict[str, Any]:
     """The response from a whole chat completion. Raises `ApiError` where the body is no answer."""
-    writer = ResponsesWriter(call, created_at=created_at, ident=ident)
+    writer = ResponsesWriter(call, created_at=created_at, ident=ident, sealer=sealer)
     events = read_completion(body)
     if isinstance(events[-1], Failure):
         raise events[-1].as_error()
     writer.write(events)
     return writer.response
+
+
+def count_body(input_tokens: int) -> bytes:
+    """The body of an answer to `input_tokens`."""
+    return msgspec.json.encode({"object": "response.input_tokens", "input_tokens": input_tokens})
 
 
 def error_body(error: ApiError) -> bytes:

@@ -36,12 +36,20 @@ class ResponsesCall(msgspec.Struct, frozen=True):
     tools: dict[str, Origin]  # by their names in chat
     unknown_fields: tuple[str, ...] = ()
     store: bool = True
+    seals: bool = False  # thoughts are also given so that only the gateway reads them
+    summarizes: bool = False  # thoughts are given as their own summary
+    conversation: str | None = None  # that the answer is added to
     earlier: Sequence[msgspec.Raw] = ()  # items of the conversation that the request continues
     input: Sequence[msgspec.Raw] = ()  # items of the request
 
 
-def to_chat(body: bytes, earlier: Sequence[msgspec.Raw] = ()) -> ResponsesCall:
-    """The equivalent chat request, `earlier` items first. Raises `ApiError` 400 with the field's name."""
+def to_chat(
+    body: bytes, earlier: Sequence[msgspec.Raw] = (), conversation: str | None = None
+) -> ResponsesCall:
+    """The equivalent chat request, `earlier` items first. Raises `ApiError` 400 with the field's name.
+
+    `conversation` is the id of the one that the items are of, and that the answer is added to.
+    """
     asked = decode_body(_bodies, body)
     _refuse(asked)
     given = _items(asked.input)
@@ -67,13 +75,31 @@ def to_chat(body: bytes, earlier: Sequence[msgspec.Raw] = ()) -> ResponsesCall:
         model=asked.model,
         stream=bool(asked.stream),
         max_tokens=limit,
-        echo=_echo(asked),
+        echo=_echo(asked, conversation),
         tools=origins,
         unknown_fields=unknown,
         store=asked.store is not False,
+        seals="reasoning.encrypted_content" in (asked.include or ()),
+        summarizes=bool(asked.reasoning and asked.reasoning.summary),
+        conversation=conversation,
         earlier=earlier,
         input=given,
     )
+
+
+_SUMMARIZE = (
+    "Write a summary of this conversation that you could go on from without it: what was asked, what was "
+    "found and decided, names, paths and values that still matter, and what is left to do. Nothing else."
+)
+
+
+def to_compact(body: bytes, earlier: Sequence[msgspec.Raw] = ()) -> ResponsesCall:
+    """The chat request for a summary of a conversation. Raises `ApiError` 400 with the field's name."""
+    call = to_chat(body, earlier)
+    chat: Json = msgspec.json.decode(call.body)
+    kept = {name: chat[name] for name in ("model", "messages", "max_tokens", "user") if name in chat}
+    kept["messages"].append({"role": "user", "content": _SUMMARIZE})
+    return msgspec.structs.replace(call, body=msgspec.json.encode(kept), stream=False)
 
 
 def _items(given: str | list[msgspec.Raw] | None) -> list[msgspec.Raw]:
@@ -83,8 +109,6 @@ def _items(given: str | list[msgspec.Raw] | None) -> list[msgspec.Raw]:
 
 
 _REFUSED = {
-    "background": "Nothing runs in the background here; ask for a stream, and read it to its end.",
-    "conversation": "Conversations are not kept here; continue a response by `previous_response_id`.",
     "moderation": "Nothing is moderated here; leave this out, and check input and output yourself.",
     "prompt": "Prompts are not kept here; send their text as `instructions` or `input`.",
 }
@@ -130,18 +154,19 @@ def _format(asked: Format) -> Json:
     return {"response_format": {"type": "json_schema", "json_schema": schema}}
 
 
-def _echo(asked: ResponsesBody) -> Json:
+def _echo(asked: ResponsesBody, conversation: str | None) -> Json:
     reasoning = asked.reasoning or ReasoningConfig()
     text = asked.text.format if asked.text and asked.text.format else Format("text")
-    return {
-        "background": False,
+    more = {"conversation": {"id": conversation}} if conversation else {}
+    return more | {
+        "background": bool(asked.background),
         "instructions": asked.instructions,
         "max_output_tokens": asked.max_output_tokens,
         "metadata": asked.metadata or {},
         "model": asked.model,
         "parallel_tool_calls": asked.parallel_tool_calls is not False,
         "previous_response_id": asked.previous_response_id,
-        "reasoning": {"effort": reasoning.effort, "summary": None},
+        "reasoning": {"effort": reasoning.effort, "summary": reasoning.summary},
         "store": asked.store is not False,
         "temperature": asked.temperature,
         "text": {"format": _given(text)},

@@ -21,12 +21,14 @@ from fleet.translation.responses.wire import (
     ITEMS,
     KINDS,
     MESSAGES,
+    Compaction,
     CustomToolCall,
     CustomToolCallOutput,
     FunctionCall,
     FunctionCallOutput,
     InputImage,
     Item,
+    ItemReference,
     Message,
     Part,
     Reasoning,
@@ -49,7 +51,7 @@ def chat_messages(
     calls: set[str] = set()
     for number, raw in enumerate((*earlier, *given), start=-len(earlier)):
         path = f"input[{number}]"
-        match _item(raw, path):
+        match read_item(raw, path):
             case Reasoning() as item:
                 messages += _reasoning(item)
             case FunctionCall() | CustomToolCall() as item:
@@ -59,12 +61,20 @@ def chat_messages(
                 messages.append({"role": role, "content": _content(content)})
             case FunctionCallOutput() | CustomToolCallOutput() as item:
                 messages.append(_output(item, path, calls))
+            case ItemReference():
+                reject(f"{path}.id", "Items are looked up in `input` alone, by the type 'item_reference'.")
+            case Compaction():
+                reject(f"{path}.encrypted_content", "This gateway did not make it; leave the item out.")
     return in_chat_order(messages)
 
 
-def _item(raw: msgspec.Raw, path: str) -> Item:
+def read_item(raw: msgspec.Raw, path: str) -> Item:
+    """Return an item. Raises `ApiError` 400 with its place and field."""
     body = bytes(raw)
-    if decode_body(KINDS, body, at=path).type is None:
+    kind = decode_body(KINDS, body, at=path)
+    if kind.type is None and kind.is_reference and kind.id:
+        return ItemReference(kind.id)
+    if kind.type is None:
         message = decode_body(MESSAGES, body, at=path)
         return Message(message.role, message.content)
     return decode_body(ITEMS, body, at=path)

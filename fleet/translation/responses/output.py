@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -23,13 +24,32 @@ def text_part(text: str) -> Json:
     return {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
 
 
-def reasoning_item(id_: str, content: list[Json], *, encrypted: str | None = None) -> Json:
-    item: Json = {"id": id_, "type": "reasoning", "summary": [], "content": content}
+def reasoning_item(id_: str, parts: list[Json], *, encrypted: str | None = None) -> Json:
+    """The item of a thought, whose parts are all of one kind."""
+    summary = [part for part in parts if part["type"] == "summary_text"]
+    content = [part for part in parts if part["type"] == "reasoning_text"]
+    item: Json = {"id": id_, "type": "reasoning", "summary": summary, "content": content}
     return item if encrypted is None else item | {"encrypted_content": encrypted}
 
 
-def reasoning_part(text: str) -> Json:
-    return {"type": "reasoning_text", "text": text}
+class ThoughtForm(msgspec.Struct, frozen=True):
+    """The names under which a thought is sent."""
+
+    part: str  # the type of its part
+    index: str  # the name of the part's number
+    parts: str  # events of the part
+    texts: str  # events of its text
+
+    def text(self, text: str) -> Json:
+        return {"type": self.part, "text": text}
+
+
+AS_CONTENT = ThoughtForm(
+    "reasoning_text", "content_index", "response.content_part", "response.reasoning_text"
+)
+AS_SUMMARY = ThoughtForm(
+    "summary_text", "summary_index", "response.reasoning_summary_part", "response.reasoning_summary_text"
+)
 
 
 def call_item(id_: str, status: str, call_id: str, origin: Origin, arguments: str) -> Json:
@@ -44,6 +64,25 @@ def call_item(id_: str, status: str, call_id: str, origin: Origin, arguments: st
         field: arguments,
     }
     return item | {"namespace": origin.namespace} if origin.namespace else item
+
+
+def compaction(response: Json, said: Sequence[Any], seal: Callable[[str], str]) -> Json:
+    """The answer to a request for compaction, from the response with the summary.
+
+    It has the user's messages of what was `said`, and the summary, sealed.
+    """
+    parts = [part for item in response["output"] if item["type"] == "message" for part in item["content"]]
+    ident = str(response["id"]).removeprefix("resp_")
+    summary = seal("".join(part["text"] for part in parts))
+    items: list[Json] = [msgspec.json.decode(msgspec.json.encode(item)) for item in said]
+    users = [item for item in items if item["type"] == "message" and item["role"] == "user"]
+    return {
+        "id": response["id"],
+        "object": "response.compaction",
+        "created_at": response["created_at"],
+        "output": [*users, {"id": f"cmp_{ident}_0", "type": "compaction", "encrypted_content": summary}],
+        "usage": response["usage"],
+    }
 
 
 def call_status(arguments: str) -> str:

@@ -6,7 +6,6 @@ its predecessors are gone.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -36,30 +35,19 @@ class _Output(msgspec.Struct):
     output: list[msgspec.Raw]
 
 
-class _Previous(msgspec.Struct):
-    previous_response_id: str | None = None
-
-
 _stored = msgspec.json.Decoder(Stored)
 _outputs = msgspec.json.Decoder(_Output)
-_previous = msgspec.json.Decoder(_Previous)
-
-
-def previous_of(body: bytes) -> str | None:
-    """The id of the response that a request continues; None without one, or in a malformed body."""
-    if b'"previous_response_id"' not in body:
-        return None
-    try:
-        return _previous.decode(body).previous_response_id
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return None
 
 
 def encode(call: ResponsesCall, response: Json) -> bytes:
     """The bytes to store for an answer to `call`."""
+    return msgspec.json.encode({"response": response, "input": [*call.earlier, *given(call, response)]})
+
+
+def given(call: ResponsesCall, response: Json) -> list[Json]:
+    """The items of a request as the API lists them."""
     ident = str(response["id"]).removeprefix("resp_")
-    given = [_listed(item, f"{ident}_in{number}") for number, item in enumerate(call.input)]
-    return msgspec.json.encode({"response": response, "input": [*call.earlier, *given]})
+    return [listed(item, f"{ident}_in{number}") for number, item in enumerate(call.input)]
 
 
 def decode(data: bytes) -> Stored:
@@ -71,7 +59,7 @@ def conversation(stored: Stored) -> list[msgspec.Raw]:
     return [*stored.input, *_outputs.decode(stored.response).output]
 
 
-def _listed(raw: msgspec.Raw, ident: str) -> Json:
+def listed(raw: msgspec.Raw, ident: str) -> Json:
     """An item as the API lists it: with type, id and status, and content as parts."""
     item: Json = msgspec.json.decode(raw)
     kind = item.get("type") or "message"
@@ -89,22 +77,6 @@ def _text(role: str, text: str) -> Json:
     return {"type": "input_text", "text": text}
 
 
-def page(
-    items: Sequence[msgspec.Raw], *, after: str | None, limit: int, newest_first: bool
-) -> dict[str, Any] | None:
-    """A page of at most `limit` items that follow the id `after`; None where no item has that id."""
-    found: list[Json] = [msgspec.json.decode(item) for item in items]
-    if newest_first:
-        found.reverse()
-    ids = [item["id"] for item in found]
-    if after is not None and after not in ids:
-        return None
-    start = 0 if after is None else ids.index(after) + 1
-    shown = found[start : start + limit]
-    return {
-        "object": "list",
-        "data": shown,
-        "first_id": shown[0]["id"] if shown else None,
-        "last_id": shown[-1]["id"] if shown else None,
-        "has_more": start + limit < len(found),
-    }
+def with_response(found: Stored, response: bytes) -> bytes:
+    """The bytes to store with another response."""
+    return msgspec.json.encode({"response": msgspec.Raw(response), "input": found.input})

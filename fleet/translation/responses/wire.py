@@ -1,8 +1,8 @@
 """The body of `POST /v1/responses` as OpenAI documents it.
 
 Unknown fields are ignored. Items are decoded one by one (`ITEMS`, or `MESSAGES` for an item without a type),
-because a message may omit its type. What needs a store (item references, conversations) or a tool of OpenAI's
-has no struct here and is refused by name.
+because a message may omit its type. What belongs to a tool of OpenAI's has no struct here and is refused by
+name.
 """
 
 from __future__ import annotations
@@ -85,16 +85,39 @@ class Reasoning(msgspec.Struct, tag="reasoning"):
     encrypted_content: str | None = None
 
 
-Item = Message | FunctionCall | FunctionCallOutput | CustomToolCall | CustomToolCallOutput | Reasoning
+class ItemReference(msgspec.Struct, tag="item_reference"):
+    id: NonEmpty
+
+
+class Compaction(msgspec.Struct, tag="compaction"):
+    encrypted_content: NonEmpty
+
+
+Item = (
+    Message
+    | FunctionCall
+    | FunctionCallOutput
+    | CustomToolCall
+    | CustomToolCallOutput
+    | Reasoning
+    | ItemReference
+    | Compaction
+)
 
 ITEMS: msgspec.json.Decoder[Item] = msgspec.json.Decoder(Item)
 MESSAGES = msgspec.json.Decoder(UntypedMessage)
 
 
 class Kind(msgspec.Struct):
-    """An item's type."""
+    """An item's type and id."""
 
     type: str | None = None
+    id: str | None = None
+    role: Any = None
+
+    @property
+    def is_reference(self) -> bool:
+        return self.type == "item_reference" or (self.type is None and self.role is None)
 
 
 KINDS = msgspec.json.Decoder(Kind)
@@ -168,7 +191,8 @@ class ResponsesBody(msgspec.Struct):
     background: bool | None = None
     store: bool | None = None
     previous_response_id: str | None = None
-    conversation: Any = None
+    conversation: Any = None  # is looked up before the body is translated
+    include: list[str] | None = None
     prompt: Any = None
     moderation: Any = None
 
@@ -181,7 +205,6 @@ TOLERATED = frozenset(
         "client_metadata",
         "context_management",
         "image",
-        "include",
         "max_tool_calls",
         "prompt_cache_key",
         "prompt_cache_options",

@@ -30,17 +30,19 @@ from fleet.translation.events import (
 )
 from fleet.translation.responses.call import ResponsesCall
 from fleet.translation.responses.output import (
+    AS_CONTENT,
+    AS_SUMMARY,
     Json,
     call_item,
     call_status,
     end_fields,
     message_item,
     reasoning_item,
-    reasoning_part,
     text_part,
     text_status,
     usage_fields,
 )
+from fleet.translation.responses.sealed import Sealer
 from fleet.translation.responses.tools import Origin, unwrap_input
 from fleet.translation.writer import EventWriter
 
@@ -49,11 +51,15 @@ class ResponsesWriter(EventWriter):
     """Writes the event stream of the Responses API; `response` is the whole response so far.
 
     `created_at` is in seconds since the epoch. `ident` names the response; without it the upstream's id does,
-    which may occur twice.
+    which may occur twice. What the client asks to have sealed, `sealer` seals.
     """
 
-    def __init__(self, call: ResponsesCall, *, created_at: int, ident: str = "") -> None:
+    def __init__(
+        self, call: ResponsesCall, *, created_at: int, ident: str = "", sealer: Sealer | None = None
+    ) -> None:
         super().__init__()
+        self._sealer = sealer if call.seals else None
+        self._thought = AS_SUMMARY if call.summarizes else AS_CONTENT
         self._id = ident
         self._item = ""  # the id of the open item
         self._tools = call.tools
@@ -77,12 +83,15 @@ class ResponsesWriter(EventWriter):
         match event:
             case TextDelta(text=text):
                 if after is not before:
-                    self._open(message_item(self._item_id("msg"), "in_progress", []), text_part(""))
+                    self._open(message_item(self._item_id("msg"), "in_progress", []))
+                    self._event(
+                        "response.content_part.added", **self._place(), content_index=0, part=text_part("")
+                    )
                 self._delta("response.output_text.delta", text, content_index=0, logprobs=[])
             case ReasoningDelta(text=text):
                 if after is not before:
-                    self._open(reasoning_item(self._item_id("rs"), []), reasoning_part(""))
-                self._delta("response.reasoning_text.delta", text, content_index=0)
+                    self._open_thought()
+                self._delta(f"{self._thought.texts}.delta", text, **{self._thought.index: 0})
             case ToolCallArguments(fragment=fragment) if self._call[1].is_custom:
                 self._pieces.append(fragment)  # the input is known once its JSON is complete
             case ToolCallArguments(fragment=fragment):
@@ -103,7 +112,7 @@ class ResponsesWriter(EventWriter):
             case ToolCallEnd():
                 self._end_call()
             case ReasoningSignature(signature=signature):
-                self._end_reasoning(signature)
+                self._end_thought(signature)
             case RedactedReasoning(data=data):
                 item = reasoning_item(self._item_id("rs"), [], encrypted=data)
                 self._open(item)
@@ -136,7 +145,7 @@ class ResponsesWriter(EventWriter):
         if phase is Phase.TEXT:
             self._end_text(text_status(event))
         elif phase is Phase.REASONING:
-            self._end_reasoning(None)
+            self._end_thought(None)
 
     def _end_text(self, status: str) -> None:
         text = "".join(self._pieces)
@@ -144,11 +153,18 @@ class ResponsesWriter(EventWriter):
         self._event("response.content_part.done", **self._place(), content_index=0, part=text_part(text))
         self._close(message_item(self._item, status, [text_part(text)]))
 
-    def _end_reasoning(self, signature: str | None) -> None:
-        text = "".join(self._pieces)
-        self._event("response.reasoning_text.done", **self._place(), content_index=0, text=text)
-        self._event("response.content_part.done", **self._place(), content_index=0, part=reasoning_part(text))
-        self._close(reasoning_item(self._item, [reasoning_part(text)], encrypted=signature))
+    def _open_thought(self) -> None:
+        form = self._thought
+        self._open(reasoning_item(self._item_id("rs"), []))
+        self._event(f"{form.parts}.added", **self._place(), **{form.index: 0}, part=form.text(""))
+
+    def _end_thought(self, signature: str | None) -> None:
+        form, text = self._thought, "".join(self._pieces)
+        place = self._place() | {form.index: 0}
+        self._event(f"{form.texts}.done", **place, text=text)
+        self._event(f"{form.parts}.done", **place, part=form.text(text))
+        sealed = self._sealer.seal(text, signature) if self._sealer else signature
+        self._close(reasoning_item(self._item, [form.text(text)], encrypted=sealed))
 
     def _end_call(self) -> None:
         if self._call[1].is_custom:
@@ -175,12 +191,10 @@ class ResponsesWriter(EventWriter):
     def _place(self) -> Json:
         return {"item_id": self._item, "output_index": len(self._output)}
 
-    def _open(self, item: Json, part: Json | None = None) -> None:
+    def _open(self, item: Json) -> None:
         self._item = item["id"]
         self._pieces.clear()
         self._event("response.output_item.added", output_index=len(self._output), item=item)
-        if part is not None:
-            self._event("response.content_part.added", **self._place(), content_index=0, part=part)
 
     def _delta(self, kind: str, text: str, **more: Any) -> None:
         if text:

@@ -6,18 +6,24 @@ numbers are bit for bit those of the `gguf` package, whose order of float operat
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from neuron.models.formats.dequantized import dequantized_product
+from neuron.models.matrix import GroupedProduct, Matrix, Product
 
 Decode = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True, slots=True)
 class BlockType:
-    """A type of blocks: `elements` numbers in `size` bytes, known to GGUF files by a number."""
+    """A type of blocks: `elements` numbers in `size` bytes, known to GGUF files by a number.
+
+    As a `neuron.models.matrix.MatrixFormat` it has one tensor, (…, out, row bytes) uint8.
+    """
 
     name: str  # GGUF's, in lower case
     gguf_type: int
@@ -43,10 +49,16 @@ class BlockType:
             raise ValueError(f"a row of {row_bytes} bytes is no multiple of {self.name}'s {self.size}")
         return blocks * self.elements
 
-    def dequantize(self, rows: Tensor, dtype: torch.dtype) -> Tensor:
-        """Return the numbers, (…, out, in), of rows as they are stored, (…, out, row bytes) uint8."""
+    def dequantize(self, blocks: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
+        (rows,) = blocks
         shape = (*rows.shape[:-1], self.in_features(rows.shape[-1]))
         return self.decode(rows.reshape(-1, self.size)).to(dtype).view(shape)
+
+    def product(self, matrix: Matrix) -> Product:
+        return dequantized_product(matrix)
+
+    def grouped_product(self, _: Matrix) -> GroupedProduct | None:
+        return None
 
 
 def floats(column: Tensor, dtype: torch.dtype = torch.float16) -> Tensor:

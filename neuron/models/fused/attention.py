@@ -13,8 +13,8 @@ from neuron.device.attention import AttentionParams, attend
 from neuron.device.kv_cache import KVShape
 from neuron.models.fused.layer_kind import LayerKind, ModelFacts, Step
 from neuron.models.fused.norm import Norm, RmsNorm
-from neuron.models.linear import PackedLinear, pack_linear, pack_matrix, take_matrix
-from neuron.models.matrix import split_heads, stack
+from neuron.models.linear import PackedLinear, pack_linear, pack_matrices, take_matrix
+from neuron.models.matrix import split_heads
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,8 +89,8 @@ def gated_attention(module: Any, facts: ModelFacts) -> Attention:
     dim = facts.probe.attention.layers[module.layer_idx].key_dim
     heads = module.q_proj.out_features // (2 * dim)
     query, gate = split_heads(take_matrix(module.q_proj), heads, (dim, dim))
-    qkv = stack((query, take_matrix(module.k_proj), take_matrix(module.v_proj), gate))
-    return replace(_attention(module, heads, pack_matrix(qkv), facts), is_gated=True)
+    qkv = pack_matrices([query, take_matrix(module.k_proj), take_matrix(module.v_proj), gate])
+    return replace(_attention(module, heads, qkv, facts), is_gated=True)
 
 
 def _attention(module: Any, heads: int, qkv: PackedLinear, facts: ModelFacts) -> Attention:

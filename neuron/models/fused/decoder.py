@@ -22,7 +22,7 @@ from torch.nn.functional import embedding
 from neuron.device.kv_cache import KVShape
 from neuron.device.model import ImageEmbeddings, VisionEncoder
 from neuron.device.state_pool import StateName, StateShape
-from neuron.models.float_format import activation_dtype
+from neuron.models.formats.floats import activation_dtype
 from neuron.models.fused.families import FAMILIES, Family
 from neuron.models.fused.layer_kind import ModelFacts, Residual, Step
 from neuron.models.fused.norm import Norm
@@ -30,6 +30,7 @@ from neuron.models.fused.rotation import Rotary
 from neuron.models.image_input import ImageProcessor
 from neuron.models.linear import PackedLinear, pack_linear
 from neuron.models.probe import Probe
+from neuron.models.stored_weight import StoredWeight
 from neuron.step import PromptRule
 
 # Image-text models that embed token 0 where a text has the token of an image.
@@ -50,7 +51,7 @@ class FusedDecoder:
         self.device = facts.device
         self.vision_encoder: VisionEncoder | None = None
         self.image_processor: ImageProcessor | None = None
-        self._dtype = facts.activations
+        self.activations = facts.activations  # the dtype that linear layers take
         self._embed = body.embed_tokens.weight
         rotary = getattr(body, family.rotary, None)
         self._rotary = Rotary(rotary, facts.activations, facts.device) if rotary else None
@@ -71,7 +72,7 @@ class FusedDecoder:
         logits_indices: Tensor,
         image_embeddings: ImageEmbeddings = (),
     ) -> Tensor:
-        embedded = embedding(tokens, self._embed).to(self._dtype)
+        embedded = embedding(tokens, self._embed).to(self.activations)
         x = insert_image_embeddings(embedded, image_embeddings)
         step = Step(positions, self._rotary(positions) if self._rotary else None)
         for part in self._parts:
@@ -113,6 +114,7 @@ def fuse_decoder(model: Any, text_config: Any, probe: Probe, *, context: int) ->
     )
     if family is None or not family.fits(text_config) or not is_plain:
         return None
-    activations = activation_dtype(model.device, model.dtype)
+    is_stored = any(isinstance(parameter, StoredWeight) for parameter in model.parameters())
+    activations = activation_dtype(model.device, model.dtype, has_stored_weights=is_stored)
     facts = ModelFacts(text_config, probe, family.norm, model.dtype, activations, model.device)
     return FusedDecoder(model, family, facts, context=context)

@@ -15,8 +15,8 @@ from neuron.models.fused.layer_kind import ModelFacts, Step
 from neuron.models.fused.norm import RmsNorm, l2_norm, rms_norm
 from neuron.models.fused.recurrence import Recurrence
 from neuron.models.fused.short_convolution import convolution_weights
-from neuron.models.linear import PackedLinear, pack_linear, pack_matrix, take_matrix
-from neuron.models.matrix import split_heads, stack
+from neuron.models.linear import PackedLinear, pack_linear, pack_matrices, take_matrix
+from neuron.models.matrix import split_heads
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +81,7 @@ def grouped_delta_rule(module: Any, facts: ModelFacts) -> DeltaRule:
     sizes = shape.key_dim, shape.key_dim, values, values
     parts = split_heads(take_matrix(module.in_proj_qkvz), shape.key_heads, sizes)
     parts += split_heads(take_matrix(module.in_proj_ba), shape.key_heads, (heads, heads))
-    return _delta_rule(module, pack_matrix(stack(tuple(parts))), facts)
+    return _delta_rule(module, pack_matrices(parts), facts)
 
 
 def _delta_rule(module: Any, inputs: PackedLinear, facts: ModelFacts) -> DeltaRule:

@@ -14,8 +14,8 @@ from neuron.device.kv_cache import KVShape
 from neuron.device.latent import LatentProjection
 from neuron.models.fused.layer_kind import LayerKind, ModelFacts, Step
 from neuron.models.fused.norm import RmsNorm
-from neuron.models.linear import PackedLinear, pack_linear, pack_matrix, take_matrix
-from neuron.models.matrix import Matrix, stack
+from neuron.models.linear import PackedLinear, pack_linear, pack_matrices, take_matrix
+from neuron.models.matrix import Matrix
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,9 +114,9 @@ def _latent_attention(module: Any, facts: ModelFacts, *, is_interleaved: bool) -
         params=replace(params, latent=latent),
         latent=latent,
         dtype=facts.dtype,
-        first=pack_matrix(stack((query if is_direct else take_matrix(module.q_a_proj), cached))),
+        first=pack_matrices([query if is_direct else take_matrix(module.q_a_proj), cached]),
         query_norm=None if is_direct else facts.norm(module.q_a_layernorm, facts.activations),
-        query=None if is_direct else pack_matrix(query),
+        query=None if is_direct else pack_matrices([query]),
         query_scale=_query_scale(facts.config),
         latent_norm=facts.norm(module.kv_a_layernorm, facts.activations),
         out=pack_linear([module.o_proj]),

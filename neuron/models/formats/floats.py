@@ -11,6 +11,8 @@ instructions for bfloat16, torch's own product costs nearly as much for every ro
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.nn.functional import grouped_mm, linear
@@ -24,15 +26,20 @@ _HALF_MAX = torch.finfo(torch.float16).max
 class FloatFormat:
     """A `neuron.models.matrix.MatrixFormat`: one block, (out, in), and products of `activation_dtype`."""
 
+    name = "float"
+
+    def dequantize(self, blocks: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
+        return blocks[0].to(dtype)
+
     def product(self, matrix: Matrix) -> Product:
         (weight,), bias = matrix.blocks, matrix.bias
         if _uses_onednn(weight.device, weight.dtype):
-            return private.onednn_linear(weight, bias)
+            return _of_dtype(weight.dtype, private.onednn_linear(weight, bias))
         if not _uses_fbgemm(weight.device, weight.dtype):
-            return lambda x: linear(x, weight, bias)
+            return _of_dtype(weight.dtype, lambda x: linear(x, weight, bias))
         if weight.abs().max().item() <= _HALF_MAX:
             return private.fbgemm_linear(weight, bias)
-        return lambda x: linear(x.to(weight.dtype), weight, bias).to(x.dtype)
+        return _of_dtype(weight.dtype, lambda x: linear(x, weight, bias))
 
     def grouped_product(self, matrix: Matrix) -> GroupedProduct | None:
         weight, bias = matrix.blocks[0].transpose(1, 2), matrix.bias
@@ -46,9 +53,22 @@ class FloatFormat:
 FLOATS = FloatFormat()
 
 
-def activation_dtype(device: torch.device, dtype: torch.dtype) -> torch.dtype:
-    """Return the dtype of activations in a model of `dtype`: float32 where its linear layers are FBGEMM's."""
-    return torch.float32 if _uses_fbgemm(device, dtype) else dtype
+def _of_dtype(dtype: torch.dtype, product: Product) -> Product:
+    """Return a product of `dtype` for activations of any: beside stored weights they are float32 on a CPU."""
+    if dtype is torch.float32:
+        return product
+    return lambda x: product(x.to(dtype)).to(x.dtype)
+
+
+def activation_dtype(
+    device: torch.device, dtype: torch.dtype, *, has_stored_weights: bool = False
+) -> torch.dtype:
+    """Return the dtype of activations in a model of `dtype`.
+
+    It is float32 where linear layers are FBGEMM's, or weights are multiplied on a CPU as they are stored.
+    """
+    is_stored = has_stored_weights and device.type == "cpu"
+    return torch.float32 if is_stored or _uses_fbgemm(device, dtype) else dtype
 
 
 def _uses_onednn(device: torch.device, dtype: torch.dtype) -> bool:

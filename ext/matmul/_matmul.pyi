@@ -1,0 +1,23 @@
+# Addresses are of contiguous memory, 0 for what is not there. `x`, `bias` and `y` are float32, (rows, ins),
+# (matrices, outs) and (rows, outs); `ends`, int32, has the end of each matrix's rows, 0 of the only one's.
+
+def instruction_sets() -> list[str]: ...  # that this build has and this CPU runs, the best one first
+def formats() -> list[tuple[str, int, int]]: ...  # names, weights of a block, and its bytes
+def multiply(  # writes y
+    instruction_set: int,
+    kind: int,
+    x: int,
+    rows: int,
+    ins: int,
+    blocks: int,
+    scales: int,
+    zeros: int,
+    outs: int,
+    group: int,
+    bias: int,
+    y: int,
+    threads: int,
+    ends: int,
+    matrices: int,
+    /,
+) -> None: ...

@@ -1,0 +1,13 @@
+/* Plain C: what the compiler makes of it for any CPU of the kind it compiles for. */
+#include "formats.h"
+
+#define KERNELS kernels_plain
+#define KERNELS_NAME "plain"
+#define LANES 4
+#define DOT_ROWS 3
+#define DOT_OUTS 4
+#define CODE_ROWS 2
+#define CODE_OUTS 2
+#include "vector.h"
+#include "plain_codes.h"
+#include "kernels.h"

@@ -1,0 +1,74 @@
+/* What a format of stored weights is to a product: how a row of it becomes codes or numbers.
+ *
+ * A new format is a row of the table in `table.h` and one function: `unpack`, if its values are whole numbers of
+ * eight bits times a scale for each 16 inputs (less a minimum), else `dequantize`. Either makes it whole:
+ * products of any number of rows, grouped ones, on every instruction set. `multiply` may be one that reads blocks
+ * without unpacking them first, where that is faster. */
+#ifndef EXT_MATMUL_FORMATS_H
+#define EXT_MATMUL_FORMATS_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#define MAX_PARTS 3
+#define GROUP 16 /* inputs that share a scale once they are unpacked */
+
+/* A row of a stored matrix: one output's weights. */
+typedef struct Row {
+    const uint8_t *parts[MAX_PARTS]; /* blocks; or codes, scales and zeros */
+    int ins;
+    int group; /* inputs that share a scale, of codes with scales beside them */
+} Row;
+
+/* A row as whole numbers: value i is scales[i / 16] * codes[i] - mins[i / 16]. */
+typedef struct Codes {
+    int8_t *codes; /* -127 to 127 */
+    float *scales;
+    float *mins; /* written by formats that have minima */
+} Codes;
+
+/* What inputs are turned into before they are multiplied. */
+typedef enum Input { AS_FLOATS, AS_BFLOATS, AS_CODES, NUM_INPUTS } Input;
+
+typedef struct Format Format;
+
+/* Some rows of outputs by some rows of inputs. */
+typedef struct Work {
+    const Format *format;
+    Row first;     /* of the outputs */
+    size_t strides[MAX_PARTS]; /* bytes from an output's part to the next one's */
+    int outs;
+    const uint8_t *x; /* inputs as the format takes them, row by row */
+    size_t x_stride;
+    int rows;
+    const float *bias; /* of the first output, or NULL */
+    float *y;          /* of the first output and row */
+    size_t y_stride;   /* floats */
+    uint8_t *scratch;  /* this thread's, `scratch_bytes` */
+} Work;
+
+struct Format {
+    const char *name;
+    int elements, bytes;       /* of a block */
+    int scale_bytes, zero_bytes; /* of a group, of codes with scales beside them */
+    Input input;
+    int has_mins;
+    void (*multiply)(const Work *work);
+    void (*unpack)(const Row *row, Codes to);
+    void (*dequantize)(const Row *row, float *to);
+};
+
+/* What was compiled for one instruction set. */
+typedef struct Kernels {
+    const char *name;
+    const Format *formats;
+    int num_formats;
+    size_t (*input_bytes[NUM_INPUTS])(int ins); /* of a row; NULL where floats are taken as they are */
+    void (*prepare[NUM_INPUTS])(const float *x, int ins, uint8_t *to);
+    size_t (*scratch_bytes)(int ins);
+} Kernels;
+
+/* The instruction sets that this build has and this CPU runs, the best one first, then NULL. */
+const Kernels *const *usable_kernels(void);
+
+#endif

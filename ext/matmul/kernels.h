@@ -1,0 +1,65 @@
+/* Everything that is compiled once for each instruction set: `for_NAME.c` says which, with LANES, DOT_ROWS and
+ * DOT_OUTS to suit it, and includes this file. */
+#define DOT multiply_f32
+#define TILE tile_f32
+#define WEIGHT float
+#define INPUT float
+#define STORED Floats
+#define TAKEN Floats
+#define STEP LANES
+#define LOAD_WEIGHTS load_floats
+#define LOAD_INPUTS load_floats
+#define MULTIPLY_ADD(sum, weights, inputs) ((sum) + (weights) * (inputs))
+#include "dot.h"
+
+#define DOT multiply_f16
+#define TILE tile_f16
+#define WEIGHT uint16_t
+#define INPUT float
+#define STORED Floats
+#define TAKEN Floats
+#define STEP LANES
+#define LOAD_WEIGHTS load_halves
+#define LOAD_INPUTS load_floats
+#define MULTIPLY_ADD(sum, weights, inputs) ((sum) + (weights) * (inputs))
+#include "dot.h"
+
+#ifdef HAS_BFLOAT_DOT
+#define DOT multiply_bf16
+#define TILE tile_bf16
+#define WEIGHT uint16_t
+#define INPUT uint16_t
+#define STORED Bfloats
+#define TAKEN Bfloats
+#define STEP (2 * LANES)
+#define LOAD_WEIGHTS load_bfloat_pairs
+#define LOAD_INPUTS load_bfloat_pairs
+#define MULTIPLY_ADD add_bfloat_products
+#include "dot.h"
+#else
+#define DOT multiply_bf16
+#define TILE tile_bf16
+#define WEIGHT uint16_t
+#define INPUT float
+#define STORED Floats
+#define TAKEN Floats
+#define STEP LANES
+#define LOAD_WEIGHTS load_bfloats
+#define LOAD_INPUTS load_floats
+#define MULTIPLY_ADD(sum, weights, inputs) ((sum) + (weights) * (inputs))
+#include "dot.h"
+#endif
+
+#include "inputs.h"
+#include "codes.h"
+#include "values.h"
+#include "table.h"
+
+const Kernels KERNELS = {
+    .name = KERNELS_NAME,
+    .formats = formats,
+    .num_formats = sizeof formats / sizeof *formats,
+    .input_bytes = {NULL, BFLOAT_INPUT_BYTES, code_input_bytes},
+    .prepare = {NULL, BFLOAT_PREPARE, prepare_codes},
+    .scratch_bytes = scratch_bytes,
+};

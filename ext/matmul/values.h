@@ -1,0 +1,21 @@
+/* Products of weights that are no whole numbers: DOT_OUTS rows at a time become floats. */
+
+__attribute__((unused)) static void multiply_values(const Work *work) {
+    const int ins = work->first.ins;
+    float *values = (float *)work->scratch;
+    Work floats = *work;
+    for (int part = 0; part < MAX_PARTS; part++) floats.strides[part] = 0;
+    floats.first.parts[0] = work->scratch;
+    floats.strides[0] = ins * sizeof *values;
+    for (int out = 0; out < work->outs; out += DOT_OUTS) {
+        floats.outs = work->outs - out < DOT_OUTS ? work->outs - out : DOT_OUTS;
+        floats.bias = work->bias ? work->bias + out : NULL;
+        floats.y = work->y + out;
+        for (int o = 0; o < floats.outs; o++) {
+            Row row = work->first;
+            for (int part = 0; part < MAX_PARTS; part++) row.parts[part] += (out + o) * work->strides[part];
+            work->format->dequantize(&row, values + (size_t)o * ins);
+        }
+        multiply_f32(&floats);
+    }
+}

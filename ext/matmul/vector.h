@@ -1,0 +1,59 @@
+/* Vectors of floats in the compiler's own terms, of LANES each. An instruction set's file may have defined what
+ * it does better: `sum`, `from_halves`. */
+#include <math.h>
+#include <string.h>
+
+#define INLINE static inline __attribute__((always_inline))
+#define UNROLL _Pragma("GCC unroll 16")
+
+typedef float Floats __attribute__((vector_size(4 * LANES)));
+typedef float AnyFloats __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+typedef uint32_t Words __attribute__((vector_size(4 * LANES)));
+typedef uint16_t Halves __attribute__((vector_size(2 * LANES)));
+typedef uint16_t AnyHalves __attribute__((vector_size(2 * LANES), aligned(2), may_alias));
+
+INLINE Floats load_floats(const float *from) { return *(const AnyFloats *)from; }
+
+/* bfloat16 is the upper half of a float. */
+INLINE Floats load_bfloats(const uint16_t *from) {
+    return (Floats)(__builtin_convertvector(*(const AnyHalves *)from, Words) << 16);
+}
+
+INLINE float float_of_bits(uint32_t bits) {
+    float value;
+    memcpy(&value, &bits, 4);
+    return value;
+}
+
+INLINE uint32_t bits_of_float(float value) {
+    uint32_t bits;
+    memcpy(&bits, &value, 4);
+    return bits;
+}
+
+#ifndef HAS_HALVES
+/* The exponent of a half is moved by a multiplication, which also makes subnormal ones normal. */
+INLINE Floats load_halves(const uint16_t *from) {
+    Words bits = __builtin_convertvector(*(const AnyHalves *)from, Words);
+    Words magnitude = (bits & 0x7fff) << 13;
+    Floats value = (Floats)magnitude * 0x1p112f;
+    Words special = (Words)(magnitude >= 0x0f800000u);
+    return (Floats)((Words)value | (special & 0x7f800000u) | (bits & 0x8000) << 16);
+}
+
+INLINE float half_to_float(uint16_t half) {
+    uint32_t magnitude = (uint32_t)(half & 0x7fff) << 13;
+    uint32_t bits = bits_of_float(float_of_bits(magnitude) * 0x1p112f);
+    if (magnitude >= 0x0f800000u) bits |= 0x7f800000u;
+    return float_of_bits(bits | (uint32_t)(half & 0x8000) << 16);
+}
+
+INLINE float sum(Floats of) {
+    float parts[LANES], total = 0;
+    memcpy(parts, &of, sizeof parts);
+    for (int width = LANES / 2; width; width /= 2)
+        for (int i = 0; i < width; i++) parts[i] += parts[i + width];
+    total = parts[0];
+    return total;
+}
+#endif

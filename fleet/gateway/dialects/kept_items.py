@@ -1,0 +1,68 @@
+"""What stored responses and conversations share: an owner, pages of items, and a store that may be away."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Sequence
+from typing import Any, TypeVar
+
+import msgspec
+from django.http import QueryDict
+
+from fleet.gateway.control.redis_link import LinkError
+from fleet.snapshot import KeyView
+from neuron.wire import ApiError
+
+MAX_PAGE = 100  # OpenAI's
+
+T = TypeVar("T")
+
+
+class Page(msgspec.Struct, frozen=True):
+    """Which items of a list are asked for."""
+
+    after: str | None
+    limit: int
+    newest_first: bool
+
+
+def owner_of(key: KeyView | None) -> str:
+    """The owner of what a key stores. Clients without a key share one; ids cannot be guessed."""
+    return "anonymous" if key is None else key.digest
+
+
+def asked_page(given: QueryDict) -> Page:
+    """The page that a query asks for. Raises `ApiError` 400."""
+    limit, order = given.get("limit", "20"), given.get("order", "desc")
+    if not limit.isascii() or not limit.isdigit() or not 1 <= int(limit[:9]) <= MAX_PAGE:
+        raise ApiError(400, "invalid_value", f"limit: from 1 to {MAX_PAGE}.", param="limit")
+    if order not in {"asc", "desc"}:
+        raise ApiError(400, "invalid_value", "order: 'asc' or 'desc'.", param="order")
+    return Page(given.get("after"), int(limit), order == "desc")
+
+
+def page_of(items: Sequence[msgspec.Raw], page: Page) -> dict[str, Any]:
+    """A page of items. Raises `ApiError` 400 where it is to begin after an item that is not there."""
+    found: list[dict[str, Any]] = [msgspec.json.decode(item) for item in items]
+    if page.newest_first:
+        found.reverse()
+    ids = [item["id"] for item in found]
+    if page.after is not None and page.after not in ids:
+        raise ApiError(400, "invalid_value", f"after: {page.after!r} is none of the items.", param="after")
+    start = 0 if page.after is None else ids.index(page.after) + 1
+    shown = found[start : start + page.limit]
+    return {
+        "object": "list",
+        "data": shown,
+        "first_id": shown[0]["id"] if shown else None,
+        "last_id": shown[-1]["id"] if shown else None,
+        "has_more": start + page.limit < len(found),
+    }
+
+
+async def ask(answer: Awaitable[T]) -> T:
+    """What the store answers. Raises `ApiError` 503 while it is away."""
+    try:
+        return await answer
+    except LinkError as error:
+        message = f"Stored responses cannot be reached: {error}. Requests that need none are served."
+        raise ApiError(503, "response_store_away", message, retry_after_s=3) from error

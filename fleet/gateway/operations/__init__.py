@@ -1,0 +1,1 @@
+"""The operations of the `/v1` API and its neighbours, declared to ninja."""
