@@ -223,7 +223,7 @@ class ModelPool:
             coding=coding,
         )
         kv_dtype = coding.name if coding else str(decoder.dtype).removeprefix("torch.")
-        sizes = {"context": shape.context, "pages": shape.num_pages}
+        sizes: dict[str, object] = {"context": shape.context, "pages": shape.num_pages}
         log.info("model loaded", extra={"model": model, "dtype": str(dtype), "kv_dtype": kv_dtype} | sizes)
         return ResidentModel(
             scheduler,

@@ -51,7 +51,7 @@ def product_kernel(
         first = tl.sum(tl.where(is_mine, start, 0), 0) + (tl.program_id(0) - before) * BLOCK_ROWS
     if first < last:
         output = tl.program_id(1) * BLOCK_OUTPUTS + tl.arange(0, BLOCK_OUTPUTS)
-        matrix_row = expert.to(tl.int64) * outputs + tl.minimum(output, outputs - 1)
+        matrix_row = tl.cast(expert, tl.int64) * outputs + tl.minimum(output, outputs - 1)
         num_units = columns // (UNIT_BYTES * PARTS)
         byte = tl.arange(0, UNIT_BYTES)[None, None, :]
         row = first + tl.arange(0, BLOCK_ROWS)

@@ -45,15 +45,25 @@ class Tiles(NamedTuple):
         return cls(64, 128, 32) if rows <= 256 else cls(128, 128, 32, warps=8)
 
 
+def suits(matrix: Matrix) -> bool:
+    """Return whether the kernel multiplies by a matrix: its rows and its groups have whole units."""
+    unpacking = UNPACKING.get(matrix.format.name)
+    if unpacking is None or matrix.in_features % unpacking.elements:
+        return False
+    _, *scales = matrix.blocks
+    return not scales or matrix.in_features // scales[0].shape[-1] % unpacking.elements == 0
+
+
 class KernelProduct:
     """Multiplies rows by a matrix of a format in `UNPACKING`, or by all experts' matrices."""
 
     def __init__(self, matrix: Matrix, table: Tensor | None = None) -> None:
         self._unpacking = UNPACKING[matrix.format.name]
-        self._blocks, self._scales, self._zeros = (*matrix.blocks, None, None)[:3]
+        blocks = [block.contiguous() for block in matrix.blocks]
+        self._blocks, self._scales, self._zeros = (*blocks, None, None)[:3]
         self._table = table
         self._bias = matrix.bias
-        self._experts = len(self._blocks) if matrix.ndim == 3 else 1
+        self._experts = len(matrix.blocks[0]) if matrix.ndim == 3 else 1
         self._outputs, self._columns = matrix.shape[-2:]
         self._group = 1 if self._scales is None else self._columns // self._scales.shape[-1]
 

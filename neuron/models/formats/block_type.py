@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from neuron.models.cuda.products import cuda_grouped_product, cuda_product
 from neuron.models.formats.dequantized import dequantized_product
 from neuron.models.matrix import GroupedProduct, Matrix, Product
 
@@ -30,6 +31,7 @@ class BlockType:
     elements: int
     size: int
     decode: Decode
+    table: tuple[int, ...] | None = None  # the values of codes, where nothing computes them
 
     @property
     def bits_per_weight(self) -> float:
@@ -55,10 +57,10 @@ class BlockType:
         return self.decode(rows.reshape(-1, self.size)).to(dtype).view(shape)
 
     def product(self, matrix: Matrix) -> Product:
-        return dequantized_product(matrix)
+        return cuda_product(matrix, self.table) or dequantized_product(matrix)
 
-    def grouped_product(self, _: Matrix) -> GroupedProduct | None:
-        return None
+    def grouped_product(self, matrix: Matrix) -> GroupedProduct | None:
+        return cuda_grouped_product(matrix, self.table)
 
 
 def floats(column: Tensor, dtype: torch.dtype = torch.float16) -> Tensor:

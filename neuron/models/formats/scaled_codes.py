@@ -17,6 +17,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
+from neuron.models.cuda.products import cuda_grouped_product, cuda_product
 from neuron.models.formats.dequantized import dequantized_product
 from neuron.models.matrix import GroupedProduct, Matrix, Product
 
@@ -51,6 +52,11 @@ class ScaledCodes:
         return _BITS[self.name]
 
     @property
+    def table(self) -> tuple[float, ...] | None:
+        """The values of codes, where nothing computes them."""
+        return _TABLES.get(self.name)
+
+    @property
     def bits_per_weight(self) -> float:
         return self.bits + (40 if self.has_zeros else 32) / self.group_size
 
@@ -74,10 +80,10 @@ class ScaledCodes:
         return codes.float()
 
     def product(self, matrix: Matrix) -> Product:
-        return dequantized_product(matrix)
+        return cuda_product(matrix, self.table) or dequantized_product(matrix)
 
-    def grouped_product(self, _: Matrix) -> GroupedProduct | None:
-        return None
+    def grouped_product(self, matrix: Matrix) -> GroupedProduct | None:
+        return cuda_grouped_product(matrix, self.table)
 
 
 @cache

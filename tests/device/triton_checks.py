@@ -1,0 +1,112 @@
+"""Products by the Triton kernel: TRITON_INTERPRET=1 python -m tests.device.triton_checks
+
+Prints a line of JSON for each case: its name, and how far it is off the dequantised weights' product, as a
+part of what rounding may come to. Triton's interpreter is chosen before Triton is imported, so this is a
+program. Of halves it multiplies float16 alone.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from neuron.models.cuda import launch, products
+from neuron.models.cuda.unpacking import UNPACKING
+from neuron.models.formats.block_types import BLOCK_TYPES
+from neuron.models.formats.scaled_codes import ScaledCodes
+from neuron.models.matrix import Groups, Matrix
+
+CODES = {
+    "int8": ScaledCodes("int8", 64),
+    "int8, zeros": ScaledCodes("int8", 32, has_zeros=True),
+    "int4": ScaledCodes("int4", 128),
+    "int4, zeros": ScaledCodes("int4", 32, has_zeros=True),
+    "fp8": ScaledCodes("fp8", 128),
+    "fp8 by row": ScaledCodes("fp8", 768),
+    "nf4": ScaledCodes("nf4", 64),
+    "fp4": ScaledCodes("fp4", 64),
+}
+OUTPUTS, COLUMNS = 11, 768  # neither fills a tile
+
+
+def cases() -> Iterator[tuple[str, float]]:
+    torch.manual_seed(0)
+    for name, matrix in matrices(OUTPUTS):
+        yield f"{name}, 1 row", off(matrix, torch.randn(1, COLUMNS))
+        yield f"{name}, 3 rows", off(matrix, torch.randn(3, COLUMNS))
+    some = {"q4_k", "mxfp4", "int4, zeros", "fp8"}
+    for name, matrix in matrices(5, OUTPUTS):
+        if name in some:
+            yield f"{name}, experts", off_by_experts(matrix, torch.tensor([0, 0, 3, 4, 4]))
+            experts = torch.tensor([1] * 19 + [3] + [4] * 3)
+            yield f"{name}, experts with many rows", off_by_experts(matrix, experts)
+    launch._multiprocessors = lambda _: 8  # columns are split
+    for name, matrix in matrices(OUTPUTS):
+        if name in some:
+            yield f"{name}, split", off(matrix, torch.randn(2, COLUMNS))
+    for name, matrix in matrices(OUTPUTS):
+        if name in {"int4, zeros", "fp8"}:
+            yield f"{name}, float16", off(matrix, torch.randn(70, COLUMNS).half(), rounding=2**-11)
+    yield "no rows", off(matrix, torch.randn(0, COLUMNS))
+
+
+def matrices(*shape: int) -> Iterator[tuple[str, Matrix]]:
+    """A matrix of each format, or several, with a bias."""
+    bias = torch.randn(shape)
+    for name, block_type in BLOCK_TYPES.items():
+        if name in UNPACKING:
+            blocks = random_bytes(*shape, COLUMNS // block_type.elements, block_type.size)
+            blocks = blocks.view(-1, block_type.size)
+            is_number = block_type.decode(blocks).abs().amax(-1) < 1e6
+            blocks = (blocks * is_number[:, None]).view(*shape, -1)
+            yield name, Matrix(block_type, (blocks,), bias, COLUMNS)
+    for name, codes in CODES.items():
+        blocks = random_bytes(*shape, COLUMNS * codes.bits // 8)
+        if codes.name == "fp8":
+            blocks[(blocks & 0x7F) == 0x7F] = 0
+        scales = torch.randn(*shape, COLUMNS // codes.group_size)
+        zeros = [random_bytes(*scales.shape) >> (8 - codes.bits)] if codes.has_zeros else []
+        yield name, Matrix(codes, (blocks, scales, *zeros), bias, COLUMNS)
+
+
+def random_bytes(*shape: int) -> Tensor:
+    return torch.randint(0, 256, shape, dtype=torch.uint8)
+
+
+def kernel(matrix: Matrix, *, is_grouped: bool = False) -> Any:
+    candidate = products.kernel_candidate(matrix.format.table, is_grouped=is_grouped)
+    assert candidate
+    assert candidate.suits(matrix)
+    return candidate.build(matrix)
+
+
+def off(matrix: Matrix, x: Tensor, rounding: float = 1e-6) -> float:
+    found = kernel(matrix)(x)
+    assert found.dtype is x.dtype
+    return difference(found, matrix.dequantize(torch.float64), matrix.bias, x) / rounding
+
+
+def off_by_experts(matrix: Matrix, experts: Tensor) -> float:
+    x = torch.randn(len(experts), COLUMNS)
+    found = kernel(matrix, is_grouped=True)(x, Groups(experts, 5))
+    assert matrix.bias is not None
+    weights = [matrix[int(expert)].dequantize(torch.float64) for expert in experts]
+    parts = zip(found.split(1), weights, matrix.bias[experts], x.split(1), strict=True)
+    return max(difference(*part) for part in parts) / 1e-6
+
+
+def difference(found: Tensor, weight: Tensor, bias: Tensor | None, x: Tensor) -> float:
+    assert bias is not None
+    wanted = x.double() @ weight.T + bias
+    most = x.double().abs() @ weight.T.abs() + bias.abs()
+    return ((found - wanted).abs() / most).nan_to_num(nan=1e9).max().item() if len(x) else 0.0
+
+
+if __name__ == "__main__":
+    assert products.find_kernel() is launch
+    for case in cases():
+        print(json.dumps(case))  # noqa: T201
