@@ -102,11 +102,15 @@ class KVCache:
         return self._keys[layer].heads
 
     def pools(self, layer: int) -> tuple[Tensor, Tensor]:
-        """Return keys and values of all pages, each (num_pages + 1, page_size, kv_heads, dim)."""
+        """Return keys and values, or their codes, each (num_pages + 1, page_size, kv_heads, dim)."""
+        return self._keys[layer].stored, self._values[layer].stored
+
+    def scales(self, layer: int) -> dict[str, Tensor]:
+        """Return `key_scales` and `value_scales` of codes, each (num_pages + 1, page_size, kv_heads, 1)."""
         keys, values = self._keys[layer], self._values[layer]
-        assert isinstance(keys, PlainPool)
-        assert isinstance(values, PlainPool)
-        return keys.vectors, values.vectors
+        if isinstance(keys, PlainPool) or isinstance(values, PlainPool):
+            return {}
+        return {"key_scales": keys.scales, "value_scales": values.scales}
 
     def gather(self, layer: int, pages: Pages, rows: int) -> tuple[Tensor, Tensor]:
         """Return keys and values, each (rows, kv_heads, tokens, dim), of `rows` page lists of one length."""

@@ -49,38 +49,38 @@ class PlainPool:
     """Vectors of some heads for every place of every page."""
 
     def __init__(self, vectors: Tensor) -> None:
-        self.vectors = vectors  # (pages, page_size, heads, dim)
+        self.stored = vectors  # (pages, page_size, heads, dim)
 
     @property
     def heads(self) -> int:
-        return self.vectors.shape[2]
+        return self.stored.shape[2]
 
     def write(self, locations: Tensor, vectors: Tensor) -> None:
         """Store (tokens, heads, dim). A location is page * page_size + offset."""
-        self.vectors.flatten(0, 1).index_copy_(0, locations, vectors)
+        self.stored.flatten(0, 1).index_copy_(0, locations, vectors)
 
     def gather(self, pages: Pages, rows: int) -> Tensor:
         """Return (rows, heads, tokens, dim) of `rows` page lists of one length."""
-        return gather(self.vectors, pages, rows)
+        return gather(self.stored, pages, rows)
 
     def gather_tokens(self, locations: Tensor) -> Tensor:
         """Return (rows, heads, k, dim) of tokens at (rows, heads, k), or (rows, 1, k) for all heads."""
-        return _select_tokens(self.vectors, locations)
+        return _select_tokens(self.stored, locations)
 
 
 class CodedPool:
     """The same, stored as codes, for vectors of `dtype`."""
 
     def __init__(self, coding: Coding, codes: Tensor, scales: Tensor, dtype: torch.dtype) -> None:
-        self.codes = codes.view(coding.dtype)  # (pages, page_size, heads, dim)
+        self.stored = codes.view(coding.dtype)  # (pages, page_size, heads, dim)
         self.scales = scales  # (pages, page_size, heads, 1)
-        self._bytes = self.codes.view(torch.uint8)  # not all operations know all types of codes
+        self._bytes = self.stored.view(torch.uint8)  # not all operations know all types of codes
         self._coding = coding
         self._dtype = dtype
 
     @property
     def heads(self) -> int:
-        return self.codes.shape[2]
+        return self.stored.shape[2]
 
     def write(self, locations: Tensor, vectors: Tensor) -> None:
         codes, scales = self._coding.encode(vectors)

@@ -22,7 +22,7 @@ from neuron.device.model_runner import ModelRunner
 from neuron.device.page_pool import CODINGS, Coding
 from neuron.device.startup import AcceleratorError, Device
 from neuron.device.state_pool import bytes_per_slot
-from neuron.device.varlen import find_varlen_kernel, select_kernel
+from neuron.device.varlen import find_coded_kernel, find_varlen_kernel, select_kernel
 from neuron.engine.embedding_scheduler import EmbeddingScheduler
 from neuron.engine.request import GrammarMatcher
 from neuron.engine.scheduler import Scheduler
@@ -135,6 +135,7 @@ class ModelPool:
         self.settings = settings
         self.models: dict[str, ResidentModel] = {}
         self._kernel = find_varlen_kernel() if device.type == "cuda" else None
+        self._coded_kernel = find_coded_kernel() if device.type == "cuda" else None
         self._own_bytes = bytes_in_use(device)  # torch, transformers, the device's context
         self.budget = default_budget(device) if settings.memory_mb is None else settings.memory_mb * MIB
 
@@ -201,7 +202,9 @@ class ModelPool:
             estimate = self._estimate(checkpoint, dtype, coding, step_tokens=whole)
         # Less than the estimate is measured where the process could reuse freed memory.
         weights = max(bytes_in_use(self.device) - before, estimate.weights)
-        kernel, page_size = select_kernel(self._kernel, decoder.layers, decoder.dtype, self.device)
+        kernel, page_size = select_kernel(
+            self._coded_kernel if coding else self._kernel, decoder.layers, decoder.dtype, self.device, coding
+        )
         token_bytes = bytes_per_token(decoder.layers, decoder.dtype, coding)
         free = self.free - weights - estimate.activations
         shape = self._cache_shape(path, decoder, token_bytes, page_size, free)

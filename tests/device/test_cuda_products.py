@@ -1,4 +1,4 @@
-"""Products with stored weights on CUDA, as far as they can be tested without a GPU."""
+"""Products with stored weights and attention to codes on CUDA, as far as they can be tested without a GPU."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
-from functools import cache
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -21,26 +22,34 @@ from neuron.models.formats.dequantized import dequantized_product
 from neuron.models.formats.scaled_codes import ScaledCodes
 from neuron.models.matrix import Groups, Matrix
 
-PLAIN = Candidate("dequantized", lambda _: True, dequantized_product)
+ROOT = Path(__file__).parents[2]
 
 
-@cache
-def checks() -> dict[str, float]:
-    """What each case of `triton_checks` is off, as a part of what it may be."""
-    program = [sys.executable, "-m", "tests.device.triton_checks"]
-    environment = os.environ | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(program, env=environment, capture_output=True, text=True, check=False)
+def run(module: str, **environment: str) -> list[Any]:
+    """What a program prints in lines of JSON. How a kernel is run is chosen before Triton is imported."""
+    program = [sys.executable, "-m", f"tests.device.{module}"]
+    done = subprocess.run(
+        program, env=os.environ | environment, capture_output=True, text=True, check=False, cwd=ROOT
+    )
     assert not done.returncode, done.stderr
-    return dict(map(json.loads, done.stdout.splitlines()))
+    return [json.loads(line) for line in done.stdout.splitlines()]
 
 
-def test_the_kernel_multiplies_by_every_format_in_tritons_interpreter():
+def test_the_kernels_are_right_in_tritons_interpreter():
     pytest.importorskip("triton")
     from neuron.models.cuda.unpacking import UNPACKING
 
-    found = checks()
-    assert {case.partition(",")[0].partition(" ")[0] for case in found} > UNPACKING.keys()
-    assert {case: off for case, off in found.items() if not off < 1} == {}
+    found = run("triton_checks", TRITON_INTERPRET="1", OMP_NUM_THREADS="1")
+    assert {case.partition(",")[0].partition(" ")[0] for case, _ in found} > UNPACKING.keys()
+    assert [(case, off) for case, off in found if not off < 1] == []
+
+
+def test_the_kernels_compile_for_gpus(tmp_path: Path):
+    """What the interpreter lets pass: types that change in a loop, layouts, what a GPU does not know."""
+    pytest.importorskip("triton")
+    found = run("triton_compiling", TRITON_CACHE_DIR=str(tmp_path))
+    assert len(found) > 4
+    assert all(kilobytes <= 96 for _, kilobytes in found), "what a program may share on every GPU"
 
 
 def test_without_triton_there_is_no_kernel(monkeypatch: pytest.MonkeyPatch):

@@ -10,8 +10,9 @@ from transformers import AutoTokenizer
 
 from neuron.device.kv_cache import bytes_per_token
 from neuron.device.page_pool import CODINGS, Coding
-from neuron.models.checkpoint import ModelLoadError, read_checkpoint
+from neuron.models.checkpoint import ModelLoadError
 from neuron.models.memory_estimate import estimate_memory
+from neuron.models.reading import read_checkpoint
 from neuron.models.tiny import WEIGHTS_DIR, load_handbook
 from neuron.pipe import Sampling
 from neuron.step import CacheShape

@@ -17,6 +17,8 @@ from typing import Any
 import triton
 import triton.language as tl
 
+from neuron.device.cuda.small_float import small_float
+
 
 @dataclass(frozen=True, slots=True)
 class Unpacking:
@@ -67,17 +69,6 @@ def _power(exponent):
     return bits.to(tl.float32, bitcast=True)
 
 
-@triton.jit
-def _small_float(code, EXPONENT_BITS: tl.constexpr, MANTISSA_BITS: tl.constexpr):
-    """Return the values of floats of a few bits: float16 holds them exactly, but for the bias."""
-    code = code.to(tl.uint16)
-    magnitude: tl.constexpr = EXPONENT_BITS + MANTISSA_BITS
-    sign = (code >> magnitude & 1) << 15
-    bits = sign | (code & ((1 << magnitude) - 1)) << (10 - MANTISSA_BITS)
-    bias: tl.constexpr = 1 << (16 - (1 << (EXPONENT_BITS - 1)))
-    return bits.to(tl.float16, bitcast=True).to(tl.float32) * bias
-
-
 # --- block formats of 32 and 64 elements ------------------------------------------------------------------
 
 
@@ -125,7 +116,7 @@ def _iq4_nl(blocks, scales, zeros, table, row, unit, byte, columns, group, PART:
 @triton.jit
 def _mxfp4(blocks, scales, zeros, table, row, unit, byte, columns, group, PART: tl.constexpr):
     block = blocks + (row * (columns // 32) + unit) * 17
-    doubled = _small_float(_nibble(block + 1, byte, PART), 2, 1) * 2
+    doubled = small_float(_nibble(block + 1, byte, PART), 2, 1) * 2
     half_scale = _power(tl.load(block).to(tl.int32))
     return doubled * _wide(half_scale), _wide(unit * 32 + 16 * PART) + byte
 
@@ -134,8 +125,8 @@ def _mxfp4(blocks, scales, zeros, table, row, unit, byte, columns, group, PART: 
 def _nvfp4(blocks, scales, zeros, table, row, unit, byte, columns, group, PART: tl.constexpr):
     block, sub = blocks + (row * (columns // 64) + unit // 4) * 36, unit % 4
     code = tl.load(block + sub)
-    scale = tl.where(code == 0x7F, 0.0, _small_float(code & 0x7F, 4, 3))
-    value = _small_float(_nibble(block + 4 + 8 * sub, byte, PART), 2, 1)
+    scale = tl.where(code == 0x7F, 0.0, small_float(code & 0x7F, 4, 3))
+    value = small_float(_nibble(block + 4 + 8 * sub, byte, PART), 2, 1)
     return value * _wide(scale), _wide(unit * 16 + 8 * PART) + byte
 
 
@@ -246,7 +237,7 @@ def _from_zero(code, zeros, place, MIDDLE: tl.constexpr):
 @triton.jit
 def _float8(blocks, scales, zeros, table, row, unit, byte, columns, group, PART: tl.constexpr):
     code = tl.load(_wide(blocks + row * columns + unit * 32) + byte)
-    value = tl.where((code & 0x7F) == 0x7F, float("nan"), _small_float(code, 4, 3))
+    value = tl.where((code & 0x7F) == 0x7F, float("nan"), small_float(code, 4, 3))
     scale = tl.load(scales + row * (columns // group) + unit * 32 // group)
     return value * _wide(scale), _wide(unit * 32) + byte
 
