@@ -11,12 +11,11 @@ from pydantic_settings import SettingsConfigDict
 from cortex_site.base.addresses import Listen, is_loopback, split_listen
 from cortex_site.base.answer_formats import ReasoningFormat, ToolFormat
 from cortex_site.base.certificate import TlsFiles
+from cortex_site.base.kv_dtype import KVDtype
 from cortex_site.base.secret import Secret
 from cortex_site.base.settings_file import Section, Settings, load
 
 MIB = 1 << 20
-
-KVDtype = Literal["auto", "fp8", "int8"]
 
 
 class ModelSettings(Section):

@@ -25,6 +25,7 @@ PARTS = {
     "tests": 120.0,
     "parity": 60.0,
     "decode": 90.0,
+    "weights": 75.0,
     "prefill": 40.0,
     "sampler": 25.0,
     "guided": 25.0,

@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Collection, Sequence
 from operator import itemgetter
-from typing import get_args
 
-from neuron.config import KVDtype
+from cortex_site.base.kv_dtype import KV_DTYPES
 from neuron.supervisor.device_worker import DeviceWorker
 from neuron.supervisor.pending import WorkerLoadError
 from neuron.text.directory import reasoning_formats
@@ -20,7 +19,7 @@ def allowed_workers(spec: ModelSpec, workers: Sequence[DeviceWorker]) -> Sequenc
     if spec.quant:
         raise ApiError(400, "unsupported_parameter", "quant is not supported yet.", param="quant")
     _require_known("tool_format", spec.tool_format, NOTATIONS)
-    _require_known("kv_dtype", spec.kv_dtype, get_args(KVDtype))
+    _require_known("kv_dtype", spec.kv_dtype, KV_DTYPES)
     _require_known("reasoning_format", spec.reasoning_format, reasoning_formats())
     if spec.devices is None:
         return workers

@@ -8,6 +8,8 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
+from cortex_site.base.kv_dtype import KV_DTYPES
+from neuron.device import page_pool
 from neuron.device.kv_cache import bytes_per_token
 from neuron.device.page_pool import CODINGS, Coding
 from neuron.models.checkpoint import ModelLoadError
@@ -27,6 +29,10 @@ SMALL = CacheShape(num_pages=40, page_size=8, num_slots=2, context=128)
 @pytest.fixture(params=CODINGS.values(), ids=CODINGS)
 def coding(request: pytest.FixtureRequest) -> Coding:
     return request.param
+
+
+def test_settings_name_the_codings_that_there_are():
+    assert page_pool.KV_DTYPES == KV_DTYPES
 
 
 def test_codes_are_near_what_they_stand_for(coding: Coding):

@@ -22,73 +22,37 @@ from neuron.device.page_pool import CODINGS, Coding
 from neuron.device.sdpa import SdpaAttention
 from neuron.device.varlen import find_coded_kernel, varlen_attention
 from neuron.models.cuda import launch, products
-from neuron.models.cuda.unpacking import UNPACKING
-from neuron.models.formats.block_types import BLOCK_TYPES
-from neuron.models.formats.scaled_codes import ScaledCodes
 from neuron.models.matrix import Groups, Matrix
 from neuron.pipe import Sampling
 from neuron.step import CacheShape, Chunk, Joined, StepPlan
+from tests.device.random_weights import BLOCK_FORMATS, CODES, stored_matrix
 
-CODES = {
-    "int8": ScaledCodes("int8", 64),
-    "int8, zeros": ScaledCodes("int8", 32, has_zeros=True),
-    "int4": ScaledCodes("int4", 128),
-    "int4, zeros": ScaledCodes("int4", 32, has_zeros=True),
-    "fp8": ScaledCodes("fp8", 128),
-    "fp8 by row": ScaledCodes("fp8", 768),
-    "nf4": ScaledCodes("nf4", 64),
-    "fp4": ScaledCodes("fp4", 64),
-}
 CPU = torch.device("cpu")
 OUTPUTS, COLUMNS = 11, 768  # neither fills a tile
 
 
 def cases() -> Iterator[tuple[str, float]]:
     torch.manual_seed(0)
-    for name, matrix in matrices(OUTPUTS):
+    for name in (*BLOCK_FORMATS, *CODES):
+        matrix = stored_matrix(name, OUTPUTS, COLUMNS)
         yield f"{name}, 1 row", off(matrix, torch.randn(1, COLUMNS))
         yield f"{name}, 3 rows", off(matrix, torch.randn(3, COLUMNS))
-    some = {"q4_k", "mxfp4", "int4, zeros", "fp8"}
-    for name, matrix in matrices(5, OUTPUTS):
-        if name in some:
-            yield f"{name}, experts", off_by_experts(matrix, torch.tensor([0, 0, 3, 4, 4]))
-            experts = torch.tensor([1] * 19 + [3] + [4] * 3)
-            yield f"{name}, experts with many rows", off_by_experts(matrix, experts)
+    some = ("q4_k", "mxfp4", "int4 with zeros", "fp8")
+    for name in some:
+        matrix = stored_matrix(name, 5, OUTPUTS, COLUMNS)
+        yield f"{name}, experts", off_by_experts(matrix, torch.tensor([0, 0, 3, 4, 4]))
+        experts = torch.tensor([1] * 19 + [3] + [4] * 3)
+        yield f"{name}, experts with many rows", off_by_experts(matrix, experts)
     launch._multiprocessors = lambda _: 8  # columns are split
-    for name, matrix in matrices(OUTPUTS):
-        if name in some:
-            yield f"{name}, split", off(matrix, torch.randn(2, COLUMNS))
-    for name, matrix in matrices(OUTPUTS):
-        if name in {"int4, zeros", "fp8"}:
-            yield f"{name}, float16", off(matrix, torch.randn(70, COLUMNS).half(), rounding=2**-11)
+    for name in some:
+        matrix = stored_matrix(name, OUTPUTS, COLUMNS)
+        yield f"{name}, split", off(matrix, torch.randn(2, COLUMNS))
+        yield f"{name}, float16", off(matrix, torch.randn(70, COLUMNS).half(), rounding=2**-11)
     yield "no rows", off(matrix, torch.randn(0, COLUMNS))
     coded_attention._SPLIT_TOKENS = 16
     for coding in CODINGS.values():
         for layer in (KVShape(2, 16, 16), KVShape(1, 40, 24)):
             yield f"attention to {coding.name}, {layer.key_dim}", attention_off(layer, coding)
-
-
-def matrices(*shape: int) -> Iterator[tuple[str, Matrix]]:
-    """A matrix of each format, or several, with a bias."""
-    bias = torch.randn(shape)
-    for name, block_type in BLOCK_TYPES.items():
-        if name in UNPACKING:
-            blocks = random_bytes(*shape, COLUMNS // block_type.elements, block_type.size)
-            blocks = blocks.view(-1, block_type.size)
-            is_number = block_type.decode(blocks).abs().amax(-1) < 1e6
-            blocks = (blocks * is_number[:, None]).view(*shape, -1)
-            yield name, Matrix(block_type, (blocks,), bias, COLUMNS)
-    for name, codes in CODES.items():
-        blocks = random_bytes(*shape, COLUMNS * codes.bits // 8)
-        if codes.name == "fp8":
-            blocks[(blocks & 0x7F) == 0x7F] = 0
-        scales = torch.randn(*shape, COLUMNS // codes.group_size)
-        zeros = [random_bytes(*scales.shape) >> (8 - codes.bits)] if codes.has_zeros else []
-        yield name, Matrix(codes, (blocks, scales, *zeros), bias, COLUMNS)
-
-
-def random_bytes(*shape: int) -> Tensor:
-    return torch.randint(0, 256, shape, dtype=torch.uint8)
 
 
 def kernel(matrix: Matrix, *, is_grouped: bool = False) -> Any:

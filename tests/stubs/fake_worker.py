@@ -125,7 +125,8 @@ class FakeWorker:
             self.send(pipe.LoadFailed(message.model, code, f"{script}: {code}"))
             return
         self._models[message.model] = read_model_text(Path(message.path))
-        self.send(pipe.LoadProgress(message.model, 1.0), pipe.Loaded(message.model, 100, 60, CONTEXT))
+        loaded = pipe.Loaded(message.model, 100, 60, CONTEXT, kv_dtype=message.kv_dtype or "bfloat16")
+        self.send(pipe.LoadProgress(message.model, 1.0), loaded)
 
     def _unload(self, model: str) -> None:
         self._models.pop(model, None)
