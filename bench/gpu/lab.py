@@ -149,9 +149,8 @@ class Lab:
         tokens = slots * context
         if self.is_cuda:
             free, _ = torch.cuda.mem_get_info(self.device)
-            tokens = min(
-                tokens, int(free * CACHE_SHARE) // bytes_per_token(decoder.layers, decoder.dtype, way.coding)
-            )
+            token_bytes = bytes_per_token(decoder.layers, decoder.dtype, way.coding)
+            tokens = min(tokens, int(free * CACHE_SHARE) // token_bytes)
         pages = max(tokens, context) // way.page_size + 1
         shape = CacheShape(num_pages=pages, page_size=way.page_size, num_slots=slots, context=context)
         return ModelRunner(

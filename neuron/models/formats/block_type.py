@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from neuron.models.cuda.products import cuda_grouped_product, cuda_product
+from neuron.models.formats.cpu_product import cpu_grouped_product, cpu_product, multiplies
 from neuron.models.formats.dequantized import dequantized_product
 from neuron.models.matrix import GroupedProduct, Matrix, Product
 
@@ -57,9 +58,13 @@ class BlockType:
         return self.decode(rows.reshape(-1, self.size)).to(dtype).view(shape)
 
     def product(self, matrix: Matrix) -> Product:
+        if multiplies(self.name, matrix.blocks[0].device):
+            return cpu_product(self.name, matrix)
         return cuda_product(matrix, self.table) or dequantized_product(matrix)
 
     def grouped_product(self, matrix: Matrix) -> GroupedProduct | None:
+        if multiplies(self.name, matrix.blocks[0].device):
+            return cpu_grouped_product(self.name, matrix)
         return cuda_grouped_product(matrix, self.table)
 
 
