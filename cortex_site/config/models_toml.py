@@ -34,7 +34,9 @@ class Profile(Section):
     id: str = Field(min_length=1)
     source: str | None = Field(None, description="Directory or hub id; default: the id")
     harness: str = "torch"
-    quant: str | None = None
+    quant: str | None = Field(
+        None, description="How its weights are quantized, or which of its files; default: as they are stored"
+    )
     kv_dtype: KVDtype | None = Field(
         None, description="Of cached keys and values: `auto`, `fp8` or `int8`; default: the node's own"
     )

@@ -206,9 +206,12 @@ class DeviceLoop:
     def _load(self, message: Load) -> None:
         self._is_loading = True
         try:
-            on_progress = self._on_progress(message.model)
             resident = self._pool.load(
-                message.model, Path(message.path), on_progress, kv_dtype=message.kv_dtype
+                message.model,
+                Path(message.path),
+                self._on_progress(message.model),
+                quant=message.quant,
+                kv_dtype=message.kv_dtype,
             )
             context = resident.runner.shape.context
             dimensions = getattr(resident.runner, "dimensions", None)
@@ -221,6 +224,7 @@ class DeviceLoop:
                 context,
                 dimensions,
                 image_token,
+                *resident.stored,
                 resident.kv_dtype,
             )
             self._outbox.append(loaded)
@@ -287,11 +291,15 @@ class DeviceLoop:
             return
         try:
             result = resident.runner.run(plan)
-        except PoisonedError:
-            raise
         except Exception as error:
+            if isinstance(error, PoisonedError) and not resident.damage:
+                raise
             log.exception("step failed", extra={"model": scheduler.model})
-            self._outbox += scheduler.fail(plan, f"the step failed: {type(error).__name__}: {error}")
+            cause = resident.damage or f"{type(error).__name__}: {error}"
+            self._outbox += scheduler.fail(plan, f"the step failed: {cause}")
+            return
+        if damage := resident.damage:  # then it may have been made of other numbers than the model's
+            self._outbox += scheduler.fail(plan, damage)
         else:
             self._outbox += scheduler.apply(plan, result, self._clock() - started)
 
