@@ -60,8 +60,8 @@ class DeviceSettings(Section):
     )
     kv_dtype: KVDtype | None = Field(
         None,
-        description="Of cached keys and values: by default `auto`, the model's own; `fp8` and `int8` take "
-        "half the memory of `bfloat16`",
+        description="Of cached keys and values: by default `auto`, the model's own; `fp8` (on a GPU) and "
+        "`int8` (on a CPU) take half the memory of `bfloat16`",
     )
     allow_unexpected_tensors: bool = Field(
         default=False, description="Load models with tensors that their configuration has no place for"
