@@ -63,6 +63,7 @@ class Conductor:
         self._environment = os.environ | {
             "PYTHONPATH": os.pathsep.join(map(str, sites)),
             "OMP_WAIT_POLICY": "passive",  # as in neuron's workers
+            "CORTEX_PURE_PYTHON": "1",  # traces, which stand in for graphs, see torch's operations alone
             "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",  # of what a machine happens to have
         }
 
