@@ -77,6 +77,7 @@ INLINE int rows_near(const Work *work) {
 
 #include "inputs.h"
 #include "bytes.h"
+#include "chunk.h"
 #include "tile.h"
 #include "unpack_32.h"
 #include "unpack_256.h"
@@ -91,5 +92,4 @@ const Kernels KERNELS = {
     .num_formats = sizeof formats / sizeof *formats,
     .input_bytes = {NULL, BFLOAT_INPUT_BYTES, code_input_bytes},
     .prepare = {NULL, BFLOAT_PREPARE, prepare_codes},
-    .scratch_bytes = scratch_bytes,
 };

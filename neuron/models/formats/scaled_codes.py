@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from neuron.models.cuda.products import cuda_grouped_product, cuda_product
+from neuron.models.formats.cpu_product import cpu_grouped_product, cpu_product, multiplies
 from neuron.models.formats.dequantized import dequantized_product
 from neuron.models.matrix import GroupedProduct, Matrix, Product
 
@@ -80,10 +81,18 @@ class ScaledCodes:
         return codes.float()
 
     def product(self, matrix: Matrix) -> Product:
+        if self._is_multiplied(matrix):
+            return cpu_product(self.name, matrix, self.group_size)
         return cuda_product(matrix, self.table) or dequantized_product(matrix)
 
     def grouped_product(self, matrix: Matrix) -> GroupedProduct | None:
+        if self._is_multiplied(matrix):
+            return cpu_grouped_product(self.name, matrix, self.group_size)
         return cuda_grouped_product(matrix, self.table)
+
+    def _is_multiplied(self, matrix: Matrix) -> bool:
+        """Return whether `ext` multiplies by the codes: each group's are whole bytes."""
+        return self.group_size * self.bits % 8 == 0 and multiplies(self.name, matrix.blocks[0].device)
 
 
 @cache
