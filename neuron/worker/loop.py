@@ -207,15 +207,27 @@ class DeviceLoop:
         self._is_loading = True
         try:
             resident = self._pool.load(
-                message.model, Path(message.path), self._on_progress(message.model), quant=message.quant
+                message.model,
+                Path(message.path),
+                self._on_progress(message.model),
+                quant=message.quant,
+                kv_dtype=message.kv_dtype,
             )
             context = resident.runner.shape.context
             dimensions = getattr(resident.runner, "dimensions", None)
-            sizes = resident.memory_mb, resident.needed_mb
             processor = resident.image_processor
             image_token = ImageToken(processor.image_token, processor.image_token_id) if processor else None
-            more = dimensions, image_token
-            self._outbox.append(Loaded(message.model, *sizes, context, *more, *resident.stored))
+            loaded = Loaded(
+                message.model,
+                resident.memory_mb,
+                resident.needed_mb,
+                context,
+                dimensions,
+                image_token,
+                *resident.stored,
+                resident.kv_dtype,
+            )
+            self._outbox.append(loaded)
         except PoisonedError:
             raise
         except ModelLoadError as error:

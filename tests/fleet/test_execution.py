@@ -81,6 +81,17 @@ def test_the_spec_names_source_and_devices(fleet):
     assert node.models["m"].devices == [1]
 
 
+def test_what_is_cached_as_goes_to_the_node(fleet):
+    node = fleet.node("a")
+    profile = fleet.model(kv_dtype="fp8")
+    fleet.run(ask())
+    assert node.models["m"].kv_dtype == "fp8"
+    profile.refresh_from_db()
+    profile.kv_dtype = "auto"
+    profile.save()
+    assert profile.measured_mb is None, "another cache takes other memory"
+
+
 def test_template_and_formats_go_to_the_node_and_what_it_found_comes_back(fleet):
     fleet.node("a")
     formats = {"chat_template": "mine.jinja", "tool_format": "hermes", "reasoning_format": "<think>"}

@@ -255,6 +255,7 @@ class FakeNeuron:
             progress=0.5 if state == "loading" else None,
             capabilities=["chat"],
             text={name: value for name in FORMATS if (value := getattr(spec, name))},
+            kv_dtype=spec.kv_dtype,
         )
 
     def _used(self, extra: ModelInfo | None = None) -> list[int]:

@@ -39,7 +39,10 @@ MEMORY_MB = 1000
 
 def _loaded(load: pipe.Load) -> pipe.Loaded:
     stored = (load.quant, 4.5) if load.quant else ("f32", 32.0)
-    return pipe.Loaded(load.model, 100, 60, CONTEXT, format=stored[0], bits_per_weight=stored[1])
+    kv_dtype = load.kv_dtype or "bfloat16"
+    return pipe.Loaded(
+        load.model, 100, 60, CONTEXT, format=stored[0], bits_per_weight=stored[1], kv_dtype=kv_dtype
+    )
 
 
 class FakeWorker:

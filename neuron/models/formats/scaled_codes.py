@@ -17,6 +17,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
+from neuron.models.cuda.products import cuda_grouped_product, cuda_product
 from neuron.models.formats.cpu_product import cpu_grouped_product, cpu_product, multiplies
 from neuron.models.formats.dequantized import dequantized_product
 from neuron.models.matrix import GroupedProduct, Matrix, Product
@@ -52,6 +53,11 @@ class ScaledCodes:
         return _BITS[self.name]
 
     @property
+    def table(self) -> tuple[float, ...] | None:
+        """The values of codes, where nothing computes them."""
+        return TABLES.get(self.name)
+
+    @property
     def bits_per_weight(self) -> float:
         return self.bits + (40 if self.has_zeros else 32) / self.group_size
 
@@ -77,12 +83,12 @@ class ScaledCodes:
     def product(self, matrix: Matrix) -> Product:
         if self._is_multiplied(matrix):
             return cpu_product(self.name, matrix, self.group_size)
-        return dequantized_product(matrix)
+        return cuda_product(matrix, self.table) or dequantized_product(matrix)
 
     def grouped_product(self, matrix: Matrix) -> GroupedProduct | None:
         if self._is_multiplied(matrix):
             return cpu_grouped_product(self.name, matrix, self.group_size)
-        return None
+        return cuda_grouped_product(matrix, self.table)
 
     def _is_multiplied(self, matrix: Matrix) -> bool:
         """Return whether `ext` multiplies by the codes: each group's are whole bytes."""
