@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import queue
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -169,6 +170,16 @@ def test_messages_during_a_load_are_served_or_deferred():
     kinds = [type(m) for m in channel.sent if isinstance(m, (Tokens, Loaded, Unloaded))]
     assert kinds.index(Tokens) < kinds.index(Loaded) < kinds.index(Unloaded)
     assert [m.model for m in channel.of(Loaded)] == ["new"]
+
+
+def test_a_stream_makes_a_step_between_two_loads_that_fail():
+    loads = [Load(f"new-{number}", "/broken") for number in range(5)]
+    channel = run(FakeModelPool(m=FakeRunner()), FakeChannel([submit(1, max_tokens=90), *loads], idle_turns=60))
+    ends = [at for at, message in enumerate(channel.sent) if isinstance(message, LoadFailed)]
+    between = [channel.sent[one:other] for one, other in itertools.pairwise(ends)]
+    pieces = 5  # of a load of the fake pool
+    counts = [sum(isinstance(message, Tokens) for message in messages) for messages in between]
+    assert counts == [pieces + 1] * (len(loads) - 1)
 
 
 class CompilingChannel(FakeChannel):
