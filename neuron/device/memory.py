@@ -51,8 +51,8 @@ def bytes_fragmented(device: torch.device) -> int:
 def exempt_from_collection() -> None:
     """Exempt whatever lives now, the imported modules above all, from garbage collection for good.
 
-    A full collection beside torch and transformers takes a fifth of a second, during which every stream stalls;
-    without them it takes some milliseconds.
+    A full collection takes a fifth of a second beside torch and transformers, during which every stream
+    stalls, and without them some milliseconds.
     """
     gc.collect()
     gc.freeze()

@@ -1,9 +1,9 @@
 """The loop of the thread that owns the device.
 
-One turn handles the messages that have come, at most one load or unload among them, runs one step of every model
-that has work, and sends the daemon what came of it. While a model loads, every tensor read is followed by such a
-turn: other models' streams keep flowing and the daemon keeps hearing from this thread. Loads and unloads that
-come meanwhile wait for the end of the load, and each for a turn of its own.
+One turn handles the messages that have come, at most one load or unload among them, runs one step of every
+model that has work, and sends the daemon what came of it. While a model loads, every tensor read is followed
+by such a turn: other models' streams keep flowing and the daemon keeps hearing from this thread. Loads and
+unloads that come meanwhile wait for the end of the load, and each for a turn of its own.
 """
 
 from __future__ import annotations
@@ -43,7 +43,6 @@ from neuron.pipe import (
     Status,
     Submit,
     ToDaemon,
-    ToWorker,
     Unload,
     Unloaded,
 )

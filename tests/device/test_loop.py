@@ -174,7 +174,9 @@ def test_messages_during_a_load_are_served_or_deferred():
 
 def test_a_stream_makes_a_step_between_two_loads_that_fail():
     loads = [Load(f"new-{number}", "/broken") for number in range(5)]
-    channel = run(FakeModelPool(m=FakeRunner()), FakeChannel([submit(1, max_tokens=90), *loads], idle_turns=60))
+    channel = run(
+        FakeModelPool(m=FakeRunner()), FakeChannel([submit(1, max_tokens=90), *loads], idle_turns=60)
+    )
     ends = [at for at, message in enumerate(channel.sent) if isinstance(message, LoadFailed)]
     between = [channel.sent[one:other] for one, other in itertools.pairwise(ends)]
     pieces = 5  # of a load of the fake pool
