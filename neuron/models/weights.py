@@ -26,7 +26,7 @@ from neuron.models.contradiction import (
     making_keys,
 )
 
-OnProgress = Callable[[float], None]  # called with the fraction of bytes read, after every tensor
+OnProgress = Callable[[float], None]  # called with the fraction of bytes read, after every piece of a load
 
 # Causal masks, frequencies and positions, which older releases of transformers stored.
 _OLD_BUFFERS = re.compile(r"(^|\.)((attn|attention)\.(masked_)?bias|inv_freq|position_ids)$")
@@ -47,6 +47,10 @@ class LoadOptions:
     allow_unexpected: bool = False  # tensors that the model has no place for
     max_image_pixels: int = MAX_IMAGE_PIXELS  # of one file
     images: bool = True  # of a model that sees; otherwise it only reads and writes text
+
+    def pause(self) -> None:
+        """Let the device's other models have a step, between two pieces of work that read no weights."""
+        self.on_progress(0.0)
 
 
 def load_weights(
@@ -81,8 +85,8 @@ def load_weights(
         except torch.AcceleratorError:
             raise
         except Exception as error:
-            raise reader.failure or _not_built(checkpoint, model_class, error) from error
-    _check_complete(checkpoint, model_class, info)
+            raise reader.failure or _not_built(checkpoint, model_class, error, options) from error
+    _check_complete(checkpoint, model_class, info, options)
     if not options.allow_unexpected:
         heads_of = model if is_headless else None
         _check_expected(checkpoint, info["unexpected_keys"], heads_of)
@@ -90,19 +94,23 @@ def load_weights(
     return model.eval().requires_grad_(requires_grad=False)
 
 
-def _not_built(checkpoint: Checkpoint, model_class: Any, error: Exception) -> ModelLoadError:
-    if cause := contradicting_zero(checkpoint, model_class):
+def _not_built(
+    checkpoint: Checkpoint, model_class: Any, error: Exception, options: LoadOptions
+) -> ModelLoadError:
+    if cause := contradicting_zero(checkpoint, model_class, options.pause):
         return ModelLoadError("model_broken", f"{cause}; correct it: {error}")
     what = f"{type(error).__name__}: {error}" if isinstance(error, KeyError) else error
     return model_broken(checkpoint.path, f"cannot be loaded: {what}; correct what {CONFIG} says of it")
 
 
-def _check_complete(checkpoint: Checkpoint, model_class: Any, info: dict[str, Any]) -> None:
+def _check_complete(
+    checkpoint: Checkpoint, model_class: Any, info: dict[str, Any], options: LoadOptions
+) -> None:
     if mismatched := sorted(info["mismatched_keys"]):
         name, stored, wanted = mismatched[0]
         cause = f"{name} has shape {list(stored)} instead of {list(wanted)}"
         shapes = {name: tuple(shape) for name, shape, _ in mismatched}
-        found = contradicting_size(checkpoint, model_class, shapes)
+        found = contradicting_size(checkpoint, model_class, shapes, options.pause)
         raise model_broken(_file_of(checkpoint, name), cause + _cure(checkpoint, name, found))
     if missing := sorted(name for name in info["missing_keys"] if not name.startswith("pooler.")):
         cause = f"lacks {missing[0]} ({len(missing)} such tensors)"
