@@ -11,10 +11,17 @@ MIB = 1 << 20
 class BoundSettings(Protocol):
     """The settings of a server that hold its bounds, under the names that gateway and neuron give them."""
 
-    max_body_bytes: int
-    max_held_bytes: int
-    head_timeout_s: float
-    body_timeout_s: float
+    @property
+    def max_body_bytes(self) -> int: ...
+
+    @property
+    def max_held_bytes(self) -> int: ...
+
+    @property
+    def head_timeout_s(self) -> float: ...
+
+    @property
+    def body_timeout_s(self) -> float: ...
 
 
 @dataclass(frozen=True, slots=True)
