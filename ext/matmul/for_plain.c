@@ -5,9 +5,5 @@
 #define KERNELS_NAME "plain"
 #define LANES 4
 #define DOT_ROWS 3
-#define DOT_OUTS 4
-#define CODE_ROWS 2
-#define CODE_OUTS 2
 #include "vector.h"
-#include "plain_codes.h"
 #include "kernels.h"

@@ -4,45 +4,27 @@ INLINE Floats load_halves(const uint16_t *from) {
     return (Floats)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)from));
 }
 
+#ifndef HAS_BFLOAT_DOT
+/* bfloat16 is the upper half of a float. */
+INLINE Floats load_bfloats(const uint16_t *from) {
+    return (Floats)_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)from)), 16);
+}
+#endif
+
 INLINE float half_to_float(uint16_t half) { return _cvtsh_ss(half); }
 
 INLINE float sum(Floats of) { return _mm512_reduce_add_ps((__m512)of); }
 
-typedef __m512i CodeVector;
+typedef __m128 FourFloats;
 
-INLINE CodeVector load_input_codes(const int8_t *from) { return _mm512_loadu_si512(from); }
-
-/* Four lanes for each scale. */
-INLINE Floats spread_groups(const float *scales) {
-    const __m512i places = _mm512_set_epi32(3, 3, 3, 3, 2, 2, 2, 2, 1, 1, 1, 1, 0, 0, 0, 0);
-    return (Floats)_mm512_permutexvar_ps(places, _mm512_castps128_ps512(_mm_loadu_ps(scales)));
+INLINE __m512 sum_pairs(__m512 one, __m512 other) {
+    return _mm512_add_ps(_mm512_unpacklo_ps(one, other), _mm512_unpackhi_ps(one, other));
 }
 
-/* Eight lanes for each scale. */
-INLINE Floats spread_blocks(const float *scales) {
-    const __m512i places = _mm512_set_epi32(1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0);
-    return (Floats)_mm512_permutexvar_ps(places, _mm512_castps128_ps512(_mm_loadu_ps(scales)));
+INLINE FourFloats sum_each(const Floats of[4]) {
+    __m512d pairs = (__m512d)sum_pairs((__m512)of[0], (__m512)of[1]);
+    __m512d others = (__m512d)sum_pairs((__m512)of[2], (__m512)of[3]);
+    __m512 quarters = _mm512_add_ps((__m512)_mm512_unpacklo_pd(pairs, others), (__m512)_mm512_unpackhi_pd(pairs, others));
+    __m256 halves = _mm256_add_ps(_mm512_castps512_ps256(quarters), _mm512_extractf32x8_ps(quarters, 1));
+    return _mm_add_ps(_mm256_castps256_ps128(halves), _mm256_extractf128_ps(halves, 1));
 }
-
-#ifdef HAS_VNNI
-/* The instruction wants one factor without a sign: weights are 128 more than they are, and `offsets` less. */
-INLINE CodeVector load_weight_codes(const int8_t *from) {
-    return _mm512_xor_si512(_mm512_loadu_si512(from), _mm512_set1_epi8(-128));
-}
-
-/* The sums of four products, in each lane. */
-INLINE Floats dot_codes(CodeVector weights, CodeVector inputs, const int32_t *offsets) {
-    __m512i sums = _mm512_dpbusd_epi32(_mm512_loadu_si512(offsets), weights, inputs);
-    return (Floats)_mm512_cvtepi32_ps(sums);
-}
-#else
-INLINE CodeVector load_weight_codes(const int8_t *from) { return _mm512_loadu_si512(from); }
-
-INLINE Floats dot_codes(CodeVector weights, CodeVector inputs, const int32_t *offsets) {
-    (void)offsets;
-    __m512i zero = _mm512_setzero_si512();
-    __m512i signed_inputs = _mm512_mask_sub_epi8(inputs, _mm512_movepi8_mask(weights), zero, inputs);
-    __m512i pairs = _mm512_maddubs_epi16(_mm512_abs_epi8(weights), signed_inputs);
-    return (Floats)_mm512_cvtepi32_ps(_mm512_madd_epi16(pairs, _mm512_set1_epi16(1)));
-}
-#endif
