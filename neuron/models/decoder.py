@@ -129,7 +129,7 @@ def load_decoder(
     has_vision = options.images and config.model_type in TESTED_VISION_FAMILIES
     options = replace(options, images=has_vision)
     cls = decoder_class(checkpoint, config)
-    options.pause()  # transformers has just imported the class
+    options.on_progress(0.0)  # transformers has just imported the class
     if not uses_attention_interface(cls, text_config):
         model = load_weights(checkpoint, config, cls, options, attention=None)
         return _load_older(checkpoint, model, text_config)
@@ -175,9 +175,9 @@ def _load_interfaced(
 ) -> AnyDecoder:
     """Return the decoder of a model whose layers leave their attention to us."""
     mend_layers(model, text_config)
-    options.pause()
+    options.on_progress(1.0)
     probe = probe_model(checkpoint, model, text_config, latents=latents)
-    options.pause()
+    options.on_progress(1.0)
     name = INDEXED_NAME if probe.index else ATTENTION_NAME
     model.set_attn_implementation(_attention(name, model.config))
     context = context_length(text_config)
@@ -192,7 +192,7 @@ def _load_interfaced(
         decoder = fuse_decoder(model, text_config, probe, context=context)
     if decoder is None:
         decoder = TransformersDecoder(model, probe, context=context)
-    options.pause()
+    options.on_progress(1.0)
     if probe.needs_proof:
         keeping = probe.states.modules if probe.states and not isinstance(decoder, FusedDecoder) else ()
         check_continuation(checkpoint, decoder, probe, [*map(StatefulModule, outermost(keeping))])

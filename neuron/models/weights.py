@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,8 @@ from neuron.models.contradiction import (
     making_keys,
 )
 
-OnProgress = Callable[[float], None]  # called with the fraction of bytes read, after every piece of a load
+# Called with the fraction of bytes read between any two pieces of a load, so that others can use the device.
+OnProgress = Callable[[float], None]
 
 # Causal masks, frequencies and positions, which older releases of transformers stored.
 _OLD_BUFFERS = re.compile(r"(^|\.)((attn|attention)\.(masked_)?bias|inv_freq|position_ids)$")
@@ -47,10 +49,6 @@ class LoadOptions:
     allow_unexpected: bool = False  # tensors that the model has no place for
     max_image_pixels: int = MAX_IMAGE_PIXELS  # of one file
     images: bool = True  # of a model that sees; otherwise it only reads and writes text
-
-    def pause(self) -> None:
-        """Let the device's other models have a step, between two pieces of work that read no weights."""
-        self.on_progress(0.0)
 
 
 def load_weights(
@@ -98,7 +96,7 @@ def load_weights(
 def _not_built(
     checkpoint: Checkpoint, model_class: Any, error: Exception, options: LoadOptions
 ) -> ModelLoadError:
-    if cause := contradicting_zero(checkpoint, model_class, options.pause):
+    if cause := contradicting_zero(checkpoint, model_class, partial(options.on_progress, 0.0)):
         return ModelLoadError("model_broken", f"{cause}; correct it: {error}")
     what = f"{type(error).__name__}: {error}" if isinstance(error, KeyError) else error
     return model_broken(checkpoint.path, f"cannot be loaded: {what}; correct what {CONFIG} says of it")
@@ -111,7 +109,7 @@ def _check_complete(
         name, stored, wanted = mismatched[0]
         cause = f"{name} has shape {list(stored)} instead of {list(wanted)}"
         shapes = {name: tuple(shape) for name, shape, _ in mismatched}
-        found = contradicting_size(checkpoint, model_class, shapes, options.pause)
+        found = contradicting_size(checkpoint, model_class, shapes, partial(options.on_progress, 1.0))
         raise model_broken(_file_of(checkpoint, name), cause + _cure(checkpoint, name, found))
     if missing := sorted(name for name in info["missing_keys"] if not name.startswith("pooler.")):
         cause = f"lacks {missing[0]} ({len(missing)} such tensors)"

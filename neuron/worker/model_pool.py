@@ -186,7 +186,7 @@ class ModelPool:
         self._check_room(path, "it takes about", str(estimate), estimate.total, self.free)
         options = self._load_options(dtype, on_progress)
         decoder = load_decoder(checkpoint, options)
-        options.pause()
+        options.on_progress(1.0)
         release_unused(self.device)
         if decoder.prompt_rule is PromptRule.WHOLE:
             estimate = self._estimate(checkpoint, dtype, step_tokens=max(limits.step_tokens, decoder.context))
