@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,8 @@ from neuron.models.contradiction import (
 )
 from neuron.models.rope_divisors import divide_frequencies
 
-OnProgress = Callable[[float], None]  # called with the fraction of bytes read, after every tensor
+# Called with the fraction of bytes read between any two pieces of a load, so that others can use the device.
+OnProgress = Callable[[float], None]
 
 # Causal masks, frequencies and positions, which older releases of transformers stored.
 _OLD_BUFFERS = re.compile(r"(^|\.)((attn|attention)\.(masked_)?bias|inv_freq|position_ids)$")
@@ -86,8 +88,8 @@ def load_weights(
         except torch.AcceleratorError:
             raise
         except Exception as error:
-            raise reader.failure or _not_built(checkpoint, model_class, error) from error
-    _check_complete(checkpoint, model_class, info)
+            raise reader.failure or _not_built(checkpoint, model_class, error, options) from error
+    _check_complete(checkpoint, model_class, info, options)
     _check_tied(checkpoint, model)
     if not options.allow_unexpected:
         heads_of = model if is_headless else None
@@ -98,19 +100,23 @@ def load_weights(
     return model.eval().requires_grad_(requires_grad=False)
 
 
-def _not_built(checkpoint: Checkpoint, model_class: Any, error: Exception) -> ModelLoadError:
-    if cause := contradicting_zero(checkpoint, model_class):
+def _not_built(
+    checkpoint: Checkpoint, model_class: Any, error: Exception, options: LoadOptions
+) -> ModelLoadError:
+    if cause := contradicting_zero(checkpoint, model_class, partial(options.on_progress, 0.0)):
         return ModelLoadError("model_broken", f"{cause}; correct it: {error}")
     what = f"{type(error).__name__}: {error}" if isinstance(error, KeyError) else error
     return model_broken(checkpoint.path, f"cannot be loaded: {what}; correct what {CONFIG} says of it")
 
 
-def _check_complete(checkpoint: Checkpoint, model_class: Any, info: dict[str, Any]) -> None:
+def _check_complete(
+    checkpoint: Checkpoint, model_class: Any, info: dict[str, Any], options: LoadOptions
+) -> None:
     if mismatched := sorted(info["mismatched_keys"]):
         name, stored, wanted = mismatched[0]
         cause = f"{name} has shape {list(stored)} instead of {list(wanted)}"
         shapes = {name: tuple(shape) for name, shape, _ in mismatched}
-        found = contradicting_size(checkpoint, model_class, shapes)
+        found = contradicting_size(checkpoint, model_class, shapes, partial(options.on_progress, 1.0))
         raise model_broken(_file_of(checkpoint, name), cause + _cure(checkpoint, name, found))
     if missing := sorted(name for name in info["missing_keys"] if not name.startswith("pooler.")):
         cause = f"lacks {missing[0]} ({len(missing)} such tensors)"

@@ -10,6 +10,7 @@ import socket
 import threading
 from collections.abc import Sequence
 
+from neuron.device.memory import exempt_from_collection
 from neuron.device.page_pool import KV_DTYPES
 from neuron.device.startup import Device, init_device, parse_device
 from neuron.engine.scheduler_limits import SchedulerLimits
@@ -118,6 +119,7 @@ class Worker:
         name_thread(threading.current_thread().name)
         try:
             init_device(self._device, self._threads)
+            exempt_from_collection()
             DeviceLoop(ModelPool(self._device, self._settings), self._channel).run()
         except PoisonedError:
             log.exception("the device is poisoned")

@@ -225,6 +225,7 @@ class ModelPool:
         options = self._load_options(dtype, on_progress)
         with _whole_files(checkpoint):
             decoder = load_decoder(checkpoint, options)
+        options.on_progress(1.0)
         release_unused(self.device)
         _check_coding(path, decoder.layers, coding)
         if decoder.prompt_rule is PromptRule.WHOLE:
