@@ -11,9 +11,8 @@ TARGET("avx2,fma,f16c")
 #define LANES 8
 #define DOT_ROWS 3
 #define DOT_OUTS 4
-#define CODE_ROWS 2
-#define CODE_OUTS 2
 #define HAS_HALVES
+#define HAS_AVX2
 #include "vector.h"
 #include "x86_256.h"
 #include "kernels.h"

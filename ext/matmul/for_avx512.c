@@ -11,9 +11,8 @@ TARGET("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")
 #define LANES 16
 #define DOT_ROWS 4
 #define DOT_OUTS 6
-#define CODE_ROWS 4
-#define CODE_OUTS 4
 #define HAS_HALVES
+#define HAS_AVX2
 #include "vector.h"
 #include "x86_512.h"
 #include "kernels.h"

@@ -6,8 +6,5 @@
 #define LANES 4
 #define DOT_ROWS 3
 #define DOT_OUTS 4
-#define CODE_ROWS 2
-#define CODE_OUTS 2
 #include "vector.h"
-#include "plain_codes.h"
 #include "kernels.h"

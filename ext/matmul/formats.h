@@ -1,9 +1,6 @@
-/* What a format of stored weights is to a product: how a row of it becomes codes or numbers.
- *
- * A new format is a row of the table in `table.h` and one function: `unpack`, if its values are whole numbers of
- * eight bits times a scale for each 16 inputs (less a minimum), else `dequantize`. Either makes it whole:
- * products of any number of rows, grouped ones, on every instruction set. `multiply` may be one that reads blocks
- * without unpacking them first, where that is faster. */
+/* What a format of stored weights is to a product: a row of the table in `table.h`, and a function. Of blocks it
+ * says what `Chunk` they are, of other codes what floats; either makes it whole: products of any number of rows,
+ * grouped ones, on every instruction set. */
 #ifndef EXT_MATMUL_FORMATS_H
 #define EXT_MATMUL_FORMATS_H
 
@@ -11,7 +8,6 @@
 #include <stdint.h>
 
 #define MAX_PARTS 3
-#define GROUP 16 /* inputs that share a scale once they are unpacked */
 
 /* A row of a stored matrix: one output's weights. */
 typedef struct Row {
@@ -19,13 +15,6 @@ typedef struct Row {
     int ins;
     int group; /* inputs that share a scale, of codes with scales beside them */
 } Row;
-
-/* A row as whole numbers: value i is scales[i / 16] * codes[i] - mins[i / 16]. */
-typedef struct Codes {
-    int8_t *codes; /* -127 to 127 */
-    float *scales;
-    float *mins; /* written by formats that have minima */
-} Codes;
 
 /* What inputs are turned into before they are multiplied. */
 typedef enum Input { AS_FLOATS, AS_BFLOATS, AS_CODES, NUM_INPUTS } Input;
@@ -52,9 +41,7 @@ struct Format {
     int elements, bytes;       /* of a block */
     int scale_bytes, zero_bytes; /* of a group, of codes with scales beside them */
     Input input;
-    int has_mins;
     void (*multiply)(const Work *work);
-    void (*unpack)(const Row *row, Codes to);
     void (*dequantize)(const Row *row, float *to);
 };
 

@@ -1,31 +1,27 @@
 /* Inputs as products take them: rounded to bfloat16, or to whole numbers of eight bits with a scale for each 32. */
 
 #define BLOCK 32
-#define PADDED 256 /* rows of codes end with zeros, so that no product has a remainder */
+#define CHUNK 256 /* weights are unpacked at a time; rows of codes end with zeros, up to a multiple of it */
 
-INLINE int padded(int ins) { return (ins + PADDED - 1) / PADDED * PADDED; }
+INLINE int padded(int ins) { return (ins + CHUNK - 1) / CHUNK * CHUNK; }
 
 /* A row of inputs. */
 typedef struct CodedInput {
     int8_t *codes;    /* [padded] */
-    int32_t *offsets; /* [padded / 4]: -128 times the sum of four codes, for products of unsigned weights */
     float *scales;    /* [padded / 32] */
-    float *sums;      /* [padded / 16]: of the group's values */
+    float *sums;      /* [padded / 32]: of the block's values */
+    float *half_sums; /* [padded / 16] */
 } CodedInput;
 
-INLINE CodedInput coded_input(uint8_t *at, int ins) {
+INLINE CodedInput coded_input(const uint8_t *at, int ins) {
     int size = padded(ins);
-    return (CodedInput){
-        .codes = (int8_t *)at,
-        .offsets = (int32_t *)(at + size),
-        .scales = (float *)(at + 2 * (size_t)size),
-        .sums = (float *)(at + 2 * (size_t)size + size / 8),
-    };
+    float *scales = (float *)(at + size);
+    return (CodedInput){(int8_t *)at, scales, scales + size / BLOCK, scales + 2 * size / BLOCK};
 }
 
 static size_t code_input_bytes(int ins) {
     size_t size = padded(ins);
-    return (2 * size + size / 8 + size / 4 + 63) / 64 * 64;
+    return (size + size / BLOCK * 4 * sizeof(float) + 63) / 64 * 64;
 }
 
 /* The bits of magnitudes are in the order of magnitudes, NaN above all: it makes the scale NaN, and the result. */
@@ -43,14 +39,12 @@ INLINE void encode_block(const float *x, int block, CodedInput to) {
     float scale = largest(x) / 127, inverse = scale ? 1 / scale : 0;
     for (int i = 0; i < BLOCK; i++) /* the last bits of the sum are the number, rounded to the nearest even one */
         codes[i] = (int8_t)bits_of_float(x[i] * inverse + 0x1.8p23f);
-    for (int i = 0; i < BLOCK / 4; i++)
-        to.offsets[block * (BLOCK / 4) + i] =
-            -128 * (codes[4 * i] + codes[4 * i + 1] + codes[4 * i + 2] + codes[4 * i + 3]);
-    for (int group = 0; group < BLOCK / GROUP; group++) {
-        int total = 0;
-        for (int i = 0; i < GROUP; i++) total += codes[group * GROUP + i];
-        to.sums[block * (BLOCK / GROUP) + group] = scale * (float)total;
+    int halves[2] = {0, 0};
+    for (int half = 0; half < 2; half++) {
+        for (int i = 0; i < BLOCK / 2; i++) halves[half] += codes[half * BLOCK / 2 + i];
+        to.half_sums[2 * block + half] = scale * (float)halves[half];
     }
+    to.sums[block] = scale * (float)(halves[0] + halves[1]);
     to.scales[block] = scale;
 }
 

@@ -51,8 +51,13 @@
 #endif
 
 #include "inputs.h"
-#include "codes.h"
+#include "bytes.h"
+#include "tile.h"
+#include "unpack_32.h"
+#include "unpack_256.h"
+#include "all_blocks.h"
 #include "values.h"
+#include "scaled.h"
 #include "table.h"
 
 const Kernels KERNELS = {

@@ -11,7 +11,7 @@
 #define ALIGNMENT 64
 #define PIECES 8                  /* for each thread, at least, so that none waits long for another */
 #define MOST_BYTES (128 * 1024)   /* of a piece's weights, which then stay near while rows pass by */
-#define OUTS_MULTIPLE 24          /* whole tiles of every instruction set */
+#define OUTS_MULTIPLE 48          /* whole tiles of every instruction set */
 #define ROWS_AT_ONCE 8            /* that are prepared */
 
 /* Memory of a thread that grows, and is kept. */
