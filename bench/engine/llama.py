@@ -24,17 +24,22 @@ MACHINES = {"x86_64": "x64", "aarch64": "arm64"}  # npm's names of them
 class Llama(Peer):
     """The binding, installed without the library, and the library from npm where the binding looks for it."""
 
+    @property
+    def libraries(self) -> Path:
+        """The folder of llama.cpp's libraries."""
+        (folder,) = self.folder.glob("node_modules/@node-llama-cpp/*/bins/*")
+        return folder
+
     def install(self) -> None:
         Peer.install(self)
         machine = MACHINES.get(platform.machine(), platform.machine())
         package = LIBRARY.format(system=platform.system().lower(), machine=machine)
         run_quietly(["npm", "install", "--prefix", str(self.folder), "--ignore-scripts", package])
-        (libraries,) = self.folder.glob("node_modules/@node-llama-cpp/*/bins/*")
         for name in ("libllama", "libggml"):
-            (file,) = libraries.glob(f"{name}.v*")
-            (libraries / f"{name}.so").symlink_to(file.name)
+            (file,) = self.libraries.glob(f"{name}.v*")
+            (self.libraries / f"{name}.so").symlink_to(file.name)
         (binding,) = self.folder.glob("lib/python*/site-packages/llama_cpp")
-        (binding / "lib").symlink_to(libraries)
+        (binding / "lib").symlink_to(self.libraries)
 
 
 LLAMA = Llama(
