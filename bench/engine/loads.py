@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import time
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -11,45 +12,59 @@ from typing import Any
 import torch
 
 from bench import command
-from bench.engine.models import LARGE, LEAST, decoder_of, random_weights
+from bench.engine.models import LARGE, LEAST, checkpoint_of, decoder_of, random_weights
+from neuron.models.decoder import model_dtype
+from neuron.models.memory_estimate import weight_bytes
 
-FIGURES = (
-    "load_s_over_read_mapped",
-    "load_s_over_read_in_situ",
-    "peak_over_size_mapped",
-    "peak_over_size_in_situ",
-)
+CPU = torch.device("cpu")
+WAYS = {"mapped": None, "in_situ": "q8_0"}  # what a load is asked to quantize to
+KEYS = ("load_s_over_read", "peak_over_size")
+FIGURES = tuple(f"{key}_{way}" for key in KEYS for way in WAYS)
 # A thousand million parameters: 2 GB in bfloat16.
 HUGE = LARGE | {"hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16}
 BLOCK_BYTES = 16 << 20
 
 
 def measure(run: command.Run, folder: Path) -> dict[str, Any]:
-    """The figures of a load that maps its file. The file is in the page cache."""
-    path = random_weights(folder / "loads", run.pick(HUGE, HUGE, LEAST), torch.bfloat16)
+    """The figures of loads on one core of weights in the page cache: 2 GB, or 370 MB in a quick run."""
+    path = random_weights(folder / "loads", run.pick(HUGE, LARGE, LEAST), torch.bfloat16)
+    least = random_weights(folder / "least", LEAST, torch.bfloat16)
+    measured = {way: _apart(load, path, least, quant) for way, quant in WAYS.items()}
+    figures = {f"{key}_{way}": found[key] for way, found in measured.items() for key in KEYS}
+    return figures | measured
+
+
+def _apart(work: Callable[..., Any], *arguments: Any) -> Any:
+    """The result of `work` in a process of its own."""
     spawned = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=spawned) as process:
-        mapped = process.submit(load, path, run.options.threads).result()
+        return process.submit(work, *arguments).result()
+
+
+def load(path: Path, least: Path, quant: str | None) -> dict[str, float]:
+    """What a load takes. That of the `least` model before it imports and starts what would count with it."""
+    torch.set_num_threads(1)
+    torch.set_grad_enabled(False)
+    decoder_of(least, CPU, quant=quant)
+    (file,) = path.glob("*.safetensors")
+    read_s = min(_read(file) for _ in range(3))
+    before = _reset_peak()
+    started = time.perf_counter()
+    decoder_of(path, CPU, quant=quant)
+    load_s = time.perf_counter() - started
+    peak_bytes = _status_bytes("VmHWM") - before
     return {
-        "load_s_over_read_mapped": mapped["load_s"] / mapped["read_s"],
-        "peak_over_size_mapped": mapped["peak_bytes"] / mapped["size"],
-        "mapped": mapped,
+        "load_s_over_read": load_s / read_s,
+        "peak_over_size": peak_bytes / _size(path, quant),
+        "load_s": load_s,
+        "read_s": read_s,
+        "peak_bytes": peak_bytes,
     }
 
 
-def load(path: Path, threads: int) -> dict[str, float]:
-    """Read a checkpoint's weights as a file, load it, and return the seconds and bytes of both."""
-    torch.set_num_threads(threads)
-    torch.set_grad_enabled(False)
-    (file,) = path.glob("*.safetensors")
-    read_s = min(_read(file) for _ in range(2))
-    before = _reset_peak()
-    started = time.perf_counter()
-    decoder = decoder_of(path, torch.device("cpu"))
-    load_s = time.perf_counter() - started
-    peak = _status_bytes("VmHWM") - before
-    del decoder
-    return {"load_s": load_s, "read_s": read_s, "peak_bytes": peak, "size": file.stat().st_size}
+def _size(path: Path, quant: str | None) -> int:
+    checkpoint = checkpoint_of(path, quant)
+    return weight_bytes(checkpoint, model_dtype(checkpoint))
 
 
 def _read(file: Path) -> float:

@@ -12,7 +12,9 @@ from neuron.device.cuda_graphs import CudaGraphCapture
 from neuron.device.memory import release_unused
 from neuron.device.model_runner import ModelRunner
 from neuron.device.varlen import find_varlen_kernel, select_kernel
-from neuron.models.decoder import AnyDecoder, load_decoder, model_dtype
+from neuron.models.checkpoint import Checkpoint
+from neuron.models.decoder import AnyDecoder, decoder_class, load_decoder, model_dtype
+from neuron.models.in_situ.checkpoint import in_situ
 from neuron.models.reading import read_checkpoint
 from neuron.models.weights import LoadOptions
 from neuron.step import CacheShape
@@ -72,10 +74,18 @@ def both(path: Path, dtype: torch.dtype, device: torch.device) -> Sides:
     return Sides(decoder, runner_of(decoder), model)
 
 
-def decoder_of(path: Path, device: torch.device, dtype: torch.dtype | None = None) -> AnyDecoder:
-    """The engine's decoder of a checkpoint; `dtype` None leaves that to it."""
+def checkpoint_of(path: Path, quant: str | None = None) -> Checkpoint:
+    """A checkpoint as the worker reads it, quantized on the way if `quant` says so."""
     checkpoint = read_checkpoint(path)
-    options = LoadOptions(dtype or model_dtype(checkpoint, None), device, on_progress=lambda _: None)
+    return checkpoint if quant is None else in_situ(checkpoint, quant, decoder_class)
+
+
+def decoder_of(
+    path: Path, device: torch.device, dtype: torch.dtype | None = None, quant: str | None = None
+) -> AnyDecoder:
+    """The engine's decoder of a checkpoint; `dtype` None leaves that to the checkpoint."""
+    checkpoint = checkpoint_of(path, quant)
+    options = LoadOptions(dtype or model_dtype(checkpoint), device, on_progress=lambda _: None)
     return load_decoder(checkpoint, options)
 
 

@@ -60,22 +60,29 @@ def measure(run: command.Run) -> dict[str, Any]:
     runs: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        model = random_model(run.pick(LARGE, LARGE, LEAST))
+        files = _files(folder, run.pick(LARGE, LARGE, LEAST))
         memory = Memory(folder, run.options.threads)
-        for kind in FORMATS:
-            file = write_gguf(folder / f"{kind}.gguf", model, kind)
-            runs[kind] = _speeds(run, file, memory, bytes_multiplied(model, kind))
-            file.unlink()
+        for kind, (file, num_bytes) in files.items():
+            runs[kind] = _speeds(run, file, memory, num_bytes)
             run.say(f"{kind}: {runs[kind]}")
-        del model
         runs["loads"] = loads.measure(run, folder)
+        run.say(f"loads: {runs['loads']}")
     figures = {f"{key}_{kind}": runs[kind].get(key) for key in KEYS for kind in FORMATS}
     figures |= {f"bandwidth_fraction_{kind}": runs[kind]["bandwidth_fraction"] for kind in ("f32", "q8_0")}
-    return figures | {key: runs["loads"].get(key) for key in loads.FIGURES} | {"runs": runs}
+    return figures | {key: runs["loads"][key] for key in loads.FIGURES} | {"runs": runs}
+
+
+def _files(folder: Path, shape: dict[str, int]) -> dict[str, tuple[Path, int]]:
+    """A file of each format, and the bytes of it that a decode step reads."""
+    model = random_model(shape)
+    return {
+        kind: (write_gguf(folder / f"{kind}.gguf", model, kind), bytes_multiplied(model, kind))
+        for kind in FORMATS
+    }
 
 
 def _speeds(run: command.Run, file: Path, memory: Memory, num_bytes: int) -> dict[str, Any]:
-    """The speeds of both sides with a file's weights, of which a decode step reads `num_bytes`."""
+    """The speeds of both sides with the weights of a file."""
     budget, extent = run.budget.share(0.2), run.pick(FULL, QUICK, SMOKE)
     decoder = decoder_of(file, run.options.device)
     with ExitStack() as stack:

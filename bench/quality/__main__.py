@@ -7,7 +7,8 @@
 The models are helexa-tiny, with conversations that it was taught, and random weights with random tokens.
 GGUF's types and scaled codes are those of all matrices in layers; embedding and head stay floats. The types
 are quantized by llama.cpp's library, and without it by the package gguf, which does not have all. A scaled
-code is the nearest one: nothing is calibrated, as GPTQ and AWQ would do.
+code is the nearest one: nothing is calibrated, as GPTQ and AWQ would do. `in situ` is what a load with
+`quant` makes, head included.
 
 Options and the other keys of the result are those of `bench.command`.
 """
@@ -16,7 +17,8 @@ from __future__ import annotations
 
 import argparse
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +31,11 @@ from bench.engine.models import LEAST, SMALL, random_weights
 from bench.engine.serving import prompt
 from bench.figures import table
 from bench.quality.divergence import divergence, load, log_probabilities
-from bench.quality.quantizers import quantizers, stored_as
+from bench.quality.quantizers import bits_per_weight, quantizers, stored_as
 from neuron.models.checkpoint import Checkpoint
+from neuron.models.decoder import decoder_class
+from neuron.models.in_situ import IN_SITU
+from neuron.models.in_situ.checkpoint import in_situ
 from neuron.models.reading import read_checkpoint
 from neuron.models.tiny import WEIGHTS_DIR, load_handbook
 from neuron.models.tiny.examples import encode, exam
@@ -38,7 +43,7 @@ from neuron.models.tiny.examples import encode, exam
 RANDOM_TOKENS = 256
 WIDEST_BLOCK = 256
 WIDE = LEAST | {"hidden_size": WIDEST_BLOCK, "intermediate_size": WIDEST_BLOCK}
-LEAST_FORMATS = ("q8_0", "int4")  # for --smoke: one of each kind
+LEAST_FORMATS = ("q8_0", "int4", "q4_k in situ")  # for --smoke: one of each kind
 
 
 def measure(run: command.Run) -> dict[str, Any]:
@@ -69,16 +74,24 @@ def compared(
 ) -> dict[str, dict[str, float]]:
     """What each format costs."""
     reference = log_probabilities(load(checkpoint), sequences)
-    library = LLAMA.libraries / "libggml-base.so" if run.has(LLAMA.name) else None
-    ways = quantizers(library)
     found: dict[str, dict[str, float]] = {}
-    for name in run.options.formats or run.pick(ways, ways, LEAST_FORMATS):
+    stored = ways(run)
+    for name in run.options.formats or run.pick(stored, stored, LEAST_FORMATS):
         if run.budget.allows(name):
-            decoder = load(stored_as(ways[name], checkpoint))
-            bits = ways[name](torch.ones(1, WIDEST_BLOCK)).bits_per_weight
-            found[name] = {"bits": bits} | divergence(reference, log_probabilities(decoder, sequences))
+            other = stored[name](checkpoint)
+            probabilities = log_probabilities(load(other), sequences)
+            found[name] = {"bits": bits_per_weight(other)} | divergence(reference, probabilities)
             run.say(f"{name}: {found[name]}")
     return found
+
+
+def ways(run: command.Run) -> dict[str, Callable[[Checkpoint], Checkpoint]]:
+    """What stores a checkpoint in a format, by the format's name."""
+    library = LLAMA.libraries / "libggml-base.so" if run.has(LLAMA.name) else None
+    found = {name: partial(stored_as, quantize) for name, quantize in quantizers(library).items()}
+    return found | {
+        f"{quant} in situ": partial(in_situ, quant=quant, find_class=decoder_class) for quant in IN_SITU
+    }
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

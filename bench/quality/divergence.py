@@ -34,7 +34,7 @@ def _logits(decoder: AnyDecoder, tokens: Sequence[int]) -> Tensor:
 
 
 def divergence(reference: Tensor, other: Tensor) -> dict[str, float]:
-    """The KL divergence from the `reference`, its mean and p99, and how often the likeliest token is the same.
+    """The KL divergence from the `reference`, and how often the likeliest token is the same.
 
     Both are `log_probabilities`.
     """

@@ -6,6 +6,7 @@ import ctypes
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +106,10 @@ class StoredEntry:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.entry, name)
 
+    def loaded_bytes(self, _: int) -> int:
+        outputs, inputs = self.entry.shape
+        return outputs * sum(block.nbytes for block in self.quantize(torch.ones(1, inputs)).blocks)
+
     def read(self, files: OpenFiles) -> Tensor:
         weight = self.entry.read(files)
         return StoredWeight(self.quantize(weight.float()), weight.dtype)
@@ -112,8 +117,17 @@ class StoredEntry:
 
 def stored_as(quantize: Quantizer, checkpoint: Checkpoint) -> Checkpoint:
     """The checkpoint with all matrices of its layers in another format."""
-    tensors = {
-        name: StoredEntry(entry, quantize) if ".layers." in name and len(entry.shape) == 2 else entry
-        for name, entry in checkpoint.tensors.items()
-    }
-    return replace(checkpoint, tensors=tensors)
+    stored = {name: StoredEntry(entry, quantize) for name, entry in _matrices(checkpoint)}
+    return replace(checkpoint, tensors=checkpoint.tensors | stored)
+
+
+def bits_per_weight(checkpoint: Checkpoint) -> float:
+    """The bits of a weight in the matrices of layers."""
+    entries = [entry for _, entry in _matrices(checkpoint)]
+    num_bytes = sum(entry.loaded_bytes(torch.float32.itemsize) for entry in entries)
+    return 8 * num_bytes / sum(prod(entry.shape) for entry in entries)
+
+
+def _matrices(checkpoint: Checkpoint) -> list[tuple[str, TensorEntry]]:
+    tensors = checkpoint.tensors.items()
+    return [(name, entry) for name, entry in tensors if ".layers." in name and len(entry.shape) == 2]
