@@ -89,6 +89,7 @@ INLINE int rows_near(const Work *work) {
 #include "values.h"
 #include "scaled.h"
 #include "table.h"
+#include "delta_rule.h"
 
 const Kernels KERNELS = {
     .name = KERNELS_NAME,
@@ -97,4 +98,5 @@ const Kernels KERNELS = {
     .input_bytes = {NULL, BFLOAT_INPUT_BYTES, code_input_bytes},
     .prepare = {NULL, BFLOAT_PREPARE, prepare_codes},
     .scratch_bytes = scratch_bytes,
+    .delta_head = delta_head,
 };
