@@ -12,12 +12,11 @@ from torch import Tensor
 from torch.nn.functional import embedding, linear
 
 from neuron.models.decoder import TransformersDecoder
-from neuron.models.formats import block_type
 from neuron.models.fused.decoder import FusedDecoder
 from neuron.models.reading import read_checkpoint
 from neuron.models.stored_weight import StoredWeight, dense
 from tests.device.serving import prompt, texts
-from tests.device.stored import load, logits, q8_0, stored
+from tests.device.stored import load, logits, multiply_plainly, q8_0, stored
 from tests.device.zoo import save
 
 PROMPTS = {number: prompt(number, length) for number, length in enumerate((1, 5, 30))}
@@ -25,13 +24,11 @@ ALL = dict.fromkeys(("proj", "embed_tokens", "lm_head"), q8_0)
 MIXED = dict.fromkeys(("q_proj", "v_proj", "down_proj", "embed_tokens", "experts.1."), q8_0)
 
 
-@pytest.fixture
-def by_plain_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As where `ext` was not built: it rounds inputs to eight bits."""
-    monkeypatch.setattr(block_type, "multiplies", lambda *_: False)
+@pytest.fixture(autouse=True)
+def plain_products(monkeypatch: pytest.MonkeyPatch) -> None:
+    multiply_plainly(monkeypatch)
 
 
-@pytest.mark.usefixtures("by_plain_numbers")
 @pytest.mark.parametrize("fused", [True, False])
 @pytest.mark.parametrize("stores", [ALL, MIXED], ids=["all", "mixed"])
 @pytest.mark.parametrize(
@@ -113,7 +110,6 @@ def test_rows_are_moved_as_they_are_stored(weight: StoredWeight):
         assert torch.equal(dense(moved), move(plain))
 
 
-@pytest.mark.usefixtures("by_plain_numbers")
 def test_other_operations_are_done_with_plain_numbers(weight: StoredWeight):
     plain, x, tokens = dense(weight), torch.randn(2, 3, 64), torch.tensor([[0, 5], [2, 2]])
     for operation in (
