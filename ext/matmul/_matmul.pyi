@@ -21,3 +21,23 @@ def multiply(  # writes y
     matrices: int,
     /,
 ) -> None: ...
+def step_delta_rule(  # changes states, and writes what queries read
+    instruction_set: int,
+    rows: int,
+    key_heads: int,
+    heads: int,
+    key_dim: int,
+    value_dim: int,
+    states: int,
+    query: int,
+    query_stride: int,
+    key: int,
+    key_stride: int,
+    value: int,
+    value_stride: int,
+    log_decay: int,
+    strength: int,
+    out: int,
+    threads: int,
+    /,
+) -> None: ...

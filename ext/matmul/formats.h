@@ -7,6 +7,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "delta_step.h"
+
 #define MAX_PARTS 3
 
 /* A row of a stored matrix: one output's weights. */
@@ -53,6 +55,7 @@ typedef struct Kernels {
     size_t (*input_bytes[NUM_INPUTS])(int ins); /* of a row; NULL where floats are taken as they are */
     void (*prepare[NUM_INPUTS])(const float *x, int ins, uint8_t *to);
     size_t (*scratch_bytes)(int ins);
+    void (*delta_head)(const DeltaHead *head);
 } Kernels;
 
 /* The instruction sets that this build has and this CPU runs, the best one first, then NULL. */
