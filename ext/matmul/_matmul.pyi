@@ -41,3 +41,25 @@ def step_delta_rule(  # changes states, and writes what queries read
     threads: int,
     /,
 ) -> None: ...
+def attend(  # writes out
+    instruction_set: int,
+    stored: int,  # 0 float32, 1 bfloat16, 2 float16
+    rows: int,
+    heads: int,
+    key_heads: int,
+    key_dim: int,
+    value_dim: int,
+    query: int,
+    query_stride: int,
+    keys: int,
+    values: int,
+    page_size: int,
+    pages: int,
+    pages_per_row: int,
+    ends: int,
+    window: int,
+    scale: int,  # the bits of a float32
+    out: int,
+    threads: int,
+    /,
+) -> None: ...

@@ -7,6 +7,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "attention_step.h"
 #include "delta_step.h"
 
 #define MAX_PARTS 3
@@ -56,6 +57,7 @@ typedef struct Kernels {
     void (*prepare[NUM_INPUTS])(const float *x, int ins, uint8_t *to);
     size_t (*scratch_bytes)(int ins);
     void (*delta_head)(const DeltaHead *head);
+    void (*attend_head)(const AttentionHead *head);
 } Kernels;
 
 /* The instruction sets that this build has and this CPU runs, the best one first, then NULL. */

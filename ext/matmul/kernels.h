@@ -90,6 +90,7 @@ INLINE int rows_near(const Work *work) {
 #include "scaled.h"
 #include "table.h"
 #include "delta_rule.h"
+#include "attention.h"
 
 const Kernels KERNELS = {
     .name = KERNELS_NAME,
@@ -99,4 +100,5 @@ const Kernels KERNELS = {
     .prepare = {NULL, BFLOAT_PREPARE, prepare_codes},
     .scratch_bytes = scratch_bytes,
     .delta_head = delta_head,
+    .attend_head = attend_head,
 };

@@ -2,6 +2,7 @@
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 
+#include "attention_step.h"
 #include "delta_step.h"
 #include "product.h"
 
@@ -100,10 +101,43 @@ static PyObject *step_delta_rule(PyObject *self, PyObject *const *arguments, Py_
     Py_RETURN_NONE;
 }
 
+/* The scale is passed as the bits of a float. */
+static PyObject *attend(PyObject *self, PyObject *const *arguments, Py_ssize_t count) {
+    (void)self;
+    long long numbers[19];
+    if (read_integers(arguments, count, 19, numbers)) return NULL;
+    union { uint32_t bits; float value; } scale = {.bits = (uint32_t)numbers[16]};
+    AttentionStep step = {
+        .stored = (Stored)numbers[1],
+        .rows = (int)numbers[2],
+        .heads = (int)numbers[3],
+        .key_heads = (int)numbers[4],
+        .key_dim = (int)numbers[5],
+        .value_dim = (int)numbers[6],
+        .query = (const float *)numbers[7],
+        .query_stride = (ptrdiff_t)numbers[8],
+        .keys = (const uint8_t *)numbers[9],
+        .values = (const uint8_t *)numbers[10],
+        .page_size = (int)numbers[11],
+        .pages = (const int64_t *)numbers[12],
+        .pages_per_row = (int)numbers[13],
+        .ends = (const int64_t *)numbers[14],
+        .window = (int)numbers[15],
+        .scale = scale.value,
+        .out = (float *)numbers[17],
+        .threads = (int)numbers[18],
+    };
+    Py_BEGIN_ALLOW_THREADS
+    attention_step(usable[numbers[0]], &step);
+    Py_END_ALLOW_THREADS
+    Py_RETURN_NONE;
+}
+
 static PyMethodDef methods[] = {
     {"instruction_sets", instruction_sets, METH_NOARGS, NULL},
     {"formats", formats, METH_NOARGS, NULL},
     {"multiply", (PyCFunction)(void (*)(void))multiply, METH_FASTCALL, NULL},
+    {"attend", (PyCFunction)(void (*)(void))attend, METH_FASTCALL, NULL},
     {"step_delta_rule", (PyCFunction)(void (*)(void))step_delta_rule, METH_FASTCALL, NULL},
     {NULL, NULL, 0, NULL},
 };
