@@ -20,11 +20,13 @@ PREPARE_S = 900.0
 @dataclass(frozen=True, slots=True)
 class Peer:
     """A program of the system, or the package `needs` (a pinned requirement). With `beside_ours` the package
-    also sees those that the benchmark itself runs on: torch need not be installed twice."""
+    also sees those that the benchmark itself runs on: torch need not be installed twice. `options` are pip's.
+    """
 
     name: str
     needs: str = ""
     beside_ours: bool = False
+    options: tuple[str, ...] = ()
 
     @property
     def folder(self) -> Path:
@@ -50,18 +52,24 @@ class Peer:
         """Make its environment. Returns why that failed, or an empty text."""
         if not self.needs:
             return f"{self.name} is not on PATH"
-        pip = [self.program("python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
         try:
-            _run([sys.executable, "-m", "venv", "--clear", str(self.folder)])
-            if self.beside_ours:
-                self._see_ours()
-            _run([*pip, self.needs])
+            self.install()
+        except FileNotFoundError as error:
+            return f"{self.needs} cannot be installed: {error.filename} is not on PATH"
         except subprocess.CalledProcessError as error:
             return f"{self.needs} cannot be installed: {error.stderr.strip().splitlines()[-1]}"
         except subprocess.TimeoutExpired:
             return f"{self.needs} was not installed within {PREPARE_S:g} s"
         (self.folder / "ready").write_text(self.needs)
         return ""
+
+    def install(self) -> None:
+        """Make the environment, with the package in it."""
+        run_quietly([sys.executable, "-m", "venv", "--clear", str(self.folder)])
+        if self.beside_ours:
+            self._see_ours()
+        pip = [self.program("python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+        run_quietly([*pip, *self.options, self.needs])
 
     def _see_ours(self) -> None:
         theirs = sysconfig.get_path("purelib", vars={"base": str(self.folder), "platbase": str(self.folder)})
@@ -72,5 +80,6 @@ class Peer:
 LITELLM = Peer("litellm", "litellm[proxy]==1.106.2")
 
 
-def _run(command: list[str]) -> None:
+def run_quietly(command: list[str]) -> None:
+    """Run a step of an installation. Raises what `subprocess.run` does, with what it printed."""
     subprocess.run(command, check=True, capture_output=True, text=True, timeout=PREPARE_S)

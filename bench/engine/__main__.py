@@ -26,6 +26,20 @@ measured comes in groups, each with a budget of its own. `dense`, in bfloat16; w
     mla_decode_16_over_heads       the same of 16 requests
     mla_prefill_over_heads         prompts of 1000 tokens a second, over those with heads cached
 
+`weights`, of the formats that weights are stored in, over llama.cpp with the same weights, and of loads that
+map their file or quantize it on the way, one core (`in_situ`):
+
+    decode_1_over_llama_f32, decode_1_over_llama_bf16        tokens a second of one request
+    decode_1_over_llama_q8_0, decode_1_over_llama_q4_0       the same
+    total_16_over_llama_f32, total_16_over_llama_bf16        of 16 requests
+    total_16_over_llama_q8_0, total_16_over_llama_q4_0       the same
+    prefill_512_over_llama_f32, prefill_512_over_llama_bf16  of a prompt of 512 tokens
+    prefill_512_over_llama_q8_0, prefill_512_over_llama_q4_0  the same
+    bandwidth_fraction_f32, bandwidth_fraction_q8_0          bytes of weights over a decode step's time, over
+                                                             what a loop in C reads from memory
+    load_s_over_read_mapped, load_s_over_read_in_situ        a load's time over that of reading the file once
+    peak_over_size_mapped, peak_over_size_in_situ            the most memory that a load takes, over the model
+
 Common to all:
 
     runs                           everything, by kind of weights
@@ -48,9 +62,10 @@ import transformers
 
 from bench import command
 from bench.budget import Budget
-from bench.engine import dense, families
+from bench.engine import dense, families, weights
+from bench.engine.llama import LLAMA
 
-GROUPS = {"dense": dense, "families": families}
+GROUPS = {"dense": dense, "families": families, "weights": weights}
 
 
 def measure(run: command.Run) -> dict[str, Any]:
@@ -84,4 +99,4 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 if __name__ == "__main__":
-    command.run("engine", __doc__, measure, add_options=add_options)
+    command.run("engine", __doc__, measure, peers=[LLAMA], add_options=add_options)

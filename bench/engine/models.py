@@ -12,7 +12,9 @@ from neuron.device.cuda_graphs import CudaGraphCapture
 from neuron.device.memory import release_unused
 from neuron.device.model_runner import ModelRunner
 from neuron.device.varlen import find_varlen_kernel, select_kernel
-from neuron.models.decoder import AnyDecoder, load_decoder
+from neuron.models.checkpoint import Checkpoint
+from neuron.models.decoder import AnyDecoder, decoder_class, load_decoder, model_dtype
+from neuron.models.in_situ.checkpoint import in_situ
 from neuron.models.reading import read_checkpoint
 from neuron.models.weights import LoadOptions
 from neuron.step import CacheShape
@@ -53,19 +55,38 @@ def random_weights(
     path: Path, shape: dict[str, int], dtype: torch.dtype = torch.float32, *, family: str = "Qwen3"
 ) -> Path:
     """Write a model with the configuration `family`Config of the given shape to `path` and return it."""
-    torch.manual_seed(0)
-    config_class = getattr(transformers, f"{family}Config")
-    config = config_class(**shape, max_position_embeddings=8192, eos_token_id=None)
-    transformers.AutoModelForCausalLM.from_config(config, dtype=dtype).save_pretrained(path)
+    random_model(shape, dtype, family=family).save_pretrained(path)
     return path
 
 
+def random_model(shape: dict[str, int], dtype: torch.dtype = torch.float32, *, family: str = "Qwen3") -> Any:
+    """Return transformers' model with the configuration `family`Config of the given shape."""
+    torch.manual_seed(0)
+    config_class = getattr(transformers, f"{family}Config")
+    config = config_class(**shape, max_position_embeddings=8192, eos_token_id=None)
+    return transformers.AutoModelForCausalLM.from_config(config, dtype=dtype)
+
+
 def both(path: Path, dtype: torch.dtype, device: torch.device) -> Sides:
-    checkpoint = read_checkpoint(path)
-    decoder = load_decoder(checkpoint, LoadOptions(dtype, device, on_progress=lambda _: None))
+    decoder = decoder_of(path, device, dtype)
     model = transformers.AutoModelForCausalLM.from_pretrained(path, dtype=dtype).eval().to(device)
     release_unused(device)  # as the worker does after a load; both sides gain by it
     return Sides(decoder, runner_of(decoder), model)
+
+
+def checkpoint_of(path: Path, quant: str | None = None) -> Checkpoint:
+    """A checkpoint as the worker reads it, quantized on the way if `quant` says so."""
+    checkpoint = read_checkpoint(path)
+    return checkpoint if quant is None else in_situ(checkpoint, quant, decoder_class)
+
+
+def decoder_of(
+    path: Path, device: torch.device, dtype: torch.dtype | None = None, quant: str | None = None
+) -> AnyDecoder:
+    """The engine's decoder of a checkpoint; `dtype` None leaves that to the checkpoint."""
+    checkpoint = checkpoint_of(path, quant)
+    options = LoadOptions(dtype or model_dtype(checkpoint), device, on_progress=lambda _: None)
+    return load_decoder(checkpoint, options)
 
 
 def runner_of(decoder: AnyDecoder) -> ModelRunner:

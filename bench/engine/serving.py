@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 
@@ -14,6 +15,7 @@ from neuron.engine.scheduler import Scheduler
 from neuron.engine.scheduler_limits import SchedulerLimits
 from neuron.pipe import Sampling, Submit, Tokens
 
+MOST_NEW = 900  # tokens of a request that runs until it is not needed any more
 PROMPT_VOCAB = 1500  # of prompts: about helexa-tiny's, the smallest vocabulary that is measured
 GREEDY = Sampling()
 
@@ -104,3 +106,29 @@ def alternate(budget: Budget, what: str, repeats: int, *sides: Callable[[], obje
     """
     turns = [[timed(side) for side in sides] for _ in budget.rounds(1 + repeats, what)]
     return [min(times) for times in zip(*(turns[1:] or turns), strict=True)]
+
+
+class Requests:
+    """Requests that the engine runs together; `chosen` is the last token of each."""
+
+    def __init__(self, runner: ModelRunner, vocab_size: int) -> None:
+        self._new_engine = partial(Engine, runner, vocab_size=vocab_size)
+        self._engine = self._new_engine()
+
+    @property
+    def chosen(self) -> list[int]:
+        return [tokens[-1] for tokens in self._engine.tokens.values()]
+
+    def start(self, prompts: Sequence[list[int]]) -> float:
+        """Run new prompts, and return the seconds until each has its first token."""
+        self._engine = engine = self._new_engine()
+        for tokens in prompts:
+            engine.submit(tokens, MOST_NEW)
+        started = time.perf_counter()
+        while not all(engine.tokens.values()):
+            engine.step()
+        return time.perf_counter() - started
+
+    def steps(self, count: int) -> float:
+        """Return the seconds that so many decode steps of all requests take."""
+        return timed(lambda: [self._engine.step() for _ in range(count)])

@@ -28,28 +28,39 @@ INLINE void KEEP(const Work *work, int row, int out, const Floats *sums, const i
     }
 }
 
-/* One row of inputs: those of weights one after the other, as they lie in memory. */
-INLINE void LINE(const Work *work, int row, int out, const int outs) {
-    const INPUT *x = (const INPUT *)(work->x + (size_t)row * work->x_stride);
+/* Few rows of inputs: those of weights one after the other, as they lie in memory. */
+INLINE void LINES(const Work *work, int row, int out, const int rows, const int outs) {
+    const int chains = rows == 1 ? 4 : rows == 2 ? 2 : 1; /* of sums, as one addition waits for the last */
+    const INPUT *x[MAX_LINES];
+    UNROLL for (int r = 0; r < rows; r++) x[r] = (const INPUT *)(work->x + (size_t)(row + r) * work->x_stride);
     const int ins = work->first.ins;
-    Floats sums[DOT_OUTS];
+    Floats sums[MAX_LINES][DOT_OUTS];
     UNROLL for (int o = 0; o < outs; o++) {
         const WEIGHT *w = WEIGHTS(work, out + o);
-        Floats parts[4] = {0};
+        Floats parts[MAX_LINES][4];
+        UNROLL for (int r = 0; r < rows; r++) UNROLL for (int i = 0; i < chains; i++) parts[r][i] = (Floats){0};
         int at = 0;
-        for (; at + 4 * STEP <= ins; at += 4 * STEP) UNROLL for (int i = 0; i < 4; i++) {
+        for (; at + chains * STEP <= ins; at += chains * STEP) UNROLL for (int i = 0; i < chains; i++) {
             __builtin_prefetch((const char *)(w + at + i * STEP) + AHEAD_BYTES);
-            parts[i] = MULTIPLY_ADD(parts[i], LOAD_WEIGHTS(w + at + i * STEP), LOAD_INPUTS(x + at + i * STEP));
+            STORED weights = LOAD_WEIGHTS(w + at + i * STEP);
+            UNROLL for (int r = 0; r < rows; r++)
+                parts[r][i] = MULTIPLY_ADD(parts[r][i], weights, LOAD_INPUTS(x[r] + at + i * STEP));
         }
-        for (; at + STEP <= ins; at += STEP) parts[0] = MULTIPLY_ADD(parts[0], LOAD_WEIGHTS(w + at), LOAD_INPUTS(x + at));
-        if (at < ins) parts[1] += REST(w + at, x + at, ins - at);
-        sums[o] = (parts[0] + parts[1]) + (parts[2] + parts[3]);
+        for (; at + STEP <= ins; at += STEP)
+            UNROLL for (int r = 0; r < rows; r++)
+                parts[r][0] = MULTIPLY_ADD(parts[r][0], LOAD_WEIGHTS(w + at), LOAD_INPUTS(x[r] + at));
+        UNROLL for (int r = 0; r < rows; r++) {
+            if (at < ins) parts[r][0] += REST(w + at, x[r] + at, ins - at);
+            UNROLL for (int i = 1; i < chains; i++) parts[r][0] += parts[r][i];
+            sums[r][o] = parts[r][0];
+        }
     }
-    KEEP(work, row, out, sums, outs);
+    UNROLL for (int r = 0; r < rows; r++) KEEP(work, row + r, out, sums[r], outs);
 }
 
 /* The first tile of some outputs asks for the next outputs' weights. */
-INLINE void TILE(const Work *work, int row, int out, const int rows, const int outs, const int is_first) {
+INLINE void TILE(const Work *work, int row, int out, const int rows, const int is_first) {
+    const int outs = DOT_OUTS;
     const INPUT *x[DOT_ROWS];
     const WEIGHT *w[DOT_OUTS];
     Floats sums[DOT_ROWS][DOT_OUTS];
@@ -73,26 +84,41 @@ INLINE void TILE(const Work *work, int row, int out, const int rows, const int o
     UNROLL for (int r = 0; r < rows; r++) KEEP(work, row + r, out, sums[r], outs);
 }
 
+/* Of up to MAX_LINES rows memory is the limit, not arithmetic. */
+INLINE void FEW(const Work *work, int row, int rows, int out) {
+    switch (rows) {
+    case 1: LINES(work, row, out, 1, DOT_OUTS); break;
+    case 2: LINES(work, row, out, 2, DOT_OUTS); break;
+    case 3: LINES(work, row, out, 3, DOT_OUTS); break;
+    case 4: LINES(work, row, out, 4, DOT_OUTS); break;
+    }
+}
+
 static void DOT(const Work *work) {
     const int near = rows_near(work);
     for (int first = 0; first < work->rows; first += near) {
         const int end = work->rows - first < near ? work->rows : first + near;
         int out = 0;
         for (; out + DOT_OUTS <= work->outs; out += DOT_OUTS) {
+            if (end - first <= MAX_LINES) {
+                FEW(work, first, end - first, out);
+                continue;
+            }
             int row = first;
-            if (row + DOT_ROWS <= end) TILE(work, row, out, DOT_ROWS, DOT_OUTS, 1), row += DOT_ROWS;
-            for (; row + DOT_ROWS <= end; row += DOT_ROWS) TILE(work, row, out, DOT_ROWS, DOT_OUTS, 0);
-            for (; row + 2 <= end; row += 2) TILE(work, row, out, 2, DOT_OUTS, 1);
-            if (row < end) LINE(work, row, out, DOT_OUTS);
+            if (row + DOT_ROWS <= end) TILE(work, row, out, DOT_ROWS, 1), row += DOT_ROWS;
+            for (; row + DOT_ROWS <= end; row += DOT_ROWS) TILE(work, row, out, DOT_ROWS, 0);
+            for (; row + 2 <= end; row += 2) TILE(work, row, out, 2, 0);
+            if (row < end) TILE(work, row, out, 1, 0);
         }
         for (; out < work->outs; out++)
-            for (int row = first; row < end; row++) LINE(work, row, out, 1);
+            for (int row = first; row < end; row++) LINES(work, row, out, 1, 1);
     }
 }
 
 #undef DOT
 #undef TILE
-#undef LINE
+#undef LINES
+#undef FEW
 #undef KEEP
 #undef REST
 #undef WEIGHTS

@@ -7,6 +7,9 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "attention_step.h"
+#include "delta_step.h"
+
 #define MAX_PARTS 3
 
 /* A row of a stored matrix: one output's weights. */
@@ -51,6 +54,8 @@ typedef struct Kernels {
     int num_formats;
     size_t (*input_bytes[NUM_INPUTS])(int ins); /* of a row; NULL where floats are taken as they are */
     void (*prepare[NUM_INPUTS])(const float *x, int ins, uint8_t *to);
+    void (*delta_head)(const DeltaHead *head);
+    void (*attend_head)(const AttentionHead *head);
 } Kernels;
 
 /* The instruction sets that this build has and this CPU runs, the best one first, then NULL. */

@@ -2,6 +2,7 @@
  * DOT_OUTS to suit it, and includes this file. */
 #define NEAR_BYTES (192 * 1024) /* of inputs, which stay in the second cache while weights pass by */
 
+#define MAX_LINES 4    /* rows of inputs that pass by weights one row after the other */
 #define AHEAD_BYTES 4096 /* at which a row that follows is asked for */
 
 INLINE int rows_near(const Work *work) {
@@ -11,7 +12,8 @@ INLINE int rows_near(const Work *work) {
 
 #define DOT multiply_f32
 #define TILE tile_f32
-#define LINE line_f32
+#define LINES lines_f32
+#define FEW few_f32
 #define KEEP keep_f32
 #define REST rest_f32
 #define WEIGHTS weights_f32
@@ -27,7 +29,8 @@ INLINE int rows_near(const Work *work) {
 
 #define DOT multiply_f16
 #define TILE tile_f16
-#define LINE line_f16
+#define LINES lines_f16
+#define FEW few_f16
 #define KEEP keep_f16
 #define REST rest_f16
 #define WEIGHTS weights_f16
@@ -44,7 +47,8 @@ INLINE int rows_near(const Work *work) {
 #ifdef HAS_BFLOAT_DOT
 #define DOT multiply_bf16
 #define TILE tile_bf16
-#define LINE line_bf16
+#define LINES lines_bf16
+#define FEW few_bf16
 #define KEEP keep_bf16
 #define REST rest_bf16
 #define WEIGHTS weights_bf16
@@ -60,7 +64,8 @@ INLINE int rows_near(const Work *work) {
 #else
 #define DOT multiply_bf16
 #define TILE tile_bf16
-#define LINE line_bf16
+#define LINES lines_bf16
+#define FEW few_bf16
 #define KEEP keep_bf16
 #define REST rest_bf16
 #define WEIGHTS weights_bf16
@@ -85,6 +90,8 @@ INLINE int rows_near(const Work *work) {
 #include "values.h"
 #include "scaled.h"
 #include "table.h"
+#include "delta_rule.h"
+#include "attention.h"
 
 const Kernels KERNELS = {
     .name = KERNELS_NAME,
@@ -92,4 +99,6 @@ const Kernels KERNELS = {
     .num_formats = sizeof formats / sizeof *formats,
     .input_bytes = {NULL, BFLOAT_INPUT_BYTES, code_input_bytes},
     .prepare = {NULL, BFLOAT_PREPARE, prepare_codes},
+    .delta_head = delta_head,
+    .attend_head = attend_head,
 };

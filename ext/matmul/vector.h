@@ -10,6 +10,7 @@
 typedef float Floats __attribute__((vector_size(4 * LANES)));
 typedef float AnyFloats __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 typedef float AnyFour __attribute__((vector_size(16), aligned(4), may_alias));
+typedef int32_t Integers __attribute__((vector_size(4 * LANES)));
 typedef uint32_t Words __attribute__((vector_size(4 * LANES)));
 typedef uint16_t Halves __attribute__((vector_size(2 * LANES)));
 typedef uint16_t AnyHalves __attribute__((vector_size(2 * LANES), aligned(2), may_alias));

@@ -4,12 +4,10 @@ INLINE Floats load_halves(const uint16_t *from) {
     return (Floats)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)from));
 }
 
-#ifndef HAS_BFLOAT_DOT
 /* bfloat16 is the upper half of a float. */
 INLINE Floats load_bfloats(const uint16_t *from) {
     return (Floats)_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)from)), 16);
 }
-#endif
 
 INLINE float half_to_float(uint16_t half) { return _cvtsh_ss(half); }
 

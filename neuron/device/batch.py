@@ -8,6 +8,7 @@ Decoding requests of similar length form one group; a prompt's chunk is usually 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from itertools import groupby
 
 import torch
@@ -37,6 +38,16 @@ class AttentionGroup:
         self._starts = [chunk.start for chunk in chunks]
         self._prompts = [table.prompts[chunk.slot] for chunk in chunks]
         self._known: dict[tuple[_Rule, torch.dtype], tuple[Pages, Tensor]] = {}
+
+    @cached_property
+    def pages(self) -> Tensor:
+        """The pages of each chunk's slot, (rows, pages_per_slot)."""
+        return self._table.contiguous()
+
+    @cached_property
+    def ends(self) -> Tensor:
+        """`lengths` on the device."""
+        return torch.tensor(self.lengths, device=self._table.device)
 
     def chunks(self) -> Iterator[tuple[slice, int, Tensor]]:
         """Yield each chunk's rows of the flat batch, the tokens cached before it, and its slot's pages."""

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from neuron.device.attention import AttentionParams
+from neuron.device.attention_step import attend_in_place, attends_in_place
 from neuron.device.batch import Batch
 from neuron.device.kv_cache import KVCache
 
@@ -32,7 +33,10 @@ class SdpaAttention:
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def _part(self, part: int, layer: int, flat: Tensor, params: AttentionParams) -> Tensor:
-        group = self._batch.groups[part]
+        group, pools = self._batch.groups[part], self._cache.pools(layer)
+        if group.width == 1 and attends_in_place(flat.shape[1], *pools, params):
+            query = flat[group.start : group.end]
+            return attend_in_place(query, *pools, group.pages, group.ends, params)
         keys, values, mask = self._gather(part, layer, flat.dtype, params)
         if params.compressed:
             entries, hidden = params.compressed.parts[part]

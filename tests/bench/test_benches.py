@@ -12,6 +12,7 @@ from tests.bench.running import ROOT, documented, output
 
 # Programs that benchmarks start.
 PARTS = {
+    "bench.engine.llama_child",
     "bench.gateway.load",
     "bench.gateway.mock",
     "bench.gpu.tests",

@@ -25,7 +25,7 @@ def test_a_program_of_the_system_is_there_or_not():
 
 def test_an_environment_is_made_with_the_package_and_again_for_another_version(environments, monkeypatch):
     commands: list[list[str]] = []
-    monkeypatch.setattr(peers, "_run", commands.append)
+    monkeypatch.setattr(peers, "run_quietly", commands.append)
     peer = Peer("peer", "peer[server]==1.0")
     peer.folder.mkdir()
     assert not peer.is_ready()
@@ -41,5 +41,5 @@ def test_what_pip_says_is_the_reason(monkeypatch):
     def fail(command: list[str]) -> None:
         raise peers.subprocess.CalledProcessError(1, command, stderr="…\nERROR: no such version\n")
 
-    monkeypatch.setattr(peers, "_run", fail)
+    monkeypatch.setattr(peers, "run_quietly", fail)
     assert Peer("peer", "peer==9").prepare() == "peer==9 cannot be installed: ERROR: no such version"

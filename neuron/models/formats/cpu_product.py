@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from functools import cache
 from typing import Any
 
@@ -19,16 +18,6 @@ _native: Any = matmul.load()
 def _formats() -> dict[str, int]:
     """The numbers of formats."""
     return {name: number for number, (name, *_) in enumerate(_native.formats())} if _native else {}
-
-
-@cache
-def _instruction_set() -> int:
-    """The number of the instruction set to use: the best one, or that of the setting. Raises ValueError."""
-    names = _native.instruction_sets()
-    name = os.environ.get(matmul.SETTING) or names[0]
-    if name not in names:
-        raise ValueError(f"{matmul.SETTING} is {name}; this CPU has {', '.join(names)}")
-    return int(names.index(name))
 
 
 def multiplies(format_name: str, device: torch.device) -> bool:
@@ -49,7 +38,7 @@ def cpu_grouped_product(format_name: str, matrix: Matrix, group: int = 0) -> Gro
 
 class _Weights:
     def __init__(self, format_name: str, matrix: Matrix, group: int) -> None:
-        self._kind = _instruction_set(), _formats()[format_name]
+        self._kind = matmul.instruction_set(), _formats()[format_name]
         self._parts = tuple(part.contiguous() for part in matrix.blocks)  # kept, for their addresses are
         self._bias = None if matrix.bias is None else matrix.bias.float().contiguous()
         self._in_features = matrix.in_features

@@ -1,0 +1,53 @@
+"""Attention of one token of each sequence on a CPU by `ext.matmul`, which reads pages where they are.
+
+torch's `scaled_dot_product_attention` wakes threads of its own for every layer and needs the pages gathered.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ext import matmul
+from neuron.device.attention import AttentionParams
+
+_native: Any = matmul.load()
+_STORED = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
+_DIM_MULTIPLE = 16  # the most lanes of a vector
+_MAX_GROUP = 256  # query heads of a key head
+
+
+def attends_in_place(heads: int, keys: Tensor, values: Tensor, params: AttentionParams) -> bool:
+    """Return whether `attend_in_place` computes what `params` say for so many heads with these pools."""
+    if _native is None or keys.device.type != "cpu" or params.latent or not params.is_plain:
+        return False
+    is_stored = keys.dtype in _STORED and keys.dtype is values.dtype
+    dims = keys.shape[3], values.shape[3]
+    return is_stored and heads <= _MAX_GROUP * keys.shape[2] and not any(dim % _DIM_MULTIPLE for dim in dims)
+
+
+def attend_in_place(
+    query: Tensor, keys: Tensor, values: Tensor, pages: Tensor, ends: Tensor, params: AttentionParams
+) -> Tensor:
+    """Return the attention of (rows, heads, dim), a token of each sequence, (rows, heads, value_dim).
+
+    Keys and values are pools, (num_pages, page_size, kv_heads, dim). A sequence's tokens up to its end, the
+    new one included, are in its row of `pages`, (rows, pages); ends and pages are int64.
+    """
+    rows, heads, key_dim = query.shape
+    queries = query.float()
+    if queries.stride()[1:] != (key_dim, 1):
+        queries = queries.contiguous()
+    (_, page_size, kv_heads, value_dim), dtype = values.shape, query.dtype
+    out = queries.new_empty(rows, heads, value_dim)
+    (scale,) = struct.unpack("I", struct.pack("f", params.scale))
+    _native.attend(
+        *(matmul.instruction_set(), _STORED[keys.dtype], rows, heads, kv_heads, key_dim, value_dim),
+        *(queries.data_ptr(), queries.stride(0), keys.data_ptr(), values.data_ptr(), page_size),
+        *(pages.data_ptr(), pages.shape[1], ends.data_ptr(), params.window or 0, scale),
+        *(out.data_ptr(), torch.get_num_threads()),
+    )
+    return out.to(dtype)
