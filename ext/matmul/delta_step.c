@@ -3,6 +3,8 @@
 #include "formats.h"
 #include "pool.h"
 
+#define LITTLE_HEADS 16 /* take no longer than to wake a thread */
+
 typedef struct Job {
     const Kernels *kernels;
     const DeltaStep *step;
@@ -29,5 +31,6 @@ static void take_head(void *context, int number) {
 
 void delta_step(const Kernels *kernels, const DeltaStep *step) {
     Job job = {kernels, step};
-    pool_run(step->threads, step->rows * step->heads, take_head, &job);
+    int is_little = step->rows * step->heads <= LITTLE_HEADS;
+    pool_run(is_little ? 1 : step->threads, step->rows * step->heads, take_head, &job);
 }

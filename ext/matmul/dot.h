@@ -30,7 +30,7 @@ INLINE void KEEP(const Work *work, int row, int out, const Floats *sums, const i
 
 /* Few rows of inputs: those of weights one after the other, as they lie in memory. */
 INLINE void LINES(const Work *work, int row, int out, const int rows, const int outs) {
-    const int chains = rows == 1 ? 4 : rows == 2 ? 2 : 1; /* of sums, as one addition waits for the last */
+    const int chains = rows == 1 ? 4 : 2; /* of sums, as one addition waits for the last */
     const INPUT *x[MAX_LINES];
     UNROLL for (int r = 0; r < rows; r++) x[r] = (const INPUT *)(work->x + (size_t)(row + r) * work->x_stride);
     const int ins = work->first.ins;
@@ -107,8 +107,15 @@ static void DOT(const Work *work) {
             int row = first;
             if (row + DOT_ROWS <= end) TILE(work, row, out, DOT_ROWS, 1), row += DOT_ROWS;
             for (; row + DOT_ROWS <= end; row += DOT_ROWS) TILE(work, row, out, DOT_ROWS, 0);
-            for (; row + 2 <= end; row += 2) TILE(work, row, out, 2, 0);
-            if (row < end) TILE(work, row, out, 1, 0);
+            switch (end - row) {
+            case 1: TILE(work, row, out, 1, 0); break;
+            case 2: TILE(work, row, out, 2, 0); break;
+            case 3: TILE(work, row, out, 3, 0); break;
+#if DOT_ROWS > 4
+            case 4: TILE(work, row, out, 4, 0); break;
+            case 5: TILE(work, row, out, 5, 1); break; /* the only tile, or one of the last */
+#endif
+            }
         }
         for (; out < work->outs; out++)
             for (int row = first; row < end; row++) LINES(work, row, out, 1, 1);

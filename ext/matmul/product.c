@@ -10,6 +10,7 @@
 #define ALIGNMENT 64
 #define PIECES 8                  /* for each thread, at least, so that none waits long for another */
 #define MOST_BYTES (128 * 1024)   /* of a piece's weights, which then stay near while rows pass by */
+#define LEAST_BYTES (64 * 1024)   /* of weights, of a thread: less takes no longer than to wake it */
 #define OUTS_MULTIPLE 48          /* whole tiles of every instruction set */
 #define ROWS_AT_ONCE 8            /* that are prepared */
 
@@ -103,6 +104,11 @@ static void divide(Job *job, int num_used) {
     job->pieces = (of->outs + job->outs_at_once - 1) / job->outs_at_once;
 }
 
+static int threads_worth_waking(const Job *job, int num_used) {
+    size_t worth = job->strides[0] * job->of->outs * num_used / LEAST_BYTES;
+    return job->of->rows > ROWS_AT_ONCE || worth > (size_t)job->of->threads ? job->of->threads : (int)worth;
+}
+
 int product(const Kernels *kernels, const Product *of) {
     Job job = {.kernels = kernels, .format = &kernels->formats[of->format], .of = of};
     int32_t *used = malloc((of->matrices + 1) * sizeof *used);
@@ -119,7 +125,7 @@ int product(const Kernels *kernels, const Product *of) {
     int failed = 0;
     if (num_used && of->outs && !(failed = prepare(&job))) {
         divide(&job, num_used);
-        pool_run(of->threads, num_used * job.pieces, multiply_piece, &job);
+        pool_run(threads_worth_waking(&job, num_used), num_used * job.pieces, multiply_piece, &job);
     }
     free(used);
     return failed;
