@@ -19,7 +19,8 @@ class _SourceFirst(MetaPathFinder):
         package, _, name = fullname.rpartition(".")
         if package != __name__:
             return None
-        return spec_from_file_location(fullname, Path(__file__).with_name(f"{name}.py"))
+        file = Path(__file__).with_name(f"{name}.py")
+        return spec_from_file_location(fullname, file) if file.exists() else None  # but for a package
 
 
 if os.environ.get("CORTEX_PURE_PYTHON"):

@@ -10,7 +10,6 @@ TARGET("avx2,fma,f16c")
 #define KERNELS_NAME "avx2"
 #define LANES 8
 #define DOT_ROWS 3
-#define DOT_OUTS 4
 #define HAS_HALVES
 #define HAS_AVX2
 #include "vector.h"

@@ -9,8 +9,7 @@ TARGET("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16,avx2,fma,f16c")
 #define KERNELS kernels_avx512_vnni
 #define KERNELS_NAME "avx512_vnni"
 #define LANES 16
-#define DOT_ROWS 4
-#define DOT_OUTS 6
+#define DOT_ROWS 6
 #define HAS_HALVES
 #define HAS_AVX2
 #define HAS_VNNI

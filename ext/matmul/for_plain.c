@@ -5,6 +5,5 @@
 #define KERNELS_NAME "plain"
 #define LANES 4
 #define DOT_ROWS 3
-#define DOT_OUTS 4
 #include "vector.h"
 #include "kernels.h"

@@ -1,7 +1,20 @@
 /* Everything that is compiled once for each instruction set: `for_NAME.c` says which, with LANES, DOT_ROWS and
  * DOT_OUTS to suit it, and includes this file. */
+#define NEAR_BYTES (192 * 1024) /* of inputs, which stay in the second cache while weights pass by */
+
+#define AHEAD_BYTES 4096 /* at which a row that follows is asked for */
+
+INLINE int rows_near(const Work *work) {
+    int tiles = (int)(NEAR_BYTES / work->x_stride / DOT_ROWS);
+    return (tiles ? tiles : 1) * DOT_ROWS;
+}
+
 #define DOT multiply_f32
 #define TILE tile_f32
+#define LINE line_f32
+#define KEEP keep_f32
+#define REST rest_f32
+#define WEIGHTS weights_f32
 #define WEIGHT float
 #define INPUT float
 #define STORED Floats
@@ -14,6 +27,10 @@
 
 #define DOT multiply_f16
 #define TILE tile_f16
+#define LINE line_f16
+#define KEEP keep_f16
+#define REST rest_f16
+#define WEIGHTS weights_f16
 #define WEIGHT uint16_t
 #define INPUT float
 #define STORED Floats
@@ -27,6 +44,10 @@
 #ifdef HAS_BFLOAT_DOT
 #define DOT multiply_bf16
 #define TILE tile_bf16
+#define LINE line_bf16
+#define KEEP keep_bf16
+#define REST rest_bf16
+#define WEIGHTS weights_bf16
 #define WEIGHT uint16_t
 #define INPUT uint16_t
 #define STORED Bfloats
@@ -39,6 +60,10 @@
 #else
 #define DOT multiply_bf16
 #define TILE tile_bf16
+#define LINE line_bf16
+#define KEEP keep_bf16
+#define REST rest_bf16
+#define WEIGHTS weights_bf16
 #define WEIGHT uint16_t
 #define INPUT float
 #define STORED Floats

@@ -1,23 +1,20 @@
 /* Vectors of floats in the compiler's own terms, of LANES each. An instruction set's file may have defined what
- * it does better: `sum`, `from_halves`. */
+ * it does better: HAS_HALVES. */
 #include <math.h>
 #include <string.h>
 
 #define INLINE static inline __attribute__((always_inline))
+#define DOT_OUTS 4 /* sums that are made at once, of as many vectors */
 #define UNROLL _Pragma("GCC unroll 16")
 
 typedef float Floats __attribute__((vector_size(4 * LANES)));
 typedef float AnyFloats __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+typedef float AnyFour __attribute__((vector_size(16), aligned(4), may_alias));
 typedef uint32_t Words __attribute__((vector_size(4 * LANES)));
 typedef uint16_t Halves __attribute__((vector_size(2 * LANES)));
 typedef uint16_t AnyHalves __attribute__((vector_size(2 * LANES), aligned(2), may_alias));
 
 INLINE Floats load_floats(const float *from) { return *(const AnyFloats *)from; }
-
-/* bfloat16 is the upper half of a float. */
-INLINE Floats load_bfloats(const uint16_t *from) {
-    return (Floats)(__builtin_convertvector(*(const AnyHalves *)from, Words) << 16);
-}
 
 INLINE float float_of_bits(uint32_t bits) {
     float value;
@@ -32,6 +29,11 @@ INLINE uint32_t bits_of_float(float value) {
 }
 
 #ifndef HAS_HALVES
+/* bfloat16 is the upper half of a float. */
+INLINE Floats load_bfloats(const uint16_t *from) {
+    return (Floats)(__builtin_convertvector(*(const AnyHalves *)from, Words) << 16);
+}
+
 /* The exponent of a half is moved by a multiplication, which also makes subnormal ones normal. */
 INLINE Floats load_halves(const uint16_t *from) {
     Words bits = __builtin_convertvector(*(const AnyHalves *)from, Words);
@@ -48,12 +50,15 @@ INLINE float half_to_float(uint16_t half) {
     return float_of_bits(bits | (uint32_t)(half & 0x8000) << 16);
 }
 
+typedef float FourFloats __attribute__((vector_size(16)));
+
 INLINE float sum(Floats of) {
-    float parts[LANES], total = 0;
-    memcpy(parts, &of, sizeof parts);
-    for (int width = LANES / 2; width; width /= 2)
-        for (int i = 0; i < width; i++) parts[i] += parts[i + width];
-    total = parts[0];
+    float total = 0;
+    for (int i = 0; i < LANES; i++) total += of[i];
     return total;
+}
+
+INLINE FourFloats sum_each(const Floats of[4]) {
+    return (FourFloats){sum(of[0]), sum(of[1]), sum(of[2]), sum(of[3])};
 }
 #endif

@@ -183,7 +183,7 @@ def load_warnings(path: Path) -> list[str]:
 
 
 def _read_config(path: Path) -> dict[str, Any]:
-    """Return a configuration of weights that are stored as plain numbers."""
+    """Return a configuration that names the model's type."""
     file = path / CONFIG
     if not file.is_file():
         raise wrong_files(path) or model_broken(file, "is missing")
@@ -193,11 +193,6 @@ def _read_config(path: Path) -> dict[str, Any]:
     text_config = config.get("text_config") or {}
     if not isinstance(text_config, dict):
         raise model_broken(file, "text_config is not a JSON object")
-    for part in (config, text_config):
-        if (quantization := part.get("quantization_config")) is not None:
-            known = quantization if isinstance(quantization, dict) else {}
-            cause = f"quantized weights ({known.get('quant_method', 'unknown')}) are not supported"
-            raise ModelLoadError("model_unsupported", f"{file}: {cause}")
     return config
 
 

@@ -83,6 +83,7 @@ def load_weights(
         except Exception as error:
             raise reader.failure or _not_built(checkpoint, model_class, error) from error
     _check_complete(checkpoint, model_class, info)
+    _check_tied(checkpoint, model)
     if not options.allow_unexpected:
         heads_of = model if is_headless else None
         _check_expected(checkpoint, info["unexpected_keys"], heads_of)
@@ -108,6 +109,16 @@ def _check_complete(checkpoint: Checkpoint, model_class: Any, info: dict[str, An
         cause = f"lacks {missing[0]} ({len(missing)} such tensors)"
         found = contradicting_count(checkpoint, missing[0])
         raise model_broken(checkpoint.path, cause + _cure(checkpoint, missing[0], found))
+
+
+def _check_tied(checkpoint: Checkpoint, model: Any) -> None:
+    """Refuse weights that are to be one and are stored as two."""
+    wanted = model.get_expanded_tied_weights_keys(all_submodels=True)
+    if apart := sorted(wanted.keys() - model.all_tied_weights_keys.keys()):
+        name = apart[0]
+        cause = f"{name} is another weight than {wanted[name]}, but {CONFIG} says that they are one"
+        cure = "set tie_word_embeddings to false there if both are meant, or remove the tensor"
+        raise model_broken(_file_of(checkpoint, name), f"{cause}; {cure}")
 
 
 def _cure(checkpoint: Checkpoint, name: str, found: str | None) -> str:
@@ -184,7 +195,7 @@ class _TensorReader:
 
 def _check_stored(name: str, entry: TensorEntry, tensor: Tensor, dtype: torch.dtype | None) -> None:
     if dtype and dtype.is_floating_point and tensor.dtype not in _PLAIN:
-        cause = f"{name} is stored as {entry.dtype}: quantized weights are not supported"
+        cause = f"{name} is stored as {entry.dtype}, but {CONFIG} has no quantization_config that reads it"
         raise ModelLoadError("model_unsupported", f"{entry.file}: {cause}")
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import gguf
+import pytest
 import torch
 from torch import Tensor
 
@@ -14,7 +15,10 @@ from neuron.device.attention import use_backend
 from neuron.models.attention_interface import AttentionProbe
 from neuron.models.checkpoint import Checkpoint, OpenFiles, TensorEntry
 from neuron.models.decoder import AnyDecoder, load_decoder
+from neuron.models.formats.block_type import BlockType
 from neuron.models.formats.block_types import BLOCK_TYPES
+from neuron.models.formats.dequantized import dequantized_product
+from neuron.models.formats.scaled_codes import ScaledCodes
 from neuron.models.matrix import Matrix
 from neuron.models.stored_weight import StoredWeight, dense
 from neuron.models.weights import LoadOptions
@@ -54,6 +58,13 @@ def stored(checkpoint: Checkpoint, stores: Mapping[str, Store]) -> tuple[Checkpo
             entries[name] = ChangedEntry(entry, store)
             plain[name] = ChangedEntry(entry, lambda weight, store=store: dense(store(weight)))
     return replace(checkpoint, tensors=entries), replace(checkpoint, tensors=plain)
+
+
+def multiply_plainly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let products go by way of plain numbers: others may round activations."""
+    for known in (BlockType, ScaledCodes):
+        monkeypatch.setattr(known, "product", lambda _, matrix: dequantized_product(matrix))
+        monkeypatch.setattr(known, "grouped_product", lambda *_: None)
 
 
 def load(checkpoint: Checkpoint, dtype: torch.dtype = torch.float32, *, fused: bool = True) -> AnyDecoder:

@@ -85,11 +85,15 @@ def test_no_quantization_is_none(llama: Path, tmp_path: Path):
     [
         ({"text_config": "llama"}, "model_broken", "text_config is not a JSON object"),
         ({"model_type": ["llama"]}, "model_broken", "model_type is not a name"),
-        ({"quantization_config": "awq"}, "model_unsupported", r"quantized weights \(unknown\)"),
+        (
+            {"quantization_config": "awq"},
+            "model_broken",
+            "quantization_config is 'awq', but must",
+        ),
         (
             {"text_config": {"quantization_config": {"quant_method": "awq"}}},
             "model_unsupported",
-            r"quantized weights \(awq\)",
+            r"text_config.quantization_config.bits is None, which does not run; 4 would",
         ),
         (
             {"num_hidden_layers": 10**9},

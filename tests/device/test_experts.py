@@ -24,19 +24,22 @@ EXPERTS = 5
 CHOSEN = torch.tensor([0, 0, 2, 4, 4, 4])  # two experts have no rows
 
 
-@pytest.mark.parametrize("at_once", [False, True])
+@pytest.mark.parametrize("way", ["as here", "one by one", "at once"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("has_bias", [False, True])
 def test_rows_are_multiplied_by_their_experts_matrices(
-    at_once: bool, dtype: torch.dtype, has_bias: bool, monkeypatch: pytest.MonkeyPatch
+    way: str, dtype: torch.dtype, has_bias: bool, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(floats, "_uses_grouped_mm", lambda _: at_once)
+    if way != "as here":
+        monkeypatch.setattr(floats, "_uses_ext", lambda *_: False)
+    monkeypatch.setattr(floats, "_uses_grouped_mm", lambda _: way == "at once")
     torch.manual_seed(0)
     weight = torch.randn(EXPERTS, 16, 8, dtype=dtype)
     bias = torch.randn(EXPERTS, 16, dtype=dtype) if has_bias else None
-    x = torch.randn(len(CHOSEN), 8, dtype=dtype)
+    x = torch.randn(len(CHOSEN), 8).to(floats.activation_dtype(weight.device, dtype))
     layer = pack_experts(Matrix(FLOATS, (weight,), bias, 8))
-    assert layer.is_capturable == at_once
+    if way != "as here":
+        assert layer.is_capturable == (way == "at once")
     found = layer(x, Groups(CHOSEN, EXPERTS))
     wanted = [
         linear(row.double(), weight[expert].double(), None if bias is None else bias[expert].double())

@@ -32,12 +32,10 @@ def layers(dtype: torch.dtype, *, bias: bool, scale: float = 1.0) -> list[torch.
     return [layer.to(dtype).requires_grad_(requires_grad=False) for layer in made]
 
 
-@pytest.fixture(params=["as here", "without oneDNN", "without either"])
+@pytest.fixture(params=range(4), ids=["as here", "without ext", "nor oneDNN", "nor FBGEMM"])
 def machine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    if request.param != "as here":
-        monkeypatch.setattr(floats, "_uses_onednn", lambda *_: False)
-    if request.param == "without either":
-        monkeypatch.setattr(floats, "_uses_fbgemm", lambda *_: False)
+    for name in ("_uses_ext", "_uses_onednn", "_uses_fbgemm")[: request.param]:
+        monkeypatch.setattr(floats, name, lambda *_: False)
 
 
 @pytest.mark.usefixtures("machine")

@@ -242,7 +242,7 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str, str]] = {
     "quantized": (
         lambda p: edit_json(p / CONFIG, quantization_config={"quant_method": "gptq"}),
         "model_unsupported",
-        r"quantized weights \(gptq\)",
+        r"quantization_config.bits is None, which does not run; 2, 3, 4, 8 would",
     ),
     "unknown architecture": (
         lambda p: edit_json(p / CONFIG, model_type="never_heard_of"),
@@ -297,7 +297,12 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str, str]] = {
     "integers without a quantization": (
         lambda p: edit_weights(p / WEIGHTS, to_int8),
         "model_unsupported",
-        f"{QUERY}.weight is stored as I8: quantized weights",
+        f"{QUERY}.weight is stored as I8, but config.json has no quantization_config",
+    ),
+    "a head beside tied embeddings": (
+        lambda p: edit_json(p / CONFIG, tie_word_embeddings=True),
+        "model_broken",
+        "model.safetensors: lm_head.weight is another weight than model.embed_tokens.weight, but config.json",
     ),
     "pickles": (as_pickle, "model_unsupported", "pytorch_model.bin: is pickled.*save_pretrained"),
     "gguf": (

@@ -27,6 +27,12 @@ WARM = Sampling(temperature=1.0, top_p=0.9, seed=5)
 SMALL = CacheShape(num_pages=100, page_size=8, num_slots=8, context=128)
 
 
+@pytest.fixture(autouse=True)
+def products_of_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a GPU: what is traced are torch's operations."""
+    monkeypatch.setattr(floats, "_uses_ext", lambda *_: False)
+
+
 def test_torch_has_the_kernel_from_2_13_on():
     release = tuple(int(part) for part in torch.__version__.split(".")[:2])
     assert (find_varlen_kernel() is not None) == (release >= (2, 13))

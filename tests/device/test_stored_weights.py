@@ -16,12 +16,17 @@ from neuron.models.fused.decoder import FusedDecoder
 from neuron.models.reading import read_checkpoint
 from neuron.models.stored_weight import StoredWeight, dense
 from tests.device.serving import prompt, texts
-from tests.device.stored import load, logits, q8_0, stored
+from tests.device.stored import load, logits, multiply_plainly, q8_0, stored
 from tests.device.zoo import save
 
 PROMPTS = {number: prompt(number, length) for number, length in enumerate((1, 5, 30))}
 ALL = dict.fromkeys(("proj", "embed_tokens", "lm_head"), q8_0)
 MIXED = dict.fromkeys(("q_proj", "v_proj", "down_proj", "embed_tokens", "experts.1."), q8_0)
+
+
+@pytest.fixture(autouse=True)
+def plain_products(monkeypatch: pytest.MonkeyPatch) -> None:
+    multiply_plainly(monkeypatch)
 
 
 @pytest.mark.parametrize("fused", [True, False])
@@ -65,9 +70,10 @@ def plain_matrices(shapes: set[tuple[int, ...]]) -> int:
 
 
 @pytest.mark.parametrize("fused", [True, False])
-def test_stored_weights_compute_beside_half_precision(fused: bool, tmp_path: Path):
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_stored_weights_are_multiplied_by_rounded_inputs(dtype: torch.dtype, fused: bool, tmp_path: Path):
     ours, plain = stored(read_checkpoint(save(tmp_path, "qwen3_moe")), ALL)
-    found, wanted = (logits(load(each, torch.bfloat16, fused=fused)) for each in (ours, plain))
+    found, wanted = (logits(load(each, dtype, fused=fused)) for each in (ours, plain))
     assert (found - wanted).abs().mean() < 0.05 * wanted.std()
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from neuron.models.formats.cpu_product import cpu_grouped_product, cpu_product, multiplies
 from neuron.models.formats.dequantized import dequantized_product
 from neuron.models.matrix import GroupedProduct, Matrix, Product
 
@@ -55,9 +56,13 @@ class BlockType:
         return self.decode(rows.reshape(-1, self.size)).to(dtype).view(shape)
 
     def product(self, matrix: Matrix) -> Product:
+        if multiplies(self.name, matrix.blocks[0].device):
+            return cpu_product(self.name, matrix)
         return dequantized_product(matrix)
 
-    def grouped_product(self, _: Matrix) -> GroupedProduct | None:
+    def grouped_product(self, matrix: Matrix) -> GroupedProduct | None:
+        if multiplies(self.name, matrix.blocks[0].device):
+            return cpu_grouped_product(self.name, matrix)
         return None
 
 

@@ -1,4 +1,7 @@
-"""Weights of plain numbers, packed into the layout in which the device's library multiplies them fastest.
+"""Weights of plain numbers.
+
+On a CPU `ext` multiplies by them as they are. Where it was not built, and on other devices, they are packed
+into the layout in which the device's library multiplies them fastest.
 
     dtype and device                                                packed as
     float32, and bfloat16 where the CPU has instructions for it     oneDNN's blocks
@@ -18,9 +21,11 @@ from torch import Tensor
 from torch.nn.functional import grouped_mm, linear
 
 from neuron.models import private
+from neuron.models.formats.cpu_product import cpu_grouped_product, cpu_product, multiplies
 from neuron.models.matrix import GroupedProduct, Matrix, Product
 
 _HALF_MAX = torch.finfo(torch.float16).max
+_NAMES = {torch.float32: "f32", torch.float16: "f16", torch.bfloat16: "bf16"}  # of formats of `ext`
 
 
 class FloatFormat:
@@ -33,6 +38,8 @@ class FloatFormat:
 
     def product(self, matrix: Matrix) -> Product:
         (weight,), bias = matrix.blocks, matrix.bias
+        if _uses_ext(weight.device, weight.dtype):
+            return cpu_product(_NAMES[weight.dtype], matrix)
         if _uses_onednn(weight.device, weight.dtype):
             return _of_dtype(weight.dtype, private.onednn_linear(weight, bias))
         if not _uses_fbgemm(weight.device, weight.dtype):
@@ -43,6 +50,8 @@ class FloatFormat:
 
     def grouped_product(self, matrix: Matrix) -> GroupedProduct | None:
         weight, bias = matrix.blocks[0].transpose(1, 2), matrix.bias
+        if _uses_ext(weight.device, weight.dtype):
+            return cpu_grouped_product(_NAMES[weight.dtype], matrix)
         if not _uses_grouped_mm(weight):
             return None
         if bias is None:
@@ -67,8 +76,12 @@ def activation_dtype(
 
     It is float32 where linear layers are FBGEMM's, or weights are multiplied on a CPU as they are stored.
     """
-    is_stored = has_stored_weights and device.type == "cpu"
+    is_stored = (has_stored_weights and device.type == "cpu") or _uses_ext(device, dtype)
     return torch.float32 if is_stored or _uses_fbgemm(device, dtype) else dtype
+
+
+def _uses_ext(device: torch.device, dtype: torch.dtype) -> bool:
+    return dtype in _NAMES and multiplies(_NAMES[dtype], device)
 
 
 def _uses_onednn(device: torch.device, dtype: torch.dtype) -> bool:

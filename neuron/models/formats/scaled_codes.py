@@ -30,7 +30,7 @@ _NF4 = (
     *(0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1.0),
 )
 _FP4_POSITIVE = (0.0, 0.005208333333333333, 0.6666666666666666, 1.0, 1 / 3, 0.5, 1 / 6, 0.25)
-_TABLES = {"nf4": _NF4, "fp4": (*_FP4_POSITIVE, *(-value for value in _FP4_POSITIVE))}
+TABLES = {"nf4": _NF4, "fp4": (*_FP4_POSITIVE, *(-value for value in _FP4_POSITIVE))}
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +69,7 @@ class ScaledCodes:
             return codes.view(torch.float8_e4m3fn).float()
         if self.bits == 4:
             codes = torch.stack([codes & 0xF, codes >> 4], -1).flatten(-2)
-        if self.name in _TABLES:
+        if self.name in TABLES:
             return _table(self.name, codes.device)[codes.int()]
         return codes.float()
 
@@ -82,4 +82,4 @@ class ScaledCodes:
 
 @cache
 def _table(name: str, device: torch.device) -> Tensor:
-    return torch.tensor(_TABLES[name], device=device)
+    return torch.tensor(TABLES[name], device=device)
