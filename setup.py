@@ -28,7 +28,7 @@ def extensions() -> list[Extension]:
         for name, path in paths.items()
     ]
     built: list[Extension] = cythonize(modules, force=True, build_dir="build/cython")
-    return [*built, matmul()]
+    return [*built, matmul(), *plain_c()]
 
 
 def matmul() -> Extension:
@@ -41,6 +41,18 @@ def matmul() -> Extension:
         extra_link_args=["-pthread"],
         optional=True,
     )
+
+
+def plain_c() -> list[Extension]:
+    flags = {
+        "ext.guard": [],
+        # Numbers are rounded as by the twins in torch: no two operations are made one.
+        "ext.quantize": ["-O3", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-Wno-psabi"],
+    }
+    return [
+        Extension(name, [f"{name.replace('.', '/')}.c"], extra_compile_args=args, optional=True)
+        for name, args in flags.items()
+    ]
 
 
 setup(ext_modules=extensions())

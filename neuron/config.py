@@ -23,6 +23,9 @@ class ModelSettings(Section):
     id: str = Field(min_length=1)
     source: str | None = Field(None, description="Directory or hub id; by default the id itself")
     harness: str = "torch"
+    quant: str | None = Field(
+        None, description="How its weights are quantized, or which of its files; by default as they are"
+    )
     devices: list[NonNegativeInt] | None = Field(
         None, description="By default the one with the most free memory"
     )

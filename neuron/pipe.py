@@ -51,6 +51,7 @@ class Load(msgspec.Struct, frozen=True, tag=True):
 
     model: str
     path: str
+    quant: str | None = None  # how plain numbers are quantized; None: not at all
 
 
 class Unload(msgspec.Struct, frozen=True, tag=True):
@@ -163,6 +164,8 @@ class Loaded(msgspec.Struct, frozen=True, tag=True):
     context: int  # the most tokens of a prompt and its answer together
     dimensions: int | None = None  # of its vectors, for a model that makes embeddings and nothing else
     image_token: ImageToken | None = None  # of a model that reads images
+    format: str = ""  # that most of its weights are stored in
+    bits_per_weight: float | None = None  # of all weights, scales included
 
 
 class LoadFailed(msgspec.Struct, frozen=True, tag=True):

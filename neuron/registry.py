@@ -50,6 +50,7 @@ class Registry:
                 model_id=model.id,
                 source=model.source,
                 harness=model.harness,
+                quant=model.quant,
                 devices=model.devices,
                 tool_format=model.tool_format,
                 reasoning_format=model.reasoning_format,

@@ -1,13 +1,22 @@
-"""Where a model's files are: shipped with neuron, in a directory, under `models_dir`, or on the hub."""
+"""Where a model's files are: shipped with neuron, on the disk, under `models_dir`, or on the hub.
+
+A model is a directory as Hugging Face has it, or GGUF files. Where there are both, its safetensors are meant
+unless `quant` names a GGUF file's precision.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import re
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
-from neuron.models.checkpoint import CONFIG, WEIGHTS, model_broken, wrong_files
+from neuron.models.checkpoint import CONFIG, model_broken, wrong_files
+from neuron.models.gguf.split_files import SUFFIX, is_later_part, part_names
+from neuron.models.in_situ import AS_STORED, IN_SITU
 from neuron.models.tiny import WEIGHTS_DIR
+from neuron.published_files import matching, models_among, precisions
 from neuron.wire import ApiError
 
 SHIPPED = {"helexa-tiny": WEIGHTS_DIR}
@@ -17,51 +26,146 @@ _NEEDED = ["model*.safetensors", "*.json", "*.jinja", "*.txt", "*.model"]
 _DOUBLE = ["original/*", "model.fp16*", "model.bf16*", "model.fp32*"]
 
 
-async def find(source: str, models_dir: Path | None) -> Path:
-    """The directory of a model, downloaded if only the hub has it. Raises `ApiError` with param `source`."""
-    if local := _local(source, models_dir):
-        return local
+class Found(NamedTuple):
+    """Where a model is, and how its weights are quantized while they are loaded."""
+
+    path: Path  # of its directory, or of its first GGUF file
+    quant: str | None  # one of `IN_SITU`; None: they stay as they are stored
+
+
+async def find(source: str, models_dir: Path | None, quant: str | None = None) -> Found:
+    """The files of a model, downloaded if only the hub has it.
+
+    Raises `ApiError` with param `source`, or `quant` for one that it cannot have.
+    """
+    quant = None if quant is None or quant.lower() in {"", AS_STORED} else quant
+    if path := _local(source, models_dir):
+        return _on_disk(source, path, quant)
     if _HUB_ID.fullmatch(source):
-        return await asyncio.to_thread(_download, source)
+        return await asyncio.to_thread(_on_hub, source, quant)
     places = ["the models that ship with neuron"]
     places += [f"models_dir ({models_dir})"] if models_dir else []
     raise _not_found(f"There is no model {source!r} among {' or in '.join(places)}, and it is no hub id.")
 
 
+# --- on the disk ------------------------------------------------------------------------------------------
+
+
 def _local(source: str, models_dir: Path | None) -> Path | None:
+    """Return the path that a source names, whatever is there; None for one that is not local."""
     if source.startswith(("/", "./", "../", "~")):
-        return _directory(Path(source).expanduser())
+        return Path(source).expanduser()
     if source in SHIPPED:
         return SHIPPED[source]
-    if models_dir and (candidate := models_dir / source).is_dir() and candidate != models_dir:
-        return _directory(candidate)
+    if models_dir and (candidate := models_dir / source) != models_dir:
+        return candidate if candidate.is_dir() or (candidate.is_file() and _is_gguf(candidate)) else None
     return None
 
 
-def _directory(path: Path) -> Path:
+def _is_gguf(path: Path) -> bool:
+    return path.suffix.lower() == SUFFIX
+
+
+def _on_disk(source: str, path: Path, quant: str | None) -> Found:
     if path.is_file():
-        known = f"a model is a directory with {CONFIG} and {WEIGHTS}"
-        raise ApiError(422, "model_unsupported", f"{path} is a file; {known}.", param="source")
+        _check_file(path)
+        if quant is not None and not matching([path.name], quant):
+            cause = f"weights of GGUF files stay as they are stored, which is not {quant!r}"
+            raise _wrong_quant(f"quant: {source!r}: {cause}.")
+        return Found(path.resolve(), None)
     if not path.is_dir():
         raise _not_found(f"{path} is not a directory.")
+    return _in_directory(source, path, quant)
+
+
+def _check_file(path: Path) -> None:
+    if not _is_gguf(path):
+        raise _unsupported(f"{path} is a file; a model is a directory with {CONFIG}, or a {SUFFIX} file.")
+    if is_later_part(path.name):
+        raise _unsupported(f"{path} is a later part of a model; name the first, {part_names(path.name)[0]}.")
+
+
+def _in_directory(source: str, path: Path, quant: str | None) -> Found:
+    models = models_among(file.relative_to(path).as_posix() for file in path.rglob(f"*{SUFFIX}"))
+    has_weights = (path / CONFIG).is_file() and any(path.glob("*.safetensors"))
+    if name := _chosen(source, models, quant, must=not has_weights):
+        return Found((path / name).resolve(), None)
     if not (path / CONFIG).is_file():
         error = wrong_files(path) or model_broken(path / CONFIG, "missing; this is no model directory.")
         raise ApiError(422, error.code, error.message)
-    return path.resolve()
+    return Found(path.resolve(), _in_situ(source, models, quant))
 
 
-def _download(repo: str) -> Path:
+def _chosen(source: str, models: Sequence[str], quant: str | None, *, must: bool) -> str | None:
+    """Return the GGUF file that is meant; None where weights of another kind are. Raises `ApiError`."""
+    found = list(models) if quant is None and must else matching(models, quant or "")
+    if len(found) == 1 or (not found and not (must and models)):
+        return found[0] if found else None
+    known = ", ".join(precisions(found or models))
+    named = "it must name one" if quant is None else f"{quant!r} names {'several' if found else 'none'}"
+    raise _wrong_quant(f"quant: {named} of {known}, which {source!r} has.")
+
+
+def _in_situ(source: str, models: Sequence[str], quant: str | None) -> str | None:
+    """Return how weights are to be quantized that no GGUF file holds. Raises `ApiError`."""
+    if quant is None or quant.lower() in IN_SITU:
+        return quant and quant.lower()
+    known = ", ".join([*precisions(models), *IN_SITU])
+    raise _wrong_quant(f"quant: {quant!r} is none of {known} or {AS_STORED}, which {source!r} can have.")
+
+
+# --- on the hub -------------------------------------------------------------------------------------------
+
+
+def _on_hub(repo: str, quant: str | None) -> Found:
+    """Download what is meant of a repository, and no other precision of it."""
+    models: list[str] = []
+    if quant is not None:
+        models = models_among(_listed(repo))
+        if name := _chosen(repo, models, quant, must=False):
+            return _download_gguf(repo, name)
+        quant = _in_situ(repo, models, quant)
+    path = _download(repo, _NEEDED)
+    if path.is_dir() and not any(path.glob("*.safetensors")):
+        models = models or models_among(_listed(repo))
+        if name := _chosen(repo, models, quant, must=True):
+            return _download_gguf(repo, name)
+    return Found(path, quant)
+
+
+def _download_gguf(repo: str, name: str) -> Found:
+    folder = name.rpartition("/")[0]
+    parts = [f"{folder}/{part}".lstrip("/") for part in part_names(name.rpartition("/")[2])]
+    return Found(_download(repo, parts) / name, None)
+
+
+def _listed(repo: str) -> list[str]:
+    """Return the files of a repository; those on this machine where the hub cannot be asked."""
     # The library is slow to import, and a node that serves local models never needs it.
+    import httpx  # noqa: PLC0415
+    from huggingface_hub import list_repo_files, snapshot_download  # noqa: PLC0415
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError  # noqa: PLC0415
+
+    try:
+        return list(list_repo_files(repo))
+    except HfHubHTTPError as error:
+        raise _not_found(f"The hub does not give {repo!r}: {_first_line(error)}") from error
+    except (OSError, httpx.HTTPError):
+        try:
+            path = Path(snapshot_download(repo, local_files_only=True))
+        except LocalEntryNotFoundError as error:
+            raise _unreachable(repo) from error
+        return [file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file()]
+
+
+def _download(repo: str, patterns: Sequence[str]) -> Path:
     from huggingface_hub import snapshot_download  # noqa: PLC0415
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError  # noqa: PLC0415
 
     try:
-        return Path(snapshot_download(repo, allow_patterns=_NEEDED, ignore_patterns=_DOUBLE))
+        return Path(snapshot_download(repo, allow_patterns=list(patterns), ignore_patterns=_DOUBLE))
     except LocalEntryNotFoundError as error:
-        message = (
-            f"{repo!r} is neither on this machine nor in the hub's cache, and the hub cannot be reached."
-        )
-        raise ApiError(503, "hub_unreachable", message) from error
+        raise _unreachable(repo) from error
     except HfHubHTTPError as error:
         raise _not_found(f"The hub does not give {repo!r}: {_first_line(error)}") from error
     except (OSError, ValueError) as error:
@@ -72,5 +176,21 @@ def _first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
+# --- refusals ---------------------------------------------------------------------------------------------
+
+
 def _not_found(message: str) -> ApiError:
     return ApiError(404, "model_not_found", message, param="source")
+
+
+def _unreachable(repo: str) -> ApiError:
+    message = f"{repo!r} is neither on this machine nor in the hub's cache, and the hub cannot be reached."
+    return ApiError(503, "hub_unreachable", message)
+
+
+def _unsupported(message: str) -> ApiError:
+    return ApiError(422, "model_unsupported", message, param="source")
+
+
+def _wrong_quant(message: str) -> ApiError:
+    return ApiError(400, "unknown_quant", message, param="quant")

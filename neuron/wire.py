@@ -108,7 +108,11 @@ class ModelSpec(BaseModel):
     model_id: str = Field(min_length=1, description="The name under which the model is served")
     source: str | None = Field(None, description="Directory or hub id; by default the model_id")
     harness: str = "torch"
-    quant: str | None = None
+    quant: str | None = Field(
+        None,
+        description="How its weights are quantized while they are loaded (q8_0, q4_k, int4, fp8), or which "
+        "file of a GGUF repository it is; by default, and with `none`, as they are stored",
+    )
     tool_format: str | None = Field(
         None, description="The notation of its tool calls; by default the one that reads its template's calls"
     )
@@ -161,6 +165,8 @@ class ModelInfo(BaseModel):
         None, description="Measured growth of the device's memory, for weights and KV cache"
     )
     needed_mb: int | None = Field(None, description="Measured: the free memory that the load needed at least")
+    format: str = Field("", description="That most of its weights are stored in: bf16, q4_k")
+    bits_per_weight: float | None = Field(None, description="On average, scales included")
     context: int | None = Field(None, description="The most tokens of a prompt and its answer together")
     progress: float | None = Field(
         None, ge=0, le=1, description="While loading: the share of the bytes that is read"

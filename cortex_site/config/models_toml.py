@@ -33,7 +33,9 @@ class Profile(Section):
     id: str = Field(min_length=1)
     source: str | None = Field(None, description="Directory or hub id; default: the id")
     harness: str = "torch"
-    quant: str | None = None
+    quant: str | None = Field(
+        None, description="How its weights are quantized, or which of its files; default: as they are stored"
+    )
     chat_template: str | None = Field(
         None, description="A template, or the path of one on the node, from the model's directory on"
     )

@@ -18,7 +18,7 @@ OutOfMemoryError = torch.OutOfMemoryError
 _CPU_SHARE = 0.75  # of the machine's memory that a worker may use unless told otherwise
 _CUDA_SHARE = 0.92  # of what is free on the GPU
 _CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
-_STATM = Path("/proc/self/statm")  # in pages: size, resident, …
+_STATM = Path("/proc/self/statm")  # in pages: size, resident, of files, …
 _UNLIMITED = 1 << 62
 
 
@@ -32,10 +32,14 @@ def default_budget(device: torch.device) -> int:
 
 
 def bytes_in_use(device: torch.device) -> int:
-    """Return the bytes that this process holds: on a GPU what torch reserved, on a CPU what is resident."""
+    """Return the bytes that this process holds: on a GPU what torch reserved, on a CPU what is resident.
+
+    Pages of mapped files are not counted: they are the page cache's, and may be dropped and read again.
+    """
     if device.type == "cuda":
         return int(torch.cuda.memory_reserved(device))
-    return int(_STATM.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    _, resident, of_files, *_ = _STATM.read_text().split()
+    return (int(resident) - int(of_files)) * os.sysconf("SC_PAGE_SIZE")
 
 
 def bytes_fragmented(device: torch.device) -> int:

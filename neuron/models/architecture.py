@@ -16,7 +16,7 @@ from transformers.models.auto.modeling_auto import (
 )
 
 from neuron.models import private
-from neuron.models.checkpoint import CONFIG, Checkpoint, ModelLoadError, model_broken
+from neuron.models.checkpoint import Checkpoint, ModelLoadError, model_broken
 from neuron.models.indexer_interface import INDEXED_LAYERS
 from neuron.models.state_interface import SILENT_LAYERS, STATE_LAYERS, keeps_states, layer_types
 
@@ -111,7 +111,7 @@ def model_unsupported(path: Path, cause: str) -> ModelLoadError:
 
 def read_config(checkpoint: Checkpoint) -> Any:
     """Return transformers' configuration object. Raises ModelLoadError when it knows none of this type."""
-    file = checkpoint.path / CONFIG
+    file = checkpoint.config_file
     model_type = checkpoint.config["model_type"]
     if model_type not in CONFIG_MAPPING:
         cause = f"model_type {model_type!r} is unknown to transformers {transformers.__version__}"
@@ -132,7 +132,7 @@ def model_class(mapping: Any, config: Any) -> Any | None:
 
 def decoder_class(checkpoint: Checkpoint, config: Any) -> Any:
     """Return transformers' class of a decoder that looks as if it runs. Raises ModelLoadError."""
-    file, name = checkpoint.path / CONFIG, config.model_type
+    file, name = checkpoint.config_file, config.model_type
     if config.is_encoder_decoder:
         raise model_unsupported(file, f"{name} is not a decoder, it has an encoder before it")
     if others := [cls for cls in _architectures(checkpoint) if _OTHER_HEADS.search(cls)]:

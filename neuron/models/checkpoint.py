@@ -10,13 +10,11 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
-
-import safetensors
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -32,6 +30,7 @@ ADAPTER = "adapter_config.json"
 # codes of quantized numbers.
 ITEM_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
 _BUFFER_BYTES = {"I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
+BUFFER_TYPES = frozenset(_BUFFER_BYTES)
 _CODE_BYTES = {"F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1, "U16": 2, "U32": 4, "U64": 8}
 _ALL_BYTES = ITEM_BYTES | _BUFFER_BYTES | _CODE_BYTES
 LAYER_COUNTS = {"num_hidden_layers", "num_layers", "n_layer", "n_layers"}
@@ -39,7 +38,6 @@ LAYER_COUNTS = {"num_hidden_layers", "num_layers", "n_layer", "n_layers"}
 # What else models are published as: pattern, what it is, and the cure. The first that is there is named.
 _CONVERT = "load it with transformers and `save_pretrained`, or use the model's safetensors release"
 _OTHER_FILES = (
-    ("*.gguf", "a GGUF file, which is not read here", "use the model's safetensors release"),
     (ADAPTER, "a LoRA adapter without its model", "merge it into its base model first"),
     (
         "consolidated*.safetensors",
@@ -114,31 +112,41 @@ class SafetensorsEntry:
     name: str
     dtype: str
     shape: tuple[int, ...]
+    start: int  # of its bytes in the file
     num_bytes: int
 
     def loaded_bytes(self, item_bytes: int) -> int:
         return prod(self.shape) * item_bytes
 
     def read(self, files: OpenFiles) -> Tensor:
+        """Return the part of the mapped file, which takes no memory of its own."""
         try:
-            tensor: Tensor = files.get(self.file, _open).get_tensor(self.name)
-        except (OSError, safetensors.SafetensorError) as error:
+            tensor: Tensor = files.get(self.file, _map).tensor(self.start, self.dtype, self.shape)
+        except (OSError, ValueError) as error:
             raise model_broken(self.file, f"{self.name} cannot be read: {error}") from error
         return tensor
 
 
-def _open(file: Path) -> Any:
-    # "pread": a mapped file can be rewritten under us, and counts as memory twice.
-    return safetensors.safe_open(file, framework="pt", backend="pread")
+def _map(file: Path) -> AbstractContextManager[Any]:
+    # Imported here because the daemon, which reads headers only, has no torch.
+    from neuron.models.mapped_file import MappedFile  # noqa: PLC0415
+
+    return nullcontext(MappedFile(file))  # unmapped with the last tensor that views it, not before
 
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A directory whose files are all there and complete."""
+    """A model whose files are all there and complete."""
 
-    path: Path
-    config: dict[str, Any]  # of `config.json`
+    path: Path  # of its directory, or of its first file
+    config: dict[str, Any]  # as `config.json` has it
     tensors: dict[str, TensorEntry]
+    rope_divisors: list[float] | None = None  # of its frequencies, beside what `config` says
+
+    @property
+    def config_file(self) -> Path:
+        """Where the configuration stands."""
+        return self.path / CONFIG if self.path.is_dir() else self.path
 
     @property
     def num_bytes(self) -> int:
@@ -275,7 +283,7 @@ def _read_header(file: Path) -> dict[str, TensorEntry]:
                 raise model_broken(file, "is not a safetensors file")
             header = json.loads(stream.read(length))
         header.pop("__metadata__", None)
-        entries = {name: _entry(file, name, raw) for name, raw in header.items()}
+        entries = {name: _entry(file, 8 + length, name, raw) for name, raw in header.items()}
         end = max((raw["data_offsets"][1] for raw in header.values()), default=0)
     except OSError as error:
         raise model_broken(file, f"cannot be read: {error}") from error
@@ -287,7 +295,7 @@ def _read_header(file: Path) -> dict[str, TensorEntry]:
     return entries
 
 
-def _entry(file: Path, name: str, raw: dict[str, Any]) -> TensorEntry:
+def _entry(file: Path, data_start: int, name: str, raw: dict[str, Any]) -> TensorEntry:
     dtype = raw["dtype"]
     start, end = raw["data_offsets"]
     shape = tuple(raw["shape"])
@@ -298,4 +306,4 @@ def _entry(file: Path, name: str, raw: dict[str, Any]) -> TensorEntry:
     if end - start != prod(shape) * item_bytes:
         cause = f"{name} has {end - start} bytes, which does not fit its shape {raw['shape']}"
         raise model_broken(file, cause)
-    return SafetensorsEntry(file, name, dtype, shape, end - start)
+    return SafetensorsEntry(file, name, dtype, shape, data_start + start, end - start)

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from neuron.models.architecture import read_config
-from neuron.models.checkpoint import CONFIG, LAYER_COUNTS, Checkpoint
+from neuron.models.checkpoint import LAYER_COUNTS, Checkpoint
 
 Shape = tuple[int, ...]
 Place = tuple[str, ...]  # of a key in a configuration
@@ -128,7 +128,7 @@ def contradicting_zero(checkpoint: Checkpoint, model_class: Any) -> str | None:
 
 
 def _place(checkpoint: Checkpoint, path: Place) -> str:
-    return f"{checkpoint.path / CONFIG}: {'.'.join(path)}"
+    return f"{checkpoint.config_file}: {'.'.join(path)}"
 
 
 def _sizes(config: Mapping[str, Any]) -> Iterator[tuple[Place, int]]:

@@ -22,7 +22,7 @@ from neuron.models.architecture import (
 )
 from neuron.models.attention_interface import ATTENTION_NAME, INDEXED_NAME, PROBE_NAME, use_spans
 from neuron.models.cached_decoder import CachedDecoder, load_cached
-from neuron.models.checkpoint import CONFIG, Checkpoint, ModelLoadError
+from neuron.models.checkpoint import Checkpoint, ModelLoadError
 from neuron.models.fused.decoder import FusedDecoder, fuse_decoder, insert_image_embeddings
 from neuron.models.image_input import ImageProcessor
 from neuron.models.index_cache import IndexedStates
@@ -109,7 +109,7 @@ def model_dtype(checkpoint: Checkpoint, configured: str | None = None) -> torch.
         name = _STORED_DTYPES[checkpoint.dtype]
     if name not in DTYPES:
         cause = f"dtype {named!r} is not one of {', '.join(DTYPES)}"
-        raise ModelLoadError("model_unsupported", f"{checkpoint.path / CONFIG}: {cause}")
+        raise ModelLoadError("model_unsupported", f"{checkpoint.config_file}: {cause}")
     return DTYPES[name]
 
 
@@ -123,8 +123,8 @@ def load_decoder(
     """
     config = read_config(checkpoint)
     text_config = config.get_text_config(decoder=True)
-    check_routing(checkpoint.path / CONFIG, text_config)
-    check_context(checkpoint.path / CONFIG, text_config)
+    check_routing(checkpoint.config_file, text_config)
+    check_context(checkpoint.config_file, text_config)
     has_vision = options.images and config.model_type in TESTED_VISION_FAMILIES
     cls = decoder_class(checkpoint, config)
     if not uses_attention_interface(cls, text_config):

@@ -11,7 +11,7 @@ from torch.nn.functional import normalize
 from transformers.models.auto.modeling_auto import MODEL_MAPPING
 
 from neuron.models.architecture import context_length, model_class, model_unsupported, read_config
-from neuron.models.checkpoint import CONFIG, Checkpoint
+from neuron.models.checkpoint import Checkpoint
 from neuron.models.pooling import Pooling, PoolingMode
 from neuron.models.weights import LoadOptions, load_weights
 from neuron.step import CacheShape, EmbeddingPlan, PoisonedError
@@ -73,6 +73,15 @@ def _pool(hidden: Tensor, mask: Tensor, lengths: Tensor, mode: PoolingMode) -> T
     return (hidden * mask[:, :, None]).sum(dim=1) / lengths[:, None]
 
 
+def embedder_class(checkpoint: Checkpoint, config: Any) -> Any:
+    """Return transformers' class of a model without its head. Raises ModelLoadError."""
+    found = model_class(MODEL_MAPPING, config)
+    if found is None:
+        cause = f"{config.model_type} has no hidden states to pool"
+        raise model_unsupported(checkpoint.config_file, cause)
+    return found
+
+
 def load_embedder(
     checkpoint: Checkpoint,
     pooling: Pooling,
@@ -80,11 +89,8 @@ def load_embedder(
 ) -> Embedder:
     """Return the embedding model of a checkpoint. Raises ModelLoadError."""
     config = read_config(checkpoint)
-    embedder_class = model_class(MODEL_MAPPING, config)
-    if embedder_class is None:
-        cause = f"{config.model_type} has no hidden states to pool"
-        raise model_unsupported(checkpoint.path / CONFIG, cause)
-    model = load_weights(checkpoint, config, embedder_class, options, attention=None, is_headless=True)
+    found = embedder_class(checkpoint, config)
+    model = load_weights(checkpoint, config, found, options, attention=None, is_headless=True)
     context = context_length(config.get_text_config())
     if config.model_type in _OFFSET_POSITIONS:
         context -= 2
@@ -96,4 +102,4 @@ def load_embedder(
         raise
     except Exception as error:
         cause = f"{config.model_type} makes no hidden states of text alone: {error!r}"
-        raise model_unsupported(checkpoint.path / CONFIG, cause) from error
+        raise model_unsupported(checkpoint.config_file, cause) from error

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from neuron.device.selection import Compressed, IndexGroup, Selection, index_groups
-from neuron.models.checkpoint import CONFIG, Checkpoint, model_broken
+from neuron.models.checkpoint import Checkpoint, model_broken
 from neuron.models.index_cache import IndexedStates, IndexProbe
 from neuron.models.state_interface import Cut, layer_types, outermost
 
@@ -40,7 +40,7 @@ def check_index(checkpoint: Checkpoint, text_config: Any) -> None:
     """Refuse a configuration by which indexers choose nothing. Raises ModelLoadError."""
     if not has_indexers(text_config):
         return
-    file = checkpoint.path / CONFIG
+    file = checkpoint.config_file
     for key in _POSITIVE:
         value = getattr(text_config, key, None)
         if isinstance(value, int) and value < 1:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import torch
 
-from neuron.models.checkpoint import Checkpoint
+from neuron.models.checkpoint import BUFFER_TYPES, ITEM_BYTES, Checkpoint
 from neuron.models.indexer_interface import INDEXED_LAYERS
 from neuron.models.state_interface import SILENT_LAYERS
 
 MIB = 1 << 20
+_NAMES = {torch.float32: "f32", torch.float16: "f16", torch.bfloat16: "bf16"}  # as GGUF has them
 _LOGIT_COPIES = 3  # float32 logits, and what sampling makes of them
 _HIDDEN_COPIES = 8  # of each token's state: residual, norm, query, key, value, attention, two projections
 _HEAD_COPIES = (
@@ -60,9 +63,11 @@ def estimate_memory(
     kinds = config.get("layer_types")
     silent = [kind for kind in kinds if kind in SILENT_LAYERS] if isinstance(kinds, list) else []
     num_attending = max(0, size("num_hidden_layers") - len(silent))
-    # Tied weights are stored once, but the head's are packed for its linear layer and the embedding's are
-    # not.
-    tied = size("vocab_size") * hidden * dtype.itemsize if config.get("tie_word_embeddings") else 0
+    # Tied weights are stored once, but the head's plain numbers are packed for its linear layer and the
+    # embedding's are not.
+    tied = 0
+    if config.get("tie_word_embeddings") and _is_plain(checkpoint, (size("vocab_size"), hidden)):
+        tied = size("vocab_size") * hidden * dtype.itemsize
     cached = 2 * kv_heads * head_dim
     per_token = _HIDDEN_COPIES * hidden + _GATE_COPIES * size("intermediate_size")
     if rank := size("kv_lora_rank"):
@@ -86,6 +91,23 @@ def _index_values(config: Mapping[str, Any]) -> int:
     pairs = zip(kinds, modes, strict=False)
     choosing = [kind for kind, mode in pairs if kind in INDEXED_LAYERS and mode != "shared"]
     return dim * len(choosing)
+
+
+def _is_plain(checkpoint: Checkpoint, shape: tuple[int, int]) -> bool:
+    """Return whether a matrix of that shape is loaded as plain numbers."""
+    return any(entry.shape == shape and entry.dtype in ITEM_BYTES for entry in checkpoint.tensors.values())
+
+
+def stored_format(checkpoint: Checkpoint, dtype: torch.dtype) -> tuple[str, float]:
+    """Return the name of the format that most bytes are stored in once loaded, and bits per weight."""
+    sizes, num_values = Counter[str](), 0
+    for entry in checkpoint.tensors.values():
+        if entry.dtype not in BUFFER_TYPES:
+            name = _NAMES[dtype] if entry.dtype in ITEM_BYTES else entry.dtype
+            sizes[name] += entry.loaded_bytes(dtype.itemsize)
+            num_values += prod(entry.shape)
+    ((name, _),) = sizes.most_common(1)
+    return name, 8 * sizes.total() / num_values
 
 
 def weight_bytes(checkpoint: Checkpoint, dtype: torch.dtype) -> int:

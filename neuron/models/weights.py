@@ -25,6 +25,7 @@ from neuron.models.contradiction import (
     contradicting_zero,
     making_keys,
 )
+from neuron.models.rope_divisors import divide_frequencies
 
 OnProgress = Callable[[float], None]  # called with the fraction of bytes read, after every tensor
 
@@ -47,6 +48,10 @@ class LoadOptions:
     allow_unexpected: bool = False  # tensors that the model has no place for
     max_image_pixels: int = MAX_IMAGE_PIXELS  # of one file
     images: bool = True  # of a model that sees; otherwise it only reads and writes text
+
+    def __post_init__(self) -> None:
+        if self.device.type == "cpu":  # torch copies what it moves from `cpu` to `cpu:0`
+            object.__setattr__(self, "device", torch.device("cpu"))
 
 
 def load_weights(
@@ -87,6 +92,8 @@ def load_weights(
     if not options.allow_unexpected:
         heads_of = model if is_headless else None
         _check_expected(checkpoint, info["unexpected_keys"], heads_of)
+    if checkpoint.rope_divisors:
+        divide_frequencies(model, checkpoint)
     model = model.to(options.device)
     return model.eval().requires_grad_(requires_grad=False)
 

@@ -15,8 +15,6 @@ from neuron.wire import ApiError, ModelSpec
 
 def allowed_workers(spec: ModelSpec, workers: Sequence[DeviceWorker]) -> Sequence[DeviceWorker]:
     """The workers that may get the model. Raises `ApiError` 400 for a spec that none can follow."""
-    if spec.quant:
-        raise ApiError(400, "unsupported_parameter", "quant is not supported yet.", param="quant")
     _require_known("tool_format", spec.tool_format, NOTATIONS)
     _require_known("reasoning_format", spec.reasoning_format, reasoning_formats())
     if spec.devices is None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from neuron import pipe
 from neuron.config import NeuronConfig
 from neuron.generation import Generation
+from neuron.models.in_situ import AS_STORED
 from neuron.supervisor.device_worker import DeviceWorker
 from neuron.text.model_text import ModelText
 from neuron.wire import ApiError, Leave, ModelFailure, ModelInfo, ModelSpec, ModelState
@@ -47,6 +48,7 @@ class PlacedModel:
     spec: ModelSpec
     state: ModelState = "loading"
     path: Path | None = None
+    quant: str | None = None  # how its worker quantizes it
     text: ModelText | None = None
     worker: DeviceWorker | None = None
     loaded: pipe.Loaded | None = None
@@ -89,6 +91,8 @@ class PlacedModel:
             devices=[self.worker.device.index] if self.worker else [],
             memory_mb=loaded.memory_mb if loaded else None,
             needed_mb=loaded.needed_mb if loaded else None,
+            format=loaded.format if loaded else "",
+            bits_per_weight=loaded.bits_per_weight if loaded else None,
             context=loaded.context if loaded else None,
             progress=self.worker.progress.get(self.id) if self.worker else None,
             capabilities=self.capabilities,
@@ -119,11 +123,15 @@ class PlacedModel:
             max_images=config.max_images,
         )
 
-    def require_source_of(self, spec: ModelSpec) -> None:
-        """Raise `ApiError` 409 when `spec` asks for another source under this model's name."""
+    def require_same(self, spec: ModelSpec) -> None:
+        """Raise `ApiError` 409 when `spec` asks for another source or quant under this model's name."""
         if spec.source and spec.source != self.source:
             message = f"{self.id!r} is loaded from {self.source!r}; unload it first."
             raise ApiError(409, "model_exists", message, param="source")
+        loaded = self.spec.quant or AS_STORED
+        if spec.quant and spec.quant.lower() != loaded.lower():
+            message = f"{self.id!r} is loaded with quant {loaded!r}; unload it first."
+            raise ApiError(409, "model_exists", message, param="quant")
 
     def require_loading(self) -> None:
         """Raise `ApiError` 409 when the model was unloaded while it was loading."""

@@ -16,12 +16,13 @@ from typing import Any
 
 from neuron import sources
 from neuron.harness import HarnessContext, HarnessHealth
-from neuron.models.checkpoint import load_warnings
+from neuron.model_texts import read_text
+from neuron.models.checkpoint import ModelLoadError, load_warnings
 from neuron.supervisor.device_choice import allowed_workers, freest
 from neuron.supervisor.device_worker import DeviceWorker
 from neuron.supervisor.pending import WorkerLoadError
 from neuron.supervisor.placed_model import RETRY_AFTER_S, PlacedModel, TorchModel, not_loaded
-from neuron.text.directory import BrokenModelError, FitTemplate, TextSettings, read_model_text
+from neuron.text.directory import BrokenModelError, FitTemplate, TextSettings
 from neuron.text.rendering import TemplateRefusal
 from neuron.text.traits.fitted_template import FittedTemplate
 from neuron.wire import ApiError, Leave, ModelFailure, ModelInfo, ModelLoad, ModelSpec, ModelState
@@ -91,7 +92,7 @@ class TorchHarness:
         while (model := self._models.get(spec.model_id)) and model.state in {"loading", "unloading"}:
             await model.settled.wait()
         if model and model.state == "loaded":
-            model.require_source_of(spec)
+            model.require_same(spec)
             return
         model = self._models[spec.model_id] = PlacedModel(spec)
         self._changed(True)
@@ -111,16 +112,16 @@ class TorchHarness:
             raise
 
     async def _place(self, model: PlacedModel, workers: Sequence[DeviceWorker]) -> None:
-        model.path = await sources.find(model.source, self._config.models_dir)
+        model.path, model.quant = await sources.find(model.source, self._config.models_dir, model.spec.quant)
         model.warnings = load_warnings(model.path)
         try:
             spec = model.spec
             settings = TextSettings(spec.chat_template, spec.tool_format, spec.reasoning_format)
-            model.text = await asyncio.to_thread(
-                read_model_text, model.path, settings, self._fit_from_thread()
-            )
+            model.text = await asyncio.to_thread(read_text, model.path, settings, self._fit_from_thread())
         except BrokenModelError as error:
             raise ApiError(422, "model_broken", str(error)) from error
+        except ModelLoadError as error:
+            raise ApiError(422, error.code, error.message) from error
         except ApiError:
             raise
         except Exception as error:
@@ -143,7 +144,7 @@ class TorchHarness:
         assert model.path
         model.require_loading()
         try:
-            loaded = await model.worker.load(model.id, str(model.path))
+            loaded = await model.worker.load(model.id, str(model.path), model.quant)
         except WorkerLoadError as error:
             raise ApiError(LOAD_STATUS.get(error.code, 503), error.code, error.message) from error
         model.require_loading()

@@ -1,4 +1,4 @@
-"""What a model's directory says about text, read into a `ModelText`."""
+"""What a model's files say about text, read into a `ModelText`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, NamedTuple, TypeVar
 
 import msgspec
 from tokenizers import Tokenizer
@@ -73,6 +73,24 @@ class TextSettings:
 _NO_SETTINGS = TextSettings()
 
 
+class Fields(NamedTuple):
+    """The fields of a JSON object, and the file that they stand in."""
+
+    path: Path
+    values: Json
+
+
+@dataclass(frozen=True, slots=True)
+class TextFiles:
+    """What a model's files say about text, in the fields that Hugging Face's files have."""
+
+    tokenizer: Tokenizer
+    config: Fields  # of config.json
+    generation: Fields  # of generation_config.json
+    naming: Fields  # of tokenizer_config.json
+    has_template_files: bool  # beside that of `naming`
+
+
 FitTemplate = Callable[[ChatTemplate, Mapping[str, bool], str | None], FittedTemplate | TemplateRefusal]
 
 
@@ -83,14 +101,34 @@ def read_model_text(
 
     Raises `BrokenModelError`, and whatever `fit` raises.
     """
-    config = _read_fields(directory / "config.json", _Config, required=True)
-    generation = _read_fields(directory / "generation_config.json", _Generation)
+    config = _read_json(directory / "config.json", required=True)
+    generation = _read_json(directory / "generation_config.json")
     naming = _read_json(directory / "tokenizer_config.json")
     try:
         tokenizer = read_tokenizer(directory)
-        tokens = _named_tokens(naming, tokenizer, config)
-        templates = read_templates(directory, naming, tokens, settings.chat_template)
-    except (BrokenTokenizerError, BrokenTemplateError) as error:
+    except BrokenTokenizerError as error:
+        raise BrokenModelError(str(error)) from error
+    return model_text(
+        TextFiles(tokenizer, config, generation, naming, has_template_files=True), settings, fit
+    )
+
+
+def model_text(
+    files: TextFiles, settings: TextSettings = _NO_SETTINGS, fit: FitTemplate = fitted_template
+) -> ModelText:
+    """What a model's files say about text; blocks while `fit` probes templates.
+
+    Raises `BrokenModelError`, and whatever `fit` raises.
+    """
+    config = _convert(files.config, _Config)
+    generation = _convert(files.generation, _Generation)
+    naming, tokenizer = files.naming.values, files.tokenizer
+    tokens = _named_tokens(naming, tokenizer, config)
+    try:
+        templates = read_templates(
+            files.naming.path, naming, tokens, settings.chat_template, has_files=files.has_template_files
+        )
+    except BrokenTemplateError as error:
         raise BrokenModelError(str(error)) from error
     added_by_id = tokenizer.get_added_tokens_decoder()
     added = {token.content: token.special for token in added_by_id.values()}
@@ -110,7 +148,7 @@ def read_model_text(
         tokenizer=tokenizer,
         template=default,
         tool_template=tool_use,
-        eos_ids=_eos_ids(directory, generation, config, tokenizer, tokens),
+        eos_ids=_eos_ids(files, generation, config, tokens),
         hidden_ids=_hidden_ids(tokenizer, notation, reasoning),
         defaults=_defaults(generation),
         reasoning=reasoning,
@@ -150,9 +188,9 @@ def _reasoning(
     return next((pair for pair in known if None not in {knows(pair.open), knows(pair.close)}), None)
 
 
-def _read_json(path: Path, *, required: bool = False) -> Json:
+def _read_json(path: Path, *, required: bool = False) -> Fields:
     if not path.exists() and not required:
-        return {}
+        return Fields(path, {})
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
         json.dumps(value, ensure_ascii=False).encode()  # JSON can spell half a character, UTF-8 cannot
@@ -162,7 +200,7 @@ def _read_json(path: Path, *, required: bool = False) -> Json:
         raise BrokenModelError(f"{path}: not valid JSON: {error}") from error
     if not isinstance(value, dict):
         raise BrokenModelError(f"{path}: must hold a JSON object")
-    return value
+    return Fields(path, value)
 
 
 def _named_tokens(naming: Json, tokenizer: Tokenizer, config: _Config) -> dict[str, str]:
@@ -181,11 +219,11 @@ def _named_tokens(naming: Json, tokenizer: Tokenizer, config: _Config) -> dict[s
 
 
 def _eos_ids(
-    directory: Path, generation: _Generation, config: _Config, tokenizer: Tokenizer, tokens: Mapping[str, str]
+    files: TextFiles, generation: _Generation, config: _Config, tokens: Mapping[str, str]
 ) -> tuple[int, ...]:
-    ids = _ids(directory / "generation_config.json", generation.eos_token_id)
-    ids += _ids(directory / "config.json", config.eos_token_id)
-    named = tokenizer.token_to_id(tokens.get("eos_token", ""))
+    ids = _ids(files.generation.path, generation.eos_token_id)
+    ids += _ids(files.config.path, config.eos_token_id)
+    named = files.tokenizer.token_to_id(tokens.get("eos_token", ""))
     return tuple(dict.fromkeys([*ids, *([] if named is None else [named])]))
 
 
@@ -210,11 +248,11 @@ def _hidden_ids(
     return frozenset(id_ for id_, token in added.items() if token.special and token.content not in visible)
 
 
-def _read_fields(path: Path, fields: type[T], *, required: bool = False) -> T:
+def _convert(fields: Fields, kind: type[T]) -> T:
     try:
-        return msgspec.convert(_read_json(path, required=required), fields)
+        return msgspec.convert(fields.values, kind)
     except msgspec.ValidationError as error:
-        raise BrokenModelError(f"{path}: {error}") from error
+        raise BrokenModelError(f"{fields.path}: {error}") from error
 
 
 def _defaults(generation: _Generation) -> GenerationDefaults:

@@ -1,4 +1,4 @@
-"""The chat templates of a model directory: one for chats, and sometimes another for chats with tools."""
+"""The chat templates of a model: one for chats, and sometimes another for chats with tools."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 from neuron.text.template import ChatTemplate
 
 _TEXT = re.compile(r"\{[{%#]")  # in a setting: a template and not the path of one
-_CONFIG = "tokenizer_config.json"
 
 
 class BrokenTemplateError(Exception):
@@ -38,14 +37,24 @@ class _Source(NamedTuple):
 
 
 def read_templates(
-    directory: Path, naming: Mapping[str, Any], tokens: Mapping[str, str], setting: str | None = None
+    naming_path: Path,
+    naming: Mapping[str, Any],
+    tokens: Mapping[str, str],
+    setting: str | None = None,
+    *,
+    has_files: bool = True,
 ) -> NamedTemplates:
-    """The templates of a directory, whose `tokenizer_config.json` is `naming`.
+    """The templates that `naming` has, the fields of the file at `naming_path`, and those in files beside it.
 
     `setting` replaces them: a template, or the path of one, from the directory on. Raises
     `BrokenTemplateError`.
     """
-    sources = _sources(directory, naming) if setting is None else {"default": _set(directory, setting)}
+    if setting is not None:
+        sources = {"default": _set(naming_path.parent, setting)}
+    elif has_files:
+        sources = _sources(naming_path, naming)
+    else:
+        sources = _of_naming(naming_path, naming)
     usual = next((name for name in sources if name != "tool_use"), None)
     default = sources.get("default") or sources.get(usual or "tool_use")
     tool_use = sources.get("tool_use")
@@ -55,8 +64,9 @@ def read_templates(
     )
 
 
-def _sources(directory: Path, naming: Mapping[str, Any]) -> dict[str, _Source]:
+def _sources(naming_path: Path, naming: Mapping[str, Any]) -> dict[str, _Source]:
     """The templates by name. A file of its own goes before the configurations."""
+    directory = naming_path.parent
     found = {
         path.stem: _Source(path, _text(path))
         for path in sorted((directory / "additional_chat_templates").glob("*.jinja"))
@@ -67,8 +77,13 @@ def _sources(directory: Path, naming: Mapping[str, Any]) -> dict[str, _Source]:
     path = directory / "chat_template.json"
     configured = _configured(path)
     if configured is None:
-        path, configured = directory / _CONFIG, naming.get("chat_template")
+        return _of_naming(naming_path, naming) | found
     return {name: _Source(path, text) for name, text in _named(configured, path).items()} | found
+
+
+def _of_naming(path: Path, naming: Mapping[str, Any]) -> dict[str, _Source]:
+    named = _named(naming.get("chat_template"), path)
+    return {name: _Source(path, text) for name, text in named.items()}
 
 
 def _configured(path: Path) -> Any:

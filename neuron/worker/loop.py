@@ -206,13 +206,16 @@ class DeviceLoop:
     def _load(self, message: Load) -> None:
         self._is_loading = True
         try:
-            resident = self._pool.load(message.model, Path(message.path), self._on_progress(message.model))
+            resident = self._pool.load(
+                message.model, Path(message.path), self._on_progress(message.model), quant=message.quant
+            )
             context = resident.runner.shape.context
             dimensions = getattr(resident.runner, "dimensions", None)
             sizes = resident.memory_mb, resident.needed_mb
             processor = resident.image_processor
             image_token = ImageToken(processor.image_token, processor.image_token_id) if processor else None
-            self._outbox.append(Loaded(message.model, *sizes, context, dimensions, image_token))
+            more = dimensions, image_token
+            self._outbox.append(Loaded(message.model, *sizes, context, *more, *resident.stored))
         except PoisonedError:
             raise
         except ModelLoadError as error:
@@ -276,11 +279,15 @@ class DeviceLoop:
             return
         try:
             result = resident.runner.run(plan)
-        except PoisonedError:
-            raise
         except Exception as error:
+            if isinstance(error, PoisonedError) and not resident.damage:
+                raise
             log.exception("step failed", extra={"model": scheduler.model})
-            self._outbox += scheduler.fail(plan, f"the step failed: {type(error).__name__}: {error}")
+            cause = resident.damage or f"{type(error).__name__}: {error}"
+            self._outbox += scheduler.fail(plan, f"the step failed: {cause}")
+            return
+        if damage := resident.damage:  # then it may have been made of other numbers than the model's
+            self._outbox += scheduler.fail(plan, damage)
         else:
             self._outbox += scheduler.apply(plan, result, self._clock() - started)
 

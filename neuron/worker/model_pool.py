@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -26,11 +27,14 @@ from neuron.engine.embedding_scheduler import EmbeddingScheduler
 from neuron.engine.request import GrammarMatcher
 from neuron.engine.scheduler import Scheduler
 from neuron.engine.scheduler_limits import SchedulerLimits
-from neuron.models.checkpoint import Checkpoint, ModelLoadError
+from neuron.models.architecture import decoder_class
+from neuron.models.checkpoint import Checkpoint, ModelLoadError, model_broken
 from neuron.models.decoder import AnyDecoder, load_decoder, model_dtype
-from neuron.models.embedder import load_embedder
+from neuron.models.embedder import embedder_class, load_embedder
 from neuron.models.image_input import ImageProcessor
-from neuron.models.memory_estimate import MemoryEstimate, estimate_memory, weight_bytes
+from neuron.models.in_situ.checkpoint import in_situ
+from neuron.models.mapped_file import MappedFile, still_mapped
+from neuron.models.memory_estimate import MemoryEstimate, estimate_memory, stored_format, weight_bytes
 from neuron.models.pooling import Pooling, read_pooling
 from neuron.models.reading import read_checkpoint
 from neuron.models.weights import MAX_IMAGE_PIXELS, LoadOptions, OnProgress
@@ -113,7 +117,17 @@ class ResidentModel:
     num_bytes: int  # measured for the weights, reserved for the cache
     path: Path
     needed_bytes: int  # the least free memory with which it could have been loaded
+    stored: tuple[str, float]  # the format of most of its weights, and bits per weight
+    files: Sequence[MappedFile] = ()  # that its weights are read from at every step
     image_processor: ImageProcessor | None = None  # of a vision model
+
+    @property
+    def damage(self) -> str | None:
+        """What has become of a file that the weights are in, with its cure; None while all are whole."""
+        for file in self.files:
+            if found := file.damage():
+                return f"{file.path} {found} while it was in use; unload the model and load it again"
+        return None
 
     @property
     def needed_mb(self) -> int:
@@ -149,8 +163,10 @@ class ModelPool:
     def free(self) -> int:
         return max(0, self.budget - self.used)
 
-    def load(self, model: str, path: Path, on_progress: OnProgress) -> ResidentModel:
-        """Return the model, loaded from `path` unless it is here already.
+    def load(
+        self, model: str, path: Path, on_progress: OnProgress, *, quant: str | None = None
+    ) -> ResidentModel:
+        """Return the model, loaded from `path` and quantized by `quant` unless it is here already.
 
         Raises ModelLoadError, and PoisonedError when the device is unusable from now on.
         """
@@ -158,7 +174,7 @@ class ModelPool:
             return self.models[model]
         before = bytes_in_use(self.device)
         try:
-            self.models[model] = self._load(model, path, on_progress, before)
+            self.models[model] = self._load(model, path, quant, on_progress, before)
         except (OutOfMemoryError, MemoryError) as error:
             raise ModelLoadError("insufficient_memory", f"{path}: {error or 'out of memory'}") from error
         except AcceleratorError as error:
@@ -176,16 +192,22 @@ class ModelPool:
         """Return freed memory to the system."""
         release_unused(self.device)
 
-    def _load(self, model: str, path: Path, on_progress: OnProgress, before: int) -> ResidentModel:
+    def _load(
+        self, model: str, path: Path, quant: str | None, on_progress: OnProgress, before: int
+    ) -> ResidentModel:
         checkpoint = read_checkpoint(path)
-        if pooling := read_pooling(path):
-            return self._load_embedder(model, checkpoint, pooling, on_progress)
         dtype = model_dtype(checkpoint, self.settings.dtype)
+        pooling = read_pooling(path)
+        if quant:
+            checkpoint = in_situ(checkpoint, quant, embedder_class if pooling else decoder_class)
+        if pooling:
+            return self._load_embedder(model, checkpoint, dtype, pooling, on_progress)
         limits = self.settings.limits
         estimate = self._estimate(checkpoint, dtype, step_tokens=limits.step_tokens)
         self._check_room(path, "it takes about", str(estimate), estimate.total, self.free)
         options = self._load_options(dtype, on_progress)
-        decoder = load_decoder(checkpoint, options)
+        with _whole_files(checkpoint):
+            decoder = load_decoder(checkpoint, options)
         release_unused(self.device)
         if decoder.prompt_rule is PromptRule.WHOLE:
             estimate = self._estimate(checkpoint, dtype, step_tokens=max(limits.step_tokens, decoder.context))
@@ -215,6 +237,8 @@ class ModelPool:
             path=path,
             needed_bytes=weights + estimate.cache + estimate.activations + 2 * bytes_per_slot(decoder.states),
             image_processor=decoder.image_processor,
+            stored=stored_format(checkpoint, dtype),
+            files=_mapped(checkpoint),
         )
 
     def _load_options(self, dtype: Any, on_progress: OnProgress) -> LoadOptions:
@@ -231,19 +255,27 @@ class ModelPool:
         return estimate_memory(checkpoint, dtype, context=_MIN_CONTEXT, step_tokens=step_tokens, rows=rows)
 
     def _load_embedder(
-        self, model: str, checkpoint: Checkpoint, pooling: Pooling, on_progress: OnProgress
+        self, model: str, checkpoint: Checkpoint, dtype: Any, pooling: Pooling, on_progress: OnProgress
     ) -> ResidentModel:
-        dtype = model_dtype(checkpoint, self.settings.dtype)
         path = checkpoint.path
         needed = weight_bytes(checkpoint, dtype)
         self._check_room(path, "it takes about", f"{-(-needed // MIB)} MiB", needed, self.free)
         options = self._load_options(dtype, on_progress)
-        runner = load_embedder(checkpoint, pooling, options)
+        with _whole_files(checkpoint):
+            runner = load_embedder(checkpoint, pooling, options)
         release_unused(self.device)
         scheduler = EmbeddingScheduler(
             model, context=runner.shape.context, vocab_size=runner.vocab_size, limits=self.settings.limits
         )
-        return ResidentModel(scheduler, runner, num_bytes=needed, path=path, needed_bytes=needed)
+        return ResidentModel(
+            scheduler,
+            runner,
+            num_bytes=needed,
+            path=path,
+            needed_bytes=needed,
+            stored=stored_format(checkpoint, dtype),
+            files=_mapped(checkpoint),
+        )
 
     def _capture(self) -> Capture | None:
         return CudaGraphCapture() if self.device.type == "cuda" else None
@@ -284,3 +316,22 @@ class ModelPool:
         if needed > free:
             left = f"{max(0, free) // MIB} MiB are free of the {self.budget // MIB} MiB there are"
             raise ModelLoadError("insufficient_memory", f"{path}: {takes} {size}, but {left}")
+
+
+def _mapped(checkpoint: Checkpoint) -> list[MappedFile]:
+    """Return the checkpoint's files that tensors view. Raises ModelLoadError for one that has changed."""
+    files = still_mapped({entry.file for entry in checkpoint.tensors.values()})
+    for file in files:
+        if found := file.damage():
+            raise model_broken(file.path, f"{found} while it was loaded")
+    return files
+
+
+@contextmanager
+def _whole_files(checkpoint: Checkpoint) -> Iterator[None]:
+    """Give a load that fails since its files changed meanwhile this reason."""
+    try:
+        yield
+    except Exception:
+        _mapped(checkpoint)
+        raise

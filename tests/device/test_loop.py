@@ -63,7 +63,8 @@ class FakeRunner(FakeDevice):
 class FakeModelPool:
     budget, used, free, fragmented = 100 << 20, 30 << 20, 70 << 20, 2 << 20
 
-    def __init__(self, **runners: FakeRunner) -> None:
+    def __init__(self, damage: str | None = None, **runners: FakeRunner) -> None:
+        self.damage = damage
         self.models = {model: self.resident(model, runner) for model, runner in runners.items()}
 
     def resident(self, model: str, runner: FakeRunner) -> Any:
@@ -76,9 +77,13 @@ class FakeModelPool:
             needed_mb=4,
             image_processor=None,
             path=Path("/none"),
+            stored=("q8_0", 8.5),
+            damage=self.damage,
         )
 
-    def load(self, model: str, path: Path, on_progress: Callable[[float], None]) -> Any:
+    def load(
+        self, model: str, path: Path, on_progress: Callable[[float], None], *, quant: str | None = None
+    ) -> Any:
         for percent in range(0, 101, 25):
             on_progress(percent / 100)
         if path.name == "broken":
@@ -149,6 +154,16 @@ def test_a_step_that_fails_ends_its_requests_and_not_the_worker():
     assert [(r.id, r.status, r.code) for r in refused] == [(1, 500, "engine_error")]
     assert "RuntimeError: shape mismatch" in refused[0].message
     assert channel.text(2) == channel.text(3) == continuation(PROMPT, 5)
+
+
+@pytest.mark.parametrize("failures", [(), (PoisonedError("no numbers"),)], ids=["text", "no numbers"])
+def test_nothing_is_answered_from_a_file_that_changed_under_its_model(failures: tuple[Exception, ...]):
+    pool = FakeModelPool("weights were written to", m=FakeRunner(*failures))
+    channel = run(pool, FakeChannel([submit(1)], [submit(2)], idle_turns=8))
+    refused = channel.of(Refused)
+    assert [(r.id, r.status, r.code) for r in refused] == [(1, 500, "engine_error"), (2, 500, "engine_error")]
+    assert all("weights were written to" in r.message for r in refused)
+    assert not channel.of(Tokens)
 
 
 def test_a_poisoned_device_ends_every_request_of_every_model():

@@ -4,6 +4,7 @@ import dataclasses
 import gc
 import re
 import weakref
+from math import prod
 from pathlib import Path
 
 import pytest
@@ -42,7 +43,7 @@ def test_the_estimate_counts_weights_cache_and_activations(tmp_path: Path):
     checkpoint = read_checkpoint(path)
     found = estimate_memory(checkpoint, torch.float32, context=256, step_tokens=100, rows=8)
     config = checkpoint.config
-    assert found.weights == sum(p.num_values for p in checkpoint.tensors.values()) * 4
+    assert found.weights == sum(prod(entry.shape) for entry in checkpoint.tensors.values()) * 4
     assert found.cache == 256 * 3 * 2 * 2 * 16 * 4
     assert found.activations > 8 * config["vocab_size"] * 4 + 100 * config["intermediate_size"] * 4
     assert found.total == found.weights + found.cache + found.activations

@@ -38,7 +38,7 @@ async def shared(pair):
         ({"model_id": "m", "devices": "all"}, 400, "invalid_request_body", "devices"),
         ({"model_id": "m", "devices": [7]}, 400, "unknown_device", "devices"),
         ({"model_id": "m", "devices": [0, 1]}, 400, "unsupported_parameter", "devices"),
-        ({"model_id": "m", "quant": "q4"}, 400, "unsupported_parameter", "quant"),
+        ({"model_id": "helexa-tiny", "quant": "q4"}, 400, "unknown_quant", "quant"),
         ({"model_id": "m", "harness": "candle"}, 400, "unknown_harness", "harness"),
         ({"model_id": "m", "source": "/does/not/exist"}, 404, "model_not_found", "source"),
         ({"model_id": "unheard-of"}, 404, "model_not_found", "source"),
@@ -87,6 +87,24 @@ async def test_another_source_under_a_loaded_name_is_a_conflict(shared, tmp_path
     await shared.load(write_model(tmp_path / "a"), "a")
     answer = await shared.load(write_model(tmp_path / "b"), "a")
     assert (answer.status_code, answer.json()["error"]["code"]) == (409, "model_exists")
+
+
+async def test_a_model_says_how_its_weights_are_stored(shared, model_dir):
+    await shared.load(model_dir, "plain")
+    await shared.load(model_dir, "small", quant="Q4_K")
+    models = await shared.models()
+    assert [models["plain"][key] for key in ("format", "bits_per_weight")] == ["f32", 32.0]
+    assert [models["small"][key] for key in ("format", "bits_per_weight")] == ["q4_k", 4.5]
+
+
+async def test_another_quant_under_a_loaded_name_is_a_conflict(shared, model_dir):
+    await shared.load(model_dir, "m", quant="q8_0")
+    assert (await shared.load(model_dir, "m", quant="Q8_0")).status_code == 200
+    assert (await shared.load(model_dir, "m")).status_code == 200
+    for quant in ("q4_k", "none"):
+        answer = await shared.load(model_dir, "m", quant=quant)
+        error = answer.json()["error"]
+        assert (answer.status_code, error["code"], error["param"]) == (409, "model_exists", "quant")
 
 
 @pytest.mark.parametrize(

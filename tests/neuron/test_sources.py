@@ -11,13 +11,13 @@ from tests.stubs.model_dir import write_model
 
 
 async def test_shipped_model_is_found_by_its_name():
-    assert await find("helexa-tiny", None) == WEIGHTS_DIR
+    assert await find("helexa-tiny", None) == (WEIGHTS_DIR, None)
 
 
 async def test_directories_and_names_in_models_dir_are_found(tmp_path):
     directory = write_model(tmp_path / "org" / "name")
-    assert await find(str(directory), None) == directory
-    assert await find("org/name", tmp_path) == directory
+    assert await find(str(directory), None) == (directory, None)
+    assert await find("org/name", tmp_path) == (directory, None)
 
 
 async def refusal(source, models_dir=None):
@@ -42,15 +42,15 @@ async def test_a_directory_without_config_is_no_model(tmp_path):
 
 async def test_other_formats_are_named_as_what_they_are(tmp_path):
     (tmp_path / "x").mkdir()
-    (tmp_path / "x" / "tiny-q4.gguf").write_bytes(b"GGUF")
-    file = str(tmp_path / "x" / "tiny-q4.gguf")
-    for source, words in {"x": "is a GGUF file", file: "is a file; a model"}.items():
+    (tmp_path / "x" / "pytorch_model.bin").write_bytes(b"")
+    file = str(tmp_path / "x" / "pytorch_model.bin")
+    for source, words in {"x": "is pickled", file: "is a file; a model"}.items():
         error = await refusal(source, tmp_path)
         assert (error.status, error.code) == (422, "model_unsupported")
         assert words in error.message
 
 
-async def test_each_weight_is_downloaded_once(tmp_path, monkeypatch):
+async def test_each_weight_is_downloaded_once(monkeypatch):
     """The layouts of gpt-oss, Mistral and sentence-transformers repositories."""
     needed = ["config.json", "tokenizer.json", "model.safetensors.index.json", "1_Pooling/config.json"]
     needed += ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
@@ -60,7 +60,7 @@ async def test_each_weight_is_downloaded_once(tmp_path, monkeypatch):
 
     def download(repo, **patterns):
         wanted.extend(huggingface_hub.utils.filter_repo_objects(needed + others, **patterns))
-        return str(tmp_path)
+        return str(WEIGHTS_DIR)
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
     await find("org/name", None)
@@ -69,7 +69,21 @@ async def test_each_weight_is_downloaded_once(tmp_path, monkeypatch):
 
 async def test_hub_ids_are_downloaded(tmp_path, monkeypatch):
     monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda repo, **_: str(tmp_path / repo))
-    assert await find("org/name", None) == tmp_path / "org" / "name"
+    assert (await find("org/name", None)).path == tmp_path / "org" / "name"
+
+
+@pytest.mark.parametrize(
+    ("quant", "found"), [("q8_0", "q8_0"), ("Q4_K", "q4_k"), ("none", None), ("", None), (None, None)]
+)
+async def test_plain_numbers_are_quantized_as_asked(quant, found):
+    assert await find("helexa-tiny", None, quant) == (WEIGHTS_DIR, found)
+
+
+async def test_refusal_of_a_quant_lists_what_there_is():
+    with pytest.raises(ApiError, match="q8_0, q4_k, int4, fp8 or none") as caught:
+        await find("helexa-tiny", None, "q4_0")
+    error = caught.value
+    assert (error.status, error.code, error.param) == (400, "unknown_quant", "quant")
 
 
 class NotFoundError(HfHubHTTPError):

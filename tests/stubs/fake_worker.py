@@ -37,6 +37,11 @@ TALK_S = 0.001
 MEMORY_MB = 1000
 
 
+def _loaded(load: pipe.Load) -> pipe.Loaded:
+    stored = (load.quant, 4.5) if load.quant else ("f32", 32.0)
+    return pipe.Loaded(load.model, 100, 60, CONTEXT, format=stored[0], bits_per_weight=stored[1])
+
+
 class FakeWorker:
     def __init__(self, sock: socket.socket, thread: str) -> None:
         self._socket = sock
@@ -125,7 +130,7 @@ class FakeWorker:
             self.send(pipe.LoadFailed(message.model, code, f"{script}: {code}"))
             return
         self._models[message.model] = read_model_text(Path(message.path))
-        self.send(pipe.LoadProgress(message.model, 1.0), pipe.Loaded(message.model, 100, 60, CONTEXT))
+        self.send(pipe.LoadProgress(message.model, 1.0), _loaded(message))
 
     def _unload(self, model: str) -> None:
         self._models.pop(model, None)

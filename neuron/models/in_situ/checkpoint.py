@@ -1,0 +1,102 @@
+"""A checkpoint of plain numbers that is read as if it were stored quantized."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from neuron.models.architecture import read_config
+from neuron.models.checkpoint import (
+    ITEM_BYTES,
+    Checkpoint,
+    ModelLoadError,
+    OpenFiles,
+    TensorEntry,
+    model_broken,
+)
+from neuron.models.in_situ.choice import WeightChoice, choose
+from neuron.models.in_situ.quantization import InSituFormat, format_of, quantize
+from neuron.models.stored_weight import StoredWeight
+
+log = logging.getLogger("neuron.models")
+
+FindClass = Callable[[Checkpoint, Any], Any]
+
+
+@dataclass(frozen=True, slots=True)
+class InSituEntry:
+    """A tensor of plain numbers that is quantized when it is read."""
+
+    name: str
+    plain: TensorEntry
+    format: InSituFormat
+    is_transposed: bool  # its rows are inputs
+
+    @property
+    def file(self) -> Path:
+        return self.plain.file
+
+    @property
+    def dtype(self) -> str:
+        return self.format.name
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.plain.shape
+
+    @property
+    def num_bytes(self) -> int:
+        return self.plain.num_bytes
+
+    def loaded_bytes(self, item_bytes: int) -> int:
+        del item_bytes  # no number is plain
+        return int(prod(self.shape) * self.format.bits_per_weight) // 8
+
+    def read(self, files: OpenFiles) -> Tensor:
+        weight = self.plain.read(files)
+        rows = weight.transpose(-1, -2) if self.is_transposed else weight
+        try:
+            matrix = quantize(rows, self.format, torch.get_num_threads())
+        except ValueError as error:
+            raise model_broken(self.file, f"{self.name} {error}") from error
+        return StoredWeight(matrix, weight.dtype, is_transposed=self.is_transposed)
+
+
+def in_situ(checkpoint: Checkpoint, quant: str, find_class: FindClass) -> Checkpoint:
+    """Return the checkpoint with the weights of its linear layers and experts as they are after `quantize`.
+
+    `find_class` finds transformers' class of it. Raises ModelLoadError for a checkpoint that has no such
+    weights of plain numbers.
+    """
+    config = read_config(checkpoint)
+    tensors, made, left = dict(checkpoint.tensors), Counter[str](), Counter[str]()
+    for name, choice in choose(tensors, config, find_class(checkpoint, config), quant).items():
+        entry = tensors[name]
+        if entry.dtype not in ITEM_BYTES:
+            left[f"stored as {entry.dtype}"] += 1
+        elif form := _format(entry, choice):
+            tensors[name] = InSituEntry(name, entry, form, choice.is_transposed)
+            made[form.name] += 1
+        else:
+            left["rows of no whole number of blocks"] += 1
+    if not made:
+        raise ModelLoadError("model_unsupported", f"{checkpoint.path}: {_nothing(quant, left)}")
+    log.info("weights are quantized", extra={"quant": quant, "formats": dict(made), "left": dict(left)})
+    return replace(checkpoint, tensors=tensors)
+
+
+def _format(entry: TensorEntry, choice: WeightChoice) -> InSituFormat | None:
+    return format_of(choice.quant, entry.shape[-2 if choice.is_transposed else -1])
+
+
+def _nothing(quant: str, left: Iterable[str]) -> str:
+    why = ", ".join(left) or "it has no linear layers"
+    return f"none of its weights can be quantized as {quant} ({why}); load it without quant"
