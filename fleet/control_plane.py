@@ -12,6 +12,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
+from fleet.batch_control import ServicesBatches
 from fleet.gateway.control.plane import ControlPlaneError
 from fleet.operations import OperationView
 from fleet.services import configuration, lifecycle
@@ -28,19 +29,21 @@ class ServicesControl:
     def __init__(self, *, timeout_s: float = 10.0) -> None:
         self._timeout_s = timeout_s
         self._threads = ThreadPoolExecutor(2, thread_name_prefix="control")
+        self.batches = ServicesBatches(self.call)
 
     async def configuration(self, known_version: int | None) -> Configuration | None:
-        if known_version is not None and await self._call(configuration.version) == known_version:
+        if known_version is not None and await self.call(configuration.version) == known_version:
             return None
-        return await self._call(configuration.read)
+        return await self.call(configuration.read)
 
     async def ensure_loaded(self, model: str) -> OperationView:
-        return await self._call(lambda: lifecycle.ensure_loaded(model, requested_by="gateway"))
+        return await self.call(lambda: lifecycle.ensure_loaded(model, requested_by="gateway"))
 
     async def operation(self, operation_id: int) -> OperationView:
-        return await self._call(lambda: lifecycle.operation(operation_id))
+        return await self.call(lambda: lifecycle.operation(operation_id))
 
-    async def _call(self, verb: Callable[[], T]) -> T:
+    async def call(self, verb: Callable[[], T]) -> T:
+        """What a verb of `fleet.services` returns. Raises `ApiError` and `ControlPlaneError`."""
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(self._timeout_s):

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from fleet import announcements
 from fleet.celery import app
-from fleet.services import defrag, idle, joining, polling, residency, retention, usage
+from fleet.services import batch_runs, defrag, idle, joining, polling, residency, retention, usage
 from fleet.services.operations import execution
 
 
@@ -36,6 +36,16 @@ def prune() -> None:
 @app.task
 def roll_up() -> None:
     usage.roll_up()
+
+
+@app.task
+def run_batch(ident: str) -> None:
+    batch_runs.run(ident)
+
+
+@app.task
+def find_batches() -> None:
+    batch_runs.reconcile()
 
 
 @app.task

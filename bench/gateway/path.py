@@ -178,6 +178,7 @@ class Control:
         raise NotImplementedError  # the model is loaded
 
     operation = ensure_loaded
+    batches: Any = None  # none is asked for
 
     def close(self) -> None: ...
 

@@ -111,6 +111,16 @@ class ResponsesSettings(Section):
     max_background: PositiveInt = Field(64, description="Made by one worker without their clients at once")
 
 
+class BatchSettings(Section):
+    """What `/v1/files` keeps on disk, and `/v1/batches` makes of it."""
+
+    max_total_bytes: PositiveInt = Field(2048 * MIB, description="Of all files")
+    file_ttl_s: PositiveInt = Field(30 * 86_400, description="Lifetime of a file")
+    max_requests: PositiveInt = Field(50_000, description="Of one batch")
+    concurrency: PositiveInt = Field(8, description="Requests of a batch under way at once")
+    slice_s: PositiveFloat = Field(20.0, description="Work on a batch before others get their turn")
+
+
 class AdminSettings(Section):
     """The Django admin."""
 
@@ -242,6 +252,7 @@ class CortexConfig(Settings):
     models_config: Path | None = None
     gateway: GatewaySettings = GatewaySettings()
     responses: ResponsesSettings = ResponsesSettings()
+    batches: BatchSettings = BatchSettings()
     admin: AdminSettings = AdminSettings()
     eviction: EvictionSettings = EvictionSettings()
     lifecycle: LifecycleSettings = LifecycleSettings()

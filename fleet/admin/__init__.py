@@ -3,6 +3,7 @@ from __future__ import annotations
 from django.contrib import admin
 
 from fleet.admin.audit import AuditEntryAdmin
+from fleet.admin.batch import BatchAdmin, StoredFileAdmin
 from fleet.admin.join import JoinTokenAdmin
 from fleet.admin.key import ApiKeyAdmin
 from fleet.admin.metric import RequestMetricAdmin
@@ -16,6 +17,7 @@ __all__ = [
     "AliasAdmin",
     "ApiKeyAdmin",
     "AuditEntryAdmin",
+    "BatchAdmin",
     "DeviceAdmin",
     "JoinTokenAdmin",
     "ModelProfileAdmin",
@@ -23,6 +25,7 @@ __all__ = [
     "OperationAdmin",
     "PlacementAdmin",
     "RequestMetricAdmin",
+    "StoredFileAdmin",
     "UsageRollupAdmin",
 ]
 

@@ -26,6 +26,7 @@ from fleet.gateway.dialects.chat import CHAT
 from fleet.gateway.dialects.messages import MESSAGES
 from fleet.gateway.dialects.ollama import is_ollama_path
 from fleet.gateway.exchange import request_id
+from fleet.gateway.operations.batches import declare_batches, declare_files
 from fleet.gateway.operations.elsewhere import declare_elsewhere
 from fleet.gateway.operations.inference import declare_inference
 from fleet.gateway.operations.models import declare_models, declare_probes, speaks_anthropic
@@ -91,6 +92,8 @@ def _make_api(plane: DataPlane, background: Background) -> NinjaAPI:
         declare_ollama(api, plane)
         declare_ollama_models(api, plane)
     declare_probes(api, plane)
+    declare_files(api, plane)
+    declare_batches(api, plane)
     declare_elsewhere(api)
 
     @api.get("/openapi.json", include_in_schema=False)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from fleet.models.audit import AuditEntry
+from fleet.models.batch import Batch, StoredFile
 from fleet.models.join import JoinToken
 from fleet.models.key import ApiKey
 from fleet.models.metric import RequestMetric
@@ -15,6 +16,7 @@ __all__ = [
     "Alias",
     "ApiKey",
     "AuditEntry",
+    "Batch",
     "ConfigurationVersion",
     "Device",
     "IllegalTransitionError",
@@ -24,5 +26,6 @@ __all__ = [
     "Operation",
     "Placement",
     "RequestMetric",
+    "StoredFile",
     "UsageRollup",
 ]

@@ -22,6 +22,7 @@ def _defaults() -> list[tuple[str, str, int]]:
     return [
         ("Poll the nodes", "fleet.tasks.poll", max(1, round(current().poll.interval_s))),
         ("Find lost operations", "fleet.tasks.reconcile", 5),
+        ("Find batches that no worker has", "fleet.tasks.find_batches", 10),
         ("Unload idle models", "fleet.tasks.unload_idle", 30),
         ("Load pinned models and replicas", "fleet.tasks.keep_residents", 15),
         ("Defragment devices", "fleet.tasks.defragment", 60),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass, field, replace
+from typing import Any
 
 from fleet.gateway.control.plane import ControlPlaneError
 from fleet.operations import OperationView
@@ -34,6 +35,7 @@ class FakeControl:
     operations: list[FakeOperation] = field(default_factory=list)
     down: bool = False
     closed: bool = False
+    batches: Any = None  # tests of those use the real one
 
     def change(self, **fields) -> None:
         self.current = replace(self.current, version=self.current.version + 1, **fields)

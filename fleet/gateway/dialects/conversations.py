@@ -29,12 +29,12 @@ _ATTEMPTS = 8  # to change what others change at the same time
 
 _Name = Annotated[str, msgspec.Meta(max_length=64)]
 _Value = Annotated[str, msgspec.Meta(max_length=512)]
-_Metadata = Annotated[dict[_Name, _Value], msgspec.Meta(max_length=16)]
+Metadata = Annotated[dict[_Name, _Value], msgspec.Meta(max_length=16)]
 
 
 class _New(msgspec.Struct):
     items: list[msgspec.Raw] | None = None
-    metadata: _Metadata | None = None
+    metadata: Metadata | None = None
 
 
 class _Items(msgspec.Struct):
@@ -42,7 +42,7 @@ class _Items(msgspec.Struct):
 
 
 class _Update(msgspec.Struct):
-    metadata: _Metadata
+    metadata: Metadata
 
 
 _news = msgspec.json.Decoder(_New)

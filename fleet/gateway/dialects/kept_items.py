@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import msgspec
 from django.http import QueryDict
 
+from fleet.batches import ANONYMOUS
 from fleet.gateway.control.redis_link import LinkError
 from fleet.snapshot import KeyView
 from neuron.wire import ApiError
@@ -27,17 +28,26 @@ class Page(msgspec.Struct, frozen=True):
 
 def owner_of(key: KeyView | None) -> str:
     """The owner of what a key stores. Clients without a key share one; ids cannot be guessed."""
-    return "anonymous" if key is None else key.digest
+    return ANONYMOUS if key is None else key.digest
 
 
 def asked_page(given: QueryDict) -> Page:
     """The page that a query asks for. Raises `ApiError` 400."""
-    limit, order = given.get("limit", "20"), given.get("order", "desc")
-    if not limit.isascii() or not limit.isdigit() or not 1 <= int(limit[:9]) <= MAX_PAGE:
-        raise ApiError(400, "invalid_value", f"limit: from 1 to {MAX_PAGE}.", param="limit")
+    return Page(given.get("after"), asked_limit(given, 20, MAX_PAGE), asked_order(given) == "desc")
+
+
+def asked_limit(given: QueryDict, default: int, most: int) -> int:
+    limit = given.get("limit", str(default))
+    if not limit.isascii() or not limit.isdigit() or not 1 <= int(limit[:9]) <= most:
+        raise ApiError(400, "invalid_value", f"limit: from 1 to {most}.", param="limit")
+    return int(limit)
+
+
+def asked_order(given: QueryDict) -> str:
+    order: str = given.get("order", "desc")
     if order not in {"asc", "desc"}:
         raise ApiError(400, "invalid_value", "order: 'asc' or 'desc'.", param="order")
-    return Page(given.get("after"), int(limit), order == "desc")
+    return order
 
 
 def page_of(items: Sequence[msgspec.Raw], page: Page) -> dict[str, Any]:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import time
+from dataclasses import replace
 
 from cortex_site.http.locality import Locality
 from cortex_site.http.request import Request
+from fleet.batches import ANONYMOUS, PRIORITY, owner_of_token
 from fleet.snapshot import Configuration, KeyView
 from neuron.wire import ApiError
 
@@ -21,6 +23,8 @@ def authorize(
 ) -> KeyView | None:
     """The caller's key; None for an anonymous caller who is allowed. Raises `ApiError` 401 or 403."""
     secret = _secret(request)
+    if secret is not None and (owner := owner_of_token(secret)) is not None:
+        return _of_a_batch(owner, configuration)
     if secret is not None and (key := configuration.keys.get(hashlib.sha256(secret.encode()).hexdigest())):
         if key.disabled:
             raise ApiError(403, "api_key_disabled", "The API key is disabled. Enable it in the admin.")
@@ -38,6 +42,16 @@ def authorize(
             401, "invalid_api_key", "No API key: send it as 'Authorization: Bearer' or 'x-api-key'."
         )
     raise ApiError(401, "invalid_api_key", "The API key is unknown.")
+
+
+def _of_a_batch(owner: str, configuration: Configuration) -> KeyView | None:
+    """The key of a batch's owner, behind all others. Raises `ApiError` 401 where it is gone."""
+    key = configuration.keys.get(owner)
+    if key is not None and not key.disabled:
+        return replace(key, priority=PRIORITY)
+    if owner == ANONYMOUS and not configuration.has_keys:
+        return None
+    raise ApiError(401, "invalid_api_key", "The API key that made the batch is gone.")
 
 
 def check_model(key: KeyView | None, model: str) -> None:

@@ -1,0 +1,22 @@
+from __future__ import annotations
+
+from django.contrib import admin
+
+from fleet.admin.base import ReadOnlyAdmin
+from fleet.models import Batch, StoredFile
+
+
+@admin.register(Batch)
+class BatchAdmin(ReadOnlyAdmin):
+    list_display = ("id", "key", "endpoint", "status", "total", "completed", "failed", "created_at")
+    list_filter = ("status", "endpoint")
+    search_fields = ("id", "key")
+    exclude = ("owner", "lease")
+
+
+@admin.register(StoredFile)
+class StoredFileAdmin(ReadOnlyAdmin):
+    list_display = ("id", "filename", "purpose", "bytes", "created_at", "expires_at")
+    list_filter = ("purpose",)
+    search_fields = ("id", "filename")
+    exclude = ("owner",)
