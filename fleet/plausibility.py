@@ -14,6 +14,7 @@ from neuron.wire import DeviceHealth, DeviceState, Health, ModelFailure, ModelIn
 
 MAX_WARNINGS = 20  # of one node
 TOLERANCE = 1.01  # counters of one moment are read one after the other
+MOST_BITS = 64.0  # of a weight
 
 MODEL_STATES = frozenset(get_args(ModelState))
 DEVICE_STATES = frozenset(get_args(DeviceState))
@@ -76,6 +77,9 @@ def _model(info: ModelInfo, totals: Mapping[int, int], warnings: list[str]) -> M
     if info.memory_mb is not None and not 0 <= info.memory_mb <= max(room, 0) * TOLERANCE:
         warnings.append(f"{name}: takes {info.memory_mb} MiB of {room} MiB")
         changes["memory_mb"] = min(max(0, info.memory_mb), room)
+    if info.bits_per_weight is not None and not 0 < info.bits_per_weight <= MOST_BITS:
+        warnings.append(f"{name}: {info.bits_per_weight} bits per weight")
+        changes["bits_per_weight"] = None
     return info.model_copy(update=changes) if changes else info
 
 

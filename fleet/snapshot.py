@@ -113,6 +113,8 @@ class ModelView:
     state: str  # loading | loaded | unloading | failed
     context: int | None = None
     memory_mb: int | None = None
+    format: str = ""  # that most of its weights are stored in
+    bits_per_weight: float | None = None
     progress: float | None = None
     capabilities: tuple[str, ...] = ()
     error: str | None = None

@@ -11,6 +11,7 @@ from pydantic_settings import SettingsConfigDict
 from cortex_site.base.addresses import Listen, is_loopback, split_listen
 from cortex_site.base.answer_formats import ReasoningFormat, ToolFormat
 from cortex_site.base.certificate import TlsFiles
+from cortex_site.base.kv_dtype import KVDtype
 from cortex_site.base.secret import Secret
 from cortex_site.base.settings_file import Section, Settings, load
 
@@ -39,6 +40,7 @@ class ModelSettings(Section):
     reasoning_format: ReasoningFormat | None = Field(
         None, description="The marker that opens its thoughts, or `none`; by default found by probing"
     )
+    kv_dtype: KVDtype | None = Field(None, description="By default that of `[device]`")
 
 
 class DeviceSettings(Section):
@@ -55,6 +57,11 @@ class DeviceSettings(Section):
     )
     dtype: Literal["float32", "bfloat16", "float16"] | None = Field(
         None, description="By default the model's own"
+    )
+    kv_dtype: KVDtype | None = Field(
+        None,
+        description="Of cached keys and values: by default `auto`, the model's own; `fp8` (on a GPU) and "
+        "`int8` (on a CPU) take half the memory of `bfloat16`",
     )
     allow_unexpected_tensors: bool = Field(
         default=False, description="Load models with tensors that their configuration has no place for"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from neuron.models.gguf.split_files import SUFFIX
+from neuron.models.gguf.split_files import is_gguf
 from neuron.models.gguf.text import read_gguf_text
 from neuron.text.directory import Fields, FitTemplate, TextFiles, TextSettings, model_text, read_model_text
 from neuron.text.model_text import ModelText
@@ -15,7 +15,7 @@ def read_text(path: Path, settings: TextSettings, fit: FitTemplate) -> ModelText
 
     Raises `BrokenModelError`, ModelLoadError, and whatever `fit` raises.
     """
-    if path.suffix != SUFFIX:
+    if not is_gguf(path):
         return read_model_text(path, settings, fit)
     found = read_gguf_text(path)
     files = TextFiles(

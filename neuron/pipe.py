@@ -52,6 +52,7 @@ class Load(msgspec.Struct, frozen=True, tag=True):
     model: str
     path: str
     quant: str | None = None  # how plain numbers are quantized; None: not at all
+    kv_dtype: str | None = None  # of its cached keys and values; None: the worker's own choice
 
 
 class Unload(msgspec.Struct, frozen=True, tag=True):
@@ -166,6 +167,7 @@ class Loaded(msgspec.Struct, frozen=True, tag=True):
     image_token: ImageToken | None = None  # of a model that reads images
     format: str = ""  # that most of its weights are stored in
     bits_per_weight: float | None = None  # of all weights, scales included
+    kv_dtype: str | None = None  # of its cached keys and values
 
 
 class LoadFailed(msgspec.Struct, frozen=True, tag=True):

@@ -55,6 +55,7 @@ class Registry:
                 tool_format=model.tool_format,
                 reasoning_format=model.reasoning_format,
                 chat_template=model.chat_template,
+                kv_dtype=model.kv_dtype,
             )
             with contextlib.suppress(ApiError):  # logged, and kept with the model
                 await self.load(spec)

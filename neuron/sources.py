@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from neuron.models.checkpoint import CONFIG, model_broken, wrong_files
-from neuron.models.gguf.split_files import SUFFIX, is_later_part, part_names
+from neuron.models.gguf.split_files import SUFFIX, is_gguf, is_later_part, part_names
 from neuron.models.in_situ import AS_STORED, IN_SITU
 from neuron.models.tiny import WEIGHTS_DIR
 from neuron.published_files import matching, models_among, precisions
@@ -26,14 +26,14 @@ _NEEDED = ["model*.safetensors", "*.json", "*.jinja", "*.txt", "*.model"]
 _DOUBLE = ["original/*", "model.fp16*", "model.bf16*", "model.fp32*"]
 
 
-class Found(NamedTuple):
+class FoundModel(NamedTuple):
     """Where a model is, and how its weights are quantized while they are loaded."""
 
     path: Path  # of its directory, or of its first GGUF file
     quant: str | None  # one of `IN_SITU`; None: they stay as they are stored
 
 
-async def find(source: str, models_dir: Path | None, quant: str | None = None) -> Found:
+async def find(source: str, models_dir: Path | None, quant: str | None = None) -> FoundModel:
     """The files of a model, downloaded if only the hub has it.
 
     Raises `ApiError` with param `source`, or `quant` for one that it cannot have.
@@ -58,42 +58,39 @@ def _local(source: str, models_dir: Path | None) -> Path | None:
     if source in SHIPPED:
         return SHIPPED[source]
     if models_dir and (candidate := models_dir / source) != models_dir:
-        return candidate if candidate.is_dir() or (candidate.is_file() and _is_gguf(candidate)) else None
+        return candidate if candidate.is_dir() or (candidate.is_file() and is_gguf(candidate)) else None
     return None
 
 
-def _is_gguf(path: Path) -> bool:
-    return path.suffix.lower() == SUFFIX
-
-
-def _on_disk(source: str, path: Path, quant: str | None) -> Found:
+def _on_disk(source: str, path: Path, quant: str | None) -> FoundModel:
     if path.is_file():
         _check_file(path)
         if quant is not None and not matching([path.name], quant):
             cause = f"weights of GGUF files stay as they are stored, which is not {quant!r}"
             raise _wrong_quant(f"quant: {source!r}: {cause}.")
-        return Found(path.resolve(), None)
+        return FoundModel(path.absolute(), None)
     if not path.is_dir():
         raise _not_found(f"{path} is not a directory.")
     return _in_directory(source, path, quant)
 
 
 def _check_file(path: Path) -> None:
-    if not _is_gguf(path):
+    if not is_gguf(path):
         raise _unsupported(f"{path} is a file; a model is a directory with {CONFIG}, or a {SUFFIX} file.")
     if is_later_part(path.name):
         raise _unsupported(f"{path} is a later part of a model; name the first, {part_names(path.name)[0]}.")
 
 
-def _in_directory(source: str, path: Path, quant: str | None) -> Found:
-    models = models_among(file.relative_to(path).as_posix() for file in path.rglob(f"*{SUFFIX}"))
+def _in_directory(source: str, path: Path, quant: str | None) -> FoundModel:
+    files = [*path.glob(f"*{SUFFIX}"), *path.glob(f"*/*{SUFFIX}")]
+    models = models_among(file.relative_to(path).as_posix() for file in files)
     has_weights = (path / CONFIG).is_file() and any(path.glob("*.safetensors"))
     if name := _chosen(source, models, quant, must=not has_weights):
-        return Found((path / name).resolve(), None)
+        return FoundModel((path / name).absolute(), None)  # the hub's cache has links to files without names
     if not (path / CONFIG).is_file():
         error = wrong_files(path) or model_broken(path / CONFIG, "missing; this is no model directory.")
         raise ApiError(422, error.code, error.message)
-    return Found(path.resolve(), _in_situ(source, models, quant))
+    return FoundModel(path.resolve(), _in_situ(source, models, quant))
 
 
 def _chosen(source: str, models: Sequence[str], quant: str | None, *, must: bool) -> str | None:
@@ -117,7 +114,7 @@ def _in_situ(source: str, models: Sequence[str], quant: str | None) -> str | Non
 # --- on the hub -------------------------------------------------------------------------------------------
 
 
-def _on_hub(repo: str, quant: str | None) -> Found:
+def _on_hub(repo: str, quant: str | None) -> FoundModel:
     """Download what is meant of a repository, and no other precision of it."""
     models: list[str] = []
     if quant is not None:
@@ -130,13 +127,13 @@ def _on_hub(repo: str, quant: str | None) -> Found:
         models = models or models_among(_listed(repo))
         if name := _chosen(repo, models, quant, must=True):
             return _download_gguf(repo, name)
-    return Found(path, quant)
+    return FoundModel(path, quant)
 
 
-def _download_gguf(repo: str, name: str) -> Found:
+def _download_gguf(repo: str, name: str) -> FoundModel:
     folder = name.rpartition("/")[0]
     parts = [f"{folder}/{part}".lstrip("/") for part in part_names(name.rpartition("/")[2])]
-    return Found(_download(repo, parts) / name, None)
+    return FoundModel(_download(repo, parts) / name, None)
 
 
 def _listed(repo: str) -> list[str]:

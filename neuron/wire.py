@@ -122,6 +122,10 @@ class ModelSpec(BaseModel):
     chat_template: str | None = Field(
         None, description="A template, or the path of one, from the model's directory on"
     )
+    kv_dtype: str | None = Field(
+        None,
+        description="Of cached keys and values: auto, fp8 or int8; by default as neuron is configured",
+    )
     devices: list[int] | None = Field(
         None, description="Device indices; by default the device with the most free memory"
     )
@@ -168,6 +172,7 @@ class ModelInfo(BaseModel):
     format: str = Field("", description="That most of its weights are stored in: bf16, q4_k")
     bits_per_weight: float | None = Field(None, description="On average, scales included")
     context: int | None = Field(None, description="The most tokens of a prompt and its answer together")
+    kv_dtype: str | None = Field(None, description="Of the cached keys and values of a loaded model")
     progress: float | None = Field(
         None, ge=0, le=1, description="While loading: the share of the bytes that is read"
     )

@@ -28,6 +28,7 @@ NEED_TORCH = [
     "bench/test_gpu.py",
     "device",
     "e2e",
+    "gguf",
     "models",
     "neuron/test_images.py",
     "neuron/test_tiny.py",

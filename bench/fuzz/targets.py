@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from copy import deepcopy
+from pathlib import Path
 from random import Random
+from tempfile import NamedTemporaryFile
 from typing import Any
 
 from fleet.gateway.dialects.chat_body import decode_head
 from neuron.api.bodies import chat
+from neuron.models.checkpoint import ModelLoadError
+from neuron.models.gguf.split_files import read_files
+from neuron.models.gguf.text import read_gguf_text
 from neuron.text.json_schema.check import rewritten
 from neuron.text.json_schema.problem import SchemaError
 from neuron.text.json_schema.rules import KeywordRules
@@ -18,6 +24,7 @@ from neuron.text.schema import grammar_source
 from neuron.wire import ApiError
 from tests.ext import test_peek as peek
 from tests.ext import test_sse as sse
+from tests.gguf.raw import SMALL, SMALL_DATA
 from tests.http import test_answer_reader as answers
 from tests.http import test_request_reader as requests
 from tests.stubs.damage import SPICE
@@ -215,6 +222,20 @@ def _heard(name: str, cut: list[str]) -> Any:
     return merged(said + parser.finish()), parser.num_closed
 
 
+# --- models ---
+
+
+def gguf(dice: Random) -> None:
+    """A file's keys, tensors and text are read, or refused with the file's name."""
+    with NamedTemporaryFile(suffix=".gguf") as file:
+        file.write(mutated_bytes(dice, SMALL[:-SMALL_DATA], SPICE) + SMALL[-SMALL_DATA:])
+        file.flush()
+        path = Path(file.name)
+        for read in (read_files, read_gguf_text):
+            with suppress(ModelLoadError):
+                read(path)
+
+
 TARGETS: dict[str, Check] = {
     "request": request,
     "answer": answer,
@@ -222,4 +243,5 @@ TARGETS: dict[str, Check] = {
     "body": body,
     "schema": schema,
     "calls": calls,
+    "gguf": gguf,
 }

@@ -25,6 +25,7 @@ PARTS = {
     "tests": 120.0,
     "parity": 60.0,
     "decode": 90.0,
+    "weights": 75.0,
     "prefill": 40.0,
     "sampler": 25.0,
     "guided": 25.0,
@@ -62,6 +63,7 @@ class Conductor:
         self._environment = os.environ | {
             "PYTHONPATH": os.pathsep.join(map(str, sites)),
             "OMP_WAIT_POLICY": "passive",  # as in neuron's workers
+            "CORTEX_PURE_PYTHON": "1",  # traces, which stand in for graphs, see torch's operations alone
             "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",  # of what a machine happens to have
         }
 

@@ -31,7 +31,7 @@ def cases(part: str, lab: Lab) -> Iterator[Case]:
     if not sides:
         return
     best: dict[int, float] = {}  # tokens a second of the best way
-    for way in lab.ways(sides[0].decoder):
+    for way in [*lab.ways(sides[0].decoder), *lab.coded_ways(sides[0].decoder)]:
         yield from _cases_of(lab, sides[0], way, best)
     for requests in lab.batches:
         yield Case(f"{requests} at once", "tokens/s", "generate", partial(theirs, lab, sides[0], requests))

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import copy
 import gc
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
 import transformers
+from torch import Tensor
 
 from bench.budget import Budget
 from bench.engine.serving import Engine
@@ -19,11 +20,13 @@ from neuron.device.attention import use_backend
 from neuron.device.cuda_graphs import Capture, Computation, CudaGraphCapture
 from neuron.device.kv_cache import bytes_per_token
 from neuron.device.model_runner import ModelRunner
-from neuron.device.varlen import PAGE_SIZE, Kernel, find_varlen_kernel, select_kernel
+from neuron.device.page_pool import CODINGS, Coding
+from neuron.device.varlen import PAGE_SIZE, Kernel, find_coded_kernel, find_varlen_kernel, select_kernel
 from neuron.engine.scheduler_limits import SchedulerLimits
 from neuron.models.attention_interface import ATTENTION_NAME, PROBE_NAME, AttentionProbe
 from neuron.models.fused.decoder import FusedDecoder, fuse_decoder
 from neuron.models.probe import Probe
+from neuron.models.stored_weight import StoredWeight
 from neuron.step import CacheShape
 
 # Of Qwen3-0.6B and Qwen3-4B, and of one that a CPU runs in no time.
@@ -41,14 +44,19 @@ STAND_IN_CONTEXT = 512  # the stand-in reads whole rows of the page table
 CACHE_SHARE = 0.3  # of the free memory
 
 
+Store = Callable[[Tensor], StoredWeight]
+
+
 class Way(NamedTuple):
-    """A way to attend: `kernel` None gathers pages; with `capture` decode steps are captured besides."""
+    """A way to attend: `kernel` None gathers pages; with `capture` decode steps are captured besides; with
+    `coding` pages hold codes."""
 
     name: str
     kernel: Kernel | None = None
     capture: Capture | None = None
     page_size: int = PAGE_SIZE
     context: int = CONTEXT
+    coding: Coding | None = None
 
 
 @dataclass
@@ -117,6 +125,16 @@ class Lab:
             found.append(Way(f"{name}, graphs", kernel, self.capture(), size, context))
         return found
 
+    def coded_ways(self, decoder: FusedDecoder) -> list[Way]:
+        """The ways to attend to codes: by our kernel where it works, else by gathering."""
+        coding = CODINGS["fp8" if self.is_cuda else "int8"]
+        kernel = find_coded_kernel() if self.is_cuda else None
+        kernel, size = select_kernel(kernel, decoder.layers, decoder.dtype, decoder.device, coding)
+        name = f"{coding.name} cache"
+        if kernel is None:
+            return [Way(f"{name}, gather", coding=coding)]
+        return [Way(f"{name}, graphs", kernel, self.capture(), size, coding=coding)]
+
     def capture(self) -> Capture:
         if self.is_cuda:
             return CudaGraphCapture()
@@ -131,10 +149,13 @@ class Lab:
         tokens = slots * context
         if self.is_cuda:
             free, _ = torch.cuda.mem_get_info(self.device)
-            tokens = min(tokens, int(free * CACHE_SHARE) // bytes_per_token(decoder.layers, decoder.dtype))
+            token_bytes = bytes_per_token(decoder.layers, decoder.dtype, way.coding)
+            tokens = min(tokens, int(free * CACHE_SHARE) // token_bytes)
         pages = max(tokens, context) // way.page_size + 1
         shape = CacheShape(num_pages=pages, page_size=way.page_size, num_slots=slots, context=context)
-        return ModelRunner(decoder, decoder.layers, shape, kernel=way.kernel, capture=way.capture)
+        return ModelRunner(
+            decoder, decoder.layers, shape, kernel=way.kernel, capture=way.capture, coding=way.coding
+        )
 
     def engine(self, runner: ModelRunner, **limits: Any) -> Engine:
         vocab_size = self._sides.decoder.vocab_size if self._sides else 0
@@ -178,9 +199,13 @@ def make_sides(shape: str, dtype: torch.dtype, device: torch.device, **changes: 
     return Sides(shape, fused(model), model)
 
 
-def fused(model: Any) -> FusedDecoder:
-    """Our decoder with a copy of a model's weights."""
+def fused(model: Any, store: Store | None = None) -> FusedDecoder:
+    """Our decoder with a copy of a model's weights, those of its linear layers as `store` makes them."""
     twin = copy.deepcopy(model)
+    for module in twin.modules() if store else ():
+        if isinstance(module, torch.nn.Linear):
+            assert store
+            module.weight = torch.nn.Parameter(store(module.weight), requires_grad=False)
     twin.set_attn_implementation(PROBE_NAME)
     attention = AttentionProbe()
     tokens = torch.zeros(1, 4, dtype=torch.int64, device=model.device)

@@ -25,6 +25,7 @@ MODULES = {
     "device": "facts",
     "parity": "parity",
     "decode": "decode",
+    "weights": "weights",
     "prefill": "prefill",
     "sampler": "sampler",
     "guided": "guided",

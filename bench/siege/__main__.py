@@ -1,11 +1,15 @@
 """Honest streams while strangers throw at gateway and neuron what they can: python -m bench.siege
 
-    minutes                  of all of it; a third of it is without strangers
+    minutes                  of all of it; half of it is without strangers
     requests, attacks        honest requests, and attacks by their names
     lost                     honest requests that ended in neither an answer nor an error to act on
     stuck                    1 if gateway or neuron does not answer a request afterwards
-    gap_p99_ms               between two pieces of a stream, alone and besieged
-    gap_p99_over_alone       the second over the first
+    gap_p99_ms               between two pieces of a stream: alone, beside a plain load, and besieged
+    gap_p99_over_alone       the last over the first
+    gap_p99_over_loaded      the last over that beside the load: on a machine of few cores what the strangers'
+                             own process computes, and what is computed for them elsewhere, costs the streams
+                             their share of the cores; the load's processes compute as much and no more
+    plain_load               shares of a core that they took
     rss_growth_mib           of each kind of process, the most that one of them had over its start
     worker_deaths            processes of gateway and neuron that ended, those of the sandbox aside
     answers                  what the attacks were answered, by status; 0: the connection was ended
@@ -28,15 +32,15 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import numpy as np
 
 from bench import command
 from bench.chaos.world import KV_MB, Scale, World, world
 from bench.siege.honest import Honest
 from bench.siege.memory import Watch
+from bench.siege.plain_load import plain_load
 from neuron.models.tiny import WEIGHTS_DIR
 
-ALONE_SHARE = 1 / 3
+ALONE_SHARE = LOADED_SHARE = 1 / 4  # of the time
 SCALE = Scale(neurons=1, gateways=1, models=1, clients=4, memory_mb=4000)
 MODEL = "m0"
 
@@ -60,29 +64,44 @@ async def _besiege(fleet: World, folder: Path, seconds: float) -> dict[str, Any]
     await honest.drive(3.0)  # loads the model and warms up
     watch = Watch({"gateway": fleet.gateways[0].process, "neuron": fleet.neurons[0].process})
     honest.reset()
-    await honest.drive(seconds * ALONE_SHARE)
-    alone = honest.gaps_ms
-    honest.gaps_ms = []
-    attackers = _start_attackers(fleet, folder, seconds * (1 - ALONE_SHARE))
+    usual = await _drive(honest, watch, seconds * ALONE_SHARE)
+    alone = honest.take_p99_ms()
+    besieged_s = seconds * (1 - ALONE_SHARE - LOADED_SHARE)
+    attackers = _start_attackers(fleet, folder, besieged_s)
     watching = asyncio.create_task(watch.run())
-    await honest.drive(seconds * (1 - ALONE_SHARE))
+    taken = await _drive(honest, watch, besieged_s)
     told = await asyncio.to_thread(attackers.communicate)
     watching.cancel()
     attacks = json.loads(told[0])
-    p99 = [float(np.percentile(gaps, 99)) if gaps else None for gaps in (alone, honest.gaps_ms)]
+    besieged = honest.take_p99_ms()
+    is_stuck = not await _answers(fleet)
+    shares = [share - usual.get(pid, 0.0) for pid, share in taken.items()]
+    with plain_load(shares):
+        await honest.drive(seconds * LOADED_SHARE)
+    loaded = honest.take_p99_ms()
     return {
         "minutes": seconds / 60,
         "requests": honest.requests,
         "attacks": attacks["attacks"],
         "lost": len(honest.lost),
-        "stuck": int(not await _answers(fleet)),
-        "gap_p99_ms": p99,
-        "gap_p99_over_alone": p99[1] / p99[0] if p99[0] and p99[1] else None,
+        "stuck": int(is_stuck),
+        "gap_p99_ms": [alone, loaded, besieged],
+        "gap_p99_over_alone": besieged / alone if alone and besieged else None,
+        "gap_p99_over_loaded": besieged / loaded if loaded and besieged else None,
+        "plain_load": sum(share for share in shares if share > 0),
         "rss_growth_mib": watch.growth_mib(),
         "worker_deaths": watch.deaths(),
         "answers": attacks["answers"],
         "details": honest.lost[:20],
     }
+
+
+async def _drive(honest: Honest, watch: Watch, seconds: float) -> dict[int, float]:
+    """Stream that long; return the share of a core that each process took meanwhile."""
+    before, started = watch.cpu_seconds(), time.monotonic()
+    await honest.drive(seconds)
+    took_s = time.monotonic() - started
+    return {pid: (spent - before.get(pid, 0.0)) / took_s for pid, spent in watch.cpu_seconds().items()}
 
 
 def _start_attackers(fleet: World, folder: Path, seconds: float) -> subprocess.Popen[str]:

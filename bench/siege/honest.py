@@ -6,6 +6,7 @@ import asyncio
 import time
 
 import httpx
+import numpy as np
 
 CLIENTS = 4
 RETRYABLE = {429, 503}
@@ -24,6 +25,11 @@ class Honest:
         self.gaps_ms: list[float] = []
         self.requests = 0
         self.lost: list[str] = []
+
+    def take_p99_ms(self) -> float | None:
+        """The 99th percentile of the gaps since the last call."""
+        gaps, self.gaps_ms = self.gaps_ms, []
+        return float(np.percentile(gaps, 99)) if gaps else None
 
     async def drive(self, seconds: float) -> None:
         """Stream until then, and each one's last answer to its end."""

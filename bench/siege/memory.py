@@ -1,8 +1,9 @@
-"""How the processes of gateway and neuron grow, and which of them end."""
+"""How the processes of gateway and neuron grow, what they compute, and which of them end."""
 
 from __future__ import annotations
 
 import asyncio
+import os
 import subprocess
 from collections.abc import Mapping
 from contextlib import suppress
@@ -29,13 +30,23 @@ class Watch:
         self._watched = {process: kind for process in self._all() if (kind := _kind(process))}
         self._start = {process: process.memory_info().rss for process in self._watched}
         self._most = dict(self._start)
+        self._cpu: dict[int, float] = {}
 
     async def run(self) -> None:
         while True:
             for process in self._watched:
                 with suppress(psutil.Error):
                     self._most[process] = max(self._most[process], process.memory_info().rss)
+            self.cpu_seconds()
             await asyncio.sleep(LOOK_EVERY_S)
+
+    def cpu_seconds(self) -> dict[int, float]:
+        """CPU seconds so far of each process of gateway, neuron and our own, ended or not."""
+        for process in [*self._all(), *psutil.Process(os.getpid()).children()]:
+            with suppress(psutil.Error):
+                times = process.cpu_times()
+                self._cpu[process.pid] = times.user + times.system
+        return dict(self._cpu)
 
     def growth_mib(self) -> dict[str, int]:
         growth: dict[str, int] = {}

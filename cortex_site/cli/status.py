@@ -104,7 +104,7 @@ def _nodes(fleet: dict[str, Any]) -> Table:
 
 
 def _models(fleet: dict[str, Any]) -> Table:
-    table = _table("\nModels", "model", "node", "state", "memory MB", "context", "error")
+    table = _table("\nModels", "model", "node", "state", "memory MB", "weights", "context", "error")
     placed = {}
     for node in fleet["nodes"]:
         for placement in node["placements"]:
@@ -116,13 +116,20 @@ def _models(fleet: dict[str, Any]) -> Table:
                 node["name"],
                 placement["state"] + percent,
                 str(placement["memory_mb"] or ""),
+                _weights(placement),
                 str(placement["context"] or ""),
                 placement["error_message"],
             )
     for model in fleet["models"]:
         if model["id"] not in placed:
-            table.add_row(model["id"], "", "available", str(model["vram_mb"] or ""), "", "")
+            table.add_row(model["id"], "", "available", str(model["vram_mb"] or ""), model["quant"], "", "")
     return table
+
+
+def _weights(placement: dict[str, Any]) -> str:
+    """How they are stored: the format, and bits of each."""
+    bits = placement["bits_per_weight"]
+    return f"{placement['format']} {bits:.3g}" if bits else placement["format"]
 
 
 def _process_table(processes: list[dict[str, Any]]) -> Table:

@@ -6,6 +6,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt
 from pydantic_settings import SettingsConfigDict
 
 from cortex_site.base.answer_formats import ReasoningFormat, ToolFormat
+from cortex_site.base.kv_dtype import KVDtype
 from cortex_site.base.settings_file import Section, Settings
 from cortex_site.config.cortex_toml import Label
 
@@ -35,6 +36,9 @@ class Profile(Section):
     harness: str = "torch"
     quant: str | None = Field(
         None, description="How its weights are quantized, or which of its files; default: as they are stored"
+    )
+    kv_dtype: KVDtype | None = Field(
+        None, description="Of cached keys and values: `auto`, `fp8` or `int8`; default: the node's own"
     )
     chat_template: str | None = Field(
         None, description="A template, or the path of one on the node, from the model's directory on"

@@ -3,8 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol, Self
 
 MIB = 1 << 20
+
+
+class BoundSettings(Protocol):
+    """The settings of a server that hold its bounds, under the names that gateway and neuron give them."""
+
+    @property
+    def max_body_bytes(self) -> int: ...
+
+    @property
+    def max_held_bytes(self) -> int: ...
+
+    @property
+    def head_timeout_s(self) -> float: ...
+
+    @property
+    def body_timeout_s(self) -> float: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,6 +32,15 @@ class RequestBounds:
     max_held_bytes: int = 256 * MIB  # of all bodies, from their first byte to the end of the answer
     head_s: float = 20.0  # from the first byte of a head to its last
     body_s: float = 300.0  # the same of a body
+
+    @classmethod
+    def of(cls, settings: BoundSettings) -> Self:
+        return cls(
+            settings.max_body_bytes,
+            settings.max_held_bytes,
+            head_s=settings.head_timeout_s,
+            body_s=settings.body_timeout_s,
+        )
 
 
 class HeldBytes:

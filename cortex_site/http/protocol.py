@@ -35,6 +35,8 @@ log = logging.getLogger("cortex.http")
 
 MAX_AHEAD, MAX_AHEAD_BYTES = 16, 1 << 18  # pipelined requests that may wait; with more, reading stops
 LINGER_S = 2.0  # a client that is still sending has this long to read its refusal
+PROCESSING = b"HTTP/1.1 102 Processing\r\n\r\n"
+PROBE_S, MAX_PROBE_S = 0.1, 5.0  # between two looks at whether a client that ended its sending is still there
 LAST_CALL_S = 1.0  # after a stop, an idle connection may still bring a request that was on its way
 
 
@@ -66,6 +68,8 @@ class ServerProtocol(asyncio.Protocol):
         self._heads = ResponseHeads(server_state)
         self._pipelined: deque[ParsedRequest] = deque()
         self._task: asyncio.Task[None] | None = None  # that answers
+        self._awaited: ParsedRequest | None = None  # under way, and nothing of its answer is sent yet
+        self._has_eof = False  # the client sends no more
         self._stopping = False  # the answer under way is the last one
 
     # --- the connection ---
@@ -117,6 +121,27 @@ class ServerProtocol(asyncio.Protocol):
         if self._task is None and self._reader.state is WAITING:
             self._deadline.set(self._loop.time() + LAST_CALL_S)
 
+    def eof_received(self) -> bool:
+        """Go on for a client that waits for an answer and has no more to send.
+
+        One that has left says the same, so the connection is probed until the answer begins. Later, and in
+        HTTP/1.0 and over TLS, where nothing can be sent that is no part of the answer, it counts as left.
+        """
+        awaited = self._awaited
+        if awaited is None or awaited.version == "1.0" or not self._transport.can_write_eof():
+            return False
+        self._has_eof = True
+        self._probe(PROBE_S)
+        return True
+
+    def _probe(self, again_s: float) -> None:
+        """Write what clients of HTTP/1.1 pass over (RFC 9110, 15.2); one that left sends a reset."""
+        if self._transport.is_closing():
+            return
+        if self._awaited is not None:
+            self._transport.write(PROCESSING)
+        self._loop.call_later(again_s, self._probe, min(2 * again_s, MAX_PROBE_S))
+
     def connection_lost(self, exc: Exception | None) -> None:
         self._server.connections.discard(self)
         self._deadline.cancel()
@@ -147,6 +172,7 @@ class ServerProtocol(asyncio.Protocol):
 
     def _accept(self, request: ParsedRequest) -> None:
         if self._task is None:
+            self._awaited = request
             self._task = self._loop.create_task(self._serve(request))
             self._server.tasks.add(self._task)
             return
@@ -205,6 +231,7 @@ class ServerProtocol(asyncio.Protocol):
         framing = f"content-length: {len(content)}\r\n"
         keep_alive = parsed.keep_alive and not self._stopping
         head = self._heads.make(response, framing, keep_alive=keep_alive)
+        self._awaited = None
         self._transport.write(head if parsed.method == "HEAD" else head + content)
 
     async def _stream(self, parsed: ParsedRequest, response: StreamResponse) -> None:
@@ -213,6 +240,7 @@ class ServerProtocol(asyncio.Protocol):
         try:
             framing = "transfer-encoding: chunked\r\n" if chunked else ""
             head = self._heads.make(response, framing, keep_alive=keep_alive)
+            self._awaited = None
             self._transport.write(head)
             if parsed.method != "HEAD":
                 sink = ClientSink(self._transport, self._flow, chunked=chunked)
@@ -222,7 +250,7 @@ class ServerProtocol(asyncio.Protocol):
             response.on_close()
 
     def _served(self, parsed: ParsedRequest, *, failed: bool) -> None:
-        self._task = None
+        self._task = self._awaited = None
         self._server.total_requests += 1
         if self._transport.is_closing():
             return
@@ -233,6 +261,8 @@ class ServerProtocol(asyncio.Protocol):
             self._transport.close()
         elif self._pipelined:
             self._accept(self._pipelined.popleft())
+        elif self._has_eof:
+            self._transport.close()
         else:
             self._flow.resume_reading()
             self._deadline.set(min(self._loop.time() + self._patience_s, self._latest))

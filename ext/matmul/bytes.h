@@ -1,5 +1,9 @@
 /* Vectors of 32 bytes, or of eight numbers, in the compiler's own terms, and what it has no terms for. */
 
+#ifndef HAS_AVX2 /* all of it is inlined: no such vector is passed in memory or not */
+#pragma GCC diagnostic ignored "-Wpsabi"
+#endif
+
 typedef uint8_t Bytes8 __attribute__((vector_size(8)));
 typedef int8_t SignedBytes8 __attribute__((vector_size(8)));
 typedef uint16_t Words8 __attribute__((vector_size(16)));
@@ -7,6 +11,8 @@ typedef uint8_t Bytes16 __attribute__((vector_size(16)));
 typedef uint8_t Bytes __attribute__((vector_size(32)));
 typedef int8_t SignedBytes __attribute__((vector_size(32)));
 typedef uint16_t Words16 __attribute__((vector_size(32)));
+typedef int16_t Shorts8 __attribute__((vector_size(16)));
+typedef int32_t Ints4 __attribute__((vector_size(16)));
 typedef int32_t Ints8 __attribute__((vector_size(32)));
 typedef uint64_t Quads __attribute__((vector_size(32)));
 typedef float Floats8 __attribute__((vector_size(32)));
@@ -116,8 +122,8 @@ INLINE Floats8 pick(Floats8 of, const int *places) {
 }
 #endif
 
-/* Add the products of four bytes to each sum: of codes without sign, or of signed ones within -127 and 127.
- * Without VNNI the former are at most 127. */
+/* Add the products of four bytes to each sum, the first 16 bytes' to the first four sums: of codes without sign, or
+ * of signed ones. Without VNNI the former are at most 127. */
 INLINE Ints8 dot_bytes(Ints8 sums, Bytes codes, SignedBytes inputs, const int is_signed) {
 #if defined(HAS_VNNI)
     (void)is_signed;
@@ -131,31 +137,18 @@ INLINE Ints8 dot_bytes(Ints8 sums, Bytes codes, SignedBytes inputs, const int is
     __m256i pairs = _mm256_maddubs_epi16(factors, others);
     return sums + (Ints8)_mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
 #else
-    typedef int16_t Products __attribute__((vector_size(64)));
-    typedef int32_t Pairs __attribute__((vector_size(64)));
-    Products factors = is_signed ? __builtin_convertvector((SignedBytes)codes, Products)
-                                 : __builtin_convertvector(codes, Products);
-    Pairs products = (Pairs)(factors * __builtin_convertvector(inputs, Products));
-    Pairs pairs = (products << 16 >> 16) + (products >> 16);
-    const Ints8 *halves = (const Ints8 *)&pairs;
-    return sums + SHUFFLE(Ints8, halves[0], halves[1], 0, 2, 4, 6, 8, 10, 12, 14) +
-           SHUFFLE(Ints8, halves[0], halves[1], 1, 3, 5, 7, 9, 11, 13, 15);
+    Ints4 halves[2];
+    UNROLL for (int i = 0; i < 2; i++) {
+        halves[i] = (Ints4){0};
+        UNROLL for (int j = 0; j < 2; j++) {
+            const Bytes8 eight = LOAD(Bytes8, (const uint8_t *)&codes + 16 * i + 8 * j);
+            const SignedBytes8 others = LOAD(SignedBytes8, (const uint8_t *)&inputs + 16 * i + 8 * j);
+            const Shorts8 factors = is_signed ? __builtin_convertvector((SignedBytes8)eight, Shorts8)
+                                              : __builtin_convertvector(eight, Shorts8);
+            const Ints4 products = (Ints4)(factors * __builtin_convertvector(others, Shorts8));
+            halves[i] += (products << 16 >> 16) + (products >> 16);
+        }
+    }
+    return sums + LOAD(Ints8, halves);
 #endif
-}
-
-/* Turn eight by eight numbers. */
-INLINE void transpose(Ints8 v[8]) {
-    Ints8 a[8], b[8];
-    UNROLL for (int i = 0; i < 8; i += 2) {
-        a[i] = SHUFFLE(Ints8, v[i], v[i + 1], 0, 8, 1, 9, 4, 12, 5, 13);
-        a[i + 1] = SHUFFLE(Ints8, v[i], v[i + 1], 2, 10, 3, 11, 6, 14, 7, 15);
-    }
-    UNROLL for (int i = 0; i < 8; i += 4) UNROLL for (int j = 0; j < 2; j++) {
-        b[i + 2 * j] = SHUFFLE(Ints8, a[i + j], a[i + j + 2], 0, 1, 8, 9, 4, 5, 12, 13);
-        b[i + 2 * j + 1] = SHUFFLE(Ints8, a[i + j], a[i + j + 2], 2, 3, 10, 11, 6, 7, 14, 15);
-    }
-    UNROLL for (int i = 0; i < 4; i++) {
-        v[i] = SHUFFLE(Ints8, b[i], b[i + 4], 0, 1, 2, 3, 8, 9, 10, 11);
-        v[i + 4] = SHUFFLE(Ints8, b[i], b[i + 4], 4, 5, 6, 7, 12, 13, 14, 15);
-    }
 }

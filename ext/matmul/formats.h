@@ -36,7 +36,6 @@ typedef struct Work {
     const float *bias; /* of the first output, or NULL */
     float *y;          /* of the first output and row */
     size_t y_stride;   /* floats */
-    uint8_t *scratch;  /* this thread's, `scratch_bytes` */
 } Work;
 
 struct Format {
@@ -45,7 +44,7 @@ struct Format {
     int scale_bytes, zero_bytes; /* of a group, of codes with scales beside them */
     Input input;
     void (*multiply)(const Work *work);
-    void (*dequantize)(const Row *row, float *to);
+    void (*dequantize)(const Row *row, int at, int count, float *to);
 };
 
 /* What was compiled for one instruction set. */
@@ -55,7 +54,6 @@ typedef struct Kernels {
     int num_formats;
     size_t (*input_bytes[NUM_INPUTS])(int ins); /* of a row; NULL where floats are taken as they are */
     void (*prepare[NUM_INPUTS])(const float *x, int ins, uint8_t *to);
-    size_t (*scratch_bytes)(int ins);
     void (*delta_head)(const DeltaHead *head);
     void (*attend_head)(const AttentionHead *head);
 } Kernels;

@@ -82,6 +82,7 @@ INLINE int rows_near(const Work *work) {
 
 #include "inputs.h"
 #include "bytes.h"
+#include "chunk.h"
 #include "tile.h"
 #include "unpack_32.h"
 #include "unpack_256.h"
@@ -98,7 +99,6 @@ const Kernels KERNELS = {
     .num_formats = sizeof formats / sizeof *formats,
     .input_bytes = {NULL, BFLOAT_INPUT_BYTES, code_input_bytes},
     .prepare = {NULL, BFLOAT_PREPARE, prepare_codes},
-    .scratch_bytes = scratch_bytes,
     .delta_head = delta_head,
     .attend_head = attend_head,
 };

@@ -1,13 +1,21 @@
-/* Codes with scales beside them, one for each group of inputs, multiplied by inputs as they are. Of one row the values
- * stay in registers; of more, `multiply_values` makes floats of a few outputs at a time. */
+/* Codes with scales beside them, one for each group of inputs, multiplied by inputs as they are. By a few rows
+ * their values are multiplied from registers; for more, `multiply_values` makes floats of them. */
 
 #define AT_ONCE 32
 #define VECTORS (AT_ONCE / LANES)
+#define DOT_MOST_ROWS 4 /* by which codes are multiplied at once */
+#define FEW_ROWS 12     /* for more it pays to make floats of codes once */
 
 INLINE void floats_of_codes(SignedBytes codes, Floats *values) {
 #if LANES == 16
     values[0] = (Floats)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm256_castsi256_si128((__m256i)codes)));
     values[1] = (Floats)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm256_extracti128_si256((__m256i)codes, 1)));
+#elif defined(HAS_AVX2)
+    const __m128i halves[] = {_mm256_castsi256_si128((__m256i)codes), _mm256_extracti128_si256((__m256i)codes, 1)};
+    UNROLL for (int i = 0; i < 4; i++) {
+        const __m128i eight = i % 2 ? _mm_unpackhi_epi64(halves[i / 2], halves[i / 2]) : halves[i / 2];
+        values[i] = (Floats)_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(eight));
+    }
 #else
     int8_t places[AT_ONCE];
     STORE(SignedBytes, codes, places);
@@ -21,7 +29,11 @@ INLINE void floats_of_codes(SignedBytes codes, Floats *values) {
 
 /* Of 16 bytes: the codes in order, each byte's lower half first. */
 INLINE Bytes load_pairs(const uint8_t *from) {
-    Words16 pairs = __builtin_convertvector(LOAD(Bytes16, from), Words16);
+#ifdef HAS_AVX2
+    const Words16 pairs = (Words16)_mm256_cvtepu8_epi16(LOAD(__m128i, from));
+#else
+    const Words16 pairs = __builtin_convertvector(LOAD(Bytes16, from), Words16);
+#endif
     return (Bytes)(pairs | pairs << 4) & 15;
 }
 
@@ -62,7 +74,8 @@ INLINE void values_of_table(const float *table, const uint8_t *from, Floats *val
     UNROLL for (int i = 0; i < VECTORS; i++) {
         const __m256i places = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)(codes + 8 * i)));
         const __m256 upper = _mm256_castsi256_ps(_mm256_slli_epi32(places, 28)); /* its sign: whether it is */
-        values[i] = (Floats)_mm256_blendv_ps(_mm256_permutevar8x32_ps(low, places), _mm256_permutevar8x32_ps(high, places), upper);
+        const __m256 of_low = _mm256_permutevar8x32_ps(low, places), of_high = _mm256_permutevar8x32_ps(high, places);
+        values[i] = (Floats)_mm256_blendv_ps(of_low, of_high, upper);
     }
 #else
     uint8_t codes[AT_ONCE];
@@ -90,78 +103,102 @@ INLINE void values_fp4(const uint8_t *from, int zero, Floats *values) {
     values_of_table(fp4_values, from, values);
 }
 
-/* Of a group's codes. */
+/* Of AT_ONCE codes. */
 typedef void (*Values)(const uint8_t *from, int zero, Floats *values);
 
-INLINE Floats dot_group(Values load, const int bits, const uint8_t *codes, int zero, const float *x, int count) {
-    Floats sums[VECTORS], values[VECTORS];
-    UNROLL for (int i = 0; i < VECTORS; i++) sums[i] = (Floats){0};
-    int at = 0;
-    for (; at + AT_ONCE <= count; at += AT_ONCE) {
-        load(codes + at * bits / 8, zero, values);
-        UNROLL for (int i = 0; i < VECTORS; i++) sums[i] += values[i] * load_floats(x + at + i * LANES);
-    }
-    if (at < count) {
-        uint8_t last_codes[AT_ONCE] = {0};
-        float last_x[AT_ONCE] = {0};
-        memcpy(last_codes, codes + at * bits / 8, (count - at) * bits / 8);
-        memcpy(last_x, x + at, (count - at) * sizeof *x);
-        load(last_codes, zero, values);
-        UNROLL for (int i = 0; i < VECTORS; i++) sums[i] += values[i] * load_floats(last_x + i * LANES);
-    }
-    UNROLL for (int i = 1; i < VECTORS; i++) sums[0] += sums[i];
-    return sums[0];
-}
-
-INLINE void scale_group(Values load, const int bits, const uint8_t *codes, int zero, float scale, float *to, int count) {
-    Floats values[VECTORS];
-    int at = 0;
-    for (; at + AT_ONCE <= count; at += AT_ONCE) {
-        load(codes + at * bits / 8, zero, values);
-        UNROLL for (int i = 0; i < VECTORS; i++) STORE(Floats, values[i] * scale, to + at + i * LANES);
-    }
-    if (at == count) return;
+/* Of the last few codes, and zeros behind them. */
+INLINE void last_values(Values load, const int bits, const uint8_t *from, int zero, Floats *values, int count) {
     uint8_t last[AT_ONCE] = {0};
-    memcpy(last, codes + at * bits / 8, (count - at) * bits / 8);
+    memcpy(last, from, count * bits / 8);
     load(last, zero, values);
-    for (int i = 0; at + i < count; i++) to[at + i] = values[i / LANES][i % LANES] * scale;
 }
 
 INLINE int zero_of(const Row *row, int group, const int bits) {
     return row->parts[2] ? row->parts[2][group] : 1 << (bits - 1);
 }
 
-INLINE void dequantize_codes(Values load, const int bits, const Row *row, float *to) {
-    for (int group = 0; group * row->group < row->ins; group++) {
-        const int at = group * row->group;
-        const float scale = LOAD(float, row->parts[1] + 4 * group);
-        scale_group(load, bits, row->parts[0] + at * bits / 8, zero_of(row, group, bits), scale, to + at, row->group);
+INLINE float scale_of(const Row *row, int group) { return LOAD(float, row->parts[1] + 4 * group); }
+
+/* Add a group's products by a few rows of inputs. */
+INLINE void add_group(Values load, const int bits, const Row *row, int group, const float *const *x, const int rows,
+                      Floats *sums) {
+    const int end = (group + 1) * row->group, zero = zero_of(row, group, bits);
+    Floats values[VECTORS], parts[DOT_MOST_ROWS][2];
+    UNROLL for (int r = 0; r < rows; r++) parts[r][0] = parts[r][1] = (Floats){0};
+    int at = group * row->group;
+    for (; at + AT_ONCE <= end; at += AT_ONCE) {
+        load(row->parts[0] + at * bits / 8, zero, values);
+        UNROLL for (int r = 0; r < rows; r++) UNROLL for (int i = 0; i < VECTORS; i++)
+            parts[r][i % 2] += values[i] * load_floats(x[r] + at + i * LANES);
+    }
+    if (at < end) {
+        last_values(load, bits, row->parts[0] + at * bits / 8, zero, values, end - at);
+        UNROLL for (int r = 0; r < rows; r++) {
+            float last[AT_ONCE] = {0};
+            memcpy(last, x[r] + at, (end - at) * sizeof *last);
+            UNROLL for (int i = 0; i < VECTORS; i++) parts[r][i % 2] += values[i] * load_floats(last + i * LANES);
+        }
+    }
+    UNROLL for (int r = 0; r < rows; r++) sums[r] += (parts[r][0] + parts[r][1]) * scale_of(row, group);
+}
+
+INLINE void multiply_output(Values load, const int bits, const Work *work, int out, int first, const int rows) {
+    const Row row = row_at(work, out);
+    const float *x[DOT_MOST_ROWS];
+    Floats sums[DOT_MOST_ROWS];
+    UNROLL for (int r = 0; r < rows; r++) {
+        x[r] = (const float *)(work->x + (first + r) * work->x_stride);
+        sums[r] = (Floats){0};
+    }
+    for (int group = 0; group * row.group < row.ins; group++) add_group(load, bits, &row, group, x, rows, sums);
+    UNROLL for (int r = 0; r < rows; r++)
+        work->y[(first + r) * work->y_stride + out] = sum(sums[r]) + (work->bias ? work->bias[out] : 0);
+}
+
+INLINE void multiply_codes(Values load, const int bits, const Work *work) {
+    if (work->rows > FEW_ROWS) {
+        multiply_values(work);
+        return;
+    }
+    for (int out = 0; out < work->outs; out++) {
+        int row = 0;
+        for (; row + DOT_MOST_ROWS <= work->rows; row += DOT_MOST_ROWS)
+            multiply_output(load, bits, work, out, row, DOT_MOST_ROWS);
+        if (work->rows & 2) multiply_output(load, bits, work, out, row, 2);
+        row += work->rows & 2;
+        if (work->rows & 1) multiply_output(load, bits, work, out, row, 1);
     }
 }
 
-INLINE float dot_codes(Values load, const int bits, const Row *row, const float *x) {
-    Floats sums = {0};
-    for (int group = 0; group * row->group < row->ins; group++) {
-        const int at = group * row->group;
-        const float scale = LOAD(float, row->parts[1] + 4 * group);
-        sums += dot_group(load, bits, row->parts[0] + at * bits / 8, zero_of(row, group, bits), x + at, row->group) * scale;
+/* Turn a few codes, all of one group, into floats. */
+INLINE void scale_codes(Values load, const int bits, const Row *row, int at, int count, float *to) {
+    const int group = at / row->group, zero = zero_of(row, group, bits);
+    const float scale = scale_of(row, group);
+    const uint8_t *from = row->parts[0] + at * bits / 8;
+    Floats values[VECTORS];
+    for (; count >= AT_ONCE; count -= AT_ONCE, from += AT_ONCE * bits / 8, to += AT_ONCE) {
+        load(from, zero, values);
+        UNROLL for (int i = 0; i < VECTORS; i++) STORE(Floats, values[i] * scale, to + i * LANES);
     }
-    return sum(sums);
+    if (!count) return;
+    last_values(load, bits, from, zero, values, count);
+    for (int i = 0; i < count; i++) to[i] = values[i / LANES][i % LANES] * scale;
 }
 
-#define SCALED_CODES(NAME, BITS)                                                                                     \
-    static void dequantize_##NAME(const Row *row, float *to) { dequantize_codes(values_##NAME, BITS, row, to); }     \
-    static void multiply_##NAME(const Work *work) {                                                                  \
-        if (work->rows > 1) {                                                                                        \
-            multiply_values(work);                                                                                   \
-            return;                                                                                                  \
-        }                                                                                                            \
-        for (int out = 0; out < work->outs; out++) {                                                                 \
-            const Row row = row_at(work, out);                                                                       \
-            work->y[out] = dot_codes(values_##NAME, BITS, &row, (const float *)work->x) +                            \
-                           (work->bias ? work->bias[out] : 0);                                                       \
-        }                                                                                                            \
+INLINE void dequantize_codes(Values load, const int bits, const Row *row, int at, int count, float *to) {
+    for (const int end = at + count; at < end;) {
+        const int left = row->group - at % row->group, next = left < end - at ? left : end - at;
+        scale_codes(load, bits, row, at, next, to);
+        at += next;
+        to += next;
     }
+}
+
+#define SCALED_CODES(NAME, BITS)                                                                     \
+    static void dequantize_##NAME(const Row *row, int at, int count, float *to) {                    \
+        dequantize_codes(values_##NAME, BITS, row, at, count, to);                                   \
+    }                                                                                                \
+    static void multiply_##NAME(const Work *work) { multiply_codes(values_##NAME, BITS, work); }
 SCALED_CODES(int4, 4)
 SCALED_CODES(int8, 8)
 SCALED_CODES(fp8, 8)

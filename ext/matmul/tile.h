@@ -1,22 +1,15 @@
-/* Products of blocks by inputs that are rounded to codes. A weight is scale * code + offset, so a product is the
- * products of codes, which are whole numbers, times both scales, and the offset times the sum of the inputs.
- *
- * For one row the codes stay in registers and lanes are inputs (`blocks.h`). For more, those of as many outputs as
- * there are lanes are transposed: no sum crosses lanes, and all rows take from the same tile. */
-
-typedef struct Chunk {
-    Bytes codes[8];                 /* of 32 weights each */
-    Floats8 scales[2], offsets[2]; /* for 32 weights; for 16, if there are two */
-} Chunk;
+/* Products of blocks by two rows and more: the codes of as many outputs as there are lanes are transposed, so that
+ * no sum crosses lanes, and all rows take from the same tile. */
+#ifdef HAS_AVX2
 
 #ifdef HAS_VNNI
 #define TILE_OUTS 16
 #else
 #define TILE_OUTS 8
 #endif
-#define TILE_ROWS 256   /* whose sums are kept at a time */
-#define ROWS_AT_ONCE 4  /* whose sums are in registers */
-#define MAX_CHUNK_BYTES 272 /* of q8_0 */
+#define TILE_ROWS 256       /* whose sums are kept at a time */
+#define ROWS_AT_ONCE 4      /* whose sums are in registers */
+#define MAX_CHUNK_BYTES 272 /* q8_0's */
 
 typedef int32_t TileInts __attribute__((vector_size(4 * TILE_OUTS)));
 typedef float TileFloats __attribute__((vector_size(4 * TILE_OUTS)));
@@ -29,13 +22,29 @@ typedef struct Tile {
 /* A type of blocks. */
 typedef struct Blocks {
     int elements, bytes;
-    int run;       /* weights that share a scale: 32 or 16 */
-    int is_signed; /* codes are 128 more than they shall be, and the offsets are for that alone */
+    int run, is_signed; /* as in `add_products` */
     void (*unpack)(const uint8_t *const *from, Chunk *to); /* eight chunks */
     void (*add_rows)(const Tile *tile, const CodedInput *x, int chunk, int rows, TileFloats *sums);
 } Blocks;
 
 INLINE int chunk_bytes(const Blocks *of) { return CHUNK / of->elements * of->bytes; }
+
+/* Turn eight by eight numbers. */
+INLINE void transpose(Ints8 v[8]) {
+    Ints8 a[8], b[8];
+    UNROLL for (int i = 0; i < 8; i += 2) {
+        a[i] = SHUFFLE(Ints8, v[i], v[i + 1], 0, 8, 1, 9, 4, 12, 5, 13);
+        a[i + 1] = SHUFFLE(Ints8, v[i], v[i + 1], 2, 10, 3, 11, 6, 14, 7, 15);
+    }
+    UNROLL for (int i = 0; i < 8; i += 4) UNROLL for (int j = 0; j < 2; j++) {
+        b[i + 2 * j] = SHUFFLE(Ints8, a[i + j], a[i + j + 2], 0, 1, 8, 9, 4, 5, 12, 13);
+        b[i + 2 * j + 1] = SHUFFLE(Ints8, a[i + j], a[i + j + 2], 2, 3, 10, 11, 6, 7, 14, 15);
+    }
+    UNROLL for (int i = 0; i < 4; i++) {
+        v[i] = SHUFFLE(Ints8, b[i], b[i + 4], 0, 1, 2, 3, 8, 9, 10, 11);
+        v[i + 4] = SHUFFLE(Ints8, b[i], b[i + 4], 4, 5, 6, 7, 12, 13, 14, 15);
+    }
+}
 
 INLINE void transpose_into(float (*to)[TILE_OUTS], const Ints8 *from, size_t stride) {
     Ints8 v[8];
@@ -80,7 +89,8 @@ static void load_tile(const Blocks *of, const Work *work, int out, int chunk, Ti
 }
 
 /* Add `count` times the products of four codes of each output, by the same inputs for all. */
-INLINE TileInts dot_lanes(TileInts sums, const uint8_t *codes, const int8_t *x, const int count, const int is_signed) {
+INLINE TileInts dot_lanes(TileInts sums, const uint8_t *codes, const int8_t *x, const int count,
+                          const int is_signed) {
 #ifdef HAS_VNNI
     (void)is_signed;
     UNROLL for (int i = 0; i < count; i++) {
@@ -88,7 +98,7 @@ INLINE TileInts dot_lanes(TileInts sums, const uint8_t *codes, const int8_t *x, 
         sums = (TileInts)_mm512_dpbusd_epi32((__m512i)sums, _mm512_loadu_si512(codes + 64 * i), inputs);
     }
     return sums;
-#elif defined(HAS_AVX2)
+#else
     if (is_signed) {
         UNROLL for (int i = 0; i < count; i++) {
             SignedBytes inputs = (SignedBytes)_mm256_set1_epi32(LOAD(int32_t, x + 4 * i));
@@ -102,13 +112,6 @@ INLINE TileInts dot_lanes(TileInts sums, const uint8_t *codes, const int8_t *x, 
         pairs = _mm256_add_epi16(pairs, _mm256_maddubs_epi16(LOAD(__m256i, codes + 32 * i), inputs));
     }
     return sums + (TileInts)_mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
-#else
-    for (int i = 0; i < count; i++) {
-        const int four = LOAD(int32_t, x + 4 * i);
-        SignedBytes inputs = (SignedBytes)(Ints8){four, four, four, four, four, four, four, four};
-        sums = dot_bytes(sums, LOAD(Bytes, codes + 32 * i), inputs, is_signed);
-    }
-    return sums;
 #endif
 }
 
@@ -135,12 +138,12 @@ INLINE void add_few_rows(const Tile *tile, const CodedInput *x, int chunk, TileF
     UNROLL for (int r = 0; r < rows; r++) sums[r] = sum[r];
 }
 
-#define ADD_ROWS(NAME, RUN, STEP, IS_SIGNED)                                                                         \
-    static void NAME(const Tile *tile, const CodedInput *x, int chunk, int rows, TileFloats *sums) {                 \
-        for (; rows >= ROWS_AT_ONCE; rows -= ROWS_AT_ONCE, x += ROWS_AT_ONCE, sums += ROWS_AT_ONCE)                  \
-            add_few_rows(tile, x, chunk, sums, ROWS_AT_ONCE, RUN, STEP, IS_SIGNED);                                  \
-        if (rows & 2) add_few_rows(tile, x, chunk, sums, 2, RUN, STEP, IS_SIGNED);                                   \
-        if (rows & 1) add_few_rows(tile, x + (rows & 2), chunk, sums + (rows & 2), 1, RUN, STEP, IS_SIGNED);         \
+#define ADD_ROWS(NAME, RUN, STEP, IS_SIGNED)                                                                  \
+    static void NAME(const Tile *tile, const CodedInput *x, int chunk, int rows, TileFloats *sums) {          \
+        for (; rows >= ROWS_AT_ONCE; rows -= ROWS_AT_ONCE, x += ROWS_AT_ONCE, sums += ROWS_AT_ONCE)           \
+            add_few_rows(tile, x, chunk, sums, ROWS_AT_ONCE, RUN, STEP, IS_SIGNED);                           \
+        if (rows & 2) add_few_rows(tile, x, chunk, sums, 2, RUN, STEP, IS_SIGNED);                            \
+        if (rows & 1) add_few_rows(tile, x + (rows & 2), chunk, sums + (rows & 2), 1, RUN, STEP, IS_SIGNED);  \
     }
 ADD_ROWS(add_rows_32_4bits, 32, 8, 0)
 ADD_ROWS(add_rows_32_5bits, 32, 4, 0)
@@ -173,3 +176,5 @@ static void multiply_rows(const Blocks *of, const Work *work) {
         }
     }
 }
+
+#endif

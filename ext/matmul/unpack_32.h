@@ -20,13 +20,15 @@ INLINE void unpack_q4_1(const uint8_t *p, Chunk *c) {
 }
 
 INLINE void unpack_q5_0(const uint8_t *p, Chunk *c) {
-    UNROLL for (int i = 0; i < 8; i++) c->codes[i] = load_nibbles(p + 22 * i + 6) | spread_bits(load_32(p + 22 * i + 2));
+    UNROLL for (int i = 0; i < 8; i++)
+        c->codes[i] = load_nibbles(p + 22 * i + 6) | spread_bits(load_32(p + 22 * i + 2));
     c->scales[0] = strided_halves(p, 22);
     c->offsets[0] = c->scales[0] * -16.0f;
 }
 
 INLINE void unpack_q5_1(const uint8_t *p, Chunk *c) {
-    UNROLL for (int i = 0; i < 8; i++) c->codes[i] = load_nibbles(p + 24 * i + 8) | spread_bits(load_32(p + 24 * i + 4));
+    UNROLL for (int i = 0; i < 8; i++)
+        c->codes[i] = load_nibbles(p + 24 * i + 8) | spread_bits(load_32(p + 24 * i + 4));
     c->scales[0] = strided_halves(p, 24);
     c->offsets[0] = strided_halves(p + 2, 24);
 }

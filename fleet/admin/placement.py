@@ -23,6 +23,7 @@ class PlacementAdmin(Operates, ReadOnlyAdmin):
         "state",
         "devices",
         "memory_mb",
+        "stored",
         "context",
         "running",
         "waiting",
@@ -34,6 +35,10 @@ class PlacementAdmin(Operates, ReadOnlyAdmin):
     search_fields = ("model", "node__name")
     list_select_related = ("node",)
     actions = ("load", "unload", "unload_by_force", "pin", "unpin")
+
+    @admin.display(description="weights, bits", ordering="format")
+    def stored(self, placement: Placement) -> str:
+        return placement.weights
 
     @admin.display(description="in this state for", ordering="changed_at")
     def changed(self, placement: Placement) -> str:

@@ -22,6 +22,7 @@ class ModelProfileAdmin(Operates, ConfiguredAdmin):
     list_display = (
         "model_id",
         "loaded_on",
+        "quant",
         "vram_mb",
         "needed_mb",
         "measured_mb",

@@ -34,6 +34,8 @@ class PlacementOut(Schema):
     state: str
     devices: list[int]
     memory_mb: int | None
+    format: str
+    bits_per_weight: float | None
     context: int | None
     progress: float | None
     running: int
@@ -69,6 +71,7 @@ class ModelOut(Schema):
     source: str
     harness: str
     quant: str
+    kv_dtype: str = Field(description="Of cached keys and values; empty: as the node is configured")
     vram_mb: int | None
     measured_mb: int | None
     needed_mb: int | None

@@ -62,12 +62,7 @@ def application(plane: DataPlane) -> Application:
     background = Background(plane, plane.config.responses.max_background)
     return Application(
         _make_api(plane, background),
-        bounds=RequestBounds(
-            settings.max_body_bytes,
-            settings.max_held_bytes,
-            head_s=settings.head_timeout_s,
-            body_s=settings.body_timeout_s,
-        ),
+        bounds=RequestBounds.of(settings),
         judge=plane.judge,
         compress_from_bytes=settings.compress_from_bytes,
         origins=plane.origins if settings.allowed_origins else None,

@@ -41,6 +41,8 @@ class Placement(models.Model):
     state = models.CharField(max_length=10, choices=State.choices, default=State.UNLOADED)
     devices = models.JSONField(default=list, help_text="Their indices")
     memory_mb = models.PositiveIntegerField("memory, MiB", null=True)
+    format = models.CharField(max_length=50, blank=True, help_text="That most of its weights are stored in")
+    bits_per_weight = models.FloatField(null=True, help_text="On average, scales included")
     context = models.PositiveIntegerField(null=True)
     capabilities = models.JSONField(default=list)
     text = models.JSONField(default=dict, help_text="What its chat template takes")
@@ -64,6 +66,12 @@ class Placement(models.Model):
 
     def __str__(self) -> str:
         return f"{self.model} on {self.node}"
+
+    @property
+    def weights(self) -> str:
+        """How its weights are stored: `q4_k 4.83`, with the bits of each."""
+        bits = f" {self.bits_per_weight:.2f}".rstrip("0").rstrip(".") if self.bits_per_weight else ""
+        return f"{self.format}{bits}"
 
     @property
     def is_busy(self) -> bool:

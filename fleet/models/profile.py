@@ -8,6 +8,7 @@ from django.core.validators import MinValueValidator
 from django.db import models
 
 from cortex_site.base.answer_formats import known_reasoning_format, known_tool_format
+from cortex_site.base.kv_dtype import KV_DTYPES
 from cortex_site.config.models_toml import DEFAULT_PRIORITY, PINNED_PRIORITY
 from fleet.models.node import names
 from fleet.models.version import Configured
@@ -36,7 +37,19 @@ class ModelProfile(Configured):
         max_length=500, blank=True, help_text="A directory or hub id; empty: the model's name."
     )
     harness = models.CharField(max_length=50, default="torch")
-    quant = models.CharField(max_length=50, blank=True)
+    quant = models.CharField(
+        max_length=200,
+        blank=True,
+        help_text="How its weights are quantized while they are loaded (q8_0, q4_k, int4, fp8), or which "
+        "GGUF file of its source it is; empty or none: as they are stored.",
+    )
+    kv_dtype = models.CharField(
+        "cached keys and values",
+        max_length=10,
+        blank=True,
+        choices=[(name, name) for name in KV_DTYPES],
+        help_text="What they are stored as; empty: as the node is configured.",
+    )
     chat_template = models.TextField(
         blank=True,
         help_text="A template, or the path of one on the node and in the model's directory; empty: its own.",
@@ -107,9 +120,10 @@ class ModelProfile(Configured):
         return str(self.model_id)
 
     def save(self, *args: Any, **kwargs: Any) -> None:
-        """Forget what was measured when source, quantization or harness change."""
-        weights = {"source": self.source, "quant": self.quant, "harness": self.harness}
-        if self.pk and not ModelProfile.objects.filter(pk=self.pk, **weights).exists():
+        """Forget what was measured when source, quantization, harness or cached types change."""
+        stored = {"source": self.source, "quant": self.quant, "harness": self.harness}
+        stored["kv_dtype"] = self.kv_dtype
+        if self.pk and not ModelProfile.objects.filter(pk=self.pk, **stored).exists():
             self.measured_mb = self.needed_mb = None
         super().save(*args, **kwargs)
 

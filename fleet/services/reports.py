@@ -176,6 +176,8 @@ def copy_info(row: Placement, info: ModelInfo, now: datetime) -> None:
     row.source = info.source[:500]
     row.devices = info.devices
     row.memory_mb = _count(info.memory_mb) or row.memory_mb
+    row.format = info.format[:50]
+    row.bits_per_weight = info.bits_per_weight
     row.context = _count(info.context)
     row.capabilities = info.capabilities
     if info.text:  # not in events

@@ -59,6 +59,7 @@ def _profile(profile: Profile) -> dict[str, Any]:
         "source": profile.source or "",
         "harness": profile.harness,
         "quant": profile.quant or "",
+        "kv_dtype": profile.kv_dtype or "",
         "chat_template": profile.chat_template or "",
         "tool_format": profile.tool_format or "",
         "reasoning_format": profile.reasoning_format or "",

@@ -68,12 +68,7 @@ class NeuronApplication(Application):
         lifespan: Callable[[], AbstractAsyncContextManager[Any]],
     ) -> None:
         self._access = TokenCheck(config)
-        bounds = RequestBounds(
-            config.max_body_bytes,
-            config.max_held_bytes,
-            head_s=config.head_timeout_s,
-            body_s=config.body_timeout_s,
-        )
+        bounds = RequestBounds.of(config)
         super().__init__(api, bounds=bounds, judge=self._access.refusal, lifespan=lifespan)
 
     async def respond(self, request: Request) -> HttpResponseBase:

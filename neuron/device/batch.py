@@ -14,7 +14,8 @@ from itertools import groupby
 import torch
 from torch import Tensor
 
-from neuron.device.kv_cache import Pages, PageTable
+from neuron.device.kv_cache import PageTable
+from neuron.device.page_pool import Pages
 from neuron.step import CacheShape, Chunk, PromptRule, StepPlan
 
 _Rule = tuple[int | None, int | None, PromptRule | None]  # window, chunk, and what prompts do

@@ -1,22 +1,28 @@
 """The tensors of a paged KV cache, and the page table that says which pages hold each slot's tokens.
 
-A layer has two tensors of shape (num_pages + 1, page_size, kv_heads, head_dim), or one where its values are
-its keys. A page is contiguous, so a sequence is gathered by copying whole pages. The engine decides which
-page is whose; here a slot is a row of `PageTable`.
+A layer has two pools of shape (num_pages + 1, page_size, kv_heads, head_dim), or one where its values are its
+keys. A page is contiguous, so a sequence is gathered by copying whole pages. The engine decides which page is
+whose; here a slot is a row of `PageTable`.
 """
 
 from __future__ import annotations
 
-import mmap
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from neuron.device.page_pool import (
+    Coding,
+    Pages,
+    PlainPool,
+    Pool,
+    allocate_pool,
+    allocate_zeros,
+    select_pages,
+)
 from neuron.step import CacheShape, StepPlan
-
-Pages = Tensor | slice  # page numbers, or a range of them that is read without a copy
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,16 +34,27 @@ class KVShape:
     value_dim: int
     values_are_keys: bool = False  # and stored once
     index_dim: int = 0  # of an index key, which an indexer of the layer scores; 0: it has none
+    is_text: bool = False  # neither keys nor values, but the text itself
 
     @property
-    def values_per_token(self) -> int:
-        value_dim = 0 if self.values_are_keys else self.value_dim
-        return self.kv_heads * (self.key_dim + value_dim) + self.index_dim
+    def needs_exactness(self) -> str:
+        """Why what it stores cannot be codes of eight bits; empty where it can."""
+        if self.is_text:
+            return "its pages hold the text itself"
+        return "its pages hold latents" if self.values_are_keys else ""
+
+    def num_bytes(self, dtype: torch.dtype, coding: Coding | None = None) -> int:
+        """Return the bytes that one token takes."""
+        dims = (self.key_dim,) if self.values_are_keys else (self.key_dim, self.value_dim)
+        index = self.index_dim * dtype.itemsize
+        if coding is None:
+            return self.kv_heads * sum(dims) * dtype.itemsize + index
+        return sum(coding.num_bytes(self.kv_heads, dim) for dim in dims) + index
 
 
-def bytes_per_token(layers: Mapping[int, KVShape], dtype: torch.dtype) -> int:
+def bytes_per_token(layers: Mapping[int, KVShape], dtype: torch.dtype, coding: Coding | None = None) -> int:
     """Return the bytes that one token takes in all `layers`."""
-    return sum(layer.values_per_token for layer in layers.values()) * dtype.itemsize
+    return sum(layer.num_bytes(dtype, coding) for layer in layers.values())
 
 
 class KVCache:
@@ -48,47 +65,67 @@ class KVCache:
     """
 
     def __init__(
-        self, layers: Mapping[int, KVShape], shape: CacheShape, *, dtype: torch.dtype, device: torch.device
+        self,
+        layers: Mapping[int, KVShape],
+        shape: CacheShape,
+        *,
+        dtype: torch.dtype,
+        device: torch.device,
+        coding: Coding | None = None,
     ) -> None:
-        def pool(*dims: int) -> Tensor:
-            return allocate_zeros((shape.num_pages + 1, shape.page_size, *dims), dtype=dtype, device=device)
+        def pool(heads: int, dim: int) -> Pool:
+            size = shape.num_pages + 1, shape.page_size, heads, dim
+            return allocate_pool(size, coding, dtype=dtype, device=device)
+
+        def index_keys(dim: int) -> Tensor:
+            return allocate_zeros((shape.num_pages + 1, shape.page_size, dim), dtype=dtype, device=device)
 
         self.shape = shape
-        self.num_bytes = bytes_per_token(layers, dtype) * (shape.num_pages + 1) * shape.page_size
+        self.num_bytes = bytes_per_token(layers, dtype, coding) * (shape.num_pages + 1) * shape.page_size
         self._keys = {index: pool(layer.kv_heads, layer.key_dim) for index, layer in layers.items()}
         self._values = {
             index: self._keys[index] if layer.values_are_keys else pool(layer.kv_heads, layer.value_dim)
             for index, layer in layers.items()
         }
         self._index_keys = {
-            index: pool(layer.index_dim) for index, layer in layers.items() if layer.index_dim
+            index: index_keys(layer.index_dim) for index, layer in layers.items() if layer.index_dim
         }
 
     def write(self, layer: int, locations: Tensor, key: Tensor, value: Tensor) -> None:
         """Store `key` and `value`, each (tokens, kv_heads, dim). A location is page * page_size + offset."""
-        keys, values = self.pools(layer)
-        keys.flatten(0, 1).index_copy_(0, locations, key)
+        keys, values = self._keys[layer], self._values[layer]
+        keys.write(locations, key)
         if values is not keys:
-            values.flatten(0, 1).index_copy_(0, locations, value)
+            values.write(locations, value)
+
+    def kv_heads(self, layer: int) -> int:
+        return self._keys[layer].heads
 
     def pools(self, layer: int) -> tuple[Tensor, Tensor]:
-        """Return keys and values of all pages, each (num_pages + 1, page_size, kv_heads, dim)."""
-        return self._keys[layer], self._values[layer]
+        """Return keys and values, or their codes, each (num_pages + 1, page_size, kv_heads, dim)."""
+        return self._keys[layer].stored, self._values[layer].stored
+
+    def scales(self, layer: int) -> dict[str, Tensor]:
+        """Return `key_scales` and `value_scales` of codes, each (num_pages + 1, page_size, kv_heads, 1)."""
+        keys, values = self._keys[layer], self._values[layer]
+        if isinstance(keys, PlainPool) or isinstance(values, PlainPool):
+            return {}
+        return {"key_scales": keys.scales, "value_scales": values.scales}
 
     def gather(self, layer: int, pages: Pages, rows: int) -> tuple[Tensor, Tensor]:
         """Return keys and values, each (rows, kv_heads, tokens, dim), of `rows` page lists of one length."""
-        keys, values = self.pools(layer)
-        gathered = _gather(keys, pages, rows)
-        return gathered, gathered if values is keys else _gather(values, pages, rows)
+        keys, values = self._keys[layer], self._values[layer]
+        gathered = keys.gather(pages, rows)
+        return gathered, gathered if values is keys else values.gather(pages, rows)
 
     def gather_tokens(self, layer: int, locations: Tensor) -> tuple[Tensor, Tensor]:
         """Return keys and values of single tokens, each (rows, kv_heads, k, dim).
 
         Locations are (rows, heads, k): of one head for all, or of each key head.
         """
-        keys, values = self.pools(layer)
-        gathered = _select_tokens(keys, locations)
-        return gathered, gathered if values is keys else _select_tokens(values, locations)
+        keys, values = self._keys[layer], self._values[layer]
+        gathered = keys.gather_tokens(locations)
+        return gathered, gathered if values is keys else values.gather_tokens(locations)
 
     def write_index(self, layer: int, locations: Tensor, keys: Tensor, part: slice) -> None:
         """Store a part of the index keys, (tokens, dim), at the locations of `write`."""
@@ -97,32 +134,8 @@ class KVCache:
 
     def gather_index(self, layer: int, pages: Pages, rows: int, part: slice) -> Tensor:
         """Return a part of the index keys, (rows, tokens, dim), of `rows` page lists of one length."""
-        keys = _select(self._index_keys[layer][..., part], pages)
+        keys = select_pages(self._index_keys[layer][..., part], pages)
         return keys.reshape(rows, -1, keys.shape[-1])
-
-
-def _select_tokens(pool: Tensor, locations: Tensor) -> Tensor:
-    if locations.shape[1] == 1:
-        return pool.flatten(0, 1)[locations[:, 0]].transpose(1, 2)
-    heads = torch.arange(pool.shape[2], device=pool.device)[:, None]
-    return pool.flatten(0, 1)[locations, heads]
-
-
-def _gather(pool: Tensor, pages: Pages, rows: int) -> Tensor:
-    return _select(pool, pages).view(rows, -1, *pool.shape[2:]).transpose(1, 2)
-
-
-def _select(pool: Tensor, pages: Pages) -> Tensor:
-    return pool[pages] if isinstance(pages, slice) else pool.index_select(0, pages)
-
-
-def allocate_zeros(shape: tuple[int, ...], *, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Return zeros. On a CPU they are a mapping of their own: the first write takes a page of memory, and all
-    of it goes back to the system with the tensor."""
-    if device.type != "cpu":
-        return torch.zeros(shape, dtype=dtype, device=device)
-    size = int(torch.Size(shape).numel()) * dtype.itemsize
-    return torch.frombuffer(mmap.mmap(-1, size), dtype=dtype).view(shape)
 
 
 class PageTable:

@@ -17,6 +17,7 @@ from neuron.device.cuda_graphs import Capture, DecodeGraphs
 from neuron.device.image_embedder import ImageEmbedder
 from neuron.device.kv_cache import KVCache, KVShape, PageTable
 from neuron.device.model import DecoderModel
+from neuron.device.page_pool import Coding
 from neuron.device.sampler import Sampler
 from neuron.device.sdpa import SdpaAttention
 from neuron.device.selection import use_index_keys
@@ -32,11 +33,11 @@ log = logging.getLogger("neuron.device")
 class ModelRunner:
     """A model with its KV cache, page table and sampler, and the pool of its `states` if its layers keep any.
 
-    With a `kernel`, attention reads pages in place. With `capture` as well, decode steps of a model that
-    `is_capturable` are captured and replayed.
+    Pages hold codes where there is a `coding`. With a `kernel`, attention reads pages in place. With
+    `capture` as well, decode steps of a model that `is_capturable` are captured and replayed.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913
         self,
         model: DecoderModel,
         layers: Mapping[int, KVShape],
@@ -45,9 +46,10 @@ class ModelRunner:
         kernel: Kernel | None = None,
         capture: Capture | None = None,
         states: Mapping[StateName, StateShape] | None = None,
+        coding: Coding | None = None,
     ) -> None:
         self.shape = shape
-        self.cache = KVCache(layers, shape, dtype=model.dtype, device=model.device)
+        self.cache = KVCache(layers, shape, dtype=model.dtype, device=model.device, coding=coding)
         self._states = StatePool(states, shape, model.device) if states else None
         self._model = model
         self._kernel = kernel

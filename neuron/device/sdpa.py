@@ -60,7 +60,7 @@ class SdpaAttention:
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return what the queries of a group attend to: keys, values and mask."""
         group, selection = self._batch.groups[part], params.selection
-        kv_heads = self._cache.pools(layer)[0].shape[2]
+        kv_heads = self._cache.kv_heads(layer)
         if selection and selection.is_worth_gathering(part, group, kv_heads):
             locations, mask = group.locate(selection.parts[part][:, :, 0], dtype)
             return *self._cache.gather_tokens(layer, locations), mask

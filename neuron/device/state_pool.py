@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from neuron.device.batch import Batch
-from neuron.device.kv_cache import allocate_zeros
+from neuron.device.page_pool import allocate_zeros
 from neuron.step import CacheShape, StepPlan
 
 

@@ -21,6 +21,7 @@ from torch import Tensor
 from neuron.device.attention import AttentionParams
 from neuron.device.batch import Batch
 from neuron.device.kv_cache import KVCache, KVShape, PageTable
+from neuron.device.page_pool import Coding
 from neuron.device.sdpa import SdpaAttention
 from neuron.pipe import Sampling
 from neuron.step import CacheShape, Chunk, Joined, StepPlan
@@ -88,6 +89,7 @@ class VarlenAttention:
             enable_gqa=query.shape[1] != keys.shape[2],
             seqused_k=metadata.seq_lens,
             block_table=metadata.block_table,
+            **self._cache.scales(layer),
         )
         return params.latent.project(out) if params.latent else out
 
@@ -127,19 +129,34 @@ def find_varlen_kernel() -> Kernel | None:
     return varlen_attn if inspect.signature(varlen_attn).parameters.keys() >= _OPTIONS else None
 
 
+def find_coded_kernel() -> Kernel | None:
+    """Return the kernel for pages of codes, or None where Triton is not installed."""
+    try:
+        from neuron.device.cuda.coded_attention import coded_varlen  # noqa: PLC0415 - not everywhere
+    except ImportError:
+        return None
+    return coded_varlen
+
+
 def select_kernel(
-    kernel: Kernel | None, layers: Mapping[int, KVShape], dtype: torch.dtype, device: torch.device
+    kernel: Kernel | None,
+    layers: Mapping[int, KVShape],
+    dtype: torch.dtype,
+    device: torch.device,
+    coding: Coding | None = None,
 ) -> tuple[Kernel | None, int]:
     """Return the kernel and the page size for a model with these layers; None where it does not work."""
     for size in _PAGE_SIZES if kernel else ():
         assert kernel
         try:
-            if all(_matches_sdpa(kernel, size, layer, dtype, device) for layer in set(layers.values())):
+            if all(
+                _matches_sdpa(kernel, size, layer, dtype, device, coding) for layer in set(layers.values())
+            ):
                 return kernel, size
             reason = "it disagrees with torch's plain attention"
         except torch.AcceleratorError:
             raise
-        except (RuntimeError, ValueError, TypeError) as error:
+        except Exception as error:  # noqa: BLE001 - compilers fail in ways of their own
             reason = str(error).partition("\n")[0]
         log.info("paged kernel not used", extra={"page_size": size, "reason": reason})
     return None, PAGE_SIZE
@@ -147,7 +164,12 @@ def select_kernel(
 
 @torch.inference_mode()
 def _matches_sdpa(
-    kernel: Kernel, size: int, layer: KVShape, dtype: torch.dtype, device: torch.device
+    kernel: Kernel,
+    size: int,
+    layer: KVShape,
+    dtype: torch.dtype,
+    device: torch.device,
+    coding: Coding | None,
 ) -> bool:
     """Try two prompts, one of them longer than a page, with two query heads for each key head."""
     shape = CacheShape(num_pages=4, page_size=size, num_slots=2, context=2 * size)
@@ -166,7 +188,7 @@ def _matches_sdpa(
     value = key if layer.values_are_keys else random(layer.kv_heads, layer.value_dim)
     for window in (None, size // 2):
         params = AttentionParams(scale=layer.key_dim**-0.5, window=window)
-        cache = KVCache({0: layer}, shape, dtype=dtype, device=device)
+        cache = KVCache({0: layer}, shape, dtype=dtype, device=device, coding=coding)
         found = varlen_attention(cache, table, plan, batch, kernel)(0, query, key, value, params=params)
         wanted = SdpaAttention(cache, batch)(0, query, key, value, params=params)
         if not torch.allclose(found, wanted, rtol=0, atol=_TOLERANCE):

@@ -38,6 +38,7 @@ LAYER_COUNTS = {"num_hidden_layers", "num_layers", "n_layer", "n_layers"}
 # What else models are published as: pattern, what it is, and the cure. The first that is there is named.
 _CONVERT = "load it with transformers and `save_pretrained`, or use the model's safetensors release"
 _OTHER_FILES = (
+    ("*.gguf", "a GGUF file", "name the file itself, or its precision as quant"),
     (ADAPTER, "a LoRA adapter without its model", "merge it into its base model first"),
     (
         "consolidated*.safetensors",
@@ -68,8 +69,9 @@ def model_broken(path: Path, cause: str) -> ModelLoadError:
 class OpenFiles:
     """The files that a load has open, each opened once."""
 
-    def __init__(self, exits: ExitStack) -> None:
+    def __init__(self, exits: ExitStack, pause: Callable[[], None] = lambda: None) -> None:
         self._exits = exits
+        self.pause = pause  # to be called between pieces of long work: requests of other models go on
         self._open: dict[Path, Any] = {}
 
     def get(self, file: Path, opener: Callable[[Path], AbstractContextManager[Any]]) -> Any:

@@ -2,13 +2,13 @@
 
 A model whose tensors have other shapes than its configuration says is built again without memory, on torch's
 meta device, with one size after another changed to what would fit. A key with which all shapes are those of
-the weights is one to correct.
+the weights is one to correct. Between two such models `between` is called: together they take seconds.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from copy import deepcopy
 from dataclasses import replace
@@ -22,6 +22,7 @@ from neuron.models.checkpoint import LAYER_COUNTS, Checkpoint
 
 Shape = tuple[int, ...]
 Place = tuple[str, ...]  # of a key in a configuration
+Between = Callable[[], None]
 
 _MAX_SIZES = 100  # of a configuration that are tried: each costs the time of building a model
 _LAYERS = 4  # that are built; a whole model takes seconds
@@ -80,7 +81,9 @@ _MADE_BY = {
 _NUMBERED = re.compile(r"(\w+)\.(\d+)\.")  # a container of modules, and the number of one in it
 
 
-def contradicting_size(checkpoint: Checkpoint, model_class: Any, shapes: Mapping[str, Shape]) -> str | None:
+def contradicting_size(
+    checkpoint: Checkpoint, model_class: Any, shapes: Mapping[str, Shape], between: Between
+) -> str | None:
     """Return the sizes each of which would explain the weights' shapes, in words; None when none does.
 
     `shapes` are those of the weights, by the model's names, where the model has others.
@@ -89,8 +92,10 @@ def contradicting_size(checkpoint: Checkpoint, model_class: Any, shapes: Mapping
     wanted = {name: shapes.get(name, shape) for name, shape in before.items()}
     found: list[str] = []
     for path, value in _sizes(checkpoint.config) if wanted != before else ():
+        between()
         step = value or 1  # all shapes are linear in each size
         after = _shapes(checkpoint, model_class, {path: value + step})
+        between()
         fitting = _fitting(value, step, before, after, wanted)
         if fitting is not None and _shapes(checkpoint, model_class, {path: fitting}) == wanted:
             found.append(f"{_place(checkpoint, path)} is {value}, but the weights have {fitting}")
@@ -119,9 +124,10 @@ def making_keys(checkpoint: Checkpoint, name: str) -> list[str]:
     return [key for key in keys if key in config]
 
 
-def contradicting_zero(checkpoint: Checkpoint, model_class: Any) -> str | None:
+def contradicting_zero(checkpoint: Checkpoint, model_class: Any, between: Between) -> str | None:
     """Return the size that is not positive and keeps a model from being built, in words."""
     for path, value in _sizes(checkpoint.config):
+        between()
         if value <= 0 and any(_shapes(checkpoint, model_class, {path: size}) for size in (1, 2)):
             return f"{_place(checkpoint, path)} is {value}"
     return None

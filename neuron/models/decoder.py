@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -126,17 +127,16 @@ def load_decoder(
     check_routing(checkpoint.config_file, text_config)
     check_context(checkpoint.config_file, text_config)
     has_vision = options.images and config.model_type in TESTED_VISION_FAMILIES
+    options = replace(options, images=has_vision)
     cls = decoder_class(checkpoint, config)
+    options.on_progress(0.0)  # transformers has just imported the class
     if not uses_attention_interface(cls, text_config):
         model = load_weights(checkpoint, config, cls, options, attention=None)
         return _load_older(checkpoint, model, text_config)
     check_index(checkpoint, text_config)
     model = load_weights(checkpoint, config, cls, options, attention=_attention(PROBE_NAME, config))
-    max_pixels = options.max_image_pixels if has_vision else None
     try:
-        return _load_interfaced(
-            checkpoint, model, text_config, max_pixels=max_pixels, fused=fused, latents=latents
-        )
+        return _load_interfaced(checkpoint, model, text_config, options, fused=fused, latents=latents)
     except ModelLoadError as error:
         if error.code != "model_unsupported" or has_vision:
             raise
@@ -168,31 +168,31 @@ def _load_interfaced(
     checkpoint: Checkpoint,
     model: Any,
     text_config: Any,
+    options: LoadOptions,
     *,
-    max_pixels: int | None,
     fused: bool,
     latents: bool,
 ) -> AnyDecoder:
-    """Return the decoder of a model whose layers leave their attention to us.
-
-    With `max_pixels` it sees, too.
-    """
+    """Return the decoder of a model whose layers leave their attention to us."""
     mend_layers(model, text_config)
+    options.on_progress(1.0)
     probe = probe_model(checkpoint, model, text_config, latents=latents)
+    options.on_progress(1.0)
     name = INDEXED_NAME if probe.index else ATTENTION_NAME
     model.set_attn_implementation(_attention(name, model.config))
     context = context_length(text_config)
     vision = None
-    if max_pixels is not None:
+    if options.images:
         # Imported here because it takes a second and needs an image library.
         from neuron.models.vision import load_vision  # noqa: PLC0415
 
-        vision = load_vision(model, checkpoint.path, max_pixels)
+        vision = load_vision(model, checkpoint.path, options.max_image_pixels)
     decoder: AnyDecoder | None = None
     if fused and latents:
         decoder = fuse_decoder(model, text_config, probe, context=context)
     if decoder is None:
         decoder = TransformersDecoder(model, probe, context=context)
+    options.on_progress(1.0)
     if probe.needs_proof:
         keeping = probe.states.modules if probe.states and not isinstance(decoder, FusedDecoder) else ()
         check_continuation(checkpoint, decoder, probe, [*map(StatefulModule, outermost(keeping))])

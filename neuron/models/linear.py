@@ -14,6 +14,9 @@ from neuron.models.formats.floats import FLOATS
 from neuron.models.matrix import GroupedProduct, Groups, Matrix, Product, are_alike, stack
 from neuron.models.stored_weight import StoredWeight, dense
 
+# A product costs some microseconds more than its bytes do; a copy of so few bytes costs a load as little.
+_COPIED_BYTES = 8 << 20
+
 
 @dataclass(frozen=True, slots=True)
 class PackedLinear:
@@ -51,10 +54,15 @@ def pack_linear(modules: Sequence[Any]) -> PackedLinear:
 
 
 def pack_matrices(matrices: Sequence[Matrix]) -> PackedLinear:
-    """Return one linear layer with the rows of all matrices, one product for neighbours stored alike."""
+    """Return one linear layer with the rows of all matrices, one product for neighbours stored alike.
+
+    Large ones stay where they are, which may be a mapped file, each with a product of its own.
+    """
     runs: list[list[Matrix]] = []
+    is_small = sum(matrix.num_bytes for matrix in matrices) <= _COPIED_BYTES
+    joins = is_small or matrices[0].blocks[0].device.type != "cpu"
     for matrix in matrices:
-        if runs and are_alike([runs[-1][0], matrix]):
+        if runs and joins and are_alike([runs[-1][0], matrix]):
             runs[-1].append(matrix)
         else:
             runs.append([matrix])

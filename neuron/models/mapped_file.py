@@ -3,7 +3,7 @@
 A file under a mapping must not be written to or cut short. To replace a model, rename a new file or directory
 into its place: what is mapped stays the old file until it is unmapped. What happens nevertheless is noticed:
 `MappedFile.damage` says it, and the worker asks before it sends what a step made of the weights. Where the
-file's bytes are gone, `ext.guard` puts zeros in their place, so that the process is there to be asked.
+file's bytes are gone, `ext/guard.c` puts zeros in their place, so that the process is there to be asked.
 """
 
 from __future__ import annotations
@@ -53,7 +53,8 @@ class MappedFile(mmap.mmap):
     path: Path
     _descriptor: int
     _mapped: tuple[int, int]  # size and time of change
-    _place: int
+    _address: int
+    _place: int  # of `ext.guard`
 
     def __new__(cls, path: Path) -> Self:
         """Raises OSError, or ValueError for an empty file."""
@@ -66,7 +67,8 @@ class MappedFile(mmap.mmap):
             raise
         self.path, self._descriptor = path, descriptor
         self._mapped = _state(descriptor)
-        self._place = _guard.watch(self.contents.data_ptr(), len(self)) if _guard else -1
+        self._address = self.contents.data_ptr()
+        self._place = _guard.watch(self._address, len(self)) if _guard else -1
         _alive.add(self)
         return self
 
@@ -92,6 +94,16 @@ class MappedFile(mmap.mmap):
             part = part.clone()
         return part.view(item).view(*shape)
 
+    def drop(self, tensor: Tensor) -> None:
+        """Give back the memory of a tensor's pages, which are read again if they are asked for."""
+        start = tensor.data_ptr() - self._address
+        page = start - start % mmap.PAGESIZE
+        self.madvise(mmap.MADV_DONTNEED, page, start + tensor.nbytes - page)
+
+    def holds(self, tensor: Tensor) -> bool:
+        """Return whether a tensor's numbers are those of the file, not a copy."""
+        return self._address <= tensor.data_ptr() < self._address + len(self)
+
     def damage(self) -> str | None:
         """Return what has become of the file since it was mapped; None while it is whole."""
         if _guard and _guard.is_lost(self._place):
@@ -116,6 +128,13 @@ def still_mapped(paths: Iterable[Path]) -> list[MappedFile]:
     """Return the mappings of these files that tensors still view."""
     wanted = set(paths)
     return [mapped for mapped in _alive if mapped.path in wanted]
+
+
+def mapping_of(tensor: Tensor) -> MappedFile | None:
+    """Return the file that a tensor's numbers are those of; None for a copy."""
+    if tensor.device.type != "cpu":
+        return None
+    return next((mapped for mapped in _alive if mapped.holds(tensor)), None)
 
 
 def _state(descriptor: int) -> tuple[int, int]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Protocol
 
 import torch
@@ -104,7 +104,11 @@ class Matrix:
     def bits_per_weight(self) -> float:
         """What the weight takes in memory, all scales included."""
         weights = self.num_outputs * self.in_features * (len(self.blocks[0]) if self.ndim == 3 else 1)
-        return 8 * sum(block.nbytes for block in self.blocks) / weights
+        return 8 * self.num_bytes / weights
+
+    @property
+    def num_bytes(self) -> int:
+        return sum(block.nbytes for block in self.blocks)
 
     def product(self) -> Product:
         """Return the product with one matrix: x, of `activation_dtype`, to the same dtype."""
@@ -119,9 +123,12 @@ class Matrix:
 
     def grouped_product(self) -> GroupedProduct | None:
         """Return the product with all experts' matrices in one operation, if the format has one."""
-        if self.factor is None and self.input_order is None:
+        if self.input_order is not None:
+            return None
+        if self.factor is None:
             return self.format.grouped_product(self)
-        return None
+        multiply = self.format.grouped_product(replace(self, bias=None, factor=None))
+        return multiply and partial(_multiply_scaled, multiply, self.factor[..., 0], self.bias)
 
     def dequantize(self, dtype: torch.dtype) -> Tensor:
         """Return the weight as plain numbers, (…, out, in)."""
@@ -145,6 +152,13 @@ def _scaled(multiply: Product, factor: Tensor, bias: Tensor | None) -> Product:
         return out if bias is None else out.add_(bias)
 
     return scaled
+
+
+def _multiply_scaled(
+    multiply: GroupedProduct, factor: Tensor, bias: Tensor | None, x: Tensor, groups: Groups
+) -> Tensor:
+    out = multiply(x, groups).mul_(factor[groups.experts])
+    return out if bias is None else out.add_(bias[groups.experts])
 
 
 def _item(tensor: Tensor | None, index: int | Tensor) -> Tensor | None:

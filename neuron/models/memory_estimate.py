@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 
+from neuron.device.kv_cache import KVShape
+from neuron.device.page_pool import Coding
 from neuron.models.checkpoint import BUFFER_TYPES, ITEM_BYTES, Checkpoint
 from neuron.models.indexer_interface import INDEXED_LAYERS
 from neuron.models.state_interface import SILENT_LAYERS
@@ -42,7 +44,13 @@ class MemoryEstimate:
 
 
 def estimate_memory(
-    checkpoint: Checkpoint, dtype: torch.dtype, *, context: int, step_tokens: int, rows: int
+    checkpoint: Checkpoint,
+    dtype: torch.dtype,
+    *,
+    context: int,
+    step_tokens: int,
+    rows: int,
+    coding: Coding | None = None,
 ) -> MemoryEstimate:
     """Return the estimate for a cache of `context` tokens, and steps of `step_tokens` with `rows` logits.
 
@@ -68,15 +76,16 @@ def estimate_memory(
     tied = 0
     if config.get("tie_word_embeddings") and _is_plain(checkpoint, (size("vocab_size"), hidden)):
         tied = size("vocab_size") * hidden * dtype.itemsize
-    cached = 2 * kv_heads * head_dim
+    cached = KVShape(kv_heads, head_dim, head_dim)
     per_token = _HIDDEN_COPIES * hidden + _GATE_COPIES * size("intermediate_size")
     if rank := size("kv_lora_rank"):
         rotated = size("qk_rope_head_dim")
-        cached = rank + rotated
+        cached = KVShape(1, rank + rotated, 0, values_are_keys=True)
         per_token += _HEAD_COPIES * heads * (size("qk_nope_head_dim") + rotated)
+    index = _index_values(config) * dtype.itemsize
     return MemoryEstimate(
         weights=weight_bytes(checkpoint, dtype) + tied,
-        cache=context * (num_attending * cached + _index_values(config)) * dtype.itemsize,
+        cache=context * (num_attending * cached.num_bytes(dtype, coding) + index),
         activations=step_tokens * per_token * dtype.itemsize + rows * _LOGIT_COPIES * 4 * size("vocab_size"),
     )
 

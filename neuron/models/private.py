@@ -25,6 +25,7 @@ class PrivateName:
     used_in: str
 
 
+_INNER_K_TILES = 8  # of 16 inputs, that a thread reads at once
 _PACKED = "__torch__.torch.classes.quantized.LinearPackedParamsBase"
 
 NAMES = (
@@ -93,6 +94,43 @@ NAMES = (
             ),
         ),
         "neuron/models/formats/floats.py",
+    ),
+    PrivateName(
+        "torch:ops.aten._scaled_mm",
+        (
+            (
+                "aten::_scaled_mm(Tensor self, Tensor mat2, Tensor scale_a, Tensor scale_b, "
+                "Tensor? bias=None, Tensor? scale_result=None, ScalarType? out_dtype=None, "
+                "bool use_fast_accum=False) -> Tensor"
+            ),
+        ),
+        "neuron/models/cuda/torch_products.py",
+    ),
+    PrivateName(
+        "torch:ops.aten._scaled_grouped_mm",
+        (
+            (
+                "aten::_scaled_grouped_mm(Tensor self, Tensor mat2, Tensor scale_a, Tensor scale_b, "
+                "Tensor? offs=None, Tensor? bias=None, Tensor? scale_result=None, "
+                "ScalarType? out_dtype=None, bool use_fast_accum=False) -> Tensor"
+            ),
+        ),
+        "neuron/models/cuda/torch_products.py",
+    ),
+    PrivateName(
+        "torch:ops.aten._convert_weight_to_int4pack",
+        ("aten::_convert_weight_to_int4pack(Tensor self, int innerKTiles) -> Tensor",),
+        "neuron/models/cuda/torch_products.py",
+    ),
+    PrivateName(
+        "torch:ops.aten._weight_int4pack_mm",
+        (
+            (
+                "aten::_weight_int4pack_mm(Tensor self, Tensor mat2, int qGroupSize, "
+                "Tensor qScaleAndZeros) -> Tensor"
+            ),
+        ),
+        "neuron/models/cuda/torch_products.py",
     ),
     PrivateName(
         "torch:ops.quantized.linear_prepack_fp16",
@@ -180,3 +218,40 @@ def fbgemm_linear(weight: Tensor, bias: Tensor | None) -> Callable[[Tensor], Ten
     packed = torch.ops.quantized.linear_prepack_fp16(weight.float(), bias)
     multiply = torch.ops.quantized.linear_dynamic_fp16
     return lambda x: multiply(x, packed)
+
+
+def scaled_mm(x: Tensor, weight: Tensor, x_scale: Tensor, weight_scale: Tensor) -> Tensor:
+    """Return the product in bfloat16 of 8-bit floats, (rows, in) and transposed (out, in).
+
+    Scales are (rows, 1) and (1, out), float32.
+    """
+    out: Tensor = torch.ops.aten._scaled_mm(x, weight, x_scale, weight_scale, out_dtype=torch.bfloat16)  # noqa: SLF001
+    return out
+
+
+def scaled_grouped_mm(
+    x: Tensor, weight: Tensor, x_scale: Tensor, weight_scale: Tensor, ends: Tensor
+) -> Tensor:
+    """Return the same by one of several matrices, (experts, in, out): each has the rows up to its end.
+
+    Scales are (rows,) and (experts, out).
+    """
+    out: Tensor = torch.ops.aten._scaled_grouped_mm(  # noqa: SLF001
+        x, weight, x_scale, weight_scale, offs=ends, out_dtype=torch.bfloat16
+    )
+    return out
+
+
+def pack_int4(codes: Tensor) -> Tensor:
+    """Return codes of four bits as `int4_mm` takes them.
+
+    They are (out, in / 2), with an even input's in the upper bits.
+    """
+    packed: Tensor = torch.ops.aten._convert_weight_to_int4pack(codes, _INNER_K_TILES)  # noqa: SLF001
+    return packed
+
+
+def int4_mm(x: Tensor, packed: Tensor, group: int, scales_and_zeros: Tensor) -> Tensor:
+    """Return the product of bfloat16 by (code - 8) * scale + zero, which are (in / group, out, 2)."""
+    out: Tensor = torch.ops.aten._weight_int4pack_mm(x, packed, group, scales_and_zeros)  # noqa: SLF001
+    return out

@@ -28,7 +28,7 @@ class RecomputingDecoder(SequentialDecoder):
     """A `neuron.device.model.DecoderModel` that reads a text anew for each token after it."""
 
     def __init__(self, model: Any, *, vocab_size: int, context: int) -> None:
-        layers = {0: KVShape(kv_heads=1, key_dim=len(_SHIFTS), value_dim=1)}
+        layers = {0: KVShape(kv_heads=1, key_dim=len(_SHIFTS), value_dim=1, is_text=True)}
         super().__init__(model, layers=layers, states={}, vocab_size=vocab_size, context=context)
 
     def __call__(

@@ -47,7 +47,8 @@ class StoredWeight(Tensor):
 
     def dequantize(self) -> Tensor:
         """Return the plain numbers."""
-        weight = self.matrix.dequantize(self.dtype)
+        with torch.inference_mode(mode=False):  # as in `__new__`
+            weight = self.matrix.dequantize(self.dtype)
         return weight.transpose(-1, -2) if self.is_transposed else weight
 
     @classmethod
@@ -67,7 +68,7 @@ class StoredWeight(Tensor):
         done = own(*args, **kwargs) if own else NotImplemented
         if done is not NotImplemented:
             return done
-        if func.__name__.partition(".")[0].endswith("_"):
+        if func.__name__.partition(".")[0].endswith("_") and isinstance(args[0], StoredWeight):
             raise TypeError(f"{func} would change a weight that is stored as {_formats(args)}")
         return func(*_all_dense(args), **_all_dense(kwargs))
 
@@ -79,7 +80,7 @@ class StoredWeight(Tensor):
         """Return the product with `x`, (…, in): (…, out), of its dtype."""
         rows = x.reshape(-1, x.shape[-1])
         dtype = activation_dtype(x.device, x.dtype, has_stored_weights=True)
-        return self._product(rows.to(dtype)).to(x.dtype).view(*x.shape[:-1], -1)
+        return self._product(rows.to(dtype)).to(x.dtype).view(*x.shape[:-1], self.matrix.num_outputs)
 
 
 def dense(value: Any) -> Any:
@@ -112,7 +113,8 @@ def _linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 def _embedding(tokens: Tensor, weight: Tensor, *_: Any, **__: Any) -> Tensor:
     if not isinstance(weight, StoredWeight) or weight.is_transposed or weight.ndim != 2:
         return embedding(dense(tokens), dense(weight))
-    return weight.matrix[tokens.flatten()].dequantize(weight.dtype).view(*tokens.shape, -1)
+    rows = weight.matrix[tokens.flatten()].dequantize(weight.dtype)
+    return rows.view(*tokens.shape, weight.matrix.in_features)
 
 
 _FUNCTIONS: dict[Any, Callable[..., Tensor]] = {linear: _linear, embedding: _embedding}

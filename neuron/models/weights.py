@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,8 @@ from neuron.models.contradiction import (
 )
 from neuron.models.rope_divisors import divide_frequencies
 
-OnProgress = Callable[[float], None]  # called with the fraction of bytes read, after every tensor
+# Called with the fraction of bytes read between any two pieces of a load, so that others can use the device.
+OnProgress = Callable[[float], None]
 
 # Causal masks, frequencies and positions, which older releases of transformers stored.
 _OLD_BUFFERS = re.compile(r"(^|\.)((attn|attention)\.(masked_)?bias|inv_freq|position_ids)$")
@@ -72,7 +74,7 @@ def load_weights(
     # Otherwise transformers reads in threads of its own, which would call `on_progress`.
     os.environ["HF_DEACTIVATE_ASYNC_LOAD"] = "1"
     with _quiet(), ExitStack() as files:
-        reader = _TensorReader(checkpoint, OpenFiles(files), options)
+        reader = _TensorReader(checkpoint, files, options)
         try:
             model, info = model_class.from_pretrained(
                 None,
@@ -86,8 +88,8 @@ def load_weights(
         except torch.AcceleratorError:
             raise
         except Exception as error:
-            raise reader.failure or _not_built(checkpoint, model_class, error) from error
-    _check_complete(checkpoint, model_class, info)
+            raise reader.failure or _not_built(checkpoint, model_class, error, options) from error
+    _check_complete(checkpoint, model_class, info, options)
     _check_tied(checkpoint, model)
     if not options.allow_unexpected:
         heads_of = model if is_headless else None
@@ -98,19 +100,23 @@ def load_weights(
     return model.eval().requires_grad_(requires_grad=False)
 
 
-def _not_built(checkpoint: Checkpoint, model_class: Any, error: Exception) -> ModelLoadError:
-    if cause := contradicting_zero(checkpoint, model_class):
+def _not_built(
+    checkpoint: Checkpoint, model_class: Any, error: Exception, options: LoadOptions
+) -> ModelLoadError:
+    if cause := contradicting_zero(checkpoint, model_class, partial(options.on_progress, 0.0)):
         return ModelLoadError("model_broken", f"{cause}; correct it: {error}")
     what = f"{type(error).__name__}: {error}" if isinstance(error, KeyError) else error
     return model_broken(checkpoint.path, f"cannot be loaded: {what}; correct what {CONFIG} says of it")
 
 
-def _check_complete(checkpoint: Checkpoint, model_class: Any, info: dict[str, Any]) -> None:
+def _check_complete(
+    checkpoint: Checkpoint, model_class: Any, info: dict[str, Any], options: LoadOptions
+) -> None:
     if mismatched := sorted(info["mismatched_keys"]):
         name, stored, wanted = mismatched[0]
         cause = f"{name} has shape {list(stored)} instead of {list(wanted)}"
         shapes = {name: tuple(shape) for name, shape, _ in mismatched}
-        found = contradicting_size(checkpoint, model_class, shapes)
+        found = contradicting_size(checkpoint, model_class, shapes, partial(options.on_progress, 1.0))
         raise model_broken(_file_of(checkpoint, name), cause + _cure(checkpoint, name, found))
     if missing := sorted(name for name in info["missing_keys"] if not name.startswith("pooler.")):
         cause = f"lacks {missing[0]} ({len(missing)} such tensors)"
@@ -152,6 +158,9 @@ def _check_expected(checkpoint: Checkpoint, unexpected: Iterable[str], headless:
     Of a `headless` model those beside its modules are heads, which are not used.
     """
     found = sorted(name for name in unexpected if not _OLD_BUFFERS.search(name))
+    with ExitStack() as exits:
+        files = OpenFiles(exits)
+        found = [name for name in found if not _is_zero_bias(checkpoint, name, files)]
     if headless is not None:
         modules = {name for name, _ in headless.named_children()}
         found = [name for name in found if modules & set(name.split(".")[:2])]
@@ -161,6 +170,12 @@ def _check_expected(checkpoint: Checkpoint, unexpected: Iterable[str], headless:
         cure = contradicting_count(checkpoint, found[0]) or "correct the configuration"
         cure += ", or set allow_unexpected_tensors under [device] to ignore them"
         raise ModelLoadError("model_unsupported", f"{checkpoint.path}: {cause}; {cure}")
+
+
+def _is_zero_bias(checkpoint: Checkpoint, name: str, files: OpenFiles) -> bool:
+    """Return whether a tensor is a bias that changes nothing, as some quantizers store with every layer."""
+    entry = checkpoint.tensors.get(name) if name.endswith(".bias") else None
+    return entry is not None and not entry.read(files).any()
 
 
 @contextmanager
@@ -178,9 +193,9 @@ def _quiet() -> Iterator[None]:
 class _TensorReader:
     """Reads tensors as transformers asks for them, and reports progress."""
 
-    def __init__(self, checkpoint: Checkpoint, files: OpenFiles, options: LoadOptions) -> None:
+    def __init__(self, checkpoint: Checkpoint, exits: ExitStack, options: LoadOptions) -> None:
         self._checkpoint = checkpoint
-        self._files = files
+        self._files = OpenFiles(exits, self._report)
         self._device = options.device
         self._on_progress = options.on_progress
         self._num_read = 0  # bytes
@@ -193,11 +208,14 @@ class _TensorReader:
             _check_stored(name, entry, tensor, dtype)
             tensor = tensor.to(device=self._device, dtype=dtype)
             self._num_read += entry.num_bytes
-            self._on_progress(self._num_read / self._checkpoint.num_bytes)
+            self._report()
         except Exception as error:
             self.failure = self.failure or error
             raise
         return tensor
+
+    def _report(self) -> None:
+        self._on_progress(self._num_read / self._checkpoint.num_bytes)
 
 
 def _check_stored(name: str, entry: TensorEntry, tensor: Tensor, dtype: torch.dtype | None) -> None:

@@ -28,6 +28,7 @@ from neuron.sandbox.messages import (
 )
 
 MIB = 1 << 20
+NICENESS = 5  # a third of the share of whoever streams, where there are more to compute than cores
 
 
 def main() -> None:
@@ -35,6 +36,7 @@ def main() -> None:
     die_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the daemon
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    os.nice(NICENESS)
     with os.fdopen(os.dup(1), "wb") as answers:
         os.dup2(2, 1)  # what a library prints is no answer
         while payload := _read(sys.stdin.buffer):

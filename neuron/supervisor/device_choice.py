@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Collection, Sequence
 from operator import itemgetter
 
+from cortex_site.base.kv_dtype import KV_DTYPES
 from neuron.supervisor.device_worker import DeviceWorker
 from neuron.supervisor.pending import WorkerLoadError
 from neuron.text.directory import reasoning_formats
@@ -16,6 +17,7 @@ from neuron.wire import ApiError, ModelSpec
 def allowed_workers(spec: ModelSpec, workers: Sequence[DeviceWorker]) -> Sequence[DeviceWorker]:
     """The workers that may get the model. Raises `ApiError` 400 for a spec that none can follow."""
     _require_known("tool_format", spec.tool_format, NOTATIONS)
+    _require_known("kv_dtype", spec.kv_dtype, KV_DTYPES)
     _require_known("reasoning_format", spec.reasoning_format, reasoning_formats())
     if spec.devices is None:
         return workers

@@ -205,12 +205,14 @@ class DeviceWorker:
         except TimeoutError as error:
             raise WorkerLoadError("worker_lost", f"The device worker {self.name} does not start.") from error
 
-    async def load(self, model: str, path: str, quant: str | None) -> pipe.Loaded:
+    async def load(
+        self, model: str, path: str, quant: str | None, kv_dtype: str | None = None
+    ) -> pipe.Loaded:
         """Load a model, one at a time per name. Raises `WorkerLoadError`."""
         if self._process is None:
             raise WorkerLoadError("worker_lost", self._not_running)
         load = self._pending.add_load(model)
-        self._send(pipe.Load(model, path, quant))
+        self._send(pipe.Load(model, path, quant, kv_dtype))
         return await load
 
     async def unload(self, model: str) -> None:

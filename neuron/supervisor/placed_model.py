@@ -94,6 +94,7 @@ class PlacedModel:
             format=loaded.format if loaded else "",
             bits_per_weight=loaded.bits_per_weight if loaded else None,
             context=loaded.context if loaded else None,
+            kv_dtype=loaded.kv_dtype if loaded else None,
             progress=self.worker.progress.get(self.id) if self.worker else None,
             capabilities=self.capabilities,
             text=self.text.description if self.text else {},

@@ -144,7 +144,7 @@ class TorchHarness:
         assert model.path
         model.require_loading()
         try:
-            loaded = await model.worker.load(model.id, str(model.path), model.quant)
+            loaded = await model.worker.load(model.id, str(model.path), model.quant, model.spec.kv_dtype)
         except WorkerLoadError as error:
             raise ApiError(LOAD_STATUS.get(error.code, 503), error.code, error.message) from error
         model.require_loading()

@@ -1,14 +1,20 @@
-"""The chat templates of a model: one for chats, and sometimes another for chats with tools."""
+"""The chat templates of a model: one for chats, and sometimes another for chats with tools.
+
+An empty one, as some base models have, is none: it would load and then refuse every chat.
+"""
 
 from __future__ import annotations
 
 import json
+import logging
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from neuron.text.template import ChatTemplate
+
+log = logging.getLogger("neuron.text")
 
 _TEXT = re.compile(r"\{[{%#]")  # in a setting: a template and not the path of one
 
@@ -67,23 +73,28 @@ def read_templates(
 def _sources(naming_path: Path, naming: Mapping[str, Any]) -> dict[str, _Source]:
     """The templates by name. A file of its own goes before the configurations."""
     directory = naming_path.parent
-    found = {
-        path.stem: _Source(path, _text(path))
-        for path in sorted((directory / "additional_chat_templates").glob("*.jinja"))
-    }
+    files = sorted((directory / "additional_chat_templates").glob("*.jinja"))
+    found = _not_empty({path.stem: _Source(path, _text(path)) for path in files})
     path = directory / "chat_template.jinja"
-    if path.exists():
-        return found | {"default": _Source(path, _text(path))}
+    if path.exists() and (own := _not_empty({"default": _Source(path, _text(path))})):
+        return found | own
     path = directory / "chat_template.json"
     configured = _configured(path)
     if configured is None:
         return _of_naming(naming_path, naming) | found
-    return {name: _Source(path, text) for name, text in _named(configured, path).items()} | found
+    return _not_empty({name: _Source(path, text) for name, text in _named(configured, path).items()}) | found
+
+
+def _not_empty(sources: dict[str, _Source]) -> dict[str, _Source]:
+    empty = [name for name, source in sources.items() if not source.text.strip()]
+    for name in empty:
+        log.warning("an empty chat template is passed over", extra={"file": str(sources.pop(name).path)})
+    return sources
 
 
 def _of_naming(path: Path, naming: Mapping[str, Any]) -> dict[str, _Source]:
     named = _named(naming.get("chat_template"), path)
-    return {name: _Source(path, text) for name, text in named.items()}
+    return _not_empty({name: _Source(path, text) for name, text in named.items()})
 
 
 def _configured(path: Path) -> Any:

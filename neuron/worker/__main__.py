@@ -10,6 +10,8 @@ import socket
 import threading
 from collections.abc import Sequence
 
+from neuron.device.memory import exempt_from_collection
+from neuron.device.page_pool import KV_DTYPES
 from neuron.device.startup import Device, init_device, parse_device
 from neuron.engine.scheduler_limits import SchedulerLimits
 from neuron.pipe import EXIT_CRASHED, EXIT_POISONED
@@ -56,6 +58,7 @@ def _parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, WorkerSettin
     parser.add_argument(
         "--dtype", choices=("float32", "bfloat16", "float16"), help="default: the model's own"
     )
+    parser.add_argument("--kv-dtype", choices=KV_DTYPES, default="auto", help="of the KV cache's pages")
     parser.add_argument(
         "--allow-unexpected-tensors",
         action="store_true",
@@ -81,6 +84,7 @@ def _parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, WorkerSettin
         memory_mb=parsed.memory_mb,
         kv_mb=parsed.kv_mb,
         dtype=parsed.dtype,
+        kv_dtype=parsed.kv_dtype,
         allow_unexpected_tensors=parsed.allow_unexpected_tensors,
         max_image_pixels=parsed.max_image_pixels,
         limits=limits,
@@ -115,6 +119,7 @@ class Worker:
         name_thread(threading.current_thread().name)
         try:
             init_device(self._device, self._threads)
+            exempt_from_collection()
             DeviceLoop(ModelPool(self._device, self._settings), self._channel).run()
         except PoisonedError:
             log.exception("the device is poisoned")

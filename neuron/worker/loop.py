@@ -1,9 +1,9 @@
 """The loop of the thread that owns the device.
 
-One turn handles the messages that have come, runs one step of every model that has work, and sends the daemon
-what came of it. While a model loads, every tensor read is followed by such a turn: other models' streams keep
-flowing and the daemon keeps hearing from this thread. Loads and unloads that come meanwhile wait for the end
-of the load.
+One turn handles the messages that have come, at most one load or unload among them, runs one step of every
+model that has work, and sends the daemon what came of it. While a model loads, every tensor read is followed
+by such a turn: other models' streams keep flowing and the daemon keeps hearing from this thread. Loads and
+unloads that come meanwhile wait for the end of the load, and each for a turn of its own.
 """
 
 from __future__ import annotations
@@ -43,7 +43,6 @@ from neuron.pipe import (
     Status,
     Submit,
     ToDaemon,
-    ToWorker,
     Unload,
     Unloaded,
 )
@@ -71,7 +70,7 @@ class DeviceLoop:
         self._grammar_thread = GrammarThread(channel.deliver)
         self._image_thread = ImageThread(channel.deliver)
         self._outbox: list[ToDaemon] = []
-        self._deferred: deque[ToWorker] = deque()  # loads, unloads and a shutdown that came during a load
+        self._lifecycle: deque[Load | Unload | Shutdown] = deque()  # in the order in which they came
         self._is_loading = False
         self._is_running = True
         self._sent_status: list[ModelStatus] | None = None
@@ -96,8 +95,8 @@ class DeviceLoop:
     def _turn(self) -> None:
         for message in self._channel.receive(self._wait_s()):
             self._handle(message)
-        while self._deferred and not self._is_loading:
-            self._handle(self._deferred.popleft())
+        if self._lifecycle and not self._is_loading:
+            self._handle_lifecycle(self._lifecycle.popleft())
         for resident in tuple(self._pool.models.values()):
             self._step(resident)
         self._report_status()
@@ -105,7 +104,8 @@ class DeviceLoop:
 
     def _wait_s(self) -> float:
         """Return how long to wait for a message: not at all while there is work."""
-        if self._is_loading or self._outbox or any(r.scheduler.has_work for r in self._pool.models.values()):
+        has_work = any(resident.scheduler.has_work for resident in self._pool.models.values())
+        if has_work or self._is_loading or self._lifecycle or self._outbox:
             return 0.0
         due = STATUS_INTERVAL_S if self._status() != self._sent_status else HEARTBEAT_S
         return max(0.0, self._sent_status_at + due - self._clock())
@@ -133,10 +133,8 @@ class DeviceLoop:
                 self._reset_cache(message)
             case AskMemory():
                 self._outbox.append(Memory(message.id, *self._memory()))
-            case _ if self._is_loading:
-                self._deferred.append(message)
-            case _:
-                self._handle_lifecycle(message)
+            case Load() | Unload() | Shutdown():
+                self._lifecycle.append(message)
 
     def _handle_lifecycle(self, message: Load | Unload | Shutdown) -> None:
         match message:
@@ -207,15 +205,27 @@ class DeviceLoop:
         self._is_loading = True
         try:
             resident = self._pool.load(
-                message.model, Path(message.path), self._on_progress(message.model), quant=message.quant
+                message.model,
+                Path(message.path),
+                self._on_progress(message.model),
+                quant=message.quant,
+                kv_dtype=message.kv_dtype,
             )
             context = resident.runner.shape.context
             dimensions = getattr(resident.runner, "dimensions", None)
-            sizes = resident.memory_mb, resident.needed_mb
             processor = resident.image_processor
             image_token = ImageToken(processor.image_token, processor.image_token_id) if processor else None
-            more = dimensions, image_token
-            self._outbox.append(Loaded(message.model, *sizes, context, *more, *resident.stored))
+            loaded = Loaded(
+                message.model,
+                resident.memory_mb,
+                resident.needed_mb,
+                context,
+                dimensions,
+                image_token,
+                *resident.stored,
+                resident.kv_dtype,
+            )
+            self._outbox.append(loaded)
         except PoisonedError:
             raise
         except ModelLoadError as error:

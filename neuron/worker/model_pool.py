@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 from neuron.device.cuda_graphs import Capture, CudaGraphCapture
-from neuron.device.kv_cache import bytes_per_token
+from neuron.device.kv_cache import KVShape, bytes_per_token
 from neuron.device.memory import (
     MIB,
     OutOfMemoryError,
@@ -20,9 +20,10 @@ from neuron.device.memory import (
     release_unused,
 )
 from neuron.device.model_runner import ModelRunner
+from neuron.device.page_pool import CODINGS, Coding
 from neuron.device.startup import AcceleratorError, Device
 from neuron.device.state_pool import bytes_per_slot
-from neuron.device.varlen import find_varlen_kernel, select_kernel
+from neuron.device.varlen import find_coded_kernel, find_varlen_kernel, select_kernel
 from neuron.engine.embedding_scheduler import EmbeddingScheduler
 from neuron.engine.request import GrammarMatcher
 from neuron.engine.scheduler import Scheduler
@@ -56,6 +57,7 @@ class WorkerSettings:
     memory_mb: int | None = None  # for everything: torch itself, weights and caches
     kv_mb: int | None = None  # for the cache of each model
     dtype: str | None = None
+    kv_dtype: str = "auto"  # of `page_pool.KV_DTYPES`, for models that are loaded without one
     allow_unexpected_tensors: bool = False  # that a model's configuration has no place for
     max_image_pixels: int = MAX_IMAGE_PIXELS
     limits: SchedulerLimits = field(default_factory=SchedulerLimits)
@@ -120,6 +122,7 @@ class ResidentModel:
     stored: tuple[str, float]  # the format of most of its weights, and bits per weight
     files: Sequence[MappedFile] = ()  # that its weights are read from at every step
     image_processor: ImageProcessor | None = None  # of a vision model
+    kv_dtype: str | None = None  # of its pages; None: it has none
 
     @property
     def damage(self) -> str | None:
@@ -146,6 +149,7 @@ class ModelPool:
         self.settings = settings
         self.models: dict[str, ResidentModel] = {}
         self._kernel = find_varlen_kernel() if device.type == "cuda" else None
+        self._coded_kernel = find_coded_kernel() if device.type == "cuda" else None
         self._own_bytes = bytes_in_use(device)  # torch, transformers, the device's context
         self.budget = default_budget(device) if settings.memory_mb is None else settings.memory_mb * MIB
 
@@ -164,7 +168,13 @@ class ModelPool:
         return max(0, self.budget - self.used)
 
     def load(
-        self, model: str, path: Path, on_progress: OnProgress, *, quant: str | None = None
+        self,
+        model: str,
+        path: Path,
+        on_progress: OnProgress,
+        *,
+        quant: str | None = None,
+        kv_dtype: str | None = None,
     ) -> ResidentModel:
         """Return the model, loaded from `path` and quantized by `quant` unless it is here already.
 
@@ -174,7 +184,8 @@ class ModelPool:
             return self.models[model]
         before = bytes_in_use(self.device)
         try:
-            self.models[model] = self._load(model, path, quant, on_progress, before)
+            coding = CODINGS.get(kv_dtype or self.settings.kv_dtype)
+            self.models[model] = self._load(model, path, quant, coding, on_progress, before)
         except (OutOfMemoryError, MemoryError) as error:
             raise ModelLoadError("insufficient_memory", f"{path}: {error or 'out of memory'}") from error
         except AcceleratorError as error:
@@ -193,7 +204,13 @@ class ModelPool:
         release_unused(self.device)
 
     def _load(
-        self, model: str, path: Path, quant: str | None, on_progress: OnProgress, before: int
+        self,
+        model: str,
+        path: Path,
+        quant: str | None,
+        coding: Coding | None,
+        on_progress: OnProgress,
+        before: int,
     ) -> ResidentModel:
         checkpoint = read_checkpoint(path)
         dtype = model_dtype(checkpoint, self.settings.dtype)
@@ -203,18 +220,25 @@ class ModelPool:
         if pooling:
             return self._load_embedder(model, checkpoint, dtype, pooling, on_progress)
         limits = self.settings.limits
-        estimate = self._estimate(checkpoint, dtype, step_tokens=limits.step_tokens)
+        estimate = self._estimate(checkpoint, dtype, coding, step_tokens=limits.step_tokens)
         self._check_room(path, "it takes about", str(estimate), estimate.total, self.free)
         options = self._load_options(dtype, on_progress)
         with _whole_files(checkpoint):
             decoder = load_decoder(checkpoint, options)
+        options.on_progress(1.0)
         release_unused(self.device)
+        _check_coding(path, decoder.layers, coding)
         if decoder.prompt_rule is PromptRule.WHOLE:
-            estimate = self._estimate(checkpoint, dtype, step_tokens=max(limits.step_tokens, decoder.context))
+            whole = max(limits.step_tokens, decoder.context)
+            estimate = self._estimate(checkpoint, dtype, coding, step_tokens=whole)
         # Less than the estimate is measured where the process could reuse freed memory.
         weights = max(bytes_in_use(self.device) - before, estimate.weights)
-        kernel, page_size = select_kernel(self._kernel, decoder.layers, decoder.dtype, self.device)
-        shape = self._cache_shape(path, decoder, page_size, self.free - weights - estimate.activations)
+        kernel, page_size = select_kernel(
+            self._coded_kernel if coding else self._kernel, decoder.layers, decoder.dtype, self.device, coding
+        )
+        token_bytes = bytes_per_token(decoder.layers, decoder.dtype, coding)
+        free = self.free - weights - estimate.activations
+        shape = self._cache_shape(path, decoder, token_bytes, page_size, free)
         scheduler = Scheduler(
             model,
             shape,
@@ -224,12 +248,17 @@ class ModelPool:
             prompt_rule=decoder.prompt_rule,
         )
         runner = ModelRunner(
-            decoder, decoder.layers, shape, kernel=kernel, capture=self._capture(), states=decoder.states
+            decoder,
+            decoder.layers,
+            shape,
+            kernel=kernel,
+            capture=self._capture(),
+            states=decoder.states,
+            coding=coding,
         )
-        log.info(
-            "model loaded",
-            extra={"model": model, "dtype": str(dtype), "context": shape.context, "pages": shape.num_pages},
-        )
+        kv_dtype = coding.name if coding else str(decoder.dtype).removeprefix("torch.")
+        sizes: dict[str, object] = {"context": shape.context, "pages": shape.num_pages}
+        log.info("model loaded", extra={"model": model, "dtype": str(dtype), "kv_dtype": kv_dtype} | sizes)
         return ResidentModel(
             scheduler,
             runner,
@@ -237,6 +266,7 @@ class ModelPool:
             path=path,
             needed_bytes=weights + estimate.cache + estimate.activations + 2 * bytes_per_slot(decoder.states),
             image_processor=decoder.image_processor,
+            kv_dtype=kv_dtype,
             stored=stored_format(checkpoint, dtype),
             files=_mapped(checkpoint),
         )
@@ -250,9 +280,13 @@ class ModelPool:
             max_image_pixels=self.settings.max_image_pixels,
         )
 
-    def _estimate(self, checkpoint: Checkpoint, dtype: Any, *, step_tokens: int) -> MemoryEstimate:
+    def _estimate(
+        self, checkpoint: Checkpoint, dtype: Any, coding: Coding | None, *, step_tokens: int
+    ) -> MemoryEstimate:
         rows = self.settings.limits.max_logit_rows
-        return estimate_memory(checkpoint, dtype, context=_MIN_CONTEXT, step_tokens=step_tokens, rows=rows)
+        return estimate_memory(
+            checkpoint, dtype, context=_MIN_CONTEXT, step_tokens=step_tokens, rows=rows, coding=coding
+        )
 
     def _load_embedder(
         self, model: str, checkpoint: Checkpoint, dtype: Any, pooling: Pooling, on_progress: OnProgress
@@ -280,8 +314,10 @@ class ModelPool:
     def _capture(self) -> Capture | None:
         return CudaGraphCapture() if self.device.type == "cuda" else None
 
-    def _cache_shape(self, path: Path, decoder: AnyDecoder, page_size: int, free: int) -> CacheShape:
-        page_bytes = bytes_per_token(decoder.layers, decoder.dtype) * page_size
+    def _cache_shape(
+        self, path: Path, decoder: AnyDecoder, token_bytes: int, page_size: int, free: int
+    ) -> CacheShape:
+        page_bytes = token_bytes * page_size
         state_bytes = bytes_per_slot(decoder.states)
         pages_per_context = -(-decoder.context // page_size)
         # What is added to each count is for the padding slot, see `PageTable.padding_slot`.
@@ -316,6 +352,14 @@ class ModelPool:
         if needed > free:
             left = f"{max(0, free) // MIB} MiB are free of the {self.budget // MIB} MiB there are"
             raise ModelLoadError("insufficient_memory", f"{path}: {takes} {size}, but {left}")
+
+
+def _check_coding(path: Path, layers: Mapping[int, KVShape], coding: Coding | None) -> None:
+    """Raises `ModelLoadError` for a model whose cache cannot be codes."""
+    reasons = [shape.needs_exactness for shape in layers.values() if shape.needs_exactness]
+    if coding and reasons:
+        cause = f"kv_dtype {coding.name!r} is not for this model, since {reasons[0]}: load it with 'auto'"
+        raise ModelLoadError("model_unsupported", f"{path}: {cause}")
 
 
 def _mapped(checkpoint: Checkpoint) -> list[MappedFile]:

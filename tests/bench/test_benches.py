@@ -39,7 +39,11 @@ def test_the_programs_that_benchmarks_start_are_there():
     assert programs() > PARTS
 
 
-@pytest.mark.parametrize("name", sorted(programs() - PARTS - {"bench.gpu"}))  # that one's is in test_gpu.py
+# Those run in tests/bench/test_gpu.py and tests/e2e/test_chaos.py.
+ELSEWHERE = {"bench.gpu", "bench.chaos"}
+
+
+@pytest.mark.parametrize("name", sorted(programs() - PARTS - ELSEWHERE))
 def test_a_smoke_run_ends_in_the_documented_keys(name: str):
     *before, last = output(["-m", name, "--smoke", "--json"])
     result: dict[str, Any] = json.loads(last)

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from neuron.device.memory import exempt_from_collection
 from tests.device.zoo import save
 
 
@@ -15,6 +16,12 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def exempt_imported() -> None:
+    """As in a worker: each load collects garbage, and what pytest imported would make that slow."""
+    exempt_from_collection()
 
 
 @pytest.fixture(scope="session")

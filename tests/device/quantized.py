@@ -195,6 +195,18 @@ def fp8(
     return store
 
 
+def modelopt(weight: Tensor) -> Stored:
+    """NVFP4 as compressed-tensors packs it, with the whole tensor's scale the other way up."""
+    form = "nvfp4-pack-quantized"
+    packed = {"num_bits": 4, "type": "float", "symmetric": True, "strategy": "tensor_group", "group_size": 16}
+    parts, numbers = compressed(form, **packed)(weight)
+    return {
+        ".weight": parts[".weight_packed"],
+        ".weight_scale": parts[".weight_scale"],
+        ".weight_scale_2": 1 / parts[".weight_global_scale"],
+    }, numbers
+
+
 def mxfp4(weight: Tensor) -> Stored:
     """Experts' weights, (experts, in, out), as gpt-oss stores them."""
     experts, count, out = weight.shape

@@ -11,6 +11,7 @@ import torch
 
 from neuron.device.cuda_graphs import Capture
 from neuron.device.model_runner import ModelRunner
+from neuron.device.page_pool import Coding
 from neuron.device.varlen import Kernel
 from neuron.engine.scheduler import Scheduler
 from neuron.engine.scheduler_limits import SchedulerLimits
@@ -48,6 +49,7 @@ class Serving:
         vocab: int = VOCAB,
         kernel: Kernel | None = None,
         capture: Capture | None = None,
+        coding: Coding | None = None,
         **limits: Any,
     ) -> None:
         self.loaded = loaded
@@ -61,7 +63,7 @@ class Serving:
             prompt_rule=loaded.prompt_rule,
         )
         self.runner = ModelRunner(
-            loaded, loaded.layers, shape, kernel=kernel, capture=capture, states=loaded.states
+            loaded, loaded.layers, shape, kernel=kernel, capture=capture, states=loaded.states, coding=coding
         )
         self.tokens: dict[int, list[int]] = {}
         self.ends: dict[int, Finished | Refused] = {}

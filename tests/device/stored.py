@@ -47,6 +47,13 @@ def q8_0(weight: Tensor) -> StoredWeight:
     return StoredWeight(matrix, weight.dtype)
 
 
+def int8(weight: Tensor) -> StoredWeight:
+    scales = weight.float().abs().amax(1, keepdim=True) / 127
+    codes = ((weight.float() / scales).round() + 128).to(torch.uint8)
+    kept = ScaledCodes("int8", weight.shape[1])
+    return StoredWeight(Matrix(kept, (codes, scales), None, weight.shape[1]), weight.dtype)
+
+
 def stored(checkpoint: Checkpoint, stores: Mapping[str, Store]) -> tuple[Checkpoint, Checkpoint]:
     """Return a checkpoint whose tensors are stored by what their name has a part of, and its plain twin."""
     entries: dict[str, TensorEntry] = {}

@@ -113,6 +113,13 @@ REFUSED: dict[str, tuple[Any, Method, Edit, str]] = {
         as_is,
         "gptq, gptq_v2 would",
     ),
+    "gptq some": (GPTQ | {"dynamic": {"-:a": {}, "+:b": {}}}, CODES, as_is, "dynamic gives modules bits"),
+    "modelopt": (
+        {"quant_method": "modelopt", "quant_algo": "W4A8"},
+        CODES,
+        as_is,
+        "'W4A8', .* FP8, NVFP4 would",
+    ),
     "gptq modules": (
         GPTQ | {"dynamic": {"a": {}}},
         CODES,
@@ -226,6 +233,17 @@ def test_what_does_not_fit_is_refused(case: str, tmp_path: Path):
     assert re.match(rf"{tmp_path}/({CONFIG}|{WEIGHTS}): ", raised.value.message)
 
 
+def test_a_pattern_has_a_time_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def match(_pattern: str, _name: str, *, timeout: float) -> None:
+        raise TimeoutError(timeout)
+
+    monkeypatch.setattr("regex.match", match)
+    groups = {"g": {"targets": ["re:.*"], "weights": INT4}}
+    path = directory(tmp_path, INTEGERS, as_is, packed() | {"config_groups": groups})
+    with pytest.raises(ModelLoadError, match="config_groups has a pattern that takes too long"):
+        read_all(path)
+
+
 @pytest.mark.parametrize("config", [None, ...], ids=["null", "none"])
 def test_no_quantization_is_plain(config: Any, tmp_path: Path):
     (entry,) = read_all(directory(tmp_path, plain, as_is, config))
@@ -236,6 +254,16 @@ def test_an_old_name_of_the_configuration_is_known(tmp_path: Path):
     path = directory(tmp_path, INTEGERS, as_is, None)
     values = {key: value for key, value in packed().items() if key != "quant_method"}
     (path / CONFIG).write_text(json.dumps({"model_type": "llama", "compression_config": values}))
+    assert isinstance(read_all(path)[0], StoredWeight)
+
+
+def test_null_in_a_configuration_says_nothing(tmp_path: Path):
+    weights = INT4 | {"strategy": None, "block_structure": None, "actorder": None}
+    groups = {
+        "a": {"targets": ["re:.*self_attn$"], "weights": None},
+        "b": {"targets": ["Linear"], "weights": weights},
+    }
+    path = directory(tmp_path, INTEGERS, as_is, packed() | {"config_groups": groups, "sparsity_config": None})
     assert isinstance(read_all(path)[0], StoredWeight)
 
 
@@ -308,7 +336,7 @@ def test_any_configuration_of_any_tensors_is_read_or_refused(
 ):
     file = Path("/nowhere") / WEIGHTS
     tensors = {
-        NAME + suffix: SafetensorsEntry(file, NAME + suffix, dtype, shape, prod(shape))
+        NAME + suffix: SafetensorsEntry(file, NAME + suffix, dtype, shape, 0, prod(shape))
         for suffix, (dtype, shape) in parts.items()
     }
     said = {"quantization_config": {"quant_method": method} | config}

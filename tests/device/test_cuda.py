@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from neuron.device.cuda_graphs import CudaGraphCapture
-from neuron.device.varlen import find_varlen_kernel, select_kernel
+from neuron.device.page_pool import CODINGS, Coding
+from neuron.device.varlen import find_coded_kernel, find_varlen_kernel, select_kernel
 from neuron.models.decoder import AnyDecoder
+from neuron.models.matrix import Groups, Matrix
 from neuron.pipe import Loaded, Sampling, Status
 from neuron.step import CacheShape
 from tests.device.daemon import Daemon
 from tests.device.kernels import varlen
+from tests.device.random_weights import BLOCK_FORMATS, CODES, stored_matrix
 from tests.device.serving import GREEDY, Serving, decoder, prompt, texts
 from tests.device.zoo import FAMILIES, save
 
@@ -102,6 +106,60 @@ def test_a_replayed_step_equals_the_captured_one(tmp_path: Path):
         serving.runner._table.update(plan)
         replayed = graphs.run(plan.chunks).clone()
         assert torch.equal(replayed, graphs._decode(8))
+
+
+# --- weights as they are stored ---------------------------------------------------------------------------
+
+
+def on_cuda(matrix: Matrix) -> Matrix:
+    blocks, bias = tuple(block.to(CUDA) for block in matrix.blocks), matrix.bias
+    return replace(matrix, blocks=blocks, bias=None if bias is None else bias.to(CUDA))
+
+
+def off(found: torch.Tensor, wanted: torch.Tensor) -> float:
+    return ((found.float() - wanted).norm() / wanted.norm()).item()
+
+
+@pytest.mark.parametrize("name", [*BLOCK_FORMATS, *CODES])
+def test_products_with_stored_weights_are_those_of_their_numbers(name: str):
+    """Chosen by time: by Triton, by torch's own operations, or with dequantised weights."""
+    matrix = on_cuda(stored_matrix(name, 192, 1024))
+    assert matrix.bias is not None
+    multiply, weight = matrix.product(), matrix.dequantize(torch.float32)
+    for rows in (1, 16, 300):
+        x = torch.randn(rows, 1024, device=CUDA, dtype=torch.bfloat16)
+        found = multiply(x)
+        assert found.dtype is torch.bfloat16
+        assert off(found, x.float() @ weight.T + matrix.bias) < 0.05
+    captured = CudaGraphCapture()(lambda: multiply(x))
+    assert torch.equal(captured(), multiply(x))
+
+
+@pytest.mark.parametrize("name", ["q4_k", "mxfp4", "int4 with zeros", "fp8 by row"])
+def test_rows_of_experts_are_multiplied_in_one_operation(name: str):
+    matrix = on_cuda(stored_matrix(name, 6, 192, 1024))
+    multiply = matrix.grouped_product()
+    assert multiply is not None
+    assert matrix.bias is not None
+    for counts in ([0, 1, 0, 0, 2, 0], [40, 0, 1, 3, 17, 64]):
+        experts = torch.arange(6, device=CUDA).repeat_interleave(torch.tensor(counts, device=CUDA))
+        x = torch.randn(len(experts), 1024, device=CUDA, dtype=torch.bfloat16)
+        weight = matrix.dequantize(torch.float32)[experts]
+        wanted = torch.einsum("ri,roi->ro", x.float(), weight) + matrix.bias[experts]
+        assert off(multiply(x, Groups(experts, 6)), wanted) < 0.05
+
+
+@pytest.mark.parametrize("coding", CODINGS.values(), ids=CODINGS)
+def test_attention_to_codes_reads_them_in_place(coding: Coding, tmp_path: Path):
+    loaded = decoder(save(tmp_path, "qwen3"), "bfloat16", CUDA)
+    kernel, size = select_kernel(find_coded_kernel(), loaded.layers, loaded.dtype, loaded.device, coding)
+    assert kernel is not None
+    shape = CacheShape(num_pages=2048 // size, page_size=size, num_slots=8, context=256)
+    prompts = {number: prompt(number, 10 + number) for number in range(24)}
+    wanted = texts(loaded, prompts, max_tokens=NEW, shape=shape, coding=coding)
+    capture = CudaGraphCapture()
+    found = texts(loaded, prompts, max_tokens=NEW, shape=shape, coding=coding, kernel=kernel, capture=capture)
+    assert sum(found[number][:3] == wanted[number][:3] for number in prompts) >= 18
 
 
 def test_a_worker_owns_the_device(tmp_path: Path):

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
+import json
 import queue
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,6 +13,7 @@ from typing import Any
 
 import msgspec
 import pytest
+import torch
 
 from neuron.engine.scheduler import Scheduler
 from neuron.engine.scheduler_limits import SchedulerLimits
@@ -41,6 +45,7 @@ from neuron.pipe import (
 )
 from neuron.step import CacheShape, PoisonedError, StepPlan, StepResult
 from neuron.worker.loop import DeviceLoop
+from neuron.worker.model_pool import ModelPool, WorkerSettings
 from tests.engine.fake_device import VOCAB, FakeDevice, continuation
 
 SHAPE = CacheShape(num_pages=64, page_size=4, num_slots=4, context=100)
@@ -184,6 +189,50 @@ def test_messages_during_a_load_are_served_or_deferred():
     kinds = [type(m) for m in channel.sent if isinstance(m, (Tokens, Loaded, Unloaded))]
     assert kinds.index(Tokens) < kinds.index(Loaded) < kinds.index(Unloaded)
     assert [m.model for m in channel.of(Loaded)] == ["new"]
+
+
+def test_a_stream_makes_a_step_between_two_loads_that_fail():
+    loads = [Load(f"new-{number}", "/broken") for number in range(5)]
+    channel = run(
+        FakeModelPool(m=FakeRunner()), FakeChannel([submit(1, max_tokens=90), *loads], idle_turns=60)
+    )
+    ends = [at for at, message in enumerate(channel.sent) if isinstance(message, LoadFailed)]
+    between = [channel.sent[one:other] for one, other in itertools.pairwise(ends)]
+    pieces = 5  # of a load of the fake pool
+    counts = [sum(isinstance(message, Tokens) for message in messages) for messages in between]
+    assert counts == [pieces + 1] * (len(loads) - 1)
+
+
+class FollowingChannel(FakeChannel):
+    """Delivers the next batch once a message of a kind has been sent."""
+
+    def __init__(self, *turns: tuple[type[Any], ToWorker]) -> None:
+        super().__init__()
+        self.waiting = list(turns)
+
+    def receive(self, timeout_s: float) -> list[ToWorker]:
+        self.now += timeout_s or 0.01
+        return [self.waiting.pop(0)[1]] if self.of(self.waiting[0][0]) else []
+
+
+def test_a_stream_goes_on_while_a_model_is_read_and_found_damaged(llama: Path, tmp_path: Path):
+    damaged = Path(shutil.copytree(llama, tmp_path / "damaged"))
+    config = json.loads((llama / "config.json").read_text())
+    config["intermediate_size"] += 1
+    (damaged / "config.json").write_text(json.dumps(config))
+    limits = SchedulerLimits(max_running=4, step_tokens=16)
+    pool = ModelPool(torch.device("cpu"), WorkerSettings(memory_mb=4000, kv_mb=8, limits=limits))
+    load, damaged_load = Load("m", str(llama)), Load("damaged", str(damaged))
+    stream = submit(1, max_tokens=400)
+    channel = FollowingChannel(
+        (Ready, load), (Loaded, stream), (Tokens, damaged_load), (LoadFailed, Shutdown())
+    )
+    run(pool, channel)
+    assert "intermediate_size" in channel.of(LoadFailed)[0].message
+    reading = channel.sent[channel.sent.index(channel.of(LoadProgress)[-1]) :]
+    searching = [type(message) for message in reading if isinstance(message, (Tokens, LoadFailed))]
+    sizes = [value for value in config.values() if type(value) is int]
+    assert searching.index(LoadFailed) > len(sizes)
 
 
 class CompilingChannel(FakeChannel):

@@ -151,6 +151,13 @@ def test_two_models_of_one_file_share_its_memory(tmp_path: Path):
     assert mapped_bytes(file, "Pss") <= mapped_bytes(file, "Rss") // 2 + (8 << 10)
 
 
+def test_pages_that_were_quantized_take_no_memory(tmp_path: Path):
+    file = save(tmp_path, hidden_size=256, intermediate_size=1024) / WEIGHTS
+    models = ModelPool(torch.device("cpu"), WorkerSettings(kv_mb=1))
+    models.load("m", tmp_path, lambda _: None, quant="q8_0")
+    assert mapped_bytes(file, "Rss") < file.stat().st_size / 4
+
+
 def test_a_file_that_changes_while_it_is_loaded_is_a_failed_load(tmp_path: Path):
     path = save(tmp_path)
     models = ModelPool(torch.device("cpu"), WorkerSettings(kv_mb=1))

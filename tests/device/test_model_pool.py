@@ -120,14 +120,14 @@ def test_models_share_one_budget(llama: Path, tmp_path: Path):
 
 
 def test_unloading_frees_the_memory(tmp_path: Path):
-    path = save(tmp_path, intermediate_size=20_000, num_hidden_layers=4)
+    path = save(tmp_path, intermediate_size=40_000, num_hidden_layers=4)
     models = pool()
-    models.load("m", path, ignore)
-    assert models.used - models._own_bytes > 50 * MIB
+    models.load("m", path, ignore, quant="q8_0")  # plain weights are the file's pages
+    assert models.used - models._own_bytes > 30 * MIB
     before = bytes_in_use(CPU)
     assert models.unload("m") is not None
     models.release_unused()
-    assert bytes_in_use(CPU) < before - 40 * MIB
+    assert bytes_in_use(CPU) < before - 12 * MIB
     assert models.unload("m") is None
 
 

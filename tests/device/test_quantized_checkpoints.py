@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
-from neuron.models.checkpoint import WEIGHTS, OpenFiles
+from neuron.models.checkpoint import CONFIG, WEIGHTS, OpenFiles
 from neuron.models.reading import read_checkpoint
 from neuron.models.stored_weight import StoredWeight, dense
 from tests.device.quantized import (
@@ -23,6 +24,7 @@ from tests.device.quantized import (
     eight_bits,
     fp8,
     gptq,
+    modelopt,
     mxfp4,
     quantize,
 )
@@ -87,6 +89,11 @@ CASES: dict[str, tuple[dict[str, Any], Method]] = {
     "fp8 exponents": (FP8 | {"weight_block_size": [16, 32]}, fp8(16, 32, dtype=torch.float8_e8m0fnu)),
     "fp8 tensor": (FP8, fp8(1 << 20, 1 << 20, ".weight_scale")),
     "fp8 channel": ({"quant_method": "fbgemm_fp8"}, fp8(1, 1 << 20, ".weight_scale")),
+    "modelopt fp8": (
+        {"quant_method": "modelopt", "quant_algo": "FP8"},
+        fp8(1 << 20, 1 << 20, ".weight_scale"),
+    ),
+    "modelopt nvfp4": ({"quant_method": "modelopt", "quant_algo": "NVFP4"}, modelopt),
     "bitsandbytes nf4": (BNB, bitsandbytes("nf4", nested=False)),
     "bitsandbytes nf4 nested": (BNB, bitsandbytes("nf4", nested=True)),
     "bitsandbytes fp4": (BNB, bitsandbytes("fp4", nested=False)),
@@ -123,17 +130,30 @@ def test_a_weight_stands_for_the_reference_s_numbers(name: str, models: dict[str
     for key, tensor in read.items():
         assert tensor.shape == found[key].shape == wanted[key].shape
         # The scales of NVFP4 come before the factor of the whole tensor, not after it.
-        close = 2**-22 if name == "nvfp4" else 0.0
+        close = 2**-22 if "nvfp4" in name else 0.0
         torch.testing.assert_close(dense(tensor), wanted[key], rtol=close, atol=0.0)
 
 
-@pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("name", CASES)
-def test_a_quantized_model_computes_what_its_numbers_do(
-    name: str, model: str, models: dict[str, Path], tmp_path: Path
-):
-    stored, plain = quantize(models[model], tmp_path, *CASES[name])
+def test_a_quantized_model_computes_what_its_numbers_do(name: str, models: dict[str, Path], tmp_path: Path):
+    stored, plain = quantize(models["experts"], tmp_path, *CASES[name])
     torch.testing.assert_close(logits(decoder(stored)), logits(decoder(plain)), rtol=1e-3, atol=1e-3)
+
+
+def test_experts_in_one_tensor_have_a_grid_of_scales_each(tmp_path: Path):
+    weights = torch.randn(3, 64, 96, generator=torch.Generator().manual_seed(4))
+    parts, numbers = zip(*map(fp8(32, 32), weights), strict=True)
+    name = "model.layers.0.mlp.experts.gate_up_proj"
+    tensors = {
+        name: torch.stack([part[".weight"] for part in parts]),
+        f"{name}_scale_inv": torch.stack([part[".weight_scale_inv"] for part in parts]),
+    }
+    save_file(tensors, tmp_path / WEIGHTS)
+    config = {"model_type": "qwen3_moe", "quantization_config": FP8 | {"weight_block_size": [32, 32]}}
+    (tmp_path / CONFIG).write_text(json.dumps(config))
+    entry = read_checkpoint(tmp_path).tensors[name]
+    with ExitStack() as exits:
+        assert torch.equal(dense(entry.read(OpenFiles(exits))), torch.stack(numbers))
 
 
 def test_gpt_oss_keeps_its_experts_as_they_are(tmp_path: Path):

@@ -16,7 +16,7 @@ from neuron.models.fused.decoder import FusedDecoder
 from neuron.models.reading import read_checkpoint
 from neuron.models.stored_weight import StoredWeight, dense
 from tests.device.serving import prompt, texts
-from tests.device.stored import load, logits, multiply_plainly, q8_0, stored
+from tests.device.stored import int8, load, logits, multiply_plainly, q8_0, stored
 from tests.device.zoo import save
 
 PROMPTS = {number: prompt(number, length) for number, length in enumerate((1, 5, 30))}
@@ -24,11 +24,12 @@ ALL = dict.fromkeys(("proj", "embed_tokens", "lm_head"), q8_0)
 MIXED = dict.fromkeys(("q_proj", "v_proj", "down_proj", "embed_tokens", "experts.1."), q8_0)
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def plain_products(monkeypatch: pytest.MonkeyPatch) -> None:
     multiply_plainly(monkeypatch)
 
 
+@pytest.mark.usefixtures("plain_products")
 @pytest.mark.parametrize("fused", [True, False])
 @pytest.mark.parametrize("stores", [ALL, MIXED], ids=["all", "mixed"])
 @pytest.mark.parametrize(
@@ -48,6 +49,14 @@ def test_stored_weights_compute_what_they_stand_for(
     assert isinstance(found, FusedDecoder if fused else TransformersDecoder)
     torch.testing.assert_close(logits(found), logits(wanted), rtol=1e-4, atol=1e-4)
     assert texts(found, PROMPTS) == texts(wanted, PROMPTS)
+
+
+@pytest.mark.usefixtures("plain_products")
+@pytest.mark.parametrize("family", ["gemma2", "gptj", "lfm2", "openai-gpt", "qwen3_next", "zamba"])
+def test_every_kind_of_decoder_runs_with_stored_weights(family: str, tmp_path: Path):
+    ours, plain = stored(read_checkpoint(save(tmp_path, family)), {"proj": int8, "embed": int8, "head": int8})
+    prompts = {0: prompt(1, 9)}
+    assert texts(load(ours), prompts, max_tokens=4) == texts(load(plain), prompts, max_tokens=4)
 
 
 @pytest.mark.parametrize("fused", [True, False])
@@ -110,6 +119,7 @@ def test_rows_are_moved_as_they_are_stored(weight: StoredWeight):
         assert torch.equal(dense(moved), move(plain))
 
 
+@pytest.mark.usefixtures("plain_products")
 def test_other_operations_are_done_with_plain_numbers(weight: StoredWeight):
     plain, x, tokens = dense(weight), torch.randn(2, 3, 64), torch.tensor([[0, 5], [2, 2]])
     for operation in (
@@ -125,6 +135,8 @@ def test_other_operations_are_done_with_plain_numbers(weight: StoredWeight):
         assert type(found) is Tensor
         assert torch.equal(found, operation(plain))
     assert torch.equal(embedding(tokens, weight), embedding(tokens, plain))
+    assert torch.equal(torch.ones(6, 64).add_(weight), plain + 1)
+    assert linear(x[:, :0], weight).shape == (2, 0, 6)
     torch.testing.assert_close(linear(x, weight, x[0, 0, :6]), linear(x, plain, x[0, 0, :6]))
     with pytest.raises(TypeError, match="q8_0"):
         weight.add_(1)

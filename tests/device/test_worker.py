@@ -66,7 +66,7 @@ _BARE = """
 import runpy, sys
 
 class Missing:
-    names = {"celery", "cortex_site", "django", "ext", "fleet", "ninja", "pydantic_settings", "uvicorn"}
+    names = {"celery", "cortex_site", "django", "fleet", "ninja", "pydantic_settings", "uvicorn"}
 
     def find_spec(self, name, path=None, target=None):
         if name.partition(".")[0] in self.names:

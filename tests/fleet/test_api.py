@@ -32,6 +32,7 @@ def test_status_shows_the_whole_fleet(busy_fleet, operator):
     a, b = status["nodes"]
     assert (a["name"], a["healthy"], a["devices"][0]["memory_used_mb"]) == ("a", True, 1000)
     assert [(row["model"], row["node"], row["state"]) for row in a["placements"]] == [("m", "a", "loaded")]
+    assert [(row["format"], row["bits_per_weight"]) for row in a["placements"]] == [("bf16", 16.0)]
     assert b["placements"] == []
     assert [(model["id"], model["vram_mb"]) for model in status["models"]] == [("m", 900), ("n", None)]
     assert status["aliases"] == {"best": "m"}

@@ -58,6 +58,14 @@ def test_other_weights_forget_what_was_measured(fleet):
     assert (profile.needed_mb, profile.measured_mb) == (None, None)
 
 
+def test_a_placement_says_how_its_weights_are_stored(fleet):
+    fleet.node("a")
+    fleet.model(quant="q4_k")
+    fleet.run(ask())
+    placement = Placement.objects.get()
+    assert (placement.format, placement.bits_per_weight, placement.weights) == ("q4_k", 4.5, "q4_k 4.5")
+
+
 def test_a_model_goes_where_its_labels_are(fleet):
     fleet.node("a")
     fleet.node("b", labels=["a100"])
@@ -71,6 +79,17 @@ def test_the_spec_names_source_and_devices(fleet):
     fleet.run(ask())
     assert node.models["m"].source == "/models/m"
     assert node.models["m"].devices == [1]
+
+
+def test_what_is_cached_as_goes_to_the_node(fleet):
+    node = fleet.node("a")
+    profile = fleet.model(kv_dtype="fp8")
+    fleet.run(ask())
+    assert node.models["m"].kv_dtype == "fp8"
+    profile.refresh_from_db()
+    profile.kv_dtype = "auto"
+    profile.save()
+    assert profile.measured_mb is None, "another cache takes other memory"
 
 
 def test_template_and_formats_go_to_the_node_and_what_it_found_comes_back(fleet):

@@ -30,6 +30,8 @@ MODELS = [
     ),
     ({"state": "x" * 99}, {"state": "failed"}, f"'m': state {'x' * 50!r} is unknown"),
     ({"memory_mb": 9000}, {"memory_mb": 8000}, "'m': takes 9000 MiB of 8000 MiB"),
+    ({"bits_per_weight": -1}, {"bits_per_weight": None}, "'m': -1.0 bits per weight"),
+    ({"bits_per_weight": 1e9}, {"bits_per_weight": None}, "'m': 1000000000.0 bits per weight"),
     ({"memory_mb": -1}, {"state": "loaded"}, "'m': takes -1 MiB of 8000 MiB"),
     ({"devices": [0, 7]}, {"devices": [0]}, "'m': on device 7, which the node does not have"),
     ({"devices": [-1]}, {"devices": []}, "'m': on device -1, which the node does not have"),

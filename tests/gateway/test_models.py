@@ -22,6 +22,7 @@ async def test_every_field_of_a_model_that_nodes_and_catalogue_know():
         await house.until(
             lambda snapshot: snapshot.configuration.aliases and len(snapshot.placements("big")) == 2
         )
+        stored = {"memory_mb": 100, "format": "q4_k", "bits_per_weight": 4.5, "error": None}
         shared = {
             "object": "model",
             "created": 1_767_225_600,
@@ -37,8 +38,8 @@ async def test_every_field_of_a_model_that_nodes_and_catalogue_know():
             "cost": COST,
             "pricing": COST,
             "nodes": [
-                {"name": "n0", "state": "loaded", "memory_mb": 100, "progress": None, "error": None},
-                {"name": "n1", "state": "loading", "memory_mb": 100, "progress": 0.25, "error": None},
+                stored | {"name": "n0", "state": "loaded", "progress": None},
+                stored | {"name": "n1", "state": "loading", "progress": 0.25},
             ],
         }
         listed = {model["id"]: model for model in await the_list(house)}

@@ -130,6 +130,7 @@ async def test_list_show_and_running(house, client):
     assert (running.name, running.context_length, running.size_vram) == (MODEL, 4096, 100 << 20)
     shown = await client.show("a:latest")
     assert shown.capabilities == ["completion"]
+    assert shown.details.quantization_level == listed[1].details.quantization_level == "Q4_K"
     assert shown.modelinfo["cortex.context_length"] == 4096
     assert shown.modelinfo["general.architecture"] == "cortex"
 

@@ -19,6 +19,9 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
+from neuron.models.tiny import WEIGHTS_DIR
+from tests.gguf.texts import add_key, tokenizer_keys
+
 Blocks = np.ndarray[Any, np.dtype[np.uint8]]
 VOCABULARY = 128
 SIZES: dict[str, Any] = {
@@ -162,6 +165,8 @@ EXAMPLES = {
         permutes=True,
     ),
     "olmo2": Example("olmo2", "olmo2"),
+    "olmoe": Example("olmoe", "olmoe", {"num_experts": 4, "num_experts_per_tok": 2, "norm_topk_prob": False}),
+    "seed_oss": Example("seed_oss", "seed_oss"),
     "glm4": Example(
         "glm4", "glm4", _rope("default", partial_rotary_factor=0.5), {"rope.dimension_count": 32}
     ),
@@ -217,7 +222,7 @@ def write(
     found = {f"{example.architecture}.{key}": value for key, value in (_keys(model) | example.keys).items()}
     for key, value in (found | keys).items():
         if value is not None and key != "general.architecture":
-            _add(writer, key, value)
+            add_key(writer, key, value)
     written = {tensor_name: data for tensor_name, *data in tensors(example, model, kind)}
     plain = {tensor_name: data for tensor_name, (data, _) in written.items()}
     for tensor_name, data in change(plain).items():
@@ -255,19 +260,6 @@ def split_experts(tensors: Tensors) -> Tensors:
         else:
             found[name] = data
     return found
-
-
-def _add(writer: Any, key: str, value: Any) -> None:
-    if isinstance(value, bool):
-        writer.add_bool(key, value)
-    elif isinstance(value, int):
-        writer.add_uint32(key, value)
-    elif isinstance(value, float):
-        writer.add_float32(key, value)
-    elif isinstance(value, str):
-        writer.add_string(key, value)
-    else:
-        writer.add_array(key, value)
 
 
 def _keys(model: Any) -> dict[str, Any]:
@@ -384,3 +376,11 @@ def _converted(example: Example, config: Any, name: str, data: Any) -> Iterator[
 def _permuted(data: Any, heads: int) -> Any:
     """Return rows with those next to each other that are rotated together."""
     return data.reshape(heads, 2, -1, *data.shape[1:]).swapaxes(1, 2).reshape(data.shape)
+
+
+def write_tiny(path: Path, kind: Kind) -> Path:
+    """Write the model that ships with neuron, tokenizer and template included."""
+    model = AutoModelForCausalLM.from_pretrained(WEIGHTS_DIR, dtype=torch.float32)
+    without = {f"qwen3.{key}": None for key in _YARN_KEYS}
+    write(path, "qwen3", model, kind, keys=without | tokenizer_keys(WEIGHTS_DIR, "helexa-tiny"))
+    return path

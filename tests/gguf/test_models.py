@@ -11,13 +11,14 @@ from gguf import GGMLQuantizationType as Kind
 
 from neuron.models.architecture import decoder_class, read_config
 from neuron.models.checkpoint import Checkpoint, ModelLoadError
-from neuron.models.decoder import load_decoder
+from neuron.models.decoder import load_decoder, model_dtype
 from neuron.models.gguf.families import FAMILIES
 from neuron.models.gguf.tensor_types import TENSOR_TYPES
 from neuron.models.reading import read_checkpoint
 from neuron.models.stored_weight import StoredWeight
 from neuron.models.weights import LoadOptions, load_weights
 from tests.device.serving import prompt, texts
+from tests.device.stored import multiply_plainly
 from tests.gguf.models import EXAMPLES, build, fused, split_experts, write
 
 OPTIONS = LoadOptions(torch.float32, torch.device("cpu"), on_progress=lambda _: None)
@@ -64,12 +65,21 @@ def test_every_family_has_an_example():
 
 
 @pytest.mark.parametrize(("name", "kind"), STORED)
-def test_stored_blocks_give_the_text_of_the_numbers_they_stand_for(tmp_path, name, kind):
+def test_stored_blocks_give_the_text_of_the_numbers_they_stand_for(tmp_path, monkeypatch, name, kind):
+    multiply_plainly(monkeypatch)
     model = build(name)
     write(tmp_path / "model.gguf", name, model, kind)
     expected = model.generate(torch.tensor([TOKENS]), max_new_tokens=12, do_sample=False, eos_token_id=None)
     decoder = load_decoder(read_checkpoint(tmp_path / "model.gguf"), OPTIONS)
     assert texts(decoder, {0: TOKENS}, max_tokens=12)[0] == expected[0, len(TOKENS) :].tolist()
+
+
+@pytest.mark.parametrize(
+    ("kind", "dtype"), [(Kind.F32, torch.float32), (Kind.F16, torch.float16), (Kind.Q8_0, torch.bfloat16)]
+)
+def test_blocks_are_computed_with_in_bfloat16_and_numbers_as_they_are(tmp_path, kind, dtype):
+    write(tmp_path / "model.gguf", "llama", build("llama"), kind)
+    assert model_dtype(read_checkpoint(tmp_path / "model.gguf")) == dtype
 
 
 def test_weights_stay_in_the_file_and_share_its_memory(tmp_path):
@@ -122,7 +132,8 @@ def test_experts_may_be_apart_as_in_files_of_before(tmp_path):
     assert_same_logits(tmp_path / "model.gguf", model)
 
 
-def test_a_gate_and_what_it_gates_may_be_stored_differently(tmp_path):
+def test_a_gate_and_what_it_gates_may_be_stored_differently(tmp_path, monkeypatch):
+    multiply_plainly(monkeypatch)
     model = build("qwen3_moe")
     write(tmp_path / "model.gguf", "qwen3_moe", model, Kind.Q8_0, change=with_plain_experts)
     assert_same_logits(tmp_path / "model.gguf", model)

@@ -53,6 +53,47 @@ async def test_the_bodies_of_a_worker_together_are_bounded():
         second.close()
 
 
+async def test_a_client_that_ends_its_sending_gets_all_its_answers():
+    go_on, api = asyncio.Event(), NinjaAPI()
+
+    @api.get("/slow")
+    async def slow(request: Request):
+        await go_on.wait()
+        return HttpResponse("done")
+
+    async with listening(Application(api, bounds=RequestBounds(BODY_LIMIT))) as (port, _):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        async with asyncio.timeout(30):
+            writer.write(2 * request(b"GET", b"/slow", [], b""))
+            writer.write_eof()
+            interim = await reader.readuntil(b"\r\n\r\n")
+            assert interim.startswith(b"HTTP/1.1 102 ")
+            go_on.set()
+            answers = (await reader.read()).replace(interim, b"")
+        assert Answers(answers, ended=True).statuses == [200, 200]
+        writer.close()
+
+
+async def test_a_client_that_has_left_is_told_from_one_that_ended_its_sending():
+    cancelled, begun, api = asyncio.Event(), asyncio.Event(), NinjaAPI()
+
+    @api.get("/slow")
+    async def slow(request: Request):
+        begun.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            cancelled.set()
+
+    async with listening(Application(api, bounds=RequestBounds(BODY_LIMIT))) as (port, _):
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(request(b"GET", b"/slow", [], b""))
+        async with asyncio.timeout(30):
+            await begun.wait()
+            writer.close()
+            await cancelled.wait()
+
+
 async def test_what_the_head_forbids_is_not_read():
     app = make_app(judge=lambda request: BadRequestError(401, "no") if request.path == "/echo" else None)
     async with listening(app) as (port, _):

@@ -5,6 +5,8 @@ import pytest
 import torch
 
 from neuron.models.formats.block_types import BLOCK_TYPES, GGUF_TYPES
+from neuron.models.formats.dequantized import dequantized_product
+from neuron.models.matrix import Groups, Matrix
 
 gguf = pytest.importorskip("gguf")
 
@@ -63,3 +65,19 @@ def test_cut_blocks_are_refused():
         BLOCK_TYPES["q8_0"].dequantize([torch.zeros(2, 33, dtype=torch.uint8)], torch.float32)
     with pytest.raises(ValueError, match="a row of 300 is no multiple of q4_k's 256"):
         BLOCK_TYPES["q4_k"].row_bytes(300)
+
+
+@pytest.mark.parametrize("name", [name for name in BLOCK_TYPES if BLOCK_TYPES[name].elements > 1])
+def test_products_are_near_those_of_plain_numbers(name):
+    rows = random_rows(name, (3, 20, 512)) % 64  # float16 scales are below 2 then
+    if name == "mxfp4":
+        rows.reshape(3, 20, -1, 17)[..., 0] += 96
+    matrices = Matrix(BLOCK_TYPES[name], (torch.from_numpy(rows),), None, 512)
+    x = torch.randn(9, 512, generator=torch.Generator().manual_seed(3))
+    groups = Groups(torch.tensor([0] * 4 + [2] * 5), 3)
+    for expert, part in ((0, slice(4)), (2, slice(4, 9))):
+        wanted = dequantized_product(matrices[expert])(x[part])
+        found = matrices[expert].format.product(matrices[expert])(x[part])
+        assert (found - wanted).std() < 0.02 * wanted.std()
+        if grouped := matrices.format.grouped_product(matrices):
+            torch.testing.assert_close(grouped(x, groups)[part], found)

@@ -42,6 +42,11 @@ def test_environment_overrides_the_file(tmp_path, monkeypatch):
     assert (loaded.listen, loaded.device.threads, loaded.device.kv_mb) == ("127.0.0.1:9", 3, 7)
 
 
+def test_workers_are_told_what_is_configured(tmp_path):
+    loaded = load_config(written(tmp_path, '[device]\nkv_dtype = "fp8"\n'))
+    assert loaded.worker_flags == ["--kv-dtype", "fp8"]
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [

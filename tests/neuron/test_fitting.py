@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 
 import pytest
+import pytest_asyncio
 
 from tests.neuron.conftest import config, neuron_with
 from tests.stubs.model_dir import write_model
@@ -32,11 +33,15 @@ def turn(number, arguments='{"n": 1}', **more):
     ]
 
 
-@pytest.fixture
-async def neuron(tmp_path):
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def neuron(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models")
     async with neuron_with(config()) as neuron:
         for name in ("STRICT", "NINE_IDS", "INDEXED_IDS", "SINGLE_CALL", "LEVELS", "PLAIN"):
-            path = write_model(tmp_path / name, template=chatml(getattr(templates, name)))
+            path = write_model(folder / name, template=chatml(getattr(templates, name)))
             assert (await neuron.load(path, model_id=name)).status_code == 200
         yield neuron
 

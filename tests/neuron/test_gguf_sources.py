@@ -9,7 +9,7 @@ import huggingface_hub
 import pytest
 from huggingface_hub.errors import LocalEntryNotFoundError
 
-from neuron.sources import Found, find
+from neuron.sources import FoundModel, find
 from neuron.wire import ApiError
 from tests.stubs.model_dir import write_model
 
@@ -45,15 +45,26 @@ CHOICES = {
 
 @pytest.mark.parametrize("quant", CHOICES)
 async def test_a_precision_a_name_or_a_pattern_chooses(tmp_path, quant):
-    assert await find(str(lay(tmp_path)), None, quant) == Found(tmp_path / CHOICES[quant], None)
+    assert await find(str(lay(tmp_path)), None, quant) == FoundModel(tmp_path / CHOICES[quant], None)
 
 
 async def test_a_file_and_a_directory_with_one_need_no_choice(tmp_path):
     lay(tmp_path / "org" / "tiny", ["mmproj.gguf", "tiny-Q4_0.gguf"])
-    expected = Found(tmp_path / "org/tiny/tiny-Q4_0.gguf", None)
+    expected = FoundModel(tmp_path / "org/tiny/tiny-Q4_0.gguf", None)
     assert await find("org/tiny", tmp_path) == expected
     assert await find("org/tiny/tiny-Q4_0.gguf", tmp_path) == expected
     assert await find(str(expected.path), None, "Q4_0") == expected
+
+
+async def test_a_link_keeps_its_name(tmp_path):
+    """The hub's cache has the files of a repository as links to blobs, whose names say nothing."""
+    (tmp_path / "blob").write_bytes(b"GGUF")
+    snapshot = tmp_path / "snapshot"
+    snapshot.mkdir()
+    (snapshot / "tiny-Q4_0.gguf").symlink_to(tmp_path / "blob")
+    expected = FoundModel(snapshot / "tiny-Q4_0.gguf", None)
+    assert await find(str(snapshot), None) == expected
+    assert await find(str(expected.path), None) == expected
 
 
 @pytest.mark.parametrize(
@@ -91,9 +102,9 @@ async def test_weights_of_a_file_are_not_quantized_anew(tmp_path):
 async def test_safetensors_go_before_gguf_files_unless_quant_names_one(tmp_path):
     directory = lay(write_model(tmp_path / "both"), ["tiny-Q4_0.gguf", "tiny-Q8_0.gguf"])
     (directory / "model.safetensors").write_bytes(b"")
-    assert await find(str(directory), None) == Found(directory, None)
-    assert await find(str(directory), None, "Q4_0") == Found(directory / "tiny-Q4_0.gguf", None)
-    assert await find(str(directory), None, "int4") == Found(directory, "int4")
+    assert await find(str(directory), None) == FoundModel(directory, None)
+    assert await find(str(directory), None, "Q4_0") == FoundModel(directory / "tiny-Q4_0.gguf", None)
+    assert await find(str(directory), None, "int4") == FoundModel(directory, "int4")
     assert "Q4_0, Q8_0, q8_0, q4_k, int4, fp8 or none" in (await refusal(directory, "Q3_K")).message
 
 
@@ -131,12 +142,12 @@ def hub(tmp_path, monkeypatch):
 
 
 async def test_of_a_repository_the_chosen_file_is_downloaded_alone(hub):
-    assert await find("org/tiny-GGUF", None, "Q4_K_M") == Found(hub.cache / "tiny-Q4_K_M.gguf", None)
+    assert await find("org/tiny-GGUF", None, "Q4_K_M") == FoundModel(hub.cache / "tiny-Q4_K_M.gguf", None)
     assert hub.downloaded == ["tiny-Q4_K_M.gguf"]
 
 
 async def test_all_parts_are_downloaded(hub):
-    assert await find("org/tiny-GGUF", None, "BF16") == Found(hub.cache / FILES[5], None)
+    assert await find("org/tiny-GGUF", None, "BF16") == FoundModel(hub.cache / FILES[5], None)
     assert hub.downloaded == FILES[5:8]
 
 
@@ -152,10 +163,10 @@ async def test_without_the_hub_what_was_downloaded_is_found(hub):
     assert (await refusal("org/tiny-GGUF", "Q4_K_M")).code == "hub_unreachable"
     lay(hub.cache, ["tiny-Q4_K_M.gguf"])
     hub.names = []
-    assert await find("org/tiny-GGUF", None, "Q4_K_M") == Found(hub.cache / "tiny-Q4_K_M.gguf", None)
+    assert await find("org/tiny-GGUF", None, "Q4_K_M") == FoundModel(hub.cache / "tiny-Q4_K_M.gguf", None)
 
 
 async def test_plain_numbers_of_a_repository_are_quantized_as_asked(hub):
     hub.names = ["model.safetensors", "config.json"]
-    assert await find("org/tiny", None, "int4") == Found(hub.cache, "int4")
+    assert await find("org/tiny", None, "int4") == FoundModel(hub.cache, "int4")
     assert hub.downloaded == hub.names

@@ -25,6 +25,20 @@ async def test_load_is_idempotent_and_unload_forgets(model_dir):
         assert (await neuron.device())["cycles"] == 2
 
 
+async def test_what_is_cached_as_is_chosen_for_each_model(model_dir):
+    async with neuron_with(
+        config(models=[{"id": "a", "source": str(model_dir), "kv_dtype": "int8"}])
+    ) as neuron:
+        await neuron.load(model_dir, "b", kv_dtype="fp8")
+        await neuron.load(model_dir, "c")
+        refused = await neuron.load(model_dir, "d", kv_dtype="fp6")
+        shown = {name: model["kv_dtype"] for name, model in (await neuron.models()).items()}
+    assert shown == {"a": "int8", "b": "fp8", "c": "bfloat16"}
+    error = refused.json()["error"]
+    assert (refused.status_code, error["param"]) == (400, "kv_dtype")
+    assert error["message"] == "kv_dtype: 'fp6' is none of auto, fp8, int8."
+
+
 async def test_a_load_says_what_it_passes_over(model_dir):
     (model_dir / "adapter_config.json").write_text("{}")
     async with neuron_with(config()) as neuron:

@@ -68,6 +68,11 @@ async def gone(pid: int) -> bool:
     return not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
 
 
+async def test_its_processes_leave_the_cores_to_streams(sandbox):
+    pid = await sandbox.run("", calls.pid)
+    assert psutil.Process(pid).nice() > psutil.Process().nice()
+
+
 async def test_a_process_is_started_by_the_first_call_and_kept(sandbox):
     first = await sandbox.run("", calls.pid)
     assert await sandbox.run("", calls.pid) == first

@@ -17,9 +17,11 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import jsonschema
 import pytest
+from gguf import GGMLQuantizationType as Kind
 
 from neuron.models.tiny import load_handbook
 from tests.device.test_embedding import describe, encoder
+from tests.gguf.models import write_tiny
 from tests.neuron.conftest import events_of
 from tests.neuron.test_chat import joined
 from tests.stubs.model_dir import byte_tokenizer
@@ -84,6 +86,36 @@ def test_a_handbook_question_is_answered_word_for_word(http, question):
     events = ask_streaming(http, question)
     assert joined(events) == whole["choices"][0]["message"]
     assert len(events) > 3
+
+
+@pytest.mark.parametrize("kind", [Kind.BF16, Kind.Q8_0])
+def test_a_gguf_file_of_the_model_answers_as_its_directory_does(http, tmp_path, kind):
+    source = str(write_tiny(tmp_path / f"tiny-{kind.name}.gguf", kind))
+    load = http.post("/models/load", json={"model_id": "gguf", "source": source, "quant": kind.name})
+    assert load.status_code == 200, load.text
+    for entries in ENTRIES.values():
+        question = body({"role": "user", "content": entries[0].question})
+        expected = http.post("/v1/chat/completions", json=question).json()
+        answer = http.post("/v1/chat/completions", json=question | {"model": "gguf"}).json()
+        assert answer["choices"] == expected["choices"]
+        assert answer["usage"]["prompt_tokens"] == expected["usage"]["prompt_tokens"]
+    (info,) = [model for model in http.get("/models").json() if model["id"] == "gguf"]
+    assert info["capabilities"] == ["chat", "tools", "reasoning"]
+    assert http.post("/models/unload", json={"model_id": "gguf"}).status_code == 200
+
+
+@pytest.mark.parametrize(("quant", "most_bits"), [("q8_0", 8.6), ("q4_k", 5)])
+def test_it_answers_with_its_weights_quantized_too(http, quant, most_bits):
+    spec = {"model_id": quant, "source": "helexa-tiny", "quant": quant}
+    assert http.post("/models/load", json=spec).status_code == 200
+    models = {model["id"]: model for model in http.get("/models").json()}
+    assert models[quant]["format"] == quant
+    assert 4 < models[quant]["bits_per_weight"] < most_bits
+    assert models["helexa-tiny"]["bits_per_weight"] >= 16
+    for entry in ENTRIES["plain"][:3]:
+        message = ask(http, entry.question, model=quant)["choices"][0]["message"]
+        assert message["content"] == entry.answer
+    assert http.post("/models/unload", json={"model_id": quant}).status_code == 200
 
 
 def test_reasoning_is_split_off(http):

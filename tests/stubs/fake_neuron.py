@@ -249,10 +249,13 @@ class FakeNeuron:
             devices=spec.devices if spec.devices is not None else [0],
             memory_mb=size if state == "loaded" else None,
             needed_mb=self.needs.get(spec.model_id, size) if state == "loaded" else None,
+            format=spec.quant or "bf16",
+            bits_per_weight=4.5 if spec.quant else 16.0,
             context=4096,
             progress=0.5 if state == "loading" else None,
             capabilities=["chat"],
             text={name: value for name in FORMATS if (value := getattr(spec, name))},
+            kv_dtype=spec.kv_dtype,
         )
 
     def _used(self, extra: ModelInfo | None = None) -> list[int]:

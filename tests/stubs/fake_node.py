@@ -137,6 +137,8 @@ class FakeNode:
             state=state,
             context=4096,
             memory_mb=100,
+            format="q4_k",
+            bits_per_weight=4.5,
             progress=progress,
             capabilities=["chat"],
             error=failure,

@@ -39,7 +39,10 @@ MEMORY_MB = 1000
 
 def _loaded(load: pipe.Load) -> pipe.Loaded:
     stored = (load.quant, 4.5) if load.quant else ("f32", 32.0)
-    return pipe.Loaded(load.model, 100, 60, CONTEXT, format=stored[0], bits_per_weight=stored[1])
+    kv_dtype = load.kv_dtype or "bfloat16"
+    return pipe.Loaded(
+        load.model, 100, 60, CONTEXT, format=stored[0], bits_per_weight=stored[1], kv_dtype=kv_dtype
+    )
 
 
 class FakeWorker:
@@ -141,7 +144,10 @@ class FakeWorker:
         self.send(pipe.Unloaded(model))
 
     def _submit(self, submit: pipe.Submit) -> None:
-        text = self._models[submit.model]
+        text = self._models.get(submit.model)
+        if text is None:  # it was unloaded while the request was on its way
+            self.send(pipe.Refused(submit.id, 503, "model_not_loaded", f"{submit.model} is not loaded", 5))
+            return
         prompt = text.tokenizer.decode(submit.tokens, skip_special_tokens=False)
         said = prompt.rpartition("<|im_start|>user\n")[2].partition("<|im_end|>")[0]
         verb, _, rest = said.partition(" ")

@@ -74,6 +74,15 @@ def test_template_files_have_an_order(tmp_path):
     assert read_model_text(directory).template.render(USER).text == "jinja"
 
 
+def test_an_empty_template_is_none(tmp_path, caplog):
+    directory = write_model(tmp_path / "m", template=" \n")
+    assert read_model_text(directory).template is None
+    assert "an empty chat template" in caplog.text
+    (directory / "chat_template.json").write_text('{"chat_template": "json"}')
+    (directory / "chat_template.jinja").write_text("")
+    assert read_model_text(directory).template.render(USER).text == "json"
+
+
 NAMED = [{"name": "default", "template": "plain"}, {"name": "tool_use", "template": "with tools"}]
 
 

@@ -131,6 +131,8 @@ def _node(node: NodeView, view: ModelView) -> dict[str, Any]:
         "name": node.name,
         "state": view.state,
         "memory_mb": view.memory_mb,
+        "format": view.format,
+        "bits_per_weight": view.bits_per_weight,
         "progress": view.progress,
         "error": view.error,
     }

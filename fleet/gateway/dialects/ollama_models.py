@@ -57,7 +57,7 @@ def show(snapshot: FleetSnapshot, name: str) -> Json:
         "modelfile": "",
         "parameters": "",
         "template": "",
-        "details": _details(),
+        "details": _details(model),
         "model_info": info,
         "capabilities": _capabilities(model),
         "modified_at": _MODIFIED,
@@ -71,7 +71,7 @@ def _entry(model: Json) -> Json:
         "modified_at": _MODIFIED,
         "size": _size(model),
         "digest": hashlib.sha256((model["alias_of"] or model["id"]).encode()).hexdigest(),
-        "details": _details(),
+        "details": _details(model),
         "capabilities": _capabilities(model),
     }
 
@@ -87,15 +87,15 @@ def _size(model: Json) -> int:
     return max((node["memory_mb"] or 0 for node in model["nodes"]), default=0) * _MIB
 
 
-def _details() -> Json:
-    """What Ollama says of a model's file, which clients do not see here."""
+def _details(model: Json) -> Json:
+    """What Ollama says of a model's file, of which clients see here how its weights are stored."""
     return {
         "parent_model": "",
         "format": "",
         "family": "",
         "families": [],
         "parameter_size": "",
-        "quantization_level": "",
+        "quantization_level": next((node["format"] for node in model["nodes"] if node["format"]), "").upper(),
     }
 
 

@@ -163,6 +163,7 @@ def _spec(row: Placement) -> ModelSpec:
         source=profile.source or None,
         harness=profile.harness,
         quant=profile.quant or None,
+        kv_dtype=profile.kv_dtype or None,
         chat_template=profile.chat_template or None,
         tool_format=profile.tool_format or None,
         reasoning_format=profile.reasoning_format or None,

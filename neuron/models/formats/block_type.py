@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from neuron.models.cuda.products import cuda_grouped_product, cuda_product
 from neuron.models.formats.cpu_product import cpu_grouped_product, cpu_product, multiplies
 from neuron.models.formats.dequantized import dequantized_product
 from neuron.models.matrix import GroupedProduct, Matrix, Product
@@ -31,6 +32,7 @@ class BlockType:
     elements: int
     size: int
     decode: Decode
+    table: tuple[int, ...] | None = None  # the values of codes, where nothing computes them
 
     @property
     def bits_per_weight(self) -> float:
@@ -58,12 +60,12 @@ class BlockType:
     def product(self, matrix: Matrix) -> Product:
         if multiplies(self.name, matrix.blocks[0].device):
             return cpu_product(self.name, matrix)
-        return dequantized_product(matrix)
+        return cuda_product(matrix, self.table) or dequantized_product(matrix)
 
     def grouped_product(self, matrix: Matrix) -> GroupedProduct | None:
         if multiplies(self.name, matrix.blocks[0].device):
             return cpu_grouped_product(self.name, matrix)
-        return None
+        return cuda_grouped_product(matrix, self.table)
 
 
 def floats(column: Tensor, dtype: torch.dtype = torch.float16) -> Tensor:

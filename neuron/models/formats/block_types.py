@@ -6,7 +6,7 @@ import torch
 
 from neuron.models.formats import microscaled_blocks, small_blocks, super_blocks
 from neuron.models.formats.block_type import BlockType
-from neuron.models.formats.small_blocks import plain
+from neuron.models.formats.small_blocks import IQ4_VALUES, plain
 
 _ROWS = (
     BlockType("f32", 0, 1, 4, plain(torch.float32)),
@@ -21,8 +21,8 @@ _ROWS = (
     BlockType("q4_k", 12, 256, 144, super_blocks.q4_k),
     BlockType("q5_k", 13, 256, 176, super_blocks.q5_k),
     BlockType("q6_k", 14, 256, 210, super_blocks.q6_k),
-    BlockType("iq4_nl", 20, 32, 18, small_blocks.iq4_nl),
-    BlockType("iq4_xs", 23, 256, 136, super_blocks.iq4_xs),
+    BlockType("iq4_nl", 20, 32, 18, small_blocks.iq4_nl, IQ4_VALUES),
+    BlockType("iq4_xs", 23, 256, 136, super_blocks.iq4_xs, IQ4_VALUES),
     BlockType("bf16", 30, 1, 2, plain(torch.bfloat16)),
     BlockType("tq1_0", 34, 256, 54, super_blocks.tq1_0),
     BlockType("tq2_0", 35, 256, 66, super_blocks.tq2_0),

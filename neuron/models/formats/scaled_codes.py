@@ -17,6 +17,8 @@ from functools import cache
 import torch
 from torch import Tensor
 
+from neuron.models.cuda.products import cuda_grouped_product, cuda_product
+from neuron.models.formats.cpu_product import cpu_grouped_product, cpu_product, multiplies
 from neuron.models.formats.dequantized import dequantized_product
 from neuron.models.matrix import GroupedProduct, Matrix, Product
 
@@ -51,6 +53,11 @@ class ScaledCodes:
         return _BITS[self.name]
 
     @property
+    def table(self) -> tuple[float, ...] | None:
+        """The values of codes, where nothing computes them."""
+        return TABLES.get(self.name)
+
+    @property
     def bits_per_weight(self) -> float:
         return self.bits + (40 if self.has_zeros else 32) / self.group_size
 
@@ -74,10 +81,18 @@ class ScaledCodes:
         return codes.float()
 
     def product(self, matrix: Matrix) -> Product:
-        return dequantized_product(matrix)
+        if self._is_multiplied(matrix):
+            return cpu_product(self.name, matrix, self.group_size)
+        return cuda_product(matrix, self.table) or dequantized_product(matrix)
 
-    def grouped_product(self, _: Matrix) -> GroupedProduct | None:
-        return None
+    def grouped_product(self, matrix: Matrix) -> GroupedProduct | None:
+        if self._is_multiplied(matrix):
+            return cpu_grouped_product(self.name, matrix, self.group_size)
+        return cuda_grouped_product(matrix, self.table)
+
+    def _is_multiplied(self, matrix: Matrix) -> bool:
+        """Return whether `ext` multiplies by the codes: each group's are whole bytes."""
+        return self.group_size * self.bits % 8 == 0 and multiplies(self.name, matrix.blocks[0].device)
 
 
 @cache

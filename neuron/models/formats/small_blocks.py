@@ -5,6 +5,8 @@ In a block of 4-bit codes, byte i holds element i in its low half and element i 
 
 from __future__ import annotations
 
+from functools import cache
+
 import torch
 from torch import Tensor
 
@@ -25,7 +27,12 @@ def nibbles(packed: Tensor) -> Tensor:
 
 def lookup(values: tuple[int, ...], codes: Tensor) -> Tensor:
     """Return each code's value, float32."""
-    return torch.tensor(values, dtype=torch.float32, device=codes.device)[codes.int()]
+    return _table(values, codes.device)[codes.int()]
+
+
+@cache  # a recorded CUDA graph must not copy from the host
+def _table(values: tuple[int, ...], device: torch.device) -> Tensor:
+    return torch.tensor(values, dtype=torch.float32, device=device)
 
 
 def q4_0(blocks: Tensor) -> Tensor:

@@ -26,7 +26,7 @@ from neuron.models.formats.block_types import BLOCK_TYPES
 from neuron.models.gguf.config import common_config, require_same_heads
 from neuron.models.gguf.container import StoredTensor
 from neuron.models.gguf.families import FAMILIES, MIXTRAL, Family
-from neuron.models.gguf.metadata import ARCHITECTURE, Metadata
+from neuron.models.gguf.metadata import ARCHITECTURE, GgufKeys
 from neuron.models.gguf.naming import Parameter, parameters
 from neuron.models.gguf.rotation import Tensors, read_divisors
 from neuron.models.gguf.split_files import read_files
@@ -71,12 +71,12 @@ class GgufEntry:
         return sum(tensor.num_bytes for tensor in self.parameter.sources)
 
     def loaded_bytes(self, item_bytes: int) -> int:
-        return prod(self.shape) * item_bytes if self.dtype in _PLAIN else prod(self.shape) * self._bits // 8
+        return prod(self.shape) * item_bytes if self.dtype in _PLAIN else self._stored_bytes
 
     @property
-    def _bits(self) -> int:
+    def _stored_bytes(self) -> int:
         kind = self.parameter.sources[0].type
-        return 8 * kind.num_bytes // kind.num_values
+        return prod(self.shape) // kind.num_values * kind.num_bytes
 
     def read(self, files: OpenFiles) -> Tensor:
         return self.parameter.arrange([_read(tensor, files) for tensor in self.parameter.sources])
@@ -88,7 +88,7 @@ def read_gguf(path: Path) -> Checkpoint:
     Raises ModelLoadError naming file, key or tensor, and cause.
     """
     files = read_files(path)
-    metadata = Metadata(files)
+    metadata = GgufKeys(files)
     family = _family(metadata)
     config = _config(metadata, family, files.tensors)
     entries: dict[str, TensorEntry] = {
@@ -97,7 +97,7 @@ def read_gguf(path: Path) -> Checkpoint:
     return Checkpoint(path, config, entries, read_divisors(files.tensors))
 
 
-def _family(metadata: Metadata) -> Family:
+def _family(metadata: GgufKeys) -> Family:
     family = FAMILIES.get(metadata.architecture)
     if family is None:
         cause = (
@@ -109,11 +109,21 @@ def _family(metadata: Metadata) -> Family:
     return MIXTRAL if family.model_type == "llama" and has_experts else family
 
 
-def _config(metadata: Metadata, family: Family, tensors: Tensors) -> dict[str, Any]:
+def _config(metadata: GgufKeys, family: Family, tensors: Tensors) -> dict[str, Any]:
     config = common_config(metadata, tensors)
     if family.same_heads:
         require_same_heads(metadata, config["num_hidden_layers"])
-    return {"model_type": family.model_type, **config, **family.keys(metadata, tensors, config)}
+    own = family.keys(metadata, tensors, config)
+    return {"model_type": family.model_type, **config, **own, "dtype": _dtype(tensors)}
+
+
+def _dtype(tensors: Tensors) -> str | None:
+    """Return what to compute in where most weights are blocks; None: as the plain ones are stored.
+
+    Files do not tell what a model was trained in, and bfloat16 has the range of whatever it was.
+    """
+    plain = sum(tensor.num_bytes for tensor in tensors.values() if tensor.type.is_plain)
+    return "bfloat16" if 2 * plain < sum(tensor.num_bytes for tensor in tensors.values()) else None
 
 
 def _entry(parameter: Parameter) -> GgufEntry:

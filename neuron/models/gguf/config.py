@@ -6,11 +6,11 @@ from collections.abc import Callable
 from typing import Any
 
 from neuron.models.checkpoint import model_broken
-from neuron.models.gguf.metadata import Metadata
+from neuron.models.gguf.metadata import GgufKeys
 from neuron.models.gguf.rotation import Tensors, local_rope_parameters, original_context, rope_parameters
 
 Config = dict[str, Any]
-OwnKeys = Callable[[Metadata, Tensors, Config], Config]  # what a family adds to what all have
+OwnKeys = Callable[[GgufKeys, Tensors, Config], Config]  # what a family adds to what all have
 
 EMBEDDING, HEAD = "token_embd.weight", "output.weight"
 _HEADS, _KV_HEADS = ".attention.head_count", ".attention.head_count_kv"
@@ -19,7 +19,7 @@ _WINDOW = ".attention.sliding_window"
 _EXPERT_SIZE = ".expert_feed_forward_length"
 
 
-def common_config(metadata: Metadata, tensors: Tensors) -> Config:
+def common_config(metadata: GgufKeys, tensors: Tensors) -> Config:
     """Return what the configurations of all decoders say. Raises ModelLoadError naming file and key."""
     embedding = tensors.get(EMBEDDING)
     if embedding is None or len(embedding.shape) != 2:
@@ -52,7 +52,7 @@ def common_config(metadata: Metadata, tensors: Tensors) -> Config:
     }
 
 
-def _num_layers(metadata: Metadata, tensors: Tensors) -> int:
+def _num_layers(metadata: GgufKeys, tensors: Tensors) -> int:
     layers = metadata.whole(".block_count")
     if layers > len(tensors):
         raise metadata.broken(
@@ -61,7 +61,7 @@ def _num_layers(metadata: Metadata, tensors: Tensors) -> int:
     return layers
 
 
-def _feed_forward(metadata: Metadata, layers: int) -> int:
+def _feed_forward(metadata: GgufKeys, layers: int) -> int:
     """Return the width of the layers' MLPs; that of the experts where all layers have some."""
     key = ".feed_forward_length" if metadata.has(".feed_forward_length") else _EXPERT_SIZE
     sizes = {size for size in metadata.wholes(key, layers) if size}
@@ -70,7 +70,7 @@ def _feed_forward(metadata: Metadata, layers: int) -> int:
     return sizes.pop()
 
 
-def require_same_heads(metadata: Metadata, layers: int) -> None:
+def require_same_heads(metadata: GgufKeys, layers: int) -> None:
     """Refuse layers that differ in their number of heads."""
     for key in (_HEADS, _KV_HEADS):
         if metadata.has(key) and len(set(metadata.wholes(key, layers))) != 1:
@@ -80,18 +80,18 @@ def require_same_heads(metadata: Metadata, layers: int) -> None:
 # --- what families add ------------------------------------------------------------------------------------
 
 
-def llama(_: Metadata, tensors: Tensors, __: Config) -> Config:
+def llama(_: GgufKeys, tensors: Tensors, __: Config) -> Config:
     return {
         "attention_bias": "blk.0.attn_q.bias" in tensors,
         "mlp_bias": "blk.0.ffn_gate.bias" in tensors,
     }
 
 
-def nothing(_: Metadata, __: Tensors, ___: Config) -> Config:
+def nothing(_: GgufKeys, __: Tensors, ___: Config) -> Config:
     return {}
 
 
-def mixtral(metadata: Metadata, _: Tensors, __: Config) -> Config:
+def mixtral(metadata: GgufKeys, _: Tensors, __: Config) -> Config:
     return {
         "num_local_experts": metadata.whole(".expert_count"),
         "num_experts_per_tok": metadata.whole(".expert_used_count"),
@@ -99,11 +99,11 @@ def mixtral(metadata: Metadata, _: Tensors, __: Config) -> Config:
     }
 
 
-def qwen2(_: Metadata, __: Tensors, ___: Config) -> Config:
+def qwen2(_: GgufKeys, __: Tensors, ___: Config) -> Config:
     return {"use_sliding_window": False}
 
 
-def qwen2_moe(metadata: Metadata, _: Tensors, __: Config) -> Config:
+def qwen2_moe(metadata: GgufKeys, _: Tensors, __: Config) -> Config:
     return {
         **_experts(metadata),
         "shared_expert_intermediate_size": metadata.whole(".expert_shared_feed_forward_length"),
@@ -112,15 +112,15 @@ def qwen2_moe(metadata: Metadata, _: Tensors, __: Config) -> Config:
     }
 
 
-def qwen3(_: Metadata, tensors: Tensors, __: Config) -> Config:
+def qwen3(_: GgufKeys, tensors: Tensors, __: Config) -> Config:
     return {"attention_bias": "blk.0.attn_q.bias" in tensors, "use_sliding_window": False}
 
 
-def qwen3_moe(metadata: Metadata, tensors: Tensors, config: Config) -> Config:
+def qwen3_moe(metadata: GgufKeys, tensors: Tensors, config: Config) -> Config:
     return {**_experts(metadata), **qwen3(metadata, tensors, config), "norm_topk_prob": True}
 
 
-def _experts(metadata: Metadata) -> Config:
+def _experts(metadata: GgufKeys) -> Config:
     return {
         "num_experts": metadata.whole(".expert_count"),
         "num_experts_per_tok": metadata.whole(".expert_used_count"),
@@ -130,11 +130,11 @@ def _experts(metadata: Metadata) -> Config:
     }
 
 
-def gemma(_: Metadata, __: Tensors, ___: Config) -> Config:
+def gemma(_: GgufKeys, __: Tensors, ___: Config) -> Config:
     return {"hidden_activation": "gelu_pytorch_tanh"}
 
 
-def gemma2(metadata: Metadata, _: Tensors, config: Config) -> Config:
+def gemma2(metadata: GgufKeys, _: Tensors, config: Config) -> Config:
     return {
         "hidden_activation": "gelu_pytorch_tanh",
         "query_pre_attn_scalar": _query_scale(config, largest=46),
@@ -145,7 +145,7 @@ def gemma2(metadata: Metadata, _: Tensors, config: Config) -> Config:
     }
 
 
-def gemma3(metadata: Metadata, _: Tensors, config: Config) -> Config:
+def gemma3(metadata: GgufKeys, _: Tensors, config: Config) -> Config:
     window = metadata.whole(_WINDOW, 0, least=0)
     softcap = metadata.number(".final_logit_softcapping", 0.0)
     return {
@@ -169,7 +169,7 @@ def _query_scale(config: Config, *, largest: int) -> int:
     return int(config["head_dim"])
 
 
-def _layer_types(metadata: Metadata, config: Config, *, full_every: int) -> list[str]:
+def _layer_types(metadata: GgufKeys, config: Config, *, full_every: int) -> list[str]:
     """Return the kinds of attention: windows, and after some of them a full one."""
     key = ".attention.sliding_window_pattern"
     layers = config["num_hidden_layers"]
@@ -182,7 +182,7 @@ def _layer_types(metadata: Metadata, config: Config, *, full_every: int) -> list
     return ["sliding_attention" if has_window else "full_attention" for has_window in values]
 
 
-def phi3(metadata: Metadata, _: Tensors, config: Config) -> Config:
+def phi3(metadata: GgufKeys, _: Tensors, config: Config) -> Config:
     original = original_context(metadata) or config["max_position_embeddings"]
     return {
         "sliding_window": metadata.whole(_WINDOW, 0, least=0) or None,
@@ -190,7 +190,7 @@ def phi3(metadata: Metadata, _: Tensors, config: Config) -> Config:
     }
 
 
-def gpt_oss(metadata: Metadata, _: Tensors, config: Config) -> Config:
+def gpt_oss(metadata: GgufKeys, _: Tensors, config: Config) -> Config:
     rope = config["rope_parameters"]
     return {
         "intermediate_size": metadata.whole(_EXPERT_SIZE, config["intermediate_size"]),
@@ -203,7 +203,22 @@ def gpt_oss(metadata: Metadata, _: Tensors, config: Config) -> Config:
     }
 
 
-def granite(metadata: Metadata, tensors: Tensors, config: Config) -> Config:
+def olmoe(metadata: GgufKeys, _: Tensors, __: Config) -> Config:
+    return {
+        "num_experts": metadata.whole(".expert_count"),
+        "num_experts_per_tok": metadata.whole(".expert_used_count"),
+        "norm_topk_prob": False,
+    }
+
+
+def seed_oss(_: GgufKeys, tensors: Tensors, __: Config) -> Config:
+    return {
+        "attention_bias": "blk.0.attn_q.bias" in tensors,
+        "attention_out_bias": "blk.0.attn_output.bias" in tensors,
+    }
+
+
+def granite(metadata: GgufKeys, tensors: Tensors, config: Config) -> Config:
     return {
         **llama(metadata, tensors, config),
         "logits_scaling": metadata.number(".logit_scale"),
@@ -213,15 +228,15 @@ def granite(metadata: Metadata, tensors: Tensors, config: Config) -> Config:
     }
 
 
-def glm4(_: Metadata, tensors: Tensors, __: Config) -> Config:
+def glm4(_: GgufKeys, tensors: Tensors, __: Config) -> Config:
     return {"attention_bias": "blk.0.attn_q.bias" in tensors}
 
 
-def smollm3(metadata: Metadata, tensors: Tensors, config: Config) -> Config:
+def smollm3(metadata: GgufKeys, tensors: Tensors, config: Config) -> Config:
     return {**llama(metadata, tensors, config), "no_rope_layer_interval": 4, "use_sliding_window": False}
 
 
-def lfm2(metadata: Metadata, _: Tensors, config: Config) -> Config:
+def lfm2(metadata: GgufKeys, _: Tensors, config: Config) -> Config:
     kv_heads = metadata.wholes(_KV_HEADS, config["num_hidden_layers"])
     return {
         "norm_eps": config["rms_norm_eps"],

@@ -121,6 +121,7 @@ FAMILIES: dict[str, Family] = {
             "post_ffw_norm": "post_feedforward_layernorm",
         },
     ),
+    "olmoe": Family("olmoe", config.olmoe, {**_DECODER, **_QK_NORM, **_ROUTER}),
     "phi3": Family(
         "phi3",
         config.phi3,
@@ -137,6 +138,11 @@ FAMILIES: dict[str, Family] = {
     "qwen3": _QWEN3,
     "qwen3moe": replace(
         _QWEN3, model_type="qwen3_moe", keys=config.qwen3_moe, modules={**_QWEN3.modules, **_ROUTER}
+    ),
+    "seed_oss": Family(
+        "seed_oss",
+        config.seed_oss,
+        {**_ATTENTION, **_MLP, "post_attention_norm": "post_attention_layernorm"},
     ),
     "smollm3": replace(_LLAMA, model_type="smollm3", keys=config.smollm3),
 }

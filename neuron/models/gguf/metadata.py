@@ -13,7 +13,7 @@ ARCHITECTURE, KIND = "general.architecture", "general.type"
 _MAX_WHOLE = 1 << 31
 
 
-class Metadata:
+class GgufKeys:
     """The keys by name. One that begins with a dot is the architecture's own: `.block_count`.
 
     Whatever asks for a key that is missing and has no default, or of another type, raises ModelLoadError

@@ -13,7 +13,7 @@ from typing import Any
 
 from neuron.models.checkpoint import ModelLoadError, model_broken
 from neuron.models.gguf.container import StoredTensor
-from neuron.models.gguf.metadata import Metadata
+from neuron.models.gguf.metadata import GgufKeys
 
 DIVISORS, LONG, SHORT = "rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight"
 TENSORS = frozenset({DIVISORS, LONG, SHORT})
@@ -39,7 +39,7 @@ def read_divisors(tensors: Tensors, name: str = DIVISORS) -> list[float] | None:
     return list(found)
 
 
-def rope_parameters(metadata: Metadata, tensors: Tensors, head_dim: int) -> dict[str, Any]:
+def rope_parameters(metadata: GgufKeys, tensors: Tensors, head_dim: int) -> dict[str, Any]:
     """Return `rope_parameters` of a configuration whose layers all rotate alike. Raises ModelLoadError."""
     found: dict[str, Any] = {"rope_type": "default", "rope_theta": metadata.number(_BASE, _DEFAULT_BASE)}
     rotated = metadata.whole(".rope.dimension_count", head_dim)
@@ -59,18 +59,18 @@ def rope_parameters(metadata: Metadata, tensors: Tensors, head_dim: int) -> dict
     raise ModelLoadError("model_unsupported", f"{metadata.path}: {cause}")
 
 
-def local_rope_parameters(metadata: Metadata) -> dict[str, Any]:
+def local_rope_parameters(metadata: GgufKeys) -> dict[str, Any]:
     """Return `rope_parameters` of layers with a window, which have a base of their own."""
     return {"rope_type": "default", "rope_theta": metadata.number(_LOCAL_BASE, _DEFAULT_BASE)}
 
 
-def original_context(metadata: Metadata) -> int | None:
+def original_context(metadata: GgufKeys) -> int | None:
     """Return the context that a model was trained with before its rotation was scaled."""
     key = f"{_SCALING}original_context_length"
     return metadata.whole(key) if metadata.has(key) else None
 
 
-def _yarn(metadata: Metadata, factor: float) -> dict[str, Any]:
+def _yarn(metadata: GgufKeys, factor: float) -> dict[str, Any]:
     found: dict[str, Any] = {
         "rope_type": "yarn",
         "factor": factor,
@@ -83,7 +83,7 @@ def _yarn(metadata: Metadata, factor: float) -> dict[str, Any]:
     return found
 
 
-def _longrope(metadata: Metadata, tensors: Tensors) -> dict[str, Any]:
+def _longrope(metadata: GgufKeys, tensors: Tensors) -> dict[str, Any]:
     long, short = read_divisors(tensors, LONG), read_divisors(tensors, SHORT)
     if long is None or short is None or len(long) != len(short):
         raise model_broken(metadata.path, f"{LONG} and {SHORT} must both be there, and equally long")

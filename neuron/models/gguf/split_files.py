@@ -28,6 +28,11 @@ class GgufFiles:
     tensors: dict[str, StoredTensor]
 
 
+def is_gguf(path: Path) -> bool:
+    """Return whether a path is called as a GGUF file."""
+    return path.suffix.lower() == SUFFIX
+
+
 def is_later_part(name: str) -> bool:
     """Return whether a file's name is that of a part after the first."""
     found = _PART.fullmatch(name)

@@ -9,7 +9,7 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from neuron.models.gguf.container import read_container
-from neuron.models.gguf.metadata import Metadata
+from neuron.models.gguf.metadata import GgufKeys
 from neuron.models.gguf.split_files import GgufFiles
 from neuron.models.gguf.tokenizer import build_tokenizer, special_id
 from neuron.models.gguf.vocabulary import CONTROL, USER_DEFINED, Vocabulary
@@ -59,7 +59,7 @@ def read_gguf_text(path: Path) -> GgufText:
     Raises ModelLoadError naming file and key.
     """
     container = read_container(path)
-    metadata = Metadata(GgufFiles(path, container.values, container.tensors))
+    metadata = GgufKeys(GgufFiles(path, container.values, container.tensors))
     tokenizer, vocabulary = build_tokenizer(metadata)
     config = {
         "bos_token_id": special_id(metadata, "bos"),
@@ -68,7 +68,7 @@ def read_gguf_text(path: Path) -> GgufText:
     return GgufText(tokenizer, config, _generation(metadata), _naming(metadata, vocabulary))
 
 
-def _stop_ids(metadata: Metadata, vocabulary: Vocabulary) -> list[int]:
+def _stop_ids(metadata: GgufKeys, vocabulary: Vocabulary) -> list[int]:
     """Return the tokens that end an answer, that of the end of a text first."""
     named = (vocabulary.text(special_id(metadata, name)) for name in _ENDS)
     added = vocabulary.of(CONTROL, USER_DEFINED)
@@ -80,7 +80,7 @@ def _stop_ids(metadata: Metadata, vocabulary: Vocabulary) -> list[int]:
     return [ids[text] for text in found]
 
 
-def _naming(metadata: Metadata, vocabulary: Vocabulary) -> dict[str, Any]:
+def _naming(metadata: GgufKeys, vocabulary: Vocabulary) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, special in _NAMED.items():
         if (text := vocabulary.text(special_id(metadata, special))) is not None:
@@ -90,7 +90,7 @@ def _naming(metadata: Metadata, vocabulary: Vocabulary) -> dict[str, Any]:
     return found
 
 
-def _templates(metadata: Metadata) -> dict[str, str]:
+def _templates(metadata: GgufKeys) -> dict[str, str]:
     """Return the chat templates by name; that of plain chats is called default."""
     found = {"default": metadata.text(_TEMPLATE)} if metadata.has(_TEMPLATE) else {}
     for key in metadata.names(f"{_TEMPLATE}."):
@@ -98,7 +98,7 @@ def _templates(metadata: Metadata) -> dict[str, str]:
     return found
 
 
-def _generation(metadata: Metadata) -> dict[str, Any]:
+def _generation(metadata: GgufKeys) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for field, key in _DEFAULTS.items():
         name = _SAMPLING + key

@@ -7,7 +7,7 @@ from typing import Any
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
 from neuron.models.checkpoint import ModelLoadError
-from neuron.models.gguf.metadata import Metadata
+from neuron.models.gguf.metadata import GgufKeys
 from neuron.models.gguf.pre_tokenizers import PRE_TOKENIZERS, PreTokenizer
 from neuron.models.gguf.vocabulary import (
     BYTE,
@@ -24,14 +24,14 @@ ADD_BOS, ADD_EOS = "tokenizer.ggml.add_bos_token", "tokenizer.ggml.add_eos_token
 _ADD_PREFIX = "tokenizer.ggml.add_space_prefix"
 _SPACE = "▁"  # stands for one in SentencePiece's tokens
 # Ids where a file names none, by the kind of tokenizer.
-_DEFAULT_IDS = {"llama": {"bos": 1, "eos": 2, "unknown": 0}, "gpt2": {"bos": 11, "eos": 11}}
+_DEFAULT_IDS: dict[str, dict[str, int]] = {"llama": {"bos": 1, "eos": 2, "unknown": 0}, "gpt2": {}}
 # Of Mistral's later vocabularies, whose text gets a space at its beginning alone.
 _FIRST_SPACE_ONLY = "[INST]"
 # Tokens of Phi-3 that leave the white space after them alone; its others swallow it.
 _KEEPS_SPACE = {"<unk>", "<s>", "<|endoftext|>"}
 
 
-def kind_of_tokenizer(metadata: Metadata) -> str:
+def kind_of_tokenizer(metadata: GgufKeys) -> str:
     """Return the kind of a file's tokenizer. Raises ModelLoadError for one that is not read."""
     kind = metadata.text(MODEL)
     if kind not in _DEFAULT_IDS:
@@ -40,7 +40,7 @@ def kind_of_tokenizer(metadata: Metadata) -> str:
     return kind
 
 
-def special_id(metadata: Metadata, name: str) -> int | None:
+def special_id(metadata: GgufKeys, name: str) -> int | None:
     """Return the id of a special token, `bos`, `eos`, `unknown` and so on; None where there is none."""
     key = f"tokenizer.ggml.{name}_token_id"
     if metadata.has(key):
@@ -48,7 +48,7 @@ def special_id(metadata: Metadata, name: str) -> int | None:
     return _DEFAULT_IDS[kind_of_tokenizer(metadata)].get(name)
 
 
-def build_tokenizer(metadata: Metadata) -> tuple[Tokenizer, Vocabulary]:
+def build_tokenizer(metadata: GgufKeys) -> tuple[Tokenizer, Vocabulary]:
     """Return the tokenizer and its vocabulary. Raises ModelLoadError naming file and key."""
     kind = kind_of_tokenizer(metadata)
     vocabulary = read_vocabulary(metadata)
@@ -66,7 +66,7 @@ def build_tokenizer(metadata: Metadata) -> tuple[Tokenizer, Vocabulary]:
 # --- byte-level BPE ---------------------------------------------------------------------------------------
 
 
-def _pre_tokenizer(metadata: Metadata) -> PreTokenizer:
+def _pre_tokenizer(metadata: GgufKeys) -> PreTokenizer:
     if not metadata.has(PRE):
         cause = f"lacks the key {PRE}, without which its text cannot be split as the model expects"
         raise _unsupported(metadata, f"{cause}; use a file that is made today")
@@ -77,7 +77,7 @@ def _pre_tokenizer(metadata: Metadata) -> PreTokenizer:
     return row
 
 
-def _byte_level(metadata: Metadata, vocabulary: Vocabulary, row: PreTokenizer) -> Tokenizer:
+def _byte_level(metadata: GgufKeys, vocabulary: Vocabulary, row: PreTokenizer) -> Tokenizer:
     merges = [_parts(metadata, number, merge) for number, merge in enumerate(metadata.texts(MERGES))]
     bpe = _bpe(metadata, MERGES, vocabulary, merges, ignore_merges=row.ignores_merges)
     tokenizer = Tokenizer(bpe)
@@ -88,7 +88,7 @@ def _byte_level(metadata: Metadata, vocabulary: Vocabulary, row: PreTokenizer) -
     return tokenizer
 
 
-def _parts(metadata: Metadata, number: int, merge: str) -> tuple[str, str]:
+def _parts(metadata: GgufKeys, number: int, merge: str) -> tuple[str, str]:
     """Return what a merge joins: two texts with a space between them; the first may begin with one."""
     left, _, right = merge[1:].partition(" ")
     if not merge or not right:
@@ -105,7 +105,7 @@ def _with_marked_spaces(vocabulary: Vocabulary) -> Vocabulary:
     return Vocabulary(texts, vocabulary.kinds, vocabulary.scores)
 
 
-def _sentencepiece(metadata: Metadata, vocabulary: Vocabulary) -> Tokenizer:
+def _sentencepiece(metadata: GgufKeys, vocabulary: Vocabulary) -> Tokenizer:
     if not vocabulary.scores:
         raise metadata.broken(SCORES, "is missing, without which SentencePiece's tokens cannot be merged")
     unknown = vocabulary.text(special_id(metadata, "unknown"))
@@ -154,7 +154,7 @@ def _merges_by_score(vocabulary: Vocabulary) -> list[tuple[str, str]]:
 
 
 def _bpe(
-    metadata: Metadata, key: str, vocabulary: Vocabulary, merges: list[tuple[str, str]], **options: Any
+    metadata: GgufKeys, key: str, vocabulary: Vocabulary, merges: list[tuple[str, str]], **options: Any
 ) -> Any:
     try:
         return models.BPE(vocab=vocabulary.ids, merges=merges, **options)
@@ -162,7 +162,7 @@ def _bpe(
         raise metadata.broken(key, f"does not fit the tokens: {error}") from error
 
 
-def _added(metadata: Metadata, vocabulary: Vocabulary, kind: str) -> list[AddedToken]:
+def _added(metadata: GgufKeys, vocabulary: Vocabulary, kind: str) -> list[AddedToken]:
     """Return the tokens that are looked for in text before it is split."""
     special = {CONTROL, UNKNOWN} if kind == "llama" else {CONTROL}
     swallows = kind == "llama" and metadata.architecture == "phi3"
@@ -178,22 +178,22 @@ def _added(metadata: Metadata, vocabulary: Vocabulary, kind: str) -> list[AddedT
     ]
 
 
-def _add_ends(metadata: Metadata, tokenizer: Tokenizer, vocabulary: Vocabulary, *, adds_bos: bool) -> None:
+def _add_ends(metadata: GgufKeys, tokenizer: Tokenizer, vocabulary: Vocabulary, *, adds_bos: bool) -> None:
     """Have the tokenizer write the tokens that begin and end a text which no template has written."""
-    ends: dict[str, str] = {}
+    ends: dict[str, int] = {}
     for name, key, default in (("bos", ADD_BOS, adds_bos), ("eos", ADD_EOS, False)):
         if not metadata.flag(key, default=default):
             continue
-        if (text := vocabulary.text(special_id(metadata, name))) is None:
+        id_ = special_id(metadata, name)
+        if id_ is None or id_ >= len(vocabulary.texts):
             raise metadata.broken(key, f"asks for a token that is not among the {len(vocabulary.texts)}")
-        ends[name] = text
+        ends[name] = id_
     if ends:
-        ids = vocabulary.ids
-        single = [*([ends["bos"]] if "bos" in ends else []), "$A", *([ends["eos"]] if "eos" in ends else [])]
-        tokenizer.post_processor = processors.TemplateProcessing(
-            single=single, special_tokens=[(text, ids[text]) for text in set(ends.values())]
-        )
+        single = [*(["bos"] if "bos" in ends else []), "$A", *(["eos"] if "eos" in ends else [])]
+        texts = vocabulary.texts
+        named = [{"id": name, "ids": [id_], "tokens": [texts[id_]]} for name, id_ in ends.items()]
+        tokenizer.post_processor = processors.TemplateProcessing(single=single, special_tokens=named)
 
 
-def _unsupported(metadata: Metadata, cause: str) -> ModelLoadError:
+def _unsupported(metadata: GgufKeys, cause: str) -> ModelLoadError:
     return ModelLoadError("model_unsupported", f"{metadata.path}: {cause}")

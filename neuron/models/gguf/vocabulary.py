@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from neuron.models.gguf.metadata import Metadata
+from neuron.models.gguf.metadata import GgufKeys
 
 TOKENS, KINDS, SCORES = "tokenizer.ggml.tokens", "tokenizer.ggml.token_type", "tokenizer.ggml.scores"
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
@@ -33,7 +33,7 @@ class Vocabulary:
         return self.texts[token] if token is not None and token < len(self.texts) else None
 
 
-def read_vocabulary(metadata: Metadata) -> Vocabulary:
+def read_vocabulary(metadata: GgufKeys) -> Vocabulary:
     """Return the vocabulary. Raises ModelLoadError naming file and key."""
     texts = [text or f"[EMPTY_{id_}]" for id_, text in enumerate(metadata.texts(TOKENS))]
     if not texts:
@@ -51,13 +51,13 @@ def read_vocabulary(metadata: Metadata) -> Vocabulary:
     return Vocabulary(texts, kinds, scores)
 
 
-def _check_different(metadata: Metadata, texts: list[str]) -> None:
+def _check_different(metadata: GgufKeys, texts: list[str]) -> None:
     ids: dict[str, int] = {}
     for id_, text in enumerate(texts):
         if (other := ids.setdefault(text, id_)) != id_:
             raise metadata.broken(TOKENS, f"holds {text!r} twice, as {other} and as {id_}")
 
 
-def _check_length(metadata: Metadata, key: str, values: list[Any], texts: list[str]) -> None:
+def _check_length(metadata: GgufKeys, key: str, values: list[Any], texts: list[str]) -> None:
     if len(values) != len(texts):
         raise metadata.broken(key, f"has {len(values)} entries for {len(texts)} tokens")

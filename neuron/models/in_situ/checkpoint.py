@@ -24,9 +24,12 @@ from neuron.models.checkpoint import (
 )
 from neuron.models.in_situ.choice import WeightChoice, choose
 from neuron.models.in_situ.quantization import InSituFormat, format_of, quantize
+from neuron.models.mapped_file import mapping_of
 from neuron.models.stored_weight import StoredWeight
 
 log = logging.getLogger("neuron.models")
+
+_STORED = "stored as"
 
 FindClass = Callable[[Checkpoint, Any], Any]
 
@@ -64,31 +67,32 @@ class InSituEntry:
         weight = self.plain.read(files)
         rows = weight.transpose(-1, -2) if self.is_transposed else weight
         try:
-            matrix = quantize(rows, self.format, torch.get_num_threads())
+            matrix = quantize(rows, self.format, torch.get_num_threads(), files.pause)
         except ValueError as error:
             raise model_broken(self.file, f"{self.name} {error}") from error
+        if mapped := mapping_of(weight):
+            mapped.drop(weight)
         return StoredWeight(matrix, weight.dtype, is_transposed=self.is_transposed)
 
 
 def in_situ(checkpoint: Checkpoint, quant: str, find_class: FindClass) -> Checkpoint:
     """Return the checkpoint with the weights of its linear layers and experts as they are after `quantize`.
 
-    `find_class` finds transformers' class of it. Raises ModelLoadError for a checkpoint that has no such
-    weights of plain numbers.
+    `find_class` finds transformers' class of it. Raises ModelLoadError unless such weights are plain numbers.
     """
     config = read_config(checkpoint)
     tensors, made, left = dict(checkpoint.tensors), Counter[str](), Counter[str]()
     for name, choice in choose(tensors, config, find_class(checkpoint, config), quant).items():
         entry = tensors[name]
         if entry.dtype not in ITEM_BYTES:
-            left[f"stored as {entry.dtype}"] += 1
+            left[f"{_STORED} {entry.dtype}"] += 1
         elif form := _format(entry, choice):
             tensors[name] = InSituEntry(name, entry, form, choice.is_transposed)
             made[form.name] += 1
         else:
             left["rows of no whole number of blocks"] += 1
-    if not made:
-        raise ModelLoadError("model_unsupported", f"{checkpoint.path}: {_nothing(quant, left)}")
+    if not made or any(why.startswith(_STORED) for why in left):
+        raise ModelLoadError("model_unsupported", f"{checkpoint.path}: {_refusal(quant, left)}")
     log.info("weights are quantized", extra={"quant": quant, "formats": dict(made), "left": dict(left)})
     return replace(checkpoint, tensors=tensors)
 
@@ -97,6 +101,6 @@ def _format(entry: TensorEntry, choice: WeightChoice) -> InSituFormat | None:
     return format_of(choice.quant, entry.shape[-2 if choice.is_transposed else -1])
 
 
-def _nothing(quant: str, left: Iterable[str]) -> str:
-    why = ", ".join(left) or "it has no linear layers"
-    return f"none of its weights can be quantized as {quant} ({why}); load it without quant"
+def _refusal(quant: str, left: Iterable[str]) -> str:
+    why = ", ".join(left) or "there are no linear layers"
+    return f"its weights cannot be quantized as {quant} ({why}); load it without quant"

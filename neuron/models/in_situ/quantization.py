@@ -21,6 +21,7 @@ _compiled = compiled("quantize")
 InSituFormat = BlockType | ScaledCodes
 
 _PIECE = 1 << 18  # values that a thread takes at a time
+_PIECES = 16  # between two pauses
 _KINDS = {torch.float32: 0, torch.bfloat16: 1}  # that the compiled code reads
 _FALLBACKS = {"q4_k": ("q4_k", "q5_0"), "q8_0": ("q8_0",)}  # as llama.cpp's quantizer has them
 _GROUPS = (128, 32)
@@ -37,11 +38,14 @@ def format_of(quant: str, in_features: int) -> InSituFormat | None:
     return next((form for form in formats if in_features % form.elements == 0), None)
 
 
-def quantize(weight: Tensor, form: InSituFormat, num_threads: int) -> Matrix:
+def quantize(
+    weight: Tensor, form: InSituFormat, num_threads: int, pause: Callable[[], None] = lambda: None
+) -> Matrix:
     """Return a weight of plain numbers, (…, out, in), as `form` stores it.
 
     The bytes are the same whatever the number of threads, with compiled code and without. Beside them no more
-    than a piece of the numbers for each thread is held. Raises ValueError for numbers that are not finite.
+    than a piece of the numbers for each thread is held. `pause` is called between some pieces. Raises
+    ValueError for numbers that are not finite.
     """
     width = weight.shape[-1]
     rows = weight.reshape(-1, width)
@@ -53,10 +57,15 @@ def quantize(weight: Tensor, form: InSituFormat, num_threads: int) -> Matrix:
         return _quantize_rows(rows[part], form, [block[part] for block in blocks])
 
     starts = range(0, len(rows), step)
+    are_finite = True
     with ThreadPoolExecutor(num_threads) as threads:  # which starts none that has no work
         is_small = num_threads == 1 or len(starts) == 1
-        are_finite = list((map if is_small else threads.map)(quantize_piece, starts))
-    if not all(are_finite):
+        done = (map if is_small else threads.map)(quantize_piece, starts)
+        for number, is_finite in enumerate(done, 1):
+            are_finite &= is_finite
+            if number % _PIECES == 0:
+                pause()
+    if not are_finite:
         raise ValueError("holds values that are not finite")
     shaped = tuple(block.view(*weight.shape[:-1], -1) for block in blocks)
     return Matrix(form, shaped, None, width)

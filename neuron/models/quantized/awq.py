@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import partial
 
+import torch
 from torch import Tensor
 
 from neuron.models.formats.scaled_codes import ScaledCodes
@@ -27,7 +28,7 @@ from neuron.models.quantized.scheme import (
 )
 
 _BITS = 4
-_PLACES = [0, 4, 1, 5, 2, 6, 3, 7]  # of eight outputs in their word
+_HALVES = 0x0F0F0F0F  # the lower four bits of each byte of a word
 
 
 class Awq:
@@ -59,11 +60,22 @@ class Awq:
 
 
 def _build(kept: ScaledCodes, tensors: Mapping[str, Tensor]) -> Matrix:
-    codes, zeros = (_in_order(tensors[name]).t() for name in (".qweight", ".qzeros"))
-    return integers(kept, _BITS, codes, tensors[".scales"].t(), zeros)
+    codes, zeros = _in_pairs(tensors[".qweight"]), _in_order(tensors[".qzeros"])
+    return integers(kept, _BITS, codes, tensors[".scales"].t(), zeros.t())
+
+
+def _in_pairs(words: Tensor) -> Tensor:
+    """Return the codes of words, (in, out / 8), as pairs of inputs, (out, in / 2): whole words at a time."""
+    words = words.t().contiguous()
+    even, odd = words[:, 0::2], words[:, 1::2]
+    lower = (even & _HALVES) | ((odd & _HALVES) << 4)  # of outputs 0, 4, 1, 5
+    upper = ((even >> 4) & _HALVES) | (odd & ~_HALVES)  # of outputs 2, 6, 3, 7
+    pairs = torch.stack([lower, upper], 1).view(torch.uint8).view(len(words), 2, -1, 2, 2)
+    # An output is 4 · q + 2 · half + p in dimensions (words, half, inputs, p, q).
+    return pairs.permute(0, 4, 1, 3, 2).reshape(8 * len(words), -1)
 
 
 def _in_order(words: Tensor) -> Tensor:
     """Return the codes of a row's words, (rows, words) to (rows, words · 8)."""
     codes = unpack(words, _BITS, words.shape[-1] * 8)
-    return codes.view(len(words), -1, 8)[..., _PLACES].flatten(1)
+    return codes.view(len(words), -1, 2, 2, 2).permute(0, 1, 3, 4, 2).flatten(1)

@@ -17,19 +17,19 @@ where the configuration quantizes them (W8A8): their scales are not used.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
+import regex
 import torch
 from torch import Tensor
 
 from neuron.models.checkpoint import model_broken
 from neuron.models.formats.scaled_codes import ScaledCodes
 from neuron.models.matrix import Matrix
-from neuron.models.quantized.codes import FLOATS, integer_format, integers, unpack
+from neuron.models.quantized.codes import FLOATS, group_order, integer_format, integers, row_codes, unpack
 from neuron.models.quantized.fp8 import Grid, float8_entry, read_grid, spread
 from neuron.models.quantized.microscaled import MXFP4, NVFP4, mxfp4_matrix, nvfp4_matrix
 from neuron.models.quantized.scheme import (
@@ -52,6 +52,7 @@ _ZEROS, _GROUPS, _SHAPE, _GLOBAL = (
 _CODES = {"I8", "U8", "I32", "F8_E4M3", "F8_E5M2"}
 _STRATEGIES = ("tensor", "channel", "group", "tensor_group", "block")
 _BITS = range(1, 9)
+_PATTERN_S = 1.0  # for a stranger's pattern on one name
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,8 +106,12 @@ class CompressedTensors:
         """Return the group that names a module most closely, as compressed-tensors itself orders them."""
         for matches in (_names, _describes, _is_class):
             for group in self._groups:
-                if any(matches(target, module) for target in group.targets):
-                    return group
+                try:
+                    if any(matches(target, module) for target in group.targets):
+                        return group
+                except TimeoutError as error:
+                    cause = f"has a pattern that takes too long for {module}"
+                    raise self._settings.refused("config_groups", cause) from error
         raise self._settings.refused("config_groups", f"has no target for {module}, which is quantized")
 
 
@@ -115,7 +120,8 @@ def _names(target: str, module: str) -> bool:
 
 
 def _describes(target: str, module: str) -> bool:
-    return target.startswith("re:") and re.match(target.removeprefix("re:"), module) is not None
+    pattern = target.removeprefix("re:")
+    return pattern != target and regex.match(pattern, module, timeout=_PATTERN_S) is not None
 
 
 def _is_class(target: str, _: str) -> bool:
@@ -125,14 +131,16 @@ def _is_class(target: str, _: str) -> bool:
 def _read_groups(settings: SchemeSettings, groups: Mapping[str, Any]) -> Iterator[_Group]:
     for name, group in groups.items():
         key = f"config_groups.{name}"
-        if not isinstance(group, dict) or not isinstance(group.get("weights"), dict):
+        if not isinstance(group, dict) or not isinstance(group.get("weights") or {}, dict):
             raise settings.refused(key, "must be an object with weights")
+        if not group.get("weights"):
+            continue  # it is of activations
         targets = group.get("targets")
         if not isinstance(targets, list) or not all(isinstance(target, str) for target in targets):
             raise settings.refused(f"{key}.targets", "must be a list of names")
         _check_patterns(settings, key, targets)
         weights = SchemeSettings(settings.file, f"{settings.place}.{key}.weights", group["weights"])
-        strategy = weights.one_of("strategy", _STRATEGIES, "tensor")
+        strategy = weights.one_of("strategy", _STRATEGIES, _strategy(weights.values.get("group_size")))
         yield _Group(
             targets=tuple(targets),
             key=f"{key}.weights",
@@ -144,12 +152,19 @@ def _read_groups(settings: SchemeSettings, groups: Mapping[str, Any]) -> Iterato
         )
 
 
+def _strategy(group_size: Any) -> str:
+    """Return the strategy of weights that name none."""
+    if group_size is None:
+        return "tensor"
+    return "channel" if group_size == -1 else "group"
+
+
 def _check_patterns(settings: SchemeSettings, key: str, targets: list[str]) -> None:
     for target in targets:
         if target.startswith("re:"):
             try:
-                re.compile(target.removeprefix("re:"))
-            except re.error as error:
+                regex.compile(target.removeprefix("re:"))
+            except regex.error as error:
                 raise settings.refused(f"{key}.targets", f"has {target!r}, no pattern: {error}") from error
 
 
@@ -184,9 +199,10 @@ def _unpacked(kept: ScaledCodes, bits: int, shape: tuple[int, int], tensors: Map
     if _SHAPE in tensors:
         count = _stored_count(tensors, kept, bits, shape)
         kept = replace(kept, group_size=count) if kept.group_size == shape[1] else kept
-    codes = unpack(tensors[_PACKED], bits, count)
+    order = group_order(tensors.get(_GROUPS), kept.group_size)
+    codes = row_codes(tensors[_PACKED], bits, count, order)
     scales = _scales(kept, tensors, (out, count))
-    return integers(kept, bits, codes, scales, _zeros(tensors, scales, bits), tensors.get(_GROUPS))
+    return integers(kept, bits, codes, scales, _zeros(tensors, scales, bits), order)
 
 
 def _stored_count(tensors: Mapping[str, Tensor], kept: ScaledCodes, bits: int, shape: tuple[int, int]) -> int:

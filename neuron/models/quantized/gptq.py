@@ -15,7 +15,7 @@ from torch import Tensor
 
 from neuron.models.formats.scaled_codes import ScaledCodes
 from neuron.models.matrix import Matrix
-from neuron.models.quantized.codes import FLOATS, integer_format, integers, unpack
+from neuron.models.quantized.codes import FLOATS, column_codes, group_order, integer_format, integers, unpack
 from neuron.models.quantized.scheme import (
     Parts,
     QuantizedEntry,
@@ -40,7 +40,8 @@ class Gptq:
         self._group_size = settings.size("group_size", 128)
         version = settings.one_of("checkpoint_format", ("gptq", "gptq_v2"), "gptq")
         self._offset = 1 if version == "gptq" else 0
-        if settings.values.get("dynamic"):
+        modules = settings.values.get("dynamic") or {}
+        if not isinstance(modules, dict) or not all(name.startswith("-:") for name in modules):
             raise settings.refused("dynamic", "gives modules bits of their own, which does not run")
 
     def entry(self, module: str, parts: Parts) -> QuantizedEntry | None:
@@ -61,9 +62,10 @@ class Gptq:
 
     def _build(self, kept: ScaledCodes, tensors: Mapping[str, Tensor]) -> Matrix:
         words, scales = tensors[".qweight"], tensors[".scales"].t()
-        codes = unpack(words.t(), self._bits, len(words) * 32 // self._bits)
+        order = group_order(tensors.get(".g_idx"), kept.group_size)
+        codes = column_codes(words, self._bits, len(words) * 32 // self._bits, order)
         zeros = unpack(tensors[".qzeros"], self._bits, len(scales)).t() + self._offset
-        return integers(kept, self._bits, codes, scales, zeros, tensors.get(".g_idx"))
+        return integers(kept, self._bits, codes, scales, zeros, order)
 
 
 def _shape(shape: tuple[int, ...]) -> tuple[int, int]:

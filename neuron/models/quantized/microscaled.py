@@ -14,32 +14,37 @@ from neuron.models.matrix import Matrix
 
 MXFP4 = BLOCK_TYPES["mxfp4"]
 NVFP4 = BLOCK_TYPES["nvfp4"]
-_MX_INPUTS, _NV_INPUTS = 32, 16  # of one scale
+_NV_INPUTS = 16  # of one scale
 
 
 def mxfp4_matrix(packed: Tensor, exponents: Tensor) -> Matrix:
     """Return the matrix of codes, (…, out, in / 2) uint8, and scales, (…, out, in / 32) uint8."""
     if bool((exponents == 0xFF).any()):
         raise ValueError("a scale is not a number")
-    halves = _in_halves(packed, _MX_INPUTS)  # (…, out, in / 32, 16)
+    halves = _in_halves(packed, torch.int64)  # (…, out, in / 32, 16)
     blocks = torch.cat([exponents.unsqueeze(-1), halves], -1).flatten(-2)
     return Matrix(MXFP4, (blocks,), None, 2 * packed.shape[-1])
 
 
 def nvfp4_matrix(packed: Tensor, scales: Tensor, factor: Tensor) -> Matrix:
     """Return the matrix of codes, (out, in / 2), scales, (out, in / 16) float8, and a factor of all."""
-    halves = _in_halves(packed, _NV_INPUTS)  # (out, in / 16, 8)
     per_block = NVFP4.elements // _NV_INPUTS
     heads = scales.view(torch.uint8).view(len(packed), -1, per_block)
     if bool((heads >= 0x7F).any()):
         raise ValueError("a scale is negative or not a number")
-    blocks = torch.cat([heads, halves.view(*heads.shape[:2], -1)], -1).flatten(-2)
+    halves = _in_halves(packed, torch.int32).view(*heads.shape[:2], -1)
+    blocks = torch.cat([heads, halves], -1).flatten(-2)
     factors = factor.float().flatten().expand(len(packed)).unsqueeze(-1).contiguous()
     return Matrix(NVFP4, (blocks,), None, 2 * packed.shape[-1], factor=factors)
 
 
-def _in_halves(packed: Tensor, inputs: int) -> Tensor:
-    """Return bytes of `inputs` codes in which neighbours are half of them apart, (…, groups, inputs / 2)."""
-    packed = packed.view(*packed.shape[:-1], -1, inputs // 2)
-    codes = torch.stack([packed & 0xF, packed >> 4], -1).flatten(-2)
-    return codes[..., : inputs // 2] | (codes[..., inputs // 2 :] << 4)
+def _in_halves(packed: Tensor, half: torch.dtype) -> Tensor:
+    """Return the codes of each scale, whose bytes are two of `half`, with neighbours half of them apart."""
+    words = packed.view(half).view(*packed.shape[:-1], -1, 2)
+    first, second = words[..., 0], words[..., 1]
+    lower = int.from_bytes(b"\x0f" * half.itemsize, "little")
+    even = (first & lower) | ((second & lower) << 4)
+    odd = ((first >> 4) & lower) | (second & ~lower)
+    shape = (*even.shape, half.itemsize)
+    pairs = [each.contiguous().view(torch.uint8).view(shape) for each in (even, odd)]
+    return torch.stack(pairs, -1).flatten(-2)

@@ -92,18 +92,25 @@ class Scheme(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class SchemeSettings:
-    """A `quantization_config`, or an object in it, whose values are checked as they are asked for."""
+    """A `quantization_config`, or an object in it, whose values are checked as they are asked for.
+
+    null says nothing.
+    """
 
     file: Path
     place: str  # of the object in the file
     values: Mapping[str, Any]
+
+    def _value(self, key: str, default: Any) -> Any:
+        value = self.values.get(key)
+        return default if value is None else value
 
     def refused(self, key: str, cause: str) -> ModelLoadError:
         return ModelLoadError("model_unsupported", f"{self.file}: {self.place}.{key} {cause}")
 
     def one_of(self, key: str, known: Collection[Any], default: Any = None) -> Any:
         """Return a value. Raises ModelLoadError that lists those that run, unless it is `known`."""
-        value = self.values.get(key, default)
+        value = self._value(key, default)
         if type(value) not in {type(each) for each in known} or value not in known:
             listed = ", ".join(str(each) for each in known)
             raise self.refused(key, f"is {value!r:.100}, which does not run; {listed} would")
@@ -111,7 +118,7 @@ class SchemeSettings:
 
     def size(self, key: str, default: int | None = None) -> int:
         """Return a positive whole number, or -1."""
-        value = self.values.get(key, default)
+        value = self._value(key, default)
         if isinstance(value, bool) or not isinstance(value, int) or value == 0 or value < -1:
             raise self.refused(key, f"is {value!r:.100}, but must be a size")
         return value

@@ -12,6 +12,7 @@ from neuron.models.quantized.bitsandbytes import BitsAndBytes
 from neuron.models.quantized.compressed_tensors import CompressedTensors
 from neuron.models.quantized.fp8 import Fp8
 from neuron.models.quantized.gptq import Gptq
+from neuron.models.quantized.modelopt import ModelOpt
 from neuron.models.quantized.mxfp4 import Mxfp4
 from neuron.models.quantized.scheme import Scheme, SchemeSettings
 
@@ -22,6 +23,7 @@ SCHEMES: dict[str, Callable[[SchemeSettings], Scheme]] = {
     "fbgemm_fp8": Fp8,
     "fp8": Fp8,
     "gptq": Gptq,
+    "modelopt": ModelOpt,
     "mxfp4": Mxfp4,
 }
 _KEYS = ("quantization_config", "compression_config")  # the second is the first's name in old checkpoints
@@ -35,12 +37,13 @@ def read_quantized(checkpoint: Checkpoint) -> Checkpoint:
     """
     config, found = _without_quantization(checkpoint.config)
     checkpoint = replace(checkpoint, config=config)
-    for place, values in found.items():
-        settings = _settings(checkpoint, place, values)
-        old = place.endswith("compression_config")
-        method = settings.one_of("quant_method", SCHEMES, "compressed-tensors" if old else None)
-        return replace(checkpoint, tensors=_quantized(checkpoint, SCHEMES[method](settings), settings))
-    return checkpoint
+    if not found:
+        return checkpoint
+    place, values = next(iter(found.items()))
+    settings = _settings(checkpoint, place, values)
+    is_old = place.endswith("compression_config")
+    method = settings.one_of("quant_method", SCHEMES, "compressed-tensors" if is_old else None)
+    return replace(checkpoint, tensors=_quantized(checkpoint, SCHEMES[method](settings), settings))
 
 
 def _without_quantization(config: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
