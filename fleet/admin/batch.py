@@ -3,10 +3,10 @@ from __future__ import annotations
 from django.contrib import admin
 
 from fleet.admin.base import ReadOnlyAdmin
-from fleet.models import Batch, StoredFile
+from fleet.models import RequestBatch, StoredFile
 
 
-@admin.register(Batch)
+@admin.register(RequestBatch)
 class BatchAdmin(ReadOnlyAdmin):
     list_display = ("id", "key", "endpoint", "status", "total", "completed", "failed", "created_at")
     list_filter = ("status", "endpoint")

@@ -14,6 +14,7 @@ import re
 
 import msgspec
 
+from cortex_site.base.ending import end
 from cortex_site.http.request import Request
 from cortex_site.http.response import BytesResponse
 from fleet.gateway.control.redis_link import LinkError
@@ -72,9 +73,7 @@ class Background:
         return BytesResponse(shown, headers=headers)
 
     async def close(self) -> None:
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await end(self._tasks)
 
     async def _make(self, exchange: Exchange, owner: str, name: str, begun: bytes) -> None:
         running = asyncio.create_task(exchange.run(), name=f"exchange {name}")
@@ -87,8 +86,7 @@ class Background:
             self._fail(owner, name, begun, "server_error", "The gateway was stopped; ask again.")
             raise
         finally:
-            running.cancel()
-            await asyncio.gather(running, return_exceptions=True)
+            await end({running})
 
     async def _is_wanted(self, owner: str, name: str, begun: bytes) -> bool:
         """Say that the response is being made; False once it was cancelled or deleted."""

@@ -8,6 +8,7 @@ import logging
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 
+from cortex_site.base.ending import end
 from cortex_site.config.cortex_toml import CortexConfig
 from cortex_site.http.locality import Locality
 from cortex_site.http.origins import Origins
@@ -131,9 +132,7 @@ class DataPlane:
         try:
             yield
         finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await end(tasks)
             await self.loader.close()
             await self.limiter.close()
             await self.responses.close()

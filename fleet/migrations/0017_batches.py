@@ -12,7 +12,7 @@ class Migration(migrations.Migration):
 
     operations = [
         migrations.CreateModel(
-            name='Batch',
+            name='RequestBatch',
             fields=[
                 ('id', models.CharField(max_length=64, primary_key=True, serialize=False)),
                 ('owner', models.CharField(help_text='The digest of the API key that it belongs to', max_length=64)),
@@ -34,7 +34,7 @@ class Migration(migrations.Migration):
                 ('times', models.JSONField(default=dict, help_text='When it reached each status, seconds since the epoch')),
             ],
             options={
-                'verbose_name_plural': 'batches',
+                'verbose_name': 'batch', 'verbose_name_plural': 'batches',
                 'ordering': ['-created_at', '-id'],
                 'indexes': [models.Index(fields=['owner', '-created_at'], name='batch_by_owner'), models.Index(fields=['status', 'heartbeat_at'], name='batch_by_status')],
             },

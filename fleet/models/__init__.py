@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from fleet.models.audit import AuditEntry
-from fleet.models.batch import Batch, StoredFile
+from fleet.models.batch import RequestBatch, StoredFile
 from fleet.models.join import JoinToken
 from fleet.models.key import ApiKey
 from fleet.models.metric import RequestMetric
@@ -16,7 +16,6 @@ __all__ = [
     "Alias",
     "ApiKey",
     "AuditEntry",
-    "Batch",
     "ConfigurationVersion",
     "Device",
     "IllegalTransitionError",
@@ -25,6 +24,7 @@ __all__ = [
     "Node",
     "Operation",
     "Placement",
+    "RequestBatch",
     "RequestMetric",
     "StoredFile",
     "UsageRollup",

@@ -25,7 +25,7 @@ class StoredFile(models.Model):
         return f"{self.filename} ({self.id})"
 
 
-class Batch(models.Model):
+class RequestBatch(models.Model):
     """Requests of a file that are answered when there is time: `/v1/batches`.
 
     The worker that holds `lease` renews `heartbeat_at`. What is answered is in files beside the database, one
@@ -57,6 +57,7 @@ class Batch(models.Model):
 
     class Meta:
         ordering = ["-created_at", "-id"]
+        verbose_name = "batch"
         verbose_name_plural = "batches"
         indexes = [
             models.Index(fields=["owner", "-created_at"], name="batch_by_owner"),

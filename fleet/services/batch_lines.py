@@ -10,7 +10,7 @@ import msgspec
 from cortex_site.config import current
 
 
-class Problem(Exception):  # noqa: N818 - what is wrong with a file
+class BatchFileError(Exception):
     """Why a batch cannot be run: the line, counted from one, and the field."""
 
     def __init__(self, code: str, message: str, line: int | None = None, param: str | None = None) -> None:
@@ -41,7 +41,7 @@ _bodies = msgspec.json.Decoder(_Body)
 
 
 def read_lines(path: Path, endpoint: str) -> list[BatchLine]:
-    """The requests of a file, all for `endpoint`. Raises `Problem` for the first line that is none."""
+    """The requests of a file, all for `endpoint`. Raises `BatchFileError` for the first line that is none."""
     most, seen = current().batches.max_requests, dict[str, int]()
     found: list[BatchLine] = []
     with path.open("rb") as stream:
@@ -51,12 +51,12 @@ def read_lines(path: Path, endpoint: str) -> list[BatchLine]:
             line = _read(text, number, endpoint)
             if (first := seen.setdefault(line.custom_id, number)) != number:
                 message = f"The custom_id {line.custom_id!r} is that of line {first}, too."
-                raise Problem("duplicate_custom_id", message, number, "custom_id")
+                raise BatchFileError("duplicate_custom_id", message, number, "custom_id")
             found.append(line)
             if len(found) > most:
-                raise Problem("too_many_requests", f"A batch has {most} requests at most.", number)
+                raise BatchFileError("too_many_requests", f"A batch has {most} requests at most.", number)
     if not found:
-        raise Problem("empty_file", "The file has no requests.")
+        raise BatchFileError("empty_file", "The file has no requests.")
     return found
 
 
@@ -65,11 +65,13 @@ def _read(text: bytes, number: int, endpoint: str) -> BatchLine:
         line = _lines.decode(text)
         body = _bodies.decode(line.body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise Problem("invalid_json_line", f"The line is no request: {error}.", number) from None
+        raise BatchFileError("invalid_json_line", f"The line is no request: {error}.", number) from None
     if line.method != "POST":
-        raise Problem("invalid_method", f"method: 'POST', and not {line.method!r}.", number, "method")
+        raise BatchFileError("invalid_method", f"method: 'POST', and not {line.method!r}.", number, "method")
     if line.url != endpoint:
-        raise Problem("invalid_url", f"url: the batch is for {endpoint}, not {line.url!r}.", number, "url")
+        raise BatchFileError(
+            "invalid_url", f"url: the batch is for {endpoint}, not {line.url!r}.", number, "url"
+        )
     if body.stream:
-        raise Problem("invalid_value", "Answers in a batch are not streamed.", number, "body.stream")
+        raise BatchFileError("invalid_value", "Answers in a batch are not streamed.", number, "body.stream")
     return line

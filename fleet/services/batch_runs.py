@@ -28,9 +28,9 @@ from django.utils import timezone
 from cortex_site.base.addresses import local_url
 from cortex_site.config import current
 from fleet.batches import ACTIVE, BatchStatus, token_of
-from fleet.models import Batch
+from fleet.models import RequestBatch
 from fleet.services import batches, files
-from fleet.services.batch_lines import BatchLine, Problem, read_lines
+from fleet.services.batch_lines import BatchFileError, BatchLine, read_lines
 from neuron.wire import ApiError
 
 log = logging.getLogger("cortex.batches")
@@ -65,30 +65,32 @@ def run(ident: str, gateway: str | None = None) -> None:
 def reconcile() -> None:
     """Announce batches that no worker has."""
     silent = timezone.now() - timedelta(seconds=settings.LEASE_S)
-    lost = Batch.objects.filter(status__in=ACTIVE).filter(Q(heartbeat_at=None) | Q(heartbeat_at__lt=silent))
+    lost = RequestBatch.objects.filter(status__in=ACTIVE).filter(
+        Q(heartbeat_at=None) | Q(heartbeat_at__lt=silent)
+    )
     for ident in lost.values_list("id", flat=True):
         batches.announce(ident)
 
 
-def _take(ident: str) -> Batch | None:
+def _take(ident: str) -> RequestBatch | None:
     now = timezone.now()
     silent = now - timedelta(seconds=settings.LEASE_S)
-    free = Batch.objects.filter(id=ident, status__in=ACTIVE).filter(
+    free = RequestBatch.objects.filter(id=ident, status__in=ACTIVE).filter(
         Q(lease=None) | Q(heartbeat_at__lt=silent)
     )
     if not free.update(lease=uuid.uuid4(), heartbeat_at=now):
         return None
-    row: Batch = Batch.objects.get(id=ident)
+    row: RequestBatch = RequestBatch.objects.get(id=ident)
     return row
 
 
 class _Run:
     """A slice of a batch. `_LostError` ends it wherever it is."""
 
-    def __init__(self, row: Batch, gateway: str) -> None:
+    def __init__(self, row: RequestBatch, gateway: str) -> None:
         self._row = row
         self._gateway = gateway
-        self._mine = Batch.objects.filter(id=row.id, lease=row.lease)
+        self._mine = RequestBatch.objects.filter(id=row.id, lease=row.lease)
         self._output = _Answers(files.path_of(f"{row.id}.output"))
         self._errors = _Answers(files.path_of(f"{row.id}.errors"))
 
@@ -97,9 +99,9 @@ class _Run:
         try:
             lines = read_lines(files.content(row.owner, row.input_file), row.endpoint)
         except ApiError as error:
-            self._fail([Problem(error.code, error.message)])
+            self._fail([BatchFileError(error.code, error.message)])
             return
-        except Problem as problem:
+        except BatchFileError as problem:
             self._fail([problem])
             return
         self._start(len(lines))
@@ -189,7 +191,7 @@ class _Run:
         )
         return ident
 
-    def _fail(self, problems: list[Problem]) -> None:
+    def _fail(self, problems: list[BatchFileError]) -> None:
         self._end(BatchStatus.FAILED, errors=[problem.as_json() for problem in problems])
 
     def _start(self, total: int) -> None:

@@ -12,7 +12,7 @@ from kombu.exceptions import OperationalError
 
 from fleet.batches import ACTIVE, ENDPOINTS, BatchStatus
 from fleet.celery import app
-from fleet.models import ApiKey, Batch
+from fleet.models import ApiKey, RequestBatch
 from fleet.services import files
 from neuron.wire import ApiError
 
@@ -43,7 +43,7 @@ def create(owner: str, *, input_file: str, endpoint: str, window: str, metadata:
     if files.find(owner, input_file).purpose != "batch":
         message = "The file was not uploaded for a batch; say purpose = 'batch' when you upload it."
         raise ApiError(400, "invalid_value", message, param="input_file_id")
-    row = Batch.objects.create(
+    row = RequestBatch.objects.create(
         id=files.new_id("batch"),
         owner=owner,
         key=ApiKey.objects.filter(digest=owner).values_list("name", flat=True).first() or "",
@@ -61,14 +61,16 @@ def show(owner: str, ident: str) -> Json:
 
 
 def listed(owner: str, after: str | None, limit: int) -> Json:
-    rows = Batch.objects.filter(owner=owner)[:MAX_PAGE]
+    rows = RequestBatch.objects.filter(owner=owner)[:MAX_PAGE]
     return files.page([view(row) for row in rows], after, limit)
 
 
 def cancel(owner: str, ident: str) -> Json:
     """A batch that is being cancelled: what is under way ends, what was answered stays."""
     row = _find(owner, ident)
-    stopping = Batch.objects.filter(id=row.id, status__in=[BatchStatus.VALIDATING, BatchStatus.IN_PROGRESS])
+    stopping = RequestBatch.objects.filter(
+        id=row.id, status__in=[BatchStatus.VALIDATING, BatchStatus.IN_PROGRESS]
+    )
     if not stopping.update(status=BatchStatus.CANCELLING, times=reached(row, BatchStatus.CANCELLING)):
         row.refresh_from_db()
         if row.status not in ACTIVE:
@@ -85,12 +87,12 @@ def announce(ident: str) -> None:
         log.warning("batch not announced", extra={"batch": ident, "error": str(error)})
 
 
-def reached(row: Batch, status: BatchStatus) -> Json:
+def reached(row: RequestBatch, status: BatchStatus) -> Json:
     """The times of a batch that reaches a status now."""
     return {_TIMES[status]: int(time.time()), **row.times}
 
 
-def view(row: Batch) -> Json:
+def view(row: RequestBatch) -> Json:
     """A batch as OpenAI's API shows it."""
     errors = {"object": "list", "data": row.errors} if row.errors else None
     return {
@@ -111,8 +113,8 @@ def view(row: Batch) -> Json:
     }
 
 
-def _find(owner: str, ident: str) -> Batch:
-    row: Batch | None = Batch.objects.filter(id=ident, owner=owner).first()
+def _find(owner: str, ident: str) -> RequestBatch:
+    row: RequestBatch | None = RequestBatch.objects.filter(id=ident, owner=owner).first()
     if row is None:
         raise ApiError(404, "batch_not_found", f"There is no batch {ident!r}.")
     return row

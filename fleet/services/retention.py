@@ -9,7 +9,7 @@ from django.utils import timezone
 
 from cortex_site.config import current
 from fleet.batches import ACTIVE as UNFINISHED
-from fleet.models import AuditEntry, Batch, Operation, RequestMetric, UsageRollup
+from fleet.models import AuditEntry, Operation, RequestBatch, RequestMetric, UsageRollup
 from fleet.operations import ACTIVE
 from fleet.services import files
 
@@ -26,7 +26,7 @@ def prune() -> int:
     operations = Operation.objects.filter(created_at__lt=operations_before).exclude(state__in=ACTIVE)
     usage = UsageRollup.objects.filter(hour__lt=now - timedelta(days=keep.usage_days))
     audit = AuditEntry.objects.filter(at__lt=now - timedelta(days=keep.audit_days))
-    batches = Batch.objects.filter(created_at__lt=operations_before).exclude(status__in=UNFINISHED)
+    batches = RequestBatch.objects.filter(created_at__lt=operations_before).exclude(status__in=UNFINISHED)
     deleted = sum(_delete(rows) for rows in (metrics, operations, usage, audit, batches))
     return deleted + files.prune()
 

@@ -37,6 +37,7 @@ ROOMS: dict[str, set[str]] = {
     "fleet.gateway": DECISIONS
     | {
         "fleet.announcements",
+        "fleet.batches",
         "cortex_site.base",
         "cortex_site.http",
         "cortex_site.config",

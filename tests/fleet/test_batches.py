@@ -21,7 +21,7 @@ from fleet.batches import token_of
 from fleet.control_plane import ServicesControl
 from fleet.gateway.app import application
 from fleet.gateway.data_plane import DataPlane
-from fleet.models import Batch, ModelProfile, Node, StoredFile
+from fleet.models import ModelProfile, Node, RequestBatch, StoredFile
 from fleet.services import batch_lines, batch_runs, files, keys, records
 from tests.gateway.conftest import MODEL, serving
 from tests.stubs.fake_node import FakeNode, answer_hello, refuse
@@ -158,13 +158,13 @@ async def test_a_request_that_is_refused_for_now_is_sent_again(shop):
 
 async def test_another_worker_goes_on_after_a_kill(shop):
     begun = await shop.begin(*(line(name, name) for name in "abc"))
-    row = await in_thread(lambda: Batch.objects.get(id=begun.id))
+    row = await in_thread(lambda: RequestBatch.objects.get(id=begun.id))
     done = {"id": "x", "custom_id": "a", "response": {"status_code": 200, "body": {}}, "error": None}
     partial = files.path_of(f"{row.id}.output")
     partial.write_text(json.dumps(done) + "\n" + json.dumps(done | {"custom_id": "b"})[:-5])  # torn
     long_ago = timezone.now() - timedelta(seconds=settings.LEASE_S + 1)
     held = {"lease": uuid.uuid4(), "heartbeat_at": long_ago, "status": "in_progress", "total": 3}
-    await in_thread(lambda: Batch.objects.filter(id=row.id).update(**held))
+    await in_thread(lambda: RequestBatch.objects.filter(id=row.id).update(**held))
     await shop.work(begun.id)
     made = await shop.client.batches.retrieve(begun.id)
     assert (made.status, made.request_counts.completed) == ("completed", 3)
@@ -176,7 +176,7 @@ async def test_another_worker_goes_on_after_a_kill(shop):
 async def test_a_batch_that_another_worker_has_is_left_alone(shop):
     begun = await shop.begin(line("a"))
     held = {"lease": uuid.uuid4(), "heartbeat_at": timezone.now()}
-    await in_thread(lambda: Batch.objects.filter(id=begun.id).update(**held))
+    await in_thread(lambda: RequestBatch.objects.filter(id=begun.id).update(**held))
     await shop.work(begun.id)
     assert not shop.node.requests
 
@@ -211,7 +211,7 @@ async def test_a_batch_is_cancelled(shop):
 async def test_what_had_no_turn_in_time_has_expired(shop):
     begun = await shop.begin(line("a"))
     past = timezone.now() - timedelta(seconds=1)
-    await in_thread(lambda: Batch.objects.filter(id=begun.id).update(expires_at=past))
+    await in_thread(lambda: RequestBatch.objects.filter(id=begun.id).update(expires_at=past))
     await shop.work(begun.id)
     made = await shop.client.batches.retrieve(begun.id)
     assert made.status == "expired"
