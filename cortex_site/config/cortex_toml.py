@@ -62,6 +62,9 @@ class GatewaySettings(Section, TlsFiles):
     metrics_token: Secret | None = Field(None, repr=False, description="That `/metrics` asks for; none: open")
     open_openapi: bool = Field(True, description="`/openapi.json` needs no API key")
     ollama: bool = Field(True, description="Serve Ollama's API below `/api`, too")
+    ollama_listen: Listen | None = Field(
+        None, description="A second address of the API; 127.0.0.1:11434 is where Ollama's clients look"
+    )
     workers: PositiveInt = 1
     allow_anonymous: bool = Field(False, description="Serve clients without a key, from any address")
     allowed_origins: list[Origin] = Field(

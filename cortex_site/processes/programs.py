@@ -31,18 +31,26 @@ class Sockets:
     api: socket.socket
     metrics: socket.socket
     admin: socket.socket
+    ollama: socket.socket | None = None  # of the API as well
 
     def close(self) -> None:
         """Close this process's copies: only those that inherited them listen on."""
-        for sock in (self.api, self.metrics, self.admin):
+        for sock in (*self.of_api, self.metrics, self.admin):
             sock.close()
+
+    @property
+    def of_api(self) -> tuple[socket.socket, ...]:
+        return (self.api,) if self.ollama is None else (self.api, self.ollama)
 
     @classmethod
     def bind(cls, config: CortexConfig) -> Sockets:
         """Bind all of them. Raises `ConfigError` with the address that is not available."""
         gateway = config.gateway
         return cls(
-            *(bind(listen) for listen in (gateway.listen, gateway.metrics_listen, gateway.admin_listen))
+            bind(gateway.listen),
+            bind(gateway.metrics_listen),
+            bind(gateway.admin_listen),
+            bind(gateway.ollama_listen) if gateway.ollama_listen else None,
         )
 
 
@@ -93,17 +101,18 @@ def serve_programs(
     worker = (*CELERY, "worker", *CELERY_WORKER, "--hostname", f"tasks-{os.getpid()}@%h")
     tasks = Program("tasks", worker, env, stop_s=5.0)
     beat = Program("beat", (*CELERY, "beat", "--pidfile="), env, stop_s=5.0)
-    workers = (_gateway_worker(index, sockets.api, env, config) for index in range(config.gateway.workers))
+    workers = (_gateway_worker(index, sockets, env, config) for index in range(config.gateway.workers))
     return (metrics, control, tasks, beat), tuple(workers)
 
 
-def _gateway_worker(index: int, sock: socket.socket, env: Mapping[str, str], config: CortexConfig) -> Program:
+def _gateway_worker(index: int, sockets: Sockets, env: Mapping[str, str], config: CortexConfig) -> Program:
+    fds = tuple(sock.fileno() for sock in sockets.of_api)
     return Program(
         f"gateway-{index}",
-        (sys.executable, "-m", "fleet.gateway.worker", "--fd", str(sock.fileno())),
+        (sys.executable, "-m", "fleet.gateway.worker", "--fd", *map(str, fds)),
         env,
-        fds=(sock.fileno(),),
-        ready=http_ready(sock, "/health", tls=config.gateway.speaks_tls),
+        fds=fds,
+        ready=http_ready(sockets.api, "/health", tls=config.gateway.speaks_tls),
         stop_s=config.gateway.stop_grace_s + 5.0,
     )
 

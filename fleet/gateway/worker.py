@@ -1,4 +1,4 @@
-"""A data-plane process: `python -m fleet.gateway.worker --fd N` serves the API on an inherited socket."""
+"""A data-plane process: `python -m fleet.gateway.worker --fd N` serves the API on inherited sockets."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ BACKLOG = 2048
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--fd", type=int, required=True, help="listening socket, inherited")
+    parser.add_argument("--fd", type=int, nargs="+", required=True, help="listening sockets, inherited")
     arguments = parser.parse_args(argv)
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     gc.set_threshold(COLLECT_AFTER)
@@ -61,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         ),
         settings.gateway,
     )
-    server.run(sockets=[socket.socket(fileno=arguments.fd)])
+    server.run(sockets=[socket.socket(fileno=fd) for fd in arguments.fd])
 
 
 if __name__ == "__main__":

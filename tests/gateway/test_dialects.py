@@ -33,11 +33,15 @@ async def profile(house, model: str, *capabilities: str) -> None:
 
 
 async def embedder(house) -> None:
-    await house.node.set_model("e")
-    house.node.models["e"].capabilities = ["embeddings"]
+    await serving(house, "e", "embeddings")
+
+
+async def serving(house, model: str, capability: str) -> None:
+    await house.node.set_model(model)
+    house.node.models[model].capabilities = [capability]
     await house.node.set_model("x")  # publishes both
     await house.until(
-        lambda snapshot: any(view.capabilities == ("embeddings",) for _, view in snapshot.replicas("e"))
+        lambda snapshot: any(view.capabilities == (capability,) for _, view in snapshot.replicas(model))
     )
 
 
@@ -59,6 +63,34 @@ async def test_embeddings_pass_as_they_are_and_are_recorded(house):
     assert house.node.requests[0].path == "/v1/embeddings"
     record = await house.record()
     assert (record.dialect, record.prompt_tokens, record.completion_tokens) == ("openai-embeddings", 3, 0)
+
+
+RANKED = {"model": "r", "results": [{"index": 1, "relevance_score": 0.9}], "usage": {"total_tokens": 5}}
+
+
+@pytest.mark.parametrize(
+    ("path", "sent", "at_node"),
+    [
+        ("/v1/rerank", {"query": "a", "documents": ["b", "c"]}, "/v1/rerank"),
+        ("/v2/rerank", {"query": "a", "documents": ["b", "c"], "top_n": 1}, "/v1/rerank"),
+        ("/v1/score", {"text_1": "a", "text_2": ["b", "c"]}, "/v1/score"),
+    ],
+)
+async def test_rankings_pass_as_they_are(house, path, sent, at_node):
+    await serving(house, "r", "rerank")
+    house.node.answer = say(RANKED)
+    response = await house.client.post(path, json={"model": "r"} | sent)
+    assert response.json() == RANKED
+    assert (house.node.requests[0].path, house.node.requests[0].json) == (at_node, {"model": "r"} | sent)
+    for field in set(sent) - {"top_n"}:
+        response = await house.client.post(path, json={"model": "r"} | sent | {field: None})
+        assert (response.status_code, response.json()["error"]["param"]) == (400, field)
+
+
+async def test_a_model_that_does_not_rank_is_not_asked_to(house):
+    await profile(house, "m", "chat")
+    response = await house.client.post("/v1/rerank", json={"model": "m", "query": "a", "documents": ["b"]})
+    assert (response.status_code, response.json()["error"]["code"]) == (400, "wrong_modality")
 
 
 async def test_the_sdk_embeds(house):

@@ -1,8 +1,9 @@
-"""The dialects whose bytes pass unchanged: OpenAI's chat, completions, embeddings, and a token count."""
+"""The dialects whose bytes pass unchanged: OpenAI's chat, completions and embeddings, rankings, a count."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import msgspec
 
@@ -108,6 +109,26 @@ class EmbeddingsDialect(ChatDialect):
         return Call(head.model, False, body, node_path=self.path, needs="embeddings", answer_tokens=False)
 
 
+class RankingDialect(ChatDialect):
+    """Scores of documents for a query, by Jina's, Cohere's and vLLM's endpoints: passed byte for byte."""
+
+    def __init__(self, name: str, node_path: str, required: Sequence[str]) -> None:
+        self.name = name
+        self.path = node_path
+        self._required = required
+
+    def decode(self, body: bytes) -> Call:
+        model = decode_head(body).model
+        given = _fields.decode(body)
+        for field in self._required:
+            if given.get(field) in (None, "", []):
+                raise ApiError(400, "missing_field", "This field is required.", param=field)
+        return Call(model, False, body, node_path=self.path, needs="rerank", answer_tokens=False)
+
+
+_fields = msgspec.json.Decoder(dict[str, Any])
+
+
 class TokenizeDialect(ChatDialect):
     """The token count of a chat request's prompt, by vLLM's and neuron's endpoint."""
 
@@ -125,3 +146,5 @@ CHAT = ChatDialect()
 TOKENIZE = TokenizeDialect()
 COMPLETIONS = CompletionsDialect()
 EMBEDDINGS = EmbeddingsDialect()
+RERANK = RankingDialect("rerank", "/v1/rerank", ("query", "documents"))
+SCORE = RankingDialect("score", "/v1/score", ("text_1", "text_2"))
