@@ -82,6 +82,10 @@ INLINE float half_value(uint16_t half) {
     return to_float((int32_t)(bits_of(value) | sign));
 }
 
+#define TINY 1e-36f /* a range that is not larger counts as zero: its inverse may be none */
+
+INLINE float inverse_of(float scale) { return scale > TINY ? 1 / scale : 0; }
+
 /* --- q8_0: blocks of 32: a float16 scale, 32 int8 -------------------------------------------------------- */
 
 CLONES static int q8_0(const void *values, int kind, Py_ssize_t count, uint8_t *out) {
@@ -95,7 +99,7 @@ CLONES static int q8_0(const void *values, int kind, Py_ssize_t count, uint8_t *
         }
         int32_t size = most_across(most);
         largest = size > largest ? size : largest;
-        float scale = to_float(size) / 127.0f, inverse = scale == 0 ? 0 : 1 / scale;
+        float scale = to_float(size) / 127.0f, inverse = inverse_of(scale);
         uint16_t half = half_bits(scale);
         memcpy(out, &half, 2);
         for (int j = 0; j < 4; j++) { /* halves are rounded away from zero */
@@ -124,7 +128,7 @@ INLINE void fit_runs(const floats x[32], floats *scale, floats *minimum) {
     *scale = all(0.0f);
     *minimum = all(0.0f) - low;
     for (size_t level = 0; level < sizeof LEVELS / sizeof *LEVELS; level++) {
-        floats inverse = choose(range > 0.0f, LEVELS[level] / range, all(0.0f));
+        floats inverse = choose(range > TINY, LEVELS[level] / range, all(0.0f));
         floats q_sum = {0}, qq_sum = {0}, qx_sum = {0};
         for (int i = 0; i < 32; i++) {
             floats q = nearest(lesser((x[i] - low) * inverse, all(15.0f)));
@@ -155,7 +159,7 @@ INLINE float most_of(floats v) {
 
 /* Writes a block's common factor as float16 and returns it times each lane's number of 6 bits. */
 INLINE floats six_bits(floats wanted, uint8_t *half, int32_t numbers[8]) {
-    float unit = most_of(wanted) / 63.0f, inverse = unit == 0 ? 0 : 1 / unit;
+    float unit = most_of(wanted) / 63.0f, inverse = inverse_of(unit);
     uint16_t stored = half_bits(unit);
     memcpy(half, &stored, 2);
     floats rounded = nearest(lesser(wanted * inverse, all(63.0f)));
@@ -193,7 +197,7 @@ CLONES static int q4_k(const void *values, int kind, Py_ssize_t count, uint8_t *
             out[8 + run] = minima[run] | minima[run + 4] >> 4 << 6;
             out[12 + run] = (scales[run + 4] & 15) | (minima[run + 4] & 15) << 4;
         }
-        floats inverse = choose(scale > 0.0f, 1.0f / scale, all(0.0f));
+        floats inverse = choose(scale > TINY, 1.0f / scale, all(0.0f));
         uint8_t codes[32][8];
         for (int i = 0; i < 32; i++) {
             floats q = nearest(greater(lesser((x[i] + minimum) * inverse, all(15.0f)), all(0.0f)));
@@ -227,7 +231,7 @@ INLINE int int4_groups(const void *values, int kind, Py_ssize_t count, uint8_t *
         float bottom = most_of(all(0.0f) - low), range = most_of(high) + bottom;
         float scale = 0, inverse = 0, zero = 0, best = -1;
         for (size_t share = 0; share < sizeof SHARES / sizeof *SHARES; share++) {
-            float covered = range * SHARES[share], factor = covered > 0 ? 15.0f / covered : 0;
+            float covered = range * SHARES[share], factor = covered > TINY ? 15.0f / covered : 0;
             float origin = nearest(all(bottom * SHARES[share] * factor))[0];
             floats qq = {0}, qx = {0}, floor = all(-origin), ceiling = all(15.0f - origin);
             for (int j = 0; j < vectors; j++) {
@@ -281,7 +285,7 @@ CLONES static int fp8(const void *values, int kind, Py_ssize_t count, Py_ssize_t
             most = greater_int(most, magnitude(at < whole ? load(values, kind, start + at) : tail));
         int32_t size = most_across(most);
         largest = size > largest ? size : largest;
-        float scale = to_float(size) / 448.0f, inverse = scale == 0 ? 0 : 1 / scale;
+        float scale = to_float(size) / 448.0f, inverse = inverse_of(scale);
         *scales++ = scale;
         for (Py_ssize_t at = 0; at < width; at += LANES) {
             floats x = (at < whole ? load(values, kind, start + at) : tail) * inverse;

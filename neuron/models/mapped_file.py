@@ -92,7 +92,7 @@ class MappedFile(mmap.mmap):
         part = torch.frombuffer(self, dtype=torch.uint8, count=num_bytes, offset=start)
         if start % item.itemsize:
             part = part.clone()
-        return part.view(item).view(*shape)
+        return part.view(item).view(shape)
 
     def drop(self, tensor: Tensor) -> None:
         """Give back the memory of a tensor's pages, which are read again if they are asked for."""

@@ -83,12 +83,11 @@ class FakeModelPool:
             image_processor=None,
             path=Path("/none"),
             stored=("q8_0", 8.5),
+            kv_dtype=None,
             damage=self.damage,
         )
 
-    def load(
-        self, model: str, path: Path, on_progress: Callable[[float], None], *, quant: str | None = None
-    ) -> Any:
+    def load(self, model: str, path: Path, on_progress: Callable[[float], None], **_: str | None) -> Any:
         for percent in range(0, 101, 25):
             on_progress(percent / 100)
         if path.name == "broken":

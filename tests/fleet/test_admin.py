@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+from datetime import timedelta
 
 import pytest
 from django.contrib import admin
@@ -15,7 +16,9 @@ from fleet.models import (
     Node,
     Operation,
     Placement,
+    RequestBatch,
     RequestMetric,
+    StoredFile,
 )
 from fleet.services import joining, keys, polling, usage
 
@@ -31,6 +34,8 @@ PAGES = {
     "jointoken": "join-one",
     "usagerollup": "model-one",
     "auditentry": "audit-target",
+    "requestbatch": "batch-one",
+    "storedfile": "file-one",
 }
 
 
@@ -69,6 +74,11 @@ def rows(fleet):
     )
     usage.roll_up()
     AuditEntry.objects.create(who="root", action="cordon", target="audit-target")
+    soon = timezone.now() + timedelta(days=1)
+    RequestBatch.objects.create(id="batch-one", owner="o", endpoint="/v1/embeddings", expires_at=soon)
+    StoredFile.objects.create(
+        id="file-one", owner="o", filename="a", purpose="batch", bytes=1, expires_at=soon
+    )
     return fleet
 
 
@@ -88,7 +98,7 @@ def test_list_pages_show_their_rows_and_can_be_searched(rows, staff, page):
 @pytest.mark.parametrize("page", PAGES)
 def test_each_row_has_a_page_of_its_own(rows, staff, page):
     listed = staff.get(f"/admin/fleet/{page}/").content.decode()
-    link = re.search(rf"/admin/fleet/{page}/\d+/change/", listed)
+    link = re.search(rf"/admin/fleet/{page}/[\w-]+/change/", listed)
     assert link
     assert staff.get(link[0]).status_code == 200
 

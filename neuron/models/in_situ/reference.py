@@ -13,6 +13,7 @@ from torch import Tensor
 _LANES = 8  # in which the compiled twins add
 _LEVELS = (15.2, 14.8, 14.0)  # tried for a run's range in q4_k
 _SHARES = (1.0, 0.92, 0.84)  # tried of a group's range in int4
+_TINY = 1e-36  # a range that is not larger counts as zero: its inverse may be none
 _FIFTEEN = torch.tensor(15.0)  # torch divides a number by a tensor in two roundings
 
 
@@ -69,7 +70,7 @@ def _fit_runs(x: Tensor) -> tuple[Tensor, Tensor]:
     total = _sum_columns(x)
     best, scale, minimum = torch.full_like(low, -1), torch.zeros_like(low), 0 - low
     for level in _LEVELS:
-        inverse = torch.where(reach > 0, torch.tensor(level, dtype=x.dtype) / reach, 0)
+        inverse = torch.where(reach > _TINY, torch.tensor(level, dtype=x.dtype) / reach, 0)
         q = ((x - low.unsqueeze(2)) * inverse.unsqueeze(2)).clamp_(max=15).round_()
         q_sum, qq_sum, qx_sum = _sum_columns(q), _sum_columns(q * q), _sum_columns(q * x)
         determinant = 32 * qq_sum - q_sum * q_sum
@@ -107,7 +108,7 @@ def int4(rows: Tensor, group: int) -> tuple[Tensor, Tensor, Tensor]:
     for share in _SHARES:
         part = torch.tensor(share, dtype=x.dtype)
         covered = reach * part
-        factor = torch.where(covered > 0, _FIFTEEN / covered, 0)
+        factor = torch.where(covered > _TINY, _FIFTEEN / covered, 0)
         origin = (bottom * part * factor).round()
         q = (x * factor).clamp(-origin, 15 - origin).round_()
         squares, product = _sum_lanes(q * q), _sum_lanes(q * x)
@@ -137,7 +138,7 @@ def _abs_max(x: Tensor) -> Tensor:
 
 
 def _inverse(scale: Tensor) -> Tensor:
-    return torch.where(scale == 0, 0, 1 / scale)
+    return torch.where(scale.abs() > _TINY, 1 / scale, 0)
 
 
 def _half(x: Tensor) -> Tensor:
