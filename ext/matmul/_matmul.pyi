@@ -63,3 +63,6 @@ def attend(  # writes out
     threads: int,
     /,
 ) -> None: ...
+def silu_gate(  # writes out
+    instruction_set: int, rows: int, width: int, gate_up: int, out: int, threads: int, /
+) -> None: ...

@@ -56,6 +56,7 @@ typedef struct Kernels {
     void (*prepare[NUM_INPUTS])(const float *x, int ins, uint8_t *to);
     void (*delta_head)(const DeltaHead *head);
     void (*attend_head)(const AttentionHead *head);
+    void (*gate_values)(const float *gate, const float *up, int count, float *out);
 } Kernels;
 
 /* The instruction sets that this build has and this CPU runs, the best one first, then NULL. */

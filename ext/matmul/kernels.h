@@ -92,6 +92,7 @@ INLINE int rows_near(const Work *work) {
 #include "table.h"
 #include "delta_rule.h"
 #include "attention.h"
+#include "silu_gate.h"
 
 const Kernels KERNELS = {
     .name = KERNELS_NAME,
@@ -101,4 +102,5 @@ const Kernels KERNELS = {
     .prepare = {NULL, BFLOAT_PREPARE, prepare_codes},
     .delta_head = delta_head,
     .attend_head = attend_head,
+    .gate_values = gate_values,
 };

@@ -4,6 +4,7 @@
 
 #include "attention_step.h"
 #include "delta_step.h"
+#include "silu_gate_step.h"
 #include "product.h"
 
 static const Kernels *const *usable;
@@ -133,11 +134,29 @@ static PyObject *attend(PyObject *self, PyObject *const *arguments, Py_ssize_t c
     Py_RETURN_NONE;
 }
 
+static PyObject *silu_gate(PyObject *self, PyObject *const *arguments, Py_ssize_t count) {
+    (void)self;
+    long long numbers[6];
+    if (read_integers(arguments, count, 6, numbers)) return NULL;
+    SiluGateStep step = {
+        .rows = (int)numbers[1],
+        .width = (int)numbers[2],
+        .gate_up = (const float *)numbers[3],
+        .out = (float *)numbers[4],
+        .threads = (int)numbers[5],
+    };
+    Py_BEGIN_ALLOW_THREADS
+    silu_gate_step(usable[numbers[0]], &step);
+    Py_END_ALLOW_THREADS
+    Py_RETURN_NONE;
+}
+
 static PyMethodDef methods[] = {
     {"instruction_sets", instruction_sets, METH_NOARGS, NULL},
     {"formats", formats, METH_NOARGS, NULL},
     {"multiply", (PyCFunction)(void (*)(void))multiply, METH_FASTCALL, NULL},
     {"attend", (PyCFunction)(void (*)(void))attend, METH_FASTCALL, NULL},
+    {"silu_gate", (PyCFunction)(void (*)(void))silu_gate, METH_FASTCALL, NULL},
     {"step_delta_rule", (PyCFunction)(void (*)(void))step_delta_rule, METH_FASTCALL, NULL},
     {NULL, NULL, 0, NULL},
 };

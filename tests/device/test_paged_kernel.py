@@ -14,6 +14,7 @@ from neuron.device.cuda_graphs import Capture, capture_sizes
 from neuron.device.kv_cache import KVShape
 from neuron.device.varlen import find_varlen_kernel, select_kernel
 from neuron.models.formats import floats
+from neuron.models.fused import gated_mlp
 from neuron.models.fused.decoder import FusedDecoder
 from neuron.pipe import Sampling
 from neuron.step import CacheShape
@@ -32,6 +33,8 @@ SMALL = CacheShape(num_pages=100, page_size=8, num_slots=8, context=128)
 def products_of_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     """As on a GPU: what is traced are torch's operations."""
     monkeypatch.setattr(floats, "_uses_ext", lambda *_: False)
+    for module in (delta_rule, gated_mlp):
+        monkeypatch.setattr(module, "_native", None)
 
 
 def test_torch_has_the_kernel_from_2_13_on():
@@ -127,7 +130,6 @@ def test_capture_sizes_leave_few_rows_over(most: int):
 def test_captured_steps_equal_others(
     family: str, dtype: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(delta_rule, "_native", None)  # a trace sees no step that is C
     loaded = decoder(save(tmp_path, family), dtype)
     assert isinstance(loaded, FusedDecoder)
     capture = TracingCapture()
