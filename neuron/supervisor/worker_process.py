@@ -14,6 +14,9 @@ import msgspec
 
 from neuron import pipe
 
+# torch's threads spin between its operations, by default for milliseconds in which those of `ext.matmul` want
+# the cores; without a spin they sleep within a step. This is some microseconds.
+DEFAULTS = {"GOMP_SPINCOUNT": "3000"}
 EXITS = {pipe.EXIT_POISONED: "its device was poisoned", pipe.EXIT_CRASHED: "it crashed"}
 
 
@@ -47,7 +50,7 @@ class WorkerProcess:
                 stdout=sys.stderr,  # nothing reads a worker's standard output
                 pass_fds=(theirs.fileno(),),
                 start_new_session=True,  # Ctrl-C is for the daemon
-                env=os.environ | {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"},  # cuda:N means what NVML calls N
+                env=DEFAULTS | os.environ | {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"},  # cuda:N is NVML's N
             )
         except BaseException:  # also when cancelled
             ours.close()
