@@ -105,7 +105,7 @@ class _Run:
             self._fail([problem])
             return
         self._start(len(lines))
-        left = [line for line in lines if line.custom_id not in self._answered]
+        left = self._unanswered(lines)
         if row.status == BatchStatus.IN_PROGRESS and not self._is_late:
             left = self._answer(left)
         self._row.refresh_from_db()
@@ -115,9 +115,9 @@ class _Run:
         self._mine.update(lease=None)
         batches.announce(row.id)
 
-    @property
-    def _answered(self) -> set[str]:
-        return self._output.ids | self._errors.ids
+    def _unanswered(self, lines: list[BatchLine]) -> list[BatchLine]:
+        answered = self._output.ids | self._errors.ids
+        return [line for line in lines if line.custom_id not in answered]
 
     @property
     def _is_late(self) -> bool:
@@ -146,11 +146,15 @@ class _Run:
                     del pending[future]
                 if not self._beat():
                     waiting.clear()
-        return [line for line in lines if line.custom_id not in self._answered]
+        return self._unanswered(lines)
 
     def _note(self, line: BatchLine, future: Future[Json]) -> bool:
         """Write an answer down; False where the request is to be sent again."""
-        answer = future.result()
+        try:
+            answer = future.result()
+        except Exception as error:
+            log.exception("a request of a batch broke", extra={"batch": self._row.id})
+            answer = _line(line, error={"code": "internal_error", "message": type(error).__name__})
         if answer.get("again"):
             return False
         failed = answer["error"] is not None or answer["response"]["status_code"] >= 400

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from io import BytesIO
 from pathlib import Path
@@ -37,7 +39,7 @@ def create(owner: str, content_type: str, body: bytes) -> Json:
         raise ApiError(400, "missing_field", "This field is required.", param="file")
     _check_room(upload.size)
     ident = new_id("file")
-    with writing(path_of(ident)) as stream:
+    with _writing(path_of(ident)) as stream:
         for chunk in upload.chunks():
             stream.write(chunk)
     return view(register(ident, owner, str(upload.name)[:255], purpose))
@@ -125,23 +127,16 @@ def path_of(ident: str) -> Path:
     return folder / ident
 
 
-class writing:  # noqa: N801 - a context manager
+@contextmanager
+def _writing(path: Path) -> Iterator[Any]:
     """A file that is there whole or not at all, for its owner's eyes alone."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._part = path.with_suffix(".part")
-
-    def __enter__(self) -> Any:
-        self._stream = os.fdopen(os.open(self._part, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600), "wb")
-        return self._stream
-
-    def __exit__(self, kind: object, *_: object) -> None:
-        self._stream.close()
-        if kind is None:
-            self._part.replace(self._path)
-        else:
-            self._part.unlink()
+    part = path.with_suffix(".part")
+    try:
+        with os.fdopen(os.open(part, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600), "wb") as stream:
+            yield stream
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def _remove(row: StoredFile) -> None:
