@@ -13,6 +13,7 @@ from kombu.exceptions import OperationalError
 from fleet.batches import ACTIVE, ENDPOINTS, BatchStatus
 from fleet.celery import app
 from fleet.models import ApiKey, RequestBatch
+from fleet.pages import page_of
 from fleet.services import files
 from neuron.wire import ApiError
 
@@ -62,7 +63,7 @@ def show(owner: str, ident: str) -> Json:
 
 def listed(owner: str, after: str | None, limit: int) -> Json:
     rows = RequestBatch.objects.filter(owner=owner)[:MAX_PAGE]
-    return files.page([view(row) for row in rows], after, limit)
+    return page_of([view(row) for row in rows], after, limit)
 
 
 def cancel(owner: str, ident: str) -> Json:

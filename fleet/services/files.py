@@ -19,6 +19,7 @@ from django.utils import timezone
 
 from cortex_site.config import current
 from fleet.models import StoredFile
+from fleet.pages import page_of
 from neuron.wire import ApiError
 
 Json = dict[str, Any]
@@ -83,17 +84,7 @@ def listed(owner: str, purpose: str | None, after: str | None, limit: int, order
     if purpose:
         rows = rows.filter(purpose=purpose)
     names = ("-created_at", "-id") if order == "desc" else ("created_at", "id")
-    return page([view(row) for row in rows.order_by(*names)[:MAX_PAGE]], after, limit)
-
-
-def page(items: list[Json], after: str | None, limit: int) -> Json:
-    ids = [item["id"] for item in items]
-    if after is not None and after not in ids:
-        raise ApiError(400, "invalid_value", f"after: {after!r} is none of the items.", param="after")
-    start = 0 if after is None else ids.index(after) + 1
-    shown = items[start : start + limit]
-    ends = {"first_id": shown[0]["id"] if shown else None, "last_id": shown[-1]["id"] if shown else None}
-    return {"object": "list", "data": shown, **ends, "has_more": start + limit < len(items)}
+    return page_of([view(row) for row in rows.order_by(*names)[:MAX_PAGE]], after, limit)
 
 
 def prune() -> int:

@@ -38,6 +38,7 @@ ROOMS: dict[str, set[str]] = {
     | {
         "fleet.announcements",
         "fleet.batches",
+        "fleet.pages",
         "cortex_site.base",
         "cortex_site.http",
         "cortex_site.config",

@@ -13,8 +13,8 @@ from gguf import GGMLQuantizationType as Kind
 from neuron.models.architecture import decoder_class, read_config
 from neuron.models.checkpoint import Checkpoint, ModelLoadError
 from neuron.models.decoder import load_decoder, model_dtype
+from neuron.models.formats.tensor_types import TENSOR_TYPES
 from neuron.models.gguf.families import FAMILIES
-from neuron.models.gguf.tensor_types import TENSOR_TYPES
 from neuron.models.reading import read_checkpoint
 from neuron.models.stored_weight import StoredWeight
 from neuron.models.weights import LoadOptions, load_weights

@@ -13,8 +13,9 @@ from typing import Annotated, Any
 
 import msgspec
 
-from fleet.gateway.dialects.kept_items import Page, ask, owner_of, page_of
+from fleet.gateway.dialects.kept_items import Page, ask, kept_page, owner_of
 from fleet.gateway.dialects.response_store import ResponseStore
+from fleet.pages import page_of
 from fleet.snapshot import KeyView
 from fleet.translation.responses import kept, stored
 from fleet.translation.responses.conversation import read_item
@@ -90,18 +91,12 @@ class Conversations:
         return (await self._lines(owner, ident))[1:]
 
     async def list_items(self, key: KeyView | None, ident: str, page: Page) -> Json:
-        return page_of(await self.items(owner_of(key), ident), page)
+        return kept_page(await self.items(owner_of(key), ident), page)
 
     async def add_items(self, key: KeyView | None, ident: str, body: bytes) -> Json:
         added = _read(decode_body(_additions, body).items, ident)
         await self._change(owner_of(key), ident, lambda lines: [*lines, *added])
-        return {
-            "object": "list",
-            "data": added,
-            "first_id": added[0]["id"],
-            "last_id": added[-1]["id"],
-            "has_more": False,
-        }
+        return page_of(added, None, len(added))
 
     async def retrieve_item(self, key: KeyView | None, ident: str, item: str) -> msgspec.Raw:
         found = kept.find(await self.items(owner_of(key), ident), item)

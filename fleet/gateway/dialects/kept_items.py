@@ -10,6 +10,7 @@ from django.http import QueryDict
 
 from fleet.batches import ANONYMOUS
 from fleet.gateway.control.redis_link import LinkError
+from fleet.pages import page_of
 from fleet.snapshot import KeyView
 from neuron.wire import ApiError
 
@@ -50,23 +51,12 @@ def asked_order(given: QueryDict) -> str:
     return order
 
 
-def page_of(items: Sequence[msgspec.Raw], page: Page) -> dict[str, Any]:
-    """A page of items. Raises `ApiError` 400 where it is to begin after an item that is not there."""
+def kept_page(items: Sequence[msgspec.Raw], page: Page) -> dict[str, Any]:
+    """A page of items as they are stored. Raises `ApiError` 400 where it is to begin after none of them."""
     found: list[dict[str, Any]] = [msgspec.json.decode(item) for item in items]
     if page.newest_first:
         found.reverse()
-    ids = [item["id"] for item in found]
-    if page.after is not None and page.after not in ids:
-        raise ApiError(400, "invalid_value", f"after: {page.after!r} is none of the items.", param="after")
-    start = 0 if page.after is None else ids.index(page.after) + 1
-    shown = found[start : start + page.limit]
-    return {
-        "object": "list",
-        "data": shown,
-        "first_id": shown[0]["id"] if shown else None,
-        "last_id": shown[-1]["id"] if shown else None,
-        "has_more": start + page.limit < len(found),
-    }
+    return page_of(found, page.after, page.limit)
 
 
 async def ask(answer: Awaitable[T]) -> T:

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from fleet.gateway.dialects.kept_items import Page, ask, owner_of, page_of
+from fleet.gateway.dialects.kept_items import Page, ask, kept_page, owner_of
 from fleet.gateway.dialects.response_store import ResponseStore
 from fleet.gateway.dialects.responses import NOT_FOUND
 from fleet.snapshot import KeyView
@@ -60,7 +60,7 @@ async def cancel(store: ResponseStore, key: KeyView | None, ident: str) -> bytes
 
 async def input_items(store: ResponseStore, key: KeyView | None, ident: str, page: Page) -> dict[str, Any]:
     """A page of the input items of a response. Raises `ApiError`."""
-    return page_of((await _found(store, key, ident)).input, page)
+    return kept_page((await _found(store, key, ident)).input, page)
 
 
 def ended(response: msgspec.Raw, status: str, error: dict[str, Any] | None = None) -> bytes:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from neuron.models.checkpoint import ModelLoadError, model_broken
-from neuron.models.gguf.tensor_types import TENSOR_TYPES, TensorType, refusal
+from neuron.models.formats.tensor_types import TENSOR_TYPES, TensorType, refusal
 
 ALIGNMENT = "general.alignment"
 
