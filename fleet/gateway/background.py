@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import re
 
 import msgspec
 
@@ -31,12 +30,22 @@ log = logging.getLogger("cortex.responses")
 LOOK_S = 1.0  # between looks whether a response was cancelled
 ALIVE_S = 10  # after which one is lost that nobody says is alive
 
-_ASKED = re.compile(rb'"background"\s*:\s*true\b')
+
+class _Asked(msgspec.Struct):
+    background: bool | None = None
+
+
+_asked = msgspec.json.Decoder(_Asked)
 
 
 def is_asked(body: bytes) -> bool:
-    """Whether a request may ask for the background; what it asks for is known once it is decoded."""
-    return _ASKED.search(body) is not None
+    """Whether a request asks for the background; a malformed one is refused by whoever reads it whole."""
+    if b'"background"' not in body:
+        return False
+    try:
+        return bool(_asked.decode(body).background)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return False
 
 
 class Background:

@@ -270,6 +270,12 @@ async def test_a_response_is_made_in_the_background(kept, client, gate):
     assert more.output_text == "Hello there."
 
 
+async def test_the_word_elsewhere_asks_for_no_background(kept, client):
+    schema = {"type": "object", "properties": {}, "default": {"background": True}}
+    made = await client.responses.create(model="m", input="Hi", tools=[TOOL | {"parameters": schema}])
+    assert (made.status, made.background) == ("completed", False)
+
+
 async def test_a_response_in_the_background_is_cancelled(kept, client, gate):
     begun = await client.responses.create(model="m", input="Hi", background=True)
     async with asyncio.timeout(20):
