@@ -1,8 +1,27 @@
 /* Products of numbers as they are stored, by dot products of rows: a template.
  *
- * DOT names the product and TILE its inner part; WEIGHT and INPUT are the types of what is stored and multiplied,
- * STEP as many of each as LOAD_WEIGHTS and LOAD_INPUTS read, and MULTIPLY_ADD adds their products to `Floats`.
+ * `multiply_KIND` is the product and TILE its inner part; WEIGHT and INPUT are the types of what is stored and
+ * multiplied, STEP as many of each as LOAD_WEIGHTS and LOAD_INPUTS read, and MULTIPLY_ADD adds their products to
+ * `Floats`. Inputs are floats unless INPUT says otherwise, with all that is below it.
  * A tile of DOT_ROWS by DOT_OUTS keeps its sums in registers, so that each load serves several products. */
+#ifndef INPUT
+#define INPUT float
+#define STORED Floats
+#define TAKEN Floats
+#define STEP LANES
+#define LOAD_INPUTS load_floats
+#define MULTIPLY_ADD(sum, weights, inputs) ((sum) + (weights) * (inputs))
+#endif
+
+#define JOINED(name, kind) name##_##kind
+#define NAMED(name, kind) JOINED(name, kind)
+#define DOT NAMED(multiply, KIND)
+#define TILE NAMED(tile, KIND)
+#define LINES NAMED(lines, KIND)
+#define FEW NAMED(few, KIND)
+#define KEEP NAMED(keep, KIND)
+#define REST NAMED(rest, KIND)
+#define WEIGHTS NAMED(weights, KIND)
 
 INLINE const WEIGHT *WEIGHTS(const Work *work, int out) {
     return (const WEIGHT *)(work->first.parts[0] + (size_t)out * work->strides[0]);
@@ -122,6 +141,9 @@ static void DOT(const Work *work) {
     }
 }
 
+#undef KIND
+#undef JOINED
+#undef NAMED
 #undef DOT
 #undef TILE
 #undef LINES

@@ -10,49 +10,19 @@ INLINE int rows_near(const Work *work) {
     return (tiles ? tiles : 1) * DOT_ROWS;
 }
 
-#define DOT multiply_f32
-#define TILE tile_f32
-#define LINES lines_f32
-#define FEW few_f32
-#define KEEP keep_f32
-#define REST rest_f32
-#define WEIGHTS weights_f32
+#define KIND f32
 #define WEIGHT float
-#define INPUT float
-#define STORED Floats
-#define TAKEN Floats
-#define STEP LANES
 #define LOAD_WEIGHTS load_floats
-#define LOAD_INPUTS load_floats
-#define MULTIPLY_ADD(sum, weights, inputs) ((sum) + (weights) * (inputs))
 #include "dot.h"
 
-#define DOT multiply_f16
-#define TILE tile_f16
-#define LINES lines_f16
-#define FEW few_f16
-#define KEEP keep_f16
-#define REST rest_f16
-#define WEIGHTS weights_f16
+#define KIND f16
 #define WEIGHT uint16_t
-#define INPUT float
-#define STORED Floats
-#define TAKEN Floats
-#define STEP LANES
 #define LOAD_WEIGHTS load_halves
-#define LOAD_INPUTS load_floats
-#define MULTIPLY_ADD(sum, weights, inputs) ((sum) + (weights) * (inputs))
 #include "dot.h"
 
-#ifdef HAS_BFLOAT_DOT
-#define DOT multiply_bf16
-#define TILE tile_bf16
-#define LINES lines_bf16
-#define FEW few_bf16
-#define KEEP keep_bf16
-#define REST rest_bf16
-#define WEIGHTS weights_bf16
+#define KIND bf16
 #define WEIGHT uint16_t
+#ifdef HAS_BFLOAT_DOT
 #define INPUT uint16_t
 #define STORED Bfloats
 #define TAKEN Bfloats
@@ -60,25 +30,10 @@ INLINE int rows_near(const Work *work) {
 #define LOAD_WEIGHTS load_bfloat_pairs
 #define LOAD_INPUTS load_bfloat_pairs
 #define MULTIPLY_ADD add_bfloat_products
-#include "dot.h"
 #else
-#define DOT multiply_bf16
-#define TILE tile_bf16
-#define LINES lines_bf16
-#define FEW few_bf16
-#define KEEP keep_bf16
-#define REST rest_bf16
-#define WEIGHTS weights_bf16
-#define WEIGHT uint16_t
-#define INPUT float
-#define STORED Floats
-#define TAKEN Floats
-#define STEP LANES
 #define LOAD_WEIGHTS load_bfloats
-#define LOAD_INPUTS load_floats
-#define MULTIPLY_ADD(sum, weights, inputs) ((sum) + (weights) * (inputs))
-#include "dot.h"
 #endif
+#include "dot.h"
 
 #include "inputs.h"
 #include "bytes.h"
