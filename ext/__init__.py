@@ -1,13 +1,14 @@
-"""Modules that know bytes and nothing else. Cython compiles them if there is a C compiler at build time.
+"""Modules that know bytes and numbers and nothing else. Cython compiles them where it finds a C compiler.
 
 Each is one Python file that also runs without Cython. `CORTEX_PURE_PYTHON=1` imports the Python file even if
-a compiled module lies beside it.
+a compiled module lies beside it; so it does with compiled modules of other packages that import this one.
 """
 
 from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 from importlib import import_module
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
@@ -15,14 +16,18 @@ from importlib.util import spec_from_file_location
 from pathlib import Path
 from types import ModuleType
 
+OURS = ("ext", "cortex_site", "fleet")  # packages with compiled modules
+
 
 class _SourceFirst(MetaPathFinder):
-    def find_spec(self, fullname: str, path: object = None, target: object = None) -> ModuleSpec | None:
-        package, _, name = fullname.rpartition(".")
-        source = Path(__file__).with_name(f"{name}.py")
-        if package != __name__ or not source.is_file():
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None = None, target: object = None
+    ) -> ModuleSpec | None:
+        top, name = fullname.partition(".")[0], fullname.rpartition(".")[2]
+        if top not in OURS or not path:
             return None
-        return spec_from_file_location(fullname, source)
+        source = Path(path[0]) / f"{name}.py"
+        return spec_from_file_location(fullname, source) if source.is_file() else None
 
 
 def compiled(name: str) -> ModuleType | None:

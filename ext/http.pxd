@@ -17,11 +17,16 @@ cdef class Head:
     cdef readonly long long length
     cdef readonly bint chunked, keep_alive
     cdef readonly Py_ssize_t size
+    cdef bytes _before, _after
 
+    @cython.locals(text="const unsigned char*", at=Py_ssize_t, end=Py_ssize_t, most=Py_ssize_t, length="long long", digits=bytes)
+    cpdef bint repeats(self, bytes data) except -1
     @cython.locals(text="const unsigned char*", table="const unsigned char*", start=Py_ssize_t, stop=Py_ssize_t, name=bytes, capitals=int)
     cdef bint _read_headers(self, bytes data, Py_ssize_t at, Py_ssize_t end)
     @cython.locals(headers=dict, length=bytes, coding=bytes, connection=bytes)
     cdef bint _read_framing(self)
+    @cython.locals(digits=bytes, at=Py_ssize_t)
+    cdef _keep(self, bytes data)
 
 
 @cython.locals(line=Py_ssize_t, start=Py_ssize_t, end=Py_ssize_t, method=bytes, at=Py_ssize_t, text="const unsigned char*", table="const unsigned char*", head=Head, query=Py_ssize_t)

@@ -46,6 +46,27 @@ class Head:
         self.chunked = False
         self.keep_alive = True
         self.size = 0  # bytes of the head, the empty line included
+        self._before = self._after = b""  # the head, except for the digits of the length
+
+    def repeats(self, data: bytes) -> bool:
+        """Return whether `data` begins with this head once more; then the head becomes that one.
+
+        A client repeats its head from request to request, and changes the length alone.
+        """
+        at, text = len(self._before), data
+        if not at or not data.startswith(self._before):
+            return False
+        end, length, most = at, 0, min(len(data), at + _MAX_DIGITS)
+        while end < most and _ZERO <= text[end] <= _NINE:
+            length = length * 10 + (text[end] - _ZERO)
+            end += 1
+        if end == at or not data.startswith(self._after, end):
+            return False
+        digits = data[at:end]
+        if digits != self.headers[b"content-length"]:
+            self.headers = {**self.headers, b"content-length": digits}
+        self.size, self.length = end + len(self._after), length
+        return True
 
     def _read_headers(self, data: bytes, at: int, end: int) -> bool:
         """Read the lines up to the empty one. Return False if one is not plain or a name comes twice."""
@@ -80,6 +101,15 @@ class Head:
             if name in self.headers:
                 return False
             self.headers[name] = data[start:stop]
+
+    def _keep(self, data: bytes) -> None:
+        """Keep what `repeats` compares with."""
+        digits = self.headers.get(b"content-length")
+        if digits is not None:
+            at = data[: self.size].lower().find(b"\r\ncontent-length:") + len(b"\r\ncontent-length:")
+            while data[at] == _SPACE or data[at] == _TAB:
+                at += 1
+            self._before, self._after = data[:at], data[at + len(digits) : self.size]
 
     def _read_framing(self) -> bool:
         """Read from the headers how the body ends and whether the connection is kept.
@@ -129,6 +159,7 @@ def request(data: bytes) -> Head | None:
     head.path = data[start : end if query < 0 else query].decode("ascii")
     head.query = b"" if query < 0 else data[query + 1 : end]
     head.length = max(0, head.length)
+    head._keep(data)  # noqa: SLF001 - its constructor
     return head
 
 

@@ -2,7 +2,7 @@
  *
  * Each has a twin in neuron/models/in_situ/reference.py that gives the same bytes: the same float32 operations
  * in the same order, none of them fused (setup.py sees to that), sums over 8 lanes that are added at the end
- * as `across` does. Lanes are GCC's vectors, which every target has; where the C library can choose at load
+ * as `across` does. Every target has such vectors; where the C library can choose at load
  * time, each quantizer is compiled for several instruction sets.
  *
  * All take the address of float32 or bfloat16 values and of their results, of the sizes that the twin says;
@@ -10,107 +10,67 @@
  */
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
-#include <stdint.h>
-#include <string.h>
+
+#include "lanes.h"
 
 #if defined(__x86_64__) && defined(__GLIBC__) && !defined(__clang__) && __GNUC__ >= 12
 #define CLONES __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
 #else
 #define CLONES
 #endif
-#define INLINE static inline __attribute__((always_inline))
-
-enum { LANES = 8 };
-typedef float floats __attribute__((vector_size(4 * LANES)));
-typedef int32_t ints __attribute__((vector_size(4 * LANES)));
-typedef uint16_t halves __attribute__((vector_size(2 * LANES)));
-typedef int8_t bytes __attribute__((vector_size(LANES)));
-typedef uint8_t ubytes __attribute__((vector_size(LANES)));
-
-enum { NOT_FINITE = 0x7f800000 }; /* bits of infinity; those of NaN are more */
-enum { FLOAT32 = 0, BFLOAT16 = 1 };
-
-/* --- lanes ---------------------------------------------------------------------------------------------- */
-
-INLINE floats as_floats(ints bits) { return (floats)bits; }
-INLINE floats all(float value) { return (floats){0} + value; }
-INLINE floats choose(ints mask, floats yes, floats no) { return as_floats((mask & (ints)yes) | (~mask & (ints)no)); }
-INLINE floats lesser(floats a, floats b) { return choose(a < b, a, b); }
-INLINE floats greater(floats a, floats b) { return choose(a > b, a, b); }
-INLINE ints greater_int(ints a, ints b) { ints mask = a > b; return (mask & a) | (~mask & b); }
-
-/* Below 2**22, to the nearest integer and halves to the even one. */
-INLINE floats nearest(floats x) { return (x + 12582912.0f) - 12582912.0f; }
-
-INLINE floats load(const void *values, int kind, Py_ssize_t at) {
-    if (kind == FLOAT32) {
-        floats x;
-        memcpy(&x, (const float *)values + at, sizeof x);
-        return x;
-    }
-    halves stored;
-    memcpy(&stored, (const uint16_t *)values + at, sizeof stored);
-    return as_floats(__builtin_convertvector(stored, ints) << 16);
-}
-
-INLINE float across(floats v) { return ((v[0] + v[4]) + (v[2] + v[6])) + ((v[1] + v[5]) + (v[3] + v[7])); }
-
-INLINE int32_t most_across(ints v) {
-    v = greater_int(v, __builtin_shuffle(v, (ints){4, 5, 6, 7, 4, 5, 6, 7}));
-    v = greater_int(v, __builtin_shuffle(v, (ints){2, 3, 2, 3, 2, 3, 2, 3}));
-    return v[0] > v[1] ? v[0] : v[1];
-}
-
-INLINE float to_float(int32_t bits) { float value; memcpy(&value, &bits, 4); return value; }
-INLINE uint32_t bits_of(float value) { uint32_t bits; memcpy(&bits, &value, 4); return bits; }
-INLINE ints magnitude(floats x) { return (ints)x & 0x7fffffff; }
-
-/* The nearest float16, halves to the even one. `value` is not NaN. */
-INLINE uint16_t half_bits(float value) {
-    uint32_t bits = bits_of(value), sign = bits >> 16 & 0x8000, size = bits & 0x7fffffff;
-    if (size >= 0x477ff000) /* 65520 and more */
-        return sign | 0x7c00;
-    if (size < 0x38800000) /* below 2**-14: a multiple of 2**-24, which is the last bit of 0.5 */
-        return sign | (bits_of(to_float(size) + 0.5f) - bits_of(0.5f));
-    return sign | (size + 0xfff + (size >> 13 & 1) - (112u << 23)) >> 13;
-}
-
-/* The value of a float16 that is finite. */
-INLINE float half_value(uint16_t half) {
-    uint32_t sign = (uint32_t)(half & 0x8000) << 16, size = half & 0x7fff;
-    float value = size < 0x400 ? (float)size * 0x1p-24f : to_float((int32_t)((size << 13) + (112u << 23)));
-    return to_float((int32_t)(bits_of(value) | sign));
-}
-
 #define TINY 1e-36f /* a range that is not larger counts as zero: its inverse may be none */
 
 INLINE float inverse_of(float scale) { return scale > TINY ? 1 / scale : 0; }
 
 /* --- q8_0: blocks of 32: a float16 scale, 32 int8 -------------------------------------------------------- */
 
-CLONES static int q8_0(const void *values, int kind, Py_ssize_t count, uint8_t *out) {
-    int32_t largest = 0;
-    for (Py_ssize_t at = 0; at < count; at += 32, out += 34) {
-        floats x[4];
-        ints most = {0};
-        for (int j = 0; j < 4; j++) {
-            x[j] = load(values, kind, at + j * LANES);
-            most = greater_int(most, magnitude(x[j]));
-        }
-        int32_t size = most_across(most);
-        largest = size > largest ? size : largest;
-        float scale = to_float(size) / 127.0f, inverse = inverse_of(scale);
-        uint16_t half = half_bits(scale);
+/* To the nearest integer, halves away from zero: the float below 0.5 brings no other number to the next. */
+INLINE wide_bytes codes_of(wide_floats scaled) {
+    wide_ints below_half = (wide_ints){0} + 0x3effffff, sign = (wide_ints)scaled & INT32_MIN;
+    wide_ints whole = __builtin_convertvector(scaled + (wide_floats)(below_half | sign), wide_ints);
+    return __builtin_convertvector(whole, wide_bytes);
+}
+
+enum { TOGETHER = 8 }; /* blocks */
+
+/* Eight blocks; returns their largest magnitudes' bits. */
+INLINE ints q8_0_blocks(const void *values, int kind, Py_ssize_t at, uint8_t *out) {
+    wide_floats x[TOGETHER][2];
+    wide_ints most[TOGETHER];
+    for (int block = 0; block < TOGETHER; block++) {
+        for (int i = 0; i < 2; i++) x[block][i] = load_wide(values, kind, at + 32 * block + WIDE * i);
+        most[block] = larger((wide_ints)x[block][0] & 0x7fffffff, (wide_ints)x[block][1] & 0x7fffffff);
+    }
+    ints sizes = most_of_each(most);
+    floats scales = (floats)sizes / 127.0f, inverses = choose(scales > TINY, 1 / scales, all(0));
+    ints halves_of_scales = half_bits(scales);
+    for (int block = 0; block < TOGETHER; block++, out += 34) {
+        uint16_t half = (uint16_t)halves_of_scales[block];
         memcpy(out, &half, 2);
-        for (int j = 0; j < 4; j++) { /* halves are rounded away from zero */
-            floats scaled = x[j] * inverse;
-            ints whole = __builtin_convertvector(scaled, ints);
-            floats rest = scaled - __builtin_convertvector(whole, floats);
-            bytes codes = __builtin_convertvector(whole - (rest >= 0.5f) + (rest <= -0.5f), bytes);
-            memcpy(out + 2 + j * LANES, &codes, LANES);
+        for (int i = 0; i < 2; i++) {
+            wide_bytes codes = codes_of(x[block][i] * inverses[block]);
+            memcpy(out + 2 + WIDE * i, &codes, WIDE);
         }
     }
-    return largest < NOT_FINITE;
+    return sizes;
+}
+
+INLINE int q8_0_of(const void *values, int kind, Py_ssize_t count, uint8_t *out) {
+    ints largest = {0};
+    Py_ssize_t at = 0, item = kind == FLOAT32 ? 4 : 2;
+    for (; at + 32 * TOGETHER <= count; at += 32 * TOGETHER)
+        largest = greater_int(largest, q8_0_blocks(values, kind, at, out + at / 32 * 34));
+    if (at < count) { /* the last few, and zeros */
+        uint8_t last[32 * TOGETHER * 4] = {0}, made[TOGETHER * 34];
+        memcpy(last, (const uint8_t *)values + at * item, (count - at) * item);
+        largest = greater_int(largest, q8_0_blocks(last, kind, 0, made));
+        memcpy(out + at / 32 * 34, made, (count - at) / 32 * 34);
+    }
+    return most_across(largest) < NOT_FINITE;
+}
+
+CLONES static int q8_0(const void *values, int kind, Py_ssize_t count, uint8_t *out) {
+    return kind == FLOAT32 ? q8_0_of(values, FLOAT32, count, out) : q8_0_of(values, BFLOAT16, count, out);
 }
 
 /* --- q4_k: blocks of 256: two float16, 8 scales and minima of 6 bits, 256 codes of 4 bits ---------------- */
@@ -160,7 +120,7 @@ INLINE float most_of(floats v) {
 /* Writes a block's common factor as float16 and returns it times each lane's number of 6 bits. */
 INLINE floats six_bits(floats wanted, uint8_t *half, int32_t numbers[8]) {
     float unit = most_of(wanted) / 63.0f, inverse = inverse_of(unit);
-    uint16_t stored = half_bits(unit);
+    uint16_t stored = (uint16_t)half_bits(all(unit))[0];
     memcpy(half, &stored, 2);
     floats rounded = nearest(lesser(wanted * inverse, all(63.0f)));
     ints whole = __builtin_convertvector(rounded, ints);

@@ -19,7 +19,7 @@ cdef class SSEScanner:
 
     @cython.locals(is_shown=bint, buffer=bytes, start=Py_ssize_t, end=Py_ssize_t, event=bytes)
     cpdef bytes feed(self, bytes data)
-    cdef bytes _keep(self, bytes buffer, Py_ssize_t start, bytes data, list kept)
+    cdef bytes _keep(self, bytes buffer, Py_ssize_t start, list kept)
     @cython.locals(tail=bytes)
     cpdef bytes close(self)
     @cython.locals(data=bytes)

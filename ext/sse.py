@@ -1,9 +1,10 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, annotation_typing=False
 """Scans OpenAI's server-sent events as they pass, without building their JSON.
 
-Bytes go in, cut anywhere, and the same bytes come out, except that an event with nothing but usage can be
-held back from a client that did not ask for it. The file runs as plain Python, where regular expressions
-look for the keys; compiled, `sse.pxd` beside it adds the types that make it fast.
+Bytes go in, cut anywhere, and the same bytes come out, an event once it is whole. An event with nothing but
+usage can be held back from a client that did not ask for it; one whose data is no JSON object, a remark such
+as `data: ping`, is left out, since clients decode all data. The file runs as plain Python, where regular
+expressions look for the keys; compiled, `sse.pxd` beside it adds the types that make it fast.
 
 Searching for keys is sound: inside a JSON string every quote is escaped, so the bytes `"usage":` can only be
 a key. `usage` and `error` hold an event's data as it came, for the caller to parse.
@@ -56,8 +57,7 @@ class SSEScanner:
     def feed(self, data: bytes) -> bytes:
         """Return the bytes to pass on now: `data` itself, unless usage is hidden."""
         if not self._tail and _is_plain(data):
-            is_shown = self._note(data[6 : len(data) - 2]) or not self._hide_usage
-            return data if is_shown else b""
+            return data if self._note(data[6 : len(data) - 2]) else b""
         buffer = self._tail + data if self._tail else data
         start = 0
         kept: list[bytes] = []
@@ -66,41 +66,39 @@ class SSEScanner:
             if end < 0:
                 break
             event = buffer[start:end]
-            if self._look(event) or not self._hide_usage:
+            if self._look(event):
                 kept.append(event)
             start = end
             self._searched = 0
-        return self._keep(buffer, start, data, kept)
+        return self._keep(buffer, start, kept)
 
-    def _keep(self, buffer: bytes, start: int, data: bytes, kept: list[bytes]) -> bytes:
+    def _keep(self, buffer: bytes, start: int, kept: list[bytes]) -> bytes:
         self._tail = buffer[start:] if start else buffer
         self._searched = max(0, len(self._tail) - 3)  # an end is at most 4 bytes: CR LF CR LF
         if len(self._tail) > MAX_EVENT_BYTES:
             kept.append(self._tail)
             self._tail = b""
             self._searched = 0
-        return b"".join(kept) if self._hide_usage else data
+        return b"".join(kept)
 
     def close(self) -> bytes:
         """End the stream. Return what was still held back: an event without its blank line."""
         tail = self._tail
         self._tail = b""
-        if tail and not self._look(tail):
-            return b""
-        return tail if self._hide_usage else b""
+        return tail if tail and self._look(tail) else b""
 
     def _look(self, event: bytes) -> bool:
-        """Note what an event holds. Return False if that is nothing but usage."""
+        """Note what an event holds, and return whether it passes."""
         data = _data(event)
         if not data:
             return True
         if data == b"[DONE]":
             self.done = True
             return True
-        return self._note(data)
+        return data.lstrip().startswith(b"{") and self._note(data)
 
     def _note(self, data: bytes) -> bool:
-        """Like `_look`, for the data of an event."""
+        """Like `_look`, for the JSON of an event."""
         self.events += 1
         facts = _facts(data, len(data)) if _COMPILED else _facts_by_patterns(data)
         if facts & _VISIBLE:
@@ -111,7 +109,7 @@ class SSEScanner:
             self.error = data
         if facts & _USAGE:
             self.usage = data
-            return bool(facts & (_CHOICES | _ERROR))
+            return not self._hide_usage or bool(facts & (_CHOICES | _ERROR))
         return True
 
 

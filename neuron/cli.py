@@ -21,6 +21,7 @@ from pydantic import TypeAdapter
 from cortex_site.base import logs
 from cortex_site.base.addresses import Listen, http_url, reachable_host, split_listen
 from cortex_site.base.certificate import TlsFiles
+from cortex_site.base.interpreter import favour_event_loop
 from cortex_site.base.settings_file import ConfigError
 from cortex_site.base.version import VERSION
 from cortex_site.http.server import PLAIN, HttpServer
@@ -38,7 +39,7 @@ USAGE_ERROR = 2
 KEEP_ALIVE_S = 75  # gateways reuse their connections
 ERROR_GRACE_S = 10  # after the grace of running answers, for errors to reach their clients
 
-cli = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
+cli = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
 
 
 def _version(wanted: bool) -> None:
@@ -104,18 +105,18 @@ def _bind(listen: str) -> socket.socket:
 
 def _serve(settings: NeuronConfig, bound: socket.socket) -> None:
     # After neuron.api, which configures Django: ninja reads its settings when it is imported.
-    from cortex_site.http.protocol import ServerProtocol  # noqa: PLC0415
+    from cortex_site.http.protocol import HTTP_PROTOCOL  # noqa: PLC0415
 
     if (objection := settings.tls_objection()) is not None:
         _give_up(f"tls_cert, tls_key: {objection}")
     url = settings.public_url or _url(bound, tls=settings.speaks_tls)
     membership, settings = _join(settings, bound)
-    host = discover()
+    host = discover(cpu_devices=settings.device.cpu_devices or 1)
     daemon = Daemon(settings, host, url=url, beside=membership.run if membership else None)
     options = uvicorn.Config(
         build_app(daemon),
         loop="uvloop",
-        http=ServerProtocol,
+        http=HTTP_PROTOCOL,
         ws="none",
         lifespan="on",
         log_config=None,
@@ -130,6 +131,7 @@ def _serve(settings: NeuronConfig, bound: socket.socket) -> None:
     if host.cuda_unavailable_reason:
         log.warning("CUDA cannot be used", extra={"reason": host.cuda_unavailable_reason})
     log.info("neuron listens", extra={"url": url, "version": VERSION})
+    favour_event_loop()
     gc.freeze()  # what exists by now stays, so no collection needs to look at it
     server = Server(options, daemon, settings)
     server.run(sockets=[bound])

@@ -11,9 +11,12 @@ from pydantic_settings import SettingsConfigDict
 from cortex_site.base.addresses import Listen, is_loopback, split_listen
 from cortex_site.base.answer_formats import ReasoningFormat, ToolFormat
 from cortex_site.base.certificate import TlsFiles
+from cortex_site.base.http2 import Http2Settings
 from cortex_site.base.kv_dtype import KVDtype
 from cortex_site.base.secret import Secret
 from cortex_site.base.settings_file import Section, Settings, load
+from cortex_site.base.speculation import MOST_DRAFT_TOKENS, Speculation
+from cortex_site.base.tracing import TracingSettings
 
 MIB = 1 << 20
 
@@ -28,7 +31,14 @@ class ModelSettings(Section):
         None, description="How its weights are quantized, or which of its files; by default as they are"
     )
     devices: list[NonNegativeInt] | None = Field(
-        None, description="By default the one with the most free memory"
+        None, description="By default those with the most free memory"
+    )
+    tensor_parallel: PositiveInt | None = Field(
+        None, description="How many devices it is split over; by default as many as `devices` names"
+    )
+    memory_mb: PositiveInt | None = Field(None, description="What a managed engine may take of each device")
+    options: dict[str, str | int | float | bool] = Field(
+        {}, description="Of a managed engine: options of its command line, without their dashes"
     )
     chat_template: str | None = Field(
         None, description="A template, or the path of one, from the model's directory on"
@@ -41,11 +51,22 @@ class ModelSettings(Section):
         None, description="The marker that opens its thoughts, or `none`; by default found by probing"
     )
     kv_dtype: KVDtype | None = Field(None, description="By default that of `[device]`")
+    speculation: str | None = Field(
+        None,
+        min_length=1,
+        description="What drafts its answers: `ngram`, `off`, or a smaller model of the same vocabulary, by "
+        "directory or hub id; by default that of `[engine]`",
+    )
 
 
 class DeviceSettings(Section):
     """Limits of each device worker."""
 
+    cpu_devices: PositiveInt | None = Field(
+        None,
+        le=64,
+        description="Of a host without a GPU: workers that share its cores and memory, each a device",
+    )
     threads: PositiveInt | None = Field(
         None, description="CPU threads; by default as many as the worker finds best"
     )
@@ -54,6 +75,16 @@ class DeviceSettings(Section):
     )
     kv_mb: PositiveInt | None = Field(
         None, description="KV cache of each model; by default a part of what is free"
+    )
+    kv_host_mb: NonNegativeInt | None = Field(
+        None,
+        description="Host memory of each model for cached pages that its KV cache has no room for; by "
+        "default none",
+    )
+    host_cache_mb: NonNegativeInt | None = Field(
+        None,
+        description="Host memory for models that are asleep: by default a quarter of it, shared by all GPUs; "
+        "on a CPU what models that answer leave free; 0 for none",
     )
     dtype: Literal["float32", "bfloat16", "float16"] | None = Field(
         None, description="By default the model's own"
@@ -82,6 +113,14 @@ class EngineSettings(Section):
         None, description="The longest that a request waits in the queue"
     )
     step_tokens: PositiveInt | None = Field(None, description="Tokens of one step; longer prompts are split")
+    speculation: Speculation | None = Field(
+        None,
+        description="What guesses an answer's next tokens, several of which are then checked in one step: by "
+        "default `ngram`, what followed the same tokens earlier in the text; `off`",
+    )
+    draft_tokens: PositiveInt | None = Field(
+        None, le=MOST_DRAFT_TOKENS, description="The most tokens that are guessed of an answer, by default 15"
+    )
 
 
 class RestartSettings(Section):
@@ -94,6 +133,9 @@ class RestartSettings(Section):
     )
     start_timeout_s: PositiveFloat = 120.0
     wedged_after_s: PositiveFloat = Field(60.0, description="A worker that is silent this long is replaced")
+    rank_timeout_s: PositiveFloat = Field(
+        5.0, description="The ranks of a model on several devices wait this long for one of them in a step"
+    )
     load_silence_s: PositiveFloat = Field(600.0, description="The same for a worker that loads a model")
     max_reloads: PositiveInt = Field(
         3, description="Attempts to load a model again before it counts as failed"
@@ -134,6 +176,33 @@ class TemplateSettings(SandboxSettings):
     max_messages: PositiveInt = Field(10_000, description="Of one chat")
 
 
+EngineName = Literal["vllm", "sglang", "llama-server"]
+
+
+class ManagedEngineSettings(Section):
+    """An inference server that this node runs as a program of its own for each model."""
+
+    command: list[str] = Field([], description="By default its program on PATH; else the program and words")
+    arguments: list[str] = Field([], description="Further ones for each of its models")
+    environment: dict[str, str] = Field({}, description="Further variables for each of its models")
+    options: list[str] = Field(
+        [], description="Options that models may set besides those known as harmless, without dashes"
+    )
+    max_asleep: NonNegativeInt = Field(
+        1, description="Models that sleep in host memory when they make room, where the server can do that"
+    )
+    max_requests: PositiveInt = Field(
+        256, description="Requests of a model at a time; more are refused with 503"
+    )
+    silence_s: PositiveFloat = Field(
+        600.0, description="An answer without a byte for this long ends with an error"
+    )
+    log_lines: PositiveInt = Field(2000, description="Kept of what each server writes")
+    stop_grace_s: PositiveFloat = Field(
+        10.0, description="The time that a server has to end before it is killed"
+    )
+
+
 class MembershipSettings(Section):
     """The fleet that this node registers itself with."""
 
@@ -145,7 +214,7 @@ class MembershipSettings(Section):
     labels: list[str] = Field([], description="What models may require of a node: a100, nvlink …")
 
 
-class NeuronConfig(Settings, TlsFiles):
+class NeuronConfig(Settings, TlsFiles, Http2Settings):
     """Everything `neuron serve` needs to know."""
 
     model_config = SettingsConfigDict(env_prefix="NEURON_")
@@ -181,7 +250,9 @@ class NeuronConfig(Settings, TlsFiles):
     stream: StreamSettings = StreamSettings()
     sandbox: SandboxSettings = SandboxSettings()
     templates: TemplateSettings = TemplateSettings()
+    engines: dict[EngineName, ManagedEngineSettings] = {}
     join: MembershipSettings = MembershipSettings()
+    tracing: TracingSettings = TracingSettings()
 
     @model_validator(mode="after")
     def _ids_are_unique(self) -> Self:

@@ -8,7 +8,9 @@ from __future__ import annotations
 import os
 import platform
 import socket
-from dataclasses import dataclass, field
+from collections.abc import Collection
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -42,9 +44,59 @@ class DiscoveredHost:
         except pynvml.NVMLError:
             return None, None
 
+    def free_mb(self) -> dict[int, int]:
+        """The free memory of each device now, MiB by index; a device that does not tell is left out."""
+        if not self.handles:
+            share = psutil.virtual_memory().available // MIB // len(self.devices)
+            return {device.index: share for device in self.devices}
+        found = {}
+        for index, handle in self.handles.items():
+            with suppress(pynvml.NVMLError):
+                found[index] = pynvml.nvmlDeviceGetMemoryInfo(handle).free // MIB
+        return found
 
-def discover(nvml: Any = pynvml, traces: tuple[Path, ...] = DRIVER_TRACES) -> DiscoveredHost:
-    """The host as it is now; it does not change while the daemon lives."""
+    def held_mb(self, pids: Collection[int], devices: Collection[int]) -> dict[int, int]:
+        """What the processes hold of each device, MiB by index; of CPUs each an equal part of what they hold.
+
+        Pages of mapped files are not counted: they are the page cache's.
+        """
+        if not self.handles:
+            return dict.fromkeys(devices, sum(map(private_bytes, pids)) // MIB // len(devices))
+        held: dict[int, int] = {}
+        for index, handle in self.handles.items():
+            with suppress(pynvml.NVMLError):
+                running = pynvml.nvmlDeviceGetComputeRunningProcesses(handle)
+                held[index] = sum(one.usedGpuMemory or 0 for one in running if one.pid in pids) // MIB
+        return {index: mb for index, mb in held.items() if mb}
+
+
+def private_bytes(pid: int) -> int:
+    """Return the resident memory of a process, without pages of mapped files; 0 when it is gone."""
+    try:
+        memory = psutil.Process(pid).memory_info()
+    except psutil.Error:
+        return 0
+    return int(memory.rss - getattr(memory, "shared", 0))
+
+
+def discover(
+    nvml: Any = pynvml, traces: tuple[Path, ...] = DRIVER_TRACES, *, cpu_devices: int = 1
+) -> DiscoveredHost:
+    """The host as it is now; it does not change while the daemon lives.
+
+    Without a GPU its CPU counts as so many devices, which share its memory.
+    """
+    host = _discover(nvml, traces)
+    if host.devices[0].kind != "cpu":
+        return host
+    (cpu,) = host.devices
+    share = {"memory_total_mb": cpu.memory_total_mb // cpu_devices}
+    return replace(
+        host, devices=[cpu.model_copy(update={"index": index, **share}) for index in range(cpu_devices)]
+    )
+
+
+def _discover(nvml: Any, traces: tuple[Path, ...]) -> DiscoveredHost:
     try:
         nvml.nvmlInit()
     except nvml.NVMLError as error:

@@ -1,13 +1,14 @@
 """The seam between a node and what runs its models.
 
-The registry drives a `Harness` and knows it by its name alone; the API generates with a `LocalModel`. A
-harness may run models in workers of this daemon, as `neuron.supervisor.torch_harness` does, or keep an
-inference server for each model. Such a model answers at its server's `endpoint` and is no `LocalModel`.
+The registry drives a `Harness` and knows it by its name alone. A harness may run models in workers of this
+daemon, as `neuron.supervisor.torch_harness` does: the API generates with a `LocalModel`. Or it keeps an
+inference server for each model, as `neuron.managed.harness` does: the API relays to a `RelayedModel`. A model
+that is neither answers at its `endpoint`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -30,7 +31,7 @@ class LocalModel(Protocol):
 
     @property
     def capabilities(self) -> set[str]:
-        """Some of chat, embeddings, tools, reasoning and vision."""
+        """Some of chat, embeddings, rerank, tools, reasoning and vision."""
         ...
 
     @property
@@ -61,8 +62,48 @@ class LocalModel(Protocol):
         """How the prompt is to show these images. Raises `ApiError`."""
         ...
 
-    async def embed(self, inputs: list[list[int]]) -> bytes:
-        """The vectors of all inputs, one after the other, in little-endian float32. Raises `ApiError`."""
+    async def embed(
+        self, inputs: list[list[int]], *, num_prompt: int = 0, seconds: Sequence[int] = ()
+    ) -> bytes:
+        """The vectors or scores of all inputs, one after the other, in little-endian float32.
+
+        The first `num_prompt` tokens of each are an instruction; `seconds` say where the second text of each
+        pair begins. Raises `ApiError`.
+        """
+        ...
+
+
+class RelayedAnswer(Protocol):
+    """An answer of a model's server, whose head is here. It must be closed."""
+
+    @property
+    def status(self) -> int: ...
+
+    @property
+    def content_type(self) -> str: ...
+
+    def chunks(self) -> AsyncGenerator[bytes]:
+        """The body as it arrives. Raises `ApiError` when it breaks off."""
+        ...
+
+    async def close(self) -> None:
+        """Let the server know that nobody reads any more. Idempotent."""
+        ...
+
+
+class RelayedModel(Protocol):
+    """A loaded model that a server of this host answers for."""
+
+    @property
+    def id(self) -> str: ...
+
+    @property
+    def paths(self) -> Collection[str]:
+        """The paths of inference that its server has."""
+        ...
+
+    async def ask(self, path: str, body: bytes, request_id: str) -> RelayedAnswer:
+        """Pass a request on; cancelled, it ends at the server too. Raises `ApiError`."""
         ...
 
 
@@ -96,6 +137,10 @@ class Harness(Protocol):
         """Return when the model's memory is free. Raises `ApiError`, 409 when it stays for its requests."""
         ...
 
+    async def read_ahead(self, spec: ModelSpec) -> None:
+        """Read the files of a model that will soon be loaded, as far as memory is free; return at once."""
+        ...
+
     async def reset_cache(self, model_id: str) -> None:
         """Forget what the model's cache keeps of requests that ended. Raises `ApiError`."""
         ...
@@ -118,6 +163,27 @@ class Harness(Protocol):
         """
         ...
 
+    def relayed_model(self, model_id: str) -> RelayedModel | None:
+        """The model to relay requests to; None unless a server of this host answers for it.
+
+        Raises `ApiError` when it is not loaded.
+        """
+        ...
+
+    def log(self, model_id: str) -> Sequence[str]:
+        """The last lines that the model's own server wrote; none where it has none."""
+        ...
+
+
+class HostMemory(Protocol):
+    """The memory of this host's devices, MiB by index."""
+
+    def free_mb(self) -> Mapping[int, int]: ...
+
+    def held_mb(self, pids: Collection[int], devices: Collection[int]) -> Mapping[int, int]:
+        """What processes that run on these devices hold of each; nothing of one that does not tell."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class HarnessContext:
@@ -128,3 +194,4 @@ class HarnessContext:
     devices: Sequence[DeviceInfo]
     changed: Callable[[bool], None]  # called with True when a state changed, with False when load did
     templates: Templates
+    memory: HostMemory

@@ -46,6 +46,20 @@ class Sampling(msgspec.Struct, frozen=True, omit_defaults=True):
 # --- daemon to worker -------------------------------------------------------------------------------------
 
 
+class GroupRank(msgspec.Struct, frozen=True):
+    """A worker's place among those that a model is split over, and what they share: `neuron.segment`.
+
+    The files have no names: their paths lead to file descriptors of the daemon.
+    """
+
+    index: int  # 0 schedules and samples
+    size: int
+    memory: str  # of the segment
+    store: str  # by which torch.distributed finds the others
+    wakes: list[str]  # a pipe for each rank, which gets a byte with each plan; rank 0's is not used
+    timeout_s: float  # for another rank to come to the same point
+
+
 class Load(msgspec.Struct, frozen=True, tag=True):
     """Load a local Hugging Face directory. Answered by `LoadProgress`, then `Loaded` or `LoadFailed`."""
 
@@ -53,12 +67,22 @@ class Load(msgspec.Struct, frozen=True, tag=True):
     path: str
     quant: str | None = None  # how plain numbers are quantized; None: not at all
     kv_dtype: str | None = None  # of its cached keys and values; None: the worker's own choice
+    rank: GroupRank | None = None  # the part of it that is loaded; None: all
+    speculation: str | None = None  # what drafts its answers; None: the worker's own choice
+    base: str | None = None  # the loaded model that it is an adapter for; None: it is a model itself
+    number: int = 0  # of an adapter, among those over its model
+    draft: str | None = None  # the directory of a smaller model that drafts its answers
 
 
 class Unload(msgspec.Struct, frozen=True, tag=True):
-    """Drop a model; its requests end with `Refused` code `model_unloaded`. Answered by `Unloaded`."""
+    """Drop a model; its requests end with `Refused` code `model_unloaded`. Answered by `Unloaded`.
+
+    With `keep` it falls asleep where there is room: its weights stay in host memory until it is loaded again.
+    """
 
     model: str
+    keep: bool = False
+    priority: int = 0  # of models that are asleep, the lowest is dropped first
 
 
 class AnswerGrammar(msgspec.Struct, frozen=True):
@@ -95,11 +119,18 @@ class Submit(msgspec.Struct, frozen=True, tag=True):
 
 
 class Embed(msgspec.Struct, frozen=True, tag=True):
-    """Make a vector of each input. Answered by `Embedded`, `Refused`, or `Finished` after a `Cancel`."""
+    """Make a vector of each input, or a score of each pair by a model that ranks.
+
+    Answered by `Embedded`, `Refused`, or `Finished` after a `Cancel`.
+    """
 
     id: int
     model: str
     inputs: list[list[int]]
+    num_prompt: int = 0  # tokens at the beginning of each input that are an instruction
+    seconds: list[
+        int
+    ] = []  # of pairs: where the second text of each begins; empty where a class sees one text
 
 
 class ProcessImages(msgspec.Struct, frozen=True, tag=True):
@@ -156,6 +187,7 @@ class ImageToken(msgspec.Struct, frozen=True):
 
     text: str  # what its chat template writes for an image
     id: int  # of a placeholder
+    placeholder: str  # its text
 
 
 class Loaded(msgspec.Struct, frozen=True, tag=True):
@@ -168,13 +200,17 @@ class Loaded(msgspec.Struct, frozen=True, tag=True):
     format: str = ""  # that most of its weights are stored in
     bits_per_weight: float | None = None  # of all weights, scales included
     kv_dtype: str | None = None  # of its cached keys and values
+    seconds: float = 0.0  # that it took
+    was_asleep: bool = False
+    ranks: bool = False  # whether its vectors are scores of pairs
+    memory_parts: dict[str, int] = {}  # MiB of `memory_mb`, by what it is for
 
 
 class LoadFailed(msgspec.Struct, frozen=True, tag=True):
     """The worker is as it was before the `Load`.
 
-    `code` is model_not_found, model_unsupported, model_broken or insufficient_memory; `message` names file
-    and cause.
+    `code` is model_not_found, model_unsupported, model_broken, insufficient_memory or, where another rank of
+    the group failed, group_failed; `message` names file and cause.
     """
 
     model: str
@@ -184,6 +220,20 @@ class LoadFailed(msgspec.Struct, frozen=True, tag=True):
 
 class Unloaded(msgspec.Struct, frozen=True, tag=True):
     model: str
+    host_mb: int | None = None  # of a model that is asleep now
+
+
+class Dropped(msgspec.Struct, frozen=True, tag=True):
+    """A model that was asleep is not any more: others needed its room."""
+
+    model: str
+
+
+class GroupLost(msgspec.Struct, frozen=True, tag=True):
+    """A step of a model failed with its group: its part is dropped, and its requests are answered."""
+
+    model: str
+    message: str
 
 
 class Logprob(msgspec.Struct, frozen=True, array_like=True):
@@ -217,10 +267,13 @@ class Finished(msgspec.Struct, frozen=True, tag=True):
     completion_tokens: int  # sampled, the stop id that ended the answer included
     cached_tokens: int = 0  # of the prompt, taken from the KV cache
     stop_id: int | None = None  # the one that ended the answer
+    queue_s: float = 0.0  # from its submission to its first step
+    drafted_tokens: int = 0  # that were guessed
+    accepted_tokens: int = 0  # of these, those that were right
 
 
 class Embedded(msgspec.Struct, frozen=True, tag=True):
-    """The vectors of all inputs, one after the other, in little-endian float32."""
+    """The vectors or scores of all inputs, one after the other, in little-endian float32."""
 
     id: int
     vectors: bytes
@@ -254,6 +307,8 @@ class ModelStatus(msgspec.Struct, frozen=True):
     rejected: int
     timed_out: int = 0
     prefixes: list[int] = []  # digests of the beginnings of prompts in the cache
+    drafted: int = 0  # tokens since the load
+    accepted: int = 0  # of these, those that the model would have sampled, too
 
 
 class ImagePlaceholder(msgspec.Struct, frozen=True, array_like=True):
@@ -298,6 +353,8 @@ ToDaemon = (
     | Loaded
     | LoadFailed
     | Unloaded
+    | GroupLost
+    | Dropped
     | Tokens
     | Scored
     | Finished

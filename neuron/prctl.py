@@ -1,4 +1,4 @@
-"""What a process of neuron tells Linux about itself: the parent it dies with, the name of its thread."""
+"""What a process of neuron tells Linux about itself: whom it dies with, whom it adopts, its thread's name."""
 
 from __future__ import annotations
 
@@ -8,14 +8,20 @@ import sys
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_NAME = 15
+_PR_SET_CHILD_SUBREAPER = 36
 
 
-def die_with_parent() -> None:
-    """Have the kernel kill this process when the thread that started it ends.
+def die_with_parent(by: signal.Signals = signal.SIGKILL) -> None:
+    """Have the kernel send this process a signal when the thread that started it ends.
 
     A closed pipe ends the worker as well; this also works if another process has inherited the daemon's end.
     """
-    _prctl(_PR_SET_PDEATHSIG, ctypes.c_ulong(signal.SIGKILL))
+    _prctl(_PR_SET_PDEATHSIG, ctypes.c_ulong(by))
+
+
+def adopt_orphans() -> None:
+    """Become the parent of all descendants whose own parent ends, instead of the system's first process."""
+    _prctl(_PR_SET_CHILD_SUBREAPER, ctypes.c_ulong(1))
 
 
 def name_thread(name: str) -> None:

@@ -5,16 +5,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from collections import Counter
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from typing import Any
 
 from neuron.config import ModelSettings
-from neuron.harness import Harness, HarnessHealth, LocalModel
-from neuron.wire import ApiError, Leave, ModelInfo, ModelSpec
+from neuron.harness import Harness, HarnessHealth, LocalModel, RelayedModel
+from neuron.wire import ApiError, DeviceHealth, Leave, ModelInfo, ModelSpec
 
 log = logging.getLogger("neuron.registry")
 
 NOW = Leave()
+MAX_NAME_CHARS = 200  # of a model that is asked for, in an error
 
 
 class Registry:
@@ -52,21 +54,34 @@ class Registry:
                 harness=model.harness,
                 quant=model.quant,
                 devices=model.devices,
+                tensor_parallel=model.tensor_parallel,
+                memory_mb=model.memory_mb,
+                options=model.options,
                 tool_format=model.tool_format,
                 reasoning_format=model.reasoning_format,
                 chat_template=model.chat_template,
                 kv_dtype=model.kv_dtype,
+                speculation=model.speculation,
             )
             with contextlib.suppress(ApiError):  # logged, and kept with the model
                 await self.load(spec)
 
     async def load(self, spec: ModelSpec) -> None:
         """Return when the model is loaded. Raises `ApiError`."""
+        harness = self._harness(spec)
+        await self._carry_out("load", spec.model_id, lambda: harness.load(spec))
+
+    def _harness(self, spec: ModelSpec) -> Harness:
+        """The harness that a spec asks for. Raises `ApiError` 400."""
         harness = self._harnesses.get(spec.harness)
         if harness is None:
             message = f"There is no harness {spec.harness!r}; this neuron has: {', '.join(self.harnesses)}."
             raise ApiError(400, "unknown_harness", message, param="harness")
-        await self._carry_out("load", spec.model_id, lambda: harness.load(spec))
+        return harness
+
+    async def read_ahead(self, spec: ModelSpec) -> None:
+        """Read the files of a model that will soon be loaded. Raises `ApiError`."""
+        await self._harness(spec).read_ahead(spec)
 
     async def unload(self, model_id: str, leave: Leave = NOW) -> None:
         """Return when the model's memory is free. Raises `ApiError`, 409 when it stays for its requests."""
@@ -133,10 +148,20 @@ class Registry:
 
     def health(self) -> HarnessHealth:
         reports = [harness.health() for harness in self._harnesses.values()]
+        held = self._held_mb()
         return HarnessHealth(
-            devices=[device for report in reports for device in report.devices],
+            devices=[_beside(device, held[device.index]) for report in reports for device in report.devices],
             models=[model for report in reports for model in report.models],
         )
+
+    def _held_mb(self) -> Counter[int]:
+        """What models take of each device beside its worker's, MiB."""
+        held: Counter[int] = Counter()
+        for harness in self._harnesses.values():
+            if not harness.health().devices:
+                for model in harness.list():
+                    held.update(dict(zip(model.devices, model.device_memory_mb, strict=False)))
+        return held
 
     def endpoint(self, model_id: str) -> str:
         """The URL under which the model answers OpenAI's API. Raises `ApiError`."""
@@ -151,13 +176,29 @@ class Registry:
             raise ApiError(404, "model_not_found", message, param="model")
         return model
 
+    @property
+    def has_relayed(self) -> bool:
+        """Whether there are harnesses beside the one that keeps the devices."""
+        return len(self._harnesses) > 1
+
+    def relayed_model(self, model_id: str) -> RelayedModel | None:
+        """The model to relay requests to; None where no other server answers for it. Raises `ApiError`."""
+        for harness in self._harnesses.values():
+            if any(model.id == model_id for model in harness.list()):
+                return harness.relayed_model(model_id)
+        return None
+
+    def log(self, model_id: str) -> Sequence[str]:
+        """The last lines of the model's own server. Raises `ApiError` 404."""
+        return self._owner(model_id, param="model_id").log(model_id)
+
     def _owner(self, model_id: str, param: str = "model") -> Harness:
         """The harness that runs the model. Raises `ApiError` 404."""
         for harness in self._harnesses.values():
             if any(model.id == model_id for model in harness.list()):
                 return harness
         known = ", ".join(repr(model.id) for model in self.list()) or "none"
-        message = f"The model {model_id!r} is not loaded; loaded here: {known}."
+        message = f"The model {model_id[:MAX_NAME_CHARS]!r} is not loaded; loaded here: {known}."
         raise ApiError(404, "model_not_found", message, param=param)
 
     def _keeper(self, index: int) -> Harness:
@@ -166,3 +207,10 @@ class Registry:
             if any(device.index == index for device in harness.health().devices):
                 return harness
         raise ApiError(404, "unknown_device", f"There is no device {index}.", param="index")
+
+
+def _beside(device: DeviceHealth, held_mb: int) -> DeviceHealth:
+    """The device as its worker sees it, less what the models of other harnesses take."""
+    free_mb = max(0, device.memory_free_mb - held_mb)
+    used_mb = device.memory_used_mb + held_mb
+    return device.model_copy(update={"memory_used_mb": used_mb, "memory_free_mb": free_mb})

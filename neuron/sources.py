@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from neuron.models.checkpoint import CONFIG, model_broken, wrong_files
+from neuron import hub
+from neuron.models.checkpoint import ADAPTER, CONFIG, model_broken, wrong_files
 from neuron.models.gguf.split_files import SUFFIX, is_gguf, is_later_part, part_names
 from neuron.models.in_situ import AS_STORED, IN_SITU
 from neuron.models.tiny import WEIGHTS_DIR
@@ -20,17 +21,15 @@ from neuron.published_files import matching, models_among, precisions
 from neuron.wire import ApiError
 
 SHIPPED = {"helexa-tiny": WEIGHTS_DIR}
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
-# Of the hub's files: the weights once, not the publisher's own layout or another precision of them as well.
-_NEEDED = ["model*.safetensors", "*.json", "*.jinja", "*.txt", "*.model"]
-_DOUBLE = ["original/*", "model.fp16*", "model.bf16*", "model.fp32*"]
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 class FoundModel(NamedTuple):
-    """Where a model is, and how its weights are quantized while they are loaded."""
+    """Where a model or an adapter is, and how its weights are quantized while they are loaded."""
 
     path: Path  # of its directory, or of its first GGUF file
     quant: str | None  # one of `IN_SITU`; None: they stay as they are stored
+    is_adapter: bool = False
 
 
 async def find(source: str, models_dir: Path | None, quant: str | None = None) -> FoundModel:
@@ -39,19 +38,17 @@ async def find(source: str, models_dir: Path | None, quant: str | None = None) -
     Raises `ApiError` with param `source`, or `quant` for one that it cannot have.
     """
     quant = None if quant is None or quant.lower() in {"", AS_STORED} else quant
-    if path := _local(source, models_dir):
+    if path := local_path(source, models_dir):
         return _on_disk(source, path, quant)
-    if _HUB_ID.fullmatch(source):
+    if HUB_ID.fullmatch(source):
         return await asyncio.to_thread(_on_hub, source, quant)
-    places = ["the models that ship with neuron"]
-    places += [f"models_dir ({models_dir})"] if models_dir else []
-    raise _not_found(f"There is no model {source!r} among {' or in '.join(places)}, and it is no hub id.")
+    raise not_among(source, models_dir)
 
 
 # --- on the disk ------------------------------------------------------------------------------------------
 
 
-def _local(source: str, models_dir: Path | None) -> Path | None:
+def local_path(source: str, models_dir: Path | None) -> Path | None:
     """Return the path that a source names, whatever is there; None for one that is not local."""
     if source.startswith(("/", "./", "../", "~")):
         return Path(source).expanduser()
@@ -87,10 +84,18 @@ def _in_directory(source: str, path: Path, quant: str | None) -> FoundModel:
     has_weights = (path / CONFIG).is_file() and any(path.glob("*.safetensors"))
     if name := _chosen(source, models, quant, must=not has_weights):
         return FoundModel((path / name).absolute(), None)  # the hub's cache has links to files without names
+    if not (path / CONFIG).is_file() and (path / ADAPTER).is_file():
+        return _adapter(source, path, quant)
     if not (path / CONFIG).is_file():
         error = wrong_files(path) or model_broken(path / CONFIG, "missing; this is no model directory.")
         raise ApiError(422, error.code, error.message)
     return FoundModel(path.resolve(), _in_situ(source, models, quant))
+
+
+def _adapter(source: str, path: Path, quant: str | None) -> FoundModel:
+    if quant is not None:
+        raise _wrong_quant(f"quant: {source!r} is an adapter, which stays as it is; leave quant out.")
+    return FoundModel(path.resolve(), None, is_adapter=True)
 
 
 def _chosen(source: str, models: Sequence[str], quant: str | None, *, must: bool) -> str | None:
@@ -118,71 +123,38 @@ def _on_hub(repo: str, quant: str | None) -> FoundModel:
     """Download what is meant of a repository, and no other precision of it."""
     models: list[str] = []
     if quant is not None:
-        models = models_among(_listed(repo))
+        models = models_among(hub.listed(repo))
         if name := _chosen(repo, models, quant, must=False):
             return _download_gguf(repo, name)
         quant = _in_situ(repo, models, quant)
-    path = _download(repo, _NEEDED)
+    path = hub.download(repo)
     if path.is_dir() and not any(path.glob("*.safetensors")):
-        models = models or models_among(_listed(repo))
+        models = models or models_among(hub.listed(repo))
         if name := _chosen(repo, models, quant, must=True):
             return _download_gguf(repo, name)
+    if not (path / CONFIG).is_file() and (path / ADAPTER).is_file():
+        return _adapter(repo, path, quant)
     return FoundModel(path, quant)
 
 
 def _download_gguf(repo: str, name: str) -> FoundModel:
     folder = name.rpartition("/")[0]
     parts = [f"{folder}/{part}".lstrip("/") for part in part_names(name.rpartition("/")[2])]
-    return FoundModel(_download(repo, parts) / name, None)
-
-
-def _listed(repo: str) -> list[str]:
-    """Return the files of a repository; those on this machine where the hub cannot be asked."""
-    # The library is slow to import, and a node that serves local models never needs it.
-    import httpx  # noqa: PLC0415
-    from huggingface_hub import list_repo_files, snapshot_download  # noqa: PLC0415
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError  # noqa: PLC0415
-
-    try:
-        return list(list_repo_files(repo))
-    except HfHubHTTPError as error:
-        raise _not_found(f"The hub does not give {repo!r}: {_first_line(error)}") from error
-    except (OSError, httpx.HTTPError):
-        try:
-            path = Path(snapshot_download(repo, local_files_only=True))
-        except LocalEntryNotFoundError as error:
-            raise _unreachable(repo) from error
-        return [file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file()]
-
-
-def _download(repo: str, patterns: Sequence[str]) -> Path:
-    from huggingface_hub import snapshot_download  # noqa: PLC0415
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError  # noqa: PLC0415
-
-    try:
-        return Path(snapshot_download(repo, allow_patterns=list(patterns), ignore_patterns=_DOUBLE))
-    except LocalEntryNotFoundError as error:
-        raise _unreachable(repo) from error
-    except HfHubHTTPError as error:
-        raise _not_found(f"The hub does not give {repo!r}: {_first_line(error)}") from error
-    except (OSError, ValueError) as error:
-        raise ApiError(503, "download_failed", f"{repo!r}: {_first_line(error)}") from error
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return FoundModel(hub.download(repo, parts) / name, None)
 
 
 # --- refusals ---------------------------------------------------------------------------------------------
 
 
+def not_among(source: str, models_dir: Path | None) -> ApiError:
+    """Return the error for a source that is nothing here and no hub id."""
+    places = ["the models that ship with neuron"]
+    places += [f"models_dir ({models_dir})"] if models_dir else []
+    return _not_found(f"There is no model {source!r} among {' or in '.join(places)}, and it is no hub id.")
+
+
 def _not_found(message: str) -> ApiError:
     return ApiError(404, "model_not_found", message, param="source")
-
-
-def _unreachable(repo: str) -> ApiError:
-    message = f"{repo!r} is neither on this machine nor in the hub's cache, and the hub cannot be reached."
-    return ApiError(503, "hub_unreachable", message)
 
 
 def _unsupported(message: str) -> ApiError:

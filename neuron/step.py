@@ -12,9 +12,12 @@ a call.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from itertools import pairwise
+from operator import eq
 from typing import Any
 
 import msgspec
@@ -45,6 +48,13 @@ class PromptImage:
     def end(self) -> int:
         return self.positions[-1] + 1
 
+    @property
+    def blocks(self) -> list[tuple[int, int]]:
+        """Bounds of the runs of placeholders without other tokens between them."""
+        cuts = [at for at, (a, b) in enumerate(pairwise(self.positions), 1) if b != a + 1]
+        bounds = pairwise([0, *cuts, len(self.positions)])
+        return [(self.positions[first], self.positions[end - 1] + 1) for first, end in bounds]
+
 
 @dataclass(frozen=True, slots=True)
 class Joined:
@@ -55,7 +65,10 @@ class Joined:
     prompt: tuple[int, ...]
     output: tuple[int, ...]  # sampled before a preemption; the penalties count it
     pages: tuple[int, ...]  # pages[i] holds the positions from i * page_size on
-    snapshot: int | None = None  # whose states the slot takes on; None when it begins with the first token
+    # Whose states the slot takes on, wherever they are; None when it begins with the first token.
+    snapshot: int | None = None
+    images: tuple[PromptImage, ...] = ()  # of the prompt, in order
+    adapter: int | None = None  # the number of the adapter it wants
 
 
 class Draw(msgspec.Struct, frozen=True):
@@ -76,40 +89,112 @@ class Chunk(msgspec.Struct, frozen=True):
     draw: Draw | None = None  # None while more of the prompt follows
     images: tuple[PromptImage, ...] = ()  # those that overlap this chunk, in order
     scored: tuple[int, ...] = ()  # scored[i] follows tokens[i] in the prompt, and its logprob is wanted
-    snapshot: int | None = None  # which takes on the slot's states once the step has run
+    snapshot: int | None = None  # which takes on the slot's states after these tokens
+    checks: tuple[Draw, ...] = ()  # how to sample in place of its last tokens, which are drafts
+    rewinds: bool = False  # the slot's states first become what they were before its last drafts
+    num_guesses: int = 0  # tokens to guess after what is sampled, by what drafts on the device
+
+    @property
+    def drafts(self) -> tuple[int, ...]:
+        """The tokens that are guesses: each counts if the same is sampled in its place, and all before it."""
+        return self.tokens[len(self.tokens) - len(self.checks) :]
 
     @property
     def end(self) -> int:
-        """Tokens of the request in the cache once the step has run."""
+        """Tokens of the request in the cache once the step has run, its drafts included."""
         return self.start + len(self.tokens)
 
 
 @dataclass(frozen=True, slots=True)
+class Encoding:
+    """Images that are encoded one after the other, for chunks of the slot in steps that follow.
+
+    It stops after about so many `seconds`, wherever it is. A plan with the same images goes on with it, and
+    one without ends it.
+    """
+
+    slot: int
+    images: tuple[PromptImage, ...]
+    seconds: float = math.inf
+
+
+@dataclass(frozen=True, slots=True)
+class EncodingResult:
+    """What became of an `Encoding`."""
+
+    count: int  # of its images, the first ones, that chunks may show from now on
+    seconds: float  # of this step
+    failure: str = ""  # why the next one cannot be encoded at all
+
+
+@dataclass(frozen=True, slots=True)
 class StepPlan:
-    """One step of one model. `chunks` is never empty and has each slot at most once."""
+    """One step of one model. `chunks` has each slot once, and is empty only where images are encoded.
+
+    Only where a snapshot is taken within what a slot runs, two chunks of it follow each other. Images that a
+    chunk shows have been encoded.
+    """
 
     chunks: tuple[Chunk, ...]
     joined: tuple[Joined, ...] = ()
+    leaving: tuple[tuple[int, int], ...] = ()  # pages, each to a row of host memory, before all else
+    returning: tuple[tuple[int, int], ...] = ()  # rows of host memory, each to a page, after that
+    leaving_states: tuple[tuple[int, int], ...] = ()  # snapshots, each to one in host memory, before all else
+    encoding: Encoding | None = None
+
+    def continuations(self) -> list[bool]:
+        """Return of each chunk whether it continues the one before it."""
+        slots = [chunk.slot for chunk in self.chunks]
+        return [False, *map(eq, slots, slots[1:])]
 
     @property
     def num_tokens(self) -> int:
         return sum(len(chunk.tokens) for chunk in self.chunks)
+
+    @property
+    def slots(self) -> list[int]:
+        """Those of whose requests something runs, each once."""
+        encoding = [self.encoding.slot] if self.encoding else []
+        return list(dict.fromkeys([*(chunk.slot for chunk in self.chunks), *encoding]))
 
 
 @dataclass(frozen=True, slots=True)
 class StepResult:
     """What came of a plan, by index of its chunks."""
 
-    tokens: tuple[int | None, ...]  # sampled after each chunk; None without a `draw`
-    logprobs: Mapping[int, Logprob] = field(default_factory=dict)  # of requests that want them
+    # Sampled for each chunk: the drafts that were right and one token more; none without a `draw`.
+    tokens: tuple[tuple[int, ...], ...]
+    logprobs: Mapping[int, Sequence[Logprob]] = field(default_factory=dict)  # of each, if they are wanted
     scores: Mapping[int, Sequence[Logprob]] = field(default_factory=dict)  # one per token of `scored`
+    encoded: EncodingResult | None = None  # of a plan with an `encoding`
+    guesses: Mapping[int, tuple[int, ...]] = field(default_factory=dict)  # of what follows; up to as many
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedText:
+    """A text for an embedding model, or a pair of texts for one that ranks."""
+
+    tokens: tuple[int, ...]
+    num_prompt: int = 0  # tokens at its beginning that are an instruction
+    second: int | None = None  # where the second text begins, as a class tells the two apart
+
+    @property
+    def types(self) -> list[int]:
+        """The number of the text that each token belongs to."""
+        second = len(self.tokens) if self.second is None else self.second
+        return [0] * second + [1] * (len(self.tokens) - second)
 
 
 @dataclass(frozen=True, slots=True)
 class EmbeddingPlan:
-    """One step of an embedding model: whole inputs, run as one batch. Its result is a vector for each."""
+    """One step of a model that embeds or ranks: whole inputs, run as one batch.
 
-    inputs: tuple[tuple[int, ...], ...]
+    Its result is a vector for each; of one that ranks, a vector of one number. There is none yet after about
+    so many `seconds`: a plan with the same tuple goes on, and one with another ends it.
+    """
+
+    inputs: tuple[EncodedText, ...]
+    seconds: float | None = None  # None: until it is done
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +206,8 @@ class CacheShape:
     num_slots: int
     context: int  # tokens that a request may have, prompt and answer together
     num_snapshots: int = 0  # of a slot's states, of models that keep some
+    num_host_pages: int = 0  # that host memory has room for
+    num_host_snapshots: int = 0  # the same; their numbers follow those of the device's
 
     @property
     def pages_per_slot(self) -> int:
@@ -129,3 +216,7 @@ class CacheShape:
 
 class PoisonedError(Exception):
     """The device's context is unusable; only a new process helps."""
+
+
+class NotNumbersError(PoisonedError):
+    """A model comes to logits that are not numbers. Unless its weights never gave any, its device fails."""

@@ -15,7 +15,7 @@ from pydantic import BaseModel, Field
 
 PROTOCOL = 1
 
-ModelState = Literal["loading", "loaded", "unloading", "failed"]
+ModelState = Literal["loading", "loaded", "asleep", "unloading", "failed"]
 DeviceState = Literal["starting", "ready", "restarting", "failed"]
 
 MIB = 1 << 20
@@ -126,8 +126,22 @@ class ModelSpec(BaseModel):
         None,
         description="Of cached keys and values: auto, fp8 or int8; by default as neuron is configured",
     )
+    speculation: str | None = Field(
+        None,
+        description="What drafts its answers: ngram, off, or a smaller model of the same vocabulary, by "
+        "directory or hub id; by default as neuron is configured",
+    )
     devices: list[int] | None = Field(
-        None, description="Device indices; by default the device with the most free memory"
+        None, description="Device indices; by default the devices with the most free memory"
+    )
+    tensor_parallel: int | None = Field(
+        None, ge=1, description="How many devices it is split over; by default as many as `devices` names"
+    )
+    memory_mb: int | None = Field(
+        None, ge=1, description="What a managed engine may take of each device; by default its own share"
+    )
+    options: dict[str, str | int | float | bool] = Field(
+        {}, description="Of a managed engine: options of its command line, without their dashes"
     )
 
 
@@ -136,12 +150,22 @@ class Leave(BaseModel):
 
     grace_s: float = Field(0, ge=0, le=86_400)
     force: bool = Field(True, description="Then end the rest with an error; otherwise the model stays (409)")
+    keep: Literal["host"] | None = Field(
+        None, description="`host`: it stays asleep in the host's memory where there is room for it"
+    )
+    priority: int = Field(0, description="Of models that are asleep, the lowest is dropped first")
 
 
 class UnloadRequest(Leave):
     """Body of `POST /models/unload`."""
 
     model_id: str
+
+
+class PreflightRequest(BaseModel):
+    """Body of `POST /models/preflight`."""
+
+    source: str = Field(min_length=1, max_length=500, description="Directory, file or hub id")
 
 
 class CacheReset(BaseModel):
@@ -163,12 +187,23 @@ class ModelInfo(BaseModel):
     id: str
     source: str
     harness: str = "torch"
+    base: str | None = Field(None, description="The model on this node that it is an adapter for")
     state: ModelState | str = Field(description="An unknown state does not count as `loaded`")
     devices: list[int] = []
     memory_mb: int | None = Field(
-        None, description="Measured growth of the device's memory, for weights and KV cache"
+        None, description="Measured growth of its devices' memory together, for weights and KV cache"
     )
-    needed_mb: int | None = Field(None, description="Measured: the free memory that the load needed at least")
+    device_memory_mb: list[int] = Field(
+        [], description="The same of each of `devices`, in their order; empty: evenly shared"
+    )
+    needed_mb: int | None = Field(
+        None,
+        description="Measured: the free memory that the load needed at least; of several devices that of the "
+        "one that needed most, times their number",
+    )
+    host_mb: int | None = Field(None, description="Of a model that is asleep: host memory that it takes")
+    load_s: float | None = Field(None, description="Measured: what its last load from disk took")
+    wake_s: float | None = Field(None, description="Measured: what it last took to wake it")
     format: str = Field("", description="That most of its weights are stored in: bf16, q4_k")
     bits_per_weight: float | None = Field(None, description="On average, scales included")
     context: int | None = Field(None, description="The most tokens of a prompt and its answer together")
@@ -176,12 +211,59 @@ class ModelInfo(BaseModel):
     progress: float | None = Field(
         None, ge=0, le=1, description="While loading: the share of the bytes that is read"
     )
+    download: Download | None = Field(None, description="While loading: of files that the node lacked")
+    memory_parts: dict[str, int] = Field(
+        {}, description="MiB of its `memory_mb` for weights, for keys and values (kv), for states"
+    )
     capabilities: list[str] = []
     text: dict[str, str] = Field(
         {}, description="What its chat template takes, as probing found it; empty in events"
     )
     warnings: list[str] = Field([], description="What the load passed over, each with file and cure")
     error: ModelFailure | None = None
+
+
+class Download(BaseModel):
+    """A download of a model's files to this node, under way or over."""
+
+    source: str
+    state: str = Field(description="running, done or failed")
+    done_mb: int = 0
+    total_mb: int = Field(0, description="0: not known yet")
+    seconds: float | None = Field(None, description="Since it began, of one that is running")
+    message: str = Field("", description="Why it failed, with what helps")
+
+
+class FormatChoice(BaseModel):
+    """One form in which a model can be loaded."""
+
+    quant: str = Field(description="What to ask for as `quant`; empty: as it is stored")
+    format: str = Field(description="What most of its weights are then: bf16, Q4_K_M, q8_0")
+    download_mb: int = Field(description="Of files that are not on this node yet")
+    weights_mb: int = Field(description="About what its weights take of devices")
+    note: str = ""
+
+
+class Preflight(BaseModel):
+    """Answer of `POST /models/preflight`: what a load would find, of which nothing has been downloaded."""
+
+    source: str
+    place: str = Field(description="disk, hub, or shipped with neuron")
+    path: str = Field("", description="On this node's disk")
+    architecture: str = ""
+    context: int | None = Field(None, description="The longest that it was made for, in tokens")
+    cache_mb_per_1k: float | None = Field(
+        None, description="About what keys and values of 1,000 tokens take; null: not known before the load"
+    )
+    choices: list[FormatChoice] = []
+    disk_free_mb: int | None = Field(None, description="Where its download would go")
+    warnings: list[str] = []
+
+
+class ModelLog(BaseModel):
+    """`GET /models/ID/log`: what a managed engine's server wrote last, else what neuron logged of it."""
+
+    lines: list[str]
 
 
 class ModelLoad(BaseModel):
@@ -196,6 +278,8 @@ class ModelLoad(BaseModel):
     kv_pages_total: int = 0
     tok_s_prefill: float = 0
     tok_s_decode: float = 0
+    drafted: int = Field(0, description="Tokens of answers that were guessed since the model was loaded")
+    accepted: int = Field(0, description="Of these, those that were right")
     rejected: int = Field(0, description="Requests refused for lack of room since the model was loaded")
     timed_out: int = Field(0, description="Those among them that had waited in the queue")
     prefixes: list[int] = Field(

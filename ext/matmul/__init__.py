@@ -1,5 +1,5 @@
-"""Products of matrices as they are stored, in C, and what shares their threads: attention of one token, and
-the gated delta rule's step.
+"""Products of matrices as they are stored, in C, and what shares their threads: attention, of one token or of
+an encoder, and the gated delta rule's step.
 
 Memory is passed by address, so this package knows neither torch nor NumPy. `neuron.models.formats` has the
 shapes.

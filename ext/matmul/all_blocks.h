@@ -5,6 +5,8 @@
 #define BYTES 18
 #define RUN 32
 #define BITS 4
+#define CENTRE 8
+#define HALVED
 #include "blocks.h"
 
 #define NAME q4_1
@@ -12,6 +14,8 @@
 #define BYTES 20
 #define RUN 32
 #define BITS 4
+#define CENTRE 0
+#define HALVED
 #include "blocks.h"
 
 #define NAME q5_0
@@ -19,6 +23,7 @@
 #define BYTES 22
 #define RUN 32
 #define BITS 5
+#define CENTRE 16
 #include "blocks.h"
 
 #define NAME q5_1
@@ -26,6 +31,7 @@
 #define BYTES 24
 #define RUN 32
 #define BITS 5
+#define CENTRE 0
 #include "blocks.h"
 
 #define NAME q8_0
@@ -33,6 +39,7 @@
 #define BYTES 34
 #define RUN 32
 #define BITS 8
+#define CENTRE 128
 #include "blocks.h"
 
 #define NAME iq4_nl
@@ -40,6 +47,8 @@
 #define BYTES 18
 #define RUN 32
 #define BITS 8
+#define CENTRE 128
+#define HALVED
 #include "blocks.h"
 
 #define NAME mxfp4
@@ -47,6 +56,8 @@
 #define BYTES 17
 #define RUN 32
 #define BITS 5
+#define CENTRE 12
+#define HALVED
 #include "blocks.h"
 
 #define NAME nvfp4
@@ -54,6 +65,7 @@
 #define BYTES 36
 #define RUN 16
 #define BITS 5
+#define CENTRE 12
 #include "blocks.h"
 
 #define NAME q2_k
@@ -61,6 +73,7 @@
 #define BYTES 84
 #define RUN 16
 #define BITS 5
+#define CENTRE 0
 #include "blocks.h"
 
 #define NAME q3_k
@@ -68,6 +81,7 @@
 #define BYTES 110
 #define RUN 16
 #define BITS 5
+#define CENTRE 4
 #include "blocks.h"
 
 #define NAME q4_k
@@ -75,6 +89,7 @@
 #define BYTES 144
 #define RUN 32
 #define BITS 4
+#define CENTRE 0
 #include "blocks.h"
 
 #define NAME q5_k
@@ -82,6 +97,7 @@
 #define BYTES 176
 #define RUN 32
 #define BITS 5
+#define CENTRE 0
 #include "blocks.h"
 
 #define NAME q6_k
@@ -89,6 +105,7 @@
 #define BYTES 210
 #define RUN 16
 #define BITS 6
+#define CENTRE 32
 #include "blocks.h"
 
 #define NAME iq4_xs
@@ -96,6 +113,7 @@
 #define BYTES 136
 #define RUN 32
 #define BITS 8
+#define CENTRE 128
 #include "blocks.h"
 
 #define NAME tq2_0
@@ -103,4 +121,5 @@
 #define BYTES 66
 #define RUN 32
 #define BITS 4
+#define CENTRE 1
 #include "blocks.h"

@@ -106,7 +106,7 @@ INLINE void look_at(
 INLINE void attend_stored(const AttentionHead *head, const Stored stored) {
     const int dim = head->step->value_dim;
     Softmax seen[MAX_GROUP];
-    for (int h = 0; h < head->heads; h++) seen[h] = (Softmax){-INFINITY, 0};
+    for (int h = 0; h < head->heads; h++) seen[h] = head->sinks ? (Softmax){head->sinks[h], 1} : (Softmax){-INFINITY, 0};
     memset(head->out, 0, (size_t)head->heads * dim * sizeof(float));
     for (int64_t token = head->first; token < head->end; token += PASSING) {
         int count = head->end - token < PASSING ? (int)(head->end - token) : PASSING;

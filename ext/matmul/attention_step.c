@@ -24,6 +24,7 @@ static void take_head(void *context, int number) {
         .first = step->window && end > step->window ? end - step->window : 0,
         .end = end,
         .query = step->query + row * step->query_stride + (size_t)key_head * heads * step->key_dim,
+        .sinks = step->sinks ? step->sinks + (size_t)key_head * heads : NULL,
         .heads = heads,
         .keys = step->keys + bytes * step->key_dim,
         .values = step->values + bytes * step->value_dim,

@@ -21,6 +21,7 @@ typedef struct AttentionStep {
     const int64_t *ends; /* [rows]: tokens of each sequence, the new one's included */
     int window; /* the tokens before the end that are seen, 0 for all */
     float scale;
+    const float *sinks; /* [heads]: the score of a key that holds nothing; or NULL */
     float *out; /* (rows, heads, value_dim) */
     int threads;
 } AttentionStep;
@@ -31,6 +32,7 @@ typedef struct AttentionHead {
     const int64_t *pages;
     int64_t first, end; /* of the tokens that are seen */
     const float *query; /* (heads, key_dim) */
+    const float *sinks; /* [heads], or NULL */
     int heads;
     const uint8_t *keys, *values; /* the key head's first ones */
     float *out; /* (heads, value_dim) */

@@ -3,7 +3,7 @@
 #include "formats.h"
 #include "pool.h"
 
-#define LITTLE_HEADS 16 /* take no longer than to wake a thread */
+#define LITTLE 65536 /* numbers of states that take no longer than to wake a thread */
 
 typedef struct Job {
     const Kernels *kernels;
@@ -12,25 +12,12 @@ typedef struct Job {
 
 static void take_head(void *context, int number) {
     const Job *job = context;
-    const DeltaStep *step = job->step;
-    int row = number / step->heads, head = number % step->heads;
-    int key_head = head / (step->heads / step->key_heads);
-    DeltaHead of = {
-        .state = step->states + (size_t)number * step->key_dim * step->value_dim,
-        .key_dim = step->key_dim,
-        .value_dim = step->value_dim,
-        .query = step->query + row * step->query_stride + key_head * step->key_dim,
-        .key = step->key + row * step->key_stride + key_head * step->key_dim,
-        .value = step->value + row * step->value_stride + head * step->value_dim,
-        .log_decay = step->log_decay[number],
-        .strength = step->strength[number],
-        .out = step->out + (size_t)number * step->value_dim,
-    };
-    job->kernels->delta_head(&of);
+    int key_heads = job->step->key_heads;
+    job->kernels->delta_head(job->step, number / key_heads, number % key_heads);
 }
 
 void delta_step(const Kernels *kernels, const DeltaStep *step) {
     Job job = {kernels, step};
-    int is_little = step->rows * step->heads <= LITTLE_HEADS;
-    pool_run(is_little ? 1 : step->threads, step->rows * step->heads, take_head, &job);
+    size_t numbers = (size_t)step->rows * step->width * step->heads * step->key_dim * step->value_dim;
+    pool_run(numbers <= LITTLE ? 1 : step->threads, step->rows * step->key_heads, take_head, &job);
 }

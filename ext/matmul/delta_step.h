@@ -1,29 +1,34 @@
-/* One token of the gated delta rule for several sequences: `neuron.device.delta_rule` has the formula.
+/* What the gated delta rule's layer does between its two products, for some sequences, of some tokens each:
+ * `neuron.models.fused.delta_rule` has the formula in torch's operations.
  *
- * A state is read once and written once, where torch's operations pass over it five times. */
+ * A key head's part of all that is a task of its own: the convolution of its channels, the states of its heads,
+ * what they read, normed and gated. A state is read once and written once a token, and stays in the first cache
+ * while tokens pass by. */
 #ifndef EXT_MATMUL_DELTA_STEP_H
 #define EXT_MATMUL_DELTA_STEP_H
 
 #include <stddef.h>
+#include <stdint.h>
 
-/* A head of a sequence. */
-typedef struct DeltaHead {
-    float *state; /* (key_dim, value_dim) */
-    int key_dim, value_dim;
-    const float *query, *key, *value;
-    float log_decay, strength;
-    float *out; /* [value_dim] */
-} DeltaHead;
+#include "attention_step.h"
 
 struct Kernels;
 
+/* `inputs` has for each token queries, keys and values, which are convolved; a gate for each value; and the
+ * strength and rate of each head. */
 typedef struct DeltaStep {
-    int rows, key_heads, heads, key_dim, value_dim;
-    float *states; /* (rows, heads, key_dim, value_dim) */
-    const float *query, *key, *value;
-    ptrdiff_t query_stride, key_stride, value_stride; /* from row to row */
-    const float *log_decay, *strength; /* (rows, heads) */
-    float *out; /* (rows, heads, value_dim) */
+    int rows, width, key_heads, heads, key_dim, value_dim, kernel;
+    const int64_t *slots;      /* [rows]: of the pools below */
+    float *states;             /* (slots, heads, key_dim, value_dim) */
+    uint8_t *tails;            /* (slots, kernel - 1, channels) */
+    Stored stored;             /* what tails are: floats or bfloats */
+    const float *inputs;       /* (rows * width, channels + heads * value_dim + 2 * heads) */
+    const float *convolution;  /* (kernel, channels) */
+    const float *rate, *rate_bias; /* [heads] */
+    float most;                /* of a strength */
+    const float *norm;         /* [value_dim] */
+    float eps;
+    float *out;                /* (rows * width, heads, value_dim) */
     int threads;
 } DeltaStep;
 

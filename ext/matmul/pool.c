@@ -10,6 +10,10 @@
 #define MAX_THREADS 256
 #define SPINS 2000 /* looks at `ticket` before a thread sleeps: some tens of microseconds */
 
+#define EXPECTED_BYTES (512 * 1024) /* what stays near */
+#define FETCHED_BYTES 1024          /* at once */
+#define LINE_BYTES 64
+
 static pthread_mutex_t turn = PTHREAD_MUTEX_INITIALIZER; /* held by whoever has a job */
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER; /* of the two conditions */
 static pthread_cond_t begun = PTHREAD_COND_INITIALIZER;
@@ -19,6 +23,7 @@ static _Atomic uint64_t ticket; /* job << 32 | next number; a job has an even nu
 static _Atomic(Task) job_task;
 static _Atomic(void *) job_context;
 static atomic_int job_count, job_threads, num_done, num_asleep;
+static _Atomic uintptr_t expected, expected_end; /* what nobody has fetched of what is read next */
 static int num_threads = 1; /* with the caller's; changed in one's turn */
 
 static void pause_briefly(void) {
@@ -49,9 +54,26 @@ static void take_part(uint32_t job) {
     }
 }
 
+/* Returns 0 if there is nothing. That a new expectation may come in between costs a few lines of something else. */
+static int fetch_some(void) {
+    uintptr_t from = atomic_load(&expected);
+    if (from >= atomic_load(&expected_end)) return 0;
+    if (!atomic_compare_exchange_weak(&expected, &from, from + FETCHED_BYTES)) return 1;
+    for (int at = 0; at < FETCHED_BYTES; at += LINE_BYTES) __builtin_prefetch((const char *)from + at, 0, 2);
+    return 1;
+}
+
+void pool_expect(const void *from, size_t bytes) {
+    uintptr_t start = (uintptr_t)from / LINE_BYTES * LINE_BYTES;
+    atomic_store(&expected_end, 0);
+    atomic_store(&expected, start);
+    atomic_store(&expected_end, start + (bytes < EXPECTED_BYTES ? bytes : EXPECTED_BYTES));
+}
+
 static void wait_for_other_than(uint32_t job) {
     for (int i = 0; i < SPINS; i++) {
         if (current_job() != job) return;
+        if (fetch_some()) continue;
         pause_briefly();
     }
     pthread_mutex_lock(&lock);

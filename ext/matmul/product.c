@@ -12,7 +12,10 @@
 #define MOST_BYTES (128 * 1024)   /* of a piece's weights, which then stay near while rows pass by */
 #define LEAST_BYTES (64 * 1024)   /* of weights, of a thread: less takes no longer than to wake it */
 #define OUTS_MULTIPLE 48          /* whole tiles of every instruction set */
-#define ROWS_AT_ONCE 8            /* that are prepared */
+#define FEW_ROWS 64               /* which pass by weights once */
+#define SHRINKING_PIECES 512
+#define SHRINKING_OUTS 16         /* whole tiles of few rows */
+#define SHRUNK_BYTES (16 * 1024)
 
 /* Memory of a thread that grows, and is kept. */
 typedef struct Buffer {
@@ -39,6 +42,7 @@ typedef struct Job {
     size_t x_stride;
     size_t strides[MAX_PARTS];
     int outs_at_once, pieces; /* of one matrix */
+    int starts[SHRINKING_PIECES + 1]; /* of pieces, if they are not of so many outputs at once */
     const int32_t *used;      /* numbers of the matrices that have rows */
     uint8_t *prepared;
 } Job;
@@ -46,10 +50,9 @@ typedef struct Job {
 static void prepare_rows(void *context, int number) {
     Job *job = context;
     const Product *of = job->of;
-    int end = (number + 1) * ROWS_AT_ONCE < of->rows ? (number + 1) * ROWS_AT_ONCE : of->rows;
-    for (int row = number * ROWS_AT_ONCE; row < end; row++)
-        job->kernels->prepare[job->format->input](
-            of->x + (size_t)row * of->ins, of->ins, job->prepared + row * job->x_stride);
+    int end = (number + 1) * PANEL_ROWS < of->rows ? (number + 1) * PANEL_ROWS : of->rows;
+    for (int row = number * PANEL_ROWS; row < end; row++)
+        job->kernels->prepare[job->format->input](of->x + (size_t)row * of->ins, of->ins, row, job->prepared);
 }
 
 static int prepare(Job *job) {
@@ -59,9 +62,9 @@ static int prepare(Job *job) {
     job->x_stride = of->ins * sizeof *of->x;
     if (!job->kernels->prepare[input]) return 0;
     job->x_stride = job->kernels->input_bytes[input](of->ins);
-    job->prepared = grown(&inputs_buffer, of->rows * job->x_stride);
+    int pieces = (of->rows + PANEL_ROWS - 1) / PANEL_ROWS;
+    job->prepared = grown(&inputs_buffer, pieces * PANEL_ROWS * job->x_stride);
     if (!job->prepared) return -1;
-    int pieces = (of->rows + ROWS_AT_ONCE - 1) / ROWS_AT_ONCE;
     pool_run(of->threads, pieces, prepare_rows, job);
     job->x = job->prepared;
     return 0;
@@ -71,19 +74,23 @@ static void multiply_piece(void *context, int number) {
     Job *job = context;
     const Product *of = job->of;
     int matrix = job->used[number / job->pieces];
-    int out = number % job->pieces * job->outs_at_once;
+    int piece = number % job->pieces;
+    int out = job->outs_at_once ? piece * job->outs_at_once : job->starts[piece];
+    int end = job->outs_at_once ? out + job->outs_at_once : job->starts[piece + 1];
     int start = matrix ? of->ends[matrix - 1] : 0;
+    int skipped = job->format->input == AS_CODES ? start % PANEL_ROWS : 0;
     size_t first = (size_t)matrix * of->outs + out;
     Work work = {
         .format = job->format,
         .first = {.ins = of->ins, .group = of->group},
-        .outs = of->outs - out < job->outs_at_once ? of->outs - out : job->outs_at_once,
-        .x = job->x + start * job->x_stride,
+        .outs = (end < of->outs ? end : of->outs) - out,
+        .x = job->x + (start - skipped) * job->x_stride,
         .x_stride = job->x_stride,
+        .skipped = skipped,
         .rows = of->ends[matrix] - start,
         .bias = of->bias ? of->bias + first : NULL,
-        .y = of->y + (size_t)start * of->outs + out,
-        .y_stride = of->outs,
+        .y = of->y + start * of->y_stride + out,
+        .y_stride = of->y_stride,
     };
     for (int part = 0; part < MAX_PARTS; part++) {
         work.strides[part] = job->strides[part];
@@ -104,9 +111,23 @@ static void divide(Job *job, int num_used) {
     job->pieces = (of->outs + job->outs_at_once - 1) / job->outs_at_once;
 }
 
+/* Where weights are read from memory: each piece is a share of what is left, so that threads read long runs, and come to
+ * the end together. */
+static void divide_shrinking(Job *job) {
+    const Product *of = job->of;
+    const int least = (int)(SHRUNK_BYTES / job->strides[0]) / SHRINKING_OUTS * SHRINKING_OUTS + SHRINKING_OUTS;
+    job->outs_at_once = job->pieces = 0;
+    for (int out = 0; out < of->outs;) {
+        job->starts[job->pieces++] = out;
+        int size = (of->outs - out) / (2 * of->threads) / SHRINKING_OUTS * SHRINKING_OUTS;
+        out += job->pieces == SHRINKING_PIECES ? of->outs : size < least ? least : size;
+    }
+    job->starts[job->pieces] = of->outs;
+}
+
 static int threads_worth_waking(const Job *job, int num_used) {
     size_t worth = job->strides[0] * job->of->outs * num_used / LEAST_BYTES;
-    return job->of->rows > ROWS_AT_ONCE || worth > (size_t)job->of->threads ? job->of->threads : (int)worth;
+    return job->of->rows > PANEL_ROWS || worth > (size_t)job->of->threads ? job->of->threads : (int)worth;
 }
 
 int product(const Kernels *kernels, const Product *of) {
@@ -124,7 +145,8 @@ int product(const Kernels *kernels, const Product *of) {
     }
     int failed = 0;
     if (num_used && of->outs && !(failed = prepare(&job))) {
-        divide(&job, num_used);
+        if (of->matrices == 1 && of->rows <= FEW_ROWS && of->threads > 1 && job.strides[0]) divide_shrinking(&job);
+        else divide(&job, num_used);
         pool_run(threads_worth_waking(&job, num_used), num_used * job.pieces, multiply_piece, &job);
     }
     free(used);

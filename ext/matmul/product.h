@@ -15,6 +15,7 @@ typedef struct Product {
     const int32_t *ends;  /* of each matrix's rows, which stand together in the order of matrices */
     int matrices;
     float *y; /* (rows, outs) */
+    size_t y_stride;      /* floats from row to row of it */
     int threads;
 } Product;
 

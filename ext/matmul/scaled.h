@@ -16,6 +16,14 @@ INLINE void floats_of_codes(SignedBytes codes, Floats *values) {
         const __m128i eight = i % 2 ? _mm_unpackhi_epi64(halves[i / 2], halves[i / 2]) : halves[i / 2];
         values[i] = (Floats)_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(eight));
     }
+#elif defined(HAS_NEON)
+    int8_t places[AT_ONCE];
+    STORE(SignedBytes, codes, places);
+    UNROLL for (int i = 0; i < VECTORS; i += 2) {
+        const int16x8_t eight = vmovl_s8(vld1_s8(places + i * LANES));
+        values[i] = (Floats)vcvtq_f32_s32(vmovl_s16(vget_low_s16(eight)));
+        values[i + 1] = (Floats)vcvtq_f32_s32(vmovl_high_s16(eight));
+    }
 #else
     int8_t places[AT_ONCE];
     STORE(SignedBytes, codes, places);

@@ -3,7 +3,8 @@
     {.name = #NAME, .elements = 1, .bytes = BYTES, .input = INPUT, .multiply = multiply_##NAME}
 /* Blocks of so many weights in so many bytes. */
 #define BLOCKS(NAME, ELEMENTS, BYTES) \
-    {.name = #NAME, .elements = ELEMENTS, .bytes = BYTES, .input = AS_CODES, .multiply = multiply_##NAME}
+    {.name = #NAME, .elements = ELEMENTS, .bytes = BYTES, .input = AS_CODES, \
+     .multiply = multiply_##NAME, .dequantize = dequantize_##NAME}
 /* Codes of so many to a byte, with scales beside them and maybe zeros. */
 #define SCALED(NAME, IN_BYTE)                                                                          \
     {.name = #NAME, .elements = IN_BYTE, .bytes = 1, .scale_bytes = 4, .zero_bytes = 1, .input = AS_FLOATS, \

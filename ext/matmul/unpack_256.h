@@ -13,44 +13,34 @@ INLINE void unpack_k_scales(const uint8_t *p, Chunk *c) {
 }
 
 INLINE void unpack_q4_k(const uint8_t *p, Chunk *c) {
-    UNROLL for (int i = 0; i < 4; i++) {
-        Bytes packed = LOAD(Bytes, p + 16 + 32 * i);
-        c->codes[2 * i] = low_nibbles(packed);
-        c->codes[2 * i + 1] = high_nibbles(packed);
-    }
+    UNROLL for (int i = 0; i < 4; i++) c->codes[i] = with_bits_of(load_shifted(p + 16 + 32 * i, 0, 4), 15);
     unpack_k_scales(p, c);
 }
 
 INLINE void unpack_q5_k(const uint8_t *p, Chunk *c) {
-    const Bytes fifths = LOAD(Bytes, p + 16);
     UNROLL for (int i = 0; i < 4; i++) {
-        Bytes packed = LOAD(Bytes, p + 48 + 32 * i);
-        Bytes even = 2 * i < 4 ? shift_left(fifths, 4 - 2 * i) : shift_right(fifths, 2 * i - 4);
-        Bytes odd = 2 * i < 3 ? shift_left(fifths, 3 - 2 * i) : shift_right(fifths, 2 * i - 3);
-        c->codes[2 * i] = low_nibbles(packed) | (even & 16);
-        c->codes[2 * i + 1] = high_nibbles(packed) | (odd & 16);
+        const Pair fifths = load_shifted(p + 16, 2 * i - 4, 2 * i - 3);
+        c->codes[i] = joined(with_bits_of(load_shifted(p + 48 + 32 * i, 0, 4), 15), with_bits_of(fifths, 16));
     }
     unpack_k_scales(p, c);
 }
 
 INLINE void unpack_q6_k(const uint8_t *p, Chunk *c) {
     UNROLL for (int i = 0; i < 2; i++) {
-        Bytes first = LOAD(Bytes, p + 64 * i), second = LOAD(Bytes, p + 64 * i + 32);
-        Bytes high = LOAD(Bytes, p + 128 + 32 * i);
-        c->codes[4 * i] = low_nibbles(first) | (shift_left(high, 4) & 0x30);
-        c->codes[4 * i + 1] = low_nibbles(second) | (shift_left(high, 2) & 0x30);
-        c->codes[4 * i + 2] = high_nibbles(first) | (high & 0x30);
-        c->codes[4 * i + 3] = high_nibbles(second) | (shift_right(high, 2) & 0x30);
+        const Pair low = load_pair(p + 64 * i, p + 64 * i + 32);
+        const Pair first = load_shifted(p + 128 + 32 * i, -4, -2), second = load_shifted(p + 128 + 32 * i, 0, 2);
+        c->codes[2 * i] = joined(with_bits_of(low, 15), with_bits_of(first, 0x30));
+        c->codes[2 * i + 1] = joined(upper_halves(low), with_bits_of(second, 0x30));
         c->scales[i] = floats_of_signed_bytes(load_64(p + 192 + 8 * i)) * half_to_float(load_16(p + 208));
         c->offsets[i] = c->scales[i] * -32.0f;
     }
 }
 
 INLINE void unpack_q3_k(const uint8_t *p, Chunk *c) {
-    const Bytes thirds = LOAD(Bytes, p);
-    UNROLL for (int i = 0; i < 8; i++) {
-        Bytes third = i < 2 ? shift_left(thirds, 2 - i) : shift_right(thirds, i - 2);
-        c->codes[i] = (shift_right(LOAD(Bytes, p + 32 + 32 * (i / 4)), 2 * (i % 4)) & 3) | (third & 4);
+    UNROLL for (int i = 0; i < 4; i++) {
+        const Pair low = load_shifted(p + 32 + 32 * (i / 2), i % 2 * 4, i % 2 * 4 + 2);
+        const Pair thirds = load_shifted(p, 2 * i - 2, 2 * i - 1);
+        c->codes[i] = joined(with_bits_of(low, 3), with_bits_of(thirds, 4));
     }
     const uint64_t low = load_64(p + 96), high = load_32(p + 104), two = 0x03030303u;
     const uint64_t first = (high & two) | (high >> 2 & two) << 32;
@@ -62,8 +52,8 @@ INLINE void unpack_q3_k(const uint8_t *p, Chunk *c) {
 }
 
 INLINE void unpack_q2_k(const uint8_t *p, Chunk *c) {
-    UNROLL for (int i = 0; i < 8; i++)
-        c->codes[i] = shift_right(LOAD(Bytes, p + 16 + 32 * (i / 4)), 2 * (i % 4)) & 3;
+    UNROLL for (int i = 0; i < 4; i++)
+        c->codes[i] = with_bits_of(load_shifted(p + 16 + 32 * (i / 2), i % 2 * 4, i % 2 * 4 + 2), 3);
     const float d = half_to_float(load_16(p + 80)), m = -half_to_float(load_16(p + 82));
     UNROLL for (int i = 0; i < 2; i++) {
         const uint64_t both = load_64(p + 8 * i);
@@ -73,13 +63,15 @@ INLINE void unpack_q2_k(const uint8_t *p, Chunk *c) {
 }
 
 INLINE void unpack_tq2_0(const uint8_t *p, Chunk *c) {
-    UNROLL for (int i = 0; i < 8; i++) c->codes[i] = shift_right(LOAD(Bytes, p + 32 * (i / 4)), 2 * (i % 4)) & 3;
+    UNROLL for (int i = 0; i < 4; i++)
+        c->codes[i] = with_bits_of(load_shifted(p + 32 * (i / 2), i % 2 * 4, i % 2 * 4 + 2), 3);
     c->scales[0] = splat(half_to_float(load_16(p + 64)));
     c->offsets[0] = -c->scales[0];
 }
 
 INLINE void unpack_iq4_xs(const uint8_t *p, Chunk *c) {
-    UNROLL for (int i = 0; i < 8; i++) c->codes[i] = lookup(iq4_codes, load_nibbles(p + 8 + 16 * i));
+    UNROLL for (int i = 0; i < 4; i++)
+        c->codes[i] = looked_up(iq4_codes, load_nibble_pair(p + 8 + 32 * i, p + 24 + 32 * i));
     const uint64_t low = load_32(p + 4), high = load_16(p + 2);
     uint64_t scales = 0;
     UNROLL for (int i = 0; i < 8; i++) scales |= ((low >> 4 * i & 15) | (high >> 2 * i & 3) << 4) << 8 * i;

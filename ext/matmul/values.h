@@ -27,6 +27,13 @@ static void turn(const float (*from)[PIECE], int count, Piece *to) {
             transpose(v);
             UNROLL for (int i = 0; i < 8; i++) STORE(Ints8, v[i], &to->at[at + i][lane]);
         }
+#elif defined(HAS_NEON)
+    for (int at = 0; at < count; at += 4) {
+        int32x4_t v[4];
+        UNROLL for (int i = 0; i < 4; i++) v[i] = LOAD(int32x4_t, &from[i][at]);
+        transpose_four(v);
+        UNROLL for (int i = 0; i < 4; i++) STORE(int32x4_t, v[i], to->at[at + i]);
+    }
 #else
     for (int at = 0; at < count; at++)
         for (int lane = 0; lane < LANES; lane++) to->at[at][lane] = from[lane][at];

@@ -29,6 +29,12 @@ INLINE uint32_t bits_of_float(float value) {
     return bits;
 }
 
+/* To the nearest, even where two are; NaN stays NaN. */
+INLINE uint16_t bfloat_of(float value) {
+    uint32_t bits = bits_of_float(value), nearest = (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
+    return (uint16_t)((bits & 0x7fffffff) > 0x7f800000 ? bits >> 16 | 0x40 : nearest);
+}
+
 #ifndef HAS_HALVES
 /* bfloat16 is the upper half of a float. */
 INLINE Floats load_bfloats(const uint16_t *from) {
@@ -57,6 +63,18 @@ INLINE float sum(Floats of) {
     float total = 0;
     for (int i = 0; i < LANES; i++) total += of[i];
     return total;
+}
+
+INLINE int sum_integers(Integers of) {
+    int total = 0;
+    for (int i = 0; i < LANES; i++) total += of[i];
+    return total;
+}
+
+INLINE int largest_lane(Integers of) {
+    int most = of[0];
+    for (int i = 1; i < LANES; i++) most = of[i] > most ? of[i] : most;
+    return most;
 }
 
 INLINE FourFloats sum_each(const Floats of[4]) {

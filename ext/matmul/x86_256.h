@@ -17,6 +17,18 @@ INLINE float sum(Floats of) {
     return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
 }
 
+INLINE int sum_integers(Integers of) {
+    __m128i four = _mm_add_epi32(_mm256_castsi256_si128((__m256i)of), _mm256_extracti128_si256((__m256i)of, 1));
+    __m128i two = _mm_add_epi32(four, _mm_unpackhi_epi64(four, four));
+    return _mm_cvtsi128_si32(two) + _mm_extract_epi32(two, 1);
+}
+
+INLINE int largest_lane(Integers of) {
+    __m128i four = _mm_max_epi32(_mm256_castsi256_si128((__m256i)of), _mm256_extracti128_si256((__m256i)of, 1));
+    __m128i two = _mm_max_epi32(four, _mm_unpackhi_epi64(four, four));
+    return _mm_cvtsi128_si32(_mm_max_epi32(two, _mm_shuffle_epi32(two, 1)));
+}
+
 typedef __m128 FourFloats;
 
 INLINE FourFloats sum_each(const Floats of[4]) {

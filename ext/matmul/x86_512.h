@@ -12,6 +12,8 @@ INLINE Floats load_bfloats(const uint16_t *from) {
 INLINE float half_to_float(uint16_t half) { return _cvtsh_ss(half); }
 
 INLINE float sum(Floats of) { return _mm512_reduce_add_ps((__m512)of); }
+INLINE int sum_integers(Integers of) { return _mm512_reduce_add_epi32((__m512i)of); }
+INLINE int largest_lane(Integers of) { return _mm512_reduce_max_epi32((__m512i)of); }
 
 typedef __m128 FourFloats;
 

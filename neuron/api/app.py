@@ -7,18 +7,20 @@ from typing import Any
 from django.http import HttpRequest
 from ninja import NinjaAPI
 
+from cortex_site.base.tracing import tracer
 from cortex_site.base.version import VERSION
-from neuron.api import chat_completions, completions, embeddings, node, tokenize
+from neuron.api import chat_completions, completions, embeddings, node, ranking, tokenize
 from neuron.api.application import NeuronApplication
 from neuron.api.bodies.openapi import COMPONENTS
 from neuron.api.errors import add_error_handlers
+from neuron.api.relay import RequestRelay
 from neuron.daemon import Daemon
 
 
 def build_api(daemon: Daemon) -> NinjaAPI:
     """All operations of a neuron, with every error in OpenAI's envelope."""
     api = NinjaAPI(title="neuron", version=VERSION, docs_url=None, openapi_url=None)
-    for module in (node, chat_completions, completions, embeddings, tokenize):
+    for module in (node, chat_completions, completions, embeddings, ranking, tokenize):
         api.add_router("", module.router(daemon))
     add_error_handlers(api)
 
@@ -33,4 +35,6 @@ def build_api(daemon: Daemon) -> NinjaAPI:
 
 def build_app(daemon: Daemon) -> NeuronApplication:
     """The application that `neuron serve` runs; its lifespan is the daemon's."""
-    return NeuronApplication(build_api(daemon), daemon.config, daemon.running)
+    relay = RequestRelay(daemon.registry, daemon.config)
+    sends = tracer(daemon.config.tracing, "neuron")
+    return NeuronApplication(build_api(daemon), daemon.config, relay, daemon.running, tracer=sends)

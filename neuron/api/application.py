@@ -14,13 +14,17 @@ from typing import Any
 from django.http.response import HttpResponseBase
 from ninja import NinjaAPI
 
+from cortex_site.base.tracing import Tracer
 from cortex_site.http.application import Application
 from cortex_site.http.bounds import RequestBounds
 from cortex_site.http.locality import Locality
 from cortex_site.http.origins import Origins
+from cortex_site.http.parsed_request import ParsedRequest
 from cortex_site.http.request import Request
 from cortex_site.http.response import Response
+from neuron.api import traces
 from neuron.api.errors import refused
+from neuron.api.relay import RequestRelay
 from neuron.api.request import RequestLog, account, request_id
 from neuron.config import NeuronConfig
 from neuron.wire import ApiError
@@ -65,9 +69,14 @@ class NeuronApplication(Application):
         self,
         api: NinjaAPI,
         config: NeuronConfig,
+        relay: RequestRelay,
         lifespan: Callable[[], AbstractAsyncContextManager[Any]],
+        *,
+        tracer: Tracer | None = None,
     ) -> None:
         self._access = TokenCheck(config)
+        self._relay = relay
+        self._tracer = tracer
         bounds = RequestBounds.of(config)
         super().__init__(api, bounds=bounds, judge=self._access.refusal, lifespan=lifespan)
 
@@ -77,12 +86,17 @@ class NeuronApplication(Application):
         is_readable = request.parsed.refusal is None  # else that is what its client is told
         if is_readable and (refusal := self._access.refusal(request)) is not None:
             return self._api.on_exception(request, refusal)
-        return await super().respond(request)
+        try:
+            relayed = await self._relay.respond(request) if is_readable else None
+        except ApiError as error:
+            return self._api.on_exception(request, error)
+        return relayed or await super().respond(request)
 
     def refuse(self, request: Request, status: int, message: str) -> HttpResponseBase:
         return self._api.on_exception(request, refused(status, message))
 
-    def finish(self, request: Request, response: HttpResponseBase) -> Any:
+    def finish(self, request: ParsedRequest | Request, response: HttpResponseBase) -> Any:
+        assert isinstance(request, Request)  # no operation here has an endpoint
         told = {"x-request-id": request_id(request), **account(request).headers}
         if isinstance(response, Response):
             response.headers = response.headers | told  # a new one: streams share a constant
@@ -100,3 +114,5 @@ class NeuronApplication(Application):
         is_poll = request.method == "GET" and fields["status"] == 200
         level = logging.DEBUG if is_poll else logging.INFO
         log.log(level, "request", extra={"method": request.method, "path": request.path} | fields)
+        if self._tracer is not None and not is_poll and (given := request.header(traces.HEADER)):
+            traces.tell(self._tracer, given, request.path, fields, fields["duration_ms"] / 1000)

@@ -30,8 +30,9 @@ def router(daemon: Daemon) -> Router:
         body = decode(request.body)
         model = find_model(daemon.registry, request, body.model)
         require_capability(model, "embeddings")
-        inputs = [await _tokens(model, part) for part in body.inputs]
-        vectors = await _vectors(body, model, inputs)
+        prompt = _prompt(model, body.task)
+        inputs = [await _tokens(model, part, prompt) for part in body.inputs]
+        vectors = await _vectors(body, model, inputs, await _prompt_length(model, prompt))
         used = sum(map(len, inputs))
         log_fields(request)["prompt_tokens"] = used
         data = [
@@ -45,21 +46,42 @@ def router(daemon: Daemon) -> Router:
     return embeddings
 
 
-async def _tokens(model: LocalModel, part: str | list[int]) -> list[int]:
-    tokens = await encode(model, part, "input", is_rendered=False) if isinstance(part, str) else part
+def _prompt(model: LocalModel, task: str | None) -> str:
+    """The instruction before each text. Raises `ApiError` 400 for a task that the model does not know."""
+    prompts = model.text.prompts
+    if task is None:
+        return prompts.default
+    if task not in prompts.by_task:
+        known = ", ".join(prompts.by_task) or "none"
+        raise invalid("task", f"task: {task!r:.80} is unknown; the model {model.id!r} knows {known}.")
+    return prompts.by_task[task]
+
+
+async def _prompt_length(model: LocalModel, prompt: str) -> int:
+    """How many tokens of a text are the instruction, as sentence-transformers counts them."""
+    if not prompt:
+        return 0
+    tokens = await encode(model, prompt, "input", is_rendered=False)
+    return len(tokens) - (tokens[-1] in set(model.text.added_tokens.values()))
+
+
+async def _tokens(model: LocalModel, part: str | list[int], prompt: str) -> list[int]:
+    tokens = await encode(model, prompt + part, "input", is_rendered=False) if isinstance(part, str) else part
     if not tokens:
         raise invalid("input", "input: an input needs at least one token.")
     return tokens
 
 
-async def _vectors(body: EmbeddingBody, model: LocalModel, inputs: list[list[int]]) -> list[array[float]]:
+async def _vectors(
+    body: EmbeddingBody, model: LocalModel, inputs: list[list[int]], num_prompt: int
+) -> list[array[float]]:
     size = model.dimensions
     assert size  # or the model has no capability `embeddings`
     wanted = body.dimensions or size
     if wanted > size:
         raise invalid("dimensions", f"dimensions: the model {model.id!r} has {size}.")
     try:
-        numbers = array("f", await model.embed(inputs))
+        numbers = array("f", await model.embed(inputs, num_prompt=num_prompt))
     except ApiError as error:
         if error.status == 400:
             error.param = "input"

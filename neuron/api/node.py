@@ -14,7 +14,22 @@ from cortex_site.http.response import StreamResponse, Write
 from neuron import sse
 from neuron.api.request import log_fields
 from neuron.daemon import Daemon
-from neuron.wire import PROTOCOL, CacheReset, Discovery, Health, Leave, ModelInfo, ModelSpec, UnloadRequest
+from neuron.preflight import preflight
+from neuron.transfers import TRANSFERS
+from neuron.wire import (
+    PROTOCOL,
+    CacheReset,
+    Discovery,
+    Download,
+    Health,
+    Leave,
+    ModelInfo,
+    ModelLog,
+    ModelSpec,
+    Preflight,
+    PreflightRequest,
+    UnloadRequest,
+)
 
 
 def router(daemon: Daemon) -> Router:
@@ -49,10 +64,20 @@ def _add_state(node: Router, daemon: Daemon) -> None:
         """The URL under which the model answers."""
         return {"url": daemon.registry.endpoint(model_id)}
 
+    @node.get("/models/{path:model_id}/log", response=ModelLog)
+    async def log(request: HttpRequest, model_id: str, lines: int = 200) -> ModelLog:
+        """The last lines that the model's own server wrote; else what neuron logged of it."""
+        return ModelLog(lines=list(daemon.log(model_id)[-max(1, lines) :]))
+
     @node.get("/models/{path:model_id}", response=ModelInfo)
     async def model(request: HttpRequest, model_id: str) -> ModelInfo:
         """One model, with what its chat template takes."""
         return daemon.registry.model(model_id)
+
+    @node.get("/downloads", response=list[Download])
+    async def downloads(request: HttpRequest) -> list[Download]:
+        """Downloads of models' files: those under way, then the last ones that are over."""
+        return TRANSFERS.list()
 
     @node.get("/events")
     async def events(request: HttpRequest) -> StreamResponse:
@@ -76,12 +101,36 @@ def _add_verbs(node: Router, daemon: Daemon) -> None:
         warnings = [warning for model in found for warning in model.warnings]
         return {"status": "loaded", "model_id": spec.model_id} | ({"warnings": warnings} if warnings else {})
 
+    @node.post("/models/read-ahead")
+    async def read_ahead(request: HttpRequest, spec: ModelSpec) -> dict[str, str]:
+        """Answers at once; meanwhile the files of a model that will soon be loaded are read."""
+        log_fields(request)["model"] = spec.model_id
+        await daemon.registry.read_ahead(spec)
+        return {"status": "reading", "model_id": spec.model_id}
+
+    @node.post("/models/preflight", response=Preflight)
+    async def what_a_load_would_find(request: HttpRequest, body: PreflightRequest) -> Preflight:
+        """The files and formats of a model or repository; nothing is downloaded, loaded or kept."""
+        return await preflight(body.source, daemon.config.models_dir)
+
+    @node.post("/models/download")
+    async def download(request: HttpRequest, spec: ModelSpec) -> dict[str, str]:
+        """Answers at once; meanwhile the model's files come to this node. `GET /downloads` says how far."""
+        log_fields(request)["model"] = spec.model_id
+        daemon.download(spec)
+        return {"status": "downloading", "model_id": spec.model_id}
+
     @node.post("/models/unload")
     async def unload(request: HttpRequest, body: UnloadRequest) -> dict[str, str]:
-        """Answers when the model's memory is free; running requests have `grace_s` to end."""
+        """Answers when the model's memory is free; running requests have `grace_s` to end.
+
+        The status is `asleep` if host memory keeps it, else `unloaded`.
+        """
         log_fields(request)["model"] = body.model_id
         await daemon.registry.unload(body.model_id, body)
-        return {"status": "unloaded", "model_id": body.model_id}
+        states = {model.id: model.state for model in daemon.registry.list()}
+        status = "asleep" if states.get(body.model_id) == "asleep" else "unloaded"
+        return {"status": status, "model_id": body.model_id}
 
     @node.post("/models/reset")
     async def reset(request: HttpRequest, body: CacheReset) -> dict[str, str]:

@@ -33,6 +33,7 @@ class AttentionParams:
     softcap: float | None = None
     sinks: Tensor | None = None  # (heads,): the logit of a key that holds nothing
     prompt: PromptRule | None = None  # which also lets some queries see keys of the prompt
+    images: bool = False  # whether the tokens of an image see each other, later ones too
     latent: LatentProjection | None = None  # what is cached is a latent: one head, whose values are its keys
     selection: Selection | None = None  # what an indexer chose of the positions; None: all
     compressed: Compressed | None = None  # what is attended to besides tokens
@@ -49,11 +50,21 @@ class AttentionParams:
 
     @property
     def is_plain(self) -> bool:
-        """Whether every kernel computes it: a softmax over all positions or a window of them."""
-        return self.is_softmax and not (self.chunk or self.prompt or self.selection or self.compressed)
+        """Whether every kernel computes it for tokens of text: a softmax over all positions or a window."""
+        return self.sinks is None and self.is_plain_but_for_sinks
+
+    @property
+    def is_plain_but_for_sinks(self) -> bool:
+        """Whether it would be without its sinks."""
+        others = self.softcap, self.chunk, self.prompt, self.selection, self.compressed
+        return not any(others)
 
 
 class AttentionBackend(Protocol):
+    @property
+    def takes_floats(self) -> bool:
+        """Whether queries, keys and values may be float32, rounded to what is stored, whatever that is."""
+
     def __call__(
         self, layer: int, query: Tensor, key: Tensor, value: Tensor, *, params: AttentionParams
     ) -> Tensor:
@@ -75,6 +86,11 @@ def use_backend(backend: AttentionBackend) -> Iterator[None]:
         yield
     finally:
         _backend.reset(token)
+
+
+def takes_floats() -> bool:
+    """Return whether the current backend takes float32 where something else is stored."""
+    return _backend.get().takes_floats
 
 
 def attend(layer: int, query: Tensor, key: Tensor, value: Tensor, *, params: AttentionParams) -> Tensor:

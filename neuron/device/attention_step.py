@@ -5,7 +5,7 @@ torch's `scaled_dot_product_attention` wakes threads of its own for every layer 
 
 from __future__ import annotations
 
-import struct
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -13,6 +13,8 @@ from torch import Tensor
 
 from ext import matmul
 from neuron.device.attention import AttentionParams
+from neuron.device.kv_cache import KVShape
+from neuron.device.row_steps import address, bits, runs_in_c
 
 _native: Any = matmul.load()
 _STORED = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
@@ -22,11 +24,20 @@ _MAX_GROUP = 256  # query heads of a key head
 
 def attends_in_place(heads: int, keys: Tensor, values: Tensor, params: AttentionParams) -> bool:
     """Return whether `attend_in_place` computes what `params` say for so many heads with these pools."""
-    if _native is None or keys.device.type != "cpu" or params.latent or not params.is_plain:
-        return False
-    is_stored = keys.dtype in _STORED and keys.dtype is values.dtype
-    dims = keys.shape[3], values.shape[3]
-    return is_stored and heads <= _MAX_GROUP * keys.shape[2] and not any(dim % _DIM_MULTIPLE for dim in dims)
+    is_stored = keys.dtype in _STORED and keys.dtype is values.dtype and keys.device.type == "cpu"
+    return is_stored and _steps(heads, keys.shape[2], (keys.shape[3], values.shape[3]), params)
+
+
+def steps_in_place(heads: int, shape: KVShape, params: AttentionParams) -> bool:
+    """Return whether it does with pools of plain numbers on a CPU."""
+    return _steps(heads, shape.kv_heads, (shape.key_dim, shape.value_dim), params)
+
+
+def _steps(heads: int, kv_heads: int, dims: Sequence[int], params: AttentionParams) -> bool:
+    sinks = params.sinks
+    sees_sinks = sinks is None or (runs_in_c(sinks) and sinks.is_contiguous())
+    is_known = _native is not None and not params.latent and params.is_plain_but_for_sinks and sees_sinks
+    return is_known and heads <= _MAX_GROUP * kv_heads and not any(dim % _DIM_MULTIPLE for dim in dims)
 
 
 def attend_in_place(
@@ -43,11 +54,10 @@ def attend_in_place(
         queries = queries.contiguous()
     (_, page_size, kv_heads, value_dim), dtype = values.shape, query.dtype
     out = queries.new_empty(rows, heads, value_dim)
-    (scale,) = struct.unpack("I", struct.pack("f", params.scale))
     _native.attend(
         *(matmul.instruction_set(), _STORED[keys.dtype], rows, heads, kv_heads, key_dim, value_dim),
         *(queries.data_ptr(), queries.stride(0), keys.data_ptr(), values.data_ptr(), page_size),
-        *(pages.data_ptr(), pages.shape[1], ends.data_ptr(), params.window or 0, scale),
-        *(out.data_ptr(), torch.get_num_threads()),
+        *(pages.data_ptr(), pages.shape[1], ends.data_ptr(), params.window or 0, bits(params.scale)),
+        *(address(params.sinks), out.data_ptr(), torch.get_num_threads()),
     )
     return out.to(dtype)

@@ -2,7 +2,8 @@
 
 Chunks of the same number of tokens and about the same length in the cache form an `AttentionGroup`: its
 queries are a (rows, width) rectangle of the flat batch, its keys a rectangle of pages padded to the longest.
-Decoding requests of similar length form one group; a prompt's chunk is usually alone in its group.
+Decoding requests of similar length form one group; a prompt's chunk is usually alone in its group. Chunks
+that continue another of the step come last.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from neuron.device.kv_cache import PageTable
 from neuron.device.page_pool import Pages
 from neuron.step import CacheShape, Chunk, PromptRule, StepPlan
 
-_Rule = tuple[int | None, int | None, PromptRule | None]  # window, chunk, and what prompts do
+# Window, chunk, what prompts do, and whether the tokens of an image see each other.
+_Rule = tuple[int | None, int | None, PromptRule | None, bool]
 
 _MIN_BUCKET_PAGES = 8  # below this, padding is cheaper than another group
 
@@ -37,6 +39,7 @@ class AttentionGroup:
         self._table = table.pages[torch.tensor([chunk.slot for chunk in chunks], device=device)]
         self._starts = [chunk.start for chunk in chunks]
         self._prompts = [table.prompts[chunk.slot] for chunk in chunks]
+        self._images = [chunk.images for chunk in chunks]
         self._known: dict[tuple[_Rule, torch.dtype], tuple[Pages, Tensor]] = {}
 
     @cached_property
@@ -61,20 +64,25 @@ class AttentionGroup:
         chunk: int | None,
         dtype: torch.dtype,
         prompt: PromptRule | None = None,
+        images: bool = False,
     ) -> tuple[Pages, Tensor]:
         """Return the pages to gather, (rows * pages,), and a mask for the scores, (rows, 1, width, tokens).
 
         The mask is added. Queries see the last `window` positions, or all of them; with `chunk` those of
-        their own chunk of positions, and whatever `prompt` adds. The result is made once a step and shared
-        by the layers that see alike.
+        their own chunk of positions, and whatever `prompt` adds, and `images`: the image that they are of.
+        The result is made once a step and shared by the layers that see alike.
         """
-        key = (window, chunk, prompt), dtype
+        key = (window, chunk, prompt, images and self.shows_images), dtype
         if key not in self._known:
             self._known[key] = self._pages_and_mask(*key)
         return self._known[key]
 
+    @property
+    def shows_images(self) -> bool:
+        return any(self._images)
+
     def _pages_and_mask(self, rule: _Rule, dtype: torch.dtype) -> tuple[Pages, Tensor]:
-        window, chunk, prompt = rule
+        window, chunk, prompt, images = rule
         size, device = self._page_size, self._table.device
         first_pages = [_first_seen(start, rule) // size for start in self._starts]
         spans = zip(self._starts, first_pages, strict=True)
@@ -87,7 +95,10 @@ class AttentionGroup:
         )
         starts = torch.tensor(self._starts, device=device)[:, None] + torch.arange(self.width, device=device)
         query = starts[:, None, :, None]
-        hidden = later = key > query
+        later = key > query
+        if images:
+            later = later & ~self._in_one_image(query, key)
+        hidden = later
         if window:
             hidden = hidden | (key <= query - window)
         if chunk:
@@ -97,6 +108,17 @@ class AttentionGroup:
             hidden = hidden & ~((key < ends) & (query < ends if prompt is PromptRule.WHOLE else ~later))
         mask = torch.zeros(hidden.shape, dtype=dtype, device=device).masked_fill_(hidden, float("-inf"))
         return _as_slice(pages) or pages.flatten(), mask
+
+    def _in_one_image(self, query: Tensor, key: Tensor) -> Tensor:
+        """Return whether the tokens at two positions of each row belong to one image, as a mask is shaped."""
+        rows = []
+        for row, images in enumerate(self._images):
+            q, k = query[row], key[row]
+            together = torch.zeros(1, q.shape[1], k.shape[2], dtype=torch.bool, device=key.device)
+            for start, end in (block for image in images for block in image.blocks):
+                together |= (q >= start) & (q < end) & (k >= start) & (k < end)
+            rows.append(together)
+        return torch.stack(rows)
 
     def locate(self, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """Return where in the cache some positions of each row are, (rows, heads, k) as they are themselves.
@@ -113,7 +135,7 @@ class AttentionGroup:
 
 def _first_seen(position: int, rule: _Rule) -> int:
     """Return the first position that a query sees."""
-    window, chunk, prompt = rule
+    window, chunk, prompt, _ = rule
     if prompt:
         return 0
     first = max(0, position - window + 1) if window else 0
@@ -130,11 +152,17 @@ def _as_slice(pages: Tensor) -> slice | None:
 
 
 class Batch:
-    """The flat batch of a step: its chunks in `order`, each chunk's tokens next to each other."""
+    """The flat batch of a step: its chunks in `order`, each chunk's tokens next to each other.
 
-    def __init__(self, plan: StepPlan, table: PageTable, shape: CacheShape) -> None:
+    Unless they run `in_turn`, chunks that continue others are in one group with these.
+    """
+
+    def __init__(self, plan: StepPlan, table: PageTable, shape: CacheShape, *, in_turn: bool = True) -> None:
         device, size = table.pages.device, shape.page_size
-        keys = [(len(chunk.tokens), _length_bucket(chunk.end, size)) for chunk in plan.chunks]
+        keys = [
+            (continues and in_turn, len(chunk.tokens), _length_bucket(chunk.end, size))
+            for continues, chunk in zip(plan.continuations(), plan.chunks, strict=True)
+        ]
         self.order = sorted(range(len(keys)), key=keys.__getitem__)  # indices of `plan.chunks`
         self.groups: list[AttentionGroup] = []
         self.ends: list[int] = []  # one past the last row of each chunk, in `order`

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from neuron.device.attention import use_backend
 from neuron.device.kv_cache import KVCache, PageTable
+from neuron.device.logits_rows import StepLogits, is_decode_step
 from neuron.device.model import DecoderModel
 from neuron.device.state_pool import StateGroup, StatePool, use_state_groups
 from neuron.device.varlen import Kernel, VarlenAttention, VarlenMetadata, cumulative_lengths
@@ -56,13 +57,17 @@ class DecodeGraphs:
         # Largest first: the smaller ones fit in the memory it took.
         self._replays = {size: capture(partial(self._decode, size)) for size in reversed(self._sizes)}
 
-    def run(self, chunks: Sequence[Chunk]) -> Tensor:
+    def fit(self, chunks: Sequence[Chunk]) -> bool:
+        """Return whether these are a decode step that has been captured."""
+        return len(chunks) <= self._sizes[-1] and is_decode_step(chunks)
+
+    def run(self, chunks: Sequence[Chunk]) -> StepLogits:
         """Return the logits after each of `chunks`, which have one token each. Valid until the next call."""
         size = next(size for size in self._sizes if size >= len(chunks))
         rows = [(chunk.tokens[0], chunk.start, chunk.slot) for chunk in chunks]
         rows += [(0, 0, self._table.padding_slot)] * (size - len(chunks))
         self._inputs[:, :size].copy_(torch.tensor(rows).t())
-        return self._replays[size]()[: len(chunks)]
+        return StepLogits(self._replays[size]()[: len(chunks)])
 
     def _decode(self, size: int) -> Tensor:
         tokens, positions, slots = self._inputs[:, :size]

@@ -11,17 +11,12 @@ triangular system, and the rest are matrix products.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
-from ext import matmul
 from neuron.device.state_pool import StateName, state_groups
 
 _CHUNK = 32  # tokens at most
-
-_native: Any = matmul.load()
 
 
 def gated_delta_rule(
@@ -37,8 +32,7 @@ def gated_delta_rule(
     for group in state_groups():
         inputs = [group.cut(flat) for flat in (query, key, value, log_decay, strength)]
         if group.width == 1:
-            read = _step if _native and query.device.type == "cpu" else _read_token
-            parts.append(group.update(name, read, *(x[:, 0] for x in inputs)))
+            parts.append(group.update(name, _read_token, *(x[:, 0] for x in inputs)))
         else:
             out, states = _read_chunks(group.read(name), *inputs)
             group.write(name, states)
@@ -62,25 +56,6 @@ def _read_token(
     change = (value - found[:, :, 0]).mul_(strength[..., None])
     states.addcmul_(key.unsqueeze(3), change.unsqueeze(2))
     return torch.addcmul(found[:, :, 1], (query * key).sum(2, keepdim=True), change)
-
-
-def _step(
-    states: Tensor, query: Tensor, key: Tensor, value: Tensor, log_decay: Tensor, strength: Tensor
-) -> Tensor:
-    """Do what `_read_token` does, in C, where each state is read once and written once."""
-    rows, heads, key_dim, value_dim = states.shape
-    out = torch.empty_like(value, memory_format=torch.contiguous_format)
-    log_decay, strength = log_decay.contiguous(), strength.contiguous()
-    places = [place for x in map(_in_rows, (query, key, value)) for place in (x.data_ptr(), x.stride(0))]
-    shape = rows, key.shape[1], heads, key_dim, value_dim
-    rest = log_decay.data_ptr(), strength.data_ptr(), out.data_ptr(), torch.get_num_threads()
-    _native.step_delta_rule(matmul.instruction_set(), *shape, states.data_ptr(), *places, *rest)
-    return out
-
-
-def _in_rows(x: Tensor) -> Tensor:
-    """Return (rows, heads, dim) whose rows are contiguous, at whatever distance."""
-    return x if x.stride()[1:] == (x.shape[2], 1) else x.contiguous()
 
 
 def _read_chunks(

@@ -22,6 +22,7 @@ from neuron.device.page_pool import (
     allocate_zeros,
     select_pages,
 )
+from neuron.device.row_steps import STORED
 from neuron.step import CacheShape, StepPlan
 
 
@@ -97,6 +98,18 @@ class KVCache:
         keys.write(locations, key)
         if values is not keys:
             values.write(locations, value)
+
+    def stores_plainly(self, layer: int) -> bool:
+        """Return whether a layer's keys and values are stored as `row_steps` can write them."""
+        pools = self._keys[layer], self._values[layer]
+        return all(isinstance(pool, PlainPool) and pool.stored.dtype in STORED for pool in pools)
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """All that pages hold, each (num_pages + 1, …), once."""
+        pools = {id(pool): pool for pool in (*self._keys.values(), *self._values.values())}.values()
+        scales = [pool.scales for pool in pools if not isinstance(pool, PlainPool)]
+        return [*(pool.stored for pool in pools), *scales, *self._index_keys.values()]
 
     def kv_heads(self, layer: int) -> int:
         return self._keys[layer].heads

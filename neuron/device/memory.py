@@ -16,6 +16,7 @@ MIB = 1 << 20
 OutOfMemoryError = torch.OutOfMemoryError
 
 _CPU_SHARE = 0.75  # of the machine's memory that a worker may use unless told otherwise
+_HOST_SHARE = 0.25  # of the same that sleeping models of all GPUs may take
 _CUDA_SHARE = 0.92  # of what is free on the GPU
 _CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 _STATM = Path("/proc/self/statm")  # in pages: size, resident, of files, …
@@ -27,8 +28,17 @@ def default_budget(device: torch.device) -> int:
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         return int(free * _CUDA_SHARE)
+    return int(_host_bytes() * _CPU_SHARE)
+
+
+def default_host_budget() -> int:
+    """Return the bytes of the host that the sleeping models of one GPU may take unless it is told."""
+    return int(_host_bytes() * _HOST_SHARE) // max(1, torch.cuda.device_count())
+
+
+def _host_bytes() -> int:
     total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return int(min(total, _cgroup_limit()) * _CPU_SHARE)
+    return min(total, _cgroup_limit())
 
 
 def bytes_in_use(device: torch.device) -> int:

@@ -6,22 +6,87 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from contextlib import AbstractContextManager
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
+from neuron.device.kv_cache import KVShape
 from neuron.device.state_pool import StateName, StateShape
+from neuron.step import PromptImage
 
-ImageEmbeddings = Sequence[tuple[Tensor, Tensor]]
-"""Pairs of rows in the flat batch, (k,), and the embeddings that replace their tokens' there, (k, hidden)."""
+
+class ImageFeatures(Protocol):
+    """What a vision encoder makes of an image: an embedding for each placeholder, and what belongs to it."""
+
+    @property
+    def embeddings(self) -> Tensor:
+        """(placeholders, hidden)."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, part: slice, /) -> ImageFeatures:
+        """Return those of some placeholders."""
+        ...
+
+
+ImageEmbeddings = Sequence[tuple[Tensor, ImageFeatures]]
+"""Pairs of rows in the flat batch, (k,), ascending, and what the tokens there show."""
 
 
 class VisionEncoder(Protocol):
     """A model's vision tower and projector."""
 
-    def embed(self, pixels: Any) -> Tensor:
-        """Return the embeddings of an image's placeholders, (placeholders, hidden)."""
+    def embed(self, pixels: Any) -> ImageFeatures:
+        """Return what an image's placeholders show."""
+        ...
+
+    def positions(self, tokens: Sequence[int], images: Sequence[PromptImage]) -> Tensor | None:
+        """Return the positions of a prompt's tokens, (axes, tokens); None where they are their places."""
+        ...
+
+
+class Adapters(Protocol):
+    """Changes of a model's weights that some of its requests want."""
+
+    def applied(self, adapters: Sequence[int | None], /) -> AbstractContextManager[None]:
+        """Make them inside the block, given the number of the adapter of each row of the flat batch."""
+
+
+@runtime_checkable
+class RecordableModel(Protocol):
+    """A decoder whose decode steps may be made of the operations of `ext.matmul` alone."""
+
+    @property
+    def is_recordable(self) -> bool:
+        """Whether `compute` is, for one token of each sequence."""
+        ...
+
+    @property
+    def embeds(self) -> bool:
+        """Whether `compute` embeds tokens itself."""
+        ...
+
+    def embed(self, tokens: Tensor, /) -> Tensor:
+        """Return their embeddings, (tokens, hidden) in float32."""
+        ...
+
+    def reaches(self, last: int, /) -> bool:
+        """Return whether `compute` can go up to a position, which is asked before it does or is replayed."""
+        ...
+
+    def compute(self, tokens: Tensor, positions: Tensor, embedded: Tensor | None, /) -> Tensor:
+        """Return the logits of all rows, (rows, vocab) in float32; of a rank, those of its part.
+
+        Embeddings are given unless it `embeds`.
+        """
+        ...
+
+    def finish(self, logits: Tensor, /) -> Tensor:
+        """Return the logits of the whole model, given what `compute` returned, or its recording wrote."""
+        ...
 
 
 class DecoderModel(Protocol):
@@ -31,6 +96,12 @@ class DecoderModel(Protocol):
     dtype: torch.dtype
     device: torch.device
     is_capturable: bool  # batches of one size run the same operations on the same tensors
+    runs_rows_alone: bool  # a token may run as a sequence of its own, beside those before it
+
+    @property
+    def layers(self) -> Mapping[int, KVShape]:
+        """What a token stores in each layer."""
+        ...
 
     @property
     def states(self) -> Mapping[StateName, StateShape]:
@@ -39,6 +110,11 @@ class DecoderModel(Protocol):
 
     @property
     def vision_encoder(self) -> VisionEncoder | None: ...
+
+    @property
+    def adapters(self) -> Adapters | None:
+        """None of a model whose layers take none."""
+        ...
 
     def __call__(
         self,
@@ -51,5 +127,5 @@ class DecoderModel(Protocol):
         """Return the logits after some tokens of a flat batch, (rows, vocab) in float32.
 
         `tokens` and `positions` are (n,), `logits_indices` (rows,): the rows of the batch whose logits are
-        wanted, ascending.
+        wanted, ascending. Positions are (axes, n) where the tokens of images have several.
         """

@@ -6,18 +6,26 @@ Only the thread that owns the device calls it, and no tensor leaves that thread.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
+from neuron.device.acceptance import kept_rows
 from neuron.device.attention import AttentionBackend, use_backend
 from neuron.device.batch import Batch
 from neuron.device.cuda_graphs import Capture, DecodeGraphs
+from neuron.device.decode_programs import DecodePrograms, find_programs
+from neuron.device.host_pool import HostPool
 from neuron.device.image_embedder import ImageEmbedder
+from neuron.device.image_positions import ImagePositions
 from neuron.device.kv_cache import KVCache, KVShape, PageTable
+from neuron.device.logits_rows import LogitsRows, StepLogits, rows_alone
 from neuron.device.model import DecoderModel
 from neuron.device.page_pool import Coding
+from neuron.device.row_steps import largest
 from neuron.device.sampler import Sampler
 from neuron.device.sdpa import SdpaAttention
 from neuron.device.selection import use_index_keys
@@ -25,7 +33,7 @@ from neuron.device.sequences import StepSequences, use_sequences
 from neuron.device.state_pool import StateName, StatePool, StateShape, group_states, use_state_groups
 from neuron.device.varlen import Kernel, varlen_attention
 from neuron.pipe import Logprob
-from neuron.step import CacheShape, Chunk, PoisonedError, StepPlan, StepResult
+from neuron.step import CacheShape, NotNumbersError, PoisonedError, StepPlan, StepResult
 
 log = logging.getLogger("neuron.device")
 
@@ -34,7 +42,9 @@ class ModelRunner:
     """A model with its KV cache, page table and sampler, and the pool of its `states` if its layers keep any.
 
     Pages hold codes where there is a `coding`. With a `kernel`, attention reads pages in place. With
-    `capture` as well, decode steps of a model that `is_capturable` are captured and replayed.
+    `capture` as well, decode steps of a model that `is_capturable` are captured and replayed. Plans of a
+    model with states have drafts only with `drafts`. Another runner's `table` is used in place of one of its
+    own, if given.
     """
 
     def __init__(  # noqa: PLR0913
@@ -47,23 +57,41 @@ class ModelRunner:
         capture: Capture | None = None,
         states: Mapping[StateName, StateShape] | None = None,
         coding: Coding | None = None,
+        drafts: bool = False,
+        table: PageTable | None = None,
     ) -> None:
         self.shape = shape
         self.cache = KVCache(layers, shape, dtype=model.dtype, device=model.device, coding=coding)
-        self._states = StatePool(states, shape, model.device) if states else None
+        self._host: HostPool | None = None
+        if shape.num_host_pages:
+            self._host = HostPool(self.cache.tensors, shape.num_host_pages)
+        self._states = StatePool(states, shape, model.device, drafts=drafts) if states else None
         self._model = model
         self._kernel = kernel
-        self._table = PageTable(shape, model.device)
-        self._images = ImageEmbedder(model.vision_encoder) if model.vision_encoder else None
+        self.table = self._table = table or PageTable(shape, model.device)
+        self._images: ImageEmbedder | None = None
+        self._positions: ImagePositions | None = None
+        if encoder := model.vision_encoder:
+            self._images = ImageEmbedder(encoder, model.device)
+            self._positions = ImagePositions(encoder, shape.num_slots, model.device)
         self._sampler = Sampler(shape.num_slots, model.vocab_size, model.device)
-        self._graphs: DecodeGraphs | None = None
+        self._adapted: list[int | None] = [None] * shape.num_slots  # the number of each slot's adapter
+        self._graphs: DecodeGraphs | DecodePrograms | None = None
+        if kernel is None:
+            self._graphs = find_programs(model, layers, self.cache, self._table, self._states)
         if kernel and capture and model.is_capturable:
             self._graphs = self._capture_decode(kernel, capture)
 
     @property
+    def state_bytes(self) -> int:
+        """Bytes of what layers keep of sequences beside keys and values."""
+        return self._states.num_bytes if self._states else 0
+
+    @property
     def num_bytes(self) -> int:
-        """Bytes of everything that is kept of sequences."""
-        return self.cache.num_bytes + (self._states.num_bytes if self._states else 0)
+        """Bytes of everything that is kept of sequences on the device."""
+        kept = self.cache.num_bytes + self.state_bytes
+        return kept + (self._host.device_bytes if self._host else 0)
 
     @torch.inference_mode()
     def _capture_decode(self, kernel: Kernel, capture: Capture) -> DecodeGraphs | None:
@@ -94,61 +122,105 @@ class ModelRunner:
         except torch.AcceleratorError as error:
             raise PoisonedError(f"the device failed: {error}") from error
 
+    @torch.inference_mode()
+    def follow(self, plan: StepPlan) -> None:
+        """Compute this rank's part of a plan whose tokens another rank samples. Raises like `run`."""
+        try:
+            self._forward(plan)
+        except torch.AcceleratorError as error:
+            raise PoisonedError(f"the device failed: {error}") from error
+
     def _run(self, plan: StepPlan) -> StepResult:
         for joined in plan.joined:
             self._sampler.join(joined)
-        self._table.update(plan)
-        if self._states is None:
-            return self._step(plan)
-        self._states.restore(plan)
-        result = self._step(plan)
-        self._states.keep(plan)
-        return result
+            if self._positions:
+                self._positions.join(joined)
+            if self._images:
+                self._images.join(joined)
+        encoded = self._images.encode(plan.encoding) if self._images else None
+        logits = self._forward(plan)
+        result = self._result(plan, *logits) if logits else StepResult(())
+        return replace(result, encoded=encoded) if encoded else result
 
-    def _step(self, plan: StepPlan) -> StepResult:
-        if self._graphs and all(_is_decode(chunk) for chunk in plan.chunks):
+    def _forward(self, plan: StepPlan) -> tuple[LogitsRows, StepLogits] | None:
+        """Return the logits of a plan, and whose they are; None where it has no chunks."""
+        for joined in plan.joined:
+            self._adapted[joined.slot] = joined.adapter
+        if self._host:
+            self._host.move(plan.leaving, plan.returning)
+        self._table.update(plan)
+        if self._states:
+            self._states.leave(plan)
+            self._states.restore(plan)
+            self._states.hold(plan)
+        logits = self._logits(plan) if plan.chunks else None
+        if self._states:
+            self._states.keep(plan)
+        return logits
+
+    def _logits(self, plan: StepPlan) -> tuple[LogitsRows, StepLogits]:
+        whole = plan
+        plan, owners = rows_alone(plan) if self._model.runs_rows_alone else (plan, None)
+        is_adapted = any(self._adapted[chunk.slot] is not None for chunk in plan.chunks)
+        is_shifted = self._positions is not None and self._positions.shifts_any(plan)
+        if self._graphs and not (is_adapted or is_shifted) and self._graphs.fit(plan.chunks):
             count = len(plan.chunks)
-            rows = _LogitsRows(plan, range(count), range(1, count + 1))
-            return self._result(plan, rows, self._graphs.run(plan.chunks))
-        batch = Batch(plan, self._table, self.shape)
-        rows = _LogitsRows(plan, batch.order, batch.ends)
+            rows = LogitsRows(whole, plan, owners, range(count), range(1, count + 1))
+            return rows, self._graphs.run(plan.chunks)
+        batch = Batch(plan, self._table, self.shape, in_turn=owners is None)
+        rows = LogitsRows(whole, plan, owners, batch.order, batch.ends)
         logits_indices = torch.tensor(rows.indices, dtype=torch.int64, device=batch.tokens.device)
         image_embeddings = self._images.embed(plan, batch) if self._images else ()
+        positions = self._positions.of(plan, batch) if self._positions else batch.positions
         groups = group_states(self._states, plan, batch) if self._states else ()
         with (
             use_backend(self._attention(plan, batch)),
             use_sequences(StepSequences(self.cache, batch)),
             use_index_keys(self.cache, batch),
             use_state_groups(groups),
+            self._adapters(plan, batch) if is_adapted else nullcontext(),
         ):
-            logits = self._model(batch.tokens, batch.positions, logits_indices, image_embeddings)
-        return self._result(plan, rows, logits)
+            return rows, StepLogits(self._model(batch.tokens, positions, logits_indices, image_embeddings))
+
+    def _adapters(self, plan: StepPlan, batch: Batch) -> AbstractContextManager[None]:
+        assert self._model.adapters
+        chunks = [plan.chunks[index] for index in batch.order]
+        return self._model.adapters.applied(
+            [adapter for chunk in chunks for adapter in [self._adapted[chunk.slot]] * len(chunk.tokens)]
+        )
 
     def _attention(self, plan: StepPlan, batch: Batch) -> AttentionBackend:
         if self._kernel is None:
             return SdpaAttention(self.cache, batch)
         return varlen_attention(self.cache, self._table, plan, batch, self._kernel)
 
-    def _result(self, plan: StepPlan, rows: _LogitsRows, logits: Tensor) -> StepResult:
-        tokens: list[int | None] = [None] * len(plan.chunks)
+    def _result(self, plan: StepPlan, rows: LogitsRows, found: StepLogits) -> StepResult:
+        tokens: list[tuple[int, ...]] = [()] * len(plan.chunks)
         if not rows.indices:
             return StepResult(tuple(tokens))
-        if bool(logits.isnan().any()):
-            raise PoisonedError("the model's logits are not numbers")
+        logits = found.values
+        places = found.largest or largest(logits)
+        if -1 in places:
+            raise NotNumbersError("the model's logits are not numbers")
         scores = self._scores(plan, rows, logits) if rows.scored else {}
         if not rows.drawn:
             return StepResult(tuple(tokens), scores=scores)
-        chunks = [plan.chunks[index] for index in rows.drawn]
-        draws = [chunk.draw for chunk in chunks if chunk.draw is not None]
-        drawn = logits[rows.drawn_at] if rows.scored else logits
-        sampled, logprobs = self._sampler.sample(drawn, [chunk.slot for chunk in chunks], draws)
-        for index, token in zip(rows.drawn, sampled, strict=True):
-            tokens[index] = token
-        return StepResult(
-            tuple(tokens), {rows.drawn[row]: logprob for row, logprob in logprobs.items()}, scores
-        )
+        slots = [plan.chunks[index].slot for index in rows.drawn]
+        if rows.are_all_drawn:
+            sampled, reported = self._sampler.sample(logits, slots, rows.draws, rows.drafts, places)
+        else:
+            drawn = logits[rows.drawn_at]
+            sampled, reported = self._sampler.sample(drawn, slots, rows.draws, rows.drafts)
+        logprobs: dict[int, list[Logprob]] = {}
+        for row, is_kept in enumerate(kept_rows(sampled, rows.drafts)):
+            if is_kept:
+                index = rows.drawn[row]
+                tokens[index] += (sampled[row],)
+                if row in reported:
+                    logprobs.setdefault(index, []).append(reported[row])
+        return StepResult(tuple(tokens), logprobs, scores)
 
-    def _scores(self, plan: StepPlan, rows: _LogitsRows, logits: Tensor) -> dict[int, list[Logprob]]:
+    def _scores(self, plan: StepPlan, rows: LogitsRows, logits: Tensor) -> dict[int, list[Logprob]]:
         slots = [plan.chunks[index].slot for index in rows.scored]
         scores: dict[int, list[Logprob]] = {index: [] for index in rows.scored}
         tokens = [token for index in scores for token in plan.chunks[index].scored]
@@ -156,35 +228,3 @@ class ModelRunner:
         for index, logprob in zip(rows.scored, logprobs, strict=True):
             scores[index].append(logprob)
         return scores
-
-
-def _is_decode(chunk: Chunk) -> bool:
-    return len(chunk.tokens) == 1 and chunk.draw is not None and not chunk.images
-
-
-class _LogitsRows:
-    """The rows of the flat batch whose logits are wanted, and what for.
-
-    indices     rows of the flat batch, ascending: row i of the logits belongs to `indices[i]`
-    drawn       indices of `plan.chunks` that draw a token; its logits are row `drawn_at` of the logits
-    scored      indices of `plan.chunks`, once per scored token; its logits are row `scored_at`
-    """
-
-    def __init__(self, plan: StepPlan, order: Sequence[int], ends: Sequence[int]) -> None:
-        self.indices: list[int] = []
-        self.drawn: list[int] = []
-        self.drawn_at: list[int] = []
-        self.scored: list[int] = []
-        self.scored_at: list[int] = []
-        for index, end in zip(order, ends, strict=True):
-            chunk = plan.chunks[index]
-            if chunk.scored:
-                start = end - len(chunk.tokens)
-                count = len(chunk.scored)
-                self.scored += [index] * count
-                self.scored_at += range(len(self.indices), len(self.indices) + count)
-                self.indices += range(start, start + count)
-            if chunk.draw is not None:
-                self.drawn.append(index)
-                self.drawn_at.append(len(self.indices))
-                self.indices.append(end - 1)

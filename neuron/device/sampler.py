@@ -16,6 +16,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from neuron.device.acceptance import kept_rows
+from neuron.device.row_steps import largest
 from neuron.pipe import Logprob, Sampling
 from neuron.step import Draw, Joined
 
@@ -31,12 +33,16 @@ class _SlotState:
         if joined.sampling.logit_bias:
             ids, biases = zip(*joined.sampling.logit_bias, strict=True)
             self.logit_bias = torch.tensor(ids, device=device), torch.tensor(biases, device=device)
-        self.counts: Tensor | None = None  # of each id in the answer; set together with `seen`
+        self.counts: Tensor | None = None  # of each id in the answer; set together with `prompt`
         if _has_penalty(joined.sampling):
-            self.seen = torch.zeros(vocab_size, dtype=torch.bool, device=device)
-            self.seen[torch.tensor(joined.prompt + joined.output, device=device)] = True
+            self.prompt = torch.zeros(vocab_size, dtype=torch.bool, device=device)
+            self.prompt[torch.tensor(joined.prompt, dtype=torch.int64, device=device)] = True
             output = torch.tensor(joined.output, dtype=torch.int64, device=device)
             self.counts = torch.bincount(output, minlength=vocab_size)
+
+    @property
+    def changes_logits(self) -> bool:
+        return self.logit_bias is not None or self.counts is not None
 
     def apply_bias_and_penalties(self, logits: Tensor) -> None:
         """Change one row of logits in place."""
@@ -47,14 +53,13 @@ class _SlotState:
         penalty = self.sampling.repetition_penalty
         if penalty != 1.0:
             penalized = torch.where(logits > 0, logits / penalty, logits * penalty)
-            logits.copy_(torch.where(self.seen, penalized, logits))
+            logits.copy_(torch.where(self.prompt | (self.counts > 0), penalized, logits))
         sampling = self.sampling
         logits -= sampling.frequency_penalty * self.counts + sampling.presence_penalty * (self.counts > 0)
 
-    def count(self, token: int) -> None:
+    def count(self, token: int, times: int = 1) -> None:
         if self.counts is not None:
-            self.counts[token] += 1
-            self.seen[token] = True
+            self.counts[token] += times
 
 
 class Sampler:
@@ -70,21 +75,34 @@ class Sampler:
         self._slots[joined.slot] = _SlotState(joined, self._vocab_size, self._device)
 
     def sample(
-        self, logits: Tensor, slots: Sequence[int], draws: Sequence[Draw]
+        self,
+        logits: Tensor,
+        slots: Sequence[int],
+        draws: Sequence[Draw],
+        drafts: Sequence[int | None] | None = None,
+        places: Sequence[int] | None = None,
     ) -> tuple[list[int], dict[int, Logprob]]:
         """Return one token per row, and by row the logprobs of requests that want them.
 
-        `logits` is (rows, vocab) in float32 and is overwritten.
+        `logits` is (rows, vocab) in float32 and is overwritten; `places` has where each row is largest, where
+        that is known. A row of which `drafts` has a token is followed by another of its slot, sampled as if
+        that token had been. What counts is the caller's to find, by `kept_rows`.
         """
+        if drafts is None:
+            drafts = [None] * len(slots)
         states = [self._state(slot) for slot in slots]
         reported = [row for row, state in enumerate(states) if state.sampling.top_logprobs is not None]
         model_logprobs = logits[reported].log_softmax(dim=-1) if reported else logits
-        _apply_bitmasks(logits, draws)
-        for row, (state, draw) in enumerate(zip(states, draws, strict=True)):
+        is_changed = _apply_bitmasks(logits, draws)
+        for row, (state, draw, draft) in enumerate(zip(states, draws, drafts, strict=True)):
+            is_changed = is_changed or bool(draw.banned) or state.changes_logits
             if draw.banned:
                 logits[row, torch.tensor(draw.banned, device=self._device)] = float("-inf")
-            state.apply_bias_and_penalties(logits[row])
-        tokens: list[int] = logits.argmax(dim=-1).tolist()
+            if state.changes_logits:
+                state.apply_bias_and_penalties(logits[row])
+            if draft is not None:
+                state.count(draft)
+        tokens = largest(logits) if is_changed or places is None else [*places]
         random = [row for row, state in enumerate(states) if state.sampling.temperature > 0]
         if random:
             is_whole = len(random) == len(states)
@@ -93,8 +111,13 @@ class Sampler:
             drawn = _draw(rows, samplings, [draws[row].uniform for row in random])
             for row, token in zip(random, drawn, strict=True):
                 tokens[row] = token
-        for state, token in zip(states, tokens, strict=True):
-            state.count(token)
+        for state, token, draft, is_kept in zip(
+            states, tokens, drafts, kept_rows(tokens, drafts), strict=True
+        ):
+            if draft is not None:
+                state.count(draft, -1)
+            if is_kept:
+                state.count(token)
         if not reported:
             return tokens, {}
         counts = [states[row].sampling.top_logprobs or 0 for row in reported]
@@ -113,11 +136,11 @@ class Sampler:
         return state
 
 
-def _apply_bitmasks(logits: Tensor, draws: Sequence[Draw]) -> None:
-    """Leave of each guided row the ids that its bitmask allows."""
+def _apply_bitmasks(logits: Tensor, draws: Sequence[Draw]) -> bool:
+    """Leave of each guided row the ids that its bitmask allows; return whether there is such a row."""
     guided = [row for row, draw in enumerate(draws) if draw.allowed is not None]
     if not guided:
-        return
+        return False
     width = -(-logits.shape[1] // 8)
     packed = b"".join(
         (draw.allowed or b"")[:width].ljust(width, b"\0") for draw in draws if draw.allowed is not None
@@ -127,6 +150,7 @@ def _apply_bitmasks(logits: Tensor, draws: Sequence[Draw]) -> None:
     hidden = bits.flatten(1)[:, : logits.shape[1]] == 0
     index = torch.tensor(guided, device=logits.device)
     logits[index] = logits[index].masked_fill_(hidden, float("-inf"))
+    return True
 
 
 def _logprobs(logprobs: Tensor, tokens: Sequence[int], counts: Sequence[int]) -> list[Logprob]:

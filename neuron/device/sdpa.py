@@ -21,6 +21,8 @@ _MAX_SCORES = 1 << 24  # held at once by `_eager`: 64 MiB of float32
 class SdpaAttention:
     """The `AttentionBackend` that writes a step's keys and values to the cache and gathers what it holds."""
 
+    takes_floats = False
+
     def __init__(self, cache: KVCache, batch: Batch) -> None:
         self._cache = cache
         self._batch = batch
@@ -34,7 +36,8 @@ class SdpaAttention:
 
     def _part(self, part: int, layer: int, flat: Tensor, params: AttentionParams) -> Tensor:
         group, pools = self._batch.groups[part], self._cache.pools(layer)
-        if group.width == 1 and attends_in_place(flat.shape[1], *pools, params):
+        is_text = not (params.images and group.shows_images)
+        if group.width == 1 and is_text and attends_in_place(flat.shape[1], *pools, params):
             query = flat[group.start : group.end]
             return attend_in_place(query, *pools, group.pages, group.ends, params)
         keys, values, mask = self._gather(part, layer, flat.dtype, params)
@@ -64,7 +67,8 @@ class SdpaAttention:
         if selection and selection.is_worth_gathering(part, group, kv_heads):
             locations, mask = group.locate(selection.parts[part][:, :, 0], dtype)
             return *self._cache.gather_tokens(layer, locations), mask
-        pages, mask = group.pages_and_mask(params.window, params.chunk, dtype, params.prompt)
+        rule = params.window, params.chunk, dtype, params.prompt, params.images
+        pages, mask = group.pages_and_mask(*rule)
         if selection:
             mask = selection.restrict(mask, part)
         return *self._cache.gather(layer, pages, group.rows), mask

@@ -21,13 +21,13 @@ def parse_device(text: str) -> Device:
     return torch.device(device.type, device.index or 0)
 
 
-def init_device(device: Device, threads: int | None) -> None:
+def init_device(device: Device, threads: int | None, cpu_devices: int = 1) -> None:
     """Make the calling thread the one that uses `device`, and check that the device works.
 
     Called once in a process. `threads` is the number of CPU threads; None shares the cores among the workers
     of all devices.
     """
-    workers = torch.cuda.device_count() if device.type == "cuda" else 1
+    workers = torch.cuda.device_count() if device.type == "cuda" else cpu_devices
     cores = len(os.sched_getaffinity(0))
     torch.set_num_threads(threads or max(1, cores // max(1, workers)))
     torch.set_grad_enabled(False)  # of this thread only

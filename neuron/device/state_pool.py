@@ -47,37 +47,77 @@ def bytes_per_slot(shapes: Mapping[StateName, StateShape]) -> int:
 
 class StatePool:
     """The states of every slot, then those of the page table's padding slot, then those of every snapshot:
-    (slots + 1 + snapshots, *dims) each."""
+    (slots + 1 + snapshots, *dims) each. With `drafts`, last those of every slot before its drafts.
+
+    Snapshots that left the device are in host memory, pinned beside a GPU.
+    """
 
     def __init__(
-        self, states: Mapping[StateName, StateShape], shape: CacheShape, device: torch.device
+        self,
+        states: Mapping[StateName, StateShape],
+        shape: CacheShape,
+        device: torch.device,
+        *,
+        drafts: bool = False,
     ) -> None:
-        count = shape.num_slots + 1 + shape.num_snapshots
-        self.num_bytes = bytes_per_slot(states) * count
         self._first_snapshot = shape.num_slots + 1
+        self._first_held = self._first_snapshot + shape.num_snapshots
+        count = self._first_held + (shape.num_slots if drafts else 0)
+        self._num_snapshots = shape.num_snapshots
+        is_host = device.type == "cpu"
+        self.num_bytes = bytes_per_slot(states) * (count + (shape.num_host_snapshots if is_host else 0))
         self._states = {
             name: allocate_zeros((count, *state.dims), dtype=state.dtype, device=device)
             for name, state in states.items()
         }
+        self._host = {
+            name: _allocate_host((shape.num_host_snapshots, *state.dims), state.dtype, device)
+            for name, state in states.items()
+            if shape.num_host_snapshots
+        }
+
+    def leave(self, plan: StepPlan) -> None:
+        """Copy snapshots to host memory."""
+        for snapshot, row in plan.leaving_states:
+            for name, states in self._states.items():
+                self._host[name][row - self._num_snapshots].copy_(states[self._first_snapshot + snapshot])
 
     def restore(self, plan: StepPlan) -> None:
         """Give the slots that join the states of their snapshots, or zeros."""
         for joined in plan.joined:
-            if joined.snapshot is not None:
-                self._copy(self._first_snapshot + joined.snapshot, joined.slot)
-            else:
+            if joined.snapshot is None:
                 for states in self._states.values():
                     states[joined.slot] = 0
+            elif joined.snapshot < self._num_snapshots:
+                self._copy(self._first_snapshot + joined.snapshot, joined.slot)
+            else:
+                for name, states in self._states.items():
+                    states[joined.slot].copy_(self._host[name][joined.snapshot - self._num_snapshots])
+
+    def hold(self, plan: StepPlan) -> None:
+        """Take the states of slots that have drafts, and give back those before drafts that were wrong."""
+        for chunk in plan.chunks:
+            held = self._first_held + chunk.slot
+            if chunk.rewinds:
+                self._copy(held, chunk.slot)
+            elif chunk.checks:
+                self._copy(chunk.slot, held)
 
     def keep(self, plan: StepPlan) -> None:
-        """Take the snapshots that a plan asks for, after it has run."""
-        for chunk in plan.chunks:
-            if chunk.snapshot is not None:
+        """Take the snapshots that a plan asks for, after it has run. Groups have taken those of chunks that
+        others continue."""
+        for chunk, is_continued in zip(plan.chunks, _continued(plan), strict=True):
+            if chunk.snapshot is not None and not is_continued:
                 self._copy(chunk.slot, self._first_snapshot + chunk.snapshot)
 
     def _copy(self, source: int, target: int) -> None:
         for states in self._states.values():
             states[target] = states[source]
+
+    def keep_one(self, name: StateName, slot: Tensor, snapshot: int) -> None:
+        """Take a snapshot of one state of a slot."""
+        states = self._states[name]
+        states[self._first_snapshot + snapshot] = states[slot]
 
     def read(self, name: StateName, slots: Tensor) -> Tensor:
         """Return a copy of some slots' states, (slots, *dims)."""
@@ -91,6 +131,12 @@ class StatePool:
     def view(self, name: StateName, slots: slice) -> Tensor:
         """Return neighbouring slots' states as they lie in the pool, (slots, *dims)."""
         return self._states[name][slots]
+
+
+def _allocate_host(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    if device.type == "cpu":
+        return allocate_zeros(shape, dtype=dtype, device=device)
+    return torch.empty(shape, dtype=dtype, pin_memory=True)
 
 
 Update = Callable[..., Tensor]
@@ -120,6 +166,7 @@ class StateGroup:
     width: int
     is_fresh: bool  # all of them begin their sequences; otherwise none does
     neighbours: Neighbours | None = None
+    snapshots: tuple[int | None, ...] = ()  # of each chunk, before others of the step continue it
 
     @property
     def rows(self) -> int:
@@ -138,7 +185,19 @@ class StateGroup:
         return self.pool.read(name, self.slots)
 
     def write(self, name: StateName, states: Tensor) -> None:
+        """Store the states, and take their snapshots."""
         self.pool.write(name, self.slots, states)
+        self.keep(name)
+
+    def places(self, name: StateName) -> Tensor:
+        """Return the states of all slots, (slots, *dims), to be changed in place before `keep`."""
+        return self.pool.view(name, slice(None))
+
+    def keep(self, name: StateName) -> None:
+        """Take the snapshots of states that have been changed."""
+        for slot, snapshot in zip(self.slots, self.snapshots, strict=False):
+            if snapshot is not None:
+                self.pool.keep_one(name, slot, snapshot)
 
     def update(self, name: StateName, update: Update, *inputs: Tensor) -> Tensor:
         """Return what `update` makes of the states and of `inputs`, (rows, …) each.
@@ -163,13 +222,25 @@ def group_states(pool: StatePool, plan: StepPlan, batch: Batch) -> list[StateGro
     """Return the groups that run together through a layer with states, in the order of the flat batch."""
     groups: list[StateGroup] = []
     start = 0
-    alike = groupby(batch.order, key=lambda at: (len(plan.chunks[at].tokens), plan.chunks[at].start == 0))
-    for (width, is_fresh), members in alike:
-        slots = torch.tensor([plan.chunks[at].slot for at in members])
-        near = _neighbours(slots, batch.tokens.device)
-        groups.append(StateGroup(pool, slots.to(batch.tokens.device), start, width, is_fresh, near))
+    device, continues, is_continued = batch.tokens.device, plan.continuations(), _continued(plan)
+
+    def kind(at: int) -> tuple[bool, bool, int, bool]:
+        chunk = plan.chunks[at]
+        return continues[at], is_continued[at], len(chunk.tokens), chunk.start == 0
+
+    for (_, has_snapshots, width, is_fresh), members in groupby(batch.order, key=kind):
+        chunks = [plan.chunks[at] for at in members]
+        slots = torch.tensor([chunk.slot for chunk in chunks])
+        near = None if has_snapshots else _neighbours(slots, device)
+        snapshots = tuple(chunk.snapshot for chunk in chunks) if has_snapshots else ()
+        groups.append(StateGroup(pool, slots.to(device), start, width, is_fresh, near, snapshots))
         start = groups[-1].end
     return groups
+
+
+def _continued(plan: StepPlan) -> list[bool]:
+    """Return of each chunk whether another of the step continues it."""
+    return [*plan.continuations()[1:], False]
 
 
 def _neighbours(slots: Tensor, device: torch.device) -> Neighbours | None:
@@ -185,7 +256,8 @@ def split_groups(groups: Sequence[StateGroup]) -> Iterator[StateGroup]:
     """Yield a group for each chunk of `groups`, as if it were the whole flat batch."""
     for group in groups:
         for row in range(group.rows):
-            yield replace(group, slots=group.slots[row : row + 1], start=0)
+            part = slice(row, row + 1)
+            yield replace(group, slots=group.slots[part], start=0, snapshots=group.snapshots[part])
 
 
 _groups: ContextVar[Sequence[StateGroup]] = ContextVar("state_groups")

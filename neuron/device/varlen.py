@@ -51,6 +51,8 @@ class VarlenMetadata:
 class VarlenAttention:
     """The `AttentionBackend` by the kernel. Soft caps, sinks and chunks, which it lacks, go to `fallback`."""
 
+    takes_floats = False
+
     def __init__(
         self,
         cache: KVCache,
@@ -58,17 +60,21 @@ class VarlenAttention:
         metadata: VarlenMetadata,
         kernel: Kernel,
         fallback: SdpaAttention | None = None,
+        *,
+        shows_images: bool = False,
     ) -> None:
         self._cache = cache
         self._locations = locations
         self._metadata = metadata
         self._kernel = kernel
         self._fallback = fallback
+        self._shows_images = shows_images
 
     def __call__(
         self, layer: int, query: Tensor, key: Tensor, value: Tensor, *, params: AttentionParams
     ) -> Tensor:
-        if self._fallback and not params.is_plain:
+        is_plain = params.is_plain and not (params.images and self._shows_images)
+        if self._fallback and not is_plain:
             return self._fallback(layer, query, key, value, params=params)
         if params.latent:
             query = params.latent.absorb(query)
@@ -109,7 +115,9 @@ def varlen_attention(
         max_seqlen_q=max(len(chunk.tokens) for chunk in chunks),
         max_seqlen_k=max(chunk.end for chunk in chunks),
     )
-    return VarlenAttention(cache, batch.locations, metadata, kernel, SdpaAttention(cache, batch))
+    fallback = SdpaAttention(cache, batch)
+    shows_images = any(chunk.images for chunk in chunks)
+    return VarlenAttention(cache, batch.locations, metadata, kernel, fallback, shows_images=shows_images)
 
 
 def cumulative_lengths(lengths: Tensor) -> Tensor:

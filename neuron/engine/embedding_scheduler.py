@@ -1,25 +1,38 @@
 """Embedding requests of one model: first come, first served, packed into steps under a token budget.
 
+The inputs of a request run in the order of their lengths, so that those of a step are about equally long.
 The methods are those of `Scheduler`, so that the worker's loop need not know which of the two it has.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
+from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from neuron.engine.prefill_budget import turn_s
 from neuron.engine.scheduler_limits import SchedulerLimits
 from neuron.engine.throughput import Throughput
 from neuron.pipe import Embed, Embedded, Finished, ModelStatus, Refused
-from neuron.step import EmbeddingPlan
+from neuron.step import EmbeddingPlan, EncodedText
 
 
 @dataclass(slots=True)
 class _EmbeddingRequest:
     embed: Embed
     submitted_at: float
+    order: list[int] = field(init=False)  # of its inputs
     num_planned: int = 0  # inputs
-    vectors: list[bytes] = field(default_factory=list)
+    vectors: dict[int, bytes] = field(default_factory=dict)  # by input
+
+    def __post_init__(self) -> None:
+        lengths = [len(tokens) for tokens in self.embed.inputs]
+        self.order = sorted(range(len(lengths)), key=lengths.__getitem__)
+
+    def text(self, index: int) -> EncodedText:
+        embed = self.embed
+        second = embed.seconds[index] if embed.seconds else None
+        return EncodedText(tuple(embed.inputs[index]), embed.num_prompt, second)
 
 
 class EmbeddingScheduler:
@@ -27,22 +40,36 @@ class EmbeddingScheduler:
 
     request_type = Embed
 
-    def __init__(self, model: str, *, context: int, vocab_size: int, limits: SchedulerLimits) -> None:
+    def __init__(
+        self, model: str, *, context: int, vocab_size: int, limits: SchedulerLimits, pads: bool = True
+    ) -> None:
+        """Unless the model `pads`, an input of a step takes no more than its own tokens."""
         self.model = model
+        self._pads = pads
         self.limits = limits
         self._context = context
         self._vocab_size = vocab_size
         self._requests: OrderedDict[int, _EmbeddingRequest] = OrderedDict()
-        self._planned: deque[int] = deque()  # the request of each input of the running step
+        self._planned: list[tuple[int, int]] = []  # request and input of each of the step
+        self._begun: tuple[EncodedText, ...] | None = (
+            None  # inputs of a step that the device is in the middle of
+        )
         self._throughput = Throughput()
         self._rejected = 0
         self._timed_out = 0
 
     @property
     def has_work(self) -> bool:
-        return bool(self._requests)
+        return bool(self._requests or self._begun)
 
-    def submit(self, embed: Embed, now: float, matcher: object = None, images: object = ()) -> Refused | None:
+    def submit(
+        self,
+        embed: Embed,
+        now: float,
+        matcher: object = None,
+        images: object = (),
+        adapter: object = None,
+    ) -> Refused | None:
         """Queue a request, or return its refusal."""
         for tokens in embed.inputs:
             is_known = tokens and 0 <= min(tokens) <= max(tokens) < self._vocab_size
@@ -79,36 +106,63 @@ class EmbeddingScheduler:
     def reset_cache(self) -> None:
         """Do nothing: there is no cache."""
 
-    def plan(self) -> EmbeddingPlan | None:
-        """Return the oldest inputs that fit in `step_tokens` padded, but at least one; None without any."""
-        inputs: list[tuple[int, ...]] = []
-        self._planned.clear()
-        width = 0
-        for request in self._requests.values():
-            for tokens in request.embed.inputs[request.num_planned :]:
-                width = max(width, len(tokens))
-                if inputs and width * (len(inputs) + 1) > self.limits.step_tokens:
-                    return EmbeddingPlan(tuple(inputs))
-                inputs.append(tuple(tokens))
-                self._planned.append(request.embed.id)
-                request.num_planned += 1
-        return EmbeddingPlan(tuple(inputs)) if inputs else None
+    @property
+    def stream_s(self) -> float:
+        """0: there are no streams."""
+        return 0.0
 
-    def apply(self, plan: EmbeddingPlan, vectors: list[bytes], seconds: float) -> list[Embedded]:
+    def plan(self, others_s: float = 0.0) -> EmbeddingPlan | None:
+        """Return the oldest inputs that fit in `step_tokens`, but at least one; None without any.
+
+        Beside streams whose steps take `others_s`, and of long inputs, a step takes several turns.
+        """
+        inputs = self._begun
+        if inputs is None or all(request not in self._requests for request, _ in self._planned):
+            inputs = self._next_inputs()
+        if not inputs:
+            return EmbeddingPlan(()) if self._begun else None
+        is_long = sum(len(text.tokens) for text in inputs) > self.limits.step_tokens
+        return EmbeddingPlan(inputs, turn_s(self.limits, others_s) if others_s or is_long else None)
+
+    def _next_inputs(self) -> tuple[EncodedText, ...]:
+        inputs: list[EncodedText] = []
+        self._planned.clear()
+        width = total = 0
+        for request in self._requests.values():
+            for index in request.order[request.num_planned :]:
+                length = len(request.embed.inputs[index])
+                width, total = max(width, length), total + length
+                taken = width * (len(inputs) + 1) if self._pads else total
+                if inputs and taken > self.limits.step_tokens:
+                    return tuple(inputs)
+                inputs.append(request.text(index))
+                self._planned.append((request.embed.id, index))
+                request.num_planned += 1
+        return tuple(inputs)
+
+    def apply(self, plan: EmbeddingPlan, vectors: Sequence[bytes] | None, seconds: float) -> list[Embedded]:
         """Take in what `plan` computed in `seconds`; return the answers that are complete."""
-        self._throughput.add(sum(map(len, plan.inputs)), seconds)
+        self._begun = plan.inputs if vectors is None else None
+        self._throughput.add(0 if vectors is None else sum(len(text.tokens) for text in plan.inputs), seconds)
         done: list[Embedded] = []
-        for request_id, vector in zip(self._planned, vectors, strict=True):
-            request = self._requests[request_id]
-            request.vectors.append(vector)
-            if len(request.vectors) == len(request.embed.inputs):
+        for (request_id, index), vector in zip(self._planned, vectors or (), strict=vectors is not None):
+            request = self._requests.get(request_id)
+            if request is None:  # it was cancelled while the step ran
+                continue
+            request.vectors[index] = vector
+            if (count := len(request.vectors)) == len(request.embed.inputs):
                 del self._requests[request_id]
-                done.append(Embedded(request_id, b"".join(request.vectors)))
+                done.append(Embedded(request_id, b"".join(request.vectors[at] for at in range(count))))
         return done
 
     def fail(self, plan: EmbeddingPlan, message: str) -> list[Refused]:
         """Refuse the requests of a step that the device could not run."""
-        return [self._refuse(i, 500, "engine_error", message, None) for i in dict.fromkeys(self._planned)]
+        self._begun = None
+        return [
+            self._refuse(i, 500, "engine_error", message, None)
+            for i in dict.fromkeys(request for request, _ in self._planned)
+            if i in self._requests
+        ]
 
     def status(self) -> ModelStatus:
         started = sum(1 for request in self._requests.values() if request.num_planned)

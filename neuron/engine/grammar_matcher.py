@@ -44,8 +44,22 @@ class LLGuidanceMatcher:
     def is_terminated(self) -> bool:
         return self._matcher.is_stopped()
 
+    def masks_after(self, tokens: Sequence[int]) -> list[bytes]:
+        masks: list[bytes] = []
+        # A copy shares the states of the answer's lexer, of which there are far more than drafts can use up.
+        ahead = self._matcher.deep_copy() if tokens else self._matcher
+        for token in tokens:
+            is_allowed = _allows(masks[-1] if masks else self.allowed, token)
+            if not is_allowed or not ahead.consume_token(token) or ahead.is_stopped():
+                break
+            mask = ahead.compute_bitmask()
+            if ahead.is_error():
+                break
+            masks.append(mask)
+        return masks
+
     def accept_token(self, token: int) -> GrammarFailure | None:
-        was_allowed = self.allowed[token >> 3] >> (token & 7) & 1 if token >> 3 < len(self.allowed) else 0
+        was_allowed = _allows(self.allowed, token)
         if self._matcher.consume_token(token) and not self._matcher.is_stopped():
             self.allowed = self._matcher.compute_bitmask()
         if not self._matcher.is_error():
@@ -56,6 +70,10 @@ class LLGuidanceMatcher:
         cure = "Fewer different patterns and lengths in the schema need less."
         message = f"The answer used up what following its grammar may take ({reason}). {cure}"
         return GrammarFailure(400, "grammar_exhausted", message)
+
+
+def _allows(mask: bytes, token: int) -> bool:
+    return token >> 3 < len(mask) and bool(mask[token >> 3] >> (token & 7) & 1)
 
 
 class GrammarCompiler:

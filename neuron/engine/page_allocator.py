@@ -7,7 +7,7 @@ this is the prefix cache. Each page is in exactly one of three states:
     free    no owner, content worthless          in `_free`, a stack: the page used last is used next
     owned   by `_owners[page]` requests          in neither
     cached  no owner, registered under a hash    in `_cached`, least recently used first; evicted when
-                                                 `_free` is empty
+                                                 `_free` is empty, to host memory if there is some
 
 Knows numbers only: the tensors are the device's, the policy is the scheduler's.
 """
@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from array import array
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from hashlib import blake2b
 
 PageHash = bytes
@@ -35,7 +35,10 @@ def page_hash(parent: PageHash, tokens: Sequence[int], images: bytes = b"") -> P
 class PageAllocator:
     """Allocates pages 0..num_pages-1, shares full ones by content, evicts the least recently used."""
 
-    def __init__(self, num_pages: int) -> None:
+    def __init__(
+        self, num_pages: int, evicted: Callable[[int, PageHash], None] = lambda page, digest: None
+    ) -> None:
+        self._evicted = evicted  # is told which page is about to be written to, and what it holds
         self.num_pages = num_pages
         self._free = list(range(num_pages - 1, -1, -1))
         self._owners = [0] * num_pages
@@ -103,12 +106,18 @@ class PageAllocator:
     def clear_cached(self) -> None:
         """Free every cached page."""
         while self._cached:
-            self._free.append(self._evict())
+            self._free.append(self._forget_oldest()[0])
 
     def _evict(self) -> int:
-        page, _ = self._cached.popitem(last=False)
-        del self._page_of[self._hash_of.pop(page)]
+        page, digest = self._forget_oldest()
+        self._evicted(page, digest)
         return page
+
+    def _forget_oldest(self) -> tuple[int, PageHash]:
+        page, _ = self._cached.popitem(last=False)
+        digest = self._hash_of.pop(page)
+        del self._page_of[digest]
+        return page, digest
 
     def check(self) -> None:
         """Raise AssertionError unless every page is in exactly one state and the two indices agree."""

@@ -18,14 +18,19 @@ The worker calls `plan`, has the device run it, and calls `apply` or `fail`; not
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 
-from neuron.engine.page_allocator import PageAllocator
+import msgspec
+
+from neuron.engine.drafter import DraftSource
+from neuron.engine.endings import cut_at_ending
+from neuron.engine.image_encodings import ImageEncodings
 from neuron.engine.prefill_budget import PrefillBudget
 from neuron.engine.prefix_cache import PrefixCache
-from neuron.engine.request import EngineRequest, GrammarMatcher
-from neuron.engine.scheduler_limits import SchedulerLimits
+from neuron.engine.request import Drafts, EngineRequest, GrammarMatcher, LoadedAdapter
+from neuron.engine.scheduler_limits import LAST_TOKENS, SchedulerLimits
+from neuron.engine.speculation import Drafting
+from neuron.engine.submit_check import refusal
 from neuron.engine.throughput import Throughput
 from neuron.engine.waiting_queue import WaitingQueue
 from neuron.pipe import Finished, Logprob, ModelStatus, Refused, Scored, Submit, Tokens
@@ -33,19 +38,18 @@ from neuron.step import CacheShape, Chunk, Joined, PromptImage, PromptRule, Step
 
 Event = Tokens | Scored | Finished | Refused
 
-MAX_RETRY_AFTER_S = 600
-
 
 class Scheduler:
     """The requests of one model. Not thread-safe, and without a clock: callers pass seconds.
 
     If it `has_states`, its pages alone do not hold all that it keeps of a prefix. A prompt that `prompt_rule`
-    makes run as one chunk may take a step beyond `step_tokens`.
+    makes run as one chunk may take a step beyond `step_tokens`, and so may an image of `whole_images`, whose
+    tokens see each other.
     """
 
     request_type = Submit
 
-    def __init__(
+    def __init__(  # noqa: PLR0913
         self,
         model: str,
         shape: CacheShape,
@@ -54,22 +58,29 @@ class Scheduler:
         limits: SchedulerLimits,
         has_states: bool = False,
         prompt_rule: PromptRule | None = None,
+        whole_images: bool = False,
+        drafts: DraftSource | None = None,
     ) -> None:
         if shape.num_slots < limits.max_running or shape.num_pages < shape.pages_per_slot:
             raise ValueError("the cache needs a slot per running request and room for one of full length")
         self.model = model
         self.shape = shape
         self.limits = limits
-        self.pages = PageAllocator(shape.num_pages)
-        self._prefixes = PrefixCache(self.pages, shape, has_states=has_states)
+        self._prefixes = PrefixCache(shape, has_states=has_states)
+        self.pages = self._prefixes.pages
         self._vocab_size = vocab_size
         self._prompt_rule = prompt_rule
+        self._whole_images = whole_images
+        self._has_states = has_states
+        self._drafting = Drafting(drafts, limits, shape, has_states=has_states)
         self._waiting = WaitingQueue()
         self._running: list[EngineRequest] = []  # oldest first
         self._slots: dict[int, EngineRequest] = {}
         self._free_slots = list(range(shape.num_slots - 1, -1, -1))
         self._prefill_budget = PrefillBudget(limits)
+        self._encodings = ImageEncodings(limits)
         self._finished = Throughput()  # requests
+        self._now = 0.0  # when this turn began
         self._rejected = 0
         self._timed_out = 0
 
@@ -77,7 +88,7 @@ class Scheduler:
 
     @property
     def has_work(self) -> bool:
-        return bool(self._running or self._waiting)
+        return bool(self._running or self._waiting or self._encodings.begun)
 
     def submit(
         self,
@@ -85,13 +96,17 @@ class Scheduler:
         now: float,
         matcher: GrammarMatcher | None = None,
         images: Sequence[PromptImage] = (),
+        adapter: LoadedAdapter | None = None,
     ) -> Refused | None:
         """Queue a request, and return the refusal that this causes, if any.
 
         It is the request's own, which then leaves no trace, or that of a request which a full queue sheds in
         its favour.
         """
-        if invalid := self._invalid(submit):
+        sees_later = self._prompt_rule is PromptRule.WHOLE or (self._whole_images and bool(submit.images))
+        if invalid := refusal(
+            submit, context=self.shape.context, vocab_size=self._vocab_size, sees_later=sees_later
+        ):
             return invalid
         refused = None
         if len(self._waiting) >= self.limits.max_waiting:
@@ -109,6 +124,9 @@ class Scheduler:
                 matcher=matcher,
                 images=images,
                 prompt_rule=self._prompt_rule,
+                whole_images=self._whole_images,
+                drafter=self._drafting.drafter(),
+                adapter=adapter,
             )
         )
         return refused
@@ -122,20 +140,22 @@ class Scheduler:
 
     def expire(self, now: float) -> list[Refused]:
         """Refuse the requests that have waited too long without ever running."""
+        self._now = now
         deadline = now - self.limits.max_wait_s
         late = [r for r in self._waiting if not r.has_run and r.submitted_at < deadline]
         self._rejected += len(late)
         self._timed_out += len(late)
         message = f"waited {self.limits.max_wait_s:g} s for {self.model} without getting a turn"
-        retry = self.retry_after_s()
+        retry = self._retry_after_s()
         return [self._refuse(r, 503, "queue_timeout", message=message, retry=retry) for r in late]
 
-    def end_all(self, code: str, message: str, retry_after_s: int) -> list[Refused]:
-        """Refuse every request, because the model or the device goes away."""
-        requests = (*self._running, *self._waiting)
-        return [
-            self._refuse(request, 503, code, message=message, retry=retry_after_s) for request in requests
-        ]
+    def end_all(
+        self, code: str, message: str, retry_after_s: int, adapter: int | None = None
+    ) -> list[Refused]:
+        """Refuse every request, because the model or the device goes away; with `adapter`, those with that
+        one."""
+        requests = [r for r in (*self._running, *self._waiting) if adapter in {None, r.adapter_number}]
+        return [self._refuse(r, 503, code, message=message, retry=retry_after_s) for r in requests]
 
     def reset_cache(self) -> None:
         """Drop the cached pages of requests that have ended. Running requests keep theirs, still shared."""
@@ -143,60 +163,84 @@ class Scheduler:
 
     # --- one step ---------------------------------------------------------------------------------------
 
-    def plan(self) -> StepPlan | None:
-        """Return the next step, or None when nothing can run."""
+    @property
+    def stream_s(self) -> float:
+        """How long its streams wait for a step of it alone; 0 without streams."""
+        return self._prefill_budget.bare_s if any(r.is_decoding for r in self._running) else 0.0
+
+    def plan(self, others_s: float = 0.0) -> StepPlan | None:
+        """Return the next step, or None when nothing can run. It alternates with steps of other models'
+        streams, which take `others_s`."""
         self._allocate_for_decoding()
         self._preempt_for_priority()
         decoding = [request for request in self._running if request.is_decoding]
-        chunks = [self._chunk(request, 1) for request in decoding]
-        budget = self._prefill_budget.tokens(len(decoding))
-        num_scorable = self.limits.max_logit_rows - self.limits.max_running
+        drafts = self._drafting.drafts(decoding, self.pages, spare=len(self._running))
+        chunks = [self._chunk(r, r.num_computed, len(r.tokens), d) for r, d in drafts]
+        whole = self._prefill_budget.tokens(sum(len(chunk.tokens) for chunk in chunks))
+        budget = self._encodings.begin(whole)
+        last, before = budget // LAST_TOKENS, budget
+        num_scorable = self.limits.max_logit_rows - self.limits.max_drawn_rows
         joined: list[Joined] = []
         prompts = self._prompts(joined)
         while budget > 0 and (request := next(prompts, None)) is not None:
-            count = self._prefixes.chunk_size(request, request.chunk_size(budget))
+            count = request.count_next(budget, last)
+            if self._encodings.delays(request, request.num_computed + count):
+                continue
             if request.is_scoring:
                 count = min(count, num_scorable)
                 num_scorable -= count
-            if count:
-                chunks.append(self._chunk(request, count))
-                budget -= count
-        return StepPlan(tuple(chunks), tuple(joined)) if chunks else None
+            for start, end in self._prefixes.chunks(request, count) if count else ():
+                chunks.append(self._chunk(request, start, end))
+                budget -= end - start
+        chunks.sort(key=lambda chunk: self._slots[chunk.slot].adapter_number)  # those of an adapter together
+        left = 1 - (before - max(budget, 0)) / max(whole, 1)
+        encoding = self._encodings.plan(self.stream_s + others_s, left)
+        if not (chunks or encoding or self._encodings.begun):
+            return None
+        return StepPlan(tuple(chunks), tuple(joined), *self._prefixes.moves(), encoding)
 
     def apply(self, plan: StepPlan, result: StepResult, seconds: float) -> list[Event]:
         """Take in what `plan` computed in `seconds`; return what the clients must be told."""
+        self._prefixes.applied()
         events: list[Event] = []
         prefilled = decoded = 0
-        for index, (chunk, token) in enumerate(zip(plan.chunks, result.tokens, strict=True)):
+        for index, (chunk, tokens) in enumerate(zip(plan.chunks, result.tokens, strict=True)):
             request = self._slots[chunk.slot]
-            self._waiting.charge(request, len(chunk.tokens))
             if request.is_decoding:
-                decoded += 1
+                decoded += len(tokens)
+                self._waiting.charge(request, len(tokens))
             else:
                 prefilled += len(chunk.tokens)
-            self._prefixes.add(request, end := chunk.end, chunk.snapshot)
-            request.num_computed = end
-            if scores := result.scores.get(index):
-                events += self._score(request, chunk.start + 1, scores)
-            if token is not None:
-                events += self._append(request, token, result.logprobs.get(index))
-        self._prefill_budget.observe(prefilled, decoded, seconds)
+                self._waiting.charge(request, len(chunk.tokens))
+            if request.max_tokens:
+                request.tokens += tokens
+            end = self._drafting.end_of(request, chunk, len(tokens))
+            request.take(result.guesses.get(index))
+            self._prefixes.add(request, end, chunk)
+            request.advance(chunk, end, goes_back=self._has_states and end < chunk.end)
+            if scores := request.news(chunk.start + 1, result.scores.get(index, ())):
+                events.append(Scored(request.id, scores))
+            if tokens:
+                events += self._told(request, tokens, result.logprobs.get(index, ()))
+        if failed := self._encodings.apply(result.encoded):
+            events.append(self._refuse(failed[0], 500, "engine_error", message=failed[1], retry=None))
+        encoding_s = result.encoded.seconds if result.encoded else 0.0
+        self._prefill_budget.observe(prefilled, decoded, seconds, encoding_s)
         self._finished.add(sum(isinstance(event, Finished) for event in events), seconds)
         return events
 
     def fail(self, plan: StepPlan, message: str) -> list[Refused]:
-        """Refuse the requests of a step that the device could not run; the others go on."""
+        """Refuse the requests that a step, which the device could not run, was to run or to join."""
         self._prefixes.give_up(plan.chunks)
-        requests = [self._slots[chunk.slot] for chunk in plan.chunks]
+        self._encodings.fail(plan)
+        slots = dict.fromkeys([*plan.slots, *(joined.slot for joined in plan.joined)])
+        requests = [self._slots[slot] for slot in slots]
         return [self._refuse(r, 500, "engine_error", message=message, retry=None) for r in requests]
 
     # --- what it reports --------------------------------------------------------------------------------
 
-    def retry_after_s(self) -> int:
-        """Return when the requests that wait now will have been served, at the latest ones' throughput."""
-        per_second = self._finished.per_second
-        seconds = math.ceil((len(self._waiting) + 1) / per_second) if per_second else 1
-        return min(max(seconds, 1), MAX_RETRY_AFTER_S)
+    def _retry_after_s(self) -> int:
+        return self._finished.retry_after_s(len(self._waiting))
 
     def status(self) -> ModelStatus:
         return ModelStatus(
@@ -212,7 +256,15 @@ class Scheduler:
             rejected=self._rejected,
             timed_out=self._timed_out,
             prefixes=self._prefixes.resident(),
+            drafted=self._drafting.drafted,
+            accepted=self._drafting.accepted,
         )
+
+    def adapter_status(self, name: str, adapter: int) -> ModelStatus:
+        """Return the status as it is for the requests with an adapter, which is called `name`."""
+        all_of = self._running, self._waiting
+        running, waiting = (sum(r.adapter_number == adapter for r in requests) for requests in all_of)
+        return msgspec.structs.replace(self.status(), model=name, running=running, waiting=waiting)
 
     def check(self) -> None:
         """Raise AssertionError unless slots, pages and requests add up."""
@@ -231,57 +283,29 @@ class Scheduler:
     def _queue_full(self, request_id: int) -> Refused:
         self._rejected += 1
         message = f"{self.model} has {len(self._waiting)} requests waiting, which is its limit"
-        return Refused(request_id, 429, "queue_full", message, self.retry_after_s())
-
-    def _invalid(self, submit: Submit) -> Refused | None:
-        length, context = len(submit.tokens), self.shape.context
-        if length >= context:
-            message = (
-                f"This model's maximum context length is {context} tokens. However, your prompt has {length} "
-                "tokens, which leaves no room for an answer. Please shorten it."
-            )
-            return Refused(submit.id, 400, "context_length_exceeded", message)
-        if not length or submit.max_tokens < 0:
-            message = "a request needs a prompt, and max_tokens that are not negative"
-            return Refused(submit.id, 400, "invalid_request", message)
-        if submit.score_prompt and self._prompt_rule is PromptRule.WHOLE:
-            message = "the tokens of this model's prompts see later ones, so they have no logprobs"
-            return Refused(submit.id, 400, "invalid_request", message, field="echo")
-        biased = [token for token, _ in submit.sampling.logit_bias]
-        for field, ids in (("tokens", submit.tokens), ("stop_ids", submit.stop_ids), ("logit_bias", biased)):
-            if ids and not 0 <= min(ids) <= max(ids) < self._vocab_size:
-                message = f"the model's token ids end at {self._vocab_size - 1}; {max(ids)} is none of them"
-                return Refused(submit.id, 400, "invalid_request", message, field=field)
-        return None
+        return Refused(request_id, 429, "queue_full", message, self._retry_after_s())
 
     def _prompts(self, joined: list[Joined]) -> Iterator[EngineRequest]:
         """Yield the requests with prompt to run: first running ones, then others as they are admitted."""
-        yield from [request for request in self._running if not request.is_decoding]
+        begun = self._encodings.begun
+        running = [request for request in self._running if not request.is_decoding]
+        yield from sorted(running, key=lambda request: request is not begun)
         while (request := self._waiting.head()) and self._fits(request):
-            self._allocate(request)
+            self._prefixes.allocate(request)
             self._waiting.admit(request)
             joined.append(self._join(request))
             yield request
 
     def _fits(self, request: EngineRequest) -> bool:
-        """Return whether there is a slot, pages for all its tokens, and one more for each running request."""
-        if len(self._running) >= self.limits.max_running:
-            return False
-        shared, _ = self._prefixes.find(request)
-        needed = self._num_pages(request) - len(shared)
-        return self.pages.can_allocate(needed + self.pages.num_unowned(shared) + len(self._running))
-
-    def _allocate(self, request: EngineRequest) -> None:
-        shared, request.snapshot = self._prefixes.find(request)
-        self.pages.share(shared)
-        request.pages = [*shared, *self.pages.allocate(self._num_pages(request) - len(shared))]
-        request.num_computed = len(shared) * self.shape.page_size
-        if request.num_cached is None:
-            request.num_cached = request.num_computed
+        """Return whether there is a slot, and pages but for one more of each running request."""
+        running = len(self._running)
+        return running < self.limits.max_running and self._prefixes.fits(request, spare=running)
 
     def _join(self, request: EngineRequest) -> Joined:
         slot = self._free_slots.pop()
         request.slot = slot
+        if not request.has_run:
+            request.queue_s = max(0.0, self._now - request.submitted_at)
         request.has_run = True
         request.num_sent_pages = len(request.pages)
         self._running.append(request)
@@ -289,17 +313,19 @@ class Scheduler:
         prompt = request.tokens[: request.num_prompt]
         output = request.tokens[request.num_prompt :]
         pages = tuple(request.pages)
-        return Joined(slot, request.sampling, tuple(prompt), tuple(output), pages, request.snapshot)
+        return Joined(
+            *(slot, request.sampling, tuple(prompt), tuple(output), pages),
+            snapshot=request.snapshot,
+            images=request.images,
+            adapter=request.adapter.number if request.adapter else None,
+        )
 
     # --- progress ---------------------------------------------------------------------------------------
-
-    def _num_pages(self, request: EngineRequest) -> int:
-        return -(-len(request.tokens) // self.shape.page_size)
 
     def _allocate_for_decoding(self) -> None:
         """Allocate a page for each decoding request that needs one, oldest first, preempting the newest."""
         for request in tuple(self._running):
-            if not request.is_decoding or len(request.pages) >= self._num_pages(request):
+            if not request.is_decoding or len(request.pages) >= self._prefixes.num_pages(request):
                 continue
             while request.slot is not None and not self.pages.can_allocate(1):
                 self._preempt(self._preemption_victim())
@@ -320,50 +346,37 @@ class Scheduler:
 
     def _preempt(self, request: EngineRequest) -> None:
         self._release_slot(request)
-        request.num_computed = 0
+        request.num_computed = request.num_again = 0
         self._waiting.requeue(request)
 
-    def _chunk(self, request: EngineRequest, count: int) -> Chunk:
-        assert request.slot is not None
-        start = request.num_computed
-        end = start + count
-        new_pages = tuple(request.pages[request.num_sent_pages :])
-        request.num_sent_pages = len(request.pages)
-        draw = request.draw() if end == len(request.tokens) else None
-        tokens = tuple(request.tokens[start:end])
-        images, scored = request.images_in(start, end), request.scored(start, end)
-        snapshot = self._prefixes.snapshot(end) if self.shape.num_snapshots else None
-        return Chunk(request.slot, tokens, start, new_pages, draw, images, scored, snapshot)
+    def _chunk(self, request: EngineRequest, start: int, end: int, drafts: Drafts | None = None) -> Chunk:
+        last = end + len(drafts.tokens) if drafts else end
+        return request.chunk(start, end, drafts, self._prefixes.snapshot(last))
 
-    def _score(self, request: EngineRequest, start: int, scores: Sequence[Logprob]) -> list[Event]:
-        """Return the prompt's logprobs from token `start` on, without those sent before a preemption."""
-        news = list(scores[max(0, request.num_scored - start) :])
-        request.num_scored = max(request.num_scored, start + len(scores))
-        return [Scored(request.id, news)] if news else []
-
-    def _append(self, request: EngineRequest, token: int, logprob: Logprob | None) -> list[Event]:
+    def _told(
+        self, request: EngineRequest, tokens: Sequence[int], logprobs: Sequence[Logprob]
+    ) -> list[Event]:
+        """Return what a client is told of its newest tokens, up to the one that ends its answer."""
         if not request.max_tokens:
             return [self._finish(request, "length")]
-        request.tokens.append(token)
-        if token in request.stop_ids and request.num_output > request.min_tokens:
-            return [self._finish(request, "stop", stop_id=token)]
-        news = Tokens(request.id, [token], [] if logprob is None else [logprob])
-        if request.matcher:
-            if failed := request.matcher.accept_token(token):
-                status, code, message = failed
-                return [news, self._refuse(request, status, code, message=message, retry=None)]
-            if request.matcher.is_terminated:
-                return [news, self._finish(request, "stop")]
-        if request.num_output >= request.max_tokens:
-            return [news, self._finish(request, "length")]
-        return [news]
+        told, ending = cut_at_ending(request, len(tokens))
+        events: list[Event] = []
+        if told:
+            events.append(Tokens(request.id, list(tokens[:told]), list(logprobs[:told])))
+        if ending and ending.failure:
+            status, code, message = ending.failure
+            events.append(self._refuse(request, status, code, message=message, retry=None))
+        elif ending:
+            events.append(self._finish(request, ending.reason, stop_id=ending.stop_id))
+        return events
 
     # --- the end ----------------------------------------------------------------------------------------
 
     def _finish(self, request: EngineRequest, reason: str, *, stop_id: int | None = None) -> Finished:
         self._remove(request)
         prompt, output, cached = request.num_prompt, request.num_output, request.num_cached or 0
-        return Finished(request.id, reason, prompt, output, cached, stop_id)
+        drafts = request.num_drafted, request.num_accepted
+        return Finished(request.id, reason, prompt, output, cached, stop_id, request.queue_s, *drafts)
 
     def _refuse(
         self, request: EngineRequest, status: int, code: str, *, message: str, retry: int | None
@@ -384,6 +397,4 @@ class Scheduler:
         del self._slots[request.slot]
         self._free_slots.append(request.slot)
         self.pages.release(request.pages)
-        request.slot = None
-        request.pages = []
-        request.num_sent_pages = 0
+        request.leave()

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+# Of a step with drafts, its answers' own rows included: more cost as much time as the drafts save.
+MOST_DRAFT_ROWS = 16
+LAST_TOKENS = 32  # this part of what prompts may run in a step is few
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SchedulerLimits:
@@ -12,13 +16,23 @@ class SchedulerLimits:
     max_running: int = 32  # requests
     max_waiting: int = 256  # requests
     max_wait_s: float = 600.0  # until a request first runs
-    step_tokens: int = 512  # run in one step, over all requests
+    step_tokens: int = 512  # run in one step, over all requests, but for the last few of a prompt
     max_step_stretch: float = 2.0  # a step with prompts takes at most about this many times one without
 
     @property
+    def max_step_tokens(self) -> int:
+        """The most tokens of one step: the last tokens of a prompt go along if they are few."""
+        return self.step_tokens + self.step_tokens // LAST_TOKENS
+
+    @property
     def max_logit_rows(self) -> int:
-        """The most logits of one step: of a full batch, and as many again of prompts that are scored."""
-        return 2 * self.max_running
+        """The most logits of one step: of what is sampled, and of a full batch of prompts that are scored."""
+        return self.max_drawn_rows + self.max_running
+
+    @property
+    def max_drawn_rows(self) -> int:
+        """The most tokens that are sampled in one step."""
+        return max(self.max_running, MOST_DRAFT_ROWS)
 
     def __post_init__(self) -> None:
         if self.max_running < 1 or self.max_waiting < 0 or self.max_wait_s <= 0:

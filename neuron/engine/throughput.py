@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
+
 HALF_LIFE_S = 5.0
+MAX_RETRY_AFTER_S = 600
 
 
 class Throughput:
@@ -21,3 +24,8 @@ class Throughput:
     @property
     def per_second(self) -> float:
         return self._amount / self._seconds if self._seconds else 0.0
+
+    def retry_after_s(self, num_waiting: int) -> int:
+        """Return when so many requests will have been served at this rate, and one more."""
+        seconds = math.ceil((num_waiting + 1) / self.per_second) if self.per_second else 1
+        return min(max(seconds, 1), MAX_RETRY_AFTER_S)

@@ -17,8 +17,8 @@ from transformers.models.auto.modeling_auto import (
 
 from neuron.models import private
 from neuron.models.checkpoint import Checkpoint, ModelLoadError, model_broken
-from neuron.models.indexer_interface import INDEXED_LAYERS
-from neuron.models.state_interface import SILENT_LAYERS, STATE_LAYERS, keeps_states, layer_types
+from neuron.models.config_sizes import INDEXED_LAYERS, SILENT_LAYERS
+from neuron.models.state_interface import STATE_LAYERS, keeps_states, layer_types
 
 # Equal to transformers' `generate`, token for token, in tests/device/test_parity.py.
 TESTED_FAMILIES = (
@@ -91,10 +91,8 @@ TESTED_FAMILIES = (
     "zamba2",
 )
 
-# The same with images, in tests/device/test_vision.py. Other vision models have positions in more than one
-# dimension, let the tokens of an image attend to later ones, or need torchvision: if at all, they run without
-# images.
-TESTED_VISION_FAMILIES = ("idefics3", "llava")
+# The same with images, in tests/device/test_vision.py. Others see if they prove it when they are loaded.
+TESTED_VISION_FAMILIES = ("gemma3", "idefics3", "llava", "qwen3_vl")
 
 _LOCAL_LAYERS = {"sliding_attention", "chunked_attention", "reference_sliding_attention"}
 _RUNNABLE_LAYERS = {"full_attention"} | _LOCAL_LAYERS | STATE_LAYERS | SILENT_LAYERS | INDEXED_LAYERS
@@ -130,8 +128,11 @@ def model_class(mapping: Any, config: Any) -> Any | None:
     return known[0] if isinstance(known, tuple) else known
 
 
-def decoder_class(checkpoint: Checkpoint, config: Any) -> Any:
-    """Return transformers' class of a decoder that looks as if it runs. Raises ModelLoadError."""
+def decoder_class(checkpoint: Checkpoint, config: Any, *, images: bool = False) -> Any:
+    """Return transformers' class of a decoder that looks as if it runs, rather one that takes `images` if so.
+
+    Raises ModelLoadError.
+    """
     file, name = checkpoint.config_file, config.model_type
     if config.is_encoder_decoder:
         raise model_unsupported(file, f"{name} is not a decoder, it has an encoder before it")
@@ -141,7 +142,7 @@ def decoder_class(checkpoint: Checkpoint, config: Any) -> Any:
         raise model_unsupported(file, f"{name} labels images and writes no text")
     if type(config) in MODEL_FOR_MASKED_LM_MAPPING and not getattr(config, "is_decoder", False):
         raise model_unsupported(file, f"{name} reads in both directions: it fills in masked tokens")
-    found = _text_class(checkpoint, config)
+    found = _text_class(checkpoint, config, images=images)
     if found is None:
         raise model_unsupported(file, f"transformers has no class of {name} that writes text")
     if found.__name__.endswith("ForBlockDiffusion"):
@@ -158,10 +159,10 @@ def uses_attention_interface(model_class: Any, text_config: Any) -> bool:
     return keeps_states(text_config) or private.supports_attention_interface(model_class)
 
 
-def _text_class(checkpoint: Checkpoint, config: Any) -> Any | None:
+def _text_class(checkpoint: Checkpoint, config: Any, *, images: bool) -> Any | None:
     """Return the class that a checkpoint was saved from if it writes text, else the first that does."""
     mappings = MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
-    if config.model_type in TESTED_VISION_FAMILIES:
+    if images:
         mappings = mappings[::-1]
     found = [cls for mapping in mappings if (cls := model_class(mapping, config))]
     part = config.sub_configs.get("text_config")

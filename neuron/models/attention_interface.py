@@ -8,11 +8,10 @@ mask, and the layer that is given the mask has that rule, whatever its arguments
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -22,6 +21,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from neuron.device.attention import AttentionParams, attend
 from neuron.device.kv_cache import KVShape
 from neuron.device.selection import Compressed, Selection
+from neuron.models.attention_masks import AttentionSpan, MaskFunction, UnsupportedAttentionError
 from neuron.models.latent_interface import latent_projection
 from neuron.step import PromptRule
 
@@ -33,34 +33,25 @@ PROBE_NAME = "neuron_probe"
 _IGNORED = {"position_ids", "cache_position", "logits_to_keep"}
 _CHOSEN = {"indices", "block_indices"}  # by indexers
 
-MaskFunction = Callable[[int, int, Tensor, Tensor], Tensor | bool]  # of batch, head, query and key
 
+class Masks(Protocol):
+    """Makes the masks of a model that is probed, and knows the rule of each."""
 
-class UnsupportedAttentionError(Exception):
-    """A model asks of its attention what the paged cache does not do; the message says what."""
+    def make(
+        self, mask_function: MaskFunction, count: int, local_size: int | None, device: torch.device
+    ) -> Tensor:
+        """Return the mask for `count` tokens, (1, 1, count, count), true where a query sees a key."""
+        ...
 
-
-@dataclass(frozen=True, slots=True)
-class AttentionSpan:
-    """Which positions a token sees: `AttentionParams`' window, chunk and prompt."""
-
-    window: int | None = None
-    chunk: int | None = None
-    prompt: PromptRule | None = None
-
-    def shows(self, query: int, key: int) -> bool:
-        """Return whether a token of a prompt sees another."""
-        if self.prompt:
-            return key <= query or self.prompt is PromptRule.WHOLE
-        in_window = self.window is None or key > query - self.window
-        in_chunk = self.chunk is None or key // self.chunk == query // self.chunk
-        return key <= query and in_window and in_chunk
+    def span(self, layer: int, mask: Tensor | None, options: Mapping[str, Any]) -> AttentionSpan:
+        """Return the span of a layer that is called with `mask`. Raises UnsupportedAttentionError."""
+        ...
 
 
 class _Pass:
     """One way through a model's layers: `spans` are those of its attends, unknown while it is probed."""
 
-    def __init__(self, spans: Mapping[int, AttentionSpan], masks: MaskRecorder | None = None) -> None:
+    def __init__(self, spans: Mapping[int, AttentionSpan], masks: Masks | None = None) -> None:
         self.spans = spans
         self.masks = masks
         self._names: set[int] = set()
@@ -117,7 +108,7 @@ def paged_attention(
     through = _pass.get()
     layer = through.name(getattr(module, "layer_idx", None))
     mask = attention_mask if isinstance(attention_mask, Tensor) else None
-    span = through.masks.span(mask, options) if through.masks else through.spans[layer]
+    span = through.masks.span(layer, mask, options) if through.masks else through.spans[layer]
     scale = options.get("scaling")
     latent = latent_projection(module)
     params = AttentionParams(
@@ -125,6 +116,7 @@ def paged_attention(
         window=span.window,
         chunk=span.chunk,
         prompt=span.prompt,
+        images=span.images,
         softcap=options.get("softcap"),
         sinks=options.get("s_aux"),
         latent=latent,
@@ -135,80 +127,6 @@ def paged_attention(
         key = value = torch.cat([key, value], dim=-1)
     query, key, value = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
     return attend(layer, query, key, value, params=params).unsqueeze(0), None
-
-
-class MaskRecorder:
-    """The masks that a model makes during a probe, each with its rule.
-
-    If the model `is_told` that all tokens are a prompt, they may see later ones.
-    """
-
-    def __init__(self, *, is_told: bool) -> None:
-        self._is_told = is_told
-        self._masks: list[tuple[Tensor, AttentionSpan | str]] = []  # a rule that we lack is the words for it
-
-    def make(
-        self, mask_function: MaskFunction, count: int, local_size: int | None, device: torch.device
-    ) -> Tensor:
-        """Return the mask for `count` tokens, (1, 1, count, count), true where a query sees a key."""
-        indices = [torch.tensor(position) for position in range(count)]
-        rows = [[bool(mask_function(0, 0, query, key)) for key in indices] for query in indices]
-        mask = torch.tensor(rows, device=device)[None, None]
-        if self._is_told and bool(mask.all()):
-            rule: AttentionSpan | str = AttentionSpan(window=local_size, prompt=PromptRule.WHOLE)
-        else:
-            rule = _rule(mask_function, rows, local_size)
-        self._masks.append((mask, rule))
-        return mask
-
-    def span(self, mask: Tensor | None, options: Mapping[str, Any]) -> AttentionSpan:
-        """Return the span of a layer that is called with `mask`. Raises UnsupportedAttentionError."""
-        if mask is None:
-            if options.get("is_causal") is False:
-                raise UnsupportedAttentionError(_BIDIRECTIONAL)
-            return AttentionSpan(window=options.get("sliding_window"))
-        for made, rule in self._masks:
-            if made.untyped_storage().data_ptr() == mask.untyped_storage().data_ptr():
-                if isinstance(rule, str):
-                    raise UnsupportedAttentionError(rule)
-                return rule
-        raise UnsupportedAttentionError(_OWN_MASK)
-
-
-_OWN_MASK = "it brings its own attention mask"
-_BIDIRECTIONAL = "its tokens attend to later ones"
-
-
-def _rule(mask_function: MaskFunction, rows: list[list[bool]], local_size: int | None) -> AttentionSpan | str:
-    """Return the span of a mask function whose values for the first tokens are `rows`."""
-    span = AttentionSpan()
-    if local_size is not None:
-        if local_size < 1:
-            return _OWN_MASK
-        span = _local_span(mask_function, local_size)
-    seen = [(query, key) for query, row in enumerate(rows) for key, shown in enumerate(row) if shown]
-    if any(key > query for query, key in seen):
-        return _BIDIRECTIONAL
-    count = range(len(rows))
-    if seen != [(query, key) for query in count for key in count if span.shows(query, key)]:
-        return _OWN_MASK
-    return span
-
-
-def _local_span(mask_function: MaskFunction, size: int) -> AttentionSpan:
-    """Return the span of a rule that says of itself that it is local, and of which size."""
-
-    def shows(query: int, key: int) -> bool:
-        return bool(mask_function(0, 0, torch.tensor(query), torch.tensor(key)))
-
-    try:
-        if all(shows(3 * size, key) for key in (0, size, 2 * size)):  # while all tokens are a prompt's
-            return AttentionSpan(window=size, prompt=PromptRule.KEPT)
-        # Whether the first token of the third chunk sees the last of the second.
-        is_window = size == 1 or shows(2 * size, 2 * size - 1)
-    except IndexError:  # the rule also looks up the tokens at these positions; only windows come with that
-        is_window = True
-    return AttentionSpan(window=size) if is_window else AttentionSpan(chunk=size)
 
 
 def _record_mask(
@@ -224,40 +142,53 @@ def _record_mask(
     return masks.make(mask_function, kv_length, local_size, device) if masks else None
 
 
+def attention_of_text(name: str, config: Any) -> str | dict[str, str]:
+    """Return the attention of each part of a model: `name` for its text, elsewhere transformers' choice."""
+    return {"": name, "text_config": name} if "text_config" in config.sub_configs else name
+
+
 def stand_in_mask(*, device: torch.device, **_: Any) -> Tensor:
     """Return a mask that nobody reads, with the signature of transformers' mask functions."""
     return torch.ones(1, 1, 1, 1, dtype=torch.bool, device=device)
 
 
 class AttentionProbe:
-    """An `AttentionBackend` for one short sequence, without a cache: records what layers store and ask."""
+    """An `AttentionBackend` for one short sequence, without a cache: records what layers store and ask.
 
-    def __init__(self) -> None:
+    Unless it `attends`, it returns zeros.
+    """
+
+    takes_floats = False
+
+    def __init__(self, *, attends: bool = True) -> None:
+        self._attends = attends
         self.layers: dict[int, KVShape] = {}
         self.params: dict[int, AttentionParams] = {}
 
     @property
     def spans(self) -> dict[int, AttentionSpan]:
         return {
-            name: AttentionSpan(params.window, params.chunk, params.prompt)
+            name: AttentionSpan(params.window, params.chunk, params.prompt, params.images)
             for name, params in self.params.items()
         }
 
     @contextmanager
-    def recording(self, *, is_told: bool = False) -> Iterator[None]:
-        """Note the masks that are made inside the block, by models with `PROBE_NAME`.
-
-        The model `is_told` if its inputs say which of the tokens are a prompt.
-        """
-        with _passing(_Pass({}, MaskRecorder(is_told=is_told))):
+    def recording(self, masks: Masks) -> Iterator[None]:
+        """Have `masks` make those of models with `PROBE_NAME` inside the block."""
+        with _passing(_Pass({}, masks)):
             yield
 
     def __call__(
         self, layer: int, query: Tensor, key: Tensor, value: Tensor, *, params: AttentionParams
     ) -> Tensor:
         is_latent = params.latent is not None
+        value_dim = params.latent.value_dim if params.latent else value.shape[2]
         self.layers[layer] = KVShape(key.shape[1], key.shape[2], value.shape[2], values_are_keys=is_latent)
         self.params[layer] = params
+        if not self._attends:
+            return query.new_zeros(
+                *query.shape[:2], params.latent.value_dim if params.latent else value.shape[2]
+            )
         is_grouped = query.shape[1] != key.shape[1] and not is_latent
         query, key, value = (tensor.transpose(0, 1).unsqueeze(0) for tensor in (query, key, value))
         if params.latent:
@@ -270,8 +201,7 @@ class AttentionProbe:
             scale=params.scale,
             enable_gqa=is_grouped,
         )
-        out = out[0].transpose(0, 1)
-        return out[..., : params.latent.value_dim] if params.latent else out
+        return out[0].transpose(0, 1)[..., :value_dim]
 
 
 AttentionInterface.register(ATTENTION_NAME, paged_attention)

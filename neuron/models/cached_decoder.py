@@ -21,7 +21,8 @@ from neuron.device.model import ImageEmbeddings
 from neuron.device.sequences import CachedSequence, step_sequences
 from neuron.device.state_pool import split_groups, state_groups, use_state_groups
 from neuron.models.architecture import context_length
-from neuron.models.attention_interface import AttentionProbe, UnsupportedAttentionError
+from neuron.models.attention_interface import AttentionProbe
+from neuron.models.attention_masks import UnsupportedAttentionError
 from neuron.models.checkpoint import Checkpoint
 from neuron.models.probe import Probe, check_continuation, ordinary_tokens, refusing
 from neuron.models.sequential_decoder import SequentialDecoder

@@ -25,6 +25,7 @@ CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 ADAPTER = "adapter_config.json"
+PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json")  # how images are processed
 
 # safetensors' names of the types that hold plain numbers, and of those of buffers such as position ids and of
 # codes of quantized numbers.
@@ -39,7 +40,7 @@ LAYER_COUNTS = {"num_hidden_layers", "num_layers", "n_layer", "n_layers"}
 _CONVERT = "load it with transformers and `save_pretrained`, or use the model's safetensors release"
 _OTHER_FILES = (
     ("*.gguf", "a GGUF file", "name the file itself, or its precision as quant"),
-    (ADAPTER, "a LoRA adapter without its model", "merge it into its base model first"),
+    (ADAPTER, "a LoRA adapter without its model", "load its base model, then it as BASE:NAME"),
     (
         "consolidated*.safetensors",
         "in the publisher's own layout, without Hugging Face's names",
@@ -174,7 +175,7 @@ def read_directory(path: Path) -> Checkpoint:
     config = _read_config(path)
     tensors: dict[str, TensorEntry] = {}
     for file, names in _files(path).items():
-        entries = _read_header(file)
+        entries = read_header(file)
         if missing := sorted(names - entries.keys()):
             cause = f"lacks {missing[0]}, which {INDEX} says it has ({len(missing)} such tensors)"
             raise model_broken(file, cause)
@@ -189,7 +190,8 @@ def load_warnings(path: Path) -> list[str]:
     """Return what a load passes over that its operator may have meant, each with file and cure."""
     if not (path / ADAPTER).is_file():
         return []
-    return [f"{path / ADAPTER}: the LoRA adapter beside the model is not applied; merge it into the model"]
+    cure = "load it as BASE:NAME, from a directory of its own"
+    return [f"{path / ADAPTER}: the LoRA adapter beside the model is not applied; {cure}"]
 
 
 def _read_config(path: Path) -> dict[str, Any]:
@@ -197,7 +199,7 @@ def _read_config(path: Path) -> dict[str, Any]:
     file = path / CONFIG
     if not file.is_file():
         raise wrong_files(path) or model_broken(file, "is missing")
-    config = _read_json(file)
+    config = read_json(file)
     if not isinstance(config.get("model_type"), str):
         raise model_broken(file, "model_type is not a name")
     text_config = config.get("text_config") or {}
@@ -229,7 +231,7 @@ def _files(path: Path) -> dict[Path, set[str]]:
         if not (path / WEIGHTS).is_file():
             raise wrong_files(path) or _no_weights(path)
         return {path / WEIGHTS: set()}
-    file_names = _read_json(path / INDEX).get("weight_map")
+    file_names = read_json(path / INDEX).get("weight_map")
     if not isinstance(file_names, dict) or not all(isinstance(name, str) for name in file_names.values()):
         raise model_broken(path / INDEX, "weight_map must be an object of file names")
     files: dict[Path, set[str]] = {}
@@ -257,7 +259,11 @@ def _no_weights(path: Path) -> ModelLoadError:
     return model_broken(path, cause)
 
 
-def _read_json(file: Path) -> dict[str, Any]:
+def read_json(file: Path) -> dict[str, Any]:
+    """Return the JSON object in a file, with infinities read as transformers writes them.
+
+    Raises ModelLoadError.
+    """
     try:
         value = json.loads(file.read_bytes(), object_hook=_special_float)
     except FileNotFoundError:
@@ -276,8 +282,11 @@ def _special_float(value: dict[str, Any]) -> Any:
     return float(str(name)) if is_name and len(value) == 1 else value
 
 
-def _read_header(file: Path) -> dict[str, TensorEntry]:
-    """Return the tensors of one safetensors file, whose length must be what its header says."""
+def read_header(file: Path) -> dict[str, SafetensorsEntry]:
+    """Return the tensors of one safetensors file, whose length must be what its header says.
+
+    Raises ModelLoadError.
+    """
     try:
         with file.open("rb") as stream:
             length = int.from_bytes(stream.read(8), "little")
@@ -297,7 +306,7 @@ def _read_header(file: Path) -> dict[str, TensorEntry]:
     return entries
 
 
-def _entry(file: Path, data_start: int, name: str, raw: dict[str, Any]) -> TensorEntry:
+def _entry(file: Path, data_start: int, name: str, raw: dict[str, Any]) -> SafetensorsEntry:
     dtype = raw["dtype"]
     start, end = raw["data_offsets"]
     shape = tuple(raw["shape"])

@@ -1,40 +1,47 @@
-"""Embedding models, encoders and decoders alike: transformers computes hidden states, and they are pooled."""
+"""Models that make vectors of texts, encoders and decoders alike: hidden states, then a head."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize
 from transformers.models.auto.modeling_auto import MODEL_MAPPING
 
 from neuron.models.architecture import context_length, model_class, model_unsupported, read_config
 from neuron.models.checkpoint import Checkpoint
-from neuron.models.pooling import Pooling, PoolingMode
+from neuron.models.sentence_head import SentenceHead
+from neuron.models.sentence_modules import Embedding
+from neuron.models.text_encoder import TextEncoder
 from neuron.models.weights import LoadOptions, load_weights
-from neuron.step import CacheShape, EmbeddingPlan, PoisonedError
+from neuron.step import CacheShape, EmbeddingPlan, EncodedText, PoisonedError
 
-_OFFSET_POSITIONS = {"camembert", "mpnet", "roberta", "xlm-roberta"}  # the first two positions are padding's
-_PAD = 0  # any id: padding is masked
-_SHORT, _LONG = (2,), (2,) * 12  # inputs that show whether padding is
-_SAME = 0.999  # cosine, also in half precision
+# The first positions are padding's.
+_OFFSET_POSITIONS = {
+    *("camembert", "data2vec-text", "mpnet", "roberta", "roberta-prelayernorm", "xlm-roberta"),
+    *("xlm-roberta-xl", "xmod"),
+}
+
+Head = Callable[[Sequence[Tensor], int], Tensor]
 
 
 class Embedder:
-    """Runs the inputs of one step as one padded batch, where the model allows. For the device's thread."""
+    """Runs the inputs of one step. For the device's thread."""
 
-    def __init__(self, model: Any, pooling: Pooling, context: int) -> None:
-        self._model = model
-        self._pooling = pooling
-        self.vocab_size: int = model.get_input_embeddings().num_embeddings
+    def __init__(
+        self, encoder: TextEncoder, head: Head, *, vocab_size: int, context: int, ranks: bool = False
+    ) -> None:
+        """The vectors of a model that `ranks` are scores, of one number each."""
+        self._encoder = encoder
+        self._head = head
+        self.vocab_size = vocab_size
+        self.ranks = ranks
         self.shape = CacheShape(num_pages=0, page_size=1, num_slots=0, context=context)
+        self.pads = encoder.pads
+        self.device = encoder.device
         with torch.inference_mode():
-            alone, padded = self._embed([_SHORT]), self._embed([_SHORT, _LONG])[:1]
-        self.dimensions = alone.shape[1]
-        # Otherwise padding leaks into vectors, by convolutions or Fourier transforms over tokens.
-        self._is_batched = float(torch.cosine_similarity(alone.float(), padded.float())) > _SAME
+            self.dimensions = self._vectors([EncodedText((2,))]).shape[1]
 
     @torch.inference_mode()
     def run(self, plan: EmbeddingPlan) -> list[bytes]:
@@ -43,34 +50,18 @@ class Embedder:
         Raises PoisonedError when the device is unusable from now on.
         """
         try:
-            batches = [plan.inputs] if self._is_batched else [[tokens] for tokens in plan.inputs]
-            vectors = torch.cat([self._embed(inputs) for inputs in batches]).float().cpu()
+            vectors = self._vectors(plan.inputs).float().cpu()
         except torch.AcceleratorError as error:
             raise PoisonedError(f"the device failed: {error}") from error
         if bool(vectors.isnan().any()):
-            raise PoisonedError("the model's embeddings are not numbers")
+            raise PoisonedError("the model's results are not numbers")
         return [vector.numpy().astype("<f4").tobytes() for vector in vectors]
 
-    def _embed(self, inputs: Sequence[Sequence[int]]) -> Tensor:
-        device = self._model.device
-        lengths = torch.tensor([len(tokens) for tokens in inputs], device=device)
-        width = int(lengths.max())
-        padded = [[*tokens, *[_PAD] * (width - len(tokens))] for tokens in inputs]
-        mask = torch.arange(width, device=device) < lengths[:, None]
-        ids = torch.tensor(padded, device=device)
-        hidden = self._model(input_ids=ids, attention_mask=mask.long()).last_hidden_state
-        pooled = _pool(hidden, mask, lengths, self._pooling.mode)
-        return normalize(pooled, dim=-1) if self._pooling.normalize else pooled
-
-
-def _pool(hidden: Tensor, mask: Tensor, lengths: Tensor, mode: PoolingMode) -> Tensor:
-    """Return (rows, dim) in float32 for hidden states of (rows, tokens, dim), padded on the right."""
-    hidden = hidden.float()
-    if mode == "cls":
-        return hidden[:, 0]
-    if mode == "last":
-        return hidden[torch.arange(len(hidden), device=hidden.device), lengths - 1]
-    return (hidden * mask[:, :, None]).sum(dim=1) / lengths[:, None]
+    def _vectors(self, texts: Sequence[EncodedText]) -> Tensor:
+        num_prompt = texts[0].num_prompt
+        if any(text.num_prompt != num_prompt for text in texts):  # of several requests
+            return torch.cat([self._vectors([text]) for text in texts])
+        return self._head(self._encoder.encode(texts), num_prompt)
 
 
 def embedder_class(checkpoint: Checkpoint, config: Any) -> Any:
@@ -82,24 +73,26 @@ def embedder_class(checkpoint: Checkpoint, config: Any) -> Any:
     return found
 
 
-def load_embedder(
-    checkpoint: Checkpoint,
-    pooling: Pooling,
-    options: LoadOptions,
-) -> Embedder:
+def load_embedder(checkpoint: Checkpoint, embedding: Embedding, options: LoadOptions) -> Embedder:
     """Return the embedding model of a checkpoint. Raises ModelLoadError."""
     config = read_config(checkpoint)
+    head = SentenceHead(embedding, options.device)
     found = embedder_class(checkpoint, config)
     model = load_weights(checkpoint, config, found, options, attention=None, is_headless=True)
-    context = context_length(config.get_text_config())
-    if config.model_type in _OFFSET_POSITIONS:
-        context -= 2
-    if pooling.max_tokens:
-        context = min(context, pooling.max_tokens)
+    context = input_length(config, embedding.max_tokens)
     try:
-        return Embedder(model, pooling, context)
+        vocab_size = model.get_input_embeddings().num_embeddings
+        return Embedder(TextEncoder(model), head, vocab_size=vocab_size, context=context)
     except (torch.AcceleratorError, torch.OutOfMemoryError):
         raise
     except Exception as error:
         cause = f"{config.model_type} makes no hidden states of text alone: {error!r}"
         raise model_unsupported(checkpoint.config_file, cause) from error
+
+
+def input_length(config: Any, max_tokens: int | None) -> int:
+    """Return the most tokens that an input may have."""
+    context = context_length(config.get_text_config())
+    if config.model_type in _OFFSET_POSITIONS:
+        context -= 2
+    return min(context, max_tokens) if max_tokens else context

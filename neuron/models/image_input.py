@@ -11,7 +11,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-from neuron.pipe import ImagePlaceholder
+from neuron.pipe import ImagePlaceholder, ImageToken
 
 
 class UnreadableImageError(Exception):
@@ -34,8 +34,7 @@ class Pixels:
 class ImageProcessor(Protocol):
     """Turns image files into pixels for one model. For any thread."""
 
-    image_token: str  # what the chat template writes for an image
-    image_token_id: int  # of a placeholder
+    token: ImageToken
 
     def process(self, data: bytes) -> Pixels:
         """Return the pixels of an image file; follow with `keep`.

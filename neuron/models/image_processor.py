@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import warnings
 from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
@@ -11,18 +12,25 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
-from transformers import AutoProcessor
+from transformers import AutoImageProcessor, AutoProcessor, AutoTokenizer
+from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
 
 from neuron.models import private
-from neuron.models.checkpoint import model_broken
+from neuron.models.checkpoint import CONFIG, PROCESSOR_FILES, ModelLoadError, model_broken
 from neuron.models.image_input import Pixels, UnreadableImageError
 from neuron.models.pixel_cache import PixelCache
-from neuron.pipe import ImagePlaceholder
+from neuron.pipe import ImagePlaceholder, ImageToken
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF")
-_NESTED = {"idefics3"}  # model types whose processors take a list of images for each text
+_NESTED = {
+    "granite_docling",
+    "idefics2",
+    "idefics3",
+    "smolvlm",
+}  # model types whose processors take a list of images for each text
 
 
 class TransformersImageProcessor:
@@ -37,10 +45,10 @@ class TransformersImageProcessor:
 
         Raises ModelLoadError when `path` has no processor for images.
         """
-        self.image_token_id: int = config.image_token_id
         self._processor = _read_processor(path)
-        self.image_token: str = self._processor.image_token
-        self._placeholder: str = self._processor.tokenizer.convert_ids_to_tokens(self.image_token_id)
+        number = image_token_id(config, self._processor)
+        placeholder: str = self._processor.tokenizer.convert_ids_to_tokens(number)
+        self.token = ImageToken(self._processor.image_token, number, placeholder)
         self._options = private.image_options(self._processor)
         self._is_nested = config.model_type in _NESTED
         self._inputs = inputs
@@ -72,20 +80,82 @@ class TransformersImageProcessor:
 
     def count_placeholders(self, text: str) -> int:
         """Return the number of placeholder tokens in a text that stands for an image."""
-        return text.count(self._placeholder)
+        return text.count(self.token.placeholder)
+
+    def tokenize(self, text: str) -> list[int]:
+        """Return the tokens of a text that stands for an image."""
+        tokens: list[int] = self._processor.tokenizer.encode(text, add_special_tokens=False)
+        return tokens
 
     def _cast(self, value: Tensor) -> Tensor:
         return value.to(self._dtype) if value.is_floating_point() else value
 
 
+def image_token_id(config: Any, processor: Any) -> int:
+    """Return the id of a placeholder. Raises ModelLoadError when neither of the two names it."""
+    for holder in (config, processor):
+        for name in ("image_token_id", "image_token_index"):
+            if isinstance(found := getattr(holder, name, None), int):
+                return found
+    raise ModelLoadError("model_unsupported", "its configuration has no image_token_id")
+
+
 def _read_processor(path: Path) -> Any:
+    for file in (path / name for name in PROCESSOR_FILES):
+        try:
+            json.loads(file.read_bytes()) if file.is_file() else None
+        except (OSError, ValueError) as error:
+            raise model_broken(file, f"its image processor cannot be read: {error}") from error
     try:
         processor = AutoProcessor.from_pretrained(str(path), backend="pil", local_files_only=True)
+    except ImportError as error:
+        processor = _without_video(path, error)
     except Exception as error:
-        raise model_broken(path, f"its image processor cannot be read: {error}") from error
+        raise ModelLoadError(
+            "model_unsupported", f"{path}: its image processor cannot be read: {error}"
+        ) from error
     if not hasattr(processor, "replace_image_token") or not hasattr(processor, "image_processor"):
-        raise model_broken(path, f"has no processor for images but {type(processor).__name__}")
+        cause = f"transformers has no processor for its images but {type(processor).__name__}"
+        raise ModelLoadError("model_unsupported", f"{path}: {cause}")
     return processor
+
+
+def _without_video(path: Path, cause: ImportError) -> Any:
+    """Return the processor of a directory that has another for videos, which needs torchvision.
+
+    Raises ModelLoadError for a processor that needs more than is installed for images, too.
+    """
+    config = json.loads((path / CONFIG).read_bytes())
+    cls = getattr(transformers, PROCESSOR_MAPPING_NAMES.get(config.get("model_type"), ""), None)
+    if cls is None:
+        raise _needing(path, cause)
+    try:
+        lenient = type(cls.__name__, (cls,), {"check_argument_for_proper_class": lambda *_: None})
+        settings, options = cls.get_processor_dict(str(path), local_files_only=True)
+        parts: dict[str, Any] = {
+            "image_processor": AutoImageProcessor.from_pretrained(
+                str(path), backend="pil", local_files_only=True
+            ),
+            "tokenizer": AutoTokenizer.from_pretrained(str(path), local_files_only=True),
+        }
+        arguments = [parts.get(name) for name in cls.get_attributes()]
+        options.pop("local_files_only", None)
+        return lenient.from_args_and_dict(arguments, settings, **options)  # type: ignore[attr-defined]
+    except ImportError as error:
+        raise _needing(path, error) from error
+    except Exception as error:
+        reason = f"{path}: its image processor cannot be read without that for videos: {error}"
+        raise ModelLoadError("model_unsupported", reason) from error
+
+
+def _needing(path: Path, error: ImportError) -> ModelLoadError:
+    """Return the error for a processor that needs a package, and how to get it."""
+    lines = str(error).strip().splitlines() or [""]
+    cause, cure = lines[0], "install it"
+    if "torchvision" in str(error).lower():
+        cause, cure = "it needs torchvision", "install the extra `vision`, of the version that fits torch"
+    message = f"{path}: its image processor cannot be read: {cause}; {cure}"
+    return ModelLoadError("model_unsupported", message)
 
 
 def _read_image(data: bytes, max_pixels: int) -> Image.Image:

@@ -16,17 +16,12 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from neuron.device.selection import Compressed, IndexGroup, Selection, index_groups
+from neuron.models.attention_interface import attention_of_text
 from neuron.models.checkpoint import Checkpoint, model_broken
+from neuron.models.config_sizes import INDEXED_LAYERS
 from neuron.models.index_cache import IndexedStates, IndexProbe
 from neuron.models.state_interface import Cut, layer_types, outermost
 
-# transformers' types of layers with an indexer, or with a compressor, which has one.
-COMPRESSED_LAYERS = frozenset({"compressed_sparse_attention", "heavily_compressed_attention"})
-INDEXED_LAYERS = COMPRESSED_LAYERS | {
-    "deepseek_sparse_attention",  # in transformers 5.17 the name of the next
-    "indexed_attention",
-    "minimax_m3_sparse",
-}
 PROBE_TOKENS = 16
 
 _POSITIVE = ("index_topk", "index_topk_blocks", "index_block_size", "index_n_heads", "index_head_dim")
@@ -160,7 +155,7 @@ def find_indexers(model: Any) -> IndexProbe:
     """
     index = IndexProbe(model.config)
     tokens = torch.arange(1, PROBE_TOKENS + 1, device=model.device)[None]
-    model.set_attn_implementation("eager")
+    model.set_attn_implementation(attention_of_text("eager", model.config))
     with index.watching(model):
         out = model(input_ids=tokens, past_key_values=index, use_cache=True)
     index.tokens, index.logits = tuple(tokens[0].tolist()), out.logits[0, -1]

@@ -28,10 +28,13 @@ class _Unexpanded:
         return latent, rotated
 
 
-def keep_latents(model: torch.nn.Module) -> None:
-    """Let the attention modules of `model` that have latents pass them on as they are."""
+def keep_latents(model: torch.nn.Module, *, proven: bool = False) -> None:
+    """Let the attention modules of `model` that have latents pass them on as they are.
+
+    Whether one expands latents as `LatentProjection` does is tried, unless it is `proven`.
+    """
     for module in model.modules():
-        projection = _find_projection(module)
+        projection = _find_projection(module, proven=proven)
         if projection:
             module.expand_kv = _Unexpanded(projection)  # type: ignore[assignment]
 
@@ -43,12 +46,14 @@ def latent_projection(module: torch.nn.Module) -> LatentProjection | None:
 
 
 @torch.inference_mode()
-def _find_projection(module: Any) -> LatentProjection | None:
+def _find_projection(module: Any, *, proven: bool) -> LatentProjection | None:
     """Return the projection of a module that expands latents as `LatentProjection` does."""
     if not hasattr(module, "expand_kv"):
         return None
     weight, key_dim = dense(module.kv_b_proj.weight), module.qk_nope_head_dim
     projection = LatentProjection(weight.view(-1, key_dim + module.v_head_dim, weight.shape[1]), key_dim)
+    if proven:
+        return projection
     rank = projection.rank
     width = rank + module.qk_rope_head_dim
     cached = torch.linspace(-1, 1, 2 * width).to(weight).view(1, 1, 2, width)

@@ -10,12 +10,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from neuron.models.adapters.adapted_linear import AdaptedLinear
+from neuron.models.formats.cpu_product import CpuProduct, multiply_side_by_side
 from neuron.models.formats.floats import FLOATS
-from neuron.models.matrix import GroupedProduct, Groups, Matrix, Product, are_alike, stack
+from neuron.models.matrix import Matrix, ModuleOutputs, Product, are_alike, stack
 from neuron.models.stored_weight import StoredWeight, dense
 
+NAME_IN_MODEL = "name_in_model"  # of a module that may have adapters, which it is set on
+
 # A product costs some microseconds more than its bytes do; a copy of so few bytes costs a load as little.
-_COPIED_BYTES = 8 << 20
+_COPIED_BYTES = 4 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,28 +28,19 @@ class PackedLinear:
 
     multiply: Product
     in_features: int
+    adapted: AdaptedLinear
 
     def __call__(self, x: Tensor) -> Tensor:
-        return self.multiply(x)
-
-
-@dataclass(frozen=True, slots=True)
-class GroupedLinear:
-    """Maps rows sorted by expert, (rows, in), to (rows, out), each by its expert's matrix."""
-
-    multiply: GroupedProduct
-    num_experts: int
-    is_capturable: bool  # as many rows run the same operations, whosever they are
-
-    def __call__(self, x: Tensor, groups: Groups) -> Tensor:
-        return self.multiply(x, groups)
+        return self.adapted.add_to(self.multiply(x), x)
 
 
 def take_matrix(module: Any) -> Matrix:
     """Return the weight of a linear module of torch, which gives it up, so that none is held twice."""
     weight, bias = module.weight, module.bias
     module.weight = module.bias = None
-    return _matrix(weight, bias)
+    matrix = matrix_of(weight, bias)
+    name = getattr(module, NAME_IN_MODEL, None)
+    return replace(matrix, origin=ModuleOutputs(name, matrix.num_outputs)) if name else matrix
 
 
 def pack_linear(modules: Sequence[Any]) -> PackedLinear:
@@ -66,38 +61,36 @@ def pack_matrices(matrices: Sequence[Matrix]) -> PackedLinear:
             runs[-1].append(matrix)
         else:
             runs.append([matrix])
-    products = [stack(run).product() for run in runs]
-    multiply = products[0] if len(products) == 1 else partial(_side_by_side, products)
-    return PackedLinear(multiply, matrices[0].in_features)
+    multiply = _joined([stack(run).product() for run in runs])
+    origins = [matrix.origin for matrix in matrices if matrix.origin]
+    adapted = AdaptedLinear(origins if len(origins) == len(matrices) else (), matrices[0].in_features)
+    return PackedLinear(multiply, matrices[0].in_features, adapted)
+
+
+def _joined(products: Sequence[Product]) -> Product:
+    """Return the product that gives the results of all side by side."""
+    on_cpu = [product for product in products if isinstance(product, CpuProduct)]
+    if len(products) == 1:
+        return products[0]
+    if len(on_cpu) == len(products):
+        return partial(multiply_side_by_side, on_cpu)
+    return partial(_side_by_side, products)
 
 
 def take_experts_matrix(module: Any, name: str) -> Matrix:
     """Return a weight of transformers' module of experts, which gives it up: (experts, out, in)."""
     weight, bias = getattr(module, name), getattr(module, f"{name}_bias", None)
     setattr(module, name, None)
-    return _matrix(weight.transpose(1, 2) if module.is_transposed else weight, bias)
+    return matrix_of(weight.transpose(1, 2) if module.is_transposed else weight, bias)
 
 
-def _matrix(weight: Tensor, bias: Tensor | None) -> Matrix:
+def matrix_of(weight: Tensor, bias: Tensor | None) -> Matrix:
+    """Return a weight as it is stored, (…, out, in), with its bias."""
     if isinstance(weight, StoredWeight) and not weight.is_transposed:
         return replace(weight.matrix, bias=bias)
     weight = dense(weight)
     return Matrix(FLOATS, (weight,), bias, weight.shape[-1])
 
 
-def pack_experts(matrix: Matrix) -> GroupedLinear:
-    """Return the linear layers of all experts: multiplied at once where the device can, else one by one."""
-    num_experts = len(matrix.blocks[0])
-    if grouped := matrix.grouped_product():
-        return GroupedLinear(grouped, num_experts, is_capturable=True)
-    products = [matrix[index].product() for index in range(num_experts)]
-    return GroupedLinear(partial(_one_by_one, products), num_experts, is_capturable=False)
-
-
 def _side_by_side(products: Sequence[Product], x: Tensor) -> Tensor:
     return torch.cat([product(x) for product in products], -1)
-
-
-def _one_by_one(products: Sequence[Product], x: Tensor, groups: Groups) -> Tensor:
-    parts = zip(products, torch.split(x, groups.sizes), groups.sizes, strict=True)
-    return torch.cat([product(rows) for product, rows, size in parts if size])

@@ -12,7 +12,6 @@ import mmap
 import os
 import weakref
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 from math import prod
 from pathlib import Path
 from typing import Self
@@ -24,10 +23,9 @@ from ext import compiled
 
 _guard = compiled("guard")
 
-# Linux's; Python has no names for them yet. Private pages of a file that is never written take no memory, so
+# Linux's; Python has no name for it yet. Private pages of a file that is never written take no memory, so
 # none is set aside for them.
 _MAP_NORESERVE = 0x4000
-_MADV_POPULATE_READ = 22
 
 # safetensors' names of them: F64, I8, BOOL …
 _DTYPES = {
@@ -80,15 +78,12 @@ class MappedFile(mmap.mmap):
     def tensor(self, start: int, dtype: str, shape: Sequence[int]) -> Tensor:
         """Return a part of the file as a tensor of a type by safetensors' name; a copy if it is not aligned.
 
-        Its pages are read and mapped all at once, if the system knows how.
+        None of it is read before its numbers are.
         """
         item = _DTYPES[dtype]
         num_bytes = prod(shape) * item.itemsize
         if not num_bytes:
             return torch.empty(*shape, dtype=item)
-        page = start - start % mmap.PAGESIZE
-        with suppress(OSError):
-            self.madvise(_MADV_POPULATE_READ, page, start + num_bytes - page)
         part = torch.frombuffer(self, dtype=torch.uint8, count=num_bytes, offset=start)
         if start % item.itemsize:
             part = part.clone()

@@ -14,13 +14,17 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from neuron.models import huge_pages
+
 
 class Groups:
     """Which rows are for which expert: those of each stand together, in the order of experts."""
 
-    def __init__(self, experts: Tensor, num_experts: int) -> None:
+    def __init__(self, experts: Tensor, num_experts: int, ends: Tensor | None = None) -> None:
         self.experts = experts  # (rows,), ascending
         self._num_experts = num_experts
+        if ends is not None:
+            self.ends = ends
 
     @cached_property
     def ends(self) -> Tensor:
@@ -52,6 +56,12 @@ class MatrixFormat(Protocol):
     def dequantize(self, blocks: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
         """Return the numbers that blocks stand for, (…, out, in), computed in float32."""
 
+    def unit(self, in_features: int) -> int:
+        """Return how many inputs of a row stand together: a row is cut between them only."""
+
+    def columns(self, blocks: Sequence[Tensor], inputs: slice) -> tuple[MatrixFormat, tuple[Tensor, ...]]:
+        """Return the blocks of some inputs, whole units of them, and their format."""
+
     def product(self, matrix: Matrix) -> Product:
         """Return the product with one matrix, of the activations' dtype."""
 
@@ -60,6 +70,22 @@ class MatrixFormat(Protocol):
 
         None where the device has no such operation, or one that waits to be told how many rows are whose.
         """
+
+
+@dataclass(frozen=True, slots=True)
+class ModuleOutputs:
+    """The module of a model whose outputs a matrix makes."""
+
+    module: str  # its name in the model
+    outputs: int  # of the module
+    rows: Tensor | None = None  # which of them, one for each row of the matrix; None: all, in their order
+
+    @property
+    def count(self) -> int:
+        return self.outputs if self.rows is None else len(self.rows)
+
+    def __getitem__(self, index: Tensor) -> ModuleOutputs:
+        return replace(self, rows=index if self.rows is None else self.rows[index])
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +102,7 @@ class Matrix:
     in_features: int
     factor: Tensor | None = None  # (…, out, 1), float32, by which results are to be multiplied
     input_order: Tensor | None = None  # (…, 1, in): the input that each column is for, unless its own
+    origin: ModuleOutputs | None = None  # of a matrix that adapters may change
 
     def __getitem__(self, index: int | Tensor) -> Matrix:
         """Return an expert's matrix, or some rows of one matrix."""
@@ -85,7 +112,18 @@ class Matrix:
             bias=None if self.bias is None else self.bias[index],
             factor=None if self.factor is None else self.factor[index],
             input_order=self.input_order if self.ndim == 2 else _item(self.input_order, index),
+            origin=self.origin[index] if self.origin and isinstance(index, Tensor) else None,
         )
+
+    def columns(self, start: int, stop: int) -> Matrix:
+        """Return the matrix of some inputs alone. Raises ValueError where it cannot be cut there."""
+        if self.input_order is not None:
+            raise ValueError("its inputs are stored in an order of their own")
+        unit = self.format.unit(self.in_features)
+        if start % unit or (stop % unit and stop != self.in_features):
+            raise ValueError(f"{unit} inputs stand together as {self.format.name}")
+        form, blocks = self.format.columns(self.blocks, slice(start, stop))
+        return replace(self, format=form, blocks=blocks, in_features=stop - start)
 
     @property
     def ndim(self) -> int:
@@ -197,11 +235,20 @@ def stack(matrices: Sequence[Matrix], dim: int = 0) -> Matrix:
         order = torch.cat([matrix.input_order for matrix in matrices if matrix.input_order is not None], dim)
     return replace(
         first,
-        blocks=tuple(torch.cat(parts, dim) for parts in zip(*(m.blocks for m in matrices), strict=True)),
+        blocks=tuple(_joined(parts, dim) for parts in zip(*(m.blocks for m in matrices), strict=True)),
         bias=_stacked([(m.shape[:-1], m.bias) for m in matrices], dim, empty=0.0),
         factor=_stacked([((*m.shape[:-1], 1), m.factor) for m in matrices], dim, empty=1.0),
         input_order=order,
     )
+
+
+def _joined(parts: tuple[Tensor, ...], dim: int) -> Tensor:
+    first = parts[0]
+    if first.device.type != "cpu":
+        return torch.cat(parts, dim)
+    shape = list(first.shape)
+    shape[dim] = sum(part.shape[dim] for part in parts)
+    return torch.cat(parts, dim, out=huge_pages.empty(shape, first.dtype))
 
 
 def _stacked(

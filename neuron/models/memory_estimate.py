@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
-from typing import Any
 
 import torch
 
 from neuron.device.kv_cache import KVShape
 from neuron.device.page_pool import Coding
 from neuron.models.checkpoint import BUFFER_TYPES, ITEM_BYTES, Checkpoint
-from neuron.models.indexer_interface import INDEXED_LAYERS
-from neuron.models.state_interface import SILENT_LAYERS
+from neuron.models.config_sizes import ConfigSizes
 
 MIB = 1 << 20
 _NAMES = {torch.float32: "f32", torch.float16: "f16", torch.bfloat16: "bf16"}  # as GGUF has them
@@ -58,48 +55,26 @@ def estimate_memory(
     what is measured after loading protect the device. States that layers keep beside the cache are counted
     after loading, too.
     """
-    config = checkpoint.config.get("text_config") or checkpoint.config
-
-    def size(name: str) -> int:
-        value = config.get(name)
-        return value if isinstance(value, int) else 0
-
+    sizes = ConfigSizes.of(checkpoint.config)
+    size = sizes.size
     hidden, heads = size("hidden_size"), size("num_attention_heads")
-    head_dim = size("head_dim") or (hidden // heads if heads else 0)
-    kv_heads = size("num_key_value_heads") or heads
     context = min(context, size("max_position_embeddings") or context)
-    kinds = config.get("layer_types")
-    silent = [kind for kind in kinds if kind in SILENT_LAYERS] if isinstance(kinds, list) else []
-    num_attending = max(0, size("num_hidden_layers") - len(silent))
     # Tied weights are stored once, but the head's plain numbers are packed for its linear layer and the
     # embedding's are not.
     tied = 0
-    if config.get("tie_word_embeddings") and _is_plain(checkpoint, (size("vocab_size"), hidden)):
+    if sizes.text.get("tie_word_embeddings") and _is_plain(checkpoint, (size("vocab_size"), hidden)):
         tied = size("vocab_size") * hidden * dtype.itemsize
-    cached = KVShape(kv_heads, head_dim, head_dim)
+    cached = KVShape(sizes.kv_heads, sizes.head_dim, sizes.head_dim)
     per_token = _HIDDEN_COPIES * hidden + _GATE_COPIES * size("intermediate_size")
-    if rank := size("kv_lora_rank"):
-        rotated = size("qk_rope_head_dim")
-        cached = KVShape(1, rank + rotated, 0, values_are_keys=True)
-        per_token += _HEAD_COPIES * heads * (size("qk_nope_head_dim") + rotated)
-    index = _index_values(config) * dtype.itemsize
+    if latent := sizes.latent_dim:
+        cached = KVShape(1, latent, 0, values_are_keys=True)
+        per_token += _HEAD_COPIES * heads * (size("qk_nope_head_dim") + size("qk_rope_head_dim"))
+    index = sizes.index_values * dtype.itemsize
     return MemoryEstimate(
         weights=weight_bytes(checkpoint, dtype) + tied,
-        cache=context * (num_attending * cached.num_bytes(dtype, coding) + index),
+        cache=context * (sizes.num_attending * cached.num_bytes(dtype, coding) + index),
         activations=step_tokens * per_token * dtype.itemsize + rows * _LOGIT_COPIES * 4 * size("vocab_size"),
     )
-
-
-def _index_values(config: Mapping[str, Any]) -> int:
-    """Return the values of a token's index keys, in all layers whose indexers choose for themselves."""
-    dim, kinds, modes = config.get("index_head_dim"), config.get("layer_types"), config.get("indexer_types")
-    if not isinstance(dim, int) or not isinstance(count := config.get("num_hidden_layers"), int):
-        return 0
-    kinds = kinds if isinstance(kinds, list) else ["indexed_attention"] * count
-    modes = modes if isinstance(modes, list) else ["full"] * count
-    pairs = zip(kinds, modes, strict=False)
-    choosing = [kind for kind, mode in pairs if kind in INDEXED_LAYERS and mode != "shared"]
-    return dim * len(choosing)
 
 
 def _is_plain(checkpoint: Checkpoint, shape: tuple[int, int]) -> bool:

@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from neuron.device.pieces import register_product
+
 READ_AT = {"transformers": ("5.17", "5.23"), "torch": ("2.11", "2.13")}
 
 
@@ -46,6 +48,11 @@ NAMES = (
         "transformers.modeling_utils:PreTrainedModel._supports_attention_backend",
         ("False",),
         "neuron/models/architecture.py",
+    ),
+    PrivateName(
+        "transformers.configuration_utils:PreTrainedConfig._attn_implementation.fget",
+        ("(self)",),
+        "neuron/models/text_encoder.py",
     ),
     # Never called here, but it decides how tensors of a state dict are read: `tensor[...]`, then `.to`.
     PrivateName(
@@ -153,6 +160,12 @@ def supports_attention_interface(model_class: Any) -> bool:
     return bool(getattr(model_class, "_supports_attention_backend", False))
 
 
+def attention_implementation(model: Any) -> str | None:
+    """Return what `set_attn_implementation` takes to undo a later call of it on a model of transformers."""
+    name: str | None = model.config._attn_implementation  # noqa: SLF001
+    return name
+
+
 def image_options(processor: Any) -> dict[str, Any]:
     """Return the options with which a processor's own call processes images, for tensors of torch."""
     merged = processor._merge_kwargs(processor.valid_processor_kwargs, return_tensors="pt")  # noqa: SLF001
@@ -204,6 +217,7 @@ def onednn_linear(weight: Tensor, bias: Tensor | None, rows: int | None = None) 
     """
     packed = torch.ops.mkldnn._reorder_linear_weight(weight, rows)  # noqa: SLF001
     multiply = torch.ops.mkldnn._linear_pointwise  # noqa: SLF001
+    register_product(multiply)
     return lambda x: multiply(x, packed, bias, "none", [], "")
 
 

@@ -3,13 +3,16 @@
 A model that would run wrongly is refused here: a few tokens go through every layer, and what the layers ask
 of their attention and which states they keep is recorded. A model that keeps states, or has layers of which
 nothing was recorded, must come to the same logits when it reads those tokens piece by piece.
+
+Of a model that is `known`, whose arithmetic tests have compared with transformers', only shapes are to be
+learned: its tokens pass without a look at its weights, which may be in a file that is not read yet.
 """
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -20,20 +23,24 @@ from torch import Tensor
 
 from neuron.device.attention import use_backend
 from neuron.device.batch import Batch
+from neuron.device.image_embedder import ImageEmbedder
+from neuron.device.image_positions import ImagePositions
 from neuron.device.kv_cache import KVCache, PageTable
-from neuron.device.model import DecoderModel
+from neuron.device.model import DecoderModel, ImageEmbeddings
 from neuron.device.sdpa import SdpaAttention
 from neuron.device.selection import use_index_keys
 from neuron.device.sequences import StepSequences, use_sequences
 from neuron.device.state_pool import StatePool, group_states, use_state_groups
 from neuron.models.architecture import model_unsupported
-from neuron.models.attention_interface import PROBE_NAME, AttentionProbe, UnsupportedAttentionError
+from neuron.models.attention_interface import PROBE_NAME, AttentionProbe, attention_of_text
+from neuron.models.attention_masks import ImageMaskRecorder, MaskRecorder, UnsupportedAttentionError
 from neuron.models.checkpoint import Checkpoint, model_broken
+from neuron.models.config_sizes import SILENT_LAYERS
 from neuron.models.index_cache import IndexProbe
 from neuron.models.indexer_interface import find_indexers, has_indexers
 from neuron.models.latent_interface import keep_latents
+from neuron.models.products_of_zeros import ProductsOfZeros
 from neuron.models.state_interface import (
-    SILENT_LAYERS,
     StatefulModule,
     StateProbe,
     cache_argument,
@@ -41,14 +48,13 @@ from neuron.models.state_interface import (
     layer_types,
 )
 from neuron.pipe import Sampling
-from neuron.step import CacheShape, Chunk, Joined, PromptRule, StepPlan
+from neuron.step import CacheShape, Chunk, Encoding, Joined, PromptImage, PromptRule, StepPlan
 
 _TOKENS = 16  # enough to remember
 _PIECES = (0, 7, 13, 15, _TOKENS)  # bounds between what is read at once
 # How far logits may be from each other, the root of the mean square in their standard deviations: more than
 # rounding brings about, less than a forgotten state.
 _TOLERANCES = {torch.float32: 0.005, torch.float16: 0.05, torch.bfloat16: 0.15}
-_SHAPE = CacheShape(num_pages=2, page_size=_TOKENS, num_slots=2, context=_TOKENS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +68,7 @@ class Probe:
     first_position: int  # of a sequence's first token, as the model counts
     has_silent_layers: bool  # which neither attend nor say that they do not
     index: IndexProbe | None = None  # of a model with indexers: the logits are by transformers' own attention
+    is_known: bool = False  # its logits are zeros
 
     @property
     def prompt_rule(self) -> PromptRule | None:
@@ -69,13 +76,31 @@ class Probe:
         return next((rule for rule in rules if rule), None)
 
     @property
+    def sees_images_whole(self) -> bool:
+        """Whether the tokens of an image see each other, so that they run in one chunk."""
+        return any(params.images for params in self.attention.params.values())
+
+    @property
     def needs_proof(self) -> bool:
         """Whether the model may keep what nobody has seen: `check_continuation` finds out."""
-        return self.states is not None or self.has_silent_layers or self.index is not None
+        is_unseen = self.states is not None or self.has_silent_layers or self.index is not None
+        return is_unseen and not self.is_known
 
     @property
     def vocab_size(self) -> int:
         return self.logits.shape[-1]
+
+
+def probe_known(checkpoint: Checkpoint, model: Any, text_config: Any) -> Probe:
+    """Return what the layers of a model with `PROBE_NAME` ask for, without a look at its weights.
+
+    It must count positions from zero. Raises ModelLoadError.
+    """
+    with refusing(checkpoint.path):
+        keep_latents(model, proven=True)
+        probe = _run(model, text_config, weightless=True)
+        _check_windows(probe, text_config)
+    return replace(probe, is_known=True)
 
 
 def probe_model(checkpoint: Checkpoint, model: Any, text_config: Any, *, latents: bool = True) -> Probe:
@@ -86,7 +111,7 @@ def probe_model(checkpoint: Checkpoint, model: Any, text_config: Any, *, latents
     with refusing(checkpoint.path):
         index = find_indexers(model) if has_indexers(text_config) else None
         if index:
-            model.set_attn_implementation(PROBE_NAME)
+            model.set_attn_implementation(attention_of_text(PROBE_NAME, model.config))
         if latents:
             keep_latents(model)
         probe = _run(model, text_config)
@@ -117,13 +142,19 @@ def refusing(path: Path) -> Iterator[None]:
 
 @torch.inference_mode()
 def _run(
-    model: Any, text_config: Any, *, first_position: int | None = 0, token_type: int | None = None
+    model: Any,
+    text_config: Any,
+    *,
+    first_position: int | None = 0,
+    token_type: int | None = None,
+    weightless: bool = False,
 ) -> Probe:
     """Return what a few tokens' way through the layers recorded.
 
     Positions or types of the tokens that are None are not told.
     """
-    attention = AttentionProbe()
+    attention = AttentionProbe(attends=not weightless)
+    products: AbstractContextManager[Any] = ProductsOfZeros() if weightless else nullcontext()
     states = StateProbe(model.config) if keeps_states(text_config) else None
     tokens = ordinary_tokens(model)[None]
     positions = torch.arange(_TOKENS, device=model.device)
@@ -132,8 +163,8 @@ def _run(
         inputs["position_ids"] = positions[None] + first_position
     if token_type is not None:
         inputs["token_type_ids"] = torch.full_like(tokens, token_type)
-    recording = attention.recording(is_told=token_type is not None)
-    with use_backend(attention), recording, ExitStack() as watching:
+    recording = attention.recording(MaskRecorder(is_told=token_type is not None))
+    with use_backend(attention), recording, products, ExitStack() as watching:
         if states:
             inputs[cache_argument(model)] = states
             watching.enter_context(states.watching(model))
@@ -216,35 +247,92 @@ def _continues(decoder: DecoderModel, probe: Probe) -> bool:
 
     The probe's own attention attends to everything.
     """
-    at_once, *others = _read_in_pieces(decoder, probe)
+    at_once = read_pieces(decoder, probe.tokens, (0, _TOKENS))
+    others = [read_pieces(decoder, probe.tokens, _PIECES)]
     if probe.index or all(
         params.is_softmax and not params.is_local for params in probe.attention.params.values()
     ):
         others.append(probe.logits.float())
-    allowed = _TOLERANCES[decoder.dtype] * float(at_once.std())
-    return all(float((logits - at_once).square().mean().sqrt()) <= allowed for logits in others)
+    return not any(differs(logits, at_once, decoder.dtype) for logits in others)
+
+
+def differs(logits: Tensor, wanted: Tensor, dtype: torch.dtype) -> bool:
+    """Return whether logits, (vocab,), are further from others than rounding brings them."""
+    allowed = _TOLERANCES[dtype] * float(wanted.std())
+    return not float((logits - wanted).square().mean().sqrt()) <= allowed
 
 
 @torch.inference_mode()
-def _read_in_pieces(decoder: DecoderModel, probe: Probe) -> Iterator[Tensor]:
-    """Yield the logits after the probe's tokens, read at once and read in `_PIECES`."""
-    device = decoder.device
-    cache = KVCache(probe.attention.layers, _SHAPE, dtype=decoder.dtype, device=device)
-    states = StatePool(decoder.states, _SHAPE, device)
-    table = PageTable(_SHAPE, device)
-    last = torch.tensor([0], device=device)
-    for slot, ends in enumerate(((0, _TOKENS), _PIECES)):
-        joined: tuple[Joined, ...] = (Joined(slot, Sampling(), probe.tokens, (), (slot,)),)
-        for start, end in pairwise(ends):
-            plan = StepPlan((Chunk(slot, probe.tokens[start:end], start),), joined)
-            table.update(plan)
-            batch = Batch(plan, table, _SHAPE)
-            joined = ()
-            with (
-                use_backend(SdpaAttention(cache, batch)),
-                use_sequences(StepSequences(cache, batch)),
-                use_index_keys(cache, batch),
-                use_state_groups(group_states(states, plan, batch)),
-            ):
-                logits = decoder(batch.tokens, batch.positions, last + end - start - 1)
-        yield logits[0]
+def read_pieces(
+    decoder: DecoderModel, tokens: Sequence[int], ends: Sequence[int], images: tuple[PromptImage, ...] = ()
+) -> Tensor:
+    """Return the logits after a prompt, (vocab,), that is read in pieces which end at `ends`."""
+    device, count = decoder.device, len(tokens)
+    shape = CacheShape(num_pages=1, page_size=count, num_slots=1, context=count)
+    cache = KVCache(decoder.layers, shape, dtype=decoder.dtype, device=device)
+    states = StatePool(decoder.states, shape, device)
+    table = PageTable(shape, device)
+    encoder = decoder.vision_encoder if images else None
+    embedder, places = (
+        (ImageEmbedder(encoder, device), ImagePositions(encoder, 1, device)) if encoder else (None, None)
+    )
+    joined: tuple[Joined, ...] = (Joined(0, Sampling(), tuple(tokens), (), (0,), images=images),)
+    for start, end in pairwise(ends):
+        shown = tuple(image for image in images if image.start < end and image.end > start)
+        plan = StepPlan((Chunk(0, tuple(tokens[start:end]), start, images=shown),), joined)
+        table.update(plan)
+        batch = Batch(plan, table, shape)
+        if places and joined:
+            places.join(*joined)
+        joined = ()
+        embeddings: ImageEmbeddings = ()
+        if embedder:
+            encoded = embedder.encode(Encoding(0, shown))
+            if encoded and encoded.failure:
+                raise ValueError(encoded.failure)
+            embeddings = embedder.embed(plan, batch)
+        positions = places.of(plan, batch) if places else batch.positions
+        last = torch.tensor([end - start - 1], device=device)
+        with (
+            use_backend(SdpaAttention(cache, batch)),
+            use_sequences(StepSequences(cache, batch)),
+            use_index_keys(cache, batch),
+            use_state_groups(group_states(states, plan, batch)),
+        ):
+            logits = decoder(batch.tokens, positions, last, embeddings)
+    return logits[0]
+
+
+_IMAGE = range(5, 11)  # tokens of the probe that stand for an image
+
+
+@torch.inference_mode()
+def read_images_alike(model: Any, probe: Probe, image_token_id: int) -> Probe:
+    """Return the probe of a text that shows an image, for which no pixels are needed.
+
+    Raises UnsupportedAttentionError.
+    """
+    taken = inspect.signature(model.forward).parameters
+    names = [name for name in taken if name.endswith("token_type_ids")]
+    if not names:
+        return probe
+    attention = AttentionProbe()
+    tokens = torch.tensor([probe.tokens], device=model.device)
+    types = torch.zeros_like(tokens)
+    tokens[0, list(_IMAGE)] = image_token_id
+    types[0, list(_IMAGE)] = 1
+    positions = torch.arange(_TOKENS, device=model.device)[None] + probe.first_position
+    masks = ImageMaskRecorder(probe.attention.spans, _IMAGE)
+    states = StateProbe(model.config) if probe.states else None
+    kept = {cache_argument(model): states} if states else {}
+    with use_backend(attention), attention.recording(masks), ExitStack() as watching:
+        if states:
+            watching.enter_context(states.watching(model))
+        told = dict.fromkeys(names, types) | kept
+        model(input_ids=tokens, position_ids=positions, use_cache=False, **told)
+    images = {name for name, params in attention.params.items() if params.images}
+    attention.params = {
+        name: replace(params, images=name in images) for name, params in probe.attention.params.items()
+    }
+    attention.layers = probe.attention.layers
+    return replace(probe, attention=attention)

@@ -60,7 +60,7 @@ class RecurrentDecoder(SequentialDecoder):
         state = None if group.is_fresh else self._read(group)
         out = self._model(**{"input_ids": tokens[None], self._argument: state}, use_cache=True)
         for name, tensor in zip(self.states, _tensors(out[self._argument]), strict=True):
-            group.pool.write(name, group.slots, tensor)
+            group.write(name, tensor)
         logits: Tensor = out.logits[0]
         return logits
 

@@ -7,14 +7,18 @@ import torch
 
 from neuron.device.kv_cache import KVShape
 from neuron.device.state_pool import StateName, StateShape
+from neuron.models.adapters.bank import AdapterBank
 
 
 class SequentialDecoder:
     """What `DecoderModel`s have in common that run transformers' own code, one sequence after another."""
 
     is_capturable = False
+    runs_rows_alone = False
+    adapters: AdapterBank | None = None  # their layers see no flat batch
     vision_encoder = None
     image_processor = None
+    whole_images = False
     prompt_rule = None
 
     def __init__(

@@ -21,9 +21,8 @@ from transformers import DynamicCache
 from neuron.device.selection import IndexGroup
 from neuron.device.state_pool import StateGroup, StateName, StateShape, state_groups
 
-# transformers' types of layers that keep states, and those that do not attend.
+# transformers' types of layers that keep states.
 STATE_LAYERS = frozenset({"conv", "hybrid", "hybrid_sliding", "linear_attention"})
-SILENT_LAYERS = frozenset({"conv", "linear_attention", "mlp", "moe"})
 
 _CACHE_ARGUMENTS = ("cache_params", "past_key_values")
 
@@ -120,7 +119,7 @@ class SlotStates:
         self._group, self._changed = group, {}
         yield
         for name, states in self._changed.items():
-            group.pool.write(name, group.slots, states)
+            group.write(name, states)
         self._group = None
 
     @property

@@ -18,7 +18,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import embedding, linear
 
+from neuron.device import row_steps
 from neuron.models import private
+from neuron.models.formats.block_type import BlockType
+from neuron.models.formats.cpu_product import unpack_rows, unpacks
 from neuron.models.formats.floats import activation_dtype
 from neuron.models.matrix import Matrix, Product, are_alike, stack
 
@@ -110,14 +113,34 @@ def _linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return out if bias is None else out + dense(bias)
 
 
-def _embedding(tokens: Tensor, weight: Tensor, *_: Any, **__: Any) -> Tensor:
+def embed(tokens: Tensor, weight: Tensor, *_: Any, **__: Any) -> Tensor:
+    """Return the rows of a weight, plain or stored, that are the embeddings of tokens."""
     if not isinstance(weight, StoredWeight) or weight.is_transposed or weight.ndim != 2:
         return embedding(dense(tokens), dense(weight))
     rows = weight.matrix[tokens.flatten()].dequantize(weight.dtype)
     return rows.view(*tokens.shape, weight.matrix.in_features)
 
 
-_FUNCTIONS: dict[Any, Callable[..., Tensor]] = {linear: _linear, embedding: _embedding}
+def can_look_up(weight: Tensor) -> bool:
+    """Return whether `look_up` can read a weight."""
+    if not isinstance(weight, StoredWeight):
+        return row_steps.can_gather(weight)
+    matrix = weight.matrix
+    return (
+        isinstance(matrix.format, BlockType)
+        and not weight.is_transposed
+        and unpacks(matrix.format.name, matrix, weight.dtype)
+    )
+
+
+def look_up(tokens: Tensor, weight: Tensor) -> Tensor:
+    """Return what `embed` does, in float32: in C alone, which checks no token."""
+    if not isinstance(weight, StoredWeight):
+        return row_steps.gather(weight, tokens)
+    return unpack_rows(weight.matrix.format.name, weight.matrix, tokens, weight.dtype)
+
+
+_FUNCTIONS: dict[Any, Callable[..., Tensor]] = {linear: _linear, embedding: embed}
 
 
 # --- operations on rows -----------------------------------------------------------------------------------
@@ -157,18 +180,34 @@ def _to(weight: StoredWeight, *, dtype: Any = None, device: Any = None, **_: Any
     def move(block: Tensor) -> Tensor:
         return block.to(device or block.device)
 
-    moved = _changed(weight, move, order=move)
-    return StoredWeight(moved.matrix, dtype, is_transposed=weight.is_transposed)
+    changed = moved(weight, move)
+    return StoredWeight(changed.matrix, dtype, is_transposed=weight.is_transposed)
+
+
+def moved(weight: StoredWeight, move: Callable[[Tensor], Tensor]) -> StoredWeight:
+    """Return a weight of what `move` makes of each tensor that it is stored in."""
+    return _changed(weight, move, order=move)
 
 
 def _narrow(weight: StoredWeight, dim: int, index: slice) -> Any:
     if (inner := _dim(weight, dim)) is None:
-        return NotImplemented
+        return _columns(weight, index)
 
     def cut(block: Tensor) -> Tensor:
         return block[(*(slice(None),) * inner, index)]
 
     return _changed(weight, cut, order=cut if inner < weight.ndim - 2 else None)
+
+
+def _columns(weight: StoredWeight, index: slice) -> Any:
+    start, stop, step = index.indices(weight.matrix.in_features)
+    try:
+        matrix = weight.matrix.columns(start, stop) if step == 1 else None
+    except ValueError:
+        matrix = None
+    if matrix is None:
+        return NotImplemented
+    return StoredWeight(matrix, weight.dtype, is_transposed=weight.is_transposed)
 
 
 def _slice(weight: StoredWeight, dim: int = 0, start: Any = None, end: Any = None, step: int = 1) -> Any:

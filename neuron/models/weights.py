@@ -27,6 +27,9 @@ from neuron.models.contradiction import (
     making_keys,
 )
 from neuron.models.rope_divisors import divide_frequencies
+from neuron.models.stored_weight import StoredWeight, moved
+from neuron.models.tensor_parallel.checkpoint import RankPart
+from neuron.models.upload import UploadRing
 
 # Called with the fraction of bytes read between any two pieces of a load, so that others can use the device.
 OnProgress = Callable[[float], None]
@@ -50,6 +53,7 @@ class LoadOptions:
     allow_unexpected: bool = False  # tensors that the model has no place for
     max_image_pixels: int = MAX_IMAGE_PIXELS  # of one file
     images: bool = True  # of a model that sees; otherwise it only reads and writes text
+    part: RankPart | None = None  # the checkpoint is of one rank's part
 
     def __post_init__(self) -> None:
         if self.device.type == "cpu":  # torch copies what it moves from `cpu` to `cpu:0`
@@ -197,8 +201,9 @@ class _TensorReader:
         self._checkpoint = checkpoint
         self._files = OpenFiles(exits, self._report)
         self._device = options.device
+        self._ring = exits.enter_context(UploadRing(self._device)) if self._device.type == "cuda" else None
         self._on_progress = options.on_progress
-        self._num_read = 0  # bytes
+        self._num_read, self._num_bytes = 0, checkpoint.num_bytes
         self.failure: Exception | None = None  # transformers raises something else instead
 
     def read(self, name: str, dtype: torch.dtype | None) -> Tensor:
@@ -206,7 +211,7 @@ class _TensorReader:
         try:
             tensor = entry.read(self._files)
             _check_stored(name, entry, tensor, dtype)
-            tensor = tensor.to(device=self._device, dtype=dtype)
+            tensor = self._uploaded(tensor).to(device=self._device, dtype=dtype)
             self._num_read += entry.num_bytes
             self._report()
         except Exception as error:
@@ -214,8 +219,14 @@ class _TensorReader:
             raise
         return tensor
 
+    def _uploaded(self, tensor: Tensor) -> Tensor:
+        if self._ring is None or tensor.device.type != "cpu":
+            return tensor
+        copy = self._ring.copy
+        return moved(tensor, copy) if isinstance(tensor, StoredWeight) else copy(tensor)
+
     def _report(self) -> None:
-        self._on_progress(self._num_read / self._checkpoint.num_bytes)
+        self._on_progress(self._num_read / self._num_bytes)
 
 
 def _check_stored(name: str, entry: TensorEntry, tensor: Tensor, dtype: torch.dtype | None) -> None:

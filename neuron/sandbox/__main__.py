@@ -28,7 +28,7 @@ from neuron.sandbox.messages import (
 )
 
 MIB = 1 << 20
-NICENESS = 5  # a third of the share of whoever streams, where there are more to compute than cores
+NICENESS = 10  # a tenth of the share of whoever streams, where there are more to compute than cores
 
 
 def main() -> None:

@@ -1,9 +1,14 @@
-"""Which device worker gets a model: one that its spec allows, with the most memory free."""
+"""Which device workers get a model: such as its spec allows, with the most memory free.
+
+Groups that share a device must have the same rank 0, which steps them one after the other. Otherwise each of
+two ranks could wait in one group for the other, which waits for it in another.
+"""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Collection, Sequence
+from itertools import combinations
 from operator import itemgetter
 
 from cortex_site.base.kv_dtype import KV_DTYPES
@@ -19,11 +24,14 @@ def allowed_workers(spec: ModelSpec, workers: Sequence[DeviceWorker]) -> Sequenc
     _require_known("tool_format", spec.tool_format, NOTATIONS)
     _require_known("kv_dtype", spec.kv_dtype, KV_DTYPES)
     _require_known("reasoning_format", spec.reasoning_format, reasoning_formats())
+    if (count := num_devices(spec)) > len(workers):
+        message = f"tensor_parallel is {count}, but this neuron has {len(workers)} devices."
+        raise ApiError(400, "unsupported_parameter", message, param="tensor_parallel")
     if spec.devices is None:
         return workers
     known = {worker.device.index: worker for worker in workers}
-    if len(spec.devices) != 1:
-        message = f"devices must name one device; a model runs on one of {sorted(known)}."
+    if not spec.devices or len(set(spec.devices)) != count or len(spec.devices) != count:
+        message = f"devices must name as many as tensor_parallel says, {count} of {sorted(known)}."
         raise ApiError(400, "unsupported_parameter", message, param="devices")
     if unknown := [index for index in spec.devices if index not in known]:
         message = f"There is no device {unknown[0]}; this neuron has {sorted(known)}."
@@ -37,19 +45,48 @@ def _require_known(param: str, name: str | None, known: Collection[str]) -> None
         raise ApiError(400, "invalid_request_body", message, param=param)
 
 
-async def freest(workers: Sequence[DeviceWorker]) -> DeviceWorker:
-    """The worker with the most memory free, once it is ready. Raises `ApiError` 503."""
+def num_devices(spec: ModelSpec) -> int:
+    """How many devices a model is for."""
+    return spec.tensor_parallel or max(1, len(spec.devices or ()))
+
+
+async def freest(
+    workers: Sequence[DeviceWorker], count: int, groups: Sequence[Sequence[DeviceWorker]]
+) -> list[DeviceWorker]:
+    """The workers with the most memory free that can be a group beside others, by device.
+
+    Raises `ApiError`: 503 when too few can be used, 409 when other groups are in the way.
+    """
     alive = [worker for worker in workers if worker.state != "failed"]
-    if not alive:
-        reasons = "; ".join(f"{worker.name}: {worker.reason}" for worker in workers)
-        raise ApiError(503, "device_failed", f"No device can be used ({reasons}).")
-    free_mb = await asyncio.gather(*map(_free_mb, alive))
-    best = max(zip(free_mb, alive, strict=True), key=itemgetter(0))[1]
+    if len(alive) < count:
+        reasons = "; ".join(f"{worker.name}: {worker.reason}" for worker in workers if worker not in alive)
+        raise ApiError(503, "device_failed", f"Too few devices can be used ({reasons}).")
+    ranked = alive if len(alive) == count else await _by_free_memory(alive)
+    for chosen in combinations(ranked, count):
+        by_device = sorted(chosen, key=lambda worker: worker.device.index)
+        if all(_fits(by_device, group) for group in groups):
+            return by_device
+    message = "The devices are in groups of other models that have another first device; unload those first."
+    raise ApiError(409, "device_busy", message, param="devices")
+
+
+async def _by_free_memory(workers: Sequence[DeviceWorker]) -> list[DeviceWorker]:
+    free_mb = await asyncio.gather(*map(_free_mb, workers))
+    pairs = sorted(zip(free_mb, workers, strict=True), key=itemgetter(0), reverse=True)
+    return [worker for _, worker in pairs]
+
+
+def _fits(group: Sequence[DeviceWorker], other: Sequence[DeviceWorker]) -> bool:
+    return min(len(group), len(other)) == 1 or group[0] is other[0] or not set(group) & set(other)
+
+
+async def ready(workers: Sequence[DeviceWorker]) -> None:
+    """Return once all are ready. Raises `ApiError` 503."""
     try:
-        await best.wait_ready()
+        for worker in workers:
+            await worker.wait_ready()
     except WorkerLoadError as error:
         raise ApiError(503, error.code, error.message) from error
-    return best
 
 
 async def _free_mb(worker: DeviceWorker) -> int:

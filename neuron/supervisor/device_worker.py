@@ -38,6 +38,11 @@ class WorkerOwner(Protocol):
 
     def worker_lost(self, worker: DeviceWorker) -> None: ...
 
+    def group_lost(self, worker: DeviceWorker, lost: pipe.GroupLost) -> None: ...
+    def model_dropped(self, worker: DeviceWorker, model: str) -> None:
+        """A model that was asleep is gone."""
+        ...
+
     def changed(self, *, urgent: bool) -> None:
         """Something that `/events` shows is different; not urgent when it is mere load."""
         ...
@@ -182,9 +187,13 @@ class DeviceWorker:
                 self.progress.pop(model, None)
                 self.cycles += isinstance(message, pipe.Loaded)
                 self._pending.take(message)
+            case pipe.GroupLost():
+                self._owner.group_lost(self, message)
             case pipe.Unloaded():
                 self.cycles += 1
                 self._pending.take(message)
+            case pipe.Dropped(model=model):
+                self._owner.model_dropped(self, model)
             case _:
                 self._pending.take(message)
 
@@ -205,29 +214,54 @@ class DeviceWorker:
         except TimeoutError as error:
             raise WorkerLoadError("worker_lost", f"The device worker {self.name} does not start.") from error
 
-    async def load(
-        self, model: str, path: str, quant: str | None, kv_dtype: str | None = None
+    async def load(  # noqa: PLR0913
+        self,
+        model: str,
+        path: str,
+        quant: str | None,
+        kv_dtype: str | None = None,
+        rank: pipe.GroupRank | None = None,
+        *,
+        speculation: str | None = None,
+        draft: str | None = None,
     ) -> pipe.Loaded:
-        """Load a model, one at a time per name. Raises `WorkerLoadError`."""
+        """Load a model, or a rank's part of it, one at a time per name. Raises `WorkerLoadError`."""
+        return await self._load(pipe.Load(model, path, quant, kv_dtype, rank, speculation, draft=draft))
+
+    async def load_adapter(self, name: str, path: str, base: str, number: int) -> pipe.Loaded:
+        """Load an adapter over a model, by a number that no other has over it. Raises `WorkerLoadError`."""
+        return await self._load(pipe.Load(name, path, base=base, number=number))
+
+    async def _load(self, message: pipe.Load) -> pipe.Loaded:
         if self._process is None:
             raise WorkerLoadError("worker_lost", self._not_running)
-        load = self._pending.add_load(model)
-        self._send(pipe.Load(model, path, quant, kv_dtype))
+        load = self._pending.add_load(message.model)
+        self._send(message)
         return await load
 
-    async def unload(self, model: str) -> None:
-        """Drop a model; returns when its memory is free."""
+    async def unload(self, model: str, *, keep: bool = False, priority: int = 0) -> int | None:
+        """Drop a model, or let it fall asleep if there is room to `keep` it.
+
+        Returns when its memory is free: the MiB of the host that it takes now, or None if it is gone.
+        """
         if self._process is None:
-            return
+            return None
         unload = self._pending.unload(model)
         if unload is None:
             unload = self._pending.add_unload(model)
-            self._send(pipe.Unload(model))
-        await asyncio.shield(unload)
+            self._send(pipe.Unload(model, keep, priority))
+        return (await asyncio.shield(unload)).host_mb
 
     def is_busy(self, model: str) -> bool:
         """Whether a request for the model is under way."""
         return self._pending.is_busy(model)
+
+    def end_silent(self, after_s: float) -> None:
+        """Kill the process if it gave no sign of life for so long."""
+        silence = time.monotonic() - self._last_sign
+        if self._process is not None and silence >= after_s:
+            log.error("device worker is silent", extra={"worker": self.name, "silence_s": round(silence, 1)})
+            self._process.kill()
 
     async def restart(self) -> None:
         """Replace the process; returns when the new one is ready. Raises `WorkerLoadError`."""
@@ -249,9 +283,12 @@ class DeviceWorker:
         self._pending.add_generation(generation)
         return generation
 
-    async def embed(self, model: str, inputs: list[list[int]]) -> bytes:
-        """The vectors of all inputs, one after the other, in little-endian float32. Raises `ApiError`."""
-        answer: pipe.Embedded = await self._ask(model, pipe.Embed(pipe.next_id(), model, inputs))
+    async def embed(
+        self, model: str, inputs: list[list[int]], *, num_prompt: int = 0, seconds: Sequence[int] = ()
+    ) -> bytes:
+        """What `LocalModel.embed` returns. Raises `ApiError`."""
+        question = pipe.Embed(pipe.next_id(), model, inputs, num_prompt, list(seconds))
+        answer: pipe.Embedded = await self._ask(model, question)
         return answer.vectors
 
     async def process_images(self, model: str, files: list[bytes]) -> pipe.ImagesProcessed:

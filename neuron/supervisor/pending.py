@@ -35,7 +35,7 @@ class PendingWork:
         self._generations: dict[int, Generation] = {}
         self._questions: dict[int, tuple[str, asyncio.Future[Any]]] = {}  # with the model
         self._loads: dict[str, asyncio.Future[pipe.Loaded]] = {}
-        self._unloads: dict[str, asyncio.Future[None]] = {}
+        self._unloads: dict[str, asyncio.Future[pipe.Unloaded]] = {}
 
     @property
     def is_loading(self) -> bool:
@@ -60,12 +60,12 @@ class PendingWork:
         self._loads[model] = load
         return load
 
-    def add_unload(self, model: str) -> asyncio.Future[None]:
-        unload: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    def add_unload(self, model: str) -> asyncio.Future[pipe.Unloaded]:
+        unload: asyncio.Future[pipe.Unloaded] = asyncio.get_running_loop().create_future()
         self._unloads[model] = unload
         return unload
 
-    def unload(self, model: str) -> asyncio.Future[None] | None:
+    def unload(self, model: str) -> asyncio.Future[pipe.Unloaded] | None:
         """The unload of the model that is under way."""
         return self._unloads.get(model)
 
@@ -89,7 +89,7 @@ class PendingWork:
                 self._end_load(model, reply)
             case pipe.Unloaded(model=model):
                 if unload := self._unloads.pop(model, None):
-                    unload.set_result(None)
+                    unload.set_result(reply)
 
     def _answer(self, reply: Answer) -> None:
         _, answer = self._questions.pop(reply.id, ("", None))

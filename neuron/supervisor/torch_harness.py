@@ -1,8 +1,9 @@
 """The `torch` harness: places models on device workers and loads them again when a worker was replaced.
 
-A model is loading → loaded → unloading, or failed. A load that kills its worker is a failed load and is not
-tried again; a model that was loaded when its worker died goes back to loading and is loaded again as soon as
-the worker is ready, `restart.max_reloads` times at most.
+A model is loading → loaded → unloading, or failed. One that is unloaded may fall asleep instead of going: it
+is loading again when it is woken, and gone when its worker drops it for others or is replaced. A load that
+kills its worker is a failed load and is not tried again; a model that was loaded when its worker died goes
+back to loading and is loaded again as soon as the worker is ready, `restart.max_reloads` times at most.
 """
 
 from __future__ import annotations
@@ -11,18 +12,22 @@ import asyncio
 import logging
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
+from pathlib import Path
 from typing import Any
 
-from neuron import sources
+from neuron import pipe, sources
 from neuron.harness import HarnessContext, HarnessHealth
 from neuron.model_texts import read_text
 from neuron.models.checkpoint import ModelLoadError, load_warnings
-from neuron.supervisor.device_choice import allowed_workers, freest
+from neuron.models.sentence_modules import sentence_warnings
+from neuron.read_ahead import read_ahead
+from neuron.supervisor.device_choice import allowed_workers, freest, num_devices, ready
+from neuron.supervisor.device_group import DeviceGroup
 from neuron.supervisor.device_worker import DeviceWorker
 from neuron.supervisor.pending import WorkerLoadError
 from neuron.supervisor.placed_model import RETRY_AFTER_S, PlacedModel, TorchModel, not_loaded
-from neuron.text.directory import BrokenModelError, FitTemplate, TextSettings
+from neuron.text.directory import BrokenModelError, FitTemplate
 from neuron.text.rendering import TemplateRefusal
 from neuron.text.traits.fitted_template import FittedTemplate
 from neuron.wire import ApiError, Leave, ModelFailure, ModelInfo, ModelLoad, ModelSpec, ModelState
@@ -52,6 +57,7 @@ class TorchHarness:
         ]
         self._models: dict[str, PlacedModel] = {}
         self._reloads: set[asyncio.Task[None]] = set()
+        self._readings: set[asyncio.Task[int]] = set()
 
     async def run(self) -> None:
         try:
@@ -61,6 +67,9 @@ class TorchHarness:
         finally:
             for task in self._reloads:
                 task.cancel()
+            for model in self._models.values():
+                if model.group:
+                    model.group.close()
 
     # --- what others ask ------------------------------------------------------------------------------
 
@@ -85,6 +94,17 @@ class TorchHarness:
             raise not_loaded(model_id)
         return model.local_model(self._config)
 
+    def relayed_model(self, model_id: str) -> None:
+        return None
+
+    def log(self, model_id: str) -> Sequence[str]:
+        return ()
+
+    def overhead_ns(self, model_id: str) -> int | None:
+        """What the last step's plan took to reach all devices of a model; None of one on one device."""
+        model = self._models.get(model_id)
+        return model.group.overhead_ns if model and model.group else None
+
     # --- load -----------------------------------------------------------------------------------------
 
     async def load(self, spec: ModelSpec) -> None:
@@ -94,10 +114,17 @@ class TorchHarness:
         if model and model.state == "loaded":
             model.require_same(spec)
             return
-        model = self._models[spec.model_id] = PlacedModel(spec)
+        wakes = model is not None and model.state == "asleep" and model.can_wake(spec, allowed)
+        if model and model.state == "asleep" and not wakes:
+            await self.unload(model.id, Leave())
+        if model is None or not wakes:
+            model = self._models[spec.model_id] = PlacedModel(spec)
+        model.state = "loading"
+        model.settled.clear()
         self._changed(True)
         try:
-            await self._place(model, allowed)
+            if not wakes:
+                await self._place(model, allowed)
             await self._load_on_worker(model)
         except ApiError as error:
             if model.state == "loading":
@@ -111,13 +138,30 @@ class TorchHarness:
                 )
             raise
 
+    async def read_ahead(self, spec: ModelSpec) -> None:
+        model = self._models.get(spec.model_id)
+        if model is None or model.state == "failed":  # else its weights are in memory, or on their way
+            source = spec.source or spec.model_id
+            path, *_ = await sources.find(source, self._config.models_dir, spec.quant)
+            self._start_reading(path)
+
+    def _start_reading(self, path: Path) -> None:
+        reading = asyncio.create_task(asyncio.to_thread(read_ahead, path), name=f"read ahead {path}")
+        self._readings.add(reading)
+        reading.add_done_callback(self._readings.discard)
+
     async def _place(self, model: PlacedModel, workers: Sequence[DeviceWorker]) -> None:
-        model.path, model.quant = await sources.find(model.source, self._config.models_dir, model.spec.quant)
-        model.warnings = load_warnings(model.path)
+        path, is_adapter = await model.find_files(self._config.models_dir)
+        if is_adapter:
+            while (base := self._models.get(model.base_id)) and base.state == "loading":
+                await base.settled.wait()
+            model.stand_on(base)
+            return
+        self._start_reading(path)
+        model.warnings = [*load_warnings(path), *sentence_warnings(path)]
         try:
-            spec = model.spec
-            settings = TextSettings(spec.chat_template, spec.tool_format, spec.reasoning_format)
-            model.text = await asyncio.to_thread(read_text, model.path, settings, self._fit_from_thread())
+            settings = model.text_settings(path)
+            model.text = await asyncio.to_thread(read_text, path, settings, self._fit_from_thread())
         except BrokenModelError as error:
             raise ApiError(422, "model_broken", str(error)) from error
         except ModelLoadError as error:
@@ -128,7 +172,13 @@ class TorchHarness:
             # a stranger's files: whatever is wrong with them fails this load
             what = f"{model.path}: its files for text cannot be read: {type(error).__name__}: {error}"
             raise ApiError(422, "model_broken", what) from error
-        model.worker = await freest(workers)
+        count = num_devices(model.spec)
+        others = [
+            other.group.workers for other in self._models.values() if other.group and other.state != "failed"
+        ]
+        chosen = await freest(workers, count, others)
+        model.group = DeviceGroup(chosen, self._config.restart.rank_timeout_s)
+        await ready(chosen)
 
     def _fit_from_thread(self) -> FitTemplate:
         """A function for a thread that reads a model: templates are probed where they can be killed."""
@@ -139,23 +189,30 @@ class TorchHarness:
 
         return fit
 
-    async def _load_on_worker(self, model: PlacedModel) -> None:
-        assert model.worker
+    async def _load_on_worker(self, model: PlacedModel, *, again: bool = False) -> None:
+        assert model.group
         assert model.path
         model.require_loading()
         try:
-            loaded = await model.worker.load(model.id, str(model.path), model.quant, model.spec.kv_dtype)
+            if again:
+                await model.prepare()
+                model.require_loading()
+            parts = await model.load()
         except WorkerLoadError as error:
             raise ApiError(LOAD_STATUS.get(error.code, 503), error.code, error.message) from error
         model.require_loading()
-        model.loaded = loaded
+        model.take(parts)
         model.state = "loaded"
         model.reloads = 0
         model.is_resident = True
         model.settled.set()
         log.info(
             "model loaded",
-            extra={"model": model.id, "worker": model.worker.name, "memory_mb": loaded.memory_mb},
+            extra={
+                "model": model.id,
+                "workers": [worker.name for worker in model.group.workers],
+                "memory_mb": [part.memory_mb for part in parts],
+            },
         )
         self._changed(True)
 
@@ -177,15 +234,34 @@ class TorchHarness:
                 model.leaving = leave
             await model.settled.wait()
             return
+        whole = self._with_adapters(model)
         if model.state == "loaded":
-            await self._drain([model], "unloading", leave)
+            await self._drain([each for each in whole if each.state == "loaded"], "unloading", leave)
         was_failed = model.state == "failed"
-        model.state = "unloading"
-        model.settled.clear()
+        keeps = leave.keep == "host" and model.loaded is not None and model.base is None
+        for each in whole:
+            each.state = "unloading"
+            each.settled.clear()
         self._changed(True)
-        if model.worker and not was_failed:
-            await model.worker.unload(model_id)
-        self._forget(model)
+        host_mb = None if was_failed else await model.unload(keep=keeps, priority=leave.priority)
+        for adapter in whole[1:]:  # its workers have dropped them with it
+            self._forget(adapter)
+        if host_mb is None:
+            self._forget(model)
+        else:
+            self._set_asleep(model, host_mb)
+
+    def _with_adapters(self, model: PlacedModel) -> Sequence[PlacedModel]:
+        return [model, *(other for other in self._models.values() if other.base is model)]
+
+    def _set_asleep(self, model: PlacedModel, host_mb: int) -> None:
+        model.state = "asleep"
+        model.host_mb = host_mb
+        model.is_resident = False
+        model.leaving = None
+        model.settled.set()
+        log.info("model fell asleep", extra={"model": model.id, "host_mb": host_mb})
+        self._changed(True)
 
     def _forget(self, model: PlacedModel) -> None:
         if self._models.get(model.id) is model:
@@ -199,7 +275,7 @@ class TorchHarness:
 
     async def restart_device(self, index: int, leave: Leave) -> None:
         worker = next(worker for worker in self._workers if worker.device.index == index)
-        residents = [model for model in self._models.values() if model.worker is worker]
+        residents = [model for model in self._models.values() if model.is_on(worker)]
         await self._drain([model for model in residents if model.state == "loaded"], "loading", leave)
         try:
             await worker.restart()
@@ -245,29 +321,79 @@ class TorchHarness:
     def changed(self, *, urgent: bool) -> None:
         self._changed(urgent)
 
+    def model_dropped(self, worker: DeviceWorker, model_id: str) -> None:
+        model = self._models.get(model_id)
+        if model and model.is_on(worker) and model.state == "asleep":
+            self._forget_asleep(model)
+
     def worker_lost(self, worker: DeviceWorker) -> None:
-        for model in self._models.values():
-            if model.worker is worker and model.state == "loaded":
-                model.state = "loading"
-                model.loaded = None
-                model.settled.clear()
+        for model in list(self._models.values()):
+            if model.is_on(worker) and model.state == "asleep":
+                self._forget_asleep(model)
+            elif model.is_on(worker):
+                self._lose(model, f"{worker.name} went away ({worker.reason})")
+
+    def group_lost(self, worker: DeviceWorker, lost: pipe.GroupLost) -> None:
+        model = self._models.get(lost.model)
+        if model is None or model.group is None or not model.is_on(worker) or model.state != "loaded":
+            return
+        log.error("group lost", extra={"model": model.id, "reason": lost.message})
+        model.group.end_silent()
+        for each in (whole := self._with_adapters(model)):
+            self._lose(each, lost.message)
+        self._start(self._reload(whole), f"reload {model.id}")
+        self._changed(True)
+
+    def _forget_asleep(self, model: PlacedModel) -> None:
+        """Forget a model that no longer sleeps on one of its devices, and so needs not on others."""
+        self._forget(model)
+        if model.group:
+            self._start(self._end_sleep(model, model.group), f"end the sleep of {model.id}")
+
+    async def _end_sleep(self, model: PlacedModel, group: DeviceGroup) -> None:
+        if model.id not in self._models:  # else it is loaded anew, which ends the sleep as well
+            await group.unload(model.id)
+
+    def _lose(self, model: PlacedModel, reason: str) -> None:
+        """Note that a model is gone from its devices, or from one of them, which is as much."""
+        if model.group:
+            model.group.abort(reason)
+        if model.state == "loaded":
+            model.state = "loading"
+            model.parts = ()
+            model.settled.clear()
 
     def worker_ready(self, worker: DeviceWorker) -> None:
-        task = asyncio.create_task(self._reload(worker), name=f"reload {worker.name}")
+        lost = [model for model in self._models.values() if model.is_on(worker) and model.is_resident]
+        self._start(self._reload(lost), f"reload {worker.name}")
+
+    def _start(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        task = asyncio.create_task(work, name=name)
         self._reloads.add(task)
         task.add_done_callback(self._reloads.discard)
 
-    async def _reload(self, worker: DeviceWorker) -> None:
-        """Load the models again that the worker's last process had."""
-        for model in list(self._models.values()):
-            if model.worker is worker and model.is_resident and model.state == "loading":
-                await self._reload_one(model)
+    async def _reload(self, models: Sequence[PlacedModel]) -> None:
+        """Load models again that were lost, one after the other."""
+        for model in models:
+            if model.state == "loading" and not model.is_reloading:
+                model.is_reloading = True
+                try:
+                    await self._reload_one(model)
+                finally:
+                    model.is_reloading = False
 
     async def _reload_one(self, model: PlacedModel) -> None:
-        model.reloads += 1
-        try:
-            await self._load_on_worker(model)
-        except ApiError as error:
-            may_retry = error.code == "worker_lost" and model.reloads < self._config.restart.max_reloads
-            if model.state == "loading" and not may_retry:
-                self._set_failed(model, error.code, error.message)
+        while model.state == "loading":
+            if model.base:  # another worker's return may have begun its load
+                await model.base.settled.wait()
+            model.reloads += 1
+            try:
+                await self._load_on_worker(model, again=True)
+            except ApiError as error:
+                is_lost = error.code in {"worker_lost", "group_failed"}
+                is_lost |= model.base is not None and model.base.state == "loading"
+                if model.state == "loading" and not (is_lost and self._may_reload(model)):
+                    self._set_failed(model, error.code, error.message)
+
+    def _may_reload(self, model: PlacedModel) -> bool:
+        return model.reloads < self._config.restart.max_reloads

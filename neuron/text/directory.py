@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, TypeVar
 
@@ -17,6 +17,8 @@ from neuron.text.notations.notation import Notation
 from neuron.text.reasoning import KNOWN_MARKERS, ReasoningMarkers
 from neuron.text.rendering import TemplateRefusal, fitted_template
 from neuron.text.response.notation import notation_of_checkpoint
+from neuron.text.sentence_prompts import FILE as PROMPTS
+from neuron.text.sentence_prompts import read_prompts
 from neuron.text.template import ChatTemplate
 from neuron.text.template_files import BrokenTemplateError, NamedTemplate, read_templates
 from neuron.text.token_bytes import TokenBytes
@@ -108,9 +110,12 @@ def read_model_text(
         tokenizer = read_tokenizer(directory)
     except BrokenTokenizerError as error:
         raise BrokenModelError(str(error)) from error
-    return model_text(
-        TextFiles(tokenizer, config, generation, naming, has_template_files=True), settings, fit
-    )
+    try:
+        prompts = read_prompts(directory)
+    except (OSError, ValueError, RecursionError) as error:
+        raise BrokenModelError(f"{directory / PROMPTS}: cannot be read: {error}") from error
+    files = TextFiles(tokenizer, config, generation, naming, has_template_files=True)
+    return replace(model_text(files, settings, fit), prompts=prompts)
 
 
 def model_text(

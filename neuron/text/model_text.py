@@ -14,6 +14,7 @@ from neuron.text.detokenizer import Detokenizer
 from neuron.text.notations.notation import Notation
 from neuron.text.notations.parser import ToolSchemas
 from neuron.text.reasoning import ReasoningMarkers, ReasoningSplitter
+from neuron.text.sentence_prompts import SentencePrompts
 from neuron.text.token_bytes import TokenBytes
 from neuron.text.traits.call_ids import new_ids
 from neuron.text.traits.description import describe
@@ -50,6 +51,7 @@ class ModelText:
     added_tokens: Mapping[str, int] = field(repr=False)  # ids by text; asking the tokenizer copies them all
     longest_token: int  # in characters, or more
     tool_template: FittedTemplate | None = None  # of chats with tools, where the model has another for them
+    prompts: SentencePrompts = field(default_factory=SentencePrompts)  # of texts to be embedded
 
     @property
     def capabilities(self) -> list[str]:

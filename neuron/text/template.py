@@ -87,6 +87,11 @@ class ChatTemplate:
         _compiled(self._source)
 
     @property
+    def ranks_pairs(self) -> bool:
+        """Whether it renders a pair of a query and a document, by these roles."""
+        return all(role in self._source for role in ("query", "document")) and "role" in self._source
+
+    @property
     def variables(self) -> frozenset[str]:
         """The variables that it expects; those that it sets itself are none of them."""
         return _compiled(self._source).variables

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import gc
+
+gc.disable()  # until all is imported, of which nothing is garbage: looking for it takes a fifth of that time
+
 import argparse
 import logging
 import os
 import signal
 import socket
+import sys
 import threading
 from collections.abc import Sequence
 
 from neuron.device.memory import exempt_from_collection
 from neuron.device.page_pool import KV_DTYPES
 from neuron.device.startup import Device, init_device, parse_device
+from neuron.engine.drafter import SPECULATIONS
 from neuron.engine.scheduler_limits import SchedulerLimits
 from neuron.pipe import EXIT_CRASHED, EXIT_POISONED
 from neuron.prctl import die_with_parent, name_thread
@@ -23,11 +29,15 @@ from neuron.worker.model_pool import ModelPool, WorkerSettings
 
 log = logging.getLogger("neuron.worker")
 
+SWITCH_INTERVAL_S = 0.0005  # the longest time that the pipe, a grammar or a picture holds up the device
+
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run a worker until the pipe closes, and end the process without waiting for torch's threads."""
+    gc.enable()
     die_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the daemon, which closes the pipe
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
     _set_up_logging()
     arguments, settings = _parse(argv)
     with socket.socket(fileno=arguments.fd) as sock:
@@ -53,8 +63,11 @@ def _parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, WorkerSettin
     parser.add_argument("--device", type=parse_device, required=True, help="cpu:0 or cuda:N")
     parser.add_argument("--fd", type=int, required=True, help="a connected unix stream socket")
     parser.add_argument("--threads", type=int, help="CPU threads; default: the cores, shared among devices")
+    parser.add_argument("--cpu-devices", type=int, default=1, help="workers that share cores and memory")
     parser.add_argument("--memory-mb", type=int, help="for torch, weights and caches; default: most there is")
     parser.add_argument("--kv-mb", type=int, help="KV cache of each model; default: by what is free")
+    parser.add_argument("--kv-host-mb", type=int, default=0, help="host memory for pages, of each model")
+    parser.add_argument("--host-cache-mb", type=int, help="host memory of models that are asleep")
     parser.add_argument(
         "--dtype", choices=("float32", "bfloat16", "float16"), help="default: the model's own"
     )
@@ -70,6 +83,11 @@ def _parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, WorkerSettin
     parser.add_argument("--max-waiting", type=int, default=limits.max_waiting, help="requests per model")
     parser.add_argument("--max-wait-s", type=float, default=limits.max_wait_s, help="longest wait for a turn")
     parser.add_argument("--step-tokens", type=int, default=limits.step_tokens, help="tokens in one step")
+    own = WorkerSettings()
+    parser.add_argument(
+        "--speculation", choices=SPECULATIONS, default=own.speculation, help="what drafts answers"
+    )
+    parser.add_argument("--draft-tokens", type=int, default=own.draft_tokens, help="of one answer in a step")
     parsed = parser.parse_args(argv)
     try:
         limits = SchedulerLimits(
@@ -81,12 +99,17 @@ def _parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, WorkerSettin
     except ValueError as error:
         parser.error(str(error))
     settings = WorkerSettings(
+        cpu_devices=parsed.cpu_devices,
         memory_mb=parsed.memory_mb,
         kv_mb=parsed.kv_mb,
+        host_cache_mb=parsed.host_cache_mb,
+        kv_host_mb=parsed.kv_host_mb,
         dtype=parsed.dtype,
         kv_dtype=parsed.kv_dtype,
         allow_unexpected_tensors=parsed.allow_unexpected_tensors,
         max_image_pixels=parsed.max_image_pixels,
+        speculation=parsed.speculation,
+        draft_tokens=parsed.draft_tokens,
         limits=limits,
     )
     return parsed, settings
@@ -118,7 +141,7 @@ class Worker:
     def _own_device(self) -> None:
         name_thread(threading.current_thread().name)
         try:
-            init_device(self._device, self._threads)
+            init_device(self._device, self._threads, self._settings.cpu_devices)
             exempt_from_collection()
             DeviceLoop(ModelPool(self._device, self._settings), self._channel).run()
         except PoisonedError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import queue
 import selectors
 import socket
@@ -21,9 +22,10 @@ from neuron.pipe import (
     frame,
 )
 from neuron.worker.grammar_thread import CompiledRequest
+from neuron.worker.rank_plan import PlanReady
 
-# From the daemon, or from another thread of this process.
-Delivery = ToWorker | CompiledRequest | ImagesProcessed | Refused
+# From the daemon, another rank's worker, or another thread of this process.
+Delivery = ToWorker | PlanReady | CompiledRequest | ImagesProcessed | Refused
 
 MAX_UNSENT_BYTES = 16 << 20  # a daemon that does not read stalls the device instead of filling memory
 CLOSE_GRACE_S = 5.0  # for the daemon to read the last messages
@@ -45,6 +47,8 @@ class Channel:
         self._num_unsent = 0  # bytes
         self._has_room = threading.Condition()
         self._is_closing = False
+        self._watched: dict[int, PlanReady] = {}  # by file descriptor
+        self._unwatched = threading.Event()
 
     # --- the device's thread ----------------------------------------------------------------------------
 
@@ -58,9 +62,26 @@ class Channel:
         except queue.Empty:
             return messages
 
-    def deliver(self, message: CompiledRequest | ImagesProcessed | Refused) -> None:
+    def deliver(self, message: PlanReady | CompiledRequest | ImagesProcessed | Refused) -> None:
         """Pass a message from another thread of this process to the device's thread."""
         self._inbox.put(message)
+
+    @property
+    def has_messages(self) -> bool:
+        """Whether `receive` would return some at once."""
+        return not self._inbox.empty()
+
+    def watch(self, descriptor: int, message: PlanReady) -> None:
+        """Receive `message` whenever there are bytes to read, which are then read."""
+        self._watched[descriptor] = message
+        self._ring()
+
+    def unwatch(self, descriptor: int) -> None:
+        """Return once the file descriptor may be closed."""
+        if self._watched.pop(descriptor, None) and not self._is_closing:
+            self._unwatched.clear()
+            self._ring()
+            self._unwatched.wait(CLOSE_GRACE_S)
 
     def send(self, messages: Sequence[ToDaemon]) -> None:
         """Queue one frame. Waits while the daemon is too far behind."""
@@ -101,15 +122,35 @@ class Channel:
             while True:
                 interest = selectors.EVENT_READ | (selectors.EVENT_WRITE if self._unsent else 0)
                 selector.modify(self._socket, interest)
+                self._follow(selector)
                 ready = selector.select(CLOSE_GRACE_S if self._is_closing else None)
                 try:
                     self._silence()
+                    self._deliver_watched(ready)
                     if not self._read() or (self._write() and self._is_closing):
                         return
                 except ConnectionError:
                     return
                 if self._is_closing and not ready:
                     return
+
+    def _follow(self, selector: selectors.BaseSelector) -> None:
+        """Have the selector watch what is to be watched."""
+        watched = dict(self._watched)
+        known = {key.fd: key.fileobj for key in selector.get_map().values() if isinstance(key.fileobj, int)}
+        for descriptor in known.keys() - watched.keys():
+            selector.unregister(descriptor)
+        for descriptor in watched.keys() - known.keys():
+            selector.register(descriptor, selectors.EVENT_READ)
+        self._unwatched.set()
+
+    def _deliver_watched(self, ready: Sequence[tuple[selectors.SelectorKey, int]]) -> None:
+        for key, _ in ready:
+            if message := self._watched.get(key.fd):
+                if os.read(key.fd, _READ_BYTES):
+                    self._inbox.put(message)
+                else:  # nobody writes any more
+                    self._watched.pop(key.fd, None)
 
     def _silence(self) -> None:
         with contextlib.suppress(BlockingIOError):

@@ -10,7 +10,8 @@ from collections.abc import Callable, Sequence
 
 from neuron.models import pixel_cache
 from neuron.models.image_input import ImageProcessor, PixelCacheFullError, Pixels, UnreadableImageError
-from neuron.pipe import ImagesProcessed, ProcessImages, Refused
+from neuron.pipe import Embed, ImagesProcessed, ProcessImages, Refused, Submit
+from neuron.step import PromptImage
 
 log = logging.getLogger("neuron.worker")
 
@@ -85,3 +86,18 @@ def _check_size(pixels: Pixels, others: Sequence[Pixels]) -> None:
     if sum(other.num_bytes for other in others) + pixels.num_bytes > limit:
         message = f"together with the images before it, it has more than {limit >> 20} MiB of pixels"
         raise UnreadableImageError(message)
+
+
+def prompt_images(message: Submit | Embed, processor: ImageProcessor | None) -> list[PromptImage] | None:
+    """Return a request's images with their pixels; None when the pixels of one are gone."""
+    images: list[PromptImage] = []
+    if processor is None or not isinstance(message, Submit):
+        return images
+    for shown in message.images:
+        pixels = processor.find(shown.digest)
+        if pixels is None:
+            return None
+        inside = range(shown.start, shown.end)
+        positions = tuple(at for at in inside if message.tokens[at] == processor.token.id)
+        images.append(PromptImage(positions, shown.digest, pixels))
+    return images

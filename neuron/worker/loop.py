@@ -16,6 +16,7 @@ from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 
+from neuron.device.collective import GroupLostError
 from neuron.device.memory import MIB
 from neuron.engine.grammar_matcher import GrammarError, LLGuidanceMatcher
 from neuron.models.checkpoint import ModelLoadError
@@ -25,12 +26,12 @@ from neuron.pipe import (
     STATUS_INTERVAL_S,
     AskMemory,
     Cancel,
+    Dropped,
     Embed,
     Finished,
+    GroupLost,
     ImagesProcessed,
-    ImageToken,
     Load,
-    Loaded,
     LoadFailed,
     LoadProgress,
     Memory,
@@ -46,16 +47,19 @@ from neuron.pipe import (
     Unload,
     Unloaded,
 )
-from neuron.step import PoisonedError, PromptImage
+from neuron.step import NotNumbersError, PoisonedError
 from neuron.worker.channel import Channel, Delivery
 from neuron.worker.grammar_thread import CompiledRequest, GrammarThread
-from neuron.worker.image_thread import ImageThread
-from neuron.worker.model_pool import ModelPool, ResidentModel
+from neuron.worker.image_thread import ImageThread, prompt_images
+from neuron.worker.model_pool import ModelPool
+from neuron.worker.rank_plan import PlanReady
+from neuron.worker.resident_model import ResidentModel
 
 log = logging.getLogger("neuron.worker")
 
 PROGRESS_STEP = 0.01  # between two reports, of the checkpoint's bytes
 RETRY_AFTER_S = 5  # when a model or the device goes away
+PLANS_A_TURN = 16  # of a group's rank 0 that another rank runs before it reports
 
 
 class DeviceLoop:
@@ -71,6 +75,7 @@ class DeviceLoop:
         self._image_thread = ImageThread(channel.deliver)
         self._outbox: list[ToDaemon] = []
         self._lifecycle: deque[Load | Unload | Shutdown] = deque()  # in the order in which they came
+        self._unproven: set[str] = set()  # models that have not come to numbers yet
         self._is_loading = False
         self._is_running = True
         self._sent_status: list[ModelStatus] | None = None
@@ -120,6 +125,8 @@ class DeviceLoop:
         match message:
             case Submit() | Embed():
                 self._submit(message)
+            case PlanReady():
+                self._follow(message.model)
             case CompiledRequest():
                 self._submit_compiled(message)
             case ProcessImages():
@@ -141,27 +148,27 @@ class DeviceLoop:
             case Load():
                 self._load(message)
             case Unload():
-                self._unload(message.model)
+                self._unload(message)
             case Shutdown():
                 self._end_all("shutting_down", "the device worker is shutting down")
                 self._is_running = False
 
     def _submit(self, message: Submit | Embed, matcher: LLGuidanceMatcher | None = None) -> None:
-        resident = self._pool.models.get(message.model)
+        resident, adapter = self._pool.find(message.model) or (None, None)
         if resident is None:
             self._refuse_not_loaded(message.id, message.model)
         elif not isinstance(message, resident.scheduler.request_type):
-            makes = "makes embeddings only" if isinstance(message, Submit) else "makes no embeddings"
+            makes = "writes no texts" if isinstance(message, Submit) else "makes no embeddings"
             self._outbox.append(Refused(message.id, 400, "wrong_modality", f"{message.model} {makes}"))
         elif isinstance(message, Submit) and message.grammar is not None and matcher is None:
             tokenizer_file = resident.path / "tokenizer.json"
             if dropped := self._grammar_thread.enqueue(message, message.grammar, tokenizer_file):
                 text = "too many requests wait for their schema to be compiled"
                 self._outbox.append(Refused(dropped.id, 429, "queue_full", text, RETRY_AFTER_S))
-        elif (images := _images(message, resident)) is None:
+        elif (images := prompt_images(message, resident.image_processor)) is None:
             text = "an image of the request was dropped before its turn; send it again"
             self._outbox.append(Refused(message.id, 503, "image_forgotten", text, 1))
-        elif refused := resident.scheduler.submit(message, self._clock(), matcher, images):
+        elif refused := resident.scheduler.submit(message, self._clock(), matcher, images, adapter):
             self._outbox.append(refused)
 
     def _refuse_not_loaded(self, request_id: int, model: str) -> None:
@@ -169,7 +176,7 @@ class DeviceLoop:
         self._outbox.append(Refused(request_id, 503, "model_not_loaded", text, RETRY_AFTER_S))
 
     def _process_images(self, message: ProcessImages) -> None:
-        resident = self._pool.models.get(message.model)
+        resident, _ = self._pool.find(message.model) or (None, None)
         if resident is None:
             text = f"{message.model} is not loaded"
             self._outbox.append(Refused(message.id, 503, "model_not_loaded", text))
@@ -203,29 +210,29 @@ class DeviceLoop:
 
     def _load(self, message: Load) -> None:
         self._is_loading = True
+        started, was_asleep = self._clock(), message.model in self._pool.asleep
         try:
+            if message.base is not None:
+                adapter = self._pool.load_adapter(
+                    message.model, message.base, Path(message.path), message.number
+                )
+                self._outbox.append(adapter.loaded(message.model))
+                return
             resident = self._pool.load(
                 message.model,
                 Path(message.path),
                 self._on_progress(message.model),
                 quant=message.quant,
                 kv_dtype=message.kv_dtype,
+                place=message.rank,
+                speculation=message.speculation,
+                draft=Path(message.draft) if message.draft else None,
             )
-            context = resident.runner.shape.context
-            dimensions = getattr(resident.runner, "dimensions", None)
-            processor = resident.image_processor
-            image_token = ImageToken(processor.image_token, processor.image_token_id) if processor else None
-            loaded = Loaded(
-                message.model,
-                resident.memory_mb,
-                resident.needed_mb,
-                context,
-                dimensions,
-                image_token,
-                *resident.stored,
-                resident.kv_dtype,
-            )
-            self._outbox.append(loaded)
+            if resident.wake is not None:
+                self._channel.watch(resident.wake, PlanReady(message.model))
+            self._unproven.add(message.model)
+            took_s = round(self._clock() - started, 3)
+            self._outbox.append(resident.announcement(message.model, took_s, was_asleep=was_asleep))
         except PoisonedError:
             raise
         except ModelLoadError as error:
@@ -237,7 +244,9 @@ class DeviceLoop:
             self._fail_load(message, "model_broken", f"{message.path}: cannot be loaded: {cause}")
         finally:
             self._is_loading = False
-            self._pool.release_unused()  # after a failed load, all of it: no traceback holds it any more
+            self._report_dropped()
+            if self._pool.find(message.model) is None:
+                self._pool.release_unused()  # all of it: no traceback holds it any more
 
     def _fail_load(self, message: Load, code: str, cause: str) -> None:
         log.warning("load failed", extra={"model": message.model, "code": code, "cause": cause})
@@ -255,21 +264,42 @@ class DeviceLoop:
 
         return on_progress
 
-    def _unload(self, model: str) -> None:
+    def _unload(self, message: Unload) -> None:
+        model, host_mb = message.model, None
+        if found := self._pool.adapters.get(model):
+            self._outbox += found.end_all("model_unloaded", f"{model} was unloaded", RETRY_AFTER_S)
+            self._pool.adapters.unload(model)
+            self._outbox.append(Unloaded(model))
+            return
         resident = self._pool.unload(model)
         if resident is not None:
-            message = f"{model} was unloaded"
-            self._outbox += resident.scheduler.end_all("model_unloaded", message, RETRY_AFTER_S)
+            self._drop(resident, "model_unloaded", f"{model} was unloaded")
+            loaded = resident.loaded
             del resident
+            if message.keep and self._pool.asleep.put(model, loaded, message.priority):
+                host_mb = loaded.memory_mb
+            del loaded
             self._pool.release_unused()
-        self._outbox.append(Unloaded(model))
+        self._report_dropped()  # first: who asked may look once it has the answer
+        self._outbox.append(Unloaded(model, host_mb))
+
+    def _report_dropped(self) -> None:
+        self._outbox += map(Dropped, self._pool.asleep.take_dropped())
+
+    def _drop(self, resident: ResidentModel, code: str, message: str) -> None:
+        """End the requests of a model that the pool has given up, and its part in a group."""
+        self._outbox += resident.scheduler.end_all(code, message, RETRY_AFTER_S)
+        if resident.wake is not None:
+            self._channel.unwatch(resident.wake)
+        if resident.link:
+            resident.link.close()
 
     def _reset_cache(self, message: ResetCache) -> None:
-        resident = self._pool.models.get(message.model)
-        if resident is None:
+        found = self._pool.find(message.model)
+        if found is None:
             self._refuse_not_loaded(message.id, message.model)
             return
-        resident.scheduler.reset_cache()
+        found[0].scheduler.reset_cache()
         self._outbox.append(Memory(message.id, *self._memory()))
 
     def _end_all(self, code: str, message: str) -> None:
@@ -284,27 +314,64 @@ class DeviceLoop:
         scheduler = resident.scheduler
         started = self._clock()
         self._outbox += scheduler.expire(started)
-        plan = scheduler.plan()
+        plan = scheduler.plan(self._streams_s() - scheduler.stream_s)
         if plan is None:
             return
         try:
             result = resident.runner.run(plan)
+        except GroupLostError as error:
+            self._lose(scheduler.model, error)
+            return
         except Exception as error:
-            if isinstance(error, PoisonedError) and not resident.damage:
+            is_unproven = isinstance(error, NotNumbersError) and scheduler.model in self._unproven
+            if isinstance(error, PoisonedError) and not (resident.damage or is_unproven):
                 raise
             log.exception("step failed", extra={"model": scheduler.model})
             cause = resident.damage or f"{type(error).__name__}: {error}"
+            if is_unproven:
+                cause = f"{resident.path}: its weights give logits that are not numbers; load another copy"
             self._outbox += scheduler.fail(plan, f"the step failed: {cause}")
             return
+        self._unproven.discard(scheduler.model)
         if damage := resident.damage:  # then it may have been made of other numbers than the model's
             self._outbox += scheduler.fail(plan, damage)
         else:
             self._outbox += scheduler.apply(plan, result, self._clock() - started)
 
+    def _streams_s(self) -> float:
+        return sum(resident.scheduler.stream_s for resident in self._pool.models.values())
+
+    def _follow(self, model: str) -> None:
+        """Compute this rank's part of the plan that rank 0 has told, and of those that follow at once."""
+        for _ in range(PLANS_A_TURN):
+            resident = self._pool.followed.get(model)
+            if resident is None:
+                return
+            try:
+                resident.follow()
+            except GroupLostError as error:
+                del resident
+                self._lose(model, error)
+                return
+            if self._channel.has_messages or not self._wait_s() or not resident.is_next_told:
+                return
+        self._channel.deliver(PlanReady(model))
+
+    def _lose(self, model: str, error: GroupLostError) -> None:
+        """Drop a model whose group is over: only all ranks together can begin anew."""
+        log.error("group lost", extra={"model": model, "cause": str(error)})
+        resident = self._pool.unload(model)
+        if resident is not None:
+            self._drop(resident, "worker_lost", f"{model} is loaded again: {error}")
+            del resident
+            self._pool.release_unused()
+        self._outbox.append(GroupLost(model, str(error)))
+
     # --- status -----------------------------------------------------------------------------------------
 
     def _status(self) -> list[ModelStatus]:
-        return [resident.scheduler.status() for resident in self._pool.models.values()]
+        models = [resident.scheduler.status() for resident in self._pool.models.values()]
+        return models + self._pool.adapters.status()
 
     def _report_status(self) -> None:
         """Send `Status` when it has changed, at most every `STATUS_INTERVAL_S`, and every `HEARTBEAT_S`."""
@@ -323,19 +390,3 @@ class DeviceLoop:
     def _memory(self) -> tuple[int, int, int]:
         """Return MiB used, free and fragmented."""
         return self._pool.used // MIB, self._pool.free // MIB, self._pool.fragmented // MIB
-
-
-def _images(message: Submit | Embed, resident: ResidentModel) -> list[PromptImage] | None:
-    """Return a request's images with their pixels; None when the pixels of one are gone."""
-    images: list[PromptImage] = []
-    processor = resident.image_processor
-    if processor is None or not isinstance(message, Submit):
-        return images
-    for shown in message.images:
-        pixels = processor.find(shown.digest)
-        if pixels is None:
-            return None
-        inside = range(shown.start, shown.end)
-        positions = tuple(at for at in inside if message.tokens[at] == processor.image_token_id)
-        images.append(PromptImage(positions, shown.digest, pixels))
-    return images

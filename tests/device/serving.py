@@ -13,12 +13,22 @@ from neuron.device.cuda_graphs import Capture
 from neuron.device.model_runner import ModelRunner
 from neuron.device.page_pool import Coding
 from neuron.device.varlen import Kernel
+from neuron.engine.drafter import DraftSource
+from neuron.engine.request import LoadedAdapter
 from neuron.engine.scheduler import Scheduler
 from neuron.engine.scheduler_limits import SchedulerLimits
 from neuron.models.decoder import AnyDecoder, load_decoder, model_dtype
 from neuron.models.reading import read_checkpoint
 from neuron.models.weights import LoadOptions
-from neuron.pipe import Finished, Logprob, Refused, Sampling, Scored, Submit, Tokens
+from neuron.pipe import (
+    Finished,
+    Logprob,
+    Refused,
+    Sampling,
+    Scored,
+    Submit,
+    Tokens,
+)
 from neuron.step import CacheShape, PromptImage
 from tests.device.zoo import VOCAB
 
@@ -50,6 +60,7 @@ class Serving:
         kernel: Kernel | None = None,
         capture: Capture | None = None,
         coding: Coding | None = None,
+        drafts: DraftSource | None = None,
         **limits: Any,
     ) -> None:
         self.loaded = loaded
@@ -61,13 +72,23 @@ class Serving:
             limits=bounds,
             has_states=bool(loaded.states),
             prompt_rule=loaded.prompt_rule,
+            whole_images=loaded.whole_images,
+            drafts=drafts,
         )
         self.runner = ModelRunner(
-            loaded, loaded.layers, shape, kernel=kernel, capture=capture, states=loaded.states, coding=coding
+            loaded,
+            loaded.layers,
+            shape,
+            kernel=kernel,
+            capture=capture,
+            states=loaded.states,
+            coding=coding,
+            drafts=drafts is not None,
         )
         self.tokens: dict[int, list[int]] = {}
         self.ends: dict[int, Finished | Refused] = {}
         self.num_joined = 0
+        self.num_steps = 0
         self.num_scored = 0  # in the last step
         self.scores: dict[int, list[Logprob]] = defaultdict(list)
 
@@ -79,16 +100,18 @@ class Serving:
         *,
         max_tokens: int = 24,
         images: Sequence[PromptImage] = (),
+        adapter: LoadedAdapter | None = None,
         **options: Any,
     ) -> None:
         request = Submit(number, "m", tokens, max_tokens, sampling, **{"stop_ids": []} | options)
         self.tokens[number] = []
-        assert self.scheduler.submit(request, 0.0, images=images) is None
+        assert self.scheduler.submit(request, 0.0, images=images, adapter=adapter) is None
 
     def step(self) -> None:
         plan = self.scheduler.plan()
         assert plan is not None
         self.num_joined += len(plan.joined)
+        self.num_steps += 1
         self.num_scored = sum(len(chunk.scored) for chunk in plan.chunks)
         for event in self.scheduler.apply(plan, self.runner.run(plan), 0.1):
             if isinstance(event, Tokens):

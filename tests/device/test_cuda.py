@@ -10,11 +10,14 @@ import torch
 
 from neuron.device.cuda_graphs import CudaGraphCapture
 from neuron.device.page_pool import CODINGS, Coding
+from neuron.device.resumable import Resumable
 from neuron.device.varlen import find_coded_kernel, find_varlen_kernel, select_kernel
 from neuron.models.decoder import AnyDecoder
 from neuron.models.matrix import Groups, Matrix
+from neuron.models.upload import UploadRing
 from neuron.pipe import Loaded, Sampling, Status
 from neuron.step import CacheShape
+from neuron.worker.model_pool import ModelPool, WorkerSettings
 from tests.device.daemon import Daemon
 from tests.device.kernels import varlen
 from tests.device.random_weights import BLOCK_FORMATS, CODES, stored_matrix
@@ -35,6 +38,19 @@ def test_cuda_texts_equal_the_cpus(family: str, tmp_path: Path):
     prompts = {length: prompt(length, length) for length in (3, 21, 70)}
     for sampling in (GREEDY, Sampling(temperature=1.0, top_p=0.9, seed=3)):
         assert texts(decoder(path, device=CUDA), prompts, sampling) == texts(decoder(path), prompts, sampling)
+
+
+@torch.inference_mode()
+def test_a_computation_stops_and_goes_on():
+    torch.manual_seed(0)
+    layers = torch.nn.Sequential(*(torch.nn.Linear(512, 512) for _ in range(8))).to(CUDA)
+    rows = torch.randn(256, 512, device=CUDA)
+    computation = Resumable(lambda: layers(rows), layers[0].weight.device)
+    turns = 1
+    while not computation.run(0.0):
+        turns += 1
+    assert turns >= 8
+    assert torch.equal(computation.result, layers(rows))
 
 
 def serving_of(loaded: AnyDecoder, *, by_kernel: bool, captured: bool) -> Serving:
@@ -160,6 +176,50 @@ def test_attention_to_codes_reads_them_in_place(coding: Coding, tmp_path: Path):
     capture = CudaGraphCapture()
     found = texts(loaded, prompts, max_tokens=NEW, shape=shape, coding=coding, kernel=kernel, capture=capture)
     assert sum(found[number][:3] == wanted[number][:3] for number in prompts) >= 18
+
+
+def test_tensors_are_uploaded_while_others_are_read():
+    tensors = [torch.randn(size, generator=torch.Generator().manual_seed(size)) for size in (1, 999, 100_000)]
+    with UploadRing(torch.device(CUDA), buffer_bytes=1000) as ring:
+        copies = [ring.copy(tensor) for tensor in tensors]
+    for copied, tensor in zip(copies, tensors, strict=True):
+        assert copied.is_cuda
+        assert torch.equal(copied.cpu(), tensor)
+
+
+def test_a_model_that_slept_in_host_memory_answers_as_before(tmp_path: Path):
+    path = save(tmp_path, "qwen3")
+    models = ModelPool(torch.device(CUDA), WorkerSettings(kv_mb=64))
+    before = models.load("m", path, lambda _: None)
+    weights = before.loaded.module
+    expected = texts(weights, {0: prompt(1, 20)})  # type: ignore[arg-type]
+    loaded = models.unload("m").loaded  # type: ignore[union-attr]
+    del before
+    taken = torch.cuda.memory_allocated()
+    assert models.asleep.put("m", loaded, 0)
+    assert torch.cuda.memory_allocated() < taken
+    woken = models.load("m", path, lambda _: None)
+    assert woken.loaded.module is weights
+    assert texts(weights, {0: prompt(1, 20)}) == expected  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("coding", [None, *CODINGS.values()], ids=["plain", *CODINGS])
+def test_pages_in_host_memory_come_back_as_they_were(coding: Coding | None, tmp_path: Path):
+    shape = CacheShape(num_pages=9, page_size=8, num_slots=2, context=72, num_host_pages=20)
+    serving = Serving(decoder(save(tmp_path), device=CUDA), shape, coding=coding)
+    for number in range(4):
+        serving.submit(number, prompt(number % 2, 60), max_tokens=8)
+        serving.drain()
+    assert [serving.tokens[0], serving.tokens[1]] == [serving.tokens[2], serving.tokens[3]]
+
+
+def test_states_in_host_memory_come_back_as_they_were(tmp_path: Path):
+    shape = CacheShape(9, 8, 2, context=72, num_snapshots=2, num_host_pages=20, num_host_snapshots=8)
+    serving = Serving(decoder(save(tmp_path, "qwen3_next"), device=CUDA), shape)
+    for number in range(4):
+        serving.submit(number, prompt(number % 2, 60), max_tokens=8)
+        serving.drain()
+    assert [serving.tokens[0], serving.tokens[1]] == [serving.tokens[2], serving.tokens[3]]
 
 
 def test_a_worker_owns_the_device(tmp_path: Path):

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import json
+from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+import transformers
 from torch.nn.functional import linear
 
+from ext import matmul
 from neuron.models.checkpoint import CONFIG, WEIGHTS, ModelLoadError
 from neuron.models.decoder import TransformersDecoder
 from neuron.models.formats import floats
 from neuron.models.formats.floats import FLOATS
 from neuron.models.fused.decoder import FusedDecoder
-from neuron.models.linear import pack_experts
+from neuron.models.fused.router import RuledRouter, find_router
+from neuron.models.grouped_linear import pack_experts
 from neuron.models.matrix import Groups, Matrix, stack
 from tests.device.serving import decoder, prompt, texts
 from tests.device.zoo import save
@@ -70,6 +75,62 @@ def test_texts_are_nearly_those_of_transformers_layers(family: str, dtype: str, 
     prompts = {number: prompt(number, 12 + number) for number in range(24)}
     found, wanted = (texts(loaded, prompts, max_tokens=2) for loaded in (ours, general))
     assert sum(found[number] == wanted[number] for number in prompts) >= 16
+
+
+def facts_of(family: str) -> Any:
+    plain = {"activations": torch.float32, "dtype": torch.float32, "device": torch.device("cpu")}
+    return SimpleNamespace(config=SimpleNamespace(model_type=family), **plain)
+
+
+def router(config_class: str, **changes: Any) -> Any:
+    """A module with transformers' router of a family, and nothing else."""
+    sizes = {"hidden_size": 32, "num_experts_per_tok": 3, "n_routed_experts": 8, "num_experts": 8}
+    config = getattr(transformers, config_class)(**sizes | {"n_group": 4, "topk_group": 2} | changes)
+    name = config_class.removesuffix("Config")
+    modeling = import_module(f"transformers.models.{config.model_type}.modeling_{config.model_type}")
+    gate = getattr(modeling, f"{name}TopkRouter", None) or getattr(modeling, f"{name}TopKRouter")
+    torch.manual_seed(0)
+    gate = gate(config)
+    for parameter in gate.parameters():
+        torch.nn.init.normal_(parameter)
+    return SimpleNamespace(gate=gate)
+
+
+@pytest.mark.skipif(matmul.load() is None, reason="ext.matmul is not built")
+@pytest.mark.parametrize(
+    ("family", "config_class", "changes"),
+    [
+        ("mistral4", "Mistral4Config", {}),
+        ("mistral4", "Mistral4Config", {"norm_topk_prob": False, "routed_scaling_factor": 2.5}),
+        ("deepseek_v2", "DeepseekV2Config", {"topk_method": "group_limited_greedy"}),
+        ("deepseek_v2", "DeepseekV2Config", {"topk_method": "greedy", "routed_scaling_factor": 16.0}),
+        ("lfm2_moe", "Lfm2MoeConfig", {"use_expert_bias": False}),
+        ("lfm2_moe", "Lfm2MoeConfig", {"use_expert_bias": False, "norm_topk_prob": False}),
+        ("qwen3_moe", "Qwen3MoeConfig", {"norm_topk_prob": False}),
+        ("deepseek_v3", "DeepseekV3Config", {"norm_topk_prob": False}),
+    ],
+)
+def test_a_familys_rule_chooses_as_its_router_does(family: str, config_class: str, changes: dict[str, Any]):
+    module = router(config_class, **changes)
+    x = torch.randn(50, 32)
+    _, weights, experts = module.gate(x)
+    ours = find_router(module, facts_of(family))
+    assert isinstance(ours, RuledRouter)
+    found_weights, found = ours(x)
+    spread = torch.zeros(50, 8)
+    torch.testing.assert_close(
+        spread.scatter(1, found, found_weights), spread.scatter(1, experts, weights), rtol=1e-4, atol=1e-6
+    )
+
+
+@pytest.mark.skipif(matmul.load() is None, reason="ext.matmul is not built")
+def test_a_router_that_chooses_otherwise_than_its_rule_is_kept(caplog: pytest.LogCaptureFixture):
+    module = router("DeepseekV3Config")
+    ours = find_router(module, facts_of("qwen3_moe"))
+    assert not isinstance(ours, RuledRouter)
+    assert "the rule of its family gives others" in caplog.text
+    x = torch.randn(5, 32)
+    assert torch.equal(ours(x)[1], module.gate(x)[2])
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from llguidance import LLParserLimits
 
+from neuron.engine.drafter import DraftSource, NgramDrafter
 from neuron.engine.grammar_matcher import GrammarCompiler, GrammarError, LLGuidanceMatcher
 from neuron.engine.request import GrammarFailure
 from neuron.models.decoder import AnyDecoder
@@ -77,8 +78,10 @@ def grammar(schema: Any) -> str:
 
 
 class GuidedServing(Serving):
-    def __init__(self, loaded: AnyDecoder, shape: CacheShape = SHAPE) -> None:
-        super().__init__(loaded, shape, vocab=TOKENIZER.get_vocab_size())
+    def __init__(
+        self, loaded: AnyDecoder, shape: CacheShape = SHAPE, drafts: DraftSource | None = None
+    ) -> None:
+        super().__init__(loaded, shape, vocab=TOKENIZER.get_vocab_size(), drafts=drafts)
 
     def guided(self, number: int, guide: Any, sampling: Sampling = WARM, max_tokens: int = 400) -> None:
         self.tokens[number] = []
@@ -208,3 +211,28 @@ def test_a_token_against_the_grammar_ends_the_request_and_not_the_engine(grammar
     assert failed is not None
     assert (failed.status, failed.code) == (500, "engine_error")
     assert "grammar cannot go on" in failed.message
+
+
+def test_drafts_follow_the_grammar_and_change_no_answer(loaded, grammars):
+    schemas = {1: {"const": "over and over and over and over and over"}, 2: TEXT, 3: {"enum": ["a b a b", 7]}}
+    plain = GuidedServing(loaded)
+    drafted = GuidedServing(loaded, drafts=DraftSource(NgramDrafter))
+    for serving in (plain, drafted):
+        for number, schema in schemas.items():
+            serving.guided(number, grammars.compile(grammar(schema), [END_ID]), max_tokens=60)
+        serving.drain()
+    assert drafted.tokens == plain.tokens
+    assert [end.reason for end in drafted.ends.values()] == [end.reason for end in plain.ends.values()]
+    assert drafted.scheduler.status().accepted > 10
+
+
+def test_what_may_follow_drafts_is_found_without_taking_them(grammars):
+    guide = grammars.compile(grammar({"enum": ["abc", "abd"]}), [END_ID])
+    first, ids = guide.allowed, TOKENIZER.encode('"abc"').ids
+    masks = guide.masks_after(ids)
+    assert len(masks) == 4, "the last token ends the answer"
+    assert guide.masks_after(TOKENIZER.encode('"ax').ids) == masks[:2]
+    assert guide.allowed == first
+    for token, mask in zip(ids, masks, strict=False):
+        assert guide.accept_token(token) is None
+        assert guide.allowed == mask

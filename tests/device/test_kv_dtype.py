@@ -18,7 +18,8 @@ from neuron.models.reading import read_checkpoint
 from neuron.models.tiny import WEIGHTS_DIR, load_handbook
 from neuron.pipe import Sampling
 from neuron.step import CacheShape
-from neuron.worker.model_pool import ModelPool, ResidentModel, WorkerSettings
+from neuron.worker.model_pool import ModelPool, WorkerSettings
+from neuron.worker.resident_model import ResidentModel
 from tests.device.serving import Serving, decoder, prompt, texts
 from tests.device.zoo import save
 

@@ -41,7 +41,11 @@ def machine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.mark.usefixtures("machine")
 @pytest.mark.parametrize(("dtype", "scale"), CASES)
 @pytest.mark.parametrize("bias", [False, True])
-def test_a_packed_linear_equals_the_linears_it_replaces(dtype: torch.dtype, scale: float, bias: bool):
+@pytest.mark.parametrize("copied", [0, 8 << 20])
+def test_a_packed_linear_equals_the_linears_it_replaces(
+    dtype: torch.dtype, scale: float, bias: bool, copied: int, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("neuron.models.linear._COPIED_BYTES", copied)  # 0: each has a product of its own
     modules = layers(dtype, bias=bias, scale=scale)
     x = torch.randn(5, 48).to(dtype).to(activation_dtype(CPU, dtype))
     wanted = torch.cat([exactly(module, x) for module in modules], -1)

@@ -95,8 +95,9 @@ def test_an_adapter_beside_a_model_is_warned_of(tmp_path: Path, caplog: pytest.L
     path = save(tmp_path)
     (path / ADAPTER).write_text("{}")
     decoder(path)
+    cure = "load it as BASE:NAME, from a directory of its own"
     assert [record.message for record in caplog.records if record.name == "neuron.models"] == [
-        f"{path / ADAPTER}: the LoRA adapter beside the model is not applied; merge it into the model"
+        f"{path / ADAPTER}: the LoRA adapter beside the model is not applied; {cure}"
     ]
 
 
@@ -151,10 +152,6 @@ def nested_header(path: Path) -> None:
 
 def reshape(tensors: dict[str, torch.Tensor]) -> None:
     tensors["model.norm.weight"] = tensors["model.norm.weight"][:-1].clone()
-
-
-def not_numbers(path: Path) -> None:
-    edit_weights(path / WEIGHTS, lambda tensors: tensors["model.norm.weight"].fill_(float("inf")))
 
 
 def to_fp8(tensors: dict[str, torch.Tensor]) -> None:
@@ -239,7 +236,6 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str, str]] = {
         "model_broken",
         r"model.norm.weight has shape \[63\] instead of \[64\]",
     ),
-    "not numbers": (not_numbers, "model_broken", "logits that are not numbers"),
     "unknown dtype": (
         lambda p: edit_json(p / CONFIG, dtype="float99"),
         "model_unsupported",
@@ -328,7 +324,11 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str, str]] = {
         "model_broken",
         "has neither model.safetensors nor .*, but model.fp16.safetensors: rename it",
     ),
-    "adapter": (only_adapter, "model_unsupported", "adapter_config.json: is a LoRA adapter.*merge it"),
+    "adapter": (
+        only_adapter,
+        "model_unsupported",
+        "adapter_config.json: is a LoRA adapter without its model; load its base model, then it as BASE:NAME",
+    ),
     "odd value": (
         lambda p: edit_json(p / CONFIG, hidden_size="wide"),
         "model_broken",

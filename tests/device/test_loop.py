@@ -15,6 +15,7 @@ import msgspec
 import pytest
 import torch
 
+from neuron.engine.embedding_scheduler import EmbeddingScheduler
 from neuron.engine.scheduler import Scheduler
 from neuron.engine.scheduler_limits import SchedulerLimits
 from neuron.models.checkpoint import ModelLoadError
@@ -24,6 +25,8 @@ from neuron.pipe import (
     AnswerGrammar,
     AskMemory,
     Cancel,
+    Embed,
+    Embedded,
     Finished,
     Load,
     Loaded,
@@ -43,9 +46,12 @@ from neuron.pipe import (
     Unload,
     Unloaded,
 )
-from neuron.step import CacheShape, PoisonedError, StepPlan, StepResult
+from neuron.step import CacheShape, EmbeddingPlan, PoisonedError, StepPlan, StepResult
+from neuron.worker.host_cache import HostCache
 from neuron.worker.loop import DeviceLoop
 from neuron.worker.model_pool import ModelPool, WorkerSettings
+from neuron.worker.resident_adapters import ResidentAdapters
+from neuron.worker.resident_model import ResidentModel
 from tests.engine.fake_device import VOCAB, FakeDevice, continuation
 
 SHAPE = CacheShape(num_pages=64, page_size=4, num_slots=4, context=100)
@@ -53,13 +59,16 @@ PROMPT = [1, 2, 3]
 
 
 class FakeRunner(FakeDevice):
-    """Raises `failures` first, one a step."""
+    """Raises `failures` first, one a step. With a channel, a step takes time."""
 
     def __init__(self, *failures: Exception) -> None:
         super().__init__(SHAPE)
         self.failures = list(failures)
+        self.channel: FakeChannel | None = None
 
     def run(self, plan: StepPlan) -> StepResult:
+        if self.channel:
+            self.channel.now += 0.01
         if self.failures:
             raise self.failures.pop(0)
         return super().run(plan)
@@ -71,21 +80,28 @@ class FakeModelPool:
     def __init__(self, damage: str | None = None, **runners: FakeRunner) -> None:
         self.damage = damage
         self.models = {model: self.resident(model, runner) for model, runner in runners.items()}
+        self.followed: dict[str, Any] = {}
+        self.asleep = HostCache(0)
+
+        self.adapters = ResidentAdapters()
+
+    def find(self, model: str) -> Any:
+        resident = self.models.get(model)
+        return resident and (resident, None)
 
     def resident(self, model: str, runner: FakeRunner) -> Any:
         limits = SchedulerLimits(max_running=4, step_tokens=16)
         scheduler = Scheduler(model, SHAPE, vocab_size=VOCAB, limits=limits)
-        return SimpleNamespace(
-            scheduler=scheduler,
-            runner=runner,
-            memory_mb=5,
-            needed_mb=4,
-            image_processor=None,
-            path=Path("/none"),
+        stored: Any = SimpleNamespace(
+            module=None,
             stored=("q8_0", 8.5),
-            kv_dtype=None,
+            num_bytes=5 << 20,
+            memory_mb=5,
+            path=Path("/none"),
             damage=self.damage,
+            draft=None,
         )
+        return ResidentModel(stored, scheduler, runner, num_bytes=5 << 20, needed_bytes=4 << 20)
 
     def load(self, model: str, path: Path, on_progress: Callable[[float], None], **_: str | None) -> Any:
         for percent in range(0, 101, 25):
@@ -179,6 +195,38 @@ def test_a_poisoned_device_ends_every_request_of_every_model():
         (1, 503, "engine_error"),
         (2, 503, "engine_error"),
     }
+
+
+class SlowEmbedder:
+    """Needs some turns for a step, and notes how long each may take."""
+
+    shape = SHAPE
+
+    def __init__(self, turns: int) -> None:
+        self.turns = turns
+        self.seconds: list[float | None] = []
+
+    def run(self, plan: EmbeddingPlan) -> list[bytes] | None:
+        self.seconds.append(plan.seconds)
+        return [b"vector"] if len(self.seconds) == self.turns else None
+
+
+def test_streams_go_on_while_a_text_is_embedded():
+    runner, embedder = FakeRunner(), SlowEmbedder(turns=20)
+    pool = FakeModelPool(m=runner)
+    stored = pool.models["m"].loaded
+    scheduler = EmbeddingScheduler("e", context=90, vocab_size=VOCAB, limits=SchedulerLimits())
+    pool.models["e"] = ResidentModel(stored, scheduler, embedder, num_bytes=0, needed_bytes=0)
+    answering = [submit(1, max_tokens=60)], [], []
+    channel = FakeChannel(*answering, [Embed(2, "e", [[1, 2]])], idle_turns=80)
+    runner.channel = channel
+    run(pool, channel)
+    (at,) = (at for at, message in enumerate(channel.sent) if isinstance(message, Embedded))
+    told = [isinstance(message, Tokens) for message in channel.sent]
+    assert sum(told[:at]) >= 20
+    assert channel.text(1) == continuation(PROMPT, 60)
+    assert len(embedder.seconds) == 20
+    assert None not in embedder.seconds
 
 
 def test_messages_during_a_load_are_served_or_deferred():

@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 import torch
 
-from neuron.device import delta_rule
+from neuron.device import attention_step, convolution, decode_programs, delta_step, expert_steps, row_steps
 from neuron.device.cuda_graphs import Capture, capture_sizes
 from neuron.device.kv_cache import KVShape
 from neuron.device.varlen import find_varlen_kernel, select_kernel
 from neuron.models.formats import floats
-from neuron.models.fused import gated_mlp
 from neuron.models.fused.decoder import FusedDecoder
+from neuron.models.fused.rotation import Rotary
 from neuron.pipe import Sampling
 from neuron.step import CacheShape
 from tests.device.kernels import TracingCapture, varlen
@@ -31,10 +31,11 @@ SMALL = CacheShape(num_pages=100, page_size=8, num_slots=8, context=128)
 
 @pytest.fixture(autouse=True)
 def products_of_torch(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As on a GPU: what is traced are torch's operations."""
+    """As on a GPU: what is traced are torch's operations, and no angles are kept."""
     monkeypatch.setattr(floats, "_uses_ext", lambda *_: False)
-    for module in (delta_rule, gated_mlp):
+    for module in (attention_step, convolution, decode_programs, delta_step, expert_steps, row_steps):
         monkeypatch.setattr(module, "_native", None)
+    monkeypatch.setattr(Rotary, "__call__", Rotary._computed)
 
 
 def test_torch_has_the_kernel_from_2_13_on():

@@ -5,17 +5,20 @@ import io
 import json
 import shutil
 import weakref
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image as Files
 
+from neuron.device import pieces
 from neuron.models.architecture import TESTED_VISION_FAMILIES
 from neuron.models.checkpoint import ModelLoadError
 from neuron.models.decoder import AnyDecoder
 from neuron.models.image_input import UnreadableImageError
-from neuron.step import PromptImage
+from neuron.pipe import Refused
+from neuron.step import PromptImage, StepPlan, StepResult
 from tests.device.serving import Serving, decoder
 from tests.device.vision_models import IMAGE, IMAGE_ID, KINDS, build, picture, save
 
@@ -24,7 +27,7 @@ NEW = 12
 PROMPTS: list[tuple[str, tuple[int, ...]]] = [
     (f"user w1 {IMAGE} w2 w3 assistant", (1,)),
     (f"user w1 {IMAGE} w2 w3 assistant", (2,)),  # the same words, another picture
-    (f"user {IMAGE}{IMAGE} w4 assistant", (2, 3)),
+    (f"user {IMAGE} w9 {IMAGE} w4 assistant", (2, 3)),
     (f"user {IMAGE} w5 assistant w6 user {IMAGE} w7 assistant", (1, 1)),
     ("user w1 w2 w3 assistant", ()),
     (f"user {IMAGE} w8 {IMAGE} assistant", (4, 5)),
@@ -53,7 +56,8 @@ def wanted(kind: str) -> list[list[int]]:
     found = []
     for text, pictures in PROMPTS:
         images = [opened(shown(number)) for number in pictures]
-        inputs = processor(text=text, images=images or None, return_tensors="pt")
+        marked = text.replace(IMAGE, processor.image_token)
+        inputs = processor(text=marked, images=images or None, return_tensors="pt")
         out = reference.generate(**inputs, max_new_tokens=NEW, do_sample=False, eos_token_id=None)
         found.append(out[0, inputs["input_ids"].shape[1] :].tolist())
     assert len({tuple(text) for text in found}) == len(found)
@@ -130,7 +134,7 @@ def test_no_embeddings_are_kept_once_an_image_has_run(model: Path):
     tokens, images = request(serving.loaded, *PROMPTS[2])
     serving.submit(1, tokens, images=images)
     serving.drain()
-    assert serving.runner._images._partial == {}
+    assert not any(serving.runner._images._ready.values())
 
 
 def test_pixels_go_with_the_request_that_is_cancelled_within_its_image(model: Path, kind: str):
@@ -139,8 +143,9 @@ def test_pixels_go_with_the_request_that_is_cancelled_within_its_image(model: Pa
     pixels = weakref.ref(images[0].pixels)
     serving.submit(1, tokens, images=images)
     del images
-    serving.step()
-    assert serving.runner._images._partial
+    for _ in range(2):
+        serving.step()
+    assert any(serving.runner._images._ready.values()) or serving.loaded.whole_images
     assert pixels() is not None
     serving.scheduler.cancel(1)
     gc.collect()
@@ -161,14 +166,94 @@ def test_each_image_is_embedded_once(model: Path, monkeypatch: pytest.MonkeyPatc
         assert len(looks) == 2
 
 
+def test_streams_go_on_while_an_image_is_encoded(model: Path, wanted, monkeypatch: pytest.MonkeyPatch):
+    """Its tower computes a piece of an operation in a step, and comes to the same."""
+    monkeypatch.setattr(pieces, "MOST", 20_000)
+    serving = Serving(decoder(model))
+    run = serving.runner.run
+
+    def run_a_little(plan: StepPlan) -> StepResult:
+        encoding = plan.encoding and replace(plan.encoding, seconds=0.0)
+        return run(replace(plan, encoding=encoding))
+
+    monkeypatch.setattr(serving.runner, "run", run_a_little)
+    texts = {number: request(serving.loaded, *PROMPTS[number]) for number in (4, 2)}
+    serving.submit(4, texts[4][0], max_tokens=NEW)
+    serving.step()
+    serving.submit(2, texts[2][0], max_tokens=NEW, images=texts[2][1])
+    while 4 not in serving.ends:
+        serving.step()
+    assert not serving.tokens[2]
+    assert serving.drain() == {4: wanted[4], 2: wanted[2]}
+    assert serving.num_steps > 50
+
+
+def test_images_without_a_token_between_them_are_two(model: Path, kind: str):
+    """Of which some classes make one."""
+    serving = Serving(decoder(model))
+    tokens, images = request(serving.loaded, f"user {IMAGE}{IMAGE} w9 assistant", (2, 3))
+    positions = serving.loaded.vision_encoder.positions(tokens, images)
+    if kind == "qwen3_vl":  # each of two rows of three
+        assert images[0].end == images[1].start
+        assert positions.tolist() == [
+            [0, *[1] * 6, *[4] * 6, 7, 8],
+            [0, *[1, 1, 1, 2, 2, 2], *[4, 4, 4, 5, 5, 5], 7, 8],
+            [0, *[1, 2, 3] * 2, *[4, 5, 6] * 2, 7, 8],
+        ]
+    else:
+        assert positions is None
+    serving.submit(1, tokens, images=images)
+    assert len(serving.drain()[1]) == 24
+
+
+def test_a_request_that_leaves_ends_the_encoding_of_its_image(model: Path):
+    serving = Serving(decoder(model))
+    tokens, images = request(serving.loaded, *PROMPTS[0])
+    serving.submit(1, tokens, images=images)
+    plan = serving.scheduler.plan()
+    assert plan
+    assert plan.encoding
+    assert not plan.chunks
+    result = serving.runner.run(replace(plan, encoding=replace(plan.encoding, seconds=0.0)))
+    assert serving.scheduler.apply(plan, result, 0.1) == []
+    pixels = weakref.ref(images[0].pixels)
+    del plan, images
+    serving.scheduler.cancel(1)
+    serving.drain()
+    gc.collect()
+    assert pixels() is None
+
+
+def test_an_image_that_cannot_be_encoded_fails_its_request_alone(model: Path, wanted, monkeypatch):
+    serving = Serving(decoder(model))
+    good, bad = (request(serving.loaded, *PROMPTS[number]) for number in (0, 1))
+    embed = serving.loaded.vision_encoder.embed
+
+    def embed_but_one(pixels: Any) -> Any:
+        if pixels is bad[1][0].pixels:
+            raise ValueError("no such picture")
+        return embed(pixels)
+
+    monkeypatch.setattr(serving.loaded.vision_encoder, "embed", embed_but_one)
+    for number, (tokens, images) in enumerate((good, bad)):
+        serving.submit(number, tokens, max_tokens=NEW, images=images)
+    assert serving.drain()[0] == wanted[0]
+    refused = serving.ends[1]
+    assert isinstance(refused, Refused)
+    assert (refused.status, refused.code) == (500, "engine_error")
+    assert "no such picture" in refused.message
+
+
 def test_files_that_do_not_go_together_fail_the_load(model: Path, tmp_path: Path):
     other = shutil.copytree(model, tmp_path / "other")
-    file = other / "processor_config.json"
+    file = next(other.glob("*processor_config.json"))
     settings = json.loads(file.read_text())
-    file.write_text(json.dumps(settings | {"patch_size": 14, "image_seq_len": 3}))
-    with pytest.raises(ModelLoadError, match="processor and vision tower differ") as caught:
-        decoder(other)
-    assert caught.value.code == "model_broken"
+    wrong = {"patch_size": 14, "image_seq_len": 3, "image_seq_length": 3}
+    file.write_text(json.dumps(settings | wrong))
+    if "merge_size" not in settings:  # whose processor has no number of its own
+        with pytest.raises(ModelLoadError, match="processor and vision tower differ") as caught:
+            decoder(other)
+        assert caught.value.code == "model_broken"
     file.write_text("{")
     with pytest.raises(ModelLoadError, match="image processor cannot be read"):
         decoder(other)

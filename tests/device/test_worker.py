@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import psutil
 import pytest
 import torch
@@ -84,6 +85,13 @@ def test_a_worker_needs_none_of_the_projects_other_packages(llama: Path):
         assert daemon.text(1) == texts(decoder(llama), {1: prompt(1, 30)})[1][:8]
 
 
+def timeless(end: Finished | Refused) -> Finished:
+    """The end of a request that ran as soon as it was there, without the time it waited."""
+    assert isinstance(end, Finished)
+    assert 0 <= end.queue_s < DEADLINE_S
+    return msgspec.structs.replace(end, queue_s=0.0)
+
+
 def test_load_run_unload(daemon: Daemon, llama: Path):
     daemon.seen.clear()
     result = daemon.load(llama)
@@ -94,7 +102,7 @@ def test_load_run_unload(daemon: Daemon, llama: Path):
     assert fractions == sorted(fractions)
     assert len(fractions) > 5
     daemon.submit(1, prompt(1, 30))
-    assert daemon.end(1) == Finished(1, "length", 30, 8, 0)
+    assert timeless(daemon.end(1)) == Finished(1, "length", 30, 8, 0)
     assert daemon.text(1) == texts(decoder(llama), {1: prompt(1, 30)})[1][:8]
     daemon.send(Unload("m"))
     daemon.wait_for(Unloaded)
@@ -122,7 +130,7 @@ def test_cancel_ends_a_request_and_frees_its_pages(loaded: Daemon):
     assert status.models[0].kv_pages_free == status.models[0].kv_pages_total
     loaded.send(Cancel(31))  # an unknown number does no harm
     loaded.submit(32, prompt(1, 5))
-    assert loaded.end(32) == Finished(32, "length", 5, 8, 0)
+    assert timeless(loaded.end(32)) == Finished(32, "length", 5, 8, 0)
 
 
 def test_unload_ends_its_requests(daemon: Daemon, llama: Path):
@@ -216,6 +224,8 @@ def test_a_poisoned_device_answers_and_exits(tmp_path: Path):
 
     with Daemon() as daemon:
         assert isinstance(daemon.load(save(tmp_path / "model", edit=break_token_99)), Loaded)
+        daemon.submit(3, [5, 6], 1)
+        assert isinstance(daemon.end(3), Finished)
         requests = {1: [5, 6], 2: [5, 99]}
         daemon.send(*(Submit(n, "m", tokens, LONG, Sampling(), []) for n, tokens in requests.items()))
         for number in (1, 2):
@@ -224,6 +234,22 @@ def test_a_poisoned_device_answers_and_exits(tmp_path: Path):
             assert (end.status, end.code) == (503, "engine_error")
             assert "not numbers" in end.message
         assert daemon.process.wait(20) == EXIT_POISONED
+
+
+def test_weights_that_never_give_numbers_fail_their_requests_alone(tmp_path: Path):
+    def break_norm(model: torch.nn.Module) -> None:
+        with torch.no_grad():
+            model.get_submodule("model.norm").weight.fill_(float("nan"))  # type: ignore[operator, union-attr]
+
+    with Daemon() as daemon:
+        broken = save(tmp_path / "model", edit=break_norm)
+        assert isinstance(daemon.load(broken), Loaded)
+        for number in (1, 2):
+            daemon.submit(number, [5, 6], 4)
+            end = daemon.end(number)
+            assert isinstance(end, Refused)
+            assert f"{broken}: its weights give logits that are not numbers" in end.message
+        assert daemon.process.poll() is None
 
 
 _PARENT = """

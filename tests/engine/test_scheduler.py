@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from neuron.engine.request import uniform
 from neuron.engine.scheduler import Event, Scheduler
 from neuron.engine.scheduler_limits import SchedulerLimits
 from neuron.pipe import Finished, Refused, Sampling, Submit, Tokens
-from neuron.step import CacheShape, StepPlan
+from neuron.step import CacheShape, PromptImage, StepPlan
 from tests.engine.fake_device import VOCAB, FakeDevice, continuation
 
 SHAPE = CacheShape(num_pages=32, page_size=4, num_slots=8, context=100)
@@ -104,6 +105,24 @@ def test_a_long_prompt_stretches_steps_by_max_step_stretch_at_most():
     assert gaps[-2] > 2.5
     assert len(mixed) < 70
     assert {plan.num_tokens % 16 for plan in mixed[:-1]} == {1}, "few sizes, that come again"
+
+
+def test_the_last_few_tokens_of_a_prompt_go_along():
+    shape = CacheShape(num_pages=200, page_size=16, num_slots=16, context=200)
+    for snapshots in (0, 16):
+        bench = Bench(replace(shape, num_snapshots=snapshots), step_tokens=512, max_running=16)
+        for number in range(16):
+            bench.submit(number, prompt(number, 64))
+        bench.step()
+        bench.step()
+        assert [plan.num_tokens for plan in bench.plans] == [512, 8 + 8 * 64]
+        assert all(bench.tokens[number] for number in range(16))
+    assert bench.scheduler.limits.max_step_tokens == 528
+    bench = Bench(shape, step_tokens=64)
+    bench.submit(1, prompt(1, 67))
+    bench.submit(2, prompt(2, 60))
+    bench.step()
+    assert bench.plans[0].num_tokens == 64, "three are not few"
 
 
 def test_a_running_prompt_goes_on_before_a_newer_one_is_admitted():
@@ -263,6 +282,18 @@ def test_cancel_frees_slot_and_pages_in_every_phase(steps: int):
     assert bench.scheduler.pages.num_available == SHAPE.num_pages
     assert bench.scheduler.cancel(1) is None
     assert bench.scheduler.plan() is None
+
+
+def test_a_failed_step_ends_who_joined_in_it_though_nothing_of_them_ran():
+    bench = Bench()
+    for number in (1, 2):
+        shown = Submit(number, "m", prompt(number, 8), 2, Sampling(), [])
+        bench.scheduler.submit(shown, 0.0, images=[PromptImage((1, 2), bytes([number]))])
+    plan = bench.scheduler.plan()
+    assert plan is not None
+    assert (len(plan.joined), plan.chunks) == (2, ())
+    bench.take(bench.scheduler.fail(plan, "broke"))
+    assert bench.ends.keys() == {1, 2}
 
 
 def test_a_failed_step_ends_its_own_requests_only():

@@ -144,3 +144,31 @@ def test_chunks_are_read_as_a_complete_parser_reads_them(data, cuts):
             assert full.error is not None
         case _:
             assert (full.body, full.complete, full.error) == (body, False, None)
+
+
+FACTS = ("method", "path", "query", "headers", "length", "keep_alive", "size")
+
+
+@settings(max_examples=300)
+@given(spoiled([REQUEST, REQUEST.replace(b": 5", b":  12"), REQUEST.replace(b"?x=1", b"")]))
+@example(REQUEST.replace(b": 5", b": 1234567890123456"))
+@example(REQUEST.replace(b": 5", b": "))
+@example(REQUEST.replace(b": 5", b": 05"))
+@example(REQUEST[:40])
+def test_a_head_that_is_repeated_is_read_as_if_it_were_new(data):
+    for module in ALL:
+        head, new = module.request(REQUEST), module.request(data)
+        if head.repeats(data):
+            assert [getattr(head, fact) for fact in FACTS] == [getattr(new, fact) for fact in FACTS]
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_a_head_is_repeated_with_other_lengths(module):
+    head = module.request(REQUEST)
+    for size in (5, 1234, 0, 77):
+        assert head.repeats(REQUEST.replace(b"Length: 5", b"Length: %d" % size))
+        assert (head.length, head.headers[b"content-length"]) == (size, b"%d" % size)
+    assert not head.repeats(REQUEST.replace(b"sk-1", b"sk-2"))
+    assert not module.request(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").repeats(
+        b"GET / HTTP/1.1\r\nhost: a\r\n\r\n"
+    )

@@ -61,6 +61,7 @@ class Case:
             0,
             0 if self.bias is None else self.bias.data_ptr(),
             y.data_ptr(),
+            outs,
             threads,
             0 if ends is None else ends.data_ptr(),
             len(self.exact),
@@ -118,11 +119,12 @@ def test_rows_are_multiplied_by_their_own_matrix(name: str, number: int, instruc
 
 @pytest.mark.parametrize("name", TOLERANCE)
 def test_any_number_of_threads_gives_the_same(name: str):
-    one = case(name, 512, 700)
-    x = torch.randn(9, 512)
-    wanted = one.multiply(0, x, threads=1)
-    for threads in (2, 3, 7, 1):
-        assert torch.equal(one.multiply(0, x, threads=threads), wanted)
+    one = case(name, 512, 1500)
+    for rows in (1, 2, 9, 70):
+        x = torch.randn(rows, 512)
+        wanted = one.multiply(0, x, threads=1)
+        for threads in (2, 3, 7, 1):
+            assert torch.equal(one.multiply(0, x, threads=threads), wanted)
 
 
 @pytest.mark.parametrize(("number", "instruction_set"), SETS)

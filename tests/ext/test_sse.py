@@ -123,6 +123,16 @@ def test_comments_and_other_fields_are_not_data(sse):
     assert facts[5] == 0
 
 
+@pytest.mark.parametrize("remark", [b"ping", b" ", b": keep-alive", b"OPENROUTER PROCESSING", b"null", b"7"])
+@pytest.mark.parametrize("hide", [True, False])
+@pytest.mark.parametrize("cut", range(0, 30, 3))
+def test_data_that_is_no_json_object_is_a_remark(sse, remark, hide, cut):
+    text = event(delta(content="x"))
+    out, facts = run(sse, b"data: " + remark + b"\n\n" + text + DONE, cuts=[cut], hide=hide)
+    assert out == text + DONE
+    assert facts[5] == 1
+
+
 def test_an_endless_event_passes_and_is_forgotten(sse):
     scanner = sse.SSEScanner(True)
     piece = b"data: " + b"x" * (1 << 19)

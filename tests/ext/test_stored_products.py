@@ -38,7 +38,7 @@ def multiply(
     where = x.data_ptr(), len(x), x.shape[1]
     addresses = *(part.data_ptr() for part in parts), 0, 0
     stored = *addresses[:3], outs, group, 0
-    rest = y.data_ptr(), 2, 0 if ends is None else ends.data_ptr(), matrices
+    rest = y.data_ptr(), outs, 2, 0 if ends is None else ends.data_ptr(), matrices
     native.multiply(SETS.index(chosen), NUMBERS[name], *where, *stored, *rest)
     assert y[len(x) * outs :].isnan().all()
     return y[: len(x) * outs].view(len(x), outs)
@@ -81,6 +81,21 @@ def test_blocks_are_multiplied_as_what_they_stand_for(name: str, chosen: str):
 
 @pytest.mark.parametrize("chosen", SETS)
 @pytest.mark.parametrize("name", BLOCKS)
+def test_rows_are_unpacked_to_the_numbers_that_they_stand_for(name: str, chosen: str):
+    kind = BLOCK_TYPES[name]
+    width = 5 * kind.elements
+    blocks, rows = random_blocks(name, 9, width), torch.tensor([8, 0, 3, 3])
+    wanted = kind.dequantize([blocks[rows]], torch.float32)
+    for rounded, dtype in enumerate((torch.float32, torch.bfloat16)):
+        out = torch.full((len(rows) * width + 8,), torch.nan)
+        where = blocks.data_ptr(), rounded, rows.data_ptr(), out.data_ptr(), 2
+        native.unpack_rows(SETS.index(chosen), NUMBERS[name], len(rows), width, *where)
+        assert torch.equal(out[:-8].view_as(wanted), wanted.to(dtype).float())
+        assert out[-8:].isnan().all()
+
+
+@pytest.mark.parametrize("chosen", SETS)
+@pytest.mark.parametrize("name", BLOCKS)
 def test_codes_at_their_limits_do_not_overflow(name: str, chosen: str):
     kind = BLOCK_TYPES[name]
     blocks = random_blocks(name, 4, 8, 256).view(4, 8, -1, kind.size)
@@ -111,14 +126,16 @@ def test_rounded_inputs_cost_a_hundredth(name: str):
     assert (multiply(SETS[0], name, x, [rows]) - wanted).std() < 0.02 * wanted.std()
 
 
+@pytest.mark.parametrize("chosen", SETS)
 @pytest.mark.parametrize("name", BLOCKS)
-def test_experts_have_blocks_of_their_own(name: str):
-    experts, ends = random_blocks(name, 3, 9, 256), torch.tensor([1, 1, 5], dtype=torch.int32)
-    x = whole_inputs(5, 256)
-    found = multiply(SETS[0], name, x, [experts], ends=ends)
+def test_experts_have_blocks_of_their_own(name: str, chosen: str):
+    experts = random_blocks(name, 3, 9, 256)
     weights = BLOCK_TYPES[name].dequantize([experts], torch.float32)
-    assert_near(found[:1], x[:1], weights[0])
-    assert_near(found[1:], x[1:], weights[2])
+    for first, end in (1, 5), (3, 21), (8, 17):
+        ends, x = torch.tensor([first, first, end], dtype=torch.int32), whole_inputs(end, 256)
+        found = multiply(chosen, name, x, [experts], ends=ends)
+        assert_near(found[:first], x[:first], weights[0])
+        assert_near(found[first:], x[first:], weights[2])
 
 
 def random_codes(name: str, outs: int, ins: int, group: int, has_zeros: bool) -> list[Tensor]:

@@ -155,8 +155,8 @@ def test_what_is_hidden_or_rewritten_to_nothing_is_no_chunk(made_of):
     line.inlet.data_received(framed(usage))
     assert not line.written  # an empty chunk would be the end
     line = Line(made_of, rewrite=lambda data: data.upper(), chunked=False)
-    line.inlet.data_received(framed(b"data: x\n\n"))
-    assert line.written == b"DATA: X\n\n"
+    line.inlet.data_received(framed(b"data: {x}\n\n"))
+    assert line.written == b"DATA: {X}\n\n"
 
 
 def test_the_rest_of_a_protocols_life_is_the_owners(made_of):

@@ -96,8 +96,9 @@ async def neuron_with(
     devices: int = 1,
     worker: Sequence[str] = FAKE,
     others: Sequence[Callable[[HarnessContext], Harness]] = (),
+    kind: str = "cpu",
 ) -> AsyncIterator[Neuron]:
-    host = DiscoveredHost([CPU.model_copy(update={"index": index}) for index in range(devices)])
+    host = DiscoveredHost([CPU.model_copy(update={"index": index, "kind": kind}) for index in range(devices)])
     torch = functools.partial(TorchHarness, worker_command=worker)
     daemon = Daemon(settings, host, url="http://127.0.0.1:13131", harnesses=[torch, *others])
     options = uvicorn.Config(

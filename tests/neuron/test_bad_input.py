@@ -199,6 +199,13 @@ async def test_unloaded_model_is_not_found(neuron):
     assert "'m'" in error["message"]
 
 
+async def test_a_long_name_is_repeated_in_part(neuron):
+    answer = await neuron.chat("hi", model="m" * 100_000)
+    message = answer.json()["error"]["message"]
+    assert message.endswith("loaded here: 'm'.")
+    assert len(message) < 500
+
+
 async def test_lone_surrogates_are_answered(neuron):
     content = b'{"model": "m", "messages": [{"role": "user", "content": "echo \\ud800"}]}'
     answer = await neuron.http.post("/v1/chat/completions", content=content)

@@ -39,7 +39,11 @@ async def test_stream_usage_is_the_last_chunk_when_asked_for(neuron):
     *events, usage, done = await neuron.stream("echo hi", stream_options={"include_usage": True})
     whole = (await neuron.chat("echo hi")).json()
     assert usage["choices"] == []
+    timings = [used.pop("timings") for used in (usage["usage"], whole["usage"])]
     assert usage["usage"] == whole["usage"]
+    for told in timings:
+        assert told["first_token_ms"] == pytest.approx(told["queue_ms"] + told["prefill_ms"], abs=0.2)
+        assert min(told.values()) >= 0
     assert all(event["usage"] is None for event in events)
     assert done == "[DONE]"
 
@@ -231,3 +235,13 @@ async def test_the_request_id_is_kept_or_made(neuron):
     assert answer.headers["x-request-id"] == "abc-1"
     made = await neuron.http.get("/version", headers={"x-request-id": "no spaces, please"})
     assert len(made.headers["x-request-id"]) == 24
+
+
+async def test_fields_within_messages_that_nobody_reads_are_named(neuron):
+    part = {"type": "text", "text": "echo hi", "colour\r\n": "red"}
+    messages = [{"role": "user", "content": [part], "mood": "good", "refusal": None, "annotations": []}]
+    answer = await neuron.http.post("/v1/chat/completions", json={"model": "m", "messages": messages})
+    assert (answer.status_code, answer.headers["x-cortex-ignored"]) == (
+        200,
+        "messages.content.colour??, messages.mood",
+    )

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import httpx
 import huggingface_hub
 import pytest
-from huggingface_hub.errors import LocalEntryNotFoundError
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
 from neuron.sources import FoundModel, find
 from neuron.wire import ApiError
@@ -119,10 +118,10 @@ class Hub:
 
     def list_repo_files(self, repo):
         if not self.is_reachable:
-            raise httpx.ConnectError("offline")
+            raise HfHubHTTPError.__bases__[0]("offline")  # of the HTTP client of its version
         return self.names
 
-    def snapshot_download(self, repo, *, local_files_only=False, **patterns):
+    def snapshot_download(self, repo, *, local_files_only=False, tqdm_class=None, **patterns):
         if not self.is_reachable and not self.cache.exists():
             raise LocalEntryNotFoundError("offline")
         if not local_files_only:

@@ -12,11 +12,13 @@ import pytest_asyncio
 import torch
 
 from tests.device.test_vision import opened
-from tests.device.vision_models import KINDS, build, picture, save
+from tests.device.vision_models import IMAGE, KINDS, build, picture, save
 from tests.neuron.conftest import Neuron, config, neuron_with
 
 WORKER = (sys.executable, "-m", "neuron.worker")
 OTHER_TOKENS = 4  # user w1 … w2 assistant
+# Gemma 3: 16, one before and one after; Idefics3: 5 tiles of 4, 5 names, 6 around; Qwen3-VL: 3 x 2.
+IMAGE_TOKENS = {"gemma3": 18, "idefics3": 31, "llava": 16, "qwen3_vl": 6}  # of picture(1)
 
 
 @pytest.fixture(scope="module", params=KINDS)
@@ -66,7 +68,7 @@ async def test_answer_to_an_image_equals_that_of_transformers(seeing: Neuron, ki
     for number in (1, 2):
         body = chat(text("w1"), url(picture(number)), text("w2"), ignore_eos=True)
         said = (await ask(seeing, body))["choices"][0]["message"]["content"]
-        prompt = "user w1 <image> w2 assistant"
+        prompt = f"user w1 {processor.image_token} w2 assistant"
         inputs = processor(text=prompt, images=opened(picture(number)), return_tensors="pt")
         with torch.inference_mode():
             out = reference.generate(**inputs, max_new_tokens=8, do_sample=False, eos_token_id=None)
@@ -77,8 +79,9 @@ async def test_answer_to_an_image_equals_that_of_transformers(seeing: Neuron, ki
 async def test_usage_and_tokenize_count_the_images_placeholders(seeing: Neuron, kind: str):
     body = chat(text("w1"), url(picture(1)), text("w2"))
     used = (await ask(seeing, body))["usage"]["prompt_tokens"]
-    shown = build(kind)[1](text=["user w1 <image> w2 assistant"], images=opened(picture(1)))
-    assert used == len(shown["input_ids"][0]) > OTHER_TOKENS + 15
+    processor = build(kind)[1]
+    shown = processor(text=[f"user w1 {processor.image_token} w2 assistant"], images=opened(picture(1)))
+    assert used == len(shown["input_ids"][0]) == OTHER_TOKENS + IMAGE_TOKENS[kind]
     assert (await ask(seeing, body, "/tokenize"))["count"] == used
 
 
@@ -128,12 +131,17 @@ async def test_texts_without_images_go_through_the_same_template(seeing: Neuron)
             "not base64",
         ),
         (chat(*[url(picture(1))] * 4), "invalid_request_body", "messages[0].content[3]", "may have 3 images"),
-        (chat(url(picture(1)), text("<image>")), "invalid_request_body", "messages", "may not say '<image>'"),
         (
             chat({"type": "input_audio", "input_audio": {}}),
             "unsupported_parameter",
             "messages[0].content[0]",
             "does not read input_audio",
+        ),
+        (
+            chat({"type": "video_url", "video_url": {"url": "data:video/mp4;base64,AAAA"}}),
+            "unsupported_parameter",
+            "messages[0].content[0]",
+            "send its frames, each as an image_url",
         ),
         (
             {"model": "m", "messages": [{"role": "system", "content": [url(picture(1))]}]},
@@ -148,3 +156,13 @@ async def test_unusable_image_is_refused_with_its_place(seeing: Neuron, body, co
     error = answer.json()["error"]
     assert (answer.status_code, error["code"], error["param"]) == (400, code, param)
     assert words in error["message"]
+
+
+async def test_text_may_not_say_what_stands_for_an_image(seeing: Neuron, kind: str):
+    marker = build(kind)[1].image_token  # what the template writes
+    for said in {marker, IMAGE}:
+        answer = await seeing.http.post("/v1/chat/completions", json=chat(url(picture(1)), text(said)))
+        error = answer.json()["error"]
+        assert (answer.status_code, error["code"]) == (400, "invalid_request_body")
+        assert error["param"] == "messages"
+        assert "may not say " + " or ".join(map(repr, dict.fromkeys((marker, IMAGE)))) in error["message"]

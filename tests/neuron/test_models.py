@@ -43,7 +43,7 @@ async def test_a_load_says_what_it_passes_over(model_dir):
     (model_dir / "adapter_config.json").write_text("{}")
     async with neuron_with(config()) as neuron:
         (warning,) = (await neuron.load(model_dir)).json()["warnings"]
-        assert "adapter_config.json: the LoRA adapter beside the model is not applied; merge it" in warning
+        assert "adapter_config.json: the LoRA adapter beside the model is not applied; load it" in warning
         assert (await neuron.models())["m"]["warnings"] == [warning]
 
 

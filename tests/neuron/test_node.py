@@ -8,7 +8,6 @@ import json
 import pytest
 import pytest_asyncio
 
-from neuron.daemon import HARNESSES
 from tests.neuron.conftest import config, neuron_with, until
 from tests.stubs.model_dir import write_model
 
@@ -37,7 +36,7 @@ async def shared(pair):
         ({"model_id": ""}, 400, "invalid_request_body", "model_id"),
         ({"model_id": "m", "devices": "all"}, 400, "invalid_request_body", "devices"),
         ({"model_id": "m", "devices": [7]}, 400, "unknown_device", "devices"),
-        ({"model_id": "m", "devices": [0, 1]}, 400, "unsupported_parameter", "devices"),
+        ({"model_id": "m", "devices": [0, 1], "tensor_parallel": 1}, 400, "unsupported_parameter", "devices"),
         ({"model_id": "helexa-tiny", "quant": "q4"}, 400, "unknown_quant", "quant"),
         ({"model_id": "m", "harness": "candle"}, 400, "unknown_harness", "harness"),
         ({"model_id": "m", "source": "/does/not/exist"}, 404, "model_not_found", "source"),
@@ -53,9 +52,9 @@ async def test_a_wrong_load_is_refused(shared, spec, status, code, param):
 
 async def test_refusal_of_an_unknown_harness_names_the_known_ones(shared):
     answer = await shared.http.post("/models/load", json={"model_id": "m", "harness": "candle"})
-    assert "torch" in answer.json()["error"]["message"]
     known = (await shared.http.get("/discovery")).json()["harnesses"]
-    assert known == sorted(make.name for make in HARNESSES)
+    assert "torch" in known
+    assert all(name in answer.json()["error"]["message"] for name in known)
 
 
 async def test_malformed_json_and_incomplete_bodies_are_refused(shared):

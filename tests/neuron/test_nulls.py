@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from neuron.api.bodies import chat, completion, embedding
+from neuron.api.bodies import chat, completion, embedding, ranking
 from neuron.wire import ApiError
 from tests.stubs.nulls import optional_places, with_nulls, without
 
@@ -41,7 +41,23 @@ CHAT = GENERATION | {
     "function_call": "none",
 }  # fmt: skip
 COMPLETION = GENERATION | {"prompt": "x", "echo": True, "logprobs": 2, "best_of": 2, "suffix": ""}
-EMBEDDING = {"model": "m", "input": "x", "encoding_format": "base64", "dimensions": 3, "user": "u"}
+EMBEDDING = {
+    "model": "m",
+    "input": "x",
+    "encoding_format": "base64",
+    "dimensions": 3,
+    "user": "u",
+    "task": "query",
+}
+RERANK = {
+    "model": "m", "query": "q", "documents": ["a", {"text": "b"}], "top_n": 1, "return_documents": True,
+    "max_tokens_per_doc": 9, "truncate_prompt_tokens": 3, "user": "u",
+}  # fmt: skip
+SCORE = {
+    "model": "m", "text_1": "q", "text_2": ["a"], "truncate_prompt_tokens": 3, "user": "u",
+    "encoding_format": "float",
+}  # fmt: skip
+REQUIRED = {"messages", "prompt", "input", "query", "documents", "text_1", "text_2"}
 FORMS = {  # of an answer; each excludes the others, and response_format
     "structured_outputs": {"choice": ["a"], "json_object": False, "disable_fallback": False},
     "guided_json": {"type": "object"}, "guided_regex": "a", "guided_choice": ["a"],
@@ -55,6 +71,8 @@ BODIES = {
     "chat": (chat.decode, CHAT),
     "completions": (completion.decode, COMPLETION | {"response_format": CHAT["response_format"]}),
     "embeddings": (embedding.decode, EMBEDDING),
+    "rerank": (ranking.decode_rerank, RERANK),
+    "score": (ranking.decode_score, SCORE),
 } | {name: (completion.decode, COMPLETION | {name: form}) for name, form in FORMS.items()}
 
 
@@ -85,7 +103,7 @@ def test_null_is_the_default_of_every_optional_field(endpoint, data):
 @pytest.mark.parametrize("endpoint", BODIES)
 def test_all_fields_at_once_may_be_null(endpoint):
     decode, body = BODIES[endpoint]
-    required = {name: body[name] for name in ("model", "messages", "prompt", "input") if name in body}
+    required = {name: body[name] for name in ("model", *REQUIRED) if name in body}
     nulls = dict.fromkeys(body) | {"unheard_of": None} | required
     assert decode(json.dumps(nulls).encode()) == decode(json.dumps(required).encode())
 
@@ -94,12 +112,14 @@ def test_every_parameter_is_in_the_bodies_above():
     assert set(chat.ChatBody.__struct_fields__) - {"audio", "web_search_options"} == {*CHAT, *FORMS}
     assert set(completion.CompletionBody.__struct_fields__) == {*COMPLETION, *FORMS, "response_format"}
     assert set(embedding.EmbeddingBody.__struct_fields__) == set(EMBEDDING)
+    assert set(ranking.RerankBody.__struct_fields__) == set(RERANK)
+    assert set(ranking.ScoreBody.__struct_fields__) == set(SCORE)
 
 
 @pytest.mark.parametrize("endpoint", BODIES)
 def test_a_required_field_that_is_null_is_named(endpoint):
     decode, body = BODIES[endpoint]
-    for name in {"messages", "prompt", "input"} & set(body):
+    for name in {name for name in REQUIRED & set(body) if (name,) not in PLACES[endpoint]}:
         with pytest.raises(ApiError) as caught:
             decode(json.dumps(body | {name: None}).encode())
         assert caught.value.param == name

@@ -5,19 +5,19 @@ import pytest
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
 from neuron.models.tiny import WEIGHTS_DIR
-from neuron.sources import find
+from neuron.sources import FoundModel, find
 from neuron.wire import ApiError
 from tests.stubs.model_dir import write_model
 
 
 async def test_shipped_model_is_found_by_its_name():
-    assert await find("helexa-tiny", None) == (WEIGHTS_DIR, None)
+    assert await find("helexa-tiny", None) == FoundModel(WEIGHTS_DIR, None)
 
 
 async def test_directories_and_names_in_models_dir_are_found(tmp_path):
     directory = write_model(tmp_path / "org" / "name")
-    assert await find(str(directory), None) == (directory, None)
-    assert await find("org/name", tmp_path) == (directory, None)
+    assert await find(str(directory), None) == FoundModel(directory, None)
+    assert await find("org/name", tmp_path) == FoundModel(directory, None)
 
 
 async def refusal(source, models_dir=None):
@@ -58,7 +58,7 @@ async def test_each_weight_is_downloaded_once(monkeypatch):
     others += ["pytorch_model.bin", "model.fp16.safetensors", "onnx/model.onnx"]
     wanted: list[str] = []
 
-    def download(repo, **patterns):
+    def download(repo, *, tqdm_class, **patterns):
         wanted.extend(huggingface_hub.utils.filter_repo_objects(needed + others, **patterns))
         return str(WEIGHTS_DIR)
 
@@ -76,7 +76,7 @@ async def test_hub_ids_are_downloaded(tmp_path, monkeypatch):
     ("quant", "found"), [("q8_0", "q8_0"), ("Q4_K", "q4_k"), ("none", None), ("", None), (None, None)]
 )
 async def test_plain_numbers_are_quantized_as_asked(quant, found):
-    assert await find("helexa-tiny", None, quant) == (WEIGHTS_DIR, found)
+    assert await find("helexa-tiny", None, quant) == FoundModel(WEIGHTS_DIR, found)
 
 
 async def test_refusal_of_a_quant_lists_what_there_is():

@@ -292,6 +292,8 @@ def test_a_schema_is_refused_by_the_engine_too_with_its_parameter(http):
 
 def test_embeddings_of_texts_and_tokens_in_both_encodings(http, tmp_path):
     path = describe(encoder(tmp_path / "bert", vocab_size=300), "mean", normalize=True)
+    prompts = {"prompts": {"query": "q: ", "document": ""}, "default_prompt_name": "document"}
+    (path / "config_sentence_transformers.json").write_text(json.dumps(prompts))
     byte_tokenizer().save(str(path / "tokenizer.json"))
     loaded = http.post("/models/load", json={"model_id": "bert", "source": str(path)})
     assert loaded.status_code == 200, loaded.text
@@ -316,7 +318,14 @@ def test_embeddings_of_texts_and_tokens_in_both_encodings(http, tmp_path):
     assert math.hypot(*short) == pytest.approx(1.0, abs=1e-5)
     tokens = byte_tokenizer().encode("one").ids
     assert embed(input=tokens).json()["data"][0]["embedding"] == pytest.approx(one, abs=1e-6)
+    (asked,), (spelled,) = (
+        embed(input="one", task="query").json()["data"],
+        embed(input="q: one").json()["data"],
+    )
+    assert asked["embedding"] == pytest.approx(spelled["embedding"], abs=1e-6)
+    assert asked["embedding"] != pytest.approx(one, abs=1e-3)
     for wrong, param in [
+        ({"task": "cluster"}, "task"),
         ({"input": []}, "input"), ({"input": ""}, "input"), ({"input": "x" * 100}, "input"),
         ({"input": [9999]}, "input"), ({"dimensions": 33}, "dimensions"), ({"inputs": "x"}, "inputs"),
         ({"encoding_format": "hex"}, "encoding_format"),

@@ -6,7 +6,12 @@ import asyncio
 import gzip
 import json
 
+import httpx
 import pytest
+import pytest_asyncio
+
+from tests.neuron.conftest import config, neuron_with
+from tests.stubs.tls import TLS
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -32,6 +37,22 @@ async def test_head_is_get_without_the_body(neuron, path):
     assert (answer.status_code, answer.content) == (200, b"")
 
 
+async def test_chats_and_streams_over_http2(neuron):
+    async with httpx.AsyncClient(base_url=neuron.url, http1=False, http2=True, verify=TLS) as http:
+        asked = [json.loads(CHAT) | {"stream": stream} for stream in (False, True) * 4]
+        answers = await asyncio.gather(*[http.post("/v1/chat/completions", json=body) for body in asked])
+    assert {(answer.http_version, answer.status_code) for answer in answers} == {("HTTP/2", 200)}
+    assert answers[0].json()["choices"][0]["message"]["content"] == "hi"
+    assert all(answer.text.endswith("data: [DONE]\n\n") for answer in answers[1::2])
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def neuron_without_http2(model_dir):
+    async with neuron_with(config(http2=False)) as running:
+        assert (await running.load(model_dir)).status_code == 200
+        yield running
+
+
 HEAD = b"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\n"
 OFFER = HEAD + b"connection: Upgrade, HTTP2-Settings\r\nupgrade: h2c\r\nhttp2-settings: AAEAAEAAAAIAAAAA\r\n"
 LENGTH = OFFER + b"content-length: %d\r\n\r\n" % len(CHAT)
@@ -51,8 +72,8 @@ SECOND = HEAD.replace(b"POST", b"GET") + b"content-length: 0\r\n\r\n"
     ],
     ids=["one-piece", "two-pieces", "cut", "chunks", "websocket", "request-as-body"],
 )
-async def test_an_upgrade_is_ignored_and_its_body_read(neuron, pieces, statuses):
-    port = int(neuron.url.rpartition(":")[2])
+async def test_an_upgrade_is_ignored_where_http2_is_off(neuron_without_http2, pieces, statuses):
+    port = int(neuron_without_http2.url.rpartition(":")[2])
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     try:
         for piece in pieces:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from neuron.api.answers.logprobs import DrawnToken, ScoredToken
-from neuron.api.answers.usage import Usage, usage
+from neuron.api.answers.usage import Timings, Usage, timings, usage
 from neuron.generation import Generation
 from neuron.harness import LocalModel
 from neuron.pipe import Finished, Refused, Submit
@@ -63,6 +63,8 @@ class AnswerChoice:
         self._after = after
         self._generation: Generation | None = None
         self._started = time.monotonic()
+        self._first_at: float | None = None  # when its first token came
+        self._ended_at = self._started
         self._first: list[int] | None = None
         self.has_head = asyncio.Event()  # set with the first token, and at the end
 
@@ -134,8 +136,9 @@ class AnswerChoice:
             tokens = await generation.read(keepalive_s)
 
     def _feed(self, generation: Generation, tokens: list[int]) -> AnswerDelta:
-        if not self._answer.tokens:
-            self._fields.setdefault("ttft_ms", round(1000 * (time.monotonic() - self._started), 1))
+        if self._first_at is None:
+            self._first_at = time.monotonic()
+            self._fields.setdefault("ttft_ms", round(1000 * (self._first_at - self._started), 1))
         delta = AnswerDelta()
         for token in tokens:
             logprob = generation.logprobs.popleft() if generation.logprobs else None
@@ -147,9 +150,16 @@ class AnswerChoice:
         return delta
 
     def _log_end(self, end: Finished) -> None:
+        self._ended_at = time.monotonic()
         self._fields["prompt_tokens"] = end.prompt_tokens
         self._fields["cached_tokens"] = end.cached_tokens
         self._fields["finish_reason"] = self.ending.finish_reason
+        if (times := self._timings) is not None:
+            self._fields |= {
+                "queue_ms": times.queue_ms,
+                "prefill_ms": times.prefill_ms,
+                "decode_ms": times.decode_ms,
+            }
         if self._answer.malformed_calls:
             self._count("malformed_calls", self._answer.malformed_calls)
         self._count("completion_tokens", self._num_completion(end) - self._answer.tokens)
@@ -195,7 +205,18 @@ class AnswerChoice:
             completion=self._num_completion(self._end),
             cached=self._end.cached_tokens,
             reasoning=self._answer.reasoning_tokens,
+            drafted=self._end.drafted_tokens,
+            accepted=self._end.accepted_tokens,
+            timings=self._timings,
         )
+
+    @property
+    def _timings(self) -> Timings | None:
+        if self._first_at is None:
+            return None
+        first_token_s = self._first_at - self._started
+        decode_s = self._ended_at - self._first_at
+        return timings(queue_s=self._end.queue_s, first_token_s=first_token_s, decode_s=decode_s)
 
     def note_error(self, error: ApiError) -> None:
         self._fields["code"] = error.code

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta, Struct
 
+from cortex_site.base.unread import UnreadFields
 from neuron.api.bodies.decode import decode_body, refuse_unless_neutral, require_model
 from neuron.api.bodies.generation import MAX_TOP_LOGPROBS, Count, Name
 from neuron.api.bodies.guided import GuidedBody, refuse_unguidable
@@ -162,6 +163,15 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
 }
 
 _decoder = msgspec.json.Decoder(ChatBody)
+
+# What clients send back of earlier answers, and marks for caches that are not ours.
+TOLERATED = {"annotations", "audio", "content.prompt_cache_breakpoint", "function_call", "refusal"}
+_unread = UnreadFields(ChatBody, {f"messages.{name}" for name in TOLERATED})
+
+
+def ignored_fields(body: bytes) -> tuple[str, ...]:
+    """The fields of a chat's messages, and of what is in them, that have no effect here."""
+    return _unread.of(body)
 
 
 def decode(body: bytes) -> ChatBody:

@@ -19,6 +19,7 @@ class EmbeddingBody(Struct, forbid_unknown_fields=True, kw_only=True):
     input: Inputs = None
     encoding_format: Literal["float", "base64"] | None = None
     dimensions: Annotated[int, Meta(ge=1)] | None = None
+    task: Name | None = None  # by which the model knows a prompt
     user: str | None = None  # accepted; changes nothing
 
     @property

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import msgspec
 
-from neuron.api.bodies.chat import ChatBody, ChatMessage, ContentPart
+from neuron.api.bodies.chat import ChatBody, ChatMessage, ContentPart, ignored_fields
 from neuron.api.errors import invalid, unsupported
 from neuron.api.prompts.images import chat_images, image_spans, place_images
 from neuron.api.prompts.prompt import Prompt, encode
@@ -20,6 +21,8 @@ from neuron.text.traits.template_traits import UnknownEffortError
 from neuron.wire import ApiError, prefix_marks
 
 Json = dict[str, Any]
+
+MESSAGES_A_TURN = 500  # of the event loop, which has other streams to serve
 
 
 class ChatRenderer(NamedTuple):
@@ -46,6 +49,7 @@ async def chat_prompt(
         text, placed = await place_images(text, images, model)
         tokens = await encode(model, text, "messages", is_rendered=True)
         spans = image_spans(tokens, placed, model.image_token)
+    ignored = (*ignored, *(ignored_fields(raw) if raw else ()))
     num_calls = sum(len(message.tool_calls or ()) for message in body.messages)
     return Prompt(text, tokens, spans, _marks(raw, len(tokens)), rendered.changes, ignored, num_calls)
 
@@ -75,7 +79,7 @@ async def _render(
         message = f"messages: {len(body.messages)} are too many; a chat may have {limit}."
         raise ApiError(400, "too_many_messages", message, param="messages")
     template = model.text.template_for(tools=bool(tools))
-    messages = [_plain(message, f"messages[{i}]", model.id) for i, message in enumerate(body.messages)]
+    messages = await _plain_messages(body.messages, model.id)
     try:
         settings, ignored = template.settings(effort=body.reasoning_effort, verbosity=body.verbosity)
     except UnknownEffortError as error:
@@ -98,6 +102,15 @@ async def _render(
     return rendered, ignored
 
 
+async def _plain_messages(messages: Sequence[ChatMessage], model_id: str) -> list[Json]:
+    plain = []
+    for index, message in enumerate(messages):
+        plain.append(_plain(message, f"messages[{index}]", model_id))
+        if index % MESSAGES_A_TURN == MESSAGES_A_TURN - 1:
+            await asyncio.sleep(0)
+    return plain
+
+
 def _plain(message: ChatMessage, param: str, model_id: str) -> Json:
     """The message as templates expect it: its content a string, absent fields left out."""
     if message.content is None and not (message.role == "assistant" and message.tool_calls):
@@ -118,7 +131,8 @@ def _content(content: str | list[ContentPart] | None, param: str, model_id: str)
     for index, part in enumerate(content):
         if part.type != "image_url" and (part.type != "text" or part.text is None):
             place = f"{param}.content[{index}]"
-            raise unsupported(place, f"{place}: the model {model_id!r} does not read {part.type}.")
+            cure = "; send its frames, each as an image_url" if "video" in part.type else ""
+            raise unsupported(place, f"{place}: the model {model_id!r} does not read {part.type}{cure}.")
     if all(part.type == "text" for part in content):
         return "\n".join(part.text or "" for part in content)
     return [_plain_part(part) for part in content]

@@ -94,8 +94,9 @@ def image_spans(
 
 
 def _misplaced(image_token: ImageToken, found: int, wanted: int) -> ApiError:
+    said = " or ".join(map(repr, dict.fromkeys((image_token.text, image_token.placeholder))))
     message = (
-        f"messages: the prompt places images {found} times, {wanted} are wanted; text may not say "
-        f"{image_token.text!r} beside images, and the model's chat template has to place them."
+        f"messages: the prompt places images {found} times, {wanted} are wanted; text may not say {said} "
+        "beside images, and the model's chat template has to place them."
     )
     return invalid("messages", message)

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import NamedTuple
 
+from cortex_site.base.excerpt import as_note
 from neuron.harness import LocalModel
 from neuron.pipe import ImageSpan
 from neuron.wire import ApiError
@@ -26,28 +27,28 @@ class Prompt(NamedTuple):
     images: Sequence[ImageSpan] = ()  # in the order of the prompt
     marks: Sequence[tuple[int, int]] = ()  # digests of its beginnings, and their lengths in tokens
     adjusted: Sequence[str] = ()  # what was changed in a chat so that its template takes it
-    ignored: Sequence[str] = ()  # parameters that its template has no switch for
+    ignored: Sequence[str] = ()  # parameters without a switch in its template, and unread fields
     num_calls: int = 0  # tool calls in a chat
 
     @property
     def headers(self) -> dict[str, str]:
         """The answer's headers that tell what became of the chat."""
         told = {"x-cortex-adjusted": self.adjusted, "x-cortex-ignored": self.ignored}
-        return {name: ", ".join(values) for name, values in told.items() if values}
+        return {name: as_note(", ".join(values)) for name, values in told.items() if values}
 
 
 def require_capability(model: LocalModel, name: str) -> None:
-    """Raise `ApiError` 400 unless the model is one for chat, or for embeddings."""
+    """Raise `ApiError` 400 unless the model is one for chat, for embeddings or for ranking."""
     if name not in model.capabilities:
-        can = " and ".join(sorted(model.capabilities & {"chat", "embeddings"})) or "completions"
+        can = " and ".join(sorted(model.capabilities & {"chat", "embeddings", "rerank"})) or "completions"
         message = f"The model {model.id!r} does {can}, not {name}."
         raise ApiError(400, "wrong_modality", message, param="model")
 
 
 def require_generation(model: LocalModel) -> None:
-    """Raise `ApiError` 400 when the model makes embeddings only."""
-    if "embeddings" in model.capabilities:
-        message = f"The model {model.id!r} does embeddings, not completions."
+    """Raise `ApiError` 400 when the model writes no texts."""
+    if others := model.capabilities & {"embeddings", "rerank"}:
+        message = f"The model {model.id!r} does {others.pop()}, not completions."
         raise ApiError(400, "wrong_modality", message, param="model")
 
 

@@ -52,6 +52,13 @@ class BlockType:
             raise ValueError(f"a row of {row_bytes} bytes is no multiple of {self.name}'s {self.size}")
         return blocks * self.elements
 
+    def unit(self, in_features: int) -> int:
+        return self.elements
+
+    def columns(self, blocks: Sequence[Tensor], inputs: slice) -> tuple[BlockType, tuple[Tensor, ...]]:
+        (rows,) = blocks
+        return self, (rows[..., self.row_bytes(inputs.start) : self.row_bytes(inputs.stop)],)
+
     def dequantize(self, blocks: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
         (rows,) = blocks
         shape = (*rows.shape[:-1], self.in_features(rows.shape[-1]))

@@ -36,6 +36,12 @@ class FloatFormat:
     def dequantize(self, blocks: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
         return blocks[0].to(dtype)
 
+    def unit(self, in_features: int) -> int:
+        return 1
+
+    def columns(self, blocks: Sequence[Tensor], inputs: slice) -> tuple[FloatFormat, tuple[Tensor, ...]]:
+        return self, (blocks[0][..., inputs],)
+
     def product(self, matrix: Matrix) -> Product:
         (weight,), bias = matrix.blocks, matrix.bias
         if _uses_ext(weight.device, weight.dtype):

@@ -11,7 +11,7 @@ fp4     4      bitsandbytes' table of a float with two bits of exponent
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 import torch
@@ -60,6 +60,20 @@ class ScaledCodes:
     @property
     def bits_per_weight(self) -> float:
         return self.bits + (40 if self.has_zeros else 32) / self.group_size
+
+    def unit(self, in_features: int) -> int:
+        """Return the size of a group; of rows that are one group, how many codes stand in a byte."""
+        return 8 // self.bits if self.group_size == in_features else self.group_size
+
+    def columns(self, blocks: Sequence[Tensor], inputs: slice) -> tuple[ScaledCodes, tuple[Tensor, ...]]:
+        codes, *others = blocks
+        in_features = codes.shape[-1] * 8 // self.bits
+        per_byte = 8 // self.bits
+        cut = codes[..., inputs.start // per_byte : inputs.stop // per_byte]
+        if self.group_size == in_features:
+            return replace(self, group_size=inputs.stop - inputs.start), (cut, *others)
+        groups = slice(inputs.start // self.group_size, inputs.stop // self.group_size)
+        return self, (cut, *(other[..., groups] for other in others))
 
     def dequantize(self, blocks: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
         codes, scales, *zeros = blocks

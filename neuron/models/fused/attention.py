@@ -9,10 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from neuron.device.attention import AttentionParams, attend
+from neuron.device import row_steps
+from neuron.device.attention import AttentionParams, attend, takes_floats
+from neuron.device.attention_step import steps_in_place
 from neuron.device.kv_cache import KVShape
 from neuron.models.fused.layer_kind import LayerKind, ModelFacts, Step
 from neuron.models.fused.norm import Norm, RmsNorm
+from neuron.models.fused.rotation import Rotation
 from neuron.models.linear import PackedLinear, pack_linear, pack_matrices, take_matrix
 from neuron.models.matrix import split_heads
 
@@ -24,6 +27,11 @@ class JointNorm:
     query: RmsNorm
     key: RmsNorm
     heads: int
+
+    def norm_in_place(self, qk: Tensor) -> None:
+        """Norm heads of float32, which are `row_steps.runs_in_c`'s."""
+        for norm, part in ((self.query, qk[:, : self.heads]), (self.key, qk[:, self.heads :])):
+            row_steps.norm_in_place(part.flatten(1), norm.weight, norm.eps)
 
     def __call__(self, qk: Tensor) -> Tensor:
         query, key = qk[:, : self.heads].flatten(1), qk[:, self.heads :].flatten(1)
@@ -52,17 +60,30 @@ class Attention(LayerKind):
         qkv = self.qkv(x).view(len(x), -1, self.shape.key_dim)
         num_rotated = self.heads + self.shape.kv_heads
         num_stored = num_rotated + self.shape.kv_heads
-        qk, value = qkv[:, :num_rotated], qkv[:, num_rotated:num_stored].to(self.dtype)
-        if self.qk_norm:
-            qk = self.qk_norm(qk)
-        if step.rotation:
-            qk = step.rotation(qk)
-        qk = qk.to(self.dtype)
+        qk, value = qkv[:, :num_rotated], qkv[:, num_rotated:num_stored]
+        if self._rotates_in_c(qkv):
+            self._rotate(qk, step.rotation)
+        else:
+            qk = self.qk_norm(qk) if self.qk_norm else qk
+            qk = step.rotation(qk) if step.rotation else qk
+        if qk.dtype is not self.dtype and not takes_floats():
+            qk, value = qk.to(self.dtype), value.to(self.dtype)
         out = attend(self.layer, qk[:, : self.heads], qk[:, self.heads :], value, params=self.params)
-        out = out.to(x.dtype)
+        out = out.to(x.dtype).reshape(len(x), -1)
         if self.is_gated:
-            out = out * qkv[:, num_stored:].sigmoid()
-        return self.out(out.reshape(len(x), -1))
+            out = _gated(out, qkv[:, num_stored:].flatten(1))
+        return self.out(out)
+
+    def _rotates_in_c(self, qkv: Tensor) -> bool:
+        is_known = self.qk_norm is None or isinstance(self.qk_norm, RmsNorm | JointNorm)
+        return is_known and row_steps.runs_in_c(qkv) and self.dtype in row_steps.STORED
+
+    def _rotate(self, qk: Tensor, rotation: Rotation | None) -> None:
+        norm = self.qk_norm
+        if isinstance(norm, JointNorm):
+            norm.norm_in_place(qk)
+        weight, eps = (norm.weight, norm.eps) if isinstance(norm, RmsNorm) else (None, None)
+        row_steps.rotate(qk, weight, eps, rotation, self.dtype)
 
     @property
     def linears(self) -> Sequence[PackedLinear]:
@@ -75,6 +96,16 @@ class Attention(LayerKind):
     @property
     def is_capturable(self) -> bool:
         return self.params.is_plain
+
+    @property
+    def is_recordable(self) -> bool:
+        return self.dtype in row_steps.STORED and steps_in_place(self.heads, self.shape, self.params)
+
+
+def _gated(x: Tensor, gate: Tensor) -> Tensor:
+    if row_steps.runs_in_c(x) and x.is_contiguous() and gate.stride(-1) == 1:
+        return row_steps.sigmoid_gate(x, gate)
+    return x * gate.sigmoid()
 
 
 def attention(module: Any, facts: ModelFacts) -> Attention:
@@ -95,12 +126,14 @@ def gated_attention(module: Any, facts: ModelFacts) -> Attention:
 
 def _attention(module: Any, heads: int, qkv: PackedLinear, facts: ModelFacts) -> Attention:
     layer = module.layer_idx
-    shape = facts.probe.attention.layers[layer]
+    shape, params = facts.probe.attention.layers[layer], facts.probe.attention.params[layer]
+    if params.sinks is not None:
+        params = replace(params, sinks=params.sinks.float())
     return Attention(
         layer=layer,
         heads=heads,
         shape=shape,
-        params=facts.probe.attention.params[layer],
+        params=params,
         dtype=facts.dtype,
         qkv=qkv,
         qk_norm=_qk_norm(module, heads, shape, facts),

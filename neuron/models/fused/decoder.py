@@ -11,26 +11,26 @@ that is of no family in the table stays with transformers' own code.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from itertools import chain
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import embedding
 
 from neuron.device.kv_cache import KVShape
 from neuron.device.model import ImageEmbeddings, VisionEncoder
 from neuron.device.state_pool import StateName, StateShape
+from neuron.models.adapters.bank import AdapterBank
 from neuron.models.formats.floats import activation_dtype
 from neuron.models.fused.families import FAMILIES, Family
 from neuron.models.fused.layer_kind import ModelFacts, Residual, Step
 from neuron.models.fused.norm import Norm
 from neuron.models.fused.rotation import Rotary
 from neuron.models.image_input import ImageProcessor
-from neuron.models.linear import PackedLinear, pack_linear
+from neuron.models.linear import NAME_IN_MODEL, PackedLinear, pack_linear
 from neuron.models.probe import Probe
-from neuron.models.stored_weight import StoredWeight
+from neuron.models.stored_weight import StoredWeight, can_look_up, embed, look_up
 from neuron.step import PromptRule
 
 # Image-text models that embed token 0 where a text has the token of an image.
@@ -42,7 +42,9 @@ class FusedDecoder:
 
     prompt_rule: PromptRule | None = None
 
-    def __init__(self, model: Any, family: Family, facts: ModelFacts, *, context: int) -> None:
+    def __init__(
+        self, model: Any, family: Family, facts: ModelFacts, *, context: int, split: Collection[Any] = ()
+    ) -> None:
         body = model.get_decoder()  # of a vision model, the part for text
         self.vocab_size = facts.probe.vocab_size
         self.context = context
@@ -51,11 +53,14 @@ class FusedDecoder:
         self.device = facts.device
         self.vision_encoder: VisionEncoder | None = None
         self.image_processor: ImageProcessor | None = None
+        self.whole_images = facts.probe.sees_images_whole
         self.activations = facts.activations  # the dtype that linear layers take
         self._embed = body.embed_tokens.weight
+        # Tokens that are chosen by logits are in range only if there are no more of these.
+        self.embeds = can_look_up(self._embed) and self.vocab_size <= self.num_embeddings
         rotary = getattr(body, family.rotary, None)
-        self._rotary = Rotary(rotary, facts.activations, facts.device) if rotary else None
-        self._parts = [part for layer in body.layers for part in _parts(layer, family, facts)]
+        self._rotary = Rotary(rotary, facts.activations, facts.device, context) if rotary else None
+        self._parts = [part for layer in body.layers for part in _parts(layer, family, facts, split)]
         self._norm = family.norm(getattr(body, family.last_norm), facts.activations)
         self._lm_head = pack_linear([model.lm_head])
         kinds = [part.kind for part in self._parts]
@@ -64,6 +69,10 @@ class FusedDecoder:
             chain.from_iterable(kind.states.items() for kind in kinds)
         )
         self.is_capturable = all(kind.is_capturable for kind in kinds)
+        self.runs_rows_alone = not self.states
+        self.adapters: AdapterBank | None = AdapterBank(
+            (linear.adapted for linear in self.linears), self.dtype, self.device
+        )
 
     def __call__(
         self,
@@ -72,12 +81,36 @@ class FusedDecoder:
         logits_indices: Tensor,
         image_embeddings: ImageEmbeddings = (),
     ) -> Tensor:
-        embedded = embedding(tokens, self._embed).to(self.activations)
-        x = insert_image_embeddings(embedded, image_embeddings)
-        step = Step(positions, self._rotary(positions) if self._rotary else None)
+        x = insert_image_embeddings(self.embed(tokens), image_embeddings)
+        rotation = self._rotary(positions) if self._rotary else None
+        return self._compute(x, Step(positions, rotation), logits_indices)
+
+    def embed(self, tokens: Tensor) -> Tensor:
+        """Return the embeddings of tokens."""
+        return embed(tokens, self._embed).to(self.activations)
+
+    def reaches(self, last: int) -> bool:
+        """Return whether `compute` can go up to a position, whose angles are known from now on."""
+        return self._rotary is None or self._rotary.keeps(last)
+
+    def compute(self, tokens: Tensor, positions: Tensor, embedded: Tensor | None) -> Tensor:
+        """Return the logits of all tokens, up to a position that it `reaches`."""
+        x = look_up(tokens, self._embed) if embedded is None else embedded
+        rotation = self._rotary.kept(positions) if self._rotary else None
+        return self._compute(x, Step(positions, rotation), None)
+
+    def finish(self, logits: Tensor) -> Tensor:
+        """Return the logits."""
+        return logits
+
+    @property
+    def is_recordable(self) -> bool:
+        return self.activations is torch.float32 and all(part.is_recordable for part in self._parts)
+
+    def _compute(self, x: Tensor, step: Step, logits_indices: Tensor | None) -> Tensor:
         for part in self._parts:
             x = part(x, step)
-        if len(logits_indices) != len(x):
+        if logits_indices is not None and len(logits_indices) != len(x):
             x = x[logits_indices]
         return self._lm_head(self._norm(x)).float()
 
@@ -87,34 +120,47 @@ class FusedDecoder:
         return [*chain.from_iterable(part.kind.linears for part in self._parts), self._lm_head]
 
 
-def _parts(layer: Any, family: Family, facts: ModelFacts) -> Iterator[Residual]:
-    """Take the weights of a layer of transformers."""
+def _parts(layer: Any, family: Family, facts: ModelFacts, split: Collection[Any]) -> Iterator[Residual]:
+    """Take the weights of a layer of transformers; modules of `split` make a rank's part of a sum."""
 
     def norm(name: str | None) -> Norm | None:
         return None if name is None else family.norm(getattr(layer, name), facts.activations)
 
     for part in family.parts:
         if (module := getattr(layer, part.module, None)) is not None:
-            yield Residual(part.build(module, facts), norm(part.before), norm(part.after))
+            is_split = any(inner in split for inner in module.modules())
+            kind = part.build(module, facts)
+            yield Residual(kind, norm(part.before), norm(part.after), is_split)
 
 
 def insert_image_embeddings(embedded: Tensor, image_embeddings: ImageEmbeddings) -> Tensor:
     """Return `embedded`, (tokens, hidden), with image embeddings in place of their placeholders'."""
-    for rows, embeddings in image_embeddings:
-        embedded = embedded.index_copy(0, rows, embeddings.to(embedded.dtype))
+    for rows, features in image_embeddings:
+        embedded = embedded.index_copy(0, rows, features.embeddings.to(embedded))
     return embedded
 
 
-@torch.inference_mode()
-def fuse_decoder(model: Any, text_config: Any, probe: Probe, *, context: int) -> FusedDecoder | None:
-    """Return a decoder with the weights of `model`, which loses them; None if the table has no row for it."""
+def find_family(config: Any) -> Family | None:
+    """Return the row of a model with transformers' configuration `config`; None if the table has none."""
+    text_config = config.get_text_config(decoder=True)
     family = FAMILIES.get(text_config.model_type)
-    is_plain = (
-        not (probe.first_position or probe.prompt_rule) and model.config.model_type not in _EMBED_OTHERWISE
-    )
-    if family is None or not family.fits(text_config) or not is_plain:
+    if family is None or not family.fits(text_config) or config.model_type in _EMBED_OTHERWISE:
         return None
+    return family
+
+
+@torch.inference_mode()
+def fuse_decoder(
+    model: Any, family: Family, text_config: Any, probe: Probe, *, context: int, split: Collection[Any] = ()
+) -> FusedDecoder:
+    """Return a decoder with the weights of a `model` of this family, which loses them.
+
+    What the modules in `split` make is added up over the ranks of a group.
+    """
+    for name, module in model.named_modules():
+        if ".layers." in f".{name}":
+            setattr(module, NAME_IN_MODEL, name)
     is_stored = any(isinstance(parameter, StoredWeight) for parameter in model.parameters())
     activations = activation_dtype(model.device, model.dtype, has_stored_weights=is_stored)
     facts = ModelFacts(text_config, probe, family.norm, model.dtype, activations, model.device)
-    return FusedDecoder(model, family, facts, context=context)
+    return FusedDecoder(model, family, facts, context=context, split=split)

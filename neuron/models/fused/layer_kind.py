@@ -15,9 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from neuron.device import row_steps
+from neuron.device.collective import sum_ranks
 from neuron.device.kv_cache import KVShape
 from neuron.device.state_pool import StateName, StateShape
-from neuron.models.fused.norm import Norm, NormBuilder
+from neuron.models.fused.norm import Norm, NormBuilder, RmsNorm
 from neuron.models.fused.rotation import Rotation
 from neuron.models.linear import PackedLinear
 from neuron.models.probe import Probe
@@ -75,6 +77,11 @@ class LayerKind(ABC):
         """Whether batches of one size run the same operations on the same tensors."""
         return True
 
+    @property
+    def is_recordable(self) -> bool:
+        """Whether one token of each sequence runs by the operations of `ext.matmul` alone, in float32."""
+        return False
+
 
 Builder = Callable[[Any, ModelFacts], LayerKind]  # of transformers' module; it takes the module's weights
 
@@ -86,7 +93,16 @@ class Residual:
     kind: LayerKind
     before: Norm | None
     after: Norm | None
+    is_split: bool = False  # over the ranks of a group: it makes a part of the sum
+
+    @property
+    def is_recordable(self) -> bool:
+        norms = (self.before, self.after)
+        return self.kind.is_recordable and all(n is None or isinstance(n, RmsNorm) for n in norms)
 
     def __call__(self, x: Tensor, step: Step) -> Tensor:
         out = self.kind(self.before(x) if self.before else x, step)
-        return (self.after(out) if self.after else out).add_(x)
+        if self.is_split:
+            out = sum_ranks(out)
+        out = self.after(out) if self.after else out
+        return row_steps.add(x, out)

@@ -13,6 +13,14 @@ from neuron.models.fused.layer_kind import LayerKind
 from neuron.models.linear import PackedLinear
 
 
+def tail_of(layer: int) -> StateName:
+    return StateName(layer, "conv", 0)
+
+
+def memory_of(layer: int) -> StateName:
+    return StateName(layer, "recurrent", 0)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recurrence(LayerKind):
     """What recurrences behind a short convolution have in common: linear layers and two states."""
@@ -29,11 +37,11 @@ class Recurrence(LayerKind):
 
     @property
     def tail(self) -> StateName:
-        return StateName(self.layer, "conv", 0)
+        return tail_of(self.layer)
 
     @property
     def memory(self) -> StateName:
-        return StateName(self.layer, "recurrent", 0)
+        return memory_of(self.layer)
 
     @property
     @abstractmethod

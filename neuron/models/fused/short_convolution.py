@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from neuron.device.convolution import convolve, tail_shape
+from neuron.device import row_steps
+from neuron.device.convolution import convolve, convolve_gated, gates_in_place, tail_shape
 from neuron.device.state_pool import StateName, StateShape
 from neuron.models.fused.layer_kind import LayerKind, ModelFacts, Step
 from neuron.models.linear import PackedLinear, pack_linear
@@ -27,9 +28,16 @@ class ShortConvolution(LayerKind):
     out: PackedLinear
 
     def __call__(self, x: Tensor, _: Step) -> Tensor:
-        before, after, gated = self.inputs(x).chunk(3, -1)
+        inputs = self.inputs(x)
+        if gates_in_place(inputs, self.dtype):
+            return self.out(convolve_gated(self._tail, inputs, self.weight, self.bias))
+        before, after, gated = inputs.chunk(3, -1)
         mixed = convolve(self._tail, before * gated, self.weight, self.bias)
         return self.out(mixed.mul_(after).to(x.dtype))
+
+    @property
+    def is_recordable(self) -> bool:
+        return row_steps.runs_in_c(self.weight) and self.dtype in row_steps.STORED
 
     @property
     def linears(self) -> Sequence[PackedLinear]:

@@ -26,6 +26,7 @@ from neuron.models.in_situ.choice import WeightChoice, choose
 from neuron.models.in_situ.quantization import InSituFormat, format_of, quantize
 from neuron.models.mapped_file import mapping_of
 from neuron.models.stored_weight import StoredWeight
+from neuron.models.tensor_parallel.tensors import PartEntry
 
 log = logging.getLogger("neuron.models")
 
@@ -98,7 +99,13 @@ def in_situ(checkpoint: Checkpoint, quant: str, find_class: FindClass) -> Checkp
 
 
 def _format(entry: TensorEntry, choice: WeightChoice) -> InSituFormat | None:
-    return format_of(choice.quant, entry.shape[-2 if choice.is_transposed else -1])
+    dim = -2 if choice.is_transposed else -1
+    width = entry.shape[dim]
+    whole = entry.whole.shape[dim] if isinstance(entry, PartEntry) else width
+    form = format_of(choice.quant, whole)  # the one that all ranks of a group have
+    if form and whole != width and (form.unit(width) == 1 or width % form.unit(width)):
+        return format_of(choice.quant, width)
+    return form
 
 
 def _refusal(quant: str, left: Iterable[str]) -> str:

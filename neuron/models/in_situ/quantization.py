@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ext import compiled
+from neuron.models import huge_pages
 from neuron.models.formats.block_type import BlockType
 from neuron.models.formats.block_types import BLOCK_TYPES
 from neuron.models.formats.scaled_codes import ScaledCodes
@@ -49,7 +50,7 @@ def quantize(
     """
     width = weight.shape[-1]
     rows = weight.reshape(-1, width)
-    blocks = [rows.new_empty(len(rows), size, dtype=dtype) for size, dtype in _row_sizes(form, width)]
+    blocks = [huge_pages.empty((len(rows), size), dtype) for size, dtype in _row_sizes(form, width)]
     step = max(1, _PIECE // width)
 
     def quantize_piece(start: int) -> bool:
@@ -85,7 +86,7 @@ def _quantize_rows(rows: Tensor, form: InSituFormat, blocks: Sequence[Tensor]) -
     if call := _compiled_call(form, rows.shape[1]):
         rows = rows.contiguous() if rows.dtype in _KINDS else rows.float().contiguous()
         return bool(call(rows.data_ptr(), _KINDS[rows.dtype], len(rows), *(b.data_ptr() for b in blocks)))
-    rows = rows.float()
+    rows = rows.float().contiguous()
     for block, made in zip(blocks, _reference(form)(rows), strict=True):
         block.copy_(made)
     return bool(rows.isfinite().all())

@@ -35,6 +35,11 @@ class FittedTemplate:
     template: ChatTemplate = field(repr=False)
     traits: TemplateTraits
 
+    @property
+    def ranks_pairs(self) -> bool:
+        """Whether it renders a pair of a query and a document."""
+        return self.template.ranks_pairs
+
     def render(
         self,
         messages: Sequence[Json],
