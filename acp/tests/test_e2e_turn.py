@@ -371,14 +371,14 @@ async def test_progress_of_a_cold_model_is_a_card(script, start, project):
 
 
 async def _content(path: Path) -> str:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not path.exists() or not path.read_text().strip():
             await asyncio.sleep(0.01)
     return path.read_text()
 
 
 async def _gone(pid: int) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while _alive(pid):
             await asyncio.sleep(0.01)
 

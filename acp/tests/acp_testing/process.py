@@ -63,7 +63,7 @@ class AgentProcess:
     async def __aexit__(self, *_: object) -> None:
         self.process.stdin.close()
         try:
-            async with asyncio.timeout(15):
+            async with asyncio.timeout(60):
                 await self.process.wait()
                 await asyncio.gather(*self._tasks)
         except TimeoutError:
